@@ -1,0 +1,51 @@
+# Each target makes what it needs: a virtual environment in $(VENV), the package in it,
+# and the extra that the target asks for. Only Python 3.11 or later and make come first.
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test lint format docs clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(VENV)/installed-plot ## Learn from and denoise two photographs
+	$(BIN)/python examples/denoise_photographs.py
+
+# The array API switch is read when scipy is imported, and without it scikit-learn skips
+# checks. One thread a worker: threads that outnumber cores wait for each other.
+test: $(VENV)/installed-test ## Run the tests and report coverage (PYTEST_ARGS="-k name --no-cov")
+	SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg \
+		$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term $(PYTEST_ARGS)
+
+lint: $(VENV)/installed-lint ## Check rules and format with ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/installed-lint ## Apply ruff's safe fixes and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/installed-docs ## Build the documentation, warnings are errors
+	MPLBACKEND=Agg $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+clean: ## Remove the virtual environment, caches and builds
+	rm -rf $(VENV) build dist docs/_build docs/auto_examples docs/generated
+	rm -rf .coverage .coverage.* htmlcov .hypothesis .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# installed-NAME: the package with the extra NAME, again whenever pyproject.toml changed.
+$(VENV)/installed-%: pyproject.toml | $(VENV)/pyvenv.cfg
+	$(BIN)/python -m pip install --editable ".[$*]"
+	@touch $@
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("skpudle needs Python 3.11 or later, and $(PYTHON) is %s: try make PYTHON=python3.11" % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,120 @@
+"""The boundary between NumPy and torch: the only place where one becomes the other."""
+
+import numpy as np
+import torch
+from sklearn.utils import check_array, check_random_state
+
+__all__ = [
+    "check_rows",
+    "like_input",
+    "make_generator",
+    "resolve_device",
+    "to_numpy",
+    "to_tensor",
+]
+
+
+def resolve_device(device, X=None):
+    """Return the torch device that ``device`` stands for.
+
+    Parameters
+    ----------
+    device : str
+        ``"auto"`` is the device of ``X`` if that is a tensor, else CUDA if present, else the CPU;
+        otherwise a torch device such as ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+    X : object, default=None
+        The user's input.
+
+    Returns
+    -------
+    torch.device
+        A device that exists.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device; the message names those available.
+    """
+    if device == "auto":
+        if isinstance(X, torch.Tensor):
+            return X.device
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch is not consistent
+        available = ["cpu"]
+        available += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        available += ["mps"] if torch.backends.mps.is_available() else []
+        raise ValueError(
+            f"Device {device!r} is unknown or not present; pass 'auto' or one of {available}."
+        ) from error
+
+
+def make_generator(random_state):
+    """Return a torch generator on the CPU that ``random_state`` determines."""
+    seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
+    return torch.Generator().manual_seed(int(seed))
+
+
+def to_tensor(array, device="cpu"):
+    """Return an array as a tensor on ``device``; memory is shared where that is possible and safe."""
+    if not isinstance(array, torch.Tensor):
+        array = np.asarray(array)
+        if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+            array = array.copy()
+        array = torch.from_numpy(array)
+    return array.to(device)
+
+
+def to_numpy(tensor):
+    """Return an independent copy; `Tensor.numpy` would share the optimiser's memory."""
+    return tensor.detach().cpu().numpy().copy()
+
+
+def like_input(tensor, X):
+    """Return ``tensor`` in the kind of container that the user passed in."""
+    return tensor.to(X.device) if isinstance(X, torch.Tensor) else to_numpy(tensor)
+
+
+def check_rows(X, *, estimator=None, copy=False, allow_nan=False):
+    """Validate rows of numbers and return them as an array, or as a tensor if they came as one.
+
+    Parameters
+    ----------
+    X : array-like or Tensor of shape (n_samples, n_features)
+        The user's input.
+    estimator : object, default=None
+        Named in error messages.
+    copy : bool, default=False
+        Whether to copy in any case.
+    allow_nan : bool, default=False
+        Whether NaN is let through.
+
+    Returns
+    -------
+    ndarray or Tensor of shape (n_samples, n_features)
+        float32 stays; everything else becomes float64, as in scikit-learn.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `sklearn.utils.check_array`.
+    """
+    finite = "allow-nan" if allow_nan else True
+    options = {"dtype": [np.float64, np.float32], "order": "C", "ensure_all_finite": finite}
+    if not isinstance(X, torch.Tensor):
+        return check_array(X, estimator=estimator, copy=copy, **options)
+    if X.layout is not torch.strided:
+        raise TypeError(f"A dense tensor is required, got one of layout {X.layout}; use .to_dense().")
+    if X.is_complex():
+        raise ValueError(f"Complex data not supported, got a tensor of dtype {X.dtype}.")
+    X = X.detach()
+    if X.dtype not in (torch.float32, torch.float64):
+        X = X.double()
+    if X.device.type == "cpu":
+        return to_tensor(check_array(X.numpy(), estimator=estimator, copy=copy, **options))
+    # on another device only the shape goes through scikit-learn, which checks it on an empty array
+    check_array(np.broadcast_to(0.0, X.shape), estimator=estimator, ensure_all_finite=False)
+    if not bool((X.isfinite() | X.isnan() if allow_nan else X.isfinite()).all()):
+        raise ValueError("Input X contains NaN or infinity; impute or remove such samples.")
+    return X.clone() if copy else X.contiguous()

@@ -1,0 +1,475 @@
+"""What every dictionary learner of this package is on the outside: a scikit-learn transformer.
+
+`BaseDictionaryLearner` validates, crosses the boundary to torch, trains, stores NumPy arrays and
+Python numbers, and encodes. A learner adds its parameters, its gradient rule and its encoder.
+"""
+
+import time
+import warnings
+from functools import partial
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.callback import CallbackSupportMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_array
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skpudle._arrays import (
+    check_rows,
+    like_input,
+    make_generator,
+    resolve_device,
+    to_numpy,
+    to_tensor,
+)
+from skpudle._training import Diverged, Rows, Stopping, Trainer
+from skpudle.encoding import default_step
+from skpudle.initialization import INITIALIZATIONS, initial_atoms
+from skpudle.operators import DenseDictionary, atom_norms, project_atoms
+from skpudle.optimizers import make_optimizer
+
+__all__ = ["BaseDictionaryLearner"]
+
+# Rows encoded at a time: few enough for their codes to stay in the cache of a processor core, many
+# enough to fill a GPU.
+_CHUNK = {"cpu": 1024, "cuda": 65536}
+
+# alpha="auto" is this fraction of the median over samples of the alpha that would silence a sample.
+_AUTO_ALPHA = 0.1
+
+_SCORE_GROUPS = 10
+
+
+class BaseDictionaryLearner(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupportMixin, BaseEstimator
+):
+    """A dictionary learner trained by gradients; see the subclasses for its parameters."""
+
+    _doc_link_module = "skpudle"
+
+    _parameter_constraints = {  # noqa: RUF012 - scikit-learn's convention
+        "n_components": [Interval(Integral, 1, None, closed="left"), None],
+        "step_size": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+        "optimizer": [StrOptions({"adam", "sgd", "surrogate"}), type],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "optimizer_params": [dict, None],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left"), None],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "dict_init": [StrOptions(set(INITIALIZATIONS)), "array-like"],
+        "device": [str],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    # What a learner without these parameters does.
+    atom_norm = "unit"
+    positive_dict = False
+    split_sign = False
+    lambda_decay = 1.0
+
+    # ------------------------------------------------------------------ what a learner adds
+
+    def _rule(self):
+        """Return the gradient rule."""
+        raise NotImplementedError
+
+    def _encoder(self, alpha, lambda_decay, step_size):
+        """Return ``encoder(dictionary, x, mask=None)``; ``step_size=None`` follows the atoms."""
+        raise NotImplementedError
+
+    def _penalty(self, alpha, lambda_decay):
+        """Return the penalty of the last unfolding."""
+        raise NotImplementedError
+
+    def _choose_alpha(self, correlation, step_size):
+        """Return alpha, given the median over samples of the largest correlation."""
+        raise NotImplementedError
+
+    def _check_parameters(self):
+        """Raise ValueError if parameters contradict each other."""
+
+    # ------------------------------------------------------------------ fitting
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Learn a dictionary.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data; float32 and float64 are computed in as they are, everything else in float64.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data or parameters are unfit, or if training diverges twice; the estimator then
+            holds the last finite dictionary.
+        """
+        x, trainer, start = self._start_training(X)
+        batch_size = self._batch_size(len(x))
+        n_updates = self.max_iter * -(-len(x) // batch_size)
+        alpha, decay_at = start["alpha"], partial(self._decay_at, n_updates=n_updates)
+        trainer.schedule = partial(self._schedule, alpha, decay_at)
+        first_update = n_updates * 9 // 10 if isinstance(self.lambda_decay, tuple) else 0
+        stopping = Stopping(self.tol, self.n_iter_no_change, first_update=first_update)
+        source = Rows(x, batch_size, generator=start["generator"])
+
+        root = self._init_callback_context(max_subtasks=self.max_iter)
+        root.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        start_time = time.perf_counter()
+        loss_curve, converged, stopped = [], False, False
+
+        def fitted():
+            return self._fitted_attributes(trainer, start, decay_at, loss_curve)
+
+        for epoch in range(self.max_iter):
+            if epoch:
+                trainer.replace_unused(source)
+            task = root.subcontext(task_name="epoch")
+            task.call_on_fit_task_begin(estimator=self, X=X, y=y)
+            try:
+                summary = trainer.run_epoch(source, stopping)
+            except Diverged as error:
+                vars(self).update(fitted())
+                raise self._divergence(error) from error
+            loss_curve.append(summary.loss)
+            if self.verbose:
+                self._print_progress(loss_curve, trainer.n_steps, n_updates, start_time)
+            converged = summary.converged
+            stopped = task.call_on_fit_task_end(
+                estimator=self, X=X, y=y, reconstruction_attributes=fitted
+            )
+            if converged or stopped:
+                break
+        vars(self).update(fitted())
+        self._warn_of_step(trainer.optimizer.atoms)
+        if not (converged or stopped or self.tol is None):
+            warnings.warn(
+                f"The objective of {type(self).__name__} still improved after "
+                f"max_iter={self.max_iter} epochs ({self.n_steps_} updates). Increase max_iter or "
+                f"learning_rate, or raise tol (now {self.tol}); tol=None trains for max_iter epochs "
+                "without this warning.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        root.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes=dict)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None):
+        """Update the dictionary by one pass over the data, in their order.
+
+        The first call chooses the initial dictionary and ``alpha_``; the state of the optimiser is
+        kept from call to call, also through pickling, and after `fit`. ``lambda_decay`` is at its
+        last value throughout.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, cut into batches of ``batch_size``.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self
+            The estimator.
+        """
+        x, trainer, start = self._start_training(X, go_on=hasattr(self, "components_"))
+
+        def decay_at(update):
+            return self._last_decay()
+
+        trainer.schedule = partial(self._schedule, start["alpha"], decay_at)
+        loss_curve = list(start["loss_curve"])
+        try:
+            source = Rows(x, self._batch_size(len(x)))
+            loss_curve.append(trainer.run_epoch(source, Stopping(None, 1)).loss)
+        except Diverged as error:
+            vars(self).update(self._fitted_attributes(trainer, start, decay_at, loss_curve))
+            raise self._divergence(error) from error
+        vars(self).update(self._fitted_attributes(trainer, start, decay_at, loss_curve))
+        return self
+
+    def _start_training(self, X, *, go_on=False):  # -> x, trainer, start
+        """Check everything, then write the first attribute, then return what training needs."""
+        device = resolve_device(self.device, X)
+        x = to_tensor(check_rows(X, estimator=self), device)
+        self._check_parameters()
+        if go_on:
+            validate_data(self, X, reset=False, skip_check_array=True)
+            atoms = to_tensor(self.components_, device)
+            x = x.to(atoms.dtype)
+            start = {name: self._training_state[name] for name in ("alpha", "data_scale")}
+            start |= {"loss_curve": self.loss_curve_, "n_steps": self.n_steps_}
+        else:
+            generator = make_generator(self.random_state)
+            atoms = self._initial_atoms(x, generator)
+            start = {
+                "alpha": self._initial_alpha(x, atoms),
+                "data_scale": float(x.square().sum(1).mean()),
+                "loss_curve": [],
+                "n_steps": 0,
+                "generator": generator,
+            }
+            self._warn_of_step(atoms)
+        optimizer = make_optimizer(
+            self.optimizer,
+            atoms,
+            partial(project_atoms, atom_norm=self.atom_norm, positive=self.positive_dict),
+            learning_rate=self.learning_rate,
+            data_scale=start["data_scale"],
+            params=self.optimizer_params,
+        )
+        if go_on:
+            moments = self._training_state["optimizer"].items()
+            optimizer.load(atoms, {name: to_tensor(value, device) for name, value in moments})
+        else:
+            validate_data(self, X, skip_check_array=True)
+        start["device"] = device
+        trainer = Trainer(
+            DenseDictionary, self._rule(), None, optimizer, n_steps=start["n_steps"]
+        )
+        return x, trainer, start
+
+    def _initial_atoms(self, x, generator):
+        n_components = x.shape[1] if self.n_components is None else self.n_components
+        if isinstance(self.dict_init, str):
+            atoms = initial_atoms(x, n_components, self.dict_init, generator)
+            if self.positive_dict:
+                atoms = atoms.abs()  # a sample and its negative span the same line
+        else:
+            atoms = check_array(
+                self.dict_init, dtype=np.float64, ensure_all_finite=False, input_name="dict_init"
+            )
+            if self.n_components is None:
+                n_components = len(atoms)
+            if atoms.shape != (n_components, x.shape[1]):
+                raise ValueError(
+                    f"dict_init has shape {atoms.shape}, expected (n_components, n_features) = "
+                    f"{(n_components, x.shape[1])}: one atom per row."
+                )
+            atoms = to_tensor(atoms, x.device).to(x.dtype)
+            bad = ~torch.isfinite(atoms).all(1) | (atoms == 0).all(1)
+            if bad.any():
+                raise ValueError(
+                    f"dict_init has zero or non-finite atoms, in rows {bad.nonzero()[:, 0].tolist()}"
+                    "; drop these rows or replace them, for example by samples."
+                )
+        norms = atom_norms(atoms)
+        atoms = torch.where(norms > 0, atoms / norms, atoms) if self.atom_norm else atoms
+        return project_atoms(atoms, atom_norm=self.atom_norm, positive=self.positive_dict)
+
+    def _initial_alpha(self, x, atoms):
+        largest = torch.cat([(rows @ atoms.mT).abs().amax(1) for rows in x.split(4096)])
+        largest = largest[largest > 0]
+        correlation = float(largest.median()) if len(largest) else 0.0
+        step_size = self._step_size(DenseDictionary(atoms))
+        return float(self._choose_alpha(correlation, step_size))
+
+    def _step_size(self, dictionary):  # -> float
+        return float(default_step(dictionary)) if self.step_size == "auto" else float(self.step_size)
+
+    def _warn_of_step(self, atoms):
+        if self.step_size == "auto":
+            return
+        bound = float(DenseDictionary(atoms).squared_norm_bound())
+        if self.step_size * bound > 2:
+            warnings.warn(
+                f"step_size={self.step_size} is beyond 2 / L = {2 / bound:.3g}, with L = {bound:.4g} "
+                "a bound of the squared spectral norm of the dictionary: the encoder may diverge. "
+                "Pass a smaller step_size, or 'auto' for 1 / L.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+    def _batch_size(self, n_samples):
+        return min(256 if self.batch_size == "auto" else self.batch_size, n_samples)
+
+    def _decay_at(self, update, *, n_updates):
+        """Return lambda_decay at an update: a pair is a staircase of ten equal parts (figure 5)."""
+        if not isinstance(self.lambda_decay, tuple):
+            return self.lambda_decay
+        first, last = self.lambda_decay
+        return first + (last - first) * min(10 * update // n_updates, 9) / 9
+
+    def _last_decay(self):
+        return self.lambda_decay[1] if isinstance(self.lambda_decay, tuple) else self.lambda_decay
+
+    def _schedule(self, alpha, decay_at, update):
+        decay = decay_at(update)
+        step_size = None if self.step_size == "auto" else self.step_size
+        return {
+            "encoder": self._encoder(alpha, decay, step_size),
+            "penalty": self._penalty(alpha, decay),
+        }
+
+    def _fitted_attributes(self, trainer, start, decay_at, loss_curve):
+        atoms = trainer.optimizer.atoms.detach()
+        moments = trainer.optimizer.state().items()
+        return {
+            "components_": to_numpy(atoms),
+            "n_components_": len(atoms),
+            "alpha_": start["alpha"],
+            "step_size_": self._step_size(DenseDictionary(atoms)),
+            "lambda_decay_": decay_at(max(trainer.n_steps - 1, 0)),
+            "n_iter_": max(len(loss_curve), 1),
+            "n_steps_": trainer.n_steps,
+            "loss_curve_": np.array(loss_curve, dtype=np.float64),
+            "device_": str(start["device"]),
+            "_training_state": {
+                "alpha": start["alpha"],
+                "data_scale": start["data_scale"],
+                "optimizer": {name: to_numpy(value) for name, value in moments},
+            },
+        }
+
+    def _divergence(self, error):
+        return ValueError(
+            f"Training of {type(self).__name__} stopped being finite at update {error.update}, also "
+            "with half the learning rate; the last finite dictionary is in components_. Lower "
+            f"learning_rate (now {self.learning_rate}) or step_size (now {self.step_size}), or scale "
+            "the data."
+        )
+
+    def _print_progress(self, loss_curve, n_steps, n_updates, start_time):
+        elapsed = time.perf_counter() - start_time
+        rate = n_steps / elapsed
+        print(
+            f"epoch {len(loss_curve)}/{self.max_iter}  loss {loss_curve[-1]:.6g}  "
+            f"{rate:.3g} updates/s  at most {max(n_updates - n_steps, 0) / rate:.0f} s left",
+            flush=True,
+        )
+
+    # ------------------------------------------------------------------ using the dictionary
+
+    def transform(self, X):
+        """Encode data with the learned dictionary.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_features_out)
+            Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
+            ``split_sign=True`` positive parts come first, then negative parts.
+        """
+        x, dictionary = self._check_new_data(X)
+        encoder = self._transform_encoder()
+        codes = torch.cat([encoder(dictionary, rows) for rows in self._chunks(x)])
+        if self.split_sign:
+            codes = torch.cat([codes.clamp_min(0), codes.neg().clamp_min_(0)], dim=1)
+        return like_input(codes, X)
+
+    def inverse_transform(self, X):
+        """Return the data that codes stand for.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features_out)
+            Codes, as `transform` returns them.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_features)
+            Reconstructed data.
+        """
+        check_is_fitted(self)
+        codes = to_tensor(check_rows(X), self._transform_device(X))
+        if codes.shape[1] != self._n_features_out:
+            raise ValueError(
+                f"Codes have {codes.shape[1]} columns, but {type(self).__name__} returns "
+                f"{self._n_features_out}; pass what transform returned."
+            )
+        if self.split_sign:
+            codes = codes[:, : self.n_components_] - codes[:, self.n_components_ :]
+        return like_input(codes @ to_tensor(self.components_, codes.device).to(codes.dtype), X)
+
+    def score(self, X, y=None):
+        """Return how well hidden features are predicted from the others, as R^2.
+
+        The columns are cut into ten fixed groups; each is hidden once for all rows, the codes are
+        inferred from the remaining columns, and the hidden entries are compared with their
+        predictions. Unlike the error of reconstruction, which always prefers the smallest alpha,
+        this is best near the alpha that denoises best, so that ``GridSearchCV`` needs no
+        ``scoring``.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        float
+            R^2 pooled over all hidden entries, against the column means; at most 1, larger is
+            better, comparable across alpha. 0 for constant data. With one feature, where nothing
+            is left to infer from, the R^2 of the reconstruction.
+        """
+        x, dictionary = self._check_new_data(X)
+        n_features = x.shape[1]
+        order = torch.randperm(n_features, generator=torch.Generator().manual_seed(0))
+        groups = order.tensor_split(min(_SCORE_GROUPS, n_features))
+        total = float((x - x.mean(0)).square().sum())
+        if total == 0:
+            return 0.0
+        encoder, error = self._transform_encoder(), 0.0
+        for hidden in groups:
+            seen = torch.ones(n_features, dtype=torch.bool)
+            seen[hidden] = n_features == 1
+            visible = DenseDictionary(dictionary.atoms[:, seen.to(x.device)])
+            for rows in self._chunks(x):
+                codes = encoder(visible, rows[:, seen.to(x.device)])
+                predicted = codes @ dictionary.atoms[:, hidden.to(x.device)]
+                error += float((predicted - rows[:, hidden.to(x.device)]).square().sum())
+        return 1 - error / total
+
+    def _check_new_data(self, X):  # -> x, dictionary
+        check_is_fitted(self)
+        x = to_tensor(check_rows(X, estimator=self), self._transform_device(X))
+        validate_data(self, X, reset=False, skip_check_array=True)
+        return x, DenseDictionary(to_tensor(self.components_, x.device).to(x.dtype))
+
+    def _transform_device(self, X):
+        try:
+            return resolve_device(self.device, X)
+        except ValueError:  # fitted on a machine that had this device
+            return torch.device("cpu")
+
+    def _transform_encoder(self):
+        return self._encoder(self.alpha_, self.lambda_decay_, self.step_size_)
+
+    def _chunks(self, x):
+        return x.split(_CHUNK.get(x.device.type, 4096))
+
+    @property
+    def _n_features_out(self):
+        return self.n_components_ * (2 if self.split_sign else 1)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags

@@ -1,0 +1,232 @@
+r"""The unfolded encoder and its adjoint.
+
+From ``z_0 = 0`` the encoder repeats a gradient step and a shrinkage,
+
+.. math:: z_{t+1} = S(z_t + s D^T (x - D z_t), \text{level}_t), \qquad t = 0, \dots, T - 1,
+
+(eq. 7 of the paper). Depth, decay, learned thresholds and NOODL's threshold are nothing but
+different sequences of levels. Backwards, from ``delta_T = dLoss/dz_T``,
+
+.. math::
+    u_t = [z_{t+1} \neq 0]\, \delta_{t+1}, \qquad \delta_t = u_t - s D^T D u_t,
+
+and the derivative in the atoms is :math:`s \sum_t \text{outer}(u_t, x - D z_t) -
+\text{outer}(z_t, D u_t)`. So one `torch.autograd.Function` that remembers only the codes does for
+every encoder; whatever surrounds it (rules, learned thresholds, other losses) is ordinary
+automatic differentiation.
+"""
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from skpudle.operators import DenseDictionary
+from skpudle.shrinkage import shrinkage_function
+
+__all__ = ["default_step", "encode", "threshold_levels", "unfold"]
+
+
+class _Unfolding(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, dictionary, atoms, x, levels, step, initial, mask, shrinkage, positive):
+        keep = any(ctx.needs_input_grad)
+        shrink_ = shrinkage_function(shrinkage, positive=positive)
+        normal = dictionary.normal_map(x, step, mask=mask, n_steps=len(levels), adjoint=keep)
+        codes, z, spare = [], initial, None
+        for level in levels:
+            z_next = shrink_(normal.push(z, out=spare), level)
+            if keep:
+                codes.append(z_next)
+            elif z is not initial:  # two buffers in turn are enough
+                spare = z
+            z = z_next
+        if keep:
+            ctx.normal, ctx.shrinkage = normal, shrinkage
+            ctx.save_for_backward(atoms, x, levels, step, initial, *codes)
+        return z
+
+    @staticmethod
+    @once_differentiable  # a second backward through the saved codes would be silently wrong
+    def backward(ctx, delta):
+        _, _, levels, _, initial, *codes = ctx.saved_tensors
+        level_gradients = torch.zeros_like(levels) if ctx.needs_input_grad[3] else None
+        for t in reversed(range(len(codes))):
+            z = codes[t - 1] if t else initial
+            u = delta.masked_fill(codes[t] == 0, 0)
+            if level_gradients is not None and ctx.shrinkage == "soft":
+                by_entry = (codes[t].sign() * u).sum(0)
+                level_gradients[t] = -by_entry.sum_to_size(levels.shape[1:])
+            delta = ctx.normal.pull(u, z)
+        atoms, x, step = ctx.normal.gradients()
+        return None, atoms, x, level_gradients, step, delta, None, None, None
+
+
+def unfold(
+    dictionary, x, levels, step, *, shrinkage="soft", positive_code=False, initial=None, mask=None
+):
+    """Run one iteration of the encoder for each of the given levels.
+
+    Differentiable once in the atoms, the data, the levels (soft shrinkage; a hard threshold has
+    derivative 0), the step and the initial codes.
+
+    Parameters
+    ----------
+    dictionary : DenseDictionary
+        The dictionary, or any object with the same methods.
+    x : Tensor of shape (n_samples, n_features)
+        Data.
+    levels : Tensor of shape (n_unfoldings, 1) or (n_unfoldings, n_components)
+        What each iteration shrinks by, in units of the codes.
+    step : Tensor of shape ()
+        Step size; converges when below 2 over the squared spectral norm of the dictionary.
+    shrinkage : {"soft", "hard"}, default="soft"
+        The shrinkage.
+    positive_code : bool, default=False
+        Whether codes are restricted to non-negative values.
+    initial : Tensor of shape (n_samples, n_components), default=None
+        Codes to start from; zero by default.
+    mask : Tensor of shape (n_samples, n_features), default=None
+        1 where an entry of ``x`` is known, 0 where it is missing (and then ``x`` must be finite).
+
+    Returns
+    -------
+    Tensor of shape (n_samples, n_components)
+        The codes after the last iteration.
+    """
+    return _Unfolding.apply(
+        dictionary.detach(),
+        dictionary.atoms,
+        x,
+        levels,
+        step,
+        initial,
+        mask,
+        shrinkage,
+        positive_code,
+    )
+
+
+def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0, shrinkage="soft"):
+    r"""Return the levels of the paper's encoders, one per unfolding.
+
+    Soft shrinkage: ``level_t = step * alpha * lambda_decay**t``, the proximal map of a lasso whose
+    penalty decays. Hard shrinkage: ``level_t = alpha``, the threshold itself (``HT_b`` in
+    section 4 of the paper), which neither the step nor the decay scales.
+
+    Parameters
+    ----------
+    dictionary : DenseDictionary
+        Gives the shape that levels take.
+    alpha : float or Tensor of shape () or (n_components,)
+        Penalty or threshold, one or one per atom.
+    n_unfoldings : int
+        Number of iterations.
+    step : Tensor of shape ()
+        Step size.
+    lambda_decay : float, default=1.0
+        Factor between the penalties of consecutive iterations.
+    shrinkage : {"soft", "hard"}, default="soft"
+        The shrinkage that the levels are for.
+
+    Returns
+    -------
+    Tensor of shape (n_unfoldings, 1, ...) or (n_unfoldings, n_components, ...)
+        The levels, with as many trailing axes of length 1 as codes have positions.
+    """
+    atoms = dictionary.atoms
+    positions = [1] * (atoms.ndim - 2)
+    alpha = torch.as_tensor(alpha, dtype=atoms.dtype, device=atoms.device).reshape(-1, *positions)
+    if shrinkage == "hard":
+        return alpha.expand(n_unfoldings, *alpha.shape)
+    unfolding = torch.arange(n_unfoldings, dtype=atoms.dtype, device=atoms.device)
+    decay = torch.pow(lambda_decay, unfolding).reshape(-1, *[1] * alpha.ndim)
+    return decay * (alpha * step)
+
+
+def default_step(dictionary):  # -> scalar tensor
+    """Return 1 over the bound of the squared spectral norm; 1 if every atom is zero."""
+    bound = dictionary.squared_norm_bound()
+    return torch.where(bound > 0, 1 / bound, torch.ones_like(bound))
+
+
+def encode(
+    dictionary,
+    x,
+    *,
+    alpha,
+    n_unfoldings=100,
+    step_size=None,
+    lambda_decay=1.0,
+    shrinkage="soft",
+    positive_code=False,
+    initial_threshold=None,
+    mask=None,
+):
+    r"""Encode data by an unfolded sparse encoder (eq. 7 of the paper).
+
+    Differentiable once in ``dictionary.atoms``, ``x`` and, where they are tensors, ``alpha`` and
+    ``step_size``; memory is that of the codes of the unfoldings.
+
+    Parameters
+    ----------
+    dictionary : DenseDictionary or Tensor of shape (n_components, n_features)
+        The dictionary, or its atoms.
+    x : Tensor of shape (n_samples, n_features)
+        Data, of the dtype and on the device of the atoms.
+    alpha : float or Tensor of shape () or (n_components,)
+        Soft shrinkage: the penalty :math:`\lambda` of the lasso, in units of the data times the
+        atoms. Hard shrinkage: the threshold :math:`b`, in units of the codes.
+    n_unfoldings : int, default=100
+        Number of iterations, :math:`T`.
+    step_size : float or Tensor of shape (), default=None
+        Step of one iteration; by default 1 over a bound of the squared spectral norm, which is a
+        constant to differentiation.
+    lambda_decay : float, default=1.0
+        Iteration t has the penalty ``alpha * lambda_decay**t`` (soft shrinkage only).
+    shrinkage : {"soft", "hard"}, default="soft"
+        Soft thresholding (lasso) or hard thresholding.
+    positive_code : bool, default=False
+        Whether codes are restricted to non-negative values.
+    initial_threshold : float, default=None
+        Start from the correlations ``D^T x`` hard-thresholded at this value, as NOODL does; by
+        default start from zero.
+    mask : Tensor of shape (n_samples, n_features), default=None
+        1 where an entry of ``x`` is known, 0 where it is missing (and then ``x`` must be finite).
+
+    Returns
+    -------
+    Tensor of shape (n_samples, n_components)
+        Sparse codes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skpudle.encoding import encode
+    >>> atoms = torch.eye(3)
+    >>> encode(atoms, torch.tensor([[1.0, -0.25, 0.0]]), alpha=0.5)
+    tensor([[0.5000, 0.0000, 0.0000]])
+    """
+    if isinstance(dictionary, torch.Tensor):
+        dictionary = DenseDictionary(dictionary)
+    if step_size is None:
+        step_size = default_step(dictionary)
+    step = torch.as_tensor(step_size, dtype=x.dtype, device=x.device)
+    levels = threshold_levels(
+        dictionary, alpha, n_unfoldings, step, lambda_decay=lambda_decay, shrinkage=shrinkage
+    )
+    initial = None
+    if initial_threshold is not None:
+        correlation = dictionary.analysis(x if mask is None else x * mask)
+        small = correlation.detach().abs() < initial_threshold
+        if positive_code:
+            small |= correlation.detach() < 0
+        initial = correlation.masked_fill(small, 0)
+    return unfold(
+        dictionary,
+        x,
+        levels,
+        step,
+        shrinkage=shrinkage,
+        positive_code=positive_code,
+        initial=initial,
+        mask=mask,
+    )

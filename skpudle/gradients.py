@@ -1,0 +1,116 @@
+r"""Gradient rules: what a dictionary is trained on.
+
+A rule is a scalar whose derivative in the atoms is the update, averaged over samples. With the
+codes :math:`z = z_T(D)` of the encoder, ``x`` the data and ``target`` what is to be reconstructed
+(the data themselves unless denoising):
+
+============  ==========================================================================
+``ae-ls``     :math:`\frac12 |\text{target} - D z|^2`, through decoder and encoder
+``ae-lasso``  the same plus the penalty :math:`\lambda |z|_1`, through decoder and encoder
+``dec``       :math:`\frac12 |\text{target} - D z|^2` with ``z`` held constant
+``noodl``     derivative :math:`(D z - \text{target})\, \text{sign}(z)^T`, ``z`` held constant
+============  ==========================================================================
+
+The first three are Algorithm 2, eq. 8, of the PUDLE paper; Algorithm 1, alternating minimisation,
+is ``dec`` with converged codes. The fourth is the update of NOODL.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["GRADIENT_RULES", "Evaluation", "ae_lasso", "ae_ls", "dec", "noodl"]
+
+
+class Evaluation(NamedTuple):
+    """A rule, evaluated on a batch; everything but `surrogate` is detached.
+
+    Attributes
+    ----------
+    surrogate : Tensor of shape ()
+        The scalar to differentiate.
+    objective : Tensor of shape ()
+        What the rule minimises, which stopping watches: the reconstruction loss, plus the penalty
+        for ``dec`` and ``ae-lasso``.
+    losses : Tensor of shape (n_samples,)
+        The reconstruction loss :math:`\\frac12 |\\text{target} - D z|^2` of every sample, which is
+        reported whatever the rule, so that curves compare.
+    codes : Tensor of shape (n_samples, n_components)
+        The codes.
+    """
+
+    surrogate: Tensor
+    objective: Tensor
+    losses: Tensor
+    codes: Tensor
+
+
+def _decode(dictionary, z, target, mask):  # -> residual (n, n_features), losses (n,)
+    residual = dictionary.synthesis(z) - target
+    if mask is not None:
+        residual = residual * mask
+    return residual, 0.5 * residual.flatten(1).square().sum(1)
+
+
+def _penalties(z, penalty):  # -> (n,)
+    return penalty * z.abs().flatten(1).sum(1)
+
+
+def ae_ls(dictionary, x, *, encoder, penalty, target=None, mask=None):
+    r"""Reconstruction error, differentiated through decoder and encoder (eq. 8).
+
+    Parameters
+    ----------
+    dictionary : DenseDictionary
+        The dictionary; its atoms may require a gradient.
+    x : Tensor of shape (n_samples, n_features)
+        Data to encode.
+    encoder : callable
+        ``encoder(dictionary, x, mask=mask)`` returns codes.
+    penalty : float
+        The penalty :math:`\lambda` of the last unfolding; 0 for hard thresholding, whose penalty
+        has derivative 0.
+    target : Tensor of shape (n_samples, n_features), default=None
+        What to reconstruct; by default ``x``.
+    mask : Tensor of shape (n_samples, n_features), default=None
+        1 where data are known, 0 where they are missing.
+
+    Returns
+    -------
+    Evaluation
+        The scalar, what it reports, and the codes.
+    """
+    z = encoder(dictionary, x, mask=mask)
+    _, losses = _decode(dictionary, z, x if target is None else target, mask)
+    surrogate = losses.mean()
+    return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
+
+
+def ae_lasso(dictionary, x, *, encoder, penalty, target=None, mask=None):
+    """Lasso objective, differentiated through decoder and encoder (eq. 8); see `ae_ls`."""
+    z = encoder(dictionary, x, mask=mask)
+    _, losses = _decode(dictionary, z, x if target is None else target, mask)
+    surrogate = (losses + _penalties(z, penalty)).mean()
+    return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
+
+
+def dec(dictionary, x, *, encoder, penalty, target=None, mask=None):
+    """Reconstruction error, differentiated through the decoder alone (eq. 8); see `ae_ls`."""
+    with torch.no_grad():
+        z = encoder(dictionary, x, mask=mask)
+    _, losses = _decode(dictionary, z, x if target is None else target, mask)
+    objective = (losses.detach() + _penalties(z, penalty)).mean()
+    return Evaluation(losses.mean(), objective, losses.detach(), z)
+
+
+def noodl(dictionary, x, *, encoder, penalty, target=None, mask=None):
+    r"""Surrogate whose derivative is :math:`(D z - x)\,\text{sign}(z)^T` (NOODL); see `ae_ls`."""
+    with torch.no_grad():
+        z = encoder(dictionary, x, mask=mask)
+        residual, losses = _decode(dictionary, z, x if target is None else target, mask)
+    surrogate = (residual * dictionary.synthesis(z.sign())).sum() / len(x)
+    return Evaluation(surrogate, losses.mean(), losses, z)
+
+
+GRADIENT_RULES = {"dec": dec, "ae-lasso": ae_lasso, "ae-ls": ae_ls, "noodl": noodl}

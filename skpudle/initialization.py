@@ -1,0 +1,58 @@
+"""Initial dictionaries, from the data alone."""
+
+import torch
+
+__all__ = ["INITIALIZATIONS", "initial_atoms"]
+
+
+def _random(x, n_components, generator):
+    directions = torch.randn(n_components, x.shape[1], generator=generator, dtype=torch.float64)
+    return directions.to(x)
+
+
+def _data(x, n_components, generator):
+    """Take distinct samples that are not zero; random directions where there are too few."""
+    rows = torch.linalg.vector_norm(x, dim=1).nonzero().squeeze(1)
+    order = torch.randperm(len(rows), generator=generator).to(x.device)
+    atoms = x[rows[order[:n_components]]]
+    return torch.cat([atoms, _random(x, n_components - len(atoms), generator)])
+
+
+def _svd(x, n_components, generator):
+    """Take the leading right singular vectors, then data."""
+    values, vectors = torch.linalg.eigh(x.mT @ x)
+    rank = int((values > values[-1] * x.shape[1] * torch.finfo(x.dtype).eps).sum())
+    leading = vectors.mT.flip(0)[: min(rank, n_components)]
+    return torch.cat([leading, _data(x, n_components - len(leading), generator)])
+
+
+def _pairwise(x, n_components, generator):
+    from skpudle.pairwise import pairwise_atoms
+
+    return pairwise_atoms(x, n_components, generator=generator)
+
+
+INITIALIZATIONS = {"data": _data, "random": _random, "svd": _svd, "pairwise": _pairwise}
+
+
+def initial_atoms(x, n_components, method, generator):
+    """Return an initial dictionary.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n_samples, n_features)
+        Data.
+    n_components : int
+        Number of atoms.
+    method : {"data", "random", "svd", "pairwise"}
+        Samples, random directions, the leading right singular vectors (completed by samples), or the
+        spectral initialisation of Arora et al. (see `skpudle.pairwise`).
+    generator : torch.Generator
+        Random numbers, on the CPU, so that every device starts from the same atoms.
+
+    Returns
+    -------
+    Tensor of shape (n_components, n_features)
+        Atoms of any norm.
+    """
+    return INITIALIZATIONS[method](x, n_components, generator)

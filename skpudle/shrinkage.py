@@ -1,0 +1,62 @@
+r"""Shrinkages: the step that makes codes sparse.
+
+Every encoder of this package alternates a gradient step with an entrywise shrinkage ``S`` at a
+level ``l``. The four variants are the proximal maps of the four penalties below, which the tests
+check by brute force:
+
+========  ============  ==================================  =========================
+name      codes         ``S(v)``                            penalty
+========  ============  ==================================  =========================
+``soft``  signed        ``v - clip(v, -l, l)``              ``l |z|``
+``soft``  non-negative  ``max(v - l, 0)``                   ``l z``, ``z >= 0``
+``hard``  signed        ``v`` where ``|v| >= l``, else 0    ``l^2 / 2`` per non-zero
+``hard``  non-negative  ``v`` where ``v >= l``, else 0      the same, ``z >= 0``
+========  ============  ==================================  =========================
+
+All four have the same derivative almost everywhere, 1 where the result is not zero and 0 elsewhere,
+which is all that the backward pass needs to know.
+"""
+
+from functools import partial
+
+__all__ = ["SHRINKAGES", "shrinkage_function"]
+
+
+def _soft_(v, level, *, positive):
+    if positive:
+        return v.sub_(level).clamp_min_(0)
+    return v.sub_(v.clamp(-level, level))
+
+
+def _hard_(v, level, *, positive):
+    magnitude = v if positive else v.abs()
+    return v.masked_fill_(magnitude < level, 0)
+
+
+SHRINKAGES = {"soft": _soft_, "hard": _hard_}
+
+
+def shrinkage_function(name, *, positive=False):
+    """Return the in-place shrinkage called ``name``.
+
+    Parameters
+    ----------
+    name : {"soft", "hard"}
+        Which shrinkage.
+    positive : bool, default=False
+        Whether codes are restricted to non-negative values.
+
+    Returns
+    -------
+    callable
+        ``shrink_(v, level)`` overwrites the tensor ``v`` with its shrunk values and returns it;
+        ``level`` is a tensor that broadcasts against ``v``.
+
+    Raises
+    ------
+    ValueError
+        If ``name`` is not a known shrinkage.
+    """
+    if name not in SHRINKAGES:
+        raise ValueError(f"Unknown shrinkage {name!r}; pass one of {sorted(SHRINKAGES)}.")
+    return partial(SHRINKAGES[name], positive=positive)

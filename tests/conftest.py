@@ -1,0 +1,68 @@
+"""Fixtures that every test may use, and what holds after every test."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what is marked ``gpu`` where there is no CUDA device."""
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device")
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(skip)
+
+
+def numpy_random_state():
+    state = np.random.get_state(legacy=False)  # noqa: NPY002
+    return state["state"]["key"].tobytes(), state["state"]["pos"], state["has_gauss"]
+
+
+def global_state():
+    """Return all that a library must leave alone, as names and comparable values."""
+    return {
+        "random state of Python": random.getstate(),
+        "random state of numpy": numpy_random_state(),
+        "random state of torch": torch.get_rng_state().numpy().tobytes(),
+        "numpy error handling": np.geterr(),
+        "torch default dtype": torch.get_default_dtype(),
+        "torch gradient mode": torch.is_grad_enabled(),
+        "torch number of threads": torch.get_num_threads(),
+        "torch deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "torch anomaly detection": torch.is_anomaly_enabled(),
+        "torch matmul precision": torch.get_float32_matmul_precision(),
+        "torch cudnn benchmark": torch.backends.cudnn.benchmark,
+    }
+
+
+@pytest.fixture(autouse=True)
+def global_state_is_left_alone(request):
+    """Fail a test that drew from a global random state or changed a global setting.
+
+    Only ``random_state=None`` reads numpy's global state, by scikit-learn's convention. Its
+    estimator checks use that, and one of them permutes with it: mark such tests
+    ``draws_from_numpy``.
+    """
+    before = global_state()
+    yield
+    after = global_state()
+    if request.node.get_closest_marker("draws_from_numpy"):
+        del before["random state of numpy"]
+    changed = [name for name in before if before[name] != after[name]]
+    assert not changed, f"The test changed global state: {', '.join(changed)}."
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    """Name each device in turn; the CUDA half is skipped where there is none."""
+    return request.param
+
+
+@pytest.fixture
+def generator():
+    """Return a seeded generator of torch, on the CPU."""
+    return torch.Generator().manual_seed(0)
