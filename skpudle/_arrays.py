@@ -57,7 +57,7 @@ def make_generator(random_state):
 
 
 def to_tensor(array, device="cpu"):
-    """Return an array as a tensor on ``device``; memory is shared where that is possible and safe."""
+    """Return an array as a tensor on ``device``, sharing memory where that is possible and safe."""
     if not isinstance(array, torch.Tensor):
         array = np.asarray(array)
         if not array.flags.writeable or any(stride < 0 for stride in array.strides):
@@ -105,7 +105,9 @@ def check_rows(X, *, estimator=None, copy=False, allow_nan=False):
     if not isinstance(X, torch.Tensor):
         return check_array(X, estimator=estimator, copy=copy, **options)
     if X.layout is not torch.strided:
-        raise TypeError(f"A dense tensor is required, got one of layout {X.layout}; use .to_dense().")
+        raise TypeError(
+            f"A dense tensor is required, got one of layout {X.layout}; use .to_dense()."
+        )
     if X.is_complex():
         raise ValueError(f"Complex data not supported, got a tensor of dtype {X.dtype}.")
     X = X.detach()

@@ -1,7 +1,7 @@
-"""What every dictionary learner of this package is on the outside: a scikit-learn transformer.
+"""What every learner that is trained by gradients shares.
 
-`BaseDictionaryLearner` validates, crosses the boundary to torch, trains, stores NumPy arrays and
-Python numbers, and encodes. A learner adds its parameters, its gradient rule and its encoder.
+`BaseDictionaryLearner` validates, crosses the boundary to torch, trains, and stores NumPy arrays
+and Python numbers. A learner adds its parameters, its gradient rule and its encoder.
 """
 
 import time
@@ -11,27 +11,16 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-    _fit_context,
-)
+from sklearn.base import _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import validate_data
 
-from skpudle._arrays import (
-    check_rows,
-    like_input,
-    make_generator,
-    resolve_device,
-    to_numpy,
-    to_tensor,
-)
+from skpudle._arrays import check_rows, make_generator, resolve_device, to_numpy, to_tensor
 from skpudle._training import Diverged, Rows, Stopping, Trainer
+from skpudle._transformer import DictionaryTransformer
 from skpudle.encoding import default_step
 from skpudle.initialization import INITIALIZATIONS, initial_atoms
 from skpudle.operators import DenseDictionary, atom_norms, project_atoms
@@ -39,24 +28,16 @@ from skpudle.optimizers import make_optimizer
 
 __all__ = ["BaseDictionaryLearner"]
 
-# Rows encoded at a time: few enough for their codes to stay in the cache of a processor core, many
-# enough to fill a GPU.
-_CHUNK = {"cpu": 1024, "cuda": 65536}
-
 # alpha="auto" is this fraction of the median over samples of the alpha that would silence a sample.
 _AUTO_ALPHA = 0.1
 
-_SCORE_GROUPS = 10
 
-
-class BaseDictionaryLearner(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupportMixin, BaseEstimator
-):
+class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
     """A dictionary learner trained by gradients; see the subclasses for its parameters."""
 
     _doc_link_module = "skpudle"
 
-    _parameter_constraints = {  # noqa: RUF012 - scikit-learn's convention
+    _parameter_constraints = {
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "step_size": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
         "optimizer": [StrOptions({"adam", "sgd", "surrogate"}), type],
@@ -75,7 +56,6 @@ class BaseDictionaryLearner(
     # What a learner without these parameters does.
     atom_norm = "unit"
     positive_dict = False
-    split_sign = False
     lambda_decay = 1.0
 
     # ------------------------------------------------------------------ what a learner adds
@@ -87,6 +67,9 @@ class BaseDictionaryLearner(
     def _encoder(self, alpha, lambda_decay, step_size):
         """Return ``encoder(dictionary, x, mask=None)``; ``step_size=None`` follows the atoms."""
         raise NotImplementedError
+
+    def _transform_encoder(self):
+        return self._encoder(self.alpha_, self.lambda_decay_, self.step_size_)
 
     def _penalty(self, alpha, lambda_decay):
         """Return the penalty of the last unfolding."""
@@ -165,8 +148,8 @@ class BaseDictionaryLearner(
             warnings.warn(
                 f"The objective of {type(self).__name__} still improved after "
                 f"max_iter={self.max_iter} epochs ({self.n_steps_} updates). Increase max_iter or "
-                f"learning_rate, or raise tol (now {self.tol}); tol=None trains for max_iter epochs "
-                "without this warning.",
+                f"learning_rate, or raise tol (now {self.tol}); tol=None trains for max_iter "
+                "epochs without this warning.",
                 ConvergenceWarning,
                 stacklevel=3,
             )
@@ -245,9 +228,7 @@ class BaseDictionaryLearner(
         else:
             validate_data(self, X, skip_check_array=True)
         start["device"] = device
-        trainer = Trainer(
-            DenseDictionary, self._rule(), None, optimizer, n_steps=start["n_steps"]
-        )
+        trainer = Trainer(DenseDictionary, self._rule(), None, optimizer, n_steps=start["n_steps"])
         return x, trainer, start
 
     def _initial_atoms(self, x, generator):
@@ -271,8 +252,8 @@ class BaseDictionaryLearner(
             bad = ~torch.isfinite(atoms).all(1) | (atoms == 0).all(1)
             if bad.any():
                 raise ValueError(
-                    f"dict_init has zero or non-finite atoms, in rows {bad.nonzero()[:, 0].tolist()}"
-                    "; drop these rows or replace them, for example by samples."
+                    "dict_init has zero or non-finite atoms, in rows "
+                    f"{bad.nonzero()[:, 0].tolist()}; drop these rows or replace them, for example by samples."
                 )
         norms = atom_norms(atoms)
         atoms = torch.where(norms > 0, atoms / norms, atoms) if self.atom_norm else atoms
@@ -286,7 +267,9 @@ class BaseDictionaryLearner(
         return float(self._choose_alpha(correlation, step_size))
 
     def _step_size(self, dictionary):  # -> float
-        return float(default_step(dictionary)) if self.step_size == "auto" else float(self.step_size)
+        return (
+            float(default_step(dictionary)) if self.step_size == "auto" else float(self.step_size)
+        )
 
     def _warn_of_step(self, atoms):
         if self.step_size == "auto":
@@ -294,8 +277,8 @@ class BaseDictionaryLearner(
         bound = float(DenseDictionary(atoms).squared_norm_bound())
         if self.step_size * bound > 2:
             warnings.warn(
-                f"step_size={self.step_size} is beyond 2 / L = {2 / bound:.3g}, with L = {bound:.4g} "
-                "a bound of the squared spectral norm of the dictionary: the encoder may diverge. "
+                f"step_size={self.step_size} is beyond 2 / L = {2 / bound:.3g}, where L = "
+                f"{bound:.4g} is a bound of the squared spectral norm of the dictionary: the encoder may diverge. "
                 "Pass a smaller step_size, or 'auto' for 1 / L.",
                 RuntimeWarning,
                 stacklevel=4,
@@ -344,10 +327,10 @@ class BaseDictionaryLearner(
 
     def _divergence(self, error):
         return ValueError(
-            f"Training of {type(self).__name__} stopped being finite at update {error.update}, also "
-            "with half the learning rate; the last finite dictionary is in components_. Lower "
-            f"learning_rate (now {self.learning_rate}) or step_size (now {self.step_size}), or scale "
-            "the data."
+            f"Training of {type(self).__name__} stopped being finite at update {error.update}, "
+            "also with half the learning rate; the last finite dictionary is in components_. Lower "
+            f"learning_rate (now {self.learning_rate}) or step_size (now {self.step_size}), or "
+            "scale the data."
         )
 
     def _print_progress(self, loss_curve, n_steps, n_updates, start_time):
@@ -358,118 +341,3 @@ class BaseDictionaryLearner(
             f"{rate:.3g} updates/s  at most {max(n_updates - n_steps, 0) / rate:.0f} s left",
             flush=True,
         )
-
-    # ------------------------------------------------------------------ using the dictionary
-
-    def transform(self, X):
-        """Encode data with the learned dictionary.
-
-        Parameters
-        ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            Data.
-
-        Returns
-        -------
-        ndarray or Tensor of shape (n_samples, n_features_out)
-            Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
-            ``split_sign=True`` positive parts come first, then negative parts.
-        """
-        x, dictionary = self._check_new_data(X)
-        encoder = self._transform_encoder()
-        codes = torch.cat([encoder(dictionary, rows) for rows in self._chunks(x)])
-        if self.split_sign:
-            codes = torch.cat([codes.clamp_min(0), codes.neg().clamp_min_(0)], dim=1)
-        return like_input(codes, X)
-
-    def inverse_transform(self, X):
-        """Return the data that codes stand for.
-
-        Parameters
-        ----------
-        X : array-like or Tensor of shape (n_samples, n_features_out)
-            Codes, as `transform` returns them.
-
-        Returns
-        -------
-        ndarray or Tensor of shape (n_samples, n_features)
-            Reconstructed data.
-        """
-        check_is_fitted(self)
-        codes = to_tensor(check_rows(X), self._transform_device(X))
-        if codes.shape[1] != self._n_features_out:
-            raise ValueError(
-                f"Codes have {codes.shape[1]} columns, but {type(self).__name__} returns "
-                f"{self._n_features_out}; pass what transform returned."
-            )
-        if self.split_sign:
-            codes = codes[:, : self.n_components_] - codes[:, self.n_components_ :]
-        return like_input(codes @ to_tensor(self.components_, codes.device).to(codes.dtype), X)
-
-    def score(self, X, y=None):
-        """Return how well hidden features are predicted from the others, as R^2.
-
-        The columns are cut into ten fixed groups; each is hidden once for all rows, the codes are
-        inferred from the remaining columns, and the hidden entries are compared with their
-        predictions. Unlike the error of reconstruction, which always prefers the smallest alpha,
-        this is best near the alpha that denoises best, so that ``GridSearchCV`` needs no
-        ``scoring``.
-
-        Parameters
-        ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            Data.
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        float
-            R^2 pooled over all hidden entries, against the column means; at most 1, larger is
-            better, comparable across alpha. 0 for constant data. With one feature, where nothing
-            is left to infer from, the R^2 of the reconstruction.
-        """
-        x, dictionary = self._check_new_data(X)
-        n_features = x.shape[1]
-        order = torch.randperm(n_features, generator=torch.Generator().manual_seed(0))
-        groups = order.tensor_split(min(_SCORE_GROUPS, n_features))
-        total = float((x - x.mean(0)).square().sum())
-        if total == 0:
-            return 0.0
-        encoder, error = self._transform_encoder(), 0.0
-        for hidden in groups:
-            seen = torch.ones(n_features, dtype=torch.bool)
-            seen[hidden] = n_features == 1
-            visible = DenseDictionary(dictionary.atoms[:, seen.to(x.device)])
-            for rows in self._chunks(x):
-                codes = encoder(visible, rows[:, seen.to(x.device)])
-                predicted = codes @ dictionary.atoms[:, hidden.to(x.device)]
-                error += float((predicted - rows[:, hidden.to(x.device)]).square().sum())
-        return 1 - error / total
-
-    def _check_new_data(self, X):  # -> x, dictionary
-        check_is_fitted(self)
-        x = to_tensor(check_rows(X, estimator=self), self._transform_device(X))
-        validate_data(self, X, reset=False, skip_check_array=True)
-        return x, DenseDictionary(to_tensor(self.components_, x.device).to(x.dtype))
-
-    def _transform_device(self, X):
-        try:
-            return resolve_device(self.device, X)
-        except ValueError:  # fitted on a machine that had this device
-            return torch.device("cpu")
-
-    def _transform_encoder(self):
-        return self._encoder(self.alpha_, self.lambda_decay_, self.step_size_)
-
-    def _chunks(self, x):
-        return x.split(_CHUNK.get(x.device.type, 4096))
-
-    @property
-    def _n_features_out(self):
-        return self.n_components_ * (2 if self.split_sign else 1)
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags

@@ -1,7 +1,7 @@
 """Training: the only epoch loop.
 
-`Trainer` turns batches into updates and knows nothing of NumPy, of estimators or of where the samples
-come from. It waits for the device once a round, a few updates long, to learn whether training is
+`Trainer` turns batches into updates and knows nothing of NumPy, of estimators or of where the
+samples come from. It waits for the device once a round, a few updates long, to learn whether training is
 still finite and whether to stop.
 """
 
@@ -118,8 +118,8 @@ class Trainer:
     rule : callable
         One of `skpudle.gradients.GRADIENT_RULES`.
     schedule : callable
-        ``schedule(update)`` returns the keyword arguments ``encoder`` and ``penalty`` of the rule for
-        that update, counted from 0.
+        ``schedule(update)`` returns the keyword arguments ``encoder`` and ``penalty`` of the rule
+        for that update, counted from 0.
     optimizer : GradientOptimizer
         Owns the atoms.
     n_steps : int, default=0

@@ -14,6 +14,166 @@ __all__ = ["PUDLEDictionaryLearning"]
 
 
 class PUDLEDictionaryLearning(BaseDictionaryLearner):
+    r"""Dictionary learning by backpropagation through an unfolded sparse encoder (PUDLE).
+
+    Codes are what ``n_unfoldings`` iterations of (soft- or hard-) thresholded gradient descent make
+    of the data; the dictionary is trained by gradient descent on what the codes reconstruct, and
+    the gradient goes through the encoder:
+
+    .. math:: z_{t+1} = S(z_t + s D^T (x - D z_t)), \quad
+        D \leftarrow D - \eta rac{\partial}{\partial D} rac12 |x - D z_T(D)|^2 .
+
+    Parameters
+    ----------
+    n_components : int, default=None
+        Number of atoms; by default the number of features.
+
+    alpha : float or "auto", default="auto"
+        Soft shrinkage: the penalty of the lasso, :math:`\lambda` in the paper, in the units of the
+        data (as in scikit-learn). Hard shrinkage: the threshold of the codes, :math:`b`. "auto" is
+        a tenth of the median over samples of the largest correlation with an initial atom (for hard
+        shrinkage times the step size), so that scaling the data scales the codes and changes nothing
+        else.
+
+    gradient : {"ae-ls", "ae-lasso", "dec"}, default="ae-ls"
+        What is differentiated (eq. 8): the reconstruction error through decoder and encoder, the
+        lasso objective through both, or the reconstruction error through the decoder alone.
+
+    n_unfoldings : int or None, default=100
+        Number of iterations of the encoder, :math:`T`. None: converged codes, with a certified
+        duality gap (soft shrinkage without decay).
+
+    step_size : float or "auto", default="auto"
+        Step of an iteration, :math:`s`. "auto" is 1 over a bound, tight to 5 %, of the squared
+        spectral norm of the current dictionary.
+
+    lambda_decay : float or pair of floats, default=1.0
+        Iteration t of soft shrinkage has the penalty ``alpha * lambda_decay**t``. A pair
+        (first, last) is annealed over training in ten equal parts, as in figure 5 of the paper;
+        training is then not stopped early before the last part.
+
+    shrinkage : {"soft", "hard"}, default="soft"
+        Soft thresholding, or hard thresholding at ``alpha``, which ``lambda_decay`` leaves alone.
+
+    positive_code : bool, default=False
+        Whether codes are restricted to non-negative values.
+
+    positive_dict : bool, default=False
+        Whether atoms are restricted to non-negative entries.
+
+    atom_norm : {"unit", "ball", None}, default="unit"
+        Whether atoms have norm 1, at most 1, or any.
+
+    optimizer : {"adam", "sgd", "surrogate"} or subclass of torch.optim.Optimizer, default="adam"
+        How the gradient changes the atoms.
+
+    learning_rate : float, default=1e-3
+        Learning rate.
+
+    optimizer_params : dict, default=None
+        Further keyword arguments of the optimizer, such as ``{"momentum": 0.9}`` for "sgd". Adam's
+        ``eps`` is by default 1e-8 times the mean squared norm of a sample; given here it is
+        absolute.
+
+    batch_size : int or "auto", default="auto"
+        Samples in an update; "auto" is ``min(256, n_samples)``.
+
+    max_iter : int, default=100
+        Largest number of epochs.
+
+    tol : float or None, default=1e-4
+        Relative improvement of the smoothed objective that counts as one; None trains for
+        ``max_iter`` epochs.
+
+    n_iter_no_change : int, default=5
+        Training stops after this many checks in a row without improvement. There is a check at the
+        end of each epoch and, in epochs of more than 50 updates, after every 50 of them.
+
+    dict_init : {"data", "random", "svd", "pairwise"} or array-like, default="data"
+        Initial dictionary: samples, random directions, leading singular vectors, the spectral
+        initialisation of Arora et al. [2]_, or an array of shape (n_components, n_features).
+
+    transform_algorithm : {"unfolded", "lasso"}, default="unfolded"
+        Whether `transform` runs the trained encoder or solves the lasso to a certified gap.
+
+    transform_alpha : float, default=None
+        Overrides ``alpha_`` in `transform` and `score`.
+
+    split_sign : bool, default=False
+        Whether `transform` returns positive and negative parts of the codes in separate columns.
+
+    device : str, default="auto"
+        A torch device, or "auto": that of a tensor input, else CUDA if present, else the CPU.
+
+    random_state : int, RandomState instance or None, default=None
+        Determines the initial dictionary and the order of the samples.
+
+    verbose : int, default=0
+        Whether to print a line per epoch.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features)
+        The dictionary, one atom per row.
+
+    n_components_ : int
+        Number of atoms.
+
+    n_features_in_ : int
+        Number of features seen in `fit`.
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of features seen in `fit`, where ``X`` has names.
+
+    n_iter_ : int
+        Number of epochs, the last of which may be incomplete.
+
+    n_steps_ : int
+        Number of updates.
+
+    loss_curve_ : ndarray of shape (n_iter_,)
+        Mean over each epoch of :math:`rac12 |x - D z|^2`, whatever the gradient.
+
+    alpha_ : float
+        The penalty or threshold in use.
+
+    step_size_ : float
+        The step size for ``components_``.
+
+    lambda_decay_ : float
+        The decay used last, which `transform` uses.
+
+    device_ : str
+        The device that `fit` computed on.
+
+    See Also
+    --------
+    sklearn.decomposition.MiniBatchDictionaryLearning : Alternating minimisation.
+    skpudle.encoding.encode : The encoder alone, as a torch function.
+
+    Notes
+    -----
+    Atoms that no sample of an epoch used are replaced, before the next, by the samples that were
+    reconstructed worst. If the loss stops being finite, the learning rate is halved, once.
+
+    References
+    ----------
+    .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit Acceleration of Dictionary Learning by
+       Backpropagation", arXiv:2106.00058, 2021.
+    .. [2] S. Arora, R. Ge, T. Ma and A. Moitra, "Simple, Efficient, and Neural Algorithms for
+       Sparse Coding", COLT 2015.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skpudle import PUDLEDictionaryLearning
+    >>> X = load_digits().data
+    >>> learner = PUDLEDictionaryLearning(n_components=32, max_iter=5, tol=None, random_state=0)
+    >>> codes = learner.fit_transform(X)
+    >>> codes.shape, learner.components_.shape
+    ((1797, 32), (32, 64))
+    """
+
     def __init__(
         self,
         n_components=None,
@@ -87,8 +247,8 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
             len(decay) == 2 and all(isinstance(beta, Real) and 0 < beta <= 1 for beta in decay)
         ):
             raise ValueError(
-                f"lambda_decay={decay!r} is not a pair (first, last) of numbers in (0, 1]; pass such a "
-                "pair, or one number."
+                f"lambda_decay={decay!r} is not a pair (first, last) of numbers in (0, 1]; pass such "
+                "a pair, or one number."
             )
         converged = self.n_unfoldings is None or self.transform_algorithm == "lasso"
         if converged and (self.shrinkage == "hard" or decay != 1):

@@ -24,7 +24,7 @@ __all__ = ["GRADIENT_RULES", "Evaluation", "ae_lasso", "ae_ls", "dec", "noodl"]
 
 
 class Evaluation(NamedTuple):
-    """A rule, evaluated on a batch; everything but `surrogate` is detached.
+    r"""A rule, evaluated on a batch; everything but `surrogate` is detached.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class Evaluation(NamedTuple):
         What the rule minimises, which stopping watches: the reconstruction loss, plus the penalty
         for ``dec`` and ``ae-lasso``.
     losses : Tensor of shape (n_samples,)
-        The reconstruction loss :math:`\\frac12 |\\text{target} - D z|^2` of every sample, which is
+        The reconstruction loss :math:`\frac12 |\text{target} - D z|^2` of every sample, which is
         reported whatever the rule, so that curves compare.
     codes : Tensor of shape (n_samples, n_components)
         The codes.

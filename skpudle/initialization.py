@@ -45,8 +45,8 @@ def initial_atoms(x, n_components, method, generator):
     n_components : int
         Number of atoms.
     method : {"data", "random", "svd", "pairwise"}
-        Samples, random directions, the leading right singular vectors (completed by samples), or the
-        spectral initialisation of Arora et al. (see `skpudle.pairwise`).
+        Samples, random directions, the leading right singular vectors (completed by samples), or
+        the spectral initialisation of Arora et al. (see `skpudle.pairwise`).
     generator : torch.Generator
         Random numbers, on the CPU, so that every device starts from the same atoms.
 

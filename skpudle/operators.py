@@ -40,7 +40,7 @@ def project_atoms(atoms, *, atom_norm="unit", positive=False):
     atoms : Tensor of shape (n_components, ...)
         Atoms, one per entry of the first axis.
     atom_norm : {"unit", "ball", None}, default="unit"
-        ``"unit"`` scales every atom to norm 1, ``"ball"`` only those that are longer, ``None`` none.
+        ``"unit"`` scales every atom to norm 1, ``"ball"`` only longer ones, ``None`` none.
         Atoms that are zero stay zero.
     positive : bool, default=False
         Whether atoms are restricted to non-negative entries.
@@ -72,8 +72,8 @@ def _largest_eigenvalue_bound(gram):  # (k, k) symmetric, positive semidefinite 
     r"""Bound the largest eigenvalue from above, by at most 5 %.
 
     With ``q = 2^8``, ``max <= (sum_i w_i^q)^(1/q) <= k^(1/q) max``, and the sum is the squared
-    Frobenius norm of ``gram^(q/2)``. Unlike a power or Lanczos iteration this never errs low, has no
-    start vector that an atom could be orthogonal to, and does not make a GPU wait for the host.
+    Frobenius norm of ``gram^(q/2)``. Unlike a power or Lanczos iteration this never errs low, has
+    no start vector that an atom could be orthogonal to, and does not make a GPU wait for the host.
     """
     norm = torch.linalg.matrix_norm(gram)
     log_bound = norm.log()
@@ -84,7 +84,9 @@ def _largest_eigenvalue_bound(gram):  # (k, k) symmetric, positive semidefinite 
         log_bound = log_bound + norm.log() / 2**squaring
         power = power / norm
     rounding = 1 + len(gram) * torch.finfo(gram.dtype).eps
-    return torch.nan_to_num(log_bound.exp() * rounding, nan=0.0)  # the logarithm of 0 for zero atoms
+    return torch.nan_to_num(
+        log_bound.exp() * rounding, nan=0.0
+    )  # the logarithm of 0 for zero atoms
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +127,8 @@ class DenseDictionary:
         """Return the cheapest map that computes ``n_steps`` gradient steps for the data ``x``.
 
         A step with the Gram matrix costs ``2 p^2`` operations a sample (with its adjoint ``6 p^2``)
-        and the matrix itself ``2 m p^2``; a step without it ``4 m p`` (with its adjoint ``12 m p``).
+        and the matrix itself ``2 m p^2``; a step without it ``4 m p`` (with its adjoint
+        ``12 m p``).
         """
         p, m = self.atoms.shape
         gram, direct = (6 * p, 12 * m) if adjoint else (2 * p, 4 * m)

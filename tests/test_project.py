@@ -34,6 +34,7 @@ LAYERS = [
     "_arrays",
     "datasets",
     "metrics",
+    "_transformer",
     "_base",
     "dictionary_learning",
     "convolutional",

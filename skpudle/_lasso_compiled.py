@@ -1,0 +1,299 @@
+r"""The active set method of `skpudle.lasso` for one sample at a time, compiled by numba.
+
+For a sample ``x`` with support S, signs ``theta`` and correlations ``c = D^T (x - D z)`` a round
+
+1. lets in atoms whose ``|c_j|`` exceeds the penalty, with the sign of ``c_j``,
+2. takes the Newton step ``G_SS^{-1} (c_S - penalty * theta)`` as far as no code changes its sign,
+   leaves out those that reached zero, and repeats until the full step is free,
+3. computes the correlations anew.
+
+Every round lowers the objective and ends at the minimum over its support, so no support returns
+and the number of rounds is finite; in practice it is about a third of the final support. The last
+Newton step is the polish: codes are exact up to rounding.
+
+The functions are plain Python until `solver` compiles them; they change their arguments in place.
+``inner`` is ``G_SS``, ``factor`` its Cholesky factor, ``slope`` what is left of the optimality
+condition, ``c_S - penalty * theta``.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from threading import Lock
+
+import numpy as np
+import torch
+
+# A round looks for the largest correlation of each run of this many atoms: one pass that the
+# processor vectorises finds several candidates, and runs keep neighbours from crowding in together.
+_RUN = 32
+_CANDIDATES = 8
+# Candidates are nearly as violating as the best one; weaker ones are explained by the others.
+_SHARE = 0.8
+# Below this share of an atom's squared norm, what the support leaves of it is rounding.
+_DEPENDENT = 1e-12
+# A correlation exceeds the penalty only if it does by more than this share of it ...
+_RESOLUTION = 1e-12
+# ... and than rounding, as a share of the terms that the correlation is a sum of.
+_ROUNDING = 1e-15
+_POLISHES = 3
+# With 32 atoms a sample or fewer, the Gram matrix costs less than the products it saves; above
+# 10,000 atoms it would take gigabytes.
+_GRAM_ATOMS_PER_SAMPLE = 32
+_GRAM_ATOMS = 10_000
+
+_COMPILING = Lock()
+
+
+def _correlate(atoms, gram, x, start, support, z, k, residual, c):
+    """Set ``c = D^T (x - D z)``; ``start`` is ``D^T x``."""
+    n_components, n_features = atoms.shape
+    if len(gram) == 0:
+        residual[:] = x
+        for i in range(k):
+            residual -= z[i] * atoms[support[i]]
+        for j in range(n_components):
+            atom, total = atoms[j], 0.0
+            for feature in range(n_features):
+                total += atom[feature] * residual[feature]
+            c[j] = total
+        return
+    c[:] = start
+    i = 0
+    while i + 3 < k:  # four rows at a time: fewer passes over c
+        z0, z1, z2, z3 = z[i], z[i + 1], z[i + 2], z[i + 3]
+        row0, row1 = gram[support[i]], gram[support[i + 1]]
+        row2, row3 = gram[support[i + 2]], gram[support[i + 3]]
+        for j in range(n_components):
+            c[j] -= z0 * row0[j] + z1 * row1[j] + z2 * row2[j] + z3 * row3[j]
+        i += 4
+    while i < k:
+        z0, row0 = z[i], gram[support[i]]
+        for j in range(n_components):
+            c[j] -= z0 * row0[j]
+        i += 1
+
+
+def _border(atoms, gram, support, k, inner, factor):
+    """Extend ``inner = G_SS`` and its Cholesky factor by ``support[k]``; return the pivot."""
+    new = support[k]
+    for i in range(k + 1):
+        if len(gram) == 0:
+            inner[k, i] = np.sum(atoms[new] * atoms[support[i]])
+        else:
+            inner[k, i] = gram[new, support[i]]
+        inner[i, k] = inner[k, i]
+    pivot = inner[k, k]
+    for i in range(k):
+        total = inner[k, i]
+        for j in range(i):
+            total -= factor[k, j] * factor[i, j]
+        factor[k, i] = total / factor[i, i]
+        pivot -= factor[k, i] ** 2
+    # An atom that depends on the support gets a long step along the direction that changes nothing
+    # but the penalty, which ends where a code reaches zero.
+    factor[k, k] = np.sqrt(max(pivot, 0.1 * _DEPENDENT * inner[k, k]))
+    return pivot
+
+
+def _remove(out, k, support, z, theta, slope, step, inner, factor):
+    """Take entry ``out`` from the support of size ``k``; rotations mend the Cholesky factor."""
+    for i in range(out, k - 1):
+        support[i], z[i], theta[i] = support[i + 1], z[i + 1], theta[i + 1]
+        slope[i], step[i] = slope[i + 1], step[i + 1]
+        for j in range(k):
+            inner[i, j] = inner[i + 1, j]
+        for j in range(i + 2):
+            factor[i, j] = factor[i + 1, j]
+    for i in range(k - 1):
+        for j in range(out, k - 1):
+            inner[i, j] = inner[i, j + 1]
+    for j in range(out, k - 1):  # rows moved up, so row j has an entry too many, in column j + 1
+        radius = np.sqrt(factor[j, j] ** 2 + factor[j, j + 1] ** 2)
+        cosine, sine = factor[j, j] / radius, factor[j, j + 1] / radius
+        for i in range(j, k - 1):
+            left, right = factor[i, j], factor[i, j + 1]
+            factor[i, j] = cosine * left + sine * right
+            factor[i, j + 1] = cosine * right - sine * left
+
+
+def _newton(k, slope, step, factor):
+    """Set ``step = G_SS^{-1} slope``."""
+    for i in range(k):
+        total = slope[i]
+        for j in range(i):
+            total -= factor[i, j] * step[j]
+        step[i] = total / factor[i, i]
+    for i in range(k - 1, -1, -1):
+        step[i] /= factor[i, i]
+        for j in range(i):
+            step[j] -= factor[i, j] * step[i]
+
+
+def _reach(z, theta, step):
+    """Return the share of the step after which the code has lost its sign; 2 for never."""
+    if theta * (z + step) > 0:
+        return 2.0
+    return z / -step if theta * step < 0 else 0.0
+
+
+def _minimise(k, support, z, theta, slope, step, inner, factor):
+    """Minimise over the support; return the size it has left, and whether codes moved."""
+    moved = False
+    while k > 0:
+        _newton(k, slope, step, factor)
+        length = 1.0
+        for i in range(k):
+            length = min(length, _reach(z[i], theta[i], step[i]))
+        moved = moved or length > 0
+        for i in range(k):
+            for j in range(k):
+                slope[i] -= length * inner[i, j] * step[j]
+        remaining = k
+        for i in range(k - 1, -1, -1):
+            stops = _reach(z[i], theta[i], step[i]) <= length
+            z[i] += length * step[i]
+            if stops:
+                _remove(i, remaining, support, z, theta, slope, step, inner, factor)
+                remaining -= 1
+        if remaining == k:
+            break
+        k = remaining
+    return k, moved
+
+
+def _peaks(c, positive, peaks):
+    """Set the largest correlation of every run of atoms, and return the largest of all."""
+    best = 0.0
+    for run in range(len(peaks)):
+        peak = 0.0
+        for j in range(run * _RUN, min((run + 1) * _RUN, len(c))):
+            peak = max(peak, c[j] if positive else abs(c[j]))
+        peaks[run] = peak
+        best = max(best, peak)
+    return best
+
+
+def _grown(vector):
+    larger = np.empty(2 * len(vector), vector.dtype)
+    larger[: len(vector)] = vector
+    return larger
+
+
+def _grown_square(matrix):
+    n = len(matrix)
+    larger = np.empty((2 * n, 2 * n), matrix.dtype)
+    larger[:n, :n] = matrix
+    return larger
+
+
+def _solve_rows(atoms, gram, squared_norms, x, penalty, positive, max_iter, codes):
+    """Turn ``codes``, which holds ``D^T x``, into the codes of the rows of ``x``."""
+    n_components, n_features = atoms.shape
+    room = 4 * _CANDIDATES
+    support = np.empty(room, np.int64)
+    z, theta, slope, step = np.empty(room), np.empty(room), np.empty(room), np.empty(room)
+    inner, factor = np.empty((room, room)), np.empty((room, room))
+    c, residual = np.empty(n_components), np.empty(n_features)
+    peaks = np.empty((n_components + _RUN - 1) // _RUN)
+    for row in range(len(x)):
+        k, polished = 0, 0
+        c[:] = codes[row]
+        scale = 0.0  # of the correlations, to tell them from rounding
+        for _ in range(max_iter):
+            if k + _CANDIDATES > room:
+                room *= 2
+                support, z, theta = _grown(support), _grown(z), _grown(theta)
+                slope, step = _grown(slope), _grown(step)
+                inner, factor = _grown_square(inner), _grown_square(factor)
+            off, size = 0.0, 0.0
+            for i in range(k):
+                slope[i] = c[support[i]] - penalty * theta[i]
+                c[support[i]] = 0.0
+                off = max(off, abs(slope[i]))
+                size += abs(z[i]) * inner[i, i]
+            best = _peaks(c, positive, peaks)
+            scale = max(scale, best)
+            slack = _RESOLUTION * penalty + _ROUNDING * (scale + size)
+            if best > penalty + slack:
+                polished = 0
+                weakest, n_active = max(penalty + slack, _SHARE * best), k
+                for run in range(len(peaks)):
+                    if peaks[run] < weakest or k == n_active + _CANDIDATES:
+                        continue
+                    j = run * _RUN
+                    while (c[j] if positive else abs(c[j])) < peaks[run]:
+                        j += 1
+                    support[k] = j
+                    pivot = _border(atoms, gram, support, k, inner, factor)
+                    if pivot <= _DEPENDENT * inner[k, k] and k > n_active:
+                        continue  # one dependent atom at a time, or no direction is sure to descend
+                    z[k], theta[k] = 0.0, np.sign(c[j])
+                    slope[k] = c[j] - penalty * theta[k]
+                    k += 1
+            elif off > slack and polished < _POLISHES:
+                polished += 1
+            else:
+                break
+            k, moved = _minimise(k, support, z, theta, slope, step, inner, factor)
+            if not moved:
+                break
+            _correlate(atoms, gram, x[row], codes[row], support, z, k, residual, c)
+        codes[row] = 0.0
+        for i in range(k):
+            codes[row, support[i]] = z[i]
+
+
+# Those that the last one calls come first.
+_FUNCTIONS = (_correlate, _border, _remove, _newton, _reach, _minimise, _peaks, _grown,
+              _grown_square, _solve_rows)  # fmt: skip
+
+
+@cache
+def _compiled():
+    """Return `_solve_rows` compiled; raise ImportError without numba."""
+    import numba
+
+    # Not parallel: numba's own threads abort the process when two Python threads use them.
+    options = dict(nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+    for function in _FUNCTIONS:
+        # numba looks up the functions that a function calls in the namespace of its module
+        try:
+            compiled = numba.njit(cache=True, **options)(function)
+        except RuntimeError:  # no folder for the cache is writable
+            compiled = numba.njit(**options)(function)
+        globals()[function.__name__] = compiled
+    return compiled
+
+
+def solve(atoms, x, penalty, *, positive, max_iter):
+    """Return the codes of the rows of ``x``; all is float64 and on the CPU.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_features)
+        Atoms, no two of them parallel.
+    x : Tensor of shape (n_samples, n_features)
+        Data.
+    penalty : float
+        Penalty, positive.
+    positive : bool
+        Whether codes are restricted to non-negative values.
+    max_iter : int
+        Maximum number of rounds for a sample.
+
+    Returns
+    -------
+    Tensor of shape (n_samples, n_components)
+        Codes.
+
+    Raises
+    ------
+    ImportError
+        If numba is not installed.
+    """
+    rows = _compiled()
+    codes = x @ atoms.mT
+    few = len(atoms) <= min(_GRAM_ATOMS, _GRAM_ATOMS_PER_SAMPLE * len(x))
+    gram = atoms @ atoms.mT if few else atoms.new_empty(0, 0)
+    arrays = [np.ascontiguousarray(tensor) for tensor in (atoms, gram, x, codes)]
+    return codes

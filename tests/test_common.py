@@ -1,0 +1,72 @@
+"""What scikit-learn asks of every estimator, by scikit-learn's own checks.
+
+`check_estimator` runs most of them; those that it leaves to scikit-learn's own test suite are run
+here as well. None may fail, and none may be skipped where the array API is switched on.
+"""
+
+import os
+from functools import partial
+from unittest import SkipTest
+
+import pytest
+from sklearn.base import clone
+from sklearn.utils import estimator_checks
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skpudle import PUDLEDictionaryLearning
+
+pytestmark = [
+    pytest.mark.draws_from_numpy,
+    # the checks fit for few epochs, and mix data frames with arrays
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore:X (has|does not have valid) feature names:UserWarning"),
+]
+
+SMALL = dict(n_unfoldings=5, max_iter=3)
+
+ESTIMATORS = [
+    PUDLEDictionaryLearning(),
+    PUDLEDictionaryLearning(gradient="dec", **SMALL),
+    PUDLEDictionaryLearning(gradient="ae-lasso", **SMALL),
+    PUDLEDictionaryLearning(shrinkage="hard", **SMALL),
+    PUDLEDictionaryLearning(lambda_decay=(1.0, 0.9), **SMALL),
+    PUDLEDictionaryLearning(positive_code=True, positive_dict=True, atom_norm="ball", **SMALL),
+    PUDLEDictionaryLearning(split_sign=True, optimizer="sgd", atom_norm=None, **SMALL),
+]
+
+# What `check_estimator` does not run by itself.
+FURTHER_CHECKS = [
+    estimator_checks.check_dataframe_column_names_consistency,
+    estimator_checks.check_estimators_partial_fit_n_features,
+    estimator_checks.check_get_feature_names_out_error,
+    estimator_checks.check_global_output_transform_pandas,
+    estimator_checks.check_global_set_output_transform_polars,
+    estimator_checks.check_inplace_ensure_writeable,
+    estimator_checks.check_param_validation,
+    estimator_checks.check_set_output_transform,
+    estimator_checks.check_set_output_transform_pandas,
+    estimator_checks.check_set_output_transform_polars,
+    estimator_checks.check_transformer_get_feature_names_out,
+    estimator_checks.check_transformer_get_feature_names_out_pandas,
+]
+
+
+def run(check):
+    """Run a check; a skip is a failure where all that a check may need is there."""
+    try:
+        check()
+    except SkipTest as reason:
+        if os.environ.get("SCIPY_ARRAY_API") == "1":
+            pytest.fail(f"The check was skipped: {reason}")
+        raise
+
+
+@parametrize_with_checks(ESTIMATORS)
+def test_scikit_learn_check(estimator, check):
+    run(partial(check, estimator))
+
+
+@pytest.mark.parametrize("check", FURTHER_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
+def test_further_scikit_learn_check(estimator, check):
+    run(partial(check, type(estimator).__name__, clone(estimator)))
