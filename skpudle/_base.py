@@ -235,6 +235,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         n_components = x.shape[1] if self.n_components is None else self.n_components
         if isinstance(self.dict_init, str):
             atoms = initial_atoms(x, n_components, self.dict_init, generator)
+            atoms = atoms / atom_norms(atoms)
             if self.positive_dict:
                 atoms = atoms.abs()  # a sample and its negative span the same line
         else:
@@ -253,10 +254,9 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             if bad.any():
                 raise ValueError(
                     "dict_init has zero or non-finite atoms, in rows "
-                    f"{bad.nonzero()[:, 0].tolist()}; drop these rows or replace them, for example by samples."
+                    f"{bad.nonzero()[:, 0].tolist()}; drop these rows or replace them, for example "
+                    "by samples."
                 )
-        norms = atom_norms(atoms)
-        atoms = torch.where(norms > 0, atoms / norms, atoms) if self.atom_norm else atoms
         return project_atoms(atoms, atom_norm=self.atom_norm, positive=self.positive_dict)
 
     def _initial_alpha(self, x, atoms):
@@ -278,8 +278,8 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         if self.step_size * bound > 2:
             warnings.warn(
                 f"step_size={self.step_size} is beyond 2 / L = {2 / bound:.3g}, where L = "
-                f"{bound:.4g} is a bound of the squared spectral norm of the dictionary: the encoder may diverge. "
-                "Pass a smaller step_size, or 'auto' for 1 / L.",
+                f"{bound:.4g} is a bound of the squared spectral norm of the dictionary: the "
+                "encoder may diverge. Pass a smaller step_size, or 'auto' for 1 / L.",
                 RuntimeWarning,
                 stacklevel=4,
             )

@@ -41,23 +41,32 @@ _POLISHES = 3
 _GRAM_ATOMS_PER_SAMPLE = 32
 _GRAM_ATOMS = 10_000
 
+_ROWS_PER_TASK = 16
+
 _COMPILING = Lock()
+
+
+def _product(a, b):
+    total = 0.0
+    for i in range(len(a)):
+        total += a[i] * b[i]
+    return total
 
 
 def _correlate(atoms, gram, x, start, support, z, k, residual, c):
     """Set ``c = D^T (x - D z)``; ``start`` is ``D^T x``."""
     n_components, n_features = atoms.shape
     if len(gram) == 0:
-        residual[:] = x
+        for feature in range(n_features):
+            residual[feature] = x[feature]
         for i in range(k):
-            residual -= z[i] * atoms[support[i]]
-        for j in range(n_components):
-            atom, total = atoms[j], 0.0
             for feature in range(n_features):
-                total += atom[feature] * residual[feature]
-            c[j] = total
+                residual[feature] -= z[i] * atoms[support[i], feature]
+        for j in range(n_components):
+            c[j] = _product(atoms[j], residual)
         return
-    c[:] = start
+    for j in range(n_components):
+        c[j] = start[j]
     i = 0
     while i + 3 < k:  # four rows at a time: fewer passes over c
         z0, z1, z2, z3 = z[i], z[i + 1], z[i + 2], z[i + 3]
@@ -78,7 +87,7 @@ def _border(atoms, gram, support, k, inner, factor):
     new = support[k]
     for i in range(k + 1):
         if len(gram) == 0:
-            inner[k, i] = np.sum(atoms[new] * atoms[support[i]])
+            inner[k, i] = _product(atoms[new], atoms[support[i]])
         else:
             inner[k, i] = gram[new, support[i]]
         inner[i, k] = inner[k, i]
@@ -175,18 +184,21 @@ def _peaks(c, positive, peaks):
 
 def _grown(vector):
     larger = np.empty(2 * len(vector), vector.dtype)
-    larger[: len(vector)] = vector
+    for i in range(len(vector)):
+        larger[i] = vector[i]
     return larger
 
 
 def _grown_square(matrix):
     n = len(matrix)
-    larger = np.empty((2 * n, 2 * n), matrix.dtype)
-    larger[:n, :n] = matrix
+    larger = np.empty((2 * n, 2 * n))
+    for i in range(n):
+        for j in range(n):
+            larger[i, j] = matrix[i, j]
     return larger
 
 
-def _solve_rows(atoms, gram, squared_norms, x, penalty, positive, max_iter, codes):
+def _solve_rows(atoms, gram, x, penalty, positive, max_iter, codes):
     """Turn ``codes``, which holds ``D^T x``, into the codes of the rows of ``x``."""
     n_components, n_features = atoms.shape
     room = 4 * _CANDIDATES
@@ -196,8 +208,10 @@ def _solve_rows(atoms, gram, squared_norms, x, penalty, positive, max_iter, code
     c, residual = np.empty(n_components), np.empty(n_features)
     peaks = np.empty((n_components + _RUN - 1) // _RUN)
     for row in range(len(x)):
-        k, polished = 0, 0
-        c[:] = codes[row]
+        k = np.int64(0)  # a literal 0 would have every function compiled twice
+        polished = 0
+        for j in range(n_components):
+            c[j] = codes[row, j]
         scale = 0.0  # of the correlations, to tell them from rounding
         for _ in range(max_iter):
             if k + _CANDIDATES > room:
@@ -238,13 +252,14 @@ def _solve_rows(atoms, gram, squared_norms, x, penalty, positive, max_iter, code
             if not moved:
                 break
             _correlate(atoms, gram, x[row], codes[row], support, z, k, residual, c)
-        codes[row] = 0.0
+        for j in range(n_components):
+            codes[row, j] = 0.0
         for i in range(k):
             codes[row, support[i]] = z[i]
 
 
 # Those that the last one calls come first.
-_FUNCTIONS = (_correlate, _border, _remove, _newton, _reach, _minimise, _peaks, _grown,
+_FUNCTIONS = (_product, _correlate, _border, _remove, _newton, _reach, _minimise, _peaks, _grown,
               _grown_square, _solve_rows)  # fmt: skip
 
 
@@ -291,9 +306,23 @@ def solve(atoms, x, penalty, *, positive, max_iter):
     ImportError
         If numba is not installed.
     """
-    rows = _compiled()
+    solve_rows = _compiled()
     codes = x @ atoms.mT
     few = len(atoms) <= min(_GRAM_ATOMS, _GRAM_ATOMS_PER_SAMPLE * len(x))
     gram = atoms @ atoms.mT if few else atoms.new_empty(0, 0)
-    arrays = [np.ascontiguousarray(tensor) for tensor in (atoms, gram, x, codes)]
+    # the arrays share the tensors' memory: the rows of `codes` are solved in place
+    atoms, gram, x_rows, code_rows = map(np.asarray, (atoms, gram, x, codes))
+
+    def solve_slice(rows):
+        solve_rows(atoms, gram, x_rows[rows], penalty, positive, max_iter, code_rows[rows])
+
+    n_threads = torch.get_num_threads()
+    length = max(_ROWS_PER_TASK, len(x) // (8 * n_threads))
+    slices = [slice(first, first + length) for first in range(0, len(x), length)]
+    if n_threads == 1 or len(slices) == 1:
+        for rows in slices:
+            solve_slice(rows)
+    else:
+        with ThreadPoolExecutor(n_threads) as pool:
+            list(pool.map(solve_slice, slices))  # the list raises what a slice raised
     return codes

@@ -1,8 +1,8 @@
 """Training: the only epoch loop.
 
 `Trainer` turns batches into updates and knows nothing of NumPy, of estimators or of where the
-samples come from. It waits for the device once a round, a few updates long, to learn whether training is
-still finite and whether to stop.
+samples come from. It waits for the device once a round, some updates long, to learn whether
+training is still finite and whether to stop.
 """
 
 from itertools import islice

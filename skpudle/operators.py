@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-__all__ = ["DenseDictionary", "atom_norms", "project_atoms"]
+__all__ = ["DenseDictionary", "atom_norms", "largest_eigenvalue_bound", "project_atoms"]
 
 # Powers by repeated squaring: the 2**8-th root of the number of eigenvalues is below 1.05 for up to
 # 265,000 of them.
@@ -68,7 +68,7 @@ def project_atoms(atoms, *, atom_norm="unit", positive=False):
     return torch.where(norms > 0, atoms / norms, atoms)
 
 
-def _largest_eigenvalue_bound(gram):  # (k, k) symmetric, positive semidefinite -> scalar
+def largest_eigenvalue_bound(gram):  # (k, k) symmetric, positive semidefinite -> scalar
     r"""Bound the largest eigenvalue from above, by at most 5 %.
 
     With ``q = 2^8``, ``max <= (sum_i w_i^q)^(1/q) <= k^(1/q) max``, and the sum is the squared
@@ -121,7 +121,7 @@ class DenseDictionary:
         """Bound the squared spectral norm from above, by at most 5 %."""
         atoms = self.atoms.detach()
         wide = atoms.shape[0] <= atoms.shape[1]
-        return _largest_eigenvalue_bound(atoms @ atoms.mT if wide else atoms.mT @ atoms)
+        return largest_eigenvalue_bound(atoms @ atoms.mT if wide else atoms.mT @ atoms)
 
     def normal_map(self, x, step, *, mask=None, n_steps=1, adjoint=False):
         """Return the cheapest map that computes ``n_steps`` gradient steps for the data ``x``.

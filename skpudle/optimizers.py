@@ -1,13 +1,15 @@
 """Optimisers: how a gradient changes the atoms.
 
 An optimiser owns the atoms while they are trained. It offers `update`, which takes the gradient
-of a rule and the codes of its batch, and `replace`, which puts new atoms in the place of old ones and
-forgets what it remembered of those; both leave the atoms inside their constraints.
+of a rule and the codes of its batch, and `replace`, which puts new atoms in the place of old ones
+and forgets what it remembered of those; both leave the atoms inside their constraints.
 """
 
 import torch
 
-__all__ = ["GradientOptimizer", "make_optimizer"]
+from skpudle.operators import largest_eigenvalue_bound
+
+__all__ = ["GradientOptimizer", "SurrogateOptimizer", "make_optimizer"]
 
 _NAMED = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
@@ -70,19 +72,122 @@ class GradientOptimizer:
         self._optimizer.load_state_dict({"state": {0: copies}, "param_groups": groups})
 
 
+class SurrogateOptimizer:
+    r"""Minimise a quadratic model of the loss that every batch refines.
+
+    A batch of n samples with codes ``z`` and mean gradient ``g`` at the current atoms adds
+    :math:`A_b = z^T z / n`, the curvature of the decoder, and :math:`B_b = A_b D - g` to
+    exponentially forgotten sums ``A`` and ``B``; the new atoms minimise
+    :math:`\frac12 \text{tr}(D^T A D) - \text{tr}(B^T D) + \frac\rho2 |D - D_\text{now}|^2` inside
+    the constraints. For the gradient ``dec`` :math:`B_b = z^T x / n`, and with converged codes this
+    is online dictionary learning.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_features)
+        Initial atoms; they are copied.
+    project : callable
+        Returns the nearest atoms inside the constraints.
+    forgetting : float, default=3.0
+        Update k keeps the share ``(1 - 1/k)**forgetting`` of the sums. Large values trust the
+        latest batches, whose codes are better; 0 would be the plain mean.
+    anchor : float, default=5.0
+        Weight of the current atoms, :math:`\rho`, as a number of samples that use an atom: one that
+        fewer samples have used so far moves little.
+    n_inner : int, default=5
+        Accelerated projected gradient steps on the model in each update.
+
+    References
+    ----------
+    J. Mairal, F. Bach, J. Ponce and G. Sapiro, "Online Dictionary Learning for Sparse Coding", ICML
+    2009, section 3.4 for the forgetting.
+    """
+
+    def __init__(self, atoms, project, *, forgetting=3.0, anchor=5.0, n_inner=5):
+        self.atoms = torch.nn.Parameter(project(atoms).clone())
+        self._project, self._forgetting, self._anchor = project, forgetting, anchor
+        self._n_inner = n_inner
+        self._curvature = self._pull = None
+        self._n_updates = 0
+
+    @torch.no_grad()
+    def update(self, gradient, codes):
+        """Refine the model by a batch, then minimise it, starting at the current atoms."""
+        atoms = self.atoms
+        curvature = codes.mT @ codes / len(codes)
+        if self._curvature is None:
+            self._curvature, self._pull = torch.zeros_like(curvature), torch.zeros_like(atoms)
+        self._n_updates += 1
+        keep = (1 - 1 / self._n_updates) ** self._forgetting
+        self._pull.mul_(keep).addmm_(curvature, atoms).sub_(gradient)
+        self._curvature.mul_(keep).add_(curvature)
+        one_use = curvature.trace() / (codes != 0).sum().clamp_min(1)
+        atoms.copy_(self._minimize(atoms, self._anchor * one_use))
+
+    def _minimize(self, now, weight):
+        # A <= c diag(A) with c the largest eigenvalue of A scaled to unit diagonal, so that every
+        # atom has its own step; a scalar per atom leaves its projection exact.
+        curvature = self._curvature.clone()
+        curvature.diagonal().add_(weight)
+        pull = torch.addcmul(self._pull, now, weight)
+        diagonal = curvature.diagonal().clamp_min(torch.finfo(now.dtype).tiny)
+        scale = diagonal.rsqrt()
+        bound = largest_eigenvalue_bound(scale[:, None] * curvature * scale)
+        steps = (1 / (bound * diagonal))[:, None]
+        atoms, point, momentum = now, now, 1.0
+        for _ in range(self._n_inner):
+            ahead = torch.addmm(pull, curvature, point, alpha=-1)
+            following = self._project(torch.addcmul(point, steps, ahead))
+            next_momentum = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
+            point = following + (momentum - 1) / next_momentum * (following - atoms)
+            atoms, momentum = following, next_momentum
+        return atoms
+
+    @torch.no_grad()
+    def replace(self, rows, atoms):  # (n_rows,) integers, (n_rows, n_features)
+        """Put new atoms in the given rows and forget what the model knew of the old ones."""
+        self.atoms[rows] = self._project(atoms)
+        self._curvature[rows] = 0
+        self._curvature[:, rows] = 0
+        self._pull[rows] = 0
+
+    def halve_learning_rate(self):
+        """Hold on to the current atoms twice as much, after training has diverged."""
+        self._anchor *= 2
+
+    def state(self):
+        """Return copies of all tensors that the next update depends on, the atoms apart."""
+        if self._curvature is None:
+            return {}
+        return {
+            "curvature": self._curvature.clone(),
+            "pull": self._pull.clone(),
+            "n_updates": torch.tensor(self._n_updates),
+        }
+
+    @torch.no_grad()
+    def load(self, atoms, state):
+        """Go back to the given atoms and `state`."""
+        self.atoms.copy_(atoms)
+        self._curvature, self._pull = (
+            state[name].to(atoms).clone() if state else None for name in ("curvature", "pull")
+        )
+        self._n_updates = int(state["n_updates"]) if state else 0
+
+
 def make_optimizer(name, atoms, project, *, learning_rate, data_scale, params=None):
     """Return the optimiser for the given atoms.
 
     Parameters
     ----------
-    name : {"adam", "sgd"} or type
+    name : {"adam", "sgd", "surrogate"} or type
         The optimiser, or a subclass of `torch.optim.Optimizer`.
     atoms : Tensor of shape (n_components, ...)
         Initial atoms.
     project : callable
         Returns the nearest atoms inside the constraints.
     learning_rate : float
-        Learning rate.
+        Learning rate; the surrogate has none.
     data_scale : float
         Mean squared norm of a sample. A gradient is proportional to it, and so is Adam's default
         ``eps`` here, which makes training independent of the units of the data.
@@ -91,10 +196,12 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, params=No
 
     Returns
     -------
-    GradientOptimizer
+    GradientOptimizer or SurrogateOptimizer
         The optimiser.
     """
     params = dict(params or {})
+    if name == "surrogate":
+        return SurrogateOptimizer(atoms, project, **params)
     optimizer_class = _NAMED.get(name, name)
     if optimizer_class is torch.optim.Adam:
         params = {"eps": 1e-8 * data_scale or 1e-8, "fused": True} | params

@@ -24,8 +24,7 @@ pytestmark = [
 
 SMALL = dict(n_unfoldings=5, max_iter=3)
 
-ESTIMATORS = [
-    PUDLEDictionaryLearning(),
+VARIANTS = [
     PUDLEDictionaryLearning(gradient="dec", **SMALL),
     PUDLEDictionaryLearning(gradient="ae-lasso", **SMALL),
     PUDLEDictionaryLearning(shrinkage="hard", **SMALL),
@@ -61,12 +60,23 @@ def run(check):
         raise
 
 
-@parametrize_with_checks(ESTIMATORS)
+@parametrize_with_checks([PUDLEDictionaryLearning(), *VARIANTS])
 def test_scikit_learn_check(estimator, check):
     run(partial(check, estimator))
 
 
 @pytest.mark.parametrize("check", FURTHER_CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
+@pytest.mark.parametrize("estimator", [PUDLEDictionaryLearning(**SMALL), *VARIANTS], ids=repr)
 def test_further_scikit_learn_check(estimator, check):
     run(partial(check, type(estimator).__name__, clone(estimator)))
+
+
+@pytest.mark.gpu
+@parametrize_with_checks(
+    [
+        PUDLEDictionaryLearning(device="cuda", **SMALL),
+        PUDLEDictionaryLearning(device="cuda", shrinkage="hard", **SMALL),
+    ]
+)
+def test_scikit_learn_check_on_a_gpu(estimator, check):
+    run(partial(check, estimator))

@@ -1,0 +1,157 @@
+"""When working sets pay, and how large they are.
+
+The encoder of `skpudle.active_set` computes the same codes whatever is decided here: this is a
+model of costs. All are in operations of a large matrix product.
+"""
+
+from math import ceil
+
+from skpudle._steps import EARLY
+
+__all__ = ["Planner", "pays"]
+
+# An entry of a batch of small matrices in products with vectors, there and back, and an iteration
+# inside working sets however small they are.
+_ENTRY = {"cpu": 25, "cuda": 140}
+_ITERATION = {"cpu": 1e7, "cuda": 3e9}
+_CACHE = 2**24  # bytes of small matrices beyond which an entry costs three times as much on a CPU
+# An entry of the Gram matrix that is gathered (or added to its counterpart in the derivative), and
+# an atom that is ranked.
+_GATHER = 150
+_RANK = 1000
+
+_WORTHWHILE = 0.15  # what working sets must save, as a fraction of the dense iterations left
+_WASTE = 0.03  # what working sets may cost in vain, as a fraction of all dense iterations
+_SHORT_BLOCK = 3
+_LONGEST_BLOCK = 256
+
+
+def pays(n_samples, n_components, n_features, n_unfoldings, device):
+    """Return whether working sets may pay at all, so that it is worth looking at codes."""
+    iteration = 2 * n_samples * n_components * min(n_components, 2 * n_features)
+    enough = 4 * _ITERATION.get(device.type, _ITERATION["cuda"])
+    return n_unfoldings > EARLY and n_components >= 128 and iteration > enough
+
+
+class Planner:
+    """Decides on working sets from the numbers of entries that samples need.
+
+    A size is chosen for what it saves over the iterations to come. While codes still become sparser
+    quickly it pays to wait, and what working sets may cost in vain is limited.
+
+    Parameters
+    ----------
+    steps : Steps
+        The dense steps that are to be saved.
+    n_unfoldings : int
+        The number of iterations.
+    forced : bool
+        Whether to use working sets wherever possible, paying or not.
+    """
+
+    def __init__(self, steps, n_unfoldings, *, forced):
+        device = steps.x.device.type
+        self._steps, self._n_unfoldings, self._forced = steps, n_unfoldings, forced
+        self._device = device if device in _ENTRY else "cuda"
+        self._budget = _WASTE * n_unfoldings * len(steps.x) * steps.cost
+        self._before = None  # when codes were last looked at, and the size then
+        self._pause = 4
+        self._cost = 0  # of working sets that are not yet known to be good
+        self._warm = False  # whether a block has succeeded
+        self.next_look = 1 if forced else 2
+        self.block_length = 4
+
+    def size(self, need):
+        """Return the size of working sets for samples that need up to ``need`` entries."""
+        return min(len(self._steps.atoms), 16 * ceil((1.5 * need + 16) / 16))
+
+    def setup(self, size):
+        """Return what a working set costs, for either direction."""
+        _, n_features = self._steps.atoms.shape
+        entry = 2 * n_features if self._steps.transition is None else _GATHER
+        return entry * size**2 + _RANK * len(self._steps.atoms) / 2
+
+    def iteration(self, size, n_rows):
+        """Return what an iteration of a sample costs, there and back, inside a working set."""
+        entry = _ENTRY[self._device]
+        if self._device == "cpu" and n_rows * size**2 * self._steps.x.element_size() > _CACHE:
+            entry *= 3
+        return entry * size**2 + _ITERATION[self._device] / n_rows
+
+    def _gain(self, size, n_rows, n_left):
+        block = self.iteration(size, n_rows) + self._steps.push_cost / self.block_length
+        setups = n_left / self.block_length if self._warm else 1
+        gain = n_left * (self._steps.cost - block) - setups * 2 * self.setup(size)
+        # a dense iteration of the samples left over costs no less than one of 16
+        n_rest = len(self._steps.x) - n_rows
+        return n_rows * gain - n_left * self._steps.cost * max(0, 16 - n_rest) * (n_rest > 0)
+
+    def choose(self, counts, needs, t):
+        """Return how many samples get working sets and of what size, or zeros.
+
+        Parameters
+        ----------
+        counts : list of int
+            Numbers of samples, in increasing order.
+        needs : list of float
+            How many entries that many samples need at most.
+        t : int
+            The iteration.
+        """
+        n_left = self._n_unfoldings - t
+        self.next_look = t + 1 if self._forced else t + max(1, t // 4)
+        if self._forced:
+            return counts[-1], self.size(needs[-1])
+        sizes = [self.size(need) for need in needs]
+        gain, n_rows, size = max(
+            (self._gain(size, n, n_left), n, size) for n, size in zip(counts, sizes, strict=True)
+        )
+        before, self._before = self._before, (t, size)
+        self._cost = n_rows * self.setup(size)
+        everything = n_left * len(self._steps.x) * self._steps.cost
+        if gain < _WORTHWHILE * everything or self._cost > self._budget:
+            return 0, 0
+        if before is not None and not self._warm:
+            later = size * min(1, size / before[1]) ** (1 / (t - before[0]))
+            if self._gain(later, n_rows, n_left - 1) > gain:
+                self.next_look = t + 1
+                return 0, 0
+        return n_rows, size
+
+    def look_back(self, needs, size, t):
+        """Return how many iterations before ``t`` to include on the way back, and the size then.
+
+        ``needs`` are the entries that samples need at most for one, two, ... of them.
+        """
+        n_left, sizes = self._n_unfoldings - t, [size]
+        for need in needs:
+            sizes.append(max(sizes[-1], min(len(self._steps.atoms), 16 * ceil(need / 16))))
+        if self._forced:
+            return min(len(needs), 3), sizes[min(len(needs), 3)]
+        pull_cost = self._steps.cost - self._steps.push_cost
+
+        def cost(n_back):
+            inside = self.iteration(sizes[n_back], len(self._steps.x))
+            return 2 * self.setup(sizes[n_back]) + n_left * inside - n_back * pull_cost
+
+        n_back = min(range(len(sizes)), key=cost)
+        return n_back, sizes[n_back]
+
+    def extend(self):
+        """Take note that a block was certified by the first bound."""
+        self.block_length = min(2 * self.block_length, _LONGEST_BLOCK)
+
+    def finish(self, length, t, *, whole):
+        """Take note that a block ended at ``t`` after ``length`` iterations; return if that is good.
+
+        ``whole`` says that all iterations were certified for all of its samples.
+        """
+        self.block_length = 2 * length if whole else max(4, length)
+        self.block_length = min(self.block_length, _LONGEST_BLOCK)
+        cost, self._cost = self._cost, 0
+        if length >= _SHORT_BLOCK or t == self._n_unfoldings or self._forced:
+            self._warm, self._pause, self.next_look = True, 4, t
+            return True
+        self._budget -= cost
+        self.next_look, self._pause = t + self._pause, 3 * self._pause
+        return False

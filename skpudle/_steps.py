@@ -1,0 +1,164 @@
+r"""Gradient steps of a dense dictionary, and what they contribute to derivatives.
+
+The gradient ``D^T (D z - x)`` of the squared error takes ``D`` and its transpose in turn, or the Gram
+matrix ``G``. Which is cheaper depends on how many steps there will be, and an encoder that hopes for
+sparse codes does not know. So `Steps` begins without ``G`` and builds it when it has paid, and
+`StepSums` adds up what steps of either kind, of all samples or some, contribute.
+"""
+
+import torch
+
+__all__ = ["ALL", "EARLY", "StepSums", "Steps"]
+
+ALL = slice(None)  # the rows of all samples, without a copy
+EARLY = 16  # steps that may pass before codes are sparse
+
+# Small batches: several steps at once make a product that is worth the pass over its p x p result.
+_ROWS_PER_PRODUCT = 512
+
+_LARGEST_INT32_ROOT = 46340
+
+
+class Steps:
+    """The step ``z + s D^T (x - D z)``, and the blocks of its matrix ``H = 1 - s G``.
+
+    ``H`` is built as soon as what it would have saved reaches what it costs, which is never more than
+    twice as slow as knowing. Prices are in operations divided by the number of atoms.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_features)
+        The dictionary.
+    x : Tensor of shape (n_samples, n_features)
+        Data.
+    step : Tensor of shape ()
+        Step size.
+    n_steps : int
+        How many steps there are, some of which may turn out to need no dense product.
+    adjoint : bool
+        Whether there will be a backward pass.
+    """
+
+    def __init__(self, atoms, x, step, n_steps, *, adjoint):
+        n_atoms, n_features = atoms.shape
+        self.atoms, self.x, self.size = atoms, x, step
+        self.scaled_atoms = atoms * step
+        self.correlation = x @ self.scaled_atoms.mT  # s D^T x
+        self.transition = None  # H
+        gram, direct = (6 * n_atoms, 12 * n_features) if adjoint else (2 * n_atoms, 4 * n_features)
+        self.cost = n_atoms * min(gram, direct)  # operations of one step of one sample
+        self.push_cost = n_atoms * min(2 * n_atoms, 4 * n_features)  # ... without its adjoint
+        self._saving = direct - gram
+        # with an adjoint the matrix comes with another product, in the derivative of the atoms
+        self._price = (4 if adjoint else 2) * n_features * n_atoms
+        self._spent = 0
+        self._spend(len(x) * min(n_steps, EARLY) * self._saving)
+        self._spent = 0
+
+    def _spend(self, price):
+        self._spent += price
+        if self.transition is None and self._spent > self._price:
+            self.transition = self.scaled_atoms @ -self.atoms.mT
+            self.transition.diagonal().add_(1)
+
+    def push(self, z, rows=ALL):  # (n, n_components) -> (n, n_components), residual or None
+        """Return the codes after a step, and ``x - D z`` if it was computed on the way."""
+        if z is None:
+            return self.correlation.clone(), self.x
+        self._spend(len(z) * self._saving)
+        if self.transition is not None:
+            return torch.addmm(self.correlation[rows], z, self.transition), None
+        residual = torch.addmm(self.x[rows], z, self.atoms, alpha=-1)
+        return torch.addmm(z, residual, self.scaled_atoms.mT), residual
+
+    def block(self, indices):  # (n, k) -> (n, k, k)
+        """Return the entries of ``H`` between the chosen atoms of each sample."""
+        n, k = indices.shape
+        n_atoms, n_features = self.atoms.shape
+        self._spend(4 * n * k * k * n_features / n_atoms)  # with the product in `add_block`
+        if self.transition is not None:
+            return self.transition.view(-1).index_select(0, self.pairs(indices)).view(n, k, k)
+        chosen = self.atoms.index_select(0, indices.flatten()).view(n, k, n_features)
+        block = torch.bmm(chosen, chosen.mT).mul_(-self.size)
+        block.diagonal(dim1=1, dim2=2).add_(1)
+        return block
+
+    def pairs(self, indices):  # (n, k) -> (n * k * k,)
+        """Return where pairs of the chosen atoms are in the flattened matrix."""
+        n_atoms = len(self.atoms)
+        if n_atoms <= _LARGEST_INT32_ROOT:
+            indices = indices.to(torch.int32)
+        return (indices[:, :, None] * n_atoms + indices[:, None, :]).flatten()
+
+
+class StepSums:
+    r"""Derivatives in the atoms, the data and the step size, as sums over steps and samples.
+
+    A step contributes ``outer(u, x - D z) - outer(z, D u)`` to that in the atoms. Through the Gram
+    matrix this is :math:`q^T x - (P + P^T) D` with ``q = sum u`` and ``P = sum u^T z``, which are
+    added up instead.
+    """
+
+    def __init__(self, steps):
+        self.steps = steps
+        self.atoms = torch.zeros_like(steps.atoms)
+        self.x = torch.zeros_like(steps.x)
+        self.size = torch.zeros_like(steps.size)
+        self.total = self.products = None  # q, P
+        if steps.transition is not None:
+            self.total = torch.zeros_like(steps.correlation)
+            self.products = torch.zeros_like(steps.transition)
+        self._pending = []
+
+    def pull(self, u, z, residual, rows=ALL):  # (n, n_components) -> (n, n_components)
+        """Add what a step contributes and return its transpose at ``u``, None for the first."""
+        if residual is None:
+            self.total[rows] += u
+            self._pending.append((u, z))
+            if len(self._pending) * len(u) >= _ROWS_PER_PRODUCT:
+                self._add_pending()
+            return u @ self.steps.transition
+        image = self.add(u, z, residual, rows)
+        return None if z is None else torch.addmm(u, image, self.steps.scaled_atoms.mT, alpha=-1)
+
+    def add(self, u, z, residual, rows=ALL):  # -> D u, of shape (n, n_features)
+        """Add what one or more steps contribute, all with the same ``z``; ``u`` is their sum."""
+        image = u @ self.steps.atoms
+        if z is None:
+            self.atoms.addmm_(u.mT, residual)
+        else:
+            self.atoms.addmm_(torch.cat([u, z]).mT, torch.cat([residual, image.neg()]))
+        self.x[rows] += image
+        self.size += (image * residual).sum()
+        return image
+
+    def add_block(self, products, indices, block):  # (n, k, k), (n, k), (n, k, k)
+        """Add what ``P`` contributes, given between the chosen atoms of each sample."""
+        steps = self.steps
+        if self.products is not None:
+            self.products.view(-1).index_add_(0, steps.pairs(indices), products.flatten())
+            return
+        chosen = steps.atoms.index_select(0, indices.flatten()).view(*indices.shape, -1)
+        images = torch.bmm(products + products.mT, chosen).flatten(0, 1)
+        self.atoms.index_add_(0, indices.flatten(), images, alpha=-1)
+        # - <P, G>, where s G = 1 - H
+        trace = products.diagonal(dim1=1, dim2=2).sum()
+        self.size += ((products * block).sum() - trace) / steps.size
+
+    def _add_pending(self):
+        if self._pending:
+            u, z = (torch.cat(pairs) for pairs in zip(*self._pending, strict=True))
+            self.products.addmm_(u.mT, z)
+            self._pending.clear()
+
+    def gradients(self):  # -> shapes of the atoms, the data, the step
+        """Return the derivatives."""
+        steps = self.steps
+        if self.products is not None:
+            self._add_pending()
+            self.atoms.addmm_(self.total.mT, steps.x)
+            self.atoms.addmm_(self.products + self.products.mT, steps.atoms, alpha=-1)
+            self.x.addmm_(self.total, steps.atoms)
+            inner = (self.total * steps.correlation).sum() - self.products.trace()
+            self.size += (inner + (self.products * steps.transition).sum()) / steps.size
+        return self.steps.size * self.atoms, self.steps.size * self.x, self.size

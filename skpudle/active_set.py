@@ -1,0 +1,372 @@
+r"""The exact active set: unfoldings of sparse codes for the price of their entries.
+
+After a few unfoldings codes are sparse, and most of a dense iteration computes zeros. Let ``z_a`` be
+the codes that iteration ``a`` starts from and ``v(a) = z_a + s D^T (x - D z_a)`` what it shrinks. As
+long as codes stay inside a working set ``C`` of their sample, an entry ``j`` outside is shrunk from
+
+.. math:: v_j(t) = v_j(a) - s \langle d_j, D (z_t - z_a) \rangle,
+
+so it stays zero while :math:`|v_j(a)| + s |d_j| |D (z_t - z_a)| < \text{level}_t` (non-negative
+codes: ``v_j`` instead of its modulus). Where that is too coarse, a second dense product, at the end
+``b`` of a block of iterations, tells ``v(b)``, and for any ``theta``
+
+.. math::
+    v_j(t) = (1 - \theta) v_j(a) + \theta v_j(b) - s \langle d_j, D e_t \rangle, \qquad
+    e_t = (z_t - z_a) - \theta (z_b - z_a).
+
+Now only the distance ``D e_t`` of the codes from a chord of their path counts, which is small since
+iterations move slowly along nearly straight lines. It costs little: :math:`|D e|^2 = e^T G_{CC} e`.
+
+So the encoder iterates densely until codes are sparse, and then alternates a block of iterations
+inside ``C`` with a dense product that certifies them; samples of a block that it does not certify
+are done again, densely. Nothing is approximated: the iterations are those of the dense encoder up to
+rounding. The adjoint of an iteration inside ``C`` stays there, because the support masks it.
+"""
+
+from itertools import pairwise
+from math import ceil
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from skpudle._planning import Planner, pays
+from skpudle._steps import ALL, Steps, StepSums
+from skpudle.shrinkage import shrinkage_function
+
+__all__ = ["ActiveUnfolding", "pays"]
+
+_LOOK_BACK = 16  # dense iterations that the backward pass may do inside working sets
+_PARTS = 8  # of a block, each certified as a whole
+_PIECE = 256  # iterations of a backward pass at once
+
+
+def _support(z):  # -> 1 where z is not 0, in its dtype: several times as fast as a boolean mask
+    return z.sign().abs_()
+
+
+class _DenseIteration(NamedTuple):
+    """Iteration ``t`` of the given rows, from the codes ``z`` to ``code``."""
+
+    rows: slice | Tensor
+    t: int
+    z: Tensor | None
+    code: Tensor
+    residual: Tensor | None
+
+    def pull(self, delta, sums, level_gradient):
+        """Go one iteration back in the derivatives ``delta``, (n_samples, n_components)."""
+        u = _support(self.code).mul_(delta[self.rows])
+        if level_gradient is not None:
+            by_atom = (self.code.sign() * u).sum(0)
+            level_gradient[self.t] -= by_atom.sum_to_size(level_gradient.shape[1:])
+        pulled = sums.pull(u, self.z, self.residual, self.rows)
+        if pulled is not None:
+            delta[self.rows] = pulled
+
+
+class _Run:
+    """Iterations of some samples, one after the other, inside their working sets.
+
+    ``stacks`` hold codes, each (n_iterations, n, k); the very first are those that iteration
+    ``start`` begins with. ``block`` is the matrix of a step inside the working sets.
+    """
+
+    def __init__(self, rows, indices, block, start, stacks):
+        self.rows, self.indices, self.block = rows, indices, block
+        self.start, self.stacks = start, stacks
+
+    def spread(self, values, n_components):  # (n, k) -> (n, n_components)
+        zeros = values.new_zeros(len(values), n_components)
+        return zeros.scatter_(1, self.indices, values)
+
+    def iterate(self, z, origin, v, levels, shrink_):  # (n, k) -> (len(levels), n, k)
+        """Return the codes after each iteration; ``v`` is what was shrunk at ``origin``."""
+        codes = z.new_empty(len(levels), *z.shape)
+        move = torch.empty_like(z)
+        for code, level in zip(codes.unbind(), levels.unbind(), strict=True):
+            torch.sub(z, origin, out=move)
+            torch.baddbmm(v[:, None], move[:, None], self.block, out=code[:, None])
+            z = shrink_(code, level if len(level) == 1 else level[self.indices])
+        return codes
+
+    def weigh(self, path):  # (n_iterations, n, k) -> s G_CC path
+        return path - torch.bmm(path.transpose(0, 1), self.block).transpose(0, 1)
+
+    def reach(self, path):  # (n_iterations, n, k) -> (n_iterations, n)
+        r"""Return :math:`\sqrt s |D e|` for every ``e`` of the path, rounded up."""
+        square = (path * self.weigh(path)).sum(2).clamp_min_(0)
+        rounding = 8 * path.shape[2] * torch.finfo(path.dtype).eps
+        return square.add_(path.square().sum(2), alpha=rounding).sqrt_()
+
+    def pull(self, delta, sums, level_gradient):
+        """Go all iterations back in the derivatives ``delta``, (n_samples, n_components)."""
+        n_iterations = sum(map(len, self.stacks)) - 1
+        if n_iterations == 0:
+            return
+        steps, indices = sums.steps, self.indices
+        block = steps.block(indices) if self.block is None else self.block
+        inner = delta[self.rows].gather(1, indices)
+        # products are with the distance from the last codes, which most codes are close to
+        last = self.stacks[-1][-1]
+        total, products = torch.zeros_like(inner), torch.zeros_like(block)
+        pieces = [piece for stack in self.stacks for piece in stack.split(_PIECE)]
+        pieces = [pieces[0][:1], pieces[0][1:], *pieces[1:]]
+        stop = self.start + n_iterations
+        for before, after in reversed(list(pairwise(filter(len, pieces)))):
+            signs = after.sign()
+            u = signs.abs()
+            for row in reversed(u.unbind()):
+                inner = torch.bmm(row.mul_(inner)[:, None], block)[:, 0]
+            total += u.sum(0)
+            moves = torch.cat([before[-1:], after[:-1]]) - last
+            products.baddbmm_(u.permute(1, 2, 0), moves.permute(1, 0, 2))
+            if level_gradient is not None:
+                by_entry = signs.mul_(u).flatten(1)
+                by_level = level_gradient[stop - len(u) : stop]
+                if by_level.shape[1] == 1:
+                    by_level -= by_entry.sum(1, keepdim=True)
+                else:
+                    by_level.index_add_(1, indices.flatten(), by_entry, alpha=-1)
+            stop -= len(u)
+        total, last, inner = (self.spread(part, delta.shape[1]) for part in (total, last, inner))
+        residual = torch.addmm(steps.x[self.rows], last, steps.atoms, alpha=-1)
+        sums.add(total, last, residual, self.rows)
+        sums.add_block(products, indices, block)
+        delta[self.rows] = inner
+
+
+class _Encoder:
+    """The forward pass: codes, and a record of the iterations that made them."""
+
+    def __init__(self, steps, levels, shrink_, *, positive, keep, forced):
+        self.steps, self.levels, self.shrink_ = steps, levels, shrink_
+        self.positive, self.keep = positive, keep
+        self.planner = Planner(steps, len(levels), forced=forced)
+        self.z, self.t, self.records, self.run = None, 0, [], None
+        # sqrt(s) |d_j|, and what rounding may add to the distance that a sample has moved
+        root = steps.size.sqrt()
+        self.norms = root * torch.linalg.vector_norm(steps.atoms, dim=1)
+        rounding = 16 * torch.finfo(steps.x.dtype).eps * root
+        self.rounding = rounding * torch.linalg.vector_norm(steps.x, dim=1)
+
+    def encode(self):  # -> (n_samples, n_components)
+        pushed = None
+        while self.t < len(self.levels):
+            v, residual = pushed or self.steps.push(self.z)
+            if self._has_working_sets(v):
+                pushed = self._iterate_inside(v, residual)
+            else:
+                pushed = None
+                self.z = self._iterate_densely(ALL, self.z, v, residual, self.t + 1)
+                self.t += 1
+        return self.z
+
+    def _iterate_densely(self, rows, z, v, residual, stop):
+        for t in range(self.t, stop):
+            if t > self.t:
+                v, residual = self.steps.push(z, rows)
+            code = self.shrink_(v, self.levels[t])
+            if self.keep:
+                self.records.append(_DenseIteration(rows, t, z, code, residual))
+            z = code
+        return z
+
+    def _iterate_inside(self, v, residual):
+        """Do a block of iterations inside the working sets, and the other samples densely.
+
+        ``v`` and ``residual`` are those of the first; those after the last are returned if they are
+        known.
+        """
+        run, start = self.run, self.t
+        origin = self.z[run.rows].gather(1, run.indices)
+        codes, certified, pushed = self._certified_codes(origin, v[run.rows])
+        # as many iterations as are certified for all samples, or more of them for fewer samples
+        counts = [len(origin), *certified.cumprod(0).sum(1).tolist()]
+        length = max(range(1, len(counts) + 1), key=lambda n: (n * counts[n - 1], n))
+        entire, whole = counts[length - 1] == counts[0], length == len(codes)
+        codes, certified, rows = codes[:length], certified[: length - 1], run.rows
+        if not entire:
+            good = certified.all(0).nonzero().squeeze(1)
+            rows = good if rows is ALL else rows[good]
+            codes, first, block = codes[:, good], origin[None, good], run.block[good]
+            self._release()
+            run = _Run(rows, run.indices[good], block, start, [first])
+            if self.keep:
+                self.records.append(run)
+        if self.keep:
+            run.stacks.append(codes)
+        inside = run.spread(codes[-1], v.shape[1])
+        if rows is ALL:
+            z = inside
+        else:
+            rest = torch.ones(len(v), dtype=torch.bool, device=v.device)
+            rest = rest.index_fill_(0, rows, False).nonzero().squeeze(1)
+            residual = None if residual is None else residual[rest]
+            z = torch.empty_like(self.z).index_copy_(0, rows, inside)
+            z[rest] = self._iterate_densely(rest, self.z[rest], v[rest], residual, start + length)
+        self.z, self.t = z, start + length
+        if not self.planner.finish(length, self.t, whole=entire and whole):
+            self._release()
+        return pushed if entire and whole and rows is ALL else None
+
+    # ------------------------------------------------------------------ certificates
+
+    def _certified_codes(self, origin, v):  # (n, k), (n, n_components)
+        """Iterate as long as the first bound holds for all samples, then see about the second.
+
+        Returns codes of shape (n_iterations, n, k), whether each iteration but the first is
+        certified, (n_iterations - 1, n), and the dense step from the last codes if it was needed.
+        """
+        run, start = self.run, self.t
+        inner, z, stop, stacks, certified = v.gather(1, run.indices), origin, start, [], []
+        while True:
+            begin, stop = stop, min(len(self.levels), stop + self.planner.block_length)
+            stacks.append(run.iterate(z, origin, inner, self.levels[begin:stop], self.shrink_))
+            z = stacks[-1][-1]
+            later = self.levels[begin + 1 : stop + 1]
+            certified.append(self._certify(stacks[-1][: len(later)] - origin, later, v))
+            all_certified = bool(certified[-1].all())
+            if stop == len(self.levels) or not all_certified:
+                break
+            self.planner.extend()
+        codes = torch.cat(stacks)
+        certified = torch.cat(certified)[: len(codes) - 1]
+        if all_certified:
+            return codes, certified, None
+        pushed = self.steps.push(run.spread(z, v.shape[1]), run.rows)
+        path, later = codes[:-1] - origin, self.levels[start + 1 : stop]
+        certified = certified | self._certify(path, later, v, chord=z - origin, end=pushed[0])
+        return codes, certified, pushed
+
+    def _certify(self, path, levels, v, chord=None, end=None):
+        """Return for each iteration and sample whether all entries outside stay zero.
+
+        Parameters
+        ----------
+        path : Tensor of shape (n_iterations, n, k)
+            Codes that iterations start from, as distances from those of ``v``.
+        levels : Tensor of shape (n_iterations, 1) or (n_iterations, n_components)
+            Levels of the same iterations.
+        v : Tensor of shape (n, n_components)
+            What was shrunk when the path was zero.
+        chord, end : Tensors of shape (n, k) and (n, n_components), default=None
+            A distance and what is shrunk there, for the second bound.
+        """
+        run, n_iterations = self.run, len(path)
+        if n_iterations == 0:
+            return path.new_ones(path.shape[:2], dtype=torch.bool)
+        share, end = path.new_zeros(path.shape[:2]), v if end is None else end
+        if chord is not None:  # theta, for which e is orthogonal to the chord after D
+            weight = run.weigh(chord[None])[0]
+            share = (path * weight).sum(2) / (chord * weight).sum(1)
+            share = share.nan_to_num_(0, 0, 0).clamp_(0, 1)
+            path = path - share[..., None] * chord
+        reach = run.reach(path) + self.rounding[run.rows]
+        width = ceil(n_iterations / _PARTS)
+        certified = []
+        for far, shares, level in zip(*(t.split(width) for t in (reach, share, levels)), strict=True):
+            # v is linear in theta, so its modulus is largest at either end of the part
+            low, high = (torch.lerp(v, end, t[:, None]) for t in torch.aminmax(shares, dim=0))
+            value = torch.maximum(self._magnitude(low), self._magnitude(high))
+            excess = value.sub_(self._limits(run, level.amin(0)))
+            excess.addcmul_(self.norms, far.amax(0)[:, None])
+            certified.append((excess.amax(1) < 0).expand(len(far), -1))
+        return torch.cat(certified)
+
+    def _magnitude(self, v):
+        return v if self.positive else v.abs()
+
+    def _limits(self, run, level):  # -> (n, n_components), infinite inside the working sets
+        limits = level.expand(len(run.indices), len(self.norms)).clone()
+        return limits.scatter_(1, run.indices, torch.inf)
+
+    # ------------------------------------------------------------------ working sets
+
+    def _has_working_sets(self, v):
+        run, look = self.run, self.t >= self.planner.next_look
+        if run is not None and (run.rows is ALL or not look):
+            excess = self._magnitude(v[run.rows]) - self._limits(run, self.levels[self.t])
+            if excess.amax() < 0:  # nothing outside becomes active in this iteration
+                return True
+        if run is not None or look:
+            self._release()
+            self.run = self._choose_working_sets(v)
+        return self.run is not None
+
+    def _release(self):
+        # the backward pass gathers the matrices again rather than keep all of them
+        if self.run is not None and self.steps.transition is not None:
+            self.run.block = None
+        self.run = None
+
+    def _choose_working_sets(self, v):  # -> _Run or None
+        code = self.shrink_(v.clone(), self.levels[self.t])
+        used = torch.maximum(_support(self.z), _support(code))
+        needs = used.sum(1)
+        counts = sorted({ceil(len(v) * share) for share in (0.5, 0.75, 0.9, 1)})
+        largest = needs.sort().values[[count - 1 for count in counts]].tolist()
+        n_rows, size = self.planner.choose(counts, largest, self.t)
+        if n_rows == 0:
+            return None
+        rows, past = ALL, []
+        if n_rows < len(v):
+            rows = (needs <= largest[counts.index(n_rows)]).nonzero().squeeze(1)
+            v, used = v[rows], used[rows]
+        elif self.keep:
+            used, size, past = self._look_back(used, size)
+        # the entries in use come first, then those that are closest to their level
+        rank = (self._magnitude(v) / self.levels[self.t]).nan_to_num_(0, 1e20, -1e20)
+        indices = rank.add_(used, alpha=1e30).topk(size, dim=1, sorted=False).indices
+        codes = [record.z for record in past] + [self.z[rows]]
+        stack = torch.stack([code.gather(1, indices) for code in codes])
+        run = _Run(rows, indices, self.steps.block(indices), self.t - len(past), [stack])
+        if self.keep:
+            self.records[len(self.records) - len(past) :] = [run]
+        return run
+
+    def _look_back(self, used, size):
+        """Extend working sets to dense iterations before, as far as that pays on the way back."""
+        patterns, needs = [used], []
+        for record in reversed(self.records[-_LOOK_BACK:]):
+            if not isinstance(record, _DenseIteration) or record.rows is not ALL or record.t == 0:
+                break
+            patterns.append(torch.maximum(patterns[-1], _support(record.z)))
+            needs.append(patterns[-1].sum(1).amax())
+        needs = torch.stack(needs).tolist() if needs else []
+        n_back, size = self.planner.look_back(needs, size, self.t)
+        return patterns[n_back], size, self.records[len(self.records) - n_back :]
+
+
+class ActiveUnfolding(torch.autograd.Function):
+    """The encoder of `skpudle.encoding.unfold` from zero codes, by working sets."""
+
+    @staticmethod
+    def forward(ctx, atoms, x, levels, step, shrinkage, positive, forced):
+        keep = any(ctx.needs_input_grad)
+        ctx.save_for_backward(atoms, x, levels, step)
+        ctx.steps = Steps(atoms.detach(), x.detach(), step.detach(), len(levels), adjoint=keep)
+        encoder = _Encoder(
+            ctx.steps,
+            levels.detach(),
+            shrinkage_function(shrinkage, positive=positive),
+            positive=positive,
+            keep=keep,
+            forced=forced,
+        )
+        z = encoder.encode()
+        ctx.records, ctx.shrinkage = encoder.records, shrinkage
+        return z.clone() if keep else z  # a record of the result itself would keep the graph alive
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, delta):
+        _, _, levels, _ = ctx.saved_tensors  # raises if one of them was changed in place
+        by_level = ctx.needs_input_grad[2] and ctx.shrinkage == "soft"
+        level_gradient = torch.zeros_like(levels) if by_level else None
+        delta, sums = delta.clone(memory_format=torch.contiguous_format), StepSums(ctx.steps)
+        for record in reversed(ctx.records):
+            record.pull(delta, sums, level_gradient)
+        atoms, x, step = sums.gradients()
+        return atoms, x, level_gradient, step, None, None, None

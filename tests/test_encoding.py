@@ -1,0 +1,431 @@
+"""The unfolded encoder is plain automatic differentiation, solves the lasso, and has its symmetries.
+
+The oracle is the encoder as the paper writes it, differentiated by torch step by step.
+"""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import sparse_encode
+
+from skpudle.encoding import default_step, encode, threshold_levels, unfold
+from skpudle.operators import DenseDictionary, NormalMap, _GramMap
+from skpudle.shrinkage import SHRINKAGES
+
+# (n_samples, n_components, n_features), and the map that is cheapest for it
+SHAPES = {"gram": (20, 6, 9), "direct": (8, 11, 4)}
+ROUTES = {"gram": _GramMap, "direct": NormalMap}
+
+VARIANTS = {
+    "soft": {},
+    "soft, positive": dict(positive_code=True),
+    "soft, decay": dict(lambda_decay=0.8),
+    "soft, initial": dict(initial_threshold=0.5),
+    "soft, positive, initial": dict(positive_code=True, initial_threshold=0.5),
+    "hard": dict(shrinkage="hard"),
+    "hard, positive": dict(shrinkage="hard", positive_code=True),
+    "hard, initial": dict(shrinkage="hard", initial_threshold=0.5),
+}
+
+
+def naive_shrink(v, level, shrinkage, positive_code):
+    magnitude = v if positive_code else v.abs()
+    if shrinkage == "hard":
+        return torch.where(magnitude >= level, v, 0.0)
+    return v.sign() * (magnitude - level).relu()
+
+
+def naive_encode(
+    atoms,
+    x,
+    *,
+    alpha,
+    n_unfoldings,
+    step_size,
+    lambda_decay=1.0,
+    shrinkage="soft",
+    positive_code=False,
+    initial_threshold=None,
+    mask=1.0,
+):
+    """Return codes of eq. 7, by one operation after the other."""
+    z = x.new_zeros(len(x), len(atoms))
+    if initial_threshold is not None:
+        correlation = (mask * x) @ atoms.T
+        z = naive_shrink(correlation, initial_threshold, "hard", positive_code)
+    for t in range(n_unfoldings):
+        level = alpha if shrinkage == "hard" else step_size * alpha * lambda_decay**t
+        v = z + step_size * (mask * (x - z @ atoms)) @ atoms.T
+        z = naive_shrink(v, level, shrinkage, positive_code)
+    return z
+
+
+def normal(generator, *shape):
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def unit_atoms(generator, n_components, n_features):
+    return torch.nn.functional.normalize(normal(generator, n_components, n_features))
+
+
+def make_problem(generator, shape="gram"):  # atoms, data
+    n_samples, n_components, n_features = SHAPES[shape]
+    x = 1.5 * normal(generator, n_samples, n_features)
+    return unit_atoms(generator, n_components, n_features), x
+
+
+def make_mask(generator, x):
+    return (torch.rand(x.shape, generator=generator) < 0.7).to(x.dtype)
+
+
+def value_and_gradients(encoder, inputs, weights, **options):
+    """Return codes, and the derivatives of a linear function of them in all inputs."""
+    inputs = [value.detach().clone().requires_grad_() for value in inputs]
+    atoms, x, alpha, step = inputs
+    z = encoder(atoms, x, alpha=alpha, step_size=step, **options)
+    gradients = torch.autograd.grad((weights * z).sum(), inputs, materialize_grads=True)
+    return z.detach(), *gradients
+
+
+def assert_agree(actual, expected):
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.fixture(params=SHAPES)
+def shape(request):
+    return request.param
+
+
+@pytest.fixture(params=[1, 2, 30])
+def n_unfoldings(request):
+    return request.param
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS)
+def variant(request):
+    return request.param
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["all known", "masked"])
+@pytest.mark.parametrize("per_atom", [False, True], ids=["one alpha", "alpha per atom"])
+def test_adjoint_is_automatic_differentiation(
+    variant, n_unfoldings, shape, masked, per_atom, generator
+):
+    """Codes, and derivatives in the atoms, the data, alpha and the step."""
+    atoms, x = make_problem(generator, shape)
+    options = variant | {"n_unfoldings": n_unfoldings}
+    if masked:
+        options["mask"] = make_mask(generator, x)
+    alpha = torch.rand(len(atoms) if per_atom else 1, generator=generator, dtype=torch.float64)
+    alpha = (0.2 + 0.4 * alpha).squeeze()
+    inputs = atoms, x, alpha, 0.9 * default_step(DenseDictionary(atoms))
+    weights = normal(generator, len(x), len(atoms))
+    expected = value_and_gradients(naive_encode, inputs, weights, **options)
+    assert 0 < expected[0].count_nonzero() < expected[0].numel()  # both sides of the threshold
+    assert_agree(value_and_gradients(encode, inputs, weights, **options), expected)
+
+
+def test_shapes_of_these_tests_take_both_routes(shape, n_unfoldings, generator):
+    atoms, x = make_problem(generator, shape)
+    chosen = DenseDictionary(atoms).normal_map(x, 0.1, n_steps=n_unfoldings, adjoint=True)
+    assert type(chosen) is ROUTES[shape]
+
+
+def test_gram_and_direct_routes_agree_on_one_problem(variant, shape, generator, monkeypatch):
+    atoms, x = make_problem(generator, shape)
+    inputs = atoms, x, torch.tensor(0.3, dtype=x.dtype), torch.tensor(0.2, dtype=x.dtype)
+    weights = normal(generator, len(x), len(atoms))
+    results = []
+
+    def gram(self, x, step, *, mask=None, n_steps=1, adjoint=False):
+        return _GramMap(self, x, step)
+
+    def direct(self, x, step, *, mask=None, n_steps=1, adjoint=False):
+        return NormalMap(self, x, step, mask=mask, adjoint=adjoint)
+
+    for route in (gram, direct):
+        monkeypatch.setattr(DenseDictionary, "normal_map", route)
+        options = variant | {"n_unfoldings": 30}
+        results.append(value_and_gradients(encode, inputs, weights, **options))
+    assert_agree(*results)
+
+
+@pytest.mark.parametrize("per_atom", [False, True], ids=["one level", "level per atom"])
+@pytest.mark.parametrize("positive_code", [False, True])
+def test_learned_levels_have_the_gradient_of_automatic_differentiation(
+    positive_code, per_atom, shape, generator
+):
+    """A level for every unfolding, as in networks that learn their thresholds."""
+    atoms, x = make_problem(generator, shape)
+    levels = torch.rand(5, len(atoms) if per_atom else 1, generator=generator, dtype=x.dtype)
+    levels = (0.1 * levels).requires_grad_()
+    step = torch.tensor(0.2, dtype=x.dtype)
+    weights = normal(generator, len(x), len(atoms))
+    z = unfold(DenseDictionary(atoms), x, levels, step, positive_code=positive_code)
+    naive = torch.zeros_like(z)
+    for level in levels:
+        v = naive + step * (x - naive @ atoms) @ atoms.T
+        naive = naive_shrink(v, level, "soft", positive_code)
+    (actual,) = torch.autograd.grad((weights * z).sum(), levels)
+    (expected,) = torch.autograd.grad((weights * naive).sum(), levels)
+    assert_agree([z.detach(), actual], [naive.detach(), expected])
+
+
+@pytest.mark.parametrize("shrinkage", SHRINKAGES)
+def test_initial_codes_have_the_gradient_of_automatic_differentiation(shrinkage, shape, generator):
+    atoms, x = make_problem(generator, shape)
+    initial = normal(generator, len(x), len(atoms)).requires_grad_()
+    step, levels = torch.tensor(0.2, dtype=x.dtype), torch.full((3, 1), 0.1, dtype=x.dtype)
+    weights = normal(generator, len(x), len(atoms))
+    z = unfold(DenseDictionary(atoms), x, levels, step, shrinkage=shrinkage, initial=initial)
+    naive = initial
+    for level in levels:
+        v = naive + step * (x - naive @ atoms) @ atoms.T
+        naive = naive_shrink(v, level, shrinkage, False)
+    (actual,) = torch.autograd.grad((weights * z).sum(), initial)
+    (expected,) = torch.autograd.grad((weights * naive).sum(), initial)
+    assert_agree([z.detach(), actual], [naive.detach(), expected])
+
+
+@pytest.mark.parametrize("mask", [False, True], ids=["all known", "masked"])
+def test_gradcheck_passes(variant, shape, mask, generator):
+    """Finite differences of a tiny problem, many vectors through one graph."""
+    _, n_components, n_features = SHAPES[shape]
+    atoms = unit_atoms(generator, n_components, n_features)[:4, :3]
+    x = normal(generator, 2, 3)
+    options = variant | ({"mask": make_mask(generator, x)} if mask else {})
+    alpha = torch.tensor(0.1, dtype=x.dtype)
+    step = torch.tensor(0.3, dtype=x.dtype)
+    inputs = [value.requires_grad_() for value in (atoms, x, alpha, step)]
+
+    def encoder(atoms, x, alpha, step):
+        return encode(atoms, x, alpha=alpha, step_size=step, n_unfoldings=3, **options)
+
+    assert torch.autograd.gradcheck(encoder, inputs)
+
+
+def test_one_graph_can_be_differentiated_along_two_directions(shape, generator):
+    """A pass with ``retain_graph`` leaves no trace in the next one."""
+    atoms, x = make_problem(generator, shape)
+    atoms.requires_grad_()
+    z = encode(atoms, x, alpha=0.3, n_unfoldings=5)
+    first, again = (torch.autograd.grad(z.sum(), atoms, retain_graph=True) for _ in range(2))
+    assert_agree(again, first)
+
+
+def test_second_derivatives_raise(shape, generator):
+    """Through saved codes they would be silently wrong."""
+    atoms, x = make_problem(generator, shape)
+    atoms.requires_grad_()
+    z = encode(atoms, x, alpha=0.3, n_unfoldings=5)
+    (gradient,) = torch.autograd.grad(z.square().sum(), atoms, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        torch.autograd.grad(gradient.sum(), atoms)
+
+
+def test_default_step_is_a_constant_of_differentiation(shape, generator):
+    atoms, x = make_problem(generator, shape)
+    atoms.requires_grad_()
+    step = default_step(DenseDictionary(atoms))
+    gradients = [
+        torch.autograd.grad(encode(atoms, x, alpha=0.3, step_size=s).sum(), atoms)
+        for s in (None, step, step.item())
+    ]
+    assert_agree(gradients[0], gradients[1])
+    assert_agree(gradients[0], gradients[2])
+
+
+def test_default_step_is_the_inverse_of_the_bound(generator):
+    dictionary = DenseDictionary(normal(generator, 6, 9))
+    inverse = 1 / dictionary.squared_norm_bound()
+    torch.testing.assert_close(default_step(dictionary), inverse)
+    assert default_step(DenseDictionary(torch.zeros(3, 4))) == 1
+
+
+def test_codes_are_the_same_without_a_graph(variant, n_unfoldings, shape, generator):
+    """Inference reuses two buffers and takes the route that is cheapest without an adjoint."""
+    atoms, x = make_problem(generator, shape)
+    options = variant | dict(alpha=0.3, n_unfoldings=n_unfoldings)
+    without = encode(atoms, x, **options)
+    torch.testing.assert_close(
+        encode(atoms.requires_grad_(), x, **options).detach(), without, rtol=0, atol=1e-12
+    )
+
+
+def test_encoding_writes_to_none_of_its_inputs(shape, generator):
+    atoms, x = make_problem(generator, shape)
+    initial, mask = normal(generator, len(x), len(atoms)), make_mask(generator, x)
+    levels, step = torch.full((3, 1), 0.1, dtype=x.dtype), torch.tensor(0.2, dtype=x.dtype)
+    inputs = [atoms, x, levels, step, initial, mask]
+    before = [value.clone() for value in inputs]
+    for hide in (None, mask):
+        unfold(DenseDictionary(atoms), x, levels, step, initial=initial, mask=hide)
+    assert all(map(torch.equal, inputs, before))
+
+
+def test_atoms_and_a_dictionary_of_them_are_encoded_with_alike(generator):
+    atoms, x = make_problem(generator)
+    assert torch.equal(encode(atoms, x, alpha=0.3), encode(DenseDictionary(atoms), x, alpha=0.3))
+
+
+def test_what_a_mask_hides_does_not_matter(variant, generator):
+    atoms, x = make_problem(generator)
+    mask = make_mask(generator, x)
+    options = variant | dict(alpha=0.3, mask=mask)
+    other = torch.where(mask == 1, x, 100 * normal(generator, *x.shape))
+    assert torch.equal(encode(atoms, x, **options), encode(atoms, other, **options))
+
+
+def test_a_mask_of_ones_hides_nothing(variant, generator):
+    atoms, x = make_problem(generator)
+    options = variant | dict(alpha=0.3)
+    masked = encode(atoms, x, **options, mask=torch.ones_like(x))
+    torch.testing.assert_close(masked, encode(atoms, x, **options), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("positive", [False, True], ids=["signed", "positive"])
+@pytest.mark.parametrize("alpha", [0.1, 1.0])
+def test_many_unfoldings_solve_the_lasso_of_scikit_learn(alpha, positive, shape, generator):
+    """Same objective, same units of alpha."""
+    atoms, x = make_problem(generator, shape)
+    codes = encode(atoms, x, alpha=alpha, n_unfoldings=20_000, positive_code=positive)
+    reference = None
+    for _ in range(100):  # its tolerance is fixed and coarse; every restart refines the codes
+        reference = sparse_encode(
+            x.numpy(),
+            atoms.numpy(),
+            algorithm="lasso_cd",
+            alpha=alpha,
+            init=reference,
+            positive=positive,
+            max_iter=10_000,
+        )
+    np.testing.assert_allclose(codes, reference, rtol=0, atol=1e-6)
+
+
+def test_codes_of_an_orthonormal_dictionary_are_shrunk_correlations(generator):
+    """The step is 1, the first unfolding is exact, and the others leave it."""
+    atoms = torch.linalg.qr(normal(generator, 9, 9)).Q[:6]
+    x = normal(generator, 20, 9)
+    expected = naive_shrink(x @ atoms.T, 0.3, "soft", False)
+    for n_unfoldings in (1, 10):
+        codes = encode(atoms, x, alpha=0.3, n_unfoldings=n_unfoldings, step_size=1.0)
+        torch.testing.assert_close(codes, expected, rtol=0, atol=1e-14)
+
+
+def test_alpha_above_every_correlation_gives_zero_codes(shape, n_unfoldings, generator):
+    atoms, x = make_problem(generator, shape)
+    largest = (x @ atoms.T).abs().max()
+    options = dict(n_unfoldings=n_unfoldings)
+    assert not encode(atoms, x, alpha=largest * (1 + 1e-12), **options).any()
+    assert encode(atoms, x, alpha=largest * 0.999, **options).any()
+
+
+def test_hard_threshold_above_step_times_correlations_gives_zero_codes(n_unfoldings, generator):
+    """A hard threshold is in units of the codes, and the first codes are ``step * D^T x``."""
+    atoms, x = make_problem(generator)
+    largest = default_step(DenseDictionary(atoms)) * (x @ atoms.T).abs().max()
+    options = dict(shrinkage="hard", n_unfoldings=n_unfoldings)
+    assert not encode(atoms, x, alpha=largest * (1 + 1e-12), **options).any()
+    assert encode(atoms, x, alpha=largest * 0.999, **options).any()
+
+
+@pytest.mark.parametrize("scale", [2.0**-30, 0.5, 2.0**20])
+def test_scaling_data_and_alpha_scales_codes(variant, scale, generator):
+    """By powers of two, so exactly."""
+    atoms, x = make_problem(generator)
+    scaled = dict(variant)
+    if "initial_threshold" in variant:
+        scaled["initial_threshold"] = scale * variant["initial_threshold"]
+    codes = encode(atoms, x, alpha=0.3, **variant)
+    assert torch.equal(encode(atoms, scale * x, alpha=scale * 0.3, **scaled), scale * codes)
+
+
+def test_permuting_atoms_permutes_codes(variant, generator):
+    atoms, x = make_problem(generator)
+    order = torch.randperm(len(atoms), generator=generator)
+    codes = encode(atoms, x, alpha=0.3, **variant)
+    permuted = encode(atoms[order], x, alpha=0.3, **variant)
+    torch.testing.assert_close(permuted, codes[:, order], rtol=0, atol=1e-12)
+    torch.testing.assert_close(permuted @ atoms[order], codes @ atoms, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shrinkage", SHRINKAGES)
+def test_flipping_atoms_flips_signed_codes(shrinkage, generator):
+    atoms, x = make_problem(generator)
+    signs = torch.tensor([1.0, -1, 1, 1, -1, -1], dtype=x.dtype)
+    codes = encode(atoms, x, alpha=0.3, shrinkage=shrinkage)
+    flipped = encode(signs[:, None] * atoms, x, alpha=0.3, shrinkage=shrinkage)
+    torch.testing.assert_close(flipped, signs * codes, rtol=0, atol=1e-12)
+
+
+def test_a_row_alone_is_coded_as_in_its_batch(variant, shape, generator):
+    atoms, x = make_problem(generator, shape)
+    together = encode(atoms, x, alpha=0.3, **variant)
+    alone = torch.cat([encode(atoms, row[None], alpha=0.3, **variant) for row in x])
+    torch.testing.assert_close(alone, together, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("positive", [False, True], ids=["signed", "positive"])
+def test_objective_decreases_with_every_unfolding(positive, shape, generator):
+    """A proximal gradient step of length 1 / L never increases the lasso objective."""
+    atoms, x = make_problem(generator, shape)
+
+    def objective(n_unfoldings):
+        z = encode(atoms, x, alpha=0.3, n_unfoldings=n_unfoldings, positive_code=positive)
+        return 0.5 * (x - z @ atoms).square().sum() + 0.3 * z.abs().sum()
+
+    values = torch.stack([objective(n_unfoldings) for n_unfoldings in range(1, 30)])
+    assert (values.diff() <= 1e-12).all()
+
+
+def test_positive_codes_are_not_negative(variant, generator):
+    atoms, x = make_problem(generator)
+    assert (encode(atoms, x, alpha=0.3, **(variant | {"positive_code": True})) >= 0).all()
+
+
+def test_float32_is_computed_in_float32(variant, shape, generator):
+    atoms, x = make_problem(generator, shape)
+    codes = encode(atoms.float(), x.float(), alpha=0.3, **variant)
+    assert codes.dtype == torch.float32
+    if variant.get("shrinkage") != "hard":  # which may jump
+        expected = encode(atoms, x, alpha=0.3, **variant)
+        torch.testing.assert_close(codes.double(), expected, rtol=0, atol=1e-4)
+
+
+def test_zero_data_and_zero_atoms_have_zero_codes(shape, generator):
+    atoms, x = make_problem(generator, shape)
+    assert not encode(atoms, torch.zeros_like(x), alpha=0.3).any()
+    assert not encode(torch.zeros_like(atoms), x, alpha=0.3).any()
+
+
+def test_soft_levels_decay_and_scale_with_the_step():
+    dictionary = DenseDictionary(torch.zeros(3, 4, dtype=torch.float64))
+    step = torch.tensor(0.25, dtype=torch.float64)
+    levels = threshold_levels(dictionary, 2.0, 4, step, lambda_decay=0.5)
+    assert levels.tolist() == [[0.5], [0.25], [0.125], [0.0625]]
+
+
+def test_hard_levels_neither_decay_nor_scale_with_the_step():
+    dictionary = DenseDictionary(torch.zeros(3, 4, dtype=torch.float64))
+    step = torch.tensor(0.25, dtype=torch.float64)
+    levels = threshold_levels(dictionary, 2.0, 3, step, lambda_decay=0.5, shrinkage="hard")
+    assert levels.tolist() == [[2.0], [2.0], [2.0]]
+
+
+@pytest.mark.parametrize("shrinkage", SHRINKAGES)
+def test_levels_per_atom_have_an_axis_of_atoms(shrinkage):
+    alpha = torch.tensor([1.0, 2.0, 4.0])
+    step = torch.tensor(0.5)
+    dense = threshold_levels(DenseDictionary(torch.zeros(3, 4)), alpha, 2, step, shrinkage=shrinkage)
+    expected = alpha if shrinkage == "hard" else alpha * step
+    assert torch.equal(dense, expected.expand(2, 3))
+
+
+def test_codes_on_every_device_are_those_of_the_cpu(variant, shape, device, generator):
+    atoms, x = make_problem(generator, shape)
+    codes = encode(atoms.to(device), x.to(device), alpha=0.3, **variant)
+    assert codes.device.type == device
+    expected = encode(atoms, x, alpha=0.3, **variant)
+    torch.testing.assert_close(codes.cpu(), expected, rtol=0, atol=1e-12)

@@ -1,0 +1,198 @@
+"""Dictionaries are trilinear forms, their bound is a bound, and projections are nearest points."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skpudle.operators import DenseDictionary, NormalMap, _GramMap, atom_norms, project_atoms
+
+DICTIONARIES = {"dense": (DenseDictionary, (7, 5), (5,))}  # class, shape of the atoms, of a sample
+
+CONSTRAINTS = [(norm, positive) for norm in ("unit", "ball", None) for positive in (False, True)]
+
+SHAPES = [(3, 8), (8, 3), (5, 5), (1, 4), (4, 1), (1, 1)]  # (n_components, n_features)
+
+
+def normal(generator, *shape, dtype=torch.float64):
+    return torch.randn(*shape, generator=generator, dtype=dtype)
+
+
+def spectral_norm_squared(atoms):
+    return torch.linalg.matrix_norm(atoms.double(), ord=2).square()
+
+
+def atoms_of_kind(kind, shape, generator):
+    atoms = normal(generator, *shape)
+    if kind == "rank one":
+        return normal(generator, shape[0], 1) * atoms[:1]
+    if kind == "orthogonal":
+        return torch.eye(max(shape), dtype=torch.float64)[: shape[0], : shape[1]] * 2.0
+    if kind == "coherent":
+        return atoms[:1] + 1e-3 * atoms
+    if kind == "some zero":
+        return torch.where(torch.arange(shape[0])[:, None] % 2 == 0, atoms, 0.0)
+    return atoms
+
+
+@pytest.fixture(params=DICTIONARIES)
+def problem(request, generator):  # dictionary, codes, data
+    make_dictionary, atoms, sample = DICTIONARIES[request.param]
+    dictionary = make_dictionary(normal(generator, *atoms))
+    x = normal(generator, 6, *sample)
+    return dictionary, normal(generator, *dictionary.analysis(x).shape), x
+
+
+def test_synthesis_analysis_and_outer_are_the_partial_derivatives_of_one_form(problem):
+    dictionary, z, x = problem
+    form = (dictionary.synthesis(z) * x).sum()
+    torch.testing.assert_close((z * dictionary.analysis(x)).sum(), form)
+    torch.testing.assert_close((dictionary.atoms * dictionary.outer(z, x)).sum(), form)
+
+
+def test_outer_is_the_derivative_in_the_atoms(problem):
+    dictionary, z, x = problem
+    atoms = dictionary.atoms.requires_grad_()
+    (gradient,) = torch.autograd.grad((dictionary.synthesis(z) * x).sum(), atoms)
+    torch.testing.assert_close(dictionary.outer(z, x), gradient)
+
+
+def test_a_detached_dictionary_shares_its_atoms_and_carries_no_gradient(problem):
+    dictionary, _, _ = problem
+    dictionary.atoms.requires_grad_()
+    detached = dictionary.detach()
+    assert detached.atoms.data_ptr() == dictionary.atoms.data_ptr()
+    assert not detached.atoms.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("kind", ["random", "rank one", "orthogonal", "coherent", "some zero"])
+@pytest.mark.parametrize("shape", [*SHAPES, (40, 90), (90, 40)], ids=str)
+def test_bound_is_at_most_five_percent_above_the_squared_spectral_norm(
+    kind, shape, dtype, generator
+):
+    """Never below it, up to the rounding of the norm that it is compared with."""
+    atoms = atoms_of_kind(kind, shape, generator).to(dtype)
+    bound = DenseDictionary(atoms).squared_norm_bound()
+    assert bound.dtype == dtype
+    ratio = bound.double() / spectral_norm_squared(atoms)
+    assert 1 - 1e-14 <= ratio <= 1.05
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e6, 1e12])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_bound_scales_with_the_square_of_the_atoms(scale, dtype, generator):
+    atoms = normal(generator, 20, 10).to(dtype)
+    scaled = DenseDictionary(atoms * scale).squared_norm_bound()
+    torch.testing.assert_close(scaled / scale**2, DenseDictionary(atoms).squared_norm_bound())
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_bound_of_zero_atoms_is_zero(shape):
+    assert DenseDictionary(torch.zeros(shape)).squared_norm_bound() == 0
+
+
+def test_bound_depends_on_the_dictionary_alone(generator):
+    """Neither on a random start nor on automatic differentiation."""
+    atoms = normal(generator, 20, 10).requires_grad_()
+    first, second = (DenseDictionary(atoms).squared_norm_bound() for _ in range(2))
+    assert torch.equal(first, second)
+    assert not first.requires_grad
+
+
+def test_gram_matrix_is_used_where_it_saves_operations(generator):
+    """It costs 2 m p^2 once and saves 4 m p - 2 p^2 operations a sample and step."""
+    x = normal(generator, 50, 30)
+    for n_components in (3, 10, 58, 62, 100):
+        dictionary = DenseDictionary(normal(generator, n_components, 30))
+        for n_steps in (1, 2, 100):
+            saved = (4 * 30 * n_components - 2 * n_components**2) * 50 * n_steps
+            gram = isinstance(dictionary.normal_map(x, 0.1, n_steps=n_steps), _GramMap)
+            assert gram == (saved > 2 * 30 * n_components**2)
+
+
+def test_masked_data_never_use_the_gram_matrix(generator):
+    x, dictionary = normal(generator, 50, 30), DenseDictionary(normal(generator, 3, 30))
+    assert isinstance(dictionary.normal_map(x, 0.1, n_steps=100), _GramMap)
+    masked = dictionary.normal_map(x, 0.1, n_steps=100, mask=torch.ones_like(x))
+    assert isinstance(masked, NormalMap)
+
+
+@pytest.mark.parametrize("n_samples", [4, 600])
+def test_both_normal_maps_are_one_map(n_samples, generator):
+    """Steps, transposed steps and the three derivatives; 600 rows fill a buffer, 4 do not."""
+    dictionary = DenseDictionary(normal(generator, 6, 9))
+    x = normal(generator, n_samples, 9)
+    step = torch.tensor(0.05, dtype=torch.float64)
+    maps = _GramMap(dictionary, x, step), NormalMap(dictionary, x, step, adjoint=True)
+    codes = [None, *(normal(generator, n_samples, 6) for _ in range(3))]
+    for z in codes:
+        pushed = [normal_map.push(z) for normal_map in maps]
+        torch.testing.assert_close(*pushed, rtol=0, atol=1e-12)
+    for z in reversed(codes):
+        u = normal(generator, n_samples, 6)
+        gram, direct = (normal_map.pull(u, z) for normal_map in maps)
+        if z is not None:  # before zero codes there is nothing to pull back to
+            torch.testing.assert_close(gram, direct, rtol=0, atol=1e-12)
+    for gram, direct in zip(*(normal_map.gradients() for normal_map in maps), strict=True):
+        torch.testing.assert_close(gram, direct, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("route", [_GramMap, NormalMap])
+def test_pull_is_the_transpose_of_push(route, generator):
+    dictionary, x = DenseDictionary(normal(generator, 6, 9)), normal(generator, 4, 9)
+    options = {} if route is _GramMap else {"adjoint": True}
+    normal_map = route(dictionary, x, torch.tensor(0.05, dtype=torch.float64), **options)
+    z, u = normal(generator, 4, 6), normal(generator, 4, 6)
+    linear = normal_map.push(z) - normal_map.push(torch.zeros_like(z))
+    torch.testing.assert_close((linear * u).sum(), (normal_map.pull(u, z) * z).sum())
+
+
+@pytest.mark.parametrize(("atom_norm", "positive"), CONSTRAINTS)
+@pytest.mark.parametrize("shape", [(30, 4), (30, 2, 3)], ids=str)
+def test_projecting_twice_is_projecting_once(shape, atom_norm, positive, generator):
+    project = dict(atom_norm=atom_norm, positive=positive)
+    once = project_atoms(normal(generator, *shape), **project)
+    torch.testing.assert_close(project_atoms(once, **project), once, rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize(("atom_norm", "positive"), CONSTRAINTS)
+def test_projected_atoms_satisfy_the_constraints(atom_norm, positive, generator):
+    atoms = project_atoms(normal(generator, 50, 3), atom_norm=atom_norm, positive=positive)
+    norms = atom_norms(atoms)
+    if atom_norm == "unit":
+        torch.testing.assert_close(norms, torch.ones_like(norms))
+    if atom_norm == "ball":
+        assert (norms <= 1 + 1e-15).all()
+    if positive:
+        assert (atoms >= 0).all()
+
+
+@pytest.mark.parametrize(("atom_norm", "positive"), CONSTRAINTS)
+@given(atom=st.lists(st.floats(-3, 3), min_size=2, max_size=2))
+def test_projected_atom_is_the_nearest_one_allowed(atom_norm, positive, atom):
+    """No point of a polar grid that satisfies the constraints is closer."""
+    atom = torch.tensor([atom], dtype=torch.float64)
+    if atom_norm == "unit" and not atom.any():
+        return  # every unit atom is as near as any other to zero
+    angle = torch.linspace(0, 2 * torch.pi, 241, dtype=torch.float64)
+    radius = {"unit": [1.0], "ball": [0.0, 0.3, 0.7, 1.0], None: [0.0, 0.5, 1.0, 2.0, 4.0]}[atom_norm]
+    circle = torch.stack([angle.cos(), angle.sin()], dim=1)
+    allowed = torch.cat([r * circle for r in radius])
+    if positive:
+        allowed = allowed[(allowed >= 0).all(1)]
+    projected = project_atoms(atom, atom_norm=atom_norm, positive=positive)
+    nearest = torch.linalg.vector_norm(allowed - atom, dim=1).min()
+    assert torch.linalg.vector_norm(projected - atom) <= nearest + 1e-14
+
+
+@pytest.mark.parametrize(("atom_norm", "positive"), CONSTRAINTS)
+def test_zero_atoms_stay_zero(atom_norm, positive):
+    zero = torch.zeros(2, 3)
+    assert torch.equal(project_atoms(zero, atom_norm=atom_norm, positive=positive), zero)
+
+
+def test_norms_are_those_of_whole_atoms(generator):
+    atoms = normal(generator, 4, 2, 3)
+    torch.testing.assert_close(atom_norms(atoms).flatten(), atoms.flatten(1).norm(dim=1))
+    assert (atoms / atom_norms(atoms)).shape == atoms.shape
