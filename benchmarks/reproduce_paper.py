@@ -1,22 +1,23 @@
-"""Run the experiments of the PUDLE paper at full size: figures 2 to 6, and what lies beyond them.
+"""Run the experiments of the PUDLE paper at full size: figures 2 to 6, and what lies beyond.
 
 Every experiment has a name, writes ``benchmarks/results/paper/NAME.json`` as it goes, and keeps in
 ``benchmarks/output/paper`` what it needs to go on after an interruption; one that is finished is
 not run again.
 
     python benchmarks/reproduce_paper.py --list
-    python benchmarks/reproduce_paper.py figure5-s20-ae-ls figure4-T25-dec
+    python benchmarks/reproduce_paper.py figure5-s20-ae-ls figure4cd-T25-dec
     python benchmarks/reproduce_paper.py                    # all that is not finished yet
     python benchmarks/reproduce_paper.py --summary --published published_curves.json
+    python benchmarks/reproduce_paper.py --figures FOLDER --published published_curves.json
 
 The settings are those of appendix B of the paper (arXiv:2106.00058), as its authors' published
 files show them: Adam with learning rate 1e-3, 100 unfoldings with step 0.2 and penalty 0.2, hard
-threshold 0.1, one sign per sample.
+threshold 0.1, one sign per sample. ``--published`` names a file of the published numbers; they are
+compared with, and never stored with ours.
 """
 
 import argparse
 import json
-import os
 import pickle
 import platform
 import time
@@ -29,8 +30,12 @@ import torch
 
 import skpudle
 from skpudle import PUDLEDictionaryLearning
-from skpudle.encoding import encode, threshold_levels, unfold
+from skpudle.datasets import make_dictionary_data, perturb_dictionary
+from skpudle.diagnostics import code_convergence, gradient_convergence, lasso_dictionary
+from skpudle.encoding import encode
 from skpudle.gradients import GRADIENT_RULES
+from skpudle.initialization import initial_atoms
+from skpudle.metrics import dictionary_error
 from skpudle.operators import DenseDictionary, project_atoms
 from skpudle.optimizers import make_optimizer
 
@@ -87,39 +92,33 @@ class Model:
     seed: int = 0
     snr_db: float | None = None
 
+    def random_state(self, *path):
+        """Return the seed of one part of the data, whatever was drawn before."""
+        return int(np.random.SeedSequence([self.seed, *path]).generate_state(1)[0])
+
     def atoms(self):  # (n_components, n_features), float64
-        generator = np.random.default_rng([self.seed, 0])
-        return unit_rows(generator.standard_normal((self.n_components, self.n_features)))
+        sizes = (1, self.n_features, self.n_components)
+        return make_dictionary_data(*sizes, random_state=self.random_state(0))[1]
 
-    def perturbed_atoms(self, scale):
-        """Return the truth plus normal entries of standard deviation ``scale``."""
-        generator = np.random.default_rng([self.seed, 1])
-        noise = generator.standard_normal((self.n_components, self.n_features))
-        return self.atoms() + scale * noise
+    def perturbed_atoms(self, deviation):  # float32
+        """Return the truth plus normal entries of that standard deviation, normalised."""
+        tau = deviation * self.n_features**0.5
+        atoms = perturb_dictionary(self.atoms(), tau, random_state=self.random_state(1))
+        return unit_rows(atoms).astype(np.float32)
 
-    def codes(self, n_samples, block):
-        generator = np.random.default_rng([self.seed, 2, block])
-        codes = np.zeros((n_samples, self.n_components))
-        support = generator.random(codes.shape).argpartition(self.sparsity, axis=1)
-        support = support[:, : self.sparsity]
-        signs = generator.choice([-1.0, 1.0], size=(n_samples, 1))
-        amplitudes = signs * generator.uniform(1, 2, size=support.shape)
-        np.put_along_axis(codes, support, amplitudes, axis=1)
-        return codes
+    def samples_and_codes(self, n_samples, block, atoms):
+        samples, _, codes = make_dictionary_data(
+            n_samples,
+            n_nonzero=self.sparsity,
+            sign="sample",
+            snr_db=self.snr_db,
+            dictionary=atoms,
+            random_state=self.random_state(2, block),
+        )
+        return samples, codes
 
     def samples(self, n_samples, block, atoms):  # (n_samples, n_features), float32
-        """Return one block of the data; block ``k`` is the same whatever was drawn before."""
-        x = self.codes(n_samples, block) @ atoms
-        if self.snr_db is not None:
-            generator = np.random.default_rng([self.seed, 3, block])
-            noise = generator.standard_normal(x.shape)
-            scale = np.linalg.norm(x, axis=1) / np.linalg.norm(noise, axis=1)
-            x = x + noise * scale[:, None] * 10 ** (-self.snr_db / 20)
-        return x.astype(np.float32)
-
-
-def relative_error(atoms, truth):
-    return float(np.linalg.norm(atoms - truth) / np.linalg.norm(truth))
+        return self.samples_and_codes(n_samples, block, atoms)[0].astype(np.float32)
 
 
 # ---------------------------------------------------------------- figures 5 and 6
@@ -164,7 +163,20 @@ class Recovery:
     sparsity: int
     method: str
     snr_db: float | None = None
+    start: str = "perturbed"
     seed: int = 0
+
+    def error(self, atoms, truth):
+        """Return the relative error; where no truth was perturbed, after matching atoms."""
+        return float(dictionary_error(atoms, truth, match=self.start != "perturbed"))
+
+    def initial_atoms(self, model, truth):
+        if self.start == "perturbed":
+            return model.perturbed_atoms(0.005)
+        blocks = [model.samples(BATCH, update, truth) for update in range(N_UPDATES)]
+        samples = torch.tensor(np.concatenate(blocks))
+        generator = torch.Generator().manual_seed(model.random_state(3))
+        return unit_rows(initial_atoms(samples, 1500, self.start, generator).numpy())
 
     def run(self, name):
         model = Model(1000, 1500, self.sparsity, self.seed, self.snr_db)
@@ -173,13 +185,13 @@ class Recovery:
         if state.exists():
             learner, result = pickle.loads(state.read_bytes())
         else:
-            initial = unit_rows(model.perturbed_atoms(0.005)).astype(np.float32)
+            initial = self.initial_atoms(model, truth)
             learner = learner_of(self.method, n_components=1500, dict_init=initial)
             result = {
                 "experiment": asdict(self),
                 "circumstances": circumstances(),
                 "update": [0],
-                "relative_error": [relative_error(initial, truth)],
+                "relative_error": [self.error(initial, truth)],
                 "seconds": 0.0,
                 "finished": False,
             }
@@ -194,13 +206,122 @@ class Recovery:
                 learner.set_params(lambda_decay=decay_at(done))
             learner.partial_fit(np.concatenate(blocks))
             result["update"].append(point)
-            result["relative_error"].append(relative_error(learner.components_, truth))
+            result["relative_error"].append(self.error(learner.components_, truth))
             result["seconds"] += time.perf_counter() - start
             result["finished"] = point == N_UPDATES
             write(state, pickle.dumps((learner, result)), mode="wb")
             write_result(name, result)
             print(f"{name}  {point}  {result['relative_error'][-1]:.4g}", flush=True)
         state.unlink()
+
+
+# ---------------------------------------------------------------- other packages
+
+
+def fit_sporco(samples, initial, n_updates):
+    from skpudle import SporcoDictionaryLearning
+
+    learner = SporcoDictionaryLearning(alpha=0.2, max_iter=200, dict_init=initial)
+    return learner.fit(samples).components_
+
+
+def fit_scikit_learn(samples, initial, n_updates):
+    from sklearn.decomposition import MiniBatchDictionaryLearning
+
+    learner = MiniBatchDictionaryLearning(
+        len(initial), alpha=0.2, batch_size=BATCH, dict_init=initial.astype(samples.dtype)
+    )
+    for rows in np.split(samples, n_updates):
+        learner.partial_fit(rows)
+    return learner.components_
+
+
+def fit_spams(samples, initial, n_updates):
+    import spams
+
+    data, start = (np.asfortranarray(array.T, dtype=np.float64) for array in (samples, initial))
+    options = dict(lambda1=0.2, mode=2, batchsize=BATCH, iter=n_updates, numThreads=1)
+    return spams.trainDL(data, D=start, verbose=False, **options).T
+
+
+PACKAGES = {"sporco": fit_sporco, "scikit-learn": fit_scikit_learn, "spams": fit_spams}
+
+
+@dataclass(frozen=True)
+class OtherPackage:
+    """The final error of another package on the problem of figure 5 or 6."""
+
+    sparsity: int
+    package: str
+    n_samples: int = BATCH * N_UPDATES
+    seed: int = 0
+
+    def run(self, name):
+        model = Model(1000, 1500, self.sparsity, self.seed)
+        truth, initial = model.atoms(), model.perturbed_atoms(0.005)
+        n_updates = self.n_samples // BATCH
+        blocks = [model.samples(BATCH, update, truth) for update in range(n_updates)]
+        start = time.perf_counter()
+        atoms = PACKAGES[self.package](np.concatenate(blocks), initial, n_updates)
+        result = {
+            "experiment": asdict(self),
+            "circumstances": circumstances(),
+            "relative_error": float(dictionary_error(atoms, truth)),
+            "seconds": time.perf_counter() - start,
+            "finished": True,
+        }
+        write_result(name, result)
+        print(f"{name}  {result['relative_error']:.4g}", flush=True)
+
+
+# ---------------------------------------------------------------- figures 2, 3, 4a and 4b
+
+DEPTHS = [1, 2, 3, 5, 8, 13, 20, 25, 30, 40, 50, 60, 75, 90, 100]
+
+
+@dataclass(frozen=True)
+class Theory:
+    """Figures 2, 3, 4a and 4b: errors of codes and gradients against the unfolding."""
+
+    n_samples: int = 10_000
+    n_single: int = 200
+    seed: int = 0
+
+    def run(self, name):
+        model = Model(50, 100, 5, self.seed)
+        truth, atoms = model.atoms(), model.perturbed_atoms(0.02)
+        samples, codes = model.samples_and_codes(self.n_samples, 0, truth)
+        best = lasso_dictionary(samples, truth, alpha=0.2, tol=1e-4).components
+        settings = dict(alpha=0.2, step_size=0.2)
+        means = gradient_convergence(
+            samples, atoms, n_unfoldings=DEPTHS, code=codes, minimizer=best, **settings
+        )
+        single = samples[: self.n_single]
+        settings["n_unfoldings"] = 200
+        code_error = code_convergence(single, atoms, random_state=0, **settings)
+        each = gradient_convergence(single, atoms, per_sample=True, **settings)
+        ratios = []
+        for sample, first in enumerate(code_error.support_time):
+            if first + 60 <= 200:
+                window = slice(first - 1 + 30, first - 1 + 60)
+                logs = np.log(each.local[:2, window, sample])
+                dec, ae_lasso = np.polyfit(np.arange(30), logs.T, 1)[0]
+                ratios.append(ae_lasso / dec)
+        result = {
+            "experiment": asdict(self),
+            "circumstances": circumstances(),
+            "unfolding": DEPTHS,
+            "code_error": np.mean(code_error.code_error, axis=1)[np.array(DEPTHS) - 1].tolist(),
+            "gradient": means.gradient.tolist(),
+            "to_local": means.local.tolist(),
+            "to_minimiser": means.minimizer.tolist(),
+            "to_truth": means.truth.tolist(),
+            "slope_ratio": float(np.median(ratios)),
+            "slope_ratio_samples": len(ratios),
+            "finished": True,
+        }
+        write_result(name, result)
+        print(f"{name}  slope ratio {result['slope_ratio']:.4g}", flush=True)
 
 
 # ---------------------------------------------------------------- figures 4c and 4d
@@ -213,17 +334,18 @@ def theory_data(seed):  # -> truth, samples, initial atoms
     model = Model(50, 100, 5, seed)
     truth = model.atoms()
     samples = model.samples(N_THEORY, 0, truth)
-    return truth, samples, unit_rows(model.perturbed_atoms(0.1)).astype(np.float32)
+    return truth, samples, model.perturbed_atoms(0.1)
 
 
 @dataclass(frozen=True)
 class Training:
-    """One curve of figure 4c or 4d: full-batch training, distances to D tilde and D*."""
+    """One curve of figure 4c or 4d: distances to D tilde and D* in (full-batch) training."""
 
     n_unfoldings: int
     gradient: str
     optimizer: str = "adam"
     learning_rate: float = 1e-3
+    batch_size: int = N_THEORY
     n_epochs: int = 600
     seed: int = 0
 
@@ -256,7 +378,8 @@ class Training:
         samples = torch.tensor(samples)
         for epoch in range(result["epoch"][-1] + 1, self.n_epochs + 1):
             start = time.perf_counter()
-            optimizer.update(self.gradient_of(optimizer.atoms, samples), codes=None)
+            for rows in samples.split(self.batch_size):
+                optimizer.update(self.gradient_of(optimizer.atoms, rows), codes=None)
             result["seconds"] += time.perf_counter() - start
             if epoch == 1 or epoch % RECORD_EVERY == 0:
                 atoms = optimizer.atoms.detach()
@@ -282,61 +405,176 @@ class Training:
         return total
 
 
-def lasso_minimiser(seed, *, n_rounds=2000):
-    """Return D*, the minimiser of the lasso risk of the samples next to the true dictionary.
-
-    Alternates 20 encoder steps from the last codes with a sweep of exact atom updates.
-    """
-    path = STATES / f"minimiser-{seed}.npy"
-    if path.exists():
-        return np.load(path)
+@cache
+def lasso_minimiser(seed):
+    """Return D*, the minimiser of the lasso risk of the samples next to the true dictionary."""
     truth, samples, _ = theory_data(seed)
-    x, atoms, codes = torch.tensor(samples), torch.tensor(truth, dtype=torch.float32), None
-    for n in range(n_rounds):
-        dictionary = DenseDictionary(atoms)
-        step = 1 / dictionary.squared_norm_bound()
-        n_steps = 500 if codes is None else 20
-        levels = threshold_levels(dictionary, 0.2, n_steps, step)
-        codes = unfold(dictionary, x, levels, step, initial=codes)
-        second, cross = codes.mT @ codes, codes.mT @ x
-        updated = atoms.clone()
-        for j in range(len(atoms)):
-            updated[j] += (cross[j] - second[j] @ updated) / second[j, j]
-            updated[j] /= torch.linalg.vector_norm(updated[j])
-        change = float(torch.linalg.vector_norm(updated - atoms))
-        atoms = updated
-        if n % 50 == 0:
-            print(f"D*  {n}  {change:.2g}", flush=True)
-        if change < 2e-5:
-            break
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, atoms.double().numpy())
-    return np.load(path)
+    return lasso_dictionary(samples, truth, alpha=0.2, tol=1e-4).components
 
 
 # ---------------------------------------------------------------- the list, in the order of a run
 
 
+METHODS = ("ae-ls", "decay", "hard", "noodl")
+GRADIENTS = ("dec", "ae-lasso", "ae-ls")
+
+
 def experiments():
     """Return all experiments by name, in the order in which they are run."""
-    found = {}
+    found = {"theory": Theory()}
     for sparsity in (20, 10, 40):
-        for method in ("ae-ls", "decay", "hard", "noodl"):
+        for method in METHODS:
             found[f"figure5-s{sparsity}-{method}"] = Recovery(sparsity, method)
     for depth in (25, 100, 50):
-        for gradient in ("dec", "ae-lasso", "ae-ls"):
-            found[f"figure4-T{depth}-{gradient}"] = Training(depth, gradient)
+        for gradient in GRADIENTS:
+            found[f"figure4cd-T{depth}-{gradient}"] = Training(depth, gradient)
+    for sparsity in (20, 10, 40):
+        for package in PACKAGES:
+            # SPORCO keeps codes of all samples in memory, several times over
+            n_samples = 10_000 if package == "sporco" else BATCH * N_UPDATES
+            found[f"figure5-s{sparsity}-{package}"] = OtherPackage(sparsity, package, n_samples)
+    # beyond the paper: noise, starts that know no truth, other optimisers
+    for snr in (20, 10):
+        for method in METHODS:
+            found[f"noise-{snr}dB-{method}"] = Recovery(20, method, snr_db=snr)
+    for start in ("pairwise", "data"):
+        for method in METHODS:
+            found[f"start-{start}-{method}"] = Recovery(20, method, start=start)
+    for depth in (25, 100):
+        for gradient in GRADIENTS:
+            full = Training(depth, gradient, "sgd", learning_rate=3.0)
+            found[f"descent-T{depth}-{gradient}"] = full
+            batches = Training(depth, gradient, "sgd", 1.0, batch_size=500, n_epochs=150)
+            found[f"sgd-T{depth}-{gradient}"] = batches
     return found
+
+
+# ---------------------------------------------------------------- reports
+
+
+class Published:
+    """The published numbers, where there are any: the same questions as for ours."""
+
+    methods = dict(zip(METHODS, ("ae-ls", "ae-ls, decay", "ae-ls, hard threshold", "NOODL")))
+
+    def __init__(self, path):
+        self.content = {} if path is None else json.loads(Path(path).read_text())
+
+    def curve(self, experiment):  # -> positions, values; empty where nothing was published
+        curve = {}
+        if isinstance(experiment, Recovery) and experiment == Recovery(
+            experiment.sparsity, experiment.method
+        ):
+            figure = self.content.get("figures_5_and_6_relative_dictionary_error_after_update", {})
+            curve = figure.get(f"s={experiment.sparsity}", {})
+            curve = curve.get(self.methods[experiment.method], {})
+        elif isinstance(experiment, Training) and experiment == Training(
+            experiment.n_unfoldings, experiment.gradient
+        ):
+            figure = self.content.get("figures_4c_4d_absolute_frobenius_error_after_epoch", {})
+            curve = figure.get(f"T={experiment.n_unfoldings}", {})
+            curve = curve.get(experiment.gradient, {}).get("D_Dtilde_err", {})
+        return np.array([int(key) for key in curve]), np.array(list(curve.values()))
+
+
+def curve_of(result):  # -> positions, values
+    """Return the curve of a result: the error of the dictionary in training."""
+    at = result.get("update", result.get("epoch", []))
+    return np.array(at), np.atleast_1d(result.get("relative_error", result.get("to_truth", [])))
+
+
+def print_summary(published):
+    """Print one line per experiment that has a curve or a final error."""
+    print(f"{'experiment':32} {'at':>5} {'ours':>10} {'published':>10} {'largest ratio':>14}")
+    for name, experiment in experiments().items():
+        result = read_result(name)
+        if result is None or isinstance(experiment, Theory):
+            continue
+        at, values = curve_of(result)
+        line = f"{name:32} {at[-1] if len(at) else '':>5} {values[-1]:10.3g}"
+        positions, reference = published.curve(experiment)
+        shared = np.isin(positions, at)
+        if shared.any():
+            ours = values[np.isin(at, positions)]
+            ratio = np.exp(np.abs(np.log(ours / reference[shared])).max())
+            line += f" {reference[shared][-1]:10.3g} {ratio:14.2f}"
+        print(line)
+    if (theory := read_result("theory")) is not None:
+        print(f"\nfigure 3: ratio of the slopes of ae-lasso and dec {theory['slope_ratio']:.3f}")
+        for name, minimiser, truth in zip(
+            *(theory[k] for k in ("gradient", "to_minimiser", "to_truth"))
+        ):
+            print(
+                f"figure 4a, 4b: {name:9} ends {minimiser[-1]:.4f} from g*, {truth[-1]:.4f} from g~"
+            )
+
+
+def draw_figures(folder, published):
+    """Draw the figures in the layout of the paper, published curves dotted beside ours."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    def draw(axis, names):
+        for name, label in names.items():
+            if (result := read_result(name)) is None:
+                continue
+            (line,) = axis.semilogy(*curve_of(result), label=label)
+            positions, values = published.curve(experiments()[name])
+            axis.semilogy(positions, values, ":", color=line.get_color())
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4), sharey=True, layout="constrained")
+    for axis, sparsity in zip(axes, (10, 20, 40)):
+        draw(axis, {f"figure5-s{sparsity}-{method}": method for method in METHODS})
+        if (other := read_result(f"figure5-s{sparsity}-sporco")) is not None:
+            axis.axhline(other["relative_error"], color="gray", linestyle="--", label="SPORCO")
+        axis.set(title=f"{sparsity}-sparse", xlabel="Update")
+    axes[0].set_ylabel("Relative error of the dictionary")
+    axes[0].legend()
+    figure.savefig(folder / "figure5-6.png", dpi=150)
+
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4), sharey=True, layout="constrained")
+    for axis, depth in zip(axes, (25, 50, 100)):
+        draw(axis, {f"figure4cd-T{depth}-{gradient}": gradient for gradient in GRADIENTS})
+        axis.set(title=f"T = {depth}", xlabel="Epoch")
+    axes[0].set_ylabel("Distance of the dictionary to the truth")
+    axes[0].legend()
+    figure.savefig(folder / "figure4cd.png", dpi=150)
+
+    if (theory := read_result("theory")) is not None:
+        panels = {"3": "to_local", "4a": "to_minimiser", "4b": "to_truth"}
+        figure, axes = plt.subplots(1, 4, figsize=(16, 4), layout="constrained")
+        axes[0].semilogy(theory["unfolding"], theory["code_error"])
+        axes[0].set(title="2: code error", xlabel="Unfolding")
+        for axis, (title, key) in zip(axes[1:], panels.items()):
+            for gradient, errors in zip(theory["gradient"], theory[key]):
+                axis.semilogy(theory["unfolding"], errors, label=gradient)
+            axis.set(title=f"{title}: gradient error {key.replace('_', ' ')}", xlabel="Unfolding")
+        axes[1].legend()
+        figure.savefig(folder / "figure2-3-4ab.png", dpi=150)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", help="experiments; by default all")
     parser.add_argument("--list", action="store_true", help="list them and what is finished")
+    parser.add_argument("--summary", action="store_true", help="print results and run nothing")
+    parser.add_argument("--figures", metavar="FOLDER", help="draw results and run nothing")
+    parser.add_argument("--published", metavar="FILE", help="JSON of published curves")
     arguments = parser.parse_args()
     known = experiments()
     if unknown := set(arguments.names) - set(known):
         parser.error(f"unknown experiments {sorted(unknown)}; see --list")
+    published = Published(arguments.published)
+    if arguments.summary:
+        print_summary(published)
+    if arguments.figures:
+        draw_figures(arguments.figures, published)
+    if arguments.summary or arguments.figures:
+        return
     for name in arguments.names or known:
         result = read_result(name)
         finished = result is not None and result["finished"]

@@ -1,7 +1,13 @@
 """Dictionary learning by backpropagation through unfolded sparse encoders."""
 
 from skpudle.dictionary_learning import NOODLDictionaryLearning, PUDLEDictionaryLearning
+from skpudle.sporco import SporcoDictionaryLearning
 
-__all__ = ["NOODLDictionaryLearning", "PUDLEDictionaryLearning", "__version__"]
+__all__ = [
+    "NOODLDictionaryLearning",
+    "PUDLEDictionaryLearning",
+    "SporcoDictionaryLearning",
+    "__version__",
+]
 
 __version__ = "0.1.0"

@@ -222,7 +222,9 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             data_scale=start["data_scale"],
             params=self.optimizer_params,
         )
-        if go_on:
+        if go_on and self._training_state["optimizer_name"] != str(self.optimizer):
+            optimizer.load(atoms, {})
+        elif go_on:
             moments = self._training_state["optimizer"].items()
             optimizer.load(atoms, {name: to_tensor(value, device) for name, value in moments})
         else:
@@ -321,6 +323,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             "_training_state": {
                 "alpha": start["alpha"],
                 "data_scale": start["data_scale"],
+                "optimizer_name": str(self.optimizer),
                 "optimizer": {name: to_numpy(value) for name, value in moments},
             },
         }

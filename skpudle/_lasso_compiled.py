@@ -1,49 +1,31 @@
-r"""The active set method of `skpudle.lasso` for one sample at a time, compiled by numba.
+r"""The active set method of `skpudle._lasso_batched`, one sample at a time, compiled by numba.
 
-For a sample ``x`` with support S, signs ``theta`` and correlations ``c = D^T (x - D z)`` a round
-
-1. lets in atoms whose ``|c_j|`` exceeds the penalty, with the sign of ``c_j``,
-2. takes the Newton step ``G_SS^{-1} (c_S - penalty * theta)`` as far as no code changes its sign,
-   leaves out those that reached zero, and repeats until the full step is free,
-3. computes the correlations anew.
-
-Every round lowers the objective and ends at the minimum over its support, so no support returns
-and the number of rounds is finite; in practice it is about a third of the final support. The last
-Newton step is the polish: codes are exact up to rounding.
-
-The functions are plain Python until `solver` compiles them; they change their arguments in place.
-``inner`` is ``G_SS``, ``factor`` its Cholesky factor, ``slope`` what is left of the optimality
-condition, ``c_S - penalty * theta``.
+The functions are plain Python until `_compiled` compiles them; they change their arguments in
+place. ``inner`` is ``G_SS``, ``factor`` its Cholesky factor, bordered as atoms enter and rotated as
+they leave; ``slope`` is what is left of the optimality condition, ``c_S - penalty * theta``. Loops
+instead of slices: assigning to a slice takes numba seconds to compile.
 """
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from threading import Lock
 
 import numpy as np
 import torch
 
-# A round looks for the largest correlation of each run of this many atoms: one pass that the
-# processor vectorises finds several candidates, and runs keep neighbours from crowding in together.
-_RUN = 32
-_CANDIDATES = 8
-# Candidates are nearly as violating as the best one; weaker ones are explained by the others.
-_SHARE = 0.8
-# Below this share of an atom's squared norm, what the support leaves of it is rounding.
-_DEPENDENT = 1e-12
-# A correlation exceeds the penalty only if it does by more than this share of it ...
-_RESOLUTION = 1e-12
-# ... and than rounding, as a share of the terms that the correlation is a sum of.
-_ROUNDING = 1e-15
-_POLISHES = 3
-# With 32 atoms a sample or fewer, the Gram matrix costs less than the products it saves; above
-# 10,000 atoms it would take gigabytes.
-_GRAM_ATOMS_PER_SAMPLE = 32
-_GRAM_ATOMS = 10_000
+from skpudle._lasso_batched import (
+    CANDIDATES,
+    DEPENDENT,
+    NEARLY,
+    POLISHES,
+    RESOLUTION,
+    ROUNDING,
+    RUN,
+    SHARE,
+    TIE,
+)
 
+# Below this many rows a thread costs more than it saves.
 _ROWS_PER_TASK = 16
-
-_COMPILING = Lock()
 
 
 def _product(a, b):
@@ -100,7 +82,7 @@ def _border(atoms, gram, support, k, inner, factor):
         pivot -= factor[k, i] ** 2
     # An atom that depends on the support gets a long step along the direction that changes nothing
     # but the penalty, which ends where a code reaches zero.
-    factor[k, k] = np.sqrt(max(pivot, 0.1 * _DEPENDENT * inner[k, k]))
+    factor[k, k] = np.sqrt(max(pivot, 0.1 * DEPENDENT * inner[k, k]))
     return pivot
 
 
@@ -146,14 +128,12 @@ def _reach(z, theta, step):
 
 
 def _minimise(k, support, z, theta, slope, step, inner, factor):
-    """Minimise over the support; return the size it has left, and whether codes moved."""
-    moved = False
+    """Minimise over the support; return the size it has left."""
     while k > 0:
         _newton(k, slope, step, factor)
         length = 1.0
         for i in range(k):
             length = min(length, _reach(z[i], theta[i], step[i]))
-        moved = moved or length > 0
         for i in range(k):
             for j in range(k):
                 slope[i] -= length * inner[i, j] * step[j]
@@ -167,7 +147,7 @@ def _minimise(k, support, z, theta, slope, step, inner, factor):
         if remaining == k:
             break
         k = remaining
-    return k, moved
+    return k
 
 
 def _peaks(c, positive, peaks):
@@ -175,7 +155,7 @@ def _peaks(c, positive, peaks):
     best = 0.0
     for run in range(len(peaks)):
         peak = 0.0
-        for j in range(run * _RUN, min((run + 1) * _RUN, len(c))):
+        for j in range(run * RUN, min((run + 1) * RUN, len(c))):
             peak = max(peak, c[j] if positive else abs(c[j]))
         peaks[run] = peak
         best = max(best, peak)
@@ -201,12 +181,12 @@ def _grown_square(matrix):
 def _solve_rows(atoms, gram, x, penalty, positive, max_iter, codes):
     """Turn ``codes``, which holds ``D^T x``, into the codes of the rows of ``x``."""
     n_components, n_features = atoms.shape
-    room = 4 * _CANDIDATES
+    room = 4 * CANDIDATES
     support = np.empty(room, np.int64)
     z, theta, slope, step = np.empty(room), np.empty(room), np.empty(room), np.empty(room)
     inner, factor = np.empty((room, room)), np.empty((room, room))
     c, residual = np.empty(n_components), np.empty(n_features)
-    peaks = np.empty((n_components + _RUN - 1) // _RUN)
+    peaks = np.empty((n_components + RUN - 1) // RUN)
     for row in range(len(x)):
         k = np.int64(0)  # a literal 0 would have every function compiled twice
         polished = 0
@@ -214,7 +194,7 @@ def _solve_rows(atoms, gram, x, penalty, positive, max_iter, codes):
             c[j] = codes[row, j]
         scale = 0.0  # of the correlations, to tell them from rounding
         for _ in range(max_iter):
-            if k + _CANDIDATES > room:
+            if k + CANDIDATES > room:
                 room *= 2
                 support, z, theta = _grown(support), _grown(z), _grown(theta)
                 slope, step = _grown(slope), _grown(step)
@@ -227,30 +207,27 @@ def _solve_rows(atoms, gram, x, penalty, positive, max_iter, codes):
                 size += abs(z[i]) * inner[i, i]
             best = _peaks(c, positive, peaks)
             scale = max(scale, best)
-            slack = _RESOLUTION * penalty + _ROUNDING * (scale + size)
-            if best > penalty + slack:
-                polished = 0
-                weakest, n_active = max(penalty + slack, _SHARE * best), k
-                for run in range(len(peaks)):
-                    if peaks[run] < weakest or k == n_active + _CANDIDATES:
-                        continue
-                    j = run * _RUN
-                    while (c[j] if positive else abs(c[j])) < peaks[run]:
-                        j += 1
-                    support[k] = j
-                    pivot = _border(atoms, gram, support, k, inner, factor)
-                    if pivot <= _DEPENDENT * inner[k, k] and k > n_active:
-                        continue  # one dependent atom at a time, or no direction is sure to descend
+            slack = RESOLUTION * penalty + ROUNDING * (scale + size)
+            off = max(off, best - penalty)
+            if off <= NEARLY * penalty:
+                polished += 1
+            if off <= slack or polished > POLISHES:
+                break
+
+            weakest, n_old = max(penalty + slack, SHARE * best), k
+            for run in range(len(peaks)):
+                if peaks[run] < weakest or k == n_old + CANDIDATES:
+                    continue
+                j = run * RUN
+                while (c[j] if positive else abs(c[j])) < (1 - TIE) * peaks[run]:
+                    j += 1
+                support[k] = j
+                pivot = _border(atoms, gram, support, k, inner, factor)
+                if k == n_old or pivot > DEPENDENT * inner[k, k]:
                     z[k], theta[k] = 0.0, np.sign(c[j])
                     slope[k] = c[j] - penalty * theta[k]
                     k += 1
-            elif off > slack and polished < _POLISHES:
-                polished += 1
-            else:
-                break
-            k, moved = _minimise(k, support, z, theta, slope, step, inner, factor)
-            if not moved:
-                break
+            k = _minimise(k, support, z, theta, slope, step, inner, factor)
             _correlate(atoms, gram, x[row], codes[row], support, z, k, residual, c)
         for j in range(n_components):
             codes[row, j] = 0.0
@@ -280,49 +257,28 @@ def _compiled():
     return compiled
 
 
-def solve(atoms, x, penalty, *, positive, max_iter):
-    """Return the codes of the rows of ``x``; all is float64 and on the CPU.
+def solve(atoms, gram, x, *, penalty, positive, max_iter):
+    """Return lasso codes of the rows of ``x``, as `skpudle._lasso_batched.solve` does.
 
-    Parameters
-    ----------
-    atoms : Tensor of shape (n_components, n_features)
-        Atoms, no two of them parallel.
-    x : Tensor of shape (n_samples, n_features)
-        Data.
-    penalty : float
-        Penalty, positive.
-    positive : bool
-        Whether codes are restricted to non-negative values.
-    max_iter : int
-        Maximum number of rounds for a sample.
-
-    Returns
-    -------
-    Tensor of shape (n_samples, n_components)
-        Codes.
-
-    Raises
-    ------
-    ImportError
-        If numba is not installed.
+    All tensors are on the CPU. Raises ImportError where numba is not installed.
     """
     solve_rows = _compiled()
     codes = x @ atoms.mT
-    few = len(atoms) <= min(_GRAM_ATOMS, _GRAM_ATOMS_PER_SAMPLE * len(x))
-    gram = atoms @ atoms.mT if few else atoms.new_empty(0, 0)
-    # the arrays share the tensors' memory: the rows of `codes` are solved in place
-    atoms, gram, x_rows, code_rows = map(np.asarray, (atoms, gram, x, codes))
+    if gram is None:
+        gram = atoms.new_empty(0, 0)
+    # the arrays share the memory of the tensors, so codes are solved in place
+    atoms, gram, data, rows = (np.asarray(t.contiguous()) for t in (atoms, gram, x, codes))
 
-    def solve_slice(rows):
-        solve_rows(atoms, gram, x_rows[rows], penalty, positive, max_iter, code_rows[rows])
+    def solve_slice(part):
+        solve_rows(atoms, gram, data[part], penalty, positive, max_iter, rows[part])
 
     n_threads = torch.get_num_threads()
     length = max(_ROWS_PER_TASK, len(x) // (8 * n_threads))
-    slices = [slice(first, first + length) for first in range(0, len(x), length)]
-    if n_threads == 1 or len(slices) == 1:
-        for rows in slices:
-            solve_slice(rows)
+    parts = [slice(first, first + length) for first in range(0, len(x), length)]
+    if n_threads == 1 or len(parts) == 1:
+        for part in parts:
+            solve_slice(part)
     else:
         with ThreadPoolExecutor(n_threads) as pool:
-            list(pool.map(solve_slice, slices))  # the list raises what a slice raised
+            list(pool.map(solve_slice, parts))  # the list raises what a slice raised
     return codes

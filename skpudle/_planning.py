@@ -14,7 +14,7 @@ __all__ = ["Planner", "pays"]
 # inside working sets however small they are.
 _ENTRY = {"cpu": 25, "cuda": 140}
 _ITERATION = {"cpu": 1e7, "cuda": 3e9}
-_CACHE = 2**24  # bytes of small matrices beyond which an entry costs three times as much on a CPU
+_CACHE = 2**22  # bytes of small matrices beyond which an entry costs three times as much on a CPU
 # An entry of the Gram matrix that is gathered (or added to its counterpart in the derivative), and
 # an atom that is ranked.
 _GATHER = 150
@@ -63,12 +63,12 @@ class Planner:
 
     def size(self, need):
         """Return the size of working sets for samples that need up to ``need`` entries."""
-        return min(len(self._steps.atoms), 16 * ceil((1.5 * need + 16) / 16))
+        return min(len(self._steps.atoms), 16 * ceil((1.5 * need + 32) / 16))
 
     def setup(self, size):
         """Return what a working set costs, for either direction."""
         _, n_features = self._steps.atoms.shape
-        entry = 2 * n_features if self._steps.transition is None else _GATHER
+        entry = 2 * n_features if self._steps.feedback is None else _GATHER
         return entry * size**2 + _RANK * len(self._steps.atoms) / 2
 
     def iteration(self, size, n_rows):

@@ -20,10 +20,10 @@ _LARGEST_INT32_ROOT = 46340
 
 
 class Steps:
-    """The step ``z + s D^T (x - D z)``, and the blocks of its matrix ``H = 1 - s G``.
+    """The step ``z + s D^T (x - D z)``, and blocks of ``- s G``.
 
-    ``H`` is built as soon as what it would have saved reaches what it costs, which is never more than
-    twice as slow as knowing. Prices are in operations divided by the number of atoms.
+    That matrix is built as soon as what it would have saved reaches what it costs, which is never
+    more than twice as slow as knowing. Prices are in operations divided by the number of atoms.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class Steps:
         self.atoms, self.x, self.size = atoms, x, step
         self.scaled_atoms = atoms * step
         self.correlation = x @ self.scaled_atoms.mT  # s D^T x
-        self.transition = None  # H
+        self.feedback = None  # - s G
         gram, direct = (6 * n_atoms, 12 * n_features) if adjoint else (2 * n_atoms, 4 * n_features)
         self.cost = n_atoms * min(gram, direct)  # operations of one step of one sample
         self.push_cost = n_atoms * min(2 * n_atoms, 4 * n_features)  # ... without its adjoint
@@ -57,31 +57,29 @@ class Steps:
 
     def _spend(self, price):
         self._spent += price
-        if self.transition is None and self._spent > self._price:
-            self.transition = self.scaled_atoms @ -self.atoms.mT
-            self.transition.diagonal().add_(1)
+        if self.feedback is None and self._spent > self._price:
+            self.feedback = self.scaled_atoms @ -self.atoms.mT
 
     def push(self, z, rows=ALL):  # (n, n_components) -> (n, n_components), residual or None
         """Return the codes after a step, and ``x - D z`` if it was computed on the way."""
         if z is None:
             return self.correlation.clone(), self.x
         self._spend(len(z) * self._saving)
-        if self.transition is not None:
-            return torch.addmm(self.correlation[rows], z, self.transition), None
-        residual = torch.addmm(self.x[rows], z, self.atoms, alpha=-1)
-        return torch.addmm(z, residual, self.scaled_atoms.mT), residual
+        if self.feedback is not None:
+            return torch.addmm(self.correlation[rows], z, self.feedback).add_(z), None
+        residual = self.x[rows] - z @ self.atoms
+        # codes are added last: a product accumulated on top of them would round them several times
+        return (residual @ self.scaled_atoms.mT).add_(z), residual
 
     def block(self, indices):  # (n, k) -> (n, k, k)
-        """Return the entries of ``H`` between the chosen atoms of each sample."""
+        """Return the entries of ``- s G`` between the chosen atoms of each sample."""
         n, k = indices.shape
         n_atoms, n_features = self.atoms.shape
         self._spend(4 * n * k * k * n_features / n_atoms)  # with the product in `add_block`
-        if self.transition is not None:
-            return self.transition.view(-1).index_select(0, self.pairs(indices)).view(n, k, k)
+        if self.feedback is not None:
+            return self.feedback.view(-1).index_select(0, self.pairs(indices)).view(n, k, k)
         chosen = self.atoms.index_select(0, indices.flatten()).view(n, k, n_features)
-        block = torch.bmm(chosen, chosen.mT).mul_(-self.size)
-        block.diagonal(dim1=1, dim2=2).add_(1)
-        return block
+        return torch.bmm(chosen, chosen.mT).mul_(-self.size)
 
     def pairs(self, indices):  # (n, k) -> (n * k * k,)
         """Return where pairs of the chosen atoms are in the flattened matrix."""
@@ -105,24 +103,31 @@ class StepSums:
         self.x = torch.zeros_like(steps.x)
         self.size = torch.zeros_like(steps.size)
         self.total = self.products = None  # q, P
-        if steps.transition is not None:
+        if steps.feedback is not None:
             self.total = torch.zeros_like(steps.correlation)
-            self.products = torch.zeros_like(steps.transition)
+            self.products = torch.zeros_like(steps.feedback)
         self._pending = []
 
     def pull(self, u, z, residual, rows=ALL):  # (n, n_components) -> (n, n_components)
         """Add what a step contributes and return its transpose at ``u``, None for the first."""
+        image = self.add(u, z, residual, rows)
+        if z is None:
+            return None
+        if image is None:
+            return torch.addmm(u, u, self.steps.feedback)
+        return (image @ self.steps.scaled_atoms.mT).neg_().add_(u)
+
+    def add(self, u, z, residual, rows=ALL):  # -> D u, of shape (n, n_features), or None
+        """Add what steps contribute that begin with the same ``z``, where ``u`` is their sum.
+
+        Without a residual this goes through the Gram matrix.
+        """
         if residual is None:
             self.total[rows] += u
             self._pending.append((u, z))
-            if len(self._pending) * len(u) >= _ROWS_PER_PRODUCT:
+            if sum(len(u) for u, _ in self._pending) >= _ROWS_PER_PRODUCT:
                 self._add_pending()
-            return u @ self.steps.transition
-        image = self.add(u, z, residual, rows)
-        return None if z is None else torch.addmm(u, image, self.steps.scaled_atoms.mT, alpha=-1)
-
-    def add(self, u, z, residual, rows=ALL):  # -> D u, of shape (n, n_features)
-        """Add what one or more steps contribute, all with the same ``z``; ``u`` is their sum."""
+            return None
         image = u @ self.steps.atoms
         if z is None:
             self.atoms.addmm_(u.mT, residual)
@@ -141,9 +146,7 @@ class StepSums:
         chosen = steps.atoms.index_select(0, indices.flatten()).view(*indices.shape, -1)
         images = torch.bmm(products + products.mT, chosen).flatten(0, 1)
         self.atoms.index_add_(0, indices.flatten(), images, alpha=-1)
-        # - <P, G>, where s G = 1 - H
-        trace = products.diagonal(dim1=1, dim2=2).sum()
-        self.size += ((products * block).sum() - trace) / steps.size
+        self.size += (products * block).sum() / steps.size  # - <P, G>
 
     def _add_pending(self):
         if self._pending:
@@ -159,6 +162,6 @@ class StepSums:
             self.atoms.addmm_(self.total.mT, steps.x)
             self.atoms.addmm_(self.products + self.products.mT, steps.atoms, alpha=-1)
             self.x.addmm_(self.total, steps.atoms)
-            inner = (self.total * steps.correlation).sum() - self.products.trace()
-            self.size += (inner + (self.products * steps.transition).sum()) / steps.size
+            inner = (self.total * steps.correlation).sum() + (self.products * steps.feedback).sum()
+            self.size += inner / steps.size  # <q, D^T x> - <P, G>
         return self.steps.size * self.atoms, self.steps.size * self.x, self.size

@@ -15,7 +15,7 @@ __all__ = ["Batch", "Diverged", "EpochSummary", "Rows", "Stopping", "Trainer"]
 
 # Between two looks at the loss: rare enough that a GPU never idles, often enough that a first epoch
 # of a hundred thousand samples need not be finished when nothing is left to gain.
-_UPDATES_PER_ROUND = 50
+_UPDATES_PER_ROUND = 10
 
 
 class Batch(NamedTuple):
@@ -130,6 +130,7 @@ class Trainer:
         self.make_dictionary, self.rule, self.schedule = make_dictionary, rule, schedule
         self.optimizer, self.n_steps = optimizer, n_steps
         self._halved = False
+        self._finite_state = None  # the latest (atoms, optimiser's state, number of updates)
         self._unused = self._losses = None
 
     def run_epoch(self, source, stopping):
@@ -146,15 +147,18 @@ class Trainer:
         self._losses = None
         self._unused = torch.ones_like(self.optimizer.atoms.flatten(1)[:, 0], dtype=torch.bool)
         while n_seen < source.n_samples:
-            before = self.optimizer.atoms.detach().clone(), self.optimizer.state(), self.n_steps
+            start = self.optimizer.atoms.detach().clone(), self.optimizer.state(), self.n_steps
             sums = [self._update(b, source.n_samples) for b in islice(batches, _UPDATES_PER_ROUND)]
             finite = torch.isfinite(torch.stack(sums)).all(1)
             loss, objective, n_samples = torch.stack(sums).double().sum(0).tolist()
+            if finite[0] or self._finite_state is None:
+                self._finite_state = start  # that a state is finite is known from its next loss
             if not (finite.all() and torch.isfinite(self.optimizer.atoms).all()):
-                *finite_state, self.n_steps = before
-                self.optimizer.load(*finite_state)
+                first_bad = start[2] + min(int(finite.sum()) + 1, len(sums))
+                *state, self.n_steps = self._finite_state
+                self.optimizer.load(*state)
                 if self._halved:
-                    raise Diverged(self.n_steps + int(finite.sum()) + 1)
+                    raise Diverged(first_bad)
                 self._halved = True
                 self.optimizer.halve_learning_rate()
                 return self.run_epoch(source, stopping)
@@ -165,14 +169,15 @@ class Trainer:
 
     def _update(self, batch, n_samples):  # -> summed loss, summed objective, number of samples
         atoms = self.optimizer.atoms
-        evaluation = self.rule(
-            self.make_dictionary(atoms),
-            batch.x,
-            target=batch.target,
-            mask=batch.mask,
-            **self.schedule(self.n_steps),
-        )
-        (gradient,) = torch.autograd.grad(evaluation.surrogate, atoms)
+        with torch.enable_grad():  # whatever the caller's mode is
+            evaluation = self.rule(
+                self.make_dictionary(atoms),
+                batch.x,
+                target=batch.target,
+                mask=batch.mask,
+                **self.schedule(self.n_steps),
+            )
+            (gradient,) = torch.autograd.grad(evaluation.surrogate, atoms)
         self.optimizer.update(gradient, evaluation.codes)
         self.n_steps += 1
         self._unused &= (evaluation.codes == 0).transpose(0, 1).flatten(1).all(1)

@@ -6,7 +6,7 @@ came about is none of its business.
 
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_feature_names, check_is_fitted, validate_data
 
 from skpudle._arrays import check_rows, like_input, resolve_device, to_tensor
 from skpudle.operators import DenseDictionary
@@ -103,7 +103,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         n_features = x.shape[1]
         order = torch.randperm(n_features, generator=torch.Generator().manual_seed(0))
         groups = order.tensor_split(min(_SCORE_GROUPS, n_features))
-        total = float((x - x.mean(0)).square().sum())
+        centred = x - x[0]  # exactly zero for constant columns, whose mean may be rounded
+        total = float((centred - centred.mean(0)).square().sum())
         if total == 0:
             return 0.0
         encoder, error = self._transform_encoder(), 0.0
@@ -119,6 +120,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def _check_new_data(self, X):  # -> x, dictionary
         check_is_fitted(self)
+        # names, values, number of features: the order in which scikit-learn complains
+        _check_feature_names(self, X, reset=False)
         x = to_tensor(check_rows(X, estimator=self), self._transform_device(X))
         validate_data(self, X, reset=False, skip_check_array=True)
         return x, DenseDictionary(to_tensor(self.components_, x.device).to(x.dtype))

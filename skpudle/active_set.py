@@ -70,7 +70,7 @@ class _Run:
     """Iterations of some samples, one after the other, inside their working sets.
 
     ``stacks`` hold codes, each (n_iterations, n, k); the very first are those that iteration
-    ``start`` begins with. ``block`` is the matrix of a step inside the working sets.
+    ``start`` begins with. ``block`` is ``- s G`` between the atoms of each working set.
     """
 
     def __init__(self, rows, indices, block, start, stacks):
@@ -83,20 +83,20 @@ class _Run:
 
     def iterate(self, z, origin, v, levels, shrink_):  # (n, k) -> (len(levels), n, k)
         """Return the codes after each iteration; ``v`` is what was shrunk at ``origin``."""
-        codes = z.new_empty(len(levels), *z.shape)
+        codes, ascent = z.new_empty(len(levels), *z.shape), (v - origin)[:, None]
         move = torch.empty_like(z)
         for code, level in zip(codes.unbind(), levels.unbind(), strict=True):
             torch.sub(z, origin, out=move)
-            torch.baddbmm(v[:, None], move[:, None], self.block, out=code[:, None])
-            z = shrink_(code, level if len(level) == 1 else level[self.indices])
+            torch.baddbmm(ascent, move[:, None], self.block, out=code[:, None])
+            z = shrink_(code.add_(z), level if len(level) == 1 else level[self.indices])
         return codes
 
-    def weigh(self, path):  # (n_iterations, n, k) -> s G_CC path
-        return path - torch.bmm(path.transpose(0, 1), self.block).transpose(0, 1)
+    def weigh(self, path):  # (n_iterations, n, k) -> - s G_CC path
+        return torch.bmm(path.transpose(0, 1), self.block).transpose(0, 1)
 
     def reach(self, path):  # (n_iterations, n, k) -> (n_iterations, n)
         r"""Return :math:`\sqrt s |D e|` for every ``e`` of the path, rounded up."""
-        square = (path * self.weigh(path)).sum(2).clamp_min_(0)
+        square = (path * self.weigh(path)).sum(2).neg_().clamp_min_(0)
         rounding = 8 * path.shape[2] * torch.finfo(path.dtype).eps
         return square.add_(path.square().sum(2), alpha=rounding).sqrt_()
 
@@ -118,7 +118,8 @@ class _Run:
             signs = after.sign()
             u = signs.abs()
             for row in reversed(u.unbind()):
-                inner = torch.bmm(row.mul_(inner)[:, None], block)[:, 0]
+                row = row.mul_(inner)[:, None]
+                inner = torch.baddbmm(row, row, block)[:, 0]
             total += u.sum(0)
             moves = torch.cat([before[-1:], after[:-1]]) - last
             products.baddbmm_(u.permute(1, 2, 0), moves.permute(1, 0, 2))
@@ -131,7 +132,7 @@ class _Run:
                     by_level.index_add_(1, indices.flatten(), by_entry, alpha=-1)
             stop -= len(u)
         total, last, inner = (self.spread(part, delta.shape[1]) for part in (total, last, inner))
-        residual = torch.addmm(steps.x[self.rows], last, steps.atoms, alpha=-1)
+        residual = steps.x[self.rows] - last @ steps.atoms if steps.feedback is None else None
         sums.add(total, last, residual, self.rows)
         sums.add_block(products, indices, block)
         delta[self.rows] = inner
@@ -266,7 +267,9 @@ class _Encoder:
         reach = run.reach(path) + self.rounding[run.rows]
         width = ceil(n_iterations / _PARTS)
         certified = []
-        for far, shares, level in zip(*(t.split(width) for t in (reach, share, levels)), strict=True):
+        for far, shares, level in zip(
+            *(t.split(width) for t in (reach, share, levels)), strict=True
+        ):
             # v is linear in theta, so its modulus is largest at either end of the part
             low, high = (torch.lerp(v, end, t[:, None]) for t in torch.aminmax(shares, dim=0))
             value = torch.maximum(self._magnitude(low), self._magnitude(high))
@@ -297,7 +300,7 @@ class _Encoder:
 
     def _release(self):
         # the backward pass gathers the matrices again rather than keep all of them
-        if self.run is not None and self.steps.transition is not None:
+        if self.run is not None and self.steps.feedback is not None:
             self.run.block = None
         self.run = None
 

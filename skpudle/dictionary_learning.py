@@ -87,7 +87,7 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
 
     n_iter_no_change : int, default=5
         Training stops after this many checks in a row without improvement. There is a check at the
-        end of each epoch and, in epochs of more than 50 updates, after every 50 of them.
+        end of each epoch and, in epochs of more than 10 updates, after every 10 of them.
 
     dict_init : {"data", "random", "svd", "pairwise"} or array-like, default="data"
         Initial dictionary: samples, random directions, leading singular vectors, the spectral

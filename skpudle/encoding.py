@@ -49,14 +49,15 @@ class _Unfolding(torch.autograd.Function):
     def backward(ctx, delta):
         _, _, levels, _, initial, *codes = ctx.saved_tensors
         level_gradients = torch.zeros_like(levels) if ctx.needs_input_grad[3] else None
+        normal = ctx.normal.adjoint()
         for t in reversed(range(len(codes))):
             z = codes[t - 1] if t else initial
             u = delta.masked_fill(codes[t] == 0, 0)
             if level_gradients is not None and ctx.shrinkage == "soft":
                 by_entry = (codes[t].sign() * u).sum(0)
                 level_gradients[t] = -by_entry.sum_to_size(levels.shape[1:])
-            delta = ctx.normal.pull(u, z)
-        atoms, x, step = ctx.normal.gradients()
+            delta = normal.pull(u, z)
+        atoms, x, step = normal.gradients()
         return None, atoms, x, level_gradients, step, delta, None, None, None
 
 
@@ -143,9 +144,13 @@ def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0,
 
 
 def default_step(dictionary):  # -> scalar tensor
-    """Return 1 over the bound of the squared spectral norm; 1 if every atom is zero."""
+    """Return 1 over the bound of the squared spectral norm; 1 if every atom is zero.
+
+    Where the square overflows there is no such step: NaN lets training notice.
+    """
     bound = dictionary.squared_norm_bound()
-    return torch.where(bound > 0, 1 / bound, torch.ones_like(bound))
+    step = torch.where(bound > 0, 1 / bound, torch.ones_like(bound))
+    return step.masked_fill(bound.isinf(), torch.nan)
 
 
 def encode(

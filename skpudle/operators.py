@@ -11,6 +11,7 @@ Atoms have the atom on axis 0 for every kind of dictionary, so whatever treats a
 (normalising, matching, resampling, plotting) is written once.
 """
 
+from copy import copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -120,8 +121,10 @@ class DenseDictionary:
     def squared_norm_bound(self):  # -> scalar tensor
         """Bound the squared spectral norm from above, by at most 5 %."""
         atoms = self.atoms.detach()
-        wide = atoms.shape[0] <= atoms.shape[1]
-        return largest_eigenvalue_bound(atoms @ atoms.mT if wide else atoms.mT @ atoms)
+        largest = atoms.abs().max()  # whose square may underflow or overflow, unlike those below
+        atoms = atoms / torch.where(largest > 0, largest, torch.ones_like(largest))
+        gram = atoms @ atoms.mT if atoms.shape[0] <= atoms.shape[1] else atoms.mT @ atoms
+        return largest_eigenvalue_bound(gram) * largest.square()
 
     def normal_map(self, x, step, *, mask=None, n_steps=1, adjoint=False):
         """Return the cheapest map that computes ``n_steps`` gradient steps for the data ``x``.
@@ -140,17 +143,16 @@ class DenseDictionary:
 class NormalMap:
     r"""Gradient steps of :math:`\frac12 |M (x - D z)|^2` and their adjoint, for any dictionary.
 
-    ``push`` is one step, ``z + s D^T M (x - D z)``, and ``pull`` its transpose, which also adds up
-    what the step contributes to the derivatives in the atoms, the data and the step size: pull as
-    often as you pushed, in reverse. ``z=None`` stands for zero codes and saves the products with
-    them.
+    ``push`` is one step, ``z + s D^T M (x - D z)``. What `adjoint` returns has the transpose,
+    ``pull``, which also adds up what the step contributes to the derivatives in the atoms, the data
+    and the step size: pull as often as you pushed, in reverse. ``z=None`` stands for zero codes and
+    saves the products with them.
     """
 
     def __init__(self, dictionary, x, step, *, mask=None, adjoint=False):
         self._dictionary, self._step, self._mask = dictionary, step, mask
         self._x = self._hide(x)
         self._residuals = [] if adjoint else None
-        self._sums = [0.0, 0.0, 0.0]  # derivatives in atoms / step, data / step, step
 
     def _hide(self, data):
         return data if self._mask is None else data * self._mask
@@ -161,6 +163,13 @@ class NormalMap:
             self._residuals.append(residual)
         ascent = self._dictionary.analysis(residual * self._step)
         return ascent if z is None else ascent.add_(z)
+
+    def adjoint(self):
+        """Return a copy that pulls; its sums are its own, since a graph may be walked twice."""
+        other = copy(self)
+        other._residuals = list(self._residuals)
+        other._sums = [0.0, 0.0, 0.0]  # derivatives in atoms / step, data / step, step
+        return other
 
     def pull(self, u, z):
         image = self._hide(self._dictionary.synthesis(u))
@@ -196,18 +205,20 @@ class _GramMap:
         self._transition = self._scaled_atoms @ -dictionary.atoms.mT
         self._transition.diagonal().add_(1)
         self._correlation = x @ self._scaled_atoms.mT
-        self._products = self._total = None
-        self._pending = []  # pairs (u, z) whose product is not in the sum yet
 
     def push(self, z, out=None):
         if z is None:
             return self._correlation.clone()
         return torch.addmm(self._correlation, z, self._transition, out=out)
 
+    def adjoint(self):
+        other = copy(self)
+        other._total = torch.zeros_like(self._correlation)
+        other._products = torch.zeros_like(self._transition)
+        other._pending = []  # pairs (u, z) whose product is not in the sum yet
+        return other
+
     def pull(self, u, z):
-        if self._total is None:
-            self._total = torch.zeros_like(u)
-            self._products = torch.zeros_like(self._transition)
         self._total += u
         if z is not None:
             self._pending.append((u, z))

@@ -5,9 +5,9 @@ of a rule and the codes of its batch, and `replace`, which puts new atoms in the
 and forgets what it remembered of those; both leave the atoms inside their constraints.
 """
 
-import torch
+import inspect
 
-from skpudle.operators import largest_eigenvalue_bound
+import torch
 
 __all__ = ["GradientOptimizer", "SurrogateOptimizer", "make_optimizer"]
 
@@ -20,7 +20,7 @@ class GradientOptimizer:
     Parameters
     ----------
     atoms : Tensor of shape (n_components, ...)
-        Initial atoms; they are copied.
+        Initial atoms, inside the constraints; they are copied.
     optimizer_class : type
         A subclass of `torch.optim.Optimizer` whose ``step`` needs no closure.
     project : callable
@@ -32,7 +32,7 @@ class GradientOptimizer:
     """
 
     def __init__(self, atoms, optimizer_class, project, *, learning_rate, **params):
-        self.atoms = torch.nn.Parameter(project(atoms).clone())
+        self.atoms = torch.nn.Parameter(atoms.detach().clone())
         self._project = project
         self._optimizer = optimizer_class([self.atoms], lr=learning_rate, **params)
 
@@ -66,10 +66,8 @@ class GradientOptimizer:
     def load(self, atoms, state):
         """Go back to the given atoms and `state`."""
         self.atoms.copy_(atoms)
-        groups = self._optimizer.state_dict()["param_groups"]
-        # load_state_dict keeps tensors of the right kind as they are, and training writes into them
-        copies = {name: value.clone() for name, value in state.items()}
-        self._optimizer.load_state_dict({"state": {0: copies}, "param_groups": groups})
+        # not by load_state_dict, which changes the precision of some tensors
+        self._optimizer.state[self.atoms] = {name: value.clone() for name, value in state.items()}
 
 
 class SurrogateOptimizer:
@@ -85,7 +83,7 @@ class SurrogateOptimizer:
     Parameters
     ----------
     atoms : Tensor of shape (n_components, n_features)
-        Initial atoms; they are copied.
+        Initial atoms, inside the constraints; they are copied.
     project : callable
         Returns the nearest atoms inside the constraints.
     forgetting : float, default=3.0
@@ -104,7 +102,7 @@ class SurrogateOptimizer:
     """
 
     def __init__(self, atoms, project, *, forgetting=3.0, anchor=5.0, n_inner=5):
-        self.atoms = torch.nn.Parameter(project(atoms).clone())
+        self.atoms = torch.nn.Parameter(atoms.detach().clone())
         self._project, self._forgetting, self._anchor = project, forgetting, anchor
         self._n_inner = n_inner
         self._curvature = self._pull = None
@@ -125,14 +123,16 @@ class SurrogateOptimizer:
         atoms.copy_(self._minimize(atoms, self._anchor * one_use))
 
     def _minimize(self, now, weight):
-        # A <= c diag(A) with c the largest eigenvalue of A scaled to unit diagonal, so that every
-        # atom has its own step; a scalar per atom leaves its projection exact.
+        # A <= c diag(A), c at least the largest eigenvalue of A scaled to unit diagonal, so that
+        # every atom has its own step; a scalar per atom leaves its projection exact. Row sums
+        # and the Frobenius norm both bound it, and cost nothing beside the products below.
         curvature = self._curvature.clone()
         curvature.diagonal().add_(weight)
         pull = torch.addcmul(self._pull, now, weight)
         diagonal = curvature.diagonal().clamp_min(torch.finfo(now.dtype).tiny)
         scale = diagonal.rsqrt()
-        bound = largest_eigenvalue_bound(scale[:, None] * curvature * scale)
+        scaled = (scale[:, None] * curvature * scale).abs()
+        bound = torch.minimum(scaled.sum(1).max(), torch.linalg.matrix_norm(scaled))
         steps = (1 / (bound * diagonal))[:, None]
         atoms, point, momentum = now, now, 1.0
         for _ in range(self._n_inner):
@@ -198,6 +198,11 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, params=No
     -------
     GradientOptimizer or SurrogateOptimizer
         The optimiser.
+
+    Raises
+    ------
+    ValueError
+        If the optimiser is no such class, or one whose step needs a closure.
     """
     params = dict(params or {})
     if name == "surrogate":
@@ -205,4 +210,14 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, params=No
     optimizer_class = _NAMED.get(name, name)
     if optimizer_class is torch.optim.Adam:
         params = {"eps": 1e-8 * data_scale or 1e-8, "fused": True} | params
+    if not issubclass(optimizer_class, torch.optim.Optimizer):
+        raise ValueError(
+            f"optimizer={optimizer_class.__name__} is no subclass of torch.optim.Optimizer; pass "
+            "one, or 'adam', 'sgd' or 'surrogate'."
+        )
+    if inspect.signature(optimizer_class.step).parameters["closure"].default is not None:
+        raise ValueError(
+            f"optimizer={optimizer_class.__name__} evaluates the loss by itself (its step needs a "
+            "closure); pass an optimiser that takes one gradient at a time, such as 'adam'."
+        )
     return GradientOptimizer(atoms, optimizer_class, project, learning_rate=learning_rate, **params)

@@ -47,7 +47,8 @@ def _unit_rows(x):  # (..., n, m) -> (..., n, m), zero rows stay zero
 
 def _normal(shape, like, generator):
     """Draw on the CPU in float64, so that all devices and precisions see the same numbers."""
-    return torch.randn(shape, generator=generator, dtype=torch.float64).to(like)
+    drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return drawn.to(like.dtype).to(like.device)
 
 
 def _new_directions(candidates, atoms, max_coherence):  # (k, m), (p, m) -> (at most k, m)
@@ -98,7 +99,7 @@ def _draw_pairs(x, atoms, generator):  # (n, m), (p, m) -> two of (n_pairs, m)
     norms = torch.linalg.vector_norm(pool, dim=1)
     unexplained = torch.linalg.vector_norm(residual, dim=1) / torch.where(norms > 0, norms, 1)
     # The fourth power prefers samples that lack a whole atom to those coded a little inexactly.
-    chances = unexplained.double().cpu().pow(4) + torch.finfo(torch.float64).tiny
+    chances = unexplained.cpu().double().pow(4) + torch.finfo(torch.float64).tiny
     n_pairs = min(PAIRS_PER_ROUND, len(pool))
     first = torch.multinomial(chances, n_pairs, generator=generator).to(x.device)
     agreement = (residual[first] @ residual.mT).abs()
@@ -143,13 +144,13 @@ def _first_eigenvectors(x, u, v, generator):  # (n, m), (b, m), (b, m) -> (b, m)
     return _unit_rows((first.mT @ image).squeeze(1)), values[:, 0] / values[:, 1]
 
 
-def _polish(x, atoms):  # (n, m), (k, m) -> (k, m)
-    """Take power steps ``a <- M_aa a``: the gradient of the excess kurtosis of ``<x, a>``."""
+def _polish(x, atoms):  # (n, m), (k, m) -> (at most k, m)
+    """Take power steps ``a <- M_aa a``: along the gradient of the fourth cumulant of ``<x, a>``."""
     for _ in range(POLISHING_STEPS):
         scores = x @ atoms.mT
         weights = scores.pow(3) - 3 * scores.square().mean(0) * scores
         atoms = _unit_rows(weights.mT @ x)
-    return atoms
+    return atoms[atoms.any(dim=1)]  # M_aa vanishes where the data are constant
 
 
 def _search(x, n_components, max_pairs, generator):  # (n, m) -> (at most n_components, m)
@@ -216,9 +217,10 @@ def pairwise_atoms(x, n_components, *, generator, max_pairs=None, max_samples=65
     The atoms are the same for ``c * x``. A round of 128 pairs costs about as much as 3000
     products of `x` and a vector.
 
-    The pairs need samples in which an atom stands out: fourth moments of ``s``-sparse codes with
-    ``n_components`` atoms ask for a few hundred uses of each atom, more where ``s`` grows beyond
-    the square root of the number of features.
+    The pairs need samples in which an atom stands out: fourth moments ask for some hundred uses
+    of each atom, and for more where samples use more atoms than the square root of the number of
+    features. On other data, such as patches of natural images, few pairs pass and nearly all atoms
+    are samples.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""The unfolded encoder is plain automatic differentiation, solves the lasso, and has its symmetries.
+"""The unfolded encoder is plain automatic differentiation, and solves the lasso.
 
 The oracle is the encoder as the paper writes it, differentiated by torch step by step.
 """
@@ -19,7 +19,7 @@ ROUTES = {"gram": _GramMap, "direct": NormalMap}
 VARIANTS = {
     "soft": {},
     "soft, positive": dict(positive_code=True),
-    "soft, decay": dict(lambda_decay=0.8),
+    "soft, decay": dict(lambda_decay=0.95),
     "soft, initial": dict(initial_threshold=0.5),
     "soft, positive, initial": dict(positive_code=True, initial_threshold=0.5),
     "hard": dict(shrinkage="hard"),
@@ -188,15 +188,13 @@ def test_initial_codes_have_the_gradient_of_automatic_differentiation(shrinkage,
     assert_agree([z.detach(), actual], [naive.detach(), expected])
 
 
-@pytest.mark.parametrize("mask", [False, True], ids=["all known", "masked"])
-def test_gradcheck_passes(variant, shape, mask, generator):
-    """Finite differences of a tiny problem, many vectors through one graph."""
-    _, n_components, n_features = SHAPES[shape]
-    atoms = unit_atoms(generator, n_components, n_features)[:4, :3]
+@pytest.mark.parametrize("case", ["gram", "direct", "masked"])
+def test_gradcheck_passes(variant, case, generator):
+    """Finite differences of a tiny problem; it differentiates one graph along many directions."""
+    atoms = unit_atoms(generator, 4 if case == "gram" else 7, 3)
     x = normal(generator, 2, 3)
-    options = variant | ({"mask": make_mask(generator, x)} if mask else {})
-    alpha = torch.tensor(0.1, dtype=x.dtype)
-    step = torch.tensor(0.3, dtype=x.dtype)
+    options = variant | ({"mask": make_mask(generator, x)} if case == "masked" else {})
+    alpha, step = torch.tensor([0.1, 0.3], dtype=x.dtype)
     inputs = [value.requires_grad_() for value in (atoms, x, alpha, step)]
 
     def encoder(atoms, x, alpha, step):
@@ -221,7 +219,7 @@ def test_second_derivatives_raise(shape, generator):
     z = encode(atoms, x, alpha=0.3, n_unfoldings=5)
     (gradient,) = torch.autograd.grad(z.square().sum(), atoms, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
-        torch.autograd.grad(gradient.sum(), atoms)
+        gradient.sum().backward()
 
 
 def test_default_step_is_a_constant_of_differentiation(shape, generator):
@@ -284,14 +282,15 @@ def test_a_mask_of_ones_hides_nothing(variant, generator):
     torch.testing.assert_close(masked, encode(atoms, x, **options), rtol=0, atol=1e-12)
 
 
+@pytest.mark.draws_from_numpy  # coordinate descent does, though its order is cyclic
 @pytest.mark.parametrize("positive", [False, True], ids=["signed", "positive"])
-@pytest.mark.parametrize("alpha", [0.1, 1.0])
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
 def test_many_unfoldings_solve_the_lasso_of_scikit_learn(alpha, positive, shape, generator):
     """Same objective, same units of alpha."""
     atoms, x = make_problem(generator, shape)
-    codes = encode(atoms, x, alpha=alpha, n_unfoldings=20_000, positive_code=positive)
+    codes = encode(atoms, x, alpha=alpha, n_unfoldings=5_000, positive_code=positive)
     reference = None
-    for _ in range(100):  # its tolerance is fixed and coarse; every restart refines the codes
+    for _ in range(50):  # its tolerance is fixed and coarse; every restart refines the codes
         reference = sparse_encode(
             x.numpy(),
             atoms.numpy(),
@@ -418,7 +417,9 @@ def test_hard_levels_neither_decay_nor_scale_with_the_step():
 def test_levels_per_atom_have_an_axis_of_atoms(shrinkage):
     alpha = torch.tensor([1.0, 2.0, 4.0])
     step = torch.tensor(0.5)
-    dense = threshold_levels(DenseDictionary(torch.zeros(3, 4)), alpha, 2, step, shrinkage=shrinkage)
+    dense = threshold_levels(
+        DenseDictionary(torch.zeros(3, 4)), alpha, 2, step, shrinkage=shrinkage
+    )
     expected = alpha if shrinkage == "hard" else alpha * step
     assert torch.equal(dense, expected.expand(2, 3))
 

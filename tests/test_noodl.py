@@ -6,26 +6,15 @@ from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning
-
-
-def unit_rows(matrix):
-    return matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+from skpudle.datasets import make_dictionary_data, perturb_dictionary
 
 
 @pytest.fixture
 def problem():
-    """Return true atoms (48, 32) and 600 rows with 3 entries of modulus in [1, 2]."""
-    rng = np.random.default_rng(0)
-    atoms = unit_rows(rng.standard_normal((48, 32)))
-    codes = np.zeros((600, 48))
-    support = rng.random(codes.shape).argpartition(3, axis=1)[:, :3]
-    values = rng.choice([-1, 1], support.shape) * rng.uniform(1, 2, support.shape)
-    np.put_along_axis(codes, support, values, axis=1)
-    return atoms, codes @ atoms
-
-
-def perturbed(atoms, scale=0.04):
-    return unit_rows(atoms + scale * np.random.default_rng(1).standard_normal(atoms.shape))
+    """Return true atoms (80, 64), atoms near them, and 800 samples that use 3 of 80 atoms."""
+    x, atoms, _ = make_dictionary_data(800, 64, 80, 3, random_state=0)
+    initial = perturb_dictionary(atoms, 0.15, random_state=1)
+    return atoms, initial / np.linalg.norm(initial, axis=1, keepdims=True), x
 
 
 def hard_thresholding(x, atoms, *, threshold, step_size, n_unfoldings, initial_threshold=None):
@@ -52,8 +41,10 @@ def test_scikit_learn_check(estimator, check):
 
 def test_codes_are_those_of_pudle_with_hard_shrinkage(problem):
     """One encoder: with one dictionary and one threshold, the codes are equal to the last bit."""
-    atoms, x = problem
-    shared = dict(n_unfoldings=30, step_size=0.2, dict_init=atoms, max_iter=1, tol=None, random_state=0)
+    atoms, _, x = problem
+    shared = dict(
+        n_unfoldings=30, step_size=0.2, dict_init=atoms, max_iter=1, tol=None, random_state=0
+    )
     noodl = NOODLDictionaryLearning(threshold=0.1, **shared).fit(x)
     pudle = PUDLEDictionaryLearning(alpha=0.1, shrinkage="hard", **shared).fit(x)
     pudle.components_ = noodl.components_
@@ -62,7 +53,7 @@ def test_codes_are_those_of_pudle_with_hard_shrinkage(problem):
 
 @pytest.mark.parametrize("initial_threshold", [None, 0.7])
 def test_codes_are_those_of_the_loop(problem, initial_threshold):
-    atoms, x = problem
+    atoms, _, x = problem
     learner = NOODLDictionaryLearning(
         threshold=0.1,
         initial_threshold=initial_threshold,
@@ -86,8 +77,7 @@ def test_codes_are_those_of_the_loop(problem, initial_threshold):
 
 def test_an_update_is_the_sign_gradient_step(problem):
     r"""``D <- D - eta mean (D z - x) sign(z)^T``, then every atom has norm 1."""
-    atoms, x = problem
-    initial = perturbed(atoms)
+    _, initial, x = problem
     learner = NOODLDictionaryLearning(
         threshold=0.1,
         step_size=0.2,
@@ -98,27 +88,30 @@ def test_an_update_is_the_sign_gradient_step(problem):
     ).partial_fit(x)
     z = hard_thresholding(x, initial, threshold=0.1, step_size=0.2, n_unfoldings=100)
     updated = initial - 0.4 * np.sign(z).T @ (z @ initial - x) / len(x)
-    np.testing.assert_allclose(learner.components_, unit_rows(updated), atol=1e-10)
+    updated /= np.linalg.norm(updated, axis=1, keepdims=True)
+    np.testing.assert_allclose(learner.components_, updated, atol=1e-10)
 
 
 def test_the_dictionary_is_recovered_from_nearby(problem):
-    """Exact data, enough samples: the error is not that of a biased code, it vanishes."""
-    atoms, x = problem
+    """Hard thresholding does not shrink codes, so that the error vanishes."""
+    atoms, initial, x = problem
     learner = NOODLDictionaryLearning(
-        threshold=0.3,
-        learning_rate=4,
-        dict_init=perturbed(atoms),
+        threshold=0.2,
+        n_unfoldings=50,
+        learning_rate=10,
+        dict_init=initial,
         batch_size=200,
-        max_iter=60,
+        max_iter=20,
         tol=None,
         random_state=0,
     )
-    assert np.linalg.norm(learner.dict_init - atoms) > 1
-    assert np.linalg.norm(learner.fit(x).components_ - atoms) < 1e-4
+    scale = np.linalg.norm(atoms)
+    assert np.linalg.norm(initial - atoms) > 0.1 * scale
+    assert np.linalg.norm(learner.fit(x).components_ - atoms) < 1e-4 * scale
 
 
 def test_scaling_data_and_rate_scales_codes(problem):
-    _, x = problem
+    *_, x = problem
     learner = NOODLDictionaryLearning(48, n_unfoldings=20, max_iter=3, tol=None, random_state=0)
     scaled = clone(learner).set_params(learning_rate=learner.learning_rate / 8)
     codes, scaled_codes = learner.fit_transform(x), scaled.fit_transform(8 * x)

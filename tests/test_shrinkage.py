@@ -19,7 +19,9 @@ def objective(name, z, v, level):
 
 
 def shrink(v, level, name, positive):
-    return shrinkage_function(name, positive=positive)(v.clone(), torch.tensor(level, dtype=v.dtype))
+    return shrinkage_function(name, positive=positive)(
+        v.clone(), torch.tensor(level, dtype=v.dtype)
+    )
 
 
 @pytest.fixture(params=VARIANTS, ids=lambda variant: f"{variant[0]}-{variant[1]}")

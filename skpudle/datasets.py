@@ -1,0 +1,418 @@
+"""Data with a known dictionary, and patches of real images.
+
+`make_dictionary_data` draws from the generative model ``x = D z`` (+ noise) and returns its atoms
+and codes too, so that recovery can be measured. `perturb_dictionary` makes the starting points of
+the published experiments. Images come from a folder of your own, or are the two photographs
+shipped with scikit-learn; nothing is ever downloaded.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_array
+from sklearn.datasets import load_sample_images
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.random import sample_without_replacement
+
+__all__ = [
+    "extract_patches",
+    "load_gray_images",
+    "load_image_patches",
+    "make_dictionary_data",
+    "perturb_dictionary",
+]
+
+SIGNS = ("entry", "sample", None)
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+KEYS_PER_BLOCK = 2**23  # 64 MiB of random keys at a time
+
+
+def _check_counts(**counts):
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1.")
+
+
+def _check_model(n_nonzero, n_components, amplitude, sign):
+    if n_nonzero > n_components:
+        raise ValueError(
+            f"n_nonzero is {n_nonzero}, but there are only n_components={n_components} atoms. "
+            "Ask for fewer nonzero entries or more atoms."
+        )
+    low, high = amplitude
+    if not 0 < low <= high:
+        raise ValueError(
+            f"amplitude is {amplitude}; it must be a pair (low, high) with 0 < low <= high, since "
+            "the sign of an entry comes from `sign`."
+        )
+    if sign not in SIGNS:
+        raise ValueError(f"sign is {sign!r}; it must be one of {SIGNS}.")
+
+
+def _size(value, default, actual, *, name):
+    """Return the size that the given dictionary has, or the one asked for, or the default."""
+    if actual is None:
+        return default if value is None else value
+    if value not in (None, actual):
+        raise ValueError(
+            f"{name} is {value}, but the given dictionary has {actual}. "
+            f"Leave {name} out, or pass another dictionary."
+        )
+    return actual
+
+
+def _random_supports(n_samples, n_components, n_nonzero, random_state):
+    """Return ``n_nonzero`` different atoms for each sample, uniformly and in increasing order.
+
+    The smallest of ``n_components`` random keys are a uniform subset of any size.
+    """
+    supports = np.empty((n_samples, n_nonzero), dtype=np.intp)
+    n_rows = max(1, KEYS_PER_BLOCK // n_components)
+    for start in range(0, n_samples, n_rows):
+        block = supports[start : start + n_rows]
+        keys = random_state.random_sample((len(block), n_components))
+        block[:] = np.argpartition(keys, n_nonzero - 1, axis=1)[:, :n_nonzero]
+    supports.sort(axis=1)
+    return supports
+
+
+def make_dictionary_data(
+    n_samples=1000,
+    n_features=None,
+    n_components=None,
+    n_nonzero=5,
+    *,
+    amplitude=(1.0, 2.0),
+    sign="entry",
+    snr_db=None,
+    dictionary=None,
+    dtype=np.float64,
+    random_state=None,
+):
+    """Draw samples that are sparse combinations of the atoms of a known dictionary.
+
+    Each sample uses a uniformly drawn subset of the atoms, with moduli drawn uniformly from
+    `amplitude`. The atoms are Gaussian vectors scaled to unit norm. What is returned has the order
+    and shapes of `sklearn.datasets.make_sparse_coded_signal`, whose codes are Gaussian.
+
+    Parameters
+    ----------
+    n_samples : int, default=1000
+        Number of samples.
+    n_features : int, default=None
+        Number of features; 100 if None, or that of `dictionary`.
+    n_components : int, default=None
+        Number of atoms; 150 if None, or that of `dictionary`.
+    n_nonzero : int, default=5
+        Number of atoms that each sample uses.
+    amplitude : tuple of float, default=(1.0, 2.0)
+        Smallest and largest modulus of a nonzero entry of the code.
+    sign : {"entry", "sample", None}, default="entry"
+        One random sign per nonzero entry, one per sample (as in the published experiments of [1]_),
+        or none, which makes the codes positive.
+    snr_db : float, default=None
+        Ratio of the energy of the samples to that of the Gaussian noise added to them, in decibels
+        and over all samples together. None adds no noise.
+    dictionary : array-like of shape (n_components, n_features), default=None
+        Atoms to use as they are, instead of random ones.
+    dtype : dtype, default=numpy.float64
+        Floating-point type of all that is returned. The random draws do not depend on it.
+    random_state : int, RandomState instance or None, default=None
+        Pass an int for the same data at every call.
+
+    Returns
+    -------
+    data : ndarray of shape (n_samples, n_features)
+        Samples, ``code @ dictionary`` plus noise.
+    dictionary : ndarray of shape (n_components, n_features)
+        Atoms, one per row.
+    code : ndarray of shape (n_samples, n_components)
+        Codes.
+
+    Raises
+    ------
+    ValueError
+        If a size is not positive, there are fewer atoms than nonzero entries, a size contradicts
+        `dictionary`, or `amplitude` or `sign` is not one of the above.
+
+    References
+    ----------
+    .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit acceleration of dictionary learning by
+       backpropagation", arXiv:2106.00058, equation 3 and appendix B.
+
+    Examples
+    --------
+    >>> from skpudle.datasets import make_dictionary_data
+    >>> data, dictionary, code = make_dictionary_data(50, 20, 30, n_nonzero=3, random_state=0)
+    >>> data.shape, dictionary.shape, code.shape
+    ((50, 20), (30, 20), (50, 30))
+    """
+    random_state = check_random_state(random_state)
+    if dictionary is not None:
+        dictionary = check_array(dictionary, dtype=dtype, input_name="dictionary")
+    actual = (None, None) if dictionary is None else dictionary.shape
+    n_components = _size(n_components, 150, actual[0], name="n_components")
+    n_features = _size(n_features, 100, actual[1], name="n_features")
+    _check_counts(
+        n_samples=n_samples, n_features=n_features, n_components=n_components, n_nonzero=n_nonzero
+    )
+    _check_model(n_nonzero, n_components, amplitude, sign)
+
+    if dictionary is None:
+        atoms = random_state.standard_normal((n_components, n_features))
+        atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+        dictionary = atoms.astype(dtype)
+    supports = _random_supports(n_samples, n_components, n_nonzero, random_state)
+    values = random_state.uniform(*amplitude, size=supports.shape)
+    if sign is not None:
+        n_signs = n_nonzero if sign == "entry" else 1
+        values *= random_state.choice([-1.0, 1.0], size=(n_samples, n_signs))
+    values = values.astype(dtype)
+    rows = np.arange(0, supports.size + 1, n_nonzero)
+    code = csr_array((values.ravel(), supports.ravel(), rows), shape=(n_samples, n_components))
+    data = code @ dictionary
+    if snr_db is not None:
+        noise = random_state.standard_normal(data.shape)
+        noise *= np.linalg.norm(data) / np.linalg.norm(noise) * 10 ** (-snr_db / 20)
+        data += noise.astype(dtype)
+    return data, dictionary, code.toarray()
+
+
+def perturb_dictionary(dictionary, tau, *, random_state=None):
+    r"""Return ``dictionary`` plus Gaussian noise, the start of the published experiments.
+
+    To every entry is added a Gaussian number of mean 0 and standard deviation ``tau / sqrt(m)``,
+    where ``m`` is the number of entries of an atom. Each atom thus moves by a distance of about
+    `tau`, so that for unit-norm atoms `tau` is the expected relative Frobenius error.
+
+    Parameters
+    ----------
+    dictionary : array-like of shape (n_components, n_features) or (n_components, ...)
+        Atoms, one per entry of the first axis.
+    tau : float
+        Expected distance by which an atom moves, :math:`\tau_B` in [1]_. The text has
+        ``1 / log(1000)`` for figures 5 and 6 and ``0.55 / log(50)`` and ``2.8 / log(50)`` for
+        figures 2 to 4; the experiments published with it add noise of standard deviation 0.005,
+        0.02 and 0.1, which are ``0.005 * sqrt(1000)``, ``0.02 * sqrt(50)`` and ``0.1 * sqrt(50)``.
+    random_state : int, RandomState instance or None, default=None
+        Pass an int for the same noise at every call.
+
+    Returns
+    -------
+    ndarray of the shape and floating-point type of `dictionary`
+        Perturbed atoms. They are not normalised.
+
+    Raises
+    ------
+    ValueError
+        If `tau` is negative.
+
+    References
+    ----------
+    .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit acceleration of dictionary learning by
+       backpropagation", arXiv:2106.00058, appendix B.
+    """
+    random_state = check_random_state(random_state)
+    dictionary = check_array(
+        dictionary, dtype=[np.float64, np.float32], allow_nd=True, input_name="dictionary"
+    )
+    if tau < 0:
+        raise ValueError(f"tau is {tau}; it is a distance and must not be negative.")
+    n_entries = math.prod(dictionary.shape[1:])
+    noise = random_state.standard_normal(dictionary.shape) * (tau / math.sqrt(n_entries))
+    return dictionary + noise.astype(dictionary.dtype)
+
+
+def _pillow():
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError(
+            "Reading images needs Pillow, which is not installed. "
+            "Install it with `pip install skpudle[images]`, or pass arrays to `extract_patches`."
+        ) from error
+    return Image
+
+
+def _read_gray(path):
+    """Return the luminance of an image file, from 0 to 1."""
+    with _pillow().open(path) as image:
+        if image.mode == "F":
+            return np.asarray(image, dtype=np.float64)
+        if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8
+            return np.asarray(image, dtype=np.float64) / 65535
+        return np.asarray(image.convert("L"), dtype=np.float64) / 255
+
+
+def load_gray_images(folder=None):
+    """Read images as grey levels.
+
+    Parameters
+    ----------
+    folder : str or path-like, default=None
+        Folder whose images are read, in the order of their names and not in its subfolders. None
+        reads the two photographs that come with scikit-learn.
+
+    Returns
+    -------
+    list of ndarray of shape (height, width)
+        Luminance in float64, 0 for black and 1 for white; floating-point images as they are.
+
+    Raises
+    ------
+    ImportError
+        If Pillow is not installed.
+    ValueError
+        If `folder` is no folder or has no image.
+    """
+    if folder is None:
+        _pillow()  # or scikit-learn would raise an error that names no extra
+        return [_read_gray(path) for path in load_sample_images().filenames]
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder {str(folder)!r}. Pass one that has images in it.")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise ValueError(
+            f"The folder {str(folder)!r} has no image. Files are taken for images if their names "
+            f"end in one of {', '.join(IMAGE_SUFFIXES)}."
+        )
+    return [_read_gray(path) for path in paths]
+
+
+def _normalize_patches(patches, center, normalize):
+    """Remove each row's mean and scale it to norm 1; what is zero up to rounding becomes 0."""
+    norms = np.linalg.norm(patches, axis=1, keepdims=True)
+    negligible = 10 * np.finfo(patches.dtype).eps * norms
+    if center:
+        patches = patches - patches.mean(axis=1, keepdims=True)
+        norms = np.linalg.norm(patches, axis=1, keepdims=True)
+        patches[norms[:, 0] <= negligible[:, 0]] = 0
+    if normalize:
+        patches = patches / np.where(norms > negligible, norms, 1)
+    return patches
+
+
+def extract_patches(
+    images,
+    patch_size=(8, 8),
+    n_patches=10_000,
+    *,
+    center=True,
+    normalize=True,
+    dtype=np.float64,
+    random_state=None,
+):
+    """Cut patches at random places of images of any sizes.
+
+    Every place of every image is as likely as any other, and no place is taken twice; patches may
+    overlap.
+
+    Parameters
+    ----------
+    images : sequence of array-like of shape (height, width)
+        Grey-level images.
+    patch_size : tuple of int, default=(8, 8)
+        Height and width of a patch.
+    n_patches : int or None, default=10_000
+        Number of patches; None takes them all, in order.
+    center : bool, default=True
+        Whether each patch's mean is subtracted from it.
+    normalize : bool, default=True
+        Whether each patch is then scaled to unit norm. A patch that is zero stays zero; with
+        `center` those are the patches of one grey level.
+    dtype : dtype, default=numpy.float64
+        Floating-point type of the patches.
+    random_state : int, RandomState instance or None, default=None
+        Pass an int for the same patches at every call.
+
+    Returns
+    -------
+    ndarray of shape (n_patches, height * width)
+        Patches, one per row, with the pixels in row-major order.
+
+    Raises
+    ------
+    ValueError
+        If no image is as large as a patch, or there are fewer places than `n_patches`.
+
+    """
+    random_state = check_random_state(random_state)
+    height, width = patch_size
+    _check_counts(height=height, width=width)
+    images = [check_array(image, dtype=dtype, input_name="image") for image in images]
+    images = [image for image in images if image.shape[0] >= height and image.shape[1] >= width]
+    if not images:
+        raise ValueError(
+            f"No image is as large as a patch of {height} x {width} pixels. "
+            "Pass larger images or ask for smaller patches."
+        )
+    windows = [np.lib.stride_tricks.sliding_window_view(image, patch_size) for image in images]
+    counts = [math.prod(window.shape[:2]) for window in windows]
+    ends = np.cumsum(counts)
+    if n_patches is None:
+        places = np.arange(ends[-1])
+    else:
+        _check_counts(n_patches=n_patches)
+        if n_patches > ends[-1]:
+            raise ValueError(
+                f"n_patches is {n_patches}, but the images have only {ends[-1]} places for a patch "
+                f"of {height} x {width} pixels. Ask for at most that many, or None for all."
+            )
+        places = sample_without_replacement(ends[-1], n_patches, random_state=random_state)
+    patches = np.empty((len(places), height, width), dtype=dtype)
+    for window, count, end in zip(windows, counts, ends):
+        inside = (places >= end - count) & (places < end)
+        patches[inside] = window[np.unravel_index(places[inside] - (end - count), window.shape[:2])]
+    return _normalize_patches(patches.reshape(len(places), -1), center, normalize)
+
+
+def load_image_patches(
+    folder=None,
+    patch_size=(8, 8),
+    n_patches=10_000,
+    *,
+    center=True,
+    normalize=True,
+    dtype=np.float64,
+    random_state=None,
+):
+    """Cut patches at random places of the images in a folder.
+
+    Parameters
+    ----------
+    folder : str or path-like, default=None
+        Folder of images; None takes the two photographs that come with scikit-learn.
+    patch_size : tuple of int, default=(8, 8)
+        Height and width of a patch.
+    n_patches : int or None, default=10_000
+        Number of patches; None takes them all, in order.
+    center, normalize : bool, default=True
+        Whether each patch's mean is subtracted, and whether it is then scaled to unit norm.
+    dtype : dtype, default=numpy.float64
+        Floating-point type of the patches.
+    random_state : int, RandomState instance or None, default=None
+        Pass an int for the same patches at every call.
+
+    Returns
+    -------
+    ndarray of shape (n_patches, height * width)
+        Patches, one per row. This and the errors are as in `load_gray_images` and
+        `extract_patches`.
+
+    Examples
+    --------
+    >>> from skpudle.datasets import load_image_patches
+    >>> load_image_patches(patch_size=(8, 8), n_patches=100, random_state=0).shape
+    (100, 64)
+    """
+    return extract_patches(
+        load_gray_images(folder),
+        patch_size,
+        n_patches,
+        center=center,
+        normalize=normalize,
+        dtype=dtype,
+        random_state=random_state,
+    )

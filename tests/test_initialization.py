@@ -1,0 +1,97 @@
+"""Initial dictionaries come from the data, and from the generator alone what chance decides."""
+
+import pytest
+import torch
+
+from skpudle.initialization import INITIALIZATIONS, initial_atoms
+
+METHODS = sorted(set(INITIALIZATIONS) - {"pairwise"})
+
+
+def normal(generator, *shape):
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(params=METHODS)
+def method(request):
+    return request.param
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("n_components", [1, 4, 9, 40])
+def test_atoms_have_the_shape_and_dtype_asked_for(method, n_components, dtype, device, generator):
+    """Also where there are fewer samples or features than atoms."""
+    x = normal(generator, 20, 4).to(device, dtype)
+    atoms = initial_atoms(x, n_components, method, seeded())
+    assert atoms.shape == (n_components, 4)
+    assert atoms.dtype == dtype
+    assert atoms.device.type == device
+    assert torch.isfinite(atoms).all()
+    assert (atoms != 0).any(1).all()
+
+
+def test_every_device_starts_from_the_same_atoms(method, device, generator):
+    x = normal(generator, 20, 4)
+    on_device = initial_atoms(x.to(device), 30, method, seeded())
+    torch.testing.assert_close(on_device.cpu(), initial_atoms(x, 30, method, seeded()))
+
+
+def test_a_generator_determines_the_atoms(method, generator):
+    x = normal(generator, 20, 4)
+    first, same, other = (initial_atoms(x, 9, method, seeded(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e8])
+def test_directions_do_not_depend_on_the_units_of_the_data(method, scale, generator):
+    x = normal(generator, 20, 4)
+    atoms, scaled = (
+        torch.nn.functional.normalize(initial_atoms(data, 6, method, seeded()))
+        for data in (x, scale * x)
+    )
+    torch.testing.assert_close(scaled, atoms)
+
+
+def test_zero_data_give_atoms_that_are_not_zero(method):
+    atoms = initial_atoms(torch.zeros(10, 3), 5, method, seeded())
+    assert (atoms != 0).any(1).all()
+
+
+def test_atoms_share_no_memory_with_the_data(method, generator):
+    x = normal(generator, 20, 4)
+    before = x.clone()
+    initial_atoms(x, 9, method, seeded()).zero_()
+    assert torch.equal(x, before)
+
+
+def test_data_takes_distinct_samples_that_are_not_zero(generator):
+    x = normal(generator, 20, 4)
+    x[::2] = 0
+    atoms = initial_atoms(x, 10, "data", seeded())
+    positions = (atoms[:, None] == x).all(2).int().argmax(1)
+    assert sorted(positions.tolist()) == list(range(1, 20, 2))
+
+
+def test_random_knows_only_the_shape_of_the_data(generator):
+    x, other = normal(generator, 20, 4), normal(generator, 7, 4)
+    assert torch.equal(*(initial_atoms(data, 9, "random", seeded()) for data in (x, other)))
+
+
+def test_svd_takes_the_leading_right_singular_vectors(generator):
+    x = normal(generator, 20, 4) * torch.tensor([4.0, 3.0, 2.0, 1.0])
+    atoms = initial_atoms(x, 3, "svd", seeded())
+    _, _, right = torch.linalg.svd(x)
+    torch.testing.assert_close((atoms @ right.T).abs(), torch.eye(3, 4, dtype=x.dtype))
+
+
+def test_svd_goes_no_further_than_the_rank_of_the_data(generator):
+    """Directions without data are no better than any others: samples complete the dictionary."""
+    x = normal(generator, 20, 2) @ normal(generator, 2, 4)
+    atoms = initial_atoms(x, 5, "svd", seeded())
+    torch.testing.assert_close(atoms[:2] @ atoms[:2].T, torch.eye(2, dtype=x.dtype))
+    assert (atoms[2:, None] == x).all(2).any(1).all()

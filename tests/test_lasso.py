@@ -1,0 +1,436 @@
+"""Converged codes: certified, and the same by both solvers and by scikit-learn."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import Lasso
+
+from skpudle import lasso
+from skpudle.lasso import (
+    GapWarning,
+    converged_codes,
+    duality_gap,
+    solve_lasso,
+    warn_about_gaps,
+)
+from skpudle.operators import DenseDictionary
+
+try:
+    import numba  # noqa: F401
+except ImportError:
+    SOLVERS = ["batched"]
+else:
+    SOLVERS = ["batched", "compiled"]
+
+
+@pytest.fixture(params=SOLVERS)
+def solver(request):
+    return request.param
+
+
+@pytest.fixture
+def use_solver(solver, monkeypatch):
+    """Make `converged_codes` use the solver; return its name."""
+    chosen = lasso._solver(solver, torch.device("cpu"))
+    monkeypatch.setattr(lasso, "_solver", lambda name, device: chosen)
+    return solver
+
+
+def make_problem(generator, n=20, m=12, p=40, *, alpha=0.15, dtype=torch.float64, device="cpu"):
+    """Return unit-norm atoms, unit-norm data and a penalty relative to the largest correlation."""
+    atoms, x = (
+        torch.nn.functional.normalize(
+            torch.randn(size, m, generator=generator, dtype=torch.float64), dim=1
+        ).to(device, dtype)
+        for size in (p, n)
+    )
+    return atoms, x, alpha * float((x @ atoms.mT).abs().max())
+
+
+def objective(atoms, x, z, alpha):
+    return (x - z @ atoms).square().sum(1) / 2 + (alpha * z.abs()).sum(1)
+
+
+def optimality_error(atoms, x, z, alpha, positive=False):
+    """Return how far the subgradient of the objective is from containing zero."""
+    c = (x - z @ atoms) @ atoms.mT
+    on = (c - alpha * z.sign()).abs() * (z != 0)
+    off = ((c if positive else c.abs()) - alpha).clamp_min(0) * (z == 0)
+    return torch.maximum(on, off).max()
+
+
+def unrolled(atoms, x, alpha, n_unfoldings=2000):
+    """Return the codes that many plain proximal steps end with, for automatic differentiation."""
+    step = 1 / torch.linalg.matrix_norm(atoms.detach(), 2).square()
+    z = x.new_zeros(len(x), len(atoms))
+    for _ in range(n_unfoldings):
+        v = z + step * (x - z @ atoms) @ atoms.mT
+        z = v - v.clamp(-step * alpha, step * alpha)
+    return z
+
+
+def coordinate_descent(atoms, x, alpha, positive=False):
+    """Return scikit-learn's codes, at the smallest tolerance it reaches."""
+    model = Lasso(
+        alpha=alpha / x.shape[1],  # scikit-learn's objective is divided by the number of features
+        fit_intercept=False,
+        positive=positive,
+        tol=1e-14,
+        random_state=0,
+        max_iter=100_000,
+    )
+    codes = model.fit(atoms.mT.numpy(), x.mT.numpy()).coef_
+    return torch.from_numpy(np.atleast_2d(codes)).view(len(x), len(atoms))
+
+
+# What the codes are.
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize(("m", "p"), [(12, 40), (30, 20), (7, 100), (1, 3), (5, 1)])
+def test_codes_agree_with_coordinate_descent(generator, solver, m, p, positive):
+    atoms, x, alpha = make_problem(generator, 20, m, p)
+    codes, gaps = solve_lasso(atoms, x, alpha, positive=positive, solver=solver)
+    expected = coordinate_descent(atoms, x, alpha, positive)
+    torch.testing.assert_close(codes, expected, rtol=0, atol=1e-6)
+    assert optimality_error(atoms, x, codes, alpha, positive) < 1e-13
+    assert gaps.max() < 1e-12
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    n=st.integers(1, 6),
+    m=st.integers(1, 12),
+    p=st.integers(1, 70),
+    kind=st.sampled_from(["normal", "lengths", "repeated", "signs", "correlated", "near"]),
+    log_alpha=st.floats(-4, 0.2),
+    positive=st.booleans(),
+    seed=st.integers(0, 2**20),
+)
+def test_every_problem_is_solved_the_same_by_both_solvers(n, m, p, kind, log_alpha, positive, seed):
+    """Ill-posed dictionaries included; where codes are not unique, the reconstruction is."""
+    generator = torch.Generator().manual_seed(seed)
+    atoms, x, alpha = make_problem(generator, n, m, p, alpha=10**log_alpha)
+    choice = torch.randint(0, 1 + p // 3, (p,), generator=generator)
+    if kind == "lengths":
+        atoms = atoms * torch.logspace(-4, 4, p, dtype=torch.float64)[:, None]
+        alpha = 10**log_alpha * float((x @ atoms.mT).abs().max())
+    elif kind == "repeated":
+        atoms = atoms[choice] * (1 - 2 * (choice % 2))[:, None]
+    elif kind == "signs":  # many atoms are combinations of few others
+        atoms = atoms.sign() / math.sqrt(m)
+    elif kind == "correlated":
+        atoms = torch.nn.functional.normalize(atoms + 3 * atoms[:1])
+    elif kind == "near":
+        atoms = atoms[choice] + 1e-7 * atoms
+    all_codes = []
+    for solver in SOLVERS:
+        codes, gaps = solve_lasso(atoms, x, alpha, positive=positive, solver=solver)
+        assert gaps.max() < 1e-9
+        assert optimality_error(atoms, x, codes, alpha, positive) < 1e-9 * alpha
+        assert (codes != 0).sum(1).max() <= m + (kind in {"signs", "near"})
+        all_codes.append(codes)
+    tolerance = dict(rtol=0, atol=1e-7)
+    torch.testing.assert_close(all_codes[0] @ atoms, all_codes[-1] @ atoms, **tolerance)
+    if kind in {"normal", "lengths", "repeated"}:
+        scale = all_codes[0].abs().max()
+        torch.testing.assert_close(all_codes[0], all_codes[-1], rtol=0, atol=1e-8 * scale)
+
+
+@pytest.mark.parametrize("shared", [0.0, 3.0])
+def test_a_row_has_the_same_codes_alone_and_in_a_batch(generator, solver, shared):
+    """With and without a Gram matrix, which a single row does not pay for."""
+    atoms, x, alpha = make_problem(generator, 300, 12, 70)
+    atoms = torch.nn.functional.normalize(atoms + shared * atoms[:1], dim=1)
+    atoms[50:60] = atoms[:10]  # ties
+    codes, _ = solve_lasso(atoms, x, alpha, solver=solver)
+    for row in range(10):
+        alone, _ = solve_lasso(atoms, x[row : row + 1], alpha, solver=solver)
+        torch.testing.assert_close(alone[0], codes[row], rtol=0, atol=1e-12)
+
+
+def test_blocks_of_rows_do_not_matter(generator, solver, monkeypatch):
+    atoms, x, alpha = make_problem(generator)
+    codes, gaps = solve_lasso(atoms, x, alpha, solver=solver)
+    monkeypatch.setitem(lasso._BLOCK_ENTRIES, "cpu", 7 * len(atoms))
+    again, gaps_again = solve_lasso(atoms, x, alpha, solver=solver)
+    torch.testing.assert_close(again, codes, rtol=0, atol=1e-13)
+    torch.testing.assert_close(gaps_again, gaps, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 3.0, 1e6])
+def test_codes_scale_with_the_data_and_the_penalty(generator, solver, factor):
+    atoms, x, alpha = make_problem(generator)
+    codes, _ = solve_lasso(atoms, x, alpha, solver=solver)
+    scaled, _ = solve_lasso(atoms, factor * x, factor * alpha, solver=solver)
+    torch.testing.assert_close(scaled, factor * codes, rtol=1e-9, atol=1e-12 * factor)
+
+
+def test_permuting_and_flipping_atoms_permutes_and_flips_codes(generator, solver):
+    atoms, x, alpha = make_problem(generator)
+    order = torch.randperm(len(atoms), generator=generator)
+    signs = torch.randn(len(atoms), generator=generator, dtype=torch.float64).sign()
+    codes, _ = solve_lasso(atoms, x, alpha, solver=solver)
+    moved, _ = solve_lasso(signs[:, None] * atoms[order], x, alpha, solver=solver)
+    torch.testing.assert_close(moved, signs * codes[:, order], rtol=0, atol=1e-12)
+
+
+def test_positive_codes_are_signed_codes_of_atoms_and_their_negatives(generator, solver):
+    atoms, x, alpha = make_problem(generator)
+    signed, _ = solve_lasso(atoms, x, alpha, solver=solver)
+    codes, gaps = solve_lasso(torch.cat([atoms, -atoms]), x, alpha, positive=True, solver=solver)
+    assert codes.min() >= 0
+    assert gaps.max() < 1e-12
+    positive, negative = codes.chunk(2, dim=1)
+    torch.testing.assert_close(positive - negative, signed, rtol=0, atol=1e-12)
+
+
+def test_a_penalty_for_each_atom_scales_atom_and_code(generator, solver):
+    atoms, x, alpha = make_problem(generator)
+    penalties = alpha * (0.5 + torch.rand(len(atoms), generator=generator, dtype=torch.float64))
+    codes, gaps = solve_lasso(atoms, x, penalties, solver=solver)
+    assert gaps.max() < 1e-12
+    assert optimality_error(atoms, x, codes, penalties) < 1e-13
+    expected, _ = solve_lasso(atoms / penalties[:, None], x, 1.0, solver=solver)
+    torch.testing.assert_close(penalties * codes, expected, rtol=0, atol=1e-12)
+
+
+def test_of_parallel_atoms_the_longest_or_the_first_is_used(generator, solver):
+    atoms, x, alpha = make_problem(generator, p=10)
+    codes, _ = solve_lasso(atoms, x, alpha, solver=solver)
+    zero = torch.zeros_like(atoms[:3])
+    longer = torch.cat([0.9 * atoms, zero, atoms, -0.5 * atoms, atoms])
+    again, gaps = solve_lasso(longer, x, alpha, solver=solver)
+    assert gaps.max() < 1e-12
+    torch.testing.assert_close(again[:, 13:23], codes, rtol=0, atol=1e-12)
+    assert not again[:, :13].any()
+    assert not again[:, 23:].any()
+
+
+def test_zero_data_zero_atoms_and_large_penalties_have_zero_codes(generator, solver):
+    atoms, x, _ = make_problem(generator)
+    largest = (x @ atoms.mT).abs().amax(1)
+    codes, gaps = solve_lasso(atoms, x[:1], 1.01 * float(largest[0]), solver=solver)
+    assert not codes.any()
+    assert gaps.max() < 1e-15
+    codes, _ = solve_lasso(atoms, x[:1], 0.99 * float(largest[0]), solver=solver)
+    assert codes.any()
+    for problem in [(atoms, 0 * x), (0 * atoms, x), (0 * atoms, 0 * x)]:
+        codes, gaps = solve_lasso(*problem, 0.1, solver=solver)
+        assert not codes.any()
+        assert not gaps.any()
+    codes, gaps = solve_lasso(atoms, x[:0], 0.1, solver=solver)
+    assert codes.shape == (0, len(atoms))
+    assert gaps.shape == (0,)
+
+
+def test_large_supports_and_data_reached_exactly(generator, solver):
+    """Supports beyond the first guess of their size; a tiny penalty leaves almost no residual."""
+    atoms, x, _ = make_problem(generator, 5, 90, 200)
+    codes, gaps = solve_lasso(atoms, x, 1e-6, solver=solver)
+    assert (codes != 0).sum(1).min() > 80
+    assert (codes != 0).sum(1).max() <= 90
+    assert gaps.max() < 1e-9
+    assert (x - codes @ atoms).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_float32_is_certified_and_is_the_rounded_solution(generator, solver, device, positive):
+    if device == "cuda" and solver == "compiled":
+        pytest.skip("compiled for the CPU")
+    atoms, x, alpha = make_problem(generator, 50, dtype=torch.float32, device=device)
+    codes, gaps = solve_lasso(atoms, x, alpha, positive=positive, solver=solver)
+    exact, _ = solve_lasso(atoms.double(), x.double(), alpha, positive=positive, solver="batched")
+    assert codes.dtype == torch.float32
+    assert gaps.dtype == torch.float64
+    assert codes.device.type == device
+    assert gaps.max() < 1e-12
+    torch.testing.assert_close(codes.double(), exact, rtol=1e-6, atol=1e-12)
+
+
+def test_one_thread_and_several_agree(generator):
+    atoms, x, alpha = make_problem(generator, 100)
+    codes, _ = solve_lasso(atoms, x, alpha)
+    n_threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3 - min(n_threads, 2))
+        again, _ = solve_lasso(atoms, x, alpha)
+    finally:
+        torch.set_num_threads(n_threads)
+    torch.testing.assert_close(again, codes, rtol=0, atol=1e-13)
+
+
+# What the certificate says.
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_gap_bounds_the_distance_from_the_minimum(generator, positive):
+    """Whatever the codes, also when the dual point comes from others."""
+    atoms, x, alpha = make_problem(generator)
+    best, _ = solve_lasso(atoms, x, alpha, positive=positive)
+    noise = torch.randn(best.shape, generator=generator, dtype=torch.float64)
+    for size in [0.0, 1e-6, 1e-3, 1e-1, 10.0]:
+        codes = best + size * noise * (best != 0)
+        codes = codes.clamp_min(0) if positive else codes
+        distance = objective(atoms, x, codes, alpha) - objective(atoms, x, best, alpha)
+        distance = distance / (x.square().sum(1) / 2)
+        for dual_codes in [None, best, torch.zeros_like(best)]:
+            gap = duality_gap(atoms, x, codes, alpha, positive=positive, dual_codes=dual_codes)
+            assert (gap >= distance - 1e-14).all()
+        gap = duality_gap(atoms, x, codes, alpha, positive=positive, dual_codes=best)
+        torch.testing.assert_close(gap, distance, rtol=0, atol=1e-13)
+
+
+def test_gap_is_that_of_a_feasible_dual_point(generator, solver):
+    """Computed here from its definition, from codes alone."""
+    atoms, x, alpha = make_problem(generator, dtype=torch.float32)
+    codes, _ = solve_lasso(atoms, x, alpha, solver=solver)
+    atoms, x, codes = atoms.double().numpy(), x.double().numpy(), codes.double().numpy()
+    residual = x - codes @ atoms
+    largest = np.abs(residual @ atoms.T).max(axis=1, keepdims=True)
+    dual = residual * np.minimum(1, alpha / largest)
+    primal = 0.5 * (residual**2).sum(axis=1) + alpha * np.abs(codes).sum(axis=1)
+    bound = 0.5 * (x**2).sum(axis=1) - 0.5 * ((x - dual) ** 2).sum(axis=1)
+    assert ((primal - bound) / (0.5 * (x**2).sum(axis=1))).max() < 1e-6
+
+
+def test_gap_of_forbidden_codes_is_infinite(generator):
+    atoms, x, alpha = make_problem(generator)
+    gaps = duality_gap(atoms, x, -torch.ones(len(x), len(atoms)), alpha, positive=True)
+    assert gaps.isinf().all()
+    assert duality_gap(atoms, 0 * x, torch.ones(len(x), len(atoms)), alpha).isinf().all()
+
+
+def test_samples_that_miss_the_tolerance_are_named(generator, solver):
+    atoms, x, alpha = make_problem(generator)
+    x[3] = atoms[0]  # solved in one round
+    _, gaps = solve_lasso(atoms, x, alpha, max_iter=1, solver=solver)
+    assert gaps[3] < 1e-12
+    with pytest.warns(GapWarning, match="1 of 2 samples.*samples 0\\)"):
+        warn_about_gaps(gaps[2:4])
+    with pytest.warns(UserWarning, match="of 20 samples.*samples 0, 1, 2, 4, 5, ...") as record:
+        warn_about_gaps(gaps, category=UserWarning)
+    assert record[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_about_gaps(gaps[3:4])
+        warn_about_gaps(gaps[:0])
+
+
+def test_data_that_is_not_finite_is_not_certified(generator, solver):
+    atoms, x, alpha = make_problem(generator)
+    good, _ = solve_lasso(atoms, x, alpha, solver=solver)
+    x[1, 2], x[2, 3] = torch.nan, torch.inf
+    codes, gaps = solve_lasso(atoms, x, alpha, solver=solver)
+    assert (~(gaps <= 1e-6)).nonzero().squeeze(1).tolist() == [1, 2]
+    torch.testing.assert_close(codes[3:], good[3:], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, math.nan])
+def test_alpha_must_be_positive(generator, alpha):
+    atoms, x, _ = make_problem(generator)
+    with pytest.raises(ValueError, match=r"alpha must be positive, got .* torch.linalg.lstsq"):
+        solve_lasso(atoms, x, alpha)
+
+
+def test_wrong_arguments_say_what_is_expected(generator):
+    atoms, x, _ = make_problem(generator)
+    with pytest.raises(ValueError, match="shape \\(3,\\).*the 40 atoms"):
+        solve_lasso(atoms, x, torch.ones(3))
+    with pytest.raises(ValueError, match="'fast'.*'auto'.*'batched', 'compiled'"):
+        solve_lasso(atoms, x, 0.1, solver="fast")
+
+
+# Derivatives.
+
+
+def test_gradient_agrees_with_finite_differences(generator):
+    atoms, x, alpha = make_problem(generator, 4, 6, 9, alpha=0.3)
+    alpha = torch.tensor(alpha, dtype=torch.float64)
+
+    def codes(atoms, x, alpha):
+        return converged_codes(DenseDictionary(atoms), x, alpha=alpha)[0]
+
+    inputs = [tensor.requires_grad_() for tensor in (atoms, x, alpha)]
+    assert torch.autograd.gradcheck(codes, inputs, eps=1e-7, atol=1e-6)
+    per_atom = alpha.detach().expand(len(atoms)).clone().requires_grad_()
+    assert torch.autograd.gradcheck(codes, [atoms, x, per_atom], eps=1e-7, atol=1e-6)
+
+
+def test_gradient_of_positive_codes_agrees_with_finite_differences(generator):
+    atoms, x, alpha = make_problem(generator, 4, 6, 9, alpha=0.3)
+
+    def codes(atoms, x):
+        return converged_codes(DenseDictionary(atoms), x, alpha=alpha, positive_code=True)[0]
+
+    inputs = [tensor.requires_grad_() for tensor in (atoms, x)]
+    assert torch.autograd.gradcheck(codes, inputs, eps=1e-7, atol=1e-6)
+
+
+def gradients(encode, atoms, x, alpha, weights):
+    """Return the derivatives of a loss that uses codes and atoms."""
+    inputs = [tensor.clone().requires_grad_() for tensor in (atoms, x, alpha)]
+    codes = encode(*inputs)
+    loss = (codes * weights).sum() + (inputs[1] - codes @ inputs[0]).square().sum() / 2
+    return torch.autograd.grad(loss, inputs)
+
+
+def test_gradient_is_the_limit_of_that_of_the_unfolded_encoder(generator, use_solver):
+    atoms, x, alpha = make_problem(generator, 15, 8, 14, alpha=0.3)
+    alpha = torch.tensor(alpha, dtype=torch.float64)
+    weights = torch.randn(len(x), len(atoms), generator=generator, dtype=torch.float64)
+
+    def converged(atoms, x, alpha):
+        return converged_codes(DenseDictionary(atoms), x, alpha=alpha)[0]
+
+    expected = gradients(unrolled, atoms, x, alpha, weights)
+    for got, limit in zip(gradients(converged, atoms, x, alpha, weights), expected):
+        torch.testing.assert_close(got, limit, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("blocks", [2**22, 100])
+def test_adjoint_applies_the_pseudo_inverse_on_every_support(generator, blocks, monkeypatch):
+    """Also for repeated atoms, supports larger than the number of features, and empty ones."""
+    monkeypatch.setitem(lasso._BLOCK_ENTRIES, "cpu", blocks)
+    atoms, _, _ = make_problem(generator, 1, 9, 60)
+    atoms[1] = atoms[0]
+    atoms[2] = 0
+    share = torch.linspace(0, 1, 30, dtype=torch.float64)[:, None]
+    codes, delta = torch.randn(2, 30, 60, generator=generator, dtype=torch.float64)
+    codes = codes * (torch.rand(codes.shape, generator=generator, dtype=torch.float64) < share)
+    codes[0] = 0
+    codes[1] = 0
+    codes[1, :3] = 1
+    u = lasso._implicit_adjoint(atoms, codes, delta)
+    for code, direction, got in zip(codes, delta, u):
+        expected = torch.zeros_like(got)
+        on = code != 0
+        members = atoms[on]
+        expected[on] = torch.linalg.pinv(members @ members.mT, hermitian=True) @ direction[on]
+        torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-9)
+
+
+def test_only_what_is_asked_for_is_differentiated_and_only_once(generator):
+    atoms, x, alpha = make_problem(generator, dtype=torch.float32)
+    atoms.requires_grad_()
+    codes, gaps = converged_codes(DenseDictionary(atoms), x, alpha=alpha)
+    assert not gaps.requires_grad
+    (gradient,) = torch.autograd.grad(codes.square().sum(), atoms, create_graph=True)
+    assert gradient.dtype == torch.float32
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+    codes, _ = converged_codes(DenseDictionary(atoms.detach()), x, alpha=alpha)
+    assert not codes.requires_grad
+
+
+def test_without_numba_torch_solves(generator, monkeypatch):
+    atoms, x, alpha = make_problem(generator)
+    expected, _ = solve_lasso(atoms, x, alpha)
+    monkeypatch.setattr(lasso, "_numba_is_installed", lambda: False)
+    codes, _ = solve_lasso(atoms, x, alpha)
+    torch.testing.assert_close(codes, expected, rtol=0, atol=1e-12)

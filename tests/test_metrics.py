@@ -1,0 +1,327 @@
+"""Matching finds what was permuted, and every measure is what its formula says."""
+
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import BaseEstimator
+from sklearn.decomposition import MiniBatchDictionaryLearning
+from sklearn.metrics import precision_recall_fscore_support, r2_score
+from sklearn.model_selection import GridSearchCV, cross_val_score
+
+from skpudle.datasets import make_dictionary_data
+from skpudle.metrics import (
+    atom_coherence,
+    dictionary_error,
+    lasso_objective,
+    make_dictionary_recovery_scorer,
+    make_lasso_objective_scorer,
+    match_atoms,
+    reconstruction_r2_scorer,
+    recovery_rate,
+    support_recovery,
+)
+
+ATOM_SHAPES = [(20,), (2, 5, 4)]
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def flipped_and_permuted(dictionary, rng):
+    permutation = rng.permutation(len(dictionary))
+    signs = rng.choice([-1.0, 1.0], size=len(dictionary))
+    shuffled = dictionary[permutation] * signs.reshape(-1, *[1] * (dictionary.ndim - 1))
+    return shuffled, permutation, signs
+
+
+class Known(BaseEstimator):
+    """A fitted estimator whose codes are whatever a matrix makes of the data."""
+
+    def __init__(self, components, analysis=None, alpha=0.1):
+        self.components = components
+        self.analysis = analysis
+        self.alpha = alpha
+
+    def fit(self, X, y=None):
+        self.components_ = self.components
+        self.alpha_ = self.alpha
+        return self
+
+    def transform(self, X):
+        return X @ self.analysis
+
+
+# Matching
+
+
+@pytest.mark.parametrize("by", ["coherence", "distance"])
+@pytest.mark.parametrize("atom_shape", ATOM_SHAPES)
+def test_matching_undoes_permutation_and_signs(atom_shape, by, rng):
+    dictionary = rng.normal(size=(30, *atom_shape))
+    shuffled, permutation, signs = flipped_and_permuted(dictionary, rng)
+    match = match_atoms(shuffled, dictionary, by=by)
+    assert_array_equal(permutation[match.indices], np.arange(30))
+    assert_array_equal(match.signs, signs[match.indices])
+    assert_array_equal(match.reference_indices, np.arange(30))
+    assert_allclose(match.coherences, 1)
+    assert_array_equal(match.align_dictionary(shuffled), dictionary)
+
+
+def test_aligned_codes_are_those_of_the_reference(rng):
+    data, dictionary, code = make_dictionary_data(20, 10, 15, 3, random_state=0)
+    shuffled, permutation, signs = flipped_and_permuted(dictionary, rng)
+    shuffled_code = code[:, permutation] * signs
+    assert_allclose(shuffled_code @ shuffled, data)
+    assert_array_equal(match_atoms(shuffled, dictionary).align_code(shuffled_code), code)
+
+
+def test_matched_error_is_the_smallest_over_all_permutations_and_signs(rng):
+    """By trying them all, with atoms of any length."""
+    dictionary, reference = rng.normal(size=(2, 4, 3))
+    tried = [
+        np.linalg.norm(np.array(signs)[:, None] * dictionary[list(order)] - reference)
+        for order in itertools.permutations(range(4))
+        for signs in itertools.product([-1, 1], repeat=4)
+    ]
+    assert_allclose(dictionary_error(dictionary, reference, relative=False, match=True), min(tried))
+
+
+def test_smallest_distance_may_leave_long_atoms_without_a_match(rng):
+    """Three atoms for two: the best injection, by trying them all."""
+    dictionary, reference = rng.normal(size=(3, 4)) * [[3], [1], [0.5]], rng.normal(size=(2, 4))
+    match = match_atoms(dictionary, reference, by="distance")
+    tried = [
+        sum(
+            min(np.sum((dictionary[i] - r) ** 2), np.sum((dictionary[i] + r) ** 2))
+            for i, r in zip(chosen, reference)
+        )
+        for chosen in itertools.permutations(range(3), 2)
+    ]
+    assert_allclose(np.sum((match.align_dictionary(dictionary) - reference) ** 2), min(tried))
+
+
+def test_both_criteria_agree_on_unit_atoms(rng):
+    dictionary, reference = rng.normal(size=(2, 12, 6))
+    dictionary /= np.linalg.norm(dictionary, axis=1, keepdims=True)
+    reference /= np.linalg.norm(reference, axis=1, keepdims=True)
+    for first, second in zip(
+        match_atoms(dictionary, reference), match_atoms(dictionary, reference, by="distance")
+    ):
+        assert_allclose(first, second)
+
+
+def test_nearest_atom_is_not_given_twice():
+    """The greedy choice gives both references the first atom; the best one does not."""
+    dictionary = np.array([[1.0, 0.0], [0.8, 0.6]])
+    reference = np.array([[1.0, 0.1], [1.0, -0.5]])
+    match = match_atoms(dictionary, reference)
+    assert sorted(match.indices) == [0, 1]
+
+
+@pytest.mark.parametrize(("n_components", "n_reference"), [(3, 5), (5, 3)])
+def test_different_numbers_of_atoms_match_as_far_as_they_go(n_components, n_reference):
+    match = match_atoms(np.eye(6)[:n_components], -np.eye(6)[:n_reference])
+    assert_array_equal(match.indices, [0, 1, 2])
+    assert_array_equal(match.reference_indices, [0, 1, 2])
+    assert_array_equal(match.signs, [-1, -1, -1])
+
+
+# Errors and coherences
+
+
+@pytest.mark.parametrize("atom_shape", ATOM_SHAPES)
+def test_error_is_the_relative_frobenius_norm(atom_shape, rng):
+    dictionary, reference = rng.normal(size=(2, 15, *atom_shape))
+    error = np.sqrt(((dictionary - reference) ** 2).sum())
+    assert_allclose(dictionary_error(dictionary, reference, relative=False), error)
+    relative = error / np.sqrt((reference**2).sum())
+    assert_allclose(dictionary_error(dictionary, reference), relative)
+    assert_allclose(dictionary_error(7 * dictionary, 7 * reference), relative)
+
+
+def test_matched_error_of_unit_atoms_follows_from_their_coherences(rng):
+    """|s d - r|^2 = 2 - 2 |<d, r>|, and the reference has squared norm p."""
+    dictionary, reference = rng.normal(size=(2, 12, 30))
+    dictionary /= np.linalg.norm(dictionary, axis=1, keepdims=True)
+    reference /= np.linalg.norm(reference, axis=1, keepdims=True)
+    error = dictionary_error(dictionary, reference, match=True)
+    assert_allclose(error**2, 2 - 2 * atom_coherence(dictionary, reference).mean())
+
+
+def test_coherence_ignores_order_signs_and_lengths(rng):
+    dictionary, reference = rng.normal(size=(2, 12, 6))
+    shuffled, _, _ = flipped_and_permuted(dictionary, rng)
+    shuffled *= rng.uniform(0.5, 2, size=(12, 1))
+    assert_allclose(atom_coherence(shuffled, reference), atom_coherence(dictionary, reference))
+
+
+def test_coherence_of_what_is_missing_or_zero_is_zero():
+    assert_array_equal(atom_coherence(np.eye(4)[[2, 0]], np.eye(4)), [1, 0, 1, 0])
+    assert_array_equal(atom_coherence(np.diag([1.0, 0.0]), np.eye(2)), [1, 0])
+
+
+def test_recovery_rate_counts_atoms_from_the_threshold_on():
+    angles = np.array([0.0, 0.3, 0.6, 1.2])
+    dictionary = np.zeros((4, 8))
+    dictionary[:, :4], dictionary[:, 4:] = np.diag(np.cos(angles)), np.diag(np.sin(angles))
+    reference = np.eye(4, 8)
+    assert recovery_rate(dictionary, reference, threshold=0.99) == 0.25
+    assert recovery_rate(dictionary, reference) == 0.5
+    assert recovery_rate(dictionary, reference, threshold=np.cos(0.6)) == 0.75
+    assert recovery_rate(dictionary, np.eye(8), threshold=0.99) == 0.125
+
+
+@pytest.mark.parametrize("measure", [match_atoms, atom_coherence, recovery_rate, dictionary_error])
+def test_atoms_of_different_shapes_are_refused(measure):
+    with pytest.raises(ValueError, match=r"\(3, 4\).*\(3, 5\)"):
+        measure(np.ones((3, 4)), np.ones((3, 5)))
+
+
+def test_errors_say_what_to_do():
+    with pytest.raises(ValueError, match="the same shape"):
+        dictionary_error(np.ones((3, 4)), np.ones((2, 4)))
+    with pytest.raises(ValueError, match="relative=False"):
+        dictionary_error(np.ones((3, 4)), np.zeros((3, 4)))
+    with pytest.raises(ValueError, match="'coherence' or 'distance'"):
+        match_atoms(np.eye(2), np.eye(2), by="norm")
+    with pytest.raises(ValueError, match="it must be one of"):
+        make_dictionary_recovery_scorer(np.eye(2), measure="norm")
+    with pytest.raises(ValueError, match="3 samples but 2 codes"):
+        lasso_objective(np.ones((3, 4)), np.ones((2, 5)), np.ones((3, 4)), 0.1)
+
+
+# Codes
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_support_scores_are_those_of_scikit_learn(signed, rng):
+    """Signed entries are two labels, positive and negative, averaged over entries."""
+    code, reference = np.maximum(np.abs(x := rng.normal(size=(2, 40, 9))) - 1, 0) * np.sign(x)
+    scores = support_recovery(code, reference, signed=signed)
+    found, true = (np.sign(z.ravel()) if signed else (z != 0).ravel() for z in (code, reference))
+    labels = [-1, 1] if signed else [True]
+    expected = precision_recall_fscore_support(true, found, labels=labels, average="micro")
+    assert_allclose([scores.precision, scores.recall, scores.f1], expected[:3])
+    right = (found == true).reshape(40, 9).all(axis=1)
+    assert scores.exact == right.mean()
+
+
+def test_signs_matter_only_if_asked_for(rng):
+    *_, code = make_dictionary_data(30, 5, 10, 3, random_state=0)
+    assert dict(support_recovery(-code, code)) == dict(precision=1, recall=1, f1=1, exact=1)
+    assert dict(support_recovery(-code, code, signed=True)) == dict(
+        precision=0, recall=0, f1=0, exact=0
+    )
+
+
+def test_entries_up_to_the_threshold_count_as_zero():
+    scores = support_recovery([[0.1, -0.5, 0.2]], [[0.0, -1.0, 0.0]], threshold=0.2)
+    assert scores.exact == scores.precision == 1
+    assert support_recovery([[0.1, -0.5, 0.2]], [[0.0, -1.0, 0.0]]).precision == pytest.approx(
+        1 / 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "reference", "expected"),
+    [(0, 0, (1, 1, 1, 1)), (0, 1, (1, 0, 0, 0)), (1, 0, (0, 1, 0, 0))],
+)
+def test_share_of_nothing_is_one(code, reference, expected):
+    scores = support_recovery([[code]], [[reference]])
+    assert (scores.precision, scores.recall, scores.f1, scores.exact) == expected
+
+
+# Scorers
+
+
+@pytest.mark.parametrize(
+    ("measure", "best"), [("recovery_rate", 1), ("coherence", 1), ("error", 0)]
+)
+def test_recovery_scorers_know_the_best_dictionary(measure, best, rng):
+    reference = rng.normal(size=(6, 10))
+    scorer = make_dictionary_recovery_scorer(reference, measure=measure)
+    exact = Known(flipped_and_permuted(reference, rng)[0]).fit(None)
+    worse = Known(reference + rng.normal(size=(6, 10))).fit(None)
+    assert scorer(exact, None) == pytest.approx(best)
+    assert scorer(worse, None, None) < best
+
+
+def test_lasso_scorer_is_minus_the_objective_of_its_formula(rng):
+    X, atoms, analysis = rng.normal(size=(7, 4)), rng.normal(size=(6, 4)), rng.normal(size=(4, 6))
+    estimator = Known(atoms, analysis, alpha=0.3).fit(X)
+    z = X @ analysis
+    samples = [0.5 * np.sum((x - z @ atoms) ** 2) + 0.3 * np.abs(z).sum() for x, z in zip(X, z)]
+    assert_allclose(make_lasso_objective_scorer()(estimator, X), -np.mean(samples))
+    estimator.alpha_ = 5
+    assert_allclose(make_lasso_objective_scorer(alpha=0.3)(estimator, X), -np.mean(samples))
+
+
+def test_lasso_scorer_prefers_the_minimiser(rng):
+    """With orthonormal atoms the codes of the lasso are soft-thresholded correlations."""
+
+    class Shrinking(Known):
+        def transform(self, X):
+            return np.sign(X) * np.maximum(np.abs(X) - self.analysis, 0)
+
+    X = rng.normal(size=(50, 5))
+    score = make_lasso_objective_scorer(alpha=0.4)
+    scores = [score(Shrinking(np.eye(5), level).fit(X), X) for level in (0.2, 0.4, 0.6)]
+    assert np.argmax(scores) == 1
+
+
+def test_lasso_scorer_asks_for_a_penalty():
+    learner = MiniBatchDictionaryLearning(3)
+    with pytest.raises(AttributeError, match=r"no alpha_.*make_lasso_objective_scorer\(alpha"):
+        make_lasso_objective_scorer()(learner, np.eye(3))
+
+
+def test_r2_scorer_is_that_of_scikit_learn(rng):
+    X, atoms, analysis = rng.normal(size=(7, 4)), rng.normal(size=(6, 4)), rng.normal(size=(4, 6))
+    X[:, 0] = 1  # a constant feature has no variance to explain
+    expected = r2_score(X, X @ analysis @ atoms, multioutput="variance_weighted")
+    assert_allclose(reconstruction_r2_scorer(Known(atoms, analysis).fit(X), X), expected)
+    perfect = Known(np.eye(4), np.eye(4)).fit(X)
+    assert reconstruction_r2_scorer(perfect, X) == 1
+
+
+def test_estimator_decodes_its_own_codes(rng):
+    """Split codes have two columns per atom; only the estimator knows how to undo that."""
+
+    class Split(Known):
+        def transform(self, X):
+            return np.hstack([np.maximum(X, 0), np.maximum(-X, 0)])
+
+        def inverse_transform(self, X):
+            positive, negative = np.hsplit(X, 2)
+            return positive - negative
+
+    X = rng.normal(size=(9, 4))
+    estimator = Split(np.eye(4)).fit(X)
+    assert reconstruction_r2_scorer(estimator, X) == 1
+    objective = make_lasso_objective_scorer()(estimator, X)
+    assert_allclose(objective, -0.1 * np.abs(X).sum() / 9)
+
+
+@pytest.mark.parametrize(
+    "scorer",
+    [
+        make_dictionary_recovery_scorer(np.eye(5, 6)),
+        make_lasso_objective_scorer(alpha=0.1),
+        reconstruction_r2_scorer,
+    ],
+    ids=["recovery", "lasso", "r2"],
+)
+def test_scorers_serve_model_selection(scorer, rng):
+    X = rng.normal(size=(30, 6))
+    learner = MiniBatchDictionaryLearning(
+        5, max_iter=2, transform_algorithm="threshold", random_state=0
+    )
+    search = GridSearchCV(learner, {"alpha": [0.1, 1.0]}, scoring=scorer, cv=2).fit(X)
+    again = pickle.loads(pickle.dumps(scorer))
+    scores = cross_val_score(search.best_estimator_, X, scoring=again, cv=2)
+    assert_allclose(scores.mean(), search.best_score_)

@@ -1,0 +1,190 @@
+"""Optimisers are those of torch, followed by a projection, and can be stopped and resumed."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from skpudle.operators import atom_norms, project_atoms
+from skpudle.optimizers import GradientOptimizer, make_optimizer
+
+OPTIMIZERS = {
+    "adam": ("adam", {}),
+    "sgd": ("sgd", {}),
+    "sgd with momentum": ("sgd", dict(momentum=0.9)),
+    "AdamW": (torch.optim.AdamW, {}),
+    "RMSprop": (torch.optim.RMSprop, dict(momentum=0.5)),
+    "Adagrad": (torch.optim.Adagrad, {}),
+    "NAdam": (torch.optim.NAdam, {}),
+}
+CLASSES = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+
+
+def normal(generator, *shape):
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def make(kind, atoms, *, atom_norm="unit", data_scale=1.0, learning_rate=0.01, **params):
+    name, defaults = OPTIMIZERS[kind]
+    return make_optimizer(
+        name,
+        atoms,
+        partial(project_atoms, atom_norm=atom_norm),
+        learning_rate=learning_rate,
+        data_scale=data_scale,
+        params=defaults | params,
+    )
+
+
+def train(optimizer, gradients):
+    for gradient in gradients:
+        optimizer.update(gradient, None)
+    return optimizer.atoms.detach().clone()
+
+
+@pytest.fixture(params=OPTIMIZERS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def atoms(generator):
+    return normal(generator, 6, 4)
+
+
+@pytest.fixture
+def gradients(generator):
+    return [normal(generator, 6, 4) for _ in range(5)]
+
+
+@pytest.mark.parametrize("atom_norm", ["unit", "ball", None])
+def test_an_update_is_a_step_of_torch_and_a_projection(kind, atom_norm, atoms, gradients):
+    project = partial(project_atoms, atom_norm=atom_norm)
+    name, params = OPTIMIZERS[kind]
+    expected = torch.nn.Parameter(project(atoms).clone())
+    reference = CLASSES.get(name, name)([expected], lr=0.01, **params)
+    for gradient in gradients:
+        expected.grad = gradient
+        reference.step()
+        with torch.no_grad():
+            expected.copy_(project(expected))
+    trained = train(make(kind, atoms, atom_norm=atom_norm), gradients)
+    torch.testing.assert_close(trained, expected.detach(), rtol=0, atol=1e-14)
+
+
+def test_initial_atoms_are_projected_and_copied(kind, atoms, gradients):
+    before = atoms.clone()
+    optimizer = make(kind, atoms)
+    torch.testing.assert_close(optimizer.atoms.detach(), project_atoms(atoms))
+    train(optimizer, gradients)
+    assert torch.equal(atoms, before)
+
+
+def test_initial_atoms_are_copied_without_a_constraint_too(atoms, gradients):
+    before = atoms.clone()
+    train(make("sgd", atoms, atom_norm=None), gradients)
+    assert torch.equal(atoms, before)
+
+
+def test_a_resumed_optimizer_takes_the_same_steps(kind, atoms, gradients):
+    """Going back, or loading into a new optimiser, gives the same bits."""
+    optimizer = make(kind, atoms)
+    middle, state = train(optimizer, gradients[:2]), optimizer.state()
+    last = train(optimizer, gradients[2:])
+    optimizer.load(middle, state)
+    assert torch.equal(train(optimizer, gradients[2:]), last)
+    fresh = make(kind, torch.ones_like(atoms))
+    fresh.load(middle, state)
+    assert torch.equal(train(fresh, gradients[2:]), last)
+
+
+def test_state_is_a_copy(kind, atoms, gradients):
+    """Neither training on nor training from it writes into it."""
+    optimizer = make(kind, atoms)
+    middle, state = train(optimizer, gradients[:2]), optimizer.state()
+    copies = {name: value.clone() for name, value in state.items()}
+    train(optimizer, gradients)
+    optimizer.load(middle, state)
+    train(optimizer, gradients)
+    assert all(torch.equal(state[name], copies[name]) for name in copies)
+
+
+def test_the_state_before_the_first_update_can_be_loaded(kind, atoms, gradients):
+    optimizer = make(kind, atoms)
+    start, state = optimizer.atoms.detach().clone(), optimizer.state()
+    last = train(optimizer, gradients)
+    optimizer.load(start, state)
+    assert torch.equal(train(optimizer, gradients), last)
+
+
+def test_replaced_atoms_are_projected_and_have_no_past(kind, atoms, gradients, generator):
+    """What is remembered entry by entry is zero in their rows, and elsewhere as before."""
+    optimizer = make(kind, atoms)
+    kept, state = train(optimizer, gradients), optimizer.state()
+    rows, new = torch.tensor([4, 1]), 3 * normal(generator, 2, 4)
+    optimizer.replace(rows, new)
+    torch.testing.assert_close(optimizer.atoms.detach()[rows], project_atoms(new))
+    others = [0, 2, 3, 5]
+    assert torch.equal(optimizer.atoms.detach()[others], kept[others])
+    for name, value in optimizer.state().items():
+        if value.shape == atoms.shape:
+            assert not value[rows].any()
+            assert torch.equal(value[others], state[name][others])
+
+
+def test_atoms_can_be_replaced_before_the_first_update(kind, atoms, generator):
+    optimizer = make(kind, atoms)
+    new = normal(generator, 1, 4)
+    optimizer.replace(torch.tensor([2]), new)
+    torch.testing.assert_close(optimizer.atoms.detach()[2], project_atoms(new)[0])
+
+
+def test_halving_the_learning_rate_halves_a_step(kind, atoms, gradients):
+    steps = []
+    for halve in (False, True):
+        optimizer = make(kind, atoms, atom_norm=None)
+        if halve:
+            optimizer.halve_learning_rate()
+        # weight decay and the like apart, a first step is proportional to the learning rate
+        steps.append(train(optimizer, gradients[:1]) - atoms)
+    torch.testing.assert_close(2 * steps[1], steps[0], rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("scale", [1e-16, 1e-6, 1e6, 1e16])
+def test_adam_does_not_depend_on_the_units_of_the_data(scale, atoms, gradients):
+    """Gradients are proportional to the mean squared norm of a sample, and so is its eps."""
+    scaled = make("adam", atoms, data_scale=scale)
+    expected = train(make("adam", atoms), gradients)
+    actual = train(scaled, [scale * gradient for gradient in gradients])
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+
+
+def test_a_given_eps_is_absolute(atoms, gradients):
+    expected = train(make("adam", atoms, eps=0.1), gradients)
+    assert torch.equal(train(make("adam", atoms, eps=0.1, data_scale=1e6), gradients), expected)
+
+
+def test_zero_data_leave_the_atoms_where_they_are(kind, atoms):
+    zero = [torch.zeros_like(atoms)] * 3
+    trained = train(make(kind, atoms, data_scale=0.0), zero)
+    torch.testing.assert_close(trained, project_atoms(atoms), rtol=1e-12, atol=0)
+
+
+def test_atoms_stay_inside_their_constraints(kind, atoms, gradients):
+    norms = atom_norms(train(make(kind, atoms, learning_rate=1.0), gradients))
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+
+
+def test_a_class_of_torch_is_taken_with_its_parameters(atoms):
+    optimizer = make_optimizer(
+        torch.optim.RMSprop,
+        atoms,
+        project_atoms,
+        learning_rate=0.5,
+        data_scale=1.0,
+        params=dict(alpha=0.7),
+    )
+    assert isinstance(optimizer, GradientOptimizer)
+    (group,) = optimizer._optimizer.param_groups
+    assert group["lr"] == 0.5
+    assert group["alpha"] == 0.7

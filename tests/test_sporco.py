@@ -1,0 +1,105 @@
+"""The adapter around SPORCO."""
+
+import builtins
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.decomposition import sparse_encode
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skpudle import SporcoDictionaryLearning
+from skpudle.datasets import make_dictionary_data, perturb_dictionary
+
+bpdndl = pytest.importorskip("sporco.dictlrn.bpdndl")
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Return samples, true atoms and atoms near them."""
+    x, truth, _ = make_dictionary_data(400, 20, 30, 3, random_state=0)
+    return x, truth, perturb_dictionary(truth, 0.3, random_state=1)
+
+
+@parametrize_with_checks([SporcoDictionaryLearning(max_iter=3)])
+@pytest.mark.draws_from_numpy
+@pytest.mark.filterwarnings("ignore:X (has|does not have valid) feature names:UserWarning")
+def test_scikit_learn_check(estimator, check):
+    check(estimator)
+
+
+def test_the_dictionary_is_sporcos(problem):
+    x, _, initial = problem
+    learner = SporcoDictionaryLearning(alpha=0.1, max_iter=7, dict_init=initial, random_state=0)
+    options = bpdndl.BPDNDictLearn.Options({"Verbose": False, "MaxMainIter": 7})
+    atoms = initial / np.linalg.norm(initial, axis=1, keepdims=True)
+    expected = bpdndl.BPDNDictLearn(atoms.T, x.T, 0.1, options).solve().T
+    np.testing.assert_allclose(learner.fit(x).components_, expected, atol=1e-10)
+    assert learner.n_iter_ == 7
+
+
+def test_training_approaches_the_truth(problem):
+    x, truth, initial = problem
+    learner = SporcoDictionaryLearning(alpha=0.1, dict_init=initial, random_state=0).fit(x)
+    before, after = (np.linalg.norm(atoms - truth) for atoms in (initial, learner.components_))
+    assert after < 0.5 * before
+    np.testing.assert_allclose(np.linalg.norm(learner.components_, axis=1), 1, rtol=1e-6)
+
+
+@pytest.mark.draws_from_numpy
+def test_codes_solve_the_lasso_one_by_one(problem):
+    x, _, initial = problem
+    learner = SporcoDictionaryLearning(max_iter=3, dict_init=initial, random_state=0).fit(x)
+    codes = learner.transform(x[:50])
+    expected = sparse_encode(
+        x[:50], learner.components_, algorithm="lasso_cd", alpha=learner.alpha_, max_iter=100_000
+    )
+    np.testing.assert_allclose(
+        codes @ learner.components_, expected @ learner.components_, atol=1e-2
+    )
+    np.testing.assert_allclose(learner.transform(x[7:8]), codes[7:8], atol=1e-12)
+
+
+def test_options_reach_sporco(problem):
+    x, _, initial = problem
+    learner = SporcoDictionaryLearning(max_iter=3, dict_init=initial, random_state=0)
+    centred = clone(learner).set_params(options={"CMOD": {"ZeroMean": True}, "MaxMainIter": 5})
+    np.testing.assert_allclose(centred.fit(x).components_.mean(axis=1), 0, atol=1e-9)
+    assert centred.n_iter_ == 5
+    assert not np.allclose(learner.fit(x).components_.mean(axis=1), 0, atol=1e-3)
+
+
+def test_an_unknown_option_is_an_error(problem):
+    learner = SporcoDictionaryLearning(options={"Sparsity": 3}, random_state=0)
+    with pytest.raises(Exception, match="Sparsity"):
+        learner.fit(problem[0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_precision_is_kept(problem, dtype):
+    x = problem[0].astype(dtype)
+    learner = SporcoDictionaryLearning(max_iter=3, random_state=0).fit(x)
+    assert learner.components_.dtype == dtype
+    assert learner.transform(x).dtype == dtype
+    assert isinstance(learner.transform(torch.tensor(x)), torch.Tensor)
+
+
+def test_scaling_data_scales_codes(problem):
+    x = problem[0]
+    learner = SporcoDictionaryLearning(max_iter=1, random_state=0).fit(x)
+    scaled = clone(learner).fit(8 * x)
+    np.testing.assert_allclose(scaled.alpha_, 8 * learner.alpha_)
+
+
+def test_without_sporco_the_error_names_the_extra(problem, monkeypatch):
+    real = builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        if name.partition(".")[0] == "sporco":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(ImportError, match=r"skpudle\[sporco\]"):
+        SporcoDictionaryLearning(random_state=0).fit(problem[0])
