@@ -19,7 +19,7 @@ from skpudle.diagnostics import training_convergence
 x, truth, _ = make_dictionary_data(500, 25, 40, 3, sign="sample", random_state=0)
 start = perturb_dictionary(truth, 0.35, random_state=1)
 
-DEPTHS, GRADIENTS = (10, 50), ("dec", "ae-lasso", "ae-ls")
+DEPTHS, GRADIENTS = (25, 60), ("dec", "ae-lasso", "ae-ls")
 curves = {}
 for depth in DEPTHS:
     for gradient in GRADIENTS:
@@ -28,7 +28,7 @@ for depth in DEPTHS:
             gradient=gradient,
             n_unfoldings=depth,
             step_size=0.2,
-            learning_rate=8e-3,
+            learning_rate=6e-3,
             batch_size=len(x),
             dict_init=start,
             random_state=0,

@@ -21,7 +21,7 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
     the gradient goes through the encoder:
 
     .. math:: z_{t+1} = S(z_t + s D^T (x - D z_t)), \quad
-        D \leftarrow D - \eta rac{\partial}{\partial D} rac12 |x - D z_T(D)|^2 .
+        D \leftarrow D - \eta \frac{\partial}{\partial D} \frac12 |x - D z_T(D)|^2 .
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
         Number of updates.
 
     loss_curve_ : ndarray of shape (n_iter_,)
-        Mean over each epoch of :math:`rac12 |x - D z|^2`, whatever the gradient.
+        Mean over each epoch of :math:`\frac12 |x - D z|^2`, whatever the gradient.
 
     alpha_ : float
         The penalty or threshold in use.

@@ -20,7 +20,7 @@ class GradientOptimizer:
     Parameters
     ----------
     atoms : Tensor of shape (n_components, ...)
-        Initial atoms, inside the constraints; they are copied.
+        Initial atoms; they are projected and copied.
     optimizer_class : type
         A subclass of `torch.optim.Optimizer` whose ``step`` needs no closure.
     project : callable
@@ -32,7 +32,7 @@ class GradientOptimizer:
     """
 
     def __init__(self, atoms, optimizer_class, project, *, learning_rate, **params):
-        self.atoms = torch.nn.Parameter(atoms.detach().clone())
+        self.atoms = torch.nn.Parameter(project(atoms).clone())
         self._project = project
         self._optimizer = optimizer_class([self.atoms], lr=learning_rate, **params)
 
@@ -83,7 +83,7 @@ class SurrogateOptimizer:
     Parameters
     ----------
     atoms : Tensor of shape (n_components, n_features)
-        Initial atoms, inside the constraints; they are copied.
+        Initial atoms; they are projected and copied.
     project : callable
         Returns the nearest atoms inside the constraints.
     forgetting : float, default=3.0
@@ -102,7 +102,7 @@ class SurrogateOptimizer:
     """
 
     def __init__(self, atoms, project, *, forgetting=3.0, anchor=5.0, n_inner=5):
-        self.atoms = torch.nn.Parameter(atoms.detach().clone())
+        self.atoms = torch.nn.Parameter(project(atoms).clone())
         self._project, self._forgetting, self._anchor = project, forgetting, anchor
         self._n_inner = n_inner
         self._curvature = self._pull = None

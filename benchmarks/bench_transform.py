@@ -1,0 +1,238 @@
+"""Time converged codes of natural patches: skpudle against scikit-learn and SPAMS.
+
+    python benchmarks/bench_transform.py --p 256 --out transform-p256.json
+    python benchmarks/bench_transform.py --p 1024 --data FOLDER_OF_IMAGES --dtype float32
+
+All solve the same lasso for 8x8 patches without their mean and of unit norm. One run of each is a
+warm-up (numba compiles, threads start), then all run in turn, so that whatever else the machine
+does meets them alike; reported are medians. A competitor whose warm-up is longer than `--patience`
+seconds is not run again. Every gap is computed in float64, from the codes alone; the codes of
+skpudle come with a certificate of their own, which is part of its time.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from sklearn.decomposition import sparse_encode
+
+from skpudle.lasso import duality_gap, solve_lasso
+
+SIDE = 8
+TOL = 1e-6
+# Least-angle regression runs in Python, sample by sample, and is timed on fewer of them.
+LARS_SAMPLES = 1000
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
+DISTRIBUTIONS = ["skpudle", "torch", "numpy", "scipy", "scikit-learn", "numba", "spams-bin"]
+
+
+def load_images(folder):
+    """Return grey images, as float64 arrays."""
+    if folder is None:
+        images = [Image.fromarray(image) for image in load_sample_images().images]
+    else:
+        paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not paths:
+            raise SystemExit(f"No images in {folder}; pass a folder with {sorted(IMAGE_SUFFIXES)}.")
+        images = [Image.open(path) for path in paths]
+    return [np.asarray(image.convert("L"), dtype=np.float64) for image in images]
+
+
+def sample_patches(images, n, rng):  # -> (n, SIDE**2)
+    """Return random patches without their mean and of unit norm; flat ones are left out."""
+    windows = [
+        np.lib.stride_tricks.sliding_window_view(image, (SIDE, SIDE)).reshape(-1, SIDE**2)
+        for image in images
+    ]
+    per_image = 2 * -(-n // len(windows))
+    patches = np.concatenate(
+        [window[rng.choice(len(window), min(per_image, len(window)))] for window in windows]
+    )
+    patches -= patches.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(patches, axis=1)
+    patches = patches[norms > 1] / norms[norms > 1, None]
+    if len(patches) < n:
+        raise SystemExit(f"These images have {len(patches)} patches that are not flat, not {n}.")
+    return patches[rng.permutation(len(patches))[:n]]
+
+
+def learn_atoms(patches, p, alpha, *, n_passes=5, batch_size=2000):  # -> (p, SIDE**2)
+    """Return a dictionary of Mairal et al.'s online method (2010), so that codes are typical."""
+    atoms = torch.from_numpy(patches[:p].copy())
+    total_codes, total_data = torch.eye(p, dtype=atoms.dtype), atoms.clone()
+    for batch in torch.from_numpy(patches).split(batch_size) * n_passes:
+        codes, _ = solve_lasso(atoms, batch, alpha)
+        total_codes = 0.9 * total_codes + codes.mT @ codes
+        total_data = 0.9 * total_data + codes.mT @ batch
+        for j in total_codes.diagonal().nonzero().squeeze(1).tolist():
+            atoms[j] += (total_data[j] - total_codes[j] @ atoms) / total_codes[j, j]
+            atoms[j] /= torch.linalg.vector_norm(atoms[j])
+    return atoms.numpy()
+
+
+def competitors(x, atoms, alpha, device):
+    """Map names to a function that returns codes, and the number of samples that it codes."""
+    x_device, atoms_device = (torch.from_numpy(a).to(device) for a in (x, atoms))
+
+    def ours(solver):
+        codes, _ = solve_lasso(atoms_device, x_device, alpha, solver=solver)
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return codes
+
+    found = {"skpudle batched": (partial(ours, "batched"), len(x))}
+    if device == "cpu":
+        try:
+            import numba  # noqa: F401
+        except ImportError:
+            print("numba is not installed: no compiled solver")
+        else:
+            found["skpudle compiled"] = (partial(ours, "compiled"), len(x))
+    try:
+        import spams
+    except ImportError:
+        print("SPAMS is not installed: left out")
+    else:
+        columns, atom_columns = np.asfortranarray(x.T), np.asfortranarray(atoms.T)
+        found["SPAMS lasso"] = (
+            lambda: (
+                spams.lasso(
+                    columns, atom_columns, lambda1=alpha, numThreads=torch.get_num_threads()
+                )
+                .toarray()
+                .T
+            ),
+            len(x),
+        )
+    for name, n in {"lasso_cd": len(x), "lasso_lars": min(LARS_SAMPLES, len(x))}.items():
+        encode = partial(sparse_encode, x[:n], atoms, algorithm=name, alpha=alpha)
+        found[f"scikit-learn {name}"] = (encode, n)
+    return found
+
+
+def measure(found, *, repeats, patience):
+    """Return the seconds of each run and the codes of each competitor."""
+    seconds, codes = {}, {}
+    for name, (run, _) in found.items():
+        start = time.perf_counter()
+        codes[name] = run()
+        seconds[name] = [time.perf_counter() - start]
+        print(f"{name}: warm-up {seconds[name][0]:.3f} s", flush=True)
+    quick = [name for name in found if seconds[name][0] <= patience]
+    for name in quick:
+        seconds[name].clear()
+    for _ in range(repeats):
+        for name in quick:
+            start = time.perf_counter()
+            found[name][0]()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds, codes
+
+
+def cpu_name():
+    path = Path("/proc/cpuinfo")
+    names = [
+        line.partition(":")[2].strip()
+        for line in (path.read_text().splitlines() if path.exists() else [])
+        if line.startswith("model name")
+    ]
+    return names[0] if names else platform.processor()
+
+
+def circumstances(device):
+    versions = {}
+    for name in DISTRIBUTIONS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "versions": {"python": platform.python_version(), **versions},
+        "threads": torch.get_num_threads(),
+        "cpu": cpu_name(),
+        "gpu": torch.cuda.get_device_name(device) if device != "cpu" else None,
+        "load average at the start": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cpu", help="device of skpudle (default: cpu)")
+    parser.add_argument("--dtype", choices=["float32", "float64"], default="float64")
+    parser.add_argument("--n", type=int, default=20_000, help="number of patches")
+    parser.add_argument("--p", type=int, default=256, help="number of atoms")
+    parser.add_argument("--alpha", type=float, default=0.15)
+    parser.add_argument(
+        "--atoms", choices=["learned", "patches"], default="learned", help="the dictionary"
+    )
+    parser.add_argument("--data", help="folder of images (default: scikit-learn's two)")
+    parser.add_argument("--only", nargs="+", help="parts of the names of those to run")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--patience", type=float, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", help="JSON file to write")
+    options = parser.parse_args()
+
+    rng = np.random.default_rng(options.seed)
+    images = load_images(options.data)
+    atoms = sample_patches(images, max(options.p, 20_000), rng)
+    if options.atoms == "learned":
+        atoms = learn_atoms(atoms, options.p, options.alpha)
+    atoms = np.ascontiguousarray(atoms[: options.p], dtype=options.dtype)
+    x = sample_patches(images, options.n, rng).astype(options.dtype)
+
+    result = {"options": vars(options), **circumstances(options.device)}
+    found = competitors(x, atoms, options.alpha, options.device)
+    if options.only:
+        found = {k: v for k, v in found.items() if any(part in k for part in options.only)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the gaps say which samples did not converge
+        seconds, codes = measure(found, repeats=options.repeats, patience=options.patience)
+
+    exact_atoms, exact_x = torch.from_numpy(atoms).double(), torch.from_numpy(x).double()
+    rows = []
+    for name, (_, n) in found.items():
+        z = torch.as_tensor(codes[name]).cpu()
+        gaps = duality_gap(exact_atoms, exact_x[:n], z, options.alpha)
+        rows.append(
+            {
+                "name": name,
+                "samples": n,
+                "runs": len(seconds[name]),
+                "seconds": statistics.median(seconds[name]),
+                "all seconds": seconds[name],
+                "seconds per 1000 samples": statistics.median(seconds[name]) / n * 1000,
+                "largest gap": float(gaps.max()),
+                "samples above 1e-6": int((~(gaps <= TOL)).sum()),
+                "mean support": float((z != 0).sum(1).double().mean()),
+            }
+        )
+    result["results"] = rows
+
+    reference = next((r for r in rows if "SPAMS" in r["name"]), rows[0])
+    unit = "seconds per 1000 samples"
+    print(f"\n{'':26}{'s / 1000':>10}{'ratio':>8}{'gap':>10}{'> 1e-6':>8}{'support':>9}")
+    for row in rows:
+        print(
+            f"{row['name']:26}{row[unit]:10.4f}{row[unit] / reference[unit]:8.2f}"
+            f"{row['largest gap']:10.1e}{row['samples above 1e-6']:8d}{row['mean support']:9.1f}"
+        )
+    if options.out:
+        Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
