@@ -54,7 +54,7 @@ class Planner:
         self._steps, self._n_unfoldings, self._forced = steps, n_unfoldings, forced
         self._device = device if device in _ENTRY else "cuda"
         self._budget = _WASTE * n_unfoldings * len(steps.x) * steps.cost
-        self._before = None  # when codes were last looked at, and the size then
+        self._before = None  # when codes were last looked at, and the sizes then
         self._pause = 4
         self._cost = 0  # of working sets that are not yet known to be good
         self._warm = False  # whether a block has succeeded
@@ -63,7 +63,7 @@ class Planner:
 
     def size(self, need):
         """Return the size of working sets for samples that need up to ``need`` entries."""
-        return min(len(self._steps.atoms), 16 * ceil((1.5 * need + 32) / 16))
+        return min(len(self._steps.atoms), 16 * ceil((1.5 * need + 16) / 16))
 
     def setup(self, size):
         """Return what a working set costs, for either direction."""
@@ -102,17 +102,15 @@ class Planner:
         self.next_look = t + 1 if self._forced else t + max(1, t // 4)
         if self._forced:
             return counts[-1], self.size(needs[-1])
-        sizes = [self.size(need) for need in needs]
-        gain, n_rows, size = max(
-            (self._gain(size, n, n_left), n, size) for n, size in zip(counts, sizes, strict=True)
-        )
-        before, self._before = self._before, (t, size)
+        sizes = {n: self.size(need) for n, need in zip(counts, needs, strict=True)}
+        gain, n_rows = max((self._gain(size, n, n_left), n) for n, size in sizes.items())
+        size, before, self._before = sizes[n_rows], self._before, (t, sizes)
         self._cost = n_rows * self.setup(size)
         everything = n_left * len(self._steps.x) * self._steps.cost
         if gain < _WORTHWHILE * everything or self._cost > self._budget:
             return 0, 0
         if before is not None and not self._warm:
-            later = size * min(1, size / before[1]) ** (1 / (t - before[0]))
+            later = size * min(1, size / before[1][n_rows]) ** (1 / (t - before[0]))
             if self._gain(later, n_rows, n_left - 1) > gain:
                 self.next_look = t + 1
                 return 0, 0
@@ -141,17 +139,29 @@ class Planner:
         """Take note that a block was certified by the first bound."""
         self.block_length = min(2 * self.block_length, _LONGEST_BLOCK)
 
-    def finish(self, length, t, *, whole):
-        """Take note that a block ended at ``t`` after ``length`` iterations; return if that is good.
+    def finish(self, t, length, whole, need, size, n_rows):
+        """Take note of a block and return whether to go on with its working sets.
 
-        ``whole`` says that all iterations were certified for all of its samples.
+        Parameters
+        ----------
+        t : int
+            Where it ended.
+        length : int
+            How many iterations it had.
+        whole : bool
+            Whether all that were tried are certified for all samples.
+        need, size, n_rows : int
+            How many entries samples use at most by now, the size of working sets, their number.
         """
+        n_left = self._n_unfoldings - t
         self.block_length = 2 * length if whole else max(4, length)
         self.block_length = min(self.block_length, _LONGEST_BLOCK)
         cost, self._cost = self._cost, 0
         if length >= _SHORT_BLOCK or t == self._n_unfoldings or self._forced:
             self._warm, self._pause, self.next_look = True, 4, t
-            return True
+            smaller = self.size(need)
+            saved = self.iteration(size, n_rows) - self.iteration(smaller, n_rows)
+            return n_left * saved < 4 * self.setup(smaller) or self._forced
         self._budget -= cost
         self.next_look, self._pause = t + self._pause, 3 * self._pause
         return False

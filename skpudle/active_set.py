@@ -184,7 +184,9 @@ class _Encoder:
         origin = self.z[run.rows].gather(1, run.indices)
         codes, certified, pushed = self._certified_codes(origin, v[run.rows])
         # as many iterations as are certified for all samples, or more of them for fewer samples
-        counts = [len(origin), *certified.cumprod(0).sum(1).tolist()]
+        need = _support(codes[-1]).sum(1).amax()[None].to(torch.int64)
+        *counts, need = torch.cat([certified.cumprod(0).sum(1), need]).tolist()
+        counts = [len(origin), *counts]
         length = max(range(1, len(counts) + 1), key=lambda n: (n * counts[n - 1], n))
         entire, whole = counts[length - 1] == counts[0], length == len(codes)
         codes, certified, rows = codes[:length], certified[: length - 1], run.rows
@@ -208,9 +210,10 @@ class _Encoder:
             z = torch.empty_like(self.z).index_copy_(0, rows, inside)
             z[rest] = self._iterate_densely(rest, self.z[rest], v[rest], residual, start + length)
         self.z, self.t = z, start + length
-        if not self.planner.finish(length, self.t, whole=entire and whole):
+        entire &= whole
+        if not self.planner.finish(self.t, length, entire, need, run.indices.shape[1], len(inside)):
             self._release()
-        return pushed if entire and whole and rows is ALL else None
+        return pushed if entire and rows is ALL else None
 
     # ------------------------------------------------------------------ certificates
 

@@ -3,14 +3,23 @@
 from functools import partial
 from numbers import Integral, Real
 
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._base import _AUTO_ALPHA, BaseDictionaryLearner
 from skpudle.encoding import encode
 from skpudle.gradients import GRADIENT_RULES
+from skpudle.lasso import converged_codes, warn_about_gaps
 from skpudle.shrinkage import SHRINKAGES
 
 __all__ = ["NOODLDictionaryLearning", "PUDLEDictionaryLearning"]
+
+
+def _solve_lasso(dictionary, x, *, alpha, positive_code, mask=None, warn=False):
+    codes, gaps = converged_codes(dictionary, x, alpha=alpha, positive_code=positive_code)
+    if warn:
+        warn_about_gaps(gaps, category=ConvergenceWarning, stacklevel=4)
+    return codes
 
 
 class PUDLEDictionaryLearning(BaseDictionaryLearner):
@@ -250,19 +259,25 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
                 f"lambda_decay={decay!r} is not a pair (first, last) of numbers in (0, 1]; pass "
                 "such a pair, or one number."
             )
-        converged = self.n_unfoldings is None or self.transform_algorithm == "lasso"
-        if converged and (self.shrinkage == "hard" or decay != 1):
+        if self._converges() and (self.shrinkage == "hard" or decay != 1):
             raise ValueError(
                 "Converged codes (n_unfoldings=None or transform_algorithm='lasso') exist for soft "
                 f"shrinkage without decay, got shrinkage={self.shrinkage!r} and "
                 f"lambda_decay={decay!r}. Pass shrinkage='soft' and lambda_decay=1, or a number of "
                 "unfoldings and transform_algorithm='unfolded'."
             )
+        if self._converges() and 0 in (self.alpha, self.transform_alpha):
+            raise ValueError(
+                "The lasso needs a positive alpha, got 0; pass a number of unfoldings and "
+                "transform_algorithm='unfolded' for codes without a penalty."
+            )
 
     def _rule(self):
         return GRADIENT_RULES[self.gradient]
 
     def _encoder(self, alpha, lambda_decay, step_size):
+        if self.n_unfoldings is None:
+            return partial(_solve_lasso, alpha=alpha, positive_code=self.positive_code)
         return partial(
             encode,
             alpha=alpha,
@@ -275,11 +290,21 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
 
     def _transform_encoder(self):
         alpha = self.alpha_ if self.transform_alpha is None else self.transform_alpha
+        if self._converges():
+            return partial(_solve_lasso, alpha=alpha, positive_code=self.positive_code, warn=True)
         return self._encoder(alpha, self.lambda_decay_, self.step_size_)
+
+    def _chunks(self, x):
+        return [x] if self._converges() else super()._chunks(x)  # the solver has its own
+
+    def _converges(self):
+        return self.n_unfoldings is None or self.transform_algorithm == "lasso"
 
     def _penalty(self, alpha, lambda_decay):
         if self.shrinkage == "hard":
             return 0.0
+        if self.n_unfoldings is None:
+            return alpha
         return alpha * lambda_decay ** (self.n_unfoldings - 1)
 
     def _choose_alpha(self, correlation, step_size):
@@ -401,6 +426,8 @@ class NOODLDictionaryLearning(BaseDictionaryLearner):
         return GRADIENT_RULES["noodl"]
 
     def _encoder(self, alpha, lambda_decay, step_size):
+        if self.n_unfoldings is None:
+            return partial(_solve_lasso, alpha=alpha, positive_code=self.positive_code)
         return partial(
             encode,
             alpha=alpha,
