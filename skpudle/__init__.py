@@ -1,6 +1,7 @@
 """Dictionary learning by backpropagation through unfolded sparse encoders."""
 
-from skpudle.dictionary_learning import NOODLDictionaryLearning, PUDLEDictionaryLearning
+from skpudle.dictionary_learning import PUDLEDictionaryLearning
+from skpudle.noodl import NOODLDictionaryLearning
 from skpudle.sporco import SporcoDictionaryLearning
 
 __all__ = [

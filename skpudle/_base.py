@@ -26,10 +26,10 @@ from skpudle.initialization import INITIALIZATIONS, initial_atoms
 from skpudle.operators import DenseDictionary, atom_norms, project_atoms
 from skpudle.optimizers import make_optimizer
 
-__all__ = ["BaseDictionaryLearner"]
+__all__ = ["AUTO_ALPHA", "BaseDictionaryLearner"]
 
 # alpha="auto" is this fraction of the median over samples of the alpha that would silence a sample.
-_AUTO_ALPHA = 0.1
+AUTO_ALPHA = 0.1
 
 
 class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):

@@ -14,11 +14,13 @@ __all__ = ["Planner", "pays"]
 # inside working sets however small they are.
 _ENTRY = {"cpu": 25, "cuda": 140}
 _ITERATION = {"cpu": 1e7, "cuda": 3e9}
-_CACHE = 2**22  # bytes of small matrices beyond which an entry costs three times as much on a CPU
+_CACHE = 2**22  # bytes of small matrices beyond which an entry costs twice as much on a CPU
 # An entry of the Gram matrix that is gathered (or added to its counterpart in the derivative), and
 # an atom that is ranked.
 _GATHER = 150
 _RANK = 1000
+
+_FEW = 24  # samples, below which dense iterations do not become cheaper
 
 _WORTHWHILE = 0.15  # what working sets must save, as a fraction of the dense iterations left
 _WASTE = 0.03  # what working sets may cost in vain, as a fraction of all dense iterations
@@ -75,16 +77,18 @@ class Planner:
         """Return what an iteration of a sample costs, there and back, inside a working set."""
         entry = _ENTRY[self._device]
         if self._device == "cpu" and n_rows * size**2 * self._steps.x.element_size() > _CACHE:
-            entry *= 3
+            entry *= 2
         return entry * size**2 + _ITERATION[self._device] / n_rows
 
     def _gain(self, size, n_rows, n_left):
         block = self.iteration(size, n_rows) + self._steps.push_cost / self.block_length
         setups = n_left / self.block_length if self._warm else 1
         gain = n_left * (self._steps.cost - block) - setups * 2 * self.setup(size)
-        # a dense iteration of the samples left over costs no less than one of 16
         n_rest = len(self._steps.x) - n_rows
-        return n_rows * gain - n_left * self._steps.cost * max(0, 16 - n_rest) * (n_rest > 0)
+        return n_rows * gain - n_left * self._steps.cost * (self._rows(n_rest) - n_rest)
+
+    def _rows(self, n_rest):  # a dense iteration of few samples costs no less than one of more
+        return max(n_rest, _FEW) if n_rest else 0
 
     def choose(self, counts, needs, t):
         """Return how many samples get working sets and of what size, or zeros.
@@ -135,6 +139,20 @@ class Planner:
         n_back = min(range(len(sizes)), key=cost)
         return n_back, sizes[n_back]
 
+    def best_length(self, counts, size):
+        """Return how many iterations of a block to keep.
+
+        ``counts`` are the numbers of samples for which one, two, ... are certified. More iterations
+        share the cost of a dense product and of new working sets; other samples are done densely.
+        """
+        n_samples = len(self._steps.x)
+        start = n_samples * (self._steps.push_cost + self.setup(size))
+
+        def cost(length):  # of an iteration
+            return self._rows(n_samples - counts[length - 1]) * self._steps.cost + start / length
+
+        return min(range(len(counts), 0, -1), key=cost)
+
     def extend(self):
         """Take note that a block was certified by the first bound."""
         self.block_length = min(2 * self.block_length, _LONGEST_BLOCK)
@@ -154,7 +172,7 @@ class Planner:
             How many entries samples use at most by now, the size of working sets, their number.
         """
         n_left = self._n_unfoldings - t
-        self.block_length = 2 * length if whole else max(4, length)
+        self.block_length = length + ceil(length / 2) if whole else max(2, length)
         self.block_length = min(self.block_length, _LONGEST_BLOCK)
         cost, self._cost = self._cost, 0
         if length >= _SHORT_BLOCK or t == self._n_unfoldings or self._forced:

@@ -187,7 +187,7 @@ class _Encoder:
         need = _support(codes[-1]).sum(1).amax()[None].to(torch.int64)
         *counts, need = torch.cat([certified.cumprod(0).sum(1), need]).tolist()
         counts = [len(origin), *counts]
-        length = max(range(1, len(counts) + 1), key=lambda n: (n * counts[n - 1], n))
+        length = self.planner.best_length(counts, run.indices.shape[1])
         entire, whole = counts[length - 1] == counts[0], length == len(codes)
         codes, certified, rows = codes[:length], certified[: length - 1], run.rows
         if not entire:

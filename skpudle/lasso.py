@@ -149,8 +149,10 @@ def duality_gap(atoms, x, codes, alpha, *, positive=False, dual_codes=None):
     primal = residual.square().sum(1) / 2 + (alpha * codes.abs()).sum(1)
 
     dual = residual if dual_codes is None else x - dual_codes.double() @ atoms
-    correlations = dual @ atoms.mT / alpha
-    largest = (correlations if positive else correlations.abs()).amax(1)
+    correlations = dual @ (atoms / torch.as_tensor(alpha).reshape(-1, 1)).mT
+    least, largest = correlations.aminmax(dim=1)
+    if not positive:
+        largest = torch.maximum(largest, -least)
     # the best multiple of the residual among the feasible ones
     best = (x * dual).sum(1) / dual.square().sum(1)
     multiple = torch.minimum(best, torch.where(largest > 0, 1 / largest, torch.inf)).clamp_min(0)

@@ -9,7 +9,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import validate_data
 
 from skpudle._arrays import check_rows, make_generator, to_numpy, to_tensor
-from skpudle._base import _AUTO_ALPHA, BaseDictionaryLearner
+from skpudle._base import AUTO_ALPHA, BaseDictionaryLearner
 from skpudle._transformer import DictionaryTransformer
 from skpudle.initialization import INITIALIZATIONS
 from skpudle.lasso import solve_lasso
@@ -184,7 +184,7 @@ class SporcoDictionaryLearning(DictionaryTransformer):
         largest = (x @ atoms.mT).abs().amax(1)
         largest = largest[largest > 0]
         # nothing to encode: any penalty does
-        return _AUTO_ALPHA * float(largest.median()) if len(largest) else 1.0
+        return AUTO_ALPHA * float(largest.median()) if len(largest) else 1.0
 
     def _transform_encoder(self):
         def encoder(dictionary, x):

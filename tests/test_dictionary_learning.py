@@ -288,6 +288,27 @@ def test_every_optimizer_trains(optimizer, gradient, X):
     assert estimator.loss_curve_[-1] < estimator.loss_curve_[0]
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_gradient_mode_of_the_caller_does_not_matter(mode, gradient, X):
+    expected = make(gradient=gradient).fit(X).partial_fit(X)
+    with mode():
+        actual = make(gradient=gradient).fit(X).partial_fit(X)
+        codes = actual.transform(X)
+    np.testing.assert_array_equal(actual.components_, expected.components_)
+    np.testing.assert_array_equal(codes, expected.transform(X))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e3])
+def test_default_parameters_reconstruct_few_unscaled_data(scale, offset, shrinkage):
+    """Thirty samples of three features, in any unit and far from the origin."""
+    X = scale * (np.random.default_rng(0).normal(size=(30, 3)) + offset)
+    estimator = PUDLEDictionaryLearning(shrinkage=shrinkage, random_state=0, max_iter=20).fit(X)
+    error = ((X - estimator.inverse_transform(estimator.transform(X))) ** 2).sum()
+    assert error < 0.05 * (X**2).sum()
+
+
 def test_constant_and_zero_data_can_be_learned_from():
     for X in (np.zeros((10, 3)), np.ones((10, 3)), np.full((1, 3), 2.0)):
         estimator = make(n_components=5).fit(X)
@@ -405,6 +426,15 @@ def test_training_that_still_improves_warns_with_what_to_change(X):
     with pytest.warns(ConvergenceWarning, match=r"max_iter=3 .*learning_rate.*tol \(now 0.0001\)"):
         estimator.fit(X)
     assert estimator.n_iter_ == 3
+
+
+def test_warnings_point_at_the_line_that_called_fit(X):
+    """Both of the step, before and after training, and that of convergence."""
+    estimator = make(step_size=3.0, n_unfoldings=1, tol=1e-12)
+    with pytest.warns((RuntimeWarning, ConvergenceWarning)) as caught:
+        estimator.fit(X)
+    assert {warning.category for warning in caught} == {RuntimeWarning, ConvergenceWarning}
+    assert {warning.filename for warning in caught} == {__file__}
 
 
 def test_without_a_tolerance_training_goes_through_all_epochs_in_silence(X):
