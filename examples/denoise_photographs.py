@@ -136,8 +136,8 @@ warnings.filterwarnings("ignore", category=ConvergenceWarning, module="sklearn")
 # %%
 # One table
 # ---------
-# All learners see the same arrays. A few patches come first, so that the start of processes and what
-# Python imports on first use are not timed.
+# All learners see the same arrays. A few patches come first, so that the start of processes and
+# what Python imports on first use are not timed.
 
 
 def timed_fit(learner):

@@ -16,7 +16,7 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import _check_feature_names, validate_data
 
 from skpudle._arrays import check_rows, make_generator, resolve_device, to_numpy, to_tensor
 from skpudle._training import Diverged, Rows, Stopping, Trainer
@@ -85,6 +85,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
     # ------------------------------------------------------------------ fitting
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @torch.inference_mode(False)
     def fit(self, X, y=None):
         """Learn a dictionary.
 
@@ -143,7 +144,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             if converged or stopped:
                 break
         vars(self).update(fitted())
-        self._warn_of_step(trainer.optimizer.atoms)
+        self._warn_of_step(trainer.optimizer.atoms, stacklevel=5)
         if not (converged or stopped or self.tol is None):
             warnings.warn(
                 f"The objective of {type(self).__name__} still improved after "
@@ -151,12 +152,13 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
                 f"learning_rate, or raise tol (now {self.tol}); tol=None trains for max_iter "
                 "epochs without this warning.",
                 ConvergenceWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         root.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes=dict)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @torch.inference_mode(False)
     def partial_fit(self, X, y=None):
         """Update the dictionary by one pass over the data, in their order.
 
@@ -195,6 +197,8 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
     def _start_training(self, X, *, go_on=False):  # -> x, trainer, start
         """Check everything, then write the first attribute, then return what training needs."""
         device = resolve_device(self.device, X)
+        if go_on:
+            _check_feature_names(self, X, reset=False)
         x = to_tensor(check_rows(X, estimator=self), device)
         self._check_parameters()
         if go_on:
@@ -213,7 +217,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
                 "n_steps": 0,
                 "generator": generator,
             }
-            self._warn_of_step(atoms)
+            self._warn_of_step(atoms, stacklevel=6)
         optimizer = make_optimizer(
             self.optimizer,
             atoms,
@@ -273,7 +277,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             float(default_step(dictionary)) if self.step_size == "auto" else float(self.step_size)
         )
 
-    def _warn_of_step(self, atoms):
+    def _warn_of_step(self, atoms, *, stacklevel):
         if self.step_size == "auto":
             return
         bound = float(DenseDictionary(atoms).squared_norm_bound())
@@ -283,7 +287,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
                 f"{bound:.4g} is a bound of the squared spectral norm of the dictionary: the "
                 "encoder may diverge. Pass a smaller step_size, or 'auto' for 1 / L.",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=stacklevel,
             )
 
     def _batch_size(self, n_samples):

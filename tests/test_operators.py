@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skpudle.operators import DenseDictionary, NormalMap, _GramMap, atom_norms, project_atoms
@@ -170,6 +170,7 @@ def test_projected_atoms_satisfy_the_constraints(atom_norm, positive, generator)
 
 
 @pytest.mark.parametrize(("atom_norm", "positive"), CONSTRAINTS)
+@settings(deadline=None, derandomize=True)
 @given(atom=st.lists(st.integers(-300, 300), min_size=2, max_size=2))
 def test_projected_atom_is_the_nearest_one_allowed(atom_norm, positive, atom):
     """No point of a polar grid that satisfies the constraints is closer."""
