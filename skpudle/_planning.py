@@ -6,9 +6,9 @@ model of costs. All are in operations of a large matrix product.
 
 from math import ceil
 
-from skpudle._steps import EARLY
+__all__ = ["Planner", "expected_dense_iterations", "pays"]
 
-__all__ = ["Planner", "pays"]
+_EARLY = 16  # iterations that may pass before codes are sparse
 
 # An entry of a batch of small matrices in products with vectors, there and back, and an iteration
 # inside working sets however small they are.
@@ -33,7 +33,16 @@ def pays(n_samples, n_components, n_features, n_unfoldings, device):
     """Return whether working sets may pay at all, so that it is worth looking at codes."""
     iteration = 2 * n_samples * n_components * min(n_components, 2 * n_features)
     enough = 4 * _ITERATION.get(device.type, _ITERATION["cuda"])
-    return n_unfoldings > EARLY and n_components >= 128 and iteration > enough
+    return n_unfoldings > _EARLY and n_components >= 128 and iteration > enough
+
+
+def expected_dense_iterations(levels):  # (n_unfoldings, ...) -> float
+    """Return how many iterations cannot be expected to be sparse.
+
+    Codes of levels that fall are sparse after some iterations, and become dense again.
+    """
+    fall = 1 - (levels[-1].mean() / levels[0].mean()).nan_to_num_(1).clamp_(0, 1).item()
+    return min(len(levels), _EARLY + fall * len(levels) / 2)
 
 
 class Planner:
@@ -66,7 +75,7 @@ class Planner:
 
     def size(self, need):
         """Return the size of working sets for samples that need up to ``need`` entries."""
-        return min(len(self._steps.atoms), 16 * ceil((1.5 * need + 16) / 16))
+        return min(len(self._steps.atoms), 16 * ceil((2.5 * need + 16) / 16))
 
     def setup(self, size):
         """Return what a working set costs, for either direction."""

@@ -8,11 +8,9 @@ sparse codes does not know. So `Steps` begins without ``G`` and builds it when i
 
 import torch
 
-__all__ = ["ALL", "EARLY", "StepSums", "Steps"]
+__all__ = ["ALL", "StepSums", "Steps"]
 
 ALL = slice(None)  # the rows of all samples, without a copy
-EARLY = 16  # steps that may pass before codes are sparse
-
 # Small batches: several steps at once make a product that is worth the pass over its p x p result.
 _ROWS_PER_PRODUCT = 512
 
@@ -33,8 +31,8 @@ class Steps:
         Data.
     step : Tensor of shape ()
         Step size.
-    n_steps : int
-        How many steps there are, some of which may turn out to need no dense product.
+    n_steps : float
+        How many steps are to be expected; there may be more.
     adjoint : bool
         Whether there will be a backward pass.
     """
@@ -52,7 +50,7 @@ class Steps:
         # with an adjoint the matrix comes with another product, in the derivative of the atoms
         self._price = (4 if adjoint else 2) * n_features * n_atoms
         self._spent = 0
-        self._spend(len(x) * min(n_steps, EARLY) * self._saving)
+        self._spend(len(x) * n_steps * self._saving)
         self._spent = 0
 
     def _spend(self, price):

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from skpudle._planning import Planner, pays
+from skpudle._planning import Planner, expected_dense_iterations, pays
 from skpudle._steps import ALL, Steps, StepSums
 from skpudle.shrinkage import shrinkage_function
 
@@ -354,7 +354,8 @@ class ActiveUnfolding(torch.autograd.Function):
     def forward(ctx, atoms, x, levels, step, shrinkage, positive, forced):
         keep = any(ctx.needs_input_grad)
         ctx.save_for_backward(atoms, x, levels, step)
-        ctx.steps = Steps(atoms.detach(), x.detach(), step.detach(), len(levels), adjoint=keep)
+        n_dense = expected_dense_iterations(levels)
+        ctx.steps = Steps(atoms.detach(), x.detach(), step.detach(), n_dense, adjoint=keep)
         encoder = _Encoder(
             ctx.steps,
             levels.detach(),

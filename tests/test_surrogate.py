@@ -1,0 +1,150 @@
+"""The surrogate optimiser: a quadratic model that every batch refines."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from skpudle import PUDLEDictionaryLearning
+from skpudle.gradients import GRADIENT_RULES
+from skpudle.lasso import converged_codes
+from skpudle.operators import DenseDictionary, project_atoms
+from skpudle.optimizers import SurrogateOptimizer
+
+
+@pytest.fixture
+def problem(generator):  # -> atoms (6, 4), codes (50, 6), x (50, 4)
+    normal = partial(torch.randn, generator=generator, dtype=torch.float64)
+    codes = normal(50, 6) * (torch.rand(50, 6, generator=generator) < 0.5)
+    return project_atoms(normal(6, 4)), codes, normal(50, 4)
+
+
+def dec_gradient(atoms, codes, x):
+    return codes.mT @ (codes @ atoms - x) / len(x)
+
+
+@pytest.mark.parametrize("atom_norm", ["ball", None])
+def test_many_inner_steps_minimise_the_model(atom_norm, problem):
+    """For one batch of dec the model is least squares: at its minimum a projected step rests."""
+    atoms, codes, x = problem
+    project = partial(project_atoms, atom_norm=atom_norm)
+    optimizer = SurrogateOptimizer(atoms, project, anchor=0.0, n_inner=20_000)
+    optimizer.update(dec_gradient(atoms, codes, x), codes)
+    found = optimizer.atoms.detach()
+    step = 0.1 * dec_gradient(found, codes, x)
+    torch.testing.assert_close(project(found - step), found, rtol=0, atol=1e-9)
+    if atom_norm is None:
+        expected = torch.linalg.lstsq(codes, x).solution
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+def test_without_forgetting_batches_add_up(problem):
+    """The model of two batches of dec is that of their union: A is z^T z and B is z^T x."""
+    atoms, codes, x = problem
+    project = partial(project_atoms, atom_norm=None)
+    optimizer = SurrogateOptimizer(atoms, project, forgetting=0.0, anchor=0.0, n_inner=20_000)
+    for rows in (slice(0, 25), slice(25, 50)):
+        now = optimizer.atoms.detach()
+        optimizer.update(dec_gradient(now, codes[rows], x[rows]), codes[rows])
+    torch.testing.assert_close(
+        optimizer.atoms.detach(), torch.linalg.lstsq(codes, x).solution, rtol=0, atol=1e-8
+    )
+
+
+def test_a_strong_anchor_is_a_small_gradient_step(problem):
+    """With rho far above the curvature the minimum is D - g / rho."""
+    atoms, codes, x = problem
+    gradient = dec_gradient(atoms, codes, x)
+    project = partial(project_atoms, atom_norm=None)
+    optimizer = SurrogateOptimizer(atoms, project, anchor=1e8, n_inner=50)
+    optimizer.update(gradient, codes)
+    one_use = codes.square().sum() / len(codes) / (codes != 0).sum()
+    moved = (optimizer.atoms.detach() - atoms) * 1e8 * one_use
+    torch.testing.assert_close(moved, -gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_units_of_the_data_do_not_matter(problem):
+    """Codes times c and gradients times c squared lead to the same atoms."""
+    atoms, codes, x = problem
+    trained = []
+    for c in (1.0, 1e-6, 1e6):
+        optimizer = SurrogateOptimizer(atoms, project_atoms)
+        for rows in (slice(0, 25), slice(25, 50)):
+            now = optimizer.atoms.detach()
+            optimizer.update(c**2 * dec_gradient(now, codes[rows], x[rows]), c * codes[rows])
+        trained.append(optimizer.atoms.detach())
+    torch.testing.assert_close(trained[1], trained[0], rtol=0, atol=1e-10)
+    torch.testing.assert_close(trained[2], trained[0], rtol=0, atol=1e-10)
+
+
+def test_a_resumed_surrogate_takes_the_same_steps(problem):
+    atoms, codes, x = problem
+    optimizer = SurrogateOptimizer(atoms, project_atoms)
+    optimizer.update(dec_gradient(atoms, codes, x), codes)
+    now = optimizer.atoms.detach().clone()
+    other = SurrogateOptimizer(atoms, project_atoms)
+    other.load(now, optimizer.state())
+    for each in (optimizer, other):
+        each.update(dec_gradient(now, codes, x), codes)
+    assert torch.equal(optimizer.atoms, other.atoms)
+
+
+def test_replaced_atoms_leave_no_trace_in_the_model(problem):
+    atoms, codes, x = problem
+    optimizer = SurrogateOptimizer(atoms, project_atoms)
+    optimizer.update(dec_gradient(atoms, codes, x), codes)
+    rows = torch.tensor([1, 4])
+    optimizer.replace(rows, atoms[[0, 0]])
+    state = optimizer.state()
+    assert (state["curvature"][rows] == 0).all()
+    assert (state["curvature"][:, rows] == 0).all()
+    assert (state["pull"][rows] == 0).all()
+
+
+def planted(rng, n_samples, n_features=40, n_components=60, n_nonzero=3):
+    atoms = rng.standard_normal((n_components, n_features))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    codes = np.zeros((n_samples, n_components))
+    support = np.argsort(rng.random(codes.shape), axis=1)[:, :n_nonzero]
+    np.put_along_axis(codes, support, rng.uniform(1, 2, support.shape), axis=1)
+    codes *= rng.choice([-1.0, 1.0], (n_samples, 1))
+    return atoms, codes @ atoms
+
+
+def learn(X, initial, **options):
+    return PUDLEDictionaryLearning(
+        len(initial), dict_init=initial, batch_size=50, tol=None, random_state=0, **options
+    ).fit(X)
+
+
+@pytest.mark.parametrize("gradient", ["dec", "ae-lasso", "ae-ls"])
+@pytest.mark.parametrize("shrinkage", ["soft", "hard"])
+@pytest.mark.parametrize("n_samples", [30, 1500])
+def test_the_surrogate_ends_at_least_as_low_as_adam(gradient, shrinkage, n_samples):
+    """Also where samples are fewer than atoms, and the model is rank deficient."""
+    rng = np.random.default_rng(0)
+    truth, X = planted(rng, n_samples)
+    initial = truth + 0.02 * rng.standard_normal(truth.shape)
+    options = dict(gradient=gradient, shrinkage=shrinkage, alpha=0.1, n_unfoldings=30)
+    options["max_iter"] = 2 if n_samples > 1000 else 30
+    surrogate = learn(X, initial, optimizer="surrogate", **options)
+    adam = learn(X, initial, optimizer="adam", **options)
+    assert np.isfinite(surrogate.loss_curve_).all()
+    assert surrogate.loss_curve_[-1] <= adam.loss_curve_[-1]
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_dec_with_converged_codes_has_no_gradient_through_the_encoder(positive, problem):
+    """Theorem 3.3 in the limit: dec = ae-lasso, whose encoder part vanishes at the solution."""
+    atoms, _, x = problem
+
+    def encoder(dictionary, x, mask=None):
+        return converged_codes(dictionary, x, alpha=0.3, positive_code=positive)[0]
+
+    gradients = []
+    for rule in ("dec", "ae-lasso"):
+        leaf = atoms.clone().requires_grad_()
+        evaluation = GRADIENT_RULES[rule](DenseDictionary(leaf), x, encoder=encoder, penalty=0.3)
+        gradients.append(torch.autograd.grad(evaluation.surrogate, leaf)[0])
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
