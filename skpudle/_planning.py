@@ -75,7 +75,7 @@ class Planner:
 
     def size(self, need):
         """Return the size of working sets for samples that need up to ``need`` entries."""
-        return min(len(self._steps.atoms), 16 * ceil((2.5 * need + 16) / 16))
+        return min(len(self._steps.atoms), 16 * ceil((2 * need + 16) / 16))
 
     def setup(self, size):
         """Return what a working set costs, for either direction."""

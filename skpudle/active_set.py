@@ -326,6 +326,7 @@ class _Encoder:
         # the entries in use come first, then those that are closest to their level
         rank = (self._magnitude(v) / self.levels[self.t]).nan_to_num_(0, 1e20, -1e20)
         ranks, indices = rank.add_(used, alpha=1e30).topk(size, dim=1, sorted=False)
+        indices = indices.sort(1).values  # gathers are faster in order
         codes = [record.z for record in past] + [self.z[rows]]
         stack = torch.stack([code.gather(1, indices) for code in codes])
         run = _Run(rows, indices, self.steps.block(indices), self.t - len(past), [stack])

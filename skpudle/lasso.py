@@ -33,7 +33,7 @@ from skpudle import _lasso_batched, _lasso_compiled
 __all__ = ["GapWarning", "converged_codes", "duality_gap", "solve_lasso", "warn_about_gaps"]
 
 # Codes of a block of rows: enough work for a device, little next to the data.
-_BLOCK_ENTRIES = {"cpu": 2**22, "cuda": 2**24}
+_BLOCK_ENTRIES = {"cpu": 2**20, "cuda": 2**24}
 # A Gram matrix costs n_components products of data with the atoms, in one efficient call, and
 # saves a few inefficient ones for every sample; above 10,000 atoms it takes gigabytes.
 _GRAM_ATOMS_PER_SAMPLE = 32
@@ -146,7 +146,9 @@ def duality_gap(atoms, x, codes, alpha, *, positive=False, dual_codes=None):
     alpha = _checked_alpha(alpha, atoms)
     atoms, x, codes = atoms.double(), x.double(), codes.double()
     residual = x - codes @ atoms
-    primal = residual.square().sum(1) / 2 + (alpha * codes.abs()).sum(1)
+    weighted = alpha * codes if isinstance(alpha, torch.Tensor) else codes
+    size = torch.linalg.vector_norm(weighted, ord=1, dim=1)
+    primal = residual.square().sum(1) / 2 + (size if weighted is not codes else alpha * size)
 
     dual = residual if dual_codes is None else x - dual_codes.double() @ atoms
     correlations = dual @ (atoms / torch.as_tensor(alpha).reshape(-1, 1)).mT
@@ -228,16 +230,18 @@ def solve_lasso(atoms, x, alpha, *, positive=False, max_iter=1000, solver="auto"
     if len(needed) <= min(_GRAM_ATOMS, _GRAM_ATOMS_PER_SAMPLE * len(x)):
         gram = scaled_atoms @ scaled_atoms.mT
 
-    codes = x.new_zeros(len(x), len(atoms))
-    gaps = x.new_zeros(len(x), dtype=torch.float64)
-    n_rows = max(1, _BLOCK_ENTRIES.get(x.device.type, 2**22) // len(atoms))
+    codes = x.new_empty(len(x), len(atoms))
+    gaps = x.new_empty(len(x), dtype=torch.float64)
+    n_rows = max(1, _BLOCK_ENTRIES.get(x.device.type, 2**20) // len(atoms))
     for first in range(0, len(x), n_rows):
         rows = slice(first, first + n_rows)
         data = x[rows].double()
         solution = solve(
             scaled_atoms, gram, data, penalty=penalty, positive=positive, max_iter=max_iter
         )
-        exact = data.new_zeros(len(data), len(atoms)).index_copy_(1, needed, solution)
+        exact = solution
+        if len(needed) < len(atoms):
+            exact = data.new_zeros(len(data), len(atoms)).index_copy_(1, needed, solution)
         if scale is not None:
             exact /= scale
         codes[rows] = exact
@@ -283,7 +287,7 @@ def _implicit_adjoint(atoms, codes, delta):  # (p, m), (n, p), (n, p) -> (n, p)
     u = torch.zeros_like(delta)
     # rows of similar size share a batch, so little of it is padding
     order = sizes.argsort()
-    entries = _BLOCK_ENTRIES.get(codes.device.type, 2**22)
+    entries = _BLOCK_ENTRIES.get(codes.device.type, 2**20)
     first = int((sizes == 0).sum())
     while first < len(order):
         smallest = int(sizes[order[first]])
