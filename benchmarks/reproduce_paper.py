@@ -532,16 +532,18 @@ def draw_figures(folder, published):
         if (other := read_result(f"figure5-s{sparsity}-sporco")) is not None:
             axis.axhline(other["relative_error"], color="gray", linestyle="--", label="SPORCO")
         axis.set(title=f"{sparsity}-sparse", xlabel="Update")
+        if axis.lines:
+            axis.legend()
     axes[0].set_ylabel("Relative error of the dictionary")
-    axes[0].legend()
     figure.savefig(folder / "figure5-6.png", dpi=150)
 
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), sharey=True, layout="constrained")
     for axis, depth in zip(axes, (25, 50, 100)):
         draw(axis, {f"figure4cd-T{depth}-{gradient}": gradient for gradient in GRADIENTS})
         axis.set(title=f"T = {depth}", xlabel="Epoch")
+        if axis.lines:
+            axis.legend()
     axes[0].set_ylabel("Distance of the dictionary to the truth")
-    axes[0].legend()
     figure.savefig(folder / "figure4cd.png", dpi=150)
 
     if (theory := read_result("theory")) is not None:

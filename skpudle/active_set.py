@@ -373,10 +373,10 @@ class ActiveUnfolding(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, delta):
         _, _, levels, _ = ctx.saved_tensors  # raises if one of them was changed in place
-        by_level = ctx.needs_input_grad[2] and ctx.shrinkage == "soft"
-        level_gradient = torch.zeros_like(levels) if by_level else None
+        level_gradient = torch.zeros_like(levels) if ctx.needs_input_grad[2] else None
+        by_level = level_gradient if ctx.shrinkage == "soft" else None  # hard: constant in the levels
         delta, sums = delta.clone(memory_format=torch.contiguous_format), StepSums(ctx.steps)
         for record in reversed(ctx.records):
-            record.pull(delta, sums, level_gradient)
+            record.pull(delta, sums, by_level)
         atoms, x, step = sums.gradients()
         return atoms, x, level_gradient, step, None, None, None

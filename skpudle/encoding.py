@@ -19,6 +19,7 @@ automatic differentiation.
 import torch
 from torch.autograd.function import once_differentiable
 
+from skpudle.active_set import ActiveUnfolding, pays
 from skpudle.operators import DenseDictionary
 from skpudle.shrinkage import shrinkage_function
 
@@ -63,7 +64,16 @@ class _Unfolding(torch.autograd.Function):
 
 
 def unfold(
-    dictionary, x, levels, step, *, shrinkage="soft", positive_code=False, initial=None, mask=None
+    dictionary,
+    x,
+    levels,
+    step,
+    *,
+    shrinkage="soft",
+    positive_code=False,
+    initial=None,
+    mask=None,
+    path="auto",
 ):
     """Run one iteration of the encoder for each of the given levels.
 
@@ -88,15 +98,27 @@ def unfold(
         Codes to start from; zero by default.
     mask : Tensor of shape (n_samples, n_features), default=None
         1 where an entry of ``x`` is known, 0 where it is missing (and then ``x`` must be finite).
+    path : {"auto", "dense", "active"}, default="auto"
+        Whether iterations of sparse codes are confined to working sets of atoms, which changes
+        nothing but the speed (see `skpudle.active_set`). By default they are where that pays;
+        "active" is for a `DenseDictionary` without initial codes and mask.
 
     Returns
     -------
     Tensor of shape (n_samples, n_components)
         The codes after the last iteration.
     """
+    atoms = dictionary.atoms
+    if path == "auto":
+        dense = not isinstance(dictionary, DenseDictionary) or initial is not None or mask is not None
+        dense = dense or not pays(len(x), *atoms.shape, len(levels), x.device)
+        path = "dense" if dense else "auto"
+    if path != "dense":
+        forced = path == "active"
+        return ActiveUnfolding.apply(atoms, x, levels, step, shrinkage, positive_code, forced)
     return _Unfolding.apply(
         dictionary.detach(),
-        dictionary.atoms,
+        atoms,
         x,
         levels,
         step,

@@ -143,15 +143,14 @@ def duality_gap(atoms, x, codes, alpha, *, positive=False, dual_codes=None):
         Relative gaps, in float64: a bound on :math:`(P(z) - \min P) / P(0)`, where
         :math:`P(0) = |x|^2 / 2`. Infinite for codes that are negative where they must not be.
     """
-    alpha = _checked_alpha(alpha, atoms)
+    alpha = torch.as_tensor(_checked_alpha(alpha, atoms), dtype=torch.float64, device=x.device)
     atoms, x, codes = atoms.double(), x.double(), codes.double()
     residual = x - codes @ atoms
-    weighted = alpha * codes if isinstance(alpha, torch.Tensor) else codes
-    size = torch.linalg.vector_norm(weighted, ord=1, dim=1)
-    primal = residual.square().sum(1) / 2 + (size if weighted is not codes else alpha * size)
+    size = torch.linalg.vector_norm(codes if alpha.ndim == 0 else alpha * codes, ord=1, dim=1)
+    primal = residual.square().sum(1) / 2 + (alpha * size if alpha.ndim == 0 else size)
 
     dual = residual if dual_codes is None else x - dual_codes.double() @ atoms
-    correlations = dual @ (atoms / torch.as_tensor(alpha).reshape(-1, 1)).mT
+    correlations = dual @ (atoms / alpha.reshape(-1, 1)).mT
     least, largest = correlations.aminmax(dim=1)
     if not positive:
         largest = torch.maximum(largest, -least)
