@@ -110,7 +110,9 @@ def unfold(
     """
     atoms = dictionary.atoms
     if path == "auto":
-        dense = not isinstance(dictionary, DenseDictionary) or initial is not None or mask is not None
+        dense = (
+            not isinstance(dictionary, DenseDictionary) or initial is not None or mask is not None
+        )
         dense = dense or not pays(len(x), *atoms.shape, len(levels), x.device)
         path = "dense" if dense else "auto"
     if path != "dense":

@@ -3,16 +3,11 @@
 The oracle is the dense path of the same encoder, which has its own tests.
 """
 
-import gc
-import weakref
-
-import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from skpudle import active_set
-from skpudle.encoding import default_step, encode, threshold_levels, unfold
+from skpudle.encoding import default_step, threshold_levels, unfold
 from skpudle.operators import DenseDictionary
 
 CASES = st.fixed_dictionaries(
@@ -122,7 +117,7 @@ class Problem:
 
     def outcome(self, path, dtype=torch.float64):
         """Return codes and their derivatives in atoms, data, levels and step."""
-        inputs = [t.to(dtype).requires_grad_() for t in self.inputs]
+        inputs = [t.to(dtype, copy=True).requires_grad_() for t in self.inputs]
         atoms, x, levels, step = inputs
         z = unfold(DenseDictionary(atoms), x, levels, step, path=path, **self.options)
         z.backward(self.weights.to(dtype) * z.detach().abs().mean())
