@@ -2,8 +2,8 @@ r"""Gradient steps of a dense dictionary, and what they contribute to derivative
 
 The gradient ``D^T (D z - x)`` of the squared error takes ``D`` and its transpose in turn, or the
 Gram matrix ``G``. Which is cheaper depends on how many steps there will be, and an encoder that
-hopes for sparse codes does not know. So `Steps` begins without ``G`` and builds it when it has paid, and
-`StepSums` adds up what steps of either kind, of all samples or some, contribute.
+hopes for sparse codes does not know. So `Steps` begins without ``G`` and builds it when it has
+paid, and `StepSums` adds up what steps of either kind, of all samples or some, contribute.
 """
 
 import torch
@@ -88,7 +88,7 @@ class Steps:
 
 
 class StepSums:
-    r"""Derivatives in the atoms and the data, as sums over steps and samples.
+    r"""Derivatives in the atoms, the data and the step size, as sums over steps and samples.
 
     A step contributes ``outer(u, x - D z) - outer(z, D u)`` to that in the atoms. Through the Gram
     matrix this is :math:`q^T x - (P + P^T) D` with ``q = sum u`` and ``P = sum u^T z``, which are
@@ -99,6 +99,7 @@ class StepSums:
         self.steps = steps
         self.atoms = torch.zeros_like(steps.atoms)
         self.x = torch.zeros_like(steps.x)
+        self.size = torch.zeros_like(steps.size)
         self.total = self.products = None  # q, P
         if steps.feedback is not None:
             self.total = torch.zeros_like(steps.correlation)
@@ -131,9 +132,10 @@ class StepSums:
         else:
             self.atoms.addmm_(torch.cat([u, z]).mT, torch.cat([residual, image.neg()]))
         self.x[rows] += image
+        self.size += (image * residual).sum()
         return image
 
-    def add_block(self, products, indices):  # (n, k, k), (n, k)
+    def add_block(self, products, indices, block):  # (n, k, k), (n, k), (n, k, k)
         """Add what ``P`` contributes, given between the chosen atoms of each sample."""
         steps = self.steps
         if self.products is not None:
@@ -142,6 +144,7 @@ class StepSums:
         chosen = steps.atoms.index_select(0, indices.flatten()).view(*indices.shape, -1)
         images = torch.bmm(products + products.mT, chosen).flatten(0, 1)
         self.atoms.index_add_(0, indices.flatten(), images, alpha=-1)
+        self.size += (products * block).sum() / steps.size  # - <P, G>
 
     def _add_pending(self):
         if self._pending:
@@ -149,7 +152,7 @@ class StepSums:
             self.products.addmm_(u.mT, z)
             self._pending.clear()
 
-    def gradients(self):  # -> shapes of the atoms and of the data
+    def gradients(self):  # -> shapes of the atoms, the data, the step
         """Return the derivatives."""
         steps = self.steps
         if self.products is not None:
@@ -157,4 +160,6 @@ class StepSums:
             self.atoms.addmm_(self.total.mT, steps.x)
             self.atoms.addmm_(self.products + self.products.mT, steps.atoms, alpha=-1)
             self.x.addmm_(self.total, steps.atoms)
-        return steps.size * self.atoms, steps.size * self.x
+            inner = (self.total * steps.correlation).sum() + (self.products * steps.feedback).sum()
+            self.size += inner / steps.size  # <q, D^T x> - <P, G>
+        return self.steps.size * self.atoms, self.steps.size * self.x, self.size

@@ -1,8 +1,9 @@
 r"""The exact active set: unfoldings of sparse codes for the price of their entries.
 
 After a few unfoldings codes are sparse, and most of a dense iteration computes zeros. Let ``z_a``
-be the codes that iteration ``a`` starts from and ``v(a) = z_a + s D^T (x - D z_a)`` what it shrinks.
-As long as codes stay inside a working set ``C`` of their sample, an entry ``j`` outside is shrunk from
+be the codes that iteration ``a`` starts from and ``v(a) = z_a + s D^T (x - D z_a)`` what it
+shrinks. As long as codes stay inside a working set ``C`` of their sample, an entry ``j`` outside is
+shrunk from
 
 .. math:: v_j(t) = v_j(a) - s \langle d_j, D (z_t - z_a) \rangle,
 
@@ -46,20 +47,6 @@ def _support(z):  # -> 1 where z is not 0, in its dtype: several times as fast a
     return z.sign().abs_()
 
 
-class _Adjoint:
-    r"""The state of a backward pass.
-
-    ``delta`` is the derivative in the codes, (n_samples, n_components), ``sums`` collects those in
-    the atoms and the data, ``levels`` that in the levels or is None. For the step size, note that
-    entries in use have :math:`s \langle d_j, x - D z_t \rangle = z_{t+1} - z_t`, or with soft shrinkage
-    :math:`z_{t+1} - z_t + \text{level}_t \text{sign}(z_{t+1})`. So it takes ``moved``, the sum of
-    ``u_t (z_{t+1} - z_t)``, None if it is not wanted, and the derivative in the levels.
-    """
-
-    def __init__(self, delta, sums, levels, moved):
-        self.delta, self.sums, self.levels, self.moved = delta, sums, levels, moved
-
-
 class _DenseIteration(NamedTuple):
     """Iteration ``t`` of the given rows, from the codes ``z`` to ``code``."""
 
@@ -69,17 +56,15 @@ class _DenseIteration(NamedTuple):
     code: Tensor
     residual: Tensor | None
 
-    def pull(self, adjoint):
-        """Go one iteration back."""
-        u = _support(self.code).mul_(adjoint.delta[self.rows])
-        if adjoint.levels is not None:
+    def pull(self, delta, sums, level_gradient):
+        """Go one iteration back in the derivatives ``delta``, (n_samples, n_components)."""
+        u = _support(self.code).mul_(delta[self.rows])
+        if level_gradient is not None:
             by_atom = (self.code.sign() * u).sum(0)
-            adjoint.levels[self.t] -= by_atom.sum_to_size(adjoint.levels.shape[1:])
-        if adjoint.moved is not None:
-            adjoint.moved += (u * (self.code if self.z is None else self.code - self.z)).sum()
-        pulled = adjoint.sums.pull(u, self.z, self.residual, self.rows)
+            level_gradient[self.t] -= by_atom.sum_to_size(level_gradient.shape[1:])
+        pulled = sums.pull(u, self.z, self.residual, self.rows)
         if pulled is not None:
-            adjoint.delta[self.rows] = pulled
+            delta[self.rows] = pulled
 
 
 class _Run:
@@ -116,51 +101,42 @@ class _Run:
         rounding = 8 * path.shape[2] * torch.finfo(path.dtype).eps
         return square.add_(path.square().sum(2), alpha=rounding).sqrt_()
 
-    def pull(self, adjoint):
-        """Go all iterations back."""
+    def pull(self, delta, sums, level_gradient):
+        """Go all iterations back in the derivatives ``delta``, (n_samples, n_components)."""
         n_iterations = sum(map(len, self.stacks)) - 1
         if n_iterations == 0:
             return
-        sums, indices, stop = adjoint.sums, self.indices, self.start + n_iterations
-        block = sums.steps.block(indices) if self.block is None else self.block
-        inner = adjoint.delta[self.rows].gather(1, indices)
+        steps, indices = sums.steps, self.indices
+        block = steps.block(indices) if self.block is None else self.block
+        inner = delta[self.rows].gather(1, indices)
         # products are with the distance from the last codes, which most codes are close to
         last = self.stacks[-1][-1]
         total, products = torch.zeros_like(inner), torch.zeros_like(block)
-        for before, after in self._pieces():
+        pieces = [piece for stack in self.stacks for piece in stack.split(_PIECE)]
+        pieces = [pieces[0][:1], pieces[0][1:], *pieces[1:]]
+        stop = self.start + n_iterations
+        for before, after in reversed(list(pairwise(filter(len, pieces)))):
             signs = after.sign()
             u = signs.abs()
             for row in reversed(u.unbind()):
                 row = row.mul_(inner)[:, None]
                 inner = torch.baddbmm(row, row, block)[:, 0]
             total += u.sum(0)
-            products.baddbmm_(u.permute(1, 2, 0), (before - last).permute(1, 0, 2))
-            if adjoint.moved is not None:
-                adjoint.moved += (u * (after - before)).sum()
-            if adjoint.levels is not None:
-                by_entry, levels = signs.mul_(u).flatten(1), adjoint.levels[stop - len(u) : stop]
-                if levels.shape[1] == 1:
-                    levels -= by_entry.sum(1, keepdim=True)
+            moves = torch.cat([before[-1:], after[:-1]]) - last
+            products.baddbmm_(u.permute(1, 2, 0), moves.permute(1, 0, 2))
+            if level_gradient is not None:
+                by_entry = signs.mul_(u).flatten(1)
+                by_level = level_gradient[stop - len(u) : stop]
+                if by_level.shape[1] == 1:
+                    by_level -= by_entry.sum(1, keepdim=True)
                 else:
-                    levels.index_add_(1, indices.flatten(), by_entry, alpha=-1)
+                    by_level.index_add_(1, indices.flatten(), by_entry, alpha=-1)
             stop -= len(u)
-        total, last, inner = (
-            self.spread(part, adjoint.delta.shape[1]) for part in (total, last, inner)
-        )
-        residual = None
-        if sums.steps.feedback is None:
-            residual = sums.steps.x[self.rows] - last @ sums.steps.atoms
+        total, last, inner = (self.spread(part, delta.shape[1]) for part in (total, last, inner))
+        residual = steps.x[self.rows] - last @ steps.atoms if steps.feedback is None else None
         sums.add(total, last, residual, self.rows)
-        sums.add_block(products, indices)
-        adjoint.delta[self.rows] = inner
-
-    def _pieces(self):
-        """Yield codes before and after some iterations, the last iterations first."""
-        after = [piece for stack in self.stacks for piece in stack.split(_PIECE)]
-        if len(after[0]) > 1:
-            after[:1] = after[0][:1], after[0][1:]
-        for one, two in reversed(list(pairwise(after))):
-            yield torch.cat([one[-1:], two[:-1]]), two
+        sums.add_block(products, indices, block)
+        delta[self.rows] = inner
 
 
 class _Encoder:
@@ -398,22 +374,14 @@ class ActiveUnfolding(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, delta):
-        _, _, levels, step = ctx.saved_tensors  # raises if one of them was changed in place
-        by_levels, by_step = ctx.needs_input_grad[2:4]
-        soft = ctx.shrinkage == "soft"  # hard thresholding is constant in the levels
-        adjoint = _Adjoint(
-            delta.clone(memory_format=torch.contiguous_format),
-            StepSums(ctx.steps),
-            torch.zeros_like(levels) if soft and (by_levels or by_step) else None,
-            torch.zeros_like(step) if by_step else None,
-        )
+        """Return the derivatives in the atoms, the data, the levels and the step."""
+        _, _, levels, _ = ctx.saved_tensors  # raises if one of them was changed in place
+        level_gradient = torch.zeros_like(levels) if ctx.needs_input_grad[2] else None
+        by_level = (
+            level_gradient if ctx.shrinkage == "soft" else None
+        )  # hard: constant in the levels
+        delta, sums = delta.clone(memory_format=torch.contiguous_format), StepSums(ctx.steps)
         for record in reversed(ctx.records):
-            record.pull(adjoint)
-        level_gradient, step_gradient = adjoint.levels, adjoint.moved
-        if by_step:
-            if soft:
-                step_gradient -= (levels * level_gradient).sum()
-            step_gradient /= step
-        if by_levels and not soft:
-            level_gradient = torch.zeros_like(levels)
-        return *adjoint.sums.gradients(), level_gradient, step_gradient, None, None, None
+            record.pull(delta, sums, by_level)
+        atoms, x, step = sums.gradients()
+        return atoms, x, level_gradient, step, None, None, None

@@ -3,6 +3,7 @@
 The oracle is the dense path of the same encoder, which has its own tests.
 """
 
+
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -117,7 +118,7 @@ class Problem:
 
     def outcome(self, path, dtype=torch.float64):
         """Return codes and their derivatives in atoms, data, levels and step."""
-        inputs = [t.to(dtype, copy=True).requires_grad_() for t in self.inputs]
+        inputs = [t.to(dtype).requires_grad_() for t in self.inputs]
         atoms, x, levels, step = inputs
         z = unfold(DenseDictionary(atoms), x, levels, step, path=path, **self.options)
         z.backward(self.weights.to(dtype) * z.detach().abs().mean())
