@@ -3,7 +3,6 @@
 The oracle is the dense path of the same encoder, which has its own tests.
 """
 
-
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
