@@ -95,16 +95,14 @@ def _necessary_atoms(atoms, positive):  # -> (k,) indices
     """
     norms = torch.linalg.vector_norm(atoms, dim=1)
     needed = norms > 0
-    order = needed.nonzero().squeeze(1)
-    directions = atoms[order] / norms[order, None]
+    directions = atoms / norms.where(needed, 1.0)[:, None]
     # Parallel atoms are next to each other in the order of their products with a generic vector.
     generic = torch.arange(1, atoms.shape[1] + 1, dtype=atoms.dtype, device=atoms.device)
     keys = directions @ generic.square().sin()
     if not positive:  # neither does the sign matter
         directions, keys = directions * keys.sign()[:, None], keys.abs()
-    keys, places = keys.sort(stable=True)
-    directions, order, tolerance = directions[places], order[places], _PARALLEL * len(generic)
-    norms = norms[order]
+    keys, order = keys.sort(stable=True)
+    directions, norms, tolerance = directions[order], norms[order], _PARALLEL * len(generic)
     for shift in range(1, len(order)):
         near = (keys[shift:] - keys[:-shift] <= tolerance).nonzero().squeeze(1)
         if len(near) == 0:
