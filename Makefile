@@ -37,7 +37,7 @@ docs: $(VENV)/installed-docs ## Build the documentation, warnings are errors
 	MPLBACKEND=Agg $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 clean: ## Remove the virtual environment, caches and builds
-	rm -rf $(VENV) build dist docs/_build docs/auto_examples docs/generated
+	rm -rf $(VENV) build dist docs/_build docs/auto_examples docs/generated skpudle_demo
 	rm -rf .coverage .coverage.* htmlcov .hypothesis .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
