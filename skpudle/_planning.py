@@ -17,7 +17,7 @@ _ITERATION = {"cpu": 1e7, "cuda": 3e9}
 _CACHE = 2**22  # bytes of small matrices beyond which an entry costs twice as much on a CPU
 # An entry of the Gram matrix that is gathered (or added to its counterpart in the derivative), and
 # an atom that is ranked.
-_GATHER = 150
+_GATHER = 400
 _RANK = 1000
 
 _FEW = 24  # samples, below which dense iterations do not become cheaper

@@ -24,6 +24,7 @@ are done again, densely. Nothing is approximated: the iterations are those of th
 to rounding. The adjoint of an iteration inside ``C`` stays there, because the support masks it.
 """
 
+from functools import partial
 from itertools import pairwise
 from math import ceil
 from typing import NamedTuple
@@ -238,15 +239,17 @@ class _Encoder:
             self.planner.extend()
         codes = torch.cat(stacks)
         certified = torch.cat(certified)[: len(codes) - 1]
-        if all_certified:
+        if all_certified or len(codes) == 1:
             return codes, certified, None
         pushed = self.steps.push(run.spread(z, v.shape[1]), run.rows)
         path, later = codes[:-1] - origin, self.levels[start + 1 : stop]
-        certified = certified | self._certify(path, later, v, chord=z - origin, end=pushed[0])
+        certified = certified | self._certify_by_chord(path, later, v, z - origin, pushed[0])
         return codes, certified, pushed
 
-    def _certify(self, path, levels, v, chord=None, end=None):
+    def _certify(self, path, levels, v):
         """Return for each iteration and sample whether all entries outside stay zero.
+
+        The first bound, at once for all of the given iterations.
 
         Parameters
         ----------
@@ -256,45 +259,56 @@ class _Encoder:
             Levels of the same iterations.
         v : Tensor of shape (n, n_components)
             What was shrunk when the path was zero.
-        chord, end : Tensors of shape (n, k) and (n, n_components), default=None
-            A distance and what is shrunk there, for the second bound.
         """
-        run, n_iterations = self.run, len(path)
-        if n_iterations == 0:
+        if len(path) == 0:
             return path.new_ones(path.shape[:2], dtype=torch.bool)
-        share, end = path.new_zeros(path.shape[:2]), v if end is None else end
-        if chord is not None:  # theta, for which e is orthogonal to the chord after D
-            weight = run.weigh(chord[None])[0]
-            share = (path * weight).sum(2) / (chord * weight).sum(1)
-            share = share.nan_to_num_(0, 0, 0).clamp_(0, 1)
-            path = path - share[..., None] * chord
-        reach = run.reach(path) + self.rounding[run.rows]
-        width = ceil(n_iterations / _PARTS)
-        certified = []
-        for far, shares, level in zip(
-            *(t.split(width) for t in (reach, share, levels)), strict=True
-        ):
-            # v is linear in theta, so its modulus is largest at either end of the part
-            low, high = (torch.lerp(v, end, t[:, None]) for t in torch.aminmax(shares, dim=0))
-            value = torch.maximum(self._magnitude(low), self._magnitude(high))
-            excess = value.sub_(self._limits(run, level.amin(0)))
-            excess.addcmul_(self.norms, far.amax(0)[:, None])
-            certified.append((excess.amax(1) < 0).expand(len(far), -1))
-        return torch.cat(certified)
+        far = self._reach(path).amax(0)
+        excess = torch.addcmul(self._magnitude(v), self.norms, far[:, None])
+        excess.sub_(self._limits(levels.amin(0)))
+        return (excess.amax(1) < 0).expand(path.shape[:2])
+
+    def _certify_by_chord(self, path, levels, v, chord, end):
+        """Do the same by the second bound, in several parts.
+
+        ``chord`` is a distance (n, k), and ``end``, (n, n_components), what is shrunk there.
+        """
+        weight = self.run.weigh(chord[None])[0]
+        share = (path * weight).sum(2) / (chord * weight).sum(1)  # theta: D e is orthogonal to it
+        share = share.nan_to_num_(0, 0, 0).clamp_(0, 1)
+        parts = partial(torch.split, split_size_or_sections=ceil(len(path) / _PARTS))
+        reach = self._reach(path - share[..., None] * chord)
+        far = torch.stack([part.amax(0) for part in parts(reach)])
+        level = torch.stack([part.amin(0) for part in parts(levels)])
+        # few entries come near their level at all, and only those are followed
+        excess = torch.maximum(self._magnitude(v), self._magnitude(end))
+        excess.addcmul_(self.norms, far.amax(0)[:, None]).sub_(self._limits(level.amin(0)))
+        rows, atoms = (excess < 0).logical_not_().nonzero().unbind(1)
+        v, end, value = v[rows, atoms], end[rows, atoms], -torch.inf
+        for extreme in (torch.amin, torch.amax):  # v is linear in theta, its modulus convex
+            theta = torch.stack([extreme(part, 0) for part in parts(share)])[:, rows]
+            value = self._magnitude(torch.lerp(v, end, theta)).clamp_min_(value)
+        value.addcmul_(self.norms[atoms], far[:, rows])
+        limit = level if level.shape[1] == 1 else level[:, atoms]
+        failures = torch.zeros_like(far).index_add_(1, rows, (value < limit).logical_not_().to(far))
+        sizes = torch.tensor([len(part) for part in parts(share)], device=far.device)
+        return (failures == 0).repeat_interleave(sizes, dim=0, output_size=len(path))
+
+    def _reach(self, path):
+        return self.run.reach(path) + self.rounding[self.run.rows]
 
     def _magnitude(self, v):
         return v if self.positive else v.abs()
 
-    def _limits(self, run, level):  # -> (n, n_components), infinite inside the working sets
-        limits = level.expand(len(run.indices), len(self.norms)).clone()
-        return limits.scatter_(1, run.indices, torch.inf)
+    def _limits(self, level):  # -> (n, n_components), infinite inside the working sets
+        limits = level.expand(len(self.run.indices), len(self.norms)).clone()
+        return limits.scatter_(1, self.run.indices, torch.inf)
 
     # ------------------------------------------------------------------ working sets
 
     def _has_working_sets(self, v):
         run, look = self.run, self.t >= self.planner.next_look
         if run is not None and (run.rows is ALL or not look):
-            share = self._magnitude(v[run.rows]) / self._limits(run, self.levels[self.t])
+            share = self._magnitude(v[run.rows]) / self._limits(self.levels[self.t])
             # nothing outside becomes active, and not too soon either
             if share.amax() < 0.5 + 0.5 * run.share:
                 return True
