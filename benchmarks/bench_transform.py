@@ -11,63 +11,24 @@ skpudle come with a certificate of their own, which is part of its time.
 """
 
 import argparse
-import importlib.metadata
-import json
-import os
-import platform
 import statistics
 import time
 import warnings
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from sklearn.datasets import load_sample_images
+from common import circumstances, natural_patches, synchronize, write_report
 from sklearn.decomposition import sparse_encode
 
 from skpudle.lasso import duality_gap, solve_lasso
 
-SIDE = 8
 TOL = 1e-6
 # Least-angle regression runs in Python, sample by sample, and is timed on fewer of them.
 LARS_SAMPLES = 1000
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
-DISTRIBUTIONS = ["skpudle", "torch", "numpy", "scipy", "scikit-learn", "numba", "spams-bin"]
 
 
-def load_images(folder):
-    """Return grey images, as float64 arrays."""
-    if folder is None:
-        images = [Image.fromarray(image) for image in load_sample_images().images]
-    else:
-        paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        if not paths:
-            raise SystemExit(f"No images in {folder}; pass a folder with {sorted(IMAGE_SUFFIXES)}.")
-        images = [Image.open(path) for path in paths]
-    return [np.asarray(image.convert("L"), dtype=np.float64) for image in images]
-
-
-def sample_patches(images, n, rng):  # -> (n, SIDE**2)
-    """Return random patches without their mean and of unit norm; flat ones are left out."""
-    windows = [
-        np.lib.stride_tricks.sliding_window_view(image, (SIDE, SIDE)).reshape(-1, SIDE**2)
-        for image in images
-    ]
-    per_image = 2 * -(-n // len(windows))
-    patches = np.concatenate(
-        [window[rng.choice(len(window), min(per_image, len(window)))] for window in windows]
-    )
-    patches -= patches.mean(axis=1, keepdims=True)
-    norms = np.linalg.norm(patches, axis=1)
-    patches = patches[norms > 1] / norms[norms > 1, None]
-    if len(patches) < n:
-        raise SystemExit(f"These images have {len(patches)} patches that are not flat, not {n}.")
-    return patches[rng.permutation(len(patches))[:n]]
-
-
-def learn_atoms(patches, p, alpha, *, n_passes=5, batch_size=2000):  # -> (p, SIDE**2)
+def learn_atoms(patches, p, alpha, *, n_passes=5, batch_size=2000):  # -> (p, n_features)
     """Return a dictionary of Mairal et al.'s online method (2010), so that codes are typical."""
     atoms = torch.from_numpy(patches[:p].copy())
     total_codes, total_data = torch.eye(p, dtype=atoms.dtype), atoms.clone()
@@ -87,8 +48,7 @@ def competitors(x, atoms, alpha, device):
 
     def ours(solver):
         codes, _ = solve_lasso(atoms_device, x_device, alpha, solver=solver)
-        if device != "cpu":
-            torch.cuda.synchronize()
+        synchronize(device)
         return codes
 
     found = {"skpudle batched": (partial(ours, "batched"), len(x))}
@@ -141,32 +101,6 @@ def measure(found, *, repeats, patience):
     return seconds, codes
 
 
-def cpu_name():
-    path = Path("/proc/cpuinfo")
-    names = [
-        line.partition(":")[2].strip()
-        for line in (path.read_text().splitlines() if path.exists() else [])
-        if line.startswith("model name")
-    ]
-    return names[0] if names else platform.processor()
-
-
-def circumstances(device):
-    versions = {}
-    for name in DISTRIBUTIONS:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    return {
-        "versions": {"python": platform.python_version(), **versions},
-        "threads": torch.get_num_threads(),
-        "cpu": cpu_name(),
-        "gpu": torch.cuda.get_device_name(device) if device != "cpu" else None,
-        "load average at the start": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-    }
-
-
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -187,15 +121,17 @@ def main():
     parser.add_argument("--out", help="JSON file to write")
     options = parser.parse_args()
 
-    rng = np.random.default_rng(options.seed)
-    images = load_images(options.data)
-    atoms = sample_patches(images, max(options.p, 20_000), rng)
+    n_atoms = max(options.p, 20_000)
+    patches = natural_patches(
+        options.data, n_atoms + options.n, dtype=np.float64, seed=options.seed
+    )
+    patches = patches[np.random.default_rng(options.seed).permutation(len(patches))]
+    atoms, x = patches[:n_atoms], patches[n_atoms:].astype(options.dtype)
     if options.atoms == "learned":
         atoms = learn_atoms(atoms, options.p, options.alpha)
     atoms = np.ascontiguousarray(atoms[: options.p], dtype=options.dtype)
-    x = sample_patches(images, options.n, rng).astype(options.dtype)
 
-    result = {"options": vars(options), **circumstances(options.device)}
+    report = {"benchmark": "transform", "options": vars(options), **circumstances(options.device)}
     found = competitors(x, atoms, options.alpha, options.device)
     if options.only:
         found = {k: v for k, v in found.items() if any(part in k for part in options.only)}
@@ -214,25 +150,24 @@ def main():
                 "samples": n,
                 "runs": len(seconds[name]),
                 "seconds": statistics.median(seconds[name]),
-                "all seconds": seconds[name],
-                "seconds per 1000 samples": statistics.median(seconds[name]) / n * 1000,
-                "largest gap": float(gaps.max()),
-                "samples above 1e-6": int((~(gaps <= TOL)).sum()),
-                "mean support": float((z != 0).sum(1).double().mean()),
+                "all_seconds": seconds[name],
+                "seconds_per_1000_samples": statistics.median(seconds[name]) / n * 1000,
+                "largest_gap": float(gaps.max()),
+                "samples_above_1e-6": int((~(gaps <= TOL)).sum()),
+                "mean_support": float((z != 0).sum(1).double().mean()),
             }
         )
-    result["results"] = rows
+    report["results"] = rows
 
     reference = next((r for r in rows if "SPAMS" in r["name"]), rows[0])
-    unit = "seconds per 1000 samples"
+    unit = "seconds_per_1000_samples"
     print(f"\n{'':26}{'s / 1000':>10}{'ratio':>8}{'gap':>10}{'> 1e-6':>8}{'support':>9}")
     for row in rows:
         print(
             f"{row['name']:26}{row[unit]:10.4f}{row[unit] / reference[unit]:8.2f}"
-            f"{row['largest gap']:10.1e}{row['samples above 1e-6']:8d}{row['mean support']:9.1f}"
+            f"{row['largest_gap']:10.1e}{row['samples_above_1e-6']:8d}{row['mean_support']:9.1f}"
         )
-    if options.out:
-        Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
+    write_report(options.out, report)
 
 
 if __name__ == "__main__":

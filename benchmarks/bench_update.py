@@ -1,15 +1,16 @@
-"""Time and memory of one update: the adjoint of this package against automatic differentiation.
+"""Time and memory of one update: this package against automatic differentiation and SPAMS.
 
 Every variant computes the loss and the derivative in the atoms of one ``ae-ls`` update on the same
 data, in a process of its own, whose peak memory beyond what importing and the data take is read
-from the kernel. Example::
+from the kernel. SPAMS does what it does with a batch: lasso codes and an update of all atoms
+(the time that more of them add to a run; on CPUs, soft shrinkage only). Example::
 
     python benchmarks/bench_update.py --n 512 --m 256 --p 1024 --out update.json
 """
 
 import argparse
+import importlib.util
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -17,24 +18,32 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
+import numpy as np
 import torch
+from common import circumstances, synchronize, write_report
 
-from skpudle.encoding import encode
+from skpudle.encoding import threshold_levels, unfold
 from skpudle.operators import DenseDictionary
 
 
-def skpudle_adjoint(atoms, x, options):
+def skpudle(atoms, x, options, *, path="auto"):
     """The encoder of this package: one function, whose backward is written out."""
-    z = encode(
-        atoms,
-        x,
-        alpha=options.alpha,
-        n_unfoldings=options.n_unfoldings,
-        step_size=options.step_size,
+    dictionary, step = DenseDictionary(atoms), torch.tensor(options.step_size).to(x)
+    levels = threshold_levels(
+        dictionary,
+        options.alpha,
+        options.n_unfoldings,
+        step,
         lambda_decay=options.lambda_decay,
         shrinkage=options.shrinkage,
     )
+    z = unfold(dictionary, x, levels, step, shrinkage=options.shrinkage, path=path)
     return 0.5 * (x - z @ atoms).square().sum() / len(x)
+
+
+def skpudle_dense(atoms, x, options):
+    """The same without working sets of atoms."""
+    return skpudle(atoms, x, options, path="dense")
 
 
 def shrink(v, t, options):
@@ -62,7 +71,32 @@ def autograd_3d(atoms, x, options):
     return 0.5 * (x - torch.matmul(dictionary, z)).square().sum() / len(x)
 
 
-VARIANTS = {f.__name__: f for f in (skpudle_adjoint, autograd_2d, autograd_3d)}
+VARIANTS = {f.__name__: f for f in (skpudle, skpudle_dense, autograd_2d, autograd_3d)}
+
+
+def spams_batch_seconds(options):
+    """Return the time of one batch of `spams.trainDL`, each of other samples."""
+    import spams
+
+    few, many = 2, 2 + 4 * options.repeats
+    atoms, x = problem(argparse.Namespace(**vars(options) | {"n": many * options.n}))
+    columns, start_atoms = (np.asfortranarray(a.numpy().T) for a in (x, atoms))
+
+    def run(n_batches):
+        start = perf_counter()
+        spams.trainDL(
+            columns,
+            D=start_atoms,
+            lambda1=options.alpha,
+            iter=n_batches,
+            batchsize=options.n,
+            numThreads=torch.get_num_threads(),
+            verbose=False,
+        )
+        return perf_counter() - start
+
+    run(1)
+    return (run(many) - run(few)) / (many - few)
 
 
 def problem(options):  # -> atoms (p, m), x (n, m)
@@ -89,6 +123,8 @@ def peak_memory(device):
 
 
 def measure(name, options):
+    if name == "spams":
+        return {"seconds": spams_batch_seconds(options)}
     atoms, x = problem(options)
     if options.step_size is None:
         options.step_size = float(1 / DenseDictionary(atoms).squared_norm_bound())
@@ -97,8 +133,7 @@ def measure(name, options):
         leaf = atoms.clone().requires_grad_()
         start = perf_counter()
         VARIANTS[name](leaf, x, options).backward()
-        if options.device.startswith("cuda"):
-            torch.cuda.synchronize()
+        synchronize(options.device)
         seconds.append(perf_counter() - start)
     megabytes = (peak_memory(options.device) - before) / 2**20
     norm = float(leaf.grad.norm())
@@ -119,43 +154,27 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--variant", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.variant:
         print(json.dumps(measure(options.variant, options)))
         return
+    names = list(VARIANTS)
+    if importlib.util.find_spec("spams") and (options.device, options.shrinkage) == ("cpu", "soft"):
+        names.append("spams")
+    report = {"benchmark": "update", "options": vars(options), **circumstances(options.device)}
     results = {}
-    for name in VARIANTS:
+    for name in names:
         command = [sys.executable, __file__, *sys.argv[1:], "--variant", name]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        results[name] = json.loads(output.splitlines()[-1])
-    ours = results["skpudle_adjoint"]
-    for name, row in results.items():
-        row["time_ratio"] = row["seconds"] / ours["seconds"]
-        print(
-            f"{name:16s} {1e3 * row['seconds']:9.1f} ms  {row['time_ratio']:5.2f} x  "
-            f"{row['megabytes']:8.1f} MB  |gradient| {row['gradient_norm']:.6g}"
-        )
-    report = {
-        "options": {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()},
-        "results": results,
-        "machine": {
-            "processor": cpu_name(),
-            "device": torch.cuda.get_device_name() if options.device != "cpu" else "cpu",
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
-    }
-    if options.out:
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
-
-
-def cpu_name():
-    names = [
-        line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return names[0].split(":")[1].strip() if names else platform.processor()
+        row = results[name] = json.loads(output.splitlines()[-1])
+        row["time_ratio"] = row["seconds"] / results["skpudle"]["seconds"]
+        print(f"{name:14s} {1e3 * row['seconds']:9.1f} ms  {row['time_ratio']:6.2f} x", end="")
+        if "megabytes" in row:
+            print(f"{row['megabytes']:9.1f} MB  |gradient| {row['gradient_norm']:.6g}", end="")
+        print(flush=True)
+    report["results"] = [{"name": name} | row for name, row in results.items()]
+    write_report(options.out, report)
 
 
 if __name__ == "__main__":

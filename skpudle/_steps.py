@@ -56,7 +56,7 @@ class Steps:
     def _spend(self, price):
         self._spent += price
         if self.feedback is None and self._spent > self._price:
-            self.feedback = self.scaled_atoms @ -self.atoms.mT
+            self.feedback = (self.scaled_atoms @ self.atoms.mT).neg_()
 
     def push(self, z, rows=ALL):  # (n, n_components) -> (n, n_components), residual or None
         """Return the codes after a step, and ``x - D z`` if it was computed on the way."""
@@ -160,6 +160,7 @@ class StepSums:
             self.atoms.addmm_(self.total.mT, steps.x)
             self.atoms.addmm_(self.products + self.products.mT, steps.atoms, alpha=-1)
             self.x.addmm_(self.total, steps.atoms)
-            inner = (self.total * steps.correlation).sum() + (self.products * steps.feedback).sum()
+            inner = (self.total * steps.correlation).sum()
+            inner += torch.dot(self.products.view(-1), steps.feedback.view(-1))
             self.size += inner / steps.size  # <q, D^T x> - <P, G>
         return self.steps.size * self.atoms, self.steps.size * self.x, self.size

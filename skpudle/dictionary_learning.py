@@ -16,7 +16,9 @@ __all__ = ["PUDLEDictionaryLearning"]
 
 
 def _solve_lasso(dictionary, x, *, alpha, positive_code, mask=None, warn=False):
-    codes, gaps = converged_codes(dictionary, x, alpha=alpha, positive_code=positive_code)
+    codes, gaps = converged_codes(
+        dictionary, x, alpha=alpha, positive_code=positive_code, certify=warn
+    )
     if warn:
         warn_about_gaps(gaps, category=ConvergenceWarning, stacklevel=4)
     return codes
