@@ -1,0 +1,110 @@
+"""Updates and time to recover a dictionary: the problem of figure 5 of the PUDLE paper.
+
+    python benchmarks/bench_recovery.py --out benchmarks/results/recovery.json
+    python benchmarks/bench_recovery.py --m 200 --p 300 --n-nonzero 5 --updates 300
+
+Samples are ``n_nonzero`` of ``p`` unit-norm Gaussian atoms, with amplitudes in [1, 2] and one sign
+per sample; learning starts at the true atoms plus noise, and every update sees new samples. Only
+updates are timed. Reported are the first update and second at which the error of the atoms, in
+Frobenius norm relative to that of the truth, is below 1e-2, 1e-3, 1e-4 and 1e-5.
+"""
+
+import argparse
+import time
+
+import numpy as np
+import torch
+from common import circumstances, synchronize, write_report
+
+from skpudle import PUDLEDictionaryLearning
+from skpudle.datasets import make_dictionary_data, perturb_dictionary
+from skpudle.metrics import dictionary_error
+
+TARGETS = (1e-2, 1e-3, 1e-4, 1e-5)
+ENCODERS = {
+    "soft": dict(alpha=0.2),
+    "hard": dict(alpha=0.1, shrinkage="hard"),
+}
+
+
+def learn(encoder, optimizer, options):
+    """Return a curve of (update, seconds, error)."""
+    sizes = (options.m, options.p)
+    truth = make_dictionary_data(1, *sizes, random_state=options.seed)[1]
+    start = perturb_dictionary(truth, options.deviation * options.m**0.5, random_state=1)
+    start /= np.linalg.norm(start, axis=1, keepdims=True)
+    learner = PUDLEDictionaryLearning(
+        options.p,
+        **ENCODERS[encoder],
+        n_unfoldings=options.n_unfoldings,
+        step_size=options.step_size,
+        optimizer=optimizer,
+        batch_size=options.batch,
+        dict_init=start,
+        device=options.device,
+    )
+    curve, elapsed, size = [], 0.0, options.batch * options.every
+    for block in range(-(-options.updates // options.every)):
+        x = make_dictionary_data(
+            size,
+            n_nonzero=options.n_nonzero,
+            sign="sample",
+            dictionary=truth,
+            random_state=options.seed + 2 + block,
+        )[0]
+        x = torch.from_numpy(x.astype(options.dtype)).to(options.device)
+        begin = time.perf_counter()
+        learner.partial_fit(x)
+        synchronize(options.device)
+        elapsed += time.perf_counter() - begin
+        error = dictionary_error(learner.components_, truth)
+        curve.append((learner.n_steps_, elapsed, float(error)))
+        if error < TARGETS[-1]:
+            break
+    return curve
+
+
+def first_below(curve, target):
+    return next(([update, seconds] for update, seconds, error in curve if error < target), None)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name, default in (("m", 1000), ("p", 1500), ("n-nonzero", 20), ("batch", 50)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--n-unfoldings", type=int, default=100)
+    parser.add_argument("--step-size", type=float, default=0.2)
+    parser.add_argument(
+        "--deviation", type=float, default=0.005, help="standard deviation of the starting noise"
+    )
+    parser.add_argument("--updates", type=int, default=1000, help="at most")
+    parser.add_argument("--every", type=int, default=10, help="updates between two errors")
+    parser.add_argument("--only", nargs="+", help="parts of the names of those to run")
+    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", help="JSON file to write")
+    options = parser.parse_args()
+
+    report = {"benchmark": "recovery", "options": vars(options), **circumstances(options.device)}
+    report["results"] = []
+    for encoder in ENCODERS:
+        for optimizer in ("surrogate", "adam"):
+            name = f"{encoder} {optimizer}"
+            if options.only and not any(part in name for part in options.only):
+                continue
+            curve = learn(encoder, optimizer, options)
+            reached = {f"{target:g}": first_below(curve, target) for target in TARGETS}
+            report["results"].append({"name": name, "reached": reached, "curve": curve})
+            shown = ", ".join(
+                f"{target}: {at[0]} updates, {at[1]:.1f} s" if at else f"{target}: never"
+                for target, at in reached.items()
+            )
+            print(f"{name:15s} {curve[-1][2]:.3g} after {curve[-1][0]}; {shown}", flush=True)
+            write_report(options.out, report)
+
+
+if __name__ == "__main__":
+    main()
