@@ -98,9 +98,10 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
         Training stops after this many checks in a row without improvement. There is a check at the
         end of each epoch and, in epochs of more than 10 updates, after every 10 of them.
 
-    dict_init : {"data", "random", "svd", "pairwise"} or array-like, default="data"
+    dict_init : {"data", "random", "svd", "pairwise"}, array-like or learner, default="data"
         Initial dictionary: samples, random directions, leading singular vectors, the spectral
-        initialisation of Arora et al. [2]_, or an array of shape (n_components, n_features).
+        initialisation of Arora et al. [2]_, an array of shape (n_components, n_features), or a
+        fitted learner of scikit-learn or SPORCO.
 
     transform_algorithm : {"unfolded", "lasso"}, default="unfolded"
         Whether `transform` runs the trained encoder or solves the lasso to a certified gap.
@@ -294,8 +295,11 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
             return partial(_solve_lasso, alpha=alpha, positive_code=self.positive_code, warn=True)
         return self._encoder(alpha, self.lambda_decay_, self.step_size_)
 
-    def _chunks(self, x):
-        return [x] if self._converges() else super()._chunks(x)  # the solver has its own
+    def _chunk_size(self, x):
+        return len(x) if self._converges() else super()._chunk_size(x)  # the solver has its own
+
+    def _allows_nan(self):
+        return not self._converges()  # the lasso is solved for complete samples
 
     def _converges(self):
         return self.n_unfoldings is None or self.transform_algorithm == "lasso"
