@@ -24,18 +24,18 @@ from skpudle.datasets import extract_patches, load_gray_images, make_dictionary_
 SNR_DB = (20, 10, 5, 0)
 SIGMAS = (15, 25, 40)  # of grey levels from 0 to 255
 LEARNER = PUDLEDictionaryLearning(
-    60, n_unfoldings=50, optimizer="surrogate", max_iter=15, tol=None, random_state=0
+    60, n_unfoldings=30, optimizer="surrogate", max_iter=12, tol=None, random_state=0
 )
 
 
 def synthetic(snr_db):  # -> noisy, clean
-    shape = dict(n_samples=3000, n_features=50, n_components=60, n_nonzero=3)
+    shape = dict(n_samples=1500, n_features=50, n_components=60, n_nonzero=3)
     noisy, atoms, codes = make_dictionary_data(**shape, snr_db=snr_db, random_state=0)
     return noisy, codes @ atoms
 
 
 def patches(sigma):  # -> noisy, clean; both without the mean of the noisy patch
-    options = dict(patch_size=(8, 8), n_patches=3000, normalize=False, center=False)
+    options = dict(patch_size=(8, 8), n_patches=1500, normalize=False, center=False)
     clean = extract_patches(load_gray_images(), **options, random_state=0)
     noisy = clean + np.random.default_rng(0).normal(scale=sigma / 255, size=clean.shape)
     mean = noisy.mean(axis=1, keepdims=True)
@@ -71,16 +71,16 @@ def main():
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     problems = {
-        f"generative model, {snr} dB": (synthetic(snr), np.geomspace(0.1, 1, 8), {})
+        f"generative model, {snr} dB": (synthetic(snr), np.geomspace(0.1, 1, 7), {})
         for snr in SNR_DB
     }
     problems["generative model, 20 dB, hard"] = (
         synthetic(20),
-        np.geomspace(0.02, 0.5, 8),
+        np.geomspace(0.01, 0.3, 7),
         {"shrinkage": "hard"},
     )
     for sigma in SIGMAS:
-        alphas = sigma / 255 * np.geomspace(0.5, 6, 8)
+        alphas = sigma / 255 * np.geomspace(0.5, 6, 7)
         problems[f"patches, noise {sigma}/255"] = (patches(sigma), alphas, {})
     rows = []
     for name, (data, alphas, params) in problems.items():

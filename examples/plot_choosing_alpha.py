@@ -2,10 +2,10 @@
 ``GridSearchCV`` chooses alpha without a ``scoring``
 ====================================================
 
-The error of reconstruction says that the smallest alpha is best, always: with no penalty anything is
-reconstructed, noise included. The ``score`` of the learners hides columns, infers the codes from the
-others, and asks how well the hidden entries are predicted. Here both are held against what no score
-may look at: the clean data.
+The error of reconstruction says that the smallest alpha is best, always: with no penalty anything
+is reconstructed, noise included. The ``score`` of the learners hides columns, infers the codes from
+the others, and asks how well the hidden entries are predicted. Here both are held against what no
+score may look at: the clean data.
 """
 
 # %%
@@ -20,7 +20,7 @@ from skpudle.datasets import extract_patches, load_gray_images
 from skpudle.metrics import reconstruction_r2_scorer
 
 SIGMA = 25 / 255
-clean = extract_patches(load_gray_images(), (8, 8), 2000, normalize=False, random_state=0)
+clean = extract_patches(load_gray_images(), (8, 8), 1500, normalize=False, random_state=0)
 noise = SIGMA * np.random.default_rng(0).standard_normal(clean.shape)
 noisy = clean + noise - noise.mean(axis=1, keepdims=True)
 

@@ -15,7 +15,7 @@ from skpudle.datasets import make_dictionary_data, perturb_dictionary
 from skpudle.metrics import dictionary_error
 from skpudle.plotting import ConvergenceDisplay, LossCurveDisplay, RecoveryDisplay
 
-X, truth, _ = make_dictionary_data(1500, 50, 80, 4, sign="sample", random_state=0)
+X, truth, _ = make_dictionary_data(1000, 50, 80, 4, sign="sample", random_state=0)
 start = perturb_dictionary(truth, 0.5, random_state=1)
 
 # %%
@@ -24,7 +24,7 @@ shared = dict(
     n_unfoldings=50,
     learning_rate=3e-3,
     dict_init=start,
-    max_iter=30,
+    max_iter=25,
     tol=None,
     random_state=0,
 )

@@ -24,8 +24,8 @@ lost = np.random.default_rng(0).random(clean.shape) < 0.5
 damaged = np.where(lost, np.nan, clean)
 
 # %%
-# `extract_patches_2d` refuses NaN; a window onto the array does not. Patches are centred by the mean
-# of what is known.
+# `extract_patches_2d` refuses NaN; a window onto the array does not. Patches are centred by the
+# mean of what is known.
 
 patches = np.lib.stride_tricks.sliding_window_view(damaged, SIZE).reshape(-1, 64)
 means = np.nanmean(patches, axis=1, keepdims=True)
@@ -44,7 +44,7 @@ learner = PUDLEDictionaryLearning(
 filled = learner.inverse_transform(learner.transform(X)) + means
 
 # %%
-# Where a pixel is known it stays; where it is lost, it is the mean over the patches that contain it.
+# Where a pixel is known it stays; where it is lost, it is the mean over the patches around it.
 
 
 def assemble(patches):

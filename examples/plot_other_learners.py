@@ -4,9 +4,9 @@ The same data, four learners
 
 scikit-learn's ``MiniBatchDictionaryLearning``, SPORCO's ``BPDNDictLearn`` and two settings of
 :class:`~skpudle.PUDLEDictionaryLearning` learn 100 atoms from the same patches with the same
-penalty. Dictionaries are compared by what the lasso costs with them on held-out patches, where codes
-are solved exactly for all of them. Times are those of this build, on whatever machine made it: the
-tables of the page on performance say more.
+penalty. Dictionaries are compared by what the lasso costs with them on held-out patches, where
+codes are solved exactly for all of them. Times are those of this build, on whatever machine made
+it: the tables of the page on performance say more.
 """
 
 from time import perf_counter
@@ -42,9 +42,9 @@ learners = {
 }
 
 # %%
-# Codes of the held-out patches are those of the lasso, whatever learned the dictionary: a learner of
-# this package takes a fitted one as its initial dictionary, and one update with a learning rate of
-# nothing leaves it as it is.
+# Codes of the held-out patches are those of the lasso, whatever learned the dictionary: a learner
+# of this package takes a fitted one as its initial dictionary, and one update with a learning rate
+# of nothing leaves it as it is.
 
 
 def exact(fitted):

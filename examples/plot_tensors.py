@@ -53,7 +53,7 @@ def logits(x):
     return classifier(z)
 
 
-for epoch in range(15):
+for _ in range(15):
     for batch in train.nonzero().squeeze(1)[torch.randperm(899, generator=generator)].split(128):
         loss = torch.nn.functional.cross_entropy(logits(x[batch]), y[batch])
         optimizer.zero_grad()

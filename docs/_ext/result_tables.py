@@ -127,7 +127,7 @@ def paper(folder=RESULTS / "paper"):
         title = "Figure 3: rates of the gradients"
         parts += [title, "-" * len(title), ""]
         parts += [
-            f"The slopes of ae-lasso and dec have the ratio {text(float(ratio))}; the paper says 2.",
+            f"The slopes of ae-lasso and dec have the ratio {text(float(ratio))}; theory says 2.",
             "",
         ]
     return "\n".join(parts) or "No result is stored yet."
