@@ -21,7 +21,7 @@ import skpudle
 from skpudle import PUDLEDictionaryLearning
 from skpudle.datasets import extract_patches, load_gray_images, make_dictionary_data
 
-SNR_DB = (20, 10, 5, 0)
+SNR_DB = (12, 9, 6, 20)
 SIGMAS = (15, 25, 40)  # of grey levels from 0 to 255
 LEARNER = PUDLEDictionaryLearning(
     60, n_unfoldings=30, optimizer="surrogate", max_iter=12, tol=None, random_state=0
@@ -29,13 +29,13 @@ LEARNER = PUDLEDictionaryLearning(
 
 
 def synthetic(snr_db):  # -> noisy, clean
-    shape = dict(n_samples=1500, n_features=50, n_components=60, n_nonzero=3)
+    shape = dict(n_samples=3000, n_features=50, n_components=60, n_nonzero=3)
     noisy, atoms, codes = make_dictionary_data(**shape, snr_db=snr_db, random_state=0)
     return noisy, codes @ atoms
 
 
 def patches(sigma):  # -> noisy, clean; both without the mean of the noisy patch
-    options = dict(patch_size=(8, 8), n_patches=1500, normalize=False, center=False)
+    options = dict(patch_size=(8, 8), n_patches=2000, normalize=False, center=False)
     clean = extract_patches(load_gray_images(), **options, random_state=0)
     noisy = clean + np.random.default_rng(0).normal(scale=sigma / 255, size=clean.shape)
     mean = noisy.mean(axis=1, keepdims=True)

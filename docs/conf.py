@@ -49,34 +49,12 @@ numpydoc_xref_param_type = False
 
 # ---------------------------------------------------------------- gallery
 
-EXAMPLES = [  # what users come for first, then the theory
-    "plot_denoising.py",
-    "plot_inpainting.py",
-    "plot_digits_pipeline.py",
-    "plot_choosing_alpha.py",
-    "plot_other_learners.py",
-    "plot_choosing_gradient.py",
-    "plot_tensors.py",
-    "plot_online.py",
-    "plot_figure_2.py",
-    "plot_figure_3.py",
-    "plot_figure_4ab.py",
-    "plot_figure_4cd.py",
-    "plot_figure_5_6.py",
-]
-
-
-def example_order(name):
-    """Return the place of an example in the gallery; what is not listed comes last."""
-    return EXAMPLES.index(name) if name in EXAMPLES else len(EXAMPLES)
-
-
 sphinx_gallery_conf = {
     "examples_dirs": ["../examples"],
     "gallery_dirs": ["auto_examples"],
     "filename_pattern": r"/plot_",
     "ignore_pattern": r"/denoise_photographs",  # a program, which `make demo` runs
-    "within_subsection_order": "conf.example_order",
+    "within_subsection_order": "gallery_order.example_order",
     "abort_on_example_error": True,
     "doc_module": ("skpudle",),
     "reference_url": {"skpudle": None},

@@ -50,8 +50,6 @@ DICT_INIT = [
 class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
     """A dictionary learner trained by gradients; see the subclasses for its parameters."""
 
-    _doc_link_module = "skpudle"
-
     _parameter_constraints = {
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "step_size": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],

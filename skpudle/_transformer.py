@@ -37,6 +37,9 @@ def _sum_of_squares(x, mask):
 class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Encode with a fitted dictionary; a subclass adds `fit` and `_transform_encoder`."""
 
+    _doc_link_module = "skpudle"
+    _doc_link_template = ""  # no pages are published yet, and scikit-learn's do not know us
+
     # What a learner without these parameters does.
     device = "auto"
     split_sign = False

@@ -71,7 +71,7 @@ def _picture(draw, alt):
 
 def _draw_worst(X, reconstruction, worst, image_shape):
     """Return a function that draws samples above their reconstructions."""
-    pairs = np.concatenate([X[worst], reconstruction[worst]])
+    pairs = np.concatenate([np.nan_to_num(X[worst]), reconstruction[worst]])
     try:
         as_images(pairs, image_shape)
     except ValueError:  # no images: curves
@@ -128,9 +128,9 @@ def report(estimator, X, *, image_shape=None, n_atoms=100, n_worst=8):
     raw = estimator.transform(X)
     codes = signed_codes(estimator, raw)
     reconstruction = to_numpy(to_tensor(check_rows(estimator.inverse_transform(raw))))
-    X = to_numpy(to_tensor(check_rows(X)))
-    errors = np.square(X - reconstruction).sum(axis=1)
-    energies = np.square(X).sum(axis=1)
+    X = to_numpy(to_tensor(check_rows(X, allow_nan=True)))
+    errors = np.nansum(np.square(X - reconstruction), axis=1)
+    energies = np.nansum(np.square(X), axis=1)
     shares = errors[energies > 0] / energies[energies > 0]
     worst = np.argsort(-errors, kind="stable")[:n_worst]
     usage = (codes != 0).mean(axis=0)
