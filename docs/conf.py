@@ -37,13 +37,7 @@ suppress_warnings = ["config.cache"]  # the order of the gallery is a function
 autosummary_generate = True
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
-# What other packages define is documented there.
-foreign = "BaseEstimator TransformerMixin ClassNamePrefixFeaturesOutMixin CallbackSupportMixin"
-builtin = "Function tuple Exception Warning RuntimeWarning ArithmeticError object"
-autodoc_default_options = {
-    "members": True,
-    "inherited-members": ",".join(f"{foreign} {builtin}".split()),
-}
+autodoc_default_options = {"members": True, "inherited-members": True}
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 
@@ -57,7 +51,6 @@ sphinx_gallery_conf = {
     "within_subsection_order": "gallery_order.example_order",
     "abort_on_example_error": True,
     "doc_module": ("skpudle",),
-    "reference_url": {"skpudle": None},
     "backreferences_dir": "generated/backreferences",
     "remove_config_comments": True,
     "download_all_examples": False,
@@ -86,3 +79,13 @@ html_theme_options = {
 html_math_renderer = "mathml"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+
+def skip_foreign_members(app, what, name, member, skip, options):
+    """Leave out what other packages define: it is documented there."""
+    module = getattr(getattr(member, "fget", member), "__module__", None)
+    return skip or (module is not None and not module.startswith("skpudle"))
+
+
+def setup(app):
+    app.connect("autodoc-skip-member", skip_foreign_members)

@@ -132,7 +132,7 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
     n_features_in_ : int
         Number of features seen in `fit`.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of features seen in `fit`, where ``X`` has names.
 
     n_iter_ : int
@@ -141,7 +141,7 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
     n_steps_ : int
         Number of updates.
 
-    loss_curve_ : ndarray of shape (n_iter_,)
+    loss_curve_ : ndarray of shape (n_epochs,)
         Mean over each epoch of :math:`\frac12 |x - D z|^2`, whatever the gradient.
 
     alpha_ : float

@@ -70,13 +70,13 @@ class SporcoDictionaryLearning(DictionaryTransformer):
     n_features_in_ : int
         Number of features seen in `fit`.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of features seen in `fit`, where ``X`` has names.
 
     n_iter_ : int
         Number of iterations.
 
-    loss_curve_ : ndarray of shape (n_iter_,)
+    loss_curve_ : ndarray of shape (n_iterations,)
         Mean over the samples of :math:`\frac12 |x - D z|^2`, as SPORCO tells it after each
         iteration.
 

@@ -1,6 +1,7 @@
 """The report is one page that needs nothing else and says what is so."""
 
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -105,12 +106,10 @@ def test_a_report_is_saved_and_shown_in_notebooks(learner, X, tmp_path):
     assert report._repr_html_().startswith("<iframe srcdoc=")
 
 
-def test_a_browser_shows_it_without_complaint(learner, X, tmp_path):
+def test_a_browser_shows_it_without_complaint(learner, X, tmp_path, python_draws):
     playwright = pytest.importorskip("playwright.sync_api")
     skpudle.report(learner, X).save(tmp_path / "report.html")
     with playwright.sync_playwright() as browsers:
-        import shutil
-
         path = shutil.which("chromium") or shutil.which("google-chrome")
         if path is None:
             pytest.skip("needs Chromium")
@@ -118,7 +117,7 @@ def test_a_browser_shows_it_without_complaint(learner, X, tmp_path):
         page = browser.new_page(viewport={"width": 390, "height": 800})
         complaints = []
         page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", complaints.append)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto((tmp_path / "report.html").as_uri())
         sizes = page.evaluate("[...document.images].map(image => image.naturalWidth)")
         width = page.evaluate("document.documentElement.scrollWidth")
