@@ -29,7 +29,7 @@ exclude_patterns = ["_build", "auto_examples/*.ipynb", "generated/backreferences
 templates_path = ["_templates"]
 nitpicky = True
 # Names of other projects and words of signatures cannot be resolved without the network.
-nitpick_ignore_regex = [(r"py:.*", r"(?!skpudle\.).*")]
+nitpick_ignore_regex = [(r"py:.*", r"(?!skpudle\.[^_]).*")]
 suppress_warnings = ["config.cache"]  # the order of the gallery is a function
 
 # ---------------------------------------------------------------- API
@@ -55,7 +55,7 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,
     "download_all_examples": False,
     "show_signature": False,
-    "min_reported_time": 1,
+    "write_computation_times": False,  # that page fetches scripts from the network
 }
 # Examples train for a few epochs and say so with `tol=None`; codes of the lasso may be truncated.
 warnings.filterwarnings("ignore", message=".*non-interactive", category=UserWarning)
@@ -67,11 +67,13 @@ html_title = "skpudle"
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
 html_show_sourcelink = False
+toc_object_entries_show_parents = "hide"
 html_sidebars = {"index": [], "install": [], "performance": [], "paper": []}
+html_context = {"default_mode": "auto"}
 html_theme_options = {
     "show_toc_level": 2,
     "navigation_with_keys": False,
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 5,
     "footer_start": ["copyright"],
     "footer_end": [],
     "secondary_sidebar_items": ["page-toc"],
