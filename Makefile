@@ -34,7 +34,7 @@ format: $(VENV)/installed-lint ## Apply ruff's safe fixes and format
 	$(BIN)/ruff format .
 
 docs: $(VENV)/installed-docs ## Build the documentation, warnings are errors
-	MPLBACKEND=Agg $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 clean: ## Remove the virtual environment, caches and builds
 	rm -rf $(VENV) build dist docs/_build docs/auto_examples docs/generated skpudle_demo

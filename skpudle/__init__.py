@@ -2,6 +2,7 @@
 
 from skpudle.dictionary_learning import PUDLEDictionaryLearning
 from skpudle.noodl import NOODLDictionaryLearning
+from skpudle.reporting import report
 from skpudle.sporco import SporcoDictionaryLearning
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "PUDLEDictionaryLearning",
     "SporcoDictionaryLearning",
     "__version__",
+    "report",
 ]
 
 __version__ = "0.1.0"

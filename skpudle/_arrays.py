@@ -9,9 +9,16 @@ __all__ = [
     "like_input",
     "make_generator",
     "resolve_device",
+    "split_missing",
     "to_numpy",
     "to_tensor",
 ]
+
+_NAN = (
+    "Input X contains NaN, which is not taken for missing values here. Impute them, for example by "
+    "sklearn.impute.SimpleImputer in a pipeline, or use PUDLEDictionaryLearning with a number of "
+    "unfoldings, which accepts NaN."
+)
 
 
 def resolve_device(device, X=None):
@@ -76,6 +83,28 @@ def like_input(tensor, X):
     return tensor.to(X.device) if isinstance(X, torch.Tensor) else to_numpy(tensor)
 
 
+def split_missing(x):  # (n, m) -> (n, m), mask (n, m) or None
+    """Return data without NaN, and 1 where they were known and 0 where not; None if all were.
+
+    Gaps are filled with the means of their columns, for whatever looks at data without the mask.
+    """
+    if not torch.isnan(x.sum()):  # one pass: what follows is for those who have gaps
+        return x, None
+    known = x.isfinite()
+    mask = known.to(x.dtype)
+    x = x.masked_fill(~known, 0)
+    return x.where(known, x.sum(0) / mask.sum(0).clamp_min(1)), mask
+
+
+def _check_array(X, **options):
+    try:
+        return check_array(X, **options)
+    except ValueError as error:
+        if "contains NaN" in str(error):
+            raise ValueError(_NAN) from error
+        raise
+
+
 def check_rows(X, *, estimator=None, copy=False, allow_nan=False):
     """Validate rows of numbers and return them as an array, or as a tensor if they came as one.
 
@@ -103,7 +132,7 @@ def check_rows(X, *, estimator=None, copy=False, allow_nan=False):
     finite = "allow-nan" if allow_nan else True
     options = {"dtype": [np.float64, np.float32], "order": "C", "ensure_all_finite": finite}
     if not isinstance(X, torch.Tensor):
-        return check_array(X, estimator=estimator, copy=copy, **options)
+        return _check_array(X, estimator=estimator, copy=copy, **options)
     if X.layout is not torch.strided:
         raise TypeError(
             f"A dense tensor is required, got one of layout {X.layout}; use .to_dense()."
@@ -114,9 +143,11 @@ def check_rows(X, *, estimator=None, copy=False, allow_nan=False):
     if X.dtype not in (torch.float32, torch.float64):
         X = X.double()
     if X.device.type == "cpu":
-        return to_tensor(check_array(X.numpy(), estimator=estimator, copy=copy, **options))
+        return to_tensor(_check_array(X.numpy(), estimator=estimator, copy=copy, **options))
     # on another device only the shape goes through scikit-learn, which checks it on an empty array
     check_array(np.broadcast_to(0.0, X.shape), estimator=estimator, ensure_all_finite=False)
-    if not bool((X.isfinite() | X.isnan() if allow_nan else X.isfinite()).all()):
-        raise ValueError("Input X contains NaN or infinity; impute or remove such samples.")
+    if X.isinf().any():
+        raise ValueError("Input X contains infinity; remove such samples.")
+    if not allow_nan and X.isnan().any():
+        raise ValueError(_NAN)
     return X.clone() if copy else X.contiguous()

@@ -15,27 +15,40 @@ from sklearn.base import _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names, validate_data
 
-from skpudle._arrays import check_rows, make_generator, resolve_device, to_numpy, to_tensor
+from skpudle._arrays import (
+    check_rows,
+    make_generator,
+    resolve_device,
+    split_missing,
+    to_numpy,
+    to_tensor,
+)
 from skpudle._training import Diverged, Rows, Stopping, Trainer
 from skpudle._transformer import DictionaryTransformer
 from skpudle.encoding import default_step
 from skpudle.initialization import INITIALIZATIONS, initial_atoms
+from skpudle.interoperability import dictionary_of
 from skpudle.operators import DenseDictionary, atom_norms, project_atoms
 from skpudle.optimizers import make_optimizer
 
-__all__ = ["AUTO_ALPHA", "BaseDictionaryLearner"]
+__all__ = ["AUTO_ALPHA", "DICT_INIT", "BaseDictionaryLearner"]
 
 # alpha="auto" is this fraction of the median over samples of the alpha that would silence a sample.
 AUTO_ALPHA = 0.1
 
+DICT_INIT = [
+    StrOptions(set(INITIALIZATIONS)),
+    "array-like",
+    HasMethods("transform"),  # a fitted learner
+    HasMethods("getdict"),  # one of SPORCO
+]
+
 
 class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
     """A dictionary learner trained by gradients; see the subclasses for its parameters."""
-
-    _doc_link_module = "skpudle"
 
     _parameter_constraints = {
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
@@ -47,7 +60,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left"), None],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "dict_init": [StrOptions(set(INITIALIZATIONS)), "array-like"],
+        "dict_init": DICT_INIT,
         "device": [str],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -82,6 +95,9 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
     def _check_parameters(self):
         """Raise ValueError if parameters contradict each other."""
 
+    def _allows_nan(self):
+        return True
+
     # ------------------------------------------------------------------ fitting
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -92,7 +108,8 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
-            Data; float32 and float64 are computed in as they are, everything else in float64.
+            Data; float32 and float64 are computed in as they are, everything else in float64. NaN
+            marks missing entries, which then count for nothing.
         y : None
             Ignored.
 
@@ -114,7 +131,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         trainer.schedule = partial(self._schedule, alpha, decay_at)
         first_update = n_updates * 9 // 10 if isinstance(self.lambda_decay, tuple) else 0
         stopping = Stopping(self.tol, self.n_iter_no_change, first_update=first_update)
-        source = Rows(x, batch_size, generator=start["generator"])
+        source = Rows(x, batch_size, generator=start["generator"], mask=start["mask"])
 
         root = self._init_callback_context(max_subtasks=self.max_iter)
         root.call_on_fit_task_begin(estimator=self, X=X, y=y)
@@ -186,7 +203,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         trainer.schedule = partial(self._schedule, start["alpha"], decay_at)
         loss_curve = list(start["loss_curve"])
         try:
-            source = Rows(x, self._batch_size(len(x)))
+            source = Rows(x, self._batch_size(len(x)), mask=start["mask"])
             loss_curve.append(trainer.run_epoch(source, Stopping(None, 1)).loss)
         except Diverged as error:
             vars(self).update(self._fitted_attributes(trainer, start, decay_at, loss_curve))
@@ -199,12 +216,13 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         device = resolve_device(self.device, X)
         if go_on:
             _check_feature_names(self, X, reset=False)
-        x = to_tensor(check_rows(X, estimator=self), device)
+        x = to_tensor(check_rows(X, estimator=self, allow_nan=self._allows_nan()), device)
+        x, mask = split_missing(x)
         self._check_parameters()
         if go_on:
             validate_data(self, X, reset=False, skip_check_array=True)
             atoms = to_tensor(self.components_, device)
-            x = x.to(atoms.dtype)
+            x, mask = x.to(atoms.dtype), None if mask is None else mask.to(atoms.dtype)
             start = {name: self._training_state[name] for name in ("alpha", "data_scale")}
             start |= {"loss_curve": self.loss_curve_, "n_steps": self.n_steps_}
         else:
@@ -233,7 +251,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             optimizer.load(atoms, {name: to_tensor(value, device) for name, value in moments})
         else:
             validate_data(self, X, skip_check_array=True)
-        start["device"] = device
+        start |= {"device": device, "mask": mask}
         trainer = Trainer(DenseDictionary, self._rule(), None, optimizer, n_steps=start["n_steps"])
         return x, trainer, start
 
@@ -246,7 +264,10 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
                 atoms = atoms.abs()  # a sample and its negative span the same line
         else:
             atoms = check_array(
-                self.dict_init, dtype=np.float64, ensure_all_finite=False, input_name="dict_init"
+                dictionary_of(self.dict_init),
+                dtype=np.float64,
+                ensure_all_finite=False,
+                input_name="dict_init",
             )
             if self.n_components is None:
                 n_components = len(atoms)

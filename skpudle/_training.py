@@ -38,10 +38,13 @@ class Rows:
         Number of samples in a batch; the last one of an epoch may be smaller.
     generator : torch.Generator, default=None
         Shuffles every epoch; without it batches come in the order of the samples.
+    mask : Tensor of shape (n_samples, n_features), default=None
+        1 where data are known, 0 where they are missing.
     """
 
-    def __init__(self, x, batch_size, *, generator=None):
+    def __init__(self, x, batch_size, *, generator=None, mask=None):
         self.x, self.batch_size, self.generator = x, min(batch_size, len(x)), generator
+        self.mask = mask
 
     @property
     def n_samples(self):
@@ -52,11 +55,15 @@ class Rows:
         if self.generator is None or self.batch_size == self.n_samples:
             for start in range(0, self.n_samples, self.batch_size):
                 indices = slice(start, start + self.batch_size)
-                yield Batch(indices, self.x[indices])
+                yield self._batch(indices)
         else:
             order = torch.randperm(self.n_samples, generator=self.generator).to(self.x.device)
             for indices in order.split(self.batch_size):
-                yield Batch(indices, self.x[indices])
+                yield self._batch(indices)
+
+    def _batch(self, indices):
+        mask = None if self.mask is None else self.mask[indices]
+        return Batch(indices, self.x[indices], mask=mask)
 
     def samples(self, indices):
         """Return the samples at the given positions, in the shape of atoms."""

@@ -4,11 +4,14 @@
 came about is none of its business.
 """
 
+from itertools import repeat
+
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import _check_feature_names, check_is_fitted, validate_data
 
-from skpudle._arrays import check_rows, like_input, resolve_device, to_tensor
+from skpudle._arrays import check_rows, like_input, resolve_device, split_missing, to_tensor
+from skpudle.interoperability import make_sparse_coder
 from skpudle.operators import DenseDictionary
 
 __all__ = ["DictionaryTransformer"]
@@ -20,16 +23,37 @@ _CHUNK = {"cpu": 1024, "cuda": 65536}
 _SCORE_GROUPS = 10
 
 
+def _sum_of_squares(x, mask):
+    """Return the sum of squared deviations from column means, over what is known."""
+    if mask is None:
+        centred = x - x[0]  # exactly zero for constant columns, whose mean may be rounded
+        return (centred - centred.mean(0)).square().sum()
+    least = x.masked_fill(mask == 0, torch.inf).amin(0)
+    centred = (x - least.masked_fill(least.isinf(), 0)) * mask
+    mean = centred.sum(0) / mask.sum(0).clamp_min(1)
+    return ((centred - mean) * mask).square().sum()
+
+
 class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Encode with a fitted dictionary; a subclass adds `fit` and `_transform_encoder`."""
+
+    _doc_link_module = "skpudle"
+    _doc_link_template = ""  # no pages are published yet, and scikit-learn's do not know us
 
     # What a learner without these parameters does.
     device = "auto"
     split_sign = False
 
     def _transform_encoder(self):
-        """Return ``encoder(dictionary, x)``, which maps rows of ``x`` to codes."""
+        """Return ``encoder(dictionary, x, mask=None)``, which maps rows of ``x`` to codes.
+
+        It has to know of masks if `_allows_nan` says so.
+        """
         raise NotImplementedError
+
+    def _allows_nan(self):
+        """Return whether NaN marks missing entries."""
+        return False
 
     def transform(self, X):
         """Encode data with the learned dictionary.
@@ -37,7 +61,9 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
-            Data.
+            Data. NaN marks missing entries, and codes are those of the known ones;
+            `inverse_transform` then fills the gaps. (Not with codes of the lasso, nor with
+            `SporcoDictionaryLearning`: impute first.)
 
         Returns
         -------
@@ -45,9 +71,10 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
             ``split_sign=True`` positive parts come first, then negative parts.
         """
-        x, dictionary = self._check_new_data(X)
+        x, mask, dictionary = self._check_new_data(X)
         encoder = self._transform_encoder()
-        codes = torch.cat([encoder(dictionary, rows) for rows in self._chunks(x)])
+        chunks = self._chunks(x, mask)
+        codes = torch.cat([encoder(dictionary, rows, mask=known) for rows, known in chunks])
         if self.split_sign:
             codes = torch.cat([codes.clamp_min(0), codes.neg().clamp_min_(0)], dim=1)
         return like_input(codes, X)
@@ -81,9 +108,10 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
         The columns are cut into ten fixed groups; each is hidden once for all rows, the codes are
         inferred from the remaining columns, and the hidden entries are compared with their
-        predictions. Unlike the error of reconstruction, which always prefers the smallest alpha,
-        this is best near the alpha that denoises best, so that ``GridSearchCV`` needs no
-        ``scoring``.
+        predictions. The error of reconstruction always prefers the smallest alpha; this has a
+        largest value between too little and too much, so that ``GridSearchCV`` needs no
+        ``scoring``. Codes of fewer columns want more sparsity, so the alpha that it picks is often
+        larger than the one that denoises best, by a factor of 1 to 3 (see the user guide).
 
         Parameters
         ----------
@@ -95,36 +123,58 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Returns
         -------
         float
-            R^2 pooled over all hidden entries, against the column means; at most 1, larger is
-            better, comparable across alpha. 0 for constant data. With one feature, where nothing
-            is left to infer from, the R^2 of the reconstruction.
+            R^2 pooled over all hidden entries that are known, against the column means; at most 1,
+            larger is better, comparable across alpha. 0 for constant data. With one feature, where
+            nothing is left to infer from, the R^2 of the reconstruction.
         """
-        x, dictionary = self._check_new_data(X)
+        x, mask, dictionary = self._check_new_data(X)
         n_features = x.shape[1]
         order = torch.randperm(n_features, generator=torch.Generator().manual_seed(0))
         groups = order.tensor_split(min(_SCORE_GROUPS, n_features))
-        centred = x - x[0]  # exactly zero for constant columns, whose mean may be rounded
-        total = float((centred - centred.mean(0)).square().sum())
+        total = float(_sum_of_squares(x, mask))
         if total == 0:
             return 0.0
         encoder, error = self._transform_encoder(), 0.0
         for hidden in groups:
             seen = torch.ones(n_features, dtype=torch.bool)
             seen[hidden] = n_features == 1
-            visible = DenseDictionary(dictionary.atoms[:, seen.to(x.device)])
-            for rows in self._chunks(x):
-                codes = encoder(visible, rows[:, seen.to(x.device)])
-                predicted = codes @ dictionary.atoms[:, hidden.to(x.device)]
-                error += float((predicted - rows[:, hidden.to(x.device)]).square().sum())
+            seen, hidden = seen.to(x.device), hidden.to(x.device)
+            visible = DenseDictionary(dictionary.atoms[:, seen])
+            for rows, known in self._chunks(x, mask):
+                known_seen = None if known is None else known[:, seen]
+                codes = encoder(visible, rows[:, seen], mask=known_seen)
+                residual = codes @ dictionary.atoms[:, hidden] - rows[:, hidden]
+                residual = residual if known is None else residual * known[:, hidden]
+                error += float(residual.square().sum())
         return 1 - error / total
 
-    def _check_new_data(self, X):  # -> x, dictionary
+    def to_sparse_coder(self, transform_algorithm="lasso_cd", **params):
+        """Return scikit-learn's coder with the learned atoms.
+
+        Parameters
+        ----------
+        transform_algorithm : {"lasso_cd", "lasso_lars", "lars", "omp", "threshold"}, \
+                default="lasso_cd"
+            How scikit-learn finds codes.
+        **params : dict
+            Further parameters of `~sklearn.decomposition.SparseCoder`; see
+            `skpudle.interoperability.make_sparse_coder`.
+
+        Returns
+        -------
+        SparseCoder
+            Fitted; it needs neither this package nor torch.
+        """
+        return make_sparse_coder(self, transform_algorithm, **params)
+
+    def _check_new_data(self, X):  # -> x, mask or None, dictionary
         check_is_fitted(self)
         # names, values, number of features: the order in which scikit-learn complains
         _check_feature_names(self, X, reset=False)
-        x = to_tensor(check_rows(X, estimator=self), self._transform_device(X))
+        x = check_rows(X, estimator=self, allow_nan=self._allows_nan())
+        x, mask = split_missing(to_tensor(x, self._transform_device(X)))
         validate_data(self, X, reset=False, skip_check_array=True)
-        return x, DenseDictionary(to_tensor(self.components_, x.device).to(x.dtype))
+        return x, mask, DenseDictionary(to_tensor(self.components_, x.device).to(x.dtype))
 
     def _transform_device(self, X):
         try:
@@ -132,8 +182,13 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         except ValueError:  # fitted on a machine that had this device
             return torch.device("cpu")
 
-    def _chunks(self, x):
-        return x.split(_CHUNK.get(x.device.type, 4096))
+    def _chunks(self, x, mask):  # yields rows and their mask or None
+        size = self._chunk_size(x)
+        masks = repeat(None) if mask is None else mask.split(size)
+        yield from zip(x.split(size), masks)
+
+    def _chunk_size(self, x):
+        return _CHUNK.get(x.device.type, 4096)
 
     @property
     def _n_features_out(self):
@@ -141,5 +196,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self._allows_nan()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags

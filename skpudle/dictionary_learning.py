@@ -100,9 +100,10 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
         Training stops after this many checks in a row without improvement. There is a check at the
         end of each epoch and, in epochs of more than 10 updates, after every 10 of them.
 
-    dict_init : {"data", "random", "svd", "pairwise"} or array-like, default="data"
+    dict_init : {"data", "random", "svd", "pairwise"}, array-like or learner, default="data"
         Initial dictionary: samples, random directions, leading singular vectors, the spectral
-        initialisation of Arora et al. [2]_, or an array of shape (n_components, n_features).
+        initialisation of Arora et al. [2]_, an array of shape (n_components, n_features), or a
+        fitted learner of scikit-learn or SPORCO.
 
     transform_algorithm : {"unfolded", "lasso"}, default="unfolded"
         Whether `transform` runs the trained encoder or solves the lasso to a certified gap.
@@ -133,7 +134,7 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
     n_features_in_ : int
         Number of features seen in `fit`.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of features seen in `fit`, where ``X`` has names.
 
     n_iter_ : int
@@ -142,7 +143,7 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
     n_steps_ : int
         Number of updates.
 
-    loss_curve_ : ndarray of shape (n_iter_,)
+    loss_curve_ : ndarray of shape (n_epochs,)
         Mean over each epoch of :math:`\frac12 |x - D z|^2`, whatever the gradient.
 
     alpha_ : float
@@ -296,8 +297,11 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
             return partial(_solve_lasso, alpha=alpha, positive_code=self.positive_code, warn=True)
         return self._encoder(alpha, self.lambda_decay_, self.step_size_)
 
-    def _chunks(self, x):
-        return [x] if self._converges() else super()._chunks(x)  # the solver has its own
+    def _chunk_size(self, x):
+        return len(x) if self._converges() else super()._chunk_size(x)  # the solver has its own
+
+    def _allows_nan(self):
+        return not self._converges()  # the lasso is solved for complete samples
 
     def _converges(self):
         return self.n_unfoldings is None or self.transform_algorithm == "lasso"

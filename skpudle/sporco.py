@@ -9,9 +9,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import validate_data
 
 from skpudle._arrays import check_rows, make_generator, to_numpy, to_tensor
-from skpudle._base import AUTO_ALPHA, BaseDictionaryLearner
+from skpudle._base import AUTO_ALPHA, DICT_INIT, BaseDictionaryLearner
 from skpudle._transformer import DictionaryTransformer
-from skpudle.initialization import INITIALIZATIONS
 from skpudle.lasso import solve_lasso
 
 __all__ = ["SporcoDictionaryLearning"]
@@ -71,13 +70,13 @@ class SporcoDictionaryLearning(DictionaryTransformer):
     n_features_in_ : int
         Number of features seen in `fit`.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of features seen in `fit`, where ``X`` has names.
 
     n_iter_ : int
         Number of iterations.
 
-    loss_curve_ : ndarray of shape (n_iter_,)
+    loss_curve_ : ndarray of shape (n_iterations,)
         Mean over the samples of :math:`\frac12 |x - D z|^2`, as SPORCO tells it after each
         iteration.
 
@@ -126,7 +125,7 @@ class SporcoDictionaryLearning(DictionaryTransformer):
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "alpha": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "dict_init": [StrOptions(set(INITIALIZATIONS)), "array-like"],
+        "dict_init": DICT_INIT,
         "options": [dict, None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -187,7 +186,7 @@ class SporcoDictionaryLearning(DictionaryTransformer):
         return AUTO_ALPHA * float(largest.median()) if len(largest) else 1.0
 
     def _transform_encoder(self):
-        def encoder(dictionary, x):
+        def encoder(dictionary, x, mask=None):
             return solve_lasso(dictionary.atoms, x, self.alpha_)[0]
 
         return encoder

@@ -56,6 +56,14 @@ def global_state_is_left_alone(request):
     assert not changed, f"The test changed global state: {', '.join(changed)}."
 
 
+@pytest.fixture
+def python_draws():
+    """Restore Python's random state, for packages that draw from it."""
+    state = random.getstate()
+    yield
+    random.setstate(state)
+
+
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request):
     """Name each device in turn; the CUDA half is skipped where there is none."""

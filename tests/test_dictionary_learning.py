@@ -782,9 +782,8 @@ NAN, INF = np.eye(8), np.eye(8)
 NAN[2, 3], INF[2, 3] = np.nan, np.inf
 
 BAD_DATA = {
-    "NaN": (NAN, "NaN"),
     "infinity": (INF, "infinity"),
-    "NaN tensor": (torch.tensor(NAN), "NaN"),
+    "infinite tensor": (torch.tensor(INF), "infinity"),
     "empty": (np.zeros((0, 8)), r"0 sample\(s\)"),
     "without features": (np.zeros((8, 0)), r"0 feature\(s\)"),
     "1-D": (np.ones(8), "Expected 2D array, got 1D array"),

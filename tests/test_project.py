@@ -38,6 +38,7 @@ LAYERS = [
     "_arrays",
     "datasets",
     "metrics",
+    "interoperability",
     "_transformer",
     "_base",
     "dictionary_learning",
@@ -45,7 +46,10 @@ LAYERS = [
     "convolutional",
     "sporco",
     "diagnostics",
+    "_drawing",
+    "_curves",
     "plotting",
+    "reporting",
     "__init__",
 ]
 MAX_LINES = 420

@@ -1,0 +1,22 @@
+"""The order of the examples in the gallery."""
+
+EXAMPLES = [  # what users come for first, then the theory
+    "plot_denoising.py",
+    "plot_inpainting.py",
+    "plot_digits_pipeline.py",
+    "plot_choosing_alpha.py",
+    "plot_other_learners.py",
+    "plot_choosing_gradient.py",
+    "plot_tensors.py",
+    "plot_online.py",
+    "plot_figure_2.py",
+    "plot_figure_3.py",
+    "plot_figure_4ab.py",
+    "plot_figure_4cd.py",
+    "plot_figure_5_6.py",
+]
+
+
+def example_order(name):
+    """Return the place of an example in the gallery; what is not listed comes last."""
+    return EXAMPLES.index(name) if name in EXAMPLES else len(EXAMPLES)

@@ -1,0 +1,191 @@
+"""Tables and pictures of what `benchmarks/` measured, read from its JSON when pages are built.
+
+Two directives. ``benchmark-tables`` makes one table of each ``benchmarks/results/*.json``, whatever
+its columns are. ``paper-results`` shows the curves and the last errors of
+``benchmarks/results/paper/*.json``. What has not been measured has no row.
+"""
+
+import json
+from pathlib import Path
+
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+
+# Names of experiments begin like this; the texts are titles, in the order of the page.
+FAMILIES = {
+    "figure5": "Figures 5 and 6: recovery from a start near the truth",
+    "figure4cd": "Figures 4c and 4d: training by Adam on full batches",
+    "noise": "Noisy data",
+    "start": "Starts that know no truth",
+    "descent": "Plain gradient descent on full batches",
+    "sgd": "Stochastic gradient descent",
+}
+UNITS = {"epoch": "epochs", "update": "updates"}
+
+
+def read(folder):
+    """Map names to results, those of a folder in alphabetical order."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))}
+
+
+def text(value):
+    """Return a number, or whatever else it is, as a table says it."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: ""}[value]
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def table(rows, *, title=""):
+    """Return rows, which are dictionaries of text, as a table in reStructuredText."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [f".. list-table:: {title}", "   :header-rows: 1", ""]
+    for row in [{key: key for key in columns}, *rows]:
+        cells = [row.get(key, "") for key in columns]
+        lines += [f"   {'*' if i == 0 else ' '} - {cell}" for i, cell in enumerate(cells)]
+    return "\n".join([*lines, ""])
+
+
+def scalars(entry):
+    return {
+        key.replace("_", " "): text(value)
+        for key, value in entry.items()
+        if not isinstance(value, (dict, list))
+    }
+
+
+def conditions(result):
+    """Return all that a result says of how it came about, in one paragraph."""
+    flat = {}
+    for key, value in result.items():
+        if key in ("results", "title"):
+            continue
+        for inner, content in value.items() if isinstance(value, dict) else [(key, value)]:
+            if isinstance(content, dict):
+                content = ", ".join(f"{k} {text(v)}" for k, v in content.items() if v is not None)
+            if isinstance(content, list):
+                content = ", ".join(map(text, content))
+            flat[inner.replace("_", " ")] = text(content)
+    hidden = ("out", "variant", "data")  # where files were on the machine says nothing
+    said = [f"{key} {value}" for key, value in flat.items() if value and key not in hidden]
+    return f"Conditions: {'; '.join(said)}." if said else ""
+
+
+def performance(folder=RESULTS):
+    """Return the tables of all benchmarks in reStructuredText."""
+    parts = []
+    for name, result in read(folder).items():
+        entries = result.get("results", result)
+        if isinstance(entries, dict):
+            entries = [
+                {"name": key} | value for key, value in entries.items() if isinstance(value, dict)
+            ]
+        rows = [scalars(entry) for entry in entries]
+        title = result.get("title", name.replace("_", " ").replace("-", " "))
+        if rows:
+            parts += [title, "-" * len(title), "", table(rows), conditions(result), ""]
+    return "\n".join(parts) or "No measurement is stored yet."
+
+
+def curve(result):
+    """Return the unit, the positions and the errors of a result that has a curve."""
+    unit = next((key for key in UNITS if key in result), None)
+    errors = result.get("relative_error", result.get("to_truth"))
+    if errors is None:
+        return None, [], []
+    errors = errors if isinstance(errors, list) else [errors]
+    return unit, result.get(unit, []), errors
+
+
+def family(name):
+    return next((key for key in FAMILIES if name.startswith(f"{key}-")), None)
+
+
+def paper(folder=RESULTS / "paper"):
+    """Return the tables of the paper's experiments in reStructuredText."""
+    results, parts = read(folder), []
+    for key, title in FAMILIES.items():
+        rows = []
+        for name, result in results.items():
+            unit, positions, errors = curve(result)
+            if family(name) != key or not errors:
+                continue
+            rows.append(
+                {
+                    "experiment": f"``{name}``",
+                    "trained for": f"{positions[-1]} {UNITS[unit]}" if positions else "",
+                    "error at the start": text(float(errors[0])) if positions else "",
+                    "smallest": text(float(min(errors))),
+                    "at the end": text(float(errors[-1])),
+                    "minutes": text(result["seconds"] / 60) if "seconds" in result else "",
+                    "": "" if result.get("finished", True) else "still running",
+                }
+            )
+        if rows:
+            picture = [f".. image:: /generated/paper-{key}.svg", f"   :alt: {title}", ""]
+            parts += [title, "-" * len(title), "", *picture, table(rows)]
+    if "theory" in results:
+        ratio = results["theory"]["slope_ratio"]
+        title = "Figure 3: rates of the gradients"
+        parts += [title, "-" * len(title), ""]
+        parts += [
+            f"The slopes of ae-lasso and dec have the ratio {text(float(ratio))}; theory says 2.",
+            "",
+        ]
+    return "\n".join(parts) or "No result is stored yet."
+
+
+def draw(output, folder=RESULTS / "paper"):
+    """Draw the curves of each family that has results, one panel for each setting."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    output.mkdir(parents=True, exist_ok=True)
+    panels = {}
+    for name, result in read(folder).items():
+        unit, positions, errors = curve(result)
+        if (key := family(name)) and positions:
+            _, setting, method = name.split("-", 2)
+            panels.setdefault(key, {}).setdefault(setting, []).append(
+                (method, unit, positions, errors)
+            )
+    for key in FAMILIES:
+        settings = panels.get(key, {"no curve yet": []})
+        figure, axes = plt.subplots(
+            1,
+            len(settings),
+            figsize=(4.2 * len(settings), 3.6),
+            squeeze=False,
+            sharey=True,
+            layout="constrained",
+        )
+        for ax, (setting, curves) in zip(axes[0], settings.items()):
+            for method, unit, positions, errors in curves:
+                ax.semilogy(positions, errors, label=method)
+                ax.set_xlabel(unit.capitalize())
+            ax.set_title(setting)
+            if curves:
+                ax.legend()
+        axes[0, 0].set_ylabel("Error of the dictionary")
+        figure.savefig(output / f"paper-{key}.svg")
+        plt.close(figure)
+
+
+def setup(app):
+    from sphinx.util.docutils import SphinxDirective
+
+    class Tables(SphinxDirective):
+        make, folder = staticmethod(performance), RESULTS
+
+        def run(self):
+            for path in Path(self.folder).glob("*.json"):
+                self.env.note_dependency(str(path))
+            return self.parse_text_to_nodes(self.make(), allow_section_headings=True)
+
+    class PaperTables(Tables):
+        make, folder = staticmethod(paper), RESULTS / "paper"
+
+    app.add_directive("benchmark-tables", Tables)
+    app.add_directive("paper-results", PaperTables)
+    app.connect("builder-inited", lambda app: draw(Path(app.srcdir) / "generated"))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

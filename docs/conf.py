@@ -1,0 +1,93 @@
+"""How Sphinx builds the pages; nothing here needs the network."""
+
+import sys
+import warnings
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+import skpudle
+
+project = "skpudle"
+author = "the skpudle developers"
+project_copyright = author
+version = release = skpudle.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "numpydoc",
+    "myst_parser",  # for the changelog and the guide for contributors
+    "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
+    "mathml",
+    "result_tables",
+]
+
+default_role = "py:obj"
+exclude_patterns = ["_build", "auto_examples/*.ipynb", "generated/backreferences"]
+templates_path = ["_templates"]
+nitpicky = True
+# Names of other projects and words of signatures cannot be resolved without the network.
+nitpick_ignore_regex = [(r"py:.*", r"(?!skpudle\.[^_]).*")]
+suppress_warnings = ["config.cache"]  # the order of the gallery is a function
+
+# ---------------------------------------------------------------- API
+
+autosummary_generate = True
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "inherited-members": True}
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+
+# ---------------------------------------------------------------- gallery
+
+sphinx_gallery_conf = {
+    "examples_dirs": ["../examples"],
+    "gallery_dirs": ["auto_examples"],
+    "filename_pattern": r"/plot_",
+    "ignore_pattern": r"/denoise_photographs",  # a program, which `make demo` runs
+    "within_subsection_order": "gallery_order.example_order",
+    "abort_on_example_error": True,
+    "doc_module": ("skpudle",),
+    "backreferences_dir": "generated/backreferences",
+    "remove_config_comments": True,
+    "download_all_examples": False,
+    "show_signature": False,
+    "write_computation_times": False,  # that page fetches scripts from the network
+}
+# Examples train for a few epochs and say so with `tol=None`; codes of the lasso may be truncated.
+warnings.filterwarnings("ignore", message=".*non-interactive", category=UserWarning)
+
+# ---------------------------------------------------------------- pages
+
+html_theme = "pydata_sphinx_theme"
+html_title = "skpudle"
+html_static_path = ["_static"]
+html_css_files = ["style.css"]
+html_show_sourcelink = False
+toc_object_entries_show_parents = "hide"
+html_sidebars = {"index": [], "install": [], "performance": [], "paper": []}
+html_context = {"default_mode": "auto"}
+html_theme_options = {
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "header_links_before_dropdown": 5,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "secondary_sidebar_items": ["page-toc"],
+}
+html_math_renderer = "mathml"
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+
+def skip_foreign_members(app, what, name, member, skip, options):
+    """Leave out what other packages define: it is documented there."""
+    module = getattr(getattr(member, "fget", member), "__module__", None)
+    return skip or (module is not None and not module.startswith("skpudle"))
+
+
+def setup(app):
+    app.connect("autodoc-skip-member", skip_foreign_members)

@@ -1,0 +1,238 @@
+"""Curves of training and of convergence, drawn; see `skpudle.plotting`."""
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from skpudle._drawing import axes_to_draw_on
+from skpudle.diagnostics import code_convergence, gradient_convergence
+
+__all__ = ["ConvergenceDisplay", "LossCurveDisplay"]
+
+
+class LossCurveDisplay:
+    """Loss against epochs, one line per learner.
+
+    Parameters
+    ----------
+    curves : dict of str to ndarray of shape (n_epochs,)
+        Losses of each learner.
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure
+        What was drawn on.
+    lines_ : list of matplotlib Line2D
+        One per curve.
+    """
+
+    def __init__(self, curves):
+        self.curves = curves
+
+    @classmethod
+    def from_estimator(cls, estimator, *, name=None, ax=None, **line_kwargs):
+        """Draw ``loss_curve_`` of a fitted learner.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Fitted, with ``loss_curve_``.
+        name : str, default=None
+            Label; by default the name of the class.
+        ax, **line_kwargs
+            As in `plot`.
+
+        Returns
+        -------
+        LossCurveDisplay
+            What was drawn.
+        """
+        name = type(estimator).__name__ if name is None else name
+        return cls.from_estimators({name: estimator}, ax=ax, **line_kwargs)
+
+    @classmethod
+    def from_estimators(cls, estimators, *, ax=None, **line_kwargs):
+        """Draw ``loss_curve_`` of several fitted learners.
+
+        Parameters
+        ----------
+        estimators : dict of str to estimator
+            Fitted learners by their labels.
+        ax, **line_kwargs
+            As in `plot`.
+
+        Returns
+        -------
+        LossCurveDisplay
+            What was drawn.
+        """
+        for estimator in estimators.values():
+            check_is_fitted(estimator, "loss_curve_")
+        curves = {name: estimator.loss_curve_ for name, estimator in estimators.items()}
+        return cls(curves).plot(ax=ax, **line_kwargs)
+
+    def plot(self, *, ax=None, **line_kwargs):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; by default a new figure.
+        **line_kwargs : dict
+            Passed to `matplotlib.axes.Axes.semilogy`.
+
+        Returns
+        -------
+        LossCurveDisplay
+            This object.
+        """
+        self.ax_, self.figure_ = axes_to_draw_on(ax)
+        self.lines_ = []
+        for name, curve in self.curves.items():
+            epochs = np.arange(1, len(curve) + 1)
+            self.lines_ += self.ax_.semilogy(epochs, curve, label=name, **line_kwargs)
+        self.ax_.set(xlabel="Epoch", ylabel=r"Loss, mean of $\frac{1}{2} |x - D z|^2$")
+        self.ax_.legend()
+        return self
+
+
+class ConvergenceDisplay:
+    """Errors against the number of unfoldings, on a logarithmic scale.
+
+    Parameters
+    ----------
+    n_unfoldings : ndarray of shape (n_depths,)
+        Depths.
+    errors : dict of str to ndarray of shape (n_depths,) or (n_depths, n_samples)
+        Errors by their labels; of several samples the median is drawn, with a band from the 10th to
+        the 90th percentile.
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure
+        What was drawn on.
+    lines_ : list of matplotlib Line2D
+        One per label.
+    """
+
+    def __init__(self, n_unfoldings, errors):
+        self.n_unfoldings, self.errors = n_unfoldings, errors
+
+    @classmethod
+    def from_codes(cls, curves, *, ax=None, **line_kwargs):
+        """Draw what `skpudle.diagnostics.code_convergence` returns.
+
+        Parameters
+        ----------
+        curves : Bunch
+            With ``n_unfoldings``, ``code_error`` and perhaps ``jacobian_error``.
+        ax, **line_kwargs
+            As in `plot`.
+
+        Returns
+        -------
+        ConvergenceDisplay
+            What was drawn.
+        """
+        labels = {
+            "code_error": r"code, $|z_t - \hat z|$",
+            "jacobian_error": r"Jacobian, $|J_t - \hat J|_F$",
+        }
+        errors = {label: curves[key] for key, label in labels.items() if key in curves}
+        return cls(curves.n_unfoldings, errors).plot(ax=ax, **line_kwargs)
+
+    @classmethod
+    def from_gradients(cls, curves, *, reference="local", ax=None, **line_kwargs):
+        """Draw what `skpudle.diagnostics.gradient_convergence` returns.
+
+        Parameters
+        ----------
+        curves : Bunch
+            With ``n_unfoldings``, ``gradient`` and the distances called ``reference``.
+        reference : {"local", "minimizer", "truth"}, default="local"
+            The gradient that distances are to.
+        ax, **line_kwargs
+            As in `plot`.
+
+        Returns
+        -------
+        ConvergenceDisplay
+            What was drawn.
+        """
+        errors = dict(zip(map(str, curves.gradient), curves[reference]))
+        return cls(curves.n_unfoldings, errors).plot(ax=ax, **line_kwargs)
+
+    @classmethod
+    def from_estimator(cls, estimator, X, *, kind="code", n_unfoldings=200, ax=None, **line_kwargs):
+        """Draw how codes or gradients converge for a fitted learner with soft shrinkage.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Fitted, with ``components_``, ``alpha_`` and ``step_size_``.
+        X : array-like of shape (n_samples, n_features)
+            Samples; a few hundred show enough.
+        kind : {"code", "gradient"}, default="code"
+            What converges.
+        n_unfoldings : int, default=200
+            Largest depth.
+        ax, **line_kwargs
+            As in `plot`.
+
+        Returns
+        -------
+        ConvergenceDisplay
+            What was drawn.
+
+        Raises
+        ------
+        ValueError
+            If `kind` is none of these, or if the learner thresholds hard: then there is no lasso
+            that codes converge to.
+        """
+        check_is_fitted(estimator, "components_")
+        if getattr(estimator, "shrinkage", "soft") != "soft":
+            raise ValueError(
+                "Convergence is measured to the solution of the lasso, which soft shrinkage has, "
+                f"got shrinkage={estimator.shrinkage!r}."
+            )
+        problem = X, estimator.components_
+        settings = {
+            "alpha": estimator.alpha_,
+            "step_size": estimator.step_size_,
+            "n_unfoldings": n_unfoldings,
+        }
+        if kind == "code":
+            curves = code_convergence(*problem, n_directions=0, **settings)
+            return cls.from_codes(curves, ax=ax, **line_kwargs)
+        if kind != "gradient":
+            raise ValueError(f"kind is {kind!r}; it must be 'code' or 'gradient'.")
+        curves = gradient_convergence(*problem, **settings)
+        return cls.from_gradients(curves, ax=ax, **line_kwargs)
+
+    def plot(self, *, ax=None, **line_kwargs):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; by default a new figure.
+        **line_kwargs : dict
+            Passed to `matplotlib.axes.Axes.semilogy`.
+
+        Returns
+        -------
+        ConvergenceDisplay
+            This object.
+        """
+        self.ax_, self.figure_ = axes_to_draw_on(ax)
+        self.lines_ = []
+        for label, error in self.errors.items():
+            low, median, high = np.percentile(error.reshape(len(error), -1), [10, 50, 90], axis=1)
+            (line,) = self.ax_.semilogy(self.n_unfoldings, median, label=label, **line_kwargs)
+            self.lines_.append(line)
+            if error.ndim > 1:
+                band = dict(color=line.get_color(), alpha=0.2, linewidth=0)
+                self.ax_.fill_between(self.n_unfoldings, low, high, **band)
+        self.ax_.set(xlabel="Unfolding $t$", ylabel="Error")
+        self.ax_.legend()
+        return self

@@ -1,0 +1,86 @@
+"""Dictionaries from other packages, and dictionaries for them.
+
+Fitted learners of scikit-learn and SPORCO are taken by what they offer, so that neither package has
+to be imported: ``components_`` or ``dictionary`` with atoms as rows, or ``getdict()`` with atoms as
+columns.
+"""
+
+import numpy as np
+from sklearn.decomposition import SparseCoder
+from sklearn.utils.validation import check_is_fitted
+
+__all__ = ["dictionary_of", "make_sparse_coder"]
+
+
+def dictionary_of(source):
+    """Return the atoms of a fitted learner, or what is given if it is an array.
+
+    Parameters
+    ----------
+    source : estimator, SPORCO learner or array-like
+        A fitted learner of this package or of scikit-learn (with ``components_``), a
+        `~sklearn.decomposition.SparseCoder`, a learner of SPORCO (with ``getdict``), or atoms.
+
+    Returns
+    -------
+    array-like of shape (n_components, n_features)
+        Atoms as rows.
+
+    Raises
+    ------
+    ValueError
+        If a learner is not fitted; clones, such as those of a grid search, are not.
+    """
+    if hasattr(source, "getdict"):
+        return np.squeeze(source.getdict()).T
+    if hasattr(source, "components_"):
+        return source.components_
+    if isinstance(source, SparseCoder):
+        return source.dictionary
+    if hasattr(source, "fit"):
+        raise ValueError(
+            f"dict_init is a {type(source).__name__} that is not fitted, so it has no atoms. "
+            "`clone`, and with it GridSearchCV and cross_validate, forgets what a parameter was "
+            "fitted to: pass its components_, or wrap it in sklearn.frozen.FrozenEstimator."
+        )
+    return source
+
+
+def make_sparse_coder(learner, transform_algorithm="lasso_cd", **params):
+    """Return scikit-learn's coder with the atoms of a fitted learner.
+
+    Parameters
+    ----------
+    learner : DictionaryTransformer
+        A fitted learner.
+    transform_algorithm : {"lasso_cd", "lasso_lars", "lars", "omp", "threshold"}, default="lasso_cd"
+        How scikit-learn finds codes.
+    **params : dict
+        Further parameters of `~sklearn.decomposition.SparseCoder`. By default those of the learner:
+        ``transform_alpha`` for the two algorithms that solve the lasso, ``split_sign`` and
+        ``positive_code``.
+
+    Returns
+    -------
+    SparseCoder
+        Fitted. With the lasso its codes are those of ``transform_algorithm="lasso"``.
+
+    Raises
+    ------
+    ValueError
+        If the lasso is asked for and the learner thresholds hard, so that its alpha is no penalty.
+    """
+    check_is_fitted(learner, "components_")
+    defaults = {name: getattr(learner, name, False) for name in ("split_sign", "positive_code")}
+    if transform_algorithm.startswith("lasso_") and "transform_alpha" not in params:
+        if getattr(learner, "shrinkage", "soft") != "soft" or hasattr(learner, "threshold"):
+            raise ValueError(
+                f"{type(learner).__name__} thresholds hard: its alpha_ is no penalty of a lasso. "
+                "Pass transform_alpha, or transform_algorithm='omp' with the number of atoms."
+            )
+        own = getattr(learner, "transform_alpha", None)
+        defaults["transform_alpha"] = learner.alpha_ if own is None else own
+    coder = SparseCoder(
+        learner.components_.copy(), transform_algorithm=transform_algorithm, **(defaults | params)
+    )
+    return coder.fit(learner.components_)

@@ -1,0 +1,157 @@
+"""What the documentation says exists, is complete, and runs."""
+
+import ast
+import importlib
+import json
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+import skpudle
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.glob("*.rst"), *DOCS.glob("guide/*.rst")])
+# Learners are public in the package itself, the modules that define them are not.
+HOMES = {"dictionary_learning", "noodl", "sporco"}
+MODULES = sorted(
+    path.stem
+    for path in (ROOT / "skpudle").glob("*.py")
+    if not path.stem.startswith("_") and path.stem not in HOMES
+)
+
+
+def public_names():
+    """Return every public name, as the API page writes it."""
+    names = {name for name in skpudle.__all__ if not name.startswith("_")}
+    for stem in MODULES:
+        module = importlib.import_module(f"skpudle.{stem}")
+        names |= {f"{stem}.{name}" for name in module.__all__ if name not in names}
+    return names
+
+
+def documented_names():
+    text = (DOCS / "api.rst").read_text(encoding="utf-8")
+    return set(re.findall(r"^   ([A-Za-z_]\w*(?:\.\w+)*)$", text, flags=re.MULTILINE))
+
+
+def test_every_public_name_is_documented():
+    missing = public_names() - documented_names()
+    assert not missing, f"Not in docs/api.rst: {sorted(missing)}."
+
+
+def test_every_documented_name_is_public():
+    unknown = documented_names() - public_names()
+    assert not unknown, f"In docs/api.rst and not public: {sorted(unknown)}."
+
+
+@pytest.mark.parametrize("name", sorted(public_names()))
+def test_every_public_name_says_what_it_is(name):
+    *path, last = f"skpudle.{name}".split(".")
+    value = getattr(importlib.import_module(".".join(path)), last)
+    if isinstance(value, dict):  # a registry, which the page explains
+        return
+    assert value.__doc__, f"{name} has no docstring."
+    members = vars(value).items() if isinstance(value, type) else ()
+    silent = [
+        key
+        for key, member in members
+        if callable(member) and not key.startswith("_") and not member.__doc__
+    ]
+    # torch calls these by convention; what they do is in the docstring of the class
+    assert set(silent) <= {"forward", "backward"}, f"{name} has methods without a docstring."
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_links_between_pages_resolve(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r":doc:`(?:[^`<]*<)?([^`>]+)>?`", text):
+        folder = DOCS if target.startswith("/") else page.parent
+        path = (folder / target.lstrip("/")).resolve()
+        if path.parent.name == "auto_examples":
+            path = ROOT / "examples" / (path.name if path.name != "index" else "GALLERY_HEADER")
+        found = [path.with_suffix(suffix) for suffix in (".rst", ".md", ".py")]
+        assert any(file.exists() for file in found), f"{page.name} links to {target}."
+
+
+def test_every_example_is_in_the_gallery():
+    order = runpy.run_path(str(DOCS / "_ext" / "gallery_order.py"))["EXAMPLES"]
+    assert set(order) == {path.name for path in (ROOT / "examples").glob("plot_*.py")}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_code_on_pages_is_code(page):
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"(?:::|code-block:: python)\n\n((?:    .*\n|   .*\n|\n)+)", text)
+    for block in blocks:
+        lines = block.strip("\n").splitlines()
+        indent = len(lines[0]) - len(lines[0].lstrip())
+        code = "\n".join(line[indent:] for line in lines)
+        if not code.startswith(("$", ":", "*", ".. ")) and "import" in code:
+            ast.parse(code)
+
+
+# ---------------------------------------------------------------------------- a newcomer's path
+
+
+def start_page_code():
+    text = (DOCS / "index.rst").read_text(encoding="utf-8")
+    block = re.search(r"code-block:: python\n\n((?:   .*\n|\n)+)", text)[1]
+    return "\n".join(line[3:] for line in block.splitlines())
+
+
+def readme_code():
+    return re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)[1]
+
+
+@pytest.mark.parametrize("code", [start_page_code, readme_code])
+@pytest.mark.draws_from_numpy
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_first_code_that_a_newcomer_sees_runs(code, capsys):
+    exec(compile(code(), code.__name__, "exec"), {})
+    assert "of the codes are not zero" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------- tables of results
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return runpy.run_path(str(DOCS / "_ext" / "result_tables.py"))
+
+
+def test_a_table_is_made_of_whatever_a_benchmark_wrote(tables, tmp_path):
+    by_name = {"results": {"a": {"seconds": 0.25, "runs": 3}}, "machine": {"cpu": "X", "gpu": None}}
+    rows = {"title": "Rows", "results": [{"name": "b", "gap": 1e-9, "all": [1, 2]}], "threads": 2}
+    for name, content in {"by_name": by_name, "rows": rows}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    page = tables["performance"](tmp_path)
+    for part in ("by name", "Rows", "- a", "- 0.25", "- 1e-09", "cpu X", "threads 2"):
+        assert part in page
+    assert "gpu" not in page
+    assert "[1, 2]" not in page
+
+
+def test_without_results_the_pages_say_so(tables, tmp_path):
+    assert "No measurement" in tables["performance"](tmp_path)
+    assert "No result" in tables["paper"](tmp_path)
+
+
+def test_results_of_the_paper_have_a_row_and_a_curve(tables, tmp_path):
+    result = {"update": [0, 5], "relative_error": [0.5, 0.25], "seconds": 90.0, "finished": False}
+    (tmp_path / "figure5-s20-dec.json").write_text(json.dumps(result))
+    (tmp_path / "figure5-s20-spams.json").write_text(json.dumps({"relative_error": 0.75}))
+    (tmp_path / "theory.json").write_text(json.dumps({"slope_ratio": 2.01}))
+    page = tables["paper"](tmp_path)
+    for part in ("5 updates", "- 0.25", "- 0.75", "- 1.5", "still running", "2.01"):
+        assert part in page
+    pytest.importorskip("matplotlib")
+    tables["draw"](tmp_path / "drawn", tmp_path)
+    assert (tmp_path / "drawn" / "paper-figure5.svg").exists()
+
+
+def test_committed_results_can_be_shown(tables):
+    assert tables["paper"]()
+    assert tables["performance"]()

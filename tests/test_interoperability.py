@@ -1,0 +1,185 @@
+"""Other packages: what goes in from them and out to them."""
+
+import numpy as np
+import pytest
+from joblib import parallel_backend
+from sklearn.base import clone
+from sklearn.decomposition import MiniBatchDictionaryLearning, SparseCoder
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GridSearchCV
+
+from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning, SporcoDictionaryLearning
+from skpudle.datasets import make_dictionary_data
+
+SETTINGS = dict(max_iter=2, tol=None, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def X():
+    return make_dictionary_data(60, 10, 7, 2, random_state=0)[0]
+
+
+@pytest.fixture(scope="module")
+def bpdndl():
+    """Import it before a test looks at global state, which it changes."""
+    return pytest.importorskip("sporco.dictlrn.bpdndl")
+
+
+def make(**params):
+    return PUDLEDictionaryLearning(**(dict(n_components=7, n_unfoldings=20) | SETTINGS | params))
+
+
+# ---------------------------------------------------------------------------- scikit-learn's coder
+
+
+@pytest.mark.parametrize("params", [{}, {"positive_code": True}, {"split_sign": True}])
+@pytest.mark.draws_from_numpy
+def test_scikit_learns_coder_gives_the_codes_of_the_lasso(params, X):
+    learner = make(transform_algorithm="lasso", alpha=0.3, **params).fit(X)
+    coder = learner.to_sparse_coder(transform_max_iter=100_000)
+    assert isinstance(coder, SparseCoder)
+    np.testing.assert_allclose(coder.transform(X), learner.transform(X), rtol=0, atol=1e-4)
+
+
+def test_the_coder_has_the_penalty_that_transform_uses(X):
+    learner = make(alpha=0.3).fit(X)
+    assert learner.to_sparse_coder().transform_alpha == 0.3
+    assert learner.set_params(transform_alpha=0.1).to_sparse_coder().transform_alpha == 0.1
+    assert learner.to_sparse_coder(transform_alpha=0.2).transform_alpha == 0.2
+    greedy = learner.to_sparse_coder("omp", transform_n_nonzero_coefs=2)
+    assert ((greedy.transform(X) != 0).sum(1) <= 2).all()
+
+
+def test_the_coder_is_independent_of_the_learner(X):
+    learner = make().fit(X)
+    learner.to_sparse_coder().dictionary[:] = 0
+    assert learner.components_.any()
+
+
+@pytest.mark.parametrize("cls", [PUDLEDictionaryLearning, NOODLDictionaryLearning])
+def test_a_hard_threshold_is_no_penalty(cls, X):
+    params = {"shrinkage": "hard"} if cls is PUDLEDictionaryLearning else {}
+    learner = cls(7, n_unfoldings=5, **params, **SETTINGS).fit(X)
+    with pytest.raises(ValueError, match="thresholds hard.*transform_alpha"):
+        learner.to_sparse_coder()
+    assert learner.to_sparse_coder(transform_alpha=0.1).transform_alpha == 0.1
+
+
+# ---------------------------------------------------------------------------- initial dictionaries
+
+
+def starts_at(source, X):
+    """Return where training starts."""
+    return make(n_components=None, dict_init=source, learning_rate=1e-12, max_iter=1).fit(X)
+
+
+@pytest.mark.draws_from_numpy
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_learner_of_scikit_learn_is_a_start(X):
+    learner = MiniBatchDictionaryLearning(7, fit_algorithm="cd", max_iter=2, random_state=0).fit(X)
+    atoms = learner.components_ / np.linalg.norm(learner.components_, axis=1, keepdims=True)
+    for source in (learner, SparseCoder(learner.components_), FrozenEstimator(learner)):
+        np.testing.assert_allclose(starts_at(source, X).components_, atoms, rtol=0, atol=1e-9)
+
+
+def test_a_learner_of_this_package_is_a_start(X):
+    learner = make().fit(X)
+    np.testing.assert_allclose(starts_at(learner, X).components_, learner.components_, atol=1e-9)
+
+
+def test_a_learner_of_sporco_is_a_start(bpdndl, X):
+    options = bpdndl.BPDNDictLearn.Options({"Verbose": False, "MaxMainIter": 3})
+    learner = bpdndl.BPDNDictLearn(make().fit(X).components_.T, X.T, 0.1, options)
+    atoms = learner.solve().T
+    np.testing.assert_allclose(starts_at(learner, X).components_, atoms, rtol=0, atol=1e-6)
+    by_sporco = SporcoDictionaryLearning(dict_init=learner, max_iter=1).fit(X)
+    assert by_sporco.n_components_ == 7
+
+
+def test_an_unfitted_learner_says_what_clone_does(X):
+    """Parameters that are estimators are cloned, unless they are frozen."""
+    source = make().fit(X)
+    learner = make(dict_init=source)
+    with pytest.raises(ValueError, match="FrozenEstimator"):
+        clone(learner).fit(X)
+    frozen = clone(make(dict_init=FrozenEstimator(source))).fit(X)
+    np.testing.assert_array_equal(frozen.components_, learner.fit(X).components_)
+
+
+# ---------------------------------------------------------------------------- persistence
+
+
+def test_skops_stores_without_a_pickle(X):
+    skops = pytest.importorskip("skops.io")
+    learner = make().fit(X)
+    stored = skops.dumps(learner)
+    trusted = skops.get_untrusted_types(data=stored)
+    assert all(name.startswith("skpudle.") for name in trusted)
+    loaded = skops.loads(stored, trusted=trusted)
+    np.testing.assert_array_equal(loaded.transform(X), learner.transform(X))
+    np.testing.assert_array_equal(
+        loaded.partial_fit(X).components_, learner.partial_fit(X).components_
+    )
+
+
+def test_arrays_alone_restore_a_dictionary(X, tmp_path):
+    learner = make().fit(X)
+    np.savez(tmp_path / "atoms.npz", components=learner.components_, alpha=learner.alpha_)
+    with np.load(tmp_path / "atoms.npz", allow_pickle=False) as stored:
+        again = starts_at(stored["components"], X).set_params(transform_alpha=stored["alpha"][()])
+    np.testing.assert_allclose(again.transform(X), learner.transform(X), rtol=0, atol=1e-8)
+
+
+# ---------------------------------------------------------------------------- data frames
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_data_frames_go_in_and_come_out(library, X):
+    frames = pytest.importorskip(library)
+    names = [f"x{i}" for i in range(10)]
+    frame = frames.DataFrame(dict(zip(names, X.T)))
+    learner = make().set_output(transform=library).fit(frame)
+    codes = learner.transform(frame)
+    assert isinstance(codes, frames.DataFrame)
+    assert list(codes.columns) == list(learner.get_feature_names_out())
+    np.testing.assert_array_equal(learner.feature_names_in_, names)
+    np.testing.assert_allclose(np.asarray(codes), make().fit(X).transform(X), atol=1e-12)
+    np.testing.assert_allclose(
+        learner.inverse_transform(codes), np.asarray(codes) @ learner.components_, atol=1e-12
+    )
+
+
+# ---------------------------------------------------------------------------- dask
+
+
+@pytest.mark.filterwarnings("ignore")  # of a cluster that shuts down
+@pytest.mark.draws_from_numpy
+def test_a_grid_is_searched_on_a_dask_cluster(X, python_draws):
+    distributed = pytest.importorskip("distributed")
+    search = GridSearchCV(make(), {"alpha": [0.1, 0.3]}, cv=2)
+    alone = clone(search).fit(X).cv_results_["mean_test_score"]
+    settings = dict(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None)
+    with (
+        distributed.LocalCluster(**settings) as cluster,
+        distributed.Client(cluster),
+        parallel_backend("dask"),
+    ):
+        together = search.fit(X).cv_results_["mean_test_score"]
+    np.testing.assert_allclose(together, alone, rtol=1e-10)
+
+
+# ---------------------------------------------------------------------------- HTML
+
+
+def test_the_html_of_an_estimator_touches_no_device(X, monkeypatch):
+    """The table of fitted attributes evaluates every property."""
+    learner = make().fit(X)
+
+    def touch(*args, **kwargs):
+        raise AssertionError("a device was touched")
+
+    for name in ("resolve_device", "to_tensor"):
+        monkeypatch.setattr(f"skpudle._transformer.{name}", touch)
+    page = learner._repr_html_()
+    assert "components_" in page
+    assert "scikit-learn.org/stable/modules/generated/skpudle" not in page
