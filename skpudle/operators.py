@@ -354,6 +354,12 @@ class ConvDictionary:
     def _phases(self, positions):
         return Phases(tuple(self.atoms.shape[2:]), self._strides, tuple(positions))
 
+    def _matrices(self):  # -> atoms of synthesis and of analysis, (n_components, k) each
+        return (self.atoms.flatten(1),) * 2
+
+    def _join(self, synthesis, analysis):  # -> derivative in the atoms, from those of `_matrices`
+        return (synthesis + analysis).view_as(self.atoms)
+
 
 def _outer(z, patches):  # (n, n_components, *positions), (n, k, n_positions) -> (n_components, k)
     return torch.bmm(z.flatten(2), patches.mT).sum(0)
@@ -366,31 +372,40 @@ class _ConvMap(NormalMap):
         self._phases = dictionary._phases(dictionary.positions(x.shape[2:]))
         mask = None if mask is None else self._phases.split(mask.expand_as(x))
         super().__init__(dictionary, self._phases.split(x), step, mask=mask, adjoint=adjoint)
-        self._atoms = dictionary.atoms.flatten(1)
-        self._scaled_atoms = self._atoms * step
+        self._synthesis, self._analysis = dictionary._matrices()
 
     def push(self, z, out=None):
         residual = self._x
         if z is not None:
-            image = self._phases.add(self._atoms.mT @ z.flatten(2))
+            image = self._phases.add(self._synthesis.mT @ z.flatten(2))
             residual = self._hide(torch.sub(self._x, image, out=image))
         if self._residuals is not None:
             self._residuals.append(residual)
-        ascent = self._phases.unflatten(self._scaled_atoms @ self._phases.gather(residual))
+        patches = self._phases.gather(residual)
+        ascent = self._phases.unflatten((self._analysis * self._step) @ patches)
         return ascent if z is None else ascent.add_(z)
 
+    def adjoint(self):
+        other = super().adjoint()
+        other._sums += [
+            0.0
+        ]  # two derivatives in atoms / step: of synthesis first, of analysis last
+        return other
+
     def pull(self, u, z):
-        image = self._hide(self._phases.add(self._atoms.mT @ u.flatten(2)))
+        image = self._hide(self._phases.add(self._analysis.mT @ u.flatten(2)))
         residual = self._residuals.pop()
-        contribution = _outer(u, self._phases.gather(residual))
-        patches = None if z is None else self._phases.gather(image)
+        by_analysis = _outer(u, self._phases.gather(residual))
+        by_synthesis, pulled = torch.zeros_like(by_analysis), None
         if z is not None:
-            contribution -= _outer(z, patches)
-        for i, term in enumerate((contribution, image, (image * residual).sum())):
-            self._sums[i] = term + self._sums[i]
-        if z is not None:
-            return u - self._phases.unflatten(self._scaled_atoms @ patches)
+            patches = self._phases.gather(image)
+            by_synthesis = -_outer(z, patches)
+            pulled = self._phases.unflatten((self._synthesis * -self._step) @ patches).add_(u)
+        terms = by_synthesis, image, (image * residual).sum(), by_analysis
+        self._sums = [total + term for total, term in zip(self._sums, terms, strict=True)]
+        return pulled
 
     def gradients(self):
-        atoms, x, step = super().gradients()
-        return atoms.view_as(self._dictionary.atoms), self._phases.join(x), step
+        by_synthesis, x, step, by_analysis = self._sums
+        atoms = self._dictionary._join(self._step * by_synthesis, self._step * by_analysis)
+        return atoms, self._step * self._phases.join(x), step

@@ -13,7 +13,7 @@ from sklearn.base import clone
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skpudle import PUDLEDictionaryLearning
+from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 
 pytestmark = [
     pytest.mark.draws_from_numpy,
@@ -23,6 +23,7 @@ pytestmark = [
 ]
 
 SMALL = dict(n_unfoldings=5, max_iter=3)
+SMALL_CONV = dict(n_components=4, n_unfoldings=3, max_iter=2)
 
 VARIANTS = [
     PUDLEDictionaryLearning(gradient="dec", **SMALL),
@@ -31,6 +32,12 @@ VARIANTS = [
     PUDLEDictionaryLearning(lambda_decay=(1.0, 0.9), **SMALL),
     PUDLEDictionaryLearning(positive_code=True, positive_dict=True, atom_norm="ball", **SMALL),
     PUDLEDictionaryLearning(split_sign=True, optimizer="sgd", atom_norm=None, **SMALL),
+    ConvPUDLEDictionaryLearning(alpha="auto", **SMALL_CONV),
+    ConvPUDLEDictionaryLearning(atom_shape=3, stride=1, shrinkage="hard", **SMALL_CONV),
+    ConvPUDLEDictionaryLearning(
+        atom_shape=(1, 3), stride=2, learn_threshold="atom", separate_atoms="both", **SMALL_CONV
+    ),
+    ConvPUDLEDictionaryLearning(noise_std=0.1, n_train_shifts=3, shift_average=True, **SMALL_CONV),
 ]
 
 # What `check_estimator` does not run by itself.
@@ -60,7 +67,7 @@ def run(check):
         raise
 
 
-@parametrize_with_checks([PUDLEDictionaryLearning(), *VARIANTS])
+@parametrize_with_checks([PUDLEDictionaryLearning(), ConvPUDLEDictionaryLearning(), *VARIANTS])
 def test_scikit_learn_check(estimator, check):
     run(partial(check, estimator))
 

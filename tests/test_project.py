@@ -33,6 +33,8 @@ TENSOR_LAYERS = [  # torch and not scikit-learn: tensors in, tensors out
     "pairwise",
     "initialization",
     "_training",
+    "_conv_network",
+    "_crops",
 ]
 LAYERS = [
     *TENSOR_LAYERS,
@@ -43,6 +45,10 @@ LAYERS = [
     "_base",
     "dictionary_learning",
     "noodl",
+    "_images",
+    "_conv_training",
+    "_denoising",
+    "_conv_base",
     "convolutional",
     "sporco",
     "diagnostics",
