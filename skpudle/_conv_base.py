@@ -13,7 +13,7 @@ from skpudle._arrays import make_generator, resolve_device, to_numpy, to_tensor
 from skpudle._base import AUTO_ALPHA, BaseDictionaryLearner
 from skpudle._conv_network import ConvNetwork, ConvParameters, RowLayout, all_shifts
 from skpudle._conv_training import TrainingImages, initial_kernels
-from skpudle._images import read_images
+from skpudle._images import n_dimensions, read_images
 from skpudle._training import Trainer
 from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
@@ -129,8 +129,10 @@ class BaseConvLearner(BaseDictionaryLearner):
         return images
 
     def _read_targets(self, y, images):  # -> list of (n_channels, *size), or None
-        first = y[0] if isinstance(y, list | tuple) and len(y) else y
-        if y is None or np.ndim(first) < (1 if first is not y else 2):
+        if y is None:
+            return None
+        many = isinstance(y, list | tuple) and len(y) > 0
+        if n_dimensions(y[0] if many else y) + many < 2:
             return None  # labels
         options = dict(image_shape=self.image_shape, device=images.tensors[0].device)
         targets = read_images(y, len(self._kernel), estimator=self, **options).singles()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from skpudle._arrays import check_rows, like_input, to_tensor
 
-__all__ = ["Images", "cut_tiles", "extend", "read_images"]
+__all__ = ["Images", "cut_tiles", "extend", "n_dimensions", "read_images"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,11 @@ def _is_array(value):
     return isinstance(value, np.ndarray | torch.Tensor) or hasattr(value, "__array__")
 
 
+def n_dimensions(value):
+    """Return the number of dimensions of whatever may become an array."""
+    return value.ndim if isinstance(value, torch.Tensor) else np.asarray(value).ndim
+
+
 def _scaled(X):
     """Return unsigned integers as fractions of their largest value, in float32."""
     if isinstance(X, torch.Tensor):
@@ -126,7 +131,12 @@ def read_images(X, n_axes, *, image_shape=None, device="cpu", estimator=None):
     ValueError, TypeError
         If there are no such images.
     """
-    if isinstance(X, list | tuple) and len(X) and _is_array(X[0]) and np.ndim(X[0]) >= n_axes:
+    if (
+        isinstance(X, list | tuple)
+        and len(X)
+        and _is_array(X[0])
+        and (n_dimensions(X[0]) >= n_axes)
+    ):
         read = [_check_images(_scaled(image)[None], n_axes, estimator) for image in X]
         tensors, channel_axes = zip(*read, strict=True)
         channels = {(image.shape[1], axis) for image, axis in read}
@@ -138,8 +148,8 @@ def read_images(X, n_axes, *, image_shape=None, device="cpu", estimator=None):
         dtype = torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
         tensors = [x.to(device, dtype) for x in tensors]
         return Images(tensors, "list", channel_axes[0], X[0])
-    if not _is_array(X) and not hasattr(X, "shape"):
-        X = np.asarray(X) if np.ndim(X) > 2 else X
+    if isinstance(X, list | tuple) and n_dimensions(X) > 2:
+        X = np.asarray(X)
     if len(getattr(X, "shape", ())) <= 2:  # also what scikit-learn should complain about
         x = to_tensor(check_rows(X, estimator=estimator), device)
         shape = image_shape or (*[1] * (n_axes - 1), x.shape[1])

@@ -68,6 +68,10 @@ class Phases:
     """
 
     def __init__(self, kernel, stride, positions):
+        # a single position has no neighbour: the whole atom may be one block
+        stride = tuple(
+            k if h == 1 else s for k, s, h in zip(kernel, stride, positions, strict=True)
+        )
         self.kernel, self.stride, self.positions = kernel, stride, positions
         axes = list(zip(kernel, stride, positions, strict=True))
         self.size = tuple(k + s * (h - 1) for k, s, h in axes)

@@ -331,9 +331,12 @@ class ConvDictionary:
            Mathematische Zeitschrift 86, 1964.
         """
         atoms, scale = _scaled(self.atoms.detach())
-        phases = self._phases([1] * (atoms.ndim - 2))
+        kernel, strides = atoms.shape[2:], self._strides
+        degrees = [ceil(k / s) - 1 for k, s in zip(kernel, strides, strict=True)]
+        phases = Phases(strides, strides, tuple(degree + 1 for degree in degrees))
+        missing = [n - k for n, k in zip(phases.size, kernel, strict=True)]
+        atoms = torch.nn.functional.pad(atoms, [n for m in reversed(missing) for n in (0, m)])
         blocks = phases.split(atoms)  # (n_components, n_channels, *stride, *blocks)
-        degrees = [n - 1 for n in phases.blocks]
         n_samples = [max(1, _SAMPLES_PER_DEGREE * degree) for degree in degrees]
         axes = range(-len(degrees), 0)
         symbol = torch.fft.fftn(blocks.flatten(1, 1 + len(degrees)), s=n_samples, dim=tuple(axes))

@@ -19,6 +19,8 @@ pytestmark = [
     pytest.mark.draws_from_numpy,
     # the checks fit for few epochs, and mix data frames with arrays
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    # atoms that learn rows of few pixels come close to one another, so that their norm grows
+    pytest.mark.filterwarnings("ignore:step_size=0.1 is beyond:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:X (has|does not have valid) feature names:UserWarning"),
 ]
 
@@ -32,7 +34,7 @@ VARIANTS = [
     PUDLEDictionaryLearning(lambda_decay=(1.0, 0.9), **SMALL),
     PUDLEDictionaryLearning(positive_code=True, positive_dict=True, atom_norm="ball", **SMALL),
     PUDLEDictionaryLearning(split_sign=True, optimizer="sgd", atom_norm=None, **SMALL),
-    ConvPUDLEDictionaryLearning(alpha="auto", **SMALL_CONV),
+    ConvPUDLEDictionaryLearning(**SMALL_CONV),
     ConvPUDLEDictionaryLearning(atom_shape=3, stride=1, shrinkage="hard", **SMALL_CONV),
     ConvPUDLEDictionaryLearning(
         atom_shape=(1, 3), stride=2, learn_threshold="atom", separate_atoms="both", **SMALL_CONV
@@ -67,7 +69,7 @@ def run(check):
         raise
 
 
-@parametrize_with_checks([PUDLEDictionaryLearning(), ConvPUDLEDictionaryLearning(), *VARIANTS])
+@parametrize_with_checks([PUDLEDictionaryLearning(), *VARIANTS])
 def test_scikit_learn_check(estimator, check):
     run(partial(check, estimator))
 
