@@ -14,19 +14,19 @@ _CROP = 129
 
 def _constant_and_patches(images, shape, n_components, generator):
     """Return a constant atom, then random patches without their mean."""
-    patches = []
-    for _ in range(4 * n_components):  # patches without structure make no atoms
+    patches, seen = [], set()
+    for _ in range(4 * n_components):  # patches without structure, or seen before, make no atoms
         if len(patches) >= n_components - 1:
             break
-        image = images[int(torch.randint(len(images), (), generator=generator))]
-        inside = [...]
-        for n, k in zip(image.shape[1:], shape[1:], strict=True):
-            start = int(torch.randint(n - k + 1, (), generator=generator))
-            inside.append(slice(start, start + k))
-        patch = image[tuple(inside)]
+        index = int(torch.randint(len(images), (), generator=generator))
+        sizes = zip(images[index].shape[1:], shape[1:], strict=True)
+        starts = [int(torch.randint(n - k + 1, (), generator=generator)) for n, k in sizes]
+        inside = (slice(a, a + k) for a, k in zip(starts, shape[1:], strict=True))
+        patch = images[index][(..., *inside)]
         patch = patch - patch.mean()
-        if patch.abs().max() > 0:
+        if patch.abs().max() > 0 and (index, *starts) not in seen:
             patches.append(patch)
+        seen.add((index, *starts))
     constant = torch.ones(1, *shape).to(images[0])
     return torch.cat([constant, *(patch[None] for patch in patches)])[:n_components]
 
