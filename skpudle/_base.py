@@ -124,14 +124,14 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             If the data or parameters are unfit, or if training diverges twice; the estimator then
             holds the last finite dictionary.
         """
-        x, trainer, start = self._start_training(X)
+        x, trainer, start = self._start_training(X, y)
         batch_size = self._batch_size(len(x))
         n_updates = self.max_iter * -(-len(x) // batch_size)
         alpha, decay_at = start["alpha"], partial(self._decay_at, n_updates=n_updates)
         trainer.schedule = partial(self._schedule, alpha, decay_at)
         first_update = n_updates * 9 // 10 if isinstance(self.lambda_decay, tuple) else 0
         stopping = Stopping(self.tol, self.n_iter_no_change, first_update=first_update)
-        source = Rows(x, batch_size, generator=start["generator"], mask=start["mask"])
+        source = self._source(x, batch_size, start, shuffle=True)
 
         root = self._init_callback_context(max_subtasks=self.max_iter)
         root.call_on_fit_task_begin(estimator=self, X=X, y=y)
@@ -195,7 +195,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         self
             The estimator.
         """
-        x, trainer, start = self._start_training(X, go_on=hasattr(self, "components_"))
+        x, trainer, start = self._start_training(X, y, go_on=hasattr(self, "components_"))
 
         def decay_at(update):
             return self._last_decay()
@@ -203,7 +203,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         trainer.schedule = partial(self._schedule, start["alpha"], decay_at)
         loss_curve = list(start["loss_curve"])
         try:
-            source = Rows(x, self._batch_size(len(x)), mask=start["mask"])
+            source = self._source(x, self._batch_size(len(x)), start, shuffle=False)
             loss_curve.append(trainer.run_epoch(source, Stopping(None, 1)).loss)
         except Diverged as error:
             vars(self).update(self._fitted_attributes(trainer, start, decay_at, loss_curve))
@@ -211,7 +211,11 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         vars(self).update(self._fitted_attributes(trainer, start, decay_at, loss_curve))
         return self
 
-    def _start_training(self, X, *, go_on=False):  # -> x, trainer, start
+    def _source(self, x, batch_size, start, *, shuffle):
+        generator = start["generator"] if shuffle else None
+        return Rows(x, batch_size, generator=generator, mask=start["mask"])
+
+    def _start_training(self, X, y, *, go_on=False):  # -> x, trainer, start
         """Check everything, then write the first attribute, then return what training needs."""
         device = resolve_device(self.device, X)
         if go_on:

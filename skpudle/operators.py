@@ -13,15 +13,27 @@ Atoms have the atom on axis 0 for every kind of dictionary, so whatever treats a
 
 from copy import copy
 from dataclasses import dataclass, replace
+from math import ceil, cos, pi
 
 import torch
 from torch import Tensor
 
-__all__ = ["DenseDictionary", "atom_norms", "largest_eigenvalue_bound", "project_atoms"]
+from skpudle._phases import Phases
+
+__all__ = [
+    "ConvDictionary",
+    "DenseDictionary",
+    "atom_norms",
+    "largest_eigenvalue_bound",
+    "project_atoms",
+]
 
 # Powers by repeated squaring: the 2**8-th root of the number of eigenvalues is below 1.05 for up to
 # 265,000 of them.
 _SQUARINGS = 7
+
+# Samples of the symbol of a convolution for each degree: bounds are 4 % an axis above the maximum.
+_SAMPLES_PER_DEGREE = 8
 
 # Small batches: several steps at once make a product that is worth the pass over its p x p result.
 _ROWS_PER_PRODUCT = 512
@@ -69,7 +81,7 @@ def project_atoms(atoms, *, atom_norm="unit", positive=False):
     return torch.where(norms > 0, atoms / norms, atoms)
 
 
-def largest_eigenvalue_bound(gram):  # (k, k) symmetric, positive semidefinite -> scalar
+def largest_eigenvalue_bound(gram):  # (..., k, k) Hermitian, positive semidefinite -> (...)
     r"""Bound the largest eigenvalue from above, by at most 5 %.
 
     With ``q = 2^8``, ``max <= (sum_i w_i^q)^(1/q) <= k^(1/q) max``, and the sum is the squared
@@ -78,16 +90,25 @@ def largest_eigenvalue_bound(gram):  # (k, k) symmetric, positive semidefinite -
     """
     norm = torch.linalg.matrix_norm(gram)
     log_bound = norm.log()
-    power = gram / norm
+    power = gram / norm[..., None, None]
     for squaring in range(1, _SQUARINGS + 1):
         power = power @ power
         norm = torch.linalg.matrix_norm(power)
         log_bound = log_bound + norm.log() / 2**squaring
-        power = power / norm
-    rounding = 1 + len(gram) * torch.finfo(gram.dtype).eps
+        power = power / norm[..., None, None]
+    rounding = 1 + gram.shape[-1] * torch.finfo(gram.dtype).eps
     return torch.nan_to_num(
         log_bound.exp() * rounding, nan=0.0
     )  # the logarithm of 0 for zero atoms
+
+
+def _scaled(atoms):  # -> atoms whose squares neither underflow nor overflow, squared scale
+    largest = atoms.abs().max()
+    return atoms / torch.where(largest > 0, largest, torch.ones_like(largest)), largest.square()
+
+
+def _smaller_gram(a):  # (..., p, m) -> (..., min(p, m), min(p, m))
+    return a @ a.mH if a.shape[-2] <= a.shape[-1] else a.mH @ a
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,11 +141,8 @@ class DenseDictionary:
 
     def squared_norm_bound(self):  # -> scalar tensor
         """Bound the squared spectral norm from above, by at most 5 %."""
-        atoms = self.atoms.detach()
-        largest = atoms.abs().max()  # whose square may underflow or overflow, unlike those below
-        atoms = atoms / torch.where(largest > 0, largest, torch.ones_like(largest))
-        gram = atoms @ atoms.mT if atoms.shape[0] <= atoms.shape[1] else atoms.mT @ atoms
-        return largest_eigenvalue_bound(gram) * largest.square()
+        atoms, scale = _scaled(self.atoms.detach())
+        return largest_eigenvalue_bound(_smaller_gram(atoms)) * scale
 
     def normal_map(self, x, step, *, mask=None, n_steps=1, adjoint=False):
         """Return the cheapest map that computes ``n_steps`` gradient steps for the data ``x``.
@@ -240,3 +258,157 @@ class _GramMap:
         step = (self._total * self._correlation).sum() - self._products.trace()
         step = (step + (self._products * self._transition).sum()) / self._step
         return atoms, self._total @ self._scaled_atoms, step
+
+
+@dataclass(frozen=True, eq=False)
+class ConvDictionary:
+    """The trilinear form of a convolution: atoms at every ``stride``-th position of an image.
+
+    Images and atoms have their channels before their axes, of which there may be any number: one
+    for signals, two for pictures. Every position holds a whole atom, so an axis of the image is
+    as long as an atom plus a multiple of the stride.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_channels, *kernel)
+        The atoms.
+    stride : int or tuple of int, default=1
+        Distance of neighbouring positions, the same or one for each axis.
+    """
+
+    atoms: Tensor
+    stride: int | tuple[int, ...] = 1
+
+    def synthesis(self, z):  # (n, n_components, *positions) -> (n, n_channels, *size)
+        """Return the images that the code maps ``z`` stand for, ``D z``."""
+        phases = self._phases(z.shape[2:])
+        return phases.join(phases.add(self.atoms.flatten(1).mT @ z.flatten(2)))
+
+    def analysis(self, x):  # (n, n_channels, *size) -> (n, n_components, *positions)
+        """Return the correlations of the images with the atoms, ``D^T x``."""
+        phases = self._phases(self.positions(x.shape[2:]))
+        return phases.unflatten(self.atoms.flatten(1) @ phases.gather(phases.split(x)))
+
+    def outer(self, z, x):  # -> (n_components, n_channels, *kernel)
+        """Return the derivative of ``<D z, x>`` in the atoms, summed over samples."""
+        phases = self._phases(z.shape[2:])
+        return _outer(z, phases.gather(phases.split(x))).view_as(self.atoms)
+
+    def positions(self, size):  # -> tuple of int
+        """Return the number of positions along each axis of images of the given size.
+
+        Raises
+        ------
+        ValueError
+            If atoms at these positions do not cover the image exactly.
+        """
+        axes = list(zip(size, self.atoms.shape[2:], self._strides, strict=True))
+        if any(n < k or (n - k) % s for n, k, s in axes):
+            covered = tuple(k + s * ceil(max(n - k, 0) / s) for n, k, s in axes)
+            raise ValueError(
+                f"Atoms of size {tuple(self.atoms.shape[2:])} at every {self._strides} pixels do "
+                f"not cover an image of size {tuple(size)} exactly. Pad it to {covered}, for "
+                "example, or pass another stride."
+            )
+        return tuple((n - k) // s + 1 for n, k, s in axes)
+
+    def detach(self):
+        """Return the same dictionary, cut off from automatic differentiation."""
+        return replace(self, atoms=self.atoms.detach())
+
+    def squared_norm_bound(self):  # -> scalar tensor
+        r"""Bound the squared spectral norm from above, for images of any size.
+
+        On an infinite image ``D^T D`` multiplies, at every frequency, by a matrix whose entries are
+        trigonometric polynomials, of degree ``ceil(kernel / stride) - 1`` along each axis; the
+        squared norm for any image is at most their largest eigenvalue. A non-negative polynomial of
+        degree ``d`` is at most :math:`\frac12 (1 + 1 / \cos(\pi d / N))` times its maximum over
+        ``N`` equidistant points [1]_, so that sampling never errs low.
+
+        References
+        ----------
+        .. [1] H. Ehlich and K. Zeller, "Schwankung von Polynomen zwischen Gitterpunkten",
+           Mathematische Zeitschrift 86, 1964.
+        """
+        atoms, scale = _scaled(self.atoms.detach())
+        kernel, strides = atoms.shape[2:], self._strides
+        degrees = [ceil(k / s) - 1 for k, s in zip(kernel, strides, strict=True)]
+        phases = Phases(strides, strides, tuple(degree + 1 for degree in degrees))
+        missing = [n - k for n, k in zip(phases.size, kernel, strict=True)]
+        atoms = torch.nn.functional.pad(atoms, [n for m in reversed(missing) for n in (0, m)])
+        blocks = phases.split(atoms)  # (n_components, n_channels, *stride, *blocks)
+        n_samples = [max(1, _SAMPLES_PER_DEGREE * degree) for degree in degrees]
+        axes = range(-len(degrees), 0)
+        symbol = torch.fft.fftn(blocks.flatten(1, 1 + len(degrees)), s=n_samples, dim=tuple(axes))
+        eigenvalues = largest_eigenvalue_bound(_smaller_gram(symbol.flatten(2).permute(2, 0, 1)))
+        for degree, n in zip(degrees, n_samples, strict=True):
+            scale = scale * (1 + 1 / cos(pi * degree / n)) / 2
+        return eigenvalues.max() * scale
+
+    def normal_map(self, x, step, *, mask=None, n_steps=1, adjoint=False):
+        """Return the map that computes gradient steps for the images ``x``."""
+        return _ConvMap(self, x, step, mask=mask, adjoint=adjoint)
+
+    @property
+    def _strides(self):
+        n_axes = self.atoms.ndim - 2
+        return (self.stride,) * n_axes if isinstance(self.stride, int) else tuple(self.stride)
+
+    def _phases(self, positions):
+        return Phases(tuple(self.atoms.shape[2:]), self._strides, tuple(positions))
+
+    def _matrices(self):  # -> atoms of synthesis and of analysis, (n_components, k) each
+        return (self.atoms.flatten(1),) * 2
+
+    def _join(self, synthesis, analysis):  # -> derivative in the atoms, from those of `_matrices`
+        return (synthesis + analysis).view_as(self.atoms)
+
+
+def _outer(z, patches):  # (n, n_components, *positions), (n, k, n_positions) -> (n_components, k)
+    return torch.bmm(z.flatten(2), patches.mT).sum(0)
+
+
+class _ConvMap(NormalMap):
+    """`NormalMap` of a convolution, in phases; the patches of an image serve two products."""
+
+    def __init__(self, dictionary, x, step, *, mask=None, adjoint=False):
+        self._phases = dictionary._phases(dictionary.positions(x.shape[2:]))
+        mask = None if mask is None else self._phases.split(mask.expand_as(x))
+        super().__init__(dictionary, self._phases.split(x), step, mask=mask, adjoint=adjoint)
+        self._synthesis, self._analysis = dictionary._matrices()
+
+    def push(self, z, out=None):
+        residual = self._x
+        if z is not None:
+            image = self._phases.add(self._synthesis.mT @ z.flatten(2))
+            residual = self._hide(torch.sub(self._x, image, out=image))
+        if self._residuals is not None:
+            self._residuals.append(residual)
+        patches = self._phases.gather(residual)
+        ascent = self._phases.unflatten((self._analysis * self._step) @ patches)
+        return ascent if z is None else ascent.add_(z)
+
+    def adjoint(self):
+        other = super().adjoint()
+        other._sums += [
+            0.0
+        ]  # two derivatives in atoms / step: of synthesis first, of analysis last
+        return other
+
+    def pull(self, u, z):
+        image = self._hide(self._phases.add(self._analysis.mT @ u.flatten(2)))
+        residual = self._residuals.pop()
+        by_analysis = _outer(u, self._phases.gather(residual))
+        by_synthesis, pulled = torch.zeros_like(by_analysis), None
+        if z is not None:
+            patches = self._phases.gather(image)
+            by_synthesis = -_outer(z, patches)
+            pulled = self._phases.unflatten((self._synthesis * -self._step) @ patches).add_(u)
+        terms = by_synthesis, image, (image * residual).sum(), by_analysis
+        self._sums = [total + term for total, term in zip(self._sums, terms, strict=True)]
+        return pulled
+
+    def gradients(self):
+        by_synthesis, x, step, by_analysis = self._sums
+        atoms = self._dictionary._join(self._step * by_synthesis, self._step * by_analysis)
+        return atoms, self._step * self._phases.join(x), step

@@ -13,16 +13,19 @@ from sklearn.base import clone
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skpudle import PUDLEDictionaryLearning
+from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 
 pytestmark = [
     pytest.mark.draws_from_numpy,
     # the checks fit for few epochs, and mix data frames with arrays
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    # atoms that learn rows of few pixels come close to one another, so that their norm grows
+    pytest.mark.filterwarnings("ignore:step_size=0.1 is beyond:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:X (has|does not have valid) feature names:UserWarning"),
 ]
 
 SMALL = dict(n_unfoldings=5, max_iter=3)
+SMALL_CONV = dict(n_components=4, n_unfoldings=3, max_iter=2)
 
 VARIANTS = [
     PUDLEDictionaryLearning(gradient="dec", **SMALL),
@@ -31,6 +34,12 @@ VARIANTS = [
     PUDLEDictionaryLearning(lambda_decay=(1.0, 0.9), **SMALL),
     PUDLEDictionaryLearning(positive_code=True, positive_dict=True, atom_norm="ball", **SMALL),
     PUDLEDictionaryLearning(split_sign=True, optimizer="sgd", atom_norm=None, **SMALL),
+    ConvPUDLEDictionaryLearning(**SMALL_CONV),
+    ConvPUDLEDictionaryLearning(atom_shape=3, stride=1, shrinkage="hard", **SMALL_CONV),
+    ConvPUDLEDictionaryLearning(
+        atom_shape=(1, 3), stride=2, learn_threshold="atom", separate_atoms="both", **SMALL_CONV
+    ),
+    ConvPUDLEDictionaryLearning(noise_std=0.1, n_train_shifts=3, shift_average=True, **SMALL_CONV),
 ]
 
 # What `check_estimator` does not run by itself.

@@ -1,13 +1,39 @@
 """Dictionaries are trilinear forms, their bound is a bound, and projections are nearest points."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skpudle.operators import DenseDictionary, NormalMap, _GramMap, atom_norms, project_atoms
+from skpudle.operators import (
+    ConvDictionary,
+    DenseDictionary,
+    NormalMap,
+    _GramMap,
+    atom_norms,
+    project_atoms,
+)
 
+CONVOLUTIONS = {  # shape of the atoms, stride, shape of a sample
+    "1-D": ((3, 1, 4), 1, (1, 9)),
+    "1-D, strided": ((3, 1, 5), 2, (1, 11)),
+    "1-D, channels": ((4, 3, 5), 3, (3, 14)),
+    "1-D, apart": ((2, 2, 2), 3, (2, 8)),
+    "2-D": ((3, 1, 3, 3), 1, (1, 6, 7)),
+    "2-D, strided": ((3, 1, 9, 9), 4, (1, 17, 13)),
+    "2-D, channels": ((4, 3, 4, 5), (3, 2), (3, 10, 11)),
+    "2-D, side by side": ((2, 1, 3, 3), 3, (1, 9, 6)),
+    "2-D, apart": ((2, 2, 2, 1), (3, 4), (2, 5, 9)),
+    "2-D, one position": ((5, 2, 4, 3), 2, (2, 4, 3)),
+    "3-D": ((2, 2, 3, 2, 3), (1, 2, 2), (2, 4, 6, 5)),
+}
 DICTIONARIES = {"dense": (DenseDictionary, (7, 5), (5,))}  # class, shape of the atoms, of a sample
+DICTIONARIES |= {
+    f"convolution {name}": (partial(ConvDictionary, stride=stride), atoms, sample)
+    for name, (atoms, stride, sample) in CONVOLUTIONS.items()
+}
 
 CONSTRAINTS = [(norm, positive) for norm in ("unit", "ball", None) for positive in (False, True)]
 
@@ -63,6 +89,105 @@ def test_a_detached_dictionary_shares_its_atoms_and_carries_no_gradient(problem)
     detached = dictionary.detach()
     assert detached.atoms.data_ptr() == dictionary.atoms.data_ptr()
     assert not detached.atoms.requires_grad
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_steps_of_an_operator_are_those_of_its_three_methods(problem, masked, adjoint, generator):
+    """Steps, transposed steps and the three derivatives of the chosen and the general map."""
+    dictionary, z, x = problem
+    step = torch.tensor(0.05, dtype=torch.float64)
+    mask = (normal(generator, *x.shape) > -0.5).double() if masked else None
+    options = dict(mask=mask, adjoint=adjoint)
+    maps = (
+        dictionary.normal_map(x, step, n_steps=3, **options),
+        NormalMap(dictionary, x, step, **options),
+    )
+    codes = [None, z, 2 * z]
+    for code in codes:
+        torch.testing.assert_close(*(normal_map.push(code) for normal_map in maps))
+    if adjoint:
+        adjoints = [normal_map.adjoint() for normal_map in maps]
+        for code in reversed(codes):
+            u = normal(generator, *z.shape)
+            chosen, general = (normal_map.pull(u, code) for normal_map in adjoints)
+            if code is not None:  # before zero codes there is nothing to pull back to
+                torch.testing.assert_close(chosen, general)
+        for pair in zip(*(normal_map.gradients() for normal_map in adjoints), strict=True):
+            torch.testing.assert_close(*pair)
+
+
+@pytest.mark.parametrize("name", [name for name in CONVOLUTIONS if name != "3-D"])
+def test_convolutions_are_those_of_torch(name, generator):
+    atoms, stride, sample = CONVOLUTIONS[name]
+    dictionary = ConvDictionary(normal(generator, *atoms), stride)
+    x = normal(generator, 3, *sample)
+    n_axes = len(sample) - 1
+    conv = [torch.nn.functional.conv1d, torch.nn.functional.conv2d][n_axes - 1]
+    transposed = [torch.conv_transpose1d, torch.conv_transpose2d][n_axes - 1]
+    z = conv(x, dictionary.atoms, stride=stride)
+    torch.testing.assert_close(dictionary.analysis(x), z)
+    images = transposed(z, dictionary.atoms, stride=stride)
+    torch.testing.assert_close(dictionary.synthesis(z), images)
+
+
+@pytest.mark.parametrize("name", DICTIONARIES)
+def test_both_maps_are_differentiable_twice(name, generator):
+    make_dictionary, atoms, sample = DICTIONARIES[name]
+    atoms, x = normal(generator, *atoms)[:2], normal(generator, 1, *sample)
+    z = make_dictionary(atoms).analysis(x)
+    inputs = [value.requires_grad_() for value in (atoms, z, x)]
+    with torch.random.fork_rng():  # gradgradcheck draws from the global state
+        for maps, pair in (("synthesis", inputs[:2]), ("analysis", inputs[::2])):
+            assert torch.autograd.gradgradcheck(
+                lambda atoms, value, maps=maps: getattr(make_dictionary(atoms), maps)(value), pair
+            )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_bound_of_a_convolution_is_never_below_the_squared_norm(name, dtype, generator):
+    """On images of some positions; the bound is for any number and above 4 % an axis too large."""
+    shape, stride, _ = CONVOLUTIONS[name]
+    atoms = normal(generator, *shape)
+    dictionary = ConvDictionary(atoms, stride)
+    positions = [12, 9, 4][: len(shape) - 2]
+    if len(shape) == 5:
+        positions = [3, 3, 4]
+    n_codes = shape[0] * torch.tensor(positions).prod()
+    codes = torch.eye(int(n_codes), dtype=torch.float64).view(-1, shape[0], *positions)
+    exact = spectral_norm_squared(dictionary.synthesis(codes).flatten(1))
+    bound = ConvDictionary(atoms.to(dtype), stride).squared_norm_bound()
+    assert bound.dtype == dtype
+    assert 1 - 1e-14 <= bound.double() / exact <= 2.5
+
+
+def test_bound_of_a_periodic_pattern_is_tight(generator):
+    """The best code of equal blocks side by side is their product, whose norm is known."""
+    block = normal(generator, 3, 2, 4, 4)
+    bound = ConvDictionary(block, 4).squared_norm_bound()
+    exact = spectral_norm_squared(block.flatten(1))
+    assert 1 <= bound / exact <= 1.05
+    ones = ConvDictionary(torch.ones(1, 1, 3, 5), 1).squared_norm_bound()
+    assert 1 <= ones / (3 * 5) ** 2 <= 1.05 * 1.042**2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_bound_of_a_convolution_scales_with_the_square_of_the_atoms(dtype, generator):
+    atoms = normal(generator, 4, 2, 3, 3).to(dtype)
+    bound = ConvDictionary(atoms, 2).squared_norm_bound()
+    for scale in (1e-12, 1e12):
+        scaled = ConvDictionary(atoms * scale, 2).squared_norm_bound()
+        torch.testing.assert_close(scaled / scale**2, bound)
+    assert ConvDictionary(atoms * 0, 2).squared_norm_bound() == 0
+
+
+def test_images_that_atoms_do_not_cover_exactly_are_refused(generator):
+    dictionary = ConvDictionary(normal(generator, 2, 1, 9, 9), 4)
+    assert dictionary.positions((129, 13)) == (31, 2)
+    for size in ((128, 13), (129, 5)):
+        with pytest.raises(ValueError, match=r"do not cover .* Pad it to"):
+            dictionary.analysis(torch.zeros(1, 1, *size, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

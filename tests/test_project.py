@@ -19,6 +19,7 @@ PACKAGE = ROOT / "skpudle"
 # From low to high: a module imports only from modules before it. Place new ones here.
 TENSOR_LAYERS = [  # torch and not scikit-learn: tensors in, tensors out
     "shrinkage",
+    "_phases",
     "operators",
     "_steps",
     "_planning",
@@ -32,6 +33,8 @@ TENSOR_LAYERS = [  # torch and not scikit-learn: tensors in, tensors out
     "pairwise",
     "initialization",
     "_training",
+    "_conv_network",
+    "_crops",
 ]
 LAYERS = [
     *TENSOR_LAYERS,
@@ -43,6 +46,10 @@ LAYERS = [
     "_base",
     "dictionary_learning",
     "noodl",
+    "_images",
+    "_conv_training",
+    "_denoising",
+    "_conv_base",
     "convolutional",
     "sporco",
     "diagnostics",

@@ -1,0 +1,213 @@
+"""Train a convolutional denoiser and measure it on the Berkeley images, as table 1 of the paper.
+
+``--data DIR`` has a folder of training images, ``--train`` (432 colour pictures, read as grey
+levels), and one of test images, ``--test`` (68 grey ones); nothing is downloaded. Every run has a
+name, writes ``benchmarks/results/denoise/NAME.json`` as it goes, and keeps in
+``benchmarks/output/denoise`` what it needs to go on after an interruption; started again with more
+epochs it goes on, with the same ones it only evaluates.
+
+    python benchmarks/denoise_bsd.py ae-ls-0.16 --data DIR --alpha 0.16
+    python benchmarks/denoise_bsd.py hard-0.05 --data DIR --shrinkage hard --alpha 0.05
+    python benchmarks/denoise_bsd.py dec-0.16 --data DIR --gradient dec --alpha 0.16
+    python benchmarks/denoise_bsd.py tied --data DIR --learn-threshold atom --learn-step \
+        --n-train-shifts 4 --shift-average --atom-norm none
+
+Two protocols are reported, each with one grid of positions and with the average over all:
+
+* ``whole``: every test image whole, peak 1, seeded noise, mean of the PSNRs;
+* ``crop``: one 129 x 129 crop of each, without a margin, and for peak the largest pixel of the
+  crop, as in the authors' code.
+"""
+
+import argparse
+import json
+import pickle
+import platform
+import time
+from math import cos, log10, pi
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import skpudle
+from skpudle import ConvPUDLEDictionaryLearning
+from skpudle.datasets import load_gray_images
+
+BENCHMARKS = Path(__file__).resolve().parent
+RESULTS = BENCHMARKS / "results" / "denoise"
+STATES = BENCHMARKS / "output" / "denoise"
+
+SIGMA = 25 / 255
+CROP = 129
+
+
+def write(path, content):
+    """Replace a file in one step, so that an interruption leaves the old or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def images_of(folder):
+    return [image.astype(np.float32) for image in load_gray_images(folder)]
+
+
+def psnr(image, target, peak):
+    return 10 * log10(peak**2 / float(np.mean((image - target) ** 2, dtype=np.float64)))
+
+
+# ---------------------------------------------------------------- training
+
+
+def learner_of(options):
+    step = options.step_size if options.step_size == "auto" else float(options.step_size)
+    return ConvPUDLEDictionaryLearning(
+        options.n_components,
+        atom_shape=(options.atom_size,) * 2,
+        stride=options.stride,
+        alpha=options.alpha,
+        gradient=options.gradient,
+        n_unfoldings=options.n_unfoldings,
+        step_size=step,
+        shrinkage=options.shrinkage,
+        atom_norm=None if options.atom_norm == "none" else options.atom_norm,
+        learn_threshold=options.learn_threshold,
+        learn_step=options.learn_step,
+        separate_atoms=options.separate_atoms,
+        noise_std=options.sigma / 255,
+        crop_size=options.crop_size,
+        n_train_shifts=options.n_train_shifts,
+        learning_rate=options.learning_rate,
+        optimizer_params=None if options.eps is None else {"eps": options.eps},
+        batch_size=options.batch_size,
+        random_state=options.seed,
+    )
+
+
+def rate_at(epoch, options):
+    """Return the learning rate: constant, then a quarter of a cosine in the last part."""
+    done = epoch / options.epochs
+    left = min(1, (1 - done) / options.cool_down) if options.cool_down else 1
+    return options.learning_rate * (1 - cos(pi / 2 * left)) if left < 1 else options.learning_rate
+
+
+def train(learner, images, options, state):
+    """Continue training until all epochs are done; ``state`` is changed and stored."""
+    path, last = STATES / f"{options.name}.pickle", time.perf_counter()
+    while state["epoch"] < options.epochs:
+        learner.set_params(learning_rate=rate_at(state["epoch"], options))
+        order = np.random.default_rng([options.seed, state["epoch"]]).permutation(len(images))
+        learner.partial_fit([images[i] for i in order])
+        state["epoch"] += 1
+        now = time.perf_counter()
+        state["seconds"], last = state["seconds"] + now - last, now
+        state["losses"].append(float(learner.loss_curve_[-1]))
+        write(path, pickle.dumps({"learner": learner, "state": state}))
+        if options.verbose and state["epoch"] % options.verbose == 0:
+            print(
+                f"epoch {state['epoch']}/{options.epochs}  loss {state['losses'][-1]:.4g}  "
+                f"step {learner.step_size_:.3f}  {state['seconds']:.0f} s",
+                flush=True,
+            )
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+def evaluate(learner, images, sigma, *, shift_average):
+    """Return the mean PSNRs of both protocols, in dB."""
+    noise = np.random.default_rng(0)
+    learner = learner.set_params(shift_average=shift_average)
+    whole, crops = [], []
+    for image in images:
+        noisy = image + sigma * noise.standard_normal(image.shape, dtype=np.float32)
+        denoised = learner.denoise([noisy])[0]
+        whole.append(psnr(denoised, image, 1.0))
+        corner = [int(noise.integers(n - CROP + 1)) for n in image.shape]
+        inside = tuple(slice(start, start + CROP) for start in corner)
+        crop, target = noisy[inside], image[inside]
+        if not shift_average:
+            codes = learner.transform([crop])
+            crops.append(
+                psnr(learner.inverse_transform(codes)[0][:CROP, :CROP], target, target.max())
+            )
+        else:
+            crops.append(psnr(learner.denoise([crop])[0], target, target.max()))
+    return {"whole": float(np.mean(whole)), "crop": float(np.mean(crops))}
+
+
+def n_parameters(learner):
+    names = ("components_", "analysis_components_", "decoder_components_", "alpha_")
+    arrays = [np.asarray(getattr(learner, name, [])) for name in names]
+    return sum(a.size for a in arrays if a.ndim) + (1 if learner.learn_step else 0)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", help="name of the run and of its files")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the two folders below")
+    parser.add_argument("--train", default="cbsd432")
+    parser.add_argument("--test", default="bsd68")
+    parser.add_argument("--gradient", choices=["dec", "ae-lasso", "ae-ls"], default="ae-ls")
+    parser.add_argument("--alpha", type=float, default=0.16)
+    parser.add_argument("--shrinkage", choices=["soft", "hard"], default="soft")
+    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--n-components", type=int, default=64)
+    parser.add_argument("--atom-size", type=int, default=9)
+    parser.add_argument("--stride", type=int, default=4)
+    parser.add_argument("--n-unfoldings", type=int, default=15)
+    parser.add_argument("--step-size", default="0.1", help='a number or "auto"')
+    parser.add_argument("--atom-norm", choices=["unit", "ball", "none"], default="unit")
+    parser.add_argument("--learn-threshold", choices=["one", "atom", "unfolding"])
+    parser.add_argument("--learn-step", action="store_true")
+    parser.add_argument("--separate-atoms", choices=["analysis", "decoder", "both"])
+    parser.add_argument("--n-train-shifts", type=int, default=1)
+    parser.add_argument("--crop-size", type=int, default=CROP)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--cool-down", type=float, default=0.4, help="share of falling rates")
+    parser.add_argument("--eps", type=float, help="of Adam")
+    parser.add_argument("--sigma", type=float, default=25, help="of the noise, for pixels to 255")
+    parser.add_argument("--max-images", type=int, help="of the test images, for a quick look")
+    parser.add_argument("--save", type=Path, help="write the parameters to this npz file")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--verbose", type=int, default=1, help="print every so many epochs")
+    options = parser.parse_args()
+
+    path = STATES / f"{options.name}.pickle"
+    state = {"epoch": 0, "seconds": 0.0, "losses": []}
+    learner = learner_of(options)
+    if path.exists():  # written by this script on this machine
+        stored = pickle.loads(path.read_bytes())
+        state = stored["state"]
+        learner = stored["learner"].set_params(**learner.get_params())
+    train(learner, images_of(options.data / options.train), options, state)
+
+    tests = images_of(options.data / options.test)[: options.max_images]
+    result = {
+        "options": {k: v for k, v in vars(options).items() if k not in ("data", "save", "verbose")},
+        "epochs": state["epoch"],
+        "training_seconds": state["seconds"],
+        "n_parameters": n_parameters(learner),
+        "step_size": learner.step_size_,
+        "losses": state["losses"],
+        "circumstances": {
+            "skpudle": skpudle.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "threads": torch.get_num_threads(),
+        },
+    }
+    for label, shift_average in (("one grid", False), ("all grids", True)):
+        start = time.perf_counter()
+        result[label] = evaluate(learner, tests, options.sigma / 255, shift_average=shift_average)
+        result[label]["seconds"] = time.perf_counter() - start
+        print(f"{options.name}, {label}: ", result[label], flush=True)
+    rounded = json.loads(json.dumps(result), parse_float=lambda text: float(f"{float(text):.6g}"))
+    write(RESULTS / f"{options.name}.json", (json.dumps(rounded, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,346 @@
+"""What training a convolutional learner takes: images in, rows of parameters, fitted attributes."""
+
+import warnings
+from functools import partial
+from numbers import Integral
+
+import numpy as np
+import torch
+from sklearn.utils import check_array
+from sklearn.utils.validation import _check_feature_names, check_is_fitted, validate_data
+
+from skpudle._arrays import make_generator, resolve_device, to_numpy, to_tensor
+from skpudle._base import AUTO_ALPHA, BaseDictionaryLearner
+from skpudle._conv_network import ConvNetwork, ConvParameters, RowLayout, all_shifts
+from skpudle._conv_training import TrainingImages, initial_kernels
+from skpudle._images import n_dimensions, read_images
+from skpudle._training import Trainer
+from skpudle.encoding import default_step
+from skpudle.gradients import GRADIENT_RULES
+from skpudle.operators import ConvDictionary, project_atoms
+from skpudle.optimizers import make_optimizer
+
+__all__ = ["BaseConvLearner"]
+
+
+def _sizes(value, n_axes):  # -> tuple of n_axes integers
+    return (int(value),) * n_axes if isinstance(value, Integral) else tuple(map(int, value))
+
+
+def _encode(network, x, *, lambda_decay=1.0, mask=None):
+    return network.encode(x, lambda_decay=lambda_decay)
+
+
+class BaseConvLearner(BaseDictionaryLearner):
+    """A convolutional learner; `ConvPUDLEDictionaryLearning` adds what users see."""
+
+    # ------------------------------------------------------------------ parameters
+
+    @property
+    def _kernel(self):
+        return _sizes(self.atom_shape, 1)
+
+    @property
+    def _stride(self):
+        return _sizes(self.stride, len(self._kernel))
+
+    def _check_parameters(self):
+        kernel, stride = self._kernel, self._stride
+        if len(stride) != len(kernel) or min(stride) < 1 or min(kernel) < 1:
+            raise ValueError(
+                f"stride={self.stride!r} and atom_shape={self.atom_shape!r} do not belong "
+                "together; pass positive integers, one for each axis of an atom."
+            )
+        if self.image_shape is not None and len(self.image_shape) - len(kernel) not in (0, 1):
+            raise ValueError(
+                f"image_shape={self.image_shape!r} is no image for atom_shape={self.atom_shape!r}; "
+                f"pass {len(kernel)} numbers, and the number of channels after them if there is an "
+                "axis of channels."
+            )
+        learned = (
+            self.learn_threshold
+            or self.learn_step
+            or self.separate_atoms
+            in (
+                "analysis",
+                "both",
+            )
+        )
+        if learned and self.gradient == "dec":
+            raise ValueError(
+                "gradient='dec' does not go through the encoder, so that it cannot learn "
+                "thresholds, the step or atoms of analysis; pass gradient='ae-ls'."
+            )
+        if self.learn_threshold and self.shrinkage == "hard":
+            raise ValueError(
+                "A hard threshold has derivative 0 and cannot be learned; pass shrinkage='soft' or "
+                "learn_threshold=None."
+            )
+        n_grids = len(all_shifts(stride))
+        if self.n_train_shifts > n_grids:
+            raise ValueError(
+                f"n_train_shifts={self.n_train_shifts}, but stride={self.stride!r} has {n_grids} "
+                "grids of positions; pass at most that."
+            )
+
+    def _rule(self):
+        return GRADIENT_RULES[self.gradient]
+
+    def _encoder(self, alpha, lambda_decay, step_size):  # the network knows alpha and the step
+        return partial(_encode, lambda_decay=lambda_decay)
+
+    def _penalty(self, alpha, lambda_decay):
+        if self.shrinkage == "hard":
+            return 0.0
+        return alpha * lambda_decay ** (self.n_unfoldings - 1)
+
+    def _batch_size(self, n_samples):
+        if self.batch_size != "auto":
+            return min(self.batch_size, n_samples)
+        return min(16, n_samples)
+
+    # ------------------------------------------------------------------ images
+
+    def _read(self, X, *, reset=False):  # -> Images on the device
+        first = X[0] if isinstance(X, list) and len(X) else X
+        device = resolve_device(self.device, first) if reset else self._transform_device(first)
+        if not reset:
+            _check_feature_names(self, X, reset=False)
+        options = dict(image_shape=self.image_shape, device=device, estimator=self)
+        images = read_images(X, len(self._kernel), **options)
+        if reset:
+            return images
+        if images.kind == "rows":
+            if not hasattr(self, "n_features_in_"):
+                raise ValueError(
+                    "Two-dimensional input means rows of pixels, but this "
+                    f"{type(self).__name__} was fitted on images. Pass one image as [image], or as "
+                    "image[np.newaxis]."
+                )
+            validate_data(self, X, reset=False, skip_check_array=True)
+        n_channels = (
+            1 if self.components_.ndim == 1 + len(self._kernel) else (self.components_.shape[-1])
+        )
+        if images.n_channels != n_channels:
+            raise ValueError(
+                f"Images have {images.n_channels} channels, but {type(self).__name__} was fitted "
+                f"on {n_channels}; the last axis is that of channels."
+            )
+        return images
+
+    def _read_targets(self, y, images):  # -> list of (n_channels, *size), or None
+        if y is None:
+            return None
+        many = isinstance(y, list | tuple) and len(y) > 0
+        if n_dimensions(y[0] if many else y) + many < 2:
+            return None  # labels
+        options = dict(image_shape=self.image_shape, device=images.tensors[0].device)
+        targets = read_images(y, len(self._kernel), estimator=self, **options).singles()
+        got, expected = ([tuple(x.shape) for x in many] for many in (targets, images.singles()))
+        if got != expected:
+            pairs = enumerate(zip(got, expected))
+            where = next(
+                (f"{a} for {b} at index {i}" for i, (a, b) in pairs if a != b), "all equal"
+            )
+            raise ValueError(
+                "Targets do not match the images. Pass one clean image of the same shape for each "
+                f"noisy one; got {len(got)} for {len(expected)}, of shapes (n_channels, *size) "
+                f"{where}."
+            )
+        return [x.to(images.dtype) for x in targets]
+
+    # ------------------------------------------------------------------ training
+
+    def _start_training(self, X, y, *, go_on=False):  # -> x, trainer, start
+        images = self._read(X, reset=not go_on)
+        targets = self._read_targets(y, images)
+        self._check_parameters()
+        generator = make_generator(self.random_state)
+        x = TrainingImages(
+            images.singles(),
+            targets,
+            self._kernel,
+            self._stride,
+            crop_size=self.crop_size,
+            whole=images.kind == "rows" and self.crop_size == "auto",
+            shifted=self.n_train_shifts > 1,
+            generator=generator,
+        )
+        if go_on:
+            state = self._training_state
+            start = {name: state[name] for name in ("alpha", "data_scale", "image_size")}
+            start |= {"loss_curve": self.loss_curve_, "n_steps": self.n_steps_}
+            generator.manual_seed(generator.initial_seed() + self.n_steps_)  # other crops and noise
+            parameters = self._fitted_parameters(images.tensors[0])
+        else:
+            parameters = self._initial_parameters(x, images)
+            start = {"loss_curve": [], "n_steps": 0, "alpha": float(parameters.alpha)}
+            start["data_scale"] = x.mean_square()
+            start["image_size"] = None if images.kind == "list" else images.tensors[0].shape[2:]
+        layout = self._layout(parameters)
+        start |= {"generator": generator, "layout": layout, "channel_axis": images.channel_axis}
+        start["device"] = images.tensors[0].device
+        optimizer = make_optimizer(
+            self.optimizer,
+            layout.pack(parameters),
+            layout.project,
+            learning_rate=self.learning_rate,
+            data_scale=start["data_scale"],
+            params=self.optimizer_params,
+        )
+        if go_on:
+            moments = self._training_state["optimizer"]
+            known = self._training_state["optimizer_name"] == str(self.optimizer)
+            if not known or any(
+                np.ndim(m) and m.shape != optimizer.atoms.shape for m in moments.values()
+            ):
+                moments = {}  # of another optimiser, or of fewer parameters
+            moments = {name: to_tensor(value, start["device"]) for name, value in moments.items()}
+            optimizer.load(layout.pack(parameters), moments)
+        else:
+            self._warn_of_large_step(parameters, stacklevel=8)
+            vars(self).pop("n_features_in_", None)
+            if images.kind == "rows":
+                validate_data(self, X, skip_check_array=True)
+        x.new_rows = lambda atoms: layout.replacements(optimizer.atoms.detach(), atoms)
+        make_network = partial(self._training_network, layout, x)
+        trainer = Trainer(make_network, self._rule(), None, optimizer, n_steps=start["n_steps"])
+        return x, trainer, start
+
+    def _initial_parameters(self, x, images):  # -> ConvParameters
+        shape = (images.n_channels, *self._kernel)
+        if isinstance(self.dict_init, str):
+            atoms = initial_kernels(x.images, shape, self.n_components, self.dict_init, x.generator)
+        else:
+            options = dict(dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="dict_init")
+            atoms = check_array(self.dict_init, **options)
+            expected = (self.n_components, *self._kernel, *shape[:1][: images.channel_axis])
+            if atoms.shape != expected:
+                raise ValueError(
+                    f"dict_init has shape {atoms.shape}, expected (n_components, *atom_shape"
+                    f"{', n_channels' if images.channel_axis else ''}) = {expected}."
+                )
+            atoms = to_tensor(atoms).to(images.tensors[0])
+            atoms = atoms.movedim(-1, 1) if images.channel_axis else atoms[:, None]
+        atoms = project_atoms(atoms.contiguous(), atom_norm=self.atom_norm)
+        dictionary = ConvDictionary(atoms, self._stride)
+        step = float(default_step(dictionary)) if self.step_size == "auto" else self.step_size
+        alpha = self.alpha
+        if alpha == "auto":
+            crops = [x.corner(image)[None] for image in x.images]
+            largest = torch.stack([dictionary.analysis(crop).abs().max() for crop in crops])
+            largest = largest[largest > 0]
+            alpha = AUTO_ALPHA * (float(largest.median()) if len(largest) else 1.0)
+            alpha = alpha * step if self.shrinkage == "hard" else alpha
+        follows = self.step_size == "auto" and not self.learn_step
+        return ConvParameters(atoms, alpha=float(alpha), step=None if follows else step)
+
+    def _layout(self, parameters):
+        n_thresholds = {None: 0, "unfolding": self.n_unfoldings}.get(self.learn_threshold, 1)
+        return RowLayout(
+            tuple(parameters.atoms.shape[1:]),
+            separate_analysis=self.separate_atoms in ("analysis", "both"),
+            separate_decoder=self.separate_atoms in ("decoder", "both"),
+            n_thresholds=n_thresholds,
+            shared_threshold=self.learn_threshold == "one",
+            learn_step=self.learn_step,
+            atom_norm=self.atom_norm,
+            fixed_alpha=parameters.alpha,
+            fixed_step=parameters.step,
+        )
+
+    def _network(self, parameters):
+        return ConvNetwork(
+            parameters,
+            self._stride,
+            n_unfoldings=self.n_unfoldings,
+            shrinkage=self.shrinkage,
+            positive_code=self.positive_code,
+        )
+
+    def _training_network(self, layout, x, rows):
+        """Return the network of an update, with grids drawn at random where there are several."""
+        network = self._network(layout.unpack(rows))
+        if self.n_train_shifts == 1:
+            return network
+        grids = all_shifts(self._stride)
+        order = torch.randperm(len(grids), generator=x.generator)[: self.n_train_shifts]
+        return network.with_grids([grids[i] for i in order.tolist()], x.room)
+
+    def _source(self, x, batch_size, start, *, shuffle):
+        return x.crops(
+            batch_size,
+            shuffle=shuffle,
+            noise_std=self.noise_std,
+            flip=self.flip and self.noise_std > 0 and len(self._kernel) == 2,
+        )
+
+    def _fitted_attributes(self, trainer, start, decay_at, loss_curve):
+        optimizer, layout = trainer.optimizer, start["layout"]
+        atoms, analysis, decoder, alpha, step = layout.unpack(optimizer.atoms.detach())
+        if step is None:
+            step = default_step(ConvDictionary(atoms, self._stride))
+
+        def outside(atoms):  # channels last, or none
+            return to_numpy(atoms.movedim(1, -1) if start["channel_axis"] else atoms[:, 0])
+
+        attributes = {"components_": outside(atoms)}
+        if analysis is not None:
+            attributes["analysis_components_"] = outside(analysis)
+        if decoder is not None:
+            attributes["decoder_components_"] = outside(decoder)
+        if isinstance(alpha, torch.Tensor):
+            alpha = to_numpy(alpha[0] if len(alpha) == 1 else alpha)
+            alpha = float(alpha[0]) if self.learn_threshold == "one" else alpha
+        moments = optimizer.state().items()
+        return attributes | {
+            "n_components_": len(atoms),
+            "alpha_": alpha,
+            "step_size_": float(step),
+            "lambda_decay_": decay_at(max(trainer.n_steps - 1, 0)),
+            "n_iter_": max(len(loss_curve), 1),
+            "n_steps_": trainer.n_steps,
+            "loss_curve_": np.array(loss_curve, dtype=np.float64),
+            "device_": str(start["device"]),
+            "_training_state": {
+                "alpha": start["alpha"],
+                "data_scale": start["data_scale"],
+                "image_size": start["image_size"],
+                "optimizer_name": str(self.optimizer),
+                "optimizer": {name: to_numpy(value) for name, value in moments},
+            },
+        }
+
+    def _fitted_parameters(self, like):  # a tensor -> ConvParameters of its dtype, on its device
+        check_is_fitted(self)
+
+        def inside(atoms):
+            if atoms is None:
+                return None
+            atoms = to_tensor(atoms).to(like)
+            channels = atoms.ndim == len(self._kernel) + 2
+            return (atoms.movedim(-1, 1) if channels else atoms[:, None]).contiguous()
+
+        names = ("components_", "analysis_components_", "decoder_components_")
+        alpha = self.alpha_
+        if np.ndim(alpha):
+            alpha = to_tensor(alpha).to(like).reshape(-1, len(self.components_))
+        atoms = (inside(getattr(self, name, None)) for name in names)
+        return ConvParameters(*atoms, alpha=alpha, step=self.step_size_)
+
+    def _warn_of_step(self, atoms, *, stacklevel):
+        parameters = self._fitted_parameters(torch.zeros(()))
+        self._warn_of_large_step(parameters, stacklevel=stacklevel + 2)
+
+    def _warn_of_large_step(self, parameters, *, stacklevel):
+        if parameters.step is None or self.learn_step or parameters.analysis_atoms is not None:
+            return
+        bound = float(ConvDictionary(parameters.atoms, self._stride).squared_norm_bound())
+        if parameters.step * bound > 2:
+            warnings.warn(
+                f"step_size={parameters.step} is beyond 2 / L = {2 / bound:.3g}, where L = "
+                f"{bound:.4g} is a bound of the squared spectral norm of the dictionary: the "
+                "encoder may diverge. Pass a smaller step_size, or 'auto' for 1 / L.",
+                RuntimeWarning,
+                stacklevel=stacklevel,
+            )

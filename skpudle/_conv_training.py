@@ -1,0 +1,135 @@
+"""What a convolutional learner trains on: initial atoms and crops of images."""
+
+import torch
+
+from skpudle._crops import Crops
+from skpudle._images import extend
+from skpudle.operators import atom_norms
+
+__all__ = ["TrainingImages", "initial_kernels"]
+
+# The largest crop by default, in pixels: many positions, and still far smaller than a photograph.
+_CROP = 129
+
+
+def _constant_and_patches(images, shape, n_components, generator):
+    """Return a constant atom, then random patches without their mean."""
+    patches, seen = [], set()
+    for _ in range(4 * n_components):  # patches without structure, or seen before, make no atoms
+        if len(patches) >= n_components - 1:
+            break
+        index = int(torch.randint(len(images), (), generator=generator))
+        sizes = zip(images[index].shape[1:], shape[1:], strict=True)
+        starts = [int(torch.randint(n - k + 1, (), generator=generator)) for n, k in sizes]
+        inside = (slice(a, a + k) for a, k in zip(starts, shape[1:], strict=True))
+        patch = images[index][(..., *inside)]
+        patch = patch - patch.mean()
+        if patch.abs().max() > 0 and (index, *starts) not in seen:
+            patches.append(patch)
+        seen.add((index, *starts))
+    constant = torch.ones(1, *shape).to(images[0])
+    return torch.cat([constant, *(patch[None] for patch in patches)])[:n_components]
+
+
+def initial_kernels(images, shape, n_components, method, generator):
+    """Return initial atoms of norm 1.
+
+    Parameters
+    ----------
+    images : list of Tensor of shape (n_channels, *size)
+        Images at least as large as an atom.
+    shape : tuple of int
+        (n_channels, *kernel).
+    n_components : int
+        Number of atoms.
+    method : {"random", "data"}
+        Random directions, or a constant atom and random patches without their mean.
+    generator : torch.Generator
+        Random numbers, on the CPU, so that every device starts from the same atoms.
+
+    Returns
+    -------
+    Tensor of shape (n_components, *shape)
+        The atoms.
+    """
+    atoms = torch.randn(n_components, *shape, generator=generator, dtype=torch.float64)
+    atoms = atoms.to(images[0])
+    if method == "data":
+        patches = _constant_and_patches(images, shape, n_components, generator)
+        atoms[: len(patches)] = patches
+    return atoms / atom_norms(atoms)
+
+
+class TrainingImages:
+    """Images that are large enough for crops, and the crops' size.
+
+    Parameters
+    ----------
+    images, targets : list of Tensor of shape (n_channels, *size), or None
+        Noisy and clean images; without targets images are their own.
+    kernel, stride : tuple of int
+        Size and distance of atoms.
+    crop_size : int or "auto"
+        Size of a crop along each axis, which is rounded down to what atoms cover; "auto" is the
+        smallest image, and at most 129.
+    whole : bool
+        Whether images, which are of one size, are taken whole.
+    shifted : bool
+        Whether crops need the margins of several grids.
+    generator : torch.Generator
+        Where to crop, how to mirror, and the noise.
+    """
+
+    def __init__(self, images, targets, kernel, stride, *, crop_size, whole, shifted, generator):
+        self.kernel, self.generator = kernel, generator
+        self.new_rows = None  # set once there is an optimiser
+        self.room = tuple(s - 1 if shifted else 0 for s in stride)
+        self.margin = tuple(k - 1 if shifted else 0 for k in kernel)
+        self.crop = []
+        for axis, (k, s) in enumerate(zip(kernel, stride, strict=True)):
+            n = min(image.shape[axis + 1] for image in images)
+            least, margin = k + self.room[axis], self.margin[axis]
+            if whole:
+                steps = -(-(n + 2 * margin - least) // s)
+            else:
+                n = min(n, _CROP) if crop_size == "auto" else crop_size
+                steps = max((n - least) // s, -(-(2 * margin + 1 - least) // s))
+            self.crop.append(least + s * max(steps, 0))
+        self.images = [self._enlarge(image) for image in images]
+        self.targets = None if targets is None else [self._enlarge(image) for image in targets]
+
+    def __len__(self):
+        return len(self.images)
+
+    def _enlarge(self, image):
+        missing = [max(crop - n, 0) for n, crop in zip(image.shape[1:], self.crop, strict=True)]
+        if any(self.margin):  # what the margin shows should look like the image
+            before = [min(pair) for pair in zip(self.margin, missing, strict=True)]
+            after = [m - b for m, b in zip(missing, before, strict=True)]
+            return extend(image[None], before, after)[0]
+        return torch.nn.functional.pad(image, [n for m in reversed(missing) for n in (0, m)])
+
+    def corner(self, image):  # (n_channels, *size) -> (n_channels, *crop)
+        """Return the crop that starts at the first pixel."""
+        return image[(..., *(slice(n) for n in self.crop))]
+
+    def mean_square(self):
+        """Return the mean squared norm of crops, as a number."""
+        squares = [self.corner(image).square().sum() for image in self.images]
+        return float(torch.stack(squares).mean())
+
+    def crops(self, batch_size, *, shuffle, noise_std, flip):
+        """Return the source of batches for the trainer; see `Crops`."""
+        return Crops(
+            self.images,
+            self.targets,
+            batch_size,
+            self.crop,
+            self.kernel,
+            margin=self.margin,
+            noise_std=noise_std,
+            flip=flip,
+            shuffle=shuffle,
+            generator=self.generator,
+            new_rows=self.new_rows,
+        )

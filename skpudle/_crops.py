@@ -1,0 +1,106 @@
+"""Batches of image crops, with fresh noise for every update."""
+
+import torch
+
+from skpudle._training import Batch
+
+__all__ = ["Crops"]
+
+
+class Crops:
+    """Random crops of images, one of each image an epoch.
+
+    Parameters
+    ----------
+    images : list of Tensor of shape (n_channels, *size)
+        Images, each at least as large as a crop.
+    targets : list of Tensor or None
+        What to reconstruct, of the same sizes; by default the images without noise.
+    batch_size : int
+        Number of crops in a batch; the last one of an epoch may be smaller.
+    crop : tuple of int
+        Size of a crop.
+    atom : tuple of int
+        Size of the patches that may replace atoms.
+    margin : tuple of int, default=None
+        Pixels on either side of each axis that belong to the crop but not to its target.
+    noise_std : float, default=0.0
+        Standard deviation of Gaussian noise that is added to the crops and not to their targets.
+    flip : bool, default=False
+        Whether crops are mirrored along random axes, and transposed where they are square.
+    shuffle : bool, default=True
+        Whether images come in a new order every epoch.
+    generator : torch.Generator
+        Random numbers.
+    new_rows : callable
+        Makes rows of parameters of patches.
+    """
+
+    def __init__(
+        self,
+        images,
+        targets,
+        batch_size,
+        crop,
+        atom,
+        *,
+        margin=None,
+        noise_std=0.0,
+        flip=False,
+        shuffle=True,
+        generator,
+        new_rows,
+    ):
+        self.images, self.targets = images, targets
+        self.batch_size, self.crop, self.atom = min(batch_size, len(images)), crop, atom
+        self.margin = margin or (0,) * len(crop)
+        self.noise_std, self.flip, self.shuffle = noise_std, flip, shuffle
+        self.generator, self._new_rows = generator, new_rows
+
+    @property
+    def n_samples(self):
+        return len(self.images)
+
+    def epoch(self):
+        """Yield the batches of one epoch."""
+        order = torch.arange(self.n_samples)
+        if self.shuffle and self.batch_size < self.n_samples:
+            order = torch.randperm(self.n_samples, generator=self.generator)
+        for indices in order.split(self.batch_size):
+            yield self._batch(indices)
+
+    def samples(self, indices):
+        """Return random patches of the given images, as rows of parameters."""
+        patches = [self._cut([self.images[i]], self.atom)[0] for i in indices.tolist()]
+        return self._new_rows(torch.stack(patches))
+
+    def _batch(self, indices):
+        crops = []
+        for i in indices.tolist():
+            pair = [self.images[i]] if self.targets is None else [self.images[i], self.targets[i]]
+            crops.append(self._mirror(self._cut(pair, self.crop)))
+        x, *target = (torch.stack(images) for images in zip(*crops, strict=True))
+        target = target[0] if target else x
+        if self.noise_std:
+            noise = torch.randn(x.shape, generator=self.generator, dtype=x.dtype)
+            x = x + self.noise_std * noise.to(x.device)
+        inside = (slice(m, n - m) for m, n in zip(self.margin, self.crop, strict=True))
+        return Batch(indices.to(x.device), x, target[(..., *inside)])
+
+    def _draw(self, n):  # -> an integer below n
+        return int(torch.randint(n, (), generator=self.generator)) if n > 1 else 0
+
+    def _cut(self, images, size):
+        starts = [self._draw(n - k + 1) for n, k in zip(images[0].shape[1:], size, strict=True)]
+        inside = (..., *(slice(a, a + k) for a, k in zip(starts, size, strict=True)))
+        return [image[inside] for image in images]
+
+    def _mirror(self, images):
+        if not self.flip:
+            return images
+        n_axes = len(self.crop)
+        axes = [-1 - axis for axis in range(n_axes) if self._draw(2)]
+        images = [image.flip(axes) for image in images]
+        if n_axes == 2 and self.crop[0] == self.crop[1] and self._draw(2):
+            images = [image.mT for image in images]
+        return images

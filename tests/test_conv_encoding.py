@@ -1,0 +1,127 @@
+"""The encoder of a convolution is automatic differentiation of torch's convolutions."""
+
+import pytest
+import torch
+from test_encoding import assert_agree, make_mask, naive_encode, naive_shrink, normal
+from test_gradients import gradient_of
+
+from skpudle.encoding import default_step, encode
+from skpudle.gradients import GRADIENT_RULES
+from skpudle.operators import ConvDictionary, DenseDictionary
+
+VARIANTS = {
+    "soft": {},
+    "soft, positive": dict(positive_code=True),
+    "soft, decay": dict(lambda_decay=0.95),
+    "hard": dict(shrinkage="hard"),
+    "hard, positive": dict(shrinkage="hard", positive_code=True),
+}
+PROBLEMS = {  # shape of the atoms, stride, shape of the data
+    "pictures": ((6, 1, 9, 9), 4, (3, 1, 25, 21)),
+    "colour": ((4, 3, 4, 4), (3, 2), (2, 3, 13, 10)),
+    "signals": ((5, 2, 6), 2, (3, 2, 20)),
+}
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS)
+def variant(request):
+    return request.param
+
+
+def torch_encode(
+    atoms,
+    x,
+    *,
+    stride,
+    alpha,
+    step_size,
+    n_unfoldings=15,
+    lambda_decay=1.0,
+    shrinkage="soft",
+    positive_code=False,
+    mask=1.0,
+):
+    """Return codes of eq. 7 by the convolutions of torch."""
+    n_axes = atoms.ndim - 2
+    conv = [torch.nn.functional.conv1d, torch.nn.functional.conv2d][n_axes - 1]
+    transposed = [torch.conv_transpose1d, torch.conv_transpose2d][n_axes - 1]
+    z, alpha = conv(mask * x, atoms, stride=stride) * 0, alpha.reshape(-1, *[1] * n_axes)
+    for t in range(n_unfoldings):
+        residual = mask * (x - transposed(z, atoms, stride=stride))
+        level = alpha if shrinkage == "hard" else step_size * alpha * lambda_decay**t
+        v = z + step_size * conv(residual, atoms, stride=stride)
+        z = naive_shrink(v, level, shrinkage, positive_code)
+    return z
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["all known", "masked"])
+@pytest.mark.parametrize("per_atom", [False, True], ids=["one alpha", "alpha per atom"])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_adjoint_is_automatic_differentiation(name, variant, per_atom, masked, generator):
+    """Codes, and derivatives in the atoms, the data, learned thresholds and the learned step."""
+    shape, stride, sample = PROBLEMS[name]
+    atoms = torch.nn.functional.normalize(normal(generator, *shape).flatten(1)).view(shape)
+    x = 2 * normal(generator, *sample)
+    options = dict(variant)
+    if masked:
+        options["mask"] = make_mask(generator, x)
+    alpha = torch.rand(shape[0] if per_atom else 1, generator=generator, dtype=torch.float64)
+    step = 0.9 * default_step(ConvDictionary(atoms, stride))
+    inputs = [atoms, x, (0.1 + 0.1 * alpha).squeeze(), step]
+    inputs = [value.requires_grad_() for value in inputs]
+    atoms, x, alpha, step = inputs
+    shared = dict(alpha=alpha, step_size=step, n_unfoldings=15, **options)
+    expected = torch_encode(atoms, x, stride=stride, **shared)
+    assert 0 < expected.count_nonzero() < expected.numel()  # both sides of the threshold
+    actual = encode(ConvDictionary(atoms, stride), x, **shared)
+    weights = normal(generator, *expected.shape)
+    gradients = [
+        torch.autograd.grad((weights * z).sum(), inputs, materialize_grads=True)
+        for z in (actual, expected)
+    ]
+    assert_agree([actual, *gradients[0]], [expected, *gradients[1]])
+
+
+@pytest.mark.parametrize("gradient", GRADIENT_RULES)
+def test_convolution_with_image_sized_atoms_is_dense(gradient, variant, generator):
+    """An atom as large as the image has one position: both maps are one matrix."""
+    images = normal(generator, 5, 2, 6, 7)
+    atoms = torch.nn.functional.normalize(normal(generator, 9, 84)).view(9, 2, 6, 7)
+    options = dict(alpha=0.3, step_size=0.2, n_unfoldings=20, **variant)
+    codes = encode(ConvDictionary(atoms, 3), images, **options)
+    dense = encode(DenseDictionary(atoms.flatten(1)), images.flatten(1), **options)
+    naive = naive_encode(atoms.flatten(1), images.flatten(1), **options)
+    assert_agree([codes.flatten(1), dense], [naive, naive])
+
+    def update(make_dictionary, atoms, x):
+        def encoder(dictionary, x, mask=None):
+            return encode(dictionary, x, mask=mask, **options)
+
+        evaluate = GRADIENT_RULES[gradient]
+        atoms = atoms.clone().requires_grad_()
+        evaluation = evaluate(make_dictionary(atoms), x, encoder=encoder, penalty=0.3)
+        return torch.autograd.grad(evaluation.surrogate, atoms)[0], evaluation.losses
+
+    convolutional = update(lambda atoms: ConvDictionary(atoms, 3), atoms, images)
+    expected = update(DenseDictionary, atoms.flatten(1), images.flatten(1))
+    assert expected[0].any()
+    assert_agree([convolutional[0].flatten(1), convolutional[1]], expected)
+    general = gradient_of(
+        gradient,
+        atoms.flatten(1),
+        images.flatten(1),
+        encoder=lambda dictionary, x, mask=None: encode(dictionary, x, mask=mask, **options),
+    )
+    assert_agree([general], expected[:1])
+
+
+def test_default_step_converges_to_the_lasso(generator):
+    """Optimality: correlations are at most alpha, and equal to it where codes are not zero."""
+    atoms = torch.nn.functional.normalize(normal(generator, 4, 1, 5, 5).flatten(1))
+    dictionary = ConvDictionary(atoms.view(4, 1, 5, 5), 2)
+    x = normal(generator, 2, 1, 13, 15)
+    z = encode(dictionary, x, alpha=0.5, n_unfoldings=3000)
+    correlation = dictionary.analysis(x - dictionary.synthesis(z))
+    assert z.any()
+    assert (correlation.abs() <= 0.5 + 1e-8).all()
+    torch.testing.assert_close(correlation[z != 0], 0.5 * z[z != 0].sign())

@@ -1,0 +1,439 @@
+"""Convolutional dictionaries learn, keep every image's size, and denoise."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from test_conv_encoding import torch_encode
+
+from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle._conv_network import ConvNetwork, ConvParameters, RowLayout, all_shifts
+from skpudle._denoising import denoise_images
+from skpudle.operators import ConvDictionary
+
+SMALL = dict(atom_shape=(5, 4), stride=(2, 3), n_unfoldings=4, max_iter=2, tol=None, random_state=0)
+
+
+def learner_of(n_components=6, **options):
+    return ConvPUDLEDictionaryLearning(n_components, **SMALL | options)
+
+
+@pytest.fixture
+def images():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(5, 13, 16))
+
+
+def network_of(generator, *, shape=(6, 1, 5, 5), stride=(2, 2), n_unfoldings=3, **options):
+    atoms = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    atoms = atoms / atoms.flatten(1).norm(dim=1).view(-1, *[1] * (len(shape) - 1))
+    bound = ConvDictionary(atoms, stride).squared_norm_bound()
+    parameters = ConvParameters(atoms, alpha=0.1, step=1 / bound)
+    return ConvNetwork(parameters, stride, n_unfoldings=n_unfoldings, **options)
+
+
+# ---------------------------------------------------------------- one code path
+
+
+def test_image_sized_atoms_learn_what_the_dense_estimator_learns(images):
+    """One position of an atom is a row: the same updates, up to rounding."""
+    rows = images.reshape(5, -1)
+    atoms = np.random.default_rng(1).normal(size=(7, 13 * 16))
+    shared = dict(alpha=0.3, n_unfoldings=6, step_size=0.1, max_iter=4, tol=None, random_state=0)
+    dense = PUDLEDictionaryLearning(7, dict_init=atoms, **shared).fit(rows)
+    convolution = ConvPUDLEDictionaryLearning(
+        7, atom_shape=(13, 16), dict_init=atoms.reshape(7, 13, 16), **shared
+    ).fit(images)
+    expected = dense.components_.reshape(7, 13, 16)
+    np.testing.assert_allclose(convolution.components_, expected, rtol=0, atol=1e-12)
+    codes = convolution.transform(images)
+    np.testing.assert_allclose(codes.reshape(5, 7), dense.transform(rows), rtol=0, atol=1e-12)
+
+
+def test_everything_that_is_learned_has_the_gradient_of_automatic_differentiation(generator):
+    """Atoms, separate atoms of analysis and decoder, thresholds of each unfolding, and the step."""
+    shape, stride, n_unfoldings = (4, 2, 5, 4), (2, 3), 5
+
+    def draw(*size):
+        return torch.randn(*size, generator=generator, dtype=torch.float64)
+
+    atoms = 0.3 * draw(*shape)
+    layout = RowLayout(shape[1:], True, True, n_unfoldings, False, True, None, 0.0, None)
+    step = torch.tensor(0.08, dtype=torch.float64)
+    alpha = 0.2 + 0.1 * draw(n_unfoldings, 4).abs()
+    parameters = ConvParameters(atoms, atoms + 0.05 * draw(*shape), 0.3 * draw(*shape), alpha, step)
+    x = 2 * draw(3, 2, 13, 13)
+    rows = layout.pack(parameters).requires_grad_()
+    network = ConvNetwork(layout.unpack(rows), stride, n_unfoldings=n_unfoldings)
+    output = network.synthesis(network.encode(x, lambda_decay=0.9))
+
+    def naive(rows):
+        atoms, analysis, decoder, alpha, step = layout.unpack(rows)
+        z = torch.nn.functional.conv2d(x, analysis, stride=stride) * 0
+        for t in range(n_unfoldings):
+            residual = x - torch.conv_transpose2d(z, atoms, stride=stride)
+            v = z + step * torch.nn.functional.conv2d(residual, analysis, stride=stride)
+            level = (step * alpha[t] * 0.9**t)[:, None, None]
+            z = v.sign() * (v.abs() - level).relu()
+        return torch.conv_transpose2d(z, decoder, stride=stride)
+
+    expected = naive(rows)
+    assert 0 < (network.encode(x) == 0).double().mean() < 1
+    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
+    weights = draw(*expected.shape)
+    actual, oracle = (torch.autograd.grad((weights * y).sum(), rows)[0] for y in (output, expected))
+    assert (oracle != 0).any(0).all()  # every parameter counts
+    torch.testing.assert_close(actual, oracle, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("n_thresholds", [0, 1, 5])
+@pytest.mark.parametrize("learn_step", [False, True])
+def test_rows_hold_what_was_packed(separate, n_thresholds, learn_step, generator):
+    atoms = torch.randn(3, 1, 2, 2, generator=generator)
+    other = torch.randn(3, 1, 2, 2, generator=generator)
+    alpha = torch.rand(n_thresholds, 3, generator=generator) if n_thresholds else 0.3
+    parameters = ConvParameters(atoms, *([other, -other] if separate else [None] * 2), alpha, 0.125)
+    layout = RowLayout(
+        (1, 2, 2), separate, separate, n_thresholds, False, learn_step, None, 0.3, 0.125
+    )
+    for got, packed in zip(layout.unpack(layout.pack(parameters)), parameters, strict=True):
+        if isinstance(packed, torch.Tensor):
+            torch.testing.assert_close(got, packed)
+        else:
+            assert got is None if packed is None else abs(float(got) - packed) < 1e-7
+    rows = layout.pack(parameters) - 5
+    torch.testing.assert_close(layout.project(layout.project(rows)), layout.project(rows))
+
+
+def test_fitted_network_is_the_paper_s(images):
+    """Code maps are those of the naive encoder with the fitted parameters."""
+    learner = learner_of(alpha=0.2, learn_threshold="atom", learn_step=True).fit(images)
+    assert learner.alpha_.shape == (6,)
+    assert np.ptp(learner.alpha_) > 0
+    x = torch.nn.functional.pad(torch.tensor(images)[:, None], [0, 0, 0, 0])
+    expected = torch_encode(
+        torch.tensor(learner.components_)[:, None],
+        x,
+        stride=(2, 3),
+        alpha=torch.tensor(learner.alpha_),
+        step_size=learner.step_size_,
+        n_unfoldings=4,
+    )
+    codes = learner.transform(images)
+    np.testing.assert_allclose(codes, expected.movedim(1, -1).numpy(), rtol=0, atol=1e-12)
+
+
+# ---------------------------------------------------------------- shapes
+
+
+@pytest.mark.parametrize("shift_average", [False, True])
+@pytest.mark.parametrize("size", [(13, 16), (14, 15), (5, 4), (3, 20), (1, 1), (2, 7)], ids=str)
+def test_denoised_images_have_exactly_the_size_of_their_input(size, shift_average, images):
+    learner = learner_of(shift_average=shift_average).fit(images)
+    image = np.random.default_rng(0).normal(size=size)
+    (denoised,) = learner.denoise([image])
+    assert denoised.shape == size
+    assert np.isfinite(denoised).all()
+    assert learner.denoise(image[None]).shape == (1, *size)
+    assert learner.transform([image])[0].shape[-1] == 6
+
+
+@pytest.mark.parametrize("channels", [None, 1, 3])
+def test_channels_come_last_and_only_if_they_came_in(channels):
+    shape = (4, 13, 16) if channels is None else (4, 13, 16, channels)
+    images = np.random.default_rng(0).normal(size=shape)
+    learner = learner_of().fit(images)
+    assert learner.components_.shape == (6, 5, 4, *shape[3:])
+    codes = learner.transform(images)
+    assert codes.shape == (4, 5, 5, 6)
+    assert learner.inverse_transform(codes).shape == shape
+    assert learner.denoise(images).shape == shape
+    rows = learner_of(image_shape=shape[1:]).fit(images.reshape(4, -1))
+    np.testing.assert_allclose(rows.components_, learner.components_, atol=1e-12)
+    np.testing.assert_allclose(rows.transform(images.reshape(4, -1)), codes.reshape(4, -1))
+    flat = rows.inverse_transform(codes.reshape(4, -1))
+    np.testing.assert_allclose(flat, learner.inverse_transform(codes).reshape(4, -1))
+
+
+@pytest.mark.parametrize("channels", [(), (2,)], ids=str)
+def test_signals_have_one_axis(channels):
+    signals = np.random.default_rng(0).normal(size=(4, 30, 2))[..., : 2 if channels else 1]
+    X = [signal if channels else signal[:, 0] for signal in signals]
+    options = dict(atom_shape=7, stride=2)
+    learner = learner_of(**options).fit(signals if channels else signals[..., 0])
+    assert learner.components_.shape == (6, 7, *channels)
+    assert [x.shape for x in learner.denoise([x[:11] for x in X])] == [(11, *channels)] * 4
+    assert learner.transform([X[0][:12]])[0].shape == (4, 6)
+
+
+def test_a_list_is_its_images_one_by_one(images):
+    learner = learner_of().fit(images)
+    together, listed = learner.denoise(images), learner.denoise(list(images))
+    np.testing.assert_allclose(listed, together, atol=1e-12)
+    for one, other in zip(learner.transform(list(images)), learner.transform(images)):
+        np.testing.assert_allclose(one, other, atol=1e-12)
+    mixed = learner.denoise([images[0], images[1][:6, :7]])
+    np.testing.assert_allclose(mixed[0], together[0], atol=1e-12)
+    assert learner_of().fit([images[0], images[1][:9, :7]]).components_.shape == (6, 5, 4)
+
+
+def test_unsigned_integers_are_fractions_of_their_largest_value(images):
+    pixels = np.clip(60 * images + 128, 0, 255).astype(np.uint8)
+    learner = learner_of(alpha=0.1).fit(pixels / 255)
+    denoised = learner.denoise(pixels)
+    assert denoised.dtype == np.float32
+    np.testing.assert_allclose(denoised, learner.denoise(pixels / 255), atol=1e-5)
+    tensor = learner.denoise(torch.tensor(pixels))
+    assert isinstance(tensor, torch.Tensor)
+    np.testing.assert_allclose(tensor, denoised, atol=1e-6)
+    wide = (pixels.astype(np.uint16)) * 257
+    np.testing.assert_allclose(learner.denoise([wide[0]])[0], denoised[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_results_have_the_type_of_the_input(dtype, images):
+    learner = learner_of().fit(images.astype(dtype))
+    assert learner.components_.dtype == dtype
+    assert learner.transform(images.astype(dtype)).dtype == dtype
+    assert learner.denoise(images.astype(dtype)).dtype == dtype
+
+
+# ---------------------------------------------------------------- denoising
+
+
+def test_tiles_with_overlap_are_the_whole_image(generator):
+    network = network_of(generator)
+    x = torch.randn(2, 1, 61, 53, generator=generator, dtype=torch.float64)
+    for shift_average in (False, True):
+        whole = denoise_images(network, x, shift_average=shift_average)
+        for tile in (9, 16, 40):
+            tiled = denoise_images(network, x, shift_average=shift_average, tile=tile)
+            torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-12)
+
+
+def test_shift_average_is_the_mean_over_moved_grids(generator):
+    """Inside, where the continuation of the border does not reach."""
+    network = network_of(generator)
+    x = torch.randn(1, 1, 70, 70, generator=generator, dtype=torch.float64)
+    average = denoise_images(network, x, shift_average=True)
+    total = 0
+    for i, j in all_shifts((2, 2)):
+        moved = denoise_images(network, x[..., i:, j:], shift_average=False)
+        total = total + torch.nn.functional.pad(moved, [j, 0, i, 0])
+    inside = (..., slice(26, 44), slice(26, 44))
+    torch.testing.assert_close(average[inside], total[inside] / 4, rtol=0, atol=1e-12)
+
+
+def test_shift_average_moves_with_the_image(generator):
+    """A grid breaks the symmetry under shifts, and the average over all grids restores it."""
+    network = network_of(generator)
+    x = torch.randn(1, 1, 70, 70, generator=generator, dtype=torch.float64)
+    inside = (..., slice(26, 43), slice(26, 43))
+    moved, image = (
+        denoise_images(network, part, shift_average=True)
+        for part in (torch.roll(x, (-1, -1), (2, 3)), x)
+    )
+    expected = image[..., 27:44, 27:44]
+    torch.testing.assert_close(moved[inside], expected, rtol=0, atol=1e-12)
+
+
+def test_training_network_of_all_grids_is_denoise(generator):
+    """What `n_train_shifts` trains on is what `shift_average` denoises by, beside the margin."""
+    network = network_of(generator)
+    x = torch.randn(2, 1, 71, 71, generator=generator, dtype=torch.float64)
+    canvas = x[..., :70, :70]  # an atom, the room for shifts, and a multiple of the stride
+    shifted = network.with_grids(all_shifts((2, 2)), (1, 1))
+    inside = shifted.synthesis(shifted.encode(canvas))
+    assert inside.shape[2:] == (62, 62)  # without 4 pixels on every side
+    expected = denoise_images(network, canvas, shift_average=True)[..., 4:-4, 4:-4]
+    centre = (..., slice(22, 40), slice(22, 40))
+    torch.testing.assert_close(inside[centre], expected[centre], rtol=0, atol=1e-12)
+
+
+def test_score_is_the_mean_psnr(images):
+    from skimage.metrics import peak_signal_noise_ratio
+
+    learner = learner_of().fit(images)
+    noisy = images + 0.1
+    expected = [
+        peak_signal_noise_ratio(clean, denoised, data_range=2.0)
+        for clean, denoised in zip(images, learner.denoise(noisy))
+    ]
+    score = learner.score(noisy, images, peak=2.0)
+    assert type(score) is float
+    assert score == pytest.approx(np.mean(expected))
+    assert learner.score(list(noisy), list(images), peak=2.0) == pytest.approx(score)
+    labels = [0, 1, 0, 1, 0]
+    assert learner.score(images, labels) == pytest.approx(learner.score(images, images))
+
+
+# ---------------------------------------------------------------- training
+
+
+def blocks(n, size, seed):  # piecewise constant pictures
+    rng = np.random.default_rng(seed)
+    values = rng.uniform(size=(n, size // 8 + 1, size // 8 + 1))
+    return np.kron(values, np.ones((8, 8)))[:, :size, :size]
+
+
+def test_training_denoises(generator):
+    """Supervised by pairs, or with noise of its own; through grids; unsupervised does less well."""
+    clean, test = blocks(24, 33, 0), blocks(6, 40, 1)
+    rng = np.random.default_rng(2)
+    noisy, noisy_test = (x + 0.2 * rng.normal(size=x.shape) for x in (clean, test))
+    options = dict(
+        atom_shape=(6, 6), stride=3, n_unfoldings=6, max_iter=15, learning_rate=1e-2,
+        learn_threshold="atom", learn_step=True, batch_size=8, alpha=0.2,
+    )  # fmt: skip
+    before = learner_of(16, **options | {"learning_rate": 1e-9}).fit(noisy, clean)
+    start = before.score(noisy_test, test)
+    pairs = learner_of(16, **options).fit(noisy, clean).score(noisy_test, test)
+    fresh = learner_of(16, **options, noise_std=0.2).fit(clean)
+    assert pairs > start + 1
+    assert fresh.score(noisy_test, test) > start + 1
+    averaged = fresh.set_params(shift_average=True).score(noisy_test, test)
+    assert averaged > fresh.set_params(shift_average=False).score(noisy_test, test)
+    through = learner_of(16, **options, noise_std=0.2, n_train_shifts=3, shift_average=True)
+    assert through.fit(clean).score(noisy_test, test) > start + 1
+
+
+@pytest.mark.parametrize("gradient", ["dec", "ae-lasso", "ae-ls"])
+@pytest.mark.parametrize("shrinkage", ["soft", "hard"])
+def test_every_gradient_lowers_the_loss(gradient, shrinkage, images):
+    options = dict(gradient=gradient, shrinkage=shrinkage, alpha=0.1, learning_rate=1e-2)
+    learner = learner_of(**options, max_iter=10).fit(images)
+    assert learner.loss_curve_[-1] < learner.loss_curve_[0]
+
+
+@pytest.mark.parametrize("atom_norm", ["unit", "ball", None])
+def test_atoms_satisfy_their_constraint(atom_norm, images):
+    learner = learner_of(atom_norm=atom_norm, learning_rate=0.1, positive_code=True).fit(images)
+    norms = np.linalg.norm(learner.components_.reshape(6, -1), axis=1)
+    if atom_norm == "unit":
+        np.testing.assert_allclose(norms, 1)
+    if atom_norm == "ball":
+        assert (norms <= 1 + 1e-12).all()
+    assert (learner.transform(images) >= 0).all()
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(images):
+    options = dict(noise_std=0.1, crop_size=9, n_train_shifts=2)
+    first, second, other = (
+        learner_of(**options | {"random_state": seed}).fit(images).components_ for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, second)
+    assert (first != other).any()
+
+
+def test_fit_goes_on_after_pickling(images):
+    """Also with more to learn than before."""
+    learner = learner_of(noise_std=0.1, crop_size=9)
+    for _ in range(2):
+        learner.partial_fit(images)
+    reference = clone(learner).partial_fit(images)
+    stored = pickle.loads(pickle.dumps(reference)).partial_fit(images)
+    np.testing.assert_array_equal(stored.components_, learner.components_)
+    assert stored.n_steps_ == 2
+    more = dict(separate_atoms="both", learn_threshold="unfolding", learn_step=True)
+    stored.set_params(**more).partial_fit(images)
+    assert stored.alpha_.shape == (4, 6)
+    assert stored.analysis_components_.shape == stored.components_.shape
+    assert (stored.decoder_components_ != stored.components_).any()
+    assert stored.denoise(images).shape == images.shape
+
+
+@pytest.mark.parametrize("dict_init", ["random", "data"])
+def test_initial_atoms_are_unit_and_differ(dict_init, images):
+    learner = learner_of(dict_init=dict_init, learning_rate=1e-12, max_iter=1).fit(images)
+    atoms = learner.components_.reshape(6, -1)
+    np.testing.assert_allclose(np.linalg.norm(atoms, axis=1), 1)
+    assert np.linalg.matrix_rank(atoms) == 6
+    if dict_init == "data":
+        np.testing.assert_allclose(atoms[0], atoms[0, 0], rtol=1e-6)
+        np.testing.assert_allclose(atoms[1:].sum(1), 0, atol=1e-8)
+
+
+def test_unused_atoms_are_replaced_by_patches(images):
+    atoms = np.random.default_rng(0).normal(size=(6, 5, 4))
+    atoms[2] *= 1e-9  # a short atom in the ball is not used by any code
+    options = dict(dict_init=atoms, atom_norm="ball", learn_threshold="one", learn_step=True)
+    learner = learner_of(**options, alpha=0.3, learning_rate=1e-9, max_iter=2).fit(images)
+    assert np.linalg.norm(learner.components_[2]) == pytest.approx(1)
+    assert learner.alpha_ == pytest.approx(0.3, abs=1e-6)
+    assert learner.step_size_ == pytest.approx(0.1, abs=1e-6)
+
+
+def test_scaling_the_data_scales_the_codes(images):
+    """With alpha='auto', whatever the units."""
+    learners = [learner_of(alpha="auto", max_iter=3).fit(scale * images) for scale in (1, 1000)]
+    np.testing.assert_allclose(learners[1].components_, learners[0].components_, atol=1e-6)
+    assert learners[1].alpha_ == pytest.approx(1000 * learners[0].alpha_)
+
+
+def test_pipelines_and_searches_take_rows(images):
+    rows = images.reshape(5, -1)
+    pipeline = make_pipeline(FunctionTransformer(), learner_of(image_shape=(13, 16)))
+    codes = pipeline.fit_transform(rows)
+    names = pipeline[-1].get_feature_names_out()
+    assert codes.shape == (5, len(names)) == (5, 5 * 5 * 6)
+    assert pipeline.inverse_transform(codes).shape == rows.shape
+    search = GridSearchCV(learner_of(image_shape=(13, 16)), {"alpha": [0.1, 0.5]}, cv=2)
+    assert search.fit(rows).best_params_["alpha"] in (0.1, 0.5)
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(gradient="dec", learn_threshold="atom"), "does not go through the encoder"),
+        (dict(gradient="dec", learn_step=True), "does not go through the encoder"),
+        (dict(gradient="dec", separate_atoms="analysis"), "does not go through the encoder"),
+        (dict(shrinkage="hard", learn_threshold="one"), "has derivative 0"),
+        (dict(stride=(1, 2, 3)), "do not belong together"),
+        (dict(image_shape=(3, 4, 5, 6)), "is no image for"),
+        (dict(n_train_shifts=7), "has 6 grids"),
+        (dict(dict_init=np.ones((6, 4, 5))), "expected .* = \\(6, 5, 4\\)"),
+    ],
+)
+def test_contradictions_are_refused(options, message, images):
+    with pytest.raises(ValueError, match=message):
+        learner_of(**options).fit(images)
+
+
+def test_wrong_images_are_refused(images):
+    learner = learner_of().fit(images)
+    with pytest.raises(ValueError, match="fitted on images. Pass one image as"):
+        learner.denoise(images[0])
+    with pytest.raises(ValueError, match="3 channels, but .* fitted on 1"):
+        learner.denoise(np.zeros((2, 13, 16, 3)))
+    with pytest.raises(ValueError, match="same number of channels"):
+        learner.denoise([images[0], np.zeros((13, 16, 2))])
+    with pytest.raises(ValueError, match="Images of 2 axes are expected"):
+        learner.denoise(np.zeros((2, 3, 4, 5, 6)))
+    with pytest.raises(ValueError, match="NaN"):
+        learner.denoise(np.full((1, 13, 16), np.nan))
+    with pytest.raises(ValueError, match="Codes have 3 maps"):
+        learner.inverse_transform(np.zeros((2, 5, 5, 3)))
+    with pytest.raises(ValueError, match="image_shape="):
+        learner_of(image_shape=(4, 5)).fit(images.reshape(5, -1))
+
+
+@pytest.mark.parametrize("clean", ["fewer", "smaller", "other channels"])
+def test_pairs_that_do_not_match_are_refused(clean, images):
+    targets = {
+        "fewer": images[:4],
+        "smaller": images[:, :12],
+        "other channels": np.repeat(images[..., None], 2, axis=3),
+    }[clean]
+    with pytest.raises(ValueError, match="Targets do not match"):
+        learner_of().fit(images, targets)
+    with pytest.raises(ValueError, match="Targets do not match"):
+        learner_of().fit(images).score(images, targets)
