@@ -47,7 +47,7 @@ sphinx_gallery_conf = {
     "examples_dirs": ["../examples"],
     "gallery_dirs": ["auto_examples"],
     "filename_pattern": r"/plot_",
-    "ignore_pattern": r"/denoise_photographs",  # a program, which `make demo` runs
+    "ignore_pattern": r"denoise_photographs\.py",  # a program, which `make demo` runs
     "within_subsection_order": "gallery_order.example_order",
     "abort_on_example_error": True,
     "doc_module": ("skpudle",),

@@ -67,5 +67,6 @@ axes[1].semilogx(alphas / SIGMA, psnr, "o-", color="C2")
 axes[1].set(ylabel="PSNR against clean patches, dB", title="What cannot")
 for ax in axes:
     ax.axvline(alphas[picked] / SIGMA, color="gray", linestyle=":")
-    ax.set_xlabel(r"alpha / $\sigma$")
+    ax.minorticks_off()
+    ax.set(xlabel=r"alpha / $\sigma$", xticks=[0.5, 1, 2, 4], xticklabels=["0.5", "1", "2", "4"])
 plt.show()

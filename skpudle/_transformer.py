@@ -111,7 +111,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         predictions. The error of reconstruction always prefers the smallest alpha; this has a
         largest value between too little and too much, so that ``GridSearchCV`` needs no
         ``scoring``. Codes of fewer columns want more sparsity, so the alpha that it picks is often
-        larger than the one that denoises best, by a factor of 1 to 3 (see the user guide).
+        larger than the one that denoises best, by a factor of up to 3 (see the user guide).
 
         Parameters
         ----------

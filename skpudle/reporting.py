@@ -23,6 +23,8 @@ _STYLE = """
 body { font-family: system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; }
 section { display: inline-block; vertical-align: top; width: 30rem; max-width: 100%; }
 img { background: white; max-width: 100%; }
+pre { white-space: pre-wrap; }
+h1 { overflow-wrap: anywhere; }
 table { border-collapse: collapse; }
 td { padding: 0.15rem 1rem 0.15rem 0; }
 """
@@ -179,7 +181,7 @@ def report(estimator, X, *, image_shape=None, n_atoms=100, n_worst=8):
     title = html.escape(repr(estimator))
     return Report(
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{type(estimator).__name__}</title><style>{_STYLE}</style></head><body>"
         f"<h1>{type(estimator).__name__}</h1><pre>{title}</pre><table>{rows}</table>{sections}"
         "</body></html>"
