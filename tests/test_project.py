@@ -50,6 +50,7 @@ LAYERS = [
     "_denoising",
     "_conv_base",
     "convolutional",
+    "pretrained",
     "sporco",
     "diagnostics",
     "plotting",
