@@ -46,6 +46,7 @@ LAYERS = [
     "dictionary_learning",
     "noodl",
     "_images",
+    "images",
     "_conv_training",
     "_denoising",
     "_conv_base",
