@@ -33,6 +33,7 @@ import torch
 import skpudle
 from skpudle import ConvPUDLEDictionaryLearning
 from skpudle.datasets import load_gray_images
+from skpudle.pretrained import save_denoiser
 
 BENCHMARKS = Path(__file__).resolve().parent
 RESULTS = BENCHMARKS / "results" / "denoise"
@@ -184,6 +185,8 @@ def main():
         state = stored["state"]
         learner = stored["learner"].set_params(**learner.get_params())
     train(learner, images_of(options.data / options.train), options, state)
+    if options.save:
+        save_denoiser(learner, options.save)
 
     tests = images_of(options.data / options.test)[: options.max_images]
     result = {

@@ -36,6 +36,9 @@ class BaseConvLearner(BaseDictionaryLearner):
 
     # ------------------------------------------------------------------ parameters
 
+    def _allows_nan(self):
+        return False  # a crop has no mask
+
     @property
     def _kernel(self):
         return _sizes(self.atom_shape, 1)
@@ -310,6 +313,25 @@ class BaseConvLearner(BaseDictionaryLearner):
                 "optimizer": {name: to_numpy(value) for name, value in moments},
             },
         }
+
+    def _restore(self, values):
+        """Take over attributes of a fitted learner, given by name as arrays."""
+        for name in ("components_", "analysis_components_", "decoder_components_"):
+            if name in values:
+                setattr(self, name, values[name])
+        self.alpha_ = values["alpha_"] if values["alpha_"].ndim else float(values["alpha_"])
+        self.step_size_ = float(values["step_size_"])
+        self.lambda_decay_ = float(values["lambda_decay_"])
+        self.n_components_ = len(self.components_)
+        self.n_iter_, self.n_steps_, self.loss_curve_ = 1, 0, np.zeros(0)
+        self._training_state = {
+            "alpha": float(np.mean(self.alpha_)),
+            "data_scale": 1.0,
+            "image_size": None,
+            "optimizer_name": str(self.optimizer),
+            "optimizer": {},
+        }
+        return self
 
     def _fitted_parameters(self, like):  # a tensor -> ConvParameters of its dtype, on its device
         check_is_fitted(self)

@@ -1,0 +1,104 @@
+"""Time and memory of one update of a convolutional denoiser, against automatic differentiation.
+
+The rival is the same network of torch's convolutions, differentiated by torch. Every variant runs
+in a process of its own, whose peak memory beyond what importing and the data take is read from the
+kernel. Example::
+
+    python benchmarks/bench_conv_update.py --out conv_update.json
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import torch
+from torch.nn.functional import conv2d, conv_transpose2d, softshrink
+
+from skpudle.encoding import encode
+from skpudle.operators import ConvDictionary
+
+
+def skpudle_adjoint(atoms, x, options):
+    """The encoder of this package, whose backward is written out."""
+    dictionary = ConvDictionary(atoms, options.stride)
+    settings = dict(n_unfoldings=options.n_unfoldings, step_size=options.step_size)
+    z = encode(dictionary, x, alpha=options.alpha, **settings)
+    return 0.5 * (dictionary.synthesis(z) - x).square().sum() / len(x)
+
+
+def torch_autograd(atoms, x, options):
+    """Automatic differentiation of torch's convolutions."""
+    stride = options.stride
+    z = torch.zeros_like(conv2d(x, atoms, stride=stride))
+    for _ in range(options.n_unfoldings):
+        residual = x - conv_transpose2d(z, atoms, stride=stride)
+        v = z + options.step_size * conv2d(residual, atoms, stride=stride)
+        z = softshrink(v, options.step_size * options.alpha)
+    return 0.5 * (conv_transpose2d(z, atoms, stride=stride) - x).square().sum() / len(x)
+
+
+VARIANTS = {f.__name__: f for f in (skpudle_adjoint, torch_autograd)}
+
+
+def measure(name, options):
+    generator = torch.Generator().manual_seed(0)
+    size = options.atom_size
+    atoms = torch.randn(options.n_components, 1, size, size, generator=generator)
+    atoms /= atoms.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    smooth = torch.rand(options.n, 1, options.crop // 8 + 1, options.crop // 8 + 1)
+    x = torch.nn.functional.interpolate(smooth, size=(options.crop,) * 2, mode="bilinear")
+    x = x + 0.1 * torch.randn(x.shape, generator=generator)
+    before, seconds = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
+    for _ in range(options.repeats + 1):  # the first warms up
+        leaf = atoms.clone().requires_grad_()
+        start = perf_counter()
+        VARIANTS[name](leaf, x, options).backward()
+        seconds.append(perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    norm = float(leaf.grad.norm())
+    return {
+        "seconds": median(seconds[1:]),
+        "seconds_best": min(seconds[1:]),
+        "megabytes": peak / 1024,
+        "gradient_norm": norm,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, default in (("n", 16), ("crop", 129), ("n-components", 64), ("atom-size", 9)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    for name, default in (("stride", 4), ("n-unfoldings", 15), ("repeats", 5)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--alpha", type=float, default=0.16)
+    parser.add_argument("--step-size", type=float, default=0.1)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.variant:
+        print(json.dumps(measure(options.variant, options)))
+        return
+    results = {}
+    for name in VARIANTS:
+        command = [sys.executable, __file__, *sys.argv[1:], "--variant", name]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        results[name] = json.loads(output.splitlines()[-1])
+        row = results[name]
+        print(
+            f"{name:16s} {1e3 * row['seconds']:9.1f} ms (best {1e3 * row['seconds_best']:.1f})  "
+            f"{row['megabytes']:8.1f} MB  |gradient| {row['gradient_norm']:.6g}"
+        )
+    threads = torch.get_num_threads()
+    if options.out:
+        settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
+        report = {"options": settings, "results": results, "threads": threads}
+        options.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

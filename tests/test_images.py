@@ -1,0 +1,80 @@
+"""Patches cover an image and go back to it; measures are those of scikit-image."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.feature_extraction.image import extract_patches_2d, reconstruct_from_patches_2d
+from sklearn.preprocessing import FunctionTransformer
+
+from skpudle import PUDLEDictionaryLearning
+from skpudle.images import denoise_patches, extract, psnr, reconstruct, ssim
+from skpudle.pretrained import load_denoiser, save_denoiser
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).normal(size=(17, 22))
+
+
+def test_patches_at_every_pixel_are_those_of_scikit_learn(image):
+    expected = extract_patches_2d(image, (5, 4)).reshape(-1, 20)
+    np.testing.assert_array_equal(extract(image, (5, 4)), expected)
+    changed = expected + np.random.default_rng(1).normal(size=expected.shape)
+    mean = reconstruct_from_patches_2d(changed.reshape(-1, 5, 4), image.shape)
+    np.testing.assert_allclose(reconstruct(changed, image.shape, (5, 4)), mean, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(17, 22), (5, 4), (3, 30), (1, 1)], ids=str)
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+def test_unchanged_patches_are_the_image(shape, stride):
+    image = np.random.default_rng(0).normal(size=shape)
+    patches = extract(image, (5, 4), stride=stride)
+    back = reconstruct(patches, shape, (5, 4), stride=stride)
+    np.testing.assert_allclose(back, image, rtol=1e-12)
+    tensors = extract(torch.tensor(image), (5, 4), stride=stride)
+    assert isinstance(reconstruct(tensors, shape, (5, 4), stride=stride), torch.Tensor)
+
+
+def test_denoising_by_a_learner_that_changes_nothing_changes_nothing(image):
+    identity = FunctionTransformer(check_inverse=False).fit(np.zeros((1, 64)))
+    np.testing.assert_allclose(denoise_patches(identity, image, stride=3), image, atol=1e-12)
+
+
+def test_a_learned_dictionary_denoises():
+    clean = np.kron(np.random.default_rng(0).uniform(size=(6, 6)), np.ones((8, 8)))
+    noisy = clean + 0.1 * np.random.default_rng(1).normal(size=clean.shape)
+    patches = extract(noisy)
+    patches = patches - patches.mean(1, keepdims=True)
+    options = dict(alpha=0.3, n_unfoldings=10, max_iter=5, tol=None, random_state=0)
+    learner = PUDLEDictionaryLearning(32, gradient="dec", **options).fit(patches)
+    assert psnr(denoise_patches(learner, noisy, stride=2), clean) > psnr(noisy, clean) + 3
+
+
+def test_sizes_that_do_not_fit_are_refused(image):
+    with pytest.raises(ValueError, match="do not cover an image"):
+        extract(image, (5, 4), stride=5)
+    with pytest.raises(ValueError, match="pass what extract returned"):
+        reconstruct(np.zeros((3, 20)), image.shape, (5, 4))
+
+
+def test_measures_of_equal_and_of_different_images(image):
+    assert psnr(image + 0.1, image) == pytest.approx(20)
+    assert psnr(image + 0.1, image, peak=10.0) == pytest.approx(40)
+    assert ssim(image, image) == pytest.approx(1)
+    assert ssim(image + 1, image, peak=4.0) < 1
+
+
+def test_packaged_denoiser_denoises(tmp_path):
+    """A smooth picture, for which a good denoiser gains several dB."""
+    from sklearn.datasets import load_sample_image
+
+    clean = load_sample_image("china.jpg").mean(axis=2)[150:250, 200:330] / 255
+    noisy = clean + 25 / 255 * np.random.default_rng(0).normal(size=clean.shape)
+    learner = load_denoiser()
+    denoised = learner.denoise([noisy])[0]
+    assert psnr(denoised, clean) > psnr(noisy, clean) + 4
+    save_denoiser(learner, tmp_path / "copy.npz")
+    again = load_denoiser(tmp_path / "copy.npz").denoise([noisy])[0]
+    np.testing.assert_allclose(again, denoised, atol=1e-12)
+    steps = learner.set_params(learning_rate=1e-4).partial_fit([clean]).n_steps_
+    assert steps == 1
