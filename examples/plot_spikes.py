@@ -41,8 +41,8 @@ learner = ConvPUDLEDictionaryLearning(
     step_size="auto",
     positive_code=True,
     dict_init="data",
-    learning_rate=2e-2,
-    max_iter=60,
+    learning_rate=3e-2,
+    max_iter=30,
     tol=None,
     random_state=1,
 ).fit(noisy.reshape(100, -1))
