@@ -50,7 +50,8 @@ def measure(name, options):
     size = options.atom_size
     atoms = torch.randn(options.n_components, 1, size, size, generator=generator)
     atoms /= atoms.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    smooth = torch.rand(options.n, 1, options.crop // 8 + 1, options.crop // 8 + 1)
+    coarse = options.n, 1, options.crop // 8 + 1, options.crop // 8 + 1
+    smooth = torch.rand(coarse, generator=generator)
     x = torch.nn.functional.interpolate(smooth, size=(options.crop,) * 2, mode="bilinear")
     x = x + 0.1 * torch.randn(x.shape, generator=generator)
     before, seconds = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []

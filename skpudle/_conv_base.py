@@ -2,11 +2,13 @@
 
 import warnings
 from functools import partial
-from numbers import Integral
+from math import ceil, prod
+from numbers import Integral, Real
 
 import numpy as np
 import torch
 from sklearn.utils import check_array
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names, check_is_fitted, validate_data
 
 from skpudle._arrays import make_generator, resolve_device, to_numpy, to_tensor
@@ -19,6 +21,7 @@ from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
 from skpudle.operators import ConvDictionary, project_atoms
 from skpudle.optimizers import make_optimizer
+from skpudle.shrinkage import SHRINKAGES
 
 __all__ = ["BaseConvLearner"]
 
@@ -33,6 +36,34 @@ def _encode(network, x, *, lambda_decay=1.0, mask=None):
 
 class BaseConvLearner(BaseDictionaryLearner):
     """A convolutional learner; `ConvPUDLEDictionaryLearning` adds what users see."""
+
+    _parameter_constraints = {
+        name: constraint
+        for name, constraint in BaseDictionaryLearner._parameter_constraints.items()
+        if name not in ("n_components", "optimizer", "dict_init")
+    } | {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "atom_shape": [Interval(Integral, 1, None, closed="left"), tuple, list],
+        "stride": [Interval(Integral, 1, None, closed="left"), tuple, list],
+        "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+        "gradient": [StrOptions({"dec", "ae-lasso", "ae-ls"})],
+        "n_unfoldings": [Interval(Integral, 1, None, closed="left")],
+        "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple],
+        "shrinkage": [StrOptions(set(SHRINKAGES))],
+        "positive_code": ["boolean"],
+        "atom_norm": [StrOptions({"unit", "ball"}), None],
+        "learn_threshold": [StrOptions({"one", "atom", "unfolding"}), None],
+        "learn_step": ["boolean"],
+        "separate_atoms": [StrOptions({"analysis", "decoder", "both"}), None],
+        "noise_std": [Interval(Real, 0, None, closed="left")],
+        "crop_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "flip": ["boolean"],
+        "n_train_shifts": [Interval(Integral, 1, None, closed="left")],
+        "shift_average": ["boolean"],
+        "image_shape": [tuple, list, None],
+        "optimizer": [StrOptions({"adam", "sgd"}), type],
+        "dict_init": [StrOptions({"random", "data"}), "array-like"],
+    }
 
     # ------------------------------------------------------------------ parameters
 
@@ -151,6 +182,24 @@ class BaseConvLearner(BaseDictionaryLearner):
                 f"{where}."
             )
         return [x.to(images.dtype) for x in targets]
+
+    def _read_and_build(self, X):  # -> Images, ConvNetwork
+        check_is_fitted(self)
+        images = self._read(X)
+        return images, self._network(self._fitted_parameters(images.tensors[0]))
+
+    def _positions(self, size):  # -> as many as reach every pixel
+        axes = zip(size, self._kernel, self._stride, strict=True)
+        return tuple(1 + max(0, ceil((n - k) / s)) for n, k, s in axes)
+
+    def _fitted_size(self):
+        check_is_fitted(self)
+        return self._training_state["image_size"]
+
+    @property
+    def _n_features_out(self):
+        size = self._fitted_size()
+        return self.n_components_ * (prod(self._positions(size)) if size else 1)
 
     # ------------------------------------------------------------------ training
 

@@ -1,17 +1,12 @@
 """Convolutional dictionaries of images and signals, and denoising with them."""
 
-from math import ceil, log10, prod
-from numbers import Integral, Real
+from math import log10, prod
 
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
 
-from skpudle._base import BaseDictionaryLearner
 from skpudle._conv_base import BaseConvLearner
 from skpudle._denoising import denoise_images
 from skpudle._images import read_images
-from skpudle.shrinkage import SHRINKAGES
 
 __all__ = ["ConvPUDLEDictionaryLearning"]
 
@@ -256,34 +251,6 @@ class ConvPUDLEDictionaryLearning(BaseConvLearner):
         self.random_state = random_state
         self.verbose = verbose
 
-    _parameter_constraints = {
-        name: constraint
-        for name, constraint in BaseDictionaryLearner._parameter_constraints.items()
-        if name not in ("n_components", "optimizer", "dict_init")
-    } | {
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "atom_shape": [Interval(Integral, 1, None, closed="left"), tuple, list],
-        "stride": [Interval(Integral, 1, None, closed="left"), tuple, list],
-        "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-        "gradient": [StrOptions({"dec", "ae-lasso", "ae-ls"})],
-        "n_unfoldings": [Interval(Integral, 1, None, closed="left")],
-        "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple],
-        "shrinkage": [StrOptions(set(SHRINKAGES))],
-        "positive_code": ["boolean"],
-        "atom_norm": [StrOptions({"unit", "ball"}), None],
-        "learn_threshold": [StrOptions({"one", "atom", "unfolding"}), None],
-        "learn_step": ["boolean"],
-        "separate_atoms": [StrOptions({"analysis", "decoder", "both"}), None],
-        "noise_std": [Interval(Real, 0, None, closed="left")],
-        "crop_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "flip": ["boolean"],
-        "n_train_shifts": [Interval(Integral, 1, None, closed="left")],
-        "shift_average": ["boolean"],
-        "image_shape": [tuple, list, None],
-        "optimizer": [StrOptions({"adam", "sgd"}), type],
-        "dict_init": [StrOptions({"random", "data"}), "array-like"],
-    }
-
     # ------------------------------------------------------------------ training
 
     def fit(self, X, y=None):
@@ -448,21 +415,3 @@ class ConvPUDLEDictionaryLearning(BaseConvLearner):
             error = float(error.double().square().mean())
             total += 10 * log10(peak**2 / error) if error else float("inf")
         return total / len(images)
-
-    def _read_and_build(self, X):  # -> Images, ConvNetwork
-        check_is_fitted(self)
-        images = self._read(X)
-        return images, self._network(self._fitted_parameters(images.tensors[0]))
-
-    def _positions(self, size):  # -> as many as reach every pixel
-        axes = zip(size, self._kernel, self._stride, strict=True)
-        return tuple(1 + max(0, ceil((n - k) / s)) for n, k, s in axes)
-
-    def _fitted_size(self):
-        check_is_fitted(self)
-        return self._training_state["image_size"]
-
-    @property
-    def _n_features_out(self):
-        size = self._fitted_size()
-        return self.n_components_ * (prod(self._positions(size)) if size else 1)
