@@ -2,6 +2,8 @@
 
 import torch
 
+from skpudle.pairwise import pairwise_atoms
+
 __all__ = ["INITIALIZATIONS", "initial_atoms"]
 
 
@@ -27,8 +29,6 @@ def _svd(x, n_components, generator):
 
 
 def _pairwise(x, n_components, generator):
-    from skpudle.pairwise import pairwise_atoms
-
     return pairwise_atoms(x, n_components, generator=generator)
 
 
