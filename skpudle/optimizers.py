@@ -86,10 +86,10 @@ class SurrogateOptimizer:
         Initial atoms; they are projected and copied.
     project : callable
         Returns the nearest atoms inside the constraints.
-    forgetting : float, default=3.0
+    forgetting : float, default=5.0
         Update k keeps the share ``(1 - 1/k)**forgetting`` of the sums. Large values trust the
         latest batches, whose codes are better; 0 would be the plain mean.
-    anchor : float, default=5.0
+    anchor : float, default=2.0
         Weight of the current atoms, :math:`\rho`, as a number of samples that use an atom: one that
         fewer samples have used so far moves little.
     n_inner : int, default=5
@@ -101,7 +101,7 @@ class SurrogateOptimizer:
     2009, section 3.4 for the forgetting.
     """
 
-    def __init__(self, atoms, project, *, forgetting=3.0, anchor=5.0, n_inner=5):
+    def __init__(self, atoms, project, *, forgetting=5.0, anchor=2.0, n_inner=5):
         self.atoms = torch.nn.Parameter(project(atoms).clone())
         self._project, self._forgetting, self._anchor = project, forgetting, anchor
         self._n_inner = n_inner
@@ -117,7 +117,9 @@ class SurrogateOptimizer:
             self._curvature, self._pull = torch.zeros_like(curvature), torch.zeros_like(atoms)
         self._n_updates += 1
         keep = (1 - 1 / self._n_updates) ** self._forgetting
-        self._pull.mul_(keep).addmm_(curvature, atoms).sub_(gradient)
+        # not `curvature @ atoms`: where samples are fewer than atoms the other order is cheaper
+        explained = torch.linalg.multi_dot([codes.mT, codes, atoms])
+        self._pull.mul_(keep).add_(explained, alpha=1 / len(codes)).sub_(gradient)
         self._curvature.mul_(keep).add_(curvature)
         one_use = curvature.trace() / (codes != 0).sum().clamp_min(1)
         atoms.copy_(self._minimize(atoms, self._anchor * one_use))
