@@ -131,7 +131,7 @@ class ConvPUDLEDictionaryLearning(BaseConvLearner):
 
     Attributes
     ----------
-    components_ : ndarray of shape (n_components, *atom_shape[, n_channels])
+    components_ : ndarray of shape (n_components, [height,] width[, n_channels])
         The atoms, with an axis of channels if images have one.
 
     analysis_components_, decoder_components_ : ndarray of that shape
@@ -310,7 +310,7 @@ class ConvPUDLEDictionaryLearning(BaseConvLearner):
         Returns
         -------
         ndarray, Tensor or list of them
-            Codes of shape (n_images, *positions, n_components), flat ones (n_images,
+            Codes of shape (n_images, [rows,] columns, n_components), flat ones (n_images,
             n_features_out) for rows, a list of maps for a list.
         """
         images, network = self._read_and_build(X)

@@ -270,7 +270,7 @@ class ConvDictionary:
 
     Parameters
     ----------
-    atoms : Tensor of shape (n_components, n_channels, *kernel)
+    atoms : Tensor of shape (n_components, n_channels, [height,] width)
         The atoms.
     stride : int or tuple of int, default=1
         Distance of neighbouring positions, the same or one for each axis.
