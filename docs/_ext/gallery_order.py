@@ -2,7 +2,9 @@
 
 EXAMPLES = [  # what users come for first, then the theory
     "plot_denoising.py",
+    "plot_denoise_image.py",
     "plot_inpainting.py",
+    "plot_spikes.py",
     "plot_digits_pipeline.py",
     "plot_choosing_alpha.py",
     "plot_other_learners.py",
