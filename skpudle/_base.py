@@ -34,7 +34,7 @@ from skpudle.interoperability import dictionary_of
 from skpudle.operators import DenseDictionary, atom_norms, project_atoms
 from skpudle.optimizers import make_optimizer
 
-__all__ = ["AUTO_ALPHA", "DICT_INIT", "BaseDictionaryLearner"]
+__all__ = ["AUTO_ALPHA", "DICT_INIT", "BaseDictionaryLearner", "warn_of_step"]
 
 # alpha="auto" is this fraction of the median over samples of the alpha that would silence a sample.
 AUTO_ALPHA = 0.1
@@ -45,6 +45,19 @@ DICT_INIT = [
     HasMethods("transform"),  # a fitted learner
     HasMethods("getdict"),  # one of SPORCO
 ]
+
+
+def warn_of_step(step_size, dictionary, *, stacklevel):
+    """Warn if the encoder may diverge with the given step; `stacklevel` as in `warnings.warn`."""
+    bound = float(dictionary.squared_norm_bound())
+    if step_size * bound > 2:
+        warnings.warn(
+            f"step_size={step_size} is beyond 2 / L = {2 / bound:.3g}, where L = {bound:.4g} is a "
+            "bound of the squared spectral norm of the dictionary: the encoder may diverge. Pass a "
+            "smaller step_size, or 'auto' for 1 / L.",
+            RuntimeWarning,
+            stacklevel=stacklevel + 1,
+        )
 
 
 class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
@@ -303,17 +316,8 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         )
 
     def _warn_of_step(self, atoms, *, stacklevel):
-        if self.step_size == "auto":
-            return
-        bound = float(DenseDictionary(atoms).squared_norm_bound())
-        if self.step_size * bound > 2:
-            warnings.warn(
-                f"step_size={self.step_size} is beyond 2 / L = {2 / bound:.3g}, where L = "
-                f"{bound:.4g} is a bound of the squared spectral norm of the dictionary: the "
-                "encoder may diverge. Pass a smaller step_size, or 'auto' for 1 / L.",
-                RuntimeWarning,
-                stacklevel=stacklevel,
-            )
+        if self.step_size != "auto":
+            warn_of_step(self.step_size, DenseDictionary(atoms), stacklevel=stacklevel)
 
     def _batch_size(self, n_samples):
         return min(256 if self.batch_size == "auto" else self.batch_size, n_samples)
@@ -338,12 +342,17 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
 
     def _fitted_attributes(self, trainer, start, decay_at, loss_curve):
         atoms = trainer.optimizer.atoms.detach()
-        moments = trainer.optimizer.state().items()
-        return {
+        return self._course_of_training(trainer, start, decay_at, loss_curve) | {
             "components_": to_numpy(atoms),
             "n_components_": len(atoms),
             "alpha_": start["alpha"],
             "step_size_": self._step_size(DenseDictionary(atoms)),
+        }
+
+    def _course_of_training(self, trainer, start, decay_at, loss_curve):
+        """Return the attributes that do not depend on what kind of dictionary was learned."""
+        moments = trainer.optimizer.state().items()
+        return {
             "lambda_decay_": decay_at(max(trainer.n_steps - 1, 0)),
             "n_iter_": max(len(loss_curve), 1),
             "n_steps_": trainer.n_steps,

@@ -1,6 +1,5 @@
 """What training a convolutional learner takes: images in, rows of parameters, fitted attributes."""
 
-import warnings
 from functools import partial
 from math import ceil, prod
 from numbers import Integral, Real
@@ -12,7 +11,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names, check_is_fitted, validate_data
 
 from skpudle._arrays import make_generator, resolve_device, to_numpy, to_tensor
-from skpudle._base import AUTO_ALPHA, BaseDictionaryLearner
+from skpudle._base import AUTO_ALPHA, BaseDictionaryLearner, warn_of_step
 from skpudle._conv_network import ConvNetwork, ConvParameters, RowLayout, all_shifts
 from skpudle._conv_training import TrainingImages, initial_kernels
 from skpudle._images import n_dimensions, read_images
@@ -328,8 +327,8 @@ class BaseConvLearner(BaseDictionaryLearner):
         )
 
     def _fitted_attributes(self, trainer, start, decay_at, loss_curve):
-        optimizer, layout = trainer.optimizer, start["layout"]
-        atoms, analysis, decoder, alpha, step = layout.unpack(optimizer.atoms.detach())
+        layout = start["layout"]
+        atoms, analysis, decoder, alpha, step = layout.unpack(trainer.optimizer.atoms.detach())
         if step is None:
             step = default_step(ConvDictionary(atoms, self._stride))
 
@@ -344,24 +343,13 @@ class BaseConvLearner(BaseDictionaryLearner):
         if isinstance(alpha, torch.Tensor):
             alpha = to_numpy(alpha[0] if len(alpha) == 1 else alpha)
             alpha = float(alpha[0]) if self.learn_threshold == "one" else alpha
-        moments = optimizer.state().items()
-        return attributes | {
-            "n_components_": len(atoms),
-            "alpha_": alpha,
-            "step_size_": float(step),
-            "lambda_decay_": decay_at(max(trainer.n_steps - 1, 0)),
-            "n_iter_": max(len(loss_curve), 1),
-            "n_steps_": trainer.n_steps,
-            "loss_curve_": np.array(loss_curve, dtype=np.float64),
-            "device_": str(start["device"]),
-            "_training_state": {
-                "alpha": start["alpha"],
-                "data_scale": start["data_scale"],
-                "image_size": start["image_size"],
-                "optimizer_name": str(self.optimizer),
-                "optimizer": {name: to_numpy(value) for name, value in moments},
-            },
-        }
+        course = self._course_of_training(trainer, start, decay_at, loss_curve)
+        course["_training_state"]["image_size"] = start["image_size"]
+        return (
+            course
+            | attributes
+            | {"n_components_": len(atoms), "alpha_": alpha, "step_size_": float(step)}
+        )
 
     def _restore(self, values):
         """Take over attributes of a fitted learner, given by name as arrays."""
@@ -406,12 +394,5 @@ class BaseConvLearner(BaseDictionaryLearner):
     def _warn_of_large_step(self, parameters, *, stacklevel):
         if parameters.step is None or self.learn_step or parameters.analysis_atoms is not None:
             return
-        bound = float(ConvDictionary(parameters.atoms, self._stride).squared_norm_bound())
-        if parameters.step * bound > 2:
-            warnings.warn(
-                f"step_size={parameters.step} is beyond 2 / L = {2 / bound:.3g}, where L = "
-                f"{bound:.4g} is a bound of the squared spectral norm of the dictionary: the "
-                "encoder may diverge. Pass a smaller step_size, or 'auto' for 1 / L.",
-                RuntimeWarning,
-                stacklevel=stacklevel,
-            )
+        dictionary = ConvDictionary(parameters.atoms, self._stride)
+        warn_of_step(parameters.step, dictionary, stacklevel=stacklevel)
