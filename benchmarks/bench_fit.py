@@ -168,7 +168,11 @@ def main():
     x = x[np.random.default_rng(options.seed).permutation(len(x))]
     test, x = torch.from_numpy(x[: options.held_out]).double(), x[options.held_out :]
     atoms = x[: options.p].copy()
-    report = {"benchmark": "fit", "options": vars(options), **circumstances(options.device)}
+    report = {
+        "title": "Learning from natural patches",
+        "options": vars(options),
+        **circumstances(options.device),
+    }
     curves = {}
     for name, learner in LEARNERS.items():
         if options.only and not any(part in name for part in options.only):
@@ -184,13 +188,18 @@ def main():
         curves[name] = [(t, objective(d, test, options.alpha)) for t, d in thin(dictionaries)]
         t, value = curves[name][-1]
         print(f"{name:22s} {value:.6f} after {t:6.2f} s ({len(dictionaries)} looks)", flush=True)
-    report["results"] = [{"name": name, "curve": curve} for name, curve in curves.items()]
     targets = {name: curve[-1][1] for name, curve in curves.items() if "skpudle" not in name}
-    report["seconds_to_the_last_objective_of"] = {
+    reached = {
         target: {name: time_to(curve, value) for name, curve in curves.items()}
         for target, value in targets.items()
     }
-    for target, row in report["seconds_to_the_last_objective_of"].items():
+    report["results"] = [
+        {"name": name, "seconds": curve[-1][0], "held-out objective": curve[-1][1]}
+        | {f"seconds to the objective of {target}": reached[target][name] for target in targets}
+        | {"curve": curve}
+        for name, curve in curves.items()
+    ]
+    for target, row in reached.items():
         shown = ", ".join(f"{k} {v:.2f} s" if v else f"{k} never" for k, v in row.items())
         print(f"to {target}'s last objective: {shown}")
     write_report(options.out, report)

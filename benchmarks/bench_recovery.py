@@ -88,7 +88,11 @@ def main():
     parser.add_argument("--out", help="JSON file to write")
     options = parser.parse_args()
 
-    report = {"benchmark": "recovery", "options": vars(options), **circumstances(options.device)}
+    report = {
+        "title": "Recovery of a dictionary",
+        "options": vars(options),
+        **circumstances(options.device),
+    }
     report["results"] = []
     for encoder in ENCODERS:
         for optimizer in ("surrogate", "adam"):
@@ -97,7 +101,10 @@ def main():
                 continue
             curve = learn(encoder, optimizer, options)
             reached = {f"{target:g}": first_below(curve, target) for target in TARGETS}
-            report["results"].append({"name": name, "reached": reached, "curve": curve})
+            row = {"name": name}
+            for target, at in reached.items():
+                row[f"updates to {target}"], row[f"seconds to {target}"] = at or (None, None)
+            report["results"].append(row | {"curve": curve})
             shown = ", ".join(
                 f"{target}: {at[0]} updates, {at[1]:.1f} s" if at else f"{target}: never"
                 for target, at in reached.items()
