@@ -139,14 +139,18 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         """
         x, trainer, start = self._start_training(X, y)
         batch_size = self._batch_size(len(x))
-        n_updates = self.max_iter * -(-len(x) // batch_size)
+        n_batches = -(-len(x) // batch_size)
+        n_updates = self._n_updates(n_batches, batch_size, trainer.optimizer.atoms.shape)
+        max_iter = -(-n_updates // n_batches)
         alpha, decay_at = start["alpha"], partial(self._decay_at, n_updates=n_updates)
         trainer.schedule = partial(self._schedule, alpha, decay_at)
         first_update = n_updates * 9 // 10 if isinstance(self.lambda_decay, tuple) else 0
-        stopping = Stopping(self.tol, self.n_iter_no_change, first_update=first_update)
+        stopping = Stopping(
+            self.tol, self.n_iter_no_change, first_update=first_update, n_updates=n_updates
+        )
         source = self._source(x, batch_size, start, shuffle=True)
 
-        root = self._init_callback_context(max_subtasks=self.max_iter)
+        root = self._init_callback_context(max_subtasks=max_iter)
         root.call_on_fit_task_begin(estimator=self, X=X, y=y)
         start_time = time.perf_counter()
         loss_curve, converged, stopped = [], False, False
@@ -154,7 +158,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         def fitted():
             return self._fitted_attributes(trainer, start, decay_at, loss_curve)
 
-        for epoch in range(self.max_iter):
+        for epoch in range(max_iter):
             if epoch:
                 trainer.replace_unused(source)
             task = root.subcontext(task_name="epoch")
@@ -166,7 +170,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
                 raise self._divergence(error) from error
             loss_curve.append(summary.loss)
             if self.verbose:
-                self._print_progress(loss_curve, trainer.n_steps, n_updates, start_time)
+                self._print_progress(loss_curve, max_iter, trainer.n_steps, n_updates, start_time)
             converged = summary.converged
             stopped = task.call_on_fit_task_end(
                 estimator=self, X=X, y=y, reconstruction_attributes=fitted
@@ -177,10 +181,9 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         self._warn_of_step(trainer.optimizer.atoms, stacklevel=5)
         if not (converged or stopped or self.tol is None):
             warnings.warn(
-                f"The objective of {type(self).__name__} still improved after "
-                f"max_iter={self.max_iter} epochs ({self.n_steps_} updates). Increase max_iter or "
-                f"learning_rate, or raise tol (now {self.tol}); tol=None trains for max_iter "
-                "epochs without this warning.",
+                f"The objective of {type(self).__name__} still improved after {self.n_steps_} "
+                f"updates (max_iter={self.max_iter!r}). Increase max_iter or learning_rate, or "
+                f"raise tol (now {self.tol}); tol=None trains as long without this warning.",
                 ConvergenceWarning,
                 stacklevel=4,
             )
@@ -322,6 +325,10 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
     def _batch_size(self, n_samples):
         return min(256 if self.batch_size == "auto" else self.batch_size, n_samples)
 
+    def _n_updates(self, n_batches, batch_size, shape):  # of the atoms
+        """Return the number of updates that training may take."""
+        return self.max_iter * n_batches
+
     def _decay_at(self, update, *, n_updates):
         """Return lambda_decay at an update: a pair is a staircase of ten equal parts (figure 5)."""
         if not isinstance(self.lambda_decay, tuple):
@@ -374,11 +381,11 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             "scale the data."
         )
 
-    def _print_progress(self, loss_curve, n_steps, n_updates, start_time):
+    def _print_progress(self, loss_curve, max_iter, n_steps, n_updates, start_time):
         elapsed = time.perf_counter() - start_time
         rate = n_steps / elapsed
         print(
-            f"epoch {len(loss_curve)}/{self.max_iter}  loss {loss_curve[-1]:.6g}  "
+            f"epoch {len(loss_curve)}/{max_iter}  loss {loss_curve[-1]:.6g}  "
             f"{rate:.3g} updates/s  at most {max(n_updates - n_steps, 0) / rate:.0f} s left",
             flush=True,
         )

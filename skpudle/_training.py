@@ -89,11 +89,18 @@ class Stopping:
         Number of checks without one.
     first_update : int, default=0
         Updates before this one are not judged.
+    n_updates : int, default=None
+        Stop after that many in any case, in the middle of an epoch if need be.
     """
 
-    def __init__(self, tol, patience, *, first_update=0):
+    def __init__(self, tol, patience, *, first_update=0, n_updates=None):
         self.tol, self.patience, self.first_update = tol, patience, first_update
+        self.n_updates = n_updates
         self._smoothed, self._best, self._stalled = None, None, 0
+
+    def limit(self, length, update):
+        """Return how many of the next ``length`` updates are to be made."""
+        return length if self.n_updates is None else min(length, self.n_updates - update)
 
     def check(self, objective, update):
         """Return whether to stop, given the mean objective since the last check."""
@@ -154,8 +161,11 @@ class Trainer:
         self._losses = None
         self._unused = torch.ones_like(self.optimizer.atoms.flatten(1)[:, 0], dtype=torch.bool)
         while n_seen < source.n_samples:
+            length = stopping.limit(_UPDATES_PER_ROUND, self.n_steps)
+            if length == 0:
+                break
             start = self.optimizer.atoms.detach().clone(), self.optimizer.state(), self.n_steps
-            sums = [self._update(b, source.n_samples) for b in islice(batches, _UPDATES_PER_ROUND)]
+            sums = [self._update(b, source.n_samples) for b in islice(batches, length)]
             finite = torch.isfinite(torch.stack(sums)).all(1)
             loss, objective, n_samples = torch.stack(sums).double().sum(0).tolist()
             if finite[0] or self._finite_state is None:

@@ -14,6 +14,11 @@ from skpudle.shrinkage import SHRINKAGES
 
 __all__ = ["PUDLEDictionaryLearning"]
 
+# max_iter="auto": at most so many epochs and operations of encoders, but at least so many updates.
+_AUTO_EPOCHS = 100
+_AUTO_OPERATIONS = 1.2e12
+_AUTO_UPDATES = 200
+
 
 def _solve_lasso(dictionary, x, *, alpha, positive_code, mask=None, warn=False):
     codes, gaps = converged_codes(
@@ -89,8 +94,10 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
     batch_size : int or "auto", default="auto"
         Samples in an update; "auto" is ``min(256, n_samples)``.
 
-    max_iter : int, default=100
-        Largest number of epochs.
+    max_iter : int or "auto", default="auto"
+        Largest number of epochs. "auto" is 100, or fewer where their encoders would take more than
+        about :math:`10^{12}` operations, some 10 to 30 seconds of two CPU cores; but at least 200
+        updates, which may end within an epoch.
 
     tol : float or None, default=1e-4
         Relative improvement of the smoothed objective that counts as one; None trains for
@@ -203,7 +210,7 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
         learning_rate=1e-3,
         optimizer_params=None,
         batch_size="auto",
-        max_iter=100,
+        max_iter="auto",
         tol=1e-4,
         n_iter_no_change=5,
         dict_init="data",
@@ -244,6 +251,7 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
         "gradient": [StrOptions({"dec", "ae-lasso", "ae-ls"})],
         "n_unfoldings": [Interval(Integral, 1, None, closed="left"), None],
         "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple],
+        "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "shrinkage": [StrOptions(set(SHRINKAGES))],
         "positive_code": ["boolean"],
         "positive_dict": ["boolean"],
@@ -305,6 +313,16 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
 
     def _converges(self):
         return self.n_unfoldings is None or self.transform_algorithm == "lasso"
+
+    def _n_updates(self, n_batches, batch_size, shape):
+        if self.max_iter != "auto":
+            return super()._n_updates(n_batches, batch_size, shape)
+        n_components, n_features = shape
+        push = 2 * batch_size * n_components * min(n_components, 2 * n_features)
+        n_products = 1 if self.gradient == "dec" else 3  # the adjoint has two more
+        n_unfoldings = 100 if self.n_unfoldings is None else self.n_unfoldings
+        affordable = _AUTO_OPERATIONS / (n_unfoldings * n_products * push)
+        return min(_AUTO_EPOCHS * n_batches, max(_AUTO_UPDATES, int(affordable)))
 
     def _penalty(self, alpha, lambda_decay):
         if self.shrinkage == "hard":

@@ -422,7 +422,7 @@ def test_training_stops_when_nothing_improves(X):
 
 def test_training_that_still_improves_warns_with_what_to_change(X):
     estimator = make(tol=1e-4, max_iter=3, learning_rate=0.01)
-    with pytest.warns(ConvergenceWarning, match=r"max_iter=3 .*learning_rate.*tol \(now 0.0001\)"):
+    with pytest.warns(ConvergenceWarning, match=r"max_iter=3\)\. Increase max_iter.*learning_rate.*tol \(now 0.0001\)"):
         estimator.fit(X)
     assert estimator.n_iter_ == 3
 
@@ -434,6 +434,16 @@ def test_warnings_point_at_the_line_that_called_fit(X):
         estimator.fit(X)
     assert {warning.category for warning in caught} == {RuntimeWarning, ConvergenceWarning}
     assert {warning.filename for warning in caught} == {__file__}
+
+
+def test_training_has_a_hundred_epochs_unless_they_are_dear(monkeypatch, X):
+    few = dict(n_unfoldings=1, max_iter="auto", batch_size=1)
+    assert make(**few).fit(X).n_iter_ == 100
+    monkeypatch.setattr("skpudle.dictionary_learning._AUTO_OPERATIONS", 0)
+    learner = make(**few, lambda_decay=(1.0, 0.5)).fit(X)
+    assert (learner.n_steps_, learner.n_iter_) == (200, -(-200 // len(X)))
+    assert learner.lambda_decay_ == 0.5  # the last of ten stages
+    assert make(**few | dict(max_iter=4)).fit(X).n_iter_ == 4
 
 
 def test_without_a_tolerance_training_goes_through_all_epochs_in_silence(X):

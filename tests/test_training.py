@@ -177,6 +177,18 @@ def test_a_long_epoch_is_left_as_soon_as_the_objective_has_stalled(atoms, genera
     assert summary.loss == pytest.approx(0.5 * float(x[0].square().sum()))
 
 
+@pytest.mark.parametrize("n_updates", [3, 10, 13])
+def test_training_ends_after_a_given_number_of_updates(n_updates, atoms, x):
+    """Also within an epoch, and after updates that are those of a longer training."""
+    stopping = Stopping(None, 1, n_updates=n_updates)
+    trainer, twin = make_trainer(atoms), make_trainer(atoms)
+    summary = trainer.run_epoch(Rows(x, 1), stopping)
+    twin.run_epoch(Rows(x[:n_updates], 1), NEVER)
+    assert trainer.n_steps == n_updates
+    assert not summary.converged
+    assert torch.equal(trainer.optimizer.atoms, twin.optimizer.atoms)
+
+
 # ---------------------------------------------------------------------------- divergence
 
 
