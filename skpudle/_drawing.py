@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from skpudle._arrays import check_rows, to_numpy, to_tensor
+from skpudle._arrays import to_numpy, to_tensor
 
-__all__ = ["as_images", "axes_to_draw_on", "new_figure", "signed_codes"]
+__all__ = ["as_images", "axes_to_draw_on", "new_figure", "shape_of_images", "signed_codes"]
 
 
 def _matplotlib():
@@ -26,42 +26,46 @@ def new_figure(**kwargs):
     return _matplotlib().figure.Figure(layout="constrained", **kwargs)
 
 
-def axes_to_draw_on(ax):
-    """Return the axes and their figure, new ones if there are none."""
+def axes_to_draw_on(ax, **kwargs):
+    """Return the axes and their figure, new ones by `kwargs` if there are none."""
     if ax is None:
-        ax = _matplotlib().pyplot.subplots(layout="constrained")[1]
+        ax = _matplotlib().pyplot.subplots(layout="constrained", **kwargs)[1]
     return ax, ax.figure
 
 
-def signed_codes(estimator, codes):
-    """Return what `transform` returned as an array, one column per atom."""
-    codes = to_numpy(to_tensor(check_rows(codes)))
-    n_components = len(estimator.components_)
-    if codes.shape[1] == 2 * n_components:
+def signed_codes(estimator, codes):  # -> (n_codes, n_components)
+    """Return what `transform` returned as an array, a row per sample or per position of atoms."""
+    if isinstance(codes, list):  # of images of different sizes
+        return np.concatenate([signed_codes(estimator, maps) for maps in codes])
+    codes, n_components = to_numpy(to_tensor(codes)), len(estimator.components_)
+    if getattr(estimator, "split_sign", False):
         return codes[:, :n_components] - codes[:, n_components:]
-    return codes
+    return codes.reshape(-1, n_components)
+
+
+def shape_of_images(estimator, image_shape):
+    """Return the shape of the atoms as images: convolutional ones have it already."""
+    return estimator.components_.shape[1:] if hasattr(estimator, "atom_shape") else image_shape
 
 
 def as_images(atoms, image_shape):  # -> (n, height, width) or (n, height, width, 3)
     """Reshape atoms to images, or raise ValueError if they are none."""
-    if atoms.ndim == 4:  # (n_components, n_channels, height, width)
-        atoms = np.moveaxis(atoms, 1, -1)
-        atoms = atoms[..., 0] if atoms.shape[-1] == 1 else atoms
-    else:
-        atoms = atoms.reshape(len(atoms), -1)
-        if image_shape is None:
-            side = math.isqrt(atoms.shape[1])
-            image_shape = (side, side)
-        if math.prod(image_shape) != atoms.shape[1]:
-            raise ValueError(
-                f"Atoms of {atoms.shape[1]} features are no images of shape "
-                f"{tuple(image_shape)}; pass image_shape=(height, width), or (height, width, 3) "
-                "for colours."
-            )
-        atoms = atoms.reshape(-1, *image_shape)
-    if atoms.ndim != 3 and not (atoms.ndim == 4 and atoms.shape[-1] == 3):
+    features = atoms.shape[1:]
+    if image_shape is None and len(features) > 1:
+        image_shape = features
+    elif image_shape is None:
+        side = math.isqrt(features[0])
+        image_shape = (side, side)
+    if math.prod(image_shape) != math.prod(features):
         raise ValueError(
-            f"Atoms of shape {atoms.shape[1:]} are neither grey nor colour images: expected "
+            f"Atoms of {math.prod(features)} features are no images of shape "
+            f"{tuple(image_shape)}; pass image_shape=(height, width), or (height, width, 3) "
+            "for colours."
+        )
+    if len(image_shape) not in (2, 3) or (*image_shape, 1)[2] not in (1, 3):
+        raise ValueError(
+            f"Atoms of shape {tuple(image_shape)} are neither grey nor colour images: expected "
             "(height, width) or (height, width, 3)."
         )
-    return atoms
+    images = atoms.reshape(-1, *image_shape)
+    return images[..., 0] if images.shape[3:] == (1,) else images

@@ -20,7 +20,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
 from skpudle._curves import ConvergenceDisplay, LossCurveDisplay
-from skpudle._drawing import as_images, axes_to_draw_on, signed_codes
+from skpudle._drawing import as_images, axes_to_draw_on, shape_of_images, signed_codes
 from skpudle.metrics import match_atoms
 
 __all__ = [
@@ -71,11 +71,11 @@ class AtomsDisplay:
 
         Parameters
         ----------
-        atoms : array-like of shape (n_components, n_features) or (n_components, c, height, width)
-            Atoms; those with c channels, 1 or 3, are convolutional.
+        atoms : array-like of shape (n_components, n_features) or (n_components, height, width[, 3])
+            Atoms as rows, or as images.
         image_shape : tuple of int, default=None
             Shape that the features of an atom are reshaped to, (height, width) or
-            (height, width, 3). By default a square.
+            (height, width, 3). By default rows become squares.
         n_atoms : int, default=None
             Draw the first so many; by default all.
         ax : matplotlib Axes, default=None
@@ -107,10 +107,11 @@ class AtomsDisplay:
         ----------
         estimator : estimator
             Fitted, with ``components_``.
-        X : array-like of shape (n_samples, n_features), default=None
-            Samples; if given, atoms come in the order of how many of them use each.
+        X : array-like, default=None
+            Samples, as `transform` takes them; if given, atoms come in the order of how many of
+            them use each.
         image_shape, n_atoms, ax, **plot_params
-            As in `from_atoms`.
+            As in `from_atoms`; convolutional atoms have their shape already.
 
         Returns
         -------
@@ -122,6 +123,7 @@ class AtomsDisplay:
         if X is not None:
             usage = np.count_nonzero(signed_codes(estimator, estimator.transform(X)), axis=0)
             atoms = atoms[np.argsort(-usage, kind="stable")]
+        image_shape = shape_of_images(estimator, image_shape)
         return cls.from_atoms(atoms, image_shape=image_shape, n_atoms=n_atoms, ax=ax, **plot_params)
 
     def plot(self, *, ax=None, n_columns=None, **image_kwargs):
@@ -153,7 +155,9 @@ class AtomsDisplay:
         grid = grid[:-1, :-1]  # no line after the last row and column
         if grid.ndim == 3:  # colours from 0 to 1, lines white
             grid = np.nan_to_num(0.5 + 0.5 * grid, nan=1.0)
-        self.ax_, self.figure_ = axes_to_draw_on(ax)
+        longest = max(grid.shape[:2])
+        size = [max(1.5, 6.4 * side / longest) for side in (grid.shape[1], grid.shape[0])]
+        self.ax_, self.figure_ = axes_to_draw_on(ax, figsize=size)
         self.image_ = self.ax_.imshow(grid, **(GREYS | image_kwargs))
         self.ax_.set_axis_off()
         return self
@@ -205,8 +209,9 @@ class CodesDisplay:
         ----------
         estimator : estimator
             Fitted, with ``components_`` and ``transform``.
-        X : array-like of shape (n_samples, n_features)
-            Samples.
+        X : array-like
+            Samples, as `transform` takes them. Codes of a convolutional learner count position by
+            position.
         kind, ax
             As in `plot`.
 

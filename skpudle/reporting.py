@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from skpudle._arrays import check_rows, to_numpy, to_tensor
-from skpudle._drawing import as_images, new_figure, signed_codes
+from skpudle._arrays import to_numpy, to_tensor
+from skpudle._drawing import as_images, new_figure, shape_of_images, signed_codes
 from skpudle.plotting import AtomsDisplay, CodesDisplay, LossCurveDisplay
 
 __all__ = ["Report", "report"]
@@ -71,17 +71,26 @@ def _picture(draw, alt):
     return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{code}">'
 
 
-def _draw_worst(X, reconstruction, worst, image_shape):
+def _as_arrays(samples):
+    """Return samples as a list of arrays, whatever they came in."""
+    if isinstance(samples, list):
+        return [to_numpy(to_tensor(sample)) for sample in samples]
+    return list(to_numpy(to_tensor(samples)))
+
+
+def _draw_worst(samples, reconstructions, worst, image_shape):
     """Return a function that draws samples above their reconstructions."""
-    pairs = np.concatenate([np.nan_to_num(X[worst]), reconstruction[worst]])
+    worst = [row for row in worst if samples[row].shape == samples[worst[0]].shape]
+    pairs = [np.nan_to_num(samples[row]) for row in worst] + [reconstructions[r] for r in worst]
+    pairs = np.stack(pairs)
     try:
         as_images(pairs, image_shape)
     except ValueError:  # no images: curves
 
         def draw(ax):
             for row in worst[:3]:
-                (line,) = ax.plot(X[row], label=f"sample {row}")
-                ax.plot(reconstruction[row], ":", color=line.get_color())
+                (line,) = ax.plot(samples[row].ravel(), label=f"sample {row}")
+                ax.plot(reconstructions[row].ravel(), ":", color=line.get_color())
             ax.set(xlabel="Feature", title="dotted: reconstruction")
             ax.legend()
 
@@ -101,11 +110,12 @@ def report(estimator, X, *, image_shape=None, n_atoms=100, n_worst=8):
     ----------
     estimator : estimator
         Fitted learner, with ``components_``, ``transform`` and ``inverse_transform``.
-    X : array-like of shape (n_samples, n_features)
-        Samples, better others than those of `fit`.
+    X : array-like
+        Samples, as `transform` takes them; better others than those of `fit`.
     image_shape : tuple of int, default=None
-        Shape of a sample that is an image, (height, width) or (height, width, 3). By default a
-        square if the number of features is one; other atoms are drawn as rows of a matrix.
+        Shape of a row that is an image, (height, width) or (height, width, 3). By default a square
+        if the number of features is one; what is no image is drawn as curves, and such atoms as
+        rows of a matrix.
     n_atoms : int, default=100
         Number of atoms to show, the most used first.
     n_worst : int, default=8
@@ -129,23 +139,25 @@ def report(estimator, X, *, image_shape=None, n_atoms=100, n_worst=8):
     check_is_fitted(estimator, "components_")
     raw = estimator.transform(X)
     codes = signed_codes(estimator, raw)
-    reconstruction = to_numpy(to_tensor(check_rows(estimator.inverse_transform(raw))))
-    X = to_numpy(to_tensor(check_rows(X, allow_nan=True)))
-    errors = np.nansum(np.square(X - reconstruction), axis=1)
-    energies = np.nansum(np.square(X), axis=1)
+    samples, reconstructions = _as_arrays(X), _as_arrays(estimator.inverse_transform(raw))
+    errors = [np.nansum(np.square(x - y)) for x, y in zip(samples, reconstructions, strict=True)]
+    errors, energies = np.array(errors), np.array([np.nansum(np.square(x)) for x in samples])
     shares = errors[energies > 0] / energies[energies > 0]
     worst = np.argsort(-errors, kind="stable")[:n_worst]
     usage = (codes != 0).mean(axis=0)
     order = np.argsort(-usage, kind="stable")[:n_atoms]
+    atoms, atom_shape = estimator.components_[order], shape_of_images(estimator, image_shape)
+    if image_shape is None and hasattr(estimator, "atom_shape"):
+        image_shape = samples[0].shape  # a signal is no square
 
     def draw_atoms(ax):
         try:
-            as_images(estimator.components_, image_shape)
+            as_images(atoms, atom_shape)
         except ValueError:
-            ax.imshow(estimator.components_[order], cmap="gray", aspect="auto")
+            ax.imshow(atoms.reshape(len(atoms), -1), cmap="gray", aspect="auto")
             ax.set(xlabel="Feature", ylabel="Atom, most used first")
         else:
-            AtomsDisplay.from_atoms(estimator.components_[order], image_shape=image_shape, ax=ax)
+            AtomsDisplay.from_atoms(atoms, image_shape=atom_shape, ax=ax)
 
     def draw_errors(ax):
         ax.hist(shares, bins=50)
@@ -156,15 +168,15 @@ def report(estimator, X, *, image_shape=None, n_atoms=100, n_worst=8):
         "Usage of the atoms": lambda ax: CodesDisplay.from_codes(codes, ax=ax),
         "Atoms per sample": lambda ax: CodesDisplay.from_codes(codes, kind="count", ax=ax),
         "Reconstruction error": draw_errors,
-        "Worst samples": _draw_worst(X, reconstruction, worst, image_shape),
+        "Worst samples": _draw_worst(samples, reconstructions, worst, image_shape),
     }
     if hasattr(estimator, "loss_curve_"):
         pictures["Loss"] = lambda ax: LossCurveDisplay.from_estimator(estimator, ax=ax)
     facts = {
-        "samples": len(X),
+        "samples": len(samples),
         "atoms": len(estimator.components_),
-        "features": X.shape[1],
-        "alpha": f"{estimator.alpha_:.4g}" if hasattr(estimator, "alpha_") else "",
+        "numbers in an atom": estimator.components_[0].size,
+        "alpha": f"{np.mean(estimator.alpha_):.4g}" if hasattr(estimator, "alpha_") else "",
         "epochs": getattr(estimator, "n_iter_", ""),
         "entries of the codes that are not zero": f"{(codes != 0).mean():.1%}",
         "atoms that no sample uses": int((usage == 0).sum()),

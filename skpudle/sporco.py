@@ -1,10 +1,12 @@
 """SPORCO's dictionary learning behind the interface of scikit-learn."""
 
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
 import torch
 from sklearn.base import _fit_context
+from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import validate_data
 
@@ -27,7 +29,7 @@ def _import_sporco():
     return bpdndl
 
 
-class SporcoDictionaryLearning(DictionaryTransformer):
+class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
     r"""Dictionary learning by alternating minimisation of the lasso, with SPORCO.
 
     `fit` runs ``sporco.dictlrn.bpdndl.BPDNDictLearn``, which alternates steps of the method of
@@ -165,17 +167,44 @@ class SporcoDictionaryLearning(DictionaryTransformer):
         options = bpdndl.BPDNDictLearn.Options()
         options.update({"Verbose": bool(self.verbose), "MaxMainIter": self.max_iter})
         options.update(self.options or {})
-        learner = bpdndl.BPDNDictLearn(to_numpy(atoms).T, to_numpy(x).T, alpha, options)
-        learner.solve()
+        own_callback, max_iter = options["Callback"], options["MaxMainIter"]
+        root = self._init_callback_context(max_subtasks=max_iter)
+        task = None
 
-        components = to_tensor(learner.getdict().T).to(x.dtype)
-        self.components_ = to_numpy(components)
-        self.n_components_ = len(components)
-        self.alpha_ = alpha
-        statistics = learner.getitstat()
-        self.n_iter_ = len(statistics.DFid)
-        self.loss_curve_ = np.array(statistics.DFid, dtype=np.float64) / len(x)
+        def begin():
+            nonlocal task
+            task = root.subcontext(task_name="iteration")
+            task.call_on_fit_task_begin(estimator=self, X=X, y=y)
+
+        def after_iteration(learner):  # -> whether SPORCO is to stop
+            stop = own_callback is not None and bool(own_callback(learner))
+            attributes = partial(self._fitted_attributes, learner, alpha, x.dtype)
+            stop |= task.call_on_fit_task_end(
+                estimator=self, X=X, y=y, reconstruction_attributes=attributes
+            )
+            if not stop and len(learner.itstat) < max_iter:
+                begin()
+            return stop
+
+        options["Callback"] = after_iteration
+        learner = bpdndl.BPDNDictLearn(to_numpy(atoms).T, to_numpy(x).T, alpha, options)
+        root.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        begin()
+        learner.solve()
+        vars(self).update(self._fitted_attributes(learner, alpha, x.dtype))
+        root.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes=dict)
         return self
+
+    def _fitted_attributes(self, learner, alpha, dtype):
+        components = to_numpy(to_tensor(learner.getdict().T).to(dtype))
+        losses = learner.getitstat().DFid
+        return {
+            "components_": components,
+            "n_components_": len(components),
+            "alpha_": alpha,
+            "n_iter_": len(losses),
+            "loss_curve_": np.array(losses, dtype=np.float64) / learner.xstep.S.shape[1],
+        }
 
     def _initial_alpha(self, x, atoms):
         if self.alpha != "auto":

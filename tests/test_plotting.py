@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from skpudle import PUDLEDictionaryLearning
+from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data
 from skpudle.diagnostics import code_convergence, gradient_convergence
 from skpudle.metrics import atom_coherence
@@ -86,16 +86,40 @@ def test_colours_are_kept_and_zero_is_grey():
     np.testing.assert_allclose(drawn[2].ravel(), expected[2], rtol=1e-12)
 
 
-@pytest.mark.parametrize("n_channels", [1, 3])
-def test_channels_of_convolutional_atoms_are_colours(n_channels):
-    atoms = np.random.default_rng(0).normal(size=(4, n_channels, 5, 6))
+@pytest.mark.parametrize("shape", [(5, 6), (5, 6, 1), (5, 6, 3)])
+def test_atoms_with_the_shape_of_images_are_drawn_as_they_are(shape):
+    atoms = np.random.default_rng(0).normal(size=(4, *shape))
     images = AtomsDisplay.from_atoms(atoms).images
-    np.testing.assert_array_equal(images.reshape(4, 5, 6, -1), np.moveaxis(atoms, 1, -1))
+    np.testing.assert_array_equal(images.reshape(atoms.shape), atoms)
+
+
+@pytest.mark.parametrize("n_channels", [0, 3])
+def test_convolutional_atoms_and_codes_are_drawn(n_channels):
+    shape = (6, 16, 20, 3)[: 3 + (n_channels > 0)]
+    pictures = np.random.default_rng(0).normal(size=shape)
+    options = dict(atom_shape=(4, 5), stride=3, max_iter=1, n_unfoldings=3, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(7, tol=None, **options).fit(pictures)
+    images = AtomsDisplay.from_estimator(learner).images
+    np.testing.assert_array_equal(images, learner.components_)
+    maps = learner.transform(pictures)  # one code for each position
+    usage = (maps != 0).mean(axis=(0, 1, 2))
+    for samples in (pictures, list(pictures)):
+        display = CodesDisplay.from_estimator(learner, samples)
+        np.testing.assert_allclose(display.heights_, np.sort(usage)[::-1])
+    first = AtomsDisplay.from_estimator(learner, pictures, n_atoms=1).images[0]
+    np.testing.assert_array_equal(first, learner.components_[usage.argmax()])
 
 
 def test_two_channels_are_no_image():
     with pytest.raises(ValueError, match="neither grey nor colour"):
-        AtomsDisplay.from_atoms(np.ones((4, 2, 5, 6)))
+        AtomsDisplay.from_atoms(np.ones((4, 5, 6, 2)))
+
+
+def test_a_new_figure_is_as_wide_as_its_grid():
+    display = AtomsDisplay.from_atoms(np.eye(16), n_columns=6)
+    width, height = display.figure_.get_size_inches()
+    n_rows, n_columns = np.shape(display.image_.get_array())
+    assert width / height == pytest.approx(n_columns / n_rows)
 
 
 # ---------------------------------------------------------------------------- codes

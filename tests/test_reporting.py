@@ -1,7 +1,10 @@
 """The report is one page that needs nothing else and says what is so."""
 
+import html
+import json
 import re
 import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -9,7 +12,11 @@ import pytest
 import torch
 
 import skpudle
-from skpudle import PUDLEDictionaryLearning, SporcoDictionaryLearning
+from skpudle import (
+    ConvPUDLEDictionaryLearning,
+    PUDLEDictionaryLearning,
+    SporcoDictionaryLearning,
+)
 from skpudle.datasets import make_dictionary_data
 
 pytest.importorskip("matplotlib")
@@ -106,23 +113,44 @@ def test_a_report_is_saved_and_shown_in_notebooks(learner, X, tmp_path):
     assert report._repr_html_().startswith("<iframe srcdoc=")
 
 
-def test_a_browser_shows_it_without_complaint(learner, X, tmp_path, python_draws):
-    playwright = pytest.importorskip("playwright.sync_api")
-    skpudle.report(learner, X).save(tmp_path / "report.html")
-    with playwright.sync_playwright() as browsers:
-        path = shutil.which("chromium") or shutil.which("google-chrome")
-        if path is None:
-            pytest.skip("needs Chromium")
-        browser = browsers.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 390, "height": 800})
-        complaints = []
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto((tmp_path / "report.html").as_uri())
-        sizes = page.evaluate("[...document.images].map(image => image.naturalWidth)")
-        width = page.evaluate("document.documentElement.scrollWidth")
-        browser.close()
-    assert len(sizes) == 6
-    assert min(sizes) > 0
-    assert width <= 390
-    assert not complaints
+NOISE = np.random.default_rng(0).normal(size=(4, 26, 22, 3))
+SIGNALS, PICTURES = NOISE[:, :25, 0, 0], [NOISE[0], NOISE[1], NOISE[2, :20]]  # of several sizes
+
+
+@pytest.mark.parametrize(("atom_shape", "samples"), [(5, SIGNALS), ((4, 4), PICTURES)])
+def test_convolutional_learners_have_one(atom_shape, samples):
+    options = dict(max_iter=1, n_unfoldings=3, tol=None, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(6, atom_shape=atom_shape, stride=2, **options)
+    assert len(check(skpudle.report(learner.fit(samples), samples).page)) == 6
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
+
+# The report as a notebook shows it, a frame as wide as a phone, and what the browser makes of it.
+PAGE = """<!DOCTYPE html><meta charset="utf-8"><div style="width: 390px">{}</div><pre></pre><script>
+addEventListener("load", () => {{
+  const frame = document.querySelector("iframe"), page = frame.contentDocument;
+  document.querySelector("pre").textContent = JSON.stringify({{
+    widths: [...page.images].map(image => image.naturalWidth),
+    title: page.querySelector("h1").textContent,
+    overflow: page.documentElement.scrollWidth - frame.clientWidth,
+  }});
+}});
+</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_a_browser_shows_it_without_complaint(learner, X, tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text(PAGE.format(skpudle.report(learner, X)._repr_html_()), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    options += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=10000", "--dump-dom"]
+    run = subprocess.run(
+        [BROWSER, *options, page.as_uri()], capture_output=True, text=True, timeout=100, check=True
+    )
+    assert "CONSOLE" not in run.stderr, run.stderr
+    seen = json.loads(html.unescape(re.search("<pre>(.*?)</pre>", run.stdout, re.DOTALL)[1]))
+    assert seen["title"] == "PUDLEDictionaryLearning"
+    assert len(seen["widths"]) == 6
+    assert min(seen["widths"]) > 0
+    assert seen["overflow"] <= 0
