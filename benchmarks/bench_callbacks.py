@@ -1,6 +1,7 @@
 """What callbacks cost: the same fit without any, with one that listens, and with scikit-learn's.
 
-Example::
+The fits alternate, and each is compared with its neighbour without callbacks, since machines drift
+by more than callbacks cost. Example::
 
     python benchmarks/bench_callbacks.py --out benchmarks/results/callbacks.json
 """
@@ -8,13 +9,11 @@ Example::
 import argparse
 import contextlib
 import io
-import json
-import platform
 from pathlib import Path
-from statistics import median
-from time import process_time
+from time import perf_counter
 
-import torch
+import numpy as np
+from common import circumstances, write_report
 from sklearn.callback import ProgressBar
 
 from skpudle import PUDLEDictionaryLearning
@@ -37,52 +36,51 @@ class Listener:
         return False
 
 
+def seconds(X, epochs, callbacks):
+    learner = PUDLEDictionaryLearning(
+        128, alpha=0.1, n_unfoldings=10, max_iter=epochs, tol=None, random_state=0
+    )
+    learner.set_callbacks(*callbacks)
+    start = perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        learner.fit(X)
+    return perf_counter() - start
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--n", type=int, default=20_000)
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--n", type=int, default=5000, help="patches of 8 x 8 pixels")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    machine = circumstances()
     X = load_image_patches(n_patches=options.n, random_state=0)
-    callbacks = {"none": [], "a listener": [Listener()], "ProgressBar": [ProgressBar()]}
-    times = {name: [] for name in callbacks}
-    for repeat in range(options.repeats + 1):  # the first warms up; in turn, since machines drift
+    callbacks = {"a listener": [Listener()], "ProgressBar": [ProgressBar()]}
+    seconds(X, options.epochs, callbacks["ProgressBar"])  # warms up
+    without, ratios = [], {name: [] for name in callbacks}
+    for _ in range(options.repeats):
         for name, listeners in callbacks.items():
-            learner = PUDLEDictionaryLearning(
-                128, alpha=0.1, n_unfoldings=10, max_iter=options.epochs, tol=None, random_state=0
-            )
-            learner.set_callbacks(*listeners)
-            start = process_time()
-            with contextlib.redirect_stdout(io.StringIO()):
-                learner.fit(X)
-            if repeat:
-                times[name].append(process_time() - start)
-    rows = [
-        {
-            "callback": name,
-            "fit (s)": median(seconds),
-            "smallest (s)": min(seconds),
-            "over none": f"{median(seconds) / median(times['none']) - 1:+.1%}",
-        }
-        for name, seconds in times.items()
-    ]
-    for row in rows:
-        print(row)
-    report = {
-        "title": "Callbacks",
-        "results": rows,
-        "samples": options.n,
-        "epochs": options.epochs,
-        "runs": options.repeats,
-        "time": "of the processor, median",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    report = json.loads(json.dumps(report), parse_float=lambda t: float(f"{float(t):.4g}"))
-    if options.out:
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+            before = seconds(X, options.epochs, [])
+            during = seconds(X, options.epochs, listeners)
+            after = seconds(X, options.epochs, [])
+            without += [before, after]
+            ratios[name].append(2 * during / (before + after))
+    rows = []
+    for name, values in ratios.items():
+        # twice the standard error of the median of normal variables
+        error = 2 * 1.2533 * np.std(values, ddof=1) / len(values) ** 0.5
+        rows.append(
+            {
+                "callback": name,
+                "cost": f"{np.median(values) - 1:+.2%}",
+                "give or take": f"{error:.2%}",
+                "fit without (s)": float(np.median(without)),
+            }
+        )
+        print(rows[-1])
+    settings = {"samples": options.n, "epochs": options.epochs, "repeats": options.repeats}
+    write_report(options.out, {"title": "Callbacks", "results": rows} | settings | machine)
 
 
 if __name__ == "__main__":

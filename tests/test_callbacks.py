@@ -1,0 +1,110 @@
+"""scikit-learn's own callbacks on every learner: alone, in a pipeline, in a search."""
+
+import numpy as np
+import pytest
+from sklearn.callback import ProgressBar, ScoringMonitor
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skpudle import (
+    ConvPUDLEDictionaryLearning,
+    NOODLDictionaryLearning,
+    PUDLEDictionaryLearning,
+    SporcoDictionaryLearning,
+)
+from skpudle.datasets import make_dictionary_data
+from skpudle.metrics import reconstruction_r2_scorer
+
+N_EPOCHS = 3
+SHARED = dict(n_unfoldings=5, max_iter=N_EPOCHS, tol=None, random_state=0)
+LEARNERS = [
+    PUDLEDictionaryLearning(6, **SHARED),
+    NOODLDictionaryLearning(6, **SHARED),
+    ConvPUDLEDictionaryLearning(3, atom_shape=5, stride=2, **SHARED),
+    SporcoDictionaryLearning(6, max_iter=N_EPOCHS, random_state=0),
+]
+
+
+@pytest.fixture(params=LEARNERS, ids=lambda learner: type(learner).__name__)
+def learner(request):
+    """Return each learner in turn, without callbacks of the test before."""
+    if isinstance(request.param, SporcoDictionaryLearning):
+        pytest.importorskip("sporco")
+    return request.param.set_callbacks()
+
+
+@pytest.fixture(scope="module")
+def X():
+    return make_dictionary_data(40, 9, 6, 2, random_state=0)[0]
+
+
+def alone(learner):
+    return learner
+
+
+def in_a_pipeline(learner):
+    return make_pipeline(StandardScaler(with_std=False), learner)
+
+
+def in_a_search(learner):
+    return GridSearchCV(
+        learner, {"max_iter": [2, N_EPOCHS]}, cv=2, scoring=reconstruction_r2_scorer
+    )
+
+
+@pytest.mark.parametrize("place", [alone, in_a_pipeline, in_a_search])
+def test_the_progress_bar_shows_every_fit(place, learner, X, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    estimator = place(learner).set_callbacks(ProgressBar(max_propagation_depth=None))
+    name = type(estimator).__name__
+    estimator.fit(X)
+    shown = capsys.readouterr().out
+    assert f"{name} - fit" in shown
+    assert type(learner).__name__ in shown
+    assert "100%" in shown
+
+
+@pytest.mark.parametrize("place", [alone, in_a_pipeline, in_a_search])
+def test_the_scoring_monitor_has_a_score_for_every_epoch(place, learner, X):
+    monitor = ScoringMonitor(scoring={"r2": reconstruction_r2_scorer})
+    learner.set_callbacks(monitor)
+    fitted = place(learner).fit(X, np.zeros(len(X)))
+    rows = monitor.get_logs().data
+    scores = [row["r2"] for row in rows if row["task_name"] in ("epoch", "iteration")]
+    if place is in_a_search:  # two values in two folds, and the best again on all samples
+        assert len(scores) == 2 * (2 + N_EPOCHS) + fitted.best_params_["max_iter"]
+    else:
+        assert len(scores) == N_EPOCHS
+    if place is alone:
+        assert scores[-1] == reconstruction_r2_scorer(learner, X)
+
+
+class StopAfter:
+    """Ask to stop after some epochs."""
+
+    def __init__(self, n_epochs):
+        self.n_epochs = n_epochs
+
+    def setup(self, estimator, context):
+        self.left = self.n_epochs
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator):
+        if context.parent is not None:
+            self.left -= 1
+            self.seen = fitted_estimator
+        return not self.left
+
+
+def test_a_callback_can_stop_any_training(learner, X):
+    stop = StopAfter(2)
+    learner.set_callbacks(stop).fit(X)
+    assert learner.n_iter_ == len(learner.loss_curve_) == 2
+    np.testing.assert_array_equal(stop.seen.components_, learner.components_)
+    np.testing.assert_array_equal(stop.seen.transform(X), learner.transform(X))
