@@ -94,16 +94,27 @@ def rate_at(epoch, options):
     return options.learning_rate * (1 - cos(pi / 2 * left)) if left < 1 else options.learning_rate
 
 
+def epoch_of(images, size, seed):
+    """Return one random crop of each image, in random order."""
+    rng = np.random.default_rng(seed)
+    crops = []
+    for i in rng.permutation(len(images)):
+        row, column = (rng.integers(n - size + 1) for n in images[i].shape)
+        crops.append(images[i][row : row + size, column : column + size])
+    return np.stack(crops)
+
+
 def train(learner, images, options, state):
     """Continue training until all epochs are done; ``state`` is changed and stored."""
-    path, last = STATES / f"{options.name}.pickle", time.perf_counter()
+    path, last = STATES / f"{options.name}.pickle", (time.perf_counter(), time.process_time())
     while state["epoch"] < options.epochs:
         learner.set_params(learning_rate=rate_at(state["epoch"], options))
-        order = np.random.default_rng([options.seed, state["epoch"]]).permutation(len(images))
-        learner.partial_fit([images[i] for i in order])
+        learner.partial_fit(epoch_of(images, options.crop_size, [options.seed, state["epoch"]]))
         state["epoch"] += 1
-        now = time.perf_counter()
-        state["seconds"], last = state["seconds"] + now - last, now
+        now = time.perf_counter(), time.process_time()
+        state["seconds"] += now[0] - last[0]
+        state["cpu_seconds"] += now[1] - last[1]
+        last = now
         state["losses"].append(float(learner.loss_curve_[-1]))
         write(path, pickle.dumps({"learner": learner, "state": state}))
         if options.verbose and state["epoch"] % options.verbose == 0:
@@ -178,7 +189,7 @@ def main():
     options = parser.parse_args()
 
     path = STATES / f"{options.name}.pickle"
-    state = {"epoch": 0, "seconds": 0.0, "losses": []}
+    state = {"epoch": 0, "seconds": 0.0, "cpu_seconds": 0.0, "losses": []}
     learner = learner_of(options)
     if path.exists():  # written by this script on this machine
         stored = pickle.loads(path.read_bytes())
@@ -193,6 +204,7 @@ def main():
         "options": {k: v for k, v in vars(options).items() if k not in ("data", "save", "verbose")},
         "epochs": state["epoch"],
         "training_seconds": state["seconds"],
+        "training_cpu_seconds": state["cpu_seconds"],
         "n_parameters": n_parameters(learner),
         "step_size": learner.step_size_,
         "losses": state["losses"],

@@ -1,61 +1,48 @@
 r"""Strided convolutions as products of matrices, in any number of dimensions.
 
 Atoms of a convolution with stride ``s`` start at every ``s``-th pixel. Cut the image into blocks of
-``s`` pixels and store each position inside a block, a phase, apart: pixel ``a s + r`` of the
-patches at all positions is then phase ``r`` of the blocks, moved by ``a`` blocks, and hence a few
-copies of large contiguous pieces make the matrix of all patches. Its product with the atoms is the
-convolution; the transpose of these copies adds overlapping patches up. On a CPU this takes a small
-part of the time of the products, which a library does at full speed, unlike strided convolutions
-with few channels. An encoder stays in this form from its first iteration to its last.
+``s`` pixels and store each position inside a block, a phase, apart, block after block and image
+after image in one line. Pixel ``a s + r`` of the patches at all positions is then phase ``r``,
+``a`` blocks further on, and hence a few copies of long contiguous pieces make the matrix of all
+patches, one column per block. Its product with the atoms is the convolution; the transpose of these
+copies adds overlapping patches up. On a CPU this takes a small part of the time of the products,
+which a library does at full speed, unlike strided convolutions with few channels.
+
+There are a few more blocks than positions along each axis, since an atom is larger than a block.
+Their columns mean nothing: codes are zero there. An encoder stays in this form from its first
+iteration to its last.
 """
 
 from itertools import product
+from math import prod
 
 import torch
 
 __all__ = ["Phases"]
 
 
-def _slabs(kernel, stride, positions):
-    """Return slices of patches, of phases and of blocks that hold the same pixels."""
-    slabs = []
-    for offsets in product(*(range(-(-k // s)) for k, s in zip(kernel, stride, strict=True))):
-        axes = list(zip(offsets, kernel, stride, positions, strict=True))
-        inside = tuple(slice(a * s, min((a + 1) * s, k)) for a, k, s, _ in axes)
-        phase = tuple(slice(0, min(s, k - a * s)) for a, k, s, _ in axes)
-        blocks = tuple(slice(a, a + h) for a, _, _, h in axes)
-        slabs.append(((..., *inside, *(slice(None) for _ in axes)), (..., *phase, *blocks)))
-    return slabs
-
-
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, y, phases):
-        ctx.phases = phases
-        patches = y.new_empty(*y.shape[:2], *phases.kernel, *phases.positions)
-        for inside, blocks in phases.slabs:
-            patches[inside] = y[blocks]
-        return patches.flatten(2 + len(phases.kernel)).flatten(1, -2)
+        ctx.phases, ctx.n = phases, y.shape[1 + len(phases.kernel)]
+        return phases.gather_(y, phases.empty_patches(y))
 
     @staticmethod
     def backward(ctx, gradient):
-        return _Add.apply(gradient, ctx.phases), None
+        return _Add.apply(gradient, ctx.n, ctx.phases), None
 
 
 class _Add(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, patches, phases):
+    def forward(ctx, patches, n, phases):
         ctx.phases = phases
-        n = len(patches)
-        patches = patches.reshape(n, -1, *phases.kernel, *phases.positions)
-        y = patches.new_zeros(n, patches.shape[1], *phases.stride, *phases.blocks)
-        for inside, blocks in phases.slabs:
-            y[blocks] += patches[inside]
-        return y
+        n_channels = len(patches) // prod(phases.kernel)
+        y = patches.new_zeros(n_channels, *phases.stride, n, *phases.blocks)
+        return phases.add_(patches, y)
 
     @staticmethod
     def backward(ctx, gradient):
-        return _Gather.apply(gradient, ctx.phases), None
+        return _Gather.apply(gradient.contiguous(), ctx.phases), None, None
 
 
 class Phases:
@@ -76,14 +63,22 @@ class Phases:
         axes = list(zip(kernel, stride, positions, strict=True))
         self.size = tuple(k + s * (h - 1) for k, s, h in axes)
         self.blocks = tuple(h - 1 + -(-k // s) for k, s, h in axes)
-        self.slabs = _slabs(kernel, stride, positions)
+        strides = [prod(self.blocks[i + 1 :]) for i in range(len(axes))]
+        self._slabs = []  # pixels of an atom, where they are in a block, and how many blocks on
+        for shifts in product(*(range(-(-k // s)) for k, s, _ in axes)):
+            pairs = [(a * s, min((a + 1) * s, k)) for a, (k, s, _) in zip(shifts, axes)]
+            pixels = tuple(slice(*pair) for pair in pairs)
+            phase = tuple(slice(stop - start) for start, stop in pairs)
+            offset = sum(a * stride for a, stride in zip(shifts, strides, strict=True))
+            self._slabs.append(((slice(None), *pixels), (slice(None), *phase), offset))
+        self._reach = offset  # blocks from the first to the last pixel of an atom
         n_axes = len(axes)
-        self._to_phases = [0, 1, *range(3, 3 + 2 * n_axes, 2), *range(2, 2 + 2 * n_axes, 2)]
-        self._to_image = [0, 1]
+        self._to_phases = [1, *range(3, 3 + 2 * n_axes, 2), 0, *range(2, 2 + 2 * n_axes, 2)]
+        self._to_image = [1 + n_axes, 0]
         for axis in range(n_axes):
-            self._to_image += [2 + n_axes + axis, 2 + axis]
+            self._to_image += [2 + n_axes + axis, 1 + axis]
 
-    def split(self, x):  # (n, c, *size) -> (n, c, *stride, *blocks)
+    def split(self, x):  # (n, c, *size) -> (c, *stride, n, *blocks)
         """Return the phases of images, with zeros where blocks go beyond them."""
         padding = []
         for size, block, stride in zip(self.size, self.blocks, self.stride, strict=True):
@@ -92,20 +87,70 @@ class Phases:
         axes = [n for pair in zip(self.blocks, self.stride, strict=True) for n in pair]
         return x.reshape(*x.shape[:2], *axes).permute(self._to_phases).contiguous()
 
-    def join(self, y):  # (n, c, *stride, *blocks) -> (n, c, *size)
+    def join(self, y):  # (c, *stride, n, *blocks) -> (n, c, *size)
         """Return the images that phases stand for."""
         full = [block * stride for block, stride in zip(self.blocks, self.stride, strict=True)]
-        x = y.permute(self._to_image).reshape(*y.shape[:2], *full)
-        return x[(..., *(slice(size) for size in self.size))]
+        x = y.permute(self._to_image)
+        return x.reshape(*x.shape[:2], *full)[(..., *(slice(size) for size in self.size))]
 
-    def gather(self, y):  # (n, c, *stride, *blocks) -> (n, c * prod(kernel), prod(positions))
-        """Return the patches at all positions."""
+    def gather(self, y):  # (c, *stride, n, *blocks) -> (c * prod(kernel), n_columns)
+        """Return the patches at all positions, one per column."""
         return _Gather.apply(y, self)
 
-    def add(self, patches):  # (n, c * prod(kernel), prod(positions)) -> (n, c, *stride, *blocks)
-        """Return the sum of patches at all positions, the transpose of `gather`."""
-        return _Add.apply(patches, self)
+    def add(self, patches, n):  # (c * prod(kernel), n_columns) -> (c, *stride, n, *blocks)
+        """Return the sum of the patches of ``n`` images, the transpose of `gather`."""
+        return _Add.apply(patches, n, self)
 
-    def unflatten(self, z):  # (n, k, prod(positions)) -> (n, k, *positions)
-        """Return values at positions with an axis for each axis of the image."""
-        return z.reshape(*z.shape[:2], *self.positions)
+    def n_columns(self, n):
+        """Return the number of columns for ``n`` images."""
+        return n * prod(self.blocks) - self._reach
+
+    def empty_patches(self, y):  # (c, *stride, n, *blocks) -> (c * prod(kernel), n_columns)
+        """Return memory for the patches of these phases."""
+        n = y.shape[1 + len(self.kernel)]
+        return y.new_empty(len(y) * prod(self.kernel), self.n_columns(n))
+
+    def gather_(self, y, patches):
+        """Write the patches of ``y`` into the memory ``patches``; see `gather`."""
+        for piece, source in self._pieces(patches, y):
+            piece.copy_(source)
+        return patches
+
+    def add_(self, patches, y, *, alpha=1):
+        """Add ``alpha`` times the patches to ``y``; see `add`."""
+        for piece, target in self._pieces(patches, y):
+            target.add_(piece, alpha=alpha)
+        return y
+
+    def _pieces(self, patches, y):  # pairs of views of the same pixels
+        n_columns = patches.shape[1]
+        patches = patches.view(len(y), *self.kernel, n_columns)
+        y = y.flatten(1 + len(self.kernel))
+        for pixels, phase, offset in self._slabs:
+            yield patches[pixels], y[(*phase, slice(offset, offset + n_columns))]
+
+    def widen(self, z):  # (n, k, *positions) -> (n, k, *blocks), k outermost in memory
+        """Return codes with zeros for the blocks that are no position."""
+        padding = []
+        for block, position in zip(self.blocks, self.positions, strict=True):
+            padding = [0, block - position, *padding]
+        return torch.nn.functional.pad(z.transpose(0, 1), padding).contiguous().transpose(0, 1)
+
+    def narrow(self, z):  # (n, k, *blocks) -> (n, k, *positions)
+        """Return codes at positions."""
+        return z[(..., *(slice(n) for n in self.positions))]
+
+    def wipe_(self, z):  # (n, k, *blocks)
+        """Set codes to zero where there is no position."""
+        for axis, n in enumerate(self.positions):
+            z[(slice(None),) * (2 + axis) + (slice(n, None),)] = 0
+        return z
+
+    def columns(self, z):  # (n, k, *blocks) -> (k, n_columns)
+        """Return codes as the matrix that goes with patches; a view of the same memory."""
+        return z.transpose(0, 1).flatten(1)[:, : self.n_columns(len(z))]
+
+    def maps(self, columns, n):  # (k, n_columns) -> (n, k, *positions)
+        """Return the maps of ``n`` images that columns stand for."""
+        line = torch.nn.functional.pad(columns, (0, self._reach))
+        return self.narrow(line.view(len(line), n, *self.blocks).transpose(0, 1))

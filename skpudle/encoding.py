@@ -32,27 +32,29 @@ class _Unfolding(torch.autograd.Function):
         keep = any(ctx.needs_input_grad)
         shrink_ = shrinkage_function(shrinkage, positive=positive)
         normal = dictionary.normal_map(x, step, mask=mask, n_steps=len(levels), adjoint=keep)
-        codes, z, spare = [], initial, None
+        z = entered = None if initial is None else normal.enter(initial)
+        codes, spare = [], None
         for level in levels:
             z_next = shrink_(normal.push(z, out=spare), level)
             if keep:
                 codes.append(z_next)
-            elif z is not initial:  # two buffers in turn are enough
+            elif z is not entered:  # two buffers in turn are enough
                 spare = z
             z = z_next
         if keep:
             ctx.normal, ctx.shrinkage = normal, shrinkage
-            ctx.save_for_backward(atoms, x, levels, step, initial, *codes)
-        return z
+            ctx.save_for_backward(atoms, x, levels, step, entered, *codes)
+        return normal.leave(z)
 
     @staticmethod
     @once_differentiable  # a second backward through the saved codes would be silently wrong
     def backward(ctx, delta):
-        _, _, levels, _, initial, *codes = ctx.saved_tensors
+        _, _, levels, _, entered, *codes = ctx.saved_tensors
         level_gradients = torch.zeros_like(levels) if ctx.needs_input_grad[3] else None
         normal = ctx.normal.adjoint()
+        delta = normal.enter(delta)
         for t in reversed(range(len(codes))):
-            z = codes[t - 1] if t else initial
+            z = codes[t - 1] if t else entered
             # [z != 0] in floating point, several times as fast as by a boolean mask
             u = codes[t].sign().abs_().mul_(delta)
             if level_gradients is not None and ctx.shrinkage == "soft":
@@ -60,6 +62,7 @@ class _Unfolding(torch.autograd.Function):
                 level_gradients[t] = -by_entry.sum_to_size(levels.shape[1:])
             delta = normal.pull(u, z)
         atoms, x, step = normal.gradients()
+        delta = None if delta is None else normal.leave(delta)
         return None, atoms, x, level_gradients, step, delta, None, None, None
 
 

@@ -29,14 +29,16 @@ def _geometry(size, patch_shape, stride):
 def _extract(x, patch_shape, stride):  # (1, c, height, width) -> (n_patches, c * n_pixels)
     phases, missing = _geometry(x.shape[2:], patch_shape, stride)
     x = extend(x, [0, 0], missing)
-    return phases.gather(phases.split(x))[0].mT
+    return phases.maps(phases.gather(phases.split(x)), 1)[0].flatten(1).mT
 
 
 def _reconstruct(patches, size, patch_shape, stride):  # -> (1, c, height, width)
     phases, _ = _geometry(size, patch_shape, stride)
-    columns = patches.mT[None]
-    total = phases.join(phases.add(columns))
-    count = phases.join(phases.add(torch.ones_like(columns)))
+    maps = patches.mT.reshape(1, -1, *phases.positions)
+    total, count = (
+        phases.join(phases.add(phases.columns(phases.widen(values)), 1))
+        for values in (maps, torch.ones_like(maps))
+    )
     return (total / count)[..., : size[0], : size[1]]
 
 

@@ -11,13 +11,13 @@ Atoms have the atom on axis 0 for every kind of dictionary, so whatever treats a
 (normalising, matching, resampling, plotting) is written once.
 """
 
-from copy import copy
 from dataclasses import dataclass, replace
 from math import ceil, cos, pi
 
 import torch
 from torch import Tensor
 
+from skpudle._normal_maps import ConvMap, GramMap, NormalMap
 from skpudle._phases import Phases
 
 __all__ = [
@@ -34,9 +34,6 @@ _SQUARINGS = 7
 
 # Samples of the symbol of a convolution for each degree: bounds are 4 % an axis above the maximum.
 _SAMPLES_PER_DEGREE = 8
-
-# Small batches: several steps at once make a product that is worth the pass over its p x p result.
-_ROWS_PER_PRODUCT = 512
 
 
 def atom_norms(atoms):  # (n_components, ...) -> (n_components, 1, ...)
@@ -154,110 +151,8 @@ class DenseDictionary:
         p, m = self.atoms.shape
         gram, direct = (6 * p, 12 * m) if adjoint else (2 * p, 4 * m)
         if mask is None and (direct - gram) * len(x) * n_steps > 2 * m * p:
-            return _GramMap(self, x, step)
+            return GramMap(self, x, step)
         return NormalMap(self, x, step, mask=mask, adjoint=adjoint)
-
-
-class NormalMap:
-    r"""Gradient steps of :math:`\frac12 |M (x - D z)|^2` and their adjoint, for any dictionary.
-
-    ``push`` is one step, ``z + s D^T M (x - D z)``. What `adjoint` returns has the transpose,
-    ``pull``, which also adds up what the step contributes to the derivatives in the atoms, the data
-    and the step size: pull as often as you pushed, in reverse. ``z=None`` stands for zero codes and
-    saves the products with them.
-    """
-
-    def __init__(self, dictionary, x, step, *, mask=None, adjoint=False):
-        self._dictionary, self._step, self._mask = dictionary, step, mask
-        self._x = self._hide(x)
-        self._residuals = [] if adjoint else None
-
-    def _hide(self, data):
-        return data if self._mask is None else data * self._mask
-
-    def push(self, z, out=None):  # `out` is a buffer that the map may use for its result
-        residual = self._x if z is None else self._hide(self._x - self._dictionary.synthesis(z))
-        if self._residuals is not None:
-            self._residuals.append(residual)
-        ascent = self._dictionary.analysis(residual * self._step)
-        return ascent if z is None else ascent.add_(z)
-
-    def adjoint(self):
-        """Return a copy that pulls; its sums are its own, since a graph may be walked twice."""
-        other = copy(self)
-        other._residuals = list(self._residuals)
-        other._sums = [0.0, 0.0, 0.0]  # derivatives in atoms / step, data / step, step
-        return other
-
-    def pull(self, u, z):
-        image = self._hide(self._dictionary.synthesis(u))
-        residual = self._residuals.pop()
-        if z is None:
-            contribution = self._dictionary.outer(u, residual)
-        else:
-            # outer(u, residual) - outer(z, image) in one product, since outer sums over samples
-            contribution = self._dictionary.outer(
-                torch.cat([u, z]), torch.cat([residual, image.neg()])
-            )
-        for i, term in enumerate((contribution, image, (image * residual).sum())):
-            self._sums[i] = term + self._sums[i]
-        if z is not None:
-            return self._dictionary.analysis(image * -self._step).add_(u)
-
-    def gradients(self):
-        atoms, x, step = self._sums
-        return self._step * atoms, self._step * x, step
-
-
-class _GramMap:
-    """`NormalMap` of a dense dictionary through its Gram matrix G.
-
-    With ``H = 1 - s G`` a step is ``z H + s D^T x``, and the sum over steps of
-    ``outer(u, x - D z) - outer(z, D u)`` collapses to ``q^T x - (P + P^T) atoms`` with
-    ``P = sum u^T z`` and ``q = sum u``.
-    """
-
-    def __init__(self, dictionary, x, step):
-        self._x, self._step = x, step
-        self._scaled_atoms = dictionary.atoms * step
-        self._transition = self._scaled_atoms @ -dictionary.atoms.mT
-        self._transition.diagonal().add_(1)
-        self._correlation = x @ self._scaled_atoms.mT
-
-    def push(self, z, out=None):
-        if z is None:
-            return self._correlation.clone()
-        return torch.addmm(self._correlation, z, self._transition, out=out)
-
-    def adjoint(self):
-        other = copy(self)
-        other._total = torch.zeros_like(self._correlation)
-        other._products = torch.zeros_like(self._transition)
-        other._pending = []  # pairs (u, z) whose product is not in the sum yet
-        return other
-
-    def pull(self, u, z):
-        self._total += u
-        if z is not None:
-            self._pending.append((u, z))
-            if len(self._pending) * len(u) >= _ROWS_PER_PRODUCT:
-                self._add_products()
-            return u @ self._transition
-
-    def _add_products(self):
-        if self._pending:
-            u, z = (torch.cat(steps) for steps in zip(*self._pending, strict=True))
-            self._products.addmm_(u.mT, z)
-            self._pending.clear()
-
-    def gradients(self):
-        self._add_products()
-        atoms = self._total.mT @ (self._x * self._step)
-        atoms -= (self._products + self._products.mT) @ self._scaled_atoms
-        # <q, D^T x> - <P, G>, where s G = 1 - H
-        step = (self._total * self._correlation).sum() - self._products.trace()
-        step = (step + (self._products * self._transition).sum()) / self._step
-        return atoms, self._total @ self._scaled_atoms, step
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,17 +177,19 @@ class ConvDictionary:
     def synthesis(self, z):  # (n, n_components, *positions) -> (n, n_channels, *size)
         """Return the images that the code maps ``z`` stand for, ``D z``."""
         phases = self._phases(z.shape[2:])
-        return phases.join(phases.add(self.atoms.flatten(1).mT @ z.flatten(2)))
+        patches = self.atoms.flatten(1).mT @ phases.columns(phases.widen(z))
+        return phases.join(phases.add(patches, len(z)))
 
     def analysis(self, x):  # (n, n_channels, *size) -> (n, n_components, *positions)
         """Return the correlations of the images with the atoms, ``D^T x``."""
         phases = self._phases(self.positions(x.shape[2:]))
-        return phases.unflatten(self.atoms.flatten(1) @ phases.gather(phases.split(x)))
+        return phases.maps(self.atoms.flatten(1) @ phases.gather(phases.split(x)), len(x))
 
     def outer(self, z, x):  # -> (n_components, n_channels, *kernel)
         """Return the derivative of ``<D z, x>`` in the atoms, summed over samples."""
         phases = self._phases(z.shape[2:])
-        return _outer(z, phases.gather(phases.split(x))).view_as(self.atoms)
+        patches = phases.gather(phases.split(x))
+        return (phases.columns(phases.widen(z)) @ patches.mT).view_as(self.atoms)
 
     def positions(self, size):  # -> tuple of int
         """Return the number of positions along each axis of images of the given size.
@@ -336,18 +233,18 @@ class ConvDictionary:
         phases = Phases(strides, strides, tuple(degree + 1 for degree in degrees))
         missing = [n - k for n, k in zip(phases.size, kernel, strict=True)]
         atoms = torch.nn.functional.pad(atoms, [n for m in reversed(missing) for n in (0, m)])
-        blocks = phases.split(atoms)  # (n_components, n_channels, *stride, *blocks)
+        blocks = phases.split(atoms)  # (n_channels, *stride, n_components, *blocks)
         n_samples = [max(1, _SAMPLES_PER_DEGREE * degree) for degree in degrees]
         axes = range(-len(degrees), 0)
-        symbol = torch.fft.fftn(blocks.flatten(1, 1 + len(degrees)), s=n_samples, dim=tuple(axes))
-        eigenvalues = largest_eigenvalue_bound(_smaller_gram(symbol.flatten(2).permute(2, 0, 1)))
+        symbol = torch.fft.fftn(blocks.flatten(0, len(degrees)), s=n_samples, dim=tuple(axes))
+        eigenvalues = largest_eigenvalue_bound(_smaller_gram(symbol.flatten(2).permute(2, 1, 0)))
         for degree, n in zip(degrees, n_samples, strict=True):
             scale = scale * (1 + 1 / cos(pi * degree / n)) / 2
         return eigenvalues.max() * scale
 
     def normal_map(self, x, step, *, mask=None, n_steps=1, adjoint=False):
         """Return the map that computes gradient steps for the images ``x``."""
-        return _ConvMap(self, x, step, mask=mask, adjoint=adjoint)
+        return ConvMap(self, x, step, mask=mask, adjoint=adjoint)
 
     @property
     def _strides(self):
@@ -362,53 +259,3 @@ class ConvDictionary:
 
     def _join(self, synthesis, analysis):  # -> derivative in the atoms, from those of `_matrices`
         return (synthesis + analysis).view_as(self.atoms)
-
-
-def _outer(z, patches):  # (n, n_components, *positions), (n, k, n_positions) -> (n_components, k)
-    return torch.bmm(z.flatten(2), patches.mT).sum(0)
-
-
-class _ConvMap(NormalMap):
-    """`NormalMap` of a convolution, in phases; the patches of an image serve two products."""
-
-    def __init__(self, dictionary, x, step, *, mask=None, adjoint=False):
-        self._phases = dictionary._phases(dictionary.positions(x.shape[2:]))
-        mask = None if mask is None else self._phases.split(mask.expand_as(x))
-        super().__init__(dictionary, self._phases.split(x), step, mask=mask, adjoint=adjoint)
-        self._synthesis, self._analysis = dictionary._matrices()
-
-    def push(self, z, out=None):
-        residual = self._x
-        if z is not None:
-            image = self._phases.add(self._synthesis.mT @ z.flatten(2))
-            residual = self._hide(torch.sub(self._x, image, out=image))
-        if self._residuals is not None:
-            self._residuals.append(residual)
-        patches = self._phases.gather(residual)
-        ascent = self._phases.unflatten((self._analysis * self._step) @ patches)
-        return ascent if z is None else ascent.add_(z)
-
-    def adjoint(self):
-        other = super().adjoint()
-        other._sums += [
-            0.0
-        ]  # two derivatives in atoms / step: of synthesis first, of analysis last
-        return other
-
-    def pull(self, u, z):
-        image = self._hide(self._phases.add(self._analysis.mT @ u.flatten(2)))
-        residual = self._residuals.pop()
-        by_analysis = _outer(u, self._phases.gather(residual))
-        by_synthesis, pulled = torch.zeros_like(by_analysis), None
-        if z is not None:
-            patches = self._phases.gather(image)
-            by_synthesis = -_outer(z, patches)
-            pulled = self._phases.unflatten((self._synthesis * -self._step) @ patches).add_(u)
-        terms = by_synthesis, image, (image * residual).sum(), by_analysis
-        self._sums = [total + term for total, term in zip(self._sums, terms, strict=True)]
-        return pulled
-
-    def gradients(self):
-        by_synthesis, x, step, by_analysis = self._sums
-        atoms = self._dictionary._join(self._step * by_synthesis, self._step * by_analysis)
-        return atoms, self._step * self._phases.join(x), step

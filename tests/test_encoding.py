@@ -8,13 +8,14 @@ import pytest
 import torch
 from sklearn.decomposition import sparse_encode
 
+from skpudle._normal_maps import GramMap, NormalMap
 from skpudle.encoding import default_step, encode, threshold_levels, unfold
-from skpudle.operators import DenseDictionary, NormalMap, _GramMap
+from skpudle.operators import DenseDictionary
 from skpudle.shrinkage import SHRINKAGES
 
 # (n_samples, n_components, n_features), and the map that is cheapest for it
 SHAPES = {"gram": (20, 6, 9), "direct": (8, 11, 4)}
-ROUTES = {"gram": _GramMap, "direct": NormalMap}
+ROUTES = {"gram": GramMap, "direct": NormalMap}
 
 VARIANTS = {
     "soft": {},
@@ -139,7 +140,7 @@ def test_gram_and_direct_routes_agree_on_one_problem(variant, shape, generator, 
     results = []
 
     def gram(self, x, step, *, mask=None, n_steps=1, adjoint=False):
-        return _GramMap(self, x, step)
+        return GramMap(self, x, step)
 
     def direct(self, x, step, *, mask=None, n_steps=1, adjoint=False):
         return NormalMap(self, x, step, mask=mask, adjoint=adjoint)

@@ -20,6 +20,7 @@ PACKAGE = ROOT / "skpudle"
 TENSOR_LAYERS = [  # torch and not scikit-learn: tensors in, tensors out
     "shrinkage",
     "_phases",
+    "_normal_maps",
     "operators",
     "_steps",
     "_planning",

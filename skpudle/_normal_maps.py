@@ -1,0 +1,185 @@
+"""Gradient steps of the encoder and their adjoint, for every kind of dictionary."""
+
+from copy import copy
+
+import torch
+
+__all__ = ["ConvMap", "GramMap", "NormalMap"]
+
+# Small batches: several steps at once make a product that is worth the pass over its p x p result.
+_ROWS_PER_PRODUCT = 512
+
+
+class NormalMap:
+    r"""Gradient steps of :math:`\frac12 |M (x - D z)|^2` and their adjoint, for any dictionary.
+
+    ``push`` is one step, ``z + s D^T M (x - D z)``. What `adjoint` returns has the transpose,
+    ``pull``, which also adds up what the step contributes to the derivatives in the atoms, the data
+    and the step size: pull as often as you pushed, in reverse. ``z=None`` stands for zero codes and
+    saves the products with them.
+    """
+
+    def __init__(self, dictionary, x, step, *, mask=None, adjoint=False):
+        self._dictionary, self._step, self._mask = dictionary, step, mask
+        self._x = self._hide(x)
+        self._residuals = [] if adjoint else None
+
+    def _hide(self, data):
+        return data if self._mask is None else data * self._mask
+
+    def enter(self, z):
+        """Return codes in the form that the map takes."""
+        return z
+
+    def leave(self, z):
+        """Return codes in the form that users see, the inverse of `enter`."""
+        return z
+
+    def push(self, z, out=None):  # `out` is a buffer that the map may use for its result
+        residual = self._x if z is None else self._hide(self._x - self._dictionary.synthesis(z))
+        if self._residuals is not None:
+            self._residuals.append(residual)
+        ascent = self._dictionary.analysis(residual * self._step)
+        return ascent if z is None else ascent.add_(z)
+
+    def adjoint(self):
+        """Return a copy that pulls; its sums are its own, since a graph may be walked twice."""
+        other = copy(self)
+        other._residuals = list(self._residuals)
+        other._sums = [0.0, 0.0, 0.0]  # derivatives in atoms / step, data / step, step
+        return other
+
+    def pull(self, u, z):
+        image = self._hide(self._dictionary.synthesis(u))
+        residual = self._residuals.pop()
+        if z is None:
+            contribution = self._dictionary.outer(u, residual)
+        else:
+            # outer(u, residual) - outer(z, image) in one product, since outer sums over samples
+            contribution = self._dictionary.outer(
+                torch.cat([u, z]), torch.cat([residual, image.neg()])
+            )
+        for i, term in enumerate((contribution, image, (image * residual).sum())):
+            self._sums[i] = term + self._sums[i]
+        if z is not None:
+            return self._dictionary.analysis(image * -self._step).add_(u)
+
+    def gradients(self):
+        atoms, x, step = self._sums
+        return self._step * atoms, self._step * x, step
+
+
+class GramMap(NormalMap):
+    """`NormalMap` of a dense dictionary through its Gram matrix G.
+
+    With ``H = 1 - s G`` a step is ``z H + s D^T x``, and the sum over steps of
+    ``outer(u, x - D z) - outer(z, D u)`` collapses to ``q^T x - (P + P^T) atoms`` with
+    ``P = sum u^T z`` and ``q = sum u``.
+    """
+
+    def __init__(self, dictionary, x, step):
+        self._x, self._step = x, step
+        self._scaled_atoms = dictionary.atoms * step
+        self._transition = self._scaled_atoms @ -dictionary.atoms.mT
+        self._transition.diagonal().add_(1)
+        self._correlation = x @ self._scaled_atoms.mT
+
+    def push(self, z, out=None):
+        if z is None:
+            return self._correlation.clone()
+        return torch.addmm(self._correlation, z, self._transition, out=out)
+
+    def adjoint(self):
+        other = copy(self)
+        other._total = torch.zeros_like(self._correlation)
+        other._products = torch.zeros_like(self._transition)
+        other._pending = []  # pairs (u, z) whose product is not in the sum yet
+        return other
+
+    def pull(self, u, z):
+        self._total += u
+        if z is not None:
+            self._pending.append((u, z))
+            if len(self._pending) * len(u) >= _ROWS_PER_PRODUCT:
+                self._add_products()
+            return u @ self._transition
+
+    def _add_products(self):
+        if self._pending:
+            u, z = (torch.cat(steps) for steps in zip(*self._pending, strict=True))
+            self._products.addmm_(u.mT, z)
+            self._pending.clear()
+
+    def gradients(self):
+        self._add_products()
+        atoms = self._total.mT @ (self._x * self._step)
+        atoms -= (self._products + self._products.mT) @ self._scaled_atoms
+        # <q, D^T x> - <P, G>, where s G = 1 - H
+        step = (self._total * self._correlation).sum() - self._products.trace()
+        step = (step + (self._products * self._transition).sum()) / self._step
+        return atoms, self._total @ self._scaled_atoms, step
+
+
+class ConvMap(NormalMap):
+    """`NormalMap` of a convolution in phases, for codes with an entry for every block."""
+
+    def __init__(self, dictionary, x, step, *, mask=None, adjoint=False):
+        self._phases = dictionary._phases(dictionary.positions(x.shape[2:]))
+        mask = None if mask is None else self._phases.split(mask.expand_as(x))
+        super().__init__(dictionary, self._phases.split(x), step, mask=mask, adjoint=adjoint)
+        self._synthesis, self._analysis = dictionary._matrices()
+        self._patches = self._phases.empty_patches(self._x)  # written anew by every product
+
+    def enter(self, z):
+        return self._phases.widen(z)
+
+    def leave(self, z):
+        return self._phases.narrow(z)
+
+    def push(self, z, out=None):
+        phases, residual = self._phases, self._x
+        if z is not None:
+            torch.mm(self._synthesis.mT, phases.columns(z), out=self._patches)
+            residual = self._hide(phases.add_(self._patches, self._x.clone(), alpha=-1))
+        if self._residuals is not None:
+            self._residuals.append(residual)
+        phases.gather_(residual, self._patches)
+        return phases.wipe_(self._correlate(self._analysis * self._step, z, out))
+
+    def _correlate(self, atoms, z, out=None):  # -> z + atoms^T patches
+        if out is None:
+            shape = len(atoms), self._x.shape[-1 - len(self._phases.kernel)], *self._phases.blocks
+            out = atoms.new_empty(shape).transpose(0, 1)
+        columns = self._phases.columns(out)
+        if z is None:
+            torch.mm(atoms, self._patches, out=columns)
+        else:
+            torch.addmm(self._phases.columns(z), atoms, self._patches, out=columns)
+        return out
+
+    def adjoint(self):
+        other = copy(self)
+        other._residuals = list(self._residuals)
+        # derivatives in the atoms of synthesis and of analysis / step, data / step, step
+        shapes = self._synthesis, self._analysis, self._x, self._x.new_empty(())
+        other._sums = [torch.zeros_like(shape) for shape in shapes]
+        return other
+
+    def pull(self, u, z):
+        phases, columns = self._phases, self._phases.columns(u)
+        by_synthesis, by_analysis, by_data, by_step = self._sums
+        torch.mm(self._analysis.mT, columns, out=self._patches)
+        image = self._hide(phases.add_(self._patches, torch.zeros_like(self._x)))
+        residual = self._residuals.pop()
+        by_data += image
+        by_step += torch.dot(image.flatten(), residual.flatten())
+        by_analysis.addmm_(columns, phases.gather_(residual, self._patches).mT)
+        if z is not None:
+            phases.gather_(image, self._patches)
+            by_synthesis.addmm_(phases.columns(z), self._patches.mT, alpha=-1)
+            return self._correlate(self._synthesis * -self._step, u)
+
+    def gradients(self):
+        by_synthesis, by_analysis, by_data, by_step = self._sums
+        atoms = self._dictionary._join(self._step * by_synthesis, self._step * by_analysis)
+        return atoms, self._step * self._phases.join(by_data), by_step
