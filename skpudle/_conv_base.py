@@ -24,6 +24,10 @@ from skpudle.shrinkage import SHRINKAGES
 
 __all__ = ["BaseConvLearner"]
 
+# Pixels of a batch, counted once for each grid, that are trained on at a time: enough for products
+# of large matrices, and few enough for the codes of all unfoldings to take little memory.
+_PIXELS = 2**16
+
 
 def _sizes(value, n_axes):  # -> tuple of n_axes integers
     return (int(value),) * n_axes if isinstance(value, Integral) else tuple(map(int, value))
@@ -255,7 +259,9 @@ class BaseConvLearner(BaseDictionaryLearner):
                 validate_data(self, X, skip_check_array=True)
         x.new_rows = lambda atoms: layout.replacements(optimizer.atoms.detach(), atoms)
         make_network = partial(self._training_network, layout, x)
-        trainer = Trainer(make_network, self._rule(), None, optimizer, n_steps=start["n_steps"])
+        part_size = max(1, _PIXELS // (prod(x.crop) * self.n_train_shifts))
+        options = dict(n_steps=start["n_steps"], part_size=part_size)
+        trainer = Trainer(make_network, self._rule(), None, optimizer, **options)
         return x, trainer, start
 
     def _initial_parameters(self, x, images):  # -> ConvParameters

@@ -121,14 +121,19 @@ class GramMap(NormalMap):
 
 
 class ConvMap(NormalMap):
-    """`NormalMap` of a convolution in phases, for codes with an entry for every block."""
+    """`NormalMap` of a convolution in phases, for codes with an entry for every block.
+
+    Images and patches are written into the same memory by every product.
+    """
 
     def __init__(self, dictionary, x, step, *, mask=None, adjoint=False):
         self._phases = dictionary._phases(dictionary.positions(x.shape[2:]))
         mask = None if mask is None else self._phases.split(mask.expand_as(x))
         super().__init__(dictionary, self._phases.split(x), step, mask=mask, adjoint=adjoint)
         self._synthesis, self._analysis = dictionary._matrices()
-        self._patches = self._phases.empty_patches(self._x)  # written anew by every product
+        self._image = torch.empty_like(self._x)
+        self._patches = self._phases.empty_patches(self._x)
+        self._pieces = self._phases.pieces(self._patches, self._image)
 
     def enter(self, z):
         return self._phases.widen(z)
@@ -136,17 +141,20 @@ class ConvMap(NormalMap):
     def leave(self, z):
         return self._phases.narrow(z)
 
-    def push(self, z, out=None):
-        phases, residual = self._phases, self._x
-        if z is not None:
-            torch.mm(self._synthesis.mT, phases.columns(z), out=self._patches)
-            residual = self._hide(phases.add_(self._patches, self._x.clone(), alpha=-1))
-        if self._residuals is not None:
-            self._residuals.append(residual)
-        phases.gather_(residual, self._patches)
-        return phases.wipe_(self._correlate(self._analysis * self._step, z, out))
+    def _synthesize(self, atoms, codes, start, alpha):  # -> M (start + alpha * atoms codes)
+        torch.mm(atoms.mT, codes, out=self._patches)
+        self._image.copy_(start)
+        for patch, pixels in self._pieces:
+            pixels.add_(patch, alpha=alpha)
+        if self._mask is not None:
+            self._image.mul_(self._mask)
 
-    def _correlate(self, atoms, z, out=None):  # -> z + atoms^T patches
+    def _gather(self):
+        for patch, pixels in self._pieces:
+            patch.copy_(pixels)
+        return self._patches
+
+    def _correlate(self, atoms, z, out=None):  # -> z + atoms^T image
         if out is None:
             shape = len(atoms), self._x.shape[-1 - len(self._phases.kernel)], *self._phases.blocks
             out = atoms.new_empty(shape).transpose(0, 1)
@@ -157,6 +165,16 @@ class ConvMap(NormalMap):
             torch.addmm(self._phases.columns(z), atoms, self._patches, out=columns)
         return out
 
+    def push(self, z, out=None):
+        if z is None:
+            self._image.copy_(self._x)
+        else:
+            self._synthesize(self._synthesis, self._phases.columns(z), self._x, -1)
+        if self._residuals is not None:
+            self._residuals.append(self._image.clone())
+        self._gather()
+        return self._phases.wipe_(self._correlate(self._analysis * self._step, z, out))
+
     def adjoint(self):
         other = copy(self)
         other._residuals = list(self._residuals)
@@ -166,18 +184,17 @@ class ConvMap(NormalMap):
         return other
 
     def pull(self, u, z):
-        phases, columns = self._phases, self._phases.columns(u)
+        columns, residual, pulled = self._phases.columns(u), self._residuals.pop(), None
         by_synthesis, by_analysis, by_data, by_step = self._sums
-        torch.mm(self._analysis.mT, columns, out=self._patches)
-        image = self._hide(phases.add_(self._patches, torch.zeros_like(self._x)))
-        residual = self._residuals.pop()
-        by_data += image
-        by_step += torch.dot(image.flatten(), residual.flatten())
-        by_analysis.addmm_(columns, phases.gather_(residual, self._patches).mT)
+        self._synthesize(self._analysis, columns, torch.zeros_like(residual), 1)
+        by_data += self._image
+        by_step += torch.dot(self._image.flatten(), residual.flatten())
         if z is not None:
-            phases.gather_(image, self._patches)
-            by_synthesis.addmm_(phases.columns(z), self._patches.mT, alpha=-1)
-            return self._correlate(self._synthesis * -self._step, u)
+            by_synthesis.addmm_(self._phases.columns(z), self._gather().mT, alpha=-1)
+            pulled = self._correlate(self._synthesis * -self._step, u)
+        self._image.copy_(residual)
+        by_analysis.addmm_(columns, self._gather().mT)
+        return pulled
 
     def gradients(self):
         by_synthesis, by_analysis, by_data, by_step = self._sums

@@ -25,7 +25,10 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, y, phases):
         ctx.phases, ctx.n = phases, y.shape[1 + len(phases.kernel)]
-        return phases.gather_(y, phases.empty_patches(y))
+        patches = phases.empty_patches(y)
+        for patch, pixels in phases.pieces(patches, y):
+            patch.copy_(pixels)
+        return patches
 
     @staticmethod
     def backward(ctx, gradient):
@@ -38,7 +41,9 @@ class _Add(torch.autograd.Function):
         ctx.phases = phases
         n_channels = len(patches) // prod(phases.kernel)
         y = patches.new_zeros(n_channels, *phases.stride, n, *phases.blocks)
-        return phases.add_(patches, y)
+        for patch, pixels in phases.pieces(patches, y):
+            pixels += patch
+        return y
 
     @staticmethod
     def backward(ctx, gradient):
@@ -110,24 +115,19 @@ class Phases:
         n = y.shape[1 + len(self.kernel)]
         return y.new_empty(len(y) * prod(self.kernel), self.n_columns(n))
 
-    def gather_(self, y, patches):
-        """Write the patches of ``y`` into the memory ``patches``; see `gather`."""
-        for piece, source in self._pieces(patches, y):
-            piece.copy_(source)
-        return patches
+    def pieces(self, patches, y):
+        """Return pairs of views of ``patches`` and of ``y`` that hold the same pixels.
 
-    def add_(self, patches, y, *, alpha=1):
-        """Add ``alpha`` times the patches to ``y``; see `add`."""
-        for piece, target in self._pieces(patches, y):
-            target.add_(piece, alpha=alpha)
-        return y
-
-    def _pieces(self, patches, y):  # pairs of views of the same pixels
+        Within patches they are disjoint and cover everything; within ``y`` they overlap, as patches
+        do. So copying from ``y`` gathers, and adding one after another to ``y`` adds patches up.
+        """
         n_columns = patches.shape[1]
         patches = patches.view(len(y), *self.kernel, n_columns)
         y = y.flatten(1 + len(self.kernel))
-        for pixels, phase, offset in self._slabs:
-            yield patches[pixels], y[(*phase, slice(offset, offset + n_columns))]
+        return [
+            (patches[pixels], y[(*phase, slice(offset, offset + n_columns))])
+            for pixels, phase, offset in self._slabs
+        ]
 
     def widen(self, z):  # (n, k, *positions) -> (n, k, *blocks), k outermost in memory
         """Return codes with zeros for the blocks that are no position."""

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skpudle.gradients import differentiate
+
 __all__ = ["Batch", "Diverged", "EpochSummary", "Rows", "Stopping", "Trainer"]
 
 # Between two looks at the loss: rare enough that a GPU never idles, often enough that a first epoch
@@ -138,11 +140,13 @@ class Trainer:
         Owns the atoms.
     n_steps : int, default=0
         Number of updates made before.
+    part_size : int, default=None
+        Samples of a batch that are evaluated at a time, which bounds memory; by default all.
     """
 
-    def __init__(self, make_dictionary, rule, schedule, optimizer, *, n_steps=0):
+    def __init__(self, make_dictionary, rule, schedule, optimizer, *, n_steps=0, part_size=None):
         self.make_dictionary, self.rule, self.schedule = make_dictionary, rule, schedule
-        self.optimizer, self.n_steps = optimizer, n_steps
+        self.optimizer, self.n_steps, self.part_size = optimizer, n_steps, part_size
         self._halved = False
         self._finite_state = None  # the latest (atoms, optimiser's state, number of updates)
         self._unused = self._losses = None
@@ -187,14 +191,14 @@ class Trainer:
     def _update(self, batch, n_samples):  # -> summed loss, summed objective, number of samples
         atoms = self.optimizer.atoms
         with torch.enable_grad():  # whatever the caller's mode is
-            evaluation = self.rule(
+            gradient, evaluation = differentiate(
+                self.rule,
                 self.make_dictionary(atoms),
-                batch.x,
-                target=batch.target,
-                mask=batch.mask,
+                atoms,
+                batch,
+                part_size=self.part_size,
                 **self.schedule(self.n_steps),
             )
-            (gradient,) = torch.autograd.grad(evaluation.surrogate, atoms)
         self.optimizer.update(gradient, evaluation.codes)
         self.n_steps += 1
         self._unused &= (evaluation.codes == 0).transpose(0, 1).flatten(1).all(1)

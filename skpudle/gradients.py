@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["GRADIENT_RULES", "Evaluation", "ae_lasso", "ae_ls", "dec", "noodl"]
+__all__ = ["GRADIENT_RULES", "Evaluation", "ae_lasso", "ae_ls", "dec", "differentiate", "noodl"]
 
 
 class Evaluation(NamedTuple):
@@ -114,3 +114,47 @@ def noodl(dictionary, x, *, encoder, penalty, target=None, mask=None):
 
 
 GRADIENT_RULES = {"dec": dec, "ae-lasso": ae_lasso, "ae-ls": ae_ls, "noodl": noodl}
+
+
+def differentiate(rule, dictionary, atoms, batch, *, part_size=None, **settings):
+    """Return the derivative of a rule in the atoms, and its evaluation.
+
+    A rule is a mean over samples, so that its derivative is that of the parts of a batch, which
+    need the memory of one part.
+
+    Parameters
+    ----------
+    rule : callable
+        One of `GRADIENT_RULES`.
+    dictionary : DenseDictionary
+        The dictionary, made of the atoms.
+    atoms : Tensor
+        What to differentiate in.
+    batch : Batch
+        The data, with ``x``, ``target`` and ``mask``.
+    part_size : int, default=None
+        Number of samples that are evaluated at a time; by default all.
+    **settings
+        Further keyword arguments of the rule.
+
+    Returns
+    -------
+    Tensor, Evaluation
+        The derivative, and the evaluation of the whole batch.
+    """
+    n, gradient, evaluations = len(batch.x), 0, []
+    parts = [
+        [None] * n if data is None else data.split(part_size or n)
+        for data in (batch.x, batch.target, batch.mask)
+    ]
+    for x, target, mask in zip(*parts):
+        evaluation = rule(dictionary, x, target=target, mask=mask, **settings)
+        share = len(x) / n
+        (term,) = torch.autograd.grad(evaluation.surrogate, atoms, retain_graph=len(x) < n)
+        gradient = gradient + share * term
+        scalars = (share * scalar.detach() for scalar in evaluation[:2])
+        evaluations.append(Evaluation(*scalars, *evaluation[2:]))
+    if len(evaluations) == 1:
+        return gradient, evaluations[0]
+    surrogate, objective, losses, codes = zip(*evaluations, strict=True)
+    return gradient, Evaluation(sum(surrogate), sum(objective), torch.cat(losses), torch.cat(codes))

@@ -6,8 +6,9 @@ import pytest
 import torch
 from test_encoding import make_mask, make_problem, naive_encode, normal
 
+from skpudle._training import Batch
 from skpudle.encoding import default_step, encode
-from skpudle.gradients import GRADIENT_RULES
+from skpudle.gradients import GRADIENT_RULES, differentiate
 from skpudle.operators import DenseDictionary
 
 ENCODERS = {
@@ -141,3 +142,23 @@ def test_with_converged_codes_dec_is_ae_lasso(shape, generator):
     )
     torch.testing.assert_close(lasso, dec, rtol=0, atol=1e-10)
     assert (ls - dec).abs().max() > 0.1  # while least squares pays
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["all known", "masked"])
+def test_parts_of_a_batch_have_the_gradient_of_the_whole(rule, masked, generator):
+    """Also where the last part is smaller than the others."""
+    atoms, x = make_problem(generator, "gram")
+    mask = make_mask(generator, x) if masked else None
+    batch = Batch(slice(None), x, x + normal(generator, *x.shape), mask)
+    encoder = partial(encode, alpha=0.3, n_unfoldings=10)
+    atoms = atoms.detach().clone().requires_grad_()
+
+    def of(part_size):
+        settings = dict(part_size=part_size, encoder=encoder, penalty=0.3)
+        return differentiate(GRADIENT_RULES[rule], DenseDictionary(atoms), atoms, batch, **settings)
+
+    (whole, expected), (parts, evaluation) = of(None), of(len(x) // 2 + 1)
+    assert whole.any()
+    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
+    for got, value in zip(evaluation, expected, strict=True):
+        torch.testing.assert_close(got, value.detach(), rtol=1e-12, atol=1e-12)
