@@ -36,13 +36,16 @@ def pays(n_samples, n_components, n_features, n_unfoldings, device):
     return n_unfoldings > _EARLY and n_components >= 128 and iteration > enough
 
 
+def _fall(levels):  # -> share that the levels lose in the end
+    return 1 - (levels[-1].mean() / levels[0].mean()).nan_to_num_(1).clamp_(0, 1).item()
+
+
 def expected_dense_iterations(levels):  # (n_unfoldings, ...) -> float
     """Return how many iterations cannot be expected to be sparse.
 
     Codes of levels that fall are sparse after some iterations, and become dense again.
     """
-    fall = 1 - (levels[-1].mean() / levels[0].mean()).nan_to_num_(1).clamp_(0, 1).item()
-    return min(len(levels), _EARLY + fall * len(levels) / 2)
+    return min(len(levels), _EARLY + _fall(levels) * len(levels) / 2)
 
 
 class Planner:
@@ -55,15 +58,16 @@ class Planner:
     ----------
     steps : Steps
         The dense steps that are to be saved.
-    n_unfoldings : int
-        The number of iterations.
+    levels : Tensor of shape (n_unfoldings, ...)
+        What iterations shrink by: where that falls, codes become dense again.
     forced : bool
         Whether to use working sets wherever possible, paying or not.
     """
 
-    def __init__(self, steps, n_unfoldings, *, forced):
-        device = steps.x.device.type
+    def __init__(self, steps, levels, *, forced):
+        device, n_unfoldings = steps.x.device.type, len(levels)
         self._steps, self._n_unfoldings, self._forced = steps, n_unfoldings, forced
+        self._grows = _fall(levels) > 0
         self._device = device if device in _ENTRY else "cuda"
         self._budget = _WASTE * n_unfoldings * len(steps.x) * steps.cost
         self._before = None  # when codes were last looked at, and the sizes then
@@ -77,7 +81,8 @@ class Planner:
         """Return the size of working sets for samples that need up to ``need`` entries."""
         if self._forced:  # small ones, which fail often
             return min(len(self._steps.atoms), int(1.25 * need) + 2)
-        return min(len(self._steps.atoms), 16 * ceil((2 * need + 16) / 16))
+        room = 2 if self._grows else 1.25
+        return min(len(self._steps.atoms), 16 * ceil((room * need + 16) / 16))
 
     def setup(self, size):
         """Return what a working set costs, for either direction."""
@@ -163,7 +168,7 @@ class Planner:
         def cost(length):  # of an iteration
             return self._rows(n_samples - counts[length - 1]) * self._steps.cost + start / length
 
-        return min(range(len(counts), 0, -1), key=cost)
+        return min((n for n in range(len(counts), 0, -1) if counts[n - 1]), key=cost)
 
     def extend(self):
         """Take note that a block was certified by the first bound."""

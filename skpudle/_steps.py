@@ -8,6 +8,9 @@ paid, and `StepSums` adds up what steps of either kind, of all samples or some, 
 
 import torch
 
+from skpudle import _runs_compiled
+from skpudle._compiled import numba_is_installed
+
 __all__ = ["ALL", "StepSums", "Steps"]
 
 ALL = slice(None)  # the rows of all samples, without a copy
@@ -15,6 +18,8 @@ ALL = slice(None)  # the rows of all samples, without a copy
 _ROWS_PER_PRODUCT = 512
 
 _LARGEST_INT32_ROOT = 46340
+# Atoms of some samples are gathered at once, so many numbers that they stay in a cache.
+_GATHERED = 2**19
 
 
 class Steps:
@@ -40,8 +45,9 @@ class Steps:
     def __init__(self, atoms, x, step, n_steps, *, adjoint):
         n_atoms, n_features = atoms.shape
         self.atoms, self.x, self.size = atoms, x, step
-        self.scaled_atoms = atoms * step
-        self.correlation = x @ self.scaled_atoms.mT  # s D^T x
+        # numba is not worth loading for codes alone
+        self.compiled = adjoint and atoms.device.type == "cpu" and numba_is_installed()
+        self.correlation = (x * step) @ atoms.mT  # s D^T x
         self.feedback = None  # - s G
         gram, direct = (6 * n_atoms, 12 * n_features) if adjoint else (2 * n_atoms, 4 * n_features)
         self.cost = n_atoms * min(gram, direct)  # operations of one step of one sample
@@ -56,7 +62,7 @@ class Steps:
     def _spend(self, price):
         self._spent += price
         if self.feedback is None and self._spent > self._price:
-            self.feedback = (self.scaled_atoms @ self.atoms.mT).neg_()
+            self.feedback = (self.atoms @ self.atoms.mT).mul_(-self.size)
 
     def push(self, z, rows=ALL):  # (n, n_components) -> (n, n_components), residual or None
         """Return the codes after a step, and ``x - D z`` if it was computed on the way."""
@@ -67,17 +73,34 @@ class Steps:
             return torch.addmm(self.correlation[rows], z, self.feedback).add_(z), None
         residual = self.x[rows] - z @ self.atoms
         # codes are added last: a product accumulated on top of them would round them several times
-        return (residual @ self.scaled_atoms.mT).add_(z), residual
+        return ((residual * self.size) @ self.atoms.mT).add_(z), residual
 
     def block(self, indices):  # (n, k) -> (n, k, k)
         """Return the entries of ``- s G`` between the chosen atoms of each sample."""
-        n, k = indices.shape
-        n_atoms, n_features = self.atoms.shape
+        (n, k), (n_atoms, n_features) = indices.shape, self.atoms.shape
         self._spend(4 * n * k * k * n_features / n_atoms)  # with the product in `add_block`
-        if self.feedback is not None:
-            return self.feedback.view(-1).index_select(0, self.pairs(indices)).view(n, k, k)
-        chosen = self.atoms.index_select(0, indices.flatten()).view(n, k, n_features)
-        return torch.bmm(chosen, chosen.mT).mul_(-self.size)
+        block = self.atoms.new_empty(n, k, k)
+        if self.feedback is None:
+            for rows in self.few(indices):
+                chosen = self.choose(indices[rows])
+                torch.bmm(chosen, chosen.mT, out=block[rows])
+            return block.mul_(-self.size)
+        if self.compiled:
+            _runs_compiled.gather(self.feedback, indices, block)
+            return block
+        return self.feedback.view(-1).index_select(0, self.pairs(indices)).view(n, k, k)
+
+    def few(self, indices):
+        """Yield slices of the samples whose chosen atoms fit into a cache."""
+        on_cpu = indices.device.type == "cpu"
+        entries = max(1, indices.shape[1] * self.atoms.shape[1])
+        length = max(1, _GATHERED // entries) if on_cpu else len(indices)
+        for first in range(0, len(indices), length):
+            yield slice(first, first + length)
+
+    def choose(self, indices):  # (n, k) -> (n, k, n_features)
+        """Return the chosen atoms of each sample."""
+        return self.atoms.index_select(0, indices.flatten()).view(*indices.shape, -1)
 
     def pairs(self, indices):  # (n, k) -> (n * k * k,)
         """Return where pairs of the chosen atoms are in the flattened matrix."""
@@ -113,7 +136,7 @@ class StepSums:
             return None
         if image is None:
             return torch.addmm(u, u, self.steps.feedback)
-        return (image @ self.steps.scaled_atoms.mT).neg_().add_(u)
+        return ((image * -self.steps.size) @ self.steps.atoms.mT).add_(u)
 
     def add(self, u, z, residual, rows=ALL):  # -> D u, of shape (n, n_features), or None
         """Add what steps contribute that begin with the same ``z``, where ``u`` is their sum.
@@ -136,15 +159,18 @@ class StepSums:
         return image
 
     def add_block(self, products, indices, block):  # (n, k, k), (n, k), (n, k, k)
-        """Add what ``P`` contributes, given between the chosen atoms of each sample."""
+        """Add what ``P`` contributes, between the chosen atoms of each sample; overwrite it."""
         steps = self.steps
-        if self.products is not None:
+        if self.products is None:
+            products += products.mT.clone()
+            for rows in steps.few(indices):
+                images = torch.bmm(products[rows], steps.choose(indices[rows])).flatten(0, 1)
+                self.atoms.index_add_(0, indices[rows].flatten(), images, alpha=-1)
+            self.size += (products * block).sum() / (2 * steps.size)  # - <P, G>
+        elif steps.compiled:
+            _runs_compiled.scatter(products, indices, self.products)
+        else:
             self.products.view(-1).index_add_(0, steps.pairs(indices), products.flatten())
-            return
-        chosen = steps.atoms.index_select(0, indices.flatten()).view(*indices.shape, -1)
-        images = torch.bmm(products + products.mT, chosen).flatten(0, 1)
-        self.atoms.index_add_(0, indices.flatten(), images, alpha=-1)
-        self.size += (products * block).sum() / steps.size  # - <P, G>
 
     def _add_pending(self):
         if self._pending:
@@ -153,7 +179,7 @@ class StepSums:
             self._pending.clear()
 
     def gradients(self):  # -> shapes of the atoms, the data, the step
-        """Return the derivatives."""
+        """Return the derivatives, once."""
         steps = self.steps
         if self.products is not None:
             self._add_pending()
@@ -163,4 +189,4 @@ class StepSums:
             inner = (self.total * steps.correlation).sum()
             inner += torch.dot(self.products.view(-1), steps.feedback.view(-1))
             self.size += inner / steps.size  # <q, D^T x> - <P, G>
-        return self.steps.size * self.atoms, self.steps.size * self.x, self.size
+        return self.atoms.mul_(steps.size), self.x.mul_(steps.size), self.size

@@ -25,7 +25,6 @@ to rounding. The adjoint of an iteration inside ``C`` stays there, because the s
 """
 
 from functools import partial
-from itertools import pairwise
 from math import ceil
 from typing import NamedTuple
 
@@ -34,6 +33,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from skpudle._planning import Planner, expected_dense_iterations, pays
+from skpudle._runs import Run
 from skpudle._steps import ALL, Steps, StepSums
 from skpudle.shrinkage import shrinkage_function
 
@@ -41,7 +41,6 @@ __all__ = ["ActiveUnfolding", "pays"]
 
 _LOOK_BACK = 16  # dense iterations that the backward pass may do inside working sets
 _PARTS = 8  # of a block, each certified as a whole
-_PIECE = 256  # iterations of a backward pass at once
 
 
 def _support(z):  # -> 1 where z is not 0, in its dtype: several times as fast as a boolean mask
@@ -68,85 +67,14 @@ class _DenseIteration(NamedTuple):
             delta[self.rows] = pulled
 
 
-class _Run:
-    """Iterations of some samples, one after the other, inside their working sets.
-
-    ``stacks`` hold codes, each (n_iterations, n, k); the very first are those that iteration
-    ``start`` begins with. ``block`` is ``- s G`` between the atoms of each working set.
-    """
-
-    def __init__(self, rows, indices, block, start, stacks):
-        self.rows, self.indices, self.block = rows, indices, block
-        self.start, self.stacks = start, stacks
-
-    def spread(self, values, n_components):  # (n, k) -> (n, n_components)
-        zeros = values.new_zeros(len(values), n_components)
-        return zeros.scatter_(1, self.indices, values)
-
-    def iterate(self, z, origin, v, levels, shrink_):  # (n, k) -> (len(levels), n, k)
-        """Return the codes after each iteration; ``v`` is what was shrunk at ``origin``."""
-        codes, ascent = z.new_empty(len(levels), *z.shape), (v - origin)[:, None]
-        move = torch.empty_like(z)
-        for code, level in zip(codes.unbind(), levels.unbind(), strict=True):
-            torch.sub(z, origin, out=move)
-            torch.baddbmm(ascent, move[:, None], self.block, out=code[:, None])
-            z = shrink_(code.add_(z), level if len(level) == 1 else level[self.indices])
-        return codes
-
-    def weigh(self, path):  # (n_iterations, n, k) -> - s G_CC path
-        return torch.bmm(path.transpose(0, 1), self.block).transpose(0, 1)
-
-    def reach(self, path):  # (n_iterations, n, k) -> (n_iterations, n)
-        r"""Return :math:`\sqrt s |D e|` for every ``e`` of the path, rounded up."""
-        square = (path * self.weigh(path)).sum(2).neg_().clamp_min_(0)
-        rounding = 8 * path.shape[2] * torch.finfo(path.dtype).eps
-        return square.add_(path.square().sum(2), alpha=rounding).sqrt_()
-
-    def pull(self, delta, sums, level_gradient):
-        """Go all iterations back in the derivatives ``delta``, (n_samples, n_components)."""
-        n_iterations = sum(map(len, self.stacks)) - 1
-        if n_iterations == 0:
-            return
-        steps, indices = sums.steps, self.indices
-        block = steps.block(indices) if self.block is None else self.block
-        inner = delta[self.rows].gather(1, indices)
-        # products are with the distance from the last codes, which most codes are close to
-        last = self.stacks[-1][-1]
-        total, products = torch.zeros_like(inner), torch.zeros_like(block)
-        pieces = [piece for stack in self.stacks for piece in stack.split(_PIECE)]
-        pieces = [pieces[0][:1], pieces[0][1:], *pieces[1:]]
-        stop = self.start + n_iterations
-        for before, after in reversed(list(pairwise(filter(len, pieces)))):
-            signs = after.sign()
-            u = signs.abs()
-            for row in reversed(u.unbind()):
-                row = row.mul_(inner)[:, None]
-                inner = torch.baddbmm(row, row, block)[:, 0]
-            total += u.sum(0)
-            moves = torch.cat([before[-1:], after[:-1]]) - last
-            products.baddbmm_(u.permute(1, 2, 0), moves.permute(1, 0, 2))
-            if level_gradient is not None:
-                by_entry = signs.mul_(u).flatten(1)
-                by_level = level_gradient[stop - len(u) : stop]
-                if by_level.shape[1] == 1:
-                    by_level -= by_entry.sum(1, keepdim=True)
-                else:
-                    by_level.index_add_(1, indices.flatten(), by_entry, alpha=-1)
-            stop -= len(u)
-        total, last, inner = (self.spread(part, delta.shape[1]) for part in (total, last, inner))
-        residual = steps.x[self.rows] - last @ steps.atoms if steps.feedback is None else None
-        sums.add(total, last, residual, self.rows)
-        sums.add_block(products, indices, block)
-        delta[self.rows] = inner
-
-
 class _Encoder:
     """The forward pass: codes, and a record of the iterations that made them."""
 
-    def __init__(self, steps, levels, shrink_, *, positive, keep, forced):
-        self.steps, self.levels, self.shrink_ = steps, levels, shrink_
-        self.positive, self.keep = positive, keep
-        self.planner = Planner(steps, len(levels), forced=forced)
+    def __init__(self, steps, levels, shrinkage, positive, *, keep, forced):
+        self.steps, self.levels, self.keep = steps, levels, keep
+        self.shrinkage, self.positive = (shrinkage, positive), positive
+        self.shrink_ = shrinkage_function(shrinkage, positive=positive)
+        self.planner = Planner(steps, levels, forced=forced)
         self.z, self.t, self.records, self.run = None, 0, [], None
         # sqrt(s) |d_j|, and what rounding may add to the distance that a sample has moved
         root = steps.size.sqrt()
@@ -184,7 +112,8 @@ class _Encoder:
         """
         run, start = self.run, self.t
         origin = self.z[run.rows].gather(1, run.indices)
-        codes, certified, pushed = self._certified_codes(origin, v[run.rows])
+        ascent = v[run.rows].gather(1, run.indices) - origin
+        codes, certified, pushed = self._certified_codes(origin, ascent, v[run.rows])
         # as many iterations as are certified for all samples, or more of them for fewer samples
         need = _support(codes[-1]).sum(1).amax()[None].to(torch.int64)
         *counts, need = torch.cat([certified.cumprod(0).sum(1), need]).tolist()
@@ -195,14 +124,14 @@ class _Encoder:
         if not entire:
             good = certified.all(0).nonzero().squeeze(1)
             rows = good if rows is ALL else rows[good]
-            codes, first, block = codes[:, good], origin[None, good], run.block[good]
+            codes, origin, ascent = codes[:, good], origin[good], ascent[good]
+            run = run.select(good, start, origin[None])
             self._release()
-            run = _Run(rows, run.indices[good], block, start, [first])
             if self.keep:
                 self.records.append(run)
         if self.keep:
-            run.stacks.append(codes)
-        inside = run.spread(codes[-1], v.shape[1])
+            run.keep(codes, origin, ascent, self.levels[start : start + length])
+        inside = run.spread(codes[-1])
         if rows is ALL:
             z = inside
         else:
@@ -219,20 +148,21 @@ class _Encoder:
 
     # ------------------------------------------------------------------ certificates
 
-    def _certified_codes(self, origin, v):  # (n, k), (n, n_components)
+    def _certified_codes(self, origin, ascent, v):  # (n, k), (n, k), (n, n_components)
         """Iterate as long as the first bound holds for all samples, then see about the second.
 
         Returns codes of shape (n_iterations, n, k), whether each iteration but the first is
         certified, (n_iterations - 1, n), and the dense step from the last codes if it was needed.
         """
         run, start = self.run, self.t
-        inner, z, stop, stacks, certified = v.gather(1, run.indices), origin, start, [], []
+        z, stop, stacks, certified = origin, start, [], []
         while True:
             begin, stop = stop, min(len(self.levels), stop + self.planner.block_length)
-            stacks.append(run.iterate(z, origin, inner, self.levels[begin:stop], self.shrink_))
-            z = stacks[-1][-1]
+            codes, reach = run.iterate(z, origin, ascent, self.levels[begin:stop])
+            stacks.append(codes)
+            z = codes[-1]
             later = self.levels[begin + 1 : stop + 1]
-            certified.append(self._certify(stacks[-1][: len(later)] - origin, later, v))
+            certified.append(self._certify(reach[: len(later)], later, v))
             all_certified = bool(certified[-1].all())
             if stop == len(self.levels) or not all_certified:
                 break
@@ -241,31 +171,31 @@ class _Encoder:
         certified = torch.cat(certified)[: len(codes) - 1]
         if all_certified or len(codes) == 1:
             return codes, certified, None
-        pushed = self.steps.push(run.spread(z, v.shape[1]), run.rows)
+        pushed = self.steps.push(run.spread(z), run.rows)
         path, later = codes[:-1] - origin, self.levels[start + 1 : stop]
         certified = certified | self._certify_by_chord(path, later, v, z - origin, pushed[0])
         return codes, certified, pushed
 
-    def _certify(self, path, levels, v):
+    def _certify(self, reach, levels, v):
         """Return for each iteration and sample whether all entries outside stay zero.
 
         The first bound, at once for all of the given iterations.
 
         Parameters
         ----------
-        path : Tensor of shape (n_iterations, n, k)
-            Codes that iterations start from, as distances from those of ``v``.
+        reach : Tensor of shape (n_iterations, n)
+            How far the codes that iterations start from are from those of ``v``.
         levels : Tensor of shape (n_iterations, 1) or (n_iterations, n_components)
             Levels of the same iterations.
         v : Tensor of shape (n, n_components)
-            What was shrunk when the path was zero.
+            What was shrunk when the distance was zero.
         """
-        if len(path) == 0:
-            return path.new_ones(path.shape[:2], dtype=torch.bool)
-        far = self._reach(path).amax(0)
+        if len(reach) == 0:
+            return torch.ones_like(reach, dtype=torch.bool)
+        far = reach.amax(0) + self.rounding[self.run.rows]
         excess = torch.addcmul(self._magnitude(v), self.norms, far[:, None])
         excess.sub_(self._limits(levels.amin(0)))
-        return (excess.amax(1) < 0).expand(path.shape[:2])
+        return (excess.amax(1) < 0).expand_as(reach)
 
     def _certify_by_chord(self, path, levels, v, chord, end):
         """Do the same by the second bound, in several parts.
@@ -276,7 +206,7 @@ class _Encoder:
         share = (path * weight).sum(2) / (chord * weight).sum(1)  # theta: D e is orthogonal to it
         share = share.nan_to_num_(0, 0, 0).clamp_(0, 1)
         parts = partial(torch.split, split_size_or_sections=ceil(len(path) / _PARTS))
-        reach = self._reach(path - share[..., None] * chord)
+        reach = self.run.reach(path - share[..., None] * chord) + self.rounding[self.run.rows]
         far = torch.stack([part.amax(0) for part in parts(reach)])
         level = torch.stack([part.amin(0) for part in parts(levels)])
         # few entries come near their level at all, and only those are followed
@@ -292,9 +222,6 @@ class _Encoder:
         failures = torch.zeros_like(far).index_add_(1, rows, (value < limit).logical_not_().to(far))
         sizes = torch.tensor([len(part) for part in parts(share)], device=far.device)
         return (failures == 0).repeat_interleave(sizes, dim=0, output_size=len(path))
-
-    def _reach(self, path):
-        return self.run.reach(path) + self.rounding[self.run.rows]
 
     def _magnitude(self, v):
         return v if self.positive else v.abs()
@@ -319,11 +246,11 @@ class _Encoder:
 
     def _release(self):
         # the backward pass gathers the matrices again rather than keep all of them
-        if self.run is not None and self.steps.feedback is not None:
-            self.run.block = None
+        if self.run is not None:
+            self.run.release()
         self.run = None
 
-    def _choose_working_sets(self, v):  # -> _Run or None
+    def _choose_working_sets(self, v):  # -> Run or None
         code = self.shrink_(v.clone(), self.levels[self.t])
         used = torch.maximum(_support(self.z), _support(code))
         needs = used.sum(1)
@@ -344,7 +271,7 @@ class _Encoder:
         indices = indices.sort(1).values  # gathers are faster in order
         codes = [record.z for record in past] + [self.z[rows]]
         stack = torch.stack([code.gather(1, indices) for code in codes])
-        run = _Run(rows, indices, self.steps.block(indices), self.t - len(past), [stack])
+        run = Run(self.steps, self.shrinkage, rows, indices, self.t - len(past), stack)
         run.share = ranks.amin(1).amax().clamp(0, 1)
         if self.keep:
             self.records[len(self.records) - len(past) :] = [run]
@@ -376,8 +303,8 @@ class ActiveUnfolding(torch.autograd.Function):
         encoder = _Encoder(
             ctx.steps,
             levels.detach(),
-            shrinkage_function(shrinkage, positive=positive),
-            positive=positive,
+            shrinkage,
+            positive,
             keep=keep,
             forced=forced,
         )

@@ -1,0 +1,179 @@
+"""Iterations inside working sets: codes, how far they have moved, and derivatives.
+
+A `Run` keeps codes of shape (n, k), of the k atoms in each working set. Of long blocks of
+iterations it keeps a few and computes the others again on the way back, which is cheap, so memory
+does not grow with their number. On the CPU the loops are compiled where numba is installed.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skpudle import _runs_compiled
+from skpudle._steps import ALL
+from skpudle.shrinkage import shrinkage_function
+
+__all__ = ["Run"]
+
+_PIECE = 32  # iterations whose codes are known at once on the way back
+
+
+class _Block(NamedTuple):
+    """Iterations with one origin: all of the codes, or those that pieces of them start from."""
+
+    codes: Tensor  # (n_iterations, n, k) or (n_pieces, n, k)
+    last: Tensor  # (n, k)
+    origin: Tensor  # (n, k)
+    ascent: Tensor  # (n, k)
+    levels: Tensor  # (n_iterations, 1) or (n_iterations, n_components)
+
+    def is_complete(self):
+        return len(self.codes) == len(self.levels)
+
+
+class Run:
+    """Iterations of some samples, one after the other, inside their working sets.
+
+    Parameters
+    ----------
+    steps : Steps
+        The dense steps.
+    shrinkage : tuple
+        The name of the shrinkage, and whether codes are non-negative.
+    rows : slice or Tensor of shape (n,)
+        The samples.
+    indices : Tensor of shape (n, k)
+        Their working sets.
+    start : int
+        The first iteration.
+    codes : Tensor of shape (1 + n_done, n, k)
+        Codes before it and after those iterations that were done elsewhere.
+    """
+
+    def __init__(self, steps, shrinkage, rows, indices, start, codes, *, matrix=None):
+        self.steps, self.shrinkage = steps, shrinkage
+        self.rows, self.indices = rows, indices
+        self.matrix = steps.block(indices) if matrix is None else matrix  # - s G, (n, k, k)
+        self.start, self._first, self._blocks = start, codes, []
+
+    def select(self, good, start, codes):
+        """Return a run of the given ones of its samples, that starts anew."""
+        rows = good if self.rows is ALL else self.rows[good]
+        return Run(self.steps, self.shrinkage, rows, self.indices[good], start, codes,
+                   matrix=self.matrix[good])  # fmt: skip
+
+    def release(self):
+        """Forget the matrices if they can be gathered again for the backward pass."""
+        if self.steps.feedback is not None:
+            self.matrix = None
+
+    def spread(self, values):  # (n, k) -> (n, n_components)
+        zeros = values.new_zeros(len(values), len(self.steps.atoms))
+        return zeros.scatter_(1, self.indices, values)
+
+    # ------------------------------------------------------------------ iterations
+
+    def iterate(self, z, origin, ascent, levels):
+        """Return codes after each iteration, (n_iterations, n, k), and the reach of their moves.
+
+        ``ascent`` is what is shrunk at the codes ``origin``, less these.
+        """
+        if self.steps.compiled:
+            codes = z.new_empty(len(levels), *z.shape)
+            energies = z.new_empty(2, *codes.shape[:2])
+            _runs_compiled.iterate(self.matrix, z, origin, ascent, levels, self.indices,
+                                   *self.shrinkage, codes, energies)  # fmt: skip
+            return codes, self._root(*energies)
+        codes, move = z.new_empty(len(levels), *z.shape), torch.empty_like(z)
+        name, positive = self.shrinkage
+        shrink_ = shrinkage_function(name, positive=positive)
+        for code, level in zip(codes.unbind(), levels.unbind(), strict=True):
+            torch.sub(z, origin, out=move)
+            torch.baddbmm(ascent[:, None], move[:, None], self.matrix, out=code[:, None])
+            z = shrink_(code.add_(z), level if len(level) == 1 else level[self.indices])
+        return codes, self.reach(codes - origin)
+
+    def weigh(self, path):  # (n_iterations, n, k) -> - s G_CC path
+        return torch.bmm(path.transpose(0, 1), self.matrix).transpose(0, 1)
+
+    def reach(self, path):  # (n_iterations, n, k) -> (n_iterations, n)
+        r"""Return :math:`\sqrt s |D e|` for every ``e`` of the path, rounded up."""
+        return self._root((path * self.weigh(path)).sum(2).neg_(), path.square().sum(2))
+
+    def _root(self, energy, square):
+        rounding = 8 * self.indices.shape[1] * torch.finfo(energy.dtype).eps
+        return energy.clamp_min_(0).add_(square, alpha=rounding).sqrt_()
+
+    def keep(self, codes, origin, ascent, levels):
+        """Remember a block of iterations for the backward pass."""
+        last = codes[-1]
+        if len(codes) > 2 * _PIECE:
+            before = self._blocks[-1].last if self._blocks else self._first[-1]
+            codes = torch.cat([before[None], codes[_PIECE - 1 : -1 : _PIECE]])
+            last = last.clone()
+        self._blocks.append(_Block(codes, last, origin, ascent, levels))
+
+    # ------------------------------------------------------------------ derivatives
+
+    def _pieces(self):
+        """Yield codes before iterations and after each of them, (n, k) and (n_iterations, n, k).
+
+        From the last to the first.
+        """
+        befores = [self._first[-1], *(block.last for block in self._blocks)]
+        for before, block in reversed(list(zip(befores, self._blocks, strict=False))):
+            if block.is_complete():
+                yield before, block.codes
+                continue
+            pieces = zip(block.codes, block.levels.split(_PIECE), strict=True)
+            for code, levels in reversed(list(pieces)):
+                yield code, self.iterate(code, block.origin, block.ascent, levels)[0]
+        if len(self._first) > 1:
+            yield self._first[0], self._first[1:]
+
+    def pull(self, delta, sums, level_gradient):
+        """Go all iterations back in the derivatives ``delta``, (n_samples, n_components)."""
+        stop = self.start + len(self._first) - 1 + sum(len(b.levels) for b in self._blocks)
+        if stop == self.start:
+            return
+        steps, indices = sums.steps, self.indices
+        if self.matrix is None:
+            self.matrix = steps.block(indices)
+        inner = delta[self.rows].gather(1, indices)
+        # products are with the distance from the last codes, which most codes are close to
+        last = self._blocks[-1].last if self._blocks else self._first[-1]
+        total, products = torch.zeros_like(inner), torch.zeros_like(self.matrix)
+        by_atom = level_gradient is not None and level_gradient.shape[1] > 1
+        pull = self._pull_in_torch if by_atom or not steps.compiled else _runs_compiled.pull
+        for before, after in self._pieces():
+            stop -= len(after)
+            gradient = level_gradient[stop : stop + len(after)] if by_atom else None
+            by_level = after.new_empty(after.shape[:2])
+            arguments = self.matrix, before, after, last, inner, total, products
+            pull(*arguments, gradient if by_atom else by_level)
+            if level_gradient is not None and not by_atom:
+                level_gradient[stop : stop + len(after)] -= by_level.sum(1, keepdim=True)
+        total, last, inner = (self.spread(part) for part in (total, last, inner))
+        residual = steps.x[self.rows] - last @ steps.atoms if steps.feedback is None else None
+        sums.add(total, last, residual, self.rows)
+        sums.add_block(products, indices, self.matrix)
+        self.release()
+        delta[self.rows] = inner
+
+    def _pull_in_torch(self, matrix, before, after, last, inner, total, products, by_level):
+        """Do what `skpudle._runs_compiled.pull` does, also by atom."""
+        signs = after.sign()
+        u, delta = signs.abs(), inner
+        for row in reversed(u.unbind()):
+            row = row.mul_(delta)[:, None]
+            delta = torch.baddbmm(row, row, matrix)[:, 0]
+        inner.copy_(delta)
+        total += u.sum(0)
+        moves = torch.cat([before[None], after[:-1]]) - last
+        products.baddbmm_(u.permute(1, 2, 0), moves.permute(1, 0, 2))
+        by_entry = signs.mul_(u)
+        if by_level.shape == by_entry.shape[:2]:
+            by_level.copy_(by_entry.sum(2))
+        else:
+            by_level.index_add_(1, self.indices.flatten(), by_entry.flatten(1), alpha=-1)
