@@ -422,7 +422,10 @@ def test_training_stops_when_nothing_improves(X):
 
 def test_training_that_still_improves_warns_with_what_to_change(X):
     estimator = make(tol=1e-4, max_iter=3, learning_rate=0.01)
-    with pytest.warns(ConvergenceWarning, match=r"max_iter=3\)\. Increase max_iter.*learning_rate.*tol \(now 0.0001\)"):
+    with pytest.warns(
+        ConvergenceWarning,
+        match=r"max_iter=3\)\. Increase max_iter.*learning_rate.*tol \(now 0.0001\)",
+    ):
         estimator.fit(X)
     assert estimator.n_iter_ == 3
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from skpudle import PUDLEDictionaryLearning
 from skpudle.datasets import load_image_patches, make_dictionary_data
-from skpudle.metrics import atom_coherence, match_atoms, recovery_rate
+from skpudle.metrics import atom_coherence, dictionary_error, match_atoms, recovery_rate
 from skpudle.pairwise import (
     MIN_RATIO,
     _draw_pairs,
@@ -119,6 +120,27 @@ def test_atoms_are_recovered_at_the_size_claimed(seed):
     x, dictionary, _ = model(20_000, 128, 192, 3, seed=seed, dtype=torch.float32)
     atoms = pairwise_atoms(x, 192, generator=seeded(seed)).numpy()
     assert recovery_rate(atoms, dictionary.astype("float32"), threshold=0.9) >= 0.95
+
+
+@pytest.mark.parametrize(
+    "sizes", [(6000, 64, 80, 2), pytest.param((20_000, 128, 192, 3), marks=pytest.mark.slow)]
+)
+def test_training_goes_on_to_the_truth(sizes):
+    """Nothing is known but data and sizes, and no threshold was chosen: the paper's 0.1."""
+    x, dictionary, _ = model(*sizes)
+    learner = PUDLEDictionaryLearning(
+        sizes[2],
+        dict_init="pairwise",
+        alpha=0.1,
+        shrinkage="hard",
+        n_unfoldings=50,
+        optimizer="surrogate",
+        max_iter=2,
+        tol=None,
+        random_state=0,
+    )
+    atoms = learner.fit(x).components_
+    assert dictionary_error(atoms, dictionary, match=True) < 1e-3
 
 
 def test_noise_is_no_obstacle():
