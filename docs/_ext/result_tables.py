@@ -108,17 +108,18 @@ def paper(folder=RESULTS / "paper"):
             unit, positions, errors = curve(result)
             if family(name) != key or not errors:
                 continue
-            rows.append(
-                {
-                    "experiment": f"``{name}``",
-                    "trained for": f"{positions[-1]} {UNITS[unit]}" if positions else "",
-                    "error at the start": text(float(errors[0])) if positions else "",
-                    "smallest": text(float(min(errors))),
-                    "at the end": text(float(errors[-1])),
-                    "minutes": text(result["seconds"] / 60) if "seconds" in result else "",
-                    "": "" if result.get("finished", True) else "still running",
-                }
-            )
+            row = {"experiment": f"``{name}``"}
+            if positions:
+                row["trained for"] = f"{positions[-1]} {UNITS[unit]}"
+                row["error at the start"] = text(float(errors[0]))
+            row |= {"smallest": text(float(min(errors))), "at the end": text(float(errors[-1]))}
+            if "to_minimiser" in result:
+                row["at the end, to D*"] = text(float(result["to_minimiser"][-1]))
+            if "seconds" in result:
+                row["minutes"] = text(result["seconds"] / 60)
+            if not result.get("finished", True):
+                row[""] = "still running"
+            rows.append(row)
         if rows:
             picture = [f".. image:: /generated/paper-{key}.svg", f"   :alt: {title}", ""]
             parts += [title, "-" * len(title), "", *picture, table(rows)]
