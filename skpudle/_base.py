@@ -14,7 +14,6 @@ import torch
 from sklearn.base import _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_array
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names, validate_data
 
@@ -26,11 +25,15 @@ from skpudle._arrays import (
     to_numpy,
     to_tensor,
 )
-from skpudle._training import Diverged, Rows, Stopping, Trainer
+from skpudle._interrupts import Interrupts
+from skpudle._sources import open_source
+from skpudle._training import Diverged, Interrupted, Rows, Stopping, Trainer, count_batches
 from skpudle._transformer import DictionaryTransformer
+from skpudle.checkpoint import Recorder
+from skpudle.distributed import current_team
 from skpudle.encoding import default_step
 from skpudle.initialization import INITIALIZATIONS, initial_atoms
-from skpudle.interoperability import dictionary_of
+from skpudle.interoperability import given_atoms
 from skpudle.operators import DenseDictionary, atom_norms, project_atoms
 from skpudle.optimizers import make_optimizer
 
@@ -137,10 +140,12 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             If the data or parameters are unfit, or if training diverges twice; the estimator then
             holds the last finite dictionary.
         """
-        x, trainer, start = self._start_training(X, y)
-        batch_size = self._batch_size(len(x))
-        n_batches = -(-len(x) // batch_size)
-        n_updates = self._n_updates(n_batches, batch_size, trainer.optimizer.atoms.shape)
+        recorder = Recorder(self, resolve_device(self.device, X), current_team())
+        x, trainer, start = self._start_training(X, y, seed=recorder.seed)
+        source = self._source(x, start, shuffle=True)
+        n_batches = trainer.largest(count_batches(source))
+        atoms = trainer.optimizer.atoms
+        n_updates = trainer.largest(self._n_updates(n_batches, source.batch_size, atoms.shape))
         max_iter = -(-n_updates // n_batches)
         alpha, decay_at = start["alpha"], partial(self._decay_at, n_updates=n_updates)
         trainer.schedule = partial(self._schedule, alpha, decay_at)
@@ -148,36 +153,40 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         stopping = Stopping(
             self.tol, self.n_iter_no_change, first_update=first_update, n_updates=n_updates
         )
-        source = self._source(x, batch_size, start, shuffle=True)
+        recorder.begin(trainer, source, stopping, seed=start["seed"], sample=start["sample"])
 
         root = self._init_callback_context(max_subtasks=max_iter)
         root.call_on_fit_task_begin(estimator=self, X=X, y=y)
         start_time = time.perf_counter()
-        loss_curve, converged, stopped = [], False, False
+        converged, stopped = recorder.finished, False
 
         def fitted():
-            return self._fitted_attributes(trainer, start, decay_at, loss_curve)
+            return self._fitted_attributes(trainer, start, decay_at, trainer.loss_curve)
 
-        for epoch in range(max_iter):
-            if epoch:
-                trainer.replace_unused(source)
-            task = root.subcontext(task_name="epoch")
-            task.call_on_fit_task_begin(estimator=self, X=X, y=y)
-            try:
-                summary = trainer.run_epoch(source, stopping)
-            except Diverged as error:
-                vars(self).update(fitted())
-                raise self._divergence(error) from error
-            loss_curve.append(summary.loss)
-            if self.verbose:
-                self._print_progress(loss_curve, max_iter, trainer.n_steps, n_updates, start_time)
-            converged = summary.converged
-            stopped = task.call_on_fit_task_end(
-                estimator=self, X=X, y=y, reconstruction_attributes=fitted
-            )
-            if converged or stopped:
-                break
-        vars(self).update(fitted())
+        with Interrupts() as interrupts:
+            trainer.interrupted = lambda: interrupts.pending
+            while len(trainer.loss_curve) < max_iter and not (converged or stopped):
+                if (
+                    trainer.n_steps >= n_updates
+                ):  # of a stream with more batches than the first time
+                    break
+                task = root.subcontext(task_name="epoch")
+                task.call_on_fit_task_begin(estimator=self, X=X, y=y)
+                try:
+                    trainer.replace_unused(source)
+                    converged = trainer.run_epoch(source, stopping).converged
+                except (Diverged, Interrupted) as error:
+                    self._leave(error, fitted(), recorder)
+                if self.verbose:
+                    self._print_progress(
+                        trainer.loss_curve, max_iter, trainer.n_steps, n_updates, start_time
+                    )
+                stopped = task.call_on_fit_task_end(
+                    estimator=self, X=X, y=y, reconstruction_attributes=fitted
+                )
+                stopped = bool(trainer.largest(int(stopped)))
+            recorder.end(finished=converged or stopped)
+            vars(self).update(fitted())
         self._warn_of_step(trainer.optimizer.atoms, stacklevel=5)
         if not (converged or stopped or self.tol is None):
             warnings.warn(
@@ -217,43 +226,71 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             return self._last_decay()
 
         trainer.schedule = partial(self._schedule, start["alpha"], decay_at)
-        loss_curve = list(start["loss_curve"])
-        try:
-            source = self._source(x, self._batch_size(len(x)), start, shuffle=False)
-            loss_curve.append(trainer.run_epoch(source, Stopping(None, 1)).loss)
-        except Diverged as error:
-            vars(self).update(self._fitted_attributes(trainer, start, decay_at, loss_curve))
-            raise self._divergence(error) from error
-        vars(self).update(self._fitted_attributes(trainer, start, decay_at, loss_curve))
+        source = self._source(x, start, shuffle=False)
+        with Interrupts() as interrupts:
+            trainer.interrupted = lambda: interrupts.pending
+            try:
+                trainer.run_epoch(source, Stopping(None, 1))
+            except (Diverged, Interrupted) as error:
+                self._leave(
+                    error, self._fitted_attributes(trainer, start, decay_at, trainer.loss_curve)
+                )
+            vars(self).update(self._fitted_attributes(trainer, start, decay_at, trainer.loss_curve))
         return self
 
-    def _source(self, x, batch_size, start, *, shuffle):
-        generator = start["generator"] if shuffle else None
-        return Rows(x, batch_size, generator=generator, mask=start["mask"])
+    def _leave(self, error, fitted, recorder=None):
+        """Leave training that diverged or was interrupted, with what has been learned."""
+        vars(self).update(fitted)
+        if isinstance(error, Diverged):
+            raise self._divergence(error) from error
+        if recorder is not None:
+            recorder.end(finished=None)
+        raise error
 
-    def _start_training(self, X, y, *, go_on=False):  # -> x, trainer, start
+    def _source(self, x, start, *, shuffle):
+        generator = start["generator"] if shuffle else None
+        if not isinstance(x, torch.Tensor):
+            return x.for_training(self._batch_size(), generator)
+        return Rows(x, self._batch_size(), generator=generator, mask=start["mask"])
+
+    def _start_training(self, X, y, *, go_on=False, seed=None):  # -> x, trainer, start
         """Check everything, then write the first attribute, then return what training needs."""
-        device = resolve_device(self.device, X)
+        device, team = resolve_device(self.device, X), current_team()
         if go_on:
             _check_feature_names(self, X, reset=False)
-        x = to_tensor(check_rows(X, estimator=self, allow_nan=self._allows_nan()), device)
-        x, mask = split_missing(x)
+        options = {"allow_nan": self._allows_nan()}
+        x = source = open_source(X, device, batch_size=self._batch_size(), **options)
+        if source is None:
+            x = to_tensor(check_rows(X, estimator=self, **options), device)
+            x, mask = split_missing(x)
+            sample = x
+        else:
+            sample, mask = split_missing(source.head(self.n_components or 0))[0], None
         self._check_parameters()
         if go_on:
-            validate_data(self, X, reset=False, skip_check_array=True)
+            validate_data(self, X if source is None else sample, reset=False, skip_check_array=True)
             atoms = to_tensor(self.components_, device)
-            x, mask = x.to(atoms.dtype), None if mask is None else mask.to(atoms.dtype)
+            if source is None:
+                x, mask = x.to(atoms.dtype), None if mask is None else mask.to(atoms.dtype)
+            else:
+                source.reader.dtype = atoms.dtype
             start = {name: self._training_state[name] for name in ("alpha", "data_scale")}
             start |= {"loss_curve": self.loss_curve_, "n_steps": self.n_steps_}
         else:
             generator = make_generator(self.random_state)
-            atoms = self._initial_atoms(x, generator)
+            if seed is not None:
+                generator.manual_seed(seed)
+            if team is not None:
+                generator, sample = team.agree(generator), team.collect(sample)
+            atoms = self._initial_atoms(sample, generator)
             start = {
-                "alpha": self._initial_alpha(x, atoms),
-                "data_scale": float(x.square().sum(1).mean()),
+                "alpha": self._initial_alpha(sample, atoms),
+                "data_scale": float(sample.square().sum(1).mean()),
                 "loss_curve": [],
                 "n_steps": 0,
-                "generator": generator,
+                "seed": generator.initial_seed(),
+                "generator": generator if team is None else team.own(generator),
+                "sample": sample,
             }
             self._warn_of_step(atoms, stacklevel=6)
         optimizer = make_optimizer(
@@ -270,10 +307,21 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             moments = self._training_state["optimizer"].items()
             optimizer.load(atoms, {name: to_tensor(value, device) for name, value in moments})
         else:
-            validate_data(self, X, skip_check_array=True)
+            validate_data(self, X if source is None else sample, skip_check_array=True)
         start |= {"device": device, "mask": mask}
-        trainer = Trainer(DenseDictionary, self._rule(), None, optimizer, n_steps=start["n_steps"])
+        trainer = self._trainer(DenseDictionary, optimizer, start)
         return x, trainer, start
+
+    def _trainer(self, make_dictionary, optimizer, start):
+        return Trainer(
+            make_dictionary,
+            self._rule(),
+            None,
+            optimizer,
+            n_steps=start["n_steps"],
+            loss_curve=start["loss_curve"],
+            team=current_team(),
+        )
 
     def _initial_atoms(self, x, generator):
         n_components = x.shape[1] if self.n_components is None else self.n_components
@@ -283,27 +331,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             if self.positive_dict:
                 atoms = atoms.abs()  # a sample and its negative span the same line
         else:
-            atoms = check_array(
-                dictionary_of(self.dict_init),
-                dtype=np.float64,
-                ensure_all_finite=False,
-                input_name="dict_init",
-            )
-            if self.n_components is None:
-                n_components = len(atoms)
-            if atoms.shape != (n_components, x.shape[1]):
-                raise ValueError(
-                    f"dict_init has shape {atoms.shape}, expected (n_components, n_features) = "
-                    f"{(n_components, x.shape[1])}: one atom per row."
-                )
-            atoms = to_tensor(atoms, x.device).to(x.dtype)
-            bad = ~torch.isfinite(atoms).all(1) | (atoms == 0).all(1)
-            if bad.any():
-                raise ValueError(
-                    "dict_init has zero or non-finite atoms, in rows "
-                    f"{bad.nonzero()[:, 0].tolist()}; drop these rows or replace them, for example "
-                    "by samples."
-                )
+            atoms = given_atoms(self.dict_init, self.n_components, x)
         return project_atoms(atoms, atom_norm=self.atom_norm, positive=self.positive_dict)
 
     def _initial_alpha(self, x, atoms):
@@ -322,8 +350,8 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         if self.step_size != "auto":
             warn_of_step(self.step_size, DenseDictionary(atoms), stacklevel=stacklevel)
 
-    def _batch_size(self, n_samples):
-        return min(256 if self.batch_size == "auto" else self.batch_size, n_samples)
+    def _batch_size(self):
+        return 256 if self.batch_size == "auto" else self.batch_size
 
     def _n_updates(self, n_batches, batch_size, shape):  # of the atoms
         """Return the number of updates that training may take."""

@@ -15,7 +15,6 @@ from skpudle._base import AUTO_ALPHA, BaseDictionaryLearner, warn_of_step
 from skpudle._conv_network import ConvNetwork, ConvParameters, RowLayout, all_shifts
 from skpudle._conv_training import TrainingImages, initial_kernels
 from skpudle._images import n_dimensions, read_images
-from skpudle._training import Trainer
 from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
 from skpudle.operators import ConvDictionary, project_atoms
@@ -131,10 +130,8 @@ class BaseConvLearner(BaseDictionaryLearner):
             return 0.0
         return alpha * lambda_decay ** (self.n_unfoldings - 1)
 
-    def _batch_size(self, n_samples):
-        if self.batch_size != "auto":
-            return min(self.batch_size, n_samples)
-        return min(16, n_samples)
+    def _batch_size(self):
+        return 16 if self.batch_size == "auto" else self.batch_size
 
     # ------------------------------------------------------------------ images
 
@@ -206,11 +203,13 @@ class BaseConvLearner(BaseDictionaryLearner):
 
     # ------------------------------------------------------------------ training
 
-    def _start_training(self, X, y, *, go_on=False):  # -> x, trainer, start
+    def _start_training(self, X, y, *, go_on=False, seed=None):  # -> x, trainer, start
         images = self._read(X, reset=not go_on)
         targets = self._read_targets(y, images)
         self._check_parameters()
         generator = make_generator(self.random_state)
+        if seed is not None:
+            generator.manual_seed(seed)
         x = TrainingImages(
             images.singles(),
             targets,
@@ -234,6 +233,7 @@ class BaseConvLearner(BaseDictionaryLearner):
             start["image_size"] = None if images.kind == "list" else images.tensors[0].shape[2:]
         layout = self._layout(parameters)
         start |= {"generator": generator, "layout": layout, "channel_axis": images.channel_axis}
+        start |= {"seed": generator.initial_seed(), "sample": x.corner(x.images[0])}
         start["device"] = images.tensors[0].device
         optimizer = make_optimizer(
             self.optimizer,
@@ -259,9 +259,8 @@ class BaseConvLearner(BaseDictionaryLearner):
                 validate_data(self, X, skip_check_array=True)
         x.new_rows = lambda atoms: layout.replacements(optimizer.atoms.detach(), atoms)
         make_network = partial(self._training_network, layout, x)
-        part_size = max(1, _PIXELS // (prod(x.crop) * self.n_train_shifts))
-        options = dict(n_steps=start["n_steps"], part_size=part_size)
-        trainer = Trainer(make_network, self._rule(), None, optimizer, **options)
+        trainer = self._trainer(make_network, optimizer, start)
+        trainer.part_size = max(1, _PIXELS // (prod(x.crop) * self.n_train_shifts))
         return x, trainer, start
 
     def _initial_parameters(self, x, images):  # -> ConvParameters
@@ -324,9 +323,9 @@ class BaseConvLearner(BaseDictionaryLearner):
         order = torch.randperm(len(grids), generator=x.generator)[: self.n_train_shifts]
         return network.with_grids([grids[i] for i in order.tolist()], x.room)
 
-    def _source(self, x, batch_size, start, *, shuffle):
+    def _source(self, x, start, *, shuffle):
         return x.crops(
-            batch_size,
+            self._batch_size(),
             shuffle=shuffle,
             noise_std=self.noise_std,
             flip=self.flip and self.noise_std > 0 and len(self._kernel) == 2,

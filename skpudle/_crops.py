@@ -58,20 +58,23 @@ class Crops:
         self.generator, self._new_rows = generator, new_rows
 
     @property
-    def n_samples(self):
-        return len(self.images)
+    def n_batches(self):
+        return -(-len(self.images) // self.batch_size)
 
-    def epoch(self):
-        """Yield the batches of one epoch."""
-        order = torch.arange(self.n_samples)
-        if self.shuffle and self.batch_size < self.n_samples:
-            order = torch.randperm(self.n_samples, generator=self.generator)
-        for indices in order.split(self.batch_size):
+    def plan(self):
+        """Draw the order of the images in an epoch."""
+        if self.shuffle and self.batch_size < len(self.images):
+            return torch.randperm(len(self.images), generator=self.generator)
+        return torch.arange(len(self.images))
+
+    def batches(self, plan, start=0):
+        """Yield the batches of an epoch."""
+        for indices in plan.split(self.batch_size)[start:]:
             yield self._batch(indices)
 
-    def samples(self, indices):
+    def samples(self, keys):
         """Return random patches of the given images, as rows of parameters."""
-        patches = [self._cut([self.images[i]], self.atom)[0] for i in indices.tolist()]
+        patches = [self._cut([self.images[i]], self.atom)[0] for i in keys.tolist()]
         return self._new_rows(torch.stack(patches))
 
     def _batch(self, indices):

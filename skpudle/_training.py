@@ -3,9 +3,19 @@
 `Trainer` turns batches into updates and knows nothing of NumPy, of estimators or of where the
 samples come from. It waits for the device once a round, some updates long, to learn whether
 training is still finite and whether to stop.
+
+A round is a transaction: all that training goes on from changes at its end, so that the state of
+the last round, which `Trainer.state` returns at any time, is one to start again from, with the same
+bits.
+
+A source of batches has a ``generator`` (or None) and three methods: ``plan()`` draws the order of
+an epoch, ``batches(plan, start)`` yields the epoch's batches from number ``start`` on, and
+``samples(keys)`` returns samples by the keys that came with their batches. ``n_batches`` is the
+number of batches of an epoch, None if only the end of an epoch tells.
 """
 
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import chain, islice, repeat
 from typing import NamedTuple
 
 import torch
@@ -13,7 +23,17 @@ from torch import Tensor
 
 from skpudle.gradients import differentiate
 
-__all__ = ["Batch", "Diverged", "EpochSummary", "Rows", "Stopping", "Trainer"]
+__all__ = [
+    "Batch",
+    "Diverged",
+    "EpochSummary",
+    "Interrupted",
+    "Progress",
+    "Rows",
+    "Stopping",
+    "Trainer",
+    "count_batches",
+]
 
 # Between two looks at the loss: rare enough that a GPU never idles, often enough that a first epoch
 # of a hundred thousand samples need not be finished when nothing is left to gain.
@@ -21,9 +41,9 @@ _UPDATES_PER_ROUND = 10
 
 
 class Batch(NamedTuple):
-    """What one update sees; `indices` are the positions of its samples in the source."""
+    """What one update sees; `keys` (n, ...) are what ``source.samples`` finds its samples by."""
 
-    indices: Tensor | slice
+    keys: Tensor
     x: Tensor
     target: Tensor | None = None
     mask: Tensor | None = None
@@ -49,27 +69,29 @@ class Rows:
         self.mask = mask
 
     @property
-    def n_samples(self):
-        return len(self.x)
+    def n_batches(self):
+        return -(-len(self.x) // self.batch_size)
 
-    def epoch(self):
-        """Yield the batches of one epoch."""
-        if self.generator is None or self.batch_size == self.n_samples:
-            for start in range(0, self.n_samples, self.batch_size):
-                indices = slice(start, start + self.batch_size)
-                yield self._batch(indices)
-        else:
-            order = torch.randperm(self.n_samples, generator=self.generator).to(self.x.device)
-            for indices in order.split(self.batch_size):
-                yield self._batch(indices)
+    def plan(self):
+        """Draw the order of the samples in an epoch; None is their own."""
+        if self.generator is None or self.batch_size == len(self.x):
+            return None
+        return torch.randperm(len(self.x), generator=self.generator).to(self.x.device)
 
-    def _batch(self, indices):
-        mask = None if self.mask is None else self.mask[indices]
-        return Batch(indices, self.x[indices], mask=mask)
+    def batches(self, plan, start=0):
+        """Yield the batches of an epoch."""
+        for first in range(start * self.batch_size, len(self.x), self.batch_size):
+            rows = slice(first, first + self.batch_size)
+            if plan is None:
+                keys = torch.arange(len(self.x), device=self.x.device)[rows]
+            else:
+                keys = rows = plan[rows]
+            mask = None if self.mask is None else self.mask[rows]
+            yield Batch(keys, self.x[rows], mask=mask)
 
-    def samples(self, indices):
+    def samples(self, keys):
         """Return the samples at the given positions, in the shape of atoms."""
-        return self.x[indices]
+        return self.x[keys]
 
 
 class Diverged(ArithmeticError):
@@ -78,6 +100,13 @@ class Diverged(ArithmeticError):
     def __init__(self, update):
         super().__init__(f"training diverged at update {update}")
         self.update = update
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was interrupted, and stopped after a whole update."""
+
+    def __init__(self, update):
+        super().__init__(f"training was interrupted after update {update}")
 
 
 class Stopping:
@@ -98,7 +127,7 @@ class Stopping:
     def __init__(self, tol, patience, *, first_update=0, n_updates=None):
         self.tol, self.patience, self.first_update = tol, patience, first_update
         self.n_updates = n_updates
-        self._smoothed, self._best, self._stalled = None, None, 0
+        self.course = None, None, 0  # smoothed objective, the best so far, checks without a better
 
     def limit(self, length, update):
         """Return how many of the next ``length`` updates are to be made."""
@@ -108,13 +137,13 @@ class Stopping:
         """Return whether to stop, given the mean objective since the last check."""
         if self.tol is None or update < self.first_update:
             return False
+        smoothed, best, stalled = self.course
         # the mean with its own past halves the variance of a minibatch objective in a few checks
-        previous = objective if self._smoothed is None else self._smoothed
-        self._smoothed = (previous + objective) / 2
-        improved = self._best is None or self._smoothed < self._best - self.tol * abs(self._best)
-        self._stalled = 0 if improved else self._stalled + 1
-        self._best = self._smoothed if self._best is None else min(self._best, self._smoothed)
-        return self._stalled >= self.patience
+        smoothed = objective if smoothed is None else (smoothed + objective) / 2
+        stalled = 0 if best is None or smoothed < best - self.tol * abs(best) else stalled + 1
+        best = smoothed if best is None else min(best, smoothed)
+        self.course = smoothed, best, stalled
+        return stalled >= self.patience
 
 
 class EpochSummary(NamedTuple):
@@ -122,6 +151,27 @@ class EpochSummary(NamedTuple):
 
     loss: float
     converged: bool
+
+
+def count_batches(source):
+    """Return the number of batches of an epoch, going through one if need be."""
+    if source.n_batches is not None:
+        return source.n_batches
+    return sum(1 for _ in source.batches(source.plan()))
+
+
+@dataclass
+class Progress:
+    """How far an epoch has come; its tensors are replaced, never changed."""
+
+    plan_state: Tensor | None  # of the source's generator, before it drew the plan
+    unused: Tensor  # (n_components,) bool: no code of the epoch used the atom
+    losses: Tensor  # (at most as many as atoms are unused,), the largest, in descending order
+    keys: Tensor  # (as many, ...), of the samples with these losses
+    n_batches: int = 0
+    n_samples: int = 0
+    loss: float = 0.0
+    done: bool = False
 
 
 class Trainer:
@@ -140,16 +190,41 @@ class Trainer:
         Owns the atoms.
     n_steps : int, default=0
         Number of updates made before.
+    loss_curve : iterable of float, default=()
+        Mean losses of the epochs before.
     part_size : int, default=None
         Samples of a batch that are evaluated at a time, which bounds memory; by default all.
+    team : Team, default=None
+        The processes that train one dictionary, each with samples of its own.
     """
 
-    def __init__(self, make_dictionary, rule, schedule, optimizer, *, n_steps=0, part_size=None):
+    def __init__(
+        self,
+        make_dictionary,
+        rule,
+        schedule,
+        optimizer,
+        *,
+        n_steps=0,
+        loss_curve=(),
+        part_size=None,
+        team=None,
+    ):
         self.make_dictionary, self.rule, self.schedule = make_dictionary, rule, schedule
-        self.optimizer, self.n_steps, self.part_size = optimizer, n_steps, part_size
+        self.optimizer, self.n_steps, self.loss_curve = optimizer, n_steps, list(loss_curve)
+        self.part_size, self.team = part_size, team
+        self.progress = None  # of the current or latest epoch
+        self.interrupted = lambda: False  # asked after every update, by a team after every round
+        self.at_round = lambda: None  # called before every round
         self._halved = False
         self._finite_state = None  # the latest (atoms, optimiser's state, number of updates)
-        self._unused = self._losses = None
+        self._resume_state = None  # of the source's generator, at the point to go on from
+
+    def largest(self, value):
+        """Return the largest of the integers of all processes."""
+        return value if self.team is None else self.team.largest(value)
+
+    # ------------------------------------------------------------------ an epoch
 
     def run_epoch(self, source, stopping):
         """Go through the source once, or until ``stopping`` says that it is enough.
@@ -159,19 +234,28 @@ class Trainer:
         Diverged
             If training stopped being finite for the second time; the optimiser then holds the last
             finite atoms.
+        Interrupted
+            If it was interrupted.
         """
-        batches = source.epoch()
-        total = n_seen = 0
-        self._losses = None
-        self._unused = torch.ones_like(self.optimizer.atoms.flatten(1)[:, 0], dtype=torch.bool)
-        while n_seen < source.n_samples:
-            length = stopping.limit(_UPDATES_PER_ROUND, self.n_steps)
-            if length == 0:
+        batches = self._begin(source)
+        while length := stopping.limit(_UPDATES_PER_ROUND, self.n_steps):
+            start = self.mark(source, stopping)
+            self.at_round()
+            sums, unused, seen = [], self.progress.unused, []
+            for batch in islice(batches, length):
+                total, used, losses = self._update(batch)
+                sums.append(total)
+                unused = unused & ~used
+                if batch is not None:
+                    seen.append((losses, batch.keys))
+                if self.team is None and self.interrupted():
+                    break
+            if not sums:
                 break
-            start = self.optimizer.atoms.detach().clone(), self.optimizer.state(), self.n_steps
-            sums = [self._update(b, source.n_samples) for b in islice(batches, length)]
+            totals = torch.stack(sums).double().sum(0)
+            loss, objective, n_samples, n_unused = torch.cat([totals, unused.sum()[None]]).tolist()
+            interrupted = self.largest(int(self.interrupted()))
             finite = torch.isfinite(torch.stack(sums)).all(1)
-            loss, objective, n_samples = torch.stack(sums).double().sum(0).tolist()
             if finite[0] or self._finite_state is None:
                 self._finite_state = start  # that a state is finite is known from its next loss
             if not (finite.all() and torch.isfinite(self.optimizer.atoms).all()):
@@ -182,13 +266,61 @@ class Trainer:
                     raise Diverged(first_bad)
                 self._halved = True
                 self.optimizer.halve_learning_rate()
+                self.progress = None
                 return self.run_epoch(source, stopping)
-            total, n_seen = total + loss, n_seen + n_samples
+            self._commit(len(sums), n_samples, loss, unused, int(n_unused), seen)
+            if interrupted:
+                self._end_epoch()
+                raise Interrupted(self.n_steps)
             if stopping.check(objective / n_samples, self.n_steps):
-                return EpochSummary(total / n_seen, converged=True)
-        return EpochSummary(total / n_seen, converged=False)
+                return self._end_epoch(converged=True)
+            if len(sums) < length:
+                break
+        return self._end_epoch()
 
-    def _update(self, batch, n_samples):  # -> summed loss, summed objective, number of samples
+    def _begin(self, source):  # -> the batches of the epoch that are left
+        generator, resume = source.generator, self._resume_state
+        going_on = self.progress is not None and not self.progress.done
+        self._resume_state = None
+        if resume is not None:
+            generator.set_state((self.progress.plan_state if going_on else resume).cpu())
+        if not going_on:
+            atoms = self.optimizer.atoms.detach()
+            self.progress = Progress(
+                plan_state=None if generator is None else generator.get_state(),
+                unused=torch.ones_like(atoms.flatten(1)[:, 0], dtype=torch.bool),
+                losses=atoms.new_zeros(0),
+                keys=atoms.new_zeros(0),
+            )
+        done = self.progress.n_batches
+        batches = source.batches(source.plan(), done)
+        if going_on and resume is not None:
+            generator.set_state(resume.cpu())
+        if self.team is None:
+            return batches
+        n_batches = self.largest(count_batches(source))  # all take part in every update
+        return islice(chain(batches, repeat(None)), n_batches - done)
+
+    def _update(self, batch):  # -> summed loss, objective and samples; used atoms; losses
+        atoms = self.optimizer.atoms
+        if batch is None:  # others still have samples
+            gradient, codes = torch.zeros_like(atoms), atoms.detach().new_zeros(0, len(atoms))
+            losses, total = codes.new_zeros(0), codes.new_zeros(3)
+        else:
+            gradient, evaluation = self._differentiate(batch)
+            codes, losses = evaluation.codes, evaluation.losses
+            size = torch.full_like(evaluation.objective, len(batch.x))
+            total = torch.stack([losses.sum(), evaluation.objective * size, size])
+        if self.team is None:
+            self.optimizer.update(gradient, codes)
+        else:
+            n_samples = 0 if batch is None else len(batch.x)
+            gradient, total = self.team.sum(gradient * n_samples, total)
+            self.optimizer.update(gradient / total[2], codes, total=self.team.sum)
+        self.n_steps += 1
+        return total, (codes != 0).transpose(0, 1).flatten(1).any(1), losses
+
+    def _differentiate(self, batch):  # -> gradient in the atoms, Evaluation
         atoms = self.optimizer.atoms
         with torch.enable_grad():  # whatever the caller's mode is
             gradient, evaluation = differentiate(
@@ -199,20 +331,81 @@ class Trainer:
                 part_size=self.part_size,
                 **self.schedule(self.n_steps),
             )
-        self.optimizer.update(gradient, evaluation.codes)
-        self.n_steps += 1
-        self._unused &= (evaluation.codes == 0).transpose(0, 1).flatten(1).all(1)
-        if self._losses is None:
-            self._losses = evaluation.losses.new_zeros(n_samples)
-        self._losses[batch.indices] = evaluation.losses
-        size = torch.full_like(evaluation.objective, len(batch.x))
-        return torch.stack([evaluation.losses.sum(), evaluation.objective * size, size])
+        return gradient, evaluation
+
+    def _commit(self, n_batches, n_samples, loss, unused, n_unused, seen):
+        """End a round; `seen` are pairs of losses and keys, one of each of its batches."""
+        before = self.progress
+        losses, keys = before.losses, before.keys
+        if n_unused and seen:
+            pairs = [(losses, keys), *seen] if len(losses) else seen
+            losses, keys = (torch.cat(part) for part in zip(*pairs))
+            losses, order = losses.topk(min(n_unused, len(losses)))
+            keys = keys[order]
+        self.progress = replace(
+            before,
+            unused=unused,
+            losses=losses[:n_unused],
+            keys=keys[:n_unused],
+            n_batches=before.n_batches + n_batches,
+            n_samples=before.n_samples + int(n_samples),
+            loss=before.loss + loss,
+        )
+
+    def _end_epoch(self, *, converged=False):
+        self.progress = replace(self.progress, done=True)
+        summary = EpochSummary(self.progress.loss / self.progress.n_samples, converged)
+        self.loss_curve.append(summary.loss)
+        return summary
 
     def replace_unused(self, source):
         """Replace atoms that no code of the last epoch used by the worst reconstructed samples."""
-        unused = self._unused.nonzero().squeeze(1)
-        losses, worst = self._losses.topk(min(len(unused), len(self._losses)))
-        worst = worst[losses > 0]
-        unused = unused[: len(worst)]
-        if len(unused):
-            self.optimizer.replace(unused, source.samples(worst))
+        if self.progress is None or not self.progress.done:
+            return
+        unused, losses, keys = self.progress.unused, self.progress.losses, self.progress.keys
+        if self.team is not None:
+            unused = self.team.all(unused)
+        unused = unused.nonzero().squeeze(1)
+        losses = losses[: len(unused)]
+        losses = losses[losses > 0]
+        samples = self.optimizer.atoms.detach()[:0]
+        if len(losses):
+            samples = source.samples(keys[: len(losses)])
+        if self.team is not None:
+            losses, samples = (torch.cat(self.team.gather(part)) for part in (losses, samples))
+            samples = samples[losses.topk(min(len(unused), len(losses))).indices]
+        if len(samples):
+            self.optimizer.replace(unused[: len(samples)], samples)
+
+    # ------------------------------------------------------------------ the state of training
+
+    def mark(self, source, stopping):  # -> atoms, the optimiser's state, number of updates
+        """Make the present what `state` returns."""
+        start = self.optimizer.atoms.detach().clone(), self.optimizer.state(), self.n_steps
+        self._marked = {
+            "start": start,
+            "finite": self._finite_state,
+            "halved": self._halved,
+            "loss_curve": tuple(self.loss_curve),
+            "stopping": stopping.course,
+            "progress": self.progress,
+            "generator": None if source.generator is None else source.generator.get_state(),
+        }
+        return start
+
+    def state(self):
+        """Return what training goes on from, as of the last mark: numbers and tensors, by name."""
+        return self._marked | {"progress": vars(self._marked["progress"])}
+
+    def load(self, state, stopping):
+        """Go back to a `state`; the source's generator follows when the epoch is run."""
+        if state["halved"]:
+            self._halved = True
+            self.optimizer.halve_learning_rate()
+        *start, self.n_steps = state["start"]
+        self.optimizer.load(*start)
+        self._finite_state = None if state["finite"] is None else tuple(state["finite"])
+        self.loss_curve = list(state["loss_curve"])
+        stopping.course = tuple(state["stopping"])
+        self.progress = Progress(**state["progress"])
+        self._resume_state = state["generator"]

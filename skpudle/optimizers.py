@@ -14,6 +14,10 @@ __all__ = ["GradientOptimizer", "SurrogateOptimizer", "make_optimizer"]
 _NAMED = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
+def _alone(*tensors):
+    return tensors
+
+
 class GradientOptimizer:
     """A `torch.optim` optimiser followed by a projection on the constraints.
 
@@ -37,7 +41,7 @@ class GradientOptimizer:
         self._optimizer = optimizer_class([self.atoms], lr=learning_rate, **params)
 
     @torch.no_grad()
-    def update(self, gradient, codes):  # codes are for optimisers that model the curvature
+    def update(self, gradient, codes, *, total=_alone):  # codes and total: for models of the loss
         """Take one step along the gradient."""
         self.atoms.grad = gradient
         self._optimizer.step()
@@ -109,19 +113,26 @@ class SurrogateOptimizer:
         self._n_updates = 0
 
     @torch.no_grad()
-    def update(self, gradient, codes):
-        """Refine the model by a batch, then minimise it, starting at the current atoms."""
+    def update(self, gradient, codes, *, total=_alone):
+        """Refine the model by a batch, then minimise it, starting at the current atoms.
+
+        Several processes that share a batch pass what sums tensors over all of them as ``total``.
+        """
         atoms = self.atoms
-        curvature = codes.mT @ codes / len(codes)
+        # not `curvature @ atoms`: where samples are fewer than atoms the other order is cheaper
+        explained = torch.linalg.multi_dot([codes.mT, codes, atoms])
+        n_samples, n_used = codes.new_full((), len(codes)), (codes != 0).sum()
+        n_samples, n_used, curvature, explained = total(
+            n_samples, n_used, codes.mT @ codes, explained
+        )
+        curvature, explained = curvature.div_(n_samples), explained.div_(n_samples)
         if self._curvature is None:
             self._curvature, self._pull = torch.zeros_like(curvature), torch.zeros_like(atoms)
         self._n_updates += 1
         keep = (1 - 1 / self._n_updates) ** self._forgetting
-        # not `curvature @ atoms`: where samples are fewer than atoms the other order is cheaper
-        explained = torch.linalg.multi_dot([codes.mT, codes, atoms])
-        self._pull.mul_(keep).add_(explained, alpha=1 / len(codes)).sub_(gradient)
+        self._pull.mul_(keep).add_(explained).sub_(gradient)
         self._curvature.mul_(keep).add_(curvature)
-        one_use = curvature.trace() / (codes != 0).sum().clamp_min(1)
+        one_use = curvature.trace() / n_used.clamp_min(1)
         atoms.copy_(self._minimize(atoms, self._anchor * one_use))
 
     def _minimize(self, now, weight):

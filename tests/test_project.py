@@ -43,6 +43,10 @@ TENSOR_LAYERS = [  # torch and not scikit-learn: tensors in, tensors out
 LAYERS = [
     *TENSOR_LAYERS,
     "_arrays",
+    "_interrupts",
+    "_sources",
+    "distributed",
+    "checkpoint",
     "datasets",
     "metrics",
     "interoperability",

@@ -18,6 +18,10 @@ def normal(generator, *shape):
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
+def epoch(source):
+    return source.batches(source.plan())
+
+
 class FailsAt:
     """The rule ``ae-ls``, not finite at the given calls."""
 
@@ -60,28 +64,28 @@ def x(generator):
 def test_an_epoch_visits_every_sample_once(batch_size, shuffle, x, generator):
     source = Rows(x, batch_size, generator=generator if shuffle else None)
     for _ in range(2):
-        batches = list(source.epoch())
+        batches = list(epoch(source))
         sizes = [len(batch.x) for batch in batches]
         assert sum(sizes) == len(x)
         assert sizes[:-1] == [min(batch_size, len(x))] * (len(sizes) - 1)
-        positions = torch.cat([torch.arange(len(x))[batch.indices] for batch in batches])
+        positions = torch.cat([batch.keys for batch in batches])
         assert torch.equal(positions.sort().values, torch.arange(len(x)))
-        assert all(torch.equal(batch.x, x[batch.indices]) for batch in batches)
+        assert all(torch.equal(batch.x, x[batch.keys]) for batch in batches)
 
 
 def test_batches_come_in_the_order_of_the_samples_without_a_generator(x):
-    assert torch.equal(torch.cat([batch.x for batch in Rows(x, 5).epoch()]), x)
+    assert torch.equal(torch.cat([batch.x for batch in epoch(Rows(x, 5))]), x)
 
 
 def test_every_epoch_is_shuffled_anew(x, generator):
     source = Rows(x, 5, generator=generator)
-    first, second = (torch.cat([batch.indices for batch in source.epoch()]) for _ in range(2))
+    first, second = (torch.cat([batch.keys for batch in epoch(source)]) for _ in range(2))
     assert not torch.equal(first, second)
 
 
 def test_a_full_batch_is_not_shuffled(x, generator):
     """So that nothing depends on an order that does not matter."""
-    (batch,) = Rows(x, 100, generator=generator).epoch()
+    (batch,) = epoch(Rows(x, 100, generator=generator))
     assert torch.equal(batch.x, x)
 
 
@@ -89,7 +93,7 @@ def test_a_generator_determines_the_batches(x):
     orders = []
     for seed in (0, 0, 1):
         source = Rows(x, 5, generator=torch.Generator().manual_seed(seed))
-        orders.append(torch.cat([batch.indices for batch in source.epoch()]))
+        orders.append(torch.cat([batch.keys for batch in epoch(source)]))
     assert torch.equal(orders[0], orders[1])
     assert not torch.equal(orders[0], orders[2])
 
@@ -148,7 +152,7 @@ def test_loss_of_an_epoch_is_the_mean_over_its_samples(atoms, x):
     """Each at the atoms of its update, also where the last batch is smaller."""
     trainer, twin = make_trainer(atoms), make_trainer(atoms)
     losses = []
-    for batch in Rows(x, 5).epoch():
+    for batch in epoch(Rows(x, 5)):
         z = encode(twin.optimizer.atoms.detach(), batch.x, alpha=0.1, n_unfoldings=5)
         losses.append(0.5 * (batch.x - z @ twin.optimizer.atoms.detach()).square().sum(1))
         twin.run_epoch(Rows(batch.x, 5), NEVER)

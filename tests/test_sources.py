@@ -1,0 +1,238 @@
+"""Data that are not held in memory give what an array gives, and are read a part at a time."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from skpudle import PUDLEDictionaryLearning, _sources
+from skpudle._sources import MappedRows, Reader, open_source
+
+CPU = torch.device("cpu")
+
+
+class Given:
+    """Batches that can be iterated again, and nothing else."""
+
+    def __init__(self, parts):
+        self.parts = parts
+
+    def __iter__(self):
+        return iter(self.parts)
+
+
+def in_batches(X, batch_size=16):
+    return Given(np.split(X, range(batch_size, len(X), batch_size)))
+
+
+class Streamed(IterableDataset):
+    def __init__(self, x):
+        self.x = x
+
+    def __iter__(self):
+        return iter(self.x)
+
+
+class Rows(Dataset):
+    """A dataset of NumPy rows that come with a label."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return self.x[index], index
+
+
+@pytest.fixture
+def X():
+    return np.random.default_rng(0).normal(size=(70, 6)).astype(np.float32)
+
+
+@pytest.fixture
+def memory_map(X, tmp_path):
+    np.save(tmp_path / "X.npy", X)
+    return np.load(tmp_path / "X.npy", mmap_mode="r")
+
+
+@pytest.fixture
+def small_windows(monkeypatch):
+    """Maps of 70 rows are large: blocks of 4 rows, windows of 5 blocks."""
+    monkeypatch.setattr(_sources, "_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(_sources, "_BLOCK_BYTES", 4 * 8 * 6)
+    monkeypatch.setattr(_sources, "_WINDOW_BYTES", 20 * 8 * 6)
+
+
+def make_learner(**params):
+    fixed = dict(n_unfoldings=5, max_iter=3, tol=None, batch_size=16, random_state=0)
+    return PUDLEDictionaryLearning(8, **fixed | params)
+
+
+def epoch(source, start=0):
+    return list(source.batches(source.plan(), start))
+
+
+# ---------------------------------------------------------------------------- same as an array
+
+
+@pytest.mark.parametrize("wrap", [Rows, lambda x: TensorDataset(torch.from_numpy(x))])
+@pytest.mark.parametrize("n_rows", [70, 10])
+def test_a_dataset_gives_the_bits_of_its_array(wrap, n_rows, X):
+    X = X[:n_rows]
+    expected = make_learner().fit(X)
+    found = make_learner().fit(wrap(X))
+    assert_array_equal(found.components_, expected.components_)
+    assert_array_equal(found.loss_curve_, expected.loss_curve_)
+    assert found.n_features_in_ == 6
+
+
+def test_a_small_memory_map_gives_the_bits_of_its_array(X, memory_map):
+    assert_array_equal(
+        make_learner().fit(memory_map).components_, make_learner().fit(X).components_
+    )
+
+
+STREAMS = {
+    "iterable": in_batches,
+    "loader": lambda X: DataLoader(TensorDataset(torch.from_numpy(X)), batch_size=16),
+    "iterable dataset": lambda X: Streamed(torch.from_numpy(X)),
+}
+
+
+@pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
+def test_an_epoch_of_a_stream_is_a_pass_over_the_rows_in_order(stream, X):
+    state = torch.get_rng_state()
+    expected = make_learner().partial_fit(X)
+    found = make_learner(max_iter=1).fit(stream(X))
+    torch.set_rng_state(state)  # a loader draws from it; that is its owner's choice
+    assert_array_equal(found.components_, expected.components_)
+    assert found.n_steps_ == 5
+
+
+@pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
+def test_partial_fit_takes_streams(stream, X):
+    state = torch.get_rng_state()
+    found = make_learner().partial_fit(stream(X)).partial_fit(stream(X))
+    torch.set_rng_state(state)
+    expected = make_learner().partial_fit(X).partial_fit(X)
+    assert_array_equal(found.components_, expected.components_)
+
+
+def test_a_pair_of_decays_counts_the_batches_of_a_stream(X):
+    decays = dict(lambda_decay=(1.0, 0.9), max_iter=10)
+    learner = make_learner(**decays).fit(in_batches(X))
+    assert learner.lambda_decay_ == 0.9
+    assert learner.n_steps_ == 50
+
+
+def test_gaps_in_a_stream_are_gaps(X):
+    X[3, 2] = X[40, 1] = np.nan
+    learner = make_learner(dict_init=np.eye(8, 6) + 0.1, alpha=0.1, max_iter=1)
+    expected = make_learner(dict_init=np.eye(8, 6) + 0.1, alpha=0.1).partial_fit(X)
+    found = learner.fit(in_batches(X))
+    np.testing.assert_allclose(found.components_, expected.components_, atol=1e-6)
+
+
+def test_unused_atoms_become_samples_of_a_stream(X):
+    """An atom that no sample uses is not there any more at the end."""
+    X[:, 5] = 0
+    learner = make_learner(dict_init=np.eye(6), alpha=0.5).set_params(n_components=6)
+    for data in (X, in_batches(X), Rows(X)):
+        assert np.abs(learner.fit(data).components_[:, 5]).max() < 0.1
+
+
+# ---------------------------------------------------------------------------- a large memory map
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 7, 20, 32, 100])
+def test_an_epoch_of_a_map_visits_every_row_once(
+    batch_size, shuffle, X, memory_map, small_windows, generator
+):
+    source = MappedRows(memory_map, Reader(CPU, allow_nan=False))
+    source = source.for_training(batch_size, generator if shuffle else None)
+    batches = epoch(source)
+    assert [len(b.x) for b in batches[:-1]] == [min(batch_size, 70)] * (len(batches) - 1)
+    assert len(batches) == source.n_batches
+    keys = torch.cat([b.keys for b in batches])
+    assert torch.equal(keys.sort().values, torch.arange(70))
+    assert torch.equal(keys, torch.arange(70)) is not shuffle
+    assert_array_equal(torch.cat([b.x for b in batches]), X[keys])
+    assert_array_equal(source.samples(keys[:3]), X[keys[:3]])
+
+
+@pytest.mark.parametrize("start", [1, 2, 3, 6, 9])
+def test_an_epoch_of_a_map_can_start_anywhere(start, memory_map, small_windows, generator):
+    source = MappedRows(memory_map, Reader(CPU, allow_nan=False)).for_training(7, generator)
+    plan = source.plan()
+    expected = list(source.batches(plan))[start:]
+    found = list(source.batches(plan, start))
+    assert [b.keys.tolist() for b in found] == [b.keys.tolist() for b in expected]
+    assert torch.equal(torch.cat([b.x for b in found]), torch.cat([b.x for b in expected]))
+
+
+class Watched(np.memmap):
+    """A memory map that notes which parts of it are asked for."""
+
+    def __getitem__(self, key):
+        self.asked.append(key)
+        return super().__getitem__(key).view(np.ndarray)
+
+
+def test_a_map_is_read_by_contiguous_blocks(memory_map, small_windows):
+    data = memory_map.view(Watched)
+    data.asked = []
+    learner = make_learner().fit(data)
+    assert learner.n_steps_ == 15
+    assert all(isinstance(key, slice) and key.step is None for key in data.asked)
+    assert max(key.stop - key.start for key in data.asked) <= 4
+
+
+def test_a_map_of_integers_becomes_floats(tmp_path, small_windows):
+    integers = np.arange(600).reshape(100, 6)
+    np.save(tmp_path / "X.npy", integers)
+    source = open_source(np.load(tmp_path / "X.npy", mmap_mode="r"), CPU, batch_size=8)
+    (batch,) = epoch(source.for_training(100, None))
+    assert batch.x.dtype == torch.float64
+    assert_array_equal(batch.x, integers)
+
+
+def test_the_head_of_a_map_covers_all_of_it(memory_map, small_windows, monkeypatch):
+    monkeypatch.setattr(_sources, "_HEAD_ROWS", 12)
+    source = MappedRows(memory_map, Reader(CPU, allow_nan=False))
+    head = source.head(8)
+    assert_array_equal(head, np.concatenate([memory_map[a : a + 4] for a in (0, 33, 66)]))
+
+
+# ---------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    "not_a_stream",
+    [[[1.0, 2.0]], ((1.0, 2.0),), np.zeros((2, 2)), torch.zeros(2, 2), "text", {"a": 1}, 3, None],
+    ids=repr,
+)
+def test_arrays_and_what_becomes_one_are_no_streams(not_a_stream):
+    assert open_source(not_a_stream, CPU, batch_size=8) is None
+
+
+def test_what_can_be_iterated_only_once_is_refused(X):
+    with pytest.raises(TypeError, match="iterated only once.*partial_fit"):
+        make_learner().fit(part for part in [X])
+
+
+def test_an_error_says_where_in_the_stream(X):
+    bad = X.copy()
+    bad[20, 0] = np.inf
+    with pytest.raises(ValueError, match="In batch 1 of X: Input .* infinity"):
+        make_learner().fit(in_batches(bad))
+    with pytest.raises(ValueError, match="Batch 1 of X has 5 features, expected 6 as before"):
+        make_learner().fit(Given([X, X[:, :5]]))
+
+
+def test_an_empty_stream_is_refused():
+    with pytest.raises(ValueError, match="yields no batch"):
+        make_learner().fit(Given([]))
