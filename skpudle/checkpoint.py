@@ -227,12 +227,7 @@ class Recorder:
     def __init__(self, estimator, device, team=None):
         found = [c for c in getattr(estimator, "_skl_callbacks", []) if isinstance(c, Checkpoint)]
         self._checkpoint, self._team = found[0] if found else None, team
-        parameters = estimator.get_params(deep=False).items()
-        self._identity = {k: _describe(v) for k, v in parameters if k not in _FREE}
-        self._identity |= {
-            "learner": type(estimator).__name__,
-            "processes": team.size if team else 1,
-        }
+        self._estimator = estimator
         self._stored = self._read(device) if found else None
 
     @property
@@ -256,9 +251,13 @@ class Recorder:
         if self._checkpoint is None:
             return
         self._trainer, self._source, self._stopping = trainer, source, stopping
-        rows = to_numpy(sample[:: max(1, len(sample) // 1000)])
-        self._identity["data"] = f"{tuple(sample.shape)} {_describe(rows)}"
         self._seed = seed
+        parameters = self._estimator.get_params(deep=False).items()
+        self._identity = {k: _describe(v) for k, v in parameters if k not in _FREE} | {
+            "learner": type(self._estimator).__name__,
+            "processes": 1 if self._team is None else self._team.size,
+            "data": f"{len(sample)}, {_describe(sample[:: max(1, len(sample) // 1000)])}",
+        }
         if self._stored is not None:
             self._compare()
             rank = 0 if self._team is None else self._team.rank
