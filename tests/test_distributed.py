@@ -1,0 +1,155 @@
+"""Several processes learn what one learns from the samples of all."""
+
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch.distributed as dist
+
+from skpudle import Checkpoint, PUDLEDictionaryLearning, data_parallel
+from skpudle.checkpoint import read_checkpoint
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.skipif(not dist.is_available(), reason="needs torch.distributed"),
+]
+
+# Every process runs it: the settings of a learner, and its own share of the rows.
+SCRIPT = textwrap.dedent(
+    """
+    import json, sys, warnings
+    import numpy as np
+    from skpudle import Checkpoint, PUDLEDictionaryLearning, data_parallel
+
+    warnings.simplefilter("ignore")
+    folder = sys.argv[1]
+    cases = json.load(open(f"{folder}/cases.json"))
+    X = np.load(f"{folder}/X.npy")
+
+    class Given:
+        def __init__(self, parts):
+            self.parts = parts
+
+        def __iter__(self):
+            return iter(self.parts)
+
+    with data_parallel() as team:
+        for name, parameters in cases.items():
+            learner = PUDLEDictionaryLearning(**parameters)
+            # the batches of all processes, one after the other, are those of the whole
+            whole = np.split(X, range(32, len(X), 32))
+            shares = [np.array_split(batch, team.size)[team.rank] for batch in whole]
+            learner.fit(Given(shares))
+            np.savez(
+                f"{folder}/{name}-{team.rank}.npz",
+                components=learner.components_, losses=learner.loss_curve_,
+            )
+        learner = PUDLEDictionaryLearning(
+            8, n_unfoldings=5, batch_size=100, max_iter=3, tol=None, random_state=0
+        )
+        learner.fit(np.array_split(X, team.size)[team.rank])
+        np.savez(
+            f"{folder}/full-{team.rank}.npz",
+            components=learner.components_, losses=learner.loss_curve_,
+        )
+        uneven = X[:20] if team.rank else X
+        learner = PUDLEDictionaryLearning(8, n_unfoldings=5, batch_size=16, max_iter=2, tol=None)
+        learner.fit(uneven)  # of a seed that processes have to agree on
+        np.savez(f"{folder}/uneven-{team.rank}.npz", components=learner.components_)
+    """
+)
+ROWS = np.random.default_rng(0).normal(size=(96, 6))
+FIXED = dict(n_unfoldings=5, max_iter=3, tol=None, dict_init=ROWS[:8].tolist(), random_state=0)
+CASES = {
+    "adam": FIXED,
+    "surrogate": FIXED | dict(optimizer="surrogate"),
+    "sgd": FIXED | dict(optimizer="sgd", gradient="dec", learning_rate=0.1),
+    "unused": FIXED | dict(dict_init=ROWS[:30].tolist(), alpha=3.0),
+}
+
+
+class Given:
+    def __init__(self, parts):
+        self.parts = parts
+
+    def __iter__(self):
+        return iter(self.parts)
+
+
+def torchrun(n_processes, script, *arguments):
+    options = ["--standalone", f"--nproc-per-node={n_processes}"]
+    command = [sys.executable, "-m", "torch.distributed.run", *options, script, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def X():
+    return ROWS
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, X):
+    """Return what two processes learned, by case and process."""
+    import json
+
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "fit.py").write_text(SCRIPT)
+    (folder / "cases.json").write_text(json.dumps(CASES))
+    np.save(folder / "X.npy", X)
+    run = torchrun(2, folder / "fit.py", folder)
+    assert run.returncode == 0, run.stderr
+    return lambda name: [np.load(folder / f"{name}-{rank}.npz") for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_learn_what_one_learns(name, two, X):
+    expected = PUDLEDictionaryLearning(**CASES[name]).fit(Given(np.split(X, [32, 64])))
+    first, second = two(name)
+    np.testing.assert_array_equal(first["components"], second["components"])
+    np.testing.assert_allclose(first["components"], expected.components_, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(first["losses"], expected.loss_curve_, rtol=1e-9)
+
+
+def test_initial_atoms_and_alpha_come_from_all_samples(two, X):
+    learner = PUDLEDictionaryLearning(
+        8, n_unfoldings=5, batch_size=100, max_iter=3, tol=None, random_state=0
+    )
+    for found in two("full"):
+        np.testing.assert_allclose(found["components"], learner.fit(X).components_, rtol=1e-7)
+
+
+def test_shares_may_differ_in_size(two):
+    first, second = two("uneven")
+    np.testing.assert_array_equal(first["components"], second["components"])
+    assert np.isfinite(first["components"]).all()
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """Make a group of this process alone."""
+    options = dict(init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    dist.init_process_group("gloo", **options)
+    yield
+    dist.destroy_process_group()
+
+
+def test_a_team_of_one_learns_the_same_bits(alone, X, tmp_path):
+    learner = PUDLEDictionaryLearning(8, n_unfoldings=5, batch_size=16, max_iter=3, random_state=0)
+    expected = learner.fit(X).components_
+    path = tmp_path / "fit.npz"
+    with data_parallel() as team:
+        assert (team.rank, team.size) == (0, 1)
+        learner.set_callbacks(Checkpoint(path, every_n_updates=1)).fit(X)
+        np.testing.assert_allclose(learner.components_, expected, rtol=1e-10, atol=1e-12)
+        assert read_checkpoint(path)["identity"]["processes"] == 1
+        again = learner.fit(X).components_
+    np.testing.assert_array_equal(again, learner.components_)
+    assert dist.is_initialized()  # what was there before stays there
+
+
+def test_processes_have_to_be_started_together(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(RuntimeError, match="Start the script by torchrun"), data_parallel():
+        pass
