@@ -26,7 +26,7 @@ _WORTHWHILE = 0.15  # what working sets must save, as a fraction of the dense it
 _WASTE = 0.03  # what working sets may cost in vain, as a fraction of all dense iterations
 _SHORT_BLOCK = 3
 _FIRST_BLOCK = 4
-_LONGEST_BLOCK = 256
+_LONGEST_BLOCK = 64
 
 
 def pays(n_samples, n_components, n_features, n_unfoldings, device):

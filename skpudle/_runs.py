@@ -1,8 +1,8 @@
 """Iterations inside working sets: codes, how far they have moved, and derivatives.
 
-A `Run` keeps codes of shape (n, k), of the k atoms in each working set. Of long blocks of
-iterations it keeps a few and computes the others again on the way back, which is cheap, so memory
-does not grow with their number. On the CPU the loops are compiled where numba is installed.
+A `Run` keeps codes of shape (n, k), of the k atoms in each working set. Of many iterations it keeps
+some blocks, and computes the others again on the way back, which is cheap, so memory does not grow
+with their number.
 """
 
 from typing import NamedTuple
@@ -10,26 +10,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skpudle import _runs_compiled
 from skpudle._steps import ALL
 from skpudle.shrinkage import shrinkage_function
 
 __all__ = ["Run"]
 
-_PIECE = 32  # iterations whose codes are known at once on the way back
+_KEPT = 128  # iterations of a run whose codes are kept
 
 
 class _Block(NamedTuple):
-    """Iterations with one origin: all of the codes, or those that pieces of them start from."""
+    """Iterations with one origin: their codes, or none of them but the last."""
 
-    codes: Tensor  # (n_iterations, n, k) or (n_pieces, n, k)
+    codes: Tensor | None  # (n_iterations, n, k)
     last: Tensor  # (n, k)
     origin: Tensor  # (n, k)
     ascent: Tensor  # (n, k)
     levels: Tensor  # (n_iterations, 1) or (n_iterations, n_components)
-
-    def is_complete(self):
-        return len(self.codes) == len(self.levels)
 
 
 class Run:
@@ -74,17 +70,11 @@ class Run:
 
     # ------------------------------------------------------------------ iterations
 
-    def iterate(self, z, origin, ascent, levels):
-        """Return codes after each iteration, (n_iterations, n, k), and the reach of their moves.
+    def iterate(self, z, origin, ascent, levels):  # (n, k) -> (len(levels), n, k)
+        """Return the codes after each iteration.
 
         ``ascent`` is what is shrunk at the codes ``origin``, less these.
         """
-        if self.steps.compiled:
-            codes = z.new_empty(len(levels), *z.shape)
-            energies = z.new_empty(2, *codes.shape[:2])
-            _runs_compiled.iterate(self.matrix, z, origin, ascent, levels, self.indices,
-                                   *self.shrinkage, codes, energies)  # fmt: skip
-            return codes, self._root(*energies)
         codes, move = z.new_empty(len(levels), *z.shape), torch.empty_like(z)
         name, positive = self.shrinkage
         shrink_ = shrinkage_function(name, positive=positive)
@@ -92,27 +82,22 @@ class Run:
             torch.sub(z, origin, out=move)
             torch.baddbmm(ascent[:, None], move[:, None], self.matrix, out=code[:, None])
             z = shrink_(code.add_(z), level if len(level) == 1 else level[self.indices])
-        return codes, self.reach(codes - origin)
+        return codes
 
     def weigh(self, path):  # (n_iterations, n, k) -> - s G_CC path
         return torch.bmm(path.transpose(0, 1), self.matrix).transpose(0, 1)
 
     def reach(self, path):  # (n_iterations, n, k) -> (n_iterations, n)
         r"""Return :math:`\sqrt s |D e|` for every ``e`` of the path, rounded up."""
-        return self._root((path * self.weigh(path)).sum(2).neg_(), path.square().sum(2))
-
-    def _root(self, energy, square):
-        rounding = 8 * self.indices.shape[1] * torch.finfo(energy.dtype).eps
-        return energy.clamp_min_(0).add_(square, alpha=rounding).sqrt_()
+        square = (path * self.weigh(path)).sum(2).neg_().clamp_min_(0)
+        rounding = 8 * path.shape[2] * torch.finfo(path.dtype).eps
+        return square.add_(path.square().sum(2), alpha=rounding).sqrt_()
 
     def keep(self, codes, origin, ascent, levels):
         """Remember a block of iterations for the backward pass."""
-        last = codes[-1]
-        if len(codes) > 2 * _PIECE:
-            before = self._blocks[-1].last if self._blocks else self._first[-1]
-            codes = torch.cat([before[None], codes[_PIECE - 1 : -1 : _PIECE]])
-            last = last.clone()
-        self._blocks.append(_Block(codes, last, origin, ascent, levels))
+        is_kept = sum(len(block.levels) for block in self._blocks) < _KEPT
+        last = codes[-1] if is_kept else codes[-1].clone()
+        self._blocks.append(_Block(codes if is_kept else None, last, origin, ascent, levels))
 
     # ------------------------------------------------------------------ derivatives
 
@@ -123,12 +108,8 @@ class Run:
         """
         befores = [self._first[-1], *(block.last for block in self._blocks)]
         for before, block in reversed(list(zip(befores, self._blocks, strict=False))):
-            if block.is_complete():
-                yield before, block.codes
-                continue
-            pieces = zip(block.codes, block.levels.split(_PIECE), strict=True)
-            for code, levels in reversed(list(pieces)):
-                yield code, self.iterate(code, block.origin, block.ascent, levels)[0]
+            codes, _, *arguments = block
+            yield before, self.iterate(before, *arguments) if codes is None else codes
         if len(self._first) > 1:
             yield self._first[0], self._first[1:]
 
@@ -144,36 +125,26 @@ class Run:
         # products are with the distance from the last codes, which most codes are close to
         last = self._blocks[-1].last if self._blocks else self._first[-1]
         total, products = torch.zeros_like(inner), torch.zeros_like(self.matrix)
-        by_atom = level_gradient is not None and level_gradient.shape[1] > 1
-        pull = self._pull_in_torch if by_atom or not steps.compiled else _runs_compiled.pull
         for before, after in self._pieces():
-            stop -= len(after)
-            gradient = level_gradient[stop : stop + len(after)] if by_atom else None
-            by_level = after.new_empty(after.shape[:2])
-            arguments = self.matrix, before, after, last, inner, total, products
-            pull(*arguments, gradient if by_atom else by_level)
-            if level_gradient is not None and not by_atom:
-                level_gradient[stop : stop + len(after)] -= by_level.sum(1, keepdim=True)
+            signs = after.sign()
+            u = signs.abs()
+            for row in reversed(u.unbind()):
+                row = row.mul_(inner)[:, None]
+                inner = torch.baddbmm(row, row, self.matrix)[:, 0]
+            total += u.sum(0)
+            moves = torch.cat([before[None], after[:-1]]) - last
+            products.baddbmm_(u.permute(1, 2, 0), moves.permute(1, 0, 2))
+            if level_gradient is not None:
+                by_entry = signs.mul_(u).flatten(1)
+                by_level = level_gradient[stop - len(u) : stop]
+                if by_level.shape[1] == 1:
+                    by_level -= by_entry.sum(1, keepdim=True)
+                else:
+                    by_level.index_add_(1, indices.flatten(), by_entry, alpha=-1)
+            stop -= len(u)
         total, last, inner = (self.spread(part) for part in (total, last, inner))
         residual = steps.x[self.rows] - last @ steps.atoms if steps.feedback is None else None
         sums.add(total, last, residual, self.rows)
         sums.add_block(products, indices, self.matrix)
         self.release()
         delta[self.rows] = inner
-
-    def _pull_in_torch(self, matrix, before, after, last, inner, total, products, by_level):
-        """Do what `skpudle._runs_compiled.pull` does, also by atom."""
-        signs = after.sign()
-        u, delta = signs.abs(), inner
-        for row in reversed(u.unbind()):
-            row = row.mul_(delta)[:, None]
-            delta = torch.baddbmm(row, row, matrix)[:, 0]
-        inner.copy_(delta)
-        total += u.sum(0)
-        moves = torch.cat([before[None], after[:-1]]) - last
-        products.baddbmm_(u.permute(1, 2, 0), moves.permute(1, 0, 2))
-        by_entry = signs.mul_(u)
-        if by_level.shape == by_entry.shape[:2]:
-            by_level.copy_(by_entry.sum(2))
-        else:
-            by_level.index_add_(1, self.indices.flatten(), by_entry.flatten(1), alpha=-1)

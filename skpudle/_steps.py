@@ -8,9 +8,6 @@ paid, and `StepSums` adds up what steps of either kind, of all samples or some, 
 
 import torch
 
-from skpudle import _runs_compiled
-from skpudle._compiled import numba_is_installed
-
 __all__ = ["ALL", "StepSums", "Steps"]
 
 ALL = slice(None)  # the rows of all samples, without a copy
@@ -45,8 +42,6 @@ class Steps:
     def __init__(self, atoms, x, step, n_steps, *, adjoint):
         n_atoms, n_features = atoms.shape
         self.atoms, self.x, self.size = atoms, x, step
-        # numba is not worth loading for codes alone
-        self.compiled = adjoint and atoms.device.type == "cpu" and numba_is_installed()
         self.correlation = (x * step) @ atoms.mT  # s D^T x
         self.feedback = None  # - s G
         gram, direct = (6 * n_atoms, 12 * n_features) if adjoint else (2 * n_atoms, 4 * n_features)
@@ -79,16 +74,13 @@ class Steps:
         """Return the entries of ``- s G`` between the chosen atoms of each sample."""
         (n, k), (n_atoms, n_features) = indices.shape, self.atoms.shape
         self._spend(4 * n * k * k * n_features / n_atoms)  # with the product in `add_block`
+        if self.feedback is not None:
+            return self.feedback.view(-1).index_select(0, self.pairs(indices)).view(n, k, k)
         block = self.atoms.new_empty(n, k, k)
-        if self.feedback is None:
-            for rows in self.few(indices):
-                chosen = self.choose(indices[rows])
-                torch.bmm(chosen, chosen.mT, out=block[rows])
-            return block.mul_(-self.size)
-        if self.compiled:
-            _runs_compiled.gather(self.feedback, indices, block)
-            return block
-        return self.feedback.view(-1).index_select(0, self.pairs(indices)).view(n, k, k)
+        for rows in self.few(indices):
+            chosen = self.choose(indices[rows])
+            torch.bmm(chosen, chosen.mT, out=block[rows])
+        return block.mul_(-self.size)
 
     def few(self, indices):
         """Yield slices of the samples whose chosen atoms fit into a cache."""
@@ -167,8 +159,6 @@ class StepSums:
                 images = torch.bmm(products[rows], steps.choose(indices[rows])).flatten(0, 1)
                 self.atoms.index_add_(0, indices[rows].flatten(), images, alpha=-1)
             self.size += (products * block).sum() / (2 * steps.size)  # - <P, G>
-        elif steps.compiled:
-            _runs_compiled.scatter(products, indices, self.products)
         else:
             self.products.view(-1).index_add_(0, steps.pairs(indices), products.flatten())
 

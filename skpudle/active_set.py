@@ -113,12 +113,16 @@ class _Encoder:
         run, start = self.run, self.t
         origin = self.z[run.rows].gather(1, run.indices)
         ascent = v[run.rows].gather(1, run.indices) - origin
-        codes, certified, pushed = self._certified_codes(origin, ascent, v[run.rows])
+        begin, codes = self._iterate_while_certified(origin, ascent, v[run.rows])
+        certified, pushed = self._certificates(codes, begin, origin, v[run.rows])
         # as many iterations as are certified for all samples, or more of them for fewer samples
         need = _support(codes[-1]).sum(1).amax()[None].to(torch.int64)
         *counts, need = torch.cat([certified.cumprod(0).sum(1), need]).tolist()
         counts = [len(origin), *counts]
-        length = self.planner.best_length(counts, run.indices.shape[1])
+        if begin > start:  # the iterations before were for all samples
+            length = counts.count(counts[0])
+        else:
+            length = self.planner.best_length(counts, run.indices.shape[1])
         entire, whole = counts[length - 1] == counts[0], length == len(codes)
         codes, certified, rows = codes[:length], certified[: length - 1], run.rows
         if not entire:
@@ -130,7 +134,7 @@ class _Encoder:
             if self.keep:
                 self.records.append(run)
         if self.keep:
-            run.keep(codes, origin, ascent, self.levels[start : start + length])
+            run.keep(codes, origin, ascent, self.levels[begin : begin + length])
         inside = run.spread(codes[-1])
         if rows is ALL:
             z = inside
@@ -139,63 +143,69 @@ class _Encoder:
             rest = rest.index_fill_(0, rows, False).nonzero().squeeze(1)
             residual = None if residual is None else residual[rest]
             z = torch.empty_like(self.z).index_copy_(0, rows, inside)
-            z[rest] = self._iterate_densely(rest, self.z[rest], v[rest], residual, start + length)
-        self.z, self.t = z, start + length
+            z[rest] = self._iterate_densely(rest, self.z[rest], v[rest], residual, begin + length)
+        self.z, self.t = z, begin + length
         entire &= whole
-        if not self.planner.finish(self.t, length, entire, need, run.indices.shape[1], len(inside)):
+        if not self.planner.finish(
+            self.t, self.t - start, entire, need, run.indices.shape[1], len(inside)
+        ):
             self._release()
         return pushed if entire and rows is ALL else None
 
     # ------------------------------------------------------------------ certificates
 
-    def _certified_codes(self, origin, ascent, v):  # (n, k), (n, k), (n, n_components)
-        """Iterate as long as the first bound holds for all samples, then see about the second.
+    def _iterate_while_certified(self, origin, ascent, v):  # (n, k), (n, k), (n, n_components)
+        """Iterate as long as the first bound holds for all samples, and once more.
 
-        Returns codes of shape (n_iterations, n, k), whether each iteration but the first is
-        certified, (n_iterations - 1, n), and the dense step from the last codes if it was needed.
+        Returns where the last block of iterations begins, and its codes, (n_iterations, n, k).
         """
-        run, start = self.run, self.t
-        z, stop, stacks, certified = origin, start, [], []
+        run, z, stop = self.run, origin, self.t
         while True:
             begin, stop = stop, min(len(self.levels), stop + self.planner.block_length)
-            codes, reach = run.iterate(z, origin, ascent, self.levels[begin:stop])
-            stacks.append(codes)
-            z = codes[-1]
-            later = self.levels[begin + 1 : stop + 1]
-            certified.append(self._certify(reach[: len(later)], later, v))
-            all_certified = bool(certified[-1].all())
-            if stop == len(self.levels) or not all_certified:
-                break
+            levels, later = self.levels[begin:stop], self.levels[begin + 1 : stop + 1]
+            codes = run.iterate(z, origin, ascent, levels)
+            if stop == len(self.levels):
+                return begin, codes
+            if not self._certify(codes[: len(later)] - origin, later, v).all():
+                return begin, codes
             self.planner.extend()
-        codes = torch.cat(stacks)
-        certified = torch.cat(certified)[: len(codes) - 1]
-        if all_certified or len(codes) == 1:
-            return codes, certified, None
-        pushed = self.steps.push(run.spread(z), run.rows)
-        path, later = codes[:-1] - origin, self.levels[start + 1 : stop]
-        certified = certified | self._certify_by_chord(path, later, v, z - origin, pushed[0])
-        return codes, certified, pushed
+            if self.keep:
+                run.keep(codes, origin, ascent, levels)
+            z = codes[-1]
 
-    def _certify(self, reach, levels, v):
+    def _certificates(self, codes, begin, origin, v):
+        """Return whether each iteration but the first is certified, (n_iterations - 1, n).
+
+        And the dense step from the last codes if it was needed.
+        """
+        path, later = codes[:-1] - origin, self.levels[begin + 1 : begin + len(codes)]
+        certified = self._certify(path, later, v)
+        if len(path) == 0 or certified.all():
+            return certified, None
+        pushed = self.steps.push(self.run.spread(codes[-1]), self.run.rows)
+        by_chord = self._certify_by_chord(path, later, v, codes[-1] - origin, pushed[0])
+        return certified | by_chord, pushed
+
+    def _certify(self, path, levels, v):
         """Return for each iteration and sample whether all entries outside stay zero.
 
         The first bound, at once for all of the given iterations.
 
         Parameters
         ----------
-        reach : Tensor of shape (n_iterations, n)
-            How far the codes that iterations start from are from those of ``v``.
+        path : Tensor of shape (n_iterations, n, k)
+            Codes that iterations start from, as distances from those of ``v``.
         levels : Tensor of shape (n_iterations, 1) or (n_iterations, n_components)
             Levels of the same iterations.
         v : Tensor of shape (n, n_components)
-            What was shrunk when the distance was zero.
+            What was shrunk when the path was zero.
         """
-        if len(reach) == 0:
-            return torch.ones_like(reach, dtype=torch.bool)
-        far = reach.amax(0) + self.rounding[self.run.rows]
+        if len(path) == 0:
+            return path.new_ones(path.shape[:2], dtype=torch.bool)
+        far = self._reach(path).amax(0)
         excess = torch.addcmul(self._magnitude(v), self.norms, far[:, None])
         excess.sub_(self._limits(levels.amin(0)))
-        return (excess.amax(1) < 0).expand_as(reach)
+        return (excess.amax(1) < 0).expand(path.shape[:2])
 
     def _certify_by_chord(self, path, levels, v, chord, end):
         """Do the same by the second bound, in several parts.
@@ -206,7 +216,7 @@ class _Encoder:
         share = (path * weight).sum(2) / (chord * weight).sum(1)  # theta: D e is orthogonal to it
         share = share.nan_to_num_(0, 0, 0).clamp_(0, 1)
         parts = partial(torch.split, split_size_or_sections=ceil(len(path) / _PARTS))
-        reach = self.run.reach(path - share[..., None] * chord) + self.rounding[self.run.rows]
+        reach = self._reach(path - share[..., None] * chord)
         far = torch.stack([part.amax(0) for part in parts(reach)])
         level = torch.stack([part.amin(0) for part in parts(levels)])
         # few entries come near their level at all, and only those are followed
@@ -222,6 +232,9 @@ class _Encoder:
         failures = torch.zeros_like(far).index_add_(1, rows, (value < limit).logical_not_().to(far))
         sizes = torch.tensor([len(part) for part in parts(share)], device=far.device)
         return (failures == 0).repeat_interleave(sizes, dim=0, output_size=len(path))
+
+    def _reach(self, path):
+        return self.run.reach(path) + self.rounding[self.run.rows]
 
     def _magnitude(self, v):
         return v if self.positive else v.abs()

@@ -23,12 +23,12 @@ features. Everything here is computed in float64, because float32 does not resol
 """
 
 import warnings
+from functools import cache
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from skpudle import _lasso_batched, _lasso_compiled
-from skpudle._compiled import numba_is_installed
 
 __all__ = ["GapWarning", "converged_codes", "duality_gap", "solve_lasso", "warn_about_gaps"]
 
@@ -52,9 +52,18 @@ class GapWarning(RuntimeWarning):
     """Some codes are not certified to the tolerance that was asked for."""
 
 
+@cache
+def _numba_is_installed():
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def _solver(name, device):
     if name == "auto":
-        name = "compiled" if device.type == "cpu" and numba_is_installed() else "batched"
+        name = "compiled" if device.type == "cpu" and _numba_is_installed() else "batched"
     solvers = {"batched": _lasso_batched.solve, "compiled": _lasso_compiled.solve}
     if name not in solvers:
         raise ValueError(f"Unknown solver {name!r}; pass 'auto' or one of {sorted(solvers)}.")

@@ -3,18 +3,13 @@
 The oracle is the dense path of the same encoder, which has its own tests.
 """
 
-from unittest import mock
-
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from skpudle import _steps
-from skpudle._compiled import numba_is_installed
 from skpudle.encoding import default_step, threshold_levels, unfold
 from skpudle.operators import DenseDictionary
 
-NUMBA = numba_is_installed()
 CASES = st.fixed_dictionaries(
     dict(
         n_samples=st.integers(1, 6),
@@ -29,7 +24,6 @@ CASES = st.fixed_dictionaries(
         per_atom=st.booleans(),
         repeated=st.booleans(),
         scale=st.sampled_from([1e-3, 1.0, 1e3]),
-        compiled=st.booleans(),
         seed=st.integers(0, 2**16),
     )
 )
@@ -46,7 +40,6 @@ LONG = dict(
     per_atom=False,
     repeated=False,
     scale=1.0,
-    compiled=True,
     seed=0,
 )
 
@@ -69,7 +62,6 @@ class Problem:
         per_atom=False,
         repeated=False,
         scale=1.0,
-        compiled=True,
         seed=0,
     ):
         generator = torch.Generator().manual_seed(seed)
@@ -77,7 +69,6 @@ class Problem:
         def normal(*shape):
             return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-        self.compiled = compiled  # by numba, if it is there
         self.options = dict(shrinkage=shrinkage, positive_code=positive)
         atoms = torch.nn.functional.normalize(normal(n_components, n_features))
         if repeated:
@@ -128,8 +119,7 @@ class Problem:
         """Return codes and their derivatives in atoms, data, levels and step."""
         inputs = [t.to(dtype).requires_grad_() for t in self.inputs]
         atoms, x, levels, step = inputs
-        with mock.patch.object(_steps, "numba_is_installed", return_value=self.compiled and NUMBA):
-            z = unfold(DenseDictionary(atoms), x, levels, step, path=path, **self.options)
+        z = unfold(DenseDictionary(atoms), x, levels, step, path=path, **self.options)
         z.backward(self.weights.to(dtype) * z.detach().abs().mean())
         return [z.detach(), *(t.grad for t in inputs)]
 
@@ -150,7 +140,6 @@ def distances(actual, expected):
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(CASES)
 @example(LONG)
-@example(LONG | dict(compiled=False))
 @example(LONG | dict(alpha=0.1, lambda_decay=0.995, n_components=64, positive=True))
 @example(LONG | dict(shrinkage="hard", alpha=0.2, repeated=True))
 def test_active_is_dense(case):

@@ -431,6 +431,6 @@ def test_only_what_is_asked_for_is_differentiated_and_only_once(generator):
 def test_without_numba_torch_solves(generator, monkeypatch):
     atoms, x, alpha = make_problem(generator)
     expected, _ = solve_lasso(atoms, x, alpha)
-    monkeypatch.setattr(lasso, "numba_is_installed", lambda: False)
+    monkeypatch.setattr(lasso, "_numba_is_installed", lambda: False)
     codes, _ = solve_lasso(atoms, x, alpha)
     torch.testing.assert_close(codes, expected, rtol=0, atol=1e-12)

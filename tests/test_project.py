@@ -22,8 +22,6 @@ TENSOR_LAYERS = [  # torch and not scikit-learn: tensors in, tensors out
     "_phases",
     "_normal_maps",
     "operators",
-    "_compiled",
-    "_runs_compiled",
     "_steps",
     "_runs",
     "_planning",
