@@ -11,6 +11,8 @@ import torch
 
 __all__ = ["GradientOptimizer", "SurrogateOptimizer", "make_optimizer"]
 
+_BLOCK = 64  # atoms that the surrogate moves at once
+
 _NAMED = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
@@ -96,8 +98,9 @@ class SurrogateOptimizer:
     anchor : float, default=2.0
         Weight of the current atoms, :math:`\rho`, as a number of samples that use an atom: one that
         fewer samples have used so far moves little.
-    n_inner : int, default=5
-        Accelerated projected gradient steps on the model in each update.
+    n_inner : int, default=3
+        Projected gradient steps on the model for each block of 64 atoms in an update. They cost
+        little: what counts is the one product with the curvature that all blocks share.
 
     References
     ----------
@@ -105,7 +108,7 @@ class SurrogateOptimizer:
     2009, section 3.4 for the forgetting.
     """
 
-    def __init__(self, atoms, project, *, forgetting=5.0, anchor=2.0, n_inner=5):
+    def __init__(self, atoms, project, *, forgetting=5.0, anchor=2.0, n_inner=3):
         self.atoms = torch.nn.Parameter(project(atoms).clone())
         self._project, self._forgetting, self._anchor = project, forgetting, anchor
         self._n_inner = n_inner
@@ -136,24 +139,27 @@ class SurrogateOptimizer:
         atoms.copy_(self._minimize(atoms, self._anchor * one_use))
 
     def _minimize(self, now, weight):
-        # A <= c diag(A), c at least the largest eigenvalue of A scaled to unit diagonal, so that
-        # every atom has its own step; a scalar per atom leaves its projection exact. Row sums
-        # and the Frobenius norm both bound it, and cost nothing beside the products below.
-        curvature = self._curvature.clone()
-        curvature.diagonal().add_(weight)
-        pull = torch.addcmul(self._pull, now, weight)
-        diagonal = curvature.diagonal().clamp_min(torch.finfo(now.dtype).tiny)
-        scale = diagonal.rsqrt()
-        scaled = (scale[:, None] * curvature * scale).abs()
-        bound = torch.minimum(scaled.sum(1).max(), torch.linalg.matrix_norm(scaled))
-        steps = (1 / (bound * diagonal))[:, None]
-        atoms, point, momentum = now, now, 1.0
-        for _ in range(self._n_inner):
-            ahead = torch.addmm(pull, curvature, point, alpha=-1)
-            following = self._project(torch.addcmul(point, steps, ahead))
-            next_momentum = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
-            point = following + (momentum - 1) / next_momentum * (following - atoms)
-            atoms, momentum = following, next_momentum
+        """Go through the blocks of atoms once, each at the current value of those before it."""
+        atoms = now.clone()
+        for first in range(0, len(atoms), _BLOCK):
+            rows = slice(first, first + _BLOCK)
+            inner = self._curvature[rows, rows].clone()
+            inner.diagonal().add_(weight)
+            start = atoms[rows].clone()
+            ahead = torch.addmm(self._pull[rows], self._curvature[rows], atoms, alpha=-1)
+            # A <= c diag(A), c at least the largest eigenvalue of A scaled to unit diagonal, so
+            # that every atom has its own step; a scalar per atom leaves its projection exact.
+            # Row sums and the Frobenius norm both bound it.
+            diagonal = inner.diagonal().clamp_min(torch.finfo(now.dtype).tiny)
+            scale = diagonal.rsqrt()
+            scaled = (scale[:, None] * inner * scale).abs()
+            bound = torch.minimum(scaled.sum(1).max(), torch.linalg.matrix_norm(scaled))
+            steps = (1 / (bound * diagonal))[:, None]
+            block = start
+            for _ in range(self._n_inner):
+                slope = torch.addmm(ahead, inner, block - start, alpha=-1)
+                block = self._project(torch.addcmul(block, steps, slope))
+            atoms[rows] = block
         return atoms
 
     @torch.no_grad()
