@@ -312,11 +312,12 @@ class Trainer:
             size = torch.full_like(evaluation.objective, len(batch.x))
             total = torch.stack([losses.sum(), evaluation.objective * size, size])
         if self.team is None:
-            self.optimizer.update(gradient, codes)
+            self.optimizer.update(gradient, codes, loss=total[0] / total[2])
         else:
             n_samples = 0 if batch is None else len(batch.x)
             gradient, total = self.team.sum(gradient * n_samples, total)
-            self.optimizer.update(gradient / total[2], codes, total=self.team.sum)
+            loss = total[0] / total[2]
+            self.optimizer.update(gradient / total[2], codes, loss=loss, total=self.team.sum)
         self.n_steps += 1
         return total, (codes != 0).transpose(0, 1).flatten(1).any(1), losses
 

@@ -12,6 +12,7 @@ import torch
 __all__ = ["GradientOptimizer", "SurrogateOptimizer", "make_optimizer"]
 
 _BLOCK = 64  # atoms that the surrogate moves at once
+_NEWEST = 0.3  # weight of the latest batch in the running mean of the loss
 
 _NAMED = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
@@ -43,7 +44,7 @@ class GradientOptimizer:
         self._optimizer = optimizer_class([self.atoms], lr=learning_rate, **params)
 
     @torch.no_grad()
-    def update(self, gradient, codes, *, total=_alone):  # codes and total: for models of the loss
+    def update(self, gradient, codes, *, loss=None, total=_alone):  # others: for models of the loss
         """Take one step along the gradient."""
         self.atoms.grad = gradient
         self._optimizer.step()
@@ -92,10 +93,11 @@ class SurrogateOptimizer:
         Initial atoms; they are projected and copied.
     project : callable
         Returns the nearest atoms inside the constraints.
-    forgetting : float, default=5.0
-        Update k keeps the share ``(1 - 1/k)**forgetting`` of the sums. Large values trust the
-        latest batches, whose codes are better; 0 would be the plain mean.
-    anchor : float, default=2.0
+    forgetting : float, default=3.0
+        Update k keeps the share ``(1 - 1/k)**forgetting`` of the sums, less where the loss falls:
+        sums from before it fell to a quarter have half the weight. Large values trust the latest
+        batches, whose codes are better.
+    anchor : float, default=0.5
         Weight of the current atoms, :math:`\rho`, as a number of samples that use an atom: one that
         fewer samples have used so far moves little.
     n_inner : int, default=3
@@ -108,15 +110,16 @@ class SurrogateOptimizer:
     2009, section 3.4 for the forgetting.
     """
 
-    def __init__(self, atoms, project, *, forgetting=5.0, anchor=2.0, n_inner=3):
+    def __init__(self, atoms, project, *, forgetting=3.0, anchor=0.5, n_inner=3):
         self.atoms = torch.nn.Parameter(project(atoms).clone())
         self._project, self._forgetting, self._anchor = project, forgetting, anchor
         self._n_inner = n_inner
         self._curvature = self._pull = None
         self._n_updates = 0
+        self._trend = self.atoms.new_zeros(0)  # running mean of the loss, and its least value
 
     @torch.no_grad()
-    def update(self, gradient, codes, *, total=_alone):
+    def update(self, gradient, codes, *, loss=None, total=_alone):
         """Refine the model by a batch, then minimise it, starting at the current atoms.
 
         Several processes that share a batch pass what sums tensors over all of them as ``total``.
@@ -131,12 +134,23 @@ class SurrogateOptimizer:
         curvature, explained = curvature.div_(n_samples), explained.div_(n_samples)
         if self._curvature is None:
             self._curvature, self._pull = torch.zeros_like(curvature), torch.zeros_like(atoms)
-        self._n_updates += 1
-        keep = (1 - 1 / self._n_updates) ** self._forgetting
+        keep = self._age(loss)
         self._pull.mul_(keep).add_(explained).sub_(gradient)
         self._curvature.mul_(keep).add_(curvature)
         one_use = curvature.trace() / n_used.clamp_min(1)
         atoms.copy_(self._minimize(atoms, self._anchor * one_use))
+
+    def _age(self, loss):
+        """Return the share of the sums to keep."""
+        self._n_updates += 1
+        keep = (1 - 1 / self._n_updates) ** self._forgetting
+        if loss is None:
+            return keep
+        before = self._trend if len(self._trend) else torch.stack([loss, loss])
+        mean = torch.lerp(before[0], loss, _NEWEST)
+        self._trend = torch.stack([mean, torch.minimum(mean, before[1])])
+        # what was said at a larger loss, by worse codes, weighs less: by the root of the loss
+        return keep * (self._trend[1] / before[1]).nan_to_num(1.0).sqrt()
 
     def _minimize(self, now, weight):
         """Go through the blocks of atoms once, each at the current value of those before it."""
@@ -182,6 +196,7 @@ class SurrogateOptimizer:
             "curvature": self._curvature.clone(),
             "pull": self._pull.clone(),
             "n_updates": torch.tensor(self._n_updates),
+            "trend": self._trend.clone(),
         }
 
     @torch.no_grad()
@@ -192,6 +207,7 @@ class SurrogateOptimizer:
             state[name].to(atoms).clone() if state else None for name in ("curvature", "pull")
         )
         self._n_updates = int(state["n_updates"]) if state else 0
+        self._trend = state["trend"].to(atoms).clone() if state else atoms.new_zeros(0)
 
 
 def make_optimizer(name, atoms, project, *, learning_rate, data_scale, params=None):
