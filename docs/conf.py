@@ -40,6 +40,12 @@ autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "inherited-members": True}
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
+# A parameter or a result that is not documented, or not there, is a warning, and so an error.
+numpydoc_validation_checks = {"GL08", "SS01", "PR01", "PR02", "PR03", "RT01"}
+numpydoc_validation_exclude = {
+    r"skpudle\.(active_set|gradients|operators|optimizers)\.",  # one line and shapes: their style
+    r"\.AtomMatch",  # a named tuple, whose fields say what they are
+}
 
 # ---------------------------------------------------------------- gallery
 
@@ -66,13 +72,24 @@ html_theme = "pydata_sphinx_theme"
 html_title = "skpudle"
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
+html_favicon = "_static/icon.svg"
 html_show_sourcelink = False
 toc_object_entries_show_parents = "hide"
-html_sidebars = {"index": [], "install": [], "performance": [], "paper": []}
+# Pages without pages below them use the room of the sidebar.
+html_sidebars = {
+    page: []
+    for page in ("index", "install", "coming_from", "performance", "paper", "changelog")
+    + ("contributing", "search", "genindex", "py-modindex")
+}
 html_context = {"default_mode": "auto"}
 html_theme_options = {
     "show_toc_level": 2,
     "navigation_with_keys": False,
+    "logo": {
+        "image_light": "_static/icon.svg",
+        "image_dark": "_static/icon.svg",
+        "text": "skpudle",
+    },
     "header_links_before_dropdown": 5,
     "footer_start": ["copyright"],
     "footer_end": [],

@@ -4,13 +4,13 @@ Sparse features of digits make a linear classifier better
 
 A dictionary learner is a transformer: it stands in a pipeline in front of a classifier. With
 ``split_sign=True`` a pixel pattern and its negative are two features, as a linear classifier needs
-them.
+them. The gain is small, a percent of the digits, and that on pixels which are easy already.
 """
 
 import matplotlib.pyplot as plt
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import ShuffleSplit, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -18,7 +18,7 @@ from skpudle import PUDLEDictionaryLearning
 from skpudle.plotting import AtomsDisplay
 
 X, y = load_digits(return_X_y=True)
-X_train, X_test, y_train, y_test = train_test_split(X / 16, y, test_size=0.5, random_state=0)
+X = X / 16
 
 # %%
 # The dictionary is overcomplete: 200 atoms for 64 pixels.
@@ -28,7 +28,7 @@ learner = PUDLEDictionaryLearning(
     alpha=0.15,
     n_unfoldings=20,
     optimizer="surrogate",
-    max_iter=30,
+    max_iter=8,
     tol=None,
     split_sign=True,
     random_state=0,
@@ -38,13 +38,14 @@ with_codes = make_pipeline(
 )
 with_pixels = make_pipeline(StandardScaler(with_std=False), LogisticRegression(max_iter=2000))
 
+splits = ShuffleSplit(3, test_size=0.5, random_state=0)
 for name, pipeline in {"pixels": with_pixels, "codes": with_codes}.items():
-    accuracy = pipeline.fit(X_train, y_train).score(X_test, y_test)
-    print(f"logistic regression of {name}: {accuracy:.1%} of {len(y_test)} digits are right")
+    accuracy = cross_val_score(pipeline, X, y, cv=splits)
+    print(f"{name}: {accuracy.mean():.1%} right, {accuracy.min():.1%} to {accuracy.max():.1%}")
 
 # %%
 # What it learned, the most used first: strokes and parts of them.
 
-centred = with_codes[0].transform(X_test)
+centred = with_codes.fit(X, y)[0].transform(X)
 AtomsDisplay.from_estimator(with_codes[1], centred, n_columns=20)
 plt.show()

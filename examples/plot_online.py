@@ -1,9 +1,9 @@
 """
-Data that arrive piece by piece
-===============================
+Training goes on, bit for bit, where it was interrupted
+=======================================================
 
-``partial_fit`` makes one pass over what it is given and keeps the state of the optimiser, also
-through a pickle: training goes on where it was interrupted, bit for bit.
+Data that arrive piece by piece: ``partial_fit`` makes one pass over each piece and keeps the state
+of the optimiser, also through a pickle.
 """
 
 import pickle

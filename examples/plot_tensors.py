@@ -1,6 +1,6 @@
 """
-A tensor in, a tensor out
-=========================
+Tensors come out where tensors go in, and gradients go through
+==============================================================
 
 A learner that is fed torch tensors computes where they are and returns tensors on the same device,
 so that codes can go on into a network without leaving the GPU. And the encoder itself is a torch

@@ -174,7 +174,15 @@ def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0,
 def default_step(dictionary):  # -> scalar tensor
     """Return 1 over the bound of the squared spectral norm; 1 if every atom is zero.
 
-    Where the square overflows there is no such step: NaN lets training notice.
+    Parameters
+    ----------
+    dictionary : DenseDictionary or ConvDictionary
+        With ``squared_norm_bound``.
+
+    Returns
+    -------
+    Tensor
+        A scalar. Where the square overflows there is no such step: NaN lets training notice.
     """
     bound = dictionary.squared_norm_bound()
     step = torch.where(bound > 0, 1 / bound, torch.ones_like(bound))

@@ -128,7 +128,7 @@ def test_a_table_is_made_of_whatever_a_benchmark_wrote(tables, tmp_path):
     for name, content in {"by_name": by_name, "rows": rows}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     page = tables["performance"](tmp_path)
-    for part in ("by name", "Rows", "- a", "- 0.25", "- 1e-09", "cpu X", "threads 2"):
+    for part in ("By name", "Rows", "- a", "- 0.25", "- 1e-09", "cpu X", "threads 2"):
         assert part in page
     assert "gpu" not in page
     assert "[1, 2]" not in page

@@ -19,6 +19,15 @@ FAMILIES = {
     "descent": "Plain gradient descent on full batches",
     "sgd": "Stochastic gradient descent",
 }
+# Titles of measurements that have none of their own.
+TITLES = {
+    "update-soft": "One update: soft thresholding",
+    "update-hard": "One update: hard thresholding",
+    "update-decay": "One update: penalties that decay",
+    "update-T1000": "One update: 1000 unfoldings",
+    "transform-p256": "Exact codes: 256 atoms",
+    "transform-p1024": "Exact codes: 1024 atoms",
+}
 UNITS = {"epoch": "epochs", "update": "updates"}
 
 
@@ -79,9 +88,11 @@ def performance(folder=RESULTS):
                 {"name": key} | value for key, value in entries.items() if isinstance(value, dict)
             ]
         rows = [scalars(entry) for entry in entries]
-        title = result.get("title", name.replace("_", " ").replace("-", " "))
+        plain = name.replace("_", " ").replace("-", " ").capitalize()
+        title = result.get("title", TITLES.get(name, plain))
         if rows:
-            parts += [title, "-" * len(title), "", table(rows), conditions(result), ""]
+            heading = [title, "-" * len(title), "", table(rows)]
+            parts += [*heading, ".. rst-class:: conditions", "", conditions(result), ""]
     return "\n".join(parts) or "No measurement is stored yet."
 
 
