@@ -110,8 +110,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         inferred from the remaining columns, and the hidden entries are compared with their
         predictions. The error of reconstruction always prefers the smallest alpha; this has a
         largest value between too little and too much, so that ``GridSearchCV`` needs no
-        ``scoring``. Codes of fewer columns want more sparsity, so the alpha that it picks is often
-        larger than the one that denoises best, by a factor of up to 3 (see the user guide).
+        ``scoring``. It picks the alpha that denoises best, or nearly, where the dictionary can be
+        found; with little noise it leans to larger ones (see the user guide).
 
         Parameters
         ----------
