@@ -6,15 +6,13 @@ Example::
 """
 
 import argparse
-import json
-import platform
 from functools import partial
 from pathlib import Path
 from statistics import median
 from time import process_time
 
 import numpy as np
-import torch
+from common import circumstances, write_report
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle._arrays import check_rows, split_missing, to_tensor
@@ -40,6 +38,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    machine = circumstances()
     rows = []
     for name, (size, n_components) in SHAPES.items():
         X = load_image_patches(patch_size=(size, size), n_patches=options.n, random_state=0)
@@ -57,27 +56,13 @@ def main():
         row["looking for NaN (s)"] = seconds(partial(split_missing, x), 5 * options.repeats)
         rows.append(row)
         print(row, flush=True)
-    report = {
-        "title": "Missing values",
-        "results": rows,
+    settings = {
         "samples": options.n,
         "unfoldings": 20,
         "time": "of the processor, median",
-        "threads": torch.get_num_threads(),
-        "processor": cpu_name(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        "repeats": options.repeats,
     }
-    report = json.loads(json.dumps(report), parse_float=lambda t: float(f"{float(t):.3g}"))
-    if options.out:
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
-
-
-def cpu_name():
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    write_report(options.out, {"title": "Missing values", "results": rows} | settings | machine)
 
 
 if __name__ == "__main__":
