@@ -93,22 +93,27 @@ class GramMap(NormalMap):
         other = copy(self)
         other._total = torch.zeros_like(self._correlation)
         other._products = torch.zeros_like(self._transition)
-        other._pending = []  # pairs (u, z) whose product is not in the sum yet
+        # pairs (u, z) whose product is not in the sum yet
+        n_pairs = -(-_ROWS_PER_PRODUCT // max(1, len(self._x)))
+        pairs = self._correlation.new_empty(2, n_pairs, *self._correlation.shape)
+        other._pairs, other._n_pending = pairs, 0
+        other._pulled = torch.empty_like(self._correlation)
         return other
 
     def pull(self, u, z):
         self._total += u
         if z is not None:
-            self._pending.append((u, z))
-            if len(self._pending) * len(u) >= _ROWS_PER_PRODUCT:
+            self._pairs[0, self._n_pending] = u
+            self._pairs[1, self._n_pending] = z
+            self._n_pending += 1
+            if self._n_pending == self._pairs.shape[1]:
                 self._add_products()
-            return u @ self._transition
+            return torch.mm(u, self._transition, out=self._pulled)
 
     def _add_products(self):
-        if self._pending:
-            u, z = (torch.cat(steps) for steps in zip(*self._pending, strict=True))
-            self._products.addmm_(u.mT, z)
-            self._pending.clear()
+        u, z = self._pairs[:, : self._n_pending].flatten(1, 2)
+        self._products.addmm_(u.mT, z)
+        self._n_pending = 0
 
     def gradients(self):
         self._add_products()

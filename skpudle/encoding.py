@@ -33,9 +33,12 @@ class _Unfolding(torch.autograd.Function):
         shrink_ = shrinkage_function(shrinkage, positive=positive)
         normal = dictionary.normal_map(x, step, mask=mask, n_steps=len(levels), adjoint=keep)
         z = entered = None if initial is None else normal.enter(initial)
-        codes, spare = [], None
+        codes, spare, scratch = [], None, None
         for level in levels:
-            z_next = shrink_(normal.push(z, out=spare), level)
+            v = normal.push(z, out=spare)
+            # memory that is new to the process costs more than what is computed in it
+            scratch = torch.empty_like(v) if scratch is None else scratch
+            z_next = shrink_(v, level, scratch)
             if keep:
                 codes.append(z_next)
             elif z is not entered:  # two buffers in turn are enough
@@ -53,10 +56,11 @@ class _Unfolding(torch.autograd.Function):
         level_gradients = torch.zeros_like(levels) if ctx.needs_input_grad[3] else None
         normal = ctx.normal.adjoint()
         delta = normal.enter(delta)
+        u = torch.empty_like(delta)
         for t in reversed(range(len(codes))):
             z = codes[t - 1] if t else entered
             # [z != 0] in floating point, several times as fast as by a boolean mask
-            u = codes[t].sign().abs_().mul_(delta)
+            u = torch.sign(codes[t], out=u).abs_().mul_(delta)
             if level_gradients is not None and ctx.shrinkage == "soft":
                 by_entry = (codes[t].sign() * u).sum(0)
                 level_gradients[t] = -by_entry.sum_to_size(levels.shape[1:])

@@ -24,18 +24,18 @@ import torch
 __all__ = ["SHRINKAGES", "shrinkage_function"]
 
 
-def _soft_(v, level, *, positive):
+def _soft_(v, level, scratch=None, *, positive):
     if positive:
         return v.sub_(level).clamp_min_(0)
     if level.numel() == 1 and level.device.type == "cpu":
         level = level.item()  # a clamp between numbers is several times as fast
-        return v.sub_(v.clamp(-level, level))
-    clipped = torch.minimum(v, level)  # faster than a clamp between two tensors
+        return v.sub_(torch.clamp(v, -level, level, out=scratch))
+    clipped = torch.minimum(v, level, out=scratch)  # faster than a clamp between two tensors
     return v.sub_(torch.maximum(clipped, -level, out=clipped))
 
 
-def _hard_(v, level, *, positive):
-    magnitude = v if positive else v.abs()
+def _hard_(v, level, scratch=None, *, positive):
+    magnitude = v if positive else torch.abs(v, out=scratch)
     return v.masked_fill_(magnitude < level, 0)
 
 
@@ -55,8 +55,9 @@ def shrinkage_function(name, *, positive=False):
     Returns
     -------
     callable
-        ``shrink_(v, level)`` overwrites the tensor ``v`` with its shrunk values and returns it;
-        ``level`` is a tensor that broadcasts against ``v``.
+        ``shrink_(v, level, scratch=None)`` overwrites the tensor ``v`` with its shrunk values and
+        returns it; ``level`` is a tensor that broadcasts against ``v``, and ``scratch`` memory of
+        the shape of ``v`` that may be overwritten.
 
     Raises
     ------
