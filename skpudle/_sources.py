@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from skpudle._arrays import check_rows, split_missing, to_tensor
 from skpudle._training import Batch
 
-__all__ = ["MappedRows", "open_source"]
+__all__ = ["MappedRows", "is_stream", "open_source", "parts_of"]
 
 # A smaller memory map is read at once, and gives the bits that an array would.
 _IN_MEMORY_BYTES = 2**28
@@ -25,6 +25,10 @@ _HEAD_BYTES = 2**26
 _HEAD_ROWS = 2**14
 
 
+def _without_labels(raw):
+    return raw[0] if isinstance(raw, tuple | list) and len(raw) and np.ndim(raw[0]) == 2 else raw
+
+
 class Reader:
     """Makes tensors of batches, with the dtype and number of features of the first."""
 
@@ -33,10 +37,8 @@ class Reader:
         self.dtype = self.n_features = None
 
     def __call__(self, raw, where):  # -> (n, n_features) on the host
-        if isinstance(raw, (tuple, list)) and len(raw) and np.ndim(raw[0]) == 2:
-            raw = raw[0]  # what comes with the data, such as labels
         try:
-            x = to_tensor(check_rows(raw, allow_nan=self.allow_nan))
+            x = to_tensor(check_rows(_without_labels(raw), allow_nan=self.allow_nan))
         except ValueError as error:
             raise ValueError(f"In {where} of X: {error}") from error
         self.dtype, self.n_features = self.dtype or x.dtype, self.n_features or x.shape[1]
@@ -264,6 +266,27 @@ class _Stream(_Source):
         return keys
 
 
+def is_stream(X):
+    """Return whether X yields batches, or samples by their number, and is no array."""
+    if isinstance(X, Dataset | DataLoader):
+        return True
+    return hasattr(X, "__iter__") and not any(
+        hasattr(X, name) for name in ("__array__", "__getitem__", "shape", "__dataframe__")
+    )
+
+
+def parts_of(X, n_rows):
+    """Yield rows of X, whatever it is, as it has them; a stream yields its own batches."""
+    if not is_stream(X):
+        rows = getattr(X, "iloc", X)
+        yield from (rows[start : start + n_rows] for start in range(0, len(X), n_rows))
+        return
+    if isinstance(X, Dataset):
+        X = DataLoader(X, batch_size=n_rows, generator=torch.Generator())
+    for raw in X:
+        yield _without_labels(raw)
+
+
 def open_source(X, device, *, batch_size, allow_nan=False):
     """Return the source that ``X`` is, or None if it is an array or what becomes one.
 
@@ -293,9 +316,7 @@ def open_source(X, device, *, batch_size, allow_nan=False):
         return _Stream(X, reader)
     if isinstance(X, Dataset):
         return _IndexedRows(X, reader)
-    if not hasattr(X, "__iter__") or any(
-        hasattr(X, name) for name in ("__array__", "__getitem__", "shape", "__dataframe__")
-    ):
+    if not is_stream(X):
         return None
     if hasattr(X, "__next__"):
         raise TypeError(

@@ -4,13 +4,21 @@
 came about is none of its business.
 """
 
-from itertools import repeat
-
+import numpy as np
 import torch
+from scipy import sparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import _check_feature_names, check_is_fitted, validate_data
 
-from skpudle._arrays import check_rows, like_input, resolve_device, split_missing, to_tensor
+from skpudle._arrays import (
+    check_rows,
+    like_input,
+    resolve_device,
+    split_missing,
+    to_numpy,
+    to_tensor,
+)
+from skpudle._sources import is_stream, parts_of
 from skpudle.interoperability import make_sparse_coder
 from skpudle.operators import DenseDictionary
 
@@ -20,7 +28,18 @@ __all__ = ["DictionaryTransformer"]
 # enough to fill a GPU.
 _CHUNK = {"cpu": 1024, "cuda": 65536}
 
+# Arrays of codes that the encoder has at a time.
+_N_COPIES = 8
+
+# Rows of data that are not in memory that are encoded at a time.
+_PART = 8192
+
 _SCORE_GROUPS = 10
+
+
+def _is_out_of_memory(error):
+    kinds = MemoryError | torch.cuda.OutOfMemoryError
+    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
 
 
 def _sum_of_squares(x, mask):
@@ -61,9 +80,9 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
-            Data. NaN marks missing entries, and codes are those of the known ones;
-            `inverse_transform` then fills the gaps. (Not with codes of the lasso, nor with
-            `SporcoDictionaryLearning`: impute first.)
+            Data, or a dataset or batches as for `fit`. NaN marks missing entries, and codes are
+            those of the known ones; `inverse_transform` then fills the gaps. (Not with codes of the
+            lasso, nor with `SporcoDictionaryLearning`: impute first.)
 
         Returns
         -------
@@ -71,13 +90,74 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
             ``split_sign=True`` positive parts come first, then negative parts.
         """
+        if is_stream(X):
+            check_is_fitted(self)
+            parts = [self.transform(rows) for rows in parts_of(X, _PART)]
+            return np.concatenate([to_numpy(to_tensor(part)) for part in parts])
         x, mask, dictionary = self._check_new_data(X)
-        encoder = self._transform_encoder()
-        chunks = self._chunks(x, mask)
-        codes = torch.cat([encoder(dictionary, rows, mask=known) for rows, known in chunks])
-        if self.split_sign:
-            codes = torch.cat([codes.clamp_min(0), codes.neg().clamp_min_(0)], dim=1)
+        encoder, codes, start = self._transform_encoder(), None, 0
+
+        def encode(rows, known):
+            return encoder(dictionary, rows, mask=known)
+
+        for part in self._in_chunks(encode, x, mask):
+            if codes is None:  # once for all, where a list of parts would need the memory twice
+                codes = part.new_empty(len(x), self._n_features_out)
+            rows = codes[start : start + len(part)]
+            if self.split_sign:
+                torch.clamp(part, min=0, out=rows[:, : self.n_components_])
+                torch.clamp(part.neg(), min=0, out=rows[:, self.n_components_ :])
+            else:
+                rows.copy_(part)
+            start += len(part)
         return like_input(codes, X)
+
+    def transform_into(self, X, out):
+        """Encode data part by part, and write the codes into an array.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, dataset or iterable of batches
+            Data, as for `transform` or, of any size, as for `fit`.
+        out : array-like of shape (n_samples, n_features_out)
+            What takes codes by ``out[first:last] = codes``, such as an array or a memory map.
+
+        Returns
+        -------
+        array-like
+            ``out``.
+        """
+        start = 0
+        for codes in self._codes_by_parts(X):
+            if start + len(codes) > len(out) or codes.shape[1:] != out.shape[1:]:
+                raise ValueError(
+                    f"out has shape {tuple(out.shape)}, but rows {start} to {start + len(codes)} "
+                    f"have codes of shape {codes.shape}; pass one of shape (n_samples, "
+                    f"{self._n_features_out})."
+                )
+            out[start : start + len(codes)] = codes
+            start += len(codes)
+        return out
+
+    def transform_sparse(self, X):
+        """Encode data part by part, and return only the codes that are not zero.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, dataset or iterable of batches
+            Data, as for `transform` or, of any size, as for `fit`.
+
+        Returns
+        -------
+        scipy.sparse.csr_array of shape (n_samples, n_features_out)
+            Codes.
+        """
+        return sparse.vstack([sparse.csr_array(c) for c in self._codes_by_parts(X)], format="csr")
+
+    def _codes_by_parts(self, X):  # yields arrays of codes
+        check_is_fitted(self)
+        for rows in parts_of(X, _PART):
+            yield to_numpy(to_tensor(self.transform(rows)))
 
     def inverse_transform(self, X):
         """Return the data that codes stand for.
@@ -140,12 +220,15 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             seen[hidden] = n_features == 1
             seen, hidden = seen.to(x.device), hidden.to(x.device)
             visible = DenseDictionary(dictionary.atoms[:, seen])
-            for rows, known in self._chunks(x, mask):
+
+            def squared_error(rows, known, seen=seen, hidden=hidden, visible=visible):
                 known_seen = None if known is None else known[:, seen]
                 codes = encoder(visible, rows[:, seen], mask=known_seen)
                 residual = codes @ dictionary.atoms[:, hidden] - rows[:, hidden]
                 residual = residual if known is None else residual * known[:, hidden]
-                error += float(residual.square().sum())
+                return float(residual.square().sum())
+
+            error += sum(self._in_chunks(squared_error, x, mask))
         return 1 - error / total
 
     def to_sparse_coder(self, transform_algorithm="lasso_cd", **params):
@@ -182,13 +265,27 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         except ValueError:  # fitted on a machine that had this device
             return torch.device("cpu")
 
-    def _chunks(self, x, mask):  # yields rows and their mask or None
-        size = self._chunk_size(x)
-        masks = repeat(None) if mask is None else mask.split(size)
-        yield from zip(x.split(size), masks)
+    def _in_chunks(self, function, x, mask):
+        """Yield ``function(rows, mask)`` of some rows at a time, of half as many out of memory."""
+        start, size = 0, min(self._chunk_size(x), len(x))
+        while start < len(x):
+            rows = slice(start, start + size)
+            try:
+                result = function(x[rows], None if mask is None else mask[rows])
+            except (MemoryError, RuntimeError) as error:
+                if size == 1 or not _is_out_of_memory(error):
+                    raise
+                size //= 2
+                continue
+            yield result
+            start += size
 
     def _chunk_size(self, x):
-        return _CHUNK.get(x.device.type, 4096)
+        size = _CHUNK.get(x.device.type, 4096)
+        if x.device.type == "cuda":
+            row = _N_COPIES * self.n_components_ * x.element_size()
+            size = max(1, min(size, torch.cuda.mem_get_info(x.device)[0] // row))
+        return size
 
     @property
     def _n_features_out(self):

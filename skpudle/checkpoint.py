@@ -12,6 +12,7 @@ import json
 import os
 import time
 import warnings
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -72,14 +73,18 @@ def _pack(state):  # -> bytes-like
 
 def _unpack(content, path, device):  # bytes -> state
     archive, mark, digest = content[:-40], content[-40:-32], content[-32:]
-    if mark != _MARK or hashlib.sha256(archive).digest() != digest:
-        raise ValueError(
-            f"{path} is no whole checkpoint: its checksum is wrong, so it was cut off or changed, "
-            "or is something else. Restore it, or remove it to train from the start."
-        )
-    with np.load(io.BytesIO(archive), allow_pickle=False) as stored:
-        arrays = dict(stored)
-    return _put_back(json.loads(arrays["header"].tobytes()), arrays, device)
+    reason = "its checksum is wrong, so it was cut off or changed, or is something else"
+    if mark == _MARK and hashlib.sha256(archive).digest() == digest:
+        try:
+            with np.load(io.BytesIO(archive), allow_pickle=False) as stored:
+                arrays = dict(stored)
+            return _put_back(json.loads(arrays["header"].tobytes()), arrays, device)
+        except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            reason = f"somebody else made it ({error})"
+    raise ValueError(
+        f"{path} is no whole checkpoint: {reason}. Restore it, or remove it to train from the "
+        "start."
+    )
 
 
 def write_checkpoint(path, state):

@@ -1,12 +1,15 @@
 """Data that are not held in memory give what an array gives, and are read a part at a time."""
 
+import warnings
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_array_equal
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from skpudle import PUDLEDictionaryLearning, _sources
+from skpudle import PUDLEDictionaryLearning, _sources, _transformer
 from skpudle._sources import MappedRows, Reader, open_source
 
 CPU = torch.device("cpu")
@@ -236,3 +239,75 @@ def test_an_error_says_where_in_the_stream(X):
 def test_an_empty_stream_is_refused():
     with pytest.raises(ValueError, match="yields no batch"):
         make_learner().fit(Given([]))
+
+
+# ---------------------------------------------------------------------------- transform
+
+
+@pytest.mark.parametrize("stream", [*STREAMS.values(), Rows], ids=[*STREAMS, "dataset"])
+def test_codes_of_a_stream_are_those_of_its_rows(stream, X):
+    learner = make_learner().fit(X)
+    state = torch.get_rng_state()
+    np.testing.assert_allclose(learner.transform(stream(X)), learner.transform(X), atol=1e-6)
+    torch.set_rng_state(state)
+
+
+@pytest.mark.parametrize("split_sign", [False, True])
+def test_codes_go_into_a_memory_map_and_into_a_sparse_array(split_sign, X, tmp_path, monkeypatch):
+    monkeypatch.setattr(_transformer, "_PART", 16)
+    learner = make_learner(split_sign=split_sign).fit(X)
+    expected = learner.transform(X)
+    out = np.lib.format.open_memmap(
+        tmp_path / "codes.npy", mode="w+", dtype=np.float32, shape=expected.shape
+    )
+    for data in (X, in_batches(X), pd.DataFrame(X)):
+        out[:] = np.nan
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # names that were not there in fit
+            assert learner.transform_into(data, out) is out
+            codes = learner.transform_sparse(data)
+        np.testing.assert_allclose(out, expected, atol=1e-6)
+        assert codes.format == "csr"
+        assert codes.nnz == np.count_nonzero(codes.toarray())
+        np.testing.assert_allclose(codes.toarray(), expected, atol=1e-6)
+
+
+def test_an_array_for_codes_has_to_have_their_shape(X):
+    learner = make_learner().fit(X)
+    for shape in [(70, 7), (69, 8)]:
+        with pytest.raises(ValueError, match=r"out has shape .* pass one of shape \(n_samples, 8"):
+            learner.transform_into(X, np.zeros(shape))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: no memory")])
+def test_transform_takes_fewer_rows_at_a_time_when_memory_is_short(error, X, monkeypatch):
+    learner = make_learner().fit(X)
+    expected, expected_score = learner.transform(X), learner.score(X)
+    sizes, make_encoder = [], PUDLEDictionaryLearning._transform_encoder
+
+    def short_of_memory(self):
+        encoder = make_encoder(self)
+
+        def encode(dictionary, x, **options):
+            sizes.append(len(x))
+            if len(x) > 20:
+                raise error
+            return encoder(dictionary, x, **options)
+
+        return encode
+
+    monkeypatch.setattr(PUDLEDictionaryLearning, "_transform_encoder", short_of_memory)
+    np.testing.assert_allclose(learner.transform(X), expected, atol=1e-6)
+    assert sizes[:5] == [70, 35, 17, 17, 17]
+    assert learner.score(X) == pytest.approx(expected_score, rel=1e-5)
+
+
+def test_other_errors_of_the_encoder_are_not_taken_for_a_lack_of_memory(X, monkeypatch):
+    learner = make_learner().fit(X)
+
+    def broken(dictionary, x, **options):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(PUDLEDictionaryLearning, "_transform_encoder", lambda self: broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        learner.transform(X)

@@ -1,0 +1,312 @@
+"""Break training on purpose, for a given time or a given number of times, and count what is lost.
+
+    python benchmarks/soak.py --kills 50 --corruptions 100 --full-disks 5 --rank-deaths 5
+    python benchmarks/soak.py --minutes 30
+
+A process in training is killed by SIGKILL at a random moment, again and again until its fit is
+finished, and the result compared bit by bit with that of a fit in peace. Checkpoints are cut off,
+changed in a bit, overwritten, or replaced by something that would run when unpickled. The largest
+file a process may write becomes too small, as on a full disk. Two processes train together and one
+is killed; the other has to stop with an error, and the checkpoint has to be whole.
+
+Children are forked, so that a fault costs no start of Python; each computes on one thread.
+"""
+
+import argparse
+import hashlib
+import io
+import os
+import pickle
+import resource
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: a fork has no threads but its own
+
+import numpy as np
+import torch.distributed as dist
+from common import circumstances, write_report
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+
+from skpudle import Checkpoint, PUDLEDictionaryLearning, data_parallel
+from skpudle.checkpoint import _MARK, read_checkpoint
+
+warnings.simplefilter("ignore", ConvergenceWarning)
+
+
+def make_data(rng):
+    X = rng.normal(size=(600, 20)).astype(np.float32)
+    X[rng.random(X.shape) < 0.01] = np.nan
+    return X
+
+
+def make_learner(rng):
+    """Return one of several kinds of training, of some hundred updates."""
+    return PUDLEDictionaryLearning(
+        int(rng.integers(8, 60)),
+        batch_size=int(rng.integers(8, 64)),
+        n_unfoldings=10,
+        optimizer=str(rng.choice(["adam", "sgd", "surrogate"])),
+        gradient=str(rng.choice(["ae-ls", "ae-lasso", "dec"])),
+        lambda_decay=(1.0, 0.95) if rng.random() < 0.3 else 1.0,
+        max_iter=40,
+        tol=None,
+        random_state=int(rng.integers(1000)),
+    )
+
+
+def forked(function):
+    """Run a function in a child; return its process id."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        function()
+        code = 0
+    except BaseException as error:
+        print(f"child: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr)
+    finally:
+        os._exit(code)
+
+
+def wait(child, seconds=None):
+    """Return the exit status of a child, None if it still runs after the given time."""
+    end = None if seconds is None else time.monotonic() + seconds
+    while True:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if end is not None and time.monotonic() >= end:
+            return None
+        time.sleep(0.002)
+
+
+def train(learner, X, path, result, **options):
+    found = clone(learner).set_callbacks(Checkpoint(path, every_n_updates=10, **options)).fit(X)
+    with open(f"{result}.part", "wb") as file:
+        np.save(file, found.components_)
+    os.replace(f"{result}.part", result)
+
+
+class Soak:
+    def __init__(self, seed):
+        self.rng = np.random.default_rng(seed)
+        self.counts = dict(
+            fits=0, kills=0, kills_while_writing=0, restarts_from_a_checkpoint=0,
+            corrupted_files=0, full_disks=0, killed_ranks=0, results_lost=0,
+        )  # fmt: skip
+        self.seconds_to_stop = []
+
+    def expect(self, right, what):
+        if not right:
+            self.counts["results_lost"] += 1
+            print("LOST:", what, flush=True)
+
+    def in_peace(self, folder):
+        X, learner = make_data(self.rng), make_learner(self.rng)
+        start = time.monotonic()
+        child = forked(lambda: train(learner, X, folder / "peace.npz", folder / "peace.npy"))
+        self.expect(wait(child) == 0, f"a fit in peace failed: {learner}")
+        self.counts["fits"] += 1
+        return X, learner, time.monotonic() - start, np.load(folder / "peace.npy")
+
+    def kill(self, folder, at_most):
+        """Kill one fit until it is finished; each life is a random share of a whole one."""
+        X, learner, seconds, expected = self.in_peace(folder)
+        path, result = folder / "fit.npz", folder / "fit.npy"
+        while not result.exists():
+            child = forked(lambda: train(learner, X, path, result))
+            life = None if at_most <= 0 else self.rng.uniform(0.1, 0.9) * seconds
+            code = wait(child, life)
+            if code is None:
+                end = time.monotonic() + (0.2 * seconds if self.rng.random() < 0.4 else 0)
+                while time.monotonic() < end and not Path(f"{path}.part").exists():
+                    pass  # a checkpoint is being written for a few ms only
+                os.kill(child, signal.SIGKILL)
+                code = wait(child)
+            if code == -signal.SIGKILL:
+                at_most -= 1
+                self.counts["kills"] += 1
+                self.counts["kills_while_writing"] += Path(f"{path}.part").exists()
+                if path.exists():
+                    read_checkpoint(path)  # whole, or it raises
+                    self.counts["restarts_from_a_checkpoint"] += 1
+            elif code != 0:
+                self.expect(False, f"a restart failed: {learner}")
+                return
+        same = np.array_equal(np.load(result), expected)
+        self.expect(same, f"other bits after a kill: {learner}")
+
+    def corrupt(self, folder):
+        """Damage one file; it has to be refused by its name, with nothing taken from it."""
+        X, learner = self.corruptible
+        path, trap = folder / "damaged.npz", folder / "trap"
+        content, rng = bytearray(self.whole), self.rng
+        kind = str(rng.choice(["bit", "cut", "block", "garbage", "pickle", "objects"]))
+        if kind == "bit":
+            content[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+        elif kind == "cut":
+            del content[rng.integers(len(content)) :]
+        elif kind == "block":
+            where = int(rng.integers(len(content) - 512))
+            content[where : where + 512] = rng.bytes(512)
+        elif kind == "garbage":
+            content = rng.bytes(int(rng.integers(1, 10000)))
+        elif kind == "pickle":
+            content = pickle.dumps(Trap(trap))
+        else:  # with a right checksum
+            archive = io.BytesIO()
+            np.savez(archive, header=np.array([Trap(trap)], dtype=object))
+            archive = archive.getvalue()
+            content = archive + _MARK + hashlib.sha256(archive).digest()
+        path.write_bytes(content)
+
+        def refuse():
+            found = clone(learner).set_callbacks(Checkpoint(path))
+            message = "it was taken"
+            try:
+                found.fit(X)
+            except ValueError as error:
+                message = str(error)
+            if not message.startswith(f"{path} is no whole checkpoint"):
+                raise AssertionError(message)
+            if trap.exists() or hasattr(found, "components_"):
+                raise AssertionError("it was executed, or half loaded")
+
+        self.expect(wait(forked(refuse)) == 0, f"a file damaged by {kind} was not refused clearly")
+        self.counts["corrupted_files"] += 1
+
+    def fill_disk(self, folder):
+        """Let no file be larger than half a checkpoint, from a random moment on."""
+        X, learner, seconds, expected = self.in_peace(folder)
+        path, result = folder / "full.npz", folder / "full.npy"
+        size = (folder / "peace.npz").stat().st_size // 2
+
+        def starved():
+            def limit(*_):
+                resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+            signal.signal(signal.SIGALRM, limit)
+            signal.setitimer(signal.ITIMER_REAL, self.rng.uniform(0.05, 0.8) * seconds)
+            warnings.simplefilter("ignore")
+            try:
+                train(learner, X, path, result)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+
+        code = wait(forked(starved))
+        self.expect(code in (0, 1), "a full disk ended the process")
+        if path.exists():
+            read_checkpoint(path)
+        wait(forked(lambda: train(learner, X, path, result)))
+        same = result.exists() and np.array_equal(np.load(result), expected)
+        self.expect(same, "other bits after a full disk")
+        self.counts["full_disks"] += 1
+
+    def kill_rank(self, folder):
+        """Kill one of two processes that train together."""
+        X, learner = make_data(self.rng), make_learner(self.rng).set_params(max_iter=2000)
+        path, store = folder / "team.npz", folder / "store"
+
+        def rank(number):
+            options = dict(init_method=f"file://{store}", rank=number, world_size=2)
+            dist.init_process_group("gloo", **options)
+            with data_parallel(dist.group.WORLD):
+                train(learner, X[number::2], path, folder / f"rank{number}.npy")
+
+        children = [forked(lambda number=number: rank(number)) for number in range(2)]
+        victim = int(self.rng.integers(2))
+        end = time.monotonic() + 60
+        while not path.exists() and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(self.rng.uniform(0, 0.5))
+        os.kill(children[victim], signal.SIGKILL)
+        start = time.monotonic()
+        wait(children[victim])
+        code = wait(children[1 - victim], 60)
+        if code is None:
+            os.kill(children[1 - victim], signal.SIGKILL)
+        self.expect(code == 1, f"the other process did not stop with an error but with {code}")
+        self.seconds_to_stop.append(time.monotonic() - start)
+        read_checkpoint(path)
+        self.counts["killed_ranks"] += 1
+
+    def prepare(self, folder):
+        """Make the file that is damaged."""
+        X, learner, _, _ = self.in_peace(folder)
+        self.corruptible = X, learner
+        self.whole = (folder / "peace.npz").read_bytes()
+
+
+class Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=float, help="all faults in turn, for that time")
+    parser.add_argument("--kills", type=int, default=0)
+    parser.add_argument("--corruptions", type=int, default=0)
+    parser.add_argument("--full-disks", type=int, default=0)
+    parser.add_argument("--rank-deaths", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    soak, start = Soak(arguments.seed), time.monotonic()
+    make_learner(soak.rng).set_params(max_iter=1).fit(make_data(soak.rng))  # once for all children
+    asked = dict(
+        kills=arguments.kills,
+        corrupted_files=arguments.corruptions,
+        full_disks=arguments.full_disks,
+        killed_ranks=arguments.rank_deaths,
+    )
+
+    def left(fault):
+        if arguments.minutes is not None:
+            return time.monotonic() - start < 60 * arguments.minutes
+        return soak.counts[fault] < asked[fault]
+
+    def kill(folder):
+        left = asked["kills"] - soak.counts["kills"]
+        soak.kill(folder, 10 if arguments.minutes is not None else left)
+
+    faults = dict(
+        kills=kill,
+        full_disks=soak.fill_disk,
+        killed_ranks=soak.kill_rank,
+        corrupted_files=soak.corrupt,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        soak.prepare(Path(folder))
+    while any(map(left, faults)):
+        for name in filter(left, faults):
+            with tempfile.TemporaryDirectory() as folder:
+                faults[name](Path(folder))
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    row = soak.counts | {
+        "seconds": round(time.monotonic() - start),
+        "peak_memory_mb": round(max(resource.getrusage(w).ru_maxrss for w in who) / 1024),
+    }
+    if soak.seconds_to_stop:
+        row["slowest_stop_after_a_death_s"] = max(soak.seconds_to_stop)
+    print(row)
+    title = "Faults injected into training, and results lost"
+    report = {"title": title, "seed": arguments.seed} | circumstances() | {"results": [row]}
+    write_report(arguments.out, report)
+    sys.exit(bool(soak.counts["results_lost"]))
+
+
+if __name__ == "__main__":
+    main()
