@@ -336,7 +336,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
 
     def _initial_alpha(self, x, atoms):
         largest = torch.cat([(rows @ atoms.mT).abs().amax(1) for rows in x.split(4096)])
-        largest = largest[largest > 0]
+        largest = largest[largest >= torch.finfo(x.dtype).tiny]  # below alpha may underflow
         correlation = float(largest.median()) if len(largest) else 1.0  # any will do for zeros
         step_size = self._step_size(DenseDictionary(atoms))
         return float(self._choose_alpha(correlation, step_size))

@@ -168,6 +168,7 @@ class SurrogateOptimizer:
             scale = diagonal.rsqrt()
             scaled = (scale[:, None] * inner * scale).abs()
             bound = torch.minimum(scaled.sum(1).max(), torch.linalg.matrix_norm(scaled))
+            bound = bound.clamp_min(1)  # the diagonal is 1, unless no code is in use
             steps = (1 / (bound * diagonal))[:, None]
             block = start
             for _ in range(self._n_inner):

@@ -1,5 +1,6 @@
 """Several processes learn what one learns from the samples of all."""
 
+import json
 import subprocess
 import sys
 import textwrap
@@ -89,40 +90,40 @@ def X():
     return ROWS
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory, X):
-    """Return what two processes learned, by case and process."""
-    import json
-
-    folder = tmp_path_factory.mktemp("two")
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
+def several(request, tmp_path_factory, X):
+    """Return what several processes learned, by case and process."""
+    folder = tmp_path_factory.mktemp("several")
     (folder / "fit.py").write_text(SCRIPT)
     (folder / "cases.json").write_text(json.dumps(CASES))
     np.save(folder / "X.npy", X)
-    run = torchrun(2, folder / "fit.py", folder)
+    run = torchrun(request.param, folder / "fit.py", folder)
     assert run.returncode == 0, run.stderr
-    return lambda name: [np.load(folder / f"{name}-{rank}.npz") for rank in range(2)]
+    return lambda name: [np.load(folder / f"{name}-{n}.npz") for n in range(request.param)]
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_two_processes_learn_what_one_learns(name, two, X):
+def test_several_processes_learn_what_one_learns(name, several, X):
     expected = PUDLEDictionaryLearning(**CASES[name]).fit(Given(np.split(X, [32, 64])))
-    first, second = two(name)
-    np.testing.assert_array_equal(first["components"], second["components"])
+    first, *others = several(name)
+    for other in others:
+        np.testing.assert_array_equal(first["components"], other["components"])
     np.testing.assert_allclose(first["components"], expected.components_, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(first["losses"], expected.loss_curve_, rtol=1e-9)
 
 
-def test_initial_atoms_and_alpha_come_from_all_samples(two, X):
+def test_initial_atoms_and_alpha_come_from_all_samples(several, X):
     learner = PUDLEDictionaryLearning(
         8, n_unfoldings=5, batch_size=100, max_iter=3, tol=None, random_state=0
     )
-    for found in two("full"):
+    for found in several("full"):
         np.testing.assert_allclose(found["components"], learner.fit(X).components_, rtol=1e-7)
 
 
-def test_shares_may_differ_in_size(two):
-    first, second = two("uneven")
-    np.testing.assert_array_equal(first["components"], second["components"])
+def test_shares_may_differ_in_size(several):
+    first, *others = several("uneven")
+    for other in others:
+        np.testing.assert_array_equal(first["components"], other["components"])
     assert np.isfinite(first["components"]).all()
 
 
@@ -153,3 +154,35 @@ def test_processes_have_to_be_started_together(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(RuntimeError, match="Start the script by torchrun"), data_parallel():
         pass
+
+
+@pytest.mark.slow
+def test_the_death_of_a_process_ends_the_others_and_leaves_the_checkpoint(tmp_path):
+    script = tmp_path / "dies.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import os, signal, sys
+            import numpy as np
+            from skpudle import Checkpoint, PUDLEDictionaryLearning, data_parallel
+            from skpudle._training import Trainer
+
+            update = Trainer._update
+
+            def dies(self, batch):
+                if self.n_steps == 57 and self.team.rank == 1:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return update(self, batch)
+
+            Trainer._update = dies
+            X = np.random.default_rng(0).normal(size=(96, 6))
+            with data_parallel() as team:
+                learner = PUDLEDictionaryLearning(8, batch_size=4, max_iter=50, random_state=0)
+                learner.set_callbacks(Checkpoint(sys.argv[1], every_n_updates=1))
+                learner.fit(X[team.rank :: team.size])
+            """
+        )
+    )
+    run = torchrun(2, script, tmp_path / "fit.npz")
+    assert run.returncode != 0
+    assert read_checkpoint(tmp_path / "fit.npz")["shared"]["start"][2] == 52

@@ -197,7 +197,12 @@ def setup(app):
     class PaperTables(Tables):
         make, folder = staticmethod(paper), RESULTS / "paper"
 
+    class ReliabilityTables(Tables):
+        folder = RESULTS / "reliability"
+        make = staticmethod(lambda: performance(RESULTS / "reliability"))
+
     app.add_directive("benchmark-tables", Tables)
+    app.add_directive("reliability-results", ReliabilityTables)
     app.add_directive("paper-results", PaperTables)
     app.connect("builder-inited", lambda app: draw(Path(app.srcdir) / "generated"))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
