@@ -15,7 +15,7 @@ from skpudle.shrinkage import shrinkage_function
 
 __all__ = ["Run"]
 
-_KEPT = 128  # iterations of a run whose codes are kept
+_KEPT = 256  # iterations of a run whose codes are kept
 
 
 class _Block(NamedTuple):
@@ -124,8 +124,15 @@ class Run:
         inner = delta[self.rows].gather(1, indices)
         # products are with the distance from the last codes, which most codes are close to
         last = self._blocks[-1].last if self._blocks else self._first[-1]
+        finfo = torch.finfo(inner.dtype)
+        negligible = finfo.tiny / finfo.eps
         total, products = torch.zeros_like(inner), torch.zeros_like(self.matrix)
         for before, after in self._pieces():
+            # derivatives shrink with every iteration: next to those of later ones these are
+            # nothing, and numbers yet smaller are slow
+            inner = inner.masked_fill(inner.abs() < negligible, 0)
+            if not inner.any():
+                break
             signs = after.sign()
             u = signs.abs()
             for row in reversed(u.unbind()):

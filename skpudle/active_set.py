@@ -337,5 +337,7 @@ class ActiveUnfolding(torch.autograd.Function):
         delta, sums = delta.clone(memory_format=torch.contiguous_format), StepSums(ctx.steps)
         for record in reversed(ctx.records):
             record.pull(delta, sums, by_level)
+            if isinstance(record, Run) and not delta.any():
+                break
         atoms, x, step = sums.gradients()
         return atoms, x, level_gradient, step, None, None, None
