@@ -45,6 +45,12 @@ def _processor():
     return names[0] if names else platform.processor()
 
 
+def anonymous_megabytes():
+    """Return RssAnon, the memory that belongs to this process (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+
+
 def _version(name):
     try:
         return importlib.metadata.version(name)

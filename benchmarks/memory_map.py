@@ -17,16 +17,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from common import circumstances, write_report
+from common import anonymous_megabytes, circumstances, write_report
 
 from skpudle import PUDLEDictionaryLearning
 
 N_FEATURES = 1000
-
-
-def anonymous_megabytes():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
 
 
 def make_file(path, gigabytes, n_blocks=400, block=256):
