@@ -39,8 +39,10 @@ BENCHMARKS = Path(__file__).resolve().parent
 RESULTS = BENCHMARKS / "results" / "denoise"
 STATES = BENCHMARKS / "output" / "denoise"
 
-SIGMA = 25 / 255
 CROP = 129
+
+# Options that change nothing of the result, or belong to one machine.
+_UNREPORTED = ("data", "save", "verbose", "only_train", "one_grid")
 
 
 def write(path, content):
@@ -184,6 +186,9 @@ def main():
     parser.add_argument("--sigma", type=float, default=25, help="of the noise, for pixels to 255")
     parser.add_argument("--max-images", type=int, help="of the test images, for a quick look")
     parser.add_argument("--save", type=Path, help="write the parameters to this npz file")
+    parser.add_argument("--only-train", action="store_true", help="without an evaluation")
+    parser.add_argument("--one-grid", action="store_true", help="evaluate without shift averaging")
+    parser.add_argument("--start", help="name of a run to start from, with parameters to add to it")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verbose", type=int, default=1, help="print every so many epochs")
     options = parser.parse_args()
@@ -191,23 +196,29 @@ def main():
     path = STATES / f"{options.name}.pickle"
     state = {"epoch": 0, "seconds": 0.0, "cpu_seconds": 0.0, "losses": []}
     learner = learner_of(options)
-    if path.exists():  # written by this script on this machine
-        stored = pickle.loads(path.read_bytes())
-        state = stored["state"]
-        learner = stored["learner"].set_params(**learner.get_params())
+    start = STATES / f"{options.start or options.name}.pickle"
+    for origin in (path, start):
+        if origin.exists():  # written by this script on this machine
+            stored = pickle.loads(origin.read_bytes())
+            state = stored["state"] if origin == path else state | {"start": stored["state"]}
+            learner = stored["learner"].set_params(**learner.get_params())
+            break
     train(learner, images_of(options.data / options.train), options, state)
     if options.save:
         save_denoiser(learner, options.save)
+    if options.only_train:
+        return
 
     tests = images_of(options.data / options.test)[: options.max_images]
     result = {
-        "options": {k: v for k, v in vars(options).items() if k not in ("data", "save", "verbose")},
+        "options": {k: v for k, v in vars(options).items() if k not in _UNREPORTED},
         "epochs": state["epoch"],
         "training_seconds": state["seconds"],
         "training_cpu_seconds": state["cpu_seconds"],
         "n_parameters": n_parameters(learner),
         "step_size": learner.step_size_,
         "losses": state["losses"],
+        "start": state.get("start"),
         "circumstances": {
             "skpudle": skpudle.__version__,
             "torch": torch.__version__,
@@ -215,7 +226,8 @@ def main():
             "threads": torch.get_num_threads(),
         },
     }
-    for label, shift_average in (("one grid", False), ("all grids", True)):
+    protocols = [("one grid", False), ("all grids", True)]
+    for label, shift_average in protocols[: 1 if options.one_grid else 2]:
         start = time.perf_counter()
         result[label] = evaluate(learner, tests, options.sigma / 255, shift_average=shift_average)
         result[label]["seconds"] = time.perf_counter() - start

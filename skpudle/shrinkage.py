@@ -35,6 +35,12 @@ def _soft_(v, level, scratch=None, *, positive):
 
 
 def _hard_(v, level, scratch=None, *, positive):
+    if level.numel() == 1 and level.device.type == "cpu":
+        # torch keeps what is above a number, which is what is not below the next one
+        below = torch.nextafter(level, torch.zeros_like(level)).item()
+        if positive:
+            return torch.nn.functional.threshold_(v, below, 0)
+        return torch.hardshrink(v, below, out=v)
     magnitude = v if positive else torch.abs(v, out=scratch)
     return v.masked_fill_(magnitude < level, 0)
 
