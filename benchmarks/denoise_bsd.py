@@ -6,11 +6,19 @@ name, writes ``benchmarks/results/denoise/NAME.json`` as it goes, and keeps in
 ``benchmarks/output/denoise`` what it needs to go on after an interruption; started again with more
 epochs it goes on, with the same ones it only evaluates.
 
-    python benchmarks/denoise_bsd.py ae-ls-0.16 --data DIR --alpha 0.16
-    python benchmarks/denoise_bsd.py hard-0.05 --data DIR --shrinkage hard --alpha 0.05
-    python benchmarks/denoise_bsd.py dec-0.16 --data DIR --gradient dec --alpha 0.16
-    python benchmarks/denoise_bsd.py tied --data DIR --learn-threshold atom --learn-step \
-        --n-train-shifts 4 --shift-average --atom-norm none
+    quick="--batch-size 4 --crop-size 65 --data DIR"
+    python benchmarks/denoise_bsd.py ae-ls-0.16 $quick --learning-rate 3e-3 --epochs 130
+    python benchmarks/denoise_bsd.py hard-0.05 $quick --shrinkage hard --alpha 0.05 --epochs 60 \
+        --cool-down 0.5
+    python benchmarks/denoise_bsd.py dec-0.16 $quick --gradient dec --epochs 60 --cool-down 0.5
+    learn="--atom-norm none --learn-threshold atom --learn-step --alpha 0.1"
+    python benchmarks/denoise_bsd.py tied-a $quick $learn --learning-rate 3e-3 --cool-down 0.2 \
+        --epochs 40
+    wide="$learn --atom-size 11 --stride 6"
+    python benchmarks/denoise_bsd.py best-a $quick $wide --learning-rate 3e-3 --cool-down 0.2
+    python benchmarks/denoise_bsd.py best-b $wide --start best-a --separate-atoms both \
+        --n-train-shifts 4 --batch-size 1 --crop-size 112 --learning-rate 1e-3 --cool-down 0.6 \
+        --epochs 14 --data DIR
 
 Two protocols are reported, each with one grid of positions and with the average over all:
 

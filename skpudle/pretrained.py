@@ -11,6 +11,12 @@ __all__ = ["load_denoiser", "save_denoiser"]
 # What a file holds beside the arrays: the parameters that `denoise` depends on.
 _PARAMETERS = ("stride", "n_unfoldings", "shrinkage", "positive_code", "noise_std")
 _ARRAYS = ("components_", "analysis_components_", "decoder_components_", "alpha_")
+_SEPARATE = {
+    (): None,
+    ("analysis",): "analysis",
+    ("decoder",): "decoder",
+    ("analysis", "decoder"): "both",
+}
 
 
 def save_denoiser(learner, file):
@@ -34,9 +40,10 @@ def save_denoiser(learner, file):
 def load_denoiser(file=None, *, shift_average=True, device="auto"):
     """Return a fitted learner that denoises grey images.
 
-    The one that comes with the package has 64 atoms of 9 x 9 pixels every 4 pixels and a learned
-    threshold for each. It was trained on grey photographs with values from 0 to 1 and Gaussian
-    noise of standard deviation 25 / 255, which is the noise that it is for.
+    The one that comes with the package has 64 atoms of 11 x 11 pixels every 6 pixels, atoms of
+    their own for analysis and decoder, a learned threshold for each atom and a learned step. It was
+    trained on grey photographs with values from 0 to 1 and Gaussian noise of standard deviation
+    25 / 255, which is the noise that it is for.
 
     Parameters
     ----------
@@ -67,6 +74,7 @@ def load_denoiser(file=None, *, shift_average=True, device="auto"):
         values = dict(stored)
     atoms = values["components_"]
     stride = values["stride"]
+    separate = tuple(name for name in ("analysis", "decoder") if f"{name}_components_" in values)
     learner = ConvPUDLEDictionaryLearning(
         len(atoms),
         atom_shape=atoms.shape[1:],
@@ -78,6 +86,7 @@ def load_denoiser(file=None, *, shift_average=True, device="auto"):
         positive_code=bool(values["positive_code"]),
         atom_norm=None,
         learn_threshold={0: None, 1: "atom", 2: "unfolding"}[values["alpha_"].ndim],
+        separate_atoms=_SEPARATE[separate],
         noise_std=float(values["noise_std"]),
         shift_average=shift_average,
         device=device,

@@ -137,6 +137,7 @@ def test_a_table_is_made_of_whatever_a_benchmark_wrote(tables, tmp_path):
 def test_without_results_the_pages_say_so(tables, tmp_path):
     assert "No measurement" in tables["performance"](tmp_path)
     assert "No result" in tables["paper"](tmp_path)
+    assert "No result" in tables["denoising"](tmp_path)
 
 
 def test_results_of_the_paper_have_a_row_and_a_curve(tables, tmp_path):
@@ -154,4 +155,5 @@ def test_results_of_the_paper_have_a_row_and_a_curve(tables, tmp_path):
 
 def test_committed_results_can_be_shown(tables):
     assert tables["paper"]()
+    assert "25.67" in tables["denoising"]()  # beside ours
     assert tables["performance"]()

@@ -66,14 +66,14 @@ def test_measures_of_equal_and_of_different_images(image):
 
 
 def test_packaged_denoiser_denoises(tmp_path):
-    """A part of a photograph with much texture, which no denoiser improves by much."""
+    """A part of a photograph with smooth and rough regions."""
     from sklearn.datasets import load_sample_image
 
-    clean = load_sample_image("china.jpg").mean(axis=2)[150:250, 200:330] / 255
+    clean = load_sample_image("china.jpg").mean(axis=2)[80:240, 200:400] / 255
     noisy = clean + 25 / 255 * np.random.default_rng(0).normal(size=clean.shape)
     learner = load_denoiser()
     denoised = learner.denoise([noisy])[0]
-    assert psnr(denoised, clean) > psnr(noisy, clean) + 2
+    assert psnr(denoised, clean) > psnr(noisy, clean) + 5
     save_denoiser(learner, tmp_path / "copy.npz")
     again = load_denoiser(tmp_path / "copy.npz").denoise([noisy])[0]
     np.testing.assert_allclose(again, denoised, atol=1e-12)

@@ -1,8 +1,10 @@
 """Tables and pictures of what `benchmarks/` measured, read from its JSON when pages are built.
 
-Two directives. ``benchmark-tables`` makes one table of each ``benchmarks/results/*.json``, whatever
-its columns are. ``paper-results`` shows the curves and the last errors of
-``benchmarks/results/paper/*.json``. What has not been measured has no row.
+Three directives. ``benchmark-tables`` makes one table of each ``benchmarks/results/*.json``,
+whatever its columns are. ``paper-results`` shows the curves and the last errors of
+``benchmarks/results/paper/*.json``. ``denoising-results`` shows the denoisers of
+``benchmarks/results/denoise/*.json`` beside what was published. What has not been measured has no
+row.
 """
 
 import json
@@ -27,6 +29,14 @@ TITLES = {
     "update-T1000": "One update: 1000 unfoldings",
     "transform-p256": "Exact codes: 256 atoms",
     "transform-p1024": "Exact codes: 1024 atoms",
+    "conv_update": "One update of a convolution: 16 crops of 129 x 129 pixels",
+    "denoise_time": "Denoising by the packaged dictionary, mean of all grids",
+}
+# Table 1 of the paper, PSNR in dB by the authors' protocol: method, penalty or threshold.
+PUBLISHED = {
+    "dec": {0.08: 24.31, 0.12: 24.73, 0.16: 25.24, 0.2: 24.89},
+    "ae-ls": {0.08: 24.80, 0.12: 25.48, 0.16: 25.67, 0.2: 25.51},
+    "ae-ls, hard": {0.02: 22.87, 0.05: 25.40, 0.08: 24.68, 0.1: 23.77},
 }
 UNITS = {"epoch": "epochs", "update": "updates"}
 
@@ -145,6 +155,36 @@ def paper(folder=RESULTS / "paper"):
     return "\n".join(parts) or "No result is stored yet."
 
 
+def denoising(folder=RESULTS / "denoise"):
+    """Return the table of denoisers, in reStructuredText; first those with the best results."""
+    rows = []
+    for result in read(folder).values():
+        options, one, all_grids = (result.get(k, {}) for k in ("options", "one grid", "all grids"))
+        method = options["gradient"] + (", hard" if options["shrinkage"] == "hard" else "")
+        learned = options["learn_threshold"] is not None
+        before = result.get("start") or {"epoch": 0, "cpu_seconds": 0}
+        published = {} if learned else PUBLISHED.get(method, {})
+        row = {
+            "method": method + (", separate atoms" if options["separate_atoms"] else ""),
+            "threshold": "learned" if learned else text(options["alpha"]),
+            "atoms": f"{options['n_components']} of {options['atom_size']} x "
+            f"{options['atom_size']} every {options['stride']}",
+            "parameters": text(result["n_parameters"]),
+            "epochs": text(result["epochs"] + before["epoch"]),
+            "CPU minutes": f"{(result['training_cpu_seconds'] + before['cpu_seconds']) / 60:.1f}",
+        }
+        scores = {
+            "whole, one grid": one.get("whole"),
+            "whole, all grids": all_grids.get("whole"),
+            "crop, one grid": one.get("crop"),
+            "crop, published": published.get(options["alpha"]),
+        }
+        row |= {key: f"{value:.2f}" if value else "" for key, value in scores.items()}
+        rows.append((-one.get("whole", 0.0), row))
+    rows.sort(key=lambda pair: pair[0])
+    return table([row for _, row in rows]) if rows else "No result is stored yet."
+
+
 def draw(output, folder=RESULTS / "paper"):
     """Draw the curves of each family that has results, one panel for each setting."""
     import matplotlib
@@ -201,8 +241,12 @@ def setup(app):
         folder = RESULTS / "reliability"
         make = staticmethod(lambda: performance(RESULTS / "reliability"))
 
+    class DenoisingTables(Tables):
+        make, folder = staticmethod(denoising), RESULTS / "denoise"
+
     app.add_directive("benchmark-tables", Tables)
     app.add_directive("reliability-results", ReliabilityTables)
+    app.add_directive("denoising-results", DenoisingTables)
     app.add_directive("paper-results", PaperTables)
     app.connect("builder-inited", lambda app: draw(Path(app.srcdir) / "generated"))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
