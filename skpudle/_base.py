@@ -402,11 +402,12 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         }
 
     def _divergence(self, error):
+        has_rate = self.optimizer != "surrogate"
+        remedy = f"learning_rate (now {self.learning_rate})" if has_rate else "1 / anchor"
         return ValueError(
             f"Training of {type(self).__name__} stopped being finite at update {error.update}, "
-            "also with half the learning rate; the last finite dictionary is in components_. Lower "
-            f"learning_rate (now {self.learning_rate}) or step_size (now {self.step_size}), or "
-            "scale the data."
+            "also after a second try with smaller steps; the last finite dictionary is in "
+            f"components_. Lower {remedy} or step_size (now {self.step_size}), or scale the data."
         )
 
     def _print_progress(self, loss_curve, max_iter, n_steps, n_updates, start_time):

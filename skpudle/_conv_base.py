@@ -15,6 +15,7 @@ from skpudle._base import AUTO_ALPHA, BaseDictionaryLearner, warn_of_step
 from skpudle._conv_network import ConvNetwork, ConvParameters, RowLayout, all_shifts
 from skpudle._conv_training import TrainingImages, initial_kernels
 from skpudle._images import n_dimensions, read_images
+from skpudle.distributed import current_team
 from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
 from skpudle.operators import ConvDictionary, project_atoms
@@ -204,6 +205,11 @@ class BaseConvLearner(BaseDictionaryLearner):
     # ------------------------------------------------------------------ training
 
     def _start_training(self, X, y, *, go_on=False, seed=None):  # -> x, trainer, start
+        if current_team() is not None:
+            raise ValueError(
+                f"{type(self).__name__} trains in one process, and this is inside of data_parallel "
+                "with several; call fit outside of it."
+            )
         images = self._read(X, reset=not go_on)
         targets = self._read_targets(y, images)
         self._check_parameters()

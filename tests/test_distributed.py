@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 
-from skpudle import Checkpoint, PUDLEDictionaryLearning, data_parallel
+from skpudle import Checkpoint, ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning, data_parallel
 from skpudle.checkpoint import read_checkpoint
 
 pytestmark = [
@@ -148,6 +148,11 @@ def test_a_team_of_one_learns_the_same_bits(alone, X, tmp_path):
         again = learner.fit(X).components_
     np.testing.assert_array_equal(again, learner.components_)
     assert dist.is_initialized()  # what was there before stays there
+
+
+def test_a_convolutional_learner_says_that_it_trains_alone(alone):
+    with data_parallel(), pytest.raises(ValueError, match="one process.*outside of it"):
+        ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1).fit(ROWS)
 
 
 def test_processes_have_to_be_started_together(monkeypatch):
