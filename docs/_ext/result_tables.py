@@ -8,6 +8,7 @@ row.
 """
 
 import json
+import re
 from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
@@ -42,8 +43,14 @@ UNITS = {"epoch": "epochs", "update": "updates"}
 
 
 def read(folder):
-    """Map names to results, those of a folder in alphabetical order."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))}
+    """Map names to results, those of a folder in alphabetical order, 25 before 100."""
+
+    def key(path):
+        parts = re.split(r"(\d+)", path.stem)
+        return [int(part) if part.isdigit() else part for part in parts]
+
+    paths = sorted(Path(folder).glob("*.json"), key=key)
+    return {path.stem: json.loads(path.read_text()) for path in paths}
 
 
 def text(value):
