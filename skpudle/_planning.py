@@ -26,6 +26,7 @@ _WORTHWHILE = 0.15  # what working sets must save, as a fraction of the dense it
 _WASTE = 0.03  # what working sets may cost in vain, as a fraction of all dense iterations
 _SHORT_BLOCK = 3
 _FIRST_BLOCK = 4
+_FIRST_LIFE = 8  # iterations that first working sets can be expected to be good for
 _LONGEST_BLOCK = 64
 
 
@@ -87,7 +88,8 @@ class Planner:
     def setup(self, size):
         """Return what a working set costs, for either direction."""
         _, n_features = self._steps.atoms.shape
-        entry = 2 * n_features if self._steps.feedback is None else _GATHER
+        # without the Gram matrix atoms are gathered, which takes as long as their products
+        entry = 4 * n_features if self._steps.feedback is None else _GATHER
         return entry * size**2 + _RANK * len(self._steps.atoms) / 2
 
     def iteration(self, size, n_rows):
@@ -99,7 +101,7 @@ class Planner:
 
     def _gain(self, size, n_rows, n_left):
         block = self.iteration(size, n_rows) + self._steps.push_cost / self.block_length
-        setups = n_left / self.block_length if self._warm else 1
+        setups = max(1, n_left / (self.block_length if self._warm else _FIRST_LIFE))
         gain = n_left * (self._steps.cost - block) - setups * 2 * self.setup(size)
         n_rest = len(self._steps.x) - n_rows
         return n_rows * gain - n_left * self._steps.cost * (self._rows(n_rest) - n_rest)

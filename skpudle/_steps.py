@@ -164,7 +164,9 @@ class StepSums:
 
     def _add_pending(self):
         if self._pending:
-            u, z = (torch.cat(pairs) for pairs in zip(*self._pending, strict=True))
+            u, z = self._pending[0]
+            if len(self._pending) > 1:
+                u, z = (torch.cat(parts) for parts in zip(*self._pending, strict=True))
             self.products.addmm_(u.mT, z)
             self._pending.clear()
 

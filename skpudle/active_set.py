@@ -76,6 +76,7 @@ class _Encoder:
         self.shrink_ = shrinkage_function(shrinkage, positive=positive)
         self.planner = Planner(steps, levels, forced=forced)
         self.z, self.t, self.records, self.run = None, 0, [], None
+        self.scratch = torch.empty_like(steps.correlation)
         # sqrt(s) |d_j|, and what rounding may add to the distance that a sample has moved
         root = steps.size.sqrt()
         self.norms = root * torch.linalg.vector_norm(steps.atoms, dim=1)
@@ -98,7 +99,8 @@ class _Encoder:
         for t in range(self.t, stop):
             if t > self.t:
                 v, residual = self.steps.push(z, rows)
-            code = self.shrink_(v, self.levels[t])
+            # memory that is new to the process costs more than what is computed in it
+            code = self.shrink_(v, self.levels[t], self.scratch[: len(v)])
             if self.keep:
                 self.records.append(_DenseIteration(rows, t, z, code, residual))
             z = code
