@@ -166,9 +166,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         with Interrupts() as interrupts:
             trainer.interrupted = lambda: interrupts.pending
             while len(trainer.loss_curve) < max_iter and not (converged or stopped):
-                if (
-                    trainer.n_steps >= n_updates
-                ):  # of a stream with more batches than the first time
+                if trainer.n_steps >= n_updates:  # a stream may have more batches than before
                     break
                 task = root.subcontext(task_name="epoch")
                 task.call_on_fit_task_begin(estimator=self, X=X, y=y)
@@ -403,11 +401,12 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
 
     def _divergence(self, error):
         has_rate = self.optimizer != "surrogate"
-        remedy = f"learning_rate (now {self.learning_rate})" if has_rate else "1 / anchor"
+        rate = f"lower learning_rate (now {self.learning_rate})"
         return ValueError(
             f"Training of {type(self).__name__} stopped being finite at update {error.update}, "
             "also after a second try with smaller steps; the last finite dictionary is in "
-            f"components_. Lower {remedy} or step_size (now {self.step_size}), or scale the data."
+            f"components_. Try a {rate if has_rate else 'larger anchor in optimizer_params'}, a "
+            f"lower step_size (now {self.step_size}), or data on another scale."
         )
 
     def _print_progress(self, loss_curve, max_iter, n_steps, n_updates, start_time):
