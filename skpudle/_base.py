@@ -406,7 +406,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             f"Training of {type(self).__name__} stopped being finite at update {error.update}, "
             "also after a second try with smaller steps; the last finite dictionary is in "
             f"components_. Try a {rate if has_rate else 'larger anchor in optimizer_params'}, a "
-            f"lower step_size (now {self.step_size}), or data on another scale."
+            f"lower step_size (now {self.step_size}), or scale the data."
         )
 
     def _print_progress(self, loss_curve, max_iter, n_steps, n_updates, start_time):
