@@ -36,6 +36,8 @@ class Crops:
         Makes rows of parameters of patches.
     """
 
+    n_judged = 256  # a few random crops say little about whether training has stalled
+
     def __init__(
         self,
         images,

@@ -131,12 +131,9 @@ def read_images(X, n_axes, *, image_shape=None, device="cpu", estimator=None):
     ValueError, TypeError
         If there are no such images.
     """
-    if (
-        isinstance(X, list | tuple)
-        and len(X)
-        and _is_array(X[0])
-        and (n_dimensions(X[0]) >= n_axes)
-    ):
+    if isinstance(X, list | tuple) and not len(X):
+        raise ValueError("There are no images: expected at least one, got an empty list.")
+    if isinstance(X, list | tuple) and _is_array(X[0]) and (n_dimensions(X[0]) >= n_axes):
         read = [_check_images(_scaled(image)[None], n_axes, estimator) for image in X]
         tensors, channel_axes = zip(*read, strict=True)
         channels = {(image.shape[1], axis) for image, axis in read}

@@ -84,6 +84,7 @@ class _Source:
     """What the sources below have in common."""
 
     batch_size = generator = n_batches = None
+    n_judged = 1  # as of `Rows`
 
     def __init__(self, data, reader):
         self.data, self.reader = data, reader

@@ -64,6 +64,8 @@ class Rows:
         1 where data are known, 0 where they are missing.
     """
 
+    n_judged = 1  # samples whose mean objective tells whether training has stalled
+
     def __init__(self, x, batch_size, *, generator=None, mask=None):
         self.x, self.batch_size, self.generator = x, min(batch_size, len(x)), generator
         self.mask = mask
@@ -127,22 +129,28 @@ class Stopping:
     def __init__(self, tol, patience, *, first_update=0, n_updates=None):
         self.tol, self.patience, self.first_update = tol, patience, first_update
         self.n_updates = n_updates
-        self.course = None, None, 0  # smoothed objective, the best so far, checks without a better
+        # smoothed objective, the best so far, checks without a better; sums since the last check
+        self.course = None, None, 0, 0.0, 0
 
     def limit(self, length, update):
         """Return how many of the next ``length`` updates are to be made."""
         return length if self.n_updates is None else min(length, self.n_updates - update)
 
-    def check(self, objective, update):
-        """Return whether to stop, given the mean objective since the last check."""
+    def check(self, total, n_samples, update, *, n_judged=1):
+        """Return whether to stop, by the summed objective of ``n_judged`` or more new samples."""
         if self.tol is None or update < self.first_update:
             return False
-        smoothed, best, stalled = self.course
+        smoothed, best, stalled, *waiting = self.course
+        total, n_samples = total + waiting[0], n_samples + waiting[1]
+        if n_samples < n_judged:
+            self.course = smoothed, best, stalled, total, n_samples
+            return False
+        objective = total / n_samples
         # the mean with its own past halves the variance of a minibatch objective in a few checks
         smoothed = objective if smoothed is None else (smoothed + objective) / 2
         stalled = 0 if best is None or smoothed < best - self.tol * abs(best) else stalled + 1
         best = smoothed if best is None else min(best, smoothed)
-        self.course = smoothed, best, stalled
+        self.course = smoothed, best, stalled, 0.0, 0
         return stalled >= self.patience
 
 
@@ -272,7 +280,7 @@ class Trainer:
             if interrupted:
                 self._end_epoch()
                 raise Interrupted(self.n_steps)
-            if stopping.check(objective / n_samples, self.n_steps):
+            if stopping.check(objective, n_samples, self.n_steps, n_judged=source.n_judged):
                 return self._end_epoch(converged=True)
             if len(sums) < length:
                 break

@@ -37,18 +37,22 @@ def save_denoiser(learner, file):
     np.savez_compressed(file, **values)
 
 
-def load_denoiser(file=None, *, shift_average=True, device="auto"):
+def load_denoiser(file=None, *, noise_std=None, shift_average=True, device="auto"):
     """Return a fitted learner that denoises grey images.
 
     The one that comes with the package has 64 atoms of 11 x 11 pixels every 6 pixels, atoms of
     their own for analysis and decoder, a learned threshold for each atom and a learned step. It was
     trained on grey photographs with values from 0 to 1 and Gaussian noise of standard deviation
-    25 / 255, which is the noise that it is for.
+    25 / 255. For other noise, or other units, pass ``noise_std``: one factor for all thresholds does
+    to an image what scaling it to the noise of training and back does.
 
     Parameters
     ----------
     file : str, path-like or file object, default=None
         A file that `save_denoiser` wrote; by default that of the package.
+    noise_std : float, default=None
+        Standard deviation of the noise, in the units of the images (25 for "sigma 25" and values
+        from 0 to 255); by default that of the training.
     shift_average : bool, default=True
         Whether `denoise` averages over all grids of positions.
     device : str, default="auto"
@@ -58,6 +62,11 @@ def load_denoiser(file=None, *, shift_average=True, device="auto"):
     -------
     ConvPUDLEDictionaryLearning
         The learner; it can be trained further by `partial_fit`.
+
+    Raises
+    ------
+    ValueError
+        If ``noise_std`` is not positive, or the file does not know that of its training.
 
     Examples
     --------
@@ -69,9 +78,21 @@ def load_denoiser(file=None, *, shift_average=True, device="auto"):
     """
     if file is None:
         with (resources.files("skpudle") / "denoiser_gray_25.npz").open("rb") as packaged:
-            return load_denoiser(packaged, shift_average=shift_average, device=device)
+            options = dict(shift_average=shift_average, device=device)
+            return load_denoiser(packaged, noise_std=noise_std, **options)
     with np.load(file, allow_pickle=False) as stored:
         values = dict(stored)
+    trained_for = float(values["noise_std"])
+    if noise_std is None:
+        noise_std = trained_for
+    elif not (0 < noise_std < np.inf and trained_for > 0):
+        raise ValueError(
+            f"noise_std={noise_std!r}, and the denoiser was trained for {trained_for:g}; both have "
+            "to be positive numbers for thresholds to be scaled. Leave noise_std out to take the "
+            "denoiser as it is."
+        )
+    else:
+        values["alpha_"] = values["alpha_"] * (noise_std / trained_for)
     atoms = values["components_"]
     stride = values["stride"]
     separate = tuple(name for name in ("analysis", "decoder") if f"{name}_components_" in values)
@@ -87,7 +108,7 @@ def load_denoiser(file=None, *, shift_average=True, device="auto"):
         atom_norm=None,
         learn_threshold={0: None, 1: "atom", 2: "unfolding"}[values["alpha_"].ndim],
         separate_atoms=_SEPARATE[separate],
-        noise_std=float(values["noise_std"]),
+        noise_std=float(noise_std),
         shift_average=shift_average,
         device=device,
     )

@@ -79,3 +79,21 @@ def test_packaged_denoiser_denoises(tmp_path):
     np.testing.assert_allclose(again, denoised, atol=1e-12)
     steps = learner.set_params(learning_rate=1e-4, random_state=0).partial_fit([clean]).n_steps_
     assert steps == 1
+
+
+def test_noise_level_of_the_packaged_denoiser_is_a_scale(image):
+    """Other thresholds do what scaling to the noise of the training and back does."""
+    clean = np.abs(image) / np.abs(image).max()
+    plain = load_denoiser(shift_average=False).denoise([clean])[0]
+    noisier = load_denoiser(noise_std=200 / 255, shift_average=False)
+    np.testing.assert_allclose(noisier.denoise([8 * clean])[0], 8 * plain, atol=1e-12)
+    assert noisier.noise_std == 200 / 255
+
+
+def test_denoiser_needs_to_know_noise_levels_to_scale(tmp_path):
+    with pytest.raises(ValueError, match=r"noise_std=0\b.*trained for 0.098"):
+        load_denoiser(noise_std=0)
+    save_denoiser(load_denoiser().set_params(noise_std=0.0), tmp_path / "unknown.npz")
+    with pytest.raises(ValueError, match=r"trained for 0; .*Leave noise_std out"):
+        load_denoiser(tmp_path / "unknown.npz", noise_std=0.1)
+    assert load_denoiser(tmp_path / "unknown.npz").noise_std == 0

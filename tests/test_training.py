@@ -104,7 +104,7 @@ def test_a_generator_determines_the_batches(x):
 def first_stop(objectives, tol=1e-4, patience=3, **options):
     """Return after how many checks to stop, or None."""
     stopping = Stopping(tol, patience, **options)
-    checks = (stopping.check(value, update) for update, value in enumerate(objectives))
+    checks = (stopping.check(value, 1, update) for update, value in enumerate(objectives))
     return next((number for number, stop in enumerate(checks, start=1) if stop), None)
 
 
@@ -139,6 +139,19 @@ def test_updates_before_the_first_to_be_judged_do_not_count():
 def test_noise_around_a_falling_objective_does_not_stop():
     noise = [0.02 * (-1) ** check for check in range(100)]
     assert first_stop([0.97**check + e * 0.97**check for check, e in enumerate(noise)]) is None
+
+
+def test_few_samples_wait_for_others_before_they_are_judged():
+    """Parts of a check, of whatever size, are that check."""
+    parts, whole = Stopping(1e-4, 3), Stopping(1e-4, 3)
+    for update in range(40):
+        objective = max(0.5**update, 0.01)
+        stops = [
+            parts.check(n * (objective + e), n, update, n_judged=6)
+            for n, e in ((3, 0.2), (1, 0.0), (2, -0.3))
+        ]
+        assert stops == [False, False, whole.check(objective, 1, update)]
+    assert stops[-1]
 
 
 def test_an_improvement_resets_the_patience():
