@@ -43,7 +43,7 @@ def load_denoiser(file=None, *, noise_std=None, shift_average=True, device="auto
     The one that comes with the package has 64 atoms of 11 x 11 pixels every 6 pixels, atoms of
     their own for analysis and decoder, a learned threshold for each atom and a learned step. It was
     trained on grey photographs with values from 0 to 1 and Gaussian noise of standard deviation
-    25 / 255. For other noise, or other units, pass ``noise_std``: one factor for all thresholds does
+    25 / 255. For other noise or other units, pass ``noise_std``: one factor for all thresholds does
     to an image what scaling it to the noise of training and back does.
 
     Parameters
