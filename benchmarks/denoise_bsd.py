@@ -189,7 +189,7 @@ def main():
     parser.add_argument("--n-components", type=int, default=64)
     parser.add_argument("--atom-size", type=int, default=9)
     parser.add_argument("--stride", type=int, default=4)
-    parser.add_argument("--dict-init", choices=["random", "data"], default="random")
+    parser.add_argument("--dict-init", choices=["random", "data", "dct"], default="random")
     parser.add_argument("--n-unfoldings", type=int, default=15)
     parser.add_argument("--step-size", default="0.1", help='a number or "auto"')
     parser.add_argument("--atom-norm", choices=["unit", "ball", "none"], default="unit")

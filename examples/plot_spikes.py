@@ -65,6 +65,6 @@ for ax, shape in zip(axes, shapes):
     correlation, atom = closest(shape)
     ax.plot(shape, label="true")
     ax.plot(atom, "--", label="learned")
-    ax.set_title(f"correlation {correlation:.3f}")
+    ax.set(title=f"Correlation {correlation:.3f}", xlabel="Sample", ylabel="Amplitude (unit norm)")
     ax.legend()
 plt.show()

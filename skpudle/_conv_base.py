@@ -65,7 +65,7 @@ class BaseConvLearner(BaseDictionaryLearner):
         "shift_average": ["boolean"],
         "image_shape": [tuple, list, None],
         "optimizer": [StrOptions({"adam", "sgd"}), type],
-        "dict_init": [StrOptions({"random", "data"}), "array-like"],
+        "dict_init": [StrOptions({"random", "data", "dct"}), "array-like"],
     }
 
     # ------------------------------------------------------------------ parameters

@@ -1,5 +1,7 @@
 """What a convolutional learner trains on: initial atoms and crops of images."""
 
+from math import pi
+
 import torch
 
 from skpudle._crops import Crops
@@ -31,6 +33,19 @@ def _constant_and_patches(images, shape, n_components, generator):
     return torch.cat([constant, *(patch[None] for patch in patches)])[:n_components]
 
 
+def _cosines(shape):  # -> (prod(shape), *shape)
+    """Return the products of cosines along all axes, channels too, the slowest ones first."""
+    cosines, speeds = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for n in shape:
+        frequency = torch.arange(n, dtype=torch.float64)
+        wave = torch.cos(pi * frequency[:, None] * (frequency + 0.5) / n)
+        cosines = torch.tensordot(cosines, wave, dims=0)
+        speeds = speeds[..., None] + frequency / n
+    n_axes = len(shape)  # axes alternate between frequency and place
+    cosines = cosines.permute(*range(0, 2 * n_axes, 2), *range(1, 2 * n_axes, 2))
+    return cosines.flatten(0, n_axes - 1)[speeds.flatten().argsort(stable=True)]
+
+
 def initial_kernels(images, shape, n_components, method, generator):
     """Return initial atoms of norm 1.
 
@@ -42,8 +57,9 @@ def initial_kernels(images, shape, n_components, method, generator):
         (n_channels, *kernel).
     n_components : int
         Number of atoms.
-    method : {"random", "data"}
-        Random directions, or a constant atom and random patches without their mean.
+    method : {"random", "data", "dct"}
+        Random directions; a constant atom and random patches without their mean; or the cosines of
+        a discrete cosine transform, the slowest ones first. Any more of them are random.
     generator : torch.Generator
         Random numbers, on the CPU, so that every device starts from the same atoms.
 
@@ -57,6 +73,9 @@ def initial_kernels(images, shape, n_components, method, generator):
     if method == "data":
         patches = _constant_and_patches(images, shape, n_components, generator)
         atoms[: len(patches)] = patches
+    elif method == "dct":
+        cosines = _cosines(shape)[:n_components]
+        atoms[: len(cosines)] = cosines.to(atoms)
     return atoms / atom_norms(atoms)
 
 

@@ -116,9 +116,9 @@ class ConvPUDLEDictionaryLearning(BaseConvLearner):
     max_iter, tol, n_iter_no_change
         As in `PUDLEDictionaryLearning`.
 
-    dict_init : {"random", "data"} or array-like, default="random"
+    dict_init : {"random", "data", "dct"} or array-like, default="random"
         Initial dictionary: random directions, a constant atom and random patches without their
-        mean, or an array of the shape of ``components_``.
+        mean, the slowest cosines of an atom's size, or an array of the shape of ``components_``.
 
     device : str, default="auto"
         A torch device, or "auto": that of a tensor input, else CUDA if present, else the CPU.

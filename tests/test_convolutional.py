@@ -13,6 +13,7 @@ from test_conv_encoding import torch_encode
 
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle._conv_network import ConvNetwork, ConvParameters, RowLayout, all_shifts
+from skpudle._conv_training import initial_kernels
 from skpudle._denoising import denoise_images
 from skpudle.operators import ConvDictionary
 
@@ -348,7 +349,20 @@ def test_fit_goes_on_after_pickling(images):
     assert stored.denoise(images).shape == images.shape
 
 
-@pytest.mark.parametrize("dict_init", ["random", "data"])
+@pytest.mark.parametrize("n_axes", [1, 2])
+def test_cosines_are_a_tight_frame(n_axes, generator):
+    """A full set at every half of an atom returns each pixel inside as often as patches see it."""
+    shape, n_components, size = (3, *(6, 4)[:n_axes]), 3 * (6, 24)[n_axes - 1], (30, 20)[:n_axes]
+    images = torch.randn(1, 3, *size, generator=generator, dtype=torch.float64)
+    atoms = initial_kernels(list(images), shape, n_components, "dct", generator)
+    dictionary = ConvDictionary(atoms, (3, 2)[:n_axes])
+    inside = (..., *(slice(6, -6),) * n_axes)
+    returned = dictionary.synthesis(dictionary.analysis(images))[inside]
+    torch.testing.assert_close(returned, 2**n_axes * images[inside])
+    assert atoms[0].std() < 1e-15  # the slowest one is constant
+
+
+@pytest.mark.parametrize("dict_init", ["random", "data", "dct"])
 def test_initial_atoms_are_unit_and_differ(dict_init, images):
     learner = learner_of(dict_init=dict_init, learning_rate=1e-12, max_iter=1).fit(images)
     atoms = learner.components_.reshape(6, -1)
