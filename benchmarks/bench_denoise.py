@@ -4,7 +4,9 @@ Every size runs in a process of its own, whose peak memory beyond what importing
 is read from the kernel. Example::
 
     python benchmarks/bench_denoise.py --size 481 321 --out results/denoise_time.json
-    python benchmarks/bench_denoise.py --size 3000 2000 --compare
+    python benchmarks/bench_denoise.py --size 3000 2000 --compare --out results/denoise_time.json
+
+Results of other sizes stay in the file.
 """
 
 import argparse
@@ -60,7 +62,9 @@ def main():
         result["megabytes_in_one_tile"] = peak() - before
     print(json.dumps(result))
     if options.out:
-        options.out.write_text(json.dumps({"results": [result]}, indent=1) + "\n")
+        stored = json.loads(options.out.read_text())["results"] if options.out.exists() else []
+        others = [r for r in stored if (r["name"], r["grids"]) != (result["name"], result["grids"])]
+        options.out.write_text(json.dumps({"results": [*others, result]}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

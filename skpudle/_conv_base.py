@@ -1,5 +1,6 @@
 """What training a convolutional learner takes: images in, rows of parameters, fitted attributes."""
 
+import warnings
 from functools import partial
 from math import ceil, prod
 from numbers import Integral, Real
@@ -83,10 +84,12 @@ class BaseConvLearner(BaseDictionaryLearner):
 
     def _check_parameters(self):
         kernel, stride = self._kernel, self._stride
-        if len(stride) != len(kernel) or min(stride) < 1 or min(kernel) < 1:
+        together = len(stride) == len(kernel) and all(1 <= s <= k for s, k in zip(stride, kernel))
+        if len(kernel) > 2 or not together:
             raise ValueError(
                 f"stride={self.stride!r} and atom_shape={self.atom_shape!r} do not belong "
-                "together; pass positive integers, one for each axis of an atom."
+                "together; pass positive integers, one for each axis of an atom, of which there "
+                "are one or two, and no stride larger than the atom, which would leave gaps."
             )
         if self.image_shape is not None and len(self.image_shape) - len(kernel) not in (0, 1):
             raise ValueError(
@@ -94,16 +97,8 @@ class BaseConvLearner(BaseDictionaryLearner):
                 f"pass {len(kernel)} numbers, and the number of channels after them if there is an "
                 "axis of channels."
             )
-        learned = (
-            self.learn_threshold
-            or self.learn_step
-            or self.separate_atoms
-            in (
-                "analysis",
-                "both",
-            )
-        )
-        if learned and self.gradient == "dec":
+        own_analysis = self.separate_atoms in ("analysis", "both")
+        if (self.learn_threshold or self.learn_step or own_analysis) and self.gradient == "dec":
             raise ValueError(
                 "gradient='dec' does not go through the encoder, so that it cannot learn "
                 "thresholds, the step or atoms of analysis; pass gradient='ae-ls'."
@@ -211,9 +206,9 @@ class BaseConvLearner(BaseDictionaryLearner):
                 f"{type(self).__name__} trains in one process, and this is inside of data_parallel "
                 "with several; call fit outside of it."
             )
+        self._check_parameters()
         images = self._read(X, reset=not go_on)
         targets = self._read_targets(y, images)
-        self._check_parameters()
         generator = make_generator(self.random_state)
         if seed is not None:
             generator.manual_seed(seed)
@@ -261,6 +256,14 @@ class BaseConvLearner(BaseDictionaryLearner):
             optimizer.load(layout.pack(parameters), moments)
         else:
             self._warn_of_large_step(parameters, stacklevel=8)
+            largest = max(float(image.abs().max()) for image in images.tensors)
+            if self.noise_std > largest > 0:
+                warnings.warn(
+                    f"noise_std={self.noise_std:g} is larger than any pixel (the largest is "
+                    f"{largest:g}). Noise is in the units of the images, and unsigned integers "
+                    "become fractions of their largest value: pass 25 / 255 for sigma 25.",
+                    stacklevel=6,
+                )
             vars(self).pop("n_features_in_", None)
             if images.kind == "rows":
                 validate_data(self, X, skip_check_array=True)

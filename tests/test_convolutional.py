@@ -404,6 +404,15 @@ def test_pipelines_and_searches_take_rows(images):
 # ---------------------------------------------------------------- what is refused
 
 
+def test_noise_in_other_units_than_the_images_is_pointed_out():
+    """Unsigned integers become fractions, so sigma 25 is 25 / 255."""
+    images = np.random.default_rng(0).integers(256, size=(2, 13, 16), dtype=np.uint8)
+    with pytest.warns(UserWarning, match="larger than any pixel") as record:
+        learner_of(noise_std=25.0).fit(images)
+    assert [warning.filename for warning in record] == [__file__]
+    learner_of(noise_std=25 / 255).fit(images)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -412,6 +421,8 @@ def test_pipelines_and_searches_take_rows(images):
         (dict(gradient="dec", separate_atoms="analysis"), "does not go through the encoder"),
         (dict(shrinkage="hard", learn_threshold="one"), "has derivative 0"),
         (dict(stride=(1, 2, 3)), "do not belong together"),
+        (dict(stride=(6, 3)), "would leave gaps"),
+        (dict(atom_shape=(5, 4, 3), stride=1), "there are one or two"),
         (dict(image_shape=(3, 4, 5, 6)), "is no image for"),
         (dict(n_train_shifts=7), "has 6 grids"),
         (dict(dict_init=np.ones((6, 4, 5))), "expected .* = \\(6, 5, 4\\)"),
