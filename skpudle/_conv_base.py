@@ -84,12 +84,11 @@ class BaseConvLearner(BaseDictionaryLearner):
 
     def _check_parameters(self):
         kernel, stride = self._kernel, self._stride
-        together = len(stride) == len(kernel) and all(1 <= s <= k for s, k in zip(stride, kernel))
+        together = len(stride) == len(kernel) and min(*stride, *kernel) >= 1
         if len(kernel) > 2 or not together:
             raise ValueError(
                 f"stride={self.stride!r} and atom_shape={self.atom_shape!r} do not belong "
-                "together; pass positive integers, one for each axis of an atom, of which there "
-                "are one or two, and no stride larger than the atom, which would leave gaps."
+                "together; pass positive integers, one for each of one or two axes of an atom."
             )
         if self.image_shape is not None and len(self.image_shape) - len(kernel) not in (0, 1):
             raise ValueError(
@@ -148,9 +147,8 @@ class BaseConvLearner(BaseDictionaryLearner):
                     "image[np.newaxis]."
                 )
             validate_data(self, X, reset=False, skip_check_array=True)
-        n_channels = (
-            1 if self.components_.ndim == 1 + len(self._kernel) else (self.components_.shape[-1])
-        )
+        grey = self.components_.ndim == 1 + len(self._kernel)
+        n_channels = 1 if grey else self.components_.shape[-1]
         if images.n_channels != n_channels:
             raise ValueError(
                 f"Images have {images.n_channels} channels, but {type(self).__name__} was fitted "
@@ -185,6 +183,14 @@ class BaseConvLearner(BaseDictionaryLearner):
         images = self._read(X)
         return images, self._network(self._fitted_parameters(images.tensors[0]))
 
+    def _check_gaps(self, images):
+        for axis, (k, s) in enumerate(zip(self._kernel, self._stride, strict=True), start=2):
+            if s > k and any(x.shape[axis] > k for x in images.tensors):
+                raise ValueError(
+                    f"stride={self.stride!r} leaves gaps between atoms of {self.atom_shape!r} "
+                    "pixels; pass a stride of at most the atom's size along each axis."
+                )
+
     def _positions(self, size):  # -> as many as reach every pixel
         axes = zip(size, self._kernel, self._stride, strict=True)
         return tuple(1 + max(0, ceil((n - k) / s)) for n, k, s in axes)
@@ -209,6 +215,7 @@ class BaseConvLearner(BaseDictionaryLearner):
         self._check_parameters()
         images = self._read(X, reset=not go_on)
         targets = self._read_targets(y, images)
+        self._check_gaps(images)
         generator = make_generator(self.random_state)
         if seed is not None:
             generator.manual_seed(seed)
