@@ -1,6 +1,5 @@
 """What training a convolutional learner takes: images in, rows of parameters, fitted attributes."""
 
-import warnings
 from functools import partial
 from math import ceil, prod
 from numbers import Integral, Real
@@ -14,7 +13,7 @@ from sklearn.utils.validation import _check_feature_names, check_is_fitted, vali
 from skpudle._arrays import make_generator, resolve_device, to_numpy, to_tensor
 from skpudle._base import AUTO_ALPHA, BaseDictionaryLearner, warn_of_step
 from skpudle._conv_network import ConvNetwork, ConvParameters, RowLayout, all_shifts
-from skpudle._conv_training import TrainingImages, initial_kernels
+from skpudle._conv_training import TrainingImages, initial_kernels, warn_of_units
 from skpudle._images import n_dimensions, read_images
 from skpudle.distributed import current_team
 from skpudle.encoding import default_step
@@ -263,14 +262,7 @@ class BaseConvLearner(BaseDictionaryLearner):
             optimizer.load(layout.pack(parameters), moments)
         else:
             self._warn_of_large_step(parameters, stacklevel=8)
-            largest = max(float(image.abs().max()) for image in images.tensors)
-            if self.noise_std > largest > 0:
-                warnings.warn(
-                    f"noise_std={self.noise_std:g} is larger than any pixel (the largest is "
-                    f"{largest:g}). Noise is in the units of the images, and unsigned integers "
-                    "become fractions of their largest value: pass 25 / 255 for sigma 25.",
-                    stacklevel=6,
-                )
+            warn_of_units(self.noise_std, images.tensors, stacklevel=6)
             vars(self).pop("n_features_in_", None)
             if images.kind == "rows":
                 validate_data(self, X, skip_check_array=True)

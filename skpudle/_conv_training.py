@@ -1,5 +1,6 @@
-"""What a convolutional learner trains on: initial atoms and crops of images."""
+"""What a convolutional learner trains on: initial atoms, crops of images, noise in their units."""
 
+import warnings
 from math import pi
 
 import torch
@@ -8,7 +9,7 @@ from skpudle._crops import Crops
 from skpudle._images import extend
 from skpudle.operators import atom_norms
 
-__all__ = ["TrainingImages", "initial_kernels"]
+__all__ = ["TrainingImages", "initial_kernels", "warn_of_units"]
 
 # The largest crop by default, in pixels: many positions, and still far smaller than a photograph.
 _CROP = 129
@@ -77,6 +78,18 @@ def initial_kernels(images, shape, n_components, method, generator):
         cosines = _cosines(shape)[:n_components]
         atoms[: len(cosines)] = cosines.to(atoms)
     return atoms / atom_norms(atoms)
+
+
+def warn_of_units(noise_std, images, *, stacklevel):  # images: tensors
+    """Warn if the noise cannot be in the units of the images, whatever these are."""
+    largest = max(float(image.abs().max()) for image in images)
+    if noise_std and largest and not largest / 1000 <= noise_std <= largest:
+        warnings.warn(
+            f"noise_std={noise_std:.3g}, but the largest pixel is {largest:.3g}. Noise is in the "
+            "units of the images, and unsigned integers become fractions of their largest value: "
+            "25 for values from 0 to 255 is 25 / 255 for fractions.",
+            stacklevel=stacklevel + 1,
+        )
 
 
 class TrainingImages:

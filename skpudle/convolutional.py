@@ -5,6 +5,7 @@ from math import log10, prod
 import torch
 
 from skpudle._conv_base import BaseConvLearner
+from skpudle._conv_training import warn_of_units
 from skpudle._denoising import denoise_images
 from skpudle._images import read_images
 
@@ -381,6 +382,7 @@ class ConvPUDLEDictionaryLearning(BaseConvLearner):
             value.
         """
         images, network = self._read_and_build(X)
+        warn_of_units(self.noise_std, images.tensors, stacklevel=2)
         options = dict(shift_average=self.shift_average, lambda_decay=self.lambda_decay_)
         denoised = [
             torch.cat([denoise_images(network, part, **options) for part in _parts(x)])

@@ -405,12 +405,15 @@ def test_pipelines_and_searches_take_rows(images):
 
 
 def test_noise_in_other_units_than_the_images_is_pointed_out():
-    """Unsigned integers become fractions, so sigma 25 is 25 / 255."""
+    """Unsigned integers become fractions, so sigma 25 is 25 / 255; other numbers stay."""
     images = np.random.default_rng(0).integers(256, size=(2, 13, 16), dtype=np.uint8)
-    with pytest.warns(UserWarning, match="larger than any pixel") as record:
+    with pytest.warns(UserWarning, match="noise_std=25, but the largest pixel is 1") as record:
         learner_of(noise_std=25.0).fit(images)
-    assert [warning.filename for warning in record] == [__file__]
-    learner_of(noise_std=25 / 255).fit(images)
+    learner = learner_of(noise_std=25 / 255).fit(images)
+    learner.denoise(images)
+    with pytest.warns(UserWarning, match="noise_std=0.098, but the largest pixel is 255") as more:
+        learner.denoise(images.astype(float))
+    assert [warning.filename for warning in [*record, *more]] == [__file__] * 2
 
 
 @pytest.mark.parametrize(

@@ -162,34 +162,43 @@ def paper(folder=RESULTS / "paper"):
     return "\n".join(parts) or "No result is stored yet."
 
 
+def _denoiser(result):  # -> one row of text
+    options, one, all_grids = (result.get(k, {}) for k in ("options", "one grid", "all grids"))
+    method = options["gradient"] + (", hard" if options["shrinkage"] == "hard" else "")
+    learned = options["learn_threshold"] is not None
+    before = result.get("start") or {"epoch": 0, "cpu_seconds": 0}
+    size = options["atom_size"]
+    row = {
+        "method": method + (", separate atoms" if options["separate_atoms"] else ""),
+        "threshold": "learned" if learned else text(options["alpha"]),
+        "atoms": f"{options['n_components']} of {size} x {size} every {options['stride']}",
+        "start": "cosines" if options.get("dict_init") == "dct" else "random",
+        "parameters": text(result["n_parameters"]),
+        "epochs": text(result["epochs"] + before["epoch"]),
+        "CPU minutes": f"{(result['training_cpu_seconds'] + before['cpu_seconds']) / 60:.1f}",
+    }
+    scores = {
+        "whole, one grid": one.get("whole"),
+        "whole, all grids": all_grids.get("whole"),
+        "crop, one grid": one.get("crop"),
+        "crop, published": None if learned else PUBLISHED[method].get(options["alpha"]),
+    }
+    return row | {key: f"{value:.2f}" if value else "" for key, value in scores.items()}
+
+
 def denoising(folder=RESULTS / "denoise"):
-    """Return the table of denoisers, in reStructuredText; first those with the best results."""
-    rows = []
-    for result in read(folder).values():
-        options, one, all_grids = (result.get(k, {}) for k in ("options", "one grid", "all grids"))
-        method = options["gradient"] + (", hard" if options["shrinkage"] == "hard" else "")
-        learned = options["learn_threshold"] is not None
-        before = result.get("start") or {"epoch": 0, "cpu_seconds": 0}
-        published = {} if learned else PUBLISHED.get(method, {})
-        row = {
-            "method": method + (", separate atoms" if options["separate_atoms"] else ""),
-            "threshold": "learned" if learned else text(options["alpha"]),
-            "atoms": f"{options['n_components']} of {options['atom_size']} x "
-            f"{options['atom_size']} every {options['stride']}",
-            "parameters": text(result["n_parameters"]),
-            "epochs": text(result["epochs"] + before["epoch"]),
-            "CPU minutes": f"{(result['training_cpu_seconds'] + before['cpu_seconds']) / 60:.1f}",
-        }
-        scores = {
-            "whole, one grid": one.get("whole"),
-            "whole, all grids": all_grids.get("whole"),
-            "crop, one grid": one.get("crop"),
-            "crop, published": published.get(options["alpha"]),
-        }
-        row |= {key: f"{value:.2f}" if value else "" for key, value in scores.items()}
-        rows.append((-one.get("whole", 0.0), row))
-    rows.sort(key=lambda pair: pair[0])
-    return table([row for _, row in rows]) if rows else "No result is stored yet."
+    """Return the tables of denoisers, in reStructuredText; those with the best results first."""
+    tables = {"As in table 1": [], "Sweeps over the threshold": [], "Past the paper": []}
+    results = sorted(read(folder).items(), key=lambda pair: -pair[1]["one grid"]["whole"])
+    for name, result in results:
+        row = _denoiser(result)
+        kind = 1 if name.startswith("sweep-") else 2 if row["threshold"] == "learned" else 0
+        list(tables.values())[kind].append(row)
+    parts = []
+    for title, rows in tables.items():
+        said = [{k: v for k, v in row.items() if any(r[k] for r in rows)} for row in rows]
+        parts += [table(said, title=title)] if rows else []
+    return "\n".join(parts) or "No result is stored yet."
 
 
 def draw(output, folder=RESULTS / "paper"):
