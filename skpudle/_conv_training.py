@@ -14,6 +14,9 @@ __all__ = ["TrainingImages", "initial_kernels", "warn_of_units"]
 # The largest crop by default, in pixels: many positions, and still far smaller than a photograph.
 _CROP = 129
 
+# Pixels over noise that there is in practice; sigma 50, given as a fraction of 255, is beyond it.
+_RANGE = 1200
+
 
 def _constant_and_patches(images, shape, n_components, generator):
     """Return a constant atom, then random patches without their mean."""
@@ -83,7 +86,7 @@ def initial_kernels(images, shape, n_components, method, generator):
 def warn_of_units(noise_std, images, *, stacklevel):  # images: tensors
     """Warn if the noise cannot be in the units of the images, whatever these are."""
     largest = max(float(image.abs().max()) for image in images)
-    if noise_std and largest and not largest / 1000 <= noise_std <= largest:
+    if noise_std and largest and not largest / _RANGE <= noise_std <= largest:
         warnings.warn(
             f"noise_std={noise_std:.3g}, but the largest pixel is {largest:.3g}. Noise is in the "
             "units of the images, and unsigned integers become fractions of their largest value: "
