@@ -4,10 +4,9 @@ from copy import copy
 
 import torch
 
-__all__ = ["ConvMap", "GramMap", "NormalMap"]
+from skpudle._steps import Products
 
-# Small batches: several steps at once make a product that is worth the pass over its p x p result.
-_ROWS_PER_PRODUCT = 512
+__all__ = ["ConvMap", "GramMap", "NormalMap"]
 
 
 class NormalMap:
@@ -92,36 +91,23 @@ class GramMap(NormalMap):
     def adjoint(self):
         other = copy(self)
         other._total = torch.zeros_like(self._correlation)
-        other._products = torch.zeros_like(self._transition)
-        # pairs (u, z) whose product is not in the sum yet
-        n_pairs = -(-_ROWS_PER_PRODUCT // max(1, len(self._x)))
-        pairs = self._correlation.new_empty(2, n_pairs, *self._correlation.shape)
-        other._pairs, other._n_pending = pairs, 0
+        other._products = Products(torch.zeros_like(self._transition))
         other._pulled = torch.empty_like(self._correlation)
         return other
 
     def pull(self, u, z):
         self._total += u
         if z is not None:
-            self._pairs[0, self._n_pending] = u
-            self._pairs[1, self._n_pending] = z
-            self._n_pending += 1
-            if self._n_pending == self._pairs.shape[1]:
-                self._add_products()
+            self._products.add(u, z)
             return torch.mm(u, self._transition, out=self._pulled)
 
-    def _add_products(self):
-        u, z = self._pairs[:, : self._n_pending].flatten(1, 2)
-        self._products.addmm_(u.mT, z)
-        self._n_pending = 0
-
     def gradients(self):
-        self._add_products()
+        products = self._products.finish()
         atoms = self._total.mT @ (self._x * self._step)
-        atoms -= (self._products + self._products.mT) @ self._scaled_atoms
+        atoms.addmm_(products + products.mT, self._scaled_atoms, alpha=-1)
         # <q, D^T x> - <P, G>, where s G = 1 - H
-        step = (self._total * self._correlation).sum() - self._products.trace()
-        step = (step + (self._products * self._transition).sum()) / self._step
+        step = (self._total * self._correlation).sum() - products.trace()
+        step = (step + (products * self._transition).sum()) / self._step
         return atoms, self._total @ self._scaled_atoms, step
 
 

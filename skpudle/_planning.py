@@ -15,18 +15,20 @@ _EARLY = 16  # iterations that may pass before codes are sparse
 _ENTRY = {"cpu": 25, "cuda": 140}
 _ITERATION = {"cpu": 1e7, "cuda": 3e9}
 _CACHE = 2**22  # bytes of small matrices beyond which an entry costs twice as much on a CPU
-# An entry of the Gram matrix that is gathered (or added to its counterpart in the derivative), and
-# an atom that is ranked.
-_GATHER = 400
+# An entry of the Gram matrix that is gathered (or added to its counterpart in the derivative), an
+# atom that is ranked, and a code that is looked at.
+_GATHER = 800
 _RANK = 1000
+_LOOK = 300
 
-_FEW = 24  # samples, below which dense iterations do not become cheaper
+_FULL = 0.5  # atoms that samples may use, as a fraction of the features
+_FEW = 24  # samples whose time every dense iteration takes in addition to that of its own
 
-_WORTHWHILE = 0.15  # what working sets must save, as a fraction of the dense iterations left
-_WASTE = 0.03  # what working sets may cost in vain, as a fraction of all dense iterations
+_WORTHWHILE = 0.2  # what working sets must save, as a fraction of the dense iterations left
+_WASTE = 0.03  # what looking for them and they themselves may cost in vain, as a fraction of all
 _SHORT_BLOCK = 3
 _FIRST_BLOCK = 4
-_FIRST_LIFE = 8  # iterations that first working sets can be expected to be good for
+_FIRST_LIFE = 32  # iterations that first working sets can be expected to be good for
 _LONGEST_BLOCK = 64
 
 
@@ -75,7 +77,11 @@ class Planner:
         self._pause = 4
         self._cost = 0  # of working sets that are not yet known to be good
         self._warm = False  # whether a block has succeeded
-        self.next_look = 1 if forced else 2
+        self._n_inside, self._n_setups = _FIRST_LIFE, 1  # iterations and working sets so far
+        # of looks at codes
+        look = _LOOK * len(steps.atoms) + 3 * _ITERATION[self._device] / len(steps.x)
+        self._interval = max(1, int(look / (_WASTE * steps.cost)))
+        self.next_look = 1 if forced else max(2, self._interval)
         self.block_length = _FIRST_BLOCK
 
     def size(self, need):
@@ -89,7 +95,7 @@ class Planner:
         """Return what a working set costs, for either direction."""
         _, n_features = self._steps.atoms.shape
         # without the Gram matrix atoms are gathered, which takes as long as their products
-        entry = 4 * n_features if self._steps.feedback is None else _GATHER
+        entry = 4 * n_features if self._steps.transition is None else _GATHER
         return entry * size**2 + _RANK * len(self._steps.atoms) / 2
 
     def iteration(self, size, n_rows):
@@ -101,13 +107,14 @@ class Planner:
 
     def _gain(self, size, n_rows, n_left):
         block = self.iteration(size, n_rows) + self._steps.push_cost / self.block_length
-        setups = max(1, n_left / (self.block_length if self._warm else _FIRST_LIFE))
+        setups = max(1, n_left * self._n_setups / self._n_inside)
         gain = n_left * (self._steps.cost - block) - setups * 2 * self.setup(size)
         n_rest = len(self._steps.x) - n_rows
         return n_rows * gain - n_left * self._steps.cost * (self._rows(n_rest) - n_rest)
 
-    def _rows(self, n_rest):  # a dense iteration of few samples costs no less than one of more
-        return max(n_rest, _FEW) if n_rest else 0
+    def _rows(self, n_rest):  # -> what fewer samples cost, in samples of a whole batch
+        n_samples = len(self._steps.x)
+        return n_samples * (n_rest + _FEW) / (n_samples + _FEW) if n_rest else 0
 
     def choose(self, counts, needs, t):
         """Return how many samples get working sets and of what size, or zeros.
@@ -122,10 +129,16 @@ class Planner:
             The iteration.
         """
         n_left = self._n_unfoldings - t
-        self.next_look = t + 1 if self._forced else t + max(1, t // 4)
+        self.next_look = t + 1 if self._forced else t + max(self._interval, t // 4)
+        # Gram matrices of more atoms are close to singular, and rounding adds up in the directions
+        # that they hardly see, where the atoms themselves keep it out
+        most = _FULL * self._steps.atoms.shape[1]
+        sizes = {n: self.size(need) for n, need in zip(counts, needs, strict=True) if need <= most}
+        if not sizes:
+            return 0, 0
         if self._forced:
-            return counts[-1], self.size(needs[-1])
-        sizes = {n: self.size(need) for n, need in zip(counts, needs, strict=True)}
+            n_rows = max(sizes)
+            return n_rows, sizes[n_rows]
         gain, n_rows = max((self._gain(size, n, n_left), n) for n, size in sizes.items())
         size, before, self._before = sizes[n_rows], self._before, (t, sizes)
         self._cost = n_rows * self.setup(size)
@@ -135,8 +148,9 @@ class Planner:
         if before is not None and not self._warm:
             later = size * min(1, size / before[1][n_rows]) ** (1 / (t - before[0]))
             if self._gain(later, n_rows, n_left - 1) > gain:
-                self.next_look = t + 1
+                self.next_look = t + self._interval
                 return 0, 0
+        self._n_setups += 1
         return n_rows, size
 
     def look_back(self, needs, size, t):
@@ -191,6 +205,7 @@ class Planner:
             How many entries samples use at most by now, the size of working sets, their number.
         """
         n_left = self._n_unfoldings - t
+        self._n_inside += length
         longer = length + ceil(length / 2) if whole else max(_FIRST_BLOCK, length)
         self.block_length = min(longer, _LONGEST_BLOCK)
         wasted, self._cost = self._cost, 0

@@ -19,11 +19,10 @@ _KEPT = 256  # iterations of a run whose codes are kept
 
 
 class _Block(NamedTuple):
-    """Iterations with one origin: their codes, or none of them but the last."""
+    """Iterations of one call of `Run.iterate`: their codes, or none of them but the last."""
 
     codes: Tensor | None  # (n_iterations, n, k)
     last: Tensor  # (n, k)
-    origin: Tensor  # (n, k)
     ascent: Tensor  # (n, k)
     levels: Tensor  # (n_iterations, 1) or (n_iterations, n_components)
 
@@ -61,7 +60,7 @@ class Run:
 
     def release(self):
         """Forget the matrices if they can be gathered again for the backward pass."""
-        if self.steps.feedback is not None:
+        if self.steps.transition is not None:
             self.matrix = None
 
     def spread(self, values):  # (n, k) -> (n, n_components)
@@ -70,19 +69,24 @@ class Run:
 
     # ------------------------------------------------------------------ iterations
 
-    def iterate(self, z, origin, ascent, levels):  # (n, k) -> (len(levels), n, k)
-        """Return the codes after each iteration.
+    def iterate(self, z, ascent, levels):  # (n, k) -> (len(levels), n, k)
+        """Return the codes after each iteration from the codes ``z``, where ``ascent`` is the step.
 
-        ``ascent`` is what is shrunk at the codes ``origin``, less these.
+        Products are with the distance from ``z``: next to codes their rounding would add up.
         """
-        codes, move = z.new_empty(len(levels), *z.shape), torch.empty_like(z)
+        codes, move = z.new_empty(len(levels), *z.shape), torch.zeros_like(z)
         name, positive = self.shrinkage
         shrink_ = shrinkage_function(name, positive=positive)
+        before = z
         for code, level in zip(codes.unbind(), levels.unbind(), strict=True):
-            torch.sub(z, origin, out=move)
             torch.baddbmm(ascent[:, None], move[:, None], self.matrix, out=code[:, None])
-            z = shrink_(code.add_(z), level if len(level) == 1 else level[self.indices])
+            before = shrink_(code.add_(before), level if len(level) == 1 else level[self.indices])
+            torch.sub(before, z, out=move)
         return codes
+
+    def climb(self, ascent, move):  # (n, k) -> (n, k)
+        """Return the step after codes have moved."""
+        return torch.baddbmm(ascent[:, None], move[:, None], self.matrix)[:, 0]
 
     def weigh(self, path):  # (n_iterations, n, k) -> - s G_CC path
         return torch.bmm(path.transpose(0, 1), self.matrix).transpose(0, 1)
@@ -93,11 +97,11 @@ class Run:
         rounding = 8 * path.shape[2] * torch.finfo(path.dtype).eps
         return square.add_(path.square().sum(2), alpha=rounding).sqrt_()
 
-    def keep(self, codes, origin, ascent, levels):
+    def keep(self, codes, ascent, levels):
         """Remember a block of iterations for the backward pass."""
         is_kept = sum(len(block.levels) for block in self._blocks) < _KEPT
         last = codes[-1] if is_kept else codes[-1].clone()
-        self._blocks.append(_Block(codes if is_kept else None, last, origin, ascent, levels))
+        self._blocks.append(_Block(codes if is_kept else None, last, ascent, levels))
 
     # ------------------------------------------------------------------ derivatives
 
@@ -150,7 +154,7 @@ class Run:
                     by_level.index_add_(1, indices.flatten(), by_entry, alpha=-1)
             stop -= len(u)
         total, last, inner = (self.spread(part) for part in (total, last, inner))
-        residual = steps.x[self.rows] - last @ steps.atoms if steps.feedback is None else None
+        residual = steps.x[self.rows] - last @ steps.atoms if steps.transition is None else None
         sums.add(total, last, residual, self.rows)
         sums.add_block(products, indices, self.matrix)
         self.release()

@@ -8,13 +8,11 @@ paid, and `StepSums` adds up what steps of either kind, of all samples or some, 
 
 import torch
 
-__all__ = ["ALL", "StepSums", "Steps"]
+__all__ = ["ALL", "Products", "StepSums", "Steps"]
 
 ALL = slice(None)  # the rows of all samples, without a copy
-# Small batches: several steps at once make a product that is worth the pass over its p x p result.
 _ROWS_PER_PRODUCT = 512
 
-_LARGEST_INT32_ROOT = 46340
 # Atoms of some samples are gathered at once, so many numbers that they stay in a cache.
 _GATHERED = 2**19
 
@@ -43,7 +41,7 @@ class Steps:
         n_atoms, n_features = atoms.shape
         self.atoms, self.x, self.size = atoms, x, step
         self.correlation = (x * step) @ atoms.mT  # s D^T x
-        self.feedback = None  # - s G
+        self.transition = None  # H = 1 - s G
         gram, direct = (6 * n_atoms, 12 * n_features) if adjoint else (2 * n_atoms, 4 * n_features)
         self.cost = n_atoms * min(gram, direct)  # operations of one step of one sample
         self.push_cost = n_atoms * min(2 * n_atoms, 4 * n_features)  # ... without its adjoint
@@ -56,26 +54,34 @@ class Steps:
 
     def _spend(self, price):
         self._spent += price
-        if self.feedback is None and self._spent > self._price:
-            self.feedback = (self.atoms @ self.atoms.mT).mul_(-self.size)
+        if self.transition is None and self._spent > self._price:
+            self.transition = (self.atoms @ self.atoms.mT).mul_(-self.size)
+            self._diagonal = self.transition.diagonal().clone()
+            self.transition.diagonal().add_(1)
 
-    def push(self, z, rows=ALL):  # (n, n_components) -> (n, n_components), residual or None
-        """Return the codes after a step, and ``x - D z`` if it was computed on the way."""
+    def push(self, z, rows=ALL, *, apart=False):
+        """Return the codes after a step, and ``x - D z`` if it was computed on the way.
+
+        Apart, the step is returned without the codes, to which it is rounded otherwise.
+        """
         if z is None:
             return self.correlation.clone(), self.x
         self._spend(len(z) * self._saving)
-        if self.feedback is not None:
-            return torch.addmm(self.correlation[rows], z, self.feedback).add_(z), None
+        if self.transition is not None:
+            pushed = torch.addmm(self.correlation[rows], z, self.transition)
+            return (pushed.sub_(z) if apart else pushed), None
         residual = self.x[rows] - z @ self.atoms
-        # codes are added last: a product accumulated on top of them would round them several times
-        return ((residual * self.size) @ self.atoms.mT).add_(z), residual
+        pushed = (residual * self.size) @ self.atoms.mT
+        return (pushed if apart else pushed.add_(z)), residual
 
     def block(self, indices):  # (n, k) -> (n, k, k)
         """Return the entries of ``- s G`` between the chosen atoms of each sample."""
         (n, k), (n_atoms, n_features) = indices.shape, self.atoms.shape
         self._spend(4 * n * k * k * n_features / n_atoms)  # with the product in `add_block`
-        if self.feedback is not None:
-            return self.feedback.view(-1).index_select(0, self.pairs(indices)).view(n, k, k)
+        if self.transition is not None:
+            block = self.transition.take(self.pairs(indices))
+            block.diagonal(dim1=1, dim2=2).copy_(self._diagonal[indices])
+            return block
         block = self.atoms.new_empty(n, k, k)
         for rows in self.few(indices):
             chosen = self.choose(indices[rows])
@@ -94,12 +100,41 @@ class Steps:
         """Return the chosen atoms of each sample."""
         return self.atoms.index_select(0, indices.flatten()).view(*indices.shape, -1)
 
-    def pairs(self, indices):  # (n, k) -> (n * k * k,)
+    def pairs(self, indices):  # (n, k) -> (n, k, k)
         """Return where pairs of the chosen atoms are in the flattened matrix."""
-        n_atoms = len(self.atoms)
-        if n_atoms <= _LARGEST_INT32_ROOT:
-            indices = indices.to(torch.int32)
-        return (indices[:, :, None] * n_atoms + indices[:, None, :]).flatten()
+        return indices[:, :, None] * len(self.atoms) + indices[:, None, :]
+
+
+class Products:
+    """A sum of ``left^T right`` over pairs, added to the result by products of many rows at once.
+
+    Those are worth a pass over the result; the pairs wait for them in memory that is used again.
+    """
+
+    def __init__(self, result):
+        self.result, self._left, self._right, self._n_waiting = result, None, None, 0
+
+    def add(self, left, right):  # (n, n_rows of the result), (n, n_columns of the result)
+        """Add a pair, at once or later."""
+        if len(left) > _ROWS_PER_PRODUCT // 2:
+            self.result.addmm_(left.mT, right)
+            return
+        if self._left is None:
+            self._left, self._right = (
+                self.result.new_empty(_ROWS_PER_PRODUCT, size) for size in self.result.shape
+            )
+        if self._n_waiting + len(left) > _ROWS_PER_PRODUCT:
+            self.finish()
+        rows = slice(self._n_waiting, self._n_waiting + len(left))
+        self._left[rows], self._right[rows] = left, right
+        self._n_waiting = rows.stop
+
+    def finish(self):  # -> the result
+        """Add what still waits, and return the result."""
+        if self._n_waiting:
+            self.result.addmm_(self._left[: self._n_waiting].mT, self._right[: self._n_waiting])
+            self._n_waiting = 0
+        return self.result
 
 
 class StepSums:
@@ -112,23 +147,23 @@ class StepSums:
 
     def __init__(self, steps):
         self.steps = steps
-        self.atoms = torch.zeros_like(steps.atoms)
+        self.atoms = Products(torch.zeros_like(steps.atoms))
         self.x = torch.zeros_like(steps.x)
         self.size = torch.zeros_like(steps.size)
+        self.scratch = torch.empty_like(steps.correlation)
         self.total = self.products = None  # q, P
-        if steps.feedback is not None:
+        if steps.transition is not None:
             self.total = torch.zeros_like(steps.correlation)
-            self.products = torch.zeros_like(steps.feedback)
-        self._pending = []
+            self.products = Products(torch.zeros_like(steps.transition))
 
-    def pull(self, u, z, residual, rows=ALL):  # (n, n_components) -> (n, n_components)
+    def pull(self, u, z, residual, rows=ALL, *, out=None):  # (n, n_components) -> the same
         """Add what a step contributes and return its transpose at ``u``, None for the first."""
         image = self.add(u, z, residual, rows)
         if z is None:
             return None
         if image is None:
-            return torch.addmm(u, u, self.steps.feedback)
-        return ((image * -self.steps.size) @ self.steps.atoms.mT).add_(u)
+            return torch.mm(u, self.steps.transition, out=out)
+        return torch.mm(image * -self.steps.size, self.steps.atoms.mT, out=out).add_(u)
 
     def add(self, u, z, residual, rows=ALL):  # -> D u, of shape (n, n_features), or None
         """Add what steps contribute that begin with the same ``z``, where ``u`` is their sum.
@@ -137,15 +172,12 @@ class StepSums:
         """
         if residual is None:
             self.total[rows] += u
-            self._pending.append((u, z))
-            if sum(len(u) for u, _ in self._pending) >= _ROWS_PER_PRODUCT:
-                self._add_pending()
+            self.products.add(u, z)
             return None
         image = u @ self.steps.atoms
-        if z is None:
-            self.atoms.addmm_(u.mT, residual)
-        else:
-            self.atoms.addmm_(torch.cat([u, z]).mT, torch.cat([residual, image.neg()]))
+        self.atoms.add(u, residual)
+        if z is not None:
+            self.atoms.add(z, -image)
         self.x[rows] += image
         self.size += (image * residual).sum()
         return image
@@ -157,28 +189,22 @@ class StepSums:
             products += products.mT.clone()
             for rows in steps.few(indices):
                 images = torch.bmm(products[rows], steps.choose(indices[rows])).flatten(0, 1)
-                self.atoms.index_add_(0, indices[rows].flatten(), images, alpha=-1)
+                self.atoms.result.index_add_(0, indices[rows].flatten(), images, alpha=-1)
             self.size += (products * block).sum() / (2 * steps.size)  # - <P, G>
         else:
-            self.products.view(-1).index_add_(0, steps.pairs(indices), products.flatten())
-
-    def _add_pending(self):
-        if self._pending:
-            u, z = self._pending[0]
-            if len(self._pending) > 1:
-                u, z = (torch.cat(parts) for parts in zip(*self._pending, strict=True))
-            self.products.addmm_(u.mT, z)
-            self._pending.clear()
+            result = self.products.result.view(-1)
+            result.scatter_add_(0, steps.pairs(indices).flatten(), products.flatten())
 
     def gradients(self):  # -> shapes of the atoms, the data, the step
         """Return the derivatives, once."""
-        steps = self.steps
+        steps, atoms = self.steps, self.atoms.finish()
         if self.products is not None:
-            self._add_pending()
-            self.atoms.addmm_(self.total.mT, steps.x)
-            self.atoms.addmm_(self.products + self.products.mT, steps.atoms, alpha=-1)
+            products = self.products.finish()
+            atoms.addmm_(self.total.mT, steps.x)
+            atoms.addmm_(products + products.mT, steps.atoms, alpha=-1)
             self.x.addmm_(self.total, steps.atoms)
             inner = (self.total * steps.correlation).sum()
-            inner += torch.dot(self.products.view(-1), steps.feedback.view(-1))
-            self.size += inner / steps.size  # <q, D^T x> - <P, G>
-        return self.atoms.mul_(steps.size), self.x.mul_(steps.size), self.size
+            # <q, D^T x> - <P, G>, where s G = 1 - H
+            inner += torch.dot(products.view(-1), steps.transition.view(-1)) - products.trace()
+            self.size += inner / steps.size
+        return atoms.mul_(steps.size), self.x.mul_(steps.size), self.size

@@ -58,12 +58,14 @@ class _DenseIteration(NamedTuple):
 
     def pull(self, delta, sums, level_gradient):
         """Go one iteration back in the derivatives ``delta``, (n_samples, n_components)."""
-        u = _support(self.code).mul_(delta[self.rows])
+        # in memory that is used again
+        u = torch.sign(self.code, out=sums.scratch[: len(self.code)]).abs_().mul_(delta[self.rows])
         if level_gradient is not None:
             by_atom = (self.code.sign() * u).sum(0)
             level_gradient[self.t] -= by_atom.sum_to_size(level_gradient.shape[1:])
-        pulled = sums.pull(u, self.z, self.residual, self.rows)
-        if pulled is not None:
+        out = delta if self.rows is ALL else None
+        pulled = sums.pull(u, self.z, self.residual, self.rows, out=out)
+        if out is None and pulled is not None:
             delta[self.rows] = pulled
 
 
@@ -77,6 +79,7 @@ class _Encoder:
         self.planner = Planner(steps, levels, forced=forced)
         self.z, self.t, self.records, self.run = None, 0, [], None
         self.scratch = torch.empty_like(steps.correlation)
+        self.room = len(steps.atoms) ** 2  # for matrices of runs, until the backward pass
         # sqrt(s) |d_j|, and what rounding may add to the distance that a sample has moved
         root = steps.size.sqrt()
         self.norms = root * torch.linalg.vector_norm(steps.atoms, dim=1)
@@ -86,14 +89,20 @@ class _Encoder:
     def encode(self):  # -> (n_samples, n_components)
         pushed = None
         while self.t < len(self.levels):
-            v, residual = pushed or self.steps.push(self.z)
+            v, step, residual = pushed or self._push(self.z)
             if self._has_working_sets(v):
-                pushed = self._iterate_inside(v, residual)
+                pushed = self._iterate_inside(v, step, residual)
             else:
-                pushed = None
-                self.z = self._iterate_densely(ALL, self.z, v, residual, self.t + 1)
-                self.t += 1
+                pushed, stop = None, max(self.t + 1, self.planner.next_look)
+                stop = min(stop, len(self.levels))
+                self.z = self._iterate_densely(ALL, self.z, v, residual, stop)
+                self.t = stop
         return self.z
+
+    def _push(self, z, rows=ALL):
+        """Return what is shrunk, the step alone, and ``x - D z`` if it was computed."""
+        step, residual = self.steps.push(z, rows, apart=True)
+        return (step if z is None else step + z), step, residual
 
     def _iterate_densely(self, rows, z, v, residual, stop):
         for t in range(self.t, stop):
@@ -106,16 +115,16 @@ class _Encoder:
             z = code
         return z
 
-    def _iterate_inside(self, v, residual):
+    def _iterate_inside(self, v, step, residual):
         """Do a block of iterations inside the working sets, and the other samples densely.
 
-        ``v`` and ``residual`` are those of the first; those after the last are returned if they are
-        known.
+        The arguments are what `_push` gives for the first; those after the last are returned if
+        they are known.
         """
         run, start = self.run, self.t
         origin = self.z[run.rows].gather(1, run.indices)
-        ascent = v[run.rows].gather(1, run.indices) - origin
-        begin, codes = self._iterate_while_certified(origin, ascent, v[run.rows])
+        ascent = step[run.rows].gather(1, run.indices)
+        begin, codes, ascent = self._iterate_while_certified(origin, ascent, v[run.rows])
         certified, pushed = self._certificates(codes, begin, origin, v[run.rows])
         # as many iterations as are certified for all samples, or more of them for fewer samples
         need = _support(codes[-1]).sum(1).amax()[None].to(torch.int64)
@@ -130,13 +139,13 @@ class _Encoder:
         if not entire:
             good = certified.all(0).nonzero().squeeze(1)
             rows = good if rows is ALL else rows[good]
-            codes, origin, ascent = codes[:, good], origin[good], ascent[good]
+            codes, origin, ascent = codes[:, good], origin[good], ascent[good]  # begin == start
             run = run.select(good, start, origin[None])
             self._release()
             if self.keep:
                 self.records.append(run)
         if self.keep:
-            run.keep(codes, origin, ascent, self.levels[begin : begin + length])
+            run.keep(codes, ascent, self.levels[begin : begin + length])
         inside = run.spread(codes[-1])
         if rows is ALL:
             z = inside
@@ -159,20 +168,22 @@ class _Encoder:
     def _iterate_while_certified(self, origin, ascent, v):  # (n, k), (n, k), (n, n_components)
         """Iterate as long as the first bound holds for all samples, and once more.
 
-        Returns where the last block of iterations begins, and its codes, (n_iterations, n, k).
+        Returns where the last block of iterations begins, its codes, (n_iterations, n, k), and the
+        step at its begin.
         """
         run, z, stop = self.run, origin, self.t
         while True:
             begin, stop = stop, min(len(self.levels), stop + self.planner.block_length)
             levels, later = self.levels[begin:stop], self.levels[begin + 1 : stop + 1]
-            codes = run.iterate(z, origin, ascent, levels)
+            codes = run.iterate(z, ascent, levels)
             if stop == len(self.levels):
-                return begin, codes
+                return begin, codes, ascent
             if not self._certify(codes[: len(later)] - origin, later, v).all():
-                return begin, codes
+                return begin, codes, ascent
             self.planner.extend()
             if self.keep:
-                run.keep(codes, origin, ascent, levels)
+                run.keep(codes, ascent, levels)
+            ascent = run.climb(ascent, codes[-1] - z)
             z = codes[-1]
 
     def _certificates(self, codes, begin, origin, v):
@@ -184,7 +195,7 @@ class _Encoder:
         certified = self._certify(path, later, v)
         if len(path) == 0 or certified.all():
             return certified, None
-        pushed = self.steps.push(self.run.spread(codes[-1]), self.run.rows)
+        pushed = self._push(self.run.spread(codes[-1]), self.run.rows)
         by_chord = self._certify_by_chord(path, later, v, codes[-1] - origin, pushed[0])
         return certified | by_chord, pushed
 
@@ -260,14 +271,15 @@ class _Encoder:
         return self.run is not None
 
     def _release(self):
-        # the backward pass gathers the matrices again rather than keep all of them
+        # the backward pass gathers the matrices again rather than keep more than a Gram matrix
         if self.run is not None:
-            self.run.release()
+            self.room -= self.run.matrix.numel()
+            if not self.keep or self.room < 0:
+                self.run.release()
         self.run = None
 
     def _choose_working_sets(self, v):  # -> Run or None
-        code = self.shrink_(v.clone(), self.levels[self.t])
-        used = torch.maximum(_support(self.z), _support(code))
+        used = _support(self.z)
         needs = used.sum(1)
         counts = sorted({ceil(len(v) * share) for share in (0.5, 0.75, 0.9, 1)})
         largest = needs.sort().values[[count - 1 for count in counts]].tolist()
@@ -278,7 +290,10 @@ class _Encoder:
         if n_rows < len(v):
             rows = (needs <= largest[counts.index(n_rows)]).nonzero().squeeze(1)
             v, used = v[rows], used[rows]
-        elif self.keep:
+        code = self.shrink_(v.clone(), self.levels[self.t])
+        used = torch.maximum(used, _support(code))
+        size = max(size, int(used.sum(1).amax()))
+        if n_rows == len(self.z) and self.keep:
             used, size, past = self._look_back(used, size)
         # the entries in use come first, then those that are closest to their level
         rank = (self._magnitude(v) / self.levels[self.t]).nan_to_num_(0, 1e20, -1e20)

@@ -11,14 +11,10 @@ import torch
 
 __all__ = ["GradientOptimizer", "SurrogateOptimizer", "make_optimizer"]
 
-_BLOCK = 64  # atoms that the surrogate moves at once
+_BLOCK = 128  # atoms that the surrogate moves at once
 _NEWEST = 0.3  # weight of the latest batch in the running mean of the loss
 
 _NAMED = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-
-
-def _alone(*tensors):
-    return tensors
 
 
 class GradientOptimizer:
@@ -44,7 +40,7 @@ class GradientOptimizer:
         self._optimizer = optimizer_class([self.atoms], lr=learning_rate, **params)
 
     @torch.no_grad()
-    def update(self, gradient, codes, *, loss=None, total=_alone):  # others: for models of the loss
+    def update(self, gradient, codes, *, loss=None, total=None):  # others: for models of the loss
         """Take one step along the gradient."""
         self.atoms.grad = gradient
         self._optimizer.step()
@@ -101,7 +97,7 @@ class SurrogateOptimizer:
         Weight of the current atoms, :math:`\rho`, as a number of samples that use an atom: one that
         fewer samples have used so far moves little.
     n_inner : int, default=3
-        Projected gradient steps on the model for each block of 64 atoms in an update. They cost
+        Projected gradient steps on the model for each block of 128 atoms in an update. They cost
         little: what counts is the one product with the curvature that all blocks share.
 
     References
@@ -119,25 +115,32 @@ class SurrogateOptimizer:
         self._trend = self.atoms.new_zeros(0)  # running mean of the loss, and its least value
 
     @torch.no_grad()
-    def update(self, gradient, codes, *, loss=None, total=_alone):
+    def update(self, gradient, codes, *, loss=None, total=None):
         """Refine the model by a batch, then minimise it, starting at the current atoms.
 
         Several processes that share a batch pass what sums tensors over all of them as ``total``.
         """
         atoms = self.atoms
-        # not `curvature @ atoms`: where samples are fewer than atoms the other order is cheaper
-        explained = torch.linalg.multi_dot([codes.mT, codes, atoms])
-        n_samples, n_used = codes.new_full((), len(codes)), (codes != 0).sum()
-        n_samples, n_used, curvature, explained = total(
-            n_samples, n_used, codes.mT @ codes, explained
-        )
-        curvature, explained = curvature.div_(n_samples), explained.div_(n_samples)
         if self._curvature is None:
-            self._curvature, self._pull = torch.zeros_like(curvature), torch.zeros_like(atoms)
+            self._curvature = atoms.new_zeros(len(atoms), len(atoms))
+            self._pull = torch.zeros_like(atoms)
         keep = self._age(loss)
-        self._pull.mul_(keep).add_(explained).sub_(gradient)
-        self._curvature.mul_(keep).add_(curvature)
-        one_use = curvature.trace() / n_used.clamp_min(1)
+        self._curvature.mul_(keep)
+        self._pull.mul_(keep).sub_(gradient)
+        n_samples, n_used = codes.new_full((), len(codes)), (codes != 0).sum()
+        energy = codes.square().sum()
+        if total is None:
+            weighted = (codes / n_samples).mT
+            self._curvature.addmm_(weighted, codes)
+            self._pull.addmm_(weighted, codes @ atoms)
+        else:
+            n_samples, n_used, energy, curvature = total(
+                n_samples, n_used, energy, codes.mT @ codes
+            )
+            curvature /= n_samples
+            self._curvature += curvature
+            self._pull.addmm_(curvature, atoms)
+        one_use = energy / n_samples / n_used.clamp_min(1)
         atoms.copy_(self._minimize(atoms, self._anchor * one_use))
 
     def _age(self, loss):

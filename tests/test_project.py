@@ -20,9 +20,9 @@ PACKAGE = ROOT / "skpudle"
 TENSOR_LAYERS = [  # torch and not scikit-learn: tensors in, tensors out
     "shrinkage",
     "_phases",
+    "_steps",
     "_normal_maps",
     "operators",
-    "_steps",
     "_runs",
     "_planning",
     "active_set",
