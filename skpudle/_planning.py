@@ -10,10 +10,10 @@ __all__ = ["Planner", "expected_dense_iterations", "pays"]
 
 _EARLY = 16  # iterations that may pass before codes are sparse
 
-# An entry of a batch of small matrices in products with vectors, there and back, and an iteration
-# inside working sets however small they are.
-_ENTRY = {"cpu": 25, "cuda": 140}
-_ITERATION = {"cpu": 1e7, "cuda": 3e9}
+# An entry of a batch of small matrices in a product with vectors, and an iteration inside working
+# sets however small they are.
+_ENTRY = {"cpu": 12, "cuda": 70}
+_ITERATION = {"cpu": 5e6, "cuda": 1.5e9}
 _CACHE = 2**22  # bytes of small matrices beyond which an entry costs twice as much on a CPU
 # An entry of the Gram matrix that is gathered (or added to its counterpart in the derivative), an
 # atom that is ranked, and a code that is looked at.
@@ -25,7 +25,11 @@ _FULL = 0.5  # atoms that samples may use, as a fraction of the features
 _FEW = 24  # samples whose time every dense iteration takes in addition to that of its own
 
 _WORTHWHILE = 0.2  # what working sets must save, as a fraction of the dense iterations left
-_WASTE = 0.03  # what looking for them and they themselves may cost in vain, as a fraction of all
+# What they may cost in vain, as a fraction of all dense iterations and of what they are hoped to
+# save; and what looking for them may cost, of the iterations between two looks.
+_WASTE = 0.03
+_RISK = 0.1
+_ATTENTION = 0.06
 _SHORT_BLOCK = 3
 _FIRST_BLOCK = 4
 _FIRST_LIFE = 32  # iterations that first working sets can be expected to be good for
@@ -35,7 +39,7 @@ _LONGEST_BLOCK = 64
 def pays(n_samples, n_components, n_features, n_unfoldings, device):
     """Return whether working sets may pay at all, so that it is worth looking at codes."""
     iteration = 2 * n_samples * n_components * min(n_components, 2 * n_features)
-    enough = 4 * _ITERATION.get(device.type, _ITERATION["cuda"])
+    enough = 8 * _ITERATION.get(device.type, _ITERATION["cuda"])
     return n_unfoldings > _EARLY and n_components >= 128 and iteration > enough
 
 
@@ -72,6 +76,7 @@ class Planner:
         self._steps, self._n_unfoldings, self._forced = steps, n_unfoldings, forced
         self._grows = _fall(levels) > 0
         self._device = device if device in _ENTRY else "cuda"
+        self._ways = 2 if steps.adjoint else 1  # there, and back
         self._budget = _WASTE * n_unfoldings * len(steps.x) * steps.cost
         self._before = None  # when codes were last looked at, and the sizes then
         self._pause = 4
@@ -79,8 +84,8 @@ class Planner:
         self._warm = False  # whether a block has succeeded
         self._n_inside, self._n_setups = _FIRST_LIFE, 1  # iterations and working sets so far
         # of looks at codes
-        look = _LOOK * len(steps.atoms) + 3 * _ITERATION[self._device] / len(steps.x)
-        self._interval = max(1, int(look / (_WASTE * steps.cost)))
+        look = _LOOK * len(steps.atoms) + 6 * _ITERATION[self._device] / len(steps.x)
+        self._interval = max(1, int(look / (_ATTENTION * steps.cost)))
         self.next_look = 1 if forced else max(2, self._interval)
         self.block_length = _FIRST_BLOCK
 
@@ -99,16 +104,16 @@ class Planner:
         return entry * size**2 + _RANK * len(self._steps.atoms) / 2
 
     def iteration(self, size, n_rows):
-        """Return what an iteration of a sample costs, there and back, inside a working set."""
+        """Return what an iteration of a sample costs inside a working set."""
         entry = _ENTRY[self._device]
         if self._device == "cpu" and n_rows * size**2 * self._steps.x.element_size() > _CACHE:
             entry *= 2
-        return entry * size**2 + _ITERATION[self._device] / n_rows
+        return self._ways * (entry * size**2 + _ITERATION[self._device] / n_rows)
 
     def _gain(self, size, n_rows, n_left):
         block = self.iteration(size, n_rows) + self._steps.push_cost / self.block_length
         setups = max(1, n_left * self._n_setups / self._n_inside)
-        gain = n_left * (self._steps.cost - block) - setups * 2 * self.setup(size)
+        gain = n_left * (self._steps.cost - block) - setups * self._ways * self.setup(size)
         n_rest = len(self._steps.x) - n_rows
         return n_rows * gain - n_left * self._steps.cost * (self._rows(n_rest) - n_rest)
 
@@ -143,7 +148,7 @@ class Planner:
         size, before, self._before = sizes[n_rows], self._before, (t, sizes)
         self._cost = n_rows * self.setup(size)
         everything = n_left * len(self._steps.x) * self._steps.cost
-        if gain < _WORTHWHILE * everything or self._cost > self._budget:
+        if gain < _WORTHWHILE * everything or self._cost > self._budget + _RISK * gain:
             return 0, 0
         if before is not None and not self._warm:
             later = size * min(1, size / before[1][n_rows]) ** (1 / (t - before[0]))
@@ -216,4 +221,4 @@ class Planner:
         self._warm, self._pause, self.next_look = True, 4, t
         smaller = self.size(need)
         saved = self.iteration(size, n_rows) - self.iteration(smaller, n_rows)
-        return whole and n_left * saved < 4 * self.setup(smaller)
+        return whole and n_left * saved < 2 * self._ways * self.setup(smaller)

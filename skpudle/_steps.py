@@ -41,7 +41,7 @@ class Steps:
         n_atoms, n_features = atoms.shape
         self.atoms, self.x, self.size = atoms, x, step
         self.correlation = (x * step) @ atoms.mT  # s D^T x
-        self.transition = None  # H = 1 - s G
+        self.adjoint, self.transition = adjoint, None  # H = 1 - s G
         gram, direct = (6 * n_atoms, 12 * n_features) if adjoint else (2 * n_atoms, 4 * n_features)
         self.cost = n_atoms * min(gram, direct)  # operations of one step of one sample
         self.push_cost = n_atoms * min(2 * n_atoms, 4 * n_features)  # ... without its adjoint

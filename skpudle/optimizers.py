@@ -162,8 +162,7 @@ class SurrogateOptimizer:
             rows = slice(first, first + _BLOCK)
             inner = self._curvature[rows, rows].clone()
             inner.diagonal().add_(weight)
-            start = atoms[rows].clone()
-            ahead = torch.addmm(self._pull[rows], self._curvature[rows], atoms, alpha=-1)
+            slope = torch.addmm(self._pull[rows], self._curvature[rows], atoms, alpha=-1)
             # A <= c diag(A), c at least the largest eigenvalue of A scaled to unit diagonal, so
             # that every atom has its own step; a scalar per atom leaves its projection exact.
             # Row sums and the Frobenius norm both bound it.
@@ -173,10 +172,11 @@ class SurrogateOptimizer:
             bound = torch.minimum(scaled.sum(1).max(), torch.linalg.matrix_norm(scaled))
             bound = bound.clamp_min(1)  # the diagonal is 1, unless no code is in use
             steps = (1 / (bound * diagonal))[:, None]
-            block = start
-            for _ in range(self._n_inner):
-                slope = torch.addmm(ahead, inner, block - start, alpha=-1)
-                block = self._project(torch.addcmul(block, steps, slope))
+            block = before = atoms[rows]
+            for i in range(self._n_inner):
+                if i:
+                    slope.addmm_(inner, block - before, alpha=-1)
+                before, block = block, self._project(torch.addcmul(block, steps, slope))
             atoms[rows] = block
         return atoms
 
