@@ -7,10 +7,16 @@ name, writes ``benchmarks/results/denoise/NAME.json`` as it goes, and keeps in
 epochs it goes on, with the same ones it only evaluates.
 
     quick="--batch-size 4 --crop-size 65 --data DIR"
-    python benchmarks/denoise_bsd.py ae-ls-0.16 $quick --learning-rate 3e-3 --epochs 130
-    python benchmarks/denoise_bsd.py hard-0.05 $quick --shrinkage hard --alpha 0.05 --epochs 60 \
-        --cool-down 0.5
-    python benchmarks/denoise_bsd.py dec-0.16 $quick --gradient dec --epochs 60 --cool-down 0.5
+    python benchmarks/denoise_bsd.py ae-ls-0.16 $quick --learning-rate 3e-3 --epochs 250
+    python benchmarks/denoise_bsd.py hard-0.05 $quick --learning-rate 3e-3 --epochs 250 \
+        --shrinkage hard --alpha 0.05
+    slow="$quick --learning-rate 1e-3 --epochs 130"
+    python benchmarks/denoise_bsd.py ae-ls-0.16-slow $slow --dict-init dct
+    python benchmarks/denoise_bsd.py hard-0.05-slow $slow --shrinkage hard --alpha 0.05
+    python benchmarks/denoise_bsd.py dec-0.16-slow $slow --dict-init dct --gradient dec
+    sweep="$quick --learning-rate 1e-3 --epochs 20 --cool-down 0.5 --one-grid"
+    python benchmarks/denoise_bsd.py sweep-ae-ls-0.12 $sweep --dict-init dct --alpha 0.12
+    python benchmarks/denoise_bsd.py sweep-hard-0.08 $sweep --shrinkage hard --alpha 0.08
     learn="--atom-norm none --learn-threshold atom --learn-step --alpha 0.1"
     python benchmarks/denoise_bsd.py tied-a $quick $learn --learning-rate 3e-3 --cool-down 0.2 \
         --epochs 40

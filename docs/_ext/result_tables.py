@@ -173,6 +173,7 @@ def _denoiser(result):  # -> one row of text
         "threshold": "learned" if learned else text(options["alpha"]),
         "atoms": f"{options['n_components']} of {size} x {size} every {options['stride']}",
         "start": "cosines" if options.get("dict_init") == "dct" else "random",
+        "rate": text(options["learning_rate"]),
         "parameters": text(result["n_parameters"]),
         "epochs": text(result["epochs"] + before["epoch"]),
         "CPU minutes": f"{(result['training_cpu_seconds'] + before['cpu_seconds']) / 60:.1f}",
