@@ -77,7 +77,8 @@ class Planner:
         self._grows = _fall(levels) > 0
         self._device = device if device in _ENTRY else "cuda"
         self._ways = 2 if steps.adjoint else 1  # there, and back
-        self._budget = _WASTE * n_unfoldings * len(steps.x) * steps.cost
+        self._everything = n_unfoldings * len(steps.x) * steps.cost
+        self._budget = _WASTE * self._everything
         self._before = None  # when codes were last looked at, and the sizes then
         self._pause = 4
         self._cost = 0  # of working sets that are not yet known to be good
@@ -147,8 +148,8 @@ class Planner:
         gain, n_rows = max((self._gain(size, n, n_left), n) for n, size in sizes.items())
         size, before, self._before = sizes[n_rows], self._before, (t, sizes)
         self._cost = n_rows * self.setup(size)
-        everything = n_left * len(self._steps.x) * self._steps.cost
-        if gain < _WORTHWHILE * everything or self._cost > self._budget + _RISK * gain:
+        least = max(2 * _WASTE, _WORTHWHILE * n_left / self._n_unfoldings) * self._everything
+        if gain < least or self._cost > self._budget + _RISK * gain:
             return 0, 0
         if before is not None and not self._warm:
             later = size * min(1, size / before[1][n_rows]) ** (1 / (t - before[0]))
@@ -218,7 +219,9 @@ class Planner:
             self._budget -= wasted
             self.next_look, self._pause = t + self._pause, 3 * self._pause
             return False
-        self._warm, self._pause, self.next_look = True, 4, t
+        self._warm, self._pause = True, 4
+        # others may be sparse by now, too
+        self.next_look = t if n_rows == len(self._steps.x) else t + max(self._interval, 2 * length)
         smaller = self.size(need)
         saved = self.iteration(size, n_rows) - self.iteration(smaller, n_rows)
         return whole and n_left * saved < 2 * self._ways * self.setup(smaller)
