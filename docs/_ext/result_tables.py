@@ -22,12 +22,15 @@ FAMILIES = {
     "descent": "Plain gradient descent on full batches",
     "sgd": "Stochastic gradient descent",
 }
-# Titles of measurements that have none of their own.
+# Titles of measurements that have none of their own, or the same as another one.
 TITLES = {
     "update-soft": "One update: soft thresholding",
     "update-hard": "One update: hard thresholding",
     "update-decay": "One update: penalties that decay",
     "update-T1000": "One update: 1000 unfoldings",
+    "update-n512-p1024": "One update: 512 samples, 1024 atoms of 256 features",
+    "scale": "One update: exponents of time and memory",
+    "fit-cd": "Learning from natural patches, next to coordinate descent",
     "transform-p256": "Exact codes: 256 atoms",
     "transform-p1024": "Exact codes: 1024 atoms",
     "conv_update": "One update of a convolution: 16 crops of 129 x 129 pixels",
@@ -106,7 +109,7 @@ def performance(folder=RESULTS):
             ]
         rows = [scalars(entry) for entry in entries]
         plain = name.replace("_", " ").replace("-", " ").capitalize()
-        title = result.get("title", TITLES.get(name, plain))
+        title = TITLES.get(name, result.get("title", plain))
         if rows:
             heading = [title, "-" * len(title), "", table(rows)]
             parts += [*heading, ".. rst-class:: conditions", "", conditions(result), ""]
