@@ -146,7 +146,7 @@ def test_results_of_the_paper_have_a_row_and_a_curve(tables, tmp_path):
     (tmp_path / "figure5-s20-spams.json").write_text(json.dumps({"relative_error": 0.75}))
     (tmp_path / "theory.json").write_text(json.dumps({"slope_ratio": 2.01}))
     page = tables["paper"](tmp_path)
-    for part in ("5 updates", "- 0.25", "- 0.75", "- 1.5", "still running", "2.01"):
+    for part in ("5 updates", "- 0.25", "- 0.75", "- 1.5", "not finished", "2.01"):
         assert part in page
     pytest.importorskip("matplotlib")
     tables["draw"](tmp_path / "drawn", tmp_path)

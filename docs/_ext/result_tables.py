@@ -149,7 +149,7 @@ def paper(folder=RESULTS / "paper"):
             if "seconds" in result:
                 row["minutes"] = text(result["seconds"] / 60)
             if not result.get("finished", True):
-                row[""] = "still running"
+                row[""] = "not finished"
             rows.append(row)
         if rows:
             picture = [f".. image:: /generated/paper-{key}.svg", f"   :alt: {title}", ""]
