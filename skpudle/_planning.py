@@ -151,8 +151,10 @@ class Planner:
         least = max(2 * _WASTE, _WORTHWHILE * n_left / self._n_unfoldings) * self._everything
         if gain < least or self._cost > self._budget + _RISK * gain:
             return 0, 0
-        if before is not None and not self._warm:
-            later = size * min(1, size / before[1][n_rows]) ** (1 / (t - before[0]))
+        # the size that was needed before, if samples were sparse enough for one
+        then = None if before is None or self._warm else before[1].get(n_rows)
+        if then is not None:
+            later = size * min(1, size / then) ** (1 / (t - before[0]))
             if self._gain(later, n_rows, n_left - 1) > gain:
                 self.next_look = t + self._interval
                 return 0, 0

@@ -8,7 +8,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from skpudle._planning import Planner
 from skpudle._runs import Run
+from skpudle._steps import Steps
 from skpudle.encoding import default_step, threshold_levels, unfold
 from skpudle.operators import DenseDictionary
 
@@ -183,6 +185,25 @@ def test_active_is_as_precise_as_dense(case):
 
 @pytest.mark.parametrize("shrinkage", ["soft", "hard"])
 @pytest.mark.parametrize("lambda_decay", [1.0, 0.98])
+@pytest.mark.parametrize("n_features", [96, 256])
+@pytest.mark.parametrize("n_nonzero", [4, 40])
+def test_a_plan_changes_nothing(shrinkage, lambda_decay, n_features, n_nonzero):
+    """Where working sets are planned: for all samples, for some, later or never."""
+    problem = Problem(
+        n_samples=64,
+        n_features=n_features,
+        n_components=512,
+        n_unfoldings=100,
+        alpha=0.1,
+        n_nonzero=n_nonzero,
+        shrinkage=shrinkage,
+        lambda_decay=lambda_decay,
+    )
+    assert max(distances(problem.outcome("auto"), problem.outcome("dense"))) < 1e-12
+
+
+@pytest.mark.parametrize("shrinkage", ["soft", "hard"])
+@pytest.mark.parametrize("lambda_decay", [1.0, 0.98])
 def test_working_sets_are_in_use(shrinkage, lambda_decay):
     """Where they pay, and in what the comparisons above force."""
     options = dict(n_nonzero=3, alpha=0.2, shrinkage=shrinkage, lambda_decay=lambda_decay)
@@ -191,3 +212,17 @@ def test_working_sets_are_in_use(shrinkage, lambda_decay):
     assert not small.working_sets("auto")
     large = Problem(n_samples=64, n_features=256, n_components=1024, n_unfoldings=80, **options)
     assert large.working_sets("auto")
+
+
+def test_a_plan_for_samples_that_were_not_sparse_before():
+    """The last of them used most of the atoms at the first look, and few at the second."""
+    generator = torch.Generator().manual_seed(0)
+    atoms = torch.nn.functional.normalize(torch.randn(1024, 256, generator=generator))
+    x = torch.randn(64, 256, generator=generator)
+    steps = Steps(atoms, x, torch.tensor(0.1), 16, adjoint=True)
+    planner = Planner(steps, torch.full((100, 1), 0.02), forced=False)
+    counts = [32, 48, 58, 64]
+    planner.choose(counts, [10.0, 12.0, 14.0, 900.0], 4)
+    n_rows, size = planner.choose(counts, [10.0, 12.0, 14.0, 16.0], 8)
+    assert n_rows == 64
+    assert 16 <= size < 64
