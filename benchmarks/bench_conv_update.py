@@ -9,7 +9,6 @@ kernel. Example::
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from functools import partial
@@ -18,6 +17,7 @@ from statistics import median
 from time import perf_counter
 
 import torch
+from common import circumstances, peak_megabytes, write_report
 from torch.nn.functional import conv2d, conv_transpose2d, softshrink
 
 from skpudle._conv_base import _PIXELS
@@ -67,19 +67,17 @@ def measure(name, options):
     smooth = torch.rand(coarse, generator=generator)
     x = torch.nn.functional.interpolate(smooth, size=(options.crop,) * 2, mode="bilinear")
     x = x + 0.1 * torch.randn(x.shape, generator=generator)
-    before, seconds = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
+    before, seconds = peak_megabytes(), []
     for _ in range(options.repeats + 1):  # the first warms up
         leaf = atoms.clone().requires_grad_()
         start = perf_counter()
         gradient = VARIANTS[name](leaf, x, options)
         seconds.append(perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    norm = float(gradient.norm())
     return {
         "seconds": median(seconds[1:]),
         "seconds_best": min(seconds[1:]),
-        "megabytes": peak / 1024,
-        "gradient_norm": norm,
+        "megabytes": peak_megabytes() - before,
+        "gradient_norm": float(gradient.norm()),
     }
 
 
@@ -108,11 +106,7 @@ def main():
             f"{name:16s} {1e3 * row['seconds']:9.1f} ms (best {1e3 * row['seconds_best']:.1f})  "
             f"{row['megabytes']:8.1f} MB  |gradient| {row['gradient_norm']:.6g}"
         )
-    threads = torch.get_num_threads()
-    if options.out:
-        settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
-        report = {"options": settings, "results": results, "threads": threads}
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    write_report(options.out, {"options": vars(options)} | circumstances() | {"results": results})
 
 
 if __name__ == "__main__":

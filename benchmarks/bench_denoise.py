@@ -3,27 +3,24 @@
 Every size runs in a process of its own, whose peak memory beyond what importing and the image take
 is read from the kernel. Example::
 
-    python benchmarks/bench_denoise.py --size 481 321 --out results/denoise_time.json
-    python benchmarks/bench_denoise.py --size 3000 2000 --compare --out results/denoise_time.json
+    out=benchmarks/results/denoise_time.json
+    python benchmarks/bench_denoise.py --size 481 321 --out $out
+    python benchmarks/bench_denoise.py --size 3000 2000 --compare --out $out
 
 Results of other sizes stay in the file.
 """
 
 import argparse
 import json
-import resource
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import torch
+from common import circumstances, peak_megabytes, write_report
 
 from skpudle._denoising import denoise_images
 from skpudle.pretrained import load_denoiser
-
-
-def peak():  # -> megabytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main():
@@ -40,7 +37,7 @@ def main():
     image = torch.nn.functional.interpolate(coarse, size=options.size, mode="bicubic")
     image = image + 25 / 255 * torch.tensor(rng.normal(size=image.shape), dtype=torch.float32)
     learner.denoise(image[..., :64, :64].numpy()[:, 0])  # warms up
-    before, seconds = peak(), []
+    before, seconds = peak_megabytes(), []
     for _ in range(options.repeats):
         start = perf_counter()
         denoised = learner.denoise(image[:, 0].numpy())
@@ -49,9 +46,7 @@ def main():
         "name": "x".join(map(str, options.size)),
         "grids": 1 if options.one_grid else learner.stride**2,
         "seconds": sorted(seconds)[len(seconds) // 2],
-        "megabytes": peak() - before,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        "megabytes": peak_megabytes() - before,
     }
     if options.compare:
         _, network = learner._read_and_build(image[:, 0].numpy())
@@ -59,12 +54,12 @@ def main():
             network, image, shift_average=not options.one_grid, tile=max(options.size)
         )
         result["largest_difference"] = float(np.abs(denoised - whole[:, 0].numpy()).max())
-        result["megabytes_in_one_tile"] = peak() - before
+        result["megabytes_in_one_tile"] = peak_megabytes() - before
     print(json.dumps(result))
     if options.out:
         stored = json.loads(options.out.read_text())["results"] if options.out.exists() else []
         others = [r for r in stored if (r["name"], r["grids"]) != (result["name"], result["grids"])]
-        options.out.write_text(json.dumps({"results": [*others, result]}, indent=1) + "\n")
+        write_report(options.out, circumstances() | {"results": [*others, result]})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from the kernel. SPAMS does what it does with a batch: lasso codes and an update
 import argparse
 import importlib.util
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +19,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from common import circumstances, synchronize, write_report
+from common import circumstances, peak_megabytes, synchronize, write_report
 
 from skpudle.encoding import threshold_levels, unfold
 from skpudle.operators import DenseDictionary
@@ -116,10 +115,10 @@ def problem(options):  # -> atoms (p, m), x (n, m)
     return atoms.to(options.device), (codes @ truth).to(options.device)
 
 
-def peak_memory(device):
+def peak_memory(device):  # -> megabytes
     if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return torch.cuda.max_memory_allocated() / 2**20
+    return peak_megabytes()
 
 
 def measure(name, options):
@@ -135,7 +134,7 @@ def measure(name, options):
         VARIANTS[name](leaf, x, options).backward()
         synchronize(options.device)
         seconds.append(perf_counter() - start)
-    megabytes = (peak_memory(options.device) - before) / 2**20
+    megabytes = peak_memory(options.device) - before
     norm = float(leaf.grad.norm())
     return {"seconds": median(seconds[1:]), "megabytes": megabytes, "gradient_norm": norm}
 

@@ -1,9 +1,10 @@
-"""What the benchmarks share: natural patches, and the machine that they ran on."""
+"""What the benchmarks share: natural patches, reports, and the machine that they ran on."""
 
 import importlib.metadata
 import json
 import os
 import platform
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,11 @@ def _processor():
     return names[0] if names else platform.processor()
 
 
+def peak_megabytes():
+    """Return the most memory that this process ever had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def anonymous_megabytes():
     """Return RssAnon, the memory that belongs to this process (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -74,6 +80,15 @@ def circumstances(device="cpu"):
     }
 
 
+def write(path, content):
+    """Replace a file by these bytes in one step: an interruption leaves the old or the new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
 def write_report(path, report):
     """Write JSON with six significant digits."""
     if path is None:
@@ -81,6 +96,4 @@ def write_report(path, report):
     rounded = json.loads(
         json.dumps(report, default=str), parse_float=lambda text: float(f"{float(text):.6g}")
     )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rounded, indent=1) + "\n")
+    write(path, (json.dumps(rounded, indent=1) + "\n").encode())

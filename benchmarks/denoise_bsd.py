@@ -35,17 +35,14 @@ Two protocols are reported, each with one grid of positions and with the average
 """
 
 import argparse
-import json
 import pickle
-import platform
 import time
 from math import cos, log10, pi
 from pathlib import Path
 
 import numpy as np
-import torch
+from common import circumstances, write, write_report
 
-import skpudle
 from skpudle import ConvPUDLEDictionaryLearning
 from skpudle.datasets import load_gray_images
 from skpudle.pretrained import save_denoiser
@@ -59,14 +56,6 @@ CROP, N_CROPS = 129, 4
 
 # Options that change nothing of the result, or belong to one machine.
 _UNREPORTED = ("data", "save", "verbose", "only_train", "one_grid")
-
-
-def write(path, content):
-    """Replace a file in one step, so that an interruption leaves the old or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def images_of(folder):
@@ -244,12 +233,7 @@ def main():
         "step_size": learner.step_size_,
         "losses": state["losses"],
         "start": state.get("start"),
-        "circumstances": {
-            "skpudle": skpudle.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "threads": torch.get_num_threads(),
-        },
+        "circumstances": circumstances(),
     }
     protocols = [("one grid", False), ("all grids", True)]
     for label, shift_average in protocols[: 1 if options.one_grid else 2]:
@@ -257,8 +241,7 @@ def main():
         result[label] = evaluate(learner, tests, options.sigma / 255, shift_average=shift_average)
         result[label]["seconds"] = time.perf_counter() - start
         print(f"{options.name}, {label}: ", result[label], flush=True)
-    rounded = json.loads(json.dumps(result), parse_float=lambda text: float(f"{float(text):.6g}"))
-    write(RESULTS / f"{options.name}.json", (json.dumps(rounded, indent=1) + "\n").encode())
+    write_report(RESULTS / f"{options.name}.json", result)
 
 
 if __name__ == "__main__":

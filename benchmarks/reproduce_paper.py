@@ -19,7 +19,6 @@ compared with, and never stored with ours.
 import argparse
 import json
 import pickle
-import platform
 import time
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -27,8 +26,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import circumstances, write, write_report
 
-import skpudle
 from skpudle import PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data, perturb_dictionary
 from skpudle.diagnostics import code_convergence, gradient_convergence, lasso_dictionary
@@ -46,33 +45,9 @@ STATES = BENCHMARKS / "output" / "paper"
 # ---------------------------------------------------------------- files
 
 
-def write(path, content, *, mode="w"):
-    """Replace a file in one step, so that an interruption leaves the old or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open(mode) as file:
-        file.write(content)
-    temporary.replace(path)
-
-
 def read_result(name):
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else None
-
-
-def write_result(name, result):
-    rounded = json.loads(json.dumps(result), parse_float=lambda text: float(f"{float(text):.6g}"))
-    write(RESULTS / f"{name}.json", json.dumps(rounded, indent=1) + "\n")
-
-
-def circumstances():
-    return {
-        "skpudle": skpudle.__version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "threads": torch.get_num_threads(),
-    }
 
 
 # ---------------------------------------------------------------- the paper's generative model
@@ -209,8 +184,8 @@ class Recovery:
             result["relative_error"].append(self.error(learner.components_, truth))
             result["seconds"] += time.perf_counter() - start
             result["finished"] = point == N_UPDATES
-            write(state, pickle.dumps((learner, result)), mode="wb")
-            write_result(name, result)
+            write(state, pickle.dumps((learner, result)))
+            write_report(RESULTS / f"{name}.json", result)
             print(f"{name}  {point}  {result['relative_error'][-1]:.4g}", flush=True)
         state.unlink()
 
@@ -270,7 +245,7 @@ class OtherPackage:
             "seconds": time.perf_counter() - start,
             "finished": True,
         }
-        write_result(name, result)
+        write_report(RESULTS / f"{name}.json", result)
         print(f"{name}  {result['relative_error']:.4g}", flush=True)
 
 
@@ -320,7 +295,7 @@ class Theory:
             "slope_ratio_samples": len(ratios),
             "finished": True,
         }
-        write_result(name, result)
+        write_report(RESULTS / f"{name}.json", result)
         print(f"{name}  slope ratio {result['slope_ratio']:.4g}", flush=True)
 
 
@@ -389,8 +364,8 @@ class Training:
                 result["to_minimiser"].append(distance)
                 result["finished"] = epoch == self.n_epochs
                 content = (atoms, optimizer.state()), result
-                write(state, pickle.dumps(content), mode="wb")
-                write_result(name, result)
+                write(state, pickle.dumps(content))
+                write_report(RESULTS / f"{name}.json", result)
                 print(f"{name}  {epoch}  {result['to_truth'][-1]:.4g}  {distance:.4g}", flush=True)
         state.unlink()
 

@@ -82,6 +82,8 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         "verbose": ["verbose"],
     }
 
+    _writes_checkpoints = True
+
     # What a learner without these parameters does.
     atom_norm = "unit"
     positive_dict = False

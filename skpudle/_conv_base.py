@@ -238,7 +238,8 @@ class BaseConvLearner(BaseDictionaryLearner):
             parameters = self._initial_parameters(x, images)
             start = {"loss_curve": [], "n_steps": 0, "alpha": float(parameters.alpha)}
             start["data_scale"] = x.mean_square()
-            start["image_size"] = None if images.kind == "list" else images.tensors[0].shape[2:]
+            same = images.kind != "list"
+            start["image_size"] = tuple(images.tensors[0].shape[2:]) if same else None
         layout = self._layout(parameters)
         start |= {"generator": generator, "layout": layout, "channel_axis": images.channel_axis}
         start |= {"seed": generator.initial_seed(), "sample": x.corner(x.images[0])}

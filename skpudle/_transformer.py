@@ -151,8 +151,23 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         -------
         scipy.sparse.csr_array of shape (n_samples, n_features_out)
             Codes.
+
+        Raises
+        ------
+        ValueError
+            If codes are maps: a sparse array has rows and columns only.
         """
-        return sparse.vstack([sparse.csr_array(c) for c in self._codes_by_parts(X)], format="csr")
+
+        def compress(codes):
+            if codes.ndim != 2:
+                raise ValueError(
+                    f"The codes of images are maps, here of shape {codes.shape[1:]}, but a CSR "
+                    "array has rows and columns only. Pass images as rows, with image_shape, or "
+                    "use transform_into."
+                )
+            return sparse.csr_array(codes)
+
+        return sparse.vstack([compress(codes) for codes in self._codes_by_parts(X)], format="csr")
 
     def _codes_by_parts(self, X):  # yields arrays of codes
         check_is_fitted(self)

@@ -179,6 +179,8 @@ class Checkpoint:
     another learner, other parameters or other data. ``max_iter``, ``tol`` and ``n_iter_no_change``
     may change, to train longer, and so may what is no part of training.
 
+    Learners that write no checkpoints, such as that of SPORCO, refuse this callback.
+
     It is written once more at the end, and after Ctrl-C. If it cannot be written, because the disk
     is full for example, there is a warning, the file before stays, and training goes on.
 
@@ -204,7 +206,12 @@ class Checkpoint:
 
     # scikit-learn's protocol of callbacks, which sees epochs; updates are between them
     def setup(self, estimator, context):
-        """Do nothing."""
+        """Refuse what would write nothing."""
+        if not getattr(estimator, "_writes_checkpoints", False):
+            raise ValueError(
+                f"{type(estimator).__name__} writes no checkpoints. Give the callback to a learner "
+                "of skpudle, in a pipeline or search to the learner inside; SPORCO's has none."
+            )
 
     def teardown(self, estimator, context):
         """Do nothing."""

@@ -113,9 +113,15 @@ def make_sparse_coder(learner, transform_algorithm="lasso_cd", **params):
     Raises
     ------
     ValueError
-        If the lasso is asked for and the learner thresholds hard, so that its alpha is no penalty.
+        If the lasso is asked for and the learner thresholds hard, so that its alpha is no penalty;
+        or if its atoms are convolved.
     """
     check_is_fitted(learner, "components_")
+    if hasattr(learner, "atom_shape"):
+        raise ValueError(
+            f"scikit-learn's coder knows no convolutions, and {type(learner).__name__} learns them: "
+            "use its transform."
+        )
     defaults = {name: getattr(learner, name, False) for name in ("split_sign", "positive_code")}
     if transform_algorithm.startswith("lasso_") and "transform_alpha" not in params:
         if getattr(learner, "shrinkage", "soft") != "soft" or hasattr(learner, "threshold"):

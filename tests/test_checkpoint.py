@@ -14,6 +14,7 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
 
 from skpudle import (
     Checkpoint,
@@ -386,6 +387,12 @@ def test_a_fit_in_another_thread_touches_no_handler():
     thread.start()
     thread.join()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_would_write_nothing_is_refused(tmp_path):
+    pipeline = make_pipeline(PUDLEDictionaryLearning(10, max_iter=1, **FIXED))
+    with pytest.raises(ValueError, match="Pipeline writes no checkpoints"):
+        pipeline.set_callbacks(Checkpoint(tmp_path / "fit.npz")).fit(ROWS)
 
 
 # ---------------------------------------------------------------------------- a killed process

@@ -13,7 +13,12 @@ from sklearn.base import clone
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle import (
+    ConvPUDLEDictionaryLearning,
+    NOODLDictionaryLearning,
+    PUDLEDictionaryLearning,
+    SporcoDictionaryLearning,
+)
 
 pytestmark = [
     pytest.mark.draws_from_numpy,
@@ -40,7 +45,14 @@ VARIANTS = [
         atom_shape=(1, 3), stride=2, learn_threshold="atom", separate_atoms="both", **SMALL_CONV
     ),
     ConvPUDLEDictionaryLearning(noise_std=0.1, n_train_shifts=3, shift_average=True, **SMALL_CONV),
+    NOODLDictionaryLearning(**SMALL),
 ]
+try:
+    import sporco.dictlrn.bpdndl  # noqa: F401 (it changes global state, which every test watches)
+except ImportError:
+    pass
+else:
+    VARIANTS.append(SporcoDictionaryLearning(max_iter=3))
 
 # What `check_estimator` does not run by itself.
 FURTHER_CHECKS = [

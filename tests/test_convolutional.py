@@ -398,7 +398,7 @@ def test_pipelines_and_searches_take_rows(images):
     assert codes.shape == (5, len(names)) == (5, 5 * 5 * 6)
     assert pipeline.inverse_transform(codes).shape == rows.shape
     search = GridSearchCV(learner_of(image_shape=(13, 16)), {"alpha": [0.1, 0.5]}, cv=2)
-    assert search.fit(rows).best_params_["alpha"] in (0.1, 0.5)
+    assert np.isfinite(search.fit(rows).cv_results_["mean_test_score"]).all()
 
 
 # ---------------------------------------------------------------- what is refused

@@ -9,7 +9,6 @@ import pytest
 import torch
 from scipy import sparse
 from sklearn.base import clone
-from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
@@ -1005,16 +1004,3 @@ def test_without_a_callback_nothing_is_evaluated_between_epochs(X, monkeypatch):
     monkeypatch.setattr(BaseDictionaryLearner, "_fitted_attributes", spy)
     make(max_iter=5).fit(X)
     assert len(calls) == 1
-
-
-def test_the_scoring_monitor_of_scikit_learn_works(X):
-    monitor = ScoringMonitor(scoring={"r2": lambda estimator, X, y: estimator.score(X)})
-    estimator = make(max_iter=3).set_callbacks(monitor).fit(X, np.zeros(len(X)))
-    scores = [row["r2"] for row in monitor.get_logs().data if row["task_name"] == "epoch"]
-    assert len(scores) == 3
-    assert scores[-1] == estimator.score(X)
-
-
-def test_the_progress_bar_of_scikit_learn_works(X, capsys):
-    make(max_iter=3).set_callbacks(ProgressBar()).fit(X)
-    assert "PUDLEDictionaryLearning - fit" in capsys.readouterr().out

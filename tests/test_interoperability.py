@@ -8,7 +8,12 @@ from sklearn.decomposition import MiniBatchDictionaryLearning, SparseCoder
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 
-from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning, SporcoDictionaryLearning
+from skpudle import (
+    ConvPUDLEDictionaryLearning,
+    NOODLDictionaryLearning,
+    PUDLEDictionaryLearning,
+    SporcoDictionaryLearning,
+)
 from skpudle.datasets import make_dictionary_data
 
 SETTINGS = dict(max_iter=2, tol=None, random_state=0)
@@ -120,6 +125,23 @@ def test_skops_stores_without_a_pickle(X):
     np.testing.assert_array_equal(
         loaded.partial_fit(X).components_, learner.partial_fit(X).components_
     )
+
+
+def test_skops_stores_a_convolutional_learner(X):
+    skops = pytest.importorskip("skops.io")
+    learner = ConvPUDLEDictionaryLearning(3, atom_shape=(2, 2), stride=1, image_shape=(2, 5))
+    learner.set_params(n_unfoldings=3, max_iter=1, tol=None, random_state=0).fit(X)
+    stored = skops.dumps(learner)
+    trusted = skops.get_untrusted_types(data=stored)
+    assert all(name.startswith("skpudle.") for name in trusted)
+    loaded = skops.loads(stored, trusted=trusted)
+    np.testing.assert_array_equal(loaded.transform(X), learner.transform(X))
+
+
+def test_convolutions_have_no_sparse_coder(X):
+    learner = ConvPUDLEDictionaryLearning(3, atom_shape=3, n_unfoldings=3, max_iter=1, tol=None)
+    with pytest.raises(ValueError, match="knows no convolutions"):
+        learner.fit(X).to_sparse_coder()
 
 
 def test_arrays_alone_restore_a_dictionary(X, tmp_path):

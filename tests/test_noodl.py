@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data, perturb_dictionary
@@ -29,14 +28,6 @@ def hard_thresholding(x, atoms, *, threshold, step_size, n_unfoldings, initial_t
     for _ in range(n_unfoldings):
         z = shrink(z + step_size * (x - z @ atoms) @ atoms.T, threshold)
     return z
-
-
-@parametrize_with_checks([NOODLDictionaryLearning(n_unfoldings=5, max_iter=3)])
-@pytest.mark.draws_from_numpy
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.filterwarnings("ignore:X (has|does not have valid) feature names:UserWarning")
-def test_scikit_learn_check(estimator, check):
-    check(estimator)
 
 
 def test_codes_are_those_of_pudle_with_hard_shrinkage(problem):

@@ -80,14 +80,6 @@ def test_other_kinds_of_numbers_are_converted_as_scikit_learn_does():
         assert_array_equal(found.components_, expected.components_)
 
 
-@pytest.mark.parametrize("scale", [1e-8, 1e8])
-def test_the_scale_of_the_data_scales_the_codes(scale):
-    learner, scaled = (clone(LEARNERS["soft"]).fit(c * PLAIN) for c in (1.0, scale))
-    assert_allclose(scaled.components_, learner.components_, atol=1e-7)
-    expected = scale * learner.transform(PLAIN)
-    assert_allclose(scaled.transform(scale * PLAIN), expected, rtol=1e-4, atol=1e-5 * scale)
-
-
 # ---------------------------------------------------------------------------- properties
 
 numbers = st.floats(-1e6, 1e6, allow_subnormal=True)

@@ -9,7 +9,12 @@ import torch
 from numpy.testing import assert_array_equal
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from skpudle import PUDLEDictionaryLearning, _sources, _transformer
+from skpudle import (
+    ConvPUDLEDictionaryLearning,
+    PUDLEDictionaryLearning,
+    _sources,
+    _transformer,
+)
 from skpudle._sources import MappedRows, Reader, open_source
 
 CPU = torch.device("cpu")
@@ -270,6 +275,13 @@ def test_codes_go_into_a_memory_map_and_into_a_sparse_array(split_sign, X, tmp_p
         assert codes.format == "csr"
         assert codes.nnz == np.count_nonzero(codes.toarray())
         np.testing.assert_allclose(codes.toarray(), expected, atol=1e-6)
+
+
+def test_code_maps_fit_into_no_sparse_array():
+    images = np.random.default_rng(0).normal(size=(3, 6, 6))
+    learner = ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1, max_iter=1, tol=None)
+    with pytest.raises(ValueError, match=r"maps, here of shape \(4, 4, 2\)"):
+        learner.fit(images).transform_sparse(images)
 
 
 def test_an_array_for_codes_has_to_have_their_shape(X):
