@@ -119,8 +119,8 @@ def make_sparse_coder(learner, transform_algorithm="lasso_cd", **params):
     check_is_fitted(learner, "components_")
     if hasattr(learner, "atom_shape"):
         raise ValueError(
-            f"scikit-learn's coder knows no convolutions, and {type(learner).__name__} learns them: "
-            "use its transform."
+            "scikit-learn's coder knows no convolutions, which are what "
+            f"{type(learner).__name__} learns: use its transform."
         )
     defaults = {name: getattr(learner, name, False) for name in ("split_sign", "positive_code")}
     if transform_algorithm.startswith("lasso_") and "transform_alpha" not in params:
