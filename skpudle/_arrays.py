@@ -2,14 +2,19 @@
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import validate_data
 
 __all__ = [
     "check_rows",
+    "handed_over",
+    "input_attributes",
     "like_input",
     "make_generator",
     "resolve_device",
     "split_missing",
+    "tensors_of",
     "to_numpy",
     "to_tensor",
 ]
@@ -57,6 +62,13 @@ def resolve_device(device, X=None):
         ) from error
 
 
+def input_attributes(X):
+    """Return what scikit-learn wants an estimator to know of its input, by name."""
+    estimator = BaseEstimator()
+    validate_data(estimator, X, skip_check_array=True)
+    return vars(estimator)
+
+
 def make_generator(random_state):
     """Return a torch generator on the CPU that ``random_state`` determines."""
     seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
@@ -73,6 +85,14 @@ def to_tensor(array, device="cpu"):
     return array.to(device)
 
 
+def tensors_of(values, device):
+    """Return a dictionary with its arrays as tensors on a device, and all else as it is."""
+    return {
+        name: to_tensor(value, device) if isinstance(value, np.ndarray) else value
+        for name, value in values.items()
+    }
+
+
 def to_numpy(tensor):
     """Return an independent copy; `Tensor.numpy` would share the optimiser's memory."""
     return tensor.detach().cpu().numpy().copy()
@@ -81,6 +101,11 @@ def to_numpy(tensor):
 def like_input(tensor, X):
     """Return ``tensor`` in the kind of container that the user passed in."""
     return tensor.to(X.device) if isinstance(X, torch.Tensor) else to_numpy(tensor)
+
+
+def handed_over(tensor, X):
+    """Return what `like_input` returns of a tensor that nobody else keeps: without a copy."""
+    return tensor.to(X.device) if isinstance(X, torch.Tensor) else tensor.cpu().numpy()
 
 
 def split_missing(x):  # (n, m) -> (n, m), mask (n, m) or None

@@ -5,7 +5,6 @@ and Python numbers. A learner adds its parameters, its gradient rule and its enc
 """
 
 import time
-import warnings
 from functools import partial
 from numbers import Integral, Real
 
@@ -13,21 +12,24 @@ import numpy as np
 import torch
 from sklearn.base import _fit_context
 from sklearn.callback import CallbackSupportMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names, validate_data
 
 from skpudle._arrays import (
     check_rows,
+    input_attributes,
     make_generator,
     resolve_device,
     split_missing,
+    tensors_of,
     to_numpy,
     to_tensor,
 )
 from skpudle._interrupts import Interrupts
+from skpudle._notices import divergence, print_progress, warn_of_early_end, warn_of_step
 from skpudle._sources import open_source
-from skpudle._training import Diverged, Interrupted, Rows, Stopping, Trainer, count_batches
+from skpudle._stopping import Stopping
+from skpudle._training import Diverged, Interrupted, Rows, Trainer, count_batches
 from skpudle._transformer import DictionaryTransformer
 from skpudle.checkpoint import Recorder
 from skpudle.distributed import current_team
@@ -37,7 +39,7 @@ from skpudle.interoperability import given_atoms
 from skpudle.operators import DenseDictionary, atom_norms, project_atoms
 from skpudle.optimizers import make_optimizer
 
-__all__ = ["AUTO_ALPHA", "DICT_INIT", "BaseDictionaryLearner", "warn_of_step"]
+__all__ = ["AUTO_ALPHA", "DICT_INIT", "BaseDictionaryLearner"]
 
 # alpha="auto" is this fraction of the median over samples of the alpha that would silence a sample.
 AUTO_ALPHA = 0.1
@@ -48,19 +50,6 @@ DICT_INIT = [
     HasMethods("transform"),  # a fitted learner
     HasMethods("getdict"),  # one of SPORCO
 ]
-
-
-def warn_of_step(step_size, dictionary, *, stacklevel):
-    """Warn if the encoder may diverge with the given step; `stacklevel` as in `warnings.warn`."""
-    bound = float(dictionary.squared_norm_bound())
-    if step_size * bound > 2:
-        warnings.warn(
-            f"step_size={step_size} is beyond 2 / L = {2 / bound:.3g}, where L = {bound:.4g} is a "
-            "bound of the squared spectral norm of the dictionary: the encoder may diverge. Pass a "
-            "smaller step_size, or 'auto' for 1 / L.",
-            RuntimeWarning,
-            stacklevel=stacklevel + 1,
-        )
 
 
 class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
@@ -125,8 +114,9 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            Data; float32 and float64 are computed in as they are, everything else in float64. NaN
+        X : array-like, Tensor, memory map, Dataset or iterable of batches
+            Data of shape (n_samples, n_features), or what yields rows of them and can be iterated
+            again; float32 and float64 are computed in as they are, everything else in float64. NaN
             marks missing entries, which then count for nothing.
         y : None
             Ignored.
@@ -139,10 +129,19 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         Raises
         ------
         ValueError
-            If the data or parameters are unfit, or if training diverges twice; the estimator then
-            holds the last finite dictionary.
+            If the data or parameters are unfit, which leaves the estimator as it was; or if
+            training diverges twice: it then holds the last finite dictionary.
+        TypeError
+            If ``X`` can be iterated only once.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the objective still improved at the end.
+        RuntimeWarning
+            If ``step_size`` is too large for the dictionary.
         """
-        recorder = Recorder(self, resolve_device(self.device, X), current_team())
+        recorder = Recorder(self, current_team())
         x, trainer, start = self._start_training(X, y, seed=recorder.seed)
         source = self._source(x, start, shuffle=True)
         n_batches = trainer.largest(count_batches(source))
@@ -178,24 +177,16 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
                 except (Diverged, Interrupted) as error:
                     self._leave(error, fitted(), recorder)
                 if self.verbose:
-                    self._print_progress(
-                        trainer.loss_curve, max_iter, trainer.n_steps, n_updates, start_time
-                    )
+                    print_progress(trainer, max_iter, n_updates, start_time)
                 stopped = task.call_on_fit_task_end(
                     estimator=self, X=X, y=y, reconstruction_attributes=fitted
                 )
                 stopped = bool(trainer.largest(int(stopped)))
             recorder.end(finished=converged or stopped)
-            vars(self).update(fitted())
+            self._take(fitted())
         self._warn_of_step(trainer.optimizer.atoms, stacklevel=5)
         if not (converged or stopped or self.tol is None):
-            warnings.warn(
-                f"The objective of {type(self).__name__} still improved after {self.n_steps_} "
-                f"updates (max_iter={self.max_iter!r}). Increase max_iter or learning_rate, or "
-                f"raise tol (now {self.tol}); tol=None trains as long without this warning.",
-                ConvergenceWarning,
-                stacklevel=4,
-            )
+            warn_of_early_end(self, stacklevel=4)
         root.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes=dict)
         return self
 
@@ -210,8 +201,8 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            Data, cut into batches of ``batch_size``.
+        X : array-like, Tensor, memory map, Dataset or iterable of batches
+            Data as for `fit`, cut into batches of ``batch_size``.
         y : None
             Ignored.
 
@@ -219,6 +210,12 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         -------
         self
             The estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data are unfit or of another number of features than before, which leaves the
+            estimator as it was; or if training diverges twice.
         """
         x, trainer, start = self._start_training(X, y, go_on=hasattr(self, "components_"))
 
@@ -235,14 +232,14 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
                 self._leave(
                     error, self._fitted_attributes(trainer, start, decay_at, trainer.loss_curve)
                 )
-            vars(self).update(self._fitted_attributes(trainer, start, decay_at, trainer.loss_curve))
+            self._take(self._fitted_attributes(trainer, start, decay_at, trainer.loss_curve))
         return self
 
     def _leave(self, error, fitted, recorder=None):
         """Leave training that diverged or was interrupted, with what has been learned."""
-        vars(self).update(fitted)
+        self._take(fitted)
         if isinstance(error, Diverged):
-            raise self._divergence(error) from error
+            raise divergence(self, error.update) from error
         if recorder is not None:
             recorder.end(finished=None)
         raise error
@@ -254,7 +251,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         return Rows(x, self._batch_size(), generator=generator, mask=start["mask"])
 
     def _start_training(self, X, y, *, go_on=False, seed=None):  # -> x, trainer, start
-        """Check everything, then write the first attribute, then return what training needs."""
+        """Check everything, and return what training needs; no attribute is written before it."""
         device, team = resolve_device(self.device, X), current_team()
         if go_on:
             _check_feature_names(self, X, reset=False)
@@ -276,6 +273,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
                 source.reader.dtype = atoms.dtype
             start = {name: self._training_state[name] for name in ("alpha", "data_scale")}
             start |= {"loss_curve": self.loss_curve_, "n_steps": self.n_steps_}
+            start["input"] = self._input_attributes()
         else:
             generator = make_generator(self.random_state)
             if seed is not None:
@@ -291,6 +289,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
                 "seed": generator.initial_seed(),
                 "generator": generator if team is None else team.own(generator),
                 "sample": sample,
+                "input": input_attributes(X if source is None else sample),
             }
             self._warn_of_step(atoms, stacklevel=6)
         optimizer = make_optimizer(
@@ -304,13 +303,14 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         if go_on and self._training_state["optimizer_name"] != str(self.optimizer):
             optimizer.load(atoms, {})
         elif go_on:
-            moments = self._training_state["optimizer"].items()
-            optimizer.load(atoms, {name: to_tensor(value, device) for name, value in moments})
-        else:
-            validate_data(self, X if source is None else sample, skip_check_array=True)
+            optimizer.load(atoms, tensors_of(self._training_state["optimizer"], device))
         start |= {"device": device, "mask": mask}
         trainer = self._trainer(DenseDictionary, optimizer, start)
         return x, trainer, start
+
+    def _input_attributes(self):
+        names = ("n_features_in_", "feature_names_in_")
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def _trainer(self, make_dictionary, optimizer, start):
         return Trainer(
@@ -387,7 +387,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
     def _course_of_training(self, trainer, start, decay_at, loss_curve):
         """Return the attributes that do not depend on what kind of dictionary was learned."""
         moments = trainer.optimizer.state().items()
-        return {
+        return start["input"] | {
             "lambda_decay_": decay_at(max(trainer.n_steps - 1, 0)),
             "n_iter_": max(len(loss_curve), 1),
             "n_steps_": trainer.n_steps,
@@ -397,25 +397,9 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
                 "alpha": start["alpha"],
                 "data_scale": start["data_scale"],
                 "optimizer_name": str(self.optimizer),
-                "optimizer": {name: to_numpy(value) for name, value in moments},
+                "optimizer": {
+                    name: to_numpy(value) if isinstance(value, torch.Tensor) else value
+                    for name, value in moments
+                },
             },
         }
-
-    def _divergence(self, error):
-        has_rate = self.optimizer != "surrogate"
-        rate = f"lower learning_rate (now {self.learning_rate})"
-        return ValueError(
-            f"Training of {type(self).__name__} stopped being finite at update {error.update}, "
-            "also after a second try with smaller steps; the last finite dictionary is in "
-            f"components_. Try a {rate if has_rate else 'larger anchor in optimizer_params'}, a "
-            f"lower step_size (now {self.step_size}), or scale the data."
-        )
-
-    def _print_progress(self, loss_curve, max_iter, n_steps, n_updates, start_time):
-        elapsed = time.perf_counter() - start_time
-        rate = n_steps / elapsed
-        print(
-            f"epoch {len(loss_curve)}/{max_iter}  loss {loss_curve[-1]:.6g}  "
-            f"{rate:.3g} updates/s  at most {max(n_updates - n_steps, 0) / rate:.0f} s left",
-            flush=True,
-        )

@@ -10,11 +10,19 @@ from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names, check_is_fitted, validate_data
 
-from skpudle._arrays import make_generator, resolve_device, to_numpy, to_tensor
-from skpudle._base import AUTO_ALPHA, BaseDictionaryLearner, warn_of_step
+from skpudle._arrays import (
+    input_attributes,
+    make_generator,
+    resolve_device,
+    tensors_of,
+    to_numpy,
+    to_tensor,
+)
+from skpudle._base import AUTO_ALPHA, BaseDictionaryLearner
 from skpudle._conv_network import ConvNetwork, ConvParameters, RowLayout, all_shifts
 from skpudle._conv_training import TrainingImages, initial_kernels, warn_of_units
 from skpudle._images import n_dimensions, read_images
+from skpudle._notices import warn_of_step
 from skpudle.distributed import current_team
 from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
@@ -232,12 +240,14 @@ class BaseConvLearner(BaseDictionaryLearner):
             state = self._training_state
             start = {name: state[name] for name in ("alpha", "data_scale", "image_size")}
             start |= {"loss_curve": self.loss_curve_, "n_steps": self.n_steps_}
+            start["input"] = self._input_attributes()
             generator.manual_seed(generator.initial_seed() + self.n_steps_)  # other crops and noise
             parameters = self._fitted_parameters(images.tensors[0])
         else:
             parameters = self._initial_parameters(x, images)
             start = {"loss_curve": [], "n_steps": 0, "alpha": float(parameters.alpha)}
             start["data_scale"] = x.mean_square()
+            start["input"] = input_attributes(X) if images.kind == "rows" else {}
             same = images.kind != "list"
             start["image_size"] = tuple(images.tensors[0].shape[2:]) if same else None
         layout = self._layout(parameters)
@@ -259,14 +269,11 @@ class BaseConvLearner(BaseDictionaryLearner):
                 np.ndim(m) and m.shape != optimizer.atoms.shape for m in moments.values()
             ):
                 moments = {}  # of another optimiser, or of fewer parameters
-            moments = {name: to_tensor(value, start["device"]) for name, value in moments.items()}
+            moments = tensors_of(moments, start["device"])
             optimizer.load(layout.pack(parameters), moments)
         else:
             self._warn_of_large_step(parameters, stacklevel=8)
             warn_of_units(self.noise_std, images.tensors, stacklevel=6)
-            vars(self).pop("n_features_in_", None)
-            if images.kind == "rows":
-                validate_data(self, X, skip_check_array=True)
         x.new_rows = lambda atoms: layout.replacements(optimizer.atoms.detach(), atoms)
         make_network = partial(self._training_network, layout, x)
         trainer = self._trainer(make_network, optimizer, start)

@@ -5,6 +5,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpudle._drawing import axes_to_draw_on
 from skpudle.diagnostics import code_convergence, gradient_convergence
+from skpudle.interoperability import thresholds_hard
 
 __all__ = ["ConvergenceDisplay", "LossCurveDisplay"]
 
@@ -186,14 +187,14 @@ class ConvergenceDisplay:
         Raises
         ------
         ValueError
-            If `kind` is none of these, or if the learner thresholds hard: then there is no lasso
-            that codes converge to.
+            If `kind` is none of these, or if the learner thresholds hard, so that there is no lasso
+            that codes converge to, or has non-negative codes.
         """
         check_is_fitted(estimator, "components_")
-        if getattr(estimator, "shrinkage", "soft") != "soft":
+        if thresholds_hard(estimator) or getattr(estimator, "positive_code", False):
             raise ValueError(
-                "Convergence is measured to the solution of the lasso, which soft shrinkage has, "
-                f"got shrinkage={estimator.shrinkage!r}."
+                "Convergence is measured to the solution of the lasso, which codes of either sign "
+                f"with soft shrinkage have, got {estimator!r}."
             )
         problem = X, estimator.components_
         settings = {

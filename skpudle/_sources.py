@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from skpudle._arrays import check_rows, split_missing, to_tensor
-from skpudle._training import Batch
+from skpudle._training import Batch, once_only
 
 __all__ = ["MappedRows", "is_stream", "open_source", "parts_of"]
 
@@ -51,31 +51,36 @@ class Reader:
 
     def on_device(self, pairs):
         """Yield batches of pairs of keys and host tensors; a GPU gets them one ahead."""
-        if self.device.type != "cuda":
-            for keys, x in pairs:
-                x, mask = split_missing(x.to(self.device))
-                yield Batch(x if keys is None else keys, x, mask=mask)
-            return
-        yield from _copied_ahead(pairs, self.device)
+        # gaps are looked for on the host, which would have to wait for a GPU to find them
+        parts = ((keys, *split_missing(x)) for keys, x in pairs)
+        if self.device.type == "cuda":
+            parts = _copied_ahead(parts, self.device)
+        for part in parts:
+            keys, x, mask = (t if t is None else t.to(self.device) for t in part)
+            yield Batch(x if keys is None else keys, x, mask=mask)
 
 
-def _copied_ahead(pairs, device):
+def _copied_ahead(parts, device):
     """Copy from pinned memory on a stream of its own, while the batch before is computed with."""
     stream, ahead = torch.cuda.Stream(device), None
 
-    def ready(keys, x):
-        present = torch.cuda.current_stream(device)
-        present.wait_stream(stream)
-        x.record_stream(present)
-        x, mask = split_missing(x)
-        return Batch(x if keys is None else keys, x, mask=mask)
+    def copy_of(tensor):
+        return tensor if tensor is None else tensor.pin_memory().to(device, non_blocking=True)
 
-    for keys, x in pairs:
+    def ready(tensors, copied):
+        present = torch.cuda.current_stream(device)
+        present.wait_event(copied)
+        for tensor in tensors:
+            if tensor is not None:
+                tensor.record_stream(present)
+        return tensors
+
+    for part in parts:
         with torch.cuda.stream(stream):
-            copied = keys, x.pin_memory().to(device, non_blocking=True)
+            following = [copy_of(tensor) for tensor in part], stream.record_event()
         if ahead is not None:
             yield ready(*ahead)
-        ahead = copied
+        ahead = following
     if ahead is not None:
         yield ready(*ahead)
 
@@ -136,11 +141,11 @@ class MappedRows(_Source):
         return torch.cat([self._read(a, a + size) for a in starts.tolist()]).to(self.reader.device)
 
     def plan(self):  # -> first rows of the blocks (n_blocks,), seed for what is in the windows
-        starts = torch.arange(0, len(self), self._block)
+        starts = torch.arange(0, len(self), self._block, device="cpu")
         if self.generator is None:
             return starts, None
-        order = torch.randperm(len(starts), generator=self.generator)
-        seed = int(torch.randint(2**62, (), generator=self.generator))
+        order = torch.randperm(len(starts), generator=self.generator, device="cpu")
+        seed = int(torch.randint(2**62, (), generator=self.generator, device="cpu"))
         return starts[order], seed
 
     def batches(self, plan, start=0):
@@ -163,13 +168,16 @@ class MappedRows(_Source):
             if skip >= n_rows:
                 skip -= n_rows
                 continue
-            found = [torch.arange(a, a + n) for a, n in zip(window.tolist(), sizes.tolist())]
+            found = [
+                torch.arange(a, a + n, device="cpu")
+                for a, n in zip(window.tolist(), sizes.tolist())
+            ]
             found = torch.cat(found)
             read = [self._read(a, a + self._block) for a in window.tolist()]
             read = torch.cat(read)
             if seed is not None:
                 generator = torch.Generator().manual_seed(seed + number)
-                order = torch.randperm(n_rows, generator=generator)
+                order = torch.randperm(n_rows, generator=generator, device="cpu")
                 found, read = found[order], read[order]
             found, read, skip = found[skip:], read[skip:], 0
             if rows is not None:
@@ -195,15 +203,19 @@ class _IndexedRows(_Source):
 
     def head(self, least):
         """Return samples at regular distances."""
-        self._rows(torch.zeros(1).long())
+        self._rows(torch.zeros(1, dtype=torch.long, device="cpu"))
         n_rows = min(self._head_rows(least), len(self))
-        positions = torch.linspace(0, len(self) - 1, n_rows, dtype=torch.float64).round().long()
+        positions = (
+            torch.linspace(0, len(self) - 1, n_rows, dtype=torch.float64, device="cpu")
+            .round()
+            .long()
+        )
         return self._rows(positions).to(self.reader.device)
 
     def plan(self):  # -> positions (n_samples,)
         if self.generator is None or self.batch_size >= len(self):
-            return torch.arange(len(self))
-        return torch.randperm(len(self), generator=self.generator)
+            return torch.arange(len(self), device="cpu")
+        return torch.randperm(len(self), generator=self.generator, device="cpu")
 
     def batches(self, plan, start=0):
         """Yield the batches of an epoch."""
@@ -258,7 +270,7 @@ class _Stream(_Source):
         """Return an iterator over the batches of an epoch."""
         batches = iter(self.data)
         for _ in range(start):  # now, not when the next batch is asked for: it may draw numbers
-            next(batches)
+            next(batches, None)
         numbered = enumerate(batches, start)
         return self.reader.on_device((None, self.reader(raw, f"batch {i}")) for i, raw in numbered)
 
@@ -320,9 +332,5 @@ def open_source(X, device, *, batch_size, allow_nan=False):
     if not is_stream(X):
         return None
     if hasattr(X, "__next__"):
-        raise TypeError(
-            f"X is a {type(X).__name__}, which can be iterated only once, but training takes many "
-            "epochs. Pass an object whose __iter__ starts anew each time, or call partial_fit for "
-            "every batch."
-        )
+        raise once_only(f"X is a {type(X).__name__}, which")
     return _Stream(X, reader)

@@ -30,7 +30,6 @@ __all__ = [
     "Interrupted",
     "Progress",
     "Rows",
-    "Stopping",
     "Trainer",
     "count_batches",
 ]
@@ -78,7 +77,7 @@ class Rows:
         """Draw the order of the samples in an epoch; None is their own."""
         if self.generator is None or self.batch_size == len(self.x):
             return None
-        return torch.randperm(len(self.x), generator=self.generator).to(self.x.device)
+        return torch.randperm(len(self.x), generator=self.generator, device="cpu").to(self.x.device)
 
     def batches(self, plan, start=0):
         """Yield the batches of an epoch."""
@@ -111,49 +110,6 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(f"training was interrupted after update {update}")
 
 
-class Stopping:
-    """Stop when the smoothed objective has not improved for some checks in a row.
-
-    Parameters
-    ----------
-    tol : float or None
-        Relative improvement that counts; None never stops.
-    patience : int
-        Number of checks without one.
-    first_update : int, default=0
-        Updates before this one are not judged.
-    n_updates : int, default=None
-        Stop after that many in any case, in the middle of an epoch if need be.
-    """
-
-    def __init__(self, tol, patience, *, first_update=0, n_updates=None):
-        self.tol, self.patience, self.first_update = tol, patience, first_update
-        self.n_updates = n_updates
-        # smoothed objective, the best so far, checks without a better; sums since the last check
-        self.course = None, None, 0, 0.0, 0
-
-    def limit(self, length, update):
-        """Return how many of the next ``length`` updates are to be made."""
-        return length if self.n_updates is None else min(length, self.n_updates - update)
-
-    def check(self, total, n_samples, update, *, n_judged=1):
-        """Return whether to stop, by the summed objective of ``n_judged`` or more new samples."""
-        if self.tol is None or update < self.first_update:
-            return False
-        smoothed, best, stalled, *waiting = self.course
-        total, n_samples = total + waiting[0], n_samples + waiting[1]
-        if n_samples < n_judged:
-            self.course = smoothed, best, stalled, total, n_samples
-            return False
-        objective = total / n_samples
-        # the mean with its own past halves the variance of a minibatch objective in a few checks
-        smoothed = objective if smoothed is None else (smoothed + objective) / 2
-        stalled = 0 if best is None or smoothed < best - self.tol * abs(best) else stalled + 1
-        best = smoothed if best is None else min(best, smoothed)
-        self.course = smoothed, best, stalled, 0.0, 0
-        return stalled >= self.patience
-
-
 class EpochSummary(NamedTuple):
     """The mean reconstruction loss of an epoch, and whether the objective has stalled."""
 
@@ -161,11 +117,28 @@ class EpochSummary(NamedTuple):
     converged: bool
 
 
+def once_only(what):
+    """Return the error for data that cannot be gone through again."""
+    return TypeError(
+        f"{what} can be iterated only once, but training takes many epochs. Pass an object whose "
+        "__iter__ starts anew each time, or call partial_fit for every batch."
+    )
+
+
 def count_batches(source):
-    """Return the number of batches of an epoch, going through one if need be."""
+    """Return the number of batches of an epoch, going through one if need be.
+
+    Raises
+    ------
+    TypeError
+        If that yields none.
+    """
     if source.n_batches is not None:
         return source.n_batches
-    return sum(1 for _ in source.batches(source.plan()))
+    n_batches = sum(1 for _ in source.batches(source.plan()))
+    if not n_batches:
+        raise once_only("X yields no batches any more; it")
+    return n_batches
 
 
 @dataclass
@@ -260,10 +233,10 @@ class Trainer:
                     break
             if not sums:
                 break
-            totals = torch.stack(sums).double().sum(0)
-            loss, objective, n_samples, n_unused = torch.cat([totals, unused.sum()[None]]).tolist()
+            sums = torch.stack(sums).cpu()  # here the host waits, and nowhere else in a round
+            loss, objective, n_samples = sums.double().sum(0).tolist()
             interrupted = self.largest(int(self.interrupted()))
-            finite = torch.isfinite(torch.stack(sums)).all(1)
+            finite = torch.isfinite(sums).all(1)
             if finite[0] or self._finite_state is None:
                 self._finite_state = start  # that a state is finite is known from its next loss
             if not (finite.all() and torch.isfinite(self.optimizer.atoms).all()):
@@ -276,7 +249,7 @@ class Trainer:
                 self.optimizer.halve_learning_rate()
                 self.progress = None
                 return self.run_epoch(source, stopping)
-            self._commit(len(sums), n_samples, loss, unused, int(n_unused), seen)
+            self._commit(len(sums), n_samples, loss, unused, seen)
             if interrupted:
                 self._end_epoch()
                 raise Interrupted(self.n_steps)
@@ -342,9 +315,9 @@ class Trainer:
             )
         return gradient, evaluation
 
-    def _commit(self, n_batches, n_samples, loss, unused, n_unused, seen):
+    def _commit(self, n_batches, n_samples, loss, unused, seen):
         """End a round; `seen` are pairs of losses and keys, one of each of its batches."""
-        before = self.progress
+        before, n_unused = self.progress, int(unused.sum())
         losses, keys = before.losses, before.keys
         if n_unused and seen:
             pairs = [(losses, keys), *seen] if len(losses) else seen
@@ -363,6 +336,8 @@ class Trainer:
 
     def _end_epoch(self, *, converged=False):
         self.progress = replace(self.progress, done=True)
+        if not self.progress.n_samples:
+            raise once_only("X yields no samples in this epoch; it")
         summary = EpochSummary(self.progress.loss / self.progress.n_samples, converged)
         self.loss_curve.append(summary.loss)
         return summary

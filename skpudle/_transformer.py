@@ -12,7 +12,7 @@ from sklearn.utils.validation import _check_feature_names, check_is_fitted, vali
 
 from skpudle._arrays import (
     check_rows,
-    like_input,
+    handed_over,
     resolve_device,
     split_missing,
     to_numpy,
@@ -74,6 +74,12 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """Return whether NaN marks missing entries."""
         return False
 
+    def _take(self, attributes):
+        """Take all fitted attributes, and leave none of a fit before that had others."""
+        for name in [n for n in vars(self) if n.endswith("_") and n not in attributes]:
+            delattr(self, name)
+        vars(self).update(attributes)
+
     def transform(self, X):
         """Encode data with the learned dictionary.
 
@@ -101,16 +107,16 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             return encoder(dictionary, rows, mask=known)
 
         for part in self._in_chunks(encode, x, mask):
-            if codes is None:  # once for all, where a list of parts would need the memory twice
-                codes = part.new_empty(len(x), self._n_features_out)
-            rows = codes[start : start + len(part)]
             if self.split_sign:
-                torch.clamp(part, min=0, out=rows[:, : self.n_components_])
-                torch.clamp(part.neg(), min=0, out=rows[:, self.n_components_ :])
-            else:
-                rows.copy_(part)
+                part = torch.cat([part.clamp_min(0), part.neg().clamp_min(0)], dim=1)
+            if codes is None:
+                # once for all, where a list of parts would need the memory twice; and for an array
+                # on the host, since all codes may not fit where a part of them does
+                device = X.device if isinstance(X, torch.Tensor) else "cpu"
+                codes = part.new_empty(len(x), self._n_features_out, device=device)
+            codes[start : start + len(part)] = part
             start += len(part)
-        return like_input(codes, X)
+        return handed_over(codes, X)
 
     def transform_into(self, X, out):
         """Encode data part by part, and write the codes into an array.
@@ -196,7 +202,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             )
         if self.split_sign:
             codes = codes[:, : self.n_components_] - codes[:, self.n_components_ :]
-        return like_input(codes @ to_tensor(self.components_, codes.device).to(codes.dtype), X)
+        return handed_over(codes @ to_tensor(self.components_, codes.device).to(codes.dtype), X)
 
     def score(self, X, y=None):
         """Return how well hidden features are predicted from the others, as R^2.
@@ -224,14 +230,14 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """
         x, mask, dictionary = self._check_new_data(X)
         n_features = x.shape[1]
-        order = torch.randperm(n_features, generator=torch.Generator().manual_seed(0))
+        order = torch.randperm(n_features, generator=torch.Generator().manual_seed(0), device="cpu")
         groups = order.tensor_split(min(_SCORE_GROUPS, n_features))
         total = float(_sum_of_squares(x, mask))
         if total == 0:
             return 0.0
         encoder, error = self._transform_encoder(), 0.0
         for hidden in groups:
-            seen = torch.ones(n_features, dtype=torch.bool)
+            seen = torch.ones(n_features, dtype=torch.bool, device="cpu")
             seen[hidden] = n_features == 1
             seen, hidden = seen.to(x.device), hidden.to(x.device)
             visible = DenseDictionary(dictionary.atoms[:, seen])
@@ -299,7 +305,10 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         size = _CHUNK.get(x.device.type, 4096)
         if x.device.type == "cuda":
             row = _N_COPIES * self.n_components_ * x.element_size()
-            size = max(1, min(size, torch.cuda.mem_get_info(x.device)[0] // row))
+            free = torch.cuda.mem_get_info(x.device)[0]
+            # of what the driver calls taken, torch keeps some for itself
+            free += torch.cuda.memory_reserved(x.device) - torch.cuda.memory_allocated(x.device)
+            size = max(1, min(size, free // row))
         return size
 
     @property

@@ -62,6 +62,14 @@ def _put_back(tree, arrays, device):
     return tree
 
 
+def _moved(tree, device):
+    if isinstance(tree, torch.Tensor):
+        return tree.to(device)
+    if isinstance(tree, dict):
+        return {name: _moved(value, device) for name, value in tree.items()}
+    return [_moved(value, device) for value in tree] if isinstance(tree, list) else tree
+
+
 def _pack(state):  # -> bytes-like
     arrays = {}
     header = json.dumps(_take_out(state, arrays)).encode()
@@ -147,7 +155,18 @@ def read_checkpoint(path, device="cpu"):
     return _unpack(Path(path).read_bytes(), path, device)
 
 
+def _plain(value):  # numbers of numpy as those of Python, which they equal
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return value
+
+
 def _describe(value):  # of a parameter, the same in every process
+    value = _plain(value)
     if isinstance(value, np.ndarray | torch.Tensor | list):
         array = to_numpy(to_tensor(value))
         return f"{array.shape} {array.dtype} {zlib.crc32(array.tobytes()):08x}"
@@ -230,17 +249,16 @@ class Recorder:
     ----------
     estimator : estimator
         Asked for its callbacks and parameters.
-    device : torch.device
-        Where to train.
     team : Team, default=None
         Processes that train together; the first of them reads and writes.
     """
 
-    def __init__(self, estimator, device, team=None):
+    def __init__(self, estimator, team=None):
         found = [c for c in getattr(estimator, "_skl_callbacks", []) if isinstance(c, Checkpoint)]
         self._checkpoint, self._team = found[0] if found else None, team
         self._estimator = estimator
-        self._stored = self._read(device) if found else None
+        self._rule = [_plain(estimator.tol), int(estimator.n_iter_no_change)] if found else None
+        self._stored = self._read() if found else None
 
     @property
     def seed(self):
@@ -249,8 +267,12 @@ class Recorder:
 
     @property
     def finished(self):
-        """Whether the fit that goes on had stopped by itself."""
-        return bool(self._stored and self._stored["finished"])
+        """Whether the fit that goes on had stopped by itself, by the rule that still holds."""
+        return bool(self._stored and self._stored["finished"] and not self._rule_changed)
+
+    @property
+    def _rule_changed(self):
+        return self._stored["rule"] != self._rule
 
     def begin(self, trainer, source, stopping, *, seed, sample):
         """Bring training to where the file left it, and watch it from there.
@@ -273,7 +295,10 @@ class Recorder:
         if self._stored is not None:
             self._compare()
             rank = 0 if self._team is None else self._team.rank
-            trainer.load(self._stored["shared"] | self._stored["own"][rank], stopping)
+            state = self._stored["shared"] | self._stored["own"][rank]
+            trainer.load(_moved(state, trainer.optimizer.atoms.device), stopping)
+            if self._rule_changed:
+                stopping.forgive()
         self._written = trainer.n_steps, time.monotonic()
         trainer.at_round = self._at_round
 
@@ -301,7 +326,8 @@ class Recorder:
         if self._team is not None:
             packed = self._team.gather_bytes(_pack(own))
             everyone = [_unpack(part, self._checkpoint.path, "cpu") for part in packed]
-        state = {"identity": self._identity, "seed": self._seed, "finished": finished}
+        state = {"identity": self._identity, "seed": self._seed}
+        state |= {"finished": finished, "rule": self._rule}
         self._written = self._trainer.n_steps, time.monotonic()
         if self._team is not None and self._team.rank > 0:
             return
@@ -315,13 +341,13 @@ class Recorder:
                 stacklevel=2,
             )
 
-    def _read(self, device):
+    def _read(self):
         path, found = Path(self._checkpoint.path), []
         if self._checkpoint.resume and path.exists():
             found = [path.read_bytes()]
         if self._team is not None:
             found = self._team.first(found)
-        return _unpack(found[0], path, device) if found else None
+        return _unpack(found[0], path, "cpu") if found else None
 
     def _compare(self):
         stored, present = self._stored["identity"], self._identity

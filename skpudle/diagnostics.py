@@ -72,7 +72,7 @@ def _solve_on_support(dictionary, used, right):  # (n, p), (n, p) -> (n, p)
 
 
 def _lasso(dictionary, x, alpha):  # -> (n, n_components)
-    return solve_lasso(dictionary.atoms, x, alpha)[0]
+    return solve_lasso(dictionary.atoms, x, alpha, certify=False)[0]
 
 
 # ---------------------------------------------------------------- codes and their Jacobian
@@ -108,11 +108,13 @@ def _tangents(dictionary, direction, x, path, step):  # yields (n, p), derivativ
 
 def _directions(atoms, n_directions, random_state):  # yields directions of the shape of atoms
     if n_directions is None:
-        yield from torch.eye(atoms.numel(), dtype=atoms.dtype).view(-1, *atoms.shape)
+        yield from torch.eye(atoms.numel(), dtype=atoms.dtype, device=atoms.device).view(
+            -1, *atoms.shape
+        )
     elif n_directions:
         generator = make_generator(random_state)
         for _ in range(n_directions):
-            yield torch.randn(atoms.shape, generator=generator, dtype=atoms.dtype)
+            yield torch.randn(atoms.shape, generator=generator, device="cpu", dtype=atoms.dtype)
 
 
 def _observed_rate(error, start):  # (T, n), (n,) -> (n,)
@@ -164,7 +166,7 @@ def code_convergence(
         - ``n_unfoldings``, (T,): 1 to T;
         - ``code_error``, (T, n_samples): :math:`|z_t - \hat z|`;
         - ``jacobian_error``, (T, n_samples): :math:`|J_t - \hat J|_F`, where
-          :math:`J = \partial z / \partial D`;
+          :math:`J = \partial z / \partial D`; not there without directions;
         - ``support_time``, (n_samples,): the first t from which on codes have the support of
           :math:`\hat z`, T + 1 where that did not happen (proposition 3.1);
         - ``observed_rate``, (n_samples,): :math:`\rho`, from the slope of the logarithm of the code
@@ -181,7 +183,7 @@ def code_convergence(
     same = to_numpy(((path[1:] != 0) == used).all(2))  # (T, n)
     support_time = n_unfoldings + 1 - np.logical_and.accumulate(same[::-1]).sum(0)
 
-    squares = torch.zeros(code_error.shape, dtype=x.dtype)
+    squares = x.new_zeros(code_error.shape)
     weight = 1 / n_directions if n_directions else 1.0
     for direction in _directions(dictionary.atoms, n_directions, random_state):
         limit = _solve_on_support(
@@ -191,15 +193,15 @@ def code_convergence(
             squares[t] += weight * (tangent - limit).square().sum(1)
 
     indices, gram = _restricted_gram(dictionary, used)
-    modes = 1 - step * torch.linalg.eigvalsh(gram)
-    padding = ~used.gather(1, indices)
-    # an entry of the padding is an eigenvalue 1 of its own
-    padded = torch.isclose(modes, 1 - step) & padding.any(1, keepdim=True)
-    rate = modes.abs().masked_fill(padded, 0).amax(1) if modes.shape[1] else x.new_zeros(len(x))
+    # an entry of the padding is an eigenvalue 1 of its own: make it 1 / step, whose mode is 0
+    padding = (~used.gather(1, indices)).to(x)
+    modes = 1 - step * torch.linalg.eigvalsh(gram + torch.diag_embed(padding * (1 / step - 1)))
+    rate = modes.abs().amax(1) if modes.shape[1] else x.new_zeros(len(x))
+    jacobian = {} if n_directions == 0 else {"jacobian_error": to_numpy(squares.sqrt())}
     return Bunch(
         n_unfoldings=np.arange(1, n_unfoldings + 1),
         code_error=code_error,
-        jacobian_error=to_numpy(squares.sqrt()),
+        **jacobian,
         support_time=support_time,
         observed_rate=_observed_rate(code_error, support_time),
         rate=to_numpy(rate),

@@ -25,7 +25,7 @@ def _solve_lasso(dictionary, x, *, alpha, positive_code, mask=None, warn=False):
         dictionary, x, alpha=alpha, positive_code=positive_code, certify=warn
     )
     if warn:
-        warn_about_gaps(gaps, category=ConvergenceWarning, stacklevel=4)
+        warn_about_gaps(gaps, category=ConvergenceWarning, stacklevel=6)  # who called us
     return codes
 
 

@@ -53,10 +53,12 @@ class Team:
 
     def sum(self, *tensors):
         """Return sums over all processes, by one all-reduce in the dtype of the last tensor."""
-        flat = torch.cat([tensor.reshape(-1).to(tensors[-1].dtype) for tensor in tensors])
+        last = tensors[-1]
+        flat = torch.cat([tensor.reshape(-1).to(last.dtype) for tensor in tensors])
+        flat = flat.to(self._device)  # where the group can sum, whatever training computes on
         with _explained():
             dist.all_reduce(flat, group=self.group)
-        parts = flat.split([tensor.numel() for tensor in tensors])
+        parts = flat.to(last.device).split([tensor.numel() for tensor in tensors])
         return [part.view(tensor.shape) for part, tensor in zip(parts, tensors)]
 
     def _largest(self, values):  # list of int -> list of int
@@ -82,7 +84,7 @@ class Team:
         lengths = [0] * self.size
         lengths[self.rank] = len(tensor)
         lengths = self._largest(lengths)
-        padded = torch.zeros(max(lengths), *tensor.shape[1:], dtype=tensor.dtype).to(self._device)
+        padded = tensor.new_zeros(max(lengths), *tensor.shape[1:], device=self._device)
         padded[: len(tensor)] = tensor
         parts = [torch.empty_like(padded) for _ in lengths]
         with _explained():
@@ -103,7 +105,7 @@ class Team:
 
     def first(self, contents):
         """Return the first process's list of at most one bytes."""
-        n_items = int(self.broadcast(torch.tensor(len(contents))))
+        n_items = int(self.broadcast(torch.tensor(len(contents), device="cpu")))
         return [self.gather_bytes(contents[0] if self.rank == 0 else b"")[0]] if n_items else []
 
     def collect(self, rows):
@@ -113,7 +115,7 @@ class Team:
 
     def agree(self, generator):
         """Return a generator with the seed of the first process's."""
-        seed = self.broadcast(torch.tensor([generator.initial_seed()]))
+        seed = self.broadcast(torch.tensor([generator.initial_seed()], device="cpu"))
         return torch.Generator().manual_seed(int(seed))
 
     def own(self, generator):
@@ -138,8 +140,8 @@ def data_parallel(group=None, *, timeout=60.0):
         connected here and disconnected at the end, unless they are connected: by NCCL if this
         process has a GPU, which is then that of its local rank, else by Gloo.
     timeout : float, default=60.0
-        Seconds that one process waits for another before it gives up. Longer than what reading a
-        batch, or a callback, can take.
+        Seconds that one process waits for another before it gives up, if they are connected here.
+        Longer than what reading a batch, or a callback, can take.
 
     Yields
     ------
@@ -176,12 +178,15 @@ def data_parallel(group=None, *, timeout=60.0):
             )
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         if backend == "nccl":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            here = os.environ.get("LOCAL_RANK", os.environ["RANK"])  # torchrun says; others may not
+            torch.cuda.set_device(int(here) % torch.cuda.device_count())
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-    token = _TEAM.set(Team(group))
     try:
-        yield _TEAM.get()
+        token = _TEAM.set(Team(group))
+        try:
+            yield _TEAM.get()
+        finally:
+            _TEAM.reset(token)
     finally:
-        _TEAM.reset(token)
         if connects:
             dist.destroy_process_group()

@@ -114,15 +114,25 @@ def unfold(
     -------
     Tensor of shape (n_samples, n_components)
         The codes after the last iteration.
+
+    Raises
+    ------
+    ValueError
+        If there are no levels, or if the path is unknown or not open to these arguments.
     """
+    if path not in ("auto", "dense", "active"):
+        raise ValueError(f"path is {path!r}; it must be 'auto', 'dense' or 'active'.")
+    if not len(levels):
+        raise ValueError("There are no unfoldings, and so no codes; there has to be one at least.")
     atoms = dictionary.atoms
-    if path == "auto":
-        dense = (
-            not isinstance(dictionary, DenseDictionary) or initial is not None or mask is not None
+    possible = isinstance(dictionary, DenseDictionary) and initial is None and mask is None
+    if path == "active" and not possible:
+        raise ValueError(
+            "path='active' is for a DenseDictionary without initial codes and mask; use 'auto'."
         )
-        dense = dense or not pays(len(x), *atoms.shape, len(levels), x.device)
-        path = "dense" if dense else "auto"
-    if path != "dense":
+    if possible and path == "auto":
+        possible = pays(len(x), *atoms.shape, len(levels), x.device)
+    if possible and path != "dense":
         forced = path == "active"
         return ActiveUnfolding.apply(atoms, x, levels, step, shrinkage, positive_code, forced)
     return _Unfolding.apply(

@@ -8,14 +8,16 @@ __all__ = ["INITIALIZATIONS", "initial_atoms"]
 
 
 def _random(x, n_components, generator):
-    directions = torch.randn(n_components, x.shape[1], generator=generator, dtype=torch.float64)
+    directions = torch.randn(
+        n_components, x.shape[1], generator=generator, device="cpu", dtype=torch.float64
+    )
     return directions.to(x)
 
 
 def _data(x, n_components, generator):
     """Take distinct samples that are not zero; random directions where there are too few."""
     rows = torch.linalg.vector_norm(x, dim=1).nonzero().squeeze(1)
-    order = torch.randperm(len(rows), generator=generator).to(x.device)
+    order = torch.randperm(len(rows), generator=generator, device="cpu").to(x.device)
     atoms = x[rows[order[:n_components]]]
     return torch.cat([atoms, _random(x, n_components - len(atoms), generator)])
 

@@ -11,7 +11,7 @@ from sklearn.decomposition import SparseCoder
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
-from skpudle._arrays import to_tensor
+from skpudle._arrays import to_numpy, to_tensor
 
 __all__ = ["dictionary_of", "given_atoms", "make_sparse_coder"]
 
@@ -21,7 +21,7 @@ def dictionary_of(source):
 
     Parameters
     ----------
-    source : estimator, SPORCO learner or array-like
+    source : estimator, SPORCO learner, array-like or Tensor
         A fitted learner of this package or of scikit-learn (with ``components_``), a
         `~sklearn.decomposition.SparseCoder`, a learner of SPORCO (with ``getdict``), or atoms.
 
@@ -35,6 +35,8 @@ def dictionary_of(source):
     ValueError
         If a learner is not fitted; clones, such as those of a grid search, are not.
     """
+    if isinstance(source, torch.Tensor):
+        return to_numpy(source)
     if hasattr(source, "getdict"):
         return np.squeeze(source.getdict()).T
     if hasattr(source, "components_"):
@@ -91,6 +93,11 @@ def given_atoms(dict_init, n_components, x):
     return atoms
 
 
+def thresholds_hard(learner):
+    """Return whether the alpha of a learner is a threshold, and no penalty of a lasso."""
+    return getattr(learner, "shrinkage", "soft") != "soft" or hasattr(learner, "threshold")
+
+
 def make_sparse_coder(learner, transform_algorithm="lasso_cd", **params):
     """Return scikit-learn's coder with the atoms of a fitted learner.
 
@@ -124,7 +131,7 @@ def make_sparse_coder(learner, transform_algorithm="lasso_cd", **params):
         )
     defaults = {name: getattr(learner, name, False) for name in ("split_sign", "positive_code")}
     if transform_algorithm.startswith("lasso_") and "transform_alpha" not in params:
-        if getattr(learner, "shrinkage", "soft") != "soft" or hasattr(learner, "threshold"):
+        if thresholds_hard(learner):
             raise ValueError(
                 f"{type(learner).__name__} thresholds hard: its alpha_ is no penalty of a lasso. "
                 "Pass transform_alpha, or transform_algorithm='omp' with the number of atoms."

@@ -67,12 +67,16 @@ def _solver(name, device):
     solvers = {"batched": _lasso_batched.solve, "compiled": _lasso_compiled.solve}
     if name not in solvers:
         raise ValueError(f"Unknown solver {name!r}; pass 'auto' or one of {sorted(solvers)}.")
+    if name == "compiled" and device.type != "cpu":
+        raise ValueError(f"solver='compiled' is for the CPU, got data on {device}; use 'batched'.")
     return solvers[name]
 
 
 def _checked_alpha(alpha, atoms):
     """Return alpha as a positive float, or as a float64 tensor of one entry per atom."""
-    alpha = torch.as_tensor(alpha, dtype=torch.float64).detach()
+    if not isinstance(alpha, torch.Tensor):
+        alpha = torch.tensor(alpha, dtype=torch.float64, device="cpu")
+    alpha = alpha.detach().double()
     if alpha.shape not in [(), (len(atoms),)]:
         raise ValueError(
             f"alpha has shape {tuple(alpha.shape)}; pass a number, or one for each of the "
@@ -204,7 +208,7 @@ def solve_lasso(atoms, x, alpha, *, positive=False, max_iter=1000, solver="auto"
     Raises
     ------
     ValueError
-        If alpha is not positive.
+        If alpha is not positive, or if ``solver="compiled"`` gets data that are not on the CPU.
     ImportError
         If ``solver="compiled"`` and numba is not installed.
 
@@ -376,7 +380,7 @@ def converged_codes(dictionary, x, *, alpha, positive_code=False, max_iter=1000,
     tensor([[1., 0.]])
     """
     if not isinstance(alpha, torch.Tensor):
-        alpha = torch.tensor(alpha, dtype=torch.float64)
+        alpha = torch.tensor(alpha, dtype=torch.float64, device="cpu")
     return _ConvergedCodes.apply(
         dictionary.detach(), dictionary.atoms, x, alpha, positive_code, max_iter, certify
     )

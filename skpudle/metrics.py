@@ -14,6 +14,8 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import r2_score
 from sklearn.utils import Bunch, check_array
 
+from skpudle.interoperability import thresholds_hard
+
 __all__ = [
     "AtomMatch",
     "atom_coherence",
@@ -32,9 +34,9 @@ FLOATS = [np.float64, np.float32]
 
 def _check_pair(first, second, *, names, same_length=False):
     """Return two arrays whose rows can be compared."""
+    options = {"dtype": FLOATS, "allow_nd": True}
     first, second = (
-        check_array(array, dtype=FLOATS, allow_nd=True, input_name=name)
-        for array, name in zip((first, second), names)
+        check_array(a, input_name=n, **options) for a, n in zip((first, second), names)
     )
     start = 0 if same_length else 1
     if first.shape[start:] != second.shape[start:]:
@@ -369,13 +371,13 @@ def make_dictionary_recovery_scorer(reference, *, measure="recovery_rate", thres
 
 
 def _lasso_score(estimator, X, y=None, *, alpha):
-    if alpha is None and not hasattr(estimator, "alpha_"):
+    if alpha is None and (thresholds_hard(estimator) or not hasattr(estimator, "alpha_")):
         raise AttributeError(
-            f"{type(estimator).__name__} has no alpha_ to weigh sparsity with. "
-            "Give the penalty to the scorer: make_lasso_objective_scorer(alpha=...)."
+            f"{type(estimator).__name__} has no alpha_ that is a penalty to weigh sparsity with. "
+            "Give one to the scorer: make_lasso_objective_scorer(alpha=...)."
         )
-    alpha = estimator.alpha_ if alpha is None else alpha
-    return -lasso_objective(X, *_code_and_reconstruction(estimator, X), alpha)
+    penalty = estimator.alpha_ if alpha is None else alpha
+    return -lasso_objective(X, *_code_and_reconstruction(estimator, X), penalty)
 
 
 def make_lasso_objective_scorer(*, alpha=None):

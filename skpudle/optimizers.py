@@ -6,6 +6,7 @@ and forgets what it remembered of those; both leave the atoms inside their const
 """
 
 import inspect
+from copy import deepcopy
 
 import torch
 
@@ -15,6 +16,13 @@ _BLOCK = 128  # atoms that the surrogate moves at once
 _NEWEST = 0.3  # weight of the latest batch in the running mean of the loss
 
 _NAMED = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+
+
+def _copy_of(state):  # tensors by name, and whatever else an optimiser counts with
+    return {
+        name: value.clone() if isinstance(value, torch.Tensor) else deepcopy(value)
+        for name, value in state.items()
+    }
 
 
 class GradientOptimizer:
@@ -61,16 +69,15 @@ class GradientOptimizer:
             group["lr"] = group["lr"] / 2
 
     def state(self):
-        """Return copies of all tensors that the next update depends on, the atoms apart."""
-        state = self._optimizer.state[self.atoms].items()
-        return {name: value.clone() for name, value in state if isinstance(value, torch.Tensor)}
+        """Return copies of all that the next update depends on, the atoms apart."""
+        return _copy_of(self._optimizer.state[self.atoms])
 
     @torch.no_grad()
     def load(self, atoms, state):
         """Go back to the given atoms and `state`."""
         self.atoms.copy_(atoms)
         # not by load_state_dict, which changes the precision of some tensors
-        self._optimizer.state[self.atoms] = {name: value.clone() for name, value in state.items()}
+        self._optimizer.state[self.atoms] = _copy_of(state)
 
 
 class SurrogateOptimizer:
@@ -199,7 +206,7 @@ class SurrogateOptimizer:
         return {
             "curvature": self._curvature.clone(),
             "pull": self._pull.clone(),
-            "n_updates": torch.tensor(self._n_updates),
+            "n_updates": torch.tensor(self._n_updates, device="cpu"),
             "trend": self._trend.clone(),
         }
 
@@ -248,13 +255,15 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, params=No
         return SurrogateOptimizer(atoms, project, **params)
     optimizer_class = _NAMED.get(name, name)
     if optimizer_class is torch.optim.Adam:
-        params = {"eps": 1e-8 * data_scale or 1e-8, "fused": True} | params
+        # fused is the fastest, and torch refuses it beside foreach
+        params = {"eps": 1e-8 * data_scale or 1e-8, "fused": "foreach" not in params} | params
     if not issubclass(optimizer_class, torch.optim.Optimizer):
         raise ValueError(
             f"optimizer={optimizer_class.__name__} is no subclass of torch.optim.Optimizer; pass "
             "one, or 'adam', 'sgd' or 'surrogate'."
         )
-    if inspect.signature(optimizer_class.step).parameters["closure"].default is not None:
+    closure = inspect.signature(optimizer_class.step).parameters.get("closure")
+    if closure is not None and closure.default is not None:
         raise ValueError(
             f"optimizer={optimizer_class.__name__} evaluates the loss by itself (its step needs a "
             "closure); pass an optimiser that takes one gradient at a time, such as 'adam'."

@@ -47,7 +47,7 @@ def _unit_rows(x):  # (..., n, m) -> (..., n, m), zero rows stay zero
 
 def _normal(shape, like, generator):
     """Draw on the CPU in float64, so that all devices and precisions see the same numbers."""
-    drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
+    drawn = torch.randn(shape, generator=generator, device="cpu", dtype=torch.float64)
     return drawn.to(like.dtype).to(like.device)
 
 
@@ -93,7 +93,7 @@ def _residual(x, atoms):  # (n, m), (p, m) -> (n, m)
 
 def _draw_pairs(x, atoms, generator):  # (n, m), (p, m) -> two of (n_pairs, m)
     """Pair samples by their agreement in what no atom explains yet, and return that part."""
-    pool = torch.randperm(len(x), generator=generator)[:POOL_SIZE].to(x.device)
+    pool = torch.randperm(len(x), generator=generator, device="cpu")[:POOL_SIZE].to(x.device)
     pool = x[pool]
     residual = _residual(pool, atoms) if len(atoms) else pool
     norms = torch.linalg.vector_norm(pool, dim=1)
@@ -106,7 +106,7 @@ def _draw_pairs(x, atoms, generator):  # (n, m), (p, m) -> two of (n_pairs, m)
     agreement.scatter_(1, first[:, None], -1)  # no sample is its own partner
     n_partners = max(1, int(PARTNERS * len(pool)))
     partners = agreement.topk(n_partners, dim=1).indices
-    choice = torch.randint(n_partners, (n_pairs, 1), generator=generator).to(x.device)
+    choice = torch.randint(n_partners, (n_pairs, 1), generator=generator, device="cpu").to(x.device)
     second = partners.gather(1, choice).squeeze(1)
     return _unit_rows(residual[first]), _unit_rows(residual[second])
 
@@ -173,7 +173,7 @@ def _search(x, n_components, max_pairs, generator):  # (n, m) -> (at most n_comp
 def _fill(atoms, x, n_components, generator):  # (k, m), (n, m) -> (n_components, m)
     """Complete the atoms by samples in new directions, then by random directions."""
     rows = _unit_rows(x)[torch.linalg.vector_norm(x, dim=1) > 0]
-    rows = rows[torch.randperm(len(rows), generator=generator).to(x.device)]
+    rows = rows[torch.randperm(len(rows), generator=generator, device="cpu").to(x.device)]
     for block in rows.split(max(n_components, 1024)):
         if len(atoms) < n_components:
             new = _new_directions(block, atoms, SAME_ROW)
@@ -235,7 +235,7 @@ def pairwise_atoms(x, n_components, *, generator, max_pairs=None, max_samples=65
     if n_components < 1:
         raise ValueError(f"n_components is {n_components}; ask for at least one atom.")
     if len(x) > max_samples:
-        x = x[torch.randperm(len(x), generator=generator)[:max_samples].to(x.device)]
+        x = x[torch.randperm(len(x), generator=generator, device="cpu")[:max_samples].to(x.device)]
     largest = x.abs().amax() if x.numel() else x.new_zeros(())
     x = x / torch.where(largest > 0, largest, 1)  # fourth powers must not under- or overflow
     atoms = x[:0]

@@ -8,9 +8,8 @@ import torch
 from sklearn.base import _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import validate_data
 
-from skpudle._arrays import check_rows, make_generator, to_numpy, to_tensor
+from skpudle._arrays import check_rows, input_attributes, make_generator, to_numpy, to_tensor
 from skpudle._base import AUTO_ALPHA, DICT_INIT, BaseDictionaryLearner
 from skpudle._transformer import DictionaryTransformer
 from skpudle.lasso import solve_lasso
@@ -162,7 +161,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         x = to_tensor(check_rows(X, estimator=self))
         atoms = self._initial_atoms(x, make_generator(self.random_state))
         alpha = self._initial_alpha(x, atoms)
-        validate_data(self, X, skip_check_array=True)
+        inputs = input_attributes(X)
 
         options = bpdndl.BPDNDictLearn.Options()
         options.update({"Verbose": bool(self.verbose), "MaxMainIter": self.max_iter})
@@ -178,7 +177,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
 
         def after_iteration(learner):  # -> whether SPORCO is to stop
             stop = own_callback is not None and bool(own_callback(learner))
-            attributes = partial(self._fitted_attributes, learner, alpha, x.dtype)
+            attributes = partial(self._fitted_attributes, learner, alpha, x.dtype, inputs)
             stop |= task.call_on_fit_task_end(
                 estimator=self, X=X, y=y, reconstruction_attributes=attributes
             )
@@ -191,14 +190,14 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         root.call_on_fit_task_begin(estimator=self, X=X, y=y)
         begin()
         learner.solve()
-        vars(self).update(self._fitted_attributes(learner, alpha, x.dtype))
+        self._take(self._fitted_attributes(learner, alpha, x.dtype, inputs))
         root.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes=dict)
         return self
 
-    def _fitted_attributes(self, learner, alpha, dtype):
+    def _fitted_attributes(self, learner, alpha, dtype, inputs):
         components = to_numpy(to_tensor(learner.getdict().T).to(dtype))
         losses = learner.getitstat().DFid
-        return {
+        return inputs | {
             "components_": components,
             "n_components_": len(components),
             "alpha_": alpha,
@@ -216,7 +215,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
 
     def _transform_encoder(self):
         def encoder(dictionary, x, mask=None):
-            return solve_lasso(dictionary.atoms, x, self.alpha_)[0]
+            return solve_lasso(dictionary.atoms, x, self.alpha_, certify=False)[0]
 
         return encoder
 

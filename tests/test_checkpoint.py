@@ -192,6 +192,26 @@ def test_a_finished_fit_goes_on_for_more_epochs(tmp_path):
     assert_same(found, clone_with(learner).fit(data()))
 
 
+def test_numbers_of_numpy_are_parameters_like_others(tmp_path):
+    learner, data = CASES["adam"]
+    recording = Checkpoint(tmp_path / "fit.npz")
+    expected = clone_with(learner, recording).fit(data())
+    same = clone_with(learner, recording).set_params(batch_size=np.int64(8))
+    assert_same(same.fit(data()), expected)
+    other = clone_with(learner, recording).set_params(batch_size=np.int64(16))
+    with pytest.raises(ValueError, match="batch_size: 8, now 16"):
+        other.fit(data())
+
+
+def test_a_fit_that_had_converged_goes_on_by_a_stricter_rule(tmp_path):
+    learner, data = CASES["adam"]
+    learner = clone_with(learner, Checkpoint(tmp_path / "fit.npz"))
+    learner.set_params(tol=0.9, n_iter_no_change=1, max_iter=6).fit(data())
+    assert learner.n_iter_ < 6
+    assert learner.fit(data()).n_iter_ < 6
+    assert learner.set_params(tol=None).fit(data()).n_iter_ == 6
+
+
 def test_without_a_seed_the_fit_that_goes_on_is_the_one_that_was_begun(tmp_path, monkeypatch):
     """Initial atoms, and with them alpha, come from the seed that was drawn at first."""
     learner = PUDLEDictionaryLearning(

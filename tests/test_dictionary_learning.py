@@ -1004,3 +1004,39 @@ def test_without_a_callback_nothing_is_evaluated_between_epochs(X, monkeypatch):
     monkeypatch.setattr(BaseDictionaryLearner, "_fitted_attributes", spy)
     make(max_iter=5).fit(X)
     assert len(calls) == 1
+
+
+def test_the_default_device_of_torch_does_not_matter(variant, X):
+    """Nothing is made there: on the device "meta" numbers do not exist."""
+    options = variant | dict(batch_size=16, device="cpu")
+    expected = make(**options).fit(X)
+    with torch.device("meta"):
+        found = make(**options).fit(X)
+        codes, score = found.transform(X), found.score(X)
+    assert_same(vars(found), vars(expected))
+    np.testing.assert_array_equal(codes, expected.transform(X))
+    assert score == expected.score(X)
+
+
+def test_a_tensor_is_an_initial_dictionary_too(X, atoms):
+    given = torch.tensor(atoms, requires_grad=True)
+    found, expected = make(dict_init=given).fit(X), make(dict_init=atoms).fit(X)
+    np.testing.assert_array_equal(found.components_, expected.components_)
+
+
+def test_another_fit_leaves_nothing_of_the_fit_before(X):
+    estimator = make().fit(pd.DataFrame(X, columns=[f"x{i}" for i in range(8)]))
+    assert estimator.fit(X[:, :5]).n_features_in_ == 5
+    assert not hasattr(estimator, "feature_names_in_")
+
+
+def test_a_data_error_on_the_way_leaves_a_fitted_estimator_as_it_was(X):
+    class Breaks:
+        def __iter__(self):
+            yield from (X[:20, :5], X[20:40, :5], X[40:, :4])
+
+    estimator = make().fit(X)
+    before = copy.deepcopy({k: v for k, v in vars(estimator).items() if k.endswith("_")})
+    with pytest.raises(ValueError, match="Batch 2 of X has 4 features"):
+        estimator.fit(Breaks())
+    assert_same({k: v for k, v in vars(estimator).items() if k.endswith("_")}, before)

@@ -431,3 +431,16 @@ def test_codes_on_every_device_are_those_of_the_cpu(variant, shape, device, gene
     assert codes.device.type == device
     expected = encode(atoms, x, alpha=0.3, **variant)
     torch.testing.assert_close(codes.cpu(), expected, rtol=0, atol=1e-12)
+
+
+def test_what_no_path_can_do_is_refused(generator):
+    atoms, x = make_problem(generator)
+    dictionary, step = DenseDictionary(atoms), torch.tensor(0.1, dtype=torch.float64)
+    levels = threshold_levels(dictionary, 0.1, 3, step)
+    with pytest.raises(ValueError, match="'dnese'; it must be"):
+        unfold(dictionary, x, levels, step, path="dnese")
+    with pytest.raises(ValueError, match="no unfoldings"):
+        unfold(dictionary, x, levels[:0], step)
+    for extra in ({"mask": torch.ones_like(x)}, {"initial": x @ atoms.mT}):
+        with pytest.raises(ValueError, match="without initial codes and mask"):
+            unfold(dictionary, x, levels, step, path="active", **extra)

@@ -11,6 +11,7 @@ from sklearn.decomposition import MiniBatchDictionaryLearning
 from sklearn.metrics import precision_recall_fscore_support, r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
+from skpudle import NOODLDictionaryLearning
 from skpudle.datasets import make_dictionary_data
 from skpudle.metrics import (
     atom_coherence,
@@ -277,6 +278,9 @@ def test_lasso_scorer_prefers_the_minimiser(rng):
 def test_lasso_scorer_asks_for_a_penalty():
     learner = MiniBatchDictionaryLearning(3)
     with pytest.raises(AttributeError, match=r"no alpha_.*make_lasso_objective_scorer\(alpha"):
+        make_lasso_objective_scorer()(learner, np.eye(3))
+    learner = NOODLDictionaryLearning(3, max_iter=1, tol=None, random_state=0).fit(np.eye(3))
+    with pytest.raises(AttributeError, match="no alpha_ that is a penalty"):
         make_lasso_objective_scorer()(learner, np.eye(3))
 
 

@@ -188,3 +188,30 @@ def test_a_class_of_torch_is_taken_with_its_parameters(atoms):
     (group,) = optimizer._optimizer.param_groups
     assert group["lr"] == 0.5
     assert group["alpha"] == 0.7
+
+
+class Counting(torch.optim.Optimizer):
+    """A step of 1 over the number of steps, which it counts by an integer."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, {"lr": lr})
+
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p]["step"] = self.state[p].get("step", 0) + 1
+                p.data.sub_(p.grad, alpha=group["lr"] / self.state[p]["step"])
+
+
+def test_an_optimizer_may_count_by_integers_and_know_no_closures(atoms, gradients):
+    options = dict(learning_rate=0.1, data_scale=1.0)
+    first, second, third = (make_optimizer(Counting, atoms, torch.clone, **options) for _ in "123")
+    train(first, gradients)
+    train(second, gradients[:2])
+    third.load(second.atoms, second.state())
+    assert torch.equal(train(third, gradients[2:]), first.atoms)
+
+
+def test_foreach_takes_the_place_of_the_fused_adam(atoms, gradients):
+    found = train(make("adam", atoms, foreach=True), gradients)
+    torch.testing.assert_close(found, train(make("adam", atoms), gradients))

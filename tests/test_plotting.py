@@ -7,7 +7,11 @@ import sys
 import numpy as np
 import pytest
 
-from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle import (
+    ConvPUDLEDictionaryLearning,
+    NOODLDictionaryLearning,
+    PUDLEDictionaryLearning,
+)
 from skpudle.datasets import make_dictionary_data
 from skpudle.diagnostics import code_convergence, gradient_convergence
 from skpudle.metrics import atom_coherence
@@ -181,11 +185,18 @@ def test_convergence_of_gradients_has_a_line_for_each(learner, X):
         np.testing.assert_allclose(line.get_ydata(), error, rtol=1e-12)
 
 
-def test_hard_thresholding_has_no_lasso_to_converge_to(X):
-    learner = PUDLEDictionaryLearning(
-        shrinkage="hard", n_unfoldings=5, max_iter=1, tol=None, random_state=0
-    )
-    with pytest.raises(ValueError, match="shrinkage='hard'"):
+@pytest.mark.parametrize(
+    "learner",
+    [
+        PUDLEDictionaryLearning(shrinkage="hard"),
+        NOODLDictionaryLearning(),
+        PUDLEDictionaryLearning(positive_code=True),
+    ],
+    ids=repr,
+)
+def test_codes_of_other_problems_have_no_lasso_to_converge_to(learner, X):
+    learner.set_params(n_unfoldings=5, max_iter=1, tol=None, random_state=0)
+    with pytest.raises(ValueError, match=f"either sign.*got {type(learner).__name__}"):
         ConvergenceDisplay.from_estimator(learner.fit(X), X)
 
 

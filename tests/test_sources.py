@@ -241,6 +241,36 @@ def test_an_error_says_where_in_the_stream(X):
         make_learner().fit(Given([X, X[:, :5]]))
 
 
+def test_a_stream_that_ends_for_good_is_refused(X):
+    class Once:
+        def __init__(self):
+            self.rest = iter(np.split(X, 7))
+
+        def __iter__(self):
+            return self.rest
+
+    with pytest.raises(TypeError, match="yields no batches any more"):
+        make_learner().fit(Once())
+
+    class Twice(Once):  # once to count, once to train
+        n_left = 3
+
+        def __iter__(self):
+            self.n_left -= 1
+            return iter(np.split(X, 7) if self.n_left > 0 else [])
+
+    with pytest.raises(TypeError, match="yields no samples in this epoch"):
+        make_learner().fit(Twice())
+
+
+def test_unused_atoms_become_rows_of_a_map(memory_map, small_windows, device):
+    """Their positions come back from wherever the losses are."""
+    learner = make_learner(alpha=1e3, max_iter=2, device=device).fit(memory_map)
+    rows = np.asarray(memory_map)
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    assert np.isclose(abs(learner.components_ @ rows.T).max(1), 1, atol=1e-5).all()
+
+
 def test_an_empty_stream_is_refused():
     with pytest.raises(ValueError, match="yields no batch"):
         make_learner().fit(Given([]))
@@ -278,8 +308,8 @@ def test_codes_go_into_a_memory_map_and_into_a_sparse_array(split_sign, X, tmp_p
 
 
 def test_code_maps_fit_into_no_sparse_array():
-    images = np.random.default_rng(0).normal(size=(3, 6, 6))
-    learner = ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1, max_iter=1, tol=None)
+    images = np.random.default_rng(0).normal(size=(3, 12, 12))
+    learner = ConvPUDLEDictionaryLearning(2, stride=1, max_iter=1, tol=None, random_state=0)
     with pytest.raises(ValueError, match=r"maps, here of shape \(4, 4, 2\)"):
         learner.fit(images).transform_sparse(images)
 

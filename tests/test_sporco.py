@@ -81,12 +81,11 @@ def test_a_checkpoint_is_refused(problem, tmp_path):
         learner.set_callbacks(Checkpoint(tmp_path / "fit.npz")).fit(problem[0])
 
 
-def test_scaling_data_scales_codes(problem):
+def test_scaling_data_scales_alpha(problem):
     x = problem[0]
     learner = SporcoDictionaryLearning(max_iter=1, random_state=0).fit(x)
     scaled = clone(learner).fit(8 * x)
     np.testing.assert_allclose(scaled.alpha_, 8 * learner.alpha_)
-    np.testing.assert_allclose(scaled.transform(8 * x), 8 * learner.transform(x), atol=1e-8)
 
 
 def test_without_sporco_the_error_names_the_extra(problem, monkeypatch):

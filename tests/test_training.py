@@ -5,7 +5,8 @@ from functools import partial
 import pytest
 import torch
 
-from skpudle._training import Diverged, Rows, Stopping, Trainer
+from skpudle._stopping import Stopping
+from skpudle._training import Diverged, Rows, Trainer
 from skpudle.encoding import encode
 from skpudle.gradients import ae_ls
 from skpudle.operators import DenseDictionary, project_atoms

@@ -1,0 +1,55 @@
+"""What training tells its user: progress, warnings, and how it failed."""
+
+import time
+import warnings
+
+from sklearn.exceptions import ConvergenceWarning
+
+__all__ = ["divergence", "print_progress", "warn_of_early_end", "warn_of_step"]
+
+
+def print_progress(trainer, max_iter, n_updates, start_time):
+    """Print a line about the epoch that has ended."""
+    rate = trainer.n_steps / (time.perf_counter() - start_time)
+    n_left = max(n_updates - trainer.n_steps, 0)
+    print(
+        f"epoch {len(trainer.loss_curve)}/{max_iter}  loss {trainer.loss_curve[-1]:.6g}  "
+        f"{rate:.3g} updates/s  at most {n_left / rate:.0f} s left",
+        flush=True,
+    )
+
+
+def warn_of_step(step_size, dictionary, *, stacklevel):
+    """Warn if the encoder may diverge with the given step; `stacklevel` as in `warnings.warn`."""
+    bound = float(dictionary.squared_norm_bound())
+    if step_size * bound > 2:
+        warnings.warn(
+            f"step_size={step_size} is beyond 2 / L = {2 / bound:.3g}, where L = {bound:.4g} is a "
+            "bound of the squared spectral norm of the dictionary: the encoder may diverge. Pass a "
+            "smaller step_size, or 'auto' for 1 / L.",
+            RuntimeWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def warn_of_early_end(learner, *, stacklevel):
+    """Warn that a learner was still improving; `stacklevel` as in `warnings.warn`."""
+    warnings.warn(
+        f"The objective of {type(learner).__name__} still improved after {learner.n_steps_} "
+        f"updates (max_iter={learner.max_iter!r}). Increase max_iter or learning_rate, or "
+        f"raise tol (now {learner.tol}); tol=None trains as long without this warning.",
+        ConvergenceWarning,
+        stacklevel=stacklevel + 1,
+    )
+
+
+def divergence(learner, update):
+    """Return the error for training that stopped being finite."""
+    has_rate = learner.optimizer != "surrogate"
+    rate = f"lower learning_rate (now {learner.learning_rate})"
+    return ValueError(
+        f"Training of {type(learner).__name__} stopped being finite at update {update}, "
+        "also after a second try with smaller steps; the last finite dictionary is in "
+        f"components_. Try a {rate if has_rate else 'larger anchor in optimizer_params'}, a "
+        f"lower step_size (now {learner.step_size}), or scale the data."
+    )

@@ -1,0 +1,51 @@
+"""When training is to stop by itself."""
+
+__all__ = ["Stopping"]
+
+
+class Stopping:
+    """Stop when the smoothed objective has not improved for some checks in a row.
+
+    Parameters
+    ----------
+    tol : float or None
+        Relative improvement that counts; None never stops.
+    patience : int
+        Number of checks without one.
+    first_update : int, default=0
+        Updates before this one are not judged.
+    n_updates : int, default=None
+        Stop after that many in any case, in the middle of an epoch if need be.
+    """
+
+    def __init__(self, tol, patience, *, first_update=0, n_updates=None):
+        self.tol, self.patience, self.first_update = tol, patience, first_update
+        self.n_updates = n_updates
+        # smoothed objective, the best so far, checks without a better; sums since the last check
+        self.course = None, None, 0, 0.0, 0
+
+    def limit(self, length, update):
+        """Return how many of the next ``length`` updates are to be made."""
+        return length if self.n_updates is None else min(length, self.n_updates - update)
+
+    def forgive(self):
+        """Count checks without an improvement anew, after what counts as one has changed."""
+        smoothed, best, _, *waiting = self.course
+        self.course = smoothed, best, 0, *waiting
+
+    def check(self, total, n_samples, update, *, n_judged=1):
+        """Return whether to stop, by the summed objective of ``n_judged`` or more new samples."""
+        if self.tol is None or update < self.first_update:
+            return False
+        smoothed, best, stalled, *waiting = self.course
+        total, n_samples = total + waiting[0], n_samples + waiting[1]
+        if n_samples < n_judged:
+            self.course = smoothed, best, stalled, total, n_samples
+            return False
+        objective = total / n_samples
+        # the mean with its own past halves the variance of a minibatch objective in a few checks
+        smoothed = objective if smoothed is None else (smoothed + objective) / 2
+        stalled = 0 if best is None or smoothed < best - self.tol * abs(best) else stalled + 1
+        best = smoothed if best is None else min(best, smoothed)
+        self.course = smoothed, best, stalled, 0.0, 0
+        return stalled >= self.patience
