@@ -34,9 +34,9 @@ FLOATS = [np.float64, np.float32]
 
 def _check_pair(first, second, *, names, same_length=False):
     """Return two arrays whose rows can be compared."""
-    options = {"dtype": FLOATS, "allow_nd": True}
     first, second = (
-        check_array(a, input_name=n, **options) for a, n in zip((first, second), names)
+        check_array(array, dtype=FLOATS, allow_nd=True, input_name=name)
+        for array, name in zip((first, second), names)
     )
     start = 0 if same_length else 1
     if first.shape[start:] != second.shape[start:]:
@@ -386,14 +386,14 @@ def make_lasso_objective_scorer(*, alpha=None):
     Parameters
     ----------
     alpha : float, default=None
-        Sparsity penalty. None takes ``estimator.alpha_``; values are then comparable only between
-        estimators with the same penalty, and a search over ``alpha`` would choose the smallest.
+        Sparsity penalty. None takes ``estimator.alpha_``, which makes values comparable only
+        between estimators with one penalty; a search over ``alpha`` would choose the smallest.
 
     Returns
     -------
     callable
-        ``scorer(estimator, X, y=None)``: minus the `lasso_objective`, so that larger is better. It
-        needs ``transform`` and either ``inverse_transform`` or ``components_``. It can be pickled.
+        ``scorer(estimator, X, y=None)``, which can be pickled: minus the `lasso_objective`, by
+        ``transform`` and either ``inverse_transform`` or ``components_``.
     """
     return partial(_lasso_score, alpha=alpha)
 
@@ -416,6 +416,6 @@ def reconstruction_r2_scorer(estimator, X, y=None):
         :math:`R^2`, features weighted by their variance: 1 for a perfect reconstruction, 0 for that
         by the mean. It does not ask for sparsity.
     """
-    _, reconstruction = _code_and_reconstruction(estimator, X)
-    X, reconstruction = (np.asarray(array).reshape(len(array), -1) for array in (X, reconstruction))
-    return float(r2_score(X, reconstruction, multioutput="variance_weighted"))
+    pair = X, _code_and_reconstruction(estimator, X)[1]
+    pair = (np.asarray(array).reshape(len(array), -1) for array in pair)
+    return float(r2_score(*pair, multioutput="variance_weighted"))
