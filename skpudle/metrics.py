@@ -1,9 +1,8 @@
 """How well a dictionary and its codes are recovered, and scorers made of that.
 
 A dictionary is known up to the order and the signs of its atoms: permuting or flipping atoms
-permutes or flips the codes and leaves the data as they are. What is learned is therefore matched
-with the reference first, by the one assignment that is best for all atoms together. Atoms lie on
-the first axis and may have any shape, so convolutional dictionaries are compared in the same way.
+permutes or flips the codes and leaves the data as they are. So it is matched with the reference
+first, by the best assignment of all atoms together. They lie on the first axis, in any shape.
 """
 
 from functools import partial
