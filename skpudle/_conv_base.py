@@ -82,6 +82,7 @@ class BaseConvLearner(BaseDictionaryLearner):
         return _sizes(self.stride, len(self._kernel))
 
     def _check_parameters(self):
+        self._check_lambda_decay()
         kernel, stride = self._kernel, self._stride
         together = len(stride) == len(kernel) and min(*stride, *kernel) >= 1
         if len(kernel) > 2 or not together:

@@ -428,6 +428,8 @@ def test_noise_in_other_units_than_the_images_is_pointed_out():
         (dict(atom_shape=(5, 4, 3), stride=1), "one or two axes of an atom"),
         (dict(image_shape=(3, 4, 5, 6)), "is no image for"),
         (dict(n_train_shifts=7), "has 6 grids"),
+        (dict(lambda_decay=(1.0, 5.0)), "is not a pair"),
+        (dict(lambda_decay=(0.9,)), "is not a pair"),
         (dict(dict_init=np.ones((6, 4, 5))), "expected .* = \\(6, 5, 4\\)"),
     ],
 )
