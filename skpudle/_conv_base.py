@@ -376,6 +376,7 @@ class BaseConvLearner(BaseDictionaryLearner):
         self.step_size_ = float(values["step_size_"])
         self.lambda_decay_ = float(values["lambda_decay_"])
         self.n_components_ = len(self.components_)
+        self.device_ = str(self._transform_device(None))
         self.n_iter_, self.n_steps_, self.loss_curve_ = 1, 0, np.zeros(0)
         self._training_state = {
             "alpha": float(np.mean(self.alpha_)),
