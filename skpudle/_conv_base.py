@@ -243,7 +243,7 @@ class BaseConvLearner(BaseDictionaryLearner):
             start["image_size"] = tuple(images.tensors[0].shape[2:]) if same else None
         layout = self._layout(parameters)
         start |= {"generator": generator, "layout": layout, "channel_axis": images.channel_axis}
-        start |= {"seed": generator.initial_seed(), "sample": x.corner(x.images[0])}
+        start |= {"seed": generator.initial_seed(), "sample": x}
         start["device"] = images.tensors[0].device
         optimizer = make_optimizer(
             self.optimizer,
