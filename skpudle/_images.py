@@ -15,6 +15,8 @@ from skpudle._arrays import check_rows, like_input, to_tensor
 
 __all__ = ["Images", "cut_tiles", "extend", "n_dimensions", "read_images"]
 
+_UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
+
 
 @dataclass(frozen=True)
 class Images:
@@ -80,11 +82,9 @@ def n_dimensions(value):
 def _scaled(X):
     """Return unsigned integers as fractions of their largest value, in float32."""
     if isinstance(X, torch.Tensor):
-        return X.to(torch.float32) / 255 if X.dtype == torch.uint8 else X
+        return X.to(torch.float32) / torch.iinfo(X.dtype).max if X.dtype in _UNSIGNED else X
     X = np.asarray(X)
-    if X.dtype in (np.uint8, np.uint16):
-        return (X / np.iinfo(X.dtype).max).astype(np.float32)
-    return X
+    return (X / np.iinfo(X.dtype).max).astype(np.float32) if X.dtype.kind == "u" else X
 
 
 def _check_images(X, n_axes, estimator):  # (n, *size[, n_channels]) -> tensor, channel_axis

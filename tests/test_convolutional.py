@@ -15,6 +15,7 @@ from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle._conv_network import ConvNetwork, ConvParameters, RowLayout, all_shifts
 from skpudle._conv_training import initial_kernels
 from skpudle._denoising import denoise_images
+from skpudle._images import read_images
 from skpudle.operators import ConvDictionary
 
 SMALL = dict(atom_shape=(5, 4), stride=(2, 3), n_unfoldings=4, max_iter=2, tol=None, random_state=0)
@@ -195,6 +196,17 @@ def test_unsigned_integers_are_fractions_of_their_largest_value(images):
     np.testing.assert_allclose(tensor, denoised, atol=1e-6)
     wide = (pixels.astype(np.uint16)) * 257
     np.testing.assert_allclose(learner.denoise([wide[0]])[0], denoised[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("container", [np.asarray, torch.from_numpy])
+@pytest.mark.parametrize("n_bits", [8, 16, 32, 64])
+def test_the_largest_value_of_any_unsigned_integer_is_one(n_bits, container):
+    pixels = np.array([[[0, 2 ** (n_bits - 1), 2**n_bits - 1]]], dtype=f"uint{n_bits}")
+    (read,) = read_images(container(pixels), 2).tensors
+    assert read.dtype == torch.float32
+    np.testing.assert_allclose(read.flatten(), [0, 0.5, 1], atol=0.01)
+    (signed,) = read_images(container((pixels >> 1).astype(f"int{n_bits}")), 2).tensors
+    assert signed.max() == pytest.approx(2 ** (n_bits - 1) - 1)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
