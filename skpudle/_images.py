@@ -87,7 +87,7 @@ def _scaled(X):
     return (X / np.iinfo(X.dtype).max).astype(np.float32) if X.dtype.kind == "u" else X
 
 
-def _check_images(X, n_axes, estimator):  # (n, *size[, n_channels]) -> tensor, channel_axis
+def _check_images(X, n_axes, device, estimator):  # (n, *size[, n_channels]) -> tensor, channel_axis
     X = _scaled(X)
     shape = tuple(X.shape)
     if len(shape) not in (n_axes + 1, n_axes + 2) or 0 in shape:
@@ -97,7 +97,7 @@ def _check_images(X, n_axes, estimator):  # (n, *size[, n_channels]) -> tensor, 
             f"of such images, or as rows; got an array of shape {shape}."
         )
     flat = check_rows(X.reshape(len(X), -1), estimator=estimator)
-    x = to_tensor(flat).reshape(shape)
+    x = to_tensor(flat, device).reshape(shape)
     channel_axis = len(shape) == n_axes + 2
     return (x.movedim(-1, 1) if channel_axis else x[:, None]).contiguous(), channel_axis
 
@@ -134,7 +134,7 @@ def read_images(X, n_axes, *, image_shape=None, device="cpu", estimator=None):
     if isinstance(X, list | tuple) and not len(X):
         raise ValueError("There are no images: expected at least one, got an empty list.")
     if isinstance(X, list | tuple) and _is_array(X[0]) and (n_dimensions(X[0]) >= n_axes):
-        read = [_check_images(_scaled(image)[None], n_axes, estimator) for image in X]
+        read = [_check_images(_scaled(image)[None], n_axes, device, estimator) for image in X]
         tensors, channel_axes = zip(*read, strict=True)
         channels = {(image.shape[1], axis) for image, axis in read}
         if len(channels) > 1:
@@ -143,7 +143,7 @@ def read_images(X, n_axes, *, image_shape=None, device="cpu", estimator=None):
                 f"{sorted({n for n, _ in channels})}, some with and some without an axis of them."
             )
         dtype = torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
-        tensors = [x.to(device, dtype) for x in tensors]
+        tensors = [x.to(dtype) for x in tensors]
         return Images(tensors, "list", channel_axes[0], X[0])
     if isinstance(X, list | tuple) and n_dimensions(X) > 2:
         X = np.asarray(X)
@@ -159,8 +159,8 @@ def read_images(X, n_axes, *, image_shape=None, device="cpu", estimator=None):
         channel_axis = len(shape) > n_axes
         x = x.movedim(-1, 1) if channel_axis else x[:, None]
         return Images([x.contiguous()], "rows", channel_axis, X)
-    x, channel_axis = _check_images(X, n_axes, estimator)
-    return Images([x.to(device)], "array", channel_axis, X)
+    x, channel_axis = _check_images(X, n_axes, device, estimator)
+    return Images([x], "array", channel_axis, X)
 
 
 def extend(x, before, after):  # (n, n_channels, *size) -> larger by before + after

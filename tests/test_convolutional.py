@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from test_conv_encoding import torch_encode
 
-from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning, _images
 from skpudle._conv_network import ConvNetwork, ConvParameters, RowLayout, all_shifts
 from skpudle._conv_training import initial_kernels
 from skpudle._denoising import denoise_images
@@ -207,6 +207,14 @@ def test_the_largest_value_of_any_unsigned_integer_is_one(n_bits, container):
     np.testing.assert_allclose(read.flatten(), [0, 0.5, 1], atol=0.01)
     (signed,) = read_images(container((pixels >> 1).astype(f"int{n_bits}")), 2).tensors
     assert signed.max() == pytest.approx(2 ** (n_bits - 1) - 1)
+
+
+def test_images_on_a_device_are_not_brought_to_the_host(monkeypatch):
+    """The device "meta" has no values: what it holds cannot be copied from it, nor checked."""
+    monkeypatch.setattr(_images, "check_rows", lambda X, estimator: X)
+    images = torch.empty(2, 6, 7, 3, device="meta")
+    assert read_images(images, 2, device="meta").tensors[0].shape == (2, 3, 6, 7)
+    assert len(read_images(list(images), 2, device="meta").tensors) == 2
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
