@@ -14,7 +14,7 @@ from skpudle._arrays import make_generator, resolve_device, to_numpy, to_tensor
 from skpudle._base import AUTO_ALPHA, BaseDictionaryLearner, warn_of_step
 from skpudle._conv_network import ConvNetwork, ConvParameters, RowLayout, all_shifts
 from skpudle._conv_training import TrainingImages, initial_kernels, warn_of_units
-from skpudle._images import n_dimensions, read_images
+from skpudle._images import read_images, read_targets
 from skpudle.distributed import current_team
 from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
@@ -158,25 +158,7 @@ class BaseConvLearner(BaseDictionaryLearner):
         return images
 
     def _read_targets(self, y, images):  # -> list of (n_channels, *size), or None
-        if y is None:
-            return None
-        many = isinstance(y, list | tuple) and len(y) > 0
-        if n_dimensions(y[0] if many else y) + many < 2:
-            return None  # labels
-        options = dict(image_shape=self.image_shape, device=images.tensors[0].device)
-        targets = read_images(y, len(self._kernel), estimator=self, **options).singles()
-        got, expected = ([tuple(x.shape) for x in many] for many in (targets, images.singles()))
-        if got != expected:
-            pairs = enumerate(zip(got, expected))
-            where = next(
-                (f"{a} for {b} at index {i}" for i, (a, b) in pairs if a != b), "all equal"
-            )
-            raise ValueError(
-                "Targets do not match the images. Pass one clean image of the same shape for each "
-                f"noisy one; got {len(got)} for {len(expected)}, of shapes (n_channels, *size) "
-                f"{where}."
-            )
-        return [x.to(images.dtype) for x in targets]
+        return read_targets(y, images, image_shape=self.image_shape, estimator=self)
 
     def _read_and_build(self, X):  # -> Images, ConvNetwork
         check_is_fitted(self)
