@@ -1,11 +1,13 @@
 """What training a convolutional learner takes: images in, rows of parameters, fitted attributes."""
 
+from contextlib import contextmanager
 from functools import partial
 from math import ceil, prod
 from numbers import Integral, Real
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names, check_is_fitted, validate_data
@@ -140,7 +142,7 @@ class BaseConvLearner(BaseDictionaryLearner):
         if reset:
             return images
         if images.kind == "rows":
-            if not hasattr(self, "n_features_in_"):
+            if getattr(self, "n_features_in_", None) is None:  # callbacks see what fit leaves out
                 raise ValueError(
                     "Two-dimensional input means rows of pixels, but this "
                     f"{type(self).__name__} was fitted on images. Pass one image as [image], or as "
@@ -226,7 +228,7 @@ class BaseConvLearner(BaseDictionaryLearner):
         layout = self._layout(parameters)
         start |= {"generator": generator, "layout": layout, "channel_axis": images.channel_axis}
         start |= {"seed": generator.initial_seed(), "sample": x}
-        start["device"] = images.tensors[0].device
+        start |= {"device": images.tensors[0].device, "features": {}}
         optimizer = make_optimizer(
             self.optimizer,
             layout.pack(parameters),
@@ -247,9 +249,11 @@ class BaseConvLearner(BaseDictionaryLearner):
         else:
             self._warn_of_large_step(parameters, stacklevel=8)
             warn_of_units(self.noise_std, images.tensors, stacklevel=6)
-            vars(self).pop("n_features_in_", None)
+            start["features"] = dict.fromkeys(("n_features_in_", "feature_names_in_"))
             if images.kind == "rows":
-                validate_data(self, X, skip_check_array=True)
+                seen = BaseEstimator()  # since `self` stays as it is until there is a dictionary
+                validate_data(seen, X, skip_check_array=True)
+                start["features"] |= vars(seen)
         x.new_rows = lambda atoms: layout.replacements(optimizer.atoms.detach(), atoms)
         make_network = partial(self._training_network, layout, x)
         trainer = self._trainer(make_network, optimizer, start)
@@ -331,13 +335,15 @@ class BaseConvLearner(BaseDictionaryLearner):
             step = default_step(ConvDictionary(atoms, self._stride))
 
         def outside(atoms):  # channels last, or none
+            if atoms is None:
+                return None
             return to_numpy(atoms.movedim(1, -1) if start["channel_axis"] else atoms[:, 0])
 
-        attributes = {"components_": outside(atoms)}
-        if analysis is not None:
-            attributes["analysis_components_"] = outside(analysis)
-        if decoder is not None:
-            attributes["decoder_components_"] = outside(decoder)
+        attributes = {  # None takes the place of what an earlier fit had, see `_leave_out_none`
+            "components_": outside(atoms),
+            "analysis_components_": outside(analysis),
+            "decoder_components_": outside(decoder),
+        }
         if isinstance(alpha, torch.Tensor):
             alpha = to_numpy(alpha[0] if len(alpha) == 1 else alpha)
             alpha = float(alpha[0]) if self.learn_threshold == "one" else alpha
@@ -346,8 +352,19 @@ class BaseConvLearner(BaseDictionaryLearner):
         return (
             course
             | attributes
+            | start["features"]
             | {"n_components_": len(atoms), "alpha_": alpha, "step_size_": float(step)}
         )
+
+    @contextmanager
+    def _leave_out_none(self):
+        """Remove fitted attributes that are None, also after training that was interrupted."""
+        try:
+            yield
+        finally:
+            for name in [name for name, value in vars(self).items() if value is None]:
+                if name.endswith("_"):
+                    delattr(self, name)
 
     def _restore(self, values):
         """Take over attributes of a fitted learner, given by name as arrays."""

@@ -276,7 +276,8 @@ class ConvPUDLEDictionaryLearning(BaseConvLearner):
             If the data or parameters are unfit, or if training diverges twice; the estimator then
             holds the last finite dictionary.
         """
-        return super().fit(X, y)
+        with self._leave_out_none():
+            return super().fit(X, y)
 
     def partial_fit(self, X, y=None):
         """Update the dictionary by one random crop of each image.
@@ -294,7 +295,8 @@ class ConvPUDLEDictionaryLearning(BaseConvLearner):
         self
             The estimator.
         """
-        return super().partial_fit(X, y)
+        with self._leave_out_none():
+            return super().partial_fit(X, y)
 
     # ------------------------------------------------------------------ using the dictionary
 
@@ -318,12 +320,8 @@ class ConvPUDLEDictionaryLearning(BaseConvLearner):
         codes = []
         for x in images.tensors:
             positions = self._positions(x.shape[2:])
-            missing = [
-                k + s * (h - 1) - n
-                for n, k, s, h in zip(
-                    x.shape[2:], self._kernel, self._stride, positions, strict=True
-                )
-            ]
+            axes = zip(x.shape[2:], self._kernel, self._stride, positions, strict=True)
+            missing = [k + s * (h - 1) - n for n, k, s, h in axes]
             x = torch.nn.functional.pad(x, [n for m in reversed(missing) for n in (0, m)])
             decay = dict(lambda_decay=self.lambda_decay_)
             codes.append(torch.cat([network.encode(part, **decay) for part in _parts(x)]))

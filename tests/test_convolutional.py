@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
@@ -16,6 +17,7 @@ from skpudle._conv_network import ConvNetwork, ConvParameters, RowLayout, all_sh
 from skpudle._conv_training import initial_kernels
 from skpudle._denoising import denoise_images
 from skpudle._images import read_images
+from skpudle._training import Interrupted, Trainer
 from skpudle.operators import ConvDictionary
 
 SMALL = dict(atom_shape=(5, 4), stride=(2, 3), n_unfoldings=4, max_iter=2, tol=None, random_state=0)
@@ -367,6 +369,55 @@ def test_fit_goes_on_after_pickling(images):
     assert stored.analysis_components_.shape == stored.components_.shape
     assert (stored.decoder_components_ != stored.components_).any()
     assert stored.denoise(images).shape == images.shape
+
+
+def stop(error):
+    """Return an epoch that ends by an error."""
+
+    def run_epoch(*arguments):
+        raise error
+
+    return run_epoch
+
+
+@pytest.fixture
+def frame(images):
+    return pd.DataFrame(images.reshape(5, -1)).add_prefix("pixel ")
+
+
+@pytest.mark.parametrize("how", ["fit", "partial_fit", "interrupted"])
+def test_nothing_is_left_of_an_earlier_fit(how, images, frame, monkeypatch):
+    """Neither atoms that there are no more, nor the names of features that images have not."""
+    learner = learner_of(image_shape=(13, 16), separate_atoms="both").fit(frame)
+    learner.set_params(separate_atoms=None)
+    if how == "interrupted":
+        monkeypatch.setattr(Trainer, "run_epoch", stop(Interrupted(0)))
+        with pytest.raises(KeyboardInterrupt):
+            learner.fit(images)
+    else:
+        getattr(learner, how)(frame if how == "partial_fit" else images)
+    names = {"analysis_components_", "decoder_components_"}
+    if how == "partial_fit":
+        assert learner.n_features_in_ == len(learner.feature_names_in_) == 13 * 16
+    else:
+        names |= {"n_features_in_", "feature_names_in_"}
+    assert not names & vars(learner).keys()
+    if how == "fit":
+        fresh = clone(learner).fit(images)
+        np.testing.assert_array_equal(learner.transform(images), fresh.transform(images))
+        np.testing.assert_array_equal(learner.denoise(images), fresh.denoise(images))
+
+
+def test_a_fit_that_fails_changes_nothing(images, frame, monkeypatch):
+    learner = learner_of(image_shape=(13, 16)).fit(frame)
+    before = dict(vars(learner))
+    monkeypatch.setattr(Trainer, "run_epoch", stop(RuntimeError("out of luck")))
+    for X in (images, frame.rename(columns=str.upper).iloc[:, ::-1]):
+        with pytest.raises(RuntimeError, match="out of luck"):
+            learner.fit(X)
+        after = vars(learner)
+        assert all(after[name] is value for name, value in before.items() if name.endswith("_"))
+    assert not [name for name in after.keys() - before.keys() if name.endswith("_")]
 
 
 @pytest.mark.parametrize("n_axes", [1, 2])
