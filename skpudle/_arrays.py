@@ -63,10 +63,14 @@ def resolve_device(device, X=None):
 
 
 def input_attributes(X):
-    """Return what scikit-learn wants an estimator to know of its input, by name."""
+    """Return what scikit-learn wants an estimator to know of its input, None for what is not known.
+
+    ``X=None`` stands for input without features.
+    """
     estimator = BaseEstimator()
-    validate_data(estimator, X, skip_check_array=True)
-    return vars(estimator)
+    if X is not None:
+        validate_data(estimator, X, skip_check_array=True)
+    return dict.fromkeys(("n_features_in_", "feature_names_in_")) | vars(estimator)
 
 
 def make_generator(random_state):

@@ -102,6 +102,17 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
     def _check_parameters(self):
         """Raise ValueError if parameters contradict each other."""
 
+    def _check_lambda_decay(self):
+        """Raise ValueError if a pair is none, or holds what one number must not be."""
+        decay = self.lambda_decay
+        if isinstance(decay, tuple) and not (
+            len(decay) == 2 and all(isinstance(beta, Real) and 0 < beta <= 1 for beta in decay)
+        ):
+            raise ValueError(
+                f"lambda_decay={decay!r} is not a pair (first, last) of numbers in (0, 1]; pass "
+                "such a pair, or one number."
+            )
+
     def _allows_nan(self):
         return True
 

@@ -21,7 +21,7 @@ from skpudle._arrays import (
 from skpudle._base import AUTO_ALPHA, BaseDictionaryLearner
 from skpudle._conv_network import ConvNetwork, ConvParameters, RowLayout, all_shifts
 from skpudle._conv_training import TrainingImages, initial_kernels, warn_of_units
-from skpudle._images import n_dimensions, read_images
+from skpudle._images import read_images, read_targets
 from skpudle._notices import warn_of_step
 from skpudle.distributed import current_team
 from skpudle.encoding import default_step
@@ -90,6 +90,7 @@ class BaseConvLearner(BaseDictionaryLearner):
         return _sizes(self.stride, len(self._kernel))
 
     def _check_parameters(self):
+        self._check_lambda_decay()
         kernel, stride = self._kernel, self._stride
         together = len(stride) == len(kernel) and min(*stride, *kernel) >= 1
         if len(kernel) > 2 or not together:
@@ -147,7 +148,7 @@ class BaseConvLearner(BaseDictionaryLearner):
         if reset:
             return images
         if images.kind == "rows":
-            if not hasattr(self, "n_features_in_"):
+            if getattr(self, "n_features_in_", None) is None:  # callbacks see what fit leaves out
                 raise ValueError(
                     "Two-dimensional input means rows of pixels, but this "
                     f"{type(self).__name__} was fitted on images. Pass one image as [image], or as "
@@ -165,25 +166,7 @@ class BaseConvLearner(BaseDictionaryLearner):
         return images
 
     def _read_targets(self, y, images):  # -> list of (n_channels, *size), or None
-        if y is None:
-            return None
-        many = isinstance(y, list | tuple) and len(y) > 0
-        if n_dimensions(y[0] if many else y) + many < 2:
-            return None  # labels
-        options = dict(image_shape=self.image_shape, device=images.tensors[0].device)
-        targets = read_images(y, len(self._kernel), estimator=self, **options).singles()
-        got, expected = ([tuple(x.shape) for x in many] for many in (targets, images.singles()))
-        if got != expected:
-            pairs = enumerate(zip(got, expected))
-            where = next(
-                (f"{a} for {b} at index {i}" for i, (a, b) in pairs if a != b), "all equal"
-            )
-            raise ValueError(
-                "Targets do not match the images. Pass one clean image of the same shape for each "
-                f"noisy one; got {len(got)} for {len(expected)}, of shapes (n_channels, *size) "
-                f"{where}."
-            )
-        return [x.to(images.dtype) for x in targets]
+        return read_targets(y, images, image_shape=self.image_shape, estimator=self)
 
     def _read_and_build(self, X):  # -> Images, ConvNetwork
         check_is_fitted(self)
@@ -247,12 +230,12 @@ class BaseConvLearner(BaseDictionaryLearner):
             parameters = self._initial_parameters(x, images)
             start = {"loss_curve": [], "n_steps": 0, "alpha": float(parameters.alpha)}
             start["data_scale"] = x.mean_square()
-            start["input"] = input_attributes(X) if images.kind == "rows" else {}
+            start["input"] = input_attributes(X if images.kind == "rows" else None)
             same = images.kind != "list"
             start["image_size"] = tuple(images.tensors[0].shape[2:]) if same else None
         layout = self._layout(parameters)
         start |= {"generator": generator, "layout": layout, "channel_axis": images.channel_axis}
-        start |= {"seed": generator.initial_seed(), "sample": x.corner(x.images[0])}
+        start |= {"seed": generator.initial_seed(), "sample": x}
         start["device"] = images.tensors[0].device
         optimizer = make_optimizer(
             self.optimizer,
@@ -272,7 +255,7 @@ class BaseConvLearner(BaseDictionaryLearner):
             moments = tensors_of(moments, start["device"])
             optimizer.load(layout.pack(parameters), moments)
         else:
-            self._warn_of_large_step(parameters, stacklevel=8)
+            self._warn_of_large_step(parameters, stacklevel=7)
             warn_of_units(self.noise_std, images.tensors, stacklevel=6)
         x.new_rows = lambda atoms: layout.replacements(optimizer.atoms.detach(), atoms)
         make_network = partial(self._training_network, layout, x)
@@ -355,13 +338,15 @@ class BaseConvLearner(BaseDictionaryLearner):
             step = default_step(ConvDictionary(atoms, self._stride))
 
         def outside(atoms):  # channels last, or none
+            if atoms is None:
+                return None
             return to_numpy(atoms.movedim(1, -1) if start["channel_axis"] else atoms[:, 0])
 
-        attributes = {"components_": outside(atoms)}
-        if analysis is not None:
-            attributes["analysis_components_"] = outside(analysis)
-        if decoder is not None:
-            attributes["decoder_components_"] = outside(decoder)
+        attributes = {
+            "components_": outside(atoms),
+            "analysis_components_": outside(analysis),
+            "decoder_components_": outside(decoder),
+        }
         if isinstance(alpha, torch.Tensor):
             alpha = to_numpy(alpha[0] if len(alpha) == 1 else alpha)
             alpha = float(alpha[0]) if self.learn_threshold == "one" else alpha
@@ -382,6 +367,7 @@ class BaseConvLearner(BaseDictionaryLearner):
         self.step_size_ = float(values["step_size_"])
         self.lambda_decay_ = float(values["lambda_decay_"])
         self.n_components_ = len(self.components_)
+        self.device_ = str(self._transform_device(None))
         self.n_iter_, self.n_steps_, self.loss_curve_ = 1, 0, np.zeros(0)
         self._training_state = {
             "alpha": float(np.mean(self.alpha_)),

@@ -136,6 +136,12 @@ class TrainingImages:
     def __len__(self):
         return len(self.images)
 
+    def __getitem__(self, rows):  # a slice -> (n, n_channels, *crop), with targets n_channels more
+        """Return the corners of some images and of their targets, by which data are recognised."""
+        parts = [self.images] if self.targets is None else [self.images, self.targets]
+        corners = [torch.stack([self.corner(image) for image in part[rows]]) for part in parts]
+        return torch.cat(corners, dim=1)
+
     def _enlarge(self, image):
         missing = [max(crop - n, 0) for n, crop in zip(image.shape[1:], self.crop, strict=True)]
         if any(self.margin):  # what the margin shows should look like the image

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from skpudle._arrays import check_rows, like_input, to_tensor
 
-__all__ = ["Images", "cut_tiles", "extend", "n_dimensions", "read_images"]
+__all__ = ["Images", "cut_tiles", "extend", "read_images", "read_targets"]
+
+_UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def _is_array(value):
     return isinstance(value, np.ndarray | torch.Tensor) or hasattr(value, "__array__")
 
 
-def n_dimensions(value):
+def _n_dimensions(value):
     """Return the number of dimensions of whatever may become an array."""
     return value.ndim if isinstance(value, torch.Tensor) else np.asarray(value).ndim
 
@@ -80,14 +82,12 @@ def n_dimensions(value):
 def _scaled(X):
     """Return unsigned integers as fractions of their largest value, in float32."""
     if isinstance(X, torch.Tensor):
-        return X.to(torch.float32) / 255 if X.dtype == torch.uint8 else X
+        return X.to(torch.float32) / torch.iinfo(X.dtype).max if X.dtype in _UNSIGNED else X
     X = np.asarray(X)
-    if X.dtype in (np.uint8, np.uint16):
-        return (X / np.iinfo(X.dtype).max).astype(np.float32)
-    return X
+    return (X / np.iinfo(X.dtype).max).astype(np.float32) if X.dtype.kind == "u" else X
 
 
-def _check_images(X, n_axes, estimator):  # (n, *size[, n_channels]) -> tensor, channel_axis
+def _check_images(X, n_axes, device, estimator):  # (n, *size[, n_channels]) -> tensor, channel_axis
     X = _scaled(X)
     shape = tuple(X.shape)
     if len(shape) not in (n_axes + 1, n_axes + 2) or 0 in shape:
@@ -97,7 +97,7 @@ def _check_images(X, n_axes, estimator):  # (n, *size[, n_channels]) -> tensor, 
             f"of such images, or as rows; got an array of shape {shape}."
         )
     flat = check_rows(X.reshape(len(X), -1), estimator=estimator)
-    x = to_tensor(flat).reshape(shape)
+    x = to_tensor(flat, device).reshape(shape)
     channel_axis = len(shape) == n_axes + 2
     return (x.movedim(-1, 1) if channel_axis else x[:, None]).contiguous(), channel_axis
 
@@ -133,8 +133,8 @@ def read_images(X, n_axes, *, image_shape=None, device="cpu", estimator=None):
     """
     if isinstance(X, list | tuple) and not len(X):
         raise ValueError("There are no images: expected at least one, got an empty list.")
-    if isinstance(X, list | tuple) and _is_array(X[0]) and (n_dimensions(X[0]) >= n_axes):
-        read = [_check_images(_scaled(image)[None], n_axes, estimator) for image in X]
+    if isinstance(X, list | tuple) and _is_array(X[0]) and (_n_dimensions(X[0]) >= n_axes):
+        read = [_check_images(_scaled(image)[None], n_axes, device, estimator) for image in X]
         tensors, channel_axes = zip(*read, strict=True)
         channels = {(image.shape[1], axis) for image, axis in read}
         if len(channels) > 1:
@@ -143,9 +143,9 @@ def read_images(X, n_axes, *, image_shape=None, device="cpu", estimator=None):
                 f"{sorted({n for n, _ in channels})}, some with and some without an axis of them."
             )
         dtype = torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
-        tensors = [x.to(device, dtype) for x in tensors]
+        tensors = [x.to(dtype) for x in tensors]
         return Images(tensors, "list", channel_axes[0], X[0])
-    if isinstance(X, list | tuple) and n_dimensions(X) > 2:
+    if isinstance(X, list | tuple) and _n_dimensions(X) > 2:
         X = np.asarray(X)
     if len(getattr(X, "shape", ())) <= 2:  # also what scikit-learn should complain about
         x = to_tensor(check_rows(X, estimator=estimator), device)
@@ -159,8 +159,32 @@ def read_images(X, n_axes, *, image_shape=None, device="cpu", estimator=None):
         channel_axis = len(shape) > n_axes
         x = x.movedim(-1, 1) if channel_axis else x[:, None]
         return Images([x.contiguous()], "rows", channel_axis, X)
-    x, channel_axis = _check_images(X, n_axes, estimator)
-    return Images([x.to(device)], "array", channel_axis, X)
+    x, channel_axis = _check_images(X, n_axes, device, estimator)
+    return Images([x], "array", channel_axis, X)
+
+
+def read_targets(y, images, **options):  # -> list of (n_channels, *size), or None
+    """Validate what images are to become and return it one by one; labels count for nothing.
+
+    ``options`` are those of `read_images`.
+    """
+    if y is None:
+        return None
+    many = isinstance(y, list | tuple) and len(y) > 0
+    if _n_dimensions(y[0] if many else y) + many < 2:
+        return None  # labels
+    first = images.tensors[0]
+    targets = read_images(y, first.ndim - 2, device=first.device, **options).singles()
+    got, expected = ([tuple(x.shape) for x in many] for many in (targets, images.singles()))
+    if got != expected:
+        pairs = enumerate(zip(got, expected))
+        where = next((f"{a} for {b} at index {i}" for i, (a, b) in pairs if a != b), "all equal")
+        raise ValueError(
+            "Targets do not match the images. Pass one clean image of the same shape for each "
+            f"noisy one; got {len(got)} for {len(expected)}, of shapes (n_channels, *size) "
+            f"{where}."
+        )
+    return [x.to(images.dtype) for x in targets]
 
 
 def extend(x, before, after):  # (n, n_channels, *size) -> larger by before + after

@@ -148,7 +148,10 @@ class ConvMap(NormalMap):
     def _correlate(self, atoms, z, out=None):  # -> z + atoms^T image
         if out is None:
             shape = len(atoms), self._x.shape[-1 - len(self._phases.kernel)], *self._phases.blocks
-            out = atoms.new_empty(shape).transpose(0, 1)
+            out = atoms.new_empty(shape)
+            # beyond the last column, where new memory may hold NaN, which times zero is NaN
+            out.flatten(1)[:, self._patches.shape[1] :] = 0
+            out = out.transpose(0, 1)
         columns = self._phases.columns(out)
         if z is None:
             torch.mm(atoms, self._patches, out=columns)

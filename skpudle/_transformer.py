@@ -75,10 +75,11 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return False
 
     def _take(self, attributes):
-        """Take all fitted attributes, and leave none of a fit before that had others."""
-        for name in [n for n in vars(self) if n.endswith("_") and n not in attributes]:
-            delattr(self, name)
+        """Take fitted attributes; None stands for one that only other fits have."""
         vars(self).update(attributes)
+        for name, value in attributes.items():
+            if value is None:
+                delattr(self, name)
 
     def transform(self, X):
         """Encode data with the learned dictionary.

@@ -318,12 +318,8 @@ class ConvPUDLEDictionaryLearning(BaseConvLearner):
         codes = []
         for x in images.tensors:
             positions = self._positions(x.shape[2:])
-            missing = [
-                k + s * (h - 1) - n
-                for n, k, s, h in zip(
-                    x.shape[2:], self._kernel, self._stride, positions, strict=True
-                )
-            ]
+            axes = zip(x.shape[2:], self._kernel, self._stride, positions, strict=True)
+            missing = [k + s * (h - 1) - n for n, k, s, h in axes]
             x = torch.nn.functional.pad(x, [n for m in reversed(missing) for n in (0, m)])
             decay = dict(lambda_decay=self.lambda_decay_)
             codes.append(torch.cat([network.encode(part, **decay) for part in _parts(x)]))

@@ -262,20 +262,13 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
     }
 
     def _check_parameters(self):
-        decay = self.lambda_decay
-        if isinstance(decay, tuple) and not (
-            len(decay) == 2 and all(isinstance(beta, Real) and 0 < beta <= 1 for beta in decay)
-        ):
-            raise ValueError(
-                f"lambda_decay={decay!r} is not a pair (first, last) of numbers in (0, 1]; pass "
-                "such a pair, or one number."
-            )
-        if self._converges() and (self.shrinkage == "hard" or decay != 1):
+        self._check_lambda_decay()
+        if self._converges() and (self.shrinkage == "hard" or self.lambda_decay != 1):
             raise ValueError(
                 "Converged codes (n_unfoldings=None or transform_algorithm='lasso') exist for soft "
                 f"shrinkage without decay, got shrinkage={self.shrinkage!r} and "
-                f"lambda_decay={decay!r}. Pass shrinkage='soft' and lambda_decay=1, or a number of "
-                "unfoldings and transform_algorithm='unfolded'."
+                f"lambda_decay={self.lambda_decay!r}. Pass shrinkage='soft' and lambda_decay=1, or "
+                "a number of unfoldings and transform_algorithm='unfolded'."
             )
         if self._converges() and 0 in (self.alpha, self.transform_alpha):
             raise ValueError(

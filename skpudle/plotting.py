@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpudle._curves import ConvergenceDisplay, LossCurveDisplay
 from skpudle._drawing import as_images, axes_to_draw_on, shape_of_images, signed_codes
-from skpudle.metrics import match_atoms
+from skpudle.metrics import _check_dictionaries, _unit_atoms, match_atoms
 
 __all__ = [
     "AtomsDisplay",
@@ -32,13 +32,6 @@ __all__ = [
 ]
 
 GREYS = {"cmap": "gray", "vmin": -1, "vmax": 1, "interpolation": "nearest"}
-
-
-def _unit_atoms(atoms):
-    """Return the atoms as rows of unit norm; zero atoms stay zero."""
-    atoms = check_array(atoms, allow_nd=True).reshape(len(atoms), -1)
-    norms = np.linalg.norm(atoms, axis=1, keepdims=True)
-    return atoms / np.where(norms > 0, norms, 1)
 
 
 class AtomsDisplay:
@@ -301,6 +294,7 @@ class RecoveryDisplay:
         RecoveryDisplay
             What was drawn; atoms without a match come last.
         """
+        dictionary, reference = _check_dictionaries(dictionary, reference)
         match = match_atoms(dictionary, reference)
         cosines = np.abs(_unit_atoms(reference) @ _unit_atoms(dictionary).T)
         rest = [

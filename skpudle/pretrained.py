@@ -9,7 +9,7 @@ from skpudle.convolutional import ConvPUDLEDictionaryLearning
 __all__ = ["load_denoiser", "save_denoiser"]
 
 # What a file holds beside the arrays: the parameters that `denoise` depends on.
-_PARAMETERS = ("stride", "n_unfoldings", "shrinkage", "positive_code", "noise_std")
+_PARAMETERS = ("atom_shape", "stride", "n_unfoldings", "shrinkage", "positive_code", "noise_std")
 _ARRAYS = ("components_", "analysis_components_", "decoder_components_", "alpha_")
 _SEPARATE = {
     (): None,
@@ -17,6 +17,10 @@ _SEPARATE = {
     ("decoder",): "decoder",
     ("analysis", "decoder"): "both",
 }
+
+
+def _sizes(value):  # an array -> what it was as a parameter
+    return tuple(value.tolist()) if value.ndim else int(value)
 
 
 def save_denoiser(learner, file):
@@ -31,20 +35,20 @@ def save_denoiser(learner, file):
     """
     values = {name: np.asarray(getattr(learner, name)) for name in _PARAMETERS}
     for name in (*_ARRAYS, "step_size_", "lambda_decay_"):
-        if hasattr(learner, name):
+        if getattr(learner, name, None) is not None:
             value = np.asarray(getattr(learner, name))
             values[name] = value.astype(np.float32) if value.ndim else value
     np.savez_compressed(file, **values)
 
 
 def load_denoiser(file=None, *, noise_std=None, shift_average=True, device="auto"):
-    """Return a fitted learner that denoises grey images.
+    """Return a fitted learner that denoises images.
 
     The one that comes with the package has 64 atoms of 11 x 11 pixels every 6 pixels, atoms of
-    their own for analysis and decoder, a learned threshold for each atom and a learned step. It was
-    trained on grey photographs with values from 0 to 1 and Gaussian noise of standard deviation
-    25 / 255. For other noise or other units, pass ``noise_std``: one factor for all thresholds does
-    to an image what scaling it to the noise of training and back does.
+    their own for analysis and decoder, a learned threshold for each atom and a learned step. It is
+    for grey images, and was trained on photographs with values from 0 to 1 and Gaussian noise of
+    standard deviation 25 / 255. For other noise or other units, pass ``noise_std``: one factor for
+    all thresholds does to an image what scaling it to the noise of training and back does.
 
     Parameters
     ----------
@@ -94,15 +98,16 @@ def load_denoiser(file=None, *, noise_std=None, shift_average=True, device="auto
     else:
         values["alpha_"] = values["alpha_"] * (noise_std / trained_for)
     atoms = values["components_"]
-    stride = values["stride"]
     separate = tuple(name for name in ("analysis", "decoder") if f"{name}_components_" in values)
     learner = ConvPUDLEDictionaryLearning(
         len(atoms),
-        atom_shape=atoms.shape[1:],
-        stride=tuple(stride.tolist()) if stride.ndim else int(stride),
+        # that of the package is grey, and does not tell
+        atom_shape=_sizes(values.get("atom_shape", np.array(atoms.shape[1:]))),
+        stride=_sizes(values["stride"]),
         alpha=float(np.mean(values["alpha_"])),
         n_unfoldings=int(values["n_unfoldings"]),
         step_size=float(values["step_size_"]),
+        lambda_decay=float(values["lambda_decay_"]),
         shrinkage=str(values["shrinkage"]),
         positive_code=bool(values["positive_code"]),
         atom_norm=None,

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from skpudle._arrays import to_numpy, to_tensor
+from skpudle._arrays import check_rows, to_numpy, to_tensor
 from skpudle._drawing import as_images, new_figure, shape_of_images, signed_codes
+from skpudle._images import read_images
 from skpudle.plotting import AtomsDisplay, CodesDisplay, LossCurveDisplay
 
 __all__ = ["Report", "report"]
@@ -78,6 +79,20 @@ def _as_arrays(samples):
     return list(to_numpy(to_tensor(samples)))
 
 
+def _read(estimator, X):
+    """Return what the estimator takes X for, as a list of arrays."""
+    if not hasattr(estimator, "atom_shape"):
+        return _as_arrays(check_rows(X, allow_nan=True))
+    images = read_images(X, np.size(estimator.atom_shape), image_shape=estimator.image_shape)
+    return _as_arrays(images.hand_back(images.tensors))
+
+
+def _crop(x, y):
+    """Return two arrays without what only one has: atoms may reach beyond an image."""
+    shared = tuple(map(slice, np.minimum(x.shape, y.shape)))
+    return x[shared], y[shared]
+
+
 def _draw_worst(samples, reconstructions, worst, image_shape):
     """Return a function that draws samples above their reconstructions."""
     worst = [row for row in worst if samples[row].shape == samples[worst[0]].shape]
@@ -139,7 +154,8 @@ def report(estimator, X, *, image_shape=None, n_atoms=100, n_worst=8):
     check_is_fitted(estimator, "components_")
     raw = estimator.transform(X)
     codes = signed_codes(estimator, raw)
-    samples, reconstructions = _as_arrays(X), _as_arrays(estimator.inverse_transform(raw))
+    pairs = zip(_read(estimator, X), _as_arrays(estimator.inverse_transform(raw)), strict=True)
+    samples, reconstructions = zip(*(_crop(x, y) for x, y in pairs), strict=True)
     errors = [np.nansum(np.square(x - y)) for x, y in zip(samples, reconstructions, strict=True)]
     errors, energies = np.array(errors), np.array([np.nansum(np.square(x)) for x in samples])
     shares = errors[energies > 0] / energies[energies > 0]

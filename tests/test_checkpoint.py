@@ -317,6 +317,18 @@ def test_a_file_of_other_data_is_refused(file):
         clone_with(learner, Checkpoint(file)).fit(2 * ROWS)
 
 
+@pytest.mark.parametrize("other", ["images", "number of images", "targets"])
+def test_a_file_of_other_images_is_refused(other, tmp_path):
+    learner, _ = CASES["convolution"]
+    file, changed = tmp_path / "fit.npz", IMAGES.copy()
+    changed[1:] *= 2
+    X = {"images": changed, "number of images": IMAGES[:-1]}.get(other, IMAGES)
+    y = changed if other == "targets" else X
+    clone_with(learner, Checkpoint(file)).fit(IMAGES, IMAGES)
+    with pytest.raises(ValueError, match=r"belongs to another fit \(data"):
+        clone_with(learner, Checkpoint(file)).fit(X, y)
+
+
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
     path = tmp_path / "state.npz"
     write_checkpoint(path, {"n": 1})

@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
@@ -11,10 +12,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from test_conv_encoding import torch_encode
 
-from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning, _images
 from skpudle._conv_network import ConvNetwork, ConvParameters, RowLayout, all_shifts
 from skpudle._conv_training import initial_kernels
 from skpudle._denoising import denoise_images
+from skpudle._images import read_images
+from skpudle._training import Interrupted, Trainer
 from skpudle.operators import ConvDictionary
 
 SMALL = dict(atom_shape=(5, 4), stride=(2, 3), n_unfoldings=4, max_iter=2, tol=None, random_state=0)
@@ -197,6 +200,25 @@ def test_unsigned_integers_are_fractions_of_their_largest_value(images):
     np.testing.assert_allclose(learner.denoise([wide[0]])[0], denoised[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("container", [np.asarray, torch.from_numpy])
+@pytest.mark.parametrize("n_bits", [8, 16, 32, 64])
+def test_the_largest_value_of_any_unsigned_integer_is_one(n_bits, container):
+    pixels = np.array([[[0, 2 ** (n_bits - 1), 2**n_bits - 1]]], dtype=f"uint{n_bits}")
+    (read,) = read_images(container(pixels), 2).tensors
+    assert read.dtype == torch.float32
+    np.testing.assert_allclose(read.flatten(), [0, 0.5, 1], atol=0.01)
+    (signed,) = read_images(container((pixels >> 1).astype(f"int{n_bits}")), 2).tensors
+    assert signed.max() == pytest.approx(2 ** (n_bits - 1) - 1)
+
+
+def test_images_on_a_device_are_not_brought_to_the_host(monkeypatch):
+    """The device "meta" has no values: what it holds cannot be copied from it, nor checked."""
+    monkeypatch.setattr(_images, "check_rows", lambda X, estimator: X)
+    images = torch.empty(2, 6, 7, 3, device="meta")
+    assert read_images(images, 2, device="meta").tensors[0].shape == (2, 3, 6, 7)
+    assert len(read_images(list(images), 2, device="meta").tensors) == 2
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_results_have_the_type_of_the_input(dtype, images):
     learner = learner_of().fit(images.astype(dtype))
@@ -349,6 +371,55 @@ def test_fit_goes_on_after_pickling(images):
     assert stored.denoise(images).shape == images.shape
 
 
+def stop(error):
+    """Return an epoch that ends by an error."""
+
+    def run_epoch(*arguments):
+        raise error
+
+    return run_epoch
+
+
+@pytest.fixture
+def frame(images):
+    return pd.DataFrame(images.reshape(5, -1)).add_prefix("pixel ")
+
+
+@pytest.mark.parametrize("how", ["fit", "partial_fit", "interrupted"])
+def test_nothing_is_left_of_an_earlier_fit(how, images, frame, monkeypatch):
+    """Neither atoms that there are no more, nor the names of features that images have not."""
+    learner = learner_of(image_shape=(13, 16), separate_atoms="both").fit(frame)
+    learner.set_params(separate_atoms=None)
+    if how == "interrupted":
+        monkeypatch.setattr(Trainer, "run_epoch", stop(Interrupted(0)))
+        with pytest.raises(KeyboardInterrupt):
+            learner.fit(images)
+    else:
+        getattr(learner, how)(frame if how == "partial_fit" else images)
+    names = {"analysis_components_", "decoder_components_"}
+    if how == "partial_fit":
+        assert learner.n_features_in_ == len(learner.feature_names_in_) == 13 * 16
+    else:
+        names |= {"n_features_in_", "feature_names_in_"}
+    assert not names & vars(learner).keys()
+    if how == "fit":
+        fresh = clone(learner).fit(images)
+        np.testing.assert_array_equal(learner.transform(images), fresh.transform(images))
+        np.testing.assert_array_equal(learner.denoise(images), fresh.denoise(images))
+
+
+def test_a_fit_that_fails_changes_nothing(images, frame, monkeypatch):
+    learner = learner_of(image_shape=(13, 16)).fit(frame)
+    before = dict(vars(learner))
+    monkeypatch.setattr(Trainer, "run_epoch", stop(RuntimeError("out of luck")))
+    for X in (images, frame.rename(columns=str.upper).iloc[:, ::-1]):
+        with pytest.raises(RuntimeError, match="out of luck"):
+            learner.fit(X)
+        after = vars(learner)
+        assert all(after[name] is value for name, value in before.items() if name.endswith("_"))
+    assert not [name for name in after.keys() - before.keys() if name.endswith("_")]
+
+
 @pytest.mark.parametrize("n_axes", [1, 2])
 def test_cosines_are_a_tight_frame(n_axes, generator):
     """A full set at every half of an atom returns each pixel inside as often as patches see it."""
@@ -428,6 +499,8 @@ def test_noise_in_other_units_than_the_images_is_pointed_out():
         (dict(atom_shape=(5, 4, 3), stride=1), "one or two axes of an atom"),
         (dict(image_shape=(3, 4, 5, 6)), "is no image for"),
         (dict(n_train_shifts=7), "has 6 grids"),
+        (dict(lambda_decay=(1.0, 5.0)), "is not a pair"),
+        (dict(lambda_decay=(0.9,)), "is not a pair"),
         (dict(dict_init=np.ones((6, 4, 5))), "expected .* = \\(6, 5, 4\\)"),
     ],
 )

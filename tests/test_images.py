@@ -6,7 +6,7 @@ import torch
 from sklearn.feature_extraction.image import extract_patches_2d, reconstruct_from_patches_2d
 from sklearn.preprocessing import FunctionTransformer
 
-from skpudle import PUDLEDictionaryLearning
+from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.images import denoise_patches, extract, psnr, reconstruct, ssim
 from skpudle.pretrained import load_denoiser, save_denoiser
 
@@ -79,6 +79,26 @@ def test_packaged_denoiser_denoises(tmp_path):
     np.testing.assert_allclose(again, denoised, atol=1e-12)
     steps = learner.set_params(learning_rate=1e-4, random_state=0).partial_fit([clean]).n_steps_
     assert steps == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes"),
+    [((3, 14, 13, 3), dict(atom_shape=(5, 4), stride=(3, 2))), ((3, 30, 2), dict(atom_shape=7))],
+    ids=["colour", "two-channel signals"],
+)
+def test_a_denoiser_is_loaded_as_it_was_saved(shape, sizes, tmp_path):
+    noisy = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    shared = dict(n_unfoldings=3, max_iter=1, tol=None, random_state=0)
+    options = dict(lambda_decay=0.9, noise_std=0.1, separate_atoms="both", atom_norm=None)
+    learner = ConvPUDLEDictionaryLearning(6, **sizes, **options, **shared).fit(noisy)
+    save_denoiser(learner, tmp_path / "denoiser.npz")
+    loaded = load_denoiser(tmp_path / "denoiser.npz", shift_average=False)
+    found, expected = loaded.get_params(), learner.get_params()
+    for name in ("atom_shape", "stride", "lambda_decay", "noise_std", "separate_atoms"):
+        assert found[name] == expected[name]
+    assert loaded.device_ == learner.device_
+    np.testing.assert_allclose(loaded.denoise(noisy), learner.denoise(noisy), atol=1e-6)
+    assert loaded.set_params(random_state=0).partial_fit(noisy).lambda_decay_ == 0.9
 
 
 def test_noise_level_of_the_packaged_denoiser_is_a_scale(image):

@@ -124,6 +124,42 @@ def test_convolutional_learners_have_one(atom_shape, samples):
     assert len(check(skpudle.report(learner.fit(samples), samples).page)) == 6
 
 
+def share_not_explained(page):
+    return re.search("not explained</td><td>(.*?)<", page)[1]
+
+
+@pytest.mark.parametrize("container", [list, tuple, lambda images: np.stack([images[0]] * 2)])
+def test_images_are_what_the_learner_takes_them_for(container):
+    """Integers are fractions, and atoms reach beyond images that they do not cover exactly."""
+    rng = np.random.default_rng(0)
+    pair = [rng.integers(256, size=size, dtype=np.uint8) for size in [(16, 13), (9, 12)]]
+    pixels = container(pair)
+    fractions = [(image / 255).astype(np.float32) for image in pixels]
+    options = dict(max_iter=1, n_unfoldings=3, tol=None, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(6, atom_shape=(4, 4), stride=2, **options).fit(fractions)
+    images = learner.inverse_transform(learner.transform(fractions))
+    images = [y[: len(x), : x.shape[1]] for x, y in zip(fractions, images, strict=True)]
+    error = sum(((x - y) ** 2).sum() for x, y in zip(fractions, images, strict=True))
+    expected = error / sum((x**2).sum() for x in fractions)
+    page = skpudle.report(learner, pixels).page
+    assert len(check(page)) == 6
+    assert share_not_explained(page) == f"{expected:.2%}"
+
+
+def test_images_of_another_size_than_in_fit_have_one():
+    options = dict(max_iter=1, n_unfoldings=3, tol=None, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(6, atom_shape=(4, 4), stride=2, **options)
+    learner.fit(NOISE[:, :13, :13])  # as many positions as for 14 pixels
+    assert len(check(skpudle.report(learner, NOISE[:, :14, :14]).page)) == 6
+
+
+def test_energies_of_integers_do_not_wrap_around():
+    rows = np.random.default_rng(0).integers(256, size=(60, 9), dtype=np.uint8)
+    learner = PUDLEDictionaryLearning(5, n_unfoldings=5, max_iter=1, tol=None, random_state=0)
+    pages = [skpudle.report(learner.fit(rows), X).page for X in (rows, rows.astype(float))]
+    assert share_not_explained(pages[0]) == share_not_explained(pages[1])
+
+
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 
 # The report as a notebook shows it, a frame as wide as a phone, and what the browser makes of it.
