@@ -31,12 +31,14 @@ train, test = patches[:6_000], patches[6_000:]
 # packages. ``ae-ls`` minimises another one, the error of reconstruction of a network of ten layers,
 # and pays in this comparison for what it gains elsewhere.
 
-shared = dict(alpha=ALPHA, optimizer="surrogate", max_iter=3, tol=None, random_state=0)
+shared = dict(alpha=ALPHA, optimizer="surrogate", tol=None, random_state=0)
 learners = {
     "skpudle, dec, 20 unfoldings": PUDLEDictionaryLearning(
-        N_ATOMS, gradient="dec", n_unfoldings=20, **shared
+        N_ATOMS, gradient="dec", n_unfoldings=20, max_iter=8, **shared
     ),
-    "skpudle, ae-ls, 10 unfoldings": PUDLEDictionaryLearning(N_ATOMS, n_unfoldings=10, **shared),
+    "skpudle, ae-ls, 10 unfoldings": PUDLEDictionaryLearning(
+        N_ATOMS, n_unfoldings=10, max_iter=8, **shared
+    ),
     "scikit-learn": MiniBatchDictionaryLearning(
         N_ATOMS, alpha=ALPHA, fit_algorithm="cd", max_iter=3, random_state=0
     ),

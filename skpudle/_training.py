@@ -233,7 +233,7 @@ class Trainer:
                     break
             if not sums:
                 break
-            sums = torch.stack(sums).cpu()  # here the host waits, and nowhere else in a round
+            sums = torch.stack(sums).cpu()  # here the host waits for the round
             loss, objective, n_samples = sums.double().sum(0).tolist()
             interrupted = self.largest(int(self.interrupted()))
             finite = torch.isfinite(sums).all(1)
