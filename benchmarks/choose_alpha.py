@@ -3,7 +3,8 @@
 `GridSearchCV` with the learner's own score picks an alpha on noisy data; every alpha of the grid is
 then judged by the mean squared error of the reconstruction to the clean data, which the score does
 not see. Data of the generative model are learned from two starts: the pairwise initialisation, from
-which the dictionary is found, and samples, from which a small alpha does not find it. Example::
+which the dictionary is found, and samples, from which a small alpha does not find it. Beside the
+score are the errors, over the best, of what a scorer for denoising chooses. Example::
 
     python benchmarks/choose_alpha.py --out benchmarks/results/choosing_alpha.json
 """
@@ -18,10 +19,15 @@ from sklearn.model_selection import GridSearchCV, ParameterGrid
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle.datasets import extract_patches, load_gray_images, make_dictionary_data
+from skpudle.metrics import make_denoising_scorer
 
 SNR_DB = (20, 10, 5)
 SIGMAS = (15, 25, 40)  # of grey levels from 0 to 255
 LEARNER = PUDLEDictionaryLearning(60, optimizer="surrogate", max_iter=12, tol=None, random_state=0)
+
+
+def default_score(estimator, X, y=None):
+    return estimator.score(X)
 
 
 def synthetic(snr_db):  # -> noisy, clean
@@ -40,24 +46,33 @@ def patches(sigma):  # -> noisy, clean; both without the mean of the noisy patch
 
 def compare(noisy, clean, alphas, **params):
     learner = clone(LEARNER).set_params(**params)
-    search = GridSearchCV(learner, {"alpha": alphas.tolist()}, cv=3, refit=False).fit(noisy)
+    noise = float(np.square(noisy - clean).mean())
+    scorers = {
+        "score": default_score,
+        "GCV": make_denoising_scorer(),
+        "SURE": make_denoising_scorer(noise_std=noise**0.5),
+    }
+    options = dict(scoring=scorers, cv=3, refit=False)
+    search = GridSearchCV(learner, {"alpha": alphas.tolist()}, **options).fit(noisy)
     errors = []
     for point in ParameterGrid({"alpha": alphas.tolist()}):
         fitted = clone(learner).set_params(**point).fit(noisy)
         denoised = fitted.inverse_transform(fitted.transform(noisy))
         errors.append(float(np.square(denoised - clean).mean()))
-    scores, errors = search.cv_results_["mean_test_score"], np.array(errors)
-    picked, best = int(scores.argmax()), int(errors.argmin())
-    noise = float(np.square(noisy - clean).mean())
+    scores = {name: search.cv_results_[f"mean_test_{name}"] for name in scorers}
+    errors, picked = np.array(errors), {name: int(s.argmax()) for name, s in scores.items()}
+    best = int(errors.argmin())
+    ratio = {name: float(errors[i] / errors[best]) for name, i in picked.items()}
     return {
-        "picked alpha": float(alphas[picked]),
         "best alpha": float(alphas[best]),
-        "error over best": float(errors[picked] / errors[best]),
-        "loss in dB": float(10 * np.log10(errors[picked] / errors[best])),
-        "error of picked over noise": float(errors[picked] / noise),
-        "error of best over noise": float(errors[best] / noise),
+        "picked alpha": float(alphas[picked["score"]]),
+        "error over best": ratio["score"],
+        "loss in dB": float(10 * np.log10(ratio["score"])),
+        "by GCV": ratio["GCV"],
+        "by SURE": ratio["SURE"],
+        "best error over noise": float(errors[best] / noise),
         "alphas": alphas.tolist(),
-        "scores": scores.tolist(),
+        "scores": scores["score"].tolist(),
         "errors over noise": (errors / noise).tolist(),
     }
 

@@ -10,16 +10,23 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from sklearn.metrics import r2_score
 from sklearn.utils import Bunch, check_array
 
-from skpudle.interoperability import thresholds_hard
+from skpudle._code_metrics import (
+    FLOATS,
+    check_pair,
+    lasso_objective,
+    make_denoising_scorer,
+    make_lasso_objective_scorer,
+    reconstruction_r2_scorer,
+)
 
 __all__ = [
     "AtomMatch",
     "atom_coherence",
     "dictionary_error",
     "lasso_objective",
+    "make_denoising_scorer",
     "make_dictionary_recovery_scorer",
     "make_lasso_objective_scorer",
     "match_atoms",
@@ -28,26 +35,7 @@ __all__ = [
     "support_recovery",
 ]
 
-FLOATS = [np.float64, np.float32]
-
-
-def _check_pair(first, second, *, names, same_length=False):
-    """Return two arrays whose rows can be compared."""
-    first, second = (
-        check_array(array, dtype=FLOATS, allow_nd=True, input_name=name)
-        for array, name in zip((first, second), names)
-    )
-    start = 0 if same_length else 1
-    if first.shape[start:] != second.shape[start:]:
-        what = "the same shape" if same_length else "atoms of the same shape"
-        raise ValueError(
-            f"{names[0]} of shape {first.shape} and {names[1]} of shape {second.shape} cannot be "
-            f"compared: they need {what}. Atoms and samples lie on the first axis."
-        )
-    return first, second
-
-
-_check_dictionaries = partial(_check_pair, names=("dictionary", "reference"))
+_check_dictionaries = partial(check_pair, names=("dictionary", "reference"))
 
 
 def _unit_atoms(dictionary):
@@ -256,7 +244,7 @@ def support_recovery(code, reference, *, signed=False, threshold=0.0):
     ValueError
         If the shapes differ.
     """
-    code, reference = _check_pair(code, reference, names=("code", "reference"), same_length=True)
+    code, reference = check_pair(code, reference, names=("code", "reference"), same_length=True)
     found = np.where(np.abs(code) > threshold, np.sign(code), 0)
     true = np.sign(reference)
     if not signed:
@@ -270,53 +258,6 @@ def support_recovery(code, reference, *, signed=False, threshold=0.0):
         f1=2 * n_right / (n_found + n_true) if n_found + n_true else 1.0,
         exact=float(exact.mean()),
     )
-
-
-def lasso_objective(X, code, reconstruction, alpha):
-    r"""Return the mean over samples of the lasso objective.
-
-    Parameters
-    ----------
-    X : array-like of shape (n_samples, ...)
-        Data.
-    code : array-like of shape (n_samples, ...)
-        Codes of the samples.
-    reconstruction : array-like of the shape of X
-        What the dictionary makes of the codes, such as ``code @ components``.
-    alpha : float
-        Sparsity penalty, in units of the data for atoms of unit norm.
-
-    Returns
-    -------
-    float
-        :math:`\frac{1}{n} \sum_i \frac{1}{2} |x_i - D z_i|_2^2 + \alpha |z_i|_1`, what equation 1
-        of [1]_ minimises over the codes, averaged over the samples.
-
-    Raises
-    ------
-    ValueError
-        If `X` and `reconstruction` differ in shape or `code` in the number of samples.
-
-    References
-    ----------
-    .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit acceleration of dictionary learning by
-       backpropagation", arXiv:2106.00058.
-    """
-    names = ("X", "reconstruction")
-    X, reconstruction = _check_pair(X, reconstruction, names=names, same_length=True)
-    code = check_array(code, dtype=FLOATS, allow_nd=True, input_name="code")
-    if len(code) != len(X):
-        raise ValueError(f"There are {len(X)} samples but {len(code)} codes; pass one code each.")
-    residual = np.square(X - reconstruction).sum(dtype=np.float64)
-    return float((0.5 * residual + alpha * np.abs(code).sum(dtype=np.float64)) / len(X))
-
-
-def _code_and_reconstruction(estimator, X):
-    """Return codes, and what the estimator itself decodes them to where it can."""
-    code = np.asarray(estimator.transform(X))
-    if hasattr(estimator, "inverse_transform"):
-        return code, np.asarray(estimator.inverse_transform(code))
-    return code, code @ estimator.components_
 
 
 def _recovery_score(estimator, X, y=None, *, reference, measure, threshold):
@@ -367,54 +308,3 @@ def make_dictionary_recovery_scorer(reference, *, measure="recovery_rate", thres
         raise ValueError(f"measure is {measure!r}; it must be one of {measures}.")
     reference = check_array(reference, dtype=FLOATS, allow_nd=True, input_name="reference")
     return partial(_recovery_score, reference=reference, measure=measure, threshold=threshold)
-
-
-def _lasso_score(estimator, X, y=None, *, alpha):
-    if alpha is None and (thresholds_hard(estimator) or not hasattr(estimator, "alpha_")):
-        raise AttributeError(
-            f"{type(estimator).__name__} has no alpha_ that is a penalty to weigh sparsity with. "
-            "Give one to the scorer: make_lasso_objective_scorer(alpha=...)."
-        )
-    penalty = estimator.alpha_ if alpha is None else alpha
-    return -lasso_objective(X, *_code_and_reconstruction(estimator, X), penalty)
-
-
-def make_lasso_objective_scorer(*, alpha=None):
-    """Return a scorer for the lasso objective of the codes that an estimator gives new data.
-
-    Parameters
-    ----------
-    alpha : float, default=None
-        Sparsity penalty. None takes ``estimator.alpha_``, which makes values comparable only
-        between estimators with one penalty; a search over ``alpha`` would choose the smallest.
-
-    Returns
-    -------
-    callable
-        ``scorer(estimator, X, y=None)``, which can be pickled: minus the `lasso_objective`, by
-        ``transform`` and either ``inverse_transform`` or ``components_``.
-    """
-    return partial(_lasso_score, alpha=alpha)
-
-
-def reconstruction_r2_scorer(estimator, X, y=None):
-    """Return the share of the variance of new data that codes and dictionary explain.
-
-    Parameters
-    ----------
-    estimator : estimator
-        Fitted, with ``transform`` and either ``inverse_transform`` or ``components_``.
-    X : array-like of shape (n_samples, ...)
-        Data.
-    y : object, default=None
-        Ignored; here for scikit-learn's interface of a scorer.
-
-    Returns
-    -------
-    float
-        :math:`R^2`, features weighted by their variance: 1 for a perfect reconstruction, 0 for that
-        by the mean. It does not ask for sparsity.
-    """
-    pair = X, _code_and_reconstruction(estimator, X)[1]
-    pair = (np.asarray(array).reshape(len(array), -1) for array in pair)
-    return float(r2_score(*pair, multioutput="variance_weighted"))

@@ -17,6 +17,7 @@ from skpudle.metrics import (
     atom_coherence,
     dictionary_error,
     lasso_objective,
+    make_denoising_scorer,
     make_dictionary_recovery_scorer,
     make_lasso_objective_scorer,
     match_atoms,
@@ -282,6 +283,53 @@ def test_lasso_scorer_asks_for_a_penalty():
     learner = NOODLDictionaryLearning(3, max_iter=1, tol=None, random_state=0).fit(np.eye(3))
     with pytest.raises(AttributeError, match="no alpha_ that is a penalty"):
         make_lasso_objective_scorer()(learner, np.eye(3))
+
+
+class Thresholding(Known):
+    """Codes of the lasso for orthonormal atoms."""
+
+    def transform(self, X):
+        z = X @ self.components_.T
+        return np.sign(z) * np.maximum(np.abs(z) - self.analysis, 0)
+
+
+@pytest.fixture
+def noisy(rng):  # -> clean and noisy samples (4000, 12), orthonormal atoms; noise of 0.5
+    atoms = np.linalg.qr(rng.normal(size=(12, 12)))[0]
+    clean = np.where(rng.random((4000, 12)) < 0.2, 3 * rng.normal(size=(4000, 12)), 0) @ atoms
+    return clean, clean + 0.5 * rng.normal(size=clean.shape), atoms
+
+
+def test_denoising_scorer_is_the_error_that_clean_data_would_show(noisy):
+    """Stein: without bias for soft thresholding, whatever the level."""
+    clean, X, atoms = noisy
+    score = make_denoising_scorer(noise_std=0.5)
+    for level in (0.0, 0.2, 0.8, 2.0, 100.0):
+        estimator = Thresholding(atoms, level).fit(X)
+        error = np.square(estimator.transform(X) @ atoms - clean).mean()
+        assert_allclose(score(estimator, X), -error, atol=0.01)
+
+
+@pytest.mark.parametrize("noise_std", [0.5, None])
+def test_denoising_scorer_picks_the_best_level(noise_std, noisy):
+    clean, X, atoms = noisy
+    score, levels = make_denoising_scorer(noise_std=noise_std), np.linspace(0, 3, 13)
+    fitted = [Thresholding(atoms, level).fit(X) for level in levels]
+    errors = [np.square(e.transform(X) @ atoms - clean).mean() for e in fitted]
+    assert errors[np.argmax([score(e, X) for e in fitted])] < 1.05 * min(errors)
+
+
+def test_cross_validation_is_that_of_its_formula(rng):
+    X, atoms, analysis = rng.normal(size=(7, 4)), rng.normal(size=(6, 4)), rng.normal(size=(4, 6))
+    analysis[:, :3] = 0
+    residual = np.square(X - X @ analysis @ atoms).mean()
+    score = pickle.loads(pickle.dumps(make_denoising_scorer()))
+    assert_allclose(score(Known(atoms, analysis).fit(X), X), -residual / (1 - 3 / 4) ** 2)
+
+
+def test_without_noise_there_is_nothing_to_estimate():
+    with pytest.raises(ValueError, match="noise_std is 0"):
+        make_denoising_scorer(noise_std=0)
 
 
 def test_r2_scorer_is_that_of_scikit_learn(rng):

@@ -48,6 +48,7 @@ LAYERS = [
     "checkpoint",
     "datasets",
     "interoperability",
+    "_code_metrics",
     "metrics",
     "_notices",
     "_transformer",
