@@ -13,13 +13,18 @@ epochs it goes on, with the same ones it only evaluates.
     slow="$quick --learning-rate 1e-3 --epochs 130"
     python benchmarks/denoise_bsd.py ae-ls-0.16-slow $slow --dict-init dct
     python benchmarks/denoise_bsd.py hard-0.05-slow $slow --shrinkage hard --alpha 0.05
-    python benchmarks/denoise_bsd.py dec-0.16-slow $slow --dict-init dct --gradient dec
+    python benchmarks/denoise_bsd.py dec-0.16-slow $slow --gradient dec
+    python benchmarks/denoise_bsd.py dec-0.16 $quick --learning-rate 2e-3 --epochs 60 \
+        --cool-down 0.5 --gradient dec
     sweep="$quick --learning-rate 1e-3 --epochs 20 --cool-down 0.5 --one-grid"
     python benchmarks/denoise_bsd.py sweep-ae-ls-0.12 $sweep --dict-init dct --alpha 0.12
     python benchmarks/denoise_bsd.py sweep-hard-0.08 $sweep --shrinkage hard --alpha 0.08
+    python benchmarks/denoise_bsd.py sweep-dec-0.2 $sweep --gradient dec --alpha 0.2
     learn="--atom-norm none --learn-threshold atom --learn-step --alpha 0.1"
     python benchmarks/denoise_bsd.py tied-a $quick $learn --learning-rate 3e-3 --cool-down 0.2 \
         --epochs 40
+    python benchmarks/denoise_bsd.py cscnet-size $learn --n-components 175 --atom-size 11 \
+        --stride 8 --n-unfoldings 12 --batch-size 4 --crop-size 67 --epochs 20 --one-grid --data DIR
     wide="$learn --atom-size 11 --stride 6"
     python benchmarks/denoise_bsd.py best-a $quick $wide --learning-rate 3e-3 --cool-down 0.2
     python benchmarks/denoise_bsd.py best-b $wide --start best-a --separate-atoms both \

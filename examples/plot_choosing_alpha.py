@@ -4,7 +4,8 @@
 
 The error of reconstruction says that the smallest alpha is best, always: with no penalty anything
 is reconstructed, noise included. The ``score`` of the learners hides columns, infers the codes from
-the others, and asks how well the hidden entries are predicted. Here both are held against what no
+the others, and asks how well the hidden entries are predicted. A third one estimates the error of
+denoising, for whoever knows how strong the noise is. Here all are held against what no
 score may look at: the clean data.
 """
 
@@ -13,11 +14,11 @@ score may look at: the clean data.
 
 import matplotlib.pyplot as plt
 import numpy as np
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, KFold
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle.datasets import extract_patches, load_gray_images
-from skpudle.metrics import reconstruction_r2_scorer
+from skpudle.metrics import make_denoising_scorer, reconstruction_r2_scorer
 
 SIGMA = 25 / 255
 clean = extract_patches(load_gray_images(), (8, 8), 1500, normalize=False, random_state=0)
@@ -25,7 +26,7 @@ noise = SIGMA * np.random.default_rng(0).standard_normal(clean.shape)
 noisy = clean + noise - noise.mean(axis=1, keepdims=True)
 
 # %%
-# One search, two scores: the learner's own (a scorer of None) decides.
+# One search, three scores: the learner's own decides.
 
 alphas = SIGMA * np.geomspace(0.4, 6, 7)
 learner = PUDLEDictionaryLearning(
@@ -40,31 +41,42 @@ def own_score(estimator, X, y=None):
 search = GridSearchCV(
     learner,
     {"alpha": alphas},
-    scoring={"score": own_score, "R2": reconstruction_r2_scorer},
+    scoring={
+        "score": own_score,
+        "R2": reconstruction_r2_scorer,
+        "denoising": make_denoising_scorer(noise_std=SIGMA),
+    },
     refit="score",
     cv=3,
 ).fit(noisy)
 results = search.cv_results_
 
 # %%
-# The error of denoising, for each alpha.
+# The true error of denoising, of the same held-out patches.
 
 psnr = []
 for alpha in alphas:
-    fitted = learner.set_params(alpha=alpha).fit(noisy)
-    denoised = fitted.inverse_transform(fitted.transform(noisy))
-    psnr.append(-10 * np.log10(np.mean((denoised - clean) ** 2)))
+    errors = []
+    for train, test in KFold(3).split(noisy):
+        fitted = learner.set_params(alpha=alpha).fit(noisy[train])
+        denoised = fitted.inverse_transform(fitted.transform(noisy[test]))
+        errors.append(np.mean((denoised - clean[test]) ** 2))
+    psnr.append(-10 * np.log10(np.mean(errors)))
 picked = search.best_index_
-print(f"picked: alpha = {alphas[picked] / SIGMA:.2f} sigma, {psnr[picked]:.2f} dB")
-print(f"best:   alpha = {alphas[np.argmax(psnr)] / SIGMA:.2f} sigma, {max(psnr):.2f} dB")
+by_estimate = results["mean_test_denoising"].argmax()
+for name, i in {"score": picked, "denoising": by_estimate, "the best": np.argmax(psnr)}.items():
+    print(f"{name}: alpha = {alphas[i] / SIGMA:.2f} sigma, {psnr[i]:.2f} dB")
 
 figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
 for name in ("score", "R2"):
     axes[0].semilogx(alphas / SIGMA, results[f"mean_test_{name}"], "o-", label=name)
 axes[0].set(ylabel="of noisy, held-out patches", title="What can be seen")
 axes[0].legend()
-axes[1].semilogx(alphas / SIGMA, psnr, "o-", color="C2")
-axes[1].set(ylabel="PSNR against clean patches, dB", title="What cannot")
+axes[1].semilogx(alphas / SIGMA, psnr, "o-", color="C2", label="against clean patches")
+estimate = -10 * np.log10(-results["mean_test_denoising"])
+axes[1].semilogx(alphas / SIGMA, estimate, "o--", color="C3", label="estimated from noisy ones")
+axes[1].set(ylabel="PSNR, dB", title="What cannot, and its estimate")
+axes[1].legend()
 for ax in axes:
     ax.axvline(alphas[picked] / SIGMA, color="gray", linestyle=":")
     ax.minorticks_off()
