@@ -30,7 +30,6 @@ TITLES = {
     "update-T1000": "One update: 1000 unfoldings",
     "update-n512-p1024": "One update: 512 samples, 1024 atoms of 256 features",
     "scale": "One update: exponents of time and memory",
-    "fit-cd": "Learning from natural patches, next to coordinate descent",
     "transform-p256": "Exact codes: 256 atoms",
     "transform-p1024": "Exact codes: 1024 atoms",
     "conv_update": "One update of a convolution: 16 crops of 129 x 129 pixels",
