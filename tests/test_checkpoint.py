@@ -354,6 +354,14 @@ def test_a_full_disk_warns_and_training_goes_on(tmp_path):
 # ---------------------------------------------------------------------------- Ctrl-C
 
 
+@pytest.fixture
+def handler():
+    """Install Python's handler, for a shell lets background jobs ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
 class PressesCtrlC:
     """A callback that stands for the user, in an epoch."""
 
@@ -374,7 +382,7 @@ class PressesCtrlC:
         pass
 
 
-def test_ctrl_c_leaves_a_fitted_estimator_after_one_more_update(tmp_path):
+def test_ctrl_c_leaves_a_fitted_estimator_after_one_more_update(handler, tmp_path):
     learner, data = CASES["adam"]
     path = tmp_path / "fit.npz"
     found = clone_with(learner, PressesCtrlC(2), Checkpoint(path))
@@ -383,11 +391,11 @@ def test_ctrl_c_leaves_a_fitted_estimator_after_one_more_update(tmp_path):
     assert found.n_steps_ == 31
     assert found.n_iter_ == len(found.loss_curve_) == 3
     assert np.isfinite(found.transform(data())).all()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
     assert_same(clone_with(learner, Checkpoint(path)).fit(data()), clone_with(learner).fit(data()))
 
 
-def test_ctrl_c_in_partial_fit(monkeypatch):
+def test_ctrl_c_in_partial_fit(handler, monkeypatch):
     update = Trainer._update
     monkeypatch.setattr(
         Trainer,
@@ -398,7 +406,7 @@ def test_ctrl_c_in_partial_fit(monkeypatch):
     with pytest.raises(KeyboardInterrupt, match="after update 1$"):
         learner.partial_fit(ROWS)
     assert learner.n_steps_ == 1
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_a_handler_that_somebody_installed_is_left_alone():
@@ -413,12 +421,12 @@ def test_a_handler_that_somebody_installed_is_left_alone():
     assert found.n_iter_ == 4
 
 
-def test_a_fit_in_another_thread_touches_no_handler():
+def test_a_fit_in_another_thread_touches_no_handler(handler):
     learner, data = CASES["adam"]
     thread = threading.Thread(target=clone_with(learner).fit, args=(data(),))
     thread.start()
     thread.join()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_what_would_write_nothing_is_refused(tmp_path):
