@@ -284,7 +284,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
                 source.reader.dtype = atoms.dtype
             start = {name: self._training_state[name] for name in ("alpha", "data_scale")}
             start |= {"loss_curve": self.loss_curve_, "n_steps": self.n_steps_}
-            start["input"] = self._input_attributes()
+            start["input"] = {}  # what it was
         else:
             generator = make_generator(self.random_state)
             if seed is not None:
@@ -318,10 +318,6 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         start |= {"device": device, "mask": mask}
         trainer = self._trainer(DenseDictionary, optimizer, start)
         return x, trainer, start
-
-    def _input_attributes(self):
-        names = ("n_features_in_", "feature_names_in_")
-        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def _trainer(self, make_dictionary, optimizer, start):
         return Trainer(

@@ -223,7 +223,7 @@ class BaseConvLearner(BaseDictionaryLearner):
             state = self._training_state
             start = {name: state[name] for name in ("alpha", "data_scale", "image_size")}
             start |= {"loss_curve": self.loss_curve_, "n_steps": self.n_steps_}
-            start["input"] = self._input_attributes()
+            start["input"] = {}  # what it was
             generator.manual_seed(generator.initial_seed() + self.n_steps_)  # other crops and noise
             parameters = self._fitted_parameters(images.tensors[0])
         else:
