@@ -5,6 +5,7 @@ its own, and gradients and sums are added up over all; so all make the same upda
 process with the batches in one.
 """
 
+import importlib
 import os
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,6 +18,11 @@ import torch.distributed as dist
 from skpudle._arrays import to_numpy, to_tensor
 
 __all__ = ["data_parallel"]
+
+if dist.is_available():
+    # Functions of it take for a default the group that is connected when torch first imports it,
+    # and keep it for good; its threads can then abort the end of Python. Now there is none.
+    importlib.import_module("torch.distributed.nn")
 
 # Initial atoms and alpha are chosen from so many rows of each process, at most.
 _ROWS = 2**14

@@ -22,6 +22,7 @@ SCRIPT = textwrap.dedent(
     """
     import json, sys, warnings
     import numpy as np
+    import torch.distributed as dist
     from skpudle import Checkpoint, PUDLEDictionaryLearning, data_parallel
 
     warnings.simplefilter("ignore")
@@ -37,6 +38,7 @@ SCRIPT = textwrap.dedent(
             return iter(self.parts)
 
     with data_parallel() as team:
+        group = dist.group.WORLD
         for name, parameters in cases.items():
             learner = PUDLEDictionaryLearning(**parameters)
             # the batches of all processes, one after the other, are those of the whole
@@ -59,6 +61,9 @@ SCRIPT = textwrap.dedent(
         learner = PUDLEDictionaryLearning(8, n_unfoldings=5, batch_size=16, max_iter=2, tol=None)
         learner.fit(uneven)  # of a seed that processes have to agree on
         np.savez(f"{folder}/uneven-{team.rank}.npz", components=learner.components_)
+    # what names it here, and the argument
+    np.savez(f"{folder}/group-{team.rank}.npz", kept=sys.getrefcount(group) - 2)
+    del group
     """
 )
 ROWS = np.random.default_rng(0).normal(size=(96, 6))
@@ -125,6 +130,11 @@ def test_shares_may_differ_in_size(several):
     for other in others:
         np.testing.assert_array_equal(first["components"], other["components"])
     assert np.isfinite(first["components"]).all()
+
+
+def test_nothing_keeps_the_group_that_was_left(several):
+    # with its threads, which abort the process if Python ends before them
+    assert [int(found["kept"]) for found in several("group")] == [0] * len(several("group"))
 
 
 @pytest.fixture
