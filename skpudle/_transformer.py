@@ -56,8 +56,11 @@ def _sum_of_squares(x, mask):
 class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Encode with a fitted dictionary; a subclass adds `fit` and `_transform_encoder`."""
 
+    # The page that scikit-learn's HTML view of an estimator links to.
     _doc_link_module = "skpudle"
-    _doc_link_template = ""  # no pages are published yet, and scikit-learn's do not know us
+    _doc_link_template = (
+        "https://skpudle.readthedocs.io/en/stable/generated/skpudle.{estimator_name}.html"
+    )
 
     # What a learner without these parameters does.
     device = "auto"

@@ -1,5 +1,8 @@
 """Other packages: what goes in from them and out to them."""
 
+import re
+from importlib.metadata import metadata
+
 import numpy as np
 import pytest
 from joblib import parallel_backend
@@ -7,6 +10,7 @@ from sklearn.base import clone
 from sklearn.decomposition import MiniBatchDictionaryLearning, SparseCoder
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
 
 from skpudle import (
     ConvPUDLEDictionaryLearning,
@@ -206,4 +210,21 @@ def test_the_html_of_an_estimator_touches_no_device(X, monkeypatch):
         monkeypatch.setattr(f"skpudle._transformer.{name}", touch)
     page = learner._repr_html_()
     assert "components_" in page
-    assert "scikit-learn.org/stable/modules/generated/skpudle" not in page
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        PUDLEDictionaryLearning,
+        ConvPUDLEDictionaryLearning,
+        NOODLDictionaryLearning,
+        SporcoDictionaryLearning,
+    ],
+)
+def test_the_html_of_an_estimator_links_to_its_page(kind):
+    """The address is that of `autosummary`, for names that docs/api.rst lists."""
+    home = metadata("skpudle").get_all("Project-URL")[0].split(", ")[1]
+    page = f"{home}generated/skpudle.{kind.__name__}.html"
+    pages = re.findall(r'href="([^"#]*)[^"]*"', make_pipeline(kind())._repr_html_())
+    assert page in pages
+    assert not [other for other in pages if "skpudle" in other and other != page]
