@@ -317,6 +317,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             optimizer.load(atoms, tensors_of(self._training_state["optimizer"], device))
         start |= {"device": device, "mask": mask}
         trainer = self._trainer(DenseDictionary, optimizer, start)
+        trainer.new_rows = lambda atoms, samples: self._directions(samples)
         return x, trainer, start
 
     def _trainer(self, make_dictionary, optimizer, start):
@@ -333,13 +334,15 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
     def _initial_atoms(self, x, generator):
         n_components = x.shape[1] if self.n_components is None else self.n_components
         if isinstance(self.dict_init, str):
-            atoms = initial_atoms(x, n_components, self.dict_init, generator)
-            atoms = atoms / atom_norms(atoms)
-            if self.positive_dict:
-                atoms = atoms.abs()  # a sample and its negative span the same line
+            atoms = self._directions(initial_atoms(x, n_components, self.dict_init, generator))
         else:
             atoms = given_atoms(self.dict_init, self.n_components, x)
         return project_atoms(atoms, atom_norm=self.atom_norm, positive=self.positive_dict)
+
+    def _directions(self, samples):
+        """Return samples as atoms: their norm, which has units, is no measure for that of atoms."""
+        samples = samples / atom_norms(samples)
+        return samples.abs() if self.positive_dict else samples  # as good a direction of a line
 
     def _initial_alpha(self, x, atoms):
         largest = torch.cat([(rows @ atoms.mT).abs().amax(1) for rows in x.split(4096)])

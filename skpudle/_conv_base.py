@@ -204,6 +204,8 @@ class BaseConvLearner(BaseDictionaryLearner):
             )
         self._check_parameters()
         images = self._read(X, reset=not go_on)
+        if go_on:
+            images = images.to(to_tensor(self.components_).dtype)
         targets = self._read_targets(y, images)
         self._check_gaps(images)
         generator = make_generator(self.random_state)
@@ -226,6 +228,9 @@ class BaseConvLearner(BaseDictionaryLearner):
             start["input"] = {}  # what it was
             generator.manual_seed(generator.initial_seed() + self.n_steps_)  # other crops and noise
             parameters = self._fitted_parameters(images.tensors[0])
+            if not self.learn_step:
+                step = None if self.step_size == "auto" else float(self.step_size)
+                parameters = parameters._replace(step=step)
         else:
             parameters = self._initial_parameters(x, images)
             start = {"loss_curve": [], "n_steps": 0, "alpha": float(parameters.alpha)}
@@ -257,9 +262,9 @@ class BaseConvLearner(BaseDictionaryLearner):
         else:
             self._warn_of_large_step(parameters, stacklevel=7)
             warn_of_units(self.noise_std, images.tensors, stacklevel=6)
-        x.new_rows = lambda atoms: layout.replacements(optimizer.atoms.detach(), atoms)
         make_network = partial(self._training_network, layout, x)
         trainer = self._trainer(make_network, optimizer, start)
+        trainer.new_rows = layout.replacements
         trainer.part_size = max(1, _PIXELS // (prod(x.crop) * self.n_train_shifts))
         return x, trainer, start
 
@@ -283,8 +288,8 @@ class BaseConvLearner(BaseDictionaryLearner):
         step = float(default_step(dictionary)) if self.step_size == "auto" else self.step_size
         alpha = self.alpha
         if alpha == "auto":
-            crops = [x.corner(image)[None] for image in x.images]
-            largest = torch.stack([dictionary.analysis(crop).abs().max() for crop in crops])
+            covered = [x.covered(image)[None] for image in x.images]
+            largest = torch.stack([dictionary.analysis(part).abs().max() for part in covered])
             largest = largest[largest > 0]
             alpha = AUTO_ALPHA * (float(largest.median()) if len(largest) else 1.0)
             alpha = alpha * step if self.shrinkage == "hard" else alpha

@@ -1,7 +1,7 @@
 """What a convolutional learner trains on: initial atoms, crops of images, noise in their units."""
 
 import warnings
-from math import pi
+from math import pi, prod
 
 import torch
 
@@ -116,8 +116,7 @@ class TrainingImages:
     """
 
     def __init__(self, images, targets, kernel, stride, *, crop_size, whole, shifted, generator):
-        self.kernel, self.generator = kernel, generator
-        self.new_rows = None  # set once there is an optimiser
+        self.kernel, self.stride, self.generator = kernel, stride, generator
         self.room = tuple(s - 1 if shifted else 0 for s in stride)
         self.margin = tuple(k - 1 if shifted else 0 for k in kernel)
         self.crop = []
@@ -136,11 +135,10 @@ class TrainingImages:
     def __len__(self):
         return len(self.images)
 
-    def __getitem__(self, rows):  # a slice -> (n, n_channels, *crop), with targets n_channels more
-        """Return the corners of some images and of their targets, by which data are recognised."""
-        parts = [self.images] if self.targets is None else [self.images, self.targets]
-        corners = [torch.stack([self.corner(image) for image in part[rows]]) for part in parts]
-        return torch.cat(corners, dim=1)
+    def __iter__(self):
+        """Yield the images and then their targets, by which data are recognised."""
+        yield from self.images
+        yield from self.targets or []
 
     def _enlarge(self, image):
         missing = [max(crop - n, 0) for n, crop in zip(image.shape[1:], self.crop, strict=True)]
@@ -150,14 +148,15 @@ class TrainingImages:
             return extend(image[None], before, after)[0]
         return torch.nn.functional.pad(image, [n for m in reversed(missing) for n in (0, m)])
 
-    def corner(self, image):  # (n_channels, *size) -> (n_channels, *crop)
-        """Return the crop that starts at the first pixel."""
-        return image[(..., *(slice(n) for n in self.crop))]
+    def covered(self, image):  # (n_channels, *size) -> (n_channels, *size)
+        """Return as much of an image as copies of an atom cover exactly."""
+        axes = zip(image.shape[1:], self.kernel, self.stride, strict=True)
+        return image[(..., *(slice(n - (n - k) % s) for n, k, s in axes))]
 
     def mean_square(self):
-        """Return the mean squared norm of crops, as a number."""
-        squares = [self.corner(image).square().sum() for image in self.images]
-        return float(torch.stack(squares).mean())
+        """Return the squared norm of a crop of mean energy, as a number."""
+        squares = torch.stack([image.square().mean() for image in self.images])
+        return float(squares.mean()) * len(self.images[0]) * prod(self.crop)
 
     def crops(self, batch_size, *, shuffle, noise_std, flip):
         """Return the source of batches for the trainer; see `Crops`."""
@@ -172,5 +171,4 @@ class TrainingImages:
             flip=flip,
             shuffle=shuffle,
             generator=self.generator,
-            new_rows=self.new_rows,
         )

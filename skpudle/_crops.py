@@ -6,6 +6,9 @@ from skpudle._training import Batch
 
 __all__ = ["Crops"]
 
+# Random patches of an image, much of which may be black, until one is not zero.
+_N_TRIES = 8
+
 
 class Crops:
     """Random crops of images, one of each image an epoch.
@@ -25,15 +28,13 @@ class Crops:
     margin : tuple of int, default=None
         Pixels on either side of each axis that belong to the crop but not to its target.
     noise_std : float, default=0.0
-        Standard deviation of Gaussian noise that is added to the crops and not to their targets.
+        Standard deviation of Gaussian noise that is added to crops that are their own targets.
     flip : bool, default=False
         Whether crops are mirrored along random axes, and transposed where they are square.
     shuffle : bool, default=True
         Whether images come in a new order every epoch.
     generator : torch.Generator
         Random numbers.
-    new_rows : callable
-        Makes rows of parameters of patches.
     """
 
     n_judged = 256  # a few random crops say little about whether training has stalled
@@ -51,13 +52,12 @@ class Crops:
         flip=False,
         shuffle=True,
         generator,
-        new_rows,
     ):
         self.images, self.targets = images, targets
         self.batch_size, self.crop, self.atom = min(batch_size, len(images)), crop, atom
         self.margin = margin or (0,) * len(crop)
         self.noise_std, self.flip, self.shuffle = noise_std, flip, shuffle
-        self.generator, self._new_rows = generator, new_rows
+        self.generator = generator
 
     @property
     def n_batches(self):
@@ -75,9 +75,8 @@ class Crops:
             yield self._batch(indices)
 
     def samples(self, keys):
-        """Return random patches of the given images, as rows of parameters."""
-        patches = [self._cut([self.images[i]], self.atom)[0] for i in keys.tolist()]
-        return self._new_rows(torch.stack(patches))
+        """Return a random patch of each of the given images, one that is not zero if it is found."""
+        return torch.stack([self._patch(self.images[i]) for i in keys.tolist()])
 
     def _batch(self, indices):
         crops = []
@@ -86,11 +85,18 @@ class Crops:
             crops.append(self._mirror(self._cut(pair, self.crop)))
         x, *target = (torch.stack(images) for images in zip(*crops, strict=True))
         target = target[0] if target else x
-        if self.noise_std:
+        if self.noise_std and self.targets is None:
             noise = torch.randn(x.shape, generator=self.generator, dtype=x.dtype)
             x = x + self.noise_std * noise.to(x.device)
         inside = (slice(m, n - m) for m, n in zip(self.margin, self.crop, strict=True))
         return Batch(indices.to(x.device), x, target[(..., *inside)])
+
+    def _patch(self, image):
+        for _ in range(_N_TRIES):
+            (patch,) = self._cut([image], self.atom)
+            if patch.any():
+                break
+        return patch
 
     def _draw(self, n):  # -> an integer below n
         return int(torch.randint(n, (), generator=self.generator)) if n > 1 else 0

@@ -4,7 +4,7 @@ Inside, images are tensors with channels before the axes, (n, n_channels, *size)
 come last and may be missing, and a row is an image whose pixels are features.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -51,6 +51,10 @@ class Images:
     def dtype(self):
         """Floating-point type."""
         return self.tensors[0].dtype
+
+    def to(self, dtype):
+        """Return the same images in another floating-point type."""
+        return replace(self, tensors=[x.to(dtype) for x in self.tensors])
 
     def singles(self):  # -> list of (n_channels, *size)
         """Return the images one by one."""

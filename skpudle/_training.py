@@ -158,6 +158,9 @@ class Progress:
 class Trainer:
     """Atoms in training.
 
+    Samples that replace atoms go through ``new_rows(atoms, samples)`` before, if it is set, which
+    knows the current atoms.
+
     Parameters
     ----------
     make_dictionary : callable
@@ -195,6 +198,7 @@ class Trainer:
         self.optimizer, self.n_steps, self.loss_curve = optimizer, n_steps, list(loss_curve)
         self.part_size, self.team = part_size, team
         self.progress = None  # of the current or latest epoch
+        self.new_rows = lambda atoms, samples: samples
         self.interrupted = lambda: False  # asked after every update, by a team after every round
         self.at_round = lambda: None  # called before every round
         self._halved = False
@@ -352,14 +356,14 @@ class Trainer:
         unused = unused.nonzero().squeeze(1)
         losses = losses[: len(unused)]
         losses = losses[losses > 0]
-        samples = self.optimizer.atoms.detach()[:0]
-        if len(losses):
-            samples = source.samples(keys[: len(losses)])
+        atoms = self.optimizer.atoms.detach()
+        samples = source.samples(keys[: len(losses)]) if len(losses) else atoms[:0]
         if self.team is not None:
             losses, samples = (torch.cat(self.team.gather(part)) for part in (losses, samples))
             samples = samples[losses.topk(min(len(unused), len(losses))).indices]
+        samples = samples[samples.flatten(1).any(1)]  # nothing makes no atom
         if len(samples):
-            self.optimizer.replace(unused[: len(samples)], samples)
+            self.optimizer.replace(unused[: len(samples)], self.new_rows(atoms, samples))
 
     # ------------------------------------------------------------------ the state of training
 

@@ -14,12 +14,14 @@ import time
 import warnings
 import zipfile
 import zlib
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from skpudle._arrays import to_numpy, to_tensor
+from skpudle.interoperability import dictionary_of
 
 __all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
 
@@ -31,7 +33,7 @@ _FREE = {
     "device",
     "max_iter",
     "n_iter_no_change",
-    "random_state",
+    "random_state",  # is compared where it is a number, by its first process
     "split_sign",
     "tol",
     "transform_algorithm",
@@ -167,11 +169,19 @@ def _plain(value):  # numbers of numpy as those of Python, which they equal
 
 def _describe(value):  # of a parameter, the same in every process
     value = _plain(value)
-    if isinstance(value, np.ndarray | torch.Tensor | list):
-        array = to_numpy(to_tensor(value))
-        return f"{array.shape} {array.dtype} {zlib.crc32(array.tobytes()):08x}"
+    if hasattr(value, "__array__") or isinstance(value, torch.Tensor | list):
+        return f"{np.shape(value)} {_checksum([to_tensor(value)])}"
     simple = value is None or isinstance(value, bool | int | float | str | tuple | dict)
     return repr(value) if simple else getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def _checksum(tensors):
+    checksum = 0
+    for tensor in tensors:
+        array = np.ascontiguousarray(to_numpy(tensor))
+        checksum = zlib.crc32(f"{array.shape} {array.dtype}".encode(), checksum)
+        checksum = zlib.crc32(array.reshape(-1).view(np.uint8), checksum)
+    return f"{checksum:08x}"
 
 
 class Checkpoint:
@@ -195,8 +205,11 @@ class Checkpoint:
     Notes
     -----
     The file is refused, with a ValueError that names it, if it is damaged, or if it belongs to
-    another learner, other parameters or other data. ``max_iter``, ``tol`` and ``n_iter_no_change``
-    may change, to train longer, and so may what is no part of training.
+    another learner, other parameters or other data (of a stream, another first batch; of several
+    processes, at most 16384 rows of each are compared). ``max_iter``, ``tol`` and
+    ``n_iter_no_change`` may change, to train longer, and so may what is no part of training.
+
+    A file is that of one fit. A search makes many, which refuse one another's: search without.
 
     Learners that write no checkpoints, such as that of SPORCO, refuse this callback.
 
@@ -229,7 +242,8 @@ class Checkpoint:
         if not getattr(estimator, "_writes_checkpoints", False):
             raise ValueError(
                 f"{type(estimator).__name__} writes no checkpoints. Give the callback to a learner "
-                "of skpudle, in a pipeline or search to the learner inside; SPORCO's has none."
+                "of skpudle, in a pipeline to the learner inside; SPORCO's has none, and the many "
+                "fits of a search cannot share a file."
             )
 
     def teardown(self, estimator, context):
@@ -286,15 +300,21 @@ class Recorder:
             return
         self._trainer, self._source, self._stopping = trainer, source, stopping
         self._seed = seed
-        parameters = self._estimator.get_params(deep=False).items()
-        self._identity = {k: _describe(v) for k, v in parameters if k not in _FREE} | {
+        rank = 0 if self._team is None else self._team.rank
+        parameters = self._estimator.get_params(deep=False)
+        if "dict_init" in parameters:
+            parameters["dict_init"] = dictionary_of(parameters["dict_init"])
+        self._identity = {k: _describe(v) for k, v in parameters.items() if k not in _FREE} | {
             "learner": type(self._estimator).__name__,
             "processes": 1 if self._team is None else self._team.size,
-            "data": f"{len(sample)}, {_describe(sample[:: max(1, len(sample) // 1000)])}",
+            "data": f"{len(sample)} samples, checksum {_checksum(sample.split(2**14))}"
+            if isinstance(sample, torch.Tensor)
+            else f"{len(sample)} images, checksum {_checksum(sample)}",
         }
+        if rank == 0 and isinstance(self._estimator.random_state, Integral):
+            self._identity["random_state"] = str(self._estimator.random_state)
         if self._stored is not None:
             self._compare()
-            rank = 0 if self._team is None else self._team.rank
             state = self._stored["shared"] | self._stored["own"][rank]
             trainer.load(_moved(state, trainer.optimizer.atoms.device), stopping)
             if self._rule_changed:
