@@ -72,6 +72,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
     }
 
     _writes_checkpoints = True
+    _n_wrappers = 0  # calls between the user's `fit` and ours, for warnings
 
     # What a learner without these parameters does.
     atom_norm = "unit"
@@ -127,8 +128,8 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         ----------
         X : array-like, Tensor, memory map, Dataset or iterable of batches
             Data of shape (n_samples, n_features), or what yields rows of them and can be iterated
-            again; float32 and float64 are computed in as they are, everything else in float64. NaN
-            marks missing entries, which then count for nothing.
+            again (a list is an array); float32 and float64 are computed in as they are, everything
+            else in float64. NaN marks missing entries, which then count for nothing.
         y : None
             Ignored.
 
@@ -148,7 +149,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         Warns
         -----
         ConvergenceWarning
-            If the objective still improved at the end.
+            If training ended before the objective stalled.
         RuntimeWarning
             If ``step_size`` is too large for the dictionary.
         """
@@ -197,7 +198,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             self._take(fitted())
         self._warn_of_step(trainer.optimizer.atoms, stacklevel=5)
         if not (converged or stopped or self.tol is None):
-            warn_of_early_end(self, stacklevel=4)
+            warn_of_early_end(self, stacklevel=4 + self._n_wrappers)
         root.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes=dict)
         return self
 
@@ -311,7 +312,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             data_scale=start["data_scale"],
             params=self.optimizer_params,
         )
-        if go_on and self._training_state["optimizer_name"] != str(self.optimizer):
+        if go_on and self._training_state["optimizer_name"] != self._optimizer_name():
             optimizer.load(atoms, {})
         elif go_on:
             optimizer.load(atoms, tensors_of(self._training_state["optimizer"], device))
@@ -360,6 +361,10 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         if self.step_size != "auto":
             warn_of_step(self.step_size, DenseDictionary(atoms), stacklevel=stacklevel)
 
+    def _optimizer_name(self):  # whose state it is; the surrogate's is one with all parameters
+        params = None if self.optimizer == "surrogate" else self.optimizer_params
+        return f"{self.optimizer} {params}"
+
     def _batch_size(self):
         return 256 if self.batch_size == "auto" else self.batch_size
 
@@ -406,7 +411,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             "_training_state": {
                 "alpha": start["alpha"],
                 "data_scale": start["data_scale"],
-                "optimizer_name": str(self.optimizer),
+                "optimizer_name": self._optimizer_name(),
                 "optimizer": {
                     name: to_numpy(value) if isinstance(value, torch.Tensor) else value
                     for name, value in moments

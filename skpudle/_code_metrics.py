@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.metrics import r2_score
 from sklearn.utils import check_array
 
+from skpudle._images import as_fractions
 from skpudle.interoperability import thresholds_hard
 
 __all__ = [
@@ -74,11 +75,13 @@ def lasso_objective(X, code, reconstruction, alpha):
 
 
 def _code_and_reconstruction(estimator, X):
-    """Return codes, and what the estimator itself decodes them to where it can."""
+    """Return data in the units of the codes, codes, and what the estimator decodes them to."""
     code = np.asarray(estimator.transform(X))
     if hasattr(estimator, "inverse_transform"):
-        return code, np.asarray(estimator.inverse_transform(code))
-    return code, code @ estimator.components_
+        reconstruction = np.asarray(estimator.inverse_transform(code))
+    else:
+        reconstruction = code @ estimator.components_
+    return X if np.ndim(X) == 2 else as_fractions(X), code, reconstruction
 
 
 def _lasso_score(estimator, X, y=None, *, alpha):
@@ -88,7 +91,8 @@ def _lasso_score(estimator, X, y=None, *, alpha):
             "Give one to the scorer: make_lasso_objective_scorer(alpha=...)."
         )
     penalty = estimator.alpha_ if alpha is None else alpha
-    return -lasso_objective(X, *_code_and_reconstruction(estimator, X), penalty)
+    X, code, reconstruction = _code_and_reconstruction(estimator, X)
+    return -lasso_objective(X, code, reconstruction, penalty)
 
 
 def make_lasso_objective_scorer(*, alpha=None):
@@ -127,13 +131,14 @@ def reconstruction_r2_scorer(estimator, X, y=None):
         :math:`R^2`, features weighted by their variance: 1 for a perfect reconstruction, 0 for that
         by the mean. It does not ask for sparsity.
     """
-    pair = X, _code_and_reconstruction(estimator, X)[1]
+    X, _, reconstruction = _code_and_reconstruction(estimator, X)
+    pair = X, reconstruction
     pair = (np.asarray(array).reshape(len(array), -1) for array in pair)
     return float(r2_score(*pair, multioutput="variance_weighted"))
 
 
 def _denoising_score(estimator, X, y=None, *, noise_std):
-    code, reconstruction = _code_and_reconstruction(estimator, X)
+    X, code, reconstruction = _code_and_reconstruction(estimator, X)
     X, reconstruction = check_pair(
         X, reconstruction, names=("X", "reconstruction"), same_length=True
     )

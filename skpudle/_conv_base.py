@@ -21,11 +21,12 @@ from skpudle._arrays import (
 from skpudle._base import AUTO_ALPHA, BaseDictionaryLearner
 from skpudle._conv_network import ConvNetwork, ConvParameters, RowLayout, all_shifts
 from skpudle._conv_training import TrainingImages, initial_kernels, warn_of_units
-from skpudle._images import read_images, read_targets
+from skpudle._images import check_sizes, read_images, read_targets, sizes
 from skpudle._notices import warn_of_step
 from skpudle.distributed import current_team
 from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
+from skpudle.interoperability import dictionary_of
 from skpudle.operators import ConvDictionary, project_atoms
 from skpudle.optimizers import make_optimizer
 from skpudle.shrinkage import SHRINKAGES
@@ -35,10 +36,6 @@ __all__ = ["BaseConvLearner"]
 # Pixels of a batch, counted once for each grid, that are trained on at a time: enough for products
 # of large matrices, and few enough for the codes of all unfoldings to take little memory.
 _PIXELS = 2**16
-
-
-def _sizes(value, n_axes):  # -> tuple of n_axes integers
-    return (int(value),) * n_axes if isinstance(value, Integral) else tuple(map(int, value))
 
 
 def _encode(network, x, *, lambda_decay=1.0, mask=None):
@@ -76,6 +73,8 @@ class BaseConvLearner(BaseDictionaryLearner):
         "dict_init": [StrOptions({"random", "data", "dct"}), "array-like"],
     }
 
+    _n_wrappers = 1
+
     # ------------------------------------------------------------------ parameters
 
     def _allows_nan(self):
@@ -83,27 +82,16 @@ class BaseConvLearner(BaseDictionaryLearner):
 
     @property
     def _kernel(self):
-        return _sizes(self.atom_shape, 1)
+        return sizes(self.atom_shape, 1)
 
     @property
     def _stride(self):
-        return _sizes(self.stride, len(self._kernel))
+        return sizes(self.stride, len(self._kernel))
 
     def _check_parameters(self):
         self._check_lambda_decay()
-        kernel, stride = self._kernel, self._stride
-        together = len(stride) == len(kernel) and min(*stride, *kernel) >= 1
-        if len(kernel) > 2 or not together:
-            raise ValueError(
-                f"stride={self.stride!r} and atom_shape={self.atom_shape!r} do not belong "
-                "together; pass positive integers, one for each of one or two axes of an atom."
-            )
-        if self.image_shape is not None and len(self.image_shape) - len(kernel) not in (0, 1):
-            raise ValueError(
-                f"image_shape={self.image_shape!r} is no image for atom_shape={self.atom_shape!r}; "
-                f"pass {len(kernel)} numbers, and the number of channels after them if there is an "
-                "axis of channels."
-            )
+        stride = self._stride
+        check_sizes(self._kernel, stride, self.image_shape)
         own_analysis = self.separate_atoms in ("analysis", "both")
         if (self.learn_threshold or self.learn_step or own_analysis) and self.gradient == "dec":
             raise ValueError(
@@ -252,7 +240,7 @@ class BaseConvLearner(BaseDictionaryLearner):
         )
         if go_on:
             moments = self._training_state["optimizer"]
-            known = self._training_state["optimizer_name"] == str(self.optimizer)
+            known = self._training_state["optimizer_name"] == self._optimizer_name()
             if not known or any(
                 np.ndim(m) and m.shape != optimizer.atoms.shape for m in moments.values()
             ):
@@ -274,7 +262,7 @@ class BaseConvLearner(BaseDictionaryLearner):
             atoms = initial_kernels(x.images, shape, self.n_components, self.dict_init, x.generator)
         else:
             options = dict(dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="dict_init")
-            atoms = check_array(self.dict_init, **options)
+            atoms = check_array(dictionary_of(self.dict_init), **options)
             expected = (self.n_components, *self._kernel, *shape[:1][: images.channel_axis])
             if atoms.shape != expected:
                 raise ValueError(
@@ -378,7 +366,7 @@ class BaseConvLearner(BaseDictionaryLearner):
             "alpha": float(np.mean(self.alpha_)),
             "data_scale": 1.0,
             "image_size": None,
-            "optimizer_name": str(self.optimizer),
+            "optimizer_name": self._optimizer_name(),
             "optimizer": {},
         }
         return self
@@ -395,6 +383,11 @@ class BaseConvLearner(BaseDictionaryLearner):
 
         names = ("components_", "analysis_components_", "decoder_components_")
         alpha = self.alpha_
+        if np.ndim(alpha) == 2 and len(alpha) != self.n_unfoldings:
+            raise ValueError(
+                f"Thresholds were learned for {len(alpha)} unfoldings, one each, and n_unfoldings "
+                f"is {self.n_unfoldings} now. Set it back, or fit again."
+            )
         if np.ndim(alpha):
             alpha = to_tensor(alpha).to(like).reshape(-1, len(self.components_))
         atoms = (inside(getattr(self, name, None)) for name in names)

@@ -9,7 +9,7 @@ from skpudle._crops import Crops
 from skpudle._images import extend
 from skpudle.operators import atom_norms
 
-__all__ = ["TrainingImages", "initial_kernels", "warn_of_units"]
+__all__ = ["TrainingImages", "initial_kernels", "warn_of_units", "with_noise"]
 
 # The largest crop by default, in pixels: many positions, and still far smaller than a photograph.
 _CROP = 129
@@ -93,6 +93,13 @@ def warn_of_units(noise_std, images, *, stacklevel):  # images: tensors
             "25 for values from 0 to 255 is 25 / 255 for fractions.",
             stacklevel=stacklevel + 1,
         )
+
+
+def with_noise(image, noise_std):
+    """Return an image with Gaussian noise, the same for every image of its size."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(image.shape, generator=generator, dtype=image.dtype)
+    return image + noise_std * noise.to(image.device)
 
 
 class TrainingImages:

@@ -75,7 +75,7 @@ class Crops:
             yield self._batch(indices)
 
     def samples(self, keys):
-        """Return a random patch of each of the given images, one that is not zero if it is found."""
+        """Return a random patch of each of the given images, if possible one that is not zero."""
         return torch.stack([self._patch(self.images[i]) for i in keys.tolist()])
 
     def _batch(self, indices):

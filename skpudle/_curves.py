@@ -188,9 +188,14 @@ class ConvergenceDisplay:
         ------
         ValueError
             If `kind` is none of these, or if the learner thresholds hard, so that there is no lasso
-            that codes converge to, or has non-negative codes.
+            that codes converge to, or has non-negative codes, or no encoder of matrix products.
         """
         check_is_fitted(estimator, "components_")
+        if np.ndim(estimator.components_) != 2 or not hasattr(estimator, "step_size_"):
+            raise ValueError(
+                f"Convergence is measured for atoms of rows and a step_size_, which "
+                f"{type(estimator).__name__} does not have; pass a PUDLEDictionaryLearning."
+            )
         if thresholds_hard(estimator) or getattr(estimator, "positive_code", False):
             raise ValueError(
                 "Convergence is measured to the solution of the lasso, which codes of either sign "

@@ -6,6 +6,7 @@ come last and may be missing, and a row is an image whose pixels are features.
 
 from dataclasses import dataclass, replace
 from math import prod
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -13,9 +14,45 @@ from torch import Tensor
 
 from skpudle._arrays import check_rows, like_input, to_tensor
 
-__all__ = ["Images", "cut_tiles", "extend", "read_images", "read_targets"]
+__all__ = [
+    "Images",
+    "as_fractions",
+    "check_sizes",
+    "cut_tiles",
+    "extend",
+    "read_images",
+    "read_targets",
+    "sizes",
+]
 
 _UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
+
+
+def sizes(value, n_axes):  # -> tuple, of n_axes integers if it was one
+    """Return what stands for a size along each axis."""
+    return (int(value),) * n_axes if isinstance(value, Integral) else tuple(value)
+
+
+def check_sizes(kernel, stride, image_shape):
+    """Raise ValueError if atoms, their distance and images of rows cannot be of these sizes."""
+
+    def positive(numbers):
+        return all(isinstance(n, Integral) and n >= 1 for n in numbers)
+
+    n_axes = len(kernel)
+    if n_axes not in (1, 2) or len(stride) != n_axes or not positive((*kernel, *stride)):
+        raise ValueError(
+            f"stride={stride!r} and atom_shape={kernel!r} do not belong together; pass positive "
+            "integers, one for each of one or two axes of an atom."
+        )
+    if image_shape is not None and not (
+        len(image_shape) - n_axes in (0, 1) and positive(image_shape)
+    ):
+        raise ValueError(
+            f"image_shape={image_shape!r} is no image for atom_shape={kernel!r}; pass {n_axes} "
+            "positive integers, and the number of channels after them if there is an axis of "
+            "channels."
+        )
 
 
 @dataclass(frozen=True)
@@ -83,7 +120,7 @@ def _n_dimensions(value):
     return value.ndim if isinstance(value, torch.Tensor) else np.asarray(value).ndim
 
 
-def _scaled(X):
+def as_fractions(X):
     """Return unsigned integers as fractions of their largest value, in float32."""
     if isinstance(X, torch.Tensor):
         return X.to(torch.float32) / torch.iinfo(X.dtype).max if X.dtype in _UNSIGNED else X
@@ -92,7 +129,7 @@ def _scaled(X):
 
 
 def _check_images(X, n_axes, device, estimator):  # (n, *size[, n_channels]) -> tensor, channel_axis
-    X = _scaled(X)
+    X = as_fractions(X)
     shape = tuple(X.shape)
     if len(shape) not in (n_axes + 1, n_axes + 2) or 0 in shape:
         raise ValueError(
@@ -138,7 +175,7 @@ def read_images(X, n_axes, *, image_shape=None, device="cpu", estimator=None):
     if isinstance(X, list | tuple) and not len(X):
         raise ValueError("There are no images: expected at least one, got an empty list.")
     if isinstance(X, list | tuple) and _is_array(X[0]) and (_n_dimensions(X[0]) >= n_axes):
-        read = [_check_images(_scaled(image)[None], n_axes, device, estimator) for image in X]
+        read = [_check_images(as_fractions(image)[None], n_axes, device, estimator) for image in X]
         tensors, channel_axes = zip(*read, strict=True)
         channels = {(image.shape[1], axis) for image, axis in read}
         if len(channels) > 1:

@@ -33,10 +33,11 @@ def warn_of_step(step_size, dictionary, *, stacklevel):
 
 
 def warn_of_early_end(learner, *, stacklevel):
-    """Warn that a learner was still improving; `stacklevel` as in `warnings.warn`."""
+    """Warn that training ended too early to tell; `stacklevel` as in `warnings.warn`."""
     warnings.warn(
-        f"The objective of {type(learner).__name__} still improved after {learner.n_steps_} "
-        f"updates (max_iter={learner.max_iter!r}). Increase max_iter or learning_rate, or "
+        f"Training of {type(learner).__name__} ended after {learner.n_steps_} updates "
+        f"(max_iter={learner.max_iter!r}), before its objective had stalled for "
+        f"{learner.n_iter_no_change} checks in a row. Increase max_iter or learning_rate, or "
         f"raise tol (now {learner.tol}); tol=None trains as long without this warning.",
         ConvergenceWarning,
         stacklevel=stacklevel + 1,

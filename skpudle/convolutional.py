@@ -5,7 +5,7 @@ from math import log10, prod
 import torch
 
 from skpudle._conv_base import BaseConvLearner
-from skpudle._conv_training import warn_of_units
+from skpudle._conv_training import warn_of_units, with_noise
 from skpudle._denoising import denoise_images
 from skpudle._images import read_images
 
@@ -80,7 +80,8 @@ class ConvPUDLEDictionaryLearning(BaseConvLearner):
 
     noise_std : float, default=0.0
         Standard deviation of Gaussian noise that every update adds to clean images, in their units
-        (25 / 255 for "sigma 25" and images from 0 to 1).
+        (25 / 255 for "sigma 25" and images from 0 to 1). Of pairs it only says what noise they
+        have.
 
     crop_size : int or "auto", default="auto"
         Images are trained on in random crops of this size, one of each image an epoch. "auto" is
@@ -115,7 +116,8 @@ class ConvPUDLEDictionaryLearning(BaseConvLearner):
         Images in an update; "auto" is ``min(16, n_images)``.
 
     max_iter, tol, n_iter_no_change
-        As in `PUDLEDictionaryLearning`.
+        As in `PUDLEDictionaryLearning`, but an objective is judged once there are 256 crops since
+        the check before: a few random ones say little.
 
     dict_init : {"random", "data", "dct"} or array-like, default="random"
         Initial dictionary: random directions, a constant atom and random patches without their
@@ -395,7 +397,7 @@ class ConvPUDLEDictionaryLearning(BaseConvLearner):
             Noisy images.
         y : array-like, Tensor or list of images, default=None
             Clean images; anything of one dimension, such as labels, is ignored, and the input is
-            then its own target.
+            then its own target, after noise of ``noise_std``, always the same, has been added.
         peak : float, default=1.0
             The largest value that pixels may have.
 
@@ -405,10 +407,12 @@ class ConvPUDLEDictionaryLearning(BaseConvLearner):
             Mean over images of ``10 log10(peak^2 / mean squared error)``, in dB.
         """
         images, network = self._read_and_build(X)
-        targets = self._read_targets(y, images) or images.singles()
+        inputs, targets = images.singles(), self._read_targets(y, images)
+        if targets is None:
+            targets, inputs = inputs, [with_noise(image, self.noise_std) for image in inputs]
         options = dict(shift_average=self.shift_average, lambda_decay=self.lambda_decay_)
         total = 0.0
-        for image, target in zip(images.singles(), targets, strict=True):
+        for image, target in zip(inputs, targets, strict=True):
             error = denoise_images(network, image[None], **options)[0] - target
             error = float(error.double().square().mean())
             total += 10 * log10(peak**2 / error) if error else float("inf")

@@ -15,6 +15,8 @@ from sklearn.datasets import load_sample_images
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.random import sample_without_replacement
 
+from skpudle._images import as_fractions
+
 __all__ = [
     "extract_patches",
     "load_gray_images",
@@ -312,7 +314,7 @@ def extract_patches(
     Parameters
     ----------
     images : sequence of array-like of shape (height, width)
-        Grey-level images.
+        Grey-level images; unsigned integers become fractions of their largest value.
     patch_size : tuple of int, default=(8, 8)
         Height and width of a patch.
     n_patches : int or None, default=10_000
@@ -341,7 +343,7 @@ def extract_patches(
     random_state = check_random_state(random_state)
     height, width = patch_size
     _check_counts(height=height, width=width)
-    images = [check_array(image, dtype=dtype, input_name="image") for image in images]
+    images = [check_array(as_fractions(x), dtype=dtype, input_name="image") for x in images]
     images = [image for image in images if image.shape[0] >= height and image.shape[1] >= width]
     if not images:
         raise ValueError(

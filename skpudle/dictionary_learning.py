@@ -293,6 +293,8 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
         )
 
     def _transform_encoder(self):
+        self._validate_params()  # they may have been set since `fit`
+        self._check_parameters()
         alpha = self.alpha_ if self.transform_alpha is None else self.transform_alpha
         if self._converges():
             return partial(_solve_lasso, alpha=alpha, positive_code=self.positive_code, warn=True)

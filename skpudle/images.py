@@ -1,9 +1,11 @@
 """Patches of images and back, denoising by patches, and measures of image quality.
 
 Any dictionary learner that is fitted on rows denoises images: overlapping patches are coded one by
-one, and every pixel becomes the mean of what the patches that contain it say.
+one, and every pixel becomes the mean of what the patches that contain it say. Unsigned integers are
+fractions of their largest value, as for convolutional learners: of 255 for uint8.
 """
 
+import numpy as np
 import torch
 
 from skpudle._arrays import like_input
@@ -48,7 +50,8 @@ def extract(image, patch_shape=(8, 8), *, stride=1):
     Parameters
     ----------
     image : array-like or Tensor of shape (height, width)
-        A grey image; it is continued by reflection where patches go beyond its ends.
+        A grey image; it is continued by reflection where patches go beyond its ends. Unsigned
+        integers become fractions of their largest value.
     patch_shape : tuple of int, default=(8, 8)
         Size of a patch.
     stride : int, default=1
@@ -78,7 +81,8 @@ def reconstruct(patches, image_shape, patch_shape=(8, 8), *, stride=1):
     Returns
     -------
     ndarray or Tensor of shape (height, width)
-        The image; of unchanged patches, the one that they were extracted from.
+        The image; of unchanged patches, the one that they were extracted from, in fractions if it
+        was one of unsigned integers.
 
     Raises
     ------
@@ -106,7 +110,8 @@ def denoise_patches(learner, image, patch_shape=(8, 8), *, stride=1):
     learner : transformer
         Fitted on patches without their means, with ``transform`` and ``inverse_transform``.
     image : array-like or Tensor of shape (height, width)
-        The noisy image.
+        The noisy image. Unsigned integers become fractions of their largest value, and so are what
+        the learner has to be fitted on.
     patch_shape : tuple of int, default=(8, 8)
         Size of a patch.
     stride : int, default=1
@@ -120,7 +125,7 @@ def denoise_patches(learner, image, patch_shape=(8, 8), *, stride=1):
     patches = extract(image, patch_shape, stride=stride)
     means = patches.mean(1)[:, None]
     denoised = learner.inverse_transform(learner.transform(patches - means)) + means
-    return reconstruct(denoised, tuple(image.shape), patch_shape, stride=stride)
+    return reconstruct(denoised, np.shape(image), patch_shape, stride=stride)
 
 
 def _metrics():

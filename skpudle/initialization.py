@@ -24,9 +24,14 @@ def _data(x, n_components, generator):
 
 def _svd(x, n_components, generator):
     """Take the leading right singular vectors, then data."""
-    values, vectors = torch.linalg.eigh(x.mT @ x)
-    rank = int((values > values[-1] * x.shape[1] * torch.finfo(x.dtype).eps).sum())
-    leading = vectors.mT.flip(0)[: min(rank, n_components)]
+    if len(x) < x.shape[1]:  # costs grow with the cube of the smaller side
+        _, values, leading = torch.linalg.svd(x, full_matrices=False)
+        values = values.square()
+    else:
+        values, vectors = torch.linalg.eigh(x.mT @ x)
+        values, leading = values.flip(0), vectors.mT.flip(0)
+    rank = int((values > values[0] * x.shape[1] * torch.finfo(x.dtype).eps).sum())
+    leading = leading[: min(rank, n_components)]
     return torch.cat([leading, _data(x, n_components - len(leading), generator)])
 
 

@@ -38,16 +38,18 @@ def dictionary_of(source):
     if isinstance(source, torch.Tensor):
         return to_numpy(source)
     if hasattr(source, "getdict"):
-        return np.squeeze(source.getdict()).T
+        atoms = np.asarray(source.getdict())
+        return (np.squeeze(atoms) if atoms.ndim > 2 else atoms).T
     if hasattr(source, "components_"):
         return source.components_
     if isinstance(source, SparseCoder):
         return source.dictionary
     if hasattr(source, "fit"):
         raise ValueError(
-            f"dict_init is a {type(source).__name__} that is not fitted, so it has no atoms. "
-            "`clone`, and with it GridSearchCV and cross_validate, forgets what a parameter was "
-            "fitted to: pass its components_, or wrap it in sklearn.frozen.FrozenEstimator."
+            f"dict_init is a {type(source).__name__} without atoms: it learns none or is not "
+            "fitted. `clone`, and with it GridSearchCV and cross_validate, forgets what a "
+            "parameter was fitted to: pass its components_, or wrap it in "
+            "sklearn.frozen.FrozenEstimator."
         )
     return source
 

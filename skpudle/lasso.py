@@ -409,7 +409,8 @@ def warn_about_gaps(gaps, *, tol=1e-6, category=GapWarning, stacklevel=1):
     warnings.warn(
         f"The codes of {len(missed)} of {len(gaps)} samples have a relative duality gap above "
         f"tol={tol:g}, up to {float(gaps[missed].max()):.3g} (samples {named}). Check these for "
-        "values that are huge or not finite, increase max_iter, or accept a larger tol.",
+        "values that are huge or not finite; float64 and a larger penalty come closer, and so does "
+        "solve_lasso with a larger max_iter.",
         category,
         stacklevel=stacklevel + 1,
     )

@@ -6,6 +6,7 @@ and forgets what it remembered of those; both leave the atoms inside their const
 """
 
 import inspect
+from contextlib import contextmanager
 from copy import deepcopy
 
 import torch
@@ -221,6 +222,18 @@ class SurrogateOptimizer:
         self._trend = state["trend"].to(atoms).clone() if state else atoms.new_zeros(0)
 
 
+@contextmanager
+def _named(name, params):
+    """Name what was asked for in the errors of whoever takes the parameters."""
+    try:
+        yield
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"optimizer={name!r} takes no such optimizer_params as {params!r} ({error}); pass "
+            "keyword arguments that it has, and its learning rate as learning_rate."
+        ) from error
+
+
 def make_optimizer(name, atoms, project, *, learning_rate, data_scale, params=None):
     """Return the optimiser for the given atoms.
 
@@ -248,15 +261,18 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, params=No
     Raises
     ------
     ValueError
-        If the optimiser is no such class, or one whose step needs a closure.
+        If the optimiser is no such class, one whose step needs a closure, or one without such
+        parameters.
     """
     params = dict(params or {})
     if name == "surrogate":
-        return SurrogateOptimizer(atoms, project, **params)
+        with _named(name, params):
+            return SurrogateOptimizer(atoms, project, **params)
     optimizer_class = _NAMED.get(name, name)
+    defaults = {}
     if optimizer_class is torch.optim.Adam:
         # fused is the fastest, and torch refuses it beside foreach
-        params = {"eps": 1e-8 * data_scale or 1e-8, "fused": "foreach" not in params} | params
+        defaults = {"eps": 1e-8 * data_scale or 1e-8, "fused": "foreach" not in params}
     if not issubclass(optimizer_class, torch.optim.Optimizer):
         raise ValueError(
             f"optimizer={optimizer_class.__name__} is no subclass of torch.optim.Optimizer; pass "
@@ -268,4 +284,8 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, params=No
             f"optimizer={optimizer_class.__name__} evaluates the loss by itself (its step needs a "
             "closure); pass an optimiser that takes one gradient at a time, such as 'adam'."
         )
-    return GradientOptimizer(atoms, optimizer_class, project, learning_rate=learning_rate, **params)
+    with _named(name, params):
+        rest = defaults | params
+        return GradientOptimizer(
+            atoms, optimizer_class, project, learning_rate=learning_rate, **rest
+        )

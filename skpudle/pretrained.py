@@ -3,6 +3,7 @@
 from importlib import resources
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
 from skpudle.convolutional import ConvPUDLEDictionaryLearning
 
@@ -31,8 +32,14 @@ def save_denoiser(learner, file):
     learner : ConvPUDLEDictionaryLearning
         A fitted learner.
     file : str, path-like or file object
-        Where to.
+        Where to; a name without an ending gets ".npz".
+
+    Raises
+    ------
+    NotFittedError
+        If the learner is not fitted.
     """
+    check_is_fitted(learner)
     values = {name: np.asarray(getattr(learner, name)) for name in _PARAMETERS}
     for name in (*_ARRAYS, "step_size_", "lambda_decay_"):
         if getattr(learner, name, None) is not None:

@@ -143,6 +143,11 @@ def report(estimator, X, *, image_shape=None, n_atoms=100, n_worst=8):
         how often they are used and how many a sample uses, the loss curve, the distribution of the
         reconstruction error, and the samples that are reconstructed worst.
 
+    Raises
+    ------
+    ValueError
+        If there is nothing to show: ``n_atoms`` or ``n_worst`` below 1.
+
     Examples
     --------
     >>> from sklearn.datasets import load_digits
@@ -152,6 +157,8 @@ def report(estimator, X, *, image_shape=None, n_atoms=100, n_worst=8):
     >>> page = skpudle.report(learner, X).page  # doctest: +SKIP
     """
     check_is_fitted(estimator, "components_")
+    if min(n_atoms, n_worst) < 1:
+        raise ValueError(f"n_atoms={n_atoms} and n_worst={n_worst}; pass 1 or more of each.")
     raw = estimator.transform(X)
     codes = signed_codes(estimator, raw)
     pairs = zip(_read(estimator, X), _as_arrays(estimator.inverse_transform(raw)), strict=True)

@@ -134,6 +134,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
 
     atom_norm = "unit"
     positive_dict = False
+    _directions = BaseDictionaryLearner._directions
     _initial_atoms = BaseDictionaryLearner._initial_atoms
 
     @_fit_context(prefer_skip_nested_validation=True)

@@ -10,6 +10,7 @@ import threading
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_array_equal
@@ -315,6 +316,52 @@ def test_a_file_of_other_data_is_refused(file):
     learner, _ = CASES["adam"]
     with pytest.raises(ValueError, match=r"belongs to another fit \(data"):
         clone_with(learner, Checkpoint(file)).fit(2 * ROWS)
+
+
+class Learned:
+    """What offers its atoms as a learner of SPORCO does."""
+
+    def __init__(self, atoms):
+        self.atoms = atoms
+
+    def getdict(self):
+        return self.atoms.T
+
+
+def test_a_file_of_one_other_row_is_refused(tmp_path):
+    rows, file = np.random.default_rng(0).normal(size=(5000, 4)), tmp_path / "fit.npz"
+    learner = PUDLEDictionaryLearning(4, max_iter=1, n_unfoldings=2, tol=None, random_state=0)
+    clone_with(learner, Checkpoint(file)).fit(rows)
+    rows[1] += 1
+    with pytest.raises(ValueError, match=r"belongs to another fit \(data: 5000 samples"):
+        clone_with(learner, Checkpoint(file)).fit(rows)
+
+
+@pytest.mark.draws_from_numpy
+def test_a_file_of_another_seed_is_refused_and_no_seed_is_that_of_the_file(tmp_path):
+    file = tmp_path / "fit.npz"
+    learner = PUDLEDictionaryLearning(4, max_iter=1, n_unfoldings=2, tol=None, random_state=0)
+    clone_with(learner, Checkpoint(file)).fit(ROWS)
+    with pytest.raises(ValueError, match=r"belongs to another fit \(random_state: 0, now 1"):
+        clone_with(learner, Checkpoint(file)).set_params(random_state=1).fit(ROWS)
+    file.unlink()
+    learner.random_state = None
+    first = clone_with(learner, Checkpoint(file)).fit(ROWS)
+    again = clone_with(learner, Checkpoint(file)).fit(ROWS)
+    np.testing.assert_array_equal(again.components_, first.components_)
+
+
+@pytest.mark.parametrize("kind", [pd.DataFrame, Learned])
+def test_a_file_of_other_initial_atoms_is_refused(kind, tmp_path):
+    checkpoint = Checkpoint(tmp_path / "fit.npz")
+    settings = dict(max_iter=1, n_unfoldings=2, random_state=0)
+    first, other = (
+        PUDLEDictionaryLearning(6, dict_init=kind(atoms), tol=None, **settings)
+        for atoms in (np.eye(6) + 1, np.eye(6) + 2)
+    )
+    first.set_callbacks(checkpoint).fit(ROWS)
+    with pytest.raises(ValueError, match=r"belongs to another fit \(dict_init"):
+        other.set_callbacks(checkpoint).fit(ROWS)
 
 
 @pytest.mark.parametrize("other", ["images", "number of images", "targets"])

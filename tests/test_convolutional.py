@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -454,6 +455,74 @@ def test_unused_atoms_are_replaced_by_patches(images):
     assert learner.step_size_ == pytest.approx(0.1, abs=1e-6)
 
 
+def test_no_atom_is_replaced_by_nothing():
+    """Most of every image is black, and all unused atoms are drawn anew."""
+    images = np.zeros((8, 40, 40))
+    images[:, 16:24, 16:24] = np.random.default_rng(0).random((8, 8, 8))
+    options = SMALL | dict(atom_shape=(5, 5), stride=2, step_size="auto", alpha=1.0, max_iter=5)
+    for crops in ({}, dict(crop_size=64)):  # images smaller than crops are extended by zeros
+        learner = ConvPUDLEDictionaryLearning(16, **options | crops).fit(images)
+        np.testing.assert_allclose(np.linalg.norm(learner.components_, axis=(1, 2)), 1)
+
+
+@pytest.mark.parametrize("n_train_shifts", [1, 3])
+def test_automatic_alpha_looks_at_whole_images(n_train_shifts):
+    """Also where only their ends are not black, beyond the first crop."""
+    images = np.random.default_rng(0).random((3, 40, 45))
+    images[:, :20, :20] = 0
+    options = dict(dict_init=np.random.default_rng(1).normal(size=(6, 5, 4)), alpha="auto")
+    learner = learner_of(**options, crop_size=15, n_train_shifts=n_train_shifts, max_iter=1)
+    atoms = learner_of(**options | dict(alpha=0.0), learning_rate=1e-15, max_iter=1).fit(images)
+    dictionary = ConvDictionary(torch.tensor(atoms.components_)[:, None], (2, 3))
+    largest = dictionary.analysis(torch.tensor(images[:, :39, :43])[:, None]).abs()
+    expected = 0.1 * float(largest.flatten(1).amax(1).median())
+    assert learner.fit(images).alpha_ == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("first", [np.float32, np.float64, np.uint8])
+@pytest.mark.parametrize("then", [np.float32, np.float64, np.uint8])
+def test_training_goes_on_with_images_of_another_dtype(first, then):
+    images = np.random.default_rng(0).integers(256, size=(3, 13, 16), dtype=np.uint8)
+    converted = [(images / 255).astype(d) if d is not np.uint8 else images for d in (first, then)]
+    learner = learner_of().fit(converted[0])
+    dtype = learner.components_.dtype
+    learner.partial_fit(converted[1], converted[1])
+    assert learner.components_.dtype == dtype
+    assert learner.n_steps_ == 3
+
+
+def test_the_step_follows_the_atoms_and_what_is_set(images):
+    learner = learner_of(step_size="auto", learning_rate=0.1).partial_fit(images)
+    for _ in range(5):
+        learner.partial_fit(images)
+    dictionary = ConvDictionary(torch.tensor(learner.components_)[:, None], (2, 3))
+    assert learner.step_size_ == pytest.approx(1 / float(dictionary.squared_norm_bound()))
+    assert learner.set_params(step_size=0.02).partial_fit(images).step_size_ == 0.02
+
+
+def test_noise_is_not_added_to_pairs(images):
+    learners = [learner_of(noise_std=s, flip=False).fit(images, images) for s in (0, 0.5)]
+    np.testing.assert_array_equal(learners[0].components_, learners[1].components_)
+
+
+def test_a_search_without_clean_images_judges_by_the_noise_of_training():
+    learner = learner_of(noise_std=0.3, alpha=0.2).fit(blocks(4, 24, 0))
+    images = blocks(3, 24, 1)
+    assert learner.score(images[::-1]) == pytest.approx(learner.score(images))
+    plain = learner.score(images, images)
+    noise = np.random.default_rng(0).normal(scale=0.3, size=images.shape)
+    assert learner.score(images) == pytest.approx(learner.score(images + noise, images), abs=0.5)
+    assert learner.score(images) < plain
+
+
+def test_options_of_the_optimiser_may_change(images):
+    learner = learner_of().fit(images)
+    learner.set_params(optimizer_params={"amsgrad": True}).partial_fit(images)
+    learned = learner_of(learn_threshold="unfolding").fit(images)
+    with pytest.raises(ValueError, match="learned for 4 unfoldings, one each, and n_unf.* is 7"):
+        learned.set_params(n_unfoldings=7).transform(images)
+
+
 def test_scaling_the_data_scales_the_codes(images):
     """With alpha='auto', whatever the units."""
     learners = [learner_of(alpha="auto", max_iter=3).fit(scale * images) for scale in (1, 1000)]
@@ -497,7 +566,10 @@ def test_noise_in_other_units_than_the_images_is_pointed_out():
         (dict(stride=(1, 2, 3)), "do not belong together"),
         (dict(stride=(6, 3)), "leaves gaps between atoms"),
         (dict(atom_shape=(5, 4, 3), stride=1), "one or two axes of an atom"),
+        (dict(atom_shape=()), "do not belong together"),
+        (dict(atom_shape=(5.7, 4)), "do not belong together"),
         (dict(image_shape=(3, 4, 5, 6)), "is no image for"),
+        (dict(image_shape=(-13, -16)), "is no image for"),
         (dict(n_train_shifts=7), "has 6 grids"),
         (dict(lambda_decay=(1.0, 5.0)), "is not a pair"),
         (dict(lambda_decay=(0.9,)), "is not a pair"),
@@ -538,3 +610,11 @@ def test_pairs_that_do_not_match_are_refused(clean, images):
         learner_of().fit(images, targets)
     with pytest.raises(ValueError, match="Targets do not match"):
         learner_of().fit(images).score(images, targets)
+
+
+def test_warnings_point_at_the_line_that_called_fit(images):
+    learner = learner_of(step_size=2.0, tol=1e-12)
+    with pytest.warns((RuntimeWarning, ConvergenceWarning)) as caught:
+        learner.fit(images)
+    assert {warning.category for warning in caught} == {RuntimeWarning, ConvergenceWarning}
+    assert {warning.filename for warning in caught} == {__file__}

@@ -419,11 +419,11 @@ def test_training_stops_when_nothing_improves(X):
     assert estimator.n_iter_ == 1 + 2
 
 
-def test_training_that_still_improves_warns_with_what_to_change(X):
+def test_training_that_ends_early_warns_with_what_to_change(X):
     estimator = make(tol=1e-4, max_iter=3, learning_rate=0.01)
     with pytest.warns(
         ConvergenceWarning,
-        match=r"max_iter=3\)\. Increase max_iter.*learning_rate.*tol \(now 0.0001\)",
+        match=r"max_iter=3\), before .* for 5 checks.*learning_rate.*tol \(now 0.0001\)",
     ):
         estimator.fit(X)
     assert estimator.n_iter_ == 3
@@ -467,6 +467,28 @@ def test_unused_atoms_are_redrawn_between_epochs_and_never_at_the_end():
     # one small step away from the sample that was reconstructed worst
     directions = X / np.linalg.norm(X, axis=1, keepdims=True)
     assert (directions @ twice.components_[5]).max() > 0.99
+
+
+@pytest.mark.parametrize("atom_norm", ["unit", "ball", None])
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_redrawn_atoms_do_not_depend_on_units(atom_norm, scale):
+    """Their norm is 1, whatever that of the data, also where atoms may have any."""
+    rng, atoms = np.random.default_rng(0), np.eye(8)
+    data = np.pad(rng.normal(size=(60, 4)), [(0, 0), (0, 4)])
+    atoms[:4, :4] += 0.2 * rng.normal(size=(4, 4))
+    settings = dict(n_components=8, dict_init=atoms, atom_norm=atom_norm, max_iter=3)
+    plain, scaled = (make(alpha=0.3 * c, **settings).fit(c * data) for c in (1, scale))
+    assert not np.allclose(plain.components_[4:], np.eye(8)[4:])
+    np.testing.assert_allclose(scaled.components_, plain.components_, atol=1e-6)
+
+
+def test_redrawn_atoms_of_negative_samples_are_positive():
+    data = -np.abs(np.random.default_rng(0).normal(size=(40, 6)))
+    settings = dict(positive_dict=True, positive_code=True, dict_init=np.eye(6), max_iter=2)
+    atoms = make(**settings).fit(data).components_
+    np.testing.assert_allclose(np.linalg.norm(atoms, axis=1), 1)
+    assert not np.allclose(atoms, np.eye(6))
+    assert (atoms >= 0).all()
 
 
 # ---------------------------------------------------------------------------- divergence
@@ -1040,3 +1062,19 @@ def test_a_data_error_on_the_way_leaves_a_fitted_estimator_as_it_was(X):
     with pytest.raises(ValueError, match="Batch 2 of X has 4 features"):
         estimator.fit(Breaks())
     assert_same({k: v for k, v in vars(estimator).items() if k.endswith("_")}, before)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (dict(transform_algorithm="laso"), "transform_algorithm"),
+        (dict(transform_alpha=-1.0), "transform_alpha"),
+        (dict(transform_algorithm="lasso", shrinkage="hard"), "Converged codes .*'hard'"),
+        (dict(transform_algorithm="lasso", lambda_decay=0.9), "Converged codes .*0.9"),
+    ],
+)
+def test_parameters_set_after_fit_are_checked_too(changed, message, X):
+    kept = {name: changed[name] for name in ("shrinkage", "lambda_decay") if name in changed}
+    learner = make(**kept).fit(X)
+    with pytest.raises(ValueError, match=message):
+        learner.set_params(**changed).transform(X)

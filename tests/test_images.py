@@ -3,11 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.image import extract_patches_2d, reconstruct_from_patches_2d
 from sklearn.preprocessing import FunctionTransformer
 
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle.datasets import extract_patches
 from skpudle.images import denoise_patches, extract, psnr, reconstruct, ssim
+from skpudle.metrics import (
+    make_denoising_scorer,
+    make_lasso_objective_scorer,
+    reconstruction_r2_scorer,
+)
 from skpudle.pretrained import load_denoiser, save_denoiser
 
 
@@ -117,3 +124,25 @@ def test_denoiser_needs_to_know_noise_levels_to_scale(tmp_path):
     with pytest.raises(ValueError, match=r"trained for 0; .*Leave noise_std out"):
         load_denoiser(tmp_path / "unknown.npz", noise_std=0.1)
     assert load_denoiser(tmp_path / "unknown.npz").noise_std == 0
+
+
+def test_unsigned_integers_are_fractions_wherever_there_are_images():
+    image = np.random.default_rng(0).integers(256, size=(17, 22), dtype=np.uint8)
+    fractions = (image / 255).astype(np.float32)
+    np.testing.assert_array_equal(extract(image), extract(fractions))
+    pair = (extract_patches([X], random_state=0, n_patches=9) for X in (image, fractions))
+    np.testing.assert_array_equal(*pair)
+    nothing = FunctionTransformer(check_inverse=False)
+    np.testing.assert_allclose(denoise_patches(nothing, image.tolist()), image, rtol=1e-5)
+    learner = ConvPUDLEDictionaryLearning(4, max_iter=1, tol=None, n_unfoldings=2, random_state=0)
+    learner.fit(fractions[None])
+    two, same = np.stack([image, image[::-1]]), np.stack([fractions, fractions[::-1]])
+    scorers = (reconstruction_r2_scorer, make_denoising_scorer(), make_lasso_objective_scorer())
+    for scorer in scorers:
+        assert scorer(learner, two) == scorer(learner, same)
+
+
+def test_what_is_not_fitted_is_not_saved(tmp_path):
+    with pytest.raises(NotFittedError):
+        save_denoiser(ConvPUDLEDictionaryLearning(4), tmp_path / "nothing.npz")
+    assert not [*tmp_path.iterdir()]

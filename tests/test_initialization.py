@@ -82,8 +82,9 @@ def test_random_knows_only_the_shape_of_the_data(generator):
     assert torch.equal(*(initial_atoms(data, 9, "random", seeded()) for data in (x, other)))
 
 
-def test_svd_takes_the_leading_right_singular_vectors(generator):
-    x = normal(generator, 20, 4) * torch.tensor([4.0, 3.0, 2.0, 1.0])
+@pytest.mark.parametrize("n_samples", [20, 4, 3])
+def test_svd_takes_the_leading_right_singular_vectors(n_samples, generator):
+    x = normal(generator, n_samples, 4) * torch.tensor([4.0, 3.0, 2.0, 1.0])
     atoms = initial_atoms(x, 3, "svd", seeded())
     _, _, right = torch.linalg.svd(x)
     torch.testing.assert_close((atoms @ right.T).abs(), torch.eye(3, 4, dtype=x.dtype))

@@ -215,3 +215,12 @@ def test_an_optimizer_may_count_by_integers_and_know_no_closures(atoms, gradient
 def test_foreach_takes_the_place_of_the_fused_adam(atoms, gradients):
     found = train(make("adam", atoms, foreach=True), gradients)
     torch.testing.assert_close(found, train(make("adam", atoms), gradients))
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd", "surrogate"])
+@pytest.mark.parametrize("parameter", ["foo", "lr", "learning_rate"])
+def test_parameters_that_an_optimiser_does_not_have_are_named(name, parameter, generator):
+    atoms = normal(generator, 3, 4)
+    options = dict(learning_rate=0.1, data_scale=1.0, params={parameter: 1.0})
+    with pytest.raises(ValueError, match=f"optimizer='{name}' takes no such .*{parameter}"):
+        make_optimizer(name, atoms, project_atoms, **options)

@@ -200,6 +200,14 @@ def test_codes_of_other_problems_have_no_lasso_to_converge_to(learner, X):
         ConvergenceDisplay.from_estimator(learner.fit(X), X)
 
 
+def test_convolutions_have_no_encoder_of_rows_to_converge():
+    images = np.random.default_rng(0).normal(size=(2, 12, 12))
+    options = dict(n_unfoldings=2, max_iter=1, tol=None, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(3, **options).fit(images)
+    with pytest.raises(ValueError, match="which ConvPUDLEDictionaryLearning does not have"):
+        ConvergenceDisplay.from_estimator(learner, images)
+
+
 # ---------------------------------------------------------------------------- recovery
 
 

@@ -160,6 +160,12 @@ def test_energies_of_integers_do_not_wrap_around():
     assert share_not_explained(pages[0]) == share_not_explained(pages[1])
 
 
+@pytest.mark.parametrize("nothing", [dict(n_atoms=0), dict(n_worst=0)])
+def test_a_page_about_nothing_is_refused(nothing, learner, X):
+    with pytest.raises(ValueError, match="pass 1 or more of each"):
+        skpudle.report(learner, X, **nothing)
+
+
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 
 # The report as a notebook shows it, a frame as wide as a phone, and what the browser makes of it.
