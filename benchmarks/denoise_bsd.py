@@ -6,6 +6,11 @@ name, writes ``benchmarks/results/denoise/NAME.json`` as it goes, and keeps in
 ``benchmarks/output/denoise`` what it needs to go on after an interruption; started again with more
 epochs it goes on, with the same ones it only evaluates.
 
+    published="--batch-size 1 --crop-size 129 --learning-rate 1e-4 --cool-down 0 --epochs 250"
+    published="$published --eps 8.3 --data DIR"  # theirs, 1e-3, is for a mean over pixels
+    python benchmarks/denoise_bsd.py published-ae-ls $published
+    python benchmarks/denoise_bsd.py published-hard $published --shrinkage hard --alpha 0.05
+    python benchmarks/denoise_bsd.py published-dec $published --gradient dec
     quick="--batch-size 4 --crop-size 65 --data DIR"
     python benchmarks/denoise_bsd.py ae-ls-0.16 $quick --learning-rate 3e-3 --epochs 250
     python benchmarks/denoise_bsd.py hard-0.05 $quick --learning-rate 3e-3 --epochs 250 \
