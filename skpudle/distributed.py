@@ -7,6 +7,7 @@ process with the batches in one.
 
 import importlib
 import os
+import time
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
@@ -27,24 +28,15 @@ if dist.is_available():
 # Initial atoms and alpha are chosen from so many rows of each process, at most.
 _ROWS = 2**14
 
+# Seconds between the last exchange and the end of the group.
+_PAUSE = 0.2
+
 _TEAM = ContextVar("skpudle_team", default=None)
 
 
 def current_team():
     """Return the team that `data_parallel` made for this thread, or None."""
     return _TEAM.get()
-
-
-@contextmanager
-def _explained():
-    try:
-        yield
-    except RuntimeError as error:
-        raise RuntimeError(
-            "The processes that train together lost touch: one of them stopped, or took longer "
-            "than the timeout of data_parallel. Look for its error, and start all of them again; "
-            f"with a checkpoint training goes on where it was written last. ({error})"
-        ) from error
 
 
 class Team:
@@ -57,20 +49,28 @@ class Team:
         nccl = dist.get_backend(group) == "nccl"
         self._device = torch.device("cuda", torch.cuda.current_device()) if nccl else "cpu"
 
+    def _run(self, collective, *arguments, **options):
+        try:
+            collective(*arguments, group=self.group, **options)
+        except RuntimeError as error:
+            raise RuntimeError(
+                "The processes that train together lost touch: one of them stopped, or took longer "
+                "than the timeout of data_parallel. Look for its error, and start all of them "
+                f"again; with a checkpoint training goes on where it was written last. ({error})"
+            ) from error
+
     def sum(self, *tensors):
         """Return sums over all processes, by one all-reduce in the dtype of the last tensor."""
         last = tensors[-1]
         flat = torch.cat([tensor.reshape(-1).to(last.dtype) for tensor in tensors])
         flat = flat.to(self._device)  # where the group can sum, whatever training computes on
-        with _explained():
-            dist.all_reduce(flat, group=self.group)
+        self._run(dist.all_reduce, flat)
         parts = flat.to(last.device).split([tensor.numel() for tensor in tensors])
         return [part.view(tensor.shape) for part, tensor in zip(parts, tensors)]
 
     def _largest(self, values):  # list of int -> list of int
         tensor = torch.tensor(values, device=self._device)
-        with _explained():
-            dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.group)
+        self._run(dist.all_reduce, tensor, op=dist.ReduceOp.MAX)
         return tensor.tolist()
 
     def largest(self, value):
@@ -93,8 +93,7 @@ class Team:
         padded = tensor.new_zeros(max(lengths), *tensor.shape[1:], device=self._device)
         padded[: len(tensor)] = tensor
         parts = [torch.empty_like(padded) for _ in lengths]
-        with _explained():
-            dist.all_gather(parts, padded, group=self.group)
+        self._run(dist.all_gather, parts, padded)
         return [part[:n].to(tensor.device) for part, n in zip(parts, lengths)]
 
     def gather_bytes(self, content):
@@ -105,8 +104,7 @@ class Team:
     def broadcast(self, tensor):
         """Return the tensor of the first process, which has the shape of all."""
         sent = tensor.detach().to(self._device).clone()
-        with _explained():
-            dist.broadcast(sent, self._first, group=self.group)
+        self._run(dist.broadcast, sent, self._first)
         return sent.to(tensor.device)
 
     def first(self, contents):
@@ -195,4 +193,7 @@ def data_parallel(group=None, *, timeout=60.0):
             _TEAM.reset(token)
     finally:
         if connects:
+            # Threads of Gloo let go of tensors some time after their results are there, for which
+            # they need the GIL; older releases of torch hold it while they wait for the threads.
+            time.sleep(_PAUSE)
             dist.destroy_process_group()
