@@ -170,7 +170,7 @@ class Trainer:
     schedule : callable
         ``schedule(update)`` returns the keyword arguments ``encoder`` and ``penalty`` of the rule
         for that update, counted from 0.
-    optimizer : GradientOptimizer
+    optimizer : GradientOptimizer or SurrogateOptimizer
         Owns the atoms.
     n_steps : int, default=0
         Number of updates made before.

@@ -8,6 +8,7 @@ and forgets what it remembered of those; both leave the atoms inside their const
 import inspect
 from contextlib import contextmanager
 from copy import deepcopy
+from numbers import Integral
 
 import torch
 
@@ -15,6 +16,8 @@ __all__ = ["GradientOptimizer", "SurrogateOptimizer", "make_optimizer"]
 
 _BLOCK = 128  # atoms that the surrogate moves at once
 _NEWEST = 0.3  # weight of the latest batch in the running mean of the loss
+_SAMPLES_PER_ATOM = 4  # that the surrogate's model rests on at least, where that is a third of all
+_LEAST_FORGETTING = 3.0
 
 _NAMED = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
@@ -24,6 +27,11 @@ def _copy_of(state):  # tensors by name, and whatever else an optimiser counts w
         name: value.clone() if isinstance(value, torch.Tensor) else deepcopy(value)
         for name, value in state.items()
     }
+
+
+def _row_major(atoms):  # -> a copy
+    # fused optimisers of torch walk through memory, whatever the strides of gradient and moments
+    return atoms.clone(memory_format=torch.contiguous_format)
 
 
 class GradientOptimizer:
@@ -39,19 +47,24 @@ class GradientOptimizer:
         Returns the nearest atoms inside the constraints.
     learning_rate : float
         The optimiser's ``lr``.
+    gradient_unit : float, default=1.0
+        What gradients are measured in: the optimiser sees them divided by it.
     **params
         Further keyword arguments of the optimiser.
     """
 
-    def __init__(self, atoms, optimizer_class, project, *, learning_rate, **params):
-        self.atoms = torch.nn.Parameter(project(atoms).clone())
-        self._project = project
+    def __init__(
+        self, atoms, optimizer_class, project, *, learning_rate, gradient_unit=1.0, **params
+    ):
+        self.atoms = torch.nn.Parameter(_row_major(project(atoms)))
+        self._project, self._gradient_unit = project, gradient_unit
         self._optimizer = optimizer_class([self.atoms], lr=learning_rate, **params)
+        self._initial_state = self.state()  # empty, but for those that do not wait for a step
 
     @torch.no_grad()
     def update(self, gradient, codes, *, loss=None, total=None):  # others: for models of the loss
         """Take one step along the gradient."""
-        self.atoms.grad = gradient
+        self.atoms.grad = (gradient / self._gradient_unit).contiguous()
         self._optimizer.step()
         self.atoms.grad = None
         self.atoms.copy_(self._project(self.atoms))
@@ -75,10 +88,10 @@ class GradientOptimizer:
 
     @torch.no_grad()
     def load(self, atoms, state):
-        """Go back to the given atoms and `state`."""
+        """Go back to the given atoms and `state`, or to no memory if that is empty."""
         self.atoms.copy_(atoms)
         # not by load_state_dict, which changes the precision of some tensors
-        self._optimizer.state[self.atoms] = _copy_of(state)
+        self._optimizer.state[self.atoms] = _copy_of(state or self._initial_state)
 
 
 class SurrogateOptimizer:
@@ -97,10 +110,12 @@ class SurrogateOptimizer:
         Initial atoms; they are projected and copied.
     project : callable
         Returns the nearest atoms inside the constraints.
-    forgetting : float, default=3.0
-        Update k keeps the share ``(1 - 1/k)**forgetting`` of the sums, less where the loss falls:
-        sums from before it fell to a quarter have half the weight. Large values trust the latest
-        batches, whose codes are better.
+    forgetting : float, default=15.0
+        In the long run update k keeps the share ``(1 - 1/k)**forgetting`` of the sums: they are of
+        the last 7 % of all samples. Older codes were those of worse atoms and would hold the atoms
+        where they were. But too few samples tell too little, so the exponent is the number of
+        samples so far over four times the number of atoms, from 3 up to this. And where the loss
+        falls less is kept: sums from before it fell to a quarter have half the weight.
     anchor : float, default=0.5
         Weight of the current atoms, :math:`\rho`, as a number of samples that use an atom: one that
         fewer samples have used so far moves little.
@@ -114,12 +129,18 @@ class SurrogateOptimizer:
     2009, section 3.4 for the forgetting.
     """
 
-    def __init__(self, atoms, project, *, forgetting=3.0, anchor=0.5, n_inner=3):
-        self.atoms = torch.nn.Parameter(project(atoms).clone())
+    def __init__(self, atoms, project, *, forgetting=15.0, anchor=0.5, n_inner=3):
+        if not (forgetting >= 0 and anchor >= 0 and isinstance(n_inner, Integral) and n_inner > 0):
+            raise ValueError(
+                f"forgetting={forgetting!r} and anchor={anchor!r} must not be negative, and "
+                f"n_inner={n_inner!r} must be a positive integer"
+            )
+        self.atoms = torch.nn.Parameter(_row_major(project(atoms)))
         self._project, self._forgetting, self._anchor = project, forgetting, anchor
         self._n_inner = n_inner
         self._curvature = self._pull = None
         self._n_updates = 0
+        self._n_samples = self.atoms.new_zeros(())
         self._trend = self.atoms.new_zeros(0)  # running mean of the loss, and its least value
 
     @torch.no_grad()
@@ -132,29 +153,34 @@ class SurrogateOptimizer:
         if self._curvature is None:
             self._curvature = atoms.new_zeros(len(atoms), len(atoms))
             self._pull = torch.zeros_like(atoms)
-        keep = self._age(loss)
-        self._curvature.mul_(keep)
-        self._pull.mul_(keep).sub_(gradient)
         n_samples, n_used = codes.new_full((), len(codes)), (codes != 0).sum()
         energy = codes.square().sum()
         if total is None:
             weighted = (codes / n_samples).mT
-            self._curvature.addmm_(weighted, codes)
-            self._pull.addmm_(weighted, codes @ atoms)
         else:
             n_samples, n_used, energy, curvature = total(
                 n_samples, n_used, energy, codes.mT @ codes
             )
             curvature /= n_samples
+        keep = self._age(n_samples, loss)
+        self._curvature.mul_(keep)
+        self._pull.mul_(keep).sub_(gradient)
+        if total is None:
+            self._curvature.addmm_(weighted, codes)
+            self._pull.addmm_(weighted, codes @ atoms)
+        else:
             self._curvature += curvature
             self._pull.addmm_(curvature, atoms)
         one_use = energy / n_samples / n_used.clamp_min(1)
         atoms.copy_(self._minimize(atoms, self._anchor * one_use))
 
-    def _age(self, loss):
+    def _age(self, n_samples, loss):
         """Return the share of the sums to keep."""
         self._n_updates += 1
-        keep = (1 - 1 / self._n_updates) ** self._forgetting
+        self._n_samples = self._n_samples + n_samples
+        exponent = self._n_samples / (_SAMPLES_PER_ATOM * len(self.atoms))
+        exponent = exponent.clamp_min(_LEAST_FORGETTING).clamp_max(self._forgetting)
+        keep = (1 - 1 / self._n_updates) ** exponent
         if loss is None:
             return keep
         before = self._trend if len(self._trend) else torch.stack([loss, loss])
@@ -208,6 +234,7 @@ class SurrogateOptimizer:
             "curvature": self._curvature.clone(),
             "pull": self._pull.clone(),
             "n_updates": torch.tensor(self._n_updates, device="cpu"),
+            "n_samples": self._n_samples,
             "trend": self._trend.clone(),
         }
 
@@ -219,6 +246,7 @@ class SurrogateOptimizer:
             state[name].to(atoms).clone() if state else None for name in ("curvature", "pull")
         )
         self._n_updates = int(state["n_updates"]) if state else 0
+        self._n_samples = state["n_samples"].to(atoms) if state else atoms.new_zeros(())
         self._trend = state["trend"].to(atoms).clone() if state else atoms.new_zeros(0)
 
 
@@ -248,10 +276,11 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, params=No
     learning_rate : float
         Learning rate; the surrogate has none.
     data_scale : float
-        Mean squared norm of a sample. A gradient is proportional to it, and so is Adam's default
-        ``eps`` here, which makes training independent of the units of the data.
+        Mean squared norm of a sample. A gradient is proportional to it; Adam sees it in this unit,
+        which makes training independent of the units of the data.
     params : dict, default=None
-        Keyword arguments that go to the optimiser as they are.
+        Keyword arguments of the optimiser. What Adam compares with gradients, its ``eps`` and
+        ``weight_decay``, is in the units of these.
 
     Returns
     -------
@@ -271,8 +300,12 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, params=No
     optimizer_class = _NAMED.get(name, name)
     defaults = {}
     if optimizer_class is torch.optim.Adam:
-        # fused is the fastest, and torch refuses it beside foreach
-        defaults = {"eps": 1e-8 * data_scale or 1e-8, "fused": "foreach" not in params}
+        # squares of gradients as they come would leave the range of float32; fused is the fastest,
+        # and torch refuses it beside foreach
+        defaults = {"gradient_unit": data_scale or 1.0, "fused": "foreach" not in params}
+        with _named(name, params):
+            for key in params.keys() & {"eps", "weight_decay"}:
+                params[key] = params[key] / defaults["gradient_unit"]
     if not issubclass(optimizer_class, torch.optim.Optimizer):
         raise ValueError(
             f"optimizer={optimizer_class.__name__} is no subclass of torch.optim.Optimizer; pass "

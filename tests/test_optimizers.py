@@ -159,9 +159,38 @@ def test_adam_does_not_depend_on_the_units_of_the_data(scale, atoms, gradients):
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
-def test_a_given_eps_is_absolute(atoms, gradients):
-    expected = train(make("adam", atoms, eps=0.1), gradients)
-    assert torch.equal(train(make("adam", atoms, eps=0.1, data_scale=1e6), gradients), expected)
+def test_adam_does_so_in_float32_too(atoms, gradients):
+    """The square of a gradient of data of size 1e-8 is no number of float32."""
+    atoms, gradients = atoms.float(), [gradient.float() for gradient in gradients]
+    expected = train(make("adam", atoms), gradients)
+    for scale in (1e-16, 1e16):
+        scaled = [scale * gradient for gradient in gradients]
+        actual = train(make("adam", atoms, data_scale=scale), scaled)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("parameter", ["eps", "weight_decay"])
+def test_what_is_given_for_adam_is_absolute(parameter, atoms, gradients):
+    expected = train(make("adam", atoms, **{parameter: 0.1}), gradients)
+    actual = train(make("adam", atoms, data_scale=1e2, **{parameter: 0.1}), gradients)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+
+
+def test_strides_of_the_initial_atoms_do_not_matter(kind, atoms, gradients):
+    """An array in the order of Fortran, as other packages have, with gradients in that of C."""
+    by_columns = atoms.mT.contiguous().mT
+    assert not by_columns.is_contiguous()
+    expected = train(make(kind, atoms), gradients)
+    assert torch.equal(train(make(kind, by_columns), gradients), expected)
+
+
+def test_an_optimiser_that_starts_with_a_state_can_forget_all(atoms, gradients):
+    """Adagrad of some versions of torch has its sums before the first step."""
+    options = dict(learning_rate=0.1, data_scale=1.0, params={"initial_accumulator_value": 0.5})
+    used, new = (make_optimizer(torch.optim.Adagrad, atoms, torch.clone, **options) for _ in "12")
+    train(used, gradients)
+    used.load(atoms, {})
+    assert torch.equal(train(used, gradients), train(new, gradients))
 
 
 def test_zero_data_leave_the_atoms_where_they_are(kind, atoms):

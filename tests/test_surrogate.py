@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from skpudle import PUDLEDictionaryLearning
+from skpudle.datasets import make_dictionary_data
 from skpudle.gradients import GRADIENT_RULES
 from skpudle.lasso import converged_codes
+from skpudle.metrics import dictionary_error
 from skpudle.operators import DenseDictionary, project_atoms
 from skpudle.optimizers import SurrogateOptimizer
 
@@ -132,6 +134,22 @@ def test_the_surrogate_ends_at_least_as_low_as_adam(gradient, shrinkage, n_sampl
     adam = learn(X, initial, optimizer="adam", **options)
     assert np.isfinite(surrogate.loss_curve_).all()
     assert surrogate.loss_curve_[-1] <= adam.loss_curve_[-1]
+
+
+def test_samples_as_atoms_lead_to_the_dictionary_of_the_data():
+    """Codes of before hold atoms where they were: the model has to forget them."""
+    X, truth, _ = make_dictionary_data(1500, 30, 40, n_nonzero=3, snr_db=30, random_state=2)
+    options = dict(gradient="dec", n_unfoldings=None, optimizer="surrogate", batch_size=100)
+    learner = PUDLEDictionaryLearning(
+        40, alpha=0.1, max_iter=30, tol=None, random_state=0, **options
+    ).fit(X)
+    assert dictionary_error(learner.components_, truth, match=True) < 0.03
+
+
+@pytest.mark.parametrize("params", [{"n_inner": 0}, {"n_inner": 2.5}, {"anchor": -1.0}])
+def test_parameters_that_train_nothing_are_refused(params, problem):
+    with pytest.raises(ValueError, match=next(iter(params))):
+        SurrogateOptimizer(problem[0], project_atoms, **params)
 
 
 @pytest.mark.parametrize("positive", [False, True])
