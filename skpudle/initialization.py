@@ -2,7 +2,7 @@
 
 import torch
 
-from skpudle.pairwise import pairwise_atoms
+from skpudle.pairwise import fill_up, pairwise_atoms
 
 __all__ = ["INITIALIZATIONS", "initial_atoms"]
 
@@ -15,11 +15,9 @@ def _random(x, n_components, generator):
 
 
 def _data(x, n_components, generator):
-    """Take distinct samples that are not zero; random directions where there are too few."""
-    rows = torch.linalg.vector_norm(x, dim=1).nonzero().squeeze(1)
-    order = torch.randperm(len(rows), generator=generator, device="cpu").to(x.device)
-    atoms = x[rows[order[:n_components]]]
-    return torch.cat([atoms, _random(x, n_components - len(atoms), generator)])
+    """Take samples in different directions: what starts in one direction stays there for good."""
+    same = 1 - 16 * torch.finfo(x.dtype).eps
+    return fill_up(x[:0], x, n_components, generator, max_coherence=same)
 
 
 def _svd(x, n_components, generator):

@@ -170,13 +170,32 @@ def _search(x, n_components, max_pairs, generator):  # (n, m) -> (at most n_comp
     return atoms
 
 
-def _fill(atoms, x, n_components, generator):  # (k, m), (n, m) -> (n_components, m)
-    """Complete the atoms by samples in new directions, then by random directions."""
-    rows = _unit_rows(x)[torch.linalg.vector_norm(x, dim=1) > 0]
+def fill_up(atoms, x, n_components, generator, *, max_coherence=SAME_ROW):
+    """Complete unit-norm atoms by samples in new directions, then by random directions.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_atoms, n_features)
+        Atoms of unit norm.
+    x : Tensor of shape (n_samples, n_features)
+        Samples.
+    n_components : int
+        Number of atoms to return.
+    generator : torch.Generator
+        Random numbers, on the CPU.
+    max_coherence : float
+        Beyond it two directions are the same.
+
+    Returns
+    -------
+    Tensor of shape (n_components, n_features)
+        Atoms of unit norm, those that were given first.
+    """
+    rows = torch.linalg.vector_norm(x, dim=1).nonzero().squeeze(1)
     rows = rows[torch.randperm(len(rows), generator=generator, device="cpu").to(x.device)]
     for block in rows.split(max(n_components, 1024)):
         if len(atoms) < n_components:
-            new = _new_directions(block, atoms, SAME_ROW)
+            new = _new_directions(_unit_rows(x[block]), atoms, max_coherence)
             atoms = torch.cat([atoms, new])[:n_components]
     missing = (n_components - len(atoms), x.shape[1])
     return torch.cat([atoms, _unit_rows(_normal(missing, x, generator))])
@@ -246,4 +265,4 @@ def pairwise_atoms(x, n_components, *, generator, max_pairs=None, max_samples=65
         atoms = _search(_without_common_sign(x, generator), n_components, max_pairs, generator)
         leaning = (x @ atoms.mT).pow(3).sum(0)
         atoms = torch.where(leaning < 0, -1, 1)[:, None] * atoms
-    return _fill(atoms, x, n_components, generator)
+    return fill_up(atoms, x, n_components, generator)
