@@ -28,13 +28,23 @@ epochs it goes on, with the same ones it only evaluates.
     learn="--atom-norm none --learn-threshold atom --learn-step --alpha 0.1"
     python benchmarks/denoise_bsd.py tied-a $quick $learn --learning-rate 3e-3 --cool-down 0.2 \
         --epochs 40
-    python benchmarks/denoise_bsd.py cscnet-size $learn --n-components 175 --atom-size 11 \
-        --stride 8 --n-unfoldings 12 --batch-size 4 --crop-size 67 --epochs 20 --one-grid --data DIR
+    cscnet="$learn --n-components 175 --atom-size 11 --stride 8 --n-unfoldings 12 --data DIR"
+    python benchmarks/denoise_bsd.py cscnet-size $cscnet --batch-size 4 --crop-size 67 \
+        --epochs 20 --one-grid
+    shifts="--separate-atoms both --batch-size 1 --crop-size 112 --learning-rate 1e-3 --data DIR"
+    python benchmarks/denoise_bsd.py cscnet-shifts $cscnet $shifts --start cscnet-size \
+        --n-train-shifts 8 --cool-down 0.6 --epochs 30
     wide="$learn --atom-size 11 --stride 6"
     python benchmarks/denoise_bsd.py best-a $quick $wide --learning-rate 3e-3 --cool-down 0.2
-    python benchmarks/denoise_bsd.py best-b $wide --start best-a --separate-atoms both \
-        --n-train-shifts 4 --batch-size 1 --crop-size 112 --learning-rate 1e-3 --cool-down 0.6 \
-        --epochs 14 --data DIR
+    python benchmarks/denoise_bsd.py best-b $wide $shifts --start best-a --n-train-shifts 4 \
+        --cool-down 0.6 --epochs 14
+    wide="$wide --learn-threshold unfolding"
+    python benchmarks/denoise_bsd.py best-a2 $quick $wide --learning-rate 3e-3 --cool-down 0.2 \
+        --only-train
+    python benchmarks/denoise_bsd.py best-c $wide $shifts --start best-a2 --n-train-shifts 4 \
+        --cool-down 0.6 --epochs 14
+    python benchmarks/denoise_bsd.py best-d $wide $shifts --start best-c --n-train-shifts 6 \
+        --cool-down 0.8 --epochs 40
 
 Two protocols are reported, each with one grid of positions and with the average over all:
 

@@ -32,7 +32,7 @@ def save_denoiser(learner, file):
     learner : ConvPUDLEDictionaryLearning
         A fitted learner.
     file : str, path-like or file object
-        Where to; a name without an ending gets ".npz".
+        Where to; ".npz" is appended to a name that does not end in it.
 
     Raises
     ------
@@ -52,10 +52,11 @@ def load_denoiser(file=None, *, noise_std=None, shift_average=True, device="auto
     """Return a fitted learner that denoises images.
 
     The one that comes with the package has 64 atoms of 11 x 11 pixels every 6 pixels, atoms of
-    their own for analysis and decoder, a learned threshold for each atom and a learned step. It is
-    for grey images, and was trained on photographs with values from 0 to 1 and Gaussian noise of
-    standard deviation 25 / 255. For other noise or other units, pass ``noise_std``: one factor for
-    all thresholds does to an image what scaling it to the noise of training and back does.
+    their own for analysis and decoder, learned thresholds for each atom and unfolding, and a
+    learned step. It is for grey images, and was trained on photographs with values from 0 to 1 and
+    Gaussian noise of standard deviation 25 / 255. For other noise or other units, pass
+    ``noise_std``: one factor for all thresholds does to an image what scaling it to the noise of
+    training and back does.
 
     Parameters
     ----------
@@ -108,8 +109,7 @@ def load_denoiser(file=None, *, noise_std=None, shift_average=True, device="auto
     separate = tuple(name for name in ("analysis", "decoder") if f"{name}_components_" in values)
     learner = ConvPUDLEDictionaryLearning(
         len(atoms),
-        # that of the package is grey, and does not tell
-        atom_shape=_sizes(values.get("atom_shape", np.array(atoms.shape[1:]))),
+        atom_shape=_sizes(values["atom_shape"]),
         stride=_sizes(values["stride"]),
         alpha=float(np.mean(values["alpha_"])),
         n_unfoldings=int(values["n_unfoldings"]),
