@@ -9,6 +9,7 @@ from sklearn.utils.validation import validate_data
 __all__ = [
     "check_rows",
     "handed_over",
+    "host_array",
     "input_attributes",
     "like_input",
     "make_generator",
@@ -99,7 +100,12 @@ def tensors_of(values, device):
 
 def to_numpy(tensor):
     """Return an independent copy; `Tensor.numpy` would share the optimiser's memory."""
-    return tensor.detach().cpu().numpy().copy()
+    return tensor.detach().cpu().resolve_neg().numpy().copy()
+
+
+def host_array(X):
+    """Return a tensor as an array, wherever it is and whatever graph it has; all else as it is."""
+    return to_numpy(X) if isinstance(X, torch.Tensor) else X
 
 
 def like_input(tensor, X):
@@ -168,7 +174,7 @@ def check_rows(X, *, estimator=None, copy=False, allow_nan=False):
         )
     if X.is_complex():
         raise ValueError(f"Complex data not supported, got a tensor of dtype {X.dtype}.")
-    X = X.detach()
+    X = X.detach().resolve_neg()  # a conjugate's imaginary part only remembers its sign
     if X.dtype not in (torch.float32, torch.float64):
         X = X.double()
     if X.device.type == "cpu":

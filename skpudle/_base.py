@@ -27,6 +27,7 @@ from skpudle._arrays import (
 )
 from skpudle._interrupts import Interrupts
 from skpudle._notices import divergence, print_progress, warn_of_early_end, warn_of_step
+from skpudle._precision import training_mode
 from skpudle._sources import open_source
 from skpudle._stopping import Stopping
 from skpudle._training import Diverged, Interrupted, Rows, Trainer, count_batches
@@ -120,7 +121,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
     # ------------------------------------------------------------------ fitting
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @torch.inference_mode(False)
+    @training_mode()
     def fit(self, X, y=None):
         """Learn a dictionary.
 
@@ -170,7 +171,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
 
         root = self._init_callback_context(max_subtasks=max_iter)
         root.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        start_time = time.perf_counter()
+        started = time.perf_counter(), trainer.n_steps
         converged, stopped = recorder.finished, False
 
         def fitted():
@@ -189,7 +190,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
                 except (Diverged, Interrupted) as error:
                     self._leave(error, fitted(), recorder)
                 if self.verbose:
-                    print_progress(trainer, max_iter, n_updates, start_time)
+                    print_progress(trainer, max_iter, n_updates, *started)
                 stopped = task.call_on_fit_task_end(
                     estimator=self, X=X, y=y, reconstruction_attributes=fitted
                 )
@@ -203,7 +204,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @torch.inference_mode(False)
+    @training_mode()
     def partial_fit(self, X, y=None):
         """Update the dictionary by one pass over the data, in their order.
 
@@ -353,9 +354,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         return float(self._choose_alpha(correlation, step_size))
 
     def _step_size(self, dictionary):  # -> float
-        return (
-            float(default_step(dictionary)) if self.step_size == "auto" else float(self.step_size)
-        )
+        return float(default_step(dictionary) if self.step_size == "auto" else self.step_size)
 
     def _warn_of_step(self, atoms, *, stacklevel):
         if self.step_size != "auto":
@@ -366,7 +365,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         return f"{self.optimizer} {params}"
 
     def _batch_size(self):
-        return 256 if self.batch_size == "auto" else self.batch_size
+        return 256 if self.batch_size == "auto" else int(self.batch_size)
 
     def _n_updates(self, n_batches, batch_size, shape):  # of the atoms
         """Return the number of updates that training may take."""
@@ -376,8 +375,8 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         """Return lambda_decay at an update: a pair is a staircase of ten equal parts (figure 5)."""
         if not isinstance(self.lambda_decay, tuple):
             return self.lambda_decay
-        first, last = self.lambda_decay
-        return first + (last - first) * min(10 * update // n_updates, 9) / 9
+        decays = np.linspace(*self.lambda_decay[::-1], min(10, n_updates))[::-1]
+        return float(decays[min(len(decays) * update // n_updates, len(decays) - 1)])
 
     def _last_decay(self):
         return self.lambda_decay[1] if isinstance(self.lambda_decay, tuple) else self.lambda_decay

@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.metrics import r2_score
 from sklearn.utils import check_array
 
+from skpudle._arrays import host_array
 from skpudle._images import as_fractions
 from skpudle.interoperability import thresholds_hard
 
@@ -22,7 +23,7 @@ FLOATS = [np.float64, np.float32]
 def check_pair(first, second, *, names, same_length=False):
     """Return two arrays whose rows can be compared."""
     first, second = (
-        check_array(array, dtype=FLOATS, allow_nd=True, input_name=name)
+        check_array(host_array(array), dtype=FLOATS, allow_nd=True, input_name=name)
         for array, name in zip((first, second), names)
     )
     start = 0 if same_length else 1
@@ -67,7 +68,7 @@ def lasso_objective(X, code, reconstruction, alpha):
     """
     names = ("X", "reconstruction")
     X, reconstruction = check_pair(X, reconstruction, names=names, same_length=True)
-    code = check_array(code, dtype=FLOATS, allow_nd=True, input_name="code")
+    code = check_array(host_array(code), dtype=FLOATS, allow_nd=True, input_name="code")
     if len(code) != len(X):
         raise ValueError(f"There are {len(X)} samples but {len(code)} codes; pass one code each.")
     residual = np.square(X - reconstruction).sum(dtype=np.float64)
@@ -76,12 +77,12 @@ def lasso_objective(X, code, reconstruction, alpha):
 
 def _code_and_reconstruction(estimator, X):
     """Return data in the units of the codes, codes, and what the estimator decodes them to."""
-    code = np.asarray(estimator.transform(X))
+    code = np.asarray(host_array(estimator.transform(X)))
     if hasattr(estimator, "inverse_transform"):
-        reconstruction = np.asarray(estimator.inverse_transform(code))
+        reconstruction = np.asarray(host_array(estimator.inverse_transform(code)))
     else:
         reconstruction = code @ estimator.components_
-    return X if np.ndim(X) == 2 else as_fractions(X), code, reconstruction
+    return host_array(X if np.ndim(X) == 2 else as_fractions(X)), code, reconstruction
 
 
 def _lasso_score(estimator, X, y=None, *, alpha):
@@ -198,6 +199,7 @@ def make_denoising_scorer(*, noise_std=None):
     >>> from sklearn.model_selection import GridSearchCV
     >>> from skpudle import PUDLEDictionaryLearning
     >>> from skpudle.datasets import make_dictionary_data
+    >>> from skpudle.metrics import make_denoising_scorer
     >>> X, _, _ = make_dictionary_data(300, 16, 20, n_nonzero=2, random_state=0)
     >>> X += np.random.default_rng(0).normal(scale=0.1, size=X.shape)
     >>> learner = PUDLEDictionaryLearning(20, max_iter=10, tol=None, random_state=0)

@@ -119,10 +119,11 @@ class BaseConvLearner(BaseDictionaryLearner):
     def _penalty(self, alpha, lambda_decay):
         if self.shrinkage == "hard":
             return 0.0
-        return alpha * lambda_decay ** (self.n_unfoldings - 1)
+        # the mean over grids, as the reconstruction is
+        return alpha * lambda_decay ** (self.n_unfoldings - 1) / self.n_train_shifts
 
     def _batch_size(self):
-        return 16 if self.batch_size == "auto" else self.batch_size
+        return 16 if self.batch_size == "auto" else int(self.batch_size)
 
     # ------------------------------------------------------------------ images
 
@@ -313,8 +314,9 @@ class BaseConvLearner(BaseDictionaryLearner):
         if self.n_train_shifts == 1:
             return network
         grids = all_shifts(self._stride)
-        order = torch.randperm(len(grids), generator=x.generator)[: self.n_train_shifts]
-        return network.with_grids([grids[i] for i in order.tolist()], x.room)
+        order = torch.randperm(len(grids), generator=x.generator, device="cpu")
+        chosen = order[: self.n_train_shifts].tolist()
+        return network.with_grids([grids[i] for i in chosen], x.room)
 
     def _source(self, x, start, *, shuffle):
         return x.crops(
@@ -394,7 +396,7 @@ class BaseConvLearner(BaseDictionaryLearner):
         return ConvParameters(*atoms, alpha=alpha, step=self.step_size_)
 
     def _warn_of_step(self, atoms, *, stacklevel):
-        parameters = self._fitted_parameters(torch.zeros(()))
+        parameters = self._fitted_parameters(torch.zeros((), device="cpu"))
         self._warn_of_large_step(parameters, stacklevel=stacklevel + 2)
 
     def _warn_of_large_step(self, parameters, *, stacklevel):

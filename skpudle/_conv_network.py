@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skpudle._precision import as_scalars, own_precision
 from skpudle.encoding import default_step, unfold
 from skpudle.operators import ConvDictionary, project_atoms
 
@@ -130,7 +131,9 @@ class RowLayout:
         if self.separate_decoder:
             parts.append((atoms if decoder is None else decoder).flatten(1))
         if self.n_thresholds:
-            alpha = atoms.new_tensor(alpha) if isinstance(alpha, float) else alpha
+            alpha = as_scalars(alpha, atoms)
+            if self.n_thresholds == 1 and alpha.ndim:  # those of all unfoldings become one
+                alpha = alpha.mean(0, keepdim=True)
             parts.append(alpha.expand(self.n_thresholds, len(atoms)).mT)
         if self.learn_step:
             parts.append(atoms.new_tensor(float(step) / _STEP_UNIT).expand(len(atoms), 1))
@@ -208,9 +211,9 @@ class ConvNetwork:
         return replace(self, shifts=shifts, room=room)
 
     def encode(self, x, *, lambda_decay=1.0):
-        """Return code maps, (n, n_components, *positions), one after another for several grids.
+        """Return code maps, (n, n_components, *positions).
 
-        With shifts they have the shape (n, n_components, n_shifts, *positions).
+        Of several grids they are (n, n_components, n_shifts, *positions).
         """
         if self.shifts is None:
             return self._unfold(x, lambda_decay)
@@ -222,6 +225,7 @@ class ConvNetwork:
         z = self._unfold(torch.cat(windows), lambda_decay)
         return z.unflatten(0, (len(windows), len(x))).movedim(0, 2)
 
+    @own_precision()
     def synthesis(self, z):
         """Return the mean reconstruction of all grids, (n, n_channels, *size)."""
         atoms, _, decoder_atoms, *_ = self.parameters
@@ -243,8 +247,7 @@ class ConvNetwork:
         dictionary = ConvDictionary(atoms, self.stride)
         if step is None:
             step = default_step(dictionary)
-        step = torch.as_tensor(step, dtype=x.dtype, device=x.device)
-        levels = torch.as_tensor(alpha, dtype=x.dtype, device=x.device)
+        step, levels = as_scalars(step, x), as_scalars(alpha, x)
         levels = levels.reshape(-1, 1 if levels.ndim == 0 else len(atoms), *[1] * len(self.stride))
         levels = levels.expand(self.n_unfoldings, *levels.shape[1:])
         if self.shrinkage == "soft":

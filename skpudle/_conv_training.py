@@ -1,6 +1,7 @@
 """What a convolutional learner trains on: initial atoms, crops of images, noise in their units."""
 
 import warnings
+from functools import partial
 from math import pi, prod
 
 import torch
@@ -24,24 +25,26 @@ def _constant_and_patches(images, shape, n_components, generator):
     for _ in range(4 * n_components):  # patches without structure, or seen before, make no atoms
         if len(patches) >= n_components - 1:
             break
-        index = int(torch.randint(len(images), (), generator=generator))
+        index = int(torch.randint(len(images), (), generator=generator, device="cpu"))
         sizes = zip(images[index].shape[1:], shape[1:], strict=True)
-        starts = [int(torch.randint(n - k + 1, (), generator=generator)) for n, k in sizes]
+        draw = partial(torch.randint, size=(), generator=generator, device="cpu")
+        starts = [int(draw(n - k + 1)) for n, k in sizes]
         inside = (slice(a, a + k) for a, k in zip(starts, shape[1:], strict=True))
         patch = images[index][(..., *inside)]
         patch = patch - patch.mean()
         if patch.abs().max() > 0 and (index, *starts) not in seen:
             patches.append(patch)
         seen.add((index, *starts))
-    constant = torch.ones(1, *shape).to(images[0])
+    constant = images[0].new_ones(1, *shape)
     return torch.cat([constant, *(patch[None] for patch in patches)])[:n_components]
 
 
 def _cosines(shape):  # -> (prod(shape), *shape)
     """Return the products of cosines along all axes, channels too, the slowest ones first."""
-    cosines, speeds = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    options = dict(dtype=torch.float64, device="cpu")
+    cosines, speeds = torch.ones((), **options), torch.zeros((), **options)
     for n in shape:
-        frequency = torch.arange(n, dtype=torch.float64)
+        frequency = torch.arange(n, **options)
         wave = torch.cos(pi * frequency[:, None] * (frequency + 0.5) / n)
         cosines = torch.tensordot(cosines, wave, dims=0)
         speeds = speeds[..., None] + frequency / n
@@ -72,8 +75,8 @@ def initial_kernels(images, shape, n_components, method, generator):
     Tensor of shape (n_components, *shape)
         The atoms.
     """
-    atoms = torch.randn(n_components, *shape, generator=generator, dtype=torch.float64)
-    atoms = atoms.to(images[0])
+    options = dict(dtype=torch.float64, device="cpu")
+    atoms = torch.randn(n_components, *shape, generator=generator, **options).to(images[0])
     if method == "data":
         patches = _constant_and_patches(images, shape, n_components, generator)
         atoms[: len(patches)] = patches
@@ -98,7 +101,7 @@ def warn_of_units(noise_std, images, *, stacklevel):  # images: tensors
 def with_noise(image, noise_std):
     """Return an image with Gaussian noise, the same for every image of its size."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(image.shape, generator=generator, dtype=image.dtype)
+    noise = torch.randn(image.shape, generator=generator, dtype=image.dtype, device="cpu")
     return image + noise_std * noise.to(image.device)
 
 

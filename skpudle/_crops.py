@@ -66,8 +66,8 @@ class Crops:
     def plan(self):
         """Draw the order of the images in an epoch."""
         if self.shuffle and self.batch_size < len(self.images):
-            return torch.randperm(len(self.images), generator=self.generator)
-        return torch.arange(len(self.images))
+            return torch.randperm(len(self.images), generator=self.generator, device="cpu")
+        return torch.arange(len(self.images), device="cpu")
 
     def batches(self, plan, start=0):
         """Yield the batches of an epoch."""
@@ -86,7 +86,7 @@ class Crops:
         x, *target = (torch.stack(images) for images in zip(*crops, strict=True))
         target = target[0] if target else x
         if self.noise_std and self.targets is None:
-            noise = torch.randn(x.shape, generator=self.generator, dtype=x.dtype)
+            noise = torch.randn(x.shape, generator=self.generator, dtype=x.dtype, device="cpu")
             x = x + self.noise_std * noise.to(x.device)
         inside = (slice(m, n - m) for m, n in zip(self.margin, self.crop, strict=True))
         return Batch(indices.to(x.device), x, target[(..., *inside)])
@@ -99,7 +99,9 @@ class Crops:
         return patch
 
     def _draw(self, n):  # -> an integer below n
-        return int(torch.randint(n, (), generator=self.generator)) if n > 1 else 0
+        if n == 1:
+            return 0
+        return int(torch.randint(n, (), generator=self.generator, device="cpu"))
 
     def _cut(self, images, size):
         starts = [self._draw(n - k + 1) for n, k in zip(images[0].shape[1:], size, strict=True)]

@@ -1,5 +1,7 @@
 """Denoising of images of any size: borders, grids and tiles."""
 
+from itertools import product
+
 import torch
 
 from skpudle._conv_network import all_shifts
@@ -71,6 +73,6 @@ def denoise_images(network, x, *, shift_average, lambda_decay=1.0, tile=_TILE):
         result[(..., *place)] = total / len(shifts)
 
     tiles = [cut_tiles(n, tile, s) for n, _, s, _ in axes]
-    for corner in torch.cartesian_prod(*(torch.arange(len(t)) for t in tiles)).view(-1, len(axes)):
-        denoise_tile([t[i] for t, i in zip(tiles, corner.tolist(), strict=True)])
+    for corner in product(*tiles):
+        denoise_tile(corner)
     return result

@@ -8,9 +8,13 @@ from sklearn.exceptions import ConvergenceWarning
 __all__ = ["divergence", "print_progress", "warn_of_early_end", "warn_of_step"]
 
 
-def print_progress(trainer, max_iter, n_updates, start_time):
-    """Print a line about the epoch that has ended."""
-    rate = trainer.n_steps / (time.perf_counter() - start_time)
+def print_progress(trainer, max_iter, n_updates, start_time, n_before=0):
+    """Print a line about the epoch that has ended, ``n_before`` updates being older than the start.
+
+    A training that goes on where another one ended has made those in no time of its own.
+    """
+    n_done = max(trainer.n_steps - n_before, 1)
+    rate = n_done / (time.perf_counter() - start_time)
     n_left = max(n_updates - trainer.n_steps, 0)
     print(
         f"epoch {len(trainer.loss_curve)}/{max_iter}  loss {trainer.loss_curve[-1]:.6g}  "

@@ -25,6 +25,31 @@ _HEAD_BYTES = 2**26
 _HEAD_ROWS = 2**14
 
 
+class _Loader(DataLoader):
+    """A loader of our own: on the host, whatever torch's default device is.
+
+    A loader draws a seed where tensors are made by default, and makes batches of numbers there. The
+    generator is one of its own for that seed, which would be drawn from the global one otherwise.
+    """
+
+    def __init__(self, data, **options):
+        super().__init__(data, generator=torch.Generator(), **options)
+
+    def __iter__(self):
+        with torch.device("cpu"):
+            return _drawn_on_the_host(super().__iter__())
+
+
+def _drawn_on_the_host(batches):
+    while True:
+        with torch.device("cpu"):
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+        yield batch  # outside, where the default is as it was
+
+
 def _without_labels(raw):
     return raw[0] if isinstance(raw, tuple | list) and len(raw) and np.ndim(raw[0]) == 2 else raw
 
@@ -33,14 +58,17 @@ class Reader:
     """Makes tensors of batches, with the dtype and number of features of the first."""
 
     def __init__(self, device, *, allow_nan):
-        self.device, self.allow_nan = device, allow_nan
+        self.device = torch.empty(0, device=device).device  # with its number, as tensors have it
+        self.allow_nan = allow_nan
         self.dtype = self.n_features = None
 
-    def __call__(self, raw, where):  # -> (n, n_features) on the host
+    def __call__(self, raw, where):  # -> (n, n_features) on the host, or the device if it was there
         try:
-            x = to_tensor(check_rows(_without_labels(raw), allow_nan=self.allow_nan))
+            x = check_rows(_without_labels(raw), allow_nan=self.allow_nan)
         except ValueError as error:
             raise ValueError(f"In {where} of X: {error}") from error
+        there = isinstance(x, torch.Tensor) and x.device == self.device
+        x = x if there else to_tensor(x)
         self.dtype, self.n_features = self.dtype or x.dtype, self.n_features or x.shape[1]
         if x.shape[1] != self.n_features:
             raise ValueError(
@@ -50,7 +78,7 @@ class Reader:
         return x.to(self.dtype)
 
     def on_device(self, pairs):
-        """Yield batches of pairs of keys and host tensors; a GPU gets them one ahead."""
+        """Yield batches of pairs of keys and rows; a GPU gets those on the host one ahead."""
         # gaps are looked for on the host, which would have to wait for a GPU to find them
         parts = ((keys, *split_missing(x)) for keys, x in pairs)
         if self.device.type == "cuda":
@@ -65,7 +93,9 @@ def _copied_ahead(parts, device):
     stream, ahead = torch.cuda.Stream(device), None
 
     def copy_of(tensor):
-        return tensor if tensor is None else tensor.pin_memory().to(device, non_blocking=True)
+        if tensor is None or tensor.device == device:
+            return tensor
+        return tensor.pin_memory().to(device, non_blocking=True)
 
     def ready(tensors, copied):
         present = torch.cuda.current_stream(device)
@@ -230,10 +260,8 @@ class _IndexedRows(_Source):
         return torch.cat(list(self._read(positions.split(256))))
 
     def _read(self, batches):  # yields (n, n_features)
-        # a generator of its own: a loader draws a seed, from the global one if need be
         sampler = [positions.tolist() for positions in batches]
-        loader = DataLoader(self.data, batch_sampler=sampler, generator=torch.Generator())
-        for positions, raw in zip(sampler, loader):
+        for positions, raw in zip(sampler, _Loader(self.data, batch_sampler=sampler)):
             yield self.reader(raw, f"samples {positions[0]} ... {positions[-1]}")
 
 
@@ -292,12 +320,16 @@ def parts_of(X, n_rows):
     """Yield rows of X, whatever it is, as it has them; a stream yields its own batches."""
     if not is_stream(X):
         rows = getattr(X, "iloc", X)
-        yield from (rows[start : start + n_rows] for start in range(0, len(X), n_rows))
+        # none are a part too, for whoever takes it to refuse
+        yield from (rows[start : start + n_rows] for start in range(0, max(len(X), 1), n_rows))
         return
     if isinstance(X, Dataset):
-        X = DataLoader(X, batch_size=n_rows, generator=torch.Generator())
+        X = _Loader(X, batch_size=n_rows)
+    raw = None
     for raw in X:
         yield _without_labels(raw)
+    if raw is None:
+        raise ValueError("X yields no batch, and so there is nothing to encode.")
 
 
 def open_source(X, device, *, batch_size, allow_nan=False):
@@ -324,7 +356,7 @@ def open_source(X, device, *, batch_size, allow_nan=False):
         large = X.ndim == 2 and X.size * X.itemsize > _IN_MEMORY_BYTES
         return MappedRows(X, reader) if large else None
     if isinstance(X, IterableDataset):
-        X = DataLoader(X, batch_size=batch_size, generator=torch.Generator())
+        X = _Loader(X, batch_size=batch_size)
     if isinstance(X, DataLoader):
         return _Stream(X, reader)
     if isinstance(X, Dataset):

@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from skpudle._planning import Planner, expected_dense_iterations, pays
+from skpudle._precision import own_precision
 from skpudle._runs import Run
 from skpudle._steps import ALL, Steps, StepSums
 from skpudle.shrinkage import shrinkage_function
@@ -344,6 +345,7 @@ class ActiveUnfolding(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @own_precision()
     def backward(ctx, delta):
         """Return the derivatives in the atoms, the data, the levels and the step."""
         _, _, levels, _ = ctx.saved_tensors  # raises if one of them was changed in place

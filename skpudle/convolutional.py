@@ -54,7 +54,7 @@ class ConvPUDLEDictionaryLearning(BaseConvLearner):
         Step of an iteration. "auto" is 1 over a bound of the squared spectral norm of the current
         dictionary, for images of any size.
 
-    lambda_decay : float or pair of floats, default=1.0
+    lambda_decay : float or tuple (first, last), default=1.0
         Iteration t of soft shrinkage has the penalty ``alpha * lambda_decay**t``; a pair is
         annealed over training.
 
@@ -68,15 +68,15 @@ class ConvPUDLEDictionaryLearning(BaseConvLearner):
         Whether atoms have norm 1, at most 1, or any.
 
     learn_threshold : {"one", "atom", "unfolding"} or None, default=None
-        Whether ``alpha`` is learned (soft shrinkage): one number, one for each atom, or one for
-        each atom and iteration.
+        Which thresholds are learned, from ``alpha`` on (soft shrinkage): one number, one for each
+        atom, or one for each atom and iteration.
 
     learn_step : bool, default=False
         Whether ``step_size`` is learned.
 
     separate_atoms : {"analysis", "decoder", "both"} or None, default=None
-        Whether the encoder correlates with, and the decoder reconstructs from, atoms of their own,
-        which start as the dictionary and are free of constraints.
+        Which of encoder ("analysis") and decoder have atoms of their own, which start as the
+        dictionary and are free of constraints.
 
     noise_std : float, default=0.0
         Standard deviation of Gaussian noise that every update adds to clean images, in their units
@@ -89,8 +89,7 @@ class ConvPUDLEDictionaryLearning(BaseConvLearner):
         copies of an atom cover.
 
     flip : bool, default=True
-        Whether crops of pictures are mirrored and transposed at random, where there is
-        ``noise_std``.
+        With ``noise_std``: whether crops of pictures are mirrored and transposed at random.
 
     n_train_shifts : int, default=1
         More than 1: train on the mean of the reconstructions from that many grids of positions,
@@ -115,9 +114,11 @@ class ConvPUDLEDictionaryLearning(BaseConvLearner):
     batch_size : int or "auto", default="auto"
         Images in an update; "auto" is ``min(16, n_images)``.
 
-    max_iter, tol, n_iter_no_change
-        As in `PUDLEDictionaryLearning`, but an objective is judged once there are 256 crops since
-        the check before: a few random ones say little.
+    max_iter : int, default=100
+        Largest number of epochs.
+
+    tol, n_iter_no_change
+        As in `PUDLEDictionaryLearning`; checks are at least 256 crops apart, as few say little.
 
     dict_init : {"random", "data", "dct"} or array-like, default="random"
         Initial dictionary: random directions, a constant atom and random patches without their

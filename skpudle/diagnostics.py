@@ -27,7 +27,7 @@ import torch
 from sklearn.base import clone
 from sklearn.utils import Bunch
 
-from skpudle._arrays import check_rows, make_generator, to_numpy, to_tensor
+from skpudle._arrays import check_rows, host_array, make_generator, to_numpy, to_tensor
 from skpudle.encoding import default_step, encode, threshold_levels, unfold
 from skpudle.gradients import GRADIENT_RULES
 from skpudle.lasso import solve_lasso
@@ -328,8 +328,9 @@ def gradient_convergence(
 def lasso_dictionary(X, components, *, alpha, max_iter=1000, tol=1e-6):
     """Minimise the lasso risk over dictionaries of unit-norm atoms, from a given one (eq. 1).
 
-    Alternates converged codes of all samples with a sweep of exact updates of the atoms. Started at
-    the dictionary that generated the data, it ends at the minimiser next to that.
+    Alternates a sweep of exact updates of the atoms with 20 unfoldings from the codes before; these
+    have converged at the beginning and at the end. Started at the dictionary that generated the
+    data, it ends at the minimiser next to that.
 
     Parameters
     ----------
@@ -402,7 +403,7 @@ def training_convergence(learner, X, *, n_epochs, references):
         for name, (components, code) in references.items():
             curves[name].append(np.linalg.norm(learner.components_ - components))
             if code is not None:
-                codes = learner.transform(X) if codes is None else codes
+                codes = host_array(learner.transform(X)) if codes is None else codes
                 squares = np.square(codes - code).sum(axis=1)
                 curves[f"{name}_code"].append(np.sqrt(squares.mean()))
     curves = {name: np.array(curve) for name, curve in curves.items()}

@@ -42,7 +42,8 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
     Parameters
     ----------
     n_components : int, default=None
-        Number of atoms; by default the number of features.
+        Number of atoms; by default that of ``dict_init`` if it is an array or a learner, else the
+        number of features.
 
     alpha : float or "auto", default="auto"
         Soft shrinkage: the penalty of the lasso, :math:`\lambda` in the paper, in the units of the
@@ -63,7 +64,7 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
         Step of an iteration, :math:`s`. "auto" is 1 over a bound, tight to 5 %, of the squared
         spectral norm of the current dictionary.
 
-    lambda_decay : float or pair of floats, default=1.0
+    lambda_decay : float or tuple (first, last), default=1.0
         Iteration t of soft shrinkage has the penalty ``alpha * lambda_decay**t``. A pair
         (first, last) is annealed over training in ten equal parts, as in figure 5 of the paper;
         training is then not stopped early before the last part.
@@ -84,7 +85,7 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
         How the gradient changes the atoms.
 
     learning_rate : float, default=1e-3
-        Learning rate.
+        Learning rate of the optimizer; "surrogate" has none and ignores it.
 
     optimizer_params : dict, default=None
         Further keyword arguments of the optimizer, such as ``{"momentum": 0.9}`` for "sgd". Adam's
@@ -110,7 +111,7 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
     dict_init : {"data", "random", "svd", "pairwise"}, array-like or learner, default="data"
         Initial dictionary: samples, random directions, leading singular vectors, the spectral
         initialisation of Arora et al. [2]_, an array of shape (n_components, n_features), or a
-        fitted learner of scikit-learn or SPORCO.
+        fitted learner of this package, scikit-learn or SPORCO.
 
     transform_algorithm : {"unfolded", "lasso"}, default="unfolded"
         Whether `transform` runs the trained encoder or solves the lasso to a certified gap.
@@ -263,7 +264,8 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
 
     def _check_parameters(self):
         self._check_lambda_decay()
-        if self._converges() and (self.shrinkage == "hard" or self.lambda_decay != 1):
+        decays = self.lambda_decay not in (1, (1, 1))
+        if self._converges() and (self.shrinkage == "hard" or decays):
             raise ValueError(
                 "Converged codes (n_unfoldings=None or transform_algorithm='lasso') exist for soft "
                 f"shrinkage without decay, got shrinkage={self.shrinkage!r} and "
@@ -300,8 +302,9 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
             return partial(_solve_lasso, alpha=alpha, positive_code=self.positive_code, warn=True)
         return self._encoder(alpha, self.lambda_decay_, self.step_size_)
 
-    def _chunk_size(self, x):
-        return len(x) if self._converges() else super()._chunk_size(x)  # the solver has its own
+    def _chunk_size(self, x, device):
+        # the solver has its own
+        return len(x) if self._converges() else super()._chunk_size(x, device)
 
     def _allows_nan(self):
         return not self._converges()  # the lasso is solved for complete samples

@@ -11,14 +11,15 @@ different sequences of levels. Backwards, from ``delta_T = dLoss/dz_T``,
     u_t = [z_{t+1} \neq 0]\, \delta_{t+1}, \qquad \delta_t = u_t - s D^T D u_t,
 
 and the derivative in the atoms is :math:`s \sum_t \text{outer}(u_t, x - D z_t) -
-\text{outer}(z_t, D u_t)`. So one `torch.autograd.Function` that remembers only the codes does for
-every encoder; whatever surrounds it (rules, learned thresholds, other losses) is ordinary
+\text{outer}(z_t, D u_t)`. So one `torch.autograd.Function` that remembers only the codes is enough
+for every encoder; whatever surrounds it (rules, learned thresholds, other losses) is ordinary
 automatic differentiation.
 """
 
 import torch
 from torch.autograd.function import once_differentiable
 
+from skpudle._precision import as_scalars, own_precision
 from skpudle.active_set import ActiveUnfolding, pays
 from skpudle.operators import DenseDictionary
 from skpudle.shrinkage import shrinkage_function
@@ -51,6 +52,7 @@ class _Unfolding(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # a second backward through the saved codes would be silently wrong
+    @own_precision()
     def backward(ctx, delta):
         _, _, levels, _, entered, *codes = ctx.saved_tensors
         level_gradients = torch.zeros_like(levels) if ctx.needs_input_grad[3] else None
@@ -70,6 +72,7 @@ class _Unfolding(torch.autograd.Function):
         return None, atoms, x, level_gradients, step, delta, None, None, None
 
 
+@own_precision()
 def unfold(
     dictionary,
     x,
@@ -177,7 +180,7 @@ def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0,
     """
     atoms = dictionary.atoms
     positions = [1] * (atoms.ndim - 2)
-    alpha = torch.as_tensor(alpha, dtype=atoms.dtype, device=atoms.device).reshape(-1, *positions)
+    alpha = as_scalars(alpha, atoms).reshape(-1, *positions)
     if shrinkage == "hard":
         return alpha.expand(n_unfoldings, *alpha.shape)
     unfolding = torch.arange(n_unfoldings, dtype=atoms.dtype, device=atoms.device)
@@ -185,6 +188,7 @@ def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0,
     return decay * (alpha * step)
 
 
+@own_precision()
 def default_step(dictionary):  # -> scalar tensor
     """Return 1 over the bound of the squared spectral norm; 1 if every atom is zero.
 
@@ -203,6 +207,7 @@ def default_step(dictionary):  # -> scalar tensor
     return step.masked_fill(bound.isinf(), torch.nan)
 
 
+@own_precision()
 def encode(
     dictionary,
     x,
@@ -264,7 +269,7 @@ def encode(
         dictionary = DenseDictionary(dictionary)
     if step_size is None:
         step_size = default_step(dictionary)
-    step = torch.as_tensor(step_size, dtype=x.dtype, device=x.device)
+    step = as_scalars(step_size, x)
     levels = threshold_levels(
         dictionary, alpha, n_unfoldings, step, lambda_decay=lambda_decay, shrinkage=shrinkage
     )

@@ -5,7 +5,7 @@ For every row ``x`` of the data the codes minimise
 .. math:: P(z) = \tfrac12 |x - D z|^2 + \sum_j \alpha_j |z_j|, \qquad (z \ge 0 \text{ if positive}),
 
 which is where the unfolded encoder tends to with its depth. An active set method
-(`skpudle._lasso_batched`; `skpudle._lasso_compiled` where numba is installed) ends with the exact
+(in torch, or compiled by numba where that is installed) ends with the exact
 solution on a support. The certificate does not depend on it: any ``u`` with
 :math:`|\langle d_j, u \rangle| \le \alpha_j` bounds the minimum from below by
 :math:`\tfrac12 |x|^2 - \tfrac12 |x - u|^2`, and a scaled residual is such a ``u``.
@@ -29,6 +29,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from skpudle import _lasso_batched, _lasso_compiled
+from skpudle._precision import own_precision
 
 __all__ = ["GapWarning", "converged_codes", "duality_gap", "solve_lasso", "warn_about_gaps"]
 
@@ -322,6 +323,7 @@ class _ConvergedCodes(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # a second backward would take the support's derivative for zero
+    @own_precision()
     def backward(ctx, delta, _):
         atoms, x, alpha, codes = ctx.saved_tensors
         dictionary = ctx.dictionary

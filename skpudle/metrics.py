@@ -12,6 +12,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from sklearn.utils import Bunch, check_array
 
+from skpudle._arrays import host_array
 from skpudle._code_metrics import (
     FLOATS,
     check_pair,
@@ -62,12 +63,12 @@ class AtomMatch(NamedTuple):
 
     def align_dictionary(self, dictionary):
         """Return the matched atoms with the order and the signs of the reference's."""
-        atoms = np.asarray(dictionary)[self.indices]
+        atoms = np.asarray(host_array(dictionary))[self.indices]
         return atoms * self.signs.reshape(-1, *[1] * (atoms.ndim - 1)).astype(atoms.dtype)
 
     def align_code(self, code):
         """Return the matched columns of a code with the order and signs of the reference's."""
-        code = np.asarray(code)[:, self.indices]
+        code = np.asarray(host_array(code))[:, self.indices]
         return code * self.signs.astype(code.dtype)
 
 
@@ -298,6 +299,7 @@ def make_dictionary_recovery_scorer(reference, *, measure="recovery_rate", thres
     >>> from sklearn.decomposition import MiniBatchDictionaryLearning
     >>> from sklearn.model_selection import GridSearchCV
     >>> from skpudle.datasets import make_dictionary_data
+    >>> from skpudle.metrics import make_dictionary_recovery_scorer
     >>> data, dictionary, _ = make_dictionary_data(50, 10, 15, n_nonzero=2, random_state=0)
     >>> learner = MiniBatchDictionaryLearning(15, max_iter=5, random_state=0)
     >>> scorer = make_dictionary_recovery_scorer(dictionary)
@@ -306,5 +308,6 @@ def make_dictionary_recovery_scorer(reference, *, measure="recovery_rate", thres
     measures = ("recovery_rate", "coherence", "error")
     if measure not in measures:
         raise ValueError(f"measure is {measure!r}; it must be one of {measures}.")
+    reference = host_array(reference)
     reference = check_array(reference, dtype=FLOATS, allow_nd=True, input_name="reference")
     return partial(_recovery_score, reference=reference, measure=measure, threshold=threshold)

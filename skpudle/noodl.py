@@ -26,7 +26,8 @@ class NOODLDictionaryLearning(BaseDictionaryLearner):
     Parameters
     ----------
     n_components : int, default=None
-        Number of atoms; by default the number of features.
+        Number of atoms; by default that of ``dict_init`` if it is an array or a learner, else the
+        number of features.
 
     threshold : float or "auto", default="auto"
         Codes below it, :math:`b`, become zero. "auto" is a tenth of the step size times the median
@@ -46,7 +47,13 @@ class NOODLDictionaryLearning(BaseDictionaryLearner):
         Learning rate :math:`\eta` of the mean gradient of a batch, in units of 1 over the data:
         scaling the data by c asks for the rate divided by c.
 
-    batch_size, max_iter, tol, n_iter_no_change, dict_init, device, random_state, verbose
+    batch_size : int or "auto", default="auto"
+        As in `PUDLEDictionaryLearning`.
+
+    max_iter : int, default=100
+        Largest number of epochs.
+
+    tol, n_iter_no_change, dict_init, device, random_state, verbose
         As in `PUDLEDictionaryLearning`.
 
     Attributes

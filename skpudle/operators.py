@@ -93,7 +93,8 @@ def largest_eigenvalue_bound(gram):  # (..., k, k) Hermitian, positive semidefin
         norm = torch.linalg.matrix_norm(power)
         log_bound = log_bound + norm.log() / 2**squaring
         power = power / norm[..., None, None]
-    rounding = 1 + gram.shape[-1] * torch.finfo(gram.dtype).eps
+    # of the sums, and of the logarithms and the exponential, which count for small matrices
+    rounding = 1 + (gram.shape[-1] + 16) * torch.finfo(gram.dtype).eps
     return torch.nan_to_num(
         log_bound.exp() * rounding, nan=0.0
     )  # the logarithm of 0 for zero atoms

@@ -38,7 +38,8 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
     Parameters
     ----------
     n_components : int, default=None
-        Number of atoms; by default the number of features.
+        Number of atoms; by default that of ``dict_init`` if it is an array or a learner, else the
+        number of features.
 
     alpha : float or "auto", default="auto"
         Penalty of the lasso, in the units of the data. "auto" is a tenth of the median over samples

@@ -8,6 +8,7 @@ from scipy import sparse
 
 from skpudle._arrays import (
     check_rows,
+    host_array,
     like_input,
     make_generator,
     resolve_device,
@@ -186,6 +187,20 @@ def test_copies_are_made_on_demand(make, array, device):
 
 def test_the_graph_of_a_tensor_is_left_behind(array):
     assert not check_rows(torch.from_numpy(array).requires_grad_()).requires_grad
+
+
+def test_a_tensor_may_be_one_that_is_negated_when_read(array):
+    """As the imaginary part of a conjugate, which NumPy cannot look at."""
+    lazy = torch.complex(torch.zeros(array.shape, dtype=torch.float64), torch.from_numpy(array))
+    lazy = lazy.conj().imag
+    assert lazy.is_neg()
+    for found in (check_rows(lazy), to_numpy(lazy), host_array(lazy)):
+        np.testing.assert_array_equal(np.asarray(found), -array)
+
+
+def test_only_tensors_are_brought_to_the_host(array):
+    assert host_array(array) is array
+    assert isinstance(host_array(torch.from_numpy(array).requires_grad_()), np.ndarray)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -1,5 +1,7 @@
 """scikit-learn's own callbacks on every learner: alone, in a pipeline, in a search."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from sklearn.callback import ProgressBar, ScoringMonitor
@@ -12,6 +14,7 @@ from skpudle import (
     NOODLDictionaryLearning,
     PUDLEDictionaryLearning,
     SporcoDictionaryLearning,
+    _notices,
 )
 from skpudle.datasets import make_dictionary_data
 from skpudle.metrics import reconstruction_r2_scorer
@@ -108,3 +111,13 @@ def test_a_callback_can_stop_any_training(learner, X):
     assert learner.n_iter_ == len(learner.loss_curve_) == 2
     np.testing.assert_array_equal(stop.seen.components_, learner.components_)
     np.testing.assert_array_equal(stop.seen.transform(X), learner.transform(X))
+
+
+def test_the_rate_of_progress_counts_the_updates_of_this_process(capsys, monkeypatch):
+    """Those that a checkpoint remembers took none of its time."""
+    monkeypatch.setattr(_notices.time, "perf_counter", lambda: 25.0)
+    trainer = SimpleNamespace(n_steps=1100, loss_curve=[0.5])
+    _notices.print_progress(trainer, 3, 2000, 5.0, 1000)
+    assert "  5 updates/s  at most 180 s left" in capsys.readouterr().out
+    _notices.print_progress(trainer, 3, 2000, 5.0, 1100)  # an epoch that had ended before
+    assert "0.05 updates/s" in capsys.readouterr().out

@@ -19,6 +19,7 @@ from skpudle._conv_training import initial_kernels
 from skpudle._denoising import denoise_images
 from skpudle._images import read_images
 from skpudle._training import Interrupted, Trainer
+from skpudle.gradients import GRADIENT_RULES
 from skpudle.operators import ConvDictionary
 
 SMALL = dict(atom_shape=(5, 4), stride=(2, 3), n_unfoldings=4, max_iter=2, tol=None, random_state=0)
@@ -434,6 +435,11 @@ def test_cosines_are_a_tight_frame(n_axes, generator):
     assert atoms[0].std() < 1e-15  # the slowest one is constant
 
 
+def test_a_batch_size_may_be_a_number_of_numpy(images):
+    first, second = (learner_of(batch_size=size).fit(images) for size in (2, np.int64(2)))
+    assert np.array_equal(first.components_, second.components_)
+
+
 @pytest.mark.parametrize("dict_init", ["random", "data", "dct"])
 def test_initial_atoms_are_unit_and_differ(dict_init, images):
     learner = learner_of(dict_init=dict_init, learning_rate=1e-12, max_iter=1).fit(images)
@@ -521,6 +527,59 @@ def test_options_of_the_optimiser_may_change(images):
     learned = learner_of(learn_threshold="unfolding").fit(images)
     with pytest.raises(ValueError, match="learned for 4 unfoldings, one each, and n_unf.* is 7"):
         learned.set_params(n_unfoldings=7).transform(images)
+
+
+@pytest.mark.parametrize("then", ["atom", "one"])
+def test_thresholds_of_unfoldings_become_their_mean(then, images):
+    learner = learner_of(learn_threshold="unfolding", gradient="ae-ls").fit(images)
+    mean = learner.alpha_.mean(0 if then == "atom" else None)
+    assert np.ptp(learner.alpha_, axis=0).min() > 0
+    learner.set_params(learn_threshold=then, learning_rate=1e-12).partial_fit(images)
+    np.testing.assert_allclose(learner.alpha_, mean, atol=1e-9)
+
+
+@pytest.mark.parametrize("gradient", ["ae-lasso", "dec"])
+def test_of_several_grids_the_penalty_is_the_mean(gradient, images, monkeypatch):
+    """As the reconstruction is: alpha means the same for every number of grids."""
+    rule, n_grids = GRADIENT_RULES[gradient], []
+
+    def spy(*args, **options):
+        evaluation = rule(*args, **options)
+        penalties = 0.3 * evaluation.codes.abs().sum((0, 1, 3, 4)) / len(evaluation.codes)
+        expected = evaluation.losses.mean() + penalties.mean()
+        torch.testing.assert_close(evaluation.objective, expected)
+        n_grids.append(len(penalties))
+        return evaluation
+
+    monkeypatch.setitem(GRADIENT_RULES, gradient, spy)
+    learner_of(gradient=gradient, alpha=0.3, n_train_shifts=3).fit(images)
+    assert set(n_grids) == {3}
+
+
+MODES = {
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "default device": lambda: torch.device("meta"),  # numbers do not exist there
+}
+
+
+@pytest.mark.parametrize("dict_init", ["random", "data", "dct"])
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_modes_of_torch_do_not_matter(mode, dict_init, images):
+    images = images.astype(np.float32)
+    options = dict(dict_init=dict_init, noise_std=0.1, n_train_shifts=2, shift_average=True)
+    options |= dict(batch_size=2, device="cpu", step_size=0.01)
+
+    def results():
+        learner = learner_of(**options).fit(images).partial_fit(images)
+        codes = learner.transform(images)
+        again = learner.inverse_transform(codes)
+        return learner.components_, codes, again, learner.denoise(images), learner.score(images)
+
+    expected = results()
+    with mode():
+        found = results()
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_scaling_the_data_scales_the_codes(images):

@@ -255,3 +255,12 @@ def test_training_convergence_trains_a_clone(problem):
     assert curves.start[0] < curves.start[2]
     assert curves.epoch.tolist() == [1, 2, 3]
     assert set(curves) == {"epoch", "loss", "truth", "truth_code", "start"}
+
+
+def test_training_convergence_takes_a_tensor_as_an_array(problem):
+    x, truth, code, _ = problem
+    learner = PUDLEDictionaryLearning(50, alpha=ALPHA, n_unfoldings=5, random_state=0)
+    options = dict(n_epochs=1, references={"truth": (truth[:50], code[:, :50])})
+    found = training_convergence(learner, torch.from_numpy(x), **options)
+    expected = training_convergence(learner, x, **options)
+    np.testing.assert_array_equal(found.truth_code, expected.truth_code)

@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch.utils.data import TensorDataset
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle._base import BaseDictionaryLearner
@@ -446,6 +447,21 @@ def test_training_has_a_hundred_epochs_unless_they_are_dear(monkeypatch, X):
     assert (learner.n_steps_, learner.n_iter_) == (200, -(-200 // len(X)))
     assert learner.lambda_decay_ == 0.5  # the last of ten stages
     assert make(**few | dict(max_iter=4)).fit(X).n_iter_ == 4
+
+
+@pytest.mark.parametrize("max_iter", [1, 2, 7])
+def test_a_pair_of_decays_ends_at_the_last_in_a_few_updates_too(max_iter, X):
+    learner = make(lambda_decay=(1.0, 0.5), max_iter=max_iter, batch_size=len(X)).fit(X)
+    assert learner.n_steps_ == max_iter
+    assert learner.lambda_decay_ == 0.5
+
+
+def test_a_batch_size_may_be_a_number_of_numpy(X):
+    """As it comes out of a grid for a search."""
+    data = TensorDataset(torch.from_numpy(X))
+    sizes = (8, np.int64(8))
+    first, second = (make(batch_size=size, random_state=0).fit(data) for size in sizes)
+    assert np.array_equal(first.components_, second.components_)
 
 
 def test_without_a_tolerance_training_goes_through_all_epochs_in_silence(X):

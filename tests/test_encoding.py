@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import sparse_encode
+from torch.overrides import TorchFunctionMode
 
 from skpudle._normal_maps import GramMap, NormalMap
+from skpudle._precision import as_scalars
 from skpudle.encoding import default_step, encode, threshold_levels, unfold
 from skpudle.operators import DenseDictionary
 from skpudle.shrinkage import SHRINKAGES
@@ -444,3 +446,55 @@ def test_what_no_path_can_do_is_refused(generator):
     for extra in ({"mask": torch.ones_like(x)}, {"initial": x @ atoms.mT}):
         with pytest.raises(ValueError, match="without initial codes and mask"):
             unfold(dictionary, x, levels, step, path="active", **extra)
+
+
+@pytest.mark.parametrize("path", ["dense", "active"])
+def test_autocast_changes_nothing(path, generator):
+    """Neither codes nor derivatives are those of bfloat16, nor of its dtype."""
+    atoms = unit_atoms(generator, 60, 30).float().requires_grad_()
+    x, dictionary = normal(generator, 50, 30).float(), DenseDictionary(atoms)
+
+    def results():
+        step = default_step(dictionary)
+        z = unfold(dictionary, x, threshold_levels(dictionary, 0.5, 60, step), step, path=path)
+        (derivative,) = torch.autograd.grad(z.square().sum(), atoms)
+        return step, z, derivative, encode(atoms, x, alpha=0.5, initial_threshold=0.5)
+
+    expected = results()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = results()
+        assert torch.is_autocast_enabled("cpu")
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.float32
+        assert torch.equal(one, other)
+
+
+class Calls(TorchFunctionMode):
+    """Notes which functions of torch are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.functions = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.functions.append(function)
+        return function(*args, **kwargs or {})
+
+
+def test_numbers_are_not_copied_to_a_device(generator):
+    """Which `torch.as_tensor` does, and waits for the device; filling memory there does not."""
+    atoms, x = make_problem(generator)
+    with Calls() as calls:
+        encode(atoms, x, alpha=0.3, step_size=0.1, n_unfoldings=2)
+    assert calls.functions
+    assert not {torch.as_tensor, torch.tensor, torch.asarray} & set(calls.functions)
+
+
+def test_numbers_and_tensors_become_scalars_of_the_dtype_of_the_data():
+    x = torch.zeros(3, 4)
+    for number in (0.3, np.float32(0.3), np.float64(0.3), 3, 0.0, 1e300, float("nan")):
+        expected = torch.as_tensor(number, dtype=torch.float32)
+        torch.testing.assert_close(as_scalars(number, x), expected, rtol=0, atol=0, equal_nan=True)
+    per_atom = torch.arange(3.0, dtype=torch.float64, requires_grad=True)
+    assert as_scalars(per_atom, x).dtype == torch.float32
+    assert as_scalars(per_atom, x).requires_grad

@@ -117,6 +117,14 @@ def test_noise_level_of_the_packaged_denoiser_is_a_scale(image):
     assert noisier.noise_std == 200 / 255
 
 
+def test_the_default_device_of_torch_does_not_matter_to_the_denoiser(image):
+    """Nothing is made there: on the device "meta" numbers do not exist."""
+    expected = load_denoiser(device="cpu").denoise([image])[0]
+    with torch.device("meta"):
+        found = load_denoiser(device="cpu").denoise([image])[0]
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_denoiser_needs_to_know_noise_levels_to_scale(tmp_path):
     with pytest.raises(ValueError, match=r"noise_std=0\b.*trained for 0.098"):
         load_denoiser(noise_std=0)

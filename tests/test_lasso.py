@@ -415,6 +415,20 @@ def test_adjoint_applies_the_pseudo_inverse_on_every_support(generator, blocks, 
         torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-9)
 
 
+def test_autocast_changes_no_derivative(generator, use_solver):
+    """Products of float32 would be in bfloat16."""
+    atoms, x, alpha = make_problem(generator, dtype=torch.float32)
+    atoms.requires_grad_()
+
+    def derivative():
+        codes, _ = converged_codes(DenseDictionary(atoms), x, alpha=alpha)
+        return torch.autograd.grad(codes.square().sum(), atoms)[0]
+
+    expected = derivative()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(derivative(), expected)
+
+
 def test_only_what_is_asked_for_is_differentiated_and_only_once(generator):
     atoms, x, alpha = make_problem(generator, dtype=torch.float32)
     atoms.requires_grad_()

@@ -5,13 +5,14 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import BaseEstimator
 from sklearn.decomposition import MiniBatchDictionaryLearning
 from sklearn.metrics import precision_recall_fscore_support, r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
-from skpudle import NOODLDictionaryLearning
+from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data
 from skpudle.metrics import (
     atom_coherence,
@@ -377,3 +378,39 @@ def test_scorers_serve_model_selection(scorer, rng):
     again = pickle.loads(pickle.dumps(scorer))
     scores = cross_val_score(search.best_estimator_, X, scoring=again, cv=2)
     assert_allclose(scores.mean(), search.best_score_)
+
+
+@pytest.mark.parametrize(
+    "scorer",
+    [
+        make_lasso_objective_scorer(),
+        make_denoising_scorer(),
+        make_denoising_scorer(noise_std=0.1),
+        reconstruction_r2_scorer,
+    ],
+    ids=["lasso", "gcv", "sure", "r2"],
+)
+def test_scorers_take_tensors_as_arrays(scorer, rng):
+    """Also those that have a graph, which NumPy refuses like those of another device."""
+    X = rng.normal(size=(30, 6))
+    learner = PUDLEDictionaryLearning(5, max_iter=2, tol=None, random_state=0).fit(X)
+    assert scorer(learner, torch.tensor(X, requires_grad=True)) == scorer(learner, X)
+
+
+def test_measures_take_tensors_as_arrays(rng):
+    atoms, code = rng.normal(size=(5, 6)), rng.normal(size=(7, 5))
+    reference = atoms + 0.5 * rng.normal(size=(5, 6))
+
+    def graph(array):
+        return torch.tensor(array, requires_grad=True)
+
+    match = match_atoms(graph(atoms), graph(reference))
+    assert_array_equal(match.indices, match_atoms(atoms, reference).indices)
+    assert_array_equal(match.align_dictionary(graph(atoms)), match.align_dictionary(atoms))
+    assert_array_equal(match.align_code(graph(code)), match.align_code(code))
+    assert support_recovery(graph(code), graph(code)).f1 == 1
+    X = code @ atoms
+    assert lasso_objective(*map(graph, (X, code, X)), 0.1) == lasso_objective(X, code, X, 0.1)
+    scorer = make_dictionary_recovery_scorer(graph(reference), measure="coherence")
+    expected = make_dictionary_recovery_scorer(reference, measure="coherence")
+    assert scorer(Known(atoms).fit(None), None) == expected(Known(atoms).fit(None), None)

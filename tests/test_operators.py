@@ -207,6 +207,14 @@ def test_bound_is_at_most_five_percent_above_the_squared_spectral_norm(
     assert 1 - 1e-14 <= ratio <= 1.05
 
 
+@pytest.mark.parametrize("n_components", [1, 2])
+@pytest.mark.parametrize("n_features", [1, 2, 5, 40])
+def test_bound_of_one_and_two_atoms_is_not_below_by_rounding(n_components, n_features, generator):
+    """The power that it is the root of errs by next to nothing there, and leaves no margin."""
+    for atoms in normal(generator, 200, n_components, n_features).float():
+        assert DenseDictionary(atoms).squared_norm_bound() >= spectral_norm_squared(atoms)
+
+
 @pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e6, 1e12])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_bound_scales_with_the_square_of_the_atoms(scale, dtype, generator):

@@ -18,6 +18,7 @@ PACKAGE = ROOT / "skpudle"
 
 # From low to high: a module imports only from modules before it. Place new ones here.
 TENSOR_LAYERS = [  # torch and not scikit-learn: tensors in, tensors out
+    "_precision",
     "shrinkage",
     "_phases",
     "_steps",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -185,3 +186,29 @@ def test_no_file_is_opened_and_no_connection_made(monkeypatch, tmp_path):
         learner.inverse_transform(learner.transform(PLAIN))
         learner.score(PLAIN)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_pair_of_ones_is_no_decay():
+    """So that converged codes exist."""
+    lasso = LEARNERS["lasso"]
+    pair = clone(lasso).set_params(lambda_decay=(1.0, 1.0)).fit(PLAIN)
+    assert_array_equal(pair.transform(PLAIN), clone(lasso).fit(PLAIN).transform(PLAIN))
+    with pytest.raises(ValueError, match="without decay"):
+        clone(lasso).set_params(lambda_decay=(1.0, 0.9)).fit(PLAIN)
+
+
+@pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
+def test_autocast_changes_nothing(learner):
+    """Products of float32 would be in bfloat16."""
+    X = PLAIN.astype(np.float32)
+
+    def results():
+        fitted = clone(learner).fit(X).partial_fit(X)
+        codes = fitted.transform(X)
+        return fitted.components_, codes, fitted.inverse_transform(codes), fitted.score(X)
+
+    expected = results()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = results()
+    for one, other in zip(found, expected, strict=True):
+        assert_array_equal(one, other)

@@ -136,6 +136,34 @@ def test_a_pair_of_decays_counts_the_batches_of_a_stream(X):
     assert learner.n_steps_ == 50
 
 
+class Tensors(Rows):
+    """A dataset of tensors that are made where torch makes them by default."""
+
+    def __getitem__(self, index):
+        return torch.tensor(self.x[index])
+
+
+@pytest.mark.parametrize("wrap", [Rows, Tensors, STREAMS["iterable dataset"]])
+def test_the_default_device_of_torch_does_not_matter(wrap, X):
+    """Nothing is made there: on the device "meta" numbers do not exist."""
+    expected = make_learner(device="cpu").fit(wrap(X))
+    with torch.device("meta"):
+        found = make_learner(device="cpu").fit(wrap(X))
+        codes = found.transform(wrap(X))
+        assert torch.empty(0).device.type == "meta"
+    assert_array_equal(found.components_, expected.components_)
+    assert_array_equal(codes, expected.transform(wrap(X)))
+
+
+def test_a_batch_that_is_on_the_device_stays_there(monkeypatch):
+    """What the device "meta" holds has no values, and could not be copied to the host."""
+    monkeypatch.setattr(_sources, "check_rows", lambda X, allow_nan: X)
+    reader = Reader(torch.device("meta"), allow_nan=False)
+    assert reader(torch.empty(3, 4, device="meta"), "batch 0").device.type == "meta"
+    assert reader(torch.empty(3, 4), "batch 1").device.type == "cpu"
+    assert reader(np.empty((3, 4)), "batch 2").device.type == "cpu"
+
+
 def test_gaps_in_a_stream_are_gaps(X):
     X[3, 2] = X[40, 1] = np.nan
     learner = make_learner(dict_init=np.eye(8, 6) + 0.1, alpha=0.1, max_iter=1)
@@ -277,6 +305,30 @@ def test_an_empty_stream_is_refused():
 
 
 # ---------------------------------------------------------------------------- transform
+
+
+def test_no_rows_have_no_codes(X):
+    learner = make_learner().fit(X)
+    with pytest.raises(ValueError, match="yields no batch"):
+        learner.transform(Given([]))
+    for method in (learner.transform_sparse, lambda X: learner.transform_into(X, np.empty((0, 8)))):
+        with pytest.raises(ValueError, match="yields no batch"):
+            method(Given([]))
+        with pytest.raises(ValueError, match=r"0 sample\(s\)"):
+            method(X[:0])
+
+
+def test_rows_go_to_the_device_chunk_by_chunk(X, monkeypatch):
+    """All of them may be too many for it: "meta" stands for a GPU without memory."""
+    learner = make_learner().fit(X)
+    monkeypatch.setattr(learner, "_transform_device", lambda X: torch.device("meta"))
+    monkeypatch.setitem(_transformer._CHUNK, "meta", 30)
+    x, mask, dictionary = learner._check_new_data(np.where(X > 1, np.nan, X))
+    assert {x.device, mask.device} == {CPU}
+    device = dictionary.atoms.device
+    chunks = learner._in_chunks(lambda rows, known: (rows, known), x, mask, device)
+    found = [[(len(part), part.device.type) for part in chunk] for chunk in chunks]
+    assert found == [[(n, "meta")] * 2 for n in (30, 30, 10)]
 
 
 @pytest.mark.parametrize("stream", [*STREAMS.values(), Rows], ids=[*STREAMS, "dataset"])
