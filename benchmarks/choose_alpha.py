@@ -2,14 +2,15 @@
 
 `GridSearchCV` with the learner's own score picks an alpha on noisy data; every alpha of the grid is
 then judged by the mean squared error of the reconstruction to the clean data, which the score does
-not see. Data of the generative model are learned from two starts: the pairwise initialisation, from
-which the dictionary is found, and samples, from which a small alpha does not find it. Beside the
-score are the errors, over the best, of what a scorer for denoising chooses. Example::
+not see. Data of the generative model are learned from the pairwise initialisation and from samples
+as atoms, from which ``dec`` finds the dictionary and ``ae-ls`` with a small alpha does not. Beside
+the score are the errors, over the best, of what a scorer for denoising chooses. Example::
 
     python benchmarks/choose_alpha.py --out benchmarks/results/choosing_alpha.json
 """
 
 import argparse
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from skpudle.datasets import extract_patches, load_gray_images, make_dictionary_
 from skpudle.metrics import make_denoising_scorer
 
 SNR_DB = (20, 10, 5)
+STARTS = {"pairwise": "the pairwise start", "data": "samples"}
 SIGMAS = (15, 25, 40)  # of grey levels from 0 to 255
 LEARNER = PUDLEDictionaryLearning(60, optimizer="surrogate", max_iter=12, tol=None, random_state=0)
 
@@ -78,13 +80,15 @@ def compare(noisy, clean, alphas, **params):
 
 
 def problems():  # yields name, (noisy, clean), alphas, parameters
-    for start, word in (("pairwise", "start pairwise"), ("data", "start from samples")):
+    for start, gradient in (("pairwise", "ae-ls"), ("data", "dec"), ("data", "ae-ls")):
+        params = {"dict_init": start, "gradient": gradient}
         for snr in SNR_DB:
-            name = f"generative model, {snr} dB, {word}"
-            yield name, synthetic(snr), np.geomspace(0.04, 0.5, 7), {"dict_init": start}
-    for sigma in SIGMAS:
+            name = f"generative model, {snr} dB, {gradient} from {STARTS[start]}"
+            yield name, synthetic(snr), np.geomspace(0.04, 0.5, 7), params
+    for gradient, sigma in product(("dec", "ae-ls"), SIGMAS):
         alphas = sigma / 255 * np.geomspace(0.5, 6, 7)
-        yield f"patches, noise {sigma}/255", patches(sigma), alphas, {}
+        params = {"gradient": gradient}
+        yield f"patches, noise {sigma}/255, {gradient}", patches(sigma), alphas, params
     hard = {"shrinkage": "hard"}
     yield "generative model, 20 dB, hard", synthetic(20), np.geomspace(0.01, 0.3, 7), hard
 

@@ -161,7 +161,11 @@ class Recovery:
             learner, result = pickle.loads(state.read_bytes())
         else:
             initial = self.initial_atoms(model, truth)
-            learner = learner_of(self.method, n_components=1500, dict_init=initial)
+            params = dict(n_components=1500, dict_init=initial)
+            if self.start == "data" and self.method in ("ae-ls", "decay"):
+                # samples as atoms are so coherent that soft encoders diverge at a step of 0.2
+                params["step_size"] = "auto"
+            learner = learner_of(self.method, **params)
             result = {
                 "experiment": asdict(self),
                 "circumstances": circumstances(),

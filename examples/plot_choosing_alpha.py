@@ -1,12 +1,13 @@
 """
-``GridSearchCV`` chooses alpha without a ``scoring``
-====================================================
+The default score of a learner chooses alpha; one for denoising chooses it better
+=================================================================================
 
 The error of reconstruction says that the smallest alpha is best, always: with no penalty anything
 is reconstructed, noise included. The ``score`` of the learners hides columns, infers the codes from
 the others, and asks how well the hidden entries are predicted. A third one estimates the error of
 denoising, for whoever knows how strong the noise is. Here all are held against what no
-score may look at: the clean data.
+score may look at: the clean data. A search needs no ``scoring`` for the first of them;
+``scoring=`` is here only to see three scores at once.
 """
 
 # %%

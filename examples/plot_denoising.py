@@ -75,7 +75,8 @@ AtomsDisplay.from_estimator(learner, X[::10], n_columns=16)
 plt.show()
 
 # %%
-# Most patches need no atom at all beside their mean, and hardly any needs more than eight.
+# Four patches in ten need no atom beside their mean; three in ten, those with texture, need more
+# than eight.
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
 CodesDisplay.from_estimator(learner, X[::10], ax=axes[0])

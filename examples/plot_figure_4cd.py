@@ -2,10 +2,10 @@
 Training with ``ae-ls`` recovers the dictionary that the lasso misses
 =====================================================================
 
-Trained to the end, ``dec`` and ``ae-lasso`` find the minimiser of the lasso risk, which is not the
-dictionary that generated the data; ``ae-ls`` ends closer to the truth. With few unfoldings (left)
-``ae-lasso`` is ahead of ``dec``, because its gradient has converged where the codes have not; with
-many (right) the two are the same (figures 4c and 4d of the PUDLE paper [1]_).
+``dec`` and ``ae-lasso`` are drawn to the minimiser of the lasso risk, which is not the dictionary
+that generated the data; ``ae-ls`` ends closer to the truth. With few unfoldings (left) ``ae-lasso``
+is ahead of ``dec``, because its gradient has converged where the codes have not; with many (right)
+the two are nearly the same (figures 4c and 4d of the PUDLE paper [1]_).
 """
 
 # %%

@@ -1,6 +1,6 @@
 """
-The same patches: a lower objective than scikit-learn's and SPORCO's
-====================================================================
+The same patches: ``dec`` reaches a slightly lower objective than scikit-learn and SPORCO
+=========================================================================================
 
 scikit-learn's ``MiniBatchDictionaryLearning``, SPORCO's ``BPDNDictLearn`` and two settings of
 :class:`~skpudle.PUDLEDictionaryLearning` learn 100 atoms from the same patches with the same

@@ -9,6 +9,7 @@ EXAMPLES = [  # what users come for first, then the theory
     "plot_choosing_alpha.py",
     "plot_other_learners.py",
     "plot_choosing_gradient.py",
+    "plot_find_dictionary.py",
     "plot_tensors.py",
     "plot_online.py",
     "plot_figure_2.py",

@@ -30,10 +30,71 @@ TITLES = {
     "update-T1000": "One update: 1000 unfoldings",
     "update-n512-p1024": "One update: 512 samples, 1024 atoms of 256 features",
     "scale": "One update: exponents of time and memory",
-    "transform-p256": "Exact codes: 256 atoms",
-    "transform-p1024": "Exact codes: 1024 atoms",
+    "transform-p256": "Lasso codes (solved exactly): 256 atoms",
+    "transform-p1024": "Lasso codes (solved exactly): 1024 atoms",
     "conv_update": "One update of a convolution: 16 crops of 129 x 129 pixels",
     "denoise_time": "Denoising by the packaged dictionary, mean of all grids",
+}
+# What a reader needs to know to understand the rows, by the beginning of the name.
+NOTES = {
+    "callbacks": "The listener is a callback that is told of every epoch and does nothing. The "
+    "cost is the median over pairs of fits with the callback and without, give or take two "
+    "standard errors.",
+    "choosing_alpha": "Of seven values of alpha, the one with the smallest error of denoising, "
+    "and the one that a search with the default score picks. Errors are mean squares, those of "
+    "the picked alphas as multiples of the smallest error, and that as a multiple of the noise.",
+    "conv_update": "``skpudle_adjoint`` is the encoder of this package, whose backward pass is "
+    "written out; ``torch_autograd`` the same network of torch's convolutions, differentiated by "
+    "torch. Both have the same gradient, as its norm shows.",
+    "denoise_time": "Images are cut into tiles. Where the image was taken in one tile too, the "
+    "largest difference of a pixel and the memory are in the last columns.",
+    "fit": "The objective is that of the lasso, of held-out patches, with codes solved exactly "
+    "for everybody. Beside it are the seconds after which a learner was at the last objective of "
+    "another one; empty where it never was.",
+    "missing_values": "Seconds of the processor, of data with all entries and with a mask.",
+    "recovery": "Updates and seconds until the relative error of the atoms is below the number. "
+    "Training starts at the true atoms with Gaussian noise of the given deviation in each entry. "
+    "Rows are the thresholding, the gradient and the optimiser.",
+    "scale": "One size varies over two decades, the others stay at the base: time and memory grow "
+    "like the size to the power given, fitted through all sizes and through the larger ones, "
+    "where the fixed cost of an update matters less. n is the number of samples in an update, m "
+    "that of features, p that of atoms.",
+    "transform": "``batched`` is the solver in torch, ``compiled`` that of numba. The gap is the "
+    "largest duality gap of a sample, computed from its codes in float64; atoms in a code are "
+    "counted on average.",
+    "update": "Loss and derivative of one ``ae-ls`` update. ``skpudle`` is the encoder of this "
+    "package, ``skpudle_dense`` the same without working sets of atoms; ``autograd_2d`` is "
+    "automatic differentiation of products of matrices, ``autograd_3d`` the same with codes of "
+    "shape (n, p, 1), as research code often has them; ``spams`` is what SPAMS takes for one "
+    "batch: lasso codes, and an update of all atoms. Memory is the peak beyond data and imports; "
+    "the time ratio is to ``skpudle``.",
+}
+# What columns are called on the page, where the name in the file does not say it.
+COLUMNS = {
+    "give or take": "give or take (two standard errors)",
+    "error over best": "its error, times the smallest",
+    "loss in dB": "the same in dB",
+    "by GCV": "error of the alpha by GCV, times the smallest",
+    "by SURE": "error of the alpha by SURE, times the smallest",
+    "best error over noise": "smallest error, times the noise",
+    "megabytes in one tile": "megabytes, in one tile",
+    "largest gap": "largest duality gap",
+    "mean support": "atoms in a code",
+    "seconds exponent": "power of time",
+    "seconds exponent upper decade": "power of time, upper decade",
+    "megabytes exponent": "power of memory",
+    "megabytes exponent upper decade": "power of memory, upper decade",
+    "seconds best": "best seconds",
+    "sets": "random sets",
+    "UNCLEAR": "unclear",
+    "used": "ended in a right result",
+    "refused": "refused with an error",
+    "RssAnon before mb": "own memory before (MB)",
+    "largest RssAnon mb": "largest own memory (MB)",
+    "anonymous memory (MB)": "own memory at the end (MB)",
+    "killed ranks": "kills of one of two processes that train together",
+    "peak memory mb": "peak memory (MB)",
+    "slowest stop after a death s": "slowest stop after a death (s)",
 }
 # Table 1 of the paper, PSNR in dB by the authors' protocol: method, penalty or threshold.
 PUBLISHED = {
@@ -42,6 +103,11 @@ PUBLISHED = {
     "ae-ls, hard": {0.02: 22.87, 0.05: 25.40, 0.08: 24.68, 0.1: 23.77},
 }
 UNITS = {"epoch": "epochs", "update": "updates"}
+LEARNED = {
+    "one": "learned",
+    "atom": "learned, per atom",
+    "unfolding": "learned, per atom and unfolding",
+}
 
 
 def read(folder):
@@ -73,11 +139,18 @@ def table(rows, *, title=""):
 
 
 def scalars(entry):
+    names = {key: key.replace("_", " ") for key in entry}
     return {
-        key.replace("_", " "): text(value)
-        for key, value in entry.items()
-        if not isinstance(value, (dict, list))
+        COLUMNS.get(name, name): text(entry[key])
+        for key, name in names.items()
+        if not isinstance(entry[key], (dict, list))
     }
+
+
+def note(name):
+    """Return the words that go before the table of a benchmark, a list of lines."""
+    found = next((words for key, words in NOTES.items() if name.startswith(key)), None)
+    return [] if found is None else [found, ""]
 
 
 def conditions(result):
@@ -92,7 +165,8 @@ def conditions(result):
             if isinstance(content, list):
                 content = ", ".join(map(text, content))
             flat[inner.replace("_", " ")] = text(content)
-    hidden = ("out", "variant", "data")  # where files were on the machine says nothing
+    # where files were on the machine says nothing, nor which part of a benchmark was run
+    hidden = ("out", "variant", "data", "benchmark", "only", "every", "patience")
     said = [f"{key} {value}" for key, value in flat.items() if value and key not in hidden]
     return f"Conditions: {'; '.join(said)}." if said else ""
 
@@ -110,7 +184,7 @@ def performance(folder=RESULTS):
         plain = name.replace("_", " ").replace("-", " ").capitalize()
         title = TITLES.get(name, result.get("title", plain))
         if rows:
-            heading = [title, "-" * len(title), "", table(rows)]
+            heading = [title, "-" * len(title), "", *note(name), table(rows)]
             parts += [*heading, ".. rst-class:: conditions", "", conditions(result), ""]
     return "\n".join(parts) or "No measurement is stored yet."
 
@@ -164,21 +238,29 @@ def paper(folder=RESULTS / "paper"):
     return "\n".join(parts) or "No result is stored yet."
 
 
+def _before(result):  # -> epochs and CPU seconds of the runs that one started from
+    epochs = seconds = 0
+    while result := result.get("start"):
+        epochs, seconds = epochs + result["epoch"], seconds + result["cpu_seconds"]
+    return epochs, seconds
+
+
 def _denoiser(result):  # -> one row of text
     options, one, all_grids = (result.get(k, {}) for k in ("options", "one grid", "all grids"))
     method = options["gradient"] + (", hard" if options["shrinkage"] == "hard" else "")
-    learned = options["learn_threshold"] is not None
-    before = result.get("start") or {"epoch": 0, "cpu_seconds": 0}
+    learned = LEARNED.get(options["learn_threshold"])
+    epochs_before, seconds_before = _before(result)
     size = options["atom_size"]
     row = {
         "method": method + (", separate atoms" if options["separate_atoms"] else ""),
-        "threshold": "learned" if learned else text(options["alpha"]),
+        "threshold": learned or text(options["alpha"]),
         "atoms": f"{options['n_components']} of {size} x {size} every {options['stride']}",
         "start": "cosines" if options.get("dict_init") == "dct" else "random",
+        "grids": text(options["n_train_shifts"]) if options["n_train_shifts"] > 1 else "",
         "rate": text(options["learning_rate"]),
         "parameters": text(result["n_parameters"]),
-        "epochs": text(result["epochs"] + before["epoch"]),
-        "CPU minutes": f"{(result['training_cpu_seconds'] + before['cpu_seconds']) / 60:.1f}",
+        "epochs": text(result["epochs"] + epochs_before),
+        "CPU minutes": f"{(result['training_cpu_seconds'] + seconds_before) / 60:.1f}",
     }
     scores = {
         "whole, one grid": one.get("whole"),
@@ -195,7 +277,8 @@ def denoising(folder=RESULTS / "denoise"):
     results = sorted(read(folder).items(), key=lambda pair: -pair[1]["one grid"]["whole"])
     for name, result in results:
         row = _denoiser(result)
-        kind = 1 if name.startswith("sweep-") else 2 if row["threshold"] == "learned" else 0
+        past = row["threshold"] in LEARNED.values()
+        kind = 1 if name.startswith("sweep-") else 2 if past else 0
         list(tables.values())[kind].append(row)
     parts = []
     for title, rows in tables.items():
