@@ -55,9 +55,9 @@ NOTES = {
     "recovery": "Updates and seconds until the relative error of the atoms is below the number. "
     "Training starts at the true atoms with Gaussian noise of the given deviation in each entry. "
     "Rows are the thresholding, the gradient and the optimiser.",
-    "samples": "Everybody starts from the same samples as atoms, with the same penalty, batches and "
-    "number of passes. An atom of the truth is found if a learned one has a coherence above 0.95 "
-    "with it; the relative error is that of the matched dictionary. Means over the problems.",
+    "samples": "Everybody starts from the same samples as atoms, with the same penalty, batches "
+    "and number of passes. An atom of the truth is found if a learned one has a coherence above "
+    "0.95 with it; the relative error is that of the matched dictionary. Means over the problems.",
     "scale": "One size varies over two decades, the others stay at the base: time and memory grow "
     "like the size to the power given, fitted through all sizes and through the larger ones, "
     "where the fixed cost of an update matters less. n is the number of samples in an update, m "
