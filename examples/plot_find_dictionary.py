@@ -32,7 +32,6 @@ def learn(name, learner):
     seconds = time.perf_counter() - start
     error = dictionary_error(learner.components_, truth, match=True)
     print(f"{name:26s} error {error:.3f} after {seconds:.1f} s")
-    return learner
 
 
 first = PUDLEDictionaryLearning(
@@ -40,7 +39,8 @@ first = PUDLEDictionaryLearning(
 )
 learn("dec from samples", first)
 then = dict(dict_init=first, optimizer="surrogate", max_iter=10)
-second = learn("then ae-ls", PUDLEDictionaryLearning(60, **common | then))
+second = PUDLEDictionaryLearning(60, **common | then)
+learn("then ae-ls", second)
 hard = dict(shrinkage="hard", alpha=0.1, n_unfoldings=50)
 learn("or then hard thresholding", PUDLEDictionaryLearning(60, **common | then | hard))
 alone = PUDLEDictionaryLearning(60, optimizer="surrogate", max_iter=10, **common)
