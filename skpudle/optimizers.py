@@ -56,7 +56,7 @@ class GradientOptimizer:
     def __init__(
         self, atoms, optimizer_class, project, *, learning_rate, gradient_unit=1.0, **params
     ):
-        self.atoms = torch.nn.Parameter(_row_major(project(atoms)))
+        self.atoms = torch.nn.Parameter(_row_major(project(atoms.contiguous())))
         self._project, self._gradient_unit = project, gradient_unit
         self._optimizer = optimizer_class([self.atoms], lr=learning_rate, **params)
         self._initial_state = self.state()  # empty, but for those that do not wait for a step
@@ -135,7 +135,7 @@ class SurrogateOptimizer:
                 f"forgetting={forgetting!r} and anchor={anchor!r} must not be negative, and "
                 f"n_inner={n_inner!r} must be a positive integer"
             )
-        self.atoms = torch.nn.Parameter(_row_major(project(atoms)))
+        self.atoms = torch.nn.Parameter(_row_major(project(atoms.contiguous())))
         self._project, self._forgetting, self._anchor = project, forgetting, anchor
         self._n_inner = n_inner
         self._curvature = self._pull = None
