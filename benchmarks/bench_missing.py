@@ -15,7 +15,7 @@ import numpy as np
 from common import circumstances, write_report
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle._arrays import check_rows, split_missing, to_tensor
+from skpudle._data.arrays import check_rows, split_missing, to_tensor
 from skpudle.datasets import load_image_patches
 
 SHAPES = {"8 x 8 patches, 128 atoms": (8, 128), "16 x 16 patches, 512 atoms": (16, 512)}

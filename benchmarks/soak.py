@@ -34,7 +34,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 from skpudle import Checkpoint, PUDLEDictionaryLearning, data_parallel
-from skpudle.checkpoint import _MARK, read_checkpoint
+from skpudle._training.checkpoint import _MARK, read_checkpoint
 
 warnings.simplefilter("ignore", ConvergenceWarning)
 

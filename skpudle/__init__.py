@@ -1,12 +1,12 @@
 """Dictionary learning by backpropagation through unfolded sparse encoders."""
 
-from skpudle.checkpoint import Checkpoint
-from skpudle.convolutional import ConvPUDLEDictionaryLearning
-from skpudle.dictionary_learning import PUDLEDictionaryLearning
-from skpudle.distributed import data_parallel
-from skpudle.noodl import NOODLDictionaryLearning
+from skpudle._learners.convolutional import ConvPUDLEDictionaryLearning
+from skpudle._learners.noodl import NOODLDictionaryLearning
+from skpudle._learners.pudle import PUDLEDictionaryLearning
+from skpudle._learners.sporco import SporcoDictionaryLearning
+from skpudle._training.checkpoint import Checkpoint
+from skpudle._training.team import data_parallel
 from skpudle.reporting import report
-from skpudle.sporco import SporcoDictionaryLearning
 
 __all__ = [
     "Checkpoint",

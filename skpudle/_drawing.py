@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from skpudle._arrays import to_numpy, to_tensor
+from skpudle._data.arrays import to_numpy, to_tensor
 
 __all__ = ["as_images", "axes_to_draw_on", "new_figure", "shape_of_images", "signed_codes"]
 

@@ -15,7 +15,7 @@ from sklearn.datasets import load_sample_images
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.random import sample_without_replacement
 
-from skpudle._images import as_fractions
+from skpudle._data.images import as_fractions
 
 __all__ = [
     "extract_patches",

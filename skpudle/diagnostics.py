@@ -27,7 +27,7 @@ import torch
 from sklearn.base import clone
 from sklearn.utils import Bunch
 
-from skpudle._arrays import check_rows, host_array, make_generator, to_numpy, to_tensor
+from skpudle._data.arrays import check_rows, host_array, make_generator, to_numpy, to_tensor
 from skpudle.encoding import default_step, encode, threshold_levels, unfold
 from skpudle.gradients import GRADIENT_RULES
 from skpudle.lasso import solve_lasso

@@ -8,9 +8,9 @@ fractions of their largest value, as for convolutional learners: of 255 for uint
 import numpy as np
 import torch
 
-from skpudle._arrays import like_input
-from skpudle._images import extend, read_images
-from skpudle._phases import Phases
+from skpudle._data.arrays import like_input
+from skpudle._data.images import extend, read_images
+from skpudle.operators import Phases
 
 __all__ = ["denoise_patches", "extract", "psnr", "reconstruct", "ssim"]
 

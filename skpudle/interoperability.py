@@ -5,94 +5,12 @@ to be imported: ``components_`` or ``dictionary`` with atoms as rows, or ``getdi
 columns.
 """
 
-import numpy as np
-import torch
 from sklearn.decomposition import SparseCoder
-from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
-from skpudle._arrays import to_numpy, to_tensor
+from skpudle._data.foreign import dictionary_of
 
-__all__ = ["dictionary_of", "given_atoms", "make_sparse_coder"]
-
-
-def dictionary_of(source):
-    """Return the atoms of a fitted learner, or what is given if it is an array.
-
-    Parameters
-    ----------
-    source : estimator, SPORCO learner, array-like or Tensor
-        A fitted learner of this package or of scikit-learn (with ``components_``), a
-        `~sklearn.decomposition.SparseCoder`, a learner of SPORCO (with ``getdict``), or atoms.
-
-    Returns
-    -------
-    array-like of shape (n_components, n_features)
-        Atoms as rows.
-
-    Raises
-    ------
-    ValueError
-        If a learner is not fitted; clones, such as those of a grid search, are not.
-    """
-    if isinstance(source, torch.Tensor):
-        return to_numpy(source)
-    if hasattr(source, "getdict"):
-        atoms = np.asarray(source.getdict())
-        return (np.squeeze(atoms) if atoms.ndim > 2 else atoms).T
-    if hasattr(source, "components_"):
-        return source.components_
-    if isinstance(source, SparseCoder):
-        return source.dictionary
-    if hasattr(source, "fit"):
-        raise ValueError(
-            f"dict_init is a {type(source).__name__} without atoms: it learns none or is not "
-            "fitted. `clone`, and with it GridSearchCV and cross_validate, forgets what a "
-            "parameter was fitted to: pass its components_, or wrap it in "
-            "sklearn.frozen.FrozenEstimator."
-        )
-    return source
-
-
-def given_atoms(dict_init, n_components, x):
-    """Return an initial dictionary that somebody gives, checked.
-
-    Parameters
-    ----------
-    dict_init : array-like or learner
-        Atoms as rows, or what `dictionary_of` takes.
-    n_components : int or None
-        How many there have to be; None: as many as there are.
-    x : Tensor of shape (n_samples, n_features)
-        The data.
-
-    Returns
-    -------
-    Tensor of shape (n_components, n_features)
-        Atoms of any norm, of the dtype and on the device of ``x``.
-
-    Raises
-    ------
-    ValueError
-        If the shape is wrong, or an atom is zero or not finite.
-    """
-    options = {"dtype": np.float64, "ensure_all_finite": False, "input_name": "dict_init"}
-    atoms = check_array(dictionary_of(dict_init), **options)
-    if n_components is None:
-        n_components = len(atoms)
-    if atoms.shape != (n_components, x.shape[1]):
-        raise ValueError(
-            f"dict_init has shape {atoms.shape}, expected (n_components, n_features) = "
-            f"{(n_components, x.shape[1])}: one atom per row."
-        )
-    atoms = to_tensor(atoms, x.device).to(x.dtype)
-    bad = ~torch.isfinite(atoms).all(1) | (atoms == 0).all(1)
-    if bad.any():
-        raise ValueError(
-            f"dict_init has zero or non-finite atoms, in rows {bad.nonzero()[:, 0].tolist()}; drop "
-            "these rows or replace them, for example by samples."
-        )
-    return atoms
+__all__ = ["dictionary_of", "make_sparse_coder"]
 
 
 def thresholds_hard(learner):

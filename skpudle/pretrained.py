@@ -5,7 +5,7 @@ from importlib import resources
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from skpudle.convolutional import ConvPUDLEDictionaryLearning
+from skpudle._learners.convolutional import ConvPUDLEDictionaryLearning
 
 __all__ = ["load_denoiser", "save_denoiser"]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from skpudle._arrays import check_rows, to_numpy, to_tensor
+from skpudle._data.arrays import check_rows, to_numpy, to_tensor
+from skpudle._data.images import read_images
 from skpudle._drawing import as_images, new_figure, shape_of_images, signed_codes
-from skpudle._images import read_images
 from skpudle.plotting import AtomsDisplay, CodesDisplay, LossCurveDisplay
 
 __all__ = ["Report", "report"]

@@ -8,10 +8,10 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from skpudle._planning import Planner
-from skpudle._runs import Run
-from skpudle._steps import Steps
 from skpudle.encoding import default_step, threshold_levels, unfold
+from skpudle.encoding._plan import Planner
+from skpudle.encoding._runs import Run
+from skpudle.encoding._steps import Steps
 from skpudle.operators import DenseDictionary
 
 CASES = st.fixed_dictionaries(

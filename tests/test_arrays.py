@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from skpudle._arrays import (
+from skpudle._data.arrays import (
     check_rows,
     host_array,
     like_input,

@@ -14,8 +14,8 @@ from skpudle import (
     NOODLDictionaryLearning,
     PUDLEDictionaryLearning,
     SporcoDictionaryLearning,
-    _notices,
 )
+from skpudle._learners import notices
 from skpudle.datasets import make_dictionary_data
 from skpudle.metrics import reconstruction_r2_scorer
 
@@ -115,9 +115,9 @@ def test_a_callback_can_stop_any_training(learner, X):
 
 def test_the_rate_of_progress_counts_the_updates_of_this_process(capsys, monkeypatch):
     """Those that a checkpoint remembers took none of its time."""
-    monkeypatch.setattr(_notices.time, "perf_counter", lambda: 25.0)
+    monkeypatch.setattr(notices.time, "perf_counter", lambda: 25.0)
     trainer = SimpleNamespace(n_steps=1100, loss_curve=[0.5])
-    _notices.print_progress(trainer, 3, 2000, 5.0, 1000)
+    notices.print_progress(trainer, 3, 2000, 5.0, 1000)
     assert "  5 updates/s  at most 180 s left" in capsys.readouterr().out
-    _notices.print_progress(trainer, 3, 2000, 5.0, 1100)  # an epoch that had ended before
+    notices.print_progress(trainer, 3, 2000, 5.0, 1100)  # an epoch that had ended before
     assert "0.05 updates/s" in capsys.readouterr().out

@@ -22,9 +22,8 @@ from skpudle import (
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
     PUDLEDictionaryLearning,
-    checkpoint,
 )
-from skpudle._training import Trainer
+from skpudle._training.loop import Trainer
 from skpudle.checkpoint import read_checkpoint, write_checkpoint
 from skpudle.optimizers import GradientOptimizer
 
@@ -383,7 +382,7 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_checkpoint(path, {"n": 2})
     assert read_checkpoint(path) == {"n": 1}
@@ -493,7 +492,7 @@ def test_a_killed_process_goes_on_with_the_same_bits(tmp_path):
             import os, signal, sys
             import numpy as np
             from skpudle import Checkpoint, PUDLEDictionaryLearning
-            from skpudle._training import Trainer
+            from skpudle._training.loop import Trainer
 
             update = Trainer._update
 

@@ -13,12 +13,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from test_conv_encoding import torch_encode
 
-from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning, _images
-from skpudle._conv_network import ConvNetwork, ConvParameters, RowLayout, all_shifts
-from skpudle._conv_training import initial_kernels
-from skpudle._denoising import denoise_images
-from skpudle._images import read_images
-from skpudle._training import Interrupted, Trainer
+from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle._data import images as image_module
+from skpudle._data.images import read_images
+from skpudle._data.training_images import initial_kernels
+from skpudle._learners.denoising import denoise_images
+from skpudle._learners.network import ConvNetwork, ConvParameters, RowLayout, all_shifts
+from skpudle._training.loop import Interrupted, Trainer
 from skpudle.gradients import GRADIENT_RULES
 from skpudle.operators import ConvDictionary
 
@@ -215,7 +216,7 @@ def test_the_largest_value_of_any_unsigned_integer_is_one(n_bits, container):
 
 def test_images_on_a_device_are_not_brought_to_the_host(monkeypatch):
     """The device "meta" has no values: what it holds cannot be copied from it, nor checked."""
-    monkeypatch.setattr(_images, "check_rows", lambda X, estimator: X)
+    monkeypatch.setattr(image_module, "check_rows", lambda X, estimator: X)
     images = torch.empty(2, 6, 7, 3, device="meta")
     assert read_images(images, 2, device="meta").tensors[0].shape == (2, 3, 6, 7)
     assert len(read_images(list(images), 2, device="meta").tensors) == 2

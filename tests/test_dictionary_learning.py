@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from torch.utils.data import TensorDataset
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle._base import BaseDictionaryLearner
+from skpudle._learners.base import BaseDictionaryLearner
 from skpudle.encoding import default_step, encode
 from skpudle.operators import DenseDictionary
 from skpudle.shrinkage import SHRINKAGES
@@ -373,7 +373,7 @@ def decays(monkeypatch):
         collected.append(lambda_decay)
         return encode(*args, lambda_decay=lambda_decay, **kwargs)
 
-    monkeypatch.setattr("skpudle.dictionary_learning.encode", spy)
+    monkeypatch.setattr("skpudle._learners.pudle.encode", spy)
     return collected
 
 
@@ -442,7 +442,7 @@ def test_warnings_point_at_the_line_that_called_fit(X):
 def test_training_has_a_hundred_epochs_unless_they_are_dear(monkeypatch, X):
     few = dict(n_unfoldings=1, max_iter="auto", batch_size=1)
     assert make(**few).fit(X).n_iter_ == 100
-    monkeypatch.setattr("skpudle.dictionary_learning._AUTO_OPERATIONS", 0)
+    monkeypatch.setattr("skpudle._learners.pudle._AUTO_OPERATIONS", 0)
     learner = make(**few, lambda_decay=(1.0, 0.5)).fit(X)
     assert (learner.n_steps_, learner.n_iter_) == (200, -(-200 // len(X)))
     assert learner.lambda_decay_ == 0.5  # the last of ten stages

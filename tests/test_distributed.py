@@ -180,7 +180,7 @@ def test_the_death_of_a_process_ends_the_others_and_leaves_the_checkpoint(tmp_pa
             import os, signal, sys
             import numpy as np
             from skpudle import Checkpoint, PUDLEDictionaryLearning, data_parallel
-            from skpudle._training import Trainer
+            from skpudle._training.loop import Trainer
 
             update = Trainer._update
 

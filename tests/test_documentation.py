@@ -15,12 +15,10 @@ import skpudle
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.rst"), *DOCS.glob("guide/*.rst")])
-# Learners are public in the package itself, the modules that define them are not.
-HOMES = {"dictionary_learning", "noodl", "sporco"}
 MODULES = sorted(
     path.stem
-    for path in (ROOT / "skpudle").glob("*.py")
-    if not path.stem.startswith("_") and path.stem not in HOMES
+    for path in (ROOT / "skpudle").iterdir()
+    if (path.suffix == ".py" or path.is_dir()) and not path.stem.startswith("_")
 )
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_encoding import make_mask, make_problem, naive_encode, normal
 
-from skpudle._training import Batch
+from skpudle._data.batches import Batch
 from skpudle.encoding import default_step, encode
 from skpudle.gradients import GRADIENT_RULES, differentiate
 from skpudle.operators import DenseDictionary

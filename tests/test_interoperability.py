@@ -207,7 +207,7 @@ def test_the_html_of_an_estimator_touches_no_device(X, monkeypatch):
         raise AssertionError("a device was touched")
 
     for name in ("resolve_device", "to_tensor"):
-        monkeypatch.setattr(f"skpudle._transformer.{name}", touch)
+        monkeypatch.setattr(f"skpudle._learners.coder.{name}", touch)
     page = learner._repr_html_()
     assert "components_" in page
 

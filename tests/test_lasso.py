@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Lasso
 
-from skpudle import lasso
 from skpudle.lasso import (
     GapWarning,
     converged_codes,
@@ -18,6 +17,7 @@ from skpudle.lasso import (
     solve_lasso,
     warn_about_gaps,
 )
+from skpudle.lasso import _solve as lasso
 from skpudle.operators import DenseDictionary
 
 try:

@@ -6,7 +6,7 @@ import torch
 from sklearn.base import clone
 
 from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning, SporcoDictionaryLearning
-from skpudle._arrays import split_missing
+from skpudle._data.arrays import split_missing
 from skpudle.datasets import make_dictionary_data
 from skpudle.encoding import encode
 from skpudle.operators import DenseDictionary

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skpudle._normal_maps import GramMap, NormalMap
+from skpudle.encoding._normal_maps import GramMap, NormalMap, normal_map
 from skpudle.operators import (
     ConvDictionary,
     DenseDictionary,
@@ -99,24 +99,24 @@ def test_steps_of_an_operator_are_those_of_its_three_methods(problem, masked, ad
     mask = (normal(generator, *x.shape) > -0.5).double() if masked else None
     options = dict(mask=mask, adjoint=adjoint)
     maps = (
-        dictionary.normal_map(x, step, n_steps=3, **options),
+        normal_map(dictionary, x, step, n_steps=3, **options),
         NormalMap(dictionary, x, step, **options),
     )
     codes = [None, z, 2 * z]
 
-    def inside(normal_map, code):
-        return None if code is None else normal_map.enter(code)
+    def inside(one_map, code):
+        return None if code is None else one_map.enter(code)
 
     for code in codes:
         torch.testing.assert_close(*(m.leave(m.push(inside(m, code))) for m in maps))
     if adjoint:
-        adjoints = [normal_map.adjoint() for normal_map in maps]
+        adjoints = [one_map.adjoint() for one_map in maps]
         for code in reversed(codes):
             u = normal(generator, *z.shape)
             pulled = [m.pull(inside(m, u), inside(m, code)) for m in adjoints]
             if code is not None:  # before zero codes there is nothing to pull back to
                 torch.testing.assert_close(*(m.leave(p) for m, p in zip(adjoints, pulled)))
-        for pair in zip(*(normal_map.gradients() for normal_map in adjoints), strict=True):
+        for pair in zip(*(one_map.gradients() for one_map in adjoints), strict=True):
             torch.testing.assert_close(*pair)
 
 
@@ -243,14 +243,14 @@ def test_gram_matrix_is_used_where_it_saves_operations(generator):
         dictionary = DenseDictionary(normal(generator, n_components, 30))
         for n_steps in (1, 2, 100):
             saved = (4 * 30 * n_components - 2 * n_components**2) * 50 * n_steps
-            gram = isinstance(dictionary.normal_map(x, 0.1, n_steps=n_steps), GramMap)
+            gram = isinstance(normal_map(dictionary, x, 0.1, n_steps=n_steps), GramMap)
             assert gram == (saved > 2 * 30 * n_components**2)
 
 
 def test_masked_data_never_use_the_gram_matrix(generator):
     x, dictionary = normal(generator, 50, 30), DenseDictionary(normal(generator, 3, 30))
-    assert isinstance(dictionary.normal_map(x, 0.1, n_steps=100), GramMap)
-    masked = dictionary.normal_map(x, 0.1, n_steps=100, mask=torch.ones_like(x))
+    assert isinstance(normal_map(dictionary, x, 0.1, n_steps=100), GramMap)
+    masked = normal_map(dictionary, x, 0.1, n_steps=100, mask=torch.ones_like(x))
     assert type(masked) is NormalMap
 
 
@@ -265,7 +265,7 @@ def test_both_normal_maps_are_one_map(n_samples, generator):
     for z in codes:
         pushed = [normal_map.push(z) for normal_map in maps]
         torch.testing.assert_close(*pushed, rtol=0, atol=1e-12)
-    adjoints = [normal_map.adjoint() for normal_map in maps]
+    adjoints = [one_map.adjoint() for one_map in maps]
     for z in reversed(codes):
         u = normal(generator, n_samples, 6)
         gram, direct = (adjoint.pull(u, z) for adjoint in adjoints)

@@ -5,7 +5,6 @@ where it is used; nothing touches a global random state.
 """
 
 import ast
-import itertools
 import re
 import sys
 import tomllib
@@ -16,66 +15,24 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "skpudle"
 
-# From low to high: a module imports only from modules before it. Place new ones here.
-TENSOR_LAYERS = [  # torch and not scikit-learn: tensors in, tensors out
-    "_precision",
-    "shrinkage",
-    "_phases",
-    "_steps",
-    "_normal_maps",
-    "operators",
-    "_runs",
-    "_planning",
-    "active_set",
-    "_lasso_batched",
-    "_lasso_compiled",
-    "lasso",
-    "encoding",
-    "gradients",
-    "optimizers",
-    "pairwise",
-    "initialization",
-    "_stopping",
-    "_training",
-    "_conv_network",
-    "_crops",
-]
-LAYERS = [
-    *TENSOR_LAYERS,
-    "_arrays",
-    "_interrupts",
-    "_sources",
-    "distributed",
-    "interoperability",
-    "checkpoint",
-    "_images",
-    "datasets",
-    "_code_metrics",
-    "metrics",
-    "_notices",
-    "_transformer",
-    "_base",
-    "dictionary_learning",
-    "noodl",
-    "images",
-    "_conv_training",
-    "_denoising",
-    "_conv_base",
-    "convolutional",
-    "pretrained",
-    "sporco",
-    "diagnostics",
-    "_drawing",
-    "_curves",
-    "plotting",
-    "reporting",
-    "__init__",
-]
+# From low to high: imports go down from group to group. A new entry of the package belongs to one.
+GROUPS = {
+    # torch and not scikit-learn: tensors in, tensors out
+    "mathematics": ["_precision", "shrinkage", "operators", "lasso", "encoding", "gradients",
+                    "optimizers", "initialization"],
+    "boundary": ["_data", "interoperability"],
+    "training": ["_training", "checkpoint"],
+    "learners": ["_learners"],
+    "results": ["datasets", "metrics", "images", "pretrained", "diagnostics", "_drawing",
+                "plotting", "reporting", "__init__"],
+}  # fmt: skip
+ORDER = [entry for entries in GROUPS.values() for entry in entries]
 MAX_LINES = 420
+MAX_ENTRIES = 26
 
-# Only `_arrays` turns arrays into tensors and back ...
+# Only `_data.arrays` turns arrays into tensors and back ...
 CONVERSIONS = {"torch.from_numpy", "torch.from_dlpack", "torch.utils.dlpack.from_dlpack"}
-# ... while these two may also meet a list or a tensor, which is all the tensor layers see.
+# ... while these two may also meet a list or a tensor, which is all the mathematics sees.
 CONVERSIONS_OF_ANYTHING = {"torch.as_tensor", "torch.asarray"}
 
 GLOBAL_STATE = {
@@ -110,9 +67,18 @@ def parse(path):
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
-def layer(path):
-    """Return the dotted name of a module inside the package, as it stands in LAYERS."""
-    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+def module(path):
+    """Return the dotted name of a module inside the package: ``operators._dense``."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+
+
+def entry(name):
+    """Return what of the top of the package a dotted name of a module belongs to."""
+    return name.partition(".")[0]
+
+
+MODULES = {module(path) for path in PACKAGE.rglob("*.py")}
 
 
 def outside_functions(node):
@@ -137,14 +103,14 @@ def top_level(names):
     return {name.partition(".")[0] for name in names}
 
 
-def imported_layers(tree):
-    """Yield the layers that a module imports; a name of the package itself is ``__init__``."""
+def imported_modules(tree):
+    """Yield the modules of the package that a module imports, or imports names from."""
     for name in imported(ast.walk(tree)):
         package, _, rest = name.partition(".")
         if package == "skpudle":
             parts = rest.split(".") if rest else []
             prefixes = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
-            yield next((prefix for prefix in prefixes if prefix in LAYERS), "__init__")
+            yield next((prefix for prefix in prefixes if prefix in MODULES), "__init__")
 
 
 def dotted(node):
@@ -184,39 +150,59 @@ def public_names(tree):
     return None
 
 
-@pytest.mark.parametrize("path", files(PACKAGE))
-def test_module_has_a_layer(path):
-    assert layer(path) in LAYERS, (
-        f"{path.name} has no place among the layers: add it to LAYERS in {Path(__file__).name}, "
-        "above all that it imports."
-    )
+def test_the_top_of_the_package_is_an_overview():
+    entries = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    entries -= {"__pycache__"}
+    assert entries == set(ORDER), "Every entry of the package belongs to one group of GROUPS."
+    assert len([path for path in PACKAGE.iterdir() if path.name != "__pycache__"]) <= MAX_ENTRIES
+
+
+def test_what_has_no_underscore_is_what_is_documented():
+    """At the top of the package no underscore means API, and docs/api.rst lists exactly that."""
+    listed = re.findall(r"^   (\w+)\.\w+", (ROOT / "docs/api.rst").read_text("utf-8"), re.MULTILINE)
+    assert set(listed) == {name for name in ORDER if not name.startswith("_")}
 
 
 @pytest.mark.parametrize("path", files(PACKAGE))
 def test_imports_go_down_only(path):
-    below = set(itertools.takewhile(lambda name: name != layer(path), LAYERS))
-    upward = set(imported_layers(parse(path))) - below
+    here = entry(module(path))
+    below = ORDER[: ORDER.index(here)]
+    upward = {name for name in imported_modules(parse(path)) if entry(name) not in [*below, here]}
     assert not upward, f"{path.name} imports from its own height or above: {sorted(upward)}."
 
 
 @pytest.mark.parametrize("path", files(PACKAGE))
-def test_tensor_layers_do_not_know_scikit_learn(path):
-    if layer(path) in TENSOR_LAYERS:
+def test_underscored_names_are_nobody_elses_business(path):
+    """Of a folder others see its door alone, and of a module what has no underscore."""
+    here, tree = module(path), parse(path)
+    private = [
+        name
+        for name in imported(ast.walk(tree))
+        if name.startswith("skpudle.")
+        and any(part.startswith("_") for part in name.split(".")[2:])
+        and not (name.split(".")[1] == entry(here) and not name.split(".")[-1].startswith("_"))
+    ]
+    assert not private, f"{path.name} imports what is private elsewhere: {private}."
+
+
+@pytest.mark.parametrize("path", files(PACKAGE))
+def test_the_mathematics_does_not_know_scikit_learn(path):
+    if entry(module(path)) in GROUPS["mathematics"]:
         assert "sklearn" not in top_level(imported(ast.walk(parse(path))))
 
 
 @pytest.mark.parametrize("path", files(PACKAGE))
 def test_arrays_and_tensors_meet_in_one_module(path):
-    tree = parse(path)
-    if layer(path) == "_arrays":
+    tree, here = parse(path), module(path)
+    if here == "_data.arrays":
         return
     forbidden = set(CONVERSIONS)
-    if layer(path) not in TENSOR_LAYERS:
+    if entry(here) not in GROUPS["mathematics"]:
         forbidden |= CONVERSIONS_OF_ANYTHING
     found = {name: line for name, line in uses(tree).items() if name in forbidden}
-    assert not found, f"Convert in _arrays.py, not in {path.name}: {found}."
+    assert not found, f"Convert in _data/arrays.py, not in {path.name}: {found}."
     lines = calls_numpy_method(tree)
-    assert not lines, f"Convert in _arrays.py, not in {path.name}, lines {lines}."
+    assert not lines, f"Convert in _data/arrays.py, not in {path.name}, lines {lines}."
 
 
 @pytest.mark.parametrize("path", files(PACKAGE))
@@ -245,7 +231,10 @@ def test_module_is_small(path):
 def test_module_says_what_it_is_and_what_is_public(path):
     tree = parse(path)
     assert ast.get_docstring(tree), f"{path.name} has no docstring."
-    if path.stem == "__init__" or not path.stem.startswith("_"):
+    is_door = (path.stem == "__init__" and not entry(module(path)).startswith("_")) or (
+        path.stem != "__init__" and not path.stem.startswith("_")
+    )
+    if is_door:
         names = public_names(tree)
         assert names, f"{path.name} has no __all__."
         assert len(set(names)) == len(names)

@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from skpudle import (
     ConvPUDLEDictionaryLearning,
     PUDLEDictionaryLearning,
-    _sources,
-    _transformer,
 )
-from skpudle._sources import MappedRows, Reader, open_source
+from skpudle._data import sources
+from skpudle._data.sources import MappedRows, Reader, open_source
+from skpudle._learners import coder
 
 CPU = torch.device("cpu")
 
@@ -69,9 +69,9 @@ def memory_map(X, tmp_path):
 @pytest.fixture
 def small_windows(monkeypatch):
     """Maps of 70 rows are large: blocks of 4 rows, windows of 5 blocks."""
-    monkeypatch.setattr(_sources, "_IN_MEMORY_BYTES", 0)
-    monkeypatch.setattr(_sources, "_BLOCK_BYTES", 4 * 8 * 6)
-    monkeypatch.setattr(_sources, "_WINDOW_BYTES", 20 * 8 * 6)
+    monkeypatch.setattr(sources, "_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(sources, "_BLOCK_BYTES", 4 * 8 * 6)
+    monkeypatch.setattr(sources, "_WINDOW_BYTES", 20 * 8 * 6)
 
 
 def make_learner(**params):
@@ -157,7 +157,7 @@ def test_the_default_device_of_torch_does_not_matter(wrap, X):
 
 def test_a_batch_that_is_on_the_device_stays_there(monkeypatch):
     """What the device "meta" holds has no values, and could not be copied to the host."""
-    monkeypatch.setattr(_sources, "check_rows", lambda X, allow_nan: X)
+    monkeypatch.setattr(sources, "check_rows", lambda X, allow_nan: X)
     reader = Reader(torch.device("meta"), allow_nan=False)
     assert reader(torch.empty(3, 4, device="meta"), "batch 0").device.type == "meta"
     assert reader(torch.empty(3, 4), "batch 1").device.type == "cpu"
@@ -237,7 +237,7 @@ def test_a_map_of_integers_becomes_floats(tmp_path, small_windows):
 
 
 def test_the_head_of_a_map_covers_all_of_it(memory_map, small_windows, monkeypatch):
-    monkeypatch.setattr(_sources, "_HEAD_ROWS", 12)
+    monkeypatch.setattr(sources, "_HEAD_ROWS", 12)
     source = MappedRows(memory_map, Reader(CPU, allow_nan=False))
     head = source.head(8)
     assert_array_equal(head, np.concatenate([memory_map[a : a + 4] for a in (0, 33, 66)]))
@@ -322,7 +322,7 @@ def test_rows_go_to_the_device_chunk_by_chunk(X, monkeypatch):
     """All of them may be too many for it: "meta" stands for a GPU without memory."""
     learner = make_learner().fit(X)
     monkeypatch.setattr(learner, "_transform_device", lambda X: torch.device("meta"))
-    monkeypatch.setitem(_transformer._CHUNK, "meta", 30)
+    monkeypatch.setitem(coder._CHUNK, "meta", 30)
     x, mask, dictionary = learner._check_new_data(np.where(X > 1, np.nan, X))
     assert {x.device, mask.device} == {CPU}
     device = dictionary.atoms.device
@@ -341,7 +341,7 @@ def test_codes_of_a_stream_are_those_of_its_rows(stream, X):
 
 @pytest.mark.parametrize("split_sign", [False, True])
 def test_codes_go_into_a_memory_map_and_into_a_sparse_array(split_sign, X, tmp_path, monkeypatch):
-    monkeypatch.setattr(_transformer, "_PART", 16)
+    monkeypatch.setattr(coder, "_PART", 16)
     learner = make_learner(split_sign=split_sign).fit(X)
     expected = learner.transform(X)
     out = np.lib.format.open_memmap(

@@ -5,8 +5,9 @@ from functools import partial
 import pytest
 import torch
 
-from skpudle._stopping import Stopping
-from skpudle._training import Diverged, Rows, Trainer
+from skpudle._data.batches import Rows
+from skpudle._training.loop import Diverged, Trainer
+from skpudle._training.stopping import Stopping
 from skpudle.encoding import encode
 from skpudle.gradients import ae_ls
 from skpudle.operators import DenseDictionary, project_atoms

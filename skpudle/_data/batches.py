@@ -1,0 +1,94 @@
+"""Batches, and samples in memory as a source of them.
+
+A source of batches has a ``generator`` (or None) and three methods: ``plan()`` draws the order of
+an epoch, ``batches(plan, start)`` yields the epoch's batches from number ``start`` on, and
+``samples(keys)`` returns samples by the keys that came with their batches. ``n_batches`` is the
+number of batches of an epoch, None if only the end of an epoch tells.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Batch", "Rows", "count_batches", "once_only"]
+
+
+class Batch(NamedTuple):
+    """What one update sees; `keys` (n, ...) are what ``source.samples`` finds its samples by."""
+
+    keys: Tensor
+    x: Tensor
+    target: Tensor | None = None
+    mask: Tensor | None = None
+
+
+class Rows:
+    """Samples that fit into memory, batch by batch.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n_samples, n_features)
+        Data.
+    batch_size : int
+        Number of samples in a batch; the last one of an epoch may be smaller.
+    generator : torch.Generator, default=None
+        Shuffles every epoch; without it batches come in the order of the samples.
+    mask : Tensor of shape (n_samples, n_features), default=None
+        1 where data are known, 0 where they are missing.
+    """
+
+    n_judged = 1  # samples whose mean objective tells whether training has stalled
+
+    def __init__(self, x, batch_size, *, generator=None, mask=None):
+        self.x, self.batch_size, self.generator = x, min(batch_size, len(x)), generator
+        self.mask = mask
+
+    @property
+    def n_batches(self):
+        return -(-len(self.x) // self.batch_size)
+
+    def plan(self):
+        """Draw the order of the samples in an epoch; None is their own."""
+        if self.generator is None or self.batch_size == len(self.x):
+            return None
+        return torch.randperm(len(self.x), generator=self.generator, device="cpu").to(self.x.device)
+
+    def batches(self, plan, start=0):
+        """Yield the batches of an epoch."""
+        for first in range(start * self.batch_size, len(self.x), self.batch_size):
+            rows = slice(first, first + self.batch_size)
+            if plan is None:
+                keys = torch.arange(len(self.x), device=self.x.device)[rows]
+            else:
+                keys = rows = plan[rows]
+            mask = None if self.mask is None else self.mask[rows]
+            yield Batch(keys, self.x[rows], mask=mask)
+
+    def samples(self, keys):
+        """Return the samples at the given positions, in the shape of atoms."""
+        return self.x[keys]
+
+
+def once_only(what):
+    """Return the error for data that cannot be gone through again."""
+    return TypeError(
+        f"{what} can be iterated only once, but training takes many epochs. Pass an object whose "
+        "__iter__ starts anew each time, or call partial_fit for every batch."
+    )
+
+
+def count_batches(source):
+    """Return the number of batches of an epoch, going through one if need be.
+
+    Raises
+    ------
+    TypeError
+        If that yields none.
+    """
+    if source.n_batches is not None:
+        return source.n_batches
+    n_batches = sum(1 for _ in source.batches(source.plan()))
+    if not n_batches:
+        raise once_only("X yields no batches any more; it")
+    return n_batches

@@ -1,0 +1,119 @@
+"""Batches of image crops, with fresh noise for every update."""
+
+import torch
+
+from skpudle._data.batches import Batch
+
+__all__ = ["Crops"]
+
+# Random patches of an image, much of which may be black, until one is not zero.
+_N_TRIES = 8
+
+
+class Crops:
+    """Random crops of images, one of each image an epoch.
+
+    Parameters
+    ----------
+    images : list of Tensor of shape (n_channels, *size)
+        Images, each at least as large as a crop.
+    targets : list of Tensor or None
+        What to reconstruct, of the same sizes; by default the images without noise.
+    batch_size : int
+        Number of crops in a batch; the last one of an epoch may be smaller.
+    crop : tuple of int
+        Size of a crop.
+    atom : tuple of int
+        Size of the patches that may replace atoms.
+    margin : tuple of int, default=None
+        Pixels on either side of each axis that belong to the crop but not to its target.
+    noise_std : float, default=0.0
+        Standard deviation of Gaussian noise that is added to crops that are their own targets.
+    flip : bool, default=False
+        Whether crops are mirrored along random axes, and transposed where they are square.
+    shuffle : bool, default=True
+        Whether images come in a new order every epoch.
+    generator : torch.Generator
+        Random numbers.
+    """
+
+    n_judged = 256  # a few random crops say little about whether training has stalled
+
+    def __init__(
+        self,
+        images,
+        targets,
+        batch_size,
+        crop,
+        atom,
+        *,
+        margin=None,
+        noise_std=0.0,
+        flip=False,
+        shuffle=True,
+        generator,
+    ):
+        self.images, self.targets = images, targets
+        self.batch_size, self.crop, self.atom = min(batch_size, len(images)), crop, atom
+        self.margin = margin or (0,) * len(crop)
+        self.noise_std, self.flip, self.shuffle = noise_std, flip, shuffle
+        self.generator = generator
+
+    @property
+    def n_batches(self):
+        return -(-len(self.images) // self.batch_size)
+
+    def plan(self):
+        """Draw the order of the images in an epoch."""
+        if self.shuffle and self.batch_size < len(self.images):
+            return torch.randperm(len(self.images), generator=self.generator, device="cpu")
+        return torch.arange(len(self.images), device="cpu")
+
+    def batches(self, plan, start=0):
+        """Yield the batches of an epoch."""
+        for indices in plan.split(self.batch_size)[start:]:
+            yield self._batch(indices)
+
+    def samples(self, keys):
+        """Return a random patch of each of the given images, if possible one that is not zero."""
+        return torch.stack([self._patch(self.images[i]) for i in keys.tolist()])
+
+    def _batch(self, indices):
+        crops = []
+        for i in indices.tolist():
+            pair = [self.images[i]] if self.targets is None else [self.images[i], self.targets[i]]
+            crops.append(self._mirror(self._cut(pair, self.crop)))
+        x, *target = (torch.stack(images) for images in zip(*crops, strict=True))
+        target = target[0] if target else x
+        if self.noise_std and self.targets is None:
+            noise = torch.randn(x.shape, generator=self.generator, dtype=x.dtype, device="cpu")
+            x = x + self.noise_std * noise.to(x.device)
+        inside = (slice(m, n - m) for m, n in zip(self.margin, self.crop, strict=True))
+        return Batch(indices.to(x.device), x, target[(..., *inside)])
+
+    def _patch(self, image):
+        for _ in range(_N_TRIES):
+            (patch,) = self._cut([image], self.atom)
+            if patch.any():
+                break
+        return patch
+
+    def _draw(self, n):  # -> an integer below n
+        if n == 1:
+            return 0
+        return int(torch.randint(n, (), generator=self.generator, device="cpu"))
+
+    def _cut(self, images, size):
+        starts = [self._draw(n - k + 1) for n, k in zip(images[0].shape[1:], size, strict=True)]
+        inside = (..., *(slice(a, a + k) for a, k in zip(starts, size, strict=True)))
+        return [image[inside] for image in images]
+
+    def _mirror(self, images):
+        if not self.flip:
+            return images
+        n_axes = len(self.crop)
+        axes = [-1 - axis for axis in range(n_axes) if self._draw(2)]
+        images = [image.flip(axes) for image in images]
+        if n_axes == 2 and self.crop[0] == self.crop[1] and self._draw(2):
+            images = [image.mT for image in images]
+        return images

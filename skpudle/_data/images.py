@@ -1,0 +1,258 @@
+"""Images at the boundary: which inputs are images, rows or signals, and their way back.
+
+Inside, images are tensors with channels before the axes, (n, n_channels, *size). Outside, channels
+come last and may be missing, and a row is an image whose pixels are features.
+"""
+
+from dataclasses import dataclass, replace
+from math import prod
+from numbers import Integral
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skpudle._data.arrays import check_rows, like_input, to_tensor
+
+__all__ = [
+    "Images",
+    "as_fractions",
+    "check_sizes",
+    "cut_tiles",
+    "extend",
+    "read_images",
+    "read_targets",
+    "sizes",
+]
+
+_UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
+
+
+def sizes(value, n_axes):  # -> tuple, of n_axes integers if it was one
+    """Return what stands for a size along each axis."""
+    return (int(value),) * n_axes if isinstance(value, Integral) else tuple(value)
+
+
+def check_sizes(kernel, stride, image_shape):
+    """Raise ValueError if atoms, their distance and images of rows cannot be of these sizes."""
+
+    def positive(numbers):
+        return all(isinstance(n, Integral) and n >= 1 for n in numbers)
+
+    n_axes = len(kernel)
+    if n_axes not in (1, 2) or len(stride) != n_axes or not positive((*kernel, *stride)):
+        raise ValueError(
+            f"stride={stride!r} and atom_shape={kernel!r} do not belong together; pass positive "
+            "integers, one for each of one or two axes of an atom."
+        )
+    if image_shape is not None and not (
+        len(image_shape) - n_axes in (0, 1) and positive(image_shape)
+    ):
+        raise ValueError(
+            f"image_shape={image_shape!r} is no image for atom_shape={kernel!r}; pass {n_axes} "
+            "positive integers, and the number of channels after them if there is an axis of "
+            "channels."
+        )
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images that a user passed.
+
+    Attributes
+    ----------
+    tensors : list of Tensor of shape (n, n_channels, *size)
+        One tensor for an array, one with n = 1 for every image of a list.
+    kind : {"rows", "array", "list"}
+        What the user passed.
+    channel_axis : bool
+        Whether images came with an axis of channels.
+    source : object
+        The user's input, or an element of it, which results take after.
+    """
+
+    tensors: list[Tensor]
+    kind: str
+    channel_axis: bool
+    source: object
+
+    def __len__(self):
+        return sum(map(len, self.tensors))
+
+    @property
+    def n_channels(self):
+        """Number of channels."""
+        return self.tensors[0].shape[1]
+
+    @property
+    def dtype(self):
+        """Floating-point type."""
+        return self.tensors[0].dtype
+
+    def to(self, dtype):
+        """Return the same images in another floating-point type."""
+        return replace(self, tensors=[x.to(dtype) for x in self.tensors])
+
+    def singles(self):  # -> list of (n_channels, *size)
+        """Return the images one by one."""
+        return [image for images in self.tensors for image in images]
+
+    def hand_back(self, tensors, *, channels=None):
+        """Return results of the shape of images, in the kind of container that came in.
+
+        ``channels`` tells whether they have an axis of channels; by default as the images.
+        """
+        channels = self.channel_axis if channels is None else channels
+        results = [x.movedim(1, -1) if channels else x[:, 0] for x in tensors]
+        if self.kind == "list":
+            return [like_input(x[0], self.source) for x in results]
+        if self.kind == "rows":
+            results = [x.reshape(len(x), -1) for x in results]
+        return like_input(results[0], self.source)
+
+
+def _is_array(value):
+    return isinstance(value, np.ndarray | torch.Tensor) or hasattr(value, "__array__")
+
+
+def _n_dimensions(value):
+    """Return the number of dimensions of whatever may become an array."""
+    return value.ndim if isinstance(value, torch.Tensor) else np.asarray(value).ndim
+
+
+def as_fractions(X):
+    """Return unsigned integers as fractions of their largest value, in float32."""
+    if isinstance(X, torch.Tensor):
+        return X.to(torch.float32) / torch.iinfo(X.dtype).max if X.dtype in _UNSIGNED else X
+    X = np.asarray(X)
+    return (X / np.iinfo(X.dtype).max).astype(np.float32) if X.dtype.kind == "u" else X
+
+
+def _check_images(X, n_axes, device, estimator):  # (n, *size[, n_channels]) -> tensor, channel_axis
+    X = as_fractions(X)
+    shape = tuple(X.shape)
+    if len(shape) not in (n_axes + 1, n_axes + 2) or 0 in shape:
+        raise ValueError(
+            f"Images of {n_axes} axes are expected as an array of shape "
+            f"(n_images, {'height, width' if n_axes == 2 else 'length'}[, n_channels]), as a list "
+            f"of such images, or as rows; got an array of shape {shape}."
+        )
+    flat = check_rows(X.reshape(len(X), -1), estimator=estimator)
+    x = to_tensor(flat, device).reshape(shape)
+    channel_axis = len(shape) == n_axes + 2
+    return (x.movedim(-1, 1) if channel_axis else x[:, None]).contiguous(), channel_axis
+
+
+def read_images(X, n_axes, *, image_shape=None, device="cpu", estimator=None):
+    """Validate images and return them as tensors.
+
+    Parameters
+    ----------
+    X : array-like, Tensor or list of them
+        Two dimensions are rows of pixels, ``n_axes + 1`` or ``n_axes + 2`` are images with or
+        without an axis of channels; a list holds images of different sizes. Unsigned integers that
+        are not rows become fractions of their largest value.
+    n_axes : int
+        Number of axes of an image: 1 for signals, 2 for pictures.
+    image_shape : tuple of int, default=None
+        Shape of a row's image, with its channels last if it has any; by default the features are
+        one line.
+    device : torch.device or str, default="cpu"
+        Where to.
+    estimator : object, default=None
+        Named in error messages.
+
+    Returns
+    -------
+    Images
+        The images, in float32 or float64.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If there are no such images.
+    """
+    if isinstance(X, list | tuple) and not len(X):
+        raise ValueError("There are no images: expected at least one, got an empty list.")
+    if isinstance(X, list | tuple) and _is_array(X[0]) and (_n_dimensions(X[0]) >= n_axes):
+        read = [_check_images(as_fractions(image)[None], n_axes, device, estimator) for image in X]
+        tensors, channel_axes = zip(*read, strict=True)
+        channels = {(image.shape[1], axis) for image, axis in read}
+        if len(channels) > 1:
+            raise ValueError(
+                "All images of a list need the same number of channels, got "
+                f"{sorted({n for n, _ in channels})}, some with and some without an axis of them."
+            )
+        dtype = torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
+        tensors = [x.to(dtype) for x in tensors]
+        return Images(tensors, "list", channel_axes[0], X[0])
+    if isinstance(X, list | tuple) and _n_dimensions(X) > 2:
+        X = np.asarray(X)
+    if len(getattr(X, "shape", ())) <= 2:  # also what scikit-learn should complain about
+        x = to_tensor(check_rows(X, estimator=estimator), device)
+        shape = image_shape or (*[1] * (n_axes - 1), x.shape[1])
+        if prod(shape) != x.shape[1]:
+            raise ValueError(
+                f"Rows have {x.shape[1]} features, but image_shape={image_shape} has "
+                f"{prod(shape)} pixels; pass the shape of the images that the rows are."
+            )
+        x = x.reshape(len(x), *shape)
+        channel_axis = len(shape) > n_axes
+        x = x.movedim(-1, 1) if channel_axis else x[:, None]
+        return Images([x.contiguous()], "rows", channel_axis, X)
+    x, channel_axis = _check_images(X, n_axes, device, estimator)
+    return Images([x], "array", channel_axis, X)
+
+
+def read_targets(y, images, **options):  # -> list of (n_channels, *size), or None
+    """Validate what images are to become and return it one by one; labels count for nothing.
+
+    ``options`` are those of `read_images`.
+    """
+    if y is None:
+        return None
+    many = isinstance(y, list | tuple) and len(y) > 0
+    if _n_dimensions(y[0] if many else y) + many < 2:
+        return None  # labels
+    first = images.tensors[0]
+    targets = read_images(y, first.ndim - 2, device=first.device, **options).singles()
+    got, expected = ([tuple(x.shape) for x in many] for many in (targets, images.singles()))
+    if got != expected:
+        pairs = enumerate(zip(got, expected))
+        where = next((f"{a} for {b} at index {i}" for i, (a, b) in pairs if a != b), "all equal")
+        raise ValueError(
+            "Targets do not match the images. Pass one clean image of the same shape for each "
+            f"noisy one; got {len(got)} for {len(expected)}, of shapes (n_channels, *size) "
+            f"{where}."
+        )
+    return [x.to(images.dtype) for x in targets]
+
+
+def extend(x, before, after):  # (n, n_channels, *size) -> larger by before + after
+    """Continue images beyond their borders by reflection, however far that is."""
+    for axis, (left, right) in enumerate(zip(before, after, strict=True), start=2):
+        n = x.shape[axis]
+        index = torch.arange(-left, n + right, device=x.device) % (2 * n)
+        x = x.index_select(axis, torch.where(index < n, index, 2 * n - 1 - index))
+    return x
+
+
+def cut_tiles(size, tile, step):
+    """Return where tiles of an axis start and end.
+
+    Parameters
+    ----------
+    size : int
+        Length of the axis.
+    tile : int
+        Largest length of a tile.
+    step : int
+        Every start is a multiple of it.
+
+    Returns
+    -------
+    list of (int, int)
+        Starts and ends of tiles that follow one another.
+    """
+    tile = max(step, tile // step * step)
+    return [(start, min(start + tile, size)) for start in range(0, size, tile)]

@@ -1,0 +1,368 @@
+"""Data that are not held in memory: memory maps, datasets of torch, and streams of batches.
+
+Each is a source of batches (see `skpudle._data.batches`). `open_source` says which a user's input
+is, and `Reader` makes tensors of what comes out of it.
+"""
+
+from copy import copy
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from skpudle._data.arrays import check_rows, split_missing, to_tensor
+from skpudle._data.batches import Batch, once_only
+
+__all__ = ["MappedRows", "is_stream", "open_source", "parts_of"]
+
+# A smaller memory map is read at once, and gives the bits that an array would.
+_IN_MEMORY_BYTES = 2**28
+# A memory map is shuffled by windows of rows from contiguous blocks at random places.
+_WINDOW_BYTES = 2**26
+_BLOCK_BYTES = 2**20
+# What initial atoms and alpha are chosen from.
+_HEAD_BYTES = 2**26
+_HEAD_ROWS = 2**14
+
+
+class _Loader(DataLoader):
+    """A loader of our own: on the host, whatever torch's default device is.
+
+    A loader draws a seed where tensors are made by default, and makes batches of numbers there. The
+    generator is one of its own for that seed, which would be drawn from the global one otherwise.
+    """
+
+    def __init__(self, data, **options):
+        super().__init__(data, generator=torch.Generator(), **options)
+
+    def __iter__(self):
+        with torch.device("cpu"):
+            return _drawn_on_the_host(super().__iter__())
+
+
+def _drawn_on_the_host(batches):
+    while True:
+        with torch.device("cpu"):
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+        yield batch  # outside, where the default is as it was
+
+
+def _without_labels(raw):
+    return raw[0] if isinstance(raw, tuple | list) and len(raw) and np.ndim(raw[0]) == 2 else raw
+
+
+class Reader:
+    """Makes tensors of batches, with the dtype and number of features of the first."""
+
+    def __init__(self, device, *, allow_nan):
+        self.device = torch.empty(0, device=device).device  # with its number, as tensors have it
+        self.allow_nan = allow_nan
+        self.dtype = self.n_features = None
+
+    def __call__(self, raw, where):  # -> (n, n_features) on the host, or the device if it was there
+        try:
+            x = check_rows(_without_labels(raw), allow_nan=self.allow_nan)
+        except ValueError as error:
+            raise ValueError(f"In {where} of X: {error}") from error
+        there = isinstance(x, torch.Tensor) and x.device == self.device
+        x = x if there else to_tensor(x)
+        self.dtype, self.n_features = self.dtype or x.dtype, self.n_features or x.shape[1]
+        if x.shape[1] != self.n_features:
+            raise ValueError(
+                f"{where.capitalize()} of X has {x.shape[1]} features, expected {self.n_features} "
+                "as before."
+            )
+        return x.to(self.dtype)
+
+    def on_device(self, pairs):
+        """Yield batches of pairs of keys and rows; a GPU gets those on the host one ahead."""
+        # gaps are looked for on the host, which would have to wait for a GPU to find them
+        parts = ((keys, *split_missing(x)) for keys, x in pairs)
+        if self.device.type == "cuda":
+            parts = _copied_ahead(parts, self.device)
+        for part in parts:
+            keys, x, mask = (t if t is None else t.to(self.device) for t in part)
+            yield Batch(x if keys is None else keys, x, mask=mask)
+
+
+def _copied_ahead(parts, device):
+    """Copy from pinned memory on a stream of its own, while the batch before is computed with."""
+    stream, ahead = torch.cuda.Stream(device), None
+
+    def copy_of(tensor):
+        if tensor is None or tensor.device == device:
+            return tensor
+        return tensor.pin_memory().to(device, non_blocking=True)
+
+    def ready(tensors, copied):
+        present = torch.cuda.current_stream(device)
+        present.wait_event(copied)
+        for tensor in tensors:
+            if tensor is not None:
+                tensor.record_stream(present)
+        return tensors
+
+    for part in parts:
+        with torch.cuda.stream(stream):
+            following = [copy_of(tensor) for tensor in part], stream.record_event()
+        if ahead is not None:
+            yield ready(*ahead)
+        ahead = following
+    if ahead is not None:
+        yield ready(*ahead)
+
+
+class _Source:
+    """What the sources below have in common."""
+
+    batch_size = generator = n_batches = None
+    n_judged = 1  # as of `Rows`
+
+    def __init__(self, data, reader):
+        self.data, self.reader = data, reader
+
+    def for_training(self, batch_size, generator):
+        """Return this source with batches of some size, shuffled if there is a generator."""
+        source = copy(self)
+        source.batch_size, source.generator = batch_size, generator
+        return source
+
+    def plan(self):
+        """Draw the order of an epoch; None where there is none to draw."""
+
+    def head(self, least):  # -> (n, n_features) on the device
+        """Return rows to choose initial atoms and alpha from, ``least`` of them if there are."""
+        raise NotImplementedError
+
+    def _head_rows(self, least):  # once a row has been read
+        return max(least, min(_HEAD_ROWS, _HEAD_BYTES // (8 * self.reader.n_features)))
+
+
+class MappedRows(_Source):
+    """Rows of a memory map (n_samples, n_features), read by contiguous blocks.
+
+    In an epoch blocks come in random order, some 64 MiB of them make a window, and the rows of a
+    window are shuffled.
+    """
+
+    def __init__(self, data, reader):
+        super().__init__(data, reader)
+        row_bytes = max(data.strides[0], 8 * data.shape[1])  # also of integers, which become floats
+        self._block = max(1, _BLOCK_BYTES // row_bytes)
+        self._n_in_window = max(1, _WINDOW_BYTES // (row_bytes * self._block))
+
+    def __len__(self):
+        return len(self.data)
+
+    @property
+    def n_batches(self):
+        return -(-len(self) // self.batch_size)
+
+    def head(self, least):
+        """Return blocks at regular distances."""
+        self._read(0, 1)
+        n_rows = min(self._head_rows(least), len(self))
+        n_blocks = -(-n_rows // self._block)
+        starts = np.linspace(0, max(len(self) - self._block, 0), n_blocks).astype(int)
+        size = min(self._block, n_rows)
+        return torch.cat([self._read(a, a + size) for a in starts.tolist()]).to(self.reader.device)
+
+    def plan(self):  # -> first rows of the blocks (n_blocks,), seed for what is in the windows
+        starts = torch.arange(0, len(self), self._block, device="cpu")
+        if self.generator is None:
+            return starts, None
+        order = torch.randperm(len(starts), generator=self.generator, device="cpu")
+        seed = int(torch.randint(2**62, (), generator=self.generator, device="cpu"))
+        return starts[order], seed
+
+    def batches(self, plan, start=0):
+        """Yield the batches of an epoch."""
+        return self.reader.on_device(self._cut(*plan, start * self.batch_size))
+
+    def samples(self, keys):
+        """Return the rows at the given positions."""
+        rows = [self._read(row, row + 1) for row in keys.tolist()]
+        return split_missing(torch.cat(rows).to(self.reader.device))[0]
+
+    def _read(self, first, last):  # -> (n, n_features)
+        return self.reader(np.array(self.data[first:last]), f"rows {first} to {last}")
+
+    def _cut(self, starts, seed, skip):  # yields positions (n,) and rows (n, n_features)
+        keys = rows = None
+        for number, window in enumerate(starts.split(self._n_in_window)):
+            sizes = (len(self) - window).clamp_max(self._block)
+            n_rows = int(sizes.sum())
+            if skip >= n_rows:
+                skip -= n_rows
+                continue
+            found = [
+                torch.arange(a, a + n, device="cpu")
+                for a, n in zip(window.tolist(), sizes.tolist())
+            ]
+            found = torch.cat(found)
+            read = [self._read(a, a + self._block) for a in window.tolist()]
+            read = torch.cat(read)
+            if seed is not None:
+                generator = torch.Generator().manual_seed(seed + number)
+                order = torch.randperm(n_rows, generator=generator, device="cpu")
+                found, read = found[order], read[order]
+            found, read, skip = found[skip:], read[skip:], 0
+            if rows is not None:
+                found, read = torch.cat([keys, found]), torch.cat([rows, read])
+            n_full = len(read) // self.batch_size * self.batch_size
+            for first in range(0, n_full, self.batch_size):
+                batch = slice(first, first + self.batch_size)
+                yield found[batch], read[batch]
+            keys, rows = found[n_full:].clone(), read[n_full:].clone()
+        if rows is not None and len(rows):
+            yield keys, rows
+
+
+class _IndexedRows(_Source):
+    """A dataset of torch whose samples can be asked for by their positions."""
+
+    def __len__(self):
+        return len(self.data)
+
+    @property
+    def n_batches(self):
+        return -(-len(self) // self.batch_size)
+
+    def head(self, least):
+        """Return samples at regular distances."""
+        self._rows(torch.zeros(1, dtype=torch.long, device="cpu"))
+        n_rows = min(self._head_rows(least), len(self))
+        positions = (
+            torch.linspace(0, len(self) - 1, n_rows, dtype=torch.float64, device="cpu")
+            .round()
+            .long()
+        )
+        return self._rows(positions).to(self.reader.device)
+
+    def plan(self):  # -> positions (n_samples,)
+        if self.generator is None or self.batch_size >= len(self):
+            return torch.arange(len(self), device="cpu")
+        return torch.randperm(len(self), generator=self.generator, device="cpu")
+
+    def batches(self, plan, start=0):
+        """Yield the batches of an epoch."""
+        chosen = plan.split(self.batch_size)[start:]
+        return self.reader.on_device(zip(chosen, self._read(chosen)))
+
+    def samples(self, keys):
+        """Return the samples at the given positions."""
+        return split_missing(self._rows(keys).to(self.reader.device))[0]
+
+    def _rows(self, positions):  # (n,) -> (n, n_features)
+        return torch.cat(list(self._read(positions.split(256))))
+
+    def _read(self, batches):  # yields (n, n_features)
+        sampler = [positions.tolist() for positions in batches]
+        for positions, raw in zip(sampler, _Loader(self.data, batch_sampler=sampler)):
+            yield self.reader(raw, f"samples {positions[0]} ... {positions[-1]}")
+
+
+class _Stream(_Source):
+    """Batches as something that can be iterated again yields them; samples are their own keys.
+
+    The generator is that of a `DataLoader`, whose order it is; other streams are not shuffled.
+    """
+
+    def for_training(self, batch_size, generator):
+        """Return this source; it has its own batches and its own order."""
+        return super().for_training(batch_size, getattr(self.data, "generator", None))
+
+    @property
+    def n_batches(self):
+        try:
+            return len(self.data)
+        except TypeError:  # only the end tells
+            return None
+
+    def head(self, least):
+        """Return the first batches."""
+        rows, n_rows = [], 0
+        for number, raw in enumerate(self.data):
+            rows.append(self.reader(raw, f"batch {number}"))
+            n_rows += len(rows[-1])
+            if n_rows >= self._head_rows(least):
+                break
+        if not rows:
+            raise ValueError("X yields no batch; it is iterated anew for every epoch.")
+        return torch.cat(rows).to(self.reader.device)
+
+    def batches(self, plan, start=0):
+        """Return an iterator over the batches of an epoch."""
+        batches = iter(self.data)
+        for _ in range(start):  # now, not when the next batch is asked for: it may draw numbers
+            next(batches, None)
+        numbered = enumerate(batches, start)
+        return self.reader.on_device((None, self.reader(raw, f"batch {i}")) for i, raw in numbered)
+
+    def samples(self, keys):
+        """Return the keys, which are samples."""
+        return keys
+
+
+def is_stream(X):
+    """Return whether X yields batches, or samples by their number, and is no array."""
+    if isinstance(X, Dataset | DataLoader):
+        return True
+    return hasattr(X, "__iter__") and not any(
+        hasattr(X, name) for name in ("__array__", "__getitem__", "shape", "__dataframe__")
+    )
+
+
+def parts_of(X, n_rows):
+    """Yield rows of X, whatever it is, as it has them; a stream yields its own batches."""
+    if not is_stream(X):
+        rows = getattr(X, "iloc", X)
+        # none are a part too, for whoever takes it to refuse
+        yield from (rows[start : start + n_rows] for start in range(0, max(len(X), 1), n_rows))
+        return
+    if isinstance(X, Dataset):
+        X = _Loader(X, batch_size=n_rows)
+    raw = None
+    for raw in X:
+        yield _without_labels(raw)
+    if raw is None:
+        raise ValueError("X yields no batch, and so there is nothing to encode.")
+
+
+def open_source(X, device, *, batch_size, allow_nan=False):
+    """Return the source that ``X`` is, or None if it is an array or what becomes one.
+
+    Parameters
+    ----------
+    X : object
+        The user's input.
+    device : torch.device
+        Where to compute.
+    batch_size : int
+        For a `torch.utils.data.IterableDataset`, which yields single samples.
+    allow_nan : bool, default=False
+        Whether NaN is let through.
+
+    Raises
+    ------
+    TypeError
+        If ``X`` can be iterated only once.
+    """
+    reader = Reader(device, allow_nan=allow_nan)
+    if isinstance(X, np.memmap):
+        large = X.ndim == 2 and X.size * X.itemsize > _IN_MEMORY_BYTES
+        return MappedRows(X, reader) if large else None
+    if isinstance(X, IterableDataset):
+        X = _Loader(X, batch_size=batch_size)
+    if isinstance(X, DataLoader):
+        return _Stream(X, reader)
+    if isinstance(X, Dataset):
+        return _IndexedRows(X, reader)
+    if not is_stream(X):
+        return None
+    if hasattr(X, "__next__"):
+        raise once_only(f"X is a {type(X).__name__}, which")
+    return _Stream(X, reader)

@@ -1,0 +1,184 @@
+"""What a convolutional learner trains on: initial atoms, crops of images, noise in their units."""
+
+import warnings
+from functools import partial
+from math import pi, prod
+
+import torch
+
+from skpudle._data.crops import Crops
+from skpudle._data.images import extend
+from skpudle.operators import atom_norms
+
+__all__ = ["TrainingImages", "initial_kernels", "warn_of_units", "with_noise"]
+
+# The largest crop by default, in pixels: many positions, and still far smaller than a photograph.
+_CROP = 129
+
+# Pixels over noise that there is in practice; sigma 50, given as a fraction of 255, is beyond it.
+_RANGE = 1200
+
+
+def _constant_and_patches(images, shape, n_components, generator):
+    """Return a constant atom, then random patches without their mean."""
+    patches, seen = [], set()
+    for _ in range(4 * n_components):  # patches without structure, or seen before, make no atoms
+        if len(patches) >= n_components - 1:
+            break
+        index = int(torch.randint(len(images), (), generator=generator, device="cpu"))
+        sizes = zip(images[index].shape[1:], shape[1:], strict=True)
+        draw = partial(torch.randint, size=(), generator=generator, device="cpu")
+        starts = [int(draw(n - k + 1)) for n, k in sizes]
+        inside = (slice(a, a + k) for a, k in zip(starts, shape[1:], strict=True))
+        patch = images[index][(..., *inside)]
+        patch = patch - patch.mean()
+        if patch.abs().max() > 0 and (index, *starts) not in seen:
+            patches.append(patch)
+        seen.add((index, *starts))
+    constant = images[0].new_ones(1, *shape)
+    return torch.cat([constant, *(patch[None] for patch in patches)])[:n_components]
+
+
+def _cosines(shape):  # -> (prod(shape), *shape)
+    """Return the products of cosines along all axes, channels too, the slowest ones first."""
+    options = dict(dtype=torch.float64, device="cpu")
+    cosines, speeds = torch.ones((), **options), torch.zeros((), **options)
+    for n in shape:
+        frequency = torch.arange(n, **options)
+        wave = torch.cos(pi * frequency[:, None] * (frequency + 0.5) / n)
+        cosines = torch.tensordot(cosines, wave, dims=0)
+        speeds = speeds[..., None] + frequency / n
+    n_axes = len(shape)  # axes alternate between frequency and place
+    cosines = cosines.permute(*range(0, 2 * n_axes, 2), *range(1, 2 * n_axes, 2))
+    return cosines.flatten(0, n_axes - 1)[speeds.flatten().argsort(stable=True)]
+
+
+def initial_kernels(images, shape, n_components, method, generator):
+    """Return initial atoms of norm 1.
+
+    Parameters
+    ----------
+    images : list of Tensor of shape (n_channels, *size)
+        Images at least as large as an atom.
+    shape : tuple of int
+        (n_channels, *kernel).
+    n_components : int
+        Number of atoms.
+    method : {"random", "data", "dct"}
+        Random directions; a constant atom and random patches without their mean; or the cosines of
+        a discrete cosine transform, the slowest ones first. Any more of them are random.
+    generator : torch.Generator
+        Random numbers, on the CPU, so that every device starts from the same atoms.
+
+    Returns
+    -------
+    Tensor of shape (n_components, *shape)
+        The atoms.
+    """
+    options = dict(dtype=torch.float64, device="cpu")
+    atoms = torch.randn(n_components, *shape, generator=generator, **options).to(images[0])
+    if method == "data":
+        patches = _constant_and_patches(images, shape, n_components, generator)
+        atoms[: len(patches)] = patches
+    elif method == "dct":
+        cosines = _cosines(shape)[:n_components]
+        atoms[: len(cosines)] = cosines.to(atoms)
+    return atoms / atom_norms(atoms)
+
+
+def warn_of_units(noise_std, images, *, stacklevel):  # images: tensors
+    """Warn if the noise cannot be in the units of the images, whatever these are."""
+    largest = max(float(image.abs().max()) for image in images)
+    if noise_std and largest and not largest / _RANGE <= noise_std <= largest:
+        warnings.warn(
+            f"noise_std={noise_std:.3g}, but the largest pixel is {largest:.3g}. Noise is in the "
+            "units of the images, and unsigned integers become fractions of their largest value: "
+            "25 for values from 0 to 255 is 25 / 255 for fractions.",
+            stacklevel=stacklevel + 1,
+        )
+
+
+def with_noise(image, noise_std):
+    """Return an image with Gaussian noise, the same for every image of its size."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(image.shape, generator=generator, dtype=image.dtype, device="cpu")
+    return image + noise_std * noise.to(image.device)
+
+
+class TrainingImages:
+    """Images that are large enough for crops, and the crops' size.
+
+    Parameters
+    ----------
+    images, targets : list of Tensor of shape (n_channels, *size), or None
+        Noisy and clean images; without targets images are their own.
+    kernel, stride : tuple of int
+        Size and distance of atoms.
+    crop_size : int or "auto"
+        Size of a crop along each axis, which is rounded down to what atoms cover; "auto" is the
+        smallest image, and at most 129.
+    whole : bool
+        Whether images, which are of one size, are taken whole.
+    shifted : bool
+        Whether crops need the margins of several grids.
+    generator : torch.Generator
+        Where to crop, how to mirror, and the noise.
+    """
+
+    def __init__(self, images, targets, kernel, stride, *, crop_size, whole, shifted, generator):
+        self.kernel, self.stride, self.generator = kernel, stride, generator
+        self.room = tuple(s - 1 if shifted else 0 for s in stride)
+        self.margin = tuple(k - 1 if shifted else 0 for k in kernel)
+        self.crop = []
+        for axis, (k, s) in enumerate(zip(kernel, stride, strict=True)):
+            n = min(image.shape[axis + 1] for image in images)
+            least, margin = k + self.room[axis], self.margin[axis]
+            if whole:
+                steps = -(-(n + 2 * margin - least) // s)
+            else:
+                n = min(n, _CROP) if crop_size == "auto" else crop_size
+                steps = max((n - least) // s, -(-(2 * margin + 1 - least) // s))
+            self.crop.append(least + s * max(steps, 0))
+        self.images = [self._enlarge(image) for image in images]
+        self.targets = None if targets is None else [self._enlarge(image) for image in targets]
+
+    def __len__(self):
+        return len(self.images)
+
+    def __iter__(self):
+        """Yield the images and then their targets, by which data are recognised."""
+        yield from self.images
+        yield from self.targets or []
+
+    def _enlarge(self, image):
+        missing = [max(crop - n, 0) for n, crop in zip(image.shape[1:], self.crop, strict=True)]
+        if any(self.margin):  # what the margin shows should look like the image
+            before = [min(pair) for pair in zip(self.margin, missing, strict=True)]
+            after = [m - b for m, b in zip(missing, before, strict=True)]
+            return extend(image[None], before, after)[0]
+        return torch.nn.functional.pad(image, [n for m in reversed(missing) for n in (0, m)])
+
+    def covered(self, image):  # (n_channels, *size) -> (n_channels, *size)
+        """Return as much of an image as copies of an atom cover exactly."""
+        axes = zip(image.shape[1:], self.kernel, self.stride, strict=True)
+        return image[(..., *(slice(n - (n - k) % s) for n, k, s in axes))]
+
+    def mean_square(self):
+        """Return the squared norm of a crop of mean energy, as a number."""
+        squares = torch.stack([image.square().mean() for image in self.images])
+        return float(squares.mean()) * len(self.images[0]) * prod(self.crop)
+
+    def crops(self, batch_size, *, shuffle, noise_std, flip):
+        """Return the source of batches for the trainer; see `Crops`."""
+        return Crops(
+            self.images,
+            self.targets,
+            batch_size,
+            self.crop,
+            self.kernel,
+            margin=self.margin,
+            noise_std=noise_std,
+            flip=flip,
+            shuffle=shuffle,
+            generator=self.generator,
+        )

@@ -1,0 +1,1 @@
+"""The learners: scikit-learn outside, the mathematics and the training of this package inside."""

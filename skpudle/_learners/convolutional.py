@@ -1,0 +1,420 @@
+"""Convolutional dictionaries of images and signals, and denoising with them."""
+
+from math import log10, prod
+
+import torch
+
+from skpudle._data.images import read_images
+from skpudle._data.training_images import warn_of_units, with_noise
+from skpudle._learners.conv_base import BaseConvLearner
+from skpudle._learners.denoising import denoise_images
+
+__all__ = ["ConvPUDLEDictionaryLearning"]
+
+# Pixels that are encoded at a time: few enough for their codes to stay in a cache.
+_PIXELS = 2**17
+
+
+def _parts(x):  # (n, ...) -> tensors of some images each
+    return x.split(max(1, _PIXELS // prod(x.shape[2:])))
+
+
+class ConvPUDLEDictionaryLearning(BaseConvLearner):
+    r"""Convolutional dictionary learning and denoising, by backpropagation through the encoder.
+
+    Atoms are small images, of which copies at every ``stride``-th pixel add up to the image. The
+    encoder, the gradients and the training are those of `PUDLEDictionaryLearning`, with a
+    convolution for the dictionary. Trained on pairs of noisy and clean images, or on clean ones
+    with ``noise_std``, it denoises.
+
+    Parameters
+    ----------
+    n_components : int, default=64
+        Number of atoms.
+
+    atom_shape : int or tuple of int, default=(9, 9)
+        Size of an atom: two numbers for pictures, one for signals.
+
+    stride : int or tuple of int, default=4
+        Distance of neighbouring copies of an atom along each axis.
+
+    alpha : float or "auto", default=0.16
+        Soft shrinkage: the penalty of the lasso, in the units of the data. Hard shrinkage: the
+        threshold of the codes. "auto" is a tenth of the median over images of the largest
+        correlation with an initial atom (for hard shrinkage times the step). Where thresholds are
+        learned this is their initial value.
+
+    gradient : {"ae-ls", "ae-lasso", "dec"}, default="ae-ls"
+        What is differentiated; see `PUDLEDictionaryLearning`.
+
+    n_unfoldings : int, default=15
+        Number of iterations of the encoder.
+
+    step_size : float or "auto", default=0.1
+        Step of an iteration. "auto" is 1 over a bound of the squared spectral norm of the current
+        dictionary, for images of any size.
+
+    lambda_decay : float or tuple (first, last), default=1.0
+        Iteration t of soft shrinkage has the penalty ``alpha * lambda_decay**t``; a pair is
+        annealed over training.
+
+    shrinkage : {"soft", "hard"}, default="soft"
+        The shrinkage.
+
+    positive_code : bool, default=False
+        Whether codes are restricted to non-negative values.
+
+    atom_norm : {"unit", "ball", None}, default="unit"
+        Whether atoms have norm 1, at most 1, or any.
+
+    learn_threshold : {"one", "atom", "unfolding"} or None, default=None
+        Which thresholds are learned, from ``alpha`` on (soft shrinkage): one number, one for each
+        atom, or one for each atom and iteration.
+
+    learn_step : bool, default=False
+        Whether ``step_size`` is learned.
+
+    separate_atoms : {"analysis", "decoder", "both"} or None, default=None
+        Which of encoder ("analysis") and decoder have atoms of their own, which start as the
+        dictionary and are free of constraints.
+
+    noise_std : float, default=0.0
+        Standard deviation of Gaussian noise that every update adds to clean images, in their units
+        (25 / 255 for "sigma 25" and images from 0 to 1). Of pairs it only says what noise they
+        have.
+
+    crop_size : int or "auto", default="auto"
+        Images are trained on in random crops of this size, one of each image an epoch. "auto" is
+        the smallest image, and at most 129 (rows are taken whole); any size is rounded down to what
+        copies of an atom cover.
+
+    flip : bool, default=True
+        With ``noise_std``: whether crops of pictures are mirrored and transposed at random.
+
+    n_train_shifts : int, default=1
+        More than 1: train on the mean of the reconstructions from that many grids of positions,
+        drawn for every update, as ``shift_average`` will denoise.
+
+    shift_average : bool, default=False
+        Whether `denoise` averages over all grids of positions, ``prod(stride)`` of them.
+
+    image_shape : tuple of int, default=None
+        The shape of the image that a row of two-dimensional input is, with channels last if there
+        are any; by default a row is a line.
+
+    optimizer : {"adam", "sgd"} or subclass of torch.optim.Optimizer, default="adam"
+        How the gradient changes the atoms.
+
+    learning_rate : float, default=1e-3
+        Learning rate.
+
+    optimizer_params : dict, default=None
+        Further keyword arguments of the optimizer.
+
+    batch_size : int or "auto", default="auto"
+        Images in an update; "auto" is ``min(16, n_images)``.
+
+    max_iter : int, default=100
+        Largest number of epochs.
+
+    tol, n_iter_no_change
+        As in `PUDLEDictionaryLearning`; checks are at least 256 crops apart, as few say little.
+
+    dict_init : {"random", "data", "dct"} or array-like, default="random"
+        Initial dictionary: random directions, a constant atom and random patches without their
+        mean, the slowest cosines of an atom's size, or an array of the shape of ``components_``.
+
+    device : str, default="auto"
+        A torch device, or "auto": that of a tensor input, else CUDA if present, else the CPU.
+
+    random_state : int, RandomState instance or None, default=None
+        Determines the initial dictionary, the crops and the noise.
+
+    verbose : int, default=0
+        Whether to print a line per epoch.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, [height,] width[, n_channels])
+        The atoms, with an axis of channels if images have one.
+
+    analysis_components_, decoder_components_ : ndarray of that shape
+        Separate atoms, where ``separate_atoms`` asks for them.
+
+    alpha_ : float or ndarray of shape ([n_unfoldings,] n_components)
+        Penalty or threshold in use.
+
+    step_size_ : float
+        The step in use.
+
+    n_components_, n_iter_, n_steps_, loss_curve_, lambda_decay_, device_
+        As in `PUDLEDictionaryLearning`; the loss is a sum over the pixels of a crop.
+
+    n_features_in_ : int
+        Number of features, if it was fitted on rows.
+
+    See Also
+    --------
+    PUDLEDictionaryLearning : The same for rows, without convolution.
+    skpudle.images.denoise_patches : Denoising with a dictionary of patches.
+
+    Notes
+    -----
+    Input is an array (n_images, height, width[, n_channels]) or, where ``atom_shape`` is one
+    number, (n_signals, length[, n_channels]); or a list of images of different sizes; or rows.
+    Two-dimensional input always means rows. Unsigned integers become fractions of their largest
+    value, except in rows. `transform` and training extend images that atoms do not cover exactly by
+    zeros at their ends, `denoise` by reflection.
+
+    References
+    ----------
+    .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit Acceleration of Dictionary Learning by
+       Backpropagation", arXiv:2106.00058, 2021.
+    .. [2] D. Simon and M. Elad, "Rethinking the CSC Model for Natural Images", NeurIPS 2019, for
+       the average over shifts.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_sample_images
+    >>> from skpudle import ConvPUDLEDictionaryLearning
+    >>> images = [image.mean(axis=2) / 255 for image in load_sample_images().images]
+    >>> learner = ConvPUDLEDictionaryLearning(
+    ...     8, noise_std=0.1, crop_size=65, max_iter=2, tol=None, random_state=0
+    ... )
+    >>> learner.fit(images).components_.shape
+    (8, 9, 9)
+    >>> learner.transform([image[:65, :97] for image in images])[0].shape
+    (15, 23, 8)
+    """
+
+    def __init__(
+        self,
+        n_components=64,
+        *,
+        atom_shape=(9, 9),
+        stride=4,
+        alpha=0.16,
+        gradient="ae-ls",
+        n_unfoldings=15,
+        step_size=0.1,
+        lambda_decay=1.0,
+        shrinkage="soft",
+        positive_code=False,
+        atom_norm="unit",
+        learn_threshold=None,
+        learn_step=False,
+        separate_atoms=None,
+        noise_std=0.0,
+        crop_size="auto",
+        flip=True,
+        n_train_shifts=1,
+        shift_average=False,
+        image_shape=None,
+        optimizer="adam",
+        learning_rate=1e-3,
+        optimizer_params=None,
+        batch_size="auto",
+        max_iter=100,
+        tol=1e-4,
+        n_iter_no_change=5,
+        dict_init="random",
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.atom_shape = atom_shape
+        self.stride = stride
+        self.alpha = alpha
+        self.gradient = gradient
+        self.n_unfoldings = n_unfoldings
+        self.step_size = step_size
+        self.lambda_decay = lambda_decay
+        self.shrinkage = shrinkage
+        self.positive_code = positive_code
+        self.atom_norm = atom_norm
+        self.learn_threshold = learn_threshold
+        self.learn_step = learn_step
+        self.separate_atoms = separate_atoms
+        self.noise_std = noise_std
+        self.crop_size = crop_size
+        self.flip = flip
+        self.n_train_shifts = n_train_shifts
+        self.shift_average = shift_average
+        self.image_shape = image_shape
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.optimizer_params = optimizer_params
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.dict_init = dict_init
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # ------------------------------------------------------------------ training
+
+    def fit(self, X, y=None):
+        """Learn a dictionary.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or list of images
+            Images, signals or rows; see the notes. Noisy ones if ``y`` is given.
+        y : array-like, Tensor or list of images, default=None
+            Clean images, what is to be reconstructed, of the sizes of ``X``. Anything of one
+            dimension, such as labels, is ignored.
+
+        Returns
+        -------
+        self
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data or parameters are unfit, or if training diverges twice; the estimator then
+            holds the last finite dictionary.
+        """
+        return super().fit(X, y)
+
+    def partial_fit(self, X, y=None):
+        """Update the dictionary by one random crop of each image.
+
+        The state of the optimiser is kept from call to call, also through pickling, and after
+        `fit`; parameters such as ``learning_rate`` and ``n_train_shifts`` may change in between.
+
+        Parameters
+        ----------
+        X, y
+            As in `fit`.
+
+        Returns
+        -------
+        self
+            The estimator.
+        """
+        return super().partial_fit(X, y)
+
+    # ------------------------------------------------------------------ using the dictionary
+
+    @torch.no_grad()
+    def transform(self, X):
+        """Return code maps.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or list of images
+            Images, signals or rows. What copies of an atom do not cover exactly is extended by
+            zeros at its ends.
+
+        Returns
+        -------
+        ndarray, Tensor or list of them
+            Codes of shape (n_images, [rows,] columns, n_components), flat ones (n_images,
+            n_features_out) for rows, a list of maps for a list.
+        """
+        images, network = self._read_and_build(X)
+        codes = []
+        for x in images.tensors:
+            positions = self._positions(x.shape[2:])
+            axes = zip(x.shape[2:], self._kernel, self._stride, positions, strict=True)
+            missing = [k + s * (h - 1) - n for n, k, s, h in axes]
+            x = torch.nn.functional.pad(x, [n for m in reversed(missing) for n in (0, m)])
+            decay = dict(lambda_decay=self.lambda_decay_)
+            codes.append(torch.cat([network.encode(part, **decay) for part in _parts(x)]))
+        return images.hand_back(codes, channels=True)
+
+    @torch.no_grad()
+    def inverse_transform(self, X):
+        """Return the images that code maps stand for.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or list of them
+            Codes, as `transform` returns them.
+
+        Returns
+        -------
+        ndarray, Tensor or list of them
+            Images, of the size seen in `fit` if their codes have as many positions, and else as
+            large as the copies of the atoms.
+        """
+        first = X[0] if isinstance(X, list) and len(X) else X
+        device, size = self._transform_device(first), self._fitted_size()
+        positions = self._positions(size) if size else None
+        shape = (*positions, self.n_components_) if size else None
+        codes = read_images(X, len(self._kernel), image_shape=shape, device=device)
+        if codes.n_channels != self.n_components_:
+            raise ValueError(
+                f"Codes have {codes.n_channels} maps, but {type(self).__name__} has "
+                f"{self.n_components_} components; pass what transform returned."
+            )
+        network = self._network(self._fitted_parameters(codes.tensors[0]))
+        images = []
+        for z in codes.tensors:
+            x = torch.cat([network.synthesis(part) for part in _parts(z)])
+            if size and tuple(z.shape[2:]) == positions:
+                x = x[(..., *(slice(n) for n in size))]
+            images.append(x)
+        channels = self.components_.ndim == len(self._kernel) + 2
+        return codes.hand_back(images, channels=channels)
+
+    def denoise(self, X):
+        """Return what the network makes of noisy images, of exactly their size.
+
+        Borders are continued by reflection. Large images are cut into tiles that overlap by as much
+        as the encoder sees, so that memory is bounded and the result the same.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or list of images
+            Noisy images, signals or rows.
+
+        Returns
+        -------
+        ndarray, Tensor or list of them
+            Denoised images in float32 or float64; of unsigned integers, fractions of their largest
+            value.
+        """
+        images, network = self._read_and_build(X)
+        warn_of_units(self.noise_std, images.tensors, stacklevel=2)
+        options = dict(shift_average=self.shift_average, lambda_decay=self.lambda_decay_)
+        denoised = [
+            torch.cat([denoise_images(network, part, **options) for part in _parts(x)])
+            for x in images.tensors
+        ]
+        return images.hand_back(denoised)
+
+    def score(self, X, y=None, *, peak=1.0):
+        """Return the mean peak signal-to-noise ratio of denoised images.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or list of images
+            Noisy images.
+        y : array-like, Tensor or list of images, default=None
+            Clean images; anything of one dimension, such as labels, is ignored, and the input is
+            then its own target, after noise of ``noise_std``, always the same, has been added.
+        peak : float, default=1.0
+            The largest value that pixels may have.
+
+        Returns
+        -------
+        float
+            Mean over images of ``10 log10(peak^2 / mean squared error)``, in dB.
+        """
+        images, network = self._read_and_build(X)
+        inputs, targets = images.singles(), self._read_targets(y, images)
+        if targets is None:
+            targets, inputs = inputs, [with_noise(image, self.noise_std) for image in inputs]
+        options = dict(shift_average=self.shift_average, lambda_decay=self.lambda_decay_)
+        total = 0.0
+        for image, target in zip(inputs, targets, strict=True):
+            error = denoise_images(network, image[None], **options)[0] - target
+            error = float(error.double().square().mean())
+            total += 10 * log10(peak**2 / error) if error else float("inf")
+        return total / len(images)

@@ -1,0 +1,78 @@
+"""Denoising of images of any size: borders, grids and tiles."""
+
+from itertools import product
+
+import torch
+
+from skpudle._data.images import cut_tiles, extend
+from skpudle._learners.network import all_shifts
+
+__all__ = ["denoise_images"]
+
+# Pixels along an axis that are denoised at once, beside the overlap.
+_TILE = 768
+
+
+def _round_up(n, stride, remainder):
+    return n + (remainder - n) % stride
+
+
+@torch.no_grad()
+def denoise_images(network, x, *, shift_average, lambda_decay=1.0, tile=_TILE):
+    """Return the images that a network reconstructs, of the size that went in.
+
+    Images are continued by reflection, so that as many atoms reach a pixel at the border as one
+    inside. An iteration carries information by less than an atom, so tiles that overlap by one atom
+    for every iteration give the result of the whole image up to rounding.
+
+    Parameters
+    ----------
+    network : ConvNetwork
+        The network.
+    x : Tensor of shape (n, n_channels, *size)
+        Noisy images.
+    shift_average : bool
+        Whether to average over all grids of positions.
+    lambda_decay : float, default=1.0
+        Factor between the penalties of consecutive iterations.
+    tile : int, default=768
+        Size of a tile, without its overlap.
+
+    Returns
+    -------
+    Tensor of shape (n, n_channels, *size)
+        Denoised images.
+    """
+    kernel, stride, size = network.kernel, network.stride, x.shape[2:]
+    room = tuple(s - 1 if shift_average else 0 for s in stride)
+    axes = list(zip(size, kernel, stride, room, strict=True))
+    totals = [_round_up(n + 2 * (k - 1), s, k + r) for n, k, s, r in axes]
+    before = [k - 1 for k in kernel]
+    after = [total - n - b for total, n, b in zip(totals, size, before, strict=True)]
+    canvas, result = extend(x, before, after), torch.empty_like(x)
+    shifts = all_shifts(stride) if shift_average else [(0,) * len(stride)]
+
+    def denoise_tile(tile):
+        cut, source, place = [], [], []
+        for (start, stop), total, (_, k, s, r) in zip(tile, totals, axes, strict=True):
+            reach = _round_up(network.n_unfoldings * (k - 1), s, 0)
+            first = max(0, start - reach)
+            last = min(total, _round_up(stop + 2 * (k - 1) + reach, s, k + r))
+            cut.append(slice(first, last))
+            source.append(slice(start - first, stop - first))
+            place.append(slice(start, stop))
+        total = 0
+        for shift in shifts:  # one after the other: what they need fits into a cache
+            one = network.with_grids([shift], room)
+            total = (
+                total
+                + one.synthesis(one.encode(canvas[(..., *cut)], lambda_decay=lambda_decay))[
+                    (..., *source)
+                ]
+            )
+        result[(..., *place)] = total / len(shifts)
+
+    tiles = [cut_tiles(n, tile, s) for n, _, s, _ in axes]
+    for corner in product(*tiles):
+        denoise_tile(corner)
+    return result

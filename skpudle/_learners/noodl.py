@@ -1,0 +1,147 @@
+"""NOODL: dictionary learning with iterative hard thresholding and the sign of the codes."""
+
+from functools import partial
+from numbers import Integral, Real
+
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from skpudle._learners.base import AUTO_ALPHA, BaseDictionaryLearner
+from skpudle.encoding import encode
+from skpudle.gradients import GRADIENT_RULES
+
+__all__ = ["NOODLDictionaryLearning"]
+
+
+class NOODLDictionaryLearning(BaseDictionaryLearner):
+    r"""Dictionary learning with iterative hard thresholding and a sign gradient (NOODL).
+
+    The encoder is that of `PUDLEDictionaryLearning` with hard shrinkage, and no gradient goes
+    through it:
+
+    .. math:: z_{t+1} = \mathrm{HT}_b(z_t + s D^T (x - D z_t)), \quad
+        D \leftarrow D - \eta (D z_T - x)\,\mathrm{sign}(z_T)^T .
+
+    It is a local method: it needs an initial dictionary near the one that generated the data.
+
+    Parameters
+    ----------
+    n_components : int, default=None
+        Number of atoms; by default that of ``dict_init`` if it is an array or a learner, else the
+        number of features.
+
+    threshold : float or "auto", default="auto"
+        Codes below it, :math:`b`, become zero. "auto" is a tenth of the step size times the median
+        over samples of the largest correlation with an initial atom.
+
+    initial_threshold : float, default=None
+        Codes start from the correlations :math:`D^T x`, hard-thresholded at this value, as in [1]_;
+        None starts from zero.
+
+    n_unfoldings : int, default=100
+        Number of iterations of the encoder.
+
+    step_size : float or "auto", default="auto"
+        Step of an iteration; "auto" is 1 over a bound of the squared spectral norm of the atoms.
+
+    learning_rate : float, default=0.1
+        Learning rate :math:`\eta` of the mean gradient of a batch, in units of 1 over the data:
+        scaling the data by c asks for the rate divided by c.
+
+    batch_size : int or "auto", default="auto"
+        As in `PUDLEDictionaryLearning`.
+
+    max_iter : int, default=100
+        Largest number of epochs.
+
+    tol, n_iter_no_change, dict_init, device, random_state, verbose
+        As in `PUDLEDictionaryLearning`.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features)
+        The dictionary, one atom of norm 1 per row.
+
+    alpha_ : float
+        The threshold in use.
+
+    n_components_, n_features_in_, n_iter_, n_steps_, loss_curve_, step_size_, device_
+        As in `PUDLEDictionaryLearning`.
+
+    References
+    ----------
+    .. [1] S. Rambhatla, X. Li and J. Haupt, "NOODL: Provable Online Dictionary Learning and Sparse
+       Coding", ICLR 2019.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skpudle import NOODLDictionaryLearning
+    >>> X = load_digits().data / 16
+    >>> learner = NOODLDictionaryLearning(n_components=32, max_iter=5, tol=None, random_state=0)
+    >>> learner.fit_transform(X).shape
+    (1797, 32)
+    """
+
+    def __init__(
+        self,
+        n_components=None,
+        *,
+        threshold="auto",
+        initial_threshold=None,
+        n_unfoldings=100,
+        step_size="auto",
+        learning_rate=0.1,
+        batch_size="auto",
+        max_iter=100,
+        tol=1e-4,
+        n_iter_no_change=5,
+        dict_init="data",
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.threshold = threshold
+        self.initial_threshold = initial_threshold
+        self.n_unfoldings = n_unfoldings
+        self.step_size = step_size
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.dict_init = dict_init
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    optimizer, optimizer_params = "sgd", None
+
+    _parameter_constraints = {
+        name: constraint
+        for name, constraint in BaseDictionaryLearner._parameter_constraints.items()
+        if name not in {"optimizer", "optimizer_params"}
+    } | {
+        "threshold": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+        "initial_threshold": [Interval(Real, 0, None, closed="left"), None],
+        "n_unfoldings": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def _rule(self):
+        return GRADIENT_RULES["noodl"]
+
+    def _encoder(self, alpha, lambda_decay, step_size):
+        return partial(
+            encode,
+            alpha=alpha,
+            n_unfoldings=self.n_unfoldings,
+            step_size=step_size,
+            shrinkage="hard",
+            initial_threshold=self.initial_threshold,
+        )
+
+    def _penalty(self, alpha, lambda_decay):
+        return 0.0
+
+    def _choose_alpha(self, correlation, step_size):
+        return AUTO_ALPHA * step_size * correlation if self.threshold == "auto" else self.threshold

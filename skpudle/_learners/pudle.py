@@ -1,0 +1,336 @@
+"""Dictionary learning by backpropagation through an unfolded sparse encoder."""
+
+from functools import partial
+from numbers import Integral, Real
+
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from skpudle._learners.base import AUTO_ALPHA, BaseDictionaryLearner
+from skpudle.encoding import encode
+from skpudle.gradients import GRADIENT_RULES
+from skpudle.lasso import converged_codes, warn_about_gaps
+from skpudle.shrinkage import SHRINKAGES
+
+__all__ = ["PUDLEDictionaryLearning"]
+
+# max_iter="auto": at most so many epochs and operations of encoders, but at least so many updates.
+_AUTO_EPOCHS = 100
+_AUTO_OPERATIONS = 1.2e12
+_AUTO_UPDATES = 200
+
+
+def _solve_lasso(dictionary, x, *, alpha, positive_code, mask=None, warn=False):
+    codes, gaps = converged_codes(
+        dictionary, x, alpha=alpha, positive_code=positive_code, certify=warn
+    )
+    if warn:
+        warn_about_gaps(gaps, category=ConvergenceWarning, stacklevel=6)  # who called us
+    return codes
+
+
+class PUDLEDictionaryLearning(BaseDictionaryLearner):
+    r"""Dictionary learning by backpropagation through an unfolded sparse encoder (PUDLE).
+
+    Codes are what ``n_unfoldings`` iterations of (soft- or hard-) thresholded gradient descent make
+    of the data; the dictionary is trained by gradient descent on what the codes reconstruct, and
+    the gradient goes through the encoder:
+
+    .. math:: z_{t+1} = S(z_t + s D^T (x - D z_t)), \quad
+        D \leftarrow D - \eta \frac{\partial}{\partial D} \frac12 |x - D z_T(D)|^2 .
+
+    Parameters
+    ----------
+    n_components : int, default=None
+        Number of atoms; by default that of ``dict_init`` if it is an array or a learner, else the
+        number of features.
+
+    alpha : float or "auto", default="auto"
+        Soft shrinkage: the penalty of the lasso, :math:`\lambda` in the paper, in the units of the
+        data (as in scikit-learn). Hard shrinkage: the threshold of the codes, :math:`b`. "auto" is
+        a tenth of the median over samples of the largest correlation with an initial atom (for hard
+        shrinkage times the step size), so that scaling the data scales the codes and changes
+        nothing else.
+
+    gradient : {"ae-ls", "ae-lasso", "dec"}, default="ae-ls"
+        What is differentiated (eq. 8): the reconstruction error through decoder and encoder, the
+        lasso objective through both, or the reconstruction error through the decoder alone.
+
+    n_unfoldings : int or None, default=100
+        Number of iterations of the encoder, :math:`T`. None: converged codes, with a certified
+        duality gap (soft shrinkage without decay).
+
+    step_size : float or "auto", default="auto"
+        Step of an iteration, :math:`s`. "auto" is 1 over a bound, tight to 5 %, of the squared
+        spectral norm of the current dictionary.
+
+    lambda_decay : float or tuple (first, last), default=1.0
+        Iteration t of soft shrinkage has the penalty ``alpha * lambda_decay**t``. A pair
+        (first, last) is annealed over training in ten equal parts, as in figure 5 of the paper;
+        training is then not stopped early before the last part.
+
+    shrinkage : {"soft", "hard"}, default="soft"
+        Soft thresholding, or hard thresholding at ``alpha``, which ``lambda_decay`` leaves alone.
+
+    positive_code : bool, default=False
+        Whether codes are restricted to non-negative values.
+
+    positive_dict : bool, default=False
+        Whether atoms are restricted to non-negative entries.
+
+    atom_norm : {"unit", "ball", None}, default="unit"
+        Whether atoms have norm 1, at most 1, or any.
+
+    optimizer : {"adam", "sgd", "surrogate"} or subclass of torch.optim.Optimizer, default="adam"
+        How the gradient changes the atoms.
+
+    learning_rate : float, default=1e-3
+        Learning rate of the optimizer; "surrogate" has none and ignores it.
+
+    optimizer_params : dict, default=None
+        Further keyword arguments of the optimizer, such as ``{"momentum": 0.9}`` for "sgd". Adam's
+        ``eps`` is by default 1e-8 times the mean squared norm of a sample; given here it is
+        absolute.
+
+    batch_size : int or "auto", default="auto"
+        Samples in an update; "auto" is ``min(256, n_samples)``.
+
+    max_iter : int or "auto", default="auto"
+        Largest number of epochs. "auto" is 100, or fewer where their encoders would take more than
+        about :math:`10^{12}` operations, some 10 to 30 seconds of two CPU cores; but at least 200
+        updates, which may end within an epoch.
+
+    tol : float or None, default=1e-4
+        Relative improvement of the smoothed objective that counts as one; None trains for
+        ``max_iter`` epochs.
+
+    n_iter_no_change : int, default=5
+        Training stops after this many checks in a row without improvement. There is a check at the
+        end of each epoch and, in epochs of more than 10 updates, after every 10 of them.
+
+    dict_init : {"data", "random", "svd", "pairwise"}, array-like or learner, default="data"
+        Initial dictionary: samples, random directions, leading singular vectors, the spectral
+        initialisation of Arora et al. [2]_, an array of shape (n_components, n_features), or a
+        fitted learner of this package, scikit-learn or SPORCO.
+
+    transform_algorithm : {"unfolded", "lasso"}, default="unfolded"
+        Whether `transform` runs the trained encoder or solves the lasso to a certified gap.
+
+    transform_alpha : float, default=None
+        Overrides ``alpha_`` in `transform` and `score`.
+
+    split_sign : bool, default=False
+        Whether `transform` returns positive and negative parts of the codes in separate columns.
+
+    device : str, default="auto"
+        A torch device, or "auto": that of a tensor input, else CUDA if present, else the CPU.
+
+    random_state : int, RandomState instance or None, default=None
+        Determines the initial dictionary and the order of the samples.
+
+    verbose : int, default=0
+        Whether to print a line per epoch.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features)
+        The dictionary, one atom per row.
+
+    n_components_ : int
+        Number of atoms.
+
+    n_features_in_ : int
+        Number of features seen in `fit`.
+
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of features seen in `fit`, where ``X`` has names.
+
+    n_iter_ : int
+        Number of epochs, the last of which may be incomplete.
+
+    n_steps_ : int
+        Number of updates.
+
+    loss_curve_ : ndarray of shape (n_epochs,)
+        Mean over each epoch of :math:`\frac12 |x - D z|^2`, whatever the gradient.
+
+    alpha_ : float
+        The penalty or threshold in use.
+
+    step_size_ : float
+        The step size for ``components_``.
+
+    lambda_decay_ : float
+        The decay used last, which `transform` uses.
+
+    device_ : str
+        The device that `fit` computed on.
+
+    See Also
+    --------
+    sklearn.decomposition.MiniBatchDictionaryLearning : Alternating minimisation.
+    skpudle.encoding.encode : The encoder alone, as a torch function.
+
+    Notes
+    -----
+    Atoms that no sample of an epoch used are replaced, before the next, by the samples that were
+    reconstructed worst. If the loss stops being finite, the learning rate is halved, once.
+
+    References
+    ----------
+    .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit Acceleration of Dictionary Learning by
+       Backpropagation", arXiv:2106.00058, 2021.
+    .. [2] S. Arora, R. Ge, T. Ma and A. Moitra, "Simple, Efficient, and Neural Algorithms for
+       Sparse Coding", COLT 2015.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skpudle import PUDLEDictionaryLearning
+    >>> X = load_digits().data
+    >>> learner = PUDLEDictionaryLearning(n_components=32, max_iter=5, tol=None, random_state=0)
+    >>> codes = learner.fit_transform(X)
+    >>> codes.shape, learner.components_.shape
+    ((1797, 32), (32, 64))
+    """
+
+    def __init__(
+        self,
+        n_components=None,
+        *,
+        alpha="auto",
+        gradient="ae-ls",
+        n_unfoldings=100,
+        step_size="auto",
+        lambda_decay=1.0,
+        shrinkage="soft",
+        positive_code=False,
+        positive_dict=False,
+        atom_norm="unit",
+        optimizer="adam",
+        learning_rate=1e-3,
+        optimizer_params=None,
+        batch_size="auto",
+        max_iter="auto",
+        tol=1e-4,
+        n_iter_no_change=5,
+        dict_init="data",
+        transform_algorithm="unfolded",
+        transform_alpha=None,
+        split_sign=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.alpha = alpha
+        self.gradient = gradient
+        self.n_unfoldings = n_unfoldings
+        self.step_size = step_size
+        self.lambda_decay = lambda_decay
+        self.shrinkage = shrinkage
+        self.positive_code = positive_code
+        self.positive_dict = positive_dict
+        self.atom_norm = atom_norm
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.optimizer_params = optimizer_params
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.dict_init = dict_init
+        self.transform_algorithm = transform_algorithm
+        self.transform_alpha = transform_alpha
+        self.split_sign = split_sign
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    _parameter_constraints = BaseDictionaryLearner._parameter_constraints | {
+        "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+        "gradient": [StrOptions({"dec", "ae-lasso", "ae-ls"})],
+        "n_unfoldings": [Interval(Integral, 1, None, closed="left"), None],
+        "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple],
+        "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "shrinkage": [StrOptions(set(SHRINKAGES))],
+        "positive_code": ["boolean"],
+        "positive_dict": ["boolean"],
+        "atom_norm": [StrOptions({"unit", "ball"}), None],
+        "transform_algorithm": [StrOptions({"unfolded", "lasso"})],
+        "transform_alpha": [Interval(Real, 0, None, closed="left"), None],
+        "split_sign": ["boolean"],
+    }
+
+    def _check_parameters(self):
+        self._check_lambda_decay()
+        decays = self.lambda_decay not in (1, (1, 1))
+        if self._converges() and (self.shrinkage == "hard" or decays):
+            raise ValueError(
+                "Converged codes (n_unfoldings=None or transform_algorithm='lasso') exist for soft "
+                f"shrinkage without decay, got shrinkage={self.shrinkage!r} and "
+                f"lambda_decay={self.lambda_decay!r}. Pass shrinkage='soft' and lambda_decay=1, or "
+                "a number of unfoldings and transform_algorithm='unfolded'."
+            )
+        if self._converges() and 0 in (self.alpha, self.transform_alpha):
+            raise ValueError(
+                "The lasso needs a positive alpha, got 0; pass a number of unfoldings and "
+                "transform_algorithm='unfolded' for codes without a penalty."
+            )
+
+    def _rule(self):
+        return GRADIENT_RULES[self.gradient]
+
+    def _encoder(self, alpha, lambda_decay, step_size):
+        if self.n_unfoldings is None:
+            return partial(_solve_lasso, alpha=alpha, positive_code=self.positive_code)
+        return partial(
+            encode,
+            alpha=alpha,
+            n_unfoldings=self.n_unfoldings,
+            step_size=step_size,
+            lambda_decay=lambda_decay,
+            shrinkage=self.shrinkage,
+            positive_code=self.positive_code,
+        )
+
+    def _transform_encoder(self):
+        self._validate_params()  # they may have been set since `fit`
+        self._check_parameters()
+        alpha = self.alpha_ if self.transform_alpha is None else self.transform_alpha
+        if self._converges():
+            return partial(_solve_lasso, alpha=alpha, positive_code=self.positive_code, warn=True)
+        return self._encoder(alpha, self.lambda_decay_, self.step_size_)
+
+    def _chunk_size(self, x, device):
+        # the solver has its own
+        return len(x) if self._converges() else super()._chunk_size(x, device)
+
+    def _allows_nan(self):
+        return not self._converges()  # the lasso is solved for complete samples
+
+    def _converges(self):
+        return self.n_unfoldings is None or self.transform_algorithm == "lasso"
+
+    def _n_updates(self, n_batches, batch_size, shape):
+        if self.max_iter != "auto":
+            return super()._n_updates(n_batches, batch_size, shape)
+        n_components, n_features = shape
+        push = 2 * batch_size * n_components * min(n_components, 2 * n_features)
+        n_products = 1 if self.gradient == "dec" else 3  # the adjoint has two more
+        n_unfoldings = 100 if self.n_unfoldings is None else self.n_unfoldings
+        affordable = _AUTO_OPERATIONS / (n_unfoldings * n_products * push)
+        return min(_AUTO_EPOCHS * n_batches, max(_AUTO_UPDATES, int(affordable)))
+
+    def _penalty(self, alpha, lambda_decay):
+        if self.shrinkage == "hard":
+            return 0.0
+        if self.n_unfoldings is None:
+            return alpha
+        return alpha * lambda_decay ** (self.n_unfoldings - 1)
+
+    def _choose_alpha(self, correlation, step_size):
+        if self.alpha != "auto":
+            return self.alpha
+        unit = step_size if self.shrinkage == "hard" else 1.0
+        return AUTO_ALPHA * unit * correlation

@@ -1,0 +1,225 @@
+"""SPORCO's dictionary learning behind the interface of scikit-learn."""
+
+from functools import partial
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import _fit_context
+from sklearn.callback import CallbackSupportMixin
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from skpudle._data.arrays import check_rows, input_attributes, make_generator, to_numpy, to_tensor
+from skpudle._learners.base import AUTO_ALPHA, DICT_INIT, BaseDictionaryLearner
+from skpudle._learners.coder import DictionaryTransformer
+from skpudle.lasso import solve_lasso
+
+__all__ = ["SporcoDictionaryLearning"]
+
+
+def _import_sporco():
+    try:
+        from sporco.dictlrn import bpdndl
+    except ImportError as error:
+        raise ImportError(
+            "SporcoDictionaryLearning needs SPORCO, which is not installed. Install it with "
+            "`pip install skpudle[sporco]`, or use PUDLEDictionaryLearning(gradient='dec')."
+        ) from error
+    return bpdndl
+
+
+class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
+    r"""Dictionary learning by alternating minimisation of the lasso, with SPORCO.
+
+    `fit` runs ``sporco.dictlrn.bpdndl.BPDNDictLearn``, which alternates steps of the method of
+    multipliers (ADMM) for the codes of all samples and for the dictionary. `transform` solves the
+    lasso for the learned dictionary, so that codes do not depend on what else is in the batch.
+
+    Parameters
+    ----------
+    n_components : int, default=None
+        Number of atoms; by default that of ``dict_init`` if it is an array or a learner, else the
+        number of features.
+
+    alpha : float or "auto", default="auto"
+        Penalty of the lasso, in the units of the data. "auto" is a tenth of the median over samples
+        of the largest correlation with an initial atom.
+
+    max_iter : int, default=200
+        Number of SPORCO's iterations, each over all samples.
+
+    dict_init : {"data", "random", "svd", "pairwise"} or array-like, default="data"
+        Initial dictionary, as in `PUDLEDictionaryLearning`.
+
+    options : dict, default=None
+        SPORCO's own options, as nested dictionaries, such as ``{"BPDN": {"rho": 10.0}, "CMOD":
+        {"ZeroMean": True}}``; see its ``BPDNDictLearn.Options``.
+
+    random_state : int, RandomState instance or None, default=None
+        Determines the initial dictionary.
+
+    verbose : int, default=0
+        Whether SPORCO prints a line per iteration.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features)
+        The dictionary, one atom of norm 1 per row.
+
+    n_components_ : int
+        Number of atoms.
+
+    n_features_in_ : int
+        Number of features seen in `fit`.
+
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of features seen in `fit`, where ``X`` has names.
+
+    n_iter_ : int
+        Number of iterations.
+
+    loss_curve_ : ndarray of shape (n_iterations,)
+        Mean over the samples of :math:`\frac12 |x - D z|^2`, as SPORCO tells it after each
+        iteration.
+
+    alpha_ : float
+        The penalty in use.
+
+    See Also
+    --------
+    PUDLEDictionaryLearning : Trained by gradients, ``gradient="dec"`` for the same objective.
+
+    References
+    ----------
+    .. [1] B. Wohlberg, "SPORCO: A Python package for standard and convolutional sparse
+       representations", SciPy 2017.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skpudle import SporcoDictionaryLearning
+    >>> X = load_digits().data[:300]
+    >>> learner = SporcoDictionaryLearning(n_components=32, max_iter=5, random_state=0)
+    >>> learner.fit_transform(X).shape
+    (300, 32)
+    """
+
+    def __init__(
+        self,
+        n_components=None,
+        *,
+        alpha="auto",
+        max_iter=200,
+        dict_init="data",
+        options=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.alpha = alpha
+        self.max_iter = max_iter
+        self.dict_init = dict_init
+        self.options = options
+        self.random_state = random_state
+        self.verbose = verbose
+
+    _parameter_constraints = {
+        "n_components": [Interval(Integral, 1, None, closed="left"), None],
+        "alpha": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "dict_init": DICT_INIT,
+        "options": [dict, None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    atom_norm = "unit"
+    positive_dict = False
+    _directions = BaseDictionaryLearner._directions
+    _initial_atoms = BaseDictionaryLearner._initial_atoms
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Learn a dictionary.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data; float32 and float64 are computed in as they are, everything else in float64.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self
+            The fitted estimator.
+
+        Raises
+        ------
+        ImportError
+            If SPORCO is not installed.
+        """
+        bpdndl = _import_sporco()
+        x = to_tensor(check_rows(X, estimator=self))
+        atoms = self._initial_atoms(x, make_generator(self.random_state))
+        alpha = self._initial_alpha(x, atoms)
+        inputs = input_attributes(X)
+
+        options = bpdndl.BPDNDictLearn.Options()
+        options.update({"Verbose": bool(self.verbose), "MaxMainIter": self.max_iter})
+        options.update(self.options or {})
+        own_callback, max_iter = options["Callback"], options["MaxMainIter"]
+        root = self._init_callback_context(max_subtasks=max_iter)
+        task = None
+
+        def begin():
+            nonlocal task
+            task = root.subcontext(task_name="iteration")
+            task.call_on_fit_task_begin(estimator=self, X=X, y=y)
+
+        def after_iteration(learner):  # -> whether SPORCO is to stop
+            stop = own_callback is not None and bool(own_callback(learner))
+            attributes = partial(self._fitted_attributes, learner, alpha, x.dtype, inputs)
+            stop |= task.call_on_fit_task_end(
+                estimator=self, X=X, y=y, reconstruction_attributes=attributes
+            )
+            if not stop and len(learner.itstat) < max_iter:
+                begin()
+            return stop
+
+        options["Callback"] = after_iteration
+        learner = bpdndl.BPDNDictLearn(to_numpy(atoms).T, to_numpy(x).T, alpha, options)
+        root.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        begin()
+        learner.solve()
+        self._take(self._fitted_attributes(learner, alpha, x.dtype, inputs))
+        root.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes=dict)
+        return self
+
+    def _fitted_attributes(self, learner, alpha, dtype, inputs):
+        components = to_numpy(to_tensor(learner.getdict().T).to(dtype))
+        losses = learner.getitstat().DFid
+        return inputs | {
+            "components_": components,
+            "n_components_": len(components),
+            "alpha_": alpha,
+            "n_iter_": len(losses),
+            "loss_curve_": np.array(losses, dtype=np.float64) / learner.xstep.S.shape[1],
+        }
+
+    def _initial_alpha(self, x, atoms):
+        if self.alpha != "auto":
+            return float(self.alpha)
+        largest = (x @ atoms.mT).abs().amax(1)
+        largest = largest[largest > 0]
+        # nothing to encode: any penalty does
+        return AUTO_ALPHA * float(largest.median()) if len(largest) else 1.0
+
+    def _transform_encoder(self):
+        def encoder(dictionary, x, mask=None):
+            return solve_lasso(dictionary.atoms, x, self.alpha_, certify=False)[0]
+
+        return encoder
+
+    def _transform_device(self, X):
+        return X.device if isinstance(X, torch.Tensor) else torch.device("cpu")

@@ -1,0 +1,199 @@
+"""One dictionary, several processes: what they sum and agree on, by `torch.distributed`.
+
+Every process holds its own samples and the whole dictionary. For an update each encodes a batch of
+its own, and gradients and sums are added up over all; so all make the same update, that of one
+process with the batches in one.
+"""
+
+import importlib
+import os
+import time
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from skpudle._data.arrays import to_numpy, to_tensor
+
+__all__ = ["data_parallel"]
+
+if dist.is_available():
+    # Functions of it take for a default the group that is connected when torch first imports it,
+    # and keep it for good; its threads can then abort the end of Python. Now there is none.
+    importlib.import_module("torch.distributed.nn")
+
+# Initial atoms and alpha are chosen from so many rows of each process, at most.
+_ROWS = 2**14
+
+# Seconds between the last exchange and the end of the group.
+_PAUSE = 0.2
+
+_TEAM = ContextVar("skpudle_team", default=None)
+
+
+def current_team():
+    """Return the team that `data_parallel` made for this thread, or None."""
+    return _TEAM.get()
+
+
+class Team:
+    """The processes of a group of `torch.distributed`, and what they do together."""
+
+    def __init__(self, group=None):
+        self.group = group
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        self._first = 0 if group is None else dist.get_global_rank(group, 0)
+        nccl = dist.get_backend(group) == "nccl"
+        self._device = torch.device("cuda", torch.cuda.current_device()) if nccl else "cpu"
+
+    def _run(self, collective, *arguments, **options):
+        try:
+            collective(*arguments, group=self.group, **options)
+        except RuntimeError as error:
+            raise RuntimeError(
+                "The processes that train together lost touch: one of them stopped, or took longer "
+                "than the timeout of data_parallel. Look for its error, and start all of them "
+                f"again; with a checkpoint training goes on where it was written last. ({error})"
+            ) from error
+
+    def sum(self, *tensors):
+        """Return sums over all processes, by one all-reduce in the dtype of the last tensor."""
+        last = tensors[-1]
+        flat = torch.cat([tensor.reshape(-1).to(last.dtype) for tensor in tensors])
+        flat = flat.to(self._device)  # where the group can sum, whatever training computes on
+        self._run(dist.all_reduce, flat)
+        parts = flat.to(last.device).split([tensor.numel() for tensor in tensors])
+        return [part.view(tensor.shape) for part, tensor in zip(parts, tensors)]
+
+    def _largest(self, values):  # list of int -> list of int
+        tensor = torch.tensor(values, device=self._device)
+        self._run(dist.all_reduce, tensor, op=dist.ReduceOp.MAX)
+        return tensor.tolist()
+
+    def largest(self, value):
+        """Return the largest of the integers of all processes."""
+        return self._largest([value])[0]
+
+    def any(self, *flags):
+        """Return for each flag whether a process has it."""
+        return [bool(value) for value in self._largest([int(flag) for flag in flags])]
+
+    def all(self, flags):  # (n,) bool -> (n,) bool
+        """Return for each flag whether all processes have it."""
+        return self.sum(flags.int())[0] == self.size
+
+    def gather(self, tensor):
+        """Return the tensors of all processes, which differ in length only, as a list."""
+        lengths = [0] * self.size
+        lengths[self.rank] = len(tensor)
+        lengths = self._largest(lengths)
+        padded = tensor.new_zeros(max(lengths), *tensor.shape[1:], device=self._device)
+        padded[: len(tensor)] = tensor
+        parts = [torch.empty_like(padded) for _ in lengths]
+        self._run(dist.all_gather, parts, padded)
+        return [part[:n].to(tensor.device) for part, n in zip(parts, lengths)]
+
+    def gather_bytes(self, content):
+        """Return the bytes of all processes, as a list."""
+        sent = to_tensor(np.frombuffer(content, np.uint8))
+        return [to_numpy(part).tobytes() for part in self.gather(sent)]
+
+    def broadcast(self, tensor):
+        """Return the tensor of the first process, which has the shape of all."""
+        sent = tensor.detach().to(self._device).clone()
+        self._run(dist.broadcast, sent, self._first)
+        return sent.to(tensor.device)
+
+    def first(self, contents):
+        """Return the first process's list of at most one bytes."""
+        n_items = int(self.broadcast(torch.tensor(len(contents), device="cpu")))
+        return [self.gather_bytes(contents[0] if self.rank == 0 else b"")[0]] if n_items else []
+
+    def collect(self, rows):
+        """Return rows at regular distances of those of all processes, in the order of these."""
+        distance = max(1, len(rows) // _ROWS)
+        return torch.cat(self.gather(rows[::distance][:_ROWS]))
+
+    def agree(self, generator):
+        """Return a generator with the seed of the first process's."""
+        seed = self.broadcast(torch.tensor([generator.initial_seed()], device="cpu"))
+        return torch.Generator().manual_seed(int(seed))
+
+    def own(self, generator):
+        """Return the generator for what a process draws for its own samples."""
+        if self.rank == 0:
+            return generator
+        return torch.Generator().manual_seed(generator.initial_seed() + self.rank)
+
+
+@contextmanager
+def data_parallel(group=None, *, timeout=60.0):
+    """Train one dictionary by several processes, each with its own samples.
+
+    Inside of this context every `fit` and `partial_fit` is that of all processes together: each
+    calls it with its own share of the samples and the same parameters, and each ends with the same
+    dictionary, bit for bit. ``batch_size`` counts the samples of one process.
+
+    Parameters
+    ----------
+    group : torch.distributed.ProcessGroup, default=None
+        Processes that are connected already. By default those that ``torchrun`` started, which are
+        connected here and disconnected at the end, unless they are connected: by NCCL if this
+        process has a GPU, which is then that of its local rank, else by Gloo.
+    timeout : float, default=60.0
+        Seconds that one process waits for another before it gives up, if they are connected here.
+        Longer than what reading a batch, or a callback, can take.
+
+    Yields
+    ------
+    Team
+        With the attributes ``rank``, the number of this process, and ``size``, how many there are.
+
+    Raises
+    ------
+    RuntimeError
+        If the processes were not started together, or if one of them stopped.
+
+    Notes
+    -----
+    Initial atoms and ``alpha`` are chosen from samples of all processes, at most 16384 of each.
+    ``random_state`` of the first process counts, so that None works. Shares may differ in size: a
+    process that has no samples left in an epoch waits for the others. A checkpoint is read and
+    written by the first process, and goes on with the same number of processes.
+
+    Examples
+    --------
+    A script for ``torchrun --nproc-per-node=4 script.py``::
+
+        with data_parallel() as team:
+            learner = PUDLEDictionaryLearning(256).fit(X[team.rank :: team.size])
+    """
+    if not dist.is_available():
+        raise RuntimeError("This build of torch comes without torch.distributed.")
+    connects = group is None and not dist.is_initialized()
+    if connects:
+        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+            raise RuntimeError(
+                "data_parallel found no other processes. Start the script by torchrun, or call "
+                "torch.distributed.init_process_group before."
+            )
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        if backend == "nccl":
+            here = os.environ.get("LOCAL_RANK", os.environ["RANK"])  # torchrun says; others may not
+            torch.cuda.set_device(int(here) % torch.cuda.device_count())
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    try:
+        token = _TEAM.set(Team(group))
+        try:
+            yield _TEAM.get()
+        finally:
+            _TEAM.reset(token)
+    finally:
+        if connects:
+            # Threads of Gloo let go of tensors some time after their results are there, for which
+            # they need the GIL; older releases of torch hold it while they wait for the threads.
+            time.sleep(_PAUSE)
+            dist.destroy_process_group()

@@ -1,0 +1,10 @@
+"""Initial dictionaries, from the data alone."""
+
+from skpudle.initialization._pairwise import pairwise_atoms
+from skpudle.initialization._samples import INITIALIZATIONS, initial_atoms
+
+__all__ = [
+    "INITIALIZATIONS",
+    "initial_atoms",
+    "pairwise_atoms",
+]

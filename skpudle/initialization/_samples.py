@@ -1,0 +1,63 @@
+"""Samples, random directions and singular vectors as initial atoms, and all methods by name."""
+
+import torch
+
+from skpudle.initialization._pairwise import fill_up, pairwise_atoms
+
+__all__ = ["INITIALIZATIONS", "initial_atoms"]
+
+
+def _random(x, n_components, generator):
+    directions = torch.randn(
+        n_components, x.shape[1], generator=generator, device="cpu", dtype=torch.float64
+    )
+    return directions.to(x)
+
+
+def _data(x, n_components, generator):
+    """Take samples in different directions: what starts in one direction stays there for good."""
+    same = 1 - 16 * torch.finfo(x.dtype).eps
+    return fill_up(x[:0], x, n_components, generator, max_coherence=same)
+
+
+def _svd(x, n_components, generator):
+    """Take the leading right singular vectors, then data."""
+    if len(x) < x.shape[1]:  # costs grow with the cube of the smaller side
+        _, values, leading = torch.linalg.svd(x, full_matrices=False)
+        values = values.square()
+    else:
+        values, vectors = torch.linalg.eigh(x.mT @ x)
+        values, leading = values.flip(0), vectors.mT.flip(0)
+    rank = int((values > values[0] * x.shape[1] * torch.finfo(x.dtype).eps).sum())
+    leading = leading[: min(rank, n_components)]
+    return torch.cat([leading, _data(x, n_components - len(leading), generator)])
+
+
+def _pairwise(x, n_components, generator):
+    return pairwise_atoms(x, n_components, generator=generator)
+
+
+INITIALIZATIONS = {"data": _data, "random": _random, "svd": _svd, "pairwise": _pairwise}
+
+
+def initial_atoms(x, n_components, method, generator):
+    """Return an initial dictionary.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n_samples, n_features)
+        Data.
+    n_components : int
+        Number of atoms.
+    method : {"data", "random", "svd", "pairwise"}
+        Samples, random directions, the leading right singular vectors (completed by samples), or
+        the spectral initialisation of Arora et al. (see `skpudle.initialization._pairwise`).
+    generator : torch.Generator
+        Random numbers, on the CPU, so that every device starts from the same atoms.
+
+    Returns
+    -------
+    Tensor of shape (n_components, n_features)
+        Atoms of any norm.
+    """
+    return INITIALIZATIONS[method](x, n_components, generator)

@@ -1,0 +1,39 @@
+r"""Converged codes: the lasso, solved to rounding and certified by its duality gap.
+
+For every row ``x`` of the data the codes minimise
+
+.. math:: P(z) = \tfrac12 |x - D z|^2 + \sum_j \alpha_j |z_j|, \qquad (z \ge 0 \text{ if positive}),
+
+which is where the unfolded encoder tends to with its depth. An active set method
+(in torch, or compiled by numba where that is installed) ends with the exact
+solution on a support. The certificate does not depend on it: any ``u`` with
+:math:`|\langle d_j, u \rangle| \le \alpha_j` bounds the minimum from below by
+:math:`\tfrac12 |x|^2 - \tfrac12 |x - u|^2`, and a scaled residual is such a ``u``.
+
+Near a solution with support S the codes are a smooth function of everything, so the derivative is
+implicit: from ``delta = dLoss/dz``,
+
+.. math::
+    u_S = G_{SS}^+ \delta_S, \qquad \frac{dL}{dx} = D u, \qquad
+    \frac{dL}{d\alpha_j} = - \operatorname{sign}(z_j)\, u_j, \qquad
+    \frac{dL}{d\,\text{atoms}} = \text{outer}(u, x - D z) - \text{outer}(z, D u).
+
+The pseudo-inverse keeps this defined for repeated atoms and for supports larger than the number of
+features. Everything here is computed in float64, because float32 does not resolve a gap of 1e-6.
+"""
+
+from skpudle.lasso._solve import (
+    GapWarning,
+    converged_codes,
+    duality_gap,
+    solve_lasso,
+    warn_about_gaps,
+)
+
+__all__ = [
+    "GapWarning",
+    "converged_codes",
+    "duality_gap",
+    "solve_lasso",
+    "warn_about_gaps",
+]

@@ -1,0 +1,284 @@
+r"""The active set method of `skpudle.lasso._batched`, one sample at a time, compiled by numba.
+
+The functions are plain Python until `_compiled` compiles them; they change their arguments in
+place. ``inner`` is ``G_SS``, ``factor`` its Cholesky factor, bordered as atoms enter and rotated as
+they leave; ``slope`` is what is left of the optimality condition, ``c_S - penalty * theta``. Loops
+instead of slices: assigning to a slice takes numba seconds to compile.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import numpy as np
+import torch
+
+from skpudle.lasso._batched import (
+    CANDIDATES,
+    DEPENDENT,
+    NEARLY,
+    POLISHES,
+    RESOLUTION,
+    ROUNDING,
+    RUN,
+    SHARE,
+    TIE,
+)
+
+# Below this many rows a thread costs more than it saves.
+_ROWS_PER_TASK = 16
+
+
+def _product(a, b):
+    total = 0.0
+    for i in range(len(a)):
+        total += a[i] * b[i]
+    return total
+
+
+def _correlate(atoms, gram, x, start, support, z, k, residual, c):
+    """Set ``c = D^T (x - D z)``; ``start`` is ``D^T x``."""
+    n_components, n_features = atoms.shape
+    if len(gram) == 0:
+        for feature in range(n_features):
+            residual[feature] = x[feature]
+        for i in range(k):
+            for feature in range(n_features):
+                residual[feature] -= z[i] * atoms[support[i], feature]
+        for j in range(n_components):
+            c[j] = _product(atoms[j], residual)
+        return
+    for j in range(n_components):
+        c[j] = start[j]
+    i = 0
+    while i + 3 < k:  # four rows at a time: fewer passes over c
+        z0, z1, z2, z3 = z[i], z[i + 1], z[i + 2], z[i + 3]
+        row0, row1 = gram[support[i]], gram[support[i + 1]]
+        row2, row3 = gram[support[i + 2]], gram[support[i + 3]]
+        for j in range(n_components):
+            c[j] -= z0 * row0[j] + z1 * row1[j] + z2 * row2[j] + z3 * row3[j]
+        i += 4
+    while i < k:
+        z0, row0 = z[i], gram[support[i]]
+        for j in range(n_components):
+            c[j] -= z0 * row0[j]
+        i += 1
+
+
+def _border(atoms, gram, support, k, inner, factor):
+    """Extend ``inner = G_SS`` and its Cholesky factor by ``support[k]``; return the pivot."""
+    new = support[k]
+    for i in range(k + 1):
+        if len(gram) == 0:
+            inner[k, i] = _product(atoms[new], atoms[support[i]])
+        else:
+            inner[k, i] = gram[new, support[i]]
+        inner[i, k] = inner[k, i]
+    pivot = inner[k, k]
+    for i in range(k):
+        total = inner[k, i]
+        for j in range(i):
+            total -= factor[k, j] * factor[i, j]
+        factor[k, i] = total / factor[i, i]
+        pivot -= factor[k, i] ** 2
+    # An atom that depends on the support gets a long step along the direction that changes nothing
+    # but the penalty, which ends where a code reaches zero.
+    factor[k, k] = np.sqrt(max(pivot, 0.1 * DEPENDENT * inner[k, k]))
+    return pivot
+
+
+def _remove(out, k, support, z, theta, slope, step, inner, factor):
+    """Take entry ``out`` from the support of size ``k``; rotations mend the Cholesky factor."""
+    for i in range(out, k - 1):
+        support[i], z[i], theta[i] = support[i + 1], z[i + 1], theta[i + 1]
+        slope[i], step[i] = slope[i + 1], step[i + 1]
+        for j in range(k):
+            inner[i, j] = inner[i + 1, j]
+        for j in range(i + 2):
+            factor[i, j] = factor[i + 1, j]
+    for i in range(k - 1):
+        for j in range(out, k - 1):
+            inner[i, j] = inner[i, j + 1]
+    for j in range(out, k - 1):  # rows moved up, so row j has an entry too many, in column j + 1
+        radius = np.sqrt(factor[j, j] ** 2 + factor[j, j + 1] ** 2)
+        cosine, sine = factor[j, j] / radius, factor[j, j + 1] / radius
+        for i in range(j, k - 1):
+            left, right = factor[i, j], factor[i, j + 1]
+            factor[i, j] = cosine * left + sine * right
+            factor[i, j + 1] = cosine * right - sine * left
+
+
+def _newton(k, slope, step, factor):
+    """Set ``step = G_SS^{-1} slope``."""
+    for i in range(k):
+        total = slope[i]
+        for j in range(i):
+            total -= factor[i, j] * step[j]
+        step[i] = total / factor[i, i]
+    for i in range(k - 1, -1, -1):
+        step[i] /= factor[i, i]
+        for j in range(i):
+            step[j] -= factor[i, j] * step[i]
+
+
+def _reach(z, theta, step):
+    """Return the share of the step after which the code has lost its sign; 2 for never."""
+    if theta * (z + step) > 0:
+        return 2.0
+    return z / -step if theta * step < 0 else 0.0
+
+
+def _minimise(k, support, z, theta, slope, step, inner, factor):
+    """Minimise over the support; return the size it has left."""
+    while k > 0:
+        _newton(k, slope, step, factor)
+        length = 1.0
+        for i in range(k):
+            length = min(length, _reach(z[i], theta[i], step[i]))
+        for i in range(k):
+            for j in range(k):
+                slope[i] -= length * inner[i, j] * step[j]
+        remaining = k
+        for i in range(k - 1, -1, -1):
+            stops = _reach(z[i], theta[i], step[i]) <= length
+            z[i] += length * step[i]
+            if stops:
+                _remove(i, remaining, support, z, theta, slope, step, inner, factor)
+                remaining -= 1
+        if remaining == k:
+            break
+        k = remaining
+    return k
+
+
+def _peaks(c, positive, peaks):
+    """Set the largest correlation of every run of atoms, and return the largest of all."""
+    best = 0.0
+    for run in range(len(peaks)):
+        peak = 0.0
+        for j in range(run * RUN, min((run + 1) * RUN, len(c))):
+            peak = max(peak, c[j] if positive else abs(c[j]))
+        peaks[run] = peak
+        best = max(best, peak)
+    return best
+
+
+def _grown(vector):
+    larger = np.empty(2 * len(vector), vector.dtype)
+    for i in range(len(vector)):
+        larger[i] = vector[i]
+    return larger
+
+
+def _grown_square(matrix):
+    n = len(matrix)
+    larger = np.empty((2 * n, 2 * n))
+    for i in range(n):
+        for j in range(n):
+            larger[i, j] = matrix[i, j]
+    return larger
+
+
+def _solve_rows(atoms, gram, x, penalty, positive, max_iter, codes):
+    """Turn ``codes``, which holds ``D^T x``, into the codes of the rows of ``x``."""
+    n_components, n_features = atoms.shape
+    room = 4 * CANDIDATES
+    support = np.empty(room, np.int64)
+    z, theta, slope, step = np.empty(room), np.empty(room), np.empty(room), np.empty(room)
+    inner, factor = np.empty((room, room)), np.empty((room, room))
+    c, residual = np.empty(n_components), np.empty(n_features)
+    peaks = np.empty((n_components + RUN - 1) // RUN)
+    for row in range(len(x)):
+        k = np.int64(0)  # a literal 0 would have every function compiled twice
+        polished = 0
+        for j in range(n_components):
+            c[j] = codes[row, j]
+        scale = 0.0  # of the correlations, to tell them from rounding
+        for _ in range(max_iter):
+            if k + CANDIDATES > room:
+                room *= 2
+                support, z, theta = _grown(support), _grown(z), _grown(theta)
+                slope, step = _grown(slope), _grown(step)
+                inner, factor = _grown_square(inner), _grown_square(factor)
+            off, size = 0.0, 0.0
+            for i in range(k):
+                slope[i] = c[support[i]] - penalty * theta[i]
+                c[support[i]] = 0.0
+                off = max(off, abs(slope[i]))
+                size += abs(z[i]) * inner[i, i]
+            best = _peaks(c, positive, peaks)
+            scale = max(scale, best)
+            slack = RESOLUTION * penalty + ROUNDING * (scale + size)
+            off = max(off, best - penalty)
+            if off <= NEARLY * penalty:
+                polished += 1
+            if off <= slack or polished > POLISHES:
+                break
+
+            weakest, n_old = max(penalty + slack, SHARE * best), k
+            for run in range(len(peaks)):
+                if peaks[run] < weakest or k == n_old + CANDIDATES:
+                    continue
+                j = run * RUN
+                while (c[j] if positive else abs(c[j])) < (1 - TIE) * peaks[run]:
+                    j += 1
+                support[k] = j
+                pivot = _border(atoms, gram, support, k, inner, factor)
+                if k == n_old or pivot > DEPENDENT * inner[k, k]:
+                    z[k], theta[k] = 0.0, np.sign(c[j])
+                    slope[k] = c[j] - penalty * theta[k]
+                    k += 1
+            k = _minimise(k, support, z, theta, slope, step, inner, factor)
+            _correlate(atoms, gram, x[row], codes[row], support, z, k, residual, c)
+        for j in range(n_components):
+            codes[row, j] = 0.0
+        for i in range(k):
+            codes[row, support[i]] = z[i]
+
+
+# Those that the last one calls come first.
+_FUNCTIONS = (_product, _correlate, _border, _remove, _newton, _reach, _minimise, _peaks, _grown,
+              _grown_square, _solve_rows)  # fmt: skip
+
+
+@cache
+def _compiled():
+    """Return `_solve_rows` compiled; raise ImportError without numba."""
+    import numba
+
+    # Not parallel: numba's own threads abort the process when two Python threads use them.
+    options = dict(nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+    for function in _FUNCTIONS:
+        # numba looks up the functions that a function calls in the namespace of its module
+        try:
+            compiled = numba.njit(cache=True, **options)(function)
+        except RuntimeError:  # no folder for the cache is writable
+            compiled = numba.njit(**options)(function)
+        globals()[function.__name__] = compiled
+    return compiled
+
+
+def solve(atoms, gram, x, *, penalty, positive, max_iter):
+    """Return lasso codes of the rows of ``x``, as `skpudle.lasso._batched.solve` does.
+
+    All tensors are on the CPU. Raises ImportError where numba is not installed.
+    """
+    solve_rows = _compiled()
+    codes = x @ atoms.mT
+    if gram is None:
+        gram = atoms.new_empty(0, 0)
+    # the arrays share the memory of the tensors, so codes are solved in place
+    atoms, gram, data, rows = (np.asarray(t.contiguous()) for t in (atoms, gram, x, codes))
+
+    def solve_slice(part):
+        solve_rows(atoms, gram, data[part], penalty, positive, max_iter, rows[part])
+
+    n_threads = torch.get_num_threads()
+    length = max(_ROWS_PER_TASK, len(x) // (8 * n_threads))
+    parts = [slice(first, first + length) for first in range(0, len(x), length)]
+    if n_threads == 1 or len(parts) == 1:
+        for part in parts:
+            solve_slice(part)
+    else:
+        with ThreadPoolExecutor(n_threads) as pool:
+            list(pool.map(solve_slice, parts))  # the list raises what a slice raised
+    return codes

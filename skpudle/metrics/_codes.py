@@ -1,0 +1,214 @@
+"""What codes make of data, without a known truth, and scorers made of that."""
+
+from functools import partial
+
+import numpy as np
+from sklearn.metrics import r2_score
+from sklearn.utils import check_array
+
+from skpudle._data.arrays import host_array
+from skpudle._data.images import as_fractions
+from skpudle.interoperability import thresholds_hard
+
+__all__ = [
+    "lasso_objective",
+    "make_denoising_scorer",
+    "make_lasso_objective_scorer",
+    "reconstruction_r2_scorer",
+]
+
+FLOATS = [np.float64, np.float32]
+
+
+def check_pair(first, second, *, names, same_length=False):
+    """Return two arrays whose rows can be compared."""
+    first, second = (
+        check_array(host_array(array), dtype=FLOATS, allow_nd=True, input_name=name)
+        for array, name in zip((first, second), names)
+    )
+    start = 0 if same_length else 1
+    if first.shape[start:] != second.shape[start:]:
+        what = "the same shape" if same_length else "atoms of the same shape"
+        raise ValueError(
+            f"{names[0]} of shape {first.shape} and {names[1]} of shape {second.shape} cannot be "
+            f"compared: they need {what}. Atoms and samples lie on the first axis."
+        )
+    return first, second
+
+
+def lasso_objective(X, code, reconstruction, alpha):
+    r"""Return the mean over samples of the lasso objective.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, ...)
+        Data.
+    code : array-like of shape (n_samples, ...)
+        Codes of the samples.
+    reconstruction : array-like of the shape of X
+        What the dictionary makes of the codes, such as ``code @ components``.
+    alpha : float
+        Sparsity penalty, in units of the data for atoms of unit norm.
+
+    Returns
+    -------
+    float
+        :math:`\frac{1}{n} \sum_i \frac{1}{2} |x_i - D z_i|_2^2 + \alpha |z_i|_1`, what equation 1
+        of [1]_ minimises over the codes, averaged over the samples.
+
+    Raises
+    ------
+    ValueError
+        If `X` and `reconstruction` differ in shape or `code` in the number of samples.
+
+    References
+    ----------
+    .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit acceleration of dictionary learning by
+       backpropagation", arXiv:2106.00058.
+    """
+    names = ("X", "reconstruction")
+    X, reconstruction = check_pair(X, reconstruction, names=names, same_length=True)
+    code = check_array(host_array(code), dtype=FLOATS, allow_nd=True, input_name="code")
+    if len(code) != len(X):
+        raise ValueError(f"There are {len(X)} samples but {len(code)} codes; pass one code each.")
+    residual = np.square(X - reconstruction).sum(dtype=np.float64)
+    return float((0.5 * residual + alpha * np.abs(code).sum(dtype=np.float64)) / len(X))
+
+
+def _code_and_reconstruction(estimator, X):
+    """Return data in the units of the codes, codes, and what the estimator decodes them to."""
+    code = np.asarray(host_array(estimator.transform(X)))
+    if hasattr(estimator, "inverse_transform"):
+        reconstruction = np.asarray(host_array(estimator.inverse_transform(code)))
+    else:
+        reconstruction = code @ estimator.components_
+    return host_array(X if np.ndim(X) == 2 else as_fractions(X)), code, reconstruction
+
+
+def _lasso_score(estimator, X, y=None, *, alpha):
+    if alpha is None and (thresholds_hard(estimator) or not hasattr(estimator, "alpha_")):
+        raise AttributeError(
+            f"{type(estimator).__name__} has no alpha_ that is a penalty to weigh sparsity with. "
+            "Give one to the scorer: make_lasso_objective_scorer(alpha=...)."
+        )
+    penalty = estimator.alpha_ if alpha is None else alpha
+    X, code, reconstruction = _code_and_reconstruction(estimator, X)
+    return -lasso_objective(X, code, reconstruction, penalty)
+
+
+def make_lasso_objective_scorer(*, alpha=None):
+    """Return a scorer for the lasso objective of the codes that an estimator gives new data.
+
+    Parameters
+    ----------
+    alpha : float, default=None
+        Sparsity penalty. None takes ``estimator.alpha_``, which makes values comparable only
+        between estimators with one penalty; a search over ``alpha`` would choose the smallest.
+
+    Returns
+    -------
+    callable
+        ``scorer(estimator, X, y=None)``, which can be pickled: minus the `lasso_objective`, by
+        ``transform`` and either ``inverse_transform`` or ``components_``.
+    """
+    return partial(_lasso_score, alpha=alpha)
+
+
+def reconstruction_r2_scorer(estimator, X, y=None):
+    """Return the share of the variance of new data that codes and dictionary explain.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted, with ``transform`` and either ``inverse_transform`` or ``components_``.
+    X : array-like of shape (n_samples, ...)
+        Data.
+    y : object, default=None
+        Ignored; here for scikit-learn's interface of a scorer.
+
+    Returns
+    -------
+    float
+        :math:`R^2`, features weighted by their variance: 1 for a perfect reconstruction, 0 for that
+        by the mean. It does not ask for sparsity.
+    """
+    X, _, reconstruction = _code_and_reconstruction(estimator, X)
+    pair = X, reconstruction
+    pair = (np.asarray(array).reshape(len(array), -1) for array in pair)
+    return float(r2_score(*pair, multioutput="variance_weighted"))
+
+
+def _denoising_score(estimator, X, y=None, *, noise_std):
+    X, code, reconstruction = _code_and_reconstruction(estimator, X)
+    X, reconstruction = check_pair(
+        X, reconstruction, names=("X", "reconstruction"), same_length=True
+    )
+    residual = float(np.square(X - reconstruction).mean(dtype=np.float64))
+    n_entries = X[0].size
+    n_used = np.count_nonzero(code.reshape(len(X), -1), axis=1)
+    share = float(np.minimum(n_used, n_entries).mean()) / n_entries
+    if noise_std is not None:
+        return noise_std**2 * (1 - 2 * share) - residual
+    # codes with as many entries as the data leave nothing to judge by: no better than the mean
+    return -residual / (1 - share) ** 2 if share < 1 else -float(X.var(axis=0).mean())
+
+
+def make_denoising_scorer(*, noise_std=None):
+    r"""Return a scorer that estimates how far codes of noisy data are from the clean data.
+
+    A search over ``alpha`` by this scorer looks for the best denoising, where the default score of
+    a learner looks for the best prediction of hidden features, which leans to larger values.
+
+    Parameters
+    ----------
+    noise_std : float, default=None
+        Standard deviation of the noise, in units of the data, if it is known: the scorer is then
+        minus Stein's unbiased estimate of the risk (SURE). Without it generalised cross-validation
+        (GCV) does with the data alone, and fails where no dictionary explains them.
+
+    Returns
+    -------
+    callable
+        ``scorer(estimator, X, y=None)``, which can be pickled: minus the estimated mean squared
+        error of an entry (of GCV, up to a constant), by ``transform`` and either
+        ``inverse_transform`` or ``components_``.
+
+    Raises
+    ------
+    ValueError
+        If ``noise_std`` is not positive.
+
+    Notes
+    -----
+    With :math:`r` the mean square of the residual of :math:`m` entries, and :math:`k` of the codes
+    not zero, the estimates are :math:`r - \sigma^2 + 2 \sigma^2 k / m` and
+    :math:`r / (1 - k / m)^2`. :math:`k` is the number of degrees of freedom of the lasso [1]_ for
+    data that the dictionary was not learned from, such as those that a search holds out; for hard
+    thresholding it is too small, as that adapts to the noise by what it selects.
+
+    References
+    ----------
+    .. [1] H. Zou, T. Hastie and R. Tibshirani, "On the 'degrees of freedom' of the lasso", Annals
+       of Statistics 35, 2007.
+    .. [2] G. Golub, M. Heath and G. Wahba, "Generalized cross-validation as a method for choosing
+       a good ridge parameter", Technometrics 21, 1979.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from skpudle import PUDLEDictionaryLearning
+    >>> from skpudle.datasets import make_dictionary_data
+    >>> from skpudle.metrics import make_denoising_scorer
+    >>> X, _, _ = make_dictionary_data(300, 16, 20, n_nonzero=2, random_state=0)
+    >>> X += np.random.default_rng(0).normal(scale=0.1, size=X.shape)
+    >>> learner = PUDLEDictionaryLearning(20, max_iter=10, tol=None, random_state=0)
+    >>> scorer = make_denoising_scorer(noise_std=0.1)
+    >>> search = GridSearchCV(learner, {"alpha": [0.05, 0.2]}, scoring=scorer).fit(X)
+    """
+    if noise_std is not None and not noise_std > 0:
+        raise ValueError(
+            f"noise_std is {noise_std!r}; pass the standard deviation of the noise, which is "
+            "positive, or None if it is not known."
+        )
+    return partial(_denoising_score, noise_std=noise_std)

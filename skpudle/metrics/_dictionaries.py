@@ -1,0 +1,333 @@
+"""How near dictionaries are to each other."""
+
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from sklearn.utils import Bunch, check_array
+
+from skpudle._data.arrays import host_array
+from skpudle.metrics._codes import (
+    FLOATS,
+    check_pair,
+    lasso_objective,
+    make_denoising_scorer,
+    make_lasso_objective_scorer,
+    reconstruction_r2_scorer,
+)
+
+__all__ = [
+    "AtomMatch",
+    "atom_coherence",
+    "atom_cosines",
+    "dictionary_error",
+    "lasso_objective",
+    "make_denoising_scorer",
+    "make_dictionary_recovery_scorer",
+    "make_lasso_objective_scorer",
+    "match_atoms",
+    "reconstruction_r2_scorer",
+    "recovery_rate",
+    "support_recovery",
+]
+
+_check_dictionaries = partial(check_pair, names=("dictionary", "reference"))
+
+
+def _unit_atoms(dictionary):
+    """Return the atoms as rows of unit norm; zero atoms stay zero."""
+    atoms = dictionary.reshape(len(dictionary), -1)
+    norms = np.linalg.norm(atoms, axis=1, keepdims=True)
+    return atoms / np.where(norms > 0, norms, 1)
+
+
+def atom_cosines(dictionary, reference):
+    """Return the cosine of the angle between every atom and every atom of a reference.
+
+    Parameters
+    ----------
+    dictionary : array-like of shape (n_components, ...)
+        Atoms, one per entry of the first axis.
+    reference : array-like of shape (n_reference, ...)
+        Atoms of the same shape; there may be more or fewer of them.
+
+    Returns
+    -------
+    ndarray of shape (n_reference, n_components)
+        Cosines; 0 for atoms that are zero.
+
+    Raises
+    ------
+    ValueError
+        If the atoms have different shapes.
+    """
+    dictionary, reference = _check_dictionaries(dictionary, reference)
+    return _unit_atoms(reference) @ _unit_atoms(dictionary).T
+
+
+class AtomMatch(NamedTuple):
+    """The pairs that `match_atoms` found, in the order of the reference.
+
+    Every array has ``min(n_components, n_reference)`` entries.
+    """
+
+    indices: np.ndarray
+    """Atoms of the dictionary."""
+    reference_indices: np.ndarray
+    """Atoms of the reference that they match, increasing."""
+    signs: np.ndarray
+    """1 or -1, by which an atom of the dictionary agrees with that of the reference."""
+    coherences: np.ndarray
+    """Modulus of the cosine between the two, from 0 to 1."""
+
+    def align_dictionary(self, dictionary):
+        """Return the matched atoms with the order and the signs of the reference's."""
+        atoms = np.asarray(host_array(dictionary))[self.indices]
+        return atoms * self.signs.reshape(-1, *[1] * (atoms.ndim - 1)).astype(atoms.dtype)
+
+    def align_code(self, code):
+        """Return the matched columns of a code with the order and signs of the reference's."""
+        code = np.asarray(host_array(code))[:, self.indices]
+        return code * self.signs.astype(code.dtype)
+
+
+def match_atoms(dictionary, reference, *, by="coherence"):
+    r"""Match atoms with those of a reference, up to sign and permutation.
+
+    Parameters
+    ----------
+    dictionary : array-like of shape (n_components, ...)
+        Atoms, one per entry of the first axis.
+    reference : array-like of shape (n_reference, ...)
+        Atoms of the same shape; there may be more or fewer of them.
+    by : {"coherence", "distance"}, default="coherence"
+        Whether the sum of the matched coherences is as large as possible, or the sum of the squared
+        distances between the matched atoms as small as possible. For atoms of unit norm both are
+        the same.
+
+    Returns
+    -------
+    AtomMatch
+        Named tuple of the matched `indices` and `reference_indices`, `signs` and `coherences`, each
+        of shape (min(n_components, n_reference),).
+
+    Raises
+    ------
+    ValueError
+        If the atoms have different shapes or `by` is not one of the above.
+
+    Notes
+    -----
+    The optimum over all permutations and signs, by the Hungarian method:
+    :math:`\min_\pi \sum_j \min_{s_j = \pm 1} |s_j d_{\pi(j)} - \tilde d_j|^2` for ``"distance"``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpudle.metrics import match_atoms
+    >>> match = match_atoms([[0.0, -1.0], [1.0, 0.0]], np.eye(2))
+    >>> match.indices, match.signs
+    (array([1, 0]), array([ 1, -1]))
+    """
+    dictionary, reference = _check_dictionaries(dictionary, reference)
+    if by not in ("coherence", "distance"):
+        raise ValueError(f"by is {by!r}; it must be 'coherence' or 'distance'.")
+    cosines = atom_cosines(dictionary, reference)
+    gain = np.abs(cosines)
+    if by == "distance":
+        lengths = np.linalg.norm(dictionary.reshape(len(dictionary), -1), axis=1)
+        widths = np.linalg.norm(reference.reshape(len(reference), -1), axis=1)
+        # -|d - r|^2 in the better sign; the squares matter if some atoms stay without a match.
+        gain = 2 * gain * np.outer(widths, lengths) - lengths**2 - widths[:, None] ** 2
+    rows, columns = linear_sum_assignment(gain, maximize=True)  # rows are increasing
+    matched = cosines[rows, columns]
+    signs = np.where(matched < 0, -1, 1)
+    return AtomMatch(columns, rows, signs, np.minimum(np.abs(matched), 1))
+
+
+def dictionary_error(dictionary, reference, *, relative=True, match=False):
+    r"""Return the Frobenius norm of the difference of two dictionaries.
+
+    Parameters
+    ----------
+    dictionary : array-like of shape (n_components, ...)
+        Atoms, one per entry of the first axis.
+    reference : array-like of the same shape
+        Atoms to compare with.
+    relative : bool, default=True
+        Whether to divide by the norm of `reference`:
+        :math:`\|D - \tilde D\|_F / \|\tilde D\|_F`, as in appendix B of [1]_.
+    match : bool, default=False
+        Whether to take the smallest error over all permutations and signs of the atoms. False
+        compares atom with atom, as the paper does, which starts near the reference.
+
+    Returns
+    -------
+    float
+        The error, 0 for equal dictionaries.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ (`atom_coherence` compares different numbers of atoms), or `reference`
+        is zero and the error relative.
+
+    References
+    ----------
+    .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit acceleration of dictionary learning by
+       backpropagation", arXiv:2106.00058, appendix B.
+    """
+    dictionary, reference = _check_dictionaries(dictionary, reference, same_length=True)
+    if match:
+        dictionary = match_atoms(dictionary, reference, by="distance").align_dictionary(dictionary)
+    error = np.linalg.norm((dictionary - reference).ravel())
+    if not relative:
+        return float(error)
+    norm = np.linalg.norm(reference.ravel())
+    if norm == 0:
+        raise ValueError(
+            "The reference is zero, so that no error is relative to it; set relative=False."
+        )
+    return float(error / norm)
+
+
+def atom_coherence(dictionary, reference):
+    """Return how well each atom of a reference is recovered.
+
+    Parameters
+    ----------
+    dictionary, reference : array-like of shape (n_components, ...) and (n_reference, ...)
+        Atoms of the same shape, one per entry of the first axis.
+
+    Returns
+    -------
+    ndarray of shape (n_reference,)
+        Modulus of the cosine between the atom and the one that `match_atoms` gives it, from 0 to 1.
+        No atom of `dictionary` counts twice: what stays without a match has coherence 0.
+    """
+    match = match_atoms(dictionary, reference)
+    coherences = np.zeros(len(reference), dtype=match.coherences.dtype)
+    coherences[match.reference_indices] = match.coherences
+    return coherences
+
+
+def recovery_rate(dictionary, reference, *, threshold=0.9):
+    """Return the share of a reference's atoms that are recovered.
+
+    Parameters
+    ----------
+    dictionary, reference : array-like of shape (n_components, ...) and (n_reference, ...)
+        Atoms of the same shape, one per entry of the first axis.
+    threshold : float, default=0.9
+        Coherence from which an atom counts as recovered. 0.99 is common for what was learned,
+        0.9 for where learning starts.
+
+    Returns
+    -------
+    float
+        Share of the reference's atoms whose `atom_coherence` is at least `threshold`.
+    """
+    return float((atom_coherence(dictionary, reference) >= threshold).mean())
+
+
+def support_recovery(code, reference, *, signed=False, threshold=0.0):
+    """Compare the nonzero entries of codes with those of reference codes.
+
+    Atoms are compared by position: for a learned dictionary, align the codes first by
+    ``match_atoms(components, dictionary).align_code(code)``.
+
+    Parameters
+    ----------
+    code : array-like of shape (n_samples, n_components)
+        Codes.
+    reference : array-like of shape (n_samples, n_components)
+        Codes to compare with; their nonzero entries are the true ones.
+    signed : bool, default=False
+        Whether an entry must have the sign of the reference's to be right.
+    threshold : float, default=0.0
+        Entries of `code` of at most this modulus count as zero.
+
+    Returns
+    -------
+    Bunch
+        With these floats from 0 to 1, over the entries of all samples together:
+
+        precision : share of the nonzero entries of `code` that are right
+        recall : share of the nonzero entries of `reference` that are found
+        f1 : harmonic mean of the two
+        exact : share of the samples in which all entries are right
+
+        A share of nothing is 1: where nothing is claimed, nothing is wrong.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    code, reference = check_pair(code, reference, names=("code", "reference"), same_length=True)
+    found = np.where(np.abs(code) > threshold, np.sign(code), 0)
+    true = np.sign(reference)
+    if not signed:
+        found, true = np.abs(found), np.abs(true)
+    n_right = int(np.count_nonzero((found == true) & (true != 0)))
+    n_found, n_true = int(np.count_nonzero(found)), int(np.count_nonzero(true))
+    exact = (found == true).reshape(len(code), -1).all(axis=1)
+    return Bunch(
+        precision=n_right / n_found if n_found else 1.0,
+        recall=n_right / n_true if n_true else 1.0,
+        f1=2 * n_right / (n_found + n_true) if n_found + n_true else 1.0,
+        exact=float(exact.mean()),
+    )
+
+
+def _recovery_score(estimator, X, y=None, *, reference, measure, threshold):
+    if measure == "error":
+        return -dictionary_error(estimator.components_, reference, match=True)
+    if measure == "coherence":
+        return float(atom_coherence(estimator.components_, reference).mean())
+    return recovery_rate(estimator.components_, reference, threshold=threshold)
+
+
+def make_dictionary_recovery_scorer(reference, *, measure="recovery_rate", threshold=0.9):
+    """Return a scorer that compares the atoms of a fitted estimator with known ones.
+
+    Parameters
+    ----------
+    reference : array-like of shape (n_reference, ...)
+        Known atoms, one per entry of the first axis.
+    measure : {"recovery_rate", "coherence", "error"}, default="recovery_rate"
+        The share of recovered atoms; the mean `atom_coherence`; or minus the relative
+        `dictionary_error` after matching, for which the estimator needs as many atoms as
+        `reference` has.
+    threshold : float, default=0.9
+        Coherence from which an atom counts as recovered by ``"recovery_rate"``.
+
+    Returns
+    -------
+    callable
+        ``scorer(estimator, X, y=None)``, which looks at ``estimator.components_`` only and whose
+        larger values are better. It can be pickled.
+
+    Raises
+    ------
+    ValueError
+        If `measure` is not one of the above.
+
+    Examples
+    --------
+    >>> from sklearn.decomposition import MiniBatchDictionaryLearning
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from skpudle.datasets import make_dictionary_data
+    >>> from skpudle.metrics import make_dictionary_recovery_scorer
+    >>> data, dictionary, _ = make_dictionary_data(50, 10, 15, n_nonzero=2, random_state=0)
+    >>> learner = MiniBatchDictionaryLearning(15, max_iter=5, random_state=0)
+    >>> scorer = make_dictionary_recovery_scorer(dictionary)
+    >>> search = GridSearchCV(learner, {"alpha": [0.1, 1]}, scoring=scorer).fit(data)
+    """
+    measures = ("recovery_rate", "coherence", "error")
+    if measure not in measures:
+        raise ValueError(f"measure is {measure!r}; it must be one of {measures}.")
+    reference = host_array(reference)
+    reference = check_array(reference, dtype=FLOATS, allow_nd=True, input_name="reference")
+    return partial(_recovery_score, reference=reference, measure=measure, threshold=threshold)

@@ -1,0 +1,30 @@
+"""Pictures of dictionaries, codes and training, by scikit-learn's Display convention.
+
+A Display holds arrays, and `plot` draws them: make one from an estimator or from arrays by a class
+method, which draws at once, or call `plot` again with other axes and another style. matplotlib is
+imported when something is drawn, and not before.
+
+======================  =======================================================================
+`AtomsDisplay`          the atoms of a dictionary as one grid of images
+`LossCurveDisplay`      loss against epochs, one line per learner
+`CodesDisplay`          how often each atom is used, how many atoms a sample uses, how strongly
+`ConvergenceDisplay`    errors of codes or of gradients against the number of unfoldings
+`RecoveryDisplay`       coherences between learned and known atoms as a matrix
+======================  =======================================================================
+"""
+
+from skpudle.plotting._displays import (
+    AtomsDisplay,
+    CodesDisplay,
+    ConvergenceDisplay,
+    LossCurveDisplay,
+    RecoveryDisplay,
+)
+
+__all__ = [
+    "AtomsDisplay",
+    "CodesDisplay",
+    "ConvergenceDisplay",
+    "LossCurveDisplay",
+    "RecoveryDisplay",
+]
