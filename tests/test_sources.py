@@ -189,7 +189,7 @@ def test_an_epoch_of_a_map_visits_every_row_once(
     batch_size, shuffle, X, memory_map, small_windows, generator
 ):
     source = MappedRows(memory_map, Reader(CPU, allow_nan=False))
-    source = source.for_training(batch_size, generator if shuffle else None)
+    source = source.for_training(batch_size, generator, shuffle=shuffle)
     batches = epoch(source)
     assert [len(b.x) for b in batches[:-1]] == [min(batch_size, 70)] * (len(batches) - 1)
     assert len(batches) == source.n_batches
@@ -202,7 +202,9 @@ def test_an_epoch_of_a_map_visits_every_row_once(
 
 @pytest.mark.parametrize("start", [1, 2, 3, 6, 9])
 def test_an_epoch_of_a_map_can_start_anywhere(start, memory_map, small_windows, generator):
-    source = MappedRows(memory_map, Reader(CPU, allow_nan=False)).for_training(7, generator)
+    source = MappedRows(memory_map, Reader(CPU, allow_nan=False)).for_training(
+        7, generator, shuffle=True
+    )
     plan = source.plan()
     expected = list(source.batches(plan))[start:]
     found = list(source.batches(plan, start))
@@ -231,7 +233,7 @@ def test_a_map_of_integers_becomes_floats(tmp_path, small_windows):
     integers = np.arange(600).reshape(100, 6)
     np.save(tmp_path / "X.npy", integers)
     source = open_source(np.load(tmp_path / "X.npy", mmap_mode="r"), CPU, batch_size=8)
-    (batch,) = epoch(source.for_training(100, None))
+    (batch,) = epoch(source.for_training(100, None, shuffle=False))
     assert batch.x.dtype == torch.float64
     assert_array_equal(batch.x, integers)
 

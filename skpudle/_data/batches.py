@@ -40,9 +40,19 @@ class Rows:
 
     n_judged = 1  # samples whose mean objective tells whether training has stalled
 
-    def __init__(self, x, batch_size, *, generator=None, mask=None):
+    def __init__(self, x, batch_size=1, *, generator=None, mask=None):
         self.x, self.batch_size, self.generator = x, min(batch_size, len(x)), generator
         self.mask = mask
+
+    def for_training(self, batch_size, generator, *, shuffle):
+        """Return the same samples in batches of some size, shuffled or in their own order."""
+        generator = generator if shuffle else None
+        return Rows(self.x, batch_size, generator=generator, mask=self.mask)
+
+    def to(self, dtype):
+        """Return the same samples in another dtype."""
+        mask = None if self.mask is None else self.mask.to(dtype)
+        return Rows(self.x.to(dtype), self.batch_size, generator=self.generator, mask=mask)
 
     @property
     def n_batches(self):

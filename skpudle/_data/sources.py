@@ -124,11 +124,16 @@ class _Source:
     def __init__(self, data, reader):
         self.data, self.reader = data, reader
 
-    def for_training(self, batch_size, generator):
-        """Return this source with batches of some size, shuffled if there is a generator."""
+    def for_training(self, batch_size, generator, *, shuffle):
+        """Return this source with batches of some size, shuffled or in their own order."""
         source = copy(self)
-        source.batch_size, source.generator = batch_size, generator
+        source.batch_size, source.generator = batch_size, generator if shuffle else None
         return source
+
+    def to(self, dtype):
+        """Return this source; from here on its batches have another dtype."""
+        self.reader.dtype = dtype
+        return self
 
     def plan(self):
         """Draw the order of an epoch; None where there is none to draw."""
@@ -271,9 +276,10 @@ class _Stream(_Source):
     The generator is that of a `DataLoader`, whose order it is; other streams are not shuffled.
     """
 
-    def for_training(self, batch_size, generator):
+    def for_training(self, batch_size, generator, *, shuffle):
         """Return this source; it has its own batches and its own order."""
-        return super().for_training(batch_size, getattr(self.data, "generator", None))
+        own = getattr(self.data, "generator", None)
+        return super().for_training(batch_size, own, shuffle=True)
 
     @property
     def n_batches(self):
