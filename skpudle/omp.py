@@ -41,8 +41,9 @@ from skpudle import _omp_compiled
 
 __all__ = ["solve_omp"]
 
-# Entries of the correlations of a block of rows, and of the directions of one in torch.
-_BLOCK_ENTRIES = {"cpu": 2**20, "cuda": 2**24}
+# Entries of the correlations of a block of rows: few enough for the cache of a processor (one of
+# 2^20 takes 8 % longer). And of the directions of a block in torch.
+_BLOCK_ENTRIES = {"cpu": 2**19, "cuda": 2**24}
 _DIRECTION_ENTRIES = {"cpu": 2**22, "cuda": 2**26}
 # A Gram matrix costs n_components products of an atom with all, in one efficient call, and saves
 # an inefficient one a round; above 10,000 atoms it takes gigabytes.
@@ -328,22 +329,26 @@ def solve_omp(
     gram = None
     if mask is None and len(atoms) <= min(_GRAM_ATOMS, _GRAM_ATOMS_PER_ROUND * room * len(x)):
         gram = atoms @ atoms.mT
-    n_rows = _BLOCK_ENTRIES.get(x.device.type, 2**20) // len(atoms)
+    n_rows = _BLOCK_ENTRIES.get(x.device.type, 2**19) // len(atoms)
     if solve is _pursue:
         entries = _DIRECTION_ENTRIES.get(x.device.type, 2**22)
         n_rows = min(n_rows, entries // (len(atoms) * room))
-    for first in range(0, len(x), max(1, n_rows)):
-        rows = slice(first, first + max(1, n_rows))
+    n_rows = max(1, min(n_rows, len(x)))
+    exact = codes
+    if codes.dtype != torch.float64:  # one block at a time
+        exact = codes.new_empty(n_rows, len(atoms), dtype=torch.float64)
+    for first in range(0, len(x), n_rows):
+        rows = slice(first, first + n_rows)
         data, known = x[rows].double(), None
         if mask is not None:
             known = (mask[rows] != 0).double()
             data = data.where(known != 0, 0.0)
-        in_place = codes.dtype == torch.float64
-        block = torch.mm(data, atoms.mT, out=codes[rows] if in_place else None)
+        block = exact[rows] if exact is codes else exact[: len(data)]
+        torch.mm(data, atoms.mT, out=block)
         solve(
             atoms, gram, known, data.square().sum(1), block, room=room, tol=tol, positive=positive,
             max_iter=room * (_ROUNDS_PER_PLACE if positive else 1),
         )  # fmt: skip
-        if not in_place:
+        if exact is not codes:
             codes[rows] = block
     return codes

@@ -30,6 +30,8 @@ TENSOR_LAYERS = [  # torch and not scikit-learn: tensors in, tensors out
     "_lasso_batched",
     "_lasso_compiled",
     "lasso",
+    "_omp_compiled",
+    "omp",
     "encoding",
     "gradients",
     "optimizers",
