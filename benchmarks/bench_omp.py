@@ -44,12 +44,12 @@ def patches_and_atoms(options):
     patches = load_image_patches(
         options.data,
         n_patches=n_all + n_all // 10,
-        patch_size=options.side,
+        patch_size=(options.side, options.side),
         dtype=np.float64,
         random_state=options.seed,
         normalize=False,
     )
-    patches = 255 * (patches - patches.mean(1, keepdims=True))
+    patches *= 255
     norms = np.linalg.norm(patches, axis=1)
     order = np.random.default_rng(options.seed).permutation(np.flatnonzero(norms > 1))
     patches, norms = patches[order] / norms[order, None], norms[order]
@@ -116,6 +116,8 @@ def describe(found, seconds, codes, x, atoms, stop):
         z = codes[name]
         z = z.toarray().T if hasattr(z, "toarray") else torch.as_tensor(z).cpu().numpy()
         z = z.astype(np.float64)
+        # scikit-learn has an atom for samples whose code need not have any
+        coded = np.square(exact_x[:n]).sum(1) > stop.get("tol", 0.0)
         errors = np.square(exact_x[:n] - z @ exact_atoms).sum(1)
         each = [s / n * len(x) / o for s, o in zip(seconds[name], seconds[ours])]
         rows.append(
@@ -130,7 +132,7 @@ def describe(found, seconds, codes, x, atoms, stop):
                 "largest_error_over_tol": float(errors.max() / stop["tol"])
                 if "tol" in stop
                 else None,
-                "largest_difference_of_codes": float(np.abs(z - reference[:n]).max()),
+                "largest_difference_of_codes": float(np.abs(z - reference[:n])[coded].max()),
             }
         )
         print(

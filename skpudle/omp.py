@@ -36,6 +36,7 @@ to a squared error of 0.005, 11 had another support and 2 a larger error.
 from functools import partial
 
 import torch
+from torch.nn.functional import pad
 
 from skpudle import _omp_compiled
 
@@ -45,9 +46,12 @@ __all__ = ["solve_omp"]
 # 2^20 takes 8 % longer). And of the directions of a block in torch.
 _BLOCK_ENTRIES = {"cpu": 2**19, "cuda": 2**24}
 _DIRECTION_ENTRIES = {"cpu": 2**22, "cuda": 2**26}
+# Places for atoms that a batch starts with; twice as many whenever they are full.
+_PLACES = 8
 # A Gram matrix costs n_components products of an atom with all, in one efficient call, and saves
-# an inefficient one a round; above 10,000 atoms it takes gigabytes.
-_GRAM_ATOMS_PER_ROUND = 4
+# an inefficient one in every round of every sample. With 256 atoms of 64 features it pays from 150
+# rounds on, where each sample takes as many as it may; above 10,000 atoms it takes gigabytes.
+_GRAM_ATOMS_PER_ROUND = 1
 _GRAM_ATOMS = 10_000
 # The first of the atoms whose correlations are equal up to this share of them, so that codes do not
 # depend on how rounding breaks ties.
@@ -68,17 +72,18 @@ class _Pursuit:
     there is one place more than atoms that may enter: who finds none has a place to write that to.
     """
 
-    def __init__(self, correlations, energy, mask, room):  # (n, p + 1), (n,), (n, m) or None
+    def __init__(self, correlations, energy, mask, places):  # (n, p + 1), (n,), (n, m) or None
         n, width = correlations.shape
         self.rows = torch.arange(n, device=energy.device)
         self.c = correlations
         self.energy, self.left = energy, energy.clone()
         self.mask = energy.new_empty(n, 0) if mask is None else mask
         self.sizes = self.rows.new_zeros(n)
-        self.support = self.rows.new_full((n, room + 1), width - 1)
-        self.z, self.amounts = energy.new_zeros(2, n, room + 1)
-        self.directions = energy.new_zeros(n, room + 1, width)
-        self.factor = torch.eye(room + 1, dtype=energy.dtype, device=energy.device).repeat(n, 1, 1)
+        self.support = self.rows.new_full((n, places + 1), width - 1)
+        self.z, self.amounts = energy.new_zeros(2, n, places + 1)
+        self.directions = energy.new_zeros(n, places + 1, width)
+        self.factor = energy.new_zeros(n, places + 1, places + 1)
+        self.factor.diagonal(dim1=1, dim2=2).fill_(1.0)
 
     def take(self, rows):
         """Return the pursuit of some rows."""
@@ -92,7 +97,21 @@ class _Pursuit:
         for name, value in vars(self).items():
             value[rows] = getattr(part, name)
 
-    def codes(self):  # -> (n, room + 1), least squares on the support, zero at empty places
+    @property
+    def places(self):
+        """Return the number of atoms that may enter."""
+        return self.support.shape[1] - 1
+
+    def grow(self, places):
+        """Make room for so many atoms."""
+        more, n_old = places - self.places, self.places + 1
+        self.support = pad(self.support, (0, more), value=self.c.shape[1] - 1)
+        self.z, self.amounts = pad(self.z, (0, more)), pad(self.amounts, (0, more))
+        self.directions = pad(self.directions, (0, 0, 0, more))
+        self.factor = pad(self.factor, (0, more, 0, more))
+        self.factor.diagonal(dim1=1, dim2=2)[:, n_old:] = 1.0
+
+    def codes(self):  # -> (n, places + 1), least squares on the support, zero at empty places
         amounts = self.amounts[:, :, None]
         return torch.linalg.solve_triangular(self.factor.mT, amounts, upper=True)[:, :, 0]
 
@@ -116,7 +135,7 @@ class _Pursuit:
         pivot = square - inner.square().sum(1)
         found = (best.square() > _RESOLUTION * square * self.energy) & (best > 0)
         found &= (pivot > _RESOLUTION * square) & (self.left > tol)
-        found &= self.sizes < self.support.shape[1] - 1
+        found &= self.sizes < self.places
 
         root = pivot.where(found, 1.0).sqrt()
         amount = (self.c.gather(1, new[:, None])[:, 0] / root).where(found, 0.0)
@@ -137,7 +156,7 @@ class _Pursuit:
     def _advance(self):
         """Move ``z`` towards the least squares codes, up to the first that reaches zero.
 
-        Return which have, (n, room + 1) booleans; without any, ``z`` are those codes.
+        Return which have, (n, places + 1) booleans; without any, ``z`` are those codes.
         """
         trial = self.codes()
         falls = (trial <= 0) & (self.support < self.c.shape[1] - 1)
@@ -146,7 +165,7 @@ class _Pursuit:
         self.z = torch.where(share == 2, trial, self.z + share * (trial - self.z))
         return falls & (reach <= share)
 
-    def _remove(self, leave):  # (n, room + 1) booleans
+    def _remove(self, leave):  # (n, places + 1) booleans
         """Take atoms from the support; what remains of the factor is made triangular again."""
         none = self.c.shape[1] - 1
         gone = leave | (self.support == none)
@@ -185,32 +204,39 @@ class _Pursuit:
 
 def _pursue(atoms, gram, mask, energy, codes, *, room, max_iter, tol, positive):
     """Turn ``codes``, which holds ``D^T x``, into the codes, (n, n_components), for a batch."""
-    pad = torch.nn.functional.pad
     atoms, gram = pad(atoms, (0, 0, 0, 1)), None if gram is None else pad(gram, (0, 1, 0, 1))
-    pursuit = _Pursuit(pad(codes, (0, 1)), energy, mask, room)
-    solution = energy.new_zeros(len(energy), len(atoms))
+    n_most = _DIRECTION_ENTRIES.get(codes.device.type, 2**22) // len(atoms)
+    correlations = pad(codes, (0, 1))
 
     def write(part):
         z = part.z if positive else part.codes()
+        rows = correlations.new_zeros(part.c.shape).scatter_(1, part.support, z)
         # a sample with values that are not finite has codes that are not
-        rows = part.c.new_zeros(part.c.shape).scatter_(1, part.support, z)
-        solution[part.rows] = rows + 0.0 * part.energy[:, None]
+        codes[part.rows] = (rows + 0.0 * part.energy[:, None])[:, :-1]
 
     # With a number of atoms hardly a sample ends early: asking is waiting for the device.
     ends_early = positive or tol > 0
-    for step in range(max_iter):
+    waiting = [(0, _Pursuit(correlations, energy, mask, min(room, _PLACES)))]
+    while waiting:
+        step, pursuit = waiting.pop()
+        if step == pursuit.places < room:
+            pursuit.grow(min(room, 2 * step))
+        n = len(pursuit.rows)
+        if n > 1 and n * pursuit.places > n_most:
+            halves = torch.arange(n, device=codes.device).chunk(2)
+            waiting += [(step, pursuit.take(half)) for half in halves]
+            continue
         found = pursuit.enter(atoms, gram, n_used=min(step, room), tol=tol, positive=positive)
         if positive:
             pursuit.keep_positive()
-        if ends_early:
-            searching = found.nonzero().squeeze(1)
-            if len(searching) == 0:
-                break
-            if 2 * len(searching) < len(found):
-                write(pursuit)
-                pursuit = pursuit.take(searching)
-    write(pursuit)
-    codes.copy_(solution[:, :-1])
+        searching = found.nonzero().squeeze(1) if ends_early else pursuit.sizes
+        if step + 1 >= max_iter or len(searching) == 0:
+            write(pursuit)
+            continue
+        if 2 * len(searching) < n:
+            write(pursuit)
+            pursuit = pursuit.take(searching)
+        waiting.append((step + 1, pursuit))
 
 
 def _checked_stop(atoms, n_nonzero_coefs, tol):  # -> places, squared error
@@ -330,9 +356,6 @@ def solve_omp(
     if mask is None and len(atoms) <= min(_GRAM_ATOMS, _GRAM_ATOMS_PER_ROUND * room * len(x)):
         gram = atoms @ atoms.mT
     n_rows = _BLOCK_ENTRIES.get(x.device.type, 2**19) // len(atoms)
-    if solve is _pursue:
-        entries = _DIRECTION_ENTRIES.get(x.device.type, 2**22)
-        n_rows = min(n_rows, entries // (len(atoms) * room))
     n_rows = max(1, min(n_rows, len(x)))
     exact = codes
     if codes.dtype != torch.float64:  # one block at a time

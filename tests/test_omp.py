@@ -381,18 +381,23 @@ def test_a_row_alone_is_coded_as_among_others(generator, solver, stop, positive)
     torch.testing.assert_close(alone, solve_omp(atoms, x, **options), **EXACT)
 
 
+@pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize("stop", STOPS, ids=str)
 def test_neither_blocks_nor_threads_nor_a_gram_matrix_change_codes(
-    generator, solver, stop, monkeypatch
+    generator, solver, stop, positive, monkeypatch
 ):
     atoms, x = make_problem(generator, 70)
-    expected = solve_omp(atoms, x, solver=solver, **stop)
+    options = dict(positive=positive, solver=solver, **stop)
+    expected = solve_omp(atoms, x, **options)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    torch.testing.assert_close(solve_omp(atoms, x, solver=solver, **stop), expected, **EXACT)
+    torch.testing.assert_close(solve_omp(atoms, x, **options), expected, **EXACT)
     monkeypatch.setattr(omp, "_BLOCK_ENTRIES", {"cpu": 40 * 9})
-    torch.testing.assert_close(solve_omp(atoms, x, solver=solver, **stop), expected, **EXACT)
+    torch.testing.assert_close(solve_omp(atoms, x, **options), expected, **EXACT)
+    monkeypatch.setattr(omp, "_PLACES", 1)
+    monkeypatch.setattr(omp, "_DIRECTION_ENTRIES", {"cpu": 40 * 9})
+    torch.testing.assert_close(solve_omp(atoms, x, **options), expected, **EXACT)
     monkeypatch.setattr(omp, "_GRAM_ATOMS", 0)
-    torch.testing.assert_close(solve_omp(atoms, x, solver=solver, **stop), expected, **EXACT)
+    torch.testing.assert_close(solve_omp(atoms, x, **options), expected, **EXACT)
 
 
 @pytest.mark.parametrize("stop", STOPS, ids=str)
