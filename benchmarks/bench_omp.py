@@ -76,7 +76,7 @@ def competitors(x, atoms, stop, options):
         print("SPAMS is not installed: left out")
     else:
         columns, atom_columns = np.asfortranarray(x.T), np.asfortranarray(atoms.T)
-        # it reads memory of anyone's where the error is not given
+        # without eps it returned nothing but zeros in some runs
         rule = dict(L=stop.get("n_nonzero_coefs", min(atoms.shape)), eps=stop.get("tol", 0.0))
         run = partial(spams.omp, columns, atom_columns, numThreads=torch.get_num_threads(), **rule)
         found["SPAMS"] = (lambda: run().toarray().T, len(x))

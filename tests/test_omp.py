@@ -426,6 +426,14 @@ def test_codes_know_no_gradient(generator, solver):
     assert not solve_omp(atoms.requires_grad_(), x, solver=solver).requires_grad
 
 
+def test_autocast_does_not_touch_codes(generator, solver):
+    atoms, x = (t.float() for t in make_problem(generator))
+    options = dict(tol=0.05, positive=True, solver=solver)
+    expected = solve_omp(atoms, x, **options)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(solve_omp(atoms, x, **options), expected)
+
+
 def test_no_samples_have_no_codes(generator, solver):
     atoms, x = make_problem(generator)
     assert solve_omp(atoms, x[:0], n_nonzero_coefs=2, solver=solver).shape == (0, 40)
