@@ -6,6 +6,7 @@ from math import pi, prod
 
 import torch
 
+from skpudle._data.arrays import check_range
 from skpudle._data.crops import Crops
 from skpudle._data.images import extend
 from skpudle.operators import atom_norms
@@ -164,9 +165,10 @@ class TrainingImages:
         return image[(..., *(slice(n - (n - k) % s) for n, k, s in axes))]
 
     def mean_square(self):
-        """Return the squared norm of a crop of mean energy, as a number."""
+        """Return the squared norm of a crop of mean energy, as a number that training can use."""
         squares = torch.stack([image.square().mean() for image in self.images])
-        return float(squares.mean()) * len(self.images[0]) * prod(self.crop)
+        square = float(squares.mean()) * len(self.images[0]) * prod(self.crop)
+        return check_range(square, self.images)
 
     def crops(self, batch_size, *, shuffle, noise_std, flip):
         """Return the source of batches for the trainer; see `Crops`."""

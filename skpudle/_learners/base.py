@@ -13,12 +13,13 @@ import torch
 from sklearn.base import _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import _check_feature_names, validate_data
+from sklearn.utils.validation import _check_feature_names, _check_n_features
 
 from skpudle._data.arrays import (
     check_rows,
     input_attributes,
     make_generator,
+    mean_square,
     resolve_device,
     split_missing,
     tensors_of,
@@ -279,25 +280,24 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             sample, mask = split_missing(source.head(self.n_components or 0))[0], None
         self._check_parameters()
         if go_on:
-            validate_data(self, X if source is None else sample, reset=False, skip_check_array=True)
+            _check_n_features(self, X if source is None else sample, reset=False)
             atoms = to_tensor(self.components_, device)
             if source is None:
                 x, mask = x.to(atoms.dtype), None if mask is None else mask.to(atoms.dtype)
             else:
                 source.reader.dtype = atoms.dtype
             start = {name: self._training_state[name] for name in ("alpha", "data_scale")}
-            start |= {"loss_curve": self.loss_curve_, "n_steps": self.n_steps_}
-            start["input"] = {}  # what it was
+            start |= {"loss_curve": self.loss_curve_, "n_steps": self.n_steps_, "input": {}}
         else:
             generator = make_generator(self.random_state)
             if seed is not None:
                 generator.manual_seed(seed)
             if team is not None:
                 generator, sample = team.agree(generator), team.collect(sample)
+            start = {"data_scale": mean_square(sample)}
             atoms = self._initial_atoms(sample, generator)
-            start = {
+            start |= {
                 "alpha": self._initial_alpha(sample, atoms),
-                "data_scale": float(sample.square().sum(1).mean()),
                 "loss_curve": [],
                 "n_steps": 0,
                 "seed": generator.initial_seed(),

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_feature_names, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
 from skpudle._data.arrays import (
     input_attributes,
@@ -143,7 +143,7 @@ class BaseConvLearner(BaseDictionaryLearner):
                     f"{type(self).__name__} was fitted on images. Pass one image as [image], or as "
                     "image[np.newaxis]."
                 )
-            validate_data(self, X, reset=False, skip_check_array=True)
+            _check_n_features(self, X, reset=False)
         grey = self.components_.ndim == 1 + len(self._kernel)
         n_channels = 1 if grey else self.components_.shape[-1]
         if images.n_channels != n_channels:
@@ -221,9 +221,9 @@ class BaseConvLearner(BaseDictionaryLearner):
                 step = None if self.step_size == "auto" else float(self.step_size)
                 parameters = parameters._replace(step=step)
         else:
+            start = {"loss_curve": [], "n_steps": 0, "data_scale": x.mean_square()}
             parameters = self._initial_parameters(x, images)
-            start = {"loss_curve": [], "n_steps": 0, "alpha": float(parameters.alpha)}
-            start["data_scale"] = x.mean_square()
+            start["alpha"] = float(parameters.alpha)
             start["input"] = input_attributes(X if images.kind == "rows" else None)
             same = images.kind != "list"
             start["image_size"] = tuple(images.tensors[0].shape[2:]) if same else None

@@ -9,7 +9,14 @@ from sklearn.base import _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skpudle._data.arrays import check_rows, input_attributes, make_generator, to_numpy, to_tensor
+from skpudle._data.arrays import (
+    check_rows,
+    input_attributes,
+    make_generator,
+    mean_square,
+    to_numpy,
+    to_tensor,
+)
 from skpudle._learners.base import AUTO_ALPHA, DICT_INIT, BaseDictionaryLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle.lasso import solve_lasso
@@ -161,6 +168,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         """
         bpdndl = _import_sporco()
         x = to_tensor(check_rows(X, estimator=self))
+        mean_square(x)  # refuses what SPORCO cannot square either
         atoms = self._initial_atoms(x, make_generator(self.random_state))
         alpha = self._initial_alpha(x, atoms)
         inputs = input_attributes(X)
