@@ -1,7 +1,5 @@
 """The boundary between NumPy and torch: the only place where one becomes the other."""
 
-from reprlib import repr as short
-
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
@@ -19,12 +17,16 @@ __all__ = [
     "mean_square",
     "refuse_batches",
     "resolve_device",
+    "shortened",
     "split_missing",
     "tensors_of",
     "to_numpy",
     "to_tensor",
     "wide",
 ]
+
+# Characters of an error: those of scikit-learn, of a wrong parameter, may be 500 and its value.
+_LONGEST = 800
 
 # Numbers squared at a time: 8 MiB in float64, a cache of a processor core.
 _NUMBERS_AT_A_TIME = 2**20
@@ -38,6 +40,11 @@ _NAN = (
     "sklearn.impute.SimpleImputer in a pipeline, or use PUDLEDictionaryLearning with a number of "
     "unfoldings, which accepts NaN."
 )
+
+
+def shortened(text):
+    """Return a text without its middle where a value that it tells is of any length."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 100]} ... {text[-50:]}"
 
 
 def resolve_device(device, X=None):
@@ -72,7 +79,7 @@ def resolve_device(device, X=None):
         available += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
         available += ["mps"] if torch.backends.mps.is_available() else []
         raise ValueError(
-            f"Device {short(device)} is unknown or not present; pass 'auto' or one of {available}."
+            f"Device {device!r:.80} is unknown or not present; pass 'auto' or one of {available}."
         ) from error
 
 
@@ -211,6 +218,8 @@ def _check_array(X, **options):
     except ValueError as error:
         if "contains NaN" in str(error):
             raise ValueError(_NAN) from error
+        if len(str(error)) > _LONGEST:
+            raise ValueError(shortened(str(error))) from None
         raise
 
 

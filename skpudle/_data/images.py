@@ -43,14 +43,14 @@ def check_sizes(kernel, stride, image_shape):
     n_axes = len(kernel)
     if n_axes not in (1, 2) or len(stride) != n_axes or not positive((*kernel, *stride)):
         raise ValueError(
-            f"stride={stride!r} and atom_shape={kernel!r} do not belong together; pass positive "
-            "integers, one for each of one or two axes of an atom."
+            f"stride={stride!r:.80} and atom_shape={kernel!r:.80} do not belong together; pass "
+            "positive integers, one for each of one or two axes of an atom."
         )
     if image_shape is not None and not (
         len(image_shape) - n_axes in (0, 1) and positive(image_shape)
     ):
         raise ValueError(
-            f"image_shape={image_shape!r} is no image for atom_shape={kernel!r}; pass {n_axes} "
+            f"image_shape={image_shape!r:.80} is no image for atom_shape={kernel!r}; pass {n_axes} "
             "positive integers, and the number of channels after them if there is an axis of "
             "channels."
         )

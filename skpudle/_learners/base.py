@@ -113,8 +113,8 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             len(decay) == 2 and all(isinstance(beta, Real) and 0 < beta <= 1 for beta in decay)
         ):
             raise ValueError(
-                f"lambda_decay={decay!r} is not a pair (first, last) of numbers in (0, 1]; pass "
-                "such a pair, or one number."
+                f"lambda_decay={decay!r:.80} is not a pair (first, last) of numbers in (0, 1]; "
+                "pass such a pair, or one number."
             )
 
     def _allows_nan(self):
@@ -199,7 +199,8 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
                 stopped = bool(trainer.largest(int(stopped)))
             recorder.end(finished=converged or stopped)
             self._take(fitted())
-        self._warn_of_step(trainer.optimizer.atoms, stacklevel=5)
+        if not start["warned"]:
+            self._warn_of_step(trainer.optimizer.atoms, stacklevel=5)
         if not (converged or stopped or self.tol is None):
             warn_of_early_end(self, stacklevel=4 + self._n_wrappers)
         root.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes=dict)
@@ -305,7 +306,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
                 "sample": sample,
                 "input": input_attributes(X if source is None else sample),
             }
-            self._warn_of_step(atoms, stacklevel=6)
+            start["warned"] = self._warn_of_step(atoms, stacklevel=6)
         optimizer = make_optimizer(
             self.optimizer,
             atoms,
@@ -358,8 +359,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         return float(default_step(dictionary) if self.step_size == "auto" else self.step_size)
 
     def _warn_of_step(self, atoms, *, stacklevel):
-        if self.step_size != "auto":
-            warn_of_step(self.step_size, DenseDictionary(atoms), stacklevel=stacklevel)
+        return warn_of_step(self.step_size, DenseDictionary(atoms), stacklevel=stacklevel)
 
     def _optimizer_name(self):  # whose state it is; the surrogate's is one with all parameters
         params = None if self.optimizer == "surrogate" else self.optimizer_params

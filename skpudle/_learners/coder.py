@@ -10,12 +10,17 @@ import numpy as np
 import torch
 from scipy import sparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils._param_validation import (
+    InvalidParameterError,
+    validate_parameter_constraints,
+)
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
 from skpudle._data.arrays import (
     check_rows,
     handed_over,
     resolve_device,
+    shortened,
     split_missing,
     to_numpy,
     to_tensor,
@@ -89,6 +94,17 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         It has to know of masks if `_allows_nan` says so.
         """
         raise NotImplementedError
+
+    def _validate_params(self, *names):
+        """Check parameters as scikit-learn does, those of the given names or all."""
+        try:
+            if not names:
+                return super()._validate_params()
+            values = {name: getattr(self, name) for name in names}
+            name = type(self).__name__
+            return validate_parameter_constraints(self._parameter_constraints, values, name)
+        except InvalidParameterError as error:
+            raise InvalidParameterError(shortened(str(error))) from None
 
     def _allows_nan(self):
         """Return whether NaN marks missing entries."""

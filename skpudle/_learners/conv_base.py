@@ -249,7 +249,7 @@ class BaseConvLearner(BaseDictionaryLearner):
             moments = tensors_of(moments, start["device"])
             optimizer.load(layout.pack(parameters), moments)
         else:
-            self._warn_of_large_step(parameters, stacklevel=7)
+            start["warned"] = self._warn_of_large_step(parameters, stacklevel=7)
             warn_of_units(self.noise_std, images.tensors, stacklevel=6)
         make_network = partial(self._training_network, layout, x)
         trainer = self._trainer(make_network, optimizer, start)
@@ -397,10 +397,10 @@ class BaseConvLearner(BaseDictionaryLearner):
 
     def _warn_of_step(self, atoms, *, stacklevel):
         parameters = self._fitted_parameters(torch.zeros((), device="cpu"))
-        self._warn_of_large_step(parameters, stacklevel=stacklevel + 2)
+        return self._warn_of_large_step(parameters, stacklevel=stacklevel + 2)
 
     def _warn_of_large_step(self, parameters, *, stacklevel):
         if parameters.step is None or self.learn_step or parameters.analysis_atoms is not None:
-            return
+            return False
         dictionary = ConvDictionary(parameters.atoms, self._stride)
-        warn_of_step(parameters.step, dictionary, stacklevel=stacklevel)
+        return warn_of_step(parameters.step, dictionary, stacklevel=stacklevel)

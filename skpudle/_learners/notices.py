@@ -24,9 +24,13 @@ def print_progress(trainer, max_iter, n_updates, start_time, n_before=0):
 
 
 def warn_of_step(step_size, dictionary, *, stacklevel):
-    """Warn if the encoder may diverge with the given step; `stacklevel` as in `warnings.warn`."""
-    bound = float(dictionary.squared_norm_bound())
-    if step_size * bound > 2:
+    """Warn if the encoder may diverge with the given step, and return whether it may.
+
+    ``step_size="auto"`` may not; `stacklevel` as in `warnings.warn`.
+    """
+    bound = 0.0 if step_size == "auto" else float(dictionary.squared_norm_bound())
+    too_large = bound > 0 and step_size * bound > 2
+    if too_large:
         warnings.warn(
             f"step_size={step_size} is beyond 2 / L = {2 / bound:.3g}, where L = {bound:.4g} is a "
             "bound of the squared spectral norm of the dictionary: the encoder may diverge. Pass a "
@@ -34,6 +38,7 @@ def warn_of_step(step_size, dictionary, *, stacklevel):
             RuntimeWarning,
             stacklevel=stacklevel + 1,
         )
+    return too_large
 
 
 def warn_of_early_end(learner, *, stacklevel):

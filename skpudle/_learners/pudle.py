@@ -19,6 +19,18 @@ _AUTO_EPOCHS = 100
 _AUTO_OPERATIONS = 1.2e12
 _AUTO_UPDATES = 200
 
+# Parameters that `transform` takes, besides what `fit` made of the others.
+_OF_THE_ENCODER = (
+    "n_unfoldings",
+    "shrinkage",
+    "lambda_decay",
+    "positive_code",
+    "transform_algorithm",
+    "transform_alpha",
+    "split_sign",
+    "device",
+)
+
 
 def _solve_lasso(dictionary, x, *, alpha, positive_code, mask=None, warn=False):
     codes, gaps = converged_codes(
@@ -295,7 +307,7 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
         )
 
     def _transform_encoder(self):
-        self._validate_params()  # they may have been set since `fit`
+        self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
         self._check_parameters()
         alpha = self.alpha_ if self.transform_alpha is None else self.transform_alpha
         if self._converges():
