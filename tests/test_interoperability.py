@@ -196,7 +196,10 @@ def test_an_array_after_a_frame_warns_once_that_it_has_no_names(kind, X):
         with pytest.warns(UserWarning, match="valid feature names") as warned:
             getattr(learner, method)(X)
         assert len(warned) == 1
-        with pytest.warns(UserWarning), pytest.raises(ValueError, match="10 features"):
+        with (
+            pytest.warns(UserWarning, match="names"),
+            pytest.raises(ValueError, match="10 features"),
+        ):
             getattr(learner, method)(X[:, :9])
 
 
