@@ -329,7 +329,11 @@ def test_the_mean_square_is_that_of_all_rows_at_once(n_numbers, generator, monke
 def test_what_squares_to_nothing_or_to_infinity_has_no_mean_square(dtype, generator):
     x = torch.randn(20, 3, generator=generator, dtype=dtype)
     limits = torch.finfo(dtype)
-    for unit, word in [(limits.tiny**0.7, "small"), (limits.max**0.7, "large")]:
+    for unit, word in [
+        (2 * limits.smallest_normal * limits.eps, "small"),  # denormals
+        (limits.tiny**0.7, "small"),
+        (limits.max**0.7, "large"),
+    ]:
         with pytest.raises(ValueError, match=f"as {word} as .*scale the data"):
             mean_square(unit * x)
     assert mean_square(0 * x) == 0
