@@ -357,8 +357,10 @@ def test_a_step_beyond_its_bound_warns_with_the_bound(X, atoms):
     largest = 2 * float(default_step(DenseDictionary(torch.tensor(atoms))))
     options = dict(dict_init=atoms, learning_rate=1e-9, n_unfoldings=2, max_iter=1)
     make(step_size=0.99 * largest, **options).fit(X)
-    with pytest.warns(RuntimeWarning, match=rf"step_size=.* beyond 2 / L = {largest:.3g}"):
+    match = rf"step_size=.* beyond 2 / L = {largest:.3g}"
+    with pytest.warns(RuntimeWarning, match=match) as warned:
         make(step_size=1.01 * largest, **options).fit(X)
+    assert len(warned) == 1
 
 
 # ---------------------------------------------------------------------------- decay

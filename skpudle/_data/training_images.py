@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from skpudle._data.arrays import check_range
 from skpudle._data.callers import users_level
 from skpudle._data.crops import Crops
 from skpudle._data.images import extend
@@ -191,9 +192,10 @@ class TrainingImages:
         return image[(..., *(slice(n - (n - k) % s) for n, k, s in axes))]
 
     def mean_square(self):
-        """Return the squared norm of a crop of mean energy, as a number."""
+        """Return the squared norm of a crop of mean energy, as a number that training can use."""
         squares = torch.stack([image.square().mean() for image in self.images])
-        return float(squares.mean()) * len(self.images[0]) * prod(self.crop)
+        square = float(squares.mean()) * len(self.images[0]) * prod(self.crop)
+        return check_range(square, self.images)
 
     def for_training(self, batch_size, generator, *, shuffle):
         """Return a source of random crops, by a generator; see `Crops`."""

@@ -282,8 +282,8 @@ class GradientLearner(CallbackSupportMixin):
             len(decay) == 2 and all(isinstance(beta, Real) and 0 < beta <= 1 for beta in decay)
         ):
             raise ValueError(
-                f"lambda_decay={decay!r} is not a pair (first, last) of numbers in (0, 1]; pass "
-                "such a pair, or one number."
+                f"lambda_decay={decay!r:.80} is not a pair (first, last) of numbers in (0, 1]; "
+                "pass such a pair, or one number."
             )
 
     def _fixed_step(self):  # -> float, or None for one that follows the atoms

@@ -6,7 +6,7 @@ from numbers import Integral, Real
 
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_feature_names, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
 from skpudle._data.arrays import input_attributes, make_generator, resolve_device, to_tensor
 from skpudle._data.images import check_sizes, read_images, read_targets, sizes
@@ -120,7 +120,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                     f"{type(self).__name__} was fitted on images. Pass one image as [image], or as "
                     "image[np.newaxis]."
                 )
-            validate_data(self, X, reset=False, skip_check_array=True)
+            _check_n_features(self, X, reset=False)
         grey = self.components_.ndim == 1 + len(self._kernel)
         n_channels = 1 if grey else self.components_.shape[-1]
         if images.n_channels != n_channels:
@@ -142,6 +142,9 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
     def _network(self, like):  # -> ConvNetwork of the dtype and on the device of a tensor
         parameters = self._known_parameters(like)
         return ConvNetwork(parameters, self._stride, self._encoder(), self.lambda_decay_)
+
+    def _transform_encoder(self):  # of parts of data, which `transform` encodes
+        self._check_parameters()
 
     def _known_parameters(self, like):
         check_is_fitted(self)

@@ -4,11 +4,12 @@ from dataclasses import replace
 from functools import partial
 
 from sklearn.utils._param_validation import HasMethods, StrOptions
-from sklearn.utils.validation import _check_feature_names, validate_data
+from sklearn.utils.validation import _check_feature_names, _check_n_features
 
 from skpudle._data.arrays import (
     check_rows,
     input_attributes,
+    mean_square,
     resolve_device,
     split_missing,
     to_tensor,
@@ -95,7 +96,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         self._check_parameters()
         if not known:
             return Data(source, sample, device, input_attributes(seen))
-        validate_data(self, seen, reset=False, skip_check_array=True)
+        _check_n_features(self, seen, reset=False)
         return Data(source.to(to_tensor(self.components_).dtype), sample, device, {})
 
     def _model(self, **known):
@@ -109,7 +110,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         )
 
     def _new_model(self, data, generator):  # -> model, atoms
-        x, model = data.sample, self._model(data_scale=float(data.sample.square().sum(1).mean()))
+        x, model = data.sample, self._model(data_scale=mean_square(data.sample))
         atoms = choose_atoms(self.dict_init, self.n_components, x, generator, model.constraint)
         alpha = self._penalty_or_threshold
         if alpha == "auto":

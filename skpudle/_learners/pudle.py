@@ -17,6 +17,18 @@ _AUTO_EPOCHS = 100
 _AUTO_OPERATIONS = 1.2e12
 _AUTO_UPDATES = 200
 
+# Parameters that `transform` takes, besides what `fit` made of the others.
+_OF_THE_ENCODER = (
+    "n_unfoldings",
+    "shrinkage",
+    "lambda_decay",
+    "positive_code",
+    "transform_algorithm",
+    "transform_alpha",
+    "split_sign",
+    "device",
+)
+
 
 class PUDLEDictionaryLearning(DenseLearner):
     r"""Dictionary learning by backpropagation through an unfolded sparse encoder (PUDLE).
@@ -279,7 +291,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         return Encoder(self.n_unfoldings, self.shrinkage, self.positive_code)
 
     def _transform_encoder(self):
-        self._validate_params()  # they may have been set since `fit`
+        self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
         self._check_parameters()
         encoder = self._encoder()
         if self._converges():

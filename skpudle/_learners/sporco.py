@@ -9,7 +9,14 @@ from sklearn.base import _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skpudle._data.arrays import check_rows, input_attributes, make_generator, to_numpy, to_tensor
+from skpudle._data.arrays import (
+    check_rows,
+    input_attributes,
+    make_generator,
+    mean_square,
+    to_numpy,
+    to_tensor,
+)
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.dense import DICT_INIT, choose_atoms
 from skpudle._learners.encoder import automatic_alpha, correlations
@@ -158,6 +165,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         """
         bpdndl = _import_sporco()
         x = to_tensor(check_rows(X, estimator=self))
+        mean_square(x)  # refuses what SPORCO cannot square either
         generator = make_generator(self.random_state)
         atoms = choose_atoms(self.dict_init, self.n_components, x, generator, Constraint())
         alpha = self.alpha
