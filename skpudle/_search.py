@@ -13,8 +13,11 @@ solved for atoms *extrapolated* along their last step, until the objective rises
 What is left are local minima in which one atom stands for two, and spare atoms for what others
 say together. So the search goes in rounds: it *splits* the atoms whose users share the largest
 common direction of residuals, adapts the larger dictionary, *removes* the atoms without which the
-objective rises least, and adapts again. A round counts if the objective is lower after it;
-otherwise the search goes back and tries fewer.
+objective rises least, and adapts again. A split can take half of the residuals' energy along that
+direction from the objective, so only so many atoms split as others cost less than that. A round
+counts if the objective is lower after it; otherwise the search goes back and tries fewer.
+
+Where there are many samples for an atom, all this is done for some of the samples first.
 
 The whole search is one value, `SearchState`, and `advance` a function from it to the next. All
 decisions follow from sums over samples: several processes, each with its own, end with the same
@@ -57,8 +60,12 @@ _SHARE = 0.6
 _MAX_WORKING_SETS = 20
 _MAX_SWEEPS = 100
 
-# A round splits one atom of so many.
+# A round splits at most one atom of so many.
 _SPLIT = 20
+# The cost of an atom is estimated from so many samples that use it.
+_USERS = 64
+# So many samples for an atom (or a feature, if there are more) are enough to begin with.
+_SAMPLES = 25
 _POWER_ITERATIONS = 8
 # The halves of an atom are d + h v and d - h v, with v of norm 1.
 _HALF = 0.5
@@ -142,6 +149,13 @@ class Problem:
             x = torch.where(mask > 0, x, 0.0)
         object.__setattr__(self, "x", x.contiguous())
 
+    def thinned(self, stride):
+        """Return the problem for the samples at this distance from each other."""
+        if stride == 1:
+            return self
+        mask = None if self.mask is None else self.mask[::stride]
+        return replace(self, x=self.x[::stride], mask=mask)
+
     def total(self, *tensors):
         """Return sums over all processes."""
         return tensors if self.team is None else self.team.sum(*tensors)
@@ -171,9 +185,11 @@ class SearchState:
     best_atoms, best_codes, best_objective
         The best dictionary of the wanted size, with its codes and objective.
     n_splits : int
-        How many atoms the next round splits.
+        How many atoms the next round splits at most.
     n_rounds : int
         Rounds so far.
+    stride : int
+        Distance of the samples that are looked at.
     """
 
     atoms: Tensor
@@ -187,6 +203,7 @@ class SearchState:
     curve: tuple = ()
     n_splits: int = 1
     n_rounds: int = 0
+    stride: int = 1
 
 
 class _Epoch:
@@ -251,8 +268,8 @@ class _Epoch:
             sweep(a, b, self.problem.positive_atoms, np.asarray(atoms))
         return atoms
 
-    def split(self, n_splits, seed):
-        """Return the atoms with halves for those whose users' residuals have most in common."""
+    def common_directions(self, seed):  # -> (p,), (p, m)
+        """Return the largest energy of the users' residuals along a direction, and that."""
         residual = self._residual()
         if self.problem.mask is not None:
             residual *= self.problem.mask
@@ -267,24 +284,36 @@ class _Epoch:
             in_parts(lambda first, last: add_second_moments(first, last, *arrays), p, 4)  # noqa: B023
             (image,) = self.problem.total(image)
             image -= (image * self.atoms).sum(1, keepdim=True) * self.atoms
-        energy = (image * direction).sum(1)
-        chosen = energy.argsort(descending=True, stable=True)[:n_splits]
-        half = _HALF * torch.nn.functional.normalize(image[chosen], dim=1)
-        atoms = self.atoms.clone()
-        atoms[chosen] += half
-        return self.problem.project(torch.cat([atoms, self.atoms[chosen] - half]))
+        return (image * direction).sum(1), torch.nn.functional.normalize(image, dim=1)
 
-    def expendable(self, n_removed):  # -> (p,) bool, False for those to remove
-        """Choose the atoms without which the objective rises least."""
+    def costs(self):  # -> (p,), (p, p)
+        """Return what the objective loses without each atom, and which other codes then grow."""
         p = len(self.atoms)
         mask, correlation, gain = self._rows
         cost, taken_over = self.a.new_zeros(p), self.a.new_zeros(p, p)
-        codes = self.codes.widened(max(self.codes.index.shape[1], min(correlation.shape)))
-        arrays = (*self._dictionary, mask, correlation, *self._options, *self._entries,
+        codes = self.codes.widened(max(self.codes.index.shape[1], min(p, self.atoms.shape[1] + 8)))
+        arrays = (*self._dictionary, mask, correlation, *self._options, _USERS, *self._entries,
                   *codes.arrays(), gain, np.asarray(cost), np.asarray(taken_over))  # fmt: skip
         in_parts(lambda first, last: removals(first, last, *arrays), p, 1)
-        cost, taken_over = self.problem.total(cost, taken_over)
-        heirs = taken_over.topk(min(_HEIRS, p)).indices.tolist()
+        return self.problem.total(cost, taken_over)
+
+    def split(self, n_splits, seed):
+        """Return the atoms with two halves for each that is worth splitting, or None."""
+        energy, direction = self.common_directions(seed)
+        energy, chosen = energy.sort(descending=True, stable=True)
+        cost, _ = self.costs()
+        n_splits = min(n_splits, int((cost.sort().values < energy / 2).cumprod(0).sum()))
+        if n_splits == 0:
+            return None
+        chosen = chosen[:n_splits]
+        half, atoms = _HALF * direction[chosen], self.atoms.clone()
+        atoms[chosen] += half
+        return self.problem.project(torch.cat([atoms, self.atoms[chosen] - half]))
+
+    def without(self, n_removed):  # -> (p,) bool, False for those to remove
+        """Choose the atoms without which the objective rises least."""
+        cost, taken_over = self.costs()
+        heirs = taken_over.topk(min(_HEIRS, len(cost))).indices.tolist()
         kept, removed = set(), set()
         for j in cost.argsort(stable=True).tolist():
             if j not in kept and removed.isdisjoint(heirs[j]):
@@ -292,9 +321,18 @@ class _Epoch:
                 kept.update(heirs[j])
             if len(removed) == n_removed:
                 break
-        remaining = torch.ones(p, dtype=torch.bool)
+        remaining = torch.ones(len(cost), dtype=torch.bool)
         remaining[list(removed)] = False
         return remaining
+
+
+def _no_codes(problem):
+    n = len(problem.x)
+    return Codes(
+        torch.zeros(n, dtype=torch.int64),
+        torch.zeros(n, 0, dtype=torch.int32),
+        torch.zeros(n, 0, dtype=torch.float64),
+    )
 
 
 def begin(problem, atoms):
@@ -314,13 +352,11 @@ def begin(problem, atoms):
         The state before the first epoch.
     """
     atoms = problem.project(atoms.detach().to("cpu", torch.float64))
-    n = len(problem.x)
-    codes = Codes(
-        torch.zeros(n, dtype=torch.int64),
-        torch.zeros(n, 0, dtype=torch.int32),
-        torch.zeros(n, 0, dtype=torch.float64),
-    )
-    return SearchState(atoms, atoms, codes, atoms, codes, n_splits=max(1, len(atoms) // _SPLIT))
+    (n,) = problem.total(torch.tensor([len(problem.x)], dtype=torch.float64))
+    stride = max(1, int(n) // (_SAMPLES * max(atoms.shape)))
+    codes = _no_codes(problem.thinned(stride))
+    n_splits = max(1, len(atoms) // _SPLIT)
+    return SearchState(atoms, atoms, codes, atoms, codes, n_splits=n_splits, stride=stride)
 
 
 def is_done(state):
@@ -342,12 +378,20 @@ def _restart(state, phase, **changes):
     return replace(state, previous=state.atoms)
 
 
-def _larger(state, epoch):
-    """Start a round, or the last phase if there is nothing more to try."""
-    if state.n_splits == 0 or state.n_rounds == _MAX_ROUNDS:
-        return _restart(state, "polish", atoms=state.best_atoms, codes=state.best_codes)
-    atoms = epoch.split(state.n_splits, seed=state.epoch)
-    return _restart(state, "larger", atoms=atoms, codes=epoch.codes, n_rounds=state.n_rounds + 1)
+def _round(problem, state, epoch):
+    """Start a round, or what comes after the last one."""
+    if state.n_splits > 0 and state.n_rounds < _MAX_ROUNDS:
+        atoms = epoch.split(state.n_splits, seed=state.epoch)
+        if atoms is not None:
+            n_rounds = state.n_rounds + 1
+            return _restart(state, "larger", atoms=atoms, codes=epoch.codes, n_rounds=n_rounds)
+    best = dict(atoms=state.best_atoms, codes=state.best_codes)
+    if state.stride == 1:
+        return _restart(state, "polish", **best)
+    codes = _no_codes(problem)
+    best = dict(atoms=state.best_atoms, codes=codes, best_codes=codes, best_objective=float("inf"))
+    n_splits = max(1, len(state.best_atoms) // _SPLIT)
+    return _restart(state, "settle", **best, n_splits=n_splits, stride=1)
 
 
 def _next_phase(problem, state, epoch):
@@ -355,15 +399,15 @@ def _next_phase(problem, state, epoch):
     if state.phase == "polish":
         return replace(state, phase="done")
     if len(epoch.atoms) > p:
-        kept = epoch.expendable(len(epoch.atoms) - p)
+        kept = epoch.without(len(epoch.atoms) - p)
         atoms, codes = epoch.atoms[kept], epoch.codes.restricted(kept)
         return _restart(state, "smaller", atoms=atoms, codes=codes)
     if epoch.objective < (1 - _PROGRESS) * state.best_objective:
         best = dict(best_atoms=epoch.atoms, best_codes=epoch.codes)
         state = replace(state, **best, best_objective=epoch.objective)
-        return _larger(state, epoch)
+        return _round(problem, state, epoch)
     state = replace(state, n_splits=state.n_splits // 3)
-    return _larger(state, _Epoch(problem, state.best_atoms, state.best_codes))
+    return _round(problem, state, _Epoch(epoch.problem, state.best_atoms, state.best_codes))
 
 
 def advance(problem, state):
@@ -382,7 +426,8 @@ def advance(problem, state):
         The next state.
     """
     step = _EXTRAPOLATION * (state.atoms - state.previous)
-    epoch = _Epoch(problem, problem.project(state.atoms + step), state.codes)
+    atoms = problem.project(state.atoms + step)
+    epoch = _Epoch(problem.thinned(state.stride), atoms, state.codes)
     rises = len(state.curve) > 0 and epoch.objective > state.curve[-1]
     curve = (*state.curve, epoch.objective)
     state = replace(state, codes=epoch.codes, epoch=state.epoch + 1, curve=curve)

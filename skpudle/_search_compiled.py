@@ -155,14 +155,20 @@ def solve_rows(atoms, gram, mask, correlation, alpha, positive, tolerance, share
 
 @_compile
 def removals(first, last, atoms, gram, mask, correlation, alpha, positive, tolerance, share,
-             max_rounds, max_sweeps, start, row, place, count, index, value, gain,
+             max_rounds, max_sweeps, most, start, row, place, count, index, value, gain,
              cost, taken_over):  # fmt: skip
-    """Set how much the objective rises without each atom, and which atoms' codes then grow."""
+    """Set how much the objective rises without each atom, and which atoms' codes then grow.
+
+    Both are estimated from ``most`` users of an atom at regular distances, if it has more.
+    """
     n_components, room = len(atoms), index.shape[1]
     n, others, codes = np.empty(1, np.int64), np.empty((1, room), np.int32), np.empty((1, room))
     without, q = np.empty(1), np.empty((1, n_components))
     for j in range(first, last):
-        for e in range(start[j], start[j + 1]):
+        n_users = start[j + 1] - start[j]
+        n_asked = min(n_users, most)
+        for asked in range(n_asked):
+            e = start[j] + asked * n_users // n_asked
             i = row[e]
             known = mask[i : i + 1] if len(mask) else mask
             for k in range(n_components):
@@ -179,6 +185,9 @@ def removals(first, last, atoms, gram, mask, correlation, alpha, positive, toler
             cost[j] += gain[i] - without[0]
             for k in range(n[0]):
                 taken_over[j, others[0, k]] += abs(codes[0, k])
+        for k in range(n_components):
+            taken_over[j, k] *= n_users / max(n_asked, 1)
+        cost[j] *= n_users / max(n_asked, 1)
 
 
 @_compile
