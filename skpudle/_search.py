@@ -13,9 +13,10 @@ solved for atoms *extrapolated* along their last step, until the objective rises
 What is left are local minima in which one atom stands for two, and spare atoms for what others
 say together. So the search goes in rounds: it *splits* the atoms whose users share the largest
 common direction of residuals, adapts the larger dictionary, *removes* the atoms without which the
-objective rises least, and adapts again. A split can take half of the residuals' energy along that
-direction from the objective, so only so many atoms split as others cost less than that. A round
-counts if the objective is lower after it; otherwise the search goes back and tries fewer.
+objective rises least, and adapts again. A round counts if the objective is lower after it;
+otherwise the search goes back and tries fewer. So many atoms split as others cost less than the
+energy along those directions. (A split takes half of it from the objective, and more once its
+neighbours adapt: with half of it as the limit 0.966 of 500 atoms were found, with all 0.986.)
 
 Where there are many samples for an atom, all this is done for some of the samples first.
 
@@ -302,7 +303,7 @@ class _Epoch:
         energy, direction = self.common_directions(seed)
         energy, chosen = energy.sort(descending=True, stable=True)
         cost, _ = self.costs()
-        n_splits = min(n_splits, int((cost.sort().values < energy / 2).cumprod(0).sum()))
+        n_splits = min(n_splits, int((cost.sort().values < energy).cumprod(0).sum()))
         if n_splits == 0:
             return None
         chosen = chosen[:n_splits]
