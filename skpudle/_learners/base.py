@@ -32,6 +32,8 @@ from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.notices import divergence, print_progress, warn_of_early_end, warn_of_step
 from skpudle._precision import training_mode
 from skpudle._training.checkpoint import Recorder
+from skpudle._training.choose_optimizer import make_optimizer
+from skpudle._training.identity import plain, task_of
 from skpudle._training.interrupts import Interrupts
 from skpudle._training.loop import Diverged, Interrupted, Trainer
 from skpudle._training.stopping import Stopping
@@ -39,7 +41,6 @@ from skpudle._training.team import current_team
 from skpudle.encoding import default_step
 from skpudle.initialization import INITIALIZATIONS, initial_atoms
 from skpudle.operators import DenseDictionary, atom_norms, project_atoms
-from skpudle.optimizers import make_optimizer
 
 __all__ = ["AUTO_ALPHA", "DICT_INIT", "BaseDictionaryLearner"]
 
@@ -155,54 +156,54 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         RuntimeWarning
             If ``step_size`` is too large for the dictionary.
         """
-        recorder = Recorder(self, current_team())
-        x, trainer, start = self._start_training(X, y, seed=recorder.seed)
-        source = self._source(x, start, shuffle=True)
-        n_batches = trainer.largest(count_batches(source))
-        atoms = trainer.optimizer.atoms
-        n_updates = trainer.largest(self._n_updates(n_batches, source.batch_size, atoms.shape))
-        max_iter = -(-n_updates // n_batches)
-        alpha, decay_at = start["alpha"], partial(self._decay_at, n_updates=n_updates)
-        trainer.schedule = partial(self._schedule, alpha, decay_at)
-        first_update = n_updates * 9 // 10 if isinstance(self.lambda_decay, tuple) else 0
-        stopping = Stopping(
-            self.tol, self.n_iter_no_change, first_update=first_update, n_updates=n_updates
-        )
-        recorder.begin(trainer, source, stopping, seed=start["seed"], sample=start["sample"])
+        with Recorder(self) as recorder:
+            x, trainer, start = self._start_training(X, y, recorder=recorder)
+            source = self._source(x, start, shuffle=True)
+            n_batches = trainer.largest(count_batches(source))
+            atoms = trainer.optimizer.atoms
+            n_updates = trainer.largest(self._n_updates(n_batches, source.batch_size, atoms.shape))
+            max_iter = -(-n_updates // n_batches)
+            alpha, decay_at = start["alpha"], partial(self._decay_at, n_updates=n_updates)
+            trainer.schedule = partial(self._schedule, alpha, decay_at)
+            first_update = n_updates * 9 // 10 if isinstance(self.lambda_decay, tuple) else 0
+            stopping = Stopping(
+                self.tol, self.n_iter_no_change, first_update=first_update, n_updates=n_updates
+            )
+            recorder.begin(trainer, source, stopping, seed=start["seed"], **start["data"])
 
-        root = self._init_callback_context(max_subtasks=max_iter)
-        root.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        started = time.perf_counter(), trainer.n_steps
-        converged, stopped = recorder.finished, False
+            root = self._init_callback_context(max_subtasks=max_iter)
+            root.call_on_fit_task_begin(estimator=self, X=X, y=y)
+            started = time.perf_counter(), trainer.n_steps
+            converged, stopped = recorder.finished, False
 
-        def fitted():
-            return self._fitted_attributes(trainer, start, decay_at, trainer.loss_curve)
+            def fitted():
+                return self._fitted_attributes(trainer, start, decay_at, trainer.loss_curve)
 
-        with Interrupts() as interrupts:
-            trainer.interrupted = lambda: interrupts.pending
-            while len(trainer.loss_curve) < max_iter and not (converged or stopped):
-                if trainer.n_steps >= n_updates:  # a stream may have more batches than before
-                    break
-                task = root.subcontext(task_name="epoch")
-                task.call_on_fit_task_begin(estimator=self, X=X, y=y)
-                try:
-                    trainer.replace_unused(source)
-                    converged = trainer.run_epoch(source, stopping).converged
-                except (Diverged, Interrupted) as error:
-                    self._leave(error, fitted(), recorder)
-                if self.verbose:
-                    print_progress(trainer, max_iter, n_updates, *started)
-                stopped = task.call_on_fit_task_end(
-                    estimator=self, X=X, y=y, reconstruction_attributes=fitted
-                )
-                stopped = bool(trainer.largest(int(stopped)))
-            recorder.end(finished=converged or stopped)
-            self._take(fitted())
-        self._warn_of_step(trainer.optimizer.atoms, stacklevel=5)
-        if not (converged or stopped or self.tol is None):
-            warn_of_early_end(self, stacklevel=4 + self._n_wrappers)
-        root.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes=dict)
-        return self
+            with Interrupts() as interrupts:
+                trainer.interrupted = lambda: interrupts.pending
+                while len(trainer.loss_curve) < max_iter and not (converged or stopped):
+                    if trainer.n_steps >= n_updates:  # a stream may have more batches than before
+                        break
+                    task = root.subcontext(task_name="epoch")
+                    task.call_on_fit_task_begin(estimator=self, X=X, y=y)
+                    try:
+                        trainer.replace_unused(source)
+                        converged = trainer.run_epoch(source, stopping).converged
+                    except (Diverged, Interrupted) as error:
+                        self._leave(error, fitted(), recorder)
+                    if self.verbose:
+                        print_progress(trainer, max_iter, n_updates, *started)
+                    stopped = task.call_on_fit_task_end(
+                        estimator=self, X=X, y=y, reconstruction_attributes=fitted
+                    )
+                    stopped = bool(trainer.largest(int(stopped)))
+                recorder.end(finished=converged or stopped)
+                self._take(fitted())
+            self._warn_of_step(trainer.optimizer.atoms, stacklevel=5)
+            if not (converged or stopped or self.tol is None):
+                warn_of_early_end(self, stacklevel=4 + self._n_wrappers)
+            root.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes=dict)
+            return self
 
     @_fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -210,8 +211,9 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         """Update the dictionary by one pass over the data, in their order.
 
         The first call chooses the initial dictionary and ``alpha_``; the state of the optimiser is
-        kept from call to call, also through pickling, and after `fit`. ``lambda_decay`` is at its
-        last value throughout.
+        kept from call to call, also through pickling, and after `fit`. It starts without a memory
+        when ``components_`` have been given another shape, or the optimiser was changed.
+        ``lambda_decay`` is at its last value throughout.
 
         Parameters
         ----------
@@ -264,7 +266,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             return x.for_training(self._batch_size(), generator)
         return Rows(x, self._batch_size(), generator=generator, mask=start["mask"])
 
-    def _start_training(self, X, y, *, go_on=False, seed=None):  # -> x, trainer, start
+    def _start_training(self, X, y, *, go_on=False, recorder=None):  # -> x, trainer, start
         """Check everything, and return what training needs; no attribute is written before it."""
         device, team = resolve_device(self.device, X), current_team()
         if go_on:
@@ -274,9 +276,14 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         if source is None:
             x = to_tensor(check_rows(X, estimator=self, **options), device)
             x, mask = split_missing(x)
-            sample = x
+            sample, known = x, mask
         else:
-            sample, mask = split_missing(source.head(self.n_components or 0))[0], None
+            (sample, known), mask = split_missing(source.head(self.n_components or 0)), None
+        if team is not None:
+            method = "partial_fit" if recorder is None else "fit"
+            team.check_agreement(task_of(self, method, sample))
+        seed = None if recorder is None else recorder.open(team)
+        data = {"sample": sample, "mask": known}
         self._check_parameters()
         if go_on:
             validate_data(self, X if source is None else sample, reset=False, skip_check_array=True)
@@ -302,7 +309,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
                 "n_steps": 0,
                 "seed": generator.initial_seed(),
                 "generator": generator if team is None else team.own(generator),
-                "sample": sample,
+                "data": data,
                 "input": input_attributes(X if source is None else sample),
             }
             self._warn_of_step(atoms, stacklevel=6)
@@ -314,14 +321,18 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             data_scale=start["data_scale"],
             params=self.optimizer_params,
         )
-        if go_on and self._training_state["optimizer_name"] != self._optimizer_name():
-            optimizer.load(atoms, {})
-        elif go_on:
-            optimizer.load(atoms, tensors_of(self._training_state["optimizer"], device))
+        if go_on:
+            optimizer.load(atoms, self._moments(optimizer, device))
         start |= {"device": device, "mask": mask}
         trainer = self._trainer(DenseDictionary, optimizer, start)
         trainer.new_rows = lambda atoms, samples: self._directions(samples)
         return x, trainer, start
+
+    def _moments(self, optimizer, device):
+        """Return what an optimiser remembers; nothing of another one or of other atoms."""
+        state = tensors_of(self._training_state["optimizer"], device)
+        known = self._training_state["optimizer_name"] == self._optimizer_name()
+        return state if known and optimizer.misfit(state) is None else {}
 
     def _trainer(self, make_dictionary, optimizer, start):
         return Trainer(
@@ -362,7 +373,7 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             warn_of_step(self.step_size, DenseDictionary(atoms), stacklevel=stacklevel)
 
     def _optimizer_name(self):  # whose state it is; the surrogate's is one with all parameters
-        params = None if self.optimizer == "surrogate" else self.optimizer_params
+        params = None if self.optimizer == "surrogate" else plain(self.optimizer_params)
         return f"{self.optimizer} {params}"
 
     def _batch_size(self):

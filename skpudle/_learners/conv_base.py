@@ -14,7 +14,6 @@ from skpudle._data.arrays import (
     input_attributes,
     make_generator,
     resolve_device,
-    tensors_of,
     to_numpy,
     to_tensor,
 )
@@ -24,11 +23,11 @@ from skpudle._data.training_images import TrainingImages, initial_kernels, warn_
 from skpudle._learners.base import AUTO_ALPHA, BaseDictionaryLearner
 from skpudle._learners.network import ConvNetwork, ConvParameters, RowLayout, all_shifts
 from skpudle._learners.notices import warn_of_step
+from skpudle._training.choose_optimizer import make_optimizer
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
 from skpudle.operators import ConvDictionary, project_atoms
-from skpudle.optimizers import make_optimizer
 from skpudle.shrinkage import SHRINKAGES
 
 __all__ = ["BaseConvLearner"]
@@ -185,7 +184,7 @@ class BaseConvLearner(BaseDictionaryLearner):
 
     # ------------------------------------------------------------------ training
 
-    def _start_training(self, X, y, *, go_on=False, seed=None):  # -> x, trainer, start
+    def _start_training(self, X, y, *, go_on=False, recorder=None):  # -> x, trainer, start
         if current_team() is not None:
             raise ValueError(
                 f"{type(self).__name__} trains in one process, and this is inside of data_parallel "
@@ -198,6 +197,7 @@ class BaseConvLearner(BaseDictionaryLearner):
         targets = self._read_targets(y, images)
         self._check_gaps(images)
         generator = make_generator(self.random_state)
+        seed = None if recorder is None else recorder.open()
         if seed is not None:
             generator.manual_seed(seed)
         x = TrainingImages(
@@ -229,7 +229,7 @@ class BaseConvLearner(BaseDictionaryLearner):
             start["image_size"] = tuple(images.tensors[0].shape[2:]) if same else None
         layout = self._layout(parameters)
         start |= {"generator": generator, "layout": layout, "channel_axis": images.channel_axis}
-        start |= {"seed": generator.initial_seed(), "sample": x}
+        start |= {"seed": generator.initial_seed(), "data": {"sample": x}}
         start["device"] = images.tensors[0].device
         optimizer = make_optimizer(
             self.optimizer,
@@ -240,13 +240,7 @@ class BaseConvLearner(BaseDictionaryLearner):
             params=self.optimizer_params,
         )
         if go_on:
-            moments = self._training_state["optimizer"]
-            known = self._training_state["optimizer_name"] == self._optimizer_name()
-            if not known or any(
-                np.ndim(m) and m.shape != optimizer.atoms.shape for m in moments.values()
-            ):
-                moments = {}  # of another optimiser, or of fewer parameters
-            moments = tensors_of(moments, start["device"])
+            moments = self._moments(optimizer, start["device"])
             optimizer.load(layout.pack(parameters), moments)
         else:
             self._warn_of_large_step(parameters, stacklevel=7)
