@@ -9,7 +9,7 @@ import torch
 from skpudle.initialization import _search as search_module
 from skpudle.initialization import initial_atoms
 from skpudle.initialization._compiled import removals, solve_rows, sort_by_atom, sweep
-from skpudle.initialization._search import Problem, advance, begin, is_done, search
+from skpudle.initialization._search import Problem, advance, auto_alpha, begin, is_done, search
 from skpudle.lasso import solve_lasso
 from skpudle.operators import project_atoms
 
@@ -301,3 +301,29 @@ def test_awkward_data_give_unit_atoms(name, alpha):
     assert state.best_atoms.shape == (12, x.shape[1])
     ones = torch.ones(12, dtype=torch.float64)
     torch.testing.assert_close(state.best_atoms.norm(dim=1), ones)
+
+
+def test_auto_alpha_scales_with_the_data_and_ignores_zero_and_missing_ones():
+    x, _ = make_problem()
+    alpha = auto_alpha(x)
+    assert auto_alpha(4 * x) == 4 * alpha
+    assert auto_alpha(3 * x) == pytest.approx(3 * alpha)
+    assert auto_alpha(torch.cat([x, torch.zeros_like(x)])) == pytest.approx(alpha)
+    known = torch.cat([torch.ones_like(x), torch.zeros_like(x)])
+    assert auto_alpha(torch.cat([x, 100 * x]), mask=known) == pytest.approx(alpha)
+    assert auto_alpha(torch.zeros_like(x)) == 1.0
+
+
+def test_auto_alpha_is_that_of_all_processes():
+    x, _ = make_problem()
+    pair, results = Pair(), [None, None]
+
+    def run(rank):
+        results[rank] = auto_alpha(x[rank * 250 :][: (250, 350)[rank]], team=pair.of(rank))
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results[0] == results[1] == pytest.approx(auto_alpha(x))
