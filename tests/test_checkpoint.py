@@ -37,7 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 ROWS = np.random.default_rng(0).normal(size=(120, 6))
 ROWS[3, 2] = np.nan
 IMAGES = np.random.default_rng(0).normal(size=(24, 12, 12))
-FIXED = dict(n_unfoldings=5, random_state=0)
+FIXED = dict(dict_init="data", optimizer="adam", n_unfoldings=5, random_state=0)
 
 
 class Killed(BaseException):
@@ -472,14 +472,14 @@ def changed(file, change):
 
 def atoms_set_to(value):
     def change(state):
-        state["shared"]["start"][0] = value(state["shared"]["start"][0])
+        state["shared"]["atoms"] = value(state["shared"]["atoms"])
 
     return change
 
 
 def moments_set_to(value):
     def change(state):
-        moments = state["shared"]["start"][1]
+        moments = state["shared"]["moments"]
         moments["exp_avg"] = value(moments["exp_avg"])
 
     return change
@@ -495,8 +495,8 @@ BY_HAND = {
     "moments of another dtype": moments_set_to(torch.Tensor.float),
     "moments that are a number": moments_set_to(lambda moments: 3),
     "NaN in the last finite atoms": lambda state: state["shared"]["finite"][0].fill_(torch.nan),
-    "a missing moment": lambda state: state["shared"]["start"][1].pop("exp_avg_sq"),
-    "negative updates": lambda state: state["shared"]["start"].__setitem__(2, -3),
+    "a missing moment": lambda state: state["shared"]["moments"].pop("exp_avg_sq"),
+    "negative updates": lambda state: state["shared"].__setitem__("n_updates", -3),
     "negative batches": lambda state: state["own"][0]["progress"].update(n_batches=-1),
     "half a batch": lambda state: state["own"][0]["progress"].update(n_batches=0.5),
     "use of fewer atoms": lambda state: state["own"][0]["progress"].update(unused=torch.ones(2)),
