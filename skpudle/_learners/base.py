@@ -170,7 +170,6 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
                 self.tol, self.n_iter_no_change, first_update=first_update, n_updates=n_updates
             )
             recorder.begin(trainer, source, stopping, seed=start["seed"], **start["data"])
-
             root = self._init_callback_context(max_subtasks=max_iter)
             root.call_on_fit_task_begin(estimator=self, X=X, y=y)
             started = time.perf_counter(), trainer.n_steps
@@ -211,9 +210,8 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         """Update the dictionary by one pass over the data, in their order.
 
         The first call chooses the initial dictionary and ``alpha_``; the state of the optimiser is
-        kept from call to call, also through pickling, and after `fit`. It starts without a memory
-        when ``components_`` have been given another shape, or the optimiser was changed.
-        ``lambda_decay`` is at its last value throughout.
+        kept from call to call, also through pickling, and after `fit`, unless you change the
+        optimiser, or ``components_`` in shape. ``lambda_decay`` is at its last value throughout.
 
         Parameters
         ----------
@@ -274,16 +272,12 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         options = {"allow_nan": self._allows_nan()}
         x = source = open_source(X, device, batch_size=self._batch_size(), **options)
         if source is None:
-            x = to_tensor(check_rows(X, estimator=self, **options), device)
-            x, mask = split_missing(x)
+            x, mask = split_missing(to_tensor(check_rows(X, estimator=self, **options), device))
             sample, known = x, mask
         else:
             (sample, known), mask = split_missing(source.head(self.n_components or 0)), None
         if team is not None:
-            method = "partial_fit" if recorder is None else "fit"
-            team.check_agreement(task_of(self, method, sample))
-        seed = None if recorder is None else recorder.open(team)
-        data = {"sample": sample, "mask": known}
+            team.check_agreement(task_of(self, "fit" if recorder else "partial_fit", sample))
         self._check_parameters()
         if go_on:
             validate_data(self, X if source is None else sample, reset=False, skip_check_array=True)
@@ -296,9 +290,9 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             start |= {"loss_curve": self.loss_curve_, "n_steps": self.n_steps_}
             start["input"] = {}  # what it was
         else:
-            generator = make_generator(self.random_state)
-            if seed is not None:
-                generator.manual_seed(seed)
+            generator, data = make_generator(self.random_state), {"sample": sample, "mask": known}
+            if recorder is not None:
+                recorder.open(generator, team)
             if team is not None:
                 generator, sample = team.agree(generator), team.collect(sample)
             atoms = self._initial_atoms(sample, generator)
@@ -313,26 +307,21 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
                 "input": input_attributes(X if source is None else sample),
             }
             self._warn_of_step(atoms, stacklevel=6)
+        project = partial(project_atoms, atom_norm=self.atom_norm, positive=self.positive_dict)
+        options = {"data_scale": start["data_scale"], "params": self.optimizer_params}
         optimizer = make_optimizer(
-            self.optimizer,
-            atoms,
-            partial(project_atoms, atom_norm=self.atom_norm, positive=self.positive_dict),
-            learning_rate=self.learning_rate,
-            data_scale=start["data_scale"],
-            params=self.optimizer_params,
+            self.optimizer, atoms, project, learning_rate=self.learning_rate, **options
         )
         if go_on:
-            optimizer.load(atoms, self._moments(optimizer, device))
+            optimizer.resume(atoms, tensors_of(self._moments(), device))
         start |= {"device": device, "mask": mask}
         trainer = self._trainer(DenseDictionary, optimizer, start)
         trainer.new_rows = lambda atoms, samples: self._directions(samples)
         return x, trainer, start
 
-    def _moments(self, optimizer, device):
-        """Return what an optimiser remembers; nothing of another one or of other atoms."""
-        state = tensors_of(self._training_state["optimizer"], device)
+    def _moments(self):  # what the optimiser remembers, nothing if it is another one now
         known = self._training_state["optimizer_name"] == self._optimizer_name()
-        return state if known and optimizer.misfit(state) is None else {}
+        return self._training_state["optimizer"] if known else {}
 
     def _trainer(self, make_dictionary, optimizer, start):
         return Trainer(

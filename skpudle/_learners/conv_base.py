@@ -14,6 +14,7 @@ from skpudle._data.arrays import (
     input_attributes,
     make_generator,
     resolve_device,
+    tensors_of,
     to_numpy,
     to_tensor,
 )
@@ -197,9 +198,8 @@ class BaseConvLearner(BaseDictionaryLearner):
         targets = self._read_targets(y, images)
         self._check_gaps(images)
         generator = make_generator(self.random_state)
-        seed = None if recorder is None else recorder.open()
-        if seed is not None:
-            generator.manual_seed(seed)
+        if recorder is not None:
+            recorder.open(generator)
         x = TrainingImages(
             images.singles(),
             targets,
@@ -240,8 +240,8 @@ class BaseConvLearner(BaseDictionaryLearner):
             params=self.optimizer_params,
         )
         if go_on:
-            moments = self._moments(optimizer, start["device"])
-            optimizer.load(layout.pack(parameters), moments)
+            moments = tensors_of(self._moments(), start["device"])
+            optimizer.resume(layout.pack(parameters), moments)
         else:
             self._warn_of_large_step(parameters, stacklevel=7)
             warn_of_units(self.noise_std, images.tensors, stacklevel=6)
