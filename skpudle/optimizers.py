@@ -32,13 +32,16 @@ def _kind(value):
     return f"{value.dtype} of shape {tuple(value.shape)}" if value.ndim else "a tensor of shape ()"
 
 
-def _misfit(state, expected):
-    """Return what tensor of a state is of another kind than expected, in words, or None."""
-    for name, value in expected.items():
-        if name not in state:
-            return f"{name} is missing"
-        if isinstance(value, torch.Tensor) and _kind(state[name]) != _kind(value):
-            return f"{name} is {_kind(state[name])}, expected {_kind(value)}"
+def _kinds(state):  # of its tensors; what else an optimiser keeps is its own business
+    return {name: _kind(v) for name, v in state.items() if isinstance(v, torch.Tensor)}
+
+
+def _misfit(state, kinds):
+    """Return what of a state is of another kind than expected, in words, or None."""
+    for name, kind in kinds.items():
+        found = _kind(state[name]) if name in state else "missing"
+        if found != kind:
+            return f"{name} is {found}, expected {kind}"
     return None
 
 
@@ -49,12 +52,20 @@ def _check_load(optimizer, atoms, state):
         raise ValueError(f"This is not the state of training of these atoms: {misfit}.")
 
 
+class _Optimizer:
+    """What both optimisers do with a state that may be another's."""
+
+    def resume(self, atoms, state):
+        """Go on from the given atoms and `state`, or without a memory if that is of others."""
+        self.load(atoms, {} if self.misfit(state) else state)
+
+
 def _row_major(atoms):  # -> a copy
     # fused optimisers of torch walk through memory, whatever the strides of gradient and moments
     return atoms.clone(memory_format=torch.contiguous_format)
 
 
-class GradientOptimizer:
+class GradientOptimizer(_Optimizer):
     """A `torch.optim` optimiser followed by a projection on the constraints.
 
     Parameters
@@ -81,6 +92,7 @@ class GradientOptimizer:
         self._params = params
         self._optimizer = optimizer_class([self.atoms], lr=learning_rate, **params)
         self._initial_state = self.state()  # empty, but for those that do not wait for a step
+        self._kinds = _kinds(self.fresh_state())
 
     @torch.no_grad()
     def update(self, gradient, codes, *, loss=None, total=None):  # others: for models of the loss
@@ -125,7 +137,7 @@ class GradientOptimizer:
 
     def misfit(self, state):
         """Return why `load` refuses a state, as text; None if it does not."""
-        return _misfit(state, self.fresh_state()) if state else None
+        return _misfit(state, self._kinds) if state else None
 
     @torch.no_grad()
     def load(self, atoms, state):
@@ -142,7 +154,7 @@ class GradientOptimizer:
         self._optimizer.state[self.atoms] = _copy_of(state or self._initial_state)
 
 
-class SurrogateOptimizer:
+class SurrogateOptimizer(_Optimizer):
     r"""Minimise a quadratic model of the loss that every batch refines.
 
     A batch of n samples with codes ``z`` and mean gradient ``g`` at the current atoms adds
@@ -304,7 +316,7 @@ class SurrogateOptimizer:
         expected = self.fresh_state()
         if "trend" in state and not state["trend"].numel():  # no loss was ever given
             expected["trend"] = expected["trend"][:0]
-        if misfit := _misfit(state, expected):
+        if misfit := _misfit(state, _kinds(expected)):
             return misfit
         return f"n_updates is {state['n_updates']}" if state["n_updates"] < 0 else None
 

@@ -330,7 +330,7 @@ def test_parameters_that_an_optimiser_does_not_have_are_named(name, parameter, g
 
 
 def test_an_optimiser_that_cannot_step_is_named(atoms):
-    with pytest.raises(ValueError, match=r"optimizer=SparseAdam cannot make a step.*'adam'"):
+    with pytest.raises(ValueError, match=r"optimizer=.*SparseAdam.*no gradients of atoms.*'adam'"):
         make_optimizer(
             torch.optim.SparseAdam, atoms, project_atoms, learning_rate=0.1, data_scale=1.0
         )

@@ -144,7 +144,9 @@ class GradientLearner(CallbackSupportMixin):
             data = self._read(X, y)
             if team is not None:
                 team.check_agreement(task_of(self, "fit", data.sample))
-            generator = self._generator(team, recorder.open(team))
+            generator = make_generator(self.random_state)
+            recorder.open(generator, team)
+            generator = generator if team is None else team.agree(generator)
             own = generator if team is None else team.own(generator)
             source = data.source.for_training(self._batch_size(), own, shuffle=True)
             recorder.recognise(data.source, data.sample, data.mask, seed=generator.initial_seed())
@@ -192,9 +194,9 @@ class GradientLearner(CallbackSupportMixin):
         """Update the dictionary by one pass over the data, in their order.
 
         The first call chooses the initial dictionary and ``alpha_``; the state of the optimiser is
-        kept from call to call, also through pickling, and after `fit`. It starts without a memory
-        when ``components_`` have been given another shape, or the optimiser was changed.
-        ``lambda_decay`` is at its last value throughout. Atoms that no code has used for ten
+        kept from call to call, also through pickling, and after `fit`, unless you change the
+        optimiser, or ``components_`` in shape. ``lambda_decay`` is at its last value throughout.
+        Atoms that no code has used for ten
         samples per atom are replaced by the samples that were reconstructed worst.
 
         Parameters
@@ -224,13 +226,15 @@ class GradientLearner(CallbackSupportMixin):
             generator = self._later_generator()
             model, rows = self._known_model(data, generator)
         else:
-            generator = self._generator(team)
+            generator = make_generator(self.random_state)
+            generator = generator if team is None else team.agree(generator)
             model, rows = self._new_model(data, generator)
         optimizer = self._make_optimizer(model, rows)
-        idle = torch.zeros(len(rows), dtype=torch.float64, device="cpu")
-        if known and self._training_state["optimizer_name"] == self._optimizer_name(rows):
-            optimizer.load(rows, tensors_of(self._training_state["optimizer"], data.device))
-            idle = to_tensor(self._training_state["idle"])
+        state, idle = self._training_state if known else {}, np.zeros(len(rows))
+        if state.get("optimizer_name") == self._optimizer_name(rows):
+            optimizer.resume(rows, tensors_of(state["optimizer"], data.device))
+            idle = state["idle"] if len(state["idle"]) == len(rows) else idle
+        idle = to_tensor(idle)
         trainer = Trainer(
             replace(model, decay=Decay.of(self.lambda_decay).at_last),
             optimizer,
@@ -252,12 +256,6 @@ class GradientLearner(CallbackSupportMixin):
             trainer.replace_unused(source, among=idle >= _IDLE_SAMPLES_PER_ATOM * len(idle))
             self._take(self._attributes(trainer, data, idle))
         return self
-
-    def _generator(self, team, seed=None):  # -> of all processes
-        generator = make_generator(self.random_state)
-        if seed is not None:
-            generator.manual_seed(seed)
-        return generator if team is None else team.agree(generator)
 
     def _later_generator(self):
         """Return what draws in a `partial_fit` that is not the first; None if nothing does."""
@@ -302,10 +300,10 @@ class GradientLearner(CallbackSupportMixin):
         return "surrogate" if len(rows) <= _SURROGATE_ATOMS else "adam"
 
     def _optimizer_name(self, rows):
-        """Say whose state it is, and of what; the surrogate's is one with all parameters."""
+        """Say whose state it is; the surrogate's is one with all parameters."""
         optimizer = self._optimizer_for(rows)
         params = None if optimizer == "surrogate" else plain(self.optimizer_params)
-        return f"{optimizer} {params} {tuple(rows.shape)}"
+        return f"{optimizer} {params}"
 
     # ------------------------------------------------------------------ what is learned
 

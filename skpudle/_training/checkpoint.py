@@ -168,11 +168,13 @@ class Recorder:
         if self._lock is not None:
             self._lock.release()
 
-    def open(self, team=None):
-        """Take hold of the file, and return the seed of the fit in it, or None.
+    def open(self, generator, team=None):
+        """Take hold of the file, and seed the generator as the fit in it did, if there is one.
 
         Parameters
         ----------
+        generator : torch.Generator
+            What the fit draws from.
         team : Team, default=None
             Processes that train together; the first of them reads and writes.
 
@@ -192,7 +194,8 @@ class Recorder:
             error = self._share(error)
         if error is not None:
             raise error
-        return self._stored and self._stored["seed"]
+        if self._stored is not None:
+            generator.manual_seed(self._stored["seed"])
 
     def _take_hold(self):  # -> the state in the file, None if there is none to go on from
         path = self._checkpoint.path
@@ -218,7 +221,7 @@ class Recorder:
                 raise ValueError(f"it holds {sorted(stored)}, expected {sorted(_STORED)}")
             if not isinstance(stored["identity"], dict):
                 raise ValueError("it does not say whose it is")
-            if not (isinstance(stored["seed"], int) and stored["seed"] >= 0):
+            if not (isinstance(stored["seed"], int) and 0 <= stored["seed"] < 2**63):
                 raise ValueError(f"its seed is {stored['seed']!r:.50}")
         return stored
 

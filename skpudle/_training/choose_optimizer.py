@@ -25,11 +25,12 @@ def _named(name, params):
     """Name what was asked for in the errors of whoever takes the parameters."""
     try:
         yield
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of whoever wrote the optimiser
         _raise_interrupt(error)
         raise ValueError(
-            f"optimizer={name!r} takes no such optimizer_params as {params!r} ({error}); pass "
-            "keyword arguments that it has, and its learning rate as learning_rate."
+            f"optimizer={name!r} takes no such optimizer_params as {params!r}, or no gradients of "
+            f"atoms ({error}); pass keyword arguments that it has, its learning rate as "
+            "learning_rate, or another optimiser, such as 'adam'."
         ) from error
 
 
@@ -90,15 +91,6 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, params=No
         )
     with _named(name, params):
         rest = defaults | params
-        optimizer = GradientOptimizer(
+        return GradientOptimizer(
             atoms, optimizer_class, project, learning_rate=learning_rate, **rest
         )
-    try:
-        optimizer.fresh_state()  # SparseAdam, for example, refuses only what it is to do
-    except Exception as error:  # of whoever wrote it
-        _raise_interrupt(error)
-        raise ValueError(
-            f"optimizer={optimizer_class.__name__} cannot make a step along the gradient of the "
-            f"atoms ({error}); pass another, such as 'adam'."
-        ) from error
-    return optimizer
