@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import zipfile
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 ROWS = np.random.default_rng(0).normal(size=(120, 6))
 ROWS[3, 2] = np.nan
 IMAGES = np.random.default_rng(0).normal(size=(24, 12, 12))
-FIXED = dict(dict_init="data", optimizer="adam", n_unfoldings=5, random_state=0)
+FIXED = dict(n_unfoldings=5, random_state=0)
+# What these tests are about are optimisers; those of the search are in test_search.py.
+FromData = partial(PUDLEDictionaryLearning, dict_init="data", optimizer="adam")
 
 
 class Killed(BaseException):
@@ -59,9 +62,9 @@ def shuffled_loader():
 
 
 CASES = {
-    "adam": (PUDLEDictionaryLearning(10, batch_size=8, max_iter=4, **FIXED), lambda: ROWS),
+    "adam": (FromData(10, batch_size=8, max_iter=4, **FIXED), lambda: ROWS),
     "sgd": (
-        PUDLEDictionaryLearning(
+        FromData(
             10,
             batch_size=8,
             max_iter=4,
@@ -72,23 +75,23 @@ CASES = {
         lambda: ROWS,
     ),
     "surrogate": (
-        PUDLEDictionaryLearning(10, batch_size=8, max_iter=4, optimizer="surrogate", **FIXED),
+        FromData(10, batch_size=8, max_iter=4, optimizer="surrogate", **FIXED),
         lambda: ROWS,
     ),
     "staircase": (
-        PUDLEDictionaryLearning(10, batch_size=8, max_iter=4, lambda_decay=(1.0, 0.9), **FIXED),
+        FromData(10, batch_size=8, max_iter=4, lambda_decay=(1.0, 0.9), **FIXED),
         lambda: ROWS,
     ),
     "stops": (
-        PUDLEDictionaryLearning(10, batch_size=4, tol=0.5, n_iter_no_change=5, **FIXED),
+        FromData(10, batch_size=4, tol=0.5, n_iter_no_change=5, **FIXED),
         lambda: ROWS,
     ),
     "unused atoms": (
-        PUDLEDictionaryLearning(40, alpha=3.0, batch_size=8, max_iter=4, **FIXED),
+        FromData(40, alpha=3.0, batch_size=8, max_iter=4, **FIXED),
         lambda: ROWS,
     ),
     "diverges once": (
-        PUDLEDictionaryLearning(
+        FromData(
             10, batch_size=8, max_iter=4, optimizer="sgd", atom_norm=None, step_size=0.1,
             learning_rate=6.0, **FIXED,
         ),
@@ -96,10 +99,10 @@ CASES = {
     ),
     "noodl": (NOODLDictionaryLearning(10, batch_size=8, max_iter=4, **FIXED), lambda: ROWS[4:]),
     "batches": (
-        PUDLEDictionaryLearning(10, max_iter=4, **FIXED),
+        FromData(10, max_iter=4, **FIXED),
         lambda: Given(np.split(ROWS, 15)),
     ),
-    "loader": (PUDLEDictionaryLearning(10, max_iter=4, **FIXED), shuffled_loader),
+    "loader": (FromData(10, max_iter=4, **FIXED), shuffled_loader),
     "convolution": (
         ConvPUDLEDictionaryLearning(
             5, atom_shape=(3, 3), stride=2, alpha=0.1, noise_std=0.1, n_train_shifts=2,
@@ -219,7 +222,7 @@ def test_a_fit_that_had_converged_goes_on_by_a_stricter_rule(tmp_path):
 
 def test_without_a_seed_the_fit_that_goes_on_is_the_one_that_was_begun(tmp_path, monkeypatch):
     """Initial atoms, and with them alpha, come from the seed that was drawn at first."""
-    learner = PUDLEDictionaryLearning(
+    learner = FromData(
         10, batch_size=8, max_iter=4, n_unfoldings=5, random_state=np.random.RandomState(3)
     )
     recording = Checkpoint(tmp_path / "fit.npz", every_n_updates=1)
@@ -231,7 +234,7 @@ def test_without_a_seed_the_fit_that_goes_on_is_the_one_that_was_begun(tmp_path,
     begun = read_checkpoint(tmp_path / "fit.npz")
     found = learner.fit(ROWS)
     assert read_checkpoint(tmp_path / "fit.npz")["seed"] == begun["seed"]
-    expected = PUDLEDictionaryLearning(
+    expected = FromData(
         10, batch_size=8, max_iter=4, n_unfoldings=5, random_state=np.random.RandomState(3)
     )
     assert_same(found, expected.fit(ROWS))
@@ -334,7 +337,7 @@ class Learned:
 
 def test_a_file_of_one_other_row_is_refused(tmp_path):
     rows, file = np.random.default_rng(0).normal(size=(5000, 4)), tmp_path / "fit.npz"
-    learner = PUDLEDictionaryLearning(4, max_iter=1, n_unfoldings=2, tol=None, random_state=0)
+    learner = FromData(4, max_iter=1, n_unfoldings=2, tol=None, random_state=0)
     clone_with(learner, Checkpoint(file)).fit(rows)
     rows[1] += 1
     with pytest.raises(ValueError, match=r"belongs to another fit \(data: Rows of 5000 samples"):
@@ -344,7 +347,7 @@ def test_a_file_of_one_other_row_is_refused(tmp_path):
 @pytest.mark.draws_from_numpy
 def test_a_file_of_another_seed_is_refused_and_no_seed_is_that_of_the_file(tmp_path):
     file = tmp_path / "fit.npz"
-    learner = PUDLEDictionaryLearning(4, max_iter=1, n_unfoldings=2, tol=None, random_state=0)
+    learner = FromData(4, max_iter=1, n_unfoldings=2, tol=None, random_state=0)
     clone_with(learner, Checkpoint(file)).fit(ROWS)
     with pytest.raises(ValueError, match=r"belongs to another fit \(random_state: 0, now 1"):
         clone_with(learner, Checkpoint(file)).set_params(random_state=1).fit(ROWS)
@@ -360,7 +363,7 @@ def test_a_file_of_other_initial_atoms_is_refused(kind, tmp_path):
     checkpoint = Checkpoint(tmp_path / "fit.npz")
     settings = dict(max_iter=1, n_unfoldings=2, random_state=0)
     first, other = (
-        PUDLEDictionaryLearning(6, dict_init=kind(atoms), tol=None, **settings)
+        FromData(6, dict_init=kind(atoms), tol=None, **settings)
         for atoms in (np.eye(6) + 1, np.eye(6) + 2)
     )
     first.set_callbacks(checkpoint).fit(ROWS)
@@ -790,7 +793,7 @@ def test_ctrl_c_in_partial_fit(handler, monkeypatch):
         "_update",
         lambda self, batch: (signal.raise_signal(signal.SIGINT), update(self, batch))[1],
     )
-    learner = PUDLEDictionaryLearning(10, batch_size=8, **FIXED)
+    learner = FromData(10, batch_size=8, **FIXED)
     with pytest.raises(KeyboardInterrupt, match="after update 1$"):
         learner.partial_fit(ROWS)
     assert learner.n_steps_ == 1
@@ -818,7 +821,7 @@ def test_a_fit_in_another_thread_touches_no_handler(handler):
 
 
 def test_what_would_write_nothing_is_refused(tmp_path):
-    pipeline = make_pipeline(PUDLEDictionaryLearning(10, max_iter=1, **FIXED))
+    pipeline = make_pipeline(FromData(10, max_iter=1, **FIXED))
     with pytest.raises(ValueError, match="Pipeline writes no checkpoints"):
         pipeline.set_callbacks(Checkpoint(tmp_path / "fit.npz")).fit(ROWS)
 
@@ -846,7 +849,8 @@ def test_a_killed_process_goes_on_with_the_same_bits(tmp_path):
             Trainer._update = dies
             X = np.random.default_rng(0).normal(size=(120, 6))
             learner = PUDLEDictionaryLearning(
-                10, n_unfoldings=5, batch_size=8, max_iter=4, tol=None, random_state=0
+                10, dict_init="data", optimizer="adam", n_unfoldings=5, batch_size=8, max_iter=4,
+                tol=None, random_state=0
             )
             learner.set_callbacks(Checkpoint(sys.argv[1], every_n_updates=1)).fit(X)
             """
@@ -856,7 +860,7 @@ def test_a_killed_process_goes_on_with_the_same_bits(tmp_path):
     command = [sys.executable, script, path]
     assert subprocess.run(command, timeout=120).returncode == -signal.SIGKILL
     X = np.random.default_rng(0).normal(size=(120, 6))
-    learner = PUDLEDictionaryLearning(10, batch_size=8, max_iter=4, tol=None, **FIXED)
+    learner = FromData(10, batch_size=8, max_iter=4, tol=None, **FIXED)
     found = clone_with(learner, Checkpoint(path)).fit(X)
     assert read_checkpoint(path)["shared"]["n_updates"] == found.n_steps_ == 60
     assert_same(found, learner.fit(X))

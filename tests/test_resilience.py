@@ -6,6 +6,7 @@ import pickle
 import socket
 import threading
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 RNG = np.random.default_rng(0)
 PLAIN = RNG.normal(size=(30, 6))
 COHERENT = np.ones((8, 6)) + 1e-6 * RNG.normal(size=(8, 6))
+FromData = partial(PUDLEDictionaryLearning, dict_init="data", optimizer="adam")
 SMALL = dict(n_components=8, n_unfoldings=10, max_iter=3, tol=None, random_state=0)
 
 LEARNERS = {
@@ -145,7 +147,7 @@ def with_atoms(learner, atoms):
 @pytest.mark.parametrize("change", ["more", "fewer", "float32"])
 def test_after_other_atoms_were_given_training_goes_on_without_a_memory(optimizer, change):
     """As for another optimiser, which one is that has the same parameters by other words."""
-    learner = PUDLEDictionaryLearning(**SMALL, optimizer=optimizer).fit(PLAIN)
+    learner = FromData(**SMALL, optimizer=optimizer).fit(PLAIN)
     atoms = {
         "more": np.vstack([learner.components_, PLAIN]),
         "fewer": learner.components_[:5],
@@ -154,7 +156,7 @@ def test_after_other_atoms_were_given_training_goes_on_without_a_memory(optimize
     found = with_atoms(learner, atoms).partial_fit(PLAIN).components_
     other = with_atoms(learner, atoms).set_params(optimizer_params={})
     if optimizer == "surrogate":  # whose memory has no words
-        other = PUDLEDictionaryLearning(**SMALL).fit(PLAIN)
+        other = FromData(**SMALL).fit(PLAIN)
         other = with_atoms(other, atoms).set_params(optimizer="surrogate", alpha=learner.alpha_)
     assert_array_equal(found, other.partial_fit(PLAIN).components_)
     assert found.shape == atoms.shape
@@ -163,7 +165,7 @@ def test_after_other_atoms_were_given_training_goes_on_without_a_memory(optimize
 
 def test_the_order_of_optimizer_params_does_not_matter():
     params = dict(betas=(0.8, 0.9), eps=1e-6)
-    learner = PUDLEDictionaryLearning(**SMALL, optimizer_params=params).fit(PLAIN)
+    learner = FromData(**SMALL, optimizer_params=params).fit(PLAIN)
     other = copy.deepcopy(learner)
     other.set_params(optimizer_params=dict(reversed(params.items())))
     expected = learner.partial_fit(PLAIN).components_

@@ -230,9 +230,11 @@ class GradientLearner(CallbackSupportMixin):
             generator = generator if team is None else team.agree(generator)
             model, rows = self._new_model(data, generator)
         optimizer = self._make_optimizer(model, rows)
-        state, idle = self._training_state if known else {}, np.zeros(len(rows))
-        if state.get("optimizer_name") == self._optimizer_name(rows):
-            optimizer.resume(rows, tensors_of(state["optimizer"], data.device))
+        idle = np.zeros(len(rows))
+        if known:
+            state = self._training_state
+            same = state["optimizer_name"] == self._optimizer_name(rows)
+            optimizer.resume(rows, tensors_of(state["optimizer"], data.device) if same else {})
             idle = state["idle"] if len(state["idle"]) == len(rows) else idle
         idle = to_tensor(idle)
         trainer = Trainer(

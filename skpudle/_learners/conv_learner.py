@@ -286,6 +286,8 @@ def restore(learner, values):
             "data_scale": 1.0,
             "image_size": None,
             "optimizer_name": "",
+            "optimizer": {},
+            "idle": np.zeros(len(values["components_"])),
         },
     )
     return learner

@@ -70,6 +70,9 @@ class Course:
 
         ``fitted()`` returns the attributes of the learner as it is.
         """
+        if self.interrupts.pending:  # in the search
+            self.learner._take(fitted())
+            raise Interrupted(trainer.n_steps)
         started = time.perf_counter(), trainer.n_steps
         converged, stopped = self.recorder.finished, False
         while len(trainer.loss_curve) < self.max_iter and not (converged or stopped):
