@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from skpudle import _search as search_module
 from skpudle._search import Problem, advance, auto_alpha, begin, debias, is_done, search
 from skpudle._search_compiled import removals, solve_rows, sort_by_atom, sweep
+from skpudle._search_epoch import Codes, Epoch
 from skpudle.initialization import initial_atoms
 from skpudle.lasso import solve_lasso
 from skpudle.operators import project_atoms
@@ -54,7 +54,7 @@ def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None):
     mask = np.empty((0, m)) if mask is None else mask.numpy()
     solve_rows(atoms.numpy(), (atoms @ atoms.mT).numpy(), mask, correlation, alpha, positive,
                1e-13 * alpha, 0.6, 100, 10_000, *codes, gain)  # fmt: skip
-    return search_module.Codes(*map(torch.from_numpy, codes)), torch.from_numpy(gain)
+    return Codes(*map(torch.from_numpy, codes)), torch.from_numpy(gain)
 
 
 def objective(z, atoms, x, alpha, mask=1.0):
@@ -129,7 +129,7 @@ def test_an_epoch_has_the_moments_of_its_codes_and_the_objective(masked):
     if masked:
         mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.8).double()
     problem = Problem(x, 0.1, mask=mask)
-    epoch = search_module._Epoch(problem, atoms, begin(problem, atoms).codes)
+    epoch = Epoch(problem, atoms, begin(problem, atoms).codes)
     z = dense(epoch.codes, len(atoms))
     completed = x if mask is None else torch.where(mask > 0, x, z @ atoms)
     torch.testing.assert_close(epoch.a, z.mT @ z)
@@ -145,7 +145,7 @@ def test_the_atom_splits_whose_users_residuals_have_most_in_common():
     x, truth = make_problem(noise=0)
     mixed = torch.cat([project_atoms(truth[:1] + truth[1:2]), truth[2:]])
     problem = Problem(x, 0.05)
-    epoch = search_module._Epoch(problem, mixed, begin(problem, mixed).codes)
+    epoch = Epoch(problem, mixed, begin(problem, mixed).codes)
     atoms = epoch.split(1, seed=0)
     z = dense(epoch.codes, len(mixed))
     energies, directions = [], []
@@ -336,7 +336,7 @@ def test_moments_without_bias_are_those_of_least_squares_on_the_supports(masked)
     if masked:
         mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.8).double()
     problem = Problem(x, 0.1, mask=mask if masked else None)
-    epoch = search_module._Epoch(problem, atoms, begin(problem, atoms).codes, refit=True)
+    epoch = Epoch(problem, atoms, begin(problem, atoms).codes, refit=True)
     z = dense(epoch.codes, len(atoms))
     for row, known, code in zip(x, mask.bool(), z, strict=True):
         support = code.nonzero()[:, 0]
