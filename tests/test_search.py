@@ -6,10 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from skpudle.initialization import _search as search_module
 from skpudle.initialization import initial_atoms
 from skpudle.initialization._compiled import removals, solve_rows, sort_by_atom, sweep
-from skpudle.initialization._search import Problem, advance, auto_alpha, begin, is_done, search
+from skpudle.initialization._epoch import Codes, Epoch
+from skpudle.initialization._search import (
+    Problem,
+    advance,
+    auto_alpha,
+    begin,
+    debias,
+    is_done,
+    search,
+)
 from skpudle.lasso import solve_lasso
 from skpudle.operators import project_atoms
 
@@ -54,7 +62,7 @@ def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None):
     mask = np.empty((0, m)) if mask is None else mask.numpy()
     solve_rows(atoms.numpy(), (atoms @ atoms.mT).numpy(), mask, correlation, alpha, positive,
                1e-13 * alpha, 0.6, 100, 10_000, *codes, gain)  # fmt: skip
-    return search_module.Codes(*map(torch.from_numpy, codes)), torch.from_numpy(gain)
+    return Codes(*map(torch.from_numpy, codes)), torch.from_numpy(gain)
 
 
 def objective(z, atoms, x, alpha, mask=1.0):
@@ -129,7 +137,7 @@ def test_an_epoch_has_the_moments_of_its_codes_and_the_objective(masked):
     if masked:
         mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.8).double()
     problem = Problem(x, 0.1, mask=mask)
-    epoch = search_module._Epoch(problem, atoms, begin(problem, atoms).codes)
+    epoch = Epoch(problem, atoms, begin(problem, atoms).codes)
     z = dense(epoch.codes, len(atoms))
     completed = x if mask is None else torch.where(mask > 0, x, z @ atoms)
     torch.testing.assert_close(epoch.a, z.mT @ z)
@@ -145,7 +153,7 @@ def test_the_atom_splits_whose_users_residuals_have_most_in_common():
     x, truth = make_problem(noise=0)
     mixed = torch.cat([project_atoms(truth[:1] + truth[1:2]), truth[2:]])
     problem = Problem(x, 0.05)
-    epoch = search_module._Epoch(problem, mixed, begin(problem, mixed).codes)
+    epoch = Epoch(problem, mixed, begin(problem, mixed).codes)
     atoms = epoch.split(1, seed=0)
     z = dense(epoch.codes, len(mixed))
     energies, directions = [], []
@@ -327,3 +335,40 @@ def test_auto_alpha_is_that_of_all_processes():
     for thread in threads:
         thread.join()
     assert results[0] == results[1] == pytest.approx(auto_alpha(x))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_moments_without_bias_are_those_of_least_squares_on_the_supports(masked):
+    x, atoms = make_problem(n=50)
+    mask = torch.ones_like(x)
+    if masked:
+        mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.8).double()
+    problem = Problem(x, 0.1, mask=mask if masked else None)
+    epoch = Epoch(problem, atoms, begin(problem, atoms).codes, refit=True)
+    z = dense(epoch.codes, len(atoms))
+    for row, known, code in zip(x, mask.bool(), z, strict=True):
+        support = code.nonzero()[:, 0]
+        code[support] = torch.linalg.lstsq(atoms[support][:, known].mT, row[known]).solution
+    torch.testing.assert_close(epoch.a, z.mT @ z, rtol=0, atol=2e-3)
+    completed = torch.where(mask > 0, x, z @ atoms)
+    torch.testing.assert_close(epoch.b, z.mT @ completed, rtol=0, atol=2e-3)
+
+
+def test_without_noise_and_bias_the_dictionary_is_exact():
+    x, truth = make_problem(noise=0)
+    problem = Problem(x, 0.1)
+    state = search(problem, start(x, len(truth)))
+    before = (state.best_atoms @ truth.mT).abs().amax(1).min()
+    after = (debias(problem, state) @ truth.mT).abs().amax(1).min()
+    assert before < 0.9999
+    assert after > 1 - 1e-6
+
+
+def test_atoms_that_make_codes_denser_are_not_taken():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 10, generator=generator, dtype=torch.float64)
+    problem = Problem(x, auto_alpha(x))
+    state = search(problem, start(x, 20))
+    atoms = debias(problem, state)
+    n_entries = [int(solved(a, x, problem.alpha)[0].count.sum()) for a in (state.best_atoms, atoms)]
+    assert n_entries[1] <= 1.02 * n_entries[0]

@@ -28,7 +28,9 @@ from skpudle.initialization import (
     INITIALIZATIONS,
     Problem,
     auto_alpha,
+    debias,
     initial_atoms,
+    is_done,
 )
 
 __all__ = ["DICT_INIT", "DenseLearner", "choose_atoms"]
@@ -154,7 +156,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             attributes = self._attributes_of(model, inside(found), data)
             return attributes | {"n_iter_": 1, "n_steps_": 0, "loss_curve_": np.zeros(0)}
 
-        return inside(course.search(problem, atoms, fitted).best_atoms)
+        state = course.search(problem, atoms, fitted)
+        return inside(debias(problem, state) if is_done(state) else state.best_atoms)
 
     def _known_model(self, data, generator):  # -> model, atoms
         state = self._training_state

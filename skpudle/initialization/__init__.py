@@ -8,6 +8,7 @@ from skpudle.initialization._search import (
     advance,
     auto_alpha,
     begin,
+    debias,
     is_done,
     search,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "advance",
     "auto_alpha",
     "begin",
+    "debias",
     "initial_atoms",
     "is_done",
     "pairwise_atoms",

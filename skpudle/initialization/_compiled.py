@@ -12,7 +12,7 @@ import numba
 import numpy as np
 import torch
 
-__all__ = ["add_moments", "add_second_moments", "in_parts", "removals", "solve_rows",
+__all__ = ["add_moments", "add_second_moments", "in_parts", "refit_rows", "removals", "solve_rows",
            "sort_by_atom", "subtract_synthesis", "sweep"]  # fmt: skip
 
 
@@ -151,6 +151,28 @@ def solve_rows(atoms, gram, mask, correlation, alpha, positive, tolerance, share
             index[row, i], value[row, i] = support[i], z[i]
             taken += 0.5 * z[i] * (correlation[row, support[i]] + slope[i]) - alpha * abs(z[i])
         count[row], gain[row] = k, taken
+
+
+@_compile
+def refit_rows(atoms, gram, mask, correlation, positive, tolerance, max_sweeps,
+               count, index, value):  # fmt: skip
+    """Turn codes into the least squares of their supports, non-negative if they are."""
+    room = index.shape[1]
+    inner, slope, z = np.empty((room, room)), np.empty(room), np.empty(room)
+    support = np.empty(room, np.int64)
+    for row in range(len(correlation)):
+        known = mask[row] if len(mask) else atoms[0, :0]
+        w = count[row]
+        for i in range(w):
+            support[i], z[i] = index[row, i], value[row, i]
+        _gather(atoms, gram, known, w, support, inner)
+        for i in range(w):
+            slope[i] = correlation[row, support[i]]
+            for j in range(w):
+                slope[i] -= inner[i, j] * z[j]
+        _descend(w, inner, 0.0, positive, tolerance, max_sweeps, slope, z)
+        for i in range(w):
+            value[row, i] = z[i]
 
 
 @_compile
