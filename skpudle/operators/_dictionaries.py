@@ -226,11 +226,3 @@ class ConvDictionary:
     def phases(self, positions):  # tuple of int -> Phases
         """Return the geometry of so many positions."""
         return Phases(tuple(self.atoms.shape[2:]), self._strides, tuple(positions))
-
-    def matrices(self):  # -> (n_components, k), (n_components, k)
-        """Return the atoms of synthesis and of analysis as rows."""
-        return (self.atoms.flatten(1),) * 2
-
-    def join(self, synthesis, analysis):  # -> (n_components, n_channels, *kernel)
-        """Return the derivative in the atoms, given those in `matrices`."""
-        return (synthesis + analysis).view_as(self.atoms)
