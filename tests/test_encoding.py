@@ -271,7 +271,9 @@ def test_arrays_and_the_order_of_scikit_learn_are_refused_by_name(generator):
         encode(atoms, x.numpy(), alpha=0.3)
     with pytest.raises(TypeError, match="atoms must be a torch tensor, got ndarray"):
         encode(atoms.numpy(), x, alpha=0.3)
-    with pytest.raises(ValueError, match=r"\(6, 9\) do not fit data of shape \(9, 20\).*comes first"):
+    with pytest.raises(
+        ValueError, match=r"\(6, 9\) do not fit data of shape \(9, 20\).*comes first"
+    ):
         encode(atoms, x.T, alpha=0.3)
 
 
