@@ -13,7 +13,9 @@ from skpudle.encoding._steps import Steps
 from skpudle.operators import (
     ConvDictionary,
     DenseDictionary,
+    _norms,
     atom_norms,
+    largest_eigenvalue_bound,
     project_atoms,
 )
 
@@ -211,7 +213,7 @@ def test_images_that_atoms_do_not_cover_exactly_are_refused(generator):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("kind", ["random", "rank one", "orthogonal", "coherent", "some zero"])
-@pytest.mark.parametrize("shape", [*SHAPES, (40, 90), (90, 40)], ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, (40, 90), (90, 40), (300, 280), (260, 300)], ids=str)
 def test_bound_is_at_most_five_percent_above_the_squared_spectral_norm(
     kind, shape, dtype, generator
 ):
@@ -221,6 +223,41 @@ def test_bound_is_at_most_five_percent_above_the_squared_spectral_norm(
     assert bound.dtype == dtype
     ratio = bound.double() / spectral_norm_squared(atoms)
     assert 1 - 1e-14 <= ratio <= 1.05
+
+
+@pytest.mark.parametrize("share", [0.5, 0.97, None])
+def test_an_estimate_that_misses_the_norm_is_no_bound(share, generator, monkeypatch):
+    """No Cholesky factor, no certificate: the bound is that of repeated squaring."""
+    atoms = normal(generator, 300, 280)
+    exact = spectral_norm_squared(atoms)
+    estimates = []
+
+    def estimate(gram):
+        estimates.append(None if share is None else share * torch.linalg.eigvalsh(gram)[-1])
+        return estimates[-1]
+
+    monkeypatch.setattr(_norms, "_estimate", estimate)
+    assert 1 <= DenseDictionary(atoms).squared_norm_bound() / exact <= 1.05
+    assert len(estimates) == 1
+
+
+def test_bound_of_a_direction_that_no_krylov_space_sees(generator):
+    """All other directions are alike, so that the space never leaves that of its start."""
+    start = torch.arange(1, 1 + 4 * 300, dtype=torch.float64).square().sin().view(300, 4)
+    hidden = normal(generator, 300, 1)
+    hidden -= start @ torch.linalg.lstsq(start, hidden).solution
+    gram = torch.eye(300, dtype=torch.float64) + hidden @ hidden.T
+    exact = torch.linalg.eigvalsh(gram)[-1]
+    assert 1 <= largest_eigenvalue_bound(gram) / exact <= 1.05
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e30])
+def test_bound_of_large_dictionaries_that_have_diverged(value, generator):
+    """As of small ones: no error, no finite number above zero, unless it is one."""
+    large, small = normal(generator, 300, 280).float(), normal(generator, 4, 3).float()
+    large[0, 0] = small[0, 0] = value
+    bounds = [DenseDictionary(atoms).squared_norm_bound() for atoms in (large, small)]
+    assert torch.equal(*(torch.stack([b > 0, b.isinf(), b.isnan()]) for b in bounds))
 
 
 @pytest.mark.parametrize("n_components", [1, 2])
