@@ -28,6 +28,7 @@ from math import ceil
 
 import torch
 
+from skpudle.encoding._iterations import Iteration
 from skpudle.encoding._plan import Plan
 from skpudle.encoding._runs import Run
 
@@ -204,12 +205,32 @@ class WorkingSets:
         need = int(used.sum(1).amax())
         if not self._plan.enters(need, t):
             return False
+        size = self._plan.size(need)
+        used, past = self._look_back(used, size)
         # the entries in use come first, then those that are closest to their level
         rank = (self._magnitude(v) / level).nan_to_num_(0, 1e20, -1e20).add_(used, alpha=1e30)
-        ranks, indices = rank.topk(self._plan.size(need), dim=1, sorted=False)
+        ranks, indices = rank.topk(size, dim=1, sorted=False)
         indices = indices.sort(1).values  # gathers are faster in order
         self._share = ranks.amin(1).amax().clamp(0, 1)
-        self._run = Run(self._steps, self._iterations.shrink_, indices, t, z.gather(1, indices))
+        path = [code.gather(1, indices) for code in [*(record.z for record in past), z]]
+        start = t - len(past)
+        self._run = Run(self._steps, self._iterations.shrink_, indices, start, path[0])
         if self._iterations.keep:
             self._iterations.records.append(self._run)
+        if past:
+            self._run.keep(torch.stack(path[1:]), None, self._levels[start:t])
         return True
+
+    def _look_back(self, used, size):
+        """Take the last dense iterations off the records whose codes fit into the working sets.
+
+        Their way back, which takes twice as long as they did, is done inside then: 7 to 20 % of an
+        update. Not of the first one, since all entries of given codes have derivatives.
+        """
+        past, records = [], self._iterations.records
+        while records and isinstance(records[-1], Iteration) and records[-1].t > 0:
+            wider = used | (records[-1].z != 0)
+            if wider.sum(1).amax() > size:
+                break
+            used, past = wider, [records.pop(), *past]
+        return used, past
