@@ -69,9 +69,21 @@ class Encoder:
         return None if lasso and mask is None else _UNFOLDINGS
 
     def encode(
-        self, dictionary, x, *, alpha, step_size=None, lambda_decay=1.0, mask=None, warn=False
+        self,
+        dictionary,
+        x,
+        *,
+        alpha,
+        step_size=None,
+        lambda_decay=1.0,
+        analysis=None,
+        mask=None,
+        warn=False,
     ):
-        """Return codes; ``warn`` names those of the lasso that have not converged."""
+        """Return codes; ``warn`` names those of the lasso that have not converged.
+
+        The others are arguments of `skpudle.encoding.encode`.
+        """
         n_unfoldings = self.depth(alpha, lambda_decay, mask)
         if n_unfoldings is None:
             codes, gaps = converged_codes(
@@ -90,6 +102,7 @@ class Encoder:
             shrinkage=self.shrinkage,
             positive_code=self.positive_code,
             initial_threshold=self.initial_threshold,
+            analysis=analysis,
             mask=mask,
         )
 
