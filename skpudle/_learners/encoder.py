@@ -31,6 +31,7 @@ class Decay(NamedTuple):
 
     def over(self, n_updates):
         """Return the value as a function of the update, counted from 0."""
+        n_updates = max(n_updates, 1)
         decays = np.linspace(self.last, self.first, min(10, n_updates))[::-1]
         return lambda update: float(decays[min(len(decays) * update // n_updates, len(decays) - 1)])
 
