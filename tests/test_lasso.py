@@ -25,12 +25,7 @@ from skpudle.lasso import (
 )
 from skpudle.operators import DenseDictionary
 
-try:
-    import numba  # noqa: F401
-except ImportError:
-    SOLVERS = ["batched"]
-else:
-    SOLVERS = ["batched", "compiled"]
+SOLVERS = ["batched", "compiled"]
 
 
 @pytest.fixture(params=SOLVERS)
