@@ -396,7 +396,7 @@ def main():
             print(f"{name} left out: {error}", flush=True)
             continue
         others = [row for row in report["results"] if row["data"] != name]
-        report |= circumstances() | {"quick": options.quick, "limit (s)": options.seconds}
+        report |= circumstances() | {"limit of a fit (s)": options.seconds}
         report["results"] = others + rows
         write_report(options.out, report)
 

@@ -155,6 +155,40 @@ def test_results_of_the_paper_have_a_row_and_a_curve(tables, tmp_path):
     assert (tmp_path / "drawn" / "paper-figure5.svg").exists()
 
 
+@pytest.fixture
+def learner_tables(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS / "_ext")
+    return runpy.run_path(str(DOCS / "_ext" / "learner_tables.py"))
+
+
+def test_learners_are_compared_row_by_row(learner_tables, tmp_path):
+    shared = {"data": "digits", "size": "9 x 4", "atoms": 5}
+    rows = [
+        {"learner": "a", "R2, m/10 atoms": 0.5, "held-out objective": 3.0, "seconds": 0.25},
+        {"learner": "scikit-learn MiniBatch", "R2, m/10 atoms": 0.75, "held-out objective": 2.0}
+        | {"seconds": 0.5},
+        {"learner": "b", "seconds": None, "note": "stopped after 9 s"},
+    ]
+    path = tmp_path / "learners.json"
+    path.write_text(json.dumps({"results": [shared | row for row in rows], "threads": 2}))
+    page = learner_tables["learners"](path)
+    for part in ("- **0.75**", "- 0.5\n", "- 1.5\n", "- **1**", "- 9 x 4", "threads 2"):
+        assert part in page
+    assert "matched" not in page  # what nobody has makes no table
+    pytest.importorskip("matplotlib")
+    learner_tables["draw"](tmp_path, path)
+    assert (tmp_path / "learners.svg").exists()
+
+
+def test_without_results_of_learners_the_pages_say_so(learner_tables, tmp_path):
+    missing = tmp_path / "missing.json"
+    assert "No measurement" in learner_tables["learners"](missing)
+    assert "No measurement" in learner_tables["concepts"](missing)
+    pytest.importorskip("matplotlib")
+    learner_tables["draw"](tmp_path, missing)
+    assert (tmp_path / "learners.svg").exists()
+
+
 def test_committed_results_can_be_shown(tables):
     assert "No result" not in tables["paper"]()
     assert "25.67" in tables["denoising"]()  # beside ours

@@ -13,6 +13,9 @@ from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 
+# These have tables of their own, made by `learner_tables`.
+ELSEWHERE = ("learners", "concepts")
+
 # Names of experiments begin like this; the texts are titles, in the order of the page.
 FAMILIES = {
     "figure5": "Figures 5 and 6: recovery from a start near the truth",
@@ -48,6 +51,9 @@ NOTES = {
     "torch. Both have the same gradient, as its norm shows.",
     "denoise_time": "Images are cut into tiles. Where the image was taken in one tile too, the "
     "largest difference of a pixel and the memory are in the last columns.",
+    "drop_in": "The example of image denoising in scikit-learn's gallery (PSNR of the noisy half, on "
+    "three pictures), its decomposition of faces, and codes of digits for logistic regression, "
+    "with ``MiniBatchDictionaryLearning`` and ``PUDLEDictionaryLearning`` and the same arguments.",
     "fit": "The objective is that of the lasso, of held-out patches, with codes solved exactly "
     "for everybody. Beside it are the seconds after which a learner was at the last objective of "
     "another one; empty where it never was.",
@@ -178,6 +184,8 @@ def performance(folder=RESULTS):
     """Return the tables of all benchmarks in reStructuredText."""
     parts = []
     for name, result in read(folder).items():
+        if name in ELSEWHERE:
+            continue
         entries = result.get("results", result)
         if isinstance(entries, dict):
             entries = [

@@ -1,0 +1,132 @@
+"""Tables and a picture of `benchmarks/bench_learners.py` and `benchmarks/bench_concepts.py`.
+
+``learner-results`` compares learners, a table for each measure with a row for each data set, and
+``concept-results`` shows the rows of ``benchmarks/results/concepts.json`` as they are. Where
+nothing has been measured yet, both say so.
+"""
+
+import json
+from pathlib import Path
+
+from result_tables import RESULTS, conditions, scalars, table, text
+
+BASELINE = "scikit-learn MiniBatch"  # what the picture compares with
+
+# Title of a table: column in the file, what it is divided by in each row, and which end is better.
+MEASURES = {
+    "Variance explained by m/10 atoms (R², OMP, held-out)": ("R2, m/10 atoms", None, max),
+    "Variance explained by 2 atoms (R², OMP, held-out)": ("R2, 2 atoms", None, max),
+    "Variance explained by 5 atoms (R², OMP, held-out)": ("R2, 5 atoms", None, max),
+    "Held-out lasso objective, over the lowest": ("held-out objective", min, min),
+    "Share of the true atoms found (coherence above 0.95)": ("found, > 0.95", None, max),
+    "Share of the true atoms found (coherence above 0.99)": ("found, > 0.99", None, max),
+    "Relative error of the matched dictionary": ("matched error", None, min),
+    "Share of the entries of the learner's own codes that are not zero": ("density", None, None),
+    "Atoms that no lasso code uses": ("dead atoms", None, None),
+    "Seconds of the fit": ("seconds", None, None),
+}
+
+
+def _read(path):
+    return json.loads(path.read_text()) if path.exists() else {"results": []}
+
+
+def _by_data(rows, column):
+    """Map data sets to what the learners have in a column, where any of them has something."""
+    found = {}
+    for row in rows:
+        if row.get(column) is not None:
+            found.setdefault(row["data"], {})[row["learner"]] = row[column]
+    return found
+
+
+def _cell(value, best):
+    shown, bold = (f"{v:.3g}" if isinstance(v, float) else text(v) for v in (value, best))
+    return f"**{shown}**" if shown == bold else shown
+
+
+def comparison(rows, title, column, unit, better):
+    """Return a table in reStructuredText, with the best of each row in bold type, or nothing."""
+    names = list(dict.fromkeys(row["learner"] for row in rows))
+    lines = []
+    for data, values in _by_data(rows, column).items():
+        scale = unit(values.values()) if unit else 1
+        values = {name: value / scale if unit else value for name, value in values.items()}
+        best = better(values.values()) if better else None
+        cells = {name: _cell(values[name], best) if name in values else "" for name in names}
+        lines.append({"data": data} | cells)
+    return table(lines, title=title) if lines else ""
+
+
+def learners(path=RESULTS / "learners.json"):
+    """Return the tables of all measures in reStructuredText."""
+    result = _read(path)
+    rows = result["results"]
+    if not rows:
+        return "No measurement is stored yet."
+    sizes = {row["data"]: row for row in rows}
+    columns = ("data", "size", "atoms", "alpha")
+    sets = [{key: text(row[key]) for key in columns if key in row} for row in sizes.values()]
+    parts = [comparison(rows, title, *how) for title, how in MEASURES.items()]
+    parts += [table(sets, title="The data to learn from")]
+    drawn = [".. image:: /generated/learners.svg", "   :alt: Variance explained against time", ""]
+    return "\n".join([*drawn, *parts, ".. rst-class:: conditions", "", conditions(result), ""])
+
+
+def concepts(path=RESULTS / "concepts.json"):
+    """Return the rows of the benchmark of concepts in reStructuredText."""
+    result = _read(path)
+    entries = result["results"]
+    if not entries:
+        return "No measurement is stored yet."
+    rows = table([scalars(entry) for entry in entries])
+    return "\n".join([rows, ".. rst-class:: conditions", "", conditions(result), ""])
+
+
+def draw(output, path=RESULTS / "learners.json"):
+    """Draw the variance gained over scikit-learn's default against the time over its time."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = _read(path)["results"]
+    explained, seconds = (_by_data(rows, column) for column in ("R2, m/10 atoms", "seconds"))
+    output.mkdir(parents=True, exist_ok=True)
+    figure, ax = plt.subplots(figsize=(7, 4.4), layout="constrained")
+    for name in dict.fromkeys(row["learner"] for row in rows):
+        points = [
+            (seconds[data][name] / seconds[data][BASELINE], values[name] - values[BASELINE])
+            for data, values in explained.items()
+            if {name, BASELINE} <= values.keys() & seconds.get(data, {}).keys()
+        ]
+        if points and name != BASELINE:
+            ax.plot(*zip(*points), "o", markersize=9 if name == "skpudle" else 5, label=name)
+    ax.axhline(0, color="gray", linewidth=0.8)
+    ax.axvline(1, color="gray", linewidth=0.8)
+    ax.set(xscale="log", xlabel="time over that of scikit-learn's MiniBatchDictionaryLearning")
+    ax.set_ylabel("R² of m/10 atoms, minus its R²")
+    if ax.lines[2:]:
+        ax.legend()
+    figure.savefig(output / "learners.svg")
+    plt.close(figure)
+
+
+def setup(app):
+    from sphinx.util.docutils import SphinxDirective
+
+    class LearnerTables(SphinxDirective):
+        make, path = staticmethod(learners), RESULTS / "learners.json"
+
+        def run(self):
+            if self.path.exists():
+                self.env.note_dependency(str(self.path))
+            return self.parse_text_to_nodes(self.make(), allow_section_headings=True)
+
+    class ConceptTables(LearnerTables):
+        make, path = staticmethod(concepts), RESULTS / "concepts.json"
+
+    app.add_directive("learner-results", LearnerTables)
+    app.add_directive("concept-results", ConceptTables)
+    app.connect("builder-inited", lambda app: draw(Path(app.srcdir) / "generated"))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
