@@ -51,8 +51,8 @@ NOTES = {
     "torch. Both have the same gradient, as its norm shows.",
     "denoise_time": "Images are cut into tiles. Where the image was taken in one tile too, the "
     "largest difference of a pixel and the memory are in the last columns.",
-    "drop_in": "The example of image denoising in scikit-learn's gallery (PSNR of the noisy half, on "
-    "three pictures), its decomposition of faces, and codes of digits for logistic regression, "
+    "drop_in": "The example of image denoising in scikit-learn's gallery (PSNR of the noisy half, "
+    "on three pictures), its decomposition of faces, and codes of digits for logistic regression, "
     "with ``MiniBatchDictionaryLearning`` and ``PUDLEDictionaryLearning`` and the same arguments.",
     "fit": "The objective is that of the lasso, of held-out patches, with codes solved exactly "
     "for everybody. Beside it are the seconds after which a learner was at the last objective of "
