@@ -238,7 +238,7 @@ table = {"title": "Two photographs", "results": rows, "threads": n_threads, "ver
 # %%
 # Two pictures
 # ------------
-# The atoms of the dictionary learned by ``dec``: edges and waves are used most often, noise-like ones least.
+# The atoms learned by ``dec``: edges and waves are used most often, noise-like ones least.
 
 figure, axes = plt.subplots(8, N_ATOMS // 8, figsize=(8, 4.4))
 for ax, atom in zip(axes.flat, decoder_only.components_[np.argsort(-usage)]):
