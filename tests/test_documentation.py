@@ -3,8 +3,10 @@
 import ast
 import importlib
 import json
+import os
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -114,6 +116,35 @@ def test_the_first_code_that_a_newcomer_sees_runs(code, capsys, monkeypatch):
         monkeypatch.setitem(sys.modules, extra, None)
     exec(compile(code(), code.__name__, "exec"), {})
     assert "of the codes are not zero" in capsys.readouterr().out
+
+
+def run_alone(code):
+    """Return what a program prints that imports the package first."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]])}
+    program = [sys.executable, "-c", "import sys\nimport skpudle\n" + code]
+    done = subprocess.run(program, capture_output=True, text=True, env=environment, check=False)
+    assert not done.returncode, done.stderr
+    return done.stdout
+
+
+def test_modules_are_there_when_they_are_used():
+    code = f"""
+assert {MODULES!r} == [name for name in dir(skpudle) if name in {MODULES!r}]
+print(skpudle.pretrained.load_denoiser().n_components_)
+try:
+    skpudle.pretrain
+except AttributeError as error:
+    print(error)
+"""
+    assert run_alone(code).splitlines() == ["64", "module 'skpudle' has no attribute 'pretrain'"]
+
+
+def test_the_package_is_imported_without_what_is_not_used():
+    """Neither what is optional nor the modules that only some programs need."""
+    modules = "matplotlib", "numba", "skimage", "sporco", "PIL", "safetensors", "torch._dynamo"
+    own = "datasets", "images", "pretrained", "checkpoint"
+    names = [*modules, *(f"skpudle.{name}" for name in own)]
+    assert run_alone(f"print([name for name in {names} if name in sys.modules])") == "[]\n"
 
 
 # ---------------------------------------------------------------------------- tables of results
