@@ -110,7 +110,8 @@ def save_atoms(learner, file, *, mean=None, notes=None):
     NotFittedError
         If the learner is not fitted.
     ValueError
-        If the name ends otherwise, or the atoms are convolved: use `skpudle.pretrained`.
+        If the name ends otherwise, or the atoms are convolved; for those is
+        `skpudle.pretrained.save_denoiser`.
     ImportError
         If safetensors is not installed.
     """

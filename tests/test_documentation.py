@@ -214,7 +214,7 @@ def test_learners_are_compared_row_by_row(learner_tables, tmp_path):
 def test_without_results_of_learners_the_pages_say_so(learner_tables, tmp_path):
     missing = tmp_path / "missing.json"
     assert "No measurement" in learner_tables["learners"](missing)
-    assert "No measurement" in learner_tables["concepts"](missing)
+    assert "No measurement" in learner_tables["alone"](missing)
     pytest.importorskip("matplotlib")
     learner_tables["draw"](tmp_path, missing)
     assert (tmp_path / "learners.svg").exists()

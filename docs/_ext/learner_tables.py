@@ -1,7 +1,7 @@
-"""Tables and a picture of `benchmarks/bench_learners.py` and `benchmarks/bench_concepts.py`.
+"""Tables and a picture of `benchmarks/bench_learners.py`, and tables that stand alone.
 
-``learner-results`` compares learners, a table for each measure with a row for each data set, and
-``concept-results`` shows the rows of ``benchmarks/results/concepts.json`` as they are. Where
+``learner-results`` compares learners: a table for each measure, with a row for each data set.
+``benchmark-table:: NAME`` shows the rows of ``benchmarks/results/NAME.json`` as they are. Where
 nothing has been measured yet, both say so.
 """
 
@@ -73,8 +73,8 @@ def learners(path=RESULTS / "learners.json"):
     return "\n".join([*drawn, *parts, ".. rst-class:: conditions", "", conditions(result), ""])
 
 
-def concepts(path=RESULTS / "concepts.json"):
-    """Return the rows of the benchmark of concepts in reStructuredText."""
+def alone(path):
+    """Return the rows of one file in reStructuredText."""
     result = _read(path)
     entries = result["results"]
     if not entries:
@@ -116,17 +116,21 @@ def setup(app):
     from sphinx.util.docutils import SphinxDirective
 
     class LearnerTables(SphinxDirective):
-        make, path = staticmethod(learners), RESULTS / "learners.json"
+        def run(self):
+            return self.show(learners, RESULTS / "learners.json")
+
+        def show(self, make, path):
+            if path.exists():
+                self.env.note_dependency(str(path))
+            return self.parse_text_to_nodes(make(path), allow_section_headings=True)
+
+    class TableAlone(LearnerTables):
+        required_arguments = 1
 
         def run(self):
-            if self.path.exists():
-                self.env.note_dependency(str(self.path))
-            return self.parse_text_to_nodes(self.make(), allow_section_headings=True)
-
-    class ConceptTables(LearnerTables):
-        make, path = staticmethod(concepts), RESULTS / "concepts.json"
+            return self.show(alone, RESULTS / f"{self.arguments[0]}.json")
 
     app.add_directive("learner-results", LearnerTables)
-    app.add_directive("concept-results", ConceptTables)
+    app.add_directive("benchmark-table", TableAlone)
     app.connect("builder-inited", lambda app: draw(Path(app.srcdir) / "generated"))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

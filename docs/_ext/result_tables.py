@@ -13,8 +13,8 @@ from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 
-# These have tables of their own, made by `learner_tables`.
-ELSEWHERE = ("learners", "concepts")
+# What `learner_tables` shows, elsewhere.
+ELSEWHERE = ("learners", "concepts", "photographs")
 
 # Names of experiments begin like this; the texts are titles, in the order of the page.
 FAMILIES = {
