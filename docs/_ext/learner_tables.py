@@ -69,6 +69,8 @@ def learners(path=RESULTS / "learners.json"):
     sets = [{key: text(row[key]) for key in columns if key in row} for row in sizes.values()]
     parts = [comparison(rows, title, *how) for title, how in MEASURES.items()]
     parts += [table(sets, title="The data to learn from")]
+    notes = [f"- {row['data']}, {row['learner']}: {row['note']}" for row in rows if "note" in row]
+    parts += ["Without a result:", "", *notes, ""] if notes else []
     drawn = [".. image:: /generated/learners.svg", "   :alt: Variance explained against time", ""]
     return "\n".join([*drawn, *parts, ".. rst-class:: conditions", "", conditions(result), ""])
 
