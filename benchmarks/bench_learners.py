@@ -285,11 +285,10 @@ def limit(seconds):
 def timed_fit(learner, X, seconds):
     """Return a fitted learner and the time; what is compiled or imported first is not timed."""
     with limit(seconds):
-        few = X[: 2 * learner.n_components]
+        first = clone(learner)
         if learner.max_iter != 0:
-            clone(learner).set_params(max_iter=1).fit(few)
-        else:
-            clone(learner).fit(few)
+            first.set_params(max_iter=1)
+        first.fit(X[: 2 * learner.n_components])
         start = time.perf_counter()
         learner.fit(X)
         return learner, time.perf_counter() - start
