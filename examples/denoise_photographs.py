@@ -28,10 +28,10 @@ from sklearn.base import clone
 from sklearn.datasets import load_sample_images
 from sklearn.decomposition import MiniBatchDictionaryLearning
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import orthogonal_mp_gram
 
 import skpudle
 from skpudle import PUDLEDictionaryLearning
+from skpudle.omp import solve_omp
 
 SIGMA = 25 / 255  # standard deviation of the noise; photographs are in [0, 1]
 SIZE, STRIDE = 8, 2  # of the patches that are denoised; those for training come from everywhere
@@ -135,15 +135,8 @@ alternating = MiniBatchDictionaryLearning(
 
 
 def omp_to_error(atoms, patches):  # -> codes
-    energies, largest = np.square(patches).sum(axis=1), (1.1 * SIGMA * SIZE) ** 2
-    codes, explained = np.zeros((len(patches), len(atoms))), energies > largest
-    codes[explained] = orthogonal_mp_gram(
-        atoms @ atoms.T,
-        atoms @ patches[explained].T,
-        tol=largest,
-        norms_squared=energies[explained],
-    ).T
-    return codes
+    atoms, patches = torch.tensor(atoms), torch.tensor(patches)
+    return solve_omp(atoms, patches, tol=(1.1 * SIGMA * SIZE) ** 2).numpy()
 
 
 # %%

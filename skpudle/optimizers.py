@@ -250,14 +250,23 @@ class SurrogateOptimizer:
         self._trend = state["trend"].to(atoms).clone() if state else atoms.new_zeros(0)
 
 
+def _interrupt_in(error):
+    """Return the interrupt that became an error, as in imports that torch makes on first use."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 @contextmanager
 def _named(name, params):
     """Name what was asked for in the errors of whoever takes the parameters."""
     try:
         yield
     except (TypeError, ValueError, RuntimeError) as error:
+        if interrupt := _interrupt_in(error):
+            raise interrupt from None
         raise ValueError(
-            f"optimizer={name!r} takes no such optimizer_params as {params!r} ({error}); pass "
+            f"optimizer={name!r} takes no such optimizer_params as {params!r:.200} ({error}); pass "
             "keyword arguments that it has, and its learning rate as learning_rate."
         ) from error
 

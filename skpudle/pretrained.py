@@ -5,6 +5,7 @@ from importlib import resources
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from skpudle._learners.conv_learner import restore
 from skpudle._learners.convolutional import ConvPUDLEDictionaryLearning
 
 __all__ = ["load_denoiser", "save_denoiser"]
@@ -124,4 +125,4 @@ def load_denoiser(file=None, *, noise_std=None, shift_average=True, device="auto
         shift_average=shift_average,
         device=device,
     )
-    return learner._restore(values)
+    return restore(learner, values)

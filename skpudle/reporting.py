@@ -213,11 +213,11 @@ def report(estimator, X, *, image_shape=None, n_atoms=100, n_worst=8):
         f"<section><h2>{title}</h2>{_picture(draw, title)}</section>"
         for title, draw in pictures.items()
     )
-    title = html.escape(repr(estimator))
+    name, title = (html.escape(text) for text in (type(estimator).__name__, repr(estimator)))
     return Report(
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{type(estimator).__name__}</title><style>{_STYLE}</style></head><body>"
-        f"<h1>{type(estimator).__name__}</h1><pre>{title}</pre><table>{rows}</table>{sections}"
+        f"<title>{name}</title><style>{_STYLE}</style></head><body>"
+        f"<h1>{name}</h1><pre>{title}</pre><table>{rows}</table>{sections}"
         "</body></html>"
     )

@@ -1,16 +1,22 @@
 """The boundary between NumPy and torch: nothing is lost, shared by accident, or let through."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from scipy import sparse
+from sklearn.base import clone
 
+from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning, SporcoDictionaryLearning
+from skpudle._data import arrays
 from skpudle._data.arrays import (
     check_rows,
     host_array,
     like_input,
     make_generator,
+    mean_square,
     resolve_device,
     to_numpy,
     to_tensor,
@@ -113,6 +119,12 @@ def test_a_device_is_taken_by_its_name(device):
 def test_an_unknown_device_is_named_next_to_those_available(name):
     with pytest.raises(ValueError, match=rf"Device '{name}' is .* pass 'auto' or one of \['cpu'"):
         resolve_device(name)
+
+
+def test_the_name_of_a_device_is_cut_in_the_error():
+    with pytest.raises(ValueError, match="is unknown") as error:
+        resolve_device("x" * 10_000)
+    assert len(str(error.value)) < 300
 
 
 # ---------------------------------------------------------------------------- random numbers
@@ -261,3 +273,111 @@ def test_objects_that_are_no_numbers_are_refused():
 def test_the_estimator_is_named_in_the_message():
     with pytest.raises(ValueError, match="required by Learner"):
         check_rows(np.zeros((0, 3)), estimator="Learner")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint8"])
+def test_masked_entries_are_missing(dtype, array):
+    """What lies under the mask counts for nothing, be it infinite."""
+    data = np.abs(100 * array).astype(dtype)
+    if dtype.startswith("float"):
+        data[2, 1] = np.inf
+    masked = np.ma.masked_array(data, mask=np.zeros(data.shape, dtype=bool))
+    masked[2, 1] = np.ma.masked
+    rows = check_rows(masked, allow_nan=True)
+    assert type(rows) is np.ndarray
+    assert rows.dtype == (dtype if dtype.startswith("float") else "float64")
+    assert np.argwhere(np.isnan(rows)).tolist() == [[2, 1]]
+    np.testing.assert_array_equal(rows[~masked.mask], masked.compressed())
+    with pytest.raises(ValueError, match="NaN"):
+        check_rows(masked)
+
+
+def test_a_mask_of_nothing_is_none(array):
+    np.testing.assert_array_equal(check_rows(np.ma.masked_array(array)), array)
+
+
+def test_functions_and_classes_are_not_called():
+    def batches():
+        yield np.zeros((2, 3))
+
+    class Stream:
+        def __iter__(self):
+            return batches()
+
+    for nothing in (batches, Stream, lambda: None):
+        with pytest.raises(TypeError, match="__iter__"):
+            check_rows(nothing)
+
+
+@pytest.mark.parametrize("widths", [(3, 3), (3, 4)])
+def test_a_list_of_batches_says_what_to_do(widths, make):
+    with pytest.raises(ValueError, match=r"list of 2 .*concatenate.*partial_fit"):
+        check_rows([make(np.ones((2, width))) for width in widths])
+
+
+# ---------------------------------------------------------------------------- the unit of the data
+
+
+@pytest.mark.parametrize("n_numbers", [1, 7, 10_000])
+def test_the_mean_square_is_that_of_all_rows_at_once(n_numbers, generator, monkeypatch):
+    monkeypatch.setattr(arrays, "_NUMBERS_AT_A_TIME", n_numbers)
+    x = torch.randn(50, 3, generator=generator, dtype=torch.float64)
+    assert mean_square(x) == float(x.square().sum(1).mean())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_squares_to_nothing_or_to_infinity_has_no_mean_square(dtype, generator):
+    x = torch.randn(20, 3, generator=generator, dtype=dtype)
+    limits = torch.finfo(dtype)
+    for unit, word in [
+        (2 * limits.smallest_normal * limits.eps, "small"),  # denormals
+        (limits.tiny**0.7, "small"),
+        (limits.max**0.7, "large"),
+    ]:
+        with pytest.raises(ValueError, match=f"as {word} as .*scale the data"):
+            mean_square(unit * x)
+    assert mean_square(0 * x) == 0
+    for unit in (limits.tiny**0.4, limits.max**0.4):
+        assert mean_square(unit * x) == pytest.approx(unit**2 * mean_square(x), rel=1e-5)
+
+
+SMALL = dict(max_iter=2, random_state=0)
+LEARNERS = [
+    PUDLEDictionaryLearning(4, n_unfoldings=5, tol=None, **SMALL),
+    ConvPUDLEDictionaryLearning(4, atom_shape=2, stride=1, alpha="auto", tol=None, **SMALL),
+    pytest.param(
+        SporcoDictionaryLearning(4, **SMALL),
+        marks=pytest.mark.skipif(find_spec("sporco") is None, reason="needs SPORCO"),
+    ),
+]
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("unit", [1e-25, 1e20])
+def test_data_that_cannot_be_squared_are_refused(unit, learner):
+    X = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
+    learner = clone(learner)
+    for method in ["fit", "partial_fit"] if hasattr(learner, "partial_fit") else ["fit"]:
+        with pytest.raises(ValueError, match="float32.*scale the data"):
+            getattr(learner, method)(X * np.float32(unit))
+        assert not hasattr(learner, "components_")
+    learner.fit(X.astype(float) * unit)  # float64 has room
+
+
+@pytest.mark.parametrize("unit", [2.0**-50, 2.0**50])
+def test_a_power_of_two_as_unit_changes_nothing(unit):
+    X = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
+    expected, found = (clone(LEARNERS[0]).fit(c * X) for c in (1, np.float32(unit)))
+    np.testing.assert_allclose(found.components_, expected.components_, atol=1e-6)
+    assert found.score(X * np.float32(unit)) == pytest.approx(expected.score(X), rel=1e-5)
+
+
+@pytest.mark.parametrize("unit", [2.0**-90, 2.0**70])
+def test_what_is_too_small_to_learn_from_has_codes_and_a_score(unit):
+    X = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
+    learner = clone(LEARNERS[0]).fit(X)
+    codes, score = learner.transform(X), learner.score(X)
+    learner.set_params(transform_alpha=unit * learner.alpha_)
+    scaled = X * np.float32(unit)
+    np.testing.assert_allclose(learner.transform(scaled) / np.float32(unit), codes, atol=1e-5)
+    assert learner.score(scaled) == pytest.approx(score, rel=1e-5)

@@ -237,7 +237,7 @@ def test_without_resume_the_file_is_replaced(tmp_path):
     path = tmp_path / "fit.npz"
     clone_with(learner, Checkpoint(path)).fit(data())
     again = clone_with(learner, Checkpoint(path, resume=False)).set_params(alpha=0.2).fit(data())
-    assert_array_equal(read_checkpoint(path)["shared"]["start"][0], again.components_)
+    assert_array_equal(read_checkpoint(path)["shared"]["atoms"], again.components_)
 
 
 # ---------------------------------------------------------------------------- files
@@ -516,5 +516,5 @@ def test_a_killed_process_goes_on_with_the_same_bits(tmp_path):
     X = np.random.default_rng(0).normal(size=(120, 6))
     learner = PUDLEDictionaryLearning(10, batch_size=8, max_iter=4, tol=None, **FIXED)
     found = clone_with(learner, Checkpoint(path)).fit(X)
-    assert read_checkpoint(path)["shared"]["start"][2] == found.n_steps_ == 60
+    assert read_checkpoint(path)["shared"]["n_updates"] == found.n_steps_ == 60
     assert_same(found, learner.fit(X))

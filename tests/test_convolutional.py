@@ -18,6 +18,7 @@ from skpudle._data import images as image_module
 from skpudle._data.images import read_images
 from skpudle._data.training_images import initial_kernels
 from skpudle._learners.denoising import denoise_images
+from skpudle._learners.encoder import Encoder
 from skpudle._learners.network import ConvNetwork, ConvParameters, RowLayout, all_shifts
 from skpudle._training.loop import Interrupted, Trainer
 from skpudle.gradients import GRADIENT_RULES
@@ -41,7 +42,7 @@ def network_of(generator, *, shape=(6, 1, 5, 5), stride=(2, 2), n_unfoldings=3, 
     atoms = atoms / atoms.flatten(1).norm(dim=1).view(-1, *[1] * (len(shape) - 1))
     bound = ConvDictionary(atoms, stride).squared_norm_bound()
     parameters = ConvParameters(atoms, alpha=0.1, step=1 / bound)
-    return ConvNetwork(parameters, stride, n_unfoldings=n_unfoldings, **options)
+    return ConvNetwork(parameters, stride, Encoder(n_unfoldings), **options)
 
 
 # ---------------------------------------------------------------- one code path
@@ -76,8 +77,8 @@ def test_everything_that_is_learned_has_the_gradient_of_automatic_differentiatio
     parameters = ConvParameters(atoms, atoms + 0.05 * draw(*shape), 0.3 * draw(*shape), alpha, step)
     x = 2 * draw(3, 2, 13, 13)
     rows = layout.pack(parameters).requires_grad_()
-    network = ConvNetwork(layout.unpack(rows), stride, n_unfoldings=n_unfoldings)
-    output = network.synthesis(network.encode(x, lambda_decay=0.9))
+    network = ConvNetwork(layout.unpack(rows), stride, Encoder(n_unfoldings), lambda_decay=0.9)
+    output = network.synthesis(network.encode(x))
 
     def naive(rows):
         atoms, analysis, decoder, alpha, step = layout.unpack(rows)

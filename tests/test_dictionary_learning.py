@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from torch.utils.data import TensorDataset
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle._learners.base import BaseDictionaryLearner
+from skpudle._learners.base import GradientLearner
 from skpudle.encoding import default_step, encode
 from skpudle.operators import DenseDictionary
 from skpudle.shrinkage import SHRINKAGES
@@ -357,8 +357,10 @@ def test_a_step_beyond_its_bound_warns_with_the_bound(X, atoms):
     largest = 2 * float(default_step(DenseDictionary(torch.tensor(atoms))))
     options = dict(dict_init=atoms, learning_rate=1e-9, n_unfoldings=2, max_iter=1)
     make(step_size=0.99 * largest, **options).fit(X)
-    with pytest.warns(RuntimeWarning, match=rf"step_size=.* beyond 2 / L = {largest:.3g}"):
+    match = rf"step_size=.* beyond 2 / L = {largest:.3g}"
+    with pytest.warns(RuntimeWarning, match=match) as warned:
         make(step_size=1.01 * largest, **options).fit(X)
+    assert len(warned) == 1
 
 
 # ---------------------------------------------------------------------------- decay
@@ -373,7 +375,7 @@ def decays(monkeypatch):
         collected.append(lambda_decay)
         return encode(*args, lambda_decay=lambda_decay, **kwargs)
 
-    monkeypatch.setattr("skpudle._learners.pudle.encode", spy)
+    monkeypatch.setattr("skpudle._learners.encoder.encode", spy)
     return collected
 
 
@@ -437,6 +439,13 @@ def test_warnings_point_at_the_line_that_called_fit(X):
         estimator.fit(X)
     assert {warning.category for warning in caught} == {RuntimeWarning, ConvergenceWarning}
     assert {warning.filename for warning in caught} == {__file__}
+
+
+@pytest.mark.parametrize("batch_size", [len(make_data()[0]), 16])
+def test_training_has_at_least_two_hundred_updates(batch_size, X):
+    """However few batches an epoch has."""
+    learner = make(n_unfoldings=1, max_iter="auto", batch_size=batch_size).fit(X)
+    assert learner.n_steps_ >= 200
 
 
 def test_training_has_a_hundred_epochs_unless_they_are_dear(monkeypatch, X):
@@ -1033,13 +1042,13 @@ def test_a_callback_is_torn_down_after_an_error(X):
 
 def test_without_a_callback_nothing_is_evaluated_between_epochs(X, monkeypatch):
     calls = []
-    evaluate = BaseDictionaryLearner._fitted_attributes
+    evaluate = GradientLearner._attributes
 
     def spy(self, *args):
         calls.append(self)
         return evaluate(self, *args)
 
-    monkeypatch.setattr(BaseDictionaryLearner, "_fitted_attributes", spy)
+    monkeypatch.setattr(GradientLearner, "_attributes", spy)
     make(max_iter=5).fit(X)
     assert len(calls) == 1
 
@@ -1094,3 +1103,46 @@ def test_parameters_set_after_fit_are_checked_too(changed, message, X):
     learner = make(**kept).fit(X)
     with pytest.raises(ValueError, match=message):
         learner.set_params(**changed).transform(X)
+
+
+def test_partial_fit_replaces_atoms_that_are_not_used(X):
+    """As `fit` does; after ten samples for each atom, so that small batches say nothing."""
+    start = np.vstack([X[:5], np.full((1, X.shape[1]), 1e-9)])
+    learner = make(dict_init=start, atom_norm="ball", alpha=0.3)
+    learner.partial_fit(X[:40])
+    assert np.linalg.norm(learner.components_[5]) < 0.1
+    learner.partial_fit(X[40:])
+    assert np.linalg.norm(learner.components_[5]) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n_components", np.int64(5)),
+        ("alpha", np.float64(0.3)),
+        ("alpha", np.float32(0.3)),
+        ("n_unfoldings", np.int32(3)),
+        ("step_size", np.float32(0.1)),
+        ("lambda_decay", np.float64(0.9)),
+        ("lambda_decay", (np.float64(1.0), np.float32(0.5))),
+        ("positive_code", np.bool_(True)),
+        ("positive_dict", np.bool_(True)),
+        ("learning_rate", np.float64(0.01)),
+        ("batch_size", np.int64(8)),
+        ("max_iter", np.int64(2)),
+        ("tol", np.float64(0.9)),
+        ("n_iter_no_change", np.int64(2)),
+        ("transform_alpha", np.float64(0.2)),
+        ("split_sign", np.bool_(True)),
+        ("random_state", np.int64(0)),
+        ("verbose", np.int64(0)),
+    ],
+)
+def test_every_parameter_may_be_a_scalar_of_numpy(name, value, X):
+    """As it comes out of ``np.linspace`` in a grid of a search; fitted attributes are Python's."""
+    few = dict(n_iter_no_change=1)
+    learner = make(**few | {name: value}).fit(X)
+    value = tuple(map(float, value)) if isinstance(value, tuple) else value.item()
+    plain = make(**few | {name: value})
+    np.testing.assert_array_equal(learner.components_, plain.fit(X).components_)
+    assert type(learner.alpha_) is type(learner.step_size_) is type(learner.lambda_decay_) is float

@@ -4,6 +4,7 @@ import re
 from importlib.metadata import metadata
 
 import numpy as np
+import pandas as pd
 import pytest
 from joblib import parallel_backend
 from sklearn.base import clone
@@ -11,6 +12,7 @@ from sklearn.decomposition import MiniBatchDictionaryLearning, SparseCoder
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
+from sklearn.utils._param_validation import InvalidParameterError
 
 from skpudle import (
     ConvPUDLEDictionaryLearning,
@@ -19,7 +21,7 @@ from skpudle import (
     SporcoDictionaryLearning,
 )
 from skpudle.datasets import make_dictionary_data
-from skpudle.interoperability import load_atoms, save_atoms
+from skpudle.interoperability import dictionary_of, load_atoms, save_atoms
 
 SETTINGS = dict(max_iter=2, tol=None, random_state=0)
 
@@ -116,6 +118,13 @@ def test_an_unfitted_learner_says_what_clone_does(X):
     np.testing.assert_array_equal(frozen.components_, learner.fit(X).components_)
 
 
+def test_a_learner_without_atoms_is_called_what_it_is(X):
+    """Whoever asks for its dictionary."""
+    with pytest.raises(ValueError, match="^MiniBatchDictionaryLearning has no atoms") as error:
+        dictionary_of(MiniBatchDictionaryLearning(7))
+    assert "dict_init" not in str(error.value)
+
+
 # ---------------------------------------------------------------------------- persistence
 
 
@@ -176,6 +185,22 @@ def test_data_frames_go_in_and_come_out(library, X):
     np.testing.assert_allclose(
         learner.inverse_transform(codes), np.asarray(codes) @ learner.components_, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("kind", [PUDLEDictionaryLearning, ConvPUDLEDictionaryLearning])
+def test_an_array_after_a_frame_warns_once_that_it_has_no_names(kind, X):
+    frame = pd.DataFrame(X, columns=[f"x{i}" for i in range(10)])
+    conv = dict(atom_shape=3, stride=1) if kind is ConvPUDLEDictionaryLearning else {}
+    learner = kind(4, n_unfoldings=5, **conv, **SETTINGS).fit(frame)
+    for method in ("transform", "score", "partial_fit"):
+        with pytest.warns(UserWarning, match="valid feature names") as warned:
+            getattr(learner, method)(X)
+        assert len(warned) == 1
+        with (
+            pytest.warns(UserWarning, match="names"),
+            pytest.raises(ValueError, match="10 features"),
+        ):
+            getattr(learner, method)(X[:, :9])
 
 
 # ---------------------------------------------------------------------------- dask
@@ -271,3 +296,40 @@ def test_what_cannot_be_stored_is_refused(X, tmp_path, safetensors):
     images = ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1, n_unfoldings=2, **SETTINGS)
     with pytest.raises(ValueError, match="save_denoiser"):
         save_atoms(images.fit(X[:, :, None]), tmp_path / "atoms.safetensors")
+
+
+# ---------------------------------------------------------------------------- parameters
+
+HUGE = {"list": list(range(10**4)), "tuple": (0.5,) * 10**4, "text": "x" * 10**5}
+
+
+@pytest.mark.parametrize("value", HUGE.values(), ids=HUGE)
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (PUDLEDictionaryLearning, "alpha"),
+        (PUDLEDictionaryLearning, "lambda_decay"),
+        (PUDLEDictionaryLearning, "device"),
+        (PUDLEDictionaryLearning, "optimizer_params"),
+        (ConvPUDLEDictionaryLearning, "atom_shape"),
+        (ConvPUDLEDictionaryLearning, "stride"),
+        (ConvPUDLEDictionaryLearning, "image_shape"),
+    ],
+)
+def test_a_huge_value_makes_no_huge_error(kind, name, value, X):
+    value = {"nonsense": value} if name == "optimizer_params" else value
+    with pytest.raises(ValueError, match=name if name != "device" else "device|Device") as error:
+        kind(**SETTINGS | {name: value}).fit(X)
+    assert len(str(error.value)) < 1000
+    learner = kind(4, **SETTINGS)
+    with pytest.raises(ValueError, match="could not convert") as error:
+        learner.fit([["x" * 10**5]])
+    assert len(str(error.value)) < 1000
+
+
+def test_errors_of_parameters_remain_those_of_scikit_learn(X):
+    with pytest.raises(InvalidParameterError, match=r"The 'alpha' parameter .* Got -1 instead\.$"):
+        make(alpha=-1).fit(X)
+    learner = make().fit(X).set_params(n_unfoldings=0)
+    with pytest.raises(InvalidParameterError, match="The 'n_unfoldings' parameter"):
+        learner.transform(X)

@@ -58,6 +58,14 @@ def test_a_column_of_gaps_is_zero_and_complete_data_have_no_mask(X):
     assert x is same
 
 
+def test_masked_arrays_are_arrays_with_gaps(learner, gaps):
+    masked = np.ma.masked_array(np.where(np.isnan(gaps), 1e6, gaps), mask=np.isnan(gaps))
+    expected, found = clone(learner).fit(gaps), learner.fit(masked)
+    np.testing.assert_array_equal(found.components_, expected.components_)
+    np.testing.assert_array_equal(found.transform(masked), expected.transform(gaps))
+    assert found.score(masked) == expected.score(gaps)
+
+
 def test_gaps_in_no_sample_of_the_last_batch_change_nothing(learner, X):
     """A mask of ones is no mask: the same updates from complete data and from masked ones."""
     complete = clone(learner).set_params(batch_size=len(X)).fit(X)

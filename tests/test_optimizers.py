@@ -57,6 +57,21 @@ def gradients(generator):
     return [normal(generator, 6, 4) for _ in range(5)]
 
 
+class Interrupting(torch.optim.SGD):
+    """An optimiser whose import of what it needs is interrupted, and which does not notice."""
+
+    def __init__(self, *args, **kwargs):
+        try:
+            raise KeyboardInterrupt
+        except BaseException as error:
+            raise RuntimeError("cannot import") from error
+
+
+def test_an_interrupt_is_no_wrong_parameter():
+    with pytest.raises(KeyboardInterrupt):
+        make_optimizer(Interrupting, torch.eye(3), abs, learning_rate=0.1, data_scale=1.0)
+
+
 @pytest.mark.parametrize("atom_norm", ["unit", "ball", None])
 def test_an_update_is_a_step_of_torch_and_a_projection(kind, atom_norm, atoms, gradients):
     project = partial(project_atoms, atom_norm=atom_norm)

@@ -160,6 +160,16 @@ def test_energies_of_integers_do_not_wrap_around():
     assert share_not_explained(pages[0]) == share_not_explained(pages[1])
 
 
+def test_the_name_of_a_class_is_text(learner, X):
+    kind = type("Learner<i>&", (PUDLEDictionaryLearning,), {})
+    named = kind(**learner.get_params())
+    vars(named).update({name: value for name, value in vars(learner).items() if name[-1] == "_"})
+    page = skpudle.report(named, X).page
+    assert "<i>" not in page
+    assert page.count("Learner&lt;i&gt;&amp;") == 3
+    assert len(check(page)) == 6
+
+
 @pytest.mark.parametrize("nothing", [dict(n_atoms=0), dict(n_worst=0)])
 def test_a_page_about_nothing_is_refused(nothing, learner, X):
     with pytest.raises(ValueError, match="pass 1 or more of each"):

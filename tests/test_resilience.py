@@ -49,7 +49,6 @@ DATA = {
     "one sample": PLAIN[:1],
     "one feature": PLAIN[:, :1],
     "one number": PLAIN[:1, :1],
-    "denormals": np.full((30, 6), 5e-324) * RNG.integers(0, 5, size=(30, 6)),
     "float16": PLAIN.astype(np.float16),
     "integers": (10 * PLAIN).astype(int),
     "booleans": PLAIN > 0,

@@ -1,5 +1,6 @@
 """Data that are not held in memory give what an array gives, and are read a part at a time."""
 
+import itertools
 import warnings
 
 import numpy as np
@@ -7,13 +8,14 @@ import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from scipy import sparse
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from skpudle import (
     ConvPUDLEDictionaryLearning,
     PUDLEDictionaryLearning,
 )
-from skpudle._data import sources
+from skpudle._data import batches, sources
 from skpudle._data.sources import MappedRows, Reader, open_source
 from skpudle._learners import coder
 
@@ -189,7 +191,7 @@ def test_an_epoch_of_a_map_visits_every_row_once(
     batch_size, shuffle, X, memory_map, small_windows, generator
 ):
     source = MappedRows(memory_map, Reader(CPU, allow_nan=False))
-    source = source.for_training(batch_size, generator if shuffle else None)
+    source = source.for_training(batch_size, generator, shuffle=shuffle)
     batches = epoch(source)
     assert [len(b.x) for b in batches[:-1]] == [min(batch_size, 70)] * (len(batches) - 1)
     assert len(batches) == source.n_batches
@@ -202,7 +204,9 @@ def test_an_epoch_of_a_map_visits_every_row_once(
 
 @pytest.mark.parametrize("start", [1, 2, 3, 6, 9])
 def test_an_epoch_of_a_map_can_start_anywhere(start, memory_map, small_windows, generator):
-    source = MappedRows(memory_map, Reader(CPU, allow_nan=False)).for_training(7, generator)
+    source = MappedRows(memory_map, Reader(CPU, allow_nan=False)).for_training(
+        7, generator, shuffle=True
+    )
     plan = source.plan()
     expected = list(source.batches(plan))[start:]
     found = list(source.batches(plan, start))
@@ -231,7 +235,7 @@ def test_a_map_of_integers_becomes_floats(tmp_path, small_windows):
     integers = np.arange(600).reshape(100, 6)
     np.save(tmp_path / "X.npy", integers)
     source = open_source(np.load(tmp_path / "X.npy", mmap_mode="r"), CPU, batch_size=8)
-    (batch,) = epoch(source.for_training(100, None))
+    (batch,) = epoch(source.for_training(100, None, shuffle=False))
     assert batch.x.dtype == torch.float64
     assert_array_equal(batch.x, integers)
 
@@ -304,7 +308,181 @@ def test_an_empty_stream_is_refused():
         make_learner().fit(Given([]))
 
 
+@pytest.mark.parametrize("wrap", [Rows, lambda X: TensorDataset(torch.from_numpy(X))])
+def test_an_empty_dataset_is_refused(wrap, X):
+    for method in ("fit", "transform", "score"):
+        learner = make_learner().fit(X)
+        with pytest.raises(ValueError, match="yields no batch|has no samples"):
+            getattr(learner, method)(wrap(X[:0]))
+
+
+class Endless(Given):
+    """Batches without an end, like those of a simulation."""
+
+    def __iter__(self):
+        return itertools.cycle(self.parts)
+
+
+class Sized(Given):
+    """Batches that say how many they are."""
+
+    def __init__(self, parts, n_batches):
+        super().__init__(parts)
+        self.n_batches = n_batches
+
+    def __len__(self):
+        return self.n_batches
+
+
+class SizedEndless(Sized, Endless):
+    """Batches without an end, so many of which are an epoch."""
+
+
+def test_an_endless_stream_has_to_say_how_long_an_epoch_is(X, monkeypatch):
+    monkeypatch.setattr(batches, "_MOST_BATCHES", 50)
+    with pytest.raises(ValueError, match="50 batches.*no end.*__len__.*partial_fit"):
+        make_learner().fit(Endless([X]))
+    learner = make_learner(max_iter=3).fit(SizedEndless([X], 5))
+    assert learner.n_steps_ == 15
+    assert make_learner(max_iter=3).fit(Given([X] * 49)).n_steps_ == 3 * 49
+
+
+def test_a_length_of_zero_says_nothing(X):
+    assert make_learner(max_iter=3).fit(Sized([X, X], 0)).n_steps_ == 6
+    options = dict(batch_size=100, drop_last=True, generator=torch.Generator())
+    short = DataLoader(TensorDataset(torch.from_numpy(X)), **options)
+    with pytest.raises(ValueError, match="yields no batch"):
+        make_learner().fit(short)
+
+
+BAD = {
+    "sparse": lambda rows: sparse.csr_array(rows),
+    "one sample": lambda rows: rows[0],
+    "text": lambda rows: "text",
+    "None": lambda rows: None,
+    "dictionary": lambda rows: {"x": rows},
+    "complex": lambda rows: rows + 1j,
+    "rows of several lengths": lambda rows: ([[1.0], [1.0, 2.0]], [0, 0]),
+}
+
+
+@pytest.mark.parametrize("spoil", BAD.values(), ids=BAD)
+def test_a_bad_batch_is_named_whatever_it_is(spoil, X):
+    stream = Given([X, X, spoil(X)])
+    learner = make_learner()
+    for method in ("fit", "partial_fit", "transform", "transform_sparse", "score"):
+        if method == "transform":
+            learner.fit(X)
+        with pytest.raises((ValueError, TypeError), match="In batch 2 of X: "):
+            getattr(learner, method)(stream)
+
+
+def test_a_bad_parameter_is_no_bad_batch(X):
+    learner = make_learner().fit(X).set_params(n_unfoldings=-1)
+    with pytest.raises(ValueError, match="^The 'n_unfoldings' parameter"):
+        learner.transform(in_batches(X))
+
+
+def test_rows_of_an_array_that_is_encoded_in_parts_are_named(X, monkeypatch):
+    monkeypatch.setattr(coder, "_PART", 16)
+    learner, bad = make_learner().fit(X), X.copy()
+    bad[20, 0] = np.inf
+    with pytest.raises(ValueError, match="In rows 16 to 32 of X: Input .* infinity"):
+        learner.transform_sparse(bad)
+
+
+def test_what_makes_a_stream_is_none(X):
+    def batches_of_X():
+        yield X
+
+    learner = make_learner().fit(X)
+    for nothing in (batches_of_X, Given):
+        for method in ("fit", "partial_fit", "transform", "transform_sparse", "score"):
+            with pytest.raises(TypeError, match="to be called.*__iter__"):
+                getattr(learner, method)(nothing)
+
+
+def test_a_list_of_batches_is_none(X):
+    learner = make_learner().fit(X)
+    for method in ("fit", "partial_fit", "transform", "score"):
+        with pytest.raises(ValueError, match="list of 2 arrays.*partial_fit"):
+            getattr(learner, method)([X, X[:5]])
+
+
+def test_images_do_not_come_in_streams(X):
+    learner = ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1, max_iter=1, tol=None)
+    for stream in (in_batches(X), Rows(X)):
+        with pytest.raises(TypeError, match="list of images"):
+            learner.fit(stream)
+
+
 # ---------------------------------------------------------------------------- transform
+
+
+@pytest.mark.parametrize("stream", [*STREAMS.values(), Rows], ids=[*STREAMS, "dataset"])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_the_score_of_a_stream_is_that_of_its_rows(gaps, stream, X):
+    """Rows of one part are unlike those of another: means are those of all."""
+    X = X + np.linspace(-3, 3, len(X), dtype=np.float32)[:, None]
+    X[:, 4] = 0.1
+    if gaps:
+        X[np.random.default_rng(0).random(X.shape) < 0.1] = np.nan
+        X[:16, 2] = np.nan
+    learner = make_learner().fit(X)
+    state = torch.get_rng_state()
+    assert learner.score(stream(X)) == pytest.approx(learner.score(X), rel=1e-5)
+    constant = np.where(np.isnan(X), X, np.float32(0.1))
+    assert learner.score(stream(constant)) == 0.0
+    torch.set_rng_state(state)
+
+
+def test_parts_go_to_the_device_of_their_whole(X, monkeypatch):
+    """A tensor that comes out of a loader was put nowhere by its user."""
+    learner, seen = make_learner().fit(X), []
+
+    def transform(rows):
+        seen.append(rows.device.type)
+        return torch.zeros(len(rows), 8)
+
+    def device_of(data):
+        return data.device if isinstance(data, torch.Tensor) else torch.device("meta")
+
+    monkeypatch.setattr(learner, "transform", transform)
+    monkeypatch.setattr(learner, "_transform_device", device_of)
+    for data, device in [
+        (STREAMS["loader"](X), "meta"),
+        (Given([torch.from_numpy(X)]), "meta"),
+        (torch.from_numpy(X), "cpu"),
+    ]:
+        state = torch.get_rng_state()
+        learner.transform_into(data, np.empty((70, 8)))
+        torch.set_rng_state(state)
+        assert {*seen} == {device}
+        seen.clear()
+
+
+@pytest.mark.gpu
+def test_a_loader_is_encoded_where_it_is_fitted(X, monkeypatch):
+    learner, devices = make_learner().fit(X), []
+    in_chunks = learner._in_chunks
+
+    def watched(function, x, mask, device, **options):
+        devices.append((function.__name__, device.type))
+        return in_chunks(function, x, mask, device, **options)
+
+    monkeypatch.setattr(learner, "_in_chunks", watched)
+    state = torch.get_rng_state()
+    for method in (learner.transform, learner.transform_sparse, learner.score):
+        method(STREAMS["loader"](X))
+    torch.set_rng_state(state)
+    assert {("encode", "cuda"), ("squared_error", "cuda")} <= set(devices)
+    assert not {("encode", "cpu"), ("squared_error", "cpu")} & set(devices)
+
+
+def test_codes_go_into_no_list(X):
+    learner = make_learner().fit(X)
+    with pytest.raises(TypeError, match=r"out is a list.*\(n_samples, 8\)"):
+        learner.transform_into(X, [])
 
 
 def test_no_rows_have_no_codes(X):
@@ -405,3 +583,24 @@ def test_other_errors_of_the_encoder_are_not_taken_for_a_lack_of_memory(X, monke
     monkeypatch.setattr(PUDLEDictionaryLearning, "_transform_encoder", lambda self: broken)
     with pytest.raises(RuntimeError, match="broken"):
         learner.transform(X)
+
+
+def test_codes_are_decoded_part_by_part(X, monkeypatch):
+    """All of them may be too many for a device, as rows may be."""
+    learner = make_learner(split_sign=True).fit(X)
+    codes = learner.transform(X)
+    expected = learner.inverse_transform(codes)
+    monkeypatch.setattr(coder, "_PART", 16)
+    sizes, in_chunks = [], learner._in_chunks
+
+    def watched(function, *args, **options):
+        def noted(rows, known):
+            sizes.append(len(rows))
+            return function(rows, known)
+
+        return in_chunks(noted, *args, **options)
+
+    monkeypatch.setattr(learner, "_in_chunks", watched)
+    np.testing.assert_allclose(learner.inverse_transform(codes), expected, atol=1e-6)
+    assert sizes == [16, 16, 16, 16, 6]
+    assert isinstance(learner.inverse_transform(torch.from_numpy(codes)), torch.Tensor)

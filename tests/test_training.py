@@ -1,6 +1,6 @@
 """The epoch loop: batches, stopping, divergence, and atoms that no code uses."""
 
-from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -40,12 +40,34 @@ class FailsAt:
         return evaluation
 
 
+class Model:
+    """Five unfoldings, and a record of the updates that were asked for."""
+
+    part_size = None
+
+    def __init__(self, rule, alpha):
+        self.rule, self.alpha, self.updates = rule, alpha, []
+
+    def network(self, rows, update):
+        self.updates.append(update)
+        dictionary = DenseDictionary(rows)
+
+        def encoded(x, mask=None):
+            return encode(dictionary, x, alpha=self.alpha, n_unfoldings=5, mask=mask)
+
+        return SimpleNamespace(
+            encode=encoded, synthesis=dictionary.synthesis, penalty=self.alpha, atoms=rows
+        )
+
+    def replacements(self, rows, samples):
+        return samples
+
+
 def make_trainer(atoms, rule=ae_ls, *, alpha=0.1, optimizer="adam", **options):
-    schedule = {"encoder": partial(encode, alpha=alpha, n_unfoldings=5), "penalty": alpha}
     optimizer = make_optimizer(
         optimizer, atoms, project_atoms, learning_rate=0.01, data_scale=1.0, params=options
     )
-    return Trainer(DenseDictionary, rule, lambda update: schedule, optimizer)
+    return Trainer(Model(rule, alpha), optimizer)
 
 
 @pytest.fixture
@@ -177,13 +199,11 @@ def test_loss_of_an_epoch_is_the_mean_over_its_samples(atoms, x):
     assert torch.equal(trainer.optimizer.atoms, twin.optimizer.atoms)
 
 
-def test_schedule_is_asked_for_every_update_in_turn(atoms, x):
-    trainer, asked = make_trainer(atoms), []
-    schedule = trainer.schedule
-    trainer.schedule = lambda update: asked.append(update) or schedule(update)
+def test_networks_are_asked_for_every_update_in_turn(atoms, x):
+    trainer = make_trainer(atoms)
     for _ in range(2):
         trainer.run_epoch(Rows(x, 10), NEVER)
-    assert asked == list(range(6))
+    assert trainer.model.updates == list(range(6))
 
 
 def test_a_long_epoch_is_left_as_soon_as_the_objective_has_stalled(atoms, generator):

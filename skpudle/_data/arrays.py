@@ -7,24 +7,44 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import validate_data
 
 __all__ = [
+    "check_range",
     "check_rows",
     "handed_over",
     "host_array",
     "input_attributes",
     "like_input",
     "make_generator",
+    "mean_square",
+    "refuse_batches",
     "resolve_device",
+    "shortened",
     "split_missing",
     "tensors_of",
     "to_numpy",
     "to_tensor",
+    "wide",
 ]
+
+# Characters of an error: those of scikit-learn, of a wrong parameter, may be 500 and its value.
+_LONGEST = 800
+
+# Numbers squared at a time: 8 MiB in float64, a cache of a processor core.
+_NUMBERS_AT_A_TIME = 2**20
+
+# Training squares data, residuals a hundred times smaller, and sums them over batches. In float32
+# 1e-17 and 1e17 are learned from as 1 is, to the last digits; 1e-19 and 1e18 are not.
+_ROOM = 1e4
 
 _NAN = (
     "Input X contains NaN, which is not taken for missing values here. Impute them, for example by "
     "sklearn.impute.SimpleImputer in a pipeline, or use PUDLEDictionaryLearning with a number of "
     "unfoldings, which accepts NaN."
 )
+
+
+def shortened(text):
+    """Return a text without its middle where a value that it tells is of any length."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 100]} ... {text[-50:]}"
 
 
 def resolve_device(device, X=None):
@@ -59,7 +79,7 @@ def resolve_device(device, X=None):
         available += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
         available += ["mps"] if torch.backends.mps.is_available() else []
         raise ValueError(
-            f"Device {device!r} is unknown or not present; pass 'auto' or one of {available}."
+            f"Device {device!r:.80} is unknown or not present; pass 'auto' or one of {available}."
         ) from error
 
 
@@ -88,6 +108,11 @@ def to_tensor(array, device="cpu"):
             array = array.copy()
         array = torch.from_numpy(array)
     return array.to(device)
+
+
+def wide(x):
+    """Return a tensor in float64, where squares of float32 have room; MPS has none."""
+    return x if x.device.type == "mps" else x.double()
 
 
 def tensors_of(values, device):
@@ -125,10 +150,66 @@ def split_missing(x):  # (n, m) -> (n, m), mask (n, m) or None
     """
     if not torch.isnan(x.sum()):  # one pass: what follows is for those who have gaps
         return x, None
-    known = x.isfinite()
-    mask = known.to(x.dtype)
-    x = x.masked_fill(~known, 0)
-    return x.where(known, x.sum(0) / mask.sum(0).clamp_min(1)), mask
+    missing = x.isnan()
+    mask = torch.ones_like(x).masked_fill_(missing, 0)
+    x = x.masked_fill(missing, 0)
+    return torch.where(missing, x.sum(0) / mask.sum(0).clamp_min(1), x, out=x), mask
+
+
+def check_range(square, tensors):
+    """Return the mean square of data if training can square them in their dtype.
+
+    Raises
+    ------
+    ValueError
+        If it, or what training makes of it, is beyond the range of the dtype; that of zeros is not.
+    """
+    limits = torch.finfo(tensors[0].dtype)
+    if _ROOM * limits.tiny <= square <= limits.max / _ROOM:
+        return square
+    largest = max(abs(float(end)) for x in tensors for end in x.aminmax())
+    if largest == 0:
+        return square
+    raise ValueError(
+        f"Data as {'small' if square < 1 else 'large'} as {largest:.3g} are not learned from in "
+        f"{tensors[0].dtype}, which does not hold their squares; scale the data, for example to a "
+        "standard deviation of 1."
+    )
+
+
+def mean_square(x):  # (n, m) -> float
+    """Return the mean squared norm of rows, the unit that training measures in.
+
+    Raises
+    ------
+    ValueError
+        As `check_range`.
+    """
+    n_rows = max(1, _NUMBERS_AT_A_TIME // x.shape[1])
+    squares = torch.cat([rows.square().sum(1) for rows in x.split(n_rows)])
+    return check_range(float(squares.mean()), [x])
+
+
+def _with_gaps(X):
+    """Return a masked array as one that is NaN where it is masked."""
+    if not np.ma.is_masked(X):
+        return X.data
+    return X.astype(X.dtype if X.dtype == np.float32 else np.float64).filled(np.nan)
+
+
+def refuse_batches(X):
+    """Raise an error for what makes batches, or holds them, and is no array of rows."""
+    if callable(X):
+        raise TypeError(
+            f"X is {getattr(X, '__name__', type(X).__name__)}, which is to be called, not data. "
+            "Pass what it returns, or, if that is a generator, an object whose __iter__ calls it."
+        )
+    if isinstance(X, list | tuple) and len(X) and getattr(X[0], "ndim", 1) == 2:
+        raise ValueError(
+            f"X is a {type(X).__name__} of {len(X)} arrays, and a list is one array of rows. Pass "
+            "numpy.concatenate of them, an object whose __iter__ yields them, or each to "
+            "partial_fit."
+        )
 
 
 def _check_array(X, **options):
@@ -137,6 +218,8 @@ def _check_array(X, **options):
     except ValueError as error:
         if "contains NaN" in str(error):
             raise ValueError(_NAN) from error
+        if len(str(error)) > _LONGEST:
+            raise ValueError(shortened(str(error))) from None
         raise
 
 
@@ -146,7 +229,7 @@ def check_rows(X, *, estimator=None, copy=False, allow_nan=False):
     Parameters
     ----------
     X : array-like or Tensor of shape (n_samples, n_features)
-        The user's input.
+        The user's input. Masked entries of a masked array are NaN.
     estimator : object, default=None
         Named in error messages.
     copy : bool, default=False
@@ -167,6 +250,8 @@ def check_rows(X, *, estimator=None, copy=False, allow_nan=False):
     finite = "allow-nan" if allow_nan else True
     options = {"dtype": [np.float64, np.float32], "order": "C", "ensure_all_finite": finite}
     if not isinstance(X, torch.Tensor):
+        refuse_batches(X)
+        X = _with_gaps(X) if isinstance(X, np.ma.MaskedArray) else X
         return _check_array(X, estimator=estimator, copy=copy, **options)
     if X.layout is not torch.strided:
         raise TypeError(

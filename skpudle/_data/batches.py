@@ -6,12 +6,17 @@ an epoch, ``batches(plan, start)`` yields the epoch's batches from number ``star
 number of batches of an epoch, None if only the end of an epoch tells.
 """
 
+from itertools import islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 __all__ = ["Batch", "Rows", "count_batches", "once_only"]
+
+
+# Counted at most: where there are more, as of 25 million rows, their number is better told.
+_MOST_BATCHES = 100_000
 
 
 class Batch(NamedTuple):
@@ -40,9 +45,19 @@ class Rows:
 
     n_judged = 1  # samples whose mean objective tells whether training has stalled
 
-    def __init__(self, x, batch_size, *, generator=None, mask=None):
+    def __init__(self, x, batch_size=1, *, generator=None, mask=None):
         self.x, self.batch_size, self.generator = x, min(batch_size, len(x)), generator
         self.mask = mask
+
+    def for_training(self, batch_size, generator, *, shuffle):
+        """Return the same samples in batches of some size, shuffled or in their own order."""
+        generator = generator if shuffle else None
+        return Rows(self.x, batch_size, generator=generator, mask=self.mask)
+
+    def to(self, dtype):
+        """Return the same samples in another dtype."""
+        mask = None if self.mask is None else self.mask.to(dtype)
+        return Rows(self.x.to(dtype), self.batch_size, generator=self.generator, mask=mask)
 
     @property
     def n_batches(self):
@@ -85,10 +100,17 @@ def count_batches(source):
     ------
     TypeError
         If that yields none.
+    ValueError
+        If there seems to be no end of them.
     """
     if source.n_batches is not None:
         return source.n_batches
-    n_batches = sum(1 for _ in source.batches(source.plan()))
+    n_batches = sum(1 for _ in islice(source.batches(source.plan()), _MOST_BATCHES))
     if not n_batches:
         raise once_only("X yields no batches any more; it")
+    if n_batches == _MOST_BATCHES:
+        raise ValueError(
+            f"X yielded {n_batches} batches, and no end is in sight. Give it a __len__, the number "
+            "of batches of an epoch, or call partial_fit for every batch."
+        )
     return n_batches

@@ -40,10 +40,9 @@ def dictionary_of(source):
         return source.dictionary
     if hasattr(source, "fit"):
         raise ValueError(
-            f"dict_init is a {type(source).__name__} without atoms: it learns none or is not "
-            "fitted. `clone`, and with it GridSearchCV and cross_validate, forgets what a "
-            "parameter was fitted to: pass its components_, or wrap it in "
-            "sklearn.frozen.FrozenEstimator."
+            f"{type(source).__name__} has no atoms: it learns none or is not fitted. `clone`, and "
+            "with it GridSearchCV and cross_validate, forgets what a parameter was fitted to: pass "
+            "its components_, or wrap it in sklearn.frozen.FrozenEstimator."
         )
     return source
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from skpudle._data.arrays import check_rows, like_input, to_tensor
+from skpudle._data.sources import is_stream
 
 __all__ = [
     "Images",
@@ -42,14 +43,14 @@ def check_sizes(kernel, stride, image_shape):
     n_axes = len(kernel)
     if n_axes not in (1, 2) or len(stride) != n_axes or not positive((*kernel, *stride)):
         raise ValueError(
-            f"stride={stride!r} and atom_shape={kernel!r} do not belong together; pass positive "
-            "integers, one for each of one or two axes of an atom."
+            f"stride={stride!r:.80} and atom_shape={kernel!r:.80} do not belong together; pass "
+            "positive integers, one for each of one or two axes of an atom."
         )
     if image_shape is not None and not (
         len(image_shape) - n_axes in (0, 1) and positive(image_shape)
     ):
         raise ValueError(
-            f"image_shape={image_shape!r} is no image for atom_shape={kernel!r}; pass {n_axes} "
+            f"image_shape={image_shape!r:.80} is no image for atom_shape={kernel!r}; pass {n_axes} "
             "positive integers, and the number of channels after them if there is an axis of "
             "channels."
         )
@@ -124,7 +125,7 @@ def as_fractions(X):
     """Return unsigned integers as fractions of their largest value, in float32."""
     if isinstance(X, torch.Tensor):
         return X.to(torch.float32) / torch.iinfo(X.dtype).max if X.dtype in _UNSIGNED else X
-    X = np.asarray(X)
+    X = np.asanyarray(X)  # with the mask that it may have
     return (X / np.iinfo(X.dtype).max).astype(np.float32) if X.dtype.kind == "u" else X
 
 
@@ -172,6 +173,11 @@ def read_images(X, n_axes, *, image_shape=None, device="cpu", estimator=None):
     ValueError, TypeError
         If there are no such images.
     """
+    if is_stream(X):
+        raise TypeError(
+            f"X is a {type(X).__name__}, but images are taken as one array or as a list of images; "
+            "call partial_fit, or transform, for each batch of them."
+        )
     if isinstance(X, list | tuple) and not len(X):
         raise ValueError("There are no images: expected at least one, got an empty list.")
     if isinstance(X, list | tuple) and _is_array(X[0]) and (_n_dimensions(X[0]) >= n_axes):

@@ -4,16 +4,17 @@ Each is a source of batches (see `skpudle._data.batches`). `open_source` says wh
 is, and `Reader` makes tensors of what comes out of it.
 """
 
+from contextlib import contextmanager
 from copy import copy
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from skpudle._data.arrays import check_rows, split_missing, to_tensor
+from skpudle._data.arrays import check_rows, refuse_batches, split_missing, to_tensor
 from skpudle._data.batches import Batch, once_only
 
-__all__ = ["MappedRows", "is_stream", "open_source", "parts_of"]
+__all__ = ["MappedRows", "is_stream", "open_source", "part_of", "parts_of"]
 
 # A smaller memory map is read at once, and gives the bits that an array would.
 _IN_MEMORY_BYTES = 2**28
@@ -54,6 +55,16 @@ def _without_labels(raw):
     return raw[0] if isinstance(raw, tuple | list) and len(raw) and np.ndim(raw[0]) == 2 else raw
 
 
+@contextmanager
+def part_of(where):
+    """Say in errors about data where in the user's input these are."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"In {where} of X: {error}") from error
+
+
 class Reader:
     """Makes tensors of batches, with the dtype and number of features of the first."""
 
@@ -63,10 +74,8 @@ class Reader:
         self.dtype = self.n_features = None
 
     def __call__(self, raw, where):  # -> (n, n_features) on the host, or the device if it was there
-        try:
+        with part_of(where):
             x = check_rows(_without_labels(raw), allow_nan=self.allow_nan)
-        except ValueError as error:
-            raise ValueError(f"In {where} of X: {error}") from error
         there = isinstance(x, torch.Tensor) and x.device == self.device
         x = x if there else to_tensor(x)
         self.dtype, self.n_features = self.dtype or x.dtype, self.n_features or x.shape[1]
@@ -124,11 +133,16 @@ class _Source:
     def __init__(self, data, reader):
         self.data, self.reader = data, reader
 
-    def for_training(self, batch_size, generator):
-        """Return this source with batches of some size, shuffled if there is a generator."""
+    def for_training(self, batch_size, generator, *, shuffle):
+        """Return this source with batches of some size, shuffled or in their own order."""
         source = copy(self)
-        source.batch_size, source.generator = batch_size, generator
+        source.batch_size, source.generator = batch_size, generator if shuffle else None
         return source
+
+    def to(self, dtype):
+        """Return this source; from here on its batches have another dtype."""
+        self.reader.dtype = dtype
+        return self
 
     def plan(self):
         """Draw the order of an epoch; None where there is none to draw."""
@@ -233,6 +247,8 @@ class _IndexedRows(_Source):
 
     def head(self, least):
         """Return samples at regular distances."""
+        if not len(self):
+            raise ValueError("X has no samples: its length is 0.")
         self._rows(torch.zeros(1, dtype=torch.long, device="cpu"))
         n_rows = min(self._head_rows(least), len(self))
         positions = (
@@ -271,14 +287,15 @@ class _Stream(_Source):
     The generator is that of a `DataLoader`, whose order it is; other streams are not shuffled.
     """
 
-    def for_training(self, batch_size, generator):
+    def for_training(self, batch_size, generator, *, shuffle):
         """Return this source; it has its own batches and its own order."""
-        return super().for_training(batch_size, getattr(self.data, "generator", None))
+        own = getattr(self.data, "generator", None)
+        return super().for_training(batch_size, own, shuffle=True)
 
     @property
     def n_batches(self):
         try:
-            return len(self.data)
+            return len(self.data) or None  # it has yielded some
         except TypeError:  # only the end tells
             return None
 
@@ -311,24 +328,32 @@ def is_stream(X):
     """Return whether X yields batches, or samples by their number, and is no array."""
     if isinstance(X, Dataset | DataLoader):
         return True
-    return hasattr(X, "__iter__") and not any(
-        hasattr(X, name) for name in ("__array__", "__getitem__", "shape", "__dataframe__")
+    return (
+        not isinstance(X, type)
+        and hasattr(X, "__iter__")
+        and not any(
+            hasattr(X, name) for name in ("__array__", "__getitem__", "shape", "__dataframe__")
+        )
     )
 
 
 def parts_of(X, n_rows):
-    """Yield rows of X, whatever it is, as it has them; a stream yields its own batches."""
+    """Yield where in X rows are, and these as X has them; a stream yields its own batches."""
     if not is_stream(X):
+        refuse_batches(X)
         rows = getattr(X, "iloc", X)
-        # none are a part too, for whoever takes it to refuse
-        yield from (rows[start : start + n_rows] for start in range(0, max(len(X), 1), n_rows))
+        for start in range(0, max(len(X), 1), n_rows):  # none are a part too, which is refused
+            stop = min(start + n_rows, len(X))
+            yield f"rows {start} to {stop}", rows[start:stop]
         return
     if isinstance(X, Dataset):
         X = _Loader(X, batch_size=n_rows)
-    raw = None
-    for raw in X:
-        yield _without_labels(raw)
-    if raw is None:
+    number = None
+    for number, raw in enumerate(X):
+        with part_of(where := f"batch {number}"):
+            rows = _without_labels(raw)
+        yield where, rows
+    if number is None:
         raise ValueError("X yields no batch, and so there is nothing to encode.")
 
 

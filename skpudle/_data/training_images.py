@@ -3,9 +3,12 @@
 import warnings
 from functools import partial
 from math import pi, prod
+from typing import NamedTuple
 
 import torch
 
+from skpudle._data.arrays import check_range
+from skpudle._data.callers import users_level
 from skpudle._data.crops import Crops
 from skpudle._data.images import extend
 from skpudle.operators import atom_norms
@@ -86,7 +89,7 @@ def initial_kernels(images, shape, n_components, method, generator):
     return atoms / atom_norms(atoms)
 
 
-def warn_of_units(noise_std, images, *, stacklevel):  # images: tensors
+def warn_of_units(noise_std, images):  # images: tensors
     """Warn if the noise cannot be in the units of the images, whatever these are."""
     largest = max(float(image.abs().max()) for image in images)
     if noise_std and largest and not largest / _RANGE <= noise_std <= largest:
@@ -94,7 +97,7 @@ def warn_of_units(noise_std, images, *, stacklevel):  # images: tensors
             f"noise_std={noise_std:.3g}, but the largest pixel is {largest:.3g}. Noise is in the "
             "units of the images, and unsigned integers become fractions of their largest value: "
             "25 for values from 0 to 255 is 25 / 255 for fractions.",
-            stacklevel=stacklevel + 1,
+            stacklevel=users_level(),
         )
 
 
@@ -103,6 +106,13 @@ def with_noise(image, noise_std):
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(image.shape, generator=generator, dtype=image.dtype, device="cpu")
     return image + noise_std * noise.to(image.device)
+
+
+class Geometry(NamedTuple):
+    """What a learner keeps of the shape of its images: their size if all have one, channels."""
+
+    image_size: tuple[int, ...] | None
+    channel_axis: bool
 
 
 class TrainingImages:
@@ -114,6 +124,8 @@ class TrainingImages:
         Noisy and clean images; without targets images are their own.
     kernel, stride : tuple of int
         Size and distance of atoms.
+    geometry : Geometry
+        What results look like.
     crop_size : int or "auto"
         Size of a crop along each axis, which is rounded down to what atoms cover; "auto" is the
         smallest image, and at most 129.
@@ -121,12 +133,28 @@ class TrainingImages:
         Whether images, which are of one size, are taken whole.
     shifted : bool
         Whether crops need the margins of several grids.
-    generator : torch.Generator
-        Where to crop, how to mirror, and the noise.
+    noise_std : float, default=0.0
+        Standard deviation of the noise that crops get.
+    flip : bool, default=False
+        Whether crops are mirrored and transposed at random.
     """
 
-    def __init__(self, images, targets, kernel, stride, *, crop_size, whole, shifted, generator):
-        self.kernel, self.stride, self.generator = kernel, stride, generator
+    def __init__(
+        self,
+        images,
+        targets,
+        kernel,
+        stride,
+        geometry,
+        *,
+        crop_size,
+        whole,
+        shifted,
+        noise_std=0.0,
+        flip=False,
+    ):
+        self.kernel, self.stride, self.geometry = kernel, stride, geometry
+        self.noise_std, self.flip = noise_std, flip
         self.room = tuple(s - 1 if shifted else 0 for s in stride)
         self.margin = tuple(k - 1 if shifted else 0 for k in kernel)
         self.crop = []
@@ -164,12 +192,13 @@ class TrainingImages:
         return image[(..., *(slice(n - (n - k) % s) for n, k, s in axes))]
 
     def mean_square(self):
-        """Return the squared norm of a crop of mean energy, as a number."""
+        """Return the squared norm of a crop of mean energy, as a number that training can use."""
         squares = torch.stack([image.square().mean() for image in self.images])
-        return float(squares.mean()) * len(self.images[0]) * prod(self.crop)
+        square = float(squares.mean()) * len(self.images[0]) * prod(self.crop)
+        return check_range(square, self.images)
 
-    def crops(self, batch_size, *, shuffle, noise_std, flip):
-        """Return the source of batches for the trainer; see `Crops`."""
+    def for_training(self, batch_size, generator, *, shuffle):
+        """Return a source of random crops, by a generator; see `Crops`."""
         return Crops(
             self.images,
             self.targets,
@@ -177,8 +206,8 @@ class TrainingImages:
             self.crop,
             self.kernel,
             margin=self.margin,
-            noise_std=noise_std,
-            flip=flip,
+            noise_std=self.noise_std,
+            flip=self.flip,
             shuffle=shuffle,
-            generator=self.generator,
+            generator=generator,
         )

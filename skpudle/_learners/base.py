@@ -1,61 +1,62 @@
-"""What every learner that is trained by gradients shares.
+"""What every learner that is trained by gradients shares: `fit`, `partial_fit`, what they leave.
 
-`BaseDictionaryLearner` validates, crosses the boundary to torch, trains, and stores NumPy arrays
-and Python numbers. A learner adds its parameters, its gradient rule and its encoder.
+A learner reads its data, and *has* a model (see `skpudle._training.loop`), which it makes of its
+parameters and of the data, or of its fitted attributes. The rest is here.
 """
 
 import time
-from functools import partial
+from dataclasses import replace
 from numbers import Integral, Real
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from sklearn.base import _fit_context
 from sklearn.callback import CallbackSupportMixin
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import _check_feature_names, validate_data
+from sklearn.utils._param_validation import Interval, StrOptions
 
-from skpudle._data.arrays import (
-    check_rows,
-    input_attributes,
-    make_generator,
-    resolve_device,
-    split_missing,
-    tensors_of,
-    to_numpy,
-    to_tensor,
-)
-from skpudle._data.batches import Rows, count_batches
-from skpudle._data.foreign import given_atoms
-from skpudle._data.sources import open_source
-from skpudle._learners.coder import DictionaryTransformer
-from skpudle._learners.notices import divergence, print_progress, warn_of_early_end, warn_of_step
+from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
+from skpudle._data.batches import count_batches
+from skpudle._learners.encoder import Decay
+from skpudle._learners.notices import divergence, print_progress, warn_of_early_end
 from skpudle._precision import training_mode
 from skpudle._training.checkpoint import Recorder
 from skpudle._training.interrupts import Interrupts
 from skpudle._training.loop import Diverged, Interrupted, Trainer
 from skpudle._training.stopping import Stopping
 from skpudle._training.team import current_team
-from skpudle.encoding import default_step
-from skpudle.initialization import INITIALIZATIONS, initial_atoms
-from skpudle.operators import DenseDictionary, atom_norms, project_atoms
 from skpudle.optimizers import make_optimizer
 
-__all__ = ["AUTO_ALPHA", "DICT_INIT", "BaseDictionaryLearner"]
+__all__ = ["Data", "GradientLearner"]
 
-# alpha="auto" is this fraction of the median over samples of the alpha that would silence a sample.
-AUTO_ALPHA = 0.1
-
-DICT_INIT = [
-    StrOptions(set(INITIALIZATIONS)),
-    "array-like",
-    HasMethods("transform"),  # a fitted learner
-    HasMethods("getdict"),  # one of SPORCO
-]
+# An atom with its share of the codes, at least one in so many samples as there are atoms, is left
+# out by ten times as many with the probability exp(-10).
+_IDLE_SAMPLES_PER_ATOM = 10
 
 
-class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
-    """A dictionary learner trained by gradients; see the subclasses for its parameters."""
+class Data(NamedTuple):
+    """What a learner makes of its input.
+
+    Attributes
+    ----------
+    source : object
+        With ``for_training(batch_size, generator, shuffle)``, which returns a source of batches.
+    sample : Tensor or iterable of Tensor
+        What an initial model is made of, and data are recognised by.
+    device : torch.device
+        Where to compute.
+    inputs : dict
+        What scikit-learn wants an estimator to know of its input.
+    """
+
+    source: object
+    sample: object
+    device: torch.device
+    inputs: dict
+
+
+class GradientLearner(CallbackSupportMixin):
+    """A learner whose model is trained by gradients; see the subclasses for its parameters."""
 
     _parameter_constraints = {
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
@@ -67,57 +68,30 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left"), None],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "dict_init": DICT_INIT,
         "device": [str],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
 
     _writes_checkpoints = True
-    _n_wrappers = 0  # calls between the user's `fit` and ours, for warnings
+    _default_batch_size = 256
 
-    # What a learner without these parameters does.
-    atom_norm = "unit"
-    positive_dict = False
+    # What a learner without this parameter does.
     lambda_decay = 1.0
 
     # ------------------------------------------------------------------ what a learner adds
 
-    def _rule(self):
-        """Return the gradient rule."""
+    def _read(self, X, y, *, known=False):  # -> Data
+        """Check parameters and input, of a learner that is known against what it was fitted on."""
         raise NotImplementedError
 
-    def _encoder(self, alpha, lambda_decay, step_size):
-        """Return ``encoder(dictionary, x, mask=None)``; ``step_size=None`` follows the atoms."""
+    def _new_model(self, data, generator):  # -> model, rows
+        """Return the model that data and parameters ask for, and its initial rows."""
         raise NotImplementedError
 
-    def _transform_encoder(self):
-        return self._encoder(self.alpha_, self.lambda_decay_, self.step_size_)
-
-    def _penalty(self, alpha, lambda_decay):
-        """Return the penalty of the last unfolding."""
+    def _known_model(self, data, generator):  # -> model, rows
+        """Return the model and the rows that the fitted attributes hold."""
         raise NotImplementedError
-
-    def _choose_alpha(self, correlation, step_size):
-        """Return alpha, given the median over samples of the largest correlation."""
-        raise NotImplementedError
-
-    def _check_parameters(self):
-        """Raise ValueError if parameters contradict each other."""
-
-    def _check_lambda_decay(self):
-        """Raise ValueError if a pair is none, or holds what one number must not be."""
-        decay = self.lambda_decay
-        if isinstance(decay, tuple) and not (
-            len(decay) == 2 and all(isinstance(beta, Real) and 0 < beta <= 1 for beta in decay)
-        ):
-            raise ValueError(
-                f"lambda_decay={decay!r} is not a pair (first, last) of numbers in (0, 1]; pass "
-                "such a pair, or one number."
-            )
-
-    def _allows_nan(self):
-        return True
 
     # ------------------------------------------------------------------ fitting
 
@@ -155,54 +129,67 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
         RuntimeWarning
             If ``step_size`` is too large for the dictionary.
         """
-        recorder = Recorder(self, current_team())
-        x, trainer, start = self._start_training(X, y, seed=recorder.seed)
-        source = self._source(x, start, shuffle=True)
-        n_batches = trainer.largest(count_batches(source))
-        atoms = trainer.optimizer.atoms
-        n_updates = trainer.largest(self._n_updates(n_batches, source.batch_size, atoms.shape))
-        max_iter = -(-n_updates // n_batches)
-        alpha, decay_at = start["alpha"], partial(self._decay_at, n_updates=n_updates)
-        trainer.schedule = partial(self._schedule, alpha, decay_at)
-        first_update = n_updates * 9 // 10 if isinstance(self.lambda_decay, tuple) else 0
-        stopping = Stopping(
-            self.tol, self.n_iter_no_change, first_update=first_update, n_updates=n_updates
+        team, interrupts = current_team(), Interrupts()
+        recorder, data = Recorder(self, team), self._read(X, y)
+        data, generator = self._agree(data, team, recorder.seed)
+        model, rows = self._new_model(data, generator)
+        own = generator if team is None else team.own(generator)
+        source = data.source.for_training(self._batch_size(), own, shuffle=True)
+        trainer = Trainer(
+            model,
+            self._make_optimizer(model, rows),
+            team=team,
+            interrupts=interrupts,
+            at_round=recorder.at_round,
         )
-        recorder.begin(trainer, source, stopping, seed=start["seed"], sample=start["sample"])
+        n_batches = trainer.largest(count_batches(source))
+        n_updates = trainer.largest(self._n_updates(n_batches, source.batch_size, rows.shape))
+        trainer.model = model = replace(model, decay=Decay.of(self.lambda_decay).over(n_updates))
+        stopping = Stopping(
+            self.tol,
+            self.n_iter_no_change,
+            first_update=n_updates * 9 // 10 if isinstance(self.lambda_decay, tuple) else 0,
+            n_updates=n_updates,
+        )
+        recorder.begin(trainer, source, stopping, seed=generator.initial_seed(), sample=data.sample)
+        with interrupts:
+            ended = self._train(trainer, source, stopping, recorder, data, n_batches, (X, y))
+        model.warn_of_step(rows, trainer.optimizer.atoms.detach())
+        if not (ended or self.tol is None):
+            warn_of_early_end(self)
+        return self
 
+    def _train(self, trainer, source, stopping, recorder, data, n_batches, inputs):
+        """Train epoch by epoch, and take what was learned; return whether it was enough."""
+        n_updates = stopping.n_updates
+        max_iter = -(-n_updates // n_batches)
+        given = dict(zip("Xy", inputs), estimator=self)
         root = self._init_callback_context(max_subtasks=max_iter)
-        root.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        root.call_on_fit_task_begin(**given)
         started = time.perf_counter(), trainer.n_steps
         converged, stopped = recorder.finished, False
 
         def fitted():
-            return self._fitted_attributes(trainer, start, decay_at, trainer.loss_curve)
+            return self._attributes(trainer, data)
 
-        with Interrupts() as interrupts:
-            trainer.interrupted = lambda: interrupts.pending
-            while len(trainer.loss_curve) < max_iter and not (converged or stopped):
-                if trainer.n_steps >= n_updates:  # a stream may have more batches than before
-                    break
-                task = root.subcontext(task_name="epoch")
-                task.call_on_fit_task_begin(estimator=self, X=X, y=y)
-                try:
-                    trainer.replace_unused(source)
-                    converged = trainer.run_epoch(source, stopping).converged
-                except (Diverged, Interrupted) as error:
-                    self._leave(error, fitted(), recorder)
-                if self.verbose:
-                    print_progress(trainer, max_iter, n_updates, *started)
-                stopped = task.call_on_fit_task_end(
-                    estimator=self, X=X, y=y, reconstruction_attributes=fitted
-                )
-                stopped = bool(trainer.largest(int(stopped)))
-            recorder.end(finished=converged or stopped)
-            self._take(fitted())
-        self._warn_of_step(trainer.optimizer.atoms, stacklevel=5)
-        if not (converged or stopped or self.tol is None):
-            warn_of_early_end(self, stacklevel=4 + self._n_wrappers)
-        root.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes=dict)
-        return self
+        while len(trainer.loss_curve) < max_iter and not (converged or stopped):
+            if trainer.n_steps >= n_updates:  # a stream may have more batches than before
+                break
+            task = root.subcontext(task_name="epoch")
+            task.call_on_fit_task_begin(**given)
+            try:
+                trainer.replace_unused(source)
+                converged = trainer.run_epoch(source, stopping).converged
+            except (Diverged, Interrupted) as error:
+                self._leave(error, fitted(), recorder)
+            if self.verbose:
+                print_progress(trainer, max_iter, n_updates, *started)
+            stopped = task.call_on_fit_task_end(**given, reconstruction_attributes=fitted)
+            stopped = bool(trainer.largest(int(stopped)))
+        recorder.end(finished=converged or stopped)
+        self._take(fitted())
+        root.call_on_fit_task_end(**given, reconstruction_attributes=dict)
+        return converged or stopped
 
     @_fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -211,7 +198,8 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
 
         The first call chooses the initial dictionary and ``alpha_``; the state of the optimiser is
         kept from call to call, also through pickling, and after `fit`. ``lambda_decay`` is at its
-        last value throughout.
+        last value throughout. Atoms that no code has used for ten samples per atom are replaced by
+        the samples that were reconstructed worst.
 
         Parameters
         ----------
@@ -231,22 +219,38 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             If the data are unfit or of another number of features than before, which leaves the
             estimator as it was; or if training diverges twice.
         """
-        x, trainer, start = self._start_training(X, y, go_on=hasattr(self, "components_"))
-
-        def decay_at(update):
-            return self._last_decay()
-
-        trainer.schedule = partial(self._schedule, start["alpha"], decay_at)
-        source = self._source(x, start, shuffle=False)
-        with Interrupts() as interrupts:
-            trainer.interrupted = lambda: interrupts.pending
+        team, interrupts = current_team(), Interrupts()
+        known = hasattr(self, "components_")
+        data = self._read(X, y, known=known)
+        if known:
+            generator = self._later_generator()
+            model, rows = self._known_model(data, generator)
+        else:
+            data, generator = self._agree(data, team)
+            model, rows = self._new_model(data, generator)
+        optimizer = self._make_optimizer(model, rows)
+        idle = torch.zeros(len(rows), dtype=torch.float64, device="cpu")
+        state = self._training_state if known else {}
+        if state.get("optimizer_name") == self._optimizer_name(rows):
+            optimizer.load(rows, tensors_of(state["optimizer"], data.device))
+            idle = to_tensor(state["idle"])
+        trainer = Trainer(
+            replace(model, decay=Decay.of(self.lambda_decay).at_last),
+            optimizer,
+            n_steps=self.n_steps_ if known else 0,
+            loss_curve=self.loss_curve_ if known else (),
+            team=team,
+            interrupts=interrupts,
+        )
+        source = data.source.for_training(self._batch_size(), generator, shuffle=False)
+        with interrupts:
             try:
                 trainer.run_epoch(source, Stopping(None, 1))
             except (Diverged, Interrupted) as error:
-                self._leave(
-                    error, self._fitted_attributes(trainer, start, decay_at, trainer.loss_curve)
-                )
-            self._take(self._fitted_attributes(trainer, start, decay_at, trainer.loss_curve))
+                self._leave(error, self._attributes(trainer, data, idle))
+            idle = trainer.idle(idle)
+            trainer.replace_unused(source, among=idle >= _IDLE_SAMPLES_PER_ATOM * len(idle))
+            self._take(self._attributes(trainer, data, idle))
         return self
 
     def _leave(self, error, fitted, recorder=None):
@@ -258,163 +262,79 @@ class BaseDictionaryLearner(CallbackSupportMixin, DictionaryTransformer):
             recorder.end(finished=None)
         raise error
 
-    def _source(self, x, start, *, shuffle):
-        generator = start["generator"] if shuffle else None
-        if not isinstance(x, torch.Tensor):
-            return x.for_training(self._batch_size(), generator)
-        return Rows(x, self._batch_size(), generator=generator, mask=start["mask"])
+    def _agree(self, data, team, seed=None):  # -> data with the samples of all, generator
+        generator = make_generator(self.random_state)
+        if seed is not None:
+            generator.manual_seed(seed)
+        if team is None:
+            return data, generator
+        return data._replace(sample=team.collect(data.sample)), team.agree(generator)
 
-    def _start_training(self, X, y, *, go_on=False, seed=None):  # -> x, trainer, start
-        """Check everything, and return what training needs; no attribute is written before it."""
-        device, team = resolve_device(self.device, X), current_team()
-        if go_on:
-            _check_feature_names(self, X, reset=False)
-        options = {"allow_nan": self._allows_nan()}
-        x = source = open_source(X, device, batch_size=self._batch_size(), **options)
-        if source is None:
-            x = to_tensor(check_rows(X, estimator=self, **options), device)
-            x, mask = split_missing(x)
-            sample = x
-        else:
-            sample, mask = split_missing(source.head(self.n_components or 0))[0], None
-        self._check_parameters()
-        if go_on:
-            validate_data(self, X if source is None else sample, reset=False, skip_check_array=True)
-            atoms = to_tensor(self.components_, device)
-            if source is None:
-                x, mask = x.to(atoms.dtype), None if mask is None else mask.to(atoms.dtype)
-            else:
-                source.reader.dtype = atoms.dtype
-            start = {name: self._training_state[name] for name in ("alpha", "data_scale")}
-            start |= {"loss_curve": self.loss_curve_, "n_steps": self.n_steps_}
-            start["input"] = {}  # what it was
-        else:
-            generator = make_generator(self.random_state)
-            if seed is not None:
-                generator.manual_seed(seed)
-            if team is not None:
-                generator, sample = team.agree(generator), team.collect(sample)
-            atoms = self._initial_atoms(sample, generator)
-            start = {
-                "alpha": self._initial_alpha(sample, atoms),
-                "data_scale": float(sample.square().sum(1).mean()),
-                "loss_curve": [],
-                "n_steps": 0,
-                "seed": generator.initial_seed(),
-                "generator": generator if team is None else team.own(generator),
-                "sample": sample,
-                "input": input_attributes(X if source is None else sample),
-            }
-            self._warn_of_step(atoms, stacklevel=6)
-        optimizer = make_optimizer(
-            self.optimizer,
-            atoms,
-            partial(project_atoms, atom_norm=self.atom_norm, positive=self.positive_dict),
-            learning_rate=self.learning_rate,
-            data_scale=start["data_scale"],
-            params=self.optimizer_params,
-        )
-        if go_on and self._training_state["optimizer_name"] != self._optimizer_name():
-            optimizer.load(atoms, {})
-        elif go_on:
-            optimizer.load(atoms, tensors_of(self._training_state["optimizer"], device))
-        start |= {"device": device, "mask": mask}
-        trainer = self._trainer(DenseDictionary, optimizer, start)
-        trainer.new_rows = lambda atoms, samples: self._directions(samples)
-        return x, trainer, start
+    def _later_generator(self):
+        """Return what draws in a `partial_fit` that is not the first; None if nothing does."""
 
-    def _trainer(self, make_dictionary, optimizer, start):
-        return Trainer(
-            make_dictionary,
-            self._rule(),
-            None,
-            optimizer,
-            n_steps=start["n_steps"],
-            loss_curve=start["loss_curve"],
-            team=current_team(),
-        )
+    # ------------------------------------------------------------------ parameters
 
-    def _initial_atoms(self, x, generator):
-        n_components = x.shape[1] if self.n_components is None else self.n_components
-        if isinstance(self.dict_init, str):
-            atoms = self._directions(initial_atoms(x, n_components, self.dict_init, generator))
-        else:
-            atoms = given_atoms(self.dict_init, self.n_components, x)
-        return project_atoms(atoms, atom_norm=self.atom_norm, positive=self.positive_dict)
+    def _check_lambda_decay(self):
+        """Raise ValueError if a pair is none, or holds what one number must not be."""
+        decay = self.lambda_decay
+        if isinstance(decay, tuple) and not (
+            len(decay) == 2 and all(isinstance(beta, Real) and 0 < beta <= 1 for beta in decay)
+        ):
+            raise ValueError(
+                f"lambda_decay={decay!r:.80} is not a pair (first, last) of numbers in (0, 1]; "
+                "pass such a pair, or one number."
+            )
 
-    def _directions(self, samples):
-        """Return samples as atoms: their norm, which has units, is no measure for that of atoms."""
-        samples = samples / atom_norms(samples)
-        return samples.abs() if self.positive_dict else samples  # as good a direction of a line
-
-    def _initial_alpha(self, x, atoms):
-        largest = torch.cat([(rows @ atoms.mT).abs().amax(1) for rows in x.split(4096)])
-        largest = largest[largest >= torch.finfo(x.dtype).tiny]  # below alpha may underflow
-        correlation = float(largest.median()) if len(largest) else 1.0  # any will do for zeros
-        step_size = self._step_size(DenseDictionary(atoms))
-        return float(self._choose_alpha(correlation, step_size))
-
-    def _step_size(self, dictionary):  # -> float
-        return float(default_step(dictionary) if self.step_size == "auto" else self.step_size)
-
-    def _warn_of_step(self, atoms, *, stacklevel):
-        if self.step_size != "auto":
-            warn_of_step(self.step_size, DenseDictionary(atoms), stacklevel=stacklevel)
-
-    def _optimizer_name(self):  # whose state it is; the surrogate's is one with all parameters
-        params = None if self.optimizer == "surrogate" else self.optimizer_params
-        return f"{self.optimizer} {params}"
+    def _fixed_step(self):  # -> float, or None for one that follows the atoms
+        return None if self.step_size == "auto" else float(self.step_size)
 
     def _batch_size(self):
-        return 256 if self.batch_size == "auto" else int(self.batch_size)
+        return self._default_batch_size if self.batch_size == "auto" else int(self.batch_size)
 
     def _n_updates(self, n_batches, batch_size, shape):  # of the atoms
         """Return the number of updates that training may take."""
         return self.max_iter * n_batches
 
-    def _decay_at(self, update, *, n_updates):
-        """Return lambda_decay at an update: a pair is a staircase of ten equal parts (figure 5)."""
-        if not isinstance(self.lambda_decay, tuple):
-            return self.lambda_decay
-        decays = np.linspace(*self.lambda_decay[::-1], min(10, n_updates))[::-1]
-        return float(decays[min(len(decays) * update // n_updates, len(decays) - 1)])
+    def _make_optimizer(self, model, rows):
+        return make_optimizer(
+            self.optimizer,
+            rows,
+            model.project,
+            learning_rate=self.learning_rate,
+            data_scale=model.data_scale,
+            params=self.optimizer_params,
+        )
 
-    def _last_decay(self):
-        return self.lambda_decay[1] if isinstance(self.lambda_decay, tuple) else self.lambda_decay
+    def _optimizer_name(self, rows):
+        """Say whose state it is, and of what; the surrogate's is one with all parameters."""
+        params = None if self.optimizer == "surrogate" else self.optimizer_params
+        return f"{self.optimizer} {params} {tuple(rows.shape)}"
 
-    def _schedule(self, alpha, decay_at, update):
-        decay = decay_at(update)
-        step_size = None if self.step_size == "auto" else self.step_size
-        return {
-            "encoder": self._encoder(alpha, decay, step_size),
-            "penalty": self._penalty(alpha, decay),
-        }
+    # ------------------------------------------------------------------ what is learned
 
-    def _fitted_attributes(self, trainer, start, decay_at, loss_curve):
-        atoms = trainer.optimizer.atoms.detach()
-        return self._course_of_training(trainer, start, decay_at, loss_curve) | {
-            "components_": to_numpy(atoms),
-            "n_components_": len(atoms),
-            "alpha_": start["alpha"],
-            "step_size_": self._step_size(DenseDictionary(atoms)),
-        }
-
-    def _course_of_training(self, trainer, start, decay_at, loss_curve):
-        """Return the attributes that do not depend on what kind of dictionary was learned."""
+    def _attributes(self, trainer, data, idle=None):
+        """Return the fitted attributes, of arrays and numbers of Python."""
+        rows, model, curve = trainer.optimizer.atoms.detach(), trainer.model, trainer.loss_curve
         moments = trainer.optimizer.state().items()
-        return start["input"] | {
-            "lambda_decay_": decay_at(max(trainer.n_steps - 1, 0)),
-            "n_iter_": max(len(loss_curve), 1),
-            "n_steps_": trainer.n_steps,
-            "loss_curve_": np.array(loss_curve, dtype=np.float64),
-            "device_": str(start["device"]),
-            "_training_state": {
-                "alpha": start["alpha"],
-                "data_scale": start["data_scale"],
-                "optimizer_name": self._optimizer_name(),
-                "optimizer": {
-                    name: to_numpy(value) if isinstance(value, torch.Tensor) else value
-                    for name, value in moments
-                },
+        memory = model.memory() | {
+            "data_scale": model.data_scale,
+            "optimizer_name": self._optimizer_name(rows),
+            "optimizer": {
+                name: to_numpy(value) if isinstance(value, torch.Tensor) else value
+                for name, value in moments
             },
+            "idle": np.zeros(len(rows)) if idle is None else to_numpy(idle),
         }
+        return (
+            data.inputs
+            | model.attributes(rows)
+            | {
+                "lambda_decay_": model.decay(max(trainer.n_steps - 1, 0)),
+                "n_iter_": max(len(curve), 1),
+                "n_steps_": trainer.n_steps,
+                "loss_curve_": np.array(curve, dtype=np.float64),
+                "device_": str(data.device),
+                "_training_state": memory,
+            }
+        )

@@ -4,21 +4,29 @@
 came about is none of its business.
 """
 
+from functools import reduce
+
 import numpy as np
 import torch
 from scipy import sparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils.validation import _check_feature_names, check_is_fitted, validate_data
+from sklearn.utils._param_validation import (
+    InvalidParameterError,
+    validate_parameter_constraints,
+)
+from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
 from skpudle._data.arrays import (
     check_rows,
     handed_over,
     resolve_device,
+    shortened,
     split_missing,
     to_numpy,
     to_tensor,
+    wide,
 )
-from skpudle._data.sources import is_stream, parts_of
+from skpudle._data.sources import is_stream, part_of, parts_of
 from skpudle._precision import own_precision
 from skpudle.interoperability import make_sparse_coder
 from skpudle.operators import DenseDictionary
@@ -32,7 +40,7 @@ _CHUNK = {"cpu": 1024, "cuda": 65536}
 # Arrays of codes that the encoder has at a time.
 _N_COPIES = 8
 
-# Rows of data that are not in memory that are encoded at a time.
+# Rows of data that are not in memory that are encoded at a time, and of codes that are decoded.
 _PART = 8192
 
 _SCORE_GROUPS = 10
@@ -43,15 +51,28 @@ def _is_out_of_memory(error):
     return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
 
 
-def _sum_of_squares(x, mask):
-    """Return the sum of squared deviations from column means, over what is known."""
+def _moments(x, mask):  # -> of each column its number, mean and sum of squared deviations
+    """Return moments of what is known."""
+    x = wide(x)
     if mask is None:
-        centred = x - x[0]  # exactly zero for constant columns, whose mean may be rounded
-        return (centred - centred.mean(0)).square().sum()
-    least = x.masked_fill(mask == 0, torch.inf).amin(0)
-    centred = (x - least.masked_fill(least.isinf(), 0)) * mask
-    mean = centred.sum(0) / mask.sum(0).clamp_min(1)
-    return ((centred - mean) * mask).square().sum()
+        mask, origin = torch.ones_like(x[:1]), x[0]
+        n_known = len(x) * mask[0]
+    else:
+        mask = wide(mask)
+        origin = x.masked_fill(mask == 0, torch.inf).amin(0)
+        origin, n_known = origin.masked_fill(origin.isinf(), 0), mask.sum(0)
+    centred = (x - origin) * mask  # exactly zero for constant columns, whose mean may be rounded
+    mean = centred.sum(0) / n_known.clamp_min(1)
+    return n_known, origin + mean, ((centred - mean) * mask).square().sum(0)
+
+
+def _together(one, other):
+    """Return the moments of two parts: their means differ, which is variation too."""
+    (n, mean, squares), (n_other, mean_other, squares_other) = one, other
+    share = n_other / (n + n_other).clamp_min(1)
+    apart = mean_other - mean
+    squares = squares + squares_other + apart.square() * n * share
+    return n + n_other, mean + apart * share, squares
 
 
 class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -73,6 +94,17 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         It has to know of masks if `_allows_nan` says so.
         """
         raise NotImplementedError
+
+    def _validate_params(self, *names):
+        """Check parameters as scikit-learn does, those of the given names or all."""
+        try:
+            if not names:
+                return super()._validate_params()
+            values = {name: getattr(self, name) for name in names}
+            name = type(self).__name__
+            return validate_parameter_constraints(self._parameter_constraints, values, name)
+        except InvalidParameterError as error:
+            raise InvalidParameterError(shortened(str(error))) from None
 
     def _allows_nan(self):
         """Return whether NaN marks missing entries."""
@@ -102,26 +134,18 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             ``split_sign=True`` positive parts come first, then negative parts.
         """
         if is_stream(X):
-            check_is_fitted(self)
-            parts = [self.transform(rows) for rows in parts_of(X, _PART)]
-            return np.concatenate([to_numpy(to_tensor(part)) for part in parts])
+            return np.concatenate(list(self._codes_by_parts(X)))
         x, mask, dictionary = self._check_new_data(X)
-        encoder, codes, start = self._transform_encoder(), None, 0
+        encoder = self._transform_encoder()
 
         def encode(rows, known):
-            return encoder(dictionary, rows, mask=known)
-
-        for part in self._in_chunks(encode, x, mask, dictionary.atoms.device):
+            codes = encoder(dictionary, rows, mask=known)
             if self.split_sign:
-                part = torch.cat([part.clamp_min(0), part.neg().clamp_min(0)], dim=1)
-            if codes is None:
-                # once for all, where a list of parts would need the memory twice; and for an array
-                # on the host, since all codes may not fit where a part of them does
-                device = X.device if isinstance(X, torch.Tensor) else "cpu"
-                codes = part.new_empty(len(x), self._n_features_out, device=device)
-            codes[start : start + len(part)] = part
-            start += len(part)
-        return handed_over(codes, X)
+                codes = torch.cat([codes.clamp_min(0), codes.neg().clamp_min(0)], dim=1)
+            return codes
+
+        chunks = self._in_chunks(encode, x, mask, dictionary.atoms.device)
+        return self._in_one_piece(chunks, len(x), X)
 
     def transform_into(self, X, out):
         """Encode data part by part, and write the codes into an array.
@@ -137,7 +161,17 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         -------
         array-like
             ``out``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``out`` is no array, or of another shape than the codes.
         """
+        if not hasattr(out, "shape"):
+            raise TypeError(
+                f"out is a {type(out).__name__}; pass an array or a memory map of shape "
+                f"(n_samples, {self._n_features_out})."
+            )
         start = 0
         for codes in self._codes_by_parts(X):
             if start + len(codes) > len(out) or codes.shape[1:] != out.shape[1:]:
@@ -180,10 +214,18 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
         return sparse.vstack([compress(codes) for codes in self._codes_by_parts(X)], format="csr")
 
-    def _codes_by_parts(self, X):  # yields arrays of codes
+    def _parts(self, X):  # yields where they are, and rows as X has them
         check_is_fitted(self)
-        for rows in parts_of(X, _PART):
-            yield to_numpy(to_tensor(self.transform(rows)))
+        self._transform_encoder()  # parameters that are wrong are no error of a batch
+        device = self._transform_device(X)  # what holds tensors decides, and not where these are
+        for where, rows in parts_of(X, _PART):
+            yield where, rows.to(device) if isinstance(rows, torch.Tensor) else rows
+
+    def _codes_by_parts(self, X):  # yields arrays of codes
+        for where, rows in self._parts(X):
+            with part_of(where):
+                codes = to_numpy(to_tensor(self.transform(rows)))
+            yield codes
 
     def inverse_transform(self, X):
         """Return the data that codes stand for.
@@ -199,17 +241,23 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             Reconstructed data.
         """
         check_is_fitted(self)
-        codes = to_tensor(check_rows(X), self._transform_device(X))
+        codes = check_rows(X)
+        codes = codes if isinstance(codes, torch.Tensor) else to_tensor(codes)
         if codes.shape[1] != self._n_features_out:
             raise ValueError(
                 f"Codes have {codes.shape[1]} columns, but {type(self).__name__} returns "
                 f"{self._n_features_out}; pass what transform returned."
             )
-        if self.split_sign:
-            codes = codes[:, : self.n_components_] - codes[:, self.n_components_ :]
-        atoms = to_tensor(self.components_, codes.device).to(codes.dtype)
-        with own_precision():
-            return handed_over(codes @ atoms, X)
+        atoms = to_tensor(self.components_, self._transform_device(X)).to(codes.dtype)
+
+        def decode(rows, known):
+            if self.split_sign:
+                rows = rows[:, : self.n_components_] - rows[:, self.n_components_ :]
+            with own_precision():
+                return rows @ atoms
+
+        chunks = self._in_chunks(decode, codes, None, atoms.device, size=_PART)
+        return self._in_one_piece(chunks, len(codes), X)
 
     def score(self, X, y=None):
         """Return how well hidden features are predicted from the others, as R^2.
@@ -225,7 +273,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
-            Data.
+            Data, or a dataset or batches as for `fit`.
         y : None
             Ignored.
 
@@ -236,14 +284,18 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             larger is better, comparable across alpha. 0 for constant data. With one feature, where
             nothing is left to infer from, the R^2 of the reconstruction.
         """
-        x, mask, dictionary = self._check_new_data(X)
-        n_features = x.shape[1]
+        error, moments = 0.0, []
+        for x, mask, dictionary in self._checked_parts(X):
+            error += self._error_of_hidden(x, mask, dictionary)
+            moments += self._in_chunks(_moments, x, mask, x.device, size=_PART)
+        total = float(reduce(_together, moments)[2].sum())
+        return 1 - error / total if total else 0.0
+
+    def _error_of_hidden(self, x, mask, dictionary):  # -> sum of squares
+        n_features, device = x.shape[1], dictionary.atoms.device
         order = torch.randperm(n_features, generator=torch.Generator().manual_seed(0), device="cpu")
         groups = order.tensor_split(min(_SCORE_GROUPS, n_features))
-        total = float(_sum_of_squares(x, mask))
-        if total == 0:
-            return 0.0
-        encoder, error, device = self._transform_encoder(), 0.0, dictionary.atoms.device
+        encoder, error = self._transform_encoder(), 0.0
         for hidden in groups:
             seen = torch.ones(n_features, dtype=torch.bool, device="cpu")
             seen[hidden] = n_features == 1
@@ -256,10 +308,10 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 with own_precision():
                     residual = codes @ dictionary.atoms[:, hidden] - rows[:, hidden]
                 residual = residual if known is None else residual * known[:, hidden]
-                return float(residual.square().sum())
+                return float(wide(residual).square().sum())
 
             error += sum(self._in_chunks(squared_error, x, mask, device))
-        return 1 - error / total
+        return error
 
     def to_sparse_coder(self, transform_algorithm="lasso_cd", **params):
         """Return scikit-learn's coder with the learned atoms.
@@ -287,9 +339,18 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         x = check_rows(X, estimator=self, allow_nan=self._allows_nan())
         # rows stay where they are: all of them may not fit where a part of them does
         x, mask = split_missing(x if isinstance(x, torch.Tensor) else to_tensor(x))
-        validate_data(self, X, reset=False, skip_check_array=True)
+        _check_n_features(self, X, reset=False)
         atoms = to_tensor(self.components_, self._transform_device(X))
         return x, mask, DenseDictionary(atoms.to(x.dtype))
+
+    def _checked_parts(self, X):  # yields x, mask or None, dictionary on the device
+        if not is_stream(X):
+            yield self._check_new_data(X)
+            return
+        for where, rows in self._parts(X):
+            with part_of(where):
+                checked = self._check_new_data(rows)
+            yield checked
 
     def _transform_device(self, X):
         try:
@@ -297,9 +358,9 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         except ValueError:  # fitted on a machine that had this device
             return torch.device("cpu")
 
-    def _in_chunks(self, function, x, mask, device):
+    def _in_chunks(self, function, x, mask, device, *, size=None):
         """Yield ``function(rows, mask)`` of some rows at a time, of half as many out of memory."""
-        start, size = 0, min(self._chunk_size(x, device), len(x))
+        start, size = 0, min(size or self._chunk_size(x, device), len(x))
         while start < len(x):
             part = slice(start, start + size)
             try:
@@ -312,6 +373,19 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 continue
             yield result
             start += size
+
+    def _in_one_piece(self, chunks, n_rows, X):
+        """Return results for chunks of rows as one array or tensor, where X is."""
+        result, start = None, 0
+        for chunk in chunks:
+            if result is None:
+                # once for all, where a list of parts would need the memory twice; and for an array
+                # on the host, since all may not fit where a part of them does
+                device = X.device if isinstance(X, torch.Tensor) else "cpu"
+                result = chunk.new_empty(n_rows, chunk.shape[1], device=device)
+            result[start : start + len(chunk)] = chunk
+            start += len(chunk)
+        return handed_over(result, X)
 
     def _chunk_size(self, x, device):
         size = _CHUNK.get(device.type, 4096)

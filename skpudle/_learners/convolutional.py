@@ -6,7 +6,7 @@ import torch
 
 from skpudle._data.images import read_images
 from skpudle._data.training_images import warn_of_units, with_noise
-from skpudle._learners.conv_base import BaseConvLearner
+from skpudle._learners.conv_learner import ConvLearner
 from skpudle._learners.denoising import denoise_images
 
 __all__ = ["ConvPUDLEDictionaryLearning"]
@@ -19,7 +19,7 @@ def _parts(x):  # (n, ...) -> tensors of some images each
     return x.split(max(1, _PIXELS // prod(x.shape[2:])))
 
 
-class ConvPUDLEDictionaryLearning(BaseConvLearner):
+class ConvPUDLEDictionaryLearning(ConvLearner):
     r"""Convolutional dictionary learning and denoising, by backpropagation through the encoder.
 
     Atoms are small images, of which copies at every ``stride``-th pixel add up to the image. The
@@ -324,8 +324,7 @@ class ConvPUDLEDictionaryLearning(BaseConvLearner):
             axes = zip(x.shape[2:], self._kernel, self._stride, positions, strict=True)
             missing = [k + s * (h - 1) - n for n, k, s, h in axes]
             x = torch.nn.functional.pad(x, [n for m in reversed(missing) for n in (0, m)])
-            decay = dict(lambda_decay=self.lambda_decay_)
-            codes.append(torch.cat([network.encode(part, **decay) for part in _parts(x)]))
+            codes.append(torch.cat([network.encode(part) for part in _parts(x)]))
         return images.hand_back(codes, channels=True)
 
     @torch.no_grad()
@@ -353,7 +352,7 @@ class ConvPUDLEDictionaryLearning(BaseConvLearner):
                 f"Codes have {codes.n_channels} maps, but {type(self).__name__} has "
                 f"{self.n_components_} components; pass what transform returned."
             )
-        network = self._network(self._fitted_parameters(codes.tensors[0]))
+        network = self._network(codes.tensors[0])
         images = []
         for z in codes.tensors:
             x = torch.cat([network.synthesis(part) for part in _parts(z)])
@@ -381,8 +380,8 @@ class ConvPUDLEDictionaryLearning(BaseConvLearner):
             value.
         """
         images, network = self._read_and_build(X)
-        warn_of_units(self.noise_std, images.tensors, stacklevel=2)
-        options = dict(shift_average=self.shift_average, lambda_decay=self.lambda_decay_)
+        warn_of_units(self.noise_std, images.tensors)
+        options = dict(shift_average=self.shift_average)
         denoised = [
             torch.cat([denoise_images(network, part, **options) for part in _parts(x)])
             for x in images.tensors
@@ -411,7 +410,7 @@ class ConvPUDLEDictionaryLearning(BaseConvLearner):
         inputs, targets = images.singles(), self._read_targets(y, images)
         if targets is None:
             targets, inputs = inputs, [with_noise(image, self.noise_std) for image in inputs]
-        options = dict(shift_average=self.shift_average, lambda_decay=self.lambda_decay_)
+        options = dict(shift_average=self.shift_average)
         total = 0.0
         for image, target in zip(inputs, targets, strict=True):
             error = denoise_images(network, image[None], **options)[0] - target

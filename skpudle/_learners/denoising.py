@@ -18,7 +18,7 @@ def _round_up(n, stride, remainder):
 
 
 @torch.no_grad()
-def denoise_images(network, x, *, shift_average, lambda_decay=1.0, tile=_TILE):
+def denoise_images(network, x, *, shift_average, tile=_TILE):
     """Return the images that a network reconstructs, of the size that went in.
 
     Images are continued by reflection, so that as many atoms reach a pixel at the border as one
@@ -33,8 +33,6 @@ def denoise_images(network, x, *, shift_average, lambda_decay=1.0, tile=_TILE):
         Noisy images.
     shift_average : bool
         Whether to average over all grids of positions.
-    lambda_decay : float, default=1.0
-        Factor between the penalties of consecutive iterations.
     tile : int, default=768
         Size of a tile, without its overlap.
 
@@ -55,7 +53,7 @@ def denoise_images(network, x, *, shift_average, lambda_decay=1.0, tile=_TILE):
     def denoise_tile(tile):
         cut, source, place = [], [], []
         for (start, stop), total, (_, k, s, r) in zip(tile, totals, axes, strict=True):
-            reach = _round_up(network.n_unfoldings * (k - 1), s, 0)
+            reach = _round_up(network.encoder.n_unfoldings * (k - 1), s, 0)
             first = max(0, start - reach)
             last = min(total, _round_up(stop + 2 * (k - 1) + reach, s, k + r))
             cut.append(slice(first, last))
@@ -64,12 +62,7 @@ def denoise_images(network, x, *, shift_average, lambda_decay=1.0, tile=_TILE):
         total = 0
         for shift in shifts:  # one after the other: what they need fits into a cache
             one = network.with_grids([shift], room)
-            total = (
-                total
-                + one.synthesis(one.encode(canvas[(..., *cut)], lambda_decay=lambda_decay))[
-                    (..., *source)
-                ]
-            )
+            total = total + one.synthesis(one.encode(canvas[(..., *cut)]))[(..., *source)]
         result[(..., *place)] = total / len(shifts)
 
     tiles = [cut_tiles(n, tile, s) for n, _, s, _ in axes]

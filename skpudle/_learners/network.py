@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skpudle._learners.encoder import Encoder
 from skpudle._precision import as_scalars, own_precision
 from skpudle.encoding import default_step, unfold
 from skpudle.operators import ConvDictionary, project_atoms
@@ -183,8 +184,12 @@ class ConvNetwork:
         What was learned.
     stride : tuple of int
         Distance of neighbouring positions along each axis.
-    n_unfoldings, shrinkage, positive_code
-        As in `skpudle.encoding.encode`.
+    encoder : Encoder
+        Unfoldings, shrinkage and signs.
+    lambda_decay : float, default=1.0
+        Factor between the penalties of consecutive unfoldings.
+    penalty : float, default=0.0
+        What a gradient rule weighs codes with.
     shifts : list of tuple, default=None
         Grids whose reconstructions are averaged. What is reconstructed is then smaller than the
         image, by a margin in which not all atoms that reach a pixel are there. None: one grid that
@@ -195,9 +200,9 @@ class ConvNetwork:
 
     parameters: ConvParameters
     stride: tuple[int, ...]
-    n_unfoldings: int = 15
-    shrinkage: str = "soft"
-    positive_code: bool = False
+    encoder: Encoder
+    lambda_decay: float = 1.0
+    penalty: float = 0.0
     shifts: list | None = None
     room: tuple[int, ...] | None = None
 
@@ -210,19 +215,19 @@ class ConvNetwork:
         """Return the same network for other grids."""
         return replace(self, shifts=shifts, room=room)
 
-    def encode(self, x, *, lambda_decay=1.0):
+    def encode(self, x, *, mask=None):  # of images nothing is missing
         """Return code maps, (n, n_components, *positions).
 
         Of several grids they are (n, n_components, n_shifts, *positions).
         """
         if self.shifts is None:
-            return self._unfold(x, lambda_decay)
+            return self._unfold(x)
         sizes = [n - room for n, room in zip(x.shape[2:], self.room, strict=True)]
         windows = [
             x[(..., *(slice(a, a + n) for a, n in zip(shift, sizes, strict=True)))]
             for shift in self.shifts
         ]
-        z = self._unfold(torch.cat(windows), lambda_decay)
+        z = self._unfold(torch.cat(windows))
         return z.unflatten(0, (len(windows), len(x))).movedim(0, 2)
 
     @own_precision()
@@ -242,17 +247,18 @@ class ConvNetwork:
             total = total + image[(..., *(slice(m - a, end - a) for m, end, a in axes))]
         return total / len(self.shifts)
 
-    def _unfold(self, x, lambda_decay):
+    def _unfold(self, x):
         atoms, analysis_atoms, _, alpha, step = self.parameters
         dictionary = ConvDictionary(atoms, self.stride)
         if step is None:
             step = default_step(dictionary)
         step, levels = as_scalars(step, x), as_scalars(alpha, x)
         levels = levels.reshape(-1, 1 if levels.ndim == 0 else len(atoms), *[1] * len(self.stride))
-        levels = levels.expand(self.n_unfoldings, *levels.shape[1:])
-        if self.shrinkage == "soft":
-            unfolding = torch.arange(self.n_unfoldings, dtype=x.dtype, device=x.device)
-            decay = torch.pow(lambda_decay, unfolding)
+        n_unfoldings, shrinkage = self.encoder.n_unfoldings, self.encoder.shrinkage
+        levels = levels.expand(n_unfoldings, *levels.shape[1:])
+        if shrinkage == "soft":
+            unfolding = torch.arange(n_unfoldings, dtype=x.dtype, device=x.device)
+            decay = torch.pow(self.lambda_decay, unfolding)
             levels = levels * step * decay.reshape(-1, *[1] * (levels.ndim - 1))
         if analysis_atoms is not None:
             both = torch.cat([atoms, analysis_atoms], dim=1)
@@ -262,6 +268,6 @@ class ConvNetwork:
             x,
             levels,
             step,
-            shrinkage=self.shrinkage,
-            positive_code=self.positive_code,
+            shrinkage=shrinkage,
+            positive_code=self.encoder.positive_code,
         )

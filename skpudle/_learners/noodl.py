@@ -1,18 +1,16 @@
 """NOODL: dictionary learning with iterative hard thresholding and the sign of the codes."""
 
-from functools import partial
 from numbers import Integral, Real
 
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skpudle._learners.base import AUTO_ALPHA, BaseDictionaryLearner
-from skpudle.encoding import encode
-from skpudle.gradients import GRADIENT_RULES
+from skpudle._learners.dense import DenseLearner
+from skpudle._learners.encoder import Encoder
 
 __all__ = ["NOODLDictionaryLearning"]
 
 
-class NOODLDictionaryLearning(BaseDictionaryLearner):
+class NOODLDictionaryLearning(DenseLearner):
     r"""Dictionary learning with iterative hard thresholding and a sign gradient (NOODL).
 
     The encoder is that of `PUDLEDictionaryLearning` with hard shrinkage, and no gradient goes
@@ -119,7 +117,7 @@ class NOODLDictionaryLearning(BaseDictionaryLearner):
 
     _parameter_constraints = {
         name: constraint
-        for name, constraint in BaseDictionaryLearner._parameter_constraints.items()
+        for name, constraint in DenseLearner._parameter_constraints.items()
         if name not in {"optimizer", "optimizer_params"}
     } | {
         "threshold": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
@@ -127,21 +125,11 @@ class NOODLDictionaryLearning(BaseDictionaryLearner):
         "n_unfoldings": [Interval(Integral, 1, None, closed="left")],
     }
 
-    def _rule(self):
-        return GRADIENT_RULES["noodl"]
+    _gradient = "noodl"
 
-    def _encoder(self, alpha, lambda_decay, step_size):
-        return partial(
-            encode,
-            alpha=alpha,
-            n_unfoldings=self.n_unfoldings,
-            step_size=step_size,
-            shrinkage="hard",
-            initial_threshold=self.initial_threshold,
-        )
+    @property
+    def _penalty_or_threshold(self):
+        return self.threshold
 
-    def _penalty(self, alpha, lambda_decay):
-        return 0.0
-
-    def _choose_alpha(self, correlation, step_size):
-        return AUTO_ALPHA * step_size * correlation if self.threshold == "auto" else self.threshold
+    def _encoder(self):
+        return Encoder(self.n_unfoldings, "hard", initial_threshold=self.initial_threshold)

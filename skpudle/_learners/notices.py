@@ -5,6 +5,8 @@ import warnings
 
 from sklearn.exceptions import ConvergenceWarning
 
+from skpudle._data.callers import users_level
+
 __all__ = ["divergence", "print_progress", "warn_of_early_end", "warn_of_step"]
 
 
@@ -23,28 +25,28 @@ def print_progress(trainer, max_iter, n_updates, start_time, n_before=0):
     )
 
 
-def warn_of_step(step_size, dictionary, *, stacklevel):
-    """Warn if the encoder may diverge with the given step; `stacklevel` as in `warnings.warn`."""
-    bound = float(dictionary.squared_norm_bound())
+def warn_of_step(step_size, dictionaries):
+    """Warn once if the encoder may diverge with the given step and one of the dictionaries."""
+    bound = max(float(dictionary.squared_norm_bound()) for dictionary in dictionaries)
     if step_size * bound > 2:
         warnings.warn(
             f"step_size={step_size} is beyond 2 / L = {2 / bound:.3g}, where L = {bound:.4g} is a "
             "bound of the squared spectral norm of the dictionary: the encoder may diverge. Pass a "
             "smaller step_size, or 'auto' for 1 / L.",
             RuntimeWarning,
-            stacklevel=stacklevel + 1,
+            stacklevel=users_level(),
         )
 
 
-def warn_of_early_end(learner, *, stacklevel):
-    """Warn that training ended too early to tell; `stacklevel` as in `warnings.warn`."""
+def warn_of_early_end(learner):
+    """Warn that training ended too early to tell."""
     warnings.warn(
         f"Training of {type(learner).__name__} ended after {learner.n_steps_} updates "
         f"(max_iter={learner.max_iter!r}), before its objective had stalled for "
         f"{learner.n_iter_no_change} checks in a row. Increase max_iter or learning_rate, or "
         f"raise tol (now {learner.tol}); tol=None trains as long without this warning.",
         ConvergenceWarning,
-        stacklevel=stacklevel + 1,
+        stacklevel=users_level(),
     )
 
 

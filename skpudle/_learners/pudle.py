@@ -1,15 +1,13 @@
 """Dictionary learning by backpropagation through an unfolded sparse encoder."""
 
+from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skpudle._learners.base import AUTO_ALPHA, BaseDictionaryLearner
-from skpudle.encoding import encode
-from skpudle.gradients import GRADIENT_RULES
-from skpudle.lasso import converged_codes, warn_about_gaps
+from skpudle._learners.dense import DenseLearner
+from skpudle._learners.encoder import Decay, Encoder
 from skpudle.shrinkage import SHRINKAGES
 
 __all__ = ["PUDLEDictionaryLearning"]
@@ -19,17 +17,20 @@ _AUTO_EPOCHS = 100
 _AUTO_OPERATIONS = 1.2e12
 _AUTO_UPDATES = 200
 
+# Parameters that `transform` takes, besides what `fit` made of the others.
+_OF_THE_ENCODER = (
+    "n_unfoldings",
+    "shrinkage",
+    "lambda_decay",
+    "positive_code",
+    "transform_algorithm",
+    "transform_alpha",
+    "split_sign",
+    "device",
+)
 
-def _solve_lasso(dictionary, x, *, alpha, positive_code, mask=None, warn=False):
-    codes, gaps = converged_codes(
-        dictionary, x, alpha=alpha, positive_code=positive_code, certify=warn
-    )
-    if warn:
-        warn_about_gaps(gaps, category=ConvergenceWarning, stacklevel=6)  # who called us
-    return codes
 
-
-class PUDLEDictionaryLearning(BaseDictionaryLearner):
+class PUDLEDictionaryLearning(DenseLearner):
     r"""Dictionary learning by backpropagation through an unfolded sparse encoder (PUDLE).
 
     Codes are what ``n_unfoldings`` iterations of (soft- or hard-) thresholded gradient descent make
@@ -247,7 +248,7 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
         self.random_state = random_state
         self.verbose = verbose
 
-    _parameter_constraints = BaseDictionaryLearner._parameter_constraints | {
+    _parameter_constraints = DenseLearner._parameter_constraints | {
         "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "gradient": [StrOptions({"dec", "ae-lasso", "ae-ls"})],
         "n_unfoldings": [Interval(Integral, 1, None, closed="left"), None],
@@ -264,7 +265,7 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
 
     def _check_parameters(self):
         self._check_lambda_decay()
-        decays = self.lambda_decay not in (1, (1, 1))
+        decays = Decay.of(self.lambda_decay) != (1, 1)
         if self._converges() and (self.shrinkage == "hard" or decays):
             raise ValueError(
                 "Converged codes (n_unfoldings=None or transform_algorithm='lasso') exist for soft "
@@ -278,29 +279,30 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
                 "transform_algorithm='unfolded' for codes without a penalty."
             )
 
-    def _rule(self):
-        return GRADIENT_RULES[self.gradient]
+    @property
+    def _gradient(self):
+        return self.gradient
 
-    def _encoder(self, alpha, lambda_decay, step_size):
-        if self.n_unfoldings is None:
-            return partial(_solve_lasso, alpha=alpha, positive_code=self.positive_code)
-        return partial(
-            encode,
-            alpha=alpha,
-            n_unfoldings=self.n_unfoldings,
-            step_size=step_size,
-            lambda_decay=lambda_decay,
-            shrinkage=self.shrinkage,
-            positive_code=self.positive_code,
-        )
+    @property
+    def _penalty_or_threshold(self):
+        return self.alpha
+
+    def _encoder(self):
+        return Encoder(self.n_unfoldings, self.shrinkage, self.positive_code)
 
     def _transform_encoder(self):
-        self._validate_params()  # they may have been set since `fit`
+        self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
         self._check_parameters()
-        alpha = self.alpha_ if self.transform_alpha is None else self.transform_alpha
+        encoder = self._encoder()
         if self._converges():
-            return partial(_solve_lasso, alpha=alpha, positive_code=self.positive_code, warn=True)
-        return self._encoder(alpha, self.lambda_decay_, self.step_size_)
+            encoder = replace(encoder, n_unfoldings=None)
+        return partial(
+            encoder.encode,
+            alpha=self.alpha_ if self.transform_alpha is None else self.transform_alpha,
+            step_size=self.step_size_,
+            lambda_decay=self.lambda_decay_,
+            warn=True,
+        )
 
     def _chunk_size(self, x, device):
         # the solver has its own
@@ -320,17 +322,4 @@ class PUDLEDictionaryLearning(BaseDictionaryLearner):
         n_products = 1 if self.gradient == "dec" else 3  # the adjoint has two more
         n_unfoldings = 100 if self.n_unfoldings is None else self.n_unfoldings
         affordable = _AUTO_OPERATIONS / (n_unfoldings * n_products * push)
-        return min(_AUTO_EPOCHS * n_batches, max(_AUTO_UPDATES, int(affordable)))
-
-    def _penalty(self, alpha, lambda_decay):
-        if self.shrinkage == "hard":
-            return 0.0
-        if self.n_unfoldings is None:
-            return alpha
-        return alpha * lambda_decay ** (self.n_unfoldings - 1)
-
-    def _choose_alpha(self, correlation, step_size):
-        if self.alpha != "auto":
-            return self.alpha
-        unit = step_size if self.shrinkage == "hard" else 1.0
-        return AUTO_ALPHA * unit * correlation
+        return max(_AUTO_UPDATES, min(_AUTO_EPOCHS * n_batches, int(affordable)))

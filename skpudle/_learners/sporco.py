@@ -9,9 +9,18 @@ from sklearn.base import _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skpudle._data.arrays import check_rows, input_attributes, make_generator, to_numpy, to_tensor
-from skpudle._learners.base import AUTO_ALPHA, DICT_INIT, BaseDictionaryLearner
+from skpudle._data.arrays import (
+    check_rows,
+    input_attributes,
+    make_generator,
+    mean_square,
+    to_numpy,
+    to_tensor,
+)
 from skpudle._learners.coder import DictionaryTransformer
+from skpudle._learners.dense import DICT_INIT, choose_atoms
+from skpudle._learners.encoder import automatic_alpha, correlations
+from skpudle._learners.models import Constraint
 from skpudle.lasso import solve_lasso
 
 __all__ = ["SporcoDictionaryLearning"]
@@ -133,11 +142,6 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         "verbose": ["verbose"],
     }
 
-    atom_norm = "unit"
-    positive_dict = False
-    _directions = BaseDictionaryLearner._directions
-    _initial_atoms = BaseDictionaryLearner._initial_atoms
-
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
         """Learn a dictionary.
@@ -161,8 +165,11 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         """
         bpdndl = _import_sporco()
         x = to_tensor(check_rows(X, estimator=self))
-        atoms = self._initial_atoms(x, make_generator(self.random_state))
-        alpha = self._initial_alpha(x, atoms)
+        mean_square(x)  # refuses what SPORCO cannot square either
+        generator = make_generator(self.random_state)
+        atoms = choose_atoms(self.dict_init, self.n_components, x, generator, Constraint())
+        alpha = self.alpha
+        alpha = automatic_alpha(correlations(x, atoms)) if alpha == "auto" else float(alpha)
         inputs = input_attributes(X)
 
         options = bpdndl.BPDNDictLearn.Options()
@@ -206,14 +213,6 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
             "n_iter_": len(losses),
             "loss_curve_": np.array(losses, dtype=np.float64) / learner.xstep.S.shape[1],
         }
-
-    def _initial_alpha(self, x, atoms):
-        if self.alpha != "auto":
-            return float(self.alpha)
-        largest = (x @ atoms.mT).abs().amax(1)
-        largest = largest[largest > 0]
-        # nothing to encode: any penalty does
-        return AUTO_ALPHA * float(largest.median()) if len(largest) else 1.0
 
     def _transform_encoder(self):
         def encoder(dictionary, x, mask=None):

@@ -22,6 +22,7 @@ import torch
 
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of
+from skpudle._training.state import TrainingState
 
 __all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
 
@@ -316,11 +317,11 @@ class Recorder:
         if self._stored is not None:
             self._compare()
             state = self._stored["shared"] | self._stored["own"][rank]
-            trainer.load(_moved(state, trainer.optimizer.atoms.device), stopping)
+            state = _moved(state, trainer.optimizer.atoms.device)
+            trainer.load(TrainingState.from_dict(state), stopping)
             if self._rule_changed:
                 stopping.forgive()
         self._written = trainer.n_steps, time.monotonic()
-        trainer.at_round = self._at_round
 
     def end(self, *, finished):
         """Write the state at the end of training, or of the last round if it was interrupted."""
@@ -329,8 +330,11 @@ class Recorder:
                 self._trainer.mark(self._source, self._stopping)
             self._write(finished=bool(finished))
 
-    def _at_round(self):
-        n_steps, (last_update, last_time) = self._trainer.n_steps, self._written
+    def at_round(self, trainer):
+        """Write the state of the last round if it is time."""
+        if self._checkpoint is None:
+            return
+        n_steps, (last_update, last_time) = trainer.n_steps, self._written
         n, seconds = self._checkpoint.every_n_updates, self._checkpoint.every_seconds
         due = n is not None and abs(n_steps - last_update) >= n  # divergence takes updates back
         due = due or (seconds is not None and time.monotonic() - last_time >= seconds)
@@ -340,7 +344,7 @@ class Recorder:
             self._write(finished=False)
 
     def _write(self, *, finished):
-        shared = self._trainer.state()
+        shared = self._trainer.state.as_dict()
         own = {name: shared.pop(name) for name in ("progress", "generator")}
         everyone = [own]
         if self._team is not None:

@@ -14,8 +14,9 @@ class Interrupts:
     is raised at the end.
     """
 
+    pending = False
+
     def __enter__(self):
-        self.pending = False
         self._installed = (
             threading.current_thread() is threading.main_thread()
             and signal.getsignal(signal.SIGINT) is signal.default_int_handler

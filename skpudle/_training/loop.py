@@ -5,21 +5,29 @@ samples come from. It waits for the device once a round, some updates long, to l
 training is still finite and whether to stop.
 
 A round is a transaction: all that training goes on from changes at its end, so that the state of
-the last round, which `Trainer.state` returns at any time, is one to start again from, with the same
+the last round, which `Trainer.state` holds at any time, is one to start again from, with the same
 bits.
+
+What is trained is a model. It has
+
+* ``network(rows, update)``: what encodes and decodes with these rows of parameters, by ``encode(x,
+  mask)``, ``synthesis(z)`` and ``penalty``, for that update, counted from 0;
+* ``rule``, one of `skpudle.gradients.GRADIENT_RULES`, and ``part_size``, the number of samples of a
+  batch that are evaluated at a time, which bounds memory (None: all);
+* ``replacements(rows, samples)``: rows for samples that become atoms, next to the present ones.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain, islice, repeat
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from skpudle._data.batches import count_batches, once_only
+from skpudle._training.state import Progress, TrainingState
 from skpudle.gradients import differentiate
 
-__all__ = ["Diverged", "EpochSummary", "Interrupted", "Progress", "Trainer"]
+__all__ = ["Diverged", "EpochSummary", "Interrupted", "Trainer"]
 
 # Between two looks at the loss: rare enough that a GPU never idles, often enough that a first epoch
 # of a hundred thousand samples need not be finished when nothing is left to gain.
@@ -48,73 +56,55 @@ class EpochSummary(NamedTuple):
     converged: bool
 
 
-@dataclass
-class Progress:
-    """How far an epoch has come; its tensors are replaced, never changed."""
-
-    plan_state: Tensor | None  # of the source's generator, before it drew the plan
-    unused: Tensor  # (n_components,) bool: no code of the epoch used the atom
-    losses: Tensor  # (at most as many as atoms are unused,), the largest, in descending order
-    keys: Tensor  # (as many, ...), of the samples with these losses
-    n_batches: int = 0
-    n_samples: int = 0
-    loss: float = 0.0
-    done: bool = False
+def _encode(network, x, mask=None):
+    return network.encode(x, mask=mask)
 
 
 class Trainer:
     """Atoms in training.
 
-    Samples that replace atoms go through ``new_rows(atoms, samples)`` before, if it is set, which
-    knows the current atoms.
-
     Parameters
     ----------
-    make_dictionary : callable
-        Returns a dictionary with the given atoms.
-    rule : callable
-        One of `skpudle.gradients.GRADIENT_RULES`.
-    schedule : callable
-        ``schedule(update)`` returns the keyword arguments ``encoder`` and ``penalty`` of the rule
-        for that update, counted from 0.
+    model : object
+        What is trained, see above.
     optimizer : GradientOptimizer or SurrogateOptimizer
-        Owns the atoms.
+        Owns the rows of parameters.
     n_steps : int, default=0
         Number of updates made before.
     loss_curve : iterable of float, default=()
         Mean losses of the epochs before.
-    part_size : int, default=None
-        Samples of a batch that are evaluated at a time, which bounds memory; by default all.
     team : Team, default=None
         The processes that train one dictionary, each with samples of its own.
+    interrupts : Interrupts, default=None
+        Its ``pending`` is looked at after every update, by a team after every round.
+    at_round : callable, default=None
+        ``at_round(trainer)`` is called before every round, when `state` is up to date.
     """
 
     def __init__(
         self,
-        make_dictionary,
-        rule,
-        schedule,
+        model,
         optimizer,
         *,
         n_steps=0,
         loss_curve=(),
-        part_size=None,
         team=None,
+        interrupts=None,
+        at_round=None,
     ):
-        self.make_dictionary, self.rule, self.schedule = make_dictionary, rule, schedule
-        self.optimizer, self.n_steps, self.loss_curve = optimizer, n_steps, list(loss_curve)
-        self.part_size, self.team = part_size, team
-        self.progress = None  # of the current or latest epoch
-        self.new_rows = lambda atoms, samples: samples
-        self.interrupted = lambda: False  # asked after every update, by a team after every round
-        self.at_round = lambda: None  # called before every round
+        self.model, self.optimizer = model, optimizer
+        self.n_steps, self.loss_curve = n_steps, list(loss_curve)
+        self.state = None  # as of the last round
+        self._team, self._interrupts = team, interrupts
+        self._at_round = at_round
+        self._progress = None  # of the current or latest epoch
         self._halved = False
-        self._finite_state = None  # the latest (atoms, optimiser's state, number of updates)
+        self._finite = None  # the latest (atoms, optimiser's state, number of updates) that were
         self._resume_state = None  # of the source's generator, at the point to go on from
 
     def largest(self, value):
         """Return the largest of the integers of all processes."""
-        return value if self.team is None else self.team.largest(value)
+        return value if self._team is None else self._team.largest(value)
 
     # ------------------------------------------------------------------ an epoch
 
@@ -131,35 +121,20 @@ class Trainer:
         """
         batches = self._begin(source)
         while length := stopping.limit(_UPDATES_PER_ROUND, self.n_steps):
-            start = self.mark(source, stopping)
-            self.at_round()
-            sums, unused, seen = [], self.progress.unused, []
-            for batch in islice(batches, length):
-                total, used, losses = self._update(batch)
-                sums.append(total)
-                unused = unused & ~used
-                if batch is not None:
-                    seen.append((losses, batch.keys))
-                if self.team is None and self.interrupted():
-                    break
-            if not sums:
+            state = self.mark(source, stopping)
+            if self._at_round is not None:
+                self._at_round(self)
+            sums, unused, seen = self._round(islice(batches, length))
+            if not len(sums):
                 break
-            sums = torch.stack(sums).cpu()  # here the host waits for the round
-            loss, objective, n_samples = sums.double().sum(0).tolist()
-            interrupted = self.largest(int(self.interrupted()))
+            interrupted = self.largest(int(self._interrupted()))
             finite = torch.isfinite(sums).all(1)
-            if finite[0] or self._finite_state is None:
-                self._finite_state = start  # that a state is finite is known from its next loss
+            if finite[0] or self._finite is None:
+                self._finite = state.start  # that a state is finite is known from its next loss
             if not (finite.all() and torch.isfinite(self.optimizer.atoms).all()):
-                first_bad = start[2] + min(int(finite.sum()) + 1, len(sums))
-                *state, self.n_steps = self._finite_state
-                self.optimizer.load(*state)
-                if self._halved:
-                    raise Diverged(first_bad)
-                self._halved = True
-                self.optimizer.halve_learning_rate()
-                self.progress = None
+                self._go_back(state.n_updates + min(int(finite.sum()) + 1, len(sums)))
                 return self.run_epoch(source, stopping)
+            loss, objective, n_samples = sums.double().sum(0).tolist()
             self._commit(len(sums), n_samples, loss, unused, seen)
             if interrupted:
                 self._end_epoch()
@@ -170,25 +145,45 @@ class Trainer:
                 break
         return self._end_epoch()
 
+    def _round(self, batches):  # -> sums of the updates on the host (n, 3), unused atoms, keys
+        sums, unused, seen = [], self._progress.unused, []
+        for batch in batches:
+            total, used, losses = self._update(batch)
+            sums.append(total)
+            unused = unused & ~used
+            if batch is not None:
+                seen.append((losses, batch.keys))
+            if self._team is None and self._interrupted():
+                break
+        return (torch.stack(sums).cpu() if sums else sums), unused, seen  # the host waits here
+
+    def _interrupted(self):
+        return self._interrupts is not None and self._interrupts.pending
+
+    def _go_back(self, first_bad):
+        """Return to the last finite state, once, with smaller steps."""
+        *start, self.n_steps = self._finite
+        self.optimizer.load(*start)
+        if self._halved:
+            raise Diverged(first_bad)
+        self._halved = True
+        self.optimizer.halve_learning_rate()
+        self._progress = None
+
     def _begin(self, source):  # -> the batches of the epoch that are left
         generator, resume = source.generator, self._resume_state
-        going_on = self.progress is not None and not self.progress.done
+        going_on = self._progress is not None and not self._progress.done
         self._resume_state = None
         if resume is not None:
-            generator.set_state((self.progress.plan_state if going_on else resume).cpu())
+            generator.set_state((self._progress.plan_state if going_on else resume).cpu())
         if not going_on:
-            atoms = self.optimizer.atoms.detach()
-            self.progress = Progress(
-                plan_state=None if generator is None else generator.get_state(),
-                unused=torch.ones_like(atoms.flatten(1)[:, 0], dtype=torch.bool),
-                losses=atoms.new_zeros(0),
-                keys=atoms.new_zeros(0),
-            )
-        done = self.progress.n_batches
+            plan_state = None if generator is None else generator.get_state()
+            self._progress = Progress.begin(self.optimizer.atoms.detach(), plan_state)
+        done = self._progress.n_batches
         batches = source.batches(source.plan(), done)
         if going_on and resume is not None:
             generator.set_state(resume.cpu())
-        if self.team is None:
+        if self._team is None:
             return batches
         n_batches = self.largest(count_batches(source))  # all take part in every update
         return islice(chain(batches, repeat(None)), n_batches - done)
@@ -203,39 +198,40 @@ class Trainer:
             codes, losses = evaluation.codes, evaluation.losses
             size = torch.full_like(evaluation.objective, len(batch.x))
             total = torch.stack([losses.sum(), evaluation.objective * size, size])
-        if self.team is None:
+        if self._team is None:
             self.optimizer.update(gradient, codes, loss=total[0] / total[2])
         else:
             n_samples = 0 if batch is None else len(batch.x)
-            gradient, total = self.team.sum(gradient * n_samples, total)
+            gradient, total = self._team.sum(gradient * n_samples, total)
             loss = total[0] / total[2]
-            self.optimizer.update(gradient / total[2], codes, loss=loss, total=self.team.sum)
+            self.optimizer.update(gradient / total[2], codes, loss=loss, total=self._team.sum)
         self.n_steps += 1
         return total, (codes != 0).transpose(0, 1).flatten(1).any(1), losses
 
-    def _differentiate(self, batch):  # -> gradient in the atoms, Evaluation
-        atoms = self.optimizer.atoms
+    def _differentiate(self, batch):  # -> gradient in the rows, Evaluation
+        rows, model = self.optimizer.atoms, self.model
         with torch.enable_grad():  # whatever the caller's mode is
-            gradient, evaluation = differentiate(
-                self.rule,
-                self.make_dictionary(atoms),
-                atoms,
+            network = model.network(rows, self.n_steps)
+            return differentiate(
+                model.rule,
+                network,
+                rows,
                 batch,
-                part_size=self.part_size,
-                **self.schedule(self.n_steps),
+                part_size=model.part_size,
+                encoder=_encode,
+                penalty=network.penalty,
             )
-        return gradient, evaluation
 
     def _commit(self, n_batches, n_samples, loss, unused, seen):
         """End a round; `seen` are pairs of losses and keys, one of each of its batches."""
-        before, n_unused = self.progress, int(unused.sum())
+        before, n_unused = self._progress, int(unused.sum())
         losses, keys = before.losses, before.keys
         if n_unused and seen:
             pairs = [(losses, keys), *seen] if len(losses) else seen
             losses, keys = (torch.cat(part) for part in zip(*pairs))
             losses, order = losses.topk(min(n_unused, len(losses)))
             keys = keys[order]
-        self.progress = replace(
+        self._progress = replace(
             before,
             unused=unused,
             losses=losses[:n_unused],
@@ -246,61 +242,71 @@ class Trainer:
         )
 
     def _end_epoch(self, *, converged=False):
-        self.progress = replace(self.progress, done=True)
-        if not self.progress.n_samples:
+        self._progress = replace(self._progress, done=True)
+        if not self._progress.n_samples:
             raise once_only("X yields no samples in this epoch; it")
-        summary = EpochSummary(self.progress.loss / self.progress.n_samples, converged)
+        summary = EpochSummary(self._progress.loss / self._progress.n_samples, converged)
         self.loss_curve.append(summary.loss)
         return summary
 
-    def replace_unused(self, source):
-        """Replace atoms that no code of the last epoch used by the worst reconstructed samples."""
-        if self.progress is None or not self.progress.done:
+    def _unused(self):  # -> (n_components,) bool, of the last epoch, by all processes
+        unused = self._progress.unused
+        return unused if self._team is None else self._team.all(unused)
+
+    def idle(self, before):  # (n_components,) -> the same, on the host
+        """Return for how many samples atoms have been unused, who were so for some before."""
+        return torch.where(self._unused().cpu(), before + self._progress.n_samples, 0.0)
+
+    def replace_unused(self, source, *, among=None):
+        """Replace atoms that no code of the last epoch used by the worst reconstructed samples.
+
+        ``among``, (n_components,) bool on the host, tells which may be replaced.
+        """
+        if self._progress is None or not self._progress.done:
             return
-        unused, losses, keys = self.progress.unused, self.progress.losses, self.progress.keys
-        if self.team is not None:
-            unused = self.team.all(unused)
+        if self._resume_state is not None:  # samples may be drawn
+            source.generator.set_state(self._resume_state.cpu())
+        losses, keys = self._progress.losses, self._progress.keys
+        unused = self._unused()
+        if among is not None:
+            unused = unused & among.to(unused.device)
         unused = unused.nonzero().squeeze(1)
         losses = losses[: len(unused)]
         losses = losses[losses > 0]
         atoms = self.optimizer.atoms.detach()
         samples = source.samples(keys[: len(losses)]) if len(losses) else atoms[:0]
-        if self.team is not None:
-            losses, samples = (torch.cat(self.team.gather(part)) for part in (losses, samples))
+        if self._team is not None:
+            losses, samples = (torch.cat(self._team.gather(part)) for part in (losses, samples))
             samples = samples[losses.topk(min(len(unused), len(losses))).indices]
         samples = samples[samples.flatten(1).any(1)]  # nothing makes no atom
         if len(samples):
-            self.optimizer.replace(unused[: len(samples)], self.new_rows(atoms, samples))
+            rows = self.model.replacements(atoms, samples)
+            self.optimizer.replace(unused[: len(samples)], rows)
 
     # ------------------------------------------------------------------ the state of training
 
-    def mark(self, source, stopping):  # -> atoms, the optimiser's state, number of updates
-        """Make the present what `state` returns."""
-        start = self.optimizer.atoms.detach().clone(), self.optimizer.state(), self.n_steps
-        self._marked = {
-            "start": start,
-            "finite": self._finite_state,
-            "halved": self._halved,
-            "loss_curve": tuple(self.loss_curve),
-            "stopping": stopping.course,
-            "progress": self.progress,
-            "generator": None if source.generator is None else source.generator.get_state(),
-        }
-        return start
-
-    def state(self):
-        """Return what training goes on from, as of the last mark: numbers and tensors, by name."""
-        return self._marked | {"progress": vars(self._marked["progress"])}
+    def mark(self, source, stopping):
+        """Make the present the `state`, and return it."""
+        self.state = TrainingState(
+            atoms=self.optimizer.atoms.detach().clone(),
+            moments=self.optimizer.state(),
+            n_updates=self.n_steps,
+            loss_curve=tuple(self.loss_curve),
+            stopping=stopping.course,
+            progress=self._progress,
+            generator=None if source.generator is None else source.generator.get_state(),
+            halved=self._halved,
+            finite=self._finite,
+        )
+        return self.state
 
     def load(self, state, stopping):
-        """Go back to a `state`; the source's generator follows when the epoch is run."""
-        if state["halved"]:
+        """Go back to a state; the source's generator follows when the epoch is run."""
+        if state.halved:
             self._halved = True
             self.optimizer.halve_learning_rate()
-        *start, self.n_steps = state["start"]
-        self.optimizer.load(*start)
-        self._finite_state = None if state["finite"] is None else tuple(state["finite"])
-        self.loss_curve = list(state["loss_curve"])
-        stopping.course = tuple(state["stopping"])
-        self.progress = Progress(**state["progress"])
-        self._resume_state = state["generator"]
+        self.optimizer.load(state.atoms, state.moments)
+        self.n_steps, self.loss_curve = state.n_updates, list(state.loss_curve)
+        stopping.course = state.stopping
+        self._progress, self._finite = state.progress, state.finite
+        self._resume_state = state.generator

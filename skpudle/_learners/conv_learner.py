@@ -1,0 +1,291 @@
+"""What a convolutional learner makes of its parameters and images: data, and a model."""
+
+from dataclasses import replace
+from math import ceil, prod
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
+
+from skpudle._data.arrays import input_attributes, make_generator, resolve_device, to_tensor
+from skpudle._data.images import check_sizes, read_images, read_targets, sizes
+from skpudle._data.training_images import Geometry, TrainingImages, warn_of_units
+from skpudle._learners.base import Data, GradientLearner
+from skpudle._learners.coder import DictionaryTransformer
+from skpudle._learners.conv_model import (
+    SEPARATE_ATOMS,
+    ConvModel,
+    initial_parameters,
+    known_parameters,
+)
+from skpudle._learners.encoder import Decay, Encoder
+from skpudle._learners.network import ConvNetwork, RowLayout, all_shifts
+from skpudle._training.team import current_team
+from skpudle.gradients import GRADIENT_RULES
+from skpudle.shrinkage import SHRINKAGES
+
+__all__ = ["ConvLearner", "restore"]
+
+# Pixels of a batch, counted once for each grid, that are trained on at a time: enough for products
+# of large matrices, and few enough for the codes of all unfoldings to take little memory.
+_PIXELS = 2**16
+
+
+def _first(X):  # what says where images are
+    return X[0] if isinstance(X, list) and len(X) else X
+
+
+class ConvLearner(GradientLearner, DictionaryTransformer):
+    """A convolutional learner; `ConvPUDLEDictionaryLearning` adds what users see."""
+
+    _parameter_constraints = {
+        name: constraint
+        for name, constraint in GradientLearner._parameter_constraints.items()
+        if name not in ("n_components", "optimizer")
+    } | {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "atom_shape": [Interval(Integral, 1, None, closed="left"), tuple, list],
+        "stride": [Interval(Integral, 1, None, closed="left"), tuple, list],
+        "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+        "gradient": [StrOptions({"dec", "ae-lasso", "ae-ls"})],
+        "n_unfoldings": [Interval(Integral, 1, None, closed="left")],
+        "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple],
+        "shrinkage": [StrOptions(set(SHRINKAGES))],
+        "positive_code": ["boolean"],
+        "atom_norm": [StrOptions({"unit", "ball"}), None],
+        "learn_threshold": [StrOptions({"one", "atom", "unfolding"}), None],
+        "learn_step": ["boolean"],
+        "separate_atoms": [StrOptions({"analysis", "decoder", "both"}), None],
+        "noise_std": [Interval(Real, 0, None, closed="left")],
+        "crop_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "flip": ["boolean"],
+        "n_train_shifts": [Interval(Integral, 1, None, closed="left")],
+        "shift_average": ["boolean"],
+        "image_shape": [tuple, list, None],
+        "optimizer": [StrOptions({"adam", "sgd"}), type],
+        "dict_init": [StrOptions({"random", "data", "dct"}), "array-like"],
+    }
+
+    _default_batch_size = 16
+
+    # ------------------------------------------------------------------ parameters
+
+    @property
+    def _kernel(self):
+        return sizes(self.atom_shape, 1)
+
+    @property
+    def _stride(self):
+        return sizes(self.stride, len(self._kernel))
+
+    def _check_parameters(self):
+        self._check_lambda_decay()
+        stride = self._stride
+        check_sizes(self._kernel, stride, self.image_shape)
+        own_analysis = self.separate_atoms in ("analysis", "both")
+        if (self.learn_threshold or self.learn_step or own_analysis) and self.gradient == "dec":
+            raise ValueError(
+                "gradient='dec' does not go through the encoder, so that it cannot learn "
+                "thresholds, the step or atoms of analysis; pass gradient='ae-ls'."
+            )
+        if self.learn_threshold and self.shrinkage == "hard":
+            raise ValueError(
+                "A hard threshold has derivative 0 and cannot be learned; pass shrinkage='soft' or "
+                "learn_threshold=None."
+            )
+        n_grids = len(all_shifts(stride))
+        if self.n_train_shifts > n_grids:
+            raise ValueError(
+                f"n_train_shifts={self.n_train_shifts}, but stride={self.stride!r} has {n_grids} "
+                "grids of positions; pass at most that."
+            )
+
+    def _encoder(self):
+        return Encoder(self.n_unfoldings, self.shrinkage, self.positive_code)
+
+    # ------------------------------------------------------------------ images
+
+    def _read_images(self, X, device):
+        options = dict(image_shape=self.image_shape, device=device, estimator=self)
+        return read_images(X, len(self._kernel), **options)
+
+    def _read_known(self, X):  # -> Images, of the kind that the learner was fitted on
+        _check_feature_names(self, X, reset=False)
+        images = self._read_images(X, self._transform_device(_first(X)))
+        if images.kind == "rows":
+            if getattr(self, "n_features_in_", None) is None:  # callbacks see what fit leaves out
+                raise ValueError(
+                    "Two-dimensional input means rows of pixels, but this "
+                    f"{type(self).__name__} was fitted on images. Pass one image as [image], or as "
+                    "image[np.newaxis]."
+                )
+            _check_n_features(self, X, reset=False)
+        grey = self.components_.ndim == 1 + len(self._kernel)
+        n_channels = 1 if grey else self.components_.shape[-1]
+        if images.n_channels != n_channels:
+            raise ValueError(
+                f"Images have {images.n_channels} channels, but {type(self).__name__} was fitted "
+                f"on {n_channels}; the last axis is that of channels. Where that is 1, pass the "
+                "channels of an image as a list of grey ones, list(np.moveaxis(image, -1, 0))."
+            )
+        return images
+
+    def _read_targets(self, y, images):  # -> list of (n_channels, *size), or None
+        return read_targets(y, images, image_shape=self.image_shape, estimator=self)
+
+    def _read_and_build(self, X):  # -> Images, ConvNetwork
+        check_is_fitted(self)
+        images = self._read_known(X)
+        return images, self._network(images.tensors[0])
+
+    def _network(self, like):  # -> ConvNetwork of the dtype and on the device of a tensor
+        parameters = self._known_parameters(like)
+        return ConvNetwork(parameters, self._stride, self._encoder(), self.lambda_decay_)
+
+    def _transform_encoder(self):  # of parts of data, which `transform` encodes
+        self._check_parameters()
+
+    def _known_parameters(self, like):
+        check_is_fitted(self)
+        if np.ndim(self.alpha_) == 2 and len(self.alpha_) != self.n_unfoldings:
+            raise ValueError(
+                f"Thresholds were learned for {len(self.alpha_)} unfoldings, one each, and "
+                f"n_unfoldings is {self.n_unfoldings} now. Set it back, or fit again."
+            )
+        return known_parameters(vars(self), len(self._kernel), like)
+
+    def _check_gaps(self, images):
+        for axis, (k, s) in enumerate(zip(self._kernel, self._stride, strict=True), start=2):
+            if s > k and any(x.shape[axis] > k for x in images.tensors):
+                raise ValueError(
+                    f"stride={self.stride!r} leaves gaps between atoms of {self.atom_shape!r} "
+                    "pixels; pass a stride of at most the atom's size along each axis."
+                )
+
+    def _positions(self, size):  # -> as many as reach every pixel
+        axes = zip(size, self._kernel, self._stride, strict=True)
+        return tuple(1 + max(0, ceil((n - k) / s)) for n, k, s in axes)
+
+    def _fitted_size(self):
+        check_is_fitted(self)
+        return self._training_state["image_size"]
+
+    @property
+    def _n_features_out(self):
+        size = self._fitted_size()
+        return self.n_components_ * (prod(self._positions(size)) if size else 1)
+
+    # ------------------------------------------------------------------ training
+
+    def _read(self, X, y, *, known=False):  # -> Data
+        if current_team() is not None:
+            raise ValueError(
+                f"{type(self).__name__} trains in one process, and this is inside of data_parallel "
+                "with several; call fit outside of it."
+            )
+        self._check_parameters()
+        if known:
+            images = self._read_known(X).to(to_tensor(self.components_).dtype)
+        else:
+            images = self._read_images(X, resolve_device(self.device, _first(X)))
+        targets = self._read_targets(y, images)
+        self._check_gaps(images)
+        same = images.kind != "list"
+        image_size = tuple(images.tensors[0].shape[2:]) if same else None
+        sample = TrainingImages(
+            images.singles(),
+            targets,
+            self._kernel,
+            self._stride,
+            Geometry(image_size, images.channel_axis),
+            crop_size=self.crop_size,
+            whole=images.kind == "rows" and self.crop_size == "auto",
+            shifted=self.n_train_shifts > 1,
+            noise_std=self.noise_std,
+            flip=self.flip and self.noise_std > 0 and len(self._kernel) == 2,
+        )
+        device = images.tensors[0].device
+        if known:
+            return Data(sample, sample, device, {})
+        warn_of_units(self.noise_std, images.tensors)
+        inputs = input_attributes(X if images.kind == "rows" else None)
+        return Data(sample, sample, device, inputs)
+
+    def _later_generator(self):
+        generator = make_generator(self.random_state)
+        return generator.manual_seed(generator.initial_seed() + self.n_steps_)  # other crops
+
+    def _new_model(self, data, generator):  # -> ConvModel, rows
+        images, step = data.sample, self._fixed_step()
+        parameters = initial_parameters(
+            images,
+            self.dict_init,
+            (self.n_components, images.images[0].shape[0], *self._kernel),
+            self._encoder(),
+            alpha=self.alpha,
+            step_size=step,
+            atom_norm=self.atom_norm,
+            learn_step=self.learn_step,
+            generator=generator,
+        )
+        return self._model(parameters, images, images.geometry, generator, parameters.alpha)
+
+    def _known_model(self, data, generator):  # -> ConvModel, rows
+        images, state = data.sample, self._training_state
+        parameters = self._known_parameters(images.images[0])
+        if not self.learn_step:
+            parameters = parameters._replace(step=self._fixed_step())
+        geometry = images.geometry._replace(image_size=state["image_size"])
+        model, rows = self._model(parameters, images, geometry, generator, state["alpha"])
+        return replace(model, data_scale=state["data_scale"]), rows
+
+    def _model(self, parameters, images, geometry, generator, alpha):
+        layout = RowLayout(
+            tuple(parameters.atoms.shape[1:]),
+            separate_analysis=self.separate_atoms in ("analysis", "both"),
+            separate_decoder=self.separate_atoms in ("decoder", "both"),
+            n_thresholds={None: 0, "unfolding": self.n_unfoldings}.get(self.learn_threshold, 1),
+            shared_threshold=self.learn_threshold == "one",
+            learn_step=self.learn_step,
+            atom_norm=self.atom_norm,
+            fixed_alpha=parameters.alpha,
+            fixed_step=parameters.step,
+        )
+        model = ConvModel(
+            GRADIENT_RULES[self.gradient],
+            self._encoder(),
+            layout,
+            images,
+            geometry,
+            Decay.of(self.lambda_decay).at_last,
+            alpha,
+            images.mean_square(),
+            part_size=max(1, _PIXELS // (prod(images.crop) * self.n_train_shifts)),
+            n_train_shifts=self.n_train_shifts,
+            generator=generator,
+        )
+        return model, layout.pack(parameters)
+
+
+def restore(learner, values):
+    """Make a learner a fitted one by arrays with the names of its attributes; return it."""
+    alpha = values["alpha_"]
+    vars(learner).update({name: values[name] for name in SEPARATE_ATOMS if name in values})
+    vars(learner).update(
+        alpha_=alpha if alpha.ndim else float(alpha),
+        step_size_=float(values["step_size_"]),
+        lambda_decay_=float(values["lambda_decay_"]),
+        n_components_=len(values["components_"]),
+        device_=str(learner._transform_device(None)),
+        n_iter_=1,
+        n_steps_=0,
+        loss_curve_=np.zeros(0),
+        _training_state={
+            "alpha": float(np.mean(alpha)),
+            "data_scale": 1.0,
+            "image_size": None,
+            "optimizer_name": "",
+        },
+    )
+    return learner

@@ -1,0 +1,123 @@
+"""Learners of rows: what they read, and the model that they make of it."""
+
+from dataclasses import replace
+from functools import partial
+
+from sklearn.utils._param_validation import HasMethods, StrOptions
+from sklearn.utils.validation import _check_feature_names, _check_n_features
+
+from skpudle._data.arrays import (
+    check_rows,
+    input_attributes,
+    mean_square,
+    resolve_device,
+    split_missing,
+    to_tensor,
+)
+from skpudle._data.batches import Rows
+from skpudle._data.foreign import given_atoms
+from skpudle._data.sources import open_source
+from skpudle._learners.base import Data, GradientLearner
+from skpudle._learners.coder import DictionaryTransformer
+from skpudle._learners.encoder import Decay, correlations
+from skpudle._learners.models import Constraint, DenseModel
+from skpudle.gradients import GRADIENT_RULES
+from skpudle.initialization import INITIALIZATIONS, initial_atoms
+
+__all__ = ["DICT_INIT", "DenseLearner", "choose_atoms"]
+
+DICT_INIT = [
+    StrOptions(set(INITIALIZATIONS)),
+    "array-like",
+    HasMethods("transform"),  # a fitted learner
+    HasMethods("getdict"),  # one of SPORCO
+]
+
+
+def choose_atoms(dict_init, n_components, x, generator, constraint):
+    """Return initial atoms by name or as given, inside of a constraint."""
+    if isinstance(dict_init, str):
+        n_components = x.shape[1] if n_components is None else n_components
+        atoms = constraint.directions(initial_atoms(x, n_components, dict_init, generator))
+    else:
+        atoms = given_atoms(dict_init, n_components, x)
+    return constraint.project(atoms)
+
+
+class DenseLearner(GradientLearner, DictionaryTransformer):
+    """A learner of rows; see the subclasses for its parameters."""
+
+    _parameter_constraints = GradientLearner._parameter_constraints | {"dict_init": DICT_INIT}
+
+    # What a learner without these parameters does.
+    atom_norm = "unit"
+    positive_dict = False
+
+    def _encoder(self):  # -> Encoder
+        """Return what the parameters say of the encoder."""
+        raise NotImplementedError
+
+    @property
+    def _gradient(self):
+        """The name of the gradient rule."""
+        raise NotImplementedError
+
+    @property
+    def _penalty_or_threshold(self):
+        """The parameter that is called alpha elsewhere, a number or "auto"."""
+        raise NotImplementedError
+
+    def _check_parameters(self):
+        """Raise ValueError if parameters contradict each other."""
+
+    def _allows_nan(self):
+        return True
+
+    def _transform_encoder(self):
+        return partial(
+            self._encoder().encode,
+            alpha=self.alpha_,
+            step_size=self.step_size_,
+            lambda_decay=self.lambda_decay_,
+        )
+
+    def _read(self, X, y, *, known=False):  # -> Data
+        device = resolve_device(self.device, X)
+        if known:
+            _check_feature_names(self, X, reset=False)
+        options = {"allow_nan": self._allows_nan()}
+        source = open_source(X, device, batch_size=self._batch_size(), **options)
+        if source is None:
+            x, mask = split_missing(to_tensor(check_rows(X, estimator=self, **options), device))
+            source, seen, sample = Rows(x, mask=mask), X, x
+        else:
+            sample, _ = split_missing(source.head(self.n_components or 0))
+            seen = sample
+        self._check_parameters()
+        if not known:
+            return Data(source, sample, device, input_attributes(seen))
+        _check_n_features(self, seen, reset=False)
+        return Data(source.to(to_tensor(self.components_).dtype), sample, device, {})
+
+    def _model(self, **known):
+        return DenseModel(
+            GRADIENT_RULES[self._gradient],
+            self._encoder(),
+            self._fixed_step(),
+            Decay.of(self.lambda_decay).at_last,
+            Constraint(self.atom_norm, self.positive_dict),
+            **known,
+        )
+
+    def _new_model(self, data, generator):  # -> model, atoms
+        x, model = data.sample, self._model(data_scale=mean_square(data.sample))
+        atoms = choose_atoms(self.dict_init, self.n_components, x, generator, model.constraint)
+        alpha = self._penalty_or_threshold
+        if alpha == "auto":
+            alpha = model.encoder.automatic_alpha(correlations(x, atoms), model.step(atoms))
+        return replace(model, alpha=float(alpha)), atoms
+
+    def _known_model(self, data, generator):  # -> model, atoms
+        state = self._training_state
+        model = self._model(alpha=state["alpha"], data_scale=state["data_scale"])
+        return model, to_tensor(self.components_, data.device)

@@ -1,0 +1,105 @@
+"""The state of training as one value: to go back to, to write to disk, to go on from."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Progress", "TrainingState"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an epoch has come.
+
+    Attributes
+    ----------
+    plan_state : Tensor or None
+        The state of the source's generator, before it drew the plan.
+    unused : Tensor of shape (n_components,)
+        Whether no code of the epoch used the atom.
+    losses : Tensor of shape (n,)
+        The largest losses, in descending order, at most as many as atoms are unused.
+    keys : Tensor of shape (n, ...)
+        Of the samples with these losses.
+    n_batches, n_samples : int
+        How many have been seen.
+    loss : float
+        The sum of all losses.
+    done : bool
+        Whether the epoch has ended.
+    """
+
+    plan_state: Tensor | None
+    unused: Tensor
+    losses: Tensor
+    keys: Tensor
+    n_batches: int = 0
+    n_samples: int = 0
+    loss: float = 0.0
+    done: bool = False
+
+    @classmethod
+    def begin(cls, atoms, plan_state):
+        """Return the progress of an epoch that has not begun."""
+        unused = torch.ones_like(atoms.flatten(1)[:, 0], dtype=torch.bool)
+        return cls(plan_state, unused, losses=atoms.new_zeros(0), keys=atoms.new_zeros(0))
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """All that training goes on from, with the same bits.
+
+    Attributes
+    ----------
+    atoms : Tensor of shape (n_components, ...)
+        The rows of parameters.
+    moments : dict
+        The optimiser's own state.
+    n_updates : int
+        How many updates were made.
+    loss_curve : tuple of float
+        The mean losses of the epochs.
+    stopping : tuple
+        The course of `skpudle._training.stopping.Stopping`.
+    progress : Progress or None
+        Of the current or the latest epoch.
+    generator : Tensor or None
+        The state of the source's generator.
+    halved : bool
+        Whether the learning rate was halved after a divergence.
+    finite : tuple or None
+        The latest ``start`` that is known to be finite.
+    """
+
+    atoms: Tensor
+    moments: dict
+    n_updates: int
+    loss_curve: tuple
+    stopping: tuple
+    progress: Progress | None
+    generator: Tensor | None
+    halved: bool
+    finite: tuple | None
+
+    @property
+    def start(self):
+        """What an optimiser starts from: atoms, its own state, the number of updates."""
+        return self.atoms, self.moments, self.n_updates
+
+    def as_dict(self):
+        """Return the state as names, numbers, tensors, and lists and dictionaries of them."""
+        return vars(self) | {"progress": self.progress and vars(self.progress)}
+
+    @classmethod
+    def from_dict(cls, state):
+        """Return the state that `as_dict` was made of; a tuple may have become a list."""
+        progress, finite = state["progress"], state["finite"]
+        return cls(
+            **state
+            | {
+                "progress": progress and Progress(**progress),
+                "finite": finite and tuple(finite),
+                "stopping": tuple(state["stopping"]),
+            }
+        )

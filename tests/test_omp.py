@@ -1,0 +1,471 @@
+"""Orthogonal matching pursuit: the obvious greedy method's codes, and scikit-learn's."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import nnls
+from sklearn.datasets import load_digits
+from sklearn.decomposition import SparseCoder
+from sklearn.linear_model import orthogonal_mp_gram
+
+from skpudle.datasets import load_image_patches
+from skpudle.omp import _pursuit as omp
+from skpudle.omp import solve_omp
+
+SOLVERS = ["batched", "compiled"]
+STOPS = [{"n_nonzero_coefs": 1}, {"n_nonzero_coefs": 5}, {"tol": 0.3}, {"tol": 0.02}]
+EXACT = dict(rtol=0, atol=1e-10)
+
+
+@pytest.fixture(params=SOLVERS)
+def solver(request):
+    return request.param
+
+
+def unit_rows(rows):
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
+def make_problem(generator, n=20, m=12, p=40, *, device="cpu"):
+    """Return atoms and data, both of unit norm."""
+    return tuple(
+        unit_rows(torch.randn(size, m, generator=generator, dtype=torch.float64)).to(device)
+        for size in (p, n)
+    )
+
+
+def digits():
+    rows = unit_rows(torch.from_numpy(load_digits().data))
+    return rows[:100], rows[100:200]
+
+
+def photograph_patches():
+    patches = torch.from_numpy(load_image_patches(n_patches=1000, dtype=np.float64, random_state=0))
+    patches = unit_rows(patches[torch.linalg.vector_norm(patches, dim=1) > 0.5])
+    return patches[:256], patches[256:356]
+
+
+PROBLEMS = {
+    "random": lambda: make_problem(torch.Generator().manual_seed(0), 100, 30, 80),
+    "digits": digits,
+    "patches": photograph_patches,
+}
+
+
+def squared_errors(atoms, x, codes):
+    return (x - codes @ atoms).square().sum(1)
+
+
+def obvious_code(atoms, x, n_nonzero_coefs=None, tol=0.0, positive=False):
+    """Choose, solve least squares anew, repeat: one sample in NumPy."""
+    n_most = min(atoms.shape) if n_nonzero_coefs is None else n_nonzero_coefs
+    support, z, residual = [], np.zeros(0), x
+    while len(support) < n_most and residual @ residual > tol:
+        c = atoms @ residual
+        c[support] = 0
+        new = np.argmax(c if positive else np.abs(c))
+        if (c[new] if positive else abs(c[new])) < 1e-7:
+            break
+        support = [*support, new]
+        members = atoms[support].T
+        z = nnls(members, x)[0] if positive else np.linalg.lstsq(members, x)[0]
+        support, z = [j for j, code in zip(support, z) if code], z[z != 0]
+        residual = x - z @ atoms[support]
+    code = np.zeros(len(atoms))
+    code[support] = z
+    return code
+
+
+def obvious_codes(atoms, x, **options):
+    return torch.tensor(
+        np.array([obvious_code(atoms.numpy(), row, **options) for row in x.numpy()])
+    )
+
+
+def scikit_learn_codes(atoms, x, **stop):
+    """Return codes of scikit-learn, which has no code for a sample within the tolerance."""
+    codes = orthogonal_mp_gram(
+        (atoms @ atoms.mT).numpy(),
+        (atoms @ x.mT).numpy(),
+        norms_squared=x.square().sum(1).numpy(),
+        **stop,
+    )
+    return torch.from_numpy(codes).view(len(atoms), len(x)).mT
+
+
+# What the codes are.
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("stop", STOPS, ids=str)
+@pytest.mark.parametrize(("m", "p"), [(12, 40), (30, 20), (7, 100), (1, 3), (5, 5)])
+def test_codes_are_those_of_the_obvious_pursuit(generator, solver, m, p, stop, positive):
+    atoms, x = make_problem(generator, 20, m, p)
+    stop = {name: min(value, p) for name, value in stop.items()}
+    codes = solve_omp(atoms, x, positive=positive, solver=solver, **stop)
+    torch.testing.assert_close(codes, obvious_codes(atoms, x, positive=positive, **stop), **EXACT)
+
+
+@pytest.mark.parametrize("stop", [{"n_nonzero_coefs": 6}, {"tol": 0.1}, {"tol": 0.01}], ids=str)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_codes_are_those_of_scikit_learn(problem, solver, stop):
+    atoms, x = PROBLEMS[problem]()
+    codes = solve_omp(atoms, x, solver=solver, **stop)
+    torch.testing.assert_close(codes, scikit_learn_codes(atoms, x, **stop), **EXACT)
+
+
+@pytest.mark.parametrize("stop", STOPS, ids=str)
+def test_codes_are_those_of_scikit_learn_for_atoms_of_any_norm(generator, solver, stop):
+    atoms, x = make_problem(generator, 30, 20, 50)
+    atoms = atoms * torch.logspace(-1, 1, 50, dtype=torch.float64)[:, None]
+    codes = solve_omp(atoms, x, solver=solver, **stop)
+    torch.testing.assert_close(codes, scikit_learn_codes(atoms, x, **stop), **EXACT)
+
+
+@pytest.mark.parametrize(("m", "p"), [(35, 60), (7, 9), (64, 3)])
+def test_default_number_of_atoms_is_that_of_scikit_learn(generator, solver, m, p):
+    atoms, x = make_problem(generator, 10, m, p)
+    coder = SparseCoder(atoms.numpy(), transform_algorithm="omp")
+    expected = torch.from_numpy(coder.transform(x.numpy()))
+    torch.testing.assert_close(solve_omp(atoms, x, solver=solver), expected, **EXACT)
+
+
+def test_residual_is_orthogonal_to_the_support(generator, solver):
+    atoms, x = make_problem(generator)
+    codes = solve_omp(atoms, x, n_nonzero_coefs=7, solver=solver)
+    assert (codes != 0).sum(1).eq(7).all()
+    correlations = (x - codes @ atoms) @ atoms.mT
+    assert correlations[codes != 0].abs().max() < 1e-14
+
+
+def test_one_more_atom_keeps_those_before(generator, solver):
+    atoms, x = make_problem(generator)
+    supports = [solve_omp(atoms, x, n_nonzero_coefs=k, solver=solver) != 0 for k in range(1, 9)]
+    for before, after in itertools.pairwise(supports):
+        assert (after | ~before).all()
+        assert (after & ~before).sum(1).eq(1).all()
+
+
+def test_error_is_within_the_tolerance_and_one_atom_fewer_is_not_enough(generator, solver):
+    atoms, x = make_problem(generator, 50, 12, 40)
+    codes = solve_omp(atoms, x, tol=0.05, solver=solver)
+    assert squared_errors(atoms, x, codes).max() <= 0.05
+    for row, size in zip(x, (codes != 0).sum(1)):
+        shorter = solve_omp(atoms, row[None], n_nonzero_coefs=int(size) - 1, solver=solver)
+        assert squared_errors(atoms, row[None], shorter) > 0.05
+
+
+def test_a_row_within_the_tolerance_has_a_zero_code(generator, solver):
+    atoms, x = make_problem(generator)
+    x[::2] *= 0.5
+    codes = solve_omp(atoms, x, tol=0.25 + 1e-12, solver=solver)
+    assert (codes != 0).any(1).tolist() == [False, True] * 10
+
+
+def test_tolerance_overrides_the_number_of_atoms(generator, solver):
+    atoms, x = make_problem(generator)
+    codes = solve_omp(atoms, x, n_nonzero_coefs=1, tol=0.02, solver=solver)
+    assert torch.equal(codes, solve_omp(atoms, x, tol=0.02, solver=solver))
+
+
+def test_orthonormal_atoms_keep_the_largest_products(generator, solver):
+    atoms = torch.linalg.qr(torch.randn(9, 9, generator=generator, dtype=torch.float64))[0]
+    x = torch.randn(20, 9, generator=generator, dtype=torch.float64)
+    c = x @ atoms.mT
+    for positive in [False, True]:
+        key = c.clamp_min(0) if positive else c.abs()
+        kept = key >= key.topk(3, dim=1).values[:, -1:]
+        expected = c * (kept & (key > 0))
+        codes = solve_omp(atoms, x, n_nonzero_coefs=3, positive=positive, solver=solver)
+        torch.testing.assert_close(codes, expected, **EXACT)
+
+
+def test_sparse_data_are_recovered(generator, solver):
+    """Incoherent atoms and few of them: a pursuit finds the codes and then stops by itself."""
+    atoms, _ = make_problem(generator, 1, 200, 250)
+    truth = torch.zeros(20, 250, dtype=torch.float64)
+    for row in truth:
+        row[torch.randperm(250, generator=generator)[:4]] = 1 + torch.rand(
+            4, generator=generator, dtype=torch.float64
+        )
+    for options in [{"n_nonzero_coefs": 40}, {"tol": 0.0}, {"tol": 1e-10, "positive": True}]:
+        codes = solve_omp(atoms, truth @ atoms, solver=solver, **options)
+        torch.testing.assert_close(codes, truth, **EXACT)
+
+
+# Non-negative codes.
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_positive_codes_are_non_negative_least_squares_on_their_support(problem, solver):
+    atoms, x = PROBLEMS[problem]()
+    x = x[:30]
+    codes = solve_omp(atoms, x, n_nonzero_coefs=10, positive=True, solver=solver)
+    assert codes.min() == 0
+    assert (codes > 0).sum(1).max() == 10
+    for row, code in zip(x, codes):
+        support = code > 0
+        expected, _ = nnls(atoms[support].mT.numpy(), row.numpy())
+        np.testing.assert_allclose(code[support].numpy(), expected, rtol=0, atol=1e-10)
+
+
+def bumps(generator):
+    """Return neighbouring bumps and mixtures of them: one that stands for two leaves again."""
+    places = torch.linspace(0, 59, 40, dtype=torch.float64)[:, None]
+    atoms = unit_rows((-(torch.arange(60) - places).square() / 8).exp())
+    amounts = torch.rand(40, 40, generator=generator, dtype=torch.float64) ** 4
+    noise = torch.randn(40, 60, generator=generator, dtype=torch.float64)
+    return atoms, unit_rows(amounts @ atoms + 0.02 * noise)
+
+
+def test_as_many_positive_atoms_as_wanted_are_non_negative_least_squares(generator, solver):
+    """Lawson and Hanson's method is this pursuit without a stop."""
+    atoms, x = bumps(generator)
+    codes = solve_omp(atoms, x, n_nonzero_coefs=40, positive=True, solver=solver)
+    expected = np.array([nnls(atoms.mT.numpy(), row.numpy())[0] for row in x])
+    np.testing.assert_allclose(codes.numpy(), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("stop", [{"n_nonzero_coefs": 12}, {"tol": 0.03}], ids=str)
+def test_positive_atoms_that_stand_for_others_leave_again(generator, solver, stop):
+    atoms, x = bumps(generator)
+    codes = solve_omp(atoms, x, positive=True, solver=solver, **stop)
+    torch.testing.assert_close(codes, obvious_codes(atoms, x, positive=True, **stop), **EXACT)
+    sizes = range(1, 13)
+    supports = [solve_omp(atoms, x, n_nonzero_coefs=k, positive=True) > 0 for k in sizes]
+    assert any((before & ~after).any() for before, after in itertools.pairwise(supports))
+
+
+# Dictionaries that are not well posed.
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(
+    n=st.integers(1, 6),
+    m=st.integers(1, 12),
+    p=st.integers(1, 70),
+    kind=st.sampled_from(["normal", "lengths", "repeated", "signs", "correlated", "near"]),
+    stop=st.sampled_from([{}, *STOPS, {"tol": 0.0}]),
+    positive=st.booleans(),
+    seed=st.integers(0, 2**20),
+)
+def test_every_problem_is_solved_the_same_by_both_solvers(n, m, p, kind, stop, positive, seed):
+    generator = torch.Generator().manual_seed(seed)
+    atoms, x = make_problem(generator, n, m, p)
+    choice = torch.randint(0, 1 + p // 3, (p,), generator=generator)
+    if kind == "lengths":
+        atoms = atoms * torch.logspace(-4, 4, p, dtype=torch.float64)[:, None]
+    elif kind == "repeated":
+        atoms = atoms[choice] * (1 - 2 * (choice % 2))[:, None]
+    elif kind == "signs":  # many atoms are combinations of few others
+        atoms = atoms.sign() / math.sqrt(m)
+    elif kind == "correlated":
+        atoms = unit_rows(atoms + 3 * atoms[:1])
+    elif kind == "near":
+        atoms = atoms[choice] + 1e-7 * atoms
+    stop = {name: min(value, p) if name != "tol" else value for name, value in stop.items()}
+    errors = []
+    for solver in SOLVERS:
+        codes = solve_omp(atoms, x, positive=positive, solver=solver, **stop)
+        assert (codes != 0).sum(1).max() <= min(stop.get("n_nonzero_coefs", m), m)
+        errors.append(squared_errors(atoms, x, codes))
+        assert errors[-1].max() <= 1 + 1e-12
+        if not positive and "tol" in stop and kind in {"normal", "lengths"} and p > 2 * m:
+            assert errors[-1].max() <= stop["tol"] + 1e-9
+    torch.testing.assert_close(errors[0], errors[1], rtol=0, atol=1e-7)
+
+
+def test_repeated_and_zero_atoms_are_never_needed(generator, solver):
+    atoms, x = make_problem(generator, 20, 8, 10)
+    zero = torch.zeros(3, 8, dtype=torch.float64)
+    more = torch.cat([zero, atoms, -atoms, atoms, zero])
+    for positive in [False, True]:
+        if positive:
+            more = torch.cat([zero, atoms, atoms, zero])
+        codes = solve_omp(more, x, tol=0.01, positive=positive, solver=solver)
+        expected = solve_omp(atoms, x, tol=0.01, positive=positive, solver=solver)
+        torch.testing.assert_close(codes[:, 3:13], expected, **EXACT)
+        assert (codes[:, :3] == 0).all()
+        assert (codes[:, 13:] == 0).all()
+
+
+def test_a_sample_outside_of_the_span_of_the_atoms_gets_its_projection(generator, solver):
+    """Five atoms of rank two: the pursuit ends with two of them, and without a warning."""
+    basis, x = make_problem(generator, 20, 8, 2)
+    atoms = unit_rows(torch.randn(5, 2, generator=generator, dtype=torch.float64) @ basis)
+    for options in [{"n_nonzero_coefs": 5}, {"tol": 1e-3}]:
+        codes = solve_omp(atoms, x, solver=solver, **options)
+        assert (codes != 0).sum(1).eq(2).all()
+        torch.testing.assert_close(codes @ atoms, x @ torch.linalg.pinv(basis) @ basis, **EXACT)
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_zero_atoms_only_and_zero_samples_have_zero_codes(generator, solver, positive):
+    atoms, x = make_problem(generator)
+    x[3] = 0
+    for stop in [{"n_nonzero_coefs": 3}, {"tol": 0.0}, {"tol": 0.1}]:
+        codes = solve_omp(atoms, x, positive=positive, solver=solver, **stop)
+        assert (codes != 0).any(1).tolist() == [True] * 3 + [False] + [True] * 16
+        codes = solve_omp(0 * atoms, x, positive=positive, solver=solver, **stop)
+        assert (codes == 0).all()
+
+
+def test_positive_codes_of_samples_opposite_to_all_atoms_are_zero(generator, solver):
+    atoms = torch.rand(7, 5, generator=generator, dtype=torch.float64)
+    x = -torch.rand(4, 5, generator=generator, dtype=torch.float64)
+    assert (solve_omp(atoms, x, n_nonzero_coefs=3, positive=True, solver=solver) == 0).all()
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1e-9, 1e6, 1e100])
+@pytest.mark.parametrize("positive", [False, True])
+def test_codes_follow_the_units_of_data_and_atoms(generator, solver, scale, positive):
+    atoms, x = make_problem(generator)
+    options = dict(n_nonzero_coefs=9, positive=positive, solver=solver)
+    codes = solve_omp(atoms, x, **options)
+    exact = dict(rtol=1e-9, atol=0)
+    torch.testing.assert_close(solve_omp(atoms, scale * x, **options), scale * codes, **exact)
+    if 1e-9 <= scale <= 1e6:
+        torch.testing.assert_close(solve_omp(scale * atoms, x, **options), codes / scale, **exact)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_sample_that_is_not_finite_has_no_code_and_leaves_the_others_theirs(
+    generator, solver, bad
+):
+    atoms, x = make_problem(generator)
+    expected = solve_omp(atoms, x, n_nonzero_coefs=4, solver=solver)
+    x[2, 5] = bad
+    for positive in [False, True]:
+        codes = solve_omp(atoms, x, n_nonzero_coefs=4, positive=positive, solver=solver)
+        assert codes[2].isnan().all()
+        assert codes.isnan().any(1).sum() == 1
+    codes = solve_omp(atoms, x, n_nonzero_coefs=4, solver=solver)
+    torch.testing.assert_close(codes[3:], expected[3:], **EXACT)
+
+
+# Parts of features.
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("stop", STOPS, ids=str)
+def test_a_mask_leaves_features_out_of_data_and_atoms(generator, solver, stop, positive):
+    atoms, x = make_problem(generator)
+    mask = torch.rand(x.shape, generator=generator, dtype=torch.float64) < 0.7
+    mask[0] = False
+    options = dict(positive=positive, solver=solver, **stop)
+    codes = solve_omp(atoms, x.masked_fill(~mask, math.nan), mask=mask, **options)
+    for row, known, code in zip(x, mask, codes):
+        expected = solve_omp(atoms * known, (row * known)[None], **options)[0]
+        torch.testing.assert_close(code, expected, **EXACT)
+    everything = torch.ones_like(x)
+    torch.testing.assert_close(
+        solve_omp(atoms, x, mask=everything, **options), solve_omp(atoms, x, **options), **EXACT
+    )
+
+
+# How they are computed.
+
+
+@pytest.mark.parametrize("stop", STOPS, ids=str)
+@pytest.mark.parametrize("positive", [False, True])
+def test_a_row_alone_is_coded_as_among_others(generator, solver, stop, positive):
+    """Alone there is no Gram matrix, and a product of other shape rounds differently."""
+    atoms, x = make_problem(generator)
+    options = dict(positive=positive, solver=solver, **stop)
+    alone = torch.cat([solve_omp(atoms, row[None], **options) for row in x])
+    torch.testing.assert_close(alone, solve_omp(atoms, x, **options), **EXACT)
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("stop", STOPS, ids=str)
+def test_neither_blocks_nor_threads_nor_a_gram_matrix_change_codes(
+    generator, solver, stop, positive, monkeypatch
+):
+    atoms, x = make_problem(generator, 70)
+    options = dict(positive=positive, solver=solver, **stop)
+    expected = solve_omp(atoms, x, **options)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    torch.testing.assert_close(solve_omp(atoms, x, **options), expected, **EXACT)
+    monkeypatch.setattr(omp, "_BLOCK_ENTRIES", {"cpu": 40 * 9})
+    torch.testing.assert_close(solve_omp(atoms, x, **options), expected, **EXACT)
+    monkeypatch.setattr(omp, "_PLACES", 1)
+    monkeypatch.setattr(omp, "_DIRECTION_ENTRIES", {"cpu": 40 * 9})
+    torch.testing.assert_close(solve_omp(atoms, x, **options), expected, **EXACT)
+    monkeypatch.setattr(omp, "_GRAM_ATOMS", 0)
+    torch.testing.assert_close(solve_omp(atoms, x, **options), expected, **EXACT)
+
+
+@pytest.mark.parametrize("stop", STOPS, ids=str)
+@pytest.mark.parametrize("positive", [False, True])
+def test_float32_codes_are_those_of_float64_rounded(generator, solver, stop, positive):
+    atoms, x = (t.float() for t in make_problem(generator))
+    codes = solve_omp(atoms, x, positive=positive, solver=solver, **stop)
+    exact = solve_omp(atoms.double(), x.double(), positive=positive, solver=solver, **stop)
+    assert codes.dtype == torch.float32
+    torch.testing.assert_close(codes, exact.float(), rtol=2e-7, atol=0)
+
+
+def test_arguments_are_left_alone_in_any_layout(generator, solver):
+    atoms, x = make_problem(generator)
+    options = dict(tol=0.1, positive=True, solver=solver)
+    expected = solve_omp(atoms, x, **options)
+    strided_atoms, strided_x = atoms.mT.contiguous().mT, x.mT.contiguous().mT
+    before = strided_atoms.clone(), strided_x.clone()
+    torch.testing.assert_close(solve_omp(strided_atoms, strided_x, **options), expected, **EXACT)
+    assert torch.equal(strided_atoms, before[0])
+    assert torch.equal(strided_x, before[1])
+
+
+def test_codes_know_no_gradient(generator, solver):
+    atoms, x = make_problem(generator)
+    assert not solve_omp(atoms.requires_grad_(), x, solver=solver).requires_grad
+
+
+def test_autocast_does_not_touch_codes(generator, solver):
+    atoms, x = (t.float() for t in make_problem(generator))
+    options = dict(tol=0.05, positive=True, solver=solver)
+    expected = solve_omp(atoms, x, **options)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(solve_omp(atoms, x, **options), expected)
+
+
+def test_no_samples_have_no_codes(generator, solver):
+    atoms, x = make_problem(generator)
+    assert solve_omp(atoms, x[:0], n_nonzero_coefs=2, solver=solver).shape == (0, 40)
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("stop", STOPS, ids=str)
+def test_a_device_finds_the_codes_of_the_cpu(generator, device, stop, positive):
+    atoms, x = make_problem(generator)
+    codes = solve_omp(atoms.to(device), x.to(device), positive=positive, **stop)
+    assert codes.device.type == device
+    expected = solve_omp(atoms, x, positive=positive, solver="batched", **stop)
+    torch.testing.assert_close(codes.cpu(), expected, **EXACT)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_nonzero_coefs": 0}, "between 1 and the number of atoms, 40, got 0"),
+        ({"n_nonzero_coefs": 41}, "between 1 and the number of atoms, 40, got 41"),
+        ({"tol": -1.0}, "cannot be negative, got -1.0"),
+        ({"tol": math.nan}, "cannot be negative, got nan"),
+        ({"mask": torch.ones(12)}, r"mask has shape \(12,\), the data \(20, 12\)"),
+        ({"solver": "magic"}, "Unknown solver 'magic'"),
+    ],
+)
+def test_arguments_are_checked(generator, options, message):
+    with pytest.raises(ValueError, match=message):
+        solve_omp(*make_problem(generator), **options)
+
+
+def test_the_compiled_solver_refuses_another_device(generator):
+    atoms, x = (t.to("meta") for t in make_problem(generator))
+    with pytest.raises(ValueError, match="'compiled' is for the CPU, got data on meta"):
+        solve_omp(atoms, x, solver="compiled")
