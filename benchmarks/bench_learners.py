@@ -32,10 +32,10 @@ from sklearn.feature_extraction.image import extract_patches_2d
 from sklearn.linear_model import orthogonal_mp_gram
 from sklearn.metrics import r2_score
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils._param_validation import InvalidParameterError
 
 from skpudle import PUDLEDictionaryLearning, SporcoDictionaryLearning
 from skpudle.datasets import extract_patches, make_dictionary_data
+from skpudle.initialization import Problem, initial_atoms, search
 from skpudle.lasso import solve_lasso
 from skpudle.metrics import dictionary_error, recovery_rate
 
@@ -191,14 +191,22 @@ class Unable(Exception):
     """A learner does not know what the data ask for."""
 
 
-class Spams(BaseEstimator):
-    """`spams.trainDL` behind the interface of scikit-learn; an iteration is a pass."""
+class AtThePenalty(BaseEstimator):
+    """A function that learns atoms for the lasso, behind the interface of scikit-learn."""
 
-    def __init__(self, n_components, *, alpha, positive_code=False, max_iter=20):
+    def __init__(self, n_components, *, alpha, positive_code=False):
         self.n_components = n_components
         self.alpha = alpha
         self.positive_code = positive_code
-        self.max_iter = max_iter
+
+    def transform(self, X):
+        return lasso_codes(self.components_, X, self.alpha, self.positive_code)
+
+
+class Spams(AtThePenalty):
+    """`spams.trainDL`."""
+
+    N_PASSES = 20
 
     def fit(self, X):
         import spams
@@ -210,18 +218,32 @@ class Spams(BaseEstimator):
             lambda1=self.alpha,
             posAlpha=self.positive_code,
             batchsize=size,
-            iter=self.max_iter * -(-len(X) // size),
+            iter=self.N_PASSES * -(-len(X) // size),
             numThreads=torch.get_num_threads(),
             verbose=False,
         ).T.copy()
         return self
 
-    def transform(self, X):
-        return lasso_codes(self.components_, X, self.alpha, self.positive_code)
+
+class Search(AtThePenalty):
+    """The search that a fit begins with, which minimises the objective of the lasso."""
+
+    def fit(self, X):
+        x = torch.tensor(X)
+        generator = torch.Generator().manual_seed(0)
+        problem = Problem(x, self.alpha, positive_code=self.positive_code)
+        atoms = initial_atoms(x, self.n_components, "data", generator)
+        atoms = torch.nn.functional.normalize(atoms)
+        self.components_ = search(problem, atoms).best_atoms.numpy()
+        return self
 
 
-def ours(k, alpha, positive, **params):
-    return PUDLEDictionaryLearning(k, positive_code=positive, random_state=0, **params)
+def ours(k, alpha, positive):
+    return PUDLEDictionaryLearning(k, positive_code=positive, random_state=0)
+
+
+def search_alone(k, alpha, positive):
+    return Search(k, alpha=alpha, positive_code=positive)
 
 
 def scikit_learn(k, alpha, positive, *, learner, common_alpha=False):
@@ -254,7 +276,7 @@ def spams(k, alpha, positive):
 OURS = "skpudle"
 LEARNERS = {  # the first one chooses the common alpha
     OURS: ours,
-    "skpudle, search alone": partial(ours, dict_init="search", max_iter=0),
+    "skpudle, search alone": search_alone,
     "scikit-learn MiniBatch": partial(scikit_learn, learner=MiniBatchDictionaryLearning),
     "scikit-learn MiniBatch, cd": partial(
         scikit_learn, learner=MiniBatchDictionaryLearning, common_alpha=True
@@ -286,7 +308,7 @@ def timed_fit(learner, X, seconds):
     """Return a fitted learner and the time; what is compiled or imported first is not timed."""
     with limit(seconds):
         first = clone(learner)
-        if learner.max_iter != 0:
+        if "max_iter" in learner.get_params():
             first.set_params(max_iter=1)
         first.fit(X[: 2 * learner.n_components])
         start = time.perf_counter()
@@ -347,7 +369,7 @@ def rows_of(name, options):
         try:
             learner = LEARNERS[learner_name](k, alpha, positive)
             learner, seconds = timed_fit(learner, train, options.seconds)
-        except (ImportError, Unable, InvalidParameterError) as error:
+        except (ImportError, Unable) as error:
             print(f"{name}: {learner_name} left out, {error}", flush=True)
             continue
         except Exception as error:  # one learner does not end the comparison of the others ...

@@ -34,7 +34,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 from skpudle import Checkpoint, PUDLEDictionaryLearning, data_parallel
-from skpudle._training.checkpoint import _MARK, read_checkpoint
+from skpudle._training.archive import MARK, read_checkpoint
 
 warnings.simplefilter("ignore", ConvergenceWarning)
 
@@ -87,6 +87,10 @@ def wait(child, seconds=None):
         time.sleep(0.002)
 
 
+def being_written(path):
+    return any(path.parent.glob(f"{path.name}.*.part"))
+
+
 def train(learner, X, path, result, **options):
     found = clone(learner).set_callbacks(Checkpoint(path, every_n_updates=10, **options)).fit(X)
     with open(f"{result}.part", "wb") as file:
@@ -126,14 +130,14 @@ class Soak:
             code = wait(child, life)
             if code is None:
                 end = time.monotonic() + (0.2 * seconds if self.rng.random() < 0.4 else 0)
-                while time.monotonic() < end and not Path(f"{path}.part").exists():
+                while time.monotonic() < end and not being_written(path):
                     pass  # a checkpoint is being written for a few ms only
                 os.kill(child, signal.SIGKILL)
                 code = wait(child)
             if code == -signal.SIGKILL:
                 at_most -= 1
                 self.counts["kills"] += 1
-                self.counts["kills_while_writing"] += Path(f"{path}.part").exists()
+                self.counts["kills_while_writing"] += being_written(path)
                 if path.exists():
                     read_checkpoint(path)  # whole, or it raises
                     self.counts["restarts_from_a_checkpoint"] += 1
@@ -164,7 +168,7 @@ class Soak:
             archive = io.BytesIO()
             np.savez(archive, header=np.array([Trap(trap)], dtype=object))
             archive = archive.getvalue()
-            content = archive + _MARK + hashlib.sha256(archive).digest()
+            content = archive + MARK + hashlib.sha256(archive).digest()
         path.write_bytes(content)
 
         def refuse():

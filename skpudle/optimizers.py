@@ -5,21 +5,17 @@ of a rule and the codes of its batch, and `replace`, which puts new atoms in the
 and forgets what it remembered of those; both leave the atoms inside their constraints.
 """
 
-import inspect
-from contextlib import contextmanager
 from copy import deepcopy
 from numbers import Integral
 
 import torch
 
-__all__ = ["GradientOptimizer", "SurrogateOptimizer", "make_optimizer"]
+__all__ = ["GradientOptimizer", "SurrogateOptimizer"]
 
 _BLOCK = 128  # atoms that the surrogate moves at once
 _NEWEST = 0.3  # weight of the latest batch in the running mean of the loss
 _SAMPLES_PER_ATOM = 4  # that the surrogate's model rests on at least, where that is a third of all
 _LEAST_FORGETTING = 3.0
-
-_NAMED = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
 def _copy_of(state):  # tensors by name, and whatever else an optimiser counts with
@@ -29,12 +25,47 @@ def _copy_of(state):  # tensors by name, and whatever else an optimiser counts w
     }
 
 
+def _kind(value):
+    if not isinstance(value, torch.Tensor):
+        return type(value).__name__
+    # of a single number the dtype follows torch's default, and whoever reads it converts it
+    return f"{value.dtype} of shape {tuple(value.shape)}" if value.ndim else "a tensor of shape ()"
+
+
+def _kinds(state):  # of its tensors; what else an optimiser keeps is its own business
+    return {name: _kind(v) for name, v in state.items() if isinstance(v, torch.Tensor)}
+
+
+def _misfit(state, kinds):
+    """Return what of a state is of another kind than expected, in words, or None."""
+    for name, kind in kinds.items():
+        found = _kind(state[name]) if name in state else "missing"
+        if found != kind:
+            return f"{name} is {found}, expected {kind}"
+    return None
+
+
+def _check_load(optimizer, atoms, state):
+    found, expected = _kind(atoms), _kind(optimizer.atoms)
+    misfit = f"atoms are {found}, expected {expected}" if found != expected else None
+    if misfit := misfit or optimizer.misfit(state):
+        raise ValueError(f"This is not the state of training of these atoms: {misfit}.")
+
+
+class _Optimizer:
+    """What both optimisers do with a state that may be another's."""
+
+    def resume(self, atoms, state):
+        """Go on from the given atoms and `state`, or without a memory if that is of others."""
+        self.load(atoms, {} if self.misfit(state) else state)
+
+
 def _row_major(atoms):  # -> a copy
     # fused optimisers of torch walk through memory, whatever the strides of gradient and moments
     return atoms.clone(memory_format=torch.contiguous_format)
 
 
-class GradientOptimizer:
+class GradientOptimizer(_Optimizer):
     """A `torch.optim` optimiser followed by a projection on the constraints.
 
     Parameters
@@ -58,8 +89,10 @@ class GradientOptimizer:
     ):
         self.atoms = torch.nn.Parameter(_row_major(project(atoms.contiguous())))
         self._project, self._gradient_unit = project, gradient_unit
+        self._params = params
         self._optimizer = optimizer_class([self.atoms], lr=learning_rate, **params)
         self._initial_state = self.state()  # empty, but for those that do not wait for a step
+        self._kinds = _kinds(self.fresh_state())
 
     @torch.no_grad()
     def update(self, gradient, codes, *, loss=None, total=None):  # others: for models of the loss
@@ -71,11 +104,14 @@ class GradientOptimizer:
 
     @torch.no_grad()
     def replace(self, rows, atoms):  # (n_rows,) integers, (n_rows, ...)
-        """Put new atoms in the given rows and reset their moments."""
+        """Put new atoms in the given rows, with the moments of atoms that have not moved."""
         self.atoms[rows] = self._project(atoms)
-        for value in self._optimizer.state[self.atoms].values():
+        state = self._optimizer.state[self.atoms]
+        fresh = self.fresh_state() if state else {}
+        for name, value in state.items():
             if isinstance(value, torch.Tensor) and value.shape == self.atoms.shape:
-                value[rows] = 0
+                # an optimiser that divides by the norm of the gradient makes NaN of nothing
+                value[rows] = fresh[name][rows].nan_to_num(0.0) if name in fresh else 0
 
     def halve_learning_rate(self):
         """Halve the learning rate, after training has diverged."""
@@ -87,14 +123,38 @@ class GradientOptimizer:
         return _copy_of(self._optimizer.state[self.atoms])
 
     @torch.no_grad()
+    def fresh_state(self):
+        """Return the state of an optimiser that has made one step, along nothing.
+
+        Most make their state at their first step only. At zero weight decay is nothing too.
+        """
+        atoms = torch.zeros_like(self.atoms).requires_grad_()
+        (group,) = self._optimizer.param_groups
+        optimizer = type(self._optimizer)([atoms], lr=group["lr"], **self._params)
+        atoms.grad = torch.zeros_like(atoms)
+        optimizer.step()
+        return dict(optimizer.state[atoms])
+
+    def misfit(self, state):
+        """Return why `load` refuses a state, as text; None if it does not."""
+        return _misfit(state, self._kinds) if state else None
+
+    @torch.no_grad()
     def load(self, atoms, state):
-        """Go back to the given atoms and `state`, or to no memory if that is empty."""
+        """Go back to the given atoms and `state`, or to no memory if that is empty.
+
+        Raises
+        ------
+        ValueError
+            If one of them has another shape or dtype: what is fused trusts that they are equal.
+        """
+        _check_load(self, atoms, state)
         self.atoms.copy_(atoms)
         # not by load_state_dict, which changes the precision of some tensors
         self._optimizer.state[self.atoms] = _copy_of(state or self._initial_state)
 
 
-class SurrogateOptimizer:
+class SurrogateOptimizer(_Optimizer):
     r"""Minimise a quadratic model of the loss that every batch refines.
 
     A batch of n samples with codes ``z`` and mean gradient ``g`` at the current atoms adds
@@ -238,9 +298,38 @@ class SurrogateOptimizer:
             "trend": self._trend.clone(),
         }
 
+    def fresh_state(self):
+        """Return the state of an optimiser whose model is empty."""
+        atoms = self.atoms.detach()
+        return {
+            "curvature": atoms.new_zeros(len(atoms), len(atoms)),
+            "pull": torch.zeros_like(atoms),
+            "n_updates": torch.tensor(0, device="cpu"),
+            "n_samples": atoms.new_zeros(()),
+            "trend": atoms.new_zeros(2),
+        }
+
+    def misfit(self, state):
+        """Return why `load` refuses a state, as text; None if it does not."""
+        if not state:
+            return None
+        expected = self.fresh_state()
+        if "trend" in state and not state["trend"].numel():  # no loss was ever given
+            expected["trend"] = expected["trend"][:0]
+        if misfit := _misfit(state, _kinds(expected)):
+            return misfit
+        return f"n_updates is {state['n_updates']}" if state["n_updates"] < 0 else None
+
     @torch.no_grad()
     def load(self, atoms, state):
-        """Go back to the given atoms and `state`."""
+        """Go back to the given atoms and `state`, or to no memory if that is empty.
+
+        Raises
+        ------
+        ValueError
+            If one of them has another shape or dtype.
+        """
+        _check_load(self, atoms, state)
         self.atoms.copy_(atoms)
         self._curvature, self._pull = (
             state[name].to(atoms).clone() if state else None for name in ("curvature", "pull")
@@ -248,86 +337,3 @@ class SurrogateOptimizer:
         self._n_updates = int(state["n_updates"]) if state else 0
         self._n_samples = state["n_samples"].to(atoms) if state else atoms.new_zeros(())
         self._trend = state["trend"].to(atoms).clone() if state else atoms.new_zeros(0)
-
-
-def _interrupt_in(error):
-    """Return the interrupt that became an error, as in imports that torch makes on first use."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error
-
-
-@contextmanager
-def _named(name, params):
-    """Name what was asked for in the errors of whoever takes the parameters."""
-    try:
-        yield
-    except (TypeError, ValueError, RuntimeError) as error:
-        if interrupt := _interrupt_in(error):
-            raise interrupt from None
-        raise ValueError(
-            f"optimizer={name!r} takes no such optimizer_params as {params!r:.200} ({error}); pass "
-            "keyword arguments that it has, and its learning rate as learning_rate."
-        ) from error
-
-
-def make_optimizer(name, atoms, project, *, learning_rate, data_scale, params=None):
-    """Return the optimiser for the given atoms.
-
-    Parameters
-    ----------
-    name : {"adam", "sgd", "surrogate"} or type
-        The optimiser, or a subclass of `torch.optim.Optimizer`.
-    atoms : Tensor of shape (n_components, ...)
-        Initial atoms.
-    project : callable
-        Returns the nearest atoms inside the constraints.
-    learning_rate : float
-        Learning rate; the surrogate has none.
-    data_scale : float
-        Mean squared norm of a sample. A gradient is proportional to it; Adam sees it in this unit,
-        which makes training independent of the units of the data.
-    params : dict, default=None
-        Keyword arguments of the optimiser. What Adam compares with gradients, its ``eps`` and
-        ``weight_decay``, is in the units of these.
-
-    Returns
-    -------
-    GradientOptimizer or SurrogateOptimizer
-        The optimiser.
-
-    Raises
-    ------
-    ValueError
-        If the optimiser is no such class, one whose step needs a closure, or one without such
-        parameters.
-    """
-    params = dict(params or {})
-    if name == "surrogate":
-        with _named(name, params):
-            return SurrogateOptimizer(atoms, project, **params)
-    optimizer_class = _NAMED.get(name, name)
-    defaults = {}
-    if optimizer_class is torch.optim.Adam:
-        # squares of gradients as they come would leave the range of float32; fused is the fastest,
-        # and torch refuses it beside foreach
-        defaults = {"gradient_unit": data_scale or 1.0, "fused": "foreach" not in params}
-        with _named(name, params):
-            for key in params.keys() & {"eps", "weight_decay"}:
-                params[key] = params[key] / defaults["gradient_unit"]
-    if not issubclass(optimizer_class, torch.optim.Optimizer):
-        raise ValueError(
-            f"optimizer={optimizer_class.__name__} is no subclass of torch.optim.Optimizer; pass "
-            "one, or 'adam', 'sgd' or 'surrogate'."
-        )
-    closure = inspect.signature(optimizer_class.step).parameters.get("closure")
-    if closure is not None and closure.default is not None:
-        raise ValueError(
-            f"optimizer={optimizer_class.__name__} evaluates the loss by itself (its step needs a "
-            "closure); pass an optimiser that takes one gradient at a time, such as 'adam'."
-        )
-    with _named(name, params):
-        rest = defaults | params
-        return GradientOptimizer(
-            atoms, optimizer_class, project, learning_rate=learning_rate, **rest
-        )

@@ -1,18 +1,32 @@
 """Dictionaries that come with the package, ready to denoise."""
 
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from skpudle._data.images import check_sizes, sizes
 from skpudle._learners.conv_learner import restore
 from skpudle._learners.convolutional import ConvPUDLEDictionaryLearning
+from skpudle._training.archive import named_errors, read_arrays
+from skpudle.shrinkage import SHRINKAGES
 
 __all__ = ["load_denoiser", "save_denoiser"]
 
 # What a file holds beside the arrays: the parameters that `denoise` depends on.
 _PARAMETERS = ("atom_shape", "stride", "n_unfoldings", "shrinkage", "positive_code", "noise_std")
-_ARRAYS = ("components_", "analysis_components_", "decoder_components_", "alpha_")
+_OWN_ATOMS = ("analysis_components_", "decoder_components_")
+_ARRAYS = ("components_", *_OWN_ATOMS, "alpha_")
+_NUMBERS = ("step_size_", "lambda_decay_")
+_RANGES = {
+    "n_unfoldings": (1, np.inf),
+    "noise_std": (0, np.inf),
+    "positive_code": (0, 1),
+    "step_size_": (np.finfo(float).tiny, np.inf),
+    "lambda_decay_": (np.finfo(float).tiny, 1),
+}
+_KNOWN = {*_PARAMETERS, *_ARRAYS, *_NUMBERS}
 _SEPARATE = {
     (): None,
     ("analysis",): "analysis",
@@ -23,6 +37,43 @@ _SEPARATE = {
 
 def _sizes(value):  # an array -> what it was as a parameter
     return tuple(value.tolist()) if value.ndim else int(value)
+
+
+def _read(file):  # -> arrays by name
+    opened = hasattr(file, "read")
+    name = getattr(file, "name", file) if opened else file
+    content = file.read() if opened else Path(file).read_bytes()
+    with named_errors(name, "denoiser", "Pass a file that save_denoiser wrote."):
+        values = read_arrays(content)
+        _check(values)
+    return values
+
+
+def _check(values):
+    """Raise ValueError if arrays, by name, are not those of a denoiser."""
+    unknown, missing = values.keys() - _KNOWN, _KNOWN - set(_OWN_ATOMS) - values.keys()
+    if unknown or missing:
+        raise ValueError(f"it holds unknown {sorted(unknown)} and lacks {sorted(missing)}")
+    if values["shrinkage"].tolist() not in list(SHRINKAGES):
+        raise ValueError(f"shrinkage is {values['shrinkage'].tolist()!r:.50}")
+    for name in sorted(values.keys() - {"shrinkage"}):
+        value = values[name]
+        if value.dtype.kind not in "bif" or not np.isfinite(value).all():
+            raise ValueError(f"{name} is no finite number")
+        least, largest = _RANGES.get(name, (-np.inf, np.inf))
+        if (name in _RANGES and value.ndim) or not ((value >= least) & (value <= largest)).all():
+            raise ValueError(f"{name} is no number from {least:.3g} to {largest}")
+    kernel = sizes(_sizes(values["atom_shape"]), 1)
+    check_sizes(kernel, sizes(_sizes(values["stride"]), len(kernel)), None)
+    atoms = values["components_"]
+    if not atoms.size or atoms.shape[1:] not in (kernel, (*kernel, *atoms.shape[-1:])):
+        raise ValueError(f"components_ has shape {atoms.shape} for atoms of {kernel}")
+    for name in values.keys() & set(_OWN_ATOMS):
+        if values[name].shape != atoms.shape:
+            raise ValueError(f"{name} has shape {values[name].shape}, components_ {atoms.shape}")
+    alpha, rows = values["alpha_"], (int(values["n_unfoldings"]), len(atoms))
+    if alpha.shape not in ((), rows[1:], rows) or (alpha < 0).any():
+        raise ValueError(f"alpha_ is no threshold of shape (), {rows[1:]} or {rows}")
 
 
 def save_denoiser(learner, file):
@@ -46,7 +97,7 @@ def save_denoiser(learner, file):
         if getattr(learner, name, None) is not None:
             value = np.asarray(getattr(learner, name))
             values[name] = value.astype(np.float32) if value.ndim else value
-    np.savez_compressed(file, **values)
+    np.savez(file, **values)  # compressed they were 4 % smaller, and a file could swell
 
 
 def load_denoiser(file=None, *, noise_std=None, shift_average=True, device="auto"):
@@ -79,7 +130,8 @@ def load_denoiser(file=None, *, noise_std=None, shift_average=True, device="auto
     Raises
     ------
     ValueError
-        If ``noise_std`` is not positive, or the file does not know that of its training.
+        If ``noise_std`` is not positive, or the file does not know that of its training; or if it
+        is no file of `save_denoiser`: the message names it.
 
     Examples
     --------
@@ -93,8 +145,7 @@ def load_denoiser(file=None, *, noise_std=None, shift_average=True, device="auto
         with (resources.files("skpudle") / "denoiser_gray_25.npz").open("rb") as packaged:
             options = dict(shift_average=shift_average, device=device)
             return load_denoiser(packaged, noise_std=noise_std, **options)
-    with np.load(file, allow_pickle=False) as stored:
-        values = dict(stored)
+    values = _read(file)
     trained_for = float(values["noise_std"])
     if noise_std is None:
         noise_std = trained_for

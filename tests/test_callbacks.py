@@ -22,7 +22,7 @@ from skpudle.metrics import reconstruction_r2_scorer
 N_EPOCHS = 3
 SHARED = dict(n_unfoldings=5, max_iter=N_EPOCHS, tol=None, random_state=0)
 LEARNERS = [
-    PUDLEDictionaryLearning(6, **SHARED),
+    PUDLEDictionaryLearning(6, dict_init="data", **SHARED),
     NOODLDictionaryLearning(6, **SHARED),
     ConvPUDLEDictionaryLearning(3, atom_shape=5, stride=2, **SHARED),
     SporcoDictionaryLearning(6, max_iter=N_EPOCHS, random_state=0),

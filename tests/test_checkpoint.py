@@ -1,13 +1,17 @@
 """Checkpoints: a fit that was cut off ends with the bits of one that was not."""
 
 import errno
+import hashlib
+import io
 import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
 import threading
 import zipfile
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -23,6 +27,8 @@ from skpudle import (
     NOODLDictionaryLearning,
     PUDLEDictionaryLearning,
 )
+from skpudle._training.archive import MARK
+from skpudle._training.lock import FileLock
 from skpudle._training.loop import Trainer
 from skpudle.checkpoint import read_checkpoint, write_checkpoint
 from skpudle.optimizers import GradientOptimizer
@@ -33,6 +39,8 @@ ROWS = np.random.default_rng(0).normal(size=(120, 6))
 ROWS[3, 2] = np.nan
 IMAGES = np.random.default_rng(0).normal(size=(24, 12, 12))
 FIXED = dict(n_unfoldings=5, random_state=0)
+# What these tests are about are optimisers; those of the search are in test_search.py.
+FromData = partial(PUDLEDictionaryLearning, dict_init="data", optimizer="adam")
 
 
 class Killed(BaseException):
@@ -54,9 +62,9 @@ def shuffled_loader():
 
 
 CASES = {
-    "adam": (PUDLEDictionaryLearning(10, batch_size=8, max_iter=4, **FIXED), lambda: ROWS),
+    "adam": (FromData(10, batch_size=8, max_iter=4, **FIXED), lambda: ROWS),
     "sgd": (
-        PUDLEDictionaryLearning(
+        FromData(
             10,
             batch_size=8,
             max_iter=4,
@@ -67,23 +75,23 @@ CASES = {
         lambda: ROWS,
     ),
     "surrogate": (
-        PUDLEDictionaryLearning(10, batch_size=8, max_iter=4, optimizer="surrogate", **FIXED),
+        FromData(10, batch_size=8, max_iter=4, optimizer="surrogate", **FIXED),
         lambda: ROWS,
     ),
     "staircase": (
-        PUDLEDictionaryLearning(10, batch_size=8, max_iter=4, lambda_decay=(1.0, 0.9), **FIXED),
+        FromData(10, batch_size=8, max_iter=4, lambda_decay=(1.0, 0.9), **FIXED),
         lambda: ROWS,
     ),
     "stops": (
-        PUDLEDictionaryLearning(10, batch_size=4, tol=0.5, n_iter_no_change=5, **FIXED),
+        FromData(10, batch_size=4, tol=0.5, n_iter_no_change=5, **FIXED),
         lambda: ROWS,
     ),
     "unused atoms": (
-        PUDLEDictionaryLearning(40, alpha=3.0, batch_size=8, max_iter=4, **FIXED),
+        FromData(40, alpha=3.0, batch_size=8, max_iter=4, **FIXED),
         lambda: ROWS,
     ),
     "diverges once": (
-        PUDLEDictionaryLearning(
+        FromData(
             10, batch_size=8, max_iter=4, optimizer="sgd", atom_norm=None, step_size=0.1,
             learning_rate=6.0, **FIXED,
         ),
@@ -91,10 +99,10 @@ CASES = {
     ),
     "noodl": (NOODLDictionaryLearning(10, batch_size=8, max_iter=4, **FIXED), lambda: ROWS[4:]),
     "batches": (
-        PUDLEDictionaryLearning(10, max_iter=4, **FIXED),
+        FromData(10, max_iter=4, **FIXED),
         lambda: Given(np.split(ROWS, 15)),
     ),
-    "loader": (PUDLEDictionaryLearning(10, max_iter=4, **FIXED), shuffled_loader),
+    "loader": (FromData(10, max_iter=4, **FIXED), shuffled_loader),
     "convolution": (
         ConvPUDLEDictionaryLearning(
             5, atom_shape=(3, 3), stride=2, alpha=0.1, noise_std=0.1, n_train_shifts=2,
@@ -214,7 +222,7 @@ def test_a_fit_that_had_converged_goes_on_by_a_stricter_rule(tmp_path):
 
 def test_without_a_seed_the_fit_that_goes_on_is_the_one_that_was_begun(tmp_path, monkeypatch):
     """Initial atoms, and with them alpha, come from the seed that was drawn at first."""
-    learner = PUDLEDictionaryLearning(
+    learner = FromData(
         10, batch_size=8, max_iter=4, n_unfoldings=5, random_state=np.random.RandomState(3)
     )
     recording = Checkpoint(tmp_path / "fit.npz", every_n_updates=1)
@@ -226,7 +234,7 @@ def test_without_a_seed_the_fit_that_goes_on_is_the_one_that_was_begun(tmp_path,
     begun = read_checkpoint(tmp_path / "fit.npz")
     found = learner.fit(ROWS)
     assert read_checkpoint(tmp_path / "fit.npz")["seed"] == begun["seed"]
-    expected = PUDLEDictionaryLearning(
+    expected = FromData(
         10, batch_size=8, max_iter=4, n_unfoldings=5, random_state=np.random.RandomState(3)
     )
     assert_same(found, expected.fit(ROWS))
@@ -329,17 +337,17 @@ class Learned:
 
 def test_a_file_of_one_other_row_is_refused(tmp_path):
     rows, file = np.random.default_rng(0).normal(size=(5000, 4)), tmp_path / "fit.npz"
-    learner = PUDLEDictionaryLearning(4, max_iter=1, n_unfoldings=2, tol=None, random_state=0)
+    learner = FromData(4, max_iter=1, n_unfoldings=2, tol=None, random_state=0)
     clone_with(learner, Checkpoint(file)).fit(rows)
     rows[1] += 1
-    with pytest.raises(ValueError, match=r"belongs to another fit \(data: 5000 samples"):
+    with pytest.raises(ValueError, match=r"belongs to another fit \(data: Rows of 5000 samples"):
         clone_with(learner, Checkpoint(file)).fit(rows)
 
 
 @pytest.mark.draws_from_numpy
 def test_a_file_of_another_seed_is_refused_and_no_seed_is_that_of_the_file(tmp_path):
     file = tmp_path / "fit.npz"
-    learner = PUDLEDictionaryLearning(4, max_iter=1, n_unfoldings=2, tol=None, random_state=0)
+    learner = FromData(4, max_iter=1, n_unfoldings=2, tol=None, random_state=0)
     clone_with(learner, Checkpoint(file)).fit(ROWS)
     with pytest.raises(ValueError, match=r"belongs to another fit \(random_state: 0, now 1"):
         clone_with(learner, Checkpoint(file)).set_params(random_state=1).fit(ROWS)
@@ -355,7 +363,7 @@ def test_a_file_of_other_initial_atoms_is_refused(kind, tmp_path):
     checkpoint = Checkpoint(tmp_path / "fit.npz")
     settings = dict(max_iter=1, n_unfoldings=2, random_state=0)
     first, other = (
-        PUDLEDictionaryLearning(6, dict_init=kind(atoms), tol=None, **settings)
+        FromData(6, dict_init=kind(atoms), tol=None, **settings)
         for atoms in (np.eye(6) + 1, np.eye(6) + 2)
     )
     first.set_callbacks(checkpoint).fit(ROWS)
@@ -389,12 +397,349 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["state.npz"]
 
 
-def test_a_full_disk_warns_and_training_goes_on(tmp_path):
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
+def test_nothing_is_left_of_a_file_that_was_not_finished(error, tmp_path, monkeypatch):
+    def fail(descriptor):
+        raise error
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(type(error)):
+        write_checkpoint(tmp_path / "state.npz", {"n": 1})
+    assert not os.listdir(tmp_path)
+
+
+def test_a_full_disk_warns_and_training_goes_on(tmp_path, monkeypatch):
     learner, data = CASES["adam"]
-    found = clone_with(learner, Checkpoint(tmp_path / "no" / "such" / "folder", every_n_updates=20))
+    expected = clone_with(learner).fit(data())
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    found = clone_with(learner, Checkpoint(tmp_path / "fit.npz", every_n_updates=20))
     with pytest.warns(RuntimeWarning, match="could not be written.*Training goes on"):
         found.fit(data())
-    assert_same(found, clone_with(learner).fit(data()))
+    assert_same(found, expected)
+    assert not os.listdir(tmp_path)
+
+
+def test_a_missing_directory_is_refused_before_training(tmp_path, monkeypatch):
+    kill_after(monkeypatch, 0)
+    path = tmp_path / "missing" / "fit.npz"
+    with pytest.raises(ValueError, match=f"{path} cannot be written.*Make its directory"):
+        fit_from(path)
+
+
+def test_a_link_is_followed_and_a_mode_is_kept(tmp_path):
+    (tmp_path / "disk").mkdir()
+    link, file = tmp_path / "fit.npz", tmp_path / "disk" / "real.npz"
+    link.symlink_to(file)  # of nothing yet
+    fit_from(link)
+    assert link.is_symlink()
+    for mode in (0o600, 0o640):
+        file.chmod(mode)
+        write_checkpoint(link, {"n": mode})
+        assert stat.S_IMODE(file.stat().st_mode) == mode
+    assert read_checkpoint(file) == {"n": 0o640}
+    assert sorted(os.listdir(tmp_path)) == ["disk", "fit.npz"]
+    assert os.listdir(tmp_path / "disk") == ["real.npz"]
+
+
+def test_writers_of_one_path_do_not_damage_it(tmp_path):
+    path = tmp_path / "state.npz"
+    states = [{"n": n, "x": torch.full((2**14,), float(n))} for n in range(2)]
+    write_checkpoint(path, states[0])
+
+    def write(state):
+        for _ in range(20):
+            write_checkpoint(path, state)
+
+    threads = [threading.Thread(target=write, args=(state,)) for state in states]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        found = read_checkpoint(path)
+        assert (found["x"] == found["n"]).all()
+    assert os.listdir(tmp_path) == ["state.npz"]
+
+
+# ---------------------------------------------------------------------------- made by hand
+
+
+def changed(file, change):
+    """Write a file with a right checksum whose state was changed."""
+    state = read_checkpoint(file)
+    change(state)
+    write_checkpoint(file, state)
+
+
+def atoms_set_to(value):
+    def change(state):
+        state["shared"]["atoms"] = value(state["shared"]["atoms"])
+
+    return change
+
+
+def moments_set_to(value):
+    def change(state):
+        moments = state["shared"]["moments"]
+        moments["exp_avg"] = value(moments["exp_avg"])
+
+    return change
+
+
+BY_HAND = {
+    "atoms of NaN": atoms_set_to(lambda atoms: atoms * torch.nan),
+    "one atom for all": atoms_set_to(lambda atoms: atoms[:1]),
+    "atoms of another dtype": atoms_set_to(torch.Tensor.float),
+    "atoms that are a number": atoms_set_to(lambda atoms: 3),
+    "larger moments": moments_set_to(lambda moments: torch.cat([moments, moments])),
+    "smaller moments": moments_set_to(lambda moments: moments[:2]),
+    "moments of another dtype": moments_set_to(torch.Tensor.float),
+    "moments that are a number": moments_set_to(lambda moments: 3),
+    "NaN in the last finite atoms": lambda state: state["shared"]["finite"][0].fill_(torch.nan),
+    "a missing moment": lambda state: state["shared"]["moments"].pop("exp_avg_sq"),
+    "negative updates": lambda state: state["shared"].__setitem__("n_updates", -3),
+    "negative batches": lambda state: state["own"][0]["progress"].update(n_batches=-1),
+    "half a batch": lambda state: state["own"][0]["progress"].update(n_batches=0.5),
+    "use of fewer atoms": lambda state: state["own"][0]["progress"].update(unused=torch.ones(2)),
+    "another field": lambda state: state["own"][0]["progress"].update(other=1),
+    "a missing field": lambda state: state["own"][0]["progress"].pop("losses"),
+    "a generator of another size": lambda state: state["own"][0].update(generator=torch.ones(3)),
+    "nobody's state": lambda state: state["own"].clear(),
+    "a missing part": lambda state: state.pop("shared"),
+    "an unknown part": lambda state: state.update(other=torch.ones(3)),
+    "a negative seed": lambda state: state.update(seed=-1),
+    "a seed that is no number": lambda state: state.update(seed="one"),
+    "no identity": lambda state: state.update(identity=[]),
+}
+
+
+@pytest.mark.parametrize("change", BY_HAND)
+def test_what_somebody_made_by_hand_is_refused_by_name(change, file):
+    changed(file, BY_HAND[change])
+    with pytest.raises(ValueError, match=rf"{file} is no whole checkpoint: .*remove it"):
+        fit_from(file)
+
+
+def sealed(archive):
+    return archive + MARK + hashlib.sha256(archive).digest()
+
+
+@pytest.mark.parametrize("kind", ["compressed", "unused", "header", "missing", "damaged", "text"])
+def test_an_archive_that_may_swell_or_is_damaged_is_refused_by_name(kind, file):
+    arrays = dict(header=np.frombuffer(b'{"a": {"<array>": "x"}}', np.uint8), x=np.ones(3))
+    archive, write = io.BytesIO(), np.savez
+    if kind == "compressed":
+        arrays["x"], write = np.zeros(10**6), np.savez_compressed
+    elif kind == "unused":
+        arrays["y"] = np.ones(3)
+    elif kind == "header":
+        arrays["header"] = np.frombuffer(b"[" * 10**5, np.uint8)
+    elif kind == "missing":
+        del arrays["x"]
+    write(archive, **arrays)
+    content = archive.getvalue()
+    if kind == "damaged":  # a bit of the array, whose CRC the archive has
+        at = content.index(np.ones(3).tobytes())
+        content = content[:at] + b"\1" + content[at + 1 :]
+    elif kind == "text":
+        content = b"text"
+    file.write_bytes(sealed(content))
+    with pytest.raises(ValueError, match=f"{file} is no whole checkpoint: .*remove it"):
+        read_checkpoint(file)
+    with pytest.raises(ValueError, match=f"{file} is no whole checkpoint: .*remove it"):
+        fit_from(file)
+
+
+class Unknown:
+    pass
+
+
+@pytest.mark.parametrize(
+    "value", [{1, 2}, Unknown(), {1: 2}, 1j, torch.ones(2, dtype=torch.bfloat16), {"<array>": 1}]
+)
+def test_a_state_that_no_file_holds_is_named(value, tmp_path):
+    with pytest.raises(ValueError, match=r"state.a.1 is a .*tensors, numbers, text"):
+        write_checkpoint(tmp_path / "state.npz", {"a": [0, value]})
+    assert not os.listdir(tmp_path)
+
+
+class Remembers(torch.optim.Adam):
+    """Adam with a state that is no tensor and no number, from its first step on."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        for state in self.state.values():
+            state["steps"] = {1, 2, 3}
+
+
+def test_an_optimiser_whose_state_no_file_holds_is_refused_before_training(tmp_path, monkeypatch):
+    learner, data = CASES["adam"]
+    learner = clone_with(learner).set_params(optimizer=Remembers)
+    assert np.isfinite(learner.fit(data()).components_).all()
+    kill_after(monkeypatch, 0)
+    with pytest.raises(ValueError, match=r"Remembers.*steps is a set"):
+        clone_with(learner, Checkpoint(tmp_path / "fit.npz")).fit(data())
+
+
+# ---------------------------------------------------------------------------- other data
+
+
+def test_a_gap_is_not_the_mean_of_its_column(file):
+    learner, _ = CASES["adam"]
+    filled = ROWS.copy()
+    filled[3, 2] = np.delete(ROWS[:, 2], 3).sum() / 119
+    with pytest.raises(ValueError, match=r"belongs to another fit \(data"):
+        clone_with(learner, Checkpoint(file)).fit(filled)
+
+
+@pytest.mark.parametrize("kind", ["loader", "dataset"])
+def test_the_same_rows_from_elsewhere_are_other_data(kind, file):
+    learner, _ = CASES["adam"]
+    data = torch.utils.data.TensorDataset(torch.from_numpy(ROWS))
+    loader = torch.utils.data.DataLoader(data, batch_size=8, generator=torch.Generator())
+    X = data if kind == "dataset" else loader
+    with pytest.raises(ValueError, match=r"belongs to another fit \(data: Rows of 120 samples"):
+        clone_with(learner, Checkpoint(file)).fit(X)
+
+
+def test_a_stream_of_batches_of_another_size_is_other_data(tmp_path):
+    learner, _ = CASES["batches"]
+    learner = clone_with(learner, Checkpoint(tmp_path / "fit.npz"))
+    learner.fit(Given(np.split(ROWS, 15)))
+    with pytest.raises(ValueError, match=r"first batch of 8,.*, now .*first batch of 12,"):
+        learner.fit(Given(np.split(ROWS, 10)))
+
+
+def test_parameters_by_name_are_the_same_in_any_order(tmp_path):
+    learner, data = CASES["adam"]
+    params = dict(betas=(0.8, 0.9), eps=1e-6)
+    learner = clone_with(learner, Checkpoint(tmp_path / "fit.npz"))
+    expected = learner.set_params(optimizer_params=params).fit(data()).components_
+    learner.set_params(optimizer_params=dict(reversed(params.items())))
+    assert_array_equal(learner.fit(data()).components_, expected)
+
+
+# ---------------------------------------------------------------------------- one fit at a time
+
+
+class Meanwhile:
+    """A callback that does something once, in the first epoch."""
+
+    def __init__(self, action):
+        self.action = action
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        if context.task_name == "epoch" and context.task_id == 0:
+            self.action()
+
+    def on_fit_task_end(self, estimator, context):
+        pass
+
+
+def test_a_second_fit_on_one_path_is_refused(tmp_path):
+    """By a link too, and in the same process."""
+    path, link = tmp_path / "fit.npz", tmp_path / "link.npz"
+    link.symlink_to(path)
+    refused = []
+
+    def second_fit():
+        for name in (path, link):
+            with pytest.raises(ValueError, match=f"{name} is that of another fit, which is train"):
+                fit_from(name)
+            refused.append(name)
+
+    learner, data = CASES["adam"]
+    first = clone_with(learner, Meanwhile(second_fit), Checkpoint(path)).fit(data())
+    assert refused == [path, link]
+    assert_same(fit_from(link), first)
+    assert sorted(os.listdir(tmp_path)) == ["fit.npz", "link.npz"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, Killed])
+def test_a_fit_that_ended_by_an_error_leaves_no_lock(error, tmp_path):
+    def fail():
+        raise error
+
+    learner, data = CASES["adam"]
+    path = tmp_path / "fit.npz"
+    with pytest.raises(error) as kept:  # its traceback keeps all that the fit had
+        clone_with(learner, Meanwhile(fail), Checkpoint(path)).fit(data())
+    assert not list(tmp_path.glob("*.lock"))
+    fit_from(path)
+    del kept
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    path = tmp_path / "fit.npz"
+    others = ["fit.npz.part", "other.npz.01234567.part", "fit.npz.other.01234567.part"]
+    for name in ("fit.npz.01234567.part", *others):
+        (tmp_path / name).touch()
+    fit_from(path)
+    assert sorted(os.listdir(tmp_path)) == sorted(["fit.npz", *others])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_of_a_killed_process_keeps_no_lock(tmp_path):
+    script = textwrap.dedent(
+        """
+        import os, signal, sys, time
+        from skpudle._training.lock import FileLock
+
+        locks = [FileLock(path) for path in sys.argv[1:]]
+        assert all([lock.acquire() for lock in locks])
+        child = os.fork()
+        if not child:
+            os.close(1)  # whoever reads it waits for its end
+            time.sleep(60)
+            os._exit(0)
+        print(child, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    paths = [str(tmp_path / name) for name in "ab"]
+    command = [sys.executable, "-c", script, *paths]
+    killed = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60)
+    child = int(killed.stdout)
+    try:
+        assert killed.returncode == -signal.SIGKILL
+        os.kill(child, 0)  # it lives
+        locks = [FileLock(path) for path in paths]
+        assert [lock.acquire() for lock in locks] == [True, True]
+        for lock in locks:
+            lock.release()
+    finally:
+        os.kill(child, signal.SIGKILL)
+    assert not os.listdir(tmp_path)
+
+
+def test_a_lock_is_of_one_at_a_time(tmp_path):
+    """Also while the file of the lock comes and goes."""
+    held, together = [], []
+
+    def take_turns():
+        lock = FileLock(tmp_path / "fit.npz")
+        for _ in range(100):
+            if lock.acquire():
+                held.append(1)
+                together.append(len(held))
+                held.pop()
+                lock.release()
+
+    threads = [threading.Thread(target=take_turns) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(together) == {1}
+    assert not os.listdir(tmp_path)
 
 
 # ---------------------------------------------------------------------------- Ctrl-C
@@ -448,7 +793,7 @@ def test_ctrl_c_in_partial_fit(handler, monkeypatch):
         "_update",
         lambda self, batch: (signal.raise_signal(signal.SIGINT), update(self, batch))[1],
     )
-    learner = PUDLEDictionaryLearning(10, batch_size=8, **FIXED)
+    learner = FromData(10, batch_size=8, **FIXED)
     with pytest.raises(KeyboardInterrupt, match="after update 1$"):
         learner.partial_fit(ROWS)
     assert learner.n_steps_ == 1
@@ -476,7 +821,7 @@ def test_a_fit_in_another_thread_touches_no_handler(handler):
 
 
 def test_what_would_write_nothing_is_refused(tmp_path):
-    pipeline = make_pipeline(PUDLEDictionaryLearning(10, max_iter=1, **FIXED))
+    pipeline = make_pipeline(FromData(10, max_iter=1, **FIXED))
     with pytest.raises(ValueError, match="Pipeline writes no checkpoints"):
         pipeline.set_callbacks(Checkpoint(tmp_path / "fit.npz")).fit(ROWS)
 
@@ -504,7 +849,8 @@ def test_a_killed_process_goes_on_with_the_same_bits(tmp_path):
             Trainer._update = dies
             X = np.random.default_rng(0).normal(size=(120, 6))
             learner = PUDLEDictionaryLearning(
-                10, n_unfoldings=5, batch_size=8, max_iter=4, tol=None, random_state=0
+                10, dict_init="data", optimizer="adam", n_unfoldings=5, batch_size=8, max_iter=4,
+                tol=None, random_state=0
             )
             learner.set_callbacks(Checkpoint(sys.argv[1], every_n_updates=1)).fit(X)
             """
@@ -514,7 +860,7 @@ def test_a_killed_process_goes_on_with_the_same_bits(tmp_path):
     command = [sys.executable, script, path]
     assert subprocess.run(command, timeout=120).returncode == -signal.SIGKILL
     X = np.random.default_rng(0).normal(size=(120, 6))
-    learner = PUDLEDictionaryLearning(10, batch_size=8, max_iter=4, tol=None, **FIXED)
+    learner = FromData(10, batch_size=8, max_iter=4, tol=None, **FIXED)
     found = clone_with(learner, Checkpoint(path)).fit(X)
     assert read_checkpoint(path)["shared"]["n_updates"] == found.n_steps_ == 60
     assert_same(found, learner.fit(X))

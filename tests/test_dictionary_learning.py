@@ -42,6 +42,7 @@ VARIANTS = {
 def make(**params):
     """Return a small learner that trains for a fixed number of epochs."""
     small = dict(n_components=6, n_unfoldings=8, max_iter=4, tol=None, random_state=0)
+    small |= dict(dict_init="data", optimizer="adam")
     return PUDLEDictionaryLearning(**(small | params))
 
 

@@ -1,6 +1,7 @@
 """Several processes learn what one learns from the samples of all."""
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -135,6 +136,131 @@ def test_shares_may_differ_in_size(several):
 def test_nothing_keeps_the_group_that_was_left(several):
     # with its threads, which abort the process if Python ends before them
     assert [int(found["kept"]) for found in several("group")] == [0] * len(several("group"))
+
+
+# Two processes that do not do the same, case by case: each stores its error, or its dictionary.
+DISAGREEING = textwrap.dedent(
+    """
+    import json, os, sys, warnings
+    import numpy as np
+    from skpudle import (
+        Checkpoint, NOODLDictionaryLearning, PUDLEDictionaryLearning, data_parallel
+    )
+
+    warnings.simplefilter("ignore")
+    folder = sys.argv[1]
+    X = np.load(f"{folder}/X.npy")
+    fixed = dict(n_components=8, n_unfoldings=3, max_iter=2, tol=None, batch_size=8)
+
+    def learner(**parameters):
+        return PUDLEDictionaryLearning(**fixed | parameters)
+
+    def at(name, **options):
+        return Checkpoint(f"{folder}/{name}.npz", **options)
+
+    with data_parallel(timeout=120) as team:
+        other = team.rank == 1
+        X = X[team.rank :: 2]
+        fitted = learner().fit(X)
+        changed = learner().fit(X)
+        if other:
+            changed.components_ = changed.components_ + 1e-9
+        cases = {
+            "alpha": lambda: learner(alpha=0.1 + 0.2 * other).fit(X),
+            "optimizer": lambda: learner(optimizer="sgd" if other else "adam").fit(X),
+            "learning_rate": lambda: learner(learning_rate=0.01 * (1 + other)).fit(X),
+            "dict_init": lambda: learner(dict_init=np.eye(8, 6) + 1 + other).fit(X),
+            "tol": lambda: learner(tol=0.1 if other else None).fit(X),
+            "n_components": lambda: learner(n_components=8 + other).fit(X),
+            "batch_size": lambda: learner(batch_size=np.int64(8 + other)).fit(X),
+            "dtype": lambda: learner().fit(X.astype(np.float32) if other else X),
+            "n_features": lambda: learner().fit(X[:, other:]),
+            "method": lambda: learner().partial_fit(X) if other else learner().fit(X),
+            "n_steps_": lambda: (learner() if other else fitted).partial_fit(X),
+            "components_": lambda: changed.partial_fit(X),
+            "class": lambda: (
+                NOODLDictionaryLearning(**fixed).fit(X) if other else learner().fit(X)
+            ),
+            "checkpoint of the other alone": lambda: learner().set_callbacks(
+                *[at("other")] * other
+            ).fit(X),
+            "no directory": lambda: learner().set_callbacks(at("missing/fit")).fit(X),
+            "a damaged file": lambda: learner().set_callbacks(at("damaged")).fit(X),
+            "own device": lambda: learner(
+                device="cpu" if other else "auto", verbose=0, random_state=team.rank
+            ).fit(X),
+            "checkpoint of the first": lambda: learner(random_state=0).set_callbacks(
+                *[at("first", every_n_updates=1)] * (not other)
+            ).fit(X),
+            "it goes on": lambda: learner(max_iter=3, random_state=int(other)).set_callbacks(
+                *[at("first")] * (not other)
+            ).fit(X),
+            "in one go": lambda: learner(max_iter=3, random_state=0).fit(X),
+            "other data of one": lambda: learner(max_iter=3, random_state=0).set_callbacks(
+                *[at("first")] * (not other)
+            ).fit(X + other),
+            "other seed of the first": lambda: learner(random_state=5).set_callbacks(
+                *[at("first")] * (not other)
+            ).fit(X),
+        }
+        found = {}
+        for name, case in cases.items():
+            try:
+                found[name] = case().components_.tolist()
+            except ValueError as error:
+                found[name] = str(error)
+        with open(f"{folder}/{team.rank}.json", "w") as file:
+            json.dump(found, file)
+    """
+)
+
+
+@pytest.fixture(scope="module")
+def disagreement(tmp_path_factory, X):
+    """Return what two processes found that did not do the same, by case."""
+    folder = tmp_path_factory.mktemp("disagreement")
+    (folder / "fit.py").write_text(DISAGREEING)
+    (folder / "damaged.npz").write_text("text")
+    np.save(folder / "X.npy", X)
+    run = torchrun(2, folder / "fit.py", folder)
+    assert run.returncode == 0, run.stderr
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+SAID = {
+    "alpha": r"alpha: 0.1 on rank 0 but 0.3\d* on rank 1",
+    "optimizer": "optimizer: 'adam' on rank 0 but 'sgd' on rank 1",
+    "learning_rate": "learning_rate: 0.01 on rank 0 but 0.02 on rank 1",
+    "dict_init": r"dict_init: \(8, 6\) \w+ on rank 0 but \(8, 6\) \w+ on rank 1",
+    "tol": "tol: None on rank 0 but 0.1 on rank 1",
+    "n_components": "n_components: 8 on rank 0 but 9 on rank 1",
+    "batch_size": "batch_size: 8 on rank 0 but 9 on rank 1",
+    "dtype": "dtype: float64 on rank 0 but float32 on rank 1",
+    "n_features": "n_features: 6 on rank 0 but 5 on rank 1",
+    "method": "method: fit on rank 0 but partial_fit on rank 1",
+    "n_steps_": "n_steps_: 12 on rank 0 but None on rank 1",
+    "components_": r"components_: \(8, 6\) \w+ on rank 0 but \(8, 6\) \w+ on rank 1",
+    "class": "class: PUDLEDictionaryLearning on rank 0 but NOODLDictionaryLearning on rank 1",
+    "checkpoint of the other alone": "Checkpoint to the first of the processes",
+    "no directory": "missing/fit.npz cannot be written.*Make its directory",
+    "a damaged file": "damaged.npz is no whole checkpoint",
+    "other data of one": r"belongs to another fit \(data: (.*); (.*), now \1; (?!\2)",
+    "other seed of the first": r"belongs to another fit \(random_state: 0, now 5\)",
+}
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_processes_that_differ_all_say_so(case, disagreement):
+    first, other = (found[case] for found in disagreement)
+    assert first == other
+    assert re.search(SAID[case], first)
+
+
+def test_what_may_differ_does_not_matter(disagreement):
+    first, other = disagreement
+    for case in ("own device", "checkpoint of the first", "it goes on", "in one go"):
+        np.testing.assert_array_equal(np.array(first[case], float), other[case])
+    assert first["it goes on"] == first["in one go"]
 
 
 @pytest.fixture

@@ -5,7 +5,12 @@ import pytest
 import torch
 from sklearn.base import clone
 
-from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning, SporcoDictionaryLearning
+from skpudle import (
+    ConvPUDLEDictionaryLearning,
+    NOODLDictionaryLearning,
+    PUDLEDictionaryLearning,
+    SporcoDictionaryLearning,
+)
 from skpudle._data.arrays import split_missing
 from skpudle.datasets import make_dictionary_data
 from skpudle.encoding import encode
@@ -143,6 +148,17 @@ def test_what_needs_complete_rows_says_how_to_impute(learner, gaps):
     assert not learner.__sklearn_tags__().input_tags.allow_nan
     with pytest.raises(ValueError, match="impute"):
         learner.fit(gaps)
+
+
+@pytest.mark.parametrize("dtype", [float, np.uint8])
+def test_masked_images_are_refused(dtype):
+    """A crop has no mask, and what lies under one is not to be trained on."""
+    images = np.ma.masked_equal((np.arange(3 * 12 * 12) % 7).reshape(3, 12, 12).astype(dtype), 3)
+    learner = ConvPUDLEDictionaryLearning(2, stride=1, max_iter=1, tol=None, random_state=0)
+    for masked in (images, [*images]):
+        with pytest.raises(ValueError, match="NaN"):
+            learner.fit(masked)
+    learner.fit(np.ma.masked_equal(images.data, 99))
 
 
 def test_infinity_is_refused(learner, gaps):

@@ -5,8 +5,9 @@ from functools import partial
 import pytest
 import torch
 
+from skpudle._training.choose_optimizer import make_optimizer
 from skpudle.operators import atom_norms, project_atoms
-from skpudle.optimizers import GradientOptimizer, make_optimizer
+from skpudle.optimizers import GradientOptimizer, SurrogateOptimizer
 
 OPTIMIZERS = {
     "adam": ("adam", {}),
@@ -16,6 +17,7 @@ OPTIMIZERS = {
     "RMSprop": (torch.optim.RMSprop, dict(momentum=0.5)),
     "Adagrad": (torch.optim.Adagrad, {}),
     "NAdam": (torch.optim.NAdam, {}),
+    "Rprop": (torch.optim.Rprop, {}),
 }
 CLASSES = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
@@ -133,8 +135,9 @@ def test_the_state_before_the_first_update_can_be_loaded(kind, atoms, gradients)
 
 
 def test_replaced_atoms_are_projected_and_have_no_past(kind, atoms, gradients, generator):
-    """What is remembered entry by entry is zero in their rows, and elsewhere as before."""
+    """What is remembered entry by entry is at its start in their rows, and elsewhere as before."""
     optimizer = make(kind, atoms)
+    start = optimizer.fresh_state()
     kept, state = train(optimizer, gradients), optimizer.state()
     rows, new = torch.tensor([4, 1]), 3 * normal(generator, 2, 4)
     optimizer.replace(rows, new)
@@ -143,8 +146,64 @@ def test_replaced_atoms_are_projected_and_have_no_past(kind, atoms, gradients, g
     assert torch.equal(optimizer.atoms.detach()[others], kept[others])
     for name, value in optimizer.state().items():
         if value.shape == atoms.shape:
-            assert not value[rows].any()
+            assert torch.equal(value[rows], start[name][rows])
             assert torch.equal(value[others], state[name][others])
+
+
+@pytest.mark.parametrize("kind", ["sgd with momentum", "RMSprop", "Adagrad", "Rprop"])
+def test_a_replaced_atom_steps_as_a_new_one_does(kind, atoms, gradients, generator):
+    """For optimisers that do not count; step sizes of Rprop, for one, do not start at zero."""
+    optimizer, new = make(kind, atoms, atom_norm=None), normal(generator, 1, 4)
+    train(optimizer, gradients)
+    optimizer.replace(torch.tensor([2]), new)
+    fresh = make(kind, new.expand(6, 4), atom_norm=None)
+    torch.testing.assert_close(train(optimizer, gradients)[2], train(fresh, gradients)[2])
+
+
+class Normalized(torch.optim.Optimizer):
+    """Momentum of normalised gradients, which of nothing are not a number."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, {"lr": lr})
+
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                mean = self.state[p].setdefault("mean", torch.zeros_like(p))
+                mean.lerp_(p.grad / p.grad.norm(), 0.5)
+                p.data.sub_(mean, alpha=group["lr"])
+
+
+def test_a_replaced_atom_is_finite_whatever_nothing_does_to_the_optimiser(atoms, gradients):
+    options = dict(learning_rate=0.1, data_scale=1.0)
+    optimizer = make_optimizer(Normalized, atoms, torch.clone, **options)
+    train(optimizer, gradients)
+    optimizer.replace(torch.tensor([2]), atoms[:1])
+    assert torch.isfinite(train(optimizer, gradients)).all()
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd with momentum", "Rprop", "surrogate"])
+@pytest.mark.parametrize("change", ["rows", "dtype", "missing", "atoms"])
+def test_a_state_of_other_atoms_is_refused(name, change, atoms, gradients):
+    """What is fused trusts that moments are as large as the atoms."""
+    if name == "surrogate":
+        optimizer = SurrogateOptimizer(atoms, project_atoms)
+    else:
+        optimizer = make(name, atoms)
+    for gradient in gradients:
+        optimizer.update(gradient, normal(torch.Generator().manual_seed(0), 9, 6))
+    before, state = optimizer.atoms.detach().clone(), optimizer.state()
+    moment = next(key for key, value in state.items() if value.ndim)
+    named = {"missing": "is missing", "atoms": "atoms"}.get(change, moment)
+    if change == "missing":
+        state = {"other": state[moment]}
+    elif change != "atoms":
+        state[moment] = state[moment][:4] if change == "rows" else state[moment].float()
+    with pytest.raises(ValueError, match=f"not the state.*{named}"):
+        optimizer.load(atoms[:1] if change == "atoms" else atoms, state)
+    assert torch.equal(optimizer.atoms, before)
+    assert (optimizer.misfit(state) is None) == (change == "atoms")
+    assert optimizer.misfit({}) is None
 
 
 def test_atoms_can_be_replaced_before_the_first_update(kind, atoms, generator):
@@ -268,3 +327,24 @@ def test_parameters_that_an_optimiser_does_not_have_are_named(name, parameter, g
     options = dict(learning_rate=0.1, data_scale=1.0, params={parameter: 1.0})
     with pytest.raises(ValueError, match=f"optimizer='{name}' takes no such .*{parameter}"):
         make_optimizer(name, atoms, project_atoms, **options)
+
+
+def test_an_optimiser_that_cannot_step_is_named(atoms):
+    with pytest.raises(ValueError, match=r"optimizer=.*SparseAdam.*no gradients of atoms.*'adam'"):
+        make_optimizer(
+            torch.optim.SparseAdam, atoms, project_atoms, learning_rate=0.1, data_scale=1.0
+        )
+
+
+class Interrupted(torch.optim.Optimizer):
+    def __init__(self, params, lr):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise RuntimeError("An import failed") from None
+
+
+def test_ctrl_c_behind_another_error_is_ctrl_c(atoms):
+    """While torch imports what it needs late, it makes other errors of it."""
+    with pytest.raises(KeyboardInterrupt):
+        make_optimizer(Interrupted, atoms, project_atoms, learning_rate=0.1, data_scale=1.0)

@@ -1,10 +1,12 @@
 """Hostile data and parameters: a right result or a clear error, and nothing in between."""
 
+import copy
 import multiprocessing
 import pickle
 import socket
 import threading
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 RNG = np.random.default_rng(0)
 PLAIN = RNG.normal(size=(30, 6))
 COHERENT = np.ones((8, 6)) + 1e-6 * RNG.normal(size=(8, 6))
+FromData = partial(PUDLEDictionaryLearning, dict_init="data", optimizer="adam")
 SMALL = dict(n_components=8, n_unfoldings=10, max_iter=3, tol=None, random_state=0)
 
 LEARNERS = {
@@ -129,6 +132,44 @@ def test_codes_of_a_row_do_not_depend_on_the_others(learner, X):
     scale = max(np.abs(codes).max(), 1e-300)
     if learner.shrinkage == "soft":  # a hard threshold is a jump
         assert_allclose(alone, codes, atol=1e-7 * scale)
+
+
+# ---------------------------------------------------------------------------- changed by hand
+
+
+def with_atoms(learner, atoms):
+    learner = copy.deepcopy(learner)
+    learner.components_ = atoms
+    return learner
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "surrogate", torch.optim.Rprop])
+@pytest.mark.parametrize("change", ["more", "fewer", "float32"])
+def test_after_other_atoms_were_given_training_goes_on_without_a_memory(optimizer, change):
+    """As for another optimiser, which one is that has the same parameters by other words."""
+    learner = FromData(**SMALL, optimizer=optimizer).fit(PLAIN)
+    atoms = {
+        "more": np.vstack([learner.components_, PLAIN]),
+        "fewer": learner.components_[:5],
+        "float32": learner.components_.astype(np.float32),
+    }[change]
+    found = with_atoms(learner, atoms).partial_fit(PLAIN).components_
+    other = with_atoms(learner, atoms).set_params(optimizer_params={})
+    if optimizer == "surrogate":  # whose memory has no words
+        other = FromData(**SMALL).fit(PLAIN)
+        other = with_atoms(other, atoms).set_params(optimizer="surrogate", alpha=learner.alpha_)
+    assert_array_equal(found, other.partial_fit(PLAIN).components_)
+    assert found.shape == atoms.shape
+    assert found.dtype == atoms.dtype
+
+
+def test_the_order_of_optimizer_params_does_not_matter():
+    params = dict(betas=(0.8, 0.9), eps=1e-6)
+    learner = FromData(**SMALL, optimizer_params=params).fit(PLAIN)
+    other = copy.deepcopy(learner)
+    other.set_params(optimizer_params=dict(reversed(params.items())))
+    expected = learner.partial_fit(PLAIN).components_
+    assert_array_equal(other.partial_fit(PLAIN).components_, expected)
 
 
 # ---------------------------------------------------------------------------- threads, processes

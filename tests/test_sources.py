@@ -544,6 +544,14 @@ def test_code_maps_fit_into_no_sparse_array():
         learner.fit(images).transform_sparse(images)
 
 
+def test_code_maps_of_a_stream_of_images_fit_into_an_array():
+    images = np.random.default_rng(0).normal(size=(5, 12, 12))
+    learner = ConvPUDLEDictionaryLearning(2, stride=1, max_iter=1, tol=None, random_state=0)
+    codes = learner.fit(images).transform(images)
+    out = learner.transform_into(Given([images[:2], images[2:]]), np.empty_like(codes))
+    np.testing.assert_allclose(out, codes, atol=1e-12)
+
+
 def test_an_array_for_codes_has_to_have_their_shape(X):
     learner = make_learner().fit(X)
     for shape in [(70, 7), (69, 8)]:

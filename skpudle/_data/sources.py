@@ -128,6 +128,7 @@ class _Source:
     """What the sources below have in common."""
 
     batch_size = generator = n_batches = None
+    first_batch = None  # the size of a stream's, by which a checkpoint knows it
     n_judged = 1  # as of `Rows`
 
     def __init__(self, data, reader):
@@ -304,6 +305,7 @@ class _Stream(_Source):
         rows, n_rows = [], 0
         for number, raw in enumerate(self.data):
             rows.append(self.reader(raw, f"batch {number}"))
+            self.first_batch = len(rows[0])
             n_rows += len(rows[-1])
             if n_rows >= self._head_rows(least):
                 break

@@ -4,7 +4,6 @@ A learner reads its data, and *has* a model (see `skpudle._training.loop`), whic
 parameters and of the data, or of its fitted attributes. The rest is here.
 """
 
-import time
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import NamedTuple
@@ -17,21 +16,26 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
 from skpudle._data.batches import count_batches
+from skpudle._learners.course import Course
 from skpudle._learners.encoder import Decay
-from skpudle._learners.notices import divergence, print_progress, warn_of_early_end
+from skpudle._learners.notices import divergence, warn_of_early_end
 from skpudle._precision import training_mode
 from skpudle._training.checkpoint import Recorder
+from skpudle._training.choose_optimizer import make_optimizer
+from skpudle._training.identity import plain, task_of
 from skpudle._training.interrupts import Interrupts
 from skpudle._training.loop import Diverged, Interrupted, Trainer
 from skpudle._training.stopping import Stopping
 from skpudle._training.team import current_team
-from skpudle.optimizers import make_optimizer
 
 __all__ = ["Data", "GradientLearner"]
 
 # An atom with its share of the codes, at least one in so many samples as there are atoms, is left
 # out by ten times as many with the probability exp(-10).
 _IDLE_SAMPLES_PER_ATOM = 10
+
+# The surrogate's matrix of so many atoms takes 128 MiB in float64.
+_SURROGATE_ATOMS = 4096
 
 
 class Data(NamedTuple):
@@ -43,6 +47,8 @@ class Data(NamedTuple):
         With ``for_training(batch_size, generator, shuffle)``, which returns a source of batches.
     sample : Tensor or iterable of Tensor
         What an initial model is made of, and data are recognised by.
+    mask : Tensor or None
+        0 where the sample is missing.
     device : torch.device
         Where to compute.
     inputs : dict
@@ -51,6 +57,7 @@ class Data(NamedTuple):
 
     source: object
     sample: object
+    mask: torch.Tensor | None
     device: torch.device
     inputs: dict
 
@@ -85,8 +92,11 @@ class GradientLearner(CallbackSupportMixin):
         """Check parameters and input, of a learner that is known against what it was fitted on."""
         raise NotImplementedError
 
-    def _new_model(self, data, generator):  # -> model, rows
-        """Return the model that data and parameters ask for, and its initial rows."""
+    def _new_model(self, data, generator, course=None):  # -> model, rows
+        """Return the model that data and parameters ask for, and its initial rows.
+
+        What takes long to find belongs to a ``course``, and is not to be looked for without.
+        """
         raise NotImplementedError
 
     def _known_model(self, data, generator):  # -> model, rows
@@ -125,71 +135,58 @@ class GradientLearner(CallbackSupportMixin):
         Warns
         -----
         ConvergenceWarning
-            If training ended before the objective stalled.
+            If ``max_iter`` is a number, and training ended before the objective stalled.
         RuntimeWarning
             If ``step_size`` is too large for the dictionary.
         """
-        team, interrupts = current_team(), Interrupts()
-        recorder, data = Recorder(self, team), self._read(X, y)
-        data, generator = self._agree(data, team, recorder.seed)
-        model, rows = self._new_model(data, generator)
-        own = generator if team is None else team.own(generator)
-        source = data.source.for_training(self._batch_size(), own, shuffle=True)
+        team = current_team()
+        with Recorder(self) as recorder:
+            data = self._read(X, y)
+            if team is not None:
+                team.check_agreement(task_of(self, "fit", data.sample))
+            generator = make_generator(self.random_state)
+            recorder.open(generator, team)
+            generator = generator if team is None else team.agree(generator)
+            own = generator if team is None else team.own(generator)
+            source = data.source.for_training(self._batch_size(), own, shuffle=True)
+            recorder.recognise(data.source, data.sample, data.mask, seed=generator.initial_seed())
+            largest = int if team is None else team.largest
+            n_batches = largest(count_batches(source))
+            n_updates = largest(self._n_updates(n_batches, source.batch_size, data))
+            given = {"estimator": self, "X": X, "y": y}
+            course = Course(self, recorder, team, given=given, max_iter=-(-n_updates // n_batches))
+            with course.interrupts:
+                ended = self._fit(data, generator, source, n_updates, course)
+            course.end()
+        if not (ended or self.tol is None or self.max_iter == "auto"):  # which promises no end
+            warn_of_early_end(self)
+        return self
+
+    def _fit(self, data, generator, source, n_updates, course):
+        """Choose a model, train it, take what it is; return whether training ended by itself."""
+        model, rows = self._new_model(data, generator, course)
+        model = replace(model, decay=Decay.of(self.lambda_decay).over(n_updates))
         trainer = Trainer(
             model,
             self._make_optimizer(model, rows),
-            team=team,
-            interrupts=interrupts,
-            at_round=recorder.at_round,
+            team=course.team,
+            interrupts=course.interrupts,
+            at_round=course.recorder.at_round,
         )
-        n_batches = trainer.largest(count_batches(source))
-        n_updates = trainer.largest(self._n_updates(n_batches, source.batch_size, rows.shape))
-        trainer.model = model = replace(model, decay=Decay.of(self.lambda_decay).over(n_updates))
         stopping = Stopping(
             self.tol,
             self.n_iter_no_change,
             first_update=n_updates * 9 // 10 if isinstance(self.lambda_decay, tuple) else 0,
             n_updates=n_updates,
         )
-        recorder.begin(trainer, source, stopping, seed=generator.initial_seed(), sample=data.sample)
-        with interrupts:
-            ended = self._train(trainer, source, stopping, recorder, data, n_batches, (X, y))
-        model.warn_of_step(rows, trainer.optimizer.atoms.detach())
-        if not (ended or self.tol is None):
-            warn_of_early_end(self)
-        return self
-
-    def _train(self, trainer, source, stopping, recorder, data, n_batches, inputs):
-        """Train epoch by epoch, and take what was learned; return whether it was enough."""
-        n_updates = stopping.n_updates
-        max_iter = -(-n_updates // n_batches)
-        given = dict(zip("Xy", inputs), estimator=self)
-        root = self._init_callback_context(max_subtasks=max_iter)
-        root.call_on_fit_task_begin(**given)
-        started = time.perf_counter(), trainer.n_steps
-        converged, stopped = recorder.finished, False
+        course.recorder.begin(trainer, stopping)
 
         def fitted():
             return self._attributes(trainer, data)
 
-        while len(trainer.loss_curve) < max_iter and not (converged or stopped):
-            if trainer.n_steps >= n_updates:  # a stream may have more batches than before
-                break
-            task = root.subcontext(task_name="epoch")
-            task.call_on_fit_task_begin(**given)
-            try:
-                trainer.replace_unused(source)
-                converged = trainer.run_epoch(source, stopping).converged
-            except (Diverged, Interrupted) as error:
-                self._leave(error, fitted(), recorder)
-            if self.verbose:
-                print_progress(trainer, max_iter, n_updates, *started)
-            stopped = task.call_on_fit_task_end(**given, reconstruction_attributes=fitted)
-            stopped = bool(trainer.largest(int(stopped)))
-        recorder.end(finished=converged or stopped)
-        self._take(fitted())
-        root.call_on_fit_task_end(**given, reconstruction_attributes=dict)
-        return converged or stopped
+        ended = course.train(trainer, source, stopping, fitted)
+        model.warn_of_step(rows, trainer.optimizer.atoms.detach())
+        return ended
 
     @_fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -197,9 +194,10 @@ class GradientLearner(CallbackSupportMixin):
         """Update the dictionary by one pass over the data, in their order.
 
         The first call chooses the initial dictionary and ``alpha_``; the state of the optimiser is
-        kept from call to call, also through pickling, and after `fit`. ``lambda_decay`` is at its
-        last value throughout. Atoms that no code has used for ten samples per atom are replaced by
-        the samples that were reconstructed worst.
+        kept from call to call, also through pickling, and after `fit`, unless you change the
+        optimiser, or ``components_`` in shape. ``lambda_decay`` is at its last value throughout.
+        Atoms that no code has used for ten
+        samples per atom are replaced by the samples that were reconstructed worst.
 
         Parameters
         ----------
@@ -222,18 +220,23 @@ class GradientLearner(CallbackSupportMixin):
         team, interrupts = current_team(), Interrupts()
         known = hasattr(self, "components_")
         data = self._read(X, y, known=known)
+        if team is not None:
+            team.check_agreement(task_of(self, "partial_fit", data.sample))
         if known:
             generator = self._later_generator()
             model, rows = self._known_model(data, generator)
         else:
-            data, generator = self._agree(data, team)
+            generator = make_generator(self.random_state)
+            generator = generator if team is None else team.agree(generator)
             model, rows = self._new_model(data, generator)
         optimizer = self._make_optimizer(model, rows)
-        idle = torch.zeros(len(rows), dtype=torch.float64, device="cpu")
-        state = self._training_state if known else {}
-        if state.get("optimizer_name") == self._optimizer_name(rows):
-            optimizer.load(rows, tensors_of(state["optimizer"], data.device))
-            idle = to_tensor(state["idle"])
+        idle = np.zeros(len(rows))
+        if known:
+            state = self._training_state
+            same = state["optimizer_name"] == self._optimizer_name(rows)
+            optimizer.resume(rows, tensors_of(state["optimizer"], data.device) if same else {})
+            idle = state["idle"] if len(state["idle"]) == len(rows) else idle
+        idle = to_tensor(idle)
         trainer = Trainer(
             replace(model, decay=Decay.of(self.lambda_decay).at_last),
             optimizer,
@@ -247,28 +250,14 @@ class GradientLearner(CallbackSupportMixin):
             try:
                 trainer.run_epoch(source, Stopping(None, 1))
             except (Diverged, Interrupted) as error:
-                self._leave(error, self._attributes(trainer, data, idle))
+                self._take(self._attributes(trainer, data, idle))
+                if isinstance(error, Diverged):
+                    raise divergence(self, error.update) from error
+                raise
             idle = trainer.idle(idle)
             trainer.replace_unused(source, among=idle >= _IDLE_SAMPLES_PER_ATOM * len(idle))
             self._take(self._attributes(trainer, data, idle))
         return self
-
-    def _leave(self, error, fitted, recorder=None):
-        """Leave training that diverged or was interrupted, with what has been learned."""
-        self._take(fitted)
-        if isinstance(error, Diverged):
-            raise divergence(self, error.update) from error
-        if recorder is not None:
-            recorder.end(finished=None)
-        raise error
-
-    def _agree(self, data, team, seed=None):  # -> data with the samples of all, generator
-        generator = make_generator(self.random_state)
-        if seed is not None:
-            generator.manual_seed(seed)
-        if team is None:
-            return data, generator
-        return data._replace(sample=team.collect(data.sample)), team.agree(generator)
 
     def _later_generator(self):
         """Return what draws in a `partial_fit` that is not the first; None if nothing does."""
@@ -292,13 +281,13 @@ class GradientLearner(CallbackSupportMixin):
     def _batch_size(self):
         return self._default_batch_size if self.batch_size == "auto" else int(self.batch_size)
 
-    def _n_updates(self, n_batches, batch_size, shape):  # of the atoms
+    def _n_updates(self, n_batches, batch_size, data):
         """Return the number of updates that training may take."""
         return self.max_iter * n_batches
 
     def _make_optimizer(self, model, rows):
         return make_optimizer(
-            self.optimizer,
+            self._optimizer_for(rows),
             rows,
             model.project,
             learning_rate=self.learning_rate,
@@ -306,12 +295,30 @@ class GradientLearner(CallbackSupportMixin):
             params=self.optimizer_params,
         )
 
+    def _optimizer_for(self, rows):
+        """Return what "auto" stands for: the surrogate as long as its matrix is small."""
+        if self.optimizer != "auto":
+            return self.optimizer
+        return "surrogate" if len(rows) <= _SURROGATE_ATOMS else "adam"
+
     def _optimizer_name(self, rows):
-        """Say whose state it is, and of what; the surrogate's is one with all parameters."""
-        params = None if self.optimizer == "surrogate" else self.optimizer_params
-        return f"{self.optimizer} {params} {tuple(rows.shape)}"
+        """Say whose state it is; the surrogate's is one with all parameters."""
+        optimizer = self._optimizer_for(rows)
+        params = None if optimizer == "surrogate" else plain(self.optimizer_params)
+        return f"{optimizer} {params}"
 
     # ------------------------------------------------------------------ what is learned
+
+    def _attributes_of(self, model, rows, data, update=0):
+        """Return the fitted attributes that do not depend on how training went."""
+        return (
+            data.inputs
+            | model.attributes(rows)
+            | {
+                "lambda_decay_": model.decay(update),
+                "device_": str(data.device),
+            }
+        )
 
     def _attributes(self, trainer, data, idle=None):
         """Return the fitted attributes, of arrays and numbers of Python."""
@@ -326,15 +333,9 @@ class GradientLearner(CallbackSupportMixin):
             },
             "idle": np.zeros(len(rows)) if idle is None else to_numpy(idle),
         }
-        return (
-            data.inputs
-            | model.attributes(rows)
-            | {
-                "lambda_decay_": model.decay(max(trainer.n_steps - 1, 0)),
-                "n_iter_": max(len(curve), 1),
-                "n_steps_": trainer.n_steps,
-                "loss_curve_": np.array(curve, dtype=np.float64),
-                "device_": str(data.device),
-                "_training_state": memory,
-            }
-        )
+        return self._attributes_of(model, rows, data, max(trainer.n_steps - 1, 0)) | {
+            "n_iter_": max(len(curve), 1),
+            "n_steps_": trainer.n_steps,
+            "loss_curve_": np.array(curve, dtype=np.float64),
+            "_training_state": memory,
+        }

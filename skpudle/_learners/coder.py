@@ -52,7 +52,7 @@ def _is_out_of_memory(error):
 
 
 def _moments(x, mask):  # -> of each column its number, mean and sum of squared deviations
-    """Return moments of what is known."""
+    """Return moments of what is known, on the host, where those of all parts meet."""
     x = wide(x)
     if mask is None:
         mask, origin = torch.ones_like(x[:1]), x[0]
@@ -63,7 +63,8 @@ def _moments(x, mask):  # -> of each column its number, mean and sum of squared 
         origin, n_known = origin.masked_fill(origin.isinf(), 0), mask.sum(0)
     centred = (x - origin) * mask  # exactly zero for constant columns, whose mean may be rounded
     mean = centred.sum(0) / n_known.clamp_min(1)
-    return n_known, origin + mean, ((centred - mean) * mask).square().sum(0)
+    squares = ((centred - mean) * mask).square().sum(0)
+    return n_known.cpu(), (origin + mean).cpu(), squares.cpu()
 
 
 def _together(one, other):
@@ -216,7 +217,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def _parts(self, X):  # yields where they are, and rows as X has them
         check_is_fitted(self)
-        self._transform_encoder()  # parameters that are wrong are no error of a batch
+        self._validate_params()  # parameters that are wrong are no error of a batch
         device = self._transform_device(X)  # what holds tensors decides, and not where these are
         for where, rows in parts_of(X, _PART):
             yield where, rows.to(device) if isinstance(rows, torch.Tensor) else rows

@@ -207,16 +207,16 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         )
         device = images.tensors[0].device
         if known:
-            return Data(sample, sample, device, {})
+            return Data(sample, sample, None, device, {})
         warn_of_units(self.noise_std, images.tensors)
         inputs = input_attributes(X if images.kind == "rows" else None)
-        return Data(sample, sample, device, inputs)
+        return Data(sample, sample, None, device, inputs)
 
     def _later_generator(self):
         generator = make_generator(self.random_state)
         return generator.manual_seed(generator.initial_seed() + self.n_steps_)  # other crops
 
-    def _new_model(self, data, generator):  # -> ConvModel, rows
+    def _new_model(self, data, generator, course=None):  # -> ConvModel, rows
         images, step = data.sample, self._fixed_step()
         parameters = initial_parameters(
             images,
@@ -286,6 +286,8 @@ def restore(learner, values):
             "data_scale": 1.0,
             "image_size": None,
             "optimizer_name": "",
+            "optimizer": {},
+            "idle": np.zeros(len(values["components_"])),
         },
     )
     return learner

@@ -18,6 +18,9 @@ from skpudle.operators import ConvDictionary, project_atoms
 
 __all__ = ["SEPARATE_ATOMS", "ConvModel", "initial_parameters", "known_parameters"]
 
+# alpha="auto" is this fraction of the median over images of the largest correlation.
+_ALPHA = 0.1
+
 # Separate atoms by the name of the attribute that holds them, in the order of `ConvParameters`.
 SEPARATE_ATOMS = ("components_", "analysis_components_", "decoder_components_")
 
@@ -100,7 +103,9 @@ def initial_parameters(
         covered = (images.covered(image)[None] for image in images.images)
         largest = torch.stack([dictionary.analysis(part).abs().max() for part in covered])
         step = float(default_step(dictionary)) if step_size is None else step_size
-        alpha = encoder.automatic_alpha(largest, step)
+        largest = largest[largest > 0]
+        alpha = _ALPHA * (float(largest.median()) if len(largest) else 1.0)
+        alpha *= step if encoder.shrinkage == "hard" else 1.0
     return ConvParameters(atoms, alpha=float(alpha), step=step_size)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
@@ -19,10 +20,18 @@ from skpudle._data.foreign import given_atoms
 from skpudle._data.sources import open_source
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
-from skpudle._learners.encoder import Decay, correlations
+from skpudle._learners.encoder import Decay
 from skpudle._learners.models import Constraint, DenseModel
+from skpudle._training.team import current_team
 from skpudle.gradients import GRADIENT_RULES
-from skpudle.initialization import INITIALIZATIONS, initial_atoms
+from skpudle.initialization import (
+    INITIALIZATIONS,
+    Problem,
+    auto_alpha,
+    debias,
+    initial_atoms,
+    is_done,
+)
 
 __all__ = ["DICT_INIT", "DenseLearner", "choose_atoms"]
 
@@ -47,7 +56,9 @@ def choose_atoms(dict_init, n_components, x, generator, constraint):
 class DenseLearner(GradientLearner, DictionaryTransformer):
     """A learner of rows; see the subclasses for its parameters."""
 
-    _parameter_constraints = GradientLearner._parameter_constraints | {"dict_init": DICT_INIT}
+    _parameter_constraints = GradientLearner._parameter_constraints | {
+        "dict_init": [StrOptions({"search"}), *DICT_INIT]
+    }
 
     # What a learner without these parameters does.
     atom_norm = "unit"
@@ -88,16 +99,17 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         options = {"allow_nan": self._allows_nan()}
         source = open_source(X, device, batch_size=self._batch_size(), **options)
         if source is None:
-            x, mask = split_missing(to_tensor(check_rows(X, estimator=self, **options), device))
-            source, seen, sample = Rows(x, mask=mask), X, x
+            rows = check_rows(X, estimator=self, **options)
+            sample, mask = split_missing(to_tensor(rows, device))
+            source, seen = Rows(sample, mask=mask), X
         else:
-            sample, _ = split_missing(source.head(self.n_components or 0))
+            sample, mask = split_missing(source.head(self.n_components or 0))
             seen = sample
         self._check_parameters()
         if not known:
-            return Data(source, sample, device, input_attributes(seen))
+            return Data(source, sample, mask, device, input_attributes(seen))
         _check_n_features(self, seen, reset=False)
-        return Data(source.to(to_tensor(self.components_).dtype), sample, device, {})
+        return Data(source.to(to_tensor(self.components_).dtype), sample, mask, device, {})
 
     def _model(self, **known):
         return DenseModel(
@@ -109,13 +121,43 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             **known,
         )
 
-    def _new_model(self, data, generator):  # -> model, atoms
-        x, model = data.sample, self._model(data_scale=mean_square(data.sample))
-        atoms = choose_atoms(self.dict_init, self.n_components, x, generator, model.constraint)
+    def _new_model(self, data, generator, course=None):  # -> model, atoms
+        team = current_team()
+        x = data.sample if team is None else team.collect(data.sample)
+        model = self._model(data_scale=mean_square(x))
+        penalty = auto_alpha(x, mask=data.mask if team is None else None)
+        searches = isinstance(self.dict_init, str) and self.dict_init == "search"
+        start = "data" if searches else self.dict_init
+        atoms = choose_atoms(start, self.n_components, x, generator, model.constraint)
         alpha = self._penalty_or_threshold
         if alpha == "auto":
-            alpha = model.encoder.automatic_alpha(correlations(x, atoms), model.step(atoms))
-        return replace(model, alpha=float(alpha)), atoms
+            alpha = penalty * (model.step(atoms) if model.encoder.shrinkage == "hard" else 1.0)
+        model = replace(model, alpha=float(alpha))
+        if searches and course is not None and not course.recorder.in_training():
+            penalty = alpha if model.encoder.shrinkage == "soft" and alpha > 0 else penalty
+            atoms = self._search(data, model, atoms, float(penalty), course)
+        return model, atoms
+
+    def _search(self, data, model, atoms, penalty, course):
+        """Return the atoms that a search finds from given ones."""
+        problem = Problem(
+            data.sample,
+            penalty,
+            positive_code=model.encoder.positive_code,
+            positive_atoms=model.constraint.positive,
+            mask=data.mask,
+            team=course.team,
+        )
+
+        def inside(found):
+            return found.to(atoms)
+
+        def fitted(found):
+            attributes = self._attributes_of(model, inside(found), data)
+            return attributes | {"n_iter_": 1, "n_steps_": 0, "loss_curve_": np.zeros(0)}
+
+        state = course.search(problem, atoms, fitted)
+        return inside(debias(problem, state) if is_done(state) else state.best_atoms)
 
     def _known_model(self, data, generator):  # -> model, atoms
         state = self._training_state

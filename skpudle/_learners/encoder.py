@@ -4,29 +4,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from skpudle._data.callers import users_level
 from skpudle.encoding import encode
 from skpudle.lasso import converged_codes, warn_about_gaps
 
-__all__ = ["AUTO_ALPHA", "Decay", "Encoder", "automatic_alpha", "correlations"]
-
-# alpha="auto" is this fraction of the median over samples of the alpha that would silence a sample.
-AUTO_ALPHA = 0.1
+__all__ = ["Decay", "Encoder"]
 
 
-def correlations(x, atoms):  # (n, n_features), (n_components, n_features) -> (n,)
-    """Return the largest modulus of each sample's correlations with atoms."""
-    return torch.cat([(rows @ atoms.mT).abs().amax(1) for rows in x.split(4096)])
-
-
-def automatic_alpha(largest):  # (n,) -> float
-    """Return a penalty for samples, or for images, with these largest correlations."""
-    largest = largest[largest >= torch.finfo(largest.dtype).tiny]  # below it alpha may underflow
-    # any will do for zeros
-    return AUTO_ALPHA * (float(largest.median()) if len(largest) else 1.0)
+# As the paper has them.
+_UNFOLDINGS = 100
 
 
 class Decay(NamedTuple):
@@ -57,8 +45,9 @@ class Encoder:
 
     Parameters
     ----------
-    n_unfoldings : int or None
-        Iterations; None solves the lasso.
+    n_unfoldings : int, None or "auto"
+        Iterations; None solves the lasso; "auto" does where that is defined, and otherwise makes
+        100 iterations.
     shrinkage : {"soft", "hard"}, default="soft"
         The shrinkage.
     positive_code : bool, default=False
@@ -67,16 +56,24 @@ class Encoder:
         Start from thresholded correlations, as NOODL does.
     """
 
-    n_unfoldings: int | None
+    n_unfoldings: int | str | None
     shrinkage: str = "soft"
     positive_code: bool = False
     initial_threshold: float | None = None
+
+    def depth(self, alpha, lambda_decay, mask=None):
+        """Return the number of iterations, None where the lasso is solved."""
+        if self.n_unfoldings != "auto":
+            return self.n_unfoldings
+        lasso = self.shrinkage == "soft" and lambda_decay == 1 and alpha > 0
+        return None if lasso and mask is None else _UNFOLDINGS
 
     def encode(
         self, dictionary, x, *, alpha, step_size=None, lambda_decay=1.0, mask=None, warn=False
     ):
         """Return codes; ``warn`` names those of the lasso that have not converged."""
-        if self.n_unfoldings is None:
+        n_unfoldings = self.depth(alpha, lambda_decay, mask)
+        if n_unfoldings is None:
             codes, gaps = converged_codes(
                 dictionary, x, alpha=alpha, positive_code=self.positive_code, certify=warn
             )
@@ -87,7 +84,7 @@ class Encoder:
             dictionary,
             x,
             alpha=alpha,
-            n_unfoldings=self.n_unfoldings,
+            n_unfoldings=n_unfoldings,
             step_size=step_size,
             lambda_decay=lambda_decay,
             shrinkage=self.shrinkage,
@@ -100,10 +97,5 @@ class Encoder:
         """Return the penalty of the last unfolding; a hard threshold has none to differentiate."""
         if self.shrinkage == "hard":
             return 0.0
-        if self.n_unfoldings is None:
-            return alpha
-        return alpha * lambda_decay ** (self.n_unfoldings - 1)
-
-    def automatic_alpha(self, largest, step_size):  # (n,), float -> float
-        """Return alpha for samples with these largest correlations."""
-        return automatic_alpha(largest) * (step_size if self.shrinkage == "hard" else 1.0)
+        n_unfoldings = self.depth(alpha, lambda_decay)
+        return alpha if n_unfoldings is None else alpha * lambda_decay ** (n_unfoldings - 1)

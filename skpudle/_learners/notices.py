@@ -25,6 +25,12 @@ def print_progress(trainer, max_iter, n_updates, start_time, n_before=0):
     )
 
 
+def print_search(state):
+    """Print a line about an epoch of the search."""
+    objective = f"{state.curve[-1]:.6g}" if state.curve else "--"
+    print(f"search, epoch {state.epoch}  {state.phase}  objective {objective}", flush=True)
+
+
 def warn_of_step(step_size, dictionaries):
     """Warn once if the encoder may diverge with the given step and one of the dictionaries."""
     bound = max(float(dictionary.squared_norm_bound()) for dictionary in dictionaries)

@@ -16,6 +16,8 @@ __all__ = ["PUDLEDictionaryLearning"]
 _AUTO_EPOCHS = 100
 _AUTO_OPERATIONS = 1.2e12
 _AUTO_UPDATES = 200
+# And so many epochs after a search.
+_AFTER_SEARCH = 10
 
 # Parameters that `transform` takes, besides what `fit` made of the others.
 _OF_THE_ENCODER = (
@@ -201,21 +203,21 @@ class PUDLEDictionaryLearning(DenseLearner):
         *,
         alpha="auto",
         gradient="ae-ls",
-        n_unfoldings=100,
+        n_unfoldings="auto",
         step_size="auto",
         lambda_decay=1.0,
         shrinkage="soft",
         positive_code=False,
         positive_dict=False,
         atom_norm="unit",
-        optimizer="adam",
+        optimizer="auto",
         learning_rate=1e-3,
         optimizer_params=None,
         batch_size="auto",
         max_iter="auto",
         tol=1e-4,
         n_iter_no_change=5,
-        dict_init="data",
+        dict_init="search",
         transform_algorithm="unfolded",
         transform_alpha=None,
         split_sign=False,
@@ -251,7 +253,8 @@ class PUDLEDictionaryLearning(DenseLearner):
     _parameter_constraints = DenseLearner._parameter_constraints | {
         "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "gradient": [StrOptions({"dec", "ae-lasso", "ae-ls"})],
-        "n_unfoldings": [Interval(Integral, 1, None, closed="left"), None],
+        "n_unfoldings": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
+        "optimizer": [StrOptions({"auto", "adam", "sgd", "surrogate"}), type],
         "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple],
         "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "shrinkage": [StrOptions(set(SHRINKAGES))],
@@ -314,12 +317,15 @@ class PUDLEDictionaryLearning(DenseLearner):
     def _converges(self):
         return self.n_unfoldings is None or self.transform_algorithm == "lasso"
 
-    def _n_updates(self, n_batches, batch_size, shape):
+    def _n_updates(self, n_batches, batch_size, data):
         if self.max_iter != "auto":
-            return super()._n_updates(n_batches, batch_size, shape)
-        n_components, n_features = shape
+            return super()._n_updates(n_batches, batch_size, data)
+        n_features = data.sample.shape[1]
+        n_components = self.n_components or n_features
         push = 2 * batch_size * n_components * min(n_components, 2 * n_features)
         n_products = 1 if self.gradient == "dec" else 3  # the adjoint has two more
-        n_unfoldings = 100 if self.n_unfoldings is None else self.n_unfoldings
+        n_unfoldings = self.n_unfoldings if isinstance(self.n_unfoldings, Integral) else 100
         affordable = _AUTO_OPERATIONS / (n_unfoldings * n_products * push)
+        if isinstance(self.dict_init, str) and self.dict_init == "search":
+            return min(_AFTER_SEARCH * n_batches, max(_AUTO_UPDATES, int(affordable)))
         return max(_AUTO_UPDATES, min(_AUTO_EPOCHS * n_batches, int(affordable)))

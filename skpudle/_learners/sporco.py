@@ -19,8 +19,8 @@ from skpudle._data.arrays import (
 )
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.dense import DICT_INIT, choose_atoms
-from skpudle._learners.encoder import automatic_alpha, correlations
 from skpudle._learners.models import Constraint
+from skpudle.initialization import auto_alpha
 from skpudle.lasso import solve_lasso
 
 __all__ = ["SporcoDictionaryLearning"]
@@ -169,7 +169,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         generator = make_generator(self.random_state)
         atoms = choose_atoms(self.dict_init, self.n_components, x, generator, Constraint())
         alpha = self.alpha
-        alpha = automatic_alpha(correlations(x, atoms)) if alpha == "auto" else float(alpha)
+        alpha = auto_alpha(x) if alpha == "auto" else float(alpha)
         inputs = input_attributes(X)
 
         options = bpdndl.BPDNDictLearn.Options()

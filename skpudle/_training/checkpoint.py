@@ -1,40 +1,34 @@
-"""Checkpoints: the state of training on disk, so that a killed fit goes on where it was.
+"""Checkpoints of training: who writes them when, and which fit may go on from them."""
 
-A file is an npz archive without pickled objects: arrays, and a header in JSON that says where they
-belong. The last 40 bytes are a mark and the SHA-256 of all before, so that a file that was cut off
-or changed in a single bit is refused. It is written beside the old one, forced to disk, and then
-renamed, so that there is a whole one at every moment.
-"""
-
-import hashlib
-import io
 import json
 import os
 import time
 import warnings
-import zipfile
-import zlib
-from numbers import Integral
-from pathlib import Path
 
-import numpy as np
 import torch
 
-from skpudle._data.arrays import to_numpy, to_tensor
-from skpudle._data.foreign import dictionary_of
+from skpudle._data.callers import users_level
+from skpudle._training.archive import (
+    named_checkpoint,
+    pack,
+    read_checkpoint,
+    remove_parts,
+    unpack,
+    write_checkpoint,
+)
+from skpudle._training.identity import data_of, parameters_of, plain
+from skpudle._training.lock import FileLock
 from skpudle._training.state import TrainingState
+from skpudle.initialization import SearchState
 
-__all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
-
-_MARK = b"skpudle1"
-_ARRAY = "array"  # the key of a reference to an array inside the header
+__all__ = ["Checkpoint", "Recorder"]
 
 # Parameters that may change between an interrupted fit and the one that goes on.
 _FREE = {
     "device",
     "max_iter",
     "n_iter_no_change",
-    "random_state",  # is compared where it is a number, by its first process
+    "random_state",  # is compared where it is a number
     "split_sign",
     "tol",
     "transform_algorithm",
@@ -42,27 +36,7 @@ _FREE = {
     "verbose",
 }
 
-
-def _take_out(tree, arrays, path="state"):
-    """Return the tree with references in place of its tensors, which go to ``arrays``."""
-    if isinstance(tree, torch.Tensor):
-        arrays[path] = to_numpy(tree)
-        return {_ARRAY: path}
-    if isinstance(tree, dict):
-        return {key: _take_out(value, arrays, f"{path}.{key}") for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_take_out(value, arrays, f"{path}.{i}") for i, value in enumerate(tree)]
-    return tree
-
-
-def _put_back(tree, arrays, device):
-    if isinstance(tree, dict):
-        if tree.keys() == {_ARRAY}:
-            return to_tensor(arrays[tree[_ARRAY]], device)
-        return {key: _put_back(value, arrays, device) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_put_back(value, arrays, device) for value in tree]
-    return tree
+_STORED = {"identity", "seed", "finished", "rule", "shared", "own"}
 
 
 def _moved(tree, device):
@@ -73,116 +47,20 @@ def _moved(tree, device):
     return [_moved(value, device) for value in tree] if isinstance(tree, list) else tree
 
 
-def _pack(state):  # -> bytes-like
-    arrays = {}
-    header = json.dumps(_take_out(state, arrays)).encode()
-    archive = io.BytesIO()
-    np.savez(archive, header=np.frombuffer(header, np.uint8), **arrays)
-    archive.write(_MARK + hashlib.sha256(archive.getbuffer()).digest())
-    return archive.getbuffer()
-
-
-def _unpack(content, path, device):  # bytes -> state
-    archive, mark, digest = content[:-40], content[-40:-32], content[-32:]
-    reason = "its checksum is wrong, so it was cut off or changed, or is something else"
-    if mark == _MARK and hashlib.sha256(archive).digest() == digest:
-        try:
-            with np.load(io.BytesIO(archive), allow_pickle=False) as stored:
-                arrays = dict(stored)
-            return _put_back(json.loads(arrays["header"].tobytes()), arrays, device)
-        except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-            reason = f"somebody else made it ({error})"
-    raise ValueError(
-        f"{path} is no whole checkpoint: {reason}. Restore it, or remove it to train from the "
-        "start."
-    )
-
-
-def write_checkpoint(path, state):
-    """Write a state to a file, atomically.
-
-    Parameters
-    ----------
-    path : str or path-like
-        Where to. A file of that name is replaced at the very end; ``path`` with ``.part`` added is
-        written to before.
-    state : dict
-        Tensors, numbers, text, None, and lists and dictionaries of them.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written; an older one is then still there.
-    """
-    path = Path(path)
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(_pack(state))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-    if hasattr(os, "O_DIRECTORY"):  # the new name itself is on disk once its directory is
-        directory = os.open(path.parent, os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-
-
-def read_checkpoint(path, device="cpu"):
-    """Return the state in a file.
-
-    Parameters
-    ----------
-    path : str or path-like
-        A file that `write_checkpoint` wrote.
-    device : str or torch.device, default="cpu"
-        Where to put its tensors.
-
-    Returns
-    -------
-    dict
-        The state.
-
-    Raises
-    ------
-    OSError
-        If there is no such file, or it cannot be read.
-    ValueError
-        If it is no whole checkpoint; the message names it.
-    """
-    return _unpack(Path(path).read_bytes(), path, device)
-
-
-def _plain(value):  # numbers of numpy as those of Python, which they equal
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, tuple):
-        return tuple(map(_plain, value))
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    return value
-
-
-def _describe(value):  # of a parameter, the same in every process
-    value = _plain(value)
-    if hasattr(value, "__array__") or isinstance(value, torch.Tensor | list):
-        return f"{np.shape(value)} {_checksum([to_tensor(value)])}"
-    simple = value is None or isinstance(value, bool | int | float | str | tuple | dict)
-    return repr(value) if simple else getattr(value, "__qualname__", type(value).__qualname__)
-
-
-def _checksum(tensors):
-    checksum = 0
-    for tensor in tensors:
-        array = np.ascontiguousarray(to_numpy(tensor))
-        checksum = zlib.crc32(f"{array.shape} {array.dtype}".encode(), checksum)
-        checksum = zlib.crc32(array.reshape(-1).view(np.uint8), checksum)
-    return f"{checksum:08x}"
+def _check(state, atoms):
+    """Raise ValueError if a state of training holds what training never makes."""
+    states = [state["atoms"]] if state["finite"] is None else [state["atoms"], state["finite"][0]]
+    if not all(torch.isfinite(found).all() for found in states):
+        raise ValueError("its atoms are not finite")
+    progress = state["progress"]
+    counters = [state["n_updates"], progress["n_batches"], progress["n_samples"]]
+    if not all(isinstance(n, int) and n >= 0 for n in counters):
+        raise ValueError(f"its counters {counters} are not all natural numbers")
+    if progress["unused"].shape != atoms.shape[:1]:
+        raise ValueError(f"it counts the use of {len(progress['unused'])} of {len(atoms)} atoms")
+    for generator in (state["generator"], progress["plan_state"]):
+        if generator is not None:
+            torch.Generator().set_state(generator.cpu())
 
 
 class Checkpoint:
@@ -195,7 +73,7 @@ class Checkpoint:
     Parameters
     ----------
     path : str or path-like
-        The file.
+        The file, in a directory that exists. A link is followed, and a mode is kept.
     every_n_updates : int, default=None
         Write after at least so many updates; rounded up to rounds of training, which have ten.
     every_seconds : float, default=60.0
@@ -206,11 +84,20 @@ class Checkpoint:
     Notes
     -----
     The file is refused, with a ValueError that names it, if it is damaged, or if it belongs to
-    another learner, other parameters or other data (of a stream, another first batch; of several
-    processes, at most 16384 rows of each are compared). ``max_iter``, ``tol`` and
-    ``n_iter_no_change`` may change, to train longer, and so may what is no part of training.
+    another learner, other parameters or other data. ``max_iter``, ``tol`` and ``n_iter_no_change``
+    may change, to train longer, and so may what is no part of training. Data are compared by a
+    checksum of their values and of which are missing: of an array, all; of a large memory map or a
+    dataset, the rows, at most 16384 or 64 MiB, that initial atoms are chosen from; of a stream,
+    the first batches up to that size, and the size of the first. An array, a memory map, a dataset
+    and a stream of the same rows are different data. So are those of another number of processes;
+    each compares its own.
 
-    A file is that of one fit. A search makes many, which refuse one another's: search without.
+    A file is that of one fit at a time. While one is training, another that is given the same file
+    is refused before it trains. The operating system lets the lock go when a process ends, however
+    that ends; over NFS it needs a server that keeps locks. A search makes many fits, of other
+    parameters or other data, so that its second one is refused: search without.
+
+    Of several processes the first one's `Checkpoint` counts; the others need none.
 
     Learners that write no checkpoints, such as that of SPORCO, refuse this callback.
 
@@ -260,25 +147,104 @@ class Checkpoint:
 class Recorder:
     """The checkpoint of one fit, if its estimator has one among its callbacks.
 
+    To be used as a context, which keeps the file from other fits.
+
     Parameters
     ----------
     estimator : estimator
         Asked for its callbacks and parameters.
-    team : Team, default=None
-        Processes that train together; the first of them reads and writes.
     """
 
-    def __init__(self, estimator, team=None):
+    def __init__(self, estimator):
         found = [c for c in getattr(estimator, "_skl_callbacks", []) if isinstance(c, Checkpoint)]
-        self._checkpoint, self._team = found[0] if found else None, team
+        self._checkpoint = found[0] if found else None
         self._estimator = estimator
-        self._rule = [_plain(estimator.tol), int(estimator.n_iter_no_change)] if found else None
-        self._stored = self._read() if found else None
+        self._team = self._lock = self._stored = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self._lock is not None:
+            self._lock.release()
+
+    def open(self, generator, team=None):
+        """Take hold of the file, and seed the generator as the fit in it did, if there is one.
+
+        Parameters
+        ----------
+        generator : torch.Generator
+            What the fit draws from.
+        team : Team, default=None
+            Processes that train together; the first of them reads and writes.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, cannot be written, or is that of a fit which is training.
+        """
+        self._team, error = team, None
+        if self._checkpoint is not None and self._rank == 0:
+            self._path = os.path.realpath(self._checkpoint.path)
+            try:
+                self._stored = self._take_hold()
+            except (ValueError, OSError) as caught:
+                error = caught
+        if team is not None:
+            error = self._share(error)
+        if error is not None:
+            raise error
+        if self._stored is not None:
+            generator.manual_seed(self._stored["seed"])
+
+    def _take_hold(self):  # -> the state in the file, None if there is none to go on from
+        path = self._checkpoint.path
+        self._lock = FileLock(self._path)
+        try:
+            free = self._lock.acquire()
+        except OSError as error:
+            raise ValueError(
+                f"The checkpoint {path} cannot be written: {error.strerror}. Make its directory, "
+                "or pass another path."
+            ) from error
+        if not free:
+            raise ValueError(
+                f"The checkpoint {path} is that of another fit, which is training. Wait for its "
+                "end, stop it, or pass another path."
+            )
+        remove_parts(self._path)
+        if not (self._checkpoint.resume and os.path.exists(self._path)):
+            return None
+        stored = read_checkpoint(path)
+        with named_checkpoint(path):
+            if stored.keys() != _STORED:
+                raise ValueError(f"it holds {sorted(stored)}, expected {sorted(_STORED)}")
+            if not isinstance(stored["identity"], dict):
+                raise ValueError("it does not say whose it is")
+            if not (isinstance(stored["seed"], int) and 0 <= stored["seed"] < 2**63):
+                raise ValueError(f"its seed is {stored['seed']!r:.50}")
+        return stored
+
+    def _share(self, error):  # -> the first process's error
+        """Take over what the first process has: its settings, what it read, or its error."""
+        has_one = self._checkpoint is not None
+        mine = []
+        if has_one and self._team.rank == 0:
+            settings = vars(self._checkpoint) | {"path": str(self._checkpoint.path)}
+            text = None if error is None else str(error)
+            mine = [pack({"settings": settings, "stored": self._stored, "error": text})]
+        (someone,) = self._team.any(has_one)
+        first = self._team.first(mine)
+        if not first:
+            text = "Give the Checkpoint to the first of the processes, which writes it."
+            return ValueError(text) if someone else None
+        first = unpack(first[0], "what the first process sent")
+        self._checkpoint, self._stored = Checkpoint(**first["settings"]), first["stored"]
+        return error or (first["error"] and ValueError(first["error"]))
 
     @property
-    def seed(self):
-        """The seed of the fit that goes on, or None."""
-        return self._stored and self._stored["seed"]
+    def _rule(self):
+        return [plain(self._estimator.tol), int(self._estimator.n_iter_no_change)]
 
     @property
     def finished(self):
@@ -289,8 +255,19 @@ class Recorder:
     def _rule_changed(self):
         return self._stored["rule"] != self._rule
 
-    def begin(self, trainer, source, stopping, *, seed, sample):
-        """Bring training to where the file left it, and watch it from there.
+    def recognise(self, source, sample, mask=None, *, seed):
+        """Compare the fit in the file with this one.
+
+        Parameters
+        ----------
+        source : source of batches
+            This process's data.
+        sample : Tensor of shape (n_samples, n_features), or iterable of Tensor
+            The same, or what stands for them.
+        mask : Tensor of shape (n_samples, n_features), default=None
+            0 where they are missing.
+        seed : int
+            Seed of this fit's generator.
 
         Raises
         ------
@@ -299,79 +276,121 @@ class Recorder:
         """
         if self._checkpoint is None:
             return
-        self._trainer, self._source, self._stopping = trainer, source, stopping
-        self._seed = seed
-        rank = 0 if self._team is None else self._team.rank
-        parameters = self._estimator.get_params(deep=False)
-        if "dict_init" in parameters:
-            parameters["dict_init"] = dictionary_of(parameters["dict_init"])
-        self._identity = {k: _describe(v) for k, v in parameters.items() if k not in _FREE} | {
-            "learner": type(self._estimator).__name__,
-            "processes": 1 if self._team is None else self._team.size,
-            "data": f"{len(sample)} samples, checksum {_checksum(sample.split(2**14))}"
-            if isinstance(sample, torch.Tensor)
-            else f"{len(sample)} images, checksum {_checksum(sample)}",
-        }
-        if rank == 0 and isinstance(self._estimator.random_state, Integral):
-            self._identity["random_state"] = str(self._estimator.random_state)
+        self._seed, self._written = seed, (0, time.monotonic())
+        self._identity = self._identify(data_of(source, sample, mask))
         if self._stored is not None:
             self._compare()
-            state = self._stored["shared"] | self._stored["own"][rank]
-            state = _moved(state, trainer.optimizer.atoms.device)
-            trainer.load(TrainingState.from_dict(state), stopping)
-            if self._rule_changed:
-                stopping.forgive()
-        self._written = trainer.n_steps, time.monotonic()
 
-    def end(self, *, finished):
-        """Write the state at the end of training, or of the last round if it was interrupted."""
-        if self._checkpoint is not None:
-            if finished is not None:
-                self._trainer.mark(self._source, self._stopping)
-            self._write(finished=bool(finished))
+    def _found(self):  # -> what this process has in the file, by name
+        return self._stored["shared"] | self._stored["own"][self._rank]
 
-    def at_round(self, trainer):
-        """Write the state of the last round if it is time."""
+    @property
+    def _rank(self):
+        return 0 if self._team is None else self._team.rank
+
+    def found_search(self):
+        """Return the state of the search in the file; None if there is none, or it has ended."""
+        if self._stored is None or "search" not in self._stored["shared"]:
+            return None
+        with named_checkpoint(self._checkpoint.path):
+            return SearchState.from_dict(self._found()["search"] | self._found()["codes"])
+
+    def in_training(self):
+        """Return whether the file is that of a fit whose search, if it has one, has ended."""
+        return self._stored is not None and "search" not in self._stored["shared"]
+
+    def begin(self, trainer, stopping):
+        """Bring training to where the file left it.
+
+        Raises
+        ------
+        ValueError
+            If the file was made by somebody else.
+        """
         if self._checkpoint is None:
             return
-        n_steps, (last_update, last_time) = trainer.n_steps, self._written
-        n, seconds = self._checkpoint.every_n_updates, self._checkpoint.every_seconds
-        due = n is not None and abs(n_steps - last_update) >= n  # divergence takes updates back
-        due = due or (seconds is not None and time.monotonic() - last_time >= seconds)
-        if self._team is not None:
-            (due,) = self._team.any(due)
-        if due:
-            self._write(finished=False)
+        if self.in_training():
+            with named_checkpoint(self._checkpoint.path):
+                atoms, state = trainer.optimizer.atoms, self._found()
+                _check(state, atoms)
+                trainer.load(TrainingState.from_dict(_moved(state, atoms.device)), stopping)
+            if self._rule_changed:
+                stopping.forgive()
+        try:
+            pack(trainer.optimizer.fresh_state())
+        except ValueError as error:
+            raise ValueError(
+                f"No checkpoint can be written of optimizer={self._estimator.optimizer!r}: {error}."
+            ) from error
+        self._written = trainer.n_steps, time.monotonic()
 
-    def _write(self, *, finished):
-        shared = self._trainer.state.as_dict()
+    def _identify(self, data):  # -> the first process's, which compares for all
+        parameters = parameters_of(self._estimator)
+        parts = [data.encode()] if self._team is None else self._team.gather_bytes(data.encode())
+        random_state = parameters["random_state"]
+        identity = {name: text for name, text in parameters.items() if name not in _FREE} | {
+            "learner": type(self._estimator).__name__,
+            "processes": len(parts),
+            "data": "; ".join(part.decode() for part in parts),
+        }
+        if random_state.isdigit():
+            identity["random_state"] = random_state
+        if self._team is None:
+            return identity
+        return json.loads(self._team.first([json.dumps(identity).encode()])[0])
+
+    def at_round(self, trainer):
+        """Write the state of the last round of training if it is time."""
+        if self._is_due(trainer.n_steps):
+            self.end(trainer, finished=False)
+
+    def at_search_epoch(self, state):
+        """Write the state of a search if it is time; an epoch of it counts for a round."""
+        if self._is_due(10 * state.epoch):
+            self.end_search(state)
+
+    def end(self, trainer, *, finished):
+        """Write the state of the last round of training."""
+        shared = trainer.state.as_dict()
         own = {name: shared.pop(name) for name in ("progress", "generator")}
+        self._write(shared, own, trainer.n_steps, finished=finished)
+
+    def end_search(self, state):
+        """Write the state of a search."""
+        search = state.as_dict()
+        codes = {name: search.pop(name) for name in ("codes", "best_codes")}
+        self._write({"search": search}, {"codes": codes}, 10 * state.epoch, finished=False)
+
+    def _is_due(self, n_updates):
+        if self._checkpoint is None:
+            return False
+        last_update, last_time = self._written
+        n, seconds = self._checkpoint.every_n_updates, self._checkpoint.every_seconds
+        due = n is not None and abs(n_updates - last_update) >= n  # divergence takes updates back
+        due = due or (seconds is not None and time.monotonic() - last_time >= seconds)
+        return due if self._team is None else self._team.any(due)[0]
+
+    def _write(self, shared, own, n_updates, *, finished):
+        if self._checkpoint is None:
+            return
         everyone = [own]
         if self._team is not None:
-            packed = self._team.gather_bytes(_pack(own))
-            everyone = [_unpack(part, self._checkpoint.path, "cpu") for part in packed]
+            packed = self._team.gather_bytes(pack(own))
+            everyone = [unpack(part, self._checkpoint.path) for part in packed]
         state = {"identity": self._identity, "seed": self._seed}
         state |= {"finished": finished, "rule": self._rule}
-        self._written = self._trainer.n_steps, time.monotonic()
-        if self._team is not None and self._team.rank > 0:
+        self._written = n_updates, time.monotonic()
+        if self._rank > 0:
             return
         try:
-            write_checkpoint(self._checkpoint.path, state | {"shared": shared, "own": everyone})
-        except OSError as error:
+            write_checkpoint(self._path, state | {"shared": shared, "own": everyone})
+        except (OSError, ValueError) as error:
             warnings.warn(
-                f"The checkpoint of update {self._trainer.n_steps} could not be written: {error}. "
+                f"The checkpoint of update {n_updates} could not be written: {error}. "
                 "Training goes on; an older checkpoint is as it was.",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=users_level(),
             )
-
-    def _read(self):
-        path, found = Path(self._checkpoint.path), []
-        if self._checkpoint.resume and path.exists():
-            found = [path.read_bytes()]
-        if self._team is not None:
-            found = self._team.first(found)
-        return _unpack(found[0], path, "cpu") if found else None
 
     def _compare(self):
         stored, present = self._stored["identity"], self._identity

@@ -6,6 +6,7 @@ process with the batches in one.
 """
 
 import importlib
+import json
 import os
 import time
 from contextlib import contextmanager
@@ -101,6 +102,34 @@ class Team:
         sent = to_tensor(np.frombuffer(content, np.uint8))
         return [to_numpy(part).tobytes() for part in self.gather(sent)]
 
+    def check_agreement(self, facts):
+        """Raise the same error in every process unless all have the same facts.
+
+        Parameters
+        ----------
+        facts : dict of str to str
+            What this process has, by name.
+
+        Raises
+        ------
+        ValueError
+            If processes differ; it says in what, and which has what.
+        """
+        everyone = [json.loads(part) for part in self.gather_bytes(json.dumps(facts).encode())]
+        differ = []
+        for name in dict.fromkeys(name for found in everyone for name in found):
+            ranks = {}
+            for rank, found in enumerate(everyone):
+                ranks.setdefault(found.get(name), []).append(str(rank))
+            if len(ranks) > 1:
+                pairs = (f"{value} on rank {', '.join(who)}" for value, who in ranks.items())
+                differ.append(f"{name}: {' but '.join(pairs)}")
+        if differ:
+            raise ValueError(
+                f"The processes that train together do not agree ({'; '.join(differ)}). Call the "
+                "same method of the same learner, with the same parameters, in all of them."
+            )
+
     def broadcast(self, tensor):
         """Return the tensor of the first process, which has the shape of all."""
         sent = tensor.detach().to(self._device).clone()
@@ -156,13 +185,17 @@ def data_parallel(group=None, *, timeout=60.0):
     ------
     RuntimeError
         If the processes were not started together, or if one of them stopped.
+    ValueError
+        In every process, from `fit` and `partial_fit`, if they differ in class, method, parameters,
+        dtype or number of features, or in what they go on from.
 
     Notes
     -----
     Initial atoms and ``alpha`` are chosen from samples of all processes, at most 16384 of each.
-    ``random_state`` of the first process counts, so that None works. Shares may differ in size: a
-    process that has no samples left in an epoch waits for the others. A checkpoint is read and
-    written by the first process, and goes on with the same number of processes.
+    ``random_state`` of the first process counts, so that None works; ``device`` and ``verbose`` are
+    each one's own. Shares may differ in size: a process that has no samples left in an epoch waits
+    for the others. A checkpoint is read and written by the first process, whose callback counts,
+    and goes on with the same number of processes. Other callbacks may be in any of them.
 
     Examples
     --------

@@ -1,0 +1,106 @@
+"""A fit as its onlookers see it: callbacks, Ctrl-C, the checkpoint, the printed lines."""
+
+import time
+
+from skpudle._learners.notices import divergence, print_progress, print_search
+from skpudle._training.interrupts import Interrupts
+from skpudle._training.loop import Diverged, Interrupted
+from skpudle.initialization import advance, begin, is_done
+
+__all__ = ["Course"]
+
+
+class Course:
+    """One call of `fit`, phase by phase.
+
+    Parameters
+    ----------
+    learner : estimator
+        What is fitted.
+    recorder : Recorder
+        Its checkpoint.
+    team : Team or None
+        The processes that train together.
+    given : dict
+        What callbacks get: the estimator and its input.
+    max_iter : int
+        Largest number of epochs of training.
+    """
+
+    def __init__(self, learner, recorder, team, *, given, max_iter):
+        self.learner, self.recorder, self.team = learner, recorder, team
+        self.given, self.max_iter = given, max_iter
+        self.interrupts = Interrupts()
+        # the search is one task more
+        self.root = learner._init_callback_context(max_subtasks=max_iter + 1)
+        self.root.call_on_fit_task_begin(**given)
+
+    def end(self):
+        """Tell callbacks that all has ended."""
+        self.root.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
+
+    def search(self, problem, atoms, fitted):
+        """Search for atoms, from given ones or from where the checkpoint left it.
+
+        ``fitted(atoms)`` returns the attributes of a learner with these atoms.
+        """
+        state = self.recorder.found_search() or begin(problem, atoms)
+        task = self.root.subcontext(task_name="search", max_subtasks=None)
+        task.call_on_fit_task_begin(**self.given)
+        stopped = False
+        while not (stopped or is_done(state)):
+            epoch = task.subcontext(task_name="epoch of the search")
+            epoch.call_on_fit_task_begin(**self.given)
+            state = advance(problem, state)
+            if self.learner.verbose:
+                print_search(state)
+            found = state.best_atoms
+            stopped = epoch.call_on_fit_task_end(
+                **self.given, reconstruction_attributes=lambda found=found: fitted(found)
+            )
+            stopped = self._agreed(stopped or self.interrupts.pending)
+            self.recorder.at_search_epoch(state)
+        task.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
+        if self.interrupts.pending:
+            self.recorder.end_search(state)
+        return state
+
+    def train(self, trainer, source, stopping, fitted):
+        """Train epoch by epoch, and return whether that ended as it should.
+
+        ``fitted()`` returns the attributes of the learner as it is.
+        """
+        if self.interrupts.pending:  # in the search
+            self.learner._take(fitted())
+            raise Interrupted(trainer.n_steps)
+        started = time.perf_counter(), trainer.n_steps
+        converged, stopped = self.recorder.finished, False
+        while len(trainer.loss_curve) < self.max_iter and not (converged or stopped):
+            if trainer.n_steps >= stopping.n_updates:  # a stream may have more batches than before
+                break
+            task = self.root.subcontext(task_name="epoch")
+            task.call_on_fit_task_begin(**self.given)
+            try:
+                trainer.replace_unused(source)
+                converged = trainer.run_epoch(source, stopping).converged
+            except (Diverged, Interrupted) as error:
+                self.leave(error, trainer, fitted)
+            if self.learner.verbose:
+                print_progress(trainer, self.max_iter, stopping.n_updates, *started)
+            stopped = task.call_on_fit_task_end(**self.given, reconstruction_attributes=fitted)
+            stopped = self._agreed(stopped)
+        trainer.mark(source, stopping)
+        self.recorder.end(trainer, finished=converged or stopped)
+        self.learner._take(fitted())
+        return converged or stopped
+
+    def leave(self, error, trainer, fitted):
+        """Leave training that diverged or was interrupted, with what has been learned."""
+        self.learner._take(fitted())
+        if isinstance(error, Diverged):
+            raise divergence(self.learner, error.update) from error
+        self.recorder.end(trainer, finished=False)
+        raise error
+
+    def _agreed(self, flag):
+        return bool(flag) if self.team is None else self.team.any(bool(flag))[0]

@@ -1,0 +1,244 @@
+"""The format of a checkpoint: a tree of numbers, text and tensors as a file.
+
+A file is an npz archive without pickled objects: arrays, and a header in JSON that says where they
+belong. The last 40 bytes are a mark and the SHA-256 of all before, so that a file that was cut off
+or changed in a single bit is refused. It is written beside the old one, forced to disk, and then
+renamed, so that there is a whole one at every moment.
+"""
+
+import hashlib
+import io
+import json
+import os
+import secrets
+import stat
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from skpudle._data.arrays import to_numpy, to_tensor
+
+__all__ = [
+    "MARK",
+    "named_errors",
+    "pack",
+    "read_arrays",
+    "read_checkpoint",
+    "remove_parts",
+    "unpack",
+    "write_checkpoint",
+]
+
+MARK = b"skpudle1"
+
+_ARRAY = "<array>"  # the key of a reference to an array inside the header
+
+# ---------------------------------------------------------------------------- arrays
+
+
+@contextmanager
+def named_errors(file, what, advice):
+    """Turn every error of reading a file that anybody can have made into one that names it.
+
+    Parameters
+    ----------
+    file : str or path-like
+        The file's name.
+    what : str
+        What it should be, after "is no".
+    advice : str
+        What to do.
+    """
+    try:
+        yield
+    except Exception as error:  # what a damaged archive provokes is nowhere written down
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{file} is no {what}: {reason.rstrip('.'):.500}. {advice}") from error
+
+
+def read_arrays(content):
+    """Return the arrays of an npz archive by name, in no more memory than it has bytes.
+
+    Parameters
+    ----------
+    content : bytes-like
+        The archive.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Its arrays.
+
+    Raises
+    ------
+    ValueError
+        If members are compressed or overlap, so that they might swell. Damaged archives raise
+        errors of many kinds; see `named_errors`.
+    """
+    content = io.BytesIO(content)
+    with zipfile.ZipFile(content) as archive:
+        members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("its arrays are compressed, which they may not be; write them by np.savez")
+    if sum(member.file_size for member in members) > content.getbuffer().nbytes:
+        raise ValueError("its arrays are larger than the file")
+    with np.load(content, allow_pickle=False) as stored:
+        return dict(stored)
+
+
+# ---------------------------------------------------------------------------- states
+
+
+def _take_out(tree, arrays, path="state"):
+    """Return the tree with references in place of its tensors, which go to ``arrays``."""
+    if isinstance(tree, np.generic):
+        tree = tree.item()
+    if isinstance(tree, torch.Tensor) and tree.dtype != torch.bfloat16:  # NumPy has none
+        path = f"{path}#{len(arrays)}" if path in arrays else path
+        arrays[path] = to_numpy(tree)
+        return {_ARRAY: path}
+    if isinstance(tree, dict) and all(isinstance(key, str) and key != _ARRAY for key in tree):
+        return {key: _take_out(value, arrays, f"{path}.{key}") for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_take_out(value, arrays, f"{path}.{i}") for i, value in enumerate(tree)]
+    if tree is None or isinstance(tree, str | int | float):
+        return tree
+    raise ValueError(
+        f"{path} is a {type(tree).__name__}, but a checkpoint holds tensors, numbers, text, None, "
+        "and lists and dictionaries by names of them"
+    )
+
+
+def _put_back(tree, arrays, device):
+    if isinstance(tree, dict):
+        if tree.keys() == {_ARRAY}:
+            return to_tensor(arrays.pop(tree[_ARRAY]), device)
+        return {key: _put_back(value, arrays, device) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_put_back(value, arrays, device) for value in tree]
+    return tree
+
+
+def pack(state):  # -> bytes-like
+    """Return a state as the content of a file.
+
+    Raises
+    ------
+    ValueError
+        If it holds something that no file does; the message says what and where.
+    """
+    arrays = {}
+    header = json.dumps(_take_out(state, arrays)).encode()
+    archive = io.BytesIO()
+    np.savez(archive, header=np.frombuffer(header, np.uint8), **arrays)
+    archive.write(MARK + hashlib.sha256(archive.getbuffer()).digest())
+    return archive.getbuffer()
+
+
+def unpack(content, file, device="cpu"):  # bytes -> state
+    """Return the state in the content of a file, which errors name."""
+    with named_checkpoint(file):
+        archive, mark, digest = content[:-40], content[-40:-32], content[-32:]
+        if mark != MARK or hashlib.sha256(archive).digest() != digest:
+            raise ValueError(
+                "its checksum is wrong, so it was cut off or changed, or is something else"
+            )
+        arrays = read_arrays(archive)
+        state = _put_back(json.loads(arrays.pop("header").tobytes()), arrays, device)
+        if arrays:
+            raise ValueError(f"nothing refers to its arrays {sorted(arrays)}")
+        return state
+
+
+def named_checkpoint(file):
+    """Return `named_errors` for a checkpoint."""
+    return named_errors(
+        file, "whole checkpoint", "Restore it, or remove it to train from the start."
+    )
+
+
+# ---------------------------------------------------------------------------- files
+
+
+def _part(path):  # of a file that is being written
+    return f"{path.name}.{secrets.token_hex(4)}.part"
+
+
+def remove_parts(path):
+    """Remove what processes left that were killed while they wrote this file."""
+    path = Path(path)
+    for name in os.listdir(path.parent):
+        token = name.removeprefix(f"{path.name}.").removesuffix(".part")
+        if len(name) == len(_part(path)) and name == f"{path.name}.{token}.part":
+            (path.parent / name).unlink(missing_ok=True)
+
+
+def write_checkpoint(path, state):
+    """Write a state to a file, atomically.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Where to. A file of that name is replaced at the very end, and keeps its mode; a link is
+        followed. Until then a file of another name, which ends in ``.part``, is beside it.
+    state : dict
+        Tensors, numbers, text, None, and lists and dictionaries of them.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written; an older one is then still there.
+    ValueError
+        If the state holds something else.
+    """
+    path = Path(os.path.realpath(path))
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
+    part = path.with_name(_part(path))
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    # readable by others only if what it replaces is, at no moment else; umask rules what is new
+    descriptor = os.open(part, flags, 0o666 if mode is None else 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(pack(state))
+            file.flush()
+            os.fsync(file.fileno())
+        if mode is not None:
+            part.chmod(mode)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    if hasattr(os, "O_DIRECTORY"):  # the new name itself is on disk once its directory is
+        directory = os.open(path.parent, os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def read_checkpoint(path, device="cpu"):
+    """Return the state in a file.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A file that `write_checkpoint` wrote.
+    device : str or torch.device, default="cpu"
+        Where to put its tensors.
+
+    Returns
+    -------
+    dict
+        The state.
+
+    Raises
+    ------
+    OSError
+        If there is no such file, or it cannot be read.
+    ValueError
+        If it is no whole checkpoint; the message names it.
+    """
+    return unpack(Path(path).read_bytes(), path, device)

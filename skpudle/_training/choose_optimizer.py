@@ -1,0 +1,96 @@
+"""The optimiser that a learner's parameters ask for."""
+
+import inspect
+from contextlib import contextmanager
+
+import torch
+
+from skpudle.optimizers import GradientOptimizer, SurrogateOptimizer
+
+__all__ = ["make_optimizer"]
+
+_NAMED = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+
+
+def _raise_interrupt(error):
+    """Raise Ctrl-C again, of which torch makes other errors while it imports what it needs late."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+        error = error.__cause__ or error.__context__
+
+
+@contextmanager
+def _named(name, params):
+    """Name what was asked for in the errors of whoever takes the parameters."""
+    try:
+        yield
+    except Exception as error:  # of whoever wrote the optimiser
+        _raise_interrupt(error)
+        raise ValueError(
+            f"optimizer={name!r} takes no such optimizer_params as {params!r}, or no gradients of "
+            f"atoms ({error}); pass keyword arguments that it has, its learning rate as "
+            "learning_rate, or another optimiser, such as 'adam'."
+        ) from error
+
+
+def make_optimizer(name, atoms, project, *, learning_rate, data_scale, params=None):
+    """Return the optimiser for the given atoms.
+
+    Parameters
+    ----------
+    name : {"adam", "sgd", "surrogate"} or type
+        The optimiser, or a subclass of `torch.optim.Optimizer`.
+    atoms : Tensor of shape (n_components, ...)
+        Initial atoms.
+    project : callable
+        Returns the nearest atoms inside the constraints.
+    learning_rate : float
+        Learning rate; the surrogate has none.
+    data_scale : float
+        Mean squared norm of a sample. A gradient is proportional to it; Adam sees it in this unit,
+        which makes training independent of the units of the data.
+    params : dict, default=None
+        Keyword arguments of the optimiser. What Adam compares with gradients, its ``eps`` and
+        ``weight_decay``, is in the units of these.
+
+    Returns
+    -------
+    GradientOptimizer or SurrogateOptimizer
+        The optimiser.
+
+    Raises
+    ------
+    ValueError
+        If the optimiser is no such class, one whose step needs a closure, one without such
+        parameters, or one that cannot make a step along a gradient.
+    """
+    params = dict(params or {})
+    if name == "surrogate":
+        with _named(name, params):
+            return SurrogateOptimizer(atoms, project, **params)
+    optimizer_class = _NAMED.get(name, name)
+    defaults = {}
+    if optimizer_class is torch.optim.Adam:
+        # squares of gradients as they come would leave the range of float32; fused is the fastest,
+        # and torch refuses it beside foreach
+        defaults = {"gradient_unit": data_scale or 1.0, "fused": "foreach" not in params}
+        with _named(name, params):
+            for key in params.keys() & {"eps", "weight_decay"}:
+                params[key] = params[key] / defaults["gradient_unit"]
+    if not issubclass(optimizer_class, torch.optim.Optimizer):
+        raise ValueError(
+            f"optimizer={optimizer_class.__name__} is no subclass of torch.optim.Optimizer; pass "
+            "one, or 'adam', 'sgd' or 'surrogate'."
+        )
+    closure = inspect.signature(optimizer_class.step).parameters.get("closure")
+    if closure is not None and closure.default is not None:
+        raise ValueError(
+            f"optimizer={optimizer_class.__name__} evaluates the loss by itself (its step needs a "
+            "closure); pass an optimiser that takes one gradient at a time, such as 'adam'."
+        )
+    with _named(name, params):
+        rest = defaults | params
+        return GradientOptimizer(
+            atoms, optimizer_class, project, learning_rate=learning_rate, **rest
+        )

@@ -1,0 +1,101 @@
+"""What a fit is, in short texts that are the same in every process and in every run.
+
+By them a checkpoint knows the fit that it belongs to, and processes that train together find out
+whether they do the same.
+"""
+
+import zlib
+from itertools import chain
+
+import numpy as np
+import torch
+
+from skpudle._data.arrays import to_numpy, to_tensor
+from skpudle._data.foreign import dictionary_of
+
+__all__ = ["data_of", "parameters_of", "plain", "task_of"]
+
+# Parameters in which processes may differ that train one dictionary.
+_OWN = {"device", "random_state", "verbose"}
+
+
+def plain(value):
+    """Return numbers of NumPy as those of Python, which they equal, and names in one order."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, tuple):
+        return tuple(map(plain, value))
+    if isinstance(value, dict):
+        return {name: plain(value[name]) for name in sorted(value, key=str)}
+    return value
+
+
+def _text(value):
+    value = plain(value)
+    if hasattr(value, "__array__") or isinstance(value, torch.Tensor | list):
+        return f"{np.shape(value)} {_checksum([to_tensor(value)])}"
+    simple = value is None or isinstance(value, bool | int | float | str | tuple | dict)
+    return repr(value) if simple else getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def parameters_of(estimator):
+    """Return the parameters of an estimator, by name, as short texts."""
+    parameters = estimator.get_params(deep=False)
+    if "dict_init" in parameters:
+        parameters["dict_init"] = dictionary_of(parameters["dict_init"])
+    return {name: _text(value) for name, value in parameters.items()}
+
+
+def _checksum(tensors):
+    checksum = 0
+    for tensor in tensors:
+        array = np.ascontiguousarray(to_numpy(tensor))
+        checksum = zlib.crc32(f"{array.shape} {array.dtype}".encode(), checksum)
+        checksum = zlib.crc32(array.reshape(-1).view(np.uint8), checksum)
+    return f"{checksum:08x}"
+
+
+def data_of(source, sample, mask=None):
+    """Return what recognises data: their kind, their size and a checksum.
+
+    Parameters
+    ----------
+    source : source of batches
+        See `skpudle._data.batches`.
+    sample : Tensor of shape (n_samples, n_features), or collection of Tensor
+        The data, or those that stand for them.
+    mask : Tensor of shape (n_samples, n_features), default=None
+        0 where values are missing.
+    """
+    kind = type(source).__name__.strip("_")
+    if not isinstance(sample, torch.Tensor):
+        return f"{kind} of {len(sample)} images, checksum {_checksum(sample)}"
+    parts = sample.split(2**14)
+    if mask is not None:  # what fills a gap is the mean of its column, as a value can be
+        parts = chain(parts, (part.bool() for part in mask.split(2**14)))
+    first = getattr(source, "first_batch", None)
+    batch = "" if first is None else f", the first batch of {first}"
+    return f"{kind} of {len(sample)} samples{batch}, checksum {_checksum(parts)}"
+
+
+def task_of(estimator, method, sample):
+    """Return what processes have to agree in that train one dictionary, by name.
+
+    Parameters
+    ----------
+    estimator : estimator
+        In one of these processes.
+    method : {"fit", "partial_fit"}
+        The method that was called.
+    sample : Tensor of shape (n_samples, n_features)
+        Rows of its data.
+    """
+    task = {"class": type(estimator).__name__, "method": method}
+    task |= {n: text for n, text in parameters_of(estimator).items() if n not in _OWN}
+    task["n_features"] = str(sample.shape[1])
+    if method == "fit" or not hasattr(estimator, "components_"):
+        return task | {"dtype": str(sample.dtype).removeprefix("torch.")}
+    return task | {
+        "components_": _text(estimator.components_),
+        "n_steps_": _text(estimator.n_steps_),
+    }

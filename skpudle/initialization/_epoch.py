@@ -1,0 +1,273 @@
+r"""An epoch of `skpudle.initialization`: codes for given atoms, and what they tell about these.
+
+Everything that a decision or new atoms depend on is a sum over samples, and over the processes that
+have others.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skpudle.initialization._compiled import (
+    add_moments,
+    add_second_moments,
+    in_parts,
+    refit_rows,
+    removals,
+    solve_rows,
+    sort_by_atom,
+    subtract_synthesis,
+    sweep,
+)
+from skpudle.operators import project_atoms
+
+__all__ = ["Codes", "Epoch", "Problem"]
+
+# Sweeps over the atoms an epoch; they cost a tenth of the codes.
+_SWEEPS = 2
+
+# Codes are solved until no coordinate moves the optimality condition by more than this share of
+# alpha. They go on from there in the next epoch.
+_TOLERANCE = 1e-2
+
+# Atoms enter a working set if they come near to the largest violation, so that few enter in vain.
+_SHARE = 0.6
+_MAX_WORKING_SETS = 20
+_MAX_SWEEPS = 100
+
+# Least squares on the supports start from the lasso's codes and end here, on the same scale.
+_REFIT_TOLERANCE = 1e-4
+
+# The cost of an atom is estimated from so many samples that use it.
+_USERS = 64
+_POWER_ITERATIONS = 8
+# The halves of an atom are d + h v and d - h v, with v of norm 1.
+_HALF = 0.5
+# Atoms that take over most from a removed one stay.
+_HEIRS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """Sparse codes: row ``i`` has ``value[i, :count[i]]`` at the atoms ``index[i, :count[i]]``."""
+
+    count: Tensor  # (n,) int64
+    index: Tensor  # (n, longest) int32
+    value: Tensor  # (n, longest) float64
+
+    @classmethod
+    def none(cls, n):
+        """Return the codes of so many rows that are zero."""
+        index = torch.zeros(n, 0, dtype=torch.int32)
+        return cls(torch.zeros(n, dtype=torch.int64), index, index.double())
+
+    def arrays(self):
+        """Return the memory of the tensors as arrays."""
+        return np.asarray(self.count), np.asarray(self.index), np.asarray(self.value)
+
+    def widened(self, room):
+        """Return a copy with room for so many entries a row."""
+        n, longest = self.index.shape
+        index, value = self.index.new_empty(n, room), self.value.new_empty(n, room)
+        index[:, :longest], value[:, :longest] = self.index, self.value
+        return Codes(self.count.clone(), index, value)
+
+    def trimmed(self):
+        """Return the codes without the room that no row uses."""
+        longest = int(self.count.max()) if len(self.count) else 0
+        return Codes(self.count, self.index[:, :longest].clone(), self.value[:, :longest].clone())
+
+    def restricted(self, kept):  # (p,) bool
+        """Return the codes of the atoms that are kept, which are numbered anew."""
+        used = torch.arange(self.index.shape[1]) < self.count[:, None]
+        index = torch.where(used, self.index, 0).long()
+        used &= kept[index]
+        order = used.int().argsort(dim=1, descending=True, stable=True)
+        number = (kept.cumsum(0) - 1).int()
+        index, value = number[index].gather(1, order), self.value.gather(1, order)
+        return Codes(used.sum(1), index, value).trimmed()
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The data, as the compiled loops want them, and the objective.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n_samples, n_features)
+        Data, with any number in missing entries. It is searched on the CPU and in float64.
+    alpha : float
+        Penalty.
+    positive_code, positive_atoms : bool
+        Whether codes and atoms are non-negative.
+    mask : Tensor of shape (n_samples, n_features), default=None
+        1 for known entries, 0 for missing ones.
+    team : Team, default=None
+        What sums over processes that have other samples.
+    """
+
+    x: Tensor
+    alpha: float
+    positive_code: bool = False
+    positive_atoms: bool = False
+    mask: Tensor | None = None
+    team: object = None
+
+    def __post_init__(self):
+        x = self.x.detach().to("cpu", torch.float64)
+        if self.mask is not None:
+            mask = self.mask.detach().to("cpu", torch.float64).contiguous()
+            object.__setattr__(self, "mask", mask)
+            x = torch.where(mask > 0, x, 0.0)
+        object.__setattr__(self, "x", x.contiguous())
+
+    def thinned(self, stride):
+        """Return the problem for the samples at this distance from each other."""
+        if stride == 1:
+            return self
+        mask = None if self.mask is None else self.mask[::stride]
+        return replace(self, x=self.x[::stride], mask=mask)
+
+    def total(self, *tensors):
+        """Return sums over all processes."""
+        return tensors if self.team is None else self.team.sum(*tensors)
+
+    def project(self, atoms):
+        """Return the nearest atoms of the constraint set."""
+        return project_atoms(atoms, positive=self.positive_atoms)
+
+
+class Epoch:
+    """Codes for the atoms of an epoch, and what they tell about these."""
+
+    def __init__(self, problem, atoms, codes, *, refit=False):
+        self.problem, self.atoms = problem, atoms
+        n, p, m = len(problem.x), len(atoms), atoms.shape[1]
+        codes = codes.widened(max(codes.index.shape[1], min(p, m + 8)))
+        correlation = np.asarray(problem.x @ atoms.mT)
+        mask = np.empty((0, m)) if problem.mask is None else np.asarray(problem.mask)
+        gain = np.zeros(n)
+        self._dictionary = np.asarray(atoms), np.asarray(atoms @ atoms.mT)
+        self._options = (problem.alpha, problem.positive_code, _TOLERANCE * problem.alpha, _SHARE,
+                         _MAX_WORKING_SETS, _MAX_SWEEPS)  # fmt: skip
+        arrays = codes.arrays()
+
+        def solve(first, last):
+            part = slice(first, last)
+            solve_rows(*self._dictionary, mask[part], correlation[part], *self._options,
+                       *(array[part] for array in arrays), gain[part])  # fmt: skip
+
+        in_parts(solve, n, 32)
+        self._rows = mask, correlation, gain
+        self.codes = codes.trimmed()
+        self._entries = self._by_atom()
+        a, b, squares = self._moments(self._refitted() if refit else self.codes)
+        objective = (squares - gain.sum()).reshape(1)
+        self.a, self.b, objective = problem.total(a, b, objective)
+        self.objective = float(objective)
+
+    def _by_atom(self):
+        count, index, _ = self.codes.arrays()
+        n_entries = int(count.sum())
+        start = np.zeros(len(self.atoms) + 1, np.int64)
+        row, place = np.empty(n_entries, np.int32), np.empty(n_entries, np.int32)
+        sort_by_atom(count, index, start, row, place)
+        return start, row, place
+
+    def _refitted(self):  # -> least squares on the supports of the codes
+        mask, correlation, _ = self._rows
+        codes = self.codes.widened(self.codes.index.shape[1])
+        arrays, tolerance = codes.arrays(), _REFIT_TOLERANCE * self.problem.alpha
+
+        def refit(first, last):
+            part = slice(first, last)
+            refit_rows(*self._dictionary, mask[part], correlation[part],
+                       self.problem.positive_code, tolerance, _MAX_SWEEPS,
+                       *(array[part] for array in arrays))  # fmt: skip
+
+        in_parts(refit, len(correlation), 32)
+        return codes
+
+    def _residual(self, codes):
+        residual = self.problem.x.clone()
+        subtract_synthesis(*codes.arrays(), np.asarray(self.atoms), np.asarray(residual))
+        return residual
+
+    def _moments(self, codes):
+        x, mask = self.problem.x, self.problem.mask
+        squares = 0.5 * x.square().sum()
+        if mask is not None:
+            # The objective with entries completed by D z touches the masked one from above.
+            x = torch.where(mask > 0, x, x - self._residual(codes))
+        p, m = self.atoms.shape
+        a, b = x.new_zeros(p, p), x.new_zeros(p, m)
+        arrays = *self._entries, *codes.arrays(), np.asarray(x), np.asarray(a), np.asarray(b)
+        in_parts(lambda first, last: add_moments(first, last, *arrays), p, 4)
+        return a, b, squares
+
+    def improved_atoms(self):
+        """Return the atoms after sweeps of block coordinate descent."""
+        atoms = self.atoms.clone()
+        a, b = np.asarray(self.a), np.asarray(self.b)
+        for _ in range(_SWEEPS):
+            sweep(a, b, self.problem.positive_atoms, np.asarray(atoms))
+        return atoms
+
+    def common_directions(self, seed):  # -> (p,), (p, m)
+        """Return the largest energy of the users' residuals along a direction, and that."""
+        residual = self._residual(self.codes)
+        if self.problem.mask is not None:
+            residual *= self.problem.mask
+        p, m = self.atoms.shape
+        generator = torch.Generator().manual_seed(seed)
+        image = torch.randn(p, m, generator=generator, dtype=torch.float64)
+        for _ in range(_POWER_ITERATIONS):
+            direction = torch.nn.functional.normalize(image, dim=1)
+            image = torch.zeros_like(image)
+            arrays = (*self._entries[:2], np.asarray(residual), np.asarray(direction),
+                      np.asarray(image))  # fmt: skip
+            in_parts(lambda first, last: add_second_moments(first, last, *arrays), p, 4)  # noqa: B023
+            (image,) = self.problem.total(image)
+            image -= (image * self.atoms).sum(1, keepdim=True) * self.atoms
+        return (image * direction).sum(1), torch.nn.functional.normalize(image, dim=1)
+
+    def costs(self):  # -> (p,), (p, p)
+        """Return what the objective loses without each atom, and which other codes then grow."""
+        p = len(self.atoms)
+        mask, correlation, gain = self._rows
+        cost, taken_over = self.a.new_zeros(p), self.a.new_zeros(p, p)
+        codes = self.codes.widened(max(self.codes.index.shape[1], min(p, self.atoms.shape[1] + 8)))
+        arrays = (*self._dictionary, mask, correlation, *self._options, _USERS, *self._entries,
+                  *codes.arrays(), gain, np.asarray(cost), np.asarray(taken_over))  # fmt: skip
+        in_parts(lambda first, last: removals(first, last, *arrays), p, 1)
+        return self.problem.total(cost, taken_over)
+
+    def split(self, n_splits, seed):
+        """Return the atoms with two halves for each that is worth splitting, or None."""
+        energy, direction = self.common_directions(seed)
+        energy, chosen = energy.sort(descending=True, stable=True)
+        cost, _ = self.costs()
+        n_splits = min(n_splits, int((cost.sort().values < energy).cumprod(0).sum()))
+        if n_splits == 0:
+            return None
+        chosen = chosen[:n_splits]
+        half, atoms = _HALF * direction[chosen], self.atoms.clone()
+        atoms[chosen] += half
+        return self.problem.project(torch.cat([atoms, self.atoms[chosen] - half]))
+
+    def without(self, n_removed):  # -> (p,) bool, False for those to remove
+        """Choose the atoms without which the objective rises least."""
+        cost, taken_over = self.costs()
+        heirs = taken_over.topk(min(_HEIRS, len(cost))).indices.tolist()
+        kept, removed = set(), set()
+        for j in cost.argsort(stable=True).tolist():
+            if j not in kept and removed.isdisjoint(heirs[j]):
+                removed.add(j)
+                kept.update(heirs[j])
+            if len(removed) == n_removed:
+                break
+        remaining = torch.ones(len(cost), dtype=torch.bool)
+        remaining[list(removed)] = False
+        return remaining

@@ -1,0 +1,212 @@
+"""`PUDLEDictionaryLearning(k).fit(X)`: the dictionary from the data alone, whatever happens."""
+
+import signal
+from itertools import count
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+
+from skpudle import Checkpoint, NOODLDictionaryLearning, PUDLEDictionaryLearning
+from skpudle._learners import course
+from skpudle.checkpoint import read_checkpoint
+from skpudle.metrics import dictionary_error, recovery_rate
+
+
+def make_data(seed=0, *, n=600, m=16, p=20, n_nonzero=3, noise=0.05, positive=False):
+    rng = np.random.default_rng(seed)
+    atoms = rng.standard_normal((p, m))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    codes = np.zeros((n, p))
+    for code in codes:
+        signs = 1 if positive else rng.choice([-1, 1], n_nonzero)
+        code[rng.choice(p, n_nonzero, replace=False)] = rng.uniform(1, 2, n_nonzero) * signs
+    X = codes @ atoms
+    return X + noise * X.std() * rng.standard_normal(X.shape), atoms
+
+
+X, ATOMS = make_data()
+
+
+def learner_of(**params):
+    return PUDLEDictionaryLearning(**dict(n_components=20, random_state=0) | params)
+
+
+def found(learner, atoms=ATOMS):
+    return recovery_rate(learner.components_, atoms, threshold=0.95)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return learner_of().fit(X)
+
+
+def test_a_known_dictionary_is_found(fitted):
+    """Without a warning, by sparse codes, and closer than alternation alone comes."""
+    assert found(fitted) == 1
+    assert (fitted.transform(X) != 0).mean() < 0.4
+    alternation = learner_of(gradient="dec", max_iter=1, tol=None).fit(X)
+    assert dictionary_error(fitted.components_, ATOMS) < dictionary_error(
+        alternation.components_, ATOMS
+    )
+
+
+@pytest.mark.parametrize("scale", [2.0**-30, 2.0**30])
+def test_the_scale_of_the_data_changes_nothing_but_theirs(scale, fitted):
+    """Exactly for powers of two."""
+    scaled = learner_of().fit(scale * X)
+    np.testing.assert_array_equal(scaled.components_, fitted.components_)
+    assert scaled.alpha_ == scale * fitted.alpha_
+
+
+def test_the_same_seed_gives_the_same_bits(fitted):
+    np.testing.assert_array_equal(learner_of().fit(X).components_, fitted.components_)
+
+
+def test_a_tensor_and_float32_find_the_same(fitted):
+    of_tensor = learner_of().fit(torch.tensor(X))
+    np.testing.assert_array_equal(of_tensor.components_, fitted.components_)
+    in_float32 = learner_of().fit(X.astype(np.float32))
+    assert in_float32.components_.dtype == np.float32
+    assert recovery_rate(in_float32.components_, fitted.components_, threshold=0.999) == 1
+
+
+def test_missing_entries_are_nothing_to_it():
+    rng = np.random.default_rng(0)
+    incomplete = np.where(rng.random(X.shape) < 0.1, np.nan, X)
+    assert found(learner_of().fit(incomplete)) >= 0.95
+
+
+@pytest.mark.parametrize("constraint", [dict(positive_code=True), dict(atom_norm="ball"), {}])
+@pytest.mark.parametrize("shrinkage", ["soft", "hard"])
+def test_what_constrains_the_learner_holds_and_lets_it_find(shrinkage, constraint):
+    data, atoms = make_data(positive=True)
+    learner = learner_of(shrinkage=shrinkage, **constraint).fit(data)
+    assert found(learner, atoms) >= 0.95
+    if learner.positive_code:
+        assert learner.transform(data).min() >= 0
+
+
+def test_atoms_without_negative_entries():
+    rng = np.random.default_rng(0)
+    atoms = rng.random((12, 20)) * (rng.random((12, 20)) < 0.4)
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    codes = rng.random((500, 12)) * (rng.random((500, 12)) < 0.2)
+    learner = learner_of(n_components=12, positive_dict=True, positive_code=True)
+    learner.fit(codes @ atoms)
+    assert learner.components_.min() >= 0
+    assert found(learner, atoms) >= 0.9
+
+
+def test_noodl_may_start_from_it():
+    learner = NOODLDictionaryLearning(20, dict_init="search", max_iter=3, tol=None, random_state=0)
+    assert found(learner.fit(X)) == 1
+
+
+@pytest.mark.parametrize("batches", [np.split(X, 6), np.split(X, 2)])
+def test_the_head_of_a_stream_is_searched(batches):
+    class Stream:
+        def __iter__(self):
+            return iter(batches)
+
+    assert found(learner_of().fit(Stream())) == 1
+
+
+def test_partial_fit_does_not_search():
+    """Its first batch may be small; it starts from samples."""
+    learner = learner_of(max_iter=1).partial_fit(X[:30])
+    assert learner.components_.shape == (20, 16)
+
+
+@pytest.mark.parametrize("data", [X[:1], X[:5], np.zeros((30, 16)), np.ones((30, 16)), X[:, :1]])
+def test_where_there_is_nothing_to_find_it_ends(data):
+    learner = learner_of().fit(data)
+    assert np.isfinite(learner.components_).all()
+    assert np.isfinite(learner.transform(data)).all()
+
+
+# ---------------------------------------------------------------- what happens during the search
+
+
+class Watcher:
+    """A callback that records tasks, and asks to stop the search after some epochs."""
+
+    def __init__(self, stop_after=None):
+        self.stop_after, self.tasks, self.seen = stop_after, [], None
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator):
+        self.tasks.append(context.task_name)
+        if context.task_name == "epoch of the search":
+            self.seen = fitted_estimator.transform(X).shape
+        return self.tasks.count("epoch of the search") == self.stop_after
+
+
+def test_callbacks_see_every_epoch_of_the_search_and_may_stop_it():
+    watcher = Watcher()
+    learner_of().set_callbacks(watcher).fit(X)
+    n_epochs = watcher.tasks.count("epoch of the search")
+    assert n_epochs > 5
+    assert watcher.seen == (600, 20)
+    assert watcher.tasks.index("search") == n_epochs
+    stopped = Watcher(stop_after=3)
+    learner_of().set_callbacks(stopped).fit(X)
+    assert stopped.tasks.count("epoch of the search") == 3
+    assert "epoch" in stopped.tasks  # of training, which goes on from there
+
+
+def killed_in_epoch(monkeypatch, n):
+    advance, calls = course.advance, count(1)
+
+    def dies(problem, state):
+        if next(calls) == n:
+            raise RuntimeError("killed")
+        return advance(problem, state)
+
+    monkeypatch.setattr(course, "advance", dies)
+
+
+@pytest.mark.parametrize("n", [1, 4, 15])
+def test_a_search_that_is_cut_off_goes_on_with_the_same_bits(n, fitted, tmp_path, monkeypatch):
+    path = tmp_path / "fit.npz"
+    learner = clone(fitted).set_callbacks(Checkpoint(path, every_n_updates=1))
+    with monkeypatch.context() as patch:
+        killed_in_epoch(patch, n)
+        with pytest.raises(RuntimeError, match="killed"):
+            learner.fit(X)
+    if n > 1:
+        assert read_checkpoint(path)["shared"]["search"]["epoch"] == n - 1
+    np.testing.assert_array_equal(learner.fit(X).components_, fitted.components_)
+    assert "search" not in read_checkpoint(path)["shared"]
+
+
+def test_ctrl_c_leaves_what_was_found_and_a_checkpoint(fitted, tmp_path, monkeypatch):
+    path, advance, calls = tmp_path / "fit.npz", course.advance, count(1)
+
+    def interrupted(problem, state):
+        if next(calls) == 12:
+            signal.raise_signal(signal.SIGINT)
+        return advance(problem, state)
+
+    learner = clone(fitted).set_callbacks(Checkpoint(path))
+    with monkeypatch.context() as patch:
+        patch.setattr(course, "advance", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            learner.fit(X)
+    assert learner.transform(X).shape == (600, 20)
+    assert read_checkpoint(path)["shared"]["search"]["epoch"] == 12
+    np.testing.assert_array_equal(learner.fit(X).components_, fitted.components_)
+
+
+def test_progress_is_printed(capsys):
+    learner_of(verbose=1).fit(X)
+    assert "search, epoch 1 " in capsys.readouterr().out

@@ -1,0 +1,102 @@
+"""Files of denoisers: what is none is refused by its name, in no more memory than it has bytes."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+
+from skpudle.pretrained import load_denoiser, save_denoiser
+
+
+@pytest.fixture
+def file(tmp_path):
+    save_denoiser(load_denoiser(), tmp_path / "denoiser.npz")
+    return tmp_path / "denoiser.npz"
+
+
+def arrays_of(file):
+    with np.load(file) as stored:
+        return dict(stored)
+
+
+def assert_refused(file, reason=""):
+    with pytest.raises(ValueError, match=rf"{file} is no denoiser: .*{reason}.*save_denoiser"):
+        load_denoiser(file)
+
+
+CHANGES = {
+    "not finite": dict(components_=np.full((64, 11, 11), np.nan, np.float32)),
+    "threshold not finite": dict(alpha_=np.full((15, 64), np.inf)),
+    "one row for all": dict(analysis_components_=np.ones((1, 11, 11), np.float32)),
+    "one threshold for some": dict(alpha_=np.ones(3)),
+    "negative thresholds": dict(alpha_=-np.ones(64)),
+    "atoms of another size": dict(atom_shape=np.array([11, 12])),
+    "no atoms": dict(components_=np.ones((0, 11, 11), np.float32)),
+    "numbers for atoms": dict(components_=np.ones(64)),
+    "text for atoms": dict(components_=np.array("atoms")),
+    "unfoldings": dict(n_unfoldings=np.array(-1)),
+    "many unfoldings": dict(n_unfoldings=np.array([15, 15])),
+    "stride": dict(stride=np.array([3, 3, 3])),
+    "stride of nothing": dict(stride=np.array(0)),
+    "step": dict(step_size_=np.array(-0.1)),
+    "decay": dict(lambda_decay_=np.array(2.0)),
+    "noise": dict(noise_std=np.array(-1.0)),
+    "shrinkage": dict(shrinkage=np.array("other")),
+    "something else": dict(other=np.ones(3)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_arrays_of_no_denoiser_are_refused(change, file):
+    np.savez(file, **arrays_of(file) | CHANGES[change])
+    assert_refused(file)
+
+
+@pytest.mark.parametrize("name", ["components_", "alpha_", "stride", "shrinkage", "step_size_"])
+def test_what_is_missing_is_named(name, file):
+    arrays = arrays_of(file)
+    del arrays[name]
+    np.savez(file, **arrays)
+    assert_refused(file, f"lacks.*{name}")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_a_file_that_was_cut_off_is_refused(share, file):
+    content = file.read_bytes()
+    file.write_bytes(content[: int(share * len(content))])
+    assert_refused(file)
+
+
+@pytest.mark.parametrize("kind", ["compressed", "overlapping", "objects", "a claim", "text"])
+def test_a_file_that_could_swell_or_run_something_is_refused(kind, file):
+    arrays = arrays_of(file)
+    if kind == "compressed":
+        np.savez_compressed(file, **arrays, other=np.zeros(10**6))
+    elif kind == "objects":
+        np.savez(file, **arrays | {"components_": np.array([print], dtype=object)})
+    elif kind == "text":
+        file.write_text("text")
+    elif kind == "a claim":  # of a size that no memory has
+        npy = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            npy, dict(descr="<f4", fortran_order=False, shape=(2**60,))
+        )
+        with zipfile.ZipFile(file, "a") as archive:
+            archive.writestr("other.npy", npy.getvalue())
+    else:  # two members that are the same bytes
+        with zipfile.ZipFile(file, "a") as archive:
+            twin = archive.getinfo("components_.npy")
+            archive.filelist += [twin] * 3
+            archive._didModify = True
+    assert_refused(file)
+
+
+def test_a_file_object_is_read_and_named(file):
+    with file.open("rb") as opened:
+        assert load_denoiser(opened).noise_std == load_denoiser().noise_std
+    file.write_bytes(b"nothing")
+    with file.open("rb") as opened, pytest.raises(ValueError, match=f"{file} is no denoiser"):
+        load_denoiser(opened)
+    with pytest.raises(FileNotFoundError):
+        load_denoiser(f"{file}.gone")
