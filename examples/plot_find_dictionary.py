@@ -1,6 +1,6 @@
 """
-A dictionary that nobody knows is found by the defaults, and by no gradient alone
-=================================================================================
+The defaults find a dictionary that nobody knows, and hard thresholding brings it nearer
+========================================================================================
 
 ``ae-ls`` is the best gradient close to the dictionary that generated the data, and a bad guide far
 from it. Nobody knows where that is, so a fit begins by a search: alternating minimisation of the
