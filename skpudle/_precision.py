@@ -7,11 +7,18 @@ differentiated.
 """
 
 from contextlib import ExitStack, contextmanager
+from functools import wraps
 from numbers import Real
 
 import torch
 
-__all__ = ["as_scalars", "own_precision", "training_mode"]
+__all__ = [
+    "as_scalars",
+    "check_tensors",
+    "differentiable_once",
+    "own_precision",
+    "training_mode",
+]
 
 _DEVICES = [d for d in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(d)]
 
@@ -37,6 +44,28 @@ def as_scalars(value, like):  # number or tensor -> tensor of any shape
     return torch.as_tensor(value, dtype=like.dtype, device=like.device)
 
 
+def check_tensors(atoms, x):
+    """Raise TypeError or ValueError unless these are tensors of atoms and of data for them.
+
+    Parameters
+    ----------
+    atoms, x : Tensor of shape (n_components, ...), (n_samples, ...)
+        What a caller passed.
+    """
+    for name, value in (("atoms", atoms), ("data", x)):
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(
+                f"The {name} must be a torch tensor, got {type(value).__name__}: pass "
+                "torch.as_tensor(...)."
+            )
+    if x.ndim != atoms.ndim or x.shape[1] != atoms.shape[1]:
+        raise ValueError(
+            f"Atoms of shape {tuple(atoms.shape)} do not fit data of shape {tuple(x.shape)}. Pass "
+            "(atoms, X), one atom and one sample a row: the dictionary comes first, unlike in "
+            "scikit-learn."
+        )
+
+
 @contextmanager
 def own_precision():
     """Compute in the dtype of the data, inside of `torch.autocast` too."""
@@ -52,3 +81,22 @@ def training_mode():
     """Compute with derivatives and in the dtype of the data, in whatever mode the caller is."""
     with torch.inference_mode(False), own_precision():
         yield
+
+
+def differentiable_once(backward):
+    """Decorate the ``backward`` of a function whose derivative has no derivative.
+
+    It computes in the dtype of the data, and raises where a graph of it is asked for, which would
+    be silently wrong: what it makes of saved tensors is a constant to torch.
+    """
+
+    @wraps(backward)
+    def checked(ctx, *gradients):
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "Codes can be differentiated once only: use create_graph=False, and no Hessian."
+            )
+        with own_precision():
+            return backward(ctx, *gradients)
+
+    return checked

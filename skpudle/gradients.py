@@ -20,6 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skpudle._precision import own_precision
+
 __all__ = ["GRADIENT_RULES", "Evaluation", "ae_lasso", "ae_ls", "dec", "differentiate", "noodl"]
 
 
@@ -57,6 +59,7 @@ def _penalties(z, penalty):  # -> (n,)
     return penalty * z.abs().flatten(1).sum(1)
 
 
+@own_precision()
 def ae_ls(dictionary, x, *, encoder, penalty, target=None, mask=None):
     r"""Reconstruction error, differentiated through decoder and encoder (eq. 8).
 
@@ -87,6 +90,7 @@ def ae_ls(dictionary, x, *, encoder, penalty, target=None, mask=None):
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
 
+@own_precision()
 def ae_lasso(dictionary, x, *, encoder, penalty, target=None, mask=None):
     """Lasso objective, differentiated through decoder and encoder (eq. 8); see `ae_ls`."""
     z = encoder(dictionary, x, mask=mask)
@@ -95,6 +99,7 @@ def ae_lasso(dictionary, x, *, encoder, penalty, target=None, mask=None):
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
 
+@own_precision()
 def dec(dictionary, x, *, encoder, penalty, target=None, mask=None):
     """Reconstruction error, differentiated through the decoder alone (eq. 8); see `ae_ls`."""
     with torch.no_grad():
@@ -104,6 +109,7 @@ def dec(dictionary, x, *, encoder, penalty, target=None, mask=None):
     return Evaluation(losses.mean(), objective, losses.detach(), z)
 
 
+@own_precision()
 def noodl(dictionary, x, *, encoder, penalty, target=None, mask=None):
     r"""Surrogate whose derivative is :math:`(D z - x)\,\text{sign}(z)^T` (NOODL); see `ae_ls`."""
     with torch.no_grad():
@@ -116,6 +122,7 @@ def noodl(dictionary, x, *, encoder, penalty, target=None, mask=None):
 GRADIENT_RULES = {"dec": dec, "ae-lasso": ae_lasso, "ae-ls": ae_ls, "noodl": noodl}
 
 
+@own_precision()
 def differentiate(rule, dictionary, atoms, batch, *, part_size=None, **settings):
     """Return the derivative of a rule in the atoms, and its evaluation.
 

@@ -9,9 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from skpudle.encoding import default_step, threshold_levels, unfold
-from skpudle.encoding._plan import Planner
 from skpudle.encoding._runs import Run
-from skpudle.encoding._steps import Steps
 from skpudle.operators import DenseDictionary
 
 CASES = st.fixed_dictionaries(
@@ -214,15 +212,26 @@ def test_working_sets_are_in_use(shrinkage, lambda_decay):
     assert large.working_sets("auto")
 
 
-def test_a_plan_for_samples_that_were_not_sparse_before():
-    """The last of them used most of the atoms at the first look, and few at the second."""
-    generator = torch.Generator().manual_seed(0)
-    atoms = torch.nn.functional.normalize(torch.randn(1024, 256, generator=generator))
-    x = torch.randn(64, 256, generator=generator)
-    steps = Steps(atoms, x, torch.tensor(0.1), 16, adjoint=True)
-    planner = Planner(steps, torch.full((100, 1), 0.02), forced=False)
-    counts = [32, 48, 58, 64]
-    planner.choose(counts, [10.0, 12.0, 14.0, 900.0], 4)
-    n_rows, size = planner.choose(counts, [10.0, 12.0, 14.0, 16.0], 8)
-    assert n_rows == 64
-    assert 16 <= size < 64
+@pytest.mark.parametrize("shrinkage", ["soft", "hard"])
+def test_working_sets_start_from_given_codes(shrinkage):
+    """Codes and the derivative in the first ones."""
+    problem = Problem(
+        n_samples=6,
+        n_features=48,
+        n_components=64,
+        n_unfoldings=60,
+        alpha=0.2,
+        shrinkage=shrinkage,
+    )
+    atoms, x, levels, step = problem.inputs
+    first = (x @ atoms.T).where((x @ atoms.T).abs() > 0.5 * (x @ atoms.T).abs().amax(), 0.0)
+
+    def outcome(path):
+        initial, dictionary = first.clone().requires_grad_(), DenseDictionary(atoms)
+        z = unfold(dictionary, x, levels, step, initial=initial, path=path, **problem.options)
+        if path == "active":
+            assert any(isinstance(record, Run) for record in z.grad_fn.records)
+        return z.detach(), *torch.autograd.grad((problem.weights * z).sum(), initial)
+
+    for one, other in zip(outcome("active"), outcome("dense"), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)

@@ -53,7 +53,7 @@ def test_image_sized_atoms_learn_what_the_dense_estimator_learns(images):
     rows = images.reshape(5, -1)
     atoms = np.random.default_rng(1).normal(size=(7, 13 * 16))
     shared = dict(alpha=0.3, n_unfoldings=6, step_size=0.1, max_iter=4, tol=None, random_state=0)
-    dense = PUDLEDictionaryLearning(7, dict_init=atoms, **shared).fit(rows)
+    dense = PUDLEDictionaryLearning(7, dict_init=atoms, optimizer="adam", **shared).fit(rows)
     convolution = ConvPUDLEDictionaryLearning(
         7, atom_shape=(13, 16), dict_init=atoms.reshape(7, 13, 16), **shared
     ).fit(images)

@@ -11,13 +11,12 @@ from torch.overrides import TorchFunctionMode
 
 from skpudle._precision import as_scalars
 from skpudle.encoding import default_step, encode, threshold_levels, unfold
-from skpudle.encoding._normal_maps import GramMap, NormalMap, normal_map
-from skpudle.operators import DenseDictionary
+from skpudle.encoding._dense_steps import DenseSteps
+from skpudle.operators import ConvDictionary, DenseDictionary
 from skpudle.shrinkage import SHRINKAGES
 
-# (n_samples, n_components, n_features), and the map that is cheapest for it
+# (n_samples, n_components, n_features), by whether steps go through the Gram matrix
 SHAPES = {"gram": (20, 6, 9), "direct": (8, 11, 4)}
-ROUTES = {"gram": GramMap, "direct": NormalMap}
 
 VARIANTS = {
     "soft": {},
@@ -131,27 +130,65 @@ def test_adjoint_is_automatic_differentiation(
 
 def test_shapes_of_these_tests_take_both_routes(shape, n_unfoldings, generator):
     atoms, x = make_problem(generator, shape)
-    chosen = normal_map(DenseDictionary(atoms), x, 0.1, n_steps=n_unfoldings, adjoint=True)
-    assert type(chosen) is ROUTES[shape]
+    dictionary, step = DenseDictionary(atoms), torch.tensor(0.1, dtype=x.dtype)
+    steps = DenseSteps(dictionary, x, step, n_steps=n_unfoldings, adjoint=True)
+    assert (steps.transition is not None) == (shape == "gram")
 
 
-def test_gram_and_direct_routes_agree_on_one_problem(variant, shape, generator, monkeypatch):
+class OnlyMaps:
+    """A dictionary of which nothing is known but its maps."""
+
+    def __init__(self, dictionary):
+        self.atoms, self.detach = dictionary.atoms, lambda: OnlyMaps(dictionary.detach())
+        self.synthesis, self.analysis = dictionary.synthesis, dictionary.analysis
+        self.outer = dictionary.outer
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["all known", "masked"])
+def test_dense_steps_are_those_of_the_maps(variant, shape, masked, generator):
+    """Whatever offers the three maps is encoded with, by the definition of a step."""
     atoms, x = make_problem(generator, shape)
     inputs = atoms, x, torch.tensor(0.3, dtype=x.dtype), torch.tensor(0.2, dtype=x.dtype)
     weights = normal(generator, len(x), len(atoms))
-    results = []
+    mask = make_mask(generator, x) if masked else None
 
-    def gram(self, x, step, *, mask=None, n_steps=1, adjoint=False):
-        return GramMap(self, x, step)
+    def by_maps(atoms, x, **options):
+        return encode(OnlyMaps(DenseDictionary(atoms)), x, mask=mask, **options)
 
-    def direct(self, x, step, *, mask=None, n_steps=1, adjoint=False):
-        return NormalMap(self, x, step, mask=mask, adjoint=adjoint)
+    def dense(atoms, x, **options):
+        return encode(atoms, x, mask=mask, **options)
 
-    for route in (gram, direct):
-        monkeypatch.setattr("skpudle.encoding._unfold.normal_map", route)
-        options = variant | {"n_unfoldings": 30}
-        results.append(value_and_gradients(encode, inputs, weights, **options))
-    assert_agree(*results)
+    options = variant | {"n_unfoldings": 30}
+    assert_agree(*(value_and_gradients(f, inputs, weights, **options) for f in (by_maps, dense)))
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["all known", "masked"])
+def test_separate_atoms_of_the_analysis(variant, shape, masked, generator):
+    """``z + s A^T M (x - D z)``, and the derivatives in D, in A, in the data and in the step."""
+    atoms, x = make_problem(generator, shape)
+    mask = make_mask(generator, x) if masked else torch.ones_like(x)
+    correlators = atoms + 0.1 * normal(generator, *atoms.shape)
+    inputs = atoms, x, correlators, torch.tensor(0.2, dtype=x.dtype)
+    weights = normal(generator, len(x), len(atoms))
+    options = {"lambda_decay": 1.0, "shrinkage": "soft", "positive_code": False} | variant
+
+    def separate(atoms, x, *, alpha, step_size):
+        dictionary, analysis = DenseDictionary(atoms), DenseDictionary(alpha)
+        return encode(dictionary, x, alpha=0.3, step_size=step_size, n_unfoldings=12, mask=mask,
+                      analysis=analysis, **options)  # fmt: skip
+
+    def naive(atoms, x, *, alpha, step_size):
+        z, threshold = x.new_zeros(len(x), len(atoms)), options.get("initial_threshold")
+        shrinkage, positive = options["shrinkage"], options["positive_code"]
+        if threshold is not None:
+            z = naive_shrink((mask * x) @ alpha.T, threshold, "hard", positive)
+        for t in range(12):
+            level = 0.3 if shrinkage == "hard" else step_size * 0.3 * options["lambda_decay"] ** t
+            v = z + step_size * (mask * (x - z @ atoms)) @ alpha.T
+            z = naive_shrink(v, level, shrinkage, positive)
+        return z
+
+    assert_agree(*(value_and_gradients(f, inputs, weights) for f in (separate, naive)))
 
 
 @pytest.mark.parametrize("per_atom", [False, True], ids=["one level", "level per atom"])
@@ -218,11 +255,26 @@ def test_one_graph_can_be_differentiated_along_two_directions(shape, generator):
 def test_second_derivatives_raise(shape, generator):
     """Through saved codes they would be silently wrong."""
     atoms, x = make_problem(generator, shape)
-    atoms.requires_grad_()
-    z = encode(atoms, x, alpha=0.3, n_unfoldings=5)
-    (gradient,) = torch.autograd.grad(z.square().sum(), atoms, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+
+    def loss(atoms):
+        return encode(atoms, x, alpha=0.3, n_unfoldings=5).square().sum()
+
+    with pytest.raises(RuntimeError, match="once only"):
+        torch.autograd.grad(loss(atoms.requires_grad_()), atoms, create_graph=True)
+    with pytest.raises(RuntimeError, match="once only"):
+        torch.autograd.functional.hessian(loss, atoms.detach())
+
+
+def test_arrays_and_the_order_of_scikit_learn_are_refused_by_name(generator):
+    atoms, x = make_problem(generator)
+    with pytest.raises(TypeError, match="data must be a torch tensor, got ndarray"):
+        encode(atoms, x.numpy(), alpha=0.3)
+    with pytest.raises(TypeError, match="atoms must be a torch tensor, got ndarray"):
+        encode(atoms.numpy(), x, alpha=0.3)
+    with pytest.raises(
+        ValueError, match=r"\(6, 9\) do not fit data of shape \(9, 20\).*comes first"
+    ):
+        encode(atoms, x.T, alpha=0.3)
 
 
 def test_default_step_is_a_constant_of_differentiation(shape, generator):
@@ -417,6 +469,18 @@ def test_hard_levels_neither_decay_nor_scale_with_the_step():
 
 
 @pytest.mark.parametrize("shrinkage", SHRINKAGES)
+def test_levels_of_every_unfolding_are_those_of_its_penalties(shrinkage):
+    """As in networks that learn their thresholds; convolutions have axes of positions."""
+    dictionary = ConvDictionary(torch.zeros(3, 1, 2, 2))
+    alpha, step = torch.tensor([[1.0, 2.0, 4.0], [3.0, 5.0, 7.0]]), torch.tensor(0.5)
+    options = dict(lambda_decay=0.5, shrinkage=shrinkage)
+    levels = threshold_levels(dictionary, alpha, 2, step, **options)
+    one_by_one = [threshold_levels(dictionary, row, 2, step, **options) for row in alpha]
+    assert levels.shape == (2, 3, 1, 1)
+    assert torch.equal(levels, torch.stack([one_by_one[t][t] for t in range(2)]))
+
+
+@pytest.mark.parametrize("shrinkage", SHRINKAGES)
 def test_levels_per_atom_have_an_axis_of_atoms(shrinkage):
     alpha = torch.tensor([1.0, 2.0, 4.0])
     step = torch.tensor(0.5)
@@ -443,8 +507,8 @@ def test_what_no_path_can_do_is_refused(generator):
         unfold(dictionary, x, levels, step, path="dnese")
     with pytest.raises(ValueError, match="no unfoldings"):
         unfold(dictionary, x, levels[:0], step)
-    for extra in ({"mask": torch.ones_like(x)}, {"initial": x @ atoms.mT}):
-        with pytest.raises(ValueError, match="without initial codes and mask"):
+    for extra in ({"mask": torch.ones_like(x)}, {"analysis": dictionary}):
+        with pytest.raises(ValueError, match="without a mask and separate"):
             unfold(dictionary, x, levels, step, path="active", **extra)
 
 

@@ -9,7 +9,7 @@ from test_encoding import make_mask, make_problem, naive_encode, normal
 from skpudle._data.batches import Batch
 from skpudle.encoding import default_step, encode
 from skpudle.gradients import GRADIENT_RULES, differentiate
-from skpudle.operators import DenseDictionary
+from skpudle.operators import ConvDictionary, DenseDictionary
 
 ENCODERS = {
     "soft": dict(alpha=0.3),
@@ -162,3 +162,41 @@ def test_parts_of_a_batch_have_the_gradient_of_the_whole(rule, masked, generator
     torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
     for got, value in zip(evaluation, expected, strict=True):
         torch.testing.assert_close(got, value.detach(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", ["dense", "convolution"])
+@pytest.mark.parametrize("gradient", GRADIENT_RULES)
+def test_autocast_and_the_default_dtype_change_nothing(gradient, kind, dtype, generator):
+    """Rules and operators compute in the dtype of the data."""
+    make_dictionary, atoms, x = {
+        "dense": (DenseDictionary, torch.randn(9, 6, generator=generator), (5, 6)),
+        "convolution": (ConvDictionary, torch.randn(4, 1, 3, 3, generator=generator), (5, 1, 7, 6)),
+    }[kind]
+    x = torch.randn(x, generator=generator)
+    atoms.requires_grad_()
+
+    def results():
+        def encoder(dictionary, x, mask=None):
+            return encode(dictionary, x, alpha=0.1, n_unfoldings=5, mask=mask)
+
+        dictionary, options = make_dictionary(atoms), dict(encoder=encoder, penalty=0.1)
+        rule, batch = GRADIENT_RULES[gradient], Batch(x, x, None)
+        evaluation, z = rule(dictionary, x, **options), torch.ones_like(dictionary.analysis(x))
+        maps = dictionary.synthesis(z), dictionary.analysis(x), dictionary.outer(z, x)
+        derivative, _ = differentiate(rule, dictionary, atoms, batch, **options)
+        return derivative, *evaluation, *maps
+
+    expected = results()
+    with torch.autocast("cpu", dtype=dtype):
+        under_autocast = results()
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        under_default = results()
+    finally:
+        torch.set_default_dtype(default)
+    for found in (under_autocast, under_default):
+        for one, other in zip(found, expected, strict=True):
+            assert one.dtype == torch.float32
+            assert torch.equal(one, other)

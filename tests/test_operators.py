@@ -7,11 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skpudle.encoding._normal_maps import GramMap, NormalMap, normal_map
+from skpudle.encoding._conv_steps import ConvSteps
+from skpudle.encoding._dense_steps import DenseSteps
+from skpudle.encoding._steps import Steps
 from skpudle.operators import (
     ConvDictionary,
     DenseDictionary,
+    _norms,
     atom_norms,
+    largest_eigenvalue_bound,
     project_atoms,
 )
 
@@ -90,34 +94,48 @@ def test_a_detached_dictionary_shares_its_atoms_and_carries_no_gradient(problem)
     assert not detached.atoms.requires_grad
 
 
-@pytest.mark.parametrize("adjoint", [False, True])
+def make_steps(dictionary, x, step, **options):
+    if isinstance(dictionary, ConvDictionary):
+        return ConvSteps(dictionary, dictionary, x, step, **options)
+    return DenseSteps(dictionary, x, step, n_steps=100, adjoint=True, **options)
+
+
 @pytest.mark.parametrize("masked", [False, True])
-def test_steps_of_an_operator_are_those_of_its_three_methods(problem, masked, adjoint, generator):
-    """Steps, transposed steps and the three derivatives of the chosen and the general map."""
+def test_steps_of_an_operator_are_those_of_its_three_maps(problem, masked, generator):
+    """Steps, transposed steps and the derivatives of the special and the general steps."""
     dictionary, z, x = problem
     step = torch.tensor(0.05, dtype=torch.float64)
     mask = (normal(generator, *x.shape) > -0.5).double() if masked else None
-    options = dict(mask=mask, adjoint=adjoint)
-    maps = (
-        normal_map(dictionary, x, step, n_steps=3, **options),
-        NormalMap(dictionary, x, step, **options),
-    )
-    codes = [None, z, 2 * z]
+    both = [
+        make_steps(dictionary, x, step, mask=mask),
+        Steps(dictionary, dictionary, x, step, mask=mask),
+    ]
+    codes, residuals = [None, z, 2 * z], ([], [])
 
-    def inside(one_map, code):
-        return None if code is None else one_map.enter(code)
+    def inside(steps, code):
+        return None if code is None else steps.enter(code)
 
     for code in codes:
-        torch.testing.assert_close(*(m.leave(m.push(inside(m, code))) for m in maps))
-    if adjoint:
-        adjoints = [one_map.adjoint() for one_map in maps]
-        for code in reversed(codes):
-            u = normal(generator, *z.shape)
-            pulled = [m.pull(inside(m, u), inside(m, code)) for m in adjoints]
-            if code is not None:  # before zero codes there is nothing to pull back to
-                torch.testing.assert_close(*(m.leave(p) for m, p in zip(adjoints, pulled)))
-        for pair in zip(*(one_map.gradients() for one_map in adjoints), strict=True):
-            torch.testing.assert_close(*pair)
+        pushed = [steps.push(inside(steps, code)) for steps in both]
+        torch.testing.assert_close(*(s.leave(v) for s, (v, _) in zip(both, pushed, strict=True)))
+        for known, (_, residual) in zip(residuals, pushed, strict=True):
+            known.append(residual)
+    sums = [steps.sums() for steps in both]
+    for code in reversed(codes):
+        u = normal(generator, *z.shape)
+        pulled = [
+            total.pull(inside(steps, u).contiguous(), inside(steps, code), known.pop())
+            if isinstance(steps, DenseSteps)
+            else total.pull(inside(steps, u), inside(steps, code), known.pop())
+            for steps, total, known in zip(both, sums, residuals, strict=True)
+        ]
+        if code is not None:  # before zero codes there is nothing to pull back to
+            torch.testing.assert_close(*(s.leave(p) for s, p in zip(both, pulled, strict=True)))
+    found, expected = (total.gradients() for total in sums)
+    atoms = [g[0] if g[1] is None else g[0] + g[1] for g in (found, expected)]
+    torch.testing.assert_close(*atoms)
+    for pair in zip(found[2:], expected[2:], strict=True):
+        torch.testing.assert_close(*pair)
 
 
 @pytest.mark.parametrize("name", [name for name in CONVOLUTIONS if name != "3-D"])
@@ -195,7 +213,7 @@ def test_images_that_atoms_do_not_cover_exactly_are_refused(generator):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("kind", ["random", "rank one", "orthogonal", "coherent", "some zero"])
-@pytest.mark.parametrize("shape", [*SHAPES, (40, 90), (90, 40)], ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, (40, 90), (90, 40), (300, 280), (260, 300)], ids=str)
 def test_bound_is_at_most_five_percent_above_the_squared_spectral_norm(
     kind, shape, dtype, generator
 ):
@@ -205,6 +223,41 @@ def test_bound_is_at_most_five_percent_above_the_squared_spectral_norm(
     assert bound.dtype == dtype
     ratio = bound.double() / spectral_norm_squared(atoms)
     assert 1 - 1e-14 <= ratio <= 1.05
+
+
+@pytest.mark.parametrize("share", [0.5, 0.97, None])
+def test_an_estimate_that_misses_the_norm_is_no_bound(share, generator, monkeypatch):
+    """No Cholesky factor, no certificate: the bound is that of repeated squaring."""
+    atoms = normal(generator, 300, 280)
+    exact = spectral_norm_squared(atoms)
+    estimates = []
+
+    def estimate(gram):
+        estimates.append(None if share is None else share * torch.linalg.eigvalsh(gram)[-1])
+        return estimates[-1]
+
+    monkeypatch.setattr(_norms, "_estimate", estimate)
+    assert 1 <= DenseDictionary(atoms).squared_norm_bound() / exact <= 1.05
+    assert len(estimates) == 1
+
+
+def test_bound_of_a_direction_that_no_krylov_space_sees(generator):
+    """All other directions are alike, so that the space never leaves that of its start."""
+    start = torch.arange(1, 1 + 4 * 300, dtype=torch.float64).square().sin().view(300, 4)
+    hidden = normal(generator, 300, 1)
+    hidden -= start @ torch.linalg.lstsq(start, hidden).solution
+    gram = torch.eye(300, dtype=torch.float64) + hidden @ hidden.T
+    exact = torch.linalg.eigvalsh(gram)[-1]
+    assert 1 <= largest_eigenvalue_bound(gram) / exact <= 1.05
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e30])
+def test_bound_of_large_dictionaries_that_have_diverged(value, generator):
+    """As of small ones: no error, no finite number above zero, unless it is one."""
+    large, small = normal(generator, 300, 280).float(), normal(generator, 4, 3).float()
+    large[0, 0] = small[0, 0] = value
+    bounds = [DenseDictionary(atoms).squared_norm_bound() for atoms in (large, small)]
+    assert torch.equal(*(torch.stack([b > 0, b.isinf(), b.isnan()]) for b in bounds))
 
 
 @pytest.mark.parametrize("n_components", [1, 2])
@@ -236,53 +289,52 @@ def test_bound_depends_on_the_dictionary_alone(generator):
     assert not first.requires_grad
 
 
-def test_gram_matrix_is_used_where_it_saves_operations(generator):
-    """It costs 2 m p^2 once and saves 4 m p - 2 p^2 operations a sample and step."""
-    x = normal(generator, 50, 30)
+@pytest.mark.parametrize("masked", [False, True])
+def test_gram_matrix_is_used_where_it_saves_operations(masked, generator):
+    """It costs 2 m p^2 once and saves 4 m p - 2 p^2 operations a sample and step; not of a mask."""
+    x, step = normal(generator, 50, 30), torch.tensor(0.1, dtype=torch.float64)
+    mask = torch.ones_like(x) if masked else None
     for n_components in (3, 10, 58, 62, 100):
         dictionary = DenseDictionary(normal(generator, n_components, 30))
         for n_steps in (1, 2, 100):
             saved = (4 * 30 * n_components - 2 * n_components**2) * 50 * n_steps
-            gram = isinstance(normal_map(dictionary, x, 0.1, n_steps=n_steps), GramMap)
-            assert gram == (saved > 2 * 30 * n_components**2)
+            steps = DenseSteps(dictionary, x, step, mask=mask, n_steps=n_steps, adjoint=False)
+            pays = saved > 2 * 30 * n_components**2 and not masked
+            assert (steps.transition is not None) == pays
 
 
-def test_masked_data_never_use_the_gram_matrix(generator):
-    x, dictionary = normal(generator, 50, 30), DenseDictionary(normal(generator, 3, 30))
-    assert isinstance(normal_map(dictionary, x, 0.1, n_steps=100), GramMap)
-    masked = normal_map(dictionary, x, 0.1, n_steps=100, mask=torch.ones_like(x))
-    assert type(masked) is NormalMap
+def test_pull_is_the_transpose_of_push(problem, generator):
+    dictionary, z, x = problem
+    steps = make_steps(dictionary, x, torch.tensor(0.05, dtype=torch.float64))
+    z, u = steps.enter(z), steps.enter(normal(generator, *z.shape))
+    (pushed, residual), (zero, _) = steps.push(z), steps.push(torch.zeros_like(z))
+    pulled = steps.sums().pull(u, z, residual)
+    forward, backward = (pushed - zero) * u, pulled * z
+    torch.testing.assert_close(steps.leave(forward).sum(), steps.leave(backward).sum())
 
 
 @pytest.mark.parametrize("n_samples", [4, 600])
-def test_both_normal_maps_are_one_map(n_samples, generator):
-    """Steps, transposed steps and the three derivatives; 600 rows fill a buffer, 4 do not."""
+def test_steps_by_the_gram_matrix_are_those_without(n_samples, generator):
+    """Steps, transposed steps and the derivatives; 600 rows fill a buffer, 4 do not."""
     dictionary = DenseDictionary(normal(generator, 6, 9))
-    x = normal(generator, n_samples, 9)
-    step = torch.tensor(0.05, dtype=torch.float64)
-    maps = GramMap(dictionary, x, step), NormalMap(dictionary, x, step, adjoint=True)
-    codes = [None, *(normal(generator, n_samples, 6) for _ in range(3))]
-    for z in codes:
-        pushed = [normal_map.push(z) for normal_map in maps]
-        torch.testing.assert_close(*pushed, rtol=0, atol=1e-12)
-    adjoints = [one_map.adjoint() for one_map in maps]
-    for z in reversed(codes):
-        u = normal(generator, n_samples, 6)
-        gram, direct = (adjoint.pull(u, z) for adjoint in adjoints)
-        if z is not None:  # before zero codes there is nothing to pull back to
-            torch.testing.assert_close(gram, direct, rtol=0, atol=1e-12)
-    for gram, direct in zip(*(adjoint.gradients() for adjoint in adjoints), strict=True):
-        torch.testing.assert_close(gram, direct, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("route", [GramMap, NormalMap])
-def test_pull_is_the_transpose_of_push(route, generator):
-    dictionary, x = DenseDictionary(normal(generator, 6, 9)), normal(generator, 4, 9)
-    options = {} if route is GramMap else {"adjoint": True}
-    normal_map = route(dictionary, x, torch.tensor(0.05, dtype=torch.float64), **options)
-    z, u = normal(generator, 4, 6), normal(generator, 4, 6)
-    linear = normal_map.push(z) - normal_map.push(torch.zeros_like(z))
-    torch.testing.assert_close((linear * u).sum(), (normal_map.adjoint().pull(u, z) * z).sum())
+    x, step = normal(generator, n_samples, 9), torch.tensor(0.05, dtype=torch.float64)
+    both = [
+        DenseSteps(dictionary, x, step, n_steps=1000, adjoint=True),
+        DenseSteps(dictionary, x, step, n_steps=1000, adjoint=True, mask=torch.ones_like(x)),
+    ]
+    assert [steps.transition is None for steps in both] == [False, True]
+    sums = [steps.sums() for steps in both]
+    for z in [*(normal(generator, n_samples, 6) for _ in range(3)), None]:
+        u, pulled = normal(generator, n_samples, 6), []
+        for steps, total in zip(both, sums, strict=True):
+            pushed, residual = steps.push(z)
+            pulled.append((pushed, total.pull(u, z, residual)))
+        for one, other in zip(*pulled, strict=True):
+            if one is not None:
+                torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    for one, other in zip(*(total.gradients() for total in sums), strict=True):
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("atom_norm", "positive"), CONSTRAINTS)

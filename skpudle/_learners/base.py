@@ -154,7 +154,8 @@ class GradientLearner(CallbackSupportMixin):
             n_batches = largest(count_batches(source))
             n_updates = largest(self._n_updates(n_batches, source.batch_size, data))
             given = {"estimator": self, "X": X, "y": y}
-            course = Course(self, recorder, team, given=given, max_iter=-(-n_updates // n_batches))
+            max_iter = -(-n_updates // n_batches)
+            course = Course(self, recorder, team, given=given, max_iter=max_iter)
             with course.interrupts:
                 ended = self._fit(data, generator, source, n_updates, course)
             course.end()
@@ -169,6 +170,7 @@ class GradientLearner(CallbackSupportMixin):
         trainer = Trainer(
             model,
             self._make_optimizer(model, rows),
+            searched=course.losses,
             team=course.team,
             interrupts=course.interrupts,
             at_round=course.recorder.at_round,
@@ -322,7 +324,8 @@ class GradientLearner(CallbackSupportMixin):
 
     def _attributes(self, trainer, data, idle=None):
         """Return the fitted attributes, of arrays and numbers of Python."""
-        rows, model, curve = trainer.optimizer.atoms.detach(), trainer.model, trainer.loss_curve
+        rows, model = trainer.optimizer.atoms.detach(), trainer.model
+        curve = [*trainer.searched, *trainer.loss_curve]
         moments = trainer.optimizer.state().items()
         memory = model.memory() | {
             "data_scale": model.data_scale,

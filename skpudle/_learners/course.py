@@ -25,13 +25,18 @@ class Course:
         What callbacks get: the estimator and its input.
     max_iter : int
         Largest number of epochs of training.
+
+    Attributes
+    ----------
+    losses : tuple of float
+        Those of the epochs of the search.
     """
 
     def __init__(self, learner, recorder, team, *, given, max_iter):
         self.learner, self.recorder, self.team = learner, recorder, team
         self.given, self.max_iter = given, max_iter
-        self.interrupts = Interrupts()
-        # the search is one task more
+        self.interrupts, self.losses = Interrupts(), ()
+        # a search is one task more
         self.root = learner._init_callback_context(max_subtasks=max_iter + 1)
         self.root.call_on_fit_task_begin(**given)
 
@@ -42,7 +47,7 @@ class Course:
     def search(self, problem, atoms, fitted):
         """Search for atoms, from given ones or from where the checkpoint left it.
 
-        ``fitted(atoms)`` returns the attributes of a learner with these atoms.
+        ``fitted(state)`` returns the attributes of a learner with the best atoms of a state.
         """
         state = self.recorder.found_search() or begin(problem, atoms)
         task = self.root.subcontext(task_name="search", max_subtasks=None)
@@ -54,13 +59,13 @@ class Course:
             state = advance(problem, state)
             if self.learner.verbose:
                 print_search(state)
-            found = state.best_atoms
             stopped = epoch.call_on_fit_task_end(
-                **self.given, reconstruction_attributes=lambda found=found: fitted(found)
+                **self.given, reconstruction_attributes=lambda state=state: fitted(state)
             )
             stopped = self._agreed(stopped or self.interrupts.pending)
             self.recorder.at_search_epoch(state)
         task.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
+        self.losses = state.losses
         if self.interrupts.pending:
             self.recorder.end_search(state)
         return state
@@ -75,9 +80,12 @@ class Course:
             raise Interrupted(trainer.n_steps)
         started = time.perf_counter(), trainer.n_steps
         converged, stopped = self.recorder.finished, False
-        while len(trainer.loss_curve) < self.max_iter and not (converged or stopped):
-            if trainer.n_steps >= stopping.n_updates:  # a stream may have more batches than before
-                break
+        # the second, since a stream may have more batches than before
+        while (
+            len(trainer.loss_curve) < self.max_iter
+            and trainer.n_steps < stopping.n_updates
+            and not (converged or stopped)
+        ):
             task = self.root.subcontext(task_name="epoch")
             task.call_on_fit_task_begin(**self.given)
             try:

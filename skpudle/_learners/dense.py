@@ -126,17 +126,23 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         x = data.sample if team is None else team.collect(data.sample)
         model = self._model(data_scale=mean_square(x))
         penalty = auto_alpha(x, mask=data.mask if team is None else None)
-        searches = isinstance(self.dict_init, str) and self.dict_init == "search"
-        start = "data" if searches else self.dict_init
+        start = "data" if self._searches() else self.dict_init
         atoms = choose_atoms(start, self.n_components, x, generator, model.constraint)
         alpha = self._penalty_or_threshold
         if alpha == "auto":
             alpha = penalty * (model.step(atoms) if model.encoder.shrinkage == "hard" else 1.0)
         model = replace(model, alpha=float(alpha))
-        if searches and course is not None and not course.recorder.in_training():
-            penalty = alpha if model.encoder.shrinkage == "soft" and alpha > 0 else penalty
-            atoms = self._search(data, model, atoms, float(penalty), course)
-        return model, atoms
+        if not self._searches():
+            return model, atoms
+        if course is None:  # too little to search; far from a dictionary only "dec" finds it
+            return replace(model, rule=GRADIENT_RULES["dec"], from_samples=True), atoms
+        if course.recorder.in_training():
+            return model, atoms
+        penalty = alpha if model.encoder.shrinkage == "soft" and alpha > 0 else penalty
+        return model, self._search(data, model, atoms, float(penalty), course)
+
+    def _searches(self):
+        return isinstance(self.dict_init, str) and self.dict_init == "search"
 
     def _search(self, data, model, atoms, penalty, course):
         """Return the atoms that a search finds from given ones."""
@@ -152,9 +158,10 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         def inside(found):
             return found.to(atoms)
 
-        def fitted(found):
-            attributes = self._attributes_of(model, inside(found), data)
-            return attributes | {"n_iter_": 1, "n_steps_": 0, "loss_curve_": np.zeros(0)}
+        def fitted(state):
+            attributes = self._attributes_of(model, inside(state.best_atoms), data)
+            curve = np.array(state.losses)
+            return attributes | {"n_iter_": len(curve), "n_steps_": 0, "loss_curve_": curve}
 
         state = course.search(problem, atoms, fitted)
         return inside(debias(problem, state) if is_done(state) else state.best_atoms)
@@ -162,4 +169,6 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _known_model(self, data, generator):  # -> model, atoms
         state = self._training_state
         model = self._model(alpha=state["alpha"], data_scale=state["data_scale"])
+        if state["from_samples"]:
+            model = replace(model, rule=GRADIENT_RULES["dec"], from_samples=True)
         return model, to_tensor(self.components_, data.device)

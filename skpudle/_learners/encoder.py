@@ -31,6 +31,7 @@ class Decay(NamedTuple):
 
     def over(self, n_updates):
         """Return the value as a function of the update, counted from 0."""
+        n_updates = max(n_updates, 1)
         decays = np.linspace(self.last, self.first, min(10, n_updates))[::-1]
         return lambda update: float(decays[min(len(decays) * update // n_updates, len(decays) - 1)])
 
@@ -69,9 +70,21 @@ class Encoder:
         return None if lasso and mask is None else _UNFOLDINGS
 
     def encode(
-        self, dictionary, x, *, alpha, step_size=None, lambda_decay=1.0, mask=None, warn=False
+        self,
+        dictionary,
+        x,
+        *,
+        alpha,
+        step_size=None,
+        lambda_decay=1.0,
+        analysis=None,
+        mask=None,
+        warn=False,
     ):
-        """Return codes; ``warn`` names those of the lasso that have not converged."""
+        """Return codes; ``warn`` names those of the lasso that have not converged.
+
+        The others are arguments of `skpudle.encoding.encode`.
+        """
         n_unfoldings = self.depth(alpha, lambda_decay, mask)
         if n_unfoldings is None:
             codes, gaps = converged_codes(
@@ -90,6 +103,7 @@ class Encoder:
             shrinkage=self.shrinkage,
             positive_code=self.positive_code,
             initial_threshold=self.initial_threshold,
+            analysis=analysis,
             mask=mask,
         )
 

@@ -79,6 +79,8 @@ class DenseModel:
         The penalty or threshold, once it is known.
     data_scale : float, default=None
         Mean squared norm of a sample, once it is known.
+    from_samples : bool, default=False
+        Whether the atoms were samples, where a search would have found better ones.
     """
 
     rule: Callable
@@ -88,6 +90,7 @@ class DenseModel:
     constraint: Constraint = Constraint()
     alpha: float | None = None
     data_scale: float | None = None
+    from_samples: bool = False
 
     part_size = None
 
@@ -117,7 +120,7 @@ class DenseModel:
 
     def memory(self):
         """Return what a later `partial_fit` asks for beside what users see."""
-        return {"alpha": self.alpha}
+        return {"alpha": self.alpha, "from_samples": self.from_samples}
 
     def attributes(self, rows):
         """Return what users see of it."""

@@ -19,42 +19,14 @@ from torch import Tensor
 
 from skpudle._learners.encoder import Encoder
 from skpudle._precision import as_scalars, own_precision
-from skpudle.encoding import default_step, unfold
 from skpudle.operators import ConvDictionary, project_atoms
 
-__all__ = ["ConvNetwork", "ConvParameters", "PairedConvDictionary", "RowLayout", "all_shifts"]
+__all__ = ["ConvNetwork", "ConvParameters", "RowLayout", "all_shifts"]
 
 # A row holds the step in this unit, so that a learning rate that suits atoms changes it slowly: an
 # encoder whose step jumps diverges.
 _STEP_UNIT = 0.03
 _SMALLEST_STEP = 1e-6
-
-
-class PairedConvDictionary(ConvDictionary):
-    """A convolution whose encoder correlates with atoms of its own.
-
-    An iteration is ``z + s A^T (x - D z)``, which is not the gradient step of a lasso any more.
-    ``atoms`` hold ``D`` in the first half of the channels and ``A`` in the second.
-    """
-
-    def synthesis(self, z):  # (n, n_components, *positions) -> (n, n_channels, *size)
-        """Return the images that the code maps ``z`` stand for, ``D z``."""
-        return ConvDictionary(self.atoms.chunk(2, dim=1)[0], self.stride).synthesis(z)
-
-    def analysis(self, x):  # (n, n_channels, *size) -> (n, n_components, *positions)
-        """Return the correlations of the images with the atoms of analysis, ``A^T x``."""
-        return ConvDictionary(self.atoms.chunk(2, dim=1)[1], self.stride).analysis(x)
-
-    def outer(self, z, x):
-        """Refuse: there is no one form that both maps are derivatives of."""
-        raise NotImplementedError("Separate atoms of analysis make no trilinear form.")
-
-    def matrices(self):
-        synthesis, analysis = self.atoms.chunk(2, dim=1)
-        return synthesis.flatten(1), analysis.flatten(1)
-
-    def join(self, synthesis, analysis):
-        return torch.cat([synthesis, analysis], dim=1).view_as(self.atoms)
 
 
 class ConvParameters(NamedTuple):
@@ -249,25 +221,12 @@ class ConvNetwork:
 
     def _unfold(self, x):
         atoms, analysis_atoms, _, alpha, step = self.parameters
-        dictionary = ConvDictionary(atoms, self.stride)
-        if step is None:
-            step = default_step(dictionary)
-        step, levels = as_scalars(step, x), as_scalars(alpha, x)
-        levels = levels.reshape(-1, 1 if levels.ndim == 0 else len(atoms), *[1] * len(self.stride))
-        n_unfoldings, shrinkage = self.encoder.n_unfoldings, self.encoder.shrinkage
-        levels = levels.expand(n_unfoldings, *levels.shape[1:])
-        if shrinkage == "soft":
-            unfolding = torch.arange(n_unfoldings, dtype=x.dtype, device=x.device)
-            decay = torch.pow(self.lambda_decay, unfolding)
-            levels = levels * step * decay.reshape(-1, *[1] * (levels.ndim - 1))
-        if analysis_atoms is not None:
-            both = torch.cat([atoms, analysis_atoms], dim=1)
-            dictionary = PairedConvDictionary(both, self.stride)
-        return unfold(
-            dictionary,
+        analysis = None if analysis_atoms is None else ConvDictionary(analysis_atoms, self.stride)
+        return self.encoder.encode(
+            ConvDictionary(atoms, self.stride),
             x,
-            levels,
-            step,
-            shrinkage=shrinkage,
-            positive_code=self.encoder.positive_code,
+            alpha=alpha,
+            step_size=step,
+            lambda_decay=self.lambda_decay,
+            analysis=analysis,
         )

@@ -16,8 +16,6 @@ __all__ = ["PUDLEDictionaryLearning"]
 _AUTO_EPOCHS = 100
 _AUTO_OPERATIONS = 1.2e12
 _AUTO_UPDATES = 200
-# And so many epochs after a search.
-_AFTER_SEARCH = 10
 
 # Parameters that `transform` takes, besides what `fit` made of the others.
 _OF_THE_ENCODER = (
@@ -326,6 +324,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         n_products = 1 if self.gradient == "dec" else 3  # the adjoint has two more
         n_unfoldings = self.n_unfoldings if isinstance(self.n_unfoldings, Integral) else 100
         affordable = _AUTO_OPERATIONS / (n_unfoldings * n_products * push)
-        if isinstance(self.dict_init, str) and self.dict_init == "search":
-            return min(_AFTER_SEARCH * n_batches, max(_AUTO_UPDATES, int(affordable)))
+        solved = Decay.of(self.lambda_decay) == (1, 1) and self._encoder().depth(1.0, 1.0) is None
+        if solved and self._searches():
+            return 0  # a search ends where training by converged codes would
         return max(_AUTO_UPDATES, min(_AUTO_EPOCHS * n_batches, int(affordable)))

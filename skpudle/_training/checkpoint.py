@@ -351,12 +351,16 @@ class Recorder:
 
     def end(self, trainer, *, finished):
         """Write the state of the last round of training."""
+        if self._checkpoint is None:
+            return
         shared = trainer.state.as_dict()
         own = {name: shared.pop(name) for name in ("progress", "generator")}
         self._write(shared, own, trainer.n_steps, finished=finished)
 
     def end_search(self, state):
         """Write the state of a search."""
+        if self._checkpoint is None:
+            return
         search = state.as_dict()
         codes = {name: search.pop(name) for name in ("codes", "best_codes")}
         self._write({"search": search}, {"codes": codes}, 10 * state.epoch, finished=False)
@@ -371,8 +375,6 @@ class Recorder:
         return due if self._team is None else self._team.any(due)[0]
 
     def _write(self, shared, own, n_updates, *, finished):
-        if self._checkpoint is None:
-            return
         everyone = [own]
         if self._team is not None:
             packed = self._team.gather_bytes(pack(own))

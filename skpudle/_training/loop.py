@@ -73,6 +73,8 @@ class Trainer:
         Number of updates made before.
     loss_curve : iterable of float, default=()
         Mean losses of the epochs before.
+    searched : iterable of float, default=()
+        Those of the epochs of a search, for the record.
     team : Team, default=None
         The processes that train one dictionary, each with samples of its own.
     interrupts : Interrupts, default=None
@@ -88,12 +90,13 @@ class Trainer:
         *,
         n_steps=0,
         loss_curve=(),
+        searched=(),
         team=None,
         interrupts=None,
         at_round=None,
     ):
         self.model, self.optimizer = model, optimizer
-        self.n_steps, self.loss_curve = n_steps, list(loss_curve)
+        self.n_steps, self.loss_curve, self.searched = n_steps, list(loss_curve), tuple(searched)
         self.state = None  # as of the last round
         self._team, self._interrupts = team, interrupts
         self._at_round = at_round
@@ -292,6 +295,7 @@ class Trainer:
             moments=self.optimizer.state(),
             n_updates=self.n_steps,
             loss_curve=tuple(self.loss_curve),
+            searched=self.searched,
             stopping=stopping.course,
             progress=self._progress,
             generator=None if source.generator is None else source.generator.get_state(),
@@ -307,6 +311,7 @@ class Trainer:
             self.optimizer.halve_learning_rate()
         self.optimizer.load(state.atoms, state.moments)
         self.n_steps, self.loss_curve = state.n_updates, list(state.loss_curve)
+        self.searched = tuple(state.searched)
         stopping.course = state.stopping
         self._progress, self._finite = state.progress, state.finite
         self._resume_state = state.generator

@@ -60,6 +60,8 @@ class TrainingState:
         How many updates were made.
     loss_curve : tuple of float
         The mean losses of the epochs.
+    searched : tuple of float
+        Those of the epochs of a search before.
     stopping : tuple
         The course of `skpudle._training.stopping.Stopping`.
     progress : Progress or None
@@ -76,6 +78,7 @@ class TrainingState:
     moments: dict
     n_updates: int
     loss_curve: tuple
+    searched: tuple
     stopping: tuple
     progress: Progress | None
     generator: Tensor | None

@@ -10,12 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skpudle.encoding._steps import ALL
-from skpudle.shrinkage import shrinkage_function
-
 __all__ = ["Run"]
 
-_KEPT = 256  # iterations of a run whose codes are kept
+_KEPT = 256  # iterations of a run whose codes are kept: those of a few dense iterations
 
 
 class _Block(NamedTuple):
@@ -28,35 +25,26 @@ class _Block(NamedTuple):
 
 
 class Run:
-    """Iterations of some samples, one after the other, inside their working sets.
+    """Iterations one after the other, inside the working sets of the samples.
 
     Parameters
     ----------
-    steps : Steps
+    steps : DenseSteps
         The dense steps.
-    shrinkage : tuple
-        The name of the shrinkage, and whether codes are non-negative.
-    rows : slice or Tensor of shape (n,)
-        The samples.
+    shrink_ : callable
+        The shrinkage.
     indices : Tensor of shape (n, k)
-        Their working sets.
+        The working sets.
     start : int
         The first iteration.
-    codes : Tensor of shape (1 + n_done, n, k)
-        Codes before it and after those iterations that were done elsewhere.
+    z : Tensor of shape (n, k)
+        Codes before it.
     """
 
-    def __init__(self, steps, shrinkage, rows, indices, start, codes, *, matrix=None):
-        self.steps, self.shrinkage = steps, shrinkage
-        self.rows, self.indices = rows, indices
-        self.matrix = steps.block(indices) if matrix is None else matrix  # - s G, (n, k, k)
-        self.start, self._first, self._blocks = start, codes, []
-
-    def select(self, good, start, codes):
-        """Return a run of the given ones of its samples, that starts anew."""
-        rows = good if self.rows is ALL else self.rows[good]
-        return Run(self.steps, self.shrinkage, rows, self.indices[good], start, codes,
-                   matrix=self.matrix[good])  # fmt: skip
+    def __init__(self, steps, shrink_, indices, start, z):
+        self.steps, self.indices, self._shrink_ = steps, indices, shrink_
+        self.matrix = steps.block(indices)  # - s G, (n, k, k)
+        self._start, self._first, self._blocks = start, z, []
 
     def release(self):
         """Forget the matrices if they can be gathered again for the backward pass."""
@@ -64,8 +52,8 @@ class Run:
             self.matrix = None
 
     def spread(self, values):  # (n, k) -> (n, n_components)
-        zeros = values.new_zeros(len(values), len(self.steps.atoms))
-        return zeros.scatter_(1, self.indices, values)
+        """Return values in their places among those of all atoms."""
+        return torch.zeros_like(self.steps.correlation).scatter_(1, self.indices, values)
 
     # ------------------------------------------------------------------ iterations
 
@@ -75,12 +63,11 @@ class Run:
         Products are with the distance from ``z``: next to codes their rounding would add up.
         """
         codes, move = z.new_empty(len(levels), *z.shape), torch.zeros_like(z)
-        name, positive = self.shrinkage
-        shrink_ = shrinkage_function(name, positive=positive)
         before = z
         for code, level in zip(codes.unbind(), levels.unbind(), strict=True):
             torch.baddbmm(ascent[:, None], move[:, None], self.matrix, out=code[:, None])
-            before = shrink_(code.add_(before), level if len(level) == 1 else level[self.indices])
+            level = level if len(level) == 1 else level[self.indices]
+            before = self._shrink_(code.add_(before), level)
             torch.sub(before, z, out=move)
         return codes
 
@@ -88,7 +75,8 @@ class Run:
         """Return the step after codes have moved."""
         return torch.baddbmm(ascent[:, None], move[:, None], self.matrix)[:, 0]
 
-    def weigh(self, path):  # (n_iterations, n, k) -> - s G_CC path
+    def weigh(self, path):  # (n_iterations, n, k) -> the same
+        """Return ``- s G_CC path``."""
         return torch.bmm(path.transpose(0, 1), self.matrix).transpose(0, 1)
 
     def reach(self, path):  # (n_iterations, n, k) -> (n_iterations, n)
@@ -106,32 +94,29 @@ class Run:
     # ------------------------------------------------------------------ derivatives
 
     def _pieces(self):
-        """Yield codes before iterations and after each of them, (n, k) and (n_iterations, n, k).
+        """Yield where blocks end, codes before them and after each of their iterations.
 
-        From the last to the first.
+        From the last to the first, as (n, k) and (n_iterations, n, k).
         """
-        befores = [self._first[-1], *(block.last for block in self._blocks)]
+        stop = self._start + sum(len(block.levels) for block in self._blocks)
+        befores = [self._first, *(block.last for block in self._blocks)]
         for before, block in reversed(list(zip(befores, self._blocks, strict=False))):
             codes, _, *arguments = block
-            yield before, self.iterate(before, *arguments) if codes is None else codes
-        if len(self._first) > 1:
-            yield self._first[0], self._first[1:]
+            yield stop, before, self.iterate(before, *arguments) if codes is None else codes
+            stop -= len(block.levels)
 
-    def pull(self, delta, sums, level_gradient):
-        """Go all iterations back in the derivatives ``delta``, (n_samples, n_components)."""
-        stop = self.start + len(self._first) - 1 + sum(len(b.levels) for b in self._blocks)
-        if stop == self.start:
-            return
-        steps, indices = sums.steps, self.indices
+    def pull(self, delta, sums, level_gradient, scratch):
+        """Return the derivatives ``delta``, (n, n_components), before all iterations."""
+        if not self._blocks:
+            return delta
+        steps, indices, last = self.steps, self.indices, self._blocks[-1].last
         if self.matrix is None:
             self.matrix = steps.block(indices)
-        inner = delta[self.rows].gather(1, indices)
-        # products are with the distance from the last codes, which most codes are close to
-        last = self._blocks[-1].last if self._blocks else self._first[-1]
+        inner = delta.gather(1, indices)
         finfo = torch.finfo(inner.dtype)
         negligible = finfo.tiny / finfo.eps
         total, products = torch.zeros_like(inner), torch.zeros_like(self.matrix)
-        for before, after in self._pieces():
+        for stop, before, after in self._pieces():
             # derivatives shrink with every iteration: next to those of later ones these are
             # nothing, and numbers yet smaller are slow
             inner = inner.masked_fill(inner.abs() < negligible, 0)
@@ -143,6 +128,7 @@ class Run:
                 row = row.mul_(inner)[:, None]
                 inner = torch.baddbmm(row, row, self.matrix)[:, 0]
             total += u.sum(0)
+            # products are with the distance from the last codes, which most codes are close to
             moves = torch.cat([before[None], after[:-1]]) - last
             products.baddbmm_(u.permute(1, 2, 0), moves.permute(1, 0, 2))
             if level_gradient is not None:
@@ -152,10 +138,9 @@ class Run:
                     by_level -= by_entry.sum(1, keepdim=True)
                 else:
                     by_level.index_add_(1, indices.flatten(), by_entry, alpha=-1)
-            stop -= len(u)
         total, last, inner = (self.spread(part) for part in (total, last, inner))
-        residual = steps.x[self.rows] - last @ steps.atoms if steps.transition is None else None
-        sums.add(total, last, residual, self.rows)
+        residual = steps.x - last @ steps.atoms if steps.transition is None else None
+        sums.add(total, last, residual)
         sums.add_block(products, indices, self.matrix)
         self.release()
-        delta[self.rows] = inner
+        return inner

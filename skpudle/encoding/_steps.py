@@ -1,210 +1,88 @@
-r"""Gradient steps of a dense dictionary, and what they contribute to derivatives.
+r"""Gradient steps of the encoder and their adjoint, for any dictionary.
 
-The gradient ``D^T (D z - x)`` of the squared error takes ``D`` and its transpose in turn, or the
-Gram matrix ``G``. Which is cheaper depends on how many steps there will be, and an encoder that
-hopes for sparse codes does not know. So `Steps` begins without ``G`` and builds it when it has
-paid, and `StepSums` adds up what steps of either kind, of all samples or some, contribute.
+A step is ``z + s A^T M (x - D z)``, where ``A`` is ``D`` unless the atoms of the analysis are
+separate, and ``M`` hides what is missing. Backwards it contributes ``outer(u, M (x - D z))`` to the
+derivative in ``A`` and ``- outer(z, M A u)`` to that in ``D``, both times ``s``.
 """
 
 import torch
 
-__all__ = ["ALL", "Products", "StepSums", "Steps"]
-
-ALL = slice(None)  # the rows of all samples, without a copy
-_ROWS_PER_PRODUCT = 512
-
-# Atoms of some samples are gathered at once, so many numbers that they stay in a cache.
-_GATHERED = 2**19
+__all__ = ["Steps", "Sums"]
 
 
 class Steps:
-    """The step ``z + s D^T (x - D z)``, and blocks of ``- s G``.
-
-    That matrix is built as soon as what it would have saved reaches what it costs, which is never
-    more than twice as slow as knowing. Prices are in operations divided by the number of atoms.
+    """Steps by the maps of a dictionary.
 
     Parameters
     ----------
-    atoms : Tensor of shape (n_components, n_features)
-        The dictionary.
-    x : Tensor of shape (n_samples, n_features)
+    dictionary : DenseDictionary or ConvDictionary
+        The dictionary, or any object with the same maps, detached.
+    analysis : object of the same kind
+        Whose ``analysis`` correlates, often the dictionary itself.
+    x : Tensor of shape (n_samples, ...)
         Data.
-    step : Tensor of shape ()
+    size : Tensor of shape ()
         Step size.
-    n_steps : float
-        How many steps are to be expected; there may be more.
-    adjoint : bool
-        Whether there will be a backward pass.
+    mask : Tensor that broadcasts against the data, default=None
+        1 where an entry of ``x`` is known, 0 where it is missing.
     """
 
-    def __init__(self, atoms, x, step, n_steps, *, adjoint):
-        n_atoms, n_features = atoms.shape
-        self.atoms, self.x, self.size = atoms, x, step
-        self.correlation = (x * step) @ atoms.mT  # s D^T x
-        self.adjoint, self.transition = adjoint, None  # H = 1 - s G
-        gram, direct = (6 * n_atoms, 12 * n_features) if adjoint else (2 * n_atoms, 4 * n_features)
-        self.cost = n_atoms * min(gram, direct)  # operations of one step of one sample
-        self.push_cost = n_atoms * min(2 * n_atoms, 4 * n_features)  # ... without its adjoint
-        self._saving = direct - gram
-        # with an adjoint the matrix comes with another product, in the derivative of the atoms
-        self._price = (4 if adjoint else 2) * n_features * n_atoms
-        self._spent = 0
-        self._spend(len(x) * n_steps * self._saving)
-        self._spent = 0
+    def __init__(self, dictionary, analysis, x, size, *, mask=None):
+        self.dictionary, self.analysis, self.size, self._mask = dictionary, analysis, size, mask
+        self.x = self.hide(x)
 
-    def _spend(self, price):
-        self._spent += price
-        if self.transition is None and self._spent > self._price:
-            self.transition = (self.atoms @ self.atoms.mT).mul_(-self.size)
-            self._diagonal = self.transition.diagonal().clone()
-            self.transition.diagonal().add_(1)
+    def hide(self, data):
+        """Return the data with zeros where entries are missing."""
+        return data if self._mask is None else data * self._mask
 
-    def push(self, z, rows=ALL, *, apart=False):
-        """Return the codes after a step, and ``x - D z`` if it was computed on the way.
+    def enter(self, z):
+        """Return codes in the form that steps take."""
+        return z
 
-        Apart, the step is returned without the codes, to which it is rounded otherwise.
+    def leave(self, z):
+        """Return codes in the form that users see, the inverse of `enter`."""
+        return z
+
+    def push(self, z, *, out=None):
+        """Return the codes after a step, and ``M (x - D z)`` if it was computed on the way.
+
+        Without codes the step is from zero; ``out`` is memory that may be used for the result.
         """
-        if z is None:
-            return self.correlation.clone(), self.x
-        self._spend(len(z) * self._saving)
-        if self.transition is not None:
-            pushed = torch.addmm(self.correlation[rows], z, self.transition)
-            return (pushed.sub_(z) if apart else pushed), None
-        residual = self.x[rows] - z @ self.atoms
-        pushed = (residual * self.size) @ self.atoms.mT
-        return (pushed if apart else pushed.add_(z)), residual
+        residual = self.x if z is None else self.hide(self.x - self.dictionary.synthesis(z))
+        ascent = self.analysis.analysis(residual * self.size)
+        return (ascent if z is None else ascent.add_(z)), residual
 
-    def block(self, indices):  # (n, k) -> (n, k, k)
-        """Return the entries of ``- s G`` between the chosen atoms of each sample."""
-        (n, k), (n_atoms, n_features) = indices.shape, self.atoms.shape
-        self._spend(4 * n * k * k * n_features / n_atoms)  # with the product in `add_block`
-        if self.transition is not None:
-            block = self.transition.take(self.pairs(indices))
-            block.diagonal(dim1=1, dim2=2).copy_(self._diagonal[indices])
-            return block
-        block = self.atoms.new_empty(n, k, k)
-        for rows in self.few(indices):
-            chosen = self.choose(indices[rows])
-            torch.bmm(chosen, chosen.mT, out=block[rows])
-        return block.mul_(-self.size)
-
-    def few(self, indices):
-        """Yield slices of the samples whose chosen atoms fit into a cache."""
-        on_cpu = indices.device.type == "cpu"
-        entries = max(1, indices.shape[1] * self.atoms.shape[1])
-        length = max(1, _GATHERED // entries) if on_cpu else len(indices)
-        for first in range(0, len(indices), length):
-            yield slice(first, first + length)
-
-    def choose(self, indices):  # (n, k) -> (n, k, n_features)
-        """Return the chosen atoms of each sample."""
-        return self.atoms.index_select(0, indices.flatten()).view(*indices.shape, -1)
-
-    def pairs(self, indices):  # (n, k) -> (n, k, k)
-        """Return where pairs of the chosen atoms are in the flattened matrix."""
-        return indices[:, :, None] * len(self.atoms) + indices[:, None, :]
+    def sums(self):
+        """Return the adjoint, with sums of its own, since a graph may be walked twice."""
+        return Sums(self)
 
 
-class Products:
-    """A sum of ``left^T right`` over pairs, added to the result by products of many rows at once.
-
-    Those are worth a pass over the result; the pairs wait for them in memory that is used again.
-    """
-
-    def __init__(self, result):
-        self.result, self._left, self._right, self._n_waiting = result, None, None, 0
-
-    def add(self, left, right):  # (n, n_rows of the result), (n, n_columns of the result)
-        """Add a pair, at once or later."""
-        if len(left) > _ROWS_PER_PRODUCT // 2:
-            self.result.addmm_(left.mT, right)
-            return
-        if self._left is None:
-            self._left, self._right = (
-                self.result.new_empty(_ROWS_PER_PRODUCT, size) for size in self.result.shape
-            )
-        if self._n_waiting + len(left) > _ROWS_PER_PRODUCT:
-            self.finish()
-        rows = slice(self._n_waiting, self._n_waiting + len(left))
-        self._left[rows], self._right[rows] = left, right
-        self._n_waiting = rows.stop
-
-    def finish(self):  # -> the result
-        """Add what still waits, and return the result."""
-        if self._n_waiting:
-            self.result.addmm_(self._left[: self._n_waiting].mT, self._right[: self._n_waiting])
-            self._n_waiting = 0
-        return self.result
-
-
-class StepSums:
-    r"""Derivatives in the atoms, the data and the step size, as sums over steps and samples.
-
-    A step contributes ``outer(u, x - D z) - outer(z, D u)`` to that in the atoms. Through the Gram
-    matrix this is :math:`q^T x - (P + P^T) D` with ``q = sum u`` and ``P = sum u^T z``, which are
-    added up instead.
-    """
+class Sums:
+    """The transpose of the steps, and the derivatives that it adds up."""
 
     def __init__(self, steps):
         self.steps = steps
-        self.atoms = Products(torch.zeros_like(steps.atoms))
-        self.x = torch.zeros_like(steps.x)
-        self.size = torch.zeros_like(steps.size)
-        self.scratch = torch.empty_like(steps.correlation)
-        self.total = self.products = None  # q, P
-        if steps.transition is not None:
-            self.total = torch.zeros_like(steps.correlation)
-            self.products = Products(torch.zeros_like(steps.transition))
+        self._atoms = torch.zeros_like(steps.dictionary.atoms)
+        self._analysis = torch.zeros_like(steps.analysis.atoms)
+        self._x, self._size = torch.zeros_like(steps.x), torch.zeros_like(steps.size)
 
-    def pull(self, u, z, residual, rows=ALL, *, out=None):  # (n, n_components) -> the same
-        """Add what a step contributes and return its transpose at ``u``, None for the first."""
-        image = self.add(u, z, residual, rows)
+    def pull(self, u, z, residual, *, out=None):
+        """Return the transpose of a step at ``u``, and add up what the step contributes.
+
+        ``z`` is what it started from and ``residual`` what `push` returned. None for the first step
+        from zero, of which nothing is asked.
+        """
+        steps = self.steps
+        image = steps.hide(steps.analysis.synthesis(u))
+        self._x += image
+        self._size += (image * residual).sum()
+        self._analysis += steps.analysis.outer(u, residual)
         if z is None:
             return None
-        if image is None:
-            return torch.mm(u, self.steps.transition, out=out)
-        return torch.mm(image * -self.steps.size, self.steps.atoms.mT, out=out).add_(u)
+        self._atoms -= steps.dictionary.outer(z, image)
+        return steps.dictionary.analysis(image * -steps.size).add_(u)
 
-    def add(self, u, z, residual, rows=ALL):  # -> D u, of shape (n, n_features), or None
-        """Add what steps contribute that begin with the same ``z``, where ``u`` is their sum.
-
-        Without a residual this goes through the Gram matrix.
-        """
-        if residual is None:
-            self.total[rows] += u
-            self.products.add(u, z)
-            return None
-        image = u @ self.steps.atoms
-        self.atoms.add(u, residual)
-        if z is not None:
-            self.atoms.add(z, -image)
-        self.x[rows] += image
-        self.size += (image * residual).sum()
-        return image
-
-    def add_block(self, products, indices, block):  # (n, k, k), (n, k), (n, k, k)
-        """Add what ``P`` contributes, between the chosen atoms of each sample; overwrite it."""
-        steps = self.steps
-        if self.products is None:
-            products += products.mT.clone()
-            for rows in steps.few(indices):
-                images = torch.bmm(products[rows], steps.choose(indices[rows])).flatten(0, 1)
-                self.atoms.result.index_add_(0, indices[rows].flatten(), images, alpha=-1)
-            self.size += (products * block).sum() / (2 * steps.size)  # - <P, G>
-        else:
-            result = self.products.result.view(-1)
-            result.scatter_add_(0, steps.pairs(indices).flatten(), products.flatten())
-
-    def gradients(self):  # -> shapes of the atoms, the data, the step
-        """Return the derivatives, once."""
-        steps, atoms = self.steps, self.atoms.finish()
-        if self.products is not None:
-            products = self.products.finish()
-            atoms.addmm_(self.total.mT, steps.x)
-            atoms.addmm_(products + products.mT, steps.atoms, alpha=-1)
-            self.x.addmm_(self.total, steps.atoms)
-            inner = (self.total * steps.correlation).sum()
-            # <q, D^T x> - <P, G>, where s G = 1 - H
-            inner += torch.dot(products.view(-1), steps.transition.view(-1)) - products.trace()
-            self.size += inner / steps.size
-        return atoms.mul_(steps.size), self.x.mul_(steps.size), self.size
+    def gradients(self):
+        """Return the derivatives in the atoms, those of the analysis, the data and the step."""
+        size = self.steps.size
+        return size * self._atoms, size * self._analysis, size * self._x, self._size

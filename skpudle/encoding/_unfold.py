@@ -1,60 +1,67 @@
 """The unfolded encoder and its adjoint; see `skpudle.encoding`."""
 
-import torch
-from torch.autograd.function import once_differentiable
+from functools import partial
 
-from skpudle._precision import as_scalars, own_precision
-from skpudle.encoding._normal_maps import normal_map
-from skpudle.encoding._working_sets import ActiveUnfolding, pays
-from skpudle.operators import DenseDictionary
-from skpudle.shrinkage import shrinkage_function
+import torch
+
+from skpudle._precision import as_scalars, check_tensors, differentiable_once, own_precision
+from skpudle.encoding._conv_steps import ConvSteps
+from skpudle.encoding._dense_steps import DenseSteps
+from skpudle.encoding._iterations import Iterations
+from skpudle.encoding._plan import EARLY, pays
+from skpudle.encoding._runs import Run
+from skpudle.encoding._steps import Steps
+from skpudle.encoding._working_sets import WorkingSets
+from skpudle.operators import ConvDictionary, DenseDictionary
 
 __all__ = ["default_step", "encode", "threshold_levels", "unfold"]
 
 
+def _make_steps(dictionary, analysis, x, step, *, mask, n_steps, adjoint):
+    correlating = dictionary if analysis is None else analysis
+    if isinstance(dictionary, ConvDictionary):
+        return ConvSteps(dictionary, correlating, x, step, mask=mask, adjoint=adjoint)
+    if isinstance(dictionary, DenseDictionary) and analysis is None:
+        return DenseSteps(dictionary, x, step, mask=mask, n_steps=n_steps, adjoint=adjoint)
+    return Steps(dictionary, correlating, x, step, mask=mask)
+
+
 class _Unfolding(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, dictionary, atoms, x, levels, step, initial, mask, shrinkage, positive):
-        keep = any(ctx.needs_input_grad)
-        shrink_ = shrinkage_function(shrinkage, positive=positive)
-        normal = normal_map(dictionary, x, step, mask=mask, n_steps=len(levels), adjoint=keep)
-        z = entered = None if initial is None else normal.enter(initial)
-        codes, spare, scratch = [], None, None
-        for level in levels:
-            v = normal.push(z, out=spare)
-            # memory that is new to the process costs more than what is computed in it
-            scratch = torch.empty_like(v) if scratch is None else scratch
-            z_next = shrink_(v, level, scratch)
-            if keep:
-                codes.append(z_next)
-            elif z is not entered:  # two buffers in turn are enough
-                spare = z
-            z = z_next
-        if keep:
-            ctx.normal, ctx.shrinkage = normal, shrinkage
-            ctx.save_for_backward(atoms, x, levels, step, entered, *codes)
-        return normal.leave(z)
+    def forward(ctx, atoms, analysis_atoms, x, levels, step, initial, make_steps, options):
+        """Return the codes after the last level."""
+        keep, ctx.separate = any(ctx.needs_input_grad), analysis_atoms is not None
+        ctx.save_for_backward(atoms, analysis_atoms, x, levels, step, initial)
+        shrinkage, positive, forced = options
+        ctx.steps = make_steps(x.detach(), step.detach(), adjoint=keep)
+        iterations = Iterations(ctx.steps, levels.detach(), shrinkage, positive, keep=keep)
+        z = None if initial is None else ctx.steps.enter(initial.detach())
+        if forced is None:
+            z = iterations.run(z, 0, len(levels))
+        else:
+            z = WorkingSets(iterations, forced=forced).encode(z)
+        ctx.records, ctx.shrinkage = iterations.records, shrinkage
+        z = ctx.steps.leave(z)
+        return z.clone() if keep else z  # a record of the result itself would keep the graph alive
 
     @staticmethod
-    @once_differentiable  # a second backward through the saved codes would be silently wrong
-    @own_precision()
+    @differentiable_once  # a second backward through saved codes would be silently wrong
     def backward(ctx, delta):
-        _, _, levels, _, entered, *codes = ctx.saved_tensors
-        level_gradients = torch.zeros_like(levels) if ctx.needs_input_grad[3] else None
-        normal = ctx.normal.adjoint()
-        delta = normal.enter(delta)
-        u = torch.empty_like(delta)
-        for t in reversed(range(len(codes))):
-            z = codes[t - 1] if t else entered
-            # [z != 0] in floating point, several times as fast as by a boolean mask
-            u = torch.sign(codes[t], out=u).abs_().mul_(delta)
-            if level_gradients is not None and ctx.shrinkage == "soft":
-                by_entry = (codes[t].sign() * u).sum(0)
-                level_gradients[t] = -by_entry.sum_to_size(levels.shape[1:])
-            delta = normal.pull(u, z)
-        atoms, x, step = normal.gradients()
-        delta = None if delta is None else normal.leave(delta)
-        return None, atoms, x, level_gradients, step, delta, None, None, None
+        """Return the derivatives in the atoms, the data, the levels, the step, the first codes."""
+        _, _, _, levels, _, initial = ctx.saved_tensors  # raises if one was changed in place
+        by_level = torch.zeros_like(levels) if ctx.needs_input_grad[3] else None
+        kept = by_level if ctx.shrinkage == "soft" else None  # hard: constant in the levels
+        delta = ctx.steps.enter(delta.clone(memory_format=torch.contiguous_format))
+        sums, scratch = ctx.steps.sums(), torch.empty_like(delta)
+        for record in reversed(ctx.records):
+            delta = record.pull(delta, sums, kept, scratch)
+            if isinstance(record, Run) and not delta.any():
+                break
+        atoms, analysis, x, step = sums.gradients()
+        if not ctx.separate and analysis is not None:
+            atoms, analysis = atoms + analysis, None
+        delta = None if initial is None else ctx.steps.leave(delta)
+        return atoms, analysis, x, by_level, step, delta, None, None
 
 
 @own_precision()
@@ -68,6 +75,7 @@ def unfold(
     positive_code=False,
     initial=None,
     mask=None,
+    analysis=None,
     path="auto",
 ):
     """Run one iteration of the encoder for each of the given levels.
@@ -77,7 +85,7 @@ def unfold(
 
     Parameters
     ----------
-    dictionary : DenseDictionary
+    dictionary : DenseDictionary or ConvDictionary
         The dictionary, or any object with the same methods.
     x : Tensor of shape (n_samples, n_features)
         Data.
@@ -93,10 +101,13 @@ def unfold(
         Codes to start from; zero by default.
     mask : Tensor of shape (n_samples, n_features), default=None
         1 where an entry of ``x`` is known, 0 where it is missing (and then ``x`` must be finite).
+    analysis : dictionary of the same kind, default=None
+        Whose atoms correlate, if not those of ``dictionary``: an iteration is then
+        ``z + s A^T (x - D z)``, which is not the gradient step of a lasso any more.
     path : {"auto", "dense", "active"}, default="auto"
         Whether iterations of sparse codes are confined to working sets of atoms, which changes
         nothing but the speed (see `skpudle.encoding._working_sets`). By default they are
-        where that pays; "active" is for a `DenseDictionary` without initial codes and mask.
+        where that pays; "active" is for a `DenseDictionary` without a mask and separate analysis.
 
     Returns
     -------
@@ -112,27 +123,31 @@ def unfold(
         raise ValueError(f"path is {path!r}; it must be 'auto', 'dense' or 'active'.")
     if not len(levels):
         raise ValueError("There are no unfoldings, and so no codes; there has to be one at least.")
-    atoms = dictionary.atoms
-    possible = isinstance(dictionary, DenseDictionary) and initial is None and mask is None
-    if path == "active" and not possible:
+    plain = isinstance(dictionary, DenseDictionary) and mask is None and analysis is None
+    if path == "active" and not plain:
         raise ValueError(
-            "path='active' is for a DenseDictionary without initial codes and mask; use 'auto'."
+            "path='active' is for a DenseDictionary without a mask and separate atoms of the "
+            "analysis; use 'auto'."
         )
-    if possible and path == "auto":
-        possible = pays(len(x), *atoms.shape, len(levels), x.device)
-    if possible and path != "dense":
-        forced = path == "active"
-        return ActiveUnfolding.apply(atoms, x, levels, step, shrinkage, positive_code, forced)
-    return _Unfolding.apply(
+    sparse = path == "active" or (
+        path == "auto" and plain and pays(len(x), *dictionary.atoms.shape, len(levels))
+    )
+    make_steps = partial(
+        _make_steps,
         dictionary.detach(),
-        atoms,
+        None if analysis is None else analysis.detach(),
+        mask=mask,
+        n_steps=min(EARLY, len(levels)) if sparse else len(levels),
+    )
+    return _Unfolding.apply(
+        dictionary.atoms,
+        None if analysis is None else analysis.atoms,
         x,
         levels,
         step,
         initial,
-        mask,
-        shrinkage,
-        positive_code,
+        make_steps,
+        (shrinkage, positive_code, path == "active" if sparse else None),
     )
 
 
@@ -147,8 +162,8 @@ def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0,
     ----------
     dictionary : DenseDictionary
         Gives the shape that levels take.
-    alpha : float or Tensor of shape () or (n_components,)
-        Penalty or threshold, one or one per atom.
+    alpha : float or Tensor of shape (), (n_components,) or (n_unfoldings, n_components)
+        Penalty or threshold: one, one per atom, or those of every unfolding.
     n_unfoldings : int
         Number of iterations.
     step : Tensor of shape ()
@@ -165,12 +180,14 @@ def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0,
     """
     atoms = dictionary.atoms
     positions = [1] * (atoms.ndim - 2)
-    alpha = as_scalars(alpha, atoms).reshape(-1, *positions)
+    alpha = as_scalars(alpha, atoms)
+    levels = alpha.reshape(-1, alpha.shape[-1] if alpha.ndim else 1, *positions)
+    levels = levels.expand(n_unfoldings, *levels.shape[1:])
     if shrinkage == "hard":
-        return alpha.expand(n_unfoldings, *alpha.shape)
+        return levels
     unfolding = torch.arange(n_unfoldings, dtype=atoms.dtype, device=atoms.device)
-    decay = torch.pow(lambda_decay, unfolding).reshape(-1, *[1] * alpha.ndim)
-    return decay * (alpha * step)
+    decay = torch.pow(float(lambda_decay), unfolding)
+    return decay.reshape(-1, *[1] * (levels.ndim - 1)) * (levels * step)
 
 
 @own_precision()
@@ -205,6 +222,7 @@ def encode(
     positive_code=False,
     initial_threshold=None,
     mask=None,
+    analysis=None,
 ):
     r"""Encode data by an unfolded sparse encoder (eq. 7 of the paper).
 
@@ -217,7 +235,7 @@ def encode(
         The dictionary, or its atoms.
     x : Tensor of shape (n_samples, n_features)
         Data, of the dtype and on the device of the atoms.
-    alpha : float or Tensor of shape () or (n_components,)
+    alpha : float or Tensor of shape (), (n_components,) or (n_unfoldings, n_components)
         Soft shrinkage: the penalty :math:`\lambda` of the lasso, in units of the data times the
         atoms. Hard shrinkage: the threshold :math:`b`, in units of the codes.
     n_unfoldings : int, default=100
@@ -236,11 +254,20 @@ def encode(
         default start from zero.
     mask : Tensor of shape (n_samples, n_features), default=None
         1 where an entry of ``x`` is known, 0 where it is missing (and then ``x`` must be finite).
+    analysis : dictionary of the same kind, default=None
+        Whose atoms correlate, as in `unfold`.
 
     Returns
     -------
     Tensor of shape (n_samples, n_components)
         Sparse codes.
+
+    Raises
+    ------
+    TypeError
+        If the atoms or the data are no tensors.
+    ValueError
+        If they do not fit together, or if there are no unfoldings.
 
     Examples
     --------
@@ -250,8 +277,9 @@ def encode(
     >>> encode(atoms, torch.tensor([[1.0, -0.25, 0.0]]), alpha=0.5)
     tensor([[0.5000, 0.0000, 0.0000]])
     """
-    if isinstance(dictionary, torch.Tensor):
+    if not hasattr(dictionary, "atoms"):
         dictionary = DenseDictionary(dictionary)
+    check_tensors(dictionary.atoms, x)
     if step_size is None:
         step_size = default_step(dictionary)
     step = as_scalars(step_size, x)
@@ -260,7 +288,7 @@ def encode(
     )
     initial = None
     if initial_threshold is not None:
-        correlation = dictionary.analysis(x if mask is None else x * mask)
+        correlation = (analysis or dictionary).analysis(x if mask is None else x * mask)
         small = correlation.detach().abs() < initial_threshold
         if positive_code:
             small |= correlation.detach() < 0
@@ -274,4 +302,5 @@ def encode(
         positive_code=positive_code,
         initial=initial,
         mask=mask,
+        analysis=analysis,
     )

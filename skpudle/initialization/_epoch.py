@@ -67,6 +67,11 @@ class Codes:
         """Return the memory of the tensors as arrays."""
         return np.asarray(self.count), np.asarray(self.index), np.asarray(self.value)
 
+    def size(self):  # -> scalar tensor
+        """Return the sum of all moduli."""
+        used = torch.arange(self.index.shape[1]) < self.count[:, None]
+        return torch.where(used, self.value, 0.0).abs().sum()
+
     def widened(self, room):
         """Return a copy with room for so many entries a row."""
         n, longest = self.index.shape
@@ -164,9 +169,11 @@ class Epoch:
         self.codes = codes.trimmed()
         self._entries = self._by_atom()
         a, b, squares = self._moments(self._refitted() if refit else self.codes)
-        objective = (squares - gain.sum()).reshape(1)
-        self.a, self.b, objective = problem.total(a, b, objective)
-        self.objective = float(objective)
+        objective = squares - float(gain.sum())
+        sums = torch.stack([objective, self.codes.size(), objective.new_tensor(n)])
+        self.a, self.b, sums = problem.total(a, b, sums)
+        self.objective, size, n = sums.tolist()
+        self.loss = (self.objective - problem.alpha * size) / n  # mean of |x - D z|^2 / 2
 
     def _by_atom(self):
         count, index, _ = self.codes.arrays()

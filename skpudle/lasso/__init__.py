@@ -5,8 +5,8 @@ For every row ``x`` of the data the codes minimise
 .. math:: P(z) = \tfrac12 |x - D z|^2 + \sum_j \alpha_j |z_j|, \qquad (z \ge 0 \text{ if positive}),
 
 which is where the unfolded encoder tends to with its depth. An active set method
-(in torch, or compiled by numba where that is installed) ends with the exact
-solution on a support. The certificate does not depend on it: any ``u`` with
+(in torch, or compiled by numba on the CPU) ends with the exact solution on a
+support. The certificate does not depend on it: any ``u`` with
 :math:`|\langle d_j, u \rangle| \le \alpha_j` bounds the minimum from below by
 :math:`\tfrac12 |x|^2 - \tfrac12 |x - u|^2`, and a scaled residual is such a ``u``.
 
@@ -22,13 +22,9 @@ The pseudo-inverse keeps this defined for repeated atoms and for supports larger
 features. Everything here is computed in float64, because float32 does not resolve a gap of 1e-6.
 """
 
-from skpudle.lasso._solve import (
-    GapWarning,
-    converged_codes,
-    duality_gap,
-    solve_lasso,
-    warn_about_gaps,
-)
+from skpudle.lasso._gap import GapWarning, duality_gap, warn_about_gaps
+from skpudle.lasso._implicit import converged_codes
+from skpudle.lasso._solve import solve_lasso
 
 __all__ = [
     "GapWarning",

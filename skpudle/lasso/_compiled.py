@@ -24,6 +24,10 @@ from skpudle.lasso._batched import (
     TIE,
 )
 
+# What the compiled functions get as an argument: numba compiles a module anew when its own file
+# changes, and would keep the constants of another one.
+_RULES = (RUN, CANDIDATES, SHARE, TIE, DEPENDENT, RESOLUTION, ROUNDING, NEARLY, POLISHES)
+
 # Below this many rows a thread costs more than it saves.
 _ROWS_PER_TASK = 16
 
@@ -64,7 +68,7 @@ def _correlate(atoms, gram, x, start, support, z, k, residual, c):
         i += 1
 
 
-def _border(atoms, gram, support, k, inner, factor):
+def _border(atoms, gram, support, k, inner, factor, dependent):
     """Extend ``inner = G_SS`` and its Cholesky factor by ``support[k]``; return the pivot."""
     new = support[k]
     for i in range(k + 1):
@@ -82,7 +86,7 @@ def _border(atoms, gram, support, k, inner, factor):
         pivot -= factor[k, i] ** 2
     # An atom that depends on the support gets a long step along the direction that changes nothing
     # but the penalty, which ends where a code reaches zero.
-    factor[k, k] = np.sqrt(max(pivot, 0.1 * DEPENDENT * inner[k, k]))
+    factor[k, k] = np.sqrt(max(pivot, 0.1 * dependent * inner[k, k]))
     return pivot
 
 
@@ -150,12 +154,12 @@ def _minimise(k, support, z, theta, slope, step, inner, factor):
     return k
 
 
-def _peaks(c, positive, peaks):
+def _peaks(c, positive, peaks, length):
     """Set the largest correlation of every run of atoms, and return the largest of all."""
     best = 0.0
     for run in range(len(peaks)):
         peak = 0.0
-        for j in range(run * RUN, min((run + 1) * RUN, len(c))):
+        for j in range(run * length, min((run + 1) * length, len(c))):
             peak = max(peak, c[j] if positive else abs(c[j]))
         peaks[run] = peak
         best = max(best, peak)
@@ -178,15 +182,16 @@ def _grown_square(matrix):
     return larger
 
 
-def _solve_rows(atoms, gram, x, penalty, positive, max_iter, codes):
+def _solve_rows(atoms, gram, x, penalty, positive, max_iter, codes, rules):
     """Turn ``codes``, which holds ``D^T x``, into the codes of the rows of ``x``."""
+    run_length, n_candidates, share, tie, dependent, resolution, rounding, nearly, polishes = rules
     n_components, n_features = atoms.shape
-    room = 4 * CANDIDATES
+    room = 4 * n_candidates
     support = np.empty(room, np.int64)
     z, theta, slope, step = np.empty(room), np.empty(room), np.empty(room), np.empty(room)
     inner, factor = np.empty((room, room)), np.empty((room, room))
     c, residual = np.empty(n_components), np.empty(n_features)
-    peaks = np.empty((n_components + RUN - 1) // RUN)
+    peaks = np.empty((n_components + run_length - 1) // run_length)
     for row in range(len(x)):
         k = np.int64(0)  # a literal 0 would have every function compiled twice
         polished = 0
@@ -194,7 +199,7 @@ def _solve_rows(atoms, gram, x, penalty, positive, max_iter, codes):
             c[j] = codes[row, j]
         scale = 0.0  # of the correlations, to tell them from rounding
         for _ in range(max_iter):
-            if k + CANDIDATES > room:
+            if k + n_candidates > room:
                 room *= 2
                 support, z, theta = _grown(support), _grown(z), _grown(theta)
                 slope, step = _grown(slope), _grown(step)
@@ -205,25 +210,25 @@ def _solve_rows(atoms, gram, x, penalty, positive, max_iter, codes):
                 c[support[i]] = 0.0
                 off = max(off, abs(slope[i]))
                 size += abs(z[i]) * inner[i, i]
-            best = _peaks(c, positive, peaks)
+            best = _peaks(c, positive, peaks, run_length)
             scale = max(scale, best)
-            slack = RESOLUTION * penalty + ROUNDING * (scale + size)
+            slack = resolution * penalty + rounding * (scale + size)
             off = max(off, best - penalty)
-            if off <= NEARLY * penalty:
+            if off <= nearly * penalty:
                 polished += 1
-            if off <= slack or polished > POLISHES:
+            if off <= slack or polished > polishes:
                 break
 
-            weakest, n_old = max(penalty + slack, SHARE * best), k
+            weakest, n_old = max(penalty + slack, share * best), k
             for run in range(len(peaks)):
-                if peaks[run] < weakest or k == n_old + CANDIDATES:
+                if peaks[run] < weakest or k == n_old + n_candidates:
                     continue
-                j = run * RUN
-                while (c[j] if positive else abs(c[j])) < (1 - TIE) * peaks[run]:
+                j = run * run_length
+                while (c[j] if positive else abs(c[j])) < (1 - tie) * peaks[run]:
                     j += 1
                 support[k] = j
-                pivot = _border(atoms, gram, support, k, inner, factor)
-                if k == n_old or pivot > DEPENDENT * inner[k, k]:
+                pivot = _border(atoms, gram, support, k, inner, factor, dependent)
+                if k == n_old or pivot > dependent * inner[k, k]:
                     z[k], theta[k] = 0.0, np.sign(c[j])
                     slope[k] = c[j] - penalty * theta[k]
                     k += 1
@@ -242,11 +247,13 @@ _FUNCTIONS = (_product, _correlate, _border, _remove, _newton, _reach, _minimise
 
 @cache
 def _compiled():
-    """Return `_solve_rows` compiled; raise ImportError without numba."""
+    """Return `_solve_rows` compiled."""
     import numba
 
     # Not parallel: numba's own threads abort the process when two Python threads use them.
-    options = dict(nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+    # Inlined: else a process that compiles calls other copies of the functions than one that loads
+    # from the cache, and sums in another order.
+    options = dict(nogil=True, forceinline=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
     for function in _FUNCTIONS:
         # numba looks up the functions that a function calls in the namespace of its module
         try:
@@ -260,7 +267,7 @@ def _compiled():
 def solve(atoms, gram, x, *, penalty, positive, max_iter):
     """Return lasso codes of the rows of ``x``, as `skpudle.lasso._batched.solve` does.
 
-    All tensors are on the CPU. Raises ImportError where numba is not installed.
+    All tensors are on the CPU.
     """
     solve_rows = _compiled()
     codes = x @ atoms.mT
@@ -270,7 +277,7 @@ def solve(atoms, gram, x, *, penalty, positive, max_iter):
     atoms, gram, data, rows = (np.asarray(t.contiguous()) for t in (atoms, gram, x, codes))
 
     def solve_slice(part):
-        solve_rows(atoms, gram, data[part], penalty, positive, max_iter, rows[part])
+        solve_rows(atoms, gram, data[part], penalty, positive, max_iter, rows[part], _RULES)
 
     n_threads = torch.get_num_threads()
     length = max(_ROWS_PER_TASK, len(x) // (8 * n_threads))

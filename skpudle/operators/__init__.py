@@ -11,13 +11,10 @@ Atoms have the atom on axis 0 for every kind of dictionary, so whatever treats a
 (normalising, matching, resampling, plotting) is written once.
 """
 
-from skpudle.operators._dictionaries import (
-    ConvDictionary,
-    DenseDictionary,
-    atom_norms,
-    largest_eigenvalue_bound,
-    project_atoms,
-)
+from skpudle.operators._atoms import atom_norms, project_atoms
+from skpudle.operators._conv import ConvDictionary
+from skpudle.operators._dense import DenseDictionary
+from skpudle.operators._norms import largest_eigenvalue_bound
 from skpudle.operators._phases import Phases
 
 __all__ = [

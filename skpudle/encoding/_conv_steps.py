@@ -1,0 +1,100 @@
+"""Gradient steps of a convolution, on codes with an entry for every block of pixels.
+
+An encoder stays in the form of `skpudle.operators.Phases` from its first iteration to its last.
+Images and patches are written into the same memory by every product.
+"""
+
+import torch
+
+from skpudle.encoding._steps import Steps
+
+__all__ = ["ConvSteps"]
+
+
+class ConvSteps(Steps):
+    """`Steps` of a `ConvDictionary`; images are in phases."""
+
+    def __init__(self, dictionary, analysis, x, size, *, mask=None, adjoint=True):
+        self.phases = dictionary.phases(dictionary.positions(x.shape[2:]))
+        mask = None if mask is None else self.phases.split(mask.expand_as(x))
+        self._adjoint = adjoint
+        super().__init__(dictionary, analysis, self.phases.split(x), size, mask=mask)
+        self.atoms, self.correlators = dictionary.atoms.flatten(1), analysis.atoms.flatten(1)
+        self.image = torch.empty_like(self.x)
+        self._patches = self.phases.empty_patches(self.x)
+        self._pieces = self.phases.pieces(self._patches, self.image)
+
+    def enter(self, z):
+        return self.phases.widen(z)
+
+    def leave(self, z):
+        return self.phases.narrow(z)
+
+    def synthesize(self, atoms, z, start, alpha):
+        """Set the image to ``M (start + alpha * atoms z)``."""
+        torch.mm(atoms.mT, self.phases.columns(z), out=self._patches)
+        self.image.copy_(start)
+        for patch, pixels in self._pieces:
+            pixels.add_(patch, alpha=alpha)
+        if self._mask is not None:
+            self.image.mul_(self._mask)
+
+    def gather(self):
+        """Return the patches of the image."""
+        for patch, pixels in self._pieces:
+            patch.copy_(pixels)
+        return self._patches
+
+    def correlate(self, atoms, z, out=None):
+        """Return ``z + atoms^T image``, of the patches that were gathered."""
+        if out is None:
+            shape = len(atoms), self.x.shape[-1 - len(self.phases.kernel)], *self.phases.blocks
+            out = atoms.new_empty(shape)
+            # beyond the last column, where new memory may hold NaN, which times zero is NaN
+            out.flatten(1)[:, self._patches.shape[1] :] = 0
+            out = out.transpose(0, 1)
+        columns = self.phases.columns(out)
+        if z is None:
+            torch.mm(atoms, self._patches, out=columns)
+        else:
+            torch.addmm(self.phases.columns(z), atoms, self._patches, out=columns)
+        return out
+
+    def push(self, z, *, out=None):
+        if z is None:
+            self.image.copy_(self.x)
+        else:
+            self.synthesize(self.atoms, z, self.x, -1)
+        residual = self.image.clone() if self._adjoint else None
+        self.gather()
+        return self.phases.wipe_(self.correlate(self.correlators * self.size, z, out)), residual
+
+    def sums(self):
+        return _ConvSums(self)
+
+
+class _ConvSums:
+    def __init__(self, steps):
+        self.steps = steps
+        shapes = steps.atoms, steps.correlators, steps.x, steps.size
+        self._atoms, self._analysis, self._x, self._size = map(torch.zeros_like, shapes)
+
+    def pull(self, u, z, residual, *, out=None):
+        steps, pulled = self.steps, None
+        columns = steps.phases.columns
+        steps.synthesize(steps.correlators, u, torch.zeros_like(residual), 1)
+        self._x += steps.image
+        self._size += torch.dot(steps.image.flatten(), residual.flatten())
+        if z is not None:
+            self._atoms.addmm_(columns(z), steps.gather().mT, alpha=-1)
+            pulled = steps.correlate(steps.atoms * -steps.size, u)
+        steps.image.copy_(residual)
+        self._analysis.addmm_(columns(u), steps.gather().mT)
+        return pulled
+
+    def gradients(self):
+        steps, size = self.steps, self.steps.size
+        atoms, analysis = (
+            size * total.view_as(steps.dictionary.atoms) for total in (self._atoms, self._analysis)
+        )
+        return atoms, analysis, size * steps.phases.join(self._x), self._size

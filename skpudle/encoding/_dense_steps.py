@@ -1,0 +1,205 @@
+r"""Gradient steps of a dense dictionary, and what they contribute to derivatives.
+
+The gradient ``D^T (D z - x)`` of the squared error takes ``D`` and its transpose in turn, or the
+Gram matrix ``G``. Which is cheaper depends on how many steps there will be, and an encoder that
+hopes for sparse codes does not know. So `DenseSteps` begins without ``G`` and builds it when it has
+paid, and its sums add up what steps of either kind contribute.
+"""
+
+import torch
+
+from skpudle.encoding._steps import Steps
+
+__all__ = ["DenseSteps"]
+
+# Rows that one product adds to a sum: a pass over 1500 x 1500 sums takes as long as the product of
+# so few rows.
+_ROWS_PER_PRODUCT = 512
+# Atoms of some samples are gathered at once, so many numbers that they stay in a cache.
+_GATHERED = 2**19
+
+
+class DenseSteps(Steps):
+    """`Steps` of a `DenseDictionary`, and blocks of ``- s G``.
+
+    That matrix is built as soon as what it would have saved reaches what it costs, which is never
+    more than twice as slow as knowing. Prices are in operations divided by the number of atoms.
+
+    Parameters
+    ----------
+    dictionary, x, size, mask
+        As in `Steps`; with a mask there is no Gram matrix.
+    n_steps : float
+        How many steps are to be expected; there may be more.
+    adjoint : bool
+        Whether there will be a backward pass.
+    """
+
+    def __init__(self, dictionary, x, size, *, mask=None, n_steps, adjoint):
+        super().__init__(dictionary, dictionary, x, size, mask=mask)
+        self.atoms = dictionary.atoms
+        n_atoms, n_features = self.atoms.shape
+        self.correlation = (self.x * size) @ self.atoms.mT  # s D^T x
+        self.transition = None  # H = 1 - s G
+        gram, direct = (6 * n_atoms, 12 * n_features) if adjoint else (2 * n_atoms, 4 * n_features)
+        self._saving = direct - gram
+        # with an adjoint the matrix comes with another product, in the derivative of the atoms
+        self._price = (4 if adjoint else 2) * n_features * n_atoms
+        if mask is not None:
+            self._price = float("inf")
+        self._spent = 0
+        self._spend(len(x) * n_steps * self._saving)
+        self._spent = 0
+
+    def _spend(self, price):
+        self._spent += price
+        if self.transition is None and self._spent > self._price:
+            self.transition = (self.atoms @ self.atoms.mT).mul_(-self.size)
+            self._diagonal = self.transition.diagonal().clone()
+            self.transition.diagonal().add_(1)
+
+    def push(self, z, *, out=None, apart=False):
+        """Do as `Steps.push`; apart, leave the step without the codes, to which it is rounded."""
+        if z is None:
+            return self.correlation.clone(), self.x
+        self._spend(len(z) * self._saving)
+        if self.transition is not None:
+            pushed = torch.addmm(self.correlation, z, self.transition, out=out)
+            return (pushed.sub_(z) if apart else pushed), None
+        residual = self.hide(self.x - z @ self.atoms)
+        pushed = torch.mm(residual * self.size, self.atoms.mT, out=out)
+        return (pushed if apart else pushed.add_(z)), residual
+
+    def sums(self):
+        return DenseSums(self)
+
+    def block(self, indices):  # (n, k) -> (n, k, k)
+        """Return the entries of ``- s G`` between the chosen atoms of each sample."""
+        (n, k), (n_atoms, n_features) = indices.shape, self.atoms.shape
+        self._spend(4 * n * k * k * n_features / n_atoms)  # with the product in `add_block`
+        if self.transition is not None:
+            block = self.transition.take(self.pairs(indices))
+            block.diagonal(dim1=1, dim2=2).copy_(self._diagonal[indices])
+            return block
+        block = self.atoms.new_empty(n, k, k)
+        for rows in self.few(indices):
+            chosen = self.choose(indices[rows])
+            torch.bmm(chosen, chosen.mT, out=block[rows])
+        return block.mul_(-self.size)
+
+    def few(self, indices):
+        """Yield slices of the samples whose chosen atoms fit into a cache."""
+        on_cpu = indices.device.type == "cpu"
+        entries = max(1, indices.shape[1] * self.atoms.shape[1])
+        length = max(1, _GATHERED // entries) if on_cpu else len(indices)
+        for first in range(0, len(indices), length):
+            yield slice(first, first + length)
+
+    def choose(self, indices):  # (n, k) -> (n, k, n_features)
+        """Return the chosen atoms of each sample."""
+        return self.atoms.index_select(0, indices.flatten()).view(*indices.shape, -1)
+
+    def pairs(self, indices):  # (n, k) -> (n, k, k)
+        """Return where pairs of the chosen atoms are in the flattened matrix."""
+        return indices[:, :, None] * len(self.atoms) + indices[:, None, :]
+
+
+class _Products:
+    """A sum of ``left^T right`` over pairs, added to the result by products of many rows at once.
+
+    Those are worth a pass over the result; the pairs wait for them in memory that is used again.
+    """
+
+    def __init__(self, result):
+        self.result, self._left, self._right, self._n_waiting = result, None, None, 0
+
+    def add(self, left, right):  # (n, n_rows of the result), (n, n_columns of the result)
+        """Add a pair, at once or later."""
+        if len(left) > _ROWS_PER_PRODUCT // 2:
+            self.result.addmm_(left.mT, right)
+            return
+        if self._left is None:
+            self._left, self._right = (
+                self.result.new_empty(_ROWS_PER_PRODUCT, size) for size in self.result.shape
+            )
+        if self._n_waiting + len(left) > _ROWS_PER_PRODUCT:
+            self.finish()
+        rows = slice(self._n_waiting, self._n_waiting + len(left))
+        self._left[rows], self._right[rows] = left, right
+        self._n_waiting = rows.stop
+
+    def finish(self):  # -> the result
+        """Add what still waits, and return the result."""
+        if self._n_waiting:
+            self.result.addmm_(self._left[: self._n_waiting].mT, self._right[: self._n_waiting])
+            self._n_waiting = 0
+        return self.result
+
+
+class DenseSums:
+    r"""`Sums` of dense steps.
+
+    Through the Gram matrix the derivative in the atoms is :math:`q^T x - (P + P^T) D` with
+    ``q = sum u`` and ``P = sum u^T z``, which are added up instead.
+    """
+
+    def __init__(self, steps):
+        self.steps = steps
+        self._atoms = _Products(torch.zeros_like(steps.atoms))
+        self._x, self._size = torch.zeros_like(steps.x), torch.zeros_like(steps.size)
+        self._total = self._products = None  # q, P
+        if steps.transition is not None:
+            self._total = torch.zeros_like(steps.correlation)
+            self._products = _Products(torch.zeros_like(steps.transition))
+
+    def pull(self, u, z, residual, *, out=None):  # (n, n_components) -> the same
+        steps, image = self.steps, self.add(u, z, residual)
+        if z is None:
+            return None
+        if image is None:
+            return torch.mm(u, steps.transition, out=out)
+        return torch.mm(image * -steps.size, steps.atoms.mT, out=out).add_(u)
+
+    def add(self, u, z, residual):  # -> M D u, of shape (n, n_features), or None
+        """Add what steps contribute that begin with the same ``z``, where ``u`` is their sum.
+
+        Without a residual this goes through the Gram matrix.
+        """
+        if residual is None:
+            self._total += u
+            self._products.add(u, z)
+            return None
+        image = self.steps.hide(u @ self.steps.atoms)
+        self._atoms.add(u, residual)
+        if z is not None:
+            self._atoms.add(z, -image)
+        self._x += image
+        self._size += (image * residual).sum()
+        return image
+
+    def add_block(self, products, indices, block):  # (n, k, k), (n, k), (n, k, k)
+        """Add what ``P`` contributes, between the chosen atoms of each sample; overwrite it."""
+        steps = self.steps
+        if self._products is None:
+            products += products.mT.clone()
+            for rows in steps.few(indices):
+                images = torch.bmm(products[rows], steps.choose(indices[rows])).flatten(0, 1)
+                self._atoms.result.index_add_(0, indices[rows].flatten(), images, alpha=-1)
+            self._size += (products * block).sum() / (2 * steps.size)  # - <P, G>
+        else:
+            result = self._products.result.view(-1)
+            result.scatter_add_(0, steps.pairs(indices).flatten(), products.flatten())
+
+    def gradients(self):  # -> shapes of the atoms, None, the data, the step
+        """Return the derivatives, once; those of the analysis are among those of the atoms."""
+        steps, atoms = self.steps, self._atoms.finish()
+        if self._products is not None:
+            products = self._products.finish()
+            atoms.addmm_(self._total.mT, steps.x)
+            atoms.addmm_(products + products.mT, steps.atoms, alpha=-1)
+            self._x.addmm_(self._total, steps.atoms)
+            inner = (self._total * steps.correlation).sum()
+            # <q, D^T x> - <P, G>, where s G = 1 - H
+            inner += torch.dot(products.view(-1), steps.transition.view(-1)) - products.trace()
+            self._size += inner / steps.size
+        return atoms.mul_(steps.size), None, self._x.mul_(steps.size), self._size

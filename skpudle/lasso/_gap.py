@@ -1,0 +1,111 @@
+"""How far codes are from the minimum of the lasso, certified; see `skpudle.lasso`."""
+
+import warnings
+
+import torch
+
+__all__ = ["GapWarning", "checked_alpha", "duality_gap", "warn_about_gaps"]
+
+_WARNED_SAMPLES = 5
+
+
+class GapWarning(RuntimeWarning):
+    """Some codes are not certified to the tolerance that was asked for."""
+
+
+def checked_alpha(alpha, atoms):
+    """Return alpha as a positive float, or as a float64 tensor of one entry per atom."""
+    if not isinstance(alpha, torch.Tensor):
+        alpha = torch.tensor(alpha, dtype=torch.float64, device="cpu")
+    alpha = alpha.detach().double()
+    if alpha.shape not in [(), (len(atoms),)]:
+        raise ValueError(
+            f"alpha has shape {tuple(alpha.shape)}; pass a number, or one for each of the "
+            f"{len(atoms)} atoms."
+        )
+    least = float(alpha.min())
+    if not least > 0:
+        raise ValueError(
+            f"alpha must be positive, got {least}. Without a penalty codes are those of least "
+            "squares, neither sparse nor certified by a duality gap: use torch.linalg.lstsq."
+        )
+    return least if alpha.ndim == 0 else alpha.to(atoms.device)
+
+
+@torch.no_grad()
+def duality_gap(atoms, x, codes, alpha, *, positive=False, dual_codes=None):
+    r"""Return a certified bound on how far codes are from the minimum of the lasso.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_features)
+        Atoms, of any norm.
+    x : Tensor of shape (n_samples, n_features)
+        Data.
+    codes : Tensor of shape (n_samples, n_components)
+        Codes, wherever they come from.
+    alpha : float or Tensor of shape (n_components,)
+        Penalty, one for all atoms or one for each; positive.
+    positive : bool, default=False
+        Whether codes are restricted to non-negative values.
+    dual_codes : Tensor of shape (n_samples, n_components), default=None
+        Codes whose residual is scaled to a dual feasible point; by default the codes themselves.
+        Any certify, but where ``codes`` have been rounded, those from before give the better bound.
+
+    Returns
+    -------
+    Tensor of shape (n_samples,)
+        Relative gaps, in float64: a bound on :math:`(P(z) - \min P) / P(0)`, where
+        :math:`P(0) = |x|^2 / 2`. Infinite for codes that are negative where they must not be.
+    """
+    alpha = torch.as_tensor(checked_alpha(alpha, atoms), dtype=torch.float64, device=x.device)
+    atoms, x, codes = atoms.double(), x.double(), codes.double()
+    residual = x - codes @ atoms
+    size = torch.linalg.vector_norm(codes if alpha.ndim == 0 else alpha * codes, ord=1, dim=1)
+    primal = residual.square().sum(1) / 2 + (alpha * size if alpha.ndim == 0 else size)
+
+    dual = residual if dual_codes is None else x - dual_codes.double() @ atoms
+    correlations = dual @ (atoms / alpha.reshape(-1, 1)).mT
+    least, largest = correlations.aminmax(dim=1)
+    if not positive:
+        largest = torch.maximum(largest, -least)
+    # the best multiple of the residual among the feasible ones
+    best = (x * dual).sum(1) / dual.square().sum(1)
+    multiple = torch.minimum(best, torch.where(largest > 0, 1 / largest, torch.inf)).clamp_min(0)
+    dual = multiple.nan_to_num()[:, None] * dual
+    gap = primal - ((x * dual).sum(1) - dual.square().sum(1) / 2)
+
+    if positive:
+        gap = gap.masked_fill((codes < 0).any(1), torch.inf)
+    at_zero = x.square().sum(1) / 2
+    return torch.where((at_zero == 0) & (gap == 0), 0.0, gap / at_zero).clamp_min(0)
+
+
+def warn_about_gaps(gaps, *, tol=1e-6, category=GapWarning, stacklevel=1):
+    """Warn if samples have a larger relative duality gap than ``tol``, and name them.
+
+    Parameters
+    ----------
+    gaps : Tensor of shape (n_samples,)
+        Relative duality gaps.
+    tol : float, default=1e-6
+        The largest gap that needs no warning.
+    category : type, default=GapWarning
+        Category of the warning.
+    stacklevel : int, default=1
+        As in `warnings.warn`: 1 names the line that calls this function, 2 the caller of that.
+    """
+    missed = (~(gaps <= tol)).nonzero().squeeze(1).tolist()  # a NaN misses as well
+    if not missed:
+        return
+    named = ", ".join(map(str, missed[:_WARNED_SAMPLES]))
+    if len(missed) > _WARNED_SAMPLES:
+        named += ", ..."
+    warnings.warn(
+        f"The codes of {len(missed)} of {len(gaps)} samples have a relative duality gap above "
+        f"tol={tol:g}, up to {float(gaps[missed].max()):.3g} (samples {named}). Check these for "
+        "values that are huge or not finite; float64 and a larger penalty come closer, and so does "
+        "solve_lasso with a larger max_iter.",
+        category,
+        stacklevel=stacklevel + 1,
+    )

@@ -1,0 +1,143 @@
+"""The derivative of converged codes, which is implicit; see `skpudle.lasso`."""
+
+import torch
+
+from skpudle._precision import differentiable_once
+from skpudle.lasso._solve import BLOCK_ENTRIES, solve_lasso
+
+__all__ = ["converged_codes"]
+
+# Eigenvalues of G_SS below this share of the largest are zero to the pseudo-inverse. It is the
+# square of the relative distance of atoms that float32 barely tells apart.
+_DEPENDENT = 1e-12
+# Supports are padded to multiples of this.
+_SUPPORT_STEP = 8
+
+
+def _supports(codes):  # (n, p) -> (n, k), padded by p
+    """Return the support of each row and its size."""
+    active = codes != 0
+    sizes = active.sum(1)
+    rows, atoms = active.nonzero(as_tuple=True)
+    places = torch.arange(len(rows), device=codes.device) - (sizes.cumsum(0) - sizes)[rows]
+    width = int(sizes.max()) if len(sizes) else 0
+    supports = rows.new_full((len(codes), width), codes.shape[1])
+    supports[rows, places] = atoms
+    return supports, sizes
+
+
+def _apply_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k)
+    """Apply the pseudo-inverse of each matrix; zero rows and columns stand for empty places."""
+    diagonal = inner.diagonal(dim1=1, dim2=2)
+    factor, failed = torch.linalg.cholesky_ex(inner + torch.diag_embed((diagonal == 0) * 1.0))
+    u = torch.cholesky_solve(delta[:, :, None], factor)[:, :, 0]
+    pivots = factor.diagonal(dim1=1, dim2=2).square()
+    # pivots bound the smallest eigenvalue from above only: leave a margin
+    small = (pivots < 100 * inner.shape[1] * _DEPENDENT * diagonal).any(1)
+    singular = ((failed > 0) | small).nonzero().squeeze(1)
+    if len(singular):
+        inverse = torch.linalg.pinv(inner[singular], hermitian=True, rtol=_DEPENDENT)
+        u[singular] = (inverse @ delta[singular][:, :, None])[:, :, 0]
+    return u
+
+
+def _implicit_adjoint(atoms, codes, delta):  # (p, m), (n, p), (n, p) -> (n, p)
+    """Return ``u`` with ``u_S = pinv(G_SS) delta_S`` on the support of each row, else 0."""
+    n_components, n_features = atoms.shape
+    atoms = torch.cat([atoms, atoms.new_zeros(1, n_features)]).double()
+    supports, sizes = _supports(codes)
+    delta = torch.cat([delta, delta.new_zeros(len(delta), 1)], 1).double()
+    u = torch.zeros_like(delta)
+    # rows of similar size share a batch, so little of it is padding
+    order = sizes.argsort()
+    entries = BLOCK_ENTRIES.get(codes.device.type, 2**20)
+    first = int((sizes == 0).sum())
+    while first < len(order):
+        smallest = int(sizes[order[first]])
+        width = min(-(-smallest // _SUPPORT_STEP) * _SUPPORT_STEP, supports.shape[1])
+        n_rows = max(1, entries // (width * max(width, n_features)))
+        rows = order[first : first + n_rows]
+        rows = rows[sizes[rows] <= width]
+        support = supports[rows, :width]
+        members = atoms[support]
+        solution = _apply_inverse(members @ members.mT, delta[rows].gather(1, support))
+        u[rows] = u[rows].scatter(1, support, solution.masked_fill(support == n_components, 0))
+        first += len(rows)
+    return u[:, :n_components]
+
+
+class _ConvergedCodes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, dictionary, atoms, x, alpha, positive, max_iter, certify):
+        codes, gaps = solve_lasso(
+            atoms, x, alpha, positive=positive, max_iter=max_iter, certify=certify
+        )
+        ctx.dictionary = dictionary
+        ctx.save_for_backward(atoms, x, alpha, codes)
+        ctx.mark_non_differentiable(gaps)
+        return codes, gaps
+
+    @staticmethod
+    @differentiable_once  # a second backward would take the support's derivative for zero
+    def backward(ctx, delta, _):
+        atoms, x, alpha, codes = ctx.saved_tensors
+        dictionary = ctx.dictionary
+        u = _implicit_adjoint(atoms, codes, delta).to(x.dtype)
+        image = dictionary.synthesis(u)
+        atoms_gradient = alpha_gradient = None
+        if ctx.needs_input_grad[1]:
+            residual = x - dictionary.synthesis(codes)
+            # outer(u, residual) - outer(codes, image) in one product
+            atoms_gradient = dictionary.outer(
+                torch.cat([u, codes]), torch.cat([residual, image.neg()])
+            )
+        if ctx.needs_input_grad[3]:
+            by_atom = -(codes.sign() * u).sum(0)
+            alpha_gradient = by_atom.sum_to_size(alpha.shape).to(alpha)
+        return None, atoms_gradient, image, alpha_gradient, None, None, None
+
+
+def converged_codes(dictionary, x, *, alpha, positive_code=False, max_iter=1000, certify=True):
+    """Encode data by the solution of the lasso.
+
+    Differentiable once in ``dictionary.atoms``, ``x`` and, where it is a tensor, ``alpha``.
+
+    Parameters
+    ----------
+    dictionary : DenseDictionary
+        The dictionary.
+    x : Tensor of shape (n_samples, n_features)
+        Data, of the dtype and on the device of the atoms.
+    alpha : float or Tensor of shape () or (n_components,)
+        Penalty, in units of the data times the atoms; positive.
+    positive_code : bool, default=False
+        Whether codes are restricted to non-negative values.
+    max_iter : int, default=1000
+        Largest number of rounds of the solver, see `solve_lasso`.
+    certify : bool, default=True
+        Whether to compute the duality gaps.
+
+    Returns
+    -------
+    codes : Tensor of shape (n_samples, n_components)
+        Codes.
+    gaps : Tensor of shape (n_samples,)
+        Their relative duality gaps in float64: see `duality_gap`, and `warn_about_gaps` for what to
+        do with them; NaN without ``certify``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skpudle.lasso import converged_codes
+    >>> from skpudle.operators import DenseDictionary
+    >>> x = torch.tensor([[1.0, -0.25]], requires_grad=True)
+    >>> codes, gaps = converged_codes(DenseDictionary(torch.eye(2)), x, alpha=0.5)
+    >>> codes.sum().backward()
+    >>> x.grad
+    tensor([[1., 0.]])
+    """
+    if not isinstance(alpha, torch.Tensor):
+        alpha = torch.tensor(alpha, dtype=torch.float64, device="cpu")
+    return _ConvergedCodes.apply(
+        dictionary.detach(), dictionary.atoms, x, alpha, positive_code, max_iter, certify
+    )

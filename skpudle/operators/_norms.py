@@ -1,0 +1,88 @@
+"""Bounds of spectral norms from above."""
+
+import torch
+
+__all__ = ["largest_eigenvalue_bound", "scaled", "smaller_gram"]
+
+# Powers by repeated squaring: the 2**8-th root of the number of eigenvalues is below 1.05 for up to
+# 265,000 of them.
+_SQUARINGS = 7
+
+# From so many rows on a certified estimate takes less time than squaring (one CPU core): 0.7 and
+# 2.7 ms for 256, 12 and 145 ms for 1000, but 0.4 and 0.4 ms for 128.
+_LARGE = 256
+# A Krylov space of so many blocks of so many vectors finds the largest eigenvalue of 1000 x 1000
+# matrices without gaps in their spectrum up to 0.6 %; with 6 blocks it misses 2 %.
+_BLOCK, _DEPTH = 4, 10
+_MARGIN = 1.02
+
+
+def _estimate(gram):  # (k, k) -> largest eigenvalue of a part of it, or None
+    start = torch.arange(1, 1 + _BLOCK * len(gram), dtype=gram.dtype, device=gram.device)
+    blocks = [start.square().sin().view(-1, _BLOCK)]
+    for _ in range(_DEPTH):
+        blocks.append(torch.linalg.qr(gram @ blocks[-1]).Q)
+    basis = torch.linalg.qr(torch.cat(blocks[1:], dim=1)).Q
+    part = basis.mH @ (gram @ basis)
+    return torch.linalg.eigvalsh(part)[-1] if part.isfinite().all() else None
+
+
+def _certified_estimate(gram):  # (k, k) -> scalar tensor or None
+    """Return a bound by 2 % above an estimate, if a Cholesky factor proves that it is one."""
+    estimate = _estimate(gram)
+    if estimate is None:
+        return None
+    rest = -gram
+    rest.diagonal().add_(_MARGIN * estimate)
+    _, failed = torch.linalg.cholesky_ex(rest)
+    return None if failed else _MARGIN * estimate
+
+
+def _bound_by_squaring(gram):  # (..., k, k) -> (...)
+    norm = torch.linalg.matrix_norm(gram)
+    log_bound = norm.log()
+    power = gram / norm[..., None, None]
+    for squaring in range(1, _SQUARINGS + 1):
+        power = power @ power
+        norm = torch.linalg.matrix_norm(power)
+        log_bound = log_bound + norm.log() / 2**squaring
+        power = power / norm[..., None, None]
+    return torch.nan_to_num(log_bound.exp(), nan=0.0)  # the logarithm of 0 for zero atoms
+
+
+def largest_eigenvalue_bound(gram):  # (..., k, k) Hermitian, positive semidefinite -> (...)
+    r"""Bound the largest eigenvalue from above, by at most 5 %.
+
+    With ``q = 2^8``, ``max <= (sum_i w_i^q)^(1/q) <= k^(1/q) max``, and the sum is the squared
+    Frobenius norm of ``gram^(q/2)``. Unlike a power or Lanczos iteration this never errs low, has
+    no start vector that an atom could be orthogonal to, and does not make a GPU wait for the host.
+
+    On a CPU, where products of large matrices take their time, a number slightly above what a
+    Krylov space finds is tried first: it is a bound if ``bound - gram`` has a Cholesky factor.
+    """
+    bound = None
+    if gram.ndim == 2 and len(gram) >= _LARGE and gram.device.type == "cpu":
+        bound = _certified_estimate(gram)
+    if bound is None:
+        bound = _bound_by_squaring(gram)
+    # of the sums or factors, and of the logarithms and the exponential, which count for small ones
+    return bound * (1 + (gram.shape[-1] + 16) * torch.finfo(gram.dtype).eps)
+
+
+def scaled(atoms):  # -> (atoms, squared scale)
+    """Return atoms whose squares neither underflow nor overflow, and what they are divided by."""
+    largest = atoms.abs().max()
+    return atoms / torch.where(largest > 0, largest, torch.ones_like(largest)), largest.square()
+
+
+def smaller_gram(a):  # (..., p, m) -> (..., min(p, m), min(p, m))
+    """Return the smaller of the Gram matrices of rows and of columns."""
+    a = a if a.shape[-2] <= a.shape[-1] else a.mH
+    if a.ndim > 2 or len(a) < _LARGE:
+        return a @ a.mH
+    gram, length = a.new_zeros(len(a), len(a)), -(-len(a) // 4)
+    for first in range(0, len(a), length):  # five eighths of the product: it is Hermitian
+        gram[first : first + length, : first + length] = (
+            a[first : first + length] @ a[: first + length].mH
+        )
+    return gram.tril_().add_(gram.tril(-1).mH)
