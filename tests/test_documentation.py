@@ -141,7 +141,7 @@ except AttributeError as error:
 
 def test_the_package_is_imported_without_what_is_not_used():
     """Neither what is optional nor the modules that only some programs need."""
-    modules = "matplotlib", "numba", "skimage", "sporco", "PIL", "safetensors", "torch._dynamo"
+    modules = "matplotlib", "skimage", "sporco", "PIL", "safetensors", "torch._dynamo"
     own = "datasets", "images", "pretrained", "checkpoint"
     names = [*modules, *(f"skpudle.{name}" for name in own)]
     assert run_alone(f"print([name for name in {names} if name in sys.modules])") == "[]\n"
@@ -219,10 +219,21 @@ def test_learners_are_compared_row_by_row(learner_tables, tmp_path):
     assert (tmp_path / "learners.svg").exists()
 
 
+def test_scores_of_concepts_are_means_beside_published_ones(learner_tables, tmp_path):
+    run = {"method": "search", "p": 100, "n": 2500, "found": 0.5, "seconds": 2.0}
+    rows = [run | {"mcc_ood": 0.5, "seed": 0}, run | {"mcc_ood": 1.0, "seed": 1}]
+    path = tmp_path / "concepts.json"
+    path.write_text(json.dumps({"results": rows, "published": {"SAE": {"100": 0.125}}}))
+    page = learner_tables["concepts"](path)
+    for part in ("published: SAE\n     - 0.125", "search, 2500 samples\n     - 0.750", "- 50.0%"):
+        assert part in page
+
+
 def test_without_results_of_learners_the_pages_say_so(learner_tables, tmp_path):
     missing = tmp_path / "missing.json"
     assert "No measurement" in learner_tables["learners"](missing)
     assert "No measurement" in learner_tables["alone"](missing)
+    assert "No measurement" in learner_tables["concepts"](missing)
     pytest.importorskip("matplotlib")
     learner_tables["draw"](tmp_path, missing)
     assert (tmp_path / "learners.svg").exists()

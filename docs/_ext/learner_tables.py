@@ -1,12 +1,14 @@
 """Tables and a picture of `benchmarks/bench_learners.py`, and tables that stand alone.
 
 ``learner-results`` compares learners: a table for each measure, with a row for each data set.
-``benchmark-table:: NAME`` shows the rows of ``benchmarks/results/NAME.json`` as they are. Where
-nothing has been measured yet, both say so.
+``concept-results`` has the scores of ``benchmarks/results/concepts.json`` beside published ones,
+and ``benchmark-table:: NAME`` the rows of ``benchmarks/results/NAME.json`` as they are. Where
+nothing has been measured yet, all say so.
 """
 
 import json
 from pathlib import Path
+from statistics import fmean
 
 from result_tables import RESULTS, conditions, scalars, table, text
 
@@ -85,6 +87,34 @@ def alone(path):
     return "\n".join([rows, ".. rst-class:: conditions", "", conditions(result), ""])
 
 
+def concepts(path=RESULTS / "concepts.json"):
+    """Return scores by the number of concepts, and what they took, means over seeds."""
+    result = _read(path)
+    runs = {}
+    for row in result["results"]:
+        runs.setdefault((row["method"], row["n"], row["p"]), []).append(row)
+    if not runs:
+        return "No measurement is stored yet."
+    scores = {f"published: {name}": found for name, found in result["published"].items()}
+    costs = []
+    for (method, n, p), rows in runs.items():
+        mean = {key: fmean(row[key] for row in rows) for key in ("mcc_ood", "found", "seconds")}
+        scores.setdefault(f"{method}, {n} samples", {})[str(p)] = mean["mcc_ood"]
+        if method != "true dictionary":
+            named = {"method": method, "concepts": text(p), "samples": text(n)}
+            named |= {"concepts found": f"{mean['found']:.1%}", "seconds": f"{mean['seconds']:.1f}"}
+            costs.append(named | {"runs": text(len(rows))})
+    sizes = sorted({p for found in scores.values() for p in found}, key=int)
+    lines = [
+        {"method": name} | {f"p = {p}": f"{found[p]:.3f}" if p in found else "" for p in sizes}
+        for name, found in scores.items()
+    ]
+    title = "Mean correlation out of distribution, of p concepts"
+    return "\n".join(
+        [table(lines, title=title), table(costs, title="What was found, and the time")]
+    )
+
+
 def draw(output, path=RESULTS / "learners.json"):
     """Draw the variance gained over scikit-learn's default against the time over its time."""
     import matplotlib
@@ -125,6 +155,10 @@ def setup(app):
             self.env.note_dependency(str(path))  # also where it is still to come
             return self.parse_text_to_nodes(make(path), allow_section_headings=True)
 
+    class ConceptTables(LearnerTables):
+        def run(self):
+            return self.show(concepts, RESULTS / "concepts.json")
+
     class TableAlone(LearnerTables):
         required_arguments = 1
 
@@ -132,6 +166,7 @@ def setup(app):
             return self.show(alone, RESULTS / f"{self.arguments[0]}.json")
 
     app.add_directive("learner-results", LearnerTables)
+    app.add_directive("concept-results", ConceptTables)
     app.add_directive("benchmark-table", TableAlone)
     app.connect("builder-inited", lambda app: draw(Path(app.srcdir) / "generated"))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

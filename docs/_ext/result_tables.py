@@ -33,6 +33,7 @@ TITLES = {
     "update-T1000": "One update: 1000 unfoldings",
     "update-n512-p1024": "One update: 512 samples, 1024 atoms of 256 features",
     "scale": "One update: exponents of time and memory",
+    "choosing_search": "The penalty of the search",
     "transform-p256": "Lasso codes (solved exactly): 256 atoms",
     "transform-p1024": "Lasso codes (solved exactly): 1024 atoms",
     "conv_update": "One update of a convolution: 16 crops of 129 x 129 pixels",
@@ -46,6 +47,8 @@ NOTES = {
     "choosing_alpha": "Of seven values of alpha, the one with the smallest error of denoising, "
     "and the one that a search with the default score picks. Errors are mean squares, those of "
     "the picked alphas as multiples of the smallest error, and that as a multiple of the noise.",
+    "choosing_search": 'Rules for ``alpha="auto"``, on data whose dictionary is known and on real '
+    "data: what the search finds with them, and what is found without the bias of the lasso.",
     "conv_update": "``skpudle_adjoint`` is the encoder of this package, whose backward pass is "
     "written out; ``torch_autograd`` the same network of torch's convolutions, differentiated by "
     "torch. Both have the same gradient, as its norm shows.",
@@ -127,7 +130,8 @@ def read(folder):
         return [int(part) if part.isdigit() else part for part in parts]
 
     paths = sorted(Path(folder).glob("*.json"), key=key)
-    return {path.stem: json.loads(path.read_text()) for path in paths}
+    results = {path.stem: json.loads(path.read_text()) for path in paths}
+    return {k: {"results": v} if isinstance(v, list) else v for k, v in results.items()}
 
 
 def text(value):
