@@ -5,7 +5,7 @@ The defaults find a dictionary that nobody knows, and hard thresholding brings i
 ``ae-ls`` is the best gradient close to the dictionary that generated the data, and a bad guide far
 from it. Nobody knows where that is, so a fit begins by a search: alternating minimisation of the
 lasso over all samples, which merges atoms that others make superfluous and splits those that stand
-for two. From there ``ae-ls`` or hard thresholding remove the bias of the lasso.
+for two, and in the end takes codes without the lasso's bias. Other encoders go on from there.
 """
 
 import time
