@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(VENV)/installed-plot ## Learn from and denoise two photographs
+demo: $(VENV)/installed-plot,images ## Learn from and denoise two photographs
 	$(BIN)/python examples/denoise_photographs.py
 
 # The array API switch is read when scipy is imported, and without it scikit-learn skips

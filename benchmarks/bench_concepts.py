@@ -19,10 +19,10 @@ from math import ceil, log
 import numpy as np
 import torch
 from common import RESULTS
-from scipy.optimize import linear_sum_assignment
 
 from skpudle.initialization import Problem, debias, initial_atoms, search
 from skpudle.lasso import solve_lasso
+from skpudle.metrics import mean_correlation
 
 ACTIVE = 10
 ALPHA = 0.1
@@ -49,17 +49,6 @@ def draw_latents(n, p, *, shifted, rng):
             active = rng.choice(np.arange(1, p), ACTIVE, replace=False)
         row[active] = rng.uniform(0, 1, ACTIVE)
     return z
-
-
-def mean_correlation(truth, codes):
-    """Return the MCC of the codes with the latents that vary."""
-    truth = truth[:, truth.std(0) > 0]
-    truth, codes = truth - truth.mean(0), codes - codes.mean(0)
-    truth /= np.linalg.norm(truth, axis=0)
-    codes /= np.maximum(np.linalg.norm(codes, axis=0), np.finfo(float).tiny)
-    correlation = np.abs(truth.T @ codes)
-    rows, columns = linear_sum_assignment(-correlation)
-    return correlation[rows, columns].mean()
 
 
 def spams_atoms(x, p):
@@ -102,7 +91,7 @@ def run(p, n, seed, *, with_spams):
         coherence = np.abs(found @ atoms.T).max(0)
         yield {
             "method": name, "p": p, "n": n, "seed": seed,
-            "mcc_ood": round(float(mean_correlation(latents, codes)), 4),
+            "mcc_ood": round(mean_correlation(codes, latents), 4),
             "found": float((coherence > 0.95).mean()),
             "seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2),
         }  # fmt: skip

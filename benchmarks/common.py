@@ -22,6 +22,10 @@ DISTRIBUTIONS = [
     "numba",
     "spams-bin",
     "sporco",
+    "dictlearn",
+    "scikit-image",
+    "PyWavelets",
+    "chemotools",
 ]
 
 

@@ -22,6 +22,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "mathml",
     "result_tables",
+    "learner_tables",
 ]
 
 default_role = "py:obj"

@@ -9,6 +9,7 @@ for each, and the step of its encoder; one photograph is enough to show that it 
 
 import matplotlib.pyplot as plt
 import numpy as np
+from skimage.restoration import denoise_nl_means
 from sklearn.datasets import load_sample_images
 
 from skpudle import ConvPUDLEDictionaryLearning
@@ -46,7 +47,7 @@ learner = ConvPUDLEDictionaryLearning(
 
 # %%
 # The dictionary that comes with the package has larger atoms and was trained for longer, on 432
-# photographs.
+# photographs. Beside both are non-local means, which need no training.
 
 
 def quality(image):
@@ -56,14 +57,17 @@ def quality(image):
 target = flower[100:300, 200:420]
 noisy = target + SIGMA * np.random.default_rng(0).normal(size=target.shape).astype(np.float32)
 denoised, better = (model.denoise([noisy])[0] for model in (learner, load_denoiser()))
+options = dict(patch_size=5, patch_distance=6, h=0.7 * SIGMA, sigma=SIGMA)
+averaged = denoise_nl_means(noisy, **options)
 panels = {
     f"noisy, {quality(noisy)}": noisy,
+    f"non-local means, {quality(averaged)}": averaged,
     f"learned here, {quality(denoised)}": denoised,
     f"packaged, {quality(better)}": better,
     "clean": target,
 }
-figure, axes = plt.subplots(2, 2, figsize=(7, 6.8), layout="constrained")
-for ax, (title, image) in zip(axes.flat, panels.items()):
+figure, axes = plt.subplots(1, 5, figsize=(13, 2.9), layout="constrained")
+for ax, (title, image) in zip(axes, panels.items()):
     ax.imshow(image, cmap="gray", vmin=0, vmax=1)
     ax.set_title(title)
     ax.set_axis_off()

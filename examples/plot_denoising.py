@@ -11,6 +11,7 @@ from the noisy patches alone, without one clean photograph, removes most of the 
 
 import matplotlib.pyplot as plt
 import numpy as np
+from skimage.restoration import denoise_nl_means
 from sklearn.datasets import load_sample_image
 from sklearn.feature_extraction.image import extract_patches_2d, reconstruct_from_patches_2d
 
@@ -46,10 +47,13 @@ learner = PUDLEDictionaryLearning(
 ).fit(X)
 
 # %%
-# Every pixel becomes the mean of what all patches that contain it say.
+# Every pixel becomes the mean of what all patches that contain it say. Non-local means, which look
+# for similar patches and average them, need no dictionary.
 
 denoised = learner.inverse_transform(learner.transform(X)) + means
 denoised = reconstruct_from_patches_2d(denoised.reshape(-1, *SIZE), clean.shape)
+options = dict(patch_size=5, patch_distance=6, h=0.7 * SIGMA, sigma=SIGMA)
+averaged = denoise_nl_means(noisy, **options)
 
 
 def psnr(image):  # in dB, for a peak of 1
@@ -58,11 +62,12 @@ def psnr(image):  # in dB, for a peak of 1
 
 images = {
     f"Noisy, {psnr(noisy):.1f} dB": noisy,
-    f"Denoised, {psnr(denoised):.1f} dB": denoised,
+    f"By the dictionary, {psnr(denoised):.1f} dB": denoised,
+    f"Non-local means, {psnr(averaged):.1f} dB": averaged,
     "Clean": clean,
 }
-figure, axes = plt.subplots(1, 3, figsize=(12, 3), layout="constrained")
-for ax, (title, image) in zip(axes, images.items()):
+figure, axes = plt.subplots(2, 2, figsize=(10, 7), layout="constrained")
+for ax, (title, image) in zip(axes.flat, images.items()):
     ax.imshow(image, cmap="gray", vmin=0, vmax=1)
     ax.set_title(title)
     ax.set_axis_off()

@@ -1,4 +1,11 @@
-"""Dictionary learning by backpropagation through unfolded sparse encoders."""
+"""Dictionary learning by backpropagation through unfolded sparse encoders.
+
+Public modules need no import of their own: ``skpudle.pretrained`` is imported when it is first
+used.
+"""
+
+from importlib import import_module as _import_module
+from pkgutil import iter_modules as _iter_modules
 
 from skpudle._learners.convolutional import ConvPUDLEDictionaryLearning
 from skpudle._learners.noodl import NOODLDictionaryLearning
@@ -20,3 +27,14 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name):
+    if name in __dir__():
+        return _import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    modules = (module.name for module in _iter_modules(__path__))
+    return sorted({*__all__, *(name for name in modules if not name.startswith("_"))})

@@ -2,15 +2,24 @@
 
 Fitted learners of scikit-learn and SPORCO are taken by what they offer, so that neither package has
 to be imported: ``components_`` or ``dictionary`` with atoms as rows, or ``getdict()`` with atoms as
-columns.
+columns. What leaves Python goes into a safetensors file, which executes nothing when it is read,
+with JSON beside it.
 """
 
+import json
+from pathlib import Path
+
+import numpy as np
 from sklearn.decomposition import SparseCoder
+from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.foreign import dictionary_of
 
-__all__ = ["dictionary_of", "make_sparse_coder"]
+__all__ = ["dictionary_of", "load_atoms", "make_sparse_coder", "save_atoms"]
+
+# What codes depend on beside the atoms, and all that begins with "transform_".
+_CODING = ("shrinkage", "positive_code", "n_unfoldings", "step_size", "atom_norm")
 
 
 def thresholds_hard(learner):
@@ -62,3 +71,118 @@ def make_sparse_coder(learner, transform_algorithm="lasso_cd", **params):
         learner.components_.copy(), transform_algorithm=transform_algorithm, **(defaults | params)
     )
     return coder.fit(learner.components_)
+
+
+def _safetensors():
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise ImportError(
+            "Atoms are stored by safetensors, which is not installed. Install it with `pip install "
+            "skpudle[safetensors]`, or use numpy.savez."
+        ) from error
+    return safetensors.numpy
+
+
+def _paths(file):
+    path = Path(file)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"The file is {str(file)!r}; its name has to end in .safetensors.")
+    return path, path.with_suffix(".json")
+
+
+def save_atoms(learner, file, *, mean=None, notes=None):
+    """Write the atoms of a fitted learner as safetensors, and what codes need as JSON beside it.
+
+    Parameters
+    ----------
+    learner : DictionaryTransformer
+        A fitted learner with atoms as rows.
+    file : str or path-like
+        Where to: a name that ends in ".safetensors". The JSON has the same name with ".json".
+    mean : array-like of shape (n_features,), default=None
+        What was subtracted from the data before `fit`, to be kept with the atoms.
+    notes : dict, default=None
+        Whatever else JSON can say, such as the name of the network and of the layer.
+
+    Raises
+    ------
+    NotFittedError
+        If the learner is not fitted.
+    ValueError
+        If the name ends otherwise, or the atoms are convolved; for those is
+        `skpudle.pretrained.save_denoiser`.
+    ImportError
+        If safetensors is not installed.
+    """
+    check_is_fitted(learner, "components_")
+    path, beside = _paths(file)
+    if learner.components_.ndim != 2:
+        raise ValueError(
+            f"{type(learner).__name__} has atoms of shape {learner.components_.shape[1:]}, which "
+            "are convolved; use skpudle.pretrained.save_denoiser."
+        )
+    params = {
+        name: value
+        for name, value in learner.get_params(deep=False).items()
+        if name in _CODING or name.startswith("transform_")
+    }
+    params |= {
+        name: float(getattr(learner, f"{name}_"))
+        for name in ("alpha", "lambda_decay")
+        if hasattr(learner, f"{name}_")
+    }
+    arrays = {"components": np.ascontiguousarray(learner.components_)}
+    if mean is not None:
+        arrays["mean"] = np.ascontiguousarray(mean)
+    said = {"class": type(learner).__name__, "params": params, "notes": notes or {}}
+    text = json.dumps(said, indent=1)
+    _safetensors().save_file(arrays, path)
+    beside.write_text(text + "\n", encoding="utf-8")
+
+
+def load_atoms(file):
+    """Read what `save_atoms` wrote.
+
+    Parameters
+    ----------
+    file : str or path-like
+        The file of the atoms; the JSON is expected beside it.
+
+    Returns
+    -------
+    Bunch
+        With these attributes:
+
+        components : ndarray of shape (n_components, n_features), one atom per row
+        mean : ndarray of shape (n_features,) or None
+        params : dict of the parameters that codes depend on, for a learner of that class
+        notes : dict
+
+    Raises
+    ------
+    ValueError
+        If the name ends otherwise.
+    FileNotFoundError
+        If one of the two files is missing.
+    ImportError
+        If safetensors is not installed.
+
+    Examples
+    --------
+    >>> from skpudle import PUDLEDictionaryLearning
+    >>> from skpudle.interoperability import load_atoms
+    >>> stored = load_atoms("concepts.safetensors")  # doctest: +SKIP
+    >>> learner = PUDLEDictionaryLearning(
+    ...     dict_init=stored.components, **stored.params
+    ... )  # doctest: +SKIP
+    """
+    path, beside = _paths(file)
+    said = json.loads(beside.read_text(encoding="utf-8"))
+    arrays = _safetensors().load_file(path)
+    return Bunch(
+        components=arrays["components"],
+        mean=arrays.get("mean"),
+        params=said["params"],
+        notes=said["notes"],
+    )

@@ -3,8 +3,10 @@
 import ast
 import importlib
 import json
+import os
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -116,6 +118,35 @@ def test_the_first_code_that_a_newcomer_sees_runs(code, capsys, monkeypatch):
     assert "of the codes are not zero" in capsys.readouterr().out
 
 
+def run_alone(code):
+    """Return what a program prints that imports the package first."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]])}
+    program = [sys.executable, "-c", "import sys\nimport skpudle\n" + code]
+    done = subprocess.run(program, capture_output=True, text=True, env=environment, check=False)
+    assert not done.returncode, done.stderr
+    return done.stdout
+
+
+def test_modules_are_there_when_they_are_used():
+    code = f"""
+assert {MODULES!r} == [name for name in dir(skpudle) if name in {MODULES!r}]
+print(skpudle.pretrained.load_denoiser().n_components_)
+try:
+    skpudle.pretrain
+except AttributeError as error:
+    print(error)
+"""
+    assert run_alone(code).splitlines() == ["64", "module 'skpudle' has no attribute 'pretrain'"]
+
+
+def test_the_package_is_imported_without_what_is_not_used():
+    """Neither what is optional nor the modules that only some programs need."""
+    modules = "matplotlib", "skimage", "sporco", "PIL", "safetensors", "torch._dynamo"
+    own = "datasets", "images", "pretrained", "checkpoint"
+    names = [*modules, *(f"skpudle.{name}" for name in own)]
+    assert run_alone(f"print([name for name in {names} if name in sys.modules])") == "[]\n"
+
+
 # ---------------------------------------------------------------------------- tables of results
 
 
@@ -153,6 +184,59 @@ def test_results_of_the_paper_have_a_row_and_a_curve(tables, tmp_path):
     pytest.importorskip("matplotlib")
     tables["draw"](tmp_path / "drawn", tmp_path)
     assert (tmp_path / "drawn" / "paper-figure5.svg").exists()
+
+
+@pytest.fixture
+def learner_tables(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS / "_ext")
+    return runpy.run_path(str(DOCS / "_ext" / "learner_tables.py"))
+
+
+def test_learners_are_compared_row_by_row(learner_tables, tmp_path):
+    shared = {"data": "digits", "size": "9 x 4", "atoms": 5}
+    rows = [
+        {"learner": "a", "R2, m/10 atoms": 0.5, "held-out objective": 3.0, "seconds": 0.25},
+        {"learner": "scikit-learn MiniBatch", "R2, m/10 atoms": 0.75, "held-out objective": 2.0}
+        | {"seconds": 0.5},
+        {"learner": "b", "note": "stopped after 9 s"},
+    ]
+    path = tmp_path / "learners.json"
+    path.write_text(json.dumps({"results": [shared | row for row in rows], "threads": 2}))
+    page = learner_tables["learners"](path)
+    for part in (
+        "- **0.75**",
+        "- 0.5\n",
+        "- 1.5\n",
+        "- **1**",
+        "- 9 x 4",
+        "b: stopped after 9 s",
+        "threads 2",
+    ):
+        assert part in page
+    assert "matched" not in page  # what nobody has makes no table
+    pytest.importorskip("matplotlib")
+    learner_tables["draw"](tmp_path, path)
+    assert (tmp_path / "learners.svg").exists()
+
+
+def test_scores_of_concepts_are_means_beside_published_ones(learner_tables, tmp_path):
+    run = {"method": "search", "p": 100, "n": 2500, "found": 0.5, "seconds": 2.0}
+    rows = [run | {"mcc_ood": 0.5, "seed": 0}, run | {"mcc_ood": 1.0, "seed": 1}]
+    path = tmp_path / "concepts.json"
+    path.write_text(json.dumps({"results": rows, "published": {"SAE": {"100": 0.125}}}))
+    page = learner_tables["concepts"](path)
+    for part in ("published: SAE\n     - 0.125", "search, 2500 samples\n     - 0.750", "- 50.0%"):
+        assert part in page
+
+
+def test_without_results_of_learners_the_pages_say_so(learner_tables, tmp_path):
+    missing = tmp_path / "missing.json"
+    assert "No measurement" in learner_tables["learners"](missing)
+    assert "No measurement" in learner_tables["alone"](missing)
+    assert "No measurement" in learner_tables["concepts"](missing)
+    pytest.importorskip("matplotlib")
+    learner_tables["draw"](tmp_path, missing)
+    assert (tmp_path / "learners.svg").exists()
 
 
 def test_committed_results_can_be_shown(tables):

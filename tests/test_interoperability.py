@@ -21,7 +21,7 @@ from skpudle import (
     SporcoDictionaryLearning,
 )
 from skpudle.datasets import make_dictionary_data
-from skpudle.interoperability import dictionary_of
+from skpudle.interoperability import dictionary_of, load_atoms, save_atoms
 
 SETTINGS = dict(max_iter=2, tol=None, random_state=0)
 
@@ -254,6 +254,48 @@ def test_the_html_of_an_estimator_links_to_its_page(kind):
     pages = re.findall(r'href="([^"#]*)[^"]*"', make_pipeline(kind())._repr_html_())
     assert page in pages
     assert not [other for other in pages if "skpudle" in other and other != page]
+
+
+# ---------------------------------------------------------------------------- files
+
+
+@pytest.fixture
+def safetensors():
+    return pytest.importorskip("safetensors.numpy")
+
+
+@pytest.mark.parametrize("params", [{"positive_code": True}, {"transform_algorithm": "lasso"}])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_stored_atoms_give_the_same_codes(params, dtype, X, tmp_path, safetensors):
+    """A learner that starts from them codes as the one that was stored, with its "auto" alpha."""
+    X, file = X.astype(dtype), tmp_path / "atoms.safetensors"
+    learner = make(**params).fit(X)
+    save_atoms(learner, file, mean=X.mean(axis=0), notes={"layer": 3})
+    stored = load_atoms(file)
+    np.testing.assert_array_equal(stored.components, learner.components_)
+    assert stored.components.dtype == dtype
+    np.testing.assert_array_equal(stored.mean, X.mean(axis=0))
+    assert stored.notes == {"layer": 3}
+    again = PUDLEDictionaryLearning(dict_init=stored.components, **stored.params)
+    frozen = again.set_params(optimizer="sgd", learning_rate=1e-12, **SETTINGS).fit(X)
+    np.testing.assert_allclose(frozen.transform(X), learner.transform(X), rtol=0, atol=1e-5)
+
+
+def test_other_programs_find_the_atoms_in_the_file(X, tmp_path, safetensors):
+    learner = NOODLDictionaryLearning(7, **SETTINGS).fit(X)
+    save_atoms(learner, tmp_path / "atoms.safetensors")
+    arrays = safetensors.load_file(tmp_path / "atoms.safetensors")
+    assert list(arrays) == ["components"]
+    np.testing.assert_array_equal(arrays["components"], learner.components_)
+    assert load_atoms(tmp_path / "atoms.safetensors").mean is None
+
+
+def test_what_cannot_be_stored_is_refused(X, tmp_path, safetensors):
+    with pytest.raises(ValueError, match=r"end in \.safetensors"):
+        save_atoms(make().fit(X), tmp_path / "atoms.npz")
+    images = ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1, n_unfoldings=2, **SETTINGS)
+    with pytest.raises(ValueError, match="save_denoiser"):
+        save_atoms(images.fit(X[:, :, None]), tmp_path / "atoms.safetensors")
 
 
 # ---------------------------------------------------------------------------- parameters

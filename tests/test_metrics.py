@@ -22,9 +22,11 @@ from skpudle.metrics import (
     make_dictionary_recovery_scorer,
     make_lasso_objective_scorer,
     match_atoms,
+    mean_correlation,
     reconstruction_r2_scorer,
     recovery_rate,
     support_recovery,
+    unexplained_variance,
 )
 
 ATOM_SHAPES = [(20,), (2, 5, 4)]
@@ -237,6 +239,54 @@ def test_entries_up_to_the_threshold_count_as_zero():
 def test_share_of_nothing_is_one(code, reference, expected):
     scores = support_recovery([[code]], [[reference]])
     assert (scores.precision, scores.recall, scores.f1, scores.exact) == expected
+
+
+# Concepts
+
+
+def test_mean_correlation_ignores_order_signs_scales_and_offsets(rng):
+    code = rng.random((40, 6))
+    shuffled = code[:, rng.permutation(6)] * rng.uniform(-2, 2, size=6) + rng.normal(size=6)
+    assert_allclose(mean_correlation(shuffled, code), 1)
+
+
+@pytest.mark.parametrize(("n_columns", "n_reference"), [(3, 4), (4, 3)])
+def test_mean_correlation_is_that_of_the_best_matching(n_columns, n_reference, rng):
+    """By trying all of them, with the correlations of numpy."""
+    code, reference = rng.random((30, n_columns)), rng.random((30, n_reference))
+    corr = np.abs(np.corrcoef(code.T, reference.T)[:n_columns, n_columns:])
+    corr = corr if n_columns >= n_reference else corr.T  # (more, fewer)
+    best = max(
+        sum(corr[i, j] for j, i in enumerate(chosen))
+        for chosen in itertools.permutations(range(len(corr)), corr.shape[1])
+    )
+    assert_allclose(mean_correlation(code, reference), best / n_reference)
+
+
+def test_what_never_varies_has_no_correlation(rng):
+    """Known columns that are constant do not count; those found count as unfound."""
+    code = rng.random((25, 3))
+    known = np.column_stack([code[:, 0], np.full(25, 0.1), code[:, 2]])
+    assert_allclose(mean_correlation(code, known), 1)
+    found = np.column_stack([code[:, 0], np.full(25, 0.1), np.zeros(25)])
+    expected = np.abs(np.corrcoef(code[:, 0], code[:, 0])[0, 1]) / 3
+    assert_allclose(mean_correlation(found, code), expected)
+    with pytest.raises(ValueError, match="varies"):
+        mean_correlation(code, np.full((25, 2), 0.1))
+    with pytest.raises(ValueError, match="25 codes and 24"):
+        mean_correlation(code, code[1:])
+
+
+def test_unexplained_variance_is_one_minus_the_r2(rng):
+    X, reconstruction = rng.normal(size=(2, 12, 3, 2))
+    expected = r2_score(
+        *(a.reshape(12, -1) for a in (X, reconstruction)), multioutput="variance_weighted"
+    )
+    assert_allclose(unexplained_variance(X, reconstruction), 1 - expected)
+    assert unexplained_variance(X, X) == 0
+    assert_allclose(unexplained_variance(X, np.broadcast_to(X.mean(axis=0), X.shape)), 1)
+    with pytest.raises(ValueError, match="no variance"):
+        unexplained_variance(np.ones((3, 2)), np.ones((3, 2)))
 
 
 # Scorers

@@ -1,6 +1,7 @@
 """The order of the examples in the gallery."""
 
 EXAMPLES = [  # what users come for first, then the theory
+    "plot_first_atoms.py",
     "plot_denoising.py",
     "plot_denoise_image.py",
     "plot_inpainting.py",

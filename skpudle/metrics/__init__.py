@@ -5,6 +5,7 @@ permutes or flips the codes and leaves the data as they are. So it is matched wi
 first, by the best assignment of all atoms together. They lie on the first axis, in any shape.
 """
 
+from skpudle.metrics._concepts import mean_correlation, unexplained_variance
 from skpudle.metrics._dictionaries import (
     AtomMatch,
     atom_coherence,
@@ -30,7 +31,9 @@ __all__ = [
     "make_dictionary_recovery_scorer",
     "make_lasso_objective_scorer",
     "match_atoms",
+    "mean_correlation",
     "reconstruction_r2_scorer",
     "recovery_rate",
     "support_recovery",
+    "unexplained_variance",
 ]

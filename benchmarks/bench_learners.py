@@ -1,0 +1,428 @@
+"""Dictionary learners across fields: what they find, what atoms explain, and how long it takes.
+
+    python benchmarks/bench_learners.py                      # goes on where it was interrupted
+    python benchmarks/bench_learners.py --only digits faces  # these again
+    python benchmarks/bench_learners.py --quick --out /tmp/learners.json
+
+Data are real, out of packages that are installed (nothing is downloaded), or of the generative
+model. Each is fitted by every learner in one process, at its defaults; SPAMS, SPORCO and what is
+named "cd", which want a penalty, get the one that `PUDLEDictionaryLearning` chose by itself: the
+common alpha. Nothing is tuned for a data set. Then all dictionaries, with atoms of unit norm, are
+judged alike on held-out rows: by the lasso at the common alpha (solved exactly), and by the
+variance that few atoms explain, chosen by scikit-learn's orthogonal matching pursuit (OMP). A data
+set is stored when all learners are through, so that the times of a data set come from one run.
+"""
+
+import argparse
+import json
+import signal
+import time
+import warnings
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import RESULTS, circumstances, write_report
+from sklearn.base import BaseEstimator, clone
+from sklearn.datasets import load_breast_cancer, load_digits, load_sample_images, load_wine
+from sklearn.decomposition import DictionaryLearning, MiniBatchDictionaryLearning
+from sklearn.feature_extraction.image import extract_patches_2d
+from sklearn.linear_model import orthogonal_mp_gram
+from sklearn.metrics import r2_score
+from sklearn.preprocessing import StandardScaler
+
+from skpudle import PUDLEDictionaryLearning, SporcoDictionaryLearning
+from skpudle.datasets import extract_patches, make_dictionary_data
+from skpudle.initialization import Problem, initial_atoms, search
+from skpudle.lasso import solve_lasso
+from skpudle.metrics import dictionary_error, recovery_rate
+
+N_PATCHES, N_HELD_OUT = 10_000, 2000
+# Rows on which it is counted which atoms the lasso never uses.
+N_COUNTED = 5000
+
+
+# ---------------------------------------------------------------------------- data
+
+
+def halves(X, share=0.8):
+    """Return rows to learn from and rows to judge by, at random."""
+    X = X[np.random.default_rng(0).permutation(len(X))]
+    n = int(share * len(X))
+    return X[:n], X[n:]
+
+
+def columns_standardised(X):
+    train, test = halves(X)
+    scaler = StandardScaler().fit(train)
+    return scaler.transform(train), scaler.transform(test)
+
+
+def columns_centred(X):
+    train, test = halves(X)
+    mean = train.mean(axis=0)
+    return train - mean, test - mean
+
+
+def patches(images, size, n=N_PATCHES):
+    """Return patches without their own means, all in units of their standard deviation."""
+    options = dict(n_patches=n + N_HELD_OUT, normalize=False, random_state=0)
+    X = extract_patches(images, (size, size), **options)
+    X /= X.std()
+    return halves(X, n / len(X))
+
+
+def photographs(size):
+    return patches([image.mean(axis=2) / 255 for image in load_sample_images().images], size)
+
+
+def pictures(*names):
+    from skimage import data
+    from skimage.color import rgb2gray
+
+    images = [getattr(data, name)() for name in names]
+    return patches([rgb2gray(x) if x.ndim == 3 else x / 255 for x in images], 8)
+
+
+def colour_patches():
+    n = (N_PATCHES + N_HELD_OUT) // 2
+    X = np.concatenate(
+        [
+            extract_patches_2d(image, (6, 6), max_patches=n, random_state=0).reshape(n, -1)
+            for image in load_sample_images().images
+        ]
+    )
+    X = X - X.mean(axis=1, keepdims=True)
+    return halves(X / X.std(), N_PATCHES / len(X))
+
+
+def faces():
+    from skimage.data import lfw_subset
+
+    return columns_centred(lfw_subset().reshape(200, -1))  # half of them show no face
+
+
+def heartbeats():
+    """Return windows of an electrocardiogram; what is held out is the last quarter of it."""
+    from pywt.data import ecg
+
+    signal_ = ecg().astype(float)
+    windows = np.lib.stride_tricks.sliding_window_view
+    parts = [windows(part, 64) for part in np.split(signal_, [768])]
+    parts = [part - part.mean(axis=1, keepdims=True) for part in parts]
+    return tuple(part / parts[0].std() for part in parts)
+
+
+def spectra():
+    """Return near-infrared spectra of a fermentation, each standardised, as is usual for them."""
+    from chemotools.datasets import load_fermentation_test
+
+    X = load_fermentation_test()[0].to_numpy()[:, ::5]
+    X = X[X.std(axis=1) > 0]
+    X = (X - X.mean(axis=1, keepdims=True)) / X.std(axis=1, keepdims=True)
+    return columns_centred(X)
+
+
+REAL = {  # name: number of atoms, data
+    "digits": (100, lambda: columns_centred(load_digits().data)),
+    "digits, standardised": (100, lambda: columns_standardised(load_digits().data)),
+    "photographs, 8 x 8": (100, partial(photographs, 8)),
+    "photographs, 12 x 12": (100, partial(photographs, 12)),
+    "colour patches, 6 x 6": (150, colour_patches),
+    "pictures, 8 x 8": (100, partial(pictures, "astronaut", "camera", "coins", "moon", "rocket")),
+    "textures, 8 x 8": (100, partial(pictures, "brick", "grass", "gravel")),
+    "heartbeats": (64, heartbeats),
+    "breast cancer": (40, lambda: columns_standardised(load_breast_cancer().data)),
+    "wine": (20, lambda: columns_standardised(load_wine().data)),
+    "faces": (50, faces),
+    "spectra": (50, spectra),
+}
+
+
+def generative(n, m=None, p=None, s=5, *, scale=1.0, **model):
+    """Return data of a random dictionary, held-out data of the same one, and the dictionary."""
+    train, truth, _ = make_dictionary_data(n, m, p, s, random_state=0, **model)
+    held_out = dict(n_nonzero=s, dictionary=truth, random_state=1)
+    test = make_dictionary_data(1000, **held_out, **model)[0]
+    return scale * train, scale * test, truth
+
+
+def concepts(n, p, s=10):
+    """Return sums of a few concepts with weights of 0 to 1, in as few directions as tell them."""
+    m = int(np.ceil(2 * s * np.log(p / s)))
+    return generative(n, m, p, s, amplitude=(1e-9, 1.0), sign=None)
+
+
+NOISY = dict(snr_db=20)
+SYNTHETIC = {
+    "20 dB: 3000 x 50, 60 atoms": partial(generative, 3000, 50, 60, 3, **NOISY),
+    "20 dB: 1500 x 20, 50 atoms": partial(generative, 1500, 20, 50, 3, **NOISY),
+    "20 dB: 10,000 x 100, 150 atoms": partial(generative, 10_000, 100, 150, **NOISY),
+    "10 dB: 20,000 x 100, 200 atoms": partial(generative, 20_000, 100, 200, snr_db=10),
+    "no noise: 3000 x 50, 60 atoms": partial(generative, 3000, 50, 60, 3),
+    "no noise: 1000 x 100, 150 atoms": partial(generative, 1000),
+    "no noise: 5000 x 64, 100 atoms": partial(generative, 5000, 64, 100),
+    "the same, times 100": partial(generative, 5000, 64, 100, scale=100.0),
+    "concepts: 2500 x 47, 100": partial(concepts, 2500, 100),
+    "concepts: 2500 x 60, 200": partial(concepts, 2500, 200),
+}
+FAMILIES = ("20 dB", "10 dB", "no noise", "the same", "concepts")
+
+
+def load(name, quick):
+    """Return rows to learn from, rows to judge by, the number of atoms, and the truth or None."""
+    if name in REAL:
+        n_atoms, make = REAL[name]
+        (train, test), truth = make(), None
+    else:
+        train, test, truth = SYNTHETIC[name]()
+        n_atoms = len(truth)
+    if quick:
+        train, test = train[:400], test[:100]
+    return np.ascontiguousarray(train), np.ascontiguousarray(test), n_atoms, truth
+
+
+# ---------------------------------------------------------------------------- learners
+
+
+class Unable(Exception):
+    """A learner does not know what the data ask for."""
+
+
+class AtThePenalty(BaseEstimator):
+    """A function that learns atoms for the lasso, behind the interface of scikit-learn."""
+
+    def __init__(self, n_components, *, alpha, positive_code=False):
+        self.n_components = n_components
+        self.alpha = alpha
+        self.positive_code = positive_code
+
+    def transform(self, X):
+        return lasso_codes(self.components_, X, self.alpha, self.positive_code)
+
+
+class Spams(AtThePenalty):
+    """`spams.trainDL`."""
+
+    N_PASSES = 20
+
+    def fit(self, X):
+        import spams
+
+        size = min(512, len(X))
+        self.components_ = spams.trainDL(
+            np.asfortranarray(X.T),
+            K=self.n_components,
+            lambda1=self.alpha,
+            posAlpha=self.positive_code,
+            batchsize=size,
+            iter=self.N_PASSES * -(-len(X) // size),
+            numThreads=torch.get_num_threads(),
+            verbose=False,
+        ).T.copy()
+        return self
+
+
+class Search(AtThePenalty):
+    """The search that a fit begins with, which minimises the objective of the lasso."""
+
+    def fit(self, X):
+        x = torch.tensor(X)
+        generator = torch.Generator().manual_seed(0)
+        problem = Problem(x, self.alpha, positive_code=self.positive_code)
+        atoms = initial_atoms(x, self.n_components, "data", generator)
+        atoms = torch.nn.functional.normalize(atoms)
+        self.components_ = search(problem, atoms).best_atoms.numpy()
+        return self
+
+
+def ours(k, alpha, positive):
+    return PUDLEDictionaryLearning(k, positive_code=positive, random_state=0)
+
+
+def search_alone(k, alpha, positive):
+    return Search(k, alpha=alpha, positive_code=positive)
+
+
+def scikit_learn(k, alpha, positive, *, learner, common_alpha=False):
+    params = dict(alpha=alpha) if common_alpha else {}
+    if common_alpha or positive:  # which "lars" does not know
+        params |= dict(fit_algorithm="cd", transform_algorithm="lasso_cd", positive_code=positive)
+    return learner(k, random_state=0, **params)
+
+
+def sporco(k, alpha, positive):
+    if positive:
+        raise Unable("its codes have both signs")
+    return SporcoDictionaryLearning(k, alpha=alpha, random_state=0)
+
+
+def k_svd(k, alpha, positive):
+    if positive:
+        raise Unable("it has non-negative codes for non-negative atoms only")
+    import dictlearn
+
+    return dictlearn.DictionaryLearning(k, random_state=0)
+
+
+def spams(k, alpha, positive):
+    import spams  # noqa: F401  (an ImportError is to come before the clock starts)
+
+    return Spams(k, alpha=alpha, positive_code=positive)
+
+
+OURS = "skpudle"
+LEARNERS = {  # the first one chooses the common alpha
+    OURS: ours,
+    "skpudle, search alone": search_alone,
+    "scikit-learn MiniBatch": partial(scikit_learn, learner=MiniBatchDictionaryLearning),
+    "scikit-learn MiniBatch, cd": partial(
+        scikit_learn, learner=MiniBatchDictionaryLearning, common_alpha=True
+    ),
+    "scikit-learn": partial(scikit_learn, learner=DictionaryLearning),
+    "SPAMS": spams,
+    "SPORCO": sporco,
+    "dictlearn K-SVD": k_svd,
+}
+
+
+@contextmanager
+def limit(seconds):
+    """Raise TimeoutError in the block after so many seconds, at the next step of Python."""
+
+    def late(signum, frame):
+        raise TimeoutError(f"stopped after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def timed_fit(learner, X, seconds):
+    """Return a fitted learner and the time; what is compiled or imported first is not timed."""
+    with limit(seconds):
+        first = clone(learner)
+        if "max_iter" in learner.get_params():
+            first.set_params(max_iter=1)
+        first.fit(X[: 2 * learner.n_components])
+        start = time.perf_counter()
+        learner.fit(X)
+        return learner, time.perf_counter() - start
+
+
+# ---------------------------------------------------------------------------- judgement
+
+
+def lasso_codes(atoms, X, alpha, positive):
+    codes, gaps = solve_lasso(*map(torch.tensor, (atoms, X)), alpha, positive=positive)
+    if not float(gaps.max()) < 1e-4:  # relative to half the energy of a sample
+        print(f"Some codes of the lasso have a duality gap of {float(gaps.max()):.1g}.", flush=True)
+    return codes.numpy()
+
+
+def omp_r2(atoms, X, n_nonzero):
+    """Return the share of the variance of X that so many atoms a row explain."""
+    codes = orthogonal_mp_gram(
+        atoms @ atoms.T,
+        atoms @ X.T,
+        n_nonzero_coefs=min(n_nonzero, len(atoms)),
+        copy_Gram=False,
+        copy_Xy=False,
+    ).T
+    return r2_score(X, codes @ atoms, multioutput="variance_weighted")
+
+
+def judge(learner, train, test, truth, alpha, positive):
+    """Return what is reported of a fitted learner, but for the time."""
+    atoms = np.ascontiguousarray(learner.components_, dtype=np.float64)
+    norms = np.linalg.norm(atoms, axis=1, keepdims=True)
+    atoms = atoms / np.where(norms > 0, norms, 1)
+    codes = lasso_codes(atoms, test, alpha, positive)
+    residual = np.square(test - codes @ atoms).sum()
+    objective = (0.5 * residual + alpha * np.abs(codes).sum()) / len(test)
+    used = lasso_codes(atoms, train[:N_COUNTED], alpha, positive).any(axis=0)
+    row = {"held-out objective": float(objective)}
+    tenth = max(1, round(min(test.shape[1] / 10, len(atoms) / 5)))  # not all atoms, if m is large
+    sizes = {"m/10": tenth, "2": 2, "5": 5}
+    row |= {f"R2, {name} atoms": omp_r2(atoms, test, size) for name, size in sizes.items()}
+    if truth is not None:
+        for threshold in (0.95, 0.99):
+            row[f"found, > {threshold}"] = recovery_rate(atoms, truth, threshold=threshold)
+        row["matched error"] = dictionary_error(atoms, truth, match=True)
+    row["density"] = float(np.mean(learner.transform(test) != 0))
+    return row | {"dead atoms": int((~used).sum())}
+
+
+def rows_of(name, options):
+    """Yield one row for each learner that these data are for; who fails has a row that says so."""
+    train, test, k, truth = load(name, options.quick)
+    positive, alpha = name.startswith("concepts"), None
+    data = {"data": name, "size": " x ".join(map(str, train.shape)), "atoms": k}
+    for learner_name in options.learners:
+        row = data | {"learner": learner_name}
+        try:
+            learner = LEARNERS[learner_name](k, alpha, positive)
+            learner, seconds = timed_fit(learner, train, options.seconds)
+        except (ImportError, Unable) as error:
+            print(f"{name}: {learner_name} left out, {error}", flush=True)
+            continue
+        except Exception as error:  # one learner does not end the comparison of the others ...
+            if learner_name == OURS:
+                raise  # ... unless it is the one whose penalty they get
+            yield row | {"note": str(error)}
+            continue
+        alpha = float(learner.alpha_) if alpha is None else alpha
+        row |= {"alpha": alpha} | judge(learner, train, test, truth, alpha, positive)
+        yield row | {"seconds": seconds}
+
+
+def shown(row):
+    cells = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()]
+    return "; ".join(cells)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = [*REAL, *SYNTHETIC]
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="parts of the names of data sets")
+    parser.add_argument("--learners", nargs="+", choices=list(LEARNERS), default=list(LEARNERS))
+    parser.add_argument("--seconds", type=float, default=600.0, help="limit of a fit")
+    parser.add_argument("--quick", action="store_true", help="400 rows, to see that it runs")
+    parser.add_argument("--out", type=Path, default=RESULTS / "learners.json")
+    options = parser.parse_args()
+    options.learners = [OURS, *(name for name in options.learners if name != OURS)]
+
+    report = {"title": "Dictionary learners", "results": []}
+    if options.out.exists():
+        report = json.loads(options.out.read_text())
+    done = {row["data"] for row in report["results"]}
+    if options.only:
+        names = [name for name in names if any(part in name for part in options.only)]
+    else:
+        names = [name for name in names if name not in done]
+    warnings.simplefilter("ignore")  # of convergence: what was learned is judged as it is
+    for name in names:
+        try:
+            rows = []
+            for row in rows_of(name, options):
+                rows.append(row)
+                print(shown(row), flush=True)
+        except (ImportError, TimeoutError) as error:
+            print(f"{name} left out: {error}", flush=True)
+            continue
+        others = [row for row in report["results"] if row["data"] != name]
+        report |= circumstances() | {"limit of a fit (s)": options.seconds}
+        report["results"] = others + rows
+        write_report(options.out, report)
+
+
+if __name__ == "__main__":
+    main()

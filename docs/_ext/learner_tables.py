@@ -1,0 +1,172 @@
+"""Tables and a picture of `benchmarks/bench_learners.py`, and tables that stand alone.
+
+``learner-results`` compares learners: a table for each measure, with a row for each data set.
+``concept-results`` has the scores of ``benchmarks/results/concepts.json`` beside published ones,
+and ``benchmark-table:: NAME`` the rows of ``benchmarks/results/NAME.json`` as they are. Where
+nothing has been measured yet, all say so.
+"""
+
+import json
+from pathlib import Path
+from statistics import fmean
+
+from result_tables import RESULTS, conditions, scalars, table, text
+
+BASELINE = "scikit-learn MiniBatch"  # what the picture compares with
+
+# Title of a table: column in the file, what it is divided by in each row, and which end is better.
+MEASURES = {
+    "Variance explained by m/10 atoms (R², OMP, held-out)": ("R2, m/10 atoms", None, max),
+    "Variance explained by 2 atoms (R², OMP, held-out)": ("R2, 2 atoms", None, max),
+    "Variance explained by 5 atoms (R², OMP, held-out)": ("R2, 5 atoms", None, max),
+    "Held-out lasso objective, over the lowest": ("held-out objective", min, min),
+    "Share of the true atoms found (coherence above 0.95)": ("found, > 0.95", None, max),
+    "Share of the true atoms found (coherence above 0.99)": ("found, > 0.99", None, max),
+    "Relative error of the matched dictionary": ("matched error", None, min),
+    "Share of the entries of the learner's own codes that are not zero": ("density", None, None),
+    "Atoms that no lasso code uses": ("dead atoms", None, None),
+    "Seconds of the fit": ("seconds", None, None),
+}
+
+
+def _read(path):
+    return json.loads(path.read_text()) if path.exists() else {"results": []}
+
+
+def _by_data(rows, column):
+    """Map data sets to what the learners have in a column, where any of them has something."""
+    found = {}
+    for row in rows:
+        if row.get(column) is not None:
+            found.setdefault(row["data"], {})[row["learner"]] = row[column]
+    return found
+
+
+def _cell(value, best):
+    shown, bold = (f"{v:.3g}" if isinstance(v, float) else text(v) for v in (value, best))
+    return f"**{shown}**" if shown == bold else shown
+
+
+def comparison(rows, title, column, unit, better):
+    """Return a table in reStructuredText, with the best of each row in bold type, or nothing."""
+    names = list(dict.fromkeys(row["learner"] for row in rows))
+    lines = []
+    for data, values in _by_data(rows, column).items():
+        scale = unit(values.values()) if unit else 1
+        values = {name: value / scale if unit else value for name, value in values.items()}
+        best = better(values.values()) if better else None
+        cells = {name: _cell(values[name], best) if name in values else "" for name in names}
+        lines.append({"data": data} | cells)
+    return table(lines, title=title) if lines else ""
+
+
+def learners(path=RESULTS / "learners.json"):
+    """Return the tables of all measures in reStructuredText."""
+    result = _read(path)
+    rows = result["results"]
+    if not rows:
+        return "No measurement is stored yet."
+    sizes = {row["data"]: row for row in rows}
+    columns = ("data", "size", "atoms", "alpha")
+    sets = [{key: text(row[key]) for key in columns if key in row} for row in sizes.values()]
+    parts = [comparison(rows, title, *how) for title, how in MEASURES.items()]
+    parts += [table(sets, title="The data to learn from")]
+    notes = [f"- {row['data']}, {row['learner']}: {row['note']}" for row in rows if "note" in row]
+    parts += ["Without a result:", "", *notes, ""] if notes else []
+    drawn = [".. image:: /generated/learners.svg", "   :alt: Variance explained against time", ""]
+    return "\n".join([*drawn, *parts, ".. rst-class:: conditions", "", conditions(result), ""])
+
+
+def alone(path):
+    """Return the rows of one file in reStructuredText."""
+    result = _read(path)
+    entries = result["results"]
+    if not entries:
+        return "No measurement is stored yet."
+    rows = table([scalars(entry) for entry in entries])
+    return "\n".join([rows, ".. rst-class:: conditions", "", conditions(result), ""])
+
+
+def concepts(path=RESULTS / "concepts.json"):
+    """Return scores by the number of concepts, and what they took, means over seeds."""
+    result = _read(path)
+    runs = {}
+    for row in result["results"]:
+        runs.setdefault((row["method"], row["n"], row["p"]), []).append(row)
+    if not runs:
+        return "No measurement is stored yet."
+    scores = {f"published: {name}": found for name, found in result["published"].items()}
+    costs = []
+    for (method, n, p), rows in runs.items():
+        mean = {key: fmean(row[key] for row in rows) for key in ("mcc_ood", "found", "seconds")}
+        scores.setdefault(f"{method}, {n} samples", {})[str(p)] = mean["mcc_ood"]
+        if method != "true dictionary":
+            named = {"method": method, "concepts": text(p), "samples": text(n)}
+            named |= {"concepts found": f"{mean['found']:.1%}", "seconds": f"{mean['seconds']:.1f}"}
+            costs.append(named | {"runs": text(len(rows))})
+    sizes = sorted({p for found in scores.values() for p in found}, key=int)
+    lines = [
+        {"method": name} | {f"p = {p}": f"{found[p]:.3f}" if p in found else "" for p in sizes}
+        for name, found in scores.items()
+    ]
+    title = "Mean correlation out of distribution, of p concepts"
+    return "\n".join(
+        [table(lines, title=title), table(costs, title="What was found, and the time")]
+    )
+
+
+def draw(output, path=RESULTS / "learners.json"):
+    """Draw the variance gained over scikit-learn's default against the time over its time."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = _read(path)["results"]
+    explained, seconds = (_by_data(rows, column) for column in ("R2, m/10 atoms", "seconds"))
+    output.mkdir(parents=True, exist_ok=True)
+    figure, ax = plt.subplots(figsize=(7, 4.4), layout="constrained")
+    for name in dict.fromkeys(row["learner"] for row in rows):
+        points = [
+            (seconds[data][name] / seconds[data][BASELINE], values[name] - values[BASELINE])
+            for data, values in explained.items()
+            if {name, BASELINE} <= values.keys() & seconds.get(data, {}).keys()
+        ]
+        if points and name != BASELINE:
+            ax.plot(*zip(*points), "o", markersize=9 if name == "skpudle" else 5, label=name)
+    ax.axhline(0, color="gray", linewidth=0.8)
+    ax.axvline(1, color="gray", linewidth=0.8)
+    ax.set(xscale="log", xlabel="time over that of scikit-learn's MiniBatchDictionaryLearning")
+    ax.set_ylabel("R² of m/10 atoms, minus its R²")
+    if ax.lines[2:]:
+        ax.legend()
+    figure.savefig(output / "learners.svg")
+    plt.close(figure)
+
+
+def setup(app):
+    from sphinx.util.docutils import SphinxDirective
+
+    class LearnerTables(SphinxDirective):
+        def run(self):
+            return self.show(learners, RESULTS / "learners.json")
+
+        def show(self, make, path):
+            self.env.note_dependency(str(path))  # also where it is still to come
+            return self.parse_text_to_nodes(make(path), allow_section_headings=True)
+
+    class ConceptTables(LearnerTables):
+        def run(self):
+            return self.show(concepts, RESULTS / "concepts.json")
+
+    class TableAlone(LearnerTables):
+        required_arguments = 1
+
+        def run(self):
+            return self.show(alone, RESULTS / f"{self.arguments[0]}.json")
+
+    app.add_directive("learner-results", LearnerTables)
+    app.add_directive("concept-results", ConceptTables)
+    app.add_directive("benchmark-table", TableAlone)
+    app.connect("builder-inited", lambda app: draw(Path(app.srcdir) / "generated"))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,52 @@
+"""
+Told nothing but the number of atoms, a fit finds the edges and gratings of photographs
+=======================================================================================
+
+Patches of 12 x 12 pixels have 144 numbers, and each patch is a sum of a few of a hundred patterns
+that nobody named: that is what :class:`~skpudle.PUDLEDictionaryLearning` looks for. scikit-learn's
+learner, with its defaults too, sees the same patches.
+"""
+
+from time import perf_counter
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.decomposition import MiniBatchDictionaryLearning, sparse_encode
+from sklearn.metrics import r2_score
+
+from skpudle import PUDLEDictionaryLearning
+from skpudle.datasets import load_image_patches
+from skpudle.plotting import AtomsDisplay
+
+# %%
+# Patches of scikit-learn's two photographs, without their means and in units of their standard
+# deviation. 2000 of them are set aside to judge by.
+
+patches = load_image_patches(patch_size=(12, 12), n_patches=12_000, normalize=False, random_state=0)
+patches /= patches.std()
+train, test = patches[:10_000], patches[10_000:]
+
+# %%
+# Atoms are judged by the variance of the held-out patches that 14 of them explain, a tenth of the
+# number of pixels, chosen by orthogonal matching pursuit. Codes are those of each learner's own
+# ``transform``.
+
+learners = {
+    "skpudle": PUDLEDictionaryLearning(100, random_state=0),
+    "scikit-learn": MiniBatchDictionaryLearning(100, random_state=0),
+}
+print(f"{'':<14}{'fit (s)':>8}{'R2':>8}{'not zero':>10}")
+for name, learner in learners.items():
+    start = perf_counter()
+    learner.fit(train)
+    seconds, atoms = perf_counter() - start, learner.components_
+    few = sparse_encode(test, atoms, algorithm="omp", n_nonzero_coefs=14)
+    r2 = r2_score(test, few @ atoms, multioutput="variance_weighted")
+    share = np.mean(learner.transform(test) != 0)
+    print(f"{name:<14}{seconds:>8.1f}{r2:>8.3f}{share:>10.1%}")
+
+# %%
+# The atoms of ``skpudle``, those that the held-out patches use most first.
+
+AtomsDisplay.from_estimator(learners["skpudle"], test, n_columns=20)
+plt.show()
