@@ -20,12 +20,16 @@ _MOST_BATCHES = 100_000
 
 
 class Batch(NamedTuple):
-    """What one update sees; `keys` (n, ...) are what ``source.samples`` finds its samples by."""
+    """What one update sees; `keys` (n, ...) are what ``source.samples`` finds its samples by.
+
+    The `offset` (n, 1) is what the samples add to what a dictionary makes of their codes.
+    """
 
     keys: Tensor
     x: Tensor
     target: Tensor | None = None
     mask: Tensor | None = None
+    offset: Tensor | None = None
 
 
 class Rows:
