@@ -64,8 +64,12 @@ class Gaussian:
         """Return the loss of each entry; differentiable in the natural parameter."""
         return 0.5 * (natural - x).square()
 
+    def saturated(self, x):
+        """Return the log-likelihood of entries that are their expectation."""
+        return 0.5 * x.square()
+
     def response(self, x):
-        """Return what a single entry says of its natural parameter."""
+        """Return entries as numbers whose variance does not depend on the expectation."""
         return x
 
 
@@ -90,11 +94,15 @@ class Poisson:
 
     def half_deviance(self, natural, x):
         """Return the loss of each entry; differentiable in the natural parameter."""
-        return natural.exp() - x * natural + (xlogy(x, x) - x)
+        return natural.exp() - x * natural + self.saturated(x)
+
+    def saturated(self, x):
+        """Return the log-likelihood of entries that are their expectation."""
+        return xlogy(x, x) - x
 
     def response(self, x):
-        """Return what a single entry says of its natural parameter: finite for zero counts."""
-        return torch.log1p(x)
+        """Return entries as numbers of variance about 1 (Anscombe's)."""
+        return 2 * (x + 3 / 8).sqrt()
 
 
 @dataclass(frozen=True)
@@ -133,14 +141,18 @@ class Binomial:
 
     def half_deviance(self, natural, x):
         """Return the loss of each entry; differentiable in the natural parameter."""
-        n = self.n_trials
-        at_best = xlogy(x, x / n) + xlogy(n - x, (n - x) / n)
         # softplus would be rounded to its argument from 20 on
-        return at_best - n * logsigmoid(-natural) - x * natural
+        return self.saturated(x) - self.n_trials * logsigmoid(-natural) - x * natural
+
+    def saturated(self, x):
+        """Return the log-likelihood of entries that are their expectation."""
+        n = self.n_trials
+        return xlogy(x, x / n) + xlogy(n - x, (n - x) / n)
 
     def response(self, x):
-        """Return what a single entry says of its natural parameter: finite for all and none."""
-        return torch.logit((x + 0.5) / (self.n_trials + 1))
+        """Return entries as numbers of variance about 1 (Anscombe's)."""
+        n = self.n_trials
+        return 2 * (n + 0.5) ** 0.5 * torch.asin(((x + 3 / 8) / (n + 3 / 4)).sqrt())
 
 
 LOSSES = {"gaussian": Gaussian, "poisson": Poisson, "binomial": Binomial}

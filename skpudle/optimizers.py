@@ -182,6 +182,8 @@ class SurrogateOptimizer(_Optimizer):
     n_inner : int, default=3
         Projected gradient steps on the model for each block of 128 atoms in an update. They cost
         little: what counts is the one product with the curvature that all blocks share.
+    curvature : float, default=1.0
+        Second derivative of the loss in the reconstruction, which is 1 for least squares.
 
     References
     ----------
@@ -189,7 +191,7 @@ class SurrogateOptimizer(_Optimizer):
     2009, section 3.4 for the forgetting.
     """
 
-    def __init__(self, atoms, project, *, forgetting=15.0, anchor=0.5, n_inner=3):
+    def __init__(self, atoms, project, *, forgetting=15.0, anchor=0.5, n_inner=3, curvature=1.0):
         if not (forgetting >= 0 and anchor >= 0 and isinstance(n_inner, Integral) and n_inner > 0):
             raise ValueError(
                 f"forgetting={forgetting!r} and anchor={anchor!r} must not be negative, and "
@@ -197,7 +199,7 @@ class SurrogateOptimizer(_Optimizer):
             )
         self.atoms = torch.nn.Parameter(_row_major(project(atoms.contiguous())))
         self._project, self._forgetting, self._anchor = project, forgetting, anchor
-        self._n_inner = n_inner
+        self._n_inner, self._per_curvature = n_inner, 1 / curvature
         self._curvature = self._pull = None
         self._n_updates = 0
         self._n_samples = self.atoms.new_zeros(())
@@ -224,7 +226,7 @@ class SurrogateOptimizer(_Optimizer):
             curvature /= n_samples
         keep = self._age(n_samples, loss)
         self._curvature.mul_(keep)
-        self._pull.mul_(keep).sub_(gradient)
+        self._pull.mul_(keep).sub_(gradient, alpha=self._per_curvature)
         if total is None:
             self._curvature.addmm_(weighted, codes)
             self._pull.addmm_(weighted, codes @ atoms)

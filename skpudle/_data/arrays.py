@@ -223,13 +223,31 @@ def _check_array(X, **options):
         raise
 
 
-def check_rows(X, *, estimator=None, copy=False, allow_nan=False):
+def _check_largest(X, largest):
+    """Raise ValueError where data are negative, or above the largest value; NaN is neither."""
+    if (X < 0).any():
+        raise ValueError(
+            f"Negative values in data passed as X, such as {float(X[X < 0][0]):.4g}: this loss is "
+            "for counts, or for fractions. Use loss='gaussian' for other numbers."
+        )
+    too_large = X > largest  # noqa: SIM300
+    if too_large.any():
+        raise ValueError(
+            f"X has values such as {float(X[too_large][0]):.4g}, above n_trials={largest:g}: the "
+            "binomial loss is for numbers of successes, or for fractions with n_trials=1. Set "
+            "n_trials, or use loss='poisson' for counts without a limit."
+        )
+
+
+def check_rows(X, *, largest=None, **options):
     """Validate rows of numbers and return them as an array, or as a tensor if they came as one.
 
     Parameters
     ----------
     X : array-like or Tensor of shape (n_samples, n_features)
         The user's input. Masked entries of a masked array are NaN.
+    largest : float, default=None
+        If not None, values have to be from 0 to this.
     estimator : object, default=None
         Named in error messages.
     copy : bool, default=False
@@ -245,8 +263,15 @@ def check_rows(X, *, estimator=None, copy=False, allow_nan=False):
     Raises
     ------
     ValueError, TypeError
-        As `sklearn.utils.check_array`.
+        As `sklearn.utils.check_array`, or if values are not in the range.
     """
+    X = _check_rows(X, **options)
+    if largest is not None:
+        _check_largest(X, largest)
+    return X
+
+
+def _check_rows(X, *, estimator=None, copy=False, allow_nan=False):
     finite = "allow-nan" if allow_nan else True
     options = {"dtype": [np.float64, np.float32], "order": "C", "ensure_all_finite": finite}
     if not isinstance(X, torch.Tensor):

@@ -45,23 +45,27 @@ class Rows:
         Shuffles every epoch; without it batches come in the order of the samples.
     mask : Tensor of shape (n_samples, n_features), default=None
         1 where data are known, 0 where they are missing.
+    offset : Tensor of shape (n_samples, 1), default=None
+        What samples add to what a dictionary makes of their codes.
     """
 
     n_judged = 1  # samples whose mean objective tells whether training has stalled
 
-    def __init__(self, x, batch_size=1, *, generator=None, mask=None):
+    def __init__(self, x, batch_size=1, *, generator=None, mask=None, offset=None):
         self.x, self.batch_size, self.generator = x, min(batch_size, len(x)), generator
-        self.mask = mask
+        self.mask, self.offset = mask, offset
 
     def for_training(self, batch_size, generator, *, shuffle):
         """Return the same samples in batches of some size, shuffled or in their own order."""
         generator = generator if shuffle else None
-        return Rows(self.x, batch_size, generator=generator, mask=self.mask)
+        given = dict(mask=self.mask, offset=self.offset)
+        return Rows(self.x, batch_size, generator=generator, **given)
 
     def to(self, dtype):
         """Return the same samples in another dtype."""
-        mask = None if self.mask is None else self.mask.to(dtype)
-        return Rows(self.x.to(dtype), self.batch_size, generator=self.generator, mask=mask)
+        mask, offset = (t if t is None else t.to(dtype) for t in (self.mask, self.offset))
+        given = dict(generator=self.generator, mask=mask, offset=offset)
+        return Rows(self.x.to(dtype), self.batch_size, **given)
 
     @property
     def n_batches(self):
@@ -81,8 +85,8 @@ class Rows:
                 keys = torch.arange(len(self.x), device=self.x.device)[rows]
             else:
                 keys = rows = plan[rows]
-            mask = None if self.mask is None else self.mask[rows]
-            yield Batch(keys, self.x[rows], mask=mask)
+            mask, offset = (t if t is None else t[rows] for t in (self.mask, self.offset))
+            yield Batch(keys, self.x[rows], mask=mask, offset=offset)
 
     def samples(self, keys):
         """Return the samples at the given positions, in the shape of atoms."""

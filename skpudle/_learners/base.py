@@ -53,6 +53,8 @@ class Data(NamedTuple):
         Where to compute.
     inputs : dict
         What scikit-learn wants an estimator to know of its input.
+    offset : Tensor of shape (n_samples, 1) or None
+        What samples add to what a dictionary makes of their codes.
     """
 
     source: object
@@ -60,6 +62,7 @@ class Data(NamedTuple):
     mask: torch.Tensor | None
     device: torch.device
     inputs: dict
+    offset: torch.Tensor | None = None
 
 
 class GradientLearner(CallbackSupportMixin):
@@ -139,9 +142,12 @@ class GradientLearner(CallbackSupportMixin):
         RuntimeWarning
             If ``step_size`` is too large for the dictionary.
         """
+        return self._learn(X, y)
+
+    def _learn(self, X, y=None, **more):
         team = current_team()
         with Recorder(self) as recorder:
-            data = self._read(X, y)
+            data = self._read(X, y, **more)
             if team is not None:
                 team.check_agreement(task_of(self, "fit", data.sample))
             generator = make_generator(self.random_state)
@@ -219,9 +225,12 @@ class GradientLearner(CallbackSupportMixin):
             If the data are unfit or of another number of features than before, which leaves the
             estimator as it was; or if training diverges twice.
         """
+        return self._learn_on(X, y)
+
+    def _learn_on(self, X, y=None, **more):
         team, interrupts = current_team(), Interrupts()
         known = hasattr(self, "components_")
-        data = self._read(X, y, known=known)
+        data = self._read(X, y, known=known, **more)
         if team is not None:
             team.check_agreement(task_of(self, "partial_fit", data.sample))
         if known:
@@ -294,6 +303,7 @@ class GradientLearner(CallbackSupportMixin):
             model.project,
             learning_rate=self.learning_rate,
             data_scale=model.data_scale,
+            curvature=model.curvature,
             params=self.optimizer_params,
         )
 

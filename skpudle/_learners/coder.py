@@ -4,7 +4,7 @@
 came about is none of its business.
 """
 
-from functools import reduce
+from functools import partial, reduce
 
 import numpy as np
 import torch
@@ -24,11 +24,19 @@ from skpudle._data.arrays import (
     split_missing,
     to_numpy,
     to_tensor,
-    wide,
 )
-from skpudle._data.sources import is_stream, part_of, parts_of
+from skpudle._data.batches import Rows
+from skpudle._data.sources import check_exposure, comes_in_parts, part_of, parts_of
+from skpudle._learners.hidden import (
+    deviance_of_means,
+    hidden_groups,
+    prediction_deviance,
+    sums_of,
+    together,
+)
 from skpudle._precision import own_precision
 from skpudle.interoperability import make_sparse_coder
+from skpudle.losses import Gaussian
 from skpudle.operators import DenseDictionary
 
 __all__ = ["DictionaryTransformer"]
@@ -43,37 +51,10 @@ _N_COPIES = 8
 # Rows of data that are not in memory that are encoded at a time, and of codes that are decoded.
 _PART = 8192
 
-_SCORE_GROUPS = 10
-
 
 def _is_out_of_memory(error):
     kinds = MemoryError | torch.cuda.OutOfMemoryError
     return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
-
-
-def _moments(x, mask):  # -> of each column its number, mean and sum of squared deviations
-    """Return moments of what is known, on the host, where those of all parts meet."""
-    x = wide(x)
-    if mask is None:
-        mask, origin = torch.ones_like(x[:1]), x[0]
-        n_known = len(x) * mask[0]
-    else:
-        mask = wide(mask)
-        origin = x.masked_fill(mask == 0, torch.inf).amin(0)
-        origin, n_known = origin.masked_fill(origin.isinf(), 0), mask.sum(0)
-    centred = (x - origin) * mask  # exactly zero for constant columns, whose mean may be rounded
-    mean = centred.sum(0) / n_known.clamp_min(1)
-    squares = ((centred - mean) * mask).square().sum(0)
-    return n_known.cpu(), (origin + mean).cpu(), squares.cpu()
-
-
-def _together(one, other):
-    """Return the moments of two parts: their means differ, which is variation too."""
-    (n, mean, squares), (n_other, mean_other, squares_other) = one, other
-    share = n_other / (n + n_other).clamp_min(1)
-    apart = mean_other - mean
-    squares = squares + squares_other + apart.square() * n * share
-    return n + n_other, mean + apart * share, squares
 
 
 class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -95,6 +76,17 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         It has to know of masks if `_allows_nan` says so.
         """
         raise NotImplementedError
+
+    def _loss(self):  # -> object of `skpudle.losses`
+        """Return what data are to the reconstruction."""
+        return Gaussian()
+
+    def _offset(self, x, exposure=None):  # -> (n_features,) or (n, n_features) or None
+        """Return what is added to the reconstruction of rows, where the loss has a baseline."""
+        if isinstance(self._loss(), Gaussian):
+            return None
+        intercept = to_tensor(self.intercept_, x.device).to(x.dtype)
+        return intercept if exposure is None else intercept + exposure
 
     def _validate_params(self, *names):
         """Check parameters as scikit-learn does, those of the given names or all."""
@@ -134,19 +126,24 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
             ``split_sign=True`` positive parts come first, then negative parts.
         """
-        if is_stream(X):
-            return np.concatenate(list(self._codes_by_parts(X)))
-        x, mask, dictionary = self._check_new_data(X)
+        return self._transform(X)
+
+    def _transform(self, X, exposure=None):
+        if comes_in_parts(X):
+            return np.concatenate(list(self._codes_by_parts(X, exposure)))
+        rows, dictionary = self._check_new_data(X, exposure)
         encoder = self._transform_encoder()
 
-        def encode(rows, known):
-            codes = encoder(dictionary, rows, mask=known)
+        def encode(x, mask, exposure):
+            offset = self._offset(x, exposure)
+            given = {} if offset is None else {"offset": offset}
+            codes = encoder(dictionary, x, mask=mask, **given)
             if self.split_sign:
                 codes = torch.cat([codes.clamp_min(0), codes.neg().clamp_min(0)], dim=1)
             return codes
 
-        chunks = self._in_chunks(encode, x, mask, dictionary.atoms.device)
-        return self._in_one_piece(chunks, len(x), X)
+        chunks = self._in_chunks(encode, rows, dictionary.atoms.device)
+        return self._in_one_piece(chunks, len(rows.x), X)
 
     def transform_into(self, X, out):
         """Encode data part by part, and write the codes into an array.
@@ -215,17 +212,20 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
         return sparse.vstack([compress(codes) for codes in self._codes_by_parts(X)], format="csr")
 
-    def _parts(self, X):  # yields where they are, and rows as X has them
+    def _parts(self, X, exposure=None):  # yields where they are, rows as X has them, their exposure
         check_is_fitted(self)
         self._validate_params()  # parameters that are wrong are no error of a batch
         device = self._transform_device(X)  # what holds tensors decides, and not where these are
+        left = check_exposure(exposure, X)
         for where, rows in parts_of(X, _PART):
-            yield where, rows.to(device) if isinstance(rows, torch.Tensor) else rows
+            here, left = (None, None) if left is None else np.split(left, [len(rows)])
+            given = {} if here is None else {"exposure": here}
+            yield where, rows.to(device) if isinstance(rows, torch.Tensor) else rows, given
 
-    def _codes_by_parts(self, X):  # yields arrays of codes
-        for where, rows in self._parts(X):
+    def _codes_by_parts(self, X, exposure=None):  # yields arrays of codes
+        for where, rows, given in self._parts(X, exposure):
             with part_of(where):
-                codes = to_numpy(to_tensor(self.transform(rows)))
+                codes = to_numpy(to_tensor(self.transform(rows, **given)))
             yield codes
 
     def inverse_transform(self, X):
@@ -239,7 +239,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Returns
         -------
         ndarray or Tensor of shape (n_samples, n_features)
-            Reconstructed data.
+            Reconstructed data: expectations, of exposure 1 if there are exposures.
         """
         check_is_fitted(self)
         codes = check_rows(X)
@@ -251,17 +251,22 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             )
         atoms = to_tensor(self.components_, self._transform_device(X)).to(codes.dtype)
 
-        def decode(rows, known):
+        loss, offset = self._loss(), self._offset(atoms)
+
+        def decode(rows, *_):
             if self.split_sign:
                 rows = rows[:, : self.n_components_] - rows[:, self.n_components_ :]
             with own_precision():
-                return rows @ atoms
+                natural = rows @ atoms
+            return loss.mean(natural if offset is None else natural.add_(offset))
 
-        chunks = self._in_chunks(decode, codes, None, atoms.device, size=_PART)
+        chunks = self._in_chunks(decode, Rows(codes), atoms.device, size=_PART)
         return self._in_one_piece(chunks, len(codes), X)
 
     def score(self, X, y=None):
-        """Return how well hidden features are predicted from the others, as R^2.
+        """Return how well hidden features are predicted from the others.
+
+        As the share of the deviance that is explained, which is R^2 for ``loss="gaussian"``.
 
         The columns are cut into ten fixed groups; each is hidden once for all rows, the codes are
         inferred from the remaining columns, and the hidden entries are compared with their
@@ -285,33 +290,27 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             larger is better, comparable across alpha. 0 for constant data. With one feature, where
             nothing is left to infer from, the R^2 of the reconstruction.
         """
-        error, moments = 0.0, []
-        for x, mask, dictionary in self._checked_parts(X):
-            error += self._error_of_hidden(x, mask, dictionary)
-            moments += self._in_chunks(_moments, x, mask, x.device, size=_PART)
-        total = float(reduce(_together, moments)[2].sum())
+        return self._score(X)
+
+    def _score(self, X, exposure=None):
+        loss, error, sums = self._loss(), 0.0, []
+        for rows, dictionary in self._checked_parts(X, exposure):
+            error += self._deviance_of_hidden(rows, dictionary)
+            sums += self._in_chunks(partial(sums_of, loss), rows, rows.x.device, size=_PART)
+        total = deviance_of_means(loss, reduce(partial(together, loss), sums))
         return 1 - error / total if total else 0.0
 
-    def _error_of_hidden(self, x, mask, dictionary):  # -> sum of squares
-        n_features, device = x.shape[1], dictionary.atoms.device
-        order = torch.randperm(n_features, generator=torch.Generator().manual_seed(0), device="cpu")
-        groups = order.tensor_split(min(_SCORE_GROUPS, n_features))
-        encoder, error = self._transform_encoder(), 0.0
-        for hidden in groups:
-            seen = torch.ones(n_features, dtype=torch.bool, device="cpu")
-            seen[hidden] = n_features == 1
-            seen, hidden = seen.to(device), hidden.to(device)
-            visible = DenseDictionary(dictionary.atoms[:, seen])
+    def _deviance_of_hidden(self, rows, dictionary):
+        device = dictionary.atoms.device
+        given = self._loss(), dictionary, self._transform_encoder()
+        error = 0.0
+        for seen, hidden in hidden_groups(rows.x.shape[1], device):
 
-            def squared_error(rows, known, seen=seen, hidden=hidden, visible=visible):
-                known_seen = None if known is None else known[:, seen]
-                codes = encoder(visible, rows[:, seen], mask=known_seen)
-                with own_precision():
-                    residual = codes @ dictionary.atoms[:, hidden] - rows[:, hidden]
-                residual = residual if known is None else residual * known[:, hidden]
-                return float(wide(residual).square().sum())
+            def deviance(x, mask, exposure, seen=seen, hidden=hidden):
+                offset = self._offset(x, exposure)
+                return prediction_deviance(*given, x, mask, offset, seen=seen, hidden=hidden)
 
-            error += sum(self._in_chunks(squared_error, x, mask, device))
+            error += sum(self._in_chunks(deviance, rows, device))
         return error
 
     def to_sparse_coder(self, transform_algorithm="lasso_cd", **params):
@@ -330,27 +329,45 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         -------
         SparseCoder
             Fitted; it needs neither this package nor torch.
+
+        Raises
+        ------
+        ValueError
+            If the loss is not that of least squares, which those codes are for.
         """
+        if not isinstance(self._loss(), Gaussian):
+            raise ValueError(
+                f"scikit-learn's coder minimises least squares, but loss={self.loss!r}; use "
+                "`transform`."
+            )
         return make_sparse_coder(self, transform_algorithm, **params)
 
-    def _check_new_data(self, X):  # -> x, mask or None, dictionary on the device
+    def _largest(self):
+        """Return the largest value that data may have, None if they may be any numbers."""
+        loss = self._loss()
+        return None if isinstance(loss, Gaussian) else loss.largest
+
+    def _check_new_data(self, X, exposure=None):  # -> Rows, dictionary on the device
         check_is_fitted(self)
         # names, values, number of features: the order in which scikit-learn complains
         _check_feature_names(self, X, reset=False)
-        x = check_rows(X, estimator=self, allow_nan=self._allows_nan())
+        options = dict(allow_nan=self._allows_nan(), largest=self._largest())
+        x = check_rows(X, estimator=self, **options)
         # rows stay where they are: all of them may not fit where a part of them does
         x, mask = split_missing(x if isinstance(x, torch.Tensor) else to_tensor(x))
         _check_n_features(self, X, reset=False)
         atoms = to_tensor(self.components_, self._transform_device(X))
-        return x, mask, DenseDictionary(atoms.to(x.dtype))
+        exposure = check_exposure(exposure, X)
+        offset = None if exposure is None else to_tensor(exposure).log().to(x)[:, None]
+        return Rows(x, mask=mask, offset=offset), DenseDictionary(atoms.to(x.dtype))
 
-    def _checked_parts(self, X):  # yields x, mask or None, dictionary on the device
-        if not is_stream(X):
-            yield self._check_new_data(X)
+    def _checked_parts(self, X, exposure=None):  # yields Rows, dictionary on the device
+        if not comes_in_parts(X):
+            yield self._check_new_data(X, exposure)
             return
-        for where, rows in self._parts(X):
+        for where, rows, given in self._parts(X, exposure):
             with part_of(where):
-                checked = self._check_new_data(rows)
+                checked = self._check_new_data(rows, **given)
             yield checked
 
     def _transform_device(self, X):
@@ -359,14 +376,14 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         except ValueError:  # fitted on a machine that had this device
             return torch.device("cpu")
 
-    def _in_chunks(self, function, x, mask, device, *, size=None):
-        """Yield ``function(rows, mask)`` of some rows at a time, of half as many out of memory."""
-        start, size = 0, min(size or self._chunk_size(x, device), len(x))
-        while start < len(x):
+    def _in_chunks(self, function, rows, device, *, size=None):
+        """Yield ``function(x, mask, offset)`` of some rows, of half as many out of memory."""
+        given = rows.x, rows.mask, rows.offset
+        start, size = 0, min(size or self._chunk_size(rows.x, device), len(rows.x))
+        while start < len(rows.x):
             part = slice(start, start + size)
             try:
-                rows, known = (None if t is None else t[part].to(device) for t in (x, mask))
-                result = function(rows, known)
+                result = function(*(t if t is None else t[part].to(device) for t in given))
             except (MemoryError, RuntimeError) as error:
                 if size == 1 or not _is_out_of_memory(error):
                     raise
@@ -405,5 +422,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self._allows_nan()
+        tags.input_tags.positive_only = tags.input_tags.sparse = self._largest() is not None
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags

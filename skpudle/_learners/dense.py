@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import torch
 from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
@@ -17,12 +18,14 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.batches import Rows
 from skpudle._data.foreign import given_atoms
-from skpudle._data.sources import open_source
+from skpudle._data.sources import check_exposure, open_source
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.encoder import Decay
 from skpudle._learners.models import Constraint, DenseModel
+from skpudle._learners.working import LEAST_PENALTY, working_data
 from skpudle._training.team import current_team
+from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
 from skpudle.initialization import (
     INITIALIZATIONS,
@@ -32,6 +35,8 @@ from skpudle.initialization import (
     initial_atoms,
     is_done,
 )
+from skpudle.losses import LOSSES, Binomial
+from skpudle.operators import DenseDictionary
 
 __all__ = ["DICT_INIT", "DenseLearner", "choose_atoms"]
 
@@ -63,6 +68,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     # What a learner without these parameters does.
     atom_norm = "unit"
     positive_dict = False
+    loss, n_trials = "gaussian", 1
 
     def _encoder(self):  # -> Encoder
         """Return what the parameters say of the encoder."""
@@ -78,6 +84,9 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         """The parameter that is called alpha elsewhere, a number or "auto"."""
         raise NotImplementedError
 
+    def _loss(self):
+        return Binomial(float(self.n_trials)) if self.loss == "binomial" else LOSSES[self.loss]()
+
     def _check_parameters(self):
         """Raise ValueError if parameters contradict each other."""
 
@@ -88,28 +97,45 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return partial(
             self._encoder().encode,
             alpha=self.alpha_,
-            step_size=self.step_size_,
+            step_size=self._known_step(),
             lambda_decay=self.lambda_decay_,
         )
 
-    def _read(self, X, y, *, known=False):  # -> Data
+    def _known_step(self):
+        """Return the step of the fitted encoder, None where each sample looks for its own."""
+        return getattr(self, "step_size_", None)
+
+    def _read(self, X, y, *, known=False, exposure=None):  # -> Data
         device = resolve_device(self.device, X)
         if known:
             _check_feature_names(self, X, reset=False)
-        options = {"allow_nan": self._allows_nan()}
-        source = open_source(X, device, batch_size=self._batch_size(), **options)
+        self._check_parameters()
+        options = {"allow_nan": self._allows_nan(), "largest": self._largest()}
+        offset = self._log_exposure(exposure, X, device)
+        reading = dict(accept_sparse=self.loss != "gaussian", offset=offset)
+        source = open_source(X, device, batch_size=self._batch_size(), **reading, **options)
         if source is None:
             rows = check_rows(X, estimator=self, **options)
             sample, mask = split_missing(to_tensor(rows, device))
-            source, seen = Rows(sample, mask=mask), X
+            offset = None if offset is None else offset.to(sample.dtype)
+            source, seen = Rows(sample, mask=mask, offset=offset), X
         else:
             sample, mask = split_missing(source.head(self.n_components or 0))
             seen = sample
-        self._check_parameters()
+            if offset is not None:
+                offset = offset[source.head_positions(self.n_components or 0)].to(sample.dtype)
         if not known:
-            return Data(source, sample, mask, device, input_attributes(seen))
+            return Data(source, sample, mask, device, input_attributes(seen), offset)
         _check_n_features(self, seen, reset=False)
-        return Data(source.to(to_tensor(self.components_).dtype), sample, mask, device, {})
+        source = source.to(to_tensor(self.components_).dtype)
+        return Data(source, sample, mask, device, {}, offset)
+
+    def _log_exposure(self, exposure, X, device):  # -> (n_samples, 1) or None
+        if exposure is None:
+            return None
+        if self.loss != "poisson":
+            raise ValueError(f"exposure is for loss='poisson', but loss={self.loss!r}; pass none.")
+        return to_tensor(check_exposure(exposure, X), device).log()[:, None]
 
     def _model(self, **known):
         return DenseModel(
@@ -123,31 +149,47 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _new_model(self, data, generator, course=None):  # -> model, atoms
         team = current_team()
-        x = data.sample if team is None else team.collect(data.sample)
-        model = self._model(data_scale=mean_square(x))
-        penalty = auto_alpha(x, mask=data.mask if team is None else None)
+        x, offset = (
+            t if t is None or team is None else team.collect(t) for t in (data.sample, data.offset)
+        )
+        mask = data.mask if team is None else None
+        x, intercept, curvature = working_data(self._loss(), x, mask, offset)
+        scale = curvature**0.5  # of the loss's gradient, next to that of the working data
+        model = self._model(data_scale=curvature * mean_square(x), curvature=curvature)
+        penalty = auto_alpha(x, mask=mask)
+        if intercept is not None:
+            penalty = max(penalty, LEAST_PENALTY)
         start = "data" if self._searches() else self.dict_init
         atoms = choose_atoms(start, self.n_components, x, generator, model.constraint)
         alpha = self._penalty_or_threshold
         if alpha == "auto":
-            alpha = penalty * (model.step(atoms) if model.encoder.shrinkage == "hard" else 1.0)
+            hard = model.encoder.shrinkage == "hard"
+            alpha = penalty * (
+                float(default_step(DenseDictionary(atoms))) / scale if hard else scale
+            )
         model = replace(model, alpha=float(alpha))
+
+        def rows(atoms):
+            return atoms if intercept is None else torch.cat([atoms, intercept[None]])
+
         if not self._searches():
-            return model, atoms
+            return model, rows(atoms)
         if course is None:  # too little to search; far from a dictionary only "dec" finds it
-            return replace(model, rule=GRADIENT_RULES["dec"], from_samples=True), atoms
+            return replace(model, rule=GRADIENT_RULES["dec"], from_samples=True), rows(atoms)
         if course.recorder.in_training():
-            return model, atoms
-        penalty = alpha if model.encoder.shrinkage == "soft" and alpha > 0 else penalty
-        return model, self._search(data, model, atoms, float(penalty), course)
+            return model, rows(atoms)
+        soft = model.encoder.shrinkage == "soft" and alpha > 0
+        penalty = float(alpha) / scale if soft else penalty
+        x = x if team is None else working_data(self._loss(), data.sample, None, data.offset).x
+        return model, self._search(x, data, model, atoms, float(penalty), course, rows)
 
     def _searches(self):
         return isinstance(self.dict_init, str) and self.dict_init == "search"
 
-    def _search(self, data, model, atoms, penalty, course):
-        """Return the atoms that a search finds from given ones."""
+    def _search(self, x, data, model, atoms, penalty, course, rows):
+        """Return the rows that a search in the working data ``x`` finds from given atoms."""
         problem = Problem(
-            data.sample,
+            x,
             penalty,
             positive_code=model.encoder.positive_code,
             positive_atoms=model.constraint.positive,
@@ -156,7 +198,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         )
 
         def inside(found):
-            return found.to(atoms)
+            return rows(found.to(atoms))
 
         def fitted(state):
             attributes = self._attributes_of(model, inside(state.best_atoms), data)
@@ -168,7 +210,11 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _known_model(self, data, generator):  # -> model, atoms
         state = self._training_state
-        model = self._model(alpha=state["alpha"], data_scale=state["data_scale"])
+        names = "alpha", "data_scale", "curvature"
+        model = self._model(**{name: state[name] for name in names})
         if state["from_samples"]:
             model = replace(model, rule=GRADIENT_RULES["dec"], from_samples=True)
-        return model, to_tensor(self.components_, data.device)
+        atoms = to_tensor(self.components_, data.device)
+        if self.loss == "gaussian":
+            return model, atoms
+        return model, torch.cat([atoms, to_tensor(self.intercept_, data.device)[None]])

@@ -8,6 +8,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._learners.dense import DenseLearner
 from skpudle._learners.encoder import Decay, Encoder
+from skpudle._learners.exposed import ExposedLearner
+from skpudle.losses import LOSSES
 from skpudle.shrinkage import SHRINKAGES
 
 __all__ = ["PUDLEDictionaryLearning"]
@@ -19,6 +21,8 @@ _AUTO_UPDATES = 200
 
 # Parameters that `transform` takes, besides what `fit` made of the others.
 _OF_THE_ENCODER = (
+    "loss",
+    "n_trials",
     "n_unfoldings",
     "shrinkage",
     "lambda_decay",
@@ -30,7 +34,7 @@ _OF_THE_ENCODER = (
 )
 
 
-class PUDLEDictionaryLearning(DenseLearner):
+class PUDLEDictionaryLearning(ExposedLearner):
     r"""Dictionary learning by backpropagation through an unfolded sparse encoder (PUDLE).
 
     Codes are what ``n_unfoldings`` iterations of (soft- or hard-) thresholded gradient descent make
@@ -56,6 +60,17 @@ class PUDLEDictionaryLearning(DenseLearner):
     gradient : {"ae-ls", "ae-lasso", "dec"}, default="ae-ls"
         What is differentiated (eq. 8): the reconstruction error through decoder and encoder, the
         lasso objective through both, or the reconstruction error through the decoder alone.
+
+    loss : {"gaussian", "poisson", "binomial"}, default="gaussian"
+        What data are to the reconstruction: numbers whose expectation is :math:`D z`, counts of
+        expectation :math:`\exp(D z + b)`, or successes of ``n_trials`` with the odds
+        :math:`\exp(D z + b)`. The baseline :math:`b`, ``intercept_``, is learned. What is minimised
+        is half the deviance, which is :math:`\frac12 |x - D z|^2` for "gaussian", and ``alpha`` is
+        in the units of ``X`` times those of the atoms; "auto" is at least twice the deviation of
+        the noise. See :doc:`/guide/counts`.
+
+    n_trials : float, default=1
+        Of the binomial loss; with 1 data are binary, or fractions.
 
     n_unfoldings : int or None, default=100
         Number of iterations of the encoder, :math:`T`. None: converged codes, with a certified
@@ -140,6 +155,9 @@ class PUDLEDictionaryLearning(DenseLearner):
     n_components_ : int
         Number of atoms.
 
+    intercept_ : ndarray of shape (n_features,)
+        The baseline, where the loss is not "gaussian".
+
     n_features_in_ : int
         Number of features seen in `fit`.
 
@@ -159,7 +177,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         The penalty or threshold in use.
 
     step_size_ : float
-        The step size for ``components_``.
+        The step size for ``components_``. Not there for ``loss="poisson"`` and "auto": every
+        sample then looks for steps of its own (`skpudle.encoding.unfold`).
 
     lambda_decay_ : float
         The decay used last, which `transform` uses.
@@ -201,6 +220,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         *,
         alpha="auto",
         gradient="ae-ls",
+        loss="gaussian",
+        n_trials=1,
         n_unfoldings="auto",
         step_size="auto",
         lambda_decay=1.0,
@@ -226,6 +247,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         self.n_components = n_components
         self.alpha = alpha
         self.gradient = gradient
+        self.loss = loss
+        self.n_trials = n_trials
         self.n_unfoldings = n_unfoldings
         self.step_size = step_size
         self.lambda_decay = lambda_decay
@@ -251,6 +274,8 @@ class PUDLEDictionaryLearning(DenseLearner):
     _parameter_constraints = DenseLearner._parameter_constraints | {
         "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "gradient": [StrOptions({"dec", "ae-lasso", "ae-ls"})],
+        "loss": [StrOptions(set(LOSSES))],
+        "n_trials": [Interval(Real, 1, None, closed="left")],
         "n_unfoldings": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
         "optimizer": [StrOptions({"auto", "adam", "sgd", "surrogate"}), type],
         "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple],
@@ -266,6 +291,12 @@ class PUDLEDictionaryLearning(DenseLearner):
 
     def _check_parameters(self):
         self._check_lambda_decay()
+        if self._converges() and self.loss != "gaussian":
+            raise ValueError(
+                "Converged codes (n_unfoldings=None or transform_algorithm='lasso') are those of "
+                f"least squares, but loss={self.loss!r}. Pass a number of unfoldings and "
+                "transform_algorithm='unfolded'."
+            )
         decays = Decay.of(self.lambda_decay) != (1, 1)
         if self._converges() and (self.shrinkage == "hard" or decays):
             raise ValueError(
@@ -289,7 +320,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         return self.alpha
 
     def _encoder(self):
-        return Encoder(self.n_unfoldings, self.shrinkage, self.positive_code)
+        options = self.n_unfoldings, self.shrinkage, self.positive_code
+        return Encoder(*options, loss=self._loss())
 
     def _transform_encoder(self):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
@@ -300,7 +332,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         return partial(
             encoder.encode,
             alpha=self.alpha_ if self.transform_alpha is None else self.transform_alpha,
-            step_size=self.step_size_,
+            step_size=self._known_step(),
             lambda_decay=self.lambda_decay_,
             warn=True,
         )

@@ -12,7 +12,8 @@ What is trained is a model. It has
 
 * ``network(rows, update)``: what encodes and decodes with these rows of parameters, by ``encode(x,
   mask)``, ``synthesis(z)`` and ``penalty``, for that update, counted from 0;
-* ``rule``, one of `skpudle.gradients.GRADIENT_RULES`, and ``part_size``, the number of samples of a
+* ``rule``, one of `skpudle.gradients.GRADIENT_RULES`, and its ``loss``, of `skpudle.losses`;
+* ``part_size``, the number of samples of a
   batch that are evaluated at a time, which bounds memory (None: all);
 * ``replacements(rows, samples)``: rows for samples that become atoms, next to the present ones.
 """
@@ -56,8 +57,8 @@ class EpochSummary(NamedTuple):
     converged: bool
 
 
-def _encode(network, x, mask=None):
-    return network.encode(x, mask=mask)
+def _encode(network, x, mask=None, **offset):
+    return network.encode(x, mask=mask, **offset)
 
 
 class Trainer:
@@ -223,6 +224,7 @@ class Trainer:
                 part_size=model.part_size,
                 encoder=_encode,
                 penalty=network.penalty,
+                loss=model.loss,
             )
 
     def _commit(self, n_batches, n_samples, loss, unused, seen):

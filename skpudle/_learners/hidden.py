@@ -1,0 +1,102 @@
+"""How well hidden features are predicted from the others: what `score` adds up.
+
+All is a sum over samples, so that parts of data meet in the end.
+"""
+
+import torch
+
+from skpudle._data.arrays import wide
+from skpudle._precision import own_precision
+from skpudle.losses import Gaussian
+from skpudle.operators import DenseDictionary
+
+__all__ = ["deviance_of_means", "hidden_groups", "prediction_deviance", "sums_of", "together"]
+
+_GROUPS = 10
+
+
+def hidden_groups(n_features, device):
+    """Yield which features are seen (n_features,), bool, and which are hidden, their indices."""
+    order = torch.randperm(n_features, generator=torch.Generator().manual_seed(0), device="cpu")
+    for hidden in order.tensor_split(min(_GROUPS, n_features)):
+        seen = torch.ones(n_features, dtype=torch.bool, device="cpu")
+        seen[hidden] = n_features == 1
+        yield seen.to(device), hidden.to(device)
+
+
+def prediction_deviance(loss, dictionary, encoder, x, mask, offset, *, seen, hidden):  # -> float
+    """Return the summed deviance of hidden entries from what the seen ones predict.
+
+    Parameters
+    ----------
+    loss : object of `skpudle.losses`
+        The loss.
+    dictionary : DenseDictionary
+        The dictionary.
+    encoder : callable
+        ``encoder(dictionary, x, mask=mask)``, with ``offset=offset`` if there is one.
+    x, mask : Tensor of shape (n, n_features)
+        Data, and 1 where they are known, or None.
+    offset : Tensor of shape (n_features,) or (n, n_features) or None
+        What is added to ``D z``.
+    seen, hidden : Tensor
+        Of `hidden_groups`.
+    """
+    known = None if mask is None else mask[:, seen]
+    visible, given, hidden_offset = DenseDictionary(dictionary.atoms[:, seen]), {}, 0.0
+    if offset is not None:
+        given, hidden_offset = {"offset": offset[..., seen]}, wide(offset[..., hidden])
+    codes = encoder(visible, x[:, seen], mask=known, **given)
+    with own_precision():
+        natural = codes @ dictionary.atoms[:, hidden]
+    deviance = 2 * loss.half_deviance(wide(natural) + hidden_offset, wide(x[:, hidden]))
+    return float((deviance if mask is None else deviance * wide(mask[:, hidden])).sum())
+
+
+def _moments(x, mask):  # -> of each column its number, mean and sum of squared deviations
+    if mask is None:
+        mask, origin = torch.ones_like(x[:1]), x[0]
+        n_known = len(x) * mask[0]
+    else:
+        origin = x.masked_fill(mask == 0, torch.inf).amin(0)
+        origin, n_known = origin.masked_fill(origin.isinf(), 0), mask.sum(0)
+    centred = (x - origin) * mask  # exactly zero for constant columns, whose mean may be rounded
+    mean = centred.sum(0) / n_known.clamp_min(1)
+    squares = ((centred - mean) * mask).square().sum(0)
+    return n_known, origin + mean, squares
+
+
+def sums_of(loss, x, mask, exposure):
+    """Return what `deviance_of_means` needs of each column, on the host.
+
+    ``exposure``, (n, 1), is the logarithm of that of each sample, or None.
+    """
+    x, mask, exposure = (t if t is None else wide(t) for t in (x, mask, exposure))
+    if isinstance(loss, Gaussian):
+        return tuple(t.cpu() for t in _moments(x, mask))
+    mask = torch.ones_like(x) if mask is None else mask
+    exposure = x.new_zeros(()) if exposure is None else exposure
+    parts = exposure.exp(), x, loss.saturated(x), x * exposure
+    return tuple((mask * part).sum(0).cpu() for part in parts)
+
+
+def together(loss, one, other):
+    """Return the sums of two parts: their means differ, which is variation too."""
+    if not isinstance(loss, Gaussian):
+        return tuple(a + b for a, b in zip(one, other, strict=True))
+    (n, mean, squares), (n_other, mean_other, squares_other) = one, other
+    share = n_other / (n + n_other).clamp_min(1)
+    apart = mean_other - mean
+    squares = squares + squares_other + apart.square() * n * share
+    return n + n_other, mean + apart * share, squares
+
+
+def deviance_of_means(loss, sums):  # -> float
+    """Return the summed deviance from the column means, the rates times the exposures."""
+    if isinstance(loss, Gaussian):
+        return float(sums[2].sum())
+    size, total, saturated, weighted = sums
+    mean = total / size.clamp_min(torch.finfo(size.dtype).tiny)
+    # A(eta) - mean * eta = - saturated(mean), where mean is the expectation
+    deviance = saturated - weighted - size * loss.saturated(mean)
+    return 2 * float(deviance.clamp_min(0).sum())

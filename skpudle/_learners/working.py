@@ -1,0 +1,66 @@
+"""What data of a loss are to least squares: where search, initial atoms and alpha come from.
+
+A response of variance about 1, minus that of the baseline, is what a search works on, whose lasso
+is close to the penalised likelihood where counts are not too small.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skpudle.losses import Gaussian
+
+__all__ = ["LEAST_PENALTY", "Working", "working_data"]
+
+# The noise of a correlation with a unit atom has variance 1, and a penalty of less than twice its
+# deviation leaves codes of noise: of 50 atoms of counts of mean 3.3 a search found 0.54 with 0.7,
+# and all with 1.4 and with 2.9.
+LEAST_PENALTY = 2.0
+
+
+class Working(NamedTuple):
+    """Data for least squares.
+
+    Attributes
+    ----------
+    x : Tensor of shape (n, n_features)
+        Responses, centred.
+    intercept : Tensor of shape (n_features,) or None
+        The natural parameters of the mean rates; None for least squares, whose data are as they
+        are.
+    curvature : float
+        The mean variance of the data at the intercept.
+    """
+
+    x: Tensor
+    intercept: Tensor | None
+    curvature: float
+
+
+def working_data(loss, x, mask=None, offset=None):
+    """Return data as least squares see them.
+
+    Parameters
+    ----------
+    loss : object of `skpudle.losses`
+        The loss.
+    x : Tensor of shape (n, n_features)
+        Data.
+    mask : Tensor of shape (n, n_features), default=None
+        1 where they are known.
+    offset : Tensor of shape (n, 1), default=None
+        The logarithms of exposures.
+    """
+    if isinstance(loss, Gaussian):
+        return Working(x, None, 1.0)
+    known = torch.ones_like(x) if mask is None else mask
+    size = known if offset is None else known * offset.exp()
+    # half an event more, so that the parameter of none is finite
+    intercept = loss.natural(((known * x).sum(0) + 0.5) / (size.sum(0) + 1))
+    natural = intercept if offset is None else intercept + offset
+    expected = loss.mean(natural).expand_as(x)
+    response = known * (loss.response(x) - loss.response(expected))
+    response = response - response.sum(0) / known.sum(0).clamp_min(1)
+    curvature = (known * loss.variance(expected)).sum() / known.sum().clamp_min(1)
+    return Working(response, intercept, float(curvature))
