@@ -46,6 +46,9 @@ VARIANTS = [
     ),
     ConvPUDLEDictionaryLearning(noise_std=0.1, n_train_shifts=3, shift_average=True, **SMALL_CONV),
     NOODLDictionaryLearning(**SMALL),
+    PUDLEDictionaryLearning(loss="poisson", **SMALL),
+    PUDLEDictionaryLearning(loss="poisson", gradient="ae-lasso", shrinkage="hard", **SMALL),
+    PUDLEDictionaryLearning(loss="binomial", n_trials=1000, **SMALL),
 ]
 try:
     import sporco.dictlrn.bpdndl  # noqa: F401 (it changes global state, which every test watches)

@@ -139,7 +139,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _model(self, **known):
         return DenseModel(
-            GRADIENT_RULES[self._gradient],
+            GRADIENT_RULES["dec" if self._settles() else self._gradient],
             self._encoder(),
             self._fixed_step(),
             Decay.of(self.lambda_decay).at_last,
@@ -153,9 +153,9 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             t if t is None or team is None else team.collect(t) for t in (data.sample, data.offset)
         )
         mask = data.mask if team is None else None
-        x, intercept, curvature = working_data(self._loss(), x, mask, offset)
-        scale = curvature**0.5  # of the loss's gradient, next to that of the working data
-        model = self._model(data_scale=curvature * mean_square(x), curvature=curvature)
+        # the gradient of the loss is that of the working data, times the noise
+        x, intercept, noise, curvature = working_data(self._loss(), x, mask, offset)
+        model = self._model(data_scale=noise**2 * mean_square(x), curvature=curvature)
         penalty = auto_alpha(x, mask=mask)
         if intercept is not None:
             penalty = max(penalty, LEAST_PENALTY)
@@ -164,9 +164,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         alpha = self._penalty_or_threshold
         if alpha == "auto":
             hard = model.encoder.shrinkage == "hard"
-            alpha = penalty * (
-                float(default_step(DenseDictionary(atoms))) / scale if hard else scale
-            )
+            step = float(default_step(DenseDictionary(atoms))) if hard else None
+            alpha = penalty * (step / noise if hard else noise)
         model = replace(model, alpha=float(alpha))
 
         def rows(atoms):
@@ -179,9 +178,19 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         if course.recorder.in_training():
             return model, rows(atoms)
         soft = model.encoder.shrinkage == "soft" and alpha > 0
-        penalty = float(alpha) / scale if soft else penalty
+        penalty = float(alpha) / noise if soft else penalty
         x = x if team is None else working_data(self._loss(), data.sample, None, data.offset).x
         return model, self._search(x, data, model, atoms, float(penalty), course, rows)
+
+    def _optimizer_for(self, rows):
+        # the surrogate has one curvature for all: with that of counts "ae-ls" diverged
+        if self.optimizer == "auto" and self.loss == "poisson" and not self._settles():
+            return "adam"
+        return super()._optimizer_for(rows)
+
+    def _settles(self):
+        """Return whether after the search training has only a baseline to find."""
+        return False
 
     def _searches(self):
         return isinstance(self.dict_init, str) and self.dict_init == "search"

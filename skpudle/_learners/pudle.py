@@ -19,6 +19,12 @@ _AUTO_EPOCHS = 100
 _AUTO_OPERATIONS = 1.2e12
 _AUTO_UPDATES = 200
 
+# After a search for the atoms of counts the baseline is that of the mean, of which codes explain a
+# part; it is found after so many epochs of "dec". Of 50 atoms of counts (n = 6000) the search has a
+# mean cosine of 0.9908, then it is 0.988, with "ae-ls" and Adam 0.983; hidden entries are
+# explained to 0.258, 0.265 and 0.259.
+_SETTLING_EPOCHS, _SETTLING_UPDATES = 6, 40
+
 # Parameters that `transform` takes, besides what `fit` made of the others.
 _OF_THE_ENCODER = (
     "loss",
@@ -114,7 +120,8 @@ class PUDLEDictionaryLearning(ExposedLearner):
     max_iter : int or "auto", default="auto"
         Largest number of epochs. "auto" is 100, or fewer where their encoders would take more than
         about :math:`10^{12}` operations, some 10 to 30 seconds of two CPU cores; but at least 200
-        updates, which may end within an epoch.
+        updates, which may end within an epoch. After a search it is none for "gaussian", and for
+        other losses a few epochs of "dec", which find the baseline.
 
     tol : float or None, default=1e-4
         Relative improvement of the smoothed objective that counts as one; None trains for
@@ -347,9 +354,14 @@ class PUDLEDictionaryLearning(ExposedLearner):
     def _converges(self):
         return self.n_unfoldings is None or self.transform_algorithm == "lasso"
 
+    def _settles(self):
+        return self.loss != "gaussian" and self.max_iter == "auto" and self._searches()
+
     def _n_updates(self, n_batches, batch_size, data):
         if self.max_iter != "auto":
             return super()._n_updates(n_batches, batch_size, data)
+        if self._settles():
+            return max(_SETTLING_UPDATES, _SETTLING_EPOCHS * n_batches)
         n_features = data.sample.shape[1]
         n_components = self.n_components or n_features
         push = 2 * batch_size * n_components * min(n_components, 2 * n_features)

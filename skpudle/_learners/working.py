@@ -29,12 +29,15 @@ class Working(NamedTuple):
     intercept : Tensor of shape (n_features,) or None
         The natural parameters of the mean rates; None for least squares, whose data are as they
         are.
+    noise : float
+        The standard deviation of the data at the intercept.
     curvature : float
-        The mean variance of the data at the intercept.
+        The curvature of the loss, for a quadratic model of it.
     """
 
     x: Tensor
     intercept: Tensor | None
+    noise: float
     curvature: float
 
 
@@ -53,7 +56,7 @@ def working_data(loss, x, mask=None, offset=None):
         The logarithms of exposures.
     """
     if isinstance(loss, Gaussian):
-        return Working(x, None, 1.0)
+        return Working(x, None, 1.0, 1.0)
     known = torch.ones_like(x) if mask is None else mask
     size = known if offset is None else known * offset.exp()
     # half an event more, so that the parameter of none is finite
@@ -62,5 +65,9 @@ def working_data(loss, x, mask=None, offset=None):
     expected = loss.mean(natural).expand_as(x)
     response = known * (loss.response(x) - loss.response(expected))
     response = response - response.sum(0) / known.sum(0).clamp_min(1)
-    curvature = (known * loss.variance(expected)).sum() / known.sum().clamp_min(1)
-    return Working(response, intercept, float(curvature))
+    noise = ((known * loss.variance(expected)).sum() / known.sum().clamp_min(1)).sqrt()
+    # a mean in which the entries weigh more that are curved more: with the mean itself training
+    # raised the loss of counts that vary much
+    variance = known * loss.variance(x)
+    curvature = variance.square().sum() / variance.sum()
+    return Working(response, intercept, float(noise), float(curvature.nan_to_num(1.0)))
