@@ -78,6 +78,7 @@ def small_windows(monkeypatch):
 
 def make_learner(**params):
     fixed = dict(n_unfoldings=5, max_iter=3, tol=None, batch_size=16, random_state=0)
+    fixed |= dict(dict_init="data", optimizer="adam")
     return PUDLEDictionaryLearning(8, **fixed | params)
 
 

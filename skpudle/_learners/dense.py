@@ -146,6 +146,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _search(self, data, model, atoms, penalty, course):
         """Return the atoms that a search finds from given ones."""
+        self._make_optimizer(model, atoms)  # refuses wrong parameters now, and not after it
         problem = Problem(
             data.sample,
             penalty,
