@@ -147,9 +147,10 @@ class Watcher:
 
     def on_fit_task_end(self, estimator, context, *, fitted_estimator):
         self.tasks.append(context.task_name)
-        if context.task_name == "epoch of the search":
-            self.seen = fitted_estimator.transform(X).shape
-        return self.tasks.count("epoch of the search") == self.stop_after
+        if context.task_name != "epoch of the search":
+            return False
+        self.seen = fitted_estimator.transform(X).shape
+        return self.tasks.count(context.task_name) == self.stop_after
 
 
 def test_callbacks_see_every_epoch_of_the_search_and_may_stop_it():
