@@ -11,7 +11,7 @@ from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, orthogonal_mp_gram
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -20,6 +20,7 @@ from torch.utils.data import TensorDataset
 from skpudle import PUDLEDictionaryLearning
 from skpudle._learners.base import GradientLearner
 from skpudle.encoding import default_step, encode
+from skpudle.omp import solve_omp
 from skpudle.operators import DenseDictionary
 from skpudle.shrinkage import SHRINKAGES
 
@@ -1147,3 +1148,58 @@ def test_every_parameter_may_be_a_scalar_of_numpy(name, value, X):
     plain = make(**few | {name: value})
     np.testing.assert_array_equal(learner.components_, plain.fit(X).components_)
     assert type(learner.alpha_) is type(learner.step_size_) is type(learner.lambda_decay_) is float
+
+
+# ---------------------------------------------------------------------------- orthogonal pursuit
+
+
+@pytest.mark.parametrize("params", [{"n_nonzero_coefs": 2}, {"tol": 0.05}, {}])
+def test_codes_of_a_pursuit_are_those_of_scikit_learn(params, X):
+    named = {f"transform_{name}": value for name, value in params.items()}
+    learner = make(transform_algorithm="omp", **named).fit(X)
+    D, squares = learner.components_, np.square(X).sum(1)
+    expected = orthogonal_mp_gram(
+        D @ D.T, D @ X.T, norms_squared=squares, **params or {"n_nonzero_coefs": 1}
+    )
+    left_alone = squares <= params.get("tol", 0)  # where scikit-learn takes one atom all the same
+    expected[:, left_alone] = 0
+    np.testing.assert_allclose(learner.transform(X), expected.T, atol=1e-10)
+
+
+def test_a_pursuit_knows_signs_and_gaps(X):
+    learner = make(transform_algorithm="omp", positive_code=True, transform_n_nonzero_coefs=3)
+    codes = learner.fit(X).transform(X)
+    assert codes.min() >= 0
+    assert (codes != 0).sum(1).max() <= 3
+    gaps = X.copy()
+    gaps[:, 0] = np.nan
+    visible = solve_omp(
+        torch.tensor(learner.components_[:, 1:]),
+        torch.tensor(X[:, 1:]),
+        n_nonzero_coefs=3,
+        positive=True,
+    )
+    np.testing.assert_allclose(learner.transform(gaps), visible.numpy(), atol=1e-10)
+
+
+# ---------------------------------------------------------------------------- without a fit
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_components_make_a_learner_that_transforms_as_the_fitted_one(options, X):
+    fitted = make(**options).fit(X)
+    params = fitted.get_params() | {"alpha": fitted.alpha_}
+    del params["n_components"]
+    learner = PUDLEDictionaryLearning.from_components(fitted.components_, **params)
+    np.testing.assert_array_equal(learner.components_, fitted.components_)
+    np.testing.assert_array_equal(learner.transform(X), fitted.transform(X))
+    assert learner.score(X) == fitted.score(X)
+    assert np.isfinite(learner.partial_fit(X).components_).all()
+
+
+def test_components_alone_are_enough_for_a_pursuit_and_for_nothing_else(X, atoms):
+    learner = PUDLEDictionaryLearning.from_components(2 * atoms, transform_algorithm="omp")
+    np.testing.assert_array_equal(learner.components_, 2 * atoms)
+    assert learner.transform(X).shape == (len(X), len(atoms))
+    with pytest.raises(ValueError, match="alpha='auto'.*pass a number"):
+        PUDLEDictionaryLearning.from_components(atoms)

@@ -33,6 +33,8 @@ _FREE = {
     "tol",
     "transform_algorithm",
     "transform_alpha",
+    "transform_n_nonzero_coefs",
+    "transform_tol",
     "verbose",
 }
 
