@@ -329,11 +329,12 @@ def test_alpha_is_a_share_of_the_root_mean_square_norm(X, atoms):
     assert estimator.alpha_ == pytest.approx(0.07 * norm, rel=1e-12)
 
 
-def test_a_hard_threshold_is_that_times_the_step(atoms, X):
+def test_a_hard_threshold_is_that_times_the_root_of_the_step(atoms, X):
+    """Atoms come in whose correlation is above the threshold over that root."""
     soft = make(dict_init=atoms).fit(X)
     hard = make(dict_init=atoms, shrinkage="hard").fit(X)
     step = float(default_step(DenseDictionary(torch.tensor(atoms))))
-    assert hard.alpha_ == pytest.approx(step * soft.alpha_, rel=1e-12)
+    assert hard.alpha_ == pytest.approx(step**0.5 * soft.alpha_, rel=1e-12)
 
 
 def test_a_given_alpha_is_absolute(X):

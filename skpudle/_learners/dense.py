@@ -181,7 +181,11 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         atoms = choose_atoms(start, self.n_components, x, generator, model.constraint)
         alpha = self._penalty_or_threshold
         if alpha == "auto":
-            alpha = penalty * (model.step(atoms) if model.encoder.shrinkage == "hard" else 1.0)
+            alpha = penalty
+            if model.encoder.shrinkage == "hard":
+                # the penalty b^2 / (2 s) of a non-zero code lets atoms in whose correlation is
+                # above b / sqrt(s), where the lasso lets in what is above alpha
+                alpha *= model.step(atoms) ** 0.5
         model = replace(model, alpha=float(alpha))
         if not self._searches():
             return model, atoms

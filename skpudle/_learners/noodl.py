@@ -19,8 +19,8 @@ class NOODLDictionaryLearning(DenseLearner):
     .. math:: z_{t+1} = \mathrm{HT}_b(z_t + s D^T (x - D z_t)), \quad
         D \leftarrow D - \eta (D z_T - x)\,\mathrm{sign}(z_T)^T .
 
-    It is a local method: it needs an initial dictionary near the one that generated the data, which a
-    search finds by default.
+    It is a local method: it needs an initial dictionary near the one that generated the data, which
+    a search finds by default.
 
     Parameters
     ----------

@@ -52,8 +52,9 @@ class PUDLEDictionaryLearning(DenseLearner):
     alpha : float or "auto", default="auto"
         Soft shrinkage: the penalty of the lasso, :math:`\lambda` in the paper, in the units of the
         data (as in scikit-learn). Hard shrinkage: the threshold of the codes, :math:`b`. "auto" is
-        0.07 times the root mean square norm of the samples that are not zero (for hard shrinkage
-        times the step size), so that scaling the data scales the codes and changes nothing else.
+        0.07 times the root mean square norm of the samples that are not zero, for hard shrinkage
+        times the root of the step size, so that scaling the data scales the codes and changes
+        nothing else.
 
     gradient : {"ae-ls", "ae-lasso", "dec"}, default="ae-ls"
         What is differentiated (eq. 8): the reconstruction error through decoder and encoder, the
@@ -102,10 +103,10 @@ class PUDLEDictionaryLearning(DenseLearner):
         Samples in an update; "auto" is ``min(256, n_samples)``.
 
     max_iter : int or "auto", default="auto"
-        Largest number of epochs of training. "auto" is none after a search if codes are those of
-        the lasso, where nothing is gained (see the notes). Otherwise it is 100, or fewer where
-        their encoders would take more than about :math:`10^{12}` operations, some 10 to 30 seconds
-        of two CPU cores; but at least 200 updates, which may end within an epoch.
+        Largest number of epochs of training. "auto" is none after a search, where nothing is
+        gained (see the notes). From elsewhere it is 100, or fewer where their encoders would take
+        more than about :math:`10^{12}` operations, some 10 to 30 seconds of two CPU cores; but at
+        least 200 updates, which may end within an epoch.
 
     tol : float or None, default=1e-4
         Relative improvement of the smoothed objective that counts as one; None trains for
@@ -195,10 +196,11 @@ class PUDLEDictionaryLearning(DenseLearner):
     of the lasso, over all samples or the head of a stream, with moves that lead out of its local
     minima: atoms that stand for two are split, and those that others can do without are removed.
     It ends by adapting the atoms to codes without the lasso's bias, least squares on its supports,
-    where the gradient through the encoder is that through the decoder alone; so gradients through
-    an encoder that solves the lasso find nothing more. From elsewhere they are local: they start
-    near the truth (theorem 3.4). `partial_fit` does not search. Where it begins with samples it
-    trains by the gradient "dec", the only one that finds a dictionary from far away.
+    where the gradient through the encoder is that through the decoder alone. Training from there
+    adapts the dictionary to its encoder, and leads away from the one that generated the data; it
+    is what a number for ``max_iter`` asks for. From samples, gradients through the encoder find no
+    dictionary: they are local methods (theorem 3.4 starts near the truth). `partial_fit` does not
+    search; where it begins with samples it trains by the gradient "dec", which can.
 
     Atoms that no sample of an epoch used are replaced, before the next, by the samples that were
     reconstructed worst. If the loss stops being finite, the learning rate is halved, once.
@@ -369,7 +371,6 @@ class PUDLEDictionaryLearning(DenseLearner):
         n_products = 1 if self.gradient == "dec" else 3  # the adjoint has two more
         n_unfoldings = self.n_unfoldings if isinstance(self.n_unfoldings, Integral) else 100
         affordable = _AUTO_OPERATIONS / (n_unfoldings * n_products * push)
-        solved = Decay.of(self.lambda_decay) == (1, 1) and self._encoder().depth(1.0, 1.0) is None
-        if solved and self._searches():
-            return 0  # a search ends where training by converged codes would
+        if self._searches():
+            return 0  # see the notes
         return max(_AUTO_UPDATES, min(_AUTO_EPOCHS * n_batches, int(affordable)))
