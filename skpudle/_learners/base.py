@@ -20,11 +20,11 @@ from skpudle._learners.course import Course
 from skpudle._learners.encoder import Decay
 from skpudle._learners.notices import divergence, warn_of_early_end
 from skpudle._precision import training_mode
-from skpudle._training.checkpoint import Recorder
 from skpudle._training.choose_optimizer import make_optimizer
 from skpudle._training.identity import plain, task_of
 from skpudle._training.interrupts import Interrupts
 from skpudle._training.loop import Diverged, Interrupted, Trainer
+from skpudle._training.recorder import Recorder
 from skpudle._training.stopping import Stopping
 from skpudle._training.team import current_team
 
