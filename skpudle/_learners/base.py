@@ -266,17 +266,6 @@ class GradientLearner(CallbackSupportMixin):
 
     # ------------------------------------------------------------------ parameters
 
-    def _check_lambda_decay(self):
-        """Raise ValueError if a pair is none, or holds what one number must not be."""
-        decay = self.lambda_decay
-        if isinstance(decay, tuple) and not (
-            len(decay) == 2 and all(isinstance(beta, Real) and 0 < beta <= 1 for beta in decay)
-        ):
-            raise ValueError(
-                f"lambda_decay={decay!r:.80} is not a pair (first, last) of numbers in (0, 1]; "
-                "pass such a pair, or one number."
-            )
-
     def _fixed_step(self):  # -> float, or None for one that follows the atoms
         return None if self.step_size == "auto" else float(self.step_size)
 

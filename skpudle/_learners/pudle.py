@@ -299,7 +299,6 @@ class PUDLEDictionaryLearning(DenseLearner):
     }
 
     def _check_parameters(self):
-        self._check_lambda_decay()
         decays = Decay.of(self.lambda_decay) != (1, 1)
         if self._converges() and (self.shrinkage == "hard" or decays):
             raise ValueError(

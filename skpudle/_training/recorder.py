@@ -133,15 +133,13 @@ class Recorder:
         if self._stored is not None:
             check_same(self._stored["identity"], self._identity, self._file.name)
 
-    def _found(self):  # -> what this process has in the file, by name
-        return self._stored["shared"] | self._stored["own"][self._file.rank]
-
     def found_search(self):
         """Return the state of the search in the file; None if there is none, or it has ended."""
         if self._stored is None or "search" not in self._stored["shared"]:
             return None
         with named_checkpoint(self._file.name):
-            return SearchState.from_dict(self._found()["search"] | self._found()["codes"])
+            own = self._stored["own"][self._file.rank]
+            return SearchState.from_dict(self._stored["shared"]["search"] | own["codes"])
 
     def in_training(self):
         """Return whether the file is that of a fit whose search, if it has one, has ended."""
@@ -159,7 +157,8 @@ class Recorder:
             return
         if self.in_training():
             with named_checkpoint(self._file.name):
-                atoms, state = trainer.optimizer.atoms, self._found()
+                atoms = trainer.optimizer.atoms
+                state = self._stored["shared"] | self._stored["own"][self._file.rank]
                 _check(state, atoms)
                 trainer.load(TrainingState.from_dict(_moved(state, atoms.device)), stopping)
             if self._stored["rule"] != rule_of(self._estimator):
