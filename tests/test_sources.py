@@ -15,7 +15,7 @@ from skpudle import (
     ConvPUDLEDictionaryLearning,
     PUDLEDictionaryLearning,
 )
-from skpudle._data import batches, sources
+from skpudle._data import batches, reading, sources
 from skpudle._data.reading import Reader
 from skpudle._data.sources import MappedRows, open_source
 from skpudle._learners import by_parts, coder
