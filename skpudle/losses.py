@@ -41,12 +41,12 @@ class Gaussian:
     ----------
     curvature : float
         The largest variance, which bounds the second derivative; infinite if there is no bound.
-    largest : float
-        The largest value of data.
+    largest : float or None
+        The largest value of data, the least being 0; None if they may be any numbers.
     """
 
     curvature = 1.0
-    largest = float("inf")
+    largest = None
 
     def mean(self, natural):
         """Return the expectation, the inverse of the link."""

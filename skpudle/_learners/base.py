@@ -20,15 +20,15 @@ from skpudle._learners.course import Course
 from skpudle._learners.encoder import Decay
 from skpudle._learners.notices import divergence, warn_of_early_end
 from skpudle._precision import training_mode
-from skpudle._training.checkpoint import Recorder
 from skpudle._training.choose_optimizer import make_optimizer
 from skpudle._training.identity import plain, task_of
 from skpudle._training.interrupts import Interrupts
 from skpudle._training.loop import Diverged, Interrupted, Trainer
+from skpudle._training.recorder import Recorder
 from skpudle._training.stopping import Stopping
 from skpudle._training.team import current_team
 
-__all__ = ["Data", "GradientLearner"]
+__all__ = ["Data", "GradientLearner", "learn", "learn_on"]
 
 # An atom with its share of the codes, at least one in so many samples as there are atoms, is left
 # out by ten times as many with the probability exp(-10).
@@ -63,6 +63,78 @@ class Data(NamedTuple):
     device: torch.device
     inputs: dict
     offset: torch.Tensor | None = None
+
+
+def learn(learner, X, y=None, **more):
+    """Fit a learner, whose `_read` gets what else is given."""
+    team = current_team()
+    with Recorder(learner) as recorder:
+        data = learner._read(X, y, **more)
+        if team is not None:
+            team.check_agreement(task_of(learner, "fit", data.sample))
+        generator = make_generator(learner.random_state)
+        recorder.open(generator, team)
+        generator = generator if team is None else team.agree(generator)
+        own = generator if team is None else team.own(generator)
+        source = data.source.for_training(learner._batch_size(), own, shuffle=True)
+        recorder.recognise(data.source, data.sample, data.mask, seed=generator.initial_seed())
+        largest = int if team is None else team.largest
+        n_batches = largest(count_batches(source))
+        n_updates = largest(learner._n_updates(n_batches, source.batch_size, data))
+        given = {"estimator": learner, "X": X, "y": y}
+        max_iter = -(-n_updates // n_batches)
+        course = Course(learner, recorder, team, given=given, max_iter=max_iter)
+        with course.interrupts:
+            ended = learner._fit(data, generator, source, n_updates, course)
+        course.end()
+    if not (ended or learner.tol is None or learner.max_iter == "auto"):  # which promises no end
+        warn_of_early_end(learner)
+    return learner
+
+
+def learn_on(learner, X, y=None, **more):
+    """Make one pass over the data with a learner; see `learn`."""
+    team, interrupts = current_team(), Interrupts()
+    known = hasattr(learner, "components_")
+    data = learner._read(X, y, known=known, **more)
+    if team is not None:
+        team.check_agreement(task_of(learner, "partial_fit", data.sample))
+    if known:
+        generator = learner._later_generator()
+        model, rows = learner._known_model(data, generator)
+    else:
+        generator = make_generator(learner.random_state)
+        generator = generator if team is None else team.agree(generator)
+        model, rows = learner._new_model(data, generator)
+    optimizer = learner._make_optimizer(model, rows)
+    idle = np.zeros(len(rows))
+    if known:
+        state = learner._training_state
+        same = state["optimizer_name"] == learner._optimizer_name(rows)
+        optimizer.resume(rows, tensors_of(state["optimizer"], data.device) if same else {})
+        idle = state["idle"] if len(state["idle"]) == len(rows) else idle
+    idle = to_tensor(idle)
+    trainer = Trainer(
+        replace(model, decay=Decay.of(learner.lambda_decay).at_last),
+        optimizer,
+        n_steps=learner.n_steps_ if known else 0,
+        loss_curve=learner.loss_curve_ if known else (),
+        team=team,
+        interrupts=interrupts,
+    )
+    source = data.source.for_training(learner._batch_size(), generator, shuffle=False)
+    with interrupts:
+        try:
+            trainer.run_epoch(source, Stopping(None, 1))
+        except (Diverged, Interrupted) as error:
+            learner._take(learner._attributes(trainer, data, idle))
+            if isinstance(error, Diverged):
+                raise divergence(learner, error.update) from error
+            raise
+        idle = trainer.idle(idle)
+        trainer.replace_unused(source, among=idle >= _IDLE_SAMPLES_PER_ATOM * len(idle))
+        learner._take(learner._attributes(trainer, data, idle))
+    return learner
 
 
 class GradientLearner(CallbackSupportMixin):
@@ -142,32 +214,7 @@ class GradientLearner(CallbackSupportMixin):
         RuntimeWarning
             If ``step_size`` is too large for the dictionary.
         """
-        return self._learn(X, y)
-
-    def _learn(self, X, y=None, **more):
-        team = current_team()
-        with Recorder(self) as recorder:
-            data = self._read(X, y, **more)
-            if team is not None:
-                team.check_agreement(task_of(self, "fit", data.sample))
-            generator = make_generator(self.random_state)
-            recorder.open(generator, team)
-            generator = generator if team is None else team.agree(generator)
-            own = generator if team is None else team.own(generator)
-            source = data.source.for_training(self._batch_size(), own, shuffle=True)
-            recorder.recognise(data.source, data.sample, data.mask, seed=generator.initial_seed())
-            largest = int if team is None else team.largest
-            n_batches = largest(count_batches(source))
-            n_updates = largest(self._n_updates(n_batches, source.batch_size, data))
-            given = {"estimator": self, "X": X, "y": y}
-            max_iter = -(-n_updates // n_batches)
-            course = Course(self, recorder, team, given=given, max_iter=max_iter)
-            with course.interrupts:
-                ended = self._fit(data, generator, source, n_updates, course)
-            course.end()
-        if not (ended or self.tol is None or self.max_iter == "auto"):  # which promises no end
-            warn_of_early_end(self)
-        return self
+        return learn(self, X, y)
 
     def _fit(self, data, generator, source, n_updates, course):
         """Choose a model, train it, take what it is; return whether training ended by itself."""
@@ -225,66 +272,12 @@ class GradientLearner(CallbackSupportMixin):
             If the data are unfit or of another number of features than before, which leaves the
             estimator as it was; or if training diverges twice.
         """
-        return self._learn_on(X, y)
-
-    def _learn_on(self, X, y=None, **more):
-        team, interrupts = current_team(), Interrupts()
-        known = hasattr(self, "components_")
-        data = self._read(X, y, known=known, **more)
-        if team is not None:
-            team.check_agreement(task_of(self, "partial_fit", data.sample))
-        if known:
-            generator = self._later_generator()
-            model, rows = self._known_model(data, generator)
-        else:
-            generator = make_generator(self.random_state)
-            generator = generator if team is None else team.agree(generator)
-            model, rows = self._new_model(data, generator)
-        optimizer = self._make_optimizer(model, rows)
-        idle = np.zeros(len(rows))
-        if known:
-            state = self._training_state
-            same = state["optimizer_name"] == self._optimizer_name(rows)
-            optimizer.resume(rows, tensors_of(state["optimizer"], data.device) if same else {})
-            idle = state["idle"] if len(state["idle"]) == len(rows) else idle
-        idle = to_tensor(idle)
-        trainer = Trainer(
-            replace(model, decay=Decay.of(self.lambda_decay).at_last),
-            optimizer,
-            n_steps=self.n_steps_ if known else 0,
-            loss_curve=self.loss_curve_ if known else (),
-            team=team,
-            interrupts=interrupts,
-        )
-        source = data.source.for_training(self._batch_size(), generator, shuffle=False)
-        with interrupts:
-            try:
-                trainer.run_epoch(source, Stopping(None, 1))
-            except (Diverged, Interrupted) as error:
-                self._take(self._attributes(trainer, data, idle))
-                if isinstance(error, Diverged):
-                    raise divergence(self, error.update) from error
-                raise
-            idle = trainer.idle(idle)
-            trainer.replace_unused(source, among=idle >= _IDLE_SAMPLES_PER_ATOM * len(idle))
-            self._take(self._attributes(trainer, data, idle))
-        return self
+        return learn_on(self, X, y)
 
     def _later_generator(self):
         """Return what draws in a `partial_fit` that is not the first; None if nothing does."""
 
     # ------------------------------------------------------------------ parameters
-
-    def _check_lambda_decay(self):
-        """Raise ValueError if a pair is none, or holds what one number must not be."""
-        decay = self.lambda_decay
-        if isinstance(decay, tuple) and not (
-            len(decay) == 2 and all(isinstance(beta, Real) and 0 < beta <= 1 for beta in decay)
-        ):
-            raise ValueError(
-                f"lambda_decay={decay!r:.80} is not a pair (first, last) of numbers in (0, 1]; "
-                "pass such a pair, or one number."
-            )
 
     def _fixed_step(self):  # -> float, or None for one that follows the atoms
         return None if self.step_size == "auto" else float(self.step_size)

@@ -8,36 +8,26 @@ from functools import partial, reduce
 
 import numpy as np
 import torch
-from scipy import sparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import (
     InvalidParameterError,
     validate_parameter_constraints,
 )
-from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import (
     check_rows,
-    handed_over,
-    resolve_device,
     shortened,
-    split_missing,
-    to_numpy,
     to_tensor,
 )
 from skpudle._data.batches import Rows
-from skpudle._data.sources import check_exposure, comes_in_parts, part_of, parts_of
-from skpudle._learners.hidden import (
-    deviance_of_means,
-    hidden_groups,
-    prediction_deviance,
-    sums_of,
-    together,
-)
+from skpudle._data.sources import comes_in_parts
+from skpudle._learners.by_parts import TransformsByParts
+from skpudle._learners.chunks import PART, in_chunks, in_one_piece
+from skpudle._learners.hidden import deviance_of_means, hidden_deviances, sums_of, together
 from skpudle._precision import own_precision
 from skpudle.interoperability import make_sparse_coder
 from skpudle.losses import Gaussian
-from skpudle.operators import DenseDictionary
 
 __all__ = ["DictionaryTransformer"]
 
@@ -48,16 +38,10 @@ _CHUNK = {"cpu": 1024, "cuda": 65536}
 # Arrays of codes that the encoder has at a time.
 _N_COPIES = 8
 
-# Rows of data that are not in memory that are encoded at a time, and of codes that are decoded.
-_PART = 8192
 
-
-def _is_out_of_memory(error):
-    kinds = MemoryError | torch.cuda.OutOfMemoryError
-    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
-
-
-class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class DictionaryTransformer(
+    TransformsByParts, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     """Encode with a fitted dictionary; a subclass adds `fit` and `_transform_encoder`."""
 
     # The page that scikit-learn's HTML view of an estimator links to.
@@ -142,91 +126,9 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 codes = torch.cat([codes.clamp_min(0), codes.neg().clamp_min(0)], dim=1)
             return codes
 
-        chunks = self._in_chunks(encode, rows, dictionary.atoms.device)
-        return self._in_one_piece(chunks, len(rows.x), X)
-
-    def transform_into(self, X, out):
-        """Encode data part by part, and write the codes into an array.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, dataset or iterable of batches
-            Data, as for `transform` or, of any size, as for `fit`.
-        out : array-like of shape (n_samples, n_features_out)
-            What takes codes by ``out[first:last] = codes``, such as an array or a memory map.
-
-        Returns
-        -------
-        array-like
-            ``out``.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If ``out`` is no array, or of another shape than the codes.
-        """
-        if not hasattr(out, "shape"):
-            raise TypeError(
-                f"out is a {type(out).__name__}; pass an array or a memory map of shape "
-                f"(n_samples, {self._n_features_out})."
-            )
-        start = 0
-        for codes in self._codes_by_parts(X):
-            if start + len(codes) > len(out) or codes.shape[1:] != out.shape[1:]:
-                raise ValueError(
-                    f"out has shape {tuple(out.shape)}, but rows {start} to {start + len(codes)} "
-                    f"have codes of shape {codes.shape}; pass one of shape (n_samples, "
-                    f"{self._n_features_out})."
-                )
-            out[start : start + len(codes)] = codes
-            start += len(codes)
-        return out
-
-    def transform_sparse(self, X):
-        """Encode data part by part, and return only the codes that are not zero.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, dataset or iterable of batches
-            Data, as for `transform` or, of any size, as for `fit`.
-
-        Returns
-        -------
-        scipy.sparse.csr_array of shape (n_samples, n_features_out)
-            Codes.
-
-        Raises
-        ------
-        ValueError
-            If codes are maps: a sparse array has rows and columns only.
-        """
-
-        def compress(codes):
-            if codes.ndim != 2:
-                raise ValueError(
-                    f"The codes of images are maps, here of shape {codes.shape[1:]}, but a CSR "
-                    "array has rows and columns only. Pass images as rows, with image_shape, or "
-                    "use transform_into."
-                )
-            return sparse.csr_array(codes)
-
-        return sparse.vstack([compress(codes) for codes in self._codes_by_parts(X)], format="csr")
-
-    def _parts(self, X, exposure=None):  # yields where they are, rows as X has them, their exposure
-        check_is_fitted(self)
-        self._validate_params()  # parameters that are wrong are no error of a batch
-        device = self._transform_device(X)  # what holds tensors decides, and not where these are
-        left = check_exposure(exposure, X)
-        for where, rows in parts_of(X, _PART):
-            here, left = (None, None) if left is None else np.split(left, [len(rows)])
-            given = {} if here is None else {"exposure": here}
-            yield where, rows.to(device) if isinstance(rows, torch.Tensor) else rows, given
-
-    def _codes_by_parts(self, X, exposure=None):  # yields arrays of codes
-        for where, rows, given in self._parts(X, exposure):
-            with part_of(where):
-                codes = to_numpy(to_tensor(self.transform(rows, **given)))
-            yield codes
+        device = dictionary.atoms.device
+        chunks = in_chunks(encode, rows, device, self._chunk_size(rows.x, device))
+        return in_one_piece(chunks, len(rows.x), X)
 
     def inverse_transform(self, X):
         """Return the data that codes stand for.
@@ -260,13 +162,11 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 natural = rows @ atoms
             return loss.mean(natural if offset is None else natural.add_(offset))
 
-        chunks = self._in_chunks(decode, Rows(codes), atoms.device, size=_PART)
-        return self._in_one_piece(chunks, len(codes), X)
+        chunks = in_chunks(decode, Rows(codes), atoms.device, PART)
+        return in_one_piece(chunks, len(codes), X)
 
     def score(self, X, y=None):
-        """Return how well hidden features are predicted from the others.
-
-        As the share of the deviance that is explained, which is R^2 for ``loss="gaussian"``.
+        """Return how well hidden features are predicted from the others, as R^2.
 
         The columns are cut into ten fixed groups; each is hidden once for all rows, the codes are
         inferred from the remaining columns, and the hidden entries are compared with their
@@ -293,25 +193,15 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return self._score(X)
 
     def _score(self, X, exposure=None):
-        loss, error, sums = self._loss(), 0.0, []
+        loss, encoder, error, sums = self._loss(), self._transform_encoder(), 0.0, []
         for rows, dictionary in self._checked_parts(X, exposure):
-            error += self._deviance_of_hidden(rows, dictionary)
-            sums += self._in_chunks(partial(sums_of, loss), rows, rows.x.device, size=_PART)
+            device = dictionary.atoms.device
+            for deviance in hidden_deviances(loss, encoder, dictionary, self._offset):
+                size = self._chunk_size(rows.x, device)
+                error += sum(in_chunks(deviance, rows, device, size))
+            sums += in_chunks(partial(sums_of, loss), rows, rows.x.device, PART)
         total = deviance_of_means(loss, reduce(partial(together, loss), sums))
         return 1 - error / total if total else 0.0
-
-    def _deviance_of_hidden(self, rows, dictionary):
-        device = dictionary.atoms.device
-        given = self._loss(), dictionary, self._transform_encoder()
-        error = 0.0
-        for seen, hidden in hidden_groups(rows.x.shape[1], device):
-
-            def deviance(x, mask, exposure, seen=seen, hidden=hidden):
-                offset = self._offset(x, exposure)
-                return prediction_deviance(*given, x, mask, offset, seen=seen, hidden=hidden)
-
-            error += sum(self._in_chunks(deviance, rows, device))
-        return error
 
     def to_sparse_coder(self, transform_algorithm="lasso_cd", **params):
         """Return scikit-learn's coder with the learned atoms.
@@ -342,69 +232,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             )
         return make_sparse_coder(self, transform_algorithm, **params)
 
-    def _largest(self):
-        """Return the largest value that data may have, None if they may be any numbers."""
-        loss = self._loss()
-        return None if isinstance(loss, Gaussian) else loss.largest
-
-    def _check_new_data(self, X, exposure=None):  # -> Rows, dictionary on the device
-        check_is_fitted(self)
-        # names, values, number of features: the order in which scikit-learn complains
-        _check_feature_names(self, X, reset=False)
-        options = dict(allow_nan=self._allows_nan(), largest=self._largest())
-        x = check_rows(X, estimator=self, **options)
-        # rows stay where they are: all of them may not fit where a part of them does
-        x, mask = split_missing(x if isinstance(x, torch.Tensor) else to_tensor(x))
-        _check_n_features(self, X, reset=False)
-        atoms = to_tensor(self.components_, self._transform_device(X))
-        exposure = check_exposure(exposure, X)
-        offset = None if exposure is None else to_tensor(exposure).log().to(x)[:, None]
-        return Rows(x, mask=mask, offset=offset), DenseDictionary(atoms.to(x.dtype))
-
-    def _checked_parts(self, X, exposure=None):  # yields Rows, dictionary on the device
-        if not comes_in_parts(X):
-            yield self._check_new_data(X, exposure)
-            return
-        for where, rows, given in self._parts(X, exposure):
-            with part_of(where):
-                checked = self._check_new_data(rows, **given)
-            yield checked
-
-    def _transform_device(self, X):
-        try:
-            return resolve_device(self.device, X)
-        except ValueError:  # fitted on a machine that had this device
-            return torch.device("cpu")
-
-    def _in_chunks(self, function, rows, device, *, size=None):
-        """Yield ``function(x, mask, offset)`` of some rows, of half as many out of memory."""
-        given = rows.x, rows.mask, rows.offset
-        start, size = 0, min(size or self._chunk_size(rows.x, device), len(rows.x))
-        while start < len(rows.x):
-            part = slice(start, start + size)
-            try:
-                result = function(*(t if t is None else t[part].to(device) for t in given))
-            except (MemoryError, RuntimeError) as error:
-                if size == 1 or not _is_out_of_memory(error):
-                    raise
-                size //= 2
-                continue
-            yield result
-            start += size
-
-    def _in_one_piece(self, chunks, n_rows, X):
-        """Return results for chunks of rows as one array or tensor, where X is."""
-        result, start = None, 0
-        for chunk in chunks:
-            if result is None:
-                # once for all, where a list of parts would need the memory twice; and for an array
-                # on the host, since all may not fit where a part of them does
-                device = X.device if isinstance(X, torch.Tensor) else "cpu"
-                result = chunk.new_empty(n_rows, chunk.shape[1], device=device)
-            result[start : start + len(chunk)] = chunk
-            start += len(chunk)
-        return handed_over(result, X)
-
     def _chunk_size(self, x, device):
         size = _CHUNK.get(device.type, 4096)
         if device.type == "cuda":
@@ -422,6 +249,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self._allows_nan()
-        tags.input_tags.positive_only = tags.input_tags.sparse = self._largest() is not None
+        tags.input_tags.positive_only = tags.input_tags.sparse = self._loss().largest is not None
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags

@@ -14,16 +14,18 @@ from skpudle._data.arrays import (
     mean_square,
     resolve_device,
     split_missing,
+    to_numpy,
     to_tensor,
 )
 from skpudle._data.batches import Rows
-from skpudle._data.foreign import given_atoms
+from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.sources import check_exposure, open_source
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.encoder import Decay
 from skpudle._learners.models import Constraint, DenseModel
 from skpudle._learners.working import LEAST_PENALTY, working_data
+from skpudle._training.loop import Trainer
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
@@ -58,6 +60,14 @@ def choose_atoms(dict_init, n_components, x, generator, constraint):
     return constraint.project(atoms)
 
 
+def _log_exposure(exposure, X, device, loss):  # -> (n_samples, 1) or None
+    if exposure is None:
+        return None
+    if loss != "poisson":
+        raise ValueError(f"exposure is for loss='poisson', but loss={loss!r}; pass none.")
+    return to_tensor(check_exposure(exposure, X), device).log()[:, None]
+
+
 class DenseLearner(GradientLearner, DictionaryTransformer):
     """A learner of rows; see the subclasses for its parameters."""
 
@@ -69,6 +79,61 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     atom_norm = "unit"
     positive_dict = False
     loss, n_trials = "gaussian", 1
+    _settles = False  # whether training has only a baseline to find, after the search
+
+    @classmethod
+    def from_components(cls, components, **params):
+        """Return a learner that is fitted to given atoms, without data.
+
+        Parameters
+        ----------
+        components : array-like of shape (n_components, n_features), Tensor or learner
+            Atoms as rows, or what `skpudle.interoperability.dictionary_of` takes. They stay as they
+            are, whatever the constraints.
+        **params : dict
+            Parameters of the learner. What "auto" chooses from data has to be given, unless
+            ``transform_algorithm="omp"`` does without.
+
+        Returns
+        -------
+        estimator
+            Ready for `transform`, and for `partial_fit`, which then needs a number for alpha.
+
+        Raises
+        ------
+        ValueError
+            If the atoms are no matrix of finite numbers, or alpha is missing.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skpudle import PUDLEDictionaryLearning
+        >>> learner = PUDLEDictionaryLearning.from_components(np.eye(3), alpha=0.5)
+        >>> learner.transform([[1.0, -0.25, 0.0]])
+        array([[0.5, 0. , 0. ]])
+        """
+        atoms = to_tensor(check_rows(dictionary_of(components)))
+        learner = cls(len(atoms), **params)
+        learner._validate_params()
+        learner._check_parameters()
+        if learner.loss != "gaussian":
+            raise ValueError(
+                f"loss={learner.loss!r} has a baseline, which is learned from data: pass the atoms "
+                "as dict_init, and fit."
+            )
+        alpha = learner._penalty_or_threshold
+        if alpha == "auto" and learner.get_params().get("transform_algorithm") != "omp":
+            raise ValueError(
+                "alpha='auto' is chosen from data, and there are none: pass a number, or "
+                "transform_algorithm='omp'."
+            )
+        alpha = float("nan" if alpha == "auto" else alpha)
+        model = learner._model(alpha=alpha, data_scale=1.0)
+        optimizer = learner._make_optimizer(model, atoms)
+        optimizer.load(atoms, {})  # which would project them
+        data = Data(None, None, None, atoms.device, input_attributes(to_numpy(atoms)))
+        learner._take(learner._attributes(Trainer(model, optimizer), data))
+        return learner
 
     def _encoder(self):  # -> Encoder
         """Return what the parameters say of the encoder."""
@@ -97,21 +162,17 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return partial(
             self._encoder().encode,
             alpha=self.alpha_,
-            step_size=self._known_step(),
+            step_size=getattr(self, "step_size_", None),
             lambda_decay=self.lambda_decay_,
         )
-
-    def _known_step(self):
-        """Return the step of the fitted encoder, None where each sample looks for its own."""
-        return getattr(self, "step_size_", None)
 
     def _read(self, X, y, *, known=False, exposure=None):  # -> Data
         device = resolve_device(self.device, X)
         if known:
             _check_feature_names(self, X, reset=False)
         self._check_parameters()
-        options = {"allow_nan": self._allows_nan(), "largest": self._largest()}
-        offset = self._log_exposure(exposure, X, device)
+        options = {"allow_nan": self._allows_nan(), "largest": self._loss().largest}
+        offset = _log_exposure(exposure, X, device, self.loss)
         reading = dict(accept_sparse=self.loss != "gaussian", offset=offset)
         source = open_source(X, device, batch_size=self._batch_size(), **reading, **options)
         if source is None:
@@ -130,16 +191,9 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         source = source.to(to_tensor(self.components_).dtype)
         return Data(source, sample, mask, device, {}, offset)
 
-    def _log_exposure(self, exposure, X, device):  # -> (n_samples, 1) or None
-        if exposure is None:
-            return None
-        if self.loss != "poisson":
-            raise ValueError(f"exposure is for loss='poisson', but loss={self.loss!r}; pass none.")
-        return to_tensor(check_exposure(exposure, X), device).log()[:, None]
-
     def _model(self, **known):
         return DenseModel(
-            GRADIENT_RULES["dec" if self._settles() else self._gradient],
+            GRADIENT_RULES["dec" if self._settles else self._gradient],
             self._encoder(),
             self._fixed_step(),
             Decay.of(self.lambda_decay).at_last,
@@ -163,9 +217,12 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         atoms = choose_atoms(start, self.n_components, x, generator, model.constraint)
         alpha = self._penalty_or_threshold
         if alpha == "auto":
-            hard = model.encoder.shrinkage == "hard"
-            step = float(default_step(DenseDictionary(atoms))) if hard else None
-            alpha = penalty * (step / noise if hard else noise)
+            alpha = penalty * noise
+            if model.encoder.shrinkage == "hard":
+                # the penalty b^2 / (2 s) of a non-zero code lets atoms in whose correlation is
+                # above b / sqrt(s), where the lasso lets in what is above alpha
+                step = default_step(DenseDictionary(atoms)) if intercept is not None else None
+                alpha = penalty * float(model.step(atoms) if step is None else step) ** 0.5
         model = replace(model, alpha=float(alpha))
 
         def rows(atoms):
@@ -182,21 +239,12 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         x = x if team is None else working_data(self._loss(), data.sample, None, data.offset).x
         return model, self._search(x, data, model, atoms, float(penalty), course, rows)
 
-    def _optimizer_for(self, rows):
-        # the surrogate has one curvature for all: with that of counts "ae-ls" diverged
-        if self.optimizer == "auto" and self.loss == "poisson" and not self._settles():
-            return "adam"
-        return super()._optimizer_for(rows)
-
-    def _settles(self):
-        """Return whether after the search training has only a baseline to find."""
-        return False
-
     def _searches(self):
         return isinstance(self.dict_init, str) and self.dict_init == "search"
 
     def _search(self, x, data, model, atoms, penalty, course, rows):
         """Return the rows that a search in the working data ``x`` finds from given atoms."""
+        self._make_optimizer(model, atoms)  # refuses wrong parameters now, and not after it
         problem = Problem(
             x,
             penalty,

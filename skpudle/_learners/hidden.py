@@ -10,47 +10,48 @@ from skpudle._precision import own_precision
 from skpudle.losses import Gaussian
 from skpudle.operators import DenseDictionary
 
-__all__ = ["deviance_of_means", "hidden_groups", "prediction_deviance", "sums_of", "together"]
+__all__ = ["deviance_of_means", "hidden_deviances", "sums_of", "together"]
 
 _GROUPS = 10
 
 
-def hidden_groups(n_features, device):
-    """Yield which features are seen (n_features,), bool, and which are hidden, their indices."""
-    order = torch.randperm(n_features, generator=torch.Generator().manual_seed(0), device="cpu")
-    for hidden in order.tensor_split(min(_GROUPS, n_features)):
-        seen = torch.ones(n_features, dtype=torch.bool, device="cpu")
-        seen[hidden] = n_features == 1
-        yield seen.to(device), hidden.to(device)
+def hidden_deviances(loss, encoder, dictionary, offset_of):
+    """Yield, for each group of features, a function of rows: the summed deviance of that group.
 
-
-def prediction_deviance(loss, dictionary, encoder, x, mask, offset, *, seen, hidden):  # -> float
-    """Return the summed deviance of hidden entries from what the seen ones predict.
+    Codes are inferred from the other features; with one feature, where nothing is left to infer
+    from, they are those of the feature itself.
 
     Parameters
     ----------
     loss : object of `skpudle.losses`
         The loss.
-    dictionary : DenseDictionary
-        The dictionary.
     encoder : callable
         ``encoder(dictionary, x, mask=mask)``, with ``offset=offset`` if there is one.
-    x, mask : Tensor of shape (n, n_features)
-        Data, and 1 where they are known, or None.
-    offset : Tensor of shape (n_features,) or (n, n_features) or None
-        What is added to ``D z``.
-    seen, hidden : Tensor
-        Of `hidden_groups`.
+    dictionary : DenseDictionary
+        The dictionary.
+    offset_of : callable
+        ``offset_of(x, exposure)`` returns what is added to the reconstruction of rows, or None.
     """
-    known = None if mask is None else mask[:, seen]
-    visible, given, hidden_offset = DenseDictionary(dictionary.atoms[:, seen]), {}, 0.0
-    if offset is not None:
-        given, hidden_offset = {"offset": offset[..., seen]}, wide(offset[..., hidden])
-    codes = encoder(visible, x[:, seen], mask=known, **given)
-    with own_precision():
-        natural = codes @ dictionary.atoms[:, hidden]
-    deviance = 2 * loss.half_deviance(wide(natural) + hidden_offset, wide(x[:, hidden]))
-    return float((deviance if mask is None else deviance * wide(mask[:, hidden])).sum())
+    n_features, device = dictionary.atoms.shape[1], dictionary.atoms.device
+    order = torch.randperm(n_features, generator=torch.Generator().manual_seed(0), device="cpu")
+    for hidden in order.tensor_split(min(_GROUPS, n_features)):
+        seen = torch.ones(n_features, dtype=torch.bool, device="cpu")
+        seen[hidden] = n_features == 1
+        seen, hidden = seen.to(device), hidden.to(device)
+        visible = DenseDictionary(dictionary.atoms[:, seen])
+
+        def deviance(x, mask, exposure, seen=seen, hidden=hidden, visible=visible):
+            known = None if mask is None else mask[:, seen]
+            offset, given, added = offset_of(x, exposure), {}, 0.0
+            if offset is not None:
+                given, added = {"offset": offset[..., seen]}, offset[..., hidden]
+            codes = encoder(visible, x[:, seen], mask=known, **given)
+            with own_precision():
+                natural = codes @ dictionary.atoms[:, hidden] + added
+            entries = 2 * loss.half_deviance(wide(natural), wide(x[:, hidden]))
+            return float((entries if mask is None else entries * mask[:, hidden]).sum())
+
+        yield deviance
 
 
 def _moments(x, mask):  # -> of each column its number, mean and sum of squared deviations

@@ -10,6 +10,7 @@ from skpudle._learners.dense import DenseLearner
 from skpudle._learners.encoder import Decay, Encoder
 from skpudle._learners.exposed import ExposedLearner
 from skpudle.losses import LOSSES
+from skpudle.omp import solve_omp
 from skpudle.shrinkage import SHRINKAGES
 
 __all__ = ["PUDLEDictionaryLearning"]
@@ -34,6 +35,8 @@ _OF_THE_ENCODER = (
     "lambda_decay",
     "positive_code",
     "transform_algorithm",
+    "transform_n_nonzero_coefs",
+    "transform_tol",
     "transform_alpha",
     "split_sign",
     "device",
@@ -59,8 +62,8 @@ class PUDLEDictionaryLearning(ExposedLearner):
     alpha : float or "auto", default="auto"
         Soft shrinkage: the penalty of the lasso, :math:`\lambda` in the paper, in the units of the
         data (as in scikit-learn). Hard shrinkage: the threshold of the codes, :math:`b`. "auto" is
-        a tenth of the median over samples of the largest correlation with an initial atom (for hard
-        shrinkage times the step size), so that scaling the data scales the codes and changes
+        0.07 times the root mean square norm of the samples that are not zero, for hard shrinkage
+        times the root of the step size, so that scaling the data scales the codes and changes
         nothing else.
 
     gradient : {"ae-ls", "ae-lasso", "dec"}, default="ae-ls"
@@ -78,9 +81,10 @@ class PUDLEDictionaryLearning(ExposedLearner):
     n_trials : float, default=1
         Of the binomial loss; with 1 data are binary, or fractions.
 
-    n_unfoldings : int or None, default=100
-        Number of iterations of the encoder, :math:`T`. None: converged codes, with a certified
-        duality gap (soft shrinkage without decay).
+    n_unfoldings : int, None or "auto", default="auto"
+        Number of iterations of the encoder, :math:`T`. None: converged codes, those of the lasso
+        (soft shrinkage without decay). "auto" is None where that is defined, and 100 otherwise and
+        for samples with missing entries.
 
     step_size : float or "auto", default="auto"
         Step of an iteration, :math:`s`. "auto" is 1 over a bound, tight to 5 %, of the squared
@@ -103,11 +107,13 @@ class PUDLEDictionaryLearning(ExposedLearner):
     atom_norm : {"unit", "ball", None}, default="unit"
         Whether atoms have norm 1, at most 1, or any.
 
-    optimizer : {"adam", "sgd", "surrogate"} or subclass of torch.optim.Optimizer, default="adam"
-        How the gradient changes the atoms.
+    optimizer : {"auto", "adam", "sgd", "surrogate"} or subclass of torch.optim.Optimizer, \
+            default="auto"
+        How the gradient changes the atoms. "auto" is the surrogate, a quadratic model of the loss
+        that every batch refines, for up to 4096 atoms, and Adam for more.
 
     learning_rate : float, default=1e-3
-        Learning rate of the optimizer; "surrogate" has none and ignores it.
+        Learning rate of the optimizer; the surrogate has none and ignores it.
 
     optimizer_params : dict, default=None
         Further keyword arguments of the optimizer, such as ``{"momentum": 0.9}`` for "sgd". Adam's
@@ -118,10 +124,11 @@ class PUDLEDictionaryLearning(ExposedLearner):
         Samples in an update; "auto" is ``min(256, n_samples)``.
 
     max_iter : int or "auto", default="auto"
-        Largest number of epochs. "auto" is 100, or fewer where their encoders would take more than
-        about :math:`10^{12}` operations, some 10 to 30 seconds of two CPU cores; but at least 200
-        updates, which may end within an epoch. After a search it is none for "gaussian", and for
-        other losses a few epochs of "dec", which find the baseline.
+        Largest number of epochs of training. "auto" is none after a search, where nothing is
+        gained (see the notes), but for ``loss`` other than "gaussian", whose baseline a few epochs
+        of "dec" find. From elsewhere it is 100, or fewer where their encoders would take
+        more than about :math:`10^{12}` operations, some 10 to 30 seconds of two CPU cores; but at
+        least 200 updates, which may end within an epoch.
 
     tol : float or None, default=1e-4
         Relative improvement of the smoothed objective that counts as one; None trains for
@@ -131,13 +138,23 @@ class PUDLEDictionaryLearning(ExposedLearner):
         Training stops after this many checks in a row without improvement. There is a check at the
         end of each epoch and, in epochs of more than 10 updates, after every 10 of them.
 
-    dict_init : {"data", "random", "svd", "pairwise"}, array-like or learner, default="data"
-        Initial dictionary: samples, random directions, leading singular vectors, the spectral
-        initialisation of Arora et al. [2]_, an array of shape (n_components, n_features), or a
-        fitted learner of this package, scikit-learn or SPORCO.
+    dict_init : {"search", "data", "random", "svd", "pairwise"}, array-like or learner, \
+            default="search"
+        Initial dictionary: what a search finds in the data (see the notes), samples, random
+        directions, leading singular vectors, the spectral initialisation of Arora et al. [2]_, an
+        array of shape (n_components, n_features), or a fitted learner of this package,
+        scikit-learn or SPORCO.
 
-    transform_algorithm : {"unfolded", "lasso"}, default="unfolded"
-        Whether `transform` runs the trained encoder or solves the lasso to a certified gap.
+    transform_algorithm : {"unfolded", "lasso", "omp"}, default="unfolded"
+        Whether `transform` runs the trained encoder, solves the lasso to a certified gap, or makes
+        an orthogonal matching pursuit, which knows no ``alpha``.
+
+    transform_n_nonzero_coefs : int, default=None
+        How many atoms a sample gets from the pursuit; by default a tenth of the features.
+
+    transform_tol : float, default=None
+        The pursuit ends where the squared norm of the residual is at most this; overrides
+        ``transform_n_nonzero_coefs``.
 
     transform_alpha : float, default=None
         Overrides ``alpha_`` in `transform` and `score`.
@@ -172,13 +189,14 @@ class PUDLEDictionaryLearning(ExposedLearner):
         Names of features seen in `fit`, where ``X`` has names.
 
     n_iter_ : int
-        Number of epochs, the last of which may be incomplete.
+        Number of epochs, of the search and of training; the last may be incomplete.
 
     n_steps_ : int
-        Number of updates.
+        Number of updates by gradients.
 
     loss_curve_ : ndarray of shape (n_epochs,)
-        Mean over each epoch of :math:`\frac12 |x - D z|^2`, whatever the gradient.
+        Mean over each epoch of :math:`\frac12 |x - D z|^2`, whatever is minimised. A search adds
+        atoms and takes others away, and then it rises.
 
     alpha_ : float
         The penalty or threshold in use.
@@ -200,6 +218,16 @@ class PUDLEDictionaryLearning(ExposedLearner):
 
     Notes
     -----
+    A search (`skpudle.initialization.search`) is Algorithm 1 of the paper, alternating minimisation
+    of the lasso, over all samples or the head of a stream, with moves that lead out of its local
+    minima: atoms that stand for two are split, and those that others can do without are removed.
+    It ends by adapting the atoms to codes without the lasso's bias, least squares on its supports,
+    where the gradient through the encoder is that through the decoder alone. Training from there
+    adapts the dictionary to its encoder, and leads away from the one that generated the data; it
+    is what a number for ``max_iter`` asks for. From samples, gradients through the encoder find no
+    dictionary: they are local methods (theorem 3.4 starts near the truth). `partial_fit` does not
+    search; where it begins with samples it trains by the gradient "dec", which can.
+
     Atoms that no sample of an epoch used are replaced, before the next, by the samples that were
     reconstructed worst. If the loss stops being finite, the learning rate is halved, once.
 
@@ -245,6 +273,8 @@ class PUDLEDictionaryLearning(ExposedLearner):
         n_iter_no_change=5,
         dict_init="search",
         transform_algorithm="unfolded",
+        transform_n_nonzero_coefs=None,
+        transform_tol=None,
         transform_alpha=None,
         split_sign=False,
         device="auto",
@@ -272,6 +302,8 @@ class PUDLEDictionaryLearning(ExposedLearner):
         self.n_iter_no_change = n_iter_no_change
         self.dict_init = dict_init
         self.transform_algorithm = transform_algorithm
+        self.transform_n_nonzero_coefs = transform_n_nonzero_coefs
+        self.transform_tol = transform_tol
         self.transform_alpha = transform_alpha
         self.split_sign = split_sign
         self.device = device
@@ -291,18 +323,19 @@ class PUDLEDictionaryLearning(ExposedLearner):
         "positive_code": ["boolean"],
         "positive_dict": ["boolean"],
         "atom_norm": [StrOptions({"unit", "ball"}), None],
-        "transform_algorithm": [StrOptions({"unfolded", "lasso"})],
+        "transform_algorithm": [StrOptions({"unfolded", "lasso", "omp"})],
+        "transform_n_nonzero_coefs": [Interval(Integral, 1, None, closed="left"), None],
+        "transform_tol": [Interval(Real, 0, None, closed="left"), None],
         "transform_alpha": [Interval(Real, 0, None, closed="left"), None],
         "split_sign": ["boolean"],
     }
 
     def _check_parameters(self):
-        self._check_lambda_decay()
-        if self._converges() and self.loss != "gaussian":
+        if self.loss != "gaussian" and (self._converges() or self.transform_algorithm == "omp"):
             raise ValueError(
-                "Converged codes (n_unfoldings=None or transform_algorithm='lasso') are those of "
-                f"least squares, but loss={self.loss!r}. Pass a number of unfoldings and "
-                "transform_algorithm='unfolded'."
+                "Codes that are solved for (n_unfoldings=None, transform_algorithm='lasso' or "
+                f"'omp') are those of least squares, but loss={self.loss!r}. Pass a number of "
+                "unfoldings, or 'auto', and transform_algorithm='unfolded'."
             )
         decays = Decay.of(self.lambda_decay) != (1, 1)
         if self._converges() and (self.shrinkage == "hard" or decays):
@@ -333,20 +366,33 @@ class PUDLEDictionaryLearning(ExposedLearner):
     def _transform_encoder(self):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
         self._check_parameters()
+        if self.transform_algorithm == "omp":
+            return self._pursue
         encoder = self._encoder()
         if self._converges():
             encoder = replace(encoder, n_unfoldings=None)
         return partial(
             encoder.encode,
             alpha=self.alpha_ if self.transform_alpha is None else self.transform_alpha,
-            step_size=self._known_step(),
+            step_size=getattr(self, "step_size_", None),
             lambda_decay=self.lambda_decay_,
             warn=True,
         )
 
+    def _pursue(self, dictionary, x, mask=None):
+        return solve_omp(
+            dictionary.atoms,
+            x,
+            n_nonzero_coefs=self.transform_n_nonzero_coefs,
+            tol=self.transform_tol,
+            positive=bool(self.positive_code),
+            mask=mask,
+        )
+
     def _chunk_size(self, x, device):
-        # the solver has its own
-        return len(x) if self._converges() else super()._chunk_size(x, device)
+        # the solvers have their own
+        solved = self._converges() or self.transform_algorithm == "omp"
+        return len(x) if solved else super()._chunk_size(x, device)
 
     def _allows_nan(self):
         return not self._converges()  # the lasso is solved for complete samples
@@ -354,13 +400,20 @@ class PUDLEDictionaryLearning(ExposedLearner):
     def _converges(self):
         return self.n_unfoldings is None or self.transform_algorithm == "lasso"
 
+    def _optimizer_for(self, rows):
+        # the surrogate has one curvature for all: with that of counts "ae-ls" diverged
+        if self.optimizer == "auto" and self.loss == "poisson" and not self._settles:
+            return "adam"
+        return super()._optimizer_for(rows)
+
+    @property
     def _settles(self):
         return self.loss != "gaussian" and self.max_iter == "auto" and self._searches()
 
     def _n_updates(self, n_batches, batch_size, data):
         if self.max_iter != "auto":
             return super()._n_updates(n_batches, batch_size, data)
-        if self._settles():
+        if self._settles:
             return max(_SETTLING_UPDATES, _SETTLING_EPOCHS * n_batches)
         n_features = data.sample.shape[1]
         n_components = self.n_components or n_features
@@ -368,7 +421,6 @@ class PUDLEDictionaryLearning(ExposedLearner):
         n_products = 1 if self.gradient == "dec" else 3  # the adjoint has two more
         n_unfoldings = self.n_unfoldings if isinstance(self.n_unfoldings, Integral) else 100
         affordable = _AUTO_OPERATIONS / (n_unfoldings * n_products * push)
-        solved = Decay.of(self.lambda_decay) == (1, 1) and self._encoder().depth(1.0, 1.0) is None
-        if solved and self._searches():
-            return 0  # a search ends where training by converged codes would
+        if self._searches():
+            return 0  # see the notes
         return max(_AUTO_UPDATES, min(_AUTO_EPOCHS * n_batches, int(affordable)))

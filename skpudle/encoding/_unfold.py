@@ -75,6 +75,21 @@ class _Unfolding(torch.autograd.Function):
         return atoms, analysis, x, by_level, step, delta, offset, None, None
 
 
+def _check(levels, step, loss, path, *, plain):
+    """Raise ValueError where there is no such unfolding."""
+    if step is None and (loss is None or isfinite(loss.curvature)):
+        raise ValueError("There is no step; pass one, such as default_step(dictionary, loss).")
+    if path not in ("auto", "dense", "active"):
+        raise ValueError(f"path is {path!r}; it must be 'auto', 'dense' or 'active'.")
+    if not len(levels):
+        raise ValueError("There are no unfoldings, and so no codes; there has to be one at least.")
+    if path == "active" and not plain:
+        raise ValueError(
+            "path='active' is for least squares in a DenseDictionary without a mask and separate "
+            "atoms of the analysis; use 'auto'."
+        )
+
+
 @own_precision()
 def unfold(
     dictionary,
@@ -144,18 +159,8 @@ def unfold(
         loss = None
     if loss is None and offset is not None:
         x, offset = x - offset, None
-    if step is None and (loss is None or isfinite(loss.curvature)):
-        raise ValueError("There is no step; pass one, such as default_step(dictionary, loss).")
-    if path not in ("auto", "dense", "active"):
-        raise ValueError(f"path is {path!r}; it must be 'auto', 'dense' or 'active'.")
-    if not len(levels):
-        raise ValueError("There are no unfoldings, and so no codes; there has to be one at least.")
     plain = isinstance(dictionary, DenseDictionary) and mask is analysis is loss is None
-    if path == "active" and not plain:
-        raise ValueError(
-            "path='active' is for least squares in a DenseDictionary without a mask and separate "
-            "atoms of the analysis; use 'auto'."
-        )
+    _check(levels, step, loss, path, plain=plain)
     sparse = path == "active" or (
         path == "auto" and plain and pays(len(x), *dictionary.atoms.shape, len(levels))
     )

@@ -7,8 +7,9 @@ import pytest
 import scipy.optimize
 import scipy.stats
 import torch
+from naive import make_mask, naive_shrink, normal
 from sklearn.linear_model import LogisticRegression
-from test_encoding import make_mask, naive_shrink, normal, unit_atoms
+from test_encoding import unit_atoms
 
 from skpudle.encoding import default_step, encode, threshold_levels, unfold
 from skpudle.gradients import GRADIENT_RULES

@@ -1,0 +1,131 @@
+"""Codes of data of any size, part by part."""
+
+import numpy as np
+import torch
+from scipy import sparse
+from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
+
+from skpudle._data.arrays import check_rows, resolve_device, split_missing, to_numpy, to_tensor
+from skpudle._data.batches import Rows
+from skpudle._data.reading import part_of
+from skpudle._data.sources import check_exposure, comes_in_parts, parts_of
+from skpudle._learners.chunks import PART
+from skpudle.operators import DenseDictionary
+
+__all__ = ["TransformsByParts"]
+
+
+class TransformsByParts:
+    """What a transformer does with data that need not fit into memory."""
+
+    def transform_into(self, X, out):
+        """Encode data part by part, and write the codes into an array.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, dataset or iterable of batches
+            Data, as for `transform` or, of any size, as for `fit`.
+        out : array-like of shape (n_samples, n_features_out)
+            What takes codes by ``out[first:last] = codes``, such as an array or a memory map.
+
+        Returns
+        -------
+        array-like
+            ``out``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``out`` is no array, or of another shape than the codes.
+        """
+        if not hasattr(out, "shape"):
+            raise TypeError(
+                f"out is a {type(out).__name__}; pass an array or a memory map of shape "
+                f"(n_samples, {self._n_features_out})."
+            )
+        start = 0
+        for codes in self._codes_by_parts(X):
+            if start + len(codes) > len(out) or codes.shape[1:] != out.shape[1:]:
+                raise ValueError(
+                    f"out has shape {tuple(out.shape)}, but rows {start} to {start + len(codes)} "
+                    f"have codes of shape {codes.shape}; pass one of shape (n_samples, "
+                    f"{self._n_features_out})."
+                )
+            out[start : start + len(codes)] = codes
+            start += len(codes)
+        return out
+
+    def transform_sparse(self, X):
+        """Encode data part by part, and return only the codes that are not zero.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, dataset or iterable of batches
+            Data, as for `transform` or, of any size, as for `fit`.
+
+        Returns
+        -------
+        scipy.sparse.csr_array of shape (n_samples, n_features_out)
+            Codes.
+
+        Raises
+        ------
+        ValueError
+            If codes are maps: a sparse array has rows and columns only.
+        """
+
+        def compress(codes):
+            if codes.ndim != 2:
+                raise ValueError(
+                    f"The codes of images are maps, here of shape {codes.shape[1:]}, but a CSR "
+                    "array has rows and columns only. Pass images as rows, with image_shape, or "
+                    "use transform_into."
+                )
+            return sparse.csr_array(codes)
+
+        return sparse.vstack([compress(codes) for codes in self._codes_by_parts(X)], format="csr")
+
+    def _parts(self, X, exposure=None):  # yields where they are, rows as X has them, exposures
+        check_is_fitted(self)
+        self._validate_params()  # parameters that are wrong are no error of a batch
+        device = self._transform_device(X)  # what holds tensors decides, and not where these are
+        left = check_exposure(exposure, X)
+        for where, rows in parts_of(X, PART):
+            here, left = (None, None) if left is None else np.split(left, [len(rows)])
+            given = {} if here is None else {"exposure": here}
+            yield where, rows.to(device) if isinstance(rows, torch.Tensor) else rows, given
+
+    def _codes_by_parts(self, X, exposure=None):  # yields arrays of codes
+        for where, rows, given in self._parts(X, exposure):
+            with part_of(where):
+                codes = to_numpy(to_tensor(self.transform(rows, **given)))
+            yield codes
+
+    def _checked_parts(self, X, exposure=None):  # yields Rows, dictionary on the device
+        if not comes_in_parts(X):
+            yield self._check_new_data(X, exposure)
+            return
+        for where, rows, given in self._parts(X, exposure):
+            with part_of(where):
+                checked = self._check_new_data(rows, **given)
+            yield checked
+
+    def _check_new_data(self, X, exposure=None):  # -> Rows, dictionary on the device
+        check_is_fitted(self)
+        # names, values, number of features: the order in which scikit-learn complains
+        _check_feature_names(self, X, reset=False)
+        options = dict(allow_nan=self._allows_nan(), largest=self._loss().largest)
+        x = check_rows(X, estimator=self, **options)
+        # rows stay where they are: all of them may not fit where a part of them does
+        x, mask = split_missing(x if isinstance(x, torch.Tensor) else to_tensor(x))
+        _check_n_features(self, X, reset=False)
+        atoms = to_tensor(self.components_, self._transform_device(X))
+        exposure = check_exposure(exposure, X)
+        offset = None if exposure is None else to_tensor(exposure).log().to(x)[:, None]
+        return Rows(x, mask=mask, offset=offset), DenseDictionary(atoms.to(x.dtype))
+
+    def _transform_device(self, X):
+        try:
+            return resolve_device(self.device, X)
+        except ValueError:  # fitted on a machine that had this device
+            return torch.device("cpu")
