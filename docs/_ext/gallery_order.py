@@ -6,6 +6,7 @@ EXAMPLES = [  # what users come for first, then the theory
     "plot_denoise_image.py",
     "plot_inpainting.py",
     "plot_spikes.py",
+    "plot_counts.py",
     "plot_digits_pipeline.py",
     "plot_choosing_alpha.py",
     "plot_other_learners.py",
