@@ -282,9 +282,9 @@ def is_stream(X):
     )
 
 
-def comes_in_parts(X):
-    """Return whether X is a stream, or sparse, so that it is never dense as a whole."""
-    return is_stream(X) or sparse.issparse(X)
+def comes_in_parts(X, *, accept_sparse):
+    """Return whether X is a stream, or sparse where that may be, and so never dense as a whole."""
+    return is_stream(X) or (accept_sparse and sparse.issparse(X))
 
 
 def check_exposure(exposure, X):  # -> (n_samples,) float64, or None

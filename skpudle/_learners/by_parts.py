@@ -102,7 +102,7 @@ class TransformsByParts:
             yield codes
 
     def _checked_parts(self, X, exposure=None):  # yields Rows, dictionary on the device
-        if not comes_in_parts(X):
+        if not comes_in_parts(X, accept_sparse=self._loss().largest is not None):
             yield self._check_new_data(X, exposure)
             return
         for where, rows, given in self._parts(X, exposure):

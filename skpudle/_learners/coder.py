@@ -113,7 +113,7 @@ class DictionaryTransformer(
         return self._transform(X)
 
     def _transform(self, X, exposure=None):
-        if comes_in_parts(X):
+        if comes_in_parts(X, accept_sparse=self._loss().largest is not None):
             return np.concatenate(list(self._codes_by_parts(X, exposure)))
         rows, dictionary = self._check_new_data(X, exposure)
         encoder = self._transform_encoder()
@@ -193,9 +193,9 @@ class DictionaryTransformer(
         return self._score(X)
 
     def _score(self, X, exposure=None):
-        loss, encoder, error, sums = self._loss(), self._transform_encoder(), 0.0, []
+        loss, error, sums = self._loss(), 0.0, []
         for rows, dictionary in self._checked_parts(X, exposure):
-            device = dictionary.atoms.device
+            device, encoder = dictionary.atoms.device, self._transform_encoder()
             for deviance in hidden_deviances(loss, encoder, dictionary, self._offset):
                 size = self._chunk_size(rows.x, device)
                 error += sum(in_chunks(deviance, rows, device, size))

@@ -24,7 +24,7 @@ from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.encoder import Decay
 from skpudle._learners.models import Constraint, DenseModel
-from skpudle._learners.working import LEAST_PENALTY, working_data
+from skpudle._learners.working import LEAST_PENALTY, settle, working_data
 from skpudle._training.loop import Trainer
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
@@ -79,7 +79,6 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     atom_norm = "unit"
     positive_dict = False
     loss, n_trials = "gaussian", 1
-    _settles = False  # whether training has only a baseline to find, after the search
 
     @classmethod
     def from_components(cls, components, **params):
@@ -193,7 +192,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _model(self, **known):
         return DenseModel(
-            GRADIENT_RULES["dec" if self._settles else self._gradient],
+            GRADIENT_RULES[self._gradient],
             self._encoder(),
             self._fixed_step(),
             Decay.of(self.lambda_decay).at_last,
@@ -237,7 +236,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         soft = model.encoder.shrinkage == "soft" and alpha > 0
         penalty = float(alpha) / noise if soft else penalty
         x = x if team is None else working_data(self._loss(), data.sample, None, data.offset).x
-        return model, self._search(x, data, model, atoms, float(penalty), course, rows)
+        found = self._search(x, data, model, atoms, float(penalty), course, rows)
+        return model, found if intercept is None else settle(model, found, data, course.team)
 
     def _searches(self):
         return isinstance(self.dict_init, str) and self.dict_init == "search"

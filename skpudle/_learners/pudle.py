@@ -20,12 +20,6 @@ _AUTO_EPOCHS = 100
 _AUTO_OPERATIONS = 1.2e12
 _AUTO_UPDATES = 200
 
-# After a search for the atoms of counts the baseline is that of the mean, of which codes explain a
-# part; it is found after so many epochs of "dec". Of 50 atoms of counts (n = 6000) the search has a
-# mean cosine of 0.9908, then it is 0.988, with "ae-ls" and Adam 0.983; hidden entries are
-# explained to 0.258, 0.265 and 0.259.
-_SETTLING_EPOCHS, _SETTLING_UPDATES = 6, 40
-
 # Parameters that `transform` takes, besides what `fit` made of the others.
 _OF_THE_ENCODER = (
     "loss",
@@ -125,8 +119,7 @@ class PUDLEDictionaryLearning(ExposedLearner):
 
     max_iter : int or "auto", default="auto"
         Largest number of epochs of training. "auto" is none after a search, where nothing is
-        gained (see the notes), but for ``loss`` other than "gaussian", whose baseline a few epochs
-        of "dec" find. From elsewhere it is 100, or fewer where their encoders would take
+        gained (see the notes). From elsewhere it is 100, or fewer where their encoders would take
         more than about :math:`10^{12}` operations, some 10 to 30 seconds of two CPU cores; but at
         least 200 updates, which may end within an epoch.
 
@@ -402,19 +395,12 @@ class PUDLEDictionaryLearning(ExposedLearner):
 
     def _optimizer_for(self, rows):
         # the surrogate has one curvature for all: with that of counts "ae-ls" diverged
-        if self.optimizer == "auto" and self.loss == "poisson" and not self._settles:
-            return "adam"
-        return super()._optimizer_for(rows)
-
-    @property
-    def _settles(self):
-        return self.loss != "gaussian" and self.max_iter == "auto" and self._searches()
+        unbounded = self.optimizer == "auto" and self.loss == "poisson"
+        return "adam" if unbounded else super()._optimizer_for(rows)
 
     def _n_updates(self, n_batches, batch_size, data):
         if self.max_iter != "auto":
             return super()._n_updates(n_batches, batch_size, data)
-        if self._settles:
-            return max(_SETTLING_UPDATES, _SETTLING_EPOCHS * n_batches)
         n_features = data.sample.shape[1]
         n_components = self.n_components or n_features
         push = 2 * batch_size * n_components * min(n_components, 2 * n_features)
