@@ -157,7 +157,7 @@ def auto_alpha(x, *, mask=None, team=None):
         any penalty does.
     """
     problem = Problem(x, 0.0, mask=mask, team=team)
-    squares = problem.x.square().sum(1)
+    squares = torch.cat([problem.rows(b).square().sum(1) for b in problem.blocks()])
     squares, n = problem.total(squares.sum().reshape(1), (squares > 0).double().sum().reshape(1))
     return _ALPHA * float(squares / n) ** 0.5 if n > 0 else 1.0
 

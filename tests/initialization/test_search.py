@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from skpudle.initialization import initial_atoms
-from skpudle.initialization._compiled import removals, solve_rows, sort_by_atom, sweep
+from skpudle.initialization._compiled import loops
 from skpudle.initialization._epoch import Codes, Epoch
 from skpudle.initialization._search import (
     Problem,
@@ -60,8 +60,11 @@ def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None):
     if banned is not None:
         correlation[:, banned] = np.nan
     mask = np.empty((0, m)) if mask is None else mask.numpy()
-    solve_rows(atoms.numpy(), (atoms @ atoms.mT).numpy(), mask, correlation, alpha, positive,
-               1e-13 * alpha, 0.6, 100, 10_000, *codes, gain)  # fmt: skip
+    dictionary = atoms.numpy(), (atoms @ atoms.mT).numpy()
+    effort = 1e-13 * alpha, 0.6, 100, 10_000
+    loops().solve_rows(
+        *dictionary, mask, correlation, alpha, positive, *effort, *codes, gain, np.zeros(n)
+    )
     return Codes(*map(torch.from_numpy, codes)), torch.from_numpy(gain)
 
 
@@ -101,7 +104,7 @@ def test_sweep_makes_each_atom_the_best_for_the_others():
     for j in range(len(atoms)):
         rest = x - z @ expected + z[:, j : j + 1] * expected[j]
         expected[j] = torch.nn.functional.normalize(z[:, j] @ rest, dim=0)
-    sweep((z.mT @ z).numpy(), (z.mT @ x).numpy(), False, atoms.numpy())
+    loops().sweep((z.mT @ z).numpy(), (z.mT @ x).numpy(), False, atoms.numpy())
     torch.testing.assert_close(atoms, expected)
 
 
@@ -115,9 +118,9 @@ def test_cost_of_a_removal_is_the_objective_without_the_atom():
         np.empty(n_entries, np.int32),
         np.empty(n_entries, np.int32),
     )
-    sort_by_atom(count, index, *entries)
+    loops().sort_by_atom(count, index, *entries)
     cost, taken_over = np.zeros(p), np.zeros((p, p))
-    removals(0, p, atoms.numpy(), (atoms @ atoms.mT).numpy(), np.empty((0, x.shape[1])),
+    loops().removals(0, p, atoms.numpy(), (atoms @ atoms.mT).numpy(), np.empty((0, x.shape[1])),
              (x @ atoms.mT).numpy(), 0.1, False, 1e-14, 0.6, 100, 10_000, len(x), *entries,
              count, index, value, gain.numpy(), cost, taken_over)  # fmt: skip
     z = dense(codes, p)
