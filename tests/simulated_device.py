@@ -31,6 +31,7 @@ _WAITS = {
 _NO_LAUNCH = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided",
               "_local_scalar_dense", "lift_fresh"}  # fmt: skip
 _COPIES = {"_to_copy", "copy_"}
+_PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_", "mv", "addmv", "dot"}
 _INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
 # A number on the host is an operand like one of Python, but not of these.
 _NO_HOST_SCALARS = {"cat", "stack", "mm", "addmm", "bmm", "baddbmm", "index_add_", "scatter_"}
@@ -245,7 +246,9 @@ class SimulatedGPU:
         self._check_generator(kwargs.get("generator"), there)
         if on_device or there:
             self._count(func, name, args, kwargs)
-        held_args, held = tree_map(_held, (args, {k: v for k, v in kwargs.items()}))
+        held_args, held = tree_map(_held, (args, kwargs))
+        if name in _PRODUCTS and there and not _products_are_full():
+            held_args = tree_map(_to_tf32, held_args)
         if device is not None:
             held["device"] = torch.device("cpu")
         result = func(*held_args, **held)
@@ -284,6 +287,20 @@ class SimulatedGPU:
             masks = [i for i in args[1] if i is not None and i.dtype in (torch.bool, torch.uint8)]
             if masks:
                 self.wait(f"{name} by a mask")
+
+
+def _products_are_full():
+    matmul = torch.backends.cuda.matmul
+    if hasattr(matmul, "fp32_precision"):
+        return matmul.fp32_precision != "tf32"
+    return not matmul.allow_tf32
+
+
+def _to_tf32(value):
+    """Keep ten bits of the significand of float32, as the operands of a product in TF32 do."""
+    if not isinstance(value, torch.Tensor) or value.dtype != torch.float32:
+        return value
+    return (value.contiguous().view(torch.int32) + 0x1000 & -0x2000).view(torch.float32)
 
 
 class _Identities:

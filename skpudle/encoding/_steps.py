@@ -27,6 +27,8 @@ class Steps:
         1 where an entry of ``x`` is known, 0 where it is missing.
     """
 
+    in_one_product = False  # whether `Stretch` takes many iterations together
+
     def __init__(self, dictionary, analysis, x, size, *, mask=None):
         self.dictionary, self.analysis, self.size, self._mask = dictionary, analysis, size, mask
         self.x = self.hide(x)
