@@ -165,6 +165,9 @@ _METHODS = {
     torch.Tensor.record_stream: lambda tensor, stream: None,
     torch.Tensor.pin_memory: lambda tensor, *args: tensor,
 }
+# torch calls no mode inside of a backward pass, but what a class defines
+for _method, _function in _METHODS.items():
+    setattr(DeviceTensor, _method.__name__, _function)
 _MAKERS = {torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor}
 
 
@@ -239,6 +242,8 @@ class SimulatedGPU:
             self._check_mixed(name, args, [t for t in tensors if t not in _Identities(on_device)])
         device = kwargs.get("device")
         there = bool(on_device) if device is None else _is_device(device)
+        if name == "_to_copy" and device is not None and there != isinstance(args[0], DeviceTensor):
+            self.wait("copy from the host" if there else "copy to the host")
         if name == "copy_":
             there = isinstance(args[0], DeviceTensor)
             if there != isinstance(args[1], DeviceTensor):

@@ -95,6 +95,7 @@ def warn_about_gaps(gaps, *, tol=1e-6, category=GapWarning, stacklevel=1):
     stacklevel : int, default=1
         As in `warnings.warn`: 1 names the line that calls this function, 2 the caller of that.
     """
+    gaps = gaps.cpu()
     missed = (~(gaps <= tol)).nonzero().squeeze(1).tolist()  # a NaN misses as well
     if not missed:
         return
