@@ -249,7 +249,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 f"Codes have {codes.shape[1]} columns, but {type(self).__name__} returns "
                 f"{self._n_features_out}; pass what transform returned."
             )
-        atoms = to_tensor(self.components_, self._transform_device(X)).to(codes.dtype)
+        atoms = to_tensor(self.components_, self._transform_device(X), codes.dtype)
 
         def decode(rows, known):
             if self.split_sign:
@@ -295,24 +295,27 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     def _error_of_hidden(self, x, mask, dictionary):  # -> sum of squares
         n_features, device = x.shape[1], dictionary.atoms.device
         order = torch.randperm(n_features, generator=torch.Generator().manual_seed(0), device="cpu")
-        groups = order.tensor_split(min(_SCORE_GROUPS, n_features))
-        encoder, error = self._transform_encoder(), 0.0
-        for hidden in groups:
-            seen = torch.ones(n_features, dtype=torch.bool, device="cpu")
-            seen[hidden] = n_features == 1
-            seen, hidden = seen.to(device), hidden.to(device)
-            visible = DenseDictionary(dictionary.atoms[:, seen])
+        sizes = [len(part) for part in order.tensor_split(min(_SCORE_GROUPS, n_features))]
+        encoder, order = self._transform_encoder(), order.to(device)
 
-            def squared_error(rows, known, seen=seen, hidden=hidden, visible=visible):
+        def groups():  # yields columns that are seen and hidden
+            for hidden, number in zip(order.split(sizes), range(len(sizes))):
+                others = [part for i, part in enumerate(order.split(sizes)) if i != number]
+                yield (torch.cat(others).sort().values if others else hidden), hidden
+
+        def squared_error(rows, known):
+            total = 0.0
+            for seen, hidden in groups():
+                visible = DenseDictionary(dictionary.atoms[:, seen])
                 known_seen = None if known is None else known[:, seen]
                 codes = encoder(visible, rows[:, seen], mask=known_seen)
                 with own_precision():
                     residual = codes @ dictionary.atoms[:, hidden] - rows[:, hidden]
                 residual = residual if known is None else residual * known[:, hidden]
-                return float(wide(residual).square().sum())
+                total = total + wide(residual).square().sum()
+            return float(total)
 
-            error += sum(self._in_chunks(squared_error, x, mask, device))
-        return error
+        return sum(self._in_chunks(squared_error, x, mask, device))
 
     def to_sparse_coder(self, transform_algorithm="lasso_cd", **params):
         """Return scikit-learn's coder with the learned atoms.
@@ -341,8 +344,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         # rows stay where they are: all of them may not fit where a part of them does
         x, mask = split_missing(x if isinstance(x, torch.Tensor) else to_tensor(x))
         _check_n_features(self, X, reset=False)
-        atoms = to_tensor(self.components_, self._transform_device(X))
-        return x, mask, DenseDictionary(atoms.to(x.dtype))
+        atoms = to_tensor(self.components_, self._transform_device(X), x.dtype)
+        return x, mask, DenseDictionary(atoms)
 
     def _checked_parts(self, X):  # yields x, mask or None, dictionary on the device
         if not is_stream(X):

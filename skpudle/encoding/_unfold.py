@@ -121,6 +121,8 @@ def unfold(
     ValueError
         If there are no levels, or if the path is unknown or not open to these arguments.
     """
+    if x.is_inference() and not torch.is_inference_mode_enabled():
+        x = x.clone()  # autograd keeps no tensor that was made in inference mode
     if path not in ("auto", "dense", "active"):
         raise ValueError(f"path is {path!r}; it must be 'auto', 'dense' or 'active'.")
     if not len(levels):

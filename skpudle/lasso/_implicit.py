@@ -39,14 +39,13 @@ def _apply_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), (n,)
     return u, (failed > 0) | small
 
 
-def _apply_pseudo_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k)
+def _apply_pseudo_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), None
     inverse = torch.linalg.pinv(inner, hermitian=True, rtol=_DEPENDENT)
-    return (inverse @ delta[:, :, None])[:, :, 0]
+    return (inverse @ delta[:, :, None])[:, :, 0], None
 
 
-def _parts(sizes, n_features, entries):  # sizes in ascending order -> first, last, width
+def _parts(sizes, n_features, entries):  # in ascending order -> first, last, width
     """Yield parts of rows of similar size, so that little is padding; rows of size 0 have none."""
-    sizes = sizes.tolist()  # the host waits here, and plans all parts
     first = bisect_right(sizes, 0)
     while first < len(sizes):
         width = -(-sizes[first] // _SUPPORT_STEP) * _SUPPORT_STEP
@@ -68,17 +67,20 @@ def _implicit_adjoint(atoms, codes, delta):  # (p, m), (n, p), (n, p) -> (n, p)
     def solve(rows, width, apply):
         support = _supports(codes[rows], width)
         members = atoms[support]
-        solution, *rest = apply(members @ members.mT, delta[rows].gather(1, support))
+        solution, failed = apply(members @ members.mT, delta[rows].gather(1, support))
         solution = solution.masked_fill(support == n_components, 0)
         u[rows] = u[rows].scatter(1, support, solution)
-        return rest
+        return failed
 
     entries = BLOCK_ENTRIES.get(codes.device.type, 2**20)
+    sizes = sizes.tolist()  # the host waits for a device here, and once more below
     for first, last, width in _parts(sizes, n_features, entries):
         rows = slice(first, last)
-        (singular[rows],) = solve(rows, width, _apply_inverse)
-    for row in singular.nonzero().squeeze(1).tolist():
-        solve(slice(row, row + 1), int(sizes[row]), _apply_pseudo_inverse)
+        singular[rows] = solve(rows, width, _apply_inverse)
+    rest = [row for row, flag in enumerate(singular.tolist()) if flag]
+    for first, last, width in _parts([sizes[row] for row in rest], n_features, entries):
+        rows = torch.as_tensor(rest[first:last], device=codes.device)
+        solve(rows, width, _apply_pseudo_inverse)
     return torch.zeros_like(u).index_copy_(0, order, u)[:, :n_components]
 
 
