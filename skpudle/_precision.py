@@ -18,6 +18,7 @@ __all__ = [
     "as_scalars",
     "check_tensors",
     "differentiable_once",
+    "kept_by_autograd",
     "own_precision",
     "training_mode",
 ]
@@ -135,6 +136,11 @@ def training_mode():
     """Compute with derivatives and in the dtype of the data, in whatever mode the caller is."""
     with torch.inference_mode(False), own_precision():
         yield
+
+
+def kept_by_autograd(x):
+    """Return a tensor, or a copy of one that was made in inference mode, which has no history."""
+    return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x
 
 
 def differentiable_once(backward):

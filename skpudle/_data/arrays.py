@@ -6,6 +6,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import validate_data
 
+from skpudle._precision import kept_by_autograd
+
 __all__ = [
     "check_range",
     "check_rows",
@@ -118,10 +120,10 @@ def wide(x):
     return x if x.device.type == "mps" else x.double()
 
 
-def tensors_of(values, device):
-    """Return a dictionary with its arrays as tensors on a device, and all else as it is."""
+def tensors_of(values):
+    """Return a dictionary with its arrays as tensors, and all else as it is."""
     return {
-        name: to_tensor(value, device) if isinstance(value, np.ndarray) else value
+        name: to_tensor(value) if isinstance(value, np.ndarray) else value
         for name, value in values.items()
     }
 
@@ -274,5 +276,4 @@ def check_rows(X, *, estimator=None, copy=False, allow_nan=False):
             raise ValueError("Input X contains infinity; remove such samples.")
         if not allow_nan and X.isnan().any():
             raise ValueError(_NAN)
-    # autograd keeps no tensor that was made in inference mode
-    return X.clone() if copy or X.is_inference() else X.contiguous()
+    return X.clone() if copy else kept_by_autograd(X).contiguous()

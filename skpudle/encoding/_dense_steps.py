@@ -71,7 +71,9 @@ class DenseSteps(Steps):
     def push(self, z, *, out=None, apart=False):
         """Do as `Steps.push`; apart, leave the step without the codes, to which it is rounded."""
         if z is None:
-            return self.correlation.clone(), self.x
+            return (
+                self.correlation.clone() if out is None else out.copy_(self.correlation)
+            ), self.x
         self._spend(self._saving_of(len(z)))
         if self.transition is not None:
             pushed = torch.addmm(self.correlation, z, self.transition, out=out)
@@ -208,16 +210,19 @@ class DenseSums:
             result = self._products.result.view(-1)
             result.scatter_add_(0, steps.pairs(indices).flatten(), products.flatten())
 
-    def gradients(self):  # -> shapes of the atoms, None, the data, the step
+    def gradients(self, *, of_x, of_step):  # -> shapes of the atoms, None, the data, the step
         """Return the derivatives, once; those of the analysis are among those of the atoms."""
         steps, atoms = self.steps, self._atoms.finish()
         if self._products is not None:
             products = self._products.finish()
             atoms.addmm_(self._total.mT, steps.x)
             atoms.addmm_(products + products.mT, steps.atoms, alpha=-1)
-            self._x.addmm_(self._total, steps.atoms)
-            inner = (self._total * steps.correlation).sum()
-            # <q, D^T x> - <P, G>, where s G = 1 - H
-            inner += torch.dot(products.view(-1), steps.transition.view(-1)) - products.trace()
-            self._size += inner / steps.size
-        return atoms.mul_(steps.size), None, self._x.mul_(steps.size), self._size
+            if of_x:
+                self._x.addmm_(self._total, steps.atoms)
+            if of_step:
+                inner = (self._total * steps.correlation).sum()
+                # <q, D^T x> - <P, G>, where s G = 1 - H
+                inner += torch.dot(products.view(-1), steps.transition.view(-1)) - products.trace()
+                self._size += inner / steps.size
+        x = self._x.mul_(steps.size) if of_x else None
+        return atoms.mul_(steps.size), None, x, self._size

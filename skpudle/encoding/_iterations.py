@@ -111,11 +111,11 @@ class Iterations:
         return z
 
     def _run_stretch(self, z, start, stop, pushed):
-        first = self.steps.push(z)[0] if pushed is None else pushed[0]
-        codes = first.new_empty(stop - start, *first.shape)
+        correlation = self.steps.correlation
+        codes = correlation.new_empty(stop - start, *correlation.shape)
         self.records.append(Stretch(start, z, codes))
-        self._scratch = torch.empty_like(first)
-        for t, (code, level) in enumerate(zip(codes.unbind(), self.levels[start:stop].unbind())):
-            code = code.copy_(first) if t == 0 else self.steps.push(z, out=code)[0]
-            z = self.shrink_(code, level, self._scratch)
+        self._scratch = torch.empty_like(correlation)
+        for code, level in zip(codes.unbind(), self.levels[start:stop].unbind(), strict=True):
+            v = self.steps.push(z, out=code)[0] if pushed is None else code.copy_(pushed[0])
+            z, pushed = self.shrink_(v, level, self._scratch), None
         return z

@@ -84,7 +84,10 @@ class Sums:
         self._atoms -= steps.dictionary.outer(z, image)
         return steps.dictionary.analysis(image * -steps.size).add_(u)
 
-    def gradients(self):
-        """Return the derivatives in the atoms, those of the analysis, the data and the step."""
+    def gradients(self, *, of_x, of_step):
+        """Return the derivatives in the atoms, those of the analysis, the data and the step.
+
+        The last two may be None where they are not asked for.
+        """
         size = self.steps.size
         return size * self._atoms, size * self._analysis, size * self._x, self._size

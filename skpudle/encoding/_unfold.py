@@ -5,7 +5,13 @@ from numbers import Real
 
 import torch
 
-from skpudle._precision import as_scalars, check_tensors, differentiable_once, own_precision
+from skpudle._precision import (
+    as_scalars,
+    check_tensors,
+    differentiable_once,
+    kept_by_autograd,
+    own_precision,
+)
 from skpudle.encoding._conv_steps import ConvSteps
 from skpudle.encoding._dense_steps import DenseSteps
 from skpudle.encoding._iterations import Iterations
@@ -58,7 +64,8 @@ class _Unfolding(torch.autograd.Function):
             delta = record.pull(delta, sums, kept, scratch)
             if isinstance(record, Run) and not delta.any():
                 break
-        atoms, analysis, x, step = sums.gradients()
+        _, _, of_x, _, of_step, *_ = ctx.needs_input_grad
+        atoms, analysis, x, step = sums.gradients(of_x=of_x, of_step=of_step)
         if not ctx.separate and analysis is not None:
             atoms, analysis = atoms + analysis, None
         delta = None if initial is None else ctx.steps.leave(delta)
@@ -121,8 +128,6 @@ def unfold(
     ValueError
         If there are no levels, or if the path is unknown or not open to these arguments.
     """
-    if x.is_inference() and not torch.is_inference_mode_enabled():
-        x = x.clone()  # autograd keeps no tensor that was made in inference mode
     if path not in ("auto", "dense", "active"):
         raise ValueError(f"path is {path!r}; it must be 'auto', 'dense' or 'active'.")
     if not len(levels):
@@ -134,7 +139,9 @@ def unfold(
             "analysis; use 'auto'."
         )
     sparse = path == "active" or (
-        path == "auto" and plain and pays(len(x), *dictionary.atoms.shape, len(levels), on_cpu=x.device.type == "cpu")
+        path == "auto"
+        and plain
+        and pays(len(x), *dictionary.atoms.shape, len(levels), on_cpu=x.device.type == "cpu")
     )
     if sparse:
         levels = levels.to(x.device)
@@ -148,7 +155,7 @@ def unfold(
     return _Unfolding.apply(
         dictionary.atoms,
         None if analysis is None else analysis.atoms,
-        x,
+        kept_by_autograd(x),
         levels,
         step,
         initial,
@@ -232,7 +239,7 @@ def default_step(dictionary):  # -> scalar tensor
         A scalar. Where the square overflows there is no such step: NaN lets training notice.
     """
     bound = dictionary.squared_norm_bound()
-    step = torch.where(bound > 0, 1 / bound, torch.ones_like(bound))
+    step = torch.where(bound > 0, 1 / bound, 1.0)
     return step.masked_fill(bound.isinf(), torch.nan)
 
 

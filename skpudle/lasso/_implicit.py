@@ -4,7 +4,7 @@ from bisect import bisect_right
 
 import torch
 
-from skpudle._precision import differentiable_once
+from skpudle._precision import differentiable_once, kept_by_autograd
 from skpudle.lasso._solve import BLOCK_ENTRIES, solve_lasso
 
 __all__ = ["converged_codes"]
@@ -156,6 +156,5 @@ def converged_codes(dictionary, x, *, alpha, positive_code=False, max_iter=1000,
     """
     if not isinstance(alpha, torch.Tensor):
         alpha = torch.tensor(alpha, dtype=torch.float64, device="cpu")
-    return _ConvergedCodes.apply(
-        dictionary.detach(), dictionary.atoms, x, alpha, positive_code, max_iter, certify
-    )
+    arguments = dictionary.atoms, kept_by_autograd(x), alpha, positive_code, max_iter, certify
+    return _ConvergedCodes.apply(dictionary.detach(), *arguments)

@@ -70,8 +70,8 @@ def largest_eigenvalue_bound(gram):  # (..., k, k) Hermitian, positive semidefin
 
 def scaled(atoms):  # -> (atoms, squared scale)
     """Return atoms whose squares neither underflow nor overflow, and what they are divided by."""
-    largest = atoms.abs().max()
-    return atoms / torch.where(largest > 0, largest, torch.ones_like(largest)), largest.square()
+    largest = torch.linalg.vector_norm(atoms, ord=torch.inf)
+    return atoms / torch.where(largest > 0, largest, 1.0), largest.square()
 
 
 def smaller_gram(a):  # (..., p, m) -> (..., min(p, m), min(p, m))
