@@ -50,8 +50,10 @@ def test_it_holds_real_values_and_says_where_it_is(gpu):
     x = gpu.put(torch.arange(6.0).view(2, 3))
     assert (x.device, x.is_cuda, x.shape) == (torch.device("cuda", 0), True, (2, 3))
     x[0] += 1
-    assert float(x.mT.sum()) == 18 and isinstance(x.mT, DeviceTensor)
-    assert x.cpu().tolist() == [[1, 2, 3], [3, 4, 5]] and not isinstance(x.cpu(), DeviceTensor)
+    assert float(x.mT.sum()) == 18
+    assert isinstance(x.mT, DeviceTensor)
+    assert x.cpu().tolist() == [[1, 2, 3], [3, 4, 5]]
+    assert not isinstance(x.cpu(), DeviceTensor)
     assert torch.zeros(2, device="cuda").device == torch.tensor([1.0], device="cuda").device
     assert torch.ones(2).to("cuda").device == torch.ones(2).to(x).device == x.device
 
