@@ -12,8 +12,8 @@ returns and the number of rounds is finite; in practice it is some 5 for support
 Newton step is the polish: on their support the codes are exact up to rounding.
 
 Here supports are padded to one size. An empty place holds the index of an additional zero atom and
-has ``theta = 0``. A device works ahead of the host, and waits whenever the host asks it for a number
-such as how many samples are solved. So nothing is asked for some rounds: samples that are solved
+has ``theta = 0``. A device works ahead of the host, until the host asks it for a number such as how
+many samples are solved, and waits. So nothing is asked for some rounds: samples that are solved
 stay as they are, and those whose support still changes after a few Newton steps let no atoms in.
 `skpudle.lasso._compiled` is the same method for one sample at a time.
 """
