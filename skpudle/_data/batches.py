@@ -67,7 +67,10 @@ class Rows:
         """Draw the order of the samples in an epoch; None is their own."""
         if self.generator is None or self.batch_size == len(self.x):
             return None
-        return torch.randperm(len(self.x), generator=self.generator, device="cpu").to(self.x.device)
+        order = torch.randperm(len(self.x), generator=self.generator, device="cpu")
+        if self.x.device.type != "cuda":
+            return order.to(self.x.device)
+        return order.pin_memory().to(self.x.device, non_blocking=True)  # the host does not wait
 
     def batches(self, plan, start=0):
         """Yield the batches of an epoch."""

@@ -236,7 +236,7 @@ class GradientLearner(CallbackSupportMixin):
         if known:
             state = self._training_state
             same = state["optimizer_name"] == self._optimizer_name(rows)
-            optimizer.resume(rows, tensors_of(state["optimizer"], data.device) if same else {})
+            optimizer.resume(rows, tensors_of(state["optimizer"]) if same else {})
             idle = state["idle"] if len(state["idle"]) == len(rows) else idle
         idle = to_tensor(idle)
         trainer = Trainer(

@@ -23,7 +23,7 @@ from skpudle._data.arrays import (
 from skpudle._data.sources import is_stream
 from skpudle._learners.by_parts import TransformsByParts
 from skpudle._learners.chunks import PART, in_chunks, in_one_piece
-from skpudle._learners.hidden import hidden_errors, moments, total_variation
+from skpudle._learners.hidden import hidden_error, moments, total_variation
 from skpudle._precision import own_precision
 from skpudle.interoperability import make_sparse_coder
 from skpudle.operators import DenseDictionary
@@ -134,7 +134,7 @@ class DictionaryTransformer(
                 f"Codes have {codes.shape[1]} columns, but {type(self).__name__} returns "
                 f"{self._n_features_out}; pass what transform returned."
             )
-        atoms = to_tensor(self.components_, self._transform_device(X)).to(codes.dtype)
+        atoms = to_tensor(self.components_, self._transform_device(X), codes.dtype)
 
         def decode(rows, known):
             if self.split_sign:
@@ -173,9 +173,8 @@ class DictionaryTransformer(
         error, found = 0.0, []
         for x, mask, dictionary in self._checked_parts(X):
             device = dictionary.atoms.device
-            for squared_error in hidden_errors(self._transform_encoder(), dictionary):
-                size = self._chunk_size(x, device)
-                error += sum(in_chunks(squared_error, x, mask, device, size))
+            error_of = hidden_error(self._transform_encoder(), dictionary)
+            error += sum(in_chunks(error_of, x, mask, device, self._chunk_size(x, device)))
             found += in_chunks(moments, x, mask, x.device, PART)
         total = total_variation(found)
         return 1 - error / total if total else 0.0
@@ -207,8 +206,8 @@ class DictionaryTransformer(
         # rows stay where they are: all of them may not fit where a part of them does
         x, mask = split_missing(x if isinstance(x, torch.Tensor) else to_tensor(x))
         _check_n_features(self, X, reset=False)
-        atoms = to_tensor(self.components_, self._transform_device(X))
-        return x, mask, DenseDictionary(atoms.to(x.dtype))
+        atoms = to_tensor(self.components_, self._transform_device(X), x.dtype)
+        return x, mask, DenseDictionary(atoms)
 
     def _transform_device(self, X):
         try:

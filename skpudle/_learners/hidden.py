@@ -8,7 +8,7 @@ from skpudle._data.arrays import wide
 from skpudle._precision import own_precision
 from skpudle.operators import DenseDictionary
 
-__all__ = ["hidden_errors", "moments", "total_variation"]
+__all__ = ["hidden_error", "moments", "total_variation"]
 
 _SCORE_GROUPS = 10
 
@@ -43,26 +43,29 @@ def total_variation(parts):
     return float(reduce(_together, parts)[2].sum())
 
 
-def hidden_errors(encoder, dictionary):
-    """Yield, for each group of features, a function of rows and mask: their squared error.
+def hidden_error(encoder, dictionary):
+    """Return a function of rows and mask: the squared error of all features, each hidden once.
 
-    Codes are inferred from the other features; with one feature, where nothing is left to infer
-    from, they are those of the feature itself.
+    Codes are inferred from the features of the other groups; with one feature, where nothing is
+    left to infer from, they are those of the feature itself.
     """
     n_features, device = dictionary.atoms.shape[1], dictionary.atoms.device
     order = torch.randperm(n_features, generator=torch.Generator().manual_seed(0), device="cpu")
-    for hidden in order.tensor_split(min(_SCORE_GROUPS, n_features)):
-        seen = torch.ones(n_features, dtype=torch.bool, device="cpu")
-        seen[hidden] = n_features == 1
-        seen, hidden = seen.to(device), hidden.to(device)
-        visible = DenseDictionary(dictionary.atoms[:, seen])
+    sizes = [len(part) for part in order.tensor_split(min(_SCORE_GROUPS, n_features))]
+    groups = order.to(device).split(sizes)
 
-        def squared_error(rows, known, seen=seen, hidden=hidden, visible=visible):
+    def squared_error(rows, known):
+        total = 0.0
+        for i, hidden in enumerate(groups):
+            others = [*groups[:i], *groups[i + 1 :]] or [hidden]
+            seen = torch.cat(others).sort().values
+            visible = DenseDictionary(dictionary.atoms[:, seen])
             known_seen = None if known is None else known[:, seen]
             codes = encoder(visible, rows[:, seen], mask=known_seen)
             with own_precision():
                 residual = codes @ dictionary.atoms[:, hidden] - rows[:, hidden]
             residual = residual if known is None else residual * known[:, hidden]
-            return float(wide(residual).square().sum())
+            total = total + wide(residual).square().sum()
+        return float(total)  # of all groups at once: here the host waits for a device
 
-        yield squared_error
+    return squared_error
