@@ -128,6 +128,7 @@ DENSE = {
     "positive": dict(dict_init="data", n_unfoldings=10, positive_code=True, split_sign=False),
     "dec, surrogate": dict(dict_init="data", n_unfoldings=10, gradient="dec"),
     "ae-lasso, sgd": dict(dict_init="pairwise", gradient="ae-lasso", optimizer="sgd"),
+    "omp": dict(dict_init="data", n_unfoldings=5, transform_algorithm="omp"),
     "lasso": dict(dict_init="data", gradient="dec", n_unfoldings=None),
 }
 

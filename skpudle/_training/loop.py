@@ -61,6 +61,13 @@ def _encode(network, x, mask=None):
     return network.encode(x, mask=mask)
 
 
+def _on_host(sums, unused, atoms):  # -> sums (n, 3), number of unused atoms, are atoms finite
+    """Return on the host what a round comes to: here it waits for a device, once."""
+    rest = torch.stack([unused.sum(), torch.isfinite(atoms).all()]).to(sums[0])
+    found = torch.cat([*sums, rest]).cpu()
+    return found[:-2].view(-1, 3), int(found[-2]), bool(found[-1])
+
+
 class Trainer:
     """Atoms in training.
 
@@ -131,7 +138,8 @@ class Trainer:
             sums, unused, seen = self._round(islice(batches, length))
             if not sums:
                 break
-            sums, n_unused, atoms_are_finite = self._look(sums, unused)
+            atoms = self.optimizer.atoms.detach()
+            sums, n_unused, atoms_are_finite = _on_host(sums, unused, atoms)
             interrupted = self.largest(int(self._interrupts.pending))
             finite = torch.isfinite(sums).all(1)
             if finite[0] or self._finite is None:
@@ -149,13 +157,6 @@ class Trainer:
             if len(sums) < length:
                 break
         return self._end_epoch()
-
-    def _look(self, sums, unused):  # -> sums (n, 3), number of unused atoms, are atoms finite
-        """Return on the host what a round comes to: here it waits for a device, once."""
-        atoms = self.optimizer.atoms.detach()
-        rest = torch.stack([unused.sum(), torch.isfinite(atoms).all()]).to(sums[0])
-        found = torch.cat([*sums, rest]).cpu()
-        return found[:-2].view(-1, 3), int(found[-2]), bool(found[-1])
 
     def _round(self, batches):  # -> sums of each update (3,), unused atoms, losses and keys
         sums, unused, seen = [], self._progress.unused, []

@@ -210,7 +210,9 @@ class DenseSums:
             result = self._products.result.view(-1)
             result.scatter_add_(0, steps.pairs(indices).flatten(), products.flatten())
 
-    def gradients(self, *, of_x, of_step):  # -> shapes of the atoms, None, the data, the step
+    def gradients(
+        self, *, of_x=True, of_step=True
+    ):  # -> shapes of the atoms, None, the data, the step
         """Return the derivatives, once; those of the analysis are among those of the atoms."""
         steps, atoms = self.steps, self._atoms.finish()
         if self._products is not None:

@@ -84,7 +84,7 @@ class Sums:
         self._atoms -= steps.dictionary.outer(z, image)
         return steps.dictionary.analysis(image * -steps.size).add_(u)
 
-    def gradients(self, *, of_x, of_step):
+    def gradients(self, *, of_x=True, of_step=True):
         """Return the derivatives in the atoms, those of the analysis, the data and the step.
 
         The last two may be None where they are not asked for.
