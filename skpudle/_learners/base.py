@@ -53,6 +53,10 @@ class Data(NamedTuple):
         Where to compute.
     inputs : dict
         What scikit-learn wants an estimator to know of its input.
+    target : Tensor or None
+        What a learner for a task maps the sample to.
+    held_out : Batch or None
+        Samples that are not trained on, but tell when to stop.
     """
 
     source: object
@@ -60,6 +64,8 @@ class Data(NamedTuple):
     mask: torch.Tensor | None
     device: torch.device
     inputs: dict
+    target: torch.Tensor | None = None
+    held_out: object = None
 
 
 class GradientLearner(CallbackSupportMixin):
@@ -139,9 +145,13 @@ class GradientLearner(CallbackSupportMixin):
         RuntimeWarning
             If ``step_size`` is too large for the dictionary.
         """
+        return self._fit_to(X, y)
+
+    def _fit_to(self, X, y, **of_samples):
+        """Fit; what else belongs to the samples goes to `_read`."""
         team = current_team()
         with Recorder(self) as recorder:
-            data = self._read(X, y)
+            data = self._read(X, y, **of_samples)
             if team is not None:
                 team.check_agreement(task_of(self, "fit", data.sample))
             generator = make_generator(self.random_state)
@@ -175,12 +185,7 @@ class GradientLearner(CallbackSupportMixin):
             interrupts=course.interrupts,
             at_round=course.recorder.at_round,
         )
-        stopping = Stopping(
-            self.tol,
-            self.n_iter_no_change,
-            first_update=n_updates * 9 // 10 if isinstance(self.lambda_decay, tuple) else 0,
-            n_updates=n_updates,
-        )
+        stopping = self._stopping(trainer, data, n_updates)
         course.recorder.begin(trainer, stopping)
 
         def fitted():
@@ -189,6 +194,15 @@ class GradientLearner(CallbackSupportMixin):
         ended = course.train(trainer, source, stopping, fitted)
         model.warn_of_step(rows, trainer.optimizer.atoms.detach())
         return ended
+
+    def _stopping(self, trainer, data, n_updates):
+        """Return what tells when training has come to its end."""
+        return Stopping(
+            self.tol,
+            self.n_iter_no_change,
+            first_update=n_updates * 9 // 10 if isinstance(self.lambda_decay, tuple) else 0,
+            n_updates=n_updates,
+        )
 
     @_fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -219,9 +233,13 @@ class GradientLearner(CallbackSupportMixin):
             If the data are unfit or of another number of features than before, which leaves the
             estimator as it was; or if training diverges twice.
         """
+        return self._update(X, y)
+
+    def _update(self, X, y, **of_samples):
+        """Go through data once; what else belongs to the samples goes to `_read`."""
         team, interrupts = current_team(), Interrupts()
         known = hasattr(self, "components_")
-        data = self._read(X, y, known=known)
+        data = self._read(X, y, known=known, **of_samples)
         if team is not None:
             team.check_agreement(task_of(self, "partial_fit", data.sample))
         if known:
