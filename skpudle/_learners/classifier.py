@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 from functools import partial
+from math import sqrt
 from numbers import Real
 
 import numpy as np
@@ -23,6 +24,7 @@ from sklearn.utils.validation import (
 from skpudle._data.arrays import handed_over, host_array, to_numpy, to_tensor
 from skpudle._data.batches import Batch, Rows
 from skpudle._data.sources import is_stream
+from skpudle._learners.models import DenseModel
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.task import Head, TaskLayout, TaskModel, class_decisions, joint
 from skpudle._precision import own_precision, training_mode
@@ -64,12 +66,10 @@ def _n_outputs(target):  # (n, n_classes) -> int
 
 def _logistic(features, target, C):  # Tensors (n, n_sides * p), (n, n_classes) -> Head
     """Return the head that logistic regression gives features of codes."""
-    head = Head.blank(features, _n_outputs(target))
     labels, weights = to_numpy(target.argmax(1)), to_numpy(target.sum(1))
-    units = to_numpy(head.units(features)).astype(np.float64)
-    found = LogisticRegression(C=C, max_iter=1000).fit(units, labels, sample_weight=weights)
-    weights, intercept = (to_tensor(part).to(features) for part in (found.coef_, found.intercept_))
-    return head._replace(weights=weights, intercept=intercept)
+    rows = to_numpy(features).astype(np.float64)
+    found = LogisticRegression(C=C, max_iter=1000).fit(rows, labels, sample_weight=weights)
+    return Head(*(to_tensor(part).to(features) for part in (found.coef_, found.intercept_)))
 
 
 class PUDLEClassifier(ClassifierMixin, PUDLEDictionaryLearning):
@@ -101,8 +101,8 @@ class PUDLEClassifier(ClassifierMixin, PUDLEDictionaryLearning):
 
     C : float, default=1.0
         Inverse strength of the penalty of the classifier's weights, as in
-        `~sklearn.linear_model.LogisticRegression`; of weights of codes that are scaled to variance
-        1.
+        `~sklearn.linear_model.LogisticRegression`; of codes in units of :math:`\sqrt{E / p}`, p
+        atoms.
 
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes in the cross-entropy, as in scikit-learn.
@@ -434,35 +434,34 @@ class PUDLEClassifier(ClassifierMixin, PUDLEDictionaryLearning):
         model, atoms = super()._new_model(data, generator, course)
         if not self.supervision and course is not None:
             return model, atoms  # the head is found at the end
-        features = self._features(model, atoms, data)
+        model = self._task_model(model, atoms, data)
+        n_outputs, p = model.layout.n_outputs, len(atoms) * model.layout.n_sides
         if course is None:  # some classes may be still to come
-            head = Head.blank(features, _n_outputs(data.target))
+            head = Head(atoms.new_zeros(n_outputs, p), atoms.new_zeros(n_outputs))
         else:
-            head = _logistic(features, data.target, self.C)
-        model = self._task_model(model, data)
+            head = _logistic(self._features(model, atoms, data), data.target, self.C)
         return model, model.layout.pack(atoms, head)
 
     def _known_model(self, data, generator):  # -> model, rows
         model, atoms = super()._known_model(data, generator)
         state = self._training_state
-        weights = state["mean_weight"], state["total_weight"]
-        center, scale, coef, intercept = (
-            to_tensor(part).to(atoms)
-            for part in (state["center"], state["scale"], self.coef_, self.intercept_)
+        model = self._task_model(model, atoms, data, state["mean_weight"], state["total_weight"])
+        coef, intercept = (to_tensor(a).to(atoms) for a in (self.coef_, self.intercept_))
+        return model, model.layout.pack(atoms, Head(coef * model.layout.unit, intercept))
+
+    def _layout(self, model, atoms, data):
+        return TaskLayout(
+            atoms.shape[1],
+            1 if data.target.shape[1] == 2 else data.target.shape[1],
+            2 if self.split_sign else 1,
+            sqrt(model.data_scale / len(atoms)) or 1.0,
         )
-        head = Head(coef, intercept, center, scale).with_coef(coef, intercept)
-        model = self._task_model(model, data, *weights)
-        return model, model.layout.pack(atoms, head)
 
-    def _layout(self, data):
-        sides = 2 if self.split_sign else 1
-        return TaskLayout(data.sample.shape[1], _n_outputs(data.target), sides)
-
-    def _task_model(self, model, data, mean_weight=None, total_weight=0.0):
+    def _task_model(self, model, atoms, data, mean_weight=None, total_weight=0.0):
         here = float(data.target.sum())
         return TaskModel(
             **{field.name: getattr(model, field.name) for field in fields(model)} | {"rule": joint},
-            layout=self._layout(data),
+            layout=self._layout(model, atoms, data),
             supervision=float(self.supervision),
             mean_weight=here / len(data.target) if mean_weight is None else mean_weight,
             total_weight=total_weight + here,
@@ -471,8 +470,9 @@ class PUDLEClassifier(ClassifierMixin, PUDLEDictionaryLearning):
 
     @torch.no_grad()
     def _features(self, model, atoms, data):  # -> (n, n_sides * n_components)
-        codes = model.network(atoms, 0).encode(data.sample, mask=data.mask)
-        return self._layout(data).features(codes)
+        dense = DenseModel.network(model, atoms, 0)
+        codes = dense.encode(data.sample, mask=data.mask)
+        return self._layout(model, atoms, data).features(codes)
 
     def _n_updates(self, n_batches, batch_size, data):
         if self.max_iter == "auto" and self.supervision:
@@ -494,19 +494,11 @@ class PUDLEClassifier(ClassifierMixin, PUDLEDictionaryLearning):
     def _attributes(self, trainer, data, idle=None):
         attributes = super()._attributes(trainer, data, idle)
         model, rows = trainer.model, trainer.optimizer.atoms.detach()
-        if isinstance(model, TaskModel):
-            head = model.layout.unpack(rows)[1]
-        else:
+        if not isinstance(model, TaskModel):
             head = _logistic(self._features(model, rows, data), data.target, self.C)
-            coef, intercept = map(to_numpy, head.of_features())
-            total = float(data.target.sum())
-            weights = {"mean_weight": total / len(data.target), "total_weight": total}
-            attributes |= {"coef_": coef, "intercept_": intercept}
-            attributes["_training_state"] |= weights
-        attributes["_training_state"] |= {
-            "center": to_numpy(head.center),
-            "scale": to_numpy(head.scale),
-        }
+            task = self._task_model(model, rows, data)
+            attributes |= task.attributes(task.layout.pack(rows, head))
+            attributes["_training_state"] |= task.memory()
         scores = None if data.held_out is None else np.array(trainer.state.stopping[3])
         return attributes | {"validation_scores_": scores}
 

@@ -1,11 +1,13 @@
 r"""The model of a dictionary that is learned for a task: what decodes codes, and what they decide.
 
-What belongs to an atom is one row of numbers: the atom, its weights in the task, a copy of the
-intercepts, which are the mean of all copies, and the centre and the scale of its codes, which are
-not trained. So the trainer and the optimiser see one tensor, as for any dictionary.
+What belongs to an atom is one row of numbers: the atom, its weights in the task, and a copy of the
+intercepts, which are the mean of all copies. So the trainer and the optimiser see one tensor, as
+for any dictionary.
 
 A head may see codes as they are, or their positive and negative parts as two features of an atom,
-its sides.
+its sides. Weights are those of codes in one unit, the root of the mean squared norm of a sample
+over the number of atoms. With a unit for each feature, its standard deviation, features that few
+samples have would weigh as much as those of all: that was 0.8 % of digits worse for two sides.
 """
 
 from collections.abc import Callable
@@ -24,80 +26,48 @@ __all__ = ["Head", "TaskLayout", "TaskModel", "class_decisions", "joint", "log_l
 
 
 class Head(NamedTuple):
-    """A linear map of features of codes, which are centred and scaled.
+    """A linear map of features of codes.
 
     Attributes
     ----------
     weights : Tensor of shape (n_outputs, n_sides * n_components)
-        Of features in their own unit; positive sides come first.
+        Of features in the unit of the layout; positive sides come first.
     intercept : Tensor of shape (n_outputs,)
-        What features at their centre give.
-    center, scale : Tensor of shape (n_sides * n_components,)
-        Mean and standard deviation of the features before training.
+        What is added.
     """
 
     weights: Tensor
     intercept: Tensor
-    center: Tensor
-    scale: Tensor
-
-    @classmethod
-    def blank(cls, features, n_outputs):  # (n, n_sides * n_components) -> Head
-        """Return one that gives zero, for the units of some features."""
-        scale, center = torch.std_mean(features, dim=0, correction=0)
-        used = scale > 0
-        usual = scale[used].mean() if used.any() else scale.new_ones(())
-        weights = features.new_zeros(n_outputs, features.shape[1])
-        scale = torch.where(used, scale, usual)
-        return cls(weights, weights.new_zeros(n_outputs), center, scale)
-
-    def units(self, features):  # (n, n_sides * n_components) -> the same
-        """Return features in their units."""
-        return (features - self.center) / self.scale
-
-    def __call__(self, features):  # (n, n_sides * n_components) -> (n, n_outputs)
-        return self.units(features) @ self.weights.mT + self.intercept
-
-    def of_features(self):  # -> coef (n_outputs, n_sides * n_components), intercept (n_outputs,)
-        """Return the same map for features as they are."""
-        coef = self.weights / self.scale
-        return coef, self.intercept - coef @ self.center
-
-    def with_coef(self, coef, intercept):
-        """Return the head with these units that is a given map of features as they are."""
-        return self._replace(weights=coef * self.scale, intercept=intercept + coef @ self.center)
 
 
 class TaskLayout(NamedTuple):
-    """What a row of parameters holds: an atom, weights, copies of the intercepts, units."""
+    """What a row of parameters holds: an atom, weights, copies of the intercepts."""
 
     n_features: int
     n_outputs: int
     n_sides: int
+    unit: float
 
     def features(self, z):  # (n, n_components) -> (n, n_sides * n_components)
-        """Return what a head sees of codes."""
+        """Return what a head sees of codes, in its unit."""
+        z = z / self.unit
         return z if self.n_sides == 1 else torch.cat([z.clamp_min(0), z.neg().clamp_min(0)], dim=1)
 
     def pack(self, atoms, head):  # (n_components, n_features), Head -> (n_components, n_parameters)
         """Return one row for each atom."""
-        sides = (part.unflatten(-1, (self.n_sides, -1)) for part in (head.weights, *head[2:]))
-        weights, center, scale = (part.movedim(-1, 0).flatten(1) for part in sides)
-        copies = head.intercept.expand(len(atoms), -1)
-        return torch.cat([atoms, weights, copies, center, scale], dim=1)
+        weights = head.weights.unflatten(1, (self.n_sides, len(atoms))).movedim(2, 0).flatten(1)
+        return torch.cat([atoms, weights, head.intercept.expand(len(atoms), -1)], dim=1)
 
     def atoms(self, rows):  # (n_components, n_parameters) -> (n_components, n_features)
         """Return the atoms that rows hold; differentiable."""
         return rows[:, : self.n_features]
 
-    def unpack(self, rows):  # (n_components, n_parameters) -> atoms, Head
-        """Return what rows hold; differentiable, the units apart."""
-        sides = self.n_sides
-        sizes = [self.n_features, self.n_outputs * sides, self.n_outputs, sides, sides]
-        atoms, weights, copies, *units = rows.split(sizes, dim=1)
-        weights = weights.unflatten(1, (self.n_outputs, sides)).movedim(0, -1).flatten(1)
-        center, scale = (part.detach().mT.flatten() for part in units)
-        return atoms, Head(weights, copies.mean(0), center, scale)
+    def head(self, rows):  # (n_components, n_parameters) -> Head
+        """Return the head that rows hold; differentiable."""
+        sizes = [self.n_features, self.n_outputs * self.n_sides, self.n_outputs]
+        _, weights, copies = rows.split(sizes, dim=1)
+        weights = weights.unflatten(1, (self.n_outputs, self.n_sides)).movedim(0, 2).flatten(1)
+        return Head(weights, copies.mean(0))
 
 
 def class_decisions(decisions):  # (n, n_outputs) -> (n, n_classes)
@@ -130,8 +100,8 @@ class _TaskNetwork:
     def encode(self, x, *, mask=None):
         return self.dense.encode(x, mask=mask)
 
-    def decide(self, z):
-        return self.head(self.model.layout.features(z))
+    def decide(self, z):  # (n, n_components) -> (n, n_outputs)
+        return self.model.layout.features(z) @ self.head.weights.mT + self.head.intercept
 
 
 @own_precision()
@@ -193,8 +163,8 @@ class TaskModel(DenseModel):
 
     def network(self, rows, update):
         """Return what encodes, decodes and decides with these rows in an update."""
-        atoms, head = self.layout.unpack(rows)
-        return _TaskNetwork(super().network(atoms, update), head, self)
+        dense = super().network(self.layout.atoms(rows), update)
+        return _TaskNetwork(dense, self.layout.head(rows), self)
 
     def project(self, rows):
         """Return the nearest rows whose atoms satisfy the constraints."""
@@ -203,10 +173,9 @@ class TaskModel(DenseModel):
 
     def replacements(self, rows, samples):
         """Return rows for samples, which decide nothing yet."""
-        atoms, head = super().replacements(rows, samples), self.layout.unpack(rows)[1]
+        atoms, head = super().replacements(rows, samples), self.layout.head(rows)
         blank = head.weights.new_zeros(len(head.weights), len(atoms) * self.layout.n_sides)
-        usual = head.scale.mean().expand(blank.shape[1])
-        return self.layout.pack(atoms, Head(blank, head.intercept, usual * 0, usual))
+        return self.layout.pack(atoms, Head(blank, head.intercept))
 
     def step(self, rows):
         """Return the step for the atoms of these rows."""
@@ -223,9 +192,8 @@ class TaskModel(DenseModel):
 
     def attributes(self, rows):
         """Return what users see of it."""
-        atoms, head = self.layout.unpack(rows)
-        coef, intercept = head.of_features()
-        return super().attributes(atoms) | {
-            "coef_": to_numpy(coef),
-            "intercept_": to_numpy(intercept),
+        head = self.layout.head(rows)
+        return super().attributes(self.layout.atoms(rows)) | {
+            "coef_": to_numpy(head.weights / self.layout.unit),
+            "intercept_": to_numpy(head.intercept),
         }

@@ -223,5 +223,6 @@ class StabilityDisplay:
         )
         self.count_ax_.set_ylabel(f"Atoms of stability {self.threshold:g} or more")
         self.count_ax_.set_ylim(bottom=0)
-        self.ax_.legend(handles=[self.line_, self.count_line_], loc="lower center")
+        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2, "frameon": False}
+        self.ax_.legend(handles=[self.line_, self.count_line_], **place)
         return self
