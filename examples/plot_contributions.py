@@ -40,7 +40,7 @@ same = (y[:1500][found.indices] == y[1500:, None]).mean()
 print(f"{same:.0%} of the five largest contributions to new digits are of the same digit")
 
 # %%
-# Saliency, the derivative of the encoder: by which pixels the largest code of a sample would change.
+# Saliency, the derivative of the encoder: which pixels would change the largest code of a sample.
 
 saliency = code_saliency(learner, X_new[:6], n_codes=1)
 AtomsDisplay.from_atoms(np.concatenate([X_new[:6], saliency.gradients[:, 0]]), n_columns=6)

@@ -1,78 +1,23 @@
 """Dictionaries that are learned for classification, through the encoder."""
 
-from dataclasses import fields
-from functools import partial
-from math import sqrt
 from numbers import Real
 
 import numpy as np
 import torch
 from sklearn.base import ClassifierMixin, _fit_context
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
-from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import (
-    _check_sample_weight,
-    _check_y,
-    check_consistent_length,
-    check_is_fitted,
-)
+from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import handed_over, host_array, to_numpy, to_tensor
-from skpudle._data.batches import Batch, Rows
-from skpudle._data.sources import is_stream
-from skpudle._learners.models import DenseModel
-from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle._learners.task import Head, TaskLayout, TaskModel, class_decisions, joint
+from skpudle._learners.task import class_decisions
+from skpudle._learners.task_learner import TaskLearner
 from skpudle._precision import own_precision, training_mode
-from skpudle._training.stopping import HeldOut
-from skpudle._training.team import current_team
 
 __all__ = ["PUDLEClassifier"]
 
-_AUTO_EPOCHS = 100
 
-
-def _distinct(x, mask, target):  # -> the same, sorted
-    """Return samples with those that are equal, of equal class, as one with the sum of weights.
-
-    So weights mean what repetitions do, and no order of the samples counts.
-    """
-    kept = target.sum(1) > 0
-    x, mask, target = (None if t is None else t[kept] for t in (x, mask, target))
-    label = target.argmax(1, keepdim=True).to(x)
-    rows = torch.cat([x, label] if mask is None else [x, label, mask], dim=1)
-    rows, which = torch.unique(rows, dim=0, return_inverse=True)
-    summed = target.new_zeros(len(rows), target.shape[1]).index_add_(0, which, target)
-    n_features = x.shape[1]
-    mask = None if mask is None else rows[:, n_features + 1 :].contiguous()
-    return rows[:, :n_features].contiguous(), mask, summed
-
-
-@torch.no_grad()
-def _accuracy(model, batch, rows):  # -> float, weighted
-    network = model.network(rows, 0)
-    decisions = class_decisions(network.decide(network.encode(batch.x, mask=batch.mask)))
-    right = batch.target.gather(1, decisions.argmax(1, keepdim=True))
-    return float(right.sum() / batch.target.sum())
-
-
-def _n_outputs(target):  # (n, n_classes) -> int
-    return 1 if target.shape[1] == 2 else target.shape[1]
-
-
-def _logistic(features, target, C):  # Tensors (n, n_sides * p), (n, n_classes) -> Head
-    """Return the head that logistic regression gives features of codes."""
-    labels, weights = to_numpy(target.argmax(1)), to_numpy(target.sum(1))
-    rows = to_numpy(features).astype(np.float64)
-    found = LogisticRegression(C=C, max_iter=1000).fit(rows, labels, sample_weight=weights)
-    return Head(*(to_tensor(part).to(features) for part in (found.coef_, found.intercept_)))
-
-
-class PUDLEClassifier(ClassifierMixin, PUDLEDictionaryLearning):
+class PUDLEClassifier(ClassifierMixin, TaskLearner):
     r"""A linear classifier of sparse codes, whose dictionary is learned for it.
 
     The dictionary starts as `PUDLEDictionaryLearning` finds it without labels, the classifier as
@@ -203,12 +148,6 @@ class PUDLEClassifier(ClassifierMixin, PUDLEDictionaryLearning):
     True
     """
 
-    # the rest of a dictionary learner's parameters, which have one value here
-    gradient, lambda_decay, shrinkage, step_size = "ae-ls", 1.0, "soft", "auto"
-    positive_dict, atom_norm = False, "unit"
-    optimizer, optimizer_params = "adam", None
-    transform_algorithm, transform_alpha = "unfolded", None
-
     def __init__(
         self,
         n_components=None,
@@ -254,7 +193,7 @@ class PUDLEClassifier(ClassifierMixin, PUDLEDictionaryLearning):
 
     _parameter_constraints = {
         name: constraint
-        for name, constraint in PUDLEDictionaryLearning._parameter_constraints.items()
+        for name, constraint in TaskLearner._parameter_constraints.items()
         if name
         in {
             "n_components",
@@ -353,154 +292,6 @@ class PUDLEClassifier(ClassifierMixin, PUDLEDictionaryLearning):
             )
         classes = getattr(self, "classes_", None) if classes is None else np.unique(classes)
         return self._update(X, y, classes=classes, sample_weight=sample_weight)
-
-    def _read(self, X, y, *, known=False, classes=None, sample_weight=None):  # -> Data
-        name = type(self).__name__
-        if y is None:
-            raise ValueError(f"{name} requires y to be passed, but the target y is None.")
-        if is_stream(X) or current_team() is not None:
-            raise TypeError(
-                f"{name} learns from arrays and tensors in one process; pass parts of the data to "
-                "partial_fit."
-            )
-        data = super()._read(np.asarray(X) if isinstance(X, np.memmap) else X, None, known=known)
-        x, mask = data.source.x, data.source.mask
-        y = _check_y(host_array(y), estimator=self)
-        check_classification_targets(y)
-        check_consistent_length(x, y)
-        fits, present = classes is None, np.unique(y)
-        classes = self._checked_classes(present, classes, known)
-        weights = _check_sample_weight(host_array(sample_weight), y, ensure_non_negative=True)
-        labels = np.searchsorted(classes, y)
-        target = np.zeros((len(y), len(classes)))
-        target[np.arange(len(y)), labels] = weights
-        target *= self._weights_of(classes, labels, weights)
-        target = to_tensor(target, data.device).to(x.dtype)
-        if self.supervision or sample_weight is not None:
-            x, mask, target = _distinct(x, mask, target)
-        if fits and (target.sum(0) > 0).sum() < 2:
-            raise ValueError(
-                f"{name} separates classes, and all samples with a weight are of one class, "
-                f"{classes[int(target.sum(0).argmax())]}; pass samples of two or more."
-            )
-        held_out = None
-        if fits and self.early_stopping and self.supervision:
-            x, mask, target, held_out = self._without_held_out(x, mask, target)
-        trained = self.supervision or not fits
-        return data._replace(
-            source=Rows(x, mask=mask, target=target if trained else None),
-            sample=x,
-            mask=mask,
-            inputs=data.inputs | ({} if known else {"classes_": classes}),
-            target=target,
-            held_out=held_out,
-        )
-
-    def _checked_classes(self, present, classes, known):
-        """Return the classes that there are to be, all present ones among them."""
-        if known and not np.array_equal(classes, self.classes_):
-            raise ValueError(
-                f"classes={classes!r:.80} are not those of the calls before, {self.classes_!r:.80}."
-            )
-        classes = present if classes is None else classes
-        unknown = np.setdiff1d(present, classes)
-        if len(unknown):
-            raise ValueError(
-                f"y contains {unknown!r:.80}, which is not in classes={classes!r:.80}."
-            )
-        return classes
-
-    def _weights_of(self, classes, labels, weights):  # -> (n_classes,)
-        if self.class_weight is None:
-            return np.ones(len(classes))
-        if isinstance(self.class_weight, dict):
-            return np.array([self.class_weight.get(name, 1.0) for name in classes.tolist()], float)
-        totals = np.bincount(labels, weights, minlength=len(classes))
-        present = totals > 0
-        return totals.sum() / present.sum() / np.where(present, totals, 1)
-
-    def _without_held_out(self, x, mask, target):  # -> the same for training, Batch
-        parts = train_test_split(
-            np.arange(len(x)),
-            test_size=self.validation_fraction,
-            stratify=to_numpy(target.argmax(1)),
-            random_state=check_random_state(self.random_state),
-        )
-        train, rest = (to_tensor(np.sort(part), x.device) for part in parts)
-        known = (None, None) if mask is None else (mask[train], mask[rest])
-        return x[train], known[0], target[train], Batch(rest, x[rest], target[rest], known[1])
-
-    def _new_model(self, data, generator, course=None):  # -> model, rows
-        model, atoms = super()._new_model(data, generator, course)
-        if not self.supervision and course is not None:
-            return model, atoms  # the head is found at the end
-        model = self._task_model(model, atoms, data)
-        n_outputs, p = model.layout.n_outputs, len(atoms) * model.layout.n_sides
-        if course is None:  # some classes may be still to come
-            head = Head(atoms.new_zeros(n_outputs, p), atoms.new_zeros(n_outputs))
-        else:
-            head = _logistic(self._features(model, atoms, data), data.target, self.C)
-        return model, model.layout.pack(atoms, head)
-
-    def _known_model(self, data, generator):  # -> model, rows
-        model, atoms = super()._known_model(data, generator)
-        state = self._training_state
-        model = self._task_model(model, atoms, data, state["mean_weight"], state["total_weight"])
-        coef, intercept = (to_tensor(a).to(atoms) for a in (self.coef_, self.intercept_))
-        return model, model.layout.pack(atoms, Head(coef * model.layout.unit, intercept))
-
-    def _layout(self, model, atoms, data):
-        return TaskLayout(
-            atoms.shape[1],
-            1 if data.target.shape[1] == 2 else data.target.shape[1],
-            2 if self.split_sign else 1,
-            sqrt(model.data_scale / len(atoms)) or 1.0,
-        )
-
-    def _task_model(self, model, atoms, data, mean_weight=None, total_weight=0.0):
-        here = float(data.target.sum())
-        return TaskModel(
-            **{field.name: getattr(model, field.name) for field in fields(model)} | {"rule": joint},
-            layout=self._layout(model, atoms, data),
-            supervision=float(self.supervision),
-            mean_weight=here / len(data.target) if mean_weight is None else mean_weight,
-            total_weight=total_weight + here,
-            strength=float(self.C),
-        )
-
-    @torch.no_grad()
-    def _features(self, model, atoms, data):  # -> (n, n_sides * n_components)
-        dense = DenseModel.network(model, atoms, 0)
-        codes = dense.encode(data.sample, mask=data.mask)
-        return self._layout(model, atoms, data).features(codes)
-
-    def _n_updates(self, n_batches, batch_size, data):
-        if self.max_iter == "auto" and self.supervision:
-            return _AUTO_EPOCHS * n_batches
-        return super()._n_updates(n_batches, batch_size, data)
-
-    def _stopping(self, trainer, data, n_updates):
-        if data.held_out is None:
-            return super()._stopping(trainer, data, n_updates)
-        return HeldOut(
-            partial(_accuracy, trainer.model, data.held_out),
-            trainer.optimizer.atoms.detach,
-            len(data.sample),
-            self.tol,
-            self.n_iter_no_change,
-            n_updates=n_updates,
-        )
-
-    def _attributes(self, trainer, data, idle=None):
-        attributes = super()._attributes(trainer, data, idle)
-        model, rows = trainer.model, trainer.optimizer.atoms.detach()
-        if not isinstance(model, TaskModel):
-            head = _logistic(self._features(model, rows, data), data.target, self.C)
-            task = self._task_model(model, rows, data)
-            attributes |= task.attributes(task.layout.pack(rows, head))
-            attributes["_training_state"] |= task.memory()
-        scores = None if data.held_out is None else np.array(trainer.state.stopping[3])
-        return attributes | {"validation_scores_": scores}
 
     # ------------------------------------------------------------------ what is decided
 
