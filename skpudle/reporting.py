@@ -118,6 +118,25 @@ def _draw_worst(samples, reconstructions, worst, image_shape):
     return draw
 
 
+def _page(estimator, facts, pictures):  # -> Report
+    rows = "".join(
+        f"<tr><td>{name}</td><td>{html.escape(str(value))}</td></tr>"
+        for name, value in facts.items()
+    )
+    sections = "".join(
+        f"<section><h2>{title}</h2>{_picture(draw, title)}</section>"
+        for title, draw in pictures.items()
+    )
+    name, title = (html.escape(text) for text in (type(estimator).__name__, repr(estimator)))
+    return Report(
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{name}</title><style>{_STYLE}</style></head><body>"
+        f"<h1>{name}</h1><pre>{title}</pre><table>{rows}</table>{sections}"
+        "</body></html>"
+    )
+
+
 def report(estimator, X, *, image_shape=None, n_atoms=100, n_worst=8):
     """Describe a fitted learner and what it makes of samples in one page of HTML.
 
@@ -205,19 +224,4 @@ def report(estimator, X, *, image_shape=None, n_atoms=100, n_worst=8):
         "atoms that no sample uses": int((usage == 0).sum()),
         "share of the energy not explained": f"{errors.sum() / max(energies.sum(), 1e-300):.2%}",
     }
-    rows = "".join(
-        f"<tr><td>{name}</td><td>{html.escape(str(value))}</td></tr>"
-        for name, value in facts.items()
-    )
-    sections = "".join(
-        f"<section><h2>{title}</h2>{_picture(draw, title)}</section>"
-        for title, draw in pictures.items()
-    )
-    name, title = (html.escape(text) for text in (type(estimator).__name__, repr(estimator)))
-    return Report(
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{name}</title><style>{_STYLE}</style></head><body>"
-        f"<h1>{name}</h1><pre>{title}</pre><table>{rows}</table>{sections}"
-        "</body></html>"
-    )
+    return _page(estimator, facts, pictures)

@@ -38,7 +38,9 @@ def bpdndl():
 
 
 def make(**params):
-    return PUDLEDictionaryLearning(**(dict(n_components=7, n_unfoldings=20) | SETTINGS | params))
+    return PUDLEDictionaryLearning(
+        **(dict(n_components=7, n_unfoldings=20, optimizer="adam") | SETTINGS | params)
+    )
 
 
 # ---------------------------------------------------------------------------- scikit-learn's coder

@@ -164,7 +164,8 @@ def test_loss_curves_are_those_of_the_learners(learner):
     display = LossCurveDisplay.from_estimators({"a": learner, "b": learner})
     assert [line.get_label() for line in display.lines_] == ["a", "b"]
     np.testing.assert_array_equal(display.lines_[1].get_ydata(), learner.loss_curve_)
-    np.testing.assert_array_equal(display.lines_[1].get_xdata(), [1, 2, 3])
+    epochs = np.arange(1, 1 + learner.n_iter_)
+    np.testing.assert_array_equal(display.lines_[1].get_xdata(), epochs)
     single = LossCurveDisplay.from_estimator(learner)
     assert single.lines_[0].get_label() == "PUDLEDictionaryLearning"
 

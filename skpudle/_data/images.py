@@ -5,7 +5,7 @@ come last and may be missing, and a row is an image whose pixels are features.
 """
 
 from dataclasses import dataclass, replace
-from math import prod
+from math import ceil, prod
 from numbers import Integral
 
 import numpy as np
@@ -18,7 +18,9 @@ from skpudle._data.sources import is_stream
 __all__ = [
     "Images",
     "as_fractions",
+    "check_gaps",
     "check_sizes",
+    "covering_positions",
     "cut_tiles",
     "extend",
     "read_images",
@@ -54,6 +56,22 @@ def check_sizes(kernel, stride, image_shape):
             "positive integers, and the number of channels after them if there is an axis of "
             "channels."
         )
+
+
+def covering_positions(size, kernel, stride):  # -> tuple of int
+    """Return along each axis as many positions of an atom as reach every pixel."""
+    axes = zip(size, kernel, stride, strict=True)
+    return tuple(1 + max(0, ceil((n - k) / s)) for n, k, s in axes)
+
+
+def check_gaps(images, kernel, stride):  # list of (n, n_channels, *size)
+    """Raise ValueError if atoms of an image leave gaps between them."""
+    for axis, (k, s) in enumerate(zip(kernel, stride, strict=True), start=2):
+        if s > k and any(x.shape[axis] > k for x in images):
+            raise ValueError(
+                f"stride={stride!r} leaves gaps between atoms of {kernel!r} pixels; pass a stride "
+                "of at most the atom's size along each axis."
+            )
 
 
 @dataclass(frozen=True)

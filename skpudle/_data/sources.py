@@ -1,20 +1,20 @@
 """Data that are not held in memory: memory maps, datasets of torch, and streams of batches.
 
 Each is a source of batches (see `skpudle._data.batches`). `open_source` says which a user's input
-is, and `Reader` makes tensors of what comes out of it.
+is, and `skpudle._data.reading` makes tensors of what comes out of it.
 """
 
-from contextlib import contextmanager
 from copy import copy
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from skpudle._data.arrays import check_rows, refuse_batches, split_missing, to_tensor
-from skpudle._data.batches import Batch, once_only
+from skpudle._data.arrays import refuse_batches, split_missing
+from skpudle._data.batches import once_only
+from skpudle._data.reading import Loader, Reader, part_of, without_labels
 
-__all__ = ["MappedRows", "is_stream", "open_source", "part_of", "parts_of"]
+__all__ = ["MappedRows", "is_stream", "open_source", "parts_of"]
 
 # A smaller memory map is read at once, and gives the bits that an array would.
 _IN_MEMORY_BYTES = 2**28
@@ -24,104 +24,6 @@ _BLOCK_BYTES = 2**20
 # What initial atoms and alpha are chosen from.
 _HEAD_BYTES = 2**26
 _HEAD_ROWS = 2**14
-
-
-class _Loader(DataLoader):
-    """A loader of our own: on the host, whatever torch's default device is.
-
-    A loader draws a seed where tensors are made by default, and makes batches of numbers there. The
-    generator is one of its own for that seed, which would be drawn from the global one otherwise.
-    """
-
-    def __init__(self, data, **options):
-        super().__init__(data, generator=torch.Generator(), **options)
-
-    def __iter__(self):
-        with torch.device("cpu"):
-            return _drawn_on_the_host(super().__iter__())
-
-
-def _drawn_on_the_host(batches):
-    while True:
-        with torch.device("cpu"):
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-        yield batch  # outside, where the default is as it was
-
-
-def _without_labels(raw):
-    return raw[0] if isinstance(raw, tuple | list) and len(raw) and np.ndim(raw[0]) == 2 else raw
-
-
-@contextmanager
-def part_of(where):
-    """Say in errors about data where in the user's input these are."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"In {where} of X: {error}") from error
-
-
-class Reader:
-    """Makes tensors of batches, with the dtype and number of features of the first."""
-
-    def __init__(self, device, *, allow_nan):
-        self.device = torch.empty(0, device=device).device  # with its number, as tensors have it
-        self.allow_nan = allow_nan
-        self.dtype = self.n_features = None
-
-    def __call__(self, raw, where):  # -> (n, n_features) on the host, or the device if it was there
-        with part_of(where):
-            x = check_rows(_without_labels(raw), allow_nan=self.allow_nan)
-        there = isinstance(x, torch.Tensor) and x.device == self.device
-        x = x if there else to_tensor(x)
-        self.dtype, self.n_features = self.dtype or x.dtype, self.n_features or x.shape[1]
-        if x.shape[1] != self.n_features:
-            raise ValueError(
-                f"{where.capitalize()} of X has {x.shape[1]} features, expected {self.n_features} "
-                "as before."
-            )
-        return x.to(self.dtype)
-
-    def on_device(self, pairs):
-        """Yield batches of pairs of keys and rows; a GPU gets those on the host one ahead."""
-        # gaps are looked for on the host, which would have to wait for a GPU to find them
-        parts = ((keys, *split_missing(x)) for keys, x in pairs)
-        if self.device.type == "cuda":
-            parts = _copied_ahead(parts, self.device)
-        for part in parts:
-            keys, x, mask = (t if t is None else t.to(self.device) for t in part)
-            yield Batch(x if keys is None else keys, x, mask=mask)
-
-
-def _copied_ahead(parts, device):
-    """Copy from pinned memory on a stream of its own, while the batch before is computed with."""
-    stream, ahead = torch.cuda.Stream(device), None
-
-    def copy_of(tensor):
-        if tensor is None or tensor.device == device:
-            return tensor
-        return tensor.pin_memory().to(device, non_blocking=True)
-
-    def ready(tensors, copied):
-        present = torch.cuda.current_stream(device)
-        present.wait_event(copied)
-        for tensor in tensors:
-            if tensor is not None:
-                tensor.record_stream(present)
-        return tensors
-
-    for part in parts:
-        with torch.cuda.stream(stream):
-            following = [copy_of(tensor) for tensor in part], stream.record_event()
-        if ahead is not None:
-            yield ready(*ahead)
-        ahead = following
-    if ahead is not None:
-        yield ready(*ahead)
 
 
 class _Source:
@@ -278,7 +180,7 @@ class _IndexedRows(_Source):
 
     def _read(self, batches):  # yields (n, n_features)
         sampler = [positions.tolist() for positions in batches]
-        for positions, raw in zip(sampler, _Loader(self.data, batch_sampler=sampler)):
+        for positions, raw in zip(sampler, Loader(self.data, batch_sampler=sampler)):
             yield self.reader(raw, f"samples {positions[0]} ... {positions[-1]}")
 
 
@@ -349,11 +251,11 @@ def parts_of(X, n_rows):
             yield f"rows {start} to {stop}", rows[start:stop]
         return
     if isinstance(X, Dataset):
-        X = _Loader(X, batch_size=n_rows)
+        X = Loader(X, batch_size=n_rows)
     number = None
     for number, raw in enumerate(X):
         with part_of(where := f"batch {number}"):
-            rows = _without_labels(raw)
+            rows = without_labels(raw)
         yield where, rows
     if number is None:
         raise ValueError("X yields no batch, and so there is nothing to encode.")
@@ -383,7 +285,7 @@ def open_source(X, device, *, batch_size, allow_nan=False):
         large = X.ndim == 2 and X.size * X.itemsize > _IN_MEMORY_BYTES
         return MappedRows(X, reader) if large else None
     if isinstance(X, IterableDataset):
-        X = _Loader(X, batch_size=batch_size)
+        X = Loader(X, batch_size=batch_size)
     if isinstance(X, DataLoader):
         return _Stream(X, reader)
     if isinstance(X, Dataset):

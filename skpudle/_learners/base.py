@@ -20,11 +20,11 @@ from skpudle._learners.course import Course
 from skpudle._learners.encoder import Decay
 from skpudle._learners.notices import divergence, warn_of_early_end
 from skpudle._precision import training_mode
-from skpudle._training.checkpoint import Recorder
 from skpudle._training.choose_optimizer import make_optimizer
 from skpudle._training.identity import plain, task_of
 from skpudle._training.interrupts import Interrupts
 from skpudle._training.loop import Diverged, Interrupted, Trainer
+from skpudle._training.recorder import Recorder
 from skpudle._training.stopping import Stopping
 from skpudle._training.team import current_team
 
@@ -283,17 +283,6 @@ class GradientLearner(CallbackSupportMixin):
         """Return what draws in a `partial_fit` that is not the first; None if nothing does."""
 
     # ------------------------------------------------------------------ parameters
-
-    def _check_lambda_decay(self):
-        """Raise ValueError if a pair is none, or holds what one number must not be."""
-        decay = self.lambda_decay
-        if isinstance(decay, tuple) and not (
-            len(decay) == 2 and all(isinstance(beta, Real) and 0 < beta <= 1 for beta in decay)
-        ):
-            raise ValueError(
-                f"lambda_decay={decay!r:.80} is not a pair (first, last) of numbers in (0, 1]; "
-                "pass such a pair, or one number."
-            )
 
     def _fixed_step(self):  # -> float, or None for one that follows the atoms
         return None if self.step_size == "auto" else float(self.step_size)

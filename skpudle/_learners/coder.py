@@ -4,11 +4,8 @@
 came about is none of its business.
 """
 
-from functools import reduce
-
 import numpy as np
 import torch
-from scipy import sparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import (
     InvalidParameterError,
@@ -18,15 +15,15 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features, ch
 
 from skpudle._data.arrays import (
     check_rows,
-    handed_over,
     resolve_device,
     shortened,
     split_missing,
-    to_numpy,
     to_tensor,
-    wide,
 )
-from skpudle._data.sources import is_stream, part_of, parts_of
+from skpudle._data.sources import is_stream
+from skpudle._learners.by_parts import TransformsByParts
+from skpudle._learners.chunks import PART, in_chunks, in_one_piece
+from skpudle._learners.hidden import hidden_errors, moments, total_variation
 from skpudle._precision import own_precision
 from skpudle.interoperability import make_sparse_coder
 from skpudle.operators import DenseDictionary
@@ -40,43 +37,10 @@ _CHUNK = {"cpu": 1024, "cuda": 65536}
 # Arrays of codes that the encoder has at a time.
 _N_COPIES = 8
 
-# Rows of data that are not in memory that are encoded at a time, and of codes that are decoded.
-_PART = 8192
 
-_SCORE_GROUPS = 10
-
-
-def _is_out_of_memory(error):
-    kinds = MemoryError | torch.cuda.OutOfMemoryError
-    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
-
-
-def _moments(x, mask):  # -> of each column its number, mean and sum of squared deviations
-    """Return moments of what is known, on the host, where those of all parts meet."""
-    x = wide(x)
-    if mask is None:
-        mask, origin = torch.ones_like(x[:1]), x[0]
-        n_known = len(x) * mask[0]
-    else:
-        mask = wide(mask)
-        origin = x.masked_fill(mask == 0, torch.inf).amin(0)
-        origin, n_known = origin.masked_fill(origin.isinf(), 0), mask.sum(0)
-    centred = (x - origin) * mask  # exactly zero for constant columns, whose mean may be rounded
-    mean = centred.sum(0) / n_known.clamp_min(1)
-    squares = ((centred - mean) * mask).square().sum(0)
-    return n_known.cpu(), (origin + mean).cpu(), squares.cpu()
-
-
-def _together(one, other):
-    """Return the moments of two parts: their means differ, which is variation too."""
-    (n, mean, squares), (n_other, mean_other, squares_other) = one, other
-    share = n_other / (n + n_other).clamp_min(1)
-    apart = mean_other - mean
-    squares = squares + squares_other + apart.square() * n * share
-    return n + n_other, mean + apart * share, squares
-
-
-class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class DictionaryTransformer(
+    TransformsByParts, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     """Encode with a fitted dictionary; a subclass adds `fit` and `_transform_encoder`."""
 
     # The page that scikit-learn's HTML view of an estimator links to.
@@ -145,88 +109,9 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 codes = torch.cat([codes.clamp_min(0), codes.neg().clamp_min(0)], dim=1)
             return codes
 
-        chunks = self._in_chunks(encode, x, mask, dictionary.atoms.device)
-        return self._in_one_piece(chunks, len(x), X)
-
-    def transform_into(self, X, out):
-        """Encode data part by part, and write the codes into an array.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, dataset or iterable of batches
-            Data, as for `transform` or, of any size, as for `fit`.
-        out : array-like of shape (n_samples, n_features_out)
-            What takes codes by ``out[first:last] = codes``, such as an array or a memory map.
-
-        Returns
-        -------
-        array-like
-            ``out``.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If ``out`` is no array, or of another shape than the codes.
-        """
-        if not hasattr(out, "shape"):
-            raise TypeError(
-                f"out is a {type(out).__name__}; pass an array or a memory map of shape "
-                f"(n_samples, {self._n_features_out})."
-            )
-        start = 0
-        for codes in self._codes_by_parts(X):
-            if start + len(codes) > len(out) or codes.shape[1:] != out.shape[1:]:
-                raise ValueError(
-                    f"out has shape {tuple(out.shape)}, but rows {start} to {start + len(codes)} "
-                    f"have codes of shape {codes.shape}; pass one of shape (n_samples, "
-                    f"{self._n_features_out})."
-                )
-            out[start : start + len(codes)] = codes
-            start += len(codes)
-        return out
-
-    def transform_sparse(self, X):
-        """Encode data part by part, and return only the codes that are not zero.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, dataset or iterable of batches
-            Data, as for `transform` or, of any size, as for `fit`.
-
-        Returns
-        -------
-        scipy.sparse.csr_array of shape (n_samples, n_features_out)
-            Codes.
-
-        Raises
-        ------
-        ValueError
-            If codes are maps: a sparse array has rows and columns only.
-        """
-
-        def compress(codes):
-            if codes.ndim != 2:
-                raise ValueError(
-                    f"The codes of images are maps, here of shape {codes.shape[1:]}, but a CSR "
-                    "array has rows and columns only. Pass images as rows, with image_shape, or "
-                    "use transform_into."
-                )
-            return sparse.csr_array(codes)
-
-        return sparse.vstack([compress(codes) for codes in self._codes_by_parts(X)], format="csr")
-
-    def _parts(self, X):  # yields where they are, and rows as X has them
-        check_is_fitted(self)
-        self._validate_params()  # parameters that are wrong are no error of a batch
-        device = self._transform_device(X)  # what holds tensors decides, and not where these are
-        for where, rows in parts_of(X, _PART):
-            yield where, rows.to(device) if isinstance(rows, torch.Tensor) else rows
-
-    def _codes_by_parts(self, X):  # yields arrays of codes
-        for where, rows in self._parts(X):
-            with part_of(where):
-                codes = to_numpy(to_tensor(self.transform(rows)))
-            yield codes
+        device = dictionary.atoms.device
+        chunks = in_chunks(encode, x, mask, device, self._chunk_size(x, device))
+        return in_one_piece(chunks, len(x), X)
 
     def inverse_transform(self, X):
         """Return the data that codes stand for.
@@ -257,8 +142,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             with own_precision():
                 return rows @ atoms
 
-        chunks = self._in_chunks(decode, codes, None, atoms.device, size=_PART)
-        return self._in_one_piece(chunks, len(codes), X)
+        chunks = in_chunks(decode, codes, None, atoms.device, PART)
+        return in_one_piece(chunks, len(codes), X)
 
     def score(self, X, y=None):
         """Return how well hidden features are predicted from the others, as R^2.
@@ -285,34 +170,15 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             larger is better, comparable across alpha. 0 for constant data. With one feature, where
             nothing is left to infer from, the R^2 of the reconstruction.
         """
-        error, moments = 0.0, []
+        error, found = 0.0, []
         for x, mask, dictionary in self._checked_parts(X):
-            error += self._error_of_hidden(x, mask, dictionary)
-            moments += self._in_chunks(_moments, x, mask, x.device, size=_PART)
-        total = float(reduce(_together, moments)[2].sum())
+            device = dictionary.atoms.device
+            for squared_error in hidden_errors(self._transform_encoder(), dictionary):
+                size = self._chunk_size(x, device)
+                error += sum(in_chunks(squared_error, x, mask, device, size))
+            found += in_chunks(moments, x, mask, x.device, PART)
+        total = total_variation(found)
         return 1 - error / total if total else 0.0
-
-    def _error_of_hidden(self, x, mask, dictionary):  # -> sum of squares
-        n_features, device = x.shape[1], dictionary.atoms.device
-        order = torch.randperm(n_features, generator=torch.Generator().manual_seed(0), device="cpu")
-        groups = order.tensor_split(min(_SCORE_GROUPS, n_features))
-        encoder, error = self._transform_encoder(), 0.0
-        for hidden in groups:
-            seen = torch.ones(n_features, dtype=torch.bool, device="cpu")
-            seen[hidden] = n_features == 1
-            seen, hidden = seen.to(device), hidden.to(device)
-            visible = DenseDictionary(dictionary.atoms[:, seen])
-
-            def squared_error(rows, known, seen=seen, hidden=hidden, visible=visible):
-                known_seen = None if known is None else known[:, seen]
-                codes = encoder(visible, rows[:, seen], mask=known_seen)
-                with own_precision():
-                    residual = codes @ dictionary.atoms[:, hidden] - rows[:, hidden]
-                residual = residual if known is None else residual * known[:, hidden]
-                return float(wide(residual).square().sum())
-
-            error += sum(self._in_chunks(squared_error, x, mask, device))
-        return error
 
     def to_sparse_coder(self, transform_algorithm="lasso_cd", **params):
         """Return scikit-learn's coder with the learned atoms.
@@ -344,49 +210,11 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         atoms = to_tensor(self.components_, self._transform_device(X))
         return x, mask, DenseDictionary(atoms.to(x.dtype))
 
-    def _checked_parts(self, X):  # yields x, mask or None, dictionary on the device
-        if not is_stream(X):
-            yield self._check_new_data(X)
-            return
-        for where, rows in self._parts(X):
-            with part_of(where):
-                checked = self._check_new_data(rows)
-            yield checked
-
     def _transform_device(self, X):
         try:
             return resolve_device(self.device, X)
         except ValueError:  # fitted on a machine that had this device
             return torch.device("cpu")
-
-    def _in_chunks(self, function, x, mask, device, *, size=None):
-        """Yield ``function(rows, mask)`` of some rows at a time, of half as many out of memory."""
-        start, size = 0, min(size or self._chunk_size(x, device), len(x))
-        while start < len(x):
-            part = slice(start, start + size)
-            try:
-                rows, known = (None if t is None else t[part].to(device) for t in (x, mask))
-                result = function(rows, known)
-            except (MemoryError, RuntimeError) as error:
-                if size == 1 or not _is_out_of_memory(error):
-                    raise
-                size //= 2
-                continue
-            yield result
-            start += size
-
-    def _in_one_piece(self, chunks, n_rows, X):
-        """Return results for chunks of rows as one array or tensor, where X is."""
-        result, start = None, 0
-        for chunk in chunks:
-            if result is None:
-                # once for all, where a list of parts would need the memory twice; and for an array
-                # on the host, since all may not fit where a part of them does
-                device = X.device if isinstance(X, torch.Tensor) else "cpu"
-                result = chunk.new_empty(n_rows, chunk.shape[1], device=device)
-            result[start : start + len(chunk)] = chunk
-            start += len(chunk)
-        return handed_over(result, X)
 
     def _chunk_size(self, x, device):
         size = _CHUNK.get(device.type, 4096)

@@ -1,7 +1,7 @@
 """What a convolutional learner makes of its parameters and images: data, and a model."""
 
 from dataclasses import replace
-from math import ceil, prod
+from math import prod
 from numbers import Integral, Real
 
 import numpy as np
@@ -9,7 +9,14 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
 from skpudle._data.arrays import input_attributes, make_generator, resolve_device, to_tensor
-from skpudle._data.images import check_sizes, read_images, read_targets, sizes
+from skpudle._data.images import (
+    check_gaps,
+    check_sizes,
+    covering_positions,
+    read_images,
+    read_targets,
+    sizes,
+)
 from skpudle._data.training_images import Geometry, TrainingImages, warn_of_units
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
@@ -30,6 +37,12 @@ __all__ = ["ConvLearner", "restore"]
 # Pixels of a batch, counted once for each grid, that are trained on at a time: enough for products
 # of large matrices, and few enough for the codes of all unfoldings to take little memory.
 _PIXELS = 2**16
+
+
+def _images_of(learner, X, device):
+    n_axes = len(sizes(learner.atom_shape, 1))
+    shape = learner.image_shape
+    return read_images(X, n_axes, image_shape=shape, device=device, estimator=learner)
 
 
 def _first(X):  # what says where images are
@@ -80,7 +93,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         return sizes(self.stride, len(self._kernel))
 
     def _check_parameters(self):
-        self._check_lambda_decay()
+        Decay.of(self.lambda_decay)  # raises for what is none
         stride = self._stride
         check_sizes(self._kernel, stride, self.image_shape)
         own_analysis = self.separate_atoms in ("analysis", "both")
@@ -106,13 +119,9 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     # ------------------------------------------------------------------ images
 
-    def _read_images(self, X, device):
-        options = dict(image_shape=self.image_shape, device=device, estimator=self)
-        return read_images(X, len(self._kernel), **options)
-
     def _read_known(self, X):  # -> Images, of the kind that the learner was fitted on
         _check_feature_names(self, X, reset=False)
-        images = self._read_images(X, self._transform_device(_first(X)))
+        images = _images_of(self, X, self._transform_device(_first(X)))
         if images.kind == "rows":
             if getattr(self, "n_features_in_", None) is None:  # callbacks see what fit leaves out
                 raise ValueError(
@@ -130,9 +139,6 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                 "channels of an image as a list of grey ones, list(np.moveaxis(image, -1, 0))."
             )
         return images
-
-    def _read_targets(self, y, images):  # -> list of (n_channels, *size), or None
-        return read_targets(y, images, image_shape=self.image_shape, estimator=self)
 
     def _read_and_build(self, X):  # -> Images, ConvNetwork
         check_is_fitted(self)
@@ -155,26 +161,12 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             )
         return known_parameters(vars(self), len(self._kernel), like)
 
-    def _check_gaps(self, images):
-        for axis, (k, s) in enumerate(zip(self._kernel, self._stride, strict=True), start=2):
-            if s > k and any(x.shape[axis] > k for x in images.tensors):
-                raise ValueError(
-                    f"stride={self.stride!r} leaves gaps between atoms of {self.atom_shape!r} "
-                    "pixels; pass a stride of at most the atom's size along each axis."
-                )
-
-    def _positions(self, size):  # -> as many as reach every pixel
-        axes = zip(size, self._kernel, self._stride, strict=True)
-        return tuple(1 + max(0, ceil((n - k) / s)) for n, k, s in axes)
-
-    def _fitted_size(self):
-        check_is_fitted(self)
-        return self._training_state["image_size"]
-
     @property
     def _n_features_out(self):
-        size = self._fitted_size()
-        return self.n_components_ * (prod(self._positions(size)) if size else 1)
+        check_is_fitted(self)
+        size = self._training_state["image_size"]
+        positions = covering_positions(size, self._kernel, self._stride) if size else ()
+        return self.n_components_ * prod(positions)
 
     # ------------------------------------------------------------------ training
 
@@ -188,9 +180,9 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         if known:
             images = self._read_known(X).to(to_tensor(self.components_).dtype)
         else:
-            images = self._read_images(X, resolve_device(self.device, _first(X)))
-        targets = self._read_targets(y, images)
-        self._check_gaps(images)
+            images = _images_of(self, X, resolve_device(self.device, _first(X)))
+        targets = read_targets(y, images, image_shape=self.image_shape, estimator=self)
+        check_gaps(images.tensors, self._kernel, self._stride)
         same = images.kind != "list"
         image_size = tuple(images.tensors[0].shape[2:]) if same else None
         sample = TrainingImages(

@@ -4,7 +4,7 @@ from math import log10, prod
 
 import torch
 
-from skpudle._data.images import read_images
+from skpudle._data.images import covering_positions, read_images, read_targets
 from skpudle._data.training_images import warn_of_units, with_noise
 from skpudle._learners.conv_learner import ConvLearner
 from skpudle._learners.denoising import denoise_images
@@ -320,7 +320,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         images, network = self._read_and_build(X)
         codes = []
         for x in images.tensors:
-            positions = self._positions(x.shape[2:])
+            positions = covering_positions(x.shape[2:], self._kernel, self._stride)
             axes = zip(x.shape[2:], self._kernel, self._stride, positions, strict=True)
             missing = [k + s * (h - 1) - n for n, k, s, h in axes]
             x = torch.nn.functional.pad(x, [n for m in reversed(missing) for n in (0, m)])
@@ -343,8 +343,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             large as the copies of the atoms.
         """
         first = X[0] if isinstance(X, list) and len(X) else X
-        device, size = self._transform_device(first), self._fitted_size()
-        positions = self._positions(size) if size else None
+        device, size = self._transform_device(first), self._training_state["image_size"]
+        positions = covering_positions(size, self._kernel, self._stride) if size else None
         shape = (*positions, self.n_components_) if size else None
         codes = read_images(X, len(self._kernel), image_shape=shape, device=device)
         if codes.n_channels != self.n_components_:
@@ -407,7 +407,10 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             Mean over images of ``10 log10(peak^2 / mean squared error)``, in dB.
         """
         images, network = self._read_and_build(X)
-        inputs, targets = images.singles(), self._read_targets(y, images)
+        inputs, targets = (
+            images.singles(),
+            read_targets(y, images, image_shape=self.image_shape, estimator=self),
+        )
         if targets is None:
             targets, inputs = inputs, [with_noise(image, self.noise_std) for image in inputs]
         options = dict(shift_average=self.shift_average)

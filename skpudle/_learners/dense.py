@@ -13,15 +13,17 @@ from skpudle._data.arrays import (
     mean_square,
     resolve_device,
     split_missing,
+    to_numpy,
     to_tensor,
 )
 from skpudle._data.batches import Rows
-from skpudle._data.foreign import given_atoms
+from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.sources import open_source
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.encoder import Decay
 from skpudle._learners.models import Constraint, DenseModel
+from skpudle._training.loop import Trainer
 from skpudle._training.team import current_team
 from skpudle.gradients import GRADIENT_RULES
 from skpudle.initialization import (
@@ -63,6 +65,55 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     # What a learner without these parameters does.
     atom_norm = "unit"
     positive_dict = False
+
+    @classmethod
+    def from_components(cls, components, **params):
+        """Return a learner that is fitted to given atoms, without data.
+
+        Parameters
+        ----------
+        components : array-like of shape (n_components, n_features), Tensor or learner
+            Atoms as rows, or what `skpudle.interoperability.dictionary_of` takes. They stay as they
+            are, whatever the constraints.
+        **params : dict
+            Parameters of the learner. What "auto" chooses from data has to be given, unless
+            ``transform_algorithm="omp"`` does without.
+
+        Returns
+        -------
+        estimator
+            Ready for `transform`, and for `partial_fit`, which then needs a number for alpha.
+
+        Raises
+        ------
+        ValueError
+            If the atoms are no matrix of finite numbers, or alpha is missing.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skpudle import PUDLEDictionaryLearning
+        >>> learner = PUDLEDictionaryLearning.from_components(np.eye(3), alpha=0.5)
+        >>> learner.transform([[1.0, -0.25, 0.0]])
+        array([[0.5, 0. , 0. ]])
+        """
+        atoms = to_tensor(check_rows(dictionary_of(components)))
+        learner = cls(len(atoms), **params)
+        learner._validate_params()
+        learner._check_parameters()
+        alpha = learner._penalty_or_threshold
+        if alpha == "auto" and learner.get_params().get("transform_algorithm") != "omp":
+            raise ValueError(
+                "alpha='auto' is chosen from data, and there are none: pass a number, or "
+                "transform_algorithm='omp'."
+            )
+        alpha = float("nan" if alpha == "auto" else alpha)
+        model = learner._model(alpha=alpha, data_scale=1.0)
+        optimizer = learner._make_optimizer(model, atoms)
+        optimizer.load(atoms, {})  # which would project them
+        data = Data(None, None, None, atoms.device, input_attributes(to_numpy(atoms)))
+        learner._take(learner._attributes(Trainer(model, optimizer), data))
+        return learner
 
     def _encoder(self):  # -> Encoder
         """Return what the parameters say of the encoder."""
@@ -130,7 +181,11 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         atoms = choose_atoms(start, self.n_components, x, generator, model.constraint)
         alpha = self._penalty_or_threshold
         if alpha == "auto":
-            alpha = penalty * (model.step(atoms) if model.encoder.shrinkage == "hard" else 1.0)
+            alpha = penalty
+            if model.encoder.shrinkage == "hard":
+                # the penalty b^2 / (2 s) of a non-zero code lets atoms in whose correlation is
+                # above b / sqrt(s), where the lasso lets in what is above alpha
+                alpha *= model.step(atoms) ** 0.5
         model = replace(model, alpha=float(alpha))
         if not self._searches():
             return model, atoms
@@ -146,6 +201,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _search(self, data, model, atoms, penalty, course):
         """Return the atoms that a search finds from given ones."""
+        self._make_optimizer(model, atoms)  # refuses wrong parameters now, and not after it
         problem = Problem(
             data.sample,
             penalty,

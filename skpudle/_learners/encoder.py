@@ -1,6 +1,7 @@
 """How a learner encodes: what its parameters say, apart from what data and training decide."""
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -25,9 +26,20 @@ class Decay(NamedTuple):
 
     @classmethod
     def of(cls, lambda_decay):
-        """Return that of the parameter, which is a pair or one number."""
-        first, last = lambda_decay if isinstance(lambda_decay, tuple) else (lambda_decay,) * 2
-        return cls(float(first), float(last))
+        """Return that of the parameter, which is one number or a pair.
+
+        Raises
+        ------
+        ValueError
+            If a pair is none, or holds what one number must not be.
+        """
+        pair = lambda_decay if isinstance(lambda_decay, tuple) else (lambda_decay,) * 2
+        if len(pair) != 2 or not all(isinstance(beta, Real) and 0 < beta <= 1 for beta in pair):
+            raise ValueError(
+                f"lambda_decay={lambda_decay!r:.80} is not a pair (first, last) of numbers in "
+                "(0, 1]; pass such a pair, or one number."
+            )
+        return cls(*map(float, pair))
 
     def over(self, n_updates):
         """Return the value as a function of the update, counted from 0."""

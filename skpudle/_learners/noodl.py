@@ -19,7 +19,8 @@ class NOODLDictionaryLearning(DenseLearner):
     .. math:: z_{t+1} = \mathrm{HT}_b(z_t + s D^T (x - D z_t)), \quad
         D \leftarrow D - \eta (D z_T - x)\,\mathrm{sign}(z_T)^T .
 
-    It is a local method: it needs an initial dictionary near the one that generated the data.
+    It is a local method: it needs an initial dictionary near the one that generated the data, which
+    a search finds by default.
 
     Parameters
     ----------
@@ -93,7 +94,7 @@ class NOODLDictionaryLearning(DenseLearner):
         max_iter=100,
         tol=1e-4,
         n_iter_no_change=5,
-        dict_init="data",
+        dict_init="search",
         device="auto",
         random_state=None,
         verbose=0,

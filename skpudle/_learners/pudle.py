@@ -8,6 +8,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._learners.dense import DenseLearner
 from skpudle._learners.encoder import Decay, Encoder
+from skpudle.omp import solve_omp
 from skpudle.shrinkage import SHRINKAGES
 
 __all__ = ["PUDLEDictionaryLearning"]
@@ -24,6 +25,8 @@ _OF_THE_ENCODER = (
     "lambda_decay",
     "positive_code",
     "transform_algorithm",
+    "transform_n_nonzero_coefs",
+    "transform_tol",
     "transform_alpha",
     "split_sign",
     "device",
@@ -49,17 +52,18 @@ class PUDLEDictionaryLearning(DenseLearner):
     alpha : float or "auto", default="auto"
         Soft shrinkage: the penalty of the lasso, :math:`\lambda` in the paper, in the units of the
         data (as in scikit-learn). Hard shrinkage: the threshold of the codes, :math:`b`. "auto" is
-        a tenth of the median over samples of the largest correlation with an initial atom (for hard
-        shrinkage times the step size), so that scaling the data scales the codes and changes
+        0.07 times the root mean square norm of the samples that are not zero, for hard shrinkage
+        times the root of the step size, so that scaling the data scales the codes and changes
         nothing else.
 
     gradient : {"ae-ls", "ae-lasso", "dec"}, default="ae-ls"
         What is differentiated (eq. 8): the reconstruction error through decoder and encoder, the
         lasso objective through both, or the reconstruction error through the decoder alone.
 
-    n_unfoldings : int or None, default=100
-        Number of iterations of the encoder, :math:`T`. None: converged codes, with a certified
-        duality gap (soft shrinkage without decay).
+    n_unfoldings : int, None or "auto", default="auto"
+        Number of iterations of the encoder, :math:`T`. None: converged codes, those of the lasso
+        (soft shrinkage without decay). "auto" is None where that is defined, and 100 otherwise and
+        for samples with missing entries.
 
     step_size : float or "auto", default="auto"
         Step of an iteration, :math:`s`. "auto" is 1 over a bound, tight to 5 %, of the squared
@@ -82,11 +86,13 @@ class PUDLEDictionaryLearning(DenseLearner):
     atom_norm : {"unit", "ball", None}, default="unit"
         Whether atoms have norm 1, at most 1, or any.
 
-    optimizer : {"adam", "sgd", "surrogate"} or subclass of torch.optim.Optimizer, default="adam"
-        How the gradient changes the atoms.
+    optimizer : {"auto", "adam", "sgd", "surrogate"} or subclass of torch.optim.Optimizer, \
+            default="auto"
+        How the gradient changes the atoms. "auto" is the surrogate, a quadratic model of the loss
+        that every batch refines, for up to 4096 atoms, and Adam for more.
 
     learning_rate : float, default=1e-3
-        Learning rate of the optimizer; "surrogate" has none and ignores it.
+        Learning rate of the optimizer; the surrogate has none and ignores it.
 
     optimizer_params : dict, default=None
         Further keyword arguments of the optimizer, such as ``{"momentum": 0.9}`` for "sgd". Adam's
@@ -97,9 +103,10 @@ class PUDLEDictionaryLearning(DenseLearner):
         Samples in an update; "auto" is ``min(256, n_samples)``.
 
     max_iter : int or "auto", default="auto"
-        Largest number of epochs. "auto" is 100, or fewer where their encoders would take more than
-        about :math:`10^{12}` operations, some 10 to 30 seconds of two CPU cores; but at least 200
-        updates, which may end within an epoch.
+        Largest number of epochs of training. "auto" is none after a search, where nothing is
+        gained (see the notes). From elsewhere it is 100, or fewer where their encoders would take
+        more than about :math:`10^{12}` operations, some 10 to 30 seconds of two CPU cores; but at
+        least 200 updates, which may end within an epoch.
 
     tol : float or None, default=1e-4
         Relative improvement of the smoothed objective that counts as one; None trains for
@@ -109,13 +116,23 @@ class PUDLEDictionaryLearning(DenseLearner):
         Training stops after this many checks in a row without improvement. There is a check at the
         end of each epoch and, in epochs of more than 10 updates, after every 10 of them.
 
-    dict_init : {"data", "random", "svd", "pairwise"}, array-like or learner, default="data"
-        Initial dictionary: samples, random directions, leading singular vectors, the spectral
-        initialisation of Arora et al. [2]_, an array of shape (n_components, n_features), or a
-        fitted learner of this package, scikit-learn or SPORCO.
+    dict_init : {"search", "data", "random", "svd", "pairwise"}, array-like or learner, \
+            default="search"
+        Initial dictionary: what a search finds in the data (see the notes), samples, random
+        directions, leading singular vectors, the spectral initialisation of Arora et al. [2]_, an
+        array of shape (n_components, n_features), or a fitted learner of this package,
+        scikit-learn or SPORCO.
 
-    transform_algorithm : {"unfolded", "lasso"}, default="unfolded"
-        Whether `transform` runs the trained encoder or solves the lasso to a certified gap.
+    transform_algorithm : {"unfolded", "lasso", "omp"}, default="unfolded"
+        Whether `transform` runs the trained encoder, solves the lasso to a certified gap, or makes
+        an orthogonal matching pursuit, which knows no ``alpha``.
+
+    transform_n_nonzero_coefs : int, default=None
+        How many atoms a sample gets from the pursuit; by default a tenth of the features.
+
+    transform_tol : float, default=None
+        The pursuit ends where the squared norm of the residual is at most this; overrides
+        ``transform_n_nonzero_coefs``.
 
     transform_alpha : float, default=None
         Overrides ``alpha_`` in `transform` and `score`.
@@ -147,13 +164,14 @@ class PUDLEDictionaryLearning(DenseLearner):
         Names of features seen in `fit`, where ``X`` has names.
 
     n_iter_ : int
-        Number of epochs, the last of which may be incomplete.
+        Number of epochs, of the search and of training; the last may be incomplete.
 
     n_steps_ : int
-        Number of updates.
+        Number of updates by gradients.
 
     loss_curve_ : ndarray of shape (n_epochs,)
-        Mean over each epoch of :math:`\frac12 |x - D z|^2`, whatever the gradient.
+        Mean over each epoch of :math:`\frac12 |x - D z|^2`, whatever is minimised. A search adds
+        atoms and takes others away, and then it rises.
 
     alpha_ : float
         The penalty or threshold in use.
@@ -174,6 +192,16 @@ class PUDLEDictionaryLearning(DenseLearner):
 
     Notes
     -----
+    A search (`skpudle.initialization.search`) is Algorithm 1 of the paper, alternating minimisation
+    of the lasso, over all samples or the head of a stream, with moves that lead out of its local
+    minima: atoms that stand for two are split, and those that others can do without are removed.
+    It ends by adapting the atoms to codes without the lasso's bias, least squares on its supports,
+    where the gradient through the encoder is that through the decoder alone. Training from there
+    adapts the dictionary to its encoder, and leads away from the one that generated the data; it
+    is what a number for ``max_iter`` asks for. From samples, gradients through the encoder find no
+    dictionary: they are local methods (theorem 3.4 starts near the truth). `partial_fit` does not
+    search; where it begins with samples it trains by the gradient "dec", which can.
+
     Atoms that no sample of an epoch used are replaced, before the next, by the samples that were
     reconstructed worst. If the loss stops being finite, the learning rate is halved, once.
 
@@ -217,6 +245,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         n_iter_no_change=5,
         dict_init="search",
         transform_algorithm="unfolded",
+        transform_n_nonzero_coefs=None,
+        transform_tol=None,
         transform_alpha=None,
         split_sign=False,
         device="auto",
@@ -242,6 +272,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         self.n_iter_no_change = n_iter_no_change
         self.dict_init = dict_init
         self.transform_algorithm = transform_algorithm
+        self.transform_n_nonzero_coefs = transform_n_nonzero_coefs
+        self.transform_tol = transform_tol
         self.transform_alpha = transform_alpha
         self.split_sign = split_sign
         self.device = device
@@ -259,13 +291,14 @@ class PUDLEDictionaryLearning(DenseLearner):
         "positive_code": ["boolean"],
         "positive_dict": ["boolean"],
         "atom_norm": [StrOptions({"unit", "ball"}), None],
-        "transform_algorithm": [StrOptions({"unfolded", "lasso"})],
+        "transform_algorithm": [StrOptions({"unfolded", "lasso", "omp"})],
+        "transform_n_nonzero_coefs": [Interval(Integral, 1, None, closed="left"), None],
+        "transform_tol": [Interval(Real, 0, None, closed="left"), None],
         "transform_alpha": [Interval(Real, 0, None, closed="left"), None],
         "split_sign": ["boolean"],
     }
 
     def _check_parameters(self):
-        self._check_lambda_decay()
         decays = Decay.of(self.lambda_decay) != (1, 1)
         if self._converges() and (self.shrinkage == "hard" or decays):
             raise ValueError(
@@ -294,6 +327,8 @@ class PUDLEDictionaryLearning(DenseLearner):
     def _transform_encoder(self):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
         self._check_parameters()
+        if self.transform_algorithm == "omp":
+            return self._pursue
         encoder = self._encoder()
         if self._converges():
             encoder = replace(encoder, n_unfoldings=None)
@@ -305,9 +340,20 @@ class PUDLEDictionaryLearning(DenseLearner):
             warn=True,
         )
 
+    def _pursue(self, dictionary, x, mask=None):
+        return solve_omp(
+            dictionary.atoms,
+            x,
+            n_nonzero_coefs=self.transform_n_nonzero_coefs,
+            tol=self.transform_tol,
+            positive=bool(self.positive_code),
+            mask=mask,
+        )
+
     def _chunk_size(self, x, device):
-        # the solver has its own
-        return len(x) if self._converges() else super()._chunk_size(x, device)
+        # the solvers have their own
+        solved = self._converges() or self.transform_algorithm == "omp"
+        return len(x) if solved else super()._chunk_size(x, device)
 
     def _allows_nan(self):
         return not self._converges()  # the lasso is solved for complete samples
@@ -324,7 +370,6 @@ class PUDLEDictionaryLearning(DenseLearner):
         n_products = 1 if self.gradient == "dec" else 3  # the adjoint has two more
         n_unfoldings = self.n_unfoldings if isinstance(self.n_unfoldings, Integral) else 100
         affordable = _AUTO_OPERATIONS / (n_unfoldings * n_products * push)
-        solved = Decay.of(self.lambda_decay) == (1, 1) and self._encoder().depth(1.0, 1.0) is None
-        if solved and self._searches():
-            return 0  # a search ends where training by converged codes would
+        if self._searches():
+            return 0  # see the notes
         return max(_AUTO_UPDATES, min(_AUTO_EPOCHS * n_batches, int(affordable)))

@@ -28,9 +28,9 @@ def _named(name, params):
     except Exception as error:  # of whoever wrote the optimiser
         _raise_interrupt(error)
         raise ValueError(
-            f"optimizer={name!r} takes no such optimizer_params as {params!r}, or no gradients of "
-            f"atoms ({error}); pass keyword arguments that it has, its learning rate as "
-            "learning_rate, or another optimiser, such as 'adam'."
+            f"optimizer={name!r} takes no such optimizer_params as {params!r:.200}, or no "
+            f"gradients of atoms ({error}); pass keyword arguments that it has, its learning rate "
+            "as learning_rate, or another optimiser, such as 'adam'."
         ) from error
 
 

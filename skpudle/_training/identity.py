@@ -4,6 +4,7 @@ By them a checkpoint knows the fit that it belongs to, and processes that train 
 whether they do the same.
 """
 
+import json
 import zlib
 from itertools import chain
 
@@ -13,10 +14,26 @@ import torch
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of
 
-__all__ = ["data_of", "parameters_of", "plain", "task_of"]
+__all__ = ["check_same", "data_of", "identity_of", "plain", "rule_of", "task_of"]
 
 # Parameters in which processes may differ that train one dictionary.
 _OWN = {"device", "random_state", "verbose"}
+
+
+# Parameters that may change between an interrupted fit and the one that goes on.
+_FREE = {
+    "device",
+    "max_iter",
+    "n_iter_no_change",
+    "random_state",  # is compared where it is a number
+    "split_sign",
+    "tol",
+    "transform_algorithm",
+    "transform_alpha",
+    "transform_n_nonzero_coefs",
+    "transform_tol",
+    "verbose",
+}
 
 
 def plain(value):
@@ -102,3 +119,46 @@ def task_of(estimator, method, sample):
         "components_": _text(estimator.components_),
         "n_steps_": _text(estimator.n_steps_),
     }
+
+
+def rule_of(estimator):
+    """Return the rule by which training stops, which may change."""
+    return [plain(estimator.tol), int(estimator.n_iter_no_change)]
+
+
+def identity_of(estimator, data, team=None):
+    """Return what recognises a fit, by name; that of the first process, which compares for all.
+
+    Parameters
+    ----------
+    estimator : estimator
+        What is fitted.
+    data : str
+        This process's data, from `data_of`.
+    team : Team, default=None
+        Processes that train together.
+    """
+    parameters = parameters_of(estimator)
+    parts = [data.encode()] if team is None else team.gather_bytes(data.encode())
+    random_state = parameters["random_state"]
+    identity = {name: text for name, text in parameters.items() if name not in _FREE} | {
+        "learner": type(estimator).__name__,
+        "processes": len(parts),
+        "data": "; ".join(part.decode() for part in parts),
+    }
+    if random_state.isdigit():
+        identity["random_state"] = random_state
+    if team is None:
+        return identity
+    return json.loads(team.first([json.dumps(identity).encode()])[0])
+
+
+def check_same(stored, present, path):
+    """Raise ValueError if a checkpoint belongs to another fit."""
+    differ = [name for name in present if present[name] != stored.get(name)]
+    if differ:
+        pairs = "; ".join(f"{name}: {stored.get(name)}, now {present[name]}" for name in differ)
+        raise ValueError(
+            f"The checkpoint {path} belongs to another fit ({pairs}). Use another path, remove the "
+            "file to train from the start, or pass resume=False to replace it."
+        )

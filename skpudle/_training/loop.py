@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 
 from skpudle._data.batches import count_batches, once_only
+from skpudle._training.interrupts import Interrupts
 from skpudle._training.state import Progress, TrainingState
 from skpudle.gradients import differentiate
 
@@ -98,7 +99,7 @@ class Trainer:
         self.model, self.optimizer = model, optimizer
         self.n_steps, self.loss_curve, self.searched = n_steps, list(loss_curve), tuple(searched)
         self.state = None  # as of the last round
-        self._team, self._interrupts = team, interrupts
+        self._team, self._interrupts = team, interrupts or Interrupts()
         self._at_round = at_round
         self._progress = None  # of the current or latest epoch
         self._halved = False
@@ -130,7 +131,7 @@ class Trainer:
             sums, unused, seen = self._round(islice(batches, length))
             if not len(sums):
                 break
-            interrupted = self.largest(int(self._interrupted()))
+            interrupted = self.largest(int(self._interrupts.pending))
             finite = torch.isfinite(sums).all(1)
             if finite[0] or self._finite is None:
                 self._finite = state.start  # that a state is finite is known from its next loss
@@ -156,12 +157,9 @@ class Trainer:
             unused = unused & ~used
             if batch is not None:
                 seen.append((losses, batch.keys))
-            if self._team is None and self._interrupted():
+            if self._team is None and self._interrupts.pending:
                 break
         return (torch.stack(sums).cpu() if sums else sums), unused, seen  # the host waits here
-
-    def _interrupted(self):
-        return self._interrupts is not None and self._interrupts.pending
 
     def _go_back(self, first_bad):
         """Return to the last finite state, once, with smaller steps."""

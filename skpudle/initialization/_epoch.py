@@ -144,6 +144,11 @@ class Problem:
         return project_atoms(atoms, positive=self.positive_atoms)
 
 
+def _unit(rows):  # zero stays zero, and what is small in the unit of the data is no zero
+    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / torch.where(norms > 0, norms, 1.0)
+
+
 class Epoch:
     """Codes for the atoms of an epoch, and what they tell about these."""
 
@@ -231,14 +236,14 @@ class Epoch:
         generator = torch.Generator().manual_seed(seed)
         image = torch.randn(p, m, generator=generator, dtype=torch.float64)
         for _ in range(_POWER_ITERATIONS):
-            direction = torch.nn.functional.normalize(image, dim=1)
+            direction = _unit(image)
             image = torch.zeros_like(image)
             arrays = (*self._entries[:2], np.asarray(residual), np.asarray(direction),
                       np.asarray(image))  # fmt: skip
             in_parts(lambda first, last: add_second_moments(first, last, *arrays), p, 4)  # noqa: B023
             (image,) = self.problem.total(image)
             image -= (image * self.atoms).sum(1, keepdim=True) * self.atoms
-        return (image * direction).sum(1), torch.nn.functional.normalize(image, dim=1)
+        return (image * direction).sum(1), _unit(image)
 
     def costs(self):  # -> (p,), (p, p)
         """Return what the objective loses without each atom, and which other codes then grow."""

@@ -182,6 +182,27 @@ def _grown_square(matrix):
     return larger
 
 
+def _admit(
+    atoms, gram, c, penalty, positive, peaks, run_length, weakest, tie, n_candidates, dependent,
+    k, support, z, theta, slope, inner, factor,
+):  # fmt: skip
+    """Let the largest of each run in that is above ``weakest``; return the size of the support."""
+    n_old = k
+    for run in range(len(peaks)):
+        if peaks[run] < weakest or k == n_old + n_candidates:
+            continue
+        j = run * run_length
+        while (c[j] if positive else abs(c[j])) < (1 - tie) * peaks[run]:
+            j += 1
+        support[k] = j
+        pivot = _border(atoms, gram, support, k, inner, factor, dependent)
+        if k == n_old or pivot > dependent * inner[k, k]:
+            z[k], theta[k] = 0.0, np.sign(c[j])
+            slope[k] = c[j] - penalty * theta[k]
+            k += 1
+    return k
+
+
 def _solve_rows(atoms, gram, x, penalty, positive, max_iter, codes, rules):
     """Turn ``codes``, which holds ``D^T x``, into the codes of the rows of ``x``."""
     run_length, n_candidates, share, tie, dependent, resolution, rounding, nearly, polishes = rules
@@ -219,19 +240,11 @@ def _solve_rows(atoms, gram, x, penalty, positive, max_iter, codes, rules):
             if off <= slack or polished > polishes:
                 break
 
-            weakest, n_old = max(penalty + slack, share * best), k
-            for run in range(len(peaks)):
-                if peaks[run] < weakest or k == n_old + n_candidates:
-                    continue
-                j = run * run_length
-                while (c[j] if positive else abs(c[j])) < (1 - tie) * peaks[run]:
-                    j += 1
-                support[k] = j
-                pivot = _border(atoms, gram, support, k, inner, factor, dependent)
-                if k == n_old or pivot > dependent * inner[k, k]:
-                    z[k], theta[k] = 0.0, np.sign(c[j])
-                    slope[k] = c[j] - penalty * theta[k]
-                    k += 1
+            weakest = max(penalty + slack, share * best)
+            k = _admit(
+                atoms, gram, c, penalty, positive, peaks, run_length, weakest, tie, n_candidates,
+                dependent, k, support, z, theta, slope, inner, factor,
+            )  # fmt: skip
             k = _minimise(k, support, z, theta, slope, step, inner, factor)
             _correlate(atoms, gram, x[row], codes[row], support, z, k, residual, c)
         for j in range(n_components):
@@ -241,8 +254,8 @@ def _solve_rows(atoms, gram, x, penalty, positive, max_iter, codes, rules):
 
 
 # Those that the last one calls come first.
-_FUNCTIONS = (_product, _correlate, _border, _remove, _newton, _reach, _minimise, _peaks, _grown,
-              _grown_square, _solve_rows)  # fmt: skip
+_FUNCTIONS = (_product, _correlate, _border, _remove, _newton, _reach, _minimise, _peaks, _admit,
+              _grown, _grown_square, _solve_rows)  # fmt: skip
 
 
 @cache

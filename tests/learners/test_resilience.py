@@ -85,7 +85,8 @@ def test_other_kinds_of_numbers_are_converted_as_scikit_learn_does():
 
 # ---------------------------------------------------------------------------- properties
 
-numbers = st.floats(-1e6, 1e6, allow_subnormal=True)
+# What cannot be squared is refused: test_arrays.py.
+numbers = st.floats(-1e6, 1e6).map(lambda number: number if abs(number) > 1e-100 else 0.0)
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 5))
 learners = st.builds(
     PUDLEDictionaryLearning,

@@ -15,9 +15,11 @@ from skpudle import (
     ConvPUDLEDictionaryLearning,
     PUDLEDictionaryLearning,
 )
-from skpudle._data import batches, sources
-from skpudle._data.sources import MappedRows, Reader, open_source
-from skpudle._learners import coder
+from skpudle._data import batches, reading, sources
+from skpudle._data.reading import Reader
+from skpudle._data.sources import MappedRows, open_source
+from skpudle._learners import by_parts, coder
+from skpudle._learners.chunks import in_chunks
 
 CPU = torch.device("cpu")
 
@@ -78,6 +80,7 @@ def small_windows(monkeypatch):
 
 def make_learner(**params):
     fixed = dict(n_unfoldings=5, max_iter=3, tol=None, batch_size=16, random_state=0)
+    fixed |= dict(dict_init="data", optimizer="adam")
     return PUDLEDictionaryLearning(8, **fixed | params)
 
 
@@ -159,7 +162,7 @@ def test_the_default_device_of_torch_does_not_matter(wrap, X):
 
 def test_a_batch_that_is_on_the_device_stays_there(monkeypatch):
     """What the device "meta" holds has no values, and could not be copied to the host."""
-    monkeypatch.setattr(sources, "check_rows", lambda X, allow_nan: X)
+    monkeypatch.setattr(reading, "check_rows", lambda X, allow_nan: X)
     reader = Reader(torch.device("meta"), allow_nan=False)
     assert reader(torch.empty(3, 4, device="meta"), "batch 0").device.type == "meta"
     assert reader(torch.empty(3, 4), "batch 1").device.type == "cpu"
@@ -384,7 +387,7 @@ def test_a_bad_parameter_is_no_bad_batch(X):
 
 
 def test_rows_of_an_array_that_is_encoded_in_parts_are_named(X, monkeypatch):
-    monkeypatch.setattr(coder, "_PART", 16)
+    monkeypatch.setattr(by_parts, "PART", 16)
     learner, bad = make_learner().fit(X), X.copy()
     bad[20, 0] = np.inf
     with pytest.raises(ValueError, match="In rows 16 to 32 of X: Input .* infinity"):
@@ -464,13 +467,12 @@ def test_parts_go_to_the_device_of_their_whole(X, monkeypatch):
 @pytest.mark.gpu
 def test_a_loader_is_encoded_where_it_is_fitted(X, monkeypatch):
     learner, devices = make_learner().fit(X), []
-    in_chunks = learner._in_chunks
 
-    def watched(function, x, mask, device, **options):
+    def watched(function, x, mask, device, size):
         devices.append((function.__name__, device.type))
-        return in_chunks(function, x, mask, device, **options)
+        return in_chunks(function, x, mask, device, size)
 
-    monkeypatch.setattr(learner, "_in_chunks", watched)
+    monkeypatch.setattr(coder, "in_chunks", watched)
     state = torch.get_rng_state()
     for method in (learner.transform, learner.transform_sparse, learner.score):
         method(STREAMS["loader"](X))
@@ -504,7 +506,8 @@ def test_rows_go_to_the_device_chunk_by_chunk(X, monkeypatch):
     x, mask, dictionary = learner._check_new_data(np.where(X > 1, np.nan, X))
     assert {x.device, mask.device} == {CPU}
     device = dictionary.atoms.device
-    chunks = learner._in_chunks(lambda rows, known: (rows, known), x, mask, device)
+    size = learner._chunk_size(x, device)
+    chunks = in_chunks(lambda rows, known: (rows, known), x, mask, device, size)
     found = [[(len(part), part.device.type) for part in chunk] for chunk in chunks]
     assert found == [[(n, "meta")] * 2 for n in (30, 30, 10)]
 
@@ -519,7 +522,7 @@ def test_codes_of_a_stream_are_those_of_its_rows(stream, X):
 
 @pytest.mark.parametrize("split_sign", [False, True])
 def test_codes_go_into_a_memory_map_and_into_a_sparse_array(split_sign, X, tmp_path, monkeypatch):
-    monkeypatch.setattr(coder, "_PART", 16)
+    monkeypatch.setattr(by_parts, "PART", 16)
     learner = make_learner(split_sign=split_sign).fit(X)
     expected = learner.transform(X)
     out = np.lib.format.open_memmap(
@@ -598,8 +601,8 @@ def test_codes_are_decoded_part_by_part(X, monkeypatch):
     learner = make_learner(split_sign=True).fit(X)
     codes = learner.transform(X)
     expected = learner.inverse_transform(codes)
-    monkeypatch.setattr(coder, "_PART", 16)
-    sizes, in_chunks = [], learner._in_chunks
+    monkeypatch.setattr(coder, "PART", 16)
+    sizes = []
 
     def watched(function, *args, **options):
         def noted(rows, known):
@@ -608,7 +611,7 @@ def test_codes_are_decoded_part_by_part(X, monkeypatch):
 
         return in_chunks(noted, *args, **options)
 
-    monkeypatch.setattr(learner, "_in_chunks", watched)
+    monkeypatch.setattr(coder, "in_chunks", watched)
     np.testing.assert_allclose(learner.inverse_transform(codes), expected, atol=1e-6)
     assert sizes == [16, 16, 16, 16, 6]
     assert isinstance(learner.inverse_transform(torch.from_numpy(codes)), torch.Tensor)

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from test_encoding import assert_agree, make_mask, naive_encode, naive_shrink, normal
+from naive import make_mask, naive_encode, normal, torch_encode
+from test_encoding import assert_agree
 from test_gradients import gradient_of
 
 from skpudle.encoding import default_step, encode
@@ -26,32 +27,6 @@ PROBLEMS = {  # shape of the atoms, stride, shape of the data
 @pytest.fixture(params=VARIANTS.values(), ids=VARIANTS)
 def variant(request):
     return request.param
-
-
-def torch_encode(
-    atoms,
-    x,
-    *,
-    stride,
-    alpha,
-    step_size,
-    n_unfoldings=15,
-    lambda_decay=1.0,
-    shrinkage="soft",
-    positive_code=False,
-    mask=1.0,
-):
-    """Return codes of eq. 7 by the convolutions of torch."""
-    n_axes = atoms.ndim - 2
-    conv = [torch.nn.functional.conv1d, torch.nn.functional.conv2d][n_axes - 1]
-    transposed = [torch.conv_transpose1d, torch.conv_transpose2d][n_axes - 1]
-    z, alpha = conv(mask * x, atoms, stride=stride) * 0, alpha.reshape(-1, *[1] * n_axes)
-    for t in range(n_unfoldings):
-        residual = mask * (x - transposed(z, atoms, stride=stride))
-        level = alpha if shrinkage == "hard" else step_size * alpha * lambda_decay**t
-        v = z + step_size * conv(residual, atoms, stride=stride)
-        z = naive_shrink(v, level, shrinkage, positive_code)
-    return z
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["all known", "masked"])

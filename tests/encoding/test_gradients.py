@@ -4,7 +4,8 @@ from functools import partial
 
 import pytest
 import torch
-from test_encoding import make_mask, make_problem, naive_encode, normal
+from naive import make_mask, naive_encode, normal
+from test_encoding import make_problem
 
 from skpudle._data.batches import Batch
 from skpudle.encoding import default_step, encode

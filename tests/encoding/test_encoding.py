@@ -6,6 +6,7 @@ The oracle is the encoder as the paper writes it, differentiated by torch step b
 import numpy as np
 import pytest
 import torch
+from naive import make_mask, naive_encode, naive_shrink, normal
 from sklearn.decomposition import sparse_encode
 from torch.overrides import TorchFunctionMode
 
@@ -30,42 +31,6 @@ VARIANTS = {
 }
 
 
-def naive_shrink(v, level, shrinkage, positive_code):
-    magnitude = v if positive_code else v.abs()
-    if shrinkage == "hard":
-        return torch.where(magnitude >= level, v, 0.0)
-    return v.sign() * (magnitude - level).relu()
-
-
-def naive_encode(
-    atoms,
-    x,
-    *,
-    alpha,
-    n_unfoldings,
-    step_size,
-    lambda_decay=1.0,
-    shrinkage="soft",
-    positive_code=False,
-    initial_threshold=None,
-    mask=1.0,
-):
-    """Return codes of eq. 7, by one operation after the other."""
-    z = x.new_zeros(len(x), len(atoms))
-    if initial_threshold is not None:
-        correlation = (mask * x) @ atoms.T
-        z = naive_shrink(correlation, initial_threshold, "hard", positive_code)
-    for t in range(n_unfoldings):
-        level = alpha if shrinkage == "hard" else step_size * alpha * lambda_decay**t
-        v = z + step_size * (mask * (x - z @ atoms)) @ atoms.T
-        z = naive_shrink(v, level, shrinkage, positive_code)
-    return z
-
-
-def normal(generator, *shape):
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
 def unit_atoms(generator, n_components, n_features):
     return torch.nn.functional.normalize(normal(generator, n_components, n_features))
 
@@ -74,10 +39,6 @@ def make_problem(generator, shape="gram"):  # atoms, data
     n_samples, n_components, n_features = SHAPES[shape]
     x = 1.5 * normal(generator, n_samples, n_features)
     return unit_atoms(generator, n_components, n_features), x
-
-
-def make_mask(generator, x):
-    return (torch.rand(x.shape, generator=generator) < 0.7).to(x.dtype)
 
 
 def value_and_gradients(encoder, inputs, weights, **options):

@@ -1,0 +1,110 @@
+"""Reading what users iterate over: batches become tensors, and errors say where they are."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from skpudle._data.arrays import check_rows, split_missing, to_tensor
+from skpudle._data.batches import Batch
+
+__all__ = ["Loader", "Reader", "part_of", "without_labels"]
+
+
+class Loader(DataLoader):
+    """A loader of our own: on the host, whatever torch's default device is.
+
+    A loader draws a seed where tensors are made by default, and makes batches of numbers there. The
+    generator is one of its own for that seed, which would be drawn from the global one otherwise.
+    """
+
+    def __init__(self, data, **options):
+        super().__init__(data, generator=torch.Generator(), **options)
+
+    def __iter__(self):
+        with torch.device("cpu"):
+            return _drawn_on_the_host(super().__iter__())
+
+
+def _drawn_on_the_host(batches):
+    while True:
+        with torch.device("cpu"):
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+        yield batch  # outside, where the default is as it was
+
+
+def without_labels(raw):
+    return raw[0] if isinstance(raw, tuple | list) and len(raw) and np.ndim(raw[0]) == 2 else raw
+
+
+@contextmanager
+def part_of(where):
+    """Say in errors about data where in the user's input these are."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"In {where} of X: {error}") from error
+
+
+class Reader:
+    """Makes tensors of batches, with the dtype and number of features of the first."""
+
+    def __init__(self, device, *, allow_nan):
+        self.device = torch.empty(0, device=device).device  # with its number, as tensors have it
+        self.allow_nan = allow_nan
+        self.dtype = self.n_features = None
+
+    def __call__(self, raw, where):  # -> (n, n_features) on the host, or the device if it was there
+        with part_of(where):
+            x = check_rows(without_labels(raw), allow_nan=self.allow_nan)
+        there = isinstance(x, torch.Tensor) and x.device == self.device
+        x = x if there else to_tensor(x)
+        self.dtype, self.n_features = self.dtype or x.dtype, self.n_features or x.shape[1]
+        if x.shape[1] != self.n_features:
+            raise ValueError(
+                f"{where.capitalize()} of X has {x.shape[1]} features, expected {self.n_features} "
+                "as before."
+            )
+        return x.to(self.dtype)
+
+    def on_device(self, pairs):
+        """Yield batches of pairs of keys and rows; a GPU gets those on the host one ahead."""
+        # gaps are looked for on the host, which would have to wait for a GPU to find them
+        parts = ((keys, *split_missing(x)) for keys, x in pairs)
+        if self.device.type == "cuda":
+            parts = _copied_ahead(parts, self.device)
+        for part in parts:
+            keys, x, mask = (t if t is None else t.to(self.device) for t in part)
+            yield Batch(x if keys is None else keys, x, mask=mask)
+
+
+def _copied_ahead(parts, device):
+    """Copy from pinned memory on a stream of its own, while the batch before is computed with."""
+    stream, ahead = torch.cuda.Stream(device), None
+
+    def copy_of(tensor):
+        if tensor is None or tensor.device == device:
+            return tensor
+        return tensor.pin_memory().to(device, non_blocking=True)
+
+    def ready(tensors, copied):
+        present = torch.cuda.current_stream(device)
+        present.wait_event(copied)
+        for tensor in tensors:
+            if tensor is not None:
+                tensor.record_stream(present)
+        return tensors
+
+    for part in parts:
+        with torch.cuda.stream(stream):
+            following = [copy_of(tensor) for tensor in part], stream.record_event()
+        if ahead is not None:
+            yield ready(*ahead)
+        ahead = following
+    if ahead is not None:
+        yield ready(*ahead)

@@ -1,0 +1,216 @@
+"""The checkpoint of a fit: when it is written, and what goes on from it."""
+
+import time
+import warnings
+
+import torch
+
+from skpudle._data.callers import users_level
+from skpudle._training.archive import named_checkpoint, pack
+from skpudle._training.held_file import Checkpoint, HeldFile
+from skpudle._training.identity import check_same, data_of, identity_of, rule_of
+from skpudle._training.state import TrainingState
+from skpudle.initialization import SearchState
+
+__all__ = ["Recorder"]
+
+
+def _moved(tree, device):
+    if isinstance(tree, torch.Tensor):
+        return tree.to(device)
+    if isinstance(tree, dict):
+        return {name: _moved(value, device) for name, value in tree.items()}
+    return [_moved(value, device) for value in tree] if isinstance(tree, list) else tree
+
+
+def _check(state, atoms):
+    """Raise ValueError if a state of training holds what training never makes."""
+    states = [state["atoms"]] if state["finite"] is None else [state["atoms"], state["finite"][0]]
+    if not all(torch.isfinite(found).all() for found in states):
+        raise ValueError("its atoms are not finite")
+    progress = state["progress"]
+    counters = [state["n_updates"], progress["n_batches"], progress["n_samples"]]
+    if not all(isinstance(n, int) and n >= 0 for n in counters):
+        raise ValueError(f"its counters {counters} are not all natural numbers")
+    if progress["unused"].shape != atoms.shape[:1]:
+        raise ValueError(f"it counts the use of {len(progress['unused'])} of {len(atoms)} atoms")
+    for generator in (state["generator"], progress["plan_state"]):
+        if generator is not None:
+            torch.Generator().set_state(generator.cpu())
+
+
+class _Clock:
+    """When to write: after so many updates or so many seconds."""
+
+    def __init__(self, settings):
+        self._n_updates, self._seconds = settings.every_n_updates, settings.every_seconds
+        self.strike(0)
+
+    def strike(self, n_updates):
+        """Begin anew."""
+        self._last = n_updates, time.monotonic()
+
+    def is_due(self, n_updates):
+        """Return whether it is time; divergence takes updates back."""
+        last_update, last_time = self._last
+        if self._n_updates is not None and abs(n_updates - last_update) >= self._n_updates:
+            return True
+        return self._seconds is not None and time.monotonic() - last_time >= self._seconds
+
+
+class Recorder:
+    """The checkpoint of one fit, if its estimator has one among its callbacks.
+
+    To be used as a context, which keeps the file from other fits.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Asked for its callbacks and parameters.
+    """
+
+    def __init__(self, estimator):
+        found = [c for c in getattr(estimator, "_skl_callbacks", []) if isinstance(c, Checkpoint)]
+        self._estimator, self._file = estimator, HeldFile(found[0] if found else None)
+        self._stored = self._clock = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._file.release()
+
+    def open(self, generator, team=None):
+        """Take hold of the file, and seed the generator as the fit in it did, if there is one.
+
+        Parameters
+        ----------
+        generator : torch.Generator
+            What the fit draws from.
+        team : Team, default=None
+            Processes that train together; the first of them reads and writes.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, cannot be written, or is that of a fit which is training.
+        """
+        self._stored = self._file.open(team)
+        if self._stored is not None:
+            generator.manual_seed(self._stored["seed"])
+
+    @property
+    def finished(self):
+        """Whether the fit that goes on had stopped by itself, by the rule that still holds."""
+        stored = self._stored
+        return bool(stored and stored["finished"] and stored["rule"] == rule_of(self._estimator))
+
+    def recognise(self, source, sample, mask=None, *, seed):
+        """Compare the fit in the file with this one.
+
+        Parameters
+        ----------
+        source : source of batches
+            This process's data.
+        sample : Tensor of shape (n_samples, n_features), or iterable of Tensor
+            The same, or what stands for them.
+        mask : Tensor of shape (n_samples, n_features), default=None
+            0 where they are missing.
+        seed : int
+            Seed of this fit's generator.
+
+        Raises
+        ------
+        ValueError
+            If the file belongs to a fit of something else.
+        """
+        if self._file.settings is None:
+            return
+        self._clock = _Clock(self._file.settings)
+        self._seed = seed
+        data = data_of(source, sample, mask)
+        self._identity = identity_of(self._estimator, data, self._file.team)
+        if self._stored is not None:
+            check_same(self._stored["identity"], self._identity, self._file.name)
+
+    def found_search(self):
+        """Return the state of the search in the file; None if there is none, or it has ended."""
+        if self._stored is None or "search" not in self._stored["shared"]:
+            return None
+        with named_checkpoint(self._file.name):
+            own = self._stored["own"][self._file.rank]
+            return SearchState.from_dict(self._stored["shared"]["search"] | own["codes"])
+
+    def in_training(self):
+        """Return whether the file is that of a fit whose search, if it has one, has ended."""
+        return self._stored is not None and "search" not in self._stored["shared"]
+
+    def begin(self, trainer, stopping):
+        """Bring training to where the file left it.
+
+        Raises
+        ------
+        ValueError
+            If the file was made by somebody else.
+        """
+        if self._file.settings is None:
+            return
+        if self.in_training():
+            with named_checkpoint(self._file.name):
+                atoms = trainer.optimizer.atoms
+                state = self._stored["shared"] | self._stored["own"][self._file.rank]
+                _check(state, atoms)
+                trainer.load(TrainingState.from_dict(_moved(state, atoms.device)), stopping)
+            if self._stored["rule"] != rule_of(self._estimator):
+                stopping.forgive()
+        try:
+            pack(trainer.optimizer.fresh_state())
+        except ValueError as error:
+            raise ValueError(
+                f"No checkpoint can be written of optimizer={self._estimator.optimizer!r}: {error}."
+            ) from error
+        self._clock.strike(trainer.n_steps)
+
+    def at_round(self, trainer):
+        """Write the state of the last round of training if it is time."""
+        if self._is_due(trainer.n_steps):
+            self.end(trainer, finished=False)
+
+    def at_search_epoch(self, state):
+        """Write the state of a search if it is time; an epoch of it counts for a round."""
+        if self._is_due(10 * state.epoch):
+            self.end_search(state)
+
+    def end(self, trainer, *, finished):
+        """Write the state of the last round of training."""
+        if self._file.settings is None:
+            return
+        shared = trainer.state.as_dict()
+        own = {name: shared.pop(name) for name in ("progress", "generator")}
+        self._write(shared, own, trainer.n_steps, finished=finished)
+
+    def end_search(self, state):
+        """Write the state of a search."""
+        if self._file.settings is None:
+            return
+        search = state.as_dict()
+        codes = {name: search.pop(name) for name in ("codes", "best_codes")}
+        self._write({"search": search}, {"codes": codes}, 10 * state.epoch, finished=False)
+
+    def _is_due(self, n_updates):
+        if self._clock is None:
+            return False
+        due, team = self._clock.is_due(n_updates), self._file.team
+        return due if team is None else team.any(due)[0]
+
+    def _write(self, shared, own, n_updates, *, finished):
+        state = {"identity": self._identity, "seed": self._seed, "finished": finished}
+        state |= {"rule": rule_of(self._estimator), "shared": shared}
+        self._clock.strike(n_updates)
+        if error := self._file.write(state, own):
+            warnings.warn(
+                f"The checkpoint of update {n_updates} could not be written: {error}. "
+                "Training goes on; an older checkpoint is as it was.",
+                RuntimeWarning,
+                stacklevel=users_level(),
+            )

@@ -1,0 +1,36 @@
+"""Fixtures of the tests of learners."""
+
+import pytest
+from small import GRADIENTS, OPTIMIZERS, VARIANTS, make_data
+
+from skpudle.shrinkage import SHRINKAGES
+
+
+@pytest.fixture
+def X():
+    return make_data()[0]
+
+
+@pytest.fixture
+def atoms():
+    return make_data()[1]
+
+
+@pytest.fixture(params=GRADIENTS)
+def gradient(request):
+    return request.param
+
+
+@pytest.fixture(params=SHRINKAGES)
+def shrinkage(request):
+    return request.param
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS)
+def variant(request):
+    return request.param
+
+
+@pytest.fixture(params=OPTIMIZERS.values(), ids=OPTIMIZERS)
+def optimizer(request):
+    return request.param

@@ -1,0 +1,531 @@
+"""What a user of `PUDLEDictionaryLearning` can rely on in training."""
+
+import copy
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from small import (
+    ABSURD,
+    VARIANTS,
+    assert_same,
+    leaves,
+    make,
+    make_data,
+    numpy_codes,
+    perturbed,
+)
+from torch.utils.data import TensorDataset
+
+from skpudle import PUDLEDictionaryLearning
+from skpudle.encoding import default_step, encode
+from skpudle.operators import DenseDictionary
+
+# ---------------------------------------------------------------------------- training
+
+
+def test_training_approaches_the_dictionary_that_made_the_data(gradient):
+    """From a perturbed truth, measured by the sine of the angle between atoms."""
+    X, atoms = make_data(n_samples=400, n_features=16, n_components=8)
+    start = perturbed(atoms)
+    options = dict(n_components=8, n_unfoldings=20, alpha=0.05, max_iter=20, batch_size=50)
+    estimator = make(gradient=gradient, dict_init=start, learning_rate=3e-3, **options).fit(X)
+
+    def distance(learned):
+        learned = learned / np.linalg.norm(learned, axis=1, keepdims=True)
+        return np.sqrt(1 - (learned * atoms).sum(1) ** 2).max()
+
+    assert distance(estimator.components_) < 0.8 * distance(start)
+
+
+def test_loss_curve_is_the_epoch_mean_of_the_reconstruction_error(gradient, shrinkage, X, atoms):
+    """With full batches, an epoch's loss is that of the dictionary which it starts from."""
+    options = dict(gradient=gradient, shrinkage=shrinkage, alpha=0.1, batch_size=len(X))
+    options["dict_init"] = perturbed(atoms)
+    curve = make(max_iter=4, **options).fit(X).loss_curve_
+    assert curve.shape == (4,)
+    for n_epochs in (1, 2, 3):
+        estimator = make(max_iter=n_epochs, **options).fit(X)
+        codes = numpy_codes(estimator, X)
+        loss = 0.5 * ((X - codes @ estimator.components_) ** 2).sum(1).mean()
+        assert curve[n_epochs] == pytest.approx(loss, rel=1e-10)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-3, 1e3, 1e8])
+def test_units_of_the_data_do_not_matter(scale, shrinkage, X):
+    """The same atoms, and codes in the units of the data."""
+    options = dict(shrinkage=shrinkage, batch_size=16, max_iter=20, learning_rate=0.01)
+    estimator, scaled = make(**options).fit(X), make(**options).fit(scale * X)
+    np.testing.assert_allclose(scaled.components_, estimator.components_, rtol=0, atol=1e-6)
+    codes, scaled_codes = estimator.transform(X), scaled.transform(scale * X)
+    np.testing.assert_allclose(scaled_codes / scale, codes, rtol=0, atol=1e-6)
+    assert scaled.alpha_ == pytest.approx(scale * estimator.alpha_, rel=1e-10)
+
+
+def test_order_of_the_samples_does_not_matter_to_full_batches(gradient, shrinkage, X, atoms):
+    options = dict(gradient=gradient, shrinkage=shrinkage, batch_size=len(X))
+    options["dict_init"] = perturbed(atoms)
+    order = np.random.default_rng(2).permutation(len(X))
+    estimator, permuted = make(**options).fit(X), make(**options).fit(X[order])
+    np.testing.assert_allclose(permuted.components_, estimator.components_, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(permuted.transform(X), estimator.transform(X), rtol=0, atol=1e-8)
+    np.testing.assert_allclose(permuted.loss_curve_, estimator.loss_curve_, rtol=0, atol=1e-8)
+
+
+def test_a_random_state_determines_every_bit(variant, X):
+    options = variant | dict(batch_size=16)
+    first, second = make(**options).fit(X), make(**options).fit(X)
+    assert_same(vars(first), vars(second))
+    other = make(**(options | {"random_state": 1}))
+    assert not np.array_equal(other.fit(X).components_, first.components_)
+
+
+def test_fitting_again_starts_over(X):
+    estimator = make(batch_size=16).fit(X[:, :5])
+    assert_same(vars(estimator.fit(X)), vars(make(batch_size=16).fit(X)))
+
+
+def test_float32_and_float64_learn_the_same(X):
+    double, single = make().fit(X), make().fit(X.astype(np.float32))
+    assert single.components_.dtype == np.float32
+    reconstructions = [
+        estimator.inverse_transform(estimator.transform(X.astype(estimator.components_.dtype)))
+        for estimator in (double, single)
+    ]
+    np.testing.assert_allclose(*reconstructions, rtol=0, atol=1e-4)
+
+
+def test_epochs_and_updates_are_counted(X):
+    estimator = make(max_iter=3, batch_size=16).fit(X)
+    assert estimator.n_iter_ == 3
+    assert estimator.n_steps_ == 3 * 4
+    assert len(estimator.loss_curve_) == 3
+
+
+@pytest.mark.parametrize(("n_samples", "n_updates"), [(255, 1), (256, 1), (257, 2), (513, 3)])
+def test_batches_have_at_most_256_samples_by_default(n_samples, n_updates):
+    X, _ = make_data(n_samples=n_samples)
+    assert make(max_iter=1).fit(X).n_steps_ == n_updates
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_a_fitted_estimator_holds_no_tensors(options, X):
+    """So pickles load anywhere, and no memory of a GPU is held."""
+    estimator = make(**options).fit(torch.tensor(X)).partial_fit(torch.tensor(X))
+    fitted = {name: value for name, value in vars(estimator).items() if name.endswith("_")}
+    fitted |= {"_training_state": estimator._training_state}
+    for value in leaves(fitted):
+        assert isinstance(value, (np.ndarray, float, int, str))
+    assert {"n_iter_", "n_steps_", "n_components_"} <= {
+        name for name, value in fitted.items() if type(value) is int
+    }
+    assert type(estimator.alpha_) is type(estimator.step_size_) is float
+    assert estimator.device_ == "cpu"
+
+
+def test_n_components_is_the_number_of_features_or_of_given_atoms(X, atoms):
+    assert make(n_components=None).fit(X).n_components_ == X.shape[1]
+    assert make(n_components=None, dict_init=atoms[:3]).fit(X).n_components_ == 3
+
+
+def test_every_atom_norm_holds(X, atoms):
+    """From atoms of norm 0.5 and 2."""
+    given = atoms * np.array([0.5, 2.0] * 3)[:, None]
+    norms = {
+        atom_norm: np.linalg.norm(
+            make(atom_norm=atom_norm, dict_init=given).fit(X).components_, axis=1
+        )
+        for atom_norm in ("unit", "ball", None)
+    }
+    np.testing.assert_allclose(norms["unit"], 1, rtol=1e-12)
+    assert (norms["ball"] <= 1 + 1e-12).all()
+    assert norms["ball"].min() < 0.9
+    assert norms[None].max() > 1.1
+
+
+@pytest.mark.parametrize("dict_init", ["data", "random", "svd", "array"])
+def test_signs_are_as_asked(dict_init, X, atoms):
+    dict_init = atoms if dict_init == "array" else dict_init
+    estimator = make(dict_init=dict_init, positive_code=True, positive_dict=True).fit(X)
+    assert (estimator.components_ >= 0).all()
+    np.testing.assert_allclose(np.linalg.norm(estimator.components_, axis=1), 1)
+    assert (estimator.transform(X) >= 0).all()
+    signed = make().fit(X)
+    assert (signed.components_ < 0).any()
+    assert (signed.transform(X) < 0).any()
+
+
+@pytest.mark.parametrize("dict_init", ["data", "random", "svd"])
+def test_every_initialisation_trains(dict_init, gradient, X):
+    estimator = make(dict_init=dict_init, gradient=gradient, learning_rate=0.01).fit(X)
+    assert estimator.loss_curve_[-1] < estimator.loss_curve_[0]
+
+
+def test_a_given_dictionary_is_where_training_starts(X, atoms):
+    """Scaled to the constraint; the array itself is left alone."""
+    given = 3 * atoms
+    estimator = make(dict_init=given, learning_rate=1e-12, max_iter=1).fit(X)
+    np.testing.assert_allclose(estimator.components_, atoms, rtol=0, atol=1e-10)
+    np.testing.assert_array_equal(given, 3 * atoms)
+
+
+@pytest.mark.parametrize(
+    "given", [np.ndarray.tolist, np.asfortranarray, torch.tensor, pd.DataFrame, np.float32]
+)
+def test_a_given_dictionary_may_be_any_array_like(given, X, atoms):
+    expected = make(dict_init=atoms).fit(X).components_
+    actual = make(dict_init=given(atoms)).fit(X).components_
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
+
+
+def test_every_optimizer_trains(optimizer, gradient, X):
+    estimator = make(gradient=gradient, max_iter=8, learning_rate=0.01, **optimizer).fit(X)
+    assert estimator.loss_curve_[-1] < estimator.loss_curve_[0]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_gradient_mode_of_the_caller_does_not_matter(mode, gradient, X):
+    expected = make(gradient=gradient).fit(X).partial_fit(X)
+    with mode():
+        actual = make(gradient=gradient).fit(X).partial_fit(X)
+        codes = actual.transform(X)
+    np.testing.assert_array_equal(actual.components_, expected.components_)
+    np.testing.assert_array_equal(codes, expected.transform(X))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e3])
+def test_default_parameters_reconstruct_few_unscaled_data(scale, offset, shrinkage):
+    """Thirty samples of three features, in any unit and far from the origin."""
+    X = scale * (np.random.default_rng(0).normal(size=(30, 3)) + offset)
+    estimator = PUDLEDictionaryLearning(shrinkage=shrinkage, random_state=0, max_iter=20).fit(X)
+    error = ((X - estimator.inverse_transform(estimator.transform(X))) ** 2).sum()
+    assert error < 0.05 * (X**2).sum()
+
+
+def test_constant_and_zero_data_can_be_learned_from():
+    for X in (np.zeros((10, 3)), np.ones((10, 3)), np.full((1, 3), 2.0)):
+        estimator = make(n_components=5).fit(X)
+        assert np.isfinite(estimator.components_).all()
+        assert np.isfinite(estimator.transform(X)).all()
+
+
+# ---------------------------------------------------------------------------- alpha and step
+
+
+def test_alpha_is_a_share_of_the_root_mean_square_norm(X, atoms):
+    """Over the samples that are not zero."""
+    X = np.concatenate([X[:41], np.zeros((50, X.shape[1]))])
+    norm = np.sqrt(np.square(X[:41]).sum(1).mean())
+    estimator = make(dict_init=atoms).fit(X)
+    assert estimator.alpha_ == pytest.approx(0.07 * norm, rel=1e-12)
+
+
+def test_a_hard_threshold_is_that_times_the_root_of_the_step(atoms, X):
+    """Atoms come in whose correlation is above the threshold over that root."""
+    soft = make(dict_init=atoms).fit(X)
+    hard = make(dict_init=atoms, shrinkage="hard").fit(X)
+    step = float(default_step(DenseDictionary(torch.tensor(atoms))))
+    assert hard.alpha_ == pytest.approx(step**0.5 * soft.alpha_, rel=1e-12)
+
+
+def test_a_given_alpha_is_absolute(X):
+    assert make(alpha=0.25).fit(X).alpha_ == 0.25
+    assert not make(alpha=1e3).fit(X).transform(X).any()
+
+
+def test_step_size_is_that_of_the_learned_dictionary(X):
+    estimator = make().fit(X)
+    step = float(default_step(DenseDictionary(torch.tensor(estimator.components_))))
+    assert estimator.step_size_ == step
+    squared_norm = np.linalg.norm(estimator.components_, ord=2) ** 2
+    assert 1 <= 1 / (estimator.step_size_ * squared_norm) <= 1.05
+
+
+def test_a_given_step_size_is_used_as_it_is(X):
+    estimator = make(step_size=0.2).fit(X)
+    assert estimator.step_size_ == 0.2
+    np.testing.assert_array_equal(estimator.transform(X), numpy_codes(estimator, X, step_size=0.2))
+
+
+def test_a_step_beyond_its_bound_warns_with_the_bound(X, atoms):
+    largest = 2 * float(default_step(DenseDictionary(torch.tensor(atoms))))
+    options = dict(dict_init=atoms, learning_rate=1e-9, n_unfoldings=2, max_iter=1)
+    make(step_size=0.99 * largest, **options).fit(X)
+    match = rf"step_size=.* beyond 2 / L = {largest:.3g}"
+    with pytest.warns(RuntimeWarning, match=match) as warned:
+        make(step_size=1.01 * largest, **options).fit(X)
+    assert len(warned) == 1
+
+
+# ---------------------------------------------------------------------------- decay
+
+
+@pytest.fixture
+def decays(monkeypatch):
+    """Return a list that collects the ``lambda_decay`` of every call of the encoder."""
+    collected = []
+
+    def spy(*args, lambda_decay, **kwargs):
+        collected.append(lambda_decay)
+        return encode(*args, lambda_decay=lambda_decay, **kwargs)
+
+    monkeypatch.setattr("skpudle._learners.encoder.encode", spy)
+    return collected
+
+
+@pytest.mark.parametrize("max_iter", [5, 10])
+def test_a_pair_of_decays_is_a_staircase_of_ten_equal_parts(max_iter, decays, X):
+    """From the first to the last value, counted in updates: four an epoch."""
+    estimator = make(lambda_decay=(1.0, 0.55), max_iter=max_iter, batch_size=16).fit(X)
+    expected = np.repeat(np.linspace(1.0, 0.55, 10), 4 * max_iter // 10)
+    np.testing.assert_allclose(decays, expected, rtol=1e-12)
+    assert estimator.lambda_decay_ == pytest.approx(0.55, rel=1e-12)
+
+
+def test_a_decay_is_the_same_throughout(decays, X):
+    assert make(lambda_decay=0.9, batch_size=16).fit(X).lambda_decay_ == 0.9
+    assert set(decays) == {0.9}
+
+
+def test_a_pair_of_equal_decays_is_one_decay(X):
+    pair, number = make(lambda_decay=(0.9, 0.9)).fit(X), make(lambda_decay=0.9).fit(X)
+    np.testing.assert_array_equal(pair.components_, number.components_)
+
+
+def test_partial_fit_uses_the_last_decay(decays, X):
+    estimator = make(lambda_decay=(1.0, 0.55), batch_size=16).partial_fit(X).partial_fit(X)
+    assert estimator.lambda_decay_ == 0.55
+    assert set(decays) == {0.55}
+
+
+def test_a_pair_of_decays_keeps_early_stopping_off_before_its_last_stage(X):
+    """The objective stalls at once, since nothing moves, and may stop training only there."""
+    options = dict(learning_rate=1e-12, batch_size=16, max_iter=40, tol=1e-2, n_iter_no_change=1)
+    assert make(**options).fit(X).n_iter_ < 10
+    estimator = make(lambda_decay=(1.0, 0.9), **options).fit(X)
+    assert 36 <= estimator.n_iter_ < 40
+    assert estimator.lambda_decay_ == pytest.approx(0.9, rel=1e-12)
+
+
+# ---------------------------------------------------------------------------- stopping
+
+
+def test_training_stops_when_nothing_improves(X):
+    """And says nothing."""
+    estimator = make(learning_rate=1e-12, max_iter=50, tol=1e-3, n_iter_no_change=2).fit(X)
+    assert estimator.n_iter_ == 1 + 2
+
+
+def test_training_that_ends_early_warns_with_what_to_change(X):
+    estimator = make(tol=1e-4, max_iter=3, learning_rate=0.01)
+    with pytest.warns(
+        ConvergenceWarning,
+        match=r"max_iter=3\), before .* for 5 checks.*learning_rate.*tol \(now 0.0001\)",
+    ):
+        estimator.fit(X)
+    assert estimator.n_iter_ == 3
+
+
+def test_warnings_point_at_the_line_that_called_fit(X):
+    """Both of the step, before and after training, and that of convergence."""
+    estimator = make(step_size=3.0, n_unfoldings=1, tol=1e-12)
+    with pytest.warns((RuntimeWarning, ConvergenceWarning)) as caught:
+        estimator.fit(X)
+    assert {warning.category for warning in caught} == {RuntimeWarning, ConvergenceWarning}
+    assert {warning.filename for warning in caught} == {__file__}
+
+
+@pytest.mark.parametrize("batch_size", [len(make_data()[0]), 16])
+def test_training_has_at_least_two_hundred_updates(batch_size, X):
+    """However few batches an epoch has."""
+    learner = make(n_unfoldings=1, max_iter="auto", batch_size=batch_size).fit(X)
+    assert learner.n_steps_ >= 200
+
+
+def test_training_has_a_hundred_epochs_unless_they_are_dear(monkeypatch, X):
+    few = dict(n_unfoldings=1, max_iter="auto", batch_size=1)
+    assert make(**few).fit(X).n_iter_ == 100
+    monkeypatch.setattr("skpudle._learners.pudle._AUTO_OPERATIONS", 0)
+    learner = make(**few, lambda_decay=(1.0, 0.5)).fit(X)
+    assert (learner.n_steps_, learner.n_iter_) == (200, -(-200 // len(X)))
+    assert learner.lambda_decay_ == 0.5  # the last of ten stages
+    assert make(**few | dict(max_iter=4)).fit(X).n_iter_ == 4
+
+
+@pytest.mark.parametrize("max_iter", [1, 2, 7])
+def test_a_pair_of_decays_ends_at_the_last_in_a_few_updates_too(max_iter, X):
+    learner = make(lambda_decay=(1.0, 0.5), max_iter=max_iter, batch_size=len(X)).fit(X)
+    assert learner.n_steps_ == max_iter
+    assert learner.lambda_decay_ == 0.5
+
+
+def test_a_batch_size_may_be_a_number_of_numpy(X):
+    """As it comes out of a grid for a search."""
+    data = TensorDataset(torch.from_numpy(X))
+    sizes = (8, np.int64(8))
+    first, second = (make(batch_size=size, random_state=0).fit(data) for size in sizes)
+    assert np.array_equal(first.components_, second.components_)
+
+
+def test_without_a_tolerance_training_goes_through_all_epochs_in_silence(X):
+    assert make(learning_rate=1e-12, max_iter=20, tol=None).fit(X).n_iter_ == 20
+
+
+# ---------------------------------------------------------------------------- unused atoms
+
+
+def test_unused_atoms_are_redrawn_between_epochs_and_never_at_the_end():
+    """One atom is orthogonal to all samples, so that no code ever uses it."""
+    X, atoms = make_data(n_components=5)
+    X, atoms = np.pad(X, [(0, 0), (0, 1)]), np.pad(atoms, [(0, 1), (0, 1)])
+    atoms[5, 8] = 1.0
+    once = make(dict_init=atoms, max_iter=1).fit(X)
+    np.testing.assert_array_equal(once.components_[5], atoms[5])
+    twice = make(dict_init=atoms, max_iter=2).fit(X)
+    assert twice.components_[5, 8] == 0
+    # one small step away from the sample that was reconstructed worst
+    directions = X / np.linalg.norm(X, axis=1, keepdims=True)
+    assert (directions @ twice.components_[5]).max() > 0.99
+
+
+@pytest.mark.parametrize("atom_norm", ["unit", "ball", None])
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_redrawn_atoms_do_not_depend_on_units(atom_norm, scale):
+    """Their norm is 1, whatever that of the data, also where atoms may have any."""
+    rng, atoms = np.random.default_rng(0), np.eye(8)
+    data = np.pad(rng.normal(size=(60, 4)), [(0, 0), (0, 4)])
+    atoms[:4, :4] += 0.2 * rng.normal(size=(4, 4))
+    settings = dict(n_components=8, dict_init=atoms, atom_norm=atom_norm, max_iter=3)
+    plain, scaled = (make(alpha=0.3 * c, **settings).fit(c * data) for c in (1, scale))
+    assert not np.allclose(plain.components_[4:], np.eye(8)[4:])
+    np.testing.assert_allclose(scaled.components_, plain.components_, atol=1e-6)
+
+
+def test_redrawn_atoms_of_negative_samples_are_positive():
+    data = -np.abs(np.random.default_rng(0).normal(size=(40, 6)))
+    settings = dict(positive_dict=True, positive_code=True, dict_init=np.eye(6), max_iter=2)
+    atoms = make(**settings).fit(data).components_
+    np.testing.assert_allclose(np.linalg.norm(atoms, axis=1), 1)
+    assert not np.allclose(atoms, np.eye(6))
+    assert (atoms >= 0).all()
+
+
+# ---------------------------------------------------------------------------- divergence
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_divergence_raises_with_the_update_and_the_parameters_to_change(method, X):
+    estimator = make(**ABSURD, batch_size=16)
+    with pytest.raises(ValueError, match=r"at update \d+, .*learning_rate \(now 1e\+300\)"):
+        getattr(estimator, method)(X)
+    assert np.isfinite(estimator.components_).all()
+    assert np.isfinite(estimator.transform(X)).all()
+
+
+def test_the_last_finite_dictionary_is_that_before_the_divergence(X, atoms):
+    estimator = make(**ABSURD, dict_init=atoms)
+    with pytest.raises(ValueError, match="stopped being finite"):
+        estimator.fit(X)
+    np.testing.assert_array_equal(estimator.components_, atoms)
+    assert estimator.n_steps_ == 0
+
+
+def test_data_too_large_for_their_dtype_say_so(X):
+    with pytest.raises(ValueError, match="scale the data"):
+        make().fit(1e200 * X)
+
+
+# ---------------------------------------------------------------------------- partial_fit
+
+
+def test_partial_fit_is_one_pass_over_batches_in_order(X, atoms):
+    """Cut by the estimator or by hand; sgd and numbers leave nothing to the first data seen."""
+    options = dict(optimizer="sgd", optimizer_params=dict(momentum=0.9), alpha=0.1)
+    options["dict_init"] = perturbed(atoms)
+    whole = make(batch_size=16, **options).partial_fit(X)
+    assert whole.n_steps_ == 4
+    assert whole.n_iter_ == 1
+    cut = make(**options)
+    for start in range(0, len(X), 16):
+        cut.partial_fit(X[start : start + 16])
+    np.testing.assert_array_equal(cut.components_, whole.components_)
+    assert cut.n_steps_ == 4
+
+
+def test_partial_fit_is_an_epoch_of_fit_with_full_batches(optimizer, variant, X):
+    """The same bits, one pass after the other."""
+    options = optimizer | variant | dict(batch_size=len(X))
+    partial_fits = make(**options)
+    for n_epochs in (1, 2, 3):
+        partial_fits.partial_fit(X)
+        fitted = make(**options, max_iter=n_epochs).fit(X)
+        np.testing.assert_array_equal(partial_fits.components_, fitted.components_)
+        np.testing.assert_array_equal(partial_fits.loss_curve_, fitted.loss_curve_)
+        assert partial_fits.alpha_ == fitted.alpha_
+        assert partial_fits.n_steps_ == fitted.n_steps_
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_partial_fit_survives_a_pickle_bit_for_bit(dtype, optimizer, X):
+    X = X.astype(dtype)
+    straight, pickled = make(batch_size=16, **optimizer), make(batch_size=16, **optimizer)
+    for rows in (X[:40], X[40:47], X):
+        straight.partial_fit(rows)
+        pickled = pickle.loads(pickle.dumps(pickled)).partial_fit(rows)
+    assert_same(vars(straight), vars(pickled))
+
+
+def test_a_copy_trains_on_without_the_original(X):
+    """Nothing that training writes into is shared."""
+    original = make().partial_fit(X)
+    before = copy.deepcopy(vars(original))
+    copy.copy(original).partial_fit(X)
+    assert_same(vars(original), before)
+
+
+def test_alpha_is_frozen_at_the_first_call(X):
+    estimator = make().partial_fit(X)
+    alpha = estimator.alpha_
+    for factor in (100.0, 1e-3):
+        estimator.partial_fit(factor * X[:7])
+    assert estimator.alpha_ == alpha
+
+
+def test_partial_fit_counts_on(X):
+    estimator = make(batch_size=16, max_iter=3).fit(X)
+    curve = estimator.loss_curve_
+    estimator.partial_fit(X).partial_fit(X[:5])
+    assert estimator.n_steps_ == 3 * 4 + 4 + 1
+    assert estimator.n_iter_ == 3 + 2
+    assert len(estimator.loss_curve_) == 5
+    np.testing.assert_array_equal(estimator.loss_curve_[:3], curve)
+
+
+def test_partial_fit_goes_on_after_fit(X):
+    """With the dictionary, the moments and the alpha that fit ended with."""
+    options = dict(batch_size=len(X))
+    estimator = make(max_iter=3, **options).fit(X).partial_fit(X)
+    np.testing.assert_array_equal(
+        estimator.components_, make(max_iter=4, **options).fit(X).components_
+    )
+
+
+def test_fit_after_partial_fit_starts_over(X):
+    estimator = make().partial_fit(X[:30]).fit(X)
+    assert_same(vars(estimator), vars(make().fit(X)))
+
+
+def test_partial_fit_keeps_the_dtype_of_the_dictionary(X):
+    estimator = make().partial_fit(X.astype(np.float32))
+    assert estimator.partial_fit(X).components_.dtype == np.float32
+
+
+def test_partial_fit_with_another_optimizer_starts_its_memory_anew(X):
+    momentum = make(optimizer="sgd", optimizer_params=dict(momentum=0.9)).partial_fit(X)
+    momentum.set_params(optimizer="adam", optimizer_params=None).partial_fit(X)
+    assert np.isfinite(momentum.components_).all()

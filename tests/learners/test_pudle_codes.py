@@ -1,0 +1,260 @@
+"""What a user of `PUDLEDictionaryLearning` can rely on once it is fitted."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import orthogonal_mp_gram
+from small import VARIANTS, make, make_data, numpy_codes
+
+from skpudle import PUDLEDictionaryLearning
+from skpudle.omp import solve_omp
+
+# ---------------------------------------------------------------------------- transform
+
+
+def test_codes_are_those_of_the_public_encoder(variant, X):
+    estimator = make(**variant).fit(X)
+    codes = numpy_codes(estimator, X)
+    if estimator.split_sign:
+        codes = np.concatenate([codes.clip(min=0), (-codes).clip(min=0)], axis=1)
+    np.testing.assert_array_equal(estimator.transform(X), codes)
+
+
+def test_fit_transform_is_fit_then_transform(variant, X):
+    options = variant | dict(batch_size=16)
+    np.testing.assert_array_equal(
+        make(**options).fit_transform(X), make(**options).fit(X).transform(X)
+    )
+
+
+def test_a_row_alone_is_coded_as_in_its_batch(variant):
+    """To 1e-7 of its largest code, also where many rows are coded in several parts."""
+    X, _ = make_data(n_samples=1100)
+    estimator = make(**variant).fit(X)
+    codes = estimator.transform(X)
+    rows = np.r_[:5, 1020:1030, 1099]
+    alone = np.concatenate([estimator.transform(X[row : row + 1]) for row in rows])
+    largest = np.abs(codes[rows]).max(1, keepdims=True)
+    assert (np.abs(alone - codes[rows]) <= 1e-7 * largest).all()
+
+
+def test_transform_alpha_is_what_transform_uses(X):
+    estimator = make(transform_alpha=0.5).fit(X)
+    np.testing.assert_array_equal(estimator.transform(X), numpy_codes(estimator, X, alpha=0.5))
+    assert estimator.alpha_ == make().fit(X).alpha_  # training does not
+    assert estimator.set_params(transform_alpha=0.0).transform(X).any()
+
+
+def test_split_codes_are_the_positive_and_the_negative_parts(X):
+    plain, split = make().fit(X), make(split_sign=True).fit(X)
+    codes, parts = plain.transform(X), split.transform(X)
+    assert (parts >= 0).all()
+    np.testing.assert_array_equal(parts[:, :6] - parts[:, 6:], codes)
+    assert not (parts[:, :6] * parts[:, 6:]).any()
+    np.testing.assert_array_equal(split.inverse_transform(parts), plain.inverse_transform(codes))
+    assert split.inverse_transform(parts).shape == X.shape
+
+
+@pytest.mark.parametrize("split_sign", [False, True])
+def test_every_code_has_a_name(split_sign, X):
+    estimator = make(split_sign=split_sign).set_output(transform="pandas").fit(X)
+    names = [f"pudledictionarylearning{j}" for j in range(12 if split_sign else 6)]
+    assert estimator.get_feature_names_out().tolist() == names
+    assert estimator.transform(X).columns.tolist() == names
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("split_sign", [False, True])
+def test_dtype_of_the_data_is_that_of_codes_and_reconstructions(split_sign, dtype, X):
+    """Whatever the dictionary was learned in."""
+    for learned in (np.float32, np.float64):
+        estimator = make(split_sign=split_sign).fit(X.astype(learned))
+        codes = estimator.transform(X.astype(dtype))
+        assert codes.dtype == dtype
+        assert estimator.inverse_transform(codes).dtype == dtype
+
+
+def test_inverse_transform_is_the_product_with_the_atoms(X):
+    estimator = make().fit(X)
+    codes = estimator.transform(X)
+    np.testing.assert_allclose(estimator.inverse_transform(codes), codes @ estimator.components_)
+
+
+def test_a_dictionary_learned_on_an_absent_device_encodes_on_the_cpu(X):
+    """Pickles travel to machines without the GPU that made them."""
+    estimator = make().fit(X)
+    codes, score = estimator.transform(X), estimator.score(X)
+    estimator.set_params(device="cuda:97")
+    np.testing.assert_array_equal(estimator.transform(X), codes)
+    np.testing.assert_allclose(estimator.inverse_transform(codes), codes @ estimator.components_)
+    assert estimator.score(X) == score
+    with pytest.raises(ValueError, match="'cuda:97'"):
+        estimator.partial_fit(X)
+
+
+@pytest.mark.parametrize("method", ["transform", "inverse_transform", "score"])
+def test_an_unfitted_estimator_says_so(method, X):
+    with pytest.raises(NotFittedError, match="PUDLEDictionaryLearning"):
+        getattr(make(), method)(X)
+
+
+# ---------------------------------------------------------------------------- tensors
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_tensors_in_give_tensors_out_on_their_device(dtype, device, X):
+    rows = torch.tensor(X, dtype=dtype, device=device)
+    estimator = make().fit(rows)
+    assert isinstance(estimator.components_, np.ndarray)
+    assert estimator.device_.partition(":")[0] == device
+    codes = estimator.transform(rows)
+    back = estimator.inverse_transform(codes)
+    for tensor in (codes, back, make().fit_transform(rows)):
+        assert isinstance(tensor, torch.Tensor)
+        assert tensor.dtype == dtype
+        assert tensor.device.type == device
+        assert not tensor.requires_grad
+    assert type(estimator.score(rows)) is float
+
+
+def test_tensors_and_arrays_of_the_same_numbers_learn_the_same(variant, X):
+    tensors, arrays = make(**variant).fit(torch.tensor(X)), make(**variant).fit(X)
+    np.testing.assert_array_equal(tensors.components_, arrays.components_)
+    np.testing.assert_array_equal(tensors.transform(torch.tensor(X)).numpy(), arrays.transform(X))
+    assert tensors.score(torch.tensor(X)) == arrays.score(X)
+
+
+def test_tensors_are_not_written_to(X):
+    rows = torch.tensor(X, requires_grad=True)
+    estimator = make().fit(rows)
+    estimator.partial_fit(rows).transform(rows)
+    np.testing.assert_array_equal(rows.detach().numpy(), X)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_a_gpu_learns_what_the_cpu_learns_and_the_same_every_time(options, X):
+    options = options | dict(batch_size=16)
+    cpu = make(device="cpu", **options).fit(X)
+    first, second = (make(device="cuda", **options).fit(X) for _ in range(2))
+    np.testing.assert_allclose(first.components_, second.components_, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(first.components_, cpu.components_, rtol=0, atol=1e-6)
+    assert first.device_ == "cuda:0"
+
+
+@pytest.mark.gpu
+def test_what_a_gpu_learned_encodes_without_one(X, monkeypatch):
+    estimator = make(device="cuda").fit(X).partial_fit(X)
+    codes = estimator.transform(X)
+    stored = pickle.dumps(estimator)
+    assert b"torch._utils" not in stored
+    loaded = pickle.loads(stored).set_params(device="cpu")
+    np.testing.assert_allclose(loaded.transform(X), codes, rtol=0, atol=1e-10)
+    loaded.partial_fit(X)
+
+
+# ---------------------------------------------------------------------------- score
+
+
+def test_score_is_a_number_of_python_and_at_most_one(variant, X):
+    for dtype in (np.float32, np.float64):
+        rows = X.astype(dtype)
+        score = make(**variant).fit(rows).score(rows)
+        assert type(score) is float
+        assert score <= 1
+
+
+def test_score_of_what_can_be_inferred_is_one():
+    """Some features of a point in a known plane give away the others."""
+    _, atoms = make_data(n_features=12, n_components=2)
+    X = np.random.default_rng(0).normal(size=(30, 2)) @ atoms
+    estimator = make(n_components=2, dict_init=atoms, alpha=1e-9, n_unfoldings=3000, max_iter=1)
+    estimator.set_params(learning_rate=1e-12).fit(X)
+    assert estimator.score(X) == pytest.approx(1, abs=1e-6)
+
+
+def test_score_of_zero_codes_compares_zero_with_the_mean(X):
+    estimator = make(alpha=1e3).fit(X)
+    expected = 1 - (X**2).sum() / ((X - X.mean(0)) ** 2).sum()
+    assert estimator.score(X) == pytest.approx(expected, rel=1e-12)
+
+
+def test_score_does_not_depend_on_the_order_or_the_units_of_rows(X):
+    estimator = make().fit(X)
+    assert estimator.score(X[::-1]) == pytest.approx(estimator.score(X), rel=1e-12)
+    scaled = make().fit(1e3 * X)
+    assert scaled.score(1e3 * X) == pytest.approx(estimator.score(X), rel=1e-8)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, -1e8])
+@pytest.mark.parametrize("n_samples", [1, 7, 60])
+def test_score_of_constant_data_is_zero(n_samples, value, X):
+    """Also where the mean of equal numbers is rounded to another one."""
+    estimator = make().fit(X)
+    assert estimator.score(np.full((n_samples, 8), value)) == 0.0
+
+
+def test_score_of_one_feature_is_that_of_the_reconstruction(X):
+    x = X[:, :1]
+    estimator = make(n_components=2).fit(x)
+    error = ((x - estimator.inverse_transform(estimator.transform(x))) ** 2).sum()
+    expected = 1 - error / ((x - x.mean()) ** 2).sum()
+    assert estimator.score(x) == pytest.approx(expected, rel=1e-12)
+
+
+# ---------------------------------------------------------------------------- orthogonal pursuit
+
+
+@pytest.mark.parametrize("params", [{"n_nonzero_coefs": 2}, {"tol": 0.05}, {}])
+def test_codes_of_a_pursuit_are_those_of_scikit_learn(params, X):
+    named = {f"transform_{name}": value for name, value in params.items()}
+    learner = make(transform_algorithm="omp", **named).fit(X)
+    D, squares = learner.components_, np.square(X).sum(1)
+    expected = orthogonal_mp_gram(
+        D @ D.T, D @ X.T, norms_squared=squares, **params or {"n_nonzero_coefs": 1}
+    )
+    left_alone = squares <= params.get("tol", 0)  # where scikit-learn takes one atom all the same
+    expected[:, left_alone] = 0
+    np.testing.assert_allclose(learner.transform(X), expected.T, atol=1e-10)
+
+
+def test_a_pursuit_knows_signs_and_gaps(X):
+    learner = make(transform_algorithm="omp", positive_code=True, transform_n_nonzero_coefs=3)
+    codes = learner.fit(X).transform(X)
+    assert codes.min() >= 0
+    assert (codes != 0).sum(1).max() <= 3
+    gaps = X.copy()
+    gaps[:, 0] = np.nan
+    visible = solve_omp(
+        torch.tensor(learner.components_[:, 1:]),
+        torch.tensor(X[:, 1:]),
+        n_nonzero_coefs=3,
+        positive=True,
+    )
+    np.testing.assert_allclose(learner.transform(gaps), visible.numpy(), atol=1e-10)
+
+
+# ---------------------------------------------------------------------------- without a fit
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_components_make_a_learner_that_transforms_as_the_fitted_one(options, X):
+    fitted = make(**options).fit(X)
+    params = fitted.get_params() | {"alpha": fitted.alpha_}
+    del params["n_components"]
+    learner = PUDLEDictionaryLearning.from_components(fitted.components_, **params)
+    np.testing.assert_array_equal(learner.components_, fitted.components_)
+    np.testing.assert_array_equal(learner.transform(X), fitted.transform(X))
+    assert learner.score(X) == fitted.score(X)
+    assert np.isfinite(learner.partial_fit(X).components_).all()
+
+
+def test_components_alone_are_enough_for_a_pursuit_and_for_nothing_else(X, atoms):
+    learner = PUDLEDictionaryLearning.from_components(2 * atoms, transform_algorithm="omp")
+    np.testing.assert_array_equal(learner.components_, 2 * atoms)
+    assert learner.transform(X).shape == (len(X), len(atoms))
+    with pytest.raises(ValueError, match="alpha='auto'.*pass a number"):
+        PUDLEDictionaryLearning.from_components(atoms)

@@ -1,0 +1,342 @@
+"""What `PUDLEDictionaryLearning` does beyond scikit-learn's own checks of an estimator."""
+
+import copy
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from small import (
+    ABSURD,
+    assert_same,
+    make,
+)
+
+from skpudle._learners.base import GradientLearner
+
+# ---------------------------------------------------------------------------- bad input
+
+BAD_PARAMETERS = {
+    "no atoms": (dict(n_components=0), "n_components"),
+    "fraction of atoms": (dict(n_components=2.5), "n_components"),
+    "negative alpha": (dict(alpha=-1.0), "alpha"),
+    "NaN alpha": (dict(alpha=np.nan), "alpha"),
+    "unknown gradient": (dict(gradient="noodl"), "gradient"),
+    "no unfoldings": (dict(n_unfoldings=0), "n_unfoldings"),
+    "zero step": (dict(step_size=0.0), "step_size"),
+    "decay of 0": (dict(lambda_decay=0.0), "lambda_decay"),
+    "decay above 1": (dict(lambda_decay=1.1), "lambda_decay"),
+    "one decay in a tuple": (dict(lambda_decay=(0.9,)), r"lambda_decay=\(0.9,\) .*pair"),
+    "three decays": (dict(lambda_decay=(1.0, 0.9, 0.8)), "lambda_decay=.*pair"),
+    "a decay above 1": (dict(lambda_decay=(1.1, 0.9)), "lambda_decay=.*pair"),
+    "a decay of 0": (dict(lambda_decay=(1.0, 0.0)), "lambda_decay=.*pair"),
+    "a decay in words": (dict(lambda_decay=("1", 0.9)), "lambda_decay=.*pair"),
+    "unknown shrinkage": (dict(shrinkage="firm"), "shrinkage"),
+    "unknown atom norm": (dict(atom_norm="l1"), "atom_norm"),
+    "unknown optimizer": (dict(optimizer="lbfgs"), "optimizer"),
+    "class that is no optimizer": (dict(optimizer=dict), "optimizer"),
+    "optimizer that needs a closure": (dict(optimizer=torch.optim.LBFGS), "optimizer"),
+    "unknown parameter": (dict(optimizer_params=dict(momentum=0.9)), "momentum"),
+    "empty batches": (dict(batch_size=0), "batch_size"),
+    "no epochs": (dict(max_iter=0), "max_iter"),
+    "unknown initialisation": (dict(dict_init="pca"), "dict_init"),
+    "unknown device": (dict(device="gpu"), r"Device 'gpu' .* pass 'auto' or one of \['cpu'"),
+    "atoms of other length": (
+        dict(dict_init=np.ones((6, 7))),
+        r"dict_init has shape \(6, 7\), expected .*\(6, 8\)",
+    ),
+    "other number of atoms": (
+        dict(dict_init=np.ones((5, 8))),
+        r"dict_init has shape \(5, 8\), expected .*\(6, 8\)",
+    ),
+    "one atom": (dict(dict_init=np.ones(8)), "Expected 2D array, got 1D array"),
+    "zero atom": (
+        dict(dict_init=np.diag([1.0, 0, 1, 1, 1, 1, 1, 1])[:6]),
+        r"dict_init has zero or non-finite atoms, in rows \[1\]",
+    ),
+    "non-finite atoms": (
+        dict(dict_init=np.where(np.eye(6, 8), [[1], [1], [np.nan], [1], [np.inf], [1]], 0.0)),
+        r"dict_init has zero or non-finite atoms, in rows \[2, 4\]",
+    ),
+    "atoms in words": (dict(dict_init=np.full((6, 8), "a")), "could not convert"),
+    "converged hard codes": (
+        dict(n_unfoldings=None, shrinkage="hard"),
+        "Converged codes .*shrinkage='hard'.* Pass shrinkage='soft'",
+    ),
+    "converged codes with decay": (
+        dict(transform_algorithm="lasso", lambda_decay=0.9),
+        "Converged codes .*lambda_decay=0.9.* Pass .*lambda_decay=1",
+    ),
+    "converged codes with a pair": (
+        dict(n_unfoldings=None, lambda_decay=(1.0, 0.9)),
+        r"Converged codes .*lambda_decay=\(1.0, 0.9\)",
+    ),
+}
+
+NAN, INF = np.eye(8), np.eye(8)
+NAN[2, 3], INF[2, 3] = np.nan, np.inf
+
+BAD_DATA = {
+    "infinity": (INF, "infinity"),
+    "infinite tensor": (torch.tensor(INF), "infinity"),
+    "empty": (np.zeros((0, 8)), r"0 sample\(s\)"),
+    "without features": (np.zeros((8, 0)), r"0 feature\(s\)"),
+    "1-D": (np.ones(8), "Expected 2D array, got 1D array"),
+    "3-D": (np.ones((2, 2, 8)), "Found array with dim 3"),
+    "complex": (np.eye(8) * 1j, "Complex data not supported"),
+    "sparse": (sparse.eye_array(8).tocsr(), "dense data is required"),
+    "sparse tensor": (torch.eye(8).to_sparse(), "dense tensor is required"),
+    "objects": (np.full((3, 8), {}, dtype=object), "dict"),
+    "words": (np.full((3, 8), "a"), "could not convert string to float"),
+    "None": (None, "Expected 2D array, got scalar array"),
+}
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize(("params", "message"), BAD_PARAMETERS.values(), ids=BAD_PARAMETERS)
+def test_bad_parameters_are_named_and_leave_no_trace(params, message, method, X):
+    """By scikit-learn's convention `partial_fit` validates them at its first call."""
+    fitted = [make(batch_size=16).fit(X)] if method == "fit" else []
+    for estimator in (make(), *fitted):
+        estimator.set_params(**params)
+        before = copy.deepcopy(vars(estimator))
+        with pytest.raises((ValueError, TypeError), match=message):
+            getattr(estimator, method)(X)
+        assert_same(vars(estimator), before)
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit", "transform", "score"])
+@pytest.mark.parametrize(("rows", "message"), BAD_DATA.values(), ids=BAD_DATA)
+def test_bad_data_are_named_and_leave_no_trace(rows, message, method, X):
+    for estimator in (make(), make().fit(X)):
+        before = copy.deepcopy(vars(estimator))
+        if method in ("transform", "score") and "components_" not in before:
+            continue
+        with pytest.raises((ValueError, TypeError), match=message):
+            getattr(estimator, method)(rows)
+        assert_same(vars(estimator), before)
+
+
+@pytest.mark.parametrize("method", ["partial_fit", "transform", "score"])
+@pytest.mark.parametrize("kind", [np.asarray, torch.tensor])
+def test_a_wrong_number_of_features_is_named_and_leaves_no_trace(kind, method, X):
+    estimator = make().fit(X)
+    before = copy.deepcopy(vars(estimator))
+    with pytest.raises(ValueError, match="X has 5 features, but .* is expecting 8 features"):
+        getattr(estimator, method)(kind(X[:, :5]))
+    assert_same(vars(estimator), before)
+
+
+def test_a_wrong_number_of_codes_is_named(X):
+    estimator = make(split_sign=True).fit(X)
+    with pytest.raises(ValueError, match="Codes have 6 columns, .* returns 12"):
+        estimator.inverse_transform(estimator.transform(X)[:, :6])
+
+
+# ---------------------------------------------------------------------------- scikit-learn
+
+
+@pytest.mark.draws_from_numpy
+def test_a_pipeline_is_searched_over_alpha_in_two_processes():
+    digits, labels = load_digits(return_X_y=True)
+    digits, labels = digits[:200], labels[:200]
+    dictionary = make(n_components=20, max_iter=3, batch_size=50, learning_rate=0.01)
+    pipeline = make_pipeline(StandardScaler(), dictionary, LogisticRegression(max_iter=500))
+    search = GridSearchCV(
+        pipeline, {"pudledictionarylearning__alpha": ["auto", 0.5, 1e4]}, cv=2, n_jobs=2
+    )
+    search.fit(digits, labels)
+    scores = search.cv_results_["mean_test_score"]
+    assert scores[:2].min() > 0.5
+    assert scores[2] < 0.2  # no codes, no digits
+    assert search.best_index_ != 2
+
+
+def test_a_clone_has_the_parameters_and_nothing_else(X, atoms):
+    estimator = make(dict_init=atoms, optimizer=torch.optim.RMSprop).fit(X)
+    cloned = clone(estimator)
+    assert not hasattr(cloned, "components_")
+    np.testing.assert_array_equal(cloned.fit(X).components_, estimator.components_)
+
+
+def test_verbose_training_prints_a_line_an_epoch(X, capsys):
+    estimator = make(verbose=1, max_iter=3, batch_size=16).fit(X)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    for number, (line, loss) in enumerate(zip(lines, estimator.loss_curve_, strict=True), start=1):
+        assert line.startswith(f"epoch {number}/3  loss {loss:.6g}  ")
+        assert "updates/s" in line
+    make(verbose=0).fit(X)
+    assert not capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------- callbacks
+
+
+class Callback:
+    """Collects what it is told after each epoch, and may ask to stop."""
+
+    def __init__(self, stop_after=None):
+        self.stop_after, self.fitted, self.events = stop_after, [], []
+
+    def setup(self, estimator, context):
+        self.events.append("setup")
+
+    def teardown(self, estimator, context):
+        self.events.append("teardown")
+
+    def on_fit_task_begin(self, estimator, context):
+        self.events.append(f"begin {context.task_name}")
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
+        self.events.append(f"end {context.task_name}")
+        if context.task_name == "epoch":
+            self.fitted.append(fitted_estimator)
+            return len(self.fitted) == self.stop_after
+        return False
+
+
+def test_a_callback_is_told_of_fit_and_every_epoch(X):
+    callback = Callback()
+    make(max_iter=2).set_callbacks(callback).fit(X)
+    epoch = ["begin epoch", "end epoch"]
+    assert callback.events == ["setup", "begin fit", *epoch, *epoch, "end fit", "teardown"]
+
+
+def test_a_callback_sees_the_estimator_as_if_training_had_ended_there(X):
+    callback = Callback()
+    make(max_iter=3, batch_size=len(X)).set_callbacks(callback).fit(X)
+    for n_epochs, seen in enumerate(callback.fitted, start=1):
+        fitted = make(max_iter=n_epochs, batch_size=len(X)).fit(X)
+        np.testing.assert_array_equal(seen.components_, fitted.components_)
+        np.testing.assert_array_equal(seen.transform(X), fitted.transform(X))
+
+
+def test_a_callback_can_stop_training(X):
+    """Which is no lack of convergence."""
+    estimator = make(max_iter=10, tol=1e-9, lambda_decay=(1.0, 0.9))
+    estimator.set_callbacks(Callback(stop_after=2)).fit(X)
+    assert estimator.n_iter_ == 2
+    assert estimator.lambda_decay_ == pytest.approx(1.0 - 0.1 / 9)  # the stage it had come to
+
+
+def test_a_callback_is_torn_down_after_an_error(X):
+    callback = Callback()
+    with pytest.raises(ValueError, match="stopped being finite"):
+        make(**ABSURD).set_callbacks(callback).fit(X)
+    assert callback.events[-1] == "teardown"
+
+
+def test_without_a_callback_nothing_is_evaluated_between_epochs(X, monkeypatch):
+    calls = []
+    evaluate = GradientLearner._attributes
+
+    def spy(self, *args):
+        calls.append(self)
+        return evaluate(self, *args)
+
+    monkeypatch.setattr(GradientLearner, "_attributes", spy)
+    make(max_iter=5).fit(X)
+    assert len(calls) == 1
+
+
+def test_the_default_device_of_torch_does_not_matter(variant, X):
+    """Nothing is made there: on the device "meta" numbers do not exist."""
+    options = variant | dict(batch_size=16, device="cpu")
+    expected = make(**options).fit(X)
+    with torch.device("meta"):
+        found = make(**options).fit(X)
+        codes, score = found.transform(X), found.score(X)
+    assert_same(vars(found), vars(expected))
+    np.testing.assert_array_equal(codes, expected.transform(X))
+    assert score == expected.score(X)
+
+
+def test_a_tensor_is_an_initial_dictionary_too(X, atoms):
+    given = torch.tensor(atoms, requires_grad=True)
+    found, expected = make(dict_init=given).fit(X), make(dict_init=atoms).fit(X)
+    np.testing.assert_array_equal(found.components_, expected.components_)
+
+
+def test_another_fit_leaves_nothing_of_the_fit_before(X):
+    estimator = make().fit(pd.DataFrame(X, columns=[f"x{i}" for i in range(8)]))
+    assert estimator.fit(X[:, :5]).n_features_in_ == 5
+    assert not hasattr(estimator, "feature_names_in_")
+
+
+def test_a_data_error_on_the_way_leaves_a_fitted_estimator_as_it_was(X):
+    class Breaks:
+        def __iter__(self):
+            yield from (X[:20, :5], X[20:40, :5], X[40:, :4])
+
+    estimator = make().fit(X)
+    before = copy.deepcopy({k: v for k, v in vars(estimator).items() if k.endswith("_")})
+    with pytest.raises(ValueError, match="Batch 2 of X has 4 features"):
+        estimator.fit(Breaks())
+    assert_same({k: v for k, v in vars(estimator).items() if k.endswith("_")}, before)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (dict(transform_algorithm="laso"), "transform_algorithm"),
+        (dict(transform_alpha=-1.0), "transform_alpha"),
+        (dict(transform_algorithm="lasso", shrinkage="hard"), "Converged codes .*'hard'"),
+        (dict(transform_algorithm="lasso", lambda_decay=0.9), "Converged codes .*0.9"),
+    ],
+)
+def test_parameters_set_after_fit_are_checked_too(changed, message, X):
+    kept = {name: changed[name] for name in ("shrinkage", "lambda_decay") if name in changed}
+    learner = make(**kept).fit(X)
+    with pytest.raises(ValueError, match=message):
+        learner.set_params(**changed).transform(X)
+
+
+def test_partial_fit_replaces_atoms_that_are_not_used(X):
+    """As `fit` does; after ten samples for each atom, so that small batches say nothing."""
+    start = np.vstack([X[:5], np.full((1, X.shape[1]), 1e-9)])
+    learner = make(dict_init=start, atom_norm="ball", alpha=0.3)
+    learner.partial_fit(X[:40])
+    assert np.linalg.norm(learner.components_[5]) < 0.1
+    learner.partial_fit(X[40:])
+    assert np.linalg.norm(learner.components_[5]) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n_components", np.int64(5)),
+        ("alpha", np.float64(0.3)),
+        ("alpha", np.float32(0.3)),
+        ("n_unfoldings", np.int32(3)),
+        ("step_size", np.float32(0.1)),
+        ("lambda_decay", np.float64(0.9)),
+        ("lambda_decay", (np.float64(1.0), np.float32(0.5))),
+        ("positive_code", np.bool_(True)),
+        ("positive_dict", np.bool_(True)),
+        ("learning_rate", np.float64(0.01)),
+        ("batch_size", np.int64(8)),
+        ("max_iter", np.int64(2)),
+        ("tol", np.float64(0.9)),
+        ("n_iter_no_change", np.int64(2)),
+        ("transform_alpha", np.float64(0.2)),
+        ("split_sign", np.bool_(True)),
+        ("random_state", np.int64(0)),
+        ("verbose", np.int64(0)),
+    ],
+)
+def test_every_parameter_may_be_a_scalar_of_numpy(name, value, X):
+    """As it comes out of ``np.linspace`` in a grid of a search; fitted attributes are Python's."""
+    few = dict(n_iter_no_change=1)
+    learner = make(**few | {name: value}).fit(X)
+    value = tuple(map(float, value)) if isinstance(value, tuple) else value.item()
+    plain = make(**few | {name: value})
+    np.testing.assert_array_equal(learner.components_, plain.fit(X).components_)
+    assert type(learner.alpha_) is type(learner.step_size_) is type(learner.lambda_decay_) is float
