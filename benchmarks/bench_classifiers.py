@@ -120,6 +120,7 @@ def methods(atoms, n_classes):
     found = {"logistic regression": linear()}
     for k in atoms:
         found[f"unsupervised codes, {k}"] = unsupervised(k)
+        found[f"supervision=0, {k}"] = PUDLEClassifier(k, supervision=0.0, random_state=0)
         found[f"PUDLEClassifier, {k}"] = PUDLEClassifier(k, random_state=0)
     found |= {
         "SVC(rbf)": SVC(),

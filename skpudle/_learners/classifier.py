@@ -10,6 +10,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import handed_over, host_array, to_numpy, to_tensor
+from skpudle._learners.base import train, update
 from skpudle._learners.task import class_decisions
 from skpudle._learners.task_learner import TaskLearner
 from skpudle._precision import own_precision, training_mode
@@ -251,7 +252,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         ConvergenceWarning
             If ``max_iter`` is a number, and training ended before it had stalled.
         """
-        return self._fit_to(X, y, sample_weight=sample_weight)
+        return train(self, X, y, sample_weight=sample_weight)
 
     @_fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -291,7 +292,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
                 "the weights of the classes as a dict."
             )
         classes = getattr(self, "classes_", None) if classes is None else np.unique(classes)
-        return self._update(X, y, classes=classes, sample_weight=sample_weight)
+        return update(self, X, y, classes=classes, sample_weight=sample_weight)
 
     # ------------------------------------------------------------------ what is decided
 

@@ -185,6 +185,14 @@ class TaskModel(DenseModel):
         """Warn if the encoder may diverge with the step, once."""
         super().warn_of_step(*map(self.layout.atoms, (initial, final)))
 
+    @torch.no_grad()
+    def score(self, batch, rows):  # -> float
+        """Return the accuracy for a batch, weighted by its target."""
+        network = self.network(rows, 0)
+        decisions = class_decisions(network.decide(network.encode(batch.x, mask=batch.mask)))
+        right = batch.target.gather(1, decisions.argmax(1, keepdim=True))
+        return float(right.sum() / batch.target.sum())
+
     def memory(self):
         """Return what a later `partial_fit` asks for beside what users see."""
         weights = {"mean_weight": self.mean_weight, "total_weight": self.total_weight}

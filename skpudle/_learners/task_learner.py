@@ -1,7 +1,6 @@
 """Learners of a dictionary for a task: what they read, and the model that they make of it."""
 
 from dataclasses import fields
-from functools import partial
 from math import sqrt
 
 import numpy as np
@@ -15,21 +14,12 @@ from skpudle._data.sources import is_stream
 from skpudle._learners.labels import distinct, hold_out, targets_of
 from skpudle._learners.models import DenseModel
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle._learners.task import Head, TaskLayout, TaskModel, class_decisions, joint
-from skpudle._training.stopping import HeldOut
+from skpudle._learners.task import Head, TaskLayout, TaskModel, joint
 from skpudle._training.team import current_team
 
 __all__ = ["TaskLearner"]
 
 _AUTO_EPOCHS = 100
-
-
-@torch.no_grad()
-def _accuracy(model, batch, rows):  # -> float, weighted
-    network = model.network(rows, 0)
-    decisions = class_decisions(network.decide(network.encode(batch.x, mask=batch.mask)))
-    right = batch.target.gather(1, decisions.argmax(1, keepdim=True))
-    return float(right.sum() / batch.target.sum())
 
 
 def _logistic(features, target, C):  # Tensors (n, n_sides * p), (n, n_classes) -> Head
@@ -48,6 +38,7 @@ class TaskLearner(PUDLEDictionaryLearning):
     positive_dict, atom_norm = False, "unit"
     optimizer, optimizer_params = "adam", None
     transform_algorithm, transform_alpha = "unfolded", None
+    transform_n_nonzero_coefs = transform_tol = None
 
     def _read(self, X, y, *, known=False, classes=None, sample_weight=None):  # -> Data
         name = type(self).__name__
@@ -136,18 +127,6 @@ class TaskLearner(PUDLEDictionaryLearning):
         if self.max_iter == "auto" and self.supervision:
             return _AUTO_EPOCHS * n_batches
         return super()._n_updates(n_batches, batch_size, data)
-
-    def _stopping(self, trainer, data, n_updates):
-        if data.held_out is None:
-            return super()._stopping(trainer, data, n_updates)
-        return HeldOut(
-            partial(_accuracy, trainer.model, data.held_out),
-            trainer.optimizer.atoms.detach,
-            len(data.sample),
-            self.tol,
-            self.n_iter_no_change,
-            n_updates=n_updates,
-        )
 
     def _attributes(self, trainer, data, idle=None):
         attributes = super()._attributes(trainer, data, idle)
