@@ -193,6 +193,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--atoms", nargs="+", type=int, default=[32, 64, 128])
+    parser.add_argument("--only", default="", help="methods whose name has this in it")
     parser.add_argument("--json", default=RESULTS / "classifiers.json")
     options = parser.parse_args()
     path = Path(options.json)
@@ -200,6 +201,8 @@ def main():
     for name in options.sets:
         X, y, folds = SETS[name]()
         for method, model in methods(options.atoms, len(np.unique(y))).items():
+            if options.only not in method:
+                continue
             row = {"set": name, "method": method} | run(model, X, y, folds)
             print(
                 f"{name:9} {method:28} {row['accuracy']:.4f}  fit {row['fit_seconds']:7.2f} s  "

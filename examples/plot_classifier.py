@@ -4,7 +4,7 @@ A dictionary that knows the labels needs fewer atoms
 
 `PUDLEClassifier` starts from the dictionary that is found without labels and a logistic regression
 on its codes, and then trains both for the classification, through the encoder. With 16 atoms for
-ten digits it is right more often than the unsupervised codes with twice as many.
+ten digits it is right as often as unsupervised codes with twice as many.
 """
 
 import matplotlib.pyplot as plt

@@ -48,7 +48,6 @@ VARIANTS = [
     ConvPUDLEDictionaryLearning(noise_std=0.1, n_train_shifts=3, shift_average=True, **SMALL_CONV),
     NOODLDictionaryLearning(**SMALL),
     PUDLEClassifier(max_iter=3),
-    PUDLEClassifier(supervision=1.0, split_sign=False, dict_init="data", **SMALL),
 ]
 try:
     import sporco.dictlrn.bpdndl  # noqa: F401 (it changes global state, which every test watches)
