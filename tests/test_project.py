@@ -18,8 +18,8 @@ PACKAGE = ROOT / "skpudle"
 # From low to high: imports go down from group to group. A new entry of the package belongs to one.
 GROUPS = {
     # torch and not scikit-learn: tensors in, tensors out
-    "mathematics": ["_precision", "shrinkage", "operators", "lasso", "omp", "encoding", "gradients",
-                    "optimizers", "initialization"],
+    "mathematics": ["_precision", "_compilation", "shrinkage", "operators", "lasso", "omp",
+                    "encoding", "gradients", "optimizers", "initialization"],
     "boundary": ["_data", "interoperability"],
     "training": ["_training", "checkpoint"],
     "learners": ["_learners"],
