@@ -24,7 +24,7 @@ GROUPS = {
     "training": ["_training", "checkpoint"],
     "learners": ["_learners"],
     "results": ["datasets", "metrics", "images", "pretrained", "diagnostics", "_drawing",
-                "plotting", "reporting", "__init__"],
+                "inspection", "plotting", "reporting", "__init__"],
 }  # fmt: skip
 ORDER = [entry for entries in GROUPS.values() for entry in entries]
 # Lines of code, docstrings and comments apart, and methods.

@@ -41,23 +41,27 @@ class Rows:
         Shuffles every epoch; without it batches come in the order of the samples.
     mask : Tensor of shape (n_samples, n_features), default=None
         1 where data are known, 0 where they are missing.
+    target : Tensor of shape (n_samples, ...), default=None
+        What the samples are to be mapped to.
     """
 
     n_judged = 1  # samples whose mean objective tells whether training has stalled
 
-    def __init__(self, x, batch_size=1, *, generator=None, mask=None):
+    def __init__(self, x, batch_size=1, *, generator=None, mask=None, target=None):
         self.x, self.batch_size, self.generator = x, min(batch_size, len(x)), generator
-        self.mask = mask
+        self.mask, self.target = mask, target
 
     def for_training(self, batch_size, generator, *, shuffle):
         """Return the same samples in batches of some size, shuffled or in their own order."""
         generator = generator if shuffle else None
-        return Rows(self.x, batch_size, generator=generator, mask=self.mask)
+        given = {"generator": generator, "mask": self.mask, "target": self.target}
+        return Rows(self.x, batch_size, **given)
 
     def to(self, dtype):
         """Return the same samples in another dtype."""
-        mask = None if self.mask is None else self.mask.to(dtype)
-        return Rows(self.x.to(dtype), self.batch_size, generator=self.generator, mask=mask)
+        mask, target = (None if t is None else t.to(dtype) for t in (self.mask, self.target))
+        given = {"generator": self.generator, "mask": mask, "target": target}
+        return Rows(self.x.to(dtype), self.batch_size, **given)
 
     @property
     def n_batches(self):
@@ -80,8 +84,8 @@ class Rows:
                 keys = torch.arange(len(self.x), device=self.x.device)[rows]
             else:
                 keys = rows = plan[rows]
-            mask = None if self.mask is None else self.mask[rows]
-            yield Batch(keys, self.x[rows], mask=mask)
+            mask, target = (None if t is None else t[rows] for t in (self.mask, self.target))
+            yield Batch(keys, self.x[rows], target, mask)
 
     def samples(self, keys):
         """Return the samples at the given positions, in the shape of atoms."""

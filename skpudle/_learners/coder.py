@@ -28,7 +28,7 @@ from skpudle._precision import own_precision
 from skpudle.interoperability import make_sparse_coder
 from skpudle.operators import DenseDictionary
 
-__all__ = ["DictionaryTransformer"]
+__all__ = ["DictionaryTransformer", "codes_with_gradient"]
 
 # Rows encoded at a time: few enough for their codes to stay in the cache of a processor core, many
 # enough to fill a GPU.
@@ -234,3 +234,11 @@ class DictionaryTransformer(
         tags.input_tags.allow_nan = self._allows_nan()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+@torch.enable_grad()
+def codes_with_gradient(learner, X):  # -> x, codes
+    """Return data as a tensor, and their signed codes, which can be differentiated in it."""
+    x, _, dictionary = learner._check_new_data(X)
+    x = x.to(dictionary.atoms.device, copy=True).requires_grad_()
+    return x, learner._transform_encoder()(dictionary, x)
