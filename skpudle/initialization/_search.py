@@ -94,14 +94,14 @@ class SearchState:
         the dictionary has.
     codes : Codes
         Codes of the last epoch.
+    best_atoms, best_codes, best_objective
+        The best dictionary of the wanted size, with its codes and objective.
     epoch : int
         Epochs so far.
     phase : {"settle", "larger", "smaller", "polish", "done"}
         What the search is at.
     curve : tuple of float
         Objective of the epochs of this phase.
-    best_atoms, best_codes, best_objective
-        The best dictionary of the wanted size, with its codes and objective.
     n_splits : int
         How many atoms the next round splits at most.
     n_rounds : int
@@ -127,12 +127,29 @@ class SearchState:
     losses: tuple = ()
 
     def as_dict(self):
-        """Return the state as names, numbers, tensors, and dictionaries of them."""
+        """Return the state as plain values.
+
+        Returns
+        -------
+        dict
+            Names, numbers, tensors, and dictionaries of them.
+        """
         return vars(self) | {name: vars(getattr(self, name)) for name in _CODES}
 
     @classmethod
     def from_dict(cls, state):
-        """Return the state that `as_dict` was made of; a tuple may have become a list."""
+        """Return the state that `as_dict` was made of.
+
+        Parameters
+        ----------
+        state : dict
+            What `as_dict` returned; a tuple may have become a list.
+
+        Returns
+        -------
+        SearchState
+            The state.
+        """
         codes = {name: Codes(**state[name]) for name in _CODES}
         curves = {name: tuple(state[name]) for name in ("curve", "losses")}
         return cls(**state | codes | curves)
@@ -187,7 +204,18 @@ def begin(problem, atoms):
 
 
 def is_done(state):
-    """Return whether the search has ended."""
+    """Return whether the search has ended.
+
+    Parameters
+    ----------
+    state : SearchState
+        Where it stands.
+
+    Returns
+    -------
+    bool
+        Whether `advance` has nothing left to do.
+    """
     return state.phase == "done"
 
 
