@@ -164,12 +164,14 @@ def reconstruction_contributions(learner, X_train, X, *, ridge=0.0, n_largest=10
 
     Parameters
     ----------
-    learner, ridge, n_largest
+    learner
         As in `atom_contributions`.
     X_train : array-like, memory map, dataset or iterable of batches
         The training samples, (n_train, n_features).
     X : array-like of shape (n_samples, n_features)
         Samples to reconstruct.
+    ridge, n_largest
+        As in `atom_contributions`.
 
     Returns
     -------

@@ -115,9 +115,11 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     validation_scores_ : ndarray of shape (n_epochs,)
         Accuracy of the samples that are held out, with ``early_stopping``.
 
-    components_, n_components_, n_features_in_, feature_names_in_, n_iter_, n_steps_, loss_curve_, \
-            alpha_, step_size_, device_
+    components_, alpha_, step_size_, loss_curve_, n_iter_, n_steps_, device_
         As in `PUDLEDictionaryLearning`; ``loss_curve_`` is that of the reconstruction.
+
+    n_components_, n_features_in_, feature_names_in_
+        As in `PUDLEDictionaryLearning`.
 
     See Also
     --------
@@ -355,7 +357,18 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         return handed_over(self._log_probabilities(X).exp(), X)
 
     def predict_log_proba(self, X):
-        """Return the logarithms of the probabilities; see `predict_proba`."""
+        """Return the logarithms of the probabilities.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_classes)
+            Logarithms of what `predict_proba` returns.
+        """
         return handed_over(self._log_probabilities(X), X)
 
     def _log_probabilities(self, X):

@@ -30,11 +30,11 @@ def dictionary_stability(dictionaries, *, threshold=0.9):
     Bunch
         With these entries:
 
-        atoms : ndarray of shape (n_dictionaries, n_components), for every atom the modulus of the
-            cosine with the atom that `match_atoms` gives it in another dictionary, averaged over
-            the others; from 0 to 1
-        stability : float, the mean of them
-        n_stable : float, how many atoms of a dictionary reach `threshold`, on average
+        - ``atoms``, (n_dictionaries, n_components): for every atom the modulus of the cosine with
+          the atom that `match_atoms` gives it in another dictionary, averaged over the others, from
+          0 to 1;
+        - ``stability``, the mean of them;
+        - ``n_stable``, how many atoms of a dictionary reach the threshold, on average.
 
     Raises
     ------
