@@ -181,7 +181,7 @@ def differentiate(rule, dictionary, atoms, batch, *, part_size=None, **settings)
         for data in (batch.x, batch.target, batch.mask, batch.offset)
     ]
     for x, target, mask, offset in zip(*parts):
-        given = dict(target=target, mask=mask, offset=offset)
+        given = dict(target=target, mask=mask) | ({} if offset is None else {"offset": offset})
         evaluation = rule(dictionary, x, **given, **settings)
         share = len(x) / n
         (term,) = torch.autograd.grad(evaluation.surrogate, atoms, retain_graph=len(x) < n)

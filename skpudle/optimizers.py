@@ -92,7 +92,10 @@ class GradientOptimizer(_Optimizer):
         self._params = params
         self._optimizer = optimizer_class([self.atoms], lr=learning_rate, **params)
         self._initial_state = self.state()  # empty, but for those that do not wait for a step
-        self._kinds = _kinds(self.fresh_state())
+        fresh = self.fresh_state()
+        self._kinds = _kinds(fresh)
+        # some count their steps on the host, and would wait for a number on a device in every step
+        self._devices = {n: v.device for n, v in fresh.items() if isinstance(v, torch.Tensor)}
 
     @torch.no_grad()
     def update(self, gradient, codes, *, loss=None, total=None):  # others: for models of the loss
@@ -151,7 +154,10 @@ class GradientOptimizer(_Optimizer):
         _check_load(self, atoms, state)
         self.atoms.copy_(atoms)
         # not by load_state_dict, which changes the precision of some tensors
-        self._optimizer.state[self.atoms] = _copy_of(state or self._initial_state)
+        state = _copy_of(state or self._initial_state)
+        for name in self._devices.keys() & state.keys():
+            state[name] = state[name].to(self._devices[name])
+        self._optimizer.state[self.atoms] = state
 
 
 class SurrogateOptimizer(_Optimizer):

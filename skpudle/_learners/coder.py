@@ -24,12 +24,12 @@ from skpudle._data.batches import Rows
 from skpudle._data.sources import comes_in_parts
 from skpudle._learners.by_parts import TransformsByParts
 from skpudle._learners.chunks import PART, in_chunks, in_one_piece
-from skpudle._learners.hidden import deviance_of_means, hidden_deviances, sums_of, together
+from skpudle._learners.hidden import deviance_of_means, hidden_deviance, sums_of, together
 from skpudle._precision import own_precision
 from skpudle.interoperability import make_sparse_coder
 from skpudle.losses import Gaussian
 
-__all__ = ["DictionaryTransformer"]
+__all__ = ["DictionaryTransformer", "codes_with_gradient"]
 
 # Rows encoded at a time: few enough for their codes to stay in the cache of a processor core, many
 # enough to fill a GPU.
@@ -151,7 +151,7 @@ class DictionaryTransformer(
                 f"Codes have {codes.shape[1]} columns, but {type(self).__name__} returns "
                 f"{self._n_features_out}; pass what transform returned."
             )
-        atoms = to_tensor(self.components_, self._transform_device(X)).to(codes.dtype)
+        atoms = to_tensor(self.components_, self._transform_device(X), codes.dtype)
 
         loss, offset = self._loss(), self._offset(atoms)
 
@@ -196,9 +196,9 @@ class DictionaryTransformer(
         loss, error, sums = self._loss(), 0.0, []
         for rows, dictionary in self._checked_parts(X, exposure):
             device, encoder = dictionary.atoms.device, self._transform_encoder()
-            for deviance in hidden_deviances(loss, encoder, dictionary, self._offset):
-                size = self._chunk_size(rows.x, device)
-                error += sum(in_chunks(deviance, rows, device, size))
+            deviance = hidden_deviance(loss, encoder, dictionary, self._offset)
+            size = self._chunk_size(rows.x, device)
+            error += sum(in_chunks(deviance, rows, device, size))
             sums += in_chunks(partial(sums_of, loss), rows, rows.x.device, PART)
         total = deviance_of_means(loss, reduce(partial(together, loss), sums))
         return 1 - error / total if total else 0.0
@@ -252,3 +252,13 @@ class DictionaryTransformer(
         tags.input_tags.positive_only = tags.input_tags.sparse = self._loss().largest is not None
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+@torch.enable_grad()
+def codes_with_gradient(learner, X):  # -> x, codes
+    """Return data as a tensor, and their signed codes, which can be differentiated in it."""
+    rows, dictionary = learner._check_new_data(X)
+    x = rows.x.to(dictionary.atoms.device, copy=True).requires_grad_()
+    offset = learner._offset(x)
+    given = {} if offset is None else {"offset": offset}
+    return x, learner._transform_encoder()(dictionary, x, **given)

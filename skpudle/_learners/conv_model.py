@@ -14,7 +14,6 @@ from skpudle._learners.encoder import Encoder
 from skpudle._learners.network import ConvNetwork, ConvParameters, RowLayout, all_shifts
 from skpudle._learners.notices import warn_of_step
 from skpudle.encoding import default_step
-from skpudle.losses import Gaussian
 from skpudle.operators import ConvDictionary, project_atoms
 
 __all__ = ["SEPARATE_ATOMS", "ConvModel", "initial_parameters", "known_parameters"]
@@ -152,7 +151,7 @@ class ConvModel:
     n_train_shifts: int = 1
     generator: torch.Generator | None = None
 
-    loss, curvature = Gaussian(), 1.0
+    curvature = 1.0  # of least squares
 
     def network(self, rows, update):
         """Return what encodes and decodes with these rows in an update, on grids that it draws."""

@@ -2,7 +2,7 @@
 
 from sklearn.base import _fit_context
 
-from skpudle._learners.base import learn, learn_on
+from skpudle._learners.base import train, update
 from skpudle._learners.dense import DenseLearner
 from skpudle._precision import training_mode
 
@@ -56,7 +56,7 @@ class ExposedLearner(DenseLearner):
         RuntimeWarning
             If ``step_size`` is too large for the dictionary.
         """
-        return learn(self, X, y, exposure=exposure)
+        return train(self, X, y, exposure=exposure)
 
     @_fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -89,7 +89,7 @@ class ExposedLearner(DenseLearner):
             If the data are unfit or of another number of features than before, which leaves the
             estimator as it was; or if training diverges twice.
         """
-        return learn_on(self, X, y, exposure=exposure)
+        return update(self, X, y, exposure=exposure)
 
     def transform(self, X, exposure=None):
         """Encode data with the learned dictionary.

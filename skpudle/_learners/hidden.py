@@ -10,16 +10,16 @@ from skpudle._precision import own_precision
 from skpudle.losses import Gaussian
 from skpudle.operators import DenseDictionary
 
-__all__ = ["deviance_of_means", "hidden_deviances", "sums_of", "together"]
+__all__ = ["deviance_of_means", "hidden_deviance", "sums_of", "together"]
 
 _GROUPS = 10
 
 
-def hidden_deviances(loss, encoder, dictionary, offset_of):
-    """Yield, for each group of features, a function of rows: the summed deviance of that group.
+def hidden_deviance(loss, encoder, dictionary, offset_of):
+    """Return a function of rows: the deviance of all features, each hidden once.
 
-    Codes are inferred from the other features; with one feature, where nothing is left to infer
-    from, they are those of the feature itself.
+    Codes are inferred from the features of the other groups; with one feature, where nothing is
+    left to infer from, they are those of the feature itself.
 
     Parameters
     ----------
@@ -34,24 +34,27 @@ def hidden_deviances(loss, encoder, dictionary, offset_of):
     """
     n_features, device = dictionary.atoms.shape[1], dictionary.atoms.device
     order = torch.randperm(n_features, generator=torch.Generator().manual_seed(0), device="cpu")
-    for hidden in order.tensor_split(min(_GROUPS, n_features)):
-        seen = torch.ones(n_features, dtype=torch.bool, device="cpu")
-        seen[hidden] = n_features == 1
-        seen, hidden = seen.to(device), hidden.to(device)
-        visible = DenseDictionary(dictionary.atoms[:, seen])
+    sizes = [len(part) for part in order.tensor_split(min(_GROUPS, n_features))]
+    groups = order.to(device).split(sizes)
 
-        def deviance(x, mask, exposure, seen=seen, hidden=hidden, visible=visible):
-            known = None if mask is None else mask[:, seen]
-            offset, given, added = offset_of(x, exposure), {}, 0.0
-            if offset is not None:
-                given, added = {"offset": offset[..., seen]}, offset[..., hidden]
-            codes = encoder(visible, x[:, seen], mask=known, **given)
+    def deviance(x, mask, exposure):
+        offset, total = offset_of(x, exposure), 0.0
+        for i, hidden in enumerate(groups):
+            others = [*groups[:i], *groups[i + 1 :]] or [hidden]
+            seen = torch.cat(others).sort().values
+            visible = DenseDictionary(dictionary.atoms[:, seen])
+            given = {} if offset is None else {"offset": offset[..., seen]}
+            codes = encoder(
+                visible, x[:, seen], mask=None if mask is None else mask[:, seen], **given
+            )
             with own_precision():
-                natural = codes @ dictionary.atoms[:, hidden] + added
+                natural = codes @ dictionary.atoms[:, hidden]
+            natural = natural if offset is None else natural + offset[..., hidden]
             entries = 2 * loss.half_deviance(wide(natural), wide(x[:, hidden]))
-            return float((entries if mask is None else entries * mask[:, hidden]).sum())
+            total = total + (entries if mask is None else entries * mask[:, hidden]).sum()
+        return float(total)  # of all groups at once: here the host waits for a device
 
-        yield deviance
+    return deviance
 
 
 def _moments(x, mask):  # -> of each column its number, mean and sum of squared deviations

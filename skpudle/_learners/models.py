@@ -33,10 +33,6 @@ class _DenseNetwork(NamedTuple):
     lambda_decay: float
 
     @property
-    def loss(self):
-        return self.encoder.loss
-
-    @property
     def penalty(self):
         return self.encoder.penalty(self.alpha, self.lambda_decay)
 
@@ -114,14 +110,9 @@ class DenseModel:
         decay, intercept = self.decay(update), self.parts(rows)[1]
         return _DenseNetwork(rows, intercept, self.encoder, self.alpha, self.step_size, decay)
 
-    @property
-    def loss(self):
-        """The loss, of `skpudle.losses`."""
-        return self.encoder.loss
-
     def parts(self, rows):  # -> atoms (n_components, n_features), intercept (n_features,) or None
         """Return what rows are."""
-        return (rows, None) if isinstance(self.loss, Gaussian) else (rows[:-1], rows[-1])
+        return (rows, None) if isinstance(self.encoder.loss, Gaussian) else (rows[:-1], rows[-1])
 
     def project(self, rows):
         """Return the nearest rows that satisfy the constraints; an intercept has none."""
@@ -133,21 +124,23 @@ class DenseModel:
         """Return atoms for samples."""
         _, intercept = self.parts(rows)
         if intercept is not None:
-            samples = self.loss.response(samples) - self.loss.response(self.loss.mean(intercept))
+            samples = self.encoder.loss.response(samples) - self.encoder.loss.response(
+                self.encoder.loss.mean(intercept)
+            )
         return self.constraint.directions(samples)
 
     def step(self, atoms: Tensor):  # -> float or None
         """Return the step for these atoms, None where each sample looks for its own."""
         if self.step_size is not None:
             return self.step_size
-        step = default_step(DenseDictionary(atoms), self.loss)
+        step = default_step(DenseDictionary(atoms), self.encoder.loss)
         return None if step is None else float(step)
 
     def warn_of_step(self, initial, final):
         """Warn if the encoder may diverge with the step, once."""
-        if self.step_size is not None and isfinite(self.loss.curvature):
+        if self.step_size is not None and isfinite(self.encoder.loss.curvature):
             both = (DenseDictionary(self.parts(rows)[0]) for rows in (initial, final))
-            warn_of_step(self.step_size, both, self.loss.curvature)
+            warn_of_step(self.step_size, both, self.encoder.loss.curvature)
 
     def memory(self):
         """Return what a later `partial_fit` asks for beside what users see."""

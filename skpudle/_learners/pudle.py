@@ -101,10 +101,10 @@ class PUDLEDictionaryLearning(ExposedLearner):
     atom_norm : {"unit", "ball", None}, default="unit"
         Whether atoms have norm 1, at most 1, or any.
 
-    optimizer : {"auto", "adam", "sgd", "surrogate"} or subclass of torch.optim.Optimizer, \
-            default="auto"
-        How the gradient changes the atoms. "auto" is the surrogate, a quadratic model of the loss
-        that every batch refines, for up to 4096 atoms, and Adam for more.
+    optimizer : str or subclass of torch.optim.Optimizer, default="auto"
+        How the gradient changes the atoms: "adam", "sgd", "surrogate" or "auto", which is the
+        surrogate, a quadratic model of the loss that every batch refines, for up to 4096 atoms, and
+        Adam for more.
 
     learning_rate : float, default=1e-3
         Learning rate of the optimizer; the surrogate has none and ignores it.
@@ -131,12 +131,11 @@ class PUDLEDictionaryLearning(ExposedLearner):
         Training stops after this many checks in a row without improvement. There is a check at the
         end of each epoch and, in epochs of more than 10 updates, after every 10 of them.
 
-    dict_init : {"search", "data", "random", "svd", "pairwise"}, array-like or learner, \
-            default="search"
-        Initial dictionary: what a search finds in the data (see the notes), samples, random
-        directions, leading singular vectors, the spectral initialisation of Arora et al. [2]_, an
-        array of shape (n_components, n_features), or a fitted learner of this package,
-        scikit-learn or SPORCO.
+    dict_init : str, array-like or learner, default="search"
+        Initial dictionary: what a "search" finds in the data (see the notes), samples of the
+        "data", "random" directions, leading singular vectors ("svd"), "pairwise", the spectral
+        initialisation of Arora et al. [2]_, an array of shape (n_components, n_features), or a
+        fitted learner of this package, scikit-learn or SPORCO.
 
     transform_algorithm : {"unfolded", "lasso", "omp"}, default="unfolded"
         Whether `transform` runs the trained encoder, solves the lasso to a certified gap, or makes

@@ -93,7 +93,7 @@ def settle(model, rows, data, team=None):
     team : Team, default=None
         What sums over processes that have other samples.
     """
-    loss, rows = model.loss, rows.clone()
+    loss, rows = model.encoder.loss, rows.clone()
     given = [
         [None] * len(data.sample) if t is None else t.split(_SAMPLES)
         for t in (data.sample, data.mask, data.offset)

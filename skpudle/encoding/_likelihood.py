@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skpudle.encoding._iterations import mask_by
 from skpudle.encoding._steps import Steps
 from skpudle.shrinkage import shrinkage_function
 
@@ -116,7 +117,7 @@ class LikelihoodSums:
         self._atoms -= steps.dictionary.outer(z, weighted)
         return u.sub_(steps.dictionary.analysis(weighted))
 
-    def gradients(self):
+    def gradients(self, *, of_x=True, of_step=True):
         """Return the derivatives in the atoms, those of the analysis, the data and the step."""
         size = self.steps.size
         return self._atoms, self._analysis, self._x, None if size is None else self._slope / size
@@ -137,7 +138,7 @@ class _Iteration(NamedTuple):
 
     def pull(self, delta, sums, level_gradient, scratch):
         """Return the derivatives in the codes one iteration before those of ``delta``."""
-        u = torch.sign(self.code, out=scratch).abs_().mul_(delta)
+        u = mask_by(self.code, delta, scratch)
         if level_gradient is not None:
             by_entry = self.code.sign() * u
             if sums.steps.size is None:

@@ -2,10 +2,17 @@
 
 from functools import partial
 from math import isfinite
+from numbers import Real
 
 import torch
 
-from skpudle._precision import as_scalars, check_tensors, differentiable_once, own_precision
+from skpudle._precision import (
+    as_scalars,
+    check_tensors,
+    differentiable_once,
+    kept_by_autograd,
+    own_precision,
+)
 from skpudle.encoding._conv_steps import ConvSteps
 from skpudle.encoding._dense_steps import DenseSteps
 from skpudle.encoding._iterations import Iterations
@@ -67,7 +74,8 @@ class _Unfolding(torch.autograd.Function):
             delta = record.pull(delta, sums, kept, scratch)
             if isinstance(record, Run) and not delta.any():
                 break
-        atoms, analysis, x, step = sums.gradients()
+        _, _, of_x, _, of_step, *_ = ctx.needs_input_grad
+        atoms, analysis, x, step = sums.gradients(of_x=of_x, of_step=of_step)
         if not ctx.separate and analysis is not None:
             atoms, analysis = atoms + analysis, None
         delta = None if initial is None else ctx.steps.leave(delta)
@@ -118,7 +126,8 @@ def unfold(
     x : Tensor of shape (n_samples, n_features)
         Data.
     levels : Tensor of shape (n_unfoldings, 1) or (n_unfoldings, n_components)
-        What each iteration shrinks by, in units of the codes.
+        What each iteration shrinks by, in units of the codes. One number for all atoms may be on
+        the CPU wherever the data are, and then takes a device less time.
     step : Tensor of shape () or None
         Step size; converges when below 2 over the squared spectral norm of the dictionary and the
         curvature of the loss. For a loss without a bound of that None looks for the step of each
@@ -162,8 +171,12 @@ def unfold(
     plain = isinstance(dictionary, DenseDictionary) and mask is analysis is loss is None
     _check(levels, step, loss, path, plain=plain)
     sparse = path == "active" or (
-        path == "auto" and plain and pays(len(x), *dictionary.atoms.shape, len(levels))
+        path == "auto"
+        and plain
+        and pays(len(x), *dictionary.atoms.shape, len(levels), on_cpu=x.device.type == "cpu")
     )
+    if sparse:
+        levels = levels.to(x.device)
     make_steps = partial(
         _make_steps,
         dictionary.detach(),
@@ -175,7 +188,7 @@ def unfold(
     return _Unfolding.apply(
         dictionary.atoms,
         None if analysis is None else analysis.atoms,
-        x,
+        kept_by_autograd(x),
         levels,
         step,
         initial,
@@ -213,16 +226,37 @@ def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0,
         The levels, with as many trailing axes of length 1 as codes have positions.
     """
     atoms = dictionary.atoms
-    positions = [1] * (atoms.ndim - 2)
-    alpha = as_scalars(alpha, atoms)
-    levels = alpha.reshape(-1, alpha.shape[-1] if alpha.ndim else 1, *positions)
+    return _levels(atoms, atoms.ndim - 2, alpha, n_unfoldings, step, lambda_decay, shrinkage)
+
+
+def _levels(like, n_axes, alpha, n_unfoldings, step, lambda_decay, shrinkage):
+    alpha = as_scalars(alpha, like)
+    levels = alpha.reshape(-1, alpha.shape[-1] if alpha.ndim else 1, *[1] * n_axes)
     levels = levels.expand(n_unfoldings, *levels.shape[1:])
     if shrinkage == "hard":
         return levels
-    unfolding = torch.arange(n_unfoldings, dtype=atoms.dtype, device=atoms.device)
+    unfolding = torch.arange(n_unfoldings, dtype=like.dtype, device=like.device)
     decay = torch.pow(float(lambda_decay), unfolding)
     levels = levels if step is None else levels * step
     return decay.reshape(-1, *[1] * (levels.ndim - 1)) * levels
+
+
+def _known_levels(atoms, alpha, n_unfoldings, step_size, lambda_decay, shrinkage):
+    """Return levels on the CPU for codes in some unit, and that unit or None.
+
+    The host knows a level in units of ``alpha * step``, and a device shrinks by a number that the
+    host knows in one launch: codes of ``c x`` with the penalty ``c alpha`` are ``c`` times those of
+    ``x``. None, None if ``alpha`` or a step that is differentiated is a tensor.
+    """
+    learned = isinstance(step_size, torch.Tensor) and step_size.requires_grad
+    if atoms.device.type == "cpu" or not isinstance(alpha, Real) or learned or not alpha > 0:
+        return None, None
+    unit = None
+    if shrinkage == "soft" and not isinstance(step_size, Real):
+        alpha, step_size, unit = 1.0, 1.0, alpha * step_size
+    like = torch.empty(0, dtype=atoms.dtype, device="cpu")
+    options = alpha, n_unfoldings, step_size, lambda_decay, shrinkage
+    return _levels(like, atoms.ndim - 2, *options), unit
 
 
 @own_precision()
@@ -247,8 +281,26 @@ def default_step(dictionary, loss=None):  # -> scalar tensor, or None
         if not isfinite(loss.curvature):
             return None
         bound = bound * loss.curvature
-    step = torch.where(bound > 0, 1 / bound, torch.ones_like(bound))
+    step = torch.where(bound > 0, 1 / bound, 1.0)
     return step.masked_fill(bound.isinf(), torch.nan)
+
+
+def _largest_of(correlation, threshold, positive):
+    """Return correlations where they reach a threshold, and zero elsewhere."""
+    small = correlation.detach().abs() < threshold
+    if positive:
+        small |= correlation.detach() < 0
+    return correlation.masked_fill(small, 0)
+
+
+def _known_or_set_levels(dictionary, alpha, n_unfoldings, step_size, step, *, plain, **how):
+    """Return levels and the unit of codes that they are for, or None."""
+    levels = unit = None
+    if plain:
+        levels, unit = _known_levels(dictionary.atoms, alpha, n_unfoldings, step_size, **how)
+    if levels is None:
+        levels = threshold_levels(dictionary, alpha, n_unfoldings, step, **how)
+    return levels, unit
 
 
 @own_precision()
@@ -331,19 +383,20 @@ def encode(
     if step_size is None:
         step_size = default_step(dictionary, loss)
     step = None if step_size is None else as_scalars(step_size, x)
-    levels = threshold_levels(
-        dictionary, alpha, n_unfoldings, step, lambda_decay=lambda_decay, shrinkage=shrinkage
+    plain = offset is None and (loss is None or isinstance(loss, Gaussian))
+    how = dict(lambda_decay=lambda_decay, shrinkage=shrinkage)
+    levels, unit = _known_or_set_levels(
+        dictionary, alpha, n_unfoldings, step_size, step, plain=plain, **how
     )
     initial = None
     if initial_threshold is not None:
         residual = x if offset is None else x - (loss or Gaussian()).mean(offset)
         residual = residual if mask is None else residual * mask
         correlation = (analysis or dictionary).analysis(residual)
-        small = correlation.detach().abs() < initial_threshold
-        if positive_code:
-            small |= correlation.detach() < 0
-        initial = correlation.masked_fill(small, 0)
-    return unfold(
+        initial = _largest_of(correlation, initial_threshold, positive_code)
+    if unit is not None:
+        x, initial = x / unit, initial if initial is None else initial / unit
+    codes = unfold(
         dictionary,
         x,
         levels,
@@ -356,3 +409,4 @@ def encode(
         loss=loss,
         offset=offset,
     )
+    return codes if unit is None else codes * unit

@@ -1,30 +1,23 @@
 r"""The loops of `skpudle.initialization` over samples and over atoms, compiled by numba.
 
+The functions are plain Python until `loops` compiles them.
+
 Codes are sparse: row ``i`` has ``count[i]`` entries, ``value[i, :count[i]]`` at the atoms
 ``index[i, :count[i]]``. Every function writes into its last arguments, releases the GIL and works
 on a slice of rows or of atoms that no other slice writes to, so that bits do not depend on how
 many threads share the work. A ``mask`` without rows stands for data without missing entries.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from types import SimpleNamespace
 
-import numba
 import numpy as np
-import torch
 
-__all__ = ["add_moments", "add_second_moments", "in_parts", "refit_rows", "removals", "solve_rows",
-           "sort_by_atom", "subtract_synthesis", "sweep"]  # fmt: skip
+from skpudle._compilation import compile_together
 
-
-def _compile(function):
-    options = dict(nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder for the cache is writable
-        return numba.njit(**options)(function)
+__all__ = ["loops"]
 
 
-@_compile
 def _slopes(atoms, gram, mask, start, k, support, z, residual, q):
     """Set ``q = D^T (x - D z)``; ``start`` is ``D^T x``."""
     n_components, n_features = atoms.shape
@@ -50,7 +43,6 @@ def _slopes(atoms, gram, mask, start, k, support, z, residual, q):
         q[j] -= total
 
 
-@_compile
 def _gather(atoms, gram, mask, w, support, inner):
     """Set ``inner = D_W^T D_W``."""
     for i in range(w):
@@ -65,7 +57,6 @@ def _gather(atoms, gram, mask, w, support, inner):
             inner[j, i] = inner[i, j]
 
 
-@_compile
 def _descend(w, inner, alpha, positive, tolerance, max_sweeps, slope, z):
     """Minimise over a working set of ``w`` atoms by coordinate descent; keep ``slope`` right."""
     for _ in range(max_sweeps):
@@ -90,7 +81,6 @@ def _descend(w, inner, alpha, positive, tolerance, max_sweeps, slope, z):
             break
 
 
-@_compile
 def _enlarge(q, positive, level, share, k, inside, support, z):
     """Add atoms beyond ``level`` to the working set, those near the best; return its size."""
     best = 0.0
@@ -113,13 +103,12 @@ def _enlarge(q, positive, level, share, k, inside, support, z):
     return w
 
 
-@_compile
 def solve_rows(atoms, gram, mask, correlation, alpha, positive, tolerance, share, max_rounds,
-               max_sweeps, count, index, value, gain):  # fmt: skip
+               max_sweeps, count, index, value, gain, size):  # fmt: skip
     """Solve for the codes of rows with ``correlation = D^T x``, from the codes that they have.
 
-    ``gain`` becomes what the codes take from the objective of zero codes, ``|x|^2 / 2``. A
-    correlation of minus infinity bans an atom.
+    ``gain`` becomes what the codes take from the objective of zero codes, ``|x|^2 / 2``, and
+    ``size`` the sum of their moduli. A correlation that is not a number bans an atom.
     """
     n_components, room = len(atoms), index.shape[1]
     inner, slope, z = np.empty((room, room)), np.empty(room), np.empty(room)
@@ -146,14 +135,14 @@ def solve_rows(atoms, gram, mask, correlation, alpha, positive, tolerance, share
                 if z[i] != 0.0:
                     support[k], z[k], slope[k] = support[i], z[i], slope[i]
                     k += 1
-        taken = 0.0
+        product, length = 0.0, 0.0
         for i in range(k):
             index[row, i], value[row, i] = support[i], z[i]
-            taken += 0.5 * z[i] * (correlation[row, support[i]] + slope[i]) - alpha * abs(z[i])
-        count[row], gain[row] = k, taken
+            product += z[i] * (correlation[row, support[i]] + slope[i])
+            length += abs(z[i])
+        count[row], gain[row], size[row] = k, 0.5 * product - alpha * length, length
 
 
-@_compile
 def refit_rows(atoms, gram, mask, correlation, positive, tolerance, max_sweeps,
                count, index, value):  # fmt: skip
     """Turn codes into the least squares of their supports, non-negative if they are."""
@@ -175,7 +164,6 @@ def refit_rows(atoms, gram, mask, correlation, positive, tolerance, max_sweeps,
             value[row, i] = z[i]
 
 
-@_compile
 def removals(first, last, atoms, gram, mask, correlation, alpha, positive, tolerance, share,
              max_rounds, max_sweeps, most, start, row, place, count, index, value, gain,
              cost, taken_over):  # fmt: skip
@@ -185,7 +173,7 @@ def removals(first, last, atoms, gram, mask, correlation, alpha, positive, toler
     """
     n_components, room = len(atoms), index.shape[1]
     n, others, codes = np.empty(1, np.int64), np.empty((1, room), np.int32), np.empty((1, room))
-    without, q = np.empty(1), np.empty((1, n_components))
+    without, size, q = np.empty(1), np.empty(1), np.empty((1, n_components))
     for j in range(first, last):
         n_users = start[j + 1] - start[j]
         n_asked = min(n_users, most)
@@ -203,7 +191,7 @@ def removals(first, last, atoms, gram, mask, correlation, alpha, positive, toler
                     taken_over[j, index[i, k]] -= abs(value[i, k])
                     n[0] += 1
             solve_rows(atoms, gram, known, q, alpha, positive, tolerance, share, max_rounds,
-                       max_sweeps, n, others, codes, without)  # fmt: skip
+                       max_sweeps, n, others, codes, without, size)  # fmt: skip
             cost[j] += gain[i] - without[0]
             for k in range(n[0]):
                 taken_over[j, others[0, k]] += abs(codes[0, k])
@@ -212,7 +200,6 @@ def removals(first, last, atoms, gram, mask, correlation, alpha, positive, toler
         cost[j] *= n_users / max(n_asked, 1)
 
 
-@_compile
 def sort_by_atom(count, index, start, row, place):
     """Sort the entries of codes: those of atom ``j`` are ``start[j]`` up to ``start[j + 1]``."""
     for i in range(len(count)):
@@ -228,7 +215,6 @@ def sort_by_atom(count, index, start, row, place):
             fill[j] += 1
 
 
-@_compile
 def add_moments(first, last, start, row, place, count, index, value, x, a, b):
     """Add to the rows ``first:last`` of ``a = Z^T Z`` and ``b = Z^T X``."""
     for j in range(first, last):
@@ -241,7 +227,6 @@ def add_moments(first, last, start, row, place, count, index, value, x, a, b):
                 a[j, index[i, k]] += z * value[i, k]
 
 
-@_compile
 def add_second_moments(first, last, start, row, residual, direction, image):
     """Add, per atom, the second moments of its users' residuals times its direction."""
     for j in range(first, last):
@@ -254,7 +239,6 @@ def add_second_moments(first, last, start, row, residual, direction, image):
                 image[j, f] += length * residual[i, f]
 
 
-@_compile
 def subtract_synthesis(count, index, value, atoms, residual):
     """Subtract ``D z`` from the rows of ``residual``."""
     for i in range(len(count)):
@@ -264,7 +248,6 @@ def subtract_synthesis(count, index, value, atoms, residual):
                 residual[i, f] -= z * atoms[j, f]
 
 
-@_compile
 def sweep(a, b, positive, atoms):
     """Minimise ``tr(D^T A D) / 2 - tr(B^T D)`` over the atoms, one by one, on the sphere."""
     n_components, n_features = atoms.shape
@@ -288,17 +271,12 @@ def sweep(a, b, positive, atoms):
                 atoms[j, f] = target[f] / norm
 
 
-def in_parts(function, n, least):
-    """Call ``function(first, last)`` for parts of ``range(n)``, on as many threads as torch uses.
+# Those that others call come first.
+_FUNCTIONS = (_slopes, _gather, _descend, _enlarge, solve_rows, refit_rows, removals, sort_by_atom,
+              add_moments, add_second_moments, subtract_synthesis, sweep)  # fmt: skip
 
-    Parts have at least ``least`` members: below, a thread costs more than it saves.
-    """
-    n_threads = torch.get_num_threads()
-    length = max(least, -(-n // (8 * n_threads)))
-    parts = [(first, min(first + length, n)) for first in range(0, n, length)]
-    if n_threads == 1 or len(parts) < 2:
-        for part in parts:
-            function(*part)
-    else:
-        with ThreadPoolExecutor(n_threads) as pool:
-            list(pool.map(function, *zip(*parts, strict=True)))  # raises what a part raised
+
+@cache
+def loops():
+    """Return the functions, compiled."""
+    return SimpleNamespace(**compile_together(_FUNCTIONS))

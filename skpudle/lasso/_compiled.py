@@ -6,12 +6,11 @@ they leave; ``slope`` is what is left of the optimality condition, ``c_S - penal
 instead of slices: assigning to a slice takes numba seconds to compile.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
-import torch
 
+from skpudle._compilation import compile_together, in_parts
 from skpudle.lasso._batched import (
     CANDIDATES,
     DEPENDENT,
@@ -261,20 +260,7 @@ _FUNCTIONS = (_product, _correlate, _border, _remove, _newton, _reach, _minimise
 @cache
 def _compiled():
     """Return `_solve_rows` compiled."""
-    import numba
-
-    # Not parallel: numba's own threads abort the process when two Python threads use them.
-    # Inlined: else a process that compiles calls other copies of the functions than one that loads
-    # from the cache, and sums in another order.
-    options = dict(nogil=True, forceinline=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
-    for function in _FUNCTIONS:
-        # numba looks up the functions that a function calls in the namespace of its module
-        try:
-            compiled = numba.njit(cache=True, **options)(function)
-        except RuntimeError:  # no folder for the cache is writable
-            compiled = numba.njit(**options)(function)
-        globals()[function.__name__] = compiled
-    return compiled
+    return compile_together(_FUNCTIONS)["_solve_rows"]
 
 
 def solve(atoms, gram, x, *, penalty, positive, max_iter):
@@ -289,16 +275,9 @@ def solve(atoms, gram, x, *, penalty, positive, max_iter):
     # the arrays share the memory of the tensors, so codes are solved in place
     atoms, gram, data, rows = (np.asarray(t.contiguous()) for t in (atoms, gram, x, codes))
 
-    def solve_slice(part):
+    def solve_part(first, last):
+        part = slice(first, last)
         solve_rows(atoms, gram, data[part], penalty, positive, max_iter, rows[part], _RULES)
 
-    n_threads = torch.get_num_threads()
-    length = max(_ROWS_PER_TASK, len(x) // (8 * n_threads))
-    parts = [slice(first, first + length) for first in range(0, len(x), length)]
-    if n_threads == 1 or len(parts) == 1:
-        for part in parts:
-            solve_slice(part)
-    else:
-        with ThreadPoolExecutor(n_threads) as pool:
-            list(pool.map(solve_slice, parts))  # the list raises what a slice raised
+    in_parts(solve_part, len(x), _ROWS_PER_TASK)
     return codes

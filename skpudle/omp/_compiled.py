@@ -7,11 +7,11 @@ the products of the sample with the orthonormal directions. Loops instead of sli
 slice takes numba seconds to compile.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
-import torch
+
+from skpudle._compilation import compile_together, in_parts
 
 # Below this many rows a thread costs more than it saves.
 _ROWS_PER_TASK = 16
@@ -207,18 +207,7 @@ _FUNCTIONS = (_largest, _correlate, _enter, _least_squares, _remove, _keep_posit
 @cache
 def _compiled():
     """Return `_solve_rows` compiled; raise ImportError without numba."""
-    import numba
-
-    # Not parallel: numba's own threads abort the process when two Python threads use them.
-    options = dict(nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
-    for function in _FUNCTIONS:
-        # numba looks up the functions that a function calls in the namespace of its module
-        try:
-            compiled = numba.njit(cache=True, **options)(function)
-        except RuntimeError:  # no folder for the cache is writable
-            compiled = numba.njit(**options)(function)
-        globals()[function.__name__] = compiled
-    return compiled
+    return compile_together(_FUNCTIONS)["_solve_rows"]
 
 
 def solve(atoms, gram, mask, energy, codes, *, room, max_iter, tol, positive, resolution, tie):
@@ -232,18 +221,11 @@ def solve(atoms, gram, mask, energy, codes, *, room, max_iter, tol, positive, re
     # the arrays share the memory of the tensors, so codes are solved in place
     atoms, gram, mask, energy, rows = (np.asarray(t.contiguous()) for t in arrays)
 
-    def solve_slice(part):
+    def solve_part(first, last):
+        part = slice(first, last)
         solve_rows(
             atoms, gram, mask[part], energy[part], room, max_iter, tol, positive, resolution, tie,
             rows[part],
         )  # fmt: skip
 
-    n_threads = torch.get_num_threads()
-    length = max(_ROWS_PER_TASK, len(rows) // (8 * n_threads))
-    parts = [slice(first, first + length) for first in range(0, len(rows), length)]
-    if n_threads == 1 or len(parts) == 1:
-        for part in parts:
-            solve_slice(part)
-    else:
-        with ThreadPoolExecutor(n_threads) as pool:
-            list(pool.map(solve_slice, parts))  # the list raises what a slice raised
+    in_parts(solve_part, len(rows), _ROWS_PER_TASK)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from skpudle.initialization import initial_atoms
-from skpudle.initialization._compiled import removals, solve_rows, sort_by_atom, sweep
+from skpudle.initialization._compiled import loops
 from skpudle.initialization._epoch import Codes, Epoch
 from skpudle.initialization._search import (
     Problem,
@@ -60,8 +60,11 @@ def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None):
     if banned is not None:
         correlation[:, banned] = np.nan
     mask = np.empty((0, m)) if mask is None else mask.numpy()
-    solve_rows(atoms.numpy(), (atoms @ atoms.mT).numpy(), mask, correlation, alpha, positive,
-               1e-13 * alpha, 0.6, 100, 10_000, *codes, gain)  # fmt: skip
+    dictionary = atoms.numpy(), (atoms @ atoms.mT).numpy()
+    effort = 1e-13 * alpha, 0.6, 100, 10_000
+    loops().solve_rows(
+        *dictionary, mask, correlation, alpha, positive, *effort, *codes, gain, np.zeros(n)
+    )
     return Codes(*map(torch.from_numpy, codes)), torch.from_numpy(gain)
 
 
@@ -101,7 +104,7 @@ def test_sweep_makes_each_atom_the_best_for_the_others():
     for j in range(len(atoms)):
         rest = x - z @ expected + z[:, j : j + 1] * expected[j]
         expected[j] = torch.nn.functional.normalize(z[:, j] @ rest, dim=0)
-    sweep((z.mT @ z).numpy(), (z.mT @ x).numpy(), False, atoms.numpy())
+    loops().sweep((z.mT @ z).numpy(), (z.mT @ x).numpy(), False, atoms.numpy())
     torch.testing.assert_close(atoms, expected)
 
 
@@ -115,9 +118,9 @@ def test_cost_of_a_removal_is_the_objective_without_the_atom():
         np.empty(n_entries, np.int32),
         np.empty(n_entries, np.int32),
     )
-    sort_by_atom(count, index, *entries)
+    loops().sort_by_atom(count, index, *entries)
     cost, taken_over = np.zeros(p), np.zeros((p, p))
-    removals(0, p, atoms.numpy(), (atoms @ atoms.mT).numpy(), np.empty((0, x.shape[1])),
+    loops().removals(0, p, atoms.numpy(), (atoms @ atoms.mT).numpy(), np.empty((0, x.shape[1])),
              (x @ atoms.mT).numpy(), 0.1, False, 1e-14, 0.6, 100, 10_000, len(x), *entries,
              count, index, value, gain.numpy(), cost, taken_over)  # fmt: skip
     z = dense(codes, p)
@@ -137,7 +140,7 @@ def test_an_epoch_has_the_moments_of_its_codes_and_the_objective(masked):
     if masked:
         mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.8).double()
     problem = Problem(x, 0.1, mask=mask)
-    epoch = Epoch(problem, atoms, begin(problem, atoms).codes)
+    epoch = Epoch(problem, atoms, Codes.none(len(x)))
     z = dense(epoch.codes, len(atoms))
     completed = x if mask is None else torch.where(mask > 0, x, z @ atoms)
     torch.testing.assert_close(epoch.a, z.mT @ z)
@@ -153,7 +156,7 @@ def test_the_atom_splits_whose_users_residuals_have_most_in_common():
     x, truth = make_problem(noise=0)
     mixed = torch.cat([project_atoms(truth[:1] + truth[1:2]), truth[2:]])
     problem = Problem(x, 0.05)
-    epoch = Epoch(problem, mixed, begin(problem, mixed).codes)
+    epoch = Epoch(problem, mixed, Codes.none(len(x)))
     atoms = epoch.split(1, seed=0)
     z = dense(epoch.codes, len(mixed))
     energies, directions = [], []
@@ -198,7 +201,7 @@ def test_a_mask_that_hides_nothing_changes_nothing():
 
 
 def test_rounds_find_what_alternation_leaves():
-    x, truth = make_problem(1000, 24, 60, noise=0, seed=2)
+    x, truth = make_problem(600, 24, 60, noise=0, seed=1)
     problem = Problem(x, 0.1)
     state = begin(problem, start(x, len(truth)))
     while state.phase == "settle":
@@ -272,7 +275,7 @@ def test_processes_with_their_own_samples_end_with_the_same_bits():
     pair, results, atoms = Pair(), [None, None], start(x, len(truth))
 
     def run(rank):
-        problem = Problem(x[rank * 250 :][: (250, 350)[rank]], 0.1, team=pair.of(rank))
+        problem = Problem(x[rank * 240 :][: (240, 360)[rank]], 0.1, team=pair.of(rank))
         results[rank] = search(problem, atoms).best_atoms
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
@@ -344,7 +347,7 @@ def test_moments_without_bias_are_those_of_least_squares_on_the_supports(masked)
     if masked:
         mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.8).double()
     problem = Problem(x, 0.1, mask=mask if masked else None)
-    epoch = Epoch(problem, atoms, begin(problem, atoms).codes, refit=True)
+    epoch = Epoch(problem, atoms, Codes.none(len(x)), refit=True)
     z = dense(epoch.codes, len(atoms))
     for row, known, code in zip(x, mask.bool(), z, strict=True):
         support = code.nonzero()[:, 0]

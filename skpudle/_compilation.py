@@ -1,0 +1,77 @@
+"""Functions that numba compiles when they are first used, and threads that share their work."""
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+__all__ = ["compile_together", "in_parts"]
+
+
+def compile_together(functions):
+    """Compile functions of a module, which then call each other compiled.
+
+    The result is kept on disk. A later process loads it without a compilation if the file of the
+    module has not changed; what a function needs from other files is an argument, therefore.
+
+    Parameters
+    ----------
+    functions : iterable of callable
+        Plain Python, those first that others call.
+
+    Returns
+    -------
+    dict of str to callable
+        The compiled functions, by name. They release the GIL.
+    """
+    import numba
+
+    # Not parallel: numba's own threads abort the process when two Python threads use them.
+    # Inlined: else a process that compiles calls other copies of the functions than one that loads
+    # from the cache, and sums in another order.
+    options = dict(nogil=True, forceinline=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+    compiled = {}
+    for function in functions:
+        try:
+            result = numba.njit(cache=True, **options)(function)
+        except RuntimeError:  # no folder for the cache is writable
+            result = numba.njit(**options)(function)
+        # numba looks up the functions that a function calls in the namespace of its module
+        function.__globals__[function.__name__] = compiled[function.__name__] = result
+    return compiled
+
+
+def in_parts(function, n, least):
+    """Call a function for all parts of a range, on as many threads as torch uses.
+
+    Parameters
+    ----------
+    function : callable
+        Called with the first member of a part and the one after its last. It releases the GIL, and
+        writes to nothing that another part writes to.
+    n : int
+        Length of the range.
+    least : int
+        Length of the shortest part for which a thread does not cost more than it saves.
+    """
+    n_threads = torch.get_num_threads()
+    length = max(least, -(-n // (8 * n_threads)))
+    parts = deque((first, min(first + length, n)) for first in range(0, n, length))
+
+    def work():
+        while parts:
+            try:
+                part = parts.popleft()
+            except IndexError:  # another thread was faster
+                return
+            function(*part)
+
+    n_helpers = min(n_threads, len(parts)) - 1
+    if n_helpers < 1:
+        work()
+        return
+    with ThreadPoolExecutor(n_helpers) as pool:
+        helpers = [pool.submit(work) for _ in range(n_helpers)]
+        work()
+        for helper in helpers:
+            helper.result()  # raises what a part raised
