@@ -250,7 +250,7 @@ def _round(problem, state, epoch):
 
 
 def _stride(state, epoch, n_uses):
-    """Return the distance of samples that use each atom so often on average, if there are enough."""
+    """Return the distance of samples that use each atom so often on average."""
     n_uses *= len(epoch.atoms)
     return max(1, int(state.stride * epoch.n_entries / n_uses))
 
