@@ -32,9 +32,9 @@ _EFFORT = 1, 3  # working sets, sweeps
 _EFFORT_OF_COSTS = 2, 5
 _MAX_REFIT_SWEEPS = 100
 
-# Rows whose correlations are computed at once; and those for which a thread is worth its start.
-_BLOCK = 4096
-_ROWS_PER_TASK = 64
+# Rows of a task: their correlations stay in a cache, and they take half a millisecond, five times
+# as long as a thread takes to start. An even number: rows are correlated in pairs.
+_ROWS = 256
 
 # Least squares on the supports start from the lasso's codes and end here, on the same scale.
 _REFIT_TOLERANCE = 1e-4
@@ -71,17 +71,20 @@ class Codes:
         used = torch.arange(self.index.shape[1]) < self.count[:, None]
         return torch.where(used, self.value, 0.0).abs().sum()
 
-    def widened(self, room):
-        """Return a copy with room for so many entries a row."""
-        n, longest = self.index.shape
-        index, value = self.index.new_empty(n, room), self.value.new_empty(n, room)
-        index[:, :longest], value[:, :longest] = self.index, self.value
+    def _with_room(self, room):
+        index, value = (t.new_empty(len(t), room) for t in (self.index, self.value))
+        longest = min(room, self.index.shape[1])
+        for old, new in ((self.index, index), (self.value, value)):
+            np.asarray(new)[:, :longest] = np.asarray(old)[:, :longest]
         return Codes(self.count.clone(), index, value)
 
+    def widened(self, room):
+        """Return a copy with room for at least so many entries a row."""
+        return self._with_room(max(room, self.index.shape[1]))
+
     def trimmed(self):
-        """Return the codes without the room that no row uses."""
-        longest = int(self.count.max()) if len(self.count) else 0
-        return Codes(self.count, self.index[:, :longest].clone(), self.value[:, :longest].clone())
+        """Return a copy without the room that no row uses."""
+        return self._with_room(int(self.count.max()) if len(self.count) else 0)
 
     def restricted(self, kept):  # (p,) bool
         """Return the codes of the atoms that are kept, which are numbered anew."""
@@ -102,7 +105,7 @@ class Problem:
     ----------
     x : Tensor of shape (n_samples, n_features)
         Data, with any number in missing entries. It is searched on the CPU, by float64, to which
-        it is converted block by block.
+        it is converted as it is read.
     alpha : float
         Penalty.
     positive_code, positive_atoms : bool
@@ -143,19 +146,14 @@ class Problem:
     def _thinned(self):
         return {}
 
+    def squares(self):  # -> (n_samples,)
+        """Return the sum of squares of each sample."""
+        return torch.linalg.vector_norm(self.x, dim=1, dtype=torch.float64).square()
+
     @cached_property
-    def squares(self):
-        """Half the sum of the squares of all known entries."""
-        return 0.5 * sum(float(x.square().sum()) for x in map(self.rows, self.blocks()))
-
-    def blocks(self):
-        """Return slices of the samples, always the same, whose correlations fit into a cache."""
-        n = len(self.x)
-        return [slice(first, min(first + _BLOCK, n)) for first in range(0, n, _BLOCK)]
-
-    def rows(self, block):
-        """Return samples in float64."""
-        return self.x[block].double()
+    def without_codes(self):
+        """The objective of codes that are zero, over the samples of this process."""
+        return 0.5 * float(self.squares().sum())
 
     def total(self, *tensors):
         """Return sums over all processes."""
@@ -171,6 +169,21 @@ def _unit(rows):  # zero stays zero, and what is small in the unit of the data i
     return rows / torch.where(norms > 0, norms, 1.0)
 
 
+def _products(x, atoms):  # (n, m), (p, m) -> (n, p)
+    """Return ``x @ atoms.T``, with the same bits on any number of threads.
+
+    torch's threads wait for each other many times an epoch, which takes twenty times as long where
+    other processes are busy.
+    """
+    result, transposed = np.empty((len(x), len(atoms))), np.ascontiguousarray(atoms.T)
+
+    def part(first, last):
+        loops().correlate(first * _ROWS, min(last * _ROWS, len(x)), x, transposed, result)
+
+    in_parts(part, -(-len(x) // _ROWS), 1)
+    return result
+
+
 class Epoch:
     """Codes for the atoms of an epoch, and what they tell about these."""
 
@@ -178,35 +191,36 @@ class Epoch:
         self.problem, self.atoms = problem, atoms
         n, p, m = len(problem.x), len(atoms), atoms.shape[1]
         self._mask = np.empty((0, m)) if problem.mask is None else np.asarray(problem.mask)
-        self._dictionary = np.asarray(atoms), np.asarray(atoms @ atoms.mT)
+        self._dictionary = np.asarray(atoms), _products(np.asarray(atoms), np.asarray(atoms))
         self._options = (problem.alpha, problem.positive_code, _TOLERANCE * problem.alpha, _SHARE)
         self._gain, size = np.zeros(n), np.zeros(n)
-        codes = codes.widened(max(codes.index.shape[1], min(p, m + 8)))
-        self._by_rows(
-            loops().solve_rows, self._options, _EFFORT, (*codes.arrays(), self._gain, size)
-        )
+        codes = codes.widened(min(p, m + 8))
+        arrays = *codes.arrays(), self._gain, size
+        self._by_rows(loops().solve_rows, self._options, _EFFORT, arrays)
         self.codes = codes.trimmed()
         self._entries = self._by_atom()
         a, b = self._moments(self._refitted() if refit else self.codes)
         gain, counts = float(self._gain.sum()), (float(self.codes.count.sum()), float(n))
-        sums = a.new_tensor([problem.squares - gain, float(size.sum()), *counts])
+        sums = a.new_tensor([problem.without_codes - gain, float(size.sum()), *counts])
         self.a, self.b, sums = problem.total(a, b, sums)
         self.objective, size, self.n_entries, n = sums.tolist()
         self.loss = (self.objective - problem.alpha * size) / n  # mean of |x - D z|^2 / 2
 
     def _by_rows(self, function, options, effort, arrays):
         """Call a loop over samples that changes the rows of arrays."""
-        transposed = self.atoms.mT
+        x, correlate = np.asarray(self.problem.x), loops().correlate
+        transposed = np.ascontiguousarray(self._dictionary[0].T)
 
-        for block in self.problem.blocks():
-            correlation = np.asarray(self.problem.rows(block) @ transposed)
+        def solve(first, last):
+            correlation = np.empty((_ROWS, transposed.shape[1]))
+            for block in range(first, last):
+                part = slice(block * _ROWS, min((block + 1) * _ROWS, len(x)))
+                n = part.stop - part.start
+                correlate(0, n, x[part], transposed, correlation)
+                function(*self._dictionary, self._mask[part], correlation[:n], *options, *effort,
+                         *(array[part] for array in arrays))  # fmt: skip
 
-            def solve(first, last):
-                part = slice(block.start + first, block.start + last)  # noqa: B023
-                function(*self._dictionary, self._mask[part], correlation[first:last],  # noqa: B023
-                         *options, *effort, *(array[part] for array in arrays))  # fmt: skip
-
-            in_parts(solve, len(correlation), _ROWS_PER_TASK)
+        in_parts(solve, -(-len(x) // _ROWS), 1)
 
     def _by_atom(self):
         count, index, _ = self.codes.arrays()
@@ -217,7 +231,7 @@ class Epoch:
         return start, row, place
 
     def _refitted(self):  # -> least squares on the supports of the codes
-        codes = self.codes.widened(self.codes.index.shape[1])
+        codes = self.codes.widened(0)
         options = self.problem.positive_code, _REFIT_TOLERANCE * self.problem.alpha
         self._by_rows(loops().refit_rows, options, (_MAX_REFIT_SWEEPS,), codes.arrays())
         return codes
@@ -268,8 +282,8 @@ class Epoch:
         """Return what the objective loses without each atom, and which other codes then grow."""
         p = len(self.atoms)
         cost, taken_over = self.a.new_zeros(p), self.a.new_zeros(p, p)
-        correlation = np.asarray(self.problem.rows(slice(None)) @ self.atoms.mT)
-        codes = self.codes.widened(max(self.codes.index.shape[1], min(p, self.atoms.shape[1] + 8)))
+        correlation = _products(np.asarray(self.problem.x), self._dictionary[0])
+        codes = self.codes.widened(min(p, self.atoms.shape[1] + 8))
         arrays = (*self._dictionary, self._mask, correlation, *self._options, *_EFFORT_OF_COSTS,
                   _USERS, *self._entries, *codes.arrays(), self._gain, np.asarray(cost),
                   np.asarray(taken_over))  # fmt: skip

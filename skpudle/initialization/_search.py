@@ -61,6 +61,7 @@ _SPLIT = 20
 # with all samples colour patches take three times as long and end no lower.
 _SAMPLES = 8
 _USES = 120
+_MOST_USES = 2000
 
 # A phase ends when the objective has fallen by less than this share an epoch, three in a row.
 _STALL = {"settle": 5e-4, "larger": 5e-4, "smaller": 5e-4, "polish": 2e-4}
@@ -69,7 +70,7 @@ _MIN_EPOCHS = 6
 # A round counts if the objective falls by more than this share. Real data allow many rounds that
 # gain less: with 1e-5 colour patches took 1.4 times as long for 0.0003 of the objective; with 3e-4
 # a correlation of codes of 0.960 instead of 0.965 is reached for 500 concepts.
-_PROGRESS = 1e-4
+_PROGRESS = 1e-3
 _MAX_ROUNDS = 8
 
 # With 20 dB of noise one epoch without the lasso's bias is enough; without noise each of 20 helps.
@@ -174,7 +175,7 @@ def auto_alpha(x, *, mask=None, team=None):
         any penalty does.
     """
     problem = Problem(x, 0.0, mask=mask, team=team)
-    squares = torch.cat([problem.rows(b).square().sum(1) for b in problem.blocks()])
+    squares = problem.squares()
     squares, n = problem.total(squares.sum().reshape(1), (squares > 0).double().sum().reshape(1))
     return _ALPHA * float(squares / n) ** 0.5 if n > 0 else 1.0
 
@@ -241,16 +242,22 @@ def _round(problem, state, epoch):
             n_rounds = state.n_rounds + 1
             return _restart(state, "larger", atoms=atoms, codes=epoch.codes, n_rounds=n_rounds)
     best = dict(atoms=state.best_atoms, codes=state.best_codes)
-    if state.stride > 1:
-        codes = Codes.none(len(problem.x))
-        best |= dict(codes=codes, best_codes=codes, best_objective=float("inf"), stride=1)
+    stride = _stride(state, epoch, _MOST_USES)
+    if stride < state.stride:
+        codes = Codes.none(len(problem.thinned(stride).x))
+        best |= dict(codes=codes, best_codes=codes, best_objective=float("inf"), stride=stride)
     return _restart(state, "polish", **best)
+
+
+def _stride(state, epoch, n_uses):
+    """Return the distance of samples that use each atom so often on average."""
+    n_uses *= len(epoch.atoms)
+    return max(1, int(state.stride * epoch.n_entries / n_uses))
 
 
 def _finer(problem, state, epoch):
     """Settle once more, for enough samples to have each atom used often."""
-    uses = epoch.n_entries / len(state.atoms)
-    stride = max(1, min(state.stride // 2, int(state.stride * uses / _USES)))
+    stride = max(1, min(state.stride // 2, _stride(state, epoch, _USES)))
     codes = Codes.none(len(problem.thinned(stride).x))
     best = dict(best_atoms=epoch.atoms, best_codes=codes)
     return _restart(state, "settle", atoms=epoch.atoms, codes=codes, **best, stride=stride)
@@ -350,7 +357,7 @@ def debias(problem, state):
         Unit atoms: those of the search where they make codes denser.
     """
     atoms, codes, most = state.best_atoms, state.best_codes, float("inf")
-    kept = atoms
+    problem, kept = problem.thinned(state.stride), atoms
     for _ in range(_MAX_REFITS + 1):
         epoch = Epoch(problem, atoms, codes, refit=True)
         (n_entries,) = problem.total(epoch.codes.count.sum().double().reshape(1))
