@@ -477,8 +477,8 @@ def test_a_loader_is_encoded_where_it_is_fitted(X, monkeypatch):
     for method in (learner.transform, learner.transform_sparse, learner.score):
         method(STREAMS["loader"](X))
     torch.set_rng_state(state)
-    assert {("encode", "cuda"), ("squared_error", "cuda")} <= set(devices)
-    assert not {("encode", "cpu"), ("squared_error", "cpu")} & set(devices)
+    assert {("encode", "cuda"), ("deviance", "cuda")} <= set(devices)
+    assert not {("encode", "cpu"), ("deviance", "cpu")} & set(devices)
 
 
 def test_codes_go_into_no_list(X):
