@@ -303,8 +303,8 @@ def sweep(a, b, positive, atoms):
 
 
 # Those that others call come first.
-_FUNCTIONS = (correlate, _slopes, _gather, _descend, _enlarge, solve_rows, refit_rows, removals, sort_by_atom,
-              add_moments, add_second_moments, subtract_synthesis, sweep)  # fmt: skip
+_FUNCTIONS = (correlate, _slopes, _gather, _descend, _enlarge, solve_rows, refit_rows, removals,
+              sort_by_atom, add_moments, add_second_moments, subtract_synthesis, sweep)  # fmt: skip
 
 
 @cache
