@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint format docs clean
+.PHONY: help demo test lint format docs gpu clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -35,6 +35,9 @@ format: $(VENV)/installed-lint ## Apply ruff's safe fixes and format
 
 docs: $(VENV)/installed-docs ## Build the documentation, warnings are errors
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+gpu: $(VENV)/installed-test ## Test and measure on a CUDA device, in eight minutes, to gpu.json
+	$(BIN)/python benchmarks/gpu.py --out gpu.json
 
 clean: ## Remove the virtual environment, caches and builds
 	rm -rf $(VENV) build dist docs/_build docs/auto_examples docs/generated skpudle_demo

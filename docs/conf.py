@@ -44,8 +44,9 @@ numpydoc_xref_param_type = False
 # A parameter or a result that is not documented, or not there, is a warning, and so an error.
 numpydoc_validation_checks = {"GL08", "SS01", "PR01", "PR02", "PR03", "RT01"}
 numpydoc_validation_exclude = {
-    r"skpudle\.(gradients|operators|optimizers)\.",  # one line and shapes: their style
-    r"\.AtomMatch",  # a named tuple, whose fields say what they are
+    # one line and shapes: their style
+    r"skpudle\.(gradients|operators|optimizers|initialization\.Problem)\.",
+    r"\.(AtomMatch|Contributions|Saliency)",  # named tuples, whose fields say what they are
     r"\.(setup|teardown|on_fit_task_\w+)$",  # hooks: scikit-learn documents them
     r"\.[A-Z_]+$",  # the registries are dictionaries
 }

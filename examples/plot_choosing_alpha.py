@@ -31,7 +31,7 @@ noisy = clean + noise - noise.mean(axis=1, keepdims=True)
 
 alphas = SIGMA * np.geomspace(0.4, 6, 7)
 learner = PUDLEDictionaryLearning(
-    64, n_unfoldings=30, optimizer="surrogate", max_iter=5, tol=None, random_state=0
+    64, dict_init="data", gradient="dec", max_iter=5, tol=None, random_state=0
 )
 
 

@@ -1,11 +1,11 @@
 """
-The defaults find a dictionary that nobody knows, and hard thresholding brings it nearer
-========================================================================================
+The defaults find a dictionary that nobody knows
+================================================
 
 ``ae-ls`` is the best gradient close to the dictionary that generated the data, and a bad guide far
 from it. Nobody knows where that is, so a fit begins by a search: alternating minimisation of the
-lasso over all samples, which merges atoms that others make superfluous and splits those that stand
-for two, and in the end takes codes without the lasso's bias. Other encoders go on from there.
+lasso over all samples, which splits atoms that stand for two and removes those that others make
+superfluous, and in the end takes codes without the lasso's bias.
 """
 
 import time
@@ -35,15 +35,12 @@ def learn(name, learner):
 
 found = PUDLEDictionaryLearning(60, random_state=0)
 learn("defaults", found)
-common = dict(optimizer="surrogate", tol=None, random_state=0)
-hard = dict(shrinkage="hard", alpha=0.1, n_unfoldings=50, max_iter=10)
-learn("then hard thresholding", PUDLEDictionaryLearning(60, dict_init=found, **hard, **common))
 
 # %%
 # Without a search, from samples as atoms and with a penalty that suits these data: ``dec`` with
 # converged codes is online dictionary learning, as in scikit-learn; ``ae-ls`` stays lost.
 
-samples = dict(dict_init="data", alpha=0.2, **common)
+samples = dict(dict_init="data", alpha=0.2, optimizer="surrogate", tol=None, random_state=0)
 online = dict(gradient="dec", n_unfoldings=None, max_iter=20)
 learn("dec from samples", PUDLEDictionaryLearning(60, **samples, **online))
 lost = PUDLEDictionaryLearning(60, n_unfoldings=100, max_iter=10, **samples)

@@ -37,14 +37,7 @@ def by_dictionary(damaged):  # -> image, learner, rows that it learned from
     means = np.nanmean(patches, axis=1, keepdims=True)
     X = patches - means
     learner = PUDLEDictionaryLearning(
-        96,
-        alpha=0.02,
-        gradient="dec",
-        n_unfoldings=30,
-        optimizer="surrogate",
-        max_iter=2,
-        tol=None,
-        random_state=0,
+        96, alpha=0.02, dict_init="data", gradient="dec", max_iter=2, tol=None, random_state=0
     ).fit(X[::4])
     filled = learner.inverse_transform(learner.transform(X)) + means
     image = reconstruct_from_patches_2d(filled.reshape(-1, *SIZE), damaged.shape)

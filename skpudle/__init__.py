@@ -7,6 +7,7 @@ used.
 from importlib import import_module as _import_module
 from pkgutil import iter_modules as _iter_modules
 
+from skpudle._learners.classifier import PUDLEClassifier
 from skpudle._learners.convolutional import ConvPUDLEDictionaryLearning
 from skpudle._learners.noodl import NOODLDictionaryLearning
 from skpudle._learners.pudle import PUDLEDictionaryLearning
@@ -19,6 +20,7 @@ __all__ = [
     "Checkpoint",
     "ConvPUDLEDictionaryLearning",
     "NOODLDictionaryLearning",
+    "PUDLEClassifier",
     "PUDLEDictionaryLearning",
     "SporcoDictionaryLearning",
     "__version__",

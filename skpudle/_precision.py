@@ -2,13 +2,15 @@
 
 Inside of `torch.autocast` products of matrices come out in bfloat16 or float16, while all else
 stays in float32. An encoder whose correlations have three digits finds other codes, and an adjoint
-written by hand meets derivatives of two dtypes. And inside of `torch.inference_mode` nothing can be
+written by hand meets derivatives of two dtypes. The same is true of TensorFloat-32, which
+`torch.set_float32_matmul_precision` asks for. And inside of `torch.inference_mode` nothing can be
 differentiated.
 """
 
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from numbers import Real
+from threading import Lock
 
 import torch
 
@@ -16,11 +18,64 @@ __all__ = [
     "as_scalars",
     "check_tensors",
     "differentiable_once",
+    "kept_by_autograd",
     "own_precision",
     "training_mode",
 ]
 
 _DEVICES = [d for d in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(d)]
+
+# One name for all products before torch 2.9, and since then one for each kind of device, whose
+# getter refuses to answer for those that were set one by one.
+_BACKENDS = [
+    backend
+    for backend in (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
+    if hasattr(backend, "fp32_precision")
+]
+_REDUCED = {"tf32", "bf16"} if _BACKENDS else {"high", "medium"}
+_FULL = "ieee" if _BACKENDS else "highest"
+
+
+def _product_precision():  # -> list of str
+    if not _BACKENDS:
+        return [torch.get_float32_matmul_precision()]
+    return [backend.fp32_precision for backend in _BACKENDS]
+
+
+def _set_product_precision(values):
+    if not _BACKENDS:
+        torch.set_float32_matmul_precision(*values)
+        return
+    for backend, value in zip(_BACKENDS, values, strict=True):
+        if backend.fp32_precision != value:
+            backend.fp32_precision = value
+
+
+class _FullProducts:
+    """float32 products in float32, while at least one block asks for it.
+
+    The setting is one for the process: other threads compute in float32 too until the last block
+    has ended, and only then is it what it was before the first.
+    """
+
+    def __init__(self):
+        self._lock, self._n_blocks, self._before = Lock(), 0, None
+
+    def __enter__(self):
+        with self._lock:
+            if self._n_blocks == 0:
+                self._before = _product_precision()
+                _set_product_precision([_FULL if p in _REDUCED else p for p in self._before])
+            self._n_blocks += 1
+
+    def __exit__(self, *error):
+        with self._lock:
+            self._n_blocks -= 1
+            if self._n_blocks == 0:
+                _set_product_precision(self._before)
+
+
+_full_products = _FullProducts()
 
 
 def as_scalars(value, like):  # number or tensor -> tensor of any shape
@@ -68,8 +123,8 @@ def check_tensors(atoms, x):
 
 @contextmanager
 def own_precision():
-    """Compute in the dtype of the data, inside of `torch.autocast` too."""
-    with ExitStack() as stack:
+    """Compute in the dtype of the data, inside of `torch.autocast` and with TF32 too."""
+    with _full_products, ExitStack() as stack:
         for device in _DEVICES:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
@@ -81,6 +136,11 @@ def training_mode():
     """Compute with derivatives and in the dtype of the data, in whatever mode the caller is."""
     with torch.inference_mode(False), own_precision():
         yield
+
+
+def kept_by_autograd(x):
+    """Return a tensor, or a copy of one that was made in inference mode, which has no history."""
+    return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x
 
 
 def differentiable_once(backward):

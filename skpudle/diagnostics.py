@@ -114,7 +114,8 @@ def _directions(atoms, n_directions, random_state):  # yields directions of the 
     elif n_directions:
         generator = make_generator(random_state)
         for _ in range(n_directions):
-            yield torch.randn(atoms.shape, generator=generator, device="cpu", dtype=atoms.dtype)
+            drawn = torch.randn(atoms.shape, generator=generator, device="cpu", dtype=atoms.dtype)
+            yield drawn.to(atoms.device)
 
 
 def _observed_rate(error, start):  # (T, n), (n,) -> (n,)

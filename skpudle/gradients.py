@@ -11,6 +11,9 @@ codes :math:`z = z_T(D)` of the encoder, ``x`` the data and ``target`` what is t
 ``noodl``     derivative :math:`(D z - \text{target})\, \text{sign}(z)^T`, ``z`` held constant
 ============  ==========================================================================
 
+For other losses :math:`\frac12 |\text{target} - D z|^2` is half the deviance of the target from
+the expectation, and :math:`D z - \text{target}` its derivative (see `skpudle.losses`).
+
 The first three are Algorithm 2, eq. 8, of the PUDLE paper; Algorithm 1, alternating minimisation,
 is ``dec`` with converged codes. The fourth is the update of NOODL.
 """
@@ -21,8 +24,12 @@ import torch
 from torch import Tensor
 
 from skpudle._precision import own_precision
+from skpudle.losses import Gaussian
 
 __all__ = ["GRADIENT_RULES", "Evaluation", "ae_lasso", "ae_ls", "dec", "differentiate", "noodl"]
+
+
+_LEAST_SQUARES = Gaussian()
 
 
 class Evaluation(NamedTuple):
@@ -48,11 +55,14 @@ class Evaluation(NamedTuple):
     codes: Tensor
 
 
-def _decode(dictionary, z, target, mask):  # -> residual (n, n_features), losses (n,)
-    residual = dictionary.synthesis(z) - target
-    if mask is not None:
-        residual = residual * mask
-    return residual, 0.5 * residual.flatten(1).square().sum(1)
+def _losses(dictionary, z, target, mask, loss, offset):  # -> (n,)
+    natural = dictionary.synthesis(z)
+    losses = loss.half_deviance(natural if offset is None else natural + offset, target)
+    return (losses if mask is None else losses * mask).flatten(1).sum(1)
+
+
+def _encode(encoder, dictionary, x, mask, offset):
+    return encoder(dictionary, x, mask=mask, **({} if offset is None else {"offset": offset}))
 
 
 def _penalties(z, penalty):  # -> (n,)
@@ -60,7 +70,9 @@ def _penalties(z, penalty):  # -> (n,)
 
 
 @own_precision()
-def ae_ls(dictionary, x, *, encoder, penalty, target=None, mask=None):
+def ae_ls(
+    dictionary, x, *, encoder, penalty, target=None, mask=None, loss=_LEAST_SQUARES, offset=None
+):
     r"""Reconstruction error, differentiated through decoder and encoder (eq. 8).
 
     Parameters
@@ -78,43 +90,57 @@ def ae_ls(dictionary, x, *, encoder, penalty, target=None, mask=None):
         What to reconstruct; by default ``x``.
     mask : Tensor of shape (n_samples, n_features), default=None
         1 where data are known, 0 where they are missing.
+    loss : object of `skpudle.losses`, default=Gaussian()
+        What data are to the reconstruction.
+    offset : Tensor of shape (n_samples, 1), default=None
+        What is added to the reconstruction of each sample, and passed on to the encoder.
 
     Returns
     -------
     Evaluation
         The scalar, what it reports, and the codes.
     """
-    z = encoder(dictionary, x, mask=mask)
-    _, losses = _decode(dictionary, z, x if target is None else target, mask)
+    z = _encode(encoder, dictionary, x, mask, offset)
+    losses = _losses(dictionary, z, x if target is None else target, mask, loss, offset)
     surrogate = losses.mean()
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
 
 @own_precision()
-def ae_lasso(dictionary, x, *, encoder, penalty, target=None, mask=None):
+def ae_lasso(
+    dictionary, x, *, encoder, penalty, target=None, mask=None, loss=_LEAST_SQUARES, offset=None
+):
     """Lasso objective, differentiated through decoder and encoder (eq. 8); see `ae_ls`."""
-    z = encoder(dictionary, x, mask=mask)
-    _, losses = _decode(dictionary, z, x if target is None else target, mask)
+    z = _encode(encoder, dictionary, x, mask, offset)
+    losses = _losses(dictionary, z, x if target is None else target, mask, loss, offset)
     surrogate = (losses + _penalties(z, penalty)).mean()
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
 
 @own_precision()
-def dec(dictionary, x, *, encoder, penalty, target=None, mask=None):
+def dec(
+    dictionary, x, *, encoder, penalty, target=None, mask=None, loss=_LEAST_SQUARES, offset=None
+):
     """Reconstruction error, differentiated through the decoder alone (eq. 8); see `ae_ls`."""
     with torch.no_grad():
-        z = encoder(dictionary, x, mask=mask)
-    _, losses = _decode(dictionary, z, x if target is None else target, mask)
+        z = _encode(encoder, dictionary, x, mask, offset)
+    losses = _losses(dictionary, z, x if target is None else target, mask, loss, offset)
     objective = (losses.detach() + _penalties(z, penalty)).mean()
     return Evaluation(losses.mean(), objective, losses.detach(), z)
 
 
 @own_precision()
-def noodl(dictionary, x, *, encoder, penalty, target=None, mask=None):
+def noodl(
+    dictionary, x, *, encoder, penalty, target=None, mask=None, loss=_LEAST_SQUARES, offset=None
+):
     r"""Surrogate whose derivative is :math:`(D z - x)\,\text{sign}(z)^T` (NOODL); see `ae_ls`."""
     with torch.no_grad():
-        z = encoder(dictionary, x, mask=mask)
-        residual, losses = _decode(dictionary, z, x if target is None else target, mask)
+        z = _encode(encoder, dictionary, x, mask, offset)
+        target = x if target is None else target
+        losses = _losses(dictionary, z, target, mask, loss, offset)
+        natural = dictionary.synthesis(z)
+        residual = loss.mean(natural if offset is None else natural + offset) - target
+        residual = residual if mask is None else residual * mask
     surrogate = (residual * dictionary.synthesis(z.sign())).sum() / len(x)
     return Evaluation(surrogate, losses.mean(), losses, z)
 
@@ -138,7 +164,7 @@ def differentiate(rule, dictionary, atoms, batch, *, part_size=None, **settings)
     atoms : Tensor
         What to differentiate in.
     batch : Batch
-        The data, with ``x``, ``target`` and ``mask``.
+        The data, with ``x``, ``target``, ``mask`` and ``offset``.
     part_size : int, default=None
         Number of samples that are evaluated at a time; by default all.
     **settings
@@ -152,10 +178,11 @@ def differentiate(rule, dictionary, atoms, batch, *, part_size=None, **settings)
     n, gradient, evaluations = len(batch.x), 0, []
     parts = [
         [None] * n if data is None else data.split(part_size or n)
-        for data in (batch.x, batch.target, batch.mask)
+        for data in (batch.x, batch.target, batch.mask, batch.offset)
     ]
-    for x, target, mask in zip(*parts):
-        evaluation = rule(dictionary, x, target=target, mask=mask, **settings)
+    for x, target, mask, offset in zip(*parts):
+        given = dict(target=target, mask=mask) | ({} if offset is None else {"offset": offset})
+        evaluation = rule(dictionary, x, **given, **settings)
         share = len(x) / n
         (term,) = torch.autograd.grad(evaluation.surrogate, atoms, retain_graph=len(x) < n)
         gradient = gradient + share * term

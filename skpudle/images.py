@@ -8,11 +8,16 @@ fractions of their largest value, as for convolutional learners: of 255 for uint
 import numpy as np
 import torch
 
-from skpudle._data.arrays import like_input
+from skpudle._data.arrays import host_array, like_input
 from skpudle._data.images import extend, read_images
 from skpudle.operators import Phases
 
 __all__ = ["denoise_patches", "extract", "psnr", "reconstruct", "ssim"]
+
+
+def _read(images, like):  # -> (n, c, height, width), on the device of what is like them
+    device = like.device if isinstance(like, torch.Tensor) else "cpu"
+    return read_images(images, 2, device=device).tensors[0]
 
 
 def _geometry(size, patch_shape, stride):
@@ -62,7 +67,7 @@ def extract(image, patch_shape=(8, 8), *, stride=1):
     ndarray or Tensor of shape (n_patches, n_pixels)
         One patch per row, position by position.
     """
-    x = read_images([image], 2).tensors[0]
+    x = _read([image], image)
     return like_input(_extract(x, patch_shape, stride), image)
 
 
@@ -89,7 +94,7 @@ def reconstruct(patches, image_shape, patch_shape=(8, 8), *, stride=1):
     ValueError
         If the patches are not as many as cover the image, or of another size.
     """
-    rows = read_images(patches, 2).tensors[0][:, 0, 0]
+    rows = _read(patches, patches)[:, 0, 0]
     phases, _ = _geometry(image_shape, patch_shape, stride)
     expected = (phases.positions[0] * phases.positions[1], patch_shape[0] * patch_shape[1])
     if tuple(rows.shape) != expected:
@@ -144,7 +149,7 @@ def psnr(image, reference, *, peak=1.0):
 
     Parameters
     ----------
-    image, reference : ndarray of one shape
+    image, reference : array-like or Tensor of one shape
         The image to judge, and the clean one.
     peak : float, default=1.0
         The largest value that pixels may have.
@@ -154,7 +159,8 @@ def psnr(image, reference, *, peak=1.0):
     float
         ``10 log10(peak^2 / mean squared error)``.
     """
-    return float(_metrics().peak_signal_noise_ratio(reference, image, data_range=peak))
+    images = map(host_array, (reference, image))
+    return float(_metrics().peak_signal_noise_ratio(*images, data_range=peak))
 
 
 def ssim(image, reference, *, peak=1.0):
@@ -162,7 +168,7 @@ def ssim(image, reference, *, peak=1.0):
 
     Parameters
     ----------
-    image, reference : ndarray of shape (height, width)
+    image, reference : array-like or Tensor of shape (height, width)
         The image to judge, and the clean one.
     peak : float, default=1.0
         The largest value that pixels may have.
@@ -172,4 +178,5 @@ def ssim(image, reference, *, peak=1.0):
     float
         At most 1, for equal images.
     """
-    return float(_metrics().structural_similarity(reference, image, data_range=peak))
+    images = map(host_array, (reference, image))
+    return float(_metrics().structural_similarity(*images, data_range=peak))

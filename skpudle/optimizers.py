@@ -92,7 +92,10 @@ class GradientOptimizer(_Optimizer):
         self._params = params
         self._optimizer = optimizer_class([self.atoms], lr=learning_rate, **params)
         self._initial_state = self.state()  # empty, but for those that do not wait for a step
-        self._kinds = _kinds(self.fresh_state())
+        fresh = self.fresh_state()
+        self._kinds = _kinds(fresh)
+        # some count their steps on the host, and would wait for a number on a device in every step
+        self._devices = {n: v.device for n, v in fresh.items() if isinstance(v, torch.Tensor)}
 
     @torch.no_grad()
     def update(self, gradient, codes, *, loss=None, total=None):  # others: for models of the loss
@@ -151,7 +154,10 @@ class GradientOptimizer(_Optimizer):
         _check_load(self, atoms, state)
         self.atoms.copy_(atoms)
         # not by load_state_dict, which changes the precision of some tensors
-        self._optimizer.state[self.atoms] = _copy_of(state or self._initial_state)
+        state = _copy_of(state or self._initial_state)
+        for name in self._devices.keys() & state.keys():
+            state[name] = state[name].to(self._devices[name])
+        self._optimizer.state[self.atoms] = state
 
 
 class SurrogateOptimizer(_Optimizer):
@@ -182,6 +188,8 @@ class SurrogateOptimizer(_Optimizer):
     n_inner : int, default=3
         Projected gradient steps on the model for each block of 128 atoms in an update. They cost
         little: what counts is the one product with the curvature that all blocks share.
+    curvature : float, default=1.0
+        Second derivative of the loss in the reconstruction, which is 1 for least squares.
 
     References
     ----------
@@ -189,7 +197,7 @@ class SurrogateOptimizer(_Optimizer):
     2009, section 3.4 for the forgetting.
     """
 
-    def __init__(self, atoms, project, *, forgetting=15.0, anchor=0.5, n_inner=3):
+    def __init__(self, atoms, project, *, forgetting=15.0, anchor=0.5, n_inner=3, curvature=1.0):
         if not (forgetting >= 0 and anchor >= 0 and isinstance(n_inner, Integral) and n_inner > 0):
             raise ValueError(
                 f"forgetting={forgetting!r} and anchor={anchor!r} must not be negative, and "
@@ -197,7 +205,7 @@ class SurrogateOptimizer(_Optimizer):
             )
         self.atoms = torch.nn.Parameter(_row_major(project(atoms.contiguous())))
         self._project, self._forgetting, self._anchor = project, forgetting, anchor
-        self._n_inner = n_inner
+        self._n_inner, self._per_curvature = n_inner, 1 / curvature
         self._curvature = self._pull = None
         self._n_updates = 0
         self._n_samples = self.atoms.new_zeros(())
@@ -224,7 +232,7 @@ class SurrogateOptimizer(_Optimizer):
             curvature /= n_samples
         keep = self._age(n_samples, loss)
         self._curvature.mul_(keep)
-        self._pull.mul_(keep).sub_(gradient)
+        self._pull.mul_(keep).sub_(gradient, alpha=self._per_curvature)
         if total is None:
             self._curvature.addmm_(weighted, codes)
             self._pull.addmm_(weighted, codes @ atoms)

@@ -142,7 +142,7 @@ def load_denoiser(file=None, *, noise_std=None, shift_average=True, device="auto
     (64, 80)
     """
     if file is None:
-        with (resources.files("skpudle") / "denoiser_gray_25.npz").open("rb") as packaged:
+        with (resources.files("skpudle._data") / "denoiser_gray_25.npz").open("rb") as packaged:
             options = dict(shift_average=shift_average, device=device)
             return load_denoiser(packaged, noise_std=noise_std, **options)
     values = _read(file)

@@ -24,18 +24,27 @@ import torch
 __all__ = ["SHRINKAGES", "shrinkage_function"]
 
 
+def _number(level):  # -> float, or None for a level on a device, or for several
+    return level.item() if level.numel() == 1 and level.device.type == "cpu" else None
+
+
 def _soft_(v, level, scratch=None, *, positive):
+    number = _number(level)
     if positive:
-        return v.sub_(level).clamp_min_(0)
-    if level.numel() == 1 and level.device.type == "cpu":
-        level = level.item()  # a clamp between numbers is several times as fast
+        return v.sub_(level if number is None else number).clamp_min_(0)
+    if v.device.type != "cpu":  # launches count, and passes do not
+        if number is not None:
+            return torch._C._nn.softshrink(v, number, out=v)  # `torch.nn.functional` has no out
         return v.sub_(torch.clamp(v, -level, level, out=scratch))
+    if number is not None:  # a clamp between numbers is several times as fast
+        return v.sub_(torch.clamp(v, -number, number, out=scratch))
     clipped = torch.minimum(v, level, out=scratch)  # faster than a clamp between two tensors
     return v.sub_(torch.maximum(clipped, -level, out=clipped))
 
 
 def _hard_(v, level, scratch=None, *, positive):
-    if level.numel() == 1 and level.device.type == "cpu":
+    number = _number(level)
+    if number is not None:
         # torch keeps what is above a number, which is what is not below the next one
         below = torch.nextafter(level, torch.zeros_like(level)).item()
         if positive:

@@ -14,13 +14,16 @@ from skpudle import (
 )
 from skpudle.datasets import make_dictionary_data
 from skpudle.diagnostics import code_convergence, gradient_convergence
+from skpudle.inspection import atom_contributions
 from skpudle.metrics import atom_coherence
 from skpudle.plotting import (
     AtomsDisplay,
     CodesDisplay,
+    ContributionsDisplay,
     ConvergenceDisplay,
     LossCurveDisplay,
     RecoveryDisplay,
+    StabilityDisplay,
 )
 
 plt = pytest.importorskip("matplotlib.pyplot")
@@ -264,3 +267,35 @@ def test_without_matplotlib_the_error_names_the_extra(learner, monkeypatch):
 def test_importing_the_module_does_not_import_matplotlib():
     program = "import sys, skpudle.plotting; sys.exit('matplotlib' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+# ---------------------------------------------------------------------------- contributions
+
+
+def test_contributions_show_what_makes_an_atom(learner, X):
+    display = ContributionsDisplay.from_estimator(
+        learner, X, atoms=[4, 2], n_largest=3, image_shape=(3, 4)
+    )
+    found = atom_contributions(learner, X)
+    drawn = cells(np.asarray(display.image_.get_array()), 3, 4)
+    assert len(drawn) == 2 * 5
+    first = X[found.indices[4, 0]] * np.sign(found.values[4, 0])
+    for image, row in zip(drawn, [learner.components_[4], found.estimates[4], first]):
+        np.testing.assert_allclose(image.ravel(), row / np.abs(row).max())
+    assert display.ax_.texts[0].get_text() == f"{found.values[4, 0]:+.2g}"
+
+
+def test_contributions_to_a_reconstruction_stand_beside_the_sample(learner, X):
+    display = ContributionsDisplay.from_estimator(learner, X, X[:2], image_shape=(3, 4))
+    drawn = cells(np.asarray(display.image_.get_array()), 3, 4)
+    np.testing.assert_allclose(drawn[0].ravel(), X[0] / np.abs(X[0]).max())
+    with pytest.raises(ValueError, match="grey"):
+        ContributionsDisplay.from_estimator(learner, X, image_shape=(2, 2, 3))
+
+
+def test_stability_is_drawn_in_the_order_of_sizes(learner):
+    atoms = learner.components_
+    display = StabilityDisplay.from_dictionaries([[atoms, -atoms], [atoms[:4], atoms[:4]]])
+    np.testing.assert_array_equal(display.line_.get_xdata(), [4, 9])
+    np.testing.assert_allclose(display.line_.get_ydata(), 1)
+    np.testing.assert_array_equal(display.count_line_.get_ydata(), [4, 9])

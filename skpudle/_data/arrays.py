@@ -6,6 +6,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import validate_data
 
+from skpudle._precision import kept_by_autograd
+
 __all__ = [
     "check_range",
     "check_rows",
@@ -71,7 +73,7 @@ def resolve_device(device, X=None):
     if device == "auto":
         if isinstance(X, torch.Tensor):
             return X.device
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch is not consistent
@@ -100,14 +102,17 @@ def make_generator(random_state):
     return torch.Generator().manual_seed(int(seed))
 
 
-def to_tensor(array, device="cpu"):
-    """Return an array as a tensor on ``device``, sharing memory where that is possible and safe."""
+def to_tensor(array, device="cpu", dtype=None):
+    """Return an array as a tensor on ``device``, sharing memory where that is possible and safe.
+
+    It gets its dtype before it goes to the device, which may not have that of the array.
+    """
     if not isinstance(array, torch.Tensor):
         array = np.asarray(array)
         if not array.flags.writeable or any(stride < 0 for stride in array.strides):
             array = array.copy()
         array = torch.from_numpy(array)
-    return array.to(device)
+    return array.to(dtype).to(device)
 
 
 def wide(x):
@@ -115,10 +120,10 @@ def wide(x):
     return x if x.device.type == "mps" else x.double()
 
 
-def tensors_of(values, device):
-    """Return a dictionary with its arrays as tensors on a device, and all else as it is."""
+def tensors_of(values):
+    """Return a dictionary with its arrays as tensors, and all else as it is."""
     return {
-        name: to_tensor(value, device) if isinstance(value, np.ndarray) else value
+        name: to_tensor(value) if isinstance(value, np.ndarray) else value
         for name, value in values.items()
     }
 
@@ -223,13 +228,31 @@ def _check_array(X, **options):
         raise
 
 
-def check_rows(X, *, estimator=None, copy=False, allow_nan=False):
+def _check_largest(X, largest):
+    """Raise ValueError where data are negative, or above the largest value; NaN is neither."""
+    if (X < 0).any():
+        raise ValueError(
+            f"Negative values in data passed as X, such as {float(X[X < 0][0]):.4g}: this loss is "
+            "for counts, or for fractions. Use loss='gaussian' for other numbers."
+        )
+    too_large = X > largest  # noqa: SIM300
+    if too_large.any():
+        raise ValueError(
+            f"X has values such as {float(X[too_large][0]):.4g}, above n_trials={largest:g}: the "
+            "binomial loss is for numbers of successes, or for fractions with n_trials=1. Set "
+            "n_trials, or use loss='poisson' for counts without a limit."
+        )
+
+
+def check_rows(X, *, largest=None, **options):
     """Validate rows of numbers and return them as an array, or as a tensor if they came as one.
 
     Parameters
     ----------
     X : array-like or Tensor of shape (n_samples, n_features)
         The user's input. Masked entries of a masked array are NaN.
+    largest : float, default=None
+        If not None, values have to be from 0 to this.
     estimator : object, default=None
         Named in error messages.
     copy : bool, default=False
@@ -245,8 +268,15 @@ def check_rows(X, *, estimator=None, copy=False, allow_nan=False):
     Raises
     ------
     ValueError, TypeError
-        As `sklearn.utils.check_array`.
+        As `sklearn.utils.check_array`, or if values are not in the range.
     """
+    X = _check_rows(X, **options)
+    if largest is not None:
+        _check_largest(X, largest)
+    return X
+
+
+def _check_rows(X, *, estimator=None, copy=False, allow_nan=False):
     finite = "allow-nan" if allow_nan else True
     options = {"dtype": [np.float64, np.float32], "order": "C", "ensure_all_finite": finite}
     if not isinstance(X, torch.Tensor):
@@ -266,8 +296,9 @@ def check_rows(X, *, estimator=None, copy=False, allow_nan=False):
         return to_tensor(_check_array(X.numpy(), estimator=estimator, copy=copy, **options))
     # on another device only the shape goes through scikit-learn, which checks it on an empty array
     check_array(np.broadcast_to(0.0, X.shape), estimator=estimator, ensure_all_finite=False)
-    if X.isinf().any():
-        raise ValueError("Input X contains infinity; remove such samples.")
-    if not allow_nan and X.isnan().any():
-        raise ValueError(_NAN)
-    return X.clone() if copy else X.contiguous()
+    if not torch.isfinite(X.sum()):  # one question to the device: what follows is for the others
+        if X.isinf().any():
+            raise ValueError("Input X contains infinity; remove such samples.")
+        if not allow_nan and X.isnan().any():
+            raise ValueError(_NAN)
+    return X.clone() if copy else kept_by_autograd(X).contiguous()

@@ -19,13 +19,21 @@ __all__ = ["Batch", "Rows", "count_batches", "once_only"]
 _MOST_BATCHES = 100_000
 
 
+# What samples may have beside their data.
+_BESIDE = "target", "mask", "offset"
+
+
 class Batch(NamedTuple):
-    """What one update sees; `keys` (n, ...) are what ``source.samples`` finds its samples by."""
+    """What one update sees; `keys` (n, ...) are what ``source.samples`` finds its samples by.
+
+    The `offset` (n, 1) is what the samples add to what a dictionary makes of their codes.
+    """
 
     keys: Tensor
     x: Tensor
     target: Tensor | None = None
     mask: Tensor | None = None
+    offset: Tensor | None = None
 
 
 class Rows:
@@ -41,23 +49,30 @@ class Rows:
         Shuffles every epoch; without it batches come in the order of the samples.
     mask : Tensor of shape (n_samples, n_features), default=None
         1 where data are known, 0 where they are missing.
+    offset : Tensor of shape (n_samples, 1), default=None
+        What samples add to what a dictionary makes of their codes.
+    target : Tensor of shape (n_samples, ...), default=None
+        What the samples are to be mapped to.
     """
 
     n_judged = 1  # samples whose mean objective tells whether training has stalled
 
-    def __init__(self, x, batch_size=1, *, generator=None, mask=None):
+    def __init__(self, x, batch_size=1, *, generator=None, mask=None, offset=None, target=None):
         self.x, self.batch_size, self.generator = x, min(batch_size, len(x)), generator
-        self.mask = mask
+        self.mask, self.offset, self.target = mask, offset, target
 
     def for_training(self, batch_size, generator, *, shuffle):
         """Return the same samples in batches of some size, shuffled or in their own order."""
         generator = generator if shuffle else None
-        return Rows(self.x, batch_size, generator=generator, mask=self.mask)
+        given = {name: getattr(self, name) for name in _BESIDE}
+        return Rows(self.x, batch_size, generator=generator, **given)
 
     def to(self, dtype):
         """Return the same samples in another dtype."""
-        mask = None if self.mask is None else self.mask.to(dtype)
-        return Rows(self.x.to(dtype), self.batch_size, generator=self.generator, mask=mask)
+        beside = {name: getattr(self, name) for name in _BESIDE}
+        given = {name: None if t is None else t.to(dtype) for name, t in beside.items()}
+        given["generator"] = self.generator
+        return Rows(self.x.to(dtype), self.batch_size, **given)
 
     @property
     def n_batches(self):
@@ -67,7 +82,10 @@ class Rows:
         """Draw the order of the samples in an epoch; None is their own."""
         if self.generator is None or self.batch_size == len(self.x):
             return None
-        return torch.randperm(len(self.x), generator=self.generator, device="cpu").to(self.x.device)
+        order = torch.randperm(len(self.x), generator=self.generator, device="cpu")
+        if self.x.device.type != "cuda":
+            return order.to(self.x.device)
+        return order.pin_memory().to(self.x.device, non_blocking=True)  # the host does not wait
 
     def batches(self, plan, start=0):
         """Yield the batches of an epoch."""
@@ -77,8 +95,9 @@ class Rows:
                 keys = torch.arange(len(self.x), device=self.x.device)[rows]
             else:
                 keys = rows = plan[rows]
-            mask = None if self.mask is None else self.mask[rows]
-            yield Batch(keys, self.x[rows], mask=mask)
+            beside = {name: getattr(self, name) for name in _BESIDE}
+            given = {name: None if t is None else t[rows] for name, t in beside.items()}
+            yield Batch(keys, self.x[rows], **given)
 
     def samples(self, keys):
         """Return the samples at the given positions, in the shape of atoms."""

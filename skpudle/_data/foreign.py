@@ -78,7 +78,7 @@ def given_atoms(dict_init, n_components, x):
             f"dict_init has shape {atoms.shape}, expected (n_components, n_features) = "
             f"{(n_components, x.shape[1])}: one atom per row."
         )
-    atoms = to_tensor(atoms, x.device).to(x.dtype)
+    atoms = to_tensor(atoms, x.device, x.dtype)
     bad = ~torch.isfinite(atoms).all(1) | (atoms == 0).all(1)
     if bad.any():
         raise ValueError(

@@ -54,14 +54,14 @@ def part_of(where):
 class Reader:
     """Makes tensors of batches, with the dtype and number of features of the first."""
 
-    def __init__(self, device, *, allow_nan):
+    def __init__(self, device, **checks):
         self.device = torch.empty(0, device=device).device  # with its number, as tensors have it
-        self.allow_nan = allow_nan
+        self.checks = checks  # of `check_rows`
         self.dtype = self.n_features = None
 
     def __call__(self, raw, where):  # -> (n, n_features) on the host, or the device if it was there
         with part_of(where):
-            x = check_rows(without_labels(raw), allow_nan=self.allow_nan)
+            x = check_rows(without_labels(raw), **self.checks)
         there = isinstance(x, torch.Tensor) and x.device == self.device
         x = x if there else to_tensor(x)
         self.dtype, self.n_features = self.dtype or x.dtype, self.n_features or x.shape[1]

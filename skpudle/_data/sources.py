@@ -8,13 +8,22 @@ from copy import copy
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from skpudle._data.arrays import refuse_batches, split_missing
+from skpudle._data.arrays import host_array, refuse_batches, split_missing
 from skpudle._data.batches import once_only
 from skpudle._data.reading import Loader, Reader, part_of, without_labels
 
-__all__ = ["MappedRows", "is_stream", "open_source", "parts_of"]
+__all__ = [
+    "MappedRows",
+    "SparseRows",
+    "check_exposure",
+    "comes_in_parts",
+    "is_stream",
+    "open_source",
+    "parts_of",
+]
 
 # A smaller memory map is read at once, and gives the bits that an array would.
 _IN_MEMORY_BYTES = 2**28
@@ -150,16 +159,16 @@ class _IndexedRows(_Source):
 
     def head(self, least):
         """Return samples at regular distances."""
+        return self._rows(self.head_positions(least)).to(self.reader.device)
+
+    def head_positions(self, least):  # -> (n,)
+        """Return where the samples of the head are."""
         if not len(self):
             raise ValueError("X has no samples: its length is 0.")
         self._rows(torch.zeros(1, dtype=torch.long, device="cpu"))
         n_rows = min(self._head_rows(least), len(self))
-        positions = (
-            torch.linspace(0, len(self) - 1, n_rows, dtype=torch.float64, device="cpu")
-            .round()
-            .long()
-        )
-        return self._rows(positions).to(self.reader.device)
+        ends = 0, len(self) - 1
+        return torch.linspace(*ends, n_rows, dtype=torch.float64, device="cpu").round().long()
 
     def plan(self):  # -> positions (n_samples,)
         if self.generator is None or self.batch_size >= len(self):
@@ -182,6 +191,38 @@ class _IndexedRows(_Source):
         sampler = [positions.tolist() for positions in batches]
         for positions, raw in zip(sampler, Loader(self.data, batch_sampler=sampler)):
             yield self.reader(raw, f"samples {positions[0]} ... {positions[-1]}")
+
+
+class SparseRows(_IndexedRows):
+    """Rows of a sparse array, which are dense a batch at a time.
+
+    Parameters
+    ----------
+    data : scipy.sparse.csr_array of shape (n_samples, n_features)
+        Data.
+    reader : Reader
+        Makes tensors.
+    offset : Tensor of shape (n_samples, 1), default=None
+        As of `Rows`.
+    """
+
+    def __init__(self, data, reader, *, offset=None):
+        super().__init__(data, reader)
+        self.offset = offset
+
+    def __len__(self):
+        return self.data.shape[0]
+
+    def batches(self, plan, start=0):
+        """Yield the batches of an epoch."""
+        for batch in super().batches(plan, start):
+            offset = None if self.offset is None else self.offset.to(batch.x)[batch.keys]
+            yield batch._replace(offset=offset)
+
+    def _read(self, batches):
+        for positions in batches:
+            rows = self.data[np.asarray(positions)].toarray()
+            yield self.reader(rows, f"rows {int(positions[0])} ... {int(positions[-1])}")
 
 
 class _Stream(_Source):
@@ -241,8 +282,42 @@ def is_stream(X):
     )
 
 
+def comes_in_parts(X, *, accept_sparse):
+    """Return whether X is a stream, or sparse where that may be, and so never dense as a whole."""
+    return is_stream(X) or (accept_sparse and sparse.issparse(X))
+
+
+def check_exposure(exposure, X):  # -> (n_samples,) float64, or None
+    """Return exposures of samples, checked.
+
+    Raises
+    ------
+    ValueError
+        If they are not positive numbers, one for each row of an array.
+    """
+    if exposure is None:
+        return None
+    if is_stream(X):
+        raise ValueError("exposure is for arrays of rows, but X is a stream; pass it in parts.")
+    exposure = np.asarray(host_array(exposure), dtype=np.float64)
+    n_samples = X.shape[0] if hasattr(X, "shape") else len(X)
+    if exposure.shape != (n_samples,) or not (np.isfinite(exposure) & (exposure > 0)).all():
+        raise ValueError(
+            f"exposure has shape {exposure.shape} and values {np.array2string(exposure[:3])} ...; "
+            f"pass a positive number for each of the {n_samples} rows. Leave out samples that were "
+            "not observed."
+        )
+    return exposure
+
+
 def parts_of(X, n_rows):
     """Yield where in X rows are, and these as X has them; a stream yields its own batches."""
+    if sparse.issparse(X):
+        X = sparse.csr_array(X)
+        for start in range(0, max(X.shape[0], 1), n_rows):
+            stop = min(start + n_rows, X.shape[0])
+            yield f"rows {start} to {stop}", X[start:stop].toarray()
+        return
     if not is_stream(X):
         refuse_batches(X)
         rows = getattr(X, "iloc", X)
@@ -261,7 +336,7 @@ def parts_of(X, n_rows):
         raise ValueError("X yields no batch, and so there is nothing to encode.")
 
 
-def open_source(X, device, *, batch_size, allow_nan=False):
+def open_source(X, device, *, batch_size, accept_sparse=False, offset=None, **checks):
     """Return the source that ``X`` is, or None if it is an array or what becomes one.
 
     Parameters
@@ -272,15 +347,21 @@ def open_source(X, device, *, batch_size, allow_nan=False):
         Where to compute.
     batch_size : int
         For a `torch.utils.data.IterableDataset`, which yields single samples.
-    allow_nan : bool, default=False
-        Whether NaN is let through.
+    accept_sparse : bool, default=False
+        Whether a sparse array is a source.
+    offset : Tensor of shape (n_samples, 1), default=None
+        What its samples add to what a dictionary makes of their codes.
+    **checks : dict
+        Keyword arguments of `skpudle._data.arrays.check_rows`.
 
     Raises
     ------
     TypeError
         If ``X`` can be iterated only once.
     """
-    reader = Reader(device, allow_nan=allow_nan)
+    reader = Reader(device, **checks)
+    if sparse.issparse(X) and accept_sparse:
+        return SparseRows(sparse.csr_array(X), reader, offset=offset)
     if isinstance(X, np.memmap):
         large = X.ndim == 2 and X.size * X.itemsize > _IN_MEMORY_BYTES
         return MappedRows(X, reader) if large else None

@@ -5,6 +5,7 @@ parameters and of the data, or of its fitted attributes. The rest is here.
 """
 
 from dataclasses import replace
+from functools import partial
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -25,10 +26,10 @@ from skpudle._training.identity import plain, task_of
 from skpudle._training.interrupts import Interrupts
 from skpudle._training.loop import Diverged, Interrupted, Trainer
 from skpudle._training.recorder import Recorder
-from skpudle._training.stopping import Stopping
+from skpudle._training.stopping import HeldOut, Stopping
 from skpudle._training.team import current_team
 
-__all__ = ["Data", "GradientLearner"]
+__all__ = ["Data", "GradientLearner", "train", "update"]
 
 # An atom with its share of the codes, at least one in so many samples as there are atoms, is left
 # out by ten times as many with the probability exp(-10).
@@ -53,6 +54,12 @@ class Data(NamedTuple):
         Where to compute.
     inputs : dict
         What scikit-learn wants an estimator to know of its input.
+    offset : Tensor of shape (n_samples, 1) or None
+        What samples add to what a dictionary makes of their codes.
+    target : Tensor or None
+        What a learner for a task maps the sample to.
+    held_out : Batch or None
+        Samples that are not trained on, but tell when to stop.
     """
 
     source: object
@@ -60,6 +67,28 @@ class Data(NamedTuple):
     mask: torch.Tensor | None
     device: torch.device
     inputs: dict
+    offset: torch.Tensor | None = None
+    target: torch.Tensor | None = None
+    held_out: object = None
+
+
+def _stopping(learner, trainer, data, n_updates):
+    """Return what tells when training has come to its end."""
+    if data.held_out is not None:
+        return HeldOut(
+            partial(trainer.model.score, data.held_out),
+            trainer.optimizer.atoms.detach,
+            len(data.sample),
+            learner.tol,
+            learner.n_iter_no_change,
+            n_updates=n_updates,
+        )
+    return Stopping(
+        learner.tol,
+        learner.n_iter_no_change,
+        first_update=n_updates * 9 // 10 if isinstance(learner.lambda_decay, tuple) else 0,
+        n_updates=n_updates,
+    )
 
 
 class GradientLearner(CallbackSupportMixin):
@@ -139,29 +168,7 @@ class GradientLearner(CallbackSupportMixin):
         RuntimeWarning
             If ``step_size`` is too large for the dictionary.
         """
-        team = current_team()
-        with Recorder(self) as recorder:
-            data = self._read(X, y)
-            if team is not None:
-                team.check_agreement(task_of(self, "fit", data.sample))
-            generator = make_generator(self.random_state)
-            recorder.open(generator, team)
-            generator = generator if team is None else team.agree(generator)
-            own = generator if team is None else team.own(generator)
-            source = data.source.for_training(self._batch_size(), own, shuffle=True)
-            recorder.recognise(data.source, data.sample, data.mask, seed=generator.initial_seed())
-            largest = int if team is None else team.largest
-            n_batches = largest(count_batches(source))
-            n_updates = largest(self._n_updates(n_batches, source.batch_size, data))
-            given = {"estimator": self, "X": X, "y": y}
-            max_iter = -(-n_updates // n_batches)
-            course = Course(self, recorder, team, given=given, max_iter=max_iter)
-            with course.interrupts:
-                ended = self._fit(data, generator, source, n_updates, course)
-            course.end()
-        if not (ended or self.tol is None or self.max_iter == "auto"):  # which promises no end
-            warn_of_early_end(self)
-        return self
+        return train(self, X, y)
 
     def _fit(self, data, generator, source, n_updates, course):
         """Choose a model, train it, take what it is; return whether training ended by itself."""
@@ -175,12 +182,7 @@ class GradientLearner(CallbackSupportMixin):
             interrupts=course.interrupts,
             at_round=course.recorder.at_round,
         )
-        stopping = Stopping(
-            self.tol,
-            self.n_iter_no_change,
-            first_update=n_updates * 9 // 10 if isinstance(self.lambda_decay, tuple) else 0,
-            n_updates=n_updates,
-        )
+        stopping = _stopping(self, trainer, data, n_updates)
         course.recorder.begin(trainer, stopping)
 
         def fitted():
@@ -219,47 +221,7 @@ class GradientLearner(CallbackSupportMixin):
             If the data are unfit or of another number of features than before, which leaves the
             estimator as it was; or if training diverges twice.
         """
-        team, interrupts = current_team(), Interrupts()
-        known = hasattr(self, "components_")
-        data = self._read(X, y, known=known)
-        if team is not None:
-            team.check_agreement(task_of(self, "partial_fit", data.sample))
-        if known:
-            generator = self._later_generator()
-            model, rows = self._known_model(data, generator)
-        else:
-            generator = make_generator(self.random_state)
-            generator = generator if team is None else team.agree(generator)
-            model, rows = self._new_model(data, generator)
-        optimizer = self._make_optimizer(model, rows)
-        idle = np.zeros(len(rows))
-        if known:
-            state = self._training_state
-            same = state["optimizer_name"] == self._optimizer_name(rows)
-            optimizer.resume(rows, tensors_of(state["optimizer"], data.device) if same else {})
-            idle = state["idle"] if len(state["idle"]) == len(rows) else idle
-        idle = to_tensor(idle)
-        trainer = Trainer(
-            replace(model, decay=Decay.of(self.lambda_decay).at_last),
-            optimizer,
-            n_steps=self.n_steps_ if known else 0,
-            loss_curve=self.loss_curve_ if known else (),
-            team=team,
-            interrupts=interrupts,
-        )
-        source = data.source.for_training(self._batch_size(), generator, shuffle=False)
-        with interrupts:
-            try:
-                trainer.run_epoch(source, Stopping(None, 1))
-            except (Diverged, Interrupted) as error:
-                self._take(self._attributes(trainer, data, idle))
-                if isinstance(error, Diverged):
-                    raise divergence(self, error.update) from error
-                raise
-            idle = trainer.idle(idle)
-            trainer.replace_unused(source, among=idle >= _IDLE_SAMPLES_PER_ATOM * len(idle))
-            self._take(self._attributes(trainer, data, idle))
-        return self
+        return update(self, X, y)
 
     def _later_generator(self):
         """Return what draws in a `partial_fit` that is not the first; None if nothing does."""
@@ -283,6 +245,7 @@ class GradientLearner(CallbackSupportMixin):
             model.project,
             learning_rate=self.learning_rate,
             data_scale=model.data_scale,
+            curvature=model.curvature,
             params=self.optimizer_params,
         )
 
@@ -331,3 +294,75 @@ class GradientLearner(CallbackSupportMixin):
             "loss_curve_": np.array(curve, dtype=np.float64),
             "_training_state": memory,
         }
+
+
+def train(learner, X, y, **of_samples):
+    """Fit; what else belongs to the samples goes to `_read`."""
+    team = current_team()
+    with Recorder(learner) as recorder:
+        data = learner._read(X, y, **of_samples)
+        if team is not None:
+            team.check_agreement(task_of(learner, "fit", data.sample))
+        generator = make_generator(learner.random_state)
+        recorder.open(generator, team)
+        generator = generator if team is None else team.agree(generator)
+        own = generator if team is None else team.own(generator)
+        source = data.source.for_training(learner._batch_size(), own, shuffle=True)
+        recorder.recognise(data.source, data.sample, data.mask, seed=generator.initial_seed())
+        largest = int if team is None else team.largest
+        n_batches = largest(count_batches(source))
+        n_updates = largest(learner._n_updates(n_batches, source.batch_size, data))
+        given = {"estimator": learner, "X": X, "y": y}
+        max_iter = -(-n_updates // n_batches)
+        course = Course(learner, recorder, team, given=given, max_iter=max_iter)
+        with course.interrupts:
+            ended = learner._fit(data, generator, source, n_updates, course)
+        course.end()
+    if not (ended or learner.tol is None or learner.max_iter == "auto"):  # which promises no end
+        warn_of_early_end(learner)
+    return learner
+
+
+def update(learner, X, y, **of_samples):
+    """Go through data once; what else belongs to the samples goes to `_read`."""
+    team, interrupts = current_team(), Interrupts()
+    known = hasattr(learner, "components_")
+    data = learner._read(X, y, known=known, **of_samples)
+    if team is not None:
+        team.check_agreement(task_of(learner, "partial_fit", data.sample))
+    if known:
+        generator = learner._later_generator()
+        model, rows = learner._known_model(data, generator)
+    else:
+        generator = make_generator(learner.random_state)
+        generator = generator if team is None else team.agree(generator)
+        model, rows = learner._new_model(data, generator)
+    optimizer = learner._make_optimizer(model, rows)
+    idle = np.zeros(len(rows))
+    if known:
+        state = learner._training_state
+        same = state["optimizer_name"] == learner._optimizer_name(rows)
+        optimizer.resume(rows, tensors_of(state["optimizer"]) if same else {})
+        idle = state["idle"] if len(state["idle"]) == len(rows) else idle
+    idle = to_tensor(idle)
+    trainer = Trainer(
+        replace(model, decay=Decay.of(learner.lambda_decay).at_last),
+        optimizer,
+        n_steps=learner.n_steps_ if known else 0,
+        loss_curve=learner.loss_curve_ if known else (),
+        team=team,
+        interrupts=interrupts,
+    )
+    source = data.source.for_training(learner._batch_size(), generator, shuffle=False)
+    with interrupts:
+        try:
+            trainer.run_epoch(source, Stopping(None, 1))
+        except (Diverged, Interrupted) as error:
+            learner._take(learner._attributes(trainer, data, idle))
+            if isinstance(error, Diverged):
+                raise divergence(learner, error.update) from error
+            raise
+        idle = trainer.idle(idle)
+        trainer.replace_unused(source, among=idle >= _IDLE_SAMPLES_PER_ATOM * len(idle))
+        learner._take(learner._attributes(trainer, data, idle))
+    return learner

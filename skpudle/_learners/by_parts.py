@@ -1,13 +1,16 @@
 """Codes of data of any size, part by part."""
 
+import numpy as np
 import torch
 from scipy import sparse
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
-from skpudle._data.arrays import to_numpy, to_tensor
+from skpudle._data.arrays import check_rows, resolve_device, split_missing, to_numpy, to_tensor
+from skpudle._data.batches import Rows
 from skpudle._data.reading import part_of
-from skpudle._data.sources import is_stream, parts_of
+from skpudle._data.sources import check_exposure, comes_in_parts, parts_of
 from skpudle._learners.chunks import PART
+from skpudle.operators import DenseDictionary
 
 __all__ = ["TransformsByParts"]
 
@@ -82,24 +85,47 @@ class TransformsByParts:
 
         return sparse.vstack([compress(codes) for codes in self._codes_by_parts(X)], format="csr")
 
-    def _parts(self, X):  # yields where they are, and rows as X has them
+    def _parts(self, X, exposure=None):  # yields where they are, rows as X has them, exposures
         check_is_fitted(self)
         self._validate_params()  # parameters that are wrong are no error of a batch
         device = self._transform_device(X)  # what holds tensors decides, and not where these are
+        left = check_exposure(exposure, X)
         for where, rows in parts_of(X, PART):
-            yield where, rows.to(device) if isinstance(rows, torch.Tensor) else rows
+            here, left = (None, None) if left is None else np.split(left, [len(rows)])
+            given = {} if here is None else {"exposure": here}
+            yield where, rows.to(device) if isinstance(rows, torch.Tensor) else rows, given
 
-    def _codes_by_parts(self, X):  # yields arrays of codes
-        for where, rows in self._parts(X):
+    def _codes_by_parts(self, X, exposure=None):  # yields arrays of codes
+        for where, rows, given in self._parts(X, exposure):
             with part_of(where):
-                codes = to_numpy(to_tensor(self.transform(rows)))
+                codes = to_numpy(to_tensor(self.transform(rows, **given)))
             yield codes
 
-    def _checked_parts(self, X):  # yields x, mask or None, dictionary on the device
-        if not is_stream(X):
-            yield self._check_new_data(X)
+    def _checked_parts(self, X, exposure=None):  # yields Rows, dictionary on the device
+        if not comes_in_parts(X, accept_sparse=self._loss().largest is not None):
+            yield self._check_new_data(X, exposure)
             return
-        for where, rows in self._parts(X):
+        for where, rows, given in self._parts(X, exposure):
             with part_of(where):
-                checked = self._check_new_data(rows)
+                checked = self._check_new_data(rows, **given)
             yield checked
+
+    def _check_new_data(self, X, exposure=None):  # -> Rows, dictionary on the device
+        check_is_fitted(self)
+        # names, values, number of features: the order in which scikit-learn complains
+        _check_feature_names(self, X, reset=False)
+        options = dict(allow_nan=self._allows_nan(), largest=self._loss().largest)
+        x = check_rows(X, estimator=self, **options)
+        # rows stay where they are: all of them may not fit where a part of them does
+        x, mask = split_missing(x if isinstance(x, torch.Tensor) else to_tensor(x))
+        _check_n_features(self, X, reset=False)
+        atoms = to_tensor(self.components_, self._transform_device(X))
+        exposure = check_exposure(exposure, X)
+        offset = None if exposure is None else to_tensor(exposure).log().to(x)[:, None]
+        return Rows(x, mask=mask, offset=offset), DenseDictionary(atoms.to(x.dtype))
+
+    def _transform_device(self, X):
+        try:
+            return resolve_device(self.device, X)
+        except ValueError:  # fitted on a machine that had this device
+            return torch.device("cpu")

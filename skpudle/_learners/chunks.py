@@ -15,14 +15,14 @@ def _is_out_of_memory(error):
     return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
 
 
-def in_chunks(function, x, mask, device, size):
-    """Yield ``function(rows, mask)`` of some rows at a time, of half as many out of memory."""
-    start, size = 0, min(size, len(x))
-    while start < len(x):
+def in_chunks(function, rows, device, size):
+    """Yield ``function(x, mask, offset)`` of some `Rows`, of half as many out of memory."""
+    given = rows.x, rows.mask, rows.offset
+    start, size = 0, min(size, len(rows.x))
+    while start < len(rows.x):
         part = slice(start, start + size)
         try:
-            rows, known = (None if t is None else t[part].to(device) for t in (x, mask))
-            result = function(rows, known)
+            result = function(*(t if t is None else t[part].to(device) for t in given))
         except (MemoryError, RuntimeError) as error:
             if size == 1 or not _is_out_of_memory(error):
                 raise

@@ -4,6 +4,8 @@
 came about is none of its business.
 """
 
+from functools import partial, reduce
+
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -11,24 +13,23 @@ from sklearn.utils._param_validation import (
     InvalidParameterError,
     validate_parameter_constraints,
 )
-from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import (
     check_rows,
-    resolve_device,
     shortened,
-    split_missing,
     to_tensor,
 )
-from skpudle._data.sources import is_stream
+from skpudle._data.batches import Rows
+from skpudle._data.sources import comes_in_parts
 from skpudle._learners.by_parts import TransformsByParts
 from skpudle._learners.chunks import PART, in_chunks, in_one_piece
-from skpudle._learners.hidden import hidden_errors, moments, total_variation
+from skpudle._learners.hidden import deviance_of_means, hidden_deviance, sums_of, together
 from skpudle._precision import own_precision
 from skpudle.interoperability import make_sparse_coder
-from skpudle.operators import DenseDictionary
+from skpudle.losses import Gaussian
 
-__all__ = ["DictionaryTransformer"]
+__all__ = ["DictionaryTransformer", "codes_with_gradient"]
 
 # Rows encoded at a time: few enough for their codes to stay in the cache of a processor core, many
 # enough to fill a GPU.
@@ -59,6 +60,17 @@ class DictionaryTransformer(
         It has to know of masks if `_allows_nan` says so.
         """
         raise NotImplementedError
+
+    def _loss(self):  # -> object of `skpudle.losses`
+        """Return what data are to the reconstruction."""
+        return Gaussian()
+
+    def _offset(self, x, exposure=None):  # -> (n_features,) or (n, n_features) or None
+        """Return what is added to the reconstruction of rows, where the loss has a baseline."""
+        if isinstance(self._loss(), Gaussian):
+            return None
+        intercept = to_tensor(self.intercept_, x.device).to(x.dtype)
+        return intercept if exposure is None else intercept + exposure
 
     def _validate_params(self, *names):
         """Check parameters as scikit-learn does, those of the given names or all."""
@@ -98,20 +110,25 @@ class DictionaryTransformer(
             Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
             ``split_sign=True`` positive parts come first, then negative parts.
         """
-        if is_stream(X):
-            return np.concatenate(list(self._codes_by_parts(X)))
-        x, mask, dictionary = self._check_new_data(X)
+        return self._transform(X)
+
+    def _transform(self, X, exposure=None):
+        if comes_in_parts(X, accept_sparse=self._loss().largest is not None):
+            return np.concatenate(list(self._codes_by_parts(X, exposure)))
+        rows, dictionary = self._check_new_data(X, exposure)
         encoder = self._transform_encoder()
 
-        def encode(rows, known):
-            codes = encoder(dictionary, rows, mask=known)
+        def encode(x, mask, exposure):
+            offset = self._offset(x, exposure)
+            given = {} if offset is None else {"offset": offset}
+            codes = encoder(dictionary, x, mask=mask, **given)
             if self.split_sign:
                 codes = torch.cat([codes.clamp_min(0), codes.neg().clamp_min(0)], dim=1)
             return codes
 
         device = dictionary.atoms.device
-        chunks = in_chunks(encode, x, mask, device, self._chunk_size(x, device))
-        return in_one_piece(chunks, len(x), X)
+        chunks = in_chunks(encode, rows, device, self._chunk_size(rows.x, device))
+        return in_one_piece(chunks, len(rows.x), X)
 
     def inverse_transform(self, X):
         """Return the data that codes stand for.
@@ -124,7 +141,7 @@ class DictionaryTransformer(
         Returns
         -------
         ndarray or Tensor of shape (n_samples, n_features)
-            Reconstructed data.
+            Reconstructed data: expectations, of exposure 1 if there are exposures.
         """
         check_is_fitted(self)
         codes = check_rows(X)
@@ -134,15 +151,18 @@ class DictionaryTransformer(
                 f"Codes have {codes.shape[1]} columns, but {type(self).__name__} returns "
                 f"{self._n_features_out}; pass what transform returned."
             )
-        atoms = to_tensor(self.components_, self._transform_device(X)).to(codes.dtype)
+        atoms = to_tensor(self.components_, self._transform_device(X), codes.dtype)
 
-        def decode(rows, known):
+        loss, offset = self._loss(), self._offset(atoms)
+
+        def decode(rows, *_):
             if self.split_sign:
                 rows = rows[:, : self.n_components_] - rows[:, self.n_components_ :]
             with own_precision():
-                return rows @ atoms
+                natural = rows @ atoms
+            return loss.mean(natural if offset is None else natural.add_(offset))
 
-        chunks = in_chunks(decode, codes, None, atoms.device, PART)
+        chunks = in_chunks(decode, Rows(codes), atoms.device, PART)
         return in_one_piece(chunks, len(codes), X)
 
     def score(self, X, y=None):
@@ -170,14 +190,17 @@ class DictionaryTransformer(
             larger is better, comparable across alpha. 0 for constant data. With one feature, where
             nothing is left to infer from, the R^2 of the reconstruction.
         """
-        error, found = 0.0, []
-        for x, mask, dictionary in self._checked_parts(X):
-            device = dictionary.atoms.device
-            for squared_error in hidden_errors(self._transform_encoder(), dictionary):
-                size = self._chunk_size(x, device)
-                error += sum(in_chunks(squared_error, x, mask, device, size))
-            found += in_chunks(moments, x, mask, x.device, PART)
-        total = total_variation(found)
+        return self._score(X)
+
+    def _score(self, X, exposure=None):
+        loss, error, sums = self._loss(), 0.0, []
+        for rows, dictionary in self._checked_parts(X, exposure):
+            device, encoder = dictionary.atoms.device, self._transform_encoder()
+            deviance = hidden_deviance(loss, encoder, dictionary, self._offset)
+            size = self._chunk_size(rows.x, device)
+            error += sum(in_chunks(deviance, rows, device, size))
+            sums += in_chunks(partial(sums_of, loss), rows, rows.x.device, PART)
+        total = deviance_of_means(loss, reduce(partial(together, loss), sums))
         return 1 - error / total if total else 0.0
 
     def to_sparse_coder(self, transform_algorithm="lasso_cd", **params):
@@ -196,25 +219,18 @@ class DictionaryTransformer(
         -------
         SparseCoder
             Fitted; it needs neither this package nor torch.
+
+        Raises
+        ------
+        ValueError
+            If the loss is not that of least squares, which those codes are for.
         """
+        if not isinstance(self._loss(), Gaussian):
+            raise ValueError(
+                f"scikit-learn's coder minimises least squares, but loss={self.loss!r}; use "
+                "`transform`."
+            )
         return make_sparse_coder(self, transform_algorithm, **params)
-
-    def _check_new_data(self, X):  # -> x, mask or None, dictionary on the device
-        check_is_fitted(self)
-        # names, values, number of features: the order in which scikit-learn complains
-        _check_feature_names(self, X, reset=False)
-        x = check_rows(X, estimator=self, allow_nan=self._allows_nan())
-        # rows stay where they are: all of them may not fit where a part of them does
-        x, mask = split_missing(x if isinstance(x, torch.Tensor) else to_tensor(x))
-        _check_n_features(self, X, reset=False)
-        atoms = to_tensor(self.components_, self._transform_device(X))
-        return x, mask, DenseDictionary(atoms.to(x.dtype))
-
-    def _transform_device(self, X):
-        try:
-            return resolve_device(self.device, X)
-        except ValueError:  # fitted on a machine that had this device
-            return torch.device("cpu")
 
     def _chunk_size(self, x, device):
         size = _CHUNK.get(device.type, 4096)
@@ -233,5 +249,16 @@ class DictionaryTransformer(
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self._allows_nan()
+        tags.input_tags.positive_only = tags.input_tags.sparse = self._loss().largest is not None
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+@torch.enable_grad()
+def codes_with_gradient(learner, X):  # -> x, codes
+    """Return data as a tensor, and their signed codes, which can be differentiated in it."""
+    rows, dictionary = learner._check_new_data(X)
+    x = rows.x.to(dictionary.atoms.device, copy=True).requires_grad_()
+    offset = learner._offset(x)
+    given = {} if offset is None else {"offset": offset}
+    return x, learner._transform_encoder()(dictionary, x, **given)

@@ -151,6 +151,8 @@ class ConvModel:
     n_train_shifts: int = 1
     generator: torch.Generator | None = None
 
+    curvature = 1.0  # of least squares
+
     def network(self, rows, update):
         """Return what encodes and decodes with these rows in an update, on grids that it draws."""
         decay, stride = self.decay(update), self.images.stride

@@ -97,6 +97,7 @@ class Course:
                 print_progress(trainer, self.max_iter, stopping.n_updates, *started)
             stopped = task.call_on_fit_task_end(**self.given, reconstruction_attributes=fitted)
             stopped = self._agreed(stopped)
+        stopping.settle(trainer.optimizer)
         trainer.mark(source, stopping)
         self.recorder.end(trainer, finished=converged or stopped)
         self.learner._take(fitted())

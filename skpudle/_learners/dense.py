@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import torch
 from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
@@ -18,13 +19,15 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.batches import Rows
 from skpudle._data.foreign import dictionary_of, given_atoms
-from skpudle._data.sources import open_source
+from skpudle._data.sources import check_exposure, open_source
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.encoder import Decay
 from skpudle._learners.models import Constraint, DenseModel
+from skpudle._learners.working import LEAST_PENALTY, settle, working_data
 from skpudle._training.loop import Trainer
 from skpudle._training.team import current_team
+from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
 from skpudle.initialization import (
     INITIALIZATIONS,
@@ -34,6 +37,8 @@ from skpudle.initialization import (
     initial_atoms,
     is_done,
 )
+from skpudle.losses import LOSSES, Binomial
+from skpudle.operators import DenseDictionary
 
 __all__ = ["DICT_INIT", "DenseLearner", "choose_atoms"]
 
@@ -55,6 +60,14 @@ def choose_atoms(dict_init, n_components, x, generator, constraint):
     return constraint.project(atoms)
 
 
+def _log_exposure(exposure, X, device, loss):  # -> (n_samples, 1) or None
+    if exposure is None:
+        return None
+    if loss != "poisson":
+        raise ValueError(f"exposure is for loss='poisson', but loss={loss!r}; pass none.")
+    return to_tensor(check_exposure(exposure, X), device).log()[:, None]
+
+
 class DenseLearner(GradientLearner, DictionaryTransformer):
     """A learner of rows; see the subclasses for its parameters."""
 
@@ -65,6 +78,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     # What a learner without these parameters does.
     atom_norm = "unit"
     positive_dict = False
+    loss, n_trials = "gaussian", 1
 
     @classmethod
     def from_components(cls, components, **params):
@@ -101,6 +115,11 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         learner = cls(len(atoms), **params)
         learner._validate_params()
         learner._check_parameters()
+        if learner.loss != "gaussian":
+            raise ValueError(
+                f"loss={learner.loss!r} has a baseline, which is learned from data: pass the atoms "
+                "as dict_init, and fit."
+            )
         alpha = learner._penalty_or_threshold
         if alpha == "auto" and learner.get_params().get("transform_algorithm") != "omp":
             raise ValueError(
@@ -129,6 +148,9 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         """The parameter that is called alpha elsewhere, a number or "auto"."""
         raise NotImplementedError
 
+    def _loss(self):
+        return Binomial(float(self.n_trials)) if self.loss == "binomial" else LOSSES[self.loss]()
+
     def _check_parameters(self):
         """Raise ValueError if parameters contradict each other."""
 
@@ -139,28 +161,34 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return partial(
             self._encoder().encode,
             alpha=self.alpha_,
-            step_size=self.step_size_,
+            step_size=getattr(self, "step_size_", None),
             lambda_decay=self.lambda_decay_,
         )
 
-    def _read(self, X, y, *, known=False):  # -> Data
+    def _read(self, X, y, *, known=False, exposure=None):  # -> Data
         device = resolve_device(self.device, X)
         if known:
             _check_feature_names(self, X, reset=False)
-        options = {"allow_nan": self._allows_nan()}
-        source = open_source(X, device, batch_size=self._batch_size(), **options)
+        self._check_parameters()
+        options = {"allow_nan": self._allows_nan(), "largest": self._loss().largest}
+        offset = _log_exposure(exposure, X, device, self.loss)
+        reading = dict(accept_sparse=self.loss != "gaussian", offset=offset)
+        source = open_source(X, device, batch_size=self._batch_size(), **reading, **options)
         if source is None:
             rows = check_rows(X, estimator=self, **options)
             sample, mask = split_missing(to_tensor(rows, device))
-            source, seen = Rows(sample, mask=mask), X
+            offset = None if offset is None else offset.to(sample.dtype)
+            source, seen = Rows(sample, mask=mask, offset=offset), X
         else:
             sample, mask = split_missing(source.head(self.n_components or 0))
             seen = sample
-        self._check_parameters()
+            if offset is not None:
+                offset = offset[source.head_positions(self.n_components or 0)].to(sample.dtype)
         if not known:
-            return Data(source, sample, mask, device, input_attributes(seen))
+            return Data(source, sample, mask, device, input_attributes(seen), offset)
         _check_n_features(self, seen, reset=False)
-        return Data(source.to(to_tensor(self.components_).dtype), sample, mask, device, {})
+        source = source.to(to_tensor(self.components_).dtype)
+        return Data(source, sample, mask, device, {}, offset)
 
     def _model(self, **known):
         return DenseModel(
@@ -174,36 +202,51 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _new_model(self, data, generator, course=None):  # -> model, atoms
         team = current_team()
-        x = data.sample if team is None else team.collect(data.sample)
-        model = self._model(data_scale=mean_square(x))
-        penalty = auto_alpha(x, mask=data.mask if team is None else None)
+        x, offset = (
+            t if t is None or team is None else team.collect(t) for t in (data.sample, data.offset)
+        )
+        mask = data.mask if team is None else None
+        # the gradient of the loss is that of the working data, times the noise
+        x, intercept, noise, curvature = working_data(self._loss(), x, mask, offset)
+        model = self._model(data_scale=noise**2 * mean_square(x), curvature=curvature)
+        penalty = auto_alpha(x, mask=mask)
+        if intercept is not None:
+            penalty = max(penalty, LEAST_PENALTY)
         start = "data" if self._searches() else self.dict_init
         atoms = choose_atoms(start, self.n_components, x, generator, model.constraint)
         alpha = self._penalty_or_threshold
         if alpha == "auto":
-            alpha = penalty
+            alpha = penalty * noise
             if model.encoder.shrinkage == "hard":
                 # the penalty b^2 / (2 s) of a non-zero code lets atoms in whose correlation is
                 # above b / sqrt(s), where the lasso lets in what is above alpha
-                alpha *= model.step(atoms) ** 0.5
+                step = default_step(DenseDictionary(atoms)) if intercept is not None else None
+                alpha = penalty * float(model.step(atoms) if step is None else step) ** 0.5
         model = replace(model, alpha=float(alpha))
+
+        def rows(atoms):
+            return atoms if intercept is None else torch.cat([atoms, intercept[None]])
+
         if not self._searches():
-            return model, atoms
+            return model, rows(atoms)
         if course is None:  # too little to search; far from a dictionary only "dec" finds it
-            return replace(model, rule=GRADIENT_RULES["dec"], from_samples=True), atoms
+            return replace(model, rule=GRADIENT_RULES["dec"], from_samples=True), rows(atoms)
         if course.recorder.in_training():
-            return model, atoms
-        penalty = alpha if model.encoder.shrinkage == "soft" and alpha > 0 else penalty
-        return model, self._search(data, model, atoms, float(penalty), course)
+            return model, rows(atoms)
+        soft = model.encoder.shrinkage == "soft" and alpha > 0
+        penalty = float(alpha) / noise if soft else penalty
+        x = x if team is None else working_data(self._loss(), data.sample, None, data.offset).x
+        found = self._search(x, data, model, atoms, float(penalty), course, rows)
+        return model, found if intercept is None else settle(model, found, data, course.team)
 
     def _searches(self):
         return isinstance(self.dict_init, str) and self.dict_init == "search"
 
-    def _search(self, data, model, atoms, penalty, course):
-        """Return the atoms that a search finds from given ones."""
+    def _search(self, x, data, model, atoms, penalty, course, rows):
+        """Return the rows that a search in the working data ``x`` finds from given atoms."""
         self._make_optimizer(model, atoms)  # refuses wrong parameters now, and not after it
         problem = Problem(
-            data.sample,
+            x,
             penalty,
             positive_code=model.encoder.positive_code,
             positive_atoms=model.constraint.positive,
@@ -212,7 +255,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         )
 
         def inside(found):
-            return found.to(atoms)
+            return rows(found.to(atoms))
 
         def fitted(state):
             attributes = self._attributes_of(model, inside(state.best_atoms), data)
@@ -224,7 +267,11 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _known_model(self, data, generator):  # -> model, atoms
         state = self._training_state
-        model = self._model(alpha=state["alpha"], data_scale=state["data_scale"])
+        names = "alpha", "data_scale", "curvature"
+        model = self._model(**{name: state[name] for name in names})
         if state["from_samples"]:
             model = replace(model, rule=GRADIENT_RULES["dec"], from_samples=True)
-        return model, to_tensor(self.components_, data.device)
+        atoms = to_tensor(self.components_, data.device)
+        if self.loss == "gaussian":
+            return model, atoms
+        return model, torch.cat([atoms, to_tensor(self.intercept_, data.device)[None]])

@@ -10,6 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from skpudle._data.callers import users_level
 from skpudle.encoding import encode
 from skpudle.lasso import converged_codes, warn_about_gaps
+from skpudle.losses import Gaussian
 
 __all__ = ["Decay", "Encoder"]
 
@@ -67,18 +68,22 @@ class Encoder:
         Whether codes are restricted to non-negative values.
     initial_threshold : float, default=None
         Start from thresholded correlations, as NOODL does.
+    loss : object of `skpudle.losses`, default=Gaussian()
+        What data are to the reconstruction.
     """
 
     n_unfoldings: int | str | None
     shrinkage: str = "soft"
     positive_code: bool = False
     initial_threshold: float | None = None
+    loss: object = Gaussian()
 
     def depth(self, alpha, lambda_decay, mask=None):
         """Return the number of iterations, None where the lasso is solved."""
         if self.n_unfoldings != "auto":
             return self.n_unfoldings
         lasso = self.shrinkage == "soft" and lambda_decay == 1 and alpha > 0
+        lasso = lasso and isinstance(self.loss, Gaussian)
         return None if lasso and mask is None else _UNFOLDINGS
 
     def encode(
@@ -91,6 +96,7 @@ class Encoder:
         lambda_decay=1.0,
         analysis=None,
         mask=None,
+        offset=None,
         warn=False,
     ):
         """Return codes; ``warn`` names those of the lasso that have not converged.
@@ -117,6 +123,8 @@ class Encoder:
             initial_threshold=self.initial_threshold,
             analysis=analysis,
             mask=mask,
+            loss=self.loss,
+            offset=offset,
         )
 
     def penalty(self, alpha, lambda_decay):

@@ -1,36 +1,93 @@
-"""How well hidden features are predicted from the others: the score of dictionary learners."""
+"""How well hidden features are predicted from the others: what `score` adds up.
 
-from functools import reduce
+All is a sum over samples, so that parts of data meet in the end.
+"""
 
 import torch
 
 from skpudle._data.arrays import wide
 from skpudle._precision import own_precision
+from skpudle.losses import Gaussian
 from skpudle.operators import DenseDictionary
 
-__all__ = ["hidden_errors", "moments", "total_variation"]
+__all__ = ["deviance_of_means", "hidden_deviance", "sums_of", "together"]
 
-_SCORE_GROUPS = 10
+_GROUPS = 10
 
 
-def moments(x, mask):  # -> of each column its number, mean and sum of squared deviations
-    """Return moments of what is known, on the host, where those of all parts meet."""
-    x = wide(x)
+def hidden_deviance(loss, encoder, dictionary, offset_of):
+    """Return a function of rows: the deviance of all features, each hidden once.
+
+    Codes are inferred from the features of the other groups; with one feature, where nothing is
+    left to infer from, they are those of the feature itself.
+
+    Parameters
+    ----------
+    loss : object of `skpudle.losses`
+        The loss.
+    encoder : callable
+        ``encoder(dictionary, x, mask=mask)``, with ``offset=offset`` if there is one.
+    dictionary : DenseDictionary
+        The dictionary.
+    offset_of : callable
+        ``offset_of(x, exposure)`` returns what is added to the reconstruction of rows, or None.
+    """
+    n_features, device = dictionary.atoms.shape[1], dictionary.atoms.device
+    order = torch.randperm(n_features, generator=torch.Generator().manual_seed(0), device="cpu")
+    sizes = [len(part) for part in order.tensor_split(min(_GROUPS, n_features))]
+    groups = order.to(device).split(sizes)
+
+    def deviance(x, mask, exposure):
+        offset, total = offset_of(x, exposure), 0.0
+        for i, hidden in enumerate(groups):
+            others = [*groups[:i], *groups[i + 1 :]] or [hidden]
+            seen = torch.cat(others).sort().values
+            visible = DenseDictionary(dictionary.atoms[:, seen])
+            given = {} if offset is None else {"offset": offset[..., seen]}
+            codes = encoder(
+                visible, x[:, seen], mask=None if mask is None else mask[:, seen], **given
+            )
+            with own_precision():
+                natural = codes @ dictionary.atoms[:, hidden]
+            natural = natural if offset is None else natural + offset[..., hidden]
+            entries = 2 * loss.half_deviance(wide(natural), wide(x[:, hidden]))
+            total = total + (entries if mask is None else entries * mask[:, hidden]).sum()
+        return float(total)  # of all groups at once: here the host waits for a device
+
+    return deviance
+
+
+def _moments(x, mask):  # -> of each column its number, mean and sum of squared deviations
     if mask is None:
         mask, origin = torch.ones_like(x[:1]), x[0]
         n_known = len(x) * mask[0]
     else:
-        mask = wide(mask)
         origin = x.masked_fill(mask == 0, torch.inf).amin(0)
         origin, n_known = origin.masked_fill(origin.isinf(), 0), mask.sum(0)
     centred = (x - origin) * mask  # exactly zero for constant columns, whose mean may be rounded
     mean = centred.sum(0) / n_known.clamp_min(1)
     squares = ((centred - mean) * mask).square().sum(0)
-    return n_known.cpu(), (origin + mean).cpu(), squares.cpu()
+    return n_known, origin + mean, squares
 
 
-def _together(one, other):
-    """Return the moments of two parts: their means differ, which is variation too."""
+def sums_of(loss, x, mask, exposure):
+    """Return what `deviance_of_means` needs of each column, on the host.
+
+    ``exposure``, (n, 1), is the logarithm of that of each sample, or None.
+    """
+    x, mask, exposure = (t if t is None else wide(t) for t in (x, mask, exposure))
+    if isinstance(loss, Gaussian):
+        return tuple(t.cpu() for t in _moments(x, mask))
+    mask = torch.ones_like(x) if mask is None else mask
+    exposure = x.new_zeros(()) if exposure is None else exposure
+    parts = exposure.exp(), x, loss.saturated(x), x * exposure
+    return tuple((mask * part).sum(0).cpu() for part in parts)
+
+
+def together(loss, one, other):
+    """Return the sums of two parts: their means differ, which is variation too."""
+    if not isinstance(loss, Gaussian):
+        return tuple(a + b for a, b in zip(one, other, strict=True))
     (n, mean, squares), (n_other, mean_other, squares_other) = one, other
     share = n_other / (n + n_other).clamp_min(1)
     apart = mean_other - mean
@@ -38,31 +95,12 @@ def _together(one, other):
     return n + n_other, mean + apart * share, squares
 
 
-def total_variation(parts):
-    """Return the sum of squared deviations of all, given the moments of parts."""
-    return float(reduce(_together, parts)[2].sum())
-
-
-def hidden_errors(encoder, dictionary):
-    """Yield, for each group of features, a function of rows and mask: their squared error.
-
-    Codes are inferred from the other features; with one feature, where nothing is left to infer
-    from, they are those of the feature itself.
-    """
-    n_features, device = dictionary.atoms.shape[1], dictionary.atoms.device
-    order = torch.randperm(n_features, generator=torch.Generator().manual_seed(0), device="cpu")
-    for hidden in order.tensor_split(min(_SCORE_GROUPS, n_features)):
-        seen = torch.ones(n_features, dtype=torch.bool, device="cpu")
-        seen[hidden] = n_features == 1
-        seen, hidden = seen.to(device), hidden.to(device)
-        visible = DenseDictionary(dictionary.atoms[:, seen])
-
-        def squared_error(rows, known, seen=seen, hidden=hidden, visible=visible):
-            known_seen = None if known is None else known[:, seen]
-            codes = encoder(visible, rows[:, seen], mask=known_seen)
-            with own_precision():
-                residual = codes @ dictionary.atoms[:, hidden] - rows[:, hidden]
-            residual = residual if known is None else residual * known[:, hidden]
-            return float(wide(residual).square().sum())
-
-        yield squared_error
+def deviance_of_means(loss, sums):  # -> float
+    """Return the summed deviance from the column means, the rates times the exposures."""
+    if isinstance(loss, Gaussian):
+        return float(sums[2].sum())
+    size, total, saturated, weighted = sums
+    mean = total / size.clamp_min(torch.finfo(size.dtype).tiny)
+    # A(eta) - mean * eta = - saturated(mean), where mean is the expectation
+    deviance = saturated - weighted - size * loss.saturated(mean)
+    return 2 * float(deviance.clamp_min(0).sum())

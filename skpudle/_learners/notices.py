@@ -31,9 +31,9 @@ def print_search(state):
     print(f"search, epoch {state.epoch}  {state.phase}  objective {objective}", flush=True)
 
 
-def warn_of_step(step_size, dictionaries):
+def warn_of_step(step_size, dictionaries, curvature=1.0):
     """Warn once if the encoder may diverge with the given step and one of the dictionaries."""
-    bound = max(float(dictionary.squared_norm_bound()) for dictionary in dictionaries)
+    bound = curvature * max(float(dictionary.squared_norm_bound()) for dictionary in dictionaries)
     if step_size * bound > 2:
         warnings.warn(
             f"step_size={step_size} is beyond 2 / L = {2 / bound:.3g}, where L = {bound:.4g} is a "

@@ -8,6 +8,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._learners.dense import DenseLearner
 from skpudle._learners.encoder import Decay, Encoder
+from skpudle._learners.exposed import ExposedLearner
+from skpudle.losses import LOSSES
 from skpudle.omp import solve_omp
 from skpudle.shrinkage import SHRINKAGES
 
@@ -20,6 +22,8 @@ _AUTO_UPDATES = 200
 
 # Parameters that `transform` takes, besides what `fit` made of the others.
 _OF_THE_ENCODER = (
+    "loss",
+    "n_trials",
     "n_unfoldings",
     "shrinkage",
     "lambda_decay",
@@ -33,7 +37,7 @@ _OF_THE_ENCODER = (
 )
 
 
-class PUDLEDictionaryLearning(DenseLearner):
+class PUDLEDictionaryLearning(ExposedLearner):
     r"""Dictionary learning by backpropagation through an unfolded sparse encoder (PUDLE).
 
     Codes are what ``n_unfoldings`` iterations of (soft- or hard-) thresholded gradient descent make
@@ -59,6 +63,17 @@ class PUDLEDictionaryLearning(DenseLearner):
     gradient : {"ae-ls", "ae-lasso", "dec"}, default="ae-ls"
         What is differentiated (eq. 8): the reconstruction error through decoder and encoder, the
         lasso objective through both, or the reconstruction error through the decoder alone.
+
+    loss : {"gaussian", "poisson", "binomial"}, default="gaussian"
+        What data are to the reconstruction: numbers whose expectation is :math:`D z`, counts of
+        expectation :math:`\exp(D z + b)`, or successes of ``n_trials`` with the odds
+        :math:`\exp(D z + b)`. The baseline :math:`b`, ``intercept_``, is learned. What is minimised
+        is half the deviance, which is :math:`\frac12 |x - D z|^2` for "gaussian", and ``alpha`` is
+        in the units of ``X`` times those of the atoms; "auto" is at least twice the deviation of
+        the noise. See :doc:`/guide/counts`.
+
+    n_trials : float, default=1
+        Of the binomial loss; with 1 data are binary, or fractions.
 
     n_unfoldings : int, None or "auto", default="auto"
         Number of iterations of the encoder, :math:`T`. None: converged codes, those of the lasso
@@ -86,10 +101,10 @@ class PUDLEDictionaryLearning(DenseLearner):
     atom_norm : {"unit", "ball", None}, default="unit"
         Whether atoms have norm 1, at most 1, or any.
 
-    optimizer : {"auto", "adam", "sgd", "surrogate"} or subclass of torch.optim.Optimizer, \
-            default="auto"
-        How the gradient changes the atoms. "auto" is the surrogate, a quadratic model of the loss
-        that every batch refines, for up to 4096 atoms, and Adam for more.
+    optimizer : str or subclass of torch.optim.Optimizer, default="auto"
+        How the gradient changes the atoms: "adam", "sgd", "surrogate" or "auto", which is the
+        surrogate, a quadratic model of the loss that every batch refines, for up to 4096 atoms, and
+        Adam for more.
 
     learning_rate : float, default=1e-3
         Learning rate of the optimizer; the surrogate has none and ignores it.
@@ -116,12 +131,11 @@ class PUDLEDictionaryLearning(DenseLearner):
         Training stops after this many checks in a row without improvement. There is a check at the
         end of each epoch and, in epochs of more than 10 updates, after every 10 of them.
 
-    dict_init : {"search", "data", "random", "svd", "pairwise"}, array-like or learner, \
-            default="search"
-        Initial dictionary: what a search finds in the data (see the notes), samples, random
-        directions, leading singular vectors, the spectral initialisation of Arora et al. [2]_, an
-        array of shape (n_components, n_features), or a fitted learner of this package,
-        scikit-learn or SPORCO.
+    dict_init : str, array-like or learner, default="search"
+        Initial dictionary: what a "search" finds in the data (see the notes), samples of the
+        "data", "random" directions, leading singular vectors ("svd"), "pairwise", the spectral
+        initialisation of Arora et al. [2]_, an array of shape (n_components, n_features), or a
+        fitted learner of this package, scikit-learn or SPORCO.
 
     transform_algorithm : {"unfolded", "lasso", "omp"}, default="unfolded"
         Whether `transform` runs the trained encoder, solves the lasso to a certified gap, or makes
@@ -157,6 +171,9 @@ class PUDLEDictionaryLearning(DenseLearner):
     n_components_ : int
         Number of atoms.
 
+    intercept_ : ndarray of shape (n_features,)
+        The baseline, where the loss is not "gaussian".
+
     n_features_in_ : int
         Number of features seen in `fit`.
 
@@ -177,7 +194,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         The penalty or threshold in use.
 
     step_size_ : float
-        The step size for ``components_``.
+        The step size for ``components_``. Not there for ``loss="poisson"`` and "auto": every
+        sample then looks for steps of its own (`skpudle.encoding.unfold`).
 
     lambda_decay_ : float
         The decay used last, which `transform` uses.
@@ -229,6 +247,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         *,
         alpha="auto",
         gradient="ae-ls",
+        loss="gaussian",
+        n_trials=1,
         n_unfoldings="auto",
         step_size="auto",
         lambda_decay=1.0,
@@ -256,6 +276,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         self.n_components = n_components
         self.alpha = alpha
         self.gradient = gradient
+        self.loss = loss
+        self.n_trials = n_trials
         self.n_unfoldings = n_unfoldings
         self.step_size = step_size
         self.lambda_decay = lambda_decay
@@ -283,6 +305,8 @@ class PUDLEDictionaryLearning(DenseLearner):
     _parameter_constraints = DenseLearner._parameter_constraints | {
         "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "gradient": [StrOptions({"dec", "ae-lasso", "ae-ls"})],
+        "loss": [StrOptions(set(LOSSES))],
+        "n_trials": [Interval(Real, 1, None, closed="left")],
         "n_unfoldings": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
         "optimizer": [StrOptions({"auto", "adam", "sgd", "surrogate"}), type],
         "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple],
@@ -299,6 +323,12 @@ class PUDLEDictionaryLearning(DenseLearner):
     }
 
     def _check_parameters(self):
+        if self.loss != "gaussian" and (self._converges() or self.transform_algorithm == "omp"):
+            raise ValueError(
+                "Codes that are solved for (n_unfoldings=None, transform_algorithm='lasso' or "
+                f"'omp') are those of least squares, but loss={self.loss!r}. Pass a number of "
+                "unfoldings, or 'auto', and transform_algorithm='unfolded'."
+            )
         decays = Decay.of(self.lambda_decay) != (1, 1)
         if self._converges() and (self.shrinkage == "hard" or decays):
             raise ValueError(
@@ -322,7 +352,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         return self.alpha
 
     def _encoder(self):
-        return Encoder(self.n_unfoldings, self.shrinkage, self.positive_code)
+        options = self.n_unfoldings, self.shrinkage, self.positive_code
+        return Encoder(*options, loss=self._loss())
 
     def _transform_encoder(self):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
@@ -335,7 +366,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         return partial(
             encoder.encode,
             alpha=self.alpha_ if self.transform_alpha is None else self.transform_alpha,
-            step_size=self.step_size_,
+            step_size=getattr(self, "step_size_", None),
             lambda_decay=self.lambda_decay_,
             warn=True,
         )
@@ -360,6 +391,11 @@ class PUDLEDictionaryLearning(DenseLearner):
 
     def _converges(self):
         return self.n_unfoldings is None or self.transform_algorithm == "lasso"
+
+    def _optimizer_for(self, rows):
+        # the surrogate has one curvature for all: with that of counts "ae-ls" diverged
+        unbounded = self.optimizer == "auto" and self.loss == "poisson"
+        return "adam" if unbounded else super()._optimizer_for(rows)
 
     def _n_updates(self, n_batches, batch_size, data):
         if self.max_iter != "auto":

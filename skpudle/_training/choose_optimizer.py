@@ -34,7 +34,7 @@ def _named(name, params):
         ) from error
 
 
-def make_optimizer(name, atoms, project, *, learning_rate, data_scale, params=None):
+def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature=1.0, params=None):
     """Return the optimiser for the given atoms.
 
     Parameters
@@ -50,6 +50,8 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, params=No
     data_scale : float
         Mean squared norm of a sample. A gradient is proportional to it; Adam sees it in this unit,
         which makes training independent of the units of the data.
+    curvature : float, default=1.0
+        Of the loss in the reconstruction, for the surrogate.
     params : dict, default=None
         Keyword arguments of the optimiser. What Adam compares with gradients, its ``eps`` and
         ``weight_decay``, is in the units of these.
@@ -68,7 +70,7 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, params=No
     params = dict(params or {})
     if name == "surrogate":
         with _named(name, params):
-            return SurrogateOptimizer(atoms, project, **params)
+            return SurrogateOptimizer(atoms, project, **{"curvature": curvature} | params)
     optimizer_class = _NAMED.get(name, name)
     defaults = {}
     if optimizer_class is torch.optim.Adam:

@@ -90,6 +90,9 @@ def data_of(source, sample, mask=None):
     parts = sample.split(2**14)
     if mask is not None:  # what fills a gap is the mean of its column, as a value can be
         parts = chain(parts, (part.bool() for part in mask.split(2**14)))
+    target = getattr(source, "target", None)
+    if target is not None:
+        parts = chain(parts, [target])
     first = getattr(source, "first_batch", None)
     batch = "" if first is None else f", the first batch of {first}"
     return f"{kind} of {len(sample)} samples{batch}, checksum {_checksum(parts)}"

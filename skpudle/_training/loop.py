@@ -12,8 +12,9 @@ What is trained is a model. It has
 
 * ``network(rows, update)``: what encodes and decodes with these rows of parameters, by ``encode(x,
   mask)``, ``synthesis(z)`` and ``penalty``, for that update, counted from 0;
-* ``rule``, one of `skpudle.gradients.GRADIENT_RULES`, and ``part_size``, the number of samples of a
-  batch that are evaluated at a time, which bounds memory (None: all);
+* ``rule``, one of `skpudle.gradients.GRADIENT_RULES`, and ``encoder``, whose ``loss`` is its too;
+* ``part_size``, the number of samples of a batch that are evaluated at a time, which bounds memory
+  (None: all);
 * ``replacements(rows, samples)``: rows for samples that become atoms, next to the present ones.
 """
 
@@ -27,6 +28,7 @@ from skpudle._data.batches import count_batches, once_only
 from skpudle._training.interrupts import Interrupts
 from skpudle._training.state import Progress, TrainingState
 from skpudle.gradients import differentiate
+from skpudle.losses import Gaussian
 
 __all__ = ["Diverged", "EpochSummary", "Interrupted", "Trainer"]
 
@@ -57,8 +59,15 @@ class EpochSummary(NamedTuple):
     converged: bool
 
 
-def _encode(network, x, mask=None):
-    return network.encode(x, mask=mask)
+def _encode(network, x, mask=None, **offset):
+    return network.encode(x, mask=mask, **offset)
+
+
+def _on_host(sums, unused, atoms):  # -> sums (n, 3), number of unused atoms, are atoms finite
+    """Return on the host what a round comes to: here it waits for a device, once."""
+    rest = torch.stack([unused.sum(), torch.isfinite(atoms).all()]).to(sums[0])
+    found = torch.cat([*sums, rest]).cpu()
+    return found[:-2].view(-1, 3), int(found[-2]), bool(found[-1])
 
 
 class Trainer:
@@ -129,17 +138,19 @@ class Trainer:
             if self._at_round is not None:
                 self._at_round(self)
             sums, unused, seen = self._round(islice(batches, length))
-            if not len(sums):
+            if not sums:
                 break
+            atoms = self.optimizer.atoms.detach()
+            sums, n_unused, atoms_are_finite = _on_host(sums, unused, atoms)
             interrupted = self.largest(int(self._interrupts.pending))
             finite = torch.isfinite(sums).all(1)
             if finite[0] or self._finite is None:
                 self._finite = state.start  # that a state is finite is known from its next loss
-            if not (finite.all() and torch.isfinite(self.optimizer.atoms).all()):
+            if not (finite.all() and atoms_are_finite):
                 self._go_back(state.n_updates + min(int(finite.sum()) + 1, len(sums)))
                 return self.run_epoch(source, stopping)
             loss, objective, n_samples = sums.double().sum(0).tolist()
-            self._commit(len(sums), n_samples, loss, unused, seen)
+            self._commit(len(sums), n_samples, loss, unused, n_unused, seen)
             if interrupted:
                 self._end_epoch()
                 raise Interrupted(self.n_steps)
@@ -149,7 +160,7 @@ class Trainer:
                 break
         return self._end_epoch()
 
-    def _round(self, batches):  # -> sums of the updates on the host (n, 3), unused atoms, keys
+    def _round(self, batches):  # -> sums of each update (3,), unused atoms, losses and keys
         sums, unused, seen = [], self._progress.unused, []
         for batch in batches:
             total, used, losses = self._update(batch)
@@ -159,7 +170,7 @@ class Trainer:
                 seen.append((losses, batch.keys))
             if self._team is None and self._interrupts.pending:
                 break
-        return (torch.stack(sums).cpu() if sums else sums), unused, seen  # the host waits here
+        return sums, unused, seen
 
     def _go_back(self, first_bad):
         """Return to the last finite state, once, with smaller steps."""
@@ -212,7 +223,8 @@ class Trainer:
     def _differentiate(self, batch):  # -> gradient in the rows, Evaluation
         rows, model = self.optimizer.atoms, self.model
         with torch.enable_grad():  # whatever the caller's mode is
-            network = model.network(rows, self.n_steps)
+            network, loss = model.network(rows, self.n_steps), model.encoder.loss
+            given = {} if isinstance(loss, Gaussian) else {"loss": loss}  # not all rules have one
             return differentiate(
                 model.rule,
                 network,
@@ -221,11 +233,12 @@ class Trainer:
                 part_size=model.part_size,
                 encoder=_encode,
                 penalty=network.penalty,
+                **given,
             )
 
-    def _commit(self, n_batches, n_samples, loss, unused, seen):
+    def _commit(self, n_batches, n_samples, loss, unused, n_unused, seen):
         """End a round; `seen` are pairs of losses and keys, one of each of its batches."""
-        before, n_unused = self._progress, int(unused.sum())
+        before = self._progress
         losses, keys = before.losses, before.keys
         if n_unused and seen:
             pairs = [(losses, keys), *seen] if len(losses) else seen
@@ -268,6 +281,8 @@ class Trainer:
         if self._resume_state is not None:  # samples may be drawn
             source.generator.set_state(self._resume_state.cpu())
         losses, keys = self._progress.losses, self._progress.keys
+        if self._team is None and not len(losses):  # then all atoms are used
+            return
         unused = self._unused()
         if among is not None:
             unused = unused & among.to(unused.device)

@@ -1,6 +1,6 @@
 """When training is to stop by itself."""
 
-__all__ = ["Stopping"]
+__all__ = ["HeldOut", "Stopping"]
 
 
 class Stopping:
@@ -49,3 +49,57 @@ class Stopping:
         best = smoothed if best is None else min(best, smoothed)
         self.course = smoothed, best, stalled, 0.0, 0
         return stalled >= self.patience
+
+    def settle(self, optimizer):
+        """Choose what training ends with: what it came to."""
+
+
+class HeldOut(Stopping):
+    """Stop when the score of samples that are not trained on has not improved for some epochs.
+
+    Parameters
+    ----------
+    score : callable
+        ``score(rows)`` returns that of rows of parameters, larger is better.
+    rows : callable
+        Returns the present ones.
+    n_samples : int
+        Of an epoch.
+    tol : float or None
+        Improvement that counts; None never stops.
+    patience : int
+        Number of epochs without one.
+    n_updates : int, default=None
+        As of `Stopping`.
+    """
+
+    def __init__(self, score, rows, n_samples, tol, patience, *, n_updates=None):
+        super().__init__(tol, patience, n_updates=n_updates)
+        self._score, self._rows, self._n_samples = score, rows, n_samples
+        # samples since the last score, epochs without a better one, the best rows, all scores
+        self.course = 0, 0, None, ()
+
+    def forgive(self):
+        """Count epochs without an improvement anew, after what counts as one has changed."""
+        waiting, _, *best = self.course
+        self.course = waiting, 0, *best
+
+    def check(self, total, n_samples, update, *, n_judged=1):
+        """Return whether to stop, after so many new samples; the others are not looked at."""
+        waiting, stalled, best_rows, scores = self.course
+        waiting += n_samples
+        if waiting < self._n_samples:
+            self.course = waiting, stalled, best_rows, scores
+            return False
+        score, best = self._score(self._rows()), max(scores, default=-float("inf"))
+        if score > best:
+            best_rows = self._rows().clone()
+        stalled = 0 if score > best + (self.tol or 0) else stalled + 1
+        self.course = 0, stalled, best_rows, (*scores, score)
+        return self.tol is not None and stalled >= self.patience
+
+    def settle(self, optimizer):
+        """Go back to the rows with the best score, the first of them."""
+        _, _, best_rows, scores = self.course
+        if scores:
+            optimizer.load(best_rows, optimizer.state())

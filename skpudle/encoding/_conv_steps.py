@@ -92,7 +92,7 @@ class _ConvSums:
         self._analysis.addmm_(columns(u), steps.gather().mT)
         return pulled
 
-    def gradients(self):
+    def gradients(self, *, of_x=True, of_step=True):
         steps, size = self.steps, self.steps.size
         atoms, analysis = (
             size * total.view_as(steps.dictionary.atoms) for total in (self._atoms, self._analysis)

@@ -15,6 +15,10 @@ __all__ = ["DenseSteps"]
 # Rows that one product adds to a sum: a pass over 1500 x 1500 sums takes as long as the product of
 # so few rows.
 _ROWS_PER_PRODUCT = 512
+# What a launch on a device takes, in operations: 5 microseconds at 50 TFLOP/s (data sheets of
+# data-centre GPUs; not measured). A step without the Gram matrix, with its adjoint, has so many
+# more.
+_LAUNCH, _MORE_LAUNCHES = 2.5e8, 8
 # Atoms of some samples are gathered at once, so many numbers that they stay in a cache.
 _GATHERED = 2**19
 
@@ -42,14 +46,20 @@ class DenseSteps(Steps):
         self.correlation = (self.x * size) @ self.atoms.mT  # s D^T x
         self.transition = None  # H = 1 - s G
         gram, direct = (6 * n_atoms, 12 * n_features) if adjoint else (2 * n_atoms, 4 * n_features)
-        self._saving = direct - gram
+        self._saving = direct - gram  # for each sample
+        on_device = x.device.type != "cpu"
+        self._saving_launches = _LAUNCH * _MORE_LAUNCHES / n_atoms if on_device else 0.0
         # with an adjoint the matrix comes with another product, in the derivative of the atoms
         self._price = (4 if adjoint else 2) * n_features * n_atoms
         if mask is not None:
             self._price = float("inf")
         self._spent = 0
-        self._spend(len(x) * n_steps * self._saving)
+        self._spend(n_steps * self._saving_of(len(x)))
         self._spent = 0
+        self.in_one_product = on_device and self.transition is not None
+
+    def _saving_of(self, n_samples):
+        return n_samples * self._saving + self._saving_launches
 
     def _spend(self, price):
         self._spent += price
@@ -61,12 +71,14 @@ class DenseSteps(Steps):
     def push(self, z, *, out=None, apart=False):
         """Do as `Steps.push`; apart, leave the step without the codes, to which it is rounded."""
         if z is None:
-            return self.correlation.clone(), self.x
-        self._spend(len(z) * self._saving)
+            return (
+                self.correlation.clone() if out is None else out.copy_(self.correlation)
+            ), self.x
+        self._spend(self._saving_of(len(z)))
         if self.transition is not None:
             pushed = torch.addmm(self.correlation, z, self.transition, out=out)
             return (pushed.sub_(z) if apart else pushed), None
-        residual = self.hide(self.x - z @ self.atoms)
+        residual = self.hide(torch.addmm(self.x, z, self.atoms, alpha=-1))
         pushed = torch.mm(residual * self.size, self.atoms.mT, out=out)
         return (pushed if apart else pushed.add_(z)), residual
 
@@ -157,8 +169,16 @@ class DenseSums:
         if z is None:
             return None
         if image is None:
-            return torch.mm(u, steps.transition, out=out)
+            return self.transpose(u, out=out)
         return torch.mm(image * -steps.size, steps.atoms.mT, out=out).add_(u)
+
+    def transpose(self, u, *, out):  # through the Gram matrix
+        return torch.mm(u, self.steps.transition, out=out)
+
+    def add_rows(self, u, z):  # (n_iterations, n, n_components), as many or one less of codes
+        """Add what steps through the Gram matrix contribute; of the first code may be none."""
+        self._total += u.sum(0)
+        self._products.result.addmm_(u[len(u) - len(z) :].flatten(0, 1).mT, z.flatten(0, 1))
 
     def add(self, u, z, residual):  # -> M D u, of shape (n, n_features), or None
         """Add what steps contribute that begin with the same ``z``, where ``u`` is their sum.
@@ -190,16 +210,21 @@ class DenseSums:
             result = self._products.result.view(-1)
             result.scatter_add_(0, steps.pairs(indices).flatten(), products.flatten())
 
-    def gradients(self):  # -> shapes of the atoms, None, the data, the step
+    def gradients(
+        self, *, of_x=True, of_step=True
+    ):  # -> shapes of the atoms, None, the data, the step
         """Return the derivatives, once; those of the analysis are among those of the atoms."""
         steps, atoms = self.steps, self._atoms.finish()
         if self._products is not None:
             products = self._products.finish()
             atoms.addmm_(self._total.mT, steps.x)
             atoms.addmm_(products + products.mT, steps.atoms, alpha=-1)
-            self._x.addmm_(self._total, steps.atoms)
-            inner = (self._total * steps.correlation).sum()
-            # <q, D^T x> - <P, G>, where s G = 1 - H
-            inner += torch.dot(products.view(-1), steps.transition.view(-1)) - products.trace()
-            self._size += inner / steps.size
-        return atoms.mul_(steps.size), None, self._x.mul_(steps.size), self._size
+            if of_x:
+                self._x.addmm_(self._total, steps.atoms)
+            if of_step:
+                inner = (self._total * steps.correlation).sum()
+                # <q, D^T x> - <P, G>, where s G = 1 - H
+                inner += torch.dot(products.view(-1), steps.transition.view(-1)) - products.trace()
+                self._size += inner / steps.size
+        x = self._x.mul_(steps.size) if of_x else None
+        return atoms.mul_(steps.size), None, x, self._size

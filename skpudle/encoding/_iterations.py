@@ -7,7 +7,15 @@ from torch import Tensor
 
 from skpudle.shrinkage import shrinkage_function
 
-__all__ = ["Iteration", "Iterations"]
+__all__ = ["Iteration", "Iterations", "Stretch", "mask_by"]
+
+# Numbers that wait for one product on a device: 256 MiB in float32.
+_WAITING = 2**26
+
+
+def mask_by(code, delta, out):
+    """Set ``out`` to ``[code != 0] * delta`` in one pass; the derivative of a hard shrinkage."""
+    return torch.ops.aten.hardshrink_backward.grad_input(delta, code, 0.0, grad_input=out)
 
 
 class Iteration(NamedTuple):
@@ -20,12 +28,47 @@ class Iteration(NamedTuple):
 
     def pull(self, delta, sums, level_gradient, scratch):
         """Return the derivatives in the codes one iteration before those of ``delta``."""
-        # [code != 0] in floating point, several times as fast as by a boolean mask
-        u = torch.sign(self.code, out=scratch).abs_().mul_(delta)
+        u = mask_by(self.code, delta, scratch)
         if level_gradient is not None:
             by_atom = (self.code.sign() * u).sum(0)
             level_gradient[self.t] -= by_atom.sum_to_size(level_gradient.shape[1:])
         return sums.pull(u, self.z, self.residual, out=delta)
+
+
+class Stretch:
+    """Iterations one after the other through the Gram matrix, on a device.
+
+    Their codes lie next to each other in memory, and so do the derivatives on the way back, so that
+    what each contributes is a part of one product: launches take the time there, and not passes.
+    """
+
+    def __init__(self, start, z, codes):  # int, (n, n_components) or None, (n_iterations, n, ...)
+        self.start, self.z, self.codes = start, z, codes
+
+    def pull(self, delta, sums, level_gradient, scratch):
+        """Return the derivatives in the codes before all iterations."""
+        length = min(len(self.codes), max(1, _WAITING // delta.numel()))
+        for stop in range(len(self.codes), 0, -length):
+            first = max(stop - length, 0)
+            after = self.codes[first:stop]
+            u = torch.empty_like(after)
+            from_zero = first == 0 and self.z is None
+            for t in reversed(range(len(u))):
+                mask_by(after[t], delta, u[t])
+                if t or not from_zero:
+                    sums.transpose(u[t], out=delta)
+            if from_zero:
+                sums.add_rows(u, self.codes[: stop - 1])
+            elif first == 0:
+                sums.add_rows(u[:1], self.z[None])
+                sums.add_rows(u[1:], self.codes[: stop - 1])
+            else:
+                sums.add_rows(u, self.codes[first - 1 : stop - 1])
+            if level_gradient is not None:
+                by_atom = after.sign().mul_(u).sum(1)  # (n_iterations, n_components)
+                levels = level_gradient[self.start + first : self.start + stop]
+                levels -= by_atom.sum_to_size(levels.shape)
+        return delta
 
 
 class Iterations:
@@ -52,6 +95,8 @@ class Iterations:
 
     def run(self, z, start, stop, *, pushed=None):
         """Return the codes after the iterations, where ``pushed`` is the first step if known."""
+        if self.keep and self.steps.in_one_product:
+            return self._run_stretch(z, start, stop, pushed)
         given, spare = z, None
         for t in range(start, stop):
             v, residual = pushed or self.steps.push(z, out=spare)
@@ -63,4 +108,14 @@ class Iterations:
             elif z is not given:  # two buffers in turn are enough
                 spare = z
             z, pushed = code, None
+        return z
+
+    def _run_stretch(self, z, start, stop, pushed):
+        correlation = self.steps.correlation
+        codes = correlation.new_empty(stop - start, *correlation.shape)
+        self.records.append(Stretch(start, z, codes))
+        self._scratch = torch.empty_like(correlation)
+        for code, level in zip(codes.unbind(), self.levels[start:stop].unbind(), strict=True):
+            v = self.steps.push(z, out=code)[0] if pushed is None else code.copy_(pushed[0])
+            z, pushed = self.shrink_(v, level, self._scratch), None
         return z

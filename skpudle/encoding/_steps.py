@@ -27,6 +27,8 @@ class Steps:
         1 where an entry of ``x`` is known, 0 where it is missing.
     """
 
+    in_one_product = False  # whether `Stretch` takes many iterations together
+
     def __init__(self, dictionary, analysis, x, size, *, mask=None):
         self.dictionary, self.analysis, self.size, self._mask = dictionary, analysis, size, mask
         self.x = self.hide(x)
@@ -82,7 +84,10 @@ class Sums:
         self._atoms -= steps.dictionary.outer(z, image)
         return steps.dictionary.analysis(image * -steps.size).add_(u)
 
-    def gradients(self):
-        """Return the derivatives in the atoms, those of the analysis, the data and the step."""
+    def gradients(self, *, of_x=True, of_step=True):
+        """Return the derivatives in the atoms, those of the analysis, the data and the step.
+
+        The last two may be None where they are not asked for.
+        """
         size = self.steps.size
         return size * self._atoms, size * self._analysis, size * self._x, self._size

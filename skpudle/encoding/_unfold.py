@@ -1,24 +1,37 @@
 """The unfolded encoder and its adjoint; see `skpudle.encoding`."""
 
 from functools import partial
+from math import isfinite
+from numbers import Real
 
 import torch
 
-from skpudle._precision import as_scalars, check_tensors, differentiable_once, own_precision
+from skpudle._precision import (
+    as_scalars,
+    check_tensors,
+    differentiable_once,
+    kept_by_autograd,
+    own_precision,
+)
 from skpudle.encoding._conv_steps import ConvSteps
 from skpudle.encoding._dense_steps import DenseSteps
 from skpudle.encoding._iterations import Iterations
+from skpudle.encoding._likelihood import LikelihoodIterations, LikelihoodSteps
 from skpudle.encoding._plan import EARLY, pays
 from skpudle.encoding._runs import Run
 from skpudle.encoding._steps import Steps
 from skpudle.encoding._working_sets import WorkingSets
+from skpudle.losses import Gaussian
 from skpudle.operators import ConvDictionary, DenseDictionary
 
 __all__ = ["default_step", "encode", "threshold_levels", "unfold"]
 
 
-def _make_steps(dictionary, analysis, x, step, *, mask, n_steps, adjoint):
+def _make_steps(dictionary, analysis, x, step, offset, *, loss, mask, n_steps, adjoint):
     correlating = dictionary if analysis is None else analysis
+    if loss is not None:
+        options = dict(mask=mask, loss=loss, offset=offset)
+        return LikelihoodSteps(dictionary, correlating, x, step, **options)
     if isinstance(dictionary, ConvDictionary):
         return ConvSteps(dictionary, correlating, x, step, mask=mask, adjoint=adjoint)
     if isinstance(dictionary, DenseDictionary) and analysis is None:
@@ -28,13 +41,16 @@ def _make_steps(dictionary, analysis, x, step, *, mask, n_steps, adjoint):
 
 class _Unfolding(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, atoms, analysis_atoms, x, levels, step, initial, make_steps, options):
+    def forward(ctx, atoms, analysis_atoms, x, levels, step, initial, offset, make_steps, options):
         """Return the codes after the last level."""
         keep, ctx.separate = any(ctx.needs_input_grad), analysis_atoms is not None
-        ctx.save_for_backward(atoms, analysis_atoms, x, levels, step, initial)
+        ctx.save_for_backward(atoms, analysis_atoms, x, levels, step, initial, offset)
         shrinkage, positive, forced = options
-        ctx.steps = make_steps(x.detach(), step.detach(), adjoint=keep)
-        iterations = Iterations(ctx.steps, levels.detach(), shrinkage, positive, keep=keep)
+        given = (value if value is None else value.detach() for value in (x, step, offset))
+        ctx.steps = make_steps(*given, adjoint=keep)
+        is_likelihood = isinstance(ctx.steps, LikelihoodSteps)
+        in_turn = LikelihoodIterations if is_likelihood else Iterations
+        iterations = in_turn(ctx.steps, levels.detach(), shrinkage, positive, keep=keep)
         z = None if initial is None else ctx.steps.enter(initial.detach())
         if forced is None:
             z = iterations.run(z, 0, len(levels))
@@ -47,8 +63,9 @@ class _Unfolding(torch.autograd.Function):
     @staticmethod
     @differentiable_once  # a second backward through saved codes would be silently wrong
     def backward(ctx, delta):
-        """Return the derivatives in the atoms, the data, the levels, the step, the first codes."""
-        _, _, _, levels, _, initial = ctx.saved_tensors  # raises if one was changed in place
+        """Return the derivatives in atoms, data, levels, step, first codes and offset."""
+        # raises if one was changed in place
+        _, _, _, levels, _, initial, offset = ctx.saved_tensors
         by_level = torch.zeros_like(levels) if ctx.needs_input_grad[3] else None
         kept = by_level if ctx.shrinkage == "soft" else None  # hard: constant in the levels
         delta = ctx.steps.enter(delta.clone(memory_format=torch.contiguous_format))
@@ -57,11 +74,28 @@ class _Unfolding(torch.autograd.Function):
             delta = record.pull(delta, sums, kept, scratch)
             if isinstance(record, Run) and not delta.any():
                 break
-        atoms, analysis, x, step = sums.gradients()
+        _, _, of_x, _, of_step, *_ = ctx.needs_input_grad
+        atoms, analysis, x, step = sums.gradients(of_x=of_x, of_step=of_step)
         if not ctx.separate and analysis is not None:
             atoms, analysis = atoms + analysis, None
         delta = None if initial is None else ctx.steps.leave(delta)
-        return atoms, analysis, x, by_level, step, delta, None, None
+        offset = None if offset is None else sums.offset_gradient()
+        return atoms, analysis, x, by_level, step, delta, offset, None, None
+
+
+def _check(levels, step, loss, path, *, plain):
+    """Raise ValueError where there is no such unfolding."""
+    if step is None and (loss is None or isfinite(loss.curvature)):
+        raise ValueError("There is no step; pass one, such as default_step(dictionary, loss).")
+    if path not in ("auto", "dense", "active"):
+        raise ValueError(f"path is {path!r}; it must be 'auto', 'dense' or 'active'.")
+    if not len(levels):
+        raise ValueError("There are no unfoldings, and so no codes; there has to be one at least.")
+    if path == "active" and not plain:
+        raise ValueError(
+            "path='active' is for least squares in a DenseDictionary without a mask and separate "
+            "atoms of the analysis; use 'auto'."
+        )
 
 
 @own_precision()
@@ -76,12 +110,14 @@ def unfold(
     initial=None,
     mask=None,
     analysis=None,
+    loss=None,
+    offset=None,
     path="auto",
 ):
     """Run one iteration of the encoder for each of the given levels.
 
     Differentiable once in the atoms, the data, the levels (soft shrinkage; a hard threshold has
-    derivative 0), the step and the initial codes.
+    derivative 0), the step, the initial codes and the offset.
 
     Parameters
     ----------
@@ -90,9 +126,13 @@ def unfold(
     x : Tensor of shape (n_samples, n_features)
         Data.
     levels : Tensor of shape (n_unfoldings, 1) or (n_unfoldings, n_components)
-        What each iteration shrinks by, in units of the codes.
-    step : Tensor of shape ()
-        Step size; converges when below 2 over the squared spectral norm of the dictionary.
+        What each iteration shrinks by, in units of the codes. One number for all atoms may be on
+        the CPU wherever the data are, and then takes a device less time.
+    step : Tensor of shape () or None
+        Step size; converges when below 2 over the squared spectral norm of the dictionary and the
+        curvature of the loss. For a loss without a bound of that None looks for the step of each
+        sample as it goes, such that the penalised loss never rises; it is a constant to
+        differentiation, and levels of soft shrinkage are in units of it.
     shrinkage : {"soft", "hard"}, default="soft"
         The shrinkage.
     positive_code : bool, default=False
@@ -104,10 +144,15 @@ def unfold(
     analysis : dictionary of the same kind, default=None
         Whose atoms correlate, if not those of ``dictionary``: an iteration is then
         ``z + s A^T (x - D z)``, which is not the gradient step of a lasso any more.
+    loss : object of `skpudle.losses`, default=None
+        The loss: ``x - D z`` is ``x - loss.mean(D z + offset)``. By default least squares.
+    offset : Tensor that broadcasts against the data, default=None
+        What is added to ``D z``.
     path : {"auto", "dense", "active"}, default="auto"
         Whether iterations of sparse codes are confined to working sets of atoms, which changes
         nothing but the speed (see `skpudle.encoding._working_sets`). By default they are
-        where that pays; "active" is for a `DenseDictionary` without a mask and separate analysis.
+        where that pays; "active" is for least squares in a `DenseDictionary` without a mask and
+        separate analysis.
 
     Returns
     -------
@@ -117,35 +162,37 @@ def unfold(
     Raises
     ------
     ValueError
-        If there are no levels, or if the path is unknown or not open to these arguments.
+        If there are no levels or no step, or if the path is unknown or not open to these arguments.
     """
-    if path not in ("auto", "dense", "active"):
-        raise ValueError(f"path is {path!r}; it must be 'auto', 'dense' or 'active'.")
-    if not len(levels):
-        raise ValueError("There are no unfoldings, and so no codes; there has to be one at least.")
-    plain = isinstance(dictionary, DenseDictionary) and mask is None and analysis is None
-    if path == "active" and not plain:
-        raise ValueError(
-            "path='active' is for a DenseDictionary without a mask and separate atoms of the "
-            "analysis; use 'auto'."
-        )
+    if isinstance(loss, Gaussian):
+        loss = None
+    if loss is None and offset is not None:
+        x, offset = x - offset, None
+    plain = isinstance(dictionary, DenseDictionary) and mask is analysis is loss is None
+    _check(levels, step, loss, path, plain=plain)
     sparse = path == "active" or (
-        path == "auto" and plain and pays(len(x), *dictionary.atoms.shape, len(levels))
+        path == "auto"
+        and plain
+        and pays(len(x), *dictionary.atoms.shape, len(levels), on_cpu=x.device.type == "cpu")
     )
+    if sparse:
+        levels = levels.to(x.device)
     make_steps = partial(
         _make_steps,
         dictionary.detach(),
         None if analysis is None else analysis.detach(),
+        loss=loss,
         mask=mask,
         n_steps=min(EARLY, len(levels)) if sparse else len(levels),
     )
     return _Unfolding.apply(
         dictionary.atoms,
         None if analysis is None else analysis.atoms,
-        x,
+        kept_by_autograd(x),
         levels,
         step,
         initial,
+        offset,
         make_steps,
         (shrinkage, positive_code, path == "active" if sparse else None),
     )
@@ -166,8 +213,8 @@ def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0,
         Penalty or threshold: one, one per atom, or those of every unfolding.
     n_unfoldings : int
         Number of iterations.
-    step : Tensor of shape ()
-        Step size.
+    step : Tensor of shape () or None
+        Step size; None for levels in units of it.
     lambda_decay : float, default=1.0
         Factor between the penalties of consecutive iterations.
     shrinkage : {"soft", "hard"}, default="soft"
@@ -179,34 +226,81 @@ def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0,
         The levels, with as many trailing axes of length 1 as codes have positions.
     """
     atoms = dictionary.atoms
-    positions = [1] * (atoms.ndim - 2)
-    alpha = as_scalars(alpha, atoms)
-    levels = alpha.reshape(-1, alpha.shape[-1] if alpha.ndim else 1, *positions)
+    return _levels(atoms, atoms.ndim - 2, alpha, n_unfoldings, step, lambda_decay, shrinkage)
+
+
+def _levels(like, n_axes, alpha, n_unfoldings, step, lambda_decay, shrinkage):
+    alpha = as_scalars(alpha, like)
+    levels = alpha.reshape(-1, alpha.shape[-1] if alpha.ndim else 1, *[1] * n_axes)
     levels = levels.expand(n_unfoldings, *levels.shape[1:])
     if shrinkage == "hard":
         return levels
-    unfolding = torch.arange(n_unfoldings, dtype=atoms.dtype, device=atoms.device)
+    unfolding = torch.arange(n_unfoldings, dtype=like.dtype, device=like.device)
     decay = torch.pow(float(lambda_decay), unfolding)
-    return decay.reshape(-1, *[1] * (levels.ndim - 1)) * (levels * step)
+    levels = levels if step is None else levels * step
+    return decay.reshape(-1, *[1] * (levels.ndim - 1)) * levels
+
+
+def _known_levels(atoms, alpha, n_unfoldings, step_size, lambda_decay, shrinkage):
+    """Return levels on the CPU for codes in some unit, and that unit or None.
+
+    The host knows a level in units of ``alpha * step``, and a device shrinks by a number that the
+    host knows in one launch: codes of ``c x`` with the penalty ``c alpha`` are ``c`` times those of
+    ``x``. None, None if ``alpha`` or a step that is differentiated is a tensor.
+    """
+    learned = isinstance(step_size, torch.Tensor) and step_size.requires_grad
+    if atoms.device.type == "cpu" or not isinstance(alpha, Real) or learned or not alpha > 0:
+        return None, None
+    unit = None
+    if shrinkage == "soft" and not isinstance(step_size, Real):
+        alpha, step_size, unit = 1.0, 1.0, alpha * step_size
+    like = torch.empty(0, dtype=atoms.dtype, device="cpu")
+    options = alpha, n_unfoldings, step_size, lambda_decay, shrinkage
+    return _levels(like, atoms.ndim - 2, *options), unit
 
 
 @own_precision()
-def default_step(dictionary):  # -> scalar tensor
+def default_step(dictionary, loss=None):  # -> scalar tensor, or None
     """Return 1 over the bound of the squared spectral norm; 1 if every atom is zero.
 
     Parameters
     ----------
     dictionary : DenseDictionary or ConvDictionary
         With ``squared_norm_bound``.
+    loss : object of `skpudle.losses`, default=None
+        The loss, whose curvature multiplies the bound; by default least squares.
 
     Returns
     -------
-    Tensor
-        A scalar. Where the square overflows there is no such step: NaN lets training notice.
+    Tensor or None
+        A scalar. Where the square overflows there is no such step: NaN lets training notice. None
+        if the curvature of the loss has no bound: `unfold` then looks for steps.
     """
     bound = dictionary.squared_norm_bound()
-    step = torch.where(bound > 0, 1 / bound, torch.ones_like(bound))
+    if loss is not None:
+        if not isfinite(loss.curvature):
+            return None
+        bound = bound * loss.curvature
+    step = torch.where(bound > 0, 1 / bound, 1.0)
     return step.masked_fill(bound.isinf(), torch.nan)
+
+
+def _largest_of(correlation, threshold, positive):
+    """Return correlations where they reach a threshold, and zero elsewhere."""
+    small = correlation.detach().abs() < threshold
+    if positive:
+        small |= correlation.detach() < 0
+    return correlation.masked_fill(small, 0)
+
+
+def _known_or_set_levels(dictionary, alpha, n_unfoldings, step_size, step, *, plain, **how):
+    """Return levels and the unit of codes that they are for, or None."""
+    levels = unit = None
+    if plain:
+        levels, unit = _known_levels(dictionary.atoms, alpha, n_unfoldings, step_size, **how)
+    if levels is None:
+        levels = threshold_levels(dictionary, alpha, n_unfoldings, step, **how)
+    return levels, unit
 
 
 @own_precision()
@@ -223,6 +317,8 @@ def encode(
     initial_threshold=None,
     mask=None,
     analysis=None,
+    loss=None,
+    offset=None,
 ):
     r"""Encode data by an unfolded sparse encoder (eq. 7 of the paper).
 
@@ -241,8 +337,8 @@ def encode(
     n_unfoldings : int, default=100
         Number of iterations, :math:`T`.
     step_size : float or Tensor of shape (), default=None
-        Step of one iteration; by default 1 over a bound of the squared spectral norm, which is a
-        constant to differentiation.
+        Step of one iteration; by default that of `default_step`, or what `unfold` looks for, which
+        is a constant to differentiation.
     lambda_decay : float, default=1.0
         Iteration t has the penalty ``alpha * lambda_decay**t`` (soft shrinkage only).
     shrinkage : {"soft", "hard"}, default="soft"
@@ -256,6 +352,10 @@ def encode(
         1 where an entry of ``x`` is known, 0 where it is missing (and then ``x`` must be finite).
     analysis : dictionary of the same kind, default=None
         Whose atoms correlate, as in `unfold`.
+    loss : object of `skpudle.losses`, default=None
+        The loss; by default least squares.
+    offset : Tensor that broadcasts against the data, default=None
+        What is added to ``D z``: the codes are those of ``x - loss.mean(D z + offset)``.
 
     Returns
     -------
@@ -281,19 +381,22 @@ def encode(
         dictionary = DenseDictionary(dictionary)
     check_tensors(dictionary.atoms, x)
     if step_size is None:
-        step_size = default_step(dictionary)
-    step = as_scalars(step_size, x)
-    levels = threshold_levels(
-        dictionary, alpha, n_unfoldings, step, lambda_decay=lambda_decay, shrinkage=shrinkage
+        step_size = default_step(dictionary, loss)
+    step = None if step_size is None else as_scalars(step_size, x)
+    plain = offset is None and (loss is None or isinstance(loss, Gaussian))
+    how = dict(lambda_decay=lambda_decay, shrinkage=shrinkage)
+    levels, unit = _known_or_set_levels(
+        dictionary, alpha, n_unfoldings, step_size, step, plain=plain, **how
     )
     initial = None
     if initial_threshold is not None:
-        correlation = (analysis or dictionary).analysis(x if mask is None else x * mask)
-        small = correlation.detach().abs() < initial_threshold
-        if positive_code:
-            small |= correlation.detach() < 0
-        initial = correlation.masked_fill(small, 0)
-    return unfold(
+        residual = x if offset is None else x - (loss or Gaussian()).mean(offset)
+        residual = residual if mask is None else residual * mask
+        correlation = (analysis or dictionary).analysis(residual)
+        initial = _largest_of(correlation, initial_threshold, positive_code)
+    if unit is not None:
+        x, initial = x / unit, initial if initial is None else initial / unit
+    codes = unfold(
         dictionary,
         x,
         levels,
@@ -303,4 +406,7 @@ def encode(
         initial=initial,
         mask=mask,
         analysis=analysis,
+        loss=loss,
+        offset=offset,
     )
+    return codes if unit is None else codes * unit

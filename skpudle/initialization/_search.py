@@ -14,9 +14,10 @@ What is left are local minima in which one atom stands for two, and spare atoms 
 say together. So the search goes in rounds: it *splits* the atoms whose users share the largest
 common direction of residuals, adapts the larger dictionary, *removes* the atoms without which the
 objective rises least, and adapts again. If the objective is lower then, the search goes on from
-there, otherwise from where it was; if it is hardly lower, with fewer. So many atoms split as others cost less than the
-energy along those directions. (A split takes half of it from the objective, and more once its
-neighbours adapt: with half of it as the limit 0.966 of 500 atoms were found, with all 0.986.)
+there, otherwise from where it was; if it is hardly lower, with fewer splits. So many atoms split as
+others cost less than the energy along those directions. (A split takes half of it from the
+objective, and more once its neighbours adapt: with half of it as the limit 0.966 of 500 atoms were
+found, with all 0.986.)
 
 All this takes place on so few samples as use each atom often enough. What it found is adapted to
 all samples at the end, or to as many as make a difference.
@@ -60,10 +61,10 @@ _SPLIT = 20
 # So many samples for an atom (or a feature, if there are more) are enough to begin with.
 _SAMPLES = 8
 # So many uses of an atom, on average, are enough for rounds: with 80 up to 3 of 100 concepts are
-# lost, with all samples colour patches take twice as long and end no lower.
+# lost, with all samples colour patches take twice as long for 0.003 of the objective.
 _USES = 120
 # So many are enough for the dictionary: of 178,000 patches, 256 atoms, a third is looked at, in 6
-# instead of 18 s, for an objective of 0.2728 instead of 0.2722 on others (with 1000: 0.2738, in 4 s).
+# instead of 18 s, for an objective of 0.2728 instead of 0.2722 on others; with 1000 0.2738, in 4 s.
 _MOST_USES = 2000
 
 # A phase ends when the objective has fallen by less than this share an epoch, three in a row. With
@@ -101,14 +102,14 @@ class SearchState:
         the dictionary has.
     codes : Codes
         Codes of the last epoch.
+    best_atoms, best_codes, best_objective
+        The best dictionary of the wanted size, with its codes and objective.
     epoch : int
         Epochs so far.
     phase : {"settle", "larger", "smaller", "polish", "done"}
         What the search is at.
     curve : tuple of float
         Objective of the epochs of this phase.
-    best_atoms, best_codes, best_objective
-        The best dictionary of the wanted size, with its codes and objective.
     n_splits : int
         How many atoms the next round splits at most.
     n_rounds : int
@@ -134,12 +135,29 @@ class SearchState:
     losses: tuple = ()
 
     def as_dict(self):
-        """Return the state as names, numbers, tensors, and dictionaries of them."""
+        """Return the state as plain values.
+
+        Returns
+        -------
+        dict
+            Names, numbers, tensors, and dictionaries of them.
+        """
         return vars(self) | {name: vars(getattr(self, name)) for name in _CODES}
 
     @classmethod
     def from_dict(cls, state):
-        """Return the state that `as_dict` was made of; a tuple may have become a list."""
+        """Return the state that `as_dict` was made of.
+
+        Parameters
+        ----------
+        state : dict
+            What `as_dict` returned; a tuple may have become a list.
+
+        Returns
+        -------
+        SearchState
+            The state.
+        """
         codes = {name: Codes(**state[name]) for name in _CODES}
         curves = {name: tuple(state[name]) for name in ("curve", "losses")}
         return cls(**state | codes | curves)
@@ -194,7 +212,18 @@ def begin(problem, atoms):
 
 
 def is_done(state):
-    """Return whether the search has ended."""
+    """Return whether the search has ended.
+
+    Parameters
+    ----------
+    state : SearchState
+        Where it stands.
+
+    Returns
+    -------
+    bool
+        Whether `advance` has nothing left to do.
+    """
     return state.phase == "done"
 
 
@@ -228,7 +257,7 @@ def _round(problem, state, epoch):
 
 
 def _stride(state, epoch, n_uses):
-    """Return the distance of samples that use each atom so often on average, or all."""
+    """Return the distance of samples that use each atom so often on average."""
     n_uses *= len(epoch.atoms)
     return max(1, int(state.stride * epoch.n_entries / n_uses))
 

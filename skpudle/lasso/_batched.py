@@ -12,7 +12,9 @@ returns and the number of rounds is finite; in practice it is some 5 for support
 Newton step is the polish: on their support the codes are exact up to rounding.
 
 Here supports are padded to one size. An empty place holds the index of an additional zero atom and
-has ``theta = 0``. Samples leave the batch once they are solved.
+has ``theta = 0``. A device works ahead of the host, until the host asks it for a number such as how
+many samples are solved, and waits. So nothing is asked for some rounds: samples that are solved
+stay as they are, and those whose support still changes after a few Newton steps let no atoms in.
 `skpudle.lasso._compiled` is the same method for one sample at a time.
 """
 
@@ -37,6 +39,12 @@ TIE = 1e-10
 # What is off by less than this share of the penalty is polished, this many times at most.
 NEARLY = 1e-9
 POLISHES = 4
+
+# Rounds from one look at who is solved to the next. Most samples take some 5; with 6 rounds empty
+# places have the factors take twice as long where supports are large (CPU).
+LOOK = 4
+# Newton steps of a round; most samples take one or two.
+STEPS = 2
 
 # Added to the diagonal of G_SS, in units of its rounding, so that dependent atoms have a factor.
 _RIDGE = 10
@@ -88,7 +96,7 @@ def _reach(z, theta, step):
     return share.masked_fill((theta * (z + step) > 0) | (theta == 0), 2)
 
 
-def _minimise(inner, slope, z, theta, fresh):
+def _minimise(inner, slope, z, theta, fresh, done):
     """Minimise over supports and signs in place: ``z`` and ``theta`` are set to 0 where left out.
 
     Parameters
@@ -99,28 +107,98 @@ def _minimise(inner, slope, z, theta, fresh):
         What is left of the optimality condition, codes and signs.
     fresh : Tensor of shape (n, k)
         Which places have just been filled, with a code of zero.
+    done : Tensor of shape (n,)
+        Which samples there is nothing to do for.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        Which samples are at the minimum by now; the others go on from where they are.
     """
-    factor, dependent = _factor(inner, theta)
-    dependent &= fresh & (fresh.cumsum(1) > 1)
-    if dependent.any():
-        theta[dependent] = 0
-        factor, _ = _factor(inner, theta)
-    rows, z_rows, theta_rows = torch.arange(len(z), device=z.device), z, theta
-    while True:
-        slope = slope * (theta_rows != 0)
+    for number in range(STEPS):
+        factor, dependent = _factor(inner, theta)
+        stays = done
+        if number == 0:  # without these there is another factor, of the next step
+            dependent &= fresh & (fresh.cumsum(1) > 1)
+            theta.masked_fill_(dependent, 0)
+            stays = done | dependent.any(1)
+        slope = slope * (theta != 0)
         step = torch.cholesky_solve(slope[:, :, None], factor)
-        share = _reach(z_rows, theta_rows, step[:, :, 0])
-        length = share.amin(1, keepdim=True).clamp_max(1)
-        stops = share <= length
-        z_rows = (z_rows + length * step[:, :, 0]).masked_fill(stops, 0)
-        theta_rows = theta_rows.masked_fill(stops, 0)
-        z[rows], theta[rows] = z_rows, theta_rows
-        left = stops.any(1).nonzero().squeeze(1)
-        if len(left) == 0:
-            return
-        slope = (slope - length * (inner @ step)[:, :, 0])[left]
-        rows, inner, z_rows, theta_rows = (t[left] for t in (rows, inner, z_rows, theta_rows))
-        factor, _ = _factor(inner, theta_rows)
+        share = _reach(z, theta, step[:, :, 0])
+        length = share.amin(1, keepdim=True).clamp_max(1).masked_fill_(stays[:, None], 0)
+        stops = (share <= length) & ~stays[:, None]
+        # a step of length zero may be anything, where a factor has failed
+        moved = torch.where(length > 0, z + length * step[:, :, 0], z)
+        z.copy_(moved.masked_fill_(stops, 0))
+        theta.masked_fill_(stops, 0)
+        fallen = torch.where(length > 0, length * (inner @ step)[:, :, 0], 0.0)
+        slope = slope - fallen
+        done = done | ~(stays | stops.any(1))
+    return done
+
+
+class _Batch:
+    """Samples that are being solved: every attribute but the first three has a row for each."""
+
+    def __init__(self, atoms, gram, x, penalty, positive):
+        self._atoms, self._gram, self._options = atoms, gram, (penalty, positive)
+        self._squared_norms = atoms.square().sum(1)
+        self.x, self.rows = x, torch.arange(len(x), device=x.device)
+        self.support = self.rows.new_zeros(len(x), 0)
+        self.z = self.theta = self.slope = x.new_zeros(len(x), 0)
+        self.fresh = self.support.bool()
+        self.scale, self.polished = x.new_zeros(len(x)), torch.zeros_like(self.rows)
+        # at the minimum for their support and signs; solved
+        self.settled = torch.ones_like(self.rows, dtype=torch.bool)
+        self.solved = torch.zeros_like(self.settled)
+
+    def codes(self):  # -> (n, all atoms)
+        return _scatter(self.support, self.z, len(self._atoms))
+
+    def look_for_atoms(self):
+        """Compute the correlations, see who is solved, and let atoms in where none has to leave."""
+        penalty, positive = self._options
+        none = len(self._atoms) - 1
+        c = (self.x - self.codes() @ self._atoms) @ self._atoms.mT
+        self.slope = c.gather(1, self.support) - penalty * self.theta
+        c.scatter_(1, self.support, 0)
+
+        self.scale = torch.maximum(self.scale, c.abs().amax(1))
+        terms = (self.z.abs() * self._squared_norms[self.support]).sum(1)
+        slack = RESOLUTION * penalty + ROUNDING * (self.scale + terms)
+        least = (penalty + slack).where(self.settled & ~self.solved, torch.inf)
+        fresh, best = _candidates(c, least, positive, none)
+        off = torch.cat([(best - penalty)[:, None], self.slope.abs()], 1).amax(1)
+        self.polished = self.polished + (off <= NEARLY * penalty)
+        self.solved = self.solved | ~((off > slack) & (self.polished <= POLISHES))
+
+        fresh = fresh.masked_fill(self.solved[:, None], none)
+        found = c.gather(1, fresh)
+        self.fresh = torch.cat([torch.zeros_like(self.theta, dtype=torch.bool), found != 0], 1)
+        self.support = torch.cat([self.support, fresh], 1)
+        self.theta = torch.cat([self.theta, found.sign()], 1)
+        self.z = torch.cat([self.z, torch.zeros_like(found)], 1)
+        self.slope = torch.cat([self.slope, found - penalty * found.sign()], 1)
+
+    def shrink(self):
+        """Leave out the samples that are solved and places that are empty; return what is left."""
+        used = self.theta != 0
+        sizes = used.sum(1).masked_fill(self.solved, 0)
+        n_left, width = torch.stack([(~self.solved).sum(), sizes.amax()]).tolist()
+        left = self.solved.to(torch.int8).argsort(stable=True)[:n_left]
+        order = (~used[left]).to(torch.int8).argsort(dim=1, stable=True)[:, :width]
+        for name, value in vars(self).items():
+            if name.startswith("_"):
+                continue
+            by_place = value.ndim == 2 and name != "x"
+            setattr(self, name, value[left].gather(1, order) if by_place else value[left])
+        return n_left
+
+    def minimise(self):
+        """Minimise over supports and signs."""
+        inner = _gather_inner(self._atoms, self._gram, self.support)
+        self.settled = _minimise(inner, self.slope, self.z, self.theta, self.fresh, self.solved)
+        self.support = self.support.masked_fill(self.theta == 0, len(self._atoms) - 1)
 
 
 def solve(atoms, gram, x, *, penalty, positive, max_iter):
@@ -147,48 +225,18 @@ def solve(atoms, gram, x, *, penalty, positive, max_iter):
         Codes.
     """
     n_components = len(atoms)
+    if n_components == 0:
+        return x.new_zeros(len(x), 0)
     none = -(-(n_components + 1) // RUN) * RUN - 1  # the last of the zero atoms that fill a run
     atoms = torch.cat([atoms, atoms.new_zeros(none + 1 - n_components, atoms.shape[1])])
-    squared_norms = atoms.square().sum(1)
-
-    codes = x.new_zeros(len(x), n_components)
-    rows = torch.arange(len(x), device=x.device)  # not solved yet
-    support, polished = rows.new_zeros(len(x), 0), torch.zeros_like(rows)
-    z, theta = x.new_zeros(len(x), 0), x.new_zeros(len(x), 0)
-    scale = x.new_zeros(len(x))
-    for _ in range(max_iter):
-        dense = _scatter(support, z, none + 1)
-        c = (x - dense @ atoms) @ atoms.mT
-        slope = c.gather(1, support) - penalty * theta
-        c.scatter_(1, support, 0)
-
-        scale = torch.maximum(scale, c.abs().amax(1))
-        slack = RESOLUTION * penalty + ROUNDING * (
-            scale + (z.abs() * squared_norms[support]).sum(1)
-        )
-        fresh, best = _candidates(c, penalty + slack, positive, none)
-        off = torch.cat([(best - penalty)[:, None], slope.abs()], 1).amax(1)
-        polished = polished + (off <= NEARLY * penalty)
-        is_open = (off > slack) & (polished <= POLISHES)
-        if not is_open.all():
-            codes[rows[~is_open]] = dense[~is_open, :n_components]
-            x, rows, support, polished, z, theta, scale, c, slope, fresh = (
-                t[is_open] for t in (x, rows, support, polished, z, theta, scale, c, slope, fresh)
-            )
-        if len(rows) == 0:
-            return codes
-
-        found = c.gather(1, fresh)
-        n_old = support.shape[1]
-        support = torch.cat([support, fresh], 1)
-        theta = torch.cat([theta, found.sign()], 1)
-        z = torch.cat([z, torch.zeros_like(found)], 1)
-        slope = torch.cat([slope, found - penalty * found.sign()], 1)
-        empty = theta == 0
-        order = empty.to(torch.int8).argsort(dim=1, stable=True)
-        order = order[:, : int((~empty).sum(1).max())]
-        support, theta, z, slope = (t.gather(1, order) for t in (support, theta, z, slope))
-        _minimise(_gather_inner(atoms, gram, support), slope, z, theta, order >= n_old)
-        support = support.masked_fill(theta == 0, none)
-    codes[rows] = _scatter(support, z, none + 1)[:, :n_components]
+    batch = _Batch(atoms, gram, x, penalty, positive)
+    codes = x.new_empty(len(x), n_components)
+    for n_rounds in range(max_iter):
+        batch.look_for_atoms()
+        if n_rounds % LOOK == LOOK - 1:
+            codes[batch.rows] = batch.codes()[:, :n_components]
+            if not batch.shrink():
+                return codes
+        batch.minimise()
+    codes[batch.rows] = batch.codes()[:, :n_components]
     return codes

@@ -4,6 +4,8 @@ import warnings
 
 import torch
 
+from skpudle._precision import as_scalars
+
 __all__ = ["GapWarning", "checked_alpha", "duality_gap", "warn_about_gaps"]
 
 _WARNED_SAMPLES = 5
@@ -58,7 +60,7 @@ def duality_gap(atoms, x, codes, alpha, *, positive=False, dual_codes=None):
         Relative gaps, in float64: a bound on :math:`(P(z) - \min P) / P(0)`, where
         :math:`P(0) = |x|^2 / 2`. Infinite for codes that are negative where they must not be.
     """
-    alpha = torch.as_tensor(checked_alpha(alpha, atoms), dtype=torch.float64, device=x.device)
+    alpha = as_scalars(checked_alpha(alpha, atoms), x.new_empty(0, dtype=torch.float64))
     atoms, x, codes = atoms.double(), x.double(), codes.double()
     residual = x - codes @ atoms
     size = torch.linalg.vector_norm(codes if alpha.ndim == 0 else alpha * codes, ord=1, dim=1)
@@ -95,6 +97,7 @@ def warn_about_gaps(gaps, *, tol=1e-6, category=GapWarning, stacklevel=1):
     stacklevel : int, default=1
         As in `warnings.warn`: 1 names the line that calls this function, 2 the caller of that.
     """
+    gaps = gaps.cpu()
     missed = (~(gaps <= tol)).nonzero().squeeze(1).tolist()  # a NaN misses as well
     if not missed:
         return

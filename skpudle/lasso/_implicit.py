@@ -1,8 +1,10 @@
 """The derivative of converged codes, which is implicit; see `skpudle.lasso`."""
 
+from bisect import bisect_right
+
 import torch
 
-from skpudle._precision import differentiable_once
+from skpudle._precision import differentiable_once, kept_by_autograd
 from skpudle.lasso._solve import BLOCK_ENTRIES, solve_lasso
 
 __all__ = ["converged_codes"]
@@ -14,56 +16,72 @@ _DEPENDENT = 1e-12
 _SUPPORT_STEP = 8
 
 
-def _supports(codes):  # (n, p) -> (n, k), padded by p
-    """Return the support of each row and its size."""
+def _supports(codes, width):  # (n, p), int -> (n, width), padded by p
+    """Return the support of each row, which has at most ``width`` entries."""
     active = codes != 0
-    sizes = active.sum(1)
-    rows, atoms = active.nonzero(as_tuple=True)
-    places = torch.arange(len(rows), device=codes.device) - (sizes.cumsum(0) - sizes)[rows]
-    width = int(sizes.max()) if len(sizes) else 0
-    supports = rows.new_full((len(codes), width), codes.shape[1])
-    supports[rows, places] = atoms
-    return supports, sizes
+    places = (active.cumsum(1) - 1).masked_fill_(~active, width)  # one more, for all the others
+    supports = places.new_full((len(codes), width + 1), codes.shape[1])
+    atoms = torch.arange(codes.shape[1], device=codes.device).expand_as(places)
+    return supports.scatter_(1, places, atoms)[:, :width]
 
 
-def _apply_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k)
-    """Apply the pseudo-inverse of each matrix; zero rows and columns stand for empty places."""
+def _apply_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), (n,)
+    """Apply the inverse of each matrix, and tell which may have none.
+
+    Zero rows and columns stand for empty places.
+    """
     diagonal = inner.diagonal(dim1=1, dim2=2)
     factor, failed = torch.linalg.cholesky_ex(inner + torch.diag_embed((diagonal == 0) * 1.0))
     u = torch.cholesky_solve(delta[:, :, None], factor)[:, :, 0]
     pivots = factor.diagonal(dim1=1, dim2=2).square()
     # pivots bound the smallest eigenvalue from above only: leave a margin
     small = (pivots < 100 * inner.shape[1] * _DEPENDENT * diagonal).any(1)
-    singular = ((failed > 0) | small).nonzero().squeeze(1)
-    if len(singular):
-        inverse = torch.linalg.pinv(inner[singular], hermitian=True, rtol=_DEPENDENT)
-        u[singular] = (inverse @ delta[singular][:, :, None])[:, :, 0]
-    return u
+    return u, (failed > 0) | small
+
+
+def _apply_pseudo_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), None
+    inverse = torch.linalg.pinv(inner, hermitian=True, rtol=_DEPENDENT)
+    return (inverse @ delta[:, :, None])[:, :, 0], None
+
+
+def _parts(sizes, n_features, entries):  # in ascending order -> first, last, width
+    """Yield parts of rows of similar size, so that little is padding; rows of size 0 have none."""
+    first = bisect_right(sizes, 0)
+    while first < len(sizes):
+        width = -(-sizes[first] // _SUPPORT_STEP) * _SUPPORT_STEP
+        n_rows = max(1, entries // (width * max(width, n_features)))
+        last = min(first + n_rows, bisect_right(sizes, width))
+        yield first, last, width
+        first = last
 
 
 def _implicit_adjoint(atoms, codes, delta):  # (p, m), (n, p), (n, p) -> (n, p)
     """Return ``u`` with ``u_S = pinv(G_SS) delta_S`` on the support of each row, else 0."""
     n_components, n_features = atoms.shape
     atoms = torch.cat([atoms, atoms.new_zeros(1, n_features)]).double()
-    supports, sizes = _supports(codes)
-    delta = torch.cat([delta, delta.new_zeros(len(delta), 1)], 1).double()
-    u = torch.zeros_like(delta)
-    # rows of similar size share a batch, so little of it is padding
-    order = sizes.argsort()
-    entries = BLOCK_ENTRIES.get(codes.device.type, 2**20)
-    first = int((sizes == 0).sum())
-    while first < len(order):
-        smallest = int(sizes[order[first]])
-        width = min(-(-smallest // _SUPPORT_STEP) * _SUPPORT_STEP, supports.shape[1])
-        n_rows = max(1, entries // (width * max(width, n_features)))
-        rows = order[first : first + n_rows]
-        rows = rows[sizes[rows] <= width]
-        support = supports[rows, :width]
+    sizes, order = (codes != 0).sum(1).sort(stable=True)
+    codes, delta = codes[order], torch.cat([delta, delta.new_zeros(len(delta), 1)], 1)
+    delta = delta.double()[order]
+    u, singular = torch.zeros_like(delta), torch.zeros_like(order, dtype=torch.bool)
+
+    def solve(rows, width, apply):
+        support = _supports(codes[rows], width)
         members = atoms[support]
-        solution = _apply_inverse(members @ members.mT, delta[rows].gather(1, support))
-        u[rows] = u[rows].scatter(1, support, solution.masked_fill(support == n_components, 0))
-        first += len(rows)
-    return u[:, :n_components]
+        solution, failed = apply(members @ members.mT, delta[rows].gather(1, support))
+        solution = solution.masked_fill(support == n_components, 0)
+        u[rows] = u[rows].scatter(1, support, solution)
+        return failed
+
+    entries = BLOCK_ENTRIES.get(codes.device.type, 2**20)
+    sizes = sizes.tolist()  # the host waits for a device here, and once more below
+    for first, last, width in _parts(sizes, n_features, entries):
+        rows = slice(first, last)
+        singular[rows] = solve(rows, width, _apply_inverse)
+    rest = [row for row, flag in enumerate(singular.tolist()) if flag]
+    for first, last, width in _parts([sizes[row] for row in rest], n_features, entries):
+        rows = torch.as_tensor(rest[first:last], device=codes.device)
+        solve(rows, width, _apply_pseudo_inverse)
+    return torch.zeros_like(u).index_copy_(0, order, u)[:, :n_components]
 
 
 class _ConvergedCodes(torch.autograd.Function):
@@ -138,6 +156,5 @@ def converged_codes(dictionary, x, *, alpha, positive_code=False, max_iter=1000,
     """
     if not isinstance(alpha, torch.Tensor):
         alpha = torch.tensor(alpha, dtype=torch.float64, device="cpu")
-    return _ConvergedCodes.apply(
-        dictionary.detach(), dictionary.atoms, x, alpha, positive_code, max_iter, certify
-    )
+    arguments = dictionary.atoms, kept_by_autograd(x), alpha, positive_code, max_iter, certify
+    return _ConvergedCodes.apply(dictionary.detach(), *arguments)

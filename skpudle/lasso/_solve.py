@@ -45,6 +45,10 @@ def _necessary_atoms(atoms, positive):  # -> (k,) indices
     if not positive:  # neither does the sign matter
         directions, keys = directions * keys.sign()[:, None], keys.abs()
     keys, order = keys.sort(stable=True)
+    # most often there are none to leave out, which the host asks a device for once
+    is_near = (keys[1:] - keys[:-1] <= _PARALLEL * len(generic)).any()
+    if not torch.logical_or(is_near, ~needed.all()):
+        return torch.arange(len(atoms), device=atoms.device)
     directions, norms, tolerance = directions[order], norms[order], _PARALLEL * len(generic)
     for shift in range(1, len(order)):
         near = (keys[shift:] - keys[:-shift] <= tolerance).nonzero().squeeze(1)

@@ -13,7 +13,7 @@ order of their choice. With ``Q_i = D^T q_i`` and ``y_i = <q_i, x>``, a round wi
 
 .. math::
     \ell_i = Q_{i j}, \qquad \pi = G_{jj} - |\ell|^2, \qquad
-    Q_k = \Big(G_j - \sum_{i<k} \ell_i Q_i\Big) / \sqrt\pi, \qquad y_k = c_j / \sqrt\pi,
+    Q_k = (G_j - \sum_{i<k} \ell_i Q_i) / \sqrt\pi, \qquad y_k = c_j / \sqrt\pi,
 
 .. math:: c \leftarrow c - y_k Q_k, \qquad |r|^2 \leftarrow |r|^2 - y_k^2,
 

@@ -39,14 +39,13 @@ def _certified_estimate(gram):  # (k, k) -> scalar tensor or None
 
 
 def _bound_by_squaring(gram):  # (..., k, k) -> (...)
-    norm = torch.linalg.matrix_norm(gram)
-    log_bound = norm.log()
-    power = gram / norm[..., None, None]
-    for squaring in range(1, _SQUARINGS + 1):
+    norms, power = [torch.linalg.matrix_norm(gram)], gram
+    for _ in range(_SQUARINGS):
+        power = power / norms[-1][..., None, None]
         power = power @ power
-        norm = torch.linalg.matrix_norm(power)
-        log_bound = log_bound + norm.log() / 2**squaring
-        power = power / norm[..., None, None]
+        norms.append(torch.linalg.matrix_norm(power))
+    exponents = torch.arange(len(norms), dtype=gram.real.dtype, device=gram.device).neg_().exp2_()
+    log_bound = (torch.stack(norms, dim=-1).log() * exponents).sum(-1)
     return torch.nan_to_num(log_bound.exp(), nan=0.0)  # the logarithm of 0 for zero atoms
 
 
@@ -71,8 +70,8 @@ def largest_eigenvalue_bound(gram):  # (..., k, k) Hermitian, positive semidefin
 
 def scaled(atoms):  # -> (atoms, squared scale)
     """Return atoms whose squares neither underflow nor overflow, and what they are divided by."""
-    largest = atoms.abs().max()
-    return atoms / torch.where(largest > 0, largest, torch.ones_like(largest)), largest.square()
+    largest = torch.linalg.vector_norm(atoms, ord=torch.inf)
+    return atoms / torch.where(largest > 0, largest, 1.0), largest.square()
 
 
 def smaller_gram(a):  # (..., p, m) -> (..., min(p, m), min(p, m))

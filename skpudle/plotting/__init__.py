@@ -10,6 +10,8 @@ imported when something is drawn, and not before.
 `CodesDisplay`          how often each atom is used, how many atoms a sample uses, how strongly
 `ConvergenceDisplay`    errors of codes or of gradients against the number of unfoldings
 `RecoveryDisplay`       coherences between learned and known atoms as a matrix
+`ContributionsDisplay`  atoms or reconstructions beside the training samples that make them
+`StabilityDisplay`      how many atoms come back in other fits, against their number
 ======================  =======================================================================
 """
 
@@ -20,11 +22,14 @@ from skpudle.plotting._displays import (
     LossCurveDisplay,
     RecoveryDisplay,
 )
+from skpudle.plotting._inspection import ContributionsDisplay, StabilityDisplay
 
 __all__ = [
     "AtomsDisplay",
     "CodesDisplay",
+    "ContributionsDisplay",
     "ConvergenceDisplay",
     "LossCurveDisplay",
     "RecoveryDisplay",
+    "StabilityDisplay",
 ]

@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
+from skpudle._data.arrays import host_array
 from skpudle._drawing import as_images, axes_to_draw_on, shape_of_images, signed_codes
 from skpudle.metrics import atom_cosines, match_atoms
 from skpudle.plotting._curves import ConvergenceDisplay, LossCurveDisplay
@@ -73,7 +74,7 @@ class AtomsDisplay:
         ValueError
             If the atoms do not have the shape of images.
         """
-        atoms = check_array(atoms, allow_nd=True, input_name="atoms")
+        atoms = check_array(host_array(atoms), allow_nd=True, input_name="atoms")
         images = as_images(atoms, image_shape)[:n_atoms]
         return cls(images).plot(ax=ax, **plot_params)
 
@@ -179,7 +180,7 @@ class CodesDisplay:
         CodesDisplay
             What was drawn.
         """
-        return cls(check_array(codes, input_name="codes")).plot(kind=kind, ax=ax)
+        return cls(check_array(host_array(codes), input_name="codes")).plot(kind=kind, ax=ax)
 
     @classmethod
     def from_estimator(cls, estimator, X, *, kind="usage", ax=None):

@@ -229,7 +229,7 @@ def test_scaling_data_and_penalty_by_a_power_of_two_changes_no_bit():
 
 
 def test_threads_change_no_bit():
-    x, truth = make_problem(3001, 40, 60)
+    x, _ = make_problem(3001, 40, 60)
     problem, atoms, found = Problem(x, 0.1), start(x, 60), []
     before = torch.get_num_threads()
     for n_threads in (1, 3):

@@ -23,7 +23,7 @@ N_EPOCHS = 3
 SHARED = dict(n_unfoldings=5, max_iter=N_EPOCHS, tol=None, random_state=0)
 LEARNERS = [
     PUDLEDictionaryLearning(6, dict_init="data", **SHARED),
-    NOODLDictionaryLearning(6, **SHARED),
+    NOODLDictionaryLearning(6, dict_init="data", **SHARED),
     ConvPUDLEDictionaryLearning(3, atom_shape=5, stride=2, **SHARED),
     SporcoDictionaryLearning(6, max_iter=N_EPOCHS, random_state=0),
 ]

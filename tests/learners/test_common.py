@@ -16,6 +16,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from skpudle import (
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
+    PUDLEClassifier,
     PUDLEDictionaryLearning,
     SporcoDictionaryLearning,
 )
@@ -46,6 +47,10 @@ VARIANTS = [
     ),
     ConvPUDLEDictionaryLearning(noise_std=0.1, n_train_shifts=3, shift_average=True, **SMALL_CONV),
     NOODLDictionaryLearning(**SMALL),
+    PUDLEDictionaryLearning(loss="poisson", **SMALL),
+    PUDLEDictionaryLearning(loss="poisson", gradient="ae-lasso", shrinkage="hard", **SMALL),
+    PUDLEDictionaryLearning(loss="binomial", n_trials=1000, **SMALL),
+    PUDLEClassifier(max_iter=3),
 ]
 try:
     import sporco.dictlrn.bpdndl  # noqa: F401 (it changes global state, which every test watches)

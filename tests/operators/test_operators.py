@@ -131,7 +131,7 @@ def test_steps_of_an_operator_are_those_of_its_three_maps(problem, masked, gener
         ]
         if code is not None:  # before zero codes there is nothing to pull back to
             torch.testing.assert_close(*(s.leave(p) for s, p in zip(both, pulled, strict=True)))
-    found, expected = (total.gradients() for total in sums)
+    found, expected = (total.gradients(of_x=True, of_step=True) for total in sums)
     atoms = [g[0] if g[1] is None else g[0] + g[1] for g in (found, expected)]
     torch.testing.assert_close(*atoms)
     for pair in zip(found[2:], expected[2:], strict=True):
@@ -332,7 +332,9 @@ def test_steps_by_the_gram_matrix_are_those_without(n_samples, generator):
         for one, other in zip(*pulled, strict=True):
             if one is not None:
                 torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
-    for one, other in zip(*(total.gradients() for total in sums), strict=True):
+    for one, other in zip(
+        *(total.gradients(of_x=True, of_step=True) for total in sums), strict=True
+    ):
         if one is not None:
             torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 

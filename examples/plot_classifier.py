@@ -1,0 +1,41 @@
+"""
+A dictionary that knows the labels needs fewer atoms
+====================================================
+
+`PUDLEClassifier` starts from the dictionary that is found without labels and a logistic regression
+on its codes, and then trains both for the classification, through the encoder. With 16 atoms for
+ten digits it is right as often as unsupervised codes with twice as many.
+"""
+
+import matplotlib.pyplot as plt
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from skpudle import PUDLEClassifier
+from skpudle.plotting import AtomsDisplay
+
+X, y = load_digits(return_X_y=True)
+X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=0.5, random_state=0)
+
+# %%
+# ``supervision=0`` is the unsupervised dictionary, to the bit, with logistic regression on its
+# codes. At 1 only the labels count.
+
+classifiers = {}
+for n_components, supervision in [(16, 0.0), (32, 0.0), (16, 0.5), (16, 1.0)]:
+    classifier = PUDLEClassifier(n_components, supervision=supervision, random_state=0)
+    classifier.fit(X_train, y_train)
+    classifiers[n_components, supervision] = classifier
+    right = classifier.score(X_test, y_test)
+    print(f"{n_components} atoms, supervision {supervision}: {right:.1%} right")
+
+# %%
+# What the labels change: atoms turn from parts of digits to what tells digits apart. Between the
+# ends, at 0.5, they still reconstruct.
+
+figure, axes = plt.subplots(1, 3, figsize=(9, 3.6), layout="constrained")
+for ax, supervision in zip(axes, (0.0, 0.5, 1.0)):
+    classifier = classifiers[16, supervision]
+    AtomsDisplay.from_estimator(classifier, ax=ax)
+    ax.set_title(f"supervision {supervision}")
+plt.show()

@@ -1,0 +1,235 @@
+r"""What an atom, a reconstruction or a code is made of.
+
+A dictionary that minimises :math:`\frac12 |X - D Z|^2 + \frac\omega2 |D|^2` in ``D`` is a
+combination of the training samples (the columns of ``X``, with codes ``Z``):
+
+.. math:: D = X A^T, \quad A = (Z Z^T + \omega I)^{-1} Z,
+
+so that ``A[j, k]`` is what sample ``k`` contributes to atom ``j``, and a new sample with the code
+``z`` is reconstructed as :math:`D z = \sum_k \beta_k x_k`, :math:`\beta = A^T z`. A trained
+dictionary is near such a minimiser and not exactly one (its atoms have norm 1, its gradient may go
+through the encoder): how far it is stands beside the contributions.
+
+References
+----------
+B. Tolooshams and D. Ba, "Stable and Interpretable Unrolled Dictionary Learning", TMLR 2022.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.utils import check_scalar
+from sklearn.utils.validation import check_is_fitted
+
+from skpudle._data.arrays import check_rows, host_array, to_numpy
+from skpudle._data.sources import part_of, parts_of
+from skpudle._drawing import signed_codes
+from skpudle._learners.coder import codes_with_gradient
+
+__all__ = [
+    "Contributions",
+    "Saliency",
+    "atom_contributions",
+    "code_saliency",
+    "reconstruction_contributions",
+]
+
+# Contributions that are looked at at a time, 64 MiB, and samples that are encoded at a time.
+_ENTRIES = 2**23
+_PART = 8192
+
+
+class Contributions(NamedTuple):
+    """What training samples contribute to atoms or to reconstructions, the largest first."""
+
+    indices: np.ndarray
+    """(n_targets, n_largest) Training samples with the largest contributions in modulus."""
+    values: np.ndarray
+    """(n_targets, n_largest) Their contributions."""
+    estimates: np.ndarray
+    """(n_targets, n_features) What the contributions of all training samples make."""
+    distances: np.ndarray
+    """(n_targets,) Of the estimate from the atom or reconstruction, relative to the latter."""
+    distance: float
+    """The same of all targets together, in Frobenius norms."""
+
+
+class Saliency(NamedTuple):
+    """How codes change with data."""
+
+    indices: np.ndarray
+    """(n_samples, n_codes) Atoms, of each sample."""
+    gradients: np.ndarray
+    """(n_samples, n_codes, n_features) Derivatives of their codes in the features."""
+
+
+def _encoded(learner, X, n_rows=_PART):  # yields rows (n, n_features) and codes, in float64
+    for where, part in parts_of(X, n_rows):
+        with part_of(where):
+            rows = host_array(check_rows(part)).astype(np.float64, copy=False)
+        if rows.shape[1:] != learner.components_.shape[1:]:
+            raise ValueError(
+                f"{where.capitalize()} of X has {rows.shape[1]} features, but atoms have the shape "
+                f"{learner.components_.shape[1:]}; contributions are those of rows to rows."
+            )
+        yield rows, signed_codes(learner, learner.transform(part)).astype(np.float64, copy=False)
+
+
+def _fit(learner, X, ridge):  # -> inverse of Z Z^T + ridge (p, p), estimated atoms (p, n_features)
+    check_scalar(ridge, "ridge", (int, float, np.number), min_val=0)
+    size = len(learner.components_)
+    gram, pull = np.zeros((size, size)), np.zeros(learner.components_.shape)
+    for rows, codes in _encoded(learner, X):
+        gram += codes.T @ codes
+        pull += codes.T @ rows
+    # of atoms that no sample uses nothing is said: the pseudo-inverse is zero there
+    inverse = np.linalg.pinv(gram + ridge * np.eye(size), hermitian=True)
+    return inverse, inverse @ pull
+
+
+def _largest(learner, X, weights, n_largest):  # (r, p) -> samples and contributions (r, n_largest)
+    """Return the largest entries in modulus of every row of ``weights @ codes.T``."""
+    indices, values = np.zeros((len(weights), 0), int), np.zeros((len(weights), 0))
+    start = 0
+    for rows, codes in _encoded(learner, X, max(1, min(_PART, _ENTRIES // max(len(weights), 1)))):
+        here = np.arange(start, start + len(rows))
+        indices = np.hstack([indices, np.broadcast_to(here, (len(weights), len(rows)))])
+        values = np.hstack([values, weights @ codes.T])
+        if n_largest is not None and values.shape[1] > n_largest:
+            kept = np.argpartition(-np.abs(values), n_largest - 1, axis=1)[:, :n_largest]
+            indices, values = (np.take_along_axis(a, kept, 1) for a in (indices, values))
+        start += len(rows)
+    order = np.lexsort((indices, -np.abs(values)))  # equal ones in the order of the samples
+    return (np.take_along_axis(array, order, 1) for array in (indices, values))
+
+
+def _contributions(learner, X, weights, targets, estimates, n_largest):
+    if n_largest is not None:
+        check_scalar(n_largest, "n_largest", (int, np.integer), min_val=1)
+    indices, values = _largest(learner, X, weights, n_largest)
+    errors = np.linalg.norm(targets - estimates, axis=1)
+    norms = np.linalg.norm(targets, axis=1)
+    distances = np.divide(errors, norms, out=np.zeros_like(errors), where=norms > 0)
+    distance = np.linalg.norm(errors) / max(np.linalg.norm(norms), np.finfo(float).tiny)
+    return Contributions(indices, values, estimates, distances, float(distance))
+
+
+def atom_contributions(learner, X, *, ridge=0.0, n_largest=10):
+    r"""Return the training samples that make each atom.
+
+    Parameters
+    ----------
+    learner : estimator
+        Fitted, with ``components_`` of rows and ``transform``; of this package or another.
+    X : array-like, memory map, dataset or iterable of batches
+        The training samples, (n_samples, n_features). They are gone through and encoded twice, a
+        part at a time.
+    ridge : float, default=0.0
+        :math:`\omega`, for the sum over all samples: that of an optimiser with ``weight_decay`` w
+        is ``w * n_samples``. Without one contributions are those of least squares.
+    n_largest : int or None, default=10
+        How many samples to name for each atom; None: all, which takes n_components times n_samples
+        numbers.
+
+    Returns
+    -------
+    Contributions
+        Named tuple of `indices` and `values`, (n_components, n_largest), sorted by the modulus of
+        the contribution; `estimates`, the atoms :math:`X A^T`, with their `distances` from the
+        learned ones, relative to these; and the `distance` of both dictionaries.
+
+    Raises
+    ------
+    ValueError
+        If atoms are no rows, or data are incomplete.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skpudle import PUDLEDictionaryLearning
+    >>> from skpudle.inspection import atom_contributions
+    >>> X = load_digits().data
+    >>> learner = PUDLEDictionaryLearning(16, random_state=0).fit(X)
+    >>> atom_contributions(learner, X, n_largest=5).indices.shape
+    (16, 5)
+    """
+    check_is_fitted(learner, "components_")
+    inverse, estimates = _fit(learner, X, ridge)
+    return _contributions(learner, X, inverse, learner.components_, estimates, n_largest)
+
+
+def reconstruction_contributions(learner, X_train, X, *, ridge=0.0, n_largest=10):
+    r"""Return the training samples that make the reconstruction of each sample.
+
+    Parameters
+    ----------
+    learner
+        As in `atom_contributions`.
+    X_train : array-like, memory map, dataset or iterable of batches
+        The training samples, (n_train, n_features).
+    X : array-like of shape (n_samples, n_features)
+        Samples to reconstruct.
+    ridge, n_largest
+        As in `atom_contributions`.
+
+    Returns
+    -------
+    Contributions
+        Named tuple of `indices` and `values`, (n_samples, n_largest): the largest :math:`\beta_k`
+        of each sample; `estimates`, :math:`\sum_k \beta_k x_k` over all training samples, with
+        their `distances` from the reconstructions :math:`D z`, relative to these; and the
+        `distance` of all.
+
+    Raises
+    ------
+    ValueError
+        If atoms are no rows, or data are incomplete.
+    """
+    check_is_fitted(learner, "components_")
+    inverse, atoms = _fit(learner, X_train, ridge)
+    codes = np.concatenate([codes for _, codes in _encoded(learner, X)])
+    targets = codes @ learner.components_
+    return _contributions(learner, X_train, codes @ inverse, targets, codes @ atoms, n_largest)
+
+
+def code_saliency(learner, X, *, n_codes=5):
+    r"""Return the derivatives of each sample's largest codes in its features.
+
+    They are those of the encoder that `transform` runs, by its adjoint.
+
+    Parameters
+    ----------
+    learner : PUDLEDictionaryLearning, NOODLDictionaryLearning or PUDLEClassifier
+        Fitted.
+    X : array-like or Tensor of shape (n_samples, n_features)
+        Samples.
+    n_codes : int, default=5
+        How many of the largest codes in modulus to look at; without sign, also with
+        ``split_sign``.
+
+    Returns
+    -------
+    Saliency
+        Named tuple of `indices`, (n_samples, n_codes), atoms in the order of their codes' modulus,
+        and `gradients` :math:`\partial z_j / \partial x`, (n_samples, n_codes, n_features); zero
+        for codes that are zero.
+
+    Raises
+    ------
+    ValueError
+        If the learner's encoder has no derivative, as that of SPORCO.
+    """
+    check_is_fitted(learner, "components_")
+    n_codes = check_scalar(n_codes, "n_codes", (int, np.integer), min_val=1)
+    x, codes = codes_with_gradient(learner, X)
+    if not codes.requires_grad or codes.ndim != 2:
+        raise ValueError(
+            f"{type(learner).__name__} has no encoder of rows that can be differentiated; pass a "
+            "PUDLEDictionaryLearning."
+        )
+    indices = codes.detach().abs().topk(min(n_codes, codes.shape[1]), dim=1).indices
+    chosen = codes.gather(1, indices)
+    # samples do not depend on each other, so that a sum over them has the gradients of all
+    gradients = [torch.autograd.grad(c.sum(), x, retain_graph=True)[0] for c in chosen.unbind(1)]
+    return Saliency(to_numpy(indices), to_numpy(torch.stack(gradients, dim=1)))

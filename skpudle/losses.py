@@ -1,0 +1,158 @@
+r"""Losses: what data are to their expectations.
+
+A dictionary models the natural parameter :math:`\eta = D z + \text{offset}` of every entry of the
+data, and an entry ``x`` of expectation :math:`\mu = g^{-1}(\eta)` has the negative log-likelihood
+:math:`A(\eta) - x \eta`, up to what depends on ``x`` alone. Its derivative is :math:`\mu - x`
+whatever the loss, and its curvature the variance of the entry, a function of :math:`\mu`:
+
+============  =====================  ==============================  ==================
+name          data                   expectation                     variance
+============  =====================  ==============================  ==================
+``gaussian``  numbers                :math:`\eta`                    1
+``poisson``   counts                 :math:`\exp \eta`               :math:`\mu`
+``binomial``  successes of n trials  :math:`n / (1 + \exp(-\eta))`   :math:`\mu (1 - \mu / n)`
+============  =====================  ==============================  ==================
+
+So everywhere in this package the residual ``x - D z`` is ``x - mean(D z + offset)``, and where it
+is differentiated the variance weighs. What is minimised and reported is half the deviance, the
+negative log-likelihood minus that of ``mean = x``: zero at best, and :math:`\frac12 (x - \eta)^2`
+for ``gaussian``.
+
+References
+----------
+B. Tolooshams, A. H. Song, S. Temereanca and D. Ba, "Convolutional dictionary learning based
+auto-encoders for natural exponential-family distributions", ICML 2020.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import logsigmoid
+from torch.special import xlogy
+
+__all__ = ["LOSSES", "Binomial", "Gaussian", "Poisson"]
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Least squares.
+
+    Attributes
+    ----------
+    curvature : float
+        The largest variance, which bounds the second derivative; infinite if there is no bound.
+    largest : float or None
+        The largest value of data, the least being 0; None if they may be any numbers.
+    """
+
+    curvature = 1.0
+    largest = None
+
+    def mean(self, natural):
+        """Return the expectation, the inverse of the link."""
+        return natural
+
+    def natural(self, mean):
+        """Return the natural parameter, the link."""
+        return mean
+
+    def variance(self, mean):
+        """Return the variance at an expectation, which is the derivative of `mean`."""
+        return torch.ones_like(mean)
+
+    def half_deviance(self, natural, x):
+        """Return the loss of each entry; differentiable in the natural parameter."""
+        return 0.5 * (natural - x).square()
+
+    def saturated(self, x):
+        """Return the log-likelihood of entries that are their expectation."""
+        return 0.5 * x.square()
+
+    def response(self, x):
+        """Return entries as numbers whose variance does not depend on the expectation."""
+        return x
+
+
+@dataclass(frozen=True)
+class Poisson:
+    """Counts. The curvature has no bound, but grows with the expectation."""
+
+    curvature = float("inf")
+    largest = float("inf")
+
+    def mean(self, natural):
+        """Return the expectation."""
+        return natural.exp()
+
+    def natural(self, mean):
+        """Return the natural parameter."""
+        return mean.log()
+
+    def variance(self, mean):
+        """Return the variance at an expectation."""
+        return mean
+
+    def half_deviance(self, natural, x):
+        """Return the loss of each entry; differentiable in the natural parameter."""
+        return natural.exp() - x * natural + self.saturated(x)
+
+    def saturated(self, x):
+        """Return the log-likelihood of entries that are their expectation."""
+        return xlogy(x, x) - x
+
+    def response(self, x):
+        """Return entries as numbers of variance about 1 (Anscombe's)."""
+        return 2 * (x + 3 / 8).sqrt()
+
+
+@dataclass(frozen=True)
+class Binomial:
+    """Numbers of successes of independent trials; with one trial also fractions.
+
+    Parameters
+    ----------
+    n_trials : float, default=1
+        The number of trials of each entry.
+    """
+
+    n_trials: float = 1
+
+    @property
+    def curvature(self):
+        """The largest variance, at even odds."""
+        return self.n_trials / 4
+
+    @property
+    def largest(self):
+        """The largest value of data."""
+        return float(self.n_trials)
+
+    def mean(self, natural):
+        """Return the expectation."""
+        return self.n_trials * natural.sigmoid()
+
+    def natural(self, mean):
+        """Return the natural parameter."""
+        return torch.logit(mean / self.n_trials)
+
+    def variance(self, mean):
+        """Return the variance at an expectation."""
+        return mean * (1 - mean / self.n_trials)
+
+    def half_deviance(self, natural, x):
+        """Return the loss of each entry; differentiable in the natural parameter."""
+        # softplus would be rounded to its argument from 20 on
+        return self.saturated(x) - self.n_trials * logsigmoid(-natural) - x * natural
+
+    def saturated(self, x):
+        """Return the log-likelihood of entries that are their expectation."""
+        n = self.n_trials
+        return xlogy(x, x / n) + xlogy(n - x, (n - x) / n)
+
+    def response(self, x):
+        """Return entries as numbers of variance about 1 (Anscombe's)."""
+        n = self.n_trials
+        return 2 * (n + 0.5) ** 0.5 * torch.asin(((x + 3 / 8) / (n + 3 / 4)).sqrt())
+
+
+LOSSES = {"gaussian": Gaussian, "poisson": Poisson, "binomial": Binomial}

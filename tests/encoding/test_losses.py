@@ -1,0 +1,404 @@
+"""Losses of the natural exponential family, and what encoders and rules make of them."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.stats
+import torch
+from naive import make_mask, naive_shrink, normal
+from sklearn.linear_model import LogisticRegression
+from test_encoding import unit_atoms
+
+from skpudle.encoding import default_step, encode, threshold_levels, unfold
+from skpudle.gradients import GRADIENT_RULES
+from skpudle.losses import LOSSES, Binomial, Gaussian, Poisson
+from skpudle.operators import ConvDictionary, DenseDictionary
+
+FAMILIES = {"poisson": Poisson(), "binomial": Binomial(5), "bernoulli": Binomial()}
+ENCODERS = {
+    "soft": dict(alpha=0.4),
+    "soft, positive": dict(alpha=0.3, positive_code=True),
+    "soft, decay": dict(alpha=0.5, lambda_decay=0.95),
+    "hard": dict(alpha=0.2, shrinkage="hard"),
+}
+
+
+@pytest.fixture(params=FAMILIES.values(), ids=FAMILIES)
+def loss(request):
+    return request.param
+
+
+@pytest.fixture(params=ENCODERS.values(), ids=ENCODERS)
+def options(request):
+    return request.param
+
+
+def draw(generator, loss, natural):
+    """Return data of the given natural parameter."""
+    if isinstance(loss, Poisson):
+        return torch.poisson(natural.exp(), generator=generator)
+    trials = torch.rand(int(loss.n_trials), *natural.shape, generator=generator)
+    return (trials < natural.sigmoid()).sum(0).to(natural.dtype)
+
+
+def make_problem(generator, loss, shape=(12, 11, 7)):  # atoms, data, offset
+    n_samples, n_components, n_features = shape
+    atoms = unit_atoms(generator, n_components, n_features)
+    offset = 0.5 * normal(generator, n_features)
+    codes = normal(generator, n_samples, n_components)
+    codes *= torch.rand(codes.shape, generator=generator) < 0.3
+    return atoms, draw(generator, loss, codes @ atoms + offset), offset
+
+
+def naive_unfold(
+    loss, atoms, x, alpha, n_unfoldings, step, *, offset=0.0, lambda_decay=1.0, shrinkage="soft",
+    positive_code=False, mask=1.0,
+):  # fmt: skip
+    """Return codes by one operation after the other; without a step it is looked for."""
+    z = x.new_zeros(len(x), len(atoms))
+    bound = DenseDictionary(atoms).squared_norm_bound()
+    start = mask * loss.mean(z @ atoms + offset)
+    size = 4 / (bound * torch.maximum(x * mask, start).amax(1, keepdim=True)).detach()
+    for t in range(n_unfoldings):
+        s = size if step is None else step
+        level = alpha if shrinkage == "hard" else s * alpha * lambda_decay**t
+        natural = z @ atoms + offset
+        v = z + s * (mask * (x - loss.mean(natural))) @ atoms.T
+        code = naive_shrink(v, level, shrinkage, positive_code)
+        if step is not None:
+            z = code
+            continue
+        change = code @ atoms + offset - natural
+        largest = torch.maximum(loss.mean(natural), loss.mean(natural + change))
+        curvature = (mask * largest * change**2).sum(1, keepdim=True)
+        length = (code - z).square().sum(1, keepdim=True)
+        counts = (curvature * size <= length).detach()
+        size = torch.where(counts, torch.where(length > 0, 1.25 * size, size), size / 2).detach()
+        z = torch.where(counts, code, z)
+    return z
+
+
+def objective(loss, atoms, x, z, alpha, offset, mask=1.0):  # -> (n,)
+    return (mask * loss.half_deviance(z @ atoms + offset, x)).sum(1) + alpha * z.abs().sum(1)
+
+
+def violation(loss, atoms, x, z, alpha, offset):
+    """Return how far codes are from the optimality conditions of the penalised likelihood."""
+    ascent = (x - loss.mean(z @ atoms + offset)) @ atoms.T
+    at_zero = (ascent.abs() - alpha).clamp_min(0)
+    return torch.where(z == 0, at_zero, (ascent - alpha * z.sign()).abs()).max()
+
+
+# ---------------------------------------------------------------------------- the family
+
+
+@pytest.mark.parametrize("loss", [Gaussian(), *FAMILIES.values()], ids=repr)
+def test_a_family_is_its_derivatives(loss, generator):
+    natural = normal(generator, 50).requires_grad_()
+    x = draw(generator, loss, natural.detach()) if loss != Gaussian() else normal(generator, 50)
+    mean = loss.mean(natural)
+    (slope,) = torch.autograd.grad(loss.half_deviance(natural, x).sum(), natural, retain_graph=True)
+    torch.testing.assert_close(slope, mean.detach() - x, rtol=1e-12, atol=1e-12)
+    (variance,) = torch.autograd.grad(mean.sum(), natural)
+    torch.testing.assert_close(loss.variance(mean).detach(), variance, rtol=1e-12, atol=1e-12)
+    assert (variance <= loss.curvature).all()
+    torch.testing.assert_close(loss.natural(mean), natural)
+    at_best = loss.half_deviance(natural, mean)
+    torch.testing.assert_close(at_best, torch.zeros_like(at_best), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("natural", [-50.0, -1.0, 0.0, 3.0, 10.0])
+def test_half_the_deviance_is_a_difference_of_likelihoods(natural):
+    natural = torch.tensor(natural, dtype=torch.float64)
+    for x in (0.0, 2.0, 5.0):
+        count = torch.tensor(x, dtype=torch.float64)
+        for loss, law in (
+            (Poisson(), lambda mean: scipy.stats.poisson(mean)),
+            (Binomial(5), lambda mean: scipy.stats.binom(5, mean / 5)),
+        ):
+            mean = loss.mean(natural).item()
+            expected = law(x).logpmf(x) - law(mean).logpmf(x)
+            found = loss.half_deviance(natural, count).item()
+            assert found == pytest.approx(expected, rel=1e-7, abs=1e-12)
+
+
+def test_what_one_entry_says_is_finite(loss):
+    x = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    assert loss.response(x).isfinite().all()
+    assert loss.response(x).diff() > 0
+
+
+# ---------------------------------------------------------------------------- the adjoint
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["all known", "masked"])
+@pytest.mark.parametrize("n_unfoldings", [1, 2, 15])
+@pytest.mark.parametrize("rule", GRADIENT_RULES)
+def test_gradient_is_that_of_the_definition(rule, n_unfoldings, masked, options, loss, generator):
+    """Against automatic differentiation through a naive encoder, steps held constant."""
+    atoms, x, offset = make_problem(generator, loss)
+    mask = make_mask(generator, x) if masked else None
+    options = options | dict(n_unfoldings=n_unfoldings)
+    step = default_step(DenseDictionary(atoms), loss)
+    inputs = [value.clone().requires_grad_() for value in (atoms, x, offset)]
+    z = naive_unfold(
+        loss, inputs[0], inputs[1], step=step, offset=inputs[2],
+        mask=mask if masked else torch.ones_like(x), **options,
+    )  # fmt: skip
+    assert 0 < z.count_nonzero() < z.numel()
+    known = mask if masked else torch.ones_like(x)
+    held = z.detach() if rule in ("dec", "noodl") else z
+    natural = held @ inputs[0] + inputs[2]
+    if rule == "noodl":
+        residual = known * (loss.mean(natural) - x).detach()
+        value = (residual * (held.sign() @ inputs[0])).sum()
+    else:
+        value = (known * loss.half_deviance(natural, x)).sum()
+    if rule == "ae-lasso":
+        value = value + 0.3 * held.abs().sum()
+    expected = torch.autograd.grad(value / len(x), inputs, materialize_grads=True)
+
+    inputs = [value.clone().requires_grad_() for value in (atoms, x, offset)]
+    evaluation = GRADIENT_RULES[rule](
+        DenseDictionary(inputs[0]), inputs[1], encoder=partial(encode, loss=loss, **options),
+        penalty=0.3, target=x, mask=mask, loss=loss, offset=inputs[2],
+    )  # fmt: skip
+    assert torch.equal(evaluation.codes != 0, z != 0)
+    found = torch.autograd.grad(evaluation.surrogate, inputs, materialize_grads=True)
+    n_compared = 1 if rule == "noodl" else 3  # that of NOODL is one of the atoms alone
+    for one, other in list(zip(found, expected, strict=True))[:n_compared]:
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_problems_of_these_tests_undo_iterations(generator):
+    """Codes of some samples stay where they were, and go on after that."""
+    atoms, x, offset = make_problem(generator, Poisson())
+    curve = torch.stack(steps_of(Poisson(), atoms, x, offset, 0.4, 16))
+    stays = (curve.diff(dim=0) == 0).all(2)
+    assert stays.any()
+    assert (~stays[-5:]).any(0).all()
+
+
+@pytest.mark.parametrize("size", [None, 0.02], ids=["looked for", "given"])
+def test_derivatives_in_levels_and_step(size, loss, generator):
+    atoms, x, offset = make_problem(generator, loss)
+    if size is None and loss.curvature < float("inf"):
+        size = 0.1
+    weights, alpha = (
+        normal(generator, len(x), len(atoms)),
+        0.2 + 0.3 * torch.rand(11, generator=generator).double(),
+    )
+
+    def gradients(encoder):
+        inputs = [alpha.clone().requires_grad_()]
+        if size is not None:
+            inputs.append(torch.tensor(size, dtype=x.dtype).requires_grad_())
+        z = encoder(inputs[0], None if size is None else inputs[1])
+        return torch.autograd.grad((weights * z).sum(), inputs)
+
+    found = gradients(
+        lambda alpha, step: encode(
+            atoms, x, alpha=alpha, n_unfoldings=8, step_size=step, loss=loss, offset=offset
+        )
+    )
+    expected = gradients(
+        lambda alpha, step: naive_unfold(loss, atoms, x, alpha, 8, step, offset=offset)
+    )
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_gradcheck(loss, generator):
+    """In all inputs at once, next to no kink, from initial codes and with separate analysis."""
+    atoms, x, offset = make_problem(generator, loss, (3, 4, 5))
+    inputs = [atoms, unit_atoms(generator, 4, 5), x, torch.full((3, 4), 0.05, dtype=x.dtype),
+              torch.tensor(0.1, dtype=x.dtype), normal(generator, 3, 4), offset]  # fmt: skip
+    inputs = [value.requires_grad_() for value in inputs]
+
+    def codes(atoms, analysis, x, levels, step, initial, offset):
+        return unfold(
+            DenseDictionary(atoms), x, levels, step, initial=initial, loss=loss, offset=offset,
+            analysis=DenseDictionary(analysis),
+        )  # fmt: skip
+
+    assert torch.autograd.gradcheck(codes, inputs)
+
+
+def test_a_convolution_with_image_sized_atoms_is_dense(loss, generator):
+    atoms, x, offset = make_problem(generator, loss, (5, 6, 12))
+    weights = normal(generator, 5, 6)
+
+    def results(dictionary, x, offset):
+        atoms = dictionary.atoms.requires_grad_()
+        z = encode(dictionary, x, alpha=0.3, n_unfoldings=20, loss=loss, offset=offset,
+                   step_size=None if isinstance(loss, Poisson) else 0.1)  # fmt: skip
+        (gradient,) = torch.autograd.grad((weights * z.flatten(1)).sum(), atoms)
+        return z.flatten(1).detach(), gradient.flatten(1)
+
+    images = ConvDictionary(atoms.view(6, 1, 3, 4), (1, 1))
+    # bounds of norms, and so the steps that are looked for, differ between operators
+    if isinstance(loss, Poisson):
+        images = _SameBound(images, DenseDictionary(atoms).squared_norm_bound())
+    expected = results(DenseDictionary(atoms.clone()), x, offset)
+    found = results(images, x.view(5, 1, 3, 4), offset.view(1, 3, 4))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+class _SameBound:
+    """A dictionary with a bound of the norm that is given."""
+
+    def __init__(self, dictionary, bound):
+        self._dictionary, self._bound = dictionary, bound
+
+    def __getattr__(self, name):
+        return getattr(self._dictionary, name)
+
+    def squared_norm_bound(self):
+        return self._bound
+
+    def detach(self):
+        return _SameBound(self._dictionary.detach(), self._bound)
+
+
+def test_least_squares_are_least_squares(generator):
+    atoms, x = unit_atoms(generator, 6, 9), normal(generator, 20, 9)
+    offset = normal(generator, 9)
+    same = partial(encode, atoms, alpha=0.3)
+    assert torch.equal(same(x, loss=Gaussian()), same(x))
+    assert torch.equal(same(x, offset=offset), same(x - offset))
+
+
+# ---------------------------------------------------------------------------- convergence
+
+
+def steps_of(loss, atoms, x, offset, alpha, n_unfoldings, mask=None):  # yields codes
+    """Return the codes after every number of unfoldings."""
+    options = dict(alpha=alpha, loss=loss, offset=offset, mask=mask)
+    return [encode(atoms, x, n_unfoldings=t, **options) for t in range(1, n_unfoldings)]
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+@pytest.mark.parametrize("masked", [False, True], ids=["all known", "masked"])
+def test_the_objective_does_not_rise(loss, masked, scale, generator):
+    """For data far from the offset and counts of all sizes."""
+    atoms, x, offset = make_problem(generator, loss, (40, 11, 7))
+    if isinstance(loss, Poisson):
+        x = torch.poisson(scale * x, generator=generator)
+    mask = make_mask(generator, x) if masked else None
+    value = partial(objective, loss, atoms, x, alpha=0.3, offset=offset)
+    value = partial(value, mask=1.0 if mask is None else mask)
+    curve = [value(torch.zeros(len(x), len(atoms)).double())]
+    curve += [value(z) for z in steps_of(loss, atoms, x, offset, 0.3, 60, mask)]
+    curve = torch.stack(curve)
+    rises = curve.diff(dim=0)
+    assert (rises <= 1e-12 * curve[:-1].clamp_min(1)).all()
+    assert (curve[-1] < curve[0]).any()
+
+
+def test_codes_become_those_of_the_penalised_likelihood(loss, generator):
+    atoms, x, offset = make_problem(generator, loss)
+    z = encode(atoms, x, alpha=0.3, n_unfoldings=20_000, loss=loss, offset=offset)
+    assert 0 < z.count_nonzero() < z.numel()
+    assert violation(loss, atoms, x, z, 0.3, offset) < 1e-6
+
+
+def test_codes_of_no_penalty_are_of_maximal_likelihood(loss, generator):
+    """Where it has a maximum: fewer atoms than features, and data that are their expectation."""
+    atoms, _, offset = make_problem(generator, loss, (12, 4, 9))
+    z = normal(generator, 12, 4)
+    x = loss.mean(z @ atoms + offset)
+    found = encode(atoms, x, alpha=0.0, n_unfoldings=5_000, loss=loss, offset=offset)
+    torch.testing.assert_close(found, z, rtol=0, atol=1e-6)
+
+
+def test_codes_of_binary_data_are_those_of_logistic_regression(generator):
+    """Every sample is a regression on the atoms, with the offset as an atom of code 1."""
+    loss, alpha = Binomial(), 0.3
+    atoms, x, _ = make_problem(generator, loss, (4, 5, 30))
+    z = encode(atoms, x, alpha=alpha, n_unfoldings=20_000, loss=loss)
+    for row, code in zip(x.numpy(), z.numpy()):
+        regression = LogisticRegression(
+            l1_ratio=1.0, C=1 / alpha, solver="liblinear", fit_intercept=False, tol=1e-12,
+            max_iter=10_000, random_state=0,
+        )  # fmt: skip
+        regression.fit(atoms.T.numpy(), row)
+        np.testing.assert_allclose(code, regression.coef_[0], rtol=0, atol=1e-6)
+
+
+def test_codes_of_counts_are_those_of_a_general_minimiser(generator):
+    """Of positive and negative parts, whose penalty is linear."""
+    loss, alpha = Poisson(), 0.4
+    atoms, x, offset = make_problem(generator, loss, (4, 8, 12))
+    z = encode(atoms, x, alpha=alpha, n_unfoldings=20_000, loss=loss, offset=offset).numpy()
+    a, b = atoms.numpy(), offset.numpy()
+    for row, code in zip(x.numpy(), z):
+
+        def value(parts, row=row):
+            natural = (parts[:8] - parts[8:]) @ a + b
+            slope = (np.exp(natural) - row) @ a.T
+            slope = np.concatenate([slope + alpha, alpha - slope])
+            return (np.exp(natural) - row * natural).sum() + alpha * parts.sum(), slope
+
+        found = scipy.optimize.minimize(
+            value, np.full(16, 0.1), jac=True, bounds=[(0, None)] * 16, method="L-BFGS-B",
+            options=dict(maxiter=10_000, maxfun=100_000, ftol=1e-16, gtol=1e-10),
+        ).x  # fmt: skip
+        np.testing.assert_allclose(code, found[:8] - found[8:], rtol=0, atol=1e-5)
+
+
+def test_a_sample_does_not_depend_on_its_neighbours(loss, generator):
+    """Steps are looked for by every sample for itself."""
+    atoms, x, offset = make_problem(generator, loss)
+    x[0] *= 50 if isinstance(loss, Poisson) else 1
+    z = encode(atoms, x, alpha=0.3, loss=loss, offset=offset)
+    alone = encode(atoms, x[3:5], alpha=0.3, loss=loss, offset=offset)
+    torch.testing.assert_close(alone, z[3:5], rtol=0, atol=1e-10)
+
+
+def test_exposure_is_an_offset(generator):
+    """Twice the time of observation is a sample of twice the rate."""
+    loss = Poisson()
+    atoms, x, offset = make_problem(generator, loss)
+    exposure = 0.5 + torch.rand(len(x), 1, generator=generator).double()
+    z = encode(atoms, x, alpha=0.3, n_unfoldings=9, loss=loss, offset=offset + exposure.log())
+    for row, time, code in zip(x, exposure, z):
+        alone = encode(
+            atoms, row[None], alpha=0.3, n_unfoldings=9, loss=loss, offset=offset + time.log()
+        )
+        torch.testing.assert_close(alone[0], code, rtol=0, atol=1e-12)
+
+
+def test_no_counts_at_all_and_the_largest_that_there_are(generator):
+    atoms, offset = unit_atoms(generator, 11, 7), normal(generator, 7)
+    x = torch.stack([torch.zeros(7), torch.full((7,), 1e9)]).double()
+    for dtype in (torch.float64, torch.float32):
+        given = (value.to(dtype) for value in (atoms, x))
+        z = encode(*given, alpha=0.3, n_unfoldings=400, loss=Poisson(), offset=offset.to(dtype))
+        assert z.isfinite().all()
+        assert z.count_nonzero(dim=1).min() > 0
+
+
+def test_float32_is_float64_rounded(loss, generator):
+    atoms, x, offset = make_problem(generator, loss)
+    options = dict(alpha=0.3, loss=loss, n_unfoldings=2_000)
+    z = encode(atoms, x, offset=offset, **options)
+    single = encode(atoms.float(), x.float(), offset=offset.float(), **options)
+    torch.testing.assert_close(single.double(), z, rtol=0, atol=1e-3)
+
+
+def test_steps_are_looked_for_only_where_there_is_no_bound(generator):
+    atoms, x, _ = make_problem(generator, Binomial())
+    dictionary = DenseDictionary(atoms)
+    levels = threshold_levels(dictionary, 0.3, 4, None)
+    for loss in (None, Gaussian(), Binomial()):
+        with pytest.raises(ValueError, match="There is no step"):
+            unfold(dictionary, x, levels, None, loss=loss)
+    with pytest.raises(ValueError, match="least squares"):
+        unfold(dictionary, x, levels, None, loss=Poisson(), path="active")
+
+
+def test_losses_have_names():
+    assert [make() for make in LOSSES.values()] == [Gaussian(), Poisson(), Binomial()]

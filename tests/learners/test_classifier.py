@@ -1,0 +1,415 @@
+"""A dictionary for a task: its gradient, its ends at supervision 0 and 1, scikit-learn's habits."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.inspection import permutation_importance
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skpudle import Checkpoint, PUDLEClassifier, PUDLEDictionaryLearning
+from skpudle._data.batches import Batch
+from skpudle._learners.encoder import Decay, Encoder
+from skpudle._learners.task import Head, TaskLayout, TaskModel, joint
+from skpudle._training.stopping import HeldOut
+from skpudle.gradients import differentiate
+from skpudle.inspection import atom_contributions
+
+
+def make_data(seed=0, n=240, m=10, n_classes=3):
+    """Return samples of sparse codes, and labels by the code that is largest in modulus."""
+    rng = np.random.default_rng(seed)
+    atoms = np.random.default_rng(99).standard_normal((6, m))
+    codes = rng.standard_normal((n, 6)) * (rng.random((n, 6)) < 0.4)
+    X = codes @ atoms + 0.1 * rng.standard_normal((n, m))
+    return X, np.abs(codes[:, :n_classes]).argmax(1)
+
+
+X, Y = make_data()
+
+
+def classifier_of(**params):
+    return PUDLEClassifier(**dict(n_components=6, max_iter=8, tol=None, random_state=0) | params)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return classifier_of().fit(X, Y)
+
+
+# ---------------------------------------------------------------------------- the gradient
+
+
+def unfolded(atoms, x, alpha, step, n_unfoldings):
+    z = x.new_zeros(len(x), len(atoms))
+    for _ in range(n_unfoldings):
+        v = z - step * (z @ atoms - x) @ atoms.mT
+        z = v.sign() * (v.abs() - step * alpha).clamp_min(0)
+    return z
+
+
+def on_support(atoms, x, alpha, codes):
+    """Return the solution of the lasso by its optimality conditions on the support, which holds."""
+    rows = []
+    for sample, code in zip(x, codes):
+        used = code.nonzero()[:, 0]
+        active = atoms[used]
+        right = active @ sample - alpha * code[used].sign()
+        solution = torch.linalg.solve(active @ active.mT, right)
+        rows.append(x.new_zeros(len(atoms)).index_put((used,), solution))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(("n_classes", "sides"), [(2, 1), (3, 2)])
+@pytest.mark.parametrize("n_unfoldings", [7, None])
+@pytest.mark.parametrize("supervision", [0.0, 0.3, 1.0])
+def test_the_gradient_of_the_joint_loss_is_that_of_naive_autograd(
+    supervision, n_unfoldings, n_classes, sides, generator
+):
+    """To 1e-12, in the atoms and in the classifier."""
+    draw = dict(generator=generator, dtype=torch.float64)
+    atoms = torch.randn(9, 5, **draw)
+    atoms = atoms / atoms.norm(dim=1, keepdim=True)
+    x, alpha, step = torch.randn(20, 5, **draw), 0.3, 0.1
+    n_outputs = 1 if n_classes == 2 else n_classes
+    head = Head(
+        torch.randn(n_outputs, 9 * sides, **draw),
+        torch.randn(n_outputs, **draw),
+    )
+    labels = torch.randint(n_classes, (20,), generator=generator)
+    weights = torch.rand(20, **draw) + 0.5
+    target = torch.nn.functional.one_hot(labels, n_classes) * weights[:, None]
+    model = TaskModel(
+        joint,
+        Encoder(n_unfoldings),
+        step,
+        Decay.of(1.0).at_last,
+        alpha=alpha,
+        data_scale=2.5,
+        layout=TaskLayout(5, n_outputs, sides, unit=1.7),
+        supervision=supervision,
+        mean_weight=1.3,
+        total_weight=50.0,
+        strength=0.7,
+    )
+    rows = model.layout.pack(atoms, head).requires_grad_()
+    batch = Batch(torch.arange(20), x, target)
+    gradient, evaluation = differentiate(
+        joint, model.network(rows, 0), rows, batch,
+        encoder=lambda network, x, mask=None: network.encode(x, mask=mask), penalty=alpha,
+    )  # fmt: skip
+    found, of_head = model.layout.atoms(gradient), model.layout.head(gradient)
+
+    leaves = [t.clone().requires_grad_() for t in (atoms, head.weights, head.intercept)]
+    if n_unfoldings is None:
+        z = on_support(leaves[0], x, alpha, evaluation.codes)
+    else:
+        z = unfolded(leaves[0], x, alpha, step, n_unfoldings)
+    torch.testing.assert_close(z.detach(), evaluation.codes, rtol=0, atol=1e-9)
+    if sides == 2:
+        z, codes = torch.cat([z.relu(), (-z).relu()], dim=1), z
+    else:
+        codes = z
+    logits = z / 1.7 @ leaves[1].mT + leaves[2]
+    if n_classes == 2:
+        entropy = torch.nn.functional.softplus(torch.where(labels == 1, -1, 1) * logits[:, 0])
+    else:
+        entropy = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    task = (weights * entropy).mean() / 1.3
+    reconstruction = 0.5 * (x - codes @ leaves[0]).square().sum() / 20
+    ridge = 0.5 / (0.7 * 50.0) * leaves[1].square().sum()
+    loss = (1 - supervision) * reconstruction + supervision * 2.5 * task
+    (by_atoms,) = torch.autograd.grad(loss, leaves[0], retain_graph=True)
+    by_weights, by_intercept = torch.autograd.grad(2.5 * (task + ridge), leaves[1:])
+    tight = dict(rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found, by_atoms, **tight)
+    torch.testing.assert_close(of_head.weights, by_weights, **tight)
+    # the copies of the intercept share its gradient
+    torch.testing.assert_close(of_head.intercept * 9, by_intercept, **tight)
+
+
+@pytest.mark.parametrize("sides", [1, 2])
+def test_rows_hold_what_is_packed(sides, generator):
+    layout = TaskLayout(3, 2, sides, unit=2.0)
+    atoms = torch.randn(4, 3, generator=generator)
+    head = Head(torch.randn(2, 4 * sides, generator=generator), torch.tensor([1.0, -2.0]))
+    rows = layout.pack(atoms, head)
+    torch.testing.assert_close(layout.atoms(rows), atoms, rtol=0, atol=0)
+    for one, other in zip(head, layout.head(rows)):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    # what belongs to an atom is its row
+    order = torch.tensor([2, 0, 3, 1])
+    z = torch.randn(5, 4, generator=generator)
+    moved = layout.head(rows[order])
+    torch.testing.assert_close(
+        layout.features(z[:, order]) @ moved.weights.mT, layout.features(z) @ head.weights.mT
+    )
+
+
+# ---------------------------------------------------------------------------- supervision
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        dict(max_iter="auto"),
+        dict(n_unfoldings=10, dict_init="data", max_iter=3, positive_code=True),
+    ],
+)
+def test_without_supervision_the_dictionary_is_the_unsupervised_one_to_the_bit(params):
+    classifier = classifier_of(supervision=0.0, **params).fit(X, Y)
+    learner = PUDLEDictionaryLearning(
+        **dict(n_components=6, tol=None, random_state=0, optimizer="adam", split_sign=True) | params
+    ).fit(X)
+    np.testing.assert_array_equal(classifier.components_, learner.components_)
+    assert classifier.alpha_ == learner.alpha_
+    codes = learner.transform(X) / np.sqrt((X**2).sum(1).mean() / 6)
+    regression = LogisticRegression(max_iter=1000).fit(codes, Y)
+    np.testing.assert_allclose(classifier.predict_proba(X), regression.predict_proba(codes))
+
+
+def test_supervision_finds_what_reconstruction_has_no_use_for():
+    """The label depends on one weak direction, and there are fewer atoms than strong ones."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((600, 8)) * [3, 3, 3, 3, 3, 3, 3, 1.0]
+    y = (X[:, 7] > 0).astype(int)
+    train, test = slice(0, 400), slice(400, 600)
+    without = classifier_of(n_components=4, supervision=0.0).fit(X[train], y[train])
+    params = dict(n_components=4, supervision=0.9, max_iter=100, learning_rate=0.02)
+    with_it = classifier_of(**params).fit(X[train], y[train])
+    assert without.score(X[test], y[test]) < 0.65
+    assert with_it.score(X[test], y[test]) > 0.8
+
+
+@pytest.mark.parametrize("supervision", [0.0, 0.5])
+def test_decisions_are_linear_in_codes(supervision):
+    classifier = classifier_of(supervision=supervision).fit(X, Y)
+    decisions = classifier.transform(X) @ classifier.coef_.T + classifier.intercept_
+    np.testing.assert_allclose(classifier.decision_function(X), decisions)
+    probabilities = classifier.predict_proba(X)
+    np.testing.assert_allclose(probabilities.sum(1), 1)
+    np.testing.assert_allclose(np.log(probabilities), classifier.predict_log_proba(X))
+    np.testing.assert_array_equal(classifier.predict(X), decisions.argmax(1))
+    assert classifier.score(X, Y) == (classifier.predict(X) == Y).mean()
+
+
+def test_two_classes_have_one_decision():
+    names = np.where(Y == 0, "no", "yes")
+    classifier = classifier_of().fit(X, names)
+    assert classifier.coef_.shape == (1, 12)
+    assert classifier.classes_.tolist() == ["no", "yes"]
+    decisions = classifier.decision_function(X)
+    np.testing.assert_array_equal(classifier.predict(X) == "yes", decisions > 0)
+    np.testing.assert_allclose(classifier.predict_proba(X)[:, 1], 1 / (1 + np.exp(-decisions)))
+
+
+def test_the_scale_of_the_data_changes_nothing_but_theirs(fitted):
+    scaled = classifier_of().fit(2.0**20 * X, Y)
+    np.testing.assert_allclose(scaled.predict_proba(2.0**20 * X), fitted.predict_proba(X))
+    np.testing.assert_allclose(scaled.components_, fitted.components_)
+
+
+def test_the_same_seed_gives_the_same_bits(fitted):
+    np.testing.assert_array_equal(classifier_of().fit(X, Y).coef_, fitted.coef_)
+
+
+# ---------------------------------------------------------------------------- weights
+
+
+def test_a_weight_is_a_number_of_repetitions():
+    weights = np.random.default_rng(0).integers(0, 4, len(X))
+    order = np.random.default_rng(1).permutation(len(X))
+    weighted = classifier_of().fit(X[order], Y[order], sample_weight=weights[order])
+    repeated = classifier_of().fit(X.repeat(weights, axis=0), Y.repeat(weights))
+    np.testing.assert_array_equal(weighted.components_, repeated.components_)
+    np.testing.assert_array_equal(weighted.coef_, repeated.coef_)
+
+
+def test_weights_of_classes_are_those_of_their_samples():
+    given = {0: 3.0, 1: 1.0, 2: 0.5}
+    by_class = classifier_of(class_weight=given).fit(X, Y)
+    by_sample = classifier_of().fit(X, Y, sample_weight=[given[label] for label in Y])
+    np.testing.assert_array_equal(by_class.coef_, by_sample.coef_)
+    counts = np.bincount(Y)
+    balanced = classifier_of(class_weight="balanced").fit(X, Y)
+    by_sample = classifier_of().fit(X, Y, sample_weight=(len(Y) / 3 / counts)[Y])
+    np.testing.assert_array_equal(balanced.coef_, by_sample.coef_)
+
+
+# ---------------------------------------------------------------------------- stopping
+
+
+class Rows:
+    """An optimiser in name."""
+
+    def __init__(self):
+        self.atoms = torch.zeros(2)
+
+    def state(self):
+        return {}
+
+    def load(self, atoms, state):
+        self.atoms = atoms
+
+
+def test_training_ends_with_the_best_epoch():
+    optimizer, scores = Rows(), iter([0.5, 0.7, 0.7, 0.6, 0.9])
+
+    def rows():
+        return optimizer.atoms
+
+    held_out = HeldOut(lambda rows: next(scores), rows, 10, tol=1e-4, patience=2)
+    ends = []
+    for epoch in range(4):
+        optimizer.atoms = torch.full((2,), float(epoch))
+        assert not held_out.check(0.0, 5, 0)  # half an epoch
+        ends.append(held_out.check(0.0, 5, 0))
+    assert ends == [False, False, False, True]
+    held_out.settle(optimizer)
+    assert optimizer.atoms.tolist() == [1, 1]
+    held_out.forgive()
+    assert not held_out.check(0.0, 10, 0)
+
+
+def test_early_stopping_holds_samples_out():
+    classifier = classifier_of(
+        early_stopping=True, tol=1e-4, n_iter_no_change=3, max_iter=200, validation_fraction=0.25
+    ).fit(X, Y)
+    scores = classifier.validation_scores_
+    n_train = len(X) - len(X) // 4
+    assert classifier.n_steps_ == len(scores) * -(-n_train // min(256, n_train))
+    assert len(scores) < 200
+    assert len(scores) - 1 - scores.argmax() == 3  # epochs after the best
+    right = (classifier.predict(X) == Y).sum()
+    assert right >= round(scores.max() * (len(X) - n_train))
+
+
+def test_a_fit_that_stopped_early_goes_on_from_its_checkpoint(tmp_path):
+    path = tmp_path / "fit.npz"
+    params = dict(early_stopping=True, validation_fraction=0.25, max_iter=12)
+    whole = classifier_of(**params).fit(X, Y)
+    cut = classifier_of(**params | {"max_iter": 5}).set_callbacks(Checkpoint(path))
+    cut.fit(X, Y)
+    best = np.array(whole.validation_scores_[:5]).argmax()
+    np.testing.assert_array_equal(cut.validation_scores_, whole.validation_scores_[:5])
+    assert best <= 5
+    with pytest.raises(ValueError, match="another fit"):
+        classifier_of(**params).set_callbacks(Checkpoint(path)).fit(X, Y[::-1])
+
+
+def test_a_checkpoint_gives_the_same_bits(tmp_path, fitted):
+    checkpoint = Checkpoint(tmp_path / "fit.npz", every_n_updates=1)
+    cut = classifier_of(max_iter=3).set_callbacks(checkpoint).fit(X, Y)
+    assert not np.array_equal(cut.coef_, fitted.coef_)
+    resumed = classifier_of().set_callbacks(checkpoint).fit(X, Y)
+    np.testing.assert_array_equal(resumed.coef_, fitted.coef_)
+    np.testing.assert_array_equal(resumed.components_, fitted.components_)
+
+
+# ---------------------------------------------------------------------------- partial_fit
+
+
+@pytest.mark.parametrize("supervision", [0.0, 0.5, 1.0])
+def test_parts_teach_it_too(supervision):
+    classifier = classifier_of(supervision=supervision, learning_rate=0.01, batch_size=40)
+    for _ in range(40):
+        for rows in (slice(0, 120), slice(120, 240)):
+            classifier.partial_fit(X[rows], Y[rows], classes=[0, 1, 2])
+    majority = np.bincount(Y).max() / len(Y)
+    assert classifier.score(X, Y) > majority + 0.1
+    assert classifier.n_steps_ == 240
+
+
+def test_a_part_may_lack_classes_and_pickles_go_on_the_same():
+    first = classifier_of().partial_fit(X[Y < 2], Y[Y < 2], classes=[0, 1, 2])
+    again = pickle.loads(pickle.dumps(first))
+    for one in (first, again):
+        one.partial_fit(X, Y)
+    np.testing.assert_array_equal(first.coef_, again.coef_)
+    assert first.predict_proba(X).shape == (len(X), 3)
+
+
+def test_it_goes_on_after_fit(fitted):
+    later = classifier_of().fit(X, Y).partial_fit(X, Y)
+    assert later.n_steps_ == fitted.n_steps_ + 1
+    assert 0 < np.abs(later.coef_ - fitted.coef_).max() < 0.1
+    unsupervised = classifier_of(supervision=0.0, max_iter="auto").fit(X, Y)
+    coef = unsupervised.coef_.copy()
+    unsupervised.partial_fit(X, Y)
+    assert 0 < np.abs(unsupervised.coef_ - coef).max() < 0.1
+
+
+# ---------------------------------------------------------------------------- scikit-learn, torch
+
+
+def test_tensors_give_tensors(fitted):
+    classifier = classifier_of().fit(torch.tensor(X), torch.tensor(Y))
+    np.testing.assert_array_equal(classifier.coef_, fitted.coef_)
+    for method in ("predict", "predict_proba", "decision_function", "transform"):
+        result = getattr(classifier, method)(torch.tensor(X))
+        assert isinstance(result, torch.Tensor)
+        np.testing.assert_allclose(result.numpy(), getattr(fitted, method)(X))
+    assert classifier.score(torch.tensor(X), torch.tensor(Y)) == fitted.score(X, Y)
+
+
+def test_float32_stays(fitted):
+    classifier = classifier_of().fit(X.astype(np.float32), Y)
+    assert classifier.components_.dtype == classifier.coef_.dtype == np.float32
+    assert classifier.predict_proba(X.astype(np.float32)).dtype == np.float32
+    assert (classifier.predict(X.astype(np.float32)) == fitted.predict(X)).mean() > 0.98
+
+
+def test_missing_entries():
+    rng = np.random.default_rng(0)
+    incomplete = np.where(rng.random(X.shape) < 0.1, np.nan, X)
+    classifier = classifier_of(n_unfoldings=20).fit(incomplete, Y)
+    assert classifier.score(incomplete, Y) > 0.6
+
+
+def test_it_stands_where_classifiers_stand():
+    pipeline = make_pipeline(StandardScaler(), classifier_of(max_iter=2))
+    grid = {"pudleclassifier__supervision": [0.0, 0.5]}
+    search = GridSearchCV(pipeline, grid, cv=2).fit(X, Y)
+    assert search.best_score_ > 0.5
+    calibrated = CalibratedClassifierCV(classifier_of(max_iter=2), cv=2).fit(X, Y)
+    np.testing.assert_allclose(calibrated.predict_proba(X).sum(1), 1)
+    noise = np.random.default_rng(0).standard_normal((len(X), 1))
+    with_noise = clone(pipeline).fit(np.hstack([X, 0 * noise]), Y)
+    importance = permutation_importance(
+        with_noise, np.hstack([X, 0 * noise]), Y, n_repeats=2, random_state=0
+    )
+    assert importance.importances_mean[-1] == 0
+    assert importance.importances_mean.max() > 0
+
+
+def test_its_atoms_can_be_questioned(fitted):
+    assert atom_contributions(fitted, X).indices.shape == (6, 10)
+
+
+def test_errors_say_what_to_do(fitted):
+    with pytest.raises(ValueError, match="one class, 1; pass"):
+        classifier_of().fit(X, np.ones(len(X), int))
+    with pytest.raises(ValueError, match="first call"):
+        classifier_of().partial_fit(X, Y)
+    with pytest.raises(ValueError, match="not in classes"):
+        classifier_of().partial_fit(X, Y, classes=[0, 1])
+    with pytest.raises(ValueError, match="calls before"):
+        clone(fitted).fit(X, Y).partial_fit(X, Y, classes=[0, 1, 2, 3])
+    with pytest.raises(ValueError, match="balanced"):
+        classifier_of(class_weight="balanced").partial_fit(X, Y, classes=[0, 1, 2])
+    with pytest.raises(TypeError, match="partial_fit"):
+        classifier_of().fit(iter([X]), Y)
+
+
+def test_a_wrong_label_leaves_the_estimator_as_it_was(fitted):
+    classifier = clone(fitted).fit(X, Y)
+    before = classifier.coef_.copy()
+    with pytest.raises(ValueError, match="not in classes"):
+        classifier.partial_fit(X, Y + 1)
+    np.testing.assert_array_equal(classifier.coef_, before)

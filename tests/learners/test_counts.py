@@ -1,0 +1,386 @@
+"""Learners of counts and fractions: `PUDLEDictionaryLearning` with another loss."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from skpudle import Checkpoint, PUDLEDictionaryLearning
+from skpudle.encoding import encode
+from skpudle.losses import Binomial, Poisson
+
+OPTIONS = dict(n_unfoldings=20, max_iter=2, tol=None, random_state=0)
+N_TRIALS = 20
+
+
+def make(loss, n_components=12, **options):
+    options = OPTIONS | options
+    return PUDLEDictionaryLearning(n_components, loss=loss, n_trials=N_TRIALS, **options)
+
+
+def make_counts(loss, n_samples=300, n_features=10, n_components=12, n_nonzero=2, seed=0):
+    """Return data, atoms and codes: one row of each the sample, atom or code."""
+    rng = np.random.default_rng(seed)
+    atoms = rng.normal(size=(n_components, n_features))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    codes = np.zeros((n_samples, n_components))
+    for row in codes:
+        support = rng.choice(n_components, n_nonzero, replace=False)
+        row[support] = rng.uniform(1.5, 3, n_nonzero) * rng.choice([-1, 1], n_nonzero)
+    natural = codes @ atoms
+    if loss == "poisson":
+        return rng.poisson(np.exp(natural + 1)).astype(float), atoms, codes
+    return rng.binomial(N_TRIALS, 1 / (1 + np.exp(-natural))).astype(float), atoms, codes
+
+
+@pytest.fixture(params=["poisson", "binomial"])
+def loss(request):
+    return request.param
+
+
+@pytest.fixture
+def X(loss):
+    return make_counts(loss)[0]
+
+
+def coherences(learner, atoms):
+    found = learner.components_ / np.linalg.norm(learner.components_, axis=1, keepdims=True)
+    return np.abs(found @ atoms.T).max(0)
+
+
+# ---------------------------------------------------------------------------- finding them
+
+
+def test_the_defaults_find_the_atoms(loss):
+    X, atoms, _ = make_counts(loss, 1500, 20, 24)
+    learner = PUDLEDictionaryLearning(24, loss=loss, n_trials=N_TRIALS, random_state=0).fit(X)
+    assert (coherences(learner, atoms) > 0.95).mean() >= 0.95
+    assert (learner.transform(X) != 0).mean() < 0.25
+    np.testing.assert_allclose(learner.intercept_, float(loss == "poisson"), rtol=0, atol=0.35)
+
+
+def test_score_has_its_largest_value_between_too_little_and_too_much(loss):
+    X = make_counts(loss, 600, 20, 24)[0]
+    learner = make(loss, n_components=24, max_iter=1, n_unfoldings=50)
+    alphas = [0.05, 3.0, 30.0]
+    search = GridSearchCV(learner, {"alpha": alphas}, cv=2).fit(X)
+    assert search.best_params_ == {"alpha": 3.0}
+    assert 0 < search.best_score_ < 1
+
+
+@pytest.mark.parametrize("gradient", ["ae-ls", "ae-lasso", "dec"])
+@pytest.mark.parametrize("optimizer", ["adam", "surrogate"])
+def test_training_lowers_the_loss(loss, gradient, optimizer, X):
+    options = dict(gradient=gradient, optimizer=optimizer, max_iter=8, batch_size=50)
+    learner = make(loss, dict_init="data", learning_rate=3e-3, **options).fit(X)
+    assert learner.loss_curve_[-1] < learner.loss_curve_[0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(shrinkage="hard", alpha=0.05),
+        dict(positive_code=True, positive_dict=True, atom_norm="ball"),
+        dict(lambda_decay=(1.0, 0.95)),
+        dict(split_sign=True, optimizer="sgd", learning_rate=1e-5, atom_norm=None),
+    ],
+    ids=repr,
+)
+def test_variants(loss, options, X):
+    learner = make(loss, dict_init="data", **options).fit(X)
+    codes = learner.transform(X)
+    assert np.isfinite(learner.components_).all()
+    assert np.isfinite(learner.score(X))
+    assert 0 < (codes != 0).mean() < 1
+    if options.get("positive_dict"):
+        assert min(learner.components_.min(), codes.min()) >= 0
+    np.testing.assert_array_equal(learner.fit_transform(X), codes)
+
+
+def test_what_is_learned_is_the_likelihood(loss, X):
+    """Codes are those of the encoder, expectations those of the loss."""
+    learner = make(loss).fit(X)
+    family = Poisson() if loss == "poisson" else Binomial(N_TRIALS)
+    atoms, offset = torch.tensor(learner.components_), torch.tensor(learner.intercept_)
+    codes = encode(atoms, torch.tensor(X), alpha=learner.alpha_, n_unfoldings=20, loss=family,
+                   offset=offset)  # fmt: skip
+    np.testing.assert_allclose(learner.transform(X), codes.numpy(), rtol=0, atol=1e-10)
+    natural = codes @ atoms + offset
+    expected = family.mean(natural).numpy()
+    np.testing.assert_allclose(learner.inverse_transform(codes.numpy()), expected, rtol=1e-10)
+    # the curve holds half the deviance, that of the epoch before
+    assert learner.loss_curve_[-1] == pytest.approx(
+        float(family.half_deviance(natural, torch.tensor(X)).sum(1).mean()), rel=0.2
+    )
+
+
+def test_score_is_the_deviance_that_is_explained(loss, X):
+    """Of one group of hidden features, written out; of all by the definition."""
+    learner = make(loss).fit(X)
+    family = Poisson() if loss == "poisson" else Binomial(N_TRIALS)
+    atoms, offset, x = map(torch.tensor, (learner.components_, learner.intercept_, X))
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
+    natural = torch.empty_like(x)
+    for hidden in order:
+        seen = torch.arange(10) != hidden
+        codes = encode(atoms[:, seen], x[:, seen], alpha=learner.alpha_, n_unfoldings=20,
+                       step_size=getattr(learner, "step_size_", None),
+                       loss=family, offset=offset[seen])  # fmt: skip
+        natural[:, hidden] = codes @ atoms[:, hidden] + offset[hidden]
+    mean = family.natural(x.mean(0)).expand_as(x)
+    explained = 1 - family.half_deviance(natural, x).sum() / family.half_deviance(mean, x).sum()
+    assert learner.score(X) == pytest.approx(float(explained), rel=1e-8)
+
+
+# ---------------------------------------------------------------------------- what data are
+
+
+def test_data_outside_of_the_domain_are_refused(loss, X):
+    learner = make(loss).fit(X)
+    before = learner.components_.copy()
+    wrong = X.copy()
+    wrong[3, 2] = -1
+    for method in ("fit", "partial_fit", "transform", "score"):
+        with pytest.raises(ValueError, match="Negative values in data"):
+            getattr(learner, method)(wrong)
+    with pytest.raises(ValueError, match="In batch 0 of X: Negative values"):
+        learner.fit(Batches([wrong]))
+    if loss == "binomial":
+        wrong[3, 2] = N_TRIALS + 1
+        with pytest.raises(ValueError, match="above n_trials=20"):
+            learner.fit(wrong)
+    np.testing.assert_array_equal(learner.components_, before)
+
+
+def test_tags_say_what_data_may_be(loss):
+    tags = make(loss).__sklearn_tags__().input_tags
+    assert tags.positive_only
+    assert tags.sparse
+    tags = PUDLEDictionaryLearning().__sklearn_tags__().input_tags
+    assert not tags.positive_only
+    assert not tags.sparse
+
+
+def test_what_is_for_least_squares_alone_says_so(loss, X):
+    for options in (dict(n_unfoldings=None), dict(transform_algorithm="lasso")):
+        with pytest.raises(ValueError, match="are those of least squares"):
+            make(loss, **options).fit(X)
+    with pytest.raises(ValueError, match="minimises least squares"):
+        make(loss).fit(X).to_sparse_coder()
+
+
+def test_an_array_without_any_count_is_learned_from(loss):
+    learner = make(loss).fit(np.zeros((20, 5)))
+    assert not learner.transform(np.zeros((3, 5))).any()
+    assert learner.score(np.zeros((20, 5))) == 0
+
+
+def test_missing_entries_count_for_nothing(loss, X):
+    missing = np.random.default_rng(0).random(X.shape) < 0.1
+    gaps = np.where(missing, np.nan, X)
+    learner = make(loss).fit(gaps)
+    filled = learner.inverse_transform(learner.transform(gaps))
+    assert np.isfinite(filled).all()
+    assert filled.min() >= 0
+    assert np.isfinite(learner.score(gaps))
+    other = np.ma.masked_array(np.where(missing, 7.0, X), mask=missing)
+    np.testing.assert_array_equal(learner.transform(other), learner.transform(gaps))
+
+
+def test_float32_is_learned_from_in_float32(loss, X):
+    learner = make(loss).fit(X.astype(np.float32))
+    assert learner.components_.dtype == learner.intercept_.dtype == np.float32
+    assert learner.transform(X.astype(np.float32)).dtype == np.float32
+    both = learner, make(loss).fit(X)
+    one, other = (found.inverse_transform(found.transform(X)) for found in both)
+    assert np.median(np.abs(one - other) / (1 + other)) < 0.02
+
+
+# ---------------------------------------------------------------------------- sources
+
+
+class Batches:
+    """Batches that can be iterated again."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+@pytest.mark.parametrize("make_sparse", [sparse.csr_array, sparse.coo_matrix], ids=repr)
+def test_sparse_rows_are_rows(loss, make_sparse, X):
+    """Never dense as a whole, and the same updates as of an array."""
+    learner = make(loss).fit(X)
+    found = make(loss).fit(make_sparse(X))
+    np.testing.assert_allclose(found.components_, learner.components_, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(found.intercept_, learner.intercept_, rtol=0, atol=1e-8)
+    sparsely = make_sparse(X)
+    np.testing.assert_allclose(
+        learner.transform(sparsely), learner.transform(X), rtol=0, atol=1e-10
+    )
+    assert learner.score(sparsely) == pytest.approx(learner.score(X), rel=1e-10)
+    np.testing.assert_allclose(
+        learner.transform_sparse(sparsely).toarray(), learner.transform(X), rtol=0, atol=1e-10
+    )
+    learner.partial_fit(sparsely)
+
+
+def test_sparse_rows_are_refused_by_least_squares(X):
+    with pytest.raises(TypeError, match=r"[Ss]parse"):
+        PUDLEDictionaryLearning(4, **OPTIONS).fit(sparse.csr_array(X))
+
+
+def test_a_large_sparse_array_is_never_dense(monkeypatch):
+    """An epoch, codes and the score make arrays of some rows only."""
+    rng = np.random.default_rng(0)
+    X = sparse.random_array((40_000, 300), density=0.02, rng=rng, format="csr")
+    X.data = rng.poisson(2, X.nnz) + 1.0
+    largest = []
+
+    class Watched(sparse.csr_array):
+        def toarray(self, *args, **kwargs):
+            largest.append(self.shape[0])
+            return super().toarray(*args, **kwargs)
+
+    learner = make("poisson", n_components=5, n_unfoldings=2, max_iter=1, dict_init="data")
+    monkeypatch.setattr(sparse, "csr_array", Watched)
+    learner.fit(Watched(X)).transform(Watched(X))
+    assert largest
+    assert max(largest) <= 8192
+
+
+def test_streams_and_rows(loss, X):
+    learner = make(loss, dict_init="data").fit(Batches([X[:150], X[150:]]))
+    assert np.isfinite(learner.components_).all()
+    np.testing.assert_allclose(
+        learner.transform(Batches([X[:100], X[100:]])), learner.transform(X), rtol=0, atol=1e-10
+    )
+    with pytest.raises(ValueError, match="exposure is for"):
+        learner.fit(Batches([X]), exposure=np.ones(len(X)))
+
+
+# ---------------------------------------------------------------------------- exposure
+
+
+@pytest.fixture
+def counts():
+    """Return counts of samples that were observed for different times, and these."""
+    rng = np.random.default_rng(0)
+    exposure = rng.uniform(0.3, 3, 300)
+    _, atoms, codes = make_counts("poisson")
+    return rng.poisson(exposure[:, None] * np.exp(codes @ atoms + 1)).astype(float), exposure
+
+
+def test_exposures_explain_what_is_proportional_to_them(counts):
+    X, exposure = counts
+    learner = make("poisson", max_iter="auto").fit(X, exposure=exposure)
+    without = make("poisson", max_iter="auto").fit(X)
+    assert learner.intercept_.mean() == pytest.approx(1, abs=0.3)
+    codes = learner.transform(X, exposure=exposure)
+    assert (codes != 0).mean() < (without.transform(X) != 0).mean()
+    np.testing.assert_array_equal(clone(learner).fit_transform(X, exposure=exposure), codes)
+    sparsely = sparse.csr_array(X)
+    np.testing.assert_allclose(
+        learner.transform(sparsely, exposure=exposure), codes, rtol=0, atol=1e-10
+    )
+    expected = learner.score(X, exposure=exposure)
+    assert learner.score(sparsely, exposure=exposure) == pytest.approx(expected, rel=1e-10)
+    again = clone(learner).fit(sparsely, exposure=exposure)
+    np.testing.assert_allclose(again.components_, learner.components_, rtol=0, atol=1e-8)
+
+
+def test_exposures_have_a_unit(counts):
+    """Twice all of them is another baseline, and nothing else."""
+    X, exposure = counts
+    learner = make("poisson", dict_init="data").fit(X, exposure=exposure)
+    double = make("poisson", dict_init="data").fit(X, exposure=2 * exposure)
+    np.testing.assert_allclose(double.components_, learner.components_, rtol=0, atol=1e-2)
+    np.testing.assert_allclose(double.intercept_, learner.intercept_ - np.log(2), rtol=0, atol=2e-2)
+    learner.intercept_ = learner.intercept_ - np.log(2)
+    codes = learner.transform(X, exposure=2 * exposure)
+    learner.intercept_ = learner.intercept_ + np.log(2)
+    np.testing.assert_allclose(codes, learner.transform(X, exposure=exposure), rtol=0, atol=1e-10)
+
+
+def test_null_deviance_is_of_rates(counts):
+    X, exposure = counts
+    learner = make("poisson", alpha=1e6, dict_init="data", max_iter=1).fit(X, exposure=exposure)
+    rates = X.sum(0) / exposure.sum()
+    learner.intercept_ = np.log(rates)
+    assert learner.score(X, exposure=exposure) == pytest.approx(0, abs=1e-12)
+
+
+def test_exposures_are_routed(counts):
+    X, exposure = counts
+    with config_context(enable_metadata_routing=True):
+        learner = make("poisson")
+        for request in ("fit", "transform", "score"):
+            getattr(learner, f"set_{request}_request")(exposure=True)
+        pipeline = make_pipeline(FunctionTransformer(), learner)
+        pipeline.fit(X, exposure=exposure)
+        codes = pipeline.transform(X, exposure=exposure)
+        np.testing.assert_array_equal(
+            codes, make("poisson").fit(X, exposure=exposure).transform(X, exposure=exposure)
+        )
+        search = GridSearchCV(learner, {"alpha": [1.0, 3.0]}, cv=2).fit(X, exposure=exposure)
+        assert np.isfinite(search.best_score_)
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.ones(5), np.zeros(300), np.full(300, np.nan), np.ones((300, 1))]
+)
+def test_exposures_are_positive_numbers_one_for_each_sample(wrong, counts):
+    with pytest.raises(ValueError, match="pass a positive number for each"):
+        make("poisson").fit(counts[0], exposure=wrong)
+    with pytest.raises(ValueError, match="exposure is for loss='poisson'"):
+        make("gaussian").fit(counts[0], exposure=counts[1])
+
+
+# ---------------------------------------------------------------------------- a life
+
+
+def test_partial_fit_goes_on(loss, X):
+    learner = make(loss, dict_init="data", learning_rate=1e-2)
+    for _ in range(6):
+        for rows in (X[:150], X[150:]):
+            learner.partial_fit(rows)
+    assert learner.loss_curve_[-1] < learner.loss_curve_[0]
+    same = pickle.loads(pickle.dumps(learner))
+    np.testing.assert_array_equal(same.transform(X), learner.transform(X))
+    np.testing.assert_array_equal(same.partial_fit(X).intercept_, learner.partial_fit(X).intercept_)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "surrogate"])
+def test_a_fit_goes_on_from_its_checkpoint_to_the_same_bits(loss, optimizer, X, tmp_path):
+    options = dict(optimizer=optimizer, batch_size=50)
+    whole = make(loss, **options | dict(max_iter=5)).fit(X)
+    checkpoint = Checkpoint(tmp_path / "fit.npz")
+    make(loss, **options).set_callbacks(checkpoint).fit(X)
+    found = make(loss, **options | dict(max_iter=5)).set_callbacks(checkpoint).fit(X)
+    np.testing.assert_array_equal(found.components_, whole.components_)
+    np.testing.assert_array_equal(found.intercept_, whole.intercept_)
+
+
+def test_a_learner_can_change_its_loss(X):
+    learner = make("poisson").fit(X)
+    learner.set_params(loss="gaussian").fit(X)
+    assert not hasattr(learner, "intercept_")
+    learner.set_params(loss="poisson").fit(X)
+    assert not hasattr(learner, "step_size_")
+
+
+def test_tensors_in_tensors_out(loss, X):
+    learner = make(loss).fit(torch.tensor(X))
+    codes = learner.transform(torch.tensor(X))
+    assert isinstance(codes, torch.Tensor)
+    np.testing.assert_array_equal(codes.numpy(), learner.transform(X))
+    assert isinstance(learner.inverse_transform(codes), torch.Tensor)

@@ -1,0 +1,164 @@
+"""What atoms and reconstructions are made of: the identities of stationary dictionaries."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import MiniBatchDictionaryLearning
+
+from skpudle import PUDLEDictionaryLearning, inspection
+from skpudle.encoding import encode
+from skpudle.inspection import atom_contributions, code_saliency, reconstruction_contributions
+from skpudle.operators import DenseDictionary
+
+
+def samples(seed=0, n=80, m=12):
+    return np.random.default_rng(seed).standard_normal((n, m))
+
+
+@pytest.fixture(scope="module")
+def learner():
+    return PUDLEDictionaryLearning(8, random_state=0).fit(samples())
+
+
+def test_a_dictionary_trained_with_a_ridge_is_made_of_its_samples():
+    """Without a constraint of norms the gradient of the ridge problem vanishes: D = X A^T."""
+    X, weight_decay = samples(n=60, m=8), 0.05
+    learner = PUDLEDictionaryLearning(
+        6,
+        alpha=0.2,
+        gradient="dec",
+        n_unfoldings=None,
+        atom_norm=None,
+        optimizer="sgd",
+        learning_rate=1.0,
+        optimizer_params={"weight_decay": weight_decay, "momentum": 0.9},
+        batch_size=len(X),
+        max_iter=300,
+        tol=None,
+        random_state=0,
+    ).fit(X)
+    found = atom_contributions(learner, X, ridge=weight_decay * len(X), n_largest=None)
+    assert found.distance < 1e-4
+    # and not whatever the ridge
+    assert atom_contributions(learner, X, ridge=0.0).distance > 1e-2
+    A = np.zeros((6, len(X)))
+    np.put_along_axis(A, found.indices, found.values, 1)
+    np.testing.assert_allclose(A @ X, found.estimates, rtol=0, atol=1e-12)
+    codes = learner.transform(X)
+    stationary = (X - codes @ (A @ X)).T @ codes - weight_decay * len(X) * (A @ X).T
+    np.testing.assert_allclose(stationary, 0, atol=1e-10)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.7])
+def test_contributions_sum_to_the_reconstruction_by_the_estimated_atoms(learner, ridge):
+    X, new = samples(), samples(1, n=7)
+    found = reconstruction_contributions(learner, X, new, ridge=ridge, n_largest=None)
+    sums = np.einsum("nk,nkm->nm", found.values, X[found.indices])
+    np.testing.assert_allclose(sums, found.estimates, rtol=0, atol=1e-10)
+    atoms = atom_contributions(learner, X, ridge=ridge).estimates
+    np.testing.assert_allclose(learner.transform(new) @ atoms, sums, rtol=0, atol=1e-10)
+    errors = np.linalg.norm(sums - learner.inverse_transform(learner.transform(new)), axis=1)
+    norms = np.linalg.norm(learner.inverse_transform(learner.transform(new)), axis=1)
+    np.testing.assert_allclose(found.distances, errors / norms)
+
+
+def test_an_atom_made_by_ten_samples_names_these_first():
+    """Eight atoms make ten samples each, beside a little noise."""
+    rng = np.random.default_rng(0)
+    makers = np.arange(80) % 8
+    X = rng.uniform(1, 2, (80, 1)) * rng.standard_normal((8, 20))[makers]
+    X += 0.01 * rng.standard_normal(X.shape)
+    order = rng.permutation(80)
+    X, makers = X[order], makers[order]
+    learner = PUDLEDictionaryLearning(8, random_state=0).fit(X)
+    found = atom_contributions(learner, X, n_largest=11)
+    for samples_of_atom, values in zip(found.indices, np.abs(found.values)):
+        assert len(set(makers[samples_of_atom[:10]])) == 1
+        assert values[10] < 0.2 * values[9]
+    assert len({makers[first] for first in found.indices[:, 0]}) == 8
+    new = reconstruction_contributions(learner, X, X[:5])
+    assert (makers[new.indices] == makers[:5, None]).all()
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.tensor, lambda X: np.array_split(X, 7)])
+def test_parts_change_nothing(learner, kind, monkeypatch):
+    X = samples()
+    whole = atom_contributions(learner, X)
+    monkeypatch.setattr(inspection, "_PART", 9)
+    data = kind(X)
+    if isinstance(data, list):
+        parts = data
+        data = type("Stream", (), {"__iter__": lambda self: iter(parts)})()
+    found = atom_contributions(learner, data)
+    np.testing.assert_array_equal(found.indices, whole.indices)
+    np.testing.assert_allclose(found.values, whole.values, atol=1e-12)
+    assert (np.diff(np.abs(found.values)) <= 0).all()
+
+
+def test_learners_of_other_packages_and_split_signs():
+    X = samples()
+    other = MiniBatchDictionaryLearning(8, alpha=0.2, max_iter=20, random_state=0).fit(X)
+    assert atom_contributions(other, X).values.shape == (8, 10)
+    split = PUDLEDictionaryLearning(8, split_sign=True, random_state=0).fit(X)
+    found = atom_contributions(split, X)
+    split.set_params(split_sign=False)
+    np.testing.assert_array_equal(found.values, atom_contributions(split, X).values)
+
+
+def test_atoms_that_nobody_uses_have_no_contributions(learner):
+    X = samples()
+    idle = PUDLEDictionaryLearning(8, random_state=0).fit(X)
+    idle.components_ = np.vstack([idle.components_[:7], np.zeros(12)])
+    found = atom_contributions(idle, X)
+    np.testing.assert_allclose(found.values[7], 0, atol=1e-12)
+    assert found.distances[7] < 1e-10
+
+
+@pytest.mark.parametrize("n_unfoldings", [None, 4])
+def test_saliency_is_the_derivative_of_the_code(n_unfoldings):
+    X = samples()
+    learner = PUDLEDictionaryLearning(
+        8, n_unfoldings=n_unfoldings, max_iter=2, tol=None, random_state=0
+    ).fit(X)
+    found = code_saliency(learner, X[:5], n_codes=3)
+    assert found.gradients.shape == (5, 3, 12)
+    codes = learner.transform(X[:5])
+    np.testing.assert_array_equal(found.indices[:, 0], np.abs(codes).argmax(1))
+    direction, step = samples(2, n=1)[0], 1e-6
+    moved = learner.transform(X[:5] + step * direction) - learner.transform(
+        X[:5] - step * direction
+    )
+    slopes = np.take_along_axis(moved / (2 * step), found.indices, 1)
+    np.testing.assert_allclose(found.gradients @ direction, slopes, atol=1e-5)
+
+
+def test_saliency_of_unfoldings_is_that_of_plain_autograd(learner):
+    X = samples()[:4]
+    learner = PUDLEDictionaryLearning(8, n_unfoldings=6, max_iter=1, tol=None, random_state=0).fit(
+        samples()
+    )
+    x = torch.tensor(X)
+    atoms = torch.tensor(learner.components_)
+    found = code_saliency(learner, X, n_codes=8)
+
+    def codes_of(x):
+        return encode(
+            DenseDictionary(atoms), x, alpha=learner.alpha_, n_unfoldings=6,
+            step_size=learner.step_size_,
+        )  # fmt: skip
+
+    jacobian = torch.autograd.functional.jacobian(codes_of, x)[range(4), :, range(4)].numpy()
+    expected = np.take_along_axis(jacobian, found.indices[:, :, None], 1)
+    np.testing.assert_allclose(found.gradients, expected, atol=1e-13)
+
+
+def test_errors_say_what_to_do(learner):
+    X = samples()
+    with pytest.raises(ValueError, match="ridge"):
+        atom_contributions(learner, X, ridge=-1.0)
+    with pytest.raises(ValueError, match="n_largest"):
+        atom_contributions(learner, X, n_largest=0)
+    with pytest.raises(ValueError, match="NaN"):
+        atom_contributions(learner, np.where(X > 2, np.nan, X))
+    with pytest.raises(ValueError, match="features"):
+        atom_contributions(learner, X[:, :5])

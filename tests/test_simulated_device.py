@@ -1,0 +1,533 @@
+"""On a device that is simulated: the numbers of the CPU, no mixed devices, and few waits."""
+
+import threading
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from simulated_device import DeviceTensor, simulated_gpu
+from torch.utils.data import DataLoader, TensorDataset
+
+from skpudle import (
+    Checkpoint,
+    ConvPUDLEDictionaryLearning,
+    NOODLDictionaryLearning,
+    PUDLEDictionaryLearning,
+)
+from skpudle._precision import own_precision
+from skpudle.diagnostics import code_convergence
+from skpudle.encoding import encode, unfold
+from skpudle.images import denoise_patches, extract, psnr, reconstruct, ssim
+from skpudle.lasso import converged_codes, solve_lasso
+from skpudle.omp import solve_omp
+from skpudle.operators import ConvDictionary, DenseDictionary
+from skpudle.plotting import AtomsDisplay, CodesDisplay
+
+# On a device another path may be taken, whose sums are rounded otherwise.
+TOLERANCE = dict(rtol=0, atol=1e-9)
+
+
+@pytest.fixture
+def gpu():
+    with simulated_gpu() as simulated:
+        yield simulated
+
+
+def unit_atoms(generator, p, m, dtype=torch.float64):
+    atoms = torch.randn(p, m, generator=generator, dtype=dtype)
+    return torch.nn.functional.normalize(atoms, dim=1)
+
+
+def to_host(value):
+    return value.cpu().numpy() if isinstance(value, torch.Tensor) else value
+
+
+# ---------------------------------------------------------------------------- the simulation
+
+
+def test_it_holds_real_values_and_says_where_it_is(gpu):
+    x = gpu.put(torch.arange(6.0).view(2, 3))
+    assert (x.device, x.is_cuda, x.shape) == (torch.device("cuda", 0), True, (2, 3))
+    x[0] += 1
+    assert float(x.mT.sum()) == 18
+    assert isinstance(x.mT, DeviceTensor)
+    assert x.cpu().tolist() == [[1, 2, 3], [3, 4, 5]]
+    assert not isinstance(x.cpu(), DeviceTensor)
+    assert torch.zeros(2, device="cuda").device == torch.tensor([1.0], device="cuda").device
+    assert torch.ones(2).to("cuda").device == torch.ones(2).to(x).device == x.device
+
+
+def test_it_differentiates_as_torch_does(gpu):
+    x = torch.arange(3.0, requires_grad=True)
+    (x.to("cuda").square() * gpu.put(torch.tensor([1.0, 2.0, 3.0]))).sum().backward()
+    assert x.grad.tolist() == [0, 4, 12]
+
+
+def mix(x):
+    return x + torch.ones(3)
+
+
+def draw(x):
+    return torch.randn(3, device="cuda", generator=torch.Generator())
+
+
+def index(x):
+    return torch.ones(3)[x.long()]
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [mix, draw, index, torch.Tensor.numpy, np.asarray, lambda x: torch.cat([x, torch.ones(3)]),
+     lambda x: torch.ones(3).add_(x), lambda x: torch.ones(3, 3) @ x],
+)  # fmt: skip
+def test_it_refuses_what_cuda_refuses(gpu, operation):
+    with pytest.raises((RuntimeError, TypeError), match="same device|generator|mixes|numpy"):
+        operation(gpu.put(torch.zeros(3)))
+
+
+@pytest.mark.parametrize(
+    ("operation", "n_waits"),
+    [(torch.Tensor.item, 1), (bool, 1), (torch.nonzero, 1), (torch.Tensor.cpu, 1), (torch.neg, 0),
+     (lambda x: x[x > 0], 1), (lambda x: x * torch.tensor(2.0), 0), (torch.clone, 0),
+     (lambda x: torch.zeros(1).to("cuda"), 1), (lambda x: x.tolist(), 1),
+     (lambda x: torch.zeros(1).pin_memory().to("cuda", non_blocking=True), 0)],
+)  # fmt: skip
+def test_it_counts_where_the_host_waits(gpu, operation, n_waits):
+    x = gpu.put(torch.ones(1))
+    gpu.reset()
+    operation(x)
+    assert gpu.n_waits == n_waits
+
+
+def test_it_counts_launches_and_not_views(gpu):
+    x = gpu.put(torch.ones(4))
+    x.view(2, 2).mT.add_(1).mul_(2)
+    assert gpu.launches == {"add_": 1, "mul_": 1}
+
+
+def test_it_rounds_products_as_tf32_does(gpu):
+    x = torch.full((1, 1), 1 + 2.0**-12)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        assert float(gpu.put(x) @ gpu.put(torch.ones(1, 1))) == 1
+        with own_precision():
+            assert float(gpu.put(x) @ gpu.put(torch.ones(1, 1))) == float(x)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+# ---------------------------------------------------------------------------- learners
+
+DENSE = {
+    "search": dict(max_iter=2),
+    "ae-ls": dict(dict_init="data", n_unfoldings=20, optimizer="adam"),
+    "hard": dict(dict_init="data", n_unfoldings=20, shrinkage="hard", alpha=0.3),
+    "decay": dict(dict_init="svd", n_unfoldings=20, lambda_decay=0.95, step_size=0.1),
+    "positive": dict(dict_init="data", n_unfoldings=10, positive_code=True, split_sign=False),
+    "dec, surrogate": dict(dict_init="data", n_unfoldings=10, gradient="dec"),
+    "ae-lasso, sgd": dict(dict_init="pairwise", gradient="ae-lasso", optimizer="sgd"),
+    "omp": dict(dict_init="data", n_unfoldings=5, transform_algorithm="omp"),
+    "lasso": dict(dict_init="data", gradient="dec", n_unfoldings=None),
+}
+
+
+def make(options, device, **more):
+    options = dict(max_iter=2, tol=None, batch_size=32, random_state=0) | options | more
+    return PUDLEDictionaryLearning(16, device=device, **options)
+
+
+@pytest.fixture
+def X():
+    return np.random.default_rng(0).standard_normal((48, 12))
+
+
+@pytest.mark.parametrize("options", DENSE.values(), ids=DENSE)
+def test_a_learner_does_on_a_device_what_it_does_on_the_cpu(options, X):
+    cpu = make(options, "cpu").fit(X)
+    expected = cpu.components_, cpu.transform(X), cpu.score(X), cpu.partial_fit(X).components_
+    with simulated_gpu() as gpu:
+        for rows in (X, gpu.put(torch.from_numpy(X))):
+            learner = make(options, "cuda" if rows is X else "auto").fit(rows)
+            assert learner.device_ == "cuda:0"
+            codes = learner.transform(rows)
+            back = learner.inverse_transform(codes)
+            if rows is not X:
+                assert codes.device == back.device == rows.device
+            np.testing.assert_allclose(to_host(codes) @ learner.components_, to_host(back))
+            score = learner.score(rows) if rows is X else expected[2]
+            found = learner.components_, to_host(codes), score
+            found += (learner.partial_fit(rows).components_,)
+            for got, wanted in zip(found, expected, strict=True):
+                np.testing.assert_allclose(got, wanted, **TOLERANCE)
+
+
+def test_missing_values_on_a_device(X):
+    X[np.random.default_rng(1).random(X.shape) < 0.2] = np.nan
+    options = dict(dict_init="data", n_unfoldings=10)
+    cpu = make(options, "cpu").fit(X)
+    expected = cpu.components_, cpu.transform(X), cpu.score(X)
+    with simulated_gpu() as gpu:
+        for rows in (X, gpu.put(torch.from_numpy(X))):
+            learner = make(options, "cuda").fit(rows)
+            found = learner.components_, to_host(learner.transform(rows)), learner.score(rows)
+            for got, wanted in zip(found, expected, strict=True):
+                np.testing.assert_allclose(got, wanted, **TOLERANCE)
+
+
+@pytest.mark.parametrize("where", ["cpu", "cuda"])
+def test_batches_from_a_loader_are_computed_on_the_device(where, X):
+    options = dict(dict_init="data", n_unfoldings=10)
+
+    def load(rows):
+        return DataLoader(TensorDataset(rows), batch_size=32, generator=torch.Generator())
+
+    expected = make(options, "cpu").fit(load(torch.from_numpy(X))).transform(X)
+    with simulated_gpu() as gpu:
+        rows = torch.from_numpy(X).to(where)
+        learner = make(options, "auto").fit(load(rows))
+        assert learner.device_ == "cuda:0"
+        gpu.reset()
+        codes = learner.transform(load(rows))
+        assert gpu.launches["softshrink"] > 0
+    np.testing.assert_allclose(codes, expected, **TOLERANCE)
+
+
+def test_noodl_on_a_device(X):
+    def fit(device):
+        learner = NOODLDictionaryLearning(16, max_iter=2, batch_size=32, random_state=0, tol=None)
+        return learner.set_params(device=device).fit(X)
+
+    expected = fit("cpu")
+    with simulated_gpu():
+        found = fit("cuda")
+    np.testing.assert_allclose(found.components_, expected.components_, **TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [dict(), dict(stride=2, learn_threshold="atom", separate_atoms="both"), dict(n_train_shifts=2)],
+    ids=["plain", "learned", "shifts"],
+)
+def test_convolutions_on_a_device(options):
+    images = np.random.default_rng(0).standard_normal((4, 12, 12))
+    options = dict(max_iter=2, tol=None, random_state=0, n_unfoldings=5, crop_size=8) | options
+    options |= dict(stride=2) if "n_train_shifts" in options else {}
+    make_conv = partial(ConvPUDLEDictionaryLearning, 6, atom_shape=(4, 4), **options)
+    cpu = make_conv(device="cpu").fit(images)
+    expected = cpu.components_, cpu.transform(images), cpu.denoise(images)
+    with simulated_gpu():
+        learner = make_conv(device="cuda").fit(images)
+        codes = learner.transform(images)
+        found = learner.components_, codes, learner.denoise(images)
+        learner.inverse_transform(codes)
+        learner.partial_fit(images)
+    for got, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(got, wanted, **TOLERANCE)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "surrogate", torch.optim.RMSprop])
+def test_a_checkpoint_is_resumed_on_a_device_with_the_same_bits(optimizer, X, tmp_path):
+    options = dict(dict_init="data", n_unfoldings=5, optimizer=optimizer, learning_rate=1e-3)
+    path = tmp_path / "fit.npz"
+    with simulated_gpu():
+        whole = make(options, "cuda", max_iter=4).fit(X)
+        make(options, "cuda", max_iter=2).set_callbacks(Checkpoint(path)).fit(X)
+        resumed = make(options, "cuda", max_iter=4).set_callbacks(Checkpoint(path)).fit(X)
+    np.testing.assert_array_equal(resumed.components_, whole.components_)
+    # and on a machine without one
+    make(options, "cpu", max_iter=5).set_callbacks(Checkpoint(path)).fit(X)
+
+
+# ---------------------------------------------------------------------------- mathematics
+
+
+@pytest.mark.parametrize("n_components", [10, 40])  # directly, and through the Gram matrix
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("shrinkage", ["soft", "hard"])
+@pytest.mark.parametrize("step_size", [None, 0.1])
+def test_codes_and_derivatives_are_those_of_the_cpu(
+    n_components, positive, shrinkage, step_size, generator
+):
+    options = dict(alpha=0.2, n_unfoldings=12, lambda_decay=0.9, shrinkage=shrinkage)
+    options |= dict(positive_code=positive, step_size=step_size)
+    if step_size is not None:
+        options["alpha"] = torch.full((n_components,), 0.2, dtype=torch.float64)
+    tensors = unit_atoms(generator, n_components, 8), unit_atoms(generator, 9, 8)
+    weight = torch.randn(9, n_components, generator=generator, dtype=torch.float64)
+
+    def derivatives(place):
+        leaves = [place(t).requires_grad_() for t in tensors]
+        arguments = options
+        if step_size is not None:
+            leaves.append(place(options["alpha"]).requires_grad_())
+            arguments = options | dict(alpha=leaves[-1])
+        codes = encode(*leaves[:2], **arguments)
+        loss = (codes * place(weight)).sum()
+        gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
+        return [t.cpu() for t in (codes.detach(), *gradients)]
+
+    expected = derivatives(torch.clone)
+    with simulated_gpu() as gpu:
+        torch.testing.assert_close(derivatives(gpu.put), expected)
+
+
+def test_a_stretch_in_several_parts_starts_from_codes(generator, monkeypatch):
+    """Derivatives wait for one product in memory that is limited; codes may be given."""
+    monkeypatch.setattr("skpudle.encoding._iterations._WAITING", 5 * 30 * 4)
+    atoms, x = unit_atoms(generator, 30, 8), unit_atoms(generator, 5, 8)
+    first = 0.1 * torch.randn(5, 30, generator=generator, dtype=torch.float64)
+
+    def derivatives(place):
+        leaves = [place(t).requires_grad_() for t in (atoms, first, x)]
+        step = place(torch.tensor(0.2, dtype=torch.float64)).requires_grad_()
+        levels = place(torch.full((11, 1), 0.02, dtype=torch.float64)).requires_grad_()
+        dictionary = DenseDictionary(leaves[0])
+        codes = unfold(dictionary, leaves[2], levels, step, initial=leaves[1])
+        gradients = torch.autograd.grad(codes.square().sum(), [*leaves, step, levels])
+        return [t.cpu() for t in gradients]
+
+    expected = derivatives(torch.clone)
+    with simulated_gpu() as gpu:
+        torch.testing.assert_close(derivatives(gpu.put), expected)
+
+
+def test_working_sets_on_a_device(generator):
+    atoms, x = unit_atoms(generator, 64, 32), 3 * unit_atoms(generator, 6, 32)
+    step = torch.tensor(0.2, dtype=torch.float64)
+    levels = torch.full((30, 1), 0.1, dtype=torch.float64)
+
+    def derivative(place, path):
+        leaf = place(atoms).requires_grad_()
+        codes = unfold(DenseDictionary(leaf), place(x), place(levels), place(step), path=path)
+        (gradient,) = torch.autograd.grad(codes.square().sum(), leaf)
+        return gradient.cpu()
+
+    expected = derivative(torch.clone, "dense")
+    with simulated_gpu() as gpu:
+        torch.testing.assert_close(derivative(gpu.put, "active"), expected)
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_solvers_on_a_device(positive, generator):
+    atoms, x = unit_atoms(generator, 24, 10), 2 * unit_atoms(generator, 12, 10)
+    solvers = [
+        lambda atoms, x: solve_lasso(atoms, x, 0.1, positive=positive)[0],
+        lambda atoms, x: solve_omp(atoms, x, n_nonzero_coefs=4, positive=positive),
+        lambda atoms, x: solve_omp(atoms, x, tol=0.1, positive=positive),
+    ]
+    expected = [solve(atoms, x) for solve in solvers]
+    with simulated_gpu() as gpu:
+        found = [solve(gpu.put(atoms), gpu.put(x)).cpu() for solve in solvers]
+    torch.testing.assert_close(found, expected)
+
+
+def test_convolutional_dictionaries_on_a_device(generator):
+    atoms = torch.randn(5, 2, 3, 3, generator=generator, dtype=torch.float64)
+    images = torch.randn(3, 2, 9, 9, generator=generator, dtype=torch.float64)
+
+    def derivative(place):
+        leaf = place(atoms).requires_grad_()
+        dictionary = ConvDictionary(leaf, 2)
+        codes = encode(dictionary, place(images), alpha=0.5, n_unfoldings=6)
+        loss = (dictionary.synthesis(codes) - place(images)).square().sum()
+        return torch.autograd.grad(loss, leaf)[0].cpu()
+
+    expected = derivative(torch.clone)
+    with simulated_gpu() as gpu:
+        torch.testing.assert_close(derivative(gpu.put), expected)
+
+
+# ---------------------------------------------------------------------------- waits and launches
+
+
+def counts(X, *, n_components, batch_size, **options):
+    """Return waits and launches of an update, of those that are made over and over again."""
+
+    def fit(max_iter):
+        with simulated_gpu() as gpu:
+            options_of_fit = dict(max_iter=max_iter, tol=None, random_state=0) | options
+            learner = PUDLEDictionaryLearning(
+                n_components, device="cuda", batch_size=batch_size, **options_of_fit
+            ).fit(X)
+            return learner.n_steps_, gpu.n_waits, gpu.n_launches
+
+    (n, *first), (n_more, *second) = fit(1), fit(2)
+    return [(b - a) / (n_more - n) for a, b in zip(first, second, strict=True)]
+
+
+PATCHES = np.random.default_rng(0).standard_normal((2560, 64)).astype(np.float32)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "surrogate"])
+def test_the_host_waits_once_a_round(optimizer):
+    options = dict(dict_init="data", n_unfoldings=5, optimizer=optimizer)
+    n_waits, _ = counts(PATCHES, n_components=32, batch_size=256, **options)
+    assert n_waits == 0.1  # ten updates are a round
+
+
+def test_an_update_takes_few_launches():
+    options = dict(dict_init="data", n_unfoldings=100, optimizer="adam", gradient="ae-ls")
+    _, n_launches = counts(PATCHES[:512], n_components=256, batch_size=256, **options)
+    assert n_launches <= 520
+    _, n_launches = counts(
+        PATCHES[:512], n_components=256, batch_size=256, step_size=0.1, **options
+    )
+    assert n_launches <= 480
+
+
+def test_the_host_waits_little_for_the_lasso(generator):
+    atoms = unit_atoms(generator, 100, 64)
+    weights = torch.rand(256, 100, generator=generator, dtype=torch.float64)
+    x = (weights * (weights > 0.95)) @ atoms
+    expected, _ = solve_lasso(atoms, x, 0.05)
+    with simulated_gpu() as gpu:
+        leaf, rows = gpu.put(atoms).requires_grad_(), gpu.put(x)
+        gpu.reset()
+        codes, _ = converged_codes(DenseDictionary(leaf), rows, alpha=0.05, certify=False)
+        assert gpu.n_waits <= 5
+        gpu.reset()
+        codes.sum().backward()
+        assert gpu.n_waits == 2
+        torch.testing.assert_close(codes.detach().cpu(), expected)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.RMSprop, "adam"])
+def test_steps_are_counted_where_they_were_after_a_pickle(optimizer, X):
+    """A counter that the host reads in every step belongs on the host."""
+    options = dict(dict_init="data", n_unfoldings=2, optimizer=optimizer)
+    with simulated_gpu() as gpu:
+        learner = make(options, "cuda", batch_size=8).fit(X)
+        gpu.reset()
+        learner.partial_fit(X)
+        n_waits = gpu.n_waits
+        gpu.reset()
+        learner.partial_fit(np.concatenate([X, X]))  # one round more
+        assert gpu.n_waits == n_waits + 1
+
+
+# ---------------------------------------------------------------------------- precision
+
+
+@pytest.fixture
+def tf32():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("n_unfoldings", [20, None])
+def test_tf32_changes_nothing(n_unfoldings, X, tf32):
+    X = X.astype(np.float32)
+    options = dict(dict_init="data", n_unfoldings=n_unfoldings, optimizer="adam")
+    cpu = make(options, "cpu").fit(X)
+    expected = cpu.components_, cpu.transform(X), cpu.score(X)
+    with simulated_gpu() as gpu:
+        learner = make(options, "cuda").fit(X)
+        found = learner.components_, learner.transform(X), learner.score(X)
+        leaf = gpu.put(torch.from_numpy(learner.components_)).requires_grad_()
+        x = gpu.put(torch.from_numpy(X))
+        codes = encode(leaf, x, alpha=0.2, n_unfoldings=20)
+        gradient = torch.autograd.grad(codes.square().sum(), leaf)[0].cpu()
+    assert torch.get_float32_matmul_precision() == "high"
+    for got, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5)
+    host = torch.from_numpy(learner.components_).requires_grad_()
+    codes = encode(host, torch.from_numpy(X), alpha=0.2, n_unfoldings=20)
+    (expected,) = torch.autograd.grad(codes.square().sum(), host)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_products_stay_in_full_precision_until_the_last_thread_is_done(tf32):
+    inside, leave = threading.Event(), threading.Event()
+
+    def compute():
+        with own_precision():
+            inside.set()
+            leave.wait()
+
+    def precision():
+        matmul = torch.backends.cuda.matmul
+        return getattr(matmul, "fp32_precision", None) or matmul.allow_tf32
+
+    reduced, other = precision(), threading.Thread(target=compute)
+    with own_precision():
+        full = precision()
+        other.start()
+        inside.wait()
+    assert precision() == full != reduced
+    leave.set()
+    other.join()
+    assert precision() == reduced
+
+
+def test_atoms_arrive_on_a_device_in_the_dtype_of_the_data(X):
+    """MPS has no float64."""
+    atoms = unit_atoms(torch.Generator().manual_seed(0), 16, 12).numpy()
+    options = dict(dict_init=atoms, n_unfoldings=3)
+    with simulated_gpu(without=torch.float64):
+        learner = make(options, "cuda", optimizer="adam", alpha=0.1)
+        data = learner._read(X.astype(np.float32), None)
+        _, rows = learner._new_model(data, torch.Generator())
+        assert rows.dtype == torch.float32
+        fitted = make(options, "cpu", optimizer="adam", alpha=0.1).fit(X).set_params(device="cuda")
+        codes = fitted.transform(X.astype(np.float32))
+        assert fitted.inverse_transform(codes).dtype == np.float32
+
+
+# ---------------------------------------------------------------------------- what is made of data
+
+
+@pytest.mark.parametrize("place", ["cpu", "cuda"])
+@pytest.mark.parametrize("n_unfoldings", [4, None])
+def test_tensors_made_in_inference_mode_are_learned_from(place, n_unfoldings, X):
+    options = dict(dict_init="data", n_unfoldings=n_unfoldings)
+    expected = make(options, "cpu").fit(X).components_
+    with simulated_gpu():
+        with torch.inference_mode():
+            rows = torch.from_numpy(X).to(place).clone()
+        learner = make(options, "auto").fit(rows)
+        np.testing.assert_allclose(learner.components_, expected, **TOLERANCE)
+        leaf = torch.from_numpy(expected).to(place).requires_grad_()
+        encode(leaf, rows, alpha=0.1, n_unfoldings=2).sum().backward()
+        converged_codes(DenseDictionary(leaf), rows, alpha=0.1)[0].sum().backward()
+        assert torch.isfinite(leaf.grad).all()
+
+
+def test_images_stay_on_the_device(gpu):
+    image = torch.rand(20, 18, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    on_device = gpu.put(image)
+    gpu.reset()
+    patches = extract(on_device, (4, 4), stride=2)
+    assert patches.device == on_device.device
+    assert not [why for why, _ in gpu.waits if "copy" in why]
+    back = reconstruct(patches, image.shape, (4, 4), stride=2)
+    torch.testing.assert_close(back.cpu(), image)
+    learner = make(dict(dict_init="data", n_unfoldings=3), "auto").fit(patches)
+    denoised = denoise_patches(learner, on_device, (4, 4), stride=2)
+    assert denoised.device == on_device.device
+    pytest.importorskip("skimage")
+    for measure in (psnr, ssim):
+        assert measure(denoised, on_device) == measure(to_host(denoised), image.numpy())
+
+
+def test_displays_take_tensors_of_a_device(gpu):
+    pytest.importorskip("matplotlib")
+    atoms = torch.eye(4)
+    np.testing.assert_array_equal(
+        AtomsDisplay.from_atoms(gpu.put(atoms)).images, AtomsDisplay.from_atoms(atoms).images
+    )
+    CodesDisplay.from_codes(gpu.put(atoms))
+
+
+@pytest.mark.parametrize("n_directions", [None, 2])
+def test_convergence_of_codes_is_measured_on_a_device(n_directions, generator, gpu):
+    atoms, x = unit_atoms(generator, 6, 4), unit_atoms(generator, 3, 4)
+    measure = partial(
+        code_convergence, alpha=0.1, n_unfoldings=20, n_directions=n_directions, random_state=0
+    )
+    expected, found = measure(x, atoms), measure(gpu.put(x), gpu.put(atoms))
+    for name, values in expected.items():
+        np.testing.assert_allclose(to_host(found[name]), values, **TOLERANCE, err_msg=name)
