@@ -25,21 +25,22 @@ _SWEEPS = 2
 # for given atoms need not end: 8 x 8 patches reach the objective of 25 epochs of solved codes in
 # half of the time. The cost of an atom needs somewhat better codes.
 _TOLERANCE = 1e-2
+_EFFORT = 1, 3  # working sets, sweeps
+_EFFORT_OF_COSTS = 2, 5
 
 # Atoms enter a working set if they come near to the largest violation, so that few enter in vain.
 _SHARE = 0.6
-_EFFORT = 1, 3  # working sets, sweeps
-_EFFORT_OF_COSTS = 2, 5
-_MAX_REFIT_SWEEPS = 100
 
-# Rows of a task: their correlations stay in a cache, and they take half a millisecond, five times
-# as long as a thread takes to start. An even number: rows are correlated in pairs.
+# Rows whose correlations are computed at once and stay in a cache; even, as they come in pairs.
 _ROWS = 256
+# So many operations take half a millisecond, five times as long as a thread takes to start.
+_TASK = 4e6
 
 # Least squares on the supports start from the lasso's codes and end here, on the same scale.
 _REFIT_TOLERANCE = 1e-4
+_MAX_REFIT_SWEEPS = 100
 
-# The cost of an atom is estimated from so many samples that use it.
+# The cost of an atom is estimated from so many samples that use it; from 16 atoms are lost.
 _USERS = 32
 _POWER_ITERATIONS = 8
 # The halves of an atom are d + h v and d - h v, with v of norm 1.
@@ -169,6 +170,11 @@ def _unit(rows):  # zero stays zero, and what is small in the unit of the data i
     return rows / torch.where(norms > 0, norms, 1.0)
 
 
+def _least(operations):
+    """Return how many members of a range, with so many operations each, are worth a thread."""
+    return max(1, int(_TASK / max(operations, 1)))
+
+
 def _products(x, atoms):  # (n, m), (p, m) -> (n, p)
     """Return ``x @ atoms.T``, with the same bits on any number of threads.
 
@@ -180,7 +186,7 @@ def _products(x, atoms):  # (n, m), (p, m) -> (n, p)
     def part(first, last):
         loops().correlate(first * _ROWS, min(last * _ROWS, len(x)), x, transposed, result)
 
-    in_parts(part, -(-len(x) // _ROWS), 1)
+    in_parts(part, -(-len(x) // _ROWS), _least(_ROWS * atoms.size))
     return result
 
 
@@ -220,7 +226,13 @@ class Epoch:
                 function(*self._dictionary, self._mask[part], correlation[:n], *options, *effort,
                          *(array[part] for array in arrays))  # fmt: skip
 
-        in_parts(solve, -(-len(x) // _ROWS), 1)
+        # some sixteen passes over the atoms: working sets, sweeps, slopes
+        operations = _ROWS * (self.atoms.numel() + 16 * len(self.atoms))
+        in_parts(solve, -(-len(x) // _ROWS), _least(operations))
+
+    def _gathered(self, length):
+        """Return the operations of an atom on that much of its users, four times slower to read."""
+        return 4 * length * len(self._entries[1]) / len(self.atoms)
 
     def _by_atom(self):
         count, index, _ = self.codes.arrays()
@@ -249,7 +261,8 @@ class Epoch:
         p, m = self.atoms.shape
         a, b = self.atoms.new_zeros(p, p), self.atoms.new_zeros(p, m)
         arrays = *self._entries, *codes.arrays(), np.asarray(x), np.asarray(a), np.asarray(b)
-        in_parts(lambda first, last: loops().add_moments(first, last, *arrays), p, 4)
+        least = _least(self._gathered(m + len(self._entries[1]) / max(len(x), 1)))
+        in_parts(lambda first, last: loops().add_moments(first, last, *arrays), p, least)
         return a, b
 
     def improved_atoms(self):
@@ -266,6 +279,7 @@ class Epoch:
         if self.problem.mask is not None:
             residual *= self.problem.mask
         p, m = self.atoms.shape
+        least = _least(self._gathered(2 * m))
         generator = torch.Generator().manual_seed(seed)
         image = torch.randn(p, m, generator=generator, dtype=torch.float64)
         for _ in range(_POWER_ITERATIONS):
@@ -273,7 +287,7 @@ class Epoch:
             image = torch.zeros_like(image)
             arrays = (*self._entries[:2], np.asarray(residual), np.asarray(direction),
                       np.asarray(image))  # fmt: skip
-            in_parts(lambda first, last: loops().add_second_moments(first, last, *arrays), p, 4)  # noqa: B023
+            in_parts(lambda first, last: loops().add_second_moments(first, last, *arrays), p, least)  # noqa: B023
             (image,) = self.problem.total(image)
             image -= (image * self.atoms).sum(1, keepdim=True) * self.atoms
         return (image * direction).sum(1), _unit(image)
@@ -287,7 +301,8 @@ class Epoch:
         arrays = (*self._dictionary, self._mask, correlation, *self._options, *_EFFORT_OF_COSTS,
                   _USERS, *self._entries, *codes.arrays(), self._gain, np.asarray(cost),
                   np.asarray(taken_over))  # fmt: skip
-        in_parts(lambda first, last: loops().removals(first, last, *arrays), p, 1)
+        least = _least(256 * p * min(_USERS, len(self._entries[1]) / p))
+        in_parts(lambda first, last: loops().removals(first, last, *arrays), p, least)
         return self.problem.total(cost, taken_over)
 
     def split(self, n_splits, seed):

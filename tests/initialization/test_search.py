@@ -228,6 +228,25 @@ def test_scaling_data_and_penalty_by_a_power_of_two_changes_no_bit():
     assert torch.equal(search(Problem(64 * x, 6.4), atoms).best_atoms, expected)
 
 
+def test_threads_change_no_bit():
+    x, _ = make_problem(3001, 40, 60)
+    problem, atoms, found = Problem(x, 0.1), start(x, 60), []
+    before = torch.get_num_threads()
+    for n_threads in (1, 3):
+        torch.set_num_threads(n_threads)
+        state = search(problem, atoms)
+        found.append(debias(problem, state))
+    torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
+def test_float32_is_searched_as_what_it_is_in_float64():
+    x, _ = make_problem()
+    x, atoms = x.float(), start(x, 20)
+    expected = search(Problem(x.double(), 0.1), atoms).best_atoms
+    torch.testing.assert_close(search(Problem(x, 0.1), atoms).best_atoms, expected)
+
+
 def test_a_search_goes_on_from_a_pickled_state_to_the_same_bits():
     x, _ = make_problem()
     problem, states = Problem(x, 0.1), []
