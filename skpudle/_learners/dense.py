@@ -37,7 +37,7 @@ from skpudle.initialization import (
     initial_atoms,
     is_done,
 )
-from skpudle.losses import LOSSES, Binomial
+from skpudle.losses import LOSSES, Binomial, Gaussian
 from skpudle.operators import DenseDictionary
 
 __all__ = ["DICT_INIT", "DenseLearner", "choose_atoms"]
@@ -79,6 +79,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     atom_norm = "unit"
     positive_dict = False
     loss, n_trials = "gaussian", 1
+    _refines = False  # whether training goes on from the search, by "dec", for a few epochs
 
     @classmethod
     def from_components(cls, components, **params):
@@ -190,9 +191,13 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         source = source.to(to_tensor(self.components_).dtype)
         return Data(source, sample, mask, device, {}, offset)
 
+    def _rule(self, name):
+        rule, loss = GRADIENT_RULES[name], self._loss()
+        return rule if isinstance(loss, Gaussian) else partial(rule, loss=loss)
+
     def _model(self, **known):
         return DenseModel(
-            GRADIENT_RULES[self._gradient],
+            self._rule("dec" if self._refines else self._gradient),
             self._encoder(),
             self._fixed_step(),
             Decay.of(self.lambda_decay).at_last,
@@ -230,7 +235,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         if not self._searches():
             return model, rows(atoms)
         if course is None:  # too little to search; far from a dictionary only "dec" finds it
-            return replace(model, rule=GRADIENT_RULES["dec"], from_samples=True), rows(atoms)
+            return replace(model, rule=self._rule("dec"), from_samples=True), rows(atoms)
         if course.recorder.in_training():
             return model, rows(atoms)
         soft = model.encoder.shrinkage == "soft" and alpha > 0
@@ -270,7 +275,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         names = "alpha", "data_scale", "curvature"
         model = self._model(**{name: state[name] for name in names})
         if state["from_samples"]:
-            model = replace(model, rule=GRADIENT_RULES["dec"], from_samples=True)
+            model = replace(model, rule=self._rule("dec"), from_samples=True)
         atoms = to_tensor(self.components_, data.device)
         if self.loss == "gaussian":
             return model, atoms

@@ -12,10 +12,8 @@ What is trained is a model. It has
 
 * ``network(rows, update)``: what encodes and decodes with these rows of parameters, by ``encode(x,
   mask)``, ``synthesis(z)`` and ``penalty``, for that update, counted from 0;
-* ``encoder.loss``, one of `skpudle.losses`, which the rule measures by;
-* ``rule``, one of `skpudle.gradients.GRADIENT_RULES`, and ``encoder``, whose ``loss`` is its too;
-* ``part_size``, the number of samples of a batch that are evaluated at a time, which bounds memory
-  (None: all);
+* ``rule``, one of `skpudle.gradients.GRADIENT_RULES`, and ``part_size``, the number of samples of a
+  batch that are evaluated at a time, which bounds memory (None: all);
 * ``replacements(rows, samples)``: rows for samples that become atoms, next to the present ones.
 """
 
@@ -29,7 +27,6 @@ from skpudle._data.batches import count_batches, once_only
 from skpudle._training.interrupts import Interrupts
 from skpudle._training.state import Progress, TrainingState
 from skpudle.gradients import differentiate
-from skpudle.losses import Gaussian
 
 __all__ = ["Diverged", "EpochSummary", "Interrupted", "Trainer"]
 
@@ -224,8 +221,7 @@ class Trainer:
     def _differentiate(self, batch):  # -> gradient in the rows, Evaluation
         rows, model = self.optimizer.atoms, self.model
         with torch.enable_grad():  # whatever the caller's mode is
-            network, loss = model.network(rows, self.n_steps), model.encoder.loss
-            given = {} if isinstance(loss, Gaussian) else {"loss": loss}  # not all rules have one
+            network = model.network(rows, self.n_steps)
             return differentiate(
                 model.rule,
                 network,
@@ -234,7 +230,6 @@ class Trainer:
                 part_size=model.part_size,
                 encoder=_encode,
                 penalty=network.penalty,
-                **given,
             )
 
     def _commit(self, n_batches, n_samples, loss, unused, n_unused, seen):

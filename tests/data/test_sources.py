@@ -605,9 +605,9 @@ def test_codes_are_decoded_part_by_part(X, monkeypatch):
     sizes = []
 
     def watched(function, *args, **options):
-        def noted(rows, *known):
+        def noted(rows, *beside):
             sizes.append(len(rows))
-            return function(rows, *known)
+            return function(rows, *beside)
 
         return in_chunks(noted, *args, **options)
 
