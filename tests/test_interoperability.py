@@ -234,8 +234,9 @@ def test_the_html_of_an_estimator_touches_no_device(X, monkeypatch):
     def touch(*args, **kwargs):
         raise AssertionError("a device was touched")
 
-    for name in ("resolve_device", "to_tensor"):
-        monkeypatch.setattr(f"skpudle._learners.coder.{name}", touch)
+    monkeypatch.setattr("skpudle._learners.by_parts.resolve_device", touch)
+    for module in ("by_parts", "coder"):
+        monkeypatch.setattr(f"skpudle._learners.{module}.to_tensor", touch)
     page = learner._repr_html_()
     assert "components_" in page
 

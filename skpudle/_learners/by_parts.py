@@ -119,10 +119,10 @@ class TransformsByParts:
         # rows stay where they are: all of them may not fit where a part of them does
         x, mask = split_missing(x if isinstance(x, torch.Tensor) else to_tensor(x))
         _check_n_features(self, X, reset=False)
-        atoms = to_tensor(self.components_, self._transform_device(X))
+        atoms = to_tensor(self.components_, self._transform_device(X), x.dtype)
         exposure = check_exposure(exposure, X)
         offset = None if exposure is None else to_tensor(exposure).log().to(x)[:, None]
-        return Rows(x, mask=mask, offset=offset), DenseDictionary(atoms.to(x.dtype))
+        return Rows(x, mask=mask, offset=offset), DenseDictionary(atoms)
 
     def _transform_device(self, X):
         try:

@@ -12,6 +12,7 @@ What is trained is a model. It has
 
 * ``network(rows, update)``: what encodes and decodes with these rows of parameters, by ``encode(x,
   mask)``, ``synthesis(z)`` and ``penalty``, for that update, counted from 0;
+* ``encoder.loss``, one of `skpudle.losses`, which the rule measures by;
 * ``rule``, one of `skpudle.gradients.GRADIENT_RULES`, and ``encoder``, whose ``loss`` is its too;
 * ``part_size``, the number of samples of a batch that are evaluated at a time, which bounds memory
   (None: all);

@@ -468,17 +468,17 @@ def test_parts_go_to_the_device_of_their_whole(X, monkeypatch):
 def test_a_loader_is_encoded_where_it_is_fitted(X, monkeypatch):
     learner, devices = make_learner().fit(X), []
 
-    def watched(function, x, mask, device, size):
+    def watched(function, rows, device, size):
         devices.append((function.__name__, device.type))
-        return in_chunks(function, x, mask, device, size)
+        return in_chunks(function, rows, device, size)
 
     monkeypatch.setattr(coder, "in_chunks", watched)
     state = torch.get_rng_state()
     for method in (learner.transform, learner.transform_sparse, learner.score):
         method(STREAMS["loader"](X))
     torch.set_rng_state(state)
-    assert {("encode", "cuda"), ("squared_error", "cuda")} <= set(devices)
-    assert not {("encode", "cpu"), ("squared_error", "cpu")} & set(devices)
+    assert {("encode", "cuda"), ("deviance", "cuda")} <= set(devices)
+    assert not {("encode", "cpu"), ("deviance", "cpu")} & set(devices)
 
 
 def test_codes_go_into_no_list(X):
@@ -503,11 +503,11 @@ def test_rows_go_to_the_device_chunk_by_chunk(X, monkeypatch):
     learner = make_learner().fit(X)
     monkeypatch.setattr(learner, "_transform_device", lambda X: torch.device("meta"))
     monkeypatch.setitem(coder._CHUNK, "meta", 30)
-    x, mask, dictionary = learner._check_new_data(np.where(X > 1, np.nan, X))
-    assert {x.device, mask.device} == {CPU}
+    rows, dictionary = learner._check_new_data(np.where(X > 1, np.nan, X))
+    assert {rows.x.device, rows.mask.device} == {CPU}
     device = dictionary.atoms.device
-    size = learner._chunk_size(x, device)
-    chunks = in_chunks(lambda rows, known: (rows, known), x, mask, device, size)
+    size = learner._chunk_size(rows.x, device)
+    chunks = in_chunks(lambda x, mask, offset: (x, mask), rows, device, size)
     found = [[(len(part), part.device.type) for part in chunk] for chunk in chunks]
     assert found == [[(n, "meta")] * 2 for n in (30, 30, 10)]
 
@@ -605,9 +605,9 @@ def test_codes_are_decoded_part_by_part(X, monkeypatch):
     sizes = []
 
     def watched(function, *args, **options):
-        def noted(rows, known):
+        def noted(rows, *known):
             sizes.append(len(rows))
-            return function(rows, known)
+            return function(rows, *known)
 
         return in_chunks(noted, *args, **options)
 

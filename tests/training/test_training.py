@@ -11,6 +11,7 @@ from skpudle._training.loop import Diverged, Trainer
 from skpudle._training.stopping import Stopping
 from skpudle.encoding import encode
 from skpudle.gradients import ae_ls
+from skpudle.losses import Gaussian
 from skpudle.operators import DenseDictionary, project_atoms
 
 NEVER = Stopping(None, 1)
@@ -44,6 +45,7 @@ class Model:
     """Five unfoldings, and a record of the updates that were asked for."""
 
     part_size = None
+    encoder = SimpleNamespace(loss=Gaussian())
 
     def __init__(self, rule, alpha):
         self.rule, self.alpha, self.updates = rule, alpha, []
