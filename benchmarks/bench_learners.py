@@ -2,7 +2,7 @@
 
     python benchmarks/bench_learners.py                      # goes on where it was interrupted
     python benchmarks/bench_learners.py --only digits faces  # these again
-    python benchmarks/bench_learners.py --quick --out /tmp/learners.json
+    python benchmarks/bench_learners.py --quick --out learners.json
 
 Data are real, out of packages that are installed (nothing is downloaded), or of the generative
 model. Each is fitted by every learner in one process, at its defaults; SPAMS, SPORCO and what is
