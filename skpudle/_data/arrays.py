@@ -235,7 +235,7 @@ def _check_largest(X, largest):
             f"Negative values in data passed as X, such as {float(X[X < 0][0]):.4g}: this loss is "
             "for counts, or for fractions. Use loss='gaussian' for other numbers."
         )
-    too_large = X > largest  # noqa: SIM300
+    too_large = X > largest  # noqa: SIM300 (X is no constant)
     if too_large.any():
         raise ValueError(
             f"X has values such as {float(X[too_large][0]):.4g}, above n_trials={largest:g}: the "

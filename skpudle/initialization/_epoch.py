@@ -287,6 +287,7 @@ class Epoch:
             image = torch.zeros_like(image)
             arrays = (*self._entries[:2], np.asarray(residual), np.asarray(direction),
                       np.asarray(image))  # fmt: skip
+            # in_parts returns when every part is done: arrays are still this round's.
             in_parts(lambda first, last: loops().add_second_moments(first, last, *arrays), p, least)  # noqa: B023
             (image,) = self.problem.total(image)
             image -= (image * self.atoms).sum(1, keepdim=True) * self.atoms
