@@ -18,6 +18,7 @@ The first three are Algorithm 2, eq. 8, of the PUDLE paper; Algorithm 1, alterna
 is ``dec`` with converged codes. The fourth is the update of NOODL.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -149,7 +150,7 @@ GRADIENT_RULES = {"dec": dec, "ae-lasso": ae_lasso, "ae-ls": ae_ls, "noodl": noo
 
 
 @own_precision()
-def differentiate(rule, dictionary, atoms, batch, *, part_size=None, **settings):
+def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **settings):
     """Return the derivative of a rule in the atoms, and its evaluation.
 
     A rule is a mean over samples, so that its derivative is that of the parts of a batch, which
@@ -164,9 +165,11 @@ def differentiate(rule, dictionary, atoms, batch, *, part_size=None, **settings)
     atoms : Tensor
         What to differentiate in.
     batch : Batch
-        The data, with ``x``, ``target``, ``mask`` and ``offset``.
+        The data, with ``x``, ``target``, ``mask``, ``offset`` and ``noise_std``.
     part_size : int, default=None
         Number of samples that are evaluated at a time; by default all.
+    encoder : callable
+        As in `ae_ls`; it is told the ``noise_std`` of samples where that is known.
     **settings
         Further keyword arguments of the rule.
 
@@ -178,11 +181,12 @@ def differentiate(rule, dictionary, atoms, batch, *, part_size=None, **settings)
     n, gradient, evaluations = len(batch.x), 0, []
     parts = [
         [None] * n if data is None else data.split(part_size or n)
-        for data in (batch.x, batch.target, batch.mask, batch.offset)
+        for data in (batch.x, batch.target, batch.mask, batch.offset, batch.noise_std)
     ]
-    for x, target, mask, offset in zip(*parts):
+    for x, target, mask, offset, noise_std in zip(*parts):
         given = dict(target=target, mask=mask) | ({} if offset is None else {"offset": offset})
-        evaluation = rule(dictionary, x, **given, **settings)
+        told = encoder if noise_std is None else partial(encoder, noise_std=noise_std)
+        evaluation = rule(dictionary, x, encoder=told, **given, **settings)
         share = len(x) / n
         (term,) = torch.autograd.grad(evaluation.surrogate, atoms, retain_graph=len(x) < n)
         gradient = gradient + share * term

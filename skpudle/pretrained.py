@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from skpudle._data.arrays import resolve_device
 from skpudle._data.images import check_sizes, sizes
-from skpudle._learners.conv_learner import restore
 from skpudle._learners.convolutional import ConvPUDLEDictionaryLearning
 from skpudle._training.archive import named_errors, read_arrays
 from skpudle.shrinkage import SHRINKAGES
@@ -16,8 +16,9 @@ __all__ = ["load_denoiser", "save_denoiser"]
 
 # What a file holds beside the arrays: the parameters that `denoise` depends on.
 _PARAMETERS = ("atom_shape", "stride", "n_unfoldings", "shrinkage", "positive_code", "noise_std")
-_OWN_ATOMS = ("analysis_components_", "decoder_components_")
-_ARRAYS = ("components_", *_OWN_ATOMS, "alpha_")
+_OWN_ATOMS = ("analysis_components_", "decoder_components_", "synthesis_components_")
+_ARRAYS = ("components_", *_OWN_ATOMS, "alpha_", "alpha_slope_")
+_OPTIONAL = {*_OWN_ATOMS, "alpha_slope_"}
 _NUMBERS = ("step_size_", "lambda_decay_")
 _RANGES = {
     "n_unfoldings": (1, np.inf),
@@ -32,6 +33,7 @@ _SEPARATE = {
     ("analysis",): "analysis",
     ("decoder",): "decoder",
     ("analysis", "decoder"): "both",
+    ("analysis", "synthesis"): "unfolding",
 }
 
 
@@ -51,7 +53,7 @@ def _read(file):  # -> arrays by name
 
 def _check(values):
     """Raise ValueError if arrays, by name, are not those of a denoiser."""
-    unknown, missing = values.keys() - _KNOWN, _KNOWN - set(_OWN_ATOMS) - values.keys()
+    unknown, missing = values.keys() - _KNOWN, _KNOWN - _OPTIONAL - values.keys()
     if unknown or missing:
         raise ValueError(f"it holds unknown {sorted(unknown)} and lacks {sorted(missing)}")
     if values["shrinkage"].tolist() not in list(SHRINKAGES):
@@ -61,19 +63,37 @@ def _check(values):
         if value.dtype.kind not in "bif" or not np.isfinite(value).all():
             raise ValueError(f"{name} is no finite number")
         least, largest = _RANGES.get(name, (-np.inf, np.inf))
-        if (name in _RANGES and value.ndim) or not ((value >= least) & (value <= largest)).all():
+        one = value.ndim == 0 or (name == "noise_std" and value.shape == (2,))
+        if (name in _RANGES and not one) or not ((value >= least) & (value <= largest)).all():
             raise ValueError(f"{name} is no number from {least:.3g} to {largest}")
     kernel = sizes(_sizes(values["atom_shape"]), 1)
     check_sizes(kernel, sizes(_sizes(values["stride"]), len(kernel)), None)
     atoms = values["components_"]
     if not atoms.size or atoms.shape[1:] not in (kernel, (*kernel, *atoms.shape[-1:])):
         raise ValueError(f"components_ has shape {atoms.shape} for atoms of {kernel}")
+    depth = int(values["n_unfoldings"])
+    in_layers = "synthesis_components_" in values
+    expected = dict(
+        analysis_components_=(depth, *atoms.shape) if in_layers else atoms.shape,
+        decoder_components_=atoms.shape,
+        synthesis_components_=(depth - 1, *atoms.shape),
+    )
     for name in values.keys() & set(_OWN_ATOMS):
-        if values[name].shape != atoms.shape:
-            raise ValueError(f"{name} has shape {values[name].shape}, components_ {atoms.shape}")
-    alpha, rows = values["alpha_"], (int(values["n_unfoldings"]), len(atoms))
-    if alpha.shape not in ((), rows[1:], rows) or (alpha < 0).any():
-        raise ValueError(f"alpha_ is no threshold of shape (), {rows[1:]} or {rows}")
+        if values[name].shape != expected[name]:
+            raise ValueError(f"{name} has shape {values[name].shape}, expected {expected[name]}")
+    if _separate(values) not in _SEPARATE:
+        raise ValueError(f"it holds atoms of {_separate(values)}, which do not belong together")
+    for name in values.keys() & {"alpha_", "alpha_slope_"}:
+        alpha, rows = values[name], (depth, len(atoms))
+        if alpha.shape not in ((), rows[1:], rows) or (alpha < 0).any():
+            raise ValueError(f"{name} is no threshold of shape (), {rows[1:]} or {rows}")
+    if ("alpha_slope_" in values) != (values["noise_std"].ndim == 1):
+        raise ValueError("thresholds follow the noise only where noise_std is a pair")
+
+
+def _separate(values):  # -> the names of atoms that are separate
+    names = (name.removesuffix("_components_") for name in _OWN_ATOMS if name in values)
+    return tuple(names)
 
 
 def save_denoiser(learner, file):
@@ -100,23 +120,19 @@ def save_denoiser(learner, file):
     np.savez(file, **values)  # compressed they were 4 % smaller, and a file could swell
 
 
-def load_denoiser(file=None, *, noise_std=None, shift_average=True, device="auto"):
+def load_denoiser(file=None, *, shift_average=True, device="auto"):
     """Return a fitted learner that denoises images.
 
-    The one that comes with the package has 64 atoms of 11 x 11 pixels every 6 pixels, atoms of
-    their own for analysis and decoder, learned thresholds for each atom and unfolding, and a
-    learned step. It is for grey images, and was trained on photographs with values from 0 to 1 and
-    Gaussian noise of standard deviation 25 / 255. For other noise or other units, pass
-    ``noise_std``: one factor for all thresholds does to an image what scaling it to the noise of
-    training and back does.
+    The one that comes with the package has 64 atoms of 7 x 7 pixels every 2 pixels and 10
+    unfoldings, each with atoms of its own for analysis and synthesis, and thresholds that follow
+    the noise. It is for grey images, and was trained on photographs with values from 0 to 1 and
+    Gaussian noise of standard deviations from 5 / 255 to 55 / 255, which ``denoise`` estimates
+    where it is not told. Beyond that, and in other units, images are scaled to it.
 
     Parameters
     ----------
     file : str, path-like or file object, default=None
         A file that `save_denoiser` wrote; by default that of the package.
-    noise_std : float, default=None
-        Standard deviation of the noise, in the units of the images (25 for "sigma 25" and values
-        from 0 to 255); by default that of the training.
     shift_average : bool, default=True
         Whether `denoise` averages over all grids of positions.
     device : str, default="auto"
@@ -130,35 +146,21 @@ def load_denoiser(file=None, *, noise_std=None, shift_average=True, device="auto
     Raises
     ------
     ValueError
-        If ``noise_std`` is not positive, or the file does not know that of its training; or if it
-        is no file of `save_denoiser`: the message names it.
+        If it is no file of `save_denoiser`: the message names it.
 
     Examples
     --------
     >>> from sklearn.datasets import load_sample_image
     >>> from skpudle.pretrained import load_denoiser
     >>> image = load_sample_image("china.jpg").mean(axis=2)[:64, :80] / 255
-    >>> load_denoiser().denoise([image])[0].shape
+    >>> load_denoiser().denoise([image], noise_std=15 / 255)[0].shape
     (64, 80)
     """
     if file is None:
-        with (resources.files("skpudle._data") / "denoiser_gray_25.npz").open("rb") as packaged:
-            options = dict(shift_average=shift_average, device=device)
-            return load_denoiser(packaged, noise_std=noise_std, **options)
+        with (resources.files("skpudle._data") / "denoiser_gray.npz").open("rb") as packaged:
+            return load_denoiser(packaged, shift_average=shift_average, device=device)
     values = _read(file)
-    trained_for = float(values["noise_std"])
-    if noise_std is None:
-        noise_std = trained_for
-    elif not (0 < noise_std < np.inf and trained_for > 0):
-        raise ValueError(
-            f"noise_std={noise_std!r}, and the denoiser was trained for {trained_for:g}; both have "
-            "to be positive numbers for thresholds to be scaled. Leave noise_std out to take the "
-            "denoiser as it is."
-        )
-    else:
-        values["alpha_"] = values["alpha_"] * (noise_std / trained_for)
-    atoms = values["components_"]
-    separate = tuple(name for name in ("analysis", "decoder") if f"{name}_components_" in values)
+    atoms, noise_std = values["components_"], values["noise_std"].tolist()
     learner = ConvPUDLEDictionaryLearning(
         len(atoms),
         atom_shape=_sizes(values["atom_shape"]),
@@ -171,9 +173,34 @@ def load_denoiser(file=None, *, noise_std=None, shift_average=True, device="auto
         positive_code=bool(values["positive_code"]),
         atom_norm=None,
         learn_threshold={0: None, 1: "atom", 2: "unfolding"}[values["alpha_"].ndim],
-        separate_atoms=_SEPARATE[separate],
-        noise_std=float(noise_std),
+        separate_atoms=_SEPARATE[_separate(values)],
+        noise_std=tuple(noise_std) if isinstance(noise_std, list) else noise_std,
         shift_average=shift_average,
         device=device,
     )
-    return restore(learner, values)
+    return _fitted(learner, values)
+
+
+def _fitted(learner, values):
+    """Make a learner a fitted one by arrays with the names of its attributes; return it."""
+    alpha = values["alpha_"]
+    vars(learner).update({name: values[name] for name in _ARRAYS if name in values})
+    vars(learner).update(
+        alpha_=alpha if alpha.ndim else float(alpha),
+        step_size_=float(values["step_size_"]),
+        lambda_decay_=float(values["lambda_decay_"]),
+        n_components_=len(values["components_"]),
+        device_=str(resolve_device(learner.device, None)),
+        n_iter_=1,
+        n_steps_=0,
+        loss_curve_=np.zeros(0),
+        _training_state={
+            "alpha": float(np.mean(alpha)),
+            "data_scale": 1.0,
+            "image_size": None,
+            "optimizer_name": "",
+            "optimizer": {},
+            "idle": np.zeros(len(values["components_"])),
+        },
+    )
+    return learner

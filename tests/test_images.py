@@ -93,10 +93,18 @@ def test_packaged_denoiser_denoises(tmp_path):
     [((3, 14, 13, 3), dict(atom_shape=(5, 4), stride=(3, 2))), ((3, 30, 2), dict(atom_shape=7))],
     ids=["colour", "two-channel signals"],
 )
-def test_a_denoiser_is_loaded_as_it_was_saved(shape, sizes, tmp_path):
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(separate_atoms="both", noise_std=0.1),
+        dict(separate_atoms="unfolding", noise_std=(0.05, 0.5), learn_threshold="unfolding"),
+    ],
+    ids=["both", "unfolding"],
+)
+def test_a_denoiser_is_loaded_as_it_was_saved(shape, sizes, options, tmp_path):
     noisy = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     shared = dict(n_unfoldings=3, max_iter=1, tol=None, random_state=0)
-    options = dict(lambda_decay=0.9, noise_std=0.1, separate_atoms="both", atom_norm=None)
+    options = options | dict(lambda_decay=0.9, atom_norm=None)
     learner = ConvPUDLEDictionaryLearning(6, **sizes, **options, **shared).fit(noisy)
     save_denoiser(learner, tmp_path / "denoiser.npz")
     loaded = load_denoiser(tmp_path / "denoiser.npz", shift_average=False)
@@ -108,30 +116,12 @@ def test_a_denoiser_is_loaded_as_it_was_saved(shape, sizes, tmp_path):
     assert loaded.set_params(random_state=0).partial_fit(noisy).lambda_decay_ == 0.9
 
 
-def test_noise_level_of_the_packaged_denoiser_is_a_scale(image):
-    """Other thresholds do what scaling to the noise of the training and back does."""
-    clean = np.abs(image) / np.abs(image).max()
-    plain = load_denoiser(shift_average=False).denoise([clean])[0]
-    noisier = load_denoiser(noise_std=200 / 255, shift_average=False)
-    np.testing.assert_allclose(noisier.denoise([8 * clean])[0], 8 * plain, atol=1e-12)
-    assert noisier.noise_std == 200 / 255
-
-
 def test_the_default_device_of_torch_does_not_matter_to_the_denoiser(image):
     """Nothing is made there: on the device "meta" numbers do not exist."""
     expected = load_denoiser(device="cpu").denoise([image])[0]
     with torch.device("meta"):
         found = load_denoiser(device="cpu").denoise([image])[0]
     np.testing.assert_array_equal(found, expected)
-
-
-def test_denoiser_needs_to_know_noise_levels_to_scale(tmp_path):
-    with pytest.raises(ValueError, match=r"noise_std=0\b.*trained for 0.098"):
-        load_denoiser(noise_std=0)
-    save_denoiser(load_denoiser().set_params(noise_std=0.0), tmp_path / "unknown.npz")
-    with pytest.raises(ValueError, match=r"trained for 0; .*Leave noise_std out"):
-        load_denoiser(tmp_path / "unknown.npz", noise_std=0.1)
-    assert load_denoiser(tmp_path / "unknown.npz").noise_std == 0
 
 
 def test_unsigned_integers_are_fractions_wherever_there_are_images():

@@ -6,12 +6,33 @@ import zipfile
 import numpy as np
 import pytest
 
+from skpudle import ConvPUDLEDictionaryLearning
 from skpudle.pretrained import load_denoiser, save_denoiser
 
 
+@pytest.fixture(scope="module")
+def learner():
+    """Six atoms of 5 x 4 pixels with everything that a file may hold, and noise of any level."""
+    images = np.random.default_rng(0).uniform(size=(4, 13, 16)).astype(np.float32)
+    learner = ConvPUDLEDictionaryLearning(
+        6,
+        atom_shape=(5, 4),
+        stride=2,
+        n_unfoldings=3,
+        separate_atoms="unfolding",
+        learn_threshold="unfolding",
+        atom_norm=None,
+        noise_std=(0.05, 0.5),
+        max_iter=2,
+        tol=None,
+        random_state=0,
+    )
+    return learner.fit(images)
+
+
 @pytest.fixture
-def file(tmp_path):
-    save_denoiser(load_denoiser(), tmp_path / "denoiser.npz")
+def file(learner, tmp_path):
+    save_denoiser(learner, tmp_path / "denoiser.npz")
     return tmp_path / "denoiser.npz"
 
 
@@ -26,17 +47,22 @@ def assert_refused(file, reason=""):
 
 
 CHANGES = {
-    "not finite": dict(components_=np.full((64, 11, 11), np.nan, np.float32)),
-    "threshold not finite": dict(alpha_=np.full((15, 64), np.inf)),
-    "one row for all": dict(analysis_components_=np.ones((1, 11, 11), np.float32)),
-    "one threshold for some": dict(alpha_=np.ones(3)),
-    "negative thresholds": dict(alpha_=-np.ones(64)),
-    "atoms of another size": dict(atom_shape=np.array([11, 12])),
-    "no atoms": dict(components_=np.ones((0, 11, 11), np.float32)),
-    "numbers for atoms": dict(components_=np.ones(64)),
+    "not finite": dict(components_=np.full((6, 5, 4), np.nan, np.float32)),
+    "threshold not finite": dict(alpha_=np.full((3, 6), np.inf)),
+    "one row for all": dict(analysis_components_=np.ones((3, 1, 5, 4), np.float32)),
+    "no layers": dict(analysis_components_=np.ones((6, 5, 4), np.float32)),
+    "too many layers": dict(synthesis_components_=np.ones((3, 6, 5, 4), np.float32)),
+    "two decoders": dict(decoder_components_=np.ones((6, 5, 4), np.float32)),
+    "one threshold for some": dict(alpha_=np.ones(5)),
+    "negative thresholds": dict(alpha_=-np.ones(6)),
+    "slopes for some": dict(alpha_slope_=np.ones((3, 5))),
+    "slopes for one noise": dict(noise_std=np.array(0.1)),
+    "atoms of another size": dict(atom_shape=np.array([5, 5])),
+    "no atoms": dict(components_=np.ones((0, 5, 4), np.float32)),
+    "numbers for atoms": dict(components_=np.ones(6)),
     "text for atoms": dict(components_=np.array("atoms")),
     "unfoldings": dict(n_unfoldings=np.array(-1)),
-    "many unfoldings": dict(n_unfoldings=np.array([15, 15])),
+    "many unfoldings": dict(n_unfoldings=np.array([3, 3])),
     "stride": dict(stride=np.array([3, 3, 3])),
     "stride of nothing": dict(stride=np.array(0)),
     "step": dict(step_size_=np.array(-0.1)),
@@ -86,7 +112,7 @@ def test_a_file_that_could_swell_or_run_something_is_refused(kind, file):
             archive.writestr("other.npy", npy.getvalue())
     else:  # two members that are the same bytes
         with zipfile.ZipFile(file, "a") as archive:
-            twin = archive.getinfo("components_.npy")
+            twin = archive.getinfo("analysis_components_.npy")
             archive.filelist += [twin] * 3
             archive._didModify = True
     assert_refused(file)
@@ -94,7 +120,7 @@ def test_a_file_that_could_swell_or_run_something_is_refused(kind, file):
 
 def test_a_file_object_is_read_and_named(file):
     with file.open("rb") as opened:
-        assert load_denoiser(opened).noise_std == load_denoiser().noise_std
+        assert load_denoiser(opened).noise_std == (0.05, 0.5)
     file.write_bytes(b"nothing")
     with file.open("rb") as opened, pytest.raises(ValueError, match=f"{file} is no denoiser"):
         load_denoiser(opened)

@@ -26,7 +26,8 @@ _BESIDE = "target", "mask", "offset"
 class Batch(NamedTuple):
     """What one update sees; `keys` (n, ...) are what ``source.samples`` finds its samples by.
 
-    The `offset` (n, 1) is what the samples add to what a dictionary makes of their codes.
+    The `offset` (n, 1) is what the samples add to what a dictionary makes of their codes, and
+    `noise_std` (n,) how noisy they are.
     """
 
     keys: Tensor
@@ -34,6 +35,7 @@ class Batch(NamedTuple):
     target: Tensor | None = None
     mask: Tensor | None = None
     offset: Tensor | None = None
+    noise_std: Tensor | None = None
 
 
 class Rows:

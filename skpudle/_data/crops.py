@@ -1,5 +1,7 @@
 """Batches of image crops, with fresh noise for every update."""
 
+from math import log
+
 import torch
 
 from skpudle._data.batches import Batch
@@ -27,8 +29,10 @@ class Crops:
         Size of the patches that may replace atoms.
     margin : tuple of int, default=None
         Pixels on either side of each axis that belong to the crop but not to its target.
-    noise_std : float, default=0.0
-        Standard deviation of Gaussian noise that is added to crops that are their own targets.
+    noise_std : float or tuple (low, high), default=0.0
+        Standard deviation of Gaussian noise that is added to crops that are their own targets. Of a
+        pair each crop gets one in between, as likely as any other on a logarithmic scale, on which
+        the error of denoising is nearly a line: all weigh alike in decibels.
     flip : bool, default=False
         Whether crops are mirrored along random axes, and transposed where they are square.
     shuffle : bool, default=True
@@ -85,11 +89,20 @@ class Crops:
             crops.append(self._mirror(self._cut(pair, self.crop)))
         x, *target = (torch.stack(images) for images in zip(*crops, strict=True))
         target = target[0] if target else x
+        noise_std = None
         if self.noise_std and self.targets is None:
-            noise = torch.randn(x.shape, generator=self.generator, dtype=x.dtype, device="cpu")
-            x = x + self.noise_std * noise.to(x.device)
+            x, noise_std = self._with_noise(x)
         inside = (slice(m, n - m) for m, n in zip(self.margin, self.crop, strict=True))
-        return Batch(indices.to(x.device), x, target[(..., *inside)])
+        return Batch(indices.to(x.device), x, target[(..., *inside)], noise_std=noise_std)
+
+    def _with_noise(self, x):  # -> the same with noise, and how much where that varies
+        options = dict(generator=self.generator, dtype=x.dtype, device="cpu")
+        if not isinstance(self.noise_std, tuple):
+            return x + self.noise_std * torch.randn(x.shape, **options).to(x.device), None
+        low, high = map(log, self.noise_std)
+        noise_std = torch.exp(low + (high - low) * torch.rand(len(x), **options)).to(x.device)
+        noise = torch.randn(x.shape, **options).to(x.device)
+        return x + noise_std.reshape(-1, *[1] * (x.ndim - 1)) * noise, noise_std
 
     def _patch(self, image):
         for _ in range(_N_TRIES):

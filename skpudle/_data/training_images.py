@@ -1,6 +1,5 @@
 """What a convolutional learner trains on: initial atoms, crops of images, noise in their units."""
 
-import warnings
 from functools import partial
 from math import pi, prod
 from typing import NamedTuple
@@ -8,18 +7,14 @@ from typing import NamedTuple
 import torch
 
 from skpudle._data.arrays import check_range
-from skpudle._data.callers import users_level
 from skpudle._data.crops import Crops
 from skpudle._data.images import extend
 from skpudle.operators import atom_norms
 
-__all__ = ["TrainingImages", "initial_kernels", "warn_of_units", "with_noise"]
+__all__ = ["Geometry", "TrainingImages", "initial_kernels"]
 
 # The largest crop by default, in pixels: many positions, and still far smaller than a photograph.
 _CROP = 129
-
-# Pixels over noise that there is in practice; sigma 50, given as a fraction of 255, is beyond it.
-_RANGE = 1200
 
 
 def _constant_and_patches(images, shape, n_components, generator):
@@ -89,25 +84,6 @@ def initial_kernels(images, shape, n_components, method, generator):
     return atoms / atom_norms(atoms)
 
 
-def warn_of_units(noise_std, images):  # images: tensors
-    """Warn if the noise cannot be in the units of the images, whatever these are."""
-    largest = max(float(image.abs().max()) for image in images)
-    if noise_std and largest and not largest / _RANGE <= noise_std <= largest:
-        warnings.warn(
-            f"noise_std={noise_std:.3g}, but the largest pixel is {largest:.3g}. Noise is in the "
-            "units of the images, and unsigned integers become fractions of their largest value: "
-            "25 for values from 0 to 255 is 25 / 255 for fractions.",
-            stacklevel=users_level(),
-        )
-
-
-def with_noise(image, noise_std):
-    """Return an image with Gaussian noise, the same for every image of its size."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(image.shape, generator=generator, dtype=image.dtype, device="cpu")
-    return image + noise_std * noise.to(image.device)
-
-
 class Geometry(NamedTuple):
     """What a learner keeps of the shape of its images: their size if all have one, channels."""
 
@@ -132,8 +108,10 @@ class TrainingImages:
     whole : bool
         Whether images, which are of one size, are taken whole.
     shifted : bool
-        Whether crops need the margins of several grids.
-    noise_std : float, default=0.0
+        Whether crops need room for several grids.
+    margin : bool
+        Whether the loss leaves out the pixels of a crop that some atoms do not reach.
+    noise_std : float or tuple (low, high), default=0.0
         Standard deviation of the noise that crops get.
     flip : bool, default=False
         Whether crops are mirrored and transposed at random.
@@ -150,13 +128,14 @@ class TrainingImages:
         crop_size,
         whole,
         shifted,
+        margin,
         noise_std=0.0,
         flip=False,
     ):
         self.kernel, self.stride, self.geometry = kernel, stride, geometry
         self.noise_std, self.flip = noise_std, flip
         self.room = tuple(s - 1 if shifted else 0 for s in stride)
-        self.margin = tuple(k - 1 if shifted else 0 for k in kernel)
+        self.margin = tuple(k - 1 if margin else 0 for k in kernel)
         self.crop = []
         for axis, (k, s) in enumerate(zip(kernel, stride, strict=True)):
             n = min(image.shape[axis + 1] for image in images)

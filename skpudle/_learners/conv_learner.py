@@ -4,7 +4,6 @@ from dataclasses import replace
 from math import prod
 from numbers import Integral, Real
 
-import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
@@ -17,11 +16,11 @@ from skpudle._data.images import (
     read_targets,
     sizes,
 )
-from skpudle._data.training_images import Geometry, TrainingImages, warn_of_units
+from skpudle._data.noise import Noise
+from skpudle._data.training_images import Geometry, TrainingImages
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.conv_model import (
-    SEPARATE_ATOMS,
     ConvModel,
     initial_parameters,
     known_parameters,
@@ -32,7 +31,7 @@ from skpudle._training.team import current_team
 from skpudle.gradients import GRADIENT_RULES
 from skpudle.shrinkage import SHRINKAGES
 
-__all__ = ["ConvLearner", "restore"]
+__all__ = ["ConvLearner"]
 
 # Pixels of a batch, counted once for each grid, that are trained on at a time: enough for products
 # of large matrices, and few enough for the codes of all unfoldings to take little memory.
@@ -69,8 +68,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         "atom_norm": [StrOptions({"unit", "ball"}), None],
         "learn_threshold": [StrOptions({"one", "atom", "unfolding"}), None],
         "learn_step": ["boolean"],
-        "separate_atoms": [StrOptions({"analysis", "decoder", "both"}), None],
-        "noise_std": [Interval(Real, 0, None, closed="left")],
+        "separate_atoms": [StrOptions({"analysis", "decoder", "both", "unfolding"}), None],
+        "noise_std": [Interval(Real, 0, None, closed="left"), tuple],
         "crop_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "flip": ["boolean"],
         "n_train_shifts": [Interval(Integral, 1, None, closed="left")],
@@ -96,7 +95,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         Decay.of(self.lambda_decay)  # raises for what is none
         stride = self._stride
         check_sizes(self._kernel, stride, self.image_shape)
-        own_analysis = self.separate_atoms in ("analysis", "both")
+        own_analysis = self.separate_atoms in ("analysis", "both", "unfolding")
         if (self.learn_threshold or self.learn_step or own_analysis) and self.gradient == "dec":
             raise ValueError(
                 "gradient='dec' does not go through the encoder, so that it cannot learn "
@@ -107,12 +106,26 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                 "A hard threshold has derivative 0 and cannot be learned; pass shrinkage='soft' or "
                 "learn_threshold=None."
             )
+        if self.separate_atoms == "unfolding" and (self.learn_step or self.atom_norm is not None):
+            raise ValueError(
+                "With separate_atoms='unfolding' the step is a part of the atoms, whose norms are "
+                "free; pass learn_step=False and atom_norm=None."
+            )
+        if self._noise.is_range and self.learn_threshold is None:
+            raise ValueError(
+                "Thresholds follow the noise where noise_std is a pair, and have to be learned; "
+                "pass learn_threshold='unfolding', for example."
+            )
         n_grids = len(all_shifts(stride))
         if self.n_train_shifts > n_grids:
             raise ValueError(
                 f"n_train_shifts={self.n_train_shifts}, but stride={self.stride!r} has {n_grids} "
                 "grids of positions; pass at most that."
             )
+
+    @property
+    def _noise(self):
+        return Noise.of(self.noise_std)
 
     def _encoder(self):
         return Encoder(self.n_unfoldings, self.shrinkage, self.positive_code)
@@ -146,20 +159,12 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         return images, self._network(images.tensors[0])
 
     def _network(self, like):  # -> ConvNetwork of the dtype and on the device of a tensor
-        parameters = self._known_parameters(like)
-        return ConvNetwork(parameters, self._stride, self._encoder(), self.lambda_decay_)
+        parameters = known_parameters(vars(self), len(self._kernel), like)
+        noise = self._noise
+        return ConvNetwork(parameters, self._stride, self._encoder(), noise, self.lambda_decay_)
 
     def _transform_encoder(self):  # of parts of data, which `transform` encodes
         self._check_parameters()
-
-    def _known_parameters(self, like):
-        check_is_fitted(self)
-        if np.ndim(self.alpha_) == 2 and len(self.alpha_) != self.n_unfoldings:
-            raise ValueError(
-                f"Thresholds were learned for {len(self.alpha_)} unfoldings, one each, and "
-                f"n_unfoldings is {self.n_unfoldings} now. Set it back, or fit again."
-            )
-        return known_parameters(vars(self), len(self._kernel), like)
 
     @property
     def _n_features_out(self):
@@ -194,13 +199,14 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             crop_size=self.crop_size,
             whole=images.kind == "rows" and self.crop_size == "auto",
             shifted=self.n_train_shifts > 1,
+            margin=self.n_train_shifts > 1 or self.separate_atoms == "unfolding",
             noise_std=self.noise_std,
-            flip=self.flip and self.noise_std > 0 and len(self._kernel) == 2,
+            flip=self.flip and self._noise.high > 0 and len(self._kernel) == 2,
         )
         device = images.tensors[0].device
         if known:
             return Data(sample, sample, None, device, {})
-        warn_of_units(self.noise_std, images.tensors)
+        self._noise.warn_of_units(images.tensors)
         inputs = input_attributes(X if images.kind == "rows" else None)
         return Data(sample, sample, None, device, inputs)
 
@@ -219,24 +225,29 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             step_size=step,
             atom_norm=self.atom_norm,
             learn_step=self.learn_step,
+            in_layers=self.separate_atoms == "unfolding",
+            noise_unit=self._noise.unit,
             generator=generator,
         )
         return self._model(parameters, images, images.geometry, generator, parameters.alpha)
 
     def _known_model(self, data, generator):  # -> ConvModel, rows
         images, state = data.sample, self._training_state
-        parameters = self._known_parameters(images.images[0])
-        if not self.learn_step:
+        parameters = known_parameters(vars(self), len(self._kernel), images.images[0])
+        if not (self.learn_step or self.separate_atoms == "unfolding"):
             parameters = parameters._replace(step=self._fixed_step())
         geometry = images.geometry._replace(image_size=state["image_size"])
         model, rows = self._model(parameters, images, geometry, generator, state["alpha"])
         return replace(model, data_scale=state["data_scale"]), rows
 
     def _model(self, parameters, images, geometry, generator, alpha):
+        n = self.n_unfoldings
+        separate = {"analysis": (1, 0, 0), "decoder": (0, 1, 0), "both": (1, 1, 0)}
+        separate |= {"unfolding": (n, 0, n - 1), None: (0, 0, 0)}
         layout = RowLayout(
             tuple(parameters.atoms.shape[1:]),
-            separate_analysis=self.separate_atoms in ("analysis", "both"),
-            separate_decoder=self.separate_atoms in ("decoder", "both"),
+            separate=separate[self.separate_atoms],
+            noise_unit=self._noise.unit,
             n_thresholds={None: 0, "unfolding": self.n_unfoldings}.get(self.learn_threshold, 1),
             shared_threshold=self.learn_threshold == "one",
             learn_step=self.learn_step,
@@ -258,28 +269,3 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             generator=generator,
         )
         return model, layout.pack(parameters)
-
-
-def restore(learner, values):
-    """Make a learner a fitted one by arrays with the names of its attributes; return it."""
-    alpha = values["alpha_"]
-    vars(learner).update({name: values[name] for name in SEPARATE_ATOMS if name in values})
-    vars(learner).update(
-        alpha_=alpha if alpha.ndim else float(alpha),
-        step_size_=float(values["step_size_"]),
-        lambda_decay_=float(values["lambda_decay_"]),
-        n_components_=len(values["components_"]),
-        device_=str(learner._transform_device(None)),
-        n_iter_=1,
-        n_steps_=0,
-        loss_curve_=np.zeros(0),
-        _training_state={
-            "alpha": float(np.mean(alpha)),
-            "data_scale": 1.0,
-            "image_size": None,
-            "optimizer_name": "",
-            "optimizer": {},
-            "idle": np.zeros(len(values["components_"])),
-        },
-    )
-    return learner

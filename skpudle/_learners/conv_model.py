@@ -22,36 +22,75 @@ __all__ = ["SEPARATE_ATOMS", "ConvModel", "initial_parameters", "known_parameter
 _ALPHA = 0.1
 
 # Separate atoms by the name of the attribute that holds them, in the order of `ConvParameters`.
-SEPARATE_ATOMS = ("components_", "analysis_components_", "decoder_components_")
+SEPARATE_ATOMS = (
+    "components_",
+    "analysis_components_",
+    "decoder_components_",
+    "synthesis_components_",
+)
 
 
-def _outside(atoms, channel_axis):  # (n_components, n_channels, *kernel) -> as users see them
-    if atoms is None:
-        return None
-    return to_numpy(atoms.movedim(1, -1) if channel_axis else atoms[:, 0])
+def _outside(atoms, n_axes, channel_axis):  # (..., n_channels, *kernel) -> as users see them
+    atoms = atoms.movedim(-1 - n_axes, -1)
+    return to_numpy(atoms if channel_axis else atoms[..., 0])
 
 
-def _inside(atoms, n_axes, like):  # of users -> (n_components, n_channels, *kernel)
+def _inside(atoms, n_axes, like, *, channel_axis):  # of users -> (..., n_channels, *kernel)
     atoms = to_tensor(atoms).to(like)
-    channels = atoms.ndim == n_axes + 2
-    return (atoms.movedim(-1, 1) if channels else atoms[:, None]).contiguous()
+    atoms = atoms if channel_axis else atoms[..., None]
+    return atoms.movedim(-1, -1 - n_axes).contiguous()
+
+
+def _n_unfoldings(attributes):  # that parameters are for, None where they are for any
+    if attributes.get("synthesis_components_") is not None:
+        return len(attributes["analysis_components_"])
+    return len(attributes["alpha_"]) if np.ndim(attributes["alpha_"]) == 2 else None
 
 
 def known_parameters(attributes, n_axes, like):
-    """Return the parameters of fitted attributes, of the dtype and on the device of a tensor."""
-    separate = (attributes.get(name) for name in SEPARATE_ATOMS)
-    alpha = attributes["alpha_"]
-    if np.ndim(alpha):
-        alpha = to_tensor(alpha).to(like).reshape(-1, len(attributes["components_"]))
-    return ConvParameters(
-        *(None if atoms is None else _inside(atoms, n_axes, like) for atoms in separate),
-        alpha=alpha,
-        step=attributes["step_size_"],
+    """Return the parameters of fitted attributes, of the dtype and on the device of a tensor.
+
+    Raises
+    ------
+    ValueError
+        If they belong to another number of unfoldings than the estimator has now.
+    """
+    asked, learned = attributes["n_unfoldings"], _n_unfoldings(attributes)
+    if learned not in (None, asked):
+        raise ValueError(
+            f"Thresholds or atoms were learned for {learned} unfoldings, each its own, and "
+            f"n_unfoldings is {asked} now. Set it back, or fit again."
+        )
+    n_components, n_dimensions = len(attributes["components_"]), attributes["components_"].ndim
+    options = dict(n_axes=n_axes, like=like, channel_axis=n_dimensions == n_axes + 2)
+    atoms, *separate = (
+        None if value is None else _inside(value, **options)
+        for value in map(attributes.get, SEPARATE_ATOMS)
     )
+    separate = (
+        stack[None] if stack is not None and stack.ndim == atoms.ndim else stack
+        for stack in separate
+    )
+    alpha, slope = (
+        to_tensor(value).to(like).reshape(-1, n_components) if np.ndim(value) else value
+        for value in (attributes["alpha_"], attributes.get("alpha_slope_"))
+    )
+    return ConvParameters(atoms, *separate, alpha, slope, attributes["step_size_"])
 
 
 def initial_parameters(
-    images, dict_init, shape, encoder, *, alpha, step_size, learn_step, atom_norm, generator
+    images,
+    dict_init,
+    shape,
+    encoder,
+    *,
+    alpha,
+    step_size,
+    learn_step,
+    atom_norm,
+    in_layers,
+    noise_unit,
+    generator,
 ):
     """Return the parameters that training starts from.
 
@@ -73,6 +112,10 @@ def initial_parameters(
         Whether the step is learned, from a number on.
     atom_norm : {"unit", "ball", None}
         The parameter.
+    in_layers : bool
+        Whether every unfolding has atoms of its own, which its step is a part of.
+    noise_unit : float or None
+        The noise that ``alpha`` is for, where thresholds follow it.
     generator : torch.Generator
         Random numbers.
 
@@ -94,7 +137,8 @@ def initial_parameters(
                 f"dict_init has shape {atoms.shape}, expected (n_components, *atom_shape"
                 f"{', n_channels' if channel_axis else ''}) = {expected}."
             )
-        atoms = _inside(atoms, len(kernel), images.images[0])
+        options = dict(like=images.images[0], channel_axis=channel_axis)
+        atoms = _inside(atoms, len(kernel), **options)
     atoms = project_atoms(atoms.contiguous(), atom_norm=atom_norm)
     dictionary = ConvDictionary(atoms, images.stride)
     if step_size is None and learn_step:
@@ -106,7 +150,14 @@ def initial_parameters(
         largest = largest[largest > 0]
         alpha = _ALPHA * (float(largest.median()) if len(largest) else 1.0)
         alpha *= step if encoder.shrinkage == "hard" else 1.0
-    return ConvParameters(atoms, alpha=float(alpha), step=step_size)
+    if in_layers:  # half of the step goes into either side, whose numbers are then as large
+        step = float(default_step(dictionary)) if step_size is None else step_size
+        alpha *= step**0.5 if encoder.shrinkage == "soft" else step**-0.5
+        atoms, step_size = atoms * step**0.5, 1.0
+    slope = None
+    if noise_unit is not None:
+        alpha, slope = 0.0, float(alpha) / noise_unit
+    return ConvParameters(atoms, alpha=float(alpha), alpha_slope=slope, step=step_size)
 
 
 @dataclass(frozen=True)
@@ -157,9 +208,12 @@ class ConvModel:
         """Return what encodes and decodes with these rows in an update, on grids that it draws."""
         decay, stride = self.decay(update), self.images.stride
         penalty = self.encoder.penalty(self.alpha, decay)
-        network = ConvNetwork(self.layout.unpack(rows), stride, self.encoder, decay, penalty)
-        if self.n_train_shifts == 1:
+        parameters, options = self.layout.unpack(rows), dict(lambda_decay=decay, penalty=penalty)
+        network = ConvNetwork(parameters, stride, self.encoder, **options)
+        if not any(self.images.margin):
             return network
+        if self.n_train_shifts == 1:
+            return network.with_grids([(0,) * len(stride)], self.images.room)
         grids = all_shifts(stride)
         order = torch.randperm(len(grids), generator=self.generator, device="cpu")
         chosen = [grids[i] for i in order[: self.n_train_shifts].tolist()]
@@ -176,8 +230,8 @@ class ConvModel:
 
     def warn_of_step(self, initial, final):
         """Warn if the encoder may diverge with the step, once."""
-        step = self.layout.fixed_step
-        if step is None or self.layout.learn_step or self.layout.separate_analysis:
+        step, (analysis, *_) = self.layout.fixed_step, self.layout.separate
+        if step is None or self.layout.learn_step or analysis:
             return
         atoms = (self.layout.unpack(rows).atoms for rows in (initial, final))
         warn_of_step(step, (ConvDictionary(part, self.images.stride) for part in atoms))
@@ -188,15 +242,25 @@ class ConvModel:
 
     def attributes(self, rows):
         """Return what users see of it."""
-        *atoms, alpha, step = self.layout.unpack(rows)
+        *atoms, alpha, slope, step = self.layout.unpack(rows)
         if step is None:
             step = default_step(ConvDictionary(atoms[0], self.images.stride))
-        if isinstance(alpha, torch.Tensor):
-            alpha = to_numpy(alpha[0] if len(alpha) == 1 else alpha)
-            alpha = float(alpha[0]) if self.layout.shared_threshold else alpha
-        outside = (_outside(part, self.geometry.channel_axis) for part in atoms)
+        n_axes, in_layers = len(self.images.stride), atoms[-1] is not None
+        outside = [_outside(atoms[0], n_axes, self.geometry.channel_axis)]
+        for stack in atoms[1:]:
+            part = stack if stack is None or in_layers else stack[0]
+            outside.append(
+                None if part is None else _outside(part, n_axes, self.geometry.channel_axis)
+            )
         return dict(zip(SEPARATE_ATOMS, outside)) | {
             "n_components_": len(rows),
-            "alpha_": alpha,
+            "alpha_": self._threshold(alpha),
+            "alpha_slope_": self._threshold(slope),
             "step_size_": float(step),
         }
+
+    def _threshold(self, alpha):  # as users see it
+        if not isinstance(alpha, torch.Tensor):
+            return alpha
+        alpha = to_numpy(alpha[0] if len(alpha) == 1 else alpha)
+        return float(alpha.flat[0]) if self.layout.shared_threshold else alpha

@@ -5,7 +5,7 @@ from math import log10, prod
 import torch
 
 from skpudle._data.images import covering_positions, read_images, read_targets
-from skpudle._data.training_images import warn_of_units, with_noise
+from skpudle._data.noise import with_noise
 from skpudle._learners.conv_learner import ConvLearner
 from skpudle._learners.denoising import denoise_images
 
@@ -74,14 +74,17 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     learn_step : bool, default=False
         Whether ``step_size`` is learned.
 
-    separate_atoms : {"analysis", "decoder", "both"} or None, default=None
+    separate_atoms : {"analysis", "decoder", "both", "unfolding"} or None, default=None
         Which of encoder ("analysis") and decoder have atoms of their own, which start as the
-        dictionary and are free of constraints.
+        dictionary and are free of constraints. "unfolding": every unfolding has atoms of its own
+        for both, of any norm (``atom_norm=None``), which its step is a part of [3]_. The loss then
+        leaves out the pixels of a crop that some atoms do not reach.
 
-    noise_std : float, default=0.0
+    noise_std : float or tuple (low, high), default=0.0
         Standard deviation of Gaussian noise that every update adds to clean images, in their units
-        (25 / 255 for "sigma 25" and images from 0 to 1). Of pairs it only says what noise they
-        have.
+        (25 / 255 for "sigma 25" and images from 0 to 1). Of a pair every crop gets noise between
+        both, and learned thresholds follow it [3]_: one network is then for all of them. Of noisy
+        and clean images it only says what noise they have.
 
     crop_size : int or "auto", default="auto"
         Images are trained on in random crops of this size, one of each image an epoch. "auto" is
@@ -139,10 +142,18 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         The atoms, with an axis of channels if images have one.
 
     analysis_components_, decoder_components_ : ndarray of that shape
-        Separate atoms, where ``separate_atoms`` asks for them.
+        Separate atoms, where ``separate_atoms`` asks for them. Of every unfolding they are
+        ``analysis_components_`` of shape (n_unfoldings, n_components, ...) and, but for the last
+        one, which reconstructs with ``components_``,
+
+    synthesis_components_ : ndarray of shape (n_unfoldings - 1, n_components, ...)
+        what it takes from the data before it correlates them again.
 
     alpha_ : float or ndarray of shape ([n_unfoldings,] n_components)
         Penalty or threshold in use.
+
+    alpha_slope_ : float or ndarray of that shape
+        What it grows by for each unit of noise, where ``noise_std`` is a pair.
 
     step_size_ : float
         The step in use.
@@ -172,6 +183,9 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
        Backpropagation", arXiv:2106.00058, 2021.
     .. [2] D. Simon and M. Elad, "Rethinking the CSC Model for Natural Images", NeurIPS 2019, for
        the average over shifts.
+    .. [3] N. Janjusevic, A. Khalilian-Gourtani and Y. Wang, "CDLNet: Noise-Adaptive Convolutional
+       Dictionary Learning Network for Blind Denoising and Demosaicing", IEEE Open Journal of
+       Signal Processing, 2022.
 
     Examples
     --------
@@ -362,7 +376,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         channels = self.components_.ndim == len(self._kernel) + 2
         return codes.hand_back(images, channels=channels)
 
-    def denoise(self, X):
+    def denoise(self, X, *, noise_std=None):
         """Return what the network makes of noisy images, of exactly their size.
 
         Borders are continued by reflection. Large images are cut into tiles that overlap by as much
@@ -372,21 +386,39 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         ----------
         X : array-like, Tensor or list of images
             Noisy images, signals or rows.
+        noise_std : float or array-like of shape (n_images,), default=None
+            Standard deviation of their noise, in their units, which thresholds then follow. By
+            default it is the parameter of this name if that is one number, and else estimated from
+            each image.
 
         Returns
         -------
         ndarray, Tensor or list of them
             Denoised images in float32 or float64; of unsigned integers, fractions of their largest
             value.
+
+        Raises
+        ------
+        ValueError
+            If ``noise_std`` is not positive, or not one number for each image; or if the network
+            was not trained for any noise.
         """
         images, network = self._read_and_build(X)
-        warn_of_units(self.noise_std, images.tensors)
-        options = dict(shift_average=self.shift_average)
+        if noise_std is None:
+            self._noise.warn_of_units(images.tensors)
+        levels = self._noise.levels(noise_std, images)
         denoised = [
-            torch.cat([denoise_images(network, part, **options) for part in _parts(x)])
-            for x in images.tensors
+            torch.cat(list(self._denoise(network, x, level)))
+            for x, level in zip(images.tensors, levels, strict=True)
         ]
         return images.hand_back(denoised)
+
+    def _denoise(self, network, x, noise_std):
+        parts = _parts(x)
+        levels = [None] * len(parts) if noise_std is None else noise_std.split(len(parts[0]))
+        for part, level in zip(parts, levels, strict=True):
+            options = dict(noise_std=level, shift_average=self.shift_average)
+            yield denoise_images(network, part, **options)
 
     def score(self, X, y=None, *, peak=1.0):
         """Return the mean peak signal-to-noise ratio of denoised images.
@@ -412,7 +444,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             read_targets(y, images, image_shape=self.image_shape, estimator=self),
         )
         if targets is None:
-            targets, inputs = inputs, [with_noise(image, self.noise_std) for image in inputs]
+            noise_std = self._noise.typical
+            targets, inputs = inputs, [with_noise(image, noise_std) for image in inputs]
         options = dict(shift_average=self.shift_average)
         total = 0.0
         for image, target in zip(inputs, targets, strict=True):

@@ -18,7 +18,7 @@ def _round_up(n, stride, remainder):
 
 
 @torch.no_grad()
-def denoise_images(network, x, *, shift_average, tile=_TILE):
+def denoise_images(network, x, *, noise_std=None, shift_average, tile=_TILE):
     """Return the images that a network reconstructs, of the size that went in.
 
     Images are continued by reflection, so that as many atoms reach a pixel at the border as one
@@ -31,6 +31,8 @@ def denoise_images(network, x, *, shift_average, tile=_TILE):
         The network.
     x : Tensor of shape (n, n_channels, *size)
         Noisy images.
+    noise_std : Tensor of shape (n,), default=None
+        Their noise; by default estimated where the network follows it.
     shift_average : bool
         Whether to average over all grids of positions.
     tile : int, default=768
@@ -41,6 +43,8 @@ def denoise_images(network, x, *, shift_average, tile=_TILE):
     Tensor of shape (n, n_channels, *size)
         Denoised images.
     """
+    if noise_std is None:
+        noise_std = network.noise_of(x)  # of the whole image, and not of each tile
     kernel, stride, size = network.kernel, network.stride, x.shape[2:]
     room = tuple(s - 1 if shift_average else 0 for s in stride)
     axes = list(zip(size, kernel, stride, room, strict=True))
@@ -62,7 +66,12 @@ def denoise_images(network, x, *, shift_average, tile=_TILE):
         total = 0
         for shift in shifts:  # one after the other: what they need fits into a cache
             one = network.with_grids([shift], room)
-            total = total + one.synthesis(one.encode(canvas[(..., *cut)]))[(..., *source)]
+            total = (
+                total
+                + one.synthesis(one.encode(canvas[(..., *cut)], noise_std=noise_std))[
+                    (..., *source)
+                ]
+            )
         result[(..., *place)] = total / len(shifts)
 
     tiles = [cut_tiles(n, tile, s) for n, _, s, _ in axes]

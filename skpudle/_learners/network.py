@@ -17,9 +17,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skpudle._data.noise import Noise, estimate_noise
 from skpudle._learners.encoder import Encoder
 from skpudle._precision import as_scalars, own_precision
-from skpudle.operators import ConvDictionary, project_atoms
+from skpudle.encoding import default_step, threshold_levels, unfold
+from skpudle.operators import ConvDictionary, ConvLayers, atom_norms, project_atoms
 
 __all__ = ["ConvNetwork", "ConvParameters", "RowLayout", "all_shifts"]
 
@@ -36,10 +38,16 @@ class ConvParameters(NamedTuple):
     ----------
     atoms : Tensor of shape (n_components, n_channels, *kernel)
         The dictionary.
-    analysis_atoms, decoder_atoms : Tensor of that shape, or None
-        Those of the analysis and of the last synthesis where they are separate.
+    analysis_atoms : Tensor of shape (1 or n_unfoldings, n_components, n_channels, *kernel), or None
+        Those of the analysis where they are separate, for all unfoldings or for each.
+    decoder_atoms : Tensor of shape (1, n_components, n_channels, *kernel), or None
+        Those of the last synthesis where they are separate.
+    synthesis_atoms : Tensor of shape (n_unfoldings - 1, n_components, ...), or None
+        What all unfoldings but the last reconstruct with where each has atoms of its own.
     alpha : Tensor of shape (n_thresholds, n_components) or float
         Penalties (thresholds of hard shrinkage) of each unfolding, or one row for all.
+    alpha_slope : Tensor of that shape or None
+        What is added to them for each unit of the noise.
     step : Tensor of shape () or float or None
         The step; None follows the atoms.
     """
@@ -47,8 +55,15 @@ class ConvParameters(NamedTuple):
     atoms: Tensor
     analysis_atoms: Tensor | None = None
     decoder_atoms: Tensor | None = None
+    synthesis_atoms: Tensor | None = None
     alpha: Tensor | float = 0.0
+    alpha_slope: Tensor | None = None
     step: Tensor | float | None = None
+
+    @property
+    def separate(self):
+        """The separate atoms, of the analysis, the decoder and all unfoldings but the last."""
+        return self[1:4]
 
 
 @dataclass(frozen=True)
@@ -59,10 +74,13 @@ class RowLayout:
     ----------
     shape : tuple of int
         (n_channels, *kernel).
-    separate_analysis, separate_decoder : bool
-        Whether there are atoms of the analysis and of the decoder, which are free of constraints.
+    separate : tuple of int
+        The numbers of separate atoms of the analysis, of the decoder and of all unfoldings but the
+        last that belong to an atom; they are free of constraints.
     n_thresholds : int
         Learned penalties of an atom: 0, 1, or the number of unfoldings.
+    noise_unit : float or None
+        Where penalties follow the noise, the noise that a row holds their slopes in units of.
     shared_threshold : bool
         Whether a learned penalty is one for all atoms, the mean of theirs.
     learn_step : bool
@@ -76,9 +94,9 @@ class RowLayout:
     """
 
     shape: tuple[int, ...]
-    separate_analysis: bool
-    separate_decoder: bool
+    separate: tuple[int, int, int]
     n_thresholds: int
+    noise_unit: float | None
     shared_threshold: bool
     learn_step: bool
     atom_norm: str | None
@@ -86,59 +104,72 @@ class RowLayout:
     fixed_step: float | None
 
     def _sizes(self):
-        atom = prod(self.shape)
-        return [
-            atom,
-            atom * self.separate_analysis,
-            atom * self.separate_decoder,
-            self.n_thresholds,
-            int(self.learn_step),
-        ]
+        atom, slopes = prod(self.shape), self.n_thresholds * (self.noise_unit is not None)
+        atoms = [atom, *(atom * n for n in self.separate)]
+        return [*atoms, self.n_thresholds, slopes, int(self.learn_step)]
 
     def pack(self, parameters):  # ConvParameters -> (n_components, n_parameters)
         """Return one row for each atom."""
-        atoms, analysis, decoder, alpha, step = parameters
+        atoms, *_, alpha, slope, step = parameters
         parts = [atoms.flatten(1)]
-        if self.separate_analysis:
-            parts.append((atoms if analysis is None else analysis).flatten(1))
-        if self.separate_decoder:
-            parts.append((atoms if decoder is None else decoder).flatten(1))
+        for n, separate in zip(self.separate, parameters.separate, strict=True):
+            stack = atoms[None] if separate is None else separate
+            if len(stack) != n:  # those of all unfoldings become one, and one those of all
+                stack = stack.mean(0, keepdim=True).expand(n, *atoms.shape)
+            parts.append(stack.transpose(0, 1).flatten(1))
         if self.n_thresholds:
-            alpha = as_scalars(alpha, atoms)
-            if self.n_thresholds == 1 and alpha.ndim:  # those of all unfoldings become one
-                alpha = alpha.mean(0, keepdim=True)
-            parts.append(alpha.expand(self.n_thresholds, len(atoms)).mT)
+            parts.append(self._thresholds(alpha, atoms))
+        if self.n_thresholds and self.noise_unit is not None:
+            slope = 0.0 if slope is None else slope * self.noise_unit
+            parts.append(self._thresholds(slope, atoms))
         if self.learn_step:
             parts.append(atoms.new_tensor(float(step) / _STEP_UNIT).expand(len(atoms), 1))
         return torch.cat(parts, dim=1)
 
+    def _thresholds(self, alpha, atoms):  # -> (n_components, n_thresholds)
+        alpha = as_scalars(alpha, atoms)
+        if self.n_thresholds == 1 and alpha.ndim:  # those of all unfoldings become one
+            alpha = alpha.mean(0, keepdim=True)
+        return alpha.expand(self.n_thresholds, len(atoms)).mT
+
     def unpack(self, rows):  # (n_components, n_parameters) -> ConvParameters
         """Return the parameters that rows hold; differentiable."""
-        atoms, analysis, decoder, alpha, step = rows.split(self._sizes(), dim=1)
-        alpha = alpha.mT
+        atoms, *separate, alpha, slope, step = rows.split(self._sizes(), dim=1)
+        alpha, slope = alpha.mT, slope.mT
         if self.shared_threshold:
-            alpha = alpha.mean(1, keepdim=True).expand(-1, len(rows))
+            alpha, slope = (
+                part.mean(1, keepdim=True).expand(-1, len(rows)) for part in (alpha, slope)
+            )
+        stacks = [
+            part.unflatten(1, (n, *self.shape)).transpose(0, 1) if n else None
+            for n, part in zip(self.separate, separate, strict=True)
+        ]
         return ConvParameters(
             atoms.unflatten(1, self.shape),
-            analysis.unflatten(1, self.shape) if self.separate_analysis else None,
-            decoder.unflatten(1, self.shape) if self.separate_decoder else None,
+            *stacks,
             alpha if self.n_thresholds else self.fixed_alpha,
+            slope / self.noise_unit if len(slope) else None,
             step.mean() * _STEP_UNIT if self.learn_step else self.fixed_step,
         )
 
     def project(self, rows):
         """Return the nearest rows that satisfy the constraints."""
-        atoms, analysis, decoder, alpha, step = rows.split(self._sizes(), dim=1)
+        atoms, *separate, alpha, slope, step = rows.split(self._sizes(), dim=1)
         atoms = project_atoms(atoms, atom_norm=self.atom_norm)  # separate ones are free
-        parts = [atoms, analysis, decoder, alpha.clamp_min(0), step.clamp_min(_SMALLEST_STEP)]
-        return torch.cat(parts, dim=1)
+        positive = alpha.clamp_min(0), slope.clamp_min(0), step.clamp_min(_SMALLEST_STEP)
+        return torch.cat([atoms, *separate, *positive], dim=1)
 
     def replacements(self, rows, atoms):  # current rows, (k, n_channels, *kernel) -> (k, ...)
-        """Return rows for new atoms, with the mean thresholds and the step of the others."""
+        """Return rows for new atoms, with the mean thresholds, step and free norm of the others."""
         parameters = self.unpack(rows)
-        alpha = parameters.alpha.mean(1, keepdim=True) if self.n_thresholds else 0.0
-        atoms = project_atoms(atoms, atom_norm="unit")
-        return self.pack(ConvParameters(atoms, alpha=alpha, step=parameters.step))
+        means = {
+            name: value.mean(1, keepdim=True)
+            for name in ("alpha", "alpha_slope")
+            if isinstance(value := getattr(parameters, name), Tensor)
+        }
+        size = 1.0 if self.atom_norm else atom_norms(parameters.atoms).mean()
+        atoms = project_atoms(atoms, atom_norm="unit") * size
+        return self.pack(ConvParameters(atoms, **means, step=parameters.step))
 
 
 def all_shifts(stride):  # -> list of tuples
@@ -158,6 +189,8 @@ class ConvNetwork:
         Distance of neighbouring positions along each axis.
     encoder : Encoder
         Unfoldings, shrinkage and signs.
+    noise : Noise, default=None
+        The noise that it was trained for.
     lambda_decay : float, default=1.0
         Factor between the penalties of consecutive unfoldings.
     penalty : float, default=0.0
@@ -173,6 +206,7 @@ class ConvNetwork:
     parameters: ConvParameters
     stride: tuple[int, ...]
     encoder: Encoder
+    noise: Noise | None = None
     lambda_decay: float = 1.0
     penalty: float = 0.0
     shifts: list | None = None
@@ -187,26 +221,35 @@ class ConvNetwork:
         """Return the same network for other grids."""
         return replace(self, shifts=shifts, room=room)
 
-    def encode(self, x, *, mask=None):  # of images nothing is missing
+    def encode(self, x, *, mask=None, noise_std=None):  # of images nothing is missing
         """Return code maps, (n, n_components, *positions).
 
-        Of several grids they are (n, n_components, n_shifts, *positions).
+        Of several grids they are (n, n_components, n_shifts, *positions). The noise of the images
+        is ``noise_std``, (n,); None is estimated where thresholds follow it, and otherwise that of
+        training.
         """
+        if noise_std is None:
+            noise_std = self.noise_of(x)
         if self.shifts is None:
-            return self._unfold(x)
+            return self._unfold(x, noise_std)
         sizes = [n - room for n, room in zip(x.shape[2:], self.room, strict=True)]
         windows = [
             x[(..., *(slice(a, a + n) for a, n in zip(shift, sizes, strict=True)))]
             for shift in self.shifts
         ]
-        z = self._unfold(torch.cat(windows))
+        noise_std = None if noise_std is None else noise_std.repeat(len(windows))
+        z = self._unfold(torch.cat(windows), noise_std)
         return z.unflatten(0, (len(windows), len(x))).movedim(0, 2)
+
+    def noise_of(self, x):
+        """Return the noise of images, (n,), where thresholds follow it, and otherwise None."""
+        return None if self.parameters.alpha_slope is None else estimate_noise(x)
 
     @own_precision()
     def synthesis(self, z):
         """Return the mean reconstruction of all grids, (n, n_channels, *size)."""
-        atoms, _, decoder_atoms, *_ = self.parameters
-        decoder = ConvDictionary(atoms if decoder_atoms is None else decoder_atoms, self.stride)
+        atoms, decoder_atoms = self.parameters.atoms, self.parameters.decoder_atoms
+        decoder = ConvDictionary(atoms if decoder_atoms is None else decoder_atoms[0], self.stride)
         if self.shifts is None:
             return decoder.synthesis(z)
         images = decoder.synthesis(z.movedim(2, 0).flatten(0, 1)).unflatten(0, (z.shape[2], len(z)))
@@ -219,14 +262,36 @@ class ConvNetwork:
             total = total + image[(..., *(slice(m - a, end - a) for m, end, a in axes))]
         return total / len(self.shifts)
 
-    def _unfold(self, x):
-        atoms, analysis_atoms, _, alpha, step = self.parameters
-        analysis = None if analysis_atoms is None else ConvDictionary(analysis_atoms, self.stride)
-        return self.encoder.encode(
-            ConvDictionary(atoms, self.stride),
-            x,
-            alpha=alpha,
-            step_size=step,
-            lambda_decay=self.lambda_decay,
-            analysis=analysis,
-        )
+    def _unfold(self, x, noise_std):
+        atoms, analysis, _, synthesis, alpha, slope, step = self.parameters
+        dictionary = ConvDictionary(atoms, self.stride)
+        if synthesis is not None:
+            analysis = ConvLayers(analysis, self.stride)
+        elif analysis is not None:
+            analysis = ConvDictionary(analysis[0], self.stride)
+        encoder, decay = self.encoder, {"lambda_decay": self.lambda_decay}
+        if synthesis is noise_std is None:
+            options = dict(alpha=alpha, step_size=step, analysis=analysis)
+            return encoder.encode(dictionary, x, **options, **decay)
+        step = as_scalars(default_step(dictionary) if step is None else step, atoms)
+        how = encoder.n_unfoldings, step
+        levels = threshold_levels(dictionary, alpha, *how, shrinkage=encoder.shrinkage, **decay)
+        if noise_std is not None:  # levels of each sample
+            noise_std = noise_std.reshape(-1, *[1] * (x.ndim - 1))
+            levels = self._scale(noise_std) * levels[:, None]
+            if slope is not None:
+                slopes = threshold_levels(dictionary, slope, *how, **decay)
+                levels = levels + noise_std * slopes[:, None]
+        if synthesis is not None:
+            dictionary = ConvLayers(torch.cat([synthesis, atoms[None]]), self.stride)
+        options = dict(shrinkage=encoder.shrinkage, positive_code=encoder.positive_code)
+        return unfold(dictionary, x, levels, step, analysis=analysis, **options)
+
+    def _scale(self, noise_std):
+        """Return the factor by which images have more or less noise than the network knows.
+
+        Codes of ``c x`` at ``c`` times the levels are ``c`` times those of ``x``.
+        """
+        if self.noise is None:  # in training
+            return 1.0
+        return noise_std / noise_std.clamp(self.noise.low, self.noise.high)

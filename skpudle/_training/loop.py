@@ -57,8 +57,8 @@ class EpochSummary(NamedTuple):
     converged: bool
 
 
-def _encode(network, x, mask=None, **offset):
-    return network.encode(x, mask=mask, **offset)
+def _encode(network, x, mask=None, **more):  # offset, noise_std
+    return network.encode(x, mask=mask, **more)
 
 
 def _on_host(sums, unused, atoms):  # -> sums (n, 3), number of unused atoms, are atoms finite

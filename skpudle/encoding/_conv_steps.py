@@ -7,22 +7,39 @@ Images and patches are written into the same memory by every product.
 import torch
 
 from skpudle.encoding._steps import Steps
+from skpudle.operators import ConvLayers
 
 __all__ = ["ConvSteps"]
 
 
+def _first(dictionary):
+    return dictionary[0] if isinstance(dictionary, ConvLayers) else dictionary
+
+
+def _matrices(atoms, shape):  # -> (n_unfoldings or 1, n_components, n_channels * n_pixels)
+    return atoms.view(-1, *shape).flatten(2)
+
+
 class ConvSteps(Steps):
-    """`Steps` of a `ConvDictionary`; images are in phases."""
+    """`Steps` of a `ConvDictionary`, or of `ConvLayers` in turn; images are in phases."""
 
     def __init__(self, dictionary, analysis, x, size, *, mask=None, adjoint=True):
-        self.phases = dictionary.phases(dictionary.positions(x.shape[2:]))
+        first = _first(dictionary)
+        self.phases = first.phases(first.positions(x.shape[2:]))
         mask = None if mask is None else self.phases.split(mask.expand_as(x))
         self._adjoint = adjoint
         super().__init__(dictionary, analysis, self.phases.split(x), size, mask=mask)
-        self.atoms, self.correlators = dictionary.atoms.flatten(1), analysis.atoms.flatten(1)
+        shape = first.atoms.shape
+        self.matrices = _matrices(dictionary.atoms, shape), _matrices(analysis.atoms, shape)
         self.image = torch.empty_like(self.x)
         self._patches = self.phases.empty_patches(self.x)
         self._pieces = self.phases.pieces(self._patches, self.image)
+
+    def turn_to(self, t):
+        """Make the steps those of iteration ``t``, from codes of the layer before."""
+        atoms, correlators = self.matrices
+        self.layers = before, now = (t - 1) % len(atoms), t % len(correlators)
+        self.atoms, self.correlators = atoms[before], correlators[now]
 
     def enter(self, z):
         return self.phases.widen(z)
@@ -76,25 +93,24 @@ class ConvSteps(Steps):
 class _ConvSums:
     def __init__(self, steps):
         self.steps = steps
-        shapes = steps.atoms, steps.correlators, steps.x, steps.size
-        self._atoms, self._analysis, self._x, self._size = map(torch.zeros_like, shapes)
+        given = *steps.matrices, steps.x, steps.size
+        self._atoms, self._analysis, self._x, self._size = map(torch.zeros_like, given)
 
     def pull(self, u, z, residual, *, out=None):
         steps, pulled = self.steps, None
-        columns = steps.phases.columns
+        columns, (before, now) = steps.phases.columns, steps.layers
         steps.synthesize(steps.correlators, u, torch.zeros_like(residual), 1)
         self._x += steps.image
         self._size += torch.dot(steps.image.flatten(), residual.flatten())
         if z is not None:
-            self._atoms.addmm_(columns(z), steps.gather().mT, alpha=-1)
-            pulled = steps.correlate(steps.atoms * -steps.size, u)
+            self._atoms[before].addmm_(columns(z), steps.gather().mT, alpha=-1)
+            pulled = steps.correlate(steps.atoms * -steps.size, u, out)
         steps.image.copy_(residual)
-        self._analysis.addmm_(columns(u), steps.gather().mT)
+        self._analysis[now].addmm_(columns(u), steps.gather().mT)
         return pulled
 
     def gradients(self, *, of_x=True, of_step=True):
         steps, size = self.steps, self.steps.size
-        atoms, analysis = (
-            size * total.view_as(steps.dictionary.atoms) for total in (self._atoms, self._analysis)
-        )
+        atoms = size * self._atoms.view_as(steps.dictionary.atoms)
+        analysis = size * self._analysis.view_as(steps.analysis.atoms)
         return atoms, analysis, size * steps.phases.join(self._x), self._size

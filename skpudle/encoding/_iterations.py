@@ -30,8 +30,9 @@ class Iteration(NamedTuple):
         """Return the derivatives in the codes one iteration before those of ``delta``."""
         u = mask_by(self.code, delta, scratch)
         if level_gradient is not None:
-            by_atom = (self.code.sign() * u).sum(0)
-            level_gradient[self.t] -= by_atom.sum_to_size(level_gradient.shape[1:])
+            by_entry = self.code.sign() * u
+            level_gradient[self.t] -= by_entry.sum_to_size(level_gradient.shape[1:])
+        sums.steps.turn_to(self.t)
         return sums.pull(u, self.z, self.residual, out=delta)
 
 
@@ -99,6 +100,7 @@ class Iterations:
             return self._run_stretch(z, start, stop, pushed)
         given, spare = z, None
         for t in range(start, stop):
+            self.steps.turn_to(t)
             v, residual = pushed or self.steps.push(z, out=spare)
             if self._scratch is None:  # memory that is new costs more than what is computed in it
                 self._scratch = torch.empty_like(v)

@@ -37,6 +37,9 @@ class Steps:
         """Return the data with zeros where entries are missing."""
         return data if self._mask is None else data * self._mask
 
+    def turn_to(self, t):
+        """Make the steps those of iteration ``t``; here all are the same."""
+
     def enter(self, z):
         """Return codes in the form that steps take."""
         return z

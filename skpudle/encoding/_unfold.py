@@ -22,7 +22,7 @@ from skpudle.encoding._runs import Run
 from skpudle.encoding._steps import Steps
 from skpudle.encoding._working_sets import WorkingSets
 from skpudle.losses import Gaussian
-from skpudle.operators import ConvDictionary, DenseDictionary
+from skpudle.operators import ConvDictionary, ConvLayers, DenseDictionary
 
 __all__ = ["default_step", "encode", "threshold_levels", "unfold"]
 
@@ -32,7 +32,7 @@ def _make_steps(dictionary, analysis, x, step, offset, *, loss, mask, n_steps, a
     if loss is not None:
         options = dict(mask=mask, loss=loss, offset=offset)
         return LikelihoodSteps(dictionary, correlating, x, step, **options)
-    if isinstance(dictionary, ConvDictionary):
+    if isinstance(dictionary, ConvDictionary | ConvLayers):
         return ConvSteps(dictionary, correlating, x, step, mask=mask, adjoint=adjoint)
     if isinstance(dictionary, DenseDictionary) and analysis is None:
         return DenseSteps(dictionary, x, step, mask=mask, n_steps=n_steps, adjoint=adjoint)
@@ -121,13 +121,15 @@ def unfold(
 
     Parameters
     ----------
-    dictionary : DenseDictionary or ConvDictionary
-        The dictionary, or any object with the same methods.
+    dictionary : DenseDictionary, ConvDictionary or ConvLayers
+        The dictionary, or any object with the same methods. With layers, codes of unfolding ``t``
+        are those of layer ``t``, which the next one subtracts from the data.
     x : Tensor of shape (n_samples, n_features)
         Data.
     levels : Tensor of shape (n_unfoldings, 1) or (n_unfoldings, n_components)
-        What each iteration shrinks by, in units of the codes. One number for all atoms may be on
-        the CPU wherever the data are, and then takes a device less time.
+        What each iteration shrinks by, in units of the codes; any shape that broadcasts against
+        these, as one for each sample. One number for all atoms may be on the CPU wherever the data
+        are, and then takes a device less time.
     step : Tensor of shape () or None
         Step size; converges when below 2 over the squared spectral norm of the dictionary and the
         curvature of the loss. For a loss without a bound of that None looks for the step of each

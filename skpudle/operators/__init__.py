@@ -12,13 +12,14 @@ Atoms have the atom on axis 0 for every kind of dictionary, so whatever treats a
 """
 
 from skpudle.operators._atoms import atom_norms, project_atoms
-from skpudle.operators._conv import ConvDictionary
+from skpudle.operators._conv import ConvDictionary, ConvLayers
 from skpudle.operators._dense import DenseDictionary
 from skpudle.operators._norms import largest_eigenvalue_bound
 from skpudle.operators._phases import Phases
 
 __all__ = [
     "ConvDictionary",
+    "ConvLayers",
     "DenseDictionary",
     "Phases",
     "atom_norms",

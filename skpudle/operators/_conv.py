@@ -10,7 +10,7 @@ from skpudle._precision import own_precision
 from skpudle.operators._norms import largest_eigenvalue_bound, scaled, smaller_gram
 from skpudle.operators._phases import Phases
 
-__all__ = ["ConvDictionary"]
+__all__ = ["ConvDictionary", "ConvLayers"]
 
 # Samples of the symbol of a convolution for each degree: bounds are 4 % an axis above the maximum.
 _SAMPLES_PER_DEGREE = 8
@@ -115,3 +115,27 @@ class ConvDictionary:
     def phases(self, positions):  # tuple of int -> Phases
         """Return the geometry of so many positions."""
         return Phases(tuple(self.atoms.shape[2:]), self._strides, tuple(positions))
+
+
+@dataclass(frozen=True, eq=False)
+class ConvLayers:
+    """Convolutional dictionaries of one shape, one for each unfolding of an encoder.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_unfoldings, n_components, n_channels, [height,] width)
+        Their atoms.
+    stride : int or tuple of int, default=1
+        Distance of neighbouring positions, the same or one for each axis.
+    """
+
+    atoms: Tensor
+    stride: int | tuple[int, ...] = 1
+
+    def __getitem__(self, t):
+        """Return the dictionary of unfolding ``t``."""
+        return ConvDictionary(self.atoms[t], self.stride)
+
+    def detach(self):
+        """Return the same dictionaries, cut off from automatic differentiation."""
+        return replace(self, atoms=self.atoms.detach())

@@ -8,6 +8,7 @@ import pytest
 import torch
 from naive import torch_encode
 from sklearn.base import clone
+from sklearn.datasets import load_sample_image
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -16,6 +17,7 @@ from sklearn.preprocessing import FunctionTransformer
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle._data import images as image_module
 from skpudle._data.images import read_images
+from skpudle._data.noise import estimate_noise
 from skpudle._data.training_images import initial_kernels
 from skpudle._learners.denoising import denoise_images
 from skpudle._learners.encoder import Encoder
@@ -63,35 +65,48 @@ def test_image_sized_atoms_learn_what_the_dense_estimator_learns(images):
     np.testing.assert_allclose(codes.reshape(5, 7), dense.transform(rows), rtol=0, atol=1e-12)
 
 
-def test_everything_that_is_learned_has_the_gradient_of_automatic_differentiation(generator):
-    """Atoms, separate atoms of analysis and decoder, thresholds of each unfolding, and the step."""
+@pytest.mark.parametrize("separate", [(1, 1, 0), (5, 0, 4)], ids=["both", "unfolding"])
+@pytest.mark.parametrize("noise_unit", [None, 0.5])
+def test_everything_that_is_learned_has_the_gradient_of_automatic_differentiation(
+    separate, noise_unit, generator
+):
+    """Atoms, separate ones, thresholds of each unfolding that may follow the noise, the step."""
     shape, stride, n_unfoldings = (4, 2, 5, 4), (2, 3), 5
 
     def draw(*size):
         return torch.randn(*size, generator=generator, dtype=torch.float64)
 
     atoms = 0.3 * draw(*shape)
-    layout = RowLayout(shape[1:], True, True, n_unfoldings, False, True, None, 0.0, None)
+    layout = RowLayout(shape[1:], separate, n_unfoldings, noise_unit, False, True, None, 0.0, None)
+    stacks = [
+        atoms + 0.05 * draw(n, *shape) if i == 0 else 0.3 * draw(n, *shape)
+        for i, n in enumerate(separate)
+    ]
+    alpha, slope = 0.2 + 0.1 * draw(2, n_unfoldings, 4).abs()
     step = torch.tensor(0.08, dtype=torch.float64)
-    alpha = 0.2 + 0.1 * draw(n_unfoldings, 4).abs()
-    parameters = ConvParameters(atoms, atoms + 0.05 * draw(*shape), 0.3 * draw(*shape), alpha, step)
-    x = 2 * draw(3, 2, 13, 13)
-    rows = layout.pack(parameters).requires_grad_()
+    x, noise_std = 2 * draw(3, 2, 13, 13), torch.tensor([0.1, 0.4, 1.5], dtype=torch.float64)
+    rows = layout.pack(ConvParameters(atoms, *stacks, alpha, slope, step)).requires_grad_()
     network = ConvNetwork(layout.unpack(rows), stride, Encoder(n_unfoldings), lambda_decay=0.9)
-    output = network.synthesis(network.encode(x))
+    known = {} if noise_unit is None else {"noise_std": noise_std}
+    codes = network.encode(x, **known)
+    output = network.synthesis(codes)
 
     def naive(rows):
-        atoms, analysis, decoder, alpha, step = layout.unpack(rows)
-        z = torch.nn.functional.conv2d(x, analysis, stride=stride) * 0
+        atoms, analysis, decoder, synthesis, alpha, slope, step = layout.unpack(rows)
+        z = torch.nn.functional.conv2d(x, atoms, stride=stride) * 0
         for t in range(n_unfoldings):
-            residual = x - torch.conv_transpose2d(z, atoms, stride=stride)
-            v = z + step * torch.nn.functional.conv2d(residual, analysis, stride=stride)
-            level = (step * alpha[t] * 0.9**t)[:, None, None]
+            forth = atoms if synthesis is None else synthesis[max(t - 1, 0)]
+            back = analysis[t % len(analysis)]
+            residual = x - torch.conv_transpose2d(z, forth, stride=stride)
+            v = z + step * torch.nn.functional.conv2d(residual, back, stride=stride)
+            level = alpha[t] if slope is None else alpha[t] + noise_std[:, None] * slope[t]
+            level = (step * level * 0.9**t)[..., None, None]
             z = v.sign() * (v.abs() - level).relu()
-        return torch.conv_transpose2d(z, decoder, stride=stride)
+        last = atoms if decoder is None else decoder[0]
+        return torch.conv_transpose2d(z, last, stride=stride)
 
     expected = naive(rows)
-    assert 0 < (network.encode(x) == 0).double().mean() < 1
+    assert 0 < (codes == 0).double().mean() < 1
     torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
     weights = draw(*expected.shape)
     actual, oracle = (torch.autograd.grad((weights * y).sum(), rows)[0] for y in (output, expected))
@@ -99,17 +114,19 @@ def test_everything_that_is_learned_has_the_gradient_of_automatic_differentiatio
     torch.testing.assert_close(actual, oracle, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("separate", [False, True])
-@pytest.mark.parametrize("n_thresholds", [0, 1, 5])
+@pytest.mark.parametrize("separate", [(0, 0, 0), (1, 1, 0), (5, 0, 4)])
+@pytest.mark.parametrize(
+    ("n_thresholds", "noise_unit"), [(0, None), (1, None), (5, None), (5, 0.5)]
+)
 @pytest.mark.parametrize("learn_step", [False, True])
-def test_rows_hold_what_was_packed(separate, n_thresholds, learn_step, generator):
+def test_rows_hold_what_was_packed(separate, n_thresholds, noise_unit, learn_step, generator):
     atoms = torch.randn(3, 1, 2, 2, generator=generator)
-    other = torch.randn(3, 1, 2, 2, generator=generator)
+    stacks = [torch.randn(n, 3, 1, 2, 2, generator=generator) if n else None for n in separate]
     alpha = torch.rand(n_thresholds, 3, generator=generator) if n_thresholds else 0.3
-    parameters = ConvParameters(atoms, *([other, -other] if separate else [None] * 2), alpha, 0.125)
-    layout = RowLayout(
-        (1, 2, 2), separate, separate, n_thresholds, False, learn_step, None, 0.3, 0.125
-    )
+    slope = None if noise_unit is None else torch.rand(n_thresholds, 3, generator=generator)
+    parameters = ConvParameters(atoms, *stacks, alpha, slope, 0.125)
+    shared = separate, n_thresholds, noise_unit, False, learn_step
+    layout = RowLayout((1, 2, 2), *shared, None, 0.3, 0.125)
     for got, packed in zip(layout.unpack(layout.pack(parameters)), parameters, strict=True):
         if isinstance(packed, torch.Tensor):
             torch.testing.assert_close(got, packed)
@@ -330,6 +347,82 @@ def test_training_denoises(generator):
     assert through.fit(clean).score(noisy_test, test) > start + 1
 
 
+LAYERS = dict(
+    separate_atoms="unfolding", learn_threshold="unfolding", atom_norm=None, step_size="auto"
+)
+
+
+def test_layers_begin_as_one_dictionary(images):
+    """The step is shared by both sides, and codes and thresholds are in its unit."""
+    options = dict(dict_init="data", alpha=0.3, learning_rate=1e-300)
+    one, layers = (
+        learner_of(**more, **options).fit(images) for more in (dict(step_size="auto"), LAYERS)
+    )
+    codes, step = layers.transform(images), one.step_size_
+    assert layers.analysis_components_.shape == (4, 6, 5, 4)
+    assert layers.synthesis_components_.shape == (3, 6, 5, 4)
+    np.testing.assert_allclose(codes * step**0.5, one.transform(images), atol=1e-12)
+    reconstructed = layers.inverse_transform(codes)
+    expected = one.inverse_transform(one.transform(images))
+    np.testing.assert_allclose(reconstructed, expected, atol=1e-12)
+
+
+def test_one_network_denoises_at_any_level():
+    """It does better with the noise it is told or finds than with that of another level."""
+    clean, test = blocks(32, 24, 0), blocks(8, 24, 1)
+    learner = learner_of(16, **LAYERS, noise_std=(0.05, 0.5), crop_size=24, learning_rate=1e-2)
+    learner.set_params(max_iter=40).fit(clean)
+    for level in (0.07, 0.4):
+        noisy = test + level * np.random.default_rng(2).normal(size=test.shape)
+        told, found, wrong = (
+            np.mean((learner.denoise(noisy, noise_std=s) - test) ** 2)
+            for s in (level, None, 0.47 - level)
+        )
+        assert told < 0.8 * wrong
+        assert found < 1.2 * told < level**2
+
+
+def test_beyond_the_levels_of_training_images_are_scaled(images):
+    """Codes of ``c x`` at ``c`` times the noise are ``c`` times those of ``x``."""
+    learner = learner_of(**LAYERS, noise_std=(0.1, 0.5)).fit(images)
+    for factor, level in ((30.0, 0.5), (0.01, 0.1)):
+        expected = factor * learner.denoise(images, noise_std=level)
+        found = learner.denoise(factor * images, noise_std=factor * level)
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12 * factor)
+    for_one = learner_of(noise_std=0.1, learn_threshold="atom").fit(images)
+    plain = for_one.denoise(images)
+    np.testing.assert_allclose(for_one.denoise(images, noise_std=0.1), plain, atol=1e-12)
+    found = for_one.denoise(8 * images, noise_std=0.8)
+    np.testing.assert_allclose(found, 8 * plain, rtol=1e-12, atol=1e-12)
+
+
+def test_every_image_has_its_noise(images):
+    learner = learner_of(**LAYERS, noise_std=(0.1, 0.5)).fit(images)
+    levels = np.linspace(0.1, 0.5, 5)
+    together = learner.denoise(images, noise_std=levels)
+    for i, level in enumerate(levels):
+        (alone,) = learner.denoise([images[i]], noise_std=level)
+        np.testing.assert_allclose(together[i], alone, atol=1e-12)
+
+
+@pytest.mark.parametrize("noise_std", [0.0, -1.0, float("nan"), [0.1, 0.2]])
+def test_what_is_no_noise_is_refused(noise_std, images):
+    learner = learner_of(noise_std=0.1).fit(images)
+    with pytest.raises(ValueError, match="no positive number, nor one for each of 5 images"):
+        learner.denoise(images, noise_std=noise_std)
+    with pytest.raises(ValueError, match="thresholds are for no noise"):
+        learner_of().fit(images).denoise(images, noise_std=0.1)
+
+
+def test_the_noise_of_photographs_is_estimated():
+    """Within 5 % at 15 and 50 of 255, where there is not more texture than noise."""
+    image = load_sample_image("flower.jpg").mean(axis=2) / 255
+    for level in (15 / 255, 50 / 255):
+        noisy = image + level * np.random.default_rng(0).normal(size=image.shape)
+        found = float(estimate_noise(torch.tensor(noisy)[None, None]))
+        assert abs(found / level - 1) < 0.05
+
+
 @pytest.mark.parametrize("gradient", ["dec", "ae-lasso", "ae-ls"])
 @pytest.mark.parametrize("shrinkage", ["soft", "hard"])
 def test_every_gradient_lowers_the_loss(gradient, shrinkage, images):
@@ -373,6 +466,13 @@ def test_fit_goes_on_after_pickling(images):
     assert stored.analysis_components_.shape == stored.components_.shape
     assert (stored.decoder_components_ != stored.components_).any()
     assert stored.denoise(images).shape == images.shape
+    for separate in ("unfolding", "analysis", None, "unfolding"):
+        stored.set_params(separate_atoms=separate, learn_step=False, atom_norm=None)
+        stored.partial_fit(images)
+        assert stored.denoise(images).shape == images.shape
+    assert len(stored.synthesis_components_) == 3
+    with pytest.raises(ValueError, match="learned for 4 unfoldings, each its own, and .* is 5"):
+        stored.set_params(n_unfoldings=5).transform(images)
 
 
 def stop(error):
@@ -527,7 +627,7 @@ def test_options_of_the_optimiser_may_change(images):
     learner = learner_of().fit(images)
     learner.set_params(optimizer_params={"amsgrad": True}).partial_fit(images)
     learned = learner_of(learn_threshold="unfolding").fit(images)
-    with pytest.raises(ValueError, match="learned for 4 unfoldings, one each, and n_unf.* is 7"):
+    with pytest.raises(ValueError, match="learned for 4 unfoldings, each its own, and n_unf.* is 7"):
         learned.set_params(n_unfoldings=7).transform(images)
 
 
@@ -624,6 +724,10 @@ def test_noise_in_other_units_than_the_images_is_pointed_out():
         (dict(gradient="dec", learn_step=True), "does not go through the encoder"),
         (dict(gradient="dec", separate_atoms="analysis"), "does not go through the encoder"),
         (dict(shrinkage="hard", learn_threshold="one"), "has derivative 0"),
+        (dict(separate_atoms="unfolding"), "step is a part of the atoms"),
+        (dict(noise_std=(0.1, 0.5)), "have to be learned"),
+        (dict(noise_std=(0.5, 0.1), learn_threshold="one"), "is not a pair"),
+        (dict(noise_std=(0.0, 0.1), learn_threshold="one"), "is not a pair"),
         (dict(stride=(1, 2, 3)), "do not belong together"),
         (dict(stride=(6, 3)), "leaves gaps between atoms"),
         (dict(atom_shape=(5, 4, 3), stride=1), "one or two axes of an atom"),
