@@ -2,13 +2,13 @@
 
 ``--data DIR`` has a folder of training images, ``--train`` (432 colour pictures, read as grey
 levels), and one of test images, ``--test`` (68 grey ones); nothing is downloaded. A run has a name,
-writes ``benchmarks/results/denoise/NAME.json`` as it goes, and keeps in
+writes ``benchmarks/results/denoisers/NAME.json`` as it goes, and keeps in
 ``benchmarks/output/denoise`` what it needs to go on after an interruption::
 
-    python benchmarks/train_denoiser.py any-noise --data DIR --epochs 1200 \
+    python benchmarks/train_denoiser.py any-noise --data DIR --epochs 950 \
         --save skpudle/_data/denoiser_gray.npz
-    python benchmarks/train_denoiser.py any-noise-small --data DIR --epochs 1200 \
-        --n-components 32 --n-unfoldings 7
+    python benchmarks/train_denoiser.py any-noise-small --data DIR --epochs 700 \
+        --n-components 40 --n-unfoldings 6
 
 An epoch is one crop of every image. Noise is drawn anew for every crop, and so is its level. With
 ``--only 25`` the network is for one level, which tells what a model for each level would gain.
@@ -30,7 +30,7 @@ from skpudle.datasets import load_gray_images
 from skpudle.pretrained import save_denoiser
 
 BENCHMARKS = Path(__file__).resolve().parent
-RESULTS = BENCHMARKS / "results" / "denoise"
+RESULTS = BENCHMARKS / "results" / "denoisers"
 STATES = BENCHMARKS / "output" / "denoise"
 
 LEVELS = (15, 25, 50)  # where published denoisers are compared, for pixels to 255

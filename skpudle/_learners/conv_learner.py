@@ -132,7 +132,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     # ------------------------------------------------------------------ images
 
-    def _read_known(self, X):  # -> Images, of the kind that the learner was fitted on
+    def _read_known(self, X, *, colours=False):  # -> Images, of the kind that it was fitted on
         _check_feature_names(self, X, reset=False)
         images = _images_of(self, X, self._transform_device(_first(X)))
         if images.kind == "rows":
@@ -145,7 +145,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             _check_n_features(self, X, reset=False)
         grey = self.components_.ndim == 1 + len(self._kernel)
         n_channels = 1 if grey else self.components_.shape[-1]
-        if images.n_channels != n_channels:
+        if images.n_channels != n_channels and not (colours and grey and images.n_channels == 3):
             raise ValueError(
                 f"Images have {images.n_channels} channels, but {type(self).__name__} was fitted "
                 f"on {n_channels}; the last axis is that of channels. Where that is 1, pass the "
@@ -153,9 +153,9 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             )
         return images
 
-    def _read_and_build(self, X):  # -> Images, ConvNetwork
+    def _read_and_build(self, X, *, colours=False):  # -> Images, ConvNetwork
         check_is_fitted(self)
-        images = self._read_known(X)
+        images = self._read_known(X, colours=colours)
         return images, self._network(images.tensors[0])
 
     def _network(self, like):  # -> ConvNetwork of the dtype and on the device of a tensor

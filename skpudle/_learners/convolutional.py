@@ -379,6 +379,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     def denoise(self, X, *, noise_std=None):
         """Return what the network makes of noisy images, of exactly their size.
 
+        A network for grey images denoises three channels by their mean and two differences.
+
         Borders are continued by reflection. Large images are cut into tiles that overlap by as much
         as the encoder sees, so that memory is bounded and the result the same.
 
@@ -403,7 +405,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             If ``noise_std`` is not positive, or not one number for each image; or if the network
             was not trained for any noise.
         """
-        images, network = self._read_and_build(X)
+        images, network = self._read_and_build(X, colours=True)
         if noise_std is None:
             self._noise.warn_of_units(images.tensors)
         levels = self._noise.levels(noise_std, images)
@@ -438,7 +440,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         float
             Mean over images of ``10 log10(peak^2 / mean squared error)``, in dB.
         """
-        images, network = self._read_and_build(X)
+        images, network = self._read_and_build(X, colours=True)
         inputs, targets = (
             images.singles(),
             read_targets(y, images, image_shape=self.image_shape, estimator=self),

@@ -12,14 +12,39 @@ __all__ = ["denoise_images"]
 # Pixels along an axis that are denoised at once, beside the overlap.
 _TILE = 768
 
+# What three channels are to a network for one: their mean, a grey image, and differences of equal
+# noise, whose rows are orthogonal.
+_OPPONENT = (
+    (1 / 3, 1 / 3, 1 / 3),
+    (2**-0.5, 0, -(2**-0.5)),
+    (6**-0.5, -2 * 6**-0.5, 6**-0.5),
+)
+
 
 def _round_up(n, stride, remainder):
     return n + (remainder - n) % stride
 
 
+def _denoise_opponents(network, x, noise_std, **options):
+    mixing = x.new_tensor(_OPPONENT)
+    channels = torch.einsum("oc,nc...->on...", mixing, x)
+    if noise_std is None:
+        levels = [None] * len(mixing)
+    else:
+        levels = noise_std * mixing.norm(dim=1)[:, None]
+    denoised = [
+        denoise_images(network, channel[:, None], noise_std=level, **options)
+        for channel, level in zip(channels, levels, strict=True)
+    ]
+    return torch.einsum("co,no...->nc...", torch.linalg.inv(mixing), torch.cat(denoised, 1))
+
+
 @torch.no_grad()
 def denoise_images(network, x, *, noise_std=None, shift_average, tile=_TILE):
     """Return the images that a network reconstructs, of the size that went in.
+
+    Of three channels a network for one gets the mean, in which there is the least noise, and two
+    differences, in which there is little else.
 
     Images are continued by reflection, so that as many atoms reach a pixel at the border as one
     inside. An iteration carries information by less than an atom, so tiles that overlap by one atom
@@ -43,6 +68,8 @@ def denoise_images(network, x, *, noise_std=None, shift_average, tile=_TILE):
     Tensor of shape (n, n_channels, *size)
         Denoised images.
     """
+    if x.shape[1] == len(_OPPONENT) > network.parameters.atoms.shape[1]:
+        return _denoise_opponents(network, x, noise_std, shift_average=shift_average, tile=tile)
     if noise_std is None:
         noise_std = network.noise_of(x)  # of the whole image, and not of each tile
     kernel, stride, size = network.kernel, network.stride, x.shape[2:]

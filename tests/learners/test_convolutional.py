@@ -405,6 +405,27 @@ def test_every_image_has_its_noise(images):
         np.testing.assert_allclose(together[i], alone, atol=1e-12)
 
 
+def test_a_network_for_grey_images_denoises_three_channels(images):
+    """By their mean, which has less noise, and differences, of which grey images have none."""
+    learner = learner_of(**LAYERS, noise_std=(0.1, 0.5)).fit(images)
+    coloured = np.repeat(images[..., None], 3, axis=3)
+    denoised = learner.denoise(coloured, noise_std=0.3)
+    expected = learner.denoise(images, noise_std=0.3 / 3**0.5)
+    np.testing.assert_allclose(denoised, np.repeat(expected[..., None], 3, axis=3), atol=1e-12)
+    (alone,) = learner.denoise([coloured[0]], noise_std=0.3)
+    np.testing.assert_allclose(alone, denoised[0], atol=1e-12)
+    with pytest.raises(ValueError, match="3 channels, but .* fitted on 1"):
+        learner.transform(coloured)
+
+
+def test_three_channels_come_back_from_the_opponent_space():
+    """A network that changes nothing changes nothing."""
+    atoms = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    network = ConvNetwork(ConvParameters(atoms, alpha=0.0, step=1.0), (1, 1), Encoder(1))
+    x = torch.tensor(np.random.default_rng(0).normal(size=(2, 3, 5, 4)))
+    torch.testing.assert_close(denoise_images(network, x, shift_average=False), x)
+
+
 @pytest.mark.parametrize("noise_std", [0.0, -1.0, float("nan"), [0.1, 0.2]])
 def test_what_is_no_noise_is_refused(noise_std, images):
     learner = learner_of(noise_std=0.1).fit(images)
@@ -627,7 +648,9 @@ def test_options_of_the_optimiser_may_change(images):
     learner = learner_of().fit(images)
     learner.set_params(optimizer_params={"amsgrad": True}).partial_fit(images)
     learned = learner_of(learn_threshold="unfolding").fit(images)
-    with pytest.raises(ValueError, match="learned for 4 unfoldings, each its own, and n_unf.* is 7"):
+    with pytest.raises(
+        ValueError, match="learned for 4 unfoldings, each its own, and n_unf.* is 7"
+    ):
         learned.set_params(n_unfoldings=7).transform(images)
 
 
@@ -750,8 +773,8 @@ def test_wrong_images_are_refused(images):
     learner = learner_of().fit(images)
     with pytest.raises(ValueError, match="fitted on images. Pass one image as"):
         learner.denoise(images[0])
-    with pytest.raises(ValueError, match="3 channels, but .* fitted on 1"):
-        learner.denoise(np.zeros((2, 13, 16, 3)))
+    with pytest.raises(ValueError, match="4 channels, but .* fitted on 1"):
+        learner.denoise(np.zeros((2, 13, 16, 4)))
     with pytest.raises(ValueError, match="same number of channels"):
         learner.denoise([images[0], np.zeros((13, 16, 2))])
     with pytest.raises(ValueError, match="Images of 2 axes are expected"):
