@@ -23,6 +23,7 @@ extensions = [
     "mathml",
     "result_tables",
     "learner_tables",
+    "denoiser_tables",
 ]
 
 default_role = "py:obj"
