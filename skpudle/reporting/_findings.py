@@ -114,8 +114,8 @@ def _single_samples(look):
         return None
     return (
         f"{_some(single, p)} single samples: there are {len(look.samples) / p:.3g} samples to an "
-        "atom. Learn fewer atoms, or from more samples; a larger alpha makes more atoms into "
-        "samples, and not fewer."
+        "atom. Learn fewer atoms, or from more samples; a larger alpha makes more of them, not "
+        "fewer."
     )
 
 

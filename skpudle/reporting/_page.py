@@ -22,7 +22,7 @@ _STYLE = """
 :root { color-scheme: light dark; }
 body { font-family: system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; }
 section { display: inline-block; vertical-align: top; width: 30rem; max-width: 100%; }
-img { background: white; max-width: 100%; }
+img { background: white; border-radius: 4px; max-width: 98%; }
 pre { white-space: pre-wrap; }
 h1 { overflow-wrap: anywhere; }
 table { border-collapse: collapse; }
@@ -94,12 +94,12 @@ def _worst(look, samples, reconstructions, errors, n_worst, shape):
     def draw_lines(ax):
         originals, copies = np.split(pictures, 2)
         step = 1.1 * max(np.ptp(originals[:3]), np.finfo(float).tiny)
-        for i, (original, copy, row) in enumerate(zip(originals[:3], copies, rows)):
+        for i, (original, copy) in enumerate(zip(originals[:3], copies)):
             for channel, (x, y) in enumerate(zip(original.T, copy.T)):
                 ax.plot(x - i * step, color=f"C{channel}", linewidth=1)
                 ax.plot(y - i * step, ":", color="black", linewidth=1.5)
-            ax.text(0, -i * step, f"sample {row}", size=8)
-        ax.set(xlabel="Feature", yticks=[], title="dotted: reconstructions")
+        ax.set_yticks(-step * np.arange(len(rows[:3])), [f"sample {row}" for row in rows[:3]])
+        ax.set(xlabel="Feature", title="dotted: reconstructions")
 
     return draw_images if kind == "images" else draw_lines
 
