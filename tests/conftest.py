@@ -18,7 +18,7 @@ def pytest_collection_modifyitems(items):
 
 
 def numpy_random_state():
-    state = np.random.get_state(legacy=False)  # noqa: NPY002
+    state = np.random.get_state(legacy=False)  # noqa: NPY002 (what it watches)
     return state["state"]["key"].tobytes(), state["state"]["pos"], state["has_gauss"]
 
 

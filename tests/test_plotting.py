@@ -9,7 +9,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
-from sklearn.experimental import enable_halving_search_cv  # noqa: F401 (it adds the next but one)
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401 (it adds HalvingGridSearchCV)
 from sklearn.frozen import FrozenEstimator
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression

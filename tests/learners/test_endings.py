@@ -6,6 +6,7 @@ import signal
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.callback import FitCallback
 from small import ABSURD, make, make_data
 
 from skpudle import (
@@ -20,20 +21,11 @@ from skpudle import (
 X, _ = make_data()
 
 
-class AtTheEndOf:
+class AtTheEndOf(FitCallback):
     """A callback that ends, or interrupts, the fit after the first task of a name."""
 
     def __init__(self, name, act=lambda: True):
         self.name, self.act = name, act
-
-    def setup(self, estimator, context):
-        pass
-
-    def teardown(self, estimator, context):
-        pass
-
-    def on_fit_task_begin(self, estimator, context):
-        pass
 
     def on_fit_task_end(self, estimator, context):
         return context.task_name == self.name and self.act()
