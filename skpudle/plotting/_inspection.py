@@ -138,7 +138,8 @@ class ContributionsDisplay:
         self.ax_.xaxis.tick_top()
         self.ax_.tick_params(length=0)
         self.ax_.set_yticks([])
-        box = {"facecolor": "white", "alpha": 0.8, "pad": 1, "linewidth": 0}
+        alpha = 0.8 if self.kind == "images" else 0  # lines are not to be hidden
+        box = {"facecolor": "white", "alpha": alpha, "pad": 1, "linewidth": 0}
         for (i, j), value in np.ndenumerate(self.values):
             place = j + 2, i
             self.ax_.text(*place, f"{value:+.2g}", size=7, va="top", ha="left", bbox=box)

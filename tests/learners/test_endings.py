@@ -75,7 +75,7 @@ def test_divergence_is_an_end():
 
 
 @pytest.mark.parametrize("task", ["epoch", "epoch of the search"])
-def test_ctrl_c_is_an_end(task):
+def test_ctrl_c_is_an_end(task, handler):
     learner = make(dict_init="data" if task == "epoch" else "search")
     with pytest.raises(KeyboardInterrupt):
         learner.set_callbacks(AtTheEndOf(task, ctrl_c)).fit(X)

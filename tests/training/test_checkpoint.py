@@ -739,14 +739,6 @@ def test_a_lock_is_of_one_at_a_time(tmp_path):
 # ---------------------------------------------------------------------------- Ctrl-C
 
 
-@pytest.fixture
-def handler():
-    """Install Python's handler, for a shell lets background jobs ignore Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield signal.default_int_handler
-    signal.signal(signal.SIGINT, before)
-
-
 class PressesCtrlC(FitCallback):
     """A callback that stands for the user, in an epoch."""
 
