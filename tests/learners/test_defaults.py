@@ -183,7 +183,7 @@ def test_a_search_that_is_cut_off_goes_on_with_the_same_bits(n, fitted, tmp_path
     assert "search" not in read_checkpoint(path)["shared"]
 
 
-def test_ctrl_c_leaves_what_was_found_and_a_checkpoint(fitted, tmp_path, monkeypatch):
+def test_ctrl_c_leaves_what_was_found_and_a_checkpoint(fitted, handler, tmp_path, monkeypatch):
     path, advance, calls = tmp_path / "fit.npz", course.advance, count(1)
 
     def interrupted(problem, state):
