@@ -36,6 +36,6 @@ for n_components, supervision in [(16, 0.0), (32, 0.0), (16, 0.5), (16, 1.0)]:
 figure, axes = plt.subplots(1, 3, figsize=(9, 3.6), layout="constrained")
 for ax, supervision in zip(axes, (0.0, 0.5, 1.0)):
     classifier = classifiers[16, supervision]
-    AtomsDisplay.from_estimator(classifier, ax=ax)
+    AtomsDisplay.from_estimator(classifier, image_shape=(8, 8), ax=ax)
     ax.set_title(f"supervision {supervision}")
 plt.show()

@@ -26,14 +26,14 @@ learner = PUDLEDictionaryLearning(64, positive_code=True, random_state=0).fit(X_
 
 found = atom_contributions(learner, X_train)
 print(f"learned and estimated dictionary differ by {found.distance:.1%}")
-ContributionsDisplay.from_estimator(learner, X_train)
+ContributionsDisplay.from_estimator(learner, X_train, image_shape=(8, 8))
 plt.show()
 
 # %%
 # New digits beside their reconstruction as a sum of training samples. The samples with the largest
 # shares are mostly of the same digit, though nobody told the learner of labels.
 
-ContributionsDisplay.from_estimator(learner, X_train, X_new[:4])
+ContributionsDisplay.from_estimator(learner, X_train, X_new[:4], image_shape=(8, 8))
 plt.show()
 found = reconstruction_contributions(learner, X_train, X_new, n_largest=5)
 same = (y[:1500][found.indices] == y[1500:, None]).mean()
@@ -43,5 +43,6 @@ print(f"{same:.0%} of the five largest contributions to new digits are of the sa
 # Saliency, the derivative of the encoder: which pixels would change the largest code of a sample.
 
 saliency = code_saliency(learner, X_new[:6], n_codes=1)
-AtomsDisplay.from_atoms(np.concatenate([X_new[:6], saliency.gradients[:, 0]]), n_columns=6)
+pixels = np.concatenate([X_new[:6], saliency.gradients[:, 0]])
+AtomsDisplay.from_atoms(pixels, image_shape=(8, 8), n_columns=6)
 plt.show()

@@ -76,7 +76,7 @@ plt.show()
 # %%
 # The atoms, in the order of how many patches use each: edges and waves come first.
 
-AtomsDisplay.from_estimator(learner, X[::10], n_columns=16)
+AtomsDisplay.from_estimator(learner, X[::10], image_shape=SIZE, n_columns=16)
 plt.show()
 
 # %%

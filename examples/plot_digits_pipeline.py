@@ -46,6 +46,5 @@ for name, pipeline in {"pixels": with_pixels, "codes": with_codes}.items():
 # %%
 # What it learned, the most used first: strokes and parts of them.
 
-centred = with_codes.fit(X, y)[0].transform(X)
-AtomsDisplay.from_estimator(with_codes[1], centred, n_columns=20)
+AtomsDisplay.from_estimator(with_codes.fit(X, y), X, image_shape=(8, 8), n_columns=20)
 plt.show()

@@ -48,5 +48,5 @@ for name, learner in learners.items():
 # %%
 # The atoms of ``skpudle``, those that the held-out patches use most first.
 
-AtomsDisplay.from_estimator(learners["skpudle"], test, n_columns=20)
+AtomsDisplay.from_estimator(learners["skpudle"], test, image_shape=(12, 12), n_columns=20)
 plt.show()

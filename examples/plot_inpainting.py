@@ -81,5 +81,5 @@ plt.show()
 # %%
 # No training patch was complete, and still the atoms have no gaps.
 
-AtomsDisplay.from_estimator(learner, X[::5], n_columns=16)
+AtomsDisplay.from_estimator(learner, X[::5], image_shape=SIZE, n_columns=16)
 plt.show()

@@ -83,6 +83,6 @@ for name, learner in learners.items():
 
 figure, axes = plt.subplots(2, 2, figsize=(9, 9.4), layout="constrained")
 for ax, (name, coder) in zip(axes.flat, fitted.items()):
-    AtomsDisplay.from_estimator(coder, test, ax=ax)
+    AtomsDisplay.from_estimator(coder, test, image_shape=(8, 8), ax=ax)
     ax.set_title(name)
 plt.show()

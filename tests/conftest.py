@@ -1,6 +1,7 @@
 """Fixtures that every test may use, and what holds after every test."""
 
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ def pytest_collection_modifyitems(items):
 
 
 def numpy_random_state():
-    state = np.random.get_state(legacy=False)  # noqa: NPY002
+    state = np.random.get_state(legacy=False)  # noqa: NPY002 (what it watches)
     return state["state"]["key"].tobytes(), state["state"]["pos"], state["has_gauss"]
 
 
@@ -54,6 +55,14 @@ def global_state_is_left_alone(request):
         del before["random state of numpy"]
     changed = [name for name in before if before[name] != after[name]]
     assert not changed, f"The test changed global state: {', '.join(changed)}."
+
+
+@pytest.fixture
+def handler():
+    """Install Python's handler, for a shell lets background jobs ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

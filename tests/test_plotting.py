@@ -6,15 +6,32 @@ import sys
 
 import numpy as np
 import pytest
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401 (it adds HalvingGridSearchCV)
+from sklearn.frozen import FrozenEstimator
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    Normalizer,
+    PowerTransformer,
+    StandardScaler,
+)
 
 from skpudle import (
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
+    PUDLEClassifier,
     PUDLEDictionaryLearning,
 )
+from skpudle._drawing.learners import find_learner
 from skpudle.datasets import make_dictionary_data
 from skpudle.diagnostics import code_convergence, gradient_convergence
-from skpudle.inspection import atom_contributions
+from skpudle.inspection import atom_contributions, reconstruction_contributions
 from skpudle.metrics import atom_coherence
 from skpudle.plotting import (
     AtomsDisplay,
@@ -76,13 +93,13 @@ def test_atoms_come_in_the_order_of_their_use(learner, X):
     usage = (learner.transform(X) != 0).sum(0)
     display = AtomsDisplay.from_estimator(learner, X, image_shape=(3, 4), n_atoms=1)
     most = learner.components_[usage.argmax()]
-    np.testing.assert_array_equal(display.images[0].ravel(), most)
+    np.testing.assert_array_equal(display.atoms[0].ravel(), most)
 
 
-def test_a_square_is_what_features_are_by_default(learner):
-    assert AtomsDisplay.from_atoms(np.eye(16)).images.shape == (16, 4, 4)
+def test_a_square_is_what_images_are_by_default(learner):
+    assert AtomsDisplay.from_atoms(np.eye(16), kind="images").atoms.shape == (16, 4, 4)
     with pytest.raises(ValueError, match="12 features.*image_shape"):
-        AtomsDisplay.from_estimator(learner)
+        AtomsDisplay.from_estimator(learner, kind="images")
 
 
 def test_colours_are_kept_and_zero_is_grey():
@@ -96,7 +113,7 @@ def test_colours_are_kept_and_zero_is_grey():
 @pytest.mark.parametrize("shape", [(5, 6), (5, 6, 1), (5, 6, 3)])
 def test_atoms_with_the_shape_of_images_are_drawn_as_they_are(shape):
     atoms = np.random.default_rng(0).normal(size=(4, *shape))
-    images = AtomsDisplay.from_atoms(atoms).images
+    images = AtomsDisplay.from_atoms(atoms).atoms
     np.testing.assert_array_equal(images.reshape(atoms.shape), atoms)
 
 
@@ -106,14 +123,14 @@ def test_convolutional_atoms_and_codes_are_drawn(n_channels):
     pictures = np.random.default_rng(0).normal(size=shape)
     options = dict(atom_shape=(4, 5), stride=3, max_iter=1, n_unfoldings=3, random_state=0)
     learner = ConvPUDLEDictionaryLearning(7, tol=None, **options).fit(pictures)
-    images = AtomsDisplay.from_estimator(learner).images
+    images = AtomsDisplay.from_estimator(learner).atoms
     np.testing.assert_array_equal(images, learner.components_)
     maps = learner.transform(pictures)  # one code for each position
     usage = (maps != 0).mean(axis=(0, 1, 2))
     for samples in (pictures, list(pictures)):
         display = CodesDisplay.from_estimator(learner, samples)
         np.testing.assert_allclose(display.heights_, np.sort(usage)[::-1])
-    first = AtomsDisplay.from_estimator(learner, pictures, n_atoms=1).images[0]
+    first = AtomsDisplay.from_estimator(learner, pictures, n_atoms=1).atoms[0]
     np.testing.assert_array_equal(first, learner.components_[usage.argmax()])
 
 
@@ -123,10 +140,188 @@ def test_two_channels_are_no_image():
 
 
 def test_a_new_figure_is_as_wide_as_its_grid():
-    display = AtomsDisplay.from_atoms(np.eye(16), n_columns=6)
+    display = AtomsDisplay.from_atoms(np.eye(16), kind="images", n_columns=6)
     width, height = display.figure_.get_size_inches()
     n_rows, n_columns = np.shape(display.image_.get_array())
     assert width / height == pytest.approx(n_columns / n_rows)
+
+
+# ---------------------------------------------------------------------------- lines
+
+
+def pieces(line):  # -> abscissae and ordinates of each atom, (n_atoms, length)
+    """Cut a line at its gaps, of which there is one after each atom."""
+    x, y = line.get_data()
+    length = np.flatnonzero(np.isnan(x))[0]
+    return (values.reshape(-1, length + 1)[:, :-1] for values in (x, y))
+
+
+def test_rows_are_lines_unless_a_shape_is_given(learner):
+    """Also 64 samples of a signal, which would make a square of 8 x 8."""
+    assert AtomsDisplay.from_estimator(learner).kind == "lines"
+    assert AtomsDisplay.from_atoms(np.eye(64)).atoms.shape == (64, 64, 1)
+    assert AtomsDisplay.from_atoms(np.eye(64), image_shape=(8, 8)).kind == "images"
+    assert AtomsDisplay.from_atoms(np.eye(64), image_shape=(64,)).kind == "lines"
+
+
+def test_every_line_is_scaled_to_its_largest_modulus_in_its_cell(learner):
+    display = AtomsDisplay.from_estimator(learner, n_columns=2)
+    x, y = pieces(display.lines_[0])
+    for i, atom in enumerate(learner.components_):
+        np.testing.assert_allclose(x[i], i % 2 + np.linspace(0.05, 0.95, 12))
+        np.testing.assert_allclose(y[i], i // 2 + 0.5 - 0.45 * atom / np.abs(atom).max())
+    assert display.ax_.get_xlim() == (0, 2)
+    assert display.ax_.get_ylim() == (5, 0)
+
+
+def test_channels_are_lines_on_one_scale():
+    atoms = np.random.default_rng(0).normal(size=(3, 7, 2))
+    for display in (
+        AtomsDisplay.from_atoms(atoms, kind="lines"),
+        AtomsDisplay.from_atoms(atoms.reshape(3, 14), kind="lines", image_shape=(7, 2)),
+    ):
+        assert [line.get_label() for line in display.lines_] == ["channel 0", "channel 1"]
+        drawn = np.stack([list(pieces(line))[1] for line in display.lines_], axis=2)
+        rows = np.array([0, 0, 1])[:, None, None]  # in two columns
+        scaled = (rows + 0.5 - drawn) / 0.45
+        np.testing.assert_allclose(scaled, atoms / np.abs(atoms).max(axis=(1, 2), keepdims=True))
+
+
+@pytest.mark.parametrize("n_channels", [0, 2])
+@pytest.mark.parametrize("atom_shape", [5, (5,)])
+def test_convolutional_atoms_of_signals_are_lines(atom_shape, n_channels):
+    signals = np.random.default_rng(0).normal(size=(4, 30, 2)[: 2 + (n_channels > 0)])
+    options = dict(atom_shape=atom_shape, stride=2, max_iter=1, n_unfoldings=3, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(3, tol=None, **options).fit(signals)
+    display = AtomsDisplay.from_estimator(learner, signals)
+    assert display.atoms.shape == (3, 5, max(n_channels, 1))
+    assert len(display.lines_) == max(n_channels, 1)
+
+
+@pytest.mark.parametrize(
+    ("atoms", "options", "message"),
+    [
+        (np.eye(6), dict(kind="curves"), "'curves'.*'lines'"),
+        (np.ones((2, 3, 4, 3)), dict(kind="lines"), "no lines.*n_channels.*kind='images'"),
+        (np.eye(6), dict(kind="lines", image_shape=(5,)), "6 features are no lines of shape"),
+        (np.eye(6), dict(image_shape=(2, 2)), "6 features are no images of shape"),
+        (np.eye(6), dict(kind="images", image_shape=(6,)), "neither grey nor colour"),
+    ],
+    ids=["kind", "axes", "length", "size", "image"],
+)
+def test_atoms_of_another_shape_are_refused(atoms, options, message):
+    with pytest.raises(ValueError, match=message):
+        AtomsDisplay.from_atoms(atoms, **options)
+
+
+# ---------------------------------------------------------------------------- pipelines
+
+
+SMALL = PUDLEDictionaryLearning(
+    5, n_unfoldings=10, max_iter=1, tol=None, dict_init="data", random_state=0
+)
+
+
+def test_atoms_of_a_pipeline_are_those_of_its_data(X):
+    """They make of codes what the pipeline does, but for what it makes of none."""
+    pipeline = make_pipeline(StandardScaler(), "passthrough", PCA(7, whiten=True), clone(SMALL))
+    codes = pipeline.fit_transform(3 * X + 1)
+    atoms = AtomsDisplay.from_estimator(pipeline).atoms[:, :, 0]
+    nothing = pipeline.inverse_transform(np.zeros_like(codes))
+    np.testing.assert_allclose(nothing + codes @ atoms, pipeline.inverse_transform(codes))
+    recovery = RecoveryDisplay.from_estimator(pipeline, -atoms[::-1])
+    np.testing.assert_allclose(np.diag(recovery.coherences), 1)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Normalizer(),  # no way back
+        SimpleImputer(),  # refuses it
+        PowerTransformer(),  # no affine one
+        FunctionTransformer(np.sinh, inverse_func=np.arcsinh),
+    ],
+    ids=lambda step: type(step).__name__,
+)
+def test_steps_without_an_affine_way_back_leave_atoms_as_they_are(step, X):
+    pipeline = make_pipeline(step, clone(SMALL)).fit(X)
+    atoms = AtomsDisplay.from_estimator(pipeline).atoms[:, :, 0]
+    np.testing.assert_array_equal(atoms, pipeline[-1].components_)
+
+
+def test_convolutional_atoms_stay_as_they_are(X):
+    options = dict(atom_shape=4, stride=2, max_iter=1, n_unfoldings=3, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(3, tol=None, **options)
+    pipeline = make_pipeline(StandardScaler(), learner).fit(X)
+    atoms = AtomsDisplay.from_estimator(pipeline, X).atoms[:, :, 0]
+    np.testing.assert_array_equal(np.sort(atoms, 0), np.sort(learner.components_, 0))
+
+
+GRID = {"alpha": [0.1, 0.2]}
+PLACES = {
+    "grid": lambda learner: GridSearchCV(learner, GRID, cv=2),
+    "halving": lambda learner: HalvingGridSearchCV(learner, GRID, cv=2, random_state=0),
+    "search in a pipeline": lambda learner: make_pipeline(
+        StandardScaler(with_std=False), GridSearchCV(learner, GRID, cv=2)
+    ),
+    "pipeline in a search": lambda learner: GridSearchCV(
+        Pipeline([("centre", StandardScaler(with_std=False)), ("learner", learner)]),
+        {"learner__alpha": [0.1, 0.2]},
+        cv=2,
+    ),
+    "before a classifier": lambda learner: make_pipeline(
+        make_pipeline(StandardScaler(with_std=False), learner), LogisticRegression()
+    ),
+    "frozen": lambda learner: FrozenEstimator(
+        learner.fit(np.random.default_rng(0).random((9, 12)))
+    ),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_displays_look_into_pipelines_and_searches(place, X):
+    """Data that are centred already, so that the learner sees the same in all places."""
+    X = X - X.mean(0)
+    fitted = PLACES[place](clone(SMALL)).fit(X, np.arange(len(X)) % 2)
+    found = find_learner(fitted).learner
+    atoms = AtomsDisplay.from_estimator(fitted, X).atoms
+    np.testing.assert_allclose(atoms, AtomsDisplay.from_estimator(found, X).atoms)
+    usage = CodesDisplay.from_estimator(fitted, X).heights_
+    np.testing.assert_allclose(usage, CodesDisplay.from_estimator(found, X).heights_)
+    curve = LossCurveDisplay.from_estimator(fitted).lines_[0].get_ydata()
+    np.testing.assert_array_equal(curve, found.loss_curve_)
+    (line,) = ConvergenceDisplay.from_estimator(fitted, X, n_unfoldings=3).lines_
+    (same,) = ConvergenceDisplay.from_estimator(found, X, n_unfoldings=3).lines_
+    np.testing.assert_allclose(line.get_ydata(), same.get_ydata())
+    display = ContributionsDisplay.from_estimator(fitted, X, atoms=[3])
+    expected = ContributionsDisplay.from_estimator(found, X, atoms=[3])
+    np.testing.assert_allclose(display.pictures, expected.pictures, atol=1e-12)
+
+
+def test_a_classifier_is_a_learner(X):
+    classifier = PUDLEClassifier(5, max_iter=1, tol=None, random_state=0)
+    classifier.fit(X, np.arange(len(X)) % 2)
+    atoms = AtomsDisplay.from_estimator(classifier, X).atoms[:, :, 0]
+    np.testing.assert_array_equal(np.sort(atoms, 0), np.sort(classifier.components_, 0))
+
+
+def test_what_has_no_learner_is_refused(X):
+    search = GridSearchCV(clone(SMALL), GRID, cv=2, refit=False)
+    with pytest.raises(NotFittedError, match="GridSearchCV instance is not fitted"):
+        AtomsDisplay.from_estimator(search)
+    with pytest.raises(ValueError, match="no best_estimator_, since refit=False; pass refit=True"):
+        AtomsDisplay.from_estimator(search.fit(X))
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression())
+    with pytest.raises(NotFittedError, match=r"\(StandardScaler, LogisticRegression\) has comp"):
+        AtomsDisplay.from_estimator(pipeline.fit(X, np.arange(len(X)) % 2))
+
+
+def test_two_channels_of_convolutional_images_stand_side_by_side():
+    images = np.random.default_rng(0).normal(size=(2, 9, 8, 2))
+    options = dict(atom_shape=(4, 3), stride=2, max_iter=1, n_unfoldings=3, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(3, tol=None, **options).fit(images)
+    atoms = AtomsDisplay.from_estimator(learner).atoms
+    np.testing.assert_array_equal(np.split(atoms, 2, 2), np.moveaxis(learner.components_, 3, 0))
 
 
 # ---------------------------------------------------------------------------- codes
@@ -238,6 +433,7 @@ def test_a_permutation_with_signs_is_a_diagonal(learner):
 def test_every_display_draws_on_given_axes(learner, X):
     draw = [
         lambda ax: AtomsDisplay.from_estimator(learner, image_shape=(3, 4), ax=ax),
+        lambda ax: AtomsDisplay.from_estimator(learner, ax=ax),
         lambda ax: CodesDisplay.from_estimator(learner, X, ax=ax),
         lambda ax: LossCurveDisplay.from_estimator(learner, ax=ax),
         lambda ax: ConvergenceDisplay.from_estimator(learner, X, n_unfoldings=3, ax=ax),
@@ -289,8 +485,17 @@ def test_contributions_to_a_reconstruction_stand_beside_the_sample(learner, X):
     display = ContributionsDisplay.from_estimator(learner, X, X[:2], image_shape=(3, 4))
     drawn = cells(np.asarray(display.image_.get_array()), 3, 4)
     np.testing.assert_allclose(drawn[0].ravel(), X[0] / np.abs(X[0]).max())
-    with pytest.raises(ValueError, match="grey"):
-        ContributionsDisplay.from_estimator(learner, X, image_shape=(2, 2, 3))
+    colours = ContributionsDisplay.from_estimator(learner, X, X[:2], image_shape=(2, 2, 3))
+    drawn = cells(np.asarray(colours.image_.get_array()), 2, 2)
+    np.testing.assert_allclose(drawn[0].ravel(), 0.5 + 0.5 * X[0] / np.abs(X[0]).max())
+
+
+def test_contributions_of_signals_are_lines(learner, X):
+    display = ContributionsDisplay.from_estimator(learner, X, X[:2], n_largest=2)
+    found = reconstruction_contributions(learner, X, X[:2])
+    made_of = X[found.indices[1, 1]] * np.sign(found.values[1, 1])
+    _, y = pieces(display.lines_[0])
+    np.testing.assert_allclose(y[7], 1.5 - 0.45 * made_of / np.abs(made_of).max())
 
 
 def test_stability_is_drawn_in_the_order_of_sizes(learner):

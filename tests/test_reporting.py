@@ -10,14 +10,21 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
 
 import skpudle
 from skpudle import (
     ConvPUDLEDictionaryLearning,
+    PUDLEClassifier,
     PUDLEDictionaryLearning,
     SporcoDictionaryLearning,
 )
+from skpudle._drawing.learners import find_learner
 from skpudle.datasets import make_dictionary_data
+from skpudle.reporting import findings
 
 pytest.importorskip("matplotlib")
 
@@ -84,6 +91,46 @@ def test_numbers_are_those_of_the_learner(learner, X):
     assert f"{learner.alpha_:.4g}" in page
 
 
+def test_the_page_says_what_is_wrong_and_how_training_ended(learner, X):
+    page = skpudle.report(learner, X).page
+    assert "<td>training ended</td><td>at max_iter</td>" in page
+    assert "<h2>What is wrong</h2><p>Nothing.</p>" in page
+    zero = clone(learner).set_params(alpha=9.0).fit(X)
+    page = html.unescape(skpudle.report(zero, X).page)
+    assert [f"<li>{found}</li>" in page for found in findings(zero, X)] == [True]
+
+
+@pytest.mark.parametrize("place", ["pipeline", "search"])
+def test_pipelines_and_searches_have_the_page_of_their_learner(place, learner, X):
+    X = X - X.mean(0)
+    estimator = GridSearchCV(clone(learner), {"alpha": [0.2]}, cv=2)
+    if place == "pipeline":
+        estimator = make_pipeline(PCA(16), estimator)  # turns and keeps all
+    page = skpudle.report(estimator.fit(X), X).page
+    found = find_learner(estimator)
+    alone = skpudle.report(found.learner, found.prepare(X)).page
+    assert check(page)[1:4] == check(alone)[1:4]  # of the codes and of the error
+    assert share_not_explained(page) == share_not_explained(alone)
+    assert html.escape(repr(estimator)) in page
+    assert "<h1>PUDLEDictionaryLearning</h1>" in page
+
+
+def test_a_classifier_has_one(X):
+    classifier = PUDLEClassifier(6, max_iter=1, tol=None, random_state=0)
+    assert len(check(skpudle.report(classifier.fit(X, np.arange(80) % 2), X).page)) == 6
+
+
+@pytest.mark.parametrize(
+    "shape", [dict(image_shape=(4, 4)), dict(kind="images"), dict(kind="lines", image_shape=(8, 2))]
+)
+def test_a_row_is_what_it_is_said_to_be(shape, learner, X):
+    pages = [check(skpudle.report(learner, X, **given).page) for given in (shape, {})]
+    differ = [one["alt"] for one, other in zip(*pages, strict=True) if one != other]
+    assert differ == ["Atoms, most used first", "Worst samples"]
+    with pytest.raises(ValueError, match="16 features are no images of shape"):
+        skpudle.report(learner, X, image_shape=(3, 4))
+
+
 @pytest.mark.parametrize("shape", [(60, 7), (60, 9)])
 def test_what_is_no_image_is_drawn_all_the_same(shape):
     X = np.random.default_rng(0).normal(size=shape)
@@ -115,9 +162,10 @@ def test_a_report_is_saved_and_shown_in_notebooks(learner, X, tmp_path):
 
 NOISE = np.random.default_rng(0).normal(size=(4, 26, 22, 3))
 SIGNALS, PICTURES = NOISE[:, :25, 0, 0], [NOISE[0], NOISE[1], NOISE[2, :20]]  # of several sizes
+SAMPLES = [(5, SIGNALS), (5, NOISE[:, :, 0]), ((4, 4), PICTURES), ((4, 4), NOISE[..., :2])]
 
 
-@pytest.mark.parametrize(("atom_shape", "samples"), [(5, SIGNALS), ((4, 4), PICTURES)])
+@pytest.mark.parametrize(("atom_shape", "samples"), SAMPLES)
 def test_convolutional_learners_have_one(atom_shape, samples):
     options = dict(max_iter=1, n_unfoldings=3, tol=None, random_state=0)
     learner = ConvPUDLEDictionaryLearning(6, atom_shape=atom_shape, stride=2, **options)
@@ -144,6 +192,16 @@ def test_images_are_what_the_learner_takes_them_for(container):
     page = skpudle.report(learner, pixels).page
     assert len(check(page)) == 6
     assert share_not_explained(page) == f"{expected:.2%}"
+
+
+@pytest.mark.parametrize("image_shape", [None, (13, 16)])
+def test_images_that_are_rows_have_one(image_shape):
+    """Without a shape a row is one line of pixels."""
+    rows = NOISE[:, :13, :16, 0].reshape(4, -1)
+    options = dict(max_iter=1, n_unfoldings=3, tol=None, random_state=0, stride=1)
+    options |= dict(atom_shape=(4 if image_shape else 1, 4), image_shape=image_shape)
+    learner = ConvPUDLEDictionaryLearning(6, **options)
+    assert len(check(skpudle.report(learner.fit(rows), rows).page)) == 6
 
 
 def test_images_of_another_size_than_in_fit_have_one():

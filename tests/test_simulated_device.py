@@ -517,7 +517,7 @@ def test_displays_take_tensors_of_a_device(gpu):
     pytest.importorskip("matplotlib")
     atoms = torch.eye(4)
     np.testing.assert_array_equal(
-        AtomsDisplay.from_atoms(gpu.put(atoms)).images, AtomsDisplay.from_atoms(atoms).images
+        AtomsDisplay.from_atoms(gpu.put(atoms)).atoms, AtomsDisplay.from_atoms(atoms).atoms
     )
     CodesDisplay.from_codes(gpu.put(atoms))
 

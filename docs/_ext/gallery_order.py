@@ -5,6 +5,7 @@ EXAMPLES = [  # what users come for first, then the theory
     "plot_denoising.py",
     "plot_denoise_image.py",
     "plot_inpainting.py",
+    "plot_heartbeats.py",
     "plot_spikes.py",
     "plot_counts.py",
     "plot_digits_pipeline.py",

@@ -171,7 +171,7 @@ class GradientLearner(CallbackSupportMixin):
         return train(self, X, y)
 
     def _fit(self, data, generator, source, n_updates, course):
-        """Choose a model, train it, take what it is; return whether training ended by itself."""
+        """Choose a model, train it, take what it is; return what ended training."""
         model, rows = self._new_model(data, generator, course)
         model = replace(model, decay=Decay.of(self.lambda_decay).over(n_updates))
         trainer = Trainer(
@@ -188,9 +188,9 @@ class GradientLearner(CallbackSupportMixin):
         def fitted():
             return self._attributes(trainer, data)
 
-        ended = course.train(trainer, source, stopping, fitted)
+        ended_by = course.train(trainer, source, stopping, fitted)
         model.warn_of_step(rows, trainer.optimizer.atoms.detach())
-        return ended
+        return ended_by
 
     @_fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -292,6 +292,7 @@ class GradientLearner(CallbackSupportMixin):
             "n_iter_": max(len(curve), 1),
             "n_steps_": trainer.n_steps,
             "loss_curve_": np.array(curve, dtype=np.float64),
+            "ended_by_": None,  # but in a `fit` that has ended
             "_training_state": memory,
         }
 
@@ -316,9 +317,10 @@ def train(learner, X, y, **of_samples):
         max_iter = -(-n_updates // n_batches)
         course = Course(learner, recorder, team, given=given, max_iter=max_iter)
         with course.interrupts:
-            ended = learner._fit(data, generator, source, n_updates, course)
+            ended_by = learner._fit(data, generator, source, n_updates, course)
         course.end()
-    if not (ended or learner.tol is None or learner.max_iter == "auto"):  # which promises no end
+    # "auto" promises no other end
+    if ended_by == "max_iter" and learner.tol is not None and learner.max_iter != "auto":
         warn_of_early_end(learner)
     return learner
 

@@ -115,7 +115,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     validation_scores_ : ndarray of shape (n_epochs,)
         Accuracy of the samples that are held out, with ``early_stopping``.
 
-    components_, alpha_, step_size_, loss_curve_, n_iter_, n_steps_, device_
+    components_, alpha_, step_size_, loss_curve_, n_iter_, n_steps_, ended_by_, device_
         As in `PUDLEDictionaryLearning`; ``loss_curve_`` is that of the reconstruction.
 
     n_components_, n_features_in_, feature_names_in_

@@ -168,13 +168,7 @@ class DictionaryTransformer(
     def score(self, X, y=None):
         """Return how well hidden features are predicted from the others, as R^2.
 
-        The columns are cut into ten fixed groups; each is hidden once for all rows, the codes are
-        inferred from the remaining columns, and the hidden entries are compared with their
-        predictions. The error of reconstruction always prefers the smallest alpha; this has a
-        largest value between too little and too much, so that ``GridSearchCV`` needs no
-        ``scoring``. Where the dictionary can be found it picks an alpha near the best for
-        denoising; with little noise it picks too large a one (up to 2 dB worse in our
-        measurements): see `skpudle.metrics.make_denoising_scorer`.
+        As `skpudle.PUDLEDictionaryLearning.score` with ``loss="gaussian"``, which says more of it.
 
         Parameters
         ----------

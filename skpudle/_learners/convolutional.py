@@ -158,7 +158,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     step_size_ : float
         The step in use.
 
-    n_components_, n_iter_, n_steps_, loss_curve_, lambda_decay_, device_
+    n_components_, n_iter_, n_steps_, loss_curve_, ended_by_, lambda_decay_, device_
         As in `PUDLEDictionaryLearning`; the loss is a sum over the pixels of a crop.
 
     n_features_in_ : int

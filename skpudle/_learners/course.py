@@ -30,12 +30,14 @@ class Course:
     ----------
     losses : tuple of float
         Those of the epochs of the search.
+    search_was_stopped : bool
+        Whether there was one that did not end by itself.
     """
 
     def __init__(self, learner, recorder, team, *, given, max_iter):
         self.learner, self.recorder, self.team = learner, recorder, team
         self.given, self.max_iter = given, max_iter
-        self.interrupts, self.losses = Interrupts(), ()
+        self.interrupts, self.losses, self.search_was_stopped = Interrupts(), (), False
         # a search is one task more
         self.root = learner._init_callback_context(max_subtasks=max_iter + 1)
         self.root.call_on_fit_task_begin(**given)
@@ -65,26 +67,26 @@ class Course:
             stopped = self._agreed(stopped or self.interrupts.pending)
             self.recorder.at_search_epoch(state)
         task.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
-        self.losses = state.losses
+        self.losses, self.search_was_stopped = state.losses, not is_done(state)
         if self.interrupts.pending:
             self.recorder.end_search(state)
         return state
 
     def train(self, trainer, source, stopping, fitted):
-        """Train epoch by epoch, and return whether that ended as it should.
+        """Train epoch by epoch, and return what ended the fit.
 
         ``fitted()`` returns the attributes of the learner as it is.
         """
         if self.interrupts.pending:  # in the search
-            self.learner._take(fitted())
+            self.learner._take(fitted() | {"ended_by_": "interrupt"})
             raise Interrupted(trainer.n_steps)
         started = time.perf_counter(), trainer.n_steps
-        converged, stopped = self.recorder.finished, False
+        ended_by = self.recorder.ended_by
         # the second, since a stream may have more batches than before
         while (
             len(trainer.loss_curve) < self.max_iter
             and trainer.n_steps < stopping.n_updates
-            and not (converged or stopped)
+            and not ended_by
         ):
             task = self.root.subcontext(task_name="epoch")
             task.call_on_fit_task_begin(**self.given)
@@ -97,18 +99,24 @@ class Course:
                 print_progress(trainer, self.max_iter, stopping.n_updates, *started)
             stopped = task.call_on_fit_task_end(**self.given, reconstruction_attributes=fitted)
             stopped = self._agreed(stopped)
+            ended_by = "tol" if converged else "callback" if stopped else None
         stopping.settle(trainer.optimizer)
         trainer.mark(source, stopping)
-        self.recorder.end(trainer, finished=converged or stopped)
-        self.learner._take(fitted())
-        return converged or stopped
+        self.recorder.end(trainer, ended_by=ended_by)
+        if not ended_by and stopping.n_updates:
+            ended_by = "max_iter"
+        elif not ended_by:
+            ended_by = "callback" if self.search_was_stopped else "search"
+        self.learner._take(fitted() | {"ended_by_": ended_by})
+        return ended_by
 
     def leave(self, error, trainer, fitted):
         """Leave training that diverged or was interrupted, with what has been learned."""
-        self.learner._take(fitted())
-        if isinstance(error, Diverged):
+        diverged = isinstance(error, Diverged)
+        self.learner._take(fitted() | {"ended_by_": "divergence" if diverged else "interrupt"})
+        if diverged:
             raise divergence(self.learner, error.update) from error
-        self.recorder.end(trainer, finished=False)
+        self.recorder.end(trainer)
         raise error
 
     def _agreed(self, flag):

@@ -196,6 +196,11 @@ class PUDLEDictionaryLearning(ExposedLearner):
         Mean over each epoch of :math:`\frac12 |x - D z|^2`, whatever is minimised. A search adds
         atoms and takes others away, and then it rises.
 
+    ended_by_ : str
+        What ended `fit`: "search" (by itself, and nothing was trained after it), "tol" (the
+        objective had stalled), "max_iter", "callback", "interrupt" (Ctrl-C) or "divergence". Not
+        there after `partial_fit`.
+
     alpha_ : float
         The penalty or threshold in use.
 

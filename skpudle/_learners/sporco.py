@@ -91,6 +91,9 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         Mean over the samples of :math:`\frac12 |x - D z|^2`, as SPORCO tells it after each
         iteration.
 
+    ended_by_ : str
+        "max_iter" or "callback".
+
     alpha_ : float
         The penalty in use.
 
@@ -177,7 +180,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         options.update(self.options or {})
         own_callback, max_iter = options["Callback"], options["MaxMainIter"]
         root = self._init_callback_context(max_subtasks=max_iter)
-        task = None
+        task, stop = None, False
 
         def begin():
             nonlocal task
@@ -185,6 +188,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
             task.call_on_fit_task_begin(estimator=self, X=X, y=y)
 
         def after_iteration(learner):  # -> whether SPORCO is to stop
+            nonlocal stop
             stop = own_callback is not None and bool(own_callback(learner))
             attributes = partial(self._fitted_attributes, learner, alpha, x.dtype, inputs)
             stop |= task.call_on_fit_task_end(
@@ -199,7 +203,8 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         root.call_on_fit_task_begin(estimator=self, X=X, y=y)
         begin()
         learner.solve()
-        self._take(self._fitted_attributes(learner, alpha, x.dtype, inputs))
+        ended_by = {"ended_by_": "callback" if stop else "max_iter"}
+        self._take(self._fitted_attributes(learner, alpha, x.dtype, inputs) | ended_by)
         root.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes=dict)
         return self
 

@@ -14,7 +14,7 @@ from skpudle._training.lock import FileLock
 
 __all__ = ["Checkpoint", "HeldFile"]
 
-_STORED = {"identity", "seed", "finished", "rule", "shared", "own"}
+_STORED = {"identity", "seed", "ended_by", "rule", "shared", "own"}
 
 
 class Checkpoint:

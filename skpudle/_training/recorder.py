@@ -100,10 +100,11 @@ class Recorder:
             generator.manual_seed(self._stored["seed"])
 
     @property
-    def finished(self):
-        """Whether the fit that goes on had stopped by itself, by the rule that still holds."""
+    def ended_by(self):
+        """What had stopped the fit that goes on, before its time by a rule that still holds."""
         stored = self._stored
-        return bool(stored and stored["finished"] and stored["rule"] == rule_of(self._estimator))
+        holds = stored is not None and stored["rule"] == rule_of(self._estimator)
+        return stored["ended_by"] if holds else None
 
     def recognise(self, source, sample, mask=None, *, seed):
         """Compare the fit in the file with this one.
@@ -174,20 +175,20 @@ class Recorder:
     def at_round(self, trainer):
         """Write the state of the last round of training if it is time."""
         if self._is_due(trainer.n_steps):
-            self.end(trainer, finished=False)
+            self.end(trainer)
 
     def at_search_epoch(self, state):
         """Write the state of a search if it is time; an epoch of it counts for a round."""
         if self._is_due(10 * state.epoch):
             self.end_search(state)
 
-    def end(self, trainer, *, finished):
-        """Write the state of the last round of training."""
+    def end(self, trainer, *, ended_by=None):
+        """Write the state of the last round of training, and what stopped it before its time."""
         if self._file.settings is None:
             return
         shared = trainer.state.as_dict()
         own = {name: shared.pop(name) for name in ("progress", "generator")}
-        self._write(shared, own, trainer.n_steps, finished=finished)
+        self._write(shared, own, trainer.n_steps, ended_by)
 
     def end_search(self, state):
         """Write the state of a search."""
@@ -195,7 +196,7 @@ class Recorder:
             return
         search = state.as_dict()
         codes = {name: search.pop(name) for name in ("codes", "best_codes")}
-        self._write({"search": search}, {"codes": codes}, 10 * state.epoch, finished=False)
+        self._write({"search": search}, {"codes": codes}, 10 * state.epoch)
 
     def _is_due(self, n_updates):
         if self._clock is None:
@@ -203,8 +204,8 @@ class Recorder:
         due, team = self._clock.is_due(n_updates), self._file.team
         return due if team is None else team.any(due)[0]
 
-    def _write(self, shared, own, n_updates, *, finished):
-        state = {"identity": self._identity, "seed": self._seed, "finished": finished}
+    def _write(self, shared, own, n_updates, ended_by=None):
+        state = {"identity": self._identity, "seed": self._seed, "ended_by": ended_by}
         state |= {"rule": rule_of(self._estimator), "shared": shared}
         self._clock.strike(n_updates)
         if error := self._file.write(state, own):

@@ -1,16 +1,53 @@
 """Curves of training and of convergence, drawn; see `skpudle.plotting`."""
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
-from skpudle._drawing import axes_to_draw_on
+from skpudle._drawing.figures import axes_to_draw_on
+from skpudle._drawing.learners import find_learner
 from skpudle.diagnostics import code_convergence, gradient_convergence
 from skpudle.interoperability import thresholds_hard
 
 __all__ = ["ConvergenceDisplay", "LossCurveDisplay"]
 
 
-class LossCurveDisplay:
+class _CurvesDisplay:
+    """Curves by their labels, on a logarithmic scale; a subclass says against what."""
+
+    _axes = {}
+
+    def _curves(self):  # -> iterable of label, abscissae (n,), ordinates (n,) or (n, n_samples)
+        raise NotImplementedError
+
+    def plot(self, *, ax=None, **line_kwargs):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; by default a new figure.
+        **line_kwargs : dict
+            Passed to `matplotlib.axes.Axes.semilogy`.
+
+        Returns
+        -------
+        Display
+            This object.
+        """
+        self.ax_, self.figure_ = axes_to_draw_on(ax)
+        self.lines_ = []
+        for label, x, y in self._curves():
+            low, median, high = np.percentile(y.reshape(len(y), -1), [10, 50, 90], axis=1)
+            (line,) = self.ax_.semilogy(x, median, label=label, **line_kwargs)
+            self.lines_.append(line)
+            if y.ndim > 1:
+                band = dict(color=line.get_color(), alpha=0.2, linewidth=0)
+                self.ax_.fill_between(x, low, high, **band)
+        self.ax_.set(**self._axes)
+        self.ax_.legend()
+        return self
+
+
+class LossCurveDisplay(_CurvesDisplay):
     """Loss against epochs, one line per learner.
 
     Parameters
@@ -26,8 +63,14 @@ class LossCurveDisplay:
         One per curve.
     """
 
+    _axes = {"xlabel": "Epoch", "ylabel": r"Loss, mean of $\frac{1}{2} |x - D z|^2$"}
+
     def __init__(self, curves):
         self.curves = curves
+
+    def _curves(self):
+        for name, curve in self.curves.items():
+            yield name, np.arange(1, len(curve) + 1), curve
 
     @classmethod
     def from_estimator(cls, estimator, *, name=None, ax=None, **line_kwargs):
@@ -36,9 +79,9 @@ class LossCurveDisplay:
         Parameters
         ----------
         estimator : estimator
-            Fitted, with ``loss_curve_``.
+            Fitted, with ``loss_curve_``, or a pipeline or search with such a learner.
         name : str, default=None
-            Label; by default the name of the class.
+            Label; by default the name of the learner's class.
         ax, **line_kwargs
             As in `plot`.
 
@@ -47,7 +90,8 @@ class LossCurveDisplay:
         LossCurveDisplay
             What was drawn.
         """
-        name = type(estimator).__name__ if name is None else name
+        if name is None:
+            name = type(find_learner(estimator, "loss_curve_").learner).__name__
         return cls.from_estimators({name: estimator}, ax=ax, **line_kwargs)
 
     @classmethod
@@ -66,37 +110,14 @@ class LossCurveDisplay:
         LossCurveDisplay
             What was drawn.
         """
-        for estimator in estimators.values():
-            check_is_fitted(estimator, "loss_curve_")
-        curves = {name: estimator.loss_curve_ for name, estimator in estimators.items()}
+        curves = {
+            name: find_learner(estimator, "loss_curve_").learner.loss_curve_
+            for name, estimator in estimators.items()
+        }
         return cls(curves).plot(ax=ax, **line_kwargs)
 
-    def plot(self, *, ax=None, **line_kwargs):
-        """Draw.
 
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            Where to draw; by default a new figure.
-        **line_kwargs : dict
-            Passed to `matplotlib.axes.Axes.semilogy`.
-
-        Returns
-        -------
-        LossCurveDisplay
-            This object.
-        """
-        self.ax_, self.figure_ = axes_to_draw_on(ax)
-        self.lines_ = []
-        for name, curve in self.curves.items():
-            epochs = np.arange(1, len(curve) + 1)
-            self.lines_ += self.ax_.semilogy(epochs, curve, label=name, **line_kwargs)
-        self.ax_.set(xlabel="Epoch", ylabel=r"Loss, mean of $\frac{1}{2} |x - D z|^2$")
-        self.ax_.legend()
-        return self
-
-
-class ConvergenceDisplay:
+class ConvergenceDisplay(_CurvesDisplay):
     """Errors against the number of unfoldings, on a logarithmic scale.
 
     Parameters
@@ -115,8 +136,14 @@ class ConvergenceDisplay:
         One per label.
     """
 
+    _axes = {"xlabel": "Unfolding $t$", "ylabel": "Error"}
+
     def __init__(self, n_unfoldings, errors):
         self.n_unfoldings, self.errors = n_unfoldings, errors
+
+    def _curves(self):
+        for label, error in self.errors.items():
+            yield label, self.n_unfoldings, error
 
     @classmethod
     def from_codes(cls, curves, *, ax=None, **line_kwargs):
@@ -169,7 +196,8 @@ class ConvergenceDisplay:
         Parameters
         ----------
         estimator : estimator
-            Fitted, with ``components_``, ``alpha_`` and ``step_size_``.
+            Fitted, with ``components_``, ``alpha_`` and ``step_size_``, or a pipeline or search
+            with such a learner.
         X : array-like of shape (n_samples, n_features)
             Samples; a few hundred show enough.
         kind : {"code", "gradient"}, default="code"
@@ -190,7 +218,8 @@ class ConvergenceDisplay:
             If `kind` is none of these, or if the learner thresholds hard, so that there is no lasso
             that codes converge to, or has non-negative codes, or no encoder of matrix products.
         """
-        check_is_fitted(estimator, "components_")
+        found = find_learner(estimator)
+        estimator, X = found.learner, found.prepare(X)
         if np.ndim(estimator.components_) != 2 or not hasattr(estimator, "step_size_"):
             raise ValueError(
                 f"Convergence is measured for atoms of rows and a step_size_, which "
@@ -214,31 +243,3 @@ class ConvergenceDisplay:
             raise ValueError(f"kind is {kind!r}; it must be 'code' or 'gradient'.")
         curves = gradient_convergence(*problem, **settings)
         return cls.from_gradients(curves, ax=ax, **line_kwargs)
-
-    def plot(self, *, ax=None, **line_kwargs):
-        """Draw.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            Where to draw; by default a new figure.
-        **line_kwargs : dict
-            Passed to `matplotlib.axes.Axes.semilogy`.
-
-        Returns
-        -------
-        ConvergenceDisplay
-            This object.
-        """
-        self.ax_, self.figure_ = axes_to_draw_on(ax)
-        self.lines_ = []
-        for label, error in self.errors.items():
-            low, median, high = np.percentile(error.reshape(len(error), -1), [10, 50, 90], axis=1)
-            (line,) = self.ax_.semilogy(self.n_unfoldings, median, label=label, **line_kwargs)
-            self.lines_.append(line)
-            if error.ndim > 1:
-                band = dict(color=line.get_color(), alpha=0.2, linewidth=0)
-                self.ax_.fill_between(self.n_unfoldings, low, high, **band)
-        self.ax_.set(xlabel="Unfolding $t$", ylabel="Error")
-        self.ax_.legend()
-        return self

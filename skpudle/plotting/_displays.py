@@ -1,13 +1,12 @@
 """Displays of atoms and codes."""
 
-import math
-
 import numpy as np
 from sklearn.utils import check_array
-from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import host_array
-from skpudle._drawing import as_images, axes_to_draw_on, shape_of_images, signed_codes
+from skpudle._drawing.atoms import as_pictures, draw_grid, size_of_grid
+from skpudle._drawing.figures import axes_to_draw_on
+from skpudle._drawing.learners import find_learner
 from skpudle.metrics import atom_cosines, match_atoms
 from skpudle.plotting._curves import ConvergenceDisplay, LossCurveDisplay
 
@@ -19,19 +18,20 @@ __all__ = [
     "RecoveryDisplay",
 ]
 
-GREYS = {"cmap": "gray", "vmin": -1, "vmax": 1, "interpolation": "nearest"}
-
 
 class AtomsDisplay:
-    """Atoms as a grid of images, drawn on one pair of axes.
+    """Atoms as a grid of images or of lines, drawn on one pair of axes.
 
-    Every atom is scaled to its own largest modulus, since atoms are defined up to scale; zero is
-    mid-grey.
+    Every atom is scaled to its own largest modulus, since atoms are defined up to scale. Of images
+    zero is mid-grey, of lines it is the thin line behind them; channels of a signal are lines of
+    several colours.
 
     Parameters
     ----------
-    images : ndarray of shape (n_atoms, height, width) or (n_atoms, height, width, 3)
+    atoms : ndarray of shape (n_atoms, height, width[, 3]) or (n_atoms, length, n_channels)
         The atoms in the order of drawing, row by row.
+    kind : {"images", "lines"}, default="images"
+        Which of the two.
 
     Attributes
     ----------
@@ -40,23 +40,31 @@ class AtomsDisplay:
     figure_ : matplotlib Figure
         Its figure.
     image_ : matplotlib AxesImage
-        The grid.
+        The grid of images.
+    lines_ : list of matplotlib Line2D
+        The lines, one object for each channel of all atoms.
     """
 
-    def __init__(self, images):
-        self.images = images
+    def __init__(self, atoms, kind="images"):
+        self.atoms, self.kind = atoms, kind
 
     @classmethod
-    def from_atoms(cls, atoms, *, image_shape=None, n_atoms=None, ax=None, **plot_params):
+    def from_atoms(
+        cls, atoms, *, kind="auto", image_shape=None, n_atoms=None, ax=None, **plot_params
+    ):
         """Draw an array of atoms.
 
         Parameters
         ----------
-        atoms : array-like of shape (n_components, n_features) or (n_components, height, width[, 3])
-            Atoms as rows, or as images.
+        atoms : array-like of shape (n_components, n_features), (n_components, height, width[, 3]) \
+                or (n_components, length, n_channels)
+            Atoms as rows, or with their shape.
+        kind : {"auto", "images", "lines"}, default="auto"
+            "auto": rows are lines, unless ``image_shape`` says otherwise; arrays of more axes are
+            images. "images": rows without ``image_shape`` become squares.
         image_shape : tuple of int, default=None
-            Shape that the features of an atom are reshaped to, (height, width) or
-            (height, width, 3). By default rows become squares.
+            Shape that the features of an atom are reshaped to: of images (height, width) or
+            (height, width, 3), of lines (length, n_channels).
         n_atoms : int, default=None
             Draw the first so many; by default all.
         ax : matplotlib Axes, default=None
@@ -72,42 +80,53 @@ class AtomsDisplay:
         Raises
         ------
         ValueError
-            If the atoms do not have the shape of images.
+            If the atoms do not have a shape of that kind.
         """
         atoms = check_array(host_array(atoms), allow_nd=True, input_name="atoms")
-        images = as_images(atoms, image_shape)[:n_atoms]
-        return cls(images).plot(ax=ax, **plot_params)
+        kind, pictures = as_pictures(atoms, kind=kind, image_shape=image_shape)
+        return cls(pictures[:n_atoms], kind).plot(ax=ax, **plot_params)
 
     @classmethod
     def from_estimator(
-        cls, estimator, X=None, *, image_shape=None, n_atoms=None, ax=None, **plot_params
+        cls,
+        estimator,
+        X=None,
+        *,
+        kind="auto",
+        image_shape=None,
+        n_atoms=None,
+        ax=None,
+        **plot_params,
     ):
         """Draw the atoms of a fitted learner.
 
         Parameters
         ----------
         estimator : estimator
-            Fitted, with ``components_``.
+            Fitted learner, or a pipeline or search with one. Atoms of a pipeline are drawn in the
+            features of its data where the steps before the learner can be undone and are affine
+            (centring, scaling, principal components), and else in those of the learner.
         X : array-like, default=None
             Samples, as `transform` takes them; if given, atoms come in the order of how many of
             them use each.
-        image_shape, n_atoms, ax, **plot_params
-            As in `from_atoms`; convolutional atoms have their shape already.
+        kind, image_shape, n_atoms, ax, **plot_params
+            As in `from_atoms`. Convolutional atoms have their shape already; those of signals are
+            lines, and channels of images that are no colours stand side by side.
 
         Returns
         -------
         AtomsDisplay
             What was drawn.
         """
-        check_is_fitted(estimator, "components_")
-        atoms = estimator.components_
+        found = find_learner(estimator)
+        atoms = found.atoms()
         if X is not None:
-            usage = np.count_nonzero(signed_codes(estimator, estimator.transform(X)), axis=0)
+            usage = np.count_nonzero(found.codes(X), axis=0)
             atoms = atoms[np.argsort(-usage, kind="stable")]
-        image_shape = shape_of_images(estimator, image_shape)
-        return cls.from_atoms(atoms, image_shape=image_shape, n_atoms=n_atoms, ax=ax, **plot_params)
+        kind, pictures = found.pictures(atoms, kind=kind, image_shape=image_shape)
+        return cls(pictures[:n_atoms], kind).plot(ax=ax, **plot_params)
 
-    def plot(self, *, ax=None, n_columns=None, **image_kwargs):
+    def plot(self, *, ax=None, n_columns=None, **style):
         """Draw.
 
         Parameters
@@ -115,31 +134,19 @@ class AtomsDisplay:
         ax : matplotlib Axes, default=None
             Where to draw; by default a new figure.
         n_columns : int, default=None
-            Atoms in a row; by default about as many as rows.
-        **image_kwargs : dict
-            Passed to `matplotlib.axes.Axes.imshow`.
+            Atoms in a row; by default so many that the grid is about a square.
+        **style : dict
+            Passed to `matplotlib.axes.Axes.imshow`, or `matplotlib.axes.Axes.plot` for lines.
 
         Returns
         -------
         AtomsDisplay
             This object.
         """
-        n_atoms, height, width = self.images.shape[:3]
-        n_columns = math.ceil(math.sqrt(n_atoms)) if n_columns is None else n_columns
-        n_rows = math.ceil(n_atoms / n_columns)
-        largest = np.abs(self.images).reshape(n_atoms, -1).max(axis=1)
-        scale = np.where(largest > 0, largest, 1).reshape(-1, *[1] * (self.images.ndim - 1))
-        grid = np.full((n_rows * n_columns, height + 1, width + 1, *self.images.shape[3:]), np.nan)
-        grid[:n_atoms, :height, :width] = self.images / scale
-        grid = grid.reshape(n_rows, n_columns, *grid.shape[1:]).swapaxes(1, 2)
-        grid = grid.reshape(n_rows * (height + 1), n_columns * (width + 1), *self.images.shape[3:])
-        grid = grid[:-1, :-1]  # no line after the last row and column
-        if grid.ndim == 3:  # colours from 0 to 1, lines white
-            grid = np.nan_to_num(0.5 + 0.5 * grid, nan=1.0)
-        longest = max(grid.shape[:2])
-        size = [max(1.5, 6.4 * side / longest) for side in (grid.shape[1], grid.shape[0])]
+        n_columns, size = size_of_grid(self.kind, self.atoms, n_columns)
         self.ax_, self.figure_ = axes_to_draw_on(ax, figsize=size)
-        self.image_ = self.ax_.imshow(grid, **(GREYS | image_kwargs))
+        drawn = draw_grid(self.ax_, self.kind, self.atoms, n_columns, **style)
+        setattr(self, "image_" if self.kind == "images" else "lines_", drawn)
         self.ax_.set_axis_off()
         return self
 
@@ -189,7 +196,8 @@ class CodesDisplay:
         Parameters
         ----------
         estimator : estimator
-            Fitted, with ``components_`` and ``transform``.
+            Fitted learner, with ``components_`` and ``transform``, or a pipeline or search with
+            one.
         X : array-like
             Samples, as `transform` takes them. Codes of a convolutional learner count position by
             position.
@@ -201,8 +209,7 @@ class CodesDisplay:
         CodesDisplay
             What was drawn.
         """
-        check_is_fitted(estimator, "components_")
-        return cls.from_codes(signed_codes(estimator, estimator.transform(X)), kind=kind, ax=ax)
+        return cls.from_codes(find_learner(estimator).codes(X), kind=kind, ax=ax)
 
     def plot(self, *, kind="usage", ax=None):
         """Draw.
@@ -299,7 +306,8 @@ class RecoveryDisplay:
         Parameters
         ----------
         estimator : estimator
-            Fitted, with ``components_``.
+            Fitted learner, or a pipeline or search with one; atoms are compared in the features of
+            the data, as in `AtomsDisplay.from_estimator`.
         reference : array-like of shape (n_reference, ...)
             Known atoms.
         ax, **image_kwargs
@@ -310,8 +318,8 @@ class RecoveryDisplay:
         RecoveryDisplay
             What was drawn.
         """
-        check_is_fitted(estimator, "components_")
-        return cls.from_dictionaries(estimator.components_, reference, ax=ax, **image_kwargs)
+        atoms = find_learner(estimator).atoms()
+        return cls.from_dictionaries(atoms, reference, ax=ax, **image_kwargs)
 
     def plot(self, *, ax=None, **image_kwargs):
         """Draw.

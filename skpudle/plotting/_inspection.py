@@ -2,10 +2,11 @@
 
 import numpy as np
 from sklearn.utils import check_array
-from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import host_array
-from skpudle._drawing import as_images, axes_to_draw_on, signed_codes
+from skpudle._drawing.atoms import as_pictures, draw_grid
+from skpudle._drawing.figures import axes_to_draw_on
+from skpudle._drawing.learners import find_learner, signed_codes
 from skpudle.inspection import atom_contributions, reconstruction_contributions
 from skpudle.metrics import dictionary_stability
 
@@ -16,28 +17,31 @@ class ContributionsDisplay:
     """Atoms or reconstructions beside the training samples that make them, a row each.
 
     A row shows what is made, what all contributions together make of it, and the samples with the
-    largest ones, with the sign of the contribution, which is written on them. Every image is scaled
-    to its own largest modulus; zero is mid-grey.
+    largest ones, with the sign of the contribution, which is written on them. They are images or
+    lines, as in `AtomsDisplay`.
 
     Parameters
     ----------
-    images : ndarray of shape (n_targets, 2 + n_largest, height, width)
-        The images, row by row.
+    pictures : ndarray of shape (n_targets, 2 + n_largest, height, width[, 3]) or \
+            (n_targets, 2 + n_largest, length, n_channels)
+        What is drawn, row by row.
     values : ndarray of shape (n_targets, n_largest)
         The contributions.
     labels : list of str
         What the first two columns are.
+    kind : {"images", "lines"}, default="images"
+        What pictures are.
 
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
         What was drawn on.
-    image_ : matplotlib AxesImage
-        The grid.
+    image_, lines_
+        As of `AtomsDisplay`.
     """
 
-    def __init__(self, images, values, labels):
-        self.images, self.values, self.labels = images, values, labels
+    def __init__(self, pictures, values, labels, kind="images"):
+        self.pictures, self.values, self.labels, self.kind = pictures, values, labels, kind
 
     @classmethod
     def from_estimator(
@@ -49,6 +53,7 @@ class ContributionsDisplay:
         atoms=None,
         n_largest=6,
         ridge=0.0,
+        kind="auto",
         image_shape=None,
         ax=None,
     ):
@@ -57,7 +62,8 @@ class ContributionsDisplay:
         Parameters
         ----------
         estimator : estimator
-            Fitted, with ``components_`` of rows and ``transform``.
+            Fitted, with ``components_`` of rows and ``transform``, or a pipeline or search with
+            such a learner; what is drawn is as the learner gets it, in the features of the data.
         X_train : array-like of shape (n_train, n_features)
             The training samples.
         X : array-like of shape (n_samples, n_features), default=None
@@ -68,8 +74,8 @@ class ContributionsDisplay:
             How many samples to draw in a row.
         ridge : float, default=0.0
             As in `skpudle.inspection.atom_contributions`.
-        image_shape : tuple of int, default=None
-            (height, width), that the features are reshaped to. By default they become squares.
+        kind, image_shape
+            As in `AtomsDisplay.from_atoms`.
         ax : matplotlib Axes, default=None
             Where to draw; by default a new figure.
 
@@ -81,69 +87,62 @@ class ContributionsDisplay:
         Raises
         ------
         ValueError
-            If samples are no grey images of this shape.
+            If samples do not have that shape.
         """
-        check_is_fitted(estimator, "components_")
+        found = find_learner(estimator)
+        X_train, learner = found.prepare(X_train), found.learner
         X_train = check_array(host_array(X_train), input_name="X_train")
         options = dict(ridge=ridge, n_largest=min(n_largest, len(X_train)))
         if X is None:
             if atoms is None:
-                codes = signed_codes(estimator, estimator.transform(X_train))
+                codes = signed_codes(learner, learner.transform(X_train))
                 atoms = np.argsort(-np.count_nonzero(codes, axis=0), kind="stable")[:6]
             rows, labels = np.asarray(atoms), ["atom", "estimate"]
-            found = atom_contributions(estimator, X_train, **options)
-            targets = estimator.components_[rows]
+            made = atom_contributions(learner, X_train, **options)
+            targets = learner.components_[rows]
         else:
-            found = reconstruction_contributions(estimator, X_train, X, **options)
+            X = found.prepare(X)
+            made = reconstruction_contributions(learner, X_train, X, **options)
             rows, labels = slice(None), ["sample", "estimate"]
             targets = check_array(host_array(X), input_name="X")
-        values = found.values[rows]
-        made_of = X_train[found.indices[rows]] * np.sign(values)[:, :, None]
-        together = np.concatenate([targets[:, None], found.estimates[rows][:, None], made_of], 1)
-        images = as_images(together.reshape(-1, together.shape[2]), image_shape)
-        if images.ndim != 3:
-            raise ValueError(
-                f"Contributions are drawn as grey images, got image_shape={image_shape}; pass "
-                "(height, width)."
-            )
-        images = images.reshape(*together.shape[:2], *images.shape[1:])
-        return cls(images, values, labels).plot(ax=ax)
+        values = made.values[rows]
+        made_of = X_train[made.indices[rows]] * np.sign(values)[:, :, None]
+        together = np.concatenate([targets[:, None], made.estimates[rows][:, None], made_of], 1)
+        flat = found.to_data(together.reshape(-1, together.shape[2]))
+        kind, pictures = as_pictures(flat, kind=kind, image_shape=image_shape)
+        pictures = pictures.reshape(*together.shape[:2], *pictures.shape[1:])
+        return cls(pictures, values, labels, kind).plot(ax=ax)
 
-    def plot(self, *, ax=None, **image_kwargs):
+    def plot(self, *, ax=None, **style):
         """Draw.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
             Where to draw; by default a new figure.
-        **image_kwargs : dict
-            Passed to `matplotlib.axes.Axes.imshow`.
+        **style : dict
+            Passed to `matplotlib.axes.Axes.imshow`, or `matplotlib.axes.Axes.plot` for lines.
 
         Returns
         -------
         ContributionsDisplay
             This object.
         """
-        n_rows, n_columns, height, width = self.images.shape
-        largest = np.abs(self.images).max(axis=(2, 3), keepdims=True)
-        grid = np.full((n_rows, n_columns, height + 1, width + 1), np.nan)
-        grid[:, :, :height, :width] = self.images / np.where(largest > 0, largest, 1)
-        grid = grid.swapaxes(1, 2).reshape(n_rows * (height + 1), n_columns * (width + 1))
+        n_rows, n_columns = self.pictures.shape[:2]
         self.ax_, self.figure_ = axes_to_draw_on(ax, figsize=(0.9 * n_columns, 0.95 * n_rows + 0.3))
-        defaults = {"cmap": "gray", "vmin": -1, "vmax": 1, "interpolation": "nearest"}
-        self.image_ = self.ax_.imshow(grid[:-1, :-1], **(defaults | image_kwargs))
-        middles = np.arange(n_columns) * (width + 1) + (width - 1) / 2
+        flat = self.pictures.reshape(-1, *self.pictures.shape[2:])
+        drawn = draw_grid(self.ax_, self.kind, flat, n_columns, **style)
+        setattr(self, "image_" if self.kind == "images" else "lines_", drawn)
         names = [*self.labels, *map(str, range(1, n_columns - 1))]
-        self.ax_.set_xticks(middles, names)
+        self.ax_.set_xticks(np.arange(n_columns) + 0.5, names)
         self.ax_.xaxis.tick_top()
         self.ax_.tick_params(length=0)
         self.ax_.set_yticks([])
-        for i, values in enumerate(self.values):
-            for j, value in enumerate(values):
-                place = (j + 2) * (width + 1), i * (height + 1)
-                box = {"facecolor": "white", "alpha": 0.8, "pad": 1, "linewidth": 0}
-                text = f"{value:+.2g}"
-                self.ax_.text(*place, text, size=7, va="top", ha="left", bbox=box)
+        alpha = 0.8 if self.kind == "images" else 0  # lines are not to be hidden
+        box = {"facecolor": "white", "alpha": alpha, "pad": 1, "linewidth": 0}
+        for (i, j), value in np.ndenumerate(self.values):
+            place = j + 2, i
+            self.ax_.text(*place, f"{value:+.2g}", size=7, va="top", ha="left", bbox=box)
         return self
 
 

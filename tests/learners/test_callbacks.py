@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from sklearn.callback import ProgressBar, ScoringMonitor
+from sklearn.callback import FitCallback, ProgressBar, ScoringMonitor
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -83,7 +83,7 @@ def test_the_scoring_monitor_has_a_score_for_every_epoch(place, learner, X):
         assert scores[-1] == reconstruction_r2_scorer(learner, X)
 
 
-class StopAfter:
+class StopAfter(FitCallback):
     """Ask to stop after some epochs."""
 
     def __init__(self, n_epochs):
@@ -91,12 +91,6 @@ class StopAfter:
 
     def setup(self, estimator, context):
         self.left = self.n_epochs
-
-    def teardown(self, estimator, context):
-        pass
-
-    def on_fit_task_begin(self, estimator, context):
-        pass
 
     def on_fit_task_end(self, estimator, context, *, fitted_estimator):
         if context.parent is not None:

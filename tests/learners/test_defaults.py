@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.callback import FitCallback
 
 from skpudle import Checkpoint, NOODLDictionaryLearning, PUDLEDictionaryLearning
 from skpudle._learners import course
@@ -130,20 +131,11 @@ def test_where_there_is_nothing_to_find_it_ends(data):
 # ---------------------------------------------------------------- what happens during the search
 
 
-class Watcher:
+class Watcher(FitCallback):
     """A callback that records tasks, and asks to stop the search after some epochs."""
 
     def __init__(self, stop_after=None):
         self.stop_after, self.tasks, self.seen = stop_after, [], None
-
-    def setup(self, estimator, context):
-        pass
-
-    def teardown(self, estimator, context):
-        pass
-
-    def on_fit_task_begin(self, estimator, context):
-        pass
 
     def on_fit_task_end(self, estimator, context, *, fitted_estimator):
         self.tasks.append(context.task_name)
@@ -191,7 +183,7 @@ def test_a_search_that_is_cut_off_goes_on_with_the_same_bits(n, fitted, tmp_path
     assert "search" not in read_checkpoint(path)["shared"]
 
 
-def test_ctrl_c_leaves_what_was_found_and_a_checkpoint(fitted, tmp_path, monkeypatch):
+def test_ctrl_c_leaves_what_was_found_and_a_checkpoint(fitted, handler, tmp_path, monkeypatch):
     path, advance, calls = tmp_path / "fit.npz", course.advance, count(1)
 
     def interrupted(problem, state):

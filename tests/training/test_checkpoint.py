@@ -19,6 +19,7 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
+from sklearn.callback import FitCallback
 from sklearn.pipeline import make_pipeline
 
 from skpudle import (
@@ -624,24 +625,15 @@ def test_parameters_by_name_are_the_same_in_any_order(tmp_path):
 # ---------------------------------------------------------------------------- one fit at a time
 
 
-class Meanwhile:
+class Meanwhile(FitCallback):
     """A callback that does something once, in the first epoch."""
 
     def __init__(self, action):
         self.action = action
 
-    def setup(self, estimator, context):
-        pass
-
-    def teardown(self, estimator, context):
-        pass
-
     def on_fit_task_begin(self, estimator, context):
         if context.task_name == "epoch" and context.task_id == 0:
             self.action()
-
-    def on_fit_task_end(self, estimator, context):
-        pass
 
 
 def test_a_second_fit_on_one_path_is_refused(tmp_path):
@@ -686,7 +678,9 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     assert sorted(os.listdir(tmp_path)) == sorted(["fit.npz", *others])
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(
+    not hasattr(os, "fork"), reason="fork, which hands locks on to a child, is there on Unix only"
+)
 def test_a_child_of_a_killed_process_keeps_no_lock(tmp_path):
     script = textwrap.dedent(
         """
@@ -745,32 +739,15 @@ def test_a_lock_is_of_one_at_a_time(tmp_path):
 # ---------------------------------------------------------------------------- Ctrl-C
 
 
-@pytest.fixture
-def handler():
-    """Install Python's handler, for a shell lets background jobs ignore Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield signal.default_int_handler
-    signal.signal(signal.SIGINT, before)
-
-
-class PressesCtrlC:
+class PressesCtrlC(FitCallback):
     """A callback that stands for the user, in an epoch."""
 
     def __init__(self, epoch):
         self.epoch = epoch
 
-    def setup(self, estimator, context):
-        pass
-
-    def teardown(self, estimator, context):
-        pass
-
     def on_fit_task_begin(self, estimator, context):
         if context.task_name == "epoch" and context.task_id == self.epoch:
             signal.raise_signal(signal.SIGINT)
-
-    def on_fit_task_end(self, estimator, context):
-        pass
 
 
 def test_ctrl_c_leaves_a_fitted_estimator_after_one_more_update(handler, tmp_path):

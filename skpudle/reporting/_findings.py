@@ -1,0 +1,246 @@
+"""What is wrong with a fitted learner, in words, each with what helps most.
+
+A finding is a function that looks at a learner and its codes and returns a sentence, or None where
+there is nothing to say. What a threshold is, and why, stands beside it.
+"""
+
+import numpy as np
+
+from skpudle.reporting._look import look_at
+
+__all__ = ["ENDINGS", "findings", "sentences"]
+
+# Two atoms with such a cosine differ by less than sqrt(2 - 2 * 0.99) = 14 % of either, which is
+# what noise at 17 dB leaves of an atom: samples do not tell one from the other.
+_SAME = 0.99
+
+# An atom is a single sample if this sample makes more than half of it, which is to say if it has
+# more than half of the energy of the atom's codes (least squares weighs samples by that), and nine
+# tenths of the energy of the atom are the sample's.
+_SINGLE_SHARE, _SINGLE_COSINE = 0.5, 0.9**0.5
+
+ENDINGS = {
+    "search": "the search ended by itself, and nothing was trained after it",
+    "tol": "converged: the objective had stalled",
+    "max_iter": "at max_iter",
+    "callback": "a callback ended it",
+    "interrupt": "interrupted by Ctrl-C",
+    "divergence": "it stopped being finite",
+}
+
+
+def _some(indices, n_atoms):
+    """Say how many atoms: "3 of 10 atoms are"."""
+    n = len(indices)
+    return f"{n} of {n_atoms} atoms {'is' if n == 1 else 'are'}"
+
+
+def _penalty(learner):  # -> name, value of the parameter, number in use
+    name = "threshold" if hasattr(learner, "threshold") else "alpha"
+    if getattr(learner, "transform_alpha", None) is not None:
+        name = "transform_alpha"
+    given = getattr(learner, name, None)
+    used = given if name == "transform_alpha" else getattr(learner, "alpha_", given)
+    return name, given, float("nan") if used is None else float(np.mean(used))
+
+
+def _pursues(learner):
+    return getattr(learner, "transform_algorithm", None) == "omp"
+
+
+def _searches(learner):
+    start = getattr(learner, "dict_init", None)
+    return isinstance(start, str) and start == "search"
+
+
+def _or_automatic(learner):
+    """Say what chooses the penalty, where something does."""
+    name, given, _ = _penalty(learner)
+    if name == "transform_alpha":
+        return ", or pass None for that of fit"
+    automatic = given != "auto" and hasattr(learner, "alpha_")
+    return f", or pass {name}='auto', which follows the data" if automatic else ""
+
+
+def _sparser(learner):
+    """Say what makes codes sparser."""
+    if _pursues(learner):
+        return "lower transform_n_nonzero_coefs, or raise transform_tol"
+    name, given, used = _penalty(learner)
+    if given == "auto":
+        return f"raise {name}, at first to twice what 'auto' chose, {2 * used:.3g}"
+    return f"raise {name} (now {used:.3g}){_or_automatic(learner)}"
+
+
+def _zero_codes(look):
+    if look.codes.any() or not any(np.nan_to_num(sample).any() for sample in look.samples):
+        return None
+    name, _, used = _penalty(look.learner)
+    automatic = _or_automatic(look.learner)
+    return (
+        f"All codes are zero: {name}={used:.3g} is too large for these data. Lower it{automatic}."
+    )
+
+
+def _unused_atoms(look):
+    """Report more unused atoms than chance leaves.
+
+    An atom with its share of the codes, at least one in so many as there are atoms, is left out by
+    all with probability (1 - 1 / p)^n < exp(-n / p).
+    """
+    n, p = look.codes.shape
+    unused = np.flatnonzero(~look.codes.any(axis=0))
+    if not p * np.exp(-n / p) < len(unused) < p:
+        return None
+    looser = "" if _pursues(look.learner) else f", or lower {_penalty(look.learner)[0]}"
+    return (
+        f"{_some(unused, p)} unused by these {len(look.samples)} samples: "
+        f"n_components={p - len(unused)} would do{looser}."
+    )
+
+
+def _single_samples(look):
+    learner, p = look.learner, look.codes.shape[1]
+    if look.is_convolutional or getattr(learner, "loss", "gaussian") != "gaussian":
+        return None
+    energies = np.square(look.codes)
+    largest = energies.argmax(axis=0)
+    own = energies.max(axis=0, initial=0) > _SINGLE_SHARE * energies.sum(axis=0)
+    samples = np.nan_to_num([look.samples[row] for row in largest])
+    products = np.abs((samples * learner.components_).sum(axis=1))
+    norms = np.linalg.norm(samples, axis=1) * np.linalg.norm(learner.components_, axis=1)
+    single = np.flatnonzero(own & (products > _SINGLE_COSINE * norms))
+    if not len(single):
+        return None
+    return (
+        f"{_some(single, p)} single samples: there are {len(look.samples) / p:.3g} samples to an "
+        "atom. Learn fewer atoms, or from more samples; a larger alpha makes more of them, not "
+        "fewer."
+    )
+
+
+def _cosines(look):  # yields (n_components,) for each atom, the largest over all shifts
+    atoms = look.learner.components_.astype(np.float64, copy=False)
+    flat = atoms.reshape(len(atoms), -1)
+    norms = np.linalg.norm(flat, axis=1)
+    atoms = atoms / np.where(norms > 0, norms, 1).reshape(-1, *[1] * (atoms.ndim - 1))
+    either = (lambda x: x) if getattr(look.learner, "positive_code", False) else np.abs
+    if not look.is_convolutional:
+        for atom in atoms:
+            yield either(atoms @ atom)
+        return
+    axes = tuple(range(1, 1 + np.size(look.learner.atom_shape)))
+    size = [2 * atoms.shape[axis] for axis in axes]
+    spectra = np.fft.rfftn(atoms, size, axes)
+    for spectrum in spectra.conj():
+        products = np.fft.irfftn(spectra * spectrum, size, axes)
+        products = products if atoms.ndim == 1 + len(axes) else products.sum(axis=-1)
+        yield either(products).max(axis=axes)
+
+
+def _same_atoms(look):
+    pairs = [
+        (i, j)
+        for i, cosines in enumerate(_cosines(look))
+        for j in np.flatnonzero(cosines[:i] > _SAME).tolist()
+    ]
+    if not pairs:
+        return None
+    learner, (i, j) = look.learner, pairs[0]
+    up_to = [] if getattr(learner, "positive_code", False) else ["sign"]
+    up_to += ["shift"] if look.is_convolutional else []
+    up_to = f" up to {' and '.join(up_to)}" if up_to else ""
+    others = "" if len(pairs) == 1 else f", and so are {len(pairs) - 1} pairs more"
+    can_search = not (look.is_convolutional or _searches(learner))
+    fix = "dict_init='search' leaves none such, or learn" if can_search else "learn"
+    return f"Atoms {j} and {i} are the same{up_to}{others}: {fix} fewer atoms."
+
+
+def _dense_codes(look):
+    """Report codes of more than half as many entries as a sample has numbers, or there are atoms.
+
+    Shorter ones can be the only ones so short; of longer ones no dictionary has that property,
+    since any atoms more than a sample has numbers are dependent (Donoho and Elad 2003). The other
+    half is what sparse means where atoms are fewer than numbers.
+    """
+    n_samples = len(look.samples)
+    n_numbers = np.mean([sample.size for sample in look.samples])
+    n_entries, used = look.codes.size / n_samples, np.count_nonzero(look.codes) / n_samples
+    if used <= min(n_numbers, n_entries) / 2:
+        return None
+    return (
+        f"Codes are dense: {used / n_entries:.0%} of their entries are not zero, {used:.3g} for a "
+        f"sample of {n_numbers:.0f} numbers. To make them sparse, {_sparser(look.learner)}."
+    )
+
+
+def _early_end(look):
+    learner, parameters = look.learner, look.learner.get_params()
+    ended_by = getattr(learner, "ended_by_", None)
+    if ended_by == "interrupt":
+        return (
+            f"Training was interrupted after {learner.n_steps_} updates: fit again. With a "
+            "Checkpoint among its callbacks a fit goes on from where it was."
+        )
+    if ended_by == "divergence":
+        return (
+            "Training stopped being finite, and these are the last atoms that were: lower "
+            f"learning_rate (now {learner.learning_rate}) or step_size, or scale the data."
+        )
+    if ended_by != "max_iter" or getattr(learner, "tol", None) is None:
+        return None
+    said = f"Training ended at max_iter={learner.max_iter!r}, before it had converged: "
+    if _searches(learner) and parameters.get("loss") == "gaussian":
+        return said + "leave it at 'auto', since after a search nothing is gained, or raise it."
+    optimizer = parameters.get("optimizer", "auto")
+    if not look.is_convolutional and optimizer not in ("auto", "surrogate"):
+        return said + "raise it, or pass optimizer='surrogate', which needs fewer updates."
+    return said + "raise it."
+
+
+# Where all codes are zero nothing else can be told.
+_FINDINGS = (
+    _unused_atoms,
+    _single_samples,
+    _same_atoms,
+    _dense_codes,
+    _early_end,
+)
+
+
+def sentences(look):
+    """Return what a look finds."""
+    if zero := _zero_codes(look):
+        return [zero]
+    return [sentence for finding in _FINDINGS if (sentence := finding(look))]
+
+
+def findings(estimator, X):
+    """Return in words what is wrong with a fitted learner, and what helps.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted learner, with ``components_`` and ``transform``, or a pipeline or search with one.
+    X : array-like
+        Samples, as `transform` takes them: those of `fit`, without which atoms that are single
+        samples cannot be told.
+
+    Returns
+    -------
+    list of str
+        Sentences, none if nothing is wrong: that all codes are zero, or more than half as long as
+        samples; that atoms are unused (more than chance leaves), are single samples, or the same as
+        others (a cosine above 0.99); that training ended before it had converged.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skpudle import PUDLEDictionaryLearning
+    >>> from skpudle.reporting import findings
+    >>> X = load_digits().data
+    >>> learner = PUDLEDictionaryLearning(32, alpha=1e3, random_state=0).fit(X)
+    >>> findings(learner, X)[0][:58]
+    'All codes are zero: alpha=1e+03 is too large for these dat'
+    """
+    return sentences(look_at(estimator, X))

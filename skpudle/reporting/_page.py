@@ -1,0 +1,216 @@
+"""A report of a fitted learner as one page that needs nothing else.
+
+Pictures are inside the page, so that it can be sent, stored next to a model, or shown in a
+notebook.
+"""
+
+import base64
+import html
+import io
+from pathlib import Path
+
+import numpy as np
+
+from skpudle._drawing.figures import new_figure
+from skpudle.plotting import AtomsDisplay, CodesDisplay, LossCurveDisplay
+from skpudle.reporting._findings import ENDINGS, sentences
+from skpudle.reporting._look import as_arrays, look_at
+
+__all__ = ["Report", "report"]
+
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font-family: system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; }
+section { display: inline-block; vertical-align: top; width: 30rem; max-width: 100%; }
+img { background: white; border-radius: 4px; max-width: 98%; }
+pre { white-space: pre-wrap; }
+h1 { overflow-wrap: anywhere; }
+table { border-collapse: collapse; }
+td { padding: 0.15rem 1rem 0.15rem 0; }
+"""
+
+
+class Report:
+    """A page of HTML.
+
+    Parameters
+    ----------
+    page : str
+        The page.
+
+    Examples
+    --------
+    In a notebook the last expression of a cell shows it; ``report.save("report.html")`` writes it.
+    """
+
+    def __init__(self, page):
+        self.page = page
+
+    def save(self, path):
+        """Write the page to a file.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Where to.
+        """
+        Path(path).write_text(self.page, encoding="utf-8")
+
+    def _repr_html_(self):
+        page = html.escape(self.page)
+        return f'<iframe srcdoc="{page}" style="width: 100%; height: 40rem; border: 0"></iframe>'
+
+
+def _picture(draw, alt):
+    """Return what ``draw(ax)`` draws as an image inside the page."""
+    figure = new_figure(figsize=(5, 3.6))
+    draw(figure.subplots())
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    code = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{code}">'
+
+
+def _crop(x, y):
+    """Return two arrays without what only one has: atoms may reach beyond an image."""
+    shared = tuple(map(slice, np.minimum(x.shape, y.shape)))
+    return x[shared], y[shared]
+
+
+def _worst(look, samples, reconstructions, errors, n_worst, shape):
+    """Return a function that draws the samples with the largest errors, and their copies."""
+    found, rows = look.found, np.argsort(-errors, kind="stable")[:n_worst]
+    rows = [row for row in rows if samples[row].shape == samples[rows[0]].shape]
+    pairs = np.stack([arrays[row] for arrays in (samples, reconstructions) for row in rows])
+    pairs = found.to_data(np.nan_to_num(pairs))
+    if look.is_convolutional and pairs.ndim == 2 and look.learner.image_shape is not None:
+        pairs = pairs.reshape(-1, *look.learner.image_shape)
+    kind, pictures = found.pictures(pairs, **shape)
+
+    def draw_images(ax):
+        AtomsDisplay(pictures, kind).plot(ax=ax, n_columns=len(rows))
+        ax.set_title(f"samples {', '.join(map(str, rows))}; below: reconstructions", fontsize=8)
+
+    def draw_lines(ax):
+        originals, copies = np.split(pictures, 2)
+        step = 1.1 * max(np.ptp(originals[:3]), np.finfo(float).tiny)
+        for i, (original, copy) in enumerate(zip(originals[:3], copies)):
+            for channel, (x, y) in enumerate(zip(original.T, copy.T)):
+                ax.plot(x - i * step, color=f"C{channel}", linewidth=1)
+                ax.plot(y - i * step, ":", color="black", linewidth=1.5)
+        ax.set_yticks(-step * np.arange(len(rows[:3])), [f"sample {row}" for row in rows[:3]])
+        ax.set(xlabel="Feature", title="dotted: reconstructions")
+
+    return draw_images if kind == "images" else draw_lines
+
+
+def _facts(look, errors, energies):  # -> dict of str to what is said of it
+    learner, codes = look.learner, look.codes
+    ended_by = getattr(learner, "ended_by_", None)
+    return {
+        "samples": len(look.samples),
+        "atoms": len(learner.components_),
+        "numbers in an atom": learner.components_[0].size,
+        "alpha": f"{np.mean(learner.alpha_):.4g}" if hasattr(learner, "alpha_") else "",
+        "epochs": getattr(learner, "n_iter_", ""),
+        "training ended": ENDINGS.get(ended_by, ""),
+        "entries of the codes that are not zero": f"{(codes != 0).mean():.1%}",
+        "atoms that no sample uses": int((~codes.any(axis=0)).sum()),
+        "share of the energy not explained": f"{errors.sum() / max(energies.sum(), 1e-300):.2%}",
+    }
+
+
+def _page(estimator, look, facts, pictures):  # -> Report
+    rows = "".join(
+        f"<tr><td>{name}</td><td>{html.escape(str(value))}</td></tr>"
+        for name, value in facts.items()
+    )
+    said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences(look))
+    said = f"<ul>{said}</ul>" if said else "<p>Nothing.</p>"
+    sections = "".join(
+        f"<section><h2>{title}</h2>{_picture(draw, title)}</section>"
+        for title, draw in pictures.items()
+    )
+    name, title = (html.escape(text) for text in (type(look.learner).__name__, repr(estimator)))
+    return Report(
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{name}</title><style>{_STYLE}</style></head><body>"
+        f"<h1>{name}</h1><pre>{title}</pre><h2>What is wrong</h2>{said}"
+        f"<h2>In numbers</h2><table>{rows}</table>{sections}"
+        "</body></html>"
+    )
+
+
+def report(estimator, X, *, kind="auto", image_shape=None, n_atoms=100, n_worst=8):
+    """Describe a fitted learner and what it makes of samples in one page of HTML.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted learner, with ``components_``, ``transform`` and ``inverse_transform``, or a pipeline
+        or search with one. Numbers are those of the learner; atoms and samples of a pipeline are
+        drawn in the features of its data, as by `skpudle.plotting.AtomsDisplay`.
+    X : array-like
+        Samples, as `transform` takes them: those of `fit` for all that can be said of the atoms,
+        others for an honest error.
+    kind : {"auto", "images", "lines"}, default="auto"
+        Whether atoms and samples are images or signals. By default rows are lines, unless
+        ``image_shape`` says otherwise; convolutional learners know it.
+    image_shape : tuple of int, default=None
+        Shape of a row: of images (height, width) or (height, width, 3), of signals
+        (length, n_channels).
+    n_atoms : int, default=100
+        Number of atoms to show, the most used first.
+    n_worst : int, default=8
+        Number of samples to show, those with the largest error; of signals at most three.
+
+    Returns
+    -------
+    Report
+        With the page as `page`, a method `save`, and a display of its own in notebooks: in words
+        what is wrong (`skpudle.reporting.findings`), how training ended, the atoms, how often they
+        are used and how many a sample uses, the loss curve, the distribution of the reconstruction
+        error, and the samples that are reconstructed worst.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to show: ``n_atoms`` or ``n_worst`` below 1; or if atoms are not of that
+        shape.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> import skpudle
+    >>> X = load_digits().data
+    >>> learner = skpudle.PUDLEDictionaryLearning(32, max_iter=2, tol=None).fit(X)
+    >>> page = skpudle.report(learner, X, image_shape=(8, 8)).page  # doctest: +SKIP
+    """
+    if min(n_atoms, n_worst) < 1:
+        raise ValueError(f"n_atoms={n_atoms} and n_worst={n_worst}; pass 1 or more of each.")
+    look, shape = look_at(estimator, X), {"kind": kind, "image_shape": image_shape}
+    learner, codes = look.learner, look.codes
+    pairs = zip(look.samples, as_arrays(learner.inverse_transform(look.raw)), strict=True)
+    samples, reconstructions = zip(*(_crop(x, y) for x, y in pairs), strict=True)
+    errors = np.array([np.nansum(np.square(x - y)) for x, y in zip(samples, reconstructions)])
+    energies = np.array([np.nansum(np.square(x)) for x in samples])
+    shares = errors[energies > 0] / energies[energies > 0]
+    order = np.argsort(-np.count_nonzero(codes, axis=0), kind="stable")[:n_atoms]
+    kind, atoms = look.found.pictures(look.found.atoms()[order], **shape)
+    atoms = AtomsDisplay(atoms, kind)
+
+    def draw_errors(ax):
+        ax.hist(shares, bins=50)
+        ax.set(xlabel=r"$|x - D z|^2 \, / \, |x|^2$", ylabel="Samples")
+
+    pictures = {
+        "Atoms, most used first": lambda ax: atoms.plot(ax=ax),
+        "Usage of the atoms": lambda ax: CodesDisplay.from_codes(codes, ax=ax),
+        "Atoms per sample": lambda ax: CodesDisplay.from_codes(codes, kind="count", ax=ax),
+        "Reconstruction error": draw_errors,
+        "Worst samples": _worst(look, samples, reconstructions, errors, n_worst, shape),
+    }
+    if hasattr(learner, "loss_curve_"):
+        pictures["Loss"] = lambda ax: LossCurveDisplay.from_estimator(learner, ax=ax)
+    return _page(estimator, look, _facts(look, errors, energies), pictures)

@@ -1,0 +1,98 @@
+"""What ended a fit is told afterwards."""
+
+import pickle
+import signal
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.callback import FitCallback
+from small import ABSURD, make, make_data
+
+from skpudle import (
+    Checkpoint,
+    ConvPUDLEDictionaryLearning,
+    NOODLDictionaryLearning,
+    PUDLEClassifier,
+    PUDLEDictionaryLearning,
+    SporcoDictionaryLearning,
+)
+
+X, _ = make_data()
+
+
+class AtTheEndOf(FitCallback):
+    """A callback that ends, or interrupts, the fit after the first task of a name."""
+
+    def __init__(self, name, act=lambda: True):
+        self.name, self.act = name, act
+
+    def on_fit_task_end(self, estimator, context):
+        return context.task_name == self.name and self.act()
+
+
+STOPS_SEARCH = AtTheEndOf("epoch of the search")
+SPORCO = SporcoDictionaryLearning(6, max_iter=2, random_state=0)
+
+
+def ctrl_c():
+    signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("learner", "expected"),
+    [
+        (PUDLEDictionaryLearning(6, random_state=0), "search"),
+        (make(tol=None), "max_iter"),
+        (make(tol=0.9, n_iter_no_change=1), "tol"),
+        (make().set_callbacks(AtTheEndOf("epoch")), "callback"),
+        (make(dict_init="search", max_iter="auto").set_callbacks(STOPS_SEARCH), "callback"),
+        (NOODLDictionaryLearning(6, max_iter=2, tol=None, random_state=0), "max_iter"),
+        (
+            ConvPUDLEDictionaryLearning(2, atom_shape=4, max_iter=1, tol=None, random_state=0),
+            "max_iter",
+        ),
+        (PUDLEClassifier(6, max_iter=2, tol=None, random_state=0), "max_iter"),
+        (PUDLEClassifier(6, supervision=0, random_state=0), "search"),
+        (SPORCO, "max_iter"),
+        (clone(SPORCO).set_callbacks(AtTheEndOf("iteration")), "callback"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_a_fit_that_ends_says_by_what(learner, expected):
+    if isinstance(learner, SporcoDictionaryLearning):
+        pytest.importorskip("sporco")
+    learner.fit(X, np.arange(len(X)) % 2)
+    assert learner.ended_by_ == expected
+    assert pickle.loads(pickle.dumps(learner.set_callbacks())).ended_by_ == expected
+
+
+def test_divergence_is_an_end():
+    learner = make(**ABSURD)
+    with pytest.raises(ValueError, match="stopped being finite"):
+        learner.fit(X)
+    assert learner.ended_by_ == "divergence"
+
+
+@pytest.mark.parametrize("task", ["epoch", "epoch of the search"])
+def test_ctrl_c_is_an_end(task, handler):
+    learner = make(dict_init="data" if task == "epoch" else "search")
+    with pytest.raises(KeyboardInterrupt):
+        learner.set_callbacks(AtTheEndOf(task, ctrl_c)).fit(X)
+    assert learner.ended_by_ == "interrupt"
+
+
+def test_what_goes_on_has_not_ended():
+    learner = make().fit(X)
+    assert not hasattr(learner.partial_fit(X), "ended_by_")
+    atoms = learner.components_
+    assert not hasattr(PUDLEDictionaryLearning.from_components(atoms, alpha=1), "ended_by_")
+
+
+def test_a_checkpoint_knows_what_ended_its_fit(tmp_path):
+    recording = Checkpoint(tmp_path / "fit.npz")
+    learner = make()
+    learner.set_callbacks(AtTheEndOf("epoch"), recording).fit(X)
+    again = clone(learner).set_callbacks(recording).fit(X)
+    assert again.ended_by_ == "callback"
+    assert again.n_iter_ == 1

@@ -1,0 +1,233 @@
+"""What is wrong is said in words, and only then."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import MiniBatchDictionaryLearning
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skpudle import (
+    ConvPUDLEDictionaryLearning,
+    NOODLDictionaryLearning,
+    PUDLEClassifier,
+    PUDLEDictionaryLearning,
+)
+from skpudle.datasets import make_dictionary_data
+from skpudle.reporting import findings
+
+
+def given(atoms, **params):
+    params = dict(alpha=0.01) | params
+    return PUDLEDictionaryLearning.from_components(np.asarray(atoms, float), **params)
+
+
+def sparse(n_samples, n_features, n_used, n_nonzero=1):
+    """Return samples of a few unit vectors each, of the first so many."""
+    rng = np.random.default_rng(0)
+    X = np.zeros((n_samples, n_features))
+    for row in X:
+        row[rng.choice(n_used, n_nonzero, replace=False)] = rng.uniform(1, 2, n_nonzero)
+    return X
+
+
+def only(found):
+    """Return the one sentence that was found."""
+    (sentence,) = found
+    assert sentence.endswith(".")
+    return sentence
+
+
+def test_where_nothing_is_wrong_nothing_is_said():
+    X = make_dictionary_data(600, 20, 12, 3, random_state=0)[0]
+    learner = PUDLEDictionaryLearning(12, random_state=0)
+    pipeline = make_pipeline(StandardScaler(), learner).fit(X)
+    for estimator in (learner, pipeline):
+        assert findings(estimator, X) == []
+
+
+@pytest.mark.parametrize(
+    ("learner", "reason"),
+    [
+        (
+            given(np.eye(8), alpha=9),
+            "alpha=9 is too large for these data. Lower it, or pass alpha=",
+        ),
+        (given(np.eye(8), transform_alpha=9), "transform_alpha=9 is too large"),
+        (NOODLDictionaryLearning(8, threshold=9.0, max_iter=1, tol=None), "threshold=9 is too"),
+        (MiniBatchDictionaryLearning(4, alpha=9, transform_algorithm="threshold"), "alpha=9 is"),
+    ],
+    ids=["alpha", "transform_alpha", "noodl", "scikit-learn"],
+)
+def test_all_codes_are_zero(learner, reason):
+    X = sparse(30, 8, 8)
+    if not hasattr(learner, "components_"):
+        learner.set_params(random_state=0).fit(X)
+    assert only(findings(learner, X)).startswith(f"All codes are zero: {reason}")
+    assert not any("zero" in sentence for sentence in findings(learner, np.zeros((30, 8))))
+
+
+@pytest.mark.parametrize(
+    ("params", "advice"),
+    [
+        ({}, "n_components=9 would do, or lower alpha."),
+        ({"transform_algorithm": "omp"}, "n_components=9 would do."),
+    ],
+)
+def test_atoms_are_unused(params, advice):
+    learner = given(np.eye(12), **params)
+    expected = f"3 of 12 atoms are unused by these 300 samples: {advice}"
+    assert only(findings(learner, sparse(300, 12, 9))) == expected
+
+
+def test_chance_leaves_atoms_unused():
+    """Five samples of one atom each use five at the most."""
+    assert "unused" not in only(findings(given(np.eye(12)), np.eye(12)[:5]))
+
+
+def test_atoms_are_single_samples():
+    rng = np.random.default_rng(0)
+    atoms = rng.normal(size=(8, 30))
+    common = rng.normal(size=(300, 3)) @ atoms[:3]  # three atoms that many samples share
+    X = np.vstack([common, 10 * atoms[3:] / np.linalg.norm(atoms[3:], axis=1, keepdims=True)])
+    learner = given(atoms / np.linalg.norm(atoms, axis=1, keepdims=True), alpha=0.5)
+    sentence = only(findings(learner, X))
+    assert sentence.startswith("5 of 8 atoms are single samples: there are 38.1 samples to an atom")
+    assert findings(learner, common[:, ::-1])[:1] != [sentence]  # other samples, other words
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("positive_code", [False, True])
+def test_atoms_are_the_same(sign, positive_code):
+    atoms = np.vstack([np.eye(8), sign * np.eye(8)[2] + 0.05 * np.eye(8)[3]])
+    X = np.vstack([sparse(200, 8, 8), -sparse(200, 8, 8)])
+    found = findings(given(atoms, positive_code=positive_code), X)
+    if positive_code and sign < 0:
+        assert found == []
+    else:
+        up_to = "" if positive_code else " up to sign"
+        assert f"Atoms 2 and 8 are the same{up_to}: learn fewer atoms." in found
+
+
+def test_a_search_leaves_no_atoms_that_are_the_same():
+    X, atoms = make_dictionary_data(400, 16, 8, 2, random_state=0)[:2]
+    twice = np.vstack([atoms, atoms[:3]])
+    learner = PUDLEDictionaryLearning(11, random_state=0, max_iter=1, tol=None)
+    found = findings(learner.set_params(dict_init=twice).fit(X), X)
+    advice = "dict_init='search' leaves none such, or learn fewer atoms."
+    assert only(found).endswith(f"are the same up to sign, and so are 2 pairs more: {advice}")
+    assert findings(learner.set_params(dict_init="search").fit(X), X) == []
+
+
+@pytest.mark.parametrize("n_axes", [1, 2])
+def test_convolutional_atoms_are_the_same_up_to_shift(n_axes):
+    atom_shape, size = (6, 5)[:n_axes], (40, 30)[:n_axes]
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(4, *size, 2))
+    learner = ConvPUDLEDictionaryLearning(
+        4, atom_shape=atom_shape, stride=2, max_iter=1, tol=None, n_unfoldings=3, random_state=0
+    ).fit(images)
+    found = findings(learner, images)
+    assert not any("same" in sentence for sentence in found)
+    atom = np.zeros_like(learner.components_[0])
+    inside = (slice(1, 4),) * n_axes
+    atom[inside] = rng.normal(size=atom[inside].shape)
+    learner.components_ = np.stack([atom, *learner.components_[1:3], -np.roll(atom, 1, axis=0)])
+    message = "Atoms 0 and 3 are the same up to sign and shift: learn fewer atoms."
+    assert message in findings(learner, images)
+
+
+@pytest.mark.parametrize(
+    ("params", "advice"),
+    [
+        (
+            dict(alpha=1e-6),
+            "raise alpha (now 1e-06), or pass alpha='auto', which follows the data.",
+        ),
+        (
+            dict(transform_alpha=1e-6),
+            "raise transform_alpha (now 1e-06), or pass None for that of fit.",
+        ),
+        (
+            dict(transform_algorithm="omp", transform_n_nonzero_coefs=9),
+            "lower transform_n_nonzero_coefs, or raise transform_tol.",
+        ),
+    ],
+    ids=["alpha", "transform_alpha", "omp"],
+)
+def test_codes_are_dense(params, advice):
+    """Sixteen numbers in a sample: from nine entries on there are other codes as short."""
+    rng = np.random.default_rng(0)
+    atoms = rng.normal(size=(20, 16))
+    learner = given(atoms / np.linalg.norm(atoms, axis=1, keepdims=True), **params)
+    X = np.random.default_rng(1).normal(size=(60, 16))
+    codes = learner.transform(X)
+    sentence = only(findings(learner, torch.tensor(X)))
+    expected = f"Codes are dense: {(codes != 0).mean():.0%} of their entries are not zero, "
+    expected += f"{(codes != 0).sum(1).mean():.3g} for a sample of 16 numbers."
+    assert sentence.startswith(expected)
+    assert advice in sentence
+    if "alpha" not in params:
+        learner.set_params(transform_n_nonzero_coefs=8, transform_alpha=1)
+        assert findings(learner, X) == []
+
+
+def test_dense_codes_where_alpha_was_chosen():
+    X = np.random.default_rng(1).normal(size=(60, 16))
+    learner = PUDLEDictionaryLearning(3, random_state=0).fit(X)
+    advice = f"raise alpha, at first to twice what 'auto' chose, {2 * learner.alpha_:.3g}."
+    assert only(findings(learner, X)).endswith(advice)
+
+
+END = "Training ended at max_iter=1, before it had converged: "
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(
+    ("params", "advice"),
+    [
+        ({}, "leave it at 'auto', since after a search nothing is gained, or raise it."),
+        (dict(dict_init="data"), "raise it."),
+        (
+            dict(dict_init="data", optimizer="adam"),
+            "raise it, or pass optimizer='surrogate', which needs fewer updates.",
+        ),
+        (dict(dict_init="data", tol=None), None),  # as asked for
+    ],
+    ids=["search", "surrogate", "adam", "no tol"],
+)
+def test_training_ended_too_early(params, advice):
+    X = make_dictionary_data(200, 16, 8, 2, random_state=0)[0]
+    learner = PUDLEDictionaryLearning(8, max_iter=1, random_state=0, **params).fit(X)
+    found = [sentence for sentence in findings(learner, X) if "Training" in sentence]
+    assert found == ([] if advice is None else [END + advice])
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("kind", [NOODLDictionaryLearning, PUDLEClassifier])
+def test_other_learners_ended_too_early(kind):
+    X = make_dictionary_data(200, 16, 8, 2, random_state=0)[0]
+    learner = kind(8, max_iter=1, random_state=0).fit(X, np.arange(200) % 2)
+    assert END + "raise it." in findings(learner, X)
+
+
+@pytest.mark.parametrize(
+    ("ended_by", "beginning"),
+    [
+        ("interrupt", "Training was interrupted after 0 updates: fit again."),
+        ("divergence", "Training stopped being finite, and these are the last atoms that were"),
+    ],
+)
+def test_training_was_ended_from_outside(ended_by, beginning):
+    learner = given(np.eye(8))
+    learner.ended_by_ = ended_by
+    assert only(findings(learner, sparse(100, 8, 8))).startswith(beginning)
+
+
+def test_what_is_found_is_found_inside_of_pipelines_and_searches():
+    X = sparse(300, 12, 9)
+    X -= X.mean(0)
+    search = GridSearchCV(PUDLEDictionaryLearning(12, random_state=0), {"alpha": [9.0]}, cv=2)
+    sentence = only(findings(make_pipeline(StandardScaler(with_std=False), search).fit(X), X))
+    assert sentence.startswith("All codes are zero: alpha=9 ")
