@@ -11,6 +11,7 @@ from skpudle._learners.classifier import PUDLEClassifier
 from skpudle._learners.convolutional import ConvPUDLEDictionaryLearning
 from skpudle._learners.noodl import NOODLDictionaryLearning
 from skpudle._learners.pudle import PUDLEDictionaryLearning
+from skpudle._learners.regressor import PUDLERegressor
 from skpudle._learners.sporco import SporcoDictionaryLearning
 from skpudle._training.held_file import Checkpoint
 from skpudle._training.team import data_parallel
@@ -22,6 +23,7 @@ __all__ = [
     "NOODLDictionaryLearning",
     "PUDLEClassifier",
     "PUDLEDictionaryLearning",
+    "PUDLERegressor",
     "SporcoDictionaryLearning",
     "__version__",
     "data_parallel",

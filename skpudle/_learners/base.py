@@ -60,6 +60,8 @@ class Data(NamedTuple):
         What a learner for a task maps the sample to.
     held_out : Batch or None
         Samples that are not trained on, but tell when to stop.
+    task : object or None
+        What is decided of the target.
     """
 
     source: object
@@ -70,6 +72,7 @@ class Data(NamedTuple):
     offset: torch.Tensor | None = None
     target: torch.Tensor | None = None
     held_out: object = None
+    task: object = None
 
 
 def _stopping(learner, trainer, data, n_updates):

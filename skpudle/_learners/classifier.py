@@ -1,19 +1,16 @@
 """Dictionaries that are learned for classification, through the encoder."""
 
-from numbers import Real
-
 import numpy as np
 import torch
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.metrics import accuracy_score
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils._param_validation import StrOptions
 
 from skpudle._data.arrays import handed_over, host_array, to_numpy, to_tensor
-from skpudle._learners.base import train, update
-from skpudle._learners.task import class_decisions
+from skpudle._learners.base import update
 from skpudle._learners.task_learner import TaskLearner
-from skpudle._precision import own_precision, training_mode
+from skpudle._learners.tasks import Classification, class_decisions
+from skpudle._precision import training_mode
 
 __all__ = ["PUDLEClassifier"]
 
@@ -174,87 +171,43 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         random_state=None,
         verbose=0,
     ):
-        self.n_components = n_components
-        self.alpha = alpha
-        self.supervision = supervision
-        self.C = C
+        super().__init__(
+            n_components,
+            alpha=alpha,
+            supervision=supervision,
+            C=C,
+            n_unfoldings=n_unfoldings,
+            positive_code=positive_code,
+            split_sign=split_sign,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            max_iter=max_iter,
+            tol=tol,
+            n_iter_no_change=n_iter_no_change,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            dict_init=dict_init,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+        )
         self.class_weight = class_weight
-        self.n_unfoldings = n_unfoldings
-        self.positive_code = positive_code
-        self.split_sign = split_sign
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.tol = tol
-        self.n_iter_no_change = n_iter_no_change
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.dict_init = dict_init
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
 
-    _parameter_constraints = {
-        name: constraint
-        for name, constraint in TaskLearner._parameter_constraints.items()
-        if name
-        in {
-            "n_components",
-            "alpha",
-            "n_unfoldings",
-            "positive_code",
-            "split_sign",
-            "learning_rate",
-            "batch_size",
-            "max_iter",
-            "tol",
-            "n_iter_no_change",
-            "dict_init",
-            "device",
-            "random_state",
-            "verbose",
-        }
-    } | {
-        "supervision": [Interval(Real, 0, 1, closed="both")],
-        "C": [Interval(Real, 0, None, closed="neither")],
+    _parameter_constraints = TaskLearner._parameter_constraints | {
         "class_weight": [StrOptions({"balanced"}), dict, None],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
     }
 
     # ------------------------------------------------------------------ fitting
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
-    def fit(self, X, y, sample_weight=None):
-        """Learn a dictionary and a classifier.
+    _task_kind = Classification
 
-        Parameters
-        ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            Data. NaN marks missing entries, with a number of unfoldings.
-        y : array-like or Tensor of shape (n_samples,)
-            Labels.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights in the cross-entropy, not negative.
-
-        Returns
-        -------
-        self
-            The fitted estimator.
-
-        Raises
-        ------
-        ValueError
-            If data, labels or parameters are unfit, such as one class alone, which leaves the
-            estimator as it was; or if training diverges twice.
-
-        Warns
-        -----
-        ConvergenceWarning
-            If ``max_iter`` is a number, and training ended before it had stalled.
-        """
-        return train(self, X, y, sample_weight=sample_weight)
+    def _task(self, y, weights, known, classes):  # -> Classification, what users see
+        if known and not np.array_equal(classes, self.classes_):
+            raise ValueError(
+                f"classes={classes!r:.80} are not those of the calls before, {self.classes_!r:.80}."
+            )
+        classes = np.unique(y) if classes is None else classes
+        return Classification(classes, self.class_weight), {"classes_": classes}
 
     @_fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -294,16 +247,10 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
                 "the weights of the classes as a dict."
             )
         classes = getattr(self, "classes_", None) if classes is None else np.unique(classes)
-        return update(self, X, y, classes=classes, sample_weight=sample_weight)
+        given = {"classes": classes, "sample_weight": sample_weight}
+        return update(self, X, y, part=True, **given)
 
     # ------------------------------------------------------------------ what is decided
-
-    def _decisions(self, X):  # -> (n, n_outputs)
-        check_is_fitted(self, "coef_")
-        codes = to_tensor(self.transform(X))
-        coef, intercept = (to_tensor(a).to(codes) for a in (self.coef_, self.intercept_))
-        with own_precision():
-            return codes @ coef.mT + intercept
 
     def decision_function(self, X):
         """Return what codes weigh for the classes.

@@ -2,36 +2,60 @@
 
 from dataclasses import fields
 from math import sqrt
+from numbers import Real
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_consistent_length,
+    check_is_fitted,
+)
 
-from skpudle._data.arrays import to_numpy, to_tensor
+from skpudle._data.arrays import host_array, to_tensor
 from skpudle._data.batches import Rows
 from skpudle._data.sources import is_stream
-from skpudle._learners.labels import distinct, hold_out, targets_of
+from skpudle._learners.base import train
 from skpudle._learners.models import DenseModel
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle._learners.task import Head, TaskLayout, TaskModel, joint
+from skpudle._learners.targets import distinct, hold_out
+from skpudle._learners.task_model import TaskLayout, TaskModel, joint
+from skpudle._learners.tasks import Head
+from skpudle._precision import own_precision, training_mode
 from skpudle._training.team import current_team
 
 __all__ = ["TaskLearner"]
 
 _AUTO_EPOCHS = 100
 
-
-def _logistic(features, target, C):  # Tensors (n, n_sides * p), (n, n_classes) -> Head
-    """Return the head that logistic regression gives features of codes."""
-    labels, weights = to_numpy(target.argmax(1)), to_numpy(target.sum(1))
-    rows = to_numpy(features).astype(np.float64)
-    found = LogisticRegression(C=C, max_iter=1000).fit(rows, labels, sample_weight=weights)
-    return Head(*(to_tensor(part).to(features) for part in (found.coef_, found.intercept_)))
+# Those of a dictionary learner's parameters that are one's own here.
+_SHARED = (
+    "n_components",
+    "alpha",
+    "n_unfoldings",
+    "positive_code",
+    "split_sign",
+    "learning_rate",
+    "batch_size",
+    "max_iter",
+    "tol",
+    "n_iter_no_change",
+    "dict_init",
+    "device",
+    "random_state",
+    "verbose",
+)
 
 
 class TaskLearner(PUDLEDictionaryLearning):
-    """A learner for classification; `PUDLEClassifier` adds what users see."""
+    """A learner for a task; `PUDLEClassifier` and `PUDLERegressor` say which, and what comes out.
+
+    A subclass has ``_task(y, weights, known, classes)``, which returns the task and what it tells
+    users, and ``_task_kind``, whose ``check`` reads ``y``.
+    """
 
     # the rest of a dictionary learner's parameters, which have one value here
     gradient, lambda_decay, shrinkage, step_size = "ae-ls", 1.0, "soft", "auto"
@@ -40,7 +64,89 @@ class TaskLearner(PUDLEDictionaryLearning):
     transform_algorithm, transform_alpha = "unfolded", None
     transform_n_nonzero_coefs = transform_tol = None
 
-    def _read(self, X, y, *, known=False, classes=None, sample_weight=None):  # -> Data
+    _parameter_constraints = {
+        name: PUDLEDictionaryLearning._parameter_constraints[name] for name in _SHARED
+    } | {
+        "supervision": [Interval(Real, 0, 1, closed="both")],
+        "C": [Interval(Real, 0, None, closed="neither")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+    }
+
+    def __init__(
+        self,
+        n_components=None,
+        *,
+        alpha="auto",
+        supervision=0.5,
+        C=1.0,
+        n_unfoldings="auto",
+        positive_code=False,
+        split_sign=True,
+        learning_rate=1e-3,
+        batch_size="auto",
+        max_iter="auto",
+        tol=1e-4,
+        n_iter_no_change=10,
+        early_stopping=False,
+        validation_fraction=0.1,
+        dict_init="search",
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.alpha = alpha
+        self.supervision = supervision
+        self.C = C
+        self.n_unfoldings = n_unfoldings
+        self.positive_code = positive_code
+        self.split_sign = split_sign
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.dict_init = dict_init
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    @training_mode()
+    def fit(self, X, y, sample_weight=None):
+        """Learn a dictionary, and what its codes decide.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data. NaN marks missing entries, with a number of unfoldings.
+        y : array-like or Tensor of shape (n_samples,)
+            Labels of a classifier; numbers of a regressor, also of shape (n_samples, n_outputs).
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights in the loss of the task, not negative.
+
+        Returns
+        -------
+        self
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If data, targets or parameters are unfit, such as one class alone, which leaves the
+            estimator as it was; or if training diverges twice.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If ``max_iter`` is a number, and training ended before it had stalled.
+        """
+        return train(self, X, y, sample_weight=sample_weight)
+
+    def _read(self, X, y, *, known=False, part=False, classes=None, sample_weight=None):  # -> Data
         name = type(self).__name__
         if y is None:
             raise ValueError(f"{name} requires y to be passed, but the target y is None.")
@@ -50,33 +156,31 @@ class TaskLearner(PUDLEDictionaryLearning):
                 "partial_fit."
             )
         data = super()._read(np.asarray(X) if isinstance(X, np.memmap) else X, None, known=known)
-        x, mask, fits = data.source.x, data.source.mask, classes is None
-        if known and not np.array_equal(classes, self.classes_):
-            raise ValueError(
-                f"classes={classes!r:.80} are not those of the calls before, {self.classes_!r:.80}."
-            )
-        weights = {"class_weight": self.class_weight, "sample_weight": sample_weight}
-        classes, target = targets_of(y, x, classes=classes, estimator=self, **weights)
+        x, mask = data.source.x, data.source.mask
+        y = self._task_kind.check(host_array(y), self)
+        check_consistent_length(x, y)
+        weights = _check_sample_weight(host_array(sample_weight), y, ensure_non_negative=True)
+        task, inputs = self._task(y, weights, known, classes)
+        target = to_tensor(task.target(y, weights), x.device).to(x.dtype)
+        if not part:
+            task.check_target(target, name)
         if self.supervision or sample_weight is not None:
             x, mask, target = distinct(x, mask, target)
-        if fits and (target.sum(0) > 0).sum() < 2:
-            raise ValueError(
-                f"{name} separates classes, and all samples with a weight are of one class, "
-                f"{classes[int(target.sum(0).argmax())]}; pass samples of two or more."
-            )
         held_out = None
-        if fits and self.early_stopping and self.supervision:
+        if not part and self.early_stopping and self.supervision:
             random_state = check_random_state(self.random_state)
-            parts = hold_out(x, mask, target, self.validation_fraction, random_state)
+            share, strata = self.validation_fraction, task.strata(target)
+            parts = hold_out(x, mask, target, share, random_state, strata)
             x, mask, target, held_out = parts
-        trained = self.supervision or not fits
+        trained = self.supervision or part
         return data._replace(
             source=Rows(x, mask=mask, target=target if trained else None),
             sample=x,
             mask=mask,
-            inputs=data.inputs | ({} if known else {"classes_": classes}),
+            inputs=data.inputs | ({} if known else inputs),
             target=target,
             held_out=held_out,
+            task=task,
         )
 
     def _new_model(self, data, generator, course=None):  # -> model, rows
@@ -85,32 +189,34 @@ class TaskLearner(PUDLEDictionaryLearning):
             return model, atoms  # the head is found at the end
         model = self._task_model(model, atoms, data)
         n_outputs, p = model.layout.n_outputs, len(atoms) * model.layout.n_sides
-        if course is None:  # some classes may be still to come
+        if course is None:  # what decides may be still to come
             head = Head(atoms.new_zeros(n_outputs, p), atoms.new_zeros(n_outputs))
         else:
-            head = _logistic(self._features(model, atoms, data), data.target, self.C)
+            head = self._head(model, atoms, data)
         return model, model.layout.pack(atoms, head)
 
     def _known_model(self, data, generator):  # -> model, rows
         model, atoms = super()._known_model(data, generator)
         state = self._training_state
         model = self._task_model(model, atoms, data, state["mean_weight"], state["total_weight"])
-        coef, intercept = (to_tensor(a).to(atoms) for a in (self.coef_, self.intercept_))
-        return model, model.layout.pack(atoms, Head(coef * model.layout.unit, intercept))
+        coef, intercept = data.task.head(self.coef_, self.intercept_)
+        head = Head((coef * model.layout.unit).to(atoms), intercept.to(atoms))
+        return model, model.layout.pack(atoms, head)
 
     def _layout(self, model, atoms, data):
         return TaskLayout(
             atoms.shape[1],
-            1 if data.target.shape[1] == 2 else data.target.shape[1],
+            data.task.n_outputs,
             2 if self.split_sign else 1,
             sqrt(model.data_scale / len(atoms)) or 1.0,
         )
 
     def _task_model(self, model, atoms, data, mean_weight=None, total_weight=0.0):
-        here = float(data.target.sum())
+        here = float(data.task.weights(data.target).sum())
         return TaskModel(
             **{field.name: getattr(model, field.name) for field in fields(model)} | {"rule": joint},
             layout=self._layout(model, atoms, data),
+            task=data.task,
             supervision=float(self.supervision),
             mean_weight=here / len(data.target) if mean_weight is None else mean_weight,
             total_weight=total_weight + here,
@@ -118,10 +224,11 @@ class TaskLearner(PUDLEDictionaryLearning):
         )
 
     @torch.no_grad()
-    def _features(self, model, atoms, data):  # -> (n, n_sides * n_components)
+    def _head(self, model, atoms, data):  # -> Head, the best for codes of these atoms
         dense = DenseModel.network(model, atoms, 0)
         codes = dense.encode(data.sample, mask=data.mask)
-        return self._layout(model, atoms, data).features(codes)
+        features = self._layout(model, atoms, data).features(codes)
+        return data.task.solve(features, data.target, self.C)
 
     def _n_updates(self, n_batches, batch_size, data):
         if self.max_iter == "auto" and self.supervision:
@@ -132,9 +239,19 @@ class TaskLearner(PUDLEDictionaryLearning):
         attributes = super()._attributes(trainer, data, idle)
         model, rows = trainer.model, trainer.optimizer.atoms.detach()
         if not isinstance(model, TaskModel):
-            head = _logistic(self._features(model, rows, data), data.target, self.C)
+            head = self._head(model, rows, data)
             task = self._task_model(model, rows, data)
             attributes |= task.attributes(task.layout.pack(rows, head))
             attributes["_training_state"] |= task.memory()
         scores = None if data.held_out is None else np.array(trainer.state.stopping[3])
         return attributes | {"validation_scores_": scores}
+
+    def _decisions(self, X):  # -> (n, n_outputs)
+        check_is_fitted(self, "coef_")
+        codes = to_tensor(self.transform(X))
+        coef, intercept = (
+            to_tensor(part).to(codes)
+            for part in (np.atleast_2d(self.coef_), np.atleast_1d(self.intercept_))
+        )
+        with own_precision():
+            return codes @ coef.mT + intercept

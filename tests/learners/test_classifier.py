@@ -16,7 +16,8 @@ from sklearn.preprocessing import StandardScaler
 from skpudle import Checkpoint, PUDLEClassifier, PUDLEDictionaryLearning
 from skpudle._data.batches import Batch
 from skpudle._learners.encoder import Decay, Encoder
-from skpudle._learners.task import Head, TaskLayout, TaskModel, joint
+from skpudle._learners.task_model import TaskLayout, TaskModel, joint
+from skpudle._learners.tasks import Classification, Head
 from skpudle._training.stopping import HeldOut
 from skpudle.gradients import differentiate
 from skpudle.inspection import atom_contributions
@@ -84,7 +85,7 @@ def test_the_gradient_of_the_joint_loss_is_that_of_naive_autograd(
     )
     labels = torch.randint(n_classes, (20,), generator=generator)
     weights = torch.rand(20, **draw) + 0.5
-    target = torch.nn.functional.one_hot(labels, n_classes) * weights[:, None]
+    target = torch.column_stack([labels, weights])
     model = TaskModel(
         joint,
         Encoder(n_unfoldings),
@@ -93,6 +94,7 @@ def test_the_gradient_of_the_joint_loss_is_that_of_naive_autograd(
         alpha=alpha,
         data_scale=2.5,
         layout=TaskLayout(5, n_outputs, sides, unit=1.7),
+        task=Classification(np.arange(n_classes)),
         supervision=supervision,
         mean_weight=1.3,
         total_weight=50.0,

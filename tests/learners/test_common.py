@@ -18,6 +18,7 @@ from skpudle import (
     NOODLDictionaryLearning,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
+    PUDLERegressor,
     SporcoDictionaryLearning,
 )
 
@@ -51,6 +52,7 @@ VARIANTS = [
     PUDLEDictionaryLearning(loss="poisson", gradient="ae-lasso", shrinkage="hard", **SMALL),
     PUDLEDictionaryLearning(loss="binomial", n_trials=1000, **SMALL),
     PUDLEClassifier(max_iter=3),
+    PUDLERegressor(max_iter=3),
 ]
 try:
     import sporco.dictlrn.bpdndl  # noqa: F401 (it changes global state, which every test watches)

@@ -10,34 +10,17 @@ over the number of atoms. With a unit for each feature, its standard deviation, 
 samples have would weigh as much as those of all: that was 0.8 % of digits worse for two sides.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from skpudle._data.arrays import to_numpy
 from skpudle._learners.models import DenseModel
+from skpudle._learners.tasks import Head
 from skpudle._precision import own_precision
 from skpudle.gradients import Evaluation
 
-__all__ = ["Head", "TaskLayout", "TaskModel", "class_decisions", "joint", "log_loss"]
-
-
-class Head(NamedTuple):
-    """A linear map of features of codes.
-
-    Attributes
-    ----------
-    weights : Tensor of shape (n_outputs, n_sides * n_components)
-        Of features in the unit of the layout; positive sides come first.
-    intercept : Tensor of shape (n_outputs,)
-        What is added.
-    """
-
-    weights: Tensor
-    intercept: Tensor
+__all__ = ["TaskLayout", "TaskModel", "joint"]
 
 
 class TaskLayout(NamedTuple):
@@ -68,18 +51,6 @@ class TaskLayout(NamedTuple):
         _, weights, copies = rows.split(sizes, dim=1)
         weights = weights.unflatten(1, (self.n_outputs, self.n_sides)).movedim(0, 2).flatten(1)
         return Head(weights, copies.mean(0))
-
-
-def class_decisions(decisions):  # (n, n_outputs) -> (n, n_classes)
-    """Return an output for every class; a single one is for the second of two."""
-    if decisions.shape[1] > 1:
-        return decisions
-    return torch.cat([torch.zeros_like(decisions), decisions], dim=1)
-
-
-def log_loss(decisions, target):  # (n, n_outputs), (n, n_classes) -> (n,)
-    """Return the weighted cross-entropy of every sample."""
-    return -(target * class_decisions(decisions).log_softmax(1)).sum(1)
 
 
 @dataclass(frozen=True)
@@ -125,7 +96,7 @@ def joint(network, x, *, encoder, penalty, target, mask=None):
         residual = residual * mask
     losses = 0.5 * residual.square().sum(1)
     seen = b * z + (1 - b) * z.detach()
-    task = model.loss(network.decide(seen), target) / model.mean_weight
+    task = model.task.loss(network.decide(seen), target) / model.mean_weight
     ridge = 0.5 * model.ridge * network.head.weights.square().sum()
     surrogate = ((1 - b) * losses + unit * task).mean() + unit * ridge
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
@@ -139,10 +110,10 @@ class TaskModel(DenseModel):
     ----------
     layout : TaskLayout
         What rows of parameters hold.
+    task : Classification or Regression
+        What is decided.
     supervision : float
         From 0, a head on codes of an unsupervised dictionary, to 1, the task alone.
-    loss : callable
-        ``loss(decisions, target)`` of every sample, such as `log_loss`.
     mean_weight, total_weight : float
         Of the samples in the loss of the task.
     strength : float
@@ -150,8 +121,8 @@ class TaskModel(DenseModel):
     """
 
     layout: TaskLayout | None = None  # what follows fields with defaults needs one
+    task: object = None
     supervision: float = 1.0
-    loss: Callable = log_loss
     mean_weight: float = 1.0
     total_weight: float = 1.0
     strength: float = 1.0
@@ -187,21 +158,18 @@ class TaskModel(DenseModel):
 
     @torch.no_grad()
     def score(self, batch, rows):  # -> float
-        """Return the accuracy for a batch, weighted by its target."""
+        """Return how well a batch is decided; larger is better."""
         network = self.network(rows, 0)
-        decisions = class_decisions(network.decide(network.encode(batch.x, mask=batch.mask)))
-        right = batch.target.gather(1, decisions.argmax(1, keepdim=True))
-        return float(right.sum() / batch.target.sum())
+        decisions = network.decide(network.encode(batch.x, mask=batch.mask))
+        return self.task.score(decisions, batch.target)
 
     def memory(self):
         """Return what a later `partial_fit` asks for beside what users see."""
         weights = {"mean_weight": self.mean_weight, "total_weight": self.total_weight}
-        return super().memory() | weights
+        return super().memory() | weights | self.task.memory()
 
     def attributes(self, rows):
         """Return what users see of it."""
         head = self.layout.head(rows)
-        return super().attributes(self.layout.atoms(rows)) | {
-            "coef_": to_numpy(head.weights / self.layout.unit),
-            "intercept_": to_numpy(head.intercept),
-        }
+        in_units = Head(head.weights / self.layout.unit, head.intercept)
+        return super().attributes(self.layout.atoms(rows)) | self.task.fitted(in_units)
