@@ -35,12 +35,13 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         number of features.
 
     alpha : float or "auto", default="auto"
-        The penalty of the lasso, in the units of the data; "auto" as in `PUDLEDictionaryLearning`.
+        The penalty of the lasso, in the units of the data; "auto" is half of what it is in
+        `PUDLEDictionaryLearning`: codes that are less sparse tell more.
 
     supervision : float, default=0.5
         :math:`b`, from 0 to 1. 0: the dictionary is the unsupervised one, to the bit (that of the
-        same parameters and ``optimizer="adam"``), and the classifier is logistic regression on its
-        codes. 1: the task alone.
+        same parameters, with a number for ``alpha``, and ``optimizer="adam"``), and the classifier
+        is logistic regression on its codes. 1: the task alone.
 
     C : float, default=1.0
         Inverse strength of the penalty of the classifier's weights, as in

@@ -79,6 +79,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     atom_norm = "unit"
     positive_dict = False
     loss, n_trials = "gaussian", 1
+    _alpha_share = 1.0  # what "auto" is, of the penalty that a dictionary is best found with
     _refines = False  # whether training goes on from the search, by "dec", for a few epochs
 
     @classmethod
@@ -221,7 +222,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         atoms = choose_atoms(start, self.n_components, x, generator, model.constraint)
         alpha = self._penalty_or_threshold
         if alpha == "auto":
-            alpha = penalty * noise
+            alpha = self._alpha_share * penalty * noise
             if model.encoder.shrinkage == "hard":
                 # the penalty b^2 / (2 s) of a non-zero code lets atoms in whose correlation is
                 # above b / sqrt(s), where the lasso lets in what is above alpha

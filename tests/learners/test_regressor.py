@@ -114,7 +114,9 @@ def test_the_gradient_of_the_joint_loss_is_that_of_naive_autograd(
 def test_without_supervision_the_dictionary_is_the_unsupervised_one_to_the_bit(params, y):
     regressor = regressor_of(supervision=0.0, C=0.5, **params).fit(X, y)
     learner = PUDLEDictionaryLearning(
-        **dict(n_components=6, tol=None, random_state=0, optimizer="adam", split_sign=True) | params
+        **dict(n_components=6, tol=None, random_state=0, optimizer="adam", split_sign=True)
+        | params,
+        alpha=regressor.alpha_,
     ).fit(X)
     np.testing.assert_array_equal(regressor.components_, learner.components_)
     codes = learner.transform(X) / np.sqrt((X**2).sum(1).mean() / 6)
