@@ -43,7 +43,7 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         same parameters, with a number for ``alpha``, and ``optimizer="adam"``), with ridge
         regression on its codes. 1: the task alone.
 
-    C : float, default=1.0
+    C : float, default=0.1
         Inverse strength of the penalty of the weights: 1 over ``alpha`` of
         `~sklearn.linear_model.Ridge`, for numbers in units of their deviation and codes in units of
         :math:`\sqrt{E / p}`, p atoms.

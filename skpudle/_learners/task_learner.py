@@ -84,7 +84,7 @@ class TaskLearner(PUDLEDictionaryLearning):
         *,
         alpha="auto",
         supervision=0.5,
-        C=1.0,
+        C=0.1,
         n_unfoldings="auto",
         positive_code=False,
         split_sign=True,
