@@ -10,6 +10,7 @@ sample. Which samples these are is the most direct answer to what an atom means.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
+from sklearn.metrics.pairwise import cosine_similarity
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle.inspection import atom_contributions, code_saliency, reconstruction_contributions
@@ -31,13 +32,20 @@ plt.show()
 
 # %%
 # New digits beside their reconstruction as a sum of training samples. The samples with the largest
-# shares are mostly of the same digit, though nobody told the learner of labels.
+# shares are mostly of the same digit, though nobody told the learner of labels; so are those whose
+# codes have the largest cosines with that of the new one.
 
 ContributionsDisplay.from_estimator(learner, X_train, X_new[:4], image_shape=(8, 8))
 plt.show()
 found = reconstruction_contributions(learner, X_train, X_new, n_largest=5)
-same = (y[:1500][found.indices] == y[1500:, None]).mean()
-print(f"{same:.0%} of the five largest contributions to new digits are of the same digit")
+similar = cosine_similarity(learner.transform(X_new), learner.transform(X_train))
+nearest = np.argsort(-similar, axis=1)[:, :5]
+for name, samples in {
+    "largest contributions": found.indices,
+    "most similar codes": nearest,
+}.items():
+    same = (y[:1500][samples] == y[1500:, None]).mean()
+    print(f"{same:.0%} of the samples with the five {name} are of the same digit")
 
 # %%
 # Saliency, the derivative of the encoder: which pixels would change the largest code of a sample.
