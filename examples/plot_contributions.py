@@ -40,11 +40,9 @@ plt.show()
 found = reconstruction_contributions(learner, X_train, X_new, n_largest=5)
 similar = cosine_similarity(learner.transform(X_new), learner.transform(X_train))
 nearest = np.argsort(-similar, axis=1)[:, :5]
-for name, samples in {
-    "largest contributions": found.indices,
-    "most similar codes": nearest,
-}.items():
-    same = (y[:1500][samples] == y[1500:, None]).mean()
+samples = {"largest contributions": found.indices, "most similar codes": nearest}
+for name, indices in samples.items():
+    same = (y[:1500][indices] == y[1500:, None]).mean()
     print(f"{same:.0%} of the samples with the five {name} are of the same digit")
 
 # %%

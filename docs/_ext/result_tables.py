@@ -49,8 +49,8 @@ NOTES = {
     "the picked alphas as multiples of the smallest error, and that as a multiple of the noise.",
     "choosing_search": 'Rules for ``alpha="auto"``, on data whose dictionary is known and on real '
     "data: what the search finds with them, and what is found without the bias of the lasso.",
-    "classifiers": "Seconds of ``PUDLEClassifier`` and ``supervision=0`` are those of the processor, "
-    "with one thread; all others are of the clock, with two threads.",
+    "classifiers": "Seconds of ``PUDLEClassifier`` and ``supervision=0`` are those of the "
+    "processor, with one thread; all others are of the clock, with two threads.",
     "conv_update": "``skpudle_adjoint`` is the encoder of this package, whose backward pass is "
     "written out; ``torch_autograd`` the same network of torch's convolutions, differentiated by "
     "torch. Both have the same gradient, as its norm shows.",
@@ -63,11 +63,11 @@ NOTES = {
     "for everybody. Beside it are the seconds after which a learner was at the last objective of "
     "another one; empty where it never was.",
     "missing_values": "Seconds of the processor, of data with all entries and with a mask.",
-    "published_stability": "A step of ``dec`` holds codes constant, that of ``ae-ls`` goes through the "
-    "encoder. The error is that of the matched dictionary, relative to the truth; the cosine is that "
-    "of the gradient of a batch with that of all samples, at the start.",
-    "regressors": "Ridge regression and PLS choose their parameter by cross-validation inside of the "
-    "training samples. Seconds of the processor, one thread.",
+    "published_stability": "A step of ``dec`` holds codes constant, that of ``ae-ls`` goes through "
+    "the encoder. The error is that of the matched dictionary, relative to the truth; the cosine "
+    "is that of the gradient of a batch with that of all samples, at the start.",
+    "regressors": "Ridge regression and PLS choose their parameter by cross-validation inside of "
+    "the training samples. Seconds of the processor, one thread.",
     "recovery": "Updates and seconds until the relative error of the atoms is below the number. "
     "Training starts at the true atoms with Gaussian noise of the given deviation in each entry. "
     "Rows are the thresholding, the gradient and the optimiser.",
