@@ -9,8 +9,8 @@ perceptron).
 diabetes      scikit-learn's, 442 patients, 10 features, one number
 digits        scikit-learn's, 1797 images: the lower half (32 pixels) from the upper half
 power         aeon's ItalyPowerDemand, 1096 days: the later twelve hours from the first twelve
-fermentation  chemotools', 55 Raman spectra (950 to 1500 per cm) with a measured concentration of
-              glucose, 21 of mixtures and 34 of a fermentation
+fermentation  chemotools', 54 Raman spectra (950 to 1500 per cm) with a measured concentration of
+              glucose, 21 of mixtures and 33 of a fermentation
 
 aeon and chemotools are not imported: their files are read from where they are installed (pip
 install --no-deps aeon chemotools).
@@ -67,7 +67,8 @@ def fermentation():
     def read(name):
         return np.loadtxt(folder / f"{name}.csv", delimiter=",", skiprows=1, ndmin=2)
 
-    online, measured = read("fermentation_spectra"), read("fermentation_hplc")
+    # without the last measurement: the spectrum at that time, as the run ends, is no other's like
+    online, measured = read("fermentation_spectra"), read("fermentation_hplc")[:-1]
     # a spectrum every 1.25 minutes, and a measurement of glucose every hour or so
     at = np.rint(measured[:, 0] * 60 / 1.25).astype(int).clip(0, len(online) - 1)
     X = np.vstack([read("train_spectra"), online[at]])
