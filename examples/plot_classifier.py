@@ -1,10 +1,10 @@
 """
-A dictionary that knows the labels needs fewer atoms
-====================================================
+A dictionary that knows the labels tells more with few atoms
+============================================================
 
 `PUDLEClassifier` starts from the dictionary that is found without labels and a logistic regression
 on its codes, and then trains both for the classification, through the encoder. With 16 atoms for
-ten digits it is right as often as unsupervised codes with twice as many.
+ten digits it makes a quarter fewer errors than unsupervised codes.
 """
 
 import matplotlib.pyplot as plt

@@ -21,7 +21,7 @@ N_EPOCHS = 5
 
 def problem(snr_db):
     """Return samples, the dictionary that made them, and where training starts."""
-    X, truth, _ = make_dictionary_data(1200, 40, 50, n_nonzero=3, snr_db=snr_db, random_state=0)
+    X, truth, _ = make_dictionary_data(1500, 40, 50, n_nonzero=3, snr_db=snr_db, random_state=0)
     generator = torch.Generator().manual_seed(0)
     return X, truth, pairwise_atoms(torch.tensor(X), 50, generator=generator).numpy()
 
