@@ -3,8 +3,8 @@ Where training ends depends on the data, and how steadily on batches and rate
 =============================================================================
 
 From the pairwise initialisation, which is found in the data alone, training by gradients through
-the encoder recovers the dictionary. Small batches and large rates get near in fewer epochs, and then
-stay farther off; noise in the data decides how near any of them can get.
+the encoder recovers the dictionary. Small batches and large rates get near in fewer epochs, and
+then stay farther off; noise in the data decides how near any of them can get.
 """
 
 import matplotlib.pyplot as plt
