@@ -50,7 +50,8 @@ NOTES = {
     "choosing_search": 'Rules for ``alpha="auto"``, on data whose dictionary is known and on real '
     "data: what the search finds with them, and what is found without the bias of the lasso.",
     "classifiers": "Seconds of ``PUDLEClassifier`` and ``supervision=0`` are those of the "
-    "processor, with one thread; all others are of the clock, with two threads.",
+    "processor, with one thread; all others, and those of rows with twice the penalty (the one "
+    "that a dictionary learner takes), are of the clock, with two threads.",
     "conv_update": "``skpudle_adjoint`` is the encoder of this package, whose backward pass is "
     "written out; ``torch_autograd`` the same network of torch's convolutions, differentiated by "
     "torch. Both have the same gradient, as its norm shows.",
