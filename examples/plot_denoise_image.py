@@ -100,8 +100,9 @@ plt.show()
 
 # %%
 # The atoms that were learned here, slow waves first. After so short a training they are still close
-# to cosines; what has changed are their norms and thresholds: the first one, which carries the brightness, has a
-# threshold of 0.01, slow waves have 0.11, and fast ones, which are mostly noise, up to 0.22.
+# to cosines; what has changed are their norms and thresholds: the first one, which carries the
+# brightness, has a threshold of 0.01, slow waves have 0.11, and fast ones, which are mostly noise,
+# up to 0.22.
 
 figure, axes = plt.subplots(4, 16, figsize=(8, 2.2), layout="constrained")
 for ax, atom in zip(axes.flat, learner.components_):
