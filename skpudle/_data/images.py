@@ -4,6 +4,7 @@ Inside, images are tensors with channels before the axes, (n, n_channels, *size)
 come last and may be missing, and a row is an image whose pixels are features.
 """
 
+import warnings
 from dataclasses import dataclass, replace
 from math import ceil, prod
 from numbers import Integral
@@ -13,11 +14,13 @@ import torch
 from torch import Tensor
 
 from skpudle._data.arrays import check_rows, like_input, to_tensor
+from skpudle._data.callers import users_level
 from skpudle._data.sources import is_stream
 
 __all__ = [
     "Images",
     "as_fractions",
+    "check_axes",
     "check_gaps",
     "check_sizes",
     "covering_positions",
@@ -29,6 +32,9 @@ __all__ = [
 ]
 
 _UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
+
+# An axis of so few is one of channels (colours and transparency) where all others are longer.
+_CHANNELS = 4
 
 
 def sizes(value, n_axes):  # -> tuple, of n_axes integers if it was one
@@ -82,8 +88,8 @@ class Images:
     ----------
     tensors : list of Tensor of shape (n, n_channels, *size)
         One tensor for an array, one with n = 1 for every image of a list.
-    kind : {"rows", "array", "list"}
-        What the user passed.
+    kind : {"rows", "array", "list", "image"}
+        What the user passed; "image" is a single one.
     channel_axis : bool
         Whether images came with an axis of channels.
     source : object
@@ -127,7 +133,7 @@ class Images:
             return [like_input(x[0], self.source) for x in results]
         if self.kind == "rows":
             results = [x.reshape(len(x), -1) for x in results]
-        return like_input(results[0], self.source)
+        return like_input(results[0][0] if self.kind == "image" else results[0], self.source)
 
 
 def _is_array(value):
@@ -147,7 +153,50 @@ def as_fractions(X):
     return (X / np.iinfo(X.dtype).max).astype(np.float32) if X.dtype.kind == "u" else X
 
 
-def _check_images(X, n_axes, device, estimator):  # (n, *size[, n_channels]) -> tensor, channel_axis
+def check_axes(images, kernel):
+    """Refuse images whose axes are meant in another order than they are read in.
+
+    Parameters
+    ----------
+    images : Images
+        What was read.
+    kernel : tuple of int
+        Size of an atom.
+
+    Raises
+    ------
+    ValueError
+        If images have so few columns, or so few rows and so many channels, that these are channels.
+
+    Warns
+    -----
+    UserWarning
+        If a row is an image of one line, and atoms are higher.
+    """
+    n, n_channels, *size = images.tensors[0].shape
+    if images.kind == "rows" and len(size) == 2 and size[0] == 1 < kernel[0]:
+        warnings.warn(
+            f"Two-dimensional input means rows: {n} images of one line of {size[1]} pixels, and "
+            f"atoms are {kernel[0]} lines high. Pass one image as [image], and with rows the "
+            "image_shape that they have.",
+            stacklevel=users_level(),
+        )
+    if images.kind == "array" and not images.channel_axis and (
+        size[-1] <= _CHANNELS < min(n, *size[:-1])
+    ):  # fmt: skip
+        raise ValueError(
+            f"An array of shape {(n, *size)} means {n} grey images of {size[0]} x {size[1]} "
+            "pixels. Pass one image with channels as [image]; for a learner of grey ones, its "
+            "channels as list(np.moveaxis(image, -1, 0))."
+        )
+    if images.kind != "rows" and size[0] <= _CHANNELS < min(n_channels, *size[1:]):
+        raise ValueError(
+            f"Images of shape {(*size, n_channels)} have their channels first, and they are "
+            "expected last: pass np.moveaxis(image, 0, -1) for each."
+        )
+
+
+def _check_images(X, n_axes, device, **options):  # (n, *size[, n_channels]) -> tensor, channel_axis
     X = as_fractions(X)
     shape = tuple(X.shape)
     if len(shape) not in (n_axes + 1, n_axes + 2) or 0 in shape:
@@ -156,13 +205,15 @@ def _check_images(X, n_axes, device, estimator):  # (n, *size[, n_channels]) -> 
             f"(n_images, {'height, width' if n_axes == 2 else 'length'}[, n_channels]), as a list "
             f"of such images, or as rows; got an array of shape {shape}."
         )
-    flat = check_rows(X.reshape(len(X), -1), estimator=estimator)
+    flat = check_rows(X.reshape(len(X), -1), **options)
     x = to_tensor(flat, device).reshape(shape)
     channel_axis = len(shape) == n_axes + 2
     return (x.movedim(-1, 1) if channel_axis else x[:, None]).contiguous(), channel_axis
 
 
-def read_images(X, n_axes, *, image_shape=None, device="cpu", estimator=None):
+def read_images(
+    X, n_axes, *, image_shape=None, n_channels=None, device="cpu", estimator=None, allow_nan=False
+):
     """Validate images and return them as tensors.
 
     Parameters
@@ -176,10 +227,15 @@ def read_images(X, n_axes, *, image_shape=None, device="cpu", estimator=None):
     image_shape : tuple of int, default=None
         Shape of a row's image, with its channels last if it has any; by default the features are
         one line.
+    n_channels : int, default=None
+        Number of channels that images are known to have. If it is more than one, then an array of
+        ``n_axes + 1`` dimensions, of which the last has this size, is a single image.
     device : torch.device or str, default="cpu"
         Where to.
     estimator : object, default=None
         Named in error messages.
+    allow_nan : bool, default=False
+        Whether NaN is let through.
 
     Returns
     -------
@@ -198,8 +254,9 @@ def read_images(X, n_axes, *, image_shape=None, device="cpu", estimator=None):
         )
     if isinstance(X, list | tuple) and not len(X):
         raise ValueError("There are no images: expected at least one, got an empty list.")
+    options = dict(estimator=estimator, allow_nan=allow_nan)
     if isinstance(X, list | tuple) and _is_array(X[0]) and (_n_dimensions(X[0]) >= n_axes):
-        read = [_check_images(as_fractions(image)[None], n_axes, device, estimator) for image in X]
+        read = [_check_images(as_fractions(image)[None], n_axes, device, **options) for image in X]
         tensors, channel_axes = zip(*read, strict=True)
         channels = {(image.shape[1], axis) for image, axis in read}
         if len(channels) > 1:
@@ -213,7 +270,7 @@ def read_images(X, n_axes, *, image_shape=None, device="cpu", estimator=None):
     if isinstance(X, list | tuple) and _n_dimensions(X) > 2:
         X = np.asarray(X)
     if len(getattr(X, "shape", ())) <= 2:  # also what scikit-learn should complain about
-        x = to_tensor(check_rows(X, estimator=estimator), device)
+        x = to_tensor(check_rows(X, **options), device)
         shape = image_shape or (*[1] * (n_axes - 1), x.shape[1])
         if prod(shape) != x.shape[1]:
             raise ValueError(
@@ -224,8 +281,9 @@ def read_images(X, n_axes, *, image_shape=None, device="cpu", estimator=None):
         channel_axis = len(shape) > n_axes
         x = x.movedim(-1, 1) if channel_axis else x[:, None]
         return Images([x.contiguous()], "rows", channel_axis, X)
-    x, channel_axis = _check_images(X, n_axes, device, estimator)
-    return Images([x], "array", channel_axis, X)
+    single = (n_channels or 1) > 1 and tuple(X.shape[n_axes:]) == (n_channels,)
+    x, channel_axis = _check_images(X[None] if single else X, n_axes, device, **options)
+    return Images([x], "image" if single else "array", channel_axis, X)
 
 
 def read_targets(y, images, **options):  # -> list of (n_channels, *size), or None
@@ -239,7 +297,8 @@ def read_targets(y, images, **options):  # -> list of (n_channels, *size), or No
     if _n_dimensions(y[0] if many else y) + many < 2:
         return None  # labels
     first = images.tensors[0]
-    targets = read_images(y, first.ndim - 2, device=first.device, **options).singles()
+    options |= dict(n_channels=images.n_channels, device=first.device)
+    targets = read_images(y, first.ndim - 2, **options).singles()
     got, expected = ([tuple(x.shape) for x in many] for many in (targets, images.singles()))
     if got != expected:
         pairs = enumerate(zip(got, expected))

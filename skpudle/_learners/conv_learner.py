@@ -9,6 +9,7 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features, ch
 
 from skpudle._data.arrays import input_attributes, make_generator, resolve_device, to_tensor
 from skpudle._data.images import (
+    check_axes,
     check_gaps,
     check_sizes,
     covering_positions,
@@ -38,10 +39,12 @@ __all__ = ["ConvLearner"]
 _PIXELS = 2**16
 
 
-def _images_of(learner, X, device):
-    n_axes = len(sizes(learner.atom_shape, 1))
-    shape = learner.image_shape
-    return read_images(X, n_axes, image_shape=shape, device=device, estimator=learner)
+def _images_of(learner, X, device, n_channels=None):
+    kernel = sizes(learner.atom_shape, 1)
+    known = dict(image_shape=learner.image_shape, n_channels=n_channels)
+    images = read_images(X, len(kernel), **known, device=device, estimator=learner)
+    check_axes(images, kernel)
+    return images
 
 
 def _first(X):  # what says where images are
@@ -134,7 +137,9 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     def _read_known(self, X, *, colours=False):  # -> Images, of the kind that it was fitted on
         _check_feature_names(self, X, reset=False)
-        images = _images_of(self, X, self._transform_device(_first(X)))
+        grey = self.components_.ndim == 1 + len(self._kernel)
+        n_channels = 1 if grey else self.components_.shape[-1]
+        images = _images_of(self, X, self._transform_device(_first(X)), n_channels)
         if images.kind == "rows":
             if getattr(self, "n_features_in_", None) is None:  # callbacks see what fit leaves out
                 raise ValueError(
@@ -143,8 +148,6 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                     "image[np.newaxis]."
                 )
             _check_n_features(self, X, reset=False)
-        grey = self.components_.ndim == 1 + len(self._kernel)
-        n_channels = 1 if grey else self.components_.shape[-1]
         if images.n_channels != n_channels and not (colours and grey and images.n_channels == 3):
             raise ValueError(
                 f"Images have {images.n_channels} channels, but {type(self).__name__} was fitted "

@@ -360,7 +360,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         device, size = self._transform_device(first), self._training_state["image_size"]
         positions = covering_positions(size, self._kernel, self._stride) if size else None
         shape = (*positions, self.n_components_) if size else None
-        codes = read_images(X, len(self._kernel), image_shape=shape, device=device)
+        known = dict(image_shape=shape, n_channels=self.n_components_)
+        codes = read_images(X, len(self._kernel), **known, device=device)
         if codes.n_channels != self.n_components_:
             raise ValueError(
                 f"Codes have {codes.n_channels} maps, but {type(self).__name__} has "

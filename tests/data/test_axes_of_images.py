@@ -1,0 +1,59 @@
+"""Images whose axes are meant otherwise than they would be read are refused, with what to pass."""
+
+import numpy as np
+import pytest
+import torch
+
+from skpudle import ConvPUDLEDictionaryLearning
+
+SMALL = dict(atom_shape=(5, 4), stride=3, n_unfoldings=4, max_iter=2, tol=None, random_state=0)
+
+
+def learner_of(**options):
+    return ConvPUDLEDictionaryLearning(6, **SMALL | options)
+
+
+RGB = np.random.default_rng(0).random((21, 18, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "image", [RGB, torch.tensor(RGB), RGB.tolist()], ids=["array", "tensor", "lists"]
+)
+def test_one_colour_image_is_not_many_grey_ones(image):
+    """Without an error it was: 21 images of 18 x 3 pixels."""
+    grey = learner_of().fit([RGB[..., 0]])
+    for method in (grey.denoise, grey.transform, grey.fit, grey.partial_fit, grey.score):
+        with pytest.raises(ValueError, match=r"means 21 grey .* image with channels as \[image\]"):
+            method(image)
+
+
+def test_one_colour_image_is_one_for_a_learner_of_colours():
+    learner = learner_of().fit([RGB])
+    expected = learner.denoise([RGB])[0]
+    assert expected.shape == RGB.shape
+    np.testing.assert_array_equal(learner.denoise(RGB), expected)
+    np.testing.assert_array_equal(learner.denoise(torch.tensor(RGB)), expected)
+    codes = learner.transform(RGB)
+    np.testing.assert_array_equal(codes, learner.transform([RGB])[0])
+    np.testing.assert_array_equal(
+        learner.inverse_transform(codes), learner.inverse_transform(codes[None])[0]
+    )
+    assert learner.score(RGB, RGB) == learner.score([RGB], [RGB])
+
+
+@pytest.mark.parametrize("n_channels", [1, 2, 3, 4])
+def test_channels_that_come_first_are_refused(n_channels):
+    images = np.random.default_rng(0).normal(size=(5, n_channels, 13, 16))
+    learner = learner_of().fit(np.moveaxis(images, 1, -1))
+    for wrong in (images, list(images), torch.tensor(images)):
+        for method in (learner.fit, learner.denoise, learner.transform):
+            with pytest.raises(ValueError, match="channels first, and they are expected last"):
+                method(wrong)
+    if n_channels > 1:
+        with pytest.raises(ValueError, match="the last axis is that of channels"):
+            learner.denoise(images[0])
+
+
+def test_one_grey_image_is_not_silently_rows():
+    with pytest.warns(UserWarning, match=r"rows: 21 images of one line.* one image as \[image\]"):
+        learner_of().fit(RGB[..., 0])
