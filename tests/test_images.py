@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from scipy.fft import dct
+from sklearn.decomposition import NMF, MiniBatchDictionaryLearning, SparseCoder
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.image import extract_patches_2d, reconstruct_from_patches_2d
 from sklearn.preprocessing import FunctionTransformer
 
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle import images as images_module
 from skpudle.datasets import extract_patches
-from skpudle.images import denoise_patches, extract, psnr, reconstruct, ssim
+from skpudle.images import denoise_patches, extract, inpaint, psnr, reconstruct, ssim
 from skpudle.metrics import (
     make_denoising_scorer,
     make_lasso_objective_scorer,
@@ -58,11 +61,157 @@ def test_a_learned_dictionary_denoises():
     assert psnr(denoise_patches(learner, noisy, stride=2), clean) > psnr(noisy, clean) + 5
 
 
+def cosines(side=8):
+    waves = dct(np.eye(side), norm="ortho", axis=0)
+    return np.kron(waves, waves)
+
+
+@pytest.mark.parametrize("weights", ["equal", "sparsity"])
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+def test_patches_are_denoised_in_blocks_as_all_at_once(weights, stride, image, monkeypatch):
+    """The naive way: all patches, all codes, and weighted sums pixel by pixel."""
+    coder = SparseCoder(cosines(4)[1:], transform_algorithm="threshold", transform_alpha=1.5)
+    patches = extract(image, (4, 4), stride=stride)
+    means = patches.mean(1, keepdims=True)
+    codes = coder.fit(patches).transform(patches - means)
+    weight = 1 / (1 + np.count_nonzero(codes, axis=1)) if weights == "sparsity" else 1
+    naive = (
+        reconstruct((values.T * weight).T, image.shape, (4, 4), stride=stride)
+        for values in (codes @ cosines(4)[1:] + means, np.ones_like(patches))
+    )
+    total, count = naive
+    for n_patches in (1, 40, 10**6):
+        monkeypatch.setitem(images_module._PATCHES, "cpu", n_patches)
+        denoised = denoise_patches(coder, image, (4, 4), stride=stride, weights=weights)
+        np.testing.assert_allclose(denoised, total / count, atol=1e-12)
+
+
+def test_any_coder_denoises(image):
+    """Learners of scikit-learn, what has no inverse, and tensors for learners of this package."""
+    patches = extract(image)
+    patches = patches - patches.mean(1, keepdims=True)
+    options = dict(n_components=10, random_state=0, max_iter=3)
+    theirs = MiniBatchDictionaryLearning(transform_algorithm="omp", **options).fit(patches)
+    given = dict(transform_algorithm="omp", transform_n_nonzero_coefs=6)
+    ours = PUDLEDictionaryLearning.from_components(theirs.components_, **given)
+    expected = denoise_patches(theirs.set_params(transform_n_nonzero_coefs=6), image)
+    assert np.abs(expected - image).max() > 0.1
+    np.testing.assert_allclose(denoise_patches(ours, image), expected, atol=1e-6)
+    tensor = denoise_patches(ours, torch.tensor(image))
+    assert isinstance(tensor, torch.Tensor)
+    np.testing.assert_allclose(tensor, expected, atol=1e-6)
+
+    class WithoutInverse:
+        components_, transform = theirs.components_, theirs.transform
+
+    np.testing.assert_array_equal(denoise_patches(WithoutInverse(), image), expected)
+
+
+def test_patches_that_are_not_centred_suit_nonnegative_factors():
+    image = np.add.outer(np.arange(17.0), np.arange(22.0))  # patches of rank two, non-negative
+    factors = NMF(3, init="nndsvda", tol=1e-10, max_iter=5000, random_state=0).fit(extract(image))
+    np.testing.assert_allclose(denoise_patches(factors, image, center=False), image, atol=0.1)
+
+
+def test_pursuit_up_to_the_error_of_the_noise_denoises():
+    """K-SVD's coder: a patch without more than noise is its mean."""
+    noisy = 0.1 * np.random.default_rng(0).normal(size=(40, 40))
+    learner = PUDLEDictionaryLearning.from_components(
+        cosines(), transform_algorithm="omp", transform_tol=64 * (1.5 * 0.1) ** 2
+    )
+    means = extract(noisy).mean(1, keepdims=True).repeat(64, axis=1)
+    np.testing.assert_allclose(
+        denoise_patches(learner, noisy), reconstruct(means, noisy.shape), atol=1e-12
+    )
+
+
+def test_missing_pixels_stay_missing_in_patches_and_come_back_from_codes():
+    """Atoms that span all patches reconstruct them from what is known, means included."""
+    ramps = np.stack([np.repeat(np.arange(-1.5, 2), 4), np.tile(np.arange(-1.5, 2), 4)])
+    clean = np.add.outer(0.3 * np.arange(17), 0.1 * np.arange(22))
+    damaged = clean.copy()
+    damaged[np.random.default_rng(0).random(clean.shape) < 0.3] = np.nan
+    patches = extract(damaged, (4, 4))
+    np.testing.assert_array_equal(np.isnan(patches), extract(np.isnan(damaged), (4, 4)) > 0)
+    np.testing.assert_allclose(reconstruct(patches, clean.shape, (4, 4)), damaged, rtol=1e-12)
+    # the mean of what is known is not that of the patch: a constant atom makes up for it
+    atoms = np.vstack([ramps, np.ones(16)])
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    pursuit = dict(transform_algorithm="omp", transform_tol=1e-20)
+    learner = PUDLEDictionaryLearning.from_components(atoms, **pursuit)
+    filled = denoise_patches(learner, damaged, (4, 4))
+    np.testing.assert_allclose(filled, clean, atol=1e-8)
+    filled = denoise_patches(learner, torch.tensor(damaged), (4, 4), stride=3)
+    np.testing.assert_allclose(filled, clean, atol=1e-8)
+
+
+def test_what_no_patch_knows_stays_missing(image):
+    image[:10, :10] = np.nan
+    learner = PUDLEDictionaryLearning.from_components(cosines(4), alpha=0.1)
+    unknown = np.isnan(denoise_patches(learner, image, (4, 4)))
+    expected = np.zeros(image.shape, bool)
+    expected[:7, :7] = True  # beyond the reach of patches of four pixels
+    np.testing.assert_array_equal(unknown, expected)
+
+
+def test_inpainting_fills_what_is_missing_and_nothing_else():
+    """A texture that interpolation does not know, of which a half is known."""
+    row, column = np.mgrid[:40, :50]
+    clean = 0.5 + 0.25 * np.sin(row) + 0.25 * np.cos(1.5 * column)
+    lost = np.random.default_rng(0).random(clean.shape) < 0.5
+    damaged = np.where(lost, np.nan, clean)
+    filled = inpaint(damaged)
+    np.testing.assert_array_equal(filled[~lost], clean[~lost])
+    interpolated = inpaint(damaged, lambda image, noise_std: image)
+    assert psnr(filled, clean) > psnr(interpolated, clean) + 10
+    tensor = inpaint(torch.tensor(damaged, dtype=torch.float32))
+    assert tensor.dtype == torch.float32
+    np.testing.assert_allclose(tensor, filled, atol=1e-3)
+
+
+def test_inpainting_commutes_with_the_units_of_the_image():
+    clean = np.kron(np.random.default_rng(0).uniform(size=(4, 5)), np.ones((5, 5)))
+    damaged = np.where(np.random.default_rng(1).random(clean.shape) < 0.4, np.nan, clean)
+    np.testing.assert_allclose(inpaint(100 * damaged - 7), 100 * inpaint(damaged) - 7, atol=1e-6)
+
+
+def test_inpainting_asks_its_denoiser_for_less_noise_every_time():
+    image = np.random.default_rng(0).normal(size=(30, 30))
+    image[::3, ::2] = np.nan
+    levels = []
+
+    def listen(image, noise_std):
+        assert not np.isnan(image).any()
+        levels.append(noise_std)
+        return image
+
+    inpaint(image, listen, n_iter=7)
+    assert len(levels) == 7
+    np.testing.assert_allclose(np.diff(np.log(levels)), np.log(1 / 20) / 6)
+    assert 1 < levels[0] < 4  # twice the error of a prediction of white noise
+
+
+@pytest.mark.parametrize("known", [[(3, 4)], [(3, 4), (3, 9), (3, 17)]], ids=["one", "one line"])
+def test_few_known_pixels_are_continued(known):
+    image = np.full((17, 22), np.nan)
+    for place in known:
+        image[place] = 2.5
+    np.testing.assert_allclose(inpaint(image), 2.5)
+
+
+def test_there_has_to_be_something_to_inpaint_from(image):
+    np.testing.assert_array_equal(inpaint(image), image)
+    with pytest.raises(ValueError, match="No pixel is known"):
+        inpaint(np.full((5, 6), np.nan))
+
+
 def test_sizes_that_do_not_fit_are_refused(image):
     with pytest.raises(ValueError, match="do not cover an image"):
         extract(image, (5, 4), stride=5)
     with pytest.raises(ValueError, match="pass what extract returned"):
         reconstruct(np.zeros((3, 20)), image.shape, (5, 4))
+    with pytest.raises(ValueError, match="Unknown weights 'few'"):
+        denoise_patches(FunctionTransformer(), image, weights="few")
 
 
 def test_measures_of_equal_and_of_different_images(image):
