@@ -128,7 +128,7 @@ def test_pursuit_up_to_the_error_of_the_noise_denoises():
 def test_missing_pixels_stay_missing_in_patches_and_come_back_from_codes():
     """Atoms that span all patches reconstruct them from what is known, means included."""
     ramps = np.stack([np.repeat(np.arange(-1.5, 2), 4), np.tile(np.arange(-1.5, 2), 4)])
-    clean = np.add.outer(0.3 * np.arange(17), 0.1 * np.arange(22))
+    clean = np.add.outer(0.3 * np.arange(16), 0.1 * np.arange(22))
     damaged = clean.copy()
     damaged[np.random.default_rng(0).random(clean.shape) < 0.3] = np.nan
     patches = extract(damaged, (4, 4))
