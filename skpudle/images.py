@@ -6,6 +6,8 @@ fills in missing pixels, for which NaN stands. Unsigned integers are fractions o
 value, as for convolutional learners: of 255 for uint8.
 """
 
+from functools import cache
+
 import numpy as np
 import torch
 from scipy.fft import dct
@@ -32,6 +34,11 @@ def _read(images, like, **options):  # -> (n, c, height, width), on the device o
     return read_images(images, 2, device=device, **options).tensors[0]
 
 
+@cache
+def _phases(patch_shape, stride, positions):
+    return Phases(patch_shape, (stride,) * len(positions), positions)
+
+
 def _geometry(size, patch_shape, stride):
     """Return the patches that cover an image, and how many pixels are missing at its ends."""
     if min(*patch_shape, stride) < 1 or stride > min(patch_shape):
@@ -41,7 +48,7 @@ def _geometry(size, patch_shape, stride):
         )
     axes = list(zip(size, patch_shape, strict=True))
     positions = tuple(1 + max(0, -(-(n - k) // stride)) for n, k in axes)
-    phases = Phases(tuple(patch_shape), (stride,) * len(axes), positions)
+    phases = _phases(tuple(patch_shape), stride, positions)
     return phases, [total - n for total, n in zip(phases.size, size, strict=True)]
 
 
@@ -127,15 +134,15 @@ def _decode(learner, patches):  # (n, n_pixels) -> what codes stand for, number 
 def _denoise_rows(learner, patches, like, *, center, weights):
     """Return denoised patches times their weights, and weights, zero where nothing is known."""
     known = ~patches.isnan().all(1)
-    denoised, weight = torch.zeros_like(patches), torch.zeros_like(patches)
+    denoised, weight = torch.zeros_like(patches), patches.new_zeros(len(patches), 1)
     if known.any():
-        rows = patches[known]
+        rows = patches if known.all() else patches[known]
         means = rows.nanmean(1, keepdim=True) if center else 0.0
         decoded, n_nonzeros = _decode(learner, like_input(rows - means, like))
         n_counted = n_nonzeros if weights == "sparsity" else torch.zeros_like(n_nonzeros)
-        weight[known] = 1 / (1 + n_counted.to(rows)[:, None].expand_as(rows))
+        weight[known] = 1 / (1 + n_counted.to(rows)[:, None])
         denoised[known] = (decoded.to(rows) + means) * weight[known]
-    return denoised, weight
+    return denoised, weight.expand_as(patches)
 
 
 def denoise_patches(

@@ -1,0 +1,87 @@
+"""Fill in missing pixels: iterated denoising here, linear and biharmonic interpolation.
+
+    python benchmarks/bench_inpainting.py --out benchmarks/results/inpainting.json
+
+Parts of grey photographs and textures that come with scikit-learn and scikit-image lose a share of
+their pixels at random. Reported is the PSNR over the lost pixels, for a peak of 1, and seconds of
+the processor.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import circumstances, write_report
+from scipy.interpolate import griddata
+from skimage import color, data
+from skimage.restoration import inpaint_biharmonic
+from sklearn.datasets import load_sample_images
+
+from skpudle.images import inpaint, psnr
+
+SHARES = (0.3, 0.5, 0.8)
+NAMES = (
+    "astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel", "moon",
+    "page", "rocket",
+)  # fmt: skip
+
+
+def pictures(side):
+    """Return the parts of the example of inpainting, and the middles of scikit-image's pictures."""
+    china, flower = (image.mean(axis=2) / 255 for image in load_sample_images().images)
+    found = {"roof": china[60:220, 180:400], "flower": flower[140:300, 180:400]}
+    for name in NAMES:
+        image = getattr(data, name)()
+        image = color.rgb2gray(image) if image.ndim == 3 else image / 255
+        starts = [(n - side) // 2 for n in image.shape]
+        found[name] = image[tuple(slice(first, first + side) for first in starts)]
+    return found
+
+
+def interpolate(damaged, lost):
+    """Return an image with linear interpolation, and with the nearest pixels beyond the known."""
+    image = damaged.copy()
+    for method in ("linear", "nearest"):
+        gaps = np.isnan(image)
+        places = np.argwhere(~lost)
+        image[gaps] = griddata(places, damaged[~lost], np.argwhere(gaps), method=method)
+    return image
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--side", type=int, default=128, help="of scikit-image's pictures")
+    parser.add_argument("--seed", type=int, default=0, help="of the pixels that are lost")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    methods = {
+        "linear": interpolate,
+        "biharmonic": lambda x, lost: inpaint_biharmonic(np.where(lost, 0, x), lost),
+        "skpudle": lambda x, lost: inpaint(x),
+    }
+    rows = []
+    for seed, (name, clean) in enumerate(pictures(options.side).items(), start=options.seed):
+        for share in SHARES:
+            lost = np.random.default_rng(seed).random(clean.shape) < share
+            damaged = np.where(lost, np.nan, clean)
+            row, seconds = {"name": name, "missing": share}, {}
+            for method, fill in methods.items():
+                start = time.process_time()
+                filled = fill(damaged, lost)
+                seconds[f"seconds, {method}"] = time.process_time() - start
+                row[f"{method} (dB)"] = psnr(filled[lost], clean[lost])
+            rows.append(row | seconds)
+            print(rows[-1], flush=True)
+    for share in SHARES:
+        gains = [r["skpudle (dB)"] - r["biharmonic (dB)"] for r in rows if r["missing"] == share]
+        print(f"{share:.0%} missing: {np.mean(gains):+.2f} dB, smallest {min(gains):+.2f}")
+    named = {name: str(value) for name, value in vars(options).items() if name != "out"}
+    report = {"title": "Inpainting", "options": named} | circumstances() | {"results": rows}
+    write_report(options.out, report)
+
+
+if __name__ == "__main__":
+    main()
