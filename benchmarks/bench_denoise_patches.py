@@ -59,11 +59,7 @@ def learn(noisy, options, sigma):
     theirs = MiniBatchDictionaryLearning(
         options.p, alpha=1.85 * sigma, fit_algorithm="cd", random_state=options.seed
     )
-    ours = PUDLEDictionaryLearning(
-        options.p, alpha=3.2 * sigma * 0.2, gradient="dec", shrinkage="hard", n_unfoldings=5,
-        step_size=0.2, dict_init="svd", optimizer="adam", learning_rate=5e-3, max_iter=5,
-        tol=None, random_state=options.seed,
-    )  # fmt: skip
+    ours = PUDLEDictionaryLearning(options.p, alpha=1.85 * sigma, random_state=options.seed)
     return theirs.fit(patches).components_, ours.fit(patches).components_
 
 
