@@ -3,9 +3,9 @@ Gaps are filled better by denoising again and again than by interpolation, or by
 ============================================================================================
 
 NaN marks a missing entry. A dictionary is learned and codes are found from the known entries only,
-and the reconstruction has values everywhere. :func:`skpudle.images.inpaint` goes further: it denoises
-for less and less noise, while known pixels keep their values. Beside them are what needs nothing
-but neighbours, linear interpolation and scikit-image's biharmonic inpainting.
+and the reconstruction has values everywhere. :func:`skpudle.images.inpaint` goes further: it
+denoises for less and less noise, while known pixels keep their values. Beside them are what needs
+nothing but neighbours, linear interpolation and scikit-image's biharmonic inpainting.
 """
 
 # %%
@@ -27,7 +27,8 @@ lost = np.random.default_rng(0).random(pictures["roof"].shape) < 0.5
 
 # %%
 # Atoms are learned from damaged patches, none of which is complete. Then the patches at all pixels
-# are coded by what is known of them, and a lost pixel is the mean of what the patches around it say.
+# are coded by what is known of them, and a lost pixel is the mean of what the patches around it
+# say.
 
 
 def by_learned_atoms(damaged):  # -> image, learner
@@ -40,9 +41,9 @@ def by_learned_atoms(damaged):  # -> image, learner
 
 
 # %%
-# `inpaint` needs no learning: by default it denoises by cosines with a hard threshold, which follows
-# the noise. Any function of an image and a noise level can take their place; one that changes
-# nothing leaves the linear interpolation that it begins with.
+# `inpaint` needs no learning: by default it denoises by cosines with a hard threshold, which
+# follows the noise. Any function of an image and a noise level can take their place; one that
+# changes nothing leaves the linear interpolation that it begins with.
 
 
 def unchanged(image, noise_std):
@@ -65,7 +66,6 @@ for row, (name, clean) in zip(axes, pictures.items()):
     shown = {f"{name}, half of the pixels": damaged}
     shown |= {f"{k}, {psnr(x[lost], clean[lost]):.1f} dB": x for k, x in images.items()}
     for ax, (title, image) in zip(row, shown.items()):
-        print(title)
         ax.imshow(image, cmap="gray", vmin=0, vmax=1)
         ax.set_title(title)
         ax.set_axis_off()
