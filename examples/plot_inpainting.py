@@ -74,9 +74,5 @@ plt.show()
 # %%
 # No training patch was complete, and still the atoms have no gaps.
 
-<<<<<<< HEAD
-AtomsDisplay.from_estimator(learner, X[::5], image_shape=SIZE, n_columns=16)
-=======
-AtomsDisplay.from_estimator(learner, n_columns=16)
->>>>>>> cce3f50 (Measure denoising by patches and inpainting; the example and the guide show both)
+AtomsDisplay.from_estimator(learner, image_shape=(8, 8), n_columns=16)
 plt.show()

@@ -186,8 +186,7 @@ def check_axes(images, kernel):
     ):  # fmt: skip
         raise ValueError(
             f"An array of shape {(n, *size)} means {n} grey images of {size[0]} x {size[1]} "
-            "pixels. Pass one image with channels as [image]; for a learner of grey ones, its "
-            "channels as list(np.moveaxis(image, -1, 0))."
+            "pixels. Pass one image with channels as [image]."
         )
     if images.kind != "rows" and size[0] <= _CHANNELS < min(n_channels, *size[1:]):
         raise ValueError(
