@@ -29,6 +29,7 @@ __all__ = [
     "read_images",
     "read_targets",
     "sizes",
+    "warn_of_lines",
 ]
 
 _UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
@@ -153,34 +154,20 @@ def as_fractions(X):
     return (X / np.iinfo(X.dtype).max).astype(np.float32) if X.dtype.kind == "u" else X
 
 
-def check_axes(images, kernel):
+def check_axes(images):
     """Refuse images whose axes are meant in another order than they are read in.
 
     Parameters
     ----------
     images : Images
         What was read.
-    kernel : tuple of int
-        Size of an atom.
 
     Raises
     ------
     ValueError
         If images have so few columns, or so few rows and so many channels, that these are channels.
-
-    Warns
-    -----
-    UserWarning
-        If a row is an image of one line, and atoms are higher.
     """
     n, n_channels, *size = images.tensors[0].shape
-    if images.kind == "rows" and len(size) == 2 and size[0] == 1 < kernel[0]:
-        warnings.warn(
-            f"Two-dimensional input means rows: {n} images of one line of {size[1]} pixels, and "
-            f"atoms are {kernel[0]} lines high. Pass one image as [image], and with rows the "
-            "image_shape that they have.",
-            stacklevel=users_level(),
-        )
     if images.kind == "array" and not images.channel_axis and (
         size[-1] <= _CHANNELS < min(n, *size[:-1])
     ):  # fmt: skip
@@ -192,6 +179,18 @@ def check_axes(images, kernel):
         raise ValueError(
             f"Images of shape {(*size, n_channels)} have their channels first, and they are "
             "expected last: pass np.moveaxis(image, 0, -1) for each."
+        )
+
+
+def warn_of_lines(images, kernel):
+    """Warn if a row is an image of one line, and atoms, of the size ``kernel``, are higher."""
+    n, _, *size = images.tensors[0].shape
+    if images.kind == "rows" and len(size) == 2 and size[0] == 1 < kernel[0]:
+        warnings.warn(
+            f"Two-dimensional input means rows: {n} images of one line of {size[1]} pixels, and "
+            f"atoms are {kernel[0]} lines high. Pass one image as [image], and with rows the "
+            "image_shape that they have.",
+            stacklevel=users_level(),
         )
 
 

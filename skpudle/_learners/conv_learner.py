@@ -16,6 +16,7 @@ from skpudle._data.images import (
     read_images,
     read_targets,
     sizes,
+    warn_of_lines,
 )
 from skpudle._data.noise import Noise
 from skpudle._data.training_images import Geometry, TrainingImages
@@ -43,7 +44,7 @@ def _images_of(learner, X, device, n_channels=None):
     kernel = sizes(learner.atom_shape, 1)
     known = dict(image_shape=learner.image_shape, n_channels=n_channels)
     images = read_images(X, len(kernel), **known, device=device, estimator=learner)
-    check_axes(images, kernel)
+    check_axes(images)
     return images
 
 
@@ -189,6 +190,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             images = self._read_known(X).to(to_tensor(self.components_).dtype)
         else:
             images = _images_of(self, X, resolve_device(self.device, _first(X)))
+            warn_of_lines(images, self._kernel)
         targets = read_targets(y, images, image_shape=self.image_shape, estimator=self)
         check_gaps(images.tensors, self._kernel, self._stride)
         same = images.kind != "list"
