@@ -26,7 +26,7 @@ _PATCHES = {"cpu": 4096, "cuda": 2**17}
 
 # Inpainting: the largest noise, in errors of interpolation, and how many times smaller the last is.
 # The threshold of cosines, in standard deviations of the noise. All were chosen on photographs of
-# the Berkeley data set.
+# the Berkeley data set and on the flower of the example.
 _FIRST, _SMALLER, _THRESHOLD = 1.5, 20.0, 2.7
 
 
