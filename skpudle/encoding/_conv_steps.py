@@ -96,7 +96,7 @@ class _ConvSums:
         given = *steps.matrices, steps.x, steps.size
         self._atoms, self._analysis, self._x, self._size = map(torch.zeros_like, given)
 
-    def pull(self, u, z, residual, *, out=None):
+    def pull(self, u, z, residual, *, out=None, where=None):
         steps, pulled = self.steps, None
         columns, (before, now) = steps.phases.columns, steps.layers
         steps.synthesize(steps.correlators, u, torch.zeros_like(residual), 1)

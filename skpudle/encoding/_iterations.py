@@ -33,7 +33,8 @@ class Iteration(NamedTuple):
             by_entry = self.code.sign() * u
             level_gradient[self.t] -= by_entry.sum_to_size(level_gradient.shape[1:])
         sums.steps.turn_to(self.t)
-        return sums.pull(u, self.z, self.residual, out=delta)
+        where = self.z if self.t else None  # of codes that are given all entries are asked for
+        return sums.pull(u, self.z, self.residual, out=delta, where=where)
 
 
 class Stretch:

@@ -71,11 +71,11 @@ class Sums:
         self._analysis = torch.zeros_like(steps.analysis.atoms)
         self._x, self._size = torch.zeros_like(steps.x), torch.zeros_like(steps.size)
 
-    def pull(self, u, z, residual, *, out=None):
+    def pull(self, u, z, residual, *, out=None, where=None):
         """Return the transpose of a step at ``u``, and add up what the step contributes.
 
         ``z`` is what it started from and ``residual`` what `push` returned. None for the first step
-        from zero, of which nothing is asked.
+        from zero, of which nothing is asked; nor is it where ``where`` is zero.
         """
         steps = self.steps
         image = steps.hide(steps.analysis.synthesis(u))

@@ -98,6 +98,11 @@ def _check(levels, step, loss, path, *, plain):
         )
 
 
+def _fall(levels):
+    """Return whether levels fall to less than half, so that codes do not stay sparse."""
+    return levels.device.type == "cpu" and bool(levels[-1].sum() < levels[0].sum() / 2)
+
+
 @own_precision()
 def unfold(
     dictionary,
@@ -177,6 +182,7 @@ def unfold(
         and plain
         and pays(len(x), *dictionary.atoms.shape, len(levels), on_cpu=x.device.type == "cpu")
     )
+    n_steps = min(EARLY, len(levels)) if sparse and not _fall(levels) else len(levels)
     if sparse:
         levels = levels.to(x.device)
     make_steps = partial(
@@ -185,7 +191,7 @@ def unfold(
         None if analysis is None else analysis.detach(),
         loss=loss,
         mask=mask,
-        n_steps=min(EARLY, len(levels)) if sparse else len(levels),
+        n_steps=n_steps,
     )
     return _Unfolding.apply(
         dictionary.atoms,

@@ -201,6 +201,8 @@ class WorkingSets:
     def _choose(self, z, v, t):
         """Choose working sets if samples are sparse enough, before and after this iteration."""
         level = self._levels[t]
+        if not self._plan.enters(int((z != 0).sum(1).amax()), t):
+            return False
         used = (z != 0) | (self._iterations.shrink_(v.clone(), level) != 0)
         need = int(used.sum(1).amax())
         if not self._plan.enters(need, t):
