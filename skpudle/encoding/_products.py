@@ -127,7 +127,7 @@ def _is_sparse(tensor, n_multiplications):
     if not may_leave_out(tensor, n_multiplications):
         return False
     in_order = tensor if tensor.is_contiguous() else tensor.mT
-    return _loops()._count(in_order.numpy()) < _MOST * tensor.numel()
+    return _loops()._count(np.asarray(in_order)) < _MOST * tensor.numel()
 
 
 def _in_parts(function, n, n_multiplications):  # of all n rows, were there no zeros
@@ -165,8 +165,8 @@ def multiply(plus, left, right, *, scale=1, out=None):
         out = right.new_empty(len(left), right.shape[1])
     if plus is None:
         plus = right.new_empty(0, right.shape[1])
-    plus, left, right = (t.contiguous().numpy() for t in (plus, left, right))
-    result, loop, scale = out.numpy(), _loops()._multiply, left.dtype.type(scale)
+    plus, left, right = (np.asarray(t.contiguous()) for t in (plus, left, right))
+    result, loop, scale = np.asarray(out), _loops()._multiply, left.dtype.type(scale)
 
     def part(first, last):
         rows = slice(first, last)
@@ -201,8 +201,8 @@ def multiply_where(pattern, plus, left, right, *, out=None):
     if pattern is None or not _is_sparse(pattern, n_multiplications):
         return torch.mm(left, right.mT, out=out).add_(plus)
     out = torch.empty_like(plus) if out is None else out
-    plus, left, right, pattern = (t.contiguous().numpy() for t in (plus, left, right, pattern))
-    result, loop = out.numpy(), _loops()._multiply_where
+    plus, left, right, pattern = (np.asarray(t.contiguous()) for t in (plus, left, right, pattern))
+    result, loop = np.asarray(out), _loops()._multiply_where
 
     def part(first, last):
         rows = slice(first, last)
