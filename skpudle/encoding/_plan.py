@@ -8,8 +8,9 @@ atoms 24 ``k^2``, since products of small matrices with vectors run at a twelfth
 CPU cores, float32). What costs are the matrices of the sets: ``4 m k^2`` operations, from the
 atoms. Where a dense iteration takes ``4 m p``, waiting for smaller sets pays until ``k^2`` is a few
 times ``p``, as long as codes become sparser. With n = 50, m = 1000, p = 1500, T = 100, sets of at
-most p / 8, p / 12, p / 18 and p / 30 took 219, 185, 178 and 174 ms (soft shrinkage) and 122, 122,
-121 and 177 ms (hard shrinkage, whose codes have 50 entries at first).
+most p / 8, p / 12, p / 18 and p / 30 took 219, 185, 178 and 174 ms (soft shrinkage), 122, 122, 121
+and 177 ms (hard shrinkage, whose codes have 50 entries at first), and 193, 188, 264 and 181 ms with
+T = 1000 (soft shrinkage).
 """
 
 from math import ceil
@@ -54,7 +55,7 @@ class Plan:
         self._n_components, self._forced = n_components, forced
         # Gram matrices of more atoms are close to singular, and rounding adds up in the directions
         # that they hardly see, where the atoms themselves keep it out
-        self._most = n_components if forced else min(n_features / 2, n_components / 18)
+        self._most = n_components if forced else min(n_features / 2, n_components / 12)
         self._pause = _FIRST_BLOCK
         self.next_look = 1 if forced else 2
         self.block_length = _FIRST_BLOCK
