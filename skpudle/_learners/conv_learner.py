@@ -2,16 +2,14 @@
 
 from dataclasses import replace
 from math import prod
-from numbers import Integral, Real
 
-from sklearn.utils._param_validation import Interval, StrOptions
+import numpy as np
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
 from skpudle._data.arrays import input_attributes, make_generator, resolve_device, to_tensor
 from skpudle._data.images import (
     check_axes,
     check_gaps,
-    check_sizes,
     covering_positions,
     read_images,
     read_targets,
@@ -24,14 +22,24 @@ from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.conv_model import (
     ConvModel,
+    auto_penalty,
+    initial_atoms,
     initial_parameters,
     known_parameters,
 )
+from skpudle._learners.conv_parameters import (
+    CONSTRAINTS,
+    check_conv_parameters,
+    depth_of,
+    searches,
+)
+from skpudle._learners.conv_search import search_problem
 from skpudle._learners.encoder import Decay, Encoder
-from skpudle._learners.network import ConvNetwork, RowLayout, all_shifts
+from skpudle._learners.network import ConvNetwork, RowLayout
 from skpudle._training.team import current_team
+from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
-from skpudle.shrinkage import SHRINKAGES
+from skpudle.operators import ConvDictionary, project_atoms
 
 __all__ = ["ConvLearner"]
 
@@ -40,12 +48,16 @@ __all__ = ["ConvLearner"]
 _PIXELS = 2**16
 
 
-def _images_of(learner, X, device, n_channels=None):
+def _images_of(learner, X, device, **options):
     kernel = sizes(learner.atom_shape, 1)
-    known = dict(image_shape=learner.image_shape, n_channels=n_channels)
-    images = read_images(X, len(kernel), **known, device=device, estimator=learner)
+    options = dict(image_shape=learner.image_shape, device=device, estimator=learner) | options
+    images = read_images(X, len(kernel), **options)
     check_axes(images)
     return images
+
+
+def _known(learner):  # -> fitted attributes, and how many unfoldings they are for
+    return vars(learner) | {"n_unfoldings": depth_of(learner)}
 
 
 def _first(X):  # what says where images are
@@ -55,34 +67,7 @@ def _first(X):  # what says where images are
 class ConvLearner(GradientLearner, DictionaryTransformer):
     """A convolutional learner; `ConvPUDLEDictionaryLearning` adds what users see."""
 
-    _parameter_constraints = {
-        name: constraint
-        for name, constraint in GradientLearner._parameter_constraints.items()
-        if name not in ("n_components", "optimizer")
-    } | {
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "atom_shape": [Interval(Integral, 1, None, closed="left"), tuple, list],
-        "stride": [Interval(Integral, 1, None, closed="left"), tuple, list],
-        "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-        "gradient": [StrOptions({"dec", "ae-lasso", "ae-ls"})],
-        "n_unfoldings": [Interval(Integral, 1, None, closed="left")],
-        "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple],
-        "shrinkage": [StrOptions(set(SHRINKAGES))],
-        "positive_code": ["boolean"],
-        "atom_norm": [StrOptions({"unit", "ball"}), None],
-        "learn_threshold": [StrOptions({"one", "atom", "unfolding"}), None],
-        "learn_step": ["boolean"],
-        "separate_atoms": [StrOptions({"analysis", "decoder", "both", "unfolding"}), None],
-        "noise_std": [Interval(Real, 0, None, closed="left"), tuple],
-        "crop_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "flip": ["boolean"],
-        "n_train_shifts": [Interval(Integral, 1, None, closed="left")],
-        "shift_average": ["boolean"],
-        "image_shape": [tuple, list, None],
-        "optimizer": [StrOptions({"adam", "sgd"}), type],
-        "dict_init": [StrOptions({"random", "data", "dct"}), "array-like"],
-    }
-
+    _parameter_constraints = CONSTRAINTS
     _default_batch_size = 16
 
     # ------------------------------------------------------------------ parameters
@@ -96,51 +81,24 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         return sizes(self.stride, len(self._kernel))
 
     def _check_parameters(self):
-        Decay.of(self.lambda_decay)  # raises for what is none
-        stride = self._stride
-        check_sizes(self._kernel, stride, self.image_shape)
-        own_analysis = self.separate_atoms in ("analysis", "both", "unfolding")
-        if (self.learn_threshold or self.learn_step or own_analysis) and self.gradient == "dec":
-            raise ValueError(
-                "gradient='dec' does not go through the encoder, so that it cannot learn "
-                "thresholds, the step or atoms of analysis; pass gradient='ae-ls'."
-            )
-        if self.learn_threshold and self.shrinkage == "hard":
-            raise ValueError(
-                "A hard threshold has derivative 0 and cannot be learned; pass shrinkage='soft' or "
-                "learn_threshold=None."
-            )
-        if self.separate_atoms == "unfolding" and (self.learn_step or self.atom_norm is not None):
-            raise ValueError(
-                "With separate_atoms='unfolding' the step is a part of the atoms, whose norms are "
-                "free; pass learn_step=False and atom_norm=None."
-            )
-        if self._noise.is_range and self.learn_threshold is None:
-            raise ValueError(
-                "Thresholds follow the noise where noise_std is a pair, and have to be learned; "
-                "pass learn_threshold='unfolding', for example."
-            )
-        n_grids = len(all_shifts(stride))
-        if self.n_train_shifts > n_grids:
-            raise ValueError(
-                f"n_train_shifts={self.n_train_shifts}, but stride={self.stride!r} has {n_grids} "
-                "grids of positions; pass at most that."
-            )
+        check_conv_parameters(self, self._kernel, self._stride, self._noise)
 
     @property
     def _noise(self):
         return Noise.of(self.noise_std)
 
     def _encoder(self):
-        return Encoder(self.n_unfoldings, self.shrinkage, self.positive_code)
+        return Encoder(depth_of(self), self.shrinkage, self.positive_code)
 
     # ------------------------------------------------------------------ images
 
-    def _read_known(self, X, *, colours=False):  # -> Images, of the kind that it was fitted on
+    def _read_known(self, X, *, colours=False, **checks):  # -> Images, as it was fitted on
         _check_feature_names(self, X, reset=False)
         grey = self.components_.ndim == 1 + len(self._kernel)
         n_channels = 1 if grey else self.components_.shape[-1]
-        images = _images_of(self, X, self._transform_device(_first(X)), n_channels)
+        images = _images_of(
+            self, X, self._transform_device(_first(X)), n_channels=n_channels, **checks
+        )
         if images.kind == "rows":
             if getattr(self, "n_features_in_", None) is None:  # callbacks see what fit leaves out
                 raise ValueError(
@@ -157,13 +115,13 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             )
         return images
 
-    def _read_and_build(self, X, *, colours=False):  # -> Images, ConvNetwork
+    def _read_and_build(self, X, *, colours=False, **checks):  # -> Images, ConvNetwork
         check_is_fitted(self)
-        images = self._read_known(X, colours=colours)
+        images = self._read_known(X, colours=colours, **checks)
         return images, self._network(images.tensors[0])
 
     def _network(self, like):  # -> ConvNetwork of the dtype and on the device of a tensor
-        parameters = known_parameters(vars(self), len(self._kernel), like)
+        parameters = known_parameters(_known(self), len(self._kernel), like)
         noise = self._noise
         return ConvNetwork(parameters, self._stride, self._encoder(), noise, self.lambda_decay_)
 
@@ -186,10 +144,11 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                 "with several; call fit outside of it."
             )
         self._check_parameters()
+        gaps = {"allow_nan": self._allows_nan()}
         if known:
-            images = self._read_known(X).to(to_tensor(self.components_).dtype)
+            images = self._read_known(X, **gaps).to(to_tensor(self.components_).dtype)
         else:
-            images = _images_of(self, X, resolve_device(self.device, _first(X)))
+            images = _images_of(self, X, resolve_device(self.device, _first(X)), **gaps)
             warn_of_lines(images, self._kernel)
         targets = read_targets(y, images, image_shape=self.image_shape, estimator=self)
         check_gaps(images.tensors, self._kernel, self._stride)
@@ -211,7 +170,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         device = images.tensors[0].device
         if known:
             return Data(sample, sample, None, device, {})
-        self._noise.warn_of_units(images.tensors)
+        self._noise.warn_of_units(sample.images)
         inputs = input_attributes(X if images.kind == "rows" else None)
         return Data(sample, sample, None, device, inputs)
 
@@ -221,24 +180,54 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     def _new_model(self, data, generator, course=None):  # -> ConvModel, rows
         images, step = data.sample, self._fixed_step()
-        parameters = initial_parameters(
-            images,
-            self.dict_init,
-            (self.n_components, images.images[0].shape[0], *self._kernel),
-            self._encoder(),
-            alpha=self.alpha,
-            step_size=step,
-            atom_norm=self.atom_norm,
-            learn_step=self.learn_step,
-            in_layers=self.separate_atoms == "unfolding",
-            noise_unit=self._noise.unit,
-            generator=generator,
+        shape = self.n_components, images.images[0].shape[0], *self._kernel
+        atoms = initial_atoms(images, self.dict_init, shape, generator)
+        atoms = project_atoms(atoms.contiguous(), atom_norm=self.atom_norm)
+        noise, alpha, penalty = self._noise, self.alpha, self.alpha
+        if alpha == "auto":
+            alpha = penalty = auto_penalty(images, atoms, noise.unit or noise.high)
+        if self.shrinkage == "hard":
+            bound = default_step(ConvDictionary(atoms, images.stride)) if step is None else step
+            alpha = alpha * float(bound) if self.alpha == "auto" else alpha
+
+        def built(atoms):
+            parameters = initial_parameters(
+                atoms,
+                images.stride,
+                alpha=alpha,
+                step_size=step,
+                shrinkage=self.shrinkage,
+                learn_step=self.learn_step,
+                in_layers=self.separate_atoms == "unfolding",
+                noise_unit=noise.unit,
+            )
+            return self._model(parameters, images, images.geometry, generator, parameters.alpha)
+
+        if not searches(self) or course is None or course.recorder.in_training():
+            return built(atoms)
+        problem = search_problem(
+            images.targets or images.images,
+            None if images.targets else images.masks,
+            self._kernel,
+            self._stride,
+            alpha=float(penalty),
+            positive_code=self.positive_code,
         )
-        return self._model(parameters, images, images.geometry, generator, parameters.alpha)
+
+        def inside(state):
+            return state.best_atoms.reshape(atoms.shape).to(atoms)
+
+        def fitted(state):
+            curve = {"n_iter_": len(state.losses), "n_steps_": 0}
+            curve |= {"loss_curve_": np.array(state.losses)}
+            return self._attributes_of(*built(inside(state)), data) | curve
+
+        start = atoms if atoms.ndim == 4 else atoms[:, :, None]
+        return built(inside(course.search(problem, start, fitted)))
 
     def _known_model(self, data, generator):  # -> ConvModel, rows
         images, state = data.sample, self._training_state
-        parameters = known_parameters(vars(self), len(self._kernel), images.images[0])
+        parameters = known_parameters(_known(self), len(self._kernel), images.images[0])
         if not (self.learn_step or self.separate_atoms == "unfolding"):
             parameters = parameters._replace(step=self._fixed_step())
         geometry = images.geometry._replace(image_size=state["image_size"])
@@ -246,14 +235,14 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         return replace(model, data_scale=state["data_scale"]), rows
 
     def _model(self, parameters, images, geometry, generator, alpha):
-        n = self.n_unfoldings
+        n = depth_of(self) or 0
         separate = {"analysis": (1, 0, 0), "decoder": (0, 1, 0), "both": (1, 1, 0)}
         separate |= {"unfolding": (n, 0, n - 1), None: (0, 0, 0)}
         layout = RowLayout(
             tuple(parameters.atoms.shape[1:]),
             separate=separate[self.separate_atoms],
             noise_unit=self._noise.unit,
-            n_thresholds={None: 0, "unfolding": self.n_unfoldings}.get(self.learn_threshold, 1),
+            n_thresholds={None: 0, "unfolding": n}.get(self.learn_threshold, 1),
             shared_threshold=self.learn_threshold == "one",
             learn_step=self.learn_step,
             atom_norm=self.atom_norm,

@@ -10,16 +10,25 @@ from sklearn.utils import check_array
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.training_images import Geometry, TrainingImages, initial_kernels
+from skpudle._learners.conv_search import patches_by_energy
 from skpudle._learners.encoder import Encoder
 from skpudle._learners.network import ConvNetwork, ConvParameters, RowLayout, all_shifts
 from skpudle._learners.notices import warn_of_step
 from skpudle.encoding import default_step
-from skpudle.operators import ConvDictionary, project_atoms
+from skpudle.operators import ConvDictionary
 
-__all__ = ["SEPARATE_ATOMS", "ConvModel", "initial_parameters", "known_parameters"]
+__all__ = [
+    "SEPARATE_ATOMS",
+    "ConvModel",
+    "auto_penalty",
+    "initial_atoms",
+    "initial_parameters",
+    "known_parameters",
+]
 
-# alpha="auto" is this fraction of the median over images of the largest correlation.
-_ALPHA = 0.1
+# alpha="auto" is this fraction of the median over images of the largest correlation, or that many
+# times the noise, with which the denoiser of the paper was trained: 0.16 for 25 / 255.
+_ALPHA, _NOISE = 0.1, 1.6
 
 # Separate atoms by the name of the attribute that holds them, in the order of `ConvParameters`.
 SEPARATE_ATOMS = (
@@ -78,21 +87,8 @@ def known_parameters(attributes, n_axes, like):
     return ConvParameters(atoms, *separate, alpha, slope, attributes["step_size_"])
 
 
-def initial_parameters(
-    images,
-    dict_init,
-    shape,
-    encoder,
-    *,
-    alpha,
-    step_size,
-    learn_step,
-    atom_norm,
-    in_layers,
-    noise_unit,
-    generator,
-):
-    """Return the parameters that training starts from.
+def initial_atoms(images, dict_init, shape, generator):
+    """Return the atoms that a search or training starts from.
 
     Parameters
     ----------
@@ -102,58 +98,92 @@ def initial_parameters(
         How atoms begin, or atoms as users see them.
     shape : tuple of int
         (n_components, n_channels, *kernel).
-    encoder : Encoder
-        How to encode.
-    alpha : float or "auto"
-        The parameter.
+    generator : torch.Generator
+        Random numbers.
+
+    Returns
+    -------
+    Tensor of the shape
+        The atoms.
+    """
+    n_components, n_channels, *kernel = shape
+    channel_axis = images.geometry.channel_axis
+    if isinstance(dict_init, str) and dict_init == "search":
+        return patches_by_energy(images.images, shape[1:], n_components, generator)
+    if isinstance(dict_init, str):
+        return initial_kernels(images.images, shape[1:], n_components, dict_init, generator)
+    options = dict(dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="dict_init")
+    atoms = check_array(dictionary_of(dict_init), **options)
+    expected = (n_components, *kernel, *[n_channels][:channel_axis])
+    if atoms.shape != expected:
+        raise ValueError(
+            f"dict_init has shape {atoms.shape}, expected (n_components, *atom_shape"
+            f"{', n_channels' if channel_axis else ''}) = {expected}."
+        )
+    options = dict(like=images.images[0], channel_axis=channel_axis)
+    return _inside(atoms, len(kernel), **options)
+
+
+def auto_penalty(images, atoms, noise_std):
+    """Return the penalty that ``alpha="auto"`` stands for.
+
+    Parameters
+    ----------
+    images : TrainingImages
+        The images.
+    atoms : Tensor of shape (n_components, n_channels, *kernel)
+        Initial atoms.
+    noise_std : float
+        The noise that images get, 0 if they get none.
+
+    Returns
+    -------
+    float
+        In the units of the images.
+    """
+    if noise_std:
+        return _NOISE * noise_std
+    dictionary = ConvDictionary(atoms, images.stride)
+    covered = (images.covered(image)[None] for image in images.images)
+    largest = torch.stack([dictionary.analysis(part).abs().max() for part in covered])
+    largest = largest[largest > 0]
+    return _ALPHA * (float(largest.median()) if len(largest) else 1.0)
+
+
+def initial_parameters(
+    atoms, stride, *, alpha, step_size, shrinkage, learn_step, in_layers, noise_unit
+):
+    """Return the parameters that training starts from.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_channels, *kernel)
+        Initial atoms, inside of the constraint.
+    stride : tuple of int
+        Distance of their positions.
+    alpha : float
+        The penalty, or the threshold of hard shrinkage.
     step_size : float or None
         The parameter; None follows the atoms.
+    shrinkage : {"soft", "hard"}
+        The parameter.
     learn_step : bool
         Whether the step is learned, from a number on.
-    atom_norm : {"unit", "ball", None}
-        The parameter.
     in_layers : bool
         Whether every unfolding has atoms of its own, which its step is a part of.
     noise_unit : float or None
         The noise that ``alpha`` is for, where thresholds follow it.
-    generator : torch.Generator
-        Random numbers.
 
     Returns
     -------
     ConvParameters
         With a step of None where it follows the atoms.
     """
-    n_components, n_channels, *kernel = shape
-    channel_axis = images.geometry.channel_axis
-    if isinstance(dict_init, str):
-        atoms = initial_kernels(images.images, shape[1:], n_components, dict_init, generator)
-    else:
-        options = dict(dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="dict_init")
-        atoms = check_array(dictionary_of(dict_init), **options)
-        expected = (n_components, *kernel, *[n_channels][:channel_axis])
-        if atoms.shape != expected:
-            raise ValueError(
-                f"dict_init has shape {atoms.shape}, expected (n_components, *atom_shape"
-                f"{', n_channels' if channel_axis else ''}) = {expected}."
-            )
-        options = dict(like=images.images[0], channel_axis=channel_axis)
-        atoms = _inside(atoms, len(kernel), **options)
-    atoms = project_atoms(atoms.contiguous(), atom_norm=atom_norm)
-    dictionary = ConvDictionary(atoms, images.stride)
-    if step_size is None and learn_step:
-        step_size = float(default_step(dictionary))
-    if alpha == "auto":
-        covered = (images.covered(image)[None] for image in images.images)
-        largest = torch.stack([dictionary.analysis(part).abs().max() for part in covered])
-        step = float(default_step(dictionary)) if step_size is None else step_size
-        largest = largest[largest > 0]
-        alpha = _ALPHA * (float(largest.median()) if len(largest) else 1.0)
-        alpha *= step if encoder.shrinkage == "hard" else 1.0
+    if step_size is None and (learn_step or in_layers):
+        step_size = float(default_step(ConvDictionary(atoms, stride)))
     if in_layers:  # half of the step goes into either side, whose numbers are then as large
-        step = float(default_step(dictionary)) if step_size is None else step_size
-        alpha *= step**0.5 if encoder.shrinkage == "soft" else step**-0.5
-        atoms, step_size = atoms * step**0.5, 1.0
+        alpha *= step_size**0.5 if shrinkage == "soft" else step_size**-0.5
+        atoms, step_size = atoms * step_size**0.5, 1.0
     slope = None
     if noise_unit is not None:
         alpha, slope = 0.0, float(alpha) / noise_unit

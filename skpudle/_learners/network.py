@@ -221,17 +221,17 @@ class ConvNetwork:
         """Return the same network for other grids."""
         return replace(self, shifts=shifts, room=room)
 
-    def encode(self, x, *, mask=None, noise_std=None):  # of images nothing is missing
+    def encode(self, x, *, mask=None, noise_std=None):
         """Return code maps, (n, n_components, *positions).
 
         Of several grids they are (n, n_components, n_shifts, *positions). The noise of the images
         is ``noise_std``, (n,); None is estimated where thresholds follow it, and otherwise that of
-        training.
+        training. The ``mask`` is 0 where pixels are missing; several grids do without.
         """
         if noise_std is None:
             noise_std = self.noise_of(x)
         if self.shifts is None:
-            return self._unfold(x, noise_std)
+            return self._unfold(x, noise_std, mask)
         sizes = [n - room for n, room in zip(x.shape[2:], self.room, strict=True)]
         windows = [
             x[(..., *(slice(a, a + n) for a, n in zip(shift, sizes, strict=True)))]
@@ -262,7 +262,7 @@ class ConvNetwork:
             total = total + image[(..., *(slice(m - a, end - a) for m, end, a in axes))]
         return total / len(self.shifts)
 
-    def _unfold(self, x, noise_std):
+    def _unfold(self, x, noise_std, mask=None):
         atoms, analysis, _, synthesis, alpha, slope, step = self.parameters
         dictionary = ConvDictionary(atoms, self.stride)
         if synthesis is not None:
@@ -271,8 +271,11 @@ class ConvNetwork:
             analysis = ConvDictionary(analysis[0], self.stride)
         encoder, decay = self.encoder, {"lambda_decay": self.lambda_decay}
         if synthesis is noise_std is None:
-            options = dict(alpha=alpha, step_size=step, analysis=analysis)
+            options = dict(alpha=alpha, step_size=step, analysis=analysis, mask=mask)
             return encoder.encode(dictionary, x, **options, **decay)
+        if encoder.n_unfoldings is None:
+            scale = self._scale(noise_std).reshape(-1, *[1] * (x.ndim - 1))
+            return scale * encoder.encode(dictionary, x / scale, alpha=alpha, mask=mask)
         step = as_scalars(default_step(dictionary) if step is None else step, atoms)
         how = encoder.n_unfoldings, step
         levels = threshold_levels(dictionary, alpha, *how, shrinkage=encoder.shrinkage, **decay)
@@ -285,7 +288,7 @@ class ConvNetwork:
         if synthesis is not None:
             dictionary = ConvLayers(torch.cat([synthesis, atoms[None]]), self.stride)
         options = dict(shrinkage=encoder.shrinkage, positive_code=encoder.positive_code)
-        return unfold(dictionary, x, levels, step, analysis=analysis, **options)
+        return unfold(dictionary, x, levels, step, analysis=analysis, mask=mask, **options)
 
     def _scale(self, noise_std):
         """Return the factor by which images have more or less noise than the network knows.
