@@ -133,7 +133,7 @@ def load_denoiser(file=None, *, shift_average=True, device="auto"):
     unfoldings, each with atoms of its own for analysis and synthesis, and thresholds that follow
     the noise. It is for grey images, and was trained on photographs with values from 0 to 1 and
     Gaussian noise of standard deviations from 5 / 255 to 55 / 255, which ``denoise`` estimates
-    where it is not told. Beyond that, and in other units, images are scaled to it.
+    where it is not told. Beyond that, and in other units, it scales images.
 
     Parameters
     ----------

@@ -25,6 +25,10 @@ def _round_up(n, stride, remainder):
     return n + (remainder - n) % stride
 
 
+def _each(values, x):  # (n,) -> as they go with images
+    return values.reshape(-1, *[1] * (x.ndim - 1))
+
+
 def _denoise_opponents(network, x, noise_std, **options):
     mixing = x.new_tensor(_OPPONENT)
     channels = torch.einsum("oc,nc...->on...", mixing, x)
@@ -72,6 +76,10 @@ def denoise_images(network, x, *, noise_std=None, shift_average, tile=_TILE):
         return _denoise_opponents(network, x, noise_std, shift_average=shift_average, tile=tile)
     if noise_std is None:
         noise_std = network.noise_of(x)  # of the whole image, and not of each tile
+    unit = None
+    if noise_std is not None:
+        unit = network.unit_of(x, noise_std)
+        x, noise_std = x / _each(unit, x), noise_std / unit
     kernel, stride, size = network.kernel, network.stride, x.shape[2:]
     room = tuple(s - 1 if shift_average else 0 for s in stride)
     axes = list(zip(size, kernel, stride, room, strict=True))
@@ -95,15 +103,11 @@ def denoise_images(network, x, *, noise_std=None, shift_average, tile=_TILE):
         total = 0
         for shift in shifts:  # one after the other: what they need fits into a cache
             one = network.with_grids([shift], room)
-            total = (
-                total
-                + one.synthesis(one.encode(canvas[(..., *cut)], noise_std=noise_std))[
-                    (..., *source)
-                ]
-            )
+            codes = one.encode(canvas[(..., *cut)], noise_std=noise_std)
+            total = total + one.synthesis(codes)[(..., *source)]
         result[(..., *place)] = total / len(shifts)
 
     tiles = [cut_tiles(n, tile, s) for n, _, s, _ in axes]
     for corner in product(*tiles):
         denoise_tile(corner)
-    return result
+    return result if unit is None else result * _each(unit, x)

@@ -245,6 +245,16 @@ class ConvNetwork:
         """Return the noise of images, (n,), where thresholds follow it, and otherwise None."""
         return None if self.parameters.alpha_slope is None else estimate_noise(x)
 
+    def unit_of(self, x, noise_std):  # (n, ...), (n,) -> (n,)
+        """Return what images have to be divided by for their noise to be what the network knows.
+
+        That is 1 where it is so already, and otherwise as near to the largest pixel as may be.
+        """
+        low, high = self.noise.low, self.noise.high
+        unit = x.abs().flatten(1).amax(1).clamp(noise_std / high, noise_std / low)
+        known = (noise_std >= low) & (noise_std <= high) | (unit == 0)
+        return torch.where(known, 1.0, unit)
+
     @own_precision()
     def synthesis(self, z):
         """Return the mean reconstruction of all grids, (n, n_channels, *size)."""
@@ -270,31 +280,17 @@ class ConvNetwork:
         elif analysis is not None:
             analysis = ConvDictionary(analysis[0], self.stride)
         encoder, decay = self.encoder, {"lambda_decay": self.lambda_decay}
-        if synthesis is noise_std is None:
+        if synthesis is slope is None:
             options = dict(alpha=alpha, step_size=step, analysis=analysis, mask=mask)
             return encoder.encode(dictionary, x, **options, **decay)
-        if encoder.n_unfoldings is None:
-            scale = self._scale(noise_std).reshape(-1, *[1] * (x.ndim - 1))
-            return scale * encoder.encode(dictionary, x / scale, alpha=alpha, mask=mask)
         step = as_scalars(default_step(dictionary) if step is None else step, atoms)
         how = encoder.n_unfoldings, step
         levels = threshold_levels(dictionary, alpha, *how, shrinkage=encoder.shrinkage, **decay)
-        if noise_std is not None:  # levels of each sample
+        if slope is not None:  # levels of each sample
+            slopes = threshold_levels(dictionary, slope, *how, **decay)
             noise_std = noise_std.reshape(-1, *[1] * (x.ndim - 1))
-            levels = self._scale(noise_std) * levels[:, None]
-            if slope is not None:
-                slopes = threshold_levels(dictionary, slope, *how, **decay)
-                levels = levels + noise_std * slopes[:, None]
+            levels = levels[:, None] + noise_std * slopes[:, None]
         if synthesis is not None:
             dictionary = ConvLayers(torch.cat([synthesis, atoms[None]]), self.stride)
         options = dict(shrinkage=encoder.shrinkage, positive_code=encoder.positive_code)
         return unfold(dictionary, x, levels, step, analysis=analysis, mask=mask, **options)
-
-    def _scale(self, noise_std):
-        """Return the factor by which images have more or less noise than the network knows.
-
-        Codes of ``c x`` at ``c`` times the levels are ``c`` times those of ``x``.
-        """
-        if self.noise is None:  # in training
-            return 1.0
-        return noise_std / noise_std.clamp(self.noise.low, self.noise.high)

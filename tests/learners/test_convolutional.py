@@ -383,12 +383,16 @@ def test_one_network_denoises_at_any_level():
 
 
 def test_beyond_the_levels_of_training_images_are_scaled(images):
-    """Codes of ``c x`` at ``c`` times the noise are ``c`` times those of ``x``."""
+    """To a largest pixel of 1 if that makes the noise a known one, and else to the nearest level."""
     learner = learner_of(**LAYERS, noise_std=(0.1, 0.5)).fit(images)
-    for factor, level in ((30.0, 0.5), (0.01, 0.1)):
-        expected = factor * learner.denoise(images, noise_std=level)
-        found = learner.denoise(factor * images, noise_std=factor * level)
-        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12 * factor)
+    for image in images / np.abs(images).max(axis=(1, 2), keepdims=True):
+        (expected,) = learner.denoise([image], noise_std=0.2)
+        (found,) = learner.denoise([255 * image], noise_std=0.2 * 255)
+        np.testing.assert_allclose(found, 255 * expected, rtol=1e-12, atol=1e-9)
+        for level, nearest in ((0.02, 0.1), (1.0, 0.5)):
+            (expected,) = learner.denoise([image * (nearest / level)], noise_std=nearest)
+            (found,) = learner.denoise([image], noise_std=level)
+            np.testing.assert_allclose(found, expected * (level / nearest), atol=1e-12)
     for_one = learner_of(noise_std=0.1, learn_threshold="atom").fit(images)
     plain = for_one.denoise(images)
     np.testing.assert_allclose(for_one.denoise(images, noise_std=0.1), plain, atol=1e-12)
