@@ -383,7 +383,7 @@ def test_one_network_denoises_at_any_level():
 
 
 def test_beyond_the_levels_of_training_images_are_scaled(images):
-    """To a largest pixel of 1 if that makes the noise a known one, and else to the nearest level."""
+    """To a largest pixel of 1 if that makes the noise a known one, else to the nearest level."""
     learner = learner_of(**LAYERS, noise_std=(0.1, 0.5)).fit(images)
     for image in images / np.abs(images).max(axis=(1, 2), keepdims=True):
         (expected,) = learner.denoise([image], noise_std=0.2)
