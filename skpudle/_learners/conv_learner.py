@@ -1,7 +1,8 @@
 """What a convolutional learner makes of its parameters and images: data, and a model."""
 
 from dataclasses import replace
-from math import prod
+from functools import partial
+from math import inf, isfinite, prod
 from numbers import Integral, Real
 
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -31,6 +32,7 @@ from skpudle._learners.encoder import Decay, Encoder
 from skpudle._learners.network import ConvNetwork, RowLayout, all_shifts
 from skpudle._training.team import current_team
 from skpudle.gradients import GRADIENT_RULES
+from skpudle.losses import LOSSES, Gaussian, loss_named
 from skpudle.shrinkage import SHRINKAGES
 
 __all__ = ["ConvLearner"]
@@ -38,14 +40,6 @@ __all__ = ["ConvLearner"]
 # Pixels of a batch, counted once for each grid, that are trained on at a time: enough for products
 # of large matrices, and few enough for the codes of all unfoldings to take little memory.
 _PIXELS = 2**16
-
-
-def _images_of(learner, X, device, n_channels=None):
-    kernel = sizes(learner.atom_shape, 1)
-    known = dict(image_shape=learner.image_shape, n_channels=n_channels)
-    images = read_images(X, len(kernel), **known, device=device, estimator=learner)
-    check_axes(images)
-    return images
 
 
 def _first(X):  # what says where images are
@@ -65,6 +59,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         "stride": [Interval(Integral, 1, None, closed="left"), tuple, list],
         "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "gradient": [StrOptions({"dec", "ae-lasso", "ae-ls"})],
+        "loss": [StrOptions(set(LOSSES))],
+        "n_trials": [Interval(Real, 1, None, closed="left")],
         "n_unfoldings": [Interval(Integral, 1, None, closed="left")],
         "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple],
         "shrinkage": [StrOptions(set(SHRINKAGES))],
@@ -73,7 +69,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         "learn_threshold": [StrOptions({"one", "atom", "unfolding"}), None],
         "learn_step": ["boolean"],
         "separate_atoms": [StrOptions({"analysis", "decoder", "both", "unfolding"}), None],
-        "noise_std": [Interval(Real, 0, None, closed="left"), tuple],
+        "noise_std": [Interval(Real, 0, None, closed="left"), tuple, StrOptions({"poisson"})],
         "crop_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "flip": ["boolean"],
         "n_train_shifts": [Interval(Integral, 1, None, closed="left")],
@@ -110,6 +106,18 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                 "A hard threshold has derivative 0 and cannot be learned; pass shrinkage='soft' or "
                 "learn_threshold=None."
             )
+        plain = self.separate_atoms is None and self._noise == Noise.of(0.0)
+        if self.loss != "gaussian" and not plain:
+            raise ValueError(
+                f"loss={self.loss!r} is for one dictionary, of counts that have their noise; pass "
+                "separate_atoms=None and noise_std=0. To train a denoiser of photons, pass "
+                "noise_std='poisson', and no loss."
+            )
+        if self.learn_step and self.step_size == "auto" and not isfinite(self._loss().curvature):
+            raise ValueError(
+                "With step_size='auto' every image looks for its steps, and none is learned; pass "
+                "a number, or learn_step=False."
+            )
         if self.separate_atoms == "unfolding" and (self.learn_step or self.atom_norm is not None):
             raise ValueError(
                 "With separate_atoms='unfolding' the step is a part of the atoms, whose norms are "
@@ -131,16 +139,35 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
     def _noise(self):
         return Noise.of(self.noise_std)
 
+    def _loss(self):
+        return loss_named(self.loss, self.n_trials)
+
     def _encoder(self):
-        return Encoder(self.n_unfoldings, self.shrinkage, self.positive_code)
+        options = dict(shrinkage=self.shrinkage, positive_code=self.positive_code)
+        return Encoder(self.n_unfoldings, **options, loss=self._loss())
 
     # ------------------------------------------------------------------ images
+
+    @property
+    def _reading(self):  # of images, by `read_images`
+        largest = inf if self._noise.of_photons else self._loss().largest
+        return dict(image_shape=self.image_shape, largest=largest, estimator=self)
+
+    def _read_images(self, X, device, n_channels=None):  # -> Images, as the network sees them
+        known = self._reading | {"n_channels": n_channels}
+        images = read_images(X, len(self._kernel), device=device, **known)
+        check_axes(images)
+        return images.map(self._noise.enter)
+
+    def _read_targets(self, y, images):  # -> list of (n_channels, *size), or None
+        targets = read_targets(y, images, **self._reading)
+        return None if targets is None else [self._noise.enter(x) for x in targets]
 
     def _read_known(self, X, *, colours=False):  # -> Images, of the kind that it was fitted on
         _check_feature_names(self, X, reset=False)
         grey = self.components_.ndim == 1 + len(self._kernel)
         n_channels = 1 if grey else self.components_.shape[-1]
-        images = _images_of(self, X, self._transform_device(_first(X)), n_channels)
+        images = self._read_images(X, self._transform_device(_first(X)), n_channels)
         if images.kind == "rows":
             if getattr(self, "n_features_in_", None) is None:  # callbacks see what fit leaves out
                 raise ValueError(
@@ -149,6 +176,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                     "image[np.newaxis]."
                 )
             _check_n_features(self, X, reset=False)
+        colours = colours and not self._noise.of_photons  # whose differences are no photons
         if images.n_channels != n_channels and not (colours and grey and images.n_channels == 3):
             raise ValueError(
                 f"Images have {images.n_channels} channels, but {type(self).__name__} was fitted "
@@ -187,11 +215,12 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             )
         self._check_parameters()
         if known:
-            images = self._read_known(X).to(to_tensor(self.components_).dtype)
+            dtype = to_tensor(self.components_).dtype
+            images = self._read_known(X).map(lambda x: x.to(dtype))
         else:
-            images = _images_of(self, X, resolve_device(self.device, _first(X)))
+            images = self._read_images(X, resolve_device(self.device, _first(X)))
             warn_of_lines(images, self._kernel)
-        targets = read_targets(y, images, image_shape=self.image_shape, estimator=self)
+        targets = self._read_targets(y, images)
         check_gaps(images.tensors, self._kernel, self._stride)
         same = images.kind != "list"
         image_size = tuple(images.tensors[0].shape[2:]) if same else None
@@ -259,10 +288,12 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             atom_norm=self.atom_norm,
             fixed_alpha=parameters.alpha,
             fixed_step=parameters.step,
+            n_intercepts=0 if parameters.intercept is None else len(parameters.intercept),
         )
+        rule, encoder = GRADIENT_RULES[self.gradient], self._encoder()
         model = ConvModel(
-            GRADIENT_RULES[self.gradient],
-            self._encoder(),
+            rule if isinstance(encoder.loss, Gaussian) else partial(rule, loss=encoder.loss),
+            encoder,
             layout,
             images,
             geometry,

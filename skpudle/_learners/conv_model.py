@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import isfinite
 
 import numpy as np
 import torch
@@ -13,13 +14,16 @@ from skpudle._data.training_images import Geometry, TrainingImages, initial_kern
 from skpudle._learners.encoder import Encoder
 from skpudle._learners.network import ConvNetwork, ConvParameters, RowLayout, all_shifts
 from skpudle._learners.notices import warn_of_step
+from skpudle._learners.working import LEAST_PENALTY
 from skpudle.encoding import default_step
+from skpudle.losses import Gaussian
 from skpudle.operators import ConvDictionary, project_atoms
 
 __all__ = ["SEPARATE_ATOMS", "ConvModel", "initial_parameters", "known_parameters"]
 
-# alpha="auto" is this fraction of the median over images of the largest correlation.
-_ALPHA = 0.1
+# alpha="auto" is this fraction of the median over images of the largest correlation, and of losses
+# that know their noise at least so many deviations of it, as for rows.
+_ALPHA, _DEVIATIONS = 0.1, LEAST_PENALTY
 
 # Separate atoms by the name of the attribute that holds them, in the order of `ConvParameters`.
 SEPARATE_ATOMS = (
@@ -75,7 +79,24 @@ def known_parameters(attributes, n_axes, like):
         to_tensor(value).to(like).reshape(-1, n_components) if np.ndim(value) else value
         for value in (attributes["alpha_"], attributes.get("alpha_slope_"))
     )
-    return ConvParameters(atoms, *separate, alpha, slope, attributes["step_size_"])
+    intercept = attributes.get("intercept_")
+    intercept = None if intercept is None else to_tensor(intercept).to(like)
+    return ConvParameters(atoms, *separate, alpha, slope, attributes.get("step_size_"), intercept)
+
+
+def _baseline(loss, images):  # -> (n_channels,) or None, of which the rates are the mean ones
+    if isinstance(loss, Gaussian):
+        return None
+    total = sum(image.flatten(1).sum(1) for image in images)
+    n_pixels = sum(image[0].numel() for image in images)
+    return loss.natural((total + 0.5) / (n_pixels + 1))
+
+
+def _as_atoms(loss, images, intercept):  # counts -> what is linear in natural parameters, nearly
+    if intercept is None:
+        return images
+    base = loss.response(loss.mean(intercept))
+    return [loss.response(x) - base.reshape(-1, *[1] * (x.ndim - 1)) for x in images]
 
 
 def initial_parameters(
@@ -125,9 +146,11 @@ def initial_parameters(
         With a step of None where it follows the atoms.
     """
     n_components, n_channels, *kernel = shape
-    channel_axis = images.geometry.channel_axis
+    channel_axis, loss = images.geometry.channel_axis, encoder.loss
+    intercept = _baseline(loss, images.images)
     if isinstance(dict_init, str):
-        atoms = initial_kernels(images.images, shape[1:], n_components, dict_init, generator)
+        seen = _as_atoms(loss, images.images, intercept)
+        atoms = initial_kernels(seen, shape[1:], n_components, dict_init, generator)
     else:
         options = dict(dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="dict_init")
         atoms = check_array(dictionary_of(dict_init), **options)
@@ -142,14 +165,11 @@ def initial_parameters(
     atoms = project_atoms(atoms.contiguous(), atom_norm=atom_norm)
     dictionary = ConvDictionary(atoms, images.stride)
     if step_size is None and learn_step:
-        step_size = float(default_step(dictionary))
+        step_size = float(default_step(dictionary, loss))
     if alpha == "auto":
-        covered = (images.covered(image)[None] for image in images.images)
-        largest = torch.stack([dictionary.analysis(part).abs().max() for part in covered])
-        step = float(default_step(dictionary)) if step_size is None else step_size
-        largest = largest[largest > 0]
-        alpha = _ALPHA * (float(largest.median()) if len(largest) else 1.0)
-        alpha *= step if encoder.shrinkage == "hard" else 1.0
+        alpha = _auto_alpha(dictionary, images, loss, intercept)
+        if encoder.shrinkage == "hard":
+            alpha *= float(default_step(dictionary)) if step_size is None else step_size
     if in_layers:  # half of the step goes into either side, whose numbers are then as large
         step = float(default_step(dictionary)) if step_size is None else step_size
         alpha *= step**0.5 if encoder.shrinkage == "soft" else step**-0.5
@@ -157,7 +177,21 @@ def initial_parameters(
     slope = None
     if noise_unit is not None:
         alpha, slope = 0.0, float(alpha) / noise_unit
-    return ConvParameters(atoms, alpha=float(alpha), alpha_slope=slope, step=step_size)
+    return ConvParameters(
+        atoms, alpha=float(alpha), alpha_slope=slope, step=step_size, intercept=intercept
+    )
+
+
+def _auto_alpha(dictionary, images, loss, intercept):
+    mean, noise = 0.0, 0.0
+    if intercept is not None:
+        mean = loss.mean(intercept).reshape(-1, *[1] * len(images.stride))
+        noise = float(loss.variance(mean).mean().sqrt())
+    covered = (images.covered(image)[None] - mean for image in images.images)
+    largest = torch.stack([dictionary.analysis(part).abs().max() for part in covered])
+    largest = largest[largest > 0]
+    alpha = _ALPHA * (float(largest.median()) if len(largest) else 1.0)
+    return max(alpha, _DEVIATIONS * noise)
 
 
 @dataclass(frozen=True)
@@ -226,15 +260,18 @@ class ConvModel:
 
     def replacements(self, rows, samples):
         """Return rows for patches."""
+        intercept = self.layout.unpack(rows).intercept
+        samples = torch.stack([*_as_atoms(self.encoder.loss, samples, intercept)])
         return self.layout.replacements(rows, samples)
 
     def warn_of_step(self, initial, final):
         """Warn if the encoder may diverge with the step, once."""
         step, (analysis, *_) = self.layout.fixed_step, self.layout.separate
-        if step is None or self.layout.learn_step or analysis:
+        curvature = self.encoder.loss.curvature
+        if step is None or self.layout.learn_step or analysis or not isfinite(curvature):
             return
         atoms = (self.layout.unpack(rows).atoms for rows in (initial, final))
-        warn_of_step(step, (ConvDictionary(part, self.images.stride) for part in atoms))
+        warn_of_step(step, (ConvDictionary(part, self.images.stride) for part in atoms), curvature)
 
     def memory(self):
         """Return what a later `partial_fit` asks for beside what users see."""
@@ -242,9 +279,9 @@ class ConvModel:
 
     def attributes(self, rows):
         """Return what users see of it."""
-        *atoms, alpha, slope, step = self.layout.unpack(rows)
-        if step is None:
-            step = default_step(ConvDictionary(atoms[0], self.images.stride))
+        *atoms, alpha, slope, step, intercept = self.layout.unpack(rows)
+        if step is None:  # it stays so where samples look for theirs
+            step = default_step(ConvDictionary(atoms[0], self.images.stride), self.encoder.loss)
         n_axes, in_layers = len(self.images.stride), atoms[-1] is not None
         outside = [_outside(atoms[0], n_axes, self.geometry.channel_axis)]
         for stack in atoms[1:]:
@@ -256,7 +293,8 @@ class ConvModel:
             "n_components_": len(rows),
             "alpha_": self._threshold(alpha),
             "alpha_slope_": self._threshold(slope),
-            "step_size_": float(step),
+            "step_size_": None if step is None else float(step),
+            "intercept_": None if intercept is None else to_numpy(intercept),
         }
 
     def _threshold(self, alpha):  # as users see it
