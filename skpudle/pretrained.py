@@ -112,8 +112,12 @@ def save_denoiser(learner, file):
     ------
     NotFittedError
         If the learner is not fitted.
+    ValueError
+        If its loss is not "gaussian".
     """
     check_is_fitted(learner)
+    if learner.loss != "gaussian":
+        raise ValueError(f"Files hold no baseline, which loss={learner.loss!r} has; pickle it.")
     values = {name: np.asarray(getattr(learner, name)) for name in _PARAMETERS}
     for name in (*_ARRAYS, "step_size_", "lambda_decay_"):
         if getattr(learner, name, None) is not None:

@@ -498,4 +498,5 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = False
+        tags.input_tags.positive_only = self._reading["largest"] is not None
         return tags
