@@ -111,7 +111,7 @@ def psnr(image, target):
 
 def n_parameters(learner):
     names = ("components_", "analysis_components_", "synthesis_components_", "alpha_")
-    slopes = () if learner.alpha_slope_ is None else ("alpha_slope_",)
+    slopes = ("alpha_slope_",) if hasattr(learner, "alpha_slope_") else ()
     return sum(np.size(getattr(learner, name)) for name in (*names, *slopes))
 
 
@@ -121,7 +121,8 @@ def resume(options, learner):
     if path.exists():
         stored = pickle.loads(path.read_bytes())
         return stored["learner"], stored["state"]
-    return learner, {"epoch": 0, "seconds": 0.0, "cpu_seconds": 0.0, "losses": [], "curve": []}
+    state = {"epoch": 0, "seconds": 0.0, "cpu_seconds": 0.0, "losses": [], "curve": [], "plans": []}
+    return learner, state
 
 
 def train(learner, crops, options, state, *, schedule, glance):
@@ -131,6 +132,7 @@ def train(learner, crops, options, state, *, schedule, glance):
     part of training that is done, and ``glance()`` what to write down in between.
     """
     path = STATES / f"{options.name}.pickle"
+    state["plans"] = [*dict.fromkeys([*state.get("plans", []), options.epochs])]
     while state["epoch"] < options.epochs:
         started = time.perf_counter(), time.process_time()
         rate = options.learning_rate * schedule(state["epoch"] / options.epochs)
@@ -154,6 +156,7 @@ def report(learner, options, state, **results):
     found = {
         "options": {name: value for name, value in vars(options).items() if name not in HIDDEN},
         "n_parameters": n_parameters(learner),
+        "planned_epochs": state.get("plans"),  # several where a run was made longer
         "crops": state["epoch"] * 432,
         "seconds": state["seconds"],
         "cpu_seconds": state["cpu_seconds"],

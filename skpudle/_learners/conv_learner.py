@@ -109,9 +109,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         plain = self.separate_atoms is None and self._noise == Noise.of(0.0)
         if self.loss != "gaussian" and not plain:
             raise ValueError(
-                f"loss={self.loss!r} is for one dictionary, of counts that have their noise; pass "
-                "separate_atoms=None and noise_std=0. To train a denoiser of photons, pass "
-                "noise_std='poisson', and no loss."
+                f"loss={self.loss!r} is for one dictionary of noisy data: pass separate_atoms=None "
+                "and noise_std=0. A denoiser of photons has noise_std='poisson', and no loss."
             )
         if self.learn_step and self.step_size == "auto" and not isfinite(self._loss().curvature):
             raise ValueError(
@@ -143,8 +142,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         return loss_named(self.loss, self.n_trials)
 
     def _encoder(self):
-        options = dict(shrinkage=self.shrinkage, positive_code=self.positive_code)
-        return Encoder(self.n_unfoldings, **options, loss=self._loss())
+        return Encoder(self.n_unfoldings, self.shrinkage, self.positive_code, loss=self._loss())
 
     # ------------------------------------------------------------------ images
 

@@ -334,4 +334,4 @@ def test_the_packaged_network_denoises_photons(peak):
     counts = np.random.default_rng(0).poisson(expected)
     learner = load_denoiser(noise="poisson", shift_average=False)
     smoothed = ndimage.gaussian_filter(counts.astype(float), 2)
-    assert learner.score([counts], [expected]) > 1 + decibels(smoothed, expected)
+    assert learner.score([counts], [expected]) > 0.5 + decibels(smoothed, expected)
