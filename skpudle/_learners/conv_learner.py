@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
-from math import inf, isfinite, prod
+from math import prod
 from numbers import Integral, Real
 
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -10,12 +10,9 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features, ch
 
 from skpudle._data.arrays import input_attributes, make_generator, resolve_device, to_tensor
 from skpudle._data.images import (
-    check_axes,
     check_gaps,
     check_sizes,
     covering_positions,
-    read_images,
-    read_targets,
     sizes,
     warn_of_lines,
 )
@@ -29,6 +26,7 @@ from skpudle._learners.conv_model import (
     known_parameters,
 )
 from skpudle._learners.encoder import Decay, Encoder
+from skpudle._learners.given_images import images_of, targets_of
 from skpudle._learners.network import ConvNetwork, RowLayout, all_shifts
 from skpudle._training.team import current_team
 from skpudle.gradients import GRADIENT_RULES
@@ -106,23 +104,21 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                 "A hard threshold has derivative 0 and cannot be learned; pass shrinkage='soft' or "
                 "learn_threshold=None."
             )
-        plain = self.separate_atoms is None and self._noise == Noise.of(0.0)
-        if self.loss != "gaussian" and not plain:
+        if self.loss != "gaussian" and (self.separate_atoms or self.noise_std != 0):
             raise ValueError(
                 f"loss={self.loss!r} is for one dictionary of noisy data: pass separate_atoms=None "
                 "and noise_std=0. A denoiser of photons has noise_std='poisson', and no loss."
             )
-        if self.learn_step and self.step_size == "auto" and not isfinite(self._loss().curvature):
+        if self.loss != "gaussian" and self.learn_step and self.step_size == "auto":
             raise ValueError(
-                "With step_size='auto' every image looks for its steps, and none is learned; pass "
-                "a number, or learn_step=False."
+                f"loss={self.loss!r} and learn_step=True need a number for step_size to begin with."
             )
         if self.separate_atoms == "unfolding" and (self.learn_step or self.atom_norm is not None):
             raise ValueError(
                 "With separate_atoms='unfolding' the step is a part of the atoms, whose norms are "
                 "free; pass learn_step=False and atom_norm=None."
             )
-        if self._noise.is_range and self.learn_threshold is None:
+        if Noise.of(self.noise_std).is_range and self.learn_threshold is None:
             raise ValueError(
                 "Thresholds follow the noise where noise_std is a pair, and have to be learned; "
                 "pass learn_threshold='unfolding', for example."
@@ -134,10 +130,6 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                 "grids of positions; pass at most that."
             )
 
-    @property
-    def _noise(self):
-        return Noise.of(self.noise_std)
-
     def _loss(self):
         return loss_named(self.loss, self.n_trials)
 
@@ -146,26 +138,11 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     # ------------------------------------------------------------------ images
 
-    @property
-    def _reading(self):  # of images, by `read_images`
-        largest = inf if self._noise.of_photons else self._loss().largest
-        return dict(image_shape=self.image_shape, largest=largest, estimator=self)
-
-    def _read_images(self, X, device, n_channels=None):  # -> Images, as the network sees them
-        known = self._reading | {"n_channels": n_channels}
-        images = read_images(X, len(self._kernel), device=device, **known)
-        check_axes(images)
-        return images.map(self._noise.enter)
-
-    def _read_targets(self, y, images):  # -> list of (n_channels, *size), or None
-        targets = read_targets(y, images, **self._reading)
-        return None if targets is None else [self._noise.enter(x) for x in targets]
-
     def _read_known(self, X, *, colours=False):  # -> Images, of the kind that it was fitted on
         _check_feature_names(self, X, reset=False)
         grey = self.components_.ndim == 1 + len(self._kernel)
         n_channels = 1 if grey else self.components_.shape[-1]
-        images = self._read_images(X, self._transform_device(_first(X)), n_channels)
+        images = images_of(self, X, self._transform_device(_first(X)), n_channels)
         if images.kind == "rows":
             if getattr(self, "n_features_in_", None) is None:  # callbacks see what fit leaves out
                 raise ValueError(
@@ -174,7 +151,9 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                     "image[np.newaxis]."
                 )
             _check_n_features(self, X, reset=False)
-        colours = colours and not self._noise.of_photons  # whose differences are no photons
+        colours = (
+            colours and not Noise.of(self.noise_std).of_photons
+        )  # whose differences are no photons
         if images.n_channels != n_channels and not (colours and grey and images.n_channels == 3):
             raise ValueError(
                 f"Images have {images.n_channels} channels, but {type(self).__name__} was fitted "
@@ -190,7 +169,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     def _network(self, like):  # -> ConvNetwork of the dtype and on the device of a tensor
         parameters = known_parameters(vars(self), len(self._kernel), like)
-        noise = self._noise
+        noise = Noise.of(self.noise_std)
         return ConvNetwork(parameters, self._stride, self._encoder(), noise, self.lambda_decay_)
 
     def _transform_encoder(self):  # of parts of data, which `transform` encodes
@@ -216,9 +195,9 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             dtype = to_tensor(self.components_).dtype
             images = self._read_known(X).map(lambda x: x.to(dtype))
         else:
-            images = self._read_images(X, resolve_device(self.device, _first(X)))
+            images = images_of(self, X, resolve_device(self.device, _first(X)))
             warn_of_lines(images, self._kernel)
-        targets = self._read_targets(y, images)
+        targets = targets_of(self, y, images)
         check_gaps(images.tensors, self._kernel, self._stride)
         same = images.kind != "list"
         image_size = tuple(images.tensors[0].shape[2:]) if same else None
@@ -233,12 +212,12 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             shifted=self.n_train_shifts > 1,
             margin=self.n_train_shifts > 1 or self.separate_atoms == "unfolding",
             noise_std=self.noise_std,
-            flip=self.flip and self._noise.high > 0 and len(self._kernel) == 2,
+            flip=self.flip and Noise.of(self.noise_std).high > 0 and len(self._kernel) == 2,
         )
         device = images.tensors[0].device
         if known:
             return Data(sample, sample, None, device, {})
-        self._noise.warn_of_units(images.tensors)
+        Noise.of(self.noise_std).warn_of_units(images.tensors)
         inputs = input_attributes(X if images.kind == "rows" else None)
         return Data(sample, sample, None, device, inputs)
 
@@ -258,7 +237,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             atom_norm=self.atom_norm,
             learn_step=self.learn_step,
             in_layers=self.separate_atoms == "unfolding",
-            noise_unit=self._noise.unit,
+            noise_unit=Noise.of(self.noise_std).unit,
             generator=generator,
         )
         return self._model(parameters, images, images.geometry, generator, parameters.alpha)
@@ -279,7 +258,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         layout = RowLayout(
             tuple(parameters.atoms.shape[1:]),
             separate=separate[self.separate_atoms],
-            noise_unit=self._noise.unit,
+            noise_unit=Noise.of(self.noise_std).unit,
             n_thresholds={None: 0, "unfolding": self.n_unfoldings}.get(self.learn_threshold, 1),
             shared_threshold=self.learn_threshold == "one",
             learn_step=self.learn_step,

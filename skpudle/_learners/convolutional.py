@@ -5,9 +5,10 @@ from math import log10, prod
 import torch
 
 from skpudle._data.images import covering_positions, read_images
-from skpudle._data.noise import with_noise
+from skpudle._data.noise import Noise, with_noise
 from skpudle._learners.conv_learner import ConvLearner
 from skpudle._learners.denoising import denoise_images
+from skpudle._learners.given_images import as_images, largest_of, targets_of
 from skpudle._learners.hidden import deviance_of_means, deviance_of_pixels, sums_of
 
 __all__ = ["ConvPUDLEDictionaryLearning"]
@@ -395,7 +396,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             x = torch.cat([network.synthesis(part) for part in _parts(z)])
             if size and tuple(z.shape[2:]) == positions:
                 x = x[(..., *(slice(n) for n in size))]
-            images.append(self._leave(x))
+            images.append(as_images(self, x))
         channels = self.components_.ndim == len(self._kernel) + 2
         return codes.hand_back(images, channels=channels)
 
@@ -430,16 +431,13 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         """
         images, network = self._read_and_build(X, colours=True)
         if noise_std is None:
-            self._noise.warn_of_units(images.tensors)
-        levels = self._noise.levels(noise_std, images)
+            Noise.of(self.noise_std).warn_of_units(images.tensors)
+        levels = Noise.of(self.noise_std).levels(noise_std, images)
         denoised = [
             torch.cat(list(self._denoise(network, x, level)))
             for x, level in zip(images.tensors, levels, strict=True)
         ]
-        return images.hand_back([self._leave(x) for x in denoised])
-
-    def _leave(self, x):  # what the network makes -> images
-        return self._noise.leave(self._loss().mean(x))
+        return images.hand_back([as_images(self, x) for x in denoised])
 
     def _denoise(self, network, x, noise_std):
         parts = _parts(x)
@@ -471,14 +469,18 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         if self.loss != "gaussian":
             return self._explained(X)
         images, network = self._read_and_build(X, colours=True)
-        inputs, targets, noise = images.singles(), self._read_targets(y, images), self._noise
+        inputs, targets, noise = (
+            images.singles(),
+            targets_of(self, y, images),
+            Noise.of(self.noise_std),
+        )
         if targets is None:
             targets, inputs = inputs, [with_noise(image, noise) for image in inputs]
         options = dict(shift_average=self.shift_average)
         total = 0.0
         for image, target in zip(inputs, targets, strict=True):
             denoised = denoise_images(network, image[None], **options)[0]
-            error = noise.leave(denoised) - noise.leave(target)
+            error = as_images(self, denoised) - as_images(self, target)
             error = float(error.double().square().mean())
             total += 10 * log10(peak**2 / error) if error else float("inf")
         return total / len(images)
@@ -498,5 +500,5 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = False
-        tags.input_tags.positive_only = self._reading["largest"] is not None
+        tags.input_tags.positive_only = largest_of(self) is not None
         return tags

@@ -236,7 +236,7 @@ def test_data_outside_of_the_domain_are_refused(loss):
         (dict(separate_atoms="decoder"), "separate_atoms=None"),
         (dict(noise_std=0.1), "noise_std=0"),
         (dict(noise_std="poisson"), "noise_std=0"),
-        (dict(learn_step=True), "every image looks for its steps"),
+        (dict(learn_step=True), "need a number for step_size"),
     ],
 )
 def test_what_is_for_least_squares_alone_says_so(options, message):
