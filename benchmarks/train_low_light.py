@@ -8,7 +8,7 @@ were published with B. Tolooshams et al., "Convolutional dictionary learning bas
 natural exponential-family distributions", ICML 2020: with 20,618 parameters, the first 12 images
 had 21.37, 22.31 and 23.51 dB in one draw. A run goes on after an interruption::
 
-    python benchmarks/train_low_light.py low-light --data DIR --epochs 170 --bm3d 12 \
+    python benchmarks/train_low_light.py low-light --data DIR --epochs 118 --bm3d 4 \
         --save skpudle/_data/denoiser_photons.npz
 
 An epoch is one crop of every image, of photons that are drawn anew. The learning rate falls in the
@@ -97,7 +97,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser)
     parser.add_argument("--bm3d", type=int, default=0, help="test images that BM3D denoises too")
-    parser.set_defaults(n_components=34, n_unfoldings=6, epochs=170)
+    parser.set_defaults(n_components=34, n_unfoldings=6, epochs=118)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     test = bright_images(options.data / options.test)
