@@ -37,13 +37,8 @@ learner = ConvPUDLEDictionaryLearning(
     atom_shape=WIDTH,
     stride=1,
     alpha=0.4,
-    n_unfoldings=30,
-    step_size="auto",
     positive_code=True,
-    dict_init="data",
-    learning_rate=3e-2,
-    max_iter=30,
-    tol=None,
+    dict_init="search",
     random_state=1,
 ).fit(noisy.reshape(100, -1))
 

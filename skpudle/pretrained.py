@@ -113,12 +113,16 @@ def save_denoiser(learner, file):
     NotFittedError
         If the learner is not fitted.
     ValueError
-        If its loss is not "gaussian".
+        If its loss is not "gaussian", or if its codes are solved for, and not unfolded.
     """
     check_is_fitted(learner)
     if learner.loss != "gaussian":
         raise ValueError(f"Files hold no baseline, which loss={learner.loss!r} has; pickle it.")
     values = {name: np.asarray(getattr(learner, name)) for name in _PARAMETERS}
+    depth = learner._encoder().n_unfoldings
+    if depth is None:
+        raise ValueError("Converged codes are no denoiser; set n_unfoldings, to 15 for example.")
+    values["n_unfoldings"] = np.asarray(depth)
     for name in (*_ARRAYS, "step_size_", "lambda_decay_"):
         if getattr(learner, name, None) is not None:
             value = np.asarray(getattr(learner, name))

@@ -14,7 +14,7 @@ from pathlib import Path
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 
 # What `learner_tables` shows, elsewhere.
-ELSEWHERE = ("learners", "concepts", "photographs")
+ELSEWHERE = ("learners", "concepts", "photographs", "conv_learning")
 
 # Names of experiments begin like this; the texts are titles, in the order of the page.
 FAMILIES = {

@@ -22,6 +22,9 @@ class Crops:
         Images, each at least as large as a crop.
     targets : list of Tensor or None
         What to reconstruct, of the same sizes; by default the images without noise.
+    masks : list of Tensor or None
+        1 where images are known and 0 where they are missing, of the same sizes; margins and grids
+        do without.
     batch_size : int
         Number of crops in a batch; the last one of an epoch may be smaller.
     crop : tuple of int
@@ -49,6 +52,7 @@ class Crops:
         self,
         images,
         targets,
+        masks,
         batch_size,
         crop,
         atom,
@@ -59,7 +63,7 @@ class Crops:
         shuffle=True,
         generator,
     ):
-        self.images, self.targets = images, targets
+        self.images, self.targets, self.masks = images, targets, masks
         self.batch_size, self.crop, self.atom = min(batch_size, len(images)), crop, atom
         self.margin = margin or (0,) * len(crop)
         self.noise_std, self.flip, self.shuffle = noise_std, flip, shuffle
@@ -87,15 +91,20 @@ class Crops:
     def _batch(self, indices):
         crops = []
         for i in indices.tolist():
-            pair = [self.images[i]] if self.targets is None else [self.images[i], self.targets[i]]
-            crops.append(self._mirror(self._cut(pair, self.crop)))
-        x, *target = (torch.stack(images) for images in zip(*crops, strict=True))
-        target = target[0] if target else x
+            alike = [images[i] for images in self._alike if images is not None]
+            crops.append(self._mirror(self._cut(alike, self.crop)))
+        x, *rest = (torch.stack(images) for images in zip(*crops, strict=True))
+        target = x if self.targets is None else rest.pop(0)
+        mask = rest.pop() if rest else None
         noise_std = None
         if self.noise_std and self.targets is None:
             x, noise_std = self._with_noise(x)
         inside = (slice(m, n - m) for m, n in zip(self.margin, self.crop, strict=True))
-        return Batch(indices.to(x.device), x, target[(..., *inside)], noise_std=noise_std)
+        return Batch(indices.to(x.device), x, target[(..., *inside)], mask, noise_std=noise_std)
+
+    @property
+    def _alike(self):  # what is cut and mirrored in the same way
+        return self.images, self.targets, self.masks
 
     def _with_noise(self, x):  # -> the same with noise, and how much where that varies
         options = dict(generator=self.generator, dtype=x.dtype, device="cpu")

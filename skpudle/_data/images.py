@@ -29,6 +29,7 @@ __all__ = [
     "read_images",
     "read_targets",
     "sizes",
+    "split_gaps",
     "warn_of_lines",
 ]
 
@@ -308,6 +309,17 @@ def read_targets(y, images, **options):  # -> list of (n_channels, *size), or No
             f"{where}."
         )
     return [x.to(images.dtype) for x in targets]
+
+
+def split_gaps(x, n_axes):  # (..., n_channels, *size) -> the same, mask or None
+    """Return images without NaN, and 1 where they were known and 0 where not; None if all were.
+
+    Gaps are filled with the mean of their channel, for whatever looks at images without the mask.
+    """
+    if not torch.isnan(x.sum()):
+        return x, None
+    means = x.nanmean(tuple(range(-n_axes, 0)), keepdim=True).nan_to_num(0.0)
+    return torch.where(x.isnan(), means, x), (~x.isnan()).to(x)
 
 
 def extend(x, before, after):  # (n, n_channels, *size) -> larger by before + after

@@ -8,7 +8,7 @@ import torch
 
 from skpudle._data.arrays import check_range
 from skpudle._data.crops import Crops
-from skpudle._data.images import extend
+from skpudle._data.images import extend, split_gaps
 from skpudle.operators import atom_norms
 
 __all__ = ["Geometry", "TrainingImages", "initial_kernels"]
@@ -97,7 +97,8 @@ class TrainingImages:
     Parameters
     ----------
     images, targets : list of Tensor of shape (n_channels, *size), or None
-        Noisy and clean images; without targets images are their own.
+        Noisy and clean images; without targets images are their own. Pixels of the former that are
+        NaN are missing.
     kernel, stride : tuple of int
         Size and distance of atoms.
     geometry : Geometry
@@ -146,24 +147,31 @@ class TrainingImages:
                 n = min(n, _CROP) if crop_size == "auto" else crop_size
                 steps = max((n - least) // s, -(-(2 * margin + 1 - least) // s))
             self.crop.append(least + s * max(steps, 0))
-        self.images = [self._enlarge(image) for image in images]
+        images, masks = zip(*(split_gaps(image, len(kernel)) for image in images), strict=True)
+        self.images, self.masks = [self._enlarge(image) for image in images], None
+        if any(mask is not None for mask in masks):
+            pairs = zip(images, masks, strict=True)
+            known = (torch.ones_like(x) if mask is None else mask for x, mask in pairs)
+            self.masks = [self._enlarge(mask, end=1.0) for mask in known]
         self.targets = None if targets is None else [self._enlarge(image) for image in targets]
 
     def __len__(self):
         return len(self.images)
 
     def __iter__(self):
-        """Yield the images and then their targets, by which data are recognised."""
+        """Yield the images, their targets and masks, by which data are recognised."""
         yield from self.images
         yield from self.targets or []
+        yield from self.masks or []
 
-    def _enlarge(self, image):
+    def _enlarge(self, image, end=0.0):
         missing = [max(crop - n, 0) for n, crop in zip(image.shape[1:], self.crop, strict=True)]
         if any(self.margin):  # what the margin shows should look like the image
             before = [min(pair) for pair in zip(self.margin, missing, strict=True)]
             after = [m - b for m, b in zip(missing, before, strict=True)]
             return extend(image[None], before, after)[0]
-        return torch.nn.functional.pad(image, [n for m in reversed(missing) for n in (0, m)])
+        ends = [n for m in reversed(missing) for n in (0, m)]
+        return torch.nn.functional.pad(image, ends, value=end)
 
     def covered(self, image):  # (n_channels, *size) -> (n_channels, *size)
         """Return as much of an image as copies of an atom cover exactly."""
@@ -181,6 +189,7 @@ class TrainingImages:
         return Crops(
             self.images,
             self.targets,
+            self.masks,
             batch_size,
             self.crop,
             self.kernel,

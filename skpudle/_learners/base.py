@@ -295,8 +295,8 @@ class GradientLearner(CallbackSupportMixin):
             "n_iter_": max(len(curve), 1),
             "n_steps_": trainer.n_steps,
             "loss_curve_": np.array(curve, dtype=np.float64),
-            "ended_by_": None,  # but in a `fit` that has ended
             "_training_state": memory,
+            "ended_by_": None,  # but in a `fit` that has ended
         }
 
 

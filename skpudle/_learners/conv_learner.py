@@ -3,15 +3,13 @@
 from dataclasses import replace
 from functools import partial
 from math import prod
-from numbers import Integral, Real
 
-from sklearn.utils._param_validation import Interval, StrOptions
+import numpy as np
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
 from skpudle._data.arrays import input_attributes, make_generator, resolve_device, to_tensor
 from skpudle._data.images import (
     check_gaps,
-    check_sizes,
     covering_positions,
     sizes,
     warn_of_lines,
@@ -22,22 +20,37 @@ from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.conv_model import (
     ConvModel,
+    auto_penalty,
+    baseline,
+    initial_atoms,
     initial_parameters,
     known_parameters,
 )
+from skpudle._learners.conv_parameters import (
+    CONSTRAINTS,
+    check_conv_parameters,
+    depth_of,
+    searches,
+)
+from skpudle._learners.conv_search import search_problem
 from skpudle._learners.encoder import Decay, Encoder
 from skpudle._learners.given_images import images_of, targets_of
-from skpudle._learners.network import ConvNetwork, RowLayout, all_shifts
+from skpudle._learners.network import ConvNetwork, RowLayout
 from skpudle._training.team import current_team
+from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
-from skpudle.losses import LOSSES, Gaussian, loss_named
-from skpudle.shrinkage import SHRINKAGES
+from skpudle.losses import Gaussian, loss_named
+from skpudle.operators import ConvDictionary, project_atoms
 
 __all__ = ["ConvLearner"]
 
 # Pixels of a batch, counted once for each grid, that are trained on at a time: enough for products
 # of large matrices, and few enough for the codes of all unfoldings to take little memory.
 _PIXELS = 2**16
+
+
+def _known(learner):  # -> fitted attributes, and how many unfoldings they are for
+    return vars(learner) | {"n_unfoldings": depth_of(learner)}
 
 
 def _first(X):  # what says where images are
@@ -47,36 +60,7 @@ def _first(X):  # what says where images are
 class ConvLearner(GradientLearner, DictionaryTransformer):
     """A convolutional learner; `ConvPUDLEDictionaryLearning` adds what users see."""
 
-    _parameter_constraints = {
-        name: constraint
-        for name, constraint in GradientLearner._parameter_constraints.items()
-        if name not in ("n_components", "optimizer")
-    } | {
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "atom_shape": [Interval(Integral, 1, None, closed="left"), tuple, list],
-        "stride": [Interval(Integral, 1, None, closed="left"), tuple, list],
-        "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-        "gradient": [StrOptions({"dec", "ae-lasso", "ae-ls"})],
-        "loss": [StrOptions(set(LOSSES))],
-        "n_trials": [Interval(Real, 1, None, closed="left")],
-        "n_unfoldings": [Interval(Integral, 1, None, closed="left")],
-        "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple],
-        "shrinkage": [StrOptions(set(SHRINKAGES))],
-        "positive_code": ["boolean"],
-        "atom_norm": [StrOptions({"unit", "ball"}), None],
-        "learn_threshold": [StrOptions({"one", "atom", "unfolding"}), None],
-        "learn_step": ["boolean"],
-        "separate_atoms": [StrOptions({"analysis", "decoder", "both", "unfolding"}), None],
-        "noise_std": [Interval(Real, 0, None, closed="left"), tuple, StrOptions({"poisson"})],
-        "crop_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "flip": ["boolean"],
-        "n_train_shifts": [Interval(Integral, 1, None, closed="left")],
-        "shift_average": ["boolean"],
-        "image_shape": [tuple, list, None],
-        "optimizer": [StrOptions({"adam", "sgd"}), type],
-        "dict_init": [StrOptions({"random", "data", "dct"}), "array-like"],
-    }
-
+    _parameter_constraints = CONSTRAINTS
     _default_batch_size = 16
 
     # ------------------------------------------------------------------ parameters
@@ -90,59 +74,22 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         return sizes(self.stride, len(self._kernel))
 
     def _check_parameters(self):
-        Decay.of(self.lambda_decay)  # raises for what is none
-        stride = self._stride
-        check_sizes(self._kernel, stride, self.image_shape)
-        own_analysis = self.separate_atoms in ("analysis", "both", "unfolding")
-        if (self.learn_threshold or self.learn_step or own_analysis) and self.gradient == "dec":
-            raise ValueError(
-                "gradient='dec' does not go through the encoder, so that it cannot learn "
-                "thresholds, the step or atoms of analysis; pass gradient='ae-ls'."
-            )
-        if self.learn_threshold and self.shrinkage == "hard":
-            raise ValueError(
-                "A hard threshold has derivative 0 and cannot be learned; pass shrinkage='soft' or "
-                "learn_threshold=None."
-            )
-        if self.loss != "gaussian" and (self.separate_atoms or self.noise_std != 0):
-            raise ValueError(
-                f"loss={self.loss!r} is for one dictionary of noisy data: pass separate_atoms=None "
-                "and noise_std=0. A denoiser of photons has noise_std='poisson', and no loss."
-            )
-        if self.loss != "gaussian" and self.learn_step and self.step_size == "auto":
-            raise ValueError(
-                f"loss={self.loss!r} and learn_step=True need a number for step_size to begin with."
-            )
-        if self.separate_atoms == "unfolding" and (self.learn_step or self.atom_norm is not None):
-            raise ValueError(
-                "With separate_atoms='unfolding' the step is a part of the atoms, whose norms are "
-                "free; pass learn_step=False and atom_norm=None."
-            )
-        if Noise.of(self.noise_std).is_range and self.learn_threshold is None:
-            raise ValueError(
-                "Thresholds follow the noise where noise_std is a pair, and have to be learned; "
-                "pass learn_threshold='unfolding', for example."
-            )
-        n_grids = len(all_shifts(stride))
-        if self.n_train_shifts > n_grids:
-            raise ValueError(
-                f"n_train_shifts={self.n_train_shifts}, but stride={self.stride!r} has {n_grids} "
-                "grids of positions; pass at most that."
-            )
+        check_conv_parameters(self, self._kernel, self._stride)
 
     def _loss(self):
         return loss_named(self.loss, self.n_trials)
 
     def _encoder(self):
-        return Encoder(self.n_unfoldings, self.shrinkage, self.positive_code, loss=self._loss())
+        return Encoder(depth_of(self), self.shrinkage, self.positive_code, loss=self._loss())
 
     # ------------------------------------------------------------------ images
 
-    def _read_known(self, X, *, colours=False):  # -> Images, of the kind that it was fitted on
+    def _read_known(self, X, *, colours=False, **checks):  # -> Images, as it was fitted on
         _check_feature_names(self, X, reset=False)
         grey = self.components_.ndim == 1 + len(self._kernel)
         n_channels = 1 if grey else self.components_.shape[-1]
-        images = images_of(self, X, self._transform_device(_first(X)), n_channels)
+        device = self._transform_device(_first(X))
+        images = images_of(self, X, device, n_channels=n_channels, **checks)
         if images.kind == "rows":
             if getattr(self, "n_features_in_", None) is None:  # callbacks see what fit leaves out
                 raise ValueError(
@@ -151,9 +98,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                     "image[np.newaxis]."
                 )
             _check_n_features(self, X, reset=False)
-        colours = (
-            colours and not Noise.of(self.noise_std).of_photons
-        )  # whose differences are no photons
+        # differences of photons are none
+        colours = colours and not Noise.of(self.noise_std).of_photons
         if images.n_channels != n_channels and not (colours and grey and images.n_channels == 3):
             raise ValueError(
                 f"Images have {images.n_channels} channels, but {type(self).__name__} was fitted "
@@ -162,13 +108,13 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             )
         return images
 
-    def _read_and_build(self, X, *, colours=False):  # -> Images, ConvNetwork
+    def _read_and_build(self, X, *, colours=False, **checks):  # -> Images, ConvNetwork
         check_is_fitted(self)
-        images = self._read_known(X, colours=colours)
+        images = self._read_known(X, colours=colours, **checks)
         return images, self._network(images.tensors[0])
 
     def _network(self, like):  # -> ConvNetwork of the dtype and on the device of a tensor
-        parameters = known_parameters(vars(self), len(self._kernel), like)
+        parameters = known_parameters(_known(self), len(self._kernel), like)
         noise = Noise.of(self.noise_std)
         return ConvNetwork(parameters, self._stride, self._encoder(), noise, self.lambda_decay_)
 
@@ -191,11 +137,12 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                 "with several; call fit outside of it."
             )
         self._check_parameters()
+        gaps = {"allow_nan": self._allows_nan()}
         if known:
             dtype = to_tensor(self.components_).dtype
-            images = self._read_known(X).map(lambda x: x.to(dtype))
+            images = self._read_known(X, **gaps).map(lambda x: x.to(dtype))
         else:
-            images = images_of(self, X, resolve_device(self.device, _first(X)))
+            images = images_of(self, X, resolve_device(self.device, _first(X)), **gaps)
             warn_of_lines(images, self._kernel)
         targets = targets_of(self, y, images)
         check_gaps(images.tensors, self._kernel, self._stride)
@@ -217,7 +164,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         device = images.tensors[0].device
         if known:
             return Data(sample, sample, None, device, {})
-        Noise.of(self.noise_std).warn_of_units(images.tensors)
+        Noise.of(self.noise_std).warn_of_units(sample.images)
         inputs = input_attributes(X if images.kind == "rows" else None)
         return Data(sample, sample, None, device, inputs)
 
@@ -227,24 +174,56 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     def _new_model(self, data, generator, course=None):  # -> ConvModel, rows
         images, step = data.sample, self._fixed_step()
-        parameters = initial_parameters(
-            images,
-            self.dict_init,
-            (self.n_components, images.images[0].shape[0], *self._kernel),
-            self._encoder(),
-            alpha=self.alpha,
-            step_size=step,
-            atom_norm=self.atom_norm,
-            learn_step=self.learn_step,
-            in_layers=self.separate_atoms == "unfolding",
-            noise_unit=Noise.of(self.noise_std).unit,
-            generator=generator,
+        shape = self.n_components, images.images[0].shape[0], *self._kernel
+        given = self._loss(), baseline(self._loss(), images)
+        atoms = initial_atoms(images, self.dict_init, shape, generator, *given)
+        atoms = project_atoms(atoms.contiguous(), atom_norm=self.atom_norm)
+        noise, alpha, penalty = Noise.of(self.noise_std), self.alpha, self.alpha
+        if alpha == "auto":
+            alpha = penalty = auto_penalty(images, atoms, noise.unit or noise.high, *given)
+        if self.shrinkage == "hard":
+            bound = default_step(ConvDictionary(atoms, images.stride)) if step is None else step
+            alpha = alpha * float(bound) if self.alpha == "auto" else alpha
+
+        def built(atoms):
+            parameters = initial_parameters(
+                atoms,
+                images.stride,
+                alpha=alpha,
+                step_size=step,
+                shrinkage=self.shrinkage,
+                learn_step=self.learn_step,
+                in_layers=self.separate_atoms == "unfolding",
+                noise_unit=noise.unit,
+                intercept=given[1],
+            )
+            return self._model(parameters, images, images.geometry, generator, parameters.alpha)
+
+        if not searches(self) or course is None or course.recorder.in_training():
+            return built(atoms)
+        problem = search_problem(
+            images.targets or images.images,
+            None if images.targets else images.masks,
+            self._kernel,
+            self._stride,
+            alpha=float(penalty),
+            positive_code=self.positive_code,
         )
-        return self._model(parameters, images, images.geometry, generator, parameters.alpha)
+
+        def inside(state):
+            return state.best_atoms.reshape(atoms.shape).to(atoms)
+
+        def fitted(state):
+            curve = {"n_iter_": len(state.losses), "n_steps_": 0}
+            curve |= {"loss_curve_": np.array(state.losses)}
+            return self._attributes_of(*built(inside(state)), data) | curve
+
+        start = atoms if atoms.ndim == 4 else atoms[:, :, None]
+        return built(inside(course.search(problem, start, fitted)))
 
     def _known_model(self, data, generator):  # -> ConvModel, rows
         images, state = data.sample, self._training_state
-        parameters = known_parameters(vars(self), len(self._kernel), images.images[0])
+        parameters = known_parameters(_known(self), len(self._kernel), images.images[0])
         if not (self.learn_step or self.separate_atoms == "unfolding"):
             parameters = parameters._replace(step=self._fixed_step())
         geometry = images.geometry._replace(image_size=state["image_size"])
@@ -252,14 +231,14 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         return replace(model, data_scale=state["data_scale"]), rows
 
     def _model(self, parameters, images, geometry, generator, alpha):
-        n = self.n_unfoldings
+        n = depth_of(self) or 0
         separate = {"analysis": (1, 0, 0), "decoder": (0, 1, 0), "both": (1, 1, 0)}
         separate |= {"unfolding": (n, 0, n - 1), None: (0, 0, 0)}
         layout = RowLayout(
             tuple(parameters.atoms.shape[1:]),
             separate=separate[self.separate_atoms],
             noise_unit=Noise.of(self.noise_std).unit,
-            n_thresholds={None: 0, "unfolding": self.n_unfoldings}.get(self.learn_threshold, 1),
+            n_thresholds={None: 0, "unfolding": n}.get(self.learn_threshold, 1),
             shared_threshold=self.learn_threshold == "one",
             learn_step=self.learn_step,
             atom_norm=self.atom_norm,

@@ -11,19 +11,29 @@ from sklearn.utils import check_array
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.training_images import Geometry, TrainingImages, initial_kernels
+from skpudle._learners.conv_search import patches_by_energy
 from skpudle._learners.encoder import Encoder
 from skpudle._learners.network import ConvNetwork, ConvParameters, RowLayout, all_shifts
 from skpudle._learners.notices import warn_of_step
 from skpudle._learners.working import LEAST_PENALTY
 from skpudle.encoding import default_step
 from skpudle.losses import Gaussian
-from skpudle.operators import ConvDictionary, project_atoms
+from skpudle.operators import ConvDictionary
 
-__all__ = ["SEPARATE_ATOMS", "ConvModel", "initial_parameters", "known_parameters"]
+__all__ = [
+    "SEPARATE_ATOMS",
+    "ConvModel",
+    "auto_penalty",
+    "baseline",
+    "initial_atoms",
+    "initial_parameters",
+    "known_parameters",
+]
 
-# alpha="auto" is this fraction of the median over images of the largest correlation, and of losses
-# that know their noise at least so many deviations of it, as for rows.
-_ALPHA, _DEVIATIONS = 0.1, LEAST_PENALTY
+# alpha="auto" is this fraction of the median over images of the largest correlation, or that many
+# times the noise, with which the denoiser of the paper was trained: 0.16 for 25 / 255. Losses that
+# know the noise of a correlation have at least so many deviations of it, as for rows.
+_ALPHA, _NOISE, _DEVIATIONS = 0.1, 1.6, LEAST_PENALTY
 
 # Separate atoms by the name of the attribute that holds them, in the order of `ConvParameters`.
 SEPARATE_ATOMS = (
@@ -84,12 +94,27 @@ def known_parameters(attributes, n_axes, like):
     return ConvParameters(atoms, *separate, alpha, slope, attributes.get("step_size_"), intercept)
 
 
-def _baseline(loss, images):  # -> (n_channels,) or None, of which the rates are the mean ones
+def baseline(loss, images):
+    """Return the intercept of which the expectations are the means of the known pixels.
+
+    Parameters
+    ----------
+    loss : object of `skpudle.losses`
+        What images are to a reconstruction.
+    images : TrainingImages
+        The images.
+
+    Returns
+    -------
+    Tensor of shape (n_channels,) or None
+        None for least squares, which have no intercept.
+    """
     if isinstance(loss, Gaussian):
         return None
-    total = sum(image.flatten(1).sum(1) for image in images)
-    n_pixels = sum(image[0].numel() for image in images)
-    return loss.natural((total + 0.5) / (n_pixels + 1))
+    masks = images.masks or [torch.ones_like(image) for image in images.images]
+    known = (x * mask for x, mask in zip(images.images, masks, strict=True))
+    total, n_known = (sum(x.flatten(1).sum(1) for x in parts) for parts in (known, masks))
+    return loss.natural((total + 0.5) / (n_known + 1))
 
 
 def _as_atoms(loss, images, intercept):  # counts -> what is linear in natural parameters, nearly
@@ -99,21 +124,8 @@ def _as_atoms(loss, images, intercept):  # counts -> what is linear in natural p
     return [loss.response(x) - base.reshape(-1, *[1] * (x.ndim - 1)) for x in images]
 
 
-def initial_parameters(
-    images,
-    dict_init,
-    shape,
-    encoder,
-    *,
-    alpha,
-    step_size,
-    learn_step,
-    atom_norm,
-    in_layers,
-    noise_unit,
-    generator,
-):
-    """Return the parameters that training starts from.
+def initial_atoms(images, dict_init, shape, generator, loss, intercept):
+    """Return the atoms that a search or training starts from.
 
     Parameters
     ----------
@@ -123,75 +135,114 @@ def initial_parameters(
         How atoms begin, or atoms as users see them.
     shape : tuple of int
         (n_components, n_channels, *kernel).
-    encoder : Encoder
-        How to encode.
-    alpha : float or "auto"
-        The parameter.
+    generator : torch.Generator
+        Random numbers.
+    loss : object of `skpudle.losses`
+        What images are to a reconstruction.
+    intercept : Tensor of shape (n_channels,) or None
+        Its `baseline`.
+
+    Returns
+    -------
+    Tensor of the shape
+        The atoms.
+    """
+    n_components, n_channels, *kernel = shape
+    channel_axis = images.geometry.channel_axis
+    if isinstance(dict_init, str) and dict_init == "search":
+        return patches_by_energy(images.images, shape[1:], n_components, generator)
+    if isinstance(dict_init, str):
+        seen = _as_atoms(loss, images.images, intercept)
+        return initial_kernels(seen, shape[1:], n_components, dict_init, generator)
+    options = dict(dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="dict_init")
+    atoms = check_array(dictionary_of(dict_init), **options)
+    expected = (n_components, *kernel, *[n_channels][:channel_axis])
+    if atoms.shape != expected:
+        raise ValueError(
+            f"dict_init has shape {atoms.shape}, expected (n_components, *atom_shape"
+            f"{', n_channels' if channel_axis else ''}) = {expected}."
+        )
+    options = dict(like=images.images[0], channel_axis=channel_axis)
+    return _inside(atoms, len(kernel), **options)
+
+
+def auto_penalty(images, atoms, noise_std, loss, intercept):
+    """Return the penalty that ``alpha="auto"`` stands for.
+
+    Parameters
+    ----------
+    images : TrainingImages
+        The images.
+    atoms : Tensor of shape (n_components, n_channels, *kernel)
+        Initial atoms.
+    noise_std : float
+        The noise that images get, 0 if they get none.
+    loss : object of `skpudle.losses`
+        What images are to a reconstruction.
+    intercept : Tensor of shape (n_channels,) or None
+        Its `baseline`.
+
+    Returns
+    -------
+    float
+        In the units of the images.
+    """
+    if noise_std:
+        return _NOISE * noise_std
+    mean, noise = 0.0, 0.0
+    if intercept is not None:
+        mean = loss.mean(intercept).reshape(-1, *[1] * len(images.stride))
+        noise = float(loss.variance(mean).mean().sqrt())
+    dictionary = ConvDictionary(atoms, images.stride)
+    covered = (images.covered(image)[None] - mean for image in images.images)
+    largest = torch.stack([dictionary.analysis(part).abs().max() for part in covered])
+    largest = largest[largest > 0]
+    alpha = _ALPHA * (float(largest.median()) if len(largest) else 1.0)
+    return max(alpha, _DEVIATIONS * noise)
+
+
+def initial_parameters(
+    atoms, stride, *, alpha, step_size, shrinkage, learn_step, in_layers, noise_unit, intercept
+):
+    """Return the parameters that training starts from.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_channels, *kernel)
+        Initial atoms, inside of the constraint.
+    stride : tuple of int
+        Distance of their positions.
+    alpha : float
+        The penalty, or the threshold of hard shrinkage.
     step_size : float or None
         The parameter; None follows the atoms.
+    shrinkage : {"soft", "hard"}
+        The parameter.
     learn_step : bool
         Whether the step is learned, from a number on.
-    atom_norm : {"unit", "ball", None}
-        The parameter.
     in_layers : bool
         Whether every unfolding has atoms of its own, which its step is a part of.
     noise_unit : float or None
         The noise that ``alpha`` is for, where thresholds follow it.
-    generator : torch.Generator
-        Random numbers.
+    intercept : Tensor of shape (n_channels,) or None
+        The `baseline`.
 
     Returns
     -------
     ConvParameters
         With a step of None where it follows the atoms.
     """
-    n_components, n_channels, *kernel = shape
-    channel_axis, loss = images.geometry.channel_axis, encoder.loss
-    intercept = _baseline(loss, images.images)
-    if isinstance(dict_init, str):
-        seen = _as_atoms(loss, images.images, intercept)
-        atoms = initial_kernels(seen, shape[1:], n_components, dict_init, generator)
-    else:
-        options = dict(dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="dict_init")
-        atoms = check_array(dictionary_of(dict_init), **options)
-        expected = (n_components, *kernel, *[n_channels][:channel_axis])
-        if atoms.shape != expected:
-            raise ValueError(
-                f"dict_init has shape {atoms.shape}, expected (n_components, *atom_shape"
-                f"{', n_channels' if channel_axis else ''}) = {expected}."
-            )
-        options = dict(like=images.images[0], channel_axis=channel_axis)
-        atoms = _inside(atoms, len(kernel), **options)
-    atoms = project_atoms(atoms.contiguous(), atom_norm=atom_norm)
-    dictionary = ConvDictionary(atoms, images.stride)
-    if step_size is None and learn_step:
-        step_size = float(default_step(dictionary, loss))
-    if alpha == "auto":
-        alpha = _auto_alpha(dictionary, images, loss, intercept)
-        if encoder.shrinkage == "hard":
-            alpha *= float(default_step(dictionary)) if step_size is None else step_size
+    if step_size is None and (learn_step or in_layers):
+        step_size = float(default_step(ConvDictionary(atoms, stride)))
     if in_layers:  # half of the step goes into either side, whose numbers are then as large
-        step = float(default_step(dictionary)) if step_size is None else step_size
-        alpha *= step**0.5 if encoder.shrinkage == "soft" else step**-0.5
-        atoms, step_size = atoms * step**0.5, 1.0
+        alpha *= step_size**0.5 if shrinkage == "soft" else step_size**-0.5
+        atoms, step_size = atoms * step_size**0.5, 1.0
     slope = None
     if noise_unit is not None:
         alpha, slope = 0.0, float(alpha) / noise_unit
     return ConvParameters(
         atoms, alpha=float(alpha), alpha_slope=slope, step=step_size, intercept=intercept
     )
-
-
-def _auto_alpha(dictionary, images, loss, intercept):
-    mean, noise = 0.0, 0.0
-    if intercept is not None:
-        mean = loss.mean(intercept).reshape(-1, *[1] * len(images.stride))
-        noise = float(loss.variance(mean).mean().sqrt())
-    covered = (images.covered(image)[None] - mean for image in images.images)
-    largest = torch.stack([dictionary.analysis(part).abs().max() for part in covered])
-    largest = largest[largest > 0]
-    alpha = _ALPHA * (float(largest.median()) if len(largest) else 1.0)
-    return max(alpha, _DEVIATIONS * noise)
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,18 @@ from math import log10, prod
 
 import torch
 
-from skpudle._data.images import covering_positions, read_images
+from skpudle._data.images import covering_positions, read_images, split_gaps
 from skpudle._data.noise import Noise, with_noise
 from skpudle._learners.conv_learner import ConvLearner
+from skpudle._learners.conv_parameters import searches
 from skpudle._learners.denoising import denoise_images
 from skpudle._learners.given_images import as_images, largest_of, targets_of
 from skpudle._learners.hidden import deviance_of_means, deviance_of_pixels, sums_of
 
 __all__ = ["ConvPUDLEDictionaryLearning"]
+
+# What max_iter="auto" is without a search.
+_EPOCHS = 100
 
 # Pixels that are encoded at a time: few enough for their codes to stay in a cache.
 _PIXELS = 2**17
@@ -27,7 +31,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     Atoms are small images, of which copies at every ``stride``-th pixel add up to the image. The
     encoder, the gradients and the training are those of `PUDLEDictionaryLearning`, with a
     convolution for the dictionary. Trained on pairs of noisy and clean images, or on clean ones
-    with ``noise_std``, it denoises.
+    with ``noise_std``, it denoises. With ``dict_init="search"`` it learns from data alone: the
+    atoms that make the lasso objective small, and codes that are solved for.
 
     Parameters
     ----------
@@ -40,11 +45,12 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     stride : int or tuple of int, default=4
         Distance of neighbouring copies of an atom along each axis.
 
-    alpha : float or "auto", default=0.16
+    alpha : float or "auto", default="auto"
         Soft shrinkage: the penalty of the lasso, in the units of the data. Hard shrinkage: the
-        threshold of the codes. "auto" is a tenth of the median over images of the largest
-        correlation with an initial atom (for hard shrinkage times the step). Where thresholds are
-        learned this is their initial value.
+        threshold of the codes. "auto" is 1.6 times ``noise_std``, where that is given, and else a
+        tenth of the median over images of the largest correlation with an initial atom (for hard
+        shrinkage times the step), and of other losses at least twice the standard deviation of the
+        noise of a correlation. Where thresholds are learned this is their initial value.
 
     gradient : {"ae-ls", "ae-lasso", "dec"}, default="ae-ls"
         What is differentiated; see `PUDLEDictionaryLearning`.
@@ -52,18 +58,21 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     loss : {"gaussian", "poisson", "binomial"}, default="gaussian"
         What data are to the reconstruction, as in `PUDLEDictionaryLearning`: numbers, counts, or
         successes of ``n_trials`` (unsigned integers are no fractions then). The baseline,
-        ``intercept_``, is a number for each channel. Pass ``step_size="auto"``, with which the
-        penalised loss never rises.
+        ``intercept_``, is a number for each channel. The search and converged codes are for
+        "gaussian" alone.
 
     n_trials : float, default=1
         Of the binomial loss; with 1 data are binary, or fractions.
 
-    n_unfoldings : int, default=15
-        Number of iterations of the encoder.
+    n_unfoldings : int, None or "auto", default="auto"
+        Number of iterations of the encoder. None: codes are those of the lasso, by coordinate
+        descent, which training does not differentiate (``gradient="dec"``, or none after a search).
+        "auto" is that after a search that nothing is trained after, and 15 otherwise.
 
-    step_size : float or "auto", default=0.1
+    step_size : float or "auto", default="auto"
         Step of an iteration. "auto" is 1 over a bound of the squared spectral norm of the current
-        dictionary, for images of any size; of Poisson's loss every image looks for its own.
+        dictionary (times the largest curvature of the loss), for images of any size; of Poisson's
+        loss every image looks for its own, with which the penalised loss never rises.
 
     lambda_decay : float or tuple (first, last), default=1.0
         Iteration t of soft shrinkage has the penalty ``alpha * lambda_decay**t``; a pair is
@@ -131,15 +140,18 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     batch_size : int or "auto", default="auto"
         Images in an update; "auto" is ``min(16, n_images)``.
 
-    max_iter : int, default=100
-        Largest number of epochs.
+    max_iter : int or "auto", default="auto"
+        Largest number of epochs; "auto" is none after a search, and 100 otherwise.
 
     tol, n_iter_no_change
         As in `PUDLEDictionaryLearning`; checks are at least 256 crops apart, as few say little.
 
-    dict_init : {"random", "data", "dct"} or array-like, default="random"
+    dict_init : {"random", "data", "dct", "search"} or array-like, default="random"
         Initial dictionary: random directions, a constant atom and random patches without their
         mean, the slowest cosines of an atom's size, or an array of the shape of ``components_``.
+        "search" minimises the lasso objective over atoms of norm 1, from patches of much energy,
+        and leaves local minima by moving, splitting and removing atoms
+        (`skpudle.initialization`). It looks at clean images where there are pairs.
 
     device : str, default="auto"
         A torch device, or "auto": that of a tensor input, else CUDA if present, else the CPU.
@@ -194,6 +206,10 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     value, except in rows. `transform` and training extend images that atoms do not cover exactly by
     zeros at their ends, `denoise` by reflection.
 
+    NaN, or what a masked array masks, is a missing pixel of `fit`, `partial_fit` and `transform`,
+    which counts for nothing; `inverse_transform` fills it. Several grids, atoms of each unfolding
+    and `denoise` need complete images.
+
     References
     ----------
     .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit Acceleration of Dictionary Learning by
@@ -225,12 +241,12 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         *,
         atom_shape=(9, 9),
         stride=4,
-        alpha=0.16,
+        alpha="auto",
         gradient="ae-ls",
         loss="gaussian",
         n_trials=1,
-        n_unfoldings=15,
-        step_size=0.1,
+        n_unfoldings="auto",
+        step_size="auto",
         lambda_decay=1.0,
         shrinkage="soft",
         positive_code=False,
@@ -248,7 +264,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         learning_rate=1e-3,
         optimizer_params=None,
         batch_size="auto",
-        max_iter=100,
+        max_iter="auto",
         tol=1e-4,
         n_iter_no_change=5,
         dict_init="random",
@@ -291,6 +307,14 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         self.verbose = verbose
 
     # ------------------------------------------------------------------ training
+
+    def _n_updates(self, n_batches, batch_size, data):
+        if self.max_iter != "auto":
+            return super()._n_updates(n_batches, batch_size, data)
+        return 0 if searches(self) else _EPOCHS * n_batches
+
+    def _allows_nan(self):  # margins and several grids of positions have no masks
+        return self.n_train_shifts == 1 and self.separate_atoms != "unfolding"
 
     def fit(self, X, y=None):
         """Learn a dictionary.
@@ -352,17 +376,23 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             Codes of shape (n_images, [rows,] columns, n_components), flat ones (n_images,
             n_features_out) for rows, a list of maps for a list.
         """
-        images, network = self._read_and_build(X)
-        covered = (self._cover(x) for x in images.tensors)
-        codes = [torch.cat([network.encode(part) for part in _parts(x)]) for x in covered]
+        images, network = self._read_and_build(X, allow_nan=self._allows_nan())
+        codes = []
+        for x in images.tensors:
+            x, mask = split_gaps(x, len(self._kernel))
+            parts = _parts(self._cover(x))
+            masks = [None] * len(parts) if mask is None else _parts(self._cover(mask, 1.0))
+            pairs = zip(parts, masks, strict=True)
+            codes.append(torch.cat([network.encode(part, mask=known) for part, known in pairs]))
         return images.hand_back(codes, channels=True)
 
-    def _cover(self, x):  # (..., *size) -> extended by zeros to what atoms cover
+    def _cover(self, x, end=0.0):  # (..., *size) -> extended to what atoms cover
         size = x.shape[-len(self._kernel) :]
         positions = covering_positions(size, self._kernel, self._stride)
         axes = zip(size, self._kernel, self._stride, positions, strict=True)
         missing = [k + s * (h - 1) - n for n, k, s, h in axes]
-        return torch.nn.functional.pad(x, [n for m in reversed(missing) for n in (0, m)])
+        ends = [n for m in reversed(missing) for n in (0, m)]
+        return torch.nn.functional.pad(x, ends, value=end)
 
     @torch.no_grad()
     def inverse_transform(self, X):
@@ -469,13 +499,9 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         if self.loss != "gaussian":
             return self._explained(X)
         images, network = self._read_and_build(X, colours=True)
-        inputs, targets, noise = (
-            images.singles(),
-            targets_of(self, y, images),
-            Noise.of(self.noise_std),
-        )
+        inputs, targets = images.singles(), targets_of(self, y, images)
         if targets is None:
-            targets, inputs = inputs, [with_noise(image, noise) for image in inputs]
+            targets, inputs = inputs, [with_noise(x, Noise.of(self.noise_std)) for x in inputs]
         options = dict(shift_average=self.shift_average)
         total = 0.0
         for image, target in zip(inputs, targets, strict=True):

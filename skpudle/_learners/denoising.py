@@ -84,7 +84,9 @@ def denoise_images(network, x, *, noise_std=None, shift_average, tile=_TILE):
     def denoise_tile(tile):
         cut, source, place = [], [], []
         for (start, stop), total, (_, k, s, r) in zip(tile, totals, axes, strict=True):
-            reach = _round_up(network.encoder.n_unfoldings * (k - 1), s, 0)
+            depth = network.encoder.n_unfoldings
+            # what is solved for depends on the whole image
+            reach = _round_up(total if depth is None else depth * (k - 1), s, 0)
             first = max(0, start - reach)
             last = min(total, _round_up(stop + 2 * (k - 1) + reach, s, k + r))
             cut.append(slice(first, last))

@@ -1,5 +1,6 @@
 """How a learner encodes: what its parameters say, apart from what data and training decide."""
 
+import warnings
 from dataclasses import dataclass
 from numbers import Real
 from typing import NamedTuple
@@ -9,8 +10,10 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skpudle._data.callers import users_level
 from skpudle.encoding import encode
+from skpudle.initialization import conv_codes
 from skpudle.lasso import converged_codes, warn_about_gaps
 from skpudle.losses import Gaussian
+from skpudle.operators import ConvDictionary
 
 __all__ = ["Decay", "Encoder"]
 
@@ -104,6 +107,17 @@ class Encoder:
         The others are arguments of `skpudle.encoding.encode`.
         """
         n_unfoldings = self.depth(alpha, lambda_decay, mask)
+        if n_unfoldings is None and isinstance(dictionary, ConvDictionary):
+            options = dict(alpha=alpha, positive_code=self.positive_code, mask=mask)
+            codes, solved = conv_codes(dictionary, x, **options)
+            if not solved.all():
+                warnings.warn(
+                    f"The codes of {(~solved).sum()} of {len(solved)} images have not converged; "
+                    f"raise alpha, which is {alpha:.3g}, or pass a number of n_unfoldings.",
+                    ConvergenceWarning,
+                    stacklevel=users_level(),
+                )
+            return codes
         if n_unfoldings is None:
             codes, gaps = converged_codes(
                 dictionary, x, alpha=alpha, positive_code=self.positive_code, certify=warn

@@ -21,9 +21,9 @@ def _reading(learner):
     return options | {"estimator": learner}
 
 
-def images_of(learner, X, device, n_channels=None):  # -> Images
-    """Read images as the network of a learner sees them."""
-    known = _reading(learner) | dict(n_channels=n_channels, device=device)
+def images_of(learner, X, device, **options):  # -> Images
+    """Read images as the network of a learner sees them; options are those of `read_images`."""
+    known = _reading(learner) | dict(device=device) | options
     images = read_images(X, len(sizes(learner.atom_shape, 1)), **known)
     check_axes(images)
     return images.map(Noise.of(learner.noise_std).enter)

@@ -236,7 +236,7 @@ class ConvNetwork:
 
         Of several grids they are (n, n_components, n_shifts, *positions). The noise of the images
         is ``noise_std``, (n,); None is estimated where thresholds follow it, and otherwise that of
-        training. On one grid ``mask`` may hide pixels of one dictionary.
+        training. The ``mask`` is 0 where pixels are missing; several grids do without.
         """
         if noise_std is None:
             noise_std = self.noise_of(x)
@@ -295,6 +295,9 @@ class ConvNetwork:
             options = dict(alpha=alpha, step_size=step, analysis=analysis, mask=mask)
             options["offset"] = self._intercept()
             return encoder.encode(dictionary, x, **options, **decay)
+        if encoder.n_unfoldings is None:
+            scale = self._scale(noise_std).reshape(-1, *[1] * (x.ndim - 1))
+            return scale * encoder.encode(dictionary, x / scale, alpha=alpha, mask=mask)
         step = as_scalars(default_step(dictionary) if step is None else step, atoms)
         how = encoder.n_unfoldings, step
         levels = threshold_levels(dictionary, alpha, *how, shrinkage=encoder.shrinkage, **decay)
@@ -307,7 +310,7 @@ class ConvNetwork:
         if synthesis is not None:
             dictionary = ConvLayers(torch.cat([synthesis, atoms[None]]), self.stride)
         options = dict(shrinkage=encoder.shrinkage, positive_code=encoder.positive_code)
-        return unfold(dictionary, x, levels, step, analysis=analysis, **options)
+        return unfold(dictionary, x, levels, step, analysis=analysis, mask=mask, **options)
 
     def _scale(self, noise_std):
         """Return the factor by which images have more or less noise than the network knows.

@@ -1,5 +1,6 @@
 """Initial dictionaries, from the data alone."""
 
+from skpudle.initialization._conv_epoch import ConvProblem, conv_codes
 from skpudle.initialization._pairwise import pairwise_atoms
 from skpudle.initialization._samples import INITIALIZATIONS, initial_atoms
 from skpudle.initialization._search import (
@@ -15,11 +16,13 @@ from skpudle.initialization._search import (
 
 __all__ = [
     "INITIALIZATIONS",
+    "ConvProblem",
     "Problem",
     "SearchState",
     "advance",
     "auto_alpha",
     "begin",
+    "conv_codes",
     "debias",
     "initial_atoms",
     "is_done",

@@ -15,7 +15,7 @@ from skpudle._compilation import in_parts
 from skpudle.initialization._compiled import loops
 from skpudle.operators import project_atoms
 
-__all__ = ["Codes", "Epoch", "Problem"]
+__all__ = ["Codes", "Epoch", "Problem", "unit"]
 
 # Sweeps over the atoms an epoch; they cost a tenth of the codes.
 _SWEEPS = 2
@@ -43,10 +43,6 @@ _MAX_REFIT_SWEEPS = 100
 # The cost of an atom is estimated from so many samples that use it; from 16 atoms are lost.
 _USERS = 32
 _POWER_ITERATIONS = 8
-# The halves of an atom are d + h v and d - h v, with v of norm 1.
-_HALF = 0.5
-# Atoms that take over most from a removed one stay.
-_HEIRS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,14 +83,18 @@ class Codes:
         """Return a copy without the room that no row uses."""
         return self._with_room(int(self.count.max()) if len(self.count) else 0)
 
-    def restricted(self, kept):  # (p,) bool
-        """Return the codes of the atoms that are kept, which are numbered anew."""
+    def restricted(self, kept, n_positions=1):  # (p,) bool
+        """Return the codes of the atoms that are kept, which are numbered anew.
+
+        An index is the number of the atom times that of its positions, plus that of the position.
+        """
         used = torch.arange(self.index.shape[1]) < self.count[:, None]
         index = torch.where(used, self.index, 0).long()
-        used &= kept[index]
+        atom, place = index // n_positions, index % n_positions
+        used &= kept[atom]
         order = used.int().argsort(dim=1, descending=True, stable=True)
-        number = (kept.cumsum(0) - 1).int()
-        index, value = number[index].gather(1, order), self.value.gather(1, order)
+        index = (kept.cumsum(0) - 1)[atom] * n_positions + place
+        index, value = index.int().gather(1, order), self.value.gather(1, order)
         return Codes(used.sum(1), index, value).trimmed()
 
 
@@ -147,6 +147,19 @@ class Problem:
     def _thinned(self):
         return {}
 
+    @property
+    def n_samples(self):
+        """The number of samples of this process."""
+        return len(self.x)
+
+    def no_codes(self):
+        """Return codes that are zero."""
+        return Codes.none(len(self.x))
+
+    def epoch(self, atoms, codes, *, refit=False):
+        """Return the epoch of these atoms, from the codes of others."""
+        return Epoch(self, atoms, codes, refit=refit)
+
     def squares(self):  # -> (n_samples,)
         """Return the sum of squares of each sample."""
         return torch.linalg.vector_norm(self.x, dim=1, dtype=torch.float64).square()
@@ -165,7 +178,8 @@ class Problem:
         return project_atoms(atoms, positive=self.positive_atoms)
 
 
-def _unit(rows):  # zero stays zero, and what is small in the unit of the data is no zero
+def unit(rows):  # (n, ...) -> (n, ...)
+    """Return rows of norm 1; zero stays zero, and what is small in any unit is no zero."""
     norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     return rows / torch.where(norms > 0, norms, 1.0)
 
@@ -192,6 +206,8 @@ def _products(x, atoms):  # (n, m), (p, m) -> (n, p)
 
 class Epoch:
     """Codes for the atoms of an epoch, and what they tell about these."""
+
+    n_always_split = 0  # atoms that are tried to split, whatever others cost
 
     def __init__(self, problem, atoms, codes, *, refit=False):
         self.problem, self.atoms = problem, atoms
@@ -273,6 +289,14 @@ class Epoch:
             loops().sweep(a, b, self.problem.positive_atoms, np.asarray(atoms))
         return atoms
 
+    def restricted(self, kept):  # (p,) bool -> Codes
+        """Return the codes of the atoms that are kept."""
+        return self.codes.restricted(kept)
+
+    def moved(self):
+        """Return None: rows have no neighbours that an atom could move to."""
+        return None
+
     def common_directions(self, seed):  # -> (p,), (p, m)
         """Return the largest energy of the users' residuals along a direction, and that."""
         residual = self._residual(self.codes)
@@ -283,7 +307,7 @@ class Epoch:
         generator = torch.Generator().manual_seed(seed)
         image = torch.randn(p, m, generator=generator, dtype=torch.float64)
         for _ in range(_POWER_ITERATIONS):
-            direction = _unit(image)
+            direction = unit(image)
             image = torch.zeros_like(image)
             arrays = (*self._entries[:2], np.asarray(residual), np.asarray(direction),
                       np.asarray(image))  # fmt: skip
@@ -291,7 +315,7 @@ class Epoch:
             in_parts(lambda first, last: loops().add_second_moments(first, last, *arrays), p, least)  # noqa: B023
             (image,) = self.problem.total(image)
             image -= (image * self.atoms).sum(1, keepdim=True) * self.atoms
-        return (image * direction).sum(1), _unit(image)
+        return (image * direction).sum(1), unit(image)
 
     def costs(self):  # -> (p,), (p, p)
         """Return what the objective loses without each atom, and which other codes then grow."""
@@ -305,31 +329,3 @@ class Epoch:
         least = _least(256 * p * min(_USERS, len(self._entries[1]) / p))
         in_parts(lambda first, last: loops().removals(first, last, *arrays), p, least)
         return self.problem.total(cost, taken_over)
-
-    def split(self, n_splits, seed):
-        """Return the atoms with two halves for each that is worth splitting, or None."""
-        energy, direction = self.common_directions(seed)
-        energy, chosen = energy.sort(descending=True, stable=True)
-        cost, _ = self.costs()
-        n_splits = min(n_splits, int((cost.sort().values < energy).cumprod(0).sum()))
-        if n_splits == 0:
-            return None
-        chosen = chosen[:n_splits]
-        half, atoms = _HALF * direction[chosen], self.atoms.clone()
-        atoms[chosen] += half
-        return self.problem.project(torch.cat([atoms, self.atoms[chosen] - half]))
-
-    def without(self, n_removed):  # -> (p,) bool, False for those to remove
-        """Choose the atoms without which the objective rises least."""
-        cost, taken_over = self.costs()
-        heirs = taken_over.topk(min(_HEIRS, len(cost))).indices.tolist()
-        kept, removed = set(), set()
-        for j in cost.argsort(stable=True).tolist():
-            if j not in kept and removed.isdisjoint(heirs[j]):
-                removed.add(j)
-                kept.update(heirs[j])
-            if len(removed) == n_removed:
-                break
-        remaining = torch.ones(len(cost), dtype=torch.bool)
-        remaining[list(removed)] = False
-        return remaining

@@ -9,6 +9,7 @@ import torch
 from skpudle.initialization import initial_atoms
 from skpudle.initialization._compiled import loops
 from skpudle.initialization._epoch import Codes, Epoch
+from skpudle.initialization._moves import split
 from skpudle.initialization._search import (
     Problem,
     advance,
@@ -157,7 +158,7 @@ def test_the_atom_splits_whose_users_residuals_have_most_in_common():
     mixed = torch.cat([project_atoms(truth[:1] + truth[1:2]), truth[2:]])
     problem = Problem(x, 0.05)
     epoch = Epoch(problem, mixed, Codes.none(len(x)))
-    atoms = epoch.split(1, seed=0)
+    atoms = split(epoch, 1, seed=0)
     z = dense(epoch.codes, len(mixed))
     energies, directions = [], []
     for j, atom in enumerate(mixed):

@@ -46,7 +46,6 @@ def learner_of(loss, n_components=2, **options):
     given = dict(loss="poisson")
     if isinstance(loss, Binomial):
         given = dict(loss="binomial", n_trials=loss.n_trials)
-    given |= dict(step_size="auto", alpha="auto")
     return ConvPUDLEDictionaryLearning(n_components, **SMALL | given | options)
 
 
@@ -216,6 +215,22 @@ def test_integers_are_counts_and_rows_are_signals():
     np.testing.assert_array_equal(rows.transform(x[..., 0]), expected.reshape(6, -1))
 
 
+def test_what_is_missing_counts_for_nothing(loss):
+    """Atoms side by side: the codes, the baseline and the updates are those of what is known."""
+    known = spikes(loss, length=49)
+    x = np.concatenate([known, np.full((6, 14, 1), np.nan)], axis=1)
+    options = dict(stride=7, crop_size=49, learning_rate=1e-12)
+    learner = learner_of(loss, **options).fit(known)
+    same = learner_of(loss, **options | dict(crop_size=63)).fit(x)
+    np.testing.assert_allclose(same.intercept_, learner.intercept_, rtol=1e-9)
+    np.testing.assert_allclose(same.loss_curve_, learner.loss_curve_, rtol=1e-9)
+    codes = learner.transform(x)
+    np.testing.assert_allclose(codes[:, :7], learner.transform(known), rtol=1e-9, atol=1e-12)
+    assert not codes[:, 7:].any()
+    with pytest.raises(ValueError, match="NaN"):
+        learner.score(x)
+
+
 def test_data_outside_of_the_domain_are_refused(loss):
     x = spikes(loss)
     learner = learner_of(loss).fit(x)
@@ -237,6 +252,8 @@ def test_data_outside_of_the_domain_are_refused(loss):
         (dict(noise_std=0.1), "noise_std=0"),
         (dict(noise_std="poisson"), "noise_std=0"),
         (dict(learn_step=True), "need a number for step_size"),
+        (dict(dict_init="search"), "search is for loss='gaussian'"),
+        (dict(n_unfoldings=None, gradient="dec"), "solved for"),
     ],
 )
 def test_what_is_for_least_squares_alone_says_so(options, message):
@@ -325,6 +342,22 @@ def test_a_model_of_counts_has_no_file(tmp_path):
 
 def decibels(image, expected):
     return -10 * np.log10(np.square(image - expected).mean())
+
+
+@pytest.mark.parametrize("dict_init", ["random", "search"])
+def test_photons_may_be_missing_and_atoms_searched_for(light, dict_init):
+    """As for roots: alpha="auto" is next to their noise, which is 1."""
+    expected, counts = light
+    x = counts.copy()
+    x[:, 3:6, 4:8] = np.nan
+    options = dict(atom_shape=(5, 5), stride=2, dict_init=dict_init, random_state=0)
+    options |= dict(max_iter=2, tol=None)
+    photons = ConvPUDLEDictionaryLearning(3, **options, noise_std="poisson", flip=False)
+    roots = ConvPUDLEDictionaryLearning(3, **options, alpha=1.6)
+    photons.fit(x, expected)
+    roots.fit(root(x), root(expected))
+    np.testing.assert_allclose(photons.components_, roots.components_, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(photons.transform(x), roots.transform(root(x)), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("peak", [1, 4])

@@ -151,14 +151,18 @@ def test_what_needs_complete_rows_says_how_to_impute(learner, gaps):
 
 
 @pytest.mark.parametrize("dtype", [float, np.uint8])
-def test_masked_images_are_refused(dtype):
-    """A crop has no mask, and what lies under one is not to be trained on."""
-    images = np.ma.masked_equal((np.arange(3 * 12 * 12) % 7).reshape(3, 12, 12).astype(dtype), 3)
+def test_masked_images_are_those_with_nan(dtype):
+    """What lies under a mask is not trained on."""
+    pixels = (np.arange(3 * 12 * 12) % 7).reshape(3, 12, 12).astype(dtype)
+    images = np.ma.masked_equal(pixels, 3)
     learner = ConvPUDLEDictionaryLearning(2, stride=1, max_iter=1, tol=None, random_state=0)
+    expected = learner.fit(images).components_
+    images.data[images.mask] = 200
     for masked in (images, [*images]):
-        with pytest.raises(ValueError, match="NaN"):
-            learner.fit(masked)
-    learner.fit(np.ma.masked_equal(images.data, 99))
+        np.testing.assert_array_equal(learner.fit(masked).components_, expected)
+    several = learner.set_params(stride=2, n_train_shifts=2)  # its margins have no mask
+    with pytest.raises(ValueError, match="NaN"):
+        several.fit(images)
 
 
 def test_infinity_is_refused(learner, gaps):

@@ -1,0 +1,114 @@
+"""The search for atoms of images: pieces of them as a problem, and where it starts."""
+
+from math import ceil
+
+import numpy as np
+import torch
+
+from skpudle.initialization import ConvProblem
+from skpudle.operators import atom_norms
+
+__all__ = ["patches_by_energy", "search_problem"]
+
+# Pixels of a piece: the correlations of some atoms with it stay in a cache.
+_PIXELS = 2**14
+
+
+def _piece(sizes, kernel, stride):  # -> tuple, the size of pieces of images of these sizes
+    side = round(_PIXELS ** (1 / len(kernel)))
+    smallest = (min(axis) for axis in zip(*sizes, strict=True))
+    axes = zip(smallest, kernel, stride, strict=True)
+    return tuple(k + s * ((max(k, min(n, max(side, 4 * k))) - k) // s) for n, k, s in axes)
+
+
+def _starts(n, length):  # -> where pieces of an axis begin, the last one at its end
+    n_pieces = ceil(n / length)
+    return [i * (n - length) // max(n_pieces - 1, 1) for i in range(n_pieces)]
+
+
+def _pieces(images, size):  # -> (n, n_channels, *size)
+    pieces = []
+    for image in images:
+        image = image[None]
+        for axis, length in enumerate(size, start=2):
+            parts = [image.narrow(axis, a, length) for a in _starts(image.shape[axis], length)]
+            image = torch.cat(parts)
+        pieces.append(image)
+    return torch.cat(pieces)
+
+
+def _as_pictures(x):  # a signal is a picture of height 1
+    return x if x.ndim == 4 else x[:, :, None]
+
+
+def search_problem(images, masks, kernel, stride, *, alpha, positive_code):
+    """Return the problem of finding atoms of images.
+
+    Parameters
+    ----------
+    images, masks : list of Tensor of shape (n_channels, *size), masks or None
+        Images of any sizes, and 1 where they are known.
+    kernel, stride : tuple of int
+        Size and distance of atoms.
+    alpha : float
+        Penalty.
+    positive_code : bool
+        Whether codes are non-negative.
+
+    Returns
+    -------
+    ConvProblem
+        About pieces of one size, which overlap where images are no multiple of them.
+    """
+    size = _piece([image.shape[1:] for image in images], kernel, stride)
+    flat = (1,) * (2 - len(kernel))
+    return ConvProblem(
+        _as_pictures(_pieces(images, size)),
+        (*flat, *kernel),
+        (*flat, *stride),
+        alpha,
+        positive_code,
+        mask=None if masks is None else _as_pictures(_pieces(masks, size)),
+    )
+
+
+def patches_by_energy(images, shape, n_components, generator):
+    """Return random patches of norm 1, those with more energy more often.
+
+    Parameters
+    ----------
+    images : list of Tensor of shape (n_channels, *size)
+        Images at least as large as an atom.
+    shape : tuple of int
+        (n_channels, *kernel).
+    n_components : int
+        Number of patches; beyond those that are not zero they are random directions.
+    generator : torch.Generator
+        Random numbers, on the CPU.
+
+    Returns
+    -------
+    Tensor of shape (n_components, *shape)
+        The patches, of the dtype and on the device of the images.
+    """
+    kernel, energies = shape[1:], []
+    for image in images:
+        squares = image.detach().double().square().sum(0)
+        for axis, k in enumerate(kernel):
+            squares = squares.unfold(axis, k, 1).sum(-1)
+        energies.append(squares.cpu())
+    options = dict(generator=generator, dtype=torch.float64, device="cpu")
+    atoms = torch.randn(n_components, *shape, **options).to(images[0])
+    total = torch.cat([energy.flatten() for energy in energies]).cumsum(0)
+    drawn = torch.rand(4 * n_components, **options) * total[-1]
+    places = torch.searchsorted(total, drawn, right=True).clamp_max(len(total) - 1)
+    places = list(dict.fromkeys(places.tolist()))[:n_components] if total[-1] > 0 else []
+    for k, place in enumerate(places):
+        i = 0
+        while place >= energies[i].numel():
+            place, i = place - energies[i].numel(), i + 1
+        starts = np.unravel_index(place, energies[i].shape)
+        window = (slice(a, a + n) for a, n in zip(starts, kernel, strict=True))
+        atoms[k] = images[i][(..., *window)]
+    norms = atom_norms(atoms)
+    return atoms / torch.where(norms > 0, norms, 1.0)

@@ -1,0 +1,350 @@
+r"""The loops of the search for convolutions over images and over atoms, compiled by numba.
+
+The functions are plain Python until `loops` compiles them.
+
+An image ``x`` has the shape (n_channels, height, width), a signal is one of height 1, and codes of
+an image are sparse: ``value[e]`` at ``index[e]``, which is the number of the atom times the number
+of positions plus that of the position, in ascending order. What is kept is the residual
+``x - D z`` (times the ``mask``, which has no entries where nothing is missing), so that a
+coordinate costs as much as an atom has pixels, whatever overlaps it. ``grid`` is the distance of
+neighbouring positions, along both axes, and the number of positions along them.
+"""
+
+from functools import cache
+from types import SimpleNamespace
+
+import numpy as np
+
+from skpudle._compilation import compile_together
+
+__all__ = ["loops"]
+
+_BLOCK = 512  # positions in a row whose correlations stay in the fastest memory
+
+
+def _corner(place, grid):
+    """Return the first pixel of an atom at a position."""
+    return place // grid[3] * grid[0], place % grid[3] * grid[1]
+
+
+def _slope(residual, atom, y, x):
+    """Return the correlation of an atom with a patch."""
+    total = 0.0
+    for c in range(atom.shape[0]):
+        for i in range(atom.shape[1]):
+            for j in range(atom.shape[2]):
+                total += atom[c, i, j] * residual[c, y + i, x + j]
+    return total
+
+
+def _curvature(mask, atom, y, x):
+    """Return the squared norm of an atom as far as its pixels are known."""
+    total = 0.0
+    for c in range(atom.shape[0]):
+        for i in range(atom.shape[1]):
+            for j in range(atom.shape[2]):
+                d = atom[c, i, j]
+                total += mask[c, y + i, x + j] * d * d if mask.size else d * d
+    return total
+
+
+def _subtract(step, atom, y, x, mask, residual):
+    """Subtract an atom times a number from a patch."""
+    for c in range(atom.shape[0]):
+        for i in range(atom.shape[1]):
+            for j in range(atom.shape[2]):
+                d = step * atom[c, i, j]
+                residual[c, y + i, x + j] -= d * mask[c, y + i, x + j] if mask.size else d
+
+
+def _add_patch(factor, residual, y, x, total):
+    """Add a patch times a number."""
+    for c in range(total.shape[0]):
+        for i in range(total.shape[1]):
+            for j in range(total.shape[2]):
+                total[c, i, j] += factor * residual[c, y + i, x + j]
+
+
+def _shrink(target, alpha, positive):
+    if target > alpha:
+        return target - alpha
+    if target < -alpha and not positive:
+        return target + alpha
+    return 0.0
+
+
+def _correlate(residual, atoms, grid, q):
+    """Set ``q = D^T residual``, four pixels of a row of an atom at a time."""
+    p, n_channels, height, width = atoms.shape
+    step, rows, columns = grid[1], grid[2], grid[3]
+    for start in range(0, columns, _BLOCK):
+        n = min(_BLOCK, columns - start)
+        for k in range(p):
+            for y in range(rows):
+                first = (k * rows + y) * columns + start
+                out = q[first : first + n]
+                out[:] = 0.0
+                for c in range(n_channels):
+                    for i in range(height):
+                        row, d = residual[c, y * grid[0] + i, start * step :], atoms[k, c, i]
+                        j = 0
+                        while step == 1 and j + 3 < width:
+                            d0, d1, d2, d3 = d[j], d[j + 1], d[j + 2], d[j + 3]
+                            for x in range(n):
+                                pair = d0 * row[x + j] + d1 * row[x + j + 1]
+                                out[x] += pair + d2 * row[x + j + 2] + d3 * row[x + j + 3]
+                            j += 4
+                        while j < width:
+                            for x in range(n):
+                                out[x] += d[j] * row[x * step + j]
+                            j += 1
+
+
+def _sweep(active, n, atoms, squares, grid, mask, alpha, positive, residual, z):
+    """Minimise over each of ``n`` coordinates; return the largest change and those left."""
+    largest, kept, n_positions = 0.0, 0, grid[2] * grid[3]
+    for e in range(n):
+        index = active[e]
+        atom = atoms[index // n_positions]
+        y, x = _corner(index % n_positions, grid)
+        curvature = _curvature(mask, atom, y, x) if mask.size else squares[index // n_positions]
+        new = 0.0
+        if curvature > 0.0:
+            target = _slope(residual, atom, y, x) + curvature * z[index]
+            new = _shrink(target, alpha, positive) / curvature
+        step = new - z[index]
+        if step != 0.0:
+            z[index] = new
+            _subtract(step, atom, y, x, mask, residual)
+            largest = max(largest, abs(step) * curvature)
+        if new != 0.0:
+            active[kept] = index
+            kept += 1
+    return largest, kept
+
+
+def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, max_sweeps,
+                index, value, residual):  # fmt: skip
+    """Return the codes of an image, found from given ones, and whether they are within tolerance.
+
+    A round lets in all coordinates that violate the optimality condition, the worst ones first:
+    what one of them explains is no longer there for its neighbours.
+    """
+    n_positions = grid[2] * grid[3]
+    z, q = np.zeros(len(atoms) * n_positions), np.empty(len(atoms) * n_positions)
+    active, n = np.empty(len(q), np.int32), len(index)
+    squares, solved, largest = np.empty(len(atoms)), False, 0.0
+    for k in range(len(atoms)):
+        squares[k] = _curvature(mask[:0], atoms[k], 0, 0)
+    residual[:] = x
+    for e in range(n):
+        active[e], z[index[e]] = index[e], value[e]
+        y, x0 = _corner(index[e] % n_positions, grid)
+        _subtract(value[e], atoms[index[e] // n_positions], y, x0, mask, residual)
+    options = atoms, squares, grid, mask, alpha, positive, residual, z
+    if n > 0:
+        _, n = _sweep(active, n, *options)
+    for _ in range(max_rounds):
+        _correlate(residual, atoms, grid, q)
+        m = n
+        for i in range(len(q)):
+            size = q[i] if positive else abs(q[i])
+            if size > alpha + tolerance and z[i] == 0.0:
+                active[m] = i
+                m += 1
+        active[n:m] = active[n:m][np.argsort(-np.abs(q[active[n:m]]))]
+        entered, n = m > n, m
+        for _ in range(max_sweeps):
+            largest, n = _sweep(active, n, *options)
+            if largest <= tolerance:
+                break
+        solved = not entered and largest <= tolerance
+        if solved:
+            break
+    index = np.sort(active[:n])
+    return index, z[index], solved
+
+
+def _self_overlap(start, stop, image, place, value, grid, overlap):
+    """Set the autocorrelation of the codes of one atom."""
+    height, width = overlap.shape[0] // 2 + 1, overlap.shape[1] // 2 + 1
+    overlap[:] = 0.0
+    for e in range(start, stop):
+        y, x = _corner(place[e], grid)
+        overlap[height - 1, width - 1] += value[e] ** 2
+        for f in range(e + 1, stop):  # rows of an image ascend
+            y1, x1 = _corner(place[f], grid)
+            if image[f] != image[e] or y1 - y >= height:
+                break
+            if abs(x1 - x) < width:
+                product = value[e] * value[f]
+                overlap[height - 1 + y1 - y, width - 1 + x1 - x] += product
+                overlap[height - 1 + y - y1, width - 1 + x - x1] += product
+
+
+def _descend_atom(pull, overlap, positive, n_steps, atom):
+    """Minimise over one atom on the sphere, by steps that a bound of the curvature makes safe."""
+    n_channels, height, width = atom.shape
+    old, moved, bound = atom.copy(), np.empty_like(atom), np.abs(overlap).sum()
+    for _ in range(n_steps):
+        norm = 0.0
+        for c in range(n_channels):
+            for i in range(height):
+                out = moved[c, i]
+                for j in range(width):
+                    out[j] = pull[c, i, j] + bound * atom[c, i, j]
+                for i1 in range(height):
+                    row = overlap[height - 1 + i - i1]
+                    for j1 in range(width):
+                        change = atom[c, i1, j1] - old[c, i1, j1]
+                        for j in range(width):
+                            out[j] -= change * row[width - 1 + j - j1]
+                for j in range(width):
+                    if positive:
+                        out[j] = max(out[j], 0.0)
+                    norm += out[j] ** 2
+        if norm == 0.0:
+            break
+        atom[:] = moved / np.sqrt(norm)
+
+
+def sweep_atoms(start, image, place, value, grid, mask, positive, n_steps, atoms, residual):
+    """Minimise over the atoms on the sphere, one by one; those of ``start`` are their codes.
+
+    Pixels that are missing count as if the dictionary explained them, which bounds the objective
+    from above.
+    """
+    p, _, height, width = atoms.shape
+    overlap, pull = np.empty((2 * height - 1, 2 * width - 1)), np.empty(atoms.shape[1:])
+    for k in range(p):
+        _self_overlap(start[k], start[k + 1], image, place, value, grid, overlap)
+        pull[:] = 0.0
+        for e in range(start[k], start[k + 1]):
+            y, x = _corner(place[e], grid)
+            _add_patch(value[e], residual[image[e]], y, x, pull)
+        old = atoms[k].copy()
+        _descend_atom(pull, overlap, positive, n_steps, atoms[k])
+        change = atoms[k] - old
+        for e in range(start[k], start[k + 1]):
+            y, x = _corner(place[e], grid)
+            known = mask[image[e]] if len(mask) else residual[0, :0]
+            _subtract(value[e], change, y, x, known, residual[image[e]])
+
+
+def add_second_moments(start, image, place, grid, residual, direction, moments):
+    """Add, per atom, the second moments of its users' residuals times its direction."""
+    for k in range(len(direction)):
+        for e in range(start[k], start[k + 1]):
+            y, x = _corner(place[e], grid)
+            length = _slope(residual[image[e]], direction[k], y, x)
+            _add_patch(length, residual[image[e]], y, x, moments[k])
+
+
+def add_surroundings(start, image, place, value, grid, residual, total, weight):
+    """Add, per atom, what its users' residuals hold around it, and the squares of their codes.
+
+    The surroundings reach as far as an atom on either side, less a pixel.
+    """
+    n_atoms, n_channels, height, width = total.shape
+    for k in range(n_atoms):
+        for e in range(start[k], start[k + 1]):
+            y, x = _corner(place[e], grid)
+            y, x = y - (height - 1) // 3, x - (width - 1) // 3
+            patches = residual[image[e]]
+            for i in range(max(0, -y), min(height, patches.shape[1] - y)):
+                for j in range(max(0, -x), min(width, patches.shape[2] - x)):
+                    weight[k, i, j] += value[e] ** 2
+                    for c in range(n_channels):
+                        total[k, c, i, j] += value[e] * patches[c, y + i, x + j]
+
+
+def _change(step, z, slope, curvature, alpha):
+    """Return what a step of one coordinate does to the objective."""
+    return step * (0.5 * curvature * step - slope) + alpha * (abs(z + step) - abs(z))
+
+
+def _neighbours(own, y, x, atoms, grid, index, value, who, where, z):
+    """List the codes of other atoms that overlap a position of one; return their number."""
+    n, n_positions = 0, grid[2] * grid[3]
+    for e in range(len(index)):
+        y1, x1 = _corner(index[e] % n_positions, grid)
+        near = abs(y1 - y) < atoms.shape[2] and abs(x1 - x) < atoms.shape[3]
+        if near and index[e] // n_positions != own:
+            who[n], z[n] = index[e] // n_positions, value[e]
+            where[n, 0], where[n, 1] = y1, x1
+            n += 1
+    return n
+
+
+def _with_rivals(n, y, x, rivals, atoms, shape, who, where, z):
+    """Add the coordinates that are most like an atom at a position; return the new number."""
+    n_known = n
+    for r in range(len(rivals)):
+        k, y1, x1 = rivals[r, 0], y + rivals[r, 1], x + rivals[r, 2]
+        if y1 < 0 or x1 < 0 or y1 + atoms.shape[2] > shape[1] or x1 + atoms.shape[3] > shape[2]:
+            continue
+        new = True
+        for e in range(n_known):
+            new &= who[e] != k or where[e, 0] != y1 or where[e, 1] != x1
+        if new:
+            who[n], where[n, 0], where[n, 1], z[n] = k, y1, x1, 0.0
+            n += 1
+    return n
+
+
+def removals(start, image, place, value, rivals, most, n_sweeps, mask, atoms, grid, alpha, positive,
+             counts, indices, values, residual, cost, taken_over):  # fmt: skip
+    """Set how much the objective rises without each atom, and which atoms' codes then grow.
+
+    Both are estimated from ``most`` users of an atom at regular distances, if it has more. What
+    replaces a code are its neighbours and the atom's ``rivals``: (atom, row, column) of those that
+    are most like it. The residual is as before in the end.
+    """
+    room = indices.shape[1] + rivals.shape[1]
+    who, where = np.empty(room, np.int64), np.empty((room, 2), np.int64)
+    z, before = np.empty(room), np.empty(room)
+    for k in range(len(atoms)):
+        n_users = start[k + 1] - start[k]
+        n_asked = min(n_users, most)
+        for asked in range(n_asked):
+            e = start[k] + asked * n_users // n_asked
+            t, (y, x) = image[e], _corner(place[e], grid)
+            patches, known = residual[t], mask[t] if len(mask) else residual[0, :0]
+            codes = indices[t, : counts[t]], values[t, : counts[t]]
+            n = _neighbours(k, y, x, atoms, grid, *codes, who, where, z)
+            n = _with_rivals(n, y, x, rivals[k], atoms, patches.shape, who, where, z)
+            before[:n] = z[:n]
+            slope, curvature = _slope(patches, atoms[k], y, x), _curvature(known, atoms[k], y, x)
+            rise = _change(-value[e], value[e], slope, curvature, alpha)
+            _subtract(-value[e], atoms[k], y, x, known, patches)
+            for s in range(n_sweeps * n):
+                i = s % n
+                atom, y1, x1 = atoms[who[i]], where[i, 0], where[i, 1]
+                curvature = _curvature(known, atom, y1, x1)
+                if curvature > 0.0:
+                    slope = _slope(patches, atom, y1, x1)
+                    target = _shrink(slope + curvature * z[i], alpha, positive)
+                    step = target / curvature - z[i]
+                    rise += _change(step, z[i], slope, curvature, alpha)
+                    z[i] += step
+                    _subtract(step, atom, y1, x1, known, patches)
+            for i in range(n):
+                taken_over[k, who[i]] += abs(z[i]) - abs(before[i])
+                _subtract(before[i] - z[i], atoms[who[i]], where[i, 0], where[i, 1], known, patches)
+            _subtract(value[e], atoms[k], y, x, known, patches)
+            cost[k] += rise
+        for i in range(len(atoms)):
+            taken_over[k, i] *= n_users / max(n_asked, 1)
+        cost[k] *= n_users / max(n_asked, 1)
+
+
+# Those that others call come first.
+_FUNCTIONS = (_corner, _slope, _curvature, _subtract, _add_patch, _shrink, _correlate, _sweep,
+              solve_image, _self_overlap, _descend_atom, sweep_atoms, add_second_moments,
+              add_surroundings, _change, _neighbours, _with_rivals, removals)  # fmt: skip
+
+
+@cache
+def loops():
+    """Return the functions, compiled."""
+    return SimpleNamespace(**compile_together(_FUNCTIONS))
