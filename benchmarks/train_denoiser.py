@@ -16,84 +16,19 @@ An epoch is one crop of every image. Noise is drawn anew for every crop, and so 
 
 import argparse
 import json
-import pickle
 import time
-from math import cos, log10, pi
-from pathlib import Path
+from functools import partial
+from math import cos, pi
 
 import numpy as np
 import torch
-from common import circumstances, write, write_report
+from denoisers import Muon, add_options, crops_of, psnr, report, resume, train
 
 from skpudle import ConvPUDLEDictionaryLearning
 from skpudle.datasets import load_gray_images
 from skpudle.pretrained import save_denoiser
 
-BENCHMARKS = Path(__file__).resolve().parent
-RESULTS = BENCHMARKS / "results" / "denoisers"
-STATES = BENCHMARKS / "output" / "denoise"
-
 LEVELS = (15, 25, 50)  # where published denoisers are compared, for pixels to 255
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum with orthogonal steps for each matrix of atoms, and Adam for thresholds.
-
-    K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024. In as much
-    time as Adam takes for 28.55 dB (learning rate 1e-3, the best of three), it gets to 28.68, on
-    four test images at sigma 25, after four minutes of one core.
-
-    Parameters
-    ----------
-    parameters : list of Tensor of shape (n_components, n_matrices * size + n_thresholds)
-        Rows: matrices side by side, then thresholds.
-    lr : float
-        Spectral norm of a step.
-    size, n_matrices : int
-        Columns of a matrix, and how many there are.
-    threshold_rate : float, default=0.1
-        Step of a threshold, in units of ``lr``.
-    """
-
-    def __init__(self, parameters, lr, *, size, n_matrices, threshold_rate=0.1):
-        super().__init__(parameters, dict(lr=lr))
-        self.size, self.n_matrices, self.threshold_rate = size, n_matrices, threshold_rate
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        """Make a step along the gradient."""
-        for group in self.param_groups:
-            for rows in group["params"]:
-                self._step(rows, group["lr"])
-
-    def _step(self, rows, rate):
-        state = self.state[rows]
-        if not state:
-            state["momentum"], state["square"] = torch.zeros_like(rows), torch.zeros_like(rows)
-            state["n_steps"] = torch.zeros(())
-        state["n_steps"] += 1
-        n, n_atoms = float(state["n_steps"]), self.size * self.n_matrices
-        # Adam's moments of thresholds, and Nesterov's momentum of atoms
-        fading = torch.full_like(rows[0], 0.95)
-        fading[n_atoms:] = 0.9
-        momentum = state["momentum"].mul_(fading).add_(rows.grad * (1 - fading))
-        ahead = (momentum * 0.95 + rows.grad * 0.05)[:, :n_atoms]
-        matrices = ahead.unflatten(1, (self.n_matrices, self.size)).transpose(0, 1)
-        step = _orthogonal(matrices).transpose(0, 1).flatten(1)
-        rows[:, :n_atoms].sub_(step, alpha=rate)
-        square = state["square"].mul_(0.999).addcmul_(rows.grad, rows.grad, value=0.001)
-        scale = (square[:, n_atoms:] / (1 - 0.999**n)).sqrt_().add_(1e-12)
-        step = momentum[:, n_atoms:] / (1 - 0.9**n) / scale
-        rows[:, n_atoms:].sub_(step, alpha=rate * self.threshold_rate)
-
-
-def _orthogonal(matrices):  # (n, rows, columns) -> about their polar factors
-    """Bring singular values near 1 by the polynomial of Jordan et al."""
-    x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-12)
-    for _ in range(6):
-        gram = x.mT @ x
-        x = 3.4445 * x + x @ (2.0315 * gram @ gram - 4.7750 * gram)
-    return x
 
 
 def learner_of(options):
@@ -120,37 +55,6 @@ def learner_of(options):
     )
 
 
-def crops_of(images, size, seed):
-    """Return one random crop of each image, in random order."""
-    rng = np.random.default_rng(seed)
-    crops = []
-    for i in rng.permutation(len(images)):
-        row, column = (rng.integers(n - size + 1) for n in images[i].shape)
-        crops.append(images[i][row : row + size, column : column + size])
-    return np.stack(crops)
-
-
-def train(learner, images, options, state, report):
-    """Continue training until all epochs are done; ``state`` is changed and stored."""
-    path = STATES / f"{options.name}.pickle"
-    while state["epoch"] < options.epochs:
-        started = time.perf_counter(), time.process_time()
-        rate = options.learning_rate * (1 + cos(pi * state["epoch"] / options.epochs)) / 2
-        learner.set_params(learning_rate=max(rate, 1e-9))
-        learner.partial_fit(crops_of(images, options.crop_size, [options.seed, state["epoch"]]))
-        state["epoch"] += 1
-        state["seconds"] += time.perf_counter() - started[0]
-        state["cpu_seconds"] += time.process_time() - started[1]
-        state["losses"].append(float(learner.loss_curve_[-1]))
-        if state["epoch"] % options.every == 0 or state["epoch"] == options.epochs:
-            report(learner, state)
-            write(path, pickle.dumps({"learner": learner, "state": state}))
-
-
-def psnr(image, target):
-    return -10 * log10(float(np.mean((image - target) ** 2, dtype=np.float64)))
-
-
 def evaluate(learner, images, levels, *, shift_average, tell=True):
     """Return the mean PSNR at each level of seeded noise, and seconds an image."""
     learner.set_params(shift_average=shift_average)
@@ -166,69 +70,26 @@ def evaluate(learner, images, levels, *, shift_average, tell=True):
     return found | {"seconds_an_image": round(seconds, 2)}
 
 
-def n_parameters(learner):
-    names = ("components_", "analysis_components_", "synthesis_components_", "alpha_")
-    slopes = () if learner.alpha_slope_ is None else ("alpha_slope_",)
-    return sum(np.size(getattr(learner, name)) for name in (*names, *slopes))
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", help="name of the run and of its files")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the two folders below")
-    parser.add_argument("--train", default="cbsd432")
-    parser.add_argument("--test", default="bsd68")
-    parser.add_argument("--n-components", type=int, default=64)
-    parser.add_argument("--n-unfoldings", type=int, default=10)
-    parser.add_argument("--atom-size", type=int, default=7)
-    parser.add_argument("--stride", type=int, default=2)
+    add_options(parser)
     parser.add_argument("--only", type=float, help="the only level of noise, for pixels to 255")
-    parser.add_argument("--epochs", type=int, default=1200)
-    parser.add_argument("--crop-size", type=int, default=65)
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
-    parser.add_argument("--every", type=int, default=20, help="epochs between looks at 4 images")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--save", type=Path, help="write the denoiser to this npz file")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     levels = LEVELS if options.only is None else (int(options.only),)
     test = [image.astype(np.float32) for image in load_gray_images(options.data / options.test)]
 
-    path = STATES / f"{options.name}.pickle"
-    state = {"epoch": 0, "seconds": 0.0, "cpu_seconds": 0.0, "losses": [], "curve": []}
-    learner = learner_of(options)
-    if path.exists():
-        stored = pickle.loads(path.read_bytes())
-        learner, state = stored["learner"], stored["state"]
-    hidden = ("data", "save", "every")
-    reported = {name: value for name, value in vars(options).items() if name not in hidden}
-
-    def report(learner, state, **results):
-        if not results:
-            glance = evaluate(learner, test[:4], levels, shift_average=False)
-            state["curve"].append({"epoch": state["epoch"]} | glance)
-            print(state["epoch"], round(state["seconds"]), "s", glance, flush=True)
-        parts = len(state["losses"]) // 20 or 1
-        found = {
-            "options": reported,
-            "n_parameters": n_parameters(learner),
-            "crops": state["epoch"] * 432,
-            "seconds": state["seconds"],
-            "cpu_seconds": state["cpu_seconds"],
-            "losses": [float(np.mean(part)) for part in np.array_split(state["losses"], parts)],
-            "curve": state["curve"],
-        }
-        write_report(RESULTS / f"{options.name}.json", circumstances() | found | results)
-
+    learner, state = resume(options, learner_of(options))
     if state["epoch"] < options.epochs:
+        images = load_gray_images(options.data / options.train)
+        images = [image.astype(np.float32) for image in images]
         train(
             learner,
-            [image.astype(np.float32) for image in load_gray_images(options.data / options.train)],
+            partial(crops_of, images, options.crop_size),
             options,
             state,
-            report,
+            schedule=lambda done: (1 + cos(pi * done)) / 2,
+            glance=lambda: evaluate(learner, test[:4], levels, shift_average=False),
         )
     results = {
         "one_grid": evaluate(learner, test, levels, shift_average=False),
@@ -237,7 +98,7 @@ def main():
     if options.only is None:
         results["noise_estimated"] = evaluate(learner, test, levels, shift_average=True, tell=False)
     print(json.dumps(results))
-    report(learner, state, **results)
+    report(learner, options, state, **results)
     if options.save:
         save_denoiser(learner.set_params(shift_average=False), options.save)
 

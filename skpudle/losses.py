@@ -30,7 +30,7 @@ import torch
 from torch.nn.functional import logsigmoid
 from torch.special import xlogy
 
-__all__ = ["LOSSES", "Binomial", "Gaussian", "Poisson"]
+__all__ = ["LOSSES", "Binomial", "Gaussian", "Poisson", "loss_named"]
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,10 @@ class Poisson:
         """Return entries as numbers of variance about 1 (Anscombe's)."""
         return 2 * (x + 3 / 8).sqrt()
 
+    def of_response(self, response):
+        """Return what has this response, zero where nothing has."""
+        return ((response / 2).clamp_min(0).square() - 3 / 8).clamp_min(0)
+
 
 @dataclass(frozen=True)
 class Binomial:
@@ -156,3 +160,8 @@ class Binomial:
 
 
 LOSSES = {"gaussian": Gaussian, "poisson": Poisson, "binomial": Binomial}
+
+
+def loss_named(name, n_trials=1):
+    """Return the loss of a name, of so many trials where it has them."""
+    return Binomial(float(n_trials)) if name == "binomial" else LOSSES[name]()

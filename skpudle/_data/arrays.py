@@ -232,8 +232,8 @@ def _check_largest(X, largest):
     """Raise ValueError where data are negative, or above the largest value; NaN is neither."""
     if (X < 0).any():
         raise ValueError(
-            f"Negative values in data passed as X, such as {float(X[X < 0][0]):.4g}: this loss is "
-            "for counts, or for fractions. Use loss='gaussian' for other numbers."
+            f"Negative values in data passed as X, such as {float(X[X < 0][0]):.4g}: counts and "
+            "fractions have none. Use loss='gaussian', or Gaussian noise, for other numbers."
         )
     too_large = X > largest  # noqa: SIM300 (X is no constant)
     if too_large.any():

@@ -5,6 +5,7 @@ from math import log
 import torch
 
 from skpudle._data.batches import Batch
+from skpudle._data.noise import with_photons
 
 __all__ = ["Crops"]
 
@@ -32,10 +33,11 @@ class Crops:
         Size of the patches that may replace atoms.
     margin : tuple of int, default=None
         Pixels on either side of each axis that belong to the crop but not to its target.
-    noise_std : float or tuple (low, high), default=0.0
+    noise_std : float, tuple (low, high) or "poisson", default=0.0
         Standard deviation of Gaussian noise that is added to crops that are their own targets. Of a
         pair each crop gets one in between, as likely as any other on a logarithmic scale, on which
-        the error of denoising is nearly a line: all weigh alike in decibels.
+        the error of denoising is nearly a line: all weigh alike in decibels. "poisson" draws counts
+        of what is expected, where images hold the roots of both.
     flip : bool, default=False
         Whether crops are mirrored along random axes, and transposed where they are square.
     shuffle : bool, default=True
@@ -106,6 +108,8 @@ class Crops:
 
     def _with_noise(self, x):  # -> the same with noise, and how much where that varies
         options = dict(generator=self.generator, dtype=x.dtype, device="cpu")
+        if self.noise_std == "poisson":
+            return with_photons(x, self.generator), None
         if not isinstance(self.noise_std, tuple):
             return x + self.noise_std * torch.randn(x.shape, **options).to(x.device), None
         low, high = map(log, self.noise_std)

@@ -116,9 +116,9 @@ class Images:
         """Floating-point type."""
         return self.tensors[0].dtype
 
-    def to(self, dtype):
-        """Return the same images in another floating-point type."""
-        return replace(self, tensors=[x.to(dtype) for x in self.tensors])
+    def map(self, function):
+        """Return what a function makes of the tensors."""
+        return replace(self, tensors=[function(x) for x in self.tensors])
 
     def singles(self):  # -> list of (n_channels, *size)
         """Return the images one by one."""
@@ -196,7 +196,8 @@ def warn_of_lines(images, kernel):
 
 
 def _check_images(X, n_axes, device, **options):  # (n, *size[, n_channels]) -> tensor, channel_axis
-    X = as_fractions(X)
+    X = X if isinstance(X, torch.Tensor) else np.asanyarray(X)
+    X = as_fractions(X) if options.get("largest") is None else X
     shape = tuple(X.shape)
     if len(shape) not in (n_axes + 1, n_axes + 2) or 0 in shape:
         raise ValueError(
@@ -210,9 +211,7 @@ def _check_images(X, n_axes, device, **options):  # (n, *size[, n_channels]) -> 
     return (x.movedim(-1, 1) if channel_axis else x[:, None]).contiguous(), channel_axis
 
 
-def read_images(
-    X, n_axes, *, image_shape=None, n_channels=None, device="cpu", estimator=None, allow_nan=False
-):
+def read_images(X, n_axes, *, image_shape=None, n_channels=None, device="cpu", **options):
     """Validate images and return them as tensors.
 
     Parameters
@@ -231,6 +230,8 @@ def read_images(
         ``n_axes + 1`` dimensions, of which the last has this size, is a single image.
     device : torch.device or str, default="cpu"
         Where to.
+    largest : float, default=None
+        If not None, images are counts from 0 to this, and unsigned integers are what they are.
     estimator : object, default=None
         Named in error messages.
     allow_nan : bool, default=False
@@ -253,9 +254,9 @@ def read_images(
         )
     if isinstance(X, list | tuple) and not len(X):
         raise ValueError("There are no images: expected at least one, got an empty list.")
-    options = dict(estimator=estimator, allow_nan=allow_nan)
     if isinstance(X, list | tuple) and _is_array(X[0]) and (_n_dimensions(X[0]) >= n_axes):
-        read = [_check_images(as_fractions(image)[None], n_axes, device, **options) for image in X]
+        given = (x if isinstance(x, torch.Tensor) else np.asanyarray(x) for x in X)
+        read = [_check_images(image[None], n_axes, device, **options) for image in given]
         tensors, channel_axes = zip(*read, strict=True)
         channels = {(image.shape[1], axis) for image, axis in read}
         if len(channels) > 1:

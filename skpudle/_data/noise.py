@@ -1,4 +1,9 @@
-"""Noise of images: how much there is or may be, and its estimate."""
+"""Noise of images: how much there is or may be, and its estimate.
+
+Photons have a noise that depends on how many are expected. Of the roots that Anscombe's transform
+makes of counts it is about 1 wherever there are more than a few, so that a network that sees roots,
+in what goes in and in what is to come out, is one for Gaussian noise.
+"""
 
 import warnings
 from math import inf, sqrt
@@ -9,8 +14,9 @@ import torch
 
 from skpudle._data.arrays import to_tensor
 from skpudle._data.callers import users_level
+from skpudle.losses import Poisson
 
-__all__ = ["Noise", "estimate_noise", "with_noise"]
+__all__ = ["Noise", "estimate_noise", "with_noise", "with_photons"]
 
 # Pixels over noise that there is in practice; sigma 50, given as a fraction of 255, is beyond it.
 _RANGE = 1200
@@ -20,11 +26,12 @@ _MEDIAN_OF_NORMAL = 0.6745
 
 
 class Noise(NamedTuple):
-    """``noise_std``: one level, or any between two, which thresholds then follow."""
+    """``noise_std``: one level, any between two, which thresholds then follow, or photons."""
 
     low: float
     high: float
-    is_range: bool
+    is_range: bool = False
+    of_photons: bool = False
 
     @classmethod
     def of(cls, noise_std):
@@ -35,15 +42,17 @@ class Noise(NamedTuple):
         ValueError
             If a pair is none, or holds what no noise can be.
         """
+        if noise_std == "poisson":
+            return cls(1.0, 1.0, of_photons=True)
         if not isinstance(noise_std, tuple):
-            return cls(float(noise_std), float(noise_std), False)
+            return cls(float(noise_std), float(noise_std))
         positive = all(isinstance(level, Real) and 0 < level < inf for level in noise_std)
         if len(noise_std) != 2 or not positive or noise_std[0] > noise_std[1]:
             raise ValueError(
                 f"noise_std={noise_std!r:.80} is not a pair (low, high) of positive numbers; pass "
                 "such a pair, or one number."
             )
-        return cls(*map(float, noise_std), True)
+        return cls(*map(float, noise_std), is_range=True)
 
     @property
     def typical(self):
@@ -54,6 +63,14 @@ class Noise(NamedTuple):
     def unit(self):
         """The level that thresholds which follow the noise are in units of, or None."""
         return self.typical if self.is_range else None
+
+    def enter(self, x):
+        """Return images as the network sees them: roots of counts, and others as they are."""
+        return Poisson().response(x) if self.of_photons else x
+
+    def leave(self, x):
+        """Return what the network makes of them as images, the inverse of `enter`."""
+        return Poisson().of_response(x) if self.of_photons else x
 
     def levels(self, noise_std, images):  # -> a list of Tensor of shape (n,) or None
         """Return how noisy images are that a network for this noise denoises.
@@ -68,10 +85,16 @@ class Noise(NamedTuple):
         Raises
         ------
         ValueError
-            If it is not positive or not one for each, or if the network is for no noise.
+            If it is not positive or not one for each, or if the network is for no noise, or for
+            photons.
         """
         if noise_std is None:
             return [None] * len(images.tensors)
+        if self.of_photons:
+            raise ValueError(
+                f"noise_std={noise_std!r:.50}, but how noisy photons are is what they are counts "
+                "of; pass none."
+            )
         levels = to_tensor(noise_std, images.tensors[0].device, images.dtype)
         if levels.shape not in ((), (len(images),)) or not (levels > 0).all():
             raise ValueError(
@@ -97,11 +120,20 @@ class Noise(NamedTuple):
             )
 
 
-def with_noise(image, noise_std):
-    """Return an image with Gaussian noise, the same for every image of its size."""
+def with_noise(image, noise):
+    """Return an image with typical `Noise`, the same for every image of its size."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(image.shape, generator=generator, dtype=image.dtype, device="cpu")
-    return image + noise_std * noise.to(image.device)
+    if noise.of_photons:
+        return with_photons(image, generator)
+    normal = torch.randn(image.shape, generator=generator, dtype=image.dtype, device="cpu")
+    return image + noise.typical * normal.to(image.device)
+
+
+def with_photons(x, generator):
+    """Return roots of counts that are drawn, of roots of what is expected."""
+    loss = Poisson()
+    counts = torch.poisson(loss.of_response(x).cpu(), generator=generator)
+    return loss.response(counts.to(x.device))
 
 
 def estimate_noise(x):  # (n, n_channels, *size) -> (n,)

@@ -112,8 +112,8 @@ class TrainingImages:
         Whether crops need room for several grids.
     margin : bool
         Whether the loss leaves out the pixels of a crop that some atoms do not reach.
-    noise_std : float or tuple (low, high), default=0.0
-        Standard deviation of the noise that crops get.
+    noise_std : float, tuple (low, high) or "poisson", default=0.0
+        The noise that crops get.
     flip : bool, default=False
         Whether crops are mirrored and transposed at random.
     """

@@ -1,6 +1,7 @@
 """What a convolutional learner makes of its parameters and images: data, and a model."""
 
 from dataclasses import replace
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -8,11 +9,8 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features, ch
 
 from skpudle._data.arrays import input_attributes, make_generator, resolve_device, to_tensor
 from skpudle._data.images import (
-    check_axes,
     check_gaps,
     covering_positions,
-    read_images,
-    read_targets,
     sizes,
     warn_of_lines,
 )
@@ -23,6 +21,7 @@ from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.conv_model import (
     ConvModel,
     auto_penalty,
+    baseline,
     initial_atoms,
     initial_parameters,
     known_parameters,
@@ -35,10 +34,12 @@ from skpudle._learners.conv_parameters import (
 )
 from skpudle._learners.conv_search import search_problem
 from skpudle._learners.encoder import Decay, Encoder
+from skpudle._learners.given_images import images_of, targets_of
 from skpudle._learners.network import ConvNetwork, RowLayout
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
+from skpudle.losses import Gaussian, loss_named
 from skpudle.operators import ConvDictionary, project_atoms
 
 __all__ = ["ConvLearner"]
@@ -46,14 +47,6 @@ __all__ = ["ConvLearner"]
 # Pixels of a batch, counted once for each grid, that are trained on at a time: enough for products
 # of large matrices, and few enough for the codes of all unfoldings to take little memory.
 _PIXELS = 2**16
-
-
-def _images_of(learner, X, device, **options):
-    kernel = sizes(learner.atom_shape, 1)
-    options = dict(image_shape=learner.image_shape, device=device, estimator=learner) | options
-    images = read_images(X, len(kernel), **options)
-    check_axes(images)
-    return images
 
 
 def _known(learner):  # -> fitted attributes, and how many unfoldings they are for
@@ -81,14 +74,13 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         return sizes(self.stride, len(self._kernel))
 
     def _check_parameters(self):
-        check_conv_parameters(self, self._kernel, self._stride, self._noise)
+        check_conv_parameters(self, self._kernel, self._stride)
 
-    @property
-    def _noise(self):
-        return Noise.of(self.noise_std)
+    def _loss(self):
+        return loss_named(self.loss, self.n_trials)
 
     def _encoder(self):
-        return Encoder(depth_of(self), self.shrinkage, self.positive_code)
+        return Encoder(depth_of(self), self.shrinkage, self.positive_code, loss=self._loss())
 
     # ------------------------------------------------------------------ images
 
@@ -96,9 +88,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         _check_feature_names(self, X, reset=False)
         grey = self.components_.ndim == 1 + len(self._kernel)
         n_channels = 1 if grey else self.components_.shape[-1]
-        images = _images_of(
-            self, X, self._transform_device(_first(X)), n_channels=n_channels, **checks
-        )
+        device = self._transform_device(_first(X))
+        images = images_of(self, X, device, n_channels=n_channels, **checks)
         if images.kind == "rows":
             if getattr(self, "n_features_in_", None) is None:  # callbacks see what fit leaves out
                 raise ValueError(
@@ -107,6 +98,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                     "image[np.newaxis]."
                 )
             _check_n_features(self, X, reset=False)
+        # differences of photons are none
+        colours = colours and not Noise.of(self.noise_std).of_photons
         if images.n_channels != n_channels and not (colours and grey and images.n_channels == 3):
             raise ValueError(
                 f"Images have {images.n_channels} channels, but {type(self).__name__} was fitted "
@@ -122,7 +115,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     def _network(self, like):  # -> ConvNetwork of the dtype and on the device of a tensor
         parameters = known_parameters(_known(self), len(self._kernel), like)
-        noise = self._noise
+        noise = Noise.of(self.noise_std)
         return ConvNetwork(parameters, self._stride, self._encoder(), noise, self.lambda_decay_)
 
     def _transform_encoder(self):  # of parts of data, which `transform` encodes
@@ -146,11 +139,12 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         self._check_parameters()
         gaps = {"allow_nan": self._allows_nan()}
         if known:
-            images = self._read_known(X, **gaps).to(to_tensor(self.components_).dtype)
+            dtype = to_tensor(self.components_).dtype
+            images = self._read_known(X, **gaps).map(lambda x: x.to(dtype))
         else:
-            images = _images_of(self, X, resolve_device(self.device, _first(X)), **gaps)
+            images = images_of(self, X, resolve_device(self.device, _first(X)), **gaps)
             warn_of_lines(images, self._kernel)
-        targets = read_targets(y, images, image_shape=self.image_shape, estimator=self)
+        targets = targets_of(self, y, images)
         check_gaps(images.tensors, self._kernel, self._stride)
         same = images.kind != "list"
         image_size = tuple(images.tensors[0].shape[2:]) if same else None
@@ -165,12 +159,12 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             shifted=self.n_train_shifts > 1,
             margin=self.n_train_shifts > 1 or self.separate_atoms == "unfolding",
             noise_std=self.noise_std,
-            flip=self.flip and self._noise.high > 0 and len(self._kernel) == 2,
+            flip=self.flip and Noise.of(self.noise_std).high > 0 and len(self._kernel) == 2,
         )
         device = images.tensors[0].device
         if known:
             return Data(sample, sample, None, device, {})
-        self._noise.warn_of_units(sample.images)
+        Noise.of(self.noise_std).warn_of_units(sample.images)
         inputs = input_attributes(X if images.kind == "rows" else None)
         return Data(sample, sample, None, device, inputs)
 
@@ -181,11 +175,12 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
     def _new_model(self, data, generator, course=None):  # -> ConvModel, rows
         images, step = data.sample, self._fixed_step()
         shape = self.n_components, images.images[0].shape[0], *self._kernel
-        atoms = initial_atoms(images, self.dict_init, shape, generator)
+        given = self._loss(), baseline(self._loss(), images)
+        atoms = initial_atoms(images, self.dict_init, shape, generator, *given)
         atoms = project_atoms(atoms.contiguous(), atom_norm=self.atom_norm)
-        noise, alpha, penalty = self._noise, self.alpha, self.alpha
+        noise, alpha, penalty = Noise.of(self.noise_std), self.alpha, self.alpha
         if alpha == "auto":
-            alpha = penalty = auto_penalty(images, atoms, noise.unit or noise.high)
+            alpha = penalty = auto_penalty(images, atoms, noise.unit or noise.high, *given)
         if self.shrinkage == "hard":
             bound = default_step(ConvDictionary(atoms, images.stride)) if step is None else step
             alpha = alpha * float(bound) if self.alpha == "auto" else alpha
@@ -200,6 +195,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                 learn_step=self.learn_step,
                 in_layers=self.separate_atoms == "unfolding",
                 noise_unit=noise.unit,
+                intercept=given[1],
             )
             return self._model(parameters, images, images.geometry, generator, parameters.alpha)
 
@@ -241,17 +237,19 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         layout = RowLayout(
             tuple(parameters.atoms.shape[1:]),
             separate=separate[self.separate_atoms],
-            noise_unit=self._noise.unit,
+            noise_unit=Noise.of(self.noise_std).unit,
             n_thresholds={None: 0, "unfolding": n}.get(self.learn_threshold, 1),
             shared_threshold=self.learn_threshold == "one",
             learn_step=self.learn_step,
             atom_norm=self.atom_norm,
             fixed_alpha=parameters.alpha,
             fixed_step=parameters.step,
+            n_intercepts=0 if parameters.intercept is None else len(parameters.intercept),
         )
+        rule, encoder = GRADIENT_RULES[self.gradient], self._encoder()
         model = ConvModel(
-            GRADIENT_RULES[self.gradient],
-            self._encoder(),
+            rule if isinstance(encoder.loss, Gaussian) else partial(rule, loss=encoder.loss),
+            encoder,
             layout,
             images,
             geometry,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import isfinite
 
 import numpy as np
 import torch
@@ -14,21 +15,25 @@ from skpudle._learners.conv_search import patches_by_energy
 from skpudle._learners.encoder import Encoder
 from skpudle._learners.network import ConvNetwork, ConvParameters, RowLayout, all_shifts
 from skpudle._learners.notices import warn_of_step
+from skpudle._learners.working import LEAST_PENALTY
 from skpudle.encoding import default_step
+from skpudle.losses import Gaussian
 from skpudle.operators import ConvDictionary
 
 __all__ = [
     "SEPARATE_ATOMS",
     "ConvModel",
     "auto_penalty",
+    "baseline",
     "initial_atoms",
     "initial_parameters",
     "known_parameters",
 ]
 
 # alpha="auto" is this fraction of the median over images of the largest correlation, or that many
-# times the noise, with which the denoiser of the paper was trained: 0.16 for 25 / 255.
-_ALPHA, _NOISE = 0.1, 1.6
+# times the noise, with which the denoiser of the paper was trained: 0.16 for 25 / 255. Losses that
+# know the noise of a correlation have at least so many deviations of it, as for rows.
+_ALPHA, _NOISE, _DEVIATIONS = 0.1, 1.6, LEAST_PENALTY
 
 # Separate atoms by the name of the attribute that holds them, in the order of `ConvParameters`.
 SEPARATE_ATOMS = (
@@ -84,10 +89,42 @@ def known_parameters(attributes, n_axes, like):
         to_tensor(value).to(like).reshape(-1, n_components) if np.ndim(value) else value
         for value in (attributes["alpha_"], attributes.get("alpha_slope_"))
     )
-    return ConvParameters(atoms, *separate, alpha, slope, attributes["step_size_"])
+    intercept = attributes.get("intercept_")
+    intercept = None if intercept is None else to_tensor(intercept).to(like)
+    return ConvParameters(atoms, *separate, alpha, slope, attributes.get("step_size_"), intercept)
 
 
-def initial_atoms(images, dict_init, shape, generator):
+def baseline(loss, images):
+    """Return the intercept of which the expectations are the means of the known pixels.
+
+    Parameters
+    ----------
+    loss : object of `skpudle.losses`
+        What images are to a reconstruction.
+    images : TrainingImages
+        The images.
+
+    Returns
+    -------
+    Tensor of shape (n_channels,) or None
+        None for least squares, which have no intercept.
+    """
+    if isinstance(loss, Gaussian):
+        return None
+    masks = images.masks or [torch.ones_like(image) for image in images.images]
+    known = (x * mask for x, mask in zip(images.images, masks, strict=True))
+    total, n_known = (sum(x.flatten(1).sum(1) for x in parts) for parts in (known, masks))
+    return loss.natural((total + 0.5) / (n_known + 1))
+
+
+def _as_atoms(loss, images, intercept):  # counts -> what is linear in natural parameters, nearly
+    if intercept is None:
+        return images
+    base = loss.response(loss.mean(intercept))
+    return [loss.response(x) - base.reshape(-1, *[1] * (x.ndim - 1)) for x in images]
+
+
+def initial_atoms(images, dict_init, shape, generator, loss, intercept):
     """Return the atoms that a search or training starts from.
 
     Parameters
@@ -100,6 +137,10 @@ def initial_atoms(images, dict_init, shape, generator):
         (n_components, n_channels, *kernel).
     generator : torch.Generator
         Random numbers.
+    loss : object of `skpudle.losses`
+        What images are to a reconstruction.
+    intercept : Tensor of shape (n_channels,) or None
+        Its `baseline`.
 
     Returns
     -------
@@ -111,7 +152,8 @@ def initial_atoms(images, dict_init, shape, generator):
     if isinstance(dict_init, str) and dict_init == "search":
         return patches_by_energy(images.images, shape[1:], n_components, generator)
     if isinstance(dict_init, str):
-        return initial_kernels(images.images, shape[1:], n_components, dict_init, generator)
+        seen = _as_atoms(loss, images.images, intercept)
+        return initial_kernels(seen, shape[1:], n_components, dict_init, generator)
     options = dict(dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="dict_init")
     atoms = check_array(dictionary_of(dict_init), **options)
     expected = (n_components, *kernel, *[n_channels][:channel_axis])
@@ -124,7 +166,7 @@ def initial_atoms(images, dict_init, shape, generator):
     return _inside(atoms, len(kernel), **options)
 
 
-def auto_penalty(images, atoms, noise_std):
+def auto_penalty(images, atoms, noise_std, loss, intercept):
     """Return the penalty that ``alpha="auto"`` stands for.
 
     Parameters
@@ -135,6 +177,10 @@ def auto_penalty(images, atoms, noise_std):
         Initial atoms.
     noise_std : float
         The noise that images get, 0 if they get none.
+    loss : object of `skpudle.losses`
+        What images are to a reconstruction.
+    intercept : Tensor of shape (n_channels,) or None
+        Its `baseline`.
 
     Returns
     -------
@@ -143,15 +189,20 @@ def auto_penalty(images, atoms, noise_std):
     """
     if noise_std:
         return _NOISE * noise_std
+    mean, noise = 0.0, 0.0
+    if intercept is not None:
+        mean = loss.mean(intercept).reshape(-1, *[1] * len(images.stride))
+        noise = float(loss.variance(mean).mean().sqrt())
     dictionary = ConvDictionary(atoms, images.stride)
-    covered = (images.covered(image)[None] for image in images.images)
+    covered = (images.covered(image)[None] - mean for image in images.images)
     largest = torch.stack([dictionary.analysis(part).abs().max() for part in covered])
     largest = largest[largest > 0]
-    return _ALPHA * (float(largest.median()) if len(largest) else 1.0)
+    alpha = _ALPHA * (float(largest.median()) if len(largest) else 1.0)
+    return max(alpha, _DEVIATIONS * noise)
 
 
 def initial_parameters(
-    atoms, stride, *, alpha, step_size, shrinkage, learn_step, in_layers, noise_unit
+    atoms, stride, *, alpha, step_size, shrinkage, learn_step, in_layers, noise_unit, intercept
 ):
     """Return the parameters that training starts from.
 
@@ -173,6 +224,8 @@ def initial_parameters(
         Whether every unfolding has atoms of its own, which its step is a part of.
     noise_unit : float or None
         The noise that ``alpha`` is for, where thresholds follow it.
+    intercept : Tensor of shape (n_channels,) or None
+        The `baseline`.
 
     Returns
     -------
@@ -187,7 +240,9 @@ def initial_parameters(
     slope = None
     if noise_unit is not None:
         alpha, slope = 0.0, float(alpha) / noise_unit
-    return ConvParameters(atoms, alpha=float(alpha), alpha_slope=slope, step=step_size)
+    return ConvParameters(
+        atoms, alpha=float(alpha), alpha_slope=slope, step=step_size, intercept=intercept
+    )
 
 
 @dataclass(frozen=True)
@@ -256,15 +311,18 @@ class ConvModel:
 
     def replacements(self, rows, samples):
         """Return rows for patches."""
+        intercept = self.layout.unpack(rows).intercept
+        samples = torch.stack([*_as_atoms(self.encoder.loss, samples, intercept)])
         return self.layout.replacements(rows, samples)
 
     def warn_of_step(self, initial, final):
         """Warn if the encoder may diverge with the step, once."""
         step, (analysis, *_) = self.layout.fixed_step, self.layout.separate
-        if step is None or self.layout.learn_step or analysis:
+        curvature = self.encoder.loss.curvature
+        if step is None or self.layout.learn_step or analysis or not isfinite(curvature):
             return
         atoms = (self.layout.unpack(rows).atoms for rows in (initial, final))
-        warn_of_step(step, (ConvDictionary(part, self.images.stride) for part in atoms))
+        warn_of_step(step, (ConvDictionary(part, self.images.stride) for part in atoms), curvature)
 
     def memory(self):
         """Return what a later `partial_fit` asks for beside what users see."""
@@ -272,9 +330,9 @@ class ConvModel:
 
     def attributes(self, rows):
         """Return what users see of it."""
-        *atoms, alpha, slope, step = self.layout.unpack(rows)
-        if step is None:
-            step = default_step(ConvDictionary(atoms[0], self.images.stride))
+        *atoms, alpha, slope, step, intercept = self.layout.unpack(rows)
+        if step is None:  # it stays so where samples look for theirs
+            step = default_step(ConvDictionary(atoms[0], self.images.stride), self.encoder.loss)
         n_axes, in_layers = len(self.images.stride), atoms[-1] is not None
         outside = [_outside(atoms[0], n_axes, self.geometry.channel_axis)]
         for stack in atoms[1:]:
@@ -286,7 +344,8 @@ class ConvModel:
             "n_components_": len(rows),
             "alpha_": self._threshold(alpha),
             "alpha_slope_": self._threshold(slope),
-            "step_size_": float(step),
+            "step_size_": None if step is None else float(step),
+            "intercept_": None if intercept is None else to_numpy(intercept),
         }
 
     def _threshold(self, alpha):  # as users see it

@@ -5,9 +5,11 @@ from numbers import Integral, Real
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data.images import check_sizes
+from skpudle._data.noise import Noise
 from skpudle._learners.base import GradientLearner
 from skpudle._learners.encoder import Decay
 from skpudle._learners.network import all_shifts
+from skpudle.losses import LOSSES
 from skpudle.shrinkage import SHRINKAGES
 
 __all__ = ["CONSTRAINTS", "check_conv_parameters", "depth_of", "searches"]
@@ -20,6 +22,8 @@ CONSTRAINTS = GradientLearner._parameter_constraints | {
     "stride": [_COUNT, tuple, list],
     "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
     "gradient": [StrOptions({"dec", "ae-lasso", "ae-ls"})],
+    "loss": [StrOptions(set(LOSSES))],
+    "n_trials": [Interval(Real, 1, None, closed="left")],
     "n_unfoldings": [_COUNT, StrOptions({"auto"}), None],
     "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple],
     "shrinkage": [StrOptions(set(SHRINKAGES))],
@@ -28,7 +32,7 @@ CONSTRAINTS = GradientLearner._parameter_constraints | {
     "learn_threshold": [StrOptions({"one", "atom", "unfolding"}), None],
     "learn_step": ["boolean"],
     "separate_atoms": [StrOptions({"analysis", "decoder", "both", "unfolding"}), None],
-    "noise_std": [Interval(Real, 0, None, closed="left"), tuple],
+    "noise_std": [Interval(Real, 0, None, closed="left"), tuple, StrOptions({"poisson"})],
     "crop_size": [_COUNT, StrOptions({"auto"})],
     "flip": ["boolean"],
     "n_train_shifts": [_COUNT],
@@ -51,7 +55,7 @@ def searches(learner):
 def _has_lasso(learner):  # a lasso whose codes can be solved for
     learns = learner.learn_threshold or learner.learn_step or learner.separate_atoms
     lasso = learner.shrinkage == "soft" and learner.lambda_decay == 1 and learner.alpha != 0
-    return lasso and not learns
+    return lasso and not learns and learner.loss == "gaussian"
 
 
 def _is_only_searched(learner):
@@ -65,7 +69,7 @@ def depth_of(learner):  # -> int or None
     return None if _is_only_searched(learner) and _has_lasso(learner) else _UNFOLDINGS
 
 
-def check_conv_parameters(learner, kernel, stride, noise):
+def check_conv_parameters(learner, kernel, stride):
     """Raise ValueError if parameters contradict each other.
 
     Parameters
@@ -74,8 +78,6 @@ def check_conv_parameters(learner, kernel, stride, noise):
         Whose they are.
     kernel, stride : tuple of int
         Size and distance of atoms.
-    noise : Noise
-        What ``noise_std`` says.
     """
     Decay.of(learner.lambda_decay)  # raises for what is none
     check_sizes(kernel, stride, learner.image_shape)
@@ -97,11 +99,13 @@ def check_conv_parameters(learner, kernel, stride, noise):
             "With separate_atoms='unfolding' the step is a part of the atoms, whose norms are "
             "free; pass learn_step=False and atom_norm=None."
         )
-    if noise.is_range and learner.learn_threshold is None:
+    if Noise.of(learner.noise_std).is_range and learner.learn_threshold is None:
         raise ValueError(
             "Thresholds follow the noise where noise_std is a pair, and have to be learned; "
             "pass learn_threshold='unfolding', for example."
         )
+    if learner.loss != "gaussian":
+        _check_likelihood(learner)
     if depth_of(learner) is None:
         _check_converged(learner)
     n_grids = len(all_shifts(stride))
@@ -109,6 +113,26 @@ def check_conv_parameters(learner, kernel, stride, noise):
         raise ValueError(
             f"n_train_shifts={learner.n_train_shifts}, but stride={learner.stride!r} has {n_grids} "
             "grids of positions; pass at most that."
+        )
+
+
+def _check_likelihood(learner):
+    loss = f"loss={learner.loss!r}"
+    if learner.separate_atoms or learner.noise_std != 0:
+        raise ValueError(
+            f"{loss} is for one dictionary of noisy data: pass separate_atoms=None and "
+            "noise_std=0. A denoiser of photons has noise_std='poisson', and no loss."
+        )
+    if learner.learn_step and learner.step_size == "auto":
+        raise ValueError(f"{loss} and learn_step=True need a number for step_size to begin with.")
+    if searches(learner):
+        raise ValueError(
+            f"The search is for loss='gaussian'; with {loss} pass dict_init='data', for example."
+        )
+    if learner.n_unfoldings is None:
+        raise ValueError(
+            f"Codes are solved for (n_unfoldings=None) with loss='gaussian'; with {loss} pass "
+            "n_unfoldings=15, for example."
         )
 
 

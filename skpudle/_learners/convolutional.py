@@ -4,11 +4,13 @@ from math import log10, prod
 
 import torch
 
-from skpudle._data.images import covering_positions, read_images, read_targets, split_gaps
-from skpudle._data.noise import with_noise
+from skpudle._data.images import covering_positions, read_images, split_gaps
+from skpudle._data.noise import Noise, with_noise
 from skpudle._learners.conv_learner import ConvLearner
 from skpudle._learners.conv_parameters import searches
 from skpudle._learners.denoising import denoise_images
+from skpudle._learners.given_images import as_images, largest_of, targets_of
+from skpudle._learners.hidden import deviance_of_means, deviance_of_pixels, sums_of
 
 __all__ = ["ConvPUDLEDictionaryLearning"]
 
@@ -47,10 +49,20 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         Soft shrinkage: the penalty of the lasso, in the units of the data. Hard shrinkage: the
         threshold of the codes. "auto" is 1.6 times ``noise_std``, where that is given, and else a
         tenth of the median over images of the largest correlation with an initial atom (for hard
-        shrinkage times the step). Where thresholds are learned this is their initial value.
+        shrinkage times the step), and of other losses at least twice the standard deviation of the
+        noise of a correlation. Where thresholds are learned this is their initial value.
 
     gradient : {"ae-ls", "ae-lasso", "dec"}, default="ae-ls"
         What is differentiated; see `PUDLEDictionaryLearning`.
+
+    loss : {"gaussian", "poisson", "binomial"}, default="gaussian"
+        What data are to the reconstruction, as in `PUDLEDictionaryLearning`: numbers, counts, or
+        successes of ``n_trials`` (unsigned integers are no fractions then). The baseline,
+        ``intercept_``, is a number for each channel. The search and converged codes are for
+        "gaussian" alone.
+
+    n_trials : float, default=1
+        Of the binomial loss; with 1 data are binary, or fractions.
 
     n_unfoldings : int, None or "auto", default="auto"
         Number of iterations of the encoder. None: codes are those of the lasso, by coordinate
@@ -59,7 +71,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
 
     step_size : float or "auto", default="auto"
         Step of an iteration. "auto" is 1 over a bound of the squared spectral norm of the current
-        dictionary, for images of any size.
+        dictionary (times the largest curvature of the loss), for images of any size; of Poisson's
+        loss every image looks for its own, with which the penalised loss never rises.
 
     lambda_decay : float or tuple (first, last), default=1.0
         Iteration t of soft shrinkage has the penalty ``alpha * lambda_decay**t``; a pair is
@@ -87,11 +100,14 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         for both, of any norm (``atom_norm=None``), which its step is a part of [3]_. The loss then
         leaves out the pixels of a crop that some atoms do not reach.
 
-    noise_std : float or tuple (low, high), default=0.0
+    noise_std : float, tuple (low, high) or "poisson", default=0.0
         Standard deviation of Gaussian noise that every update adds to clean images, in their units
         (25 / 255 for "sigma 25" and images from 0 to 1). Of a pair every crop gets noise between
         both, and learned thresholds follow it [3]_: one network is then for all of them. Of noisy
-        and clean images it only says what noise they have.
+        and clean images it only says what noise they have. "poisson": images are photons, what was
+        counted or is expected (unsigned integers are no fractions then), and every update draws
+        counts of clean ones. The network sees roots of both, by Anscombe's transform
+        (`skpudle.losses`), whose noise is about 1, which is what ``alpha`` is next to.
 
     crop_size : int or "auto", default="auto"
         Images are trained on in random crops of this size, one of each image an epoch. "auto" is
@@ -166,7 +182,10 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         What it grows by for each unit of noise, where ``noise_std`` is a pair.
 
     step_size_ : float
-        The step in use.
+        The step in use, unless every image looks for its own.
+
+    intercept_ : ndarray of shape (n_channels,)
+        The baseline, where the loss is not "gaussian".
 
     n_components_, n_iter_, n_steps_, loss_curve_, ended_by_, lambda_decay_, device_
         As in `PUDLEDictionaryLearning`; the loss is a sum over the pixels of a crop.
@@ -224,6 +243,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         stride=4,
         alpha="auto",
         gradient="ae-ls",
+        loss="gaussian",
+        n_trials=1,
         n_unfoldings="auto",
         step_size="auto",
         lambda_decay=1.0,
@@ -256,6 +277,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         self.stride = stride
         self.alpha = alpha
         self.gradient = gradient
+        self.loss = loss
+        self.n_trials = n_trials
         self.n_unfoldings = n_unfoldings
         self.step_size = step_size
         self.lambda_decay = lambda_decay
@@ -357,21 +380,23 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         codes = []
         for x in images.tensors:
             x, mask = split_gaps(x, len(self._kernel))
-            positions = covering_positions(x.shape[2:], self._kernel, self._stride)
-            axes = zip(x.shape[2:], self._kernel, self._stride, positions, strict=True)
-            missing = [k + s * (h - 1) - n for n, k, s, h in axes]
-            ends = [n for m in reversed(missing) for n in (0, m)]
-            parts = _parts(torch.nn.functional.pad(x, ends))
-            masks = [None] * len(parts)
-            if mask is not None:
-                masks = _parts(torch.nn.functional.pad(mask, ends, value=1.0))
+            parts = _parts(self._cover(x))
+            masks = [None] * len(parts) if mask is None else _parts(self._cover(mask, 1.0))
             pairs = zip(parts, masks, strict=True)
             codes.append(torch.cat([network.encode(part, mask=known) for part, known in pairs]))
         return images.hand_back(codes, channels=True)
 
+    def _cover(self, x, end=0.0):  # (..., *size) -> extended to what atoms cover
+        size = x.shape[-len(self._kernel) :]
+        positions = covering_positions(size, self._kernel, self._stride)
+        axes = zip(size, self._kernel, self._stride, positions, strict=True)
+        missing = [k + s * (h - 1) - n for n, k, s, h in axes]
+        ends = [n for m in reversed(missing) for n in (0, m)]
+        return torch.nn.functional.pad(x, ends, value=end)
+
     @torch.no_grad()
     def inverse_transform(self, X):
-        """Return the images that code maps stand for.
+        """Return the images that code maps stand for; of other losses, what they let expect.
 
         Parameters
         ----------
@@ -401,7 +426,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             x = torch.cat([network.synthesis(part) for part in _parts(z)])
             if size and tuple(z.shape[2:]) == positions:
                 x = x[(..., *(slice(n) for n in size))]
-            images.append(x)
+            images.append(as_images(self, x))
         channels = self.components_.ndim == len(self._kernel) + 2
         return codes.hand_back(images, channels=channels)
 
@@ -420,29 +445,29 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         noise_std : float or array-like of shape (n_images,), default=None
             Standard deviation of their noise, in their units, which thresholds then follow. By
             default it is the parameter of this name if that is one number, and else estimated from
-            each image.
+            each image. Photons say themselves how noisy they are.
 
         Returns
         -------
         ndarray, Tensor or list of them
             Denoised images in float32 or float64; of unsigned integers, fractions of their largest
-            value.
+            value. Of photons how many are expected, no fractions.
 
         Raises
         ------
         ValueError
-            If ``noise_std`` is not positive, or not one number for each image; or if the network
-            was not trained for any noise.
+            If ``noise_std`` is not positive, or not one number for each image; if the network was
+            not trained for any noise, or for photons; or if counts are negative.
         """
         images, network = self._read_and_build(X, colours=True)
         if noise_std is None:
-            self._noise.warn_of_units(images.tensors)
-        levels = self._noise.levels(noise_std, images)
+            Noise.of(self.noise_std).warn_of_units(images.tensors)
+        levels = Noise.of(self.noise_std).levels(noise_std, images)
         denoised = [
             torch.cat(list(self._denoise(network, x, level)))
             for x, level in zip(images.tensors, levels, strict=True)
         ]
-        return images.hand_back(denoised)
+        return images.hand_back([as_images(self, x) for x in denoised])
 
     def _denoise(self, network, x, noise_std):
         parts = _parts(x)
@@ -452,7 +477,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             yield denoise_images(network, part, **options)
 
     def score(self, X, y=None, *, peak=1.0):
-        """Return the mean peak signal-to-noise ratio of denoised images.
+        """Return the mean peak signal-to-noise ratio of denoised images; or what is explained.
 
         Parameters
         ----------
@@ -467,20 +492,39 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         Returns
         -------
         float
-            Mean over images of ``10 log10(peak^2 / mean squared error)``, in dB.
+            Mean over images of ``10 log10(peak^2 / mean squared error)``, in dB. For a ``loss``
+            other than "gaussian", whatever ``y``, the share of the deviance of pixels that is
+            explained by the others, against the mean of each channel; a tenth is hidden at a time.
         """
+        if self.loss != "gaussian":
+            return self._explained(X)
         images, network = self._read_and_build(X, colours=True)
-        inputs, targets = (
-            images.singles(),
-            read_targets(y, images, image_shape=self.image_shape, estimator=self),
-        )
+        inputs, targets = images.singles(), targets_of(self, y, images)
         if targets is None:
-            noise_std = self._noise.typical
-            targets, inputs = inputs, [with_noise(image, noise_std) for image in inputs]
+            targets, inputs = inputs, [with_noise(x, Noise.of(self.noise_std)) for x in inputs]
         options = dict(shift_average=self.shift_average)
         total = 0.0
         for image, target in zip(inputs, targets, strict=True):
-            error = denoise_images(network, image[None], **options)[0] - target
+            denoised = denoise_images(network, image[None], **options)[0]
+            error = as_images(self, denoised) - as_images(self, target)
             error = float(error.double().square().mean())
             total += 10 * log10(peak**2 / error) if error else float("inf")
         return total / len(images)
+
+    @torch.no_grad()
+    def _explained(self, X):
+        images, network = self._read_and_build(X)
+        loss, deviance = self._loss(), 0.0
+        for x in images.tensors:
+            known = self._cover(torch.ones_like(x[0, 0]))
+            for part in _parts(self._cover(x)):
+                deviance += deviance_of_pixels(loss, network, part, known)
+        pixels = torch.cat([x.transpose(0, 1).flatten(1).mT for x in images.tensors])
+        total = deviance_of_means(loss, sums_of(loss, pixels, None, None))
+        return 1 - deviance / total if total else 0.0
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = False
+        tags.input_tags.positive_only = largest_of(self) is not None
+        return tags

@@ -37,7 +37,7 @@ from skpudle.initialization import (
     initial_atoms,
     is_done,
 )
-from skpudle.losses import LOSSES, Binomial, Gaussian
+from skpudle.losses import Gaussian, loss_named
 from skpudle.operators import DenseDictionary
 
 __all__ = ["DICT_INIT", "DenseLearner", "choose_atoms"]
@@ -151,7 +151,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         raise NotImplementedError
 
     def _loss(self):
-        return Binomial(float(self.n_trials)) if self.loss == "binomial" else LOSSES[self.loss]()
+        return loss_named(self.loss, self.n_trials)
 
     def _check_parameters(self):
         """Raise ValueError if parameters contradict each other."""

@@ -10,7 +10,13 @@ from skpudle._precision import own_precision
 from skpudle.losses import Gaussian
 from skpudle.operators import DenseDictionary
 
-__all__ = ["deviance_of_means", "hidden_deviance", "sums_of", "together"]
+__all__ = [
+    "deviance_of_means",
+    "deviance_of_pixels",
+    "hidden_deviance",
+    "sums_of",
+    "together",
+]
 
 _GROUPS = 10
 
@@ -55,6 +61,30 @@ def hidden_deviance(loss, encoder, dictionary, offset_of):
         return float(total)  # of all groups at once: here the host waits for a device
 
     return deviance
+
+
+def deviance_of_pixels(loss, network, x, known):
+    """Return the deviance of all pixels of images, each hidden once.
+
+    Parameters
+    ----------
+    loss : object of `skpudle.losses`
+        The loss.
+    network : ConvNetwork
+        What encodes and decodes, on one grid.
+    x : Tensor of shape (n, n_channels, *size)
+        Images.
+    known : Tensor of shape size
+        1 where there are pixels, 0 beyond the border.
+    """
+    generator = torch.Generator().manual_seed(0)
+    group = torch.randint(_GROUPS, known.shape, generator=generator, device="cpu").to(x.device)
+    total = 0.0
+    for i in range(_GROUPS):
+        seen, hidden = (known * part.to(x.dtype) for part in (group != i, group == i))
+        natural = network.synthesis(network.encode(x, mask=seen.expand_as(x)))
+        total = total + (2 * loss.half_deviance(wide(natural), wide(x)) * hidden).sum()
+    return float(total)
 
 
 def _moments(x, mask):  # -> of each column its number, mean and sum of squared deviations

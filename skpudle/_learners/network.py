@@ -50,6 +50,8 @@ class ConvParameters(NamedTuple):
         What is added to them for each unit of the noise.
     step : Tensor of shape () or float or None
         The step; None follows the atoms.
+    intercept : Tensor of shape (n_channels,) or None
+        What is added to every reconstruction, for losses other than least squares.
     """
 
     atoms: Tensor
@@ -59,6 +61,7 @@ class ConvParameters(NamedTuple):
     alpha: Tensor | float = 0.0
     alpha_slope: Tensor | None = None
     step: Tensor | float | None = None
+    intercept: Tensor | None = None
 
     @property
     def separate(self):
@@ -91,6 +94,8 @@ class RowLayout:
         The penalty, where it is not learned.
     fixed_step : float or None
         The step, where it is not learned; None follows the atoms.
+    n_intercepts : int, default=0
+        Numbers of the intercept, which is the mean over atoms.
     """
 
     shape: tuple[int, ...]
@@ -102,15 +107,16 @@ class RowLayout:
     atom_norm: str | None
     fixed_alpha: float
     fixed_step: float | None
+    n_intercepts: int = 0
 
     def _sizes(self):
         atom, slopes = prod(self.shape), self.n_thresholds * (self.noise_unit is not None)
         atoms = [atom, *(atom * n for n in self.separate)]
-        return [*atoms, self.n_thresholds, slopes, int(self.learn_step)]
+        return [*atoms, self.n_thresholds, slopes, int(self.learn_step), self.n_intercepts]
 
     def pack(self, parameters):  # ConvParameters -> (n_components, n_parameters)
         """Return one row for each atom."""
-        atoms, *_, alpha, slope, step = parameters
+        atoms, *_, alpha, slope, step, intercept = parameters
         parts = [atoms.flatten(1)]
         for n, separate in zip(self.separate, parameters.separate, strict=True):
             stack = atoms[None] if separate is None else separate
@@ -124,6 +130,8 @@ class RowLayout:
             parts.append(self._thresholds(slope, atoms))
         if self.learn_step:
             parts.append(atoms.new_tensor(float(step) / _STEP_UNIT).expand(len(atoms), 1))
+        if self.n_intercepts:
+            parts.append(intercept.expand(len(atoms), -1))
         return torch.cat(parts, dim=1)
 
     def _thresholds(self, alpha, atoms):  # -> (n_components, n_thresholds)
@@ -134,7 +142,7 @@ class RowLayout:
 
     def unpack(self, rows):  # (n_components, n_parameters) -> ConvParameters
         """Return the parameters that rows hold; differentiable."""
-        atoms, *separate, alpha, slope, step = rows.split(self._sizes(), dim=1)
+        atoms, *separate, alpha, slope, step, intercept = rows.split(self._sizes(), dim=1)
         alpha, slope = alpha.mT, slope.mT
         if self.shared_threshold:
             alpha, slope = (
@@ -150,17 +158,18 @@ class RowLayout:
             alpha if self.n_thresholds else self.fixed_alpha,
             slope / self.noise_unit if len(slope) else None,
             step.mean() * _STEP_UNIT if self.learn_step else self.fixed_step,
+            intercept.mean(0) if self.n_intercepts else None,
         )
 
     def project(self, rows):
         """Return the nearest rows that satisfy the constraints."""
-        atoms, *separate, alpha, slope, step = rows.split(self._sizes(), dim=1)
+        atoms, *separate, alpha, slope, step, intercept = rows.split(self._sizes(), dim=1)
         atoms = project_atoms(atoms, atom_norm=self.atom_norm)  # separate ones are free
         positive = alpha.clamp_min(0), slope.clamp_min(0), step.clamp_min(_SMALLEST_STEP)
-        return torch.cat([atoms, *separate, *positive], dim=1)
+        return torch.cat([atoms, *separate, *positive, intercept], dim=1)
 
     def replacements(self, rows, atoms):  # current rows, (k, n_channels, *kernel) -> (k, ...)
-        """Return rows for new atoms, with the mean thresholds, step and free norm of the others."""
+        """Return rows for new atoms, with the mean of what else there is, and of free norms."""
         parameters = self.unpack(rows)
         means = {
             name: value.mean(1, keepdim=True)
@@ -169,7 +178,8 @@ class RowLayout:
         }
         size = 1.0 if self.atom_norm else atom_norms(parameters.atoms).mean()
         atoms = project_atoms(atoms, atom_norm="unit") * size
-        return self.pack(ConvParameters(atoms, **means, step=parameters.step))
+        means |= dict(step=parameters.step, intercept=parameters.intercept)
+        return self.pack(ConvParameters(atoms, **means))
 
 
 def all_shifts(stride):  # -> list of tuples
@@ -257,11 +267,14 @@ class ConvNetwork:
 
     @own_precision()
     def synthesis(self, z):
-        """Return the mean reconstruction of all grids, (n, n_channels, *size)."""
+        """Return the mean reconstruction of all grids, (n, n_channels, *size).
+
+        Of losses other than least squares it is that of the natural parameter.
+        """
         atoms, decoder_atoms = self.parameters.atoms, self.parameters.decoder_atoms
         decoder = ConvDictionary(atoms if decoder_atoms is None else decoder_atoms[0], self.stride)
         if self.shifts is None:
-            return decoder.synthesis(z)
+            return self._with_intercept(decoder.synthesis(z))
         images = decoder.synthesis(z.movedim(2, 0).flatten(0, 1)).unflatten(0, (z.shape[2], len(z)))
         margins = [k - 1 for k in self.kernel]
         sizes = [n + room for n, room in zip(images.shape[3:], self.room, strict=True)]
@@ -270,10 +283,18 @@ class ConvNetwork:
         for image, shift in zip(images, self.shifts, strict=True):
             axes = zip(margins, ends, shift, strict=True)
             total = total + image[(..., *(slice(m - a, end - a) for m, end, a in axes))]
-        return total / len(self.shifts)
+        return self._with_intercept(total / len(self.shifts))
+
+    def _intercept(self):  # -> as it is added to images
+        intercept = self.parameters.intercept
+        return None if intercept is None else intercept.reshape(-1, *[1] * len(self.kernel))
+
+    def _with_intercept(self, images):
+        intercept = self._intercept()
+        return images if intercept is None else images + intercept
 
     def _unfold(self, x, noise_std, mask=None):
-        atoms, analysis, _, synthesis, alpha, slope, step = self.parameters
+        atoms, analysis, _, synthesis, alpha, slope, step, _ = self.parameters
         dictionary = ConvDictionary(atoms, self.stride)
         if synthesis is not None:
             analysis = ConvLayers(analysis, self.stride)
@@ -282,6 +303,7 @@ class ConvNetwork:
         encoder, decay = self.encoder, {"lambda_decay": self.lambda_decay}
         if synthesis is slope is None:
             options = dict(alpha=alpha, step_size=step, analysis=analysis, mask=mask)
+            options["offset"] = self._intercept()
             return encoder.encode(dictionary, x, **options, **decay)
         step = as_scalars(default_step(dictionary) if step is None else step, atoms)
         how = encoder.n_unfoldings, step

@@ -92,7 +92,7 @@ def test_everything_that_is_learned_has_the_gradient_of_automatic_differentiatio
     output = network.synthesis(codes)
 
     def naive(rows):
-        atoms, analysis, decoder, synthesis, alpha, slope, step = layout.unpack(rows)
+        atoms, analysis, decoder, synthesis, alpha, slope, step, _ = layout.unpack(rows)
         z = torch.nn.functional.conv2d(x, atoms, stride=stride) * 0
         for t in range(n_unfoldings):
             forth = atoms if synthesis is None else synthesis[max(t - 1, 0)]
