@@ -19,7 +19,7 @@ class Muon(torch.optim.Optimizer):
     """Momentum with orthogonal steps for each matrix of atoms, and Adam for thresholds.
 
     K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024. In as much
-    time as Adam takes for 28.55 dB (learning rate 1e-3, the best of three), it gets to 28.68, on
+    time as Adam takes for 28.55 dB (learning rate 1e-3, the better of two), it gets to 28.68, on
     four test images at sigma 25, after four minutes of one core.
 
     Parameters

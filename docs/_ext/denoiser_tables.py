@@ -36,8 +36,8 @@ def denoisers(folder=FOLDER):
             values = {
                 level: f"{result[key][level]:.2f}" for level in LEVELS if level in result[key]
             }
-            seconds = text(result[key]["seconds_an_image"])
-            rows.append(shared | {"grids": grids} | values | {"seconds an image": seconds})
+            seconds = text(result[key]["cpu_seconds_an_image"])
+            rows.append(shared | {"grids": grids} | values | {"CPU s an image": seconds})
         if "noise_estimated" in result:
             values = {level: f"{result['noise_estimated'][level]:.2f}" for level in LEVELS}
             rows.append(shared | {"grids": "all, noise estimated"} | values)
