@@ -8,7 +8,7 @@ writes ``benchmarks/results/denoisers/NAME.json`` as it goes, and keeps in
     python benchmarks/train_denoiser.py any-noise --data DIR --epochs 1100 \
         --save skpudle/_data/denoiser_gray.npz
     python benchmarks/train_denoiser.py any-noise-small --data DIR --epochs 600 \
-        --n-components 40 --n-unfoldings 6
+        --n-components 40 --n-unfoldings 6 --save skpudle/_data/denoiser_gray_small.npz
 
 An epoch is one crop of every image. Noise is drawn anew for every crop, and so is its level. With
 ``--only 25`` the network is for one level, which tells what a model for each level would gain.

@@ -228,13 +228,14 @@ def test_measures_of_equal_and_of_different_images(image):
     assert ssim(image + 1, image, peak=4.0) < 1
 
 
-def test_packaged_denoiser_denoises(tmp_path):
+@pytest.mark.parametrize("name", ["gaussian", "gaussian-small"])
+def test_packaged_denoiser_denoises(name, tmp_path):
     """A part of a photograph with smooth and rough regions."""
     from sklearn.datasets import load_sample_image
 
     clean = load_sample_image("china.jpg").mean(axis=2)[80:240, 200:400] / 255
     noisy = clean + 25 / 255 * np.random.default_rng(0).normal(size=clean.shape)
-    learner = load_denoiser()
+    learner = load_denoiser(name)
     denoised = learner.denoise([noisy])[0]
     assert psnr(denoised, clean) > psnr(noisy, clean) + 5
     save_denoiser(learner, tmp_path / "copy.npz")
