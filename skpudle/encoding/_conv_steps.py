@@ -31,6 +31,7 @@ class ConvSteps(Steps):
         super().__init__(dictionary, analysis, self.phases.split(x), size, mask=mask)
         shape = first.atoms.shape
         self.matrices = _matrices(dictionary.atoms, shape), _matrices(analysis.atoms, shape)
+        self.turn_to(0)
         self.image = torch.empty_like(self.x)
         self._patches = self.phases.empty_patches(self.x)
         self._pieces = self.phases.pieces(self._patches, self.image)
