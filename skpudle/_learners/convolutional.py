@@ -151,7 +151,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         mean, the slowest cosines of an atom's size, or an array of the shape of ``components_``.
         "search" minimises the lasso objective over atoms of norm 1, from patches of much energy,
         and leaves local minima by moving, splitting and removing atoms
-        (`skpudle.initialization`). It looks at clean images where there are pairs.
+        (``skpudle.initialization``). It looks at clean images where there are pairs.
 
     device : str, default="auto"
         A torch device, or "auto": that of a tensor input, else CUDA if present, else the CPU.

@@ -305,7 +305,7 @@ def conv_codes(dictionary, x, *, alpha, positive_code=False, mask=None):
 
     Returns
     -------
-    codes : Tensor of shape (n, n_components, *positions)
+    codes : Tensor of shape (n, n_components, [rows,] columns)
         The code maps, with the dtype and on the device of the data.
     solved : ndarray of shape (n,)
         Whether each is within 1e-8 alpha of the optimality conditions.
