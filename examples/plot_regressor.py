@@ -37,7 +37,7 @@ for name, model in models.items():
 shown = slice(0, 9)
 halves = [lower_test[shown], *(model.predict(upper_test[shown]) for model in models.values())]
 images = np.concatenate([np.hstack([upper_test[shown], half]) for half in halves])
-AtomsDisplay.from_atoms(images - 8, n_columns=9)
+AtomsDisplay.from_atoms(images - 8, image_shape=(8, 8), n_columns=9)
 plt.show()
 
 # %%
@@ -49,5 +49,5 @@ weights = regressor.coef_[:, :48].T
 largest = np.argsort(-np.linalg.norm(weights, axis=1))[:12]
 scale = np.abs(weights).max(axis=1, keepdims=True) / np.abs(regressor.components_).max()
 together = np.hstack([regressor.components_, weights / scale])[largest]
-AtomsDisplay.from_atoms(together, n_columns=6)
+AtomsDisplay.from_atoms(together, image_shape=(8, 8), n_columns=6)
 plt.show()
