@@ -162,9 +162,10 @@ def test_gradients_with_gaps_are_those_of_the_known_pixels(gaps):
         atoms = torch.randn(3, 1, 6, generator=generator.manual_seed(0), dtype=torch.float64)
         atoms.requires_grad_()
         network = ConvNetwork(ConvParameters(atoms, alpha=0.1, step=0.05), (1,), Encoder(5))
-        encoder = lambda network, x, mask: network.encode(x, mask=mask)  # noqa: E731
         batch = Batch(slice(None), x, mask=mask)
-        gradient, _ = differentiate(ae_ls, network, atoms, batch, encoder=encoder, penalty=0.1)
+        gradient, _ = differentiate(
+            ae_ls, network, atoms, batch, encoder=ConvNetwork.encode, penalty=0.1
+        )
         results.append(gradient)
     torch.testing.assert_close(*results)
 
