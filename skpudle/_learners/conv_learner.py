@@ -31,6 +31,7 @@ from skpudle._learners.conv_parameters import (
     check_conv_parameters,
     depth_of,
     searches,
+    start_of,
 )
 from skpudle._learners.conv_search import search_problem
 from skpudle._learners.encoder import Decay, Encoder
@@ -176,7 +177,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         images, step = data.sample, self._fixed_step()
         shape = self.n_components, images.images[0].shape[0], *self._kernel
         given = self._loss(), baseline(self._loss(), images)
-        atoms = initial_atoms(images, self.dict_init, shape, generator, *given)
+        atoms = initial_atoms(images, start_of(self), shape, generator, *given)
         atoms = project_atoms(atoms.contiguous(), atom_norm=self.atom_norm)
         noise, alpha, penalty = Noise.of(self.noise_std), self.alpha, self.alpha
         if alpha == "auto":

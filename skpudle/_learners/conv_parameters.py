@@ -12,7 +12,7 @@ from skpudle._learners.network import all_shifts
 from skpudle.losses import LOSSES
 from skpudle.shrinkage import SHRINKAGES
 
-__all__ = ["CONSTRAINTS", "check_conv_parameters", "depth_of", "searches"]
+__all__ = ["CONSTRAINTS", "check_conv_parameters", "depth_of", "searches", "start_of"]
 
 _COUNT = Interval(Integral, 1, None, closed="left")
 
@@ -40,16 +40,26 @@ CONSTRAINTS = GradientLearner._parameter_constraints | {
     "image_shape": [tuple, list, None],
     "optimizer": [StrOptions({"adam", "sgd"}), type],
     "max_iter": [_COUNT, StrOptions({"auto"})],
-    "dict_init": [StrOptions({"search", "random", "data", "dct"}), "array-like"],
+    "dict_init": [StrOptions({"auto", "search", "random", "data", "dct"}), "array-like"],
 }
 
 # What n_unfoldings="auto" is where codes are unfolded, as the paper has it.
 _UNFOLDINGS = 15
 
 
+def start_of(learner):  # -> str or array-like
+    """Return ``dict_init``, of which "auto" is a search wherever nothing asks for training."""
+    if not isinstance(learner.dict_init, str) or learner.dict_init != "auto":
+        return learner.dict_init
+    trains = learner.max_iter != "auto" or learner.noise_std != 0 or learner.n_train_shifts > 1
+    unfolds = learner.n_unfoldings not in ("auto", None)
+    return "random" if trains or unfolds or not _has_lasso(learner) else "search"
+
+
 def searches(learner):
     """Return whether the initial dictionary is searched for."""
-    return isinstance(learner.dict_init, str) and learner.dict_init == "search"
+    start = start_of(learner)
+    return isinstance(start, str) and start == "search"
 
 
 def _has_lasso(learner):  # a lasso whose codes can be solved for

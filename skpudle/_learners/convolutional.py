@@ -31,8 +31,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     Atoms are small images, of which copies at every ``stride``-th pixel add up to the image. The
     encoder, the gradients and the training are those of `PUDLEDictionaryLearning`, with a
     convolution for the dictionary. Trained on pairs of noisy and clean images, or on clean ones
-    with ``noise_std``, it denoises. With ``dict_init="search"`` it learns from data alone: the
-    atoms that make the lasso objective small, and codes that are solved for.
+    with ``noise_std``, it denoises. By default it learns from data alone: the atoms that make the
+    lasso objective small, and codes that are solved for.
 
     Parameters
     ----------
@@ -146,12 +146,14 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     tol, n_iter_no_change
         As in `PUDLEDictionaryLearning`; checks are at least 256 crops apart, as few say little.
 
-    dict_init : {"random", "data", "dct", "search"} or array-like, default="random"
+    dict_init : {"auto", "search", "random", "data", "dct"} or array-like, default="auto"
         Initial dictionary: random directions, a constant atom and random patches without their
         mean, the slowest cosines of an atom's size, or an array of the shape of ``components_``.
         "search" minimises the lasso objective over atoms of norm 1, from patches of much energy,
         and leaves local minima by moving, splitting and removing atoms
-        (``skpudle.initialization``). It looks at clean images where there are pairs.
+        (``skpudle.initialization``). It looks at clean images where there are pairs. "auto" is that
+        for the codes of a lasso where nothing asks for training (``max_iter``, ``n_unfoldings``,
+        ``noise_std``, what is learned beside atoms), and otherwise random directions.
 
     device : str, default="auto"
         A torch device, or "auto": that of a tensor input, else CUDA if present, else the CPU.
@@ -267,7 +269,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         max_iter="auto",
         tol=1e-4,
         n_iter_no_change=5,
-        dict_init="random",
+        dict_init="auto",
         device="auto",
         random_state=None,
         verbose=0,

@@ -81,7 +81,7 @@ def test_black_images_have_a_search_too():
 @pytest.mark.parametrize(
     "options",
     [
-        dict(n_unfoldings=None),
+        dict(n_unfoldings=None, max_iter=1),
         dict(n_unfoldings=None, gradient="dec", shrinkage="hard"),
         dict(n_unfoldings=None, gradient="dec", lambda_decay=0.9),
         dict(n_unfoldings=None, gradient="dec", alpha=0.0),
@@ -174,3 +174,24 @@ def test_images_with_gaps_are_not_denoised(gaps):
     learner = ConvPUDLEDictionaryLearning(1, atom_shape=10, **SEARCH, alpha=0.1).fit(gaps)
     with pytest.raises(ValueError, match="NaN"):
         learner.denoise(gaps)
+
+
+def test_by_default_atoms_are_searched_for_where_nothing_asks_for_training(traces):
+    """To the bits of the search; who names an epoch, noise or an unfolding asks for training."""
+    options = dict(atom_shape=10, stride=1, random_state=0)
+    default = ConvPUDLEDictionaryLearning(2, **options).fit(traces)
+    searched = ConvPUDLEDictionaryLearning(2, dict_init="search", **options).fit(traces)
+    np.testing.assert_array_equal(default.components_, searched.components_)
+    assert default.ended_by_ == "search"
+    for asked in (
+        dict(max_iter=1),
+        dict(n_unfoldings=15, max_iter=1),
+        dict(noise_std=0.1, max_iter=1),
+    ):
+        trained, random = (
+            ConvPUDLEDictionaryLearning(2, **options, **asked, tol=None, dict_init=start).fit(
+                traces
+            )
+            for start in ("auto", "random")
+        )
+        np.testing.assert_array_equal(trained.components_, random.components_)
