@@ -10,7 +10,7 @@ differentiated.
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from numbers import Real
-from threading import Lock
+from threading import Lock, local
 
 import torch
 
@@ -18,6 +18,7 @@ __all__ = [
     "as_scalars",
     "check_tensors",
     "differentiable_once",
+    "in_own_precision",
     "kept_by_autograd",
     "own_precision",
     "training_mode",
@@ -76,6 +77,7 @@ class _FullProducts:
 
 
 _full_products = _FullProducts()
+_thread = local()  # `is_inside`: of a block that computes in its own precision
 
 
 def as_scalars(value, like):  # number or tensor -> tensor of any shape
@@ -124,11 +126,30 @@ def check_tensors(atoms, x):
 @contextmanager
 def own_precision():
     """Compute in the dtype of the data, inside of `torch.autocast` and with TF32 too."""
+    was_inside = getattr(_thread, "is_inside", False)
     with _full_products, ExitStack() as stack:
         for device in _DEVICES:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
-        yield
+        _thread.is_inside = True
+        try:
+            yield
+        finally:
+            _thread.is_inside = was_inside
+
+
+def in_own_precision(function):
+    """Decorate a function to be `own_precision` throughout; it enters that where it is not yet."""
+
+    @wraps(function)
+    def checked(*args, **kwargs):
+        inside = getattr(_thread, "is_inside", False)
+        if inside and not any(map(torch.is_autocast_enabled, _DEVICES)):
+            return function(*args, **kwargs)
+        with own_precision():
+            return function(*args, **kwargs)
+
+    return checked
 
 
 @contextmanager
@@ -156,7 +177,6 @@ def differentiable_once(backward):
             raise RuntimeError(
                 "Codes can be differentiated once only: use create_graph=False, and no Hessian."
             )
-        with own_precision():
-            return backward(ctx, *gradients)
+        return backward(ctx, *gradients)
 
-    return checked
+    return in_own_precision(checked)

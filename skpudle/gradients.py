@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skpudle._precision import own_precision
+from skpudle._precision import in_own_precision
 from skpudle.losses import Gaussian
 
 __all__ = ["GRADIENT_RULES", "Evaluation", "ae_lasso", "ae_ls", "dec", "differentiate", "noodl"]
@@ -56,21 +56,23 @@ class Evaluation(NamedTuple):
     codes: Tensor
 
 
-def _losses(dictionary, z, target, mask, loss, offset):  # -> (n,)
+def _evaluate(
+    dictionary, x, encoder, target, mask, loss, offset, *, through_encoder=True
+):  # -> codes, losses (n,)
+    given = {} if offset is None else {"offset": offset}
+    with torch.set_grad_enabled(through_encoder and torch.is_grad_enabled()):
+        z = encoder(dictionary, x, mask=mask, **given)
     natural = dictionary.synthesis(z)
-    losses = loss.half_deviance(natural if offset is None else natural + offset, target)
-    return (losses if mask is None else losses * mask).flatten(1).sum(1)
-
-
-def _encode(encoder, dictionary, x, mask, offset):
-    return encoder(dictionary, x, mask=mask, **({} if offset is None else {"offset": offset}))
+    natural = natural if offset is None else natural + offset
+    losses = loss.half_deviance(natural, x if target is None else target)
+    return z, (losses if mask is None else losses * mask).flatten(1).sum(1)
 
 
 def _penalties(z, penalty):  # -> (n,)
     return penalty * z.abs().flatten(1).sum(1)
 
 
-@own_precision()
+@in_own_precision
 def ae_ls(
     dictionary, x, *, encoder, penalty, target=None, mask=None, loss=_LEAST_SQUARES, offset=None
 ):
@@ -101,46 +103,42 @@ def ae_ls(
     Evaluation
         The scalar, what it reports, and the codes.
     """
-    z = _encode(encoder, dictionary, x, mask, offset)
-    losses = _losses(dictionary, z, x if target is None else target, mask, loss, offset)
+    z, losses = _evaluate(dictionary, x, encoder, target, mask, loss, offset)
     surrogate = losses.mean()
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
 
-@own_precision()
+@in_own_precision
 def ae_lasso(
     dictionary, x, *, encoder, penalty, target=None, mask=None, loss=_LEAST_SQUARES, offset=None
 ):
     """Lasso objective, differentiated through decoder and encoder (eq. 8); see `ae_ls`."""
-    z = _encode(encoder, dictionary, x, mask, offset)
-    losses = _losses(dictionary, z, x if target is None else target, mask, loss, offset)
+    z, losses = _evaluate(dictionary, x, encoder, target, mask, loss, offset)
     surrogate = (losses + _penalties(z, penalty)).mean()
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
 
-@own_precision()
+@in_own_precision
 def dec(
     dictionary, x, *, encoder, penalty, target=None, mask=None, loss=_LEAST_SQUARES, offset=None
 ):
     """Reconstruction error, differentiated through the decoder alone (eq. 8); see `ae_ls`."""
-    with torch.no_grad():
-        z = _encode(encoder, dictionary, x, mask, offset)
-    losses = _losses(dictionary, z, x if target is None else target, mask, loss, offset)
+    given = target, mask, loss, offset
+    z, losses = _evaluate(dictionary, x, encoder, *given, through_encoder=False)
     objective = (losses.detach() + _penalties(z, penalty)).mean()
     return Evaluation(losses.mean(), objective, losses.detach(), z)
 
 
-@own_precision()
+@in_own_precision
 def noodl(
     dictionary, x, *, encoder, penalty, target=None, mask=None, loss=_LEAST_SQUARES, offset=None
 ):
     r"""Surrogate whose derivative is :math:`(D z - x)\,\text{sign}(z)^T` (NOODL); see `ae_ls`."""
     with torch.no_grad():
-        z = _encode(encoder, dictionary, x, mask, offset)
-        target = x if target is None else target
-        losses = _losses(dictionary, z, target, mask, loss, offset)
+        z, losses = _evaluate(dictionary, x, encoder, target, mask, loss, offset)
         natural = dictionary.synthesis(z)
-        residual = loss.mean(natural if offset is None else natural + offset) - target
+        expected = loss.mean(natural if offset is None else natural + offset)
+        residual = expected - (x if target is None else target)
         residual = residual if mask is None else residual * mask
     surrogate = (residual * dictionary.synthesis(z.sign())).sum() / len(x)
     return Evaluation(surrogate, losses.mean(), losses, z)
@@ -149,7 +147,7 @@ def noodl(
 GRADIENT_RULES = {"dec": dec, "ae-lasso": ae_lasso, "ae-ls": ae_ls, "noodl": noodl}
 
 
-@own_precision()
+@in_own_precision
 def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **settings):
     """Return the derivative of a rule in the atoms, and its evaluation.
 
@@ -178,21 +176,21 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **
     Tensor, Evaluation
         The derivative, and the evaluation of the whole batch.
     """
-    n, gradient, evaluations = len(batch.x), 0, []
-    parts = [
-        [None] * n if data is None else data.split(part_size or n)
-        for data in (batch.x, batch.target, batch.mask, batch.offset, batch.noise_std)
-    ]
-    for x, target, mask, offset, noise_std in zip(*parts):
+    n, whole = len(batch.x), (batch.x, batch.target, batch.mask, batch.offset, batch.noise_std)
+    size, gradient, evaluations = min(part_size or n, n), 0, []
+    for first in range(0, n, size):
+        rows = slice(first, first + size)
+        part = whole if size == n else [t if t is None else t[rows] for t in whole]
+        x, target, mask, offset, noise_std = part
         given = dict(target=target, mask=mask) | ({} if offset is None else {"offset": offset})
         told = encoder if noise_std is None else partial(encoder, noise_std=noise_std)
         evaluation = rule(dictionary, x, encoder=told, **given, **settings)
-        share = len(x) / n
-        (term,) = torch.autograd.grad(evaluation.surrogate, atoms, retain_graph=len(x) < n)
+        share, is_last = len(x) / n, rows.stop >= n
+        (term,) = torch.autograd.grad(evaluation.surrogate, atoms, retain_graph=not is_last)
         gradient = gradient + share * term
-        scalars = (share * scalar.detach() for scalar in evaluation[:2])
-        evaluations.append(Evaluation(*scalars, *evaluation[2:]))
+        surrogate, objective, *of_samples = evaluation
+        evaluations.append((share * surrogate.detach(), share * objective, *of_samples))
     if len(evaluations) == 1:
-        return gradient, evaluations[0]
+        return gradient, Evaluation(*evaluations[0])
     surrogate, objective, losses, codes = zip(*evaluations, strict=True)
     return gradient, Evaluation(sum(surrogate), sum(objective), torch.cat(losses), torch.cat(codes))

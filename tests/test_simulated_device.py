@@ -275,7 +275,7 @@ def test_codes_and_derivatives_are_those_of_the_cpu(
 
 def test_a_stretch_in_several_parts_starts_from_codes(generator, monkeypatch):
     """Derivatives wait for one product in memory that is limited; codes may be given."""
-    monkeypatch.setattr("skpudle.encoding._iterations._WAITING", 5 * 30 * 4)
+    monkeypatch.setattr("skpudle.encoding._steps._WAITING", 5 * 30 * 4)
     atoms, x = unit_atoms(generator, 30, 8), unit_atoms(generator, 5, 8)
     first = 0.1 * torch.randn(5, 30, generator=generator, dtype=torch.float64)
 

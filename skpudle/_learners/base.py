@@ -18,7 +18,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
 from skpudle._data.batches import count_batches
 from skpudle._learners.course import Course
-from skpudle._learners.encoder import Decay
+from skpudle._learners.models import Decay
 from skpudle._learners.notices import divergence, warn_of_early_end
 from skpudle._precision import training_mode
 from skpudle._training.choose_optimizer import make_optimizer

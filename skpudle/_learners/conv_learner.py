@@ -34,8 +34,8 @@ from skpudle._learners.conv_parameters import (
     start_of,
 )
 from skpudle._learners.conv_search import search_problem
-from skpudle._learners.encoder import Decay, Encoder
 from skpudle._learners.given_images import images_of, targets_of
+from skpudle._learners.models import Decay, Encoder
 from skpudle._learners.network import ConvNetwork, RowLayout
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step

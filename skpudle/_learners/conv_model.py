@@ -1,7 +1,7 @@
 """The model of convolutional learners: a network, its rows of parameters, and where both begin."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite
 
 import numpy as np
@@ -12,7 +12,7 @@ from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.training_images import Geometry, TrainingImages, initial_kernels
 from skpudle._learners.conv_search import patches_by_energy
-from skpudle._learners.encoder import Encoder
+from skpudle._learners.models import Encoder
 from skpudle._learners.network import ConvNetwork, ConvParameters, RowLayout, all_shifts
 from skpudle._learners.notices import warn_of_step
 from skpudle._learners.working import LEAST_PENALTY
@@ -290,20 +290,19 @@ class ConvModel:
     curvature = 1.0  # of least squares
 
     def network(self, rows, update):
-        """Return what encodes and decodes with these rows in an update, on grids that it draws."""
+        """Return the network of an update, on grids that it draws, its encoder and the penalty."""
         decay, stride = self.decay(update), self.images.stride
-        penalty = self.encoder.penalty(self.alpha, decay)
-        parameters, options = self.layout.unpack(rows), dict(lambda_decay=decay, penalty=penalty)
-        network = ConvNetwork(parameters, stride, self.encoder, **options)
-        if not any(self.images.margin):
-            return network
-        if self.n_train_shifts == 1:
-            return network.with_grids([(0,) * len(stride)], self.images.room)
-        grids = all_shifts(stride)
-        order = torch.randperm(len(grids), generator=self.generator, device="cpu")
-        chosen = [grids[i] for i in order[: self.n_train_shifts].tolist()]
-        network = replace(network, penalty=penalty / len(chosen))  # of the mean over grids
-        return network.with_grids(chosen, self.images.room)
+        penalty, options = self.encoder.penalty(self.alpha, decay), {"lambda_decay": decay}
+        if any(self.images.margin):
+            grids = [(0,) * len(stride)]
+            if self.n_train_shifts > 1:
+                grids = all_shifts(stride)
+                order = torch.randperm(len(grids), generator=self.generator, device="cpu")
+                grids = [grids[i] for i in order[: self.n_train_shifts].tolist()]
+                penalty /= len(grids)  # of the mean over grids
+            options |= dict(shifts=grids, room=self.images.room)
+        network = ConvNetwork(self.layout.unpack(rows), stride, self.encoder, **options)
+        return network, ConvNetwork.encode, penalty
 
     def project(self, rows):
         """Return the nearest rows that satisfy the constraints."""

@@ -22,8 +22,7 @@ from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.sources import check_exposure, open_source
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
-from skpudle._learners.encoder import Decay
-from skpudle._learners.models import Constraint, DenseModel
+from skpudle._learners.models import Constraint, Decay, DenseModel
 from skpudle._learners.working import LEAST_PENALTY, settle, working_data
 from skpudle._training.loop import Trainer
 from skpudle._training.team import current_team

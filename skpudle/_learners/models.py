@@ -1,51 +1,173 @@
-"""The model of learners of rows: a dense dictionary and its encoder."""
+"""What is trained by learners of rows: a dense dictionary and its encoder.
 
+`Encoder` and `Decay`, what parameters say apart from what data and training decide, are those of
+convolutional learners too.
+"""
+
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
+from numbers import Real
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from skpudle._data.arrays import to_numpy
-from skpudle._learners.encoder import Encoder
+from skpudle._data.callers import users_level
 from skpudle._learners.notices import warn_of_step
-from skpudle.encoding import default_step
+from skpudle.encoding import default_step, encode
+from skpudle.initialization import conv_codes
+from skpudle.lasso import converged_codes, warn_about_gaps
 from skpudle.losses import Gaussian
-from skpudle.operators import DenseDictionary, atom_norms, project_atoms
+from skpudle.operators import ConvDictionary, DenseDictionary, atom_norms, project_atoms
 
-__all__ = ["Constraint", "DenseModel"]
+__all__ = ["Constraint", "Decay", "DenseModel", "Encoder"]
+
+# As the paper has them.
+_UNFOLDINGS = 100
 
 
-class _DenseNetwork(NamedTuple):
-    """A dictionary with the encoder of an update, and the intercept of a loss that has one.
+class Decay(NamedTuple):
+    """``lambda_decay`` over training: a staircase of ten equal parts (figure 5)."""
 
-    That is then the last of the rows, an atom whose code is always 1. (Its share of the penalty is
-    a constant.)
+    first: float
+    last: float
+
+    @classmethod
+    def of(cls, lambda_decay):
+        """Return that of the parameter, which is one number or a pair.
+
+        Raises
+        ------
+        ValueError
+            If a pair is none, or holds what one number must not be.
+        """
+        pair = lambda_decay if isinstance(lambda_decay, tuple) else (lambda_decay,) * 2
+        if len(pair) != 2 or not all(isinstance(beta, Real) and 0 < beta <= 1 for beta in pair):
+            raise ValueError(
+                f"lambda_decay={lambda_decay!r:.80} is not a pair (first, last) of numbers in "
+                "(0, 1]; pass such a pair, or one number."
+            )
+        return cls(*map(float, pair))
+
+    def over(self, n_updates):
+        """Return the value as a function of the update, counted from 0."""
+        n_updates = max(n_updates, 1)
+        decays = np.linspace(self.last, self.first, min(10, n_updates))[::-1]
+        return lambda update: float(decays[min(len(decays) * update // n_updates, len(decays) - 1)])
+
+    def at_last(self, update):
+        """Return the last value, whatever the update."""
+        return self.last
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder but for the dictionary, alpha, the step and the decay.
+
+    Parameters
+    ----------
+    n_unfoldings : int, None or "auto"
+        Iterations; None solves the lasso; "auto" does where that is defined, and otherwise makes
+        100 iterations.
+    shrinkage : {"soft", "hard"}, default="soft"
+        The shrinkage.
+    positive_code : bool, default=False
+        Whether codes are restricted to non-negative values.
+    initial_threshold : float, default=None
+        Start from thresholded correlations, as NOODL does.
+    loss : object of `skpudle.losses`, default=Gaussian()
+        What data are to the reconstruction.
     """
 
-    rows: Tensor
-    intercept: Tensor | None
-    encoder: Encoder
-    alpha: float
-    step_size: float | None
-    lambda_decay: float
+    n_unfoldings: int | str | None
+    shrinkage: str = "soft"
+    positive_code: bool = False
+    initial_threshold: float | None = None
+    loss: object = Gaussian()
 
-    @property
-    def penalty(self):
-        return self.encoder.penalty(self.alpha, self.lambda_decay)
+    def depth(self, alpha, lambda_decay, mask=None):
+        """Return the number of iterations, None where the lasso is solved."""
+        if self.n_unfoldings != "auto":
+            return self.n_unfoldings
+        lasso = self.shrinkage == "soft" and lambda_decay == 1 and alpha > 0
+        lasso = lasso and isinstance(self.loss, Gaussian)
+        return None if lasso and mask is None else _UNFOLDINGS
 
-    def synthesis(self, z):
-        return DenseDictionary(self.rows).synthesis(z)
+    def encode(
+        self,
+        dictionary,
+        x,
+        *,
+        alpha,
+        step_size=None,
+        lambda_decay=1.0,
+        analysis=None,
+        mask=None,
+        offset=None,
+        warn=False,
+    ):
+        """Return codes; ``warn`` names those of the lasso that have not converged.
 
-    def encode(self, x, *, mask=None, offset=None):
-        options = dict(alpha=self.alpha, step_size=self.step_size, lambda_decay=self.lambda_decay)
-        if self.intercept is None:
-            return self.encoder.encode(DenseDictionary(self.rows), x, mask=mask, **options)
-        options["offset"] = self.intercept if offset is None else self.intercept + offset
-        z = self.encoder.encode(DenseDictionary(self.rows[:-1]), x, mask=mask, **options)
-        return torch.cat([z, torch.ones_like(z[:, :1])], dim=1)
+        The others are arguments of `skpudle.encoding.encode`.
+        """
+        n_unfoldings = self.depth(alpha, lambda_decay, mask)
+        if n_unfoldings is None and isinstance(dictionary, ConvDictionary):
+            options = dict(alpha=alpha, positive_code=self.positive_code, mask=mask)
+            codes, solved = conv_codes(dictionary, x, **options)
+            if not solved.all():
+                warnings.warn(
+                    f"The codes of {(~solved).sum()} of {len(solved)} images have not converged; "
+                    f"raise alpha, which is {alpha:.3g}, or pass a number of n_unfoldings.",
+                    ConvergenceWarning,
+                    stacklevel=users_level(),
+                )
+            return codes
+        if n_unfoldings is None:
+            codes, gaps = converged_codes(
+                dictionary, x, alpha=alpha, positive_code=self.positive_code, certify=warn
+            )
+            if warn:
+                warn_about_gaps(gaps, category=ConvergenceWarning, stacklevel=users_level() - 1)
+            return codes
+        return encode(
+            dictionary,
+            x,
+            alpha=alpha,
+            n_unfoldings=n_unfoldings,
+            step_size=step_size,
+            lambda_decay=lambda_decay,
+            shrinkage=self.shrinkage,
+            positive_code=self.positive_code,
+            initial_threshold=self.initial_threshold,
+            analysis=analysis,
+            mask=mask,
+            loss=self.loss,
+            offset=offset,
+        )
+
+    def penalty(self, alpha, lambda_decay):
+        """Return the penalty of the last unfolding; a hard threshold has none to differentiate."""
+        if self.shrinkage == "hard":
+            return 0.0
+        n_unfoldings = self.depth(alpha, lambda_decay)
+        return alpha if n_unfoldings is None else alpha * lambda_decay ** (n_unfoldings - 1)
+
+
+def _encode_beside_intercept(dictionary, x, *, encode, mask=None, offset=None):
+    """Return codes where the last of the rows is the intercept, an atom whose code is always 1.
+
+    (Its share of the penalty is a constant.)
+    """
+    intercept = dictionary.atoms[-1]
+    offset = intercept if offset is None else intercept + offset
+    z = encode(DenseDictionary(dictionary.atoms[:-1]), x, mask=mask, offset=offset)
+    return torch.cat([z, torch.ones_like(z[:, :1])], dim=1)
 
 
 @dataclass(frozen=True)
@@ -106,9 +228,13 @@ class DenseModel:
     part_size = None
 
     def network(self, rows, update):
-        """Return what encodes and decodes with these atoms in an update."""
-        decay, intercept = self.decay(update), self.parts(rows)[1]
-        return _DenseNetwork(rows, intercept, self.encoder, self.alpha, self.step_size, decay)
+        """Return the dictionary, its encoder and the penalty of an update."""
+        decay = self.decay(update)
+        options = dict(alpha=self.alpha, step_size=self.step_size, lambda_decay=decay)
+        encoder = partial(self.encoder.encode, **options)
+        if not isinstance(self.encoder.loss, Gaussian):
+            encoder = partial(_encode_beside_intercept, encode=encoder)
+        return DenseDictionary(rows), encoder, self.encoder.penalty(self.alpha, decay)
 
     def parts(self, rows):  # -> atoms (n_components, n_features), intercept (n_features,) or None
         """Return what rows are."""

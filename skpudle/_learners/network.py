@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from skpudle._data.noise import Noise, estimate_noise
-from skpudle._learners.encoder import Encoder
-from skpudle._precision import as_scalars, own_precision
+from skpudle._learners.models import Encoder
+from skpudle._precision import as_scalars, in_own_precision
 from skpudle.encoding import default_step, threshold_levels, unfold
 from skpudle.operators import ConvDictionary, ConvLayers, atom_norms, project_atoms
 
@@ -203,8 +203,6 @@ class ConvNetwork:
         The noise that it was trained for.
     lambda_decay : float, default=1.0
         Factor between the penalties of consecutive unfoldings.
-    penalty : float, default=0.0
-        What a gradient rule weighs codes with.
     shifts : list of tuple, default=None
         Grids whose reconstructions are averaged. What is reconstructed is then smaller than the
         image, by a margin in which not all atoms that reach a pixel are there. None: one grid that
@@ -218,7 +216,6 @@ class ConvNetwork:
     encoder: Encoder
     noise: Noise | None = None
     lambda_decay: float = 1.0
-    penalty: float = 0.0
     shifts: list | None = None
     room: tuple[int, ...] | None = None
 
@@ -265,7 +262,7 @@ class ConvNetwork:
         known = (noise_std >= low) & (noise_std <= high) | (unit == 0)
         return torch.where(known, 1.0, unit)
 
-    @own_precision()
+    @in_own_precision
     def synthesis(self, z):
         """Return the mean reconstruction of all grids, (n, n_channels, *size).
 

@@ -5,7 +5,7 @@ from numbers import Integral, Real
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._learners.dense import DenseLearner
-from skpudle._learners.encoder import Encoder
+from skpudle._learners.models import Encoder
 
 __all__ = ["NOODLDictionaryLearning"]
 

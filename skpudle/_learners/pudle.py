@@ -7,8 +7,8 @@ from numbers import Integral, Real
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._learners.dense import DenseLearner
-from skpudle._learners.encoder import Decay, Encoder
 from skpudle._learners.exposed import ExposedLearner
+from skpudle._learners.models import Decay, Encoder
 from skpudle.losses import LOSSES
 from skpudle.omp import solve_omp
 from skpudle.shrinkage import SHRINKAGES

@@ -230,8 +230,8 @@ class TaskLearner(PUDLEDictionaryLearning):
 
     @torch.no_grad()
     def _head(self, model, atoms, data):  # -> Head, the best for codes of these atoms
-        dense = DenseModel.network(model, atoms, 0)
-        codes = dense.encode(data.sample, mask=data.mask)
+        dictionary, encoder, _ = DenseModel.network(model, atoms, 0)
+        codes = encoder(dictionary, data.sample, mask=data.mask)
         features = self._layout(model, atoms, data).features(codes)
         return data.task.solve(features, data.target, self.C)
 

@@ -17,8 +17,9 @@ import torch
 
 from skpudle._learners.models import DenseModel
 from skpudle._learners.tasks import Head
-from skpudle._precision import own_precision
+from skpudle._precision import in_own_precision
 from skpudle.gradients import Evaluation
+from skpudle.operators import DenseDictionary
 
 __all__ = ["TaskLayout", "TaskModel", "joint"]
 
@@ -53,30 +54,19 @@ class TaskLayout(NamedTuple):
         return Head(weights, copies.mean(0))
 
 
-@dataclass(frozen=True)
-class _TaskNetwork:
-    """A dictionary with its encoder, and a head."""
+@dataclass(frozen=True, eq=False)
+class _TaskDictionary(DenseDictionary):
+    """A dictionary and a head."""
 
-    dense: object
     head: Head
     model: "TaskModel"
-
-    @property
-    def penalty(self):
-        return self.dense.penalty
-
-    def synthesis(self, z):
-        return self.dense.synthesis(z)
-
-    def encode(self, x, *, mask=None):
-        return self.dense.encode(x, mask=mask)
 
     def decide(self, z):  # (n, n_components) -> (n, n_outputs)
         return self.model.layout.features(z) @ self.head.weights.mT + self.head.intercept
 
 
-@own_precision()
-def joint(network, x, *, encoder, penalty, target, mask=None):
+@in_own_precision
+def joint(dictionary, x, *, encoder, penalty, target, mask=None):
     r"""Reconstruction and task, both differentiated through the encoder.
 
     With the supervision :math:`b` and the mean squared norm of a sample :math:`E`, which makes the
@@ -87,17 +77,17 @@ def joint(network, x, *, encoder, penalty, target, mask=None):
     and the head descends :math:`E (\ell(W z, y) + \frac\rho2 |W|^2)` whatever :math:`b`. See
     `skpudle.gradients.ae_ls` for what comes and goes.
     """
-    model = network.model
+    model = dictionary.model
     b, unit = model.supervision, model.data_scale or 1.0
-    z = encoder(network, x, mask=mask)
+    z = encoder(dictionary, x, mask=mask)
     # far from a dictionary only "dec" finds it
-    residual = network.synthesis(z.detach() if model.from_samples else z) - x
+    residual = dictionary.synthesis(z.detach() if model.from_samples else z) - x
     if mask is not None:
         residual = residual * mask
     losses = 0.5 * residual.square().sum(1)
     seen = b * z + (1 - b) * z.detach()
-    task = model.task.loss(network.decide(seen), target) / model.mean_weight
-    ridge = 0.5 * model.ridge * network.head.weights.square().sum()
+    task = model.task.loss(dictionary.decide(seen), target) / model.mean_weight
+    ridge = 0.5 * model.ridge * dictionary.head.weights.square().sum()
     surrogate = ((1 - b) * losses + unit * task).mean() + unit * ridge
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
@@ -133,9 +123,9 @@ class TaskModel(DenseModel):
         return 1 / (self.strength * self.total_weight)
 
     def network(self, rows, update):
-        """Return what encodes, decodes and decides with these rows in an update."""
-        dense = super().network(self.layout.atoms(rows), update)
-        return _TaskNetwork(dense, self.layout.head(rows), self)
+        """Return the dictionary with its head, the encoder and the penalty of an update."""
+        dictionary, *rest = super().network(self.layout.atoms(rows), update)
+        return _TaskDictionary(dictionary.atoms, self.layout.head(rows), self), *rest
 
     def project(self, rows):
         """Return the nearest rows whose atoms satisfy the constraints."""
@@ -159,8 +149,8 @@ class TaskModel(DenseModel):
     @torch.no_grad()
     def score(self, batch, rows):  # -> float
         """Return how well a batch is decided; larger is better."""
-        network = self.network(rows, 0)
-        decisions = network.decide(network.encode(batch.x, mask=batch.mask))
+        dictionary, encoder, _ = self.network(rows, 0)
+        decisions = dictionary.decide(encoder(dictionary, batch.x, mask=batch.mask))
         return self.task.score(decisions, batch.target)
 
     def memory(self):

@@ -99,10 +99,10 @@ def settle(model, rows, data, team=None):
         for t in (data.sample, data.mask, data.offset)
     ]
     for _ in range(_STEPS):
-        network, slope, curvature = model.network(rows, 0), 0.0, 0.0
+        (dictionary, encoder, _), slope, curvature = model.network(rows, 0), 0.0, 0.0
         for x, mask, offset in zip(*given):
             known = torch.ones_like(x) if mask is None else mask
-            natural = network.synthesis(network.encode(x, mask=mask, offset=offset))
+            natural = dictionary.synthesis(encoder(dictionary, x, mask=mask, offset=offset))
             mean = loss.mean(natural if offset is None else natural + offset)
             slope = slope + (known * (x - mean)).sum(0)
             curvature = curvature + (known * loss.variance(mean)).sum(0)

@@ -10,8 +10,8 @@ bits.
 
 What is trained is a model. It has
 
-* ``network(rows, update)``: what encodes and decodes with these rows of parameters, by ``encode(x,
-  mask)``, ``synthesis(z)`` and ``penalty``, for that update, counted from 0;
+* ``network(rows, update)``: what a gradient rule takes, the dictionary that these rows of
+  parameters are, its encoder and the penalty, in that update, counted from 0;
 * ``rule``, one of `skpudle.gradients.GRADIENT_RULES`, and ``part_size``, the number of samples of a
   batch that are evaluated at a time, which bounds memory (None: all);
 * ``replacements(rows, samples)``: rows for samples that become atoms, next to the present ones.
@@ -55,10 +55,6 @@ class EpochSummary(NamedTuple):
 
     loss: float
     converged: bool
-
-
-def _encode(network, x, mask=None, **more):  # offset, noise_std
-    return network.encode(x, mask=mask, **more)
 
 
 def _on_host(sums, unused, atoms):  # -> sums (n, 3), number of unused atoms, are atoms finite
@@ -199,38 +195,27 @@ class Trainer:
         return islice(chain(batches, repeat(None)), n_batches - done)
 
     def _update(self, batch):  # -> summed loss, objective and samples; used atoms; losses
-        atoms = self.optimizer.atoms
+        rows, model, team = self.optimizer.atoms, self.model, self._team
         if batch is None:  # others still have samples
-            gradient, codes = torch.zeros_like(atoms), atoms.detach().new_zeros(0, len(atoms))
+            gradient, codes = torch.zeros_like(rows), rows.detach().new_zeros(0, len(rows))
             losses, total = codes.new_zeros(0), codes.new_zeros(3)
         else:
-            gradient, evaluation = self._differentiate(batch)
-            codes, losses = evaluation.codes, evaluation.losses
-            size = torch.full_like(evaluation.objective, len(batch.x))
-            total = torch.stack([losses.sum(), evaluation.objective * size, size])
-        if self._team is None:
+            with torch.enable_grad():  # whatever the caller's mode is
+                dictionary, encoder, penalty = model.network(rows, self.n_steps)
+                options = dict(encoder=encoder, penalty=penalty, part_size=model.part_size)
+                gradient, found = differentiate(model.rule, dictionary, rows, batch, **options)
+            codes, losses = found.codes, found.losses
+            size = torch.full_like(found.objective, len(batch.x))
+            total = torch.stack([losses.sum(), found.objective * size, size])
+        if team is None:
             self.optimizer.update(gradient, codes, loss=total[0] / total[2])
         else:
             n_samples = 0 if batch is None else len(batch.x)
-            gradient, total = self._team.sum(gradient * n_samples, total)
+            gradient, total = team.sum(gradient * n_samples, total)
             loss = total[0] / total[2]
-            self.optimizer.update(gradient / total[2], codes, loss=loss, total=self._team.sum)
+            self.optimizer.update(gradient / total[2], codes, loss=loss, total=team.sum)
         self.n_steps += 1
         return total, (codes != 0).transpose(0, 1).flatten(1).any(1), losses
-
-    def _differentiate(self, batch):  # -> gradient in the rows, Evaluation
-        rows, model = self.optimizer.atoms, self.model
-        with torch.enable_grad():  # whatever the caller's mode is
-            network = model.network(rows, self.n_steps)
-            return differentiate(
-                model.rule,
-                network,
-                rows,
-                batch,
-                part_size=model.part_size,
-                encoder=_encode,
-                penalty=network.penalty,
-            )
 
     def _commit(self, n_batches, n_samples, loss, unused, n_unused, seen):
         """End a round; `seen` are pairs of losses and keys, one of each of its batches."""

@@ -12,35 +12,28 @@ from skpudle.operators import ConvLayers
 __all__ = ["ConvSteps"]
 
 
-def _first(dictionary):
-    return dictionary[0] if isinstance(dictionary, ConvLayers) else dictionary
-
-
-def _matrices(atoms, shape):  # -> (n_unfoldings or 1, n_components, n_channels * n_pixels)
-    return atoms.view(-1, *shape).flatten(2)
-
-
 class ConvSteps(Steps):
     """`Steps` of a `ConvDictionary`, or of `ConvLayers` in turn; images are in phases."""
 
     def __init__(self, dictionary, analysis, x, size, *, mask=None, adjoint=True):
-        first = _first(dictionary)
+        first = dictionary[0] if isinstance(dictionary, ConvLayers) else dictionary
         self.phases = first.phases(first.positions(x.shape[2:]))
         mask = None if mask is None else self.phases.split(mask.expand_as(x))
         self._adjoint = adjoint
         super().__init__(dictionary, analysis, self.phases.split(x), size, mask=mask)
-        shape = first.atoms.shape
-        self.matrices = _matrices(dictionary.atoms, shape), _matrices(analysis.atoms, shape)
-        self.turn_to(0)
+        shape = -1, *first.atoms.shape  # (n_unfoldings or 1, n_components, n_channels * n_pixels)
+        self.matrices = (
+            dictionary.atoms.view(shape).flatten(2),
+            analysis.atoms.view(shape).flatten(2),
+        )
         self.image = torch.empty_like(self.x)
         self._patches = self.phases.empty_patches(self.x)
         self._pieces = self.phases.pieces(self._patches, self.image)
 
-    def turn_to(self, t):
-        """Make the steps those of iteration ``t``, from codes of the layer before."""
+    def layers(self):
+        """Return whose atoms codes before iteration ``t`` are of, and whose correlate in it."""
         atoms, correlators = self.matrices
-        self.layers = before, now = (t - 1) % len(atoms), t % len(correlators)
-        self.atoms, self.correlators = atoms[before], correlators[now]
+        return (self.t - 1) % len(atoms), self.t % len(correlators)
 
     def enter(self, z):
         return self.phases.widen(z)
@@ -79,13 +72,14 @@ class ConvSteps(Steps):
         return out
 
     def push(self, z, *, out=None):
+        (atoms, correlators), (before, now) = self.matrices, self.layers()
         if z is None:
             self.image.copy_(self.x)
         else:
-            self.synthesize(self.atoms, z, self.x, -1)
+            self.synthesize(atoms[before], z, self.x, -1)
         residual = self.image.clone() if self._adjoint else None
         self.gather()
-        return self.phases.wipe_(self.correlate(self.correlators * self.size, z, out)), residual
+        return self.phases.wipe_(self.correlate(correlators[now] * self.size, z, out)), residual
 
     def sums(self):
         return _ConvSums(self)
@@ -99,13 +93,14 @@ class _ConvSums:
 
     def pull(self, u, z, residual, *, out=None, where=None):
         steps, pulled = self.steps, None
-        columns, (before, now) = steps.phases.columns, steps.layers
-        steps.synthesize(steps.correlators, u, torch.zeros_like(residual), 1)
+        (atoms, correlators), (before, now) = steps.matrices, steps.layers()
+        columns = steps.phases.columns
+        steps.synthesize(correlators[now], u, torch.zeros_like(residual), 1)
         self._x += steps.image
         self._size += torch.dot(steps.image.flatten(), residual.flatten())
         if z is not None:
             self._atoms[before].addmm_(columns(z), steps.gather().mT, alpha=-1)
-            pulled = steps.correlate(steps.atoms * -steps.size, u, out)
+            pulled = steps.correlate(atoms[before] * -steps.size, u, out)
         steps.image.copy_(residual)
         self._analysis[now].addmm_(columns(u), steps.gather().mT)
         return pulled

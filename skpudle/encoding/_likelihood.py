@@ -23,8 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skpudle.encoding._iterations import mask_by
-from skpudle.encoding._steps import Steps
+from skpudle.encoding._steps import Steps, mask_by
 from skpudle.shrinkage import shrinkage_function
 
 __all__ = ["LikelihoodIterations", "LikelihoodSteps"]

@@ -1,13 +1,22 @@
-r"""Gradient steps of the encoder and their adjoint, for any dictionary.
+r"""Gradient steps of the encoder, iterations of them, and their adjoint, for any dictionary.
 
 A step is ``z + s A^T M (x - D z)``, where ``A`` is ``D`` unless the atoms of the analysis are
 separate, and ``M`` hides what is missing. Backwards it contributes ``outer(u, M (x - D z))`` to the
-derivative in ``A`` and ``- outer(z, M A u)`` to that in ``D``, both times ``s``.
+derivative in ``A`` and ``- outer(z, M A u)`` to that in ``D``, both times ``s``. An iteration is a
+step and a shrinkage; its record is what the way back needs.
 """
 
-import torch
+from typing import NamedTuple
 
-__all__ = ["Steps", "Sums"]
+import torch
+from torch import Tensor
+
+from skpudle.shrinkage import shrinkage_function
+
+__all__ = ["Iteration", "Iterations", "Steps", "Stretch", "Sums", "mask_by"]
+
+# Numbers that wait for one product on a device: 256 MiB in float32.
+_WAITING = 2**26
 
 
 class Steps:
@@ -28,6 +37,7 @@ class Steps:
     """
 
     in_one_product = False  # whether `Stretch` takes many iterations together
+    t = 0  # the iteration that they are those of, which a dictionary of layers asks for
 
     def __init__(self, dictionary, analysis, x, size, *, mask=None):
         self.dictionary, self.analysis, self.size, self._mask = dictionary, analysis, size, mask
@@ -36,9 +46,6 @@ class Steps:
     def hide(self, data):
         """Return the data with zeros where entries are missing."""
         return data if self._mask is None else data * self._mask
-
-    def turn_to(self, t):
-        """Make the steps those of iteration ``t``; here all are the same."""
 
     def enter(self, z):
         """Return codes in the form that steps take."""
@@ -94,3 +101,114 @@ class Sums:
         """
         size = self.steps.size
         return size * self._atoms, size * self._analysis, size * self._x, self._size
+
+
+def mask_by(code, delta, out):
+    """Set ``out`` to ``[code != 0] * delta`` in one pass; the derivative of a hard shrinkage."""
+    return torch.ops.aten.hardshrink_backward.grad_input(delta, code, 0.0, grad_input=out)
+
+
+class Iteration(NamedTuple):
+    """Iteration ``t``, from the codes ``z`` to ``code``."""
+
+    t: int
+    z: Tensor | None
+    code: Tensor
+    residual: Tensor | None
+
+    def pull(self, delta, sums, level_gradient, scratch):
+        """Return the derivatives in the codes one iteration before those of ``delta``."""
+        u = mask_by(self.code, delta, scratch)
+        if level_gradient is not None:
+            by_entry = self.code.sign() * u
+            level_gradient[self.t] -= by_entry.sum_to_size(level_gradient.shape[1:])
+        sums.steps.t = self.t
+        where = self.z if self.t else None  # of codes that are given all entries are asked for
+        return sums.pull(u, self.z, self.residual, out=delta, where=where)
+
+
+class Stretch:
+    """Iterations one after the other through the Gram matrix, on a device.
+
+    Their codes lie next to each other in memory, and so do the derivatives on the way back, so that
+    what each contributes is a part of one product: launches take the time there, and not passes.
+    """
+
+    def __init__(self, start, z, codes):  # int, (n, n_components) or None, (n_iterations, n, ...)
+        self.start, self.z, self.codes = start, z, codes
+
+    def pull(self, delta, sums, level_gradient, scratch):
+        """Return the derivatives in the codes before all iterations."""
+        length = min(len(self.codes), max(1, _WAITING // delta.numel()))
+        for stop in range(len(self.codes), 0, -length):
+            first = max(stop - length, 0)
+            after = self.codes[first:stop]
+            u = torch.empty_like(after)
+            from_zero = first == 0 and self.z is None
+            for t in reversed(range(len(u))):
+                mask_by(after[t], delta, u[t])
+                if t or not from_zero:
+                    sums.transpose(u[t], out=delta)
+            if from_zero:
+                sums.add_rows(u, self.codes[: stop - 1])
+            elif first == 0:
+                sums.add_rows(u[:1], self.z[None])
+                sums.add_rows(u[1:], self.codes[: stop - 1])
+            else:
+                sums.add_rows(u, self.codes[first - 1 : stop - 1])
+            if level_gradient is not None:
+                by_atom = after.sign().mul_(u).sum(1)  # (n_iterations, n_components)
+                levels = level_gradient[self.start + first : self.start + stop]
+                levels -= by_atom.sum_to_size(levels.shape)
+        return delta
+
+
+class Iterations:
+    """Steps and shrinkages in turn.
+
+    Parameters
+    ----------
+    steps : Steps
+        The steps.
+    levels : Tensor of shape (n_unfoldings, ...)
+        What each iteration shrinks by.
+    shrinkage : str
+        Its name.
+    positive : bool
+        Whether codes are non-negative.
+    keep : bool
+        Whether to keep `records` for a backward pass.
+    """
+
+    def __init__(self, steps, levels, shrinkage, positive, *, keep):
+        self.steps, self.levels, self.positive, self.keep = steps, levels, positive, keep
+        self.shrink_ = shrinkage_function(shrinkage, positive=positive)
+        self.records, self._scratch = [], None
+
+    def run(self, z, start, stop, *, pushed=None):
+        """Return the codes after the iterations, where ``pushed`` is the first step if known."""
+        if self.keep and self.steps.in_one_product:
+            return self._run_stretch(z, start, stop, pushed)
+        given, spare = z, None
+        for t in range(start, stop):
+            self.steps.t = t
+            v, residual = pushed or self.steps.push(z, out=spare)
+            if self._scratch is None:  # memory that is new costs more than what is computed in it
+                self._scratch = torch.empty_like(v)
+            code = self.shrink_(v, self.levels[t], self._scratch)
+            if self.keep:
+                self.records.append(Iteration(t, z, code, residual))
+            elif z is not given:  # two buffers in turn are enough
+                spare = z
+            z, pushed = code, None
+        return z
+
+    def _run_stretch(self, z, start, stop, pushed):
+        correlation = self.steps.correlation
+        codes = correlation.new_empty(stop - start, *correlation.shape)
+        self.records.append(Stretch(start, z, codes))
+        self._scratch = torch.empty_like(correlation)
+        for code, level in zip(codes.unbind(), self.levels[start:stop].unbind(), strict=True):
+            v = self.steps.push(z, out=code)[0] if pushed is None else code.copy_(pushed[0])
+            z, pushed = self.shrink_(v, level, self._scratch), None
+        return z

@@ -11,11 +11,13 @@ Atoms have the atom on axis 0 for every kind of dictionary, so whatever treats a
 (normalising, matching, resampling, plotting) is written once.
 """
 
-from skpudle.operators._atoms import atom_norms, project_atoms
-from skpudle.operators._conv import ConvDictionary, ConvLayers
-from skpudle.operators._dense import DenseDictionary
-from skpudle.operators._norms import largest_eigenvalue_bound
-from skpudle.operators._phases import Phases
+from skpudle.operators._atoms import (
+    DenseDictionary,
+    atom_norms,
+    largest_eigenvalue_bound,
+    project_atoms,
+)
+from skpudle.operators._conv import ConvDictionary, ConvLayers, Phases
 
 __all__ = [
     "ConvDictionary",

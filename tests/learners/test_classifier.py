@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skpudle import Checkpoint, PUDLEClassifier, PUDLEDictionaryLearning
 from skpudle._data.batches import Batch
-from skpudle._learners.encoder import Decay, Encoder
+from skpudle._learners.models import Decay, Encoder
 from skpudle._learners.task_model import TaskLayout, TaskModel, joint
 from skpudle._learners.tasks import Classification, Head
 from skpudle._training.stopping import HeldOut
@@ -102,10 +102,9 @@ def test_the_gradient_of_the_joint_loss_is_that_of_naive_autograd(
     )
     rows = model.layout.pack(atoms, head).requires_grad_()
     batch = Batch(torch.arange(20), x, target)
-    gradient, evaluation = differentiate(
-        joint, model.network(rows, 0), rows, batch,
-        encoder=lambda network, x, mask=None: network.encode(x, mask=mask), penalty=alpha,
-    )  # fmt: skip
+    dictionary, encoder, penalty = model.network(rows, 0)
+    options = dict(encoder=encoder, penalty=penalty)
+    gradient, evaluation = differentiate(joint, dictionary, rows, batch, **options)
     found, of_head = model.layout.atoms(gradient), model.layout.head(gradient)
 
     leaves = [t.clone().requires_grad_() for t in (atoms, head.weights, head.intercept)]

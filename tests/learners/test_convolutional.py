@@ -20,7 +20,7 @@ from skpudle._data.images import read_images
 from skpudle._data.noise import estimate_noise
 from skpudle._data.training_images import initial_kernels
 from skpudle._learners.denoising import denoise_images
-from skpudle._learners.encoder import Encoder
+from skpudle._learners.models import Encoder
 from skpudle._learners.network import ConvNetwork, ConvParameters, RowLayout, all_shifts
 from skpudle._training.loop import Interrupted, Trainer
 from skpudle.gradients import GRADIENT_RULES

@@ -274,7 +274,7 @@ def decays(monkeypatch):
         collected.append(lambda_decay)
         return encode(*args, lambda_decay=lambda_decay, **kwargs)
 
-    monkeypatch.setattr("skpudle._learners.encoder.encode", spy)
+    monkeypatch.setattr("skpudle._learners.models.encode", spy)
     return collected
 
 

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skpudle import Checkpoint, PUDLEDictionaryLearning, PUDLERegressor
 from skpudle._data.batches import Batch
-from skpudle._learners.encoder import Decay, Encoder
+from skpudle._learners.models import Decay, Encoder
 from skpudle._learners.task_model import TaskLayout, TaskModel, joint
 from skpudle._learners.tasks import Head, Regression
 from skpudle.gradients import differentiate
@@ -74,10 +74,9 @@ def test_the_gradient_of_the_joint_loss_is_that_of_naive_autograd(
         strength=0.7,
     )
     rows = model.layout.pack(atoms, head).requires_grad_()
-    gradient, _ = differentiate(
-        joint, model.network(rows, 0), rows, Batch(torch.arange(20), x, target),
-        encoder=lambda network, x, mask=None: network.encode(x, mask=mask), penalty=alpha,
-    )  # fmt: skip
+    dictionary, encoder, penalty = model.network(rows, 0)
+    batch, options = Batch(torch.arange(20), x, target), dict(encoder=encoder, penalty=penalty)
+    gradient, _ = differentiate(joint, dictionary, rows, batch, **options)
     found, of_head = model.layout.atoms(gradient), model.layout.head(gradient)
 
     leaves = [t.clone().requires_grad_() for t in (atoms, head.weights, head.intercept)]
