@@ -22,8 +22,7 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.batches import Rows
 from skpudle._data.sources import comes_in_parts
-from skpudle._learners.by_parts import TransformsByParts
-from skpudle._learners.chunks import PART, in_chunks, in_one_piece
+from skpudle._learners.by_parts import PART, TransformsByParts, in_chunks, in_one_piece
 from skpudle._learners.hidden import deviance_of_means, hidden_deviance, sums_of, together
 from skpudle._precision import own_precision
 from skpudle.interoperability import make_sparse_coder

@@ -22,7 +22,7 @@ from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.sources import check_exposure, open_source
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
-from skpudle._learners.models import Constraint, Decay, DenseModel
+from skpudle._learners.models import Decay, DenseModel, directions
 from skpudle._learners.working import LEAST_PENALTY, settle, working_data
 from skpudle._training.loop import Trainer
 from skpudle._training.team import current_team
@@ -37,7 +37,7 @@ from skpudle.initialization import (
     is_done,
 )
 from skpudle.losses import Gaussian, loss_named
-from skpudle.operators import DenseDictionary
+from skpudle.operators import DenseDictionary, project_atoms
 
 __all__ = ["DICT_INIT", "DenseLearner", "choose_atoms"]
 
@@ -49,14 +49,15 @@ DICT_INIT = [
 ]
 
 
-def choose_atoms(dict_init, n_components, x, generator, constraint):
-    """Return initial atoms by name or as given, inside of a constraint."""
+def choose_atoms(dict_init, n_components, x, generator, *, atom_norm="unit", positive=False):
+    """Return initial atoms by name or as given, inside of the constraints."""
     if isinstance(dict_init, str):
         n_components = x.shape[1] if n_components is None else n_components
-        atoms = constraint.directions(initial_atoms(x, n_components, dict_init, generator))
+        atoms = initial_atoms(x, n_components, dict_init, generator)
+        atoms = directions(atoms, positive=positive)
     else:
         atoms = given_atoms(dict_init, n_components, x)
-    return constraint.project(atoms)
+    return project_atoms(atoms, atom_norm=atom_norm, positive=positive)
 
 
 def _log_exposure(exposure, X, device, loss):  # -> (n_samples, 1) or None
@@ -201,7 +202,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             self._encoder(),
             self._fixed_step(),
             Decay.of(self.lambda_decay).at_last,
-            Constraint(self.atom_norm, self.positive_dict),
+            self.atom_norm,
+            self.positive_dict,
             **known,
         )
 
@@ -218,7 +220,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         if intercept is not None:
             penalty = max(penalty, LEAST_PENALTY)
         start = "data" if self._searches() else self.dict_init
-        atoms = choose_atoms(start, self.n_components, x, generator, model.constraint)
+        inside = dict(atom_norm=self.atom_norm, positive=self.positive_dict)
+        atoms = choose_atoms(start, self.n_components, x, generator, **inside)
         alpha = self._penalty_or_threshold
         if alpha == "auto":
             alpha = self._alpha_share * penalty * noise
@@ -254,7 +257,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             x,
             penalty,
             positive_code=model.encoder.positive_code,
-            positive_atoms=model.constraint.positive,
+            positive_atoms=model.positive,
             mask=data.mask,
             team=course.team,
         )

@@ -26,7 +26,7 @@ from skpudle.lasso import converged_codes, warn_about_gaps
 from skpudle.losses import Gaussian
 from skpudle.operators import ConvDictionary, DenseDictionary, atom_norms, project_atoms
 
-__all__ = ["Constraint", "Decay", "DenseModel", "Encoder"]
+__all__ = ["Decay", "DenseModel", "Encoder", "directions"]
 
 # As the paper has them.
 _UNFOLDINGS = 100
@@ -170,21 +170,10 @@ def _encode_beside_intercept(dictionary, x, *, encode, mask=None, offset=None):
     return torch.cat([z, torch.ones_like(z[:, :1])], dim=1)
 
 
-@dataclass(frozen=True)
-class Constraint:
-    """What atoms have to be: of norm 1, of at most that or of any, and non-negative or not."""
-
-    atom_norm: str | None = "unit"
-    positive: bool = False
-
-    def project(self, atoms):
-        """Return the nearest atoms inside."""
-        return project_atoms(atoms, atom_norm=self.atom_norm, positive=self.positive)
-
-    def directions(self, samples):  # (n, n_features) -> the same
-        """Return samples as atoms: their norm, which has units, is no measure for that of atoms."""
-        samples = samples / atom_norms(samples)
-        return samples.abs() if self.positive else samples  # as good a direction of a line
+def directions(samples, *, positive):  # (n, n_features) -> the same
+    """Return samples as atoms: their norm, which has units, is no measure for that of atoms."""
+    samples = samples / atom_norms(samples)
+    return samples.abs() if positive else samples  # as good a direction of a line
 
 
 @dataclass(frozen=True)
@@ -203,8 +192,10 @@ class DenseModel:
         The step; None follows the atoms.
     decay : callable
         The decay of penalties as a function of the update.
-    constraint : Constraint, default=Constraint()
-        Of the atoms.
+    atom_norm : {"unit", "ball", None}, default="unit"
+        Whether atoms have norm 1, at most that, or any.
+    positive : bool, default=False
+        Whether they are non-negative.
     alpha : float, default=None
         The penalty or threshold, once it is known.
     data_scale : float, default=None
@@ -219,7 +210,8 @@ class DenseModel:
     encoder: Encoder
     step_size: float | None
     decay: Callable
-    constraint: Constraint = Constraint()
+    atom_norm: str | None = "unit"
+    positive: bool = False
     alpha: float | None = None
     data_scale: float | None = None
     from_samples: bool = False
@@ -243,7 +235,7 @@ class DenseModel:
     def project(self, rows):
         """Return the nearest rows that satisfy the constraints; an intercept has none."""
         atoms, intercept = self.parts(rows)
-        atoms = self.constraint.project(atoms)
+        atoms = project_atoms(atoms, atom_norm=self.atom_norm, positive=self.positive)
         return atoms if intercept is None else torch.cat([atoms, intercept[None]])
 
     def replacements(self, rows, samples):
@@ -253,7 +245,7 @@ class DenseModel:
             samples = self.encoder.loss.response(samples) - self.encoder.loss.response(
                 self.encoder.loss.mean(intercept)
             )
-        return self.constraint.directions(samples)
+        return directions(samples, positive=self.positive)
 
     def step(self, atoms: Tensor):  # -> float or None
         """Return the step for these atoms, None where each sample looks for its own."""

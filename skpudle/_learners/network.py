@@ -10,6 +10,7 @@ trained on that mean.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from math import prod
 from typing import NamedTuple
@@ -109,7 +110,8 @@ class RowLayout:
     fixed_step: float | None
     n_intercepts: int = 0
 
-    def _sizes(self):
+    @cached_property
+    def _sizes(self):  # of the parts of a row
         atom, slopes = prod(self.shape), self.n_thresholds * (self.noise_unit is not None)
         atoms = [atom, *(atom * n for n in self.separate)]
         return [*atoms, self.n_thresholds, slopes, int(self.learn_step), self.n_intercepts]
@@ -142,7 +144,7 @@ class RowLayout:
 
     def unpack(self, rows):  # (n_components, n_parameters) -> ConvParameters
         """Return the parameters that rows hold; differentiable."""
-        atoms, *separate, alpha, slope, step, intercept = rows.split(self._sizes(), dim=1)
+        atoms, *separate, alpha, slope, step, intercept = rows.split(self._sizes, dim=1)
         alpha, slope = alpha.mT, slope.mT
         if self.shared_threshold:
             alpha, slope = (
@@ -163,7 +165,7 @@ class RowLayout:
 
     def project(self, rows):
         """Return the nearest rows that satisfy the constraints."""
-        atoms, *separate, alpha, slope, step, intercept = rows.split(self._sizes(), dim=1)
+        atoms, *separate, alpha, slope, step, intercept = rows.split(self._sizes, dim=1)
         atoms = project_atoms(atoms, atom_norm=self.atom_norm)  # separate ones are free
         positive = alpha.clamp_min(0), slope.clamp_min(0), step.clamp_min(_SMALLEST_STEP)
         return torch.cat([atoms, *separate, *positive, intercept], dim=1)
@@ -271,24 +273,24 @@ class ConvNetwork:
         atoms, decoder_atoms = self.parameters.atoms, self.parameters.decoder_atoms
         decoder = ConvDictionary(atoms if decoder_atoms is None else decoder_atoms[0], self.stride)
         if self.shifts is None:
-            return self._with_intercept(decoder.synthesis(z))
-        images = decoder.synthesis(z.movedim(2, 0).flatten(0, 1)).unflatten(0, (z.shape[2], len(z)))
-        margins = [k - 1 for k in self.kernel]
-        sizes = [n + room for n, room in zip(images.shape[3:], self.room, strict=True)]
-        ends = [n - m for n, m in zip(sizes, margins, strict=True)]
-        total = 0
-        for image, shift in zip(images, self.shifts, strict=True):
-            axes = zip(margins, ends, shift, strict=True)
-            total = total + image[(..., *(slice(m - a, end - a) for m, end, a in axes))]
-        return self._with_intercept(total / len(self.shifts))
+            mean = decoder.synthesis(z)
+        else:
+            images = decoder.synthesis(z.movedim(2, 0).flatten(0, 1))
+            images = images.unflatten(0, (z.shape[2], len(z)))
+            margins = [k - 1 for k in self.kernel]
+            sizes = [n + room for n, room in zip(images.shape[3:], self.room, strict=True)]
+            ends = [n - m for n, m in zip(sizes, margins, strict=True)]
+            total = 0
+            for image, shift in zip(images, self.shifts, strict=True):
+                axes = zip(margins, ends, shift, strict=True)
+                total = total + image[(..., *(slice(m - a, end - a) for m, end, a in axes))]
+            mean = total / len(self.shifts)
+        intercept = self._intercept()
+        return mean if intercept is None else mean + intercept
 
     def _intercept(self):  # -> as it is added to images
         intercept = self.parameters.intercept
         return None if intercept is None else intercept.reshape(-1, *[1] * len(self.kernel))
-
-    def _with_intercept(self, images):
-        intercept = self._intercept()
-        return images if intercept is None else images + intercept
 
     def _unfold(self, x, noise_std, mask=None):
         atoms, analysis, _, synthesis, alpha, slope, step, _ = self.parameters

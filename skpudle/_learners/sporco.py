@@ -19,7 +19,6 @@ from skpudle._data.arrays import (
 )
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.dense import DICT_INIT, choose_atoms
-from skpudle._learners.models import Constraint
 from skpudle.initialization import auto_alpha
 from skpudle.lasso import solve_lasso
 
@@ -170,7 +169,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         x = to_tensor(check_rows(X, estimator=self))
         mean_square(x)  # refuses what SPORCO cannot square either
         generator = make_generator(self.random_state)
-        atoms = choose_atoms(self.dict_init, self.n_components, x, generator, Constraint())
+        atoms = choose_atoms(self.dict_init, self.n_components, x, generator)
         alpha = self.alpha
         alpha = auto_alpha(x) if alpha == "auto" else float(alpha)
         inputs = input_attributes(X)

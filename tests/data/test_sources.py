@@ -19,7 +19,7 @@ from skpudle._data import batches, reading, sources
 from skpudle._data.reading import Reader
 from skpudle._data.sources import MappedRows, open_source
 from skpudle._learners import by_parts, coder
-from skpudle._learners.chunks import in_chunks
+from skpudle._learners.by_parts import in_chunks
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,7 @@ from skpudle.encoding._steps import Steps
 from skpudle.operators import (
     ConvDictionary,
     DenseDictionary,
-    _norms,
+    _atoms,
     atom_norms,
     largest_eigenvalue_bound,
     project_atoms,
@@ -236,7 +236,7 @@ def test_an_estimate_that_misses_the_norm_is_no_bound(share, generator, monkeypa
         estimates.append(None if share is None else share * torch.linalg.eigvalsh(gram)[-1])
         return estimates[-1]
 
-    monkeypatch.setattr(_norms, "_estimate", estimate)
+    monkeypatch.setattr(_atoms, "_estimate", estimate)
     assert 1 <= DenseDictionary(atoms).squared_norm_bound() / exact <= 1.05
     assert len(estimates) == 1
 

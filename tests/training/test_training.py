@@ -1,6 +1,6 @@
 """The epoch loop: batches, stopping, divergence, and atoms that no code uses."""
 
-from types import SimpleNamespace
+from functools import partial
 
 import pytest
 import torch
@@ -50,14 +50,8 @@ class Model:
 
     def network(self, rows, update):
         self.updates.append(update)
-        dictionary = DenseDictionary(rows)
-
-        def encoded(x, mask=None):
-            return encode(dictionary, x, alpha=self.alpha, n_unfoldings=5, mask=mask)
-
-        return SimpleNamespace(
-            encode=encoded, synthesis=dictionary.synthesis, penalty=self.alpha, atoms=rows
-        )
+        encoder = partial(encode, alpha=self.alpha, n_unfoldings=5)
+        return DenseDictionary(rows), encoder, self.alpha
 
     def replacements(self, rows, samples):
         return samples
