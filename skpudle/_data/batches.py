@@ -1,18 +1,21 @@
-"""Batches, and samples in memory as a source of them.
+"""Batches, and the samples that they are made of, in memory or elsewhere.
 
 A source of batches has a ``generator`` (or None) and three methods: ``plan()`` draws the order of
 an epoch, ``batches(plan, start)`` yields the epoch's batches from number ``start`` on, and
 ``samples(keys)`` returns samples by the keys that came with their batches. ``n_batches`` is the
 number of batches of an epoch, None if only the end of an epoch tells.
+
+Where samples have numbers, a source is an `Indexed`, and says how to read those of some numbers.
 """
 
+from copy import copy
 from itertools import islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Rows", "count_batches", "once_only"]
+__all__ = ["Batch", "Indexed", "Rows", "count_batches", "once_only"]
 
 
 # Counted at most: where there are more, as of 25 million rows, their number is better told.
@@ -38,17 +41,58 @@ class Batch(NamedTuple):
     noise_std: Tensor | None = None
 
 
-class Rows:
-    """Samples that fit into memory, batch by batch.
+class Indexed:
+    """Samples that have numbers, batch by batch.
+
+    A subclass has a length, ``read(parts)``, which yields a `Batch` of the samples with the numbers
+    of each part, (n,) on the CPU, and ``samples``.
+
+    Parameters
+    ----------
+    batch_size : int
+        Number of samples in a batch; the last one of an epoch may be smaller.
+    generator : torch.Generator, default=None
+        What draws.
+    shuffle : bool, default=True
+        Whether it draws a new order for every epoch.
+    """
+
+    n_judged = 1  # samples whose mean objective tells whether training has stalled
+
+    def __init__(self, batch_size=1, generator=None, *, shuffle=True):
+        self.batch_size, self.generator, self.shuffle = batch_size, generator, shuffle
+
+    def for_training(self, batch_size, generator, *, shuffle):
+        """Return the same samples in batches of some size, shuffled or in their own order."""
+        source = copy(self)
+        source.batch_size = min(batch_size, len(self))
+        source.generator = generator if shuffle else None
+        return source
+
+    @property
+    def n_batches(self):
+        return -(-len(self) // self.batch_size)
+
+    def plan(self):  # -> (n_samples,), on the CPU
+        """Draw the order of the samples in an epoch."""
+        if self.generator is None or not self.shuffle or self.batch_size >= len(self):
+            return torch.arange(len(self), device="cpu")
+        return torch.randperm(len(self), generator=self.generator, device="cpu")
+
+    def batches(self, plan, start=0):
+        """Yield the batches of an epoch."""
+        return self.read(plan.split(self.batch_size)[start:])
+
+
+class Rows(Indexed):
+    """Samples that fit into memory.
 
     Parameters
     ----------
     x : Tensor of shape (n_samples, n_features)
         Data.
-    batch_size : int
-        Number of samples in a batch; the last one of an epoch may be smaller.
-    generator : torch.Generator, default=None
-        Shuffles every epoch; without it batches come in the order of the samples.
+    batch_size, generator
+        As of `Indexed`; without a generator batches come in the order of the samples.
     mask : Tensor of shape (n_samples, n_features), default=None
         1 where data are known, 0 where they are missing.
     offset : Tensor of shape (n_samples, 1), default=None
@@ -57,49 +101,34 @@ class Rows:
         What the samples are to be mapped to.
     """
 
-    n_judged = 1  # samples whose mean objective tells whether training has stalled
-
     def __init__(self, x, batch_size=1, *, generator=None, mask=None, offset=None, target=None):
-        self.x, self.batch_size, self.generator = x, min(batch_size, len(x)), generator
-        self.mask, self.offset, self.target = mask, offset, target
+        super().__init__(min(batch_size, len(x)), generator)
+        self.x, self.mask, self.offset, self.target = x, mask, offset, target
 
-    def for_training(self, batch_size, generator, *, shuffle):
-        """Return the same samples in batches of some size, shuffled or in their own order."""
-        generator = generator if shuffle else None
-        given = {name: getattr(self, name) for name in _BESIDE}
-        return Rows(self.x, batch_size, generator=generator, **given)
+    def __len__(self):
+        return len(self.x)
 
     def to(self, dtype):
         """Return the same samples in another dtype."""
-        beside = {name: getattr(self, name) for name in _BESIDE}
-        given = {name: None if t is None else t.to(dtype) for name, t in beside.items()}
-        given["generator"] = self.generator
-        return Rows(self.x.to(dtype), self.batch_size, **given)
+        source = copy(self)
+        for name in ("x", *_BESIDE):
+            value = getattr(self, name)
+            setattr(source, name, value if value is None else value.to(dtype))
+        return source
 
-    @property
-    def n_batches(self):
-        return -(-len(self.x) // self.batch_size)
-
-    def plan(self):
-        """Draw the order of the samples in an epoch; None is their own."""
-        if self.generator is None or self.batch_size == len(self.x):
-            return None
-        order = torch.randperm(len(self.x), generator=self.generator, device="cpu")
+    def plan(self):  # -> (n_samples,), where the samples are
+        """Draw the order of the samples in an epoch."""
+        order = super().plan()
         if self.x.device.type != "cuda":
             return order.to(self.x.device)
         return order.pin_memory().to(self.x.device, non_blocking=True)  # the host does not wait
 
-    def batches(self, plan, start=0):
-        """Yield the batches of an epoch."""
-        for first in range(start * self.batch_size, len(self.x), self.batch_size):
-            rows = slice(first, first + self.batch_size)
-            if plan is None:
-                keys = torch.arange(len(self.x), device=self.x.device)[rows]
-            else:
-                keys = rows = plan[rows]
+    def read(self, parts):
+        """Yield the samples with the numbers of each part."""
+        for keys in parts:
             beside = {name: getattr(self, name) for name in _BESIDE}
-            given = {name: None if t is None else t[rows] for name, t in beside.items()}
-            yield Batch(keys, self.x[rows], **given)
+            given = {name: None if t is None else t[keys] for name, t in beside.items()}
+            yield Batch(keys, self.x[keys], **given)
 
     def samples(self, keys):
         """Return the samples at the given positions, in the shape of atoms."""

@@ -4,7 +4,7 @@ from math import log
 
 import torch
 
-from skpudle._data.batches import Batch
+from skpudle._data.batches import Batch, Indexed
 from skpudle._data.noise import with_photons
 
 __all__ = ["Crops"]
@@ -13,7 +13,7 @@ __all__ = ["Crops"]
 _N_TRIES = 8
 
 
-class Crops:
+class Crops(Indexed):
     """Random crops of images, one of each image an epoch.
 
     Parameters
@@ -63,26 +63,17 @@ class Crops:
         shuffle=True,
         generator,
     ):
+        super().__init__(min(batch_size, len(images)), generator, shuffle=shuffle)
         self.images, self.targets, self.masks = images, targets, masks
-        self.batch_size, self.crop, self.atom = min(batch_size, len(images)), crop, atom
-        self.margin = margin or (0,) * len(crop)
-        self.noise_std, self.flip, self.shuffle = noise_std, flip, shuffle
-        self.generator = generator
+        self.crop, self.atom, self.margin = crop, atom, margin or (0,) * len(crop)
+        self.noise_std, self.flip = noise_std, flip
 
-    @property
-    def n_batches(self):
-        return -(-len(self.images) // self.batch_size)
+    def __len__(self):
+        return len(self.images)
 
-    def plan(self):
-        """Draw the order of the images in an epoch."""
-        if self.shuffle and self.batch_size < len(self.images):
-            return torch.randperm(len(self.images), generator=self.generator, device="cpu")
-        return torch.arange(len(self.images), device="cpu")
-
-    def batches(self, plan, start=0):
-        """Yield the batches of an epoch."""
-        for indices in plan.split(self.batch_size)[start:]:
-            yield self._batch(indices)
+    def read(self, parts):
+        """Yield a crop of each image with the numbers of each part."""
+        return map(self._batch, parts)
 
     def samples(self, keys):
         """Return a random patch of each of the given images, if possible one that is not zero."""

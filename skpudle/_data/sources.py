@@ -1,7 +1,7 @@
 """Data that are not held in memory: memory maps, datasets of torch, and streams of batches.
 
-Each is a source of batches (see `skpudle._data.batches`). `open_source` says which a user's input
-is, and `skpudle._data.reading` makes tensors of what comes out of it.
+Each is a source of batches (see `skpudle._data.batches`), `Indexed` but for streams. `open_source`
+says which a user's input is, and `skpudle._data.reading` makes tensors of what comes out of it.
 """
 
 from copy import copy
@@ -12,7 +12,7 @@ from scipy import sparse
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from skpudle._data.arrays import host_array, refuse_batches, split_missing
-from skpudle._data.batches import once_only
+from skpudle._data.batches import Indexed, once_only
 from skpudle._data.reading import Loader, Reader, part_of, without_labels
 
 __all__ = [
@@ -35,29 +35,19 @@ _HEAD_BYTES = 2**26
 _HEAD_ROWS = 2**14
 
 
-class _Source:
-    """What the sources below have in common."""
+class _Source(Indexed):
+    """Samples behind a reader."""
 
-    batch_size = generator = n_batches = None
     first_batch = None  # the size of a stream's, by which a checkpoint knows it
-    n_judged = 1  # as of `Rows`
 
     def __init__(self, data, reader):
+        super().__init__()
         self.data, self.reader = data, reader
-
-    def for_training(self, batch_size, generator, *, shuffle):
-        """Return this source with batches of some size, shuffled or in their own order."""
-        source = copy(self)
-        source.batch_size, source.generator = batch_size, generator if shuffle else None
-        return source
 
     def to(self, dtype):
         """Return this source; from here on its batches have another dtype."""
         self.reader.dtype = dtype
         return self
-
-    def plan(self):
-        """Draw the order of an epoch; None where there is none to draw."""
 
     def head(self, least):  # -> (n, n_features) on the device
         """Return rows to choose initial atoms and alpha from, ``least`` of them if there are."""
@@ -82,10 +72,6 @@ class MappedRows(_Source):
 
     def __len__(self):
         return len(self.data)
-
-    @property
-    def n_batches(self):
-        return -(-len(self) // self.batch_size)
 
     def head(self, least):
         """Return blocks at regular distances."""
@@ -147,15 +133,11 @@ class MappedRows(_Source):
             yield keys, rows
 
 
-class _IndexedRows(_Source):
+class _Samples(_Source):
     """A dataset of torch whose samples can be asked for by their positions."""
 
     def __len__(self):
         return len(self.data)
-
-    @property
-    def n_batches(self):
-        return -(-len(self) // self.batch_size)
 
     def head(self, least):
         """Return samples at regular distances."""
@@ -170,15 +152,9 @@ class _IndexedRows(_Source):
         ends = 0, len(self) - 1
         return torch.linspace(*ends, n_rows, dtype=torch.float64, device="cpu").round().long()
 
-    def plan(self):  # -> positions (n_samples,)
-        if self.generator is None or self.batch_size >= len(self):
-            return torch.arange(len(self), device="cpu")
-        return torch.randperm(len(self), generator=self.generator, device="cpu")
-
-    def batches(self, plan, start=0):
-        """Yield the batches of an epoch."""
-        chosen = plan.split(self.batch_size)[start:]
-        return self.reader.on_device(zip(chosen, self._read(chosen)))
+    def read(self, parts):
+        """Yield the samples with the numbers of each part."""
+        return self.reader.on_device(zip(parts, self._read(parts)))
 
     def samples(self, keys):
         """Return the samples at the given positions."""
@@ -193,7 +169,7 @@ class _IndexedRows(_Source):
             yield self.reader(raw, f"samples {positions[0]} ... {positions[-1]}")
 
 
-class SparseRows(_IndexedRows):
+class SparseRows(_Samples):
     """Rows of a sparse array, which are dense a batch at a time.
 
     Parameters
@@ -213,9 +189,9 @@ class SparseRows(_IndexedRows):
     def __len__(self):
         return self.data.shape[0]
 
-    def batches(self, plan, start=0):
-        """Yield the batches of an epoch."""
-        for batch in super().batches(plan, start):
+    def read(self, parts):
+        """Yield the samples with the numbers of each part."""
+        for batch in super().read(parts):
             offset = None if self.offset is None else self.offset.to(batch.x)[batch.keys]
             yield batch._replace(offset=offset)
 
@@ -233,8 +209,12 @@ class _Stream(_Source):
 
     def for_training(self, batch_size, generator, *, shuffle):
         """Return this source; it has its own batches and its own order."""
-        own = getattr(self.data, "generator", None)
-        return super().for_training(batch_size, own, shuffle=True)
+        source = copy(self)
+        source.batch_size, source.generator = batch_size, getattr(self.data, "generator", None)
+        return source
+
+    def plan(self):
+        """Return None: there is no order to draw."""
 
     @property
     def n_batches(self):
@@ -370,7 +350,7 @@ def open_source(X, device, *, batch_size, accept_sparse=False, offset=None, **ch
     if isinstance(X, DataLoader):
         return _Stream(X, reader)
     if isinstance(X, Dataset):
-        return _IndexedRows(X, reader)
+        return _Samples(X, reader)
     if not is_stream(X):
         return None
     if hasattr(X, "__next__"):
