@@ -178,9 +178,9 @@ class Problem:
         return project_atoms(atoms, positive=self.positive_atoms)
 
 
-def unit(rows):  # (n, ...) -> (n, ...)
+def unit(rows):  # (..., m) -> (..., m)
     """Return rows of norm 1; zero stays zero, and what is small in any unit is no zero."""
-    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    norms = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     return rows / torch.where(norms > 0, norms, 1.0)
 
 
