@@ -18,14 +18,7 @@ from skpudle._data.noise import Noise
 from skpudle._data.training_images import Geometry, TrainingImages
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
-from skpudle._learners.conv_model import (
-    ConvModel,
-    auto_penalty,
-    baseline,
-    initial_atoms,
-    initial_parameters,
-    known_parameters,
-)
+from skpudle._learners.conv_model import ConvModel, ConvNetwork, RowLayout
 from skpudle._learners.conv_parameters import (
     CONSTRAINTS,
     check_conv_parameters,
@@ -34,9 +27,15 @@ from skpudle._learners.conv_parameters import (
     start_of,
 )
 from skpudle._learners.conv_search import search_problem
+from skpudle._learners.conv_values import (
+    auto_penalty,
+    baseline,
+    initial_atoms,
+    initial_parameters,
+    known_parameters,
+)
 from skpudle._learners.given_images import images_of, targets_of
 from skpudle._learners.models import Decay, Encoder
-from skpudle._learners.network import ConvNetwork, RowLayout
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES

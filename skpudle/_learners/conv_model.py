@@ -1,248 +1,285 @@
-"""The model of convolutional learners: a network, its rows of parameters, and where both begin."""
+r"""The model of convolutional learners: encoder and decoder with everything that they may learn.
+
+What belongs to an atom is one row of numbers: the atom, those of the analysis and of the decoder
+where they are separate, its thresholds, the step. So the trainer and the optimisers see one tensor,
+as for any dictionary, and atoms are normalised, replaced and stored row by row.
+
+Atoms at every ``s``-th pixel see the image on a grid, and there are ``s`` grids along each axis.
+The mean of the reconstructions from several of them is better than any, and a network may be
+trained on that mean.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from math import isfinite
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from math import isfinite, prod
 
-import numpy as np
 import torch
-from sklearn.utils import check_array
+from torch import Tensor
 
-from skpudle._data.arrays import to_numpy, to_tensor
-from skpudle._data.foreign import dictionary_of
-from skpudle._data.training_images import Geometry, TrainingImages, initial_kernels
-from skpudle._learners.conv_search import patches_by_energy
+from skpudle._data.noise import Noise, estimate_noise
+from skpudle._data.training_images import Geometry, TrainingImages
+from skpudle._learners.conv_values import ConvParameters, as_atoms, fitted_values
 from skpudle._learners.models import Encoder
-from skpudle._learners.network import ConvNetwork, ConvParameters, RowLayout, all_shifts
 from skpudle._learners.notices import warn_of_step
-from skpudle._learners.working import LEAST_PENALTY
-from skpudle.encoding import default_step
-from skpudle.losses import Gaussian
-from skpudle.operators import ConvDictionary
+from skpudle._precision import as_scalars, in_own_precision
+from skpudle.encoding import default_step, threshold_levels, unfold
+from skpudle.operators import ConvDictionary, ConvLayers, atom_norms, project_atoms
 
-__all__ = [
-    "SEPARATE_ATOMS",
-    "ConvModel",
-    "auto_penalty",
-    "baseline",
-    "initial_atoms",
-    "initial_parameters",
-    "known_parameters",
-]
+__all__ = ["ConvModel", "ConvNetwork", "RowLayout", "all_shifts"]
 
-# alpha="auto" is this fraction of the median over images of the largest correlation, or that many
-# times the noise, with which the denoiser of the paper was trained: 0.16 for 25 / 255. Losses that
-# know the noise of a correlation have at least so many deviations of it, as for rows.
-_ALPHA, _NOISE, _DEVIATIONS = 0.1, 1.6, LEAST_PENALTY
-
-# Separate atoms by the name of the attribute that holds them, in the order of `ConvParameters`.
-SEPARATE_ATOMS = (
-    "components_",
-    "analysis_components_",
-    "decoder_components_",
-    "synthesis_components_",
-)
+# A row holds the step in this unit, so that a learning rate that suits atoms changes it slowly: an
+# encoder whose step jumps diverges.
+_STEP_UNIT = 0.03
+_SMALLEST_STEP = 1e-6
 
 
-def _outside(atoms, n_axes, channel_axis):  # (..., n_channels, *kernel) -> as users see them
-    atoms = atoms.movedim(-1 - n_axes, -1)
-    return to_numpy(atoms if channel_axis else atoms[..., 0])
-
-
-def _inside(atoms, n_axes, like, *, channel_axis):  # of users -> (..., n_channels, *kernel)
-    atoms = to_tensor(atoms).to(like)
-    atoms = atoms if channel_axis else atoms[..., None]
-    return atoms.movedim(-1, -1 - n_axes).contiguous()
-
-
-def _n_unfoldings(attributes):  # that parameters are for, None where they are for any
-    if attributes.get("synthesis_components_") is not None:
-        return len(attributes["analysis_components_"])
-    return len(attributes["alpha_"]) if np.ndim(attributes["alpha_"]) == 2 else None
-
-
-def known_parameters(attributes, n_axes, like):
-    """Return the parameters of fitted attributes, of the dtype and on the device of a tensor.
-
-    Raises
-    ------
-    ValueError
-        If they belong to another number of unfoldings than the estimator has now.
-    """
-    asked, learned = attributes["n_unfoldings"], _n_unfoldings(attributes)
-    if learned not in (None, asked):
-        raise ValueError(
-            f"Thresholds or atoms were learned for {learned} unfoldings, each its own, and "
-            f"n_unfoldings is {asked} now. Set it back, or fit again."
-        )
-    n_components, n_dimensions = len(attributes["components_"]), attributes["components_"].ndim
-    options = dict(n_axes=n_axes, like=like, channel_axis=n_dimensions == n_axes + 2)
-    atoms, *separate = (
-        None if value is None else _inside(value, **options)
-        for value in map(attributes.get, SEPARATE_ATOMS)
-    )
-    separate = (
-        stack[None] if stack is not None and stack.ndim == atoms.ndim else stack
-        for stack in separate
-    )
-    alpha, slope = (
-        to_tensor(value).to(like).reshape(-1, n_components) if np.ndim(value) else value
-        for value in (attributes["alpha_"], attributes.get("alpha_slope_"))
-    )
-    intercept = attributes.get("intercept_")
-    intercept = None if intercept is None else to_tensor(intercept).to(like)
-    return ConvParameters(atoms, *separate, alpha, slope, attributes.get("step_size_"), intercept)
-
-
-def baseline(loss, images):
-    """Return the intercept of which the expectations are the means of the known pixels.
+@dataclass(frozen=True)
+class RowLayout:
+    """What a row of parameters holds, in this order, and what is the same for all atoms.
 
     Parameters
     ----------
-    loss : object of `skpudle.losses`
-        What images are to a reconstruction.
-    images : TrainingImages
-        The images.
-
-    Returns
-    -------
-    Tensor of shape (n_channels,) or None
-        None for least squares, which have no intercept.
-    """
-    if isinstance(loss, Gaussian):
-        return None
-    masks = images.masks or [torch.ones_like(image) for image in images.images]
-    known = (x * mask for x, mask in zip(images.images, masks, strict=True))
-    total, n_known = (sum(x.flatten(1).sum(1) for x in parts) for parts in (known, masks))
-    return loss.natural((total + 0.5) / (n_known + 1))
-
-
-def _as_atoms(loss, images, intercept):  # counts -> what is linear in natural parameters, nearly
-    if intercept is None:
-        return images
-    base = loss.response(loss.mean(intercept))
-    return [loss.response(x) - base.reshape(-1, *[1] * (x.ndim - 1)) for x in images]
-
-
-def initial_atoms(images, dict_init, shape, generator, loss, intercept):
-    """Return the atoms that a search or training starts from.
-
-    Parameters
-    ----------
-    images : TrainingImages
-        The images.
-    dict_init : str or array-like
-        How atoms begin, or atoms as users see them.
     shape : tuple of int
-        (n_components, n_channels, *kernel).
-    generator : torch.Generator
-        Random numbers.
-    loss : object of `skpudle.losses`
-        What images are to a reconstruction.
-    intercept : Tensor of shape (n_channels,) or None
-        Its `baseline`.
-
-    Returns
-    -------
-    Tensor of the shape
-        The atoms.
-    """
-    n_components, n_channels, *kernel = shape
-    channel_axis = images.geometry.channel_axis
-    if isinstance(dict_init, str) and dict_init == "search":
-        return patches_by_energy(images.images, shape[1:], n_components, generator)
-    if isinstance(dict_init, str):
-        seen = _as_atoms(loss, images.images, intercept)
-        return initial_kernels(seen, shape[1:], n_components, dict_init, generator)
-    options = dict(dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="dict_init")
-    atoms = check_array(dictionary_of(dict_init), **options)
-    expected = (n_components, *kernel, *[n_channels][:channel_axis])
-    if atoms.shape != expected:
-        raise ValueError(
-            f"dict_init has shape {atoms.shape}, expected (n_components, *atom_shape"
-            f"{', n_channels' if channel_axis else ''}) = {expected}."
-        )
-    options = dict(like=images.images[0], channel_axis=channel_axis)
-    return _inside(atoms, len(kernel), **options)
-
-
-def auto_penalty(images, atoms, noise_std, loss, intercept):
-    """Return the penalty that ``alpha="auto"`` stands for.
-
-    Parameters
-    ----------
-    images : TrainingImages
-        The images.
-    atoms : Tensor of shape (n_components, n_channels, *kernel)
-        Initial atoms.
-    noise_std : float
-        The noise that images get, 0 if they get none.
-    loss : object of `skpudle.losses`
-        What images are to a reconstruction.
-    intercept : Tensor of shape (n_channels,) or None
-        Its `baseline`.
-
-    Returns
-    -------
-    float
-        In the units of the images.
-    """
-    if noise_std:
-        return _NOISE * noise_std
-    mean, noise = 0.0, 0.0
-    if intercept is not None:
-        mean = loss.mean(intercept).reshape(-1, *[1] * len(images.stride))
-        noise = float(loss.variance(mean).mean().sqrt())
-    dictionary = ConvDictionary(atoms, images.stride)
-    covered = (images.covered(image)[None] - mean for image in images.images)
-    largest = torch.stack([dictionary.analysis(part).abs().max() for part in covered])
-    largest = largest[largest > 0]
-    alpha = _ALPHA * (float(largest.median()) if len(largest) else 1.0)
-    return max(alpha, _DEVIATIONS * noise)
-
-
-def initial_parameters(
-    atoms, stride, *, alpha, step_size, shrinkage, learn_step, in_layers, noise_unit, intercept
-):
-    """Return the parameters that training starts from.
-
-    Parameters
-    ----------
-    atoms : Tensor of shape (n_components, n_channels, *kernel)
-        Initial atoms, inside of the constraint.
-    stride : tuple of int
-        Distance of their positions.
-    alpha : float
-        The penalty, or the threshold of hard shrinkage.
-    step_size : float or None
-        The parameter; None follows the atoms.
-    shrinkage : {"soft", "hard"}
-        The parameter.
-    learn_step : bool
-        Whether the step is learned, from a number on.
-    in_layers : bool
-        Whether every unfolding has atoms of its own, which its step is a part of.
+        (n_channels, *kernel).
+    separate : tuple of int
+        The numbers of separate atoms of the analysis, of the decoder and of all unfoldings but the
+        last that belong to an atom; they are free of constraints.
+    n_thresholds : int
+        Learned penalties of an atom: 0, 1, or the number of unfoldings.
     noise_unit : float or None
-        The noise that ``alpha`` is for, where thresholds follow it.
-    intercept : Tensor of shape (n_channels,) or None
-        The `baseline`.
-
-    Returns
-    -------
-    ConvParameters
-        With a step of None where it follows the atoms.
+        Where penalties follow the noise, the noise that a row holds their slopes in units of.
+    shared_threshold : bool
+        Whether a learned penalty is one for all atoms, the mean of theirs.
+    learn_step : bool
+        Whether the step is learned, as the mean over atoms.
+    atom_norm : {"unit", "ball", None}
+        The constraint of the atoms.
+    fixed_alpha : float
+        The penalty, where it is not learned.
+    fixed_step : float or None
+        The step, where it is not learned; None follows the atoms.
+    n_intercepts : int, default=0
+        Numbers of the intercept, which is the mean over atoms.
     """
-    if step_size is None and (learn_step or in_layers):
-        step_size = float(default_step(ConvDictionary(atoms, stride)))
-    if in_layers:  # half of the step goes into either side, whose numbers are then as large
-        alpha *= step_size**0.5 if shrinkage == "soft" else step_size**-0.5
-        atoms, step_size = atoms * step_size**0.5, 1.0
-    slope = None
-    if noise_unit is not None:
-        alpha, slope = 0.0, float(alpha) / noise_unit
-    return ConvParameters(
-        atoms, alpha=float(alpha), alpha_slope=slope, step=step_size, intercept=intercept
-    )
+
+    shape: tuple[int, ...]
+    separate: tuple[int, int, int]
+    n_thresholds: int
+    noise_unit: float | None
+    shared_threshold: bool
+    learn_step: bool
+    atom_norm: str | None
+    fixed_alpha: float
+    fixed_step: float | None
+    n_intercepts: int = 0
+
+    @cached_property
+    def _sizes(self):  # of the parts of a row
+        atom, slopes = prod(self.shape), self.n_thresholds * (self.noise_unit is not None)
+        atoms = [atom, *(atom * n for n in self.separate)]
+        return [*atoms, self.n_thresholds, slopes, int(self.learn_step), self.n_intercepts]
+
+    def pack(self, parameters):  # ConvParameters -> (n_components, n_parameters)
+        """Return one row for each atom."""
+        atoms, *_, alpha, slope, step, intercept = parameters
+        parts = [atoms.flatten(1)]
+        for n, separate in zip(self.separate, parameters.separate, strict=True):
+            stack = atoms[None] if separate is None else separate
+            if len(stack) != n:  # those of all unfoldings become one, and one those of all
+                stack = stack.mean(0, keepdim=True).expand(n, *atoms.shape)
+            parts.append(stack.transpose(0, 1).flatten(1))
+        if self.n_thresholds:
+            parts.append(self._thresholds(alpha, atoms))
+        if self.n_thresholds and self.noise_unit is not None:
+            slope = 0.0 if slope is None else slope * self.noise_unit
+            parts.append(self._thresholds(slope, atoms))
+        if self.learn_step:
+            parts.append(atoms.new_tensor(float(step) / _STEP_UNIT).expand(len(atoms), 1))
+        if self.n_intercepts:
+            parts.append(intercept.expand(len(atoms), -1))
+        return torch.cat(parts, dim=1)
+
+    def _thresholds(self, alpha, atoms):  # -> (n_components, n_thresholds)
+        alpha = as_scalars(alpha, atoms)
+        if self.n_thresholds == 1 and alpha.ndim:  # those of all unfoldings become one
+            alpha = alpha.mean(0, keepdim=True)
+        return alpha.expand(self.n_thresholds, len(atoms)).mT
+
+    def unpack(self, rows):  # (n_components, n_parameters) -> ConvParameters
+        """Return the parameters that rows hold; differentiable."""
+        atoms, *separate, alpha, slope, step, intercept = rows.split(self._sizes, dim=1)
+        alpha, slope = alpha.mT, slope.mT
+        if self.shared_threshold:
+            alpha, slope = (
+                part.mean(1, keepdim=True).expand(-1, len(rows)) for part in (alpha, slope)
+            )
+        stacks = [
+            part.unflatten(1, (n, *self.shape)).transpose(0, 1) if n else None
+            for n, part in zip(self.separate, separate, strict=True)
+        ]
+        return ConvParameters(
+            atoms.unflatten(1, self.shape),
+            *stacks,
+            alpha if self.n_thresholds else self.fixed_alpha,
+            slope / self.noise_unit if len(slope) else None,
+            step.mean() * _STEP_UNIT if self.learn_step else self.fixed_step,
+            intercept.mean(0) if self.n_intercepts else None,
+        )
+
+    def project(self, rows):
+        """Return the nearest rows that satisfy the constraints."""
+        atoms, *separate, alpha, slope, step, intercept = rows.split(self._sizes, dim=1)
+        atoms = project_atoms(atoms, atom_norm=self.atom_norm)  # separate ones are free
+        positive = alpha.clamp_min(0), slope.clamp_min(0), step.clamp_min(_SMALLEST_STEP)
+        return torch.cat([atoms, *separate, *positive, intercept], dim=1)
+
+    def replacements(self, rows, atoms):  # current rows, (k, n_channels, *kernel) -> (k, ...)
+        """Return rows for new atoms, with the mean of what else there is, and of free norms."""
+        parameters = self.unpack(rows)
+        means = {
+            name: value.mean(1, keepdim=True)
+            for name in ("alpha", "alpha_slope")
+            if isinstance(value := getattr(parameters, name), Tensor)
+        }
+        size = 1.0 if self.atom_norm else atom_norms(parameters.atoms).mean()
+        atoms = project_atoms(atoms, atom_norm="unit") * size
+        means |= dict(step=parameters.step, intercept=parameters.intercept)
+        return self.pack(ConvParameters(atoms, **means))
+
+
+def all_shifts(stride):  # -> list of tuples
+    """Return every grid of positions, as the offset of its first one."""
+    return list(product(*(range(n) for n in stride)))
+
+
+@dataclass(frozen=True, eq=False)
+class ConvNetwork:
+    """Encoder and decoder, with the `synthesis` that a gradient rule asks a dictionary for.
+
+    Parameters
+    ----------
+    parameters : ConvParameters
+        What was learned.
+    stride : tuple of int
+        Distance of neighbouring positions along each axis.
+    encoder : Encoder
+        Unfoldings, shrinkage and signs.
+    noise : Noise, default=None
+        The noise that it was trained for.
+    lambda_decay : float, default=1.0
+        Factor between the penalties of consecutive unfoldings.
+    shifts : list of tuple, default=None
+        Grids whose reconstructions are averaged. What is reconstructed is then smaller than the
+        image, by a margin in which not all atoms that reach a pixel are there. None: one grid that
+        starts at the first pixel, no margin.
+    room : tuple of int, default=None
+        The largest shift along each axis: images are that much larger than what one grid covers.
+    """
+
+    parameters: ConvParameters
+    stride: tuple[int, ...]
+    encoder: Encoder
+    noise: Noise | None = None
+    lambda_decay: float = 1.0
+    shifts: list | None = None
+    room: tuple[int, ...] | None = None
+
+    @property
+    def kernel(self):
+        """Size of an atom."""
+        return tuple(self.parameters.atoms.shape[2:])
+
+    def with_grids(self, shifts, room):
+        """Return the same network for other grids."""
+        return replace(self, shifts=shifts, room=room)
+
+    def encode(self, x, *, mask=None, noise_std=None):
+        """Return code maps, (n, n_components, *positions).
+
+        Of several grids they are (n, n_components, n_shifts, *positions). The noise of the images
+        is ``noise_std``, (n,); None is estimated where thresholds follow it, and otherwise that of
+        training. The ``mask`` is 0 where pixels are missing; several grids do without.
+        """
+        if noise_std is None:
+            noise_std = self.noise_of(x)
+        if self.shifts is None:
+            return self._unfold(x, noise_std, mask)
+        sizes = [n - room for n, room in zip(x.shape[2:], self.room, strict=True)]
+        windows = [
+            x[(..., *(slice(a, a + n) for a, n in zip(shift, sizes, strict=True)))]
+            for shift in self.shifts
+        ]
+        noise_std = None if noise_std is None else noise_std.repeat(len(windows))
+        z = self._unfold(torch.cat(windows), noise_std)
+        return z.unflatten(0, (len(windows), len(x))).movedim(0, 2)
+
+    def noise_of(self, x):
+        """Return the noise of images, (n,), where thresholds follow it, and otherwise None."""
+        return None if self.parameters.alpha_slope is None else estimate_noise(x)
+
+    def unit_of(self, x, noise_std):  # (n, ...), (n,) -> (n,)
+        """Return what images have to be divided by for their noise to be what the network knows.
+
+        That is 1 where it is so already, and otherwise as near to the largest pixel as may be.
+        """
+        low, high = self.noise.low, self.noise.high
+        unit = x.abs().flatten(1).amax(1).clamp(noise_std / high, noise_std / low)
+        known = (noise_std >= low) & (noise_std <= high) | (unit == 0)
+        return torch.where(known, 1.0, unit)
+
+    @in_own_precision
+    def synthesis(self, z):
+        """Return the mean reconstruction of all grids, (n, n_channels, *size).
+
+        Of losses other than least squares it is that of the natural parameter.
+        """
+        atoms, decoder_atoms = self.parameters.atoms, self.parameters.decoder_atoms
+        decoder = ConvDictionary(atoms if decoder_atoms is None else decoder_atoms[0], self.stride)
+        if self.shifts is None:
+            mean = decoder.synthesis(z)
+        else:
+            images = decoder.synthesis(z.movedim(2, 0).flatten(0, 1))
+            images = images.unflatten(0, (z.shape[2], len(z)))
+            margins = [k - 1 for k in self.kernel]
+            sizes = [n + room for n, room in zip(images.shape[3:], self.room, strict=True)]
+            ends = [n - m for n, m in zip(sizes, margins, strict=True)]
+            total = 0
+            for image, shift in zip(images, self.shifts, strict=True):
+                axes = zip(margins, ends, shift, strict=True)
+                total = total + image[(..., *(slice(m - a, end - a) for m, end, a in axes))]
+            mean = total / len(self.shifts)
+        intercept = self._intercept()
+        return mean if intercept is None else mean + intercept
+
+    def _intercept(self):  # -> as it is added to images
+        intercept = self.parameters.intercept
+        return None if intercept is None else intercept.reshape(-1, *[1] * len(self.kernel))
+
+    def _unfold(self, x, noise_std, mask=None):
+        atoms, analysis, _, synthesis, alpha, slope, step, _ = self.parameters
+        dictionary = ConvDictionary(atoms, self.stride)
+        if synthesis is not None:
+            analysis = ConvLayers(analysis, self.stride)
+        elif analysis is not None:
+            analysis = ConvDictionary(analysis[0], self.stride)
+        encoder, decay = self.encoder, {"lambda_decay": self.lambda_decay}
+        if synthesis is slope is None:
+            options = dict(alpha=alpha, step_size=step, analysis=analysis, mask=mask)
+            options["offset"] = self._intercept()
+            return encoder.encode(dictionary, x, **options, **decay)
+        step = as_scalars(default_step(dictionary) if step is None else step, atoms)
+        how = encoder.n_unfoldings, step
+        levels = threshold_levels(dictionary, alpha, *how, shrinkage=encoder.shrinkage, **decay)
+        if slope is not None:  # levels of each sample
+            slopes = threshold_levels(dictionary, slope, *how, **decay)
+            noise_std = noise_std.reshape(-1, *[1] * (x.ndim - 1))
+            levels = levels[:, None] + noise_std * slopes[:, None]
+        if synthesis is not None:
+            dictionary = ConvLayers(torch.cat([synthesis, atoms[None]]), self.stride)
+        options = dict(shrinkage=encoder.shrinkage, positive_code=encoder.positive_code)
+        return unfold(dictionary, x, levels, step, analysis=analysis, mask=mask, **options)
 
 
 @dataclass(frozen=True)
@@ -311,7 +348,7 @@ class ConvModel:
     def replacements(self, rows, samples):
         """Return rows for patches."""
         intercept = self.layout.unpack(rows).intercept
-        samples = torch.stack([*_as_atoms(self.encoder.loss, samples, intercept)])
+        samples = torch.stack([*as_atoms(self.encoder.loss, samples, intercept)])
         return self.layout.replacements(rows, samples)
 
     def warn_of_step(self, initial, final):
@@ -329,26 +366,10 @@ class ConvModel:
 
     def attributes(self, rows):
         """Return what users see of it."""
-        *atoms, alpha, slope, step, intercept = self.layout.unpack(rows)
-        if step is None:  # it stays so where samples look for theirs
-            step = default_step(ConvDictionary(atoms[0], self.images.stride), self.encoder.loss)
-        n_axes, in_layers = len(self.images.stride), atoms[-1] is not None
-        outside = [_outside(atoms[0], n_axes, self.geometry.channel_axis)]
-        for stack in atoms[1:]:
-            part = stack if stack is None or in_layers else stack[0]
-            outside.append(
-                None if part is None else _outside(part, n_axes, self.geometry.channel_axis)
-            )
-        return dict(zip(SEPARATE_ATOMS, outside)) | {
-            "n_components_": len(rows),
-            "alpha_": self._threshold(alpha),
-            "alpha_slope_": self._threshold(slope),
-            "step_size_": None if step is None else float(step),
-            "intercept_": None if intercept is None else to_numpy(intercept),
-        }
-
-    def _threshold(self, alpha):  # as users see it
-        if not isinstance(alpha, torch.Tensor):
-            return alpha
-        alpha = to_numpy(alpha[0] if len(alpha) == 1 else alpha)
-        return float(alpha.flat[0]) if self.layout.shared_threshold else alpha
+        values, stride = self.layout.unpack(rows), self.images.stride
+        if values.step is None:  # it stays so where samples look for theirs
+            step = default_step(ConvDictionary(values.atoms, stride), self.encoder.loss)
+            values = values._replace(step=step)
+        channel_axis, shared = self.geometry.channel_axis, self.layout.shared_threshold
+        options = dict(channel_axis=channel_axis, shared_threshold=shared)
+        return fitted_values(values, len(stride), **options) | {"n_components_": len(rows)}

@@ -7,8 +7,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skpudle._data.images import check_sizes
 from skpudle._data.noise import Noise
 from skpudle._learners.base import GradientLearner
+from skpudle._learners.conv_model import all_shifts
 from skpudle._learners.models import Decay
-from skpudle._learners.network import all_shifts
 from skpudle.losses import LOSSES
 from skpudle.shrinkage import SHRINKAGES
 

@@ -5,7 +5,7 @@ from itertools import product
 import torch
 
 from skpudle._data.images import cut_tiles, extend
-from skpudle._learners.network import all_shifts
+from skpudle._learners.conv_model import all_shifts
 
 __all__ = ["denoise_images"]
 

@@ -153,9 +153,9 @@ class _Products:
             multiply(self.result, left.mT, right, out=self.result)
             return
         if self._left is None:
-            self._left, self._right = (
-                self.result.new_empty(_ROWS_PER_PRODUCT, size) for size in self.result.shape
-            )
+            n_left, n_right = self.result.shape
+            self._left = self.result.new_empty(_ROWS_PER_PRODUCT, n_left)
+            self._right = self.result.new_empty(_ROWS_PER_PRODUCT, n_right)
         if self._n_waiting + len(left) > _ROWS_PER_PRODUCT:
             self.finish()
         rows = slice(self._n_waiting, self._n_waiting + len(left))

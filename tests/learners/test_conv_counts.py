@@ -12,8 +12,9 @@ from torch.nn.functional import conv2d
 
 from skpudle import ConvPUDLEDictionaryLearning
 from skpudle._data.batches import Batch
+from skpudle._learners.conv_model import ConvNetwork, RowLayout
+from skpudle._learners.conv_values import ConvParameters
 from skpudle._learners.models import Encoder
-from skpudle._learners.network import ConvNetwork, ConvParameters, RowLayout
 from skpudle.gradients import GRADIENT_RULES, differentiate
 from skpudle.losses import Binomial, Poisson
 from skpudle.operators import ConvDictionary
