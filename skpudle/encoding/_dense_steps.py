@@ -131,7 +131,8 @@ class DenseSteps(Steps):
 
     def choose(self, indices):  # (n, k) -> (n, k, n_features)
         """Return the chosen atoms of each sample."""
-        return self.atoms.index_select(0, indices.flatten()).view(*indices.shape, -1)
+        chosen = self.atoms.index_select(0, indices.flatten())
+        return chosen.view(*indices.shape, self.atoms.shape[1])
 
     def pairs(self, indices):  # (n, k) -> (n, k, k)
         """Return where pairs of the chosen atoms are in the flattened matrix."""
@@ -169,6 +170,20 @@ class _Products:
             multiply(self.result, left.mT, right, out=self.result)
             self._n_waiting = 0
         return self.result
+
+
+def _active_first(products, indices):  # symmetric (n, k, k), (n, k) -> the same, number of active
+    """Sort the atoms of samples, and samples by how many of theirs are in products at all.
+
+    Most atoms of a working set are never active.
+    """
+    idle = ~products.any(2)
+    idle, order = idle.sort(dim=1, stable=True)
+    n_active, samples = (~idle).sum(1).sort()
+    order, products, indices = order[samples], products[samples], indices[samples]
+    products = products.gather(1, order[:, :, None].expand_as(products))
+    products = products.gather(2, order[:, None].expand_as(products))
+    return products, indices.gather(1, order), n_active.tolist()
 
 
 class DenseSums:
@@ -225,10 +240,15 @@ class DenseSums:
         steps = self.steps
         if self._products is None:
             products += products.mT.clone()
-            for rows in steps.few(indices):
-                images = torch.bmm(products[rows], steps.choose(indices[rows])).flatten(0, 1)
-                self._atoms.result.index_add_(0, indices[rows].flatten(), images, alpha=-1)
             self._size += (products * block).sum() / (2 * steps.size)  # - <P, G>
+            n_active = [indices.shape[1]] * len(indices)
+            if indices.device.type == "cpu":  # a device would make the host wait
+                products, indices, n_active = _active_first(products, indices)
+            for rows in steps.few(indices):
+                first = slice(n_active[rows][-1])
+                chosen = indices[rows, first]
+                images = torch.bmm(products[rows, first, first], steps.choose(chosen))
+                self._atoms.result.index_add_(0, chosen.flatten(), images.flatten(0, 1), alpha=-1)
         else:
             result = self._products.result.view(-1)
             result.scatter_add_(0, steps.pairs(indices).flatten(), products.flatten())
