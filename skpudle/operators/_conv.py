@@ -173,6 +173,19 @@ class Phases:
 
 _phases = lru_cache(maxsize=256)(Phases)
 
+
+@lru_cache(maxsize=256)
+def _sampling(kernel, strides):  # -> Phases, padding, and of each axis samples and a factor
+    """Return where the symbol of a convolution is sampled; see `squared_norm_bound`."""
+    degrees = [ceil(k / s) - 1 for k, s in zip(kernel, strides, strict=True)]
+    phases = _phases(strides, strides, tuple(degree + 1 for degree in degrees))
+    missing = [n - k for n, k in zip(phases.size, kernel, strict=True)]
+    padding = [n for m in reversed(missing) for n in (0, m)]
+    n_samples = [max(1, _SAMPLES_PER_DEGREE * degree) for degree in degrees]
+    pairs = zip(degrees, n_samples, strict=True)
+    return phases, padding, n_samples, [1 + 1 / cos(pi * degree / n) for degree, n in pairs]
+
+
 # ---------------------------------------------------------------------------- dictionaries
 
 
@@ -253,18 +266,13 @@ class ConvDictionary:
            Mathematische Zeitschrift 86, 1964.
         """
         atoms, scale = scaled(self.atoms.detach())
-        kernel, strides = atoms.shape[2:], self._strides
-        degrees = [ceil(k / s) - 1 for k, s in zip(kernel, strides, strict=True)]
-        phases = _phases(strides, strides, tuple(degree + 1 for degree in degrees))
-        missing = [n - k for n, k in zip(phases.size, kernel, strict=True)]
-        atoms = torch.nn.functional.pad(atoms, [n for m in reversed(missing) for n in (0, m)])
-        blocks = phases.split(atoms)  # (n_channels, *stride, n_components, *blocks)
-        n_samples = [max(1, _SAMPLES_PER_DEGREE * degree) for degree in degrees]
-        axes = range(-len(degrees), 0)
-        symbol = torch.fft.fftn(blocks.flatten(0, len(degrees)), s=n_samples, dim=tuple(axes))
+        phases, padding, n_samples, factors = _sampling(tuple(atoms.shape[2:]), self._strides)
+        blocks = phases.split(torch.nn.functional.pad(atoms, padding))
+        # blocks: (n_channels, *stride, n_components, *blocks), transformed along the last ones
+        symbol = torch.fft.fftn(blocks.flatten(0, len(n_samples)), s=n_samples)
         eigenvalues = largest_eigenvalue_bound(smaller_gram(symbol.flatten(2).permute(2, 1, 0)))
-        for degree, n in zip(degrees, n_samples, strict=True):
-            scale = scale * (1 + 1 / cos(pi * degree / n)) / 2
+        for factor in factors:
+            scale = scale * factor / 2
         return eigenvalues.max() * scale
 
     @property
