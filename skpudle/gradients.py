@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from skpudle._precision import in_own_precision
+from skpudle.lasso import lasso_gradient
 from skpudle.losses import Gaussian
 
 __all__ = ["GRADIENT_RULES", "Evaluation", "ae_lasso", "ae_ls", "dec", "differentiate", "noodl"]
@@ -146,6 +147,27 @@ def noodl(
 
 GRADIENT_RULES = {"dec": dec, "ae-lasso": ae_lasso, "ae-ls": ae_ls, "noodl": noodl}
 
+# Whether the derivative of a rule goes through codes of the lasso. That of ae-lasso does not: it is
+# that of dec there (theorem 3.3).
+_THROUGH_LASSO = {dec: False, ae_lasso: False, ae_ls: True}
+
+
+def _known(rule, encoder, atoms, batch, penalty):  # -> derivative, Evaluation; or None
+    """Return the derivative at codes of the lasso, if these are, without a graph of it."""
+    lasso, through = getattr(encoder, "lasso", None), _THROUGH_LASSO.get(rule)
+    if lasso is None or through is None or any(data is not None for data in batch[2:]):
+        return None
+    alpha, positive = lasso
+    options = dict(positive=positive, through_encoder=through)
+    found = lasso_gradient(atoms.detach(), batch.x, alpha, **options)
+    if found is None:
+        return None
+    codes, losses, gradient = found
+    loss = objective = losses.mean()
+    if rule is not ae_ls:
+        objective = (losses + _penalties(codes, penalty)).mean()
+    return gradient, Evaluation(objective if rule is ae_lasso else loss, objective, losses, codes)
+
 
 @in_own_precision
 def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **settings):
@@ -167,7 +189,9 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **
     part_size : int, default=None
         Number of samples that are evaluated at a time; by default all.
     encoder : callable
-        As in `ae_ls`; it is told the ``noise_std`` of samples where that is known.
+        As in `ae_ls`; it is told the ``noise_std`` of samples where that is known. One whose codes
+        solve the lasso may say so by ``lasso``, the penalty and whether they are positive; it is
+        then not called where the derivative is known without a graph.
     **settings
         Further keyword arguments of the rule.
 
@@ -176,6 +200,9 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **
     Tensor, Evaluation
         The derivative, and the evaluation of the whole batch.
     """
+    known = _known(rule, encoder, atoms, batch, settings["penalty"])
+    if known is not None:
+        return known
     n, whole = len(batch.x), (batch.x, batch.target, batch.mask, batch.offset, batch.noise_std)
     size, gradient, evaluations = min(part_size or n, n), 0, []
     for first in range(0, n, size):

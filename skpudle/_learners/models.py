@@ -170,6 +170,10 @@ def _encode_beside_intercept(dictionary, x, *, encode, mask=None, offset=None):
     return torch.cat([z, torch.ones_like(z[:, :1])], dim=1)
 
 
+def _project_beside_intercept(rows, *, project):
+    return torch.cat([project(rows[:-1]), rows[-1:]])
+
+
 def directions(samples, *, positive):  # (n, n_features) -> the same
     """Return samples as atoms: their norm, which has units, is no measure for that of atoms."""
     samples = samples / atom_norms(samples)
@@ -226,17 +230,20 @@ class DenseModel:
         encoder = partial(self.encoder.encode, **options)
         if not isinstance(self.encoder.loss, Gaussian):
             encoder = partial(_encode_beside_intercept, encode=encoder)
+        elif self.encoder.depth(self.alpha, decay) is None:
+            encoder.lasso = self.alpha, self.encoder.positive_code
         return DenseDictionary(rows), encoder, self.encoder.penalty(self.alpha, decay)
 
     def parts(self, rows):  # -> atoms (n_components, n_features), intercept (n_features,) or None
         """Return what rows are."""
         return (rows, None) if isinstance(self.encoder.loss, Gaussian) else (rows[:-1], rows[-1])
 
-    def project(self, rows):
+    @property
+    def project(self):  # a function of rows; the surrogate is compiled for what it knows
         """Return the nearest rows that satisfy the constraints; an intercept has none."""
-        atoms, intercept = self.parts(rows)
-        atoms = project_atoms(atoms, atom_norm=self.atom_norm, positive=self.positive)
-        return atoms if intercept is None else torch.cat([atoms, intercept[None]])
+        function = partial(project_atoms, atom_norm=self.atom_norm, positive=self.positive)
+        least_squares = isinstance(self.encoder.loss, Gaussian)
+        return function if least_squares else partial(_project_beside_intercept, project=function)
 
     def replacements(self, rows, samples):
         """Return atoms for samples."""

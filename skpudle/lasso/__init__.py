@@ -23,6 +23,7 @@ features. Everything here is computed in float64, because float32 does not resol
 """
 
 from skpudle.lasso._gap import GapWarning, duality_gap, warn_about_gaps
+from skpudle.lasso._gradient import lasso_gradient
 from skpudle.lasso._implicit import converged_codes
 from skpudle.lasso._solve import solve_lasso
 
@@ -30,6 +31,7 @@ __all__ = [
     "GapWarning",
     "converged_codes",
     "duality_gap",
+    "lasso_gradient",
     "solve_lasso",
     "warn_about_gaps",
 ]

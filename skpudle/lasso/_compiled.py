@@ -1,6 +1,6 @@
 r"""The active set method of `skpudle.lasso._batched`, one sample at a time, compiled by numba.
 
-The functions are plain Python until `_compiled` compiles them; they change their arguments in
+The functions are plain Python until `solver_of_rows` compiles them; they change their arguments in
 place. ``inner`` is ``G_SS``, ``factor`` its Cholesky factor, bordered as atoms enter and rotated as
 they leave; ``slope`` is what is left of the optimality condition, ``c_S - penalty * theta``. Loops
 instead of slices: assigning to a slice takes numba seconds to compile.
@@ -25,7 +25,7 @@ from skpudle.lasso._batched import (
 
 # What the compiled functions get as an argument: numba compiles a module anew when its own file
 # changes, and would keep the constants of another one.
-_RULES = (RUN, CANDIDATES, SHARE, TIE, DEPENDENT, RESOLUTION, ROUNDING, NEARLY, POLISHES)
+RULES = (RUN, CANDIDATES, SHARE, TIE, DEPENDENT, RESOLUTION, ROUNDING, NEARLY, POLISHES)
 
 # Below this many rows a thread costs more than it saves.
 _ROWS_PER_TASK = 16
@@ -258,8 +258,8 @@ _FUNCTIONS = (_product, _correlate, _border, _remove, _newton, _reach, _minimise
 
 
 @cache
-def _compiled():
-    """Return `_solve_rows` compiled."""
+def solver_of_rows():
+    """Return `_solve_rows`, compiled."""
     return compile_together(_FUNCTIONS)["_solve_rows"]
 
 
@@ -268,7 +268,7 @@ def solve(atoms, gram, x, *, penalty, positive, max_iter):
 
     All tensors are on the CPU.
     """
-    solve_rows = _compiled()
+    solve_rows = solver_of_rows()
     codes = x @ atoms.mT
     if gram is None:
         gram = atoms.new_empty(0, 0)
@@ -277,7 +277,7 @@ def solve(atoms, gram, x, *, penalty, positive, max_iter):
 
     def solve_part(first, last):
         part = slice(first, last)
-        solve_rows(atoms, gram, data[part], penalty, positive, max_iter, rows[part], _RULES)
+        solve_rows(atoms, gram, data[part], penalty, positive, max_iter, rows[part], RULES)
 
     in_parts(solve_part, len(x), _ROWS_PER_TASK)
     return codes

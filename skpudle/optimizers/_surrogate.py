@@ -1,16 +1,13 @@
-"""Optimisers: how a gradient changes the atoms.
+"""A quadratic model of the loss."""
 
-An optimiser owns the atoms while they are trained. It offers `update`, which takes the gradient
-of a rule and the codes of its batch, and `replace`, which puts new atoms in the place of old ones
-and forgets what it remembered of those; both leave the atoms inside their constraints.
-"""
-
-from copy import deepcopy
 from numbers import Integral
 
 import torch
 
-__all__ = ["GradientOptimizer", "SurrogateOptimizer"]
+from skpudle.optimizers._compiled import is_small, known_projection, update_small
+from skpudle.optimizers._state import Optimizer, check_load, kinds, misfit_of, row_major
+
+__all__ = ["SurrogateOptimizer"]
 
 _BLOCK = 128  # atoms that the surrogate moves at once
 _NEWEST = 0.3  # weight of the latest batch in the running mean of the loss
@@ -18,149 +15,7 @@ _SAMPLES_PER_ATOM = 4  # that the surrogate's model rests on at least, where tha
 _LEAST_FORGETTING = 3.0
 
 
-def _copy_of(state):  # tensors by name, and whatever else an optimiser counts with
-    return {
-        name: value.clone() if isinstance(value, torch.Tensor) else deepcopy(value)
-        for name, value in state.items()
-    }
-
-
-def _kind(value):
-    if not isinstance(value, torch.Tensor):
-        return type(value).__name__
-    # of a single number the dtype follows torch's default, and whoever reads it converts it
-    return f"{value.dtype} of shape {tuple(value.shape)}" if value.ndim else "a tensor of shape ()"
-
-
-def _kinds(state):  # of its tensors; what else an optimiser keeps is its own business
-    return {name: _kind(v) for name, v in state.items() if isinstance(v, torch.Tensor)}
-
-
-def _misfit(state, kinds):
-    """Return what of a state is of another kind than expected, in words, or None."""
-    for name, kind in kinds.items():
-        found = _kind(state[name]) if name in state else "missing"
-        if found != kind:
-            return f"{name} is {found}, expected {kind}"
-    return None
-
-
-def _check_load(optimizer, atoms, state):
-    found, expected = _kind(atoms), _kind(optimizer.atoms)
-    misfit = f"atoms are {found}, expected {expected}" if found != expected else None
-    if misfit := misfit or optimizer.misfit(state):
-        raise ValueError(f"This is not the state of training of these atoms: {misfit}.")
-
-
-class _Optimizer:
-    """What both optimisers do with a state that may be another's."""
-
-    def resume(self, atoms, state):
-        """Go on from the given atoms and `state`, or without a memory if that is of others."""
-        self.load(atoms, {} if self.misfit(state) else state)
-
-
-def _row_major(atoms):  # -> a copy
-    # fused optimisers of torch walk through memory, whatever the strides of gradient and moments
-    return atoms.clone(memory_format=torch.contiguous_format)
-
-
-class GradientOptimizer(_Optimizer):
-    """A `torch.optim` optimiser followed by a projection on the constraints.
-
-    Parameters
-    ----------
-    atoms : Tensor of shape (n_components, ...)
-        Initial atoms; they are projected and copied.
-    optimizer_class : type
-        A subclass of `torch.optim.Optimizer` whose ``step`` needs no closure.
-    project : callable
-        Returns the nearest atoms inside the constraints.
-    learning_rate : float
-        The optimiser's ``lr``.
-    gradient_unit : float, default=1.0
-        What gradients are measured in: the optimiser sees them divided by it.
-    **params
-        Further keyword arguments of the optimiser.
-    """
-
-    def __init__(
-        self, atoms, optimizer_class, project, *, learning_rate, gradient_unit=1.0, **params
-    ):
-        self.atoms = torch.nn.Parameter(_row_major(project(atoms.contiguous())))
-        self._project, self._gradient_unit = project, gradient_unit
-        self._params = params
-        self._optimizer = optimizer_class([self.atoms], lr=learning_rate, **params)
-        self._initial_state = self.state()  # empty, but for those that do not wait for a step
-        fresh = self.fresh_state()
-        self._kinds = _kinds(fresh)
-        # some count their steps on the host, and would wait for a number on a device in every step
-        self._devices = {n: v.device for n, v in fresh.items() if isinstance(v, torch.Tensor)}
-
-    @torch.no_grad()
-    def update(self, gradient, codes, *, loss=None, total=None):  # others: for models of the loss
-        """Take one step along the gradient."""
-        self.atoms.grad = (gradient / self._gradient_unit).contiguous()
-        self._optimizer.step()
-        self.atoms.grad = None
-        self.atoms.copy_(self._project(self.atoms))
-
-    @torch.no_grad()
-    def replace(self, rows, atoms):  # (n_rows,) integers, (n_rows, ...)
-        """Put new atoms in the given rows, with the moments of atoms that have not moved."""
-        self.atoms[rows] = self._project(atoms)
-        state = self._optimizer.state[self.atoms]
-        fresh = self.fresh_state() if state else {}
-        for name, value in state.items():
-            if isinstance(value, torch.Tensor) and value.shape == self.atoms.shape:
-                # an optimiser that divides by the norm of the gradient makes NaN of nothing
-                value[rows] = fresh[name][rows].nan_to_num(0.0) if name in fresh else 0
-
-    def halve_learning_rate(self):
-        """Halve the learning rate, after training has diverged."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = group["lr"] / 2
-
-    def state(self):
-        """Return copies of all that the next update depends on, the atoms apart."""
-        return _copy_of(self._optimizer.state[self.atoms])
-
-    @torch.no_grad()
-    def fresh_state(self):
-        """Return the state of an optimiser that has made one step, along nothing.
-
-        Most make their state at their first step only. At zero weight decay is nothing too.
-        """
-        atoms = torch.zeros_like(self.atoms).requires_grad_()
-        (group,) = self._optimizer.param_groups
-        optimizer = type(self._optimizer)([atoms], lr=group["lr"], **self._params)
-        atoms.grad = torch.zeros_like(atoms)
-        optimizer.step()
-        return dict(optimizer.state[atoms])
-
-    def misfit(self, state):
-        """Return why `load` refuses a state, as text; None if it does not."""
-        return _misfit(state, self._kinds) if state else None
-
-    @torch.no_grad()
-    def load(self, atoms, state):
-        """Go back to the given atoms and `state`, or to no memory if that is empty.
-
-        Raises
-        ------
-        ValueError
-            If one of them has another shape or dtype: what is fused trusts that they are equal.
-        """
-        _check_load(self, atoms, state)
-        self.atoms.copy_(atoms)
-        # not by load_state_dict, which changes the precision of some tensors
-        state = _copy_of(state or self._initial_state)
-        for name in self._devices.keys() & state.keys():
-            state[name] = state[name].to(self._devices[name])
-        self._optimizer.state[self.atoms] = state
-
-
-class SurrogateOptimizer(_Optimizer):
+class SurrogateOptimizer(Optimizer):
     r"""Minimise a quadratic model of the loss that every batch refines.
 
     A batch of n samples with codes ``z`` and mean gradient ``g`` at the current atoms adds
@@ -203,9 +58,10 @@ class SurrogateOptimizer(_Optimizer):
                 f"forgetting={forgetting!r} and anchor={anchor!r} must not be negative, and "
                 f"n_inner={n_inner!r} must be a positive integer"
             )
-        self.atoms = torch.nn.Parameter(_row_major(project(atoms.contiguous())))
+        self.atoms = torch.nn.Parameter(row_major(project(atoms.contiguous())))
         self._project, self._forgetting, self._anchor = project, forgetting, anchor
         self._n_inner, self._per_curvature = n_inner, 1 / curvature
+        self._known_projection = known_projection(project)
         self._curvature = self._pull = None
         self._n_updates = 0
         self._n_samples = self.atoms.new_zeros(())
@@ -221,6 +77,9 @@ class SurrogateOptimizer(_Optimizer):
         if self._curvature is None:
             self._curvature = atoms.new_zeros(len(atoms), len(atoms))
             self._pull = torch.zeros_like(atoms)
+        if total is None and self._is_small(gradient, codes):
+            self._update_small(gradient, codes, loss)
+            return
         n_samples, n_used = codes.new_full((), len(codes)), (codes != 0).sum()
         energy = codes.square().sum()
         if total is None:
@@ -241,6 +100,24 @@ class SurrogateOptimizer(_Optimizer):
             self._pull.addmm_(curvature, atoms)
         one_use = energy / n_samples / n_used.clamp_min(1)
         atoms.copy_(self._minimize(atoms, self._anchor * one_use))
+
+    def _is_small(self, gradient, codes):
+        known = self._known_projection is not None and gradient.dtype == codes.dtype
+        return known and is_small(gradient, codes, self._n_inner)
+
+    def _update_small(self, gradient, codes, loss):
+        update_small(
+            gradient,
+            codes,
+            float(self._age(len(codes), loss)),
+            per_curvature=self._per_curvature,
+            anchor=float(self._anchor),
+            n_inner=int(self._n_inner),
+            projection=self._known_projection,
+            curvature=self._curvature,
+            pull=self._pull,
+            atoms=self.atoms.detach(),
+        )
 
     def _age(self, n_samples, loss):
         """Return the share of the sums to keep."""
@@ -324,7 +201,7 @@ class SurrogateOptimizer(_Optimizer):
         expected = self.fresh_state()
         if "trend" in state and not state["trend"].numel():  # no loss was ever given
             expected["trend"] = expected["trend"][:0]
-        if misfit := _misfit(state, _kinds(expected)):
+        if misfit := misfit_of(state, kinds(expected)):
             return misfit
         return f"n_updates is {state['n_updates']}" if state["n_updates"] < 0 else None
 
@@ -337,7 +214,7 @@ class SurrogateOptimizer(_Optimizer):
         ValueError
             If one of them has another shape or dtype.
         """
-        _check_load(self, atoms, state)
+        check_load(self, atoms, state)
         self.atoms.copy_(atoms)
         self._curvature, self._pull = (
             state[name].to(atoms).clone() if state else None for name in ("curvature", "pull")

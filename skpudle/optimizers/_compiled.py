@@ -1,0 +1,148 @@
+"""An update of the surrogate's model of a few atoms, compiled by numba.
+
+What `skpudle.optimizers._surrogate` does by some seventy calls of torch, which take 0.3 ms. The
+functions are plain Python until `_compiled` compiles them.
+"""
+
+from functools import cache, partial
+
+import numpy as np
+import torch
+
+from skpudle._compilation import compile_together
+from skpudle.operators import project_atoms
+
+__all__ = ["is_small", "known_projection", "update_small"]
+
+# Multiplications for which calls of torch take longer: of 256 samples, 100 atoms and 64 features it
+# is 0.9 instead of 0.5 ms (5e6), of 3 samples, 50 atoms and 625 features 0.9 instead of 1.2 (8e6).
+_MOST_WORK = 5 * 10**6
+
+
+def project(atom, norm, positive):
+    """Do what `skpudle.operators.project_atoms` does; ``norm`` is 2 for "unit", 1 for "ball"."""
+    best, free, squares = 0, 0.0, 0.0
+    for f in range(len(atom)):
+        free += atom[f] ** 2
+        if atom[f] > atom[best]:
+            best = f
+    for f in range(len(atom)):
+        if positive:
+            atom[f] = max(atom[f], 0.0)
+        squares += atom[f] ** 2
+    length = np.sqrt(squares)
+    if norm == 2 and positive and length == 0.0 and free > 0.0:
+        atom[best] = 1.0
+    elif (norm == 2 and length > 0.0) or (norm == 1 and length > 1.0):
+        for f in range(len(atom)):
+            atom[f] /= length
+
+
+def refine(codes, gradient, per_curvature, keep, atoms, curvature, pull):
+    """Add a batch to the model; return the energy of a use of an atom."""
+    n_samples, n_components = codes.shape
+    n_features = atoms.shape[1]
+    energy, n_used = 0.0, 0
+    for j in range(n_components):
+        for k in range(n_components):
+            curvature[j, k] *= keep
+        for f in range(n_features):
+            pull[j, f] = keep * pull[j, f] - per_curvature * gradient[j, f]
+    synthesis = np.empty(n_features)
+    for i in range(n_samples):
+        for f in range(n_features):
+            synthesis[f] = 0.0
+        for j in range(n_components):
+            if codes[i, j] != 0.0:
+                n_used += 1
+                energy += codes[i, j] ** 2
+                for f in range(n_features):
+                    synthesis[f] += codes[i, j] * atoms[j, f]
+        for j in range(n_components):
+            weight = codes[i, j] / n_samples
+            if weight != 0.0:
+                for k in range(n_components):
+                    curvature[j, k] += weight * codes[i, k]
+                for f in range(n_features):
+                    pull[j, f] += weight * synthesis[f]
+    return energy / n_samples / max(n_used, 1)
+
+
+def minimise(curvature, pull, weight, n_inner, norm, positive, tiny, atoms):
+    """Make projected gradient steps on the model, scaled per atom."""
+    n_components, n_features = atoms.shape
+    diagonal, bound, squares = np.empty(n_components), 0.0, 0.0
+    for j in range(n_components):
+        diagonal[j] = max(curvature[j, j] + weight, tiny)
+    for j in range(n_components):
+        total = 0.0
+        for k in range(n_components):
+            entry = curvature[j, k] + (weight if j == k else 0.0)
+            entry = abs(entry) / np.sqrt(diagonal[j]) / np.sqrt(diagonal[k])
+            total += entry
+            squares += entry**2
+        bound = max(bound, total)
+    bound = max(min(bound, np.sqrt(squares)), 1.0)
+    slope, before = np.empty((n_components, n_features)), np.empty((n_components, n_features))
+    for j in range(n_components):
+        for f in range(n_features):
+            slope[j, f] = pull[j, f]
+        for k in range(n_components):
+            for f in range(n_features):
+                slope[j, f] -= curvature[j, k] * atoms[k, f]
+    for i in range(n_inner):
+        for j in range(n_components if i else 0):
+            for k in range(n_components):
+                entry = curvature[j, k] + (weight if j == k else 0.0)
+                for f in range(n_features):
+                    slope[j, f] -= entry * (atoms[k, f] - before[k, f])
+        for j in range(n_components):
+            for f in range(n_features):
+                before[j, f] = atoms[j, f]
+                atoms[j, f] += slope[j, f] / (bound * diagonal[j])
+            project(atoms[j], norm, positive)
+
+
+def update(gradient, codes, keep, per_curvature, anchor, n_inner, norm, positive, tiny,
+           curvature, pull, atoms):  # fmt: skip
+    """Refine the model by a batch, then minimise it, starting at the current atoms."""
+    one_use = refine(codes, gradient, per_curvature, keep, atoms, curvature, pull)
+    minimise(curvature, pull, anchor * one_use, n_inner, norm, positive, tiny, atoms)
+
+
+_FUNCTIONS = project, refine, minimise, update
+
+
+@cache
+def _compiled():
+    return compile_together(_FUNCTIONS)["update"]
+
+
+def known_projection(project):
+    """Return the number of the norm and the sign of a projection; None if it is an unknown one."""
+    known = partial(project)  # also of a partial
+    if known.func is not project_atoms or known.args:
+        return None
+    norm = {"unit": 2, "ball": 1, None: 0}[known.keywords.get("atom_norm", "unit")]
+    return norm, bool(known.keywords.get("positive", False))
+
+
+def is_small(gradient, codes, n_inner):
+    """Return whether an update is faster here."""
+    (n_components, n_features), n_samples = gradient.shape, len(codes)
+    work = n_components * n_features * (n_samples + (2 + n_inner) * n_components)
+    known = gradient.dtype in (torch.float32, torch.float64) and gradient.device.type == "cpu"
+    return known and n_samples > 0 and work <= _MOST_WORK
+
+
+def update_small(gradient, codes, keep, *, per_curvature, anchor, n_inner, projection, curvature,
+               pull, atoms):  # fmt: skip
+    """Update the model, ``curvature`` and ``pull``, and the atoms in place.
+
+    What is not said here is as of `SurrogateOptimizer`; ``projection`` is that of
+    `known_projection`, and ``keep`` the share of the sums to keep.
+    """
+    batch = (np.asarray(t.contiguous()) for t in (gradient, codes))
+    model = (np.asarray(t) for t in (curvature, pull, atoms))
+    tiny = torch.finfo(atoms.dtype).tiny
+    _compiled()(*batch, keep, per_curvature, anchor, n_inner, *projection, tiny, *model)

@@ -1,0 +1,102 @@
+"""Optimisers of torch, inside of constraints."""
+
+import torch
+
+from skpudle.optimizers._state import Optimizer, check_load, copy_of, kinds, misfit_of, row_major
+
+__all__ = ["GradientOptimizer"]
+
+
+class GradientOptimizer(Optimizer):
+    """A `torch.optim` optimiser followed by a projection on the constraints.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, ...)
+        Initial atoms; they are projected and copied.
+    optimizer_class : type
+        A subclass of `torch.optim.Optimizer` whose ``step`` needs no closure.
+    project : callable
+        Returns the nearest atoms inside the constraints.
+    learning_rate : float
+        The optimiser's ``lr``.
+    gradient_unit : float, default=1.0
+        What gradients are measured in: the optimiser sees them divided by it.
+    **params
+        Further keyword arguments of the optimiser.
+    """
+
+    def __init__(
+        self, atoms, optimizer_class, project, *, learning_rate, gradient_unit=1.0, **params
+    ):
+        self.atoms = torch.nn.Parameter(row_major(project(atoms.contiguous())))
+        self._project, self._gradient_unit = project, gradient_unit
+        self._params = params
+        self._optimizer = optimizer_class([self.atoms], lr=learning_rate, **params)
+        self._initial_state = self.state()  # empty, but for those that do not wait for a step
+        fresh = self.fresh_state()
+        self._kinds = kinds(fresh)
+        # some count their steps on the host, and would wait for a number on a device in every step
+        self._devices = {n: v.device for n, v in fresh.items() if isinstance(v, torch.Tensor)}
+
+    @torch.no_grad()
+    def update(self, gradient, codes, *, loss=None, total=None):  # others: for models of the loss
+        """Take one step along the gradient."""
+        self.atoms.grad = (gradient / self._gradient_unit).contiguous()
+        self._optimizer.step()
+        self.atoms.grad = None
+        self.atoms.copy_(self._project(self.atoms))
+
+    @torch.no_grad()
+    def replace(self, rows, atoms):  # (n_rows,) integers, (n_rows, ...)
+        """Put new atoms in the given rows, with the moments of atoms that have not moved."""
+        self.atoms[rows] = self._project(atoms)
+        state = self._optimizer.state[self.atoms]
+        fresh = self.fresh_state() if state else {}
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == self.atoms.shape:
+                # an optimiser that divides by the norm of the gradient makes NaN of nothing
+                value[rows] = fresh[name][rows].nan_to_num(0.0) if name in fresh else 0
+
+    def halve_learning_rate(self):
+        """Halve the learning rate, after training has diverged."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["lr"] / 2
+
+    def state(self):
+        """Return copies of all that the next update depends on, the atoms apart."""
+        return copy_of(self._optimizer.state[self.atoms])
+
+    @torch.no_grad()
+    def fresh_state(self):
+        """Return the state of an optimiser that has made one step, along nothing.
+
+        Most make their state at their first step only. At zero weight decay is nothing too.
+        """
+        atoms = torch.zeros_like(self.atoms).requires_grad_()
+        (group,) = self._optimizer.param_groups
+        optimizer = type(self._optimizer)([atoms], lr=group["lr"], **self._params)
+        atoms.grad = torch.zeros_like(atoms)
+        optimizer.step()
+        return dict(optimizer.state[atoms])
+
+    def misfit(self, state):
+        """Return why `load` refuses a state, as text; None if it does not."""
+        return misfit_of(state, self._kinds) if state else None
+
+    @torch.no_grad()
+    def load(self, atoms, state):
+        """Go back to the given atoms and `state`, or to no memory if that is empty.
+
+        Raises
+        ------
+        ValueError
+            If one of them has another shape or dtype: what is fused trusts that they are equal.
+        """
+        check_load(self, atoms, state)
+        self.atoms.copy_(atoms)
+        # not by load_state_dict, which changes the precision of some tensors
+        state = copy_of(state or self._initial_state)
+        for name in self._devices.keys() & state.keys():
+            state[name] = state[name].to(self._devices[name])
+        self._optimizer.state[self.atoms] = state

@@ -1,0 +1,99 @@
+"""The derivative at codes of the lasso is that of automatic differentiation."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from skpudle._data.batches import Batch
+from skpudle._learners.models import Decay, DenseModel, Encoder
+from skpudle.gradients import GRADIENT_RULES, differentiate
+from skpudle.lasso import _gradient, converged_codes, lasso_gradient
+from skpudle.operators import DenseDictionary
+
+ALPHA = 0.3
+
+
+@pytest.fixture
+def problem(generator):  # -> atoms (7, 5), x (9, 5)
+    return tuple(torch.randn(n, 5, generator=generator, dtype=torch.float64) for n in (7, 9))
+
+
+def encode(dictionary, x, mask=None, *, positive):
+    return converged_codes(dictionary, x, alpha=ALPHA, positive_code=positive)[0]
+
+
+def by_autograd(rule, atoms, x, positive):
+    atoms = atoms.clone().requires_grad_()
+    encoder = partial(encode, positive=positive)
+    return differentiate(
+        GRADIENT_RULES[rule], DenseDictionary(atoms), atoms, Batch(None, x), encoder=encoder,
+        penalty=ALPHA,
+    )  # fmt: skip
+
+
+def by_a_learner(rule, atoms, x, positive, alpha=ALPHA):
+    """Whose encoder says that it solves the lasso, and so is not called."""
+    rule, encoder = GRADIENT_RULES[rule], Encoder("auto", positive_code=positive)
+    model = DenseModel(rule, encoder, None, Decay.of(1.0).at_last, alpha=alpha)
+    dictionary, encoder, penalty = model.network(atoms, 0)
+    options = dict(encoder=encoder, penalty=penalty)
+    return differentiate(rule, dictionary, atoms, Batch(None, x), **options)
+
+
+@pytest.mark.parametrize("positive", [False, True], ids=["any sign", "positive"])
+@pytest.mark.parametrize("rule", ["dec", "ae-lasso", "ae-ls"])
+def test_it_is_that_of_autograd_with_the_same_evaluation(rule, positive, problem):
+    expected, evaluation = by_autograd(rule, *problem, positive)
+    found, known = by_a_learner(rule, *problem, positive)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert expected.abs().max() > 0.01
+    for one, other in zip(known, evaluation, strict=True):
+        torch.testing.assert_close(one, other.detach(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", ["dec", "ae-ls"])
+def test_float32_has_its_dtype_and_the_digits_of_it(rule, problem):
+    expected, _ = by_a_learner(rule, *problem, False)
+    found, evaluation = by_a_learner(rule, *(t.float() for t in problem), False)
+    assert {t.dtype for t in (found, *evaluation)} == {torch.float32}
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+
+
+def test_zero_codes_have_zero_gradient(problem):
+    gradient, evaluation = by_a_learner("ae-ls", *problem, False, alpha=1e3)
+    assert not gradient.any()
+    assert not evaluation.codes.any()
+
+
+@pytest.mark.parametrize("atom", [0.0, 2.0], ids=["a zero atom", "a parallel atom"])
+def test_atoms_that_depend_on_each_other_are_left_to_others(atom, problem):
+    atoms, x = problem
+    atoms[3] = atom * atoms[1]
+    assert lasso_gradient(atoms, x, ALPHA, through_encoder=True) is None
+
+
+def test_so_are_supports_without_an_inverse(problem):
+    plane = problem[0][:3, :2]
+    gram, support = np.asarray(plane @ plane.mT), np.arange(3)
+    _gradient._compiled()
+    for size, has_an_inverse in ((2, True), (3, False)):
+        u, factor = np.ones(3), np.zeros((3, 3))
+        assert _gradient._invert(gram, support, size, factor, u, 1e-9) == has_an_inverse
+        if has_an_inverse:
+            np.testing.assert_allclose(gram[:2, :2] @ u[:2], np.ones(2), rtol=1e-12)
+
+
+def test_a_large_batch_is_left_to_others(problem, monkeypatch):
+    assert lasso_gradient(*problem, ALPHA, through_encoder=False) is not None
+    monkeypatch.setattr(_gradient, "_MOST_WORK", 100)
+    assert lasso_gradient(*problem, ALPHA, through_encoder=False) is None
+
+
+def test_compiled_functions_hold_no_numbers():
+    """The cache of numba would keep those that another file defines."""
+    _gradient._compiled()
+    for function in _gradient._FUNCTIONS:
+        values = [vars(_gradient).get(name) for name in function.__code__.co_names]
+        assert not [value for value in values if isinstance(value, int | float | tuple)]
