@@ -221,12 +221,15 @@ class Epoch:
         self._by_rows(loops().solve_rows, self._options, _EFFORT, arrays)
         self.codes = codes.trimmed()
         self._entries = self._by_atom()
-        a, b = self._moments(self._refitted() if refit else self.codes)
+        codes = self._refitted() if refit else self.codes
+        a, b = self._moments(codes)
+        left = 0.5 * float(self._known_residual(codes).square().sum()) if refit else 0.0
         gain, counts = float(self._gain.sum()), (float(self.codes.count.sum()), float(n))
-        sums = a.new_tensor([problem.without_codes - gain, float(size.sum()), *counts])
+        sums = a.new_tensor([problem.without_codes - gain, float(size.sum()), left, *counts])
         self.a, self.b, sums = problem.total(a, b, sums)
-        self.objective, size, self.n_entries, n = sums.tolist()
-        self.loss = (self.objective - problem.alpha * size) / n  # mean of |x - D z|^2 / 2
+        self.objective, size, left, self.n_entries, n = sums.tolist()
+        # means of |x - D z|^2 / 2, and of the same after a refit
+        self.loss, self.unbiased_loss = (self.objective - problem.alpha * size) / n, left / n
 
     def _by_rows(self, function, options, effort, arrays):
         """Call a loop over samples that changes the rows of arrays."""
@@ -264,10 +267,14 @@ class Epoch:
         self._by_rows(loops().refit_rows, options, (_MAX_REFIT_SWEEPS,), codes.arrays())
         return codes
 
-    def _residual(self, codes):
+    def _residual(self, codes):  # minus the predictions of what is missing
         residual = self.problem.x.to(torch.float64, copy=True)
         loops().subtract_synthesis(*codes.arrays(), np.asarray(self.atoms), np.asarray(residual))
         return residual
+
+    def _known_residual(self, codes):
+        residual, mask = self._residual(codes), self.problem.mask
+        return residual if mask is None else residual * mask
 
     def _moments(self, codes):
         x, mask = self.problem.x, self.problem.mask
@@ -299,9 +306,7 @@ class Epoch:
 
     def common_directions(self, seed):  # -> (p,), (p, m)
         """Return the largest energy of the users' residuals along a direction, and that."""
-        residual = self._residual(self.codes)
-        if self.problem.mask is not None:
-            residual *= self.problem.mask
+        residual = self._known_residual(self.codes)
         p, m = self.atoms.shape
         least = _least(self._gathered(2 * m))
         generator = torch.Generator().manual_seed(seed)

@@ -375,6 +375,9 @@ def test_moments_without_bias_are_those_of_least_squares_on_the_supports(masked)
     torch.testing.assert_close(epoch.a, z.mT @ z, rtol=0, atol=2e-3)
     completed = torch.where(mask > 0, x, z @ atoms)
     torch.testing.assert_close(epoch.b, z.mT @ completed, rtol=0, atol=2e-3)
+    loss = 0.5 * (mask * (x - z @ atoms)).square().sum() / len(x)
+    assert epoch.unbiased_loss == pytest.approx(float(loss), rel=1e-4)
+    assert epoch.unbiased_loss < epoch.loss
 
 
 def test_without_noise_and_bias_the_dictionary_is_exact():
@@ -395,3 +398,19 @@ def test_atoms_that_make_codes_denser_are_not_taken():
     atoms = debias(problem, state)
     n_entries = [int(solved(a, x, problem.alpha)[0].count.sum()) for a in (state.best_atoms, atoms)]
     assert n_entries[1] <= 1.02 * n_entries[0]
+
+
+def test_codes_may_get_denser_once_on_the_way_to_the_truth():
+    """Non-negative codes of many atoms, some of them tiny, do; the search's atoms are biased."""
+    generator = torch.Generator().manual_seed(0)
+    options = dict(generator=generator, dtype=torch.float64)
+    n, p, m, n_nonzero = 2500, 100, 47, 10
+    truth = project_atoms(torch.randn(p, m, **options))
+    supports = torch.rand(n, p, generator=generator).argsort(1)[:, :n_nonzero]
+    codes = torch.zeros(n, p, dtype=torch.float64)
+    x = codes.scatter(1, supports, torch.rand(n, n_nonzero, **options)) @ truth
+    problem = Problem(x, 0.1, positive_code=True)
+    state = search(problem, start(x, p))
+    found = state.best_atoms, debias(problem, state)
+    before, after = (float(1 - (atoms @ truth.mT).amax(0).mean()) for atoms in found)
+    assert 0 < after < before / 4
