@@ -220,7 +220,7 @@ def test_learners_are_compared_row_by_row(learner_tables, tmp_path):
 
 
 def test_scores_of_concepts_are_means_beside_published_ones(learner_tables, tmp_path):
-    run = {"method": "search", "p": 100, "n": 2500, "found": 0.5, "seconds": 2.0}
+    run = {"method": "search", "p": 100, "n": 2500, "found": 0.5, "cpu_seconds": 2.0}
     rows = [run | {"mcc_ood": 0.5, "seed": 0}, run | {"mcc_ood": 1.0, "seed": 1}]
     path = tmp_path / "concepts.json"
     path.write_text(json.dumps({"results": rows, "published": {"SAE": {"100": 0.125}}}))
