@@ -105,6 +105,7 @@ RECORD_EVERY = 25
 PAPER = dict(
     n_unfoldings=100,
     step_size=0.2,
+    optimizer="adam",
     learning_rate=1e-3,
     optimizer_params={"eps": 1e-3},
     batch_size=BATCH,
