@@ -23,6 +23,7 @@ is compiled.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,7 +54,7 @@ def _are_compiled(x):
 
 
 def _rows(tensor):  # -> ndarray of shape (n_samples, entries), the same memory
-    return tensor.view(len(tensor), -1).numpy()
+    return np.asarray(tensor.view(len(tensor), -1))
 
 
 def _by_samples(loop, x, *arguments):
@@ -131,7 +132,7 @@ class LikelihoodSteps(Steps):
         self.offset = x.new_zeros(()) if offset is None else offset
         self._maps, self._offsets = _maps(dictionary), self.offset.expand_as(x).contiguous()
         hidden = x.new_empty(0, 0) if mask is None else mask.expand_as(x).contiguous().flatten(1)
-        self.hidden = hidden.numpy() if _are_compiled(x) else None
+        self.hidden = np.asarray(hidden) if _are_compiled(x) else None
 
     def natural(self, z):
         """Return the natural parameter, that of zero codes for None."""
@@ -172,7 +173,7 @@ class LikelihoodSteps(Steps):
             size, counts = size.clone(), torch.empty_like(size, dtype=torch.bool)
             code, *others = map(_rows, before)
             given = code, *others, *map(_rows, variances), self.hidden, _GROWTH
-            new = *map(_rows, after), size.view(-1).numpy(), counts.view(-1).numpy()
+            new = *map(_rows, after), np.asarray(size.view(-1)), np.asarray(counts.view(-1))
             _by_samples(loops().judge, self.x, *given, *new)
             return after, size, counts
         moved, change = after[0] - before[0], after[1] - before[1]
@@ -218,7 +219,7 @@ class LikelihoodSums:
         if steps.hidden is not None:
             residual = torch.empty_like(image)
             given = *map(_rows, (steps.x, mean, variance)), steps.hidden
-            sums = *map(_rows, (residual, image, self._x, self._offset)), self._slope.numpy()
+            sums = *map(_rows, (residual, image, self._x, self._offset)), np.asarray(self._slope)
             _by_samples(loops().weigh, image, *given, *sums)
             return residual
         residual, seen = steps.hide(steps.x - mean), steps.hide(image)
@@ -281,8 +282,8 @@ class LikelihoodIterations:
         mean = steps.loss.mean(natural)
         size, scratch = steps.first_size(mean), None
         for t in range(start, stop):
-            v = steps.ascend(mean).contiguous()
-            v = v.mul_(size) if z is None else torch.addcmul(z, v, size, out=v)
+            v = steps.ascend(mean).contiguous().mul_(size)
+            v = v if z is None else v.add_(z)
             scratch = torch.empty_like(v) if scratch is None else scratch
             level = self.levels[t] * size if self._scaled else self.levels[t]
             code, used, old = self.shrink_(v, level, scratch), size, mean
