@@ -98,8 +98,8 @@ shares = {name: round(float(explained(mean, hidden)), 3) for name, mean in means
 
 # %%
 # The kernel says what the cell does: a spike, none for four milliseconds, and often another after
-# seven. Codes say when it begins: three or four milliseconds after a peak, and the spike comes three
-# later.
+# seven. Codes say when it begins: three or four milliseconds after a peak, and the spike comes
+# three later.
 
 codes = learner.transform(given[..., np.newaxis])[..., 0]
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
@@ -123,7 +123,7 @@ axes[2].legend(fontsize="x-small")
 plt.show()
 
 # %%
-# A kernel explains more than a histogram of what was seen, and less than one of all trials, which is
-# told when the peaks are; the kernel has to find that.
+# A kernel explains more than a histogram of what was seen, and less than one of all trials, which
+# is told when the peaks are; the kernel has to find that.
 
 print(learner.alpha_, shares)
