@@ -76,6 +76,37 @@ def deviance(x, mean):
     return 2 * float((xlogy(x, x) - xlogy(x, np.maximum(mean, 1e-10)) - x + mean).sum())
 
 
+def glm_pca(train, half, exposure, given, n_components, ridge, n_steps=15):
+    """Return codes and loadings of a Poisson model with no sparsity: ridges, Newton's steps in turn.
+
+    F. W. Townes et al., "Feature selection and dimension reduction for single-cell RNA-Seq based
+    on a multinomial model", Genome Biology, 2019.
+    """
+
+    def solve(x, loadings, offset, codes, n_steps=1):  # each row of x a regression
+        for _ in range(n_steps):
+            mean = np.exp(np.minimum(codes @ loadings.T + offset, 15))
+            slope = (x - mean) @ loadings - ridge * codes
+            curvature = np.einsum("nf,fp,fq->npq", mean, loadings, loadings, optimize=True)
+            curvature += ridge * np.eye(loadings.shape[1])
+            step = np.linalg.solve(curvature, slope[..., None])[..., 0]
+            longest = np.abs(step @ loadings.T).max(1, keepdims=True)
+            codes = codes + step / np.maximum(longest, 1)  # at most a factor e an entry
+        return codes
+
+    base = np.log((train.sum(0) + 0.5) / exposure.sum())
+    rng = np.random.default_rng(0)
+    loadings = 0.1 * rng.normal(size=(train.shape[1], n_components))
+    codes = np.zeros((len(train), n_components))
+    offset = base + np.log(exposure)[:, None]
+    for _ in range(n_steps):
+        codes = solve(train, loadings, offset, codes)
+        loadings = solve(train.T, codes, offset.T, loadings)
+    offset = base + np.log(given)[:, None]
+    codes = solve(half, loadings, offset, np.zeros((len(half), n_components)), 20)
+    return codes, np.exp(np.minimum(codes @ loadings.T + offset, 15))
+
+
 def load(name):
     if name == "digits":
         return load_digits().data
@@ -85,10 +116,10 @@ def load(name):
     return X[:, np.argsort(-X.sum(0))[:1000]]
 
 
-def held_out(n_components, names):
+def held_out(n_components, names, seed):
     for name in names:
         X = load(name)
-        rng = np.random.default_rng(0)
+        rng = np.random.default_rng(seed)
         X = X[rng.permutation(len(X))]
         n_test = len(X) // 4
         train, test = X[n_test:], X[:n_test]
@@ -108,13 +139,17 @@ def held_out(n_components, names):
         for alpha in (0.0, 0.01, 0.1):
             start = time.process_time()
             nmf = NMF(n_components, beta_loss="kullback-leibler", solver="mu", max_iter=500,
-                      alpha_W=alpha, init="nndsvda", random_state=0)  # fmt: skip
+                      alpha_W=alpha, init="nndsvda", random_state=seed)  # fmt: skip
             nmf.fit(train)
             codes = nmf.transform(half)
             say(f"NMF(KL), alpha_W={alpha}", time.process_time() - start,
                 codes @ nmf.components_, codes)  # fmt: skip
         exposure = train.sum(1) / train.sum(1).mean()
-        given = half.sum(1) / train.sum(1).mean()
+        given = np.maximum(half.sum(1), 1) / train.sum(1).mean()
+        for ridge in (1, 10, 100):
+            start = time.process_time()
+            codes, mean = glm_pca(train, half, exposure, given, n_components, ridge)
+            say(f"GLM-PCA, ridge {ridge}", time.process_time() - start, mean, codes)
         alpha = "auto"
         for positive in (False, True):
             for share in (1, 0.5, 0.25):
@@ -124,7 +159,7 @@ def held_out(n_components, names):
                     loss="poisson",
                     positive_code=positive,
                     alpha=alpha if alpha == "auto" else share * alpha,
-                    random_state=0,
+                    random_state=seed,
                 ).fit(train, exposure=exposure)
                 alpha = learner.alpha_ if alpha == "auto" else alpha
                 codes = learner.transform(half, exposure=given)
@@ -177,6 +212,7 @@ if __name__ == "__main__":
     if arguments.what == "recovery":
         recovery(arguments.seeds)
     elif arguments.what == "deviance":
-        held_out(arguments.n_components, arguments.data)
+        for seed in arguments.seeds:
+            held_out(arguments.n_components, arguments.data, seed)
     else:
         update([(256, 64, 32), (256, 64, 128), (256, 256, 512), (64, 1000, 1500)])

@@ -229,7 +229,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         if given[1] is None:
             return built(found)
         model, rows = built(found)
-        return built(found, settled_baseline(model.network(rows, 0), x, mask))
+        return built(found, settled_baseline(model.network(rows, 0)[0], x, mask))
 
     def _known_model(self, data, generator):  # -> ConvModel, rows
         images, state = data.sample, self._training_state
