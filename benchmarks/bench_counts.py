@@ -77,7 +77,7 @@ def deviance(x, mean):
 
 
 def glm_pca(train, half, exposure, given, n_components, ridge, n_steps=15):
-    """Return codes and loadings of a Poisson model with no sparsity: ridges, Newton's steps in turn.
+    """Return codes of a Poisson model with no sparsity, by Newton's steps in turn, and means.
 
     F. W. Townes et al., "Feature selection and dimension reduction for single-cell RNA-Seq based
     on a multinomial model", Genome Biology, 2019.
