@@ -97,6 +97,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser)
     parser.add_argument("--bm3d", type=int, default=0, help="test images that BM3D denoises too")
+    parser.add_argument("--only-bm3d", action="store_true", help="train and measure nothing else")
     parser.set_defaults(n_components=34, n_unfoldings=6, epochs=118)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -105,6 +106,8 @@ def main():
         baseline = evaluate(by_bm3d, test[: options.bm3d])
         write_report(RESULTS / "low-light-bm3d.json", baseline)
         print(json.dumps(baseline))
+    if options.only_bm3d:
+        return
 
     learner, state = resume(options, learner_of(options))
 

@@ -8,6 +8,7 @@ EXAMPLES = [  # what users come for first, then the theory
     "plot_heartbeats.py",
     "plot_spikes.py",
     "plot_counts.py",
+    "plot_spike_counts.py",
     "plot_digits_pipeline.py",
     "plot_classifier.py",
     "plot_regressor.py",

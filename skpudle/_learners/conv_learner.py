@@ -26,16 +26,19 @@ from skpudle._learners.conv_parameters import (
     searches,
     start_of,
 )
-from skpudle._learners.conv_search import search_problem
+from skpudle._learners.conv_search import pieces_of, search_problem
 from skpudle._learners.conv_values import (
     auto_penalty,
     baseline,
     initial_atoms,
     initial_parameters,
     known_parameters,
+    noise_of,
+    responses,
 )
 from skpudle._learners.given_images import images_of, targets_of
 from skpudle._learners.models import Decay, Encoder
+from skpudle._learners.working import settled_baseline
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
@@ -185,7 +188,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             bound = default_step(ConvDictionary(atoms, images.stride)) if step is None else step
             alpha = alpha * float(bound) if self.alpha == "auto" else alpha
 
-        def built(atoms):
+        def built(atoms, intercept=given[1]):
             parameters = initial_parameters(
                 atoms,
                 images.stride,
@@ -195,18 +198,21 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                 learn_step=self.learn_step,
                 in_layers=self.separate_atoms == "unfolding",
                 noise_unit=noise.unit,
-                intercept=given[1],
+                intercept=intercept,
             )
             return self._model(parameters, images, images.geometry, generator, parameters.alpha)
 
         if not searches(self) or course is None or course.recorder.in_training():
             return built(atoms)
+        pictures = images.targets or images.images, None if images.targets else images.masks
+        x, mask = pieces_of(*pictures, self._kernel, self._stride)
+        (seen,) = responses(given[0], [x], given[1])
         problem = search_problem(
-            images.targets or images.images,
-            None if images.targets else images.masks,
+            seen,
+            mask,
             self._kernel,
             self._stride,
-            alpha=float(penalty),
+            alpha=float(penalty) / noise_of(*given),
             positive_code=self.positive_code,
         )
 
@@ -219,7 +225,11 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             return self._attributes_of(*built(inside(state)), data) | curve
 
         start = atoms if atoms.ndim == 4 else atoms[:, :, None]
-        return built(inside(course.search(problem, start, fitted)))
+        found = inside(course.search(problem, start, fitted))
+        if given[1] is None:
+            return built(found)
+        model, rows = built(found)
+        return built(found, settled_baseline(model.network(rows, 0)[0], x, mask))
 
     def _known_model(self, data, generator):  # -> ConvModel, rows
         images, state = data.sample, self._training_state

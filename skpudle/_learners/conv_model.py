@@ -20,7 +20,7 @@ from torch import Tensor
 
 from skpudle._data.noise import Noise, estimate_noise
 from skpudle._data.training_images import Geometry, TrainingImages
-from skpudle._learners.conv_values import ConvParameters, as_atoms, fitted_values
+from skpudle._learners.conv_values import ConvParameters, fitted_values, responses
 from skpudle._learners.models import Encoder
 from skpudle._learners.notices import warn_of_step
 from skpudle._precision import as_scalars, in_own_precision
@@ -348,7 +348,7 @@ class ConvModel:
     def replacements(self, rows, samples):
         """Return rows for patches."""
         intercept = self.layout.unpack(rows).intercept
-        samples = torch.stack([*as_atoms(self.encoder.loss, samples, intercept)])
+        samples = torch.stack(responses(self.encoder.loss, samples, intercept))
         return self.layout.replacements(rows, samples)
 
     def warn_of_step(self, initial, final):

@@ -62,10 +62,10 @@ def searches(learner):
     return isinstance(start, str) and start == "search"
 
 
-def _has_lasso(learner):  # a lasso whose codes can be solved for
+def _has_lasso(learner):  # an encoder that minimises with a penalty
     learns = learner.learn_threshold or learner.learn_step or learner.separate_atoms
     lasso = learner.shrinkage == "soft" and learner.lambda_decay == 1 and learner.alpha != 0
-    return lasso and not learns and learner.loss == "gaussian"
+    return lasso and not learns
 
 
 def _is_only_searched(learner):
@@ -76,7 +76,8 @@ def depth_of(learner):  # -> int or None
     """Return the number of unfoldings that parameters ask for, None where the lasso is solved."""
     if learner.n_unfoldings != "auto":
         return learner.n_unfoldings
-    return None if _is_only_searched(learner) and _has_lasso(learner) else _UNFOLDINGS
+    solved = _is_only_searched(learner) and _has_lasso(learner) and learner.loss == "gaussian"
+    return None if solved else _UNFOLDINGS
 
 
 def check_conv_parameters(learner, kernel, stride):
@@ -135,10 +136,6 @@ def _check_likelihood(learner):
         )
     if learner.learn_step and learner.step_size == "auto":
         raise ValueError(f"{loss} and learn_step=True need a number for step_size to begin with.")
-    if searches(learner):
-        raise ValueError(
-            f"The search is for loss='gaussian'; with {loss} pass dict_init='data', for example."
-        )
     if learner.n_unfoldings is None:
         raise ValueError(
             f"Codes are solved for (n_unfoldings=None) with loss='gaussian'; with {loss} pass "

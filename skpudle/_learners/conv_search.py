@@ -8,7 +8,7 @@ import torch
 from skpudle.initialization import ConvProblem
 from skpudle.operators import atom_norms
 
-__all__ = ["patches_by_energy", "search_problem"]
+__all__ = ["patches_by_energy", "pieces_of", "search_problem"]
 
 # Pixels of a piece: the correlations of some atoms with it stay in a cache.
 _PIXELS = 2**14
@@ -41,13 +41,32 @@ def _as_pictures(x):  # a signal is a picture of height 1
     return x if x.ndim == 4 else x[:, :, None]
 
 
-def search_problem(images, masks, kernel, stride, *, alpha, positive_code):
-    """Return the problem of finding atoms of images.
+def pieces_of(images, masks, kernel, stride):
+    """Return images as pieces of one size, which overlap where images are no multiple of them.
 
     Parameters
     ----------
     images, masks : list of Tensor of shape (n_channels, *size), masks or None
         Images of any sizes, and 1 where they are known.
+    kernel, stride : tuple of int
+        Size and distance of atoms, which cover a piece exactly.
+
+    Returns
+    -------
+    Tensor, Tensor or None
+        Pieces of shape (n, n_channels, *size), and where they are known.
+    """
+    size = _piece([image.shape[1:] for image in images], kernel, stride)
+    return _pieces(images, size), None if masks is None else _pieces(masks, size)
+
+
+def search_problem(x, mask, kernel, stride, *, alpha, positive_code):
+    """Return the problem of finding atoms of images.
+
+    Parameters
+    ----------
+    x, mask : Tensor of shape (n, n_channels, *size), mask or None
+        Pieces of images, and 1 where they are known.
     kernel, stride : tuple of int
         Size and distance of atoms.
     alpha : float
@@ -58,17 +77,16 @@ def search_problem(images, masks, kernel, stride, *, alpha, positive_code):
     Returns
     -------
     ConvProblem
-        About pieces of one size, which overlap where images are no multiple of them.
+        The problem.
     """
-    size = _piece([image.shape[1:] for image in images], kernel, stride)
     flat = (1,) * (2 - len(kernel))
     return ConvProblem(
-        _as_pictures(_pieces(images, size)),
+        _as_pictures(x),
         (*flat, *kernel),
         (*flat, *stride),
         alpha,
         positive_code,
-        mask=None if masks is None else _as_pictures(_pieces(masks, size)),
+        mask=None if mask is None else _as_pictures(mask),
     )
 
 

@@ -18,19 +18,19 @@ from skpudle.operators import ConvDictionary
 
 __all__ = [
     "ConvParameters",
-    "as_atoms",
     "auto_penalty",
     "baseline",
     "fitted_values",
     "initial_atoms",
     "initial_parameters",
     "known_parameters",
+    "noise_of",
+    "responses",
 ]
 
 # alpha="auto" is this fraction of the median over images of the largest correlation, or that many
-# times the noise, with which the denoiser of the paper was trained: 0.16 for 25 / 255. Losses that
-# know the noise of a correlation have at least so many deviations of it, as for rows.
-_ALPHA, _NOISE, _DEVIATIONS = 0.1, 1.6, LEAST_PENALTY
+# times the noise, with which the denoiser of the paper was trained: 0.16 for 25 / 255.
+_ALPHA, _NOISE = 0.1, 1.6
 
 # Separate atoms by the name of the attribute that holds them, in the order of `ConvParameters`.
 _SEPARATE_ATOMS = (
@@ -174,11 +174,32 @@ def baseline(loss, images):
     return loss.natural((total + 0.5) / (n_known + 1))
 
 
-def as_atoms(loss, images, intercept):  # counts -> what is linear in natural parameters, nearly
+def responses(loss, images, intercept):
+    """Return counts as what is linear in natural parameters, nearly, and of variance 1.
+
+    Parameters
+    ----------
+    loss : object of `skpudle.losses`
+        What images are to a reconstruction.
+    images : iterable of Tensor of shape (..., n_channels, *size)
+        The images; those of least squares stay as they are.
+    intercept : Tensor of shape (n_channels,) or None
+        The `baseline`, of which the responses are 0.
+
+    Returns
+    -------
+    list of Tensor
+        The responses.
+    """
     if intercept is None:
-        return images
+        return list(images)
     base = loss.response(loss.mean(intercept))
     return [loss.response(x) - base.reshape(-1, *[1] * (x.ndim - 1)) for x in images]
+
+
+def noise_of(loss, intercept):
+    """Return the standard deviation of data at the `baseline`, 1 for least squares."""
+    return 1.0 if intercept is None else float(loss.variance(loss.mean(intercept)).mean().sqrt())
 
 
 def initial_atoms(images, dict_init, shape, generator, loss, intercept):
@@ -207,9 +228,10 @@ def initial_atoms(images, dict_init, shape, generator, loss, intercept):
     n_components, n_channels, *kernel = shape
     channel_axis = images.geometry.channel_axis
     if isinstance(dict_init, str) and dict_init == "search":
-        return patches_by_energy(images.images, shape[1:], n_components, generator)
+        seen = responses(loss, images.images, intercept)
+        return patches_by_energy(seen, shape[1:], n_components, generator)
     if isinstance(dict_init, str):
-        seen = as_atoms(loss, images.images, intercept)
+        seen = responses(loss, images.images, intercept)
         return initial_kernels(seen, shape[1:], n_components, dict_init, generator)
     options = dict(dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="dict_init")
     atoms = check_array(dictionary_of(dict_init), **options)
@@ -246,16 +268,12 @@ def auto_penalty(images, atoms, noise_std, loss, intercept):
     """
     if noise_std:
         return _NOISE * noise_std
-    mean, noise = 0.0, 0.0
-    if intercept is not None:
-        mean = loss.mean(intercept).reshape(-1, *[1] * len(images.stride))
-        noise = float(loss.variance(mean).mean().sqrt())
-    dictionary = ConvDictionary(atoms, images.stride)
-    covered = (images.covered(image)[None] - mean for image in images.images)
-    largest = torch.stack([dictionary.analysis(part).abs().max() for part in covered])
+    dictionary, noise = ConvDictionary(atoms, images.stride), noise_of(loss, intercept)
+    seen = responses(loss, map(images.covered, images.images), intercept)
+    largest = torch.stack([dictionary.analysis(image[None]).abs().max() for image in seen])
     largest = largest[largest > 0]
     alpha = _ALPHA * (float(largest.median()) if len(largest) else 1.0)
-    return max(alpha, _DEVIATIONS * noise)
+    return noise * (alpha if intercept is None else max(alpha, LEAST_PENALTY))
 
 
 def initial_parameters(

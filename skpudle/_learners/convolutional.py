@@ -58,8 +58,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     loss : {"gaussian", "poisson", "binomial"}, default="gaussian"
         What data are to the reconstruction, as in `PUDLEDictionaryLearning`: numbers, counts, or
         successes of ``n_trials`` (unsigned integers are no fractions then). The baseline,
-        ``intercept_``, is a number for each channel. The search and converged codes are for
-        "gaussian" alone.
+        ``intercept_``, is a number for each channel. The search works on what counts are to least
+        squares, as for rows; converged codes are for "gaussian" alone.
 
     n_trials : float, default=1
         Of the binomial loss; with 1 data are binary, or fractions.
@@ -67,7 +67,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     n_unfoldings : int, None or "auto", default="auto"
         Number of iterations of the encoder. None: codes are those of the lasso, by coordinate
         descent, which training does not differentiate (``gradient="dec"``, or none after a search).
-        "auto" is that after a search that nothing is trained after, and 15 otherwise.
+        "auto" is that after a search that nothing is trained after (15 with other losses), and 15
+        otherwise.
 
     step_size : float or "auto", default="auto"
         Step of an iteration. "auto" is 1 over a bound of the squared spectral norm of the current

@@ -4,6 +4,7 @@ A response of variance about 1, minus that of the baseline, is what a search wor
 is close to the penalised likelihood where counts are not too small.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -11,15 +12,15 @@ from torch import Tensor
 
 from skpudle.losses import Gaussian
 
-__all__ = ["LEAST_PENALTY", "Working", "settle", "working_data"]
+__all__ = ["LEAST_PENALTY", "Working", "settle", "settled_baseline", "working_data"]
 
 # The noise of a correlation with a unit atom has variance 1, and a penalty of less than twice its
 # deviation leaves codes of noise: of 50 atoms of counts of mean 3.3 a search found 0.54 with 0.7,
 # and all with 1.4 and with 2.9.
 LEAST_PENALTY = 2.0
 
-# Newton's steps for the baseline, and samples that are encoded at a time.
-_STEPS, _SAMPLES = 5, 1024
+# Newton's steps for the baseline, and samples or pixels that are encoded at a time.
+_STEPS, _SAMPLES, _PIXELS = 5, 1024, 2**17
 
 
 class Working(NamedTuple):
@@ -111,3 +112,32 @@ def settle(model, rows, data, team=None):
         # where nothing was counted Newton goes down by 1 a step
         rows[-1] += slope / curvature.clamp_min(torch.finfo(x.dtype).tiny)
     return rows
+
+
+@torch.no_grad()
+def settled_baseline(network, x, mask=None):
+    """Return the baseline that belongs to the atoms of images, as `settle` does.
+
+    Parameters
+    ----------
+    network : ConvNetwork
+        What encodes and decodes.
+    x, mask : Tensor of shape (n, n_channels, *size), mask or None
+        Images, and 1 where they are known.
+
+    Returns
+    -------
+    Tensor of shape (n_channels,)
+        The baseline.
+    """
+    loss, parts = network.encoder.loss, max(1, _PIXELS // x[0, 0].numel())
+    intercept, known = network.parameters.intercept, torch.ones_like(x) if mask is None else mask
+    for _ in range(_STEPS):
+        slope, curvature = torch.zeros_like(intercept), torch.zeros_like(intercept)
+        network = replace(network, parameters=network.parameters._replace(intercept=intercept))
+        for part, seen in zip(x.split(parts), known.split(parts), strict=True):
+            mean = loss.mean(network.synthesis(network.encode(part, mask=seen)))
+            slope += (seen * (part - mean)).transpose(0, 1).flatten(1).sum(1)
+            curvature += (seen * loss.variance(mean)).transpose(0, 1).flatten(1).sum(1)
+        intercept = intercept + slope / curvature.clamp_min(torch.finfo(x.dtype).tiny)
+    return intercept

@@ -8,14 +8,11 @@ paid, and its sums add up what steps of either kind contribute.
 
 import torch
 
-from skpudle.encoding._products import may_leave_out, multiply, multiply_where
+from skpudle.encoding._products import SumOfProducts, may_leave_out, multiply, multiply_where
 from skpudle.encoding._steps import Steps
 
 __all__ = ["DenseSteps"]
 
-# Rows that one product adds to a sum: a pass over 1500 x 1500 sums takes as long as the product of
-# so few rows.
-_ROWS_PER_PRODUCT = 512
 # What a launch on a device takes, in operations: 5 microseconds at 50 TFLOP/s (data sheets of
 # data-centre GPUs; not measured). A step without the Gram matrix, with its adjoint, has so many
 # more.
@@ -139,39 +136,6 @@ class DenseSteps(Steps):
         return indices[:, :, None] * len(self.atoms) + indices[:, None, :]
 
 
-class _Products:
-    """A sum of ``left^T right`` over pairs, added to the result by products of many rows at once.
-
-    Those are worth a pass over the result; the pairs wait for them in memory that is used again.
-    """
-
-    def __init__(self, result):
-        self.result, self._left, self._right, self._n_waiting = result, None, None, 0
-
-    def add(self, left, right):  # (n, n_rows of the result), (n, n_columns of the result)
-        """Add a pair, at once or later."""
-        if len(left) > _ROWS_PER_PRODUCT // 2:
-            multiply(self.result, left.mT, right, out=self.result)
-            return
-        if self._left is None:
-            n_left, n_right = self.result.shape
-            self._left = self.result.new_empty(_ROWS_PER_PRODUCT, n_left)
-            self._right = self.result.new_empty(_ROWS_PER_PRODUCT, n_right)
-        if self._n_waiting + len(left) > _ROWS_PER_PRODUCT:
-            self.finish()
-        rows = slice(self._n_waiting, self._n_waiting + len(left))
-        self._left[rows], self._right[rows] = left, right
-        self._n_waiting = rows.stop
-
-    def finish(self):  # -> the result
-        """Add what still waits, and return the result."""
-        if self._n_waiting:
-            left, right = self._left[: self._n_waiting], self._right[: self._n_waiting]
-            multiply(self.result, left.mT, right, out=self.result)
-            self._n_waiting = 0
-        return self.result
-
-
 def _active_first(products, indices):  # symmetric (n, k, k), (n, k) -> the same, number of active
     """Sort the atoms of samples, and samples by how many of theirs are in products at all.
 
@@ -195,12 +159,12 @@ class DenseSums:
 
     def __init__(self, steps):
         self.steps = steps
-        self._atoms = _Products(torch.zeros_like(steps.atoms))
+        self._atoms = SumOfProducts(torch.zeros_like(steps.atoms))
         self._x, self._size = torch.zeros_like(steps.x), torch.zeros_like(steps.size)
         self._total = self._products = None  # q, P
         if steps.transition is not None:
             self._total = torch.zeros_like(steps.correlation)
-            self._products = _Products(torch.zeros_like(steps.transition))
+            self._products = SumOfProducts(torch.zeros_like(steps.transition))
 
     def pull(self, u, z, residual, *, out=None, where=None):  # (n, n_components) -> the same
         steps, image = self.steps, self.add(u, z, residual)

@@ -14,7 +14,7 @@ import torch
 
 from skpudle._compilation import compile_together, in_parts
 
-__all__ = ["may_leave_out", "multiply", "multiply_where"]
+__all__ = ["SumOfProducts", "may_leave_out", "multiply", "multiply_where"]
 
 # Of all entries, the share up to which lists pay. Multiplications by them run at 20 to 45 billion
 # operations a second, dense ones at 70 to 95 (one core, float32, 50 x 1500 x 1500, 256 x 512 x 512
@@ -26,6 +26,9 @@ _LEAST = 2**20
 # Multiplications for which a thread does not cost more than it saves, 100 microseconds at 16 a
 # nanosecond.
 _LEAST_OF_A_THREAD = 2**21
+# Rows that one product adds to a sum: a pass over 1500 x 1500 sums takes as long as the product of
+# so few rows.
+_ROWS_PER_PRODUCT = 512
 _SPARSER = 10  # times as many multiplications a dense product has, for most iterations
 
 
@@ -210,3 +213,36 @@ def multiply_where(pattern, plus, left, right, *, out=None):
 
     _in_parts(part, len(left), n_multiplications)
     return out
+
+
+class SumOfProducts:
+    """A sum of ``left^T right`` over pairs, added to the result by products of many rows at once.
+
+    Those are worth a pass over the result; the pairs wait for them in memory that is used again.
+    """
+
+    def __init__(self, result):
+        self.result, self._left, self._right, self._n_waiting = result, None, None, 0
+
+    def add(self, left, right):  # (n, n_rows of the result), (n, n_columns of the result)
+        """Add a pair, at once or later."""
+        if len(left) > _ROWS_PER_PRODUCT // 2:
+            multiply(self.result, left.mT, right, out=self.result)
+            return
+        if self._left is None:
+            n_left, n_right = self.result.shape
+            self._left = self.result.new_empty(_ROWS_PER_PRODUCT, n_left)
+            self._right = self.result.new_empty(_ROWS_PER_PRODUCT, n_right)
+        if self._n_waiting + len(left) > _ROWS_PER_PRODUCT:
+            self.finish()
+        rows = slice(self._n_waiting, self._n_waiting + len(left))
+        self._left[rows], self._right[rows] = left, right
+        self._n_waiting = rows.stop
+
+    def finish(self):  # -> the result
+        """Add what still waits, and return the result."""
+        if self._n_waiting:
+            left, right = self._left[: self._n_waiting], self._right[: self._n_waiting]
+            multiply(self.result, left.mT, right, out=self.result)
+            self._n_waiting = 0
+        return self.result

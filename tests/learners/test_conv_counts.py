@@ -232,6 +232,40 @@ def test_what_is_missing_counts_for_nothing(loss):
         learner.score(x)
 
 
+def best_correlations(learner, kernels):
+    """Return that of each kernel with the atom like it, whatever its sign and shift."""
+    atoms = learner.components_.reshape(len(kernels), -1)
+    pairs = [[np.correlate(atom, kernel, "full") for atom in atoms] for kernel in kernels]
+    return np.abs(pairs).max(axis=(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("loss", "base", "size", "rate"),
+    [(Poisson(), 1.0, (2, 4), 0.01), (Binomial(10), 0.5, (4, 6), 0.02)],
+    ids=["poisson", "binomial"],
+)
+def test_kernels_are_found_in_data_alone(loss, base, size, rate):
+    """By the search, in what counts are to least squares; the baseline is that of the loss."""
+    rng, phase = np.random.default_rng(0), np.linspace(0, 1, 15)
+    kernels = np.stack([np.sin(np.pi * phase), np.sin(2 * np.pi * phase)])
+    kernels /= np.linalg.norm(kernels, axis=1, keepdims=True)
+    natural = np.full((60, 240), base)
+    for kernel in kernels:
+        events = rng.uniform(*size, size=(60, 226)) * (rng.random((60, 226)) < rate)
+        natural += np.stack([np.convolve(row, kernel) for row in events])
+    if isinstance(loss, Poisson):
+        x, given = rng.poisson(np.exp(natural)), dict(loss="poisson")
+    else:
+        x, given = rng.binomial(10, 1 / (1 + np.exp(-natural))), dict(loss="binomial", n_trials=10)
+    x = x.astype(float)[..., None]
+    learner = ConvPUDLEDictionaryLearning(2, atom_shape=15, stride=1, random_state=0, **given)
+    codes = learner.fit_transform(x)
+    assert learner.ended_by_ == "search"
+    assert best_correlations(learner, kernels).min() > 0.85
+    expected = learner.inverse_transform(codes)
+    np.testing.assert_allclose(expected.mean(), x.mean(), rtol=2e-3)
+
+
 def test_data_outside_of_the_domain_are_refused(loss):
     x = spikes(loss)
     learner = learner_of(loss).fit(x)
@@ -253,7 +287,6 @@ def test_data_outside_of_the_domain_are_refused(loss):
         (dict(noise_std=0.1), "noise_std=0"),
         (dict(noise_std="poisson"), "noise_std=0"),
         (dict(learn_step=True), "need a number for step_size"),
-        (dict(dict_init="search"), "search is for loss='gaussian'"),
         (dict(n_unfoldings=None, gradient="dec"), "solved for"),
     ],
 )
