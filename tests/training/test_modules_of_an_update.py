@@ -37,12 +37,14 @@ def modules_of_updates(learner, X, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "params", [{}, {"shrinkage": "hard"}, {"loss": "poisson"}, {"lambda_decay": 0.9}], ids=str
+    ("params", "limit"),
+    [({}, 12), ({"shrinkage": "hard"}, 12), ({"lambda_decay": 0.9}, 12), ({"loss": "poisson"}, 14)],
+    ids=str,
 )
-def test_one_update_of_rows_passes_twelve_modules(params, monkeypatch):
+def test_one_update_of_rows_passes_few_modules(params, limit, monkeypatch):
     X = np.random.default_rng(0).poisson(3.0, (40, 8)).astype(float)
     learner = PUDLEDictionaryLearning(12, optimizer="adam", batch_size=10, **ONE_EPOCH | params)
-    assert len(modules_of_updates(learner, X, monkeypatch)) <= 12
+    assert len(modules_of_updates(learner, X, monkeypatch)) <= limit
 
 
 def test_one_update_of_a_convolution_passes_thirteen_modules(monkeypatch):
