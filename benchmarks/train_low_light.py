@@ -8,7 +8,7 @@ were published with B. Tolooshams et al., "Convolutional dictionary learning bas
 natural exponential-family distributions", ICML 2020: with 20,618 parameters, the first 12 images
 had 21.37, 22.31 and 23.51 dB in one draw. A run goes on after an interruption::
 
-    python benchmarks/train_low_light.py low-light --data DIR --epochs 118 --bm3d 4 \
+    python benchmarks/train_low_light.py low-light --data DIR --bm3d 12 \
         --save skpudle/_data/denoiser_photons.npz
 
 An epoch is one crop of every image, of photons that are drawn anew. The learning rate falls in the
@@ -98,7 +98,9 @@ def main():
     add_options(parser)
     parser.add_argument("--bm3d", type=int, default=0, help="test images that BM3D denoises too")
     parser.add_argument("--only-bm3d", action="store_true", help="train and measure nothing else")
-    parser.set_defaults(n_components=34, n_unfoldings=6, epochs=118)
+    parser.set_defaults(
+        n_components=26, n_unfoldings=8, crop_size=97, batch_size=2, epochs=1100
+    )  # so deep and large as held-out training images ask for
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     test = bright_images(options.data / options.test)
