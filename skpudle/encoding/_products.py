@@ -12,24 +12,22 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from skpudle._compilation import compile_together, in_parts
+from skpudle._compilation import compile_together
 
 __all__ = ["SumOfProducts", "may_leave_out", "multiply", "multiply_where"]
 
 # Of all entries, the share up to which lists pay. Multiplications by them run at 20 to 45 billion
 # operations a second, dense ones at 70 to 95 (one core, float32, 50 x 1500 x 1500, 256 x 512 x 512
-# and 512 x 1024 x 1024): they take as long at 0.3 to 0.5.
+# and 512 x 1024 x 1024): they take as long at 0.3 to 0.5. Lists are for one thread, dense products
+# for all of torch's, whose threads wait for the next one without giving up their cores: on two
+# cores two threads of lists make an update 1.1 to 1.6 times as long as one.
 _MOST = 1 / 3
 # Multiplications of a dense product that takes as long as the calls around a sparse one, 30
 # microseconds at 35 a nanosecond.
 _LEAST = 2**20
-# Multiplications for which a thread does not cost more than it saves, 100 microseconds at 16 a
-# nanosecond.
-_LEAST_OF_A_THREAD = 2**21
 # Rows that one product adds to a sum: a pass over 1500 x 1500 sums takes as long as the product of
 # so few rows.
 _ROWS_PER_PRODUCT = 512
-_SPARSER = 10  # times as many multiplications a dense product has, for most iterations
 
 
 def _count(matrix):
@@ -130,12 +128,8 @@ def _is_sparse(tensor, n_multiplications):
     if not may_leave_out(tensor, n_multiplications):
         return False
     in_order = tensor if tensor.is_contiguous() else tensor.mT
-    return _loops()._count(np.asarray(in_order)) < _MOST * tensor.numel()
-
-
-def _in_parts(function, n, n_multiplications):  # of all n rows, were there no zeros
-    per_row = max(1, n_multiplications // (_SPARSER * n))
-    in_parts(function, n, -(-_LEAST_OF_A_THREAD // per_row))
+    most = _MOST * tensor.numel() / torch.get_num_threads()
+    return _loops()._count(np.asarray(in_order)) < most
 
 
 def multiply(plus, left, right, *, scale=1, out=None):
@@ -169,13 +163,7 @@ def multiply(plus, left, right, *, scale=1, out=None):
     if plus is None:
         plus = right.new_empty(0, right.shape[1])
     plus, left, right = (np.asarray(t.contiguous()) for t in (plus, left, right))
-    result, loop, scale = np.asarray(out), _loops()._multiply, left.dtype.type(scale)
-
-    def part(first, last):
-        rows = slice(first, last)
-        loop(plus[rows], left[rows], right, scale, result[rows])
-
-    _in_parts(part, len(left), n_multiplications)
+    _loops()._multiply(plus, left, right, left.dtype.type(scale), np.asarray(out))
     return out
 
 
@@ -205,13 +193,7 @@ def multiply_where(pattern, plus, left, right, *, out=None):
         return torch.mm(left, right.mT, out=out).add_(plus)
     out = torch.empty_like(plus) if out is None else out
     plus, left, right, pattern = (np.asarray(t.contiguous()) for t in (plus, left, right, pattern))
-    result, loop = np.asarray(out), _loops()._multiply_where
-
-    def part(first, last):
-        rows = slice(first, last)
-        loop(plus[rows], left[rows], right, pattern[rows], result[rows])
-
-    _in_parts(part, len(left), n_multiplications)
+    _loops()._multiply_where(plus, left, right, pattern, np.asarray(out))
     return out
 
 

@@ -68,6 +68,22 @@ def refine(codes, gradient, per_curvature, keep, atoms, curvature, pull):
     return energy / n_samples / max(n_used, 1)
 
 
+def subtract(weights, rows, out):
+    """Set ``out -= weights @ rows``, four rows at a time: fewer passes over the result."""
+    k, n_features = 0, len(out)
+    while k + 3 < len(weights):
+        w0, w1, w2, w3 = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
+        for f in range(n_features):
+            out[f] -= (w0 * rows[k, f] + w1 * rows[k + 1, f]) + (
+                w2 * rows[k + 2, f] + w3 * rows[k + 3, f]
+            )
+        k += 4
+    while k < len(weights):
+        for f in range(n_features):
+            out[f] -= weights[k] * rows[k, f]
+        k += 1
+
+
 def minimise(curvature, pull, weight, n_inner, norm, positive, tiny, atoms):
     """Make projected gradient steps on the model, scaled per atom."""
     n_components, n_features = atoms.shape
@@ -83,24 +99,23 @@ def minimise(curvature, pull, weight, n_inner, norm, positive, tiny, atoms):
             squares += entry**2
         bound = max(bound, total)
     bound = max(min(bound, np.sqrt(squares)), 1.0)
-    slope, before = np.empty((n_components, n_features)), np.empty((n_components, n_features))
+    slope, moves = np.empty_like(atoms), np.empty_like(atoms)
     for j in range(n_components):
         for f in range(n_features):
             slope[j, f] = pull[j, f]
-        for k in range(n_components):
-            for f in range(n_features):
-                slope[j, f] -= curvature[j, k] * atoms[k, f]
+        subtract(curvature[j], atoms, slope[j])
     for i in range(n_inner):
         for j in range(n_components if i else 0):
-            for k in range(n_components):
-                entry = curvature[j, k] + (weight if j == k else 0.0)
-                for f in range(n_features):
-                    slope[j, f] -= entry * (atoms[k, f] - before[k, f])
+            subtract(curvature[j], moves, slope[j])
+            for f in range(n_features):
+                slope[j, f] -= weight * moves[j, f]
         for j in range(n_components):
             for f in range(n_features):
-                before[j, f] = atoms[j, f]
+                moves[j, f] = -atoms[j, f]
                 atoms[j, f] += slope[j, f] / (bound * diagonal[j])
             project(atoms[j], norm, positive)
+            for f in range(n_features):
+                moves[j, f] += atoms[j, f]
 
 
 def update(gradient, codes, keep, per_curvature, anchor, n_inner, norm, positive, tiny,
@@ -110,7 +125,7 @@ def update(gradient, codes, keep, per_curvature, anchor, n_inner, norm, positive
     minimise(curvature, pull, anchor * one_use, n_inner, norm, positive, tiny, atoms)
 
 
-_FUNCTIONS = project, refine, minimise, update
+_FUNCTIONS = project, refine, subtract, minimise, update
 
 
 @cache
