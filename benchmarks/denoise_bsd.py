@@ -62,6 +62,7 @@ from pathlib import Path
 
 import numpy as np
 from common import circumstances, write, write_report
+from denoisers import crops_of
 
 from skpudle import ConvPUDLEDictionaryLearning
 from skpudle.datasets import load_gray_images
@@ -122,22 +123,12 @@ def rate_at(epoch, options):
     return options.learning_rate * (1 - cos(pi / 2 * left)) if left < 1 else options.learning_rate
 
 
-def epoch_of(images, size, seed):
-    """Return one random crop of each image, in random order."""
-    rng = np.random.default_rng(seed)
-    crops = []
-    for i in rng.permutation(len(images)):
-        row, column = (rng.integers(n - size + 1) for n in images[i].shape)
-        crops.append(images[i][row : row + size, column : column + size])
-    return np.stack(crops)
-
-
 def train(learner, images, options, state):
     """Continue training until all epochs are done; ``state`` is changed and stored."""
     path, last = STATES / f"{options.name}.pickle", (time.perf_counter(), time.process_time())
     while state["epoch"] < options.epochs:
         learner.set_params(learning_rate=rate_at(state["epoch"], options))
-        learner.partial_fit(epoch_of(images, options.crop_size, [options.seed, state["epoch"]]))
+        learner.partial_fit(crops_of(images, options.crop_size, [options.seed, state["epoch"]]))
         state["epoch"] += 1
         now = time.perf_counter(), time.process_time()
         state["seconds"] += now[0] - last[0]
