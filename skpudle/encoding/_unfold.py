@@ -6,6 +6,7 @@ from numbers import Real
 
 import torch
 
+from skpudle._compilation import are_few
 from skpudle._precision import (
     as_scalars,
     check_tensors,
@@ -15,6 +16,7 @@ from skpudle._precision import (
 )
 from skpudle.encoding._conv_steps import ConvSteps
 from skpudle.encoding._dense_steps import DenseSteps
+from skpudle.encoding._few_compiled import unfold_few
 from skpudle.encoding._likelihood import LikelihoodIterations, LikelihoodSteps
 from skpudle.encoding._runs import Run
 from skpudle.encoding._steps import Iterations, Steps
@@ -112,6 +114,14 @@ def _fall(levels):
     return levels.device.type == "cpu" and bool(levels[-1].sum() < levels[0].sum() / 2)
 
 
+def _are_few_constants(atoms, x, levels, *others):
+    """Return whether compiled loops are faster, which have no derivatives."""
+    tensors = (t for t in (atoms, x, levels, *others) if t is not None)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        return False
+    return levels.ndim == 2 and are_few(x, atoms)
+
+
 @in_own_precision
 def unfold(
     dictionary,
@@ -190,6 +200,9 @@ def unfold(
         raise ValueError("There are no unfoldings, and so no codes; there has to be one at least.")
     plain = isinstance(dictionary, DenseDictionary) and mask is analysis is loss is None
     sparse = _is_confined(path, dictionary, x, len(levels), plain=plain)
+    given = dictionary.atoms, x, levels, step, initial
+    if plain and path == "auto" and _are_few_constants(*given):
+        return unfold_few(*given, shrinkage=shrinkage, positive=positive_code)
     n_steps = min(_EARLY, len(levels)) if sparse and not _fall(levels) else len(levels)
     if sparse:
         levels = levels.to(x.device)

@@ -1,10 +1,13 @@
 """The lasso solved; see `skpudle.lasso`."""
 
+from functools import lru_cache
+
 import torch
 
 from skpudle._precision import check_tensors
 from skpudle.lasso._batched import solve as solve_batched
 from skpudle.lasso._compiled import solve as solve_compiled
+from skpudle.lasso._few_compiled import may_be_parallel
 from skpudle.lasso._gap import checked_alpha, duality_gap
 
 __all__ = ["BLOCK_ENTRIES", "solve_lasso"]
@@ -30,26 +33,35 @@ def _solver(name, device):
     return solvers[name]
 
 
+@lru_cache
+def _generic(n_features, device):  # -> (n_features,)
+    return torch.arange(1, n_features + 1, dtype=torch.float64, device=device).square().sin()
+
+
 def _necessary_atoms(atoms, positive):  # -> (k,) indices
     """Return the atoms that are not zero and not parallel to a longer or an earlier one.
 
     An atom explains whatever a shorter parallel one does, for a smaller penalty. Without these the
     codes do not depend on how rounding breaks ties.
     """
+    # Parallel atoms are next to each other in the order of their products with a generic vector.
+    generic, tolerance = _generic(atoms.shape[1], atoms.device), _PARALLEL * atoms.shape[1]
+    all_atoms = torch.arange(len(atoms), device=atoms.device)
+    on_cpu = atoms.device.type == "cpu"
+    if on_cpu and not may_be_parallel(atoms, generic, positive, tolerance):
+        return all_atoms
     norms = torch.linalg.vector_norm(atoms, dim=1)
     needed = norms > 0
     directions = atoms / norms.where(needed, 1.0)[:, None]
-    # Parallel atoms are next to each other in the order of their products with a generic vector.
-    generic = torch.arange(1, atoms.shape[1] + 1, dtype=atoms.dtype, device=atoms.device)
-    keys = directions @ generic.square().sin()
+    keys = directions @ generic
     if not positive:  # neither does the sign matter
         directions, keys = directions * keys.sign()[:, None], keys.abs()
     keys, order = keys.sort(stable=True)
     # most often there are none to leave out, which the host asks a device for once
-    is_near = (keys[1:] - keys[:-1] <= _PARALLEL * len(generic)).any()
+    is_near = (keys[1:] - keys[:-1] <= tolerance).any()
     if not torch.logical_or(is_near, ~needed.all()):
-        return torch.arange(len(atoms), device=atoms.device)
-    directions, norms, tolerance = directions[order], norms[order], _PARALLEL * len(generic)
+        return all_atoms
+    directions, norms = directions[order], norms[order]
     for shift in range(1, len(order)):
         near = (keys[shift:] - keys[:-shift] <= tolerance).nonzero().squeeze(1)
         if len(near) == 0:

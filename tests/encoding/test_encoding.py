@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from skpudle._precision import as_scalars
 from skpudle.encoding import default_step, encode, threshold_levels, unfold
 from skpudle.encoding._dense_steps import DenseSteps
+from skpudle.encoding._few_compiled import unfold_few
 from skpudle.operators import ConvDictionary, DenseDictionary
 from skpudle.shrinkage import SHRINKAGES
 
@@ -523,3 +524,34 @@ def test_numbers_and_tensors_become_scalars_of_the_dtype_of_the_data():
     per_atom = torch.arange(3.0, dtype=torch.float64, requires_grad=True)
     assert as_scalars(per_atom, x).dtype == torch.float32
     assert as_scalars(per_atom, x).requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("per_atom", [False, True], ids=["one level", "levels of atoms"])
+@pytest.mark.parametrize("n_samples", [1, 5])
+def test_few_rows_have_the_codes_of_the_iterations(
+    variant, n_samples, per_atom, dtype, generator, monkeypatch
+):
+    """Compiled loops, which have no derivatives, agree with torch's."""
+    atoms, x = unit_atoms(generator, 11, 7).to(dtype), 2 * normal(generator, n_samples, 7).to(dtype)
+    alpha = (0.1 + 0.4 * torch.rand(11, generator=generator)).to(dtype) if per_atom else 0.3
+    calls = []
+    monkeypatch.setattr(
+        "skpudle.encoding._unfold.unfold_few",
+        lambda *a, **k: calls.append(1) or unfold_few(*a, **k),
+    )
+    codes = encode(atoms, x, alpha=alpha, n_unfoldings=30, **variant)
+    assert calls
+    expected = encode(atoms, x.clone().requires_grad_(), alpha=alpha, n_unfoldings=30, **variant)
+    assert len(calls) == 1
+    assert codes.dtype == dtype
+    assert 0 < codes.count_nonzero() < codes.numel()
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(codes, expected.detach(), rtol=tolerance, atol=tolerance)
+
+
+def test_few_rows_that_are_not_finite_have_codes_that_are_not(generator, variant):
+    atoms, x = unit_atoms(generator, 5, 4), normal(generator, 4, 4)
+    x[0, 1], x[1, 2] = torch.nan, torch.inf
+    codes = encode(atoms, x, alpha=0.1, n_unfoldings=5, **variant)
+    torch.testing.assert_close(codes.isfinite().all(1), torch.tensor([False, False, True, True]))
