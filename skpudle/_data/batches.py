@@ -128,7 +128,7 @@ class Rows(Indexed):
         for keys in parts:
             beside = {name: getattr(self, name) for name in _BESIDE}
             given = {name: None if t is None else t[keys] for name, t in beside.items()}
-            yield Batch(keys, self.x[keys], **given)
+            yield Batch(keys, self.x.index_select(0, keys), **given)
 
     def samples(self, keys):
         """Return the samples at the given positions, in the shape of atoms."""

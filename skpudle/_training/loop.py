@@ -215,7 +215,8 @@ class Trainer:
             loss = total[0] / total[2]
             self.optimizer.update(gradient / total[2], codes, loss=loss, total=team.sum)
         self.n_steps += 1
-        return total, (codes != 0).transpose(0, 1).flatten(1).any(1), losses
+        used = codes.abs().sum([0, *range(2, codes.ndim)]) != 0  # several times as fast as any()
+        return total, used, losses
 
     def _commit(self, n_batches, n_samples, loss, unused, n_unused, seen):
         """End a round; `seen` are pairs of losses and keys, one of each of its batches."""

@@ -1,9 +1,10 @@
 r"""The active set method of `skpudle.lasso._batched`, one sample at a time, compiled by numba.
 
 The functions are plain Python until `solver_of_rows` compiles them; they change their arguments in
-place. ``inner`` is ``G_SS``, ``factor`` its Cholesky factor, bordered as atoms enter and rotated as
-they leave; ``slope`` is what is left of the optimality condition, ``c_S - penalty * theta``. Loops
-instead of slices: assigning to a slice takes numba seconds to compile.
+place. ``inner`` is ``G_SS``, ``factor`` its Cholesky factor, with reciprocals on the diagonal (the
+divisions took a tenth of the time), bordered as atoms enter and rotated as they leave; ``slope`` is
+what is left of the optimality condition, ``c_S - penalty * theta``. Loops instead of slices:
+assigning to a slice takes numba seconds to compile.
 """
 
 from functools import cache
@@ -45,8 +46,9 @@ def _correlate(atoms, gram, x, start, support, z, k, residual, c):
         for feature in range(n_features):
             residual[feature] = x[feature]
         for i in range(k):
+            code, atom = z[i], atoms[support[i]]
             for feature in range(n_features):
-                residual[feature] -= z[i] * atoms[support[i], feature]
+                residual[feature] -= code * atom[feature]
         for j in range(n_components):
             c[j] = _product(atoms[j], residual)
         return
@@ -78,14 +80,12 @@ def _border(atoms, gram, support, k, inner, factor, dependent):
         inner[i, k] = inner[k, i]
     pivot = inner[k, k]
     for i in range(k):
-        total = inner[k, i]
-        for j in range(i):
-            total -= factor[k, j] * factor[i, j]
-        factor[k, i] = total / factor[i, i]
-        pivot -= factor[k, i] ** 2
+        entry = (inner[k, i] - _product(factor[k, :i], factor[i, :i])) * factor[i, i]
+        factor[k, i] = entry
+        pivot -= entry**2
     # An atom that depends on the support gets a long step along the direction that changes nothing
     # but the penalty, which ends where a code reaches zero.
-    factor[k, k] = np.sqrt(max(pivot, 0.1 * dependent * inner[k, k]))
+    factor[k, k] = 1 / np.sqrt(max(pivot, 0.1 * dependent * inner[k, k]))
     return pivot
 
 
@@ -102,9 +102,11 @@ def _remove(out, k, support, z, theta, slope, step, inner, factor):
         for j in range(out, k - 1):
             inner[i, j] = inner[i, j + 1]
     for j in range(out, k - 1):  # rows moved up, so row j has an entry too many, in column j + 1
-        radius = np.sqrt(factor[j, j] ** 2 + factor[j, j + 1] ** 2)
-        cosine, sine = factor[j, j] / radius, factor[j, j + 1] / radius
-        for i in range(j, k - 1):
+        last = 1 / factor[j, j + 1]
+        inverse = 1 / np.sqrt(factor[j, j] ** 2 + last**2)
+        cosine, sine = factor[j, j] * inverse, last * inverse
+        factor[j, j] = inverse
+        for i in range(j + 1, k - 1):
             left, right = factor[i, j], factor[i, j + 1]
             factor[i, j] = cosine * left + sine * right
             factor[i, j + 1] = cosine * right - sine * left
@@ -116,11 +118,12 @@ def _newton(k, slope, step, factor):
         total = slope[i]
         for j in range(i):
             total -= factor[i, j] * step[j]
-        step[i] = total / factor[i, i]
+        step[i] = total * factor[i, i]
     for i in range(k - 1, -1, -1):
-        step[i] /= factor[i, i]
+        step[i] *= factor[i, i]
+        found = step[i]  # which numba would load again and again, as below
         for j in range(i):
-            step[j] -= factor[i, j] * step[i]
+            step[j] -= factor[i, j] * found
 
 
 def _reach(z, theta, step):
@@ -134,12 +137,18 @@ def _minimise(k, support, z, theta, slope, step, inner, factor):
     """Minimise over the support; return the size it has left."""
     while k > 0:
         _newton(k, slope, step, factor)
-        length = 1.0
+        length = 2.0
         for i in range(k):
             length = min(length, _reach(z[i], theta[i], step[i]))
+        if length > 1.0:
+            for i in range(k):
+                z[i] += step[i]
+            break
         for i in range(k):
+            change = 0.0
             for j in range(k):
-                slope[i] -= length * inner[i, j] * step[j]
+                change += inner[i, j] * step[j]
+            slope[i] -= length * change
         remaining = k
         for i in range(k - 1, -1, -1):
             stops = _reach(z[i], theta[i], step[i]) <= length
@@ -147,8 +156,6 @@ def _minimise(k, support, z, theta, slope, step, inner, factor):
             if stops:
                 _remove(i, remaining, support, z, theta, slope, step, inner, factor)
                 remaining -= 1
-        if remaining == k:
-            break
         k = remaining
     return k
 

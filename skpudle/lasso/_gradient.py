@@ -27,21 +27,9 @@ _MOST_WORK = 2 * 10**7
 _DEPENDENT = 1e-9
 
 
-def multiply(atoms, x, gram, codes, dependent):
-    """Set ``gram = D^T D`` and ``codes = D^T x``; return whether atoms have different lines."""
-    n_components, n_features = atoms.shape
-    for j in range(n_components):
-        for i in range(len(x)):
-            total = 0.0
-            for f in range(n_features):
-                total += x[i, f] * atoms[j, f]
-            codes[i, j] = total
-        for k in range(j + 1):
-            total = 0.0
-            for f in range(n_features):
-                total += atoms[j, f] * atoms[k, f]
-            gram[j, k] = gram[k, j] = total
-    for j in range(n_components):
+def are_distinct(gram, dependent):
+    """Return whether no atom is zero and no two are of one line."""
+    for j in range(len(gram)):
         if not gram[j, j] > 0.0:
             return False
         for k in range(j):
@@ -75,18 +63,19 @@ def _invert(gram, support, k, factor, u, dependent):
 def differentiate(atoms, gram, x, through_encoder, dependent, codes, losses, gradient):
     """Add the derivatives of all rows to ``gradient``; return whether they are well-defined."""
     n_components, n_features = atoms.shape
-    support, factor = np.empty(n_components, np.int64), np.empty((n_components, n_components))
+    support, factor = np.empty(n_components + 1, np.int64), np.empty((n_components, n_components))
     u, residual, image = np.empty(n_components), np.empty(n_features), np.zeros(n_features)
     for row in range(len(x)):
         k = np.int64(0)
         for f in range(n_features):
             residual[f] = x[row, f]
-        for j in range(n_components):
-            if codes[row, j] != 0.0:
-                support[k] = j
-                k += 1
-                for f in range(n_features):
-                    residual[f] -= codes[row, j] * atoms[j, f]
+        for j in range(n_components):  # without a branch, which would not be foreseen
+            support[k] = j
+            k += codes[row, j] != 0.0
+        for i in range(k):
+            j, z = support[i], codes[row, support[i]]
+            for f in range(n_features):
+                residual[f] -= z * atoms[j, f]
         for f in range(n_features):
             losses[row] += 0.5 * residual[f] ** 2
             image[f] = 0.0
@@ -102,13 +91,13 @@ def differentiate(atoms, gram, x, through_encoder, dependent, codes, losses, gra
                 for f in range(n_features):
                     image[f] += u[i] * atoms[support[i], f]
         for i in range(k):
-            j = support[i]
+            j, z, direct = support[i], codes[row, support[i]], u[i] - codes[row, support[i]]
             for f in range(n_features):
-                gradient[j, f] += (u[i] - codes[row, j]) * residual[f] - codes[row, j] * image[f]
+                gradient[j, f] += direct * residual[f] - z * image[f]
     return True
 
 
-_FUNCTIONS = multiply, _invert, differentiate
+_FUNCTIONS = are_distinct, _invert, differentiate
 
 
 @cache
@@ -147,11 +136,11 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, max_iter
         return None
     loops, solve_rows = _compiled(), solver_of_rows()
     wide, rows = (t.detach().double().contiguous() for t in (atoms, x))
-    codes, gram = rows.new_empty(len(x), n_components), wide.new_empty(n_components, n_components)
+    codes, gram = rows @ wide.mT, wide @ wide.mT
     losses, gradient = rows.new_zeros(len(x)), wide.new_zeros(wide.shape)
     # the arrays share the memory of the tensors
     d, data, g, z = (np.asarray(t) for t in (wide, rows, gram, codes))
-    if not loops.multiply(d, data, g, z, _DEPENDENT):
+    if not loops.are_distinct(g, _DEPENDENT):
         return None
     solve_rows(d, g, data, float(alpha), positive, max_iter, z, RULES)
     sums = np.asarray(losses), np.asarray(gradient)

@@ -22,13 +22,13 @@ _MOST_WORK = 5 * 10**6
 def project(atom, norm, positive):
     """Do what `skpudle.operators.project_atoms` does; ``norm`` is 2 for "unit", 1 for "ball"."""
     best, free, squares = 0, 0.0, 0.0
-    for f in range(len(atom)):
+    for f in range(len(atom) if positive else 0):
         free += atom[f] ** 2
         if atom[f] > atom[best]:
             best = f
+    for f in range(len(atom) if positive else 0):
+        atom[f] = max(atom[f], 0.0)
     for f in range(len(atom)):
-        if positive:
-            atom[f] = max(atom[f], 0.0)
         squares += atom[f] ** 2
     length = np.sqrt(squares)
     if norm == 2 and positive and length == 0.0 and free > 0.0:
@@ -48,23 +48,26 @@ def refine(codes, gradient, per_curvature, keep, atoms, curvature, pull):
             curvature[j, k] *= keep
         for f in range(n_features):
             pull[j, f] = keep * pull[j, f] - per_curvature * gradient[j, f]
-    synthesis = np.empty(n_features)
+    support, synthesis = np.empty(n_components + 1, np.int64), np.empty(n_features)
     for i in range(n_samples):
+        k = np.int64(0)
+        for j in range(n_components):
+            support[k] = j
+            k += codes[i, j] != 0.0
+        n_used += k
         for f in range(n_features):
             synthesis[f] = 0.0
-        for j in range(n_components):
-            if codes[i, j] != 0.0:
-                n_used += 1
-                energy += codes[i, j] ** 2
-                for f in range(n_features):
-                    synthesis[f] += codes[i, j] * atoms[j, f]
-        for j in range(n_components):
-            weight = codes[i, j] / n_samples
-            if weight != 0.0:
-                for k in range(n_components):
-                    curvature[j, k] += weight * codes[i, k]
-                for f in range(n_features):
-                    pull[j, f] += weight * synthesis[f]
+        for a in range(k):
+            j, z = support[a], codes[i, support[a]]
+            energy += z**2
+            for f in range(n_features):
+                synthesis[f] += z * atoms[j, f]
+        for a in range(k):
+            j, weight = support[a], codes[i, support[a]] / n_samples
+            for b in range(k):
+                curvature[j, support[b]] += weight * codes[i, support[b]]
+            for f in range(n_features):
+                pull[j, f] += weight * synthesis[f]
     return energy / n_samples / max(n_used, 1)
 
 
@@ -87,16 +90,18 @@ def subtract(weights, rows, out):
 def minimise(curvature, pull, weight, n_inner, norm, positive, tiny, atoms):
     """Make projected gradient steps on the model, scaled per atom."""
     n_components, n_features = atoms.shape
-    diagonal, bound, squares = np.empty(n_components), 0.0, 0.0
+    diagonal, scale, bound, squares = np.empty(n_components), np.empty(n_components), 0.0, 0.0
     for j in range(n_components):
         diagonal[j] = max(curvature[j, j] + weight, tiny)
+        scale[j] = 1 / np.sqrt(diagonal[j])
     for j in range(n_components):
-        total = 0.0
+        own = weight / diagonal[j]  # which the diagonal has besides, where both are positive
+        total, square = own, own * (own + 2 * curvature[j, j] / diagonal[j])
         for k in range(n_components):
-            entry = curvature[j, k] + (weight if j == k else 0.0)
-            entry = abs(entry) / np.sqrt(diagonal[j]) / np.sqrt(diagonal[k])
+            entry = abs(curvature[j, k]) * scale[j] * scale[k]
             total += entry
-            squares += entry**2
+            square += entry**2
+        squares += square
         bound = max(bound, total)
     bound = max(min(bound, np.sqrt(squares)), 1.0)
     slope, moves = np.empty_like(atoms), np.empty_like(atoms)
