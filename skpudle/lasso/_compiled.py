@@ -10,6 +10,7 @@ assigning to a slice takes numba seconds to compile.
 from functools import cache
 
 import numpy as np
+import torch
 
 from skpudle._compilation import compile_together, in_parts
 from skpudle.lasso._batched import (
@@ -209,8 +210,42 @@ def _admit(
     return k
 
 
-def _solve_rows(atoms, gram, x, penalty, positive, max_iter, codes, rules):
-    """Turn ``codes``, which holds ``D^T x``, into the codes of the rows of ``x``."""
+def _gap(atoms, x, support, z, k, c, penalty, positive, single, residual):
+    """Return what `skpudle.lasso.duality_gap` does, with correlations ``c`` that are known.
+
+    Codes are rounded to float32 if ``single``, but not those of the dual point.
+    """
+    largest = 0.0
+    for j in range(len(c)):
+        largest = max(largest, c[j] if positive else abs(c[j]))
+    energy, error, inner, square, size = 0.0, 0.0, 0.0, 0.0, 0.0
+    for rounded in range(2 if single else 1):
+        for feature in range(len(x)):
+            residual[feature] = x[feature]
+        size = 0.0
+        for i in range(k):
+            code, atom = np.float64(np.float32(z[i])) if rounded else z[i], atoms[support[i]]
+            size += abs(code)
+            for feature in range(len(x)):
+                residual[feature] -= code * atom[feature]
+        error = _product(residual, residual)
+        if not rounded:
+            energy, inner, square = _product(x, x), _product(x, residual), error
+    multiple = 0.0  # of the residual, the best among the feasible ones
+    if inner > 0.0 and square > 0.0:
+        feasible = largest * inner <= penalty * square
+        multiple = inner / square if feasible else penalty / largest
+    gap = error / 2 + penalty * size - multiple * (inner - multiple * square / 2)
+    if gap <= 0.0:
+        return 0.0
+    return np.inf if energy == 0.0 else gap / (energy / 2)  # or NaN
+
+
+def _solve_rows(atoms, gram, x, penalty, positive, max_iter, codes, gaps, single, rules):
+    """Turn ``codes``, which holds ``D^T x``, into the codes of the rows of ``x``.
+
+    Their relative duality gaps go into ``gaps``, unless that is empty.
+    """
     run_length, n_candidates, share, tie, dependent, resolution, rounding, nearly, polishes = rules
     n_components, n_features = atoms.shape
     room = 4 * n_candidates
@@ -220,8 +255,7 @@ def _solve_rows(atoms, gram, x, penalty, positive, max_iter, codes, rules):
     c, residual = np.empty(n_components), np.empty(n_features)
     peaks = np.empty((n_components + run_length - 1) // run_length)
     for row in range(len(x)):
-        k = np.int64(0)  # a literal 0 would have every function compiled twice
-        polished = 0
+        k, polished = np.int64(0), 0  # a literal 0 would have every function compiled twice
         for j in range(n_components):
             c[j] = codes[row, j]
         scale = 0.0  # of the correlations, to tell them from rounding
@@ -244,6 +278,8 @@ def _solve_rows(atoms, gram, x, penalty, positive, max_iter, codes, rules):
             if off <= nearly * penalty:
                 polished += 1
             if off <= slack or polished > polishes:
+                for i in range(k):
+                    c[support[i]] = slope[i] + penalty * theta[i]
                 break
 
             weakest = max(penalty + slack, share * best)
@@ -253,6 +289,9 @@ def _solve_rows(atoms, gram, x, penalty, positive, max_iter, codes, rules):
             )  # fmt: skip
             k = _minimise(k, support, z, theta, slope, step, inner, factor)
             _correlate(atoms, gram, x[row], codes[row], support, z, k, residual, c)
+        if len(gaps):
+            known = support, z, k, c, penalty, positive, single, residual
+            gaps[row] = _gap(atoms, x[row], *known)
         for j in range(n_components):
             codes[row, j] = 0.0
         for i in range(k):
@@ -261,7 +300,7 @@ def _solve_rows(atoms, gram, x, penalty, positive, max_iter, codes, rules):
 
 # Those that the last one calls come first.
 _FUNCTIONS = (_product, _correlate, _border, _remove, _newton, _reach, _minimise, _peaks, _admit,
-              _grown, _grown_square, _solve_rows)  # fmt: skip
+              _grown, _grown_square, _gap, _solve_rows)  # fmt: skip
 
 
 @cache
@@ -270,21 +309,25 @@ def solver_of_rows():
     return compile_together(_FUNCTIONS)["_solve_rows"]
 
 
-def solve(atoms, gram, x, *, penalty, positive, max_iter):
+def solve(atoms, gram, x, *, penalty, positive, max_iter, out=None, gaps=None, single=False):
     """Return lasso codes of the rows of ``x``, as `skpudle.lasso._batched.solve` does.
 
-    All tensors are on the CPU.
+    All tensors are on the CPU. Codes go into ``out`` and their relative duality gaps into ``gaps``,
+    if any, those of codes that are rounded to float32 if ``single``. Correlations are those of the
+    solver, which computes them anew in every round.
     """
     solve_rows = solver_of_rows()
-    codes = x @ atoms.mT
-    if gram is None:
-        gram = atoms.new_empty(0, 0)
+    codes = torch.mm(x, atoms.mT, out=out)
+    gram = atoms.new_empty(0, 0) if gram is None else gram
+    gaps = x.new_empty(0) if gaps is None else gaps
     # the arrays share the memory of the tensors, so codes are solved in place
-    atoms, gram, data, rows = (np.asarray(t.contiguous()) for t in (atoms, gram, x, codes))
+    given = (np.asarray(t.contiguous()) for t in (atoms, gram, x))
+    (atoms, gram, data), rows, gaps = given, np.asarray(codes), np.asarray(gaps)
 
     def solve_part(first, last):
         part = slice(first, last)
-        solve_rows(atoms, gram, data[part], penalty, positive, max_iter, rows[part], RULES)
+        how = penalty, positive, max_iter
+        solve_rows(atoms, gram, data[part], *how, rows[part], gaps[part], single, RULES)
 
     in_parts(solve_part, len(x), _ROWS_PER_TASK)
     return codes

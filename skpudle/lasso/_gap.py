@@ -4,9 +4,7 @@ import warnings
 
 import torch
 
-from skpudle._compilation import are_few
 from skpudle._precision import as_scalars
-from skpudle.lasso._few_compiled import gaps_of_few
 
 __all__ = ["GapWarning", "checked_alpha", "duality_gap", "warn_about_gaps"]
 
@@ -64,8 +62,6 @@ def duality_gap(atoms, x, codes, alpha, *, positive=False, dual_codes=None):
     """
     alpha = as_scalars(checked_alpha(alpha, atoms), x.new_empty(0, dtype=torch.float64))
     atoms, x, codes = atoms.double(), x.double(), codes.double()
-    if are_few(x, atoms):
-        return gaps_of_few(atoms, x, codes, dual_codes, alpha, positive)
     residual = x - codes @ atoms
     size = torch.linalg.vector_norm(codes if alpha.ndim == 0 else alpha * codes, ord=1, dim=1)
     primal = residual.square().sum(1) / 2 + (alpha * size if alpha.ndim == 0 else size)

@@ -142,7 +142,8 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, max_iter
     d, data, g, z = (np.asarray(t) for t in (wide, rows, gram, codes))
     if not loops.are_distinct(g, _DEPENDENT):
         return None
-    solve_rows(d, g, data, float(alpha), positive, max_iter, z, RULES)
+    no_gaps = np.empty(0)
+    solve_rows(d, g, data, float(alpha), positive, max_iter, z, no_gaps, False, RULES)
     sums = np.asarray(losses), np.asarray(gradient)
     if not loops.differentiate(d, g, data, through_encoder, _DEPENDENT, z, *sums):
         return None
