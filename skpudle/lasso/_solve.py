@@ -4,6 +4,7 @@ from functools import lru_cache
 
 import torch
 
+from skpudle._compilation import entries_of_block
 from skpudle._precision import check_tensors
 from skpudle.lasso._batched import solve as solve_batched
 from skpudle.lasso._compiled import solve as solve_compiled
@@ -14,10 +15,6 @@ __all__ = ["BLOCK_ENTRIES", "solve_lasso"]
 
 # Codes of a block of rows: enough work for a device, little next to the data.
 BLOCK_ENTRIES = {"cpu": 2**20, "cuda": 2**24}
-# For compiled loops: 32 MiB. A block begins with a product, whose threads then wait for another one
-# for 7 ms, in the way of the loops: with blocks of 2**20 two cores take 83 instead of 61 ms for
-# 16,000 samples and 256 atoms.
-_BLOCK_OF_LOOPS = 2**22
 # A Gram matrix costs n_components products of data with the atoms, in one efficient call, and
 # saves a few inefficient ones for every sample; above 10,000 atoms it takes gigabytes.
 _GRAM_ATOMS_PER_SAMPLE = 32
@@ -151,7 +148,7 @@ def solve_lasso(atoms, x, alpha, *, positive=False, max_iter=1000, solver="auto"
     codes = x.new_empty(len(x), len(atoms))
     gaps = x.new_full((len(x),), torch.nan, dtype=torch.float64)
     compiled = solve is solve_compiled
-    entries = _BLOCK_OF_LOOPS if compiled else BLOCK_ENTRIES.get(x.device.type, 2**20)
+    entries = entries_of_block() if compiled else BLOCK_ENTRIES.get(x.device.type, 2**20)
     n_rows = max(1, entries // len(atoms))
     certifies = compiled and certify and scale is None  # in the same loops
     # memory that is new costs a quarter of the time

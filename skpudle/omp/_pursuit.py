@@ -5,12 +5,12 @@ from functools import partial
 import torch
 from torch.nn.functional import pad
 
+from skpudle._compilation import entries_of_block
 from skpudle.omp._compiled import solve as solve_compiled
 
 __all__ = ["solve_omp"]
 
-# Entries of the correlations of a block of rows: few enough for the cache of a processor (one of
-# 2^20 takes 8 % longer). And of the directions of a block in torch.
+# Entries of the correlations, and of the directions, of a block of rows in torch.
 _BLOCK_ENTRIES = {"cpu": 2**19, "cuda": 2**24}
 _DIRECTION_ENTRIES = {"cpu": 2**22, "cuda": 2**26}
 # Places for atoms that a batch starts with; twice as many whenever they are full.
@@ -322,8 +322,9 @@ def solve_omp(
     gram = None
     if mask is None and len(atoms) <= min(_GRAM_ATOMS, _GRAM_ATOMS_PER_ROUND * room * len(x)):
         gram = atoms @ atoms.mT
-    n_rows = _BLOCK_ENTRIES.get(x.device.type, 2**19) // len(atoms)
-    n_rows = max(1, min(n_rows, len(x)))
+    in_loops = solve is not _pursue
+    entries = entries_of_block() if in_loops else _BLOCK_ENTRIES.get(x.device.type, 2**19)
+    n_rows = max(1, min(entries // len(atoms), len(x)))
     exact = codes
     if codes.dtype != torch.float64:  # one block at a time
         exact = codes.new_empty(n_rows, len(atoms), dtype=torch.float64)
