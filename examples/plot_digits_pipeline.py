@@ -26,6 +26,7 @@ X = X / 16
 learner = PUDLEDictionaryLearning(
     200,
     alpha=0.15,
+    gradient="ae-ls",
     n_unfoldings=20,
     optimizer="surrogate",
     max_iter=8,

@@ -37,7 +37,7 @@ learners = {
         N_ATOMS, gradient="dec", n_unfoldings=20, max_iter=8, **shared
     ),
     "skpudle, ae-ls, 10 unfoldings": PUDLEDictionaryLearning(
-        N_ATOMS, n_unfoldings=10, max_iter=8, **shared
+        N_ATOMS, gradient="ae-ls", n_unfoldings=10, max_iter=8, **shared
     ),
     "scikit-learn": MiniBatchDictionaryLearning(
         N_ATOMS, alpha=ALPHA, fit_algorithm="cd", max_iter=3, random_state=0

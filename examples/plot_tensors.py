@@ -24,7 +24,7 @@ y = torch.tensor(labels, device=device)
 x = x - x.mean(dim=0)
 
 learner = PUDLEDictionaryLearning(
-    96, alpha=0.2, n_unfoldings=15, optimizer="surrogate", max_iter=10, tol=None, random_state=0
+    96, alpha=0.2, gradient="ae-ls", n_unfoldings=15, max_iter=10, tol=None, random_state=0
 )
 codes = learner.fit_transform(x)
 print(type(codes).__name__, codes.dtype, codes.device, tuple(codes.shape))

@@ -187,7 +187,10 @@ END = "Training ended at max_iter=1, before it had converged: "
 @pytest.mark.parametrize(
     ("params", "advice"),
     [
-        ({}, "leave it at 'auto', since after a search nothing is gained, or raise it."),
+        (
+            dict(gradient="ae-ls"),
+            "leave it at 'auto', since after a search nothing is gained, or raise it.",
+        ),
         (dict(dict_init="data"), "raise it."),
         (
             dict(dict_init="data", optimizer="adam"),

@@ -62,7 +62,7 @@ def X():
 
 @pytest.fixture(scope="module")
 def learner(X):
-    options = dict(n_unfoldings=20, max_iter=3, tol=None, random_state=0)
+    options = dict(gradient="ae-ls", n_unfoldings=20, max_iter=3, tol=None, random_state=0)
     return PUDLEDictionaryLearning(12, **options).fit(X)
 
 

@@ -121,7 +121,7 @@ def test_it_rounds_products_as_tf32_does(gpu):
 # ---------------------------------------------------------------------------- learners
 
 DENSE = {
-    "search": dict(max_iter=2),
+    "search": dict(max_iter=2, gradient="ae-ls"),
     "ae-ls": dict(dict_init="data", n_unfoldings=20, optimizer="adam"),
     "hard": dict(dict_init="data", n_unfoldings=20, shrinkage="hard", alpha=0.3),
     "decay": dict(dict_init="svd", n_unfoldings=20, lambda_decay=0.95, step_size=0.1),

@@ -217,9 +217,11 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         times the root of the step size, so that scaling the data scales the codes and changes
         nothing else.
 
-    gradient : {"ae-ls", "ae-lasso", "dec"}, default="ae-ls"
+    gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
         What is differentiated (eq. 8): the reconstruction error through decoder and encoder, the
-        lasso objective through both, or the reconstruction error through the decoder alone.
+        lasso objective through both, or the reconstruction error through the decoder alone. "auto"
+        is "ae-ls", but after a search it is none (see the notes), or "dec" for a ``loss`` other
+        than "gaussian".
 
     loss : {"gaussian", "poisson", "binomial"}, default="gaussian"
         What data are to the reconstruction: numbers whose expectation is :math:`D z`, counts of
@@ -275,11 +277,11 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         Samples in an update; "auto" is ``min(256, n_samples)``.
 
     max_iter : int or "auto", default="auto"
-        Largest number of epochs of training. "auto" is none after a search, where nothing is gained
-        (see the notes); for a ``loss`` other than "gaussian" a few epochs of "dec". From elsewhere
-        it is 100, or fewer where their encoders would take more than about :math:`10^{12}`
-        operations, some 10 to 30 seconds of two CPU cores; but at least 200 updates, which may end
-        within an epoch.
+        Largest number of epochs of training. After a search there are some only if ``gradient`` is
+        named too, since nothing is gained (see the notes), and for a ``loss`` other than
+        "gaussian", where "auto" is a few of them. From elsewhere "auto" is 100, or fewer where
+        their encoders would take more than about :math:`10^{12}` operations, some 10 to 30 seconds
+        of two CPU cores; but at least 200 updates, which may end within an epoch.
 
     tol : float or None, default=1e-4
         Relative improvement of the smoothed objective that counts as one; None trains for
@@ -379,9 +381,10 @@ class PUDLEDictionaryLearning(_ExposedLearner):
     It ends by adapting the atoms to codes without the lasso's bias, least squares on its supports,
     where the gradient through the encoder is that through the decoder alone. Training from there
     adapts the dictionary to its encoder, and leads away from the one that generated the data; it
-    is what a number for ``max_iter`` asks for. From samples, gradients through the encoder find no
-    dictionary: they are local methods (theorem 3.4 starts near the truth). `partial_fit` does not
-    search; where it begins with samples it trains by the gradient "dec", which can.
+    is what a ``gradient`` and a number for ``max_iter`` ask for. From samples, gradients through
+    the encoder find no dictionary: they are local methods (theorem 3.4 starts near the truth).
+    `partial_fit` does not search; where it begins with samples it trains by the gradient "dec",
+    which can.
 
     Atoms that no sample of an epoch used are replaced, before the next, by the samples that were
     reconstructed worst. If the loss stops being finite, the learning rate is halved, once.
@@ -409,7 +412,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         n_components=None,
         *,
         alpha="auto",
-        gradient="ae-ls",
+        gradient="auto",
         loss="gaussian",
         n_trials=1,
         n_unfoldings="auto",
@@ -467,7 +470,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
 
     _parameter_constraints = DenseLearner._parameter_constraints | {
         "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-        "gradient": [StrOptions({"dec", "ae-lasso", "ae-ls"})],
+        "gradient": [StrOptions({"auto", "dec", "ae-lasso", "ae-ls"})],
         "loss": [StrOptions(set(LOSSES))],
         "n_trials": [Interval(Real, 1, None, closed="left")],
         "n_unfoldings": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
@@ -508,7 +511,9 @@ class PUDLEDictionaryLearning(_ExposedLearner):
 
     @property
     def _gradient(self):
-        return self.gradient
+        if self.gradient != "auto":
+            return self.gradient
+        return "dec" if self._searches() else "ae-ls"
 
     @property
     def _penalty_or_threshold(self):
@@ -562,9 +567,12 @@ class PUDLEDictionaryLearning(_ExposedLearner):
 
     @property
     def _refines(self):
-        return self.loss != "gaussian" and self.max_iter == "auto" and self._searches()
+        decided = "auto" not in (self.gradient, self.max_iter)
+        return self.loss != "gaussian" and self._searches() and not decided
 
     def _n_updates(self, n_batches, batch_size, data):
+        if self._searches() and not self._refines and "auto" in (self.gradient, self.max_iter):
+            return 0  # see the notes
         if self.max_iter != "auto":
             return super()._n_updates(n_batches, batch_size, data)
         if self._refines:
@@ -572,9 +580,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         n_features = data.sample.shape[1]
         n_components = self.n_components or n_features
         push = 2 * batch_size * n_components * min(n_components, 2 * n_features)
-        n_products = 1 if self.gradient == "dec" else 3  # the adjoint has two more
+        n_products = 1 if self._gradient == "dec" else 3  # the adjoint has two more
         n_unfoldings = self.n_unfoldings if isinstance(self.n_unfoldings, Integral) else 100
         affordable = _AUTO_OPERATIONS / (n_unfoldings * n_products * push)
-        if self._searches():
-            return 0  # see the notes
         return max(_AUTO_UPDATES, min(_AUTO_EPOCHS * n_batches, int(affordable)))

@@ -28,13 +28,17 @@ def _check(state, atoms):
     states = [state["atoms"]] if state["finite"] is None else [state["atoms"], state["finite"][0]]
     if not all(torch.isfinite(found).all() for found in states):
         raise ValueError("its atoms are not finite")
-    progress = state["progress"]
-    counters = [state["n_updates"], progress["n_batches"], progress["n_samples"]]
+    progress, counters, generators = state["progress"], [state["n_updates"]], [state["generator"]]
+    if progress is not None:  # there was an epoch
+        counters += progress["n_batches"], progress["n_samples"]
+        generators.append(progress["plan_state"])
+        if progress["unused"].shape != atoms.shape[:1]:
+            raise ValueError(
+                f"it counts the use of {len(progress['unused'])} of {len(atoms)} atoms"
+            )
     if not all(isinstance(n, int) and n >= 0 for n in counters):
         raise ValueError(f"its counters {counters} are not all natural numbers")
-    if progress["unused"].shape != atoms.shape[:1]:
-        raise ValueError(f"it counts the use of {len(progress['unused'])} of {len(atoms)} atoms")
-    for generator in (state["generator"], progress["plan_state"]):
+    for generator in generators:
         if generator is not None:
             torch.Generator().set_state(generator.cpu())
 

@@ -53,6 +53,16 @@ def test_a_known_dictionary_is_found(fitted):
     )
 
 
+def test_a_number_of_epochs_alone_asks_for_no_training(fitted):
+    """As scripts for other learners have one; who names a gradient as well trains by it."""
+    learner = learner_of(max_iter=3).fit(X)
+    np.testing.assert_array_equal(learner.components_, fitted.components_)
+    assert (learner.n_steps_, learner.ended_by_) == (0, "search")
+    trained = learner_of(max_iter=3, gradient="ae-ls", tol=None).fit(X)
+    assert trained.n_steps_ == 9
+    assert (trained.components_ != fitted.components_).any()
+
+
 @pytest.mark.parametrize("scale", [2.0**-60, 2.0**60])
 def test_the_scale_of_the_data_changes_nothing_but_theirs(scale, fitted):
     """Exactly for powers of two."""
@@ -153,7 +163,7 @@ def test_callbacks_see_every_epoch_of_the_search_and_may_stop_it():
     assert watcher.seen == (600, 20)
     assert watcher.tasks.index("search") == n_epochs
     stopped = Watcher(stop_after=3)
-    learner_of(max_iter=2, tol=None).set_callbacks(stopped).fit(X)
+    learner_of(gradient="ae-ls", max_iter=2, tol=None).set_callbacks(stopped).fit(X)
     assert stopped.tasks.count("epoch of the search") == 3
     assert stopped.tasks.count("epoch") == 2  # of training, which goes on from there
 
@@ -181,6 +191,15 @@ def test_a_search_that_is_cut_off_goes_on_with_the_same_bits(n, fitted, tmp_path
         assert read_checkpoint(path)["shared"]["search"]["epoch"] == n - 1
     np.testing.assert_array_equal(learner.fit(X).components_, fitted.components_)
     assert "search" not in read_checkpoint(path)["shared"]
+
+
+def test_a_fit_that_has_ended_is_what_its_checkpoint_gives(fitted, tmp_path, monkeypatch):
+    learner = clone(fitted).set_callbacks(Checkpoint(tmp_path / "fit.npz")).fit(X)
+    with monkeypatch.context() as patch:
+        killed_in_epoch(patch, 1)
+        learner.fit(X)
+    np.testing.assert_array_equal(learner.components_, fitted.components_)
+    assert learner.ended_by_ == "search"
 
 
 def test_ctrl_c_leaves_what_was_found_and_a_checkpoint(fitted, handler, tmp_path, monkeypatch):

@@ -18,10 +18,10 @@ from skpudle.operators import DenseDictionary
 
 OPTIONS = dict(n_unfoldings=30, max_iter=3, tol=None, random_state=0)
 LEARNERS = {
-    "ae-ls": PUDLEDictionaryLearning(12, **OPTIONS),
+    "ae-ls": PUDLEDictionaryLearning(12, gradient="ae-ls", **OPTIONS),
     "dec": PUDLEDictionaryLearning(12, gradient="dec", **OPTIONS),
     "ae-lasso": PUDLEDictionaryLearning(12, gradient="ae-lasso", optimizer="surrogate", **OPTIONS),
-    "hard": PUDLEDictionaryLearning(12, shrinkage="hard", **OPTIONS),
+    "hard": PUDLEDictionaryLearning(12, gradient="ae-ls", shrinkage="hard", **OPTIONS),
     "noodl": NOODLDictionaryLearning(12, initial_threshold=0.1, **OPTIONS),
 }
 

@@ -30,12 +30,14 @@ FromData = partial(PUDLEDictionaryLearning, dict_init="data", optimizer="adam")
 SMALL = dict(n_components=8, n_unfoldings=10, max_iter=3, tol=None, random_state=0)
 
 LEARNERS = {
-    "soft": PUDLEDictionaryLearning(**SMALL),
-    "hard": PUDLEDictionaryLearning(shrinkage="hard", **SMALL),
+    "soft": PUDLEDictionaryLearning(gradient="ae-ls", **SMALL),
+    "hard": PUDLEDictionaryLearning(gradient="ae-ls", shrinkage="hard", **SMALL),
     "dec": PUDLEDictionaryLearning(gradient="dec", **SMALL),
-    "surrogate": PUDLEDictionaryLearning(optimizer="surrogate", **SMALL),
-    "lasso": PUDLEDictionaryLearning(**SMALL | {"n_unfoldings": None}),
-    "more atoms than features": PUDLEDictionaryLearning(**SMALL | {"n_components": 60}),
+    "surrogate": PUDLEDictionaryLearning(gradient="ae-ls", optimizer="surrogate", **SMALL),
+    "lasso": PUDLEDictionaryLearning(gradient="ae-ls", **SMALL | {"n_unfoldings": None}),
+    "more atoms than features": PUDLEDictionaryLearning(
+        gradient="ae-ls", **SMALL | {"n_components": 60}
+    ),
     "coherent atoms": PUDLEDictionaryLearning(dict_init=COHERENT, **SMALL),
     "no penalty": PUDLEDictionaryLearning(alpha=0.0, **SMALL),
     "penalty beyond its maximum": PUDLEDictionaryLearning(alpha=1e12, **SMALL),

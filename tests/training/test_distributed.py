@@ -51,7 +51,8 @@ SCRIPT = textwrap.dedent(
                 components=learner.components_, losses=learner.loss_curve_,
             )
         learner = PUDLEDictionaryLearning(
-            8, n_unfoldings=5, batch_size=100, max_iter=3, tol=None, random_state=0
+            8, gradient="ae-ls", n_unfoldings=5, batch_size=100, max_iter=3, tol=None,
+            random_state=0,
         )
         learner.fit(np.array_split(X, team.size)[team.rank])
         np.savez(
@@ -59,7 +60,7 @@ SCRIPT = textwrap.dedent(
             components=learner.components_, losses=learner.loss_curve_,
         )
         uneven = X[:20] if team.rank else X
-        learner = PUDLEDictionaryLearning(8, n_unfoldings=5, batch_size=16, max_iter=2, tol=None)
+        learner = PUDLEDictionaryLearning(8, gradient="dec", batch_size=16, max_iter=2, tol=None)
         learner.fit(uneven)  # of a seed that processes have to agree on
         np.savez(f"{folder}/uneven-{team.rank}.npz", components=learner.components_)
     # what names it here, and the argument
@@ -120,7 +121,7 @@ def test_several_processes_learn_what_one_learns(name, several, X):
 
 def test_initial_atoms_and_alpha_come_from_all_samples(several, X):
     learner = PUDLEDictionaryLearning(
-        8, n_unfoldings=5, batch_size=100, max_iter=3, tol=None, random_state=0
+        8, gradient="ae-ls", n_unfoldings=5, batch_size=100, max_iter=3, tol=None, random_state=0
     )
     for found in several("full"):
         np.testing.assert_allclose(found["components"], learner.fit(X).components_, rtol=1e-7)
@@ -153,7 +154,7 @@ DISAGREEING = textwrap.dedent(
     fixed = dict(n_components=8, n_unfoldings=3, max_iter=2, tol=None, batch_size=8)
 
     def learner(**parameters):
-        return PUDLEDictionaryLearning(**fixed | parameters)
+        return PUDLEDictionaryLearning(**dict(gradient="ae-ls") | fixed | parameters)
 
     def at(name, **options):
         return Checkpoint(f"{folder}/{name}.npz", **options)
@@ -273,7 +274,9 @@ def alone(tmp_path):
 
 
 def test_a_team_of_one_learns_the_same_bits(alone, X, tmp_path):
-    learner = PUDLEDictionaryLearning(8, n_unfoldings=5, batch_size=16, max_iter=3, random_state=0)
+    learner = PUDLEDictionaryLearning(
+        8, gradient="ae-ls", n_unfoldings=5, batch_size=16, max_iter=3, random_state=0
+    )
     expected = learner.fit(X).components_
     path = tmp_path / "fit.npz"
     with data_parallel() as team:
@@ -318,7 +321,9 @@ def test_the_death_of_a_process_ends_the_others_and_leaves_the_checkpoint(tmp_pa
             Trainer._update = dies
             X = np.random.default_rng(0).normal(size=(96, 6))
             with data_parallel() as team:
-                learner = PUDLEDictionaryLearning(8, batch_size=4, max_iter=50, random_state=0)
+                learner = PUDLEDictionaryLearning(
+                    8, gradient="ae-ls", batch_size=4, max_iter=50, random_state=0
+                )
                 learner.set_callbacks(Checkpoint(sys.argv[1], every_n_updates=1))
                 learner.fit(X[team.rank :: team.size])
             """
