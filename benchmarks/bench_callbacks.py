@@ -38,7 +38,7 @@ class Listener:
 
 def seconds(X, epochs, callbacks):
     learner = PUDLEDictionaryLearning(
-        128, alpha=0.1, n_unfoldings=10, max_iter=epochs, tol=None, random_state=0
+        128, alpha=0.1, gradient="ae-ls", n_unfoldings=10, max_iter=epochs, tol=None, random_state=0
     )
     learner.set_callbacks(*callbacks)
     start = perf_counter()

@@ -44,7 +44,13 @@ def main():
         X = load_image_patches(patch_size=(size, size), n_patches=options.n, random_state=0)
         gaps = np.where(np.random.default_rng(0).random(X.shape) < 0.3, np.nan, X)
         learner = PUDLEDictionaryLearning(
-            n_components, alpha=0.1, n_unfoldings=20, max_iter=1, tol=None, random_state=0
+            n_components,
+            alpha=0.1,
+            gradient="ae-ls",
+            n_unfoldings=20,
+            max_iter=1,
+            tol=None,
+            random_state=0,
         )
         row = {"data": name}
         for label, data in {"complete": X, "30 % missing": gaps}.items():

@@ -39,7 +39,8 @@ def main():
 
     def learner(seed):
         optimizer = ("adam", "surrogate")[seed % 2]
-        params = dict(n_unfoldings=20, max_iter=2, tol=None, optimizer=optimizer)
+        params = dict(gradient="ae-ls", n_unfoldings=20, max_iter=2, tol=None)
+        params["optimizer"] = optimizer
         return PUDLEDictionaryLearning(24, **params, random_state=seed)
 
     fitted = learner(0).fit(X)
