@@ -220,8 +220,8 @@ class PUDLEDictionaryLearning(_ExposedLearner):
     gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
         What is differentiated (eq. 8): the reconstruction error through decoder and encoder, the
         lasso objective through both, or the reconstruction error through the decoder alone. "auto"
-        is "ae-ls", but after a search it is none (see the notes), or "dec" for a ``loss`` other
-        than "gaussian".
+        is "ae-ls" where ``dict_init`` is a start. After a search it is none (see the notes), but
+        "dec" for a ``loss`` other than "gaussian" and in `partial_fit`.
 
     loss : {"gaussian", "poisson", "binomial"}, default="gaussian"
         What data are to the reconstruction: numbers whose expectation is :math:`D z`, counts of
