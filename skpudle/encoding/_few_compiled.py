@@ -51,7 +51,7 @@ def unfold_few(atoms, x, levels, step, initial, *, shrinkage, positive):
 
     There is neither a mask nor a loss; levels are of shape (n_unfoldings, 1 or n_components).
     """
-    codes = x.new_zeros(len(x), len(atoms)) if initial is None else initial.clone()
-    given = (np.asarray(t.detach().contiguous()) for t in (atoms, x, levels))
+    codes = x.new_zeros(len(x), len(atoms)) if initial is None else initial.detach().clone()
+    given = (np.asarray(t.detach().resolve_neg().contiguous()) for t in (atoms, x, levels))
     _compiled()(*given, float(step), shrinkage == "hard", bool(positive), np.asarray(codes))
     return codes

@@ -9,6 +9,7 @@ which is where the unfolded encoder tends to with its depth. An active set metho
 support. The certificate does not depend on it: any ``u`` with
 :math:`|\langle d_j, u \rangle| \le \alpha_j` bounds the minimum from below by
 :math:`\tfrac12 |x|^2 - \tfrac12 |x - u|^2`, and a scaled residual is such a ``u``.
+(The compiled solver knows the correlations of that residual, and certifies in passing.)
 
 Near a solution with support S the codes are a smooth function of everything, so the derivative is
 implicit: from ``delta = dLoss/dz``,

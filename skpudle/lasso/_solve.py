@@ -151,16 +151,15 @@ def solve_lasso(atoms, x, alpha, *, positive=False, max_iter=1000, solver="auto"
     entries = entries_of_block() if compiled else BLOCK_ENTRIES.get(x.device.type, 2**20)
     n_rows = max(1, entries // len(atoms))
     certifies = compiled and certify and scale is None  # in the same loops
-    # memory that is new costs a quarter of the time
-    room = codes if x.dtype == torch.float64 and len(needed) == len(atoms) else None
-    if compiled and room is None:
+    in_place = compiled and x.dtype == torch.float64 and len(needed) == len(atoms)
+    if compiled and not in_place:  # memory that is new costs a quarter of the time
         room = codes.new_empty(min(n_rows, len(x)), len(needed), dtype=torch.float64)
     how = dict(penalty=penalty, positive=positive, max_iter=max_iter)
     for first in range(0, len(x), n_rows):
         rows = slice(first, first + n_rows)
         data = x[rows].double()
         if compiled:
-            how["out"] = codes[rows] if room is codes else room[: len(data)]
+            how["out"] = codes[rows] if in_place else room[: len(data)]
         if certifies:
             how |= {"gaps": gaps[rows], "single": x.dtype == torch.float32}
         exact = solve(scaled_atoms, gram, data, **how)
@@ -169,7 +168,7 @@ def solve_lasso(atoms, x, alpha, *, positive=False, max_iter=1000, solver="auto"
             exact.index_copy_(1, needed, solution)
         if scale is not None:
             exact /= scale
-        if room is not codes or not compiled:
+        if not in_place:
             codes[rows] = exact
         if certify and not certifies:
             gaps[rows] = duality_gap(
