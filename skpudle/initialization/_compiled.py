@@ -18,50 +18,6 @@ from skpudle._compilation import compile_together
 __all__ = ["loops"]
 
 
-def _correlate_one(first, last, x, atom, column):
-    """Set ``column = X d`` for one atom."""
-    for i in range(first, last):
-        total = 0.0
-        for f in range(len(atom)):
-            total += x[i, f] * atom[f]
-        column[i] = total
-
-
-def correlate(first, last, x, transposed, c):
-    """Set the rows ``first:last`` of ``c = X D^T``, two rows and four features at a time."""
-    n_features, n_components = transposed.shape
-    if n_components <= 16:  # too short to loop over: atom by atom takes a fifth to a half of it
-        for j in range(n_components):
-            _correlate_one(first, last, x, transposed[:, j].copy(), c[:, j])
-        return
-    i = first
-    while i < last:
-        after = min(i + 1, last - 1)
-        for j in range(n_components):
-            c[i, j] = c[after, j] = 0.0
-        f = 0
-        while f + 3 < n_features:
-            t0, t1, t2, t3 = transposed[f], transposed[f + 1], transposed[f + 2], transposed[f + 3]
-            a0, a1, a2, a3 = x[i, f], x[i, f + 1], x[i, f + 2], x[i, f + 3]
-            b0, b1, b2, b3 = x[after, f], x[after, f + 1], x[after, f + 2], x[after, f + 3]
-            if after > i:
-                for j in range(n_components):
-                    c[i, j] += a0 * t0[j] + a1 * t1[j] + a2 * t2[j] + a3 * t3[j]
-                    c[after, j] += b0 * t0[j] + b1 * t1[j] + b2 * t2[j] + b3 * t3[j]
-            else:
-                for j in range(n_components):
-                    c[i, j] += a0 * t0[j] + a1 * t1[j] + a2 * t2[j] + a3 * t3[j]
-            f += 4
-        while f < n_features:
-            t0, a0, b0 = transposed[f], x[i, f], x[after, f]
-            for j in range(n_components):
-                c[i, j] += a0 * t0[j]
-                if after > i:
-                    c[after, j] += b0 * t0[j]
-            f += 1
-        i += 2
-
-
 def _slopes(atoms, gram, mask, start, k, support, z, residual, q):
     """Set ``q = D^T (x - D z)``; ``start`` is ``D^T x``."""
     n_components, n_features = atoms.shape
@@ -316,9 +272,8 @@ def sweep(a, b, positive, atoms):
 
 
 # Those that others call come first.
-_FUNCTIONS = (_correlate_one, correlate, _slopes, _gather, _descend, _enlarge, solve_rows,
-              refit_rows, removals, sort_by_atom, add_moments, add_second_moments,
-              subtract_synthesis, sweep)  # fmt: skip
+_FUNCTIONS = (_slopes, _gather, _descend, _enlarge, solve_rows, refit_rows, removals, sort_by_atom,
+              add_moments, add_second_moments, subtract_synthesis, sweep)  # fmt: skip
 
 
 @cache

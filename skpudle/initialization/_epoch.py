@@ -13,6 +13,7 @@ from torch import Tensor
 
 from skpudle._compilation import in_parts
 from skpudle.initialization._compiled import loops
+from skpudle.initialization._correlate_compiled import correlate
 from skpudle.operators import project_atoms
 
 __all__ = ["Codes", "Epoch", "Problem", "unit"]
@@ -198,7 +199,7 @@ def _products(x, atoms):  # (n, m), (p, m) -> (n, p)
     result, transposed = np.empty((len(x), len(atoms))), np.ascontiguousarray(atoms.T)
 
     def part(first, last):
-        loops().correlate(first * _ROWS, min(last * _ROWS, len(x)), x, transposed, result)
+        correlate(first * _ROWS, min(last * _ROWS, len(x)), x, transposed, result)
 
     in_parts(part, -(-len(x) // _ROWS), _least(_ROWS * atoms.size))
     return result
@@ -233,7 +234,7 @@ class Epoch:
 
     def _by_rows(self, function, options, effort, arrays):
         """Call a loop over samples that changes the rows of arrays."""
-        x, correlate = np.asarray(self.problem.x), loops().correlate
+        x = np.asarray(self.problem.x)
         transposed = np.ascontiguousarray(self._dictionary[0].T)
 
         def solve(first, last):

@@ -8,6 +8,7 @@ import torch
 
 from skpudle.initialization import initial_atoms
 from skpudle.initialization._compiled import loops
+from skpudle.initialization._correlate_compiled import correlate
 from skpudle.initialization._epoch import Codes, Epoch
 from skpudle.initialization._moves import split
 from skpudle.initialization._search import (
@@ -38,6 +39,21 @@ def make_problem(n=600, m=16, p=20, n_nonzero=3, *, positive=False, noise=0.02, 
 
 def start(x, p, seed=0):
     return initial_atoms(x, p, "data", torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("m", [1, 4, 7])
+@pytest.mark.parametrize("p", [1, 16, 17, 33])
+def test_compiled_correlations_are_products(p, m, dtype):
+    """Of any number of rows, atoms and features, and of those rows alone that are asked for."""
+    rng = np.random.default_rng(0)
+    x, atoms = rng.standard_normal((11, m)).astype(dtype), rng.standard_normal((p, m))
+    for last in range(3, 12):
+        found = np.full((11, p), 7.0)
+        correlate(2, last, x, np.ascontiguousarray(atoms.T), found)
+        np.testing.assert_allclose(found[2:last], x[2:last] @ atoms.T, rtol=1e-12, atol=1e-13)
+        assert (found[:2] == 7).all()
+        assert (found[last:] == 7).all()
 
 
 def n_found(atoms, truth):
