@@ -4,7 +4,7 @@ Sparse features of digits make a linear classifier better
 
 A dictionary learner is a transformer: it stands in a pipeline in front of a classifier. With
 ``split_sign=True`` a pixel pattern and its negative are two features, as a linear classifier needs
-them. The gain is small, a percent of the digits, and that on pixels which are easy already.
+them. The gain is small, two percent of the digits, and that on pixels which are easy already.
 """
 
 import matplotlib.pyplot as plt
@@ -23,17 +23,7 @@ X = X / 16
 # %%
 # The dictionary is overcomplete: 200 atoms for 64 pixels.
 
-learner = PUDLEDictionaryLearning(
-    200,
-    alpha=0.15,
-    gradient="ae-ls",
-    n_unfoldings=20,
-    optimizer="surrogate",
-    max_iter=8,
-    tol=None,
-    split_sign=True,
-    random_state=0,
-)
+learner = PUDLEDictionaryLearning(200, split_sign=True, random_state=0)
 with_codes = make_pipeline(
     StandardScaler(with_std=False), learner, LogisticRegression(max_iter=2000)
 )
@@ -45,7 +35,7 @@ for name, pipeline in {"pixels": with_pixels, "codes": with_codes}.items():
     print(f"{name}: {accuracy.mean():.1%} right, {accuracy.min():.1%} to {accuracy.max():.1%}")
 
 # %%
-# What it learned, the most used first: strokes and parts of them.
+# What it learned, the most used first: digits and parts of them.
 
 AtomsDisplay.from_estimator(with_codes.fit(X, y), X, image_shape=(8, 8), n_columns=20)
 plt.show()
