@@ -566,12 +566,15 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         return "adam" if unbounded else super()._optimizer_for(rows)
 
     @property
+    def _is_only_searched(self):  # nobody has said how to train from there
+        return self._searches() and "auto" in (self.gradient, self.max_iter)
+
+    @property
     def _refines(self):
-        decided = "auto" not in (self.gradient, self.max_iter)
-        return self.loss != "gaussian" and self._searches() and not decided
+        return self._is_only_searched and self.loss != "gaussian"
 
     def _n_updates(self, n_batches, batch_size, data):
-        if self._searches() and not self._refines and "auto" in (self.gradient, self.max_iter):
+        if self._is_only_searched and not self._refines:
             return 0  # see the notes
         if self.max_iter != "auto":
             return super()._n_updates(n_batches, batch_size, data)

@@ -28,8 +28,8 @@ _SQUARINGS = 7
 # 0.5 and 2.0 ms for 256 x 512, 4 and 38 ms for 1000 x 1500, of float32. Below it is next to nothing
 # that a bound that is certain costs.
 _LARGE = 256
-# Dimension of that space. It misses 0.4 % of the largest eigenvalue at most, of random atoms in 256
-# to 1000 dimensions, with 12 dimensions up to 3 %.
+# Dimension of that space. Of 90 random dictionaries, 300 x 280 to 400 x 900, it missed 0.01 % of
+# the largest eigenvalue by median, 1.1 % at worst.
 _DEPTH = 20
 _MARGIN = 1.02
 
@@ -151,7 +151,7 @@ class DenseDictionary:
         """Bound the squared spectral norm from above, by at most 5 %.
 
         Of 256 atoms and features or more, on a CPU, this is 2 % above what a Krylov space finds:
-        no certain bound, but with certainty, to 5e-11, above half of the norm. For steps of 1 over
+        no certain bound, but with certainty, to 1e-10, above half of the norm. For steps of 1 over
         it that is as good: below 2 over the norm the objective falls in every step.
         """
         atoms = self.atoms.detach()
