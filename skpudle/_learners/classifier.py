@@ -49,7 +49,8 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         atoms.
 
     class_weight : dict, "balanced" or None, default=None
-        Weights of the classes in the cross-entropy, as in scikit-learn.
+        Weights of the classes in the cross-entropy, as in scikit-learn: finite and not negative,
+        by label; 1 for labels that are not named.
 
     n_unfoldings : int, None or "auto", default="auto"
         Number of iterations of the encoder; None and, where ``alpha`` is not 0, "auto": converged
@@ -85,7 +86,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         `partial_fit`, nothing is held out.
 
     validation_fraction : float, default=0.1
-        Share of the samples that is held out, of each class.
+        Share of the samples that is held out, of each class in proportion, and never all of one.
 
     dict_init : "search" or as in `PUDLEDictionaryLearning`, default="search"
         Initial dictionary.
@@ -129,6 +130,9 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     count, so that a weight of two is the same as to be there twice. The search for the initial
     dictionary, and the reconstruction, see each once, whatever its weight; samples of weight zero
     count for nothing. Without supervision and weights the dictionary sees samples as they are.
+
+    A class without samples of positive weight keeps its place in ``classes_``. Its intercept starts
+    at -30, which is a probability below 1e-12.
 
     References
     ----------

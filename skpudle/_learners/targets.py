@@ -4,9 +4,10 @@ A target is a row for each sample: what is to be decided and, in the last column
 weight (see `skpudle._learners.tasks`).
 """
 
+from math import ceil
+
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.batches import Batch
@@ -28,14 +29,33 @@ def distinct(x, mask, target):  # -> the same, sorted
     return x, mask[0] if mask else None, torch.cat([values, weights[:, None]], dim=1)
 
 
-def hold_out(x, mask, target, fraction, random_state, strata):  # -> x, mask, target, Batch
-    """Return samples without a fraction of them, of each of the strata if there are, and those."""
-    parts = train_test_split(
-        np.arange(len(x)),
-        test_size=fraction,
-        stratify=None if strata is None else to_numpy(strata),
-        random_state=random_state,
-    )
-    train, rest = (to_tensor(np.sort(part), x.device) for part in parts)
+def hold_out(x, mask, target, fraction, random_state, strata=None):  # -> x, mask, target, Batch
+    """Return samples without a fraction of them, and those: of each stratum in proportion.
+
+    One of each stratum, of all where there are none, is not held out.
+
+    Raises
+    ------
+    ValueError
+        If there are too few.
+    """
+    n, n_held = len(x), ceil(len(x) * fraction)
+    strata = np.zeros(n) if strata is None else to_numpy(strata)
+    order = random_state.permutation(n)
+    order = order[strata[order].argsort(kind="stable")]
+    first = np.diff(strata[order], prepend=np.nan) != 0
+    candidates = order[~first]
+    if n_held > len(candidates):
+        needed = "one" if first.sum() == 1 else f"one of each of {first.sum()} classes"
+        raise ValueError(
+            f"early_stopping=True holds out {n_held} of {n} samples that differ "
+            f"(validation_fraction={fraction}), and training needs {needed}. To hold some out, "
+            "pass more samples or a smaller validation_fraction; or pass early_stopping=False."
+        )
+    # every so many of a list that is sorted by strata, from a random place on
+    places = np.arange(len(candidates) + 1) * n_held / len(candidates) + random_state.uniform()
+    held = candidates[np.diff(np.floor(places)) > 0]
+    train = to_tensor(np.setdiff1d(np.arange(n), held), x.device)
+    rest = to_tensor(np.sort(held), x.device)
     known = (None, None) if mask is None else (mask[train], mask[rest])
     return x[train], known[0], target[train], Batch(rest, x[rest], target[rest], known[1])

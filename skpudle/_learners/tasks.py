@@ -17,6 +17,7 @@ for probabilities, least squares for expectations.
 """
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +31,12 @@ from torch.nn.functional import cross_entropy
 
 from skpudle._data.arrays import to_numpy, to_tensor
 
-__all__ = ["Classification", "Head", "Regression", "class_decisions"]
+__all__ = ["Classification", "Head", "Regression", "check_some_weight", "class_decisions"]
+
+# The intercept of a class that no sample has; by cross-entropy it would be -infinity, from where
+# no gradient comes back. The rows of logistic regression add up to zero, so that the largest
+# decision is at least 0, and the probability of such a class at most exp(-30), 1e-13.
+_ABSENT = -30.0
 
 
 class Head(NamedTuple):
@@ -46,6 +52,15 @@ class Head(NamedTuple):
 
     weights: Tensor
     intercept: Tensor
+
+
+def check_some_weight(weights, name):
+    """Raise ValueError where no sample counts."""
+    if not (weights > 0).any():
+        raise ValueError(
+            f"{name} learns from weighted samples, and no sample has a weight above 0. Pass a "
+            "positive weight for some, by sample_weight and class_weight."
+        )
 
 
 def _solve(model, features, values, weights):  # -> Head
@@ -107,10 +122,26 @@ class Classification:
         if self.class_weight is None:
             return np.ones(len(self.classes))
         if isinstance(self.class_weight, dict):
-            return np.array([self.class_weight.get(c, 1.0) for c in self.classes.tolist()], float)
+            return self._named_weights()
         totals = np.bincount(labels, weights, minlength=len(self.classes))
         present = totals > 0
         return totals.sum() / present.sum() / np.where(present, totals, 1)
+
+    def _named_weights(self):  # -> (n_classes,)
+        given, classes = self.class_weight, self.classes.tolist()
+        for label, weight in given.items():
+            if not isinstance(weight, Real) or not 0 <= weight < np.inf:
+                raise ValueError(
+                    f"class_weight gives class {label!r:.50} the weight {weight!r:.50}. Pass "
+                    "finite numbers that are not negative."
+                )
+        unknown, unnamed = [c for c in given if c not in classes], set(classes) - set(given)
+        if unknown and unnamed:  # scikit-learn takes weights of classes that a part of data lacks
+            raise ValueError(
+                f"class_weight has weights for {unknown!r:.80}, none of the classes "
+                f"{classes!r:.80}. Pass weights by labels as they are in y."
+            )
+        return np.array([given.get(c, 1.0) for c in classes], float)
 
     def check_target(self, target, name):
         """Raise ValueError where there is nothing to decide."""
@@ -118,7 +149,7 @@ class Classification:
         if len(present) < 2:
             raise ValueError(
                 f"{name} separates classes, and all samples with a weight are of one class, "
-                f"{self.classes[int(target[0, 0])]}; pass samples of two or more."
+                f"{self.classes[int(present[0])]}; pass samples of two or more."
             )
 
     def strata(self, target):  # -> Tensor (n,)
@@ -141,9 +172,25 @@ class Classification:
         return float(target[right, 1].sum() / target[:, 1].sum())
 
     def solve(self, features, target, C):  # (n, n_features_out), (n, 2) -> Head
-        """Return the head of logistic regression."""
-        model = LogisticRegression(C=C, max_iter=1000)
-        return _solve(model, features, to_numpy(target[:, 0]), target[:, 1])
+        """Return the head of logistic regression; classes without samples get a low intercept."""
+        known = target[:, 1] > 0
+        features, labels, weights = features[known], target[known, 0], target[known, 1]
+        present = labels.unique().long()
+        # two of more classes have two rows, opposite to one another: with w for their difference
+        # the penalty is |w|^2 / 4, where that of a single row is |w|^2 / 2
+        opposite = len(present) == 2 < self.n_outputs
+        model = LogisticRegression(C=2 * C if opposite else C, max_iter=1000)
+        head = _solve(model, features, to_numpy(labels), weights)
+        if opposite:
+            head = Head(*(torch.cat([-part, part]) / 2 for part in head))
+        if len(head.intercept) == self.n_outputs:
+            return head
+        coef = head.weights.new_zeros(self.n_outputs, head.weights.shape[1])
+        intercept = head.intercept.new_full((self.n_outputs,), _ABSENT)
+        return Head(
+            coef.index_copy(0, present, head.weights),
+            intercept.index_copy(0, present, head.intercept),
+        )
 
     def fitted(self, head):  # of codes in the units of the data -> dict
         """Return what users see."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import BaggingClassifier
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -244,6 +245,92 @@ def test_weights_of_classes_are_those_of_their_samples():
     np.testing.assert_array_equal(balanced.coef_, by_sample.coef_)
 
 
+# ---------------------------------------------------------------------------- absent classes
+
+
+@pytest.mark.parametrize("C", [0.1, 1.0])
+@pytest.mark.parametrize("present", [[0, 1], [0, 2], [0, 1, 3], [0, 1, 2, 3]])
+def test_the_head_minimises_the_cross_entropy_of_the_classes_that_are_there(present, C, generator):
+    """Two of several classes as well, for which scikit-learn's solver has a single row."""
+    features = torch.randn(200, 5, generator=generator, dtype=torch.float64)
+    labels = torch.randint(4, (200,), generator=generator)
+    weights = torch.rand(200, generator=generator, dtype=torch.float64)
+    weights = weights * sum(labels == c for c in present)
+    task, target = Classification(np.arange(4)), torch.column_stack([labels, weights])
+    head = task.solve(features, target, C)
+    leaves = [part.clone().requires_grad_() for part in head]
+    entropy = task.loss(features @ leaves[0].mT + leaves[1], target).sum()
+    penalised = C * entropy + 0.5 * leaves[0].square().sum()
+    gradients = torch.autograd.grad(penalised, leaves)
+    for gradient in gradients:  # in the units of scikit-learn's tol
+        assert gradient.abs().max() / (C * weights.sum()) < 2e-4
+    absent = [c for c in range(4) if c not in present]
+    probabilities = (features @ head.weights.mT + head.intercept).softmax(1)
+    assert (probabilities[:, absent] < 1e-12).all()
+
+
+@pytest.mark.parametrize("by", ["sample", "class"])
+def test_without_supervision_an_absent_class_changes_nothing_for_the_others(by):
+    y, given = np.r_[Y[:200], np.full(40, 3)], {3: 0} if by == "class" else None
+    weights = (y != 3).astype(float)
+    classifier = classifier_of(supervision=0.0, class_weight=given).fit(X, y, sample_weight=weights)
+    alone = classifier_of(supervision=0.0).fit(X, y, sample_weight=weights)
+    few = classifier_of(supervision=0.0).fit(X[:200], y[:200], sample_weight=np.ones(200))
+    np.testing.assert_array_equal(classifier.coef_, alone.coef_)
+    np.testing.assert_array_equal(classifier.coef_[:3], few.coef_)
+    assert np.isfinite(classifier.predict_log_proba(X)).all()
+
+
+@pytest.mark.parametrize("supervision", [0.5, 1.0])
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_a_class_without_weight_is_never_predicted(supervision, early_stopping):
+    options = dict(supervision=supervision, early_stopping=early_stopping)
+    by_sample = classifier_of(**options).fit(X, Y, sample_weight=(Y != 2).astype(float))
+    by_class = classifier_of(**options, class_weight={2: 0}).fit(X, Y)
+    np.testing.assert_array_equal(by_sample.coef_, by_class.coef_)
+    assert by_class.classes_.tolist() == [0, 1, 2]
+    assert by_class.predict_proba(X)[:, 2].max() < 1e-12
+    assert by_class.score(X, Y, sample_weight=Y != 2) > 0.6
+    assert np.isfinite(by_class.partial_fit(X, Y).coef_).all()
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ({2: -1.0}, "class 2 the weight -1"),
+        ({2: float("nan")}, "class 2 the weight nan"),
+        ({2: float("inf")}, "class 2 the weight inf"),
+        ({2: "much"}, "class 2 the weight 'much'"),
+        ({"2": 1.0}, r"\['2'\].*none of the classes"),
+        ({0: 0, 1: 0}, "one class, 2; pass"),
+        ({0: 0, 1: 0, 2: 0}, "no sample has a weight"),
+    ],
+    ids=repr,
+)
+def test_weights_of_classes_are_checked(weights, words):
+    with pytest.raises(ValueError, match=words):
+        classifier_of(class_weight=weights).fit(X, Y)
+    if "pass" not in words and "no sample" not in words:
+        with pytest.raises(ValueError, match=words):
+            classifier_of(class_weight=weights).partial_fit(X, Y, classes=[0, 1, 2])
+
+
+def test_weights_may_be_for_more_classes_than_a_part_of_the_data_has():
+    given = {0: 1.0, 1: 2.0, 2: 0.5}
+    classifier = classifier_of(class_weight=given).fit(X[Y < 2], Y[Y < 2])
+    assert classifier.classes_.tolist() == [0, 1]
+
+
+def test_a_bag_of_classifiers_may_miss_rare_classes():
+    y = np.r_[Y[:-1] % 2, 2]
+    bag = BaggingClassifier(classifier_of(max_iter=2), n_estimators=6, random_state=0).fit(X, y)
+    assert bag.predict_proba(X).shape == (len(X), 3)
+    lacks = [len(set(y[chosen])) < 3 for chosen in bag.estimators_samples_]
+    assert 0 < sum(lacks) < 6
+    for estimator, lacking in zip(bag.estimators_, lacks, strict=True):
+        assert (estimator.predict_proba(X)[:, 2].max() < 1e-12) == lacking
+
+
 # ---------------------------------------------------------------------------- stopping
 
 
@@ -290,6 +377,31 @@ def test_early_stopping_holds_samples_out():
     assert len(scores) - 1 - scores.argmax() == 3  # epochs after the best
     right = (classifier.predict(X) == Y).sum()
     assert right >= round(scores.max() * (len(X) - n_train))
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.25, 0.9])
+def test_held_out_samples_leave_each_class_one_to_learn_from(fraction):
+    """Of a class of any size, even one; the others are held out in proportion."""
+    y = np.r_[Y[:-3] % 2, 2, 3, 3]
+    classifier = classifier_of(early_stopping=True, validation_fraction=fraction, max_iter=2)
+    read = classifier._read(X, y)
+    n_held = -(-len(X) * fraction // 1)
+    assert len(read.held_out.x) == n_held
+    left, held = read.target[:, 0], read.held_out.target[:, 0]
+    assert left.unique().tolist() == [0, 1, 2, 3]
+    for label in (0, 1):
+        assert abs((held == label).sum() - fraction * (y == label).sum()) < 2
+    assert len(classifier.fit(X, y).validation_scores_) == 2
+
+
+@pytest.mark.parametrize(("n", "fraction"), [(2, 0.1), (3, 0.5), (10, 0.999)])
+def test_too_few_samples_to_hold_some_out_are_an_error_that_names_the_parameters(n, fraction):
+    x, y = X[:n], np.arange(n) % 3
+    classifier = classifier_of(early_stopping=True, validation_fraction=fraction)
+    words = f"early_stopping=True .*validation_fraction={fraction}.* pass more samples"
+    with pytest.raises(ValueError, match=words):
+        classifier.fit(x, y)
+    assert not hasattr(classifier, "components_")
 
 
 def test_a_fit_that_stopped_early_goes_on_from_its_checkpoint(tmp_path):
