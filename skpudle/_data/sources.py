@@ -9,6 +9,7 @@ from copy import copy
 import numpy as np
 import torch
 from scipy import sparse
+from sklearn.utils.validation import _num_samples
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from skpudle._data.arrays import host_array, refuse_batches, split_missing
@@ -267,27 +268,32 @@ def comes_in_parts(X, *, accept_sparse):
     return is_stream(X) or (accept_sparse and sparse.issparse(X))
 
 
-def check_exposure(exposure, X):  # -> (n_samples,) float64, or None
+def check_exposure(exposure, X, loss):  # -> (n_samples,) float64, or None
     """Return exposures of samples, checked.
 
     Raises
     ------
     ValueError
-        If they are not positive numbers, one for each row of an array.
+        If they are not positive numbers, one for each row of an array; or if the loss has none.
     """
     if exposure is None:
         return None
+    if loss != "poisson":
+        raise ValueError(f"exposure is for loss='poisson', but loss={loss!r}; pass none.")
     if is_stream(X):
         raise ValueError("exposure is for arrays of rows, but X is a stream; pass it in parts.")
-    exposure = np.asarray(host_array(exposure), dtype=np.float64)
-    n_samples = X.shape[0] if hasattr(X, "shape") else len(X)
-    if exposure.shape != (n_samples,) or not (np.isfinite(exposure) & (exposure > 0)).all():
+    n_samples = _num_samples(X)
+    try:
+        values = np.asarray(host_array(exposure), dtype=np.float64)
+    except (TypeError, ValueError):  # no numbers at all
+        values = np.empty(0)
+    if values.shape != (n_samples,) or not (np.isfinite(values) & (values > 0)).all():
         raise ValueError(
-            f"exposure has shape {exposure.shape} and values {np.array2string(exposure[:3])} ...; "
-            f"pass a positive number for each of the {n_samples} rows. Leave out samples that were "
-            "not observed."
+            f"exposure={exposure!r:.60} are no {n_samples} positive numbers; pass a positive "
+            f"number for each of the {n_samples} rows of X, and leave out samples that were not "
+            "observed."
         )
-    return exposure
+    return values
 
 
 def parts_of(X, n_rows):

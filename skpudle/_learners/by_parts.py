@@ -60,6 +60,26 @@ def in_one_piece(chunks, n_rows, X):
     return handed_over(result, X)
 
 
+def _wrong_shape(out, rows, codes):
+    sizes = ", ".join(map(str, codes.shape[1:]))
+    return ValueError(
+        f"out has shape {tuple(out.shape)}, but {rows} have codes of shape {codes.shape}; pass "
+        f"one of shape (n_samples, {sizes})."
+    )
+
+
+def _check_holds_codes(out, codes):
+    if isinstance(out, torch.Tensor):
+        holds = out.dtype.is_floating_point
+    else:
+        holds = np.can_cast(codes.dtype, getattr(out, "dtype", codes.dtype), "same_kind")
+    if not holds:
+        raise TypeError(
+            f"out holds {out.dtype}, which would cut codes off; pass an array of floating-point "
+            "numbers."
+        )
+
+
 class TransformsByParts:
     """What a transformer does with data that need not fit into memory."""
 
@@ -70,34 +90,43 @@ class TransformsByParts:
         ----------
         X : array-like, Tensor, memory map, dataset or iterable of batches
             Data, as for `transform` or, of any size, as for `fit`.
-        out : array-like of shape (n_samples, n_features_out)
-            What takes codes by ``out[first:last] = codes``, such as an array or a memory map.
+        out : array or Tensor of shape (n_samples, n_features_out)
+            Takes codes by ``out[first:last] = codes``: an array, a memory map or a tensor of
+            floating-point numbers.
 
         Returns
         -------
-        array-like
+        array or Tensor
             ``out``.
 
         Raises
         ------
-        TypeError, ValueError
-            If ``out`` is no array, or of another shape than the codes.
+        TypeError
+            If ``out`` is no array of floating-point numbers.
+        ValueError
+            If it has another shape than the codes.
         """
+        return self._transform_into(X, out)
+
+    def _transform_into(self, X, out, exposure=None):
         if not hasattr(out, "shape"):
             raise TypeError(
-                f"out is a {type(out).__name__}; pass an array or a memory map of shape "
+                f"out is a {type(out).__name__}; pass an array, a memory map or a tensor of shape "
                 f"(n_samples, {self._n_features_out})."
             )
         start = 0
-        for codes in self._codes_by_parts(X):
-            if start + len(codes) > len(out) or codes.shape[1:] != out.shape[1:]:
-                raise ValueError(
-                    f"out has shape {tuple(out.shape)}, but rows {start} to {start + len(codes)} "
-                    f"have codes of shape {codes.shape}; pass one of shape (n_samples, "
-                    f"{self._n_features_out})."
-                )
-            out[start : start + len(codes)] = codes
-            start += len(codes)
+        for codes in self._codes_by_parts(X, exposure):
+            rows = slice(start, start + len(codes))
+            if codes.shape[1:] != tuple(out.shape[1:]) or rows.stop > out.shape[0]:
+                raise _wrong_shape(out, f"rows {start} to {rows.stop}", codes)
+            _check_holds_codes(out, codes)
+            if isinstance(out, torch.Tensor):
+                out.detach()[rows] = to_tensor(codes).to(out)
+            else:
+                out[rows] = codes
+            start = rows.stop
+        if start < out.shape[0]:
+            raise _wrong_shape(out, f"X has {start} rows, which", codes)
         return out
 
     def transform_sparse(self, X):
@@ -118,7 +147,9 @@ class TransformsByParts:
         ValueError
             If codes are maps: a sparse array has rows and columns only.
         """
+        return self._transform_sparse(X)
 
+    def _transform_sparse(self, X, exposure=None):
         def compress(codes):
             if codes.ndim != 2:
                 raise ValueError(
@@ -128,13 +159,14 @@ class TransformsByParts:
                 )
             return sparse.csr_array(codes)
 
-        return sparse.vstack([compress(codes) for codes in self._codes_by_parts(X)], format="csr")
+        parts = self._codes_by_parts(X, exposure)
+        return sparse.vstack([compress(codes) for codes in parts], format="csr")
 
     def _parts(self, X, exposure=None):  # yields where they are, rows as X has them, exposures
         check_is_fitted(self)
         self._validate_params()  # parameters that are wrong are no error of a batch
         device = self._transform_device(X)  # what holds tensors decides, and not where these are
-        left = check_exposure(exposure, X)
+        left = check_exposure(exposure, X, self.loss)
         for where, rows in parts_of(X, PART):
             here, left = (None, None) if left is None else np.split(left, [len(rows)])
             given = {} if here is None else {"exposure": here}
@@ -165,7 +197,7 @@ class TransformsByParts:
         x, mask = split_missing(x if isinstance(x, torch.Tensor) else to_tensor(x))
         _check_n_features(self, X, reset=False)
         atoms = to_tensor(self.components_, self._transform_device(X), x.dtype)
-        exposure = check_exposure(exposure, X)
+        exposure = check_exposure(exposure, X, self.loss)
         offset = None if exposure is None else to_tensor(exposure).log().to(x)[:, None]
         return Rows(x, mask=mask, offset=offset), DenseDictionary(atoms)
 

@@ -26,7 +26,7 @@ from skpudle._learners.by_parts import PART, TransformsByParts, in_chunks, in_on
 from skpudle._learners.hidden import deviance_of_means, hidden_deviance, sums_of, together
 from skpudle._precision import own_precision
 from skpudle.interoperability import make_sparse_coder
-from skpudle.losses import Gaussian
+from skpudle.losses import Gaussian, loss_named
 
 __all__ = ["DictionaryTransformer", "codes_with_gradient"]
 
@@ -52,6 +52,7 @@ class DictionaryTransformer(
     # What a learner without these parameters does.
     device = "auto"
     split_sign = False
+    loss, n_trials = "gaussian", 1
 
     def _transform_encoder(self):
         """Return ``encoder(dictionary, x, mask=None)``, which maps rows of ``x`` to codes.
@@ -62,7 +63,7 @@ class DictionaryTransformer(
 
     def _loss(self):  # -> object of `skpudle.losses`
         """Return what data are to the reconstruction."""
-        return Gaussian()
+        return loss_named(self.loss, self.n_trials)
 
     def _offset(self, x, exposure=None):  # -> (n_features,) or (n, n_features) or None
         """Return what is added to the reconstruction of rows, where the loss has a baseline."""

@@ -42,7 +42,7 @@ from skpudle._learners.working import settled_baseline
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
-from skpudle.losses import Gaussian, loss_named
+from skpudle.losses import Gaussian
 from skpudle.operators import ConvDictionary, project_atoms
 
 __all__ = ["ConvLearner"]
@@ -78,9 +78,6 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     def _check_parameters(self):
         check_conv_parameters(self, self._kernel, self._stride)
-
-    def _loss(self):
-        return loss_named(self.loss, self.n_trials)
 
     def _encoder(self):
         return Encoder(depth_of(self), self.shrinkage, self.positive_code, loss=self._loss())

@@ -36,7 +36,7 @@ from skpudle.initialization import (
     initial_atoms,
     is_done,
 )
-from skpudle.losses import Gaussian, loss_named
+from skpudle.losses import Gaussian
 from skpudle.operators import DenseDictionary, project_atoms
 
 __all__ = ["DICT_INIT", "DenseLearner", "choose_atoms"]
@@ -60,14 +60,6 @@ def choose_atoms(dict_init, n_components, x, generator, *, atom_norm="unit", pos
     return project_atoms(atoms, atom_norm=atom_norm, positive=positive)
 
 
-def _log_exposure(exposure, X, device, loss):  # -> (n_samples, 1) or None
-    if exposure is None:
-        return None
-    if loss != "poisson":
-        raise ValueError(f"exposure is for loss='poisson', but loss={loss!r}; pass none.")
-    return to_tensor(check_exposure(exposure, X), device).log()[:, None]
-
-
 class DenseLearner(GradientLearner, DictionaryTransformer):
     """A learner of rows; see the subclasses for its parameters."""
 
@@ -78,7 +70,6 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     # What a learner without these parameters does.
     atom_norm = "unit"
     positive_dict = False
-    loss, n_trials = "gaussian", 1
     _alpha_share = 1.0  # what "auto" is, of the penalty that a dictionary is best found with
     _refines = False  # whether training goes on from the search, by "dec", for a few epochs
 
@@ -150,9 +141,6 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         """The parameter that is called alpha elsewhere, a number or "auto"."""
         raise NotImplementedError
 
-    def _loss(self):
-        return loss_named(self.loss, self.n_trials)
-
     def _check_parameters(self):
         """Raise ValueError if parameters contradict each other."""
 
@@ -173,7 +161,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             _check_feature_names(self, X, reset=False)
         self._check_parameters()
         options = {"allow_nan": self._allows_nan(), "largest": self._loss().largest}
-        offset = _log_exposure(exposure, X, device, self.loss)
+        exposure = check_exposure(exposure, X, self.loss)
+        offset = None if exposure is None else to_tensor(exposure, device).log()[:, None]
         reading = dict(accept_sparse=self.loss != "gaussian", offset=offset)
         source = open_source(X, device, batch_size=self._batch_size(), **reading, **options)
         if source is None:

@@ -146,6 +146,50 @@ class _ExposedLearner(DenseLearner):
         """
         return self._transform(X, exposure)
 
+    def transform_into(self, X, out, exposure=None):
+        """Encode data part by part, and write the codes into an array.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, dataset or iterable of batches
+            Data, as for `transform` or, of any size, as for `fit`.
+        out : array or Tensor of shape (n_samples, n_features_out)
+            Takes codes by ``out[first:last] = codes``: an array, a memory map or a tensor of
+            floating-point numbers.
+        exposure : array-like of shape (n_samples,), default=None
+            As for `fit`.
+
+        Returns
+        -------
+        array or Tensor
+            ``out``.
+
+        Raises
+        ------
+        TypeError
+            If ``out`` is no array of floating-point numbers.
+        ValueError
+            If it has another shape than the codes.
+        """
+        return self._transform_into(X, out, exposure)
+
+    def transform_sparse(self, X, exposure=None):
+        """Encode data part by part, and return only the codes that are not zero.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, dataset or iterable of batches
+            Data, as for `transform` or, of any size, as for `fit`.
+        exposure : array-like of shape (n_samples,), default=None
+            As for `fit`.
+
+        Returns
+        -------
+        scipy.sparse.csr_array of shape (n_samples, n_features_out)
+            Codes.
+        """
+        return self._transform_sparse(X, exposure)
+
     def fit_transform(self, X, y=None, exposure=None):
         """Learn a dictionary, and return the codes of the same data.
 

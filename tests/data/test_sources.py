@@ -555,11 +555,32 @@ def test_code_maps_of_a_stream_of_images_fit_into_an_array():
     np.testing.assert_allclose(out, codes, atol=1e-12)
 
 
-def test_an_array_for_codes_has_to_have_their_shape(X):
+@pytest.mark.parametrize("shape", [(70, 7), (69, 8), (71, 8), (70,), ()])
+@pytest.mark.parametrize("make_array", [np.zeros, torch.zeros])
+def test_an_array_for_codes_has_to_have_their_shape(make_array, shape, X):
+    """One that is longer than X would keep what was in its last rows."""
+    learner, words = make_learner().fit(X), r"out has shape .* pass one of shape \(n_samples, 8"
+    for data in (X, in_batches(X)):
+        with pytest.raises(ValueError, match=words):
+            learner.transform_into(data, make_array(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy, in_batches])
+def test_codes_go_into_a_tensor(kind, dtype, X, device):
     learner = make_learner().fit(X)
-    for shape in [(70, 7), (69, 8)]:
-        with pytest.raises(ValueError, match=r"out has shape .* pass one of shape \(n_samples, 8"):
-            learner.transform_into(X, np.zeros(shape))
+    out = torch.full((70, 8), torch.nan, dtype=dtype, device=device, requires_grad=True)
+    assert learner.transform_into(kind(X), out) is out
+    expected = torch.from_numpy(learner.transform(X)).to(dtype)
+    torch.testing.assert_close(out.detach().cpu(), expected, rtol=0, atol=1e-6)
+    assert out.requires_grad
+
+
+@pytest.mark.parametrize("out", [np.zeros((70, 8), int), torch.zeros(70, 8, dtype=torch.long),
+                                 np.zeros((70, 8), bool)])  # fmt: skip
+def test_codes_go_into_floating_point_numbers_only(out, X):
+    with pytest.raises(TypeError, match="out holds .*; pass .* floating-point numbers"):
+        make_learner().fit(X).transform_into(X, out)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: no memory")])

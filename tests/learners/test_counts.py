@@ -13,6 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from skpudle import Checkpoint, PUDLEDictionaryLearning
+from skpudle._learners import by_parts
 from skpudle.encoding import encode
 from skpudle.losses import Binomial, Poisson
 
@@ -335,14 +336,70 @@ def test_exposures_are_routed(counts):
         assert np.isfinite(search.best_score_)
 
 
+def test_exposures_go_with_their_rows_into_parts(counts, monkeypatch):
+    X, exposure = counts
+    learner = make("poisson").fit(X, exposure=exposure)
+    codes = learner.transform(X, exposure=exposure)
+    assert (codes != learner.transform(X)).any()
+    monkeypatch.setattr(by_parts, "PART", 64)
+    for rows in (X, sparse.csr_array(X), torch.tensor(X)):
+        found = learner.transform_sparse(rows, exposure=exposure)
+        np.testing.assert_allclose(found.toarray(), codes, rtol=0, atol=1e-10)
+        out = learner.transform_into(rows, np.zeros_like(codes), exposure=exposure)
+        np.testing.assert_allclose(out, codes, rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize(
-    "wrong", [np.ones(5), np.zeros(300), np.full(300, np.nan), np.ones((300, 1))]
+    "wrong",
+    [
+        np.ones(5),
+        np.zeros(300),
+        np.full(300, np.nan),
+        np.ones((300, 1)),
+        2.0,
+        True,
+        np.inf,
+        "long",
+        ["a"] * 300,
+        [[1.0], [1.0, 2.0]],
+        {"hours": 2.0},
+        object(),
+        torch.ones(5),
+    ],
+    ids=lambda wrong: f"{wrong!r:.30}",
 )
 def test_exposures_are_positive_numbers_one_for_each_sample(wrong, counts):
-    with pytest.raises(ValueError, match="pass a positive number for each"):
-        make("poisson").fit(counts[0], exposure=wrong)
-    with pytest.raises(ValueError, match="exposure is for loss='poisson'"):
-        make("gaussian").fit(counts[0], exposure=counts[1])
+    X, exposure = counts
+    learner = make("poisson", max_iter=1).fit(X, exposure=exposure)
+    out = np.zeros((300, 12))
+    for use in (
+        make("poisson").fit,
+        make("poisson").partial_fit,
+        learner.transform,
+        learner.score,
+        learner.transform_sparse,
+        lambda X, exposure: learner.transform_into(X, out, exposure=exposure),
+    ):
+        with pytest.raises(ValueError, match="pass a positive number for each of the 300 rows"):
+            use(X, exposure=wrong)
+
+
+@pytest.mark.parametrize("loss", ["gaussian", "binomial"])
+def test_exposures_are_for_counts_without_a_limit(loss, counts):
+    X, exposure = np.minimum(counts[0], N_TRIALS), counts[1]
+    learner = make(loss, max_iter=1).fit(X)
+    out = np.zeros((300, 12))
+    for use in (
+        make(loss).fit,
+        make(loss).partial_fit,
+        make(loss).fit_transform,
+        learner.transform,
+        learner.score,
+        learner.transform_sparse,
+        lambda X, exposure: learner.transform_into(X, out, exposure=exposure),
+    ):
+        with pytest.raises(ValueError, match=f"exposure is for loss='poisson', but loss='{loss}'"):
+            use(X, exposure=exposure)
 
 
 # ---------------------------------------------------------------------------- a life
