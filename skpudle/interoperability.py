@@ -27,6 +27,24 @@ def thresholds_hard(learner):
     return getattr(learner, "shrinkage", "soft") != "soft" or hasattr(learner, "threshold")
 
 
+def penalty_of(learner):
+    """Return the penalty or threshold that a learner encodes with.
+
+    Raises
+    ------
+    ValueError
+        If it was made of atoms alone, for which "auto" had no data to choose one from.
+    """
+    if getattr(learner, "transform_alpha", None) is not None:
+        return learner.transform_alpha
+    if not hasattr(learner, "alpha_"):
+        raise ValueError(
+            "alpha='auto' is chosen from data, and atoms alone came without. Pass transform_alpha, "
+            "or data to partial_fit."
+        )
+    return learner.alpha_
+
+
 def make_sparse_coder(learner, transform_algorithm="lasso_cd", **params):
     """Return scikit-learn's coder with the atoms of a fitted learner.
 
@@ -65,8 +83,7 @@ def make_sparse_coder(learner, transform_algorithm="lasso_cd", **params):
                 f"{type(learner).__name__} thresholds hard: its alpha_ is no penalty of a lasso. "
                 "Pass transform_alpha, or transform_algorithm='omp' with the number of atoms."
             )
-        own = getattr(learner, "transform_alpha", None)
-        defaults["transform_alpha"] = learner.alpha_ if own is None else own
+        defaults["transform_alpha"] = penalty_of(learner)
     coder = SparseCoder(
         learner.components_.copy(), transform_algorithm=transform_algorithm, **(defaults | params)
     )

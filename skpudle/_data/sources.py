@@ -289,9 +289,9 @@ def check_exposure(exposure, X, loss):  # -> (n_samples,) float64, or None
         values = np.empty(0)
     if values.shape != (n_samples,) or not (np.isfinite(values) & (values > 0)).all():
         raise ValueError(
-            f"exposure={exposure!r:.60} are no {n_samples} positive numbers; pass a positive "
-            f"number for each of the {n_samples} rows of X, and leave out samples that were not "
-            "observed."
+            f"exposure={' '.join(f'{exposure!r:.60}'.split())} is not an array of {n_samples} "
+            f"positive numbers; pass a positive number for each of the {n_samples} rows of X, and "
+            "leave out samples that were not observed."
         )
     return values
 

@@ -70,6 +70,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     # What a learner without these parameters does.
     atom_norm = "unit"
     positive_dict = False
+    _penalty = "alpha"  # the parameter that `alpha_` is of
     _alpha_share = 1.0  # what "auto" is, of the penalty that a dictionary is best found with
     _refines = False  # whether training goes on from the search, by "dec", for a few epochs
 
@@ -83,18 +84,20 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             Atoms as rows, or what `skpudle.interoperability.dictionary_of` takes. They stay as they
             are, whatever the constraints.
         **params : dict
-            Parameters of the learner. What "auto" chooses from data has to be given, unless
-            ``transform_algorithm="omp"`` does without.
+            Parameters of the learner. A penalty or threshold of "auto" is chosen from data, and has
+            to be a number here, unless ``transform_algorithm="omp"`` does without.
 
         Returns
         -------
         estimator
-            Ready for `transform`, and for `partial_fit`, which then needs a number for alpha.
+            Ready for `transform`, and for `partial_fit`, which chooses from its first data what
+            "auto" left open.
 
         Raises
         ------
         ValueError
-            If the atoms are no matrix of finite numbers, or alpha is missing.
+            If the atoms are no matrix of finite numbers, the penalty is missing, or the learner
+            learns more than atoms: a baseline (``loss``), or the weights of a task.
 
         Examples
         --------
@@ -108,19 +111,19 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         learner = cls(len(atoms), **params)
         learner._validate_params()
         learner._check_parameters()
-        if learner.loss != "gaussian":
+        if beside := learner._beside_atoms():
             raise ValueError(
-                f"loss={learner.loss!r} has a baseline, which is learned from data: pass the atoms "
-                "as dict_init, and fit."
+                f"{cls.__name__} learns {beside} from data, and there are none here. Pass the "
+                "atoms as dict_init, and fit."
             )
         alpha = learner._penalty_or_threshold
-        if alpha == "auto" and learner.get_params().get("transform_algorithm") != "omp":
+        if alpha == "auto" and not learner._does_without_alpha():
+            pursuit = "" if cls._penalty != "alpha" else ", or transform_algorithm='omp'"
             raise ValueError(
-                "alpha='auto' is chosen from data, and there are none: pass a number, or "
-                "transform_algorithm='omp'."
+                f"{cls._penalty}='auto' is chosen from data, and there are none: pass a number"
+                f"{pursuit}."
             )
-        alpha = float("nan" if alpha == "auto" else alpha)
-        model = learner._model(alpha=alpha, data_scale=1.0)
+        model = learner._model(alpha=None if alpha == "auto" else float(alpha))
         optimizer = learner._make_optimizer(model, atoms)
         optimizer.load(atoms, {})  # which would project them
         data = Data(None, None, None, atoms.device, input_attributes(to_numpy(atoms)))
@@ -137,9 +140,16 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         raise NotImplementedError
 
     @property
-    def _penalty_or_threshold(self):
-        """The parameter that is called alpha elsewhere, a number or "auto"."""
-        raise NotImplementedError
+    def _penalty_or_threshold(self):  # -> float or "auto"
+        return getattr(self, self._penalty)
+
+    def _beside_atoms(self):  # -> str or None
+        """Name what is learned beside atoms, and `transform` or decisions need."""
+        return None if self.loss == "gaussian" else f"a baseline (loss={self.loss!r})"
+
+    def _does_without_alpha(self):
+        """Return whether `transform` knows no penalty."""
+        return False
 
     def _check_parameters(self):
         """Raise ValueError if parameters contradict each other."""
@@ -211,15 +221,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         start = "data" if self._searches() else self.dict_init
         inside = dict(atom_norm=self.atom_norm, positive=self.positive_dict)
         atoms = choose_atoms(start, self.n_components, x, generator, **inside)
-        alpha = self._penalty_or_threshold
-        if alpha == "auto":
-            alpha = self._alpha_share * penalty * noise
-            if model.encoder.shrinkage == "hard":
-                # the penalty b^2 / (2 s) of a non-zero code lets atoms in whose correlation is
-                # above b / sqrt(s), where the lasso lets in what is above alpha
-                step = default_step(DenseDictionary(atoms)) if intercept is not None else None
-                alpha = penalty * float(model.step(atoms) if step is None else step) ** 0.5
-        model = replace(model, alpha=float(alpha))
+        alpha = self._chosen_alpha(model, atoms, penalty, noise)
+        model = replace(model, alpha=alpha)
 
         def rows(atoms):
             return atoms if intercept is None else torch.cat([atoms, intercept[None]])
@@ -235,6 +238,19 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         x = x if team is None else working_data(self._loss(), data.sample, None, data.offset).x
         found = self._search(x, data, model, atoms, float(penalty), course, rows)
         return model, found if intercept is None else settle(model, found, data, course.team)
+
+    def _chosen_alpha(self, model, atoms, penalty, noise=1.0):  # -> float
+        """Return the parameter, or for "auto" that of a penalty of working data and their noise."""
+        alpha = self._penalty_or_threshold
+        if alpha != "auto":
+            return float(alpha)
+        if model.encoder.shrinkage != "hard":
+            return self._alpha_share * penalty * noise
+        # the penalty b^2 / (2 s) of a non-zero code lets atoms in whose correlation is above
+        # b / sqrt(s), where the lasso lets in what is above alpha
+        least_squares = isinstance(model.encoder.loss, Gaussian)
+        step = model.step(atoms) if least_squares else default_step(DenseDictionary(atoms))
+        return penalty * float(step) ** 0.5
 
     def _searches(self):
         return isinstance(self.dict_init, str) and self.dict_init == "search"
@@ -269,6 +285,13 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         if state["from_samples"]:
             model = replace(model, rule=self._rule("dec"), from_samples=True)
         atoms = to_tensor(self.components_, data.device)
+        if model.data_scale is None:  # the first data of given atoms, which are of least squares
+            team, x, mask = current_team(), data.sample, data.mask
+            x, mask = (x, mask) if team is None else (team.collect(x), None)
+            model = replace(model, data_scale=mean_square(x))
+            if model.alpha is None:
+                alpha = self._chosen_alpha(model, atoms, auto_alpha(x, mask=mask))
+                model = replace(model, alpha=alpha)
         if self.loss == "gaussian":
             return model, atoms
         return model, torch.cat([atoms, to_tensor(self.intercept_, data.device)[None]])

@@ -126,11 +126,7 @@ class NOODLDictionaryLearning(DenseLearner):
         "n_unfoldings": [Interval(Integral, 1, None, closed="left")],
     }
 
-    _gradient = "noodl"
-
-    @property
-    def _penalty_or_threshold(self):
-        return self.threshold
+    _gradient, _penalty = "noodl", "threshold"
 
     def _encoder(self):
         return Encoder(self.n_unfoldings, "hard", initial_threshold=self.initial_threshold)

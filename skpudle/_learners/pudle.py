@@ -11,6 +11,7 @@ from skpudle._learners.base import train, update
 from skpudle._learners.dense import DenseLearner
 from skpudle._learners.models import Decay, Encoder
 from skpudle._precision import training_mode
+from skpudle.interoperability import penalty_of
 from skpudle.losses import LOSSES
 from skpudle.omp import solve_omp
 from skpudle.shrinkage import SHRINKAGES
@@ -559,9 +560,8 @@ class PUDLEDictionaryLearning(_ExposedLearner):
             return self.gradient
         return "dec" if self._searches() else "ae-ls"
 
-    @property
-    def _penalty_or_threshold(self):
-        return self.alpha
+    def _does_without_alpha(self):
+        return self.transform_algorithm == "omp"
 
     def _encoder(self):
         options = self.n_unfoldings, self.shrinkage, self.positive_code
@@ -577,7 +577,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
             encoder = replace(encoder, n_unfoldings=None)
         return partial(
             encoder.encode,
-            alpha=self.alpha_ if self.transform_alpha is None else self.transform_alpha,
+            alpha=penalty_of(self),
             step_size=getattr(self, "step_size_", None),
             lambda_decay=self.lambda_decay_,
             warn=True,

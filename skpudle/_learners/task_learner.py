@@ -151,6 +151,82 @@ class TaskLearner(PUDLEDictionaryLearning):
         """
         return train(self, X, y, sample_weight=sample_weight)
 
+    def transform(self, X):
+        """Encode data with the learned dictionary.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data. NaN marks missing entries, with a number of unfoldings.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_features_out)
+            Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
+            ``split_sign=True`` positive parts come first, then negative parts.
+        """
+        return self._transform(X)
+
+    def fit_transform(self, X, y, sample_weight=None):
+        """Learn a dictionary and what its codes decide, and return the codes.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for `fit`.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_features_out)
+            Codes, as of `transform`.
+        """
+        return self.fit(X, y, sample_weight=sample_weight).transform(X)
+
+    def transform_into(self, X, out):
+        """Encode data part by part, and write the codes into an array.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, dataset or iterable of batches
+            Data, as for `transform`, of any size.
+        out : array or Tensor of shape (n_samples, n_features_out)
+            Takes codes by ``out[first:last] = codes``: an array, a memory map or a tensor of
+            floating-point numbers.
+
+        Returns
+        -------
+        array or Tensor
+            ``out``.
+        """
+        return self._transform_into(X, out)
+
+    def transform_sparse(self, X):
+        """Encode data part by part, and return only the codes that are not zero.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, dataset or iterable of batches
+            Data, as for `transform`, of any size.
+
+        Returns
+        -------
+        scipy.sparse.csr_array of shape (n_samples, n_features_out)
+            Codes.
+        """
+        return self._transform_sparse(X)
+
+    def _beside_atoms(self):
+        return "the weights of its decisions"
+
+    def _check_head(self):
+        """Raise ValueError if the weights are for other features of codes than there are now."""
+        known, now = np.shape(self.coef_)[-1], self._n_features_out
+        if known != now:
+            raise ValueError(
+                f"split_sign={self.split_sign}, but coef_ has weights for {known} features of "
+                f"codes where there are {now} now. Set the parameter as it was, or fit again."
+            )
+
     def _read(self, X, y, *, known=False, part=False, classes=None, sample_weight=None):  # -> Data
         name = type(self).__name__
         if y is None:
@@ -165,10 +241,9 @@ class TaskLearner(PUDLEDictionaryLearning):
         y = self._task_kind.check(host_array(y), self)
         check_consistent_length(x, y)
         weights = _check_sample_weight(host_array(sample_weight), y, ensure_non_negative=True)
-        check_some_weight(weights, name)
         task, inputs = self._task(y, weights, known, classes)
         target = to_tensor(task.target(y, weights), x.device).to(x.dtype)
-        check_some_weight(target[:, -1], name)  # times those of classes
+        check_some_weight(target[:, -1], name)
         if not part:
             task.check_target(target, name)
         if self.supervision or sample_weight is not None:
@@ -203,6 +278,7 @@ class TaskLearner(PUDLEDictionaryLearning):
         return model, model.layout.pack(atoms, head)
 
     def _known_model(self, data, generator):  # -> model, rows
+        self._check_head()
         model, atoms = super()._known_model(data, generator)
         state = self._training_state
         model = self._task_model(model, atoms, data, state["mean_weight"], state["total_weight"])
@@ -255,6 +331,7 @@ class TaskLearner(PUDLEDictionaryLearning):
 
     def _decisions(self, X):  # -> (n, n_outputs)
         check_is_fitted(self, "coef_")
+        self._check_head()
         codes = to_tensor(self.transform(X))
         coef, intercept = (
             to_tensor(part).to(codes)

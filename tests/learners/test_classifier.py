@@ -1,6 +1,7 @@
 """A dictionary for a task: its gradient, its ends at supervision 0 and 1, scikit-learn's habits."""
 
 import pickle
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skpudle import Checkpoint, PUDLEClassifier, PUDLEDictionaryLearning
+from skpudle import Checkpoint, PUDLEClassifier, PUDLEDictionaryLearning, PUDLERegressor
 from skpudle._data.batches import Batch
 from skpudle._learners.models import Decay, Encoder
 from skpudle._learners.task_model import TaskLayout, TaskModel, joint
@@ -519,6 +520,52 @@ def test_errors_say_what_to_do(fitted):
         classifier_of(class_weight="balanced").partial_fit(X, Y, classes=[0, 1, 2])
     with pytest.raises(TypeError, match="partial_fit"):
         classifier_of().fit(iter([X]), Y)
+
+
+def test_atoms_alone_make_no_classifier():
+    for learner in (PUDLEClassifier, PUDLERegressor):
+        with pytest.raises(ValueError, match=f"{learner.__name__} learns .* dict_init, and fit"):
+            learner.from_components(np.eye(3), alpha=0.5)
+
+
+def test_a_parameter_of_the_head_that_has_changed_since_fit_is_named():
+    """The number of features of a code is that of the weights, whatever the parameter is now."""
+    changed = classifier_of().fit(X, Y).set_params(split_sign=False)
+    words = "split_sign=False, .* 12 .* 6 .*fit again"
+    for use in (changed.predict, changed.predict_proba, changed.decision_function):
+        with pytest.raises(ValueError, match=words):
+            use(X)
+    for use in (changed.score, changed.partial_fit):
+        with pytest.raises(ValueError, match=words):
+            use(X, Y)
+    regressor = PUDLERegressor(6, max_iter=1, tol=None, random_state=0).fit(X, X[:, 0])
+    with pytest.raises(ValueError, match=words):
+        regressor.set_params(split_sign=False).predict(X)
+    np.testing.assert_array_equal(
+        changed.set_params(split_sign=True).predict(X), classifier_of().fit(X, Y).predict(X)
+    )
+    assert changed.set_params(split_sign=False).fit(X, Y).score(X, Y) > 0.5
+
+
+def test_it_is_a_transformer_of_rows_without_exposures(fitted):
+    """Its codes are of least squares; `fit_transform` weighs samples as `fit` does."""
+    weights = np.random.default_rng(0).uniform(0.5, 2, len(X))
+    codes = classifier_of().fit_transform(X, Y, sample_weight=weights)
+    expected = classifier_of().fit(X, Y, sample_weight=weights).transform(X)
+    np.testing.assert_array_equal(codes, expected)
+    np.testing.assert_array_equal(fitted.transform_sparse(X).toarray(), fitted.transform(X))
+    for name in ("fit", "partial_fit", "transform", "fit_transform", "score", "transform_sparse"):
+        assert "exposure" not in signature(getattr(fitted, name)).parameters
+
+
+def test_some_sample_has_a_weight():
+    only = {0: 0.0, 1: 0.0}
+    classifier = classifier_of(class_weight=only)
+    rows = Y < 2
+    for method in (classifier.fit, classifier.partial_fit):
+        given = {} if method == classifier.fit else {"classes": [0, 1]}
+        with pytest.raises(ValueError, match="no sample has a weight above 0. Pass"):
+            method(X[rows], Y[rows], **given)
 
 
 def test_a_wrong_label_leaves_the_estimator_as_it_was(fitted):

@@ -9,7 +9,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import orthogonal_mp_gram
 from small import VARIANTS, make, make_data, numpy_codes
 
-from skpudle import PUDLEDictionaryLearning
+from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.omp import solve_omp
 
 # ---------------------------------------------------------------------------- transform
@@ -256,5 +256,39 @@ def test_components_alone_are_enough_for_a_pursuit_and_for_nothing_else(X, atoms
     learner = PUDLEDictionaryLearning.from_components(2 * atoms, transform_algorithm="omp")
     np.testing.assert_array_equal(learner.components_, 2 * atoms)
     assert learner.transform(X).shape == (len(X), len(atoms))
-    with pytest.raises(ValueError, match="alpha='auto'.*pass a number"):
+    with pytest.raises(ValueError, match="alpha='auto'.*pass a number, or transform_algorithm"):
         PUDLEDictionaryLearning.from_components(atoms)
+    with pytest.raises(ValueError, match="threshold='auto'.*pass a number[.]"):
+        NOODLDictionaryLearning.from_components(atoms)
+    learner.set_params(transform_algorithm="unfolded")
+    for use in (learner.transform, learner.score, lambda X: learner.to_sparse_coder()):
+        with pytest.raises(ValueError, match="alpha='auto'.*transform_alpha"):
+            use(X)
+    assert np.isfinite(learner.set_params(transform_alpha=0.1).transform(X)).all()
+
+
+@pytest.mark.parametrize("alpha", ["auto", 0.25])
+@pytest.mark.parametrize("params", [{}, dict(shrinkage="hard"), dict(optimizer="adam")], ids=repr)
+def test_a_first_part_of_the_data_chooses_what_atoms_alone_leave_open(params, alpha, X, atoms):
+    """Alpha and the unit of gradients, as it does where atoms are an initial dictionary."""
+    common = dict(transform_algorithm="omp", gradient="ae-ls", random_state=0, **params)
+    learner = PUDLEDictionaryLearning.from_components(atoms, **common)
+    learner.set_params(alpha=alpha).partial_fit(X)
+    begun = PUDLEDictionaryLearning(len(atoms), dict_init=atoms, alpha=alpha, **common)
+    begun.partial_fit(X)
+    assert learner.alpha_ == pytest.approx(begun.alpha_, rel=1e-12)
+    np.testing.assert_allclose(learner.components_, begun.components_, rtol=0, atol=1e-12)
+    learner.partial_fit(2 * X)
+    assert learner.alpha_ == pytest.approx(begun.alpha_, rel=1e-12)
+
+
+def test_gradients_are_in_units_of_the_first_part(X, atoms):
+    """By powers of two, exactly; Adam's eps is in this unit."""
+    params = dict(optimizer="adam", n_unfoldings=5, random_state=0)
+    found = [
+        PUDLEDictionaryLearning.from_components(atoms, alpha=0.1 * scale, **params)
+        .partial_fit(scale * X)
+        .components_
+        for scale in (1.0, 2.0**-20)
+    ]
+    np.testing.assert_array_equal(*found)
