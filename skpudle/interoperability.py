@@ -77,7 +77,7 @@ def make_sparse_coder(learner, transform_algorithm="lasso_cd", **params):
             f"{type(learner).__name__} learns: use its transform."
         )
     defaults = {name: getattr(learner, name, False) for name in ("split_sign", "positive_code")}
-    if transform_algorithm.startswith("lasso_") and "transform_alpha" not in params:
+    if transform_algorithm in ("lasso_cd", "lasso_lars") and "transform_alpha" not in params:
         if thresholds_hard(learner):
             raise ValueError(
                 f"{type(learner).__name__} thresholds hard: its alpha_ is no penalty of a lasso. "

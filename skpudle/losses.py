@@ -164,4 +164,6 @@ LOSSES = {"gaussian": Gaussian, "poisson": Poisson, "binomial": Binomial}
 
 def loss_named(name, n_trials=1):
     """Return the loss of a name, of so many trials where it has them."""
+    if not isinstance(name, str) or name not in LOSSES:
+        raise ValueError(f"loss={name!r:.50} is unknown; pass one of {sorted(LOSSES)}.")
     return Binomial(float(n_trials)) if name == "binomial" else LOSSES[name]()

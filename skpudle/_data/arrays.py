@@ -204,6 +204,10 @@ def _with_gaps(X):
 
 def refuse_batches(X):
     """Raise an error for what makes batches, or holds them, and is no array of rows."""
+    if isinstance(X, torch.Tensor) and X.layout is not torch.strided:
+        raise TypeError(
+            f"A dense tensor is required, got one of layout {X.layout}; use .to_dense()."
+        )
     if callable(X):
         raise TypeError(
             f"X is {getattr(X, '__name__', type(X).__name__)}, which is to be called, not data. "
@@ -279,14 +283,10 @@ def check_rows(X, *, largest=None, **options):
 def _check_rows(X, *, estimator=None, copy=False, allow_nan=False):
     finite = "allow-nan" if allow_nan else True
     options = {"dtype": [np.float64, np.float32], "order": "C", "ensure_all_finite": finite}
+    refuse_batches(X)
     if not isinstance(X, torch.Tensor):
-        refuse_batches(X)
         X = _with_gaps(X) if isinstance(X, np.ma.MaskedArray) else X
         return _check_array(X, estimator=estimator, copy=copy, **options)
-    if X.layout is not torch.strided:
-        raise TypeError(
-            f"A dense tensor is required, got one of layout {X.layout}; use .to_dense()."
-        )
     if X.is_complex():
         raise ValueError(f"Complex data not supported, got a tensor of dtype {X.dtype}.")
     X = X.detach().resolve_neg()  # a conjugate's imaginary part only remembers its sign

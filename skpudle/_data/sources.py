@@ -306,9 +306,9 @@ def parts_of(X, n_rows):
         return
     if not is_stream(X):
         refuse_batches(X)
-        rows = getattr(X, "iloc", X)
-        for start in range(0, max(len(X), 1), n_rows):  # none are a part too, which is refused
-            stop = min(start + n_rows, len(X))
+        rows, n_samples = getattr(X, "iloc", X), _num_samples(X)
+        for start in range(0, max(n_samples, 1), n_rows):  # none are a part too, which is refused
+            stop = min(start + n_rows, n_samples)
             yield f"rows {start} to {stop}", rows[start:stop]
         return
     if isinstance(X, Dataset):

@@ -332,6 +332,8 @@ def update(learner, X, y, **of_samples):
     """Go through data once; what else belongs to the samples goes to `_read`."""
     team, interrupts = current_team(), Interrupts()
     known = hasattr(learner, "components_")
+    if known:  # scikit-learn's context checks parameters for a first call only
+        learner._validate_params()
     data = learner._read(X, y, known=known, **of_samples)
     if team is not None:
         team.check_agreement(task_of(learner, "partial_fit", data.sample))

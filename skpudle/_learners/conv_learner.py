@@ -108,8 +108,20 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             )
         return images
 
-    def _read_and_build(self, X, *, colours=False, **checks):  # -> Images, ConvNetwork
+    def _check_known(self):
+        """Raise an error unless it is fitted, for the parameters that it has now."""
         check_is_fitted(self)
+        self._validate_params()  # they may have been set since `fit`
+        self._check_parameters()
+        found = self.components_.shape[1 : 1 + len(self._kernel)]
+        if found != self._kernel:
+            raise ValueError(
+                f"atom_shape={self.atom_shape!r:.80}, but the atoms in components_ have the shape "
+                f"{found}. Set the parameter as it was, or fit again."
+            )
+
+    def _read_and_build(self, X, *, colours=False, **checks):  # -> Images, ConvNetwork
+        self._check_known()
         images = self._read_known(X, colours=colours, **checks)
         return images, self._network(images.tensors[0])
 
@@ -118,12 +130,9 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         noise = Noise.of(self.noise_std)
         return ConvNetwork(parameters, self._stride, self._encoder(), noise, self.lambda_decay_)
 
-    def _transform_encoder(self):  # of parts of data, which `transform` encodes
-        self._check_parameters()
-
     @property
     def _n_features_out(self):
-        check_is_fitted(self)
+        self._check_known()
         size = self._training_state["image_size"]
         positions = covering_positions(size, self._kernel, self._stride) if size else ()
         return self.n_components_ * prod(positions)
@@ -139,6 +148,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         self._check_parameters()
         gaps = {"allow_nan": self._allows_nan()}
         if known:
+            self._check_known()
             dtype = to_tensor(self.components_).dtype
             images = self._read_known(X, **gaps).map(lambda x: x.to(dtype))
         else:

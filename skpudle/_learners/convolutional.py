@@ -1,6 +1,7 @@
 """Convolutional dictionaries of images and signals, and denoising with them."""
 
-from math import log10, prod
+from math import inf, log10, prod
+from numbers import Real
 
 import torch
 
@@ -412,6 +413,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             Images, of the size seen in `fit` if their codes have as many positions, and else as
             large as the copies of the atoms.
         """
+        self._check_known()
         first = X[0] if isinstance(X, list) and len(X) else X
         device, size = self._transform_device(first), self._training_state["image_size"]
         positions = covering_positions(size, self._kernel, self._stride) if size else None
@@ -499,6 +501,11 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             other than "gaussian", whatever ``y``, the share of the deviance of pixels that is
             explained by the others, against the mean of each channel; a tenth is hidden at a time.
         """
+        if not isinstance(peak, Real) or not 0 < peak < inf:
+            raise ValueError(
+                f"peak={peak!r:.50} is no largest value of pixels; pass a positive number, such as "
+                "1.0 or 255."
+            )
         if self.loss != "gaussian":
             return self._explained(X)
         images, network = self._read_and_build(X, colours=True)
@@ -511,7 +518,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             denoised = denoise_images(network, image[None], **options)[0]
             error = as_images(self, denoised) - as_images(self, target)
             error = float(error.double().square().mean())
-            total += 10 * log10(peak**2 / error) if error else float("inf")
+            total += 20 * log10(peak) - 10 * log10(error) if error else inf
         return total / len(images)
 
     @torch.no_grad()

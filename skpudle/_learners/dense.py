@@ -158,6 +158,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return True
 
     def _transform_encoder(self):
+        self._validate_params()  # they may have been set since `fit`
         return partial(
             self._encoder().encode,
             alpha=self.alpha_,

@@ -176,7 +176,13 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
 
         options = bpdndl.BPDNDictLearn.Options()
         options.update({"Verbose": bool(self.verbose), "MaxMainIter": self.max_iter})
-        options.update(self.options or {})
+        try:
+            options.update(self.options or {})
+        except Exception as error:  # SPORCO has classes of its own for them
+            raise ValueError(
+                f"SPORCO takes no such options={self.options!r:.200} ({error}). Pass nested "
+                "dictionaries of what its BPDNDictLearn.Options has."
+            ) from error
         own_callback, max_iter = options["Callback"], options["MaxMainIter"]
         root = self._init_callback_context(max_subtasks=max_iter)
         task, stop = None, False

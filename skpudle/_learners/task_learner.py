@@ -23,7 +23,7 @@ from skpudle._learners.models import DenseModel
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.targets import distinct, hold_out
 from skpudle._learners.task_model import TaskLayout, TaskModel, joint
-from skpudle._learners.tasks import Head, check_some_weight
+from skpudle._learners.tasks import Head, check_weights
 from skpudle._precision import own_precision, training_mode
 from skpudle._training.team import current_team
 
@@ -241,9 +241,10 @@ class TaskLearner(PUDLEDictionaryLearning):
         y = self._task_kind.check(host_array(y), self)
         check_consistent_length(x, y)
         weights = _check_sample_weight(host_array(sample_weight), y, ensure_non_negative=True)
+        check_weights(weights, name)  # scikit-learn lets a single number through
         task, inputs = self._task(y, weights, known, classes)
         target = to_tensor(task.target(y, weights), x.device).to(x.dtype)
-        check_some_weight(target[:, -1], name)
+        check_weights(target[:, -1], name)
         if not part:
             task.check_target(target, name)
         if self.supervision or sample_weight is not None:

@@ -31,7 +31,7 @@ from torch.nn.functional import cross_entropy
 
 from skpudle._data.arrays import to_numpy, to_tensor
 
-__all__ = ["Classification", "Head", "Regression", "check_some_weight", "class_decisions"]
+__all__ = ["Classification", "Head", "Regression", "check_weights", "class_decisions"]
 
 # The intercept of a class that no sample has; by cross-entropy it would be -infinity, from where
 # no gradient comes back. The rows of logistic regression add up to zero, so that the largest
@@ -54,8 +54,14 @@ class Head(NamedTuple):
     intercept: Tensor
 
 
-def check_some_weight(weights, name):
-    """Raise ValueError where no sample counts."""
+def check_weights(weights, name):
+    """Raise ValueError for weights that are no finite numbers from 0 on, or where none is above."""
+    wrong = weights[~((weights >= 0) & (weights < float("inf")))]
+    if len(wrong):
+        raise ValueError(
+            f"{name} has samples of weight {float(wrong[0])}. Pass finite numbers that are not "
+            "negative as sample_weight."
+        )
     if not (weights > 0).any():
         raise ValueError(
             f"{name} learns from weighted samples, and no sample has a weight above 0. Pass a "

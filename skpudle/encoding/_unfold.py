@@ -261,7 +261,7 @@ def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0,
 def _levels(like, n_axes, alpha, n_unfoldings, step, lambda_decay, shrinkage):
     alpha = as_scalars(alpha, like)
     levels = alpha.reshape(-1, alpha.shape[-1] if alpha.ndim else 1, *[1] * n_axes)
-    levels = levels.expand(n_unfoldings, *levels.shape[1:])
+    levels = levels.expand(int(n_unfoldings), *levels.shape[1:])
     if shrinkage == "hard":
         return levels
     unfolding = torch.arange(n_unfoldings, dtype=like.dtype, device=like.device)
