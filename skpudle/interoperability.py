@@ -22,6 +22,10 @@ __all__ = ["dictionary_of", "load_atoms", "make_sparse_coder", "save_atoms"]
 _CODING = ("shrinkage", "positive_code", "n_unfoldings", "step_size", "atom_norm")
 
 
+# What scikit-learn's coder finds codes by.
+_ALGORITHMS = ("lasso_cd", "lasso_lars", "lars", "omp", "threshold")
+
+
 def thresholds_hard(learner):
     """Return whether the alpha of a learner is a threshold, and no penalty of a lasso."""
     return getattr(learner, "shrinkage", "soft") != "soft" or hasattr(learner, "threshold")
@@ -67,8 +71,8 @@ def make_sparse_coder(learner, transform_algorithm="lasso_cd", **params):
     Raises
     ------
     ValueError
-        If the lasso is asked for and the learner thresholds hard, so that its alpha is no penalty;
-        or if its atoms are convolved.
+        If scikit-learn has no such algorithm; if the lasso is asked for and the learner thresholds
+        hard, so that its alpha is no penalty; or if its atoms are convolved.
     """
     check_is_fitted(learner, "components_")
     if hasattr(learner, "atom_shape"):
@@ -76,8 +80,13 @@ def make_sparse_coder(learner, transform_algorithm="lasso_cd", **params):
             "scikit-learn's coder knows no convolutions, which are what "
             f"{type(learner).__name__} learns: use its transform."
         )
+    if not isinstance(transform_algorithm, str) or transform_algorithm not in _ALGORITHMS:
+        raise ValueError(
+            f"transform_algorithm={transform_algorithm!r:.50} is none of scikit-learn's; pass one "
+            f"of {_ALGORITHMS}."
+        )
     defaults = {name: getattr(learner, name, False) for name in ("split_sign", "positive_code")}
-    if transform_algorithm in ("lasso_cd", "lasso_lars") and "transform_alpha" not in params:
+    if transform_algorithm.startswith("lasso_") and "transform_alpha" not in params:
         if thresholds_hard(learner):
             raise ValueError(
                 f"{type(learner).__name__} thresholds hard: its alpha_ is no penalty of a lasso. "

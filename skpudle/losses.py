@@ -25,6 +25,8 @@ auto-encoders for natural exponential-family distributions", ICML 2020.
 """
 
 from dataclasses import dataclass
+from math import inf
+from numbers import Real
 
 import torch
 from torch.nn.functional import logsigmoid
@@ -166,4 +168,8 @@ def loss_named(name, n_trials=1):
     """Return the loss of a name, of so many trials where it has them."""
     if not isinstance(name, str) or name not in LOSSES:
         raise ValueError(f"loss={name!r:.50} is unknown; pass one of {sorted(LOSSES)}.")
-    return Binomial(float(n_trials)) if name == "binomial" else LOSSES[name]()
+    if name != "binomial":
+        return LOSSES[name]()
+    if not isinstance(n_trials, Real) or not 1 <= n_trials < inf:
+        raise ValueError(f"n_trials={n_trials!r:.50} is no number of trials; pass one from 1 on.")
+    return Binomial(float(n_trials))

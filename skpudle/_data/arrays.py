@@ -76,7 +76,7 @@ def resolve_device(device, X=None):
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch is not consistent
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         available = ["cpu"]
         available += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
         available += ["mps"] if torch.backends.mps.is_available() else []
@@ -135,6 +135,7 @@ def to_numpy(tensor):
 
 def host_array(X):
     """Return a tensor as an array, wherever it is and whatever graph it has; all else as it is."""
+    _refuse_sparse(X)
     return to_numpy(X) if isinstance(X, torch.Tensor) else X
 
 
@@ -202,12 +203,16 @@ def _with_gaps(X):
     return X.astype(X.dtype if X.dtype == np.float32 else np.float64).filled(np.nan)
 
 
-def refuse_batches(X):
-    """Raise an error for what makes batches, or holds them, and is no array of rows."""
+def _refuse_sparse(X):
     if isinstance(X, torch.Tensor) and X.layout is not torch.strided:
         raise TypeError(
             f"A dense tensor is required, got one of layout {X.layout}; use .to_dense()."
         )
+
+
+def refuse_batches(X):
+    """Raise an error for what makes batches, or holds them, and is no array of rows."""
+    _refuse_sparse(X)
     if callable(X):
         raise TypeError(
             f"X is {getattr(X, '__name__', type(X).__name__)}, which is to be called, not data. "

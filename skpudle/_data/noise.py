@@ -10,9 +10,10 @@ from math import inf, sqrt
 from numbers import Real
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
-from skpudle._data.arrays import to_tensor
+from skpudle._data.arrays import host_array, to_tensor
 from skpudle._data.callers import users_level
 from skpudle.losses import Poisson
 
@@ -40,11 +41,16 @@ class Noise(NamedTuple):
         Raises
         ------
         ValueError
-            If a pair is none, or holds what no noise can be.
+            If it is no number, or a pair that is none or holds what no noise can be.
         """
         if noise_std == "poisson":
             return cls(1.0, 1.0, of_photons=True)
         if not isinstance(noise_std, tuple):
+            if not isinstance(noise_std, Real):
+                raise ValueError(
+                    f"noise_std={noise_std!r:.80} is no standard deviation; pass a number, a pair "
+                    "(low, high) of them, or 'poisson'."
+                )
             return cls(float(noise_std), float(noise_std))
         positive = all(isinstance(level, Real) and 0 < level < inf for level in noise_std)
         if len(noise_std) != 2 or not positive or noise_std[0] > noise_std[1]:
@@ -95,7 +101,11 @@ class Noise(NamedTuple):
                 f"noise_std={noise_std!r:.50}, but how noisy photons are is what they are counts "
                 "of; pass none."
             )
-        levels = to_tensor(noise_std, images.tensors[0].device, images.dtype)
+        try:
+            levels = np.asarray(host_array(noise_std), dtype=np.float64)
+        except (TypeError, ValueError):  # no numbers at all
+            levels = np.empty(0)
+        levels = to_tensor(levels, images.tensors[0].device, images.dtype)
         if levels.shape not in ((), (len(images),)) or not (levels > 0).all():
             raise ValueError(
                 f"noise_std={noise_std!r:.50} is no positive number, nor one for each of "

@@ -306,6 +306,7 @@ def parts_of(X, n_rows):
         return
     if not is_stream(X):
         refuse_batches(X)
+        X = X if hasattr(X, "shape") or isinstance(X, list | tuple) else np.asarray(X)
         rows, n_samples = getattr(X, "iloc", X), _num_samples(X)
         for start in range(0, max(n_samples, 1), n_rows):  # none are a part too, which is refused
             stop = min(start + n_rows, n_samples)

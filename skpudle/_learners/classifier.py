@@ -251,7 +251,9 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
                 "class_weight='balanced' needs all labels at once, and partial_fit sees some; pass "
                 "the weights of the classes as a dict."
             )
-        classes = getattr(self, "classes_", None) if classes is None else np.unique(classes)
+        classes = (
+            getattr(self, "classes_", None) if classes is None else np.unique(host_array(classes))
+        )
         given = {"classes": classes, "sample_weight": sample_weight}
         return update(self, X, y, part=True, **given)
 

@@ -219,6 +219,7 @@ class DictionaryTransformer(
         ValueError
             If the loss is not that of least squares, which those codes are for.
         """
+        check_is_fitted(self)
         if not isinstance(self._loss(), Gaussian):
             raise ValueError(
                 f"scikit-learn's coder minimises least squares, but loss={self.loss!r}; use "

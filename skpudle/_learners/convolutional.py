@@ -12,6 +12,7 @@ from skpudle._learners.conv_parameters import searches
 from skpudle._learners.denoising import denoise_images
 from skpudle._learners.given_images import as_images, largest_of, targets_of
 from skpudle._learners.hidden import deviance_of_means, deviance_of_pixels, sums_of
+from skpudle.losses import Gaussian
 
 __all__ = ["ConvPUDLEDictionaryLearning"]
 
@@ -506,7 +507,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
                 f"peak={peak!r:.50} is no largest value of pixels; pass a positive number, such as "
                 "1.0 or 255."
             )
-        if self.loss != "gaussian":
+        if not isinstance(self._loss(), Gaussian):
             return self._explained(X)
         images, network = self._read_and_build(X, colours=True)
         inputs, targets = images.singles(), targets_of(self, y, images)

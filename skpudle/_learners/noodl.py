@@ -29,8 +29,9 @@ class NOODLDictionaryLearning(DenseLearner):
         number of features.
 
     threshold : float or "auto", default="auto"
-        Codes below it, :math:`b`, become zero. "auto" is a tenth of the step size times the median
-        over samples of the largest correlation with an initial atom.
+        Codes below it, :math:`b`, become zero. "auto" is 0.07 times the root mean square norm of
+        the samples that are not zero, times the root of the step size, as for the hard shrinkage of
+        `PUDLEDictionaryLearning`.
 
     initial_threshold : float, default=None
         Codes start from the correlations :math:`D^T x`, hard-thresholded at this value, as in [1]_;
@@ -53,7 +54,7 @@ class NOODLDictionaryLearning(DenseLearner):
         Largest number of epochs.
 
     tol, n_iter_no_change, dict_init, device, random_state, verbose
-        As in `PUDLEDictionaryLearning`.
+        As in `PUDLEDictionaryLearning`; training goes on after a search.
 
     Attributes
     ----------

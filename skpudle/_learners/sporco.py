@@ -50,8 +50,8 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         number of features.
 
     alpha : float or "auto", default="auto"
-        Penalty of the lasso, in the units of the data. "auto" is a tenth of the median over samples
-        of the largest correlation with an initial atom.
+        Penalty of the lasso, in the units of the data. "auto" is 0.07 times the root mean square
+        norm of the samples that are not zero, as in `PUDLEDictionaryLearning`.
 
     max_iter : int, default=200
         Number of SPORCO's iterations, each over all samples.
