@@ -40,8 +40,9 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
 
     supervision : float, default=0.5
         :math:`b`, from 0 to 1. 0: the dictionary is the unsupervised one, to the bit (that of the
-        same parameters, with a number for ``alpha``, and ``optimizer="adam"``), and the classifier
-        is logistic regression on its codes. 1: the task alone.
+        same parameters, with a number for ``alpha``, ``gradient="ae-ls"`` and
+        ``optimizer="adam"``), and the classifier is logistic regression on its codes. 1: the task
+        alone.
 
     C : float, default=1.0
         Inverse strength of the penalty of the classifier's weights, as in
@@ -70,7 +71,8 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         Samples in an update; "auto" is ``min(256, n_samples)``.
 
     max_iter : int or "auto", default="auto"
-        Largest number of epochs, after the search; "auto" is 100, and none without supervision.
+        Largest number of epochs, after the search; "auto" is 100. Without supervision "auto" is
+        none after a search, and elsewhere what it is in `PUDLEDictionaryLearning`.
 
     tol : float or None, default=1e-4
         Relative improvement of the smoothed objective that counts as one, with ``early_stopping``

@@ -308,7 +308,8 @@ class PUDLEDictionaryLearning(_ExposedLearner):
     optimizer : str or subclass of torch.optim.Optimizer, default="auto"
         How the gradient changes the atoms: "adam", "sgd", "surrogate" or "auto", which is the
         surrogate, a quadratic model of the loss that every batch refines, for up to 4096 atoms, and
-        Adam for more.
+        Adam for more, and for ``loss="poisson"`` unless the training is what follows a search by
+        default.
 
     learning_rate : float, default=1e-3
         Learning rate of the optimizer; the surrogate has none and ignores it.

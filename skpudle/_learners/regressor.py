@@ -40,8 +40,8 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
 
     supervision : float, default=0.5
         :math:`b`, from 0 to 1. 0: the dictionary is the unsupervised one, to the bit (that of the
-        same parameters, with a number for ``alpha``, and ``optimizer="adam"``), with ridge
-        regression on its codes. 1: the task alone.
+        same parameters, with a number for ``alpha``, ``gradient="ae-ls"`` and
+        ``optimizer="adam"``), with ridge regression on its codes. 1: the task alone.
 
     C : float, default=0.1
         Inverse strength of the penalty of the weights: 1 over ``alpha`` of
@@ -66,7 +66,8 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         Samples in an update; "auto" is ``min(256, n_samples)``.
 
     max_iter : int or "auto", default="auto"
-        Largest number of epochs, after the search; "auto" is 100, and none without supervision.
+        Largest number of epochs, after the search; "auto" is 100. Without supervision "auto" is
+        none after a search, and elsewhere what it is in `PUDLEDictionaryLearning`.
 
     tol : float or None, default=1e-4
         Relative improvement of the smoothed objective that counts as one, with ``early_stopping``

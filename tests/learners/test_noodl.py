@@ -101,6 +101,15 @@ def test_the_dictionary_is_recovered_from_nearby(problem):
     assert np.linalg.norm(learner.fit(x).components_ - atoms) < 1e-4 * scale
 
 
+def test_auto_is_a_share_of_the_norm_of_the_samples(problem):
+    """0.07 of its root mean square, and the root of the step; what is zero has no share."""
+    *_, x = problem
+    learner = NOODLDictionaryLearning(48, n_unfoldings=2, step_size=0.25, max_iter=1, tol=None)
+    learner.set_params(random_state=0).fit(np.vstack([x, np.zeros_like(x)]))
+    norm = np.sqrt((x**2).sum(1).mean())
+    np.testing.assert_allclose(learner.alpha_, 0.07 * norm * 0.5)
+
+
 def test_scaling_data_and_rate_scales_codes(problem):
     *_, x = problem
     learner = NOODLDictionaryLearning(48, n_unfoldings=20, max_iter=3, tol=None, random_state=0)

@@ -62,7 +62,7 @@ def test_options_reach_sporco(problem):
 
 def test_an_unknown_option_is_an_error(problem):
     learner = SporcoDictionaryLearning(options={"Sparsity": 3}, random_state=0)
-    with pytest.raises(Exception, match="Sparsity"):
+    with pytest.raises(ValueError, match="Sparsity"):
         learner.fit(problem[0])
 
 
@@ -86,6 +86,7 @@ def test_scaling_data_scales_alpha(problem):
     learner = SporcoDictionaryLearning(max_iter=1, random_state=0).fit(x)
     scaled = clone(learner).fit(8 * x)
     np.testing.assert_allclose(scaled.alpha_, 8 * learner.alpha_)
+    np.testing.assert_allclose(learner.alpha_, 0.07 * np.sqrt((x**2).sum(1).mean()))
 
 
 def test_without_sporco_the_error_names_the_extra(problem, monkeypatch):
