@@ -91,13 +91,13 @@ class Encoder:
     initial_threshold: float | None = None
     loss: object = Gaussian()
 
-    def depth(self, alpha, lambda_decay, mask=None):
+    def depth(self, alpha, lambda_decay):
         """Return the number of iterations, None where the lasso is solved."""
         if self.n_unfoldings != "auto":
             return self.n_unfoldings
         lasso = self.shrinkage == "soft" and lambda_decay == 1 and alpha > 0
         lasso = lasso and isinstance(self.loss, Gaussian)
-        return None if lasso and mask is None else _UNFOLDINGS
+        return None if lasso else _UNFOLDINGS
 
     def encode(
         self,
@@ -116,7 +116,7 @@ class Encoder:
 
         The others are arguments of `skpudle.encoding.encode`.
         """
-        n_unfoldings = self.depth(alpha, lambda_decay, mask)
+        n_unfoldings = self.depth(alpha, lambda_decay)
         if n_unfoldings is None and isinstance(dictionary, ConvDictionary):
             options = dict(alpha=alpha, positive_code=self.positive_code, mask=mask)
             codes, solved = conv_codes(dictionary, x, **options)
@@ -129,9 +129,8 @@ class Encoder:
                 )
             return codes
         if n_unfoldings is None:
-            codes, gaps = converged_codes(
-                dictionary, x, alpha=alpha, positive_code=self.positive_code, certify=warn
-            )
+            options = dict(positive_code=self.positive_code, certify=warn, mask=mask)
+            codes, gaps = converged_codes(dictionary, x, alpha=alpha, **options)
             if warn:
                 warn_about_gaps(gaps, category=ConvergenceWarning, stacklevel=users_level() - 1)
             return codes

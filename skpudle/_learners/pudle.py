@@ -133,8 +133,8 @@ class _ExposedLearner(DenseLearner):
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
             Data, or a dataset, batches or a sparse array as for `fit`. NaN marks missing entries,
-            and codes are those of the known ones; `inverse_transform` then fills the gaps. (Not
-            with codes of the lasso: impute first.)
+            and the codes of a row are inferred from its known ones; `inverse_transform` then fills
+            the gaps.
         exposure : array-like of shape (n_samples,), default=None
             As for `fit`.
 
@@ -236,8 +236,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
 
     n_unfoldings : int, None or "auto", default="auto"
         Number of iterations of the encoder, :math:`T`. None: converged codes, those of the lasso
-        (soft shrinkage without decay). "auto" is None where that is defined, and 100 otherwise and
-        for samples with missing entries.
+        (soft shrinkage without decay). "auto" is None where that is defined, and 100 otherwise.
 
     step_size : float or "auto", default="auto"
         Step of an iteration, :math:`s`. "auto" is 1 over a bound, tight to 5 %, of the squared
@@ -553,9 +552,6 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         # the solvers have their own
         solved = self._converges() or self.transform_algorithm == "omp"
         return len(x) if solved else super()._chunk_size(x, device)
-
-    def _allows_nan(self):
-        return not self._converges()  # the lasso is solved for complete samples
 
     def _converges(self):
         return self.n_unfoldings is None or self.transform_algorithm == "lasso"

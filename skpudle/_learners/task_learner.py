@@ -127,7 +127,7 @@ class TaskLearner(PUDLEDictionaryLearning):
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
-            Data. NaN marks missing entries, with a number of unfoldings.
+            Data. NaN marks missing entries.
         y : array-like or Tensor of shape (n_samples,)
             Labels of a classifier; numbers of a regressor, also of shape (n_samples, n_outputs).
         sample_weight : array-like of shape (n_samples,), default=None

@@ -241,21 +241,42 @@ def _gap(atoms, x, support, z, k, c, penalty, positive, single, residual):
     return np.inf if energy == 0.0 else gap / (energy / 2)  # or NaN
 
 
-def _solve_rows(atoms, gram, x, penalty, positive, max_iter, codes, gaps, single, rules):
+def _hide(atoms, mask, seen):
+    """Set ``seen`` to the atoms times the mask of a row; return whether anything is missing."""
+    missing = False
+    for feature in range(len(mask)):
+        missing |= mask[feature] == 0.0
+    if missing:
+        for j in range(len(atoms)):
+            for feature in range(len(mask)):
+                seen[j, feature] = mask[feature] * atoms[j, feature]
+    return missing
+
+
+def _solve_rows(
+    whole_atoms, whole_gram, x, mask, penalty, positive, max_iter, codes, gaps, single, rules
+):
     """Turn ``codes``, which holds ``D^T x``, into the codes of the rows of ``x``.
 
-    Their relative duality gaps go into ``gaps``, unless that is empty.
+    Their relative duality gaps go into ``gaps``, unless that is empty. A row with missing entries,
+    which are 0 in ``x``, has the atoms times its mask, without a Gram matrix. Its codes have the
+    same bits in any company.
     """
     run_length, n_candidates, share, tie, dependent, resolution, rounding, nearly, polishes = rules
-    n_components, n_features = atoms.shape
+    n_components, n_features = whole_atoms.shape
     room = 4 * n_candidates
     support = np.empty(room, np.int64)
     z, theta, slope, step = np.empty(room), np.empty(room), np.empty(room), np.empty(room)
     inner, factor = np.empty((room, room)), np.empty((room, room))
     c, residual = np.empty(n_components), np.empty(n_features)
     peaks = np.empty((n_components + run_length - 1) // run_length)
+    seen = np.empty((n_components if len(mask) else 0, n_features))
     for row in range(len(x)):
         k, polished = np.int64(0), 0  # a literal 0 would have every function compiled twice
+        atoms, gram = whole_atoms, whole_gram
+        if len(mask) and _hide(whole_atoms, mask[row], seen):
+            atoms, gram = seen, whole_gram[:0]
+            _correlate(atoms, gram, x[row], codes[row], support, z, k, residual, codes[row])
         for j in range(n_components):
             c[j] = codes[row, j]
         scale = 0.0  # of the correlations, to tell them from rounding
@@ -300,7 +321,7 @@ def _solve_rows(atoms, gram, x, penalty, positive, max_iter, codes, gaps, single
 
 # Those that the last one calls come first.
 _FUNCTIONS = (_product, _correlate, _border, _remove, _newton, _reach, _minimise, _peaks, _admit,
-              _grown, _grown_square, _gap, _solve_rows)  # fmt: skip
+              _grown, _grown_square, _gap, _hide, _solve_rows)  # fmt: skip
 
 
 @cache
@@ -309,7 +330,9 @@ def solver_of_rows():
     return compile_together(_FUNCTIONS)["_solve_rows"]
 
 
-def solve(atoms, gram, x, *, penalty, positive, max_iter, out=None, gaps=None, single=False):
+def solve(
+    atoms, gram, x, *, mask=None, penalty, positive, max_iter, out=None, gaps=None, single=False
+):
     """Return lasso codes of the rows of ``x``, as `skpudle.lasso._batched.solve` does.
 
     All tensors are on the CPU. Codes go into ``out`` and their relative duality gaps into ``gaps``,
@@ -320,14 +343,16 @@ def solve(atoms, gram, x, *, penalty, positive, max_iter, out=None, gaps=None, s
     codes = torch.mm(x, atoms.mT, out=out)
     gram = atoms.new_empty(0, 0) if gram is None else gram
     gaps = x.new_empty(0) if gaps is None else gaps
+    mask = x.new_empty(0, x.shape[1]) if mask is None else mask
     # the arrays share the memory of the tensors, so codes are solved in place
-    given = (np.asarray(t.contiguous()) for t in (atoms, gram, x))
-    (atoms, gram, data), rows, gaps = given, np.asarray(codes), np.asarray(gaps)
+    given = (np.asarray(t.contiguous()) for t in (atoms, gram, x, mask))
+    (atoms, gram, data, known), rows, gaps = given, np.asarray(codes), np.asarray(gaps)
 
     def solve_part(first, last):
         part = slice(first, last)
         how = penalty, positive, max_iter
-        solve_rows(atoms, gram, data[part], *how, rows[part], gaps[part], single, RULES)
+        given = atoms, gram, data[part], known[part]
+        solve_rows(*given, *how, rows[part], gaps[part], single, RULES)
 
     in_parts(solve_part, len(x), _ROWS_PER_TASK)
     return codes

@@ -5,6 +5,7 @@ from bisect import bisect_right
 import torch
 
 from skpudle._precision import differentiable_once, kept_by_autograd
+from skpudle.lasso._gap import known_entries
 from skpudle.lasso._solve import BLOCK_ENTRIES, solve_lasso
 
 __all__ = ["converged_codes"]
@@ -55,19 +56,30 @@ def _parts(sizes, n_features, entries):  # in ascending order -> first, last, wi
         first = last
 
 
-def _implicit_adjoint(atoms, codes, delta):  # (p, m), (n, p), (n, p) -> (n, p)
-    """Return ``u`` with ``u_S = pinv(G_SS) delta_S`` on the support of each row, else 0."""
+def _implicit_adjoint(atoms, codes, delta, mask=None):
+    """Return ``u`` with ``u_S = pinv(G_SS) delta_S`` on the support of each row, else 0.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_features)
+        Atoms.
+    codes, delta : Tensor of shape (n_samples, n_components)
+        Codes, and the derivatives in them.
+    mask : Tensor of shape (n_samples, n_features), default=None
+        1 for known entries, 0 for missing ones: ``G_SS = D_S diag(mask) D_S^T`` in each row.
+    """
     n_components, n_features = atoms.shape
     atoms = torch.cat([atoms, atoms.new_zeros(1, n_features)]).double()
     sizes, order = (codes != 0).sum(1).sort(stable=True)
     codes, delta = codes[order], torch.cat([delta, delta.new_zeros(len(delta), 1)], 1)
-    delta = delta.double()[order]
+    delta, mask = delta.double()[order], mask if mask is None else mask[order].double()
     u, singular = torch.zeros_like(delta), torch.zeros_like(order, dtype=torch.bool)
 
     def solve(rows, width, apply):
         support = _supports(codes[rows], width)
         members = atoms[support]
-        solution, failed = apply(members @ members.mT, delta[rows].gather(1, support))
+        seen = members if mask is None else members * mask[rows, None]
+        solution, failed = apply(seen @ members.mT, delta[rows].gather(1, support))
         solution = solution.masked_fill(support == n_components, 0)
         u[rows] = u[rows].scatter(1, support, solution)
         return failed
@@ -86,11 +98,10 @@ def _implicit_adjoint(atoms, codes, delta):  # (p, m), (n, p), (n, p) -> (n, p)
 
 class _ConvergedCodes(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, dictionary, atoms, x, alpha, positive, max_iter, certify):
-        codes, gaps = solve_lasso(
-            atoms, x, alpha, positive=positive, max_iter=max_iter, certify=certify
-        )
-        ctx.dictionary = dictionary
+    def forward(ctx, dictionary, atoms, x, alpha, positive, max_iter, certify, mask):
+        options = dict(positive=positive, max_iter=max_iter, certify=certify, mask=mask)
+        codes, gaps = solve_lasso(atoms, x, alpha, **options)
+        ctx.dictionary, ctx.mask = dictionary, mask
         ctx.save_for_backward(atoms, x, alpha, codes)
         ctx.mark_non_differentiable(gaps)
         return codes, gaps
@@ -100,11 +111,14 @@ class _ConvergedCodes(torch.autograd.Function):
     def backward(ctx, delta, _):
         atoms, x, alpha, codes = ctx.saved_tensors
         dictionary = ctx.dictionary
-        u = _implicit_adjoint(atoms, codes, delta).to(x.dtype)
+        x, known = known_entries(x, ctx.mask)
+        u = _implicit_adjoint(atoms, codes, delta, known).to(x.dtype)
         image = dictionary.synthesis(u)
+        image = image if known is None else image * known
         atoms_gradient = alpha_gradient = None
         if ctx.needs_input_grad[1]:
             residual = x - dictionary.synthesis(codes)
+            residual = residual if known is None else residual * known
             # outer(u, residual) - outer(codes, image) in one product
             atoms_gradient = dictionary.outer(
                 torch.cat([u, codes]), torch.cat([residual, image.neg()])
@@ -112,10 +126,12 @@ class _ConvergedCodes(torch.autograd.Function):
         if ctx.needs_input_grad[3]:
             by_atom = -(codes.sign() * u).sum(0)
             alpha_gradient = by_atom.sum_to_size(alpha.shape).to(alpha)
-        return None, atoms_gradient, image, alpha_gradient, None, None, None
+        return None, atoms_gradient, image, alpha_gradient, None, None, None, None
 
 
-def converged_codes(dictionary, x, *, alpha, positive_code=False, max_iter=1000, certify=True):
+def converged_codes(
+    dictionary, x, *, alpha, positive_code=False, max_iter=1000, certify=True, mask=None
+):
     """Encode data by the solution of the lasso.
 
     Differentiable once in ``dictionary.atoms``, ``x`` and, where it is a tensor, ``alpha``.
@@ -134,6 +150,8 @@ def converged_codes(dictionary, x, *, alpha, positive_code=False, max_iter=1000,
         Largest number of rounds of the solver, see `solve_lasso`.
     certify : bool, default=True
         Whether to compute the duality gaps.
+    mask : Tensor of shape (n_samples, n_features), default=None
+        Nonzero where data are known, as of `solve_lasso`.
 
     Returns
     -------
@@ -156,5 +174,6 @@ def converged_codes(dictionary, x, *, alpha, positive_code=False, max_iter=1000,
     """
     if not isinstance(alpha, torch.Tensor):
         alpha = torch.tensor(alpha, dtype=torch.float64, device="cpu")
-    arguments = dictionary.atoms, kept_by_autograd(x), alpha, positive_code, max_iter, certify
-    return _ConvergedCodes.apply(dictionary.detach(), *arguments)
+    options = alpha, positive_code, max_iter, certify, mask
+    x = kept_by_autograd(x)
+    return _ConvergedCodes.apply(dictionary.detach(), dictionary.atoms, x, *options)

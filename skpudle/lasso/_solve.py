@@ -8,7 +8,7 @@ from skpudle._compilation import entries_of_block
 from skpudle._precision import check_tensors
 from skpudle.lasso._batched import solve as solve_batched
 from skpudle.lasso._compiled import solve as solve_compiled
-from skpudle.lasso._gap import checked_alpha, duality_gap
+from skpudle.lasso._gap import checked_alpha, duality_gap, known_entries
 from skpudle.lasso._parallel_compiled import may_be_parallel
 
 __all__ = ["BLOCK_ENTRIES", "solve_lasso"]
@@ -78,7 +78,9 @@ def _necessary_atoms(atoms, positive):  # -> (k,) indices
 
 
 @torch.no_grad()
-def solve_lasso(atoms, x, alpha, *, positive=False, max_iter=1000, solver="auto", certify=True):
+def solve_lasso(
+    atoms, x, alpha, *, positive=False, max_iter=1000, solver="auto", certify=True, mask=None
+):
     r"""Minimise :math:`\frac12 |x - D z|^2 + \alpha |z|_1` for every row of the data.
 
     Codes are exact up to rounding (in float64, then rounded to the dtype of the data): there is no
@@ -105,6 +107,9 @@ def solve_lasso(atoms, x, alpha, *, positive=False, max_iter=1000, solver="auto"
     certify : bool, default=True
         Whether to compute the duality gaps, which takes little time in the compiled solver and up
         to a third of it elsewhere, and where every atom has a penalty of its own.
+    mask : Tensor of shape (n_samples, n_features), default=None
+        Nonzero where data are known, which may be anything elsewhere. The codes of a row are the
+        codes of its known entries, and depend on no other row; a row without any has the code zero.
 
     Returns
     -------
@@ -118,8 +123,8 @@ def solve_lasso(atoms, x, alpha, *, positive=False, max_iter=1000, solver="auto"
     TypeError
         If the atoms or the data are no tensors.
     ValueError
-        If they do not fit together, if alpha is not positive, or if ``solver="compiled"`` gets data
-        that are not on the CPU.
+        If they do not fit together, if alpha is not positive, if the mask has another shape than
+        the data, or if ``solver="compiled"`` gets data that are not on the CPU.
 
     Examples
     --------
@@ -132,6 +137,7 @@ def solve_lasso(atoms, x, alpha, *, positive=False, max_iter=1000, solver="auto"
     True
     """
     check_tensors(atoms, x)
+    x, known = known_entries(x, mask)
     solve = _solver(solver, x.device)
     penalty = checked_alpha(alpha, atoms)
     scaled_atoms = atoms.double()
@@ -158,6 +164,7 @@ def solve_lasso(atoms, x, alpha, *, positive=False, max_iter=1000, solver="auto"
     for first in range(0, len(x), n_rows):
         rows = slice(first, first + n_rows)
         data = x[rows].double()
+        how["mask"] = None if known is None else known[rows].double()
         if compiled:
             how["out"] = codes[rows] if in_place else room[: len(data)]
         if certifies:
@@ -171,7 +178,6 @@ def solve_lasso(atoms, x, alpha, *, positive=False, max_iter=1000, solver="auto"
         if not in_place:
             codes[rows] = exact
         if certify and not certifies:
-            gaps[rows] = duality_gap(
-                atoms, data, codes[rows], alpha, positive=positive, dual_codes=exact
-            )
+            dual = {"dual_codes": exact, "mask": how["mask"]}
+            gaps[rows] = duality_gap(atoms, data, codes[rows], alpha, positive=positive, **dual)
     return codes, gaps
