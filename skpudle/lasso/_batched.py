@@ -20,6 +20,8 @@ stay as they are, and those whose support still changes after a few Newton steps
 
 import torch
 
+from skpudle.lasso._supports import parts, supports_of
+
 # A round looks at the largest correlation in each run of so many atoms: one pass finds several
 # candidates, and neighbours, often alike, do not crowd in together.
 RUN = 32
@@ -212,7 +214,7 @@ class _Batch:
         self.support = self.support.masked_fill(self.theta == 0, len(self._atoms) - 1)
 
 
-def solve(atoms, gram, x, *, mask=None, penalty, positive, max_iter):
+def solve(atoms, gram, x, *, penalties, positive, max_iter, mask=None):
     """Return lasso codes of the rows of ``x``.
 
     Parameters
@@ -223,33 +225,80 @@ def solve(atoms, gram, x, *, mask=None, penalty, positive, max_iter):
         Their Gram matrix, if it is worth its price.
     x : Tensor of shape (n_samples, n_features)
         Data, in float64; 0 where they are missing.
-    mask : Tensor of shape (n_samples, n_features), default=None
-        1 where they are known, 0 where not. Complete rows have the Gram matrix, the others not.
-    penalty : float
-        The penalty, positive.
+    penalties : sequence of float
+        Penalties, positive.
     positive : bool
         Whether codes are restricted to non-negative values.
     max_iter : int
         Largest number of rounds for a sample.
+    mask : Tensor of shape (n_samples, n_features), default=None
+        1 where they are known, 0 where not. Complete rows have the Gram matrix, the others not.
+
+    Returns
+    -------
+    Tensor of shape (n_penalties, n_samples, n_components)
+        Codes.
+    """
+    codes = x.new_zeros(len(penalties), len(x), len(atoms))
+    if len(atoms) == 0:
+        return codes
+    options = dict(positive=positive, max_iter=max_iter)
+    for i, penalty in enumerate(penalties):
+        options["penalty"] = penalty
+        if mask is None:
+            codes[i] = _solve_alike(atoms, gram, x, None, **options)
+            continue
+        complete = mask.all(1)
+        for rows, known, products in ((complete, None, gram), (~complete, mask, None)):
+            rows = rows.nonzero().squeeze(1)
+            if len(rows):
+                known = known if known is None else known[rows]
+                codes[i, rows] = _solve_alike(atoms, products, x[rows], known, **options)
+    return codes
+
+
+def refit(atoms, x, codes, mask=None):
+    """Return the least squares of the rows of ``x`` on the supports of codes.
+
+    Codes go straight from where they are to least squares; one that reaches zero on the way leaves
+    the support, and the others go on from there. So no sign turns.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_features)
+        Atoms, in float64.
+    x : Tensor of shape (n_samples, n_features)
+        Data, in float64; 0 where they are missing.
+    codes : Tensor of shape (n_samples, n_components)
+        Codes, with supports that have no linear dependences.
+    mask : Tensor of shape (n_samples, n_features), default=None
+        1 where they are known, 0 where not.
 
     Returns
     -------
     Tensor of shape (n_samples, n_components)
         Codes.
     """
-    n_components = len(atoms)
-    if n_components == 0:
-        return x.new_zeros(len(x), 0)
-    options = dict(penalty=penalty, positive=positive, max_iter=max_iter)
-    if mask is None:
-        return _solve_alike(atoms, gram, x, None, **options)
-    codes, complete = x.new_empty(len(x), n_components), mask.all(1)
-    for rows, known, products in ((complete, None, gram), (~complete, mask, None)):
-        rows = rows.nonzero().squeeze(1)
-        known = known if known is None else known[rows]
-        if len(rows):
-            codes[rows] = _solve_alike(atoms, products, x[rows], known, **options)
-    return codes
+    n_components, n_features = atoms.shape
+    atoms = torch.cat([atoms, atoms.new_zeros(1, n_features)])
+    sizes, order = (codes != 0).sum(1).sort(stable=True)
+    refitted = torch.zeros_like(codes)
+    for first, last, width in parts(sizes.tolist(), n_features, codes.device):
+        rows = order[first:last]
+        support = supports_of(codes[rows], width)
+        z = torch.cat([codes[rows], codes.new_zeros(len(rows), 1)], 1).gather(1, support)
+        members = seen = atoms[support]
+        if mask is not None:
+            seen = members * mask[rows, None]
+        inner, theta = seen @ members.mT, z.sign()
+        fresh, done = torch.zeros_like(theta, dtype=torch.bool), torch.zeros_like(rows).bool()
+        while not done.all():
+            residual = x[rows] - (z[:, None] @ members)[:, 0]
+            slope = (seen @ residual[:, :, None])[:, :, 0]
+            done = _minimise(inner, slope, z, theta, fresh, done)
+        support = support.clamp_max(n_components - 1)  # of empty places, whose codes are 0
+        refitted[rows] = refitted[rows].scatter_add(1, support, z)
+    return refitted
 
 
 def _solve_alike(atoms, gram, x, mask, *, penalty, positive, max_iter):

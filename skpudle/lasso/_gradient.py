@@ -169,8 +169,9 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, max_iter
     d, data, m, g, z = (np.asarray(t) for t in (wide, rows, known, gram, codes))
     if not loops.are_distinct(g, _DEPENDENT):
         return None
-    no_gaps = np.empty(0)
-    solve_rows(d, g, data, m, float(alpha), positive, max_iter, z, no_gaps, False, RULES)
+    penalties, no_gaps = np.array([alpha], dtype=np.float64), np.empty(0)
+    how = penalties, positive, max_iter, 0.0
+    solve_rows(d, g, data, m, *how, z[None], z[None][:0], no_gaps, False, RULES)
     sums = np.asarray(losses), np.asarray(gradient)
     if not loops.differentiate(d, g, data, m, through_encoder, _DEPENDENT, z, *sums):
         return None
