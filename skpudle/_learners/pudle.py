@@ -35,6 +35,7 @@ _OF_THE_ENCODER = (
     "shrinkage",
     "lambda_decay",
     "positive_code",
+    "debias",
     "transform_algorithm",
     "transform_n_nonzero_coefs",
     "transform_tol",
@@ -418,6 +419,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         step_size="auto",
         lambda_decay=1.0,
         shrinkage="soft",
+        debias="auto",
         positive_code=False,
         positive_dict=False,
         atom_norm="unit",
@@ -447,6 +449,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         self.step_size = step_size
         self.lambda_decay = lambda_decay
         self.shrinkage = shrinkage
+        self.debias = debias
         self.positive_code = positive_code
         self.positive_dict = positive_dict
         self.atom_norm = atom_norm
@@ -477,6 +480,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple],
         "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "shrinkage": [StrOptions(set(SHRINKAGES))],
+        "debias": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"}), "boolean"],
         "positive_code": ["boolean"],
         "positive_dict": ["boolean"],
         "atom_norm": [StrOptions({"unit", "ball"}), None],
@@ -520,7 +524,11 @@ class PUDLEDictionaryLearning(_ExposedLearner):
 
     def _encoder(self):
         options = self.n_unfoldings, self.shrinkage, self.positive_code
-        return Encoder(*options, loss=self._loss())
+        return Encoder(*options, loss=self._loss(), debias=self._given_debias or 0.0)
+
+    def _codes_follow_data(self, model):
+        lasso = model.encoder.depth(1.0, Decay.of(self.lambda_decay).last) is None
+        return self.alpha == "auto" and lasso
 
     def _transform_encoder(self):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
@@ -528,6 +536,8 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         if self.transform_algorithm == "omp":
             return self._pursue
         encoder = self._encoder()
+        if self.debias == "auto":
+            encoder = replace(encoder, debias=self.debias_)
         if self._converges():
             encoder = replace(encoder, n_unfoldings=None)
         return partial(

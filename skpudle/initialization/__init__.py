@@ -6,6 +6,7 @@ from skpudle.initialization._samples import INITIALIZATIONS, initial_atoms
 from skpudle.initialization._search import (
     Problem,
     SearchState,
+    adapted,
     advance,
     auto_alpha,
     begin,
@@ -19,6 +20,7 @@ __all__ = [
     "ConvProblem",
     "Problem",
     "SearchState",
+    "adapted",
     "advance",
     "auto_alpha",
     "begin",

@@ -40,6 +40,7 @@ from skpudle.initialization._moves import remaining, split
 __all__ = [
     "Problem",
     "SearchState",
+    "adapted",
     "advance",
     "auto_alpha",
     "begin",
@@ -411,3 +412,30 @@ def debias(problem, state):
         if float((atoms - kept).square().sum(1).mean()) < _STILL**2:
             break
     return kept
+
+
+def adapted(problem, state, atoms, *, stopped=lambda: False):
+    """Return atoms adapted to another penalty, without the lasso's bias.
+
+    Parameters
+    ----------
+    problem : Problem
+        Data and objective, with the other penalty.
+    state : SearchState
+        The search that found the atoms, which is done.
+    atoms : Tensor of shape (n_components, n_features)
+        The atoms.
+    stopped : callable, default=never
+        Whether to leave the atoms as they are by now.
+
+    Returns
+    -------
+    Tensor of shape (n_components, n_features)
+        Unit atoms.
+    """
+    codes = problem.thinned(state.stride).no_codes()
+    best = dict(best_atoms=atoms, best_codes=codes, best_objective=float("inf"))
+    state = _restart(state, "polish", atoms=atoms, codes=codes, **best)
+    while not is_done(state) and not stopped():
+        state = advance(problem, state)
+    return debias(problem, state) if is_done(state) else state.best_atoms
