@@ -18,25 +18,30 @@ from typing import NamedTuple
 
 import torch
 
-from skpudle.initialization import adapted
+from skpudle.initialization import ConvProblem, adapted, conv_path
 from skpudle.lasso import lasso_path
+from skpudle.operators import ConvDictionary
 
 __all__ = ["Coding", "adapt_atoms", "choose_coding"]
 
 # Entries that are hidden in all, rows that they are hidden in, and groups of features.
 _ENTRIES, _FEWEST, _MOST, _GROUPS = 10_000, 100, 200, 10
 
-# Penalties fall by this factor; those of a part are solved together, then the errors are looked at.
-_STEP = 2**-0.5
-_LARGEST, _PART, _SMALLEST = 8.0, 9, 2.0**-9
-# The path ends when so many smaller penalties have larger errors.
-_PATIENCE = 2
+# Pixels that are looked at, and shares of them that are hidden, each in so many turns.
+_PIXELS, _PICTURES, _SHARE, _TURNS = 2**14, 4, 0.1, 3
+
+# A path has no penalties below this share of the search's, and ends when so many smaller ones have
+# larger errors.
+_SMALLEST, _PATIENCE = 2.0**-9, 2
 
 # The error of codes is that of the prediction without the noise, which nothing predicts. The
 # sparsest codes are chosen whose error is at most so much larger than the smallest one.
 _SPARER = 1.1
 # Atoms are adapted to penalties that fall by this factor, as long as the error falls to this share.
 _ADAPTED, _BETTER = 0.25, 0.95
+# Features of which less than this share of the mean square can be predicted, such as independent
+# ones, say nothing of a penalty: the search's stays. It is 0.3 for patches that are mostly noise.
+_PREDICTABLE = 0.1
 # Errors below this share of the mean square are rounding.
 _ROUNDING = 1e-12
 
@@ -97,7 +102,13 @@ class CodingPath:
 
 
 class _Rows:
-    """Rows of data on the CPU, in float64, and which entries are known."""
+    """Rows of data on the CPU, in float64, and which entries are known.
+
+    A path begins at ``largest`` times the search's penalty and falls by ``step``; the errors of so
+    many penalties as make a ``part`` are looked at together.
+    """
+
+    largest, step, part = 8.0, 2**-0.5, 9
 
     def __init__(self, x, mask, *, positive, total):
         n_rows = min(_MOST, max(_FEWEST, _ENTRIES // x.shape[1]))
@@ -110,7 +121,8 @@ class _Rows:
         self.positive, self.total = positive, total
         n_known = self.x.numel() if mask is None else float(self.known.sum())
         sums = total(self.x.square().sum(), self.x.new_tensor([n_known, len(self.x)]))
-        self.squares, (self.n_known, self.n_rows) = float(sums[0]), sums[1].tolist()
+        self.n_known, self.n_rows = sums[1].tolist()
+        self.mean_square = float(sums[0]) / max(self.n_known, 1.0)
 
     @property
     def groups(self):
@@ -153,15 +165,75 @@ class _Rows:
         return float(squares / left) if left > 0 else 0.0
 
 
+class _Pictures:
+    """Crops of images on the CPU, in float64, and which pixels are known; see `_Rows`.
+
+    Parameters
+    ----------
+    problem : ConvProblem
+        Images.
+    """
+
+    largest, step, part = 4.0, 0.5, 4
+
+    def __init__(self, problem):
+        n = min(_PICTURES, len(problem.x))
+        chosen = torch.arange(n) * len(problem.x) // n
+        area, crop = _PIXELS // n, []
+        axes = zip(problem.x.shape[2:], problem.kernel, problem.stride, strict=True)
+        for size, kernel, stride in axes:  # a signal has one row, and the crop all its length
+            side = min(size, max(2 * kernel, int(area**0.5) if problem.x.shape[2] > 1 else area))
+            side = kernel + (side - kernel) // stride * stride
+            crop.append(slice((size - side) // 2, (size - side) // 2 + side))
+        window = (chosen, slice(None), *crop)
+        mask = None if problem.mask is None else problem.mask[window]
+        self._problem = replace(problem, x=problem.x[window], mask=mask)
+        self.known = torch.ones_like(self._problem.x) if mask is None else self._problem.mask
+        self.x = self._problem.x
+        self.mean_square = float(self.x.square().sum() / self.known.sum().clamp_min(1))
+        self.n_rows = float(n)
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.rand(self.x.shape[2:], generator=generator, dtype=self.x.dtype)
+        turn = torch.floor(drawn / _SHARE)
+        self._hidden = [self.known * (turn == i) for i in range(_TURNS)]
+        self.n_known = float(sum(hidden.sum() for hidden in self._hidden))
+
+    def _predictions(self, atoms, alphas, mask):  # -> codes and what they predict, of each penalty
+        dictionary = ConvDictionary(atoms, self._problem.stride)
+        problem = replace(self._problem, mask=mask)
+        for codes in conv_path(problem, atoms, alphas):
+            yield codes, [dictionary.synthesis(z) for z in codes]
+
+    def hidden_sums(self, atoms, alphas):  # -> (n_alphas, 3), (n_alphas, 2)
+        """Sum products of errors, and entries of codes, for each penalty, as for rows."""
+        sums, entries = self.x.new_zeros(len(alphas), 3), self.x.new_zeros(len(alphas), 2)
+        for hidden in self._hidden:
+            seen = self.known - hidden
+            for i, (codes, (lasso, refit)) in enumerate(self._predictions(atoms, alphas, seen)):
+                error, step = (self.x - lasso) * hidden, (refit - lasso) * hidden
+                pairs = (error, error), (error, step), (step, step)
+                sums[i] += torch.stack([(a * b).sum() for a, b in pairs])
+                entries[i] += torch.stack([(z != 0).sum() for z in codes]) / len(self._hidden)
+        return sums, entries
+
+    def noise(self, atoms, alpha):  # -> float
+        """Return the variance that least squares leave, for each known pixel without a code."""
+        (((_, codes), (_, image)),) = self._predictions(atoms, [alpha], self.known)
+        left = float(self.known.sum() - (codes != 0).sum())
+        residual = (self.x - image) * self.known
+        return float(residual.square().sum()) / left if left > 0 else 0.0
+
+
 def _path(atoms, rows, alpha, debias):
     """Return the codings of falling penalties, until smaller ones predict worse."""
-    if rows.squares == 0 or rows.x.shape[1] == 1:
-        return CodingPath([Coding(alpha, debias or 0.0, 0.0, 0.0)], 0.0, 0.0)
+    unchosen = CodingPath([Coding(alpha, debias or 0.0, 0.0, 0.0)], rows.mean_square, 0.0)
+    if rows.mean_square == 0 or rows.x.shape[1:].numel() == 1:
+        return unchosen
     atoms = atoms.detach().to(rows.x)
     codings = []
     while True:
-        first = codings[-1].alpha * _STEP if codings else alpha * _LARGEST
-        alphas = [first * _STEP**i for i in range(_PART)]
+        first = codings[-1].alpha * rows.step if codings else alpha * rows.largest
+        alphas = [first * rows.step**i for i in range(rows.part)]
         sums, entries = rows.hidden_sums(atoms, alphas)
         square, product, length = (sums / rows.n_known).unbind(1)
         if debias is None:
@@ -174,36 +246,39 @@ def _path(atoms, rows, alpha, debias):
         best = min(range(len(codings)), key=lambda i: codings[i].error)
         if best < len(codings) - _PATIENCE or alphas[-1] < _SMALLEST * alpha:
             break
-    rounding = _ROUNDING * rows.squares / rows.n_known
+    if codings[best].error > (1 - _PREDICTABLE) * rows.mean_square:
+        return unchosen
+    rounding = _ROUNDING * rows.mean_square
     return CodingPath(codings, rows.noise(atoms, codings[best].alpha), rounding)
 
 
+def _rows_of(problem):
+    if isinstance(problem, ConvProblem):
+        return _Pictures(problem)
+    options = dict(positive=problem.positive_code, total=problem.total)
+    return _Rows(problem.x, problem.mask, **options)
+
+
 @torch.no_grad()
-def choose_coding(atoms, x, mask, alpha, *, debias=None, positive=False, total):
+def choose_coding(problem, atoms, *, debias=None):
     """Choose the penalty of codes, and the share of its bias to remove.
 
     Parameters
     ----------
-    atoms : Tensor of shape (n_components, n_features)
+    problem : Problem or ConvProblem
+        Data, with the penalty that the atoms were found with.
+    atoms : Tensor of shape (n_components, *shape)
         Atoms.
-    x, mask : Tensor of shape (n_samples, n_features), mask or None
-        Data, and 1 where they are known.
-    alpha : float
-        Penalty that the atoms were found with.
     debias : float, default=None
         The share, if it is not to be chosen.
-    positive : bool, default=False
-        Whether codes are non-negative.
-    total : callable
-        Returns sums of tensors over processes that have other rows.
 
     Returns
     -------
     CodingPath
-        Whose ``chosen`` coding it is. Where nothing can be predicted, from one feature or from
-        zeros, codes are the lasso's.
+        Whose ``chosen`` coding it is. Where nothing can be predicted, from one feature, zeros or
+        independent features, codes are the lasso's for the penalty of the search.
     """
-    return _path(atoms, _Rows(x, mask, positive=positive, total=total), alpha, debias)
+    return _path(atoms, _rows_of(problem), problem.alpha, debias)
 
 
 @torch.no_grad()
@@ -212,11 +287,11 @@ def adapt_atoms(problem, state, atoms, *, debias=None, stopped=lambda: False):
 
     Parameters
     ----------
-    problem : Problem
+    problem : Problem or ConvProblem
         Data and objective of the search.
     state : SearchState
         A search that is done.
-    atoms : Tensor of shape (n_components, n_features)
+    atoms : Tensor of shape (n_components, *shape)
         The atoms that it found, of the dtype that they are to have.
     debias : float, default=None
         As of `choose_coding`.
@@ -225,11 +300,10 @@ def adapt_atoms(problem, state, atoms, *, debias=None, stopped=lambda: False):
 
     Returns
     -------
-    Tensor of shape (n_components, n_features), CodingPath
+    Tensor of shape (n_components, *shape), CodingPath
         The atoms whose codes predict best, or nearly so and are sparser; and how they predict.
     """
-    options = dict(positive=problem.positive_code, total=problem.total)
-    rows, alpha = _Rows(problem.x, problem.mask, **options), problem.alpha
+    rows, alpha = _rows_of(problem), problem.alpha
     tried = [(atoms, _path(atoms, rows, alpha, debias))]
     while tried[-1][1].chosen.alpha < alpha and not stopped():
         problem = replace(problem, alpha=problem.alpha * _ADAPTED)

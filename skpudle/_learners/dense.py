@@ -296,22 +296,17 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _choose_codes(self, model, rows, data, course):  # -> model
         if model.coding is not None or not self._codes_follow_data(model):
             return model
-        total = Problem(data.sample[:0], 0.0, team=course.team).total
-        path = choose_coding(
-            rows,
-            data.sample,
-            data.mask,
-            model.alpha,
-            debias=self._given_debias,
-            positive=bool(model.encoder.positive_code),
-            total=total,
+        positive = bool(model.encoder.positive_code)
+        problem = Problem(
+            data.sample, model.alpha, positive_code=positive, mask=data.mask, team=course.team
         )
+        path = choose_coding(problem, rows, debias=self._given_debias)
         return replace(model, coding=path.summary)
 
     def _known_model(self, data, generator):  # -> model, atoms
         state = self._training_state
         names = "alpha", "data_scale", "curvature", "search_alpha", "coding"
-        model = self._model(**{name: state[name] for name in names})
+        model = self._model(**{name: state[name] for name in names if name in state})
         if state["from_samples"]:
             model = replace(model, rule=self._rule("dec"), from_samples=True)
         atoms = to_tensor(self.components_, data.device)

@@ -121,8 +121,8 @@ class Encoder:
         """
         n_unfoldings = self.depth(alpha, lambda_decay)
         if n_unfoldings is None and isinstance(dictionary, ConvDictionary):
-            options = dict(alpha=alpha, positive_code=self.positive_code, mask=mask)
-            codes, solved = conv_codes(dictionary, x, **options)
+            options = dict(positive_code=self.positive_code, debias=self.debias, mask=mask)
+            codes, solved = conv_codes(dictionary, x, alpha=alpha, **options)
             if not solved.all():
                 warnings.warn(
                     f"The codes of {(~solved).sum()} of {len(solved)} images have not converged; "
@@ -279,7 +279,7 @@ class DenseModel:
     def memory(self):
         """Return what a later `partial_fit` asks for beside what users see."""
         names = "alpha", "from_samples", "curvature", "search_alpha", "coding"
-        return {name: getattr(self, name) for name in names}
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def attributes(self, rows):
         """Return what users see of it."""

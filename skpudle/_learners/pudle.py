@@ -213,10 +213,12 @@ class PUDLEDictionaryLearning(_ExposedLearner):
 
     alpha : float or "auto", default="auto"
         Soft shrinkage: the penalty of the lasso, :math:`\lambda` in the paper, in the units of the
-        data (as in scikit-learn). Hard shrinkage: the threshold of the codes, :math:`b`. "auto" is
-        0.07 times the root mean square norm of the samples that are not zero, for hard shrinkage
-        times the root of the step size, so that scaling the data scales the codes and changes
-        nothing else.
+        data (as in scikit-learn). Hard shrinkage: the threshold of the codes, :math:`b`. A number
+        is the penalty of the search, of training and of `transform`. "auto" searches and trains
+        with 0.07 times the root mean square norm of the samples that are not zero (for hard
+        shrinkage times the root of the step size). Codes of the lasso then get a penalty of their
+        own, ``alpha_``: the one that predicts hidden entries best (see the notes). Scaling the data
+        scales the codes and changes nothing else.
 
     gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
         What is differentiated (eq. 8): the reconstruction error through decoder and encoder, the
@@ -250,6 +252,12 @@ class PUDLEDictionaryLearning(_ExposedLearner):
 
     shrinkage : {"soft", "hard"}, default="soft"
         Soft thresholding, or hard thresholding at ``alpha``, which ``lambda_decay`` leaves alone.
+
+    debias : float or "auto", default="auto"
+        Share of the lasso's bias to remove from codes: 0 leaves the lasso's, 1 makes them least
+        squares on the atoms that the lasso chose, and what lies between is the relaxed lasso [3]_.
+        "auto" is chosen together with ``alpha="auto"``; with a number for ``alpha`` it is 0. It is
+        for codes of the lasso.
 
     positive_code : bool, default=False
         Whether codes are restricted to non-negative values.
@@ -356,7 +364,17 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         there after `partial_fit`.
 
     alpha_ : float
-        The penalty or threshold in use.
+        The penalty or threshold of codes, as `transform` uses it.
+
+    debias_ : float
+        The share of the lasso's bias that `transform` removes.
+
+    noise_std_ : float
+        Estimated standard deviation of the noise of an entry. There where the penalty of codes was
+        chosen from the data.
+
+    search_alpha_ : float
+        The penalty of the search, if there was one.
 
     step_size_ : float
         The step size for ``components_``. Not there for ``loss="poisson"`` and "auto": every
@@ -386,6 +404,14 @@ class PUDLEDictionaryLearning(_ExposedLearner):
     `partial_fit` does not search; where it begins with samples it trains by the gradient "dec",
     which can.
 
+    Finding atoms and coding rows are two jobs. The search has a penalty that finds the atoms
+    whatever the noise. For the codes, groups of features of up to 200 training samples are hidden
+    in turn, and predicted from the codes of the others, for falling penalties, with all shares of
+    the bias removed. Of the codings whose error is within a tenth of the smallest, noise apart,
+    the sparsest is ``alpha_``, ``debias_``. Where that is a far smaller penalty than the search's,
+    the atoms are adapted to smaller ones too. If the features do not predict each other, codes have
+    the penalty of the search.
+
     Atoms that no sample of an epoch used are replaced, before the next, by the samples that were
     reconstructed worst. If the loss stops being finite, the learning rate is halved, once.
 
@@ -395,6 +421,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
        Backpropagation", arXiv:2106.00058, 2021.
     .. [2] S. Arora, R. Ge, T. Ma and A. Moitra, "Simple, Efficient, and Neural Algorithms for
        Sparse Coding", COLT 2015.
+    .. [3] N. Meinshausen, "Relaxed Lasso", Computational Statistics & Data Analysis 52, 2007.
 
     Examples
     --------

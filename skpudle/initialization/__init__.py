@@ -1,6 +1,6 @@
 """Initial dictionaries, from the data alone."""
 
-from skpudle.initialization._conv_epoch import ConvProblem, conv_codes
+from skpudle.initialization._conv_epoch import ConvProblem, conv_codes, conv_path
 from skpudle.initialization._pairwise import pairwise_atoms
 from skpudle.initialization._samples import INITIALIZATIONS, initial_atoms
 from skpudle.initialization._search import (
@@ -25,6 +25,7 @@ __all__ = [
     "auto_alpha",
     "begin",
     "conv_codes",
+    "conv_path",
     "debias",
     "initial_atoms",
     "is_done",

@@ -415,11 +415,11 @@ def debias(problem, state):
 
 
 def adapted(problem, state, atoms, *, stopped=lambda: False):
-    """Return atoms adapted to another penalty, without the lasso's bias.
+    """Return atoms adapted to another penalty; those of rows without the lasso's bias.
 
     Parameters
     ----------
-    problem : Problem
+    problem : Problem or ConvProblem
         Data and objective, with the other penalty.
     state : SearchState
         The search that found the atoms, which is done.
@@ -438,4 +438,5 @@ def adapted(problem, state, atoms, *, stopped=lambda: False):
     state = _restart(state, "polish", atoms=atoms, codes=codes, **best)
     while not is_done(state) and not stopped():
         state = advance(problem, state)
-    return debias(problem, state) if is_done(state) else state.best_atoms
+    debiases = is_done(state) and isinstance(problem, Problem)  # of images, codes alone are
+    return debias(problem, state) if debiases else state.best_atoms

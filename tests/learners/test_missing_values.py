@@ -100,7 +100,7 @@ def test_codes_are_those_of_the_known_entries(name, gaps):
         if name == "ae-ls":
             expected = encode(visible, x, **settings)
         else:
-            expected, _ = solve_lasso(visible, x, learner.alpha_)
+            expected, _ = solve_lasso(visible, x, learner.alpha_, debias=learner.debias_)
         np.testing.assert_allclose(code, expected.numpy()[0], rtol=0, atol=1e-10)
 
 
