@@ -125,7 +125,7 @@ class ConvEpoch:
     # Two shifted copies in one atom leave little energy in any one direction.
     n_always_split = 1
 
-    def __init__(self, problem, atoms, codes, *, effort=_EFFORT, tolerance=_TOLERANCE):
+    def __init__(self, problem, atoms, codes, *, refit=False, effort=_EFFORT, tolerance=_TOLERANCE):
         self.problem, self.atoms = problem, atoms.contiguous()
         n = len(problem.x)
         self._grid = np.array([*problem.stride, *problem.positions])
@@ -152,10 +152,14 @@ class ConvEpoch:
         self.solved = np.array([solved for *_, solved in found], dtype=bool)
         square = float(np.square(self._residual).sum())
         self.objective, self.loss = square / 2 + problem.alpha * size, square / 2 / n
+        self._fitting = self.refitted() if refit else self.codes  # what atoms are adapted to
 
     def refitted(self):  # -> Codes
-        """Return least squares on the supports of the codes; a sign that would turn is zero."""
-        residual, codes = self._residual.copy(), self.codes.widened(0)
+        """Return least squares on the supports of the codes, and make the residual theirs.
+
+        A code whose sign would turn is zero.
+        """
+        residual, codes = self._residual, self.codes.widened(0)
         tolerance, grid = _SOLVED * self.problem.alpha, self._grid
 
         def refit(first, last):
@@ -172,7 +176,7 @@ class ConvEpoch:
 
     @cached_property
     def _entries(self):  # sorted by atom, and then by image and position
-        count, index, value = self.codes.arrays()
+        count, index, value = self._fitting.arrays()
         used = np.arange(index.shape[1]) < count[:, None]
         image = np.repeat(np.arange(len(count), dtype=np.int32), count)
         atom, place = np.divmod(index[used], self._n_positions)

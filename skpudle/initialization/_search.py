@@ -415,7 +415,7 @@ def debias(problem, state):
 
 
 def adapted(problem, state, atoms, *, stopped=lambda: False):
-    """Return atoms adapted to another penalty; those of rows without the lasso's bias.
+    """Return atoms adapted to codes without bias, on the supports of another penalty.
 
     Parameters
     ----------
@@ -423,20 +423,27 @@ def adapted(problem, state, atoms, *, stopped=lambda: False):
         Data and objective, with the other penalty.
     state : SearchState
         The search that found the atoms, which is done.
-    atoms : Tensor of shape (n_components, n_features)
+    atoms : Tensor of shape (n_components, *shape)
         The atoms.
     stopped : callable, default=never
         Whether to leave the atoms as they are by now.
 
     Returns
     -------
-    Tensor of shape (n_components, n_features)
+    Tensor of shape (n_components, *shape)
         Unit atoms.
     """
     codes = problem.thinned(state.stride).no_codes()
     best = dict(best_atoms=atoms, best_codes=codes, best_objective=float("inf"))
     state = _restart(state, "polish", atoms=atoms, codes=codes, **best)
-    while not is_done(state) and not stopped():
+    while not (is_done(state) or stopped()):
         state = advance(problem, state)
-    debiases = is_done(state) and isinstance(problem, Problem)  # of images, codes alone are
-    return debias(problem, state) if debiases else state.best_atoms
+    problem, atoms, codes = problem.thinned(state.stride), state.best_atoms, state.best_codes
+    for _ in range(_MAX_REFITS):
+        if stopped():
+            break
+        epoch = problem.epoch(atoms, codes, refit=True)
+        before, atoms, codes = atoms, epoch.improved_atoms(), epoch.codes
+        if float((atoms - before).flatten(1).square().sum(1).mean()) < _STILL**2:
+            break
+    return atoms
