@@ -155,10 +155,11 @@ _THROUGH_LASSO = {dec: False, ae_lasso: False, ae_ls: True}
 def _known(rule, encoder, atoms, batch, penalty):  # -> derivative, Evaluation; or None
     """Return the derivative at codes of the lasso, if these are, without a graph of it."""
     lasso, through = getattr(encoder, "lasso", None), _THROUGH_LASSO.get(rule)
-    if lasso is None or through is None or any(data is not None for data in batch[2:]):
+    others = batch.target, batch.offset, batch.noise_std
+    if lasso is None or through is None or any(data is not None for data in others):
         return None
     alpha, positive = lasso
-    options = dict(positive=positive, through_encoder=through)
+    options = dict(positive=positive, through_encoder=through, mask=batch.mask)
     found = lasso_gradient(atoms.detach(), batch.x, alpha, **options)
     if found is None:
         return None

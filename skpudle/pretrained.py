@@ -210,6 +210,7 @@ def _fitted(learner, values):
         alpha_=alpha if alpha.ndim else float(alpha),
         step_size_=float(values["step_size_"]),
         lambda_decay_=float(values["lambda_decay_"]),
+        debias_=0.0,
         n_components_=len(values["components_"]),
         device_=str(resolve_device(learner.device, None)),
         n_iter_=1,

@@ -314,6 +314,7 @@ def test_solvers_on_a_device(positive, generator):
     atoms, x = unit_atoms(generator, 24, 10), 2 * unit_atoms(generator, 12, 10)
     solvers = [
         lambda atoms, x: solve_lasso(atoms, x, 0.1, positive=positive)[0],
+        lambda atoms, x: solve_lasso(atoms, x, 0.1, positive=positive, mask=x > -0.5)[0],
         lambda atoms, x: solve_omp(atoms, x, n_nonzero_coefs=4, positive=positive),
         lambda atoms, x: solve_omp(atoms, x, tol=0.1, positive=positive),
     ]

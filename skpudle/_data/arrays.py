@@ -39,8 +39,7 @@ _ROOM = 1e4
 
 _NAN = (
     "Input X contains NaN, which is not taken for missing values here. Impute them, for example by "
-    "sklearn.impute.SimpleImputer in a pipeline, or use PUDLEDictionaryLearning with a number of "
-    "unfoldings, which accepts NaN."
+    "sklearn.impute.SimpleImputer in a pipeline, or use PUDLEDictionaryLearning, which accepts NaN."
 )
 
 

@@ -135,6 +135,10 @@ class GradientLearner(CallbackSupportMixin):
         """Return the model and the rows that the fitted attributes hold."""
         raise NotImplementedError
 
+    def _choose_codes(self, model, rows, data, course):  # -> model
+        """Return the model with the codes that `transform` is to return of the data."""
+        return model
+
     # ------------------------------------------------------------------ fitting
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -192,6 +196,10 @@ class GradientLearner(CallbackSupportMixin):
             return self._attributes(trainer, data)
 
         ended_by = course.train(trainer, source, stopping, fitted)
+        coded = self._choose_codes(trainer.model, trainer.optimizer.atoms.detach(), data, course)
+        if coded is not trainer.model:
+            trainer.model = coded
+            self._take(fitted() | {"ended_by_": ended_by})
         model.warn_of_step(rows, trainer.optimizer.atoms.detach())
         return ended_by
 

@@ -100,9 +100,9 @@ class DictionaryTransformer(
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
-            Data, or a dataset or batches as for `fit`. NaN marks missing entries, and codes are
-            those of the known ones; `inverse_transform` then fills the gaps. (Not with codes of the
-            lasso, nor with `SporcoDictionaryLearning`: impute first.)
+            Data, or a dataset or batches as for `fit`. NaN marks missing entries, and the codes of
+            a row are inferred from its known ones; `inverse_transform` then fills the gaps. (Not
+            with `SporcoDictionaryLearning`: impute first.)
 
         Returns
         -------

@@ -18,6 +18,7 @@ from skpudle._data.noise import Noise
 from skpudle._data.training_images import Geometry, TrainingImages
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
+from skpudle._learners.coding import adapt_atoms, choose_coding
 from skpudle._learners.conv_model import ConvModel, ConvNetwork, RowLayout
 from skpudle._learners.conv_parameters import (
     CONSTRAINTS,
@@ -26,7 +27,7 @@ from skpudle._learners.conv_parameters import (
     searches,
     start_of,
 )
-from skpudle._learners.conv_search import pieces_of, search_problem
+from skpudle._learners.conv_search import as_pictures, pieces_of, search_problem
 from skpudle._learners.conv_values import (
     auto_penalty,
     baseline,
@@ -42,6 +43,7 @@ from skpudle._learners.working import settled_baseline
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
+from skpudle.initialization import is_done
 from skpudle.losses import Gaussian
 from skpudle.operators import ConvDictionary, project_atoms
 
@@ -80,7 +82,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         check_conv_parameters(self, self._kernel, self._stride)
 
     def _encoder(self):
-        return Encoder(depth_of(self), self.shrinkage, self.positive_code, loss=self._loss())
+        options = depth_of(self), self.shrinkage, self.positive_code
+        return Encoder(*options, loss=self._loss(), debias=self._given_debias or 0.0)
 
     # ------------------------------------------------------------------ images
 
@@ -127,8 +130,10 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     def _network(self, like):  # -> ConvNetwork of the dtype and on the device of a tensor
         parameters = known_parameters(_known(self), len(self._kernel), like)
-        noise = Noise.of(self.noise_std)
-        return ConvNetwork(parameters, self._stride, self._encoder(), noise, self.lambda_decay_)
+        noise, encoder = Noise.of(self.noise_std), self._encoder()
+        if self.debias == "auto":
+            encoder = replace(encoder, debias=self.debias_)
+        return ConvNetwork(parameters, self._stride, encoder, noise, self.lambda_decay_)
 
     @property
     def _n_features_out(self):
@@ -211,17 +216,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
         if not searches(self) or course is None or course.recorder.in_training():
             return built(atoms)
-        pictures = images.targets or images.images, None if images.targets else images.masks
-        x, mask = pieces_of(*pictures, self._kernel, self._stride)
-        (seen,) = responses(given[0], [x], given[1])
-        problem = search_problem(
-            seen,
-            mask,
-            self._kernel,
-            self._stride,
-            alpha=float(penalty) / noise_of(*given),
-            positive_code=self.positive_code,
-        )
+        problem = self._problem(images, float(penalty) / noise_of(*given), given[1])
 
         def inside(state):
             return state.best_atoms.reshape(atoms.shape).to(atoms)
@@ -231,21 +226,59 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             curve |= {"loss_curve_": np.array(state.losses)}
             return self._attributes_of(*built(inside(state)), data) | curve
 
-        start = atoms if atoms.ndim == 4 else atoms[:, :, None]
-        found = inside(course.search(problem, start, fitted))
-        if given[1] is None:
-            return built(found)
-        model, rows = built(found)
-        return built(found, settled_baseline(model.network(rows, 0)[0], x, mask))
+        state = course.search(problem, as_pictures(atoms), fitted)
+        model, rows = built(inside(state))
+        if given[1] is not None:
+            pieces = self._pieces(images)
+            return built(inside(state), settled_baseline(model.network(rows, 0)[0], *pieces))
+        if is_done(state) and self._codes_follow_data() and not course.max_iter:
+            found, path = adapt_atoms(
+                problem,
+                state,
+                state.best_atoms,
+                debias=self._given_debias,
+                stopped=lambda: course.interrupts.pending,
+            )
+            model, rows = built(found.reshape(atoms.shape).to(atoms))
+            model = replace(model, coding=path.summary)
+        return model, rows
+
+    def _pieces(self, images):  # -> pieces of one size, and where they are known
+        pictures = images.targets or images.images, None if images.targets else images.masks
+        return pieces_of(*pictures, self._kernel, self._stride)
+
+    def _problem(self, images, alpha, intercept=None):  # -> ConvProblem
+        x, mask = self._pieces(images)
+        (seen,) = responses(self._loss(), [x], intercept)
+        how = self._kernel, self._stride
+        return search_problem(seen, mask, *how, alpha=alpha, positive_code=self.positive_code)
+
+    @property
+    def _given_debias(self):  # -> float, or None for one that follows the data
+        return None if self.debias == "auto" else float(self.debias)
+
+    def _codes_follow_data(self):
+        """Return whether the penalty of codes is chosen, not only the search's: of the lasso's."""
+        return self.alpha == "auto" and depth_of(self) is None
+
+    def _choose_codes(self, model, rows, data, course):  # -> model
+        if model.coding is not None or not self._codes_follow_data():
+            return model
+        problem = self._problem(data.sample, float(model.alpha))
+        atoms = as_pictures(model.layout.unpack(rows).atoms)
+        path = choose_coding(problem, atoms, debias=self._given_debias)
+        return replace(model, coding=path.summary)
 
     def _known_model(self, data, generator):  # -> ConvModel, rows
         images, state = data.sample, self._training_state
         parameters = known_parameters(_known(self), len(self._kernel), images.images[0])
         if not (self.learn_step or self.separate_atoms == "unfolding"):
             parameters = parameters._replace(step=self._fixed_step())
+        if state.get("coding"):  # codes have another penalty than training
+            parameters = parameters._replace(alpha=state["alpha"])
         geometry = images.geometry._replace(image_size=state["image_size"])
         model, rows = self._model(parameters, images, geometry, generator, state["alpha"])
-        return replace(model, data_scale=state["data_scale"]), rows
+        return replace(model, data_scale=state["data_scale"], coding=state.get("coding")), rows
 
     def _model(self, parameters, images, geometry, generator, alpha):
         n = depth_of(self) or 0

@@ -310,6 +310,9 @@ class ConvModel:
         Grids that an update draws.
     generator : torch.Generator, default=None
         What draws them.
+    coding : tuple of float, default=None
+        Penalty, share of the bias to remove and noise of codes, where they were chosen from the
+        data.
     """
 
     rule: Callable
@@ -323,6 +326,7 @@ class ConvModel:
     part_size: int
     n_train_shifts: int = 1
     generator: torch.Generator | None = None
+    coding: tuple | None = None
 
     curvature = 1.0  # of least squares
 
@@ -362,7 +366,8 @@ class ConvModel:
 
     def memory(self):
         """Return what a later `partial_fit` asks for beside what users see."""
-        return {"alpha": self.alpha, "image_size": self.geometry.image_size}
+        memory = {"alpha": self.alpha, "image_size": self.geometry.image_size}
+        return memory if self.coding is None else memory | {"coding": self.coding}
 
     def attributes(self, rows):
         """Return what users see of it."""
@@ -372,4 +377,7 @@ class ConvModel:
             values = values._replace(step=step)
         channel_axis, shared = self.geometry.channel_axis, self.layout.shared_threshold
         options = dict(channel_axis=channel_axis, shared_threshold=shared)
-        return fitted_values(values, len(stride), **options) | {"n_components_": len(rows)}
+        attributes = fitted_values(values, len(stride), **options)
+        alpha, debias, noise_std = self.coding or (attributes["alpha_"], self.encoder.debias, None)
+        coded = {"alpha_": alpha, "debias_": debias, "noise_std_": noise_std}
+        return attributes | coded | {"n_components_": len(rows)}

@@ -27,6 +27,7 @@ CONSTRAINTS = GradientLearner._parameter_constraints | {
     "n_unfoldings": [_COUNT, StrOptions({"auto"}), None],
     "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple],
     "shrinkage": [StrOptions(set(SHRINKAGES))],
+    "debias": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"}), "boolean"],
     "positive_code": ["boolean"],
     "atom_norm": [StrOptions({"unit", "ball"}), None],
     "learn_threshold": [StrOptions({"one", "atom", "unfolding"}), None],

@@ -8,7 +8,7 @@ import torch
 from skpudle.initialization import ConvProblem
 from skpudle.operators import atom_norms
 
-__all__ = ["patches_by_energy", "pieces_of", "search_problem"]
+__all__ = ["as_pictures", "patches_by_energy", "pieces_of", "search_problem"]
 
 # Pixels of a piece: the correlations of some atoms with it stay in a cache.
 _PIXELS = 2**14
@@ -37,7 +37,8 @@ def _pieces(images, size):  # -> (n, n_channels, *size)
     return torch.cat(pieces)
 
 
-def _as_pictures(x):  # a signal is a picture of height 1
+def as_pictures(x):  # (n, n_channels, [height,] width) -> with a height
+    """Return signals as pictures of height 1; pictures stay."""
     return x if x.ndim == 4 else x[:, :, None]
 
 
@@ -81,12 +82,12 @@ def search_problem(x, mask, kernel, stride, *, alpha, positive_code):
     """
     flat = (1,) * (2 - len(kernel))
     return ConvProblem(
-        _as_pictures(x),
+        as_pictures(x),
         (*flat, *kernel),
         (*flat, *stride),
         alpha,
         positive_code,
-        mask=None if mask is None else _as_pictures(mask),
+        mask=None if mask is None else as_pictures(mask),
     )
 
 

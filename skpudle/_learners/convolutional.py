@@ -52,7 +52,9 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         threshold of the codes. "auto" is 1.6 times ``noise_std``, where that is given, and else a
         tenth of the median over images of the largest correlation with an initial atom (for hard
         shrinkage times the step), and of other losses at least twice the standard deviation of the
-        noise of a correlation. Where thresholds are learned this is their initial value.
+        noise of a correlation. Where thresholds are learned this is their initial value. Codes of
+        the lasso get a penalty of their own then, ``alpha_``: the one that predicts hidden pixels
+        best, as in `PUDLEDictionaryLearning`.
 
     gradient : {"ae-ls", "ae-lasso", "dec"}, default="ae-ls"
         What is differentiated; see `PUDLEDictionaryLearning`.
@@ -83,6 +85,10 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
 
     shrinkage : {"soft", "hard"}, default="soft"
         The shrinkage.
+
+    debias : float or "auto", default="auto"
+        Share of the lasso's bias to remove from codes, as in `PUDLEDictionaryLearning`; "auto" is
+        chosen together with ``alpha="auto"``, and 0 with a number for ``alpha``.
 
     positive_code : bool, default=False
         Whether codes are restricted to non-negative values.
@@ -186,6 +192,13 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     alpha_slope_ : float or ndarray of that shape
         What it grows by for each unit of noise, where ``noise_std`` is a pair.
 
+    debias_ : float
+        The share of the lasso's bias that `transform` removes.
+
+    noise_std_ : float
+        Estimated standard deviation of the noise of a pixel. There where the penalty of codes was
+        chosen from the data.
+
     step_size_ : float
         The step in use, unless every image looks for its own.
 
@@ -254,6 +267,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         step_size="auto",
         lambda_decay=1.0,
         shrinkage="soft",
+        debias="auto",
         positive_code=False,
         atom_norm="unit",
         learn_threshold=None,
@@ -288,6 +302,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         self.step_size = step_size
         self.lambda_decay = lambda_decay
         self.shrinkage = shrinkage
+        self.debias = debias
         self.positive_code = positive_code
         self.atom_norm = atom_norm
         self.learn_threshold = learn_threshold

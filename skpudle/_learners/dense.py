@@ -22,6 +22,7 @@ from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.sources import check_exposure, open_source
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
+from skpudle._learners.coding import adapt_atoms, choose_coding
 from skpudle._learners.models import Decay, DenseModel, directions
 from skpudle._learners.working import LEAST_PENALTY, settle, working_data
 from skpudle._training.loop import Trainer
@@ -71,6 +72,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     atom_norm = "unit"
     positive_dict = False
     _penalty = "alpha"  # the parameter that `alpha_` is of
+    debias = 0.0
     _alpha_share = 1.0  # what "auto" is, of the penalty that a dictionary is best found with
     _refines = False  # whether training goes on from the search, by "dec", for a few epochs
 
@@ -237,7 +239,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         soft = model.encoder.shrinkage == "soft" and alpha > 0
         penalty = float(alpha) / noise if soft else penalty
         x = x if team is None else working_data(self._loss(), data.sample, None, data.offset).x
-        found = self._search(x, data, model, atoms, float(penalty), course, rows)
+        model, found = self._search(x, data, model, atoms, float(penalty), course, rows)
         return model, found if intercept is None else settle(model, found, data, course.team)
 
     def _chosen_alpha(self, model, atoms, penalty, noise=1.0):  # -> float
@@ -257,8 +259,9 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return isinstance(self.dict_init, str) and self.dict_init == "search"
 
     def _search(self, x, data, model, atoms, penalty, course, rows):
-        """Return the rows that a search in the working data ``x`` finds from given atoms."""
+        """Return the model, and the rows that a search in the working data ``x`` finds."""
         self._make_optimizer(model, atoms)  # refuses wrong parameters now, and not after it
+        model = replace(model, search_alpha=penalty)
         problem = Problem(
             x,
             penalty,
@@ -277,12 +280,39 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             return attributes | {"n_iter_": len(curve), "n_steps_": 0, "loss_curve_": curve}
 
         state = course.search(problem, atoms, fitted)
-        return inside(debias(problem, state) if is_done(state) else state.best_atoms)
+        if not is_done(state):
+            return model, inside(state.best_atoms)
+        found = debias(problem, state).to(atoms)
+        if self._codes_follow_data(model) and not course.max_iter:
+            interrupted = partial(getattr, course.interrupts, "pending")
+            found, path = adapt_atoms(
+                problem, state, found, debias=self._given_debias, stopped=interrupted
+            )
+            model = replace(model, coding=path.summary)
+        return model, inside(found)
+
+    @property
+    def _given_debias(self):  # -> float, or None for one that follows the data
+        return None if self.debias == "auto" else float(self.debias)
+
+    def _codes_follow_data(self, model):
+        """Return whether the penalty of codes is chosen, not only the search's: of the lasso's."""
+        return False
+
+    def _choose_codes(self, model, rows, data, course):  # -> model
+        if model.coding is not None or not self._codes_follow_data(model):
+            return model
+        positive = bool(model.encoder.positive_code)
+        problem = Problem(
+            data.sample, model.alpha, positive_code=positive, mask=data.mask, team=course.team
+        )
+        path = choose_coding(problem, rows, debias=self._given_debias)
+        return replace(model, coding=path.summary)
 
     def _known_model(self, data, generator):  # -> model, atoms
         state = self._training_state
-        names = "alpha", "data_scale", "curvature"
-        model = self._model(**{name: state[name] for name in names})
+        names = "alpha", "data_scale", "curvature", "search_alpha", "coding"
+        model = self._model(**{name: state[name] for name in names if name in state})
         if state["from_samples"]:
             model = replace(model, rule=self._rule("dec"), from_samples=True)
         atoms = to_tensor(self.components_, data.device)

@@ -83,6 +83,8 @@ class Encoder:
         Start from thresholded correlations, as NOODL does.
     loss : object of `skpudle.losses`, default=Gaussian()
         What data are to the reconstruction.
+    debias : float, default=0.0
+        Share of the lasso's bias to remove.
     """
 
     n_unfoldings: int | str | None
@@ -90,14 +92,15 @@ class Encoder:
     positive_code: bool = False
     initial_threshold: float | None = None
     loss: object = Gaussian()
+    debias: float = 0.0
 
-    def depth(self, alpha, lambda_decay, mask=None):
+    def depth(self, alpha, lambda_decay):
         """Return the number of iterations, None where the lasso is solved."""
         if self.n_unfoldings != "auto":
             return self.n_unfoldings
         lasso = self.shrinkage == "soft" and lambda_decay == 1 and alpha > 0
         lasso = lasso and isinstance(self.loss, Gaussian)
-        return None if lasso and mask is None else _UNFOLDINGS
+        return None if lasso else _UNFOLDINGS
 
     def encode(
         self,
@@ -116,10 +119,10 @@ class Encoder:
 
         The others are arguments of `skpudle.encoding.encode`.
         """
-        n_unfoldings = self.depth(alpha, lambda_decay, mask)
+        n_unfoldings = self.depth(alpha, lambda_decay)
         if n_unfoldings is None and isinstance(dictionary, ConvDictionary):
-            options = dict(alpha=alpha, positive_code=self.positive_code, mask=mask)
-            codes, solved = conv_codes(dictionary, x, **options)
+            options = dict(positive_code=self.positive_code, debias=self.debias, mask=mask)
+            codes, solved = conv_codes(dictionary, x, alpha=alpha, **options)
             if not solved.all():
                 warnings.warn(
                     f"The codes of {(~solved).sum()} of {len(solved)} images have not converged; "
@@ -129,9 +132,8 @@ class Encoder:
                 )
             return codes
         if n_unfoldings is None:
-            codes, gaps = converged_codes(
-                dictionary, x, alpha=alpha, positive_code=self.positive_code, certify=warn
-            )
+            options = dict(positive_code=self.positive_code, debias=self.debias, mask=mask)
+            codes, gaps = converged_codes(dictionary, x, alpha=alpha, certify=warn, **options)
             if warn:
                 warn_about_gaps(gaps, category=ConvergenceWarning, stacklevel=users_level() - 1)
             return codes
@@ -208,6 +210,11 @@ class DenseModel:
         Whether the atoms were samples, where a search would have found better ones.
     curvature : float, default=1.0
         The mean curvature of the loss.
+    search_alpha : float, default=None
+        The penalty of the search, if there was one.
+    coding : tuple of float, default=None
+        Penalty, share of the bias to remove and noise of codes for `transform`, where they were
+        chosen from the data.
     """
 
     rule: Callable
@@ -220,6 +227,8 @@ class DenseModel:
     data_scale: float | None = None
     from_samples: bool = False
     curvature: float = 1.0
+    search_alpha: float | None = None
+    coding: tuple | None = None
 
     part_size = None
 
@@ -230,7 +239,7 @@ class DenseModel:
         encoder = partial(self.encoder.encode, **options)
         if not isinstance(self.encoder.loss, Gaussian):
             encoder = partial(_encode_beside_intercept, encode=encoder)
-        elif self.encoder.depth(self.alpha, decay) is None:
+        elif self.encoder.depth(self.alpha, decay) is None and not self.encoder.debias:
             encoder.lasso = self.alpha, self.encoder.positive_code
         return DenseDictionary(rows), encoder, self.encoder.penalty(self.alpha, decay)
 
@@ -269,16 +278,20 @@ class DenseModel:
 
     def memory(self):
         """Return what a later `partial_fit` asks for beside what users see."""
-        names = "alpha", "from_samples", "curvature"
-        return {name: getattr(self, name) for name in names}
+        names = "alpha", "from_samples", "curvature", "search_alpha", "coding"
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def attributes(self, rows):
         """Return what users see of it."""
         atoms, intercept = self.parts(rows)
+        alpha, debias, noise_std = self.coding or (self.alpha, self.encoder.debias, None)
         return {
             "components_": to_numpy(atoms),
             "intercept_": None if intercept is None else to_numpy(intercept),
             "n_components_": len(atoms),
-            "alpha_": self.alpha,
+            "alpha_": alpha,
+            "debias_": debias,
+            "noise_std_": noise_std,
+            "search_alpha_": self.search_alpha,
             "step_size_": self.step(atoms),
         }

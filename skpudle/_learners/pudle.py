@@ -36,6 +36,7 @@ _OF_THE_ENCODER = (
     "shrinkage",
     "lambda_decay",
     "positive_code",
+    "debias",
     "transform_algorithm",
     "transform_n_nonzero_coefs",
     "transform_tol",
@@ -134,8 +135,8 @@ class _ExposedLearner(DenseLearner):
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
             Data, or a dataset, batches or a sparse array as for `fit`. NaN marks missing entries,
-            and codes are those of the known ones; `inverse_transform` then fills the gaps. (Not
-            with codes of the lasso: impute first.)
+            and the codes of a row are inferred from its known ones; `inverse_transform` then fills
+            the gaps.
         exposure : array-like of shape (n_samples,), default=None
             As for `fit`.
 
@@ -257,10 +258,12 @@ class PUDLEDictionaryLearning(_ExposedLearner):
 
     alpha : float or "auto", default="auto"
         Soft shrinkage: the penalty of the lasso, :math:`\lambda` in the paper, in the units of the
-        data (as in scikit-learn). Hard shrinkage: the threshold of the codes, :math:`b`. "auto" is
-        0.07 times the root mean square norm of the samples that are not zero, for hard shrinkage
-        times the root of the step size, so that scaling the data scales the codes and changes
-        nothing else.
+        data (as in scikit-learn). Hard shrinkage: the threshold of the codes, :math:`b`. A number
+        is the penalty of the search, of training and of `transform`. "auto" searches and trains
+        with 0.07 times the root mean square norm of the samples that are not zero (for hard
+        shrinkage times the root of the step size). Codes of the lasso then get a penalty of their
+        own, ``alpha_``: the one that predicts hidden entries best (see the notes). Scaling the data
+        scales the codes and changes nothing else.
 
     gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
         What is differentiated (eq. 8): the reconstruction error through decoder and encoder, the
@@ -281,8 +284,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
 
     n_unfoldings : int, None or "auto", default="auto"
         Number of iterations of the encoder, :math:`T`. None: converged codes, those of the lasso
-        (soft shrinkage without decay). "auto" is None where that is defined, and 100 otherwise and
-        for samples with missing entries.
+        (soft shrinkage without decay). "auto" is None where that is defined, and 100 otherwise.
 
     step_size : float or "auto", default="auto"
         Step of an iteration, :math:`s`. "auto" is 1 over a bound, tight to 5 %, of the squared
@@ -295,6 +297,12 @@ class PUDLEDictionaryLearning(_ExposedLearner):
 
     shrinkage : {"soft", "hard"}, default="soft"
         Soft thresholding, or hard thresholding at ``alpha``, which ``lambda_decay`` leaves alone.
+
+    debias : float or "auto", default="auto"
+        Share of the lasso's bias to remove from codes: 0 leaves the lasso's, 1 makes them least
+        squares on the atoms that the lasso chose, and what lies between is the relaxed lasso [3]_.
+        "auto" is chosen together with ``alpha="auto"``; with a number for ``alpha`` it is 0. It is
+        for codes of the lasso.
 
     positive_code : bool, default=False
         Whether codes are restricted to non-negative values.
@@ -402,7 +410,17 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         there after `partial_fit`.
 
     alpha_ : float
-        The penalty or threshold in use.
+        The penalty or threshold of codes, as `transform` uses it.
+
+    debias_ : float
+        The share of the lasso's bias that `transform` removes.
+
+    noise_std_ : float
+        Estimated standard deviation of the noise of an entry. There where the penalty of codes was
+        chosen from the data.
+
+    search_alpha_ : float
+        The penalty of the search, if there was one.
 
     step_size_ : float
         The step size for ``components_``. Not there for ``loss="poisson"`` and "auto": every
@@ -432,6 +450,14 @@ class PUDLEDictionaryLearning(_ExposedLearner):
     `partial_fit` does not search; where it begins with samples it trains by the gradient "dec",
     which can.
 
+    Finding atoms and coding rows are two jobs. The search has a penalty that finds the atoms
+    whatever the noise. For the codes, groups of features of up to 200 training samples are hidden
+    in turn, and predicted from the codes of the others, for falling penalties, with all shares of
+    the bias removed. Of the codings whose error is within a tenth of the smallest, noise apart,
+    the sparsest is ``alpha_``, ``debias_``. Where that is a far smaller penalty than the search's,
+    the atoms are adapted to smaller ones too. If the features do not predict each other, codes have
+    the penalty of the search.
+
     Atoms that no sample of an epoch used are replaced, before the next, by the samples that were
     reconstructed worst. If the loss stops being finite, the learning rate is halved, once.
 
@@ -441,6 +467,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
        Backpropagation", arXiv:2106.00058, 2021.
     .. [2] S. Arora, R. Ge, T. Ma and A. Moitra, "Simple, Efficient, and Neural Algorithms for
        Sparse Coding", COLT 2015.
+    .. [3] N. Meinshausen, "Relaxed Lasso", Computational Statistics & Data Analysis 52, 2007.
 
     Examples
     --------
@@ -465,6 +492,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         step_size="auto",
         lambda_decay=1.0,
         shrinkage="soft",
+        debias="auto",
         positive_code=False,
         positive_dict=False,
         atom_norm="unit",
@@ -494,6 +522,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         self.step_size = step_size
         self.lambda_decay = lambda_decay
         self.shrinkage = shrinkage
+        self.debias = debias
         self.positive_code = positive_code
         self.positive_dict = positive_dict
         self.atom_norm = atom_norm
@@ -524,6 +553,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple],
         "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "shrinkage": [StrOptions(set(SHRINKAGES))],
+        "debias": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"}), "boolean"],
         "positive_code": ["boolean"],
         "positive_dict": ["boolean"],
         "atom_norm": [StrOptions({"unit", "ball"}), None],
@@ -566,7 +596,11 @@ class PUDLEDictionaryLearning(_ExposedLearner):
 
     def _encoder(self):
         options = self.n_unfoldings, self.shrinkage, self.positive_code
-        return Encoder(*options, loss=self._loss())
+        return Encoder(*options, loss=self._loss(), debias=self._given_debias or 0.0)
+
+    def _codes_follow_data(self, model):
+        lasso = model.encoder.depth(1.0, Decay.of(self.lambda_decay).last) is None
+        return self.alpha == "auto" and lasso
 
     def _transform_encoder(self):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
@@ -574,6 +608,8 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         if self.transform_algorithm == "omp":
             return self._pursue
         encoder = self._encoder()
+        if self.debias == "auto":
+            encoder = replace(encoder, debias=self.debias_)
         if self._converges():
             encoder = replace(encoder, n_unfoldings=None)
         return partial(
@@ -598,9 +634,6 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         # the solvers have their own
         solved = self._converges() or self.transform_algorithm == "omp"
         return len(x) if solved else super()._chunk_size(x, device)
-
-    def _allows_nan(self):
-        return not self._converges()  # the lasso is solved for complete samples
 
     def _converges(self):
         return self.n_unfoldings is None or self.transform_algorithm == "lasso"

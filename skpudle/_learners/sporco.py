@@ -226,7 +226,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
 
     def _transform_encoder(self):
         def encoder(dictionary, x, mask=None):
-            return solve_lasso(dictionary.atoms, x, self.alpha_, certify=False)[0]
+            return solve_lasso(dictionary.atoms, x, self.alpha_, certify=False, mask=mask)[0]
 
         return encoder
 

@@ -59,7 +59,7 @@ class TaskLearner(PUDLEDictionaryLearning):
 
     # the rest of a dictionary learner's parameters, which have one value here
     gradient, lambda_decay, shrinkage, step_size = "ae-ls", 1.0, "soft", "auto"
-    positive_dict, atom_norm = False, "unit"
+    positive_dict, atom_norm, debias = False, "unit", 0.0
     optimizer, optimizer_params = "adam", None
     transform_algorithm, transform_alpha = "unfolded", None
     transform_n_nonzero_coefs = transform_tol = None
@@ -127,7 +127,7 @@ class TaskLearner(PUDLEDictionaryLearning):
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
-            Data. NaN marks missing entries (not with ``n_unfoldings=None``).
+            Data. NaN marks missing entries.
         y : array-like or Tensor of shape (n_samples,)
             Labels of a classifier; numbers of a regressor, also of shape (n_samples, n_outputs).
         sample_weight : array-like of shape (n_samples,), default=None
@@ -313,6 +313,9 @@ class TaskLearner(PUDLEDictionaryLearning):
         codes = encoder(dictionary, data.sample, mask=data.mask)
         features = self._layout(model, atoms, data).features(codes)
         return data.task.solve(features, data.target, self.C)
+
+    def _codes_follow_data(self, model):
+        return False  # a task wants other codes than a prediction of hidden features
 
     def _n_updates(self, n_batches, batch_size, data):
         if self.max_iter == "auto" and self.supervision:

@@ -1,11 +1,12 @@
 """Initial dictionaries, from the data alone."""
 
-from skpudle.initialization._conv_epoch import ConvProblem, conv_codes
+from skpudle.initialization._conv_epoch import ConvProblem, conv_codes, conv_path
 from skpudle.initialization._pairwise import pairwise_atoms
 from skpudle.initialization._samples import INITIALIZATIONS, initial_atoms
 from skpudle.initialization._search import (
     Problem,
     SearchState,
+    adapted,
     advance,
     auto_alpha,
     begin,
@@ -19,10 +20,12 @@ __all__ = [
     "ConvProblem",
     "Problem",
     "SearchState",
+    "adapted",
     "advance",
     "auto_alpha",
     "begin",
     "conv_codes",
+    "conv_path",
     "debias",
     "initial_atoms",
     "is_done",

@@ -165,6 +165,27 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
     return index, z[index], solved
 
 
+def refit_image(mask, atoms, grid, tolerance, max_sweeps, index, value, residual):
+    """Turn codes into least squares on their support, by coordinate descent that turns no sign."""
+    n_positions, sign = grid[2] * grid[3], value.copy()
+    for _ in range(max_sweeps):
+        largest = 0.0
+        for e in range(len(index)):
+            atom = atoms[index[e] // n_positions]
+            y, x = _corner(index[e] % n_positions, grid)
+            curvature = _curvature(mask, atom, y, x)
+            if curvature == 0.0:
+                continue
+            new = value[e] + _slope(residual, atom, y, x) / curvature
+            new = max(new, 0.0) if sign[e] > 0.0 else min(new, 0.0)
+            step = new - value[e]
+            value[e] = new
+            _subtract(step, atom, y, x, mask, residual)
+            largest = max(largest, abs(step) * curvature)
+        if largest <= tolerance:
+            break
+
+
 def _self_overlap(start, stop, image, place, value, grid, overlap):
     """Set the autocorrelation of the codes of one atom."""
     height, width = overlap.shape[0] // 2 + 1, overlap.shape[1] // 2 + 1
@@ -340,8 +361,9 @@ def removals(start, image, place, value, rivals, most, n_sweeps, mask, atoms, gr
 
 # Those that others call come first.
 _FUNCTIONS = (_corner, _slope, _curvature, _subtract, _add_patch, _shrink, _correlate, _sweep,
-              solve_image, _self_overlap, _descend_atom, sweep_atoms, add_second_moments,
-              add_surroundings, _change, _neighbours, _with_rivals, removals)  # fmt: skip
+              solve_image, refit_image, _self_overlap, _descend_atom, sweep_atoms,
+              add_second_moments, add_surroundings, _change, _neighbours, _with_rivals,
+              removals)  # fmt: skip
 
 
 @cache

@@ -28,7 +28,7 @@ from skpudle.initialization._conv_compiled import loops
 from skpudle.initialization._epoch import Codes, unit
 from skpudle.operators import project_atoms
 
-__all__ = ["ConvProblem", "conv_codes"]
+__all__ = ["ConvProblem", "conv_codes", "conv_path"]
 
 # As for rows: working sets and sweeps of an epoch, the tolerance in units of alpha, sweeps over the
 # atoms, and steps of each, whose cost is little beside that of its residuals.
@@ -44,6 +44,7 @@ _GAIN = 1.001
 # Codes are those of the lasso when no coordinate moves by more than this share of alpha.
 _SOLVED = 1e-8
 _MOST_EFFORT = 200, 200
+_SOLVED_OF_PATH = 1e-3  # where penalties are compared only
 
 _OVERLAPS = 2**22  # correlations of atoms with shifted atoms that are held at a time
 
@@ -124,7 +125,7 @@ class ConvEpoch:
     # Two shifted copies in one atom leave little energy in any one direction.
     n_always_split = 1
 
-    def __init__(self, problem, atoms, codes, *, effort=_EFFORT, tolerance=_TOLERANCE):
+    def __init__(self, problem, atoms, codes, *, refit=False, effort=_EFFORT, tolerance=_TOLERANCE):
         self.problem, self.atoms = problem, atoms.contiguous()
         n = len(problem.x)
         self._grid = np.array([*problem.stride, *problem.positions])
@@ -151,10 +152,31 @@ class ConvEpoch:
         self.solved = np.array([solved for *_, solved in found], dtype=bool)
         square = float(np.square(self._residual).sum())
         self.objective, self.loss = square / 2 + problem.alpha * size, square / 2 / n
+        self._fitting = self.refitted() if refit else self.codes  # what atoms are adapted to
+
+    def refitted(self):  # -> Codes
+        """Return least squares on the supports of the codes, and make the residual theirs.
+
+        A code whose sign would turn is zero.
+        """
+        residual, codes = self._residual, self.codes.widened(0)
+        tolerance, grid = _SOLVED * self.problem.alpha, self._grid
+
+        def refit(first, last):
+            for i in range(first, last):
+                known = self._mask[i] if len(self._mask) else residual[i, :0]
+                count, index, value = (array[i] for array in codes.arrays())
+                loops().refit_image(
+                    known, np.asarray(self.atoms), grid, tolerance, _MOST_EFFORT[1],
+                    index[:count], value[:count], residual[i],
+                )  # fmt: skip
+
+        in_parts(refit, len(residual), 1)
+        return codes
 
     @cached_property
     def _entries(self):  # sorted by atom, and then by image and position
-        count, index, value = self.codes.arrays()
+        count, index, value = self._fitting.arrays()
         used = np.arange(index.shape[1]) < count[:, None]
         image = np.repeat(np.arange(len(count), dtype=np.int32), count)
         atom, place = np.divmod(index[used], self._n_positions)
@@ -287,7 +309,15 @@ def _as_pictures(tensor):  # (n, channels, [height,] width) -> with a height
     return tensor if tensor.ndim == 4 else tensor[:, :, None]
 
 
-def conv_codes(dictionary, x, *, alpha, positive_code=False, mask=None):
+def _maps(codes, n_components, positions):  # Codes -> (n, n_components, *positions)
+    count, index, value = codes.arrays()
+    z = np.zeros((len(count), n_components * prod(positions)))
+    used = np.arange(index.shape[1]) < count[:, None]
+    z[np.repeat(np.arange(len(count)), count), index[used]] = value[used]
+    return torch.as_tensor(z).unflatten(1, (n_components, *positions))
+
+
+def conv_codes(dictionary, x, *, alpha, positive_code=False, debias=0.0, mask=None):
     """Solve the lasso for code maps, by coordinate descent.
 
     Parameters
@@ -300,6 +330,9 @@ def conv_codes(dictionary, x, *, alpha, positive_code=False, mask=None):
         Penalty, more than 0.
     positive_code : bool, default=False
         Whether codes are non-negative.
+    debias : float, default=0.0
+        Share of the lasso's bias to remove, from 0 to 1, as in `skpudle.lasso.solve_lasso`: codes
+        go that share of the way to least squares on their support, among codes of the same signs.
     mask : Tensor of the shape of ``x``, default=None
         1 for known pixels, 0 for missing ones.
 
@@ -308,7 +341,7 @@ def conv_codes(dictionary, x, *, alpha, positive_code=False, mask=None):
     codes : Tensor of shape (n, n_components, [rows,] columns)
         The code maps, with the dtype and on the device of the data.
     solved : ndarray of shape (n,)
-        Whether each is within 1e-8 alpha of the optimality conditions.
+        Whether each is within 1e-8 alpha of the optimality conditions of the lasso.
     """
     atoms = _as_pictures(dictionary.atoms.detach().to("cpu", torch.float64))
     stride = dictionary.stride
@@ -318,9 +351,32 @@ def conv_codes(dictionary, x, *, alpha, positive_code=False, mask=None):
         None if mask is None else _as_pictures(mask.expand_as(x)),
     )  # fmt: skip
     epoch = problem.epoch(atoms, problem.no_codes(), effort=_MOST_EFFORT, tolerance=_SOLVED)
-    count, index, value = epoch.codes.arrays()
-    positions = dictionary.positions(x.shape[2:])
-    z = np.zeros((len(x), len(atoms) * prod(positions)))
-    used = np.arange(index.shape[1]) < count[:, None]
-    z[np.repeat(np.arange(len(x)), count), index[used]] = value[used]
-    return torch.as_tensor(z).to(x).unflatten(1, (len(atoms), *positions)), epoch.solved
+    size = len(atoms), dictionary.positions(x.shape[2:])
+    z = _maps(epoch.codes, *size)
+    z = torch.lerp(z, _maps(epoch.refitted(), *size), debias) if debias else z
+    return z.to(x), epoch.solved
+
+
+def conv_path(problem, atoms, alphas):
+    """Solve for code maps at falling penalties, each from the codes of the one before.
+
+    Parameters
+    ----------
+    problem : ConvProblem
+        Data, and what is known of them.
+    atoms : Tensor of shape (n_components, n_channels, height, width)
+        Atoms.
+    alphas : sequence of float
+        Penalties.
+
+    Yields
+    ------
+    codes, refits : Tensor of shape (n, n_components, *positions)
+        Codes of the lasso, to a thousandth of the penalty, and of least squares on their supports.
+    """
+    codes, size = problem.no_codes(), (len(atoms), problem.positions)
+    for alpha in alphas:
+        epoch = replace(problem, alpha=alpha).epoch(atoms, codes, effort=_MOST_EFFORT,
+                                                    tolerance=_SOLVED_OF_PATH)  # fmt: skip
+        codes = epoch.codes
+        yield _maps(codes, *size), _maps(epoch.refitted(), *size)

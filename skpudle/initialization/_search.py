@@ -40,6 +40,7 @@ from skpudle.initialization._moves import remaining, split
 __all__ = [
     "Problem",
     "SearchState",
+    "adapted",
     "advance",
     "auto_alpha",
     "begin",
@@ -411,3 +412,38 @@ def debias(problem, state):
         if float((atoms - kept).square().sum(1).mean()) < _STILL**2:
             break
     return kept
+
+
+def adapted(problem, state, atoms, *, stopped=lambda: False):
+    """Return atoms adapted to codes without bias, on the supports of another penalty.
+
+    Parameters
+    ----------
+    problem : Problem or ConvProblem
+        Data and objective, with the other penalty.
+    state : SearchState
+        The search that found the atoms, which is done.
+    atoms : Tensor of shape (n_components, *shape)
+        The atoms.
+    stopped : callable, default=never
+        Whether to leave the atoms as they are by now.
+
+    Returns
+    -------
+    Tensor of shape (n_components, *shape)
+        Unit atoms.
+    """
+    codes = problem.thinned(state.stride).no_codes()
+    best = dict(best_atoms=atoms, best_codes=codes, best_objective=float("inf"))
+    state = _restart(state, "polish", atoms=atoms, codes=codes, **best)
+    while not (is_done(state) or stopped()):
+        state = advance(problem, state)
+    problem, atoms, codes = problem.thinned(state.stride), state.best_atoms, state.best_codes
+    for _ in range(_MAX_REFITS):
+        if stopped():
+            break
+        epoch = problem.epoch(atoms, codes, refit=True)
+        before, atoms, codes = atoms, epoch.improved_atoms(), epoch.codes
+        if float((atoms - before).flatten(1).square().sum(1).mean()) < _STILL**2:
+            break
+    return atoms

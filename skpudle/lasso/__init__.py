@@ -26,13 +26,14 @@ features. Everything here is computed in float64, because float32 does not resol
 from skpudle.lasso._gap import GapWarning, duality_gap, warn_about_gaps
 from skpudle.lasso._gradient import lasso_gradient
 from skpudle.lasso._implicit import converged_codes
-from skpudle.lasso._solve import solve_lasso
+from skpudle.lasso._solve import lasso_path, solve_lasso
 
 __all__ = [
     "GapWarning",
     "converged_codes",
     "duality_gap",
     "lasso_gradient",
+    "lasso_path",
     "solve_lasso",
     "warn_about_gaps",
 ]

@@ -20,6 +20,8 @@ stay as they are, and those whose support still changes after a few Newton steps
 
 import torch
 
+from skpudle.lasso._supports import parts, supports_of
+
 # A round looks at the largest correlation in each run of so many atoms: one pass finds several
 # candidates, and neighbours, often alike, do not crowd in together.
 RUN = 32
@@ -46,6 +48,9 @@ LOOK = 4
 # Newton steps of a round; most samples take one or two.
 STEPS = 2
 
+# Entries of the atoms of supports that are gathered at a time, without a Gram matrix: 128 MiB.
+_MEMBER_ENTRIES = 2**24
+
 # Added to the diagonal of G_SS, in units of its rounding, so that dependent atoms have a factor.
 _RIDGE = 10
 
@@ -54,10 +59,16 @@ def _scatter(support, z, n_components):  # (n, k), (n, k) -> (n, n_components)
     return z.new_zeros(len(z), n_components).scatter_(1, support, z)
 
 
-def _gather_inner(atoms, gram, support):  # -> (n, k, k), anything at empty places
+def _gather_inner(atoms, gram, support, mask):  # -> (n, k, k), anything at empty places
     if gram is None:
-        members = atoms[support]
-        return members @ members.mT
+        n_rows = max(1, _MEMBER_ENTRIES // max(1, support.shape[1] * atoms.shape[1]))
+        inner = support.new_empty(*support.shape, support.shape[1], dtype=atoms.dtype)
+        for first in range(0, len(support), n_rows):
+            rows = slice(first, first + n_rows)
+            members = atoms[support[rows]]
+            seen = members if mask is None else members * mask[rows, None]
+            torch.matmul(seen, members.mT, out=inner[rows])
+        return inner
     support = support.clamp_max(len(gram) - 1)
     return gram[support[:, :, None], support[:, None, :]]
 
@@ -140,10 +151,10 @@ def _minimise(inner, slope, z, theta, fresh, done):
 class _Batch:
     """Samples that are being solved: every attribute but the first three has a row for each."""
 
-    def __init__(self, atoms, gram, x, penalty, positive):
+    def __init__(self, atoms, gram, x, mask, penalty, positive):
         self._atoms, self._gram, self._options = atoms, gram, (penalty, positive)
         self._squared_norms = atoms.square().sum(1)
-        self.x, self.rows = x, torch.arange(len(x), device=x.device)
+        self.x, self.mask, self.rows = x, mask, torch.arange(len(x), device=x.device)
         self.support = self.rows.new_zeros(len(x), 0)
         self.z = self.theta = self.slope = x.new_zeros(len(x), 0)
         self.fresh = self.support.bool()
@@ -159,7 +170,9 @@ class _Batch:
         """Compute the correlations, see who is solved, and let atoms in where none has to leave."""
         penalty, positive = self._options
         none = len(self._atoms) - 1
-        c = (self.x - self.codes() @ self._atoms) @ self._atoms.mT
+        residual = self.x - self.codes() @ self._atoms
+        residual = residual if self.mask is None else residual * self.mask
+        c = residual @ self._atoms.mT
         self.slope = c.gather(1, self.support) - penalty * self.theta
         c.scatter_(1, self.support, 0)
 
@@ -188,20 +201,20 @@ class _Batch:
         left = self.solved.to(torch.int8).argsort(stable=True)[:n_left]
         order = (~used[left]).to(torch.int8).argsort(dim=1, stable=True)[:, :width]
         for name, value in vars(self).items():
-            if name.startswith("_"):
+            if name.startswith("_") or value is None:
                 continue
-            by_place = value.ndim == 2 and name != "x"
+            by_place = value.ndim == 2 and name not in {"x", "mask"}
             setattr(self, name, value[left].gather(1, order) if by_place else value[left])
         return n_left
 
     def minimise(self):
         """Minimise over supports and signs."""
-        inner = _gather_inner(self._atoms, self._gram, self.support)
+        inner = _gather_inner(self._atoms, self._gram, self.support, self.mask)
         self.settled = _minimise(inner, self.slope, self.z, self.theta, self.fresh, self.solved)
         self.support = self.support.masked_fill(self.theta == 0, len(self._atoms) - 1)
 
 
-def solve(atoms, gram, x, *, penalty, positive, max_iter):
+def solve(atoms, gram, x, *, penalties, positive, max_iter, mask=None):
     """Return lasso codes of the rows of ``x``.
 
     Parameters
@@ -211,25 +224,89 @@ def solve(atoms, gram, x, *, penalty, positive, max_iter):
     gram : Tensor of shape (n_components, n_components) or None
         Their Gram matrix, if it is worth its price.
     x : Tensor of shape (n_samples, n_features)
-        Data, in float64.
-    penalty : float
-        The penalty, positive.
+        Data, in float64; 0 where they are missing.
+    penalties : sequence of float
+        Penalties, positive.
     positive : bool
         Whether codes are restricted to non-negative values.
     max_iter : int
         Largest number of rounds for a sample.
+    mask : Tensor of shape (n_samples, n_features), default=None
+        1 where they are known, 0 where not. Complete rows have the Gram matrix, the others not.
+
+    Returns
+    -------
+    Tensor of shape (n_penalties, n_samples, n_components)
+        Codes.
+    """
+    codes = x.new_zeros(len(penalties), len(x), len(atoms))
+    if len(atoms) == 0:
+        return codes
+    options = dict(positive=positive, max_iter=max_iter)
+    for i, penalty in enumerate(penalties):
+        options["penalty"] = penalty
+        if mask is None:
+            codes[i] = _solve_alike(atoms, gram, x, None, **options)
+            continue
+        complete = mask.all(1)
+        for rows, known, products in ((complete, None, gram), (~complete, mask, None)):
+            rows = rows.nonzero().squeeze(1)
+            if len(rows):
+                known = known if known is None else known[rows]
+                codes[i, rows] = _solve_alike(atoms, products, x[rows], known, **options)
+    return codes
+
+
+def refit(atoms, x, codes, mask=None):
+    """Return the least squares of the rows of ``x`` on the supports of codes.
+
+    Codes go straight from where they are to least squares; one that reaches zero on the way leaves
+    the support, and the others go on from there. So no sign turns.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_features)
+        Atoms, in float64.
+    x : Tensor of shape (n_samples, n_features)
+        Data, in float64; 0 where they are missing.
+    codes : Tensor of shape (n_samples, n_components)
+        Codes, with supports that have no linear dependences.
+    mask : Tensor of shape (n_samples, n_features), default=None
+        1 where they are known, 0 where not.
 
     Returns
     -------
     Tensor of shape (n_samples, n_components)
         Codes.
     """
+    n_components, n_features = atoms.shape
+    atoms = torch.cat([atoms, atoms.new_zeros(1, n_features)])
+    sizes, order = (codes != 0).sum(1).sort(stable=True)
+    refitted = torch.zeros_like(codes)
+    for first, last, width in parts(sizes.tolist(), n_features, codes.device):
+        rows = order[first:last]
+        support = supports_of(codes[rows], width)
+        z = torch.cat([codes[rows], codes.new_zeros(len(rows), 1)], 1).gather(1, support)
+        members = seen = atoms[support]
+        if mask is not None:
+            seen = members * mask[rows, None]
+        inner, theta = seen @ members.mT, z.sign()
+        fresh, done = torch.zeros_like(theta, dtype=torch.bool), torch.zeros_like(rows).bool()
+        while not done.all():
+            residual = x[rows] - (z[:, None] @ members)[:, 0]
+            slope = (seen @ residual[:, :, None])[:, :, 0]
+            done = _minimise(inner, slope, z, theta, fresh, done)
+        support = support.clamp_max(n_components - 1)  # of empty places, whose codes are 0
+        refitted[rows] = refitted[rows].scatter_add(1, support, z)
+    return refitted
+
+
+def _solve_alike(atoms, gram, x, mask, *, penalty, positive, max_iter):
+    """Solve for rows that all have the Gram matrix, or all have a mask."""
     n_components = len(atoms)
-    if n_components == 0:
-        return x.new_zeros(len(x), 0)
     none = -(-(n_components + 1) // RUN) * RUN - 1  # the last of the zero atoms that fill a run
     atoms = torch.cat([atoms, atoms.new_zeros(none + 1 - n_components, atoms.shape[1])])
-    batch = _Batch(atoms, gram, x, penalty, positive)
+    batch = _Batch(atoms, gram, x, mask, penalty, positive)
     codes = x.new_empty(len(x), n_components)
     for n_rounds in range(max_iter):
         batch.look_for_atoms()

@@ -241,66 +241,109 @@ def _gap(atoms, x, support, z, k, c, penalty, positive, single, residual):
     return np.inf if energy == 0.0 else gap / (energy / 2)  # or NaN
 
 
-def _solve_rows(atoms, gram, x, penalty, positive, max_iter, codes, gaps, single, rules):
-    """Turn ``codes``, which holds ``D^T x``, into the codes of the rows of ``x``.
+def _hide(atoms, mask, seen):
+    """Set ``seen`` to the atoms times the mask of a row; return whether anything is missing."""
+    missing = False
+    for feature in range(len(mask)):
+        missing |= mask[feature] == 0.0
+    if missing:
+        for j in range(len(atoms)):
+            for feature in range(len(mask)):
+                seen[j, feature] = mask[feature] * atoms[j, feature]
+    return missing
 
-    Their relative duality gaps go into ``gaps``, unless that is empty.
+
+def _solve_rows(
+    whole_atoms, whole_gram, x, mask, penalties, positive, max_iter, debias, codes, refits, gaps,
+    single, rules,
+):  # fmt: skip
+    """Set ``codes[i]`` to the codes of the rows of ``x`` for each of the falling ``penalties``.
+
+    ``codes[-1]`` holds ``D^T x``. Codes are the lasso's, moved by the share ``debias`` of the way
+    to least squares on their supports, which go into ``refits``. The relative duality gaps of the
+    last penalty go into ``gaps``. Either may be empty.
+
+    A row with missing entries, which are 0 in ``x``, has the atoms times its mask, without a Gram
+    matrix. Its codes have the same bits in any company.
     """
     run_length, n_candidates, share, tie, dependent, resolution, rounding, nearly, polishes = rules
-    n_components, n_features = atoms.shape
+    n_components, n_features = whole_atoms.shape
+    n_penalties = len(penalties)
     room = 4 * n_candidates
     support = np.empty(room, np.int64)
     z, theta, slope, step = np.empty(room), np.empty(room), np.empty(room), np.empty(room)
     inner, factor = np.empty((room, room)), np.empty((room, room))
     c, residual = np.empty(n_components), np.empty(n_features)
     peaks = np.empty((n_components + run_length - 1) // run_length)
+    seen = np.empty((n_components if len(mask) else 0, n_features))
     for row in range(len(x)):
-        k, polished = np.int64(0), 0  # a literal 0 would have every function compiled twice
+        k = np.int64(0)  # a literal 0 would have every function compiled twice
+        start, atoms, gram = codes[n_penalties - 1, row], whole_atoms, whole_gram
+        if len(mask) and _hide(whole_atoms, mask[row], seen):
+            atoms, gram = seen, whole_gram[:0]
+            _correlate(atoms, gram, x[row], start, support, z, k, residual, start)
         for j in range(n_components):
-            c[j] = codes[row, j]
+            c[j] = start[j]
         scale = 0.0  # of the correlations, to tell them from rounding
-        for _ in range(max_iter):
-            if k + n_candidates > room:
-                room *= 2
-                support, z, theta = _grown(support), _grown(z), _grown(theta)
-                slope, step = _grown(slope), _grown(step)
-                inner, factor = _grown_square(inner), _grown_square(factor)
-            off, size = 0.0, 0.0
-            for i in range(k):
-                slope[i] = c[support[i]] - penalty * theta[i]
-                c[support[i]] = 0.0
-                off = max(off, abs(slope[i]))
-                size += abs(z[i]) * inner[i, i]
-            best = _peaks(c, positive, peaks, run_length)
-            scale = max(scale, best)
-            slack = resolution * penalty + rounding * (scale + size)
-            off = max(off, best - penalty)
-            if off <= nearly * penalty:
-                polished += 1
-            if off <= slack or polished > polishes:
+        for p in range(n_penalties):
+            penalty, polished = penalties[p], 0
+            for _ in range(max_iter):
+                if k + n_candidates > room:
+                    room *= 2
+                    support, z, theta = _grown(support), _grown(z), _grown(theta)
+                    slope, step = _grown(slope), _grown(step)
+                    inner, factor = _grown_square(inner), _grown_square(factor)
+                off, size = 0.0, 0.0
                 for i in range(k):
-                    c[support[i]] = slope[i] + penalty * theta[i]
-                break
+                    slope[i] = c[support[i]] - penalty * theta[i]
+                    c[support[i]] = 0.0
+                    off = max(off, abs(slope[i]))
+                    size += abs(z[i]) * inner[i, i]
+                best = _peaks(c, positive, peaks, run_length)
+                scale = max(scale, best)
+                slack = resolution * penalty + rounding * (scale + size)
+                off = max(off, best - penalty)
+                if off <= nearly * penalty:
+                    polished += 1
+                if off <= slack or polished > polishes:
+                    for i in range(k):
+                        c[support[i]] = slope[i] + penalty * theta[i]
+                    break
 
-            weakest = max(penalty + slack, share * best)
-            k = _admit(
-                atoms, gram, c, penalty, positive, peaks, run_length, weakest, tie, n_candidates,
-                dependent, k, support, z, theta, slope, inner, factor,
-            )  # fmt: skip
+                weakest = max(penalty + slack, share * best)
+                k = _admit(
+                    atoms, gram, c, penalty, positive, peaks, run_length, weakest, tie,
+                    n_candidates, dependent, k, support, z, theta, slope, inner, factor,
+                )  # fmt: skip
+                k = _minimise(k, support, z, theta, slope, step, inner, factor)
+                _correlate(atoms, gram, x[row], start, support, z, k, residual, c)
+            last = p == n_penalties - 1
+            if last and len(gaps):
+                known = support, z, k, c, penalty, positive, single, residual
+                gaps[row] = _gap(atoms, x[row], *known)
+            for j in range(n_components):
+                codes[p, row, j] = 0.0
+            for i in range(k):
+                codes[p, row, support[i]] = (1.0 - debias) * z[i]
+            if debias == 0.0 and len(refits) == 0:
+                continue
+            for i in range(k):  # the same minimum without a penalty
+                slope[i] = c[support[i]]
             k = _minimise(k, support, z, theta, slope, step, inner, factor)
-            _correlate(atoms, gram, x[row], codes[row], support, z, k, residual, c)
-        if len(gaps):
-            known = support, z, k, c, penalty, positive, single, residual
-            gaps[row] = _gap(atoms, x[row], *known)
-        for j in range(n_components):
-            codes[row, j] = 0.0
-        for i in range(k):
-            codes[row, support[i]] = z[i]
+            for i in range(k):
+                codes[p, row, support[i]] += debias * z[i]
+            if len(refits):
+                for j in range(n_components):
+                    refits[p, row, j] = 0.0
+                for i in range(k):
+                    refits[p, row, support[i]] = z[i]
+            if not last:  # the solver goes on from there, whatever it starts from
+                _correlate(atoms, gram, x[row], start, support, z, k, residual, c)
 
 
 # Those that the last one calls come first.
 _FUNCTIONS = (_product, _correlate, _border, _remove, _newton, _reach, _minimise, _peaks, _admit,
-              _grown, _grown_square, _gap, _solve_rows)  # fmt: skip
+              _grown, _grown_square, _gap, _hide, _solve_rows)  # fmt: skip
 
 
 @cache
@@ -309,25 +352,34 @@ def solver_of_rows():
     return compile_together(_FUNCTIONS)["_solve_rows"]
 
 
-def solve(atoms, gram, x, *, penalty, positive, max_iter, out=None, gaps=None, single=False):
-    """Return lasso codes of the rows of ``x``, as `skpudle.lasso._batched.solve` does.
+def solve(
+    atoms, gram, x, *, penalties, positive, max_iter, mask=None, debias=0.0, out=None, refits=None,
+    gaps=None, single=False,
+):  # fmt: skip
+    """Return codes of the rows of ``x``, for each penalty as `skpudle.lasso._batched.solve` does.
 
-    All tensors are on the CPU. Codes go into ``out`` and their relative duality gaps into ``gaps``,
-    if any, those of codes that are rounded to float32 if ``single``. Correlations are those of the
-    solver, which computes them anew in every round.
+    All tensors are on the CPU. Codes go into ``out``, of shape (n_penalties, n_samples,
+    n_components), those without bias into ``refits``, and the relative duality gaps of the last
+    penalty into ``gaps``, if any: of codes that are rounded to float32 if ``single``. Correlations
+    are those of the solver, which computes them anew in every round.
     """
     solve_rows = solver_of_rows()
-    codes = torch.mm(x, atoms.mT, out=out)
+    out = x.new_empty(len(penalties), len(x), len(atoms)) if out is None else out
+    torch.mm(x, atoms.mT, out=out[-1])
     gram = atoms.new_empty(0, 0) if gram is None else gram
     gaps = x.new_empty(0) if gaps is None else gaps
+    refits = x.new_empty(0, len(x), len(atoms)) if refits is None else refits
+    mask = x.new_empty(0, x.shape[1]) if mask is None else mask
     # the arrays share the memory of the tensors, so codes are solved in place
-    given = (np.asarray(t.contiguous()) for t in (atoms, gram, x))
-    (atoms, gram, data), rows, gaps = given, np.asarray(codes), np.asarray(gaps)
+    given = (np.asarray(t.contiguous()) for t in (atoms, gram, x, mask))
+    atoms, gram, data, known = given
+    codes, refits, gaps = np.asarray(out), np.asarray(refits), np.asarray(gaps)
+    how = np.asarray(penalties, dtype=np.float64), positive, max_iter, debias
 
     def solve_part(first, last):
         part = slice(first, last)
-        how = penalty, positive, max_iter
-        solve_rows(atoms, gram, data[part], *how, rows[part], gaps[part], single, RULES)
+        results = codes[:, part], refits[:, part], gaps[part]
+        solve_rows(atoms, gram, data[part], known[part], *how, *results, single, RULES)
 
     in_parts(solve_part, len(x), _ROWS_PER_TASK)
-    return codes
+    return out

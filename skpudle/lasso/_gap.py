@@ -6,7 +6,7 @@ import torch
 
 from skpudle._precision import as_scalars
 
-__all__ = ["GapWarning", "checked_alpha", "duality_gap", "warn_about_gaps"]
+__all__ = ["GapWarning", "checked_alpha", "duality_gap", "known_entries", "warn_about_gaps"]
 
 _WARNED_SAMPLES = 5
 
@@ -34,8 +34,27 @@ def checked_alpha(alpha, atoms):
     return least if alpha.ndim == 0 else alpha.to(atoms.device)
 
 
+def known_entries(x, mask):  # (n, m), mask (n, m) or None -> x, mask
+    """Return data that are 0 where they are missing, and 1 where they are known and 0 where not.
+
+    Raises
+    ------
+    ValueError
+        If the mask has another shape than the data.
+    """
+    if mask is None:
+        return x, None
+    if mask.shape != x.shape:
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)}, the data {tuple(x.shape)}. Pass a mask with one "
+            "entry for each entry of the data."
+        )
+    known = mask != 0
+    return x.where(known, 0.0), known.to(x.dtype)
+
+
 @torch.no_grad()
-def duality_gap(atoms, x, codes, alpha, *, positive=False, dual_codes=None):
+def duality_gap(atoms, x, codes, alpha, *, positive=False, dual_codes=None, mask=None):
     r"""Return a certified bound on how far codes are from the minimum of the lasso.
 
     Parameters
@@ -53,6 +72,8 @@ def duality_gap(atoms, x, codes, alpha, *, positive=False, dual_codes=None):
     dual_codes : Tensor of shape (n_samples, n_components), default=None
         Codes whose residual is scaled to a dual feasible point; by default the codes themselves.
         Any certify, but where ``codes`` have been rounded, those from before give the better bound.
+    mask : Tensor of shape (n_samples, n_features), default=None
+        Nonzero where data are known. The lasso is then the lasso of the known entries.
 
     Returns
     -------
@@ -62,11 +83,17 @@ def duality_gap(atoms, x, codes, alpha, *, positive=False, dual_codes=None):
     """
     alpha = as_scalars(checked_alpha(alpha, atoms), x.new_empty(0, dtype=torch.float64))
     atoms, x, codes = atoms.double(), x.double(), codes.double()
-    residual = x - codes @ atoms
+    x, known = known_entries(x, mask)
+
+    def residual_of(codes):
+        residual = x - codes @ atoms
+        return residual if known is None else residual * known
+
+    residual = residual_of(codes)
     size = torch.linalg.vector_norm(codes if alpha.ndim == 0 else alpha * codes, ord=1, dim=1)
     primal = residual.square().sum(1) / 2 + (alpha * size if alpha.ndim == 0 else size)
 
-    dual = residual if dual_codes is None else x - dual_codes.double() @ atoms
+    dual = residual if dual_codes is None else residual_of(dual_codes.double())
     correlations = dual @ (atoms / alpha.reshape(-1, 1)).mT
     least, largest = correlations.aminmax(dim=1)
     if not positive:

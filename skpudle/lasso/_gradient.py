@@ -5,6 +5,7 @@ With the residual :math:`r = x - D z` and :math:`\delta = -D^T r` of `skpudle.la
 .. math:: \text{outer}(u - z, r) - \text{outer}(z, D u), \qquad u_S = G_{SS}^{-1} \delta_S,
 
 to the derivative of :math:`\tfrac12 |r|^2` in the atoms, where codes move with these; else u is 0.
+Where entries are missing, a mask multiplies r, D u and the terms of the sums in :math:`G_{SS}`.
 Automatic differentiation comes to the same, and takes 1.2 ms for 3 samples of 625 features and 6
 atoms, instead of 0.1 ms, and 3.8 ms for 256 samples of 64 features and 100 atoms, instead of 0.9 ms
 (one thread). The functions are plain Python until `_compiled` compiles them.
@@ -17,6 +18,7 @@ import numpy as np
 
 from skpudle._compilation import compile_together
 from skpudle.lasso._compiled import RULES, solver_of_rows
+from skpudle.lasso._gap import known_entries
 
 __all__ = ["lasso_gradient"]
 
@@ -38,16 +40,29 @@ def are_distinct(gram, dependent):
     return True
 
 
-def _invert(gram, support, k, factor, u, dependent):
-    """Turn ``u`` into ``G_SS^{-1} u``; return whether that is well-defined."""
+def _gather(atoms, gram, mask, support, k, inner):
+    """Set the lower half of ``inner = D_S diag(mask) D_S^T``; without a mask that of the Gram."""
     for i in range(k):
         for j in range(i + 1):
-            total = gram[support[i], support[j]]
+            if len(mask) == 0:
+                inner[i, j] = gram[support[i], support[j]]
+            else:
+                total = 0.0
+                for f in range(len(mask)):
+                    total += mask[f] * atoms[support[i], f] * atoms[support[j], f]
+                inner[i, j] = total
+
+
+def _invert(inner, k, factor, u, dependent):
+    """Turn ``u`` into ``inner^{-1} u``; return whether that is well-defined."""
+    for i in range(k):
+        for j in range(i + 1):
+            total = inner[i, j]
             for t in range(j):
                 total -= factor[i, t] * factor[j, t]
             if j < i:
                 factor[i, j] = total / factor[j, j]
-        if not total > dependent * gram[support[i], support[i]]:
+        if not total > dependent * inner[i, i]:
             return False
         factor[i, i] = np.sqrt(total)
         for j in range(i):
@@ -60,12 +75,14 @@ def _invert(gram, support, k, factor, u, dependent):
     return True
 
 
-def differentiate(atoms, gram, x, through_encoder, dependent, codes, losses, gradient):
+def differentiate(atoms, gram, x, mask, through_encoder, dependent, codes, losses, gradient):
     """Add the derivatives of all rows to ``gradient``; return whether they are well-defined."""
     n_components, n_features = atoms.shape
     support, factor = np.empty(n_components + 1, np.int64), np.empty((n_components, n_components))
+    inner = np.empty((n_components, n_components))
     u, residual, image = np.empty(n_components), np.empty(n_features), np.zeros(n_features)
     for row in range(len(x)):
+        known = mask[row] if len(mask) else x[row, :0]
         k = np.int64(0)
         for f in range(n_features):
             residual[f] = x[row, f]
@@ -76,6 +93,8 @@ def differentiate(atoms, gram, x, through_encoder, dependent, codes, losses, gra
             j, z = support[i], codes[row, support[i]]
             for f in range(n_features):
                 residual[f] -= z * atoms[j, f]
+        for f in range(len(known)):
+            residual[f] *= known[f]
         for f in range(n_features):
             losses[row] += 0.5 * residual[f] ** 2
             image[f] = 0.0
@@ -85,11 +104,14 @@ def differentiate(atoms, gram, x, through_encoder, dependent, codes, losses, gra
                 for f in range(n_features):
                     u[i] -= residual[f] * atoms[support[i], f]
         if through_encoder:
-            if not _invert(gram, support, k, factor, u, dependent):
+            _gather(atoms, gram, known, support, k, inner)
+            if not _invert(inner, k, factor, u, dependent):
                 return False
             for i in range(k):
                 for f in range(n_features):
                     image[f] += u[i] * atoms[support[i], f]
+            for f in range(len(known)):
+                image[f] *= known[f]
         for i in range(k):
             j, z, direct = support[i], codes[row, support[i]], u[i] - codes[row, support[i]]
             for f in range(n_features):
@@ -97,7 +119,7 @@ def differentiate(atoms, gram, x, through_encoder, dependent, codes, losses, gra
     return True
 
 
-_FUNCTIONS = are_distinct, _invert, differentiate
+_FUNCTIONS = are_distinct, _gather, _invert, differentiate
 
 
 @cache
@@ -105,7 +127,7 @@ def _compiled():
     return SimpleNamespace(**compile_together(_FUNCTIONS))
 
 
-def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, max_iter=1000):
+def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, max_iter=1000, mask=None):
     r"""Solve the lasso, and differentiate what it leaves of the samples in the atoms.
 
     Parameters
@@ -122,11 +144,14 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, max_iter
         Whether codes move with the atoms, or are held constant.
     max_iter : int, default=1000
         As of `solve_lasso`.
+    mask : Tensor of shape (n_samples, n_features), default=None
+        Nonzero where data are known, as of `solve_lasso`.
 
     Returns
     -------
     tuple of Tensor, or None
-        Codes (n_samples, n_components), losses :math:`\frac12 |x - D z|^2` (n_samples,), and the
+        Codes (n_samples, n_components), losses :math:`\frac12 |x - D z|^2` of the known entries
+        (n_samples,), and the
         derivative of their mean in the atoms. None where others do better: for large batches, for
         tensors that are not on the CPU, and for atoms that depend on each other.
     """
@@ -135,16 +160,19 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, max_iter
     if atoms.device.type != "cpu" or x.device.type != "cpu" or not 0 < work <= _MOST_WORK:
         return None
     loops, solve_rows = _compiled(), solver_of_rows()
-    wide, rows = (t.detach().double().contiguous() for t in (atoms, x))
+    x, known = known_entries(x, mask)
+    known = x.new_empty(0, n_features) if known is None else known
+    wide, rows, known = (t.detach().double().contiguous() for t in (atoms, x, known))
     codes, gram = rows @ wide.mT, wide @ wide.mT
     losses, gradient = rows.new_zeros(len(x)), wide.new_zeros(wide.shape)
     # the arrays share the memory of the tensors
-    d, data, g, z = (np.asarray(t) for t in (wide, rows, gram, codes))
+    d, data, m, g, z = (np.asarray(t) for t in (wide, rows, known, gram, codes))
     if not loops.are_distinct(g, _DEPENDENT):
         return None
-    no_gaps = np.empty(0)
-    solve_rows(d, g, data, float(alpha), positive, max_iter, z, no_gaps, False, RULES)
+    penalties, no_gaps = np.array([alpha], dtype=np.float64), np.empty(0)
+    how = penalties, positive, max_iter, 0.0
+    solve_rows(d, g, data, m, *how, z[None], z[None][:0], no_gaps, False, RULES)
     sums = np.asarray(losses), np.asarray(gradient)
-    if not loops.differentiate(d, g, data, through_encoder, _DEPENDENT, z, *sums):
+    if not loops.differentiate(d, g, data, m, through_encoder, _DEPENDENT, z, *sums):
         return None
     return codes.to(x.dtype), losses.to(x.dtype), gradient.div_(len(x)).to(x.dtype)

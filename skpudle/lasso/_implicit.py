@@ -1,28 +1,17 @@
 """The derivative of converged codes, which is implicit; see `skpudle.lasso`."""
 
-from bisect import bisect_right
-
 import torch
 
 from skpudle._precision import differentiable_once, kept_by_autograd
-from skpudle.lasso._solve import BLOCK_ENTRIES, solve_lasso
+from skpudle.lasso._gap import known_entries
+from skpudle.lasso._solve import solve_lasso
+from skpudle.lasso._supports import parts, supports_of
 
 __all__ = ["converged_codes"]
 
 # Eigenvalues of G_SS below this share of the largest are zero to the pseudo-inverse. It is the
 # square of the relative distance of atoms that float32 barely tells apart.
 _DEPENDENT = 1e-12
-# Supports are padded to multiples of this.
-_SUPPORT_STEP = 8
-
-
-def _supports(codes, width):  # (n, p), int -> (n, width), padded by p
-    """Return the support of each row, which has at most ``width`` entries."""
-    active = codes != 0
-    places = (active.cumsum(1) - 1).masked_fill_(~active, width)  # one more, for all the others
-    supports = places.new_full((len(codes), width + 1), codes.shape[1])
-    atoms = torch.arange(codes.shape[1], device=codes.device).expand_as(places)
-    return supports.scatter_(1, places, atoms)[:, :width]
 
 
 def _apply_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), (n,)
@@ -44,78 +33,110 @@ def _apply_pseudo_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), None
     return (inverse @ delta[:, :, None])[:, :, 0], None
 
 
-def _parts(sizes, n_features, entries):  # in ascending order -> first, last, width
-    """Yield parts of rows of similar size, so that little is padding; rows of size 0 have none."""
-    first = bisect_right(sizes, 0)
-    while first < len(sizes):
-        width = -(-sizes[first] // _SUPPORT_STEP) * _SUPPORT_STEP
-        n_rows = max(1, entries // (width * max(width, n_features)))
-        last = min(first + n_rows, bisect_right(sizes, width))
-        yield first, last, width
-        first = last
+def _implicit_adjoint(atoms, codes, delta, mask=None):
+    """Return ``u`` with ``u_S = pinv(G_SS) delta_S`` on the support of each row, else 0.
 
-
-def _implicit_adjoint(atoms, codes, delta):  # (p, m), (n, p), (n, p) -> (n, p)
-    """Return ``u`` with ``u_S = pinv(G_SS) delta_S`` on the support of each row, else 0."""
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_features)
+        Atoms.
+    codes, delta : Tensor of shape (n_samples, n_components)
+        Codes, and the derivatives in them.
+    mask : Tensor of shape (n_samples, n_features), default=None
+        1 for known entries, 0 for missing ones: ``G_SS = D_S diag(mask) D_S^T`` in each row.
+    """
     n_components, n_features = atoms.shape
     atoms = torch.cat([atoms, atoms.new_zeros(1, n_features)]).double()
     sizes, order = (codes != 0).sum(1).sort(stable=True)
     codes, delta = codes[order], torch.cat([delta, delta.new_zeros(len(delta), 1)], 1)
-    delta = delta.double()[order]
+    delta, mask = delta.double()[order], mask if mask is None else mask[order].double()
     u, singular = torch.zeros_like(delta), torch.zeros_like(order, dtype=torch.bool)
 
     def solve(rows, width, apply):
-        support = _supports(codes[rows], width)
+        support = supports_of(codes[rows], width)
         members = atoms[support]
-        solution, failed = apply(members @ members.mT, delta[rows].gather(1, support))
+        seen = members if mask is None else members * mask[rows, None]
+        solution, failed = apply(seen @ members.mT, delta[rows].gather(1, support))
         solution = solution.masked_fill(support == n_components, 0)
         u[rows] = u[rows].scatter(1, support, solution)
         return failed
 
-    entries = BLOCK_ENTRIES.get(codes.device.type, 2**20)
     sizes = sizes.tolist()  # the host waits for a device here, and once more below
-    for first, last, width in _parts(sizes, n_features, entries):
+    for first, last, width in parts(sizes, n_features, codes.device):
         rows = slice(first, last)
         singular[rows] = solve(rows, width, _apply_inverse)
     rest = [row for row, flag in enumerate(singular.tolist()) if flag]
-    for first, last, width in _parts([sizes[row] for row in rest], n_features, entries):
+    for first, last, width in parts([sizes[row] for row in rest], n_features, codes.device):
         rows = torch.as_tensor(rest[first:last], device=codes.device)
         solve(rows, width, _apply_pseudo_inverse)
     return torch.zeros_like(u).index_copy_(0, order, u)[:, :n_components]
 
 
 class _ConvergedCodes(torch.autograd.Function):
+    """Codes on the way from the lasso's to least squares, and the derivative of both ends.
+
+    On a support both have the same derivatives in ``x`` and in the atoms, each with codes and
+    residual of its own; least squares do not move with ``alpha``.
+    """
+
     @staticmethod
-    def forward(ctx, dictionary, atoms, x, alpha, positive, max_iter, certify):
-        codes, gaps = solve_lasso(
-            atoms, x, alpha, positive=positive, max_iter=max_iter, certify=certify
-        )
-        ctx.dictionary = dictionary
-        ctx.save_for_backward(atoms, x, alpha, codes)
+    def forward(ctx, dictionary, atoms, x, alpha, debias, positive, max_iter, certify, mask):
+        options = dict(positive=positive, max_iter=max_iter, mask=mask)
+        ends, gaps = [], None
+        for share, weight in ((0.0, 1 - debias), (1.0, debias)):
+            if weight:
+                certified = certify and gaps is None
+                codes, found = solve_lasso(
+                    atoms, x, alpha, debias=share, certify=certified, **options
+                )
+                gaps = found if gaps is None else gaps
+                ends.append((share, weight, codes))
+        ctx.dictionary, ctx.mask = dictionary, mask
+        ctx.ends = [(share, weight) for share, weight, _ in ends]
+        ctx.save_for_backward(atoms, x, alpha, *(codes for *_, codes in ends))
         ctx.mark_non_differentiable(gaps)
-        return codes, gaps
+        if len(ends) == 1:
+            return codes, gaps
+        return sum(weight * codes for _, weight, codes in ends), gaps
 
     @staticmethod
     @differentiable_once  # a second backward would take the support's derivative for zero
     def backward(ctx, delta, _):
-        atoms, x, alpha, codes = ctx.saved_tensors
+        atoms, x, alpha, *codes_of_ends = ctx.saved_tensors
         dictionary = ctx.dictionary
-        u = _implicit_adjoint(atoms, codes, delta).to(x.dtype)
-        image = dictionary.synthesis(u)
-        atoms_gradient = alpha_gradient = None
-        if ctx.needs_input_grad[1]:
-            residual = x - dictionary.synthesis(codes)
-            # outer(u, residual) - outer(codes, image) in one product
-            atoms_gradient = dictionary.outer(
-                torch.cat([u, codes]), torch.cat([residual, image.neg()])
-            )
+        x, known = known_entries(x, ctx.mask)
+        x_gradient, atoms_gradient, by_atom = 0, 0, 0
+        for (share, weight), codes in zip(ctx.ends, codes_of_ends, strict=True):
+            u = _implicit_adjoint(atoms, codes, weight * delta, known).to(x.dtype)
+            image = dictionary.synthesis(u)
+            image = image if known is None else image * known
+            x_gradient = x_gradient + image
+            if ctx.needs_input_grad[1]:
+                residual = x - dictionary.synthesis(codes)
+                residual = residual if known is None else residual * known
+                # outer(u, residual) - outer(codes, image) in one product
+                pairs = torch.cat([u, codes]), torch.cat([residual, image.neg()])
+                atoms_gradient = atoms_gradient + dictionary.outer(*pairs)
+            if ctx.needs_input_grad[3]:
+                by_atom = by_atom - (1 - share) * (codes.sign() * u).sum(0)
+        atoms_gradient = atoms_gradient if ctx.needs_input_grad[1] else None
+        alpha_gradient = None
         if ctx.needs_input_grad[3]:
-            by_atom = -(codes.sign() * u).sum(0)
             alpha_gradient = by_atom.sum_to_size(alpha.shape).to(alpha)
-        return None, atoms_gradient, image, alpha_gradient, None, None, None
+        return None, atoms_gradient, x_gradient, alpha_gradient, *[None] * 5
 
 
-def converged_codes(dictionary, x, *, alpha, positive_code=False, max_iter=1000, certify=True):
+def converged_codes(
+    dictionary,
+    x,
+    *,
+    alpha,
+    positive_code=False,
+    debias=0.0,
+    max_iter=1000,
+    certify=True,
+    mask=None,
+):
     """Encode data by the solution of the lasso.
 
     Differentiable once in ``dictionary.atoms``, ``x`` and, where it is a tensor, ``alpha``.
@@ -130,10 +151,14 @@ def converged_codes(dictionary, x, *, alpha, positive_code=False, max_iter=1000,
         Penalty, in units of the data times the atoms; positive.
     positive_code : bool, default=False
         Whether codes are restricted to non-negative values.
+    debias : float, default=0.0
+        The share of the lasso's bias to remove, from 0 to 1, as of `solve_lasso`.
     max_iter : int, default=1000
         Largest number of rounds of the solver, see `solve_lasso`.
     certify : bool, default=True
         Whether to compute the duality gaps.
+    mask : Tensor of shape (n_samples, n_features), default=None
+        Nonzero where data are known, as of `solve_lasso`.
 
     Returns
     -------
@@ -156,5 +181,9 @@ def converged_codes(dictionary, x, *, alpha, positive_code=False, max_iter=1000,
     """
     if not isinstance(alpha, torch.Tensor):
         alpha = torch.tensor(alpha, dtype=torch.float64, device="cpu")
-    arguments = dictionary.atoms, kept_by_autograd(x), alpha, positive_code, max_iter, certify
-    return _ConvergedCodes.apply(dictionary.detach(), *arguments)
+    arguments = dictionary.atoms, kept_by_autograd(x), alpha
+    if not any(t.requires_grad for t in arguments) or not torch.is_grad_enabled():
+        options = dict(positive=positive_code, debias=debias, max_iter=max_iter)
+        return solve_lasso(*arguments, **options, certify=certify, mask=mask)
+    how = float(debias), positive_code, max_iter, certify, mask
+    return _ConvergedCodes.apply(dictionary.detach(), *arguments, *how)

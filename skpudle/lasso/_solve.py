@@ -6,15 +6,15 @@ import torch
 
 from skpudle._compilation import entries_of_block
 from skpudle._precision import check_tensors
+from skpudle.lasso._batched import refit
 from skpudle.lasso._batched import solve as solve_batched
 from skpudle.lasso._compiled import solve as solve_compiled
-from skpudle.lasso._gap import checked_alpha, duality_gap
+from skpudle.lasso._gap import checked_alpha, duality_gap, known_entries
 from skpudle.lasso._parallel_compiled import may_be_parallel
+from skpudle.lasso._supports import BLOCK_ENTRIES
 
-__all__ = ["BLOCK_ENTRIES", "solve_lasso"]
+__all__ = ["lasso_path", "solve_lasso"]
 
-# Codes of a block of rows: enough work for a device, little next to the data.
-BLOCK_ENTRIES = {"cpu": 2**20, "cuda": 2**24}
 # A Gram matrix costs n_components products of data with the atoms, in one efficient call, and
 # saves a few inefficient ones for every sample; above 10,000 atoms it takes gigabytes.
 _GRAM_ATOMS_PER_SAMPLE = 32
@@ -77,14 +77,41 @@ def _necessary_atoms(atoms, positive):  # -> (k,) indices
     return needed.nonzero().squeeze(1)
 
 
+def _with_zeros(codes, needed, n_components):
+    """Return codes of the needed atoms as codes of all of them."""
+    if len(needed) == n_components:
+        return codes
+    wide = codes.new_zeros(*codes.shape[:-1], n_components)
+    return wide.index_copy_(-1, needed, codes)
+
+
+def _gram(atoms, n_rows):  # -> (p, p), or None where it costs more than it saves
+    few = len(atoms) <= min(_GRAM_ATOMS, _GRAM_ATOMS_PER_SAMPLE * n_rows)
+    return atoms @ atoms.mT if few else None
+
+
 @torch.no_grad()
-def solve_lasso(atoms, x, alpha, *, positive=False, max_iter=1000, solver="auto", certify=True):
+def solve_lasso(
+    atoms,
+    x,
+    alpha,
+    *,
+    positive=False,
+    debias=0.0,
+    max_iter=1000,
+    solver="auto",
+    certify=True,
+    mask=None,
+):
     r"""Minimise :math:`\frac12 |x - D z|^2 + \alpha |z|_1` for every row of the data.
 
     Codes are exact up to rounding (in float64, then rounded to the dtype of the data): there is no
     tolerance to choose, and a row has the same codes alone and among others. Where they are not
     unique, they are those of a support without linear dependences, and without atoms that are
     parallel to a longer or an earlier one.
+
+    The penalty chooses the atoms, and shrinks their codes: by :math:`\alpha` where atoms are
+    orthogonal. ``debias`` takes that bias away (the relaxed lasso [1]_).
 
     Parameters
     ----------
@@ -96,6 +123,10 @@ def solve_lasso(atoms, x, alpha, *, positive=False, max_iter=1000, solver="auto"
         Penalty, in units of the data times the atoms; positive.
     positive : bool, default=False
         Whether codes are restricted to non-negative values.
+    debias : float, default=0.0
+        The share, from 0 to 1, of the bias to remove: codes are ``1 - debias`` times the lasso's
+        plus ``debias`` times those of least squares on its support. A code whose sign least squares
+        would turn leaves the support first.
     max_iter : int, default=1000
         Largest number of rounds of the active set method. It takes one for about every third
         entry of the codes; samples that need more have codes with a large gap.
@@ -105,21 +136,30 @@ def solve_lasso(atoms, x, alpha, *, positive=False, max_iter=1000, solver="auto"
     certify : bool, default=True
         Whether to compute the duality gaps, which takes little time in the compiled solver and up
         to a third of it elsewhere, and where every atom has a penalty of its own.
+    mask : Tensor of shape (n_samples, n_features), default=None
+        Nonzero where data are known, which may be anything elsewhere. The codes of a row are the
+        codes of its known entries, and depend on no other row; a row without any has the code zero.
 
     Returns
     -------
     codes : Tensor of shape (n_samples, n_components)
         Codes, of the dtype of the data.
     gaps : Tensor of shape (n_samples,)
-        Their relative duality gaps in float64, see `duality_gap`; NaN without ``certify``.
+        Relative duality gaps of the lasso's codes, which certify its support, in float64: see
+        `duality_gap`. NaN without ``certify``.
 
     Raises
     ------
     TypeError
         If the atoms or the data are no tensors.
     ValueError
-        If they do not fit together, if alpha is not positive, or if ``solver="compiled"`` gets data
-        that are not on the CPU.
+        If they do not fit together, if alpha is not positive, if ``debias`` is not from 0 to 1, if
+        the mask has another shape than the data, or if ``solver="compiled"`` gets data that are not
+        on the CPU.
+
+    References
+    ----------
+    .. [1] N. Meinshausen, "Relaxed Lasso", Computational Statistics & Data Analysis 52, 2007.
 
     Examples
     --------
@@ -130,8 +170,13 @@ def solve_lasso(atoms, x, alpha, *, positive=False, max_iter=1000, solver="auto"
     tensor([[0.5000, 0.0000, 0.0000]])
     >>> bool(gaps.max() <= 1e-12)
     True
+    >>> solve_lasso(torch.eye(3), torch.tensor([[1.0, -0.25, 0.0]]), 0.5, debias=1)[0]
+    tensor([[1., 0., 0.]])
     """
     check_tensors(atoms, x)
+    if not 0 <= debias <= 1:
+        raise ValueError(f"debias={debias!r} is no share; pass a number from 0 to 1.")
+    x, known = known_entries(x, mask)
     solve = _solver(solver, x.device)
     penalty = checked_alpha(alpha, atoms)
     scaled_atoms = atoms.double()
@@ -141,37 +186,80 @@ def solve_lasso(atoms, x, alpha, *, positive=False, max_iter=1000, solver="auto"
         scaled_atoms = scaled_atoms / scale[:, None]
     needed = _necessary_atoms(scaled_atoms, positive)
     scaled_atoms = scaled_atoms[needed]
-    gram = None
-    if len(needed) <= min(_GRAM_ATOMS, _GRAM_ATOMS_PER_SAMPLE * len(x)):
-        gram = scaled_atoms @ scaled_atoms.mT
+    gram = _gram(scaled_atoms, len(x))
 
     codes = x.new_empty(len(x), len(atoms))
     gaps = x.new_full((len(x),), torch.nan, dtype=torch.float64)
     compiled = solve is solve_compiled
     entries = entries_of_block() if compiled else BLOCK_ENTRIES.get(x.device.type, 2**20)
     n_rows = max(1, entries // len(atoms))
-    certifies = compiled and certify and scale is None  # in the same loops
     in_place = compiled and x.dtype == torch.float64 and len(needed) == len(atoms)
+    certifies = compiled and certify and scale is None  # in the same loops
+    debiases = compiled and (certifies or not certify)  # after the gap, which the others compute
     if compiled and not in_place:  # memory that is new costs a quarter of the time
         room = codes.new_empty(min(n_rows, len(x)), len(needed), dtype=torch.float64)
-    how = dict(penalty=penalty, positive=positive, max_iter=max_iter)
+    how = dict(penalties=[penalty], positive=positive, max_iter=max_iter)
+    if debiases:
+        how["debias"] = debias
     for first in range(0, len(x), n_rows):
         rows = slice(first, first + n_rows)
         data = x[rows].double()
+        how["mask"] = None if known is None else known[rows].double()
         if compiled:
-            how["out"] = codes[rows] if in_place else room[: len(data)]
+            how["out"] = codes[None, rows] if in_place else room[None, : len(data)]
         if certifies:
             how |= {"gaps": gaps[rows], "single": x.dtype == torch.float32}
-        exact = solve(scaled_atoms, gram, data, **how)
-        if len(needed) < len(atoms):
-            solution, exact = exact, data.new_zeros(len(data), len(atoms))
-            exact.index_copy_(1, needed, solution)
+        exact = solve(scaled_atoms, gram, data, **how)[0]
+        if certify and not certifies:
+            wide = _with_zeros(exact, needed, len(atoms))
+            wide = wide if scale is None else wide / scale
+            options = dict(positive=positive, dual_codes=wide, mask=how["mask"])
+            gaps[rows] = duality_gap(atoms, data, wide.to(x.dtype), alpha, **options)
+        if debias and not debiases:
+            exact.lerp_(refit(scaled_atoms, data, exact, how["mask"]), debias)
+        exact = _with_zeros(exact, needed, len(atoms))
         if scale is not None:
             exact /= scale
         if not in_place:
             codes[rows] = exact
-        if certify and not certifies:
-            gaps[rows] = duality_gap(
-                atoms, data, codes[rows], alpha, positive=positive, dual_codes=exact
-            )
     return codes, gaps
+
+
+@torch.no_grad()
+def lasso_path(atoms, x, alphas, *, positive=False, max_iter=1000, solver="auto", mask=None):
+    r"""Solve the lasso for several penalties, each from the codes of the one before.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_features)
+        Atoms, as of `solve_lasso`.
+    x : Tensor of shape (n_samples, n_features)
+        Data, of the dtype and on the device of the atoms.
+    alphas : sequence of float
+        Penalties, from the largest to the smallest; positive.
+    positive : bool, default=False
+        Whether codes are restricted to non-negative values.
+    max_iter, solver, mask
+        As of `solve_lasso`.
+
+    Returns
+    -------
+    codes : Tensor of shape (n_alphas, n_samples, n_components)
+        Codes of the lasso, in float64.
+    refits : Tensor of shape (n_alphas, n_samples, n_components)
+        Those of least squares on their supports, ``debias=1`` of `solve_lasso`.
+    """
+    check_tensors(atoms, x)
+    x, known = known_entries(x.double(), mask)
+    known = None if known is None else known.double()
+    solve, atoms = _solver(solver, x.device), atoms.double()
+    needed = _necessary_atoms(atoms, positive)
+    kept = atoms[needed]
+    how = dict(penalties=[checked_alpha(alpha, atoms) for alpha in alphas], mask=known)
+    how |= dict(positive=positive, max_iter=max_iter)
+    if solve is solve_compiled:
+        how["refits"] = refits = x.new_empty(len(alphas), len(x), len(kept))
+    codes = solve(kept, _gram(kept, len(x)), x, **how)
+    if solve is solve_batched:
+        refits = torch.stack([refit(kept, x, z, known) for z in codes])
+    return _with_zeros(codes, needed, len(atoms)), _with_zeros(refits, needed, len(atoms))

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -52,24 +53,31 @@ def make_problem(generator, n=20, m=12, p=40, *, alpha=0.15, dtype=torch.float64
     return atoms, x, alpha * float((x @ atoms.mT).abs().max())
 
 
+def make_mask(generator, x, share=0.3):
+    """Return which entries are known: all of two rows, none of the third, most of the others."""
+    known = torch.rand(x.shape, generator=generator, dtype=torch.float64).to(x.device) >= share
+    known[:2], known[2:3] = True, False
+    return known.to(x.dtype)
+
+
 def objective(atoms, x, z, alpha):
     return (x - z @ atoms).square().sum(1) / 2 + (alpha * z.abs()).sum(1)
 
 
-def optimality_error(atoms, x, z, alpha, positive=False):
+def optimality_error(atoms, x, z, alpha, positive=False, mask=1.0):
     """Return how far the subgradient of the objective is from containing zero."""
-    c = (x - z @ atoms) @ atoms.mT
+    c = mask * (x - z @ atoms) @ atoms.mT
     on = (c - alpha * z.sign()).abs() * (z != 0)
     off = ((c if positive else c.abs()) - alpha).clamp_min(0) * (z == 0)
     return torch.maximum(on, off).max()
 
 
-def unrolled(atoms, x, alpha, n_unfoldings=2000):
+def unrolled(atoms, x, alpha, n_unfoldings=2000, mask=1.0):
     """Return the codes that many plain proximal steps end with, for automatic differentiation."""
     step = 1 / torch.linalg.matrix_norm(atoms.detach(), 2).square()
     z = x.new_zeros(len(x), len(atoms))
     for _ in range(n_unfoldings):
-        v = z + step * (x - z @ atoms) @ atoms.mT
+        v = z + step * (mask * (x - z @ atoms)) @ atoms.mT
         z = v - v.clamp(-step * alpha, step * alpha)
     return z
 
@@ -110,9 +118,12 @@ def test_codes_agree_with_coordinate_descent(generator, solver, m, p, positive):
     kind=st.sampled_from(["normal", "lengths", "repeated", "signs", "correlated", "near"]),
     log_alpha=st.floats(-4, 0.2),
     positive=st.booleans(),
+    share=st.sampled_from([0.0, 0.3, 0.8]),
     seed=st.integers(0, 2**20),
 )
-def test_every_problem_is_solved_the_same_by_both_solvers(n, m, p, kind, log_alpha, positive, seed):
+def test_every_problem_is_solved_the_same_by_both_solvers(
+    n, m, p, kind, log_alpha, positive, share, seed
+):
     """Ill-posed dictionaries included; where codes are not unique, the reconstruction is."""
     generator = torch.Generator().manual_seed(seed)
     atoms, x, alpha = make_problem(generator, n, m, p, alpha=10**log_alpha)
@@ -128,16 +139,19 @@ def test_every_problem_is_solved_the_same_by_both_solvers(n, m, p, kind, log_alp
         atoms = torch.nn.functional.normalize(atoms + 3 * atoms[:1])
     elif kind == "near":
         atoms = atoms[choice] + 1e-7 * atoms
+    mask = torch.rand(x.shape, generator=generator, dtype=torch.float64) >= share
     all_codes = []
     for solver in SOLVERS:
-        codes, gaps = solve_lasso(atoms, x, alpha, positive=positive, solver=solver)
+        codes, gaps = solve_lasso(atoms, x, alpha, positive=positive, solver=solver, mask=mask)
         assert gaps.max() < 1e-9
-        assert optimality_error(atoms, x, codes, alpha, positive) < 1e-9 * alpha
+        assert optimality_error(atoms, x, codes, alpha, positive, mask) < 1e-9 * alpha
         assert (codes != 0).sum(1).max() <= m + (kind in {"signs", "near"})
         all_codes.append(codes)
     tolerance = dict(rtol=0, atol=1e-7)
-    torch.testing.assert_close(all_codes[0] @ atoms, all_codes[-1] @ atoms, **tolerance)
-    if kind in {"normal", "lengths", "repeated"}:
+    seen = [mask * (codes @ atoms) for codes in all_codes]
+    torch.testing.assert_close(*seen, **tolerance)
+    # on few known entries other atoms are parallel
+    if kind in {"normal", "lengths", "repeated"} and mask.all():
         scale = all_codes[0].abs().max()
         torch.testing.assert_close(all_codes[0], all_codes[-1], rtol=0, atol=1e-8 * scale)
 
@@ -263,6 +277,69 @@ def test_one_thread_and_several_agree(generator):
     finally:
         torch.set_num_threads(n_threads)
     torch.testing.assert_close(again, codes, rtol=0, atol=1e-13)
+
+
+# Missing entries.
+
+
+@pytest.mark.parametrize("penalties", ["one", "one each"])
+@pytest.mark.parametrize("positive", [False, True])
+def test_masked_codes_are_those_of_the_known_entries(generator, solver, positive, penalties):
+    """Row by row with the known columns alone, whatever lies under the mask; certified."""
+    atoms, x, alpha = make_problem(generator)
+    if penalties == "one each":
+        alpha = alpha * (1 + torch.rand(len(atoms), generator=generator, dtype=torch.float64))
+    mask = make_mask(generator, x)
+    garbage = x.masked_fill(mask == 0, torch.nan)
+    options = dict(positive=positive, solver=solver)
+    codes, gaps = solve_lasso(atoms, garbage, alpha, mask=mask, **options)
+    assert gaps.max() < 1e-12
+    assert not codes[2].any()
+    assert (codes != 0).any(1).sum() == len(x) - 1
+    for row in mask.any(1).nonzero().squeeze(1):
+        known = mask[row] != 0
+        visible = atoms[:, known], x[row, known][None], alpha
+        alone, _ = solve_lasso(*visible, **options)
+        torch.testing.assert_close(codes[row], alone[0], rtol=0, atol=1e-12)
+        certified = duality_gap(*visible[:2], codes[row, None], alpha, positive=positive)
+        torch.testing.assert_close(gaps[row, None], certified, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n_samples", [20, 400], ids=["direct", "gram"])
+def test_gaps_in_one_row_change_no_bit_of_the_others(generator, n_samples, dtype):
+    atoms, x, alpha = make_problem(generator, n_samples, p=700, dtype=dtype)
+    mask = torch.ones_like(x)
+    complete, certified = solve_lasso(atoms, x, alpha)
+    mask[5, :3] = 0
+    codes, gaps = solve_lasso(atoms, x, alpha, mask=mask)
+    others = torch.arange(n_samples) != 5
+    assert not torch.equal(codes[5], complete[5])
+    assert torch.equal(codes[others], complete[others])
+    assert torch.equal(gaps[others], certified[others])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_row_with_gaps_has_the_same_bits_in_any_company(generator, dtype):
+    """No product of several rows is part of its codes."""
+    atoms, x, alpha = make_problem(generator, 50, dtype=dtype)
+    mask = make_mask(generator, x)
+    codes, gaps = solve_lasso(atoms, x, alpha, mask=mask)
+    order = torch.randperm(len(x), generator=generator)
+    for rows in (order, *order.split(7), *order[:9, None]):
+        again, gaps_again = solve_lasso(atoms, x[rows], alpha, mask=mask[rows])
+        missing = (mask[rows] == 0).any(1)
+        assert torch.equal(again[missing], codes[rows][missing])
+        assert torch.equal(gaps_again[missing], gaps[rows][missing])
+
+
+def test_a_mask_has_the_shape_of_the_data(generator):
+    atoms, x, alpha = make_problem(generator)
+    for function in (solve_lasso, converged_codes):
+        given = (DenseDictionary(atoms), x) if function is converged_codes else (atoms, x, alpha)
+        options = {"alpha": alpha} if function is converged_codes else {}
+        with pytest.raises(ValueError, match=r"shape \(3, 12\), the data \(20, 12\)"):
+            function(*given, mask=torch.ones(3, 12), **options)
 
 
 # What the certificate says.
@@ -409,6 +486,33 @@ def test_gradient_is_the_limit_of_that_of_the_unfolded_encoder(generator, use_so
         torch.testing.assert_close(got, limit, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("positive", [False, True])
+def test_gradient_of_masked_codes_agrees_with_finite_differences(generator, positive):
+    atoms, x, alpha = make_problem(generator, 5, 8, 9, alpha=0.3)
+    alpha, mask = torch.tensor(alpha, dtype=torch.float64), make_mask(generator, x)
+
+    def codes(atoms, x, alpha):
+        options = dict(alpha=alpha, positive_code=positive, mask=mask)
+        return converged_codes(DenseDictionary(atoms), x, **options)[0]
+
+    inputs = [tensor.requires_grad_() for tensor in (atoms, x, alpha)]
+    assert codes(*inputs).any()
+    assert torch.autograd.gradcheck(codes, inputs, eps=1e-7, atol=1e-6)
+
+
+def test_gradient_of_masked_codes_is_the_limit_of_the_unfolded_encoder(generator, use_solver):
+    atoms, x, alpha = make_problem(generator, 15, 8, 14, alpha=0.3)
+    alpha, mask = torch.tensor(alpha, dtype=torch.float64), make_mask(generator, x)
+    weights = torch.randn(len(x), len(atoms), generator=generator, dtype=torch.float64)
+
+    def converged(atoms, x, alpha):
+        return converged_codes(DenseDictionary(atoms), x, alpha=alpha, mask=mask)[0]
+
+    expected = gradients(partial(unrolled, mask=mask), atoms, x, alpha, weights)
+    for got, limit in zip(gradients(converged, atoms, x, alpha, weights), expected):
+        torch.testing.assert_close(got, limit, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("blocks", [2**22, 100])
 def test_adjoint_applies_the_pseudo_inverse_on_every_support(generator, blocks, monkeypatch):
     """Also for repeated atoms, supports larger than the number of features, and empty ones."""
@@ -422,11 +526,14 @@ def test_adjoint_applies_the_pseudo_inverse_on_every_support(generator, blocks, 
     codes[0] = 0
     codes[1] = 0
     codes[1, :3] = 1
-    u = _implicit._implicit_adjoint(atoms, codes, delta)
-    for code, direction, got in zip(codes, delta, u):
+    mask = torch.ones(30, 9, dtype=torch.float64)
+    mask[15:] = torch.rand(15, 9, generator=generator, dtype=torch.float64) > 0.3
+    u = _implicit._implicit_adjoint(atoms, codes, delta, mask)
+    assert torch.equal(u[:15], _implicit._implicit_adjoint(atoms, codes, delta)[:15])
+    for code, direction, known, got in zip(codes, delta, mask, u):
         expected = torch.zeros_like(got)
         on = code != 0
-        members = atoms[on]
+        members = atoms[on] * known
         expected[on] = torch.linalg.pinv(members @ members.mT, hermitian=True) @ direction[on]
         torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-9)
 

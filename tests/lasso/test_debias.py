@@ -1,0 +1,145 @@
+"""Codes without bias: least squares on the lasso's supports, and the way between the two."""
+
+import numpy as np
+import pytest
+import torch
+
+from skpudle.lasso import converged_codes, lasso_path, solve_lasso
+from skpudle.operators import DenseDictionary
+
+SOLVERS = ["batched", "compiled"]
+
+
+@pytest.fixture(params=SOLVERS)
+def solver(request):
+    return request.param
+
+
+def make_problem(generator, n=30, m=12, p=25):
+    atoms, x = (
+        torch.nn.functional.normalize(
+            torch.randn(size, m, generator=generator, dtype=torch.float64), dim=1
+        )
+        for size in (p, n)
+    )
+    return atoms, x, 0.1
+
+
+def make_mask(generator, x):
+    mask = (torch.rand(x.shape, generator=generator, dtype=torch.float64) < 0.7).to(x)
+    mask[::2] = 1
+    return mask
+
+
+def towards_least_squares(atoms, x, z):
+    """Go straight to least squares; where a code reaches zero, go on without it."""
+    support = list(np.flatnonzero(z))
+    z = z.copy()
+    while support:
+        aim = np.linalg.lstsq(atoms[support].T, x, rcond=None)[0]
+        step = aim - z[support]
+        turning = z[support] * aim <= 0
+        if not turning.any():
+            z[support] = aim
+            break
+        shares = np.where(turning, z[support] / np.where(turning, -step, 1), np.inf)
+        z[support] += shares.min() * step
+        out = support[int(shares.argmin())]
+        z[out] = 0
+        support.remove(out)
+    return z
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("positive", [False, True])
+def test_codes_go_to_least_squares_as_slow_loops_do(generator, solver, positive, masked):
+    atoms, x, alpha = make_problem(generator)
+    mask = make_mask(generator, x) if masked else torch.ones_like(x)
+    options = dict(positive=positive, solver=solver, mask=mask)
+    codes, gaps = solve_lasso(atoms, x, alpha, **options)
+    found, found_gaps = solve_lasso(atoms, x, alpha, debias=1, **options)
+    expected = np.stack(
+        [
+            towards_least_squares((atoms * known).numpy(), (row * known).numpy(), z.numpy())
+            for row, known, z in zip(x, mask, codes, strict=True)
+        ]
+    )
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-9)
+    torch.testing.assert_close(found_gaps, gaps, rtol=0, atol=1e-12)  # they certify the supports
+    assert ((codes != 0) & (found == 0)).any()  # some signs turned
+    half, _ = solve_lasso(atoms, x, alpha, debias=0.25, **options)
+    torch.testing.assert_close(half, torch.lerp(codes, found, 0.25), rtol=0, atol=1e-12)
+
+
+def test_a_row_has_the_same_debiased_codes_in_any_company(generator, solver):
+    atoms, x, alpha = make_problem(generator)
+    mask = make_mask(generator, x)
+    options = dict(debias=0.7, solver=solver)
+    codes, _ = solve_lasso(atoms, x, alpha, mask=mask, **options)
+    for rows in (slice(3, 4), slice(5, 17), torch.arange(len(x) - 1, -1, -1)):
+        some, _ = solve_lasso(atoms, x[rows], alpha, mask=mask[rows], **options)
+        torch.testing.assert_close(some, codes[rows], rtol=0, atol=1e-12)
+
+
+def test_debiased_codes_scale_with_data_and_penalty(generator, solver):
+    atoms, x, alpha = make_problem(generator)
+    codes, _ = solve_lasso(atoms, x, alpha, debias=0.7, solver=solver)
+    scaled, _ = solve_lasso(atoms, 1e6 * x, 1e6 * alpha, debias=0.7, solver=solver)
+    torch.testing.assert_close(scaled, 1e6 * codes, rtol=1e-10, atol=1e-6)
+
+
+def test_a_penalty_for_each_atom_chooses_supports_only(generator, solver):
+    """Least squares know no penalties: scaled atoms have codes of the inverse scale."""
+    atoms, x, alpha = make_problem(generator)
+    scale = 0.5 + torch.rand(len(atoms), generator=generator, dtype=torch.float64)
+    codes, gaps = solve_lasso(atoms, x, alpha * scale, debias=1, solver=solver)
+    scaled, _ = solve_lasso(atoms / scale[:, None], x, alpha, debias=1, solver=solver)
+    torch.testing.assert_close(codes, scaled / scale, rtol=1e-9, atol=1e-9)
+    assert float(gaps.max()) < 1e-9
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_path_is_the_solutions_one_by_one(generator, solver, masked):
+    atoms, x, _ = make_problem(generator)
+    atoms[7], atoms[9] = -2 * atoms[3], 0  # one that nothing needs, and none
+    mask = make_mask(generator, x) if masked else None
+    alphas = [0.8, 0.4, 0.2, 0.1, 0.05]
+    codes, refits = lasso_path(atoms, x, alphas, solver=solver, mask=mask)
+    for alpha, z, refit in zip(alphas, codes, refits, strict=True):
+        for debias, found in ((0, z), (1, refit)):
+            expected, _ = solve_lasso(atoms, x, alpha, debias=debias, mask=mask)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("debias", [0.3, 1.0])
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradient_of_debiased_codes_agrees_with_finite_differences(generator, masked, debias):
+    atoms, x, alpha = make_problem(generator, n=4)
+    mask = make_mask(generator, x) if masked else None
+    alpha = torch.tensor(alpha, dtype=torch.float64)
+
+    def codes(atoms, x, alpha):
+        dictionary = DenseDictionary(atoms)
+        return converged_codes(dictionary, x, alpha=alpha, debias=debias, mask=mask)[0]
+
+    arguments = [t.clone().requires_grad_() for t in (atoms, x, alpha)]
+    torch.autograd.gradcheck(codes, arguments, eps=1e-7, atol=1e-5)
+
+
+def test_least_squares_do_not_move_the_loss_to_first_order(generator):
+    """Their residual is orthogonal to the support: the gradient is the decoder's alone."""
+    atoms, x, alpha = make_problem(generator)
+    gradients = []
+    for detach in (False, True):
+        dictionary = DenseDictionary(atoms.clone().requires_grad_())
+        z, _ = converged_codes(dictionary, x, alpha=alpha, debias=1.0)
+        z = z.detach() if detach else z
+        (0.5 * (dictionary.synthesis(z) - x).square().sum()).backward()
+        gradients.append(dictionary.atoms.grad)
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+
+
+def test_a_share_is_from_0_to_1(generator):
+    atoms, x, alpha = make_problem(generator)
+    with pytest.raises(ValueError, match=r"debias=1.5 is no share; pass a number from 0 to 1"):
+        solve_lasso(atoms, x, alpha, debias=1.5)

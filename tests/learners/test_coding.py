@@ -1,0 +1,157 @@
+"""The penalty of codes, and the bias to remove, come from the data."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle._learners import coding
+from skpudle.initialization import Problem
+from skpudle.lasso import solve_lasso
+from skpudle.operators import ConvDictionary
+
+
+def noisy_sums(level, n=400, m=20, p=25, k=2):
+    """Return clean and noisy sums of two of 25 atoms, and the atoms."""
+    rng = np.random.default_rng(0)
+    atoms = rng.standard_normal((p, m))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    codes = np.zeros((n, p))
+    for row in codes:
+        row[rng.choice(p, k, replace=False)] = rng.uniform(0.5, 1.5, k) * rng.choice([-1, 1], k)
+    clean = codes @ atoms
+    return clean, clean + level * clean.std() * rng.standard_normal(clean.shape), atoms
+
+
+@pytest.fixture(scope="module", params=[0.6, 0.1, 0.01], ids="{} of the signal".format)
+def noisy(request):
+    return noisy_sums(request.param)
+
+
+def test_reconstructions_are_nearer_to_the_truth_than_the_data(noisy):
+    clean, X, _ = noisy
+    learner = PUDLEDictionaryLearning(25, random_state=0).fit(X[:300])
+    rest = slice(300, None)
+    found = learner.inverse_transform(learner.transform(X[rest]))
+    noise = ((X - clean)[rest] ** 2).sum()
+    assert ((found - clean[rest]) ** 2).sum() < 0.6 * noise
+    assert learner.noise_std_ == pytest.approx((X - clean).std(), rel=0.3)  # atoms fit some
+
+
+def test_errors_along_a_path_are_errors_of_predictions_one_by_one(noisy):
+    """The same by a loop over groups, rows and penalties."""
+    _, X, atoms = noisy
+    atoms, x = torch.from_numpy(atoms), torch.from_numpy(X)
+    mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.9).double()
+    problem = Problem(x, 0.1, mask=mask)
+    rows = coding._Rows(problem.x, problem.mask, positive=False, total=problem.total)
+    path = coding._path(atoms, rows, 0.1, None)
+    for found in path.codings[::4]:
+        error = 0.0
+        for hidden in rows.groups:
+            seen = np.setdiff1d(np.arange(x.shape[1]), hidden)
+            for row, known in zip(rows.x, rows.known, strict=True):
+                options = dict(debias=found.debias, mask=known[seen][None], certify=False)
+                z, _ = solve_lasso(atoms[:, seen], row[seen][None], found.alpha, **options)
+                left = (row[hidden] - z[0] @ atoms[:, hidden]) * known[hidden]
+                error += float(left.square().sum())
+        assert found.error == pytest.approx(error / float(rows.known.sum()), rel=1e-9)
+    assert path.chosen.error <= path.limit
+    assert all(c.error > path.limit for c in path.codings if c.alpha > path.chosen.alpha)
+
+
+def test_no_other_share_of_the_bias_predicts_better(noisy):
+    _, X, atoms = noisy
+    problem = Problem(torch.from_numpy(X), 0.1)
+    free = coding.choose_coding(problem, torch.from_numpy(atoms))
+    for debias in (0.0, 0.5, 1.0):
+        fixed = coding.choose_coding(problem, torch.from_numpy(atoms), debias=debias)
+        errors = {found.alpha: found.error for found in fixed.codings}
+        for found in free.codings:
+            assert found.error <= errors.get(found.alpha, np.inf) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("scale", [2.0**-20, 2.0**20])
+def test_the_unit_of_the_data_is_the_unit_of_penalty_and_noise(scale):
+    _, X, _ = noisy_sums(0.1)
+    one, other = (PUDLEDictionaryLearning(25, random_state=0).fit(c * X) for c in (1.0, scale))
+    for name in ("alpha_", "noise_std_", "search_alpha_"):
+        assert getattr(other, name) == pytest.approx(scale * getattr(one, name), rel=1e-9)
+    assert other.debias_ == pytest.approx(one.debias_, rel=1e-9)
+
+
+def test_a_number_for_alpha_is_kept_and_means_the_lasso():
+    _, X, _ = noisy_sums(0.1)
+    learner = PUDLEDictionaryLearning(25, alpha=0.2, random_state=0).fit(X)
+    assert learner.alpha_ == learner.search_alpha_ == 0.2
+    assert learner.debias_ == 0
+    expected, _ = solve_lasso(torch.from_numpy(learner.components_), torch.from_numpy(X), 0.2)
+    np.testing.assert_array_equal(learner.transform(X), expected)
+    learner.set_params(debias=1)
+    expected, _ = solve_lasso(
+        torch.from_numpy(learner.components_), torch.from_numpy(X), 0.2, debias=1
+    )
+    np.testing.assert_array_equal(learner.transform(X), expected)
+
+
+@pytest.mark.parametrize("debias", [0, 0.5, True])
+def test_a_share_that_is_given_is_kept(debias):
+    _, X, _ = noisy_sums(0.1)
+    learner = PUDLEDictionaryLearning(25, debias=debias, random_state=0).fit(X)
+    assert learner.debias_ == float(debias)
+    expected, _ = solve_lasso(
+        torch.from_numpy(learner.components_),
+        torch.from_numpy(X),
+        learner.alpha_,
+        debias=float(debias),
+    )
+    np.testing.assert_allclose(learner.transform(X), expected, rtol=0, atol=1e-12)
+
+
+def test_features_that_do_not_predict_each_other_leave_the_penalty_of_the_search():
+    X = np.random.default_rng(0).standard_normal((200, 6))
+    learner = PUDLEDictionaryLearning(6, random_state=0).fit(X)
+    assert learner.alpha_ == learner.search_alpha_
+    assert learner.debias_ == 0
+
+
+def test_codes_keep_their_penalty_in_a_pickle_and_in_partial_fit():
+    _, X, _ = noisy_sums(0.1)
+    learner = PUDLEDictionaryLearning(25, random_state=0).fit(X)
+    copy = pickle.loads(pickle.dumps(learner))
+    np.testing.assert_array_equal(copy.transform(X), learner.transform(X))
+    before = learner.alpha_, learner.debias_, learner.noise_std_
+    learner.partial_fit(X[:50])
+    assert (learner.alpha_, learner.debias_, learner.noise_std_) == before
+
+
+def test_atoms_follow_codes_with_a_far_smaller_penalty():
+    """Dense non-negative codes with little noise: the search's penalty bends the atoms."""
+    rng = np.random.default_rng(0)
+    atoms = np.abs(rng.standard_normal((4, 40)))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    clean = rng.gamma(1.0, size=(300, 4)) * (rng.uniform(size=(300, 4)) < 0.6) @ atoms
+    X = clean + 0.001 * rng.standard_normal(clean.shape)
+    learner = PUDLEDictionaryLearning(4, positive_code=True, random_state=0).fit(X)
+    found = learner.inverse_transform(learner.transform(X))
+    assert learner.alpha_ < 0.5 * learner.search_alpha_
+    assert ((found - clean) ** 2).sum() < 0.5 * ((X - clean) ** 2).sum()
+
+
+def test_images_are_reconstructed_nearer_to_the_truth_than_they_come():
+    rng = np.random.default_rng(0)
+    atoms = torch.nn.functional.normalize(
+        torch.from_numpy(rng.standard_normal((2, 25))), dim=1
+    ).reshape(2, 1, 5, 5)
+    codes = (rng.uniform(size=(4, 2, 28, 28)) < 0.01) * rng.uniform(0.5, 1.5, (4, 2, 28, 28))
+    clean = ConvDictionary(atoms, 1).synthesis(torch.from_numpy(codes))[:, 0].numpy()
+    X = clean + 0.1 * clean.std() * rng.standard_normal(clean.shape)
+    options = dict(atom_shape=(5, 5), stride=1, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(2, **options).fit(X[:3])
+    found = learner.inverse_transform(learner.transform(X[3:]))
+    assert ((found - clean[3:]) ** 2).sum() < 0.6 * ((X[3:] - clean[3:]) ** 2).sum()
+    lasso = learner.set_params(debias=0.0)
+    biased = lasso.inverse_transform(lasso.transform(X[3:]))
+    assert ((biased - clean[3:]) ** 2).sum() > ((found - clean[3:]) ** 2).sum()

@@ -1,0 +1,148 @@
+"""Whatever a learner says of a row depends on that row alone: not on its company, nor on a batch.
+
+A row is encoded alone, among others, in another order, in parts of odd sizes, and in company whose
+entries are missing. Codes of rows with gaps, which no product of matrices is part of, have the same
+bits. Elsewhere a product of one row with a matrix may be another routine of BLAS than a product of
+many, which sums in another order: codes then agree to `ROUNDING` of the largest.
+"""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+from skpudle import (
+    NOODLDictionaryLearning,
+    PUDLEClassifier,
+    PUDLEDictionaryLearning,
+    PUDLERegressor,
+)
+from skpudle._learners import by_parts
+
+N_SAMPLES, N_FEATURES = 90, 12
+
+# Codes are solutions of problems whose conditions, of supports of few atoms, lose three digits.
+ROUNDING = 1e-12
+
+FITTED = dict(random_state=0)
+TRAINED = dict(dict_init="data", max_iter=2, tol=None, random_state=0)
+LEARNERS = {
+    "default": PUDLEDictionaryLearning(20, **FITTED),
+    "positive": PUDLEDictionaryLearning(20, positive_code=True, split_sign=True, **FITTED),
+    "lasso": PUDLEDictionaryLearning(20, n_unfoldings=None, gradient="ae-ls", **TRAINED),
+    "lasso of unfolded": PUDLEDictionaryLearning(
+        20, n_unfoldings=9, transform_algorithm="lasso", **TRAINED
+    ),
+    "unfolded": PUDLEDictionaryLearning(20, n_unfoldings=40, split_sign=True, **TRAINED),
+    "ae-lasso": PUDLEDictionaryLearning(20, n_unfoldings=40, gradient="ae-lasso", **TRAINED),
+    "dec": PUDLEDictionaryLearning(20, n_unfoldings=40, gradient="dec", **TRAINED),
+    "hard": PUDLEDictionaryLearning(20, shrinkage="hard", **TRAINED),
+    "decay": PUDLEDictionaryLearning(20, lambda_decay=0.95, **TRAINED),
+    "omp": PUDLEDictionaryLearning(
+        20, transform_algorithm="omp", transform_n_nonzero_coefs=3, **FITTED
+    ),
+    "omp to a tolerance": PUDLEDictionaryLearning(
+        20, transform_algorithm="omp", transform_tol=0.1, positive_code=True, **FITTED
+    ),
+    "noodl": NOODLDictionaryLearning(20, initial_threshold=0.1, **TRAINED),
+    "poisson": PUDLEDictionaryLearning(8, loss="poisson", **TRAINED),
+    "binomial": PUDLEDictionaryLearning(8, loss="binomial", n_trials=30, **TRAINED),
+    "classifier": PUDLEClassifier(20, max_iter=2, tol=None, random_state=0),
+    "unsupervised classifier": PUDLEClassifier(20, supervision=0, **FITTED),
+    "regressor": PUDLERegressor(20, max_iter=2, tol=None, random_state=0),
+}
+METHODS = ("transform", "predict", "predict_proba", "decision_function")
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["complete", "with gaps"])
+def rows(request):
+    """Return counts, which every loss takes, with and without missing entries."""
+    rng = np.random.default_rng(0)
+    rates = np.exp(rng.normal(size=(N_SAMPLES, 3)) @ rng.normal(size=(3, N_FEATURES)) / 2 + 1)
+    X = np.minimum(rng.poisson(rates), 30).astype(float)
+    if request.param:
+        X[rng.random(X.shape) < 0.1] = np.nan
+        X[3], X[4, 1:] = np.nan, np.nan
+        assert (~np.isnan(X).any(axis=1)).sum() > 10
+    return X
+
+
+@pytest.fixture(scope="module", params=LEARNERS)
+def learner(request):
+    X = np.random.default_rng(1).poisson(3.0, size=(200, N_FEATURES)).clip(0, 30).astype(float)
+    y = X[:, 0] > X[:, 1]
+    return clone(LEARNERS[request.param]).fit(X, y)
+
+
+def said_of(learner, rows):
+    """Return, by method, whatever a learner says of rows."""
+    return {name: getattr(learner, name)(rows) for name in METHODS if hasattr(learner, name)}
+
+
+def assert_same_rows(found, expected):
+    """Compare results for the same rows, with and without company."""
+    assert found.shape == expected.shape
+    if expected.dtype.kind != "f":
+        np.testing.assert_array_equal(found, expected)
+        return
+    scale = np.abs(expected).max(initial=0)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=ROUNDING * scale)
+
+
+def parts_of(n, sizes):
+    ends = np.cumsum(np.resize(sizes, n))
+    return np.split(np.arange(n), ends[ends < n])
+
+
+@pytest.mark.parametrize("sizes", [[1], [7], [3, 1, 41, 2]], ids=str)
+def test_in_parts_of_any_size(learner, rows, sizes):
+    found = [said_of(learner, rows[part]) for part in parts_of(len(rows), sizes)]
+    for name, expected in said_of(learner, rows).items():
+        assert_same_rows(np.concatenate([part[name] for part in found]), expected)
+
+
+def test_in_any_order(learner, rows):
+    order = np.random.default_rng(2).permutation(len(rows))
+    found = said_of(learner, rows[order])
+    for name, expected in said_of(learner, rows).items():
+        assert_same_rows(found[name], expected[order])
+
+
+def test_whatever_is_missing_elsewhere(learner, rows):
+    """One entry of one row."""
+    others = rows.copy()
+    others[0, 0] = np.nan
+    found = said_of(learner, others)
+    for name, expected in said_of(learner, rows).items():
+        assert_same_rows(found[name][1:], expected[1:])
+
+
+def test_however_data_come(learner, rows, monkeypatch):
+    """In parts of 13 rows, and of each method that returns codes."""
+    expected = learner.transform(rows)
+    assert np.any(expected)
+    monkeypatch.setattr(by_parts, "PART", 13)
+    out = np.empty_like(expected)
+    assert_same_rows(learner.transform_into(rows, out), expected)
+    assert_same_rows(learner.transform_sparse(rows).toarray(), expected)
+    assert_same_rows(learner.transform([*rows]), expected)
+
+
+@pytest.mark.parametrize("name", ["default", "lasso", "lasso of unfolded"])
+def test_codes_of_the_lasso_with_gaps_have_the_same_bits(name, rows):
+    learner = clone(LEARNERS[name]).fit(np.nan_to_num(rows, nan=2.0))
+    gaps = np.isnan(rows).any(axis=1)
+    expected = learner.transform(rows)
+    others = rows.copy()
+    others[~gaps, 0] += 1
+    np.testing.assert_array_equal(learner.transform(others)[gaps], expected[gaps])
+    for row in np.flatnonzero(gaps):
+        np.testing.assert_array_equal(learner.transform(rows[row : row + 1])[0], expected[row])
+
+
+@pytest.mark.parametrize("name", ["default", "lasso", "lasso of unfolded"])
+def test_a_gap_changes_no_bit_of_complete_rows(name, rows):
+    rows = np.nan_to_num(rows, nan=2.0)
+    learner = clone(LEARNERS[name]).fit(rows)
+    expected, others = learner.transform(rows), rows.copy()
+    others[0, 0] = np.nan
+    np.testing.assert_array_equal(learner.transform(others)[1:], expected[1:])
