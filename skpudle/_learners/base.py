@@ -186,7 +186,7 @@ class GradientLearner(CallbackSupportMixin):
             at_round=course.recorder.at_round,
         )
         stopping = _stopping(self, trainer, data, n_updates)
-        course.recorder.begin(trainer, stopping)
+        course.recorder.begin(trainer, source, stopping)
 
         def fitted():
             return self._attributes(trainer, data)

@@ -150,7 +150,7 @@ class Recorder:
         """Return whether the file is that of a fit whose search, if it has one, has ended."""
         return self._stored is not None and "search" not in self._stored["shared"]
 
-    def begin(self, trainer, stopping):
+    def begin(self, trainer, source, stopping):
         """Bring training to where the file left it.
 
         Raises
@@ -165,7 +165,8 @@ class Recorder:
                 atoms = trainer.optimizer.atoms
                 state = self._stored["shared"] | self._stored["own"][self._file.rank]
                 _check(state, atoms)
-                trainer.load(TrainingState.from_dict(_moved(state, atoms.device)), stopping)
+                state = TrainingState.from_dict(_moved(state, atoms.device))
+                trainer.load(state, source, stopping)
             if self._stored["rule"] != rule_of(self._estimator):
                 stopping.forgive()
         try:

@@ -114,6 +114,21 @@ CASES = {
 }  # fmt: skip
 
 
+GOES_ON = {
+    name: (clone(learner).set_params(tol=None), data)
+    for name, (learner, data) in CASES.items()
+    if name not in ("staircase", "stops")  # their updates depend on the number of all
+} | {
+    "convolution with unused atoms": (
+        ConvPUDLEDictionaryLearning(
+            12, atom_shape=(3, 3), stride=2, alpha=3.0, crop_size=9, batch_size=4, max_iter=4,
+            dict_init="data", tol=None, **FIXED,
+        ),
+        lambda: IMAGES,
+    ),
+}  # fmt: skip
+
+
 def attributes(learner):
     names = [name for name in vars(learner) if name.endswith("_") and name != "n_features_in_"]
     return {name: getattr(learner, name) for name in sorted(names)}
@@ -193,10 +208,14 @@ def test_after_the_end_nothing_is_trained(tmp_path, monkeypatch):
     assert_same(clone_with(learner, recording).fit(data()), expected)
 
 
-def test_a_finished_fit_goes_on_for_more_epochs(tmp_path):
-    learner, data = CASES["unused atoms"]
+@pytest.mark.parametrize("looked_at", [0, 2], ids=["once", "fitted again in between"])
+@pytest.mark.parametrize("case", GOES_ON)
+def test_a_finished_fit_goes_on_for_more_epochs(case, looked_at, tmp_path):
+    """Whatever was drawn between its epochs, and however often nothing was left to train."""
+    learner, data = GOES_ON[case]
     recording = Checkpoint(tmp_path / "fit.npz")
-    clone_with(learner, recording).set_params(max_iter=2).fit(data())
+    for _ in range(1 + looked_at):
+        clone_with(learner, recording).set_params(max_iter=2).fit(data())
     found = clone_with(learner, recording).fit(data())
     assert_same(found, clone_with(learner).fit(data()))
 
