@@ -75,6 +75,11 @@ class Recorder:
 
     def __init__(self, estimator):
         found = [c for c in getattr(estimator, "_skl_callbacks", []) if isinstance(c, Checkpoint)]
+        if len(found) > 1:
+            paths = ", ".join(str(checkpoint.path) for checkpoint in found)
+            raise ValueError(
+                f"A fit writes one checkpoint, but got {len(found)}: {paths:.300}. Pass one of them."
+            )
         self._estimator, self._file = estimator, HeldFile(found[0] if found else None)
         self._stored = self._clock = None
 

@@ -443,6 +443,57 @@ def test_a_full_disk_warns_and_training_goes_on(tmp_path, monkeypatch):
     assert not os.listdir(tmp_path)
 
 
+def test_a_directory_that_cannot_be_synced_makes_no_warning(tmp_path, monkeypatch):
+    """Its file is there, and whole: some file systems sync none."""
+    sync = os.fsync
+
+    def no_directory(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", no_directory)
+    fit_from(tmp_path / "fit.npz")  # warnings are errors
+    assert read_checkpoint(tmp_path / "fit.npz")["shared"]["n_updates"] == 60
+
+
+@pytest.mark.parametrize("name", [".", "", "folder"])
+def test_a_directory_is_no_file(name, tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=rf"{name} is a directory. Pass the path of a file"):
+        fit_from(name)
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (dict(path=3), "path"),
+        (dict(every_seconds="a"), "every_seconds"),
+        (dict(every_seconds=-1.0), "every_seconds"),
+        (dict(every_seconds=float("nan")), "every_seconds"),
+        (dict(every_n_updates=0), "every_n_updates"),
+        (dict(every_n_updates=2.5), "every_n_updates"),
+        (dict(resume="yes"), "resume"),
+        (dict(every_seconds="a" * 10**5), "every_seconds"),
+    ],
+)
+def test_what_a_checkpoint_does_not_take_is_named(given, named):
+    with pytest.raises(ValueError, match=f"The '{named}' parameter of Checkpoint") as error:
+        Checkpoint(**dict(path="fit.npz") | given)
+    assert len(str(error.value)) < 1000
+
+
+def test_a_second_checkpoint_is_refused(tmp_path, monkeypatch):
+    learner, data = CASES["adam"]
+    kill_after(monkeypatch, 0)
+    two = [Checkpoint(tmp_path / name) for name in ("a.npz", "b.npz")]
+    with pytest.raises(ValueError, match=r"one checkpoint, but got 2: .*a\.npz, .*b\.npz"):
+        clone_with(learner, *two).fit(data())
+    assert not os.listdir(tmp_path)
+
+
 def test_a_missing_directory_is_refused_before_training(tmp_path, monkeypatch):
     kill_after(monkeypatch, 0)
     path = tmp_path / "missing" / "fit.npz"
