@@ -51,7 +51,7 @@ class Course:
 
         ``fitted(state)`` returns the attributes of a learner with the best atoms of a state.
         """
-        state = self.recorder.found_search() or begin(problem, atoms)
+        state = self.recorder.found_search(problem, atoms) or begin(problem, atoms)
         task = self.root.subcontext(task_name="search", max_subtasks=None)
         task.call_on_fit_task_begin(**self.given)
         stopped = False

@@ -143,13 +143,28 @@ class Recorder:
         if self._stored is not None:
             check_same(self._stored["identity"], self._identity, self._file.name)
 
-    def found_search(self):
-        """Return the state of the search in the file; None if there is none, or it has ended."""
+    def found_search(self, problem, atoms):
+        """Return the state of the search in the file; None if there is none, or it has ended.
+
+        Parameters
+        ----------
+        problem : Problem
+            Data and objective of the search.
+        atoms : Tensor of shape (n_components, ...)
+            Its initial atoms.
+
+        Raises
+        ------
+        ValueError
+            If no such search can be at that state.
+        """
         if self._stored is None or "search" not in self._stored["shared"]:
             return None
         with named_checkpoint(self._file.name):
             own = self._stored["own"][self._file.rank]
-            return SearchState.from_dict(self._stored["shared"]["search"] | own["codes"])
+            state = SearchState.from_dict(self._stored["shared"]["search"] | own["codes"])
+            state.check(problem, atoms)
+        return state
 
     def in_training(self):
         """Return whether the file is that of a fit whose search, if it has one, has ended."""

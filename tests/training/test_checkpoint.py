@@ -593,6 +593,149 @@ def test_what_somebody_made_by_hand_is_refused_by_name(change, file):
         fit_from(file)
 
 
+def kept(state):
+    """Return the state of a search, and its codes, which every process has its own of."""
+    return state["shared"]["search"], state["own"][0]["codes"]
+
+
+def search_set_to(**values):
+    return lambda state: kept(state)[0].update(values)
+
+
+def search_changed(name, value):
+    def change(state):
+        search, _ = kept(state)
+        search[name] = value(search[name])
+
+    return change
+
+
+def codes_changed(name, value):
+    def change(state):
+        for codes in kept(state)[1].values():
+            if codes["index"].numel():  # the best codes are none before the first round
+                codes[name] = value(codes[name].clone())
+
+    return change
+
+
+def set_first(value):
+    def change(array):
+        array[(0,) * array.ndim] = value
+        return array
+
+    return change
+
+
+def twice(index):
+    index[:, 1] = index[:, 0]
+    return index
+
+
+SEARCHES_BY_HAND = {
+    "an atom that is not there": codes_changed("index", set_first(10**6)),
+    "a negative atom": codes_changed("index", set_first(-1)),
+    "the next atom after the last": codes_changed("index", set_first(8)),
+    "an atom twice": codes_changed("index", twice),
+    "more entries than there are": codes_changed("count", set_first(10**6)),
+    "a negative count": codes_changed("count", set_first(-1)),
+    "fewer rows": codes_changed("count", lambda count: count[:1]),
+    "fewer rows of atoms": codes_changed("index", lambda index: index[:1]),
+    "fewer values": codes_changed("value", lambda value: value[:, :1]),
+    "values of NaN": codes_changed("value", lambda value: value * torch.nan),
+    "values without bound": codes_changed("value", set_first(1e200)),
+    "values of another dtype": codes_changed("value", torch.Tensor.float),
+    "wide atoms": codes_changed("index", torch.Tensor.long),
+    "counts that are a number": lambda state: kept(state)[1]["codes"].update(count=3),
+    "atoms of NaN": search_changed("atoms", lambda atoms: atoms * torch.nan),
+    "long atoms": search_changed("atoms", lambda atoms: 2 * atoms),
+    "NaN in the step before": search_changed("previous", set_first(torch.nan)),
+    "NaN in the best atoms": search_changed("best_atoms", set_first(torch.nan)),
+    "atoms of another dtype": search_changed("atoms", torch.Tensor.float),
+    "fewer atoms": search_changed("atoms", lambda atoms: atoms[:-1]),
+    "fewer best atoms": search_changed("best_atoms", lambda atoms: atoms[:-1]),
+    "narrow atoms": search_changed("best_atoms", lambda atoms: atoms[:, :-1]),
+    "atoms that are a number": search_set_to(atoms=3),
+    "an unknown phase": search_set_to(phase="middle"),
+    "a phase of more atoms": search_set_to(phase="polish", atoms=torch.eye(16, 6).double()),
+    "no stride": search_set_to(stride=0),
+    "another stride": search_set_to(stride=7),
+    "half a stride": search_set_to(stride=0.5),
+    "negative rounds": search_set_to(n_rounds=-1),
+    "negative splits": search_set_to(n_splits=-1),
+    "a negative epoch": search_set_to(epoch=-1),
+    "an epoch without a loss": search_set_to(epoch=99),
+    "a loss of NaN": search_changed("losses", lambda losses: [*losses[1:], float("nan")]),
+    "an objective that is a text": search_set_to(curve=["low"]),
+    "an objective below all": search_set_to(best_objective=-float("inf")),
+    "an objective of NaN": search_set_to(best_objective=float("nan")),
+    "an unknown part": search_set_to(other=1),
+    "a missing part": lambda state: kept(state)[0].pop("moves"),
+}
+SEARCHES = {
+    "rows": (PUDLEDictionaryLearning(8, random_state=0), lambda: ROWS),
+    "complete rows": (PUDLEDictionaryLearning(8, random_state=0), lambda: ROWS[4:]),
+    "images": (
+        ConvPUDLEDictionaryLearning(8, atom_shape=(3, 3), stride=2, alpha=0.5, random_state=0),
+        lambda: IMAGES,
+    ),
+}
+
+
+class KillsTheSearch(FitCallback):
+    """A callback that stands for SIGKILL after some epochs of a search."""
+
+    def __init__(self, n_epochs):
+        self.n_epochs = n_epochs
+
+    def on_fit_task_end(self, estimator, context):
+        if context.task_name == "epoch of the search":
+            self.n_epochs -= 1
+            if self.n_epochs == 0:
+                raise Killed
+
+
+def killed_search(kind, path, n_epochs=7):
+    learner, data = SEARCHES[kind]
+    kills = KillsTheSearch(n_epochs)
+    with pytest.raises(Killed):
+        clone_with(learner, kills, Checkpoint(path, every_seconds=0)).fit(data())
+
+
+@pytest.fixture(scope="module", params=SEARCHES)
+def search(request, tmp_path_factory):
+    """What a search of some epochs left, and whose it is."""
+    file = tmp_path_factory.mktemp("search") / "fit.npz"
+    killed_search(request.param, file)
+    return request.param, file.read_bytes()
+
+
+@pytest.mark.parametrize("change", SEARCHES_BY_HAND)
+def test_a_search_that_somebody_made_by_hand_is_refused_by_name(change, search, tmp_path):
+    kind, content = search
+    file = tmp_path / "fit.npz"
+    file.write_bytes(content)
+    if kind == "images" and change == "the next atom after the last":
+        positions = 5 * 5
+        changed(file, codes_changed("index", set_first(8 * positions)))
+    else:
+        changed(file, SEARCHES_BY_HAND[change])
+    learner, data = SEARCHES[kind]
+    with pytest.raises(ValueError, match=rf"{file} is no whole checkpoint: .*remove it"):
+        clone_with(learner, Checkpoint(file)).fit(data())
+
+
+@pytest.mark.parametrize("kind", SEARCHES)
+def test_a_search_goes_on_from_any_epoch_to_the_same_bits(kind, tmp_path):
+    """So that no state that a search comes to is refused."""
+    learner, data = SEARCHES[kind]
+    expected = clone_with(learner).fit(data())
+    file = tmp_path / "fit.npz"
+    for _ in range(5):
+        killed_search(kind, file, len(expected.loss_curve_) // 6)
+    assert_same(clone_with(learner, Checkpoint(file)).fit(data()), expected)
+
+
 def sealed(archive):
     return archive + MARK + hashlib.sha256(archive).digest()
 
