@@ -67,7 +67,9 @@ def test_a_denoiser_goes_into_an_open_file(learner, file):
     opened = io.BytesIO()
     save_denoiser(learner, opened)
     opened.seek(0)
-    np.testing.assert_array_equal(load_denoiser(opened).components_, load_denoiser(file).components_)
+    np.testing.assert_array_equal(
+        load_denoiser(opened).components_, load_denoiser(file).components_
+    )
 
 
 CHANGES = {

@@ -28,6 +28,7 @@ _CONSTRAINTS = {
     "every_seconds": [Interval(Real, 0, None, closed="left"), None],
     "resume": ["boolean"],
 }
+_ENDS = [None, "tol", "callback"]  # before its time
 _STORED = {"identity", "seed", "ended_by", "rule", "shared", "own"}
 
 
@@ -213,6 +214,10 @@ class HeldFile:
                 raise ValueError(f"it holds {sorted(stored)}, expected {sorted(_STORED)}")
             if not isinstance(stored["identity"], dict):
                 raise ValueError("it does not say whose it is")
+            if not (isinstance(stored["shared"], dict) and isinstance(stored["own"], list)):
+                raise ValueError("it holds no state")
+            if stored["ended_by"] not in _ENDS:
+                raise ValueError(f"it was ended by {stored['ended_by']!r:.50}")
             if not (isinstance(stored["seed"], int) and 0 <= stored["seed"] < 2**63):
                 raise ValueError(f"its seed is {stored['seed']!r:.50}")
         return stored

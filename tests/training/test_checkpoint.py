@@ -559,6 +559,10 @@ def moments_set_to(value):
     return change
 
 
+def progress_of(state):
+    return state["own"][0]["progress"]
+
+
 BY_HAND = {
     "atoms of NaN": atoms_set_to(lambda atoms: atoms * torch.nan),
     "one atom for all": atoms_set_to(lambda atoms: atoms[:1]),
@@ -573,6 +577,39 @@ BY_HAND = {
     "negative updates": lambda state: state["shared"].__setitem__("n_updates", -3),
     "negative batches": lambda state: state["own"][0]["progress"].update(n_batches=-1),
     "half a batch": lambda state: state["own"][0]["progress"].update(n_batches=0.5),
+    "moments of NaN": moments_set_to(lambda moments: moments * torch.nan),
+    "moments of NaN in the last finite state": (
+        lambda state: state["shared"]["finite"][1]["exp_avg"].fill_(torch.nan)
+    ),
+    "other last finite atoms": lambda state: state["shared"]["finite"].__setitem__(
+        0, torch.ones(3)
+    ),
+    "no number of the last finite update": (
+        lambda state: state["shared"]["finite"].__setitem__(2, "three")
+    ),
+    "losses without samples": lambda state: progress_of(state).update(
+        losses=torch.ones(2).double()
+    ),
+    "samples that are not there": lambda state: progress_of(state).update(
+        losses=torch.ones(1).double(), keys=torch.tensor([10**6])
+    ),
+    "negative samples": lambda state: progress_of(state).update(
+        losses=torch.ones(1).double(), keys=torch.tensor([-1])
+    ),
+    "losses of NaN": lambda state: progress_of(state).update(
+        losses=torch.full((1,), torch.nan).double(), keys=torch.tensor([0])
+    ),
+    "a sum of losses of NaN": lambda state: progress_of(state).update(loss=float("nan")),
+    "a use of atoms in numbers": lambda state: progress_of(state).update(
+        unused=progress_of(state)["unused"].double()
+    ),
+    "no rule of stopping": lambda state: state["shared"].update(stopping=[]),
+    "a rule of stopping in words": lambda state: state["shared"].update(stopping=["a"] * 5),
+    "losses of epochs in words": lambda state: state["shared"].update(loss_curve=["low"]),
+    "losses of the search in words": lambda state: state["shared"].update(searched="low"),
+    "an unknown end": lambda state: state.update(ended_by="magic"),
+    "a part that is a text": lambda state: state.update(shared="search"),
+    "processes that are a number": lambda state: state.update(own=3),
     "use of fewer atoms": lambda state: state["own"][0]["progress"].update(unused=torch.ones(2)),
     "another field": lambda state: state["own"][0]["progress"].update(other=1),
     "a missing field": lambda state: state["own"][0]["progress"].pop("losses"),
