@@ -250,6 +250,7 @@ class GradientLearner(CallbackSupportMixin):
             data_scale=model.data_scale,
             curvature=model.curvature,
             params=self.optimizer_params,
+            asked=self.optimizer,
         )
 
     def _optimizer_for(self, rows):

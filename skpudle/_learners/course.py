@@ -79,7 +79,7 @@ class Course:
         """
         if self.interrupts.pending:  # in the search
             self.learner._take(fitted() | {"ended_by_": "interrupt"})
-            raise Interrupted(trainer.n_steps)
+            raise KeyboardInterrupt(f"the search was interrupted after epoch {len(self.losses)}")
         started = time.perf_counter(), trainer.n_steps
         ended_by = self.recorder.ended_by
         # the second, since a stream may have more batches than before

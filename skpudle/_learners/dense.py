@@ -34,7 +34,6 @@ from skpudle.initialization import (
     auto_alpha,
     debias,
     initial_atoms,
-    is_done,
 )
 from skpudle.losses import Gaussian, loss_named
 from skpudle.operators import DenseDictionary, project_atoms
@@ -266,12 +265,11 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             return rows(found.to(atoms))
 
         def fitted(state):
-            attributes = self._attributes_of(model, inside(state.best_atoms), data)
+            attributes = self._attributes_of(model, inside(state.found[0]), data)
             curve = np.array(state.losses)
             return attributes | {"n_iter_": len(curve), "n_steps_": 0, "loss_curve_": curve}
 
-        state = course.search(problem, atoms, fitted)
-        return inside(debias(problem, state) if is_done(state) else state.best_atoms)
+        return inside(debias(problem, course.search(problem, atoms, fitted)))
 
     def _known_model(self, data, generator):  # -> model, atoms
         state = self._training_state

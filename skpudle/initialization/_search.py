@@ -149,6 +149,16 @@ class SearchState:
     moves: bool = True
     losses: tuple = ()
 
+    @property
+    def found(self):
+        """The atoms of the wanted size that the search has come to, and their codes.
+
+        The present ones, before there are best ones: then there are no more of them.
+        """
+        if self.best_objective < float("inf"):
+            return self.best_atoms, self.best_codes
+        return self.atoms, self.codes
+
     def as_dict(self):
         """Return the state as plain values.
 
@@ -444,22 +454,22 @@ def debias(problem, state):
     problem : Problem
         Data and objective of the search.
     state : SearchState
-        A search that is done.
+        Where the search ended, by itself or not.
 
     Returns
     -------
     Tensor of shape (n_components, n_features)
         Unit atoms: those of the search where they make codes denser.
     """
-    atoms, codes, counts = state.best_atoms, state.best_codes, []
-    problem, kept = problem.thinned(state.stride), atoms
+    (atoms, codes), counts = state.found, []
+    problem, found, kept = problem.thinned(state.stride), atoms, atoms
     for _ in range(_MAX_REFITS + 1):
         epoch = problem.epoch(atoms, codes, refit=True)
         if not counts:
             may_once = epoch.unbiased_loss < _BIASED * epoch.loss
         counts.append(epoch.n_entries)
         if _gets_denser(counts, may_once):
-            return state.best_atoms if may_once and len(counts) == 3 else kept
+            return found if may_once and len(counts) == 3 else kept
         kept, atoms, codes = atoms, epoch.improved_atoms(), epoch.codes
         if float((atoms - kept).square().sum(1).mean()) < _STILL**2:
             break
