@@ -536,6 +536,6 @@ def test_parameters_of_an_optimizer_that_nobody_named_ask_for_its_name(dict_init
     """The surrogate is not what the user chose."""
     learner = make(optimizer="auto", optimizer_params=dict(momentum=0.9), dict_init=dict_init)
     with pytest.raises(ValueError, match="optimizer='auto' is .*momentum.*Name the optimizer"):
-        learner.fit(X)
+        learner.fit(make_data()[0])
     with pytest.raises(ValueError, match="optimizer='surrogate' takes no such"):
-        learner.set_params(optimizer="surrogate").fit(X)
+        learner.set_params(optimizer="surrogate").fit(make_data()[0])
