@@ -10,6 +10,7 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features
 
 from skpudle._data.arrays import (
     check_rows,
+    host_array,
     input_attributes,
     mean_square,
     resolve_device,
@@ -82,7 +83,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     _refines = False  # whether training goes on from the search, by "dec", for a few epochs
 
     @classmethod
-    def from_components(cls, components, **params):
+    def from_components(cls, components, *, intercept=None, **params):
         """Return a learner that is fitted to given atoms, without data.
 
         Parameters
@@ -90,6 +91,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         components : array-like of shape (n_components, n_features), Tensor or learner
             Atoms as rows, or what `skpudle.interoperability.dictionary_of` takes. They stay as they
             are, whatever the constraints.
+        intercept : array-like of shape (n_features,), default=None
+            The baseline of a ``loss`` other than "gaussian".
         **params : dict
             Parameters of the learner. What "auto" chooses from data has to be given, unless
             ``transform_algorithm="omp"`` does without.
@@ -102,7 +105,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         Raises
         ------
         ValueError
-            If the atoms are no matrix of finite numbers, or alpha is missing.
+            If the atoms are no matrix of finite numbers, or alpha or the baseline is missing.
 
         Examples
         --------
@@ -116,11 +119,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         learner = cls(len(atoms), **params)
         learner._validate_params()
         learner._check_parameters()
-        if learner.loss != "gaussian":
-            raise ValueError(
-                f"loss={learner.loss!r} has a baseline, which is learned from data: pass the atoms "
-                "as dict_init, and fit."
-            )
+        rows = learner._rows_of(atoms, intercept)
         alpha = learner._penalty_or_threshold
         if alpha == "auto" and learner.get_params().get("transform_algorithm") != "omp":
             raise ValueError(
@@ -129,11 +128,30 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             )
         alpha = float("nan" if alpha == "auto" else alpha)
         model = learner._model(alpha=alpha, data_scale=1.0)
-        optimizer = learner._make_optimizer(model, atoms)
-        optimizer.load(atoms, {})  # which would project them
+        optimizer = learner._make_optimizer(model, rows)
+        optimizer.load(rows, {})  # which would project them
         data = Data(None, None, None, atoms.device, input_attributes(to_numpy(atoms)))
         learner._take(learner._attributes(Trainer(model, optimizer), data))
         return learner
+
+    def _rows_of(self, atoms, intercept):  # -> rows of parameters
+        if (intercept is None) != (self.loss == "gaussian"):
+            if intercept is not None:
+                raise ValueError(f"loss={self.loss!r} has no baseline; pass no intercept.")
+            raise ValueError(
+                f"loss={self.loss!r} has a baseline, and there is none: pass it as intercept, or "
+                "pass the atoms as dict_init and fit, which learns it from data."
+            )
+        if intercept is None:
+            return atoms
+        given = np.asarray(host_array(intercept))
+        numbers = given.dtype.kind in "iuf" and np.isfinite(given).all()
+        if given.shape != atoms.shape[1:] or not numbers:
+            raise ValueError(
+                f"intercept has shape {given.shape} and dtype {given.dtype}, or is not finite; "
+                f"pass {atoms.shape[1]} numbers, one for each feature."
+            )
+        return torch.cat([atoms, to_tensor(given[None]).to(atoms)])
 
     def _encoder(self):  # -> Encoder
         """Return what the parameters say of the encoder."""
