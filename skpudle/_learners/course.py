@@ -100,9 +100,9 @@ class Course:
             stopped = task.call_on_fit_task_end(**self.given, reconstruction_attributes=fitted)
             stopped = self._agreed(stopped)
             ended_by = "tol" if converged else "callback" if stopped else None
-        stopping.settle(trainer.optimizer)
         trainer.mark(source, stopping)
         self.recorder.end(trainer, ended_by=ended_by)
+        stopping.settle(trainer.optimizer)  # who trains longer goes on from the last epoch
         if not ended_by and stopping.n_updates:
             ended_by = "max_iter"
         elif not ended_by:
