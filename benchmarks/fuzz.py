@@ -1,27 +1,61 @@
-"""Random parameters and small random data through every method; report what is unclear.
+"""Random parameters, data and damage through every method; report what is unclear.
 
     python benchmarks/fuzz.py --n-sets 2000 --seed 0
+    python benchmarks/fuzz.py --minutes 30 --seed 100000
+    python benchmarks/fuzz.py --n-sets 100 --kinds company counts
 
-A valid set has to train, or to say in a ValueError that training diverged; what comes out has to
-be finite, of the right shape, and the same after `clone` and pickle. An invalid one, in which a
-parameter or the data were spoiled, has to be a ValueError or TypeError that this package or
-scikit-learn raises, and never an error out of torch.
+A set has a kind, see `KINDS`, and all that it is follows from its seed. What is valid has to work:
+results are finite, of the right shape, the same after `clone` and pickle, the same for a row alone
+and in company, in any unit, and no worse than the baseline; or a ValueError says that training
+diverged. What is invalid, a parameter, an argument or a file that was spoiled, has to be a
+ValueError or TypeError of this package or of scikit-learn, which names what is wrong, and never an
+error out of torch, a crash, or a result. What a wrong file might do to a process it does in a
+child.
 """
 
 import argparse
+import json
+import os
 import pickle
+import re
+import signal
 import sys
+import tempfile
 import time
 import traceback
 import warnings
 from collections import Counter
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: a fork has no threads but its own
+
 import numpy as np
+import torch
 from common import circumstances, write_report
 from sklearn.base import clone
+from sklearn.callback import FitCallback
+from sklearn.datasets import load_sample_image
+from sklearn.ensemble import BaggingClassifier
 
-from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning
+from skpudle import (
+    Checkpoint,
+    ConvPUDLEDictionaryLearning,
+    NOODLDictionaryLearning,
+    PUDLEClassifier,
+    PUDLEDictionaryLearning,
+    PUDLERegressor,
+)
+from skpudle._learners import by_parts
+from skpudle.checkpoint import read_checkpoint, write_checkpoint
+from skpudle.images import denoise_patches, inpaint
+from skpudle.interoperability import load_atoms, save_atoms
+from skpudle.lasso import solve_lasso
+from skpudle.losses import loss_named
+from skpudle.omp import solve_omp
+from skpudle.pretrained import load_denoiser, save_denoiser
+from skpudle.reporting import findings
 
 warnings.simplefilter("ignore")
 
@@ -29,30 +63,96 @@ SPOILED = {
     "n_components": [0, -1, 2.5, "many"],
     "alpha": [-1.0, "low", np.nan, None],
     "gradient": ["ls", None, 3],
+    "loss": ["hinge", None],
+    "n_trials": [0, -1, "all", None],
     "n_unfoldings": [0, -3, 1.5, "all"],
     "step_size": [0.0, -0.1, "big", None],
     "lambda_decay": [0.0, 1.5, (1.0,), (1.0, 2.0), ("a", "b"), np.nan],
     "shrinkage": ["firm", None],
     "positive_code": ["no", 2.5],
+    "positive_dict": ["no", None],
     "atom_norm": ["l1", 2],
     "optimizer": ["lbfgs", 3, int],
     "learning_rate": [0.0, -1.0, "fast", None],
-    "optimizer_params": ["momentum", [1]],
+    "optimizer_params": ["momentum", [1], {"nonsense": 1}],
     "batch_size": [0, -5, "whole", 1.5],
     "max_iter": [0, -1, 2.5, None],
     "tol": [-1.0, "small"],
     "n_iter_no_change": [0, 1.5],
     "dict_init": ["nothing", np.zeros((3, 1)), np.ones(4), 5, [["a", "b"]]],
-    "transform_algorithm": ["omp", None],
+    "transform_algorithm": ["lars", None],
     "transform_alpha": [-1.0, "auto"],
     "split_sign": ["yes"],
     "device": ["gpu7", "cuda:99", 3, None],
     "random_state": ["seed", -1, 1.5],
 }
 
+# What torch and NumPy say when nobody has looked at their arguments.
+_UNCLEAR = re.compile(
+    "mat1 and mat2|broadcast|split_with_sizes|out of (range|bounds)|size mismatch|must match the "
+    "size|shape mismatch|unhashable|unsupported operand|has no attribute|not supported between|"
+    "not iterable|not subscriptable|can't (convert|assign)|positional argument"
+)
+
+
+class Unclear(AssertionError):
+    """What a set found."""
+
+
+def expect(right, what):
+    if not right:
+        raise Unclear(what)
+
+
+def is_clear(error):
+    frames = traceback.extract_tb(error.__traceback__)
+    known = isinstance(error, ValueError | TypeError) and not _UNCLEAR.search(str(error))
+    return known and "/torch/" not in frames[-1].filename
+
+
+@contextmanager
+def refused(what):
+    """Expect a clear error of what is done inside."""
+    try:
+        yield
+    except Exception as error:
+        if not is_clear(error):
+            raise
+    else:
+        raise Unclear(f"{what}: taken without an error")
+
+
+def diverged(error):
+    return isinstance(error, ValueError) and "stopped being finite" in str(error)
+
 
 def pick(rng, *choices):
     return choices[rng.integers(len(choices))]
+
+
+def in_child(function):
+    """Return what a function says, or that it killed its process."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            try:
+                said = function()
+            except BaseException as error:
+                last = traceback.extract_tb(error.__traceback__)[-1]
+                where = f"{Path(last.filename).name}:{last.lineno}"
+                said = f"{type(error).__name__}: {str(error)[:300]} ({where})"
+            os.write(write, said.encode()[:4000])
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        said = pipe.read().decode()
+    _, status = os.waitpid(child, 0)
+    return f"killed by {signal.Signals(status).name}" if os.WIFSIGNALED(status) else said
+
+
+# ---------------------------------------------------------------------------- learners of rows
 
 
 def random_data(rng):
@@ -89,7 +189,7 @@ def random_learner(rng, m):
         max_iter=int(rng.integers(1, 4)),
         tol=pick(rng, None, 1e-4, 0.5),
         n_iter_no_change=int(rng.integers(1, 4)),
-        dict_init=pick(rng, "data", "data", "random", "svd", "pairwise"),
+        dict_init=pick(rng, "search", "data", "data", "random", "svd", "pairwise"),
         random_state=int(rng.integers(100)),
     )
     if rng.random() < 0.15:
@@ -121,102 +221,935 @@ def random_learner(rng, m):
 
 
 def use(learner, X):
-    """Put data through every method; raise AssertionError where something is wrong."""
+    """Put data through every method."""
     learner.fit(X)
     n_out = learner.n_components_ * (2 if learner.split_sign else 1)
     codes = learner.transform(X)
     if learner.step_size != "auto" and not np.isfinite(codes).all():
         return  # beyond 2 / L, as a warning says
     back = learner.inverse_transform(codes)
-    assert codes.shape == (len(X), n_out), f"codes have shape {codes.shape}"
-    assert back.shape == X.shape
-    assert codes.dtype == (np.float32 if X.dtype == np.float32 else np.float64), codes.dtype
-    assert np.isfinite(learner.components_).all(), "components are not finite"
-    assert np.isfinite(codes).all(), "codes are not finite"
-    assert np.isfinite(back).all(), "reconstructions are not finite"
+    expect(codes.shape == (len(X), n_out), f"codes have shape {codes.shape}")
+    expect(back.shape == X.shape, f"reconstructions have shape {back.shape}")
+    dtype = np.float32 if X.dtype == np.float32 else np.float64
+    expect(codes.dtype == dtype, f"codes are {codes.dtype}")
+    expect(np.isfinite(learner.components_).all(), "components are not finite")
+    expect(np.isfinite(codes).all(), "codes are not finite")
+    expect(np.isfinite(back).all(), "reconstructions are not finite")
     if learner.step_size == "auto":  # the score has dictionaries of its own
-        assert np.isfinite(learner.score(X)), "the score is not finite"
+        expect(np.isfinite(learner.score(X)), "the score is not finite")
     again = pickle.loads(pickle.dumps(learner)).transform(X)
-    assert np.array_equal(again, codes, equal_nan=True), "codes changed by pickling"
+    expect(np.array_equal(again, codes, equal_nan=True), "codes changed by pickling")
     twin = clone(learner).fit(X)
-    assert np.array_equal(twin.components_, learner.components_), "a clone learned something else"
+    same = np.array_equal(twin.components_, learner.components_)
+    expect(same, "a clone learned something else")
     learner.partial_fit(X)
-    assert np.isfinite(learner.components_).all(), "components are not finite after partial_fit"
+    expect(np.isfinite(learner.components_).all(), "components are not finite after partial_fit")
 
 
-def spoil(rng, learner, X):
-    """Spoil one parameter or the data; return what, and the data."""
-    if rng.random() < 0.7:
-        names = sorted(SPOILED.keys() & learner.get_params())
-        name = pick(rng, *names)
-        value = pick(rng, *SPOILED[name])
-        learner.set_params(**{name: value})
-        return f"{name}={value!r}", X
-    what = pick(
-        rng, "infinity", "1-D", "3-D", "empty", "no features", "text", "complex", "features"
-    )
-    X = X.astype(float)
-    if what == "infinity":
-        X[0, 0] = np.inf
-    return what, {
-        "1-D": X[0],
-        "3-D": X[None],
-        "empty": X[:0],
-        "no features": X[:, :0],
-        "text": np.full(X.shape, "word"),
-        "complex": X * 1j,
-    }.get(what, X)
-
-
-def is_clear(error):
-    frames = traceback.extract_tb(error.__traceback__)
-    return isinstance(error, ValueError | TypeError) and "/torch/" not in frames[-1].filename
-
-
-def attempt(seed):
-    """Return an outcome and, where it is unclear, a description."""
-    rng = np.random.default_rng(seed)
+def valid_rows(rng):
     kind, X = random_data(rng)
     learner = random_learner(rng, X.shape[1])
-    valid, spoiled = rng.random() < 0.7, ""
+    yield f"{kind} {X.dtype} {X.shape}\n  {learner}"
     try:
-        if valid:
-            use(learner, X)
-            return "used", ""
-        spoiled, X = spoil(rng, learner, X)
-        learner.fit(X)
-        if spoiled == "features":
+        use(learner, X)
+    except ValueError as error:
+        if "scale the data" not in str(error):  # whose squares are zero
+            raise
+
+
+def spoiled_rows(rng):
+    kind, X = random_data(rng)
+    learner = random_learner(rng, X.shape[1])
+    what = pick(rng, "infinity", "1-D", "3-D", "empty", "no features", "text", "complex", "width")
+    spoiled = X.astype(float)
+    if rng.random() < 0.7:
+        name = pick(rng, *sorted(SPOILED.keys() & learner.get_params()))
+        value = pick(rng, *SPOILED[name])
+        learner.set_params(**{name: value})
+        what = f"{name}={value!r}"
+    elif what == "infinity":
+        spoiled[0, 0] = np.inf
+    yield f"{kind} {X.dtype} {X.shape}, {what}\n  {learner}"
+    spoiled = {
+        "1-D": spoiled[0],
+        "3-D": spoiled[None],
+        "empty": spoiled[:0],
+        "no features": spoiled[:, :0],
+        "text": np.full(X.shape, "word"),
+        "complex": spoiled * 1j,
+    }.get(what, spoiled)
+    if what == "width":
+        learner.fit(spoiled)
+    with refused(what):
+        if what == "width":
             learner.transform(np.ones((2, X.shape[1] + 1)))
-    except BaseException as error:
-        if valid and isinstance(error, ValueError) and "stopped being finite" in str(error):
-            return "diverged, and said so", ""
-        if not valid and is_clear(error):
-            return "refused", ""
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(last.filename).name}:{last.lineno}"
-        what = f"{type(error).__name__}: {str(error)[:200]} ({where})"
+        else:
+            learner.fit(spoiled)
+
+
+# ---------------------------------------------------------------------------- losses
+
+
+def random_counts(rng, loss):
+    """Return data that a loss is for, in odd corners of its domain, and in words."""
+    n, m, p = int(rng.integers(50, 150)), int(rng.integers(3, 12)), int(rng.integers(2, 7))
+    atoms = rng.normal(size=(p, m))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    natural = (2 * rng.normal(size=(n, p)) * (rng.random((n, p)) < 0.3)) @ atoms
+    n_trials, kind = 1, pick(rng, "clipped", "clipped", "rare", "rare", "often", "constant", "zero")
+    if loss == "gaussian":
+        X = natural + rng.normal(size=(n, m)) * 0.05
+        kind = pick(rng, "plain", "offset", "zero")
+        X = X + (1e3 if kind == "offset" else 0)
+    elif loss == "binomial":
+        n_trials = 1 if kind in ("clipped", "rare") else int(rng.integers(1, 30))
+        shift = {"rare": -pick(rng, 2.0, 4.0, 6.0), "often": 6.0}.get(kind, 0.0)
+        X = rng.binomial(n_trials, 1 / (1 + np.exp(-natural - shift))).astype(float)
+        if kind == "clipped":
+            edge = 10.0 ** rng.uniform(-7, -1)
+            X = X.clip(edge, 1 - edge)
     else:
-        what = "taken without an error"
-    return "UNCLEAR", f"seed {seed}, {kind} {X.dtype} {X.shape}, {spoiled}: {what}\n  {learner}"
+        shift = {"rare": np.log(10 ** rng.uniform(-2.5, -1)), "often": rng.uniform(5, 12)}
+        X = rng.poisson(np.exp(natural + shift.get(kind, 0.5))).astype(float)
+        if kind == "clipped":
+            X = X.clip(10.0 ** rng.uniform(-7, -1), None)
+    if kind == "constant":
+        X[:] = X[0]
+    if kind == "zero":
+        X[:, rng.random(m) < 0.5] = 0
+    return kind, X, n_trials
+
+
+def objective(learner, natural, X, codes, *, penalised):
+    """Return the mean loss of samples, with or without the penalty of their codes."""
+    loss = loss_named(learner.loss, learner.n_trials)
+    losses = loss.half_deviance(torch.as_tensor(natural), torch.as_tensor(X)).sum(1)
+    size = np.abs(codes).sum(1).mean() if penalised else 0.0
+    return float(losses.mean()) + learner.alpha_ * float(size)
+
+
+def counts(rng):
+    """The fitted objective is at most that of the baseline, or a warning says so."""
+    loss = pick(rng, "poisson", "poisson", "binomial", "binomial", "gaussian")
+    kind, X, n_trials = random_counts(rng, loss)
+    learner = PUDLEDictionaryLearning(
+        int(rng.integers(2, 8)),
+        loss=loss,
+        n_trials=n_trials,
+        gradient=pick(rng, "auto", "auto", "auto", "dec", "ae-ls"),
+        alpha=pick(rng, "auto", "auto", "auto", 0.1, 1.0),
+        dict_init=pick(rng, "search", "search", "data"),
+        max_iter="auto",
+        positive_code=bool(rng.integers(2)),
+        random_state=int(rng.integers(100)),
+    )
+    if learner.dict_init == "data" or learner.gradient == "ae-ls":
+        learner.set_params(max_iter=5, tol=None)
+    exposed = loss == "poisson" and rng.random() < 0.3
+    exposure = rng.uniform(0.5, 2, len(X)) if exposed else None
+    yield f"{kind} {X.shape}, mean {X.mean():.3g}, {n_trials} trials, {exposed=}\n  {learner}"
+    given = {"exposure": exposure} if exposed else {}
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        learner.fit(X, **given)
+    codes = learner.transform(X, **given)
+    expect(np.isfinite(learner.components_).all(), "components are not finite")
+    expect(np.isfinite(codes).all(), "codes are not finite")
+    log_exposure = np.log(exposure)[:, None] if exposed else 0.0
+    size = np.exp(log_exposure) * np.ones_like(X)
+    baseline = np.zeros(X.shape[1])
+    if loss != "gaussian":
+        mean = torch.as_tensor((X.sum(0) + 0.5) / (size.sum(0) + 1))
+        baseline = loss_named(loss, n_trials).natural(mean).numpy()
+    intercept = getattr(learner, "intercept_", 0.0)
+    penalised = learner.gradient != "ae-ls" and learner.dict_init != "data"
+    fitted = codes @ learner.components_ + intercept + log_exposure
+    after = objective(learner, fitted, X, codes, penalised=penalised)
+    natural = baseline + log_exposure + np.zeros_like(X)
+    before = objective(learner, natural, X, 0 * codes, penalised=penalised)
+    said = any("baseline" in str(warning.message) for warning in warned)
+    worse = f"the objective is {after:.6g}, that of the baseline {before:.6g}"
+    expect(said or after <= before * (1 + 1e-3) + 1e-6, worse)
+    score = learner.score(X, **given)
+    chosen = {learner.alpha, learner.gradient, learner.dict_init} == {"auto", "search"}
+    low = score < -0.5 and (kind == "constant" or (chosen and loss != "gaussian"))
+    expect(np.isfinite(score) and (said or not low), f"the score is {score:.4g}")
+
+
+# ---------------------------------------------------------------------------- company
+
+
+def company_learner(rng, X, y):
+    """Return a fitted learner, and whether it takes gaps."""
+    seed = dict(random_state=int(rng.integers(100)))
+    kind = pick(rng, "unfolded", "auto", "lasso", "omp", "hard", "noodl", "counts", "task", "twins")
+    p = int(rng.integers(3, 20))
+    if kind == "noodl":
+        return NOODLDictionaryLearning(p, n_unfoldings=9, max_iter=2, **seed).fit(X)
+    if kind == "task":
+        task = pick(rng, PUDLEClassifier, PUDLERegressor)
+        return task(p, n_unfoldings=pick(rng, 9, "auto"), max_iter=3, **seed).fit(X, y)
+    if kind == "twins":  # nearly, or exactly
+        atoms = rng.normal(size=(p, X.shape[1]))
+        atoms[p // 2] = atoms[0] + pick(rng, 0.0, 1e-16, 1e-12, 1e-9) * rng.normal(size=X.shape[1])
+        atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+        return PUDLEDictionaryLearning.from_components(atoms, alpha=0.3)
+    options = {
+        "unfolded": dict(n_unfoldings=int(rng.integers(1, 30))),
+        "auto": dict(),
+        "lasso": dict(transform_algorithm="lasso"),
+        "omp": dict(transform_algorithm="omp", transform_n_nonzero_coefs=2),
+        "hard": dict(shrinkage="hard", n_unfoldings=9),
+        "counts": dict(loss=pick(rng, "poisson", "binomial"), n_trials=50),
+    }[kind]
+    positive = bool(rng.integers(2))
+    split = bool(rng.integers(2))
+    learner = PUDLEDictionaryLearning(
+        p, positive_code=positive, split_sign=split, **options, **seed
+    )
+    return learner.fit(X)
+
+
+def close(found, expected, size, what):
+    expect(found.shape == expected.shape, f"{what}: shape {found.shape}")
+    if found.size == 0:
+        return
+    far = float(np.abs(np.asarray(found, float) - np.asarray(expected, float)).max())
+    expect(far <= 1e-6 * size, f"{what}: {far / size:.3g} of the largest")
+
+
+def company(rng):
+    """Results for a row depend on that row alone."""
+    n, m = int(rng.integers(10, 60)), int(rng.integers(4, 12))
+    X = np.rint(rng.gamma(1.0, 4.0, size=(n, m))).clip(0, 50)
+    y = np.arange(n) % 3
+    learner = company_learner(rng, X, y)
+    gaps = learner._allows_nan() and rng.random() < 0.5
+    if gaps:
+        rows = rng.random(n) < 0.2
+        X[rows, rng.integers(m)] = np.nan
+    sparse_too = bool(rng.integers(2))
+    yield f"{X.shape}, {gaps=}\n  {learner}"
+    methods = ["transform", "predict", "decision_function", "predict_proba"]
+    for name in methods:
+        function = getattr(learner, name, None)
+        if function is None:
+            continue
+        whole = function(X)
+        size = max(float(np.abs(whole).max()), 1e-12)
+        order = rng.permutation(n)
+        close(function(X[order]), whole[order], size, f"{name}, permuted")
+        for i in rng.integers(n, size=5).tolist():
+            close(function(X[i : i + 1]), whole[i : i + 1], size, f"{name}, alone")
+        cuts = np.sort(rng.integers(1, n, size=3))
+        parts = [function(part) for part in np.split(X, cuts) if len(part)]
+        close(np.concatenate(parts), whole, size, f"{name}, in parts")
+        if learner._allows_nan():
+            other = X.copy()
+            j = int(rng.integers(n))
+            other[j, int(rng.integers(m))] = np.nan
+            rest = np.arange(n) != j
+            close(function(other)[rest], whole[rest], size, f"{name}, beside a gap")
+    whole = learner.transform(X)
+    size = max(float(np.abs(whole).max()), 1e-12)
+    before, by_parts.PART = by_parts.PART, int(rng.integers(1, n))
+    try:
+        if sparse_too:
+            close(learner.transform_sparse(X).toarray(), whole, size, "transform_sparse")
+        out = np.empty(whole.shape)
+        close(learner.transform_into(X, out), whole, size, "transform_into")
+    finally:
+        by_parts.PART = before
+
+
+def datasets(rng):
+    """A dataset is its array, with gaps or without."""
+    n, m = int(rng.integers(60, 200)), int(rng.integers(4, 10))
+    X = rng.normal(size=(n, m))
+    X[rng.random(X.shape) < pick(rng, 0.0, 0.05, 0.3)] = np.nan
+    X[np.isnan(X).all(1), 0] = 1.0
+    learner = PUDLEDictionaryLearning(
+        int(rng.integers(5, 40)),
+        dict_init=pick(rng, "data", "search"),
+        gradient="ae-ls",
+        alpha=pick(rng, 0.1, 1.0, 3.0),
+        n_unfoldings=5,
+        batch_size=int(rng.integers(8, 64)),
+        max_iter=3,
+        tol=None,
+        random_state=int(rng.integers(100)),
+    )
+    yield f"{X.shape}, {np.isnan(X).mean():.2f} missing\n  {learner}"
+    expected = clone(learner).fit(X).components_
+    data = torch.utils.data.TensorDataset(torch.as_tensor(X))
+    found = learner.fit(data).components_
+    close(found, expected, 1.0, "atoms")
+
+
+# ---------------------------------------------------------------------------- units and weights
+
+
+def units(rng):
+    """A power of two in the data is one in the codes."""
+    n, m = int(rng.integers(30, 100)), int(rng.integers(4, 12))
+    X, power = rng.normal(size=(n, m)), int(rng.integers(-500, 500))
+    rounds = pick(rng, None, 5)
+    learner = PUDLEDictionaryLearning(
+        int(rng.integers(3, 12)),
+        n_unfoldings=pick(rng, "auto", 7),
+        transform_algorithm=pick(rng, "unfolded", "unfolded", "omp"),
+        **(
+            {} if rounds is None else dict(gradient="ae-ls", max_iter=rounds, optimizer="surrogate")
+        ),
+        random_state=int(rng.integers(100)),
+    )
+    dtype = pick(rng, np.float64, np.float64, np.float32)
+    power = power if dtype is np.float64 else power // 10
+    yield f"{X.shape} {np.dtype(dtype)} times 2**{power}\n  {learner}"
+    X = X.astype(dtype)
+    expected = clone(learner).fit(X)
+    with np.errstate(all="ignore"):
+        large = np.ldexp(X, power)
+    try:
+        learner.fit(large)
+        codes = learner.transform(large)
+    except ValueError as error:  # beyond what squares can be in
+        expect(is_clear(error), f"{error}")
+        return
+    rounding = 1e-6 if dtype is np.float64 else 1e-2
+    far = float(np.abs(learner.components_ - expected.components_).max())
+    expect(far <= rounding, f"atoms are {far:.3g} apart")
+    before = expected.transform(X)
+    far = float(np.abs(np.ldexp(codes, -power) - before).max() / max(np.abs(before).max(), 1e-12))
+    expect(far <= 10 * rounding, f"codes are {far:.3g} of the largest apart")
+
+
+def outliers(rng):
+    """One row that is much larger than the others."""
+    n, m = int(rng.integers(100, 300)), int(rng.integers(5, 20))
+    X = rng.normal(size=(n, m))
+    X[int(rng.integers(n))] *= 10 ** rng.uniform(4, 6)
+    learner = PUDLEDictionaryLearning(
+        int(rng.integers(5, 30)),
+        gradient=pick(rng, "ae-ls", "ae-ls", "ae-ls", "dec"),
+        optimizer=pick(rng, "auto", "auto", "surrogate", "adam"),
+        dict_init=pick(rng, "data", "search", "search", "search"),
+        n_unfoldings=pick(rng, 20, 20, 20, "auto"),
+        alpha=pick(rng, "auto", "auto", "auto", 0.1),
+        batch_size=pick(rng, "auto", 32, 32, 32),
+        max_iter=8,
+        tol=None,
+        random_state=int(rng.integers(100)),
+    )
+    yield f"{X.shape}, largest {np.abs(X).max():.3g}\n  {learner}"
+    try:
+        learner.fit(X)
+    except ValueError as error:
+        ignored = learner.optimizer != "adam" and "learning_rate" in str(error)
+        expect(diverged(error) and not ignored, f"{error}")
+        return
+    expect(np.isfinite(learner.components_).all(), "components are not finite")
+    expect(np.isfinite(learner.transform(X)).all(), "codes are not finite")
+
+
+def weights(rng):
+    """Classes without weight, without samples, and weights that are none."""
+    n, m, n_classes = int(rng.integers(20, 80)), int(rng.integers(3, 8)), int(rng.integers(2, 5))
+    X, y = rng.normal(size=(n, m)), rng.integers(n_classes, size=n)
+    y[:n_classes] = np.arange(n_classes)
+    rare = rng.random() < 0.4
+    if rare:
+        y[n_classes:] %= n_classes - 1
+    names = np.array(["a", "b", "c", "d", "e"]) if rng.integers(2) else np.arange(5)
+    y, classes = names[y], names[:n_classes]
+    kind = pick(rng, "none", "zero", "zeros of samples", "negative", "nan", "text", "early", "bag")
+    value = {"zero": 0, "negative": -1.0, "nan": np.nan, "text": "much"}.get(kind)
+    weight = None if value is None else {classes[-1].item(): value}
+    sample_weight = None
+    if kind == "zeros of samples":
+        sample_weight = np.where(y == classes[-1], 0.0, 1.0)
+    classifier = PUDLEClassifier(
+        int(rng.integers(2, 8)),
+        class_weight=pick(rng, None, "balanced") if weight is None else weight,
+        supervision=pick(rng, 0.0, 0.5, 1.0),
+        early_stopping=kind == "early" or rng.random() < 0.2,
+        max_iter=2,
+        tol=None,
+        random_state=int(rng.integers(100)),
+    )
+    yield f"{X.shape}, {n_classes} classes, {kind}, {rare=}\n  {classifier}"
+    if kind in ("negative", "nan", "text"):
+        with refused(f"class_weight={weight}"):
+            classifier.fit(X, y)
+        return
+    if kind == "bag":
+        bag = BaggingClassifier(classifier, n_estimators=3, max_samples=0.3, random_state=0)
+        classifier = bag
+    try:
+        classifier.fit(X, y, sample_weight) if kind != "bag" else classifier.fit(X, y)
+    except ValueError as error:
+        # one class is left, or too few samples to hold any out
+        expect(is_clear(error) and re.search("class|early_stopping|validation", str(error)), error)
+        return
+    predicted = classifier.predict(X)
+    expect(set(predicted) <= set(classes.tolist()), "predictions are no classes")
+    shares = classifier.predict_proba(X)
+    expect(np.isfinite(shares).all(), "probabilities are not finite")
+    expect(np.allclose(shares.sum(1), 1), "probabilities do not add up")
+    if kind in ("zero", "zeros of samples") and n_classes > 2:
+        expect(classes[-1] not in predicted, "a class without weight is predicted")
+
+
+def poor_data(rng):
+    """Data from which little can be learned: somebody says so."""
+    kind = pick(rng, "all missing", "a column missing", "one sample", "few samples")
+    n = {"one sample": 1, "few samples": 10}.get(kind, int(rng.integers(30, 80)))
+    X = rng.normal(size=(n, int(rng.integers(3, 12))))
+    X[:, 0] = np.nan if kind == "a column missing" else X[:, 0]
+    X = np.full_like(X, np.nan) if kind == "all missing" else X
+    learner = PUDLEDictionaryLearning(16, n_unfoldings=pick(rng, "auto", 7), random_state=0)
+    yield f"{kind} {X.shape}\n  {learner}"
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            learner.fit(X)
+    except ValueError as error:
+        expect(is_clear(error), f"{error}")
+        return
+    expect(np.isfinite(learner.components_).all(), "components are not finite")
+    about = [str(warning.message) for warning in warned] + findings(learner, X)
+    said = any(re.search("sample|row|missing|column|feature", text) for text in about)
+    expect(said, f"nobody says that little can be learned, but {about}")
+
+
+# ---------------------------------------------------------------------------- files
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+class Kills(FitCallback):
+    """Ends a fit after some epochs of the search and of training."""
+
+    def __init__(self, n_epochs):
+        self.n_epochs = n_epochs
+
+    def on_fit_task_end(self, estimator, context):
+        if context.task_name.startswith("epoch"):
+            self.n_epochs -= 1
+            if self.n_epochs <= 0:
+                raise Killed
+
+
+def checkpointed(rng):
+    """Return a learner whose fit has some epochs, and its data."""
+    common = dict(tol=None, random_state=int(rng.integers(100)))
+    kind = pick(rng, "search", "counts", "training", "training", "convolution", "classifier")
+    if kind == "convolution":
+        X = rng.normal(size=(6, 12, 12))
+        X[rng.random(X.shape) < pick(rng, 0.0, 0.1)] = np.nan
+        X[rng.random(6) < 0.2] = 1.0
+        return ConvPUDLEDictionaryLearning(
+            int(rng.integers(3, 12)),
+            atom_shape=(3, 3),
+            stride=2,
+            alpha=pick(rng, 0.1, 3.0),
+            dict_init=pick(rng, "data", "search"),
+            n_unfoldings=4,
+            crop_size=9,
+            noise_std=0.0 if np.isnan(X).any() else pick(rng, 0.0, 0.1),
+            batch_size=2,
+            max_iter=4,
+            **common,
+        ), (X,)
+    X = rng.normal(size=(80, 6))
+    if kind == "classifier":
+        early = bool(rng.integers(2))
+        common |= dict(early_stopping=early, max_iter=4, n_unfoldings=5, batch_size=16)
+        return PUDLEClassifier(6, **common), (X, np.arange(80) % 2)
+    if kind == "counts":
+        return PUDLEDictionaryLearning(6, loss="poisson", **common), (rng.poisson(3, X.shape),)
+    X[rng.random(X.shape) < pick(rng, 0.0, 0.05)] = np.nan
+    if kind == "search":
+        return PUDLEDictionaryLearning(8, **common), (X,)
+    return PUDLEDictionaryLearning(
+        int(rng.integers(6, 40)),
+        dict_init="data",
+        n_unfoldings=5,
+        alpha=pick(rng, 0.1, 3.0),
+        optimizer=pick(rng, "adam", "sgd", "surrogate"),
+        batch_size=16,
+        max_iter=4,
+        **common,
+    ), (X,)
+
+
+def attributes(learner):
+    return {n: v for n, v in vars(learner).items() if n.endswith("_") and n != "n_features_in_"}
+
+
+def other_attributes(one, other):
+    """Return the names of fitted attributes that have not the same bits."""
+    one, other = attributes(one), attributes(other)
+    if one.keys() != other.keys():
+        return sorted(one.keys() ^ other.keys())
+    pairs = {name: map(np.asarray, (one[name], other[name])) for name in one}
+    return [
+        name
+        for name, (a, b) in pairs.items()
+        if not np.array_equal(a, b, equal_nan=a.dtype.kind == "f" == b.dtype.kind)
+    ]
+
+
+def resumed(rng):
+    """A fit that was killed, or is trained longer, ends with the bits of one in peace."""
+    learner, data = checkpointed(rng)
+    n_epochs, longer = int(rng.integers(1, 12)), bool(rng.integers(2))
+    yield f"after {n_epochs} epochs, {longer=}\n  {learner}"
+    expected = clone(learner).fit(*data)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "fit.npz"
+        if longer and learner.max_iter != "auto":
+            for _ in range(int(rng.integers(1, 3))):
+                short = clone(learner).set_params(max_iter=2)
+                short.set_callbacks(Checkpoint(file)).fit(*data)
+        else:
+            checkpoint = Checkpoint(file, every_seconds=0)
+            with suppress(Killed):
+                clone(learner).set_callbacks(Kills(n_epochs), checkpoint).fit(*data)
+        found = clone(learner).set_callbacks(Checkpoint(file)).fit(*data)
+    names = other_attributes(found, expected)
+    expect(not names, f"other bits of {names}")
+
+
+def leaves(tree, path=()):
+    """Yield where a tree has values."""
+    if isinstance(tree, dict | list):
+        for name, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from leaves(value, (*path, name))
+    else:
+        yield path
+
+
+def damaged(rng, value):
+    """Return something else in the place of a value of a checkpoint."""
+    if not isinstance(value, torch.Tensor):
+        return pick(rng, None, -1, 0, 10**9, 0.5, float("nan"), "text", [1], {}, torch.ones(2))
+    kind = pick(rng, "entry", "entry", "entry", "shape", "dtype", "row", "all", "number")
+    value = value.clone()
+    numbers = [0, 1, -1, 7, 10**6, -(10**6), 2**31 - 1, float("nan"), float("inf"), 1e200, 1e-300]
+    if kind == "entry" and value.numel():
+        place = int(rng.integers(value.numel()))
+        try:
+            value.view(-1)[place] = pick(rng, *numbers)
+        except (RuntimeError, ValueError, OverflowError):  # no such number of this dtype
+            value.view(-1)[place] = 1
+        return value
+    if kind == "shape":
+        return value.flatten() if value.ndim > 1 else value[None]
+    if kind == "dtype":
+        return value.float() if value.dtype == torch.float64 else value.double()
+    if kind == "row":
+        value = value if value.ndim else value[None]
+        return torch.cat([value, value]) if rng.integers(2) else value[..., :0]
+    if kind == "all" and value.is_floating_point():
+        return value * pick(rng, float("nan"), 0.0, 1e10, -1.0)
+    return pick(rng, 3, None, "text")
+
+
+def damaged_checkpoints(rng):
+    """A checkpoint that somebody changed is refused by its name, or does no harm."""
+    learner, data = checkpointed(rng)
+    n_epochs = int(rng.integers(1, 12))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "fit.npz"
+        checkpoint = Checkpoint(file, every_seconds=0, every_n_updates=1)
+        with suppress(Killed):
+            clone(learner).set_callbacks(Kills(n_epochs), checkpoint).fit(*data)
+        if not file.exists():
+            yield "killed before the first checkpoint"
+            return
+        state = read_checkpoint(file)
+        paths = [path for path in leaves(state) if path[0] != "identity"]
+        *path, last = pick(rng, *paths)
+        holder = state
+        for name in path:
+            holder = holder[name]
+        before = holder[last]
+        holder[last] = damaged(rng, before)
+        what = repr(holder[last])[:100]
+        yield f"after {n_epochs} epochs, {[*path, last]} is {what}\n  {learner}"
+        write_checkpoint(file, state)
+
+        def go_on():
+            found = clone(learner).set_callbacks(Checkpoint(file))
+            try:
+                found.fit(*data)
+            except ValueError as error:
+                named = str(error).startswith(f"{file} is no whole checkpoint") or (
+                    "belongs to another fit" in str(error) or diverged(error)
+                )
+                return "refused" if named else f"ValueError: {str(error)[:200]}"
+            if not np.isfinite(found.components_).all():
+                return "atoms that are not finite were taken"
+            return "harmless"
+
+        said = in_child(go_on)
+        expect(said in ("refused", "harmless"), said)
+
+
+def atom_files(rng):
+    """Atoms come back with the same codes; a damaged file is named, or its atoms are atoms."""
+    loss = pick(rng, "gaussian", "gaussian", "poisson")
+    _, X, _ = random_counts(rng, loss)
+    kind = pick(rng, PUDLEDictionaryLearning, PUDLEDictionaryLearning, NOODLDictionaryLearning)
+    options = dict(n_unfoldings=np.int64(rng.integers(1, 20)), random_state=0)
+    if kind is PUDLEDictionaryLearning:
+        options |= dict(
+            loss=loss,
+            alpha=pick(rng, "auto", np.float64(0.5)),
+            lambda_decay=pick(rng, 1.0, 0.9),
+            shrinkage="soft" if loss == "poisson" else pick(rng, "soft", "hard"),
+            split_sign=bool(rng.integers(2)),
+            positive_code=np.bool_(rng.integers(2)),
+            transform_alpha=pick(rng, None, 0.2),
+            step_size="auto" if loss == "poisson" else pick(rng, "auto", 0.01),
+        )
+    learner = kind(int(rng.integers(2, 8)), **options)
+    change = pick(rng, "nothing", "bit", "bit", "cut", "block", "number", "name")
+    yield f"{X.shape}, {change}\n  {learner}"
+    learner.fit(X)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "atoms.safetensors"
+        save_atoms(learner, file, mean=X.mean(0), notes={"n": np.int64(3)})
+        content = bytearray(file.read_bytes())
+        length = int.from_bytes(content[:8], "little")
+        if change == "bit":
+            where = len(content) if rng.integers(2) else 8 + length
+            content[rng.integers(where)] ^= 1 << int(rng.integers(8))
+        elif change == "cut":
+            del content[int(rng.integers(len(content))) :]
+        elif change == "block":
+            where = int(rng.integers(len(content)))
+            content[where : where + 16] = rng.bytes(16)
+        elif change in ("number", "name"):  # of the same length, so that the header is whole
+            pattern = rb"[0-9]" if change == "number" else rb"[a-z]"
+            places = [match.start() for match in re.finditer(pattern, content[: 8 + length])]
+            content[pick(rng, *places)] = ord(pick(rng, *("0123456789" if change == "number"
+                                                          else "abcxyz")))  # fmt: skip
+        file.write_bytes(content)
+        try:
+            stored = load_atoms(file)
+        except ValueError as error:
+            named = str(error).startswith(f"{file} is no file of atoms")
+            expect(named and change != "nothing", f"{error}")
+            return
+        atoms = stored.components
+        whole = atoms.ndim == 2 and np.isfinite(atoms).all() and isinstance(stored.params, dict)
+        expect(whole, "what is no atoms was taken")
+        if change == "nothing":
+            again = kind.from_components(atoms, intercept=stored.intercept, **stored.params)
+            same = np.array_equal(again.transform(X), learner.transform(X), equal_nan=True)
+            expect(same, "other codes")
+            expect(stored.notes == {"n": 3}, "other notes")
+
+
+# ---------------------------------------------------------------------------- images
+
+
+@cache
+def photograph():
+    return load_sample_image("china.jpg") / 255.0
+
+
+@cache
+def denoiser(name):
+    return load_denoiser(name)
+
+
+def denoising(rng):
+    """A packaged denoiser makes nothing worse."""
+    name = pick(rng, "gaussian", "gaussian-small", "gaussian-small", "poisson")
+    side = int(rng.integers(24, 80))
+    y, x = int(rng.integers(400 - side)), int(rng.integers(600 - side))
+    clean = photograph()[y : y + side, x : x + side]
+    colour = name != "poisson" and bool(rng.integers(2))
+    clean = clean if colour else clean.mean(2)
+    if name == "poisson":
+        peak = float(10 ** rng.uniform(0, 1.5))
+        noisy, clean = rng.poisson(clean * peak).astype(float), clean * peak
+        told, noise, unit = {}, None, peak
+    else:
+        noise = float(pick(rng, 0.0, 60 / 255 * rng.random(), 0.02 * rng.random()))
+        unit = float(pick(rng, 1.0, 1.0, 255.0))
+        noisy = unit * (clean + noise * rng.normal(size=clean.shape))
+        clean = unit * clean
+        told = pick(rng, {}, dict(noise_std=unit * noise) if noise else {})
+    yield f"{name}, {clean.shape} at {y}, {x}, noise {noise}, unit {unit}, told {told}"
+    denoised = denoiser(name).denoise([noisy], **told)[0]
+    expect(denoised.shape == noisy.shape, f"shape {denoised.shape}")
+    expect(np.isfinite(denoised).all(), "pixels are not finite")
+    before, after = (float(np.sqrt(np.mean((v - clean) ** 2))) for v in (noisy, denoised))
+    worse = f"root mean square error {after / unit:.5f} after, {before / unit:.5f} before"
+    expect(after <= 1.02 * before + 1e-3 * unit, worse)
+
+
+def convolutions(rng):
+    """A convolutional learner through its methods."""
+    signals = bool(rng.integers(2))
+    shape = (int(rng.integers(2, 6)), 30) if signals else (int(rng.integers(2, 6)), 13, 11)
+    X = rng.normal(size=shape) * pick(rng, 1e-8, 1.0, 1.0, 1e8)
+    missing = rng.random() < 0.3
+    if missing:
+        X[rng.random(shape) < 0.1] = np.nan
+    learner = ConvPUDLEDictionaryLearning(
+        int(rng.integers(1, 7)),
+        atom_shape=5 if signals else (3, 4),
+        stride=pick(rng, 1, 2),
+        alpha=pick(rng, "auto", "auto", 0.1, 1e6),
+        n_unfoldings=pick(rng, "auto", 3),
+        shrinkage=pick(rng, "soft", "soft", "hard"),
+        positive_code=bool(rng.integers(2)),
+        max_iter=int(rng.integers(1, 3)),
+        tol=None,
+        random_state=int(rng.integers(100)),
+    )
+    if learner.shrinkage == "hard" or (missing and rng.integers(2)):
+        learner.set_params(n_unfoldings=3)
+    yield f"{X.shape}, {missing=}\n  {learner}"
+    data = X[..., None] if signals else X
+    learner.fit(data)
+    expect(np.isfinite(learner.components_).all(), "components are not finite")
+    codes = learner.transform(data)
+    expect(np.isfinite(np.asarray(codes)).all(), "codes are not finite")
+    alone = learner.transform(data[:1])
+    size = max(float(np.abs(codes).max()), 1e-300)
+    close(np.asarray(alone)[0], np.asarray(codes)[0], size, "an image alone")
+    again = pickle.loads(pickle.dumps(learner)).transform(data)
+    expect(np.array_equal(again, codes), "codes changed by pickling")
+    if not missing:
+        expect(np.isfinite(learner.score(data)), "the score is not finite")
+
+
+# ---------------------------------------------------------------------------- arguments
+
+
+@cache
+def rows():
+    rng = np.random.default_rng(0)
+    return rng.poisson(3.0, size=(40, 6)).astype(float)
+
+
+@cache
+def fitted(kind):
+    small = dict(n_components=4, random_state=0)
+    y = np.arange(40) % 3
+    if kind == "poisson":
+        return PUDLEDictionaryLearning(loss="poisson", **small).fit(rows())
+    if kind == "classifier":
+        return PUDLEClassifier(max_iter=1, tol=None, **small).fit(rows(), y)
+    if kind == "convolution":
+        learner = ConvPUDLEDictionaryLearning(4, atom_shape=(4, 4), random_state=0)
+        return learner.fit(photograph()[:40, :40].mean(2)[None])
+    if kind == "patches":
+        patches = np.random.default_rng(0).normal(size=(60, 64))
+        return PUDLEDictionaryLearning(n_unfoldings=3, dict_init="data", max_iter=1, **small).fit(
+            patches
+        )
+    return PUDLEDictionaryLearning(**small).fit(rows())
+
+
+def grey(*gaps):
+    image = photograph()[:24, :24].mean(2).copy()
+    image[3:6, 4:7] = np.nan if gaps else image[3:6, 4:7]
+    return image
+
+
+def no_number(result):
+    """Refuse, for one who gave NaN, what is NaN: the caller sees it."""
+    if not torch.isfinite(result).all():
+        raise ValueError("the result is no number")
+
+
+def certified(atoms, x):
+    codes, gaps = solve_lasso(atoms, x, 0.1)
+    no_number(torch.cat([codes.flatten(), gaps.flatten()]))
+
+
+ARGUMENTS = {
+    "exposure=2.0": lambda: fitted("poisson").transform(rows(), exposure=2.0),
+    "exposure in fit": lambda: clone(fitted("poisson")).fit(rows(), exposure=2.0),
+    "exposure of text": lambda: fitted("poisson").transform(rows(), exposure="long"),
+    "exposure of some": lambda: fitted("poisson").transform(rows(), exposure=[1.0, 2.0]),
+    "exposure of NaN": lambda: fitted("poisson").score(rows(), exposure=np.full(40, np.nan)),
+    "exposure of least squares": lambda: fitted("rows").transform(rows(), exposure=np.ones(40)),
+    "exposure of a classifier": lambda: (
+        clone(fitted("classifier")).fit_transform(rows(), np.arange(40) % 3, exposure=np.ones(40))
+    ),
+    "out of another shape": lambda: fitted("rows").transform_into(rows(), np.zeros((40, 3))),
+    "out that is a list": lambda: fitted("rows").transform_into(rows(), [0.0] * 40),
+    "Checkpoint(3)": lambda: Checkpoint(3),
+    "every_seconds='a'": lambda: Checkpoint("fit.npz", every_seconds="a"),
+    "every_n_updates=-1": lambda: Checkpoint("fit.npz", every_n_updates=-1),
+    "Checkpoint of a directory": lambda: (
+        clone(fitted("rows")).set_callbacks(Checkpoint(".")).fit(rows())
+    ),
+    "two checkpoints": lambda: (
+        clone(fitted("rows")).set_callbacks(Checkpoint("a.npz"), Checkpoint("b.npz")).fit(rows())
+    ),
+    "optimizer_params alone": lambda: (
+        PUDLEDictionaryLearning(4, optimizer_params={"momentum": 0.9}).fit(rows())
+    ),
+    "patch_shape=8": lambda: denoise_patches(fitted("patches"), grey(), (8, "a")),
+    "patch_shape of zero": lambda: denoise_patches(fitted("patches"), grey(), (0, 8)),
+    "stride=-1": lambda: denoise_patches(fitted("patches"), grey(), (8, 8), stride=-1),
+    "n_iter=-1": lambda: inpaint(grey(1), n_iter=-1),
+    "n_iter='a'": lambda: inpaint(grey(1), n_iter="a"),
+    "noise_std='a'": lambda: denoiser("gaussian-small").denoise([grey()], noise_std="a"),
+    "noise_std=inf": lambda: denoiser("gaussian-small").denoise([grey()], noise_std=np.inf),
+    "noise_std=nan": lambda: denoiser("gaussian-small").denoise([grey()], noise_std=np.nan),
+    "noise_std=-1": lambda: denoiser("gaussian-small").denoise([grey()], noise_std=-1.0),
+    "noise_std of a learner": lambda: (
+        clone(fitted("convolution")).set_params(noise_std="a").fit(grey()[None])
+    ),
+    "atoms of NaN": lambda: certified(torch.full((3, 4), torch.nan), torch.ones(2, 4)),
+    "data of NaN": lambda: certified(torch.eye(4), torch.full((2, 4), torch.nan)),
+    "alpha of NaN": lambda: solve_lasso(torch.eye(4), torch.ones(2, 4), float("nan")),
+    "pursuit in NaN": lambda: no_number(solve_omp(torch.full((3, 4), torch.nan), torch.ones(2, 4))),
+    "from_components without alpha": lambda: PUDLEDictionaryLearning.from_components(np.eye(3)),
+    "from_components of NaN": lambda: (
+        PUDLEDictionaryLearning.from_components(np.full((3, 3), np.nan), alpha=1.0)
+    ),
+    "counts without a baseline": lambda: (
+        PUDLEDictionaryLearning.from_components(np.eye(3), alpha=1.0, loss="poisson")
+    ),
+    "a classifier from components": lambda: PUDLEClassifier.from_components(np.eye(6), alpha=1.0),
+    "a regressor from components": lambda: PUDLERegressor.from_components(np.eye(6), alpha=1.0),
+    "early stopping of few": lambda: (
+        PUDLEClassifier(3, early_stopping=True, validation_fraction=0.01).fit(rows()[:2], [0, 1])
+    ),
+    "save_denoiser of codes": lambda: save_denoiser(fitted("convolution"), "denoiser"),
+    "load_atoms of a directory": lambda: load_atoms("."),
+    "save_atoms of convolutions": lambda: save_atoms(fitted("convolution"), "a.safetensors"),
+    "a mean of another shape": lambda: save_atoms(fitted("rows"), "a.safetensors", mean=[1.0]),
+    "notes of arrays": lambda: save_atoms(
+        fitted("rows"), "a.safetensors", notes={"a": np.ones(2)}
+    ),
+}  # fmt: skip
+
+# What is not refused is right: the result is looked at.
+RIGHT = {
+    "into a tensor": lambda: fitted("rows").transform_into(
+        torch.as_tensor(rows()), torch.zeros(40, 4, dtype=torch.float64)
+    ),
+    "a sign less": lambda: (
+        clone(fitted("classifier")).fit(rows(), np.arange(40) % 3).set_params(split_sign=False)
+        .predict(rows())
+    ),
+    "a large row for the pursuit": lambda: (
+        solve_omp(torch.eye(4).double(), 1e200 * torch.ones(1, 4).double(), n_nonzero_coefs=2)
+    ),
+    "square patches": lambda: denoise_patches(fitted("patches"), grey(), 8),
+    "inpainting of bytes": lambda: inpaint((255 * grey()).astype(np.uint8)),
+    "counts by parts": lambda: fitted("poisson").transform_sparse(rows()).toarray(),
+}  # fmt: skip
+
+
+def arguments(rng):
+    """Odd arguments are refused; what is right is finite."""
+    name = pick(rng, *ARGUMENTS, *RIGHT)
+    yield name
+    before = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            if name in ARGUMENTS:
+                with refused(name):
+                    ARGUMENTS[name]()
+                return
+            try:
+                found = RIGHT[name]()
+            except (ValueError, TypeError) as error:
+                expect(is_clear(error), f"{type(error).__name__}: {error}")
+                return
+        finally:
+            os.chdir(before)
+    expect(np.isfinite(np.asarray(found, float)).all(), "the result is not finite")
+
+
+# ---------------------------------------------------------------------------- all of them
+
+KINDS = {
+    valid_rows: 6,
+    spoiled_rows: 3,
+    counts: 4,
+    company: 4,
+    datasets: 1,
+    units: 2,
+    outliers: 2,
+    weights: 3,
+    poor_data: 1,
+    resumed: 2,
+    damaged_checkpoints: 4,
+    atom_files: 3,
+    denoising: 3,
+    convolutions: 2,
+    arguments: 3,
+}  # and how often
+
+
+def attempt(seed, kinds):
+    """Return a kind, an outcome and, where it is unclear, a description."""
+    rng = np.random.default_rng(seed)
+    kind = pick(rng, *[kind for kind in kinds for _ in range(KINDS[kind])])
+    description, steps = "", kind(rng)
+    try:
+        for said in steps:
+            description = said
+        return kind.__name__, "clear", ""
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        if diverged(error) and kind is valid_rows:
+            return kind.__name__, "diverged, and said so", ""
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f" ({Path(last.filename).name}:{last.lineno})"
+        what = f"{type(error).__name__}: {str(error)[:300]}{where}"
+    return kind.__name__, "UNCLEAR", f"seed {seed}, {kind.__name__}: {what}\n  {description}"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--n-sets", type=int, default=2000)
+    parser.add_argument("--minutes", type=float, help="so long, whatever the number of sets")
     parser.add_argument("--seed", type=int, default=0, help="sets have seeds from here on")
+    parser.add_argument("--kinds", nargs="+", default=[kind.__name__ for kind in KINDS])
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    outcomes, start = Counter(), time.monotonic()
-    for seed in range(arguments.seed, arguments.seed + arguments.n_sets):
-        outcome, description = attempt(seed)
+    kinds = [kind for kind in KINDS if kind.__name__ in arguments.kinds]
+    outcomes, found, start, n_sets = Counter(), Counter(), time.monotonic(), 0
+
+    def is_left():
+        if arguments.minutes is None:
+            return n_sets < arguments.n_sets
+        return time.monotonic() - start < 60 * arguments.minutes
+
+    while is_left():
+        kind, outcome, description = attempt(arguments.seed + n_sets, kinds)
+        n_sets += 1
         outcomes[outcome] += 1
+        found[f"{kind}: {outcome}"] += 1
         if description:
             print(description, flush=True)
-    row = {"sets": arguments.n_sets, "UNCLEAR": 0} | outcomes
+    row = {"sets": n_sets, "UNCLEAR": 0} | outcomes
     row["seconds"] = round(time.monotonic() - start)
+    print(json.dumps(dict(sorted(found.items())), indent=1))
     print(row)
-    report = {"title": "Random parameters and data", "first_seed": arguments.seed}
-    write_report(arguments.out, report | circumstances() | {"results": [row]})
+    title = "Random parameters, data, files and arguments"
+    report = {"title": title, "first_seed": arguments.seed}
+    report |= circumstances() | {"kinds": dict(sorted(found.items())), "results": [row]}
+    write_report(arguments.out, report)
     sys.exit(bool(outcomes["UNCLEAR"]))
 
 

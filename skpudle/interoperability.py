@@ -2,8 +2,7 @@
 
 Fitted learners of scikit-learn and SPORCO are taken by what they offer, so that neither package has
 to be imported: ``components_`` or ``dictionary`` with atoms as rows, or ``getdict()`` with atoms as
-columns. What leaves Python goes into a safetensors file, which executes nothing when it is read,
-with JSON beside it.
+columns. What leaves Python goes into a safetensors file, which executes nothing when it is read.
 """
 
 import json
@@ -14,12 +13,30 @@ from sklearn.decomposition import SparseCoder
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
+from skpudle._data.files import named_errors, replace_file
 from skpudle._data.foreign import dictionary_of
 
 __all__ = ["dictionary_of", "load_atoms", "make_sparse_coder", "save_atoms"]
 
 # What codes depend on beside the atoms, and all that begins with "transform_".
-_CODING = ("shrinkage", "positive_code", "n_unfoldings", "step_size", "atom_norm")
+_CODING = {
+    "alpha",
+    "atom_norm",
+    "initial_threshold",
+    "lambda_decay",
+    "loss",
+    "n_trials",
+    "n_unfoldings",
+    "positive_code",
+    "shrinkage",
+    "split_sign",
+    "step_size",
+    "threshold",
+}
+# Where the choice of a parameter that may be "auto", or a pair, is.
+_CHOSEN = {"alpha": "alpha_", "threshold": "alpha_", "lambda_decay": "lambda_decay_"}
+# What a file of atoms holds, and what its metadata say.
+_ARRAYS, _SAID = {"components", "intercept", "mean"}, {"learner", "params", "notes"}
 
 
 # What scikit-learn's coder finds codes by.
@@ -110,22 +127,74 @@ def _safetensors():
     return safetensors.numpy
 
 
-def _paths(file):
+def _path(file):
     path = Path(file)
     if path.suffix != ".safetensors":
         raise ValueError(f"The file is {str(file)!r}; its name has to end in .safetensors.")
-    return path, path.with_suffix(".json")
+    return path
+
+
+def _json(value, name):
+    """Return what JSON says of a dictionary, where it says all; numbers of NumPy are numbers."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is a {type(value).__name__}; pass a dict.")
+    try:
+        return json.dumps(value, default=lambda v: v.item(), allow_nan=False)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{name} holds what JSON has not ({error}); pass numbers, texts, None, and lists and "
+            "dicts of them."
+        ) from error
+
+
+def _params(learner):
+    """Return the parameters that codes depend on, with what was chosen in the place of "auto"."""
+    params = {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in learner.get_params(deep=False).items()
+        if name in _CODING or name.startswith("transform_")
+    }
+    for name, fitted in _CHOSEN.items():
+        value = getattr(learner, fitted, None)
+        if name in params and value is not None and np.isfinite(value):
+            params[name] = float(value)
+    return params
+
+
+def _check(arrays, params):
+    """Raise ValueError unless arrays, by name, are atoms and what belongs to them."""
+    unknown = arrays.keys() - _ARRAYS
+    if unknown or "components" not in arrays:
+        raise ValueError(f"it holds {sorted(arrays)}, expected some of {sorted(_ARRAYS)}")
+    atoms = arrays["components"]
+    if atoms.ndim != 2 or not atoms.size:
+        raise ValueError(f"components has shape {atoms.shape}, expected (n_components, n_features)")
+    for name, array in arrays.items():
+        if name != "components" and array.shape != atoms.shape[1:]:
+            raise ValueError(f"{name} has shape {array.shape}, expected {atoms.shape[1:]}")
+        if array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise ValueError(f"{name} is not finite, or of dtype {array.dtype}; expected floats")
+    for name, value in params.items():
+        plain = value is None or isinstance(value, bool | int | float | str)
+        if not plain or (isinstance(value, float) and not np.isfinite(value)):
+            raise ValueError(f"{name} is {value!r:.50}, expected a finite number, a text or None")
+    loss = params.get("loss", "gaussian")
+    if ("intercept" in arrays) != (loss != "gaussian"):
+        raise ValueError(f"loss is {loss!r}, and it holds {sorted(arrays)}")
 
 
 def save_atoms(learner, file, *, mean=None, notes=None):
-    """Write the atoms of a fitted learner as safetensors, and what codes need as JSON beside it.
+    """Write the atoms of a fitted learner, and all that its codes depend on, as safetensors.
+
+    What is no array is JSON in the metadata of the file. A task's weights are not in it.
 
     Parameters
     ----------
     learner : DictionaryTransformer
         A fitted learner with atoms as rows.
     file : str or path-like
-        Where to: a name that ends in ".safetensors". The JSON has the same name with ".json".
+        Where to: a name that ends in ".safetensors". An older file of that name is replaced when
+        the new one is whole.
     mean : array-like of shape (n_features,), default=None
         What was subtracted from the data before `fit`, to be kept with the atoms.
     notes : dict, default=None
@@ -136,35 +205,37 @@ def save_atoms(learner, file, *, mean=None, notes=None):
     NotFittedError
         If the learner is not fitted.
     ValueError
-        If the name ends otherwise, or the atoms are convolved; for those is
+        If the name ends otherwise; if the atoms or the mean are not finite, or of another shape; if
+        JSON cannot say the notes; or if the atoms are convolved; for those is
         `skpudle.pretrained.save_denoiser`.
     ImportError
         If safetensors is not installed.
     """
     check_is_fitted(learner, "components_")
-    path, beside = _paths(file)
+    path = _path(file)
     if learner.components_.ndim != 2:
         raise ValueError(
             f"{type(learner).__name__} has atoms of shape {learner.components_.shape[1:]}, which "
             "are convolved; use skpudle.pretrained.save_denoiser."
         )
-    params = {
-        name: value
-        for name, value in learner.get_params(deep=False).items()
-        if name in _CODING or name.startswith("transform_")
-    }
-    params |= {
-        name: float(getattr(learner, f"{name}_"))
-        for name in ("alpha", "lambda_decay")
-        if hasattr(learner, f"{name}_")
-    }
-    arrays = {"components": np.ascontiguousarray(learner.components_)}
+    params = _params(learner)
+    arrays = {"components": learner.components_}
+    if params.get("loss", "gaussian") != "gaussian":
+        arrays["intercept"] = learner.intercept_
     if mean is not None:
-        arrays["mean"] = np.ascontiguousarray(mean)
-    said = {"class": type(learner).__name__, "params": params, "notes": notes or {}}
-    text = json.dumps(said, indent=1)
-    _safetensors().save_file(arrays, path)
-    beside.write_text(text + "\n", encoding="utf-8")
+        mean = np.asarray(mean)
+        arrays["mean"] = mean.astype(np.float64) if mean.dtype.kind in "iub" else mean
+    said = {
+        "learner": type(learner).__name__,
+        "params": _json(params, "get_params()"),
+        "notes": _json({} if notes is None else notes, "notes"),
+    }
+    try:
+        _check(arrays, params)
+    except ValueError as error:
+        raise ValueError(f"{error}; these atoms cannot be stored.") from error
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    replace_file(path, _safetensors().save(arrays, metadata=said))
 
 
 def load_atoms(file):
@@ -173,7 +244,7 @@ def load_atoms(file):
     Parameters
     ----------
     file : str or path-like
-        The file of the atoms; the JSON is expected beside it.
+        The file.
 
     Returns
     -------
@@ -181,34 +252,54 @@ def load_atoms(file):
         With these attributes:
 
         components : ndarray of shape (n_components, n_features), one atom per row
+        intercept : ndarray of shape (n_features,), the baseline of counts, or None
         mean : ndarray of shape (n_features,) or None
-        params : dict of the parameters that codes depend on, for a learner of that class
+        learner : str, the name of the class that learned them
+        params : dict of the parameters that codes depend on, for the constructor of that class
         notes : dict
 
     Raises
     ------
     ValueError
-        If the name ends otherwise.
+        If the name ends otherwise, or the file is damaged or of something else, which the message
+        names.
     FileNotFoundError
-        If one of the two files is missing.
+        If there is no such file.
     ImportError
         If safetensors is not installed.
 
     Examples
     --------
+    A learner with the same codes, and one that goes on learning from these atoms. (Parameters of
+    `skpudle.PUDLEClassifier` and `skpudle.PUDLERegressor` are those of the first, too.)
+
     >>> from skpudle import PUDLEDictionaryLearning
     >>> from skpudle.interoperability import load_atoms
     >>> stored = load_atoms("concepts.safetensors")  # doctest: +SKIP
+    >>> coder = PUDLEDictionaryLearning.from_components(
+    ...     stored.components, intercept=stored.intercept, **stored.params
+    ... )  # doctest: +SKIP
     >>> learner = PUDLEDictionaryLearning(
     ...     dict_init=stored.components, **stored.params
     ... )  # doctest: +SKIP
     """
-    path, beside = _paths(file)
-    said = json.loads(beside.read_text(encoding="utf-8"))
-    arrays = _safetensors().load_file(path)
+    path, safetensors = _path(file), _safetensors()
+    content = path.read_bytes()
+    with named_errors(path, "file of atoms", "Pass a file that save_atoms wrote."):
+        arrays = safetensors.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        said = header.get("__metadata__", {})
+        if said.keys() != _SAID:
+            raise ValueError(f"its metadata are {sorted(said)}, expected {sorted(_SAID)}")
+        params, notes = json.loads(said["params"]), json.loads(said["notes"])
+        if not (isinstance(params, dict) and isinstance(notes, dict)):
+            raise ValueError("its params or its notes are no dictionary")
+        _check(arrays, params)
     return Bunch(
         components=arrays["components"],
+        intercept=arrays.get("intercept"),
         mean=arrays.get("mean"),
-        params=said["params"],
-        notes=said["notes"],
+        learner=said["learner"],
+        params=params,
+        notes=notes,
     )

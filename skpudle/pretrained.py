@@ -1,5 +1,7 @@
 """Dictionaries that come with the package, ready to denoise."""
 
+import io
+import os
 from importlib import resources
 from pathlib import Path
 
@@ -7,9 +9,10 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import resolve_device
+from skpudle._data.files import named_errors, replace_file
 from skpudle._data.images import check_sizes, sizes
 from skpudle._learners.convolutional import ConvPUDLEDictionaryLearning
-from skpudle._training.archive import named_errors, read_arrays
+from skpudle._training.archive import read_arrays
 from skpudle.shrinkage import SHRINKAGES
 
 __all__ = ["load_denoiser", "save_denoiser"]
@@ -110,7 +113,8 @@ def save_denoiser(learner, file):
     learner : ConvPUDLEDictionaryLearning
         A fitted learner.
     file : str, path-like or file object
-        Where to; ".npz" is appended to a name that does not end in it.
+        Where to; ".npz" is appended to a name that does not end in it. An older file of that name
+        is replaced when the new one is whole.
 
     Raises
     ------
@@ -131,7 +135,13 @@ def save_denoiser(learner, file):
         if getattr(learner, name, None) is not None:
             value = np.asarray(getattr(learner, name))
             values[name] = value.astype(np.float32) if value.ndim else value
-    np.savez(file, **values)  # compressed they were 4 % smaller, and a file could swell
+    archive = io.BytesIO()
+    np.savez(archive, **values)  # compressed they were 4 % smaller, and a file could swell
+    if hasattr(file, "write"):
+        file.write(archive.getbuffer())
+        return
+    name = os.fspath(file)
+    replace_file(name if name.endswith(".npz") else f"{name}.npz", archive.getbuffer())
 
 
 def load_denoiser(file="gaussian", *, shift_average=True, device="auto"):

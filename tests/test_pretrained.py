@@ -1,6 +1,8 @@
 """Files of denoisers: what is none is refused by its name, in no more memory than it has bytes."""
 
+import errno
 import io
+import os
 import zipfile
 
 import numpy as np
@@ -44,6 +46,30 @@ def arrays_of(file):
 def assert_refused(file, reason=""):
     with pytest.raises(ValueError, match=rf"{file} is no denoiser: .*{reason}.*save_denoiser"):
         load_denoiser(file)
+
+
+def test_an_older_file_stays_until_the_new_one_is_whole(learner, file, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = file.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            save_denoiser(learner, file)
+    assert file.read_bytes() == before
+    assert os.listdir(file.parent) == [file.name]
+    save_denoiser(learner, file.with_suffix(""))  # ".npz" is appended
+    assert file.read_bytes() == before
+
+
+def test_a_denoiser_goes_into_an_open_file(learner, file):
+    opened = io.BytesIO()
+    save_denoiser(learner, opened)
+    opened.seek(0)
+    np.testing.assert_array_equal(
+        load_denoiser(opened).components_, load_denoiser(file).components_
+    )
 
 
 CHANGES = {

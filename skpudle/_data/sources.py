@@ -245,6 +245,10 @@ class _Stream(_Source):
         numbered = enumerate(batches, start)
         return self.reader.on_device((None, self.reader(raw, f"batch {i}")) for i, raw in numbered)
 
+    def has(self, keys):
+        """Return whether these are rows of finite numbers."""
+        return keys.shape[1:] == (self.reader.n_features,) and bool(torch.isfinite(keys).all())
+
     def samples(self, keys):
         """Return the keys, which are samples."""
         return keys

@@ -190,7 +190,7 @@ class GradientLearner(CallbackSupportMixin):
             at_round=course.recorder.at_round,
         )
         stopping = _stopping(self, trainer, data, n_updates)
-        course.recorder.begin(trainer, stopping)
+        course.recorder.begin(trainer, source, stopping)
 
         def fitted():
             return self._attributes(trainer, data)
@@ -258,6 +258,7 @@ class GradientLearner(CallbackSupportMixin):
             data_scale=model.data_scale,
             curvature=model.curvature,
             params=self.optimizer_params,
+            asked=self.optimizer,
         )
 
     def _optimizer_for(self, rows):

@@ -219,7 +219,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         problem = self._problem(images, float(penalty) / noise_of(*given), given[1])
 
         def inside(state):
-            return state.best_atoms.reshape(atoms.shape).to(atoms)
+            return state.found[0].reshape(atoms.shape).to(atoms)
 
         def fitted(state):
             curve = {"n_iter_": len(state.losses), "n_steps_": 0}

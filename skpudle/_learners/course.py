@@ -51,7 +51,7 @@ class Course:
 
         ``fitted(state)`` returns the attributes of a learner with the best atoms of a state.
         """
-        state = self.recorder.found_search() or begin(problem, atoms)
+        state = self.recorder.found_search(problem, atoms) or begin(problem, atoms)
         task = self.root.subcontext(task_name="search", max_subtasks=None)
         task.call_on_fit_task_begin(**self.given)
         stopped = False
@@ -79,7 +79,7 @@ class Course:
         """
         if self.interrupts.pending:  # in the search
             self.learner._take(fitted() | {"ended_by_": "interrupt"})
-            raise Interrupted(trainer.n_steps)
+            raise KeyboardInterrupt(f"the search was interrupted after epoch {len(self.losses)}")
         started = time.perf_counter(), trainer.n_steps
         ended_by = self.recorder.ended_by
         # the second, since a stream may have more batches than before
@@ -100,9 +100,9 @@ class Course:
             stopped = task.call_on_fit_task_end(**self.given, reconstruction_attributes=fitted)
             stopped = self._agreed(stopped)
             ended_by = "tol" if converged else "callback" if stopped else None
-        stopping.settle(trainer.optimizer)
         trainer.mark(source, stopping)
         self.recorder.end(trainer, ended_by=ended_by)
+        stopping.settle(trainer.optimizer)  # who trains longer goes on from the last epoch
         if not ended_by and stopping.n_updates:
             ended_by = "max_iter"
         elif not ended_by:

@@ -10,6 +10,7 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features
 
 from skpudle._data.arrays import (
     check_rows,
+    host_array,
     input_attributes,
     mean_square,
     resolve_device,
@@ -77,7 +78,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     _refines = False  # whether training goes on from the search, by "dec", for a few epochs
 
     @classmethod
-    def from_components(cls, components, **params):
+    def from_components(cls, components, *, intercept=None, **params):
         """Return a learner that is fitted to given atoms, without data.
 
         Parameters
@@ -85,6 +86,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         components : array-like of shape (n_components, n_features), Tensor or learner
             Atoms as rows, or what `skpudle.interoperability.dictionary_of` takes. They stay as they
             are, whatever the constraints.
+        intercept : array-like of shape (n_features,), default=None
+            The baseline of a ``loss`` other than "gaussian".
         **params : dict
             Parameters of the learner. A penalty or threshold of "auto" is chosen from data, and has
             to be a number here, unless ``transform_algorithm="omp"`` does without.
@@ -98,8 +101,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         Raises
         ------
         ValueError
-            If the atoms are no matrix of finite numbers, the penalty is missing, or the learner
-            learns more than atoms: a baseline (``loss``), or the weights of a task.
+            If the atoms are no matrix of finite numbers, the penalty or the baseline is missing, or
+            the learner learns more than atoms, as the weights of a task.
 
         Examples
         --------
@@ -118,6 +121,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
                 f"{cls.__name__} learns {beside} from data, and there are none here. Pass the "
                 "atoms as dict_init, and fit."
             )
+        rows = learner._rows_of(atoms, intercept)
         alpha = learner._penalty_or_threshold
         if alpha == "auto" and not learner._does_without_alpha():
             pursuit = "" if cls._penalty != "alpha" else ", or transform_algorithm='omp'"
@@ -126,11 +130,30 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
                 f"{pursuit}."
             )
         model = learner._model(alpha=None if alpha == "auto" else float(alpha))
-        optimizer = learner._make_optimizer(model, atoms)
-        optimizer.load(atoms, {})  # which would project them
+        optimizer = learner._make_optimizer(model, rows)
+        optimizer.load(rows, {})  # which would project them
         data = Data(None, None, None, atoms.device, input_attributes(to_numpy(atoms)))
         learner._take(learner._attributes(Trainer(model, optimizer), data))
         return learner
+
+    def _rows_of(self, atoms, intercept):  # -> rows of parameters
+        if (intercept is None) != (self.loss == "gaussian"):
+            if intercept is not None:
+                raise ValueError(f"loss={self.loss!r} has no baseline; pass no intercept.")
+            raise ValueError(
+                f"loss={self.loss!r} has a baseline, and there is none: pass it as intercept, or "
+                "pass the atoms as dict_init and fit, which learns it from data."
+            )
+        if intercept is None:
+            return atoms
+        given = np.asarray(host_array(intercept))
+        numbers = given.dtype.kind in "iuf" and np.isfinite(given).all()
+        if given.shape != atoms.shape[1:] or not numbers:
+            raise ValueError(
+                f"intercept has shape {given.shape} and dtype {given.dtype}, or is not finite; "
+                f"pass {atoms.shape[1]} numbers, one for each feature."
+            )
+        return torch.cat([atoms, to_tensor(given[None]).to(atoms)])
 
     def _encoder(self):  # -> Encoder
         """Return what the parameters say of the encoder."""
@@ -146,8 +169,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return getattr(self, self._penalty)
 
     def _beside_atoms(self):  # -> str or None
-        """Name what is learned beside atoms, and `transform` or decisions need."""
-        return None if self.loss == "gaussian" else f"a baseline (loss={self.loss!r})"
+        """Name what is learned beside atoms and baseline, and decisions need."""
 
     def _does_without_alpha(self):
         """Return whether `transform` knows no penalty."""
@@ -275,15 +297,13 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             return rows(found.to(atoms))
 
         def fitted(state):
-            attributes = self._attributes_of(model, inside(state.best_atoms), data)
+            attributes = self._attributes_of(model, inside(state.found[0]), data)
             curve = np.array(state.losses)
             return attributes | {"n_iter_": len(curve), "n_steps_": 0, "loss_curve_": curve}
 
         state = course.search(problem, atoms, fitted)
-        if not is_done(state):
-            return model, inside(state.best_atoms)
         found = debias(problem, state).to(atoms)
-        if self._codes_follow_data(model) and not course.max_iter:
+        if is_done(state) and self._codes_follow_data(model) and not course.max_iter:
             interrupted = partial(getattr, course.interrupts, "pending")
             found, path = adapt_atoms(
                 problem, state, found, debias=self._given_debias, stopped=interrupted

@@ -9,25 +9,21 @@ renamed, so that there is a whole one at every moment.
 import hashlib
 import io
 import json
-import os
-import secrets
-import stat
 import zipfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from skpudle._data.arrays import to_numpy, to_tensor
+from skpudle._data.files import named_errors, replace_file
 
 __all__ = [
     "MARK",
-    "named_errors",
+    "named_checkpoint",
     "pack",
     "read_arrays",
     "read_checkpoint",
-    "remove_parts",
     "unpack",
     "write_checkpoint",
 ]
@@ -37,26 +33,6 @@ MARK = b"skpudle1"
 _ARRAY = "<array>"  # the key of a reference to an array inside the header
 
 # ---------------------------------------------------------------------------- arrays
-
-
-@contextmanager
-def named_errors(file, what, advice):
-    """Turn every error of reading a file that anybody can have made into one that names it.
-
-    Parameters
-    ----------
-    file : str or path-like
-        The file's name.
-    what : str
-        What it should be, after "is no".
-    advice : str
-        What to do.
-    """
-    try:
-        yield
-    except Exception as error:  # what a damaged archive provokes is nowhere written down
-        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"{file} is no {what}: {reason.rstrip('.'):.500}. {advice}") from error
 
 
 def read_arrays(content):
@@ -163,19 +139,6 @@ def named_checkpoint(file):
 # ---------------------------------------------------------------------------- files
 
 
-def _part(path):  # of a file that is being written
-    return f"{path.name}.{secrets.token_hex(4)}.part"
-
-
-def remove_parts(path):
-    """Remove what processes left that were killed while they wrote this file."""
-    path = Path(path)
-    for name in os.listdir(path.parent):
-        token = name.removeprefix(f"{path.name}.").removesuffix(".part")
-        if len(name) == len(_part(path)) and name == f"{path.name}.{token}.part":
-            (path.parent / name).unlink(missing_ok=True)
-
-
 def write_checkpoint(path, state):
     """Write a state to a file, atomically.
 
@@ -194,29 +157,7 @@ def write_checkpoint(path, state):
     ValueError
         If the state holds something else.
     """
-    path = Path(os.path.realpath(path))
-    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
-    part = path.with_name(_part(path))
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    # readable by others only if what it replaces is, at no moment else; umask rules what is new
-    descriptor = os.open(part, flags, 0o666 if mode is None else 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(pack(state))
-            file.flush()
-            os.fsync(file.fileno())
-        if mode is not None:
-            part.chmod(mode)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    if hasattr(os, "O_DIRECTORY"):  # the new name itself is on disk once its directory is
-        directory = os.open(path.parent, os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+    replace_file(path, pack(state))
 
 
 def read_checkpoint(path, device="cpu"):

@@ -2,6 +2,7 @@
 
 import inspect
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
@@ -21,12 +22,18 @@ def _raise_interrupt(error):
 
 
 @contextmanager
-def _named(name, params):
+def _named(name, params, asked):
     """Name what was asked for in the errors of whoever takes the parameters."""
     try:
         yield
     except Exception as error:  # of whoever wrote the optimiser
         _raise_interrupt(error)
+        if asked == "auto":
+            raise ValueError(
+                f"optimizer='auto' is {name!r} here, which takes no such optimizer_params as "
+                f"{params!r:.200}. Name the optimizer that they belong to, optimizer='sgd' for "
+                "example."
+            ) from error
         raise ValueError(
             f"optimizer={name!r} takes no such optimizer_params as {params!r:.200}, or no "
             f"gradients of atoms ({error}); pass keyword arguments that it has, its learning rate "
@@ -34,7 +41,17 @@ def _named(name, params):
         ) from error
 
 
-def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature=1.0, params=None):
+def make_optimizer(
+    name,
+    atoms,
+    project,
+    *,
+    learning_rate,
+    data_scale,
+    curvature=1.0,
+    params=None,
+    asked=None,
+):
     """Return the optimiser for the given atoms.
 
     Parameters
@@ -55,6 +72,8 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature
     params : dict, default=None
         Keyword arguments of the optimiser. What Adam compares with gradients, its ``eps`` and
         ``weight_decay``, is in the units of these.
+    asked : str or type, default=None
+        What the user asked for, "auto" for example, if that is not the name.
 
     Returns
     -------
@@ -68,8 +87,9 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature
         parameters, or one that cannot make a step along a gradient.
     """
     params = dict(params or {})
+    named = partial(_named, name, params, asked)
     if name == "surrogate":
-        with _named(name, params):
+        with named():
             return SurrogateOptimizer(atoms, project, **{"curvature": curvature} | params)
     optimizer_class = _NAMED.get(name, name)
     defaults = {}
@@ -77,7 +97,7 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature
         # squares of gradients as they come would leave the range of float32; fused is the fastest,
         # and torch refuses it beside foreach
         defaults = {"gradient_unit": data_scale or 1.0, "fused": "foreach" not in params}
-        with _named(name, params):
+        with named():
             for key in params.keys() & {"eps", "weight_decay"}:
                 params[key] = params[key] / defaults["gradient_unit"]
     if not issubclass(optimizer_class, torch.optim.Optimizer):
@@ -91,7 +111,7 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature
             f"optimizer={optimizer_class.__name__} evaluates the loss by itself (its step needs a "
             "closure); pass an optimiser that takes one gradient at a time, such as 'adam'."
         )
-    with _named(name, params):
+    with named():
         rest = defaults | params
         return GradientOptimizer(
             atoms, optimizer_class, project, learning_rate=learning_rate, **rest

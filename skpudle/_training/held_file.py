@@ -1,12 +1,20 @@
 """The callback that asks for a checkpoint, and its file, which one fit at a time holds."""
 
 import os
+from numbers import Integral, Real
 
+from sklearn.utils._param_validation import (
+    Interval,
+    InvalidParameterError,
+    validate_parameter_constraints,
+)
+
+from skpudle._data.arrays import shortened
+from skpudle._data.files import remove_parts
 from skpudle._training.archive import (
     named_checkpoint,
     pack,
     read_checkpoint,
-    remove_parts,
     unpack,
     write_checkpoint,
 )
@@ -14,6 +22,13 @@ from skpudle._training.lock import FileLock
 
 __all__ = ["Checkpoint", "HeldFile"]
 
+_CONSTRAINTS = {
+    "path": [str, os.PathLike],
+    "every_n_updates": [Interval(Integral, 1, None, closed="left"), None],
+    "every_seconds": [Interval(Real, 0, None, closed="left"), None],
+    "resume": ["boolean"],
+}
+_ENDS = [None, "tol", "callback"]  # before its time
 _STORED = {"identity", "seed", "ended_by", "rule", "shared", "own"}
 
 
@@ -35,6 +50,11 @@ class Checkpoint:
     resume : bool, default=True
         Whether `fit` goes on from an existing file. Otherwise it replaces it.
 
+    Raises
+    ------
+    ValueError
+        If a parameter is none of these.
+
     Notes
     -----
     The file is refused, with a ValueError that names it, if it is damaged, or if it belongs to
@@ -46,10 +66,11 @@ class Checkpoint:
     and a stream of the same rows are different data. So are those of another number of processes;
     each compares its own.
 
-    A file is that of one fit at a time. While one is training, another that is given the same file
-    is refused before it trains. The operating system lets the lock go when a process ends, however
-    that ends; over NFS it needs a server that keeps locks. A search makes many fits, of other
-    parameters or other data, so that its second one is refused: search without.
+    A fit has one file: a second `Checkpoint` is refused. A file is that of one fit at a time. While
+    one is training, another that is given the same file is refused before it trains. The operating
+    system lets the lock go when a process ends, however that ends; over NFS it needs a server that
+    keeps locks. A search makes many fits, of other parameters or other data, so that its second one
+    is refused: search without.
 
     Of several processes the first one's `Checkpoint` counts; the others need none.
 
@@ -77,6 +98,10 @@ class Checkpoint:
     def __init__(self, path, *, every_n_updates=None, every_seconds=60.0, resume=True):
         self.path, self.resume = path, resume
         self.every_n_updates, self.every_seconds = every_n_updates, every_seconds
+        try:
+            validate_parameter_constraints(_CONSTRAINTS, vars(self), type(self).__name__)
+        except InvalidParameterError as error:
+            raise InvalidParameterError(shortened(str(error))) from None
 
     # scikit-learn's protocol of callbacks, which sees epochs; updates are between them
     def setup(self, estimator, context):
@@ -162,6 +187,11 @@ class HeldFile:
 
     def _take_hold(self):  # -> the state in the file, None if there is none to go on from
         path = self.name
+        if os.path.isdir(self._path):
+            raise ValueError(
+                f"The checkpoint {path} is a directory. Pass the path of a file, such as "
+                f"{os.path.join(path, 'fit.npz')}."
+            )
         self._lock = FileLock(self._path)
         try:
             free = self._lock.acquire()
@@ -184,6 +214,10 @@ class HeldFile:
                 raise ValueError(f"it holds {sorted(stored)}, expected {sorted(_STORED)}")
             if not isinstance(stored["identity"], dict):
                 raise ValueError("it does not say whose it is")
+            if not (isinstance(stored["shared"], dict) and isinstance(stored["own"], list)):
+                raise ValueError("it holds no state")
+            if stored["ended_by"] not in _ENDS:
+                raise ValueError(f"it was ended by {stored['ended_by']!r:.50}")
             if not (isinstance(stored["seed"], int) and 0 <= stored["seed"] < 2**63):
                 raise ValueError(f"its seed is {stored['seed']!r:.50}")
         return stored

@@ -107,7 +107,6 @@ class Trainer:
         self._progress = None  # of the current or latest epoch
         self._halved = False
         self._finite = None  # the latest (atoms, optimiser's state, number of updates) that were
-        self._resume_state = None  # of the source's generator, at the point to go on from
 
     def largest(self, value):
         """Return the largest of the integers of all processes."""
@@ -126,7 +125,7 @@ class Trainer:
         Interrupted
             If it was interrupted.
         """
-        batches = self._begin(source)
+        batches, converged = self._begin(source), False
         while length := stopping.limit(_UPDATES_PER_ROUND, self.n_steps):
             state = self.mark(source, stopping)
             if self._at_round is not None:
@@ -148,11 +147,13 @@ class Trainer:
             if interrupted:
                 self._end_epoch()
                 raise Interrupted(self.n_steps)
-            if stopping.check(objective, n_samples, self.n_steps, n_judged=source.n_judged):
-                return self._end_epoch(converged=True)
-            if len(sums) < length:
+            options = dict(n_judged=source.n_judged)
+            converged = stopping.check(objective, n_samples, self.n_steps, **options)
+            if converged or len(sums) < length:
                 break
-        return self._end_epoch()
+        if self._progress.n_batches == source.n_batches:
+            next(batches, None)  # at its end a loader draws once more
+        return self._end_epoch(converged=converged)
 
     def _round(self, batches):  # -> sums of each update (3,), unused atoms, losses and keys
         sums, unused, seen = [], self._progress.unused, []
@@ -177,18 +178,17 @@ class Trainer:
         self._progress = None
 
     def _begin(self, source):  # -> the batches of the epoch that are left
-        generator, resume = source.generator, self._resume_state
+        generator = source.generator
+        now = None if generator is None else generator.get_state()
         going_on = self._progress is not None and not self._progress.done
-        self._resume_state = None
-        if resume is not None:
-            generator.set_state((self._progress.plan_state if going_on else resume).cpu())
         if not going_on:
-            plan_state = None if generator is None else generator.get_state()
-            self._progress = Progress.begin(self.optimizer.atoms.detach(), plan_state)
+            self._progress = Progress.begin(self.optimizer.atoms.detach(), now)
+        elif generator is not None:  # the plan of the epoch is drawn again
+            generator.set_state(self._progress.plan_state.cpu())
         done = self._progress.n_batches
         batches = source.batches(source.plan(), done)
-        if going_on and resume is not None:
-            generator.set_state(resume.cpu())
+        if going_on and generator is not None:
+            generator.set_state(now)
         if self._team is None:
             return batches
         n_batches = self.largest(count_batches(source))  # all take part in every update
@@ -260,8 +260,6 @@ class Trainer:
         """
         if self._progress is None or not self._progress.done:
             return
-        if self._resume_state is not None:  # samples may be drawn
-            source.generator.set_state(self._resume_state.cpu())
         losses, keys = self._progress.losses, self._progress.keys
         if self._team is None and not len(losses):  # then all atoms are used
             return
@@ -299,8 +297,8 @@ class Trainer:
         )
         return self.state
 
-    def load(self, state, stopping):
-        """Go back to a state; the source's generator follows when the epoch is run."""
+    def load(self, state, source, stopping):
+        """Go back to a state, of which the source's generator is a part."""
         if state.halved:
             self._halved = True
             self.optimizer.halve_learning_rate()
@@ -309,4 +307,5 @@ class Trainer:
         self.searched = tuple(state.searched)
         stopping.course = state.stopping
         self._progress, self._finite = state.progress, state.finite
-        self._resume_state = state.generator
+        if source.generator is not None:
+            source.generator.set_state(state.generator.cpu())

@@ -23,24 +23,42 @@ def _moved(tree, device):
     return [_moved(value, device) for value in tree] if isinstance(tree, list) else tree
 
 
-def _check(state, atoms):
-    """Raise ValueError if a state of training holds what training never makes."""
-    states = [state["atoms"]] if state["finite"] is None else [state["atoms"], state["finite"][0]]
-    if not all(torch.isfinite(found).all() for found in states):
-        raise ValueError("its atoms are not finite")
-    progress, counters, generators = state["progress"], [state["n_updates"]], [state["generator"]]
+def _check(state, trainer, source, stopping):
+    """Raise ValueError if a state, by names, is none that training of these samples comes to."""
+    atoms, finite, progress = trainer.optimizer.atoms, state["finite"], state["progress"]
+    starts = [(state["atoms"], state["moments"], state["n_updates"])]
+    starts += [] if finite is None else [finite]
+    for found, moments, _ in starts:
+        if not torch.isfinite(found).all() or any(map(_has_nan, moments.values())):
+            raise ValueError("its atoms, or what its optimiser remembers of them, are not finite")
+        if found.shape != atoms.shape or (misfit := trainer.optimizer.misfit(moments)):
+            raise ValueError(f"it is of other atoms: {misfit or tuple(found.shape)}")
+    counters, generators = [n for *_, n in starts], [state["generator"]]
+    numbers = [*state["loss_curve"], *state["searched"]]
     if progress is not None:  # there was an epoch
         counters += progress["n_batches"], progress["n_samples"]
         generators.append(progress["plan_state"])
-        if progress["unused"].shape != atoms.shape[:1]:
-            raise ValueError(
-                f"it counts the use of {len(progress['unused'])} of {len(atoms)} atoms"
-            )
-    if not all(isinstance(n, int) and n >= 0 for n in counters):
+        numbers.append(progress["loss"])
+        unused, losses, keys = (progress[name] for name in ("unused", "losses", "keys"))
+        if unused.shape != atoms.shape[:1] or unused.dtype != torch.bool:
+            raise ValueError(f"it counts the use of {len(unused)} of {len(atoms)} atoms")
+        if losses.shape != keys.shape[:1] or not torch.isfinite(losses).all():
+            raise ValueError(f"it has {len(losses)} losses of {len(keys)} samples")
+        if len(keys) and not source.has(keys):
+            raise ValueError("it has losses of samples that are not there")
+    if not all(type(n) is int and n >= 0 for n in counters):
         raise ValueError(f"its counters {counters} are not all natural numbers")
+    if not torch.isfinite(torch.tensor(numbers)).all():
+        raise ValueError("its losses are not finite")
+    if not stopping.accepts(state["stopping"], atoms):
+        raise ValueError(f"its rule of stopping is at {state['stopping']!r:.50}")
     for generator in generators:
         if generator is not None:
-            torch.Generator().set_state(generator.cpu())
+            torch.Generator().set_state(generator)
+
+
+def _has_nan(value):  # one that is infinite is what large gradients come to
+    return isinstance(value, torch.Tensor) and bool(torch.isnan(value).any())
 
 
 class _Clock:
@@ -75,6 +93,11 @@ class Recorder:
 
     def __init__(self, estimator):
         found = [c for c in getattr(estimator, "_skl_callbacks", []) if isinstance(c, Checkpoint)]
+        if len(found) > 1:
+            paths = ", ".join(str(checkpoint.path) for checkpoint in found)
+            raise ValueError(
+                f"A fit writes one checkpoint, but got {len(found)}: {paths:.300}. Pass one."
+            )
         self._estimator, self._file = estimator, HeldFile(found[0] if found else None)
         self._stored = self._clock = None
 
@@ -138,19 +161,34 @@ class Recorder:
         if self._stored is not None:
             check_same(self._stored["identity"], self._identity, self._file.name)
 
-    def found_search(self):
-        """Return the state of the search in the file; None if there is none, or it has ended."""
+    def found_search(self, problem, atoms):
+        """Return the state of the search in the file; None if there is none, or it has ended.
+
+        Parameters
+        ----------
+        problem : Problem
+            Data and objective of the search.
+        atoms : Tensor of shape (n_components, ...)
+            Its initial atoms.
+
+        Raises
+        ------
+        ValueError
+            If no such search can be at that state.
+        """
         if self._stored is None or "search" not in self._stored["shared"]:
             return None
         with named_checkpoint(self._file.name):
             own = self._stored["own"][self._file.rank]
-            return SearchState.from_dict(self._stored["shared"]["search"] | own["codes"])
+            state = SearchState.from_dict(self._stored["shared"]["search"] | own["codes"])
+            state.check(problem, atoms)
+        return state
 
     def in_training(self):
         """Return whether the file is that of a fit whose search, if it has one, has ended."""
         return self._stored is not None and "search" not in self._stored["shared"]
 
-    def begin(self, trainer, stopping):
+    def begin(self, trainer, source, stopping):
         """Bring training to where the file left it.
 
         Raises
@@ -164,8 +202,9 @@ class Recorder:
             with named_checkpoint(self._file.name):
                 atoms = trainer.optimizer.atoms
                 state = self._stored["shared"] | self._stored["own"][self._file.rank]
-                _check(state, atoms)
-                trainer.load(TrainingState.from_dict(_moved(state, atoms.device)), stopping)
+                _check(state, trainer, source, stopping)
+                state = TrainingState.from_dict(_moved(state, atoms.device))
+                trainer.load(state, source, stopping)
             if self._stored["rule"] != rule_of(self._estimator):
                 stopping.forgive()
         try:

@@ -1,5 +1,7 @@
 """When training is to stop by itself."""
 
+from numbers import Real
+
 __all__ = ["HeldOut", "Stopping"]
 
 
@@ -27,6 +29,11 @@ class Stopping:
     def limit(self, length, update):
         """Return how many of the next ``length`` updates are to be made."""
         return length if self.n_updates is None else min(length, self.n_updates - update)
+
+    def accepts(self, course, rows):
+        """Return whether this may be the course of one that stops training of these rows."""
+        numbers = (isinstance(number, Real | None) for number in course)
+        return len(course) == len(self.course) and all(numbers)
 
     def forgive(self):
         """Count checks without an improvement anew, after what counts as one has changed."""
@@ -78,6 +85,13 @@ class HeldOut(Stopping):
         self._score, self._rows, self._n_samples = score, rows, n_samples
         # samples since the last score, epochs without a better one, the best rows, all scores
         self.course = 0, 0, None, ()
+
+    def accepts(self, course, rows):
+        """Return whether this may be the course of one that stops training of these rows."""
+        *counters, best_rows, scores = course
+        fit = best_rows is None or (best_rows.shape, best_rows.dtype) == (rows.shape, rows.dtype)
+        numbers = (isinstance(number, Real) for number in (*counters, *scores))
+        return len(counters) == 2 and fit and all(numbers)
 
     def forgive(self):
         """Count epochs without an improvement anew, after what counts as one has changed."""

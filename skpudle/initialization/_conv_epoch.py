@@ -93,6 +93,11 @@ class ConvProblem:
         axes = zip(self.x.shape[2:], self.kernel, self.stride, strict=True)
         return tuple((n - k) // s + 1 for n, k, s in axes)
 
+    @property
+    def n_positions(self):
+        """The number of positions of an atom."""
+        return prod(self.positions)
+
     def thinned(self, stride):
         """Return the problem for the images at this distance from each other."""
         if stride == 1:
@@ -129,7 +134,7 @@ class ConvEpoch:
         self.problem, self.atoms = problem, atoms.contiguous()
         n = len(problem.x)
         self._grid = np.array([*problem.stride, *problem.positions])
-        self._n_positions = prod(problem.positions)
+        self._n_positions = problem.n_positions
         x, arrays = np.asarray(problem.x), codes.arrays()
         self._mask = x[:0] if problem.mask is None else np.asarray(problem.mask)
         self._options = problem.alpha, problem.positive_code

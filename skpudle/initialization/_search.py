@@ -29,7 +29,7 @@ decisions follow from sums over samples: several processes, each with its own, e
 atoms.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -99,6 +99,8 @@ _BIASED = 0.3
 # 0.42 to 0.62 on real data.
 _GOING_ON = 0.4
 
+_ROUNDING = 1e-6  # of the norm of an atom
+
 _CODES = "codes", "best_codes"
 
 
@@ -148,6 +150,16 @@ class SearchState:
     moves: bool = True
     losses: tuple = ()
 
+    @property
+    def found(self):
+        """The atoms of the wanted size that the search has come to, and their codes.
+
+        The present ones, before there are best ones: then there are no more of them.
+        """
+        if self.best_objective < float("inf"):
+            return self.best_atoms, self.best_codes
+        return self.atoms, self.codes
+
     def as_dict(self):
         """Return the state as plain values.
 
@@ -171,10 +183,58 @@ class SearchState:
         -------
         SearchState
             The state.
+
+        Raises
+        ------
+        ValueError
+            If a value is missing, or there is one more.
         """
+        names = {field.name for field in fields(cls)}
+        if state.keys() != names:
+            raise ValueError(f"it holds {sorted(state)} of a search, expected {sorted(names)}")
         codes = {name: Codes(**state[name]) for name in _CODES}
         curves = {name: tuple(state[name]) for name in ("curve", "losses")}
         return cls(**state | codes | curves)
+
+    def check(self, problem, atoms):
+        """Check that a search in these data, for so many atoms, can be here.
+
+        Parameters
+        ----------
+        problem : Problem
+            Data and objective.
+        atoms : Tensor of shape (n_components, n_features)
+            Initial atoms of that search.
+
+        Raises
+        ------
+        ValueError
+            If it is the state of no such search: by a file that somebody made, for example.
+        """
+        shape, n = self.best_atoms.shape, len(self.atoms)
+        if shape != atoms.shape or self.atoms.shape[1:] != shape[1:]:
+            raise ValueError(f"its atoms have shape {tuple(shape)}, expected {tuple(atoms.shape)}")
+        if self.phase not in {*_STALL, "done"}:
+            raise ValueError(f"its search is in no phase {self.phase!r:.50}")
+        if not (len(atoms) <= n <= (2 if self.phase in ("larger", "smaller") else 1) * len(atoms)):
+            raise ValueError(f"its search has {n} atoms in the phase {self.phase!r}")
+        if self.previous.shape != self.atoms.shape:
+            raise ValueError("its atoms and those of the epoch before differ in shape")
+        for found in (self.atoms, self.previous, self.best_atoms):
+            if found.dtype != torch.float64:
+                raise ValueError(f"its atoms are of {found.dtype}")
+            if not (torch.linalg.vector_norm(found.flatten(1), dim=1) <= 1 + _ROUNDING).all():
+                raise ValueError("its atoms are not finite ones of norm 1")
+        counters = self.epoch, self.n_splits, self.n_rounds, self.stride - 1
+        if not all(type(number) is int and 0 <= number < 2**63 for number in counters):
+            raise ValueError(f"its counters {counters} are not all natural numbers")
+        if not torch.isfinite(torch.tensor([*self.curve, *self.losses])).all():
+            raise ValueError("its objectives are not finite")
+        if len(self.losses) != self.epoch or not self.best_objective > -float("inf"):
+            raise ValueError("its objectives are not those of its epochs")
+        n_rows = -(-len(problem.x) // self.stride)
+        self.codes.check(n_rows, n * problem.n_positions)
+        self.best_codes.check(n_rows, len(atoms) * problem.n_positions)
 
 
 def auto_alpha(x, *, mask=None, team=None):
@@ -362,7 +422,10 @@ def search(problem, atoms, *, state=None, on_epoch=None):
     SearchState
         The last state: ``best_atoms`` are what was found.
     """
-    state = begin(problem, atoms) if state is None else state
+    if state is None:
+        state = begin(problem, atoms)
+    else:
+        state.check(problem, state.best_atoms)
     while not is_done(state):
         state = advance(problem, state)
         if on_epoch is not None:
@@ -392,22 +455,22 @@ def debias(problem, state):
     problem : Problem
         Data and objective of the search.
     state : SearchState
-        A search that is done.
+        Where the search ended, by itself or not.
 
     Returns
     -------
     Tensor of shape (n_components, n_features)
         Unit atoms: those of the search where they make codes denser.
     """
-    atoms, codes, counts = state.best_atoms, state.best_codes, []
-    problem, kept = problem.thinned(state.stride), atoms
+    (atoms, codes), counts = state.found, []
+    problem, found, kept = problem.thinned(state.stride), atoms, atoms
     for _ in range(_MAX_REFITS + 1):
         epoch = problem.epoch(atoms, codes, refit=True)
         if not counts:
             may_once = epoch.unbiased_loss < _BIASED * epoch.loss
         counts.append(epoch.n_entries)
         if _gets_denser(counts, may_once):
-            return state.best_atoms if may_once and len(counts) == 3 else kept
+            return found if may_once and len(counts) == 3 else kept
         kept, atoms, codes = atoms, epoch.improved_atoms(), epoch.codes
         if float((atoms - kept).square().sum(1).mean()) < _STILL**2:
             break

@@ -441,3 +441,11 @@ def test_tensors_in_tensors_out(loss, X):
     assert isinstance(codes, torch.Tensor)
     np.testing.assert_array_equal(codes.numpy(), learner.transform(X))
     assert isinstance(learner.inverse_transform(codes), torch.Tensor)
+
+
+@pytest.mark.parametrize("n_samples", [40, 77, 200])
+def test_the_score_of_constant_counts_is_zero(n_samples):
+    """Nothing is left to predict; the deviance from the means is their sums' rounding."""
+    X = np.tile([3.0, 2.0, 1.0, 2.0, 1.0], (n_samples, 1))
+    learner = PUDLEDictionaryLearning(3, loss="poisson", alpha=1.0, random_state=0).fit(X)
+    assert learner.score(X) == 0

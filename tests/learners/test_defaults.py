@@ -1,7 +1,7 @@
 """`PUDLEDictionaryLearning(k).fit(X)`: the dictionary from the data alone, whatever happens."""
 
 import signal
-from itertools import count
+from itertools import count, pairwise
 
 import numpy as np
 import pytest
@@ -218,6 +218,54 @@ def test_ctrl_c_leaves_what_was_found_and_a_checkpoint(fitted, handler, tmp_path
     assert learner.transform(X).shape == (600, 20)
     assert read_checkpoint(path)["shared"]["search"]["epoch"] == 12
     np.testing.assert_array_equal(learner.fit(X).components_, fitted.components_)
+
+
+class EndsTheSearch(FitCallback):
+    """A callback that ends, or interrupts, a search after some epochs, and keeps their atoms."""
+
+    def __init__(self, n_epochs, act):
+        self.n_epochs, self.act, self.seen = n_epochs, act, []
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
+        if context.task_name == "epoch of the search":
+            self.seen.append(fitted_estimator.components_)
+            return len(self.seen) == self.n_epochs and self.act()
+
+
+def ctrl_c():
+    signal.raise_signal(signal.SIGINT)
+
+
+def ended_early(n_epochs, act, noiseless):
+    learner = learner_of(alpha=0.1).set_callbacks(ends := EndsTheSearch(n_epochs, act))
+    try:
+        learner.fit(noiseless)
+    except KeyboardInterrupt:
+        assert act is ctrl_c
+    assert learner.ended_by_ == ("interrupt" if act is ctrl_c else "callback")
+    return learner, ends
+
+
+@pytest.mark.parametrize("act", [ctrl_c, lambda: True], ids=["Ctrl-C", "callback"])
+def test_a_search_that_is_ended_late_has_no_bias_either(act, handler):
+    """The last step, without the lasso's bias, is made from wherever the search is."""
+    noiseless, atoms = make_data(noise=0)
+    n_epochs = len(learner_of(alpha=0.1).fit(noiseless).loss_curve_)
+    learner, ends = ended_early(n_epochs - 3, act, noiseless)
+    biased, unbiased = (
+        np.abs(found @ atoms.T).max(0).min() for found in (ends.seen[-1], learner.components_)
+    )
+    assert biased < 0.9999
+    assert unbiased > 1 - 1e-6
+
+
+@pytest.mark.parametrize("act", [ctrl_c, lambda: True], ids=["Ctrl-C", "callback"])
+def test_a_search_that_is_ended_at_once_has_learned(act, handler):
+    """Before there is a best dictionary, the present one is it."""
+    learner, ends = ended_early(5, act, X)
+    assert all((a != b).any() for a, b in pairwise([*ends.seen, learner.components_]))
+    start = learner_of(dict_init="data", max_iter=1, tol=None, learning_rate=1e-12).fit(X)
+    assert learner.score(X) > start.score(X)
 
 
 def test_progress_is_printed(capsys):

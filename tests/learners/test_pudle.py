@@ -529,3 +529,13 @@ def test_partial_fit_with_another_optimizer_starts_its_memory_anew(X):
     momentum = make(optimizer="sgd", optimizer_params=dict(momentum=0.9)).partial_fit(X)
     momentum.set_params(optimizer="adam", optimizer_params=None).partial_fit(X)
     assert np.isfinite(momentum.components_).all()
+
+
+@pytest.mark.parametrize("dict_init", ["search", "data"])
+def test_parameters_of_an_optimizer_that_nobody_named_ask_for_its_name(dict_init):
+    """The surrogate is not what the user chose."""
+    learner = make(optimizer="auto", optimizer_params=dict(momentum=0.9), dict_init=dict_init)
+    with pytest.raises(ValueError, match="optimizer='auto' is .*momentum.*Name the optimizer"):
+        learner.fit(make_data()[0])
+    with pytest.raises(ValueError, match="optimizer='surrogate' takes no such"):
+        learner.set_params(optimizer="surrogate").fit(make_data()[0])

@@ -26,6 +26,7 @@ from skpudle import (
     Checkpoint,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
+    PUDLEClassifier,
     PUDLEDictionaryLearning,
 )
 from skpudle._training.archive import MARK
@@ -114,6 +115,21 @@ CASES = {
 }  # fmt: skip
 
 
+GOES_ON = {
+    name: (clone(learner).set_params(tol=None), data)
+    for name, (learner, data) in CASES.items()
+    if name not in ("staircase", "stops")  # their updates depend on the number of all
+} | {
+    "convolution with unused atoms": (
+        ConvPUDLEDictionaryLearning(
+            12, atom_shape=(3, 3), stride=2, alpha=3.0, crop_size=9, batch_size=4, max_iter=4,
+            dict_init="data", tol=None, **FIXED,
+        ),
+        lambda: IMAGES,
+    ),
+}  # fmt: skip
+
+
 def attributes(learner):
     names = [name for name in vars(learner) if name.endswith("_") and name != "n_features_in_"]
     return {name: getattr(learner, name) for name in sorted(names)}
@@ -193,12 +209,32 @@ def test_after_the_end_nothing_is_trained(tmp_path, monkeypatch):
     assert_same(clone_with(learner, recording).fit(data()), expected)
 
 
-def test_a_finished_fit_goes_on_for_more_epochs(tmp_path):
-    learner, data = CASES["unused atoms"]
+@pytest.mark.parametrize("looked_at", [0, 2], ids=["once", "fitted again in between"])
+@pytest.mark.parametrize("case", GOES_ON)
+def test_a_finished_fit_goes_on_for_more_epochs(case, looked_at, tmp_path):
+    """Whatever was drawn between its epochs, and however often nothing was left to train."""
+    learner, data = GOES_ON[case]
     recording = Checkpoint(tmp_path / "fit.npz")
-    clone_with(learner, recording).set_params(max_iter=2).fit(data())
+    for _ in range(1 + looked_at):
+        clone_with(learner, recording).set_params(max_iter=2).fit(data())
     found = clone_with(learner, recording).fit(data())
     assert_same(found, clone_with(learner).fit(data()))
+
+
+def test_a_fit_that_ended_with_its_best_epoch_goes_on_from_its_last(tmp_path):
+    """With samples held out, whose best score was not the last one."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(120, 6)), rng.integers(2, size=120)
+    learner = PUDLEClassifier(
+        6, early_stopping=True, batch_size=16, max_iter=8, tol=None, learning_rate=0.03, **FIXED
+    )
+    expected = clone_with(learner).fit(X, y)
+    assert expected.validation_scores_[:4].argmax() < 3
+    recording = Checkpoint(tmp_path / "fit.npz")
+    first = clone_with(learner, recording).set_params(max_iter=4).fit(X, y)
+    again = clone_with(learner, recording).set_params(max_iter=4).fit(X, y)
+    assert_same(again, first)
+    assert_same(clone_with(learner, recording).fit(X, y), expected)
 
 
 def test_numbers_of_numpy_are_parameters_like_others(tmp_path):
@@ -424,6 +460,57 @@ def test_a_full_disk_warns_and_training_goes_on(tmp_path, monkeypatch):
     assert not os.listdir(tmp_path)
 
 
+def test_a_directory_that_cannot_be_synced_makes_no_warning(tmp_path, monkeypatch):
+    """Its file is there, and whole: some file systems sync none."""
+    sync = os.fsync
+
+    def no_directory(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", no_directory)
+    fit_from(tmp_path / "fit.npz")  # warnings are errors
+    assert read_checkpoint(tmp_path / "fit.npz")["shared"]["n_updates"] == 60
+
+
+@pytest.mark.parametrize("name", [".", "", "folder"])
+def test_a_directory_is_no_file(name, tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=rf"{name} is a directory. Pass the path of a file"):
+        fit_from(name)
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (dict(path=3), "path"),
+        (dict(every_seconds="a"), "every_seconds"),
+        (dict(every_seconds=-1.0), "every_seconds"),
+        (dict(every_seconds=float("nan")), "every_seconds"),
+        (dict(every_n_updates=0), "every_n_updates"),
+        (dict(every_n_updates=2.5), "every_n_updates"),
+        (dict(resume="yes"), "resume"),
+        (dict(every_seconds="a" * 10**5), "every_seconds"),
+    ],
+)
+def test_what_a_checkpoint_does_not_take_is_named(given, named):
+    with pytest.raises(ValueError, match=f"The '{named}' parameter of Checkpoint") as error:
+        Checkpoint(**dict(path="fit.npz") | given)
+    assert len(str(error.value)) < 1000
+
+
+def test_a_second_checkpoint_is_refused(tmp_path, monkeypatch):
+    learner, data = CASES["adam"]
+    kill_after(monkeypatch, 0)
+    two = [Checkpoint(tmp_path / name) for name in ("a.npz", "b.npz")]
+    with pytest.raises(ValueError, match=r"one checkpoint, but got 2: .*a\.npz, .*b\.npz"):
+        clone_with(learner, *two).fit(data())
+    assert not os.listdir(tmp_path)
+
+
 def test_a_missing_directory_is_refused_before_training(tmp_path, monkeypatch):
     kill_after(monkeypatch, 0)
     path = tmp_path / "missing" / "fit.npz"
@@ -489,6 +576,10 @@ def moments_set_to(value):
     return change
 
 
+def progress_of(state):
+    return state["own"][0]["progress"]
+
+
 BY_HAND = {
     "atoms of NaN": atoms_set_to(lambda atoms: atoms * torch.nan),
     "one atom for all": atoms_set_to(lambda atoms: atoms[:1]),
@@ -503,6 +594,39 @@ BY_HAND = {
     "negative updates": lambda state: state["shared"].__setitem__("n_updates", -3),
     "negative batches": lambda state: state["own"][0]["progress"].update(n_batches=-1),
     "half a batch": lambda state: state["own"][0]["progress"].update(n_batches=0.5),
+    "moments of NaN": moments_set_to(lambda moments: moments * torch.nan),
+    "moments of NaN in the last finite state": (
+        lambda state: state["shared"]["finite"][1]["exp_avg"].fill_(torch.nan)
+    ),
+    "other last finite atoms": lambda state: state["shared"]["finite"].__setitem__(
+        0, torch.ones(3)
+    ),
+    "no number of the last finite update": (
+        lambda state: state["shared"]["finite"].__setitem__(2, "three")
+    ),
+    "losses without samples": lambda state: progress_of(state).update(
+        losses=torch.ones(2).double()
+    ),
+    "samples that are not there": lambda state: progress_of(state).update(
+        losses=torch.ones(1).double(), keys=torch.tensor([10**6])
+    ),
+    "negative samples": lambda state: progress_of(state).update(
+        losses=torch.ones(1).double(), keys=torch.tensor([-1])
+    ),
+    "losses of NaN": lambda state: progress_of(state).update(
+        losses=torch.full((1,), torch.nan).double(), keys=torch.tensor([0])
+    ),
+    "a sum of losses of NaN": lambda state: progress_of(state).update(loss=float("nan")),
+    "a use of atoms in numbers": lambda state: progress_of(state).update(
+        unused=progress_of(state)["unused"].double()
+    ),
+    "no rule of stopping": lambda state: state["shared"].update(stopping=[]),
+    "a rule of stopping in words": lambda state: state["shared"].update(stopping=["a"] * 5),
+    "losses of epochs in words": lambda state: state["shared"].update(loss_curve=["low"]),
+    "losses of the search in words": lambda state: state["shared"].update(searched="low"),
+    "an unknown end": lambda state: state.update(ended_by="magic"),
+    "a part that is a text": lambda state: state.update(shared="search"),
+    "processes that are a number": lambda state: state.update(own=3),
     "use of fewer atoms": lambda state: state["own"][0]["progress"].update(unused=torch.ones(2)),
     "another field": lambda state: state["own"][0]["progress"].update(other=1),
     "a missing field": lambda state: state["own"][0]["progress"].pop("losses"),
@@ -521,6 +645,149 @@ def test_what_somebody_made_by_hand_is_refused_by_name(change, file):
     changed(file, BY_HAND[change])
     with pytest.raises(ValueError, match=rf"{file} is no whole checkpoint: .*remove it"):
         fit_from(file)
+
+
+def kept(state):
+    """Return the state of a search, and its codes, which every process has its own of."""
+    return state["shared"]["search"], state["own"][0]["codes"]
+
+
+def search_set_to(**values):
+    return lambda state: kept(state)[0].update(values)
+
+
+def search_changed(name, value):
+    def change(state):
+        search, _ = kept(state)
+        search[name] = value(search[name])
+
+    return change
+
+
+def codes_changed(name, value):
+    def change(state):
+        for codes in kept(state)[1].values():
+            if codes["index"].numel():  # the best codes are none before the first round
+                codes[name] = value(codes[name].clone())
+
+    return change
+
+
+def set_first(value):
+    def change(array):
+        array[(0,) * array.ndim] = value
+        return array
+
+    return change
+
+
+def twice(index):
+    index[:, 1] = index[:, 0]
+    return index
+
+
+SEARCHES_BY_HAND = {
+    "an atom that is not there": codes_changed("index", set_first(10**6)),
+    "a negative atom": codes_changed("index", set_first(-1)),
+    "the next atom after the last": codes_changed("index", set_first(8)),
+    "an atom twice": codes_changed("index", twice),
+    "more entries than there are": codes_changed("count", set_first(10**6)),
+    "a negative count": codes_changed("count", set_first(-1)),
+    "fewer rows": codes_changed("count", lambda count: count[:1]),
+    "fewer rows of atoms": codes_changed("index", lambda index: index[:1]),
+    "fewer values": codes_changed("value", lambda value: value[:, :1]),
+    "values of NaN": codes_changed("value", lambda value: value * torch.nan),
+    "values without bound": codes_changed("value", set_first(1e200)),
+    "values of another dtype": codes_changed("value", torch.Tensor.float),
+    "wide atoms": codes_changed("index", torch.Tensor.long),
+    "counts that are a number": lambda state: kept(state)[1]["codes"].update(count=3),
+    "atoms of NaN": search_changed("atoms", lambda atoms: atoms * torch.nan),
+    "long atoms": search_changed("atoms", lambda atoms: 2 * atoms),
+    "NaN in the step before": search_changed("previous", set_first(torch.nan)),
+    "NaN in the best atoms": search_changed("best_atoms", set_first(torch.nan)),
+    "atoms of another dtype": search_changed("atoms", torch.Tensor.float),
+    "fewer atoms": search_changed("atoms", lambda atoms: atoms[:-1]),
+    "fewer best atoms": search_changed("best_atoms", lambda atoms: atoms[:-1]),
+    "narrow atoms": search_changed("best_atoms", lambda atoms: atoms[:, :-1]),
+    "atoms that are a number": search_set_to(atoms=3),
+    "an unknown phase": search_set_to(phase="middle"),
+    "a phase of more atoms": search_set_to(phase="polish", atoms=torch.eye(16, 6).double()),
+    "no stride": search_set_to(stride=0),
+    "another stride": search_set_to(stride=7),
+    "half a stride": search_set_to(stride=0.5),
+    "negative rounds": search_set_to(n_rounds=-1),
+    "negative splits": search_set_to(n_splits=-1),
+    "a negative epoch": search_set_to(epoch=-1),
+    "an epoch without a loss": search_set_to(epoch=99),
+    "a loss of NaN": search_changed("losses", lambda losses: [*losses[1:], float("nan")]),
+    "an objective that is a text": search_set_to(curve=["low"]),
+    "an objective below all": search_set_to(best_objective=-float("inf")),
+    "an objective of NaN": search_set_to(best_objective=float("nan")),
+    "an unknown part": search_set_to(other=1),
+    "a missing part": lambda state: kept(state)[0].pop("moves"),
+}
+SEARCHES = {
+    "rows": (PUDLEDictionaryLearning(8, random_state=0), lambda: ROWS),
+    "complete rows": (PUDLEDictionaryLearning(8, random_state=0), lambda: ROWS[4:]),
+    "images": (
+        ConvPUDLEDictionaryLearning(8, atom_shape=(3, 3), stride=2, alpha=0.5, random_state=0),
+        lambda: IMAGES,
+    ),
+}
+
+
+class KillsTheSearch(FitCallback):
+    """A callback that stands for SIGKILL after some epochs of a search."""
+
+    def __init__(self, n_epochs):
+        self.n_epochs = n_epochs
+
+    def on_fit_task_end(self, estimator, context):
+        if context.task_name == "epoch of the search":
+            self.n_epochs -= 1
+            if self.n_epochs == 0:
+                raise Killed
+
+
+def killed_search(kind, path, n_epochs=7):
+    learner, data = SEARCHES[kind]
+    kills = KillsTheSearch(n_epochs)
+    with pytest.raises(Killed):
+        clone_with(learner, kills, Checkpoint(path, every_seconds=0)).fit(data())
+
+
+@pytest.fixture(scope="module", params=SEARCHES)
+def search(request, tmp_path_factory):
+    """What a search of some epochs left, and whose it is."""
+    file = tmp_path_factory.mktemp("search") / "fit.npz"
+    killed_search(request.param, file)
+    return request.param, file.read_bytes()
+
+
+@pytest.mark.parametrize("change", SEARCHES_BY_HAND)
+def test_a_search_that_somebody_made_by_hand_is_refused_by_name(change, search, tmp_path):
+    kind, content = search
+    file = tmp_path / "fit.npz"
+    file.write_bytes(content)
+    if kind == "images" and change == "the next atom after the last":
+        positions = 5 * 5
+        changed(file, codes_changed("index", set_first(8 * positions)))
+    else:
+        changed(file, SEARCHES_BY_HAND[change])
+    learner, data = SEARCHES[kind]
+    with pytest.raises(ValueError, match=rf"{file} is no whole checkpoint: .*remove it"):
+        clone_with(learner, Checkpoint(file)).fit(data())
+
+
+@pytest.mark.parametrize("kind", SEARCHES)
+def test_a_search_goes_on_from_any_epoch_to_the_same_bits(kind, tmp_path):
+    """So that no state that a search comes to is refused."""
+    learner, data = SEARCHES[kind]
+    expected = clone_with(learner).fit(data())
+    file = tmp_path / "fit.npz"
+    for _ in range(5):
+        killed_search(kind, file, len(expected.loss_curve_) // 6)
+    assert_same(clone_with(learner, Checkpoint(file)).fit(data()), expected)
 
 
 def sealed(archive):
