@@ -25,6 +25,7 @@ __all__ = [
     "to_numpy",
     "to_tensor",
     "wide",
+    "with_gaps",
 ]
 
 # Characters of an error: those of scikit-learn, of a wrong parameter, may be 500 and its value.
@@ -158,6 +159,11 @@ def split_missing(x):  # (n, m) -> (n, m), mask (n, m) or None
     mask = torch.ones_like(x).masked_fill_(missing, 0)
     x = x.masked_fill(missing, 0)
     return torch.where(missing, x.sum(0) / mask.sum(0).clamp_min(1), x, out=x), mask
+
+
+def with_gaps(x, mask):  # the inverse of `split_missing`
+    """Return data with NaN where they are missing."""
+    return x if mask is None else x.masked_fill(mask == 0, torch.nan)
 
 
 def check_range(square, tensors):
