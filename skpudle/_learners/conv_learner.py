@@ -7,7 +7,13 @@ from math import prod
 import numpy as np
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
-from skpudle._data.arrays import input_attributes, make_generator, resolve_device, to_tensor
+from skpudle._data.arrays import (
+    input_attributes,
+    make_generator,
+    resolve_device,
+    to_tensor,
+    unit_of,
+)
 from skpudle._data.images import (
     check_gaps,
     covering_positions,
@@ -214,6 +220,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             self._stride,
             alpha=float(penalty) / noise_of(*given),
             positive_code=self.positive_code,
+            unit=unit_of(float(seen.double().square().mean()) * prod(self._kernel)),
         )
 
         def inside(state):

@@ -60,7 +60,7 @@ def pieces_of(images, masks, kernel, stride):
     return _pieces(images, size), None if masks is None else _pieces(masks, size)
 
 
-def search_problem(x, mask, kernel, stride, *, alpha, positive_code):
+def search_problem(x, mask, kernel, stride, *, alpha, positive_code, unit):
     """Return the problem of finding atoms of images.
 
     Parameters
@@ -73,6 +73,8 @@ def search_problem(x, mask, kernel, stride, *, alpha, positive_code):
         Penalty.
     positive_code : bool
         Whether codes are non-negative.
+    unit : float
+        A power of two that the search divides data and penalty by.
 
     Returns
     -------
@@ -81,12 +83,13 @@ def search_problem(x, mask, kernel, stride, *, alpha, positive_code):
     """
     flat = (1,) * (2 - len(kernel))
     return ConvProblem(
-        _as_pictures(x),
+        _as_pictures(x.double() / unit),
         (*flat, *kernel),
         (*flat, *stride),
-        alpha,
+        alpha / unit,
         positive_code,
         mask=None if mask is None else _as_pictures(mask),
+        unit=unit,
     )
 
 

@@ -16,6 +16,7 @@ from skpudle._data.arrays import (
     split_missing,
     to_numpy,
     to_tensor,
+    unit_of,
 )
 from skpudle._data.batches import Rows
 from skpudle._data.foreign import dictionary_of, given_atoms
@@ -215,7 +216,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         mask = data.mask if team is None else None
         # the gradient of the loss is that of the working data, times the noise
         x, intercept, noise, curvature = working_data(self._loss(), x, mask, offset)
-        model = self._model(data_scale=noise**2 * mean_square(x), curvature=curvature)
+        square = mean_square(x)
+        model = self._model(data_scale=noise**2 * square, curvature=curvature)
         penalty = auto_alpha(x, mask=mask)
         if intercept is not None:
             penalty = max(penalty, LEAST_PENALTY)
@@ -244,22 +246,24 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         soft = model.encoder.shrinkage == "soft" and alpha > 0
         penalty = float(alpha) / noise if soft else penalty
         x = x if team is None else working_data(self._loss(), data.sample, None, data.offset).x
-        found = self._search(x, data, model, atoms, float(penalty), course, rows)
+        unit = unit_of(square)
+        found = self._search(x, data, model, atoms, float(penalty), unit, course, rows)
         return model, found if intercept is None else settle(model, found, data, course.team)
 
     def _searches(self):
         return isinstance(self.dict_init, str) and self.dict_init == "search"
 
-    def _search(self, x, data, model, atoms, penalty, course, rows):
+    def _search(self, x, data, model, atoms, penalty, unit, course, rows):
         """Return the rows that a search in the working data ``x`` finds from given atoms."""
         self._make_optimizer(model, atoms)  # refuses wrong parameters now, and not after it
         problem = Problem(
-            x,
-            penalty,
+            x if unit == 1 else x.double() / unit,
+            penalty / unit,
             positive_code=model.encoder.positive_code,
             positive_atoms=model.positive,
             mask=data.mask,
             team=course.team,
+            unit=unit,
         )
 
         def inside(found):

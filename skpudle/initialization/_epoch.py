@@ -116,6 +116,8 @@ class Problem:
         1 for known entries, 0 for missing ones.
     team : Team, default=None
         What sums over processes that have other samples.
+    unit : float, default=1.0
+        What data and penalty have been divided by. The losses of a search are in units from before.
     """
 
     x: Tensor
@@ -124,6 +126,7 @@ class Problem:
     positive_atoms: bool = False
     mask: Tensor | None = None
     team: object = None
+    unit: float = 1.0
 
     def __post_init__(self):
         x = self.x.detach().cpu()

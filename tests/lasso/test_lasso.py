@@ -185,6 +185,20 @@ def test_codes_scale_with_the_data_and_the_penalty(generator, solver, factor):
     torch.testing.assert_close(scaled, factor * codes, rtol=1e-9, atol=1e-12 * factor)
 
 
+@pytest.mark.parametrize("exponent", [-480, -40, 40, 480])
+def test_powers_of_two_scale_codes_exactly_and_leave_gaps(generator, solver, exponent):
+    """Near the ends of float64 too, where products of three data have no room."""
+    atoms, x, alpha = make_problem(generator)
+    for max_iter in (1, 1000):
+        options = dict(solver=solver, max_iter=max_iter)
+        codes, gaps = solve_lasso(atoms, x, alpha, **options)
+        assert (gaps.max() > 1e-3) == (max_iter == 1)
+        factor = 2.0**exponent
+        scaled, gaps_of_scaled = solve_lasso(atoms, factor * x, factor * alpha, **options)
+        assert torch.equal(scaled, factor * codes)
+        torch.testing.assert_close(gaps_of_scaled, gaps, rtol=1e-12, atol=1e-15)
+
+
 def test_permuting_and_flipping_atoms_permutes_and_flips_codes(generator, solver):
     atoms, x, alpha = make_problem(generator)
     order = torch.randperm(len(atoms), generator=generator)
