@@ -19,7 +19,7 @@ _SUPPORT_STEP = 8
 
 def _supports(codes, width):  # (n, p), int -> (n, width), padded by p
     """Return the support of each row, which has at most ``width`` entries."""
-    active = codes != 0
+    active = codes.abs() > 0  # and no NaN
     places = (active.cumsum(1) - 1).masked_fill_(~active, width)  # one more, for all the others
     supports = places.new_full((len(codes), width + 1), codes.shape[1])
     atoms = torch.arange(codes.shape[1], device=codes.device).expand_as(places)
@@ -70,7 +70,7 @@ def _implicit_adjoint(atoms, codes, delta, mask=None):
     """
     n_components, n_features = atoms.shape
     atoms = torch.cat([atoms, atoms.new_zeros(1, n_features)]).double()
-    sizes, order = (codes != 0).sum(1).sort(stable=True)
+    sizes, order = (codes.abs() > 0).sum(1).sort(stable=True)
     codes, delta = codes[order], torch.cat([delta, delta.new_zeros(len(delta), 1)], 1)
     delta, mask = delta.double()[order], mask if mask is None else mask[order].double()
     u, singular = torch.zeros_like(delta), torch.zeros_like(order, dtype=torch.bool)

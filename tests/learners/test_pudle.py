@@ -427,8 +427,11 @@ def test_divergence_raises_with_the_update_and_the_parameters_to_change(method, 
     assert np.isfinite(estimator.transform(X)).all()
 
 
-def test_the_last_finite_dictionary_is_that_before_the_divergence(X, atoms):
-    estimator = make(**ABSURD, dict_init=atoms)
+@pytest.mark.parametrize("n_unfoldings", [8, None])
+@pytest.mark.parametrize("gradient", ["dec", "ae-ls"])
+def test_the_last_finite_dictionary_is_that_before_the_divergence(n_unfoldings, gradient, X, atoms):
+    options = dict(n_unfoldings=n_unfoldings, gradient=gradient, alpha=0.1)
+    estimator = make(**ABSURD, **options, dict_init=atoms)
     with pytest.raises(ValueError, match="stopped being finite"):
         estimator.fit(X)
     np.testing.assert_array_equal(estimator.components_, atoms)
