@@ -44,6 +44,7 @@ from skpudle._learners.conv_values import (
 )
 from skpudle._learners.given_images import images_of, targets_of
 from skpudle._learners.models import Decay, Encoder
+from skpudle._learners.notices import nothing_known
 from skpudle._learners.working import settled_baseline
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
@@ -173,6 +174,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         device = images.tensors[0].device
         if known:
             return Data(sample, sample, None, device, {})
+        if sample.masks and not any(mask.any() for mask in sample.masks):
+            raise nothing_known(self)
         Noise.of(self.noise_std).warn_of_units(sample.images)
         inputs = input_attributes(X if images.kind == "rows" else None)
         return Data(sample, sample, None, device, inputs)

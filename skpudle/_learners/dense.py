@@ -24,6 +24,11 @@ from skpudle._data.sources import check_exposure, open_source
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.models import Decay, DenseModel, directions
+from skpudle._learners.notices import (
+    nothing_known,
+    warn_of_few_samples,
+    warn_of_unknown_features,
+)
 from skpudle._learners.working import LEAST_PENALTY, settle, working_data
 from skpudle._training.loop import Trainer
 from skpudle._training.team import current_team
@@ -214,6 +219,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             t if t is None or team is None else team.collect(t) for t in (data.sample, data.offset)
         )
         mask = data.mask if team is None else None
+        if mask is not None and not mask.any():
+            raise nothing_known(self)
         # the gradient of the loss is that of the working data, times the noise
         x, intercept, noise, curvature = working_data(self._loss(), x, mask, offset)
         square = mean_square(x)
@@ -224,6 +231,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         start = "data" if self._searches() else self.dict_init
         inside = dict(atom_norm=self.atom_norm, positive=self.positive_dict)
         atoms = choose_atoms(start, self.n_components, x, generator, **inside)
+        if course is not None:  # a part of the data may be of any size
+            self._warn_of_samples(x, mask, len(atoms))
         alpha = self._penalty_or_threshold
         if alpha == "auto":
             alpha = self._alpha_share * penalty * noise
@@ -249,6 +258,12 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         unit = unit_of(square)
         found = self._search(x, data, model, atoms, float(penalty), unit, course, rows)
         return model, found if intercept is None else settle(model, found, data, course.team)
+
+    def _warn_of_samples(self, x, mask, n_atoms):
+        known = x.new_ones(len(x), 1) if mask is None else mask
+        warn_of_unknown_features((~known.any(0)).nonzero().flatten().tolist())
+        if isinstance(self.dict_init, str):  # given atoms may need few samples to adapt
+            warn_of_few_samples(int(known.any(1).sum()), n_atoms)
 
     def _searches(self):
         return isinstance(self.dict_init, str) and self.dict_init == "search"
