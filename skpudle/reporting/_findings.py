@@ -125,6 +125,8 @@ def _single_samples(look):
     learner, p = look.learner, look.codes.shape[1]
     if look.is_convolutional or getattr(learner, "loss", "gaussian") != "gaussian":
         return None
+    if _few_samples(look):  # which says it
+        return None
     energies = np.square(look.codes)
     largest = energies.argmax(axis=0)
     own = energies.max(axis=0, initial=0) > _SINGLE_SHARE * energies.sum(axis=0)

@@ -133,6 +133,7 @@ def test_partial_fit_does_not_search():
     assert learner.components_.shape == (20, 16)
 
 
+@pytest.mark.filterwarnings("ignore:X has . samples? with known values:UserWarning")
 @pytest.mark.parametrize("data", [X[:1], X[:5], np.zeros((30, 16)), np.ones((30, 16)), X[:, :1]])
 def test_where_there_is_nothing_to_find_it_ends(data):
     learner = learner_of().fit(data)

@@ -207,6 +207,7 @@ def test_default_parameters_reconstruct_few_unscaled_data(scale, offset, shrinka
     assert error < 0.05 * (X**2).sum()
 
 
+@pytest.mark.filterwarnings("ignore:X has 1 sample with known values:UserWarning")
 def test_constant_and_zero_data_can_be_learned_from():
     for X in (np.zeros((10, 3)), np.ones((10, 3)), np.full((1, 3), 2.0)):
         estimator = make(n_components=5).fit(X)
