@@ -22,6 +22,7 @@ __all__ = ["dictionary_of", "load_atoms", "make_sparse_coder", "save_atoms"]
 _CODING = {
     "alpha",
     "atom_norm",
+    "debias",
     "initial_threshold",
     "lambda_decay",
     "loss",
@@ -34,7 +35,12 @@ _CODING = {
     "threshold",
 }
 # Where the choice of a parameter that may be "auto", or a pair, is.
-_CHOSEN = {"alpha": "alpha_", "threshold": "alpha_", "lambda_decay": "lambda_decay_"}
+_CHOSEN = {
+    "alpha": "alpha_",
+    "debias": "debias_",
+    "lambda_decay": "lambda_decay_",
+    "threshold": "alpha_",
+}
 # What a file of atoms holds, and what its metadata say.
 _ARRAYS, _SAID = {"components", "intercept", "mean"}, {"learner", "params", "notes"}
 

@@ -1,5 +1,7 @@
 """The boundary between NumPy and torch: the only place where one becomes the other."""
 
+from math import frexp
+
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
@@ -24,7 +26,9 @@ __all__ = [
     "tensors_of",
     "to_numpy",
     "to_tensor",
+    "unit_of",
     "wide",
+    "with_gaps",
 ]
 
 # Characters of an error: those of scikit-learn, of a wrong parameter, may be 500 and its value.
@@ -36,6 +40,9 @@ _NUMBERS_AT_A_TIME = 2**20
 # Training squares data, residuals a hundred times smaller, and sums them over batches. In float32
 # 1e-17 and 1e17 are learned from as 1 is, to the last digits; 1e-19 and 1e18 are not.
 _ROOM = 1e4
+
+# Data up to 2**64 times larger or smaller than 1 have eighth powers in float64.
+_MOST_DOUBLINGS = 64
 
 _NAN = (
     "Input X contains NaN, which is not taken for missing values here. Impute them, for example by "
@@ -161,6 +168,11 @@ def split_missing(x):  # (n, m) -> (n, m), mask (n, m) or None
     return torch.where(missing, x.sum(0) / mask.sum(0).clamp_min(1), x, out=x), mask
 
 
+def with_gaps(x, mask):  # the inverse of `split_missing`
+    """Return data with NaN where they are missing."""
+    return x if mask is None else x.masked_fill(mask == 0, torch.nan)
+
+
 def check_range(square, tensors):
     """Return the mean square of data if training can square them in their dtype.
 
@@ -193,6 +205,16 @@ def mean_square(x):  # (n, m) -> float
     n_rows = max(1, _NUMBERS_AT_A_TIME // x.shape[1])
     squares = torch.cat([rows.square().sum(1) for rows in x.split(n_rows)])
     return check_range(float(squares.mean()), [x])
+
+
+def unit_of(square):
+    """Return a power of two to divide data of this mean squared norm by for a search.
+
+    It is 1 unless fourth powers of the data, which a search takes, would be beyond float64. To
+    divide by a power of two is exact, so that what is found does not depend on it.
+    """
+    exponent = frexp(square)[1] // 2
+    return 1.0 if abs(exponent) <= _MOST_DOUBLINGS else 2.0**exponent
 
 
 def _with_gaps(X):

@@ -2,7 +2,8 @@
 
 A source of batches has a ``generator`` (or None) and three methods: ``plan()`` draws the order of
 an epoch, ``batches(plan, start)`` yields the epoch's batches from number ``start`` on, and
-``samples(keys)`` returns samples by the keys that came with their batches. ``n_batches`` is the
+``samples(keys)`` returns samples, with NaN where they are missing, by the keys that came with their
+batches. ``n_batches`` is the
 number of batches of an epoch, None if only the end of an epoch tells.
 
 Where samples have numbers, a source is an `Indexed`, and says how to read those of some numbers.
@@ -14,6 +15,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from skpudle._data.arrays import with_gaps
 
 __all__ = ["Batch", "Indexed", "Rows", "count_batches", "once_only"]
 
@@ -137,7 +140,7 @@ class Rows(Indexed):
 
     def samples(self, keys):
         """Return the samples at the given positions, in the shape of atoms."""
-        return self.x[keys]
+        return with_gaps(self.x[keys], None if self.mask is None else self.mask[keys])
 
 
 def once_only(what):

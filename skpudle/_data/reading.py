@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from skpudle._data.arrays import check_rows, split_missing, to_tensor
+from skpudle._data.arrays import check_rows, split_missing, to_tensor, with_gaps
 from skpudle._data.batches import Batch
 
 __all__ = ["Loader", "Reader", "part_of", "without_labels"]
@@ -80,7 +80,7 @@ class Reader:
             parts = _copied_ahead(parts, self.device)
         for part in parts:
             keys, x, mask = (t if t is None else t.to(self.device) for t in part)
-            yield Batch(x if keys is None else keys, x, mask=mask)
+            yield Batch(with_gaps(x, mask) if keys is None else keys, x, mask=mask)
 
 
 def _copied_ahead(parts, device):

@@ -12,7 +12,7 @@ from scipy import sparse
 from sklearn.utils.validation import _num_samples
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from skpudle._data.arrays import host_array, refuse_batches, split_missing
+from skpudle._data.arrays import host_array, refuse_batches
 from skpudle._data.batches import Indexed, once_only
 from skpudle._data.reading import Loader, Reader, part_of, without_labels
 
@@ -98,7 +98,7 @@ class MappedRows(_Source):
     def samples(self, keys):
         """Return the rows at the given positions."""
         rows = [self._read(row, row + 1) for row in keys.tolist()]
-        return split_missing(torch.cat(rows).to(self.reader.device))[0]
+        return torch.cat(rows).to(self.reader.device)
 
     def _read(self, first, last):  # -> (n, n_features)
         return self.reader(np.array(self.data[first:last]), f"rows {first} to {last}")
@@ -159,7 +159,7 @@ class _Samples(_Source):
 
     def samples(self, keys):
         """Return the samples at the given positions."""
-        return split_missing(self._rows(keys).to(self.reader.device))[0]
+        return self._rows(keys).to(self.reader.device)
 
     def _rows(self, positions):  # (n,) -> (n, n_features)
         return torch.cat(list(self._read(positions.split(256))))

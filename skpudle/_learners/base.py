@@ -174,6 +174,8 @@ class GradientLearner(CallbackSupportMixin):
             If ``max_iter`` is a number, and training ended before the objective stalled.
         RuntimeWarning
             If ``step_size`` is too large for the dictionary.
+        UserWarning
+            If there are fewer samples than atoms, or features without a known value.
         """
         return train(self, X, y)
 

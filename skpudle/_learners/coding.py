@@ -103,10 +103,9 @@ class CodingPath:
         """The largest error that is nearly as good as the smallest."""
         return min(self.noise, self.best.error) + _SPARER * self.excess + self.rounding
 
-    @property
-    def summary(self):  # -> penalty, share of the bias to remove, standard deviation of the noise
-        """What a learner keeps of it, in plain numbers."""
-        return self.chosen.alpha, self.chosen.debias, self.noise_std
+    def summary(self, unit):  # -> penalty, share of the bias to remove, deviation of the noise
+        """Return what a learner keeps of it; data were divided by ``unit`` before."""
+        return self.chosen.alpha * unit, self.chosen.debias, self.noise_std * unit
 
     @cached_property
     def chosen(self):

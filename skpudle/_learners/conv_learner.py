@@ -7,7 +7,13 @@ from math import prod
 import numpy as np
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
-from skpudle._data.arrays import input_attributes, make_generator, resolve_device, to_tensor
+from skpudle._data.arrays import (
+    input_attributes,
+    make_generator,
+    resolve_device,
+    to_tensor,
+    unit_of,
+)
 from skpudle._data.images import (
     check_gaps,
     covering_positions,
@@ -39,6 +45,7 @@ from skpudle._learners.conv_values import (
 )
 from skpudle._learners.given_images import images_of, targets_of
 from skpudle._learners.models import Decay, Encoder
+from skpudle._learners.notices import nothing_known
 from skpudle._learners.working import settled_baseline
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
@@ -179,6 +186,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         device = images.tensors[0].device
         if known:
             return Data(sample, sample, None, device, {})
+        if sample.masks and not any(mask.any() for mask in sample.masks):
+            raise nothing_known(self)
         Noise.of(self.noise_std).warn_of_units(sample.images)
         inputs = input_attributes(X if images.kind == "rows" else None)
         return Data(sample, sample, None, device, inputs)
@@ -240,7 +249,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                 stopped=lambda: course.interrupts.pending,
             )
             model, rows = built(found.reshape(atoms.shape).to(atoms))
-            model = replace(model, coding=path.summary)
+            model = replace(model, coding=path.summary(problem.unit))
         return model, rows
 
     def _pieces(self, images):  # -> pieces of one size, and where they are known
@@ -250,8 +259,15 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
     def _problem(self, images, alpha, intercept=None):  # -> ConvProblem
         x, mask = self._pieces(images)
         (seen,) = responses(self._loss(), [x], intercept)
-        how = self._kernel, self._stride
-        return search_problem(seen, mask, *how, alpha=alpha, positive_code=self.positive_code)
+        return search_problem(
+            seen,
+            mask,
+            self._kernel,
+            self._stride,
+            alpha=alpha,
+            positive_code=self.positive_code,
+            unit=unit_of(float(seen.double().square().mean()) * prod(self._kernel)),
+        )
 
     @property
     def _given_debias(self):  # -> float, or None for one that follows the data
@@ -267,7 +283,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         problem = self._problem(data.sample, float(model.alpha))
         atoms = as_pictures(model.layout.unpack(rows).atoms)
         path = choose_coding(problem, atoms, debias=self._given_debias)
-        return replace(model, coding=path.summary)
+        return replace(model, coding=path.summary(problem.unit))
 
     def _known_model(self, data, generator):  # -> ConvModel, rows
         images, state = data.sample, self._training_state

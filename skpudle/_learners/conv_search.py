@@ -61,7 +61,7 @@ def pieces_of(images, masks, kernel, stride):
     return _pieces(images, size), None if masks is None else _pieces(masks, size)
 
 
-def search_problem(x, mask, kernel, stride, *, alpha, positive_code):
+def search_problem(x, mask, kernel, stride, *, alpha, positive_code, unit):
     """Return the problem of finding atoms of images.
 
     Parameters
@@ -74,6 +74,8 @@ def search_problem(x, mask, kernel, stride, *, alpha, positive_code):
         Penalty.
     positive_code : bool
         Whether codes are non-negative.
+    unit : float
+        A power of two that the search divides data and penalty by.
 
     Returns
     -------
@@ -82,12 +84,13 @@ def search_problem(x, mask, kernel, stride, *, alpha, positive_code):
     """
     flat = (1,) * (2 - len(kernel))
     return ConvProblem(
-        as_pictures(x),
+        as_pictures(x.double() / unit),
         (*flat, *kernel),
         (*flat, *stride),
-        alpha,
+        alpha / unit,
         positive_code,
         mask=None if mask is None else as_pictures(mask),
+        unit=unit,
     )
 
 

@@ -17,6 +17,7 @@ from skpudle._data.arrays import (
     split_missing,
     to_numpy,
     to_tensor,
+    unit_of,
 )
 from skpudle._data.batches import Rows
 from skpudle._data.foreign import dictionary_of, given_atoms
@@ -25,6 +26,11 @@ from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.coding import adapt_atoms, choose_coding
 from skpudle._learners.models import Decay, DenseModel, directions
+from skpudle._learners.notices import (
+    nothing_known,
+    warn_of_few_samples,
+    warn_of_unknown_features,
+)
 from skpudle._learners.working import LEAST_PENALTY, settle, working_data
 from skpudle._training.loop import Trainer
 from skpudle._training.team import current_team
@@ -237,15 +243,20 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             t if t is None or team is None else team.collect(t) for t in (data.sample, data.offset)
         )
         mask = data.mask if team is None else None
+        if mask is not None and not mask.any():
+            raise nothing_known(self)
         # the gradient of the loss is that of the working data, times the noise
         x, intercept, noise, curvature = working_data(self._loss(), x, mask, offset)
-        model = self._model(data_scale=noise**2 * mean_square(x), curvature=curvature)
+        square = mean_square(x)
+        model = self._model(data_scale=noise**2 * square, curvature=curvature)
         penalty = auto_alpha(x, mask=mask)
         if intercept is not None:
             penalty = max(penalty, LEAST_PENALTY)
         start = "data" if self._searches() else self.dict_init
         inside = dict(atom_norm=self.atom_norm, positive=self.positive_dict)
         atoms = choose_atoms(start, self.n_components, x, generator, **inside)
+        if course is not None:  # a part of the data may be of any size
+            self._warn_of_samples(x, mask, len(atoms))
         alpha = self._chosen_alpha(model, atoms, penalty, noise)
         model = replace(model, alpha=alpha)
 
@@ -261,8 +272,15 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         soft = model.encoder.shrinkage == "soft" and alpha > 0
         penalty = float(alpha) / noise if soft else penalty
         x = x if team is None else working_data(self._loss(), data.sample, None, data.offset).x
-        model, found = self._search(x, data, model, atoms, float(penalty), course, rows)
+        unit = unit_of(square)
+        model, found = self._search(x, data, model, atoms, float(penalty), unit, course, rows)
         return model, found if intercept is None else settle(model, found, data, course.team)
+
+    def _warn_of_samples(self, x, mask, n_atoms):
+        known = x.new_ones(len(x), 1) if mask is None else mask
+        warn_of_unknown_features((~known.any(0)).nonzero().flatten().tolist())
+        if isinstance(self.dict_init, str):  # given atoms may need few samples to adapt
+            warn_of_few_samples(int(known.any(1).sum()), n_atoms)
 
     def _chosen_alpha(self, model, atoms, penalty, noise=1.0):  # -> float
         """Return the parameter, or for "auto" that of a penalty of working data and their noise."""
@@ -280,17 +298,18 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _searches(self):
         return isinstance(self.dict_init, str) and self.dict_init == "search"
 
-    def _search(self, x, data, model, atoms, penalty, course, rows):
+    def _search(self, x, data, model, atoms, penalty, unit, course, rows):
         """Return the model, and the rows that a search in the working data ``x`` finds."""
         self._make_optimizer(model, atoms)  # refuses wrong parameters now, and not after it
         model = replace(model, search_alpha=penalty)
         problem = Problem(
-            x,
-            penalty,
+            x if unit == 1 else x.double() / unit,
+            penalty / unit,
             positive_code=model.encoder.positive_code,
             positive_atoms=model.positive,
             mask=data.mask,
             team=course.team,
+            unit=unit,
         )
 
         def inside(found):
@@ -308,7 +327,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             found, path = adapt_atoms(
                 problem, state, found, debias=self._given_debias, stopped=interrupted
             )
-            model = replace(model, coding=path.summary)
+            model = replace(model, coding=path.summary(problem.unit))
         return model, inside(found)
 
     @property
@@ -322,12 +341,17 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _choose_codes(self, model, rows, data, course):  # -> model
         if model.coding is not None or not self._codes_follow_data(model):
             return model
-        positive = bool(model.encoder.positive_code)
+        unit = unit_of(model.data_scale)
         problem = Problem(
-            data.sample, model.alpha, positive_code=positive, mask=data.mask, team=course.team
+            data.sample if unit == 1 else data.sample.double() / unit,
+            model.alpha / unit,
+            positive_code=bool(model.encoder.positive_code),
+            mask=data.mask,
+            team=course.team,
+            unit=unit,
         )
         path = choose_coding(problem, rows, debias=self._given_debias)
-        return replace(model, coding=path.summary)
+        return replace(model, coding=path.summary(problem.unit))
 
     def _known_model(self, data, generator):  # -> model, atoms
         state = self._training_state

@@ -255,13 +255,13 @@ class DenseModel:
         return function if least_squares else partial(_project_beside_intercept, project=function)
 
     def replacements(self, rows, samples):
-        """Return atoms for samples."""
+        """Return atoms for samples; a missing entry, NaN, speaks neither for nor against one."""
         _, intercept = self.parts(rows)
         if intercept is not None:
             samples = self.encoder.loss.response(samples) - self.encoder.loss.response(
                 self.encoder.loss.mean(intercept)
             )
-        return directions(samples, positive=self.positive)
+        return directions(samples.nan_to_num(), positive=self.positive)
 
     def step(self, atoms: Tensor):  # -> float or None
         """Return the step for these atoms, None where each sample looks for its own."""

@@ -7,7 +7,44 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skpudle._data.callers import users_level
 
-__all__ = ["divergence", "print_progress", "warn_of_early_end", "warn_of_step"]
+__all__ = [
+    "divergence",
+    "nothing_known",
+    "print_progress",
+    "warn_of_early_end",
+    "warn_of_few_samples",
+    "warn_of_step",
+    "warn_of_unknown_features",
+]
+
+
+def nothing_known(learner):
+    """Return the error for data that are all missing."""
+    return ValueError(
+        f"All values of X are NaN, so that {type(learner).__name__} has nothing to learn from. "
+        "Pass data with known values."
+    )
+
+
+def warn_of_unknown_features(features):
+    """Warn of features, by their numbers, that no sample knows."""
+    if features:
+        warnings.warn(
+            f"Features {features[:10]}{' ...' if len(features) > 10 else ''} of X have no known "
+            "value in any sample, so that atoms learn nothing there. Leave these features out.",
+            stacklevel=users_level(),
+        )
+
+
+def warn_of_few_samples(n_samples, n_atoms):
+    """Warn of more atoms than there are samples to learn them from."""
+    if n_samples < n_atoms:
+        warnings.warn(
+            f"X has {n_samples} sample{'s' if n_samples > 1 else ''} with known values for "
+            f"{n_atoms} atoms: some of these become single samples, others stay as they began. "
+            f"Pass n_components={n_samples} or less, or more samples.",
+            stacklevel=users_level(),
+        )
 
 
 def print_progress(trainer, max_iter, n_updates, start_time, n_before=0):

@@ -92,6 +92,8 @@ class _ExposedLearner(DenseLearner):
             If ``max_iter`` is a number, and training ended before the objective stalled.
         RuntimeWarning
             If ``step_size`` is too large for the dictionary.
+        UserWarning
+            If there are fewer samples than atoms, or features without a known value.
         """
         return train(self, X, y, exposure=exposure)
 

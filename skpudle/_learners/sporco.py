@@ -19,6 +19,7 @@ from skpudle._data.arrays import (
 )
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.dense import DICT_INIT, choose_atoms
+from skpudle._learners.notices import warn_of_few_samples
 from skpudle.initialization import auto_alpha
 from skpudle.lasso import solve_lasso
 
@@ -170,6 +171,8 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         mean_square(x)  # refuses what SPORCO cannot square either
         generator = make_generator(self.random_state)
         atoms = choose_atoms(self.dict_init, self.n_components, x, generator)
+        if isinstance(self.dict_init, str):
+            warn_of_few_samples(len(x), len(atoms))
         alpha = self.alpha
         alpha = auto_alpha(x) if alpha == "auto" else float(alpha)
         inputs = input_attributes(X)

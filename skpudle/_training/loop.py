@@ -274,7 +274,7 @@ class Trainer:
         if self._team is not None:
             losses, samples = (torch.cat(self._team.gather(part)) for part in (losses, samples))
             samples = samples[losses.topk(min(len(unused), len(losses))).indices]
-        samples = samples[samples.flatten(1).any(1)]  # nothing makes no atom
+        samples = samples[samples.nan_to_num().flatten(1).any(1)]  # nothing makes no atom
         if len(samples):
             rows = self.model.replacements(atoms, samples)
             self.optimizer.replace(unused[: len(samples)], rows)

@@ -65,6 +65,8 @@ class ConvProblem:
         Whether codes are non-negative.
     mask : Tensor of the shape of ``x``, default=None
         1 for known pixels, 0 for missing ones.
+    unit : float, default=1.0
+        As of `skpudle.initialization.Problem`.
     """
 
     x: Tensor
@@ -73,6 +75,7 @@ class ConvProblem:
     alpha: float
     positive_code: bool = False
     mask: Tensor | None = None
+    unit: float = 1.0
 
     def __post_init__(self):
         x = self.x.detach().to("cpu", torch.float64)

@@ -138,6 +138,8 @@ class Problem:
         1 for known entries, 0 for missing ones.
     team : Team, default=None
         What sums over processes that have other samples.
+    unit : float, default=1.0
+        What data and penalty have been divided by. The losses of a search are in units from before.
     """
 
     x: Tensor
@@ -146,6 +148,7 @@ class Problem:
     positive_atoms: bool = False
     mask: Tensor | None = None
     team: object = None
+    unit: float = 1.0
 
     n_positions = 1  # of an atom; rows have one
 

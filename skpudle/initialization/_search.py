@@ -392,7 +392,8 @@ def advance(problem, state):
     atoms = problem.project(state.atoms + step)
     epoch = problem.thinned(state.stride).epoch(atoms, state.codes)
     rises = len(state.curve) > 0 and epoch.objective > state.curve[-1]
-    curve, losses = (*state.curve, epoch.objective), (*state.losses, epoch.loss)
+    loss = epoch.loss * problem.unit**2
+    curve, losses = (*state.curve, epoch.objective), (*state.losses, loss)
     state = replace(state, codes=epoch.codes, epoch=state.epoch + 1, curve=curve, losses=losses)
     if state.phase == "polish" and epoch.objective < state.best_objective:
         best = dict(best_atoms=epoch.atoms, best_codes=epoch.codes)

@@ -19,6 +19,10 @@ implicit: from ``delta = dLoss/dz``,
     \frac{dL}{d\alpha_j} = - \operatorname{sign}(z_j)\, u_j, \qquad
     \frac{dL}{d\,\text{atoms}} = \text{outer}(u, x - D z) - \text{outer}(z, D u).
 
+Where entries of a row are missing, a mask :math:`m` of it multiplies :math:`x - D z`,
+:math:`D u` and the terms of :math:`G_{SS} = D_S^T \operatorname{diag}(m) D_S`: its codes are those
+of the known entries.
+
 The pseudo-inverse keeps this defined for repeated atoms and for supports larger than the number of
 features. Everything here is computed in float64, because float32 does not resolve a gap of 1e-6.
 """

@@ -233,8 +233,8 @@ def _gap(atoms, x, support, z, k, c, penalty, positive, single, residual):
             energy, inner, square = _product(x, x), _product(x, residual), error
     multiple = 0.0  # of the residual, the best among the feasible ones
     if inner > 0.0 and square > 0.0:
-        feasible = largest * inner <= penalty * square
-        multiple = inner / square if feasible else penalty / largest
+        best = inner / square  # which has no units: products of more data may be out of range
+        multiple = best if largest * best <= penalty else penalty / largest
     gap = error / 2 + penalty * size - multiple * (inner - multiple * square / 2)
     if gap <= 0.0:
         return 0.0

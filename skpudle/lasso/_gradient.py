@@ -30,9 +30,9 @@ _DEPENDENT = 1e-9
 
 
 def are_distinct(gram, dependent):
-    """Return whether no atom is zero and no two are of one line."""
+    """Return whether no atom is zero or not finite, and no two are of one line."""
     for j in range(len(gram)):
-        if not gram[j, j] > 0.0:
+        if not 0.0 < gram[j, j] < np.inf:
             return False
         for k in range(j):
             if gram[j, k] ** 2 > (1.0 - dependent) * gram[j, j] * gram[k, k]:

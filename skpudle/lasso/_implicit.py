@@ -47,7 +47,7 @@ def _implicit_adjoint(atoms, codes, delta, mask=None):
     """
     n_components, n_features = atoms.shape
     atoms = torch.cat([atoms, atoms.new_zeros(1, n_features)]).double()
-    sizes, order = (codes != 0).sum(1).sort(stable=True)
+    sizes, order = (codes.abs() > 0).sum(1).sort(stable=True)
     codes, delta = codes[order], torch.cat([delta, delta.new_zeros(len(delta), 1)], 1)
     delta, mask = delta.double()[order], mask if mask is None else mask[order].double()
     u, singular = torch.zeros_like(delta), torch.zeros_like(order, dtype=torch.bool)

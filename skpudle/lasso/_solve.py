@@ -19,8 +19,11 @@ __all__ = ["lasso_path", "solve_lasso"]
 # saves a few inefficient ones for every sample; above 10,000 atoms it takes gigabytes.
 _GRAM_ATOMS_PER_SAMPLE = 32
 _GRAM_ATOMS = 10_000
-# Atoms that differ by less than this, relative to their length, are one.
-_PARALLEL = 1e-13
+# Atoms whose directions differ by less than this have a cosine of 1 to rounding, and are one: the
+# codes of both would follow from rounding. Without one of them the gap is about 1e-8 at most.
+_PARALLEL = torch.finfo(torch.float64).eps ** 0.5
+# Lengths that differ by less than this for each feature are the same to rounding.
+_SAME_LENGTH = 1e-13
 
 
 def _solver(name, device):
@@ -39,6 +42,14 @@ def _generic(n_features, device):  # -> (n_features,)
     return torch.arange(1, n_features + 1, dtype=torch.float64, device=device).square().sin()
 
 
+def _distances(one, other, positive):  # (k, n_features), (k, n_features) -> (k,)
+    """Return the distances of directions, or of lines where codes may be negative."""
+    distances = torch.linalg.vector_norm(one - other, dim=1)
+    if positive:
+        return distances
+    return torch.minimum(distances, torch.linalg.vector_norm(one + other, dim=1))
+
+
 def _necessary_atoms(atoms, positive):  # -> (k,) indices
     """Return the atoms that are not zero and not parallel to a longer or an earlier one.
 
@@ -46,17 +57,18 @@ def _necessary_atoms(atoms, positive):  # -> (k,) indices
     codes do not depend on how rounding breaks ties.
     """
     # Parallel atoms are next to each other in the order of their products with a generic vector.
-    generic, tolerance = _generic(atoms.shape[1], atoms.device), _PARALLEL * atoms.shape[1]
+    generic = _generic(atoms.shape[1], atoms.device)
+    tolerance = _PARALLEL * atoms.shape[1] ** 0.5  # a bound, as no entry is above 1
     all_atoms = torch.arange(len(atoms), device=atoms.device)
     on_cpu = atoms.device.type == "cpu"
-    if on_cpu and not may_be_parallel(atoms, generic, positive, tolerance):
+    if on_cpu and not may_be_parallel(atoms, generic, positive, _PARALLEL):
         return all_atoms
     norms = torch.linalg.vector_norm(atoms, dim=1)
-    needed = norms > 0
+    needed = (norms > 0) & (norms < torch.inf)
     directions = atoms / norms.where(needed, 1.0)[:, None]
     keys = directions @ generic
     if not positive:  # neither does the sign matter
-        directions, keys = directions * keys.sign()[:, None], keys.abs()
+        keys = keys.abs()
     keys, order = keys.sort(stable=True)
     # most often there are none to leave out, which the host asks a device for once
     is_near = (keys[1:] - keys[:-1] <= tolerance).any()
@@ -68,10 +80,10 @@ def _necessary_atoms(atoms, positive):  # -> (k,) indices
         if len(near) == 0:
             break
         far = near + shift
-        parallel = (directions[near] - directions[far]).abs().amax(1) <= tolerance
+        parallel = _distances(directions[near], directions[far], positive) <= _PARALLEL
         near, far = near[parallel], far[parallel]
         difference = norms[near] - norms[far]
-        similar = difference.abs() <= tolerance * norms[near]
+        similar = difference.abs() <= _SAME_LENGTH * atoms.shape[1] * norms[near]
         near_wins = torch.where(similar, order[near] < order[far], difference > 0)
         needed[order[torch.where(near_wins, far, near)]] = False
     return needed.nonzero().squeeze(1)
@@ -106,9 +118,11 @@ def solve_lasso(
     r"""Minimise :math:`\frac12 |x - D z|^2 + \alpha |z|_1` for every row of the data.
 
     Codes are exact up to rounding (in float64, then rounded to the dtype of the data): there is no
-    tolerance to choose, and a row has the same codes alone and among others. Where they are not
-    unique, they are those of a support without linear dependences, and without atoms that are
-    parallel to a longer or an earlier one.
+    tolerance to choose, and a row has the same codes alone and among others, up to rounding times
+    the condition of its support. Where codes are not unique, they are those of a support without
+    linear dependences, and without atoms that are parallel to a longer or an earlier one: atoms
+    whose cosine is 1 to rounding, which costs a gap of about 1e-8. Atoms whose norms are not finite
+    make codes and gaps NaN.
 
     The penalty chooses the atoms, and shrinks their codes: by :math:`\alpha` where atoms are
     orthogonal. ``debias`` takes that bias away (the relaxed lasso [1]_).
@@ -194,7 +208,8 @@ def solve_lasso(
     entries = entries_of_block() if compiled else BLOCK_ENTRIES.get(x.device.type, 2**20)
     n_rows = max(1, entries // len(atoms))
     in_place = compiled and x.dtype == torch.float64 and len(needed) == len(atoms)
-    certifies = compiled and certify and scale is None  # in the same loops
+    # in the same loops, which see the necessary atoms only
+    certifies = compiled and certify and scale is None and len(needed) == len(atoms)
     debiases = compiled and (certifies or not certify)  # after the gap, which the others compute
     if compiled and not in_place:  # memory that is new costs a quarter of the time
         room = codes.new_empty(min(n_rows, len(x)), len(needed), dtype=torch.float64)
@@ -222,6 +237,11 @@ def solve_lasso(
             exact /= scale
         if not in_place:
             codes[rows] = exact
+    if len(needed) < len(atoms):
+        norms = torch.linalg.vector_norm(atoms, dim=1, dtype=torch.float64)
+        wrong = ~(norms < torch.inf).all()  # a device is not waited for
+        codes.masked_fill_(wrong, torch.nan)
+        gaps.masked_fill_(wrong, torch.nan)
     return codes, gaps
 
 

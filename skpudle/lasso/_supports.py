@@ -15,7 +15,7 @@ _SUPPORT_STEP = 8
 
 def supports_of(codes, width):  # (n, p), int -> (n, width), padded by p
     """Return the support of each row, which has at most ``width`` entries."""
-    active = codes != 0
+    active = codes.abs() > 0  # and no NaN
     places = (active.cumsum(1) - 1).masked_fill_(~active, width)  # one more, for all the others
     supports = places.new_full((len(codes), width + 1), codes.shape[1])
     atoms = torch.arange(codes.shape[1], device=codes.device).expand_as(places)

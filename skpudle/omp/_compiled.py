@@ -155,7 +155,7 @@ def _keep_positive(k, c, amounts, directions, factor, support, z, trial):
     return k, returned
 
 
-def _solve_rows(atoms, gram, mask, energy, room, max_iter, tol, positive, resolution, tie, codes):
+def _solve_rows(atoms, gram, mask, energy, tol, room, max_iter, positive, resolution, tie, codes):
     """Turn ``codes``, which holds ``D^T x``, into the codes of the rows of ``x``."""
     n_components = codes.shape[1]
     peaks = np.empty((n_components + _RUN - 1) // _RUN)
@@ -171,7 +171,7 @@ def _solve_rows(atoms, gram, mask, energy, room, max_iter, tol, positive, resolu
         left = energy[row]
         k = np.int64(0)  # a literal 0 would have every function compiled twice
         for _ in range(max_iter):
-            if k == room or not left > tol or not left < np.inf:
+            if k == room or not left > tol[row] or not left < np.inf:
                 break
             new = _largest(c, positive, tie, peaks)
             _correlate(atoms, gram, seen, new, directions[k])
@@ -210,22 +210,22 @@ def _compiled():
     return compile_together(_FUNCTIONS)["_solve_rows"]
 
 
-def solve(atoms, gram, mask, energy, codes, *, room, max_iter, tol, positive, resolution, tie):
+def solve(atoms, gram, mask, energy, tol, codes, *, room, max_iter, positive, resolution, tie):
     """Turn correlations into codes in place, as `skpudle.omp` does for a batch.
 
     All tensors are on the CPU and of dtype float64.
     """
     solve_rows = _compiled()
     absent = energy.new_empty(0, 0)
-    arrays = (absent if t is None else t for t in (atoms, gram, mask, energy, codes))
+    arrays = (absent if t is None else t for t in (atoms, gram, mask, energy, tol, codes))
     # the arrays share the memory of the tensors, so codes are solved in place
-    atoms, gram, mask, energy, rows = (np.asarray(t.contiguous()) for t in arrays)
+    atoms, gram, mask, energy, tol, rows = (np.asarray(t.contiguous()) for t in arrays)
 
     def solve_part(first, last):
         part = slice(first, last)
         solve_rows(
-            atoms, gram, mask[part], energy[part], room, max_iter, tol, positive, resolution, tie,
-            rows[part],
+            atoms, gram, mask[part], energy[part], tol[part], room, max_iter, positive, resolution,
+            tie, rows[part],
         )  # fmt: skip
 
     in_parts(solve_part, len(rows), _ROWS_PER_TASK)

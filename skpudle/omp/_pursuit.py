@@ -37,13 +37,24 @@ class _Pursuit:
 
     An empty place of the support holds the index of an additional zero atom, the codes' last, and
     there is one place more than atoms that may enter: who finds none has a place to write that to.
+
+    Parameters
+    ----------
+    correlations : Tensor of shape (n, n_components + 1)
+        Products of samples and atoms.
+    energy, tol : Tensor of shape (n,)
+        The squared norm of each sample, and the squared error that is good enough for it.
+    mask : Tensor of shape (n, n_features) or None
+        1 for known entries, 0 for missing ones.
+    places : int
+        Number of atoms there is room for.
     """
 
-    def __init__(self, correlations, energy, mask, places):  # (n, p + 1), (n,), (n, m) or None
+    def __init__(self, correlations, energy, tol, mask, places):
         n, width = correlations.shape
         self.rows = torch.arange(n, device=energy.device)
         self.c = correlations
-        self.energy, self.left = energy, energy.clone()
+        self.energy, self.tol, self.left = energy, tol, energy.clone()
         self.mask = energy.new_empty(n, 0) if mask is None else mask
         self.sizes = self.rows.new_zeros(n)
         self.support = self.rows.new_full((n, places + 1), width - 1)
@@ -82,7 +93,7 @@ class _Pursuit:
         amounts = self.amounts[:, :, None]
         return torch.linalg.solve_triangular(self.factor.mT, amounts, upper=True)[:, :, 0]
 
-    def enter(self, atoms, gram, *, n_used, tol, positive):
+    def enter(self, atoms, gram, *, n_used, positive):
         """Let an atom into every row that needs one; return which rows have, (n,) booleans.
 
         At most ``n_used`` places of any row are taken.
@@ -101,7 +112,7 @@ class _Pursuit:
         inner = before.gather(2, new[:, None, None].expand(-1, n_used, 1))[:, :, 0]
         pivot = square - inner.square().sum(1)
         found = (best.square() > _RESOLUTION * square * self.energy) & (best > 0)
-        found &= (pivot > _RESOLUTION * square) & (self.left > tol)
+        found &= (pivot > _RESOLUTION * square) & (self.left > self.tol)
         found &= self.sizes < self.places
 
         root = pivot.where(found, 1.0).sqrt()
@@ -169,7 +180,7 @@ class _Pursuit:
             rows, leave = rows[again], leave[again]
 
 
-def _pursue(atoms, gram, mask, energy, codes, *, room, max_iter, tol, positive):
+def _pursue(atoms, gram, mask, energy, tol, codes, *, room, max_iter, positive, ends_early):
     """Turn ``codes``, which holds ``D^T x``, into the codes, (n, n_components), for a batch."""
     atoms, gram = pad(atoms, (0, 0, 0, 1)), None if gram is None else pad(gram, (0, 1, 0, 1))
     n_most = _DIRECTION_ENTRIES.get(codes.device.type, 2**22) // len(atoms)
@@ -181,9 +192,7 @@ def _pursue(atoms, gram, mask, energy, codes, *, room, max_iter, tol, positive):
         # a sample with values that are not finite has codes that are not
         codes[part.rows] = (rows + 0.0 * part.energy[:, None])[:, :-1]
 
-    # With a number of atoms hardly a sample ends early: asking is waiting for the device.
-    ends_early = positive or tol > 0
-    waiting = [(0, _Pursuit(correlations, energy, mask, min(room, _PLACES)))]
+    waiting = [(0, _Pursuit(correlations, energy, tol, mask, min(room, _PLACES)))]
     while waiting:
         step, pursuit = waiting.pop()
         if step == pursuit.places < room:
@@ -193,7 +202,7 @@ def _pursue(atoms, gram, mask, energy, codes, *, room, max_iter, tol, positive):
             halves = torch.arange(n, device=codes.device).chunk(2)
             waiting += [(step, pursuit.take(half)) for half in halves]
             continue
-        found = pursuit.enter(atoms, gram, n_used=min(step, room), tol=tol, positive=positive)
+        found = pursuit.enter(atoms, gram, n_used=min(step, room), positive=positive)
         if positive:
             pursuit.keep_positive()
         searching = found.nonzero().squeeze(1) if ends_early else pursuit.sizes
@@ -323,6 +332,9 @@ def solve_omp(
     if mask is None and len(atoms) <= min(_GRAM_ATOMS, _GRAM_ATOMS_PER_ROUND * room * len(x)):
         gram = atoms @ atoms.mT
     in_loops = solve is not _pursue
+    if not in_loops:
+        # With a number of atoms hardly a sample ends early: asking is waiting for the device.
+        solve = partial(_pursue, ends_early=positive or tol > 0)
     entries = entries_of_block() if in_loops else _BLOCK_ENTRIES.get(x.device.type, 2**19)
     n_rows = max(1, min(entries // len(atoms), len(x)))
     exact = codes
@@ -334,12 +346,17 @@ def solve_omp(
         if mask is not None:
             known = (mask[rows] != 0).double()
             data = data.where(known != 0, 0.0)
+        # squares of data in units of a power of two, which is exact, have room in float64
+        exponent = torch.frexp(data.abs().amax(1)).exponent - 1
+        unit = torch.ldexp(torch.ones_like(data[:, 0]), exponent)
+        data, tolerance = data / unit[:, None], tol / unit / unit
         block = exact[rows] if exact is codes else exact[: len(data)]
         torch.mm(data, atoms.mT, out=block)
         solve(
-            atoms, gram, known, data.square().sum(1), block, room=room, tol=tol, positive=positive,
-            max_iter=room * (_ROUNDS_PER_PLACE if positive else 1),
+            atoms, gram, known, data.square().sum(1), tolerance, block, room=room,
+            positive=positive, max_iter=room * (_ROUNDS_PER_PLACE if positive else 1),
         )  # fmt: skip
+        block *= unit[:, None]
         if exact is not codes:
             codes[rows] = block
     return codes

@@ -82,6 +82,28 @@ def _zero_codes(look):
     )
 
 
+def _few_samples(look):
+    n, p = len(look.samples), look.codes.shape[1]
+    if look.is_convolutional or n >= p:
+        return None
+    return (
+        f"There {'is 1 sample' if n == 1 else f'are {n} samples'} for {p} atoms, which are single "
+        "samples, or what they began as. Learn fewer atoms, or from more samples."
+    )
+
+
+def _unknown_features(look):
+    if look.is_convolutional:
+        return None
+    unknown = np.flatnonzero(np.isnan(look.samples).all(axis=0))
+    if not len(unknown):
+        return None
+    return (
+        f"Features {unknown[:10].tolist()}{' ...' if len(unknown) > 10 else ''} have no known "
+        "value in these samples, and atoms learn nothing there: leave them out."
+    )
+
+
 def _unused_atoms(look):
     """Report more unused atoms than chance leaves.
 
@@ -102,6 +124,8 @@ def _unused_atoms(look):
 def _single_samples(look):
     learner, p = look.learner, look.codes.shape[1]
     if look.is_convolutional or getattr(learner, "loss", "gaussian") != "gaussian":
+        return None
+    if _few_samples(look):  # which says it
         return None
     energies = np.square(look.codes)
     largest = energies.argmax(axis=0)
@@ -200,6 +224,8 @@ def _early_end(look):
 
 # Where all codes are zero nothing else can be told.
 _FINDINGS = (
+    _few_samples,
+    _unknown_features,
     _unused_atoms,
     _single_samples,
     _same_atoms,
@@ -210,6 +236,8 @@ _FINDINGS = (
 
 def sentences(look):
     """Return what a look finds."""
+    if all(np.isnan(sample).all() for sample in look.samples):
+        return ["No value of these samples is known: all are NaN. Pass samples with known values."]
     if zero := _zero_codes(look):
         return [zero]
     return [sentence for finding in _FINDINGS if (sentence := finding(look))]
@@ -229,9 +257,11 @@ def findings(estimator, X):
     Returns
     -------
     list of str
-        Sentences, none if nothing is wrong: that all codes are zero, or more than half as long as
-        samples; that atoms are unused (more than chance leaves), are single samples, or the same as
-        others (a cosine above 0.99); that training ended before it had converged.
+        Sentences, none if nothing is wrong: that nothing is known of any sample, or of some
+        features; that all codes are zero, or more than half as long as samples; that there are
+        fewer samples than atoms; that atoms are unused (more than chance leaves), are single
+        samples, or the same as others (a cosine above 0.99); that training ended before it had
+        converged.
 
     Examples
     --------

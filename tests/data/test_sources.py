@@ -177,6 +177,47 @@ def test_gaps_in_a_stream_are_gaps(X):
     np.testing.assert_allclose(found.components_, expected.components_, atol=1e-6)
 
 
+SOURCES = STREAMS | {
+    "dataset": Rows,
+    "dataset of tensors": lambda X: TensorDataset(torch.from_numpy(X)),
+    "map": lambda X: np.load("X.npy", mmap_mode="r"),
+}
+# the baseline of counts comes from the head, which in a map of such blocks has some rows twice
+SAME_AS_ARRAYS = [(name, loss) for name in SOURCES for loss in ("gaussian", "poisson")]
+SAME_AS_ARRAYS.remove(("map", "poisson"))
+
+
+@pytest.mark.parametrize(("name", "loss"), SAME_AS_ARRAYS)
+def test_samples_with_gaps_that_replace_atoms_are_those_of_an_array(
+    name, loss, X, small_windows, tmp_path, monkeypatch
+):
+    """Whatever is read at a time; a missing entry says nothing in favour of the atom."""
+    X = np.floor(np.abs(3 * X)) + 2
+    X[np.random.default_rng(1).random(X.shape) < 0.2] = np.nan
+    np.save(tmp_path / "X.npy", X)
+    monkeypatch.chdir(tmp_path)
+    params = dict(loss=loss, dict_init=np.eye(6), alpha=1e3)
+    state = torch.get_rng_state()
+    expected, found = (
+        make_learner(**params).set_params(n_components=6).partial_fit(data)
+        for data in (X, SOURCES[name](X))
+    )
+    torch.set_rng_state(state)
+    assert (expected.components_ == 0).any()
+    assert not np.allclose(expected.components_, np.eye(6))
+    np.testing.assert_allclose(found.components_, expected.components_, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrap", [Rows, lambda X: TensorDataset(torch.from_numpy(X))])
+def test_a_dataset_with_gaps_gives_the_bits_of_its_array(wrap, X):
+    """Also where samples replace unused atoms, between the epochs."""
+    X[np.random.default_rng(1).random(X.shape) < 0.2] = np.nan
+    params = dict(dict_init=np.vstack([np.eye(6), np.ones((2, 6))]), alpha=2.0)
+    found, expected = (make_learner(**params).fit(data) for data in (wrap(X), X))
+    assert_array_equal(found.components_, expected.components_)
+    assert_array_equal(found.loss_curve_, expected.loss_curve_)
+
+
 def test_unused_atoms_become_samples_of_a_stream(X):
     """An atom that no sample uses is not there any more at the end."""
     X[:, 5] = 0

@@ -168,6 +168,21 @@ def test_a_row_has_the_same_codes_alone_and_in_a_batch(generator, solver, shared
         torch.testing.assert_close(alone[0], codes[row], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("exponent", [-13, -12, -11, -10, -9, -8, -7])
+def test_twins_do_not_share_codes_by_rounding(generator, solver, exponent):
+    """Atoms whose cosine is 1 to rounding are one; others are told apart. All are certified."""
+    atoms, x, alpha = make_problem(generator, 600, 4, 20, alpha=0.05)
+    noise = torch.randn(atoms.shape, generator=generator, dtype=torch.float64)
+    turned = atoms + 10.0**exponent * noise / 2
+    atoms = torch.cat([atoms, torch.nn.functional.normalize(turned, dim=1)])
+    codes, gaps = solve_lasso(atoms, x, alpha, solver=solver)
+    assert gaps.max() < 1e-7
+    torch.testing.assert_close(gaps, duality_gap(atoms, x, codes, alpha), rtol=1e-6, atol=1e-13)
+    for row in range(200):
+        alone, _ = solve_lasso(atoms, x[row : row + 1], alpha, solver=solver, certify=False)
+        torch.testing.assert_close(alone[0], codes[row], rtol=0, atol=1e-9)
+
+
 def test_blocks_of_rows_do_not_matter(generator, solver, monkeypatch):
     atoms, x, alpha = make_problem(generator)
     codes, gaps = solve_lasso(atoms, x, alpha, solver=solver)
@@ -183,6 +198,20 @@ def test_codes_scale_with_the_data_and_the_penalty(generator, solver, factor):
     codes, _ = solve_lasso(atoms, x, alpha, solver=solver)
     scaled, _ = solve_lasso(atoms, factor * x, factor * alpha, solver=solver)
     torch.testing.assert_close(scaled, factor * codes, rtol=1e-9, atol=1e-12 * factor)
+
+
+@pytest.mark.parametrize("exponent", [-480, -40, 40, 480])
+def test_powers_of_two_scale_codes_exactly_and_leave_gaps(generator, solver, exponent):
+    """Near the ends of float64 too, where products of three data have no room."""
+    atoms, x, alpha = make_problem(generator)
+    for max_iter in (1, 1000):
+        options = dict(solver=solver, max_iter=max_iter)
+        codes, gaps = solve_lasso(atoms, x, alpha, **options)
+        assert (gaps.max() > 1e-3) == (max_iter == 1)
+        factor = 2.0**exponent
+        scaled, gaps_of_scaled = solve_lasso(atoms, factor * x, factor * alpha, **options)
+        assert torch.equal(scaled, factor * codes)
+        torch.testing.assert_close(gaps_of_scaled, gaps, rtol=1e-12, atol=1e-15)
 
 
 def test_permuting_and_flipping_atoms_permutes_and_flips_codes(generator, solver):
@@ -422,6 +451,19 @@ def test_data_that_is_not_finite_is_not_certified(generator, solver):
     codes, gaps = solve_lasso(atoms, x, alpha, solver=solver)
     assert (~(gaps <= 1e-6)).nonzero().squeeze(1).tolist() == [1, 2]
     torch.testing.assert_close(codes[3:], good[3:], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e200])
+def test_atoms_that_are_not_finite_have_no_codes(generator, use_solver, value):
+    """Nor a derivative, by which training that diverges is told."""
+    atoms, x, alpha = make_problem(generator)
+    atoms[3, 1] = value
+    codes, gaps = solve_lasso(atoms, x, alpha)
+    assert codes.isnan().all()
+    assert gaps.isnan().all()
+    atoms.requires_grad_()
+    codes, _ = converged_codes(DenseDictionary(atoms), x, alpha=alpha)
+    assert torch.autograd.grad(codes.square().sum(), atoms)[0].isnan().any()
 
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, math.nan])

@@ -15,6 +15,7 @@ from skpudle._data.arrays import split_missing
 from skpudle.datasets import make_dictionary_data
 from skpudle.encoding import encode
 from skpudle.lasso import solve_lasso
+from skpudle.reporting import findings
 
 OPTIONS = dict(n_unfoldings=30, max_iter=3, tol=None, random_state=0)
 LEARNERS = {
@@ -169,3 +170,54 @@ def test_masked_images_are_those_with_nan(dtype):
 def test_infinity_is_refused(learner, gaps):
     with pytest.raises(ValueError, match="infinity"):
         learner.fit(np.where(np.isnan(gaps), np.inf, gaps))
+
+
+# ---------------------------------------------------------------------------- too little to learn
+
+
+@pytest.mark.parametrize("name", ["ae-ls", "search", "noodl"])
+def test_data_without_a_known_value_are_refused(name, X):
+    for method in ("fit", "partial_fit"):
+        with pytest.raises(
+            ValueError, match="All values of X are NaN.*Pass data with known values"
+        ):
+            getattr(clone(LEARNERS[name]), method)(np.full_like(X, np.nan))
+
+
+def test_so_are_images_without_a_known_pixel():
+    learner = ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1)
+    with pytest.raises(ValueError, match="All values of X are NaN.*Pass data with known values"):
+        learner.fit(np.full((3, 8, 8), np.nan))
+
+
+@pytest.mark.parametrize("name", ["ae-ls", "search", "noodl"])
+def test_features_that_no_sample_knows_are_named(name, X, gaps):
+    """In a fit; parts of data may lack what others have."""
+    gaps = gaps.copy()
+    gaps[:, [2, 7]] = np.nan
+    with pytest.warns(UserWarning, match=r"Features \[2, 7\] of X have no known.*Leave") as record:
+        learner = clone(LEARNERS[name]).fit(gaps)
+    assert [warning.filename for warning in record] == [__file__]
+    assert "[2, 7]" in findings(learner, gaps)[0]
+    clone(LEARNERS[name]).partial_fit(gaps)
+    assert not [words for words in findings(learner, X) if "Features" in words]
+
+
+@pytest.mark.parametrize("n_samples", [1, 10])
+def test_more_atoms_than_samples_are_told(n_samples, gaps):
+    """Samples without a known value are none."""
+    few = np.vstack([np.nan_to_num(gaps[2 : 2 + n_samples]), np.full((9, 10), np.nan)])
+    learner = PUDLEDictionaryLearning(12, random_state=0)
+    with pytest.warns(UserWarning, match=f"X has {n_samples} sample.* for 12 atoms.*Pass n_comp"):
+        learner.fit(few)
+    assert f"{n_samples} sample" in findings(learner, few[:n_samples])[0]
+    learner.partial_fit(few)
+    clone(learner).set_params(dict_init=learner.components_, max_iter=1, tol=None).fit(few)
+    enough = clone(learner).set_params(n_components=len(gaps) - 1).fit(gaps)
+    assert not [words for words in findings(enough, gaps) if "samples for" in words]
+
+
+def test_nothing_but_that_is_found_where_nothing_is_known(gaps):
+    learner = clone(LEARNERS["search"]).fit(gaps)
+    (words,) = findings(learner, np.full((3, 10), np.nan))
+    assert words.startswith("No value of these samples is known")

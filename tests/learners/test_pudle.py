@@ -207,6 +207,7 @@ def test_default_parameters_reconstruct_few_unscaled_data(scale, offset, shrinka
     assert error < 0.05 * (X**2).sum()
 
 
+@pytest.mark.filterwarnings("ignore:X has 1 sample with known values:UserWarning")
 def test_constant_and_zero_data_can_be_learned_from():
     for X in (np.zeros((10, 3)), np.ones((10, 3)), np.full((1, 3), 2.0)):
         estimator = make(n_components=5).fit(X)
@@ -427,8 +428,11 @@ def test_divergence_raises_with_the_update_and_the_parameters_to_change(method, 
     assert np.isfinite(estimator.transform(X)).all()
 
 
-def test_the_last_finite_dictionary_is_that_before_the_divergence(X, atoms):
-    estimator = make(**ABSURD, dict_init=atoms)
+@pytest.mark.parametrize("n_unfoldings", [8, None])
+@pytest.mark.parametrize("gradient", ["dec", "ae-ls"])
+def test_the_last_finite_dictionary_is_that_before_the_divergence(n_unfoldings, gradient, X, atoms):
+    options = dict(n_unfoldings=n_unfoldings, gradient=gradient, alpha=0.1)
+    estimator = make(**ABSURD, **options, dict_init=atoms)
     with pytest.raises(ValueError, match="stopped being finite"):
         estimator.fit(X)
     np.testing.assert_array_equal(estimator.components_, atoms)

@@ -11,6 +11,7 @@ import pytest
 from sklearn.base import clone
 
 from skpudle import (
+    ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
@@ -146,3 +147,37 @@ def test_a_gap_changes_no_bit_of_complete_rows(name, rows):
     expected, others = learner.transform(rows), rows.copy()
     others[0, 0] = np.nan
     np.testing.assert_array_equal(learner.transform(others)[1:], expected[1:])
+
+
+# ---------------------------------------------------------------------------- images
+
+
+SMALL = dict(atom_shape=4, random_state=0)
+OF_IMAGES = {
+    "search": ConvPUDLEDictionaryLearning(3, stride=1, **SMALL),
+    "unfolded": ConvPUDLEDictionaryLearning(3, stride=2, max_iter=2, tol=None, **SMALL),
+    "hard": ConvPUDLEDictionaryLearning(
+        3, stride=2, shrinkage="hard", max_iter=2, tol=None, **SMALL
+    ),
+    "poisson": ConvPUDLEDictionaryLearning(
+        3, stride=2, loss="poisson", max_iter=2, tol=None, **SMALL
+    ),
+}
+
+
+@pytest.mark.parametrize("with_gaps", [False, True])
+@pytest.mark.parametrize("name", OF_IMAGES)
+def test_codes_of_an_image_depend_on_that_image_alone(name, with_gaps):
+    rng = np.random.default_rng(0)
+    images = rng.poisson(3.0, size=(5, 14, 16)).astype(float)
+    learner = clone(OF_IMAGES[name]).fit(images)
+    if with_gaps:
+        images[2:4][rng.random((2, 14, 16)) < 0.1] = np.nan
+    expected = learner.transform(images)
+    assert expected.any()
+    order = rng.permutation(len(images))
+    assert_same_rows(learner.transform(images[order]), expected[order])
+    alone = [learner.transform(images[i : i + 1]) for i in range(len(images))]
+    assert_same_rows(np.concatenate(alone), expected)
+    images[0, 3, 4] = np.nan
+    assert_same_rows(learner.transform(images)[1:], expected[1:])

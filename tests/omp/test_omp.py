@@ -333,6 +333,28 @@ def test_codes_follow_the_units_of_data_and_atoms(generator, solver, scale, posi
         torch.testing.assert_close(solve_omp(scale * atoms, x, **options), codes / scale, **exact)
 
 
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("options", STOPS, ids=str)
+def test_rows_of_any_size_have_codes_of_it_to_the_bit(options, positive, generator, solver):
+    """Also where the square of a row is out of range, and among rows of other sizes."""
+    atoms, x = make_problem(generator)
+    exponents = torch.linspace(-1000, 1000, len(x)).long()
+    for row, exponent in enumerate(exponents.tolist()):
+        size = 2.0**exponent
+        same = dict(positive=positive, solver=solver)
+        expected = solve_omp(atoms, x[row : row + 1], **options, **same)
+        with_tol = {"tol": options["tol"] * size * size} if "tol" in options else options
+        if not 0 < with_tol.get("tol", 1) < math.inf:
+            continue
+        sizes = torch.ldexp(torch.ones(len(x), dtype=torch.float64), exponents)
+        for rows in (slice(row, row + 1), slice(None)):
+            codes = solve_omp(atoms, (sizes[:, None] * x)[rows], **with_tol, **same)
+            found = codes[0 if rows.start is not None else row]
+            torch.testing.assert_close(found / size, expected[0], **EXACT)
+            if rows.start is not None:
+                assert torch.equal(found, size * expected[0])
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_sample_that_is_not_finite_has_no_code_and_leaves_the_others_theirs(
     generator, solver, bad
