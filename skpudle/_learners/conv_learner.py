@@ -118,11 +118,9 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     def _network(self, like):  # -> ConvNetwork of the dtype and on the device of a tensor
         parameters = known_parameters(_known(self), len(self._kernel), like)
-        noise = Noise.of(self.noise_std)
-        return ConvNetwork(parameters, self._stride, self._encoder(), noise, self.lambda_decay_)
-
-    def _transform_encoder(self):  # of parts of data, which `transform` encodes
-        self._check_parameters()
+        options = dict(noise=Noise.of(self.noise_std), lambda_decay=self.lambda_decay_)
+        options["peak"] = self.peak_
+        return ConvNetwork(parameters, self._stride, self._encoder(), **options)
 
     @property
     def _n_features_out(self):
@@ -238,7 +236,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             parameters = parameters._replace(step=self._fixed_step())
         geometry = images.geometry._replace(image_size=state["image_size"])
         model, rows = self._model(parameters, images, geometry, generator, state["alpha"])
-        return replace(model, data_scale=state["data_scale"]), rows
+        known = dict(data_scale=state["data_scale"], peak=max(model.peak, self.peak_))
+        return replace(model, **known), rows
 
     def _model(self, parameters, images, geometry, generator, alpha):
         n = depth_of(self) or 0
@@ -266,6 +265,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             Decay.of(self.lambda_decay).at_last,
             alpha,
             images.mean_square(),
+            images.peak(),
             part_size=max(1, _PIXELS // (prod(images.crop) * self.n_train_shifts)),
             n_train_shifts=self.n_train_shifts,
             generator=generator,
