@@ -26,14 +26,14 @@ _RANGE = 1200
 # how far the lower quartile of medians of many such blocks is below their mean, for white noise.
 _MEDIAN_OF_NORMAL, _BLOCK, _BELOW = 0.6745, 256, 0.085
 
-# With fewer details there is no telling noise from texture; and the relative standard error of the
-# variance of n details of white noise, whose neighbours are correlated, times sqrt(n).
-_FEW, _CHANCE = 32, 4.0
+# With fewer details there is no telling noise from texture; and about half the relative standard
+# error of the variance of n details of white noise, whose neighbours are correlated, times sqrt(n).
+_FEW, _CHANCE = 32, 2.0
 
-# Details of photographs that pass for noise: a share of what larger details have more, and of the
-# range of an image. Chosen on thirty parts of photographs of 128 x 128 pixels, textures among them:
-# with less of either, some came out worse than they went in.
-_TEXTURE, _LEAST_TEXTURE = 1 / 4, 0.008
+# Details of photographs that pass for noise: a share of what larger details have more, usually and
+# at most, and a part of the range of an image. Chosen on thirty parts of photographs of 128 x 128
+# pixels, textures among them: with less of any, some came out worse than they went in.
+_TEXTURE, _MOST_TEXTURE, _LEAST_TEXTURE = 0.2, 0.5, 0.008
 
 
 class Noise(NamedTuple):
@@ -198,6 +198,9 @@ def estimate_noise(x):  # (n, n_channels, *size) -> (n,)
     noise and, in photographs, some four times the texture or more, so that a share of what they
     have more is texture too, and so is a part of the range of an image.
 
+    The estimate is at most the square root of 2 times what is left if there is as much texture as
+    there may be: a mix with an input is better than that up to twice its noise's variance.
+
     Too high an estimate does more harm than one too low: removing noise that is not there removes
     texture. A tiny image does not tell, and has none.
     """
@@ -207,5 +210,8 @@ def estimate_noise(x):  # (n, n_channels, *size) -> (n,)
     coarse = coarse * max(0.0, 1 - _CHANCE / n_details**0.5)
     pixels = x.flatten(1)
     least = _LEAST_TEXTURE * (pixels.amax(1) - pixels.amin(1))
-    texture = _TEXTURE * (coarse - fine).clamp_min(0) + least.square()
-    return (fine - texture).clamp_min(0).sqrt()
+    more = (coarse - fine).clamp_min(0)
+    usually, surely = (
+        (fine - least.square() - share * more).clamp_min(0) for share in (_TEXTURE, _MOST_TEXTURE)
+    )
+    return torch.minimum(usually, 2 * surely).sqrt()

@@ -383,7 +383,7 @@ def test_one_network_denoises_at_any_level():
         assert found < 1.2 * told < level**2
 
 
-@pytest.mark.parametrize("unit", [1 / 64, 8.0, 255.0])
+@pytest.mark.parametrize("unit", [1 / 64, 64.0, 255.0])
 def test_images_in_other_units_are_scaled_to_the_pixels_of_training(unit, images):
     learner = learner_of(**LAYERS, noise_std=(0.1, 0.5)).fit(images)
     assert learner.peak_ == np.abs(images).max()
@@ -408,9 +408,9 @@ def test_a_network_sees_nothing_that_it_was_not_trained_for(images, monkeypatch)
 
     monkeypatch.setattr(ConvNetwork, "_unfold", listen)
     for unit in (1 / 64, 1.0, 255.0):
-        for level in (0.001, 0.09, 0.1, 0.5, 0.51, 3.0, None):
-            told = None if level is None else unit * level
-            learner.denoise(unit * images, noise_std=told)
+        for level in (0.001, 0.09, 0.1, 0.5, 0.51, 3.0):
+            learner.denoise(unit * images, noise_std=unit * level)
+    learner.denoise(images)
     largest, levels = zip(*seen, strict=True)
     assert max(largest) <= learner.peak_ + 6 * 0.5  # images and their noise
     assert 0.1 <= min(map(min, levels)) <= max(map(max, levels)) <= 0.5
@@ -524,7 +524,7 @@ def test_texture_is_no_noise():
         assert float(estimate_noise(torch.tensor(image)[None, None])) < 1e-3
     white = torch.randn(4, 1, 200, 210, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(estimate_noise(white), torch.ones(4), atol=0.05, rtol=0)
-    ramp = torch.linspace(0, 50, 200)[:, None] + white
+    ramp = torch.linspace(0, 20, 200)[:, None] + white
     torch.testing.assert_close(estimate_noise(ramp), torch.ones(4), atol=0.1, rtol=0)
 
 
