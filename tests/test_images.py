@@ -309,7 +309,7 @@ def _pictures():  # by name, parts of photographs and what is drawn
 
     row, column = np.mgrid[:96, :96]
     return {
-        "china": load_sample_image("china.jpg")[100:196, 150:246] / 255,
+        "china": load_sample_image("china.jpg")[200:296, 300:396] / 255,
         "flower": load_sample_image("flower.jpg").mean(axis=2)[150:246, 200:296] / 255,
         "camera": data.camera()[80:176, 200:296] / 255,
         "astronaut": data.astronaut()[0:96, 180:276] / 255,

@@ -17,7 +17,7 @@ from skpudle._data.arrays import to_tensor
 from skpudle._data.callers import users_level
 from skpudle.losses import Poisson
 
-__all__ = ["Noise", "estimate_noise", "with_noise", "with_photons"]
+__all__ = ["Noise", "estimate_noise", "extent_of", "with_noise", "with_photons"]
 
 # Pixels over noise that there is in practice; sigma 50, given as a fraction of 255, is beyond it.
 _RANGE = 1200
@@ -133,6 +133,8 @@ class Noise(NamedTuple):
 
     def warn_of_units(self, images):  # images: tensors
         """Warn if the noise cannot be in the units of the images, whatever these are."""
+        if self.of_photons:  # counts have no unit
+            return
         largest = max(float(image.abs().max()) for image in images)
         if self.typical and largest and not largest / _RANGE <= self.typical <= largest:
             warnings.warn(
@@ -188,7 +190,13 @@ def _variance_of_details(x, scale):  # (n, n_channels, *size) -> (n,), number of
     return deviation.square(), details[0].numel()
 
 
-def estimate_noise(x):  # (n, n_channels, *size) -> (n,)
+def extent_of(x):  # (n, ...) -> (n,)
+    """Return the range of the pixels of each image."""
+    pixels = x.flatten(1)
+    return pixels.amax(1) - pixels.amin(1)
+
+
+def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
     """Return the standard deviation of white noise in each image, without what may be texture.
 
     Fourth differences along each axis leave little but noise of photographs (J. Immerkaer, "Fast
@@ -196,7 +204,8 @@ def estimate_noise(x):  # (n, n_channels, *size) -> (n,)
     Their median magnitude is taken block by block, and the lower quartile of blocks counts: noise
     is the same everywhere, and texture is not. Differences of sums of two pixels have the same
     noise and, in photographs, some four times the texture or more, so that a share of what they
-    have more is texture too, and so is a part of the range of an image.
+    have more is texture too, and so is a part of the range of an image, which ``extent`` replaces
+    where images are differences of colours.
 
     The estimate is at most the square root of 2 times what is left if there is as much texture as
     there may be: a mix with an input is better than that up to twice its noise's variance.
@@ -207,9 +216,10 @@ def estimate_noise(x):  # (n, n_channels, *size) -> (n,)
     (fine, _), (coarse, n_details) = (_variance_of_details(x, scale) for scale in (1, 2))
     if n_details < _FEW:
         return torch.zeros_like(fine)
-    coarse = coarse * max(0.0, 1 - _CHANCE / n_details**0.5)
-    pixels = x.flatten(1)
-    least = _LEAST_TEXTURE * (pixels.amax(1) - pixels.amin(1))
+    chance = _CHANCE / n_details**0.5
+    fine = torch.minimum(fine, coarse * (1 + chance))  # noise is white, and other things are not
+    coarse = coarse * max(0.0, 1 - chance)
+    least = _LEAST_TEXTURE * (extent_of(x) if extent is None else extent)
     more = (coarse - fine).clamp_min(0)
     usually, surely = (
         (fine - least.square() - share * more).clamp_min(0) for share in (_TEXTURE, _MOST_TEXTURE)

@@ -225,13 +225,18 @@ class ConvNetwork:
         z = self._unfold(torch.cat(windows), noise_std)
         return z.unflatten(0, (len(windows), len(x))).movedim(0, 2)
 
-    def noise_of(self, x):
-        """Return the noise of images, (n,), by estimate where thresholds follow it.
+    @property
+    def follows_noise(self):
+        """Whether thresholds follow the noise."""
+        return self.parameters.alpha_slope is not None
+
+    def noise_of(self, x, extent=None):
+        """Return the noise of images, (n,), by `estimate_noise` where thresholds follow it.
 
         Otherwise it is that of training, None where there was none.
         """
-        if self.parameters.alpha_slope is not None:
-            return estimate_noise(x)
+        if self.follows_noise:
+            return estimate_noise(x, extent)
         trained = self.noise is not None and self.noise.high
         return x.new_full((len(x),), self.noise.high) if trained else None
 

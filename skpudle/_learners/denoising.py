@@ -5,6 +5,7 @@ from itertools import product
 import torch
 
 from skpudle._data.images import cut_tiles, extend
+from skpudle._data.noise import extent_of
 from skpudle._learners.conv_model import all_shifts
 
 __all__ = ["denoise_images"]
@@ -39,13 +40,16 @@ def _each(values, x):  # (n,) -> as they go with images
 
 def _denoise_opponents(network, x, noise_std, **options):
     mixing = x.new_tensor(_OPPONENT)
-    channels = torch.einsum("oc,nc...->on...", mixing, x)
-    if noise_std is None:
-        levels = [None] * len(mixing)
+    channels = torch.einsum("oc,nc...->on...", mixing, x)[:, :, None]
+    if noise_std is None and network.follows_noise:
+        extent = extent_of(channels[0])  # differences of colours have texture as the image has it
+        levels = [network.noise_of(channel, extent) for channel in channels]
     else:
-        levels = noise_std * mixing.norm(dim=1)[:, None]
+        noise_std = network.noise_of(x) if noise_std is None else noise_std
+        norms = mixing.norm(dim=1)[:, None]
+        levels = [None] * len(mixing) if noise_std is None else noise_std * norms
     denoised = [
-        denoise_images(network, channel[:, None], noise_std=level, **options)
+        denoise_images(network, channel, noise_std=level, **options)
         for channel, level in zip(channels, levels, strict=True)
     ]
     return torch.einsum("co,no...->nc...", torch.linalg.inv(mixing), torch.cat(denoised, 1))
