@@ -7,6 +7,7 @@ value, as for convolutional learners: of 255 for uint8.
 """
 
 from functools import cache
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from scipy.interpolate import griddata
 from scipy.spatial import QhullError
 
 from skpudle._data.arrays import host_array, like_input, to_tensor
-from skpudle._data.images import extend, read_images
+from skpudle._data.images import extend, read_images, sizes
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle.operators import Phases
 
@@ -50,16 +51,30 @@ def _phases(patch_shape, stride, positions):
     return Phases(patch_shape, (stride,) * len(positions), positions)
 
 
+def _is_count(value):
+    return isinstance(value, Integral) and value >= 1
+
+
+def _patch_shape(value):  # an integer, or a pair -> a pair
+    shape = sizes(value, 2) if isinstance(value, Integral | tuple | list) else ()
+    if len(shape) != 2 or not all(map(_is_count, shape)):
+        raise ValueError(
+            f"patch_shape={value!r:.80} is no size of a patch. Pass one positive integer, or a "
+            "pair (height, width)."
+        )
+    return tuple(map(int, shape))
+
+
 def _geometry(size, patch_shape, stride):
     """Return the patches that cover an image, and how many pixels are missing at its ends."""
-    if min(*patch_shape, stride) < 1 or stride > min(patch_shape):
+    if not _is_count(stride) or stride > min(patch_shape):
         raise ValueError(
-            f"Patches of {tuple(patch_shape)} pixels every {stride} do not cover an image; pass "
-            "positive sizes and a stride of at most the smaller one."
+            f"Patches of {patch_shape} pixels every {stride!r:.80} do not cover an image. Pass a "
+            "positive integer as stride, at most the smaller side of a patch."
         )
     axes = list(zip(size, patch_shape, strict=True))
     positions = tuple(1 + max(0, -(-(n - k) // stride)) for n, k in axes)
-    phases = _phases(tuple(patch_shape), stride, positions)
+    phases = _phases(patch_shape, stride, positions)
     return phases, [total - n for total, n in zip(phases.size, size, strict=True)]
 
 
@@ -83,8 +98,8 @@ def extract(image, patch_shape=(8, 8), *, stride=1):
     image : array-like or Tensor of shape (height, width)
         A grey image; it is continued by reflection where patches go beyond its ends. Unsigned
         integers become fractions of their largest value. NaN stays in the patches.
-    patch_shape : tuple of int, default=(8, 8)
-        Size of a patch.
+    patch_shape : int or tuple of int, default=(8, 8)
+        Size of a patch; one number is that of a square.
     stride : int, default=1
         Distance of neighbouring patches.
 
@@ -93,8 +108,8 @@ def extract(image, patch_shape=(8, 8), *, stride=1):
     ndarray or Tensor of shape (n_patches, n_pixels)
         One patch per row, position by position.
     """
-    x = _read_grey(image)
-    return like_input(_extract(x, patch_shape, stride), image)
+    patch_shape = _patch_shape(patch_shape)
+    return like_input(_extract(_read_grey(image), patch_shape, stride), image)
 
 
 def reconstruct(patches, image_shape, patch_shape=(8, 8), *, stride=1):
@@ -120,6 +135,11 @@ def reconstruct(patches, image_shape, patch_shape=(8, 8), *, stride=1):
     ValueError
         If the patches are not as many as cover the image, or of another size.
     """
+    patch_shape = _patch_shape(patch_shape)
+    if not isinstance(image_shape, tuple | list) or [*map(_is_count, image_shape)] != [True] * 2:
+        raise ValueError(
+            f"image_shape={image_shape!r:.80} is no size of an image. Pass (height, width)."
+        )
     rows = _read(patches, patches)[:, 0, 0]
     phases, _ = _geometry(image_shape, patch_shape, stride)
     expected = (phases.positions[0] * phases.positions[1], patch_shape[0] * patch_shape[1])
@@ -176,8 +196,8 @@ def denoise_patches(
         The noisy image. Unsigned integers become fractions of their largest value, and so are what
         the learner has to be fitted on. NaN marks missing pixels, for learners that take it; the
         result has values there, but where no patch has a known pixel.
-    patch_shape : tuple of int, default=(8, 8)
-        Size of a patch.
+    patch_shape : int or tuple of int, default=(8, 8)
+        Size of a patch; one number is that of a square.
     stride : int, default=1
         Distance of neighbouring patches: 1 is best, larger ones faster.
     center : bool, default=True
@@ -207,6 +227,7 @@ def denoise_patches(
     """
     if weights not in ("sparsity", "equal"):
         raise ValueError(f"Unknown weights {weights!r:.80}; pass 'sparsity' or 'equal'.")
+    patch_shape = _patch_shape(patch_shape)
     x = _read_grey(image)
     height, width = x.shape[2:]
     phases, missing = _geometry((height, width), patch_shape, stride)
@@ -265,23 +286,25 @@ def inpaint(image, denoise=None, *, n_iter=20):
     Parameters
     ----------
     image : array-like or Tensor of shape (height, width)
-        The image, NaN where a pixel is missing.
+        The image, NaN where a pixel is missing, or a masked array. Unsigned integers become
+        fractions of their largest value, also in the result.
     denoise : callable, default=None
         ``denoise(image, noise_std)`` returns an image without noise of this standard deviation. By
         default patches of 8 x 8 pixels are coded by cosines with a hard threshold, which needs no
         learning. See the examples for others.
     n_iter : int, default=20
-        How often to denoise.
+        How often to denoise; 0 is linear interpolation.
 
     Returns
     -------
     ndarray or Tensor of shape (height, width)
-        The image, complete; known pixels are unchanged.
+        The image, complete; known pixels are unchanged (fractions, of unsigned integers).
 
     Raises
     ------
     ValueError
-        If the image is not grey, or no pixel is known.
+        If the image is not grey, no pixel is known, or ``n_iter`` is no number of iterations; or if
+        ``denoise`` returns an image of another shape.
 
     References
     ----------
@@ -301,6 +324,8 @@ def inpaint(image, denoise=None, *, n_iter=20):
     >>> bool(np.allclose(inpaint(damaged), image, atol=0.1))
     True
     """
+    if not isinstance(n_iter, Integral) or n_iter < 0:
+        raise ValueError(f"n_iter={n_iter!r:.80} is no number of iterations. Pass 0 or more.")
     x = host_array(_read_grey(image)[0, 0])
     known = ~np.isnan(x)
     if not known.any():
@@ -312,7 +337,13 @@ def inpaint(image, denoise=None, *, n_iter=20):
     known, x = to_tensor(known), to_tensor(x)
     for noise_std in np.geomspace(largest, largest / _SMALLER, n_iter):
         denoised = (denoise or _denoise_by_cosines)(like_input(filled, image), float(noise_std))
-        filled = torch.where(known, x, to_tensor(denoised).to(x))
+        denoised = to_tensor(denoised)
+        if denoised.shape != x.shape:
+            raise ValueError(
+                f"denoise returned the shape {tuple(denoised.shape)} for an image of "
+                f"{tuple(x.shape)} pixels. Pass a function that returns an image of the same shape."
+            )
+        filled = torch.where(known, x, denoised.to(x))
     return like_input(filled, image)
 
 

@@ -22,13 +22,14 @@ _PARAMETERS = ("atom_shape", "stride", "n_unfoldings", "shrinkage", "positive_co
 _OWN_ATOMS = ("analysis_components_", "decoder_components_", "synthesis_components_")
 _ARRAYS = ("components_", *_OWN_ATOMS, "alpha_", "alpha_slope_")
 _OPTIONAL = {*_OWN_ATOMS, "alpha_slope_"}
-_NUMBERS = ("step_size_", "lambda_decay_")
+_NUMBERS = ("step_size_", "lambda_decay_", "peak_")
 _RANGES = {
     "n_unfoldings": (1, np.inf),
     "noise_std": (0, np.inf),
     "positive_code": (0, 1),
     "step_size_": (np.finfo(float).tiny, np.inf),
     "lambda_decay_": (np.finfo(float).tiny, 1),
+    "peak_": (np.finfo(float).tiny, np.inf),
 }
 _PACKAGED = {
     "gaussian": "denoiser_gray.npz",
@@ -131,7 +132,7 @@ def save_denoiser(learner, file):
     if depth is None:
         raise ValueError("Converged codes are no denoiser; set n_unfoldings, to 15 for example.")
     values["n_unfoldings"] = np.asarray(depth)
-    for name in (*_ARRAYS, "step_size_", "lambda_decay_"):
+    for name in (*_ARRAYS, *_NUMBERS):
         if getattr(learner, name, None) is not None:
             value = np.asarray(getattr(learner, name))
             values[name] = value.astype(np.float32) if value.ndim else value
@@ -152,10 +153,10 @@ def load_denoiser(file="gaussian", *, shift_average=True, device="auto"):
 
     - "gaussian", 64 atoms and 10 unfoldings, thresholds that follow the noise, trained on
       photographs with values from 0 to 1 and Gaussian noise of standard deviations from 5 / 255 to
-      55 / 255, which ``denoise`` estimates where it is not told; beyond that, and in other units,
-      it scales images;
+      55 / 255, which ``denoise`` estimates where it is not told; it scales images with more noise,
+      or in other units, and mixes its result with images that have less noise;
     - "gaussian-small", the same with 40 atoms and 6 unfoldings, three times as fast;
-    - "poisson", 34 atoms and 6 unfoldings, trained on photographs of which 1 to 4 photons are
+    - "poisson", 26 atoms and 8 unfoldings, trained on photographs of which 1 to 4 photons are
       expected in the brightest pixel; what was counted goes in, and what is expected comes out.
 
     Parameters
@@ -218,9 +219,13 @@ def _fitted(learner, values):
     vars(learner).update({name: values[name] for name in _ARRAYS if name in values})
     vars(learner).update(
         alpha_=alpha if alpha.ndim else float(alpha),
+<<<<<<< HEAD
         step_size_=float(values["step_size_"]),
         lambda_decay_=float(values["lambda_decay_"]),
         debias_=0.0,
+=======
+        **{name: float(values[name]) for name in _NUMBERS},
+>>>>>>> fix-images
         n_components_=len(values["components_"]),
         device_=str(resolve_device(learner.device, None)),
         n_iter_=1,

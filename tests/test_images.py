@@ -191,6 +191,36 @@ def test_inpainting_asks_its_denoiser_for_less_noise_every_time():
     assert 1 < levels[0] < 3  # 1.5 times the error of a prediction of white noise
 
 
+@pytest.mark.parametrize("n_iter", [-1, 2.0, "a", None])
+def test_what_is_no_number_of_iterations_is_refused(n_iter, image):
+    for some in (image, np.where(image > 1, np.nan, image)):
+        with pytest.raises(ValueError, match="no number of iterations. Pass 0 or more"):
+            inpaint(some, n_iter=n_iter)
+
+
+def test_no_iteration_of_inpainting_is_interpolation():
+    image = np.add.outer(2.0 * np.arange(9), np.arange(9))
+    damaged = image.copy()
+    damaged[2:5, 3:6] = np.nan
+    np.testing.assert_allclose(inpaint(damaged, n_iter=0), image, atol=1e-12)
+
+
+def test_a_denoiser_of_inpainting_returns_an_image(image):
+    damaged = np.where(image > 1, np.nan, image)
+    for wrong in (lambda image, noise_std: 0.0, lambda image, noise_std: image[None]):
+        with pytest.raises(ValueError, match="denoise returned the shape"):
+            inpaint(damaged, wrong)
+
+
+def test_unsigned_integers_are_inpainted_as_fractions():
+    """Those of a masked array, as they have no NaN."""
+    pixels = np.random.default_rng(0).integers(256, size=(17, 22), dtype=np.uint8)
+    lost = np.random.default_rng(1).random(pixels.shape) < 0.3
+    expected = inpaint(np.where(lost, np.nan, pixels / 255).astype(np.float32))
+    np.testing.assert_array_equal(inpaint(np.ma.masked_array(pixels, lost)), expected)
+    np.testing.assert_array_equal(inpaint(pixels), (pixels / 255).astype(np.float32))
+
+
 @pytest.mark.parametrize("known", [[(3, 4)], [(3, 4), (3, 9), (3, 17)]], ids=["one", "one line"])
 def test_few_known_pixels_are_continued(known):
     image = np.full((17, 22), np.nan)
@@ -212,6 +242,34 @@ def test_sizes_that_do_not_fit_are_refused(image):
         reconstruct(np.zeros((3, 20)), image.shape, (5, 4))
     with pytest.raises(ValueError, match="Unknown weights 'few'"):
         denoise_patches(FunctionTransformer(), image, weights="few")
+    for shape in (17, (17,), (17, 22, 1), (17, 0), "ab", None):
+        with pytest.raises(ValueError, match="no size of an image. Pass .height, width."):
+            reconstruct(np.zeros((3, 20)), shape, (5, 4))
+
+
+@pytest.mark.parametrize(
+    "patch_shape", [0, -8, (8,), (8, 8, 8), (8.0, 8), 8.0, "88", None], ids=str
+)
+def test_what_is_no_size_of_a_patch_is_refused(patch_shape, image):
+    nothing = FunctionTransformer(check_inverse=False)
+    for call in (
+        lambda: extract(image, patch_shape),
+        lambda: reconstruct(np.zeros((3, 64)), image.shape, patch_shape),
+        lambda: denoise_patches(nothing, image, patch_shape),
+    ):
+        with pytest.raises(ValueError, match="no size of a patch. Pass one positive integer, or"):
+            call()
+    for stride in (0, 1.5, "a", 9):
+        with pytest.raises(ValueError, match="do not cover an image. Pass a positive integer"):
+            denoise_patches(nothing, image, stride=stride)
+
+
+def test_one_number_is_a_square_patch(image):
+    patches = extract(image, 5, stride=2)
+    np.testing.assert_array_equal(patches, extract(image, (5, 5), stride=2))
+    np.testing.assert_allclose(reconstruct(patches, image.shape, 5, stride=2), image, rtol=1e-12)
+    nothing = FunctionTransformer(check_inverse=False)
+    np.testing.assert_allclose(denoise_patches(nothing, image, 5), image, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(17, 22, 3), (3, 17, 22)], ids=["colour", "several"])
@@ -243,6 +301,55 @@ def test_packaged_denoiser_denoises(name, tmp_path):
     np.testing.assert_allclose(again, denoised, atol=1e-12)
     steps = learner.set_params(learning_rate=1e-4, random_state=0).partial_fit([clean]).n_steps_
     assert steps == 1
+
+
+def _pictures():  # by name, parts of photographs and what is drawn
+    from skimage import data
+    from sklearn.datasets import load_sample_image
+
+    row, column = np.mgrid[:96, :96]
+    return {
+        "china": load_sample_image("china.jpg")[200:296, 300:396] / 255,
+        "flower": load_sample_image("flower.jpg").mean(axis=2)[150:246, 200:296] / 255,
+        "camera": data.camera()[80:176, 200:296] / 255,
+        "astronaut": data.astronaut()[0:96, 180:276] / 255,
+        "text": data.text()[20:116, 40:136] / 255,
+        "flat": np.full((96, 96), 0.6),
+        "cartoon": np.kron(np.random.default_rng(0).uniform(size=(6, 6)), np.ones((16, 16))),
+        "checkerboard": ((row + column) % 2).astype(float),
+        "tiny": load_sample_image("china.jpg").mean(axis=2)[200:208, 300:308] / 255,
+    }
+
+
+def _square(error):
+    return float(np.mean(np.square(error)))
+
+
+@pytest.mark.parametrize("name", ["gaussian", "gaussian-small"])
+@pytest.mark.parametrize("picture", sorted(_pictures()))
+def test_a_denoised_image_is_never_worse_than_the_noisy_one(name, picture):
+    """At any noise from none to more than in training, told or estimated, grey and in colour."""
+    clean, learner = _pictures()[picture], load_denoiser(name, shift_average=name != "gaussian")
+    noise = np.random.default_rng(1).normal(size=clean.shape)
+    for level in (0.0, 0.001, 0.005, 0.01, 0.02, 0.05, 60 / 255):
+        noisy = clean + level * noise
+        for told in (level, None):
+            (denoised,) = learner.denoise([noisy], noise_std=told)
+            # without noise an estimate may be a bit more than none
+            assert _square(denoised - clean) <= _square(noisy - clean) + 1e-8
+
+
+@pytest.mark.parametrize("picture", sorted(_pictures()))
+def test_denoised_photons_are_never_worse_than_counts(picture):
+    clean, learner = _pictures()[picture], load_denoiser("poisson")
+    clean = clean.mean(axis=2) if clean.ndim == 3 else clean
+    for peak in (0.3, 2.0, 10.0, 30.0, 1e2, 1e3, 1e6):
+        counts = np.random.default_rng(1).poisson(peak * clean).astype(float)
+        (denoised,) = learner.denoise([counts])
+        # the share of what is denoised, about 0 in much light, is estimated: 0.01 dB
+        assert _square(denoised - peak * clean) <= 1.002 * _square(counts - peak * clean)
+    dark = np.zeros((16, 20))
+    np.testing.assert_allclose(learner.denoise([dark])[0], dark, atol=1e-12)
 
 
 @pytest.mark.parametrize(

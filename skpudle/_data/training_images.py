@@ -184,6 +184,11 @@ class TrainingImages:
         square = float(squares.mean()) * len(self.images[0]) * prod(self.crop)
         return check_range(square, self.images)
 
+    def peak(self):
+        """Return the largest magnitude of a pixel, of clean images where there are pairs."""
+        images = self.targets or self.images
+        return max(float(image.abs().max()) for image in images) or 1.0
+
     def for_training(self, batch_size, generator, *, shuffle):
         """Return a source of random crops, by a generator; see `Crops`."""
         return Crops(

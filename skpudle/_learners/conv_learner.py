@@ -137,10 +137,16 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     def _network(self, like):  # -> ConvNetwork of the dtype and on the device of a tensor
         parameters = known_parameters(_known(self), len(self._kernel), like)
+<<<<<<< HEAD
         noise, encoder = Noise.of(self.noise_std), self._encoder()
         if self.debias == "auto":
             encoder = replace(encoder, debias=self.debias_)
         return ConvNetwork(parameters, self._stride, encoder, noise, self.lambda_decay_)
+=======
+        options = dict(noise=Noise.of(self.noise_std), lambda_decay=self.lambda_decay_)
+        options["peak"] = self.peak_
+        return ConvNetwork(parameters, self._stride, self._encoder(), **options)
+>>>>>>> fix-images
 
     @property
     def _n_features_out(self):
@@ -294,7 +300,12 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             parameters = parameters._replace(alpha=state["alpha"])
         geometry = images.geometry._replace(image_size=state["image_size"])
         model, rows = self._model(parameters, images, geometry, generator, state["alpha"])
+<<<<<<< HEAD
         return replace(model, data_scale=state["data_scale"], coding=state.get("coding")), rows
+=======
+        known = dict(data_scale=state["data_scale"], peak=max(model.peak, self.peak_))
+        return replace(model, **known), rows
+>>>>>>> fix-images
 
     def _model(self, parameters, images, geometry, generator, alpha):
         n = depth_of(self) or 0
@@ -322,6 +333,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             Decay.of(self.lambda_decay).at_last,
             alpha,
             images.mean_square(),
+            images.peak(),
             part_size=max(1, _PIXELS // (prod(images.crop) * self.n_train_shifts)),
             n_train_shifts=self.n_train_shifts,
             generator=generator,

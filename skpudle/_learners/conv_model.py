@@ -34,6 +34,10 @@ __all__ = ["ConvModel", "ConvNetwork", "RowLayout", "all_shifts"]
 _STEP_UNIT = 0.03
 _SMALLEST_STEP = 1e-6
 
+# Standard deviations of its noise that the largest pixel of an image may be above the largest one
+# of training, which had none: of a million normal numbers none is further out than 5.
+_OUTERMOST = 6
+
 
 @dataclass(frozen=True)
 class RowLayout:
@@ -168,6 +172,8 @@ class ConvNetwork:
         Unfoldings, shrinkage and signs.
     noise : Noise, default=None
         The noise that it was trained for.
+    peak : float, default=1.0
+        The largest magnitude of a pixel of the clean images that it was trained for.
     lambda_decay : float, default=1.0
         Factor between the penalties of consecutive unfoldings.
     shifts : list of tuple, default=None
@@ -182,6 +188,7 @@ class ConvNetwork:
     stride: tuple[int, ...]
     encoder: Encoder
     noise: Noise | None = None
+    peak: float = 1.0
     lambda_decay: float = 1.0
     shifts: list | None = None
     room: tuple[int, ...] | None = None
@@ -199,11 +206,14 @@ class ConvNetwork:
         """Return code maps, (n, n_components, *positions).
 
         Of several grids they are (n, n_components, n_shifts, *positions). The noise of the images
-        is ``noise_std``, (n,); None is estimated where thresholds follow it, and otherwise that of
-        training. The ``mask`` is 0 where pixels are missing; several grids do without.
+        is ``noise_std``, (n,), or the nearest level of training; None is estimated where thresholds
+        follow it, and otherwise that of training. The ``mask`` is 0 where pixels are missing;
+        several grids do without.
         """
         if noise_std is None:
             noise_std = self.noise_of(x)
+        if noise_std is not None and self.noise is not None:
+            noise_std = noise_std.clamp(self.noise.low, self.noise.high)
         if self.shifts is None:
             return self._unfold(x, noise_std, mask)
         sizes = [n - room for n, room in zip(x.shape[2:], self.room, strict=True)]
@@ -215,19 +225,35 @@ class ConvNetwork:
         z = self._unfold(torch.cat(windows), noise_std)
         return z.unflatten(0, (len(windows), len(x))).movedim(0, 2)
 
-    def noise_of(self, x):
-        """Return the noise of images, (n,), where thresholds follow it, and otherwise None."""
-        return None if self.parameters.alpha_slope is None else estimate_noise(x)
+    @property
+    def follows_noise(self):
+        """Whether thresholds follow the noise."""
+        return self.parameters.alpha_slope is not None
+
+    def noise_of(self, x, extent=None):
+        """Return the noise of images, (n,), by `estimate_noise` where thresholds follow it.
+
+        Otherwise it is that of training, None where there was none.
+        """
+        if self.follows_noise:
+            return estimate_noise(x, extent)
+        trained = self.noise is not None and self.noise.high
+        return x.new_full((len(x),), self.noise.high) if trained else None
 
     def unit_of(self, x, noise_std):  # (n, ...), (n,) -> (n,)
-        """Return what images have to be divided by for their noise to be what the network knows.
+        """Return what images have to be divided by to have pixels as large as in training.
 
-        That is 1 where it is so already, and otherwise as near to the largest pixel as may be.
+        That is 1 where they and their noise are as in training. Of more noise than in training it
+        is at least what brings it there. Less noise is no reason to enlarge pixels further: a
+        network of which unfoldings have atoms of their own is unstable for what it has never seen.
         """
         low, high = self.noise.low, self.noise.high
-        unit = x.abs().flatten(1).amax(1).clamp(noise_std / high, noise_std / low)
-        known = (noise_std >= low) & (noise_std <= high) | (unit == 0)
-        return torch.where(known, 1.0, unit)
+        largest = x.abs().flatten(1).amax(1)
+        same_noise = (noise_std >= low) & (noise_std <= high)
+        same_units = ((largest - _OUTERMOST * noise_std) / self.peak).clamp_min(1)
+        other_units = torch.maximum(noise_std / high, largest / self.peak)
+        unit = torch.where(same_noise, same_units, other_units)
+        return torch.where(unit == 0, 1.0, unit)
 
     @in_own_precision
     def synthesis(self, z):
@@ -304,6 +330,8 @@ class ConvModel:
         The penalty or threshold that training started from.
     data_scale : float
         The mean squared norm of a crop.
+    peak : float
+        The largest magnitude of a clean pixel, also of what it was trained on before.
     part_size : int
         Crops that are evaluated at a time.
     n_train_shifts : int, default=1
@@ -323,6 +351,7 @@ class ConvModel:
     decay: Callable
     alpha: float
     data_scale: float
+    peak: float
     part_size: int
     n_train_shifts: int = 1
     generator: torch.Generator | None = None
@@ -334,6 +363,7 @@ class ConvModel:
         """Return the network of an update, on grids that it draws, its encoder and the penalty."""
         decay, stride = self.decay(update), self.images.stride
         penalty, options = self.encoder.penalty(self.alpha, decay), {"lambda_decay": decay}
+        options["noise"] = Noise.of(self.images.noise_std)
         if any(self.images.margin):
             grids = [(0,) * len(stride)]
             if self.n_train_shifts > 1:
@@ -377,7 +407,12 @@ class ConvModel:
             values = values._replace(step=step)
         channel_axis, shared = self.geometry.channel_axis, self.layout.shared_threshold
         options = dict(channel_axis=channel_axis, shared_threshold=shared)
+<<<<<<< HEAD
         attributes = fitted_values(values, len(stride), **options)
         alpha, debias, noise_std = self.coding or (attributes["alpha_"], self.encoder.debias, None)
         coded = {"alpha_": alpha, "debias_": debias, "noise_std_": noise_std}
         return attributes | coded | {"n_components_": len(rows)}
+=======
+        known = {"n_components_": len(rows), "peak_": self.peak}
+        return fitted_values(values, len(stride), **options) | known
+>>>>>>> fix-images

@@ -202,6 +202,10 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     step_size_ : float
         The step in use, unless every image looks for its own.
 
+    peak_ : float
+        Largest magnitude of a pixel in training, without the noise that training added and, with
+        ``noise_std="poisson"``, of the root: `denoise` scales images that have larger ones.
+
     intercept_ : ndarray of shape (n_channels,)
         The baseline, where the loss is not "gaussian".
 
@@ -237,6 +241,9 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     .. [3] N. Janjusevic, A. Khalilian-Gourtani and Y. Wang, "CDLNet: Noise-Adaptive Convolutional
        Dictionary Learning Network for Blind Denoising and Demosaicing", IEEE Open Journal of
        Signal Processing, 2022.
+    .. [4] S. Ramani, T. Blu and M. Unser, "Monte-Carlo SURE: A black-box optimization of
+       regularization parameters for general denoising algorithms", IEEE Transactions on Image
+       Processing, 2008.
 
     Examples
     --------
@@ -452,9 +459,13 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         return codes.hand_back(images, channels=channels)
 
     def denoise(self, X, *, noise_std=None):
-        """Return what the network makes of noisy images, of exactly their size.
+        """Return noisy images without their noise, of exactly their size.
 
         A network for grey images denoises three channels by their mean and two differences.
+
+        The result is the network's output, or a mix of it and the input where that has a smaller
+        error by Stein's unbiased risk estimate [4]_: with less noise than in training, or with
+        texture that the network does not know. An image without noise comes back as it is.
 
         Borders are continued by reflection. Large images are cut into tiles that overlap by as much
         as the encoder sees, so that memory is bounded and the result the same.
@@ -464,9 +475,10 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         X : array-like, Tensor or list of images
             Noisy images, signals or rows.
         noise_std : float or array-like of shape (n_images,), default=None
-            Standard deviation of their noise, in their units, which thresholds then follow. By
-            default it is the parameter of this name if that is one number, and else estimated from
-            each image. Photons say themselves how noisy they are.
+            Standard deviation of their noise, in their units, which thresholds then follow within
+            the levels of training; 0 is no noise. By default it is the parameter of this name if
+            that is one number, and else estimated from each image, with care: details that could
+            be texture do not count as noise. Photons say themselves how noisy they are.
 
         Returns
         -------
@@ -477,8 +489,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         Raises
         ------
         ValueError
-            If ``noise_std`` is not positive, or not one number for each image; if the network was
-            not trained for any noise, or for photons; or if counts are negative.
+            If ``noise_std`` is negative or not finite, or not one number for each image; if the
+            network was not trained for any noise, or for photons; or if counts are negative.
         """
         images, network = self._read_and_build(X, colours=True)
         if noise_std is None:

@@ -323,8 +323,11 @@ def test_a_network_for_photons_is_one_for_roots(light):
     photons.fit(counts, expected)
     roots.fit(root(counts), root(expected))
     np.testing.assert_allclose(photons.components_, roots.components_, rtol=1e-10)
-    denoised = np.maximum((np.maximum(roots.denoise(root(counts)), 0) / 2) ** 2 - 3 / 8, 0)
-    np.testing.assert_allclose(photons.denoise(counts), denoised, rtol=1e-9, atol=1e-12)
+    codes = photons.transform(counts)
+    np.testing.assert_allclose(codes, roots.transform(root(counts)), rtol=1e-9, atol=1e-12)
+    decoded = np.maximum((np.maximum(roots.inverse_transform(codes), 0) / 2) ** 2 - 3 / 8, 0)
+    np.testing.assert_allclose(photons.inverse_transform(codes), decoded, rtol=1e-9, atol=1e-12)
+    denoised = photons.denoise(counts)
     np.testing.assert_array_equal(
         photons.denoise(counts.astype(np.uint16)), photons.denoise(counts)
     )
@@ -360,7 +363,7 @@ def test_what_is_no_photon_is_refused(light):
     for call in (learner.fit, learner.denoise, lambda x: learner.fit(counts, x)):
         with pytest.raises(ValueError, match="Negative values"):
             call(-1 - counts)
-    with pytest.raises(ValueError, match="pass none"):
+    with pytest.raises(ValueError, match="Leave noise_std=None"):
         learner.denoise(counts, noise_std=1.0)
     with pytest.raises(ValueError, match="3 channels"):
         learner.denoise(np.stack([counts] * 3, axis=-1))

@@ -17,7 +17,7 @@ from sklearn.preprocessing import FunctionTransformer
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle._data import images as image_module
 from skpudle._data.images import read_images
-from skpudle._data.noise import estimate_noise
+from skpudle._data.noise import Noise, estimate_noise
 from skpudle._data.training_images import initial_kernels
 from skpudle._learners.conv_model import ConvNetwork, RowLayout, all_shifts
 from skpudle._learners.conv_values import ConvParameters
@@ -383,22 +383,47 @@ def test_one_network_denoises_at_any_level():
         assert found < 1.2 * told < level**2
 
 
-def test_beyond_the_levels_of_training_images_are_scaled(images):
-    """To a largest pixel of 1 if that makes the noise a known one, else to the nearest level."""
+@pytest.mark.parametrize("unit", [1 / 64, 64.0, 255.0])
+def test_images_in_other_units_are_scaled_to_the_pixels_of_training(unit, images):
     learner = learner_of(**LAYERS, noise_std=(0.1, 0.5)).fit(images)
-    for image in images / np.abs(images).max(axis=(1, 2), keepdims=True):
-        (expected,) = learner.denoise([image], noise_std=0.2)
-        (found,) = learner.denoise([255 * image], noise_std=0.2 * 255)
-        np.testing.assert_allclose(found, 255 * expected, rtol=1e-12, atol=1e-9)
-        for level, nearest in ((0.02, 0.1), (1.0, 0.5)):
-            (expected,) = learner.denoise([image * (nearest / level)], noise_std=nearest)
-            (found,) = learner.denoise([image], noise_std=level)
-            np.testing.assert_allclose(found, expected * (level / nearest), atol=1e-12)
+    assert learner.peak_ == np.abs(images).max()
+    for image in images * (learner.peak_ / np.abs(images).max(axis=(1, 2), keepdims=True)):
+        for noise_std in (0.2, 0.02):  # known, and less than known
+            (expected,) = learner.denoise([image], noise_std=noise_std)
+            (found,) = learner.denoise([unit * image], noise_std=noise_std * unit)
+            np.testing.assert_allclose(found, unit * expected, rtol=1e-10, atol=1e-10 * unit)
     for_one = learner_of(noise_std=0.1, learn_threshold="atom").fit(images)
     plain = for_one.denoise(images)
     np.testing.assert_allclose(for_one.denoise(images, noise_std=0.1), plain, atol=1e-12)
-    found = for_one.denoise(8 * images, noise_std=0.8)
-    np.testing.assert_allclose(found, 8 * plain, rtol=1e-12, atol=1e-12)
+
+
+def test_a_network_sees_nothing_that_it_was_not_trained_for(images, monkeypatch):
+    """Pixels as large as in training, and a level of its range, whatever the noise and units."""
+    learner = learner_of(**LAYERS, noise_std=(0.1, 0.5)).fit(images)
+    seen, unfold = [], ConvNetwork._unfold
+
+    def listen(network, x, noise_std, mask=None):
+        seen.append((float(x.abs().max()), noise_std.tolist()))
+        return unfold(network, x, noise_std, mask)
+
+    monkeypatch.setattr(ConvNetwork, "_unfold", listen)
+    for unit in (1 / 64, 1.0, 255.0):
+        for level in (0.001, 0.09, 0.1, 0.5, 0.51, 3.0):
+            learner.denoise(unit * images, noise_std=unit * level)
+    learner.denoise(images)
+    largest, levels = zip(*seen, strict=True)
+    assert max(largest) <= learner.peak_ + 6 * 0.5  # images and their noise
+    assert 0.1 <= min(map(min, levels)) <= max(map(max, levels)) <= 0.5
+
+
+def test_the_largest_pixel_of_training_is_remembered(images):
+    learner = learner_of(noise_std=0.1, learn_threshold="atom").fit(images)
+    largest = np.abs(images).max()
+    assert learner.peak_ == largest
+    assert learner.partial_fit(images / 2).peak_ == largest
+    assert learner.partial_fit(images * 2).peak_ == 2 * largest
+    pairs = learner_of(noise_std=0.1, learn_threshold="atom").fit(3 * images, images)
+    assert pairs.peak_ == largest
 
 
 def test_every_image_has_its_noise(images):
@@ -431,13 +456,85 @@ def test_three_channels_come_back_from_the_opponent_space():
     torch.testing.assert_close(denoise_images(network, x, shift_average=False), x)
 
 
-@pytest.mark.parametrize("noise_std", [0.0, -1.0, float("nan"), [0.1, 0.2]])
+@pytest.mark.parametrize(
+    "noise_std", [-1.0, float("nan"), float("inf"), [0.1, 0.2], "a", ["a"] * 5, 1j, True, [[0.1]]]
+)
 def test_what_is_no_noise_is_refused(noise_std, images):
     learner = learner_of(noise_std=0.1).fit(images)
-    with pytest.raises(ValueError, match="no positive number, nor one for each of 5 images"):
+    with pytest.raises(ValueError, match="no standard deviation. Pass .* each of 5 images"):
         learner.denoise(images, noise_std=noise_std)
     with pytest.raises(ValueError, match="thresholds are for no noise"):
         learner_of().fit(images).denoise(images, noise_std=0.1)
+
+
+@pytest.mark.parametrize("noise_std", [0.1, (0.1, 0.5)], ids=["one level", "range"])
+def test_an_image_without_noise_comes_back_as_it_is(noise_std, images):
+    layers = LAYERS if isinstance(noise_std, tuple) else {}
+    learner = learner_of(noise_std=noise_std, **layers).fit(images)
+    levels = np.array([0.0, 0.3, 0.0, 0.3, 0.3])
+    denoised = learner.denoise(images, noise_std=levels)
+    np.testing.assert_array_equal(denoised[levels == 0], images[levels == 0])
+    assert (denoised[levels > 0] != images[levels > 0]).all()
+
+
+@pytest.mark.parametrize("shift_average", [False, True])
+@pytest.mark.parametrize("shape", [(1, 24, 28), (2, 23, 25), (1, 150)], ids=str)
+def test_the_mix_with_the_input_has_the_smallest_estimated_error(shape, shift_average, generator):
+    """Stein's estimate with all derivatives, by automatic differentiation, has its minimum there.
+
+    Without shrinkage a network is linear, and one probe finds its trace but for off-diagonal terms:
+    here a single atom of one pixel, whose derivative is diagonal.
+    """
+    n_channels, *size = shape
+    atoms = torch.zeros(n_channels, n_channels, *[1] * len(size), dtype=torch.float64)
+    atoms[range(n_channels), range(n_channels)] = 1.0
+    parameters = ConvParameters(atoms, alpha=0.7, step=1.0)
+    network = ConvNetwork(parameters, (1,) * len(size), Encoder(1), Noise(0.3, 0.3), peak=9.0)
+    x = torch.randn(1, *shape, generator=generator, dtype=torch.float64)
+    noise_std = torch.full((1,), 0.3, dtype=torch.float64)
+    mixed = denoise_images(network, x, noise_std=noise_std, shift_average=shift_average)
+    change = x.sign() * (x.abs() - 0.7).clamp_min(0) - x
+    trace = float((x.abs() > 0.7).double().sum())
+    share = 0.3**2 * (x.numel() - trace) / float(change.square().sum())
+    assert 0 < share < 0.9
+    # 10 % in favour of the network, and steps that cross a threshold
+    torch.testing.assert_close(mixed, x + 1.1 * share * change, atol=0.02, rtol=0)
+
+
+def test_photons_are_mixed_by_the_variance_of_counts(generator):
+    """Hudson's identity: what noise explains of a change of a count is the count, times 1 - f'."""
+    atoms = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    parameters = ConvParameters(atoms, alpha=4.0, step=1.0)
+    network = ConvNetwork(parameters, (1, 1), Encoder(1), Noise.of("poisson"), peak=99.0)
+    counts = torch.poisson(torch.full((1, 1, 40, 40), 100.0), generator=generator).double()
+    roots = network.noise.enter(counts)
+    mixed = network.noise.leave(denoise_images(network, roots, shift_average=False))
+    denoised = network.noise.leave(roots - 4.0)
+    slope = (roots - 4.0) / roots  # of (root(y) - 4)^2 / 4 in y
+    change = denoised - counts
+    share = float((counts * (1 - slope)).sum() / change.square().sum())
+    assert 0 < share < 0.5
+    torch.testing.assert_close(mixed, counts + 1.1 * share * change, rtol=1e-3, atol=0)
+
+
+def test_texture_is_no_noise():
+    """Clean photographs have none, and noise is found whole where there is enough of it."""
+    for name in ("china.jpg", "flower.jpg"):
+        image = load_sample_image(name).mean(axis=2)[100:292, 150:342] / 255
+        assert float(estimate_noise(torch.tensor(image)[None, None])) < 1e-3
+    white = torch.randn(4, 1, 200, 210, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(estimate_noise(white), torch.ones(4), atol=0.05, rtol=0)
+    ramp = torch.linspace(0, 20, 200)[:, None] + white
+    torch.testing.assert_close(estimate_noise(ramp), torch.ones(4), atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(96, 80), (700,), (1, 700)], ids=str)
+def test_estimated_noise_commutes_with_units_and_offsets(size):
+    images = torch.randn(3, 2, *size, generator=torch.Generator().manual_seed(0)).double()
+    found = estimate_noise(images)
+    assert ((found > 0.7) & (found < 1.3)).all()
+    torch.testing.assert_close(estimate_noise(255 * images - 7), 255 * found, rtol=1e-9, atol=0)
+    assert not estimate_noise(torch.full((1, 1, *size), 0.5)).any()
 
 
 def test_the_noise_of_photographs_is_estimated():
