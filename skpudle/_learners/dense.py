@@ -23,7 +23,7 @@ from skpudle._data.sources import check_exposure, open_source
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.models import Decay, DenseModel, directions
-from skpudle._learners.working import LEAST_PENALTY, settle, working_data
+from skpudle._learners.working import settle, working_data
 from skpudle._training.loop import Trainer
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
@@ -214,11 +214,9 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         )
         mask = data.mask if team is None else None
         # the gradient of the loss is that of the working data, times the noise
-        x, intercept, noise, curvature = working_data(self._loss(), x, mask, offset)
+        x, intercept, noise, least, curvature = working_data(self._loss(), x, mask, offset)
         model = self._model(data_scale=noise**2 * mean_square(x), curvature=curvature)
-        penalty = auto_alpha(x, mask=mask)
-        if intercept is not None:
-            penalty = max(penalty, LEAST_PENALTY)
+        penalty = max(auto_alpha(x, mask=mask), least / noise)
         start = "data" if self._searches() else self.dict_init
         inside = dict(atom_norm=self.atom_norm, positive=self.positive_dict)
         atoms = choose_atoms(start, self.n_components, x, generator, **inside)
