@@ -171,6 +171,11 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         inputs = input_attributes(X if images.kind == "rows" else None)
         return Data(sample, sample, None, device, inputs)
 
+    def _some_samples(self, data):  # -> Batch
+        own = make_generator(0)  # the crops of training are drawn by another
+        source = data.source.for_training(self._batch_size(), own, shuffle=False)
+        return next(iter(source.batches(source.plan())))
+
     def _later_generator(self):
         generator = make_generator(self.random_state)
         return generator.manual_seed(generator.initial_seed() + self.n_steps_)  # other crops

@@ -17,14 +17,15 @@ from skpudle._data.arrays import (
     to_numpy,
     to_tensor,
 )
-from skpudle._data.batches import Rows
+from skpudle._data.batches import Batch, Rows, count_batches
 from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.sources import check_exposure, open_source
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.models import Decay, DenseModel, directions
 from skpudle._learners.working import settle, working_data
-from skpudle._training.loop import Trainer
+from skpudle._training.loop import Diverged, Trainer
+from skpudle._training.stopping import Stopping
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
@@ -39,7 +40,15 @@ from skpudle.initialization import (
 from skpudle.losses import Gaussian, loss_named
 from skpudle.operators import DenseDictionary, project_atoms
 
-__all__ = ["DICT_INIT", "DenseLearner", "choose_atoms"]
+__all__ = ["DICT_INIT", "DenseLearner", "choose_atoms", "refining_updates"]
+
+# A search for the atoms of counts works on what is close to the likelihood, and "dec" goes on from
+# there with the likelihood itself. The deviance of thinned data (benchmarks/bench_counts.py) is
+# explained to 0.433 instead of 0.406 for digits and 0.203 instead of 0.146 for words.
+_REFINING_EPOCHS, _REFINING_UPDATES = 6, 40
+
+# Samples, at least, that tell whether training has raised its objective.
+_SAMPLES = 1024
 
 DICT_INIT = [
     StrOptions(set(INITIALIZATIONS)),
@@ -47,6 +56,11 @@ DICT_INIT = [
     HasMethods("transform"),  # a fitted learner
     HasMethods("getdict"),  # one of SPORCO
 ]
+
+
+def refining_updates(n_batches):
+    """Return how many updates adapt what was found in working data to the likelihood."""
+    return max(_REFINING_UPDATES, _REFINING_EPOCHS * n_batches)
 
 
 def choose_atoms(dict_init, n_components, x, generator, *, atom_norm="unit", positive=False):
@@ -80,7 +94,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     positive_dict = False
     loss, n_trials = "gaussian", 1
     _alpha_share = 1.0  # what "auto" is, of the penalty that a dictionary is best found with
-    _refines = False  # whether training goes on from the search, by "dec", for a few epochs
+    _refines = False  # whether training is that of the likelihood after the search
 
     @classmethod
     def from_components(cls, components, **params):
@@ -192,6 +206,13 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         source = source.to(to_tensor(self.components_).dtype)
         return Data(source, sample, mask, device, {}, offset)
 
+    def _some_samples(self, data):  # -> Batch
+        some = slice(None, None, max(1, len(data.sample) // _SAMPLES))
+        x, mask, offset = (
+            t if t is None else t[some] for t in (data.sample, data.mask, data.offset)
+        )
+        return Batch(None, x, mask=mask, offset=offset)
+
     def _rule(self, name):
         rule, loss = GRADIENT_RULES[name], self._loss()
         return rule if isinstance(loss, Gaussian) else partial(rule, loss=loss)
@@ -243,7 +264,35 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         penalty = float(alpha) / noise if soft else penalty
         x = x if team is None else working_data(self._loss(), data.sample, None, data.offset).x
         found = self._search(x, data, model, atoms, float(penalty), course, rows)
-        return model, found if intercept is None else settle(model, found, data, course.team)
+        if intercept is None:
+            return model, found
+        found = settle(model, found, data, course.team)
+        return model, found if self._refines else self._refined(model, found, data, generator, course)
+
+    def _refined(self, model, rows, data, generator, course):
+        """Return rows with the likelihood's refinement, after which training is another's.
+
+        Callbacks and the checkpoint see what comes before and after it.
+        """
+        own = generator if course.team is None else course.team.own(generator)
+        source = data.source.for_training(self._batch_size(), own, shuffle=True)
+        # as where nothing is trained after it; what is said of an optimizer is for that
+        name = DenseLearner._optimizer_for(self, rows) if self.optimizer == "auto" else None
+        trainer = Trainer(
+            replace(model, rule=self._rule("dec")),
+            self._make_optimizer(model, rows, name),
+            team=course.team,
+        )
+        n_updates = refining_updates(trainer.largest(count_batches(source)))
+        stopping, converged = Stopping(self.tol, self.n_iter_no_change, n_updates=n_updates), False
+        try:
+            while trainer.n_steps < n_updates and not (converged or course.interrupts.pending):
+                trainer.replace_unused(source)
+                converged = trainer.run_epoch(source, stopping).converged
+        except Diverged as error:
+            course.leave(error, trainer, partial(self._attributes, trainer, data))
+        course.losses = (*course.losses, *trainer.loss_curve)
+        return trainer.optimizer.atoms.detach()
 
     def _searches(self):
         return isinstance(self.dict_init, str) and self.dict_init == "search"

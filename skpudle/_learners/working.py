@@ -5,6 +5,7 @@ is close to the penalised likelihood where counts are not too small.
 """
 
 from dataclasses import replace
+from functools import partial
 from math import exp, expm1, isfinite
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from skpudle.losses import Gaussian
 
-__all__ = ["Working", "least_penalty", "settle", "settled_baseline", "working_data"]
+__all__ = ["Working", "least_penalty", "objectives", "settle", "settled_baseline", "working_data"]
 
 # The noise of a correlation with a unit atom has variance 1, and a penalty of less than twice its
 # deviation leaves codes of noise: of 50 atoms of counts of mean 3.3 a search found 0.54 with 0.7,
@@ -119,6 +120,42 @@ def _step_of_baseline(loss, counted, expected, n_known):
     """
     mean, other = ((total + 0.5) / (n_known + 1) for total in (counted, expected))
     return loss.natural(mean) - loss.natural(other)
+
+
+@torch.no_grad()
+def objectives(model, rows, batch, update):  # -> float, float
+    """Return what the rule of a model minimises, and what it is of the baseline alone.
+
+    The baseline has no codes and, where the loss has an intercept, the mean rates of the batch.
+
+    Parameters
+    ----------
+    model : object
+        The model, see `skpudle._training.loop`.
+    rows : Tensor of shape (n_rows, n_parameters)
+        Its rows of parameters.
+    batch : Batch
+        Samples.
+    update : int
+        The update, counted from 0, whose decay counts.
+    """
+    loss, x = model.encoder.loss, batch.x if batch.target is None else batch.target
+    dictionary, encoder, penalty = model.network(rows, update)
+    given = dict(target=batch.target, mask=batch.mask)
+    given |= {} if batch.offset is None else {"offset": batch.offset}
+    if batch.noise_std is not None:
+        encoder = partial(encoder, noise_std=batch.noise_std)
+    fitted = model.rule(dictionary, batch.x, encoder=encoder, penalty=penalty, **given).objective
+    known = torch.ones_like(x) if batch.mask is None else batch.mask
+    natural = x.new_zeros(())
+    if not isinstance(loss, Gaussian):
+        rest = [i for i in range(x.ndim) if i != 1]
+        size = known if batch.offset is None else known * batch.offset.exp()
+        rates = ((known * x).sum(rest, keepdim=True) + 0.5) / (size.sum(rest, keepdim=True) + 1)
+        natural = loss.natural(rates)
+        natural = natural if batch.offset is None else natural + batch.offset
+    baseline = (known * loss.half_deviance(natural, x)).sum() / len(x)
+    return float(fitted), float(baseline)
 
 
 @torch.no_grad()
