@@ -325,6 +325,7 @@ class ConvModel:
     generator: torch.Generator | None = None
 
     curvature = 1.0  # of least squares
+    n_constant_codes = 0  # all rows are atoms
 
     def network(self, rows, update):
         """Return the network of an update, on grids that it draws, its encoder and the penalty."""

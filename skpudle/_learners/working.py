@@ -145,7 +145,10 @@ def objectives(model, rows, batch, update):  # -> float, float
     given |= {} if batch.offset is None else {"offset": batch.offset}
     if batch.noise_std is not None:
         encoder = partial(encoder, noise_std=batch.noise_std)
-    fitted = model.rule(dictionary, batch.x, encoder=encoder, penalty=penalty, **given).objective
+    fitted = model.rule(dictionary, batch.x, encoder=encoder, penalty=penalty, **given)
+    # what the rule adds to the loss, if anything; an intercept has no penalty
+    penalties = fitted.objective - fitted.losses.mean()
+    penalties = (penalties - penalty * model.n_constant_codes).clamp_min(0)
     known = torch.ones_like(x) if batch.mask is None else batch.mask
     natural = x.new_zeros(())
     if not isinstance(loss, Gaussian):
@@ -155,7 +158,7 @@ def objectives(model, rows, batch, update):  # -> float, float
         natural = loss.natural(rates)
         natural = natural if batch.offset is None else natural + batch.offset
     baseline = (known * loss.half_deviance(natural, x)).sum() / len(x)
-    return float(fitted), float(baseline)
+    return float(fitted.losses.mean() + penalties), float(baseline)
 
 
 @torch.no_grad()
