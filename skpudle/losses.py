@@ -66,14 +66,6 @@ class Gaussian:
         """Return the loss of each entry; differentiable in the natural parameter."""
         return 0.5 * (natural - x).square()
 
-    def saturated(self, x):
-        """Return the log-likelihood of entries that are their expectation."""
-        return 0.5 * x.square()
-
-    def response(self, x):
-        """Return entries as numbers whose variance does not depend on the expectation."""
-        return x
-
 
 @dataclass(frozen=True)
 class Poisson:

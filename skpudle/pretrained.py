@@ -219,13 +219,8 @@ def _fitted(learner, values):
     vars(learner).update({name: values[name] for name in _ARRAYS if name in values})
     vars(learner).update(
         alpha_=alpha if alpha.ndim else float(alpha),
-<<<<<<< HEAD
-        step_size_=float(values["step_size_"]),
-        lambda_decay_=float(values["lambda_decay_"]),
         debias_=0.0,
-=======
         **{name: float(values[name]) for name in _NUMBERS},
->>>>>>> fix-images
         n_components_=len(values["components_"]),
         device_=str(resolve_device(learner.device, None)),
         n_iter_=1,

@@ -180,6 +180,33 @@ def test_dense_codes_where_alpha_was_chosen():
     assert only(findings(learner, X)).endswith(advice)
 
 
+@pytest.mark.parametrize("loss", ["poisson", "binomial"])
+def test_counts_of_noise_are_explained_by_their_baseline(loss):
+    """And those of a dictionary are not, until its atoms are others."""
+    rng = np.random.default_rng(0)
+    atoms = make_dictionary_data(400, 16, 8, 2, random_state=0)[1]
+    codes = 3 * (rng.random((400, 8)) < 0.3)
+    natural = codes @ atoms + 1
+    draw = (lambda eta: rng.poisson(np.exp(eta))) if loss == "poisson" else (
+        lambda eta: rng.binomial(9, 1 / (1 + np.exp(-eta)))
+    )  # fmt: skip
+    learner = PUDLEDictionaryLearning(8, loss=loss, n_trials=9, alpha=2.0, random_state=0)
+    words = "The fit is no better than the baseline: hidden entries are predicted no better"
+    X = draw(natural).astype(float)
+    assert not any(words in sentence for sentence in findings(learner.fit(X), X))
+    noise = draw(np.ones((400, 16))).astype(float)
+    assert any(words in sentence for sentence in findings(learner.fit(noise), noise))
+
+
+def test_reconstructions_may_be_farther_from_the_data_than_zero():
+    """With a step beyond 2 over the squared norm codes of the encoder overshoot."""
+    X = sparse(100, 8, 8)
+    learner = given(np.eye(8), n_unfoldings=1, step_size=4.0)
+    assert any("reconstructions are farther" in sentence for sentence in findings(learner, X))
+    learner.set_params(n_unfoldings="auto")
+    assert not any("no better" in sentence for sentence in findings(learner, X))
+
+
 END = "Training ended at max_iter=1, before it had converged: "
 
 

@@ -104,6 +104,51 @@ def test_replaced_atoms_leave_no_trace_in_the_model(problem):
     assert (state["pull"][rows] == 0).all()
 
 
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "torch"])
+def test_batches_without_codes_leave_atoms_where_a_batch_with_codes_left_them(compiled, problem):
+    """The anchor weighs a use in the model, and no batch without one takes it away.
+
+    The gradient through an encoder also pulls at atoms that no code uses in the end.
+    """
+    atoms, codes, x = problem
+    codes = codes.clone()
+    codes[:, 2] = 0
+    gradient = dec_gradient(atoms, codes, x)
+    gradient[2] = 1e-3
+    project = project_atoms if compiled else (lambda atoms: project_atoms(atoms))
+    optimizer = SurrogateOptimizer(atoms, project, anchor=1e6)
+    optimizer.update(gradient, codes)
+    before = optimizer.atoms.detach().clone()
+    for small in (0.0, 1e-150):
+        optimizer.update(small * gradient, small * codes)
+        torch.testing.assert_close(optimizer.atoms.detach(), before, rtol=0, atol=1e-4)
+
+
+def test_one_row_that_is_larger_than_all_others_is_learned_from():
+    """Most batches then have no codes at all."""
+    for seed in range(4):
+        X = np.random.default_rng(seed).normal(size=(300, 10))
+        X[7] *= 1e7
+        learner = PUDLEDictionaryLearning(
+            8, gradient="ae-ls", n_unfoldings=100, max_iter=5, tol=None, random_state=seed
+        ).fit(X)
+        left = X - learner.inverse_transform(learner.transform(X))
+        assert np.square(left).sum() < 1e-3 * np.square(X).sum()
+
+
+def test_a_loss_that_rounding_leaves_below_zero_is_none(problem):
+    atoms, codes, x = problem
+    found = []
+    for loss in (-1e-16, 0.0):
+        optimizer = SurrogateOptimizer(atoms, project_atoms)
+        for _ in range(2):
+            now = optimizer.atoms.detach()
+            value = torch.tensor(loss, dtype=torch.float64)
+            optimizer.update(dec_gradient(now, codes, x), codes, loss=value)
+        found.append(optimizer.atoms.detach())
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
 def planted(rng, n_samples, n_features=40, n_components=60, n_nonzero=3):
     atoms = rng.standard_normal((n_components, n_features))
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)

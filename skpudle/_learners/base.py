@@ -19,7 +19,8 @@ from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
 from skpudle._data.batches import count_batches
 from skpudle._learners.course import Course
 from skpudle._learners.models import Decay
-from skpudle._learners.notices import divergence, warn_of_early_end
+from skpudle._learners.notices import divergence, warn_of_early_end, warn_of_rise
+from skpudle._learners.working import objectives
 from skpudle._precision import training_mode
 from skpudle._training.choose_optimizer import make_optimizer
 from skpudle._training.identity import plain, task_of
@@ -139,6 +140,10 @@ class GradientLearner(CallbackSupportMixin):
         """Return the model with the codes that `transform` is to return of the data."""
         return model
 
+    def _some_samples(self, data):  # -> Batch
+        """Return samples that tell whether training has done any good."""
+        raise NotImplementedError
+
     # ------------------------------------------------------------------ fitting
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -198,11 +203,16 @@ class GradientLearner(CallbackSupportMixin):
             return self._attributes(trainer, data)
 
         ended_by = course.train(trainer, source, stopping, fitted)
-        coded = self._choose_codes(trainer.model, trainer.optimizer.atoms.detach(), data, course)
+        found = trainer.optimizer.atoms.detach()
+        coded = self._choose_codes(trainer.model, found, data, course)
         if coded is not trainer.model:
             trainer.model = coded
             self._take(fitted() | {"ended_by_": ended_by})
-        model.warn_of_step(rows, trainer.optimizer.atoms.detach())
+        model.warn_of_step(rows, found)
+        if trainer.n_steps and data.task is None:  # a task has an objective of its own
+            last = max(trainer.n_steps - 1, 0)
+            values = objectives(model, found, self._some_samples(data), last)
+            warn_of_rise(self, *values, trainer.optimizer)
         return ended_by
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -251,16 +261,16 @@ class GradientLearner(CallbackSupportMixin):
         """Return the number of updates that training may take."""
         return self.max_iter * n_batches
 
-    def _make_optimizer(self, model, rows):
+    def _make_optimizer(self, model, rows, name=None):
         return make_optimizer(
-            self._optimizer_for(rows),
+            name or self._optimizer_for(rows),
             rows,
             model.project,
             learning_rate=self.learning_rate,
             data_scale=model.data_scale,
             curvature=model.curvature,
-            params=self.optimizer_params,
-            asked=self.optimizer,
+            params=self.optimizer_params if name is None else None,
+            asked=self.optimizer if name is None else "auto",
         )
 
     def _optimizer_for(self, rows):
@@ -378,7 +388,7 @@ def update(learner, X, y, **of_samples):
         except (Diverged, Interrupted) as error:
             learner._take(learner._attributes(trainer, data, idle))
             if isinstance(error, Diverged):
-                raise divergence(learner, error.update) from error
+                raise divergence(learner, error.update, optimizer) from error
             raise
         idle = trainer.idle(idle)
         trainer.replace_unused(source, among=idle >= _IDLE_SAMPLES_PER_ATOM * len(idle))

@@ -137,16 +137,11 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     def _network(self, like):  # -> ConvNetwork of the dtype and on the device of a tensor
         parameters = known_parameters(_known(self), len(self._kernel), like)
-<<<<<<< HEAD
-        noise, encoder = Noise.of(self.noise_std), self._encoder()
+        encoder = self._encoder()
         if self.debias == "auto":
             encoder = replace(encoder, debias=self.debias_)
-        return ConvNetwork(parameters, self._stride, encoder, noise, self.lambda_decay_)
-=======
         options = dict(noise=Noise.of(self.noise_std), lambda_decay=self.lambda_decay_)
-        options["peak"] = self.peak_
-        return ConvNetwork(parameters, self._stride, self._encoder(), **options)
->>>>>>> fix-images
+        return ConvNetwork(parameters, self._stride, encoder, peak=self.peak_, **options)
 
     @property
     def _n_features_out(self):
@@ -197,6 +192,11 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         Noise.of(self.noise_std).warn_of_units(sample.images)
         inputs = input_attributes(X if images.kind == "rows" else None)
         return Data(sample, sample, None, device, inputs)
+
+    def _some_samples(self, data):  # -> Batch
+        own = make_generator(0)  # the crops of training are drawn by another
+        source = data.source.for_training(self._batch_size(), own, shuffle=False)
+        return next(iter(source.batches(source.plan())))
 
     def _later_generator(self):
         generator = make_generator(self.random_state)
@@ -300,12 +300,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             parameters = parameters._replace(alpha=state["alpha"])
         geometry = images.geometry._replace(image_size=state["image_size"])
         model, rows = self._model(parameters, images, geometry, generator, state["alpha"])
-<<<<<<< HEAD
-        return replace(model, data_scale=state["data_scale"], coding=state.get("coding")), rows
-=======
         known = dict(data_scale=state["data_scale"], peak=max(model.peak, self.peak_))
-        return replace(model, **known), rows
->>>>>>> fix-images
+        return replace(model, coding=state.get("coding"), **known), rows
 
     def _model(self, parameters, images, geometry, generator, alpha):
         n = depth_of(self) or 0

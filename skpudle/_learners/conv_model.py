@@ -358,6 +358,7 @@ class ConvModel:
     coding: tuple | None = None
 
     curvature = 1.0  # of least squares
+    n_constant_codes = 0  # all rows are atoms
 
     def network(self, rows, update):
         """Return the network of an update, on grids that it draws, its encoder and the penalty."""
@@ -407,12 +408,7 @@ class ConvModel:
             values = values._replace(step=step)
         channel_axis, shared = self.geometry.channel_axis, self.layout.shared_threshold
         options = dict(channel_axis=channel_axis, shared_threshold=shared)
-<<<<<<< HEAD
         attributes = fitted_values(values, len(stride), **options)
         alpha, debias, noise_std = self.coding or (attributes["alpha_"], self.encoder.debias, None)
         coded = {"alpha_": alpha, "debias_": debias, "noise_std_": noise_std}
-        return attributes | coded | {"n_components_": len(rows)}
-=======
-        known = {"n_components_": len(rows), "peak_": self.peak}
-        return fitted_values(values, len(stride), **options) | known
->>>>>>> fix-images
+        return attributes | coded | {"n_components_": len(rows), "peak_": self.peak}

@@ -11,7 +11,7 @@ from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.training_images import initial_kernels
 from skpudle._learners.conv_search import patches_by_energy
-from skpudle._learners.working import LEAST_PENALTY
+from skpudle._learners.working import least_penalty
 from skpudle.encoding import default_step
 from skpudle.losses import Gaussian
 from skpudle.operators import ConvDictionary
@@ -273,7 +273,10 @@ def auto_penalty(images, atoms, noise_std, loss, intercept):
     largest = torch.stack([dictionary.analysis(image[None]).abs().max() for image in seen])
     largest = largest[largest > 0]
     alpha = _ALPHA * (float(largest.median()) if len(largest) else 1.0)
-    return noise * (alpha if intercept is None else max(alpha, LEAST_PENALTY))
+    if intercept is None:
+        return alpha
+    # events that an atom sees
+    return max(noise * alpha, least_penalty(noise, atoms[0].numel()))
 
 
 def initial_parameters(

@@ -115,7 +115,7 @@ class Course:
         diverged = isinstance(error, Diverged)
         self.learner._take(fitted() | {"ended_by_": "divergence" if diverged else "interrupt"})
         if diverged:
-            raise divergence(self.learner, error.update) from error
+            raise divergence(self.learner, error.update, trainer.optimizer) from error
         self.recorder.end(trainer)
         raise error
 

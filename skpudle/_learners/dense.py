@@ -19,7 +19,7 @@ from skpudle._data.arrays import (
     to_tensor,
     unit_of,
 )
-from skpudle._data.batches import Rows
+from skpudle._data.batches import Batch, Rows, count_batches
 from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.sources import check_exposure, open_source
 from skpudle._learners.base import Data, GradientLearner
@@ -31,8 +31,9 @@ from skpudle._learners.notices import (
     warn_of_few_samples,
     warn_of_unknown_features,
 )
-from skpudle._learners.working import LEAST_PENALTY, settle, working_data
-from skpudle._training.loop import Trainer
+from skpudle._learners.working import settle, working_data
+from skpudle._training.loop import Diverged, Trainer
+from skpudle._training.stopping import Stopping
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
@@ -47,7 +48,15 @@ from skpudle.initialization import (
 from skpudle.losses import Gaussian
 from skpudle.operators import DenseDictionary, project_atoms
 
-__all__ = ["DICT_INIT", "DenseLearner", "choose_atoms"]
+__all__ = ["DICT_INIT", "DenseLearner", "choose_atoms", "refining_updates"]
+
+# A search for the atoms of counts works on what is close to the likelihood, and "dec" goes on from
+# there with the likelihood itself. The deviance of thinned data (benchmarks/bench_counts.py) is
+# explained to 0.433 instead of 0.406 for digits and 0.203 instead of 0.146 for words.
+_REFINING_EPOCHS, _REFINING_UPDATES = 6, 40
+
+# Samples, at least, that tell whether training has raised its objective.
+_SAMPLES = 1024
 
 DICT_INIT = [
     StrOptions(set(INITIALIZATIONS)),
@@ -55,6 +64,11 @@ DICT_INIT = [
     HasMethods("transform"),  # a fitted learner
     HasMethods("getdict"),  # one of SPORCO
 ]
+
+
+def refining_updates(n_batches):
+    """Return how many updates adapt what was found in working data to the likelihood."""
+    return max(_REFINING_UPDATES, _REFINING_EPOCHS * n_batches)
 
 
 def choose_atoms(dict_init, n_components, x, generator, *, atom_norm="unit", positive=False):
@@ -81,7 +95,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     _penalty = "alpha"  # the parameter that `alpha_` is of
     debias = 0.0
     _alpha_share = 1.0  # what "auto" is, of the penalty that a dictionary is best found with
-    _refines = False  # whether training goes on from the search, by "dec", for a few epochs
+    _refines = False  # whether training is that of the likelihood after the search
 
     @classmethod
     def from_components(cls, components, *, intercept=None, **params):
@@ -222,6 +236,13 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         source = source.to(to_tensor(self.components_).dtype)
         return Data(source, sample, mask, device, {}, offset)
 
+    def _some_samples(self, data):  # -> Batch
+        some = slice(None, None, max(1, len(data.sample) // _SAMPLES))
+        x, mask, offset = (
+            t if t is None else t[some] for t in (data.sample, data.mask, data.offset)
+        )
+        return Batch(None, x, mask=mask, offset=offset)
+
     def _rule(self, name):
         rule, loss = GRADIENT_RULES[name], self._loss()
         return rule if isinstance(loss, Gaussian) else partial(rule, loss=loss)
@@ -246,12 +267,10 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         if mask is not None and not mask.any():
             raise nothing_known(self)
         # the gradient of the loss is that of the working data, times the noise
-        x, intercept, noise, curvature = working_data(self._loss(), x, mask, offset)
+        x, intercept, noise, least, curvature = working_data(self._loss(), x, mask, offset)
         square = mean_square(x)
         model = self._model(data_scale=noise**2 * square, curvature=curvature)
-        penalty = auto_alpha(x, mask=mask)
-        if intercept is not None:
-            penalty = max(penalty, LEAST_PENALTY)
+        penalty = max(auto_alpha(x, mask=mask), least / noise)
         start = "data" if self._searches() else self.dict_init
         inside = dict(atom_norm=self.atom_norm, positive=self.positive_dict)
         atoms = choose_atoms(start, self.n_components, x, generator, **inside)
@@ -274,7 +293,37 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         x = x if team is None else working_data(self._loss(), data.sample, None, data.offset).x
         unit = unit_of(square)
         model, found = self._search(x, data, model, atoms, float(penalty), unit, course, rows)
-        return model, found if intercept is None else settle(model, found, data, course.team)
+        if intercept is None:
+            return model, found
+        found = settle(model, found, data, course.team)
+        return model, found if self._refines else self._refined(
+            model, found, data, generator, course
+        )
+
+    def _refined(self, model, rows, data, generator, course):
+        """Return rows with the likelihood's refinement, after which training is another's.
+
+        Callbacks and the checkpoint see what comes before and after it.
+        """
+        own = generator if course.team is None else course.team.own(generator)
+        source = data.source.for_training(self._batch_size(), own, shuffle=True)
+        # as where nothing is trained after it; what is said of an optimizer is for that
+        name = DenseLearner._optimizer_for(self, rows) if self.optimizer == "auto" else None
+        trainer = Trainer(
+            replace(model, rule=self._rule("dec")),
+            self._make_optimizer(model, rows, name),
+            team=course.team,
+        )
+        n_updates = refining_updates(trainer.largest(count_batches(source)))
+        stopping, converged = Stopping(self.tol, self.n_iter_no_change, n_updates=n_updates), False
+        try:
+            while trainer.n_steps < n_updates and not (converged or course.interrupts.pending):
+                trainer.replace_unused(source)
+                converged = trainer.run_epoch(source, stopping).converged
+        except Diverged as error:
+            course.leave(error, trainer, partial(self._attributes, trainer, data))
+        course.losses = (*course.losses, *trainer.loss_curve)
+        return trainer.optimizer.atoms.detach()
 
     def _warn_of_samples(self, x, mask, n_atoms):
         known = x.new_ones(len(x), 1) if mask is None else mask

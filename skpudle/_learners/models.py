@@ -243,6 +243,11 @@ class DenseModel:
             encoder.lasso = self.alpha, self.encoder.positive_code
         return DenseDictionary(rows), encoder, self.encoder.penalty(self.alpha, decay)
 
+    @property
+    def n_constant_codes(self):
+        """How many rows are no atoms, whose code is always 1: that of an intercept."""
+        return int(not isinstance(self.encoder.loss, Gaussian))
+
     def parts(self, rows):  # -> atoms (n_components, n_features), intercept (n_features,) or None
         """Return what rows are."""
         return (rows, None) if isinstance(self.encoder.loss, Gaussian) else (rows[:-1], rows[-1])

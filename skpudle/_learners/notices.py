@@ -6,16 +6,22 @@ import warnings
 from sklearn.exceptions import ConvergenceWarning
 
 from skpudle._data.callers import users_level
+from skpudle.optimizers import SurrogateOptimizer
 
 __all__ = [
     "divergence",
     "nothing_known",
     "print_progress",
+    "print_search",
     "warn_of_early_end",
     "warn_of_few_samples",
+    "warn_of_rise",
     "warn_of_step",
     "warn_of_unknown_features",
 ]
+
+# What sums of float32 are wrong by at most, relative to an objective.
+_ROUNDING = 1e-4
 
 
 def nothing_known(learner):
@@ -83,23 +89,42 @@ def warn_of_step(step_size, dictionaries, curvature=1.0):
 
 def warn_of_early_end(learner):
     """Warn that training ended too early to tell."""
+    has_rate = learner._optimizer_for(learner.components_) != "surrogate"
     warnings.warn(
         f"Training of {type(learner).__name__} ended after {learner.n_steps_} updates "
         f"(max_iter={learner.max_iter!r}), before its objective had stalled for "
-        f"{learner.n_iter_no_change} checks in a row. Increase max_iter or learning_rate, or "
+        f"{learner.n_iter_no_change} checks in a row. Increase max_iter{' or learning_rate' if has_rate else ''}, or "
         f"raise tol (now {learner.tol}); tol=None trains as long without this warning.",
         ConvergenceWarning,
         stacklevel=users_level(),
     )
 
 
-def divergence(learner, update):
-    """Return the error for training that stopped being finite."""
-    has_rate = learner.optimizer != "surrogate"
+def _smaller_steps(learner, optimizer):
+    """Say what of the parameters that act makes updates smaller."""
+    has_rate = not isinstance(optimizer, SurrogateOptimizer)
     rate = f"lower learning_rate (now {learner.learning_rate})"
+    return rate if has_rate else "larger anchor in optimizer_params"
+
+
+def divergence(learner, update, optimizer):
+    """Return the error for training that stopped being finite."""
     return ValueError(
         f"Training of {type(learner).__name__} stopped being finite at update {update}, "
         "also after a second try with smaller steps; the last finite dictionary is in "
-        f"components_. Try a {rate if has_rate else 'larger anchor in optimizer_params'}, a "
+        f"components_. Try a {_smaller_steps(learner, optimizer)}, a "
         f"lower step_size (now {learner.step_size}), or scale the data."
     )
+
+
+def warn_of_rise(learner, fitted, baseline, optimizer):
+    """Warn if what training minimises has ended above its value without a dictionary."""
+    if fitted > baseline * (1 + _ROUNDING) or fitted != fitted:
+        warnings.warn(
+            f"Training of {type(learner).__name__} raised its objective above that of no "
+            f"dictionary at all: {fitted:.4g} a sample, and {baseline:.4g} with the baseline "
+            f"alone. Try a {_smaller_steps(learner, optimizer)}, a lower step_size (now "
+            f"{learner.step_size}), or scale the data.",
+            ConvergenceWarning,
+            stacklevel=users_level(),
+        )

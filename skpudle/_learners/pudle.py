@@ -8,7 +8,7 @@ from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._learners.base import train, update
-from skpudle._learners.dense import DenseLearner
+from skpudle._learners.dense import DenseLearner, refining_updates
 from skpudle._learners.models import Decay, Encoder
 from skpudle._precision import training_mode
 from skpudle.interoperability import penalty_of
@@ -22,11 +22,6 @@ __all__ = ["PUDLEDictionaryLearning"]
 _AUTO_EPOCHS = 100
 _AUTO_OPERATIONS = 1.2e12
 _AUTO_UPDATES = 200
-
-# A search for the atoms of counts works on what is close to the likelihood, and "dec" goes on from
-# there with the likelihood itself. The deviance of thinned data (benchmarks/bench_counts.py) is
-# explained to 0.433 instead of 0.406 for digits and 0.203 instead of 0.146 for words.
-_REFINING_EPOCHS, _REFINING_UPDATES = 6, 40
 
 # Parameters that `transform` takes, besides what `fit` made of the others.
 _OF_THE_ENCODER = (
@@ -651,15 +646,15 @@ class PUDLEDictionaryLearning(_ExposedLearner):
 
     @property
     def _refines(self):
-        return self._is_only_searched and self.loss != "gaussian"
+        return self._searches() and self.gradient == "auto" and self.loss != "gaussian"
 
     def _n_updates(self, n_batches, batch_size, data):
-        if self._is_only_searched and not self._refines:
+        if self._is_only_searched and self.loss == "gaussian":
             return 0  # see the notes
         if self.max_iter != "auto":
             return super()._n_updates(n_batches, batch_size, data)
         if self._refines:
-            return max(_REFINING_UPDATES, _REFINING_EPOCHS * n_batches)
+            return refining_updates(n_batches)
         n_features = data.sample.shape[1]
         n_components = self.n_components or n_features
         push = 2 * batch_size * n_components * min(n_components, 2 * n_features)

@@ -38,8 +38,8 @@ def project(atom, norm, positive):
             atom[f] /= length
 
 
-def refine(codes, gradient, per_curvature, keep, atoms, curvature, pull):
-    """Add a batch to the model; return the energy of a use of an atom."""
+def refine(codes, gradient, per_curvature, keep, atoms, uses, curvature, pull):
+    """Add a batch to the model."""
     n_samples, n_components = codes.shape
     n_features = atoms.shape[1]
     energy, n_used = 0.0, 0
@@ -68,7 +68,8 @@ def refine(codes, gradient, per_curvature, keep, atoms, curvature, pull):
                 curvature[j, support[b]] += weight * codes[i, support[b]]
             for f in range(n_features):
                 pull[j, f] += weight * synthesis[f]
-    return energy / n_samples / max(n_used, 1)
+    uses[0] = keep * uses[0] + energy / n_samples
+    uses[1] = keep * uses[1] + n_used
 
 
 def subtract(weights, rows, out):
@@ -124,9 +125,10 @@ def minimise(curvature, pull, weight, n_inner, norm, positive, tiny, atoms):
 
 
 def update(gradient, codes, keep, per_curvature, anchor, n_inner, norm, positive, tiny,
-           curvature, pull, atoms):  # fmt: skip
+           uses, curvature, pull, atoms):  # fmt: skip
     """Refine the model by a batch, then minimise it, starting at the current atoms."""
-    one_use = refine(codes, gradient, per_curvature, keep, atoms, curvature, pull)
+    refine(codes, gradient, per_curvature, keep, atoms, uses, curvature, pull)
+    one_use = uses[0] / uses[1] if uses[1] > 0 else 0.0
     minimise(curvature, pull, anchor * one_use, n_inner, norm, positive, tiny, atoms)
 
 
@@ -155,14 +157,14 @@ def is_small(gradient, codes, n_inner):
     return known and n_samples > 0 and work <= _MOST_WORK
 
 
-def update_small(gradient, codes, keep, *, per_curvature, anchor, n_inner, projection, curvature,
-               pull, atoms):  # fmt: skip
-    """Update the model, ``curvature`` and ``pull``, and the atoms in place.
+def update_small(gradient, codes, keep, *, per_curvature, anchor, n_inner, projection, uses,
+               curvature, pull, atoms):  # fmt: skip
+    """Update the model, ``uses``, ``curvature`` and ``pull``, and the atoms in place.
 
     What is not said here is as of `SurrogateOptimizer`; ``projection`` is that of
     `known_projection`, and ``keep`` the share of the sums to keep.
     """
     batch = (np.asarray(t.contiguous()) for t in (gradient, codes))
-    model = (np.asarray(t) for t in (curvature, pull, atoms))
+    model = (np.asarray(t) for t in (uses, curvature, pull, atoms))
     tiny = torch.finfo(atoms.dtype).tiny
     _compiled()(*batch, keep, per_curvature, anchor, n_inner, *projection, tiny, *model)

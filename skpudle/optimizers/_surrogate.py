@@ -39,7 +39,7 @@ class SurrogateOptimizer(Optimizer):
         falls less is kept: sums from before it fell to a quarter have half the weight.
     anchor : float, default=0.5
         Weight of the current atoms, :math:`\rho`, as a number of samples that use an atom: one that
-        fewer samples have used so far moves little.
+        fewer samples have used so far moves little. A use weighs its mean energy in the model.
     n_inner : int, default=3
         Projected gradient steps on the model for each block of 128 atoms in an update. They cost
         little: what counts is the one product with the curvature that all blocks share.
@@ -65,6 +65,9 @@ class SurrogateOptimizer(Optimizer):
         self._curvature = self._pull = None
         self._n_updates = 0
         self._n_samples = self.atoms.new_zeros(())
+        # energy and number of the uses that the model rests on: with those of the latest batch
+        # alone, one of small codes would let atoms go that a batch of large ones had pulled at
+        self._uses = self.atoms.new_zeros(2)
         self._trend = self.atoms.new_zeros(0)  # running mean of the loss, and its least value
 
     @torch.no_grad()
@@ -90,6 +93,7 @@ class SurrogateOptimizer(Optimizer):
             )
             curvature /= n_samples
         keep = self._age(n_samples, loss)
+        self._uses = keep * self._uses + torch.stack([energy / n_samples, n_used.to(energy)])
         self._curvature.mul_(keep)
         self._pull.mul_(keep).sub_(gradient, alpha=self._per_curvature)
         if total is None:
@@ -98,7 +102,7 @@ class SurrogateOptimizer(Optimizer):
         else:
             self._curvature += curvature
             self._pull.addmm_(curvature, atoms)
-        one_use = energy / n_samples / n_used.clamp_min(1)
+        one_use = (self._uses[0] / self._uses[1]).nan_to_num(0.0)  # none where there are none
         atoms.copy_(self._minimize(atoms, self._anchor * one_use))
 
     def _is_small(self, gradient, codes):
@@ -114,6 +118,7 @@ class SurrogateOptimizer(Optimizer):
             anchor=float(self._anchor),
             n_inner=int(self._n_inner),
             projection=self._known_projection,
+            uses=self._uses,
             curvature=self._curvature,
             pull=self._pull,
             atoms=self.atoms.detach(),
@@ -128,6 +133,7 @@ class SurrogateOptimizer(Optimizer):
         keep = (1 - 1 / self._n_updates) ** exponent
         if loss is None:
             return keep
+        loss = loss.clamp_min(0)  # rounding leaves a deviance of nothing below
         before = self._trend if len(self._trend) else torch.stack([loss, loss])
         mean = torch.lerp(before[0], loss, _NEWEST)
         self._trend = torch.stack([mean, torch.minimum(mean, before[1])])
@@ -180,6 +186,7 @@ class SurrogateOptimizer(Optimizer):
             "pull": self._pull.clone(),
             "n_updates": torch.tensor(self._n_updates, device="cpu"),
             "n_samples": self._n_samples,
+            "uses": self._uses.clone(),
             "trend": self._trend.clone(),
         }
 
@@ -191,6 +198,7 @@ class SurrogateOptimizer(Optimizer):
             "pull": torch.zeros_like(atoms),
             "n_updates": torch.tensor(0, device="cpu"),
             "n_samples": atoms.new_zeros(()),
+            "uses": atoms.new_zeros(2),
             "trend": atoms.new_zeros(2),
         }
 
@@ -221,4 +229,5 @@ class SurrogateOptimizer(Optimizer):
         )
         self._n_updates = int(state["n_updates"]) if state else 0
         self._n_samples = state["n_samples"].to(atoms) if state else atoms.new_zeros(())
+        self._uses = state["uses"].to(atoms).clone() if state else atoms.new_zeros(2)
         self._trend = state["trend"].to(atoms).clone() if state else atoms.new_zeros(0)

@@ -198,6 +198,37 @@ def _dense_codes(look):
     )
 
 
+def _no_better_than_the_baseline(look):
+    """Report a fit that explains no more than its baseline, which has no codes.
+
+    Of least squares this is zero. Of counts it is their mean rates, and entries are hidden and
+    predicted from the others, since codes of noise explain the entries that they are made of.
+    """
+    learner = look.learner
+    if getattr(learner, "loss", "gaussian") != "gaussian":
+        if any(np.isnan(sample).any() for sample in look.samples) and look.is_convolutional:
+            return None  # which its score is not for
+        explained = learner.score(look.X)
+        if explained > 0 or not any(np.ptp(sample) for sample in look.samples):
+            return None
+        return (
+            "The fit is no better than the baseline: hidden entries are predicted no better by "
+            f"codes than by mean rates (score {explained:.2g}). Learn fewer atoms, or from more "
+            f"samples, or {_sparser(learner)}."
+        )
+    if look.is_convolutional:
+        return None
+    samples = np.stack(look.samples).astype(np.float64)
+    left = np.nan_to_num(samples - look.codes @ learner.components_)
+    if np.square(left).sum() <= np.square(np.nan_to_num(samples)).sum():
+        return None
+    return (
+        "The fit is no better than the baseline: reconstructions are farther from the samples than "
+        "zero is. Scale the data as those of fit were, or lower step_size or learning_rate and fit "
+        "again."
+    )
+
+
 def _early_end(look):
     learner, parameters = look.learner, look.learner.get_params()
     ended_by = getattr(learner, "ended_by_", None)
@@ -230,6 +261,7 @@ _FINDINGS = (
     _single_samples,
     _same_atoms,
     _dense_codes,
+    _no_better_than_the_baseline,
     _early_end,
 )
 
@@ -260,8 +292,8 @@ def findings(estimator, X):
         Sentences, none if nothing is wrong: that nothing is known of any sample, or of some
         features; that all codes are zero, or more than half as long as samples; that there are
         fewer samples than atoms; that atoms are unused (more than chance leaves), are single
-        samples, or the same as others (a cosine above 0.99); that training ended before it had
-        converged.
+        samples, or the same as others (a cosine above 0.99); that the fit explains no more than its
+        baseline does; that training ended before it had converged.
 
     Examples
     --------

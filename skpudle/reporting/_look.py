@@ -16,8 +16,10 @@ class Look(NamedTuple):
 
     found: Found
     """The learner in what was passed, and the steps before it."""
+    X: object
+    """Samples as the learner gets them."""
     samples: list
-    """Samples one by one, as the learner gets them."""
+    """The same one by one."""
     raw: object
     """What `transform` made of them."""
     codes: np.ndarray
@@ -54,4 +56,4 @@ def look_at(estimator, X):  # -> Look
     found = find_learner(estimator)
     X = found.prepare(X)
     raw = found.learner.transform(X)
-    return Look(found, _read(found.learner, X), raw, signed_codes(found.learner, raw))
+    return Look(found, X, _read(found.learner, X), raw, signed_codes(found.learner, raw))

@@ -16,7 +16,7 @@ from skpudle._learners.conv_model import ConvNetwork, RowLayout
 from skpudle._learners.conv_values import ConvParameters
 from skpudle._learners.models import Encoder
 from skpudle.gradients import GRADIENT_RULES, differentiate
-from skpudle.losses import Binomial, Poisson
+from skpudle.losses import Binomial, Gaussian, Poisson
 from skpudle.operators import ConvDictionary
 from skpudle.pretrained import load_denoiser, save_denoiser
 
@@ -264,6 +264,51 @@ def test_kernels_are_found_in_data_alone(loss, base, size, rate):
     assert best_correlations(learner, kernels).min() > 0.85
     expected = learner.inverse_transform(codes)
     np.testing.assert_allclose(expected.mean(), x.mean(), rtol=2e-3)
+
+
+def odd_signals(largest):
+    """Return signals at the borders of a domain, (4, 40, 1) each."""
+    rng = np.random.default_rng(0)
+    end = largest or 1e4
+    plain = rng.poisson(1.5, (4, 40, 1)).clip(0, end).astype(float)
+    huge = plain.copy()
+    huge[1] = end
+    return {
+        "clipped": ((plain > 1) * end).clip(1e-6 * end, (1 - 1e-6) * end),
+        "rare": (rng.random((4, 40, 1)) < 0.02).astype(float),
+        "rare others": end - (rng.random((4, 40, 1)) < 0.02),
+        "constant": np.ones((4, 40, 1)),
+        "all zero": np.zeros((4, 40, 1)),
+        "all at the end": np.full((4, 40, 1), end),
+        "heavy tails": rng.poisson(np.exp(2 * rng.normal(size=(4, 40, 1)))).clip(0, end),
+        "one huge signal": huge,
+    }
+
+
+# lassos of constant signals have many solutions, on the way between which they stop
+@pytest.mark.filterwarnings("ignore:The codes of:sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("kind", odd_signals(None))
+@pytest.mark.parametrize("family", [*FAMILIES.values(), Gaussian()], ids=[*FAMILIES, "gaussian"])
+@pytest.mark.parametrize("options", [{}, dict(max_iter=5, tol=None)], ids=["search", "ae-ls"])
+def test_the_objective_is_at_most_that_of_the_baseline(options, family, kind):
+    """As of rows, and of ae-ls without the penalty; half an event makes the mean rate finite."""
+    x = np.asarray(odd_signals(getattr(family, "n_trials", None))[kind], float)
+    counts = not isinstance(family, Gaussian)
+    given = dict(loss="poisson" if isinstance(family, Poisson) else "binomial") if counts else {}
+    if isinstance(family, Binomial):
+        given["n_trials"] = family.n_trials
+    learner = ConvPUDLEDictionaryLearning(2, atom_shape=5, stride=1, random_state=0, **given)
+    codes = torch.tensor(learner.set_params(**options).fit(x).transform(x)).mT
+    atoms = torch.tensor(learner.components_).mT
+    natural, data = torch.conv_transpose1d(codes, atoms), torch.tensor(x).mT
+    baseline = torch.zeros(())
+    if counts:
+        natural = natural + float(learner.intercept_[0])
+        baseline = family.natural((data.sum() + 0.5) / (data.numel() + 1))
+    objective = family.half_deviance(natural, data).sum()
+    if not options:
+        objective = objective + learner.alpha_ * codes.abs().sum()
+    assert objective <= family.half_deviance(baseline, data).sum() * (1 + 1e-9)
 
 
 def test_data_outside_of_the_domain_are_refused(loss):

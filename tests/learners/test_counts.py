@@ -8,6 +8,7 @@ import torch
 from scipy import sparse
 from sklearn import config_context
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -15,7 +16,8 @@ from sklearn.preprocessing import FunctionTransformer
 from skpudle import Checkpoint, PUDLEDictionaryLearning
 from skpudle._learners import by_parts
 from skpudle.encoding import encode
-from skpudle.losses import Binomial, Poisson
+from skpudle.losses import Binomial, Gaussian, Poisson
+from skpudle.reporting import findings
 
 OPTIONS = dict(n_unfoldings=20, max_iter=2, tol=None, random_state=0)
 N_TRIALS = 20
@@ -138,6 +140,117 @@ def test_score_is_the_deviance_that_is_explained(loss, X):
     mean = family.natural(x.mean(0)).expand_as(x)
     explained = 1 - family.half_deviance(natural, x).sum() / family.half_deviance(mean, x).sum()
     assert learner.score(X) == pytest.approx(float(explained), rel=1e-8)
+
+
+@pytest.mark.parametrize("gradient", ["ae-ls", "ae-lasso", "dec"])
+def test_a_named_gradient_trains(loss, gradient, X):
+    """After the search and the refinement, which are what an unnamed one leaves alone."""
+    unnamed = make(loss, max_iter="auto").fit(X)
+    named = make(loss, max_iter="auto", gradient=gradient).fit(X)
+    assert np.abs(named.components_ - unnamed.components_).max() > 1e-4
+    assert named.loss_curve_[0] == unnamed.loss_curve_[0]  # both begin with one search
+    if gradient == "ae-ls":  # which minimises what the curve holds
+        assert named.loss_curve_[-1] < unnamed.loss_curve_[-1]
+
+
+def test_parameters_of_a_named_optimizer_are_for_the_named_gradient(X, loss):
+    params = {"betas": (0.5, 0.9)} if loss == "poisson" else {"anchor": 2.0}
+    learner = make(loss, gradient="ae-ls")
+    found = learner.fit(X).components_
+    other = learner.set_params(optimizer_params=params).fit(X).components_
+    assert np.abs(found - other).max() > 1e-6
+
+
+# ---------------------------------------------------------------------------- odd data
+
+
+@pytest.mark.parametrize("mean", [0.003, 0.01, 0.03])
+def test_it_takes_two_events_to_say_that_features_belong_together(loss, mean):
+    """Whatever the atoms: |D^T (e_j - mu)| <= |e_j - mu| <= 1, which is at most alpha."""
+    rng = np.random.default_rng(0)
+    shared = np.exp(3 * rng.normal(size=(500, 3)) @ rng.normal(size=(3, 20)) / 4)
+    X = rng.poisson(shared * mean / shared.mean()).clip(0, N_TRIALS).astype(float)
+    learner = make(loss, max_iter="auto").fit(X)
+    assert not learner.transform(np.eye(20)).any()
+    assert not learner.transform(np.zeros((1, 20))).any()
+
+
+@pytest.mark.parametrize("clip", [1e-6, 1e-4, 0.01])
+def test_binary_data_may_be_clipped(clip):
+    """What is predicted follows the data: atoms were once trained into the ends of the odds."""
+    rng = np.random.default_rng(0)
+    atoms = rng.normal(size=(6, 10))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    codes = 2 * rng.normal(size=(400, 6)) * (rng.random((400, 6)) < 0.3)
+    X = (rng.random((400, 10)) < 1 / (1 + np.exp(-codes @ atoms))).astype(float)
+    learner = PUDLEDictionaryLearning(6, loss="binomial", random_state=0)
+    exact, clipped = (learner.fit(data).score(data) for data in (X, X.clip(clip, 1 - clip)))
+    assert clipped > 0
+    assert clipped == pytest.approx(exact, abs=0.1 * clip + 1e-4)
+
+
+def odd_data(largest):
+    """Return data at the borders of a domain, (60, 8) each."""
+    rng = np.random.default_rng(0)
+    end = largest or 1e5
+    plain = rng.poisson(1.5, (60, 8)).clip(0, end).astype(float)
+    huge_row = plain.copy()
+    huge_row[3] = end
+    return {
+        "clipped": ((plain > 1) * end).clip(1e-3 * end, (1 - 1e-3) * end),
+        "nearly at the ends": ((plain > 1) * end).clip(1e-7 * end, (1 - 1e-7) * end),
+        "rare": (rng.random((60, 8)) < 0.02).astype(float),
+        "rare others": end - (rng.random((60, 8)) < 0.02),
+        "one event a row": np.eye(60, 8),
+        "constant": np.full((60, 8), 0.5 * min(end, 2)),
+        "all zero": np.zeros((60, 8)),
+        "all at the end": np.full((60, 8), end),
+        "features of all sizes": rng.poisson(10.0 ** np.linspace(-3, 3, 8), (60, 8)).clip(0, end),
+        "heavy tails": rng.poisson(np.exp(2 * rng.normal(size=(60, 8)))).clip(0, end),
+        "one huge row": huge_row,
+    }
+
+
+FAMILIES = {"poisson": Poisson(), "bernoulli": Binomial(), "binomial": Binomial(7)}
+FAMILIES |= {"fractional trials": Binomial(2.5), "gaussian": Gaussian()}
+
+
+@pytest.mark.parametrize("kind", odd_data(None))
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize(
+    "options",
+    [{}, dict(gradient="ae-ls", n_unfoldings=20), dict(dict_init="data", gradient="dec")],
+    ids=["default", "ae-ls", "from data"],
+)
+def test_the_objective_is_at_most_that_of_the_baseline(options, family, kind):
+    """Half the deviance with the penalty, against mean rates (half an event more) and no codes.
+
+    Of ae-ls without the penalty, which it does not minimise.
+    """
+    X = np.asarray(odd_data(getattr(family, "n_trials", None))[kind], float)
+    if isinstance(family, Gaussian):
+        X = X - X.mean(0) if kind != "constant" else X
+        given = {}
+    else:
+        given = dict(loss=type(family).__name__.lower(), n_trials=getattr(family, "n_trials", 1))
+    learner = PUDLEDictionaryLearning(5, random_state=0, max_iter=20, tol=None, **given)
+    learner.set_params(**options).fit(X)
+    codes, x = torch.tensor(learner.transform(X)), torch.tensor(X)
+    natural, baseline = codes @ torch.tensor(learner.components_), torch.zeros(())
+    if given:
+        natural = natural + torch.tensor(learner.intercept_)
+        baseline = family.natural((x.sum(0) + 0.5) / (len(x) + 1))
+    objective = family.half_deviance(natural, x).sum()
+    if learner.gradient != "ae-ls":
+        objective = objective + learner.alpha_ * codes.abs().sum()
+    assert objective <= family.half_deviance(baseline, x).sum() * (1 + 1e-9)
+
+
+def test_a_training_that_raises_its_objective_above_the_baseline_says_so(loss, X):
+    learner = make(loss, dict_init="data", optimizer="adam", learning_rate=10.0)
+    with pytest.warns(ConvergenceWarning, match="above that of no dictionary at all"):
+        learner.fit(X)
+    assert any("no better than the baseline" in sentence for sentence in findings(learner, X))
 
 
 # ---------------------------------------------------------------------------- what data are
