@@ -19,7 +19,7 @@ from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
 from skpudle._data.batches import count_batches
 from skpudle._learners.course import Course
 from skpudle._learners.models import Decay
-from skpudle._learners.notices import divergence, warn_of_early_end
+from skpudle._learners.notices import divergence, warn_of_early_end, warn_of_unused
 from skpudle._precision import training_mode
 from skpudle._training.choose_optimizer import make_optimizer
 from skpudle._training.identity import plain, task_of
@@ -37,6 +37,16 @@ _IDLE_SAMPLES_PER_ATOM = 10
 
 # The surrogate's matrix of so many atoms takes 128 MiB in float64.
 _SURROGATE_ATOMS = 4096
+
+_OF_TRAINING = (
+    "optimizer",
+    "learning_rate",
+    "optimizer_params",
+    "batch_size",
+    "max_iter",
+    "tol",
+    "n_iter_no_change",
+)
 
 
 class Data(NamedTuple):
@@ -134,6 +144,25 @@ class GradientLearner(CallbackSupportMixin):
     def _known_model(self, data, generator):  # -> model, rows
         """Return the model and the rows that the fitted attributes hold."""
         raise NotImplementedError
+
+    @property
+    def _rule_name(self):
+        """What users call the training: its gradient."""
+        raise NotImplementedError
+
+    def _trains(self):
+        """Return whether there is training, or only a search."""
+        return True
+
+    # What makes training follow a search.
+    _asks_for_training = "what trains after the search, such as gradient='ae-ls'"
+
+    def _without_effect(self, data):  # yields names, what would use them
+        """Yield parameters that have no effect in this fit, and what would use them."""
+        if not self._trains():
+            yield _OF_TRAINING, self._asks_for_training
+        elif self.tol is None:
+            yield ("n_iter_no_change",), "a number for tol"
 
     # ------------------------------------------------------------------ fitting
 
@@ -234,7 +263,8 @@ class GradientLearner(CallbackSupportMixin):
     def _fixed_step(self):  # -> float, or None for one that follows the atoms
         return None if self.step_size == "auto" else float(self.step_size)
 
-    def _batch_size(self):
+    def _batch_size(self, n_samples=None):
+        """Return the size of a batch; of so many samples in a fit, where their number is known."""
         return self._default_batch_size if self.batch_size == "auto" else int(self.batch_size)
 
     def _n_updates(self, n_batches, batch_size, data):
@@ -297,6 +327,7 @@ class GradientLearner(CallbackSupportMixin):
             "loss_curve_": np.array(curve, dtype=np.float64),
             "_training_state": memory,
             "ended_by_": None,  # but in a `fit` that has ended
+            "phases_": None,
         }
 
 
@@ -305,13 +336,15 @@ def train(learner, X, y, **of_samples):
     team = current_team()
     with Recorder(learner) as recorder:
         data = learner._read(X, y, **of_samples)
+        warn_of_unused(learner, learner._without_effect(data))
         if team is not None:
             team.check_agreement(task_of(learner, "fit", data.sample))
         generator = make_generator(learner.random_state)
         recorder.open(generator, team)
         generator = generator if team is None else team.agree(generator)
         own = generator if team is None else team.own(generator)
-        source = data.source.for_training(learner._batch_size(), own, shuffle=True)
+        n_samples = len(data.source) if hasattr(data.source, "__len__") else None
+        source = data.source.for_training(learner._batch_size(n_samples), own, shuffle=True)
         recorder.recognise(data.source, data.sample, data.mask, seed=generator.initial_seed())
         largest = int if team is None else team.largest
         n_batches = largest(count_batches(source))

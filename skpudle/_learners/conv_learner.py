@@ -23,8 +23,11 @@ from skpudle._learners.conv_parameters import (
     CONSTRAINTS,
     check_conv_parameters,
     depth_of,
+    gradient_of,
     searches,
     start_of,
+    trains,
+    without_effect,
 )
 from skpudle._learners.conv_search import pieces_of, search_problem
 from skpudle._learners.conv_values import (
@@ -78,6 +81,17 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     def _check_parameters(self):
         check_conv_parameters(self, self._kernel, self._stride)
+
+    @property
+    def _rule_name(self):
+        return gradient_of(self)
+
+    def _trains(self):
+        return trains(self)
+
+    def _without_effect(self, data):
+        yield from super()._without_effect(data)
+        yield from without_effect(self)
 
     def _loss(self):
         return loss_named(self.loss, self.n_trials)
@@ -256,7 +270,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             fixed_step=parameters.step,
             n_intercepts=0 if parameters.intercept is None else len(parameters.intercept),
         )
-        rule, encoder = GRADIENT_RULES[self.gradient], self._encoder()
+        rule, encoder = GRADIENT_RULES[self._rule_name], self._encoder()
         model = ConvModel(
             rule if isinstance(encoder.loss, Gaussian) else partial(rule, loss=encoder.loss),
             encoder,

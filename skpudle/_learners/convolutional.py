@@ -7,7 +7,7 @@ import torch
 from skpudle._data.images import covering_positions, read_images, split_gaps
 from skpudle._data.noise import Noise, with_noise
 from skpudle._learners.conv_learner import ConvLearner
-from skpudle._learners.conv_parameters import searches
+from skpudle._learners.conv_parameters import trains
 from skpudle._learners.denoising import denoise_images
 from skpudle._learners.given_images import as_images, largest_of, targets_of
 from skpudle._learners.hidden import deviance_of_means, deviance_of_pixels, sums_of
@@ -245,7 +245,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         atom_shape=(9, 9),
         stride=4,
         alpha="auto",
-        gradient="ae-ls",
+        gradient="auto",
         loss="gaussian",
         n_trials=1,
         n_unfoldings="auto",
@@ -312,9 +312,11 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     # ------------------------------------------------------------------ training
 
     def _n_updates(self, n_batches, batch_size, data):
+        if not trains(self):
+            return 0
         if self.max_iter != "auto":
             return super()._n_updates(n_batches, batch_size, data)
-        return 0 if searches(self) else _EPOCHS * n_batches
+        return _EPOCHS * n_batches
 
     def _allows_nan(self):  # margins and several grids of positions have no masks
         return self.n_train_shifts == 1 and self.separate_atoms != "unfolding"

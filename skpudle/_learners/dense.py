@@ -81,6 +81,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     loss, n_trials = "gaussian", 1
     _alpha_share = 1.0  # what "auto" is, of the penalty that a dictionary is best found with
     _refines = False  # whether training goes on from the search, by "dec", for a few epochs
+    _curvature_share = 1.0  # of the loss's, for the surrogate after a search
 
     @classmethod
     def from_components(cls, components, **params):
@@ -150,6 +151,10 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         """The parameter that is called alpha elsewhere, a number or "auto"."""
         raise NotImplementedError
 
+    @property
+    def _rule_name(self):
+        return self._gradient
+
     def _loss(self):
         return loss_named(self.loss, self.n_trials)
 
@@ -198,7 +203,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _model(self, **known):
         return DenseModel(
-            self._rule("dec" if self._refines else self._gradient),
+            self._rule(self._rule_name),
             self._encoder(),
             self._fixed_step(),
             Decay.of(self.lambda_decay).at_last,
@@ -239,6 +244,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             return model, rows(atoms)
         if course is None:  # too little to search; far from a dictionary only "dec" finds it
             return replace(model, rule=self._rule("dec"), from_samples=True), rows(atoms)
+        model = replace(model, curvature=self._curvature_share * curvature)
         if course.recorder.in_training():
             return model, rows(atoms)
         soft = model.encoder.shrinkage == "soft" and alpha > 0

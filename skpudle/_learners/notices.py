@@ -2,15 +2,24 @@
 
 import time
 import warnings
+from inspect import signature
 
+import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from skpudle._data.callers import users_level
+from skpudle._data.callers import is_news, users_level
 
-__all__ = ["divergence", "print_progress", "warn_of_early_end", "warn_of_step"]
+__all__ = [
+    "divergence",
+    "print_progress",
+    "print_search",
+    "warn_of_early_end",
+    "warn_of_step",
+    "warn_of_unused",
+]
 
 
-def print_progress(trainer, max_iter, n_updates, start_time, n_before=0):
+def print_progress(phase, trainer, max_iter, n_updates, start_time, n_before=0):
     """Print a line about the epoch that has ended, ``n_before`` updates being older than the start.
 
     A training that goes on where another one ended has made those in no time of its own.
@@ -19,7 +28,7 @@ def print_progress(trainer, max_iter, n_updates, start_time, n_before=0):
     rate = n_done / (time.perf_counter() - start_time)
     n_left = max(n_updates - trainer.n_steps, 0)
     print(
-        f"epoch {len(trainer.loss_curve)}/{max_iter}  loss {trainer.loss_curve[-1]:.6g}  "
+        f"{phase}, epoch {len(trainer.loss_curve)}/{max_iter}  loss {trainer.loss_curve[-1]:.6g}  "
         f"{rate:.3g} updates/s  at most {n_left / rate:.0f} s left",
         flush=True,
     )
@@ -54,6 +63,43 @@ def warn_of_early_end(learner):
         ConvergenceWarning,
         stacklevel=users_level(),
     )
+
+
+def _is_named(learner, name):
+    """Return whether a parameter differs from the constructor's default."""
+    value, default = getattr(learner, name), signature(type(learner)).parameters[name].default
+    # arrays have no truth value, and are no default
+    return not (value is default or (np.ndim(value) == 0 and value == default))
+
+
+def warn_of_unused(learner, unused):
+    """Warn, once, of parameters that were named and have no effect.
+
+    Parameters
+    ----------
+    learner : estimator
+        Whose parameters they are.
+    unused : iterable of (tuple of str, str)
+        Names of parameters that have no effect in this fit, and what would use them; names that
+        the learner lacks do not count.
+    """
+    found = {}
+    for names, remedy in unused:
+        for name in names:
+            if name in learner.get_params(deep=False) and _is_named(learner, name):
+                found.setdefault(name, remedy)
+    if not found:
+        return
+    remedies = "; ".join(
+        f"{remedy} ({', '.join(name for name in found if found[name] == remedy)})"
+        for remedy in dict.fromkeys(found.values())
+    )
+    text = (
+        f"Parameters of {type(learner).__name__} have no effect in this fit: {', '.join(found)}. "
+        f"Leave them at their defaults, or pass what uses them: {remedies}."
+    )
+    if is_news(text):
+        warnings.warn(text, UserWarning, stacklevel=users_level())
 
 
 def divergence(learner, update):

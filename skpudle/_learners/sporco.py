@@ -19,6 +19,7 @@ from skpudle._data.arrays import (
 )
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.dense import DICT_INIT, choose_atoms
+from skpudle._learners.notices import warn_of_unused
 from skpudle.initialization import auto_alpha
 from skpudle.lasso import solve_lasso
 
@@ -167,6 +168,10 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         """
         bpdndl = _import_sporco()
         x = to_tensor(check_rows(X, estimator=self))
+        own = self.options or {}
+        names = {"max_iter": "MaxMainIter", "verbose": "Verbose"}
+        overridden = tuple(name for name, option in names.items() if option in own)
+        warn_of_unused(self, [(overridden, "options without MaxMainIter and Verbose")])
         mean_square(x)  # refuses what SPORCO cannot square either
         generator = make_generator(self.random_state)
         atoms = choose_atoms(self.dict_init, self.n_components, x, generator)
@@ -176,7 +181,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
 
         options = bpdndl.BPDNDictLearn.Options()
         options.update({"Verbose": bool(self.verbose), "MaxMainIter": self.max_iter})
-        options.update(self.options or {})
+        options.update(own)
         own_callback, max_iter = options["Callback"], options["MaxMainIter"]
         root = self._init_callback_context(max_subtasks=max_iter)
         task, stop = None, False
