@@ -53,6 +53,7 @@ SHARED = {
 }
 OWN = {
     PUDLEDictionaryLearning: {
+        "optimizer_params": {"anchor": 2.0},  # of "auto", which is the surrogate
         "transform_algorithm": "omp",
         "transform_alpha": 0.1,
         "transform_n_nonzero_coefs": 3,
@@ -87,13 +88,13 @@ OWN = {
         "shift_average": True,
         "stride": 1,
     },
-    SporcoDictionaryLearning: {"options": {"BPDN": {"rho": 3.0}}},
+    SporcoDictionaryLearning: {"dict_init": "random", "options": {"BPDN": {"rho": 3.0}}},
 }
 # What makes defaults small enough for a test. It is no change that is tested.
 SMALL = {
     PUDLEDictionaryLearning: {"n_components": 6},
-    PUDLEClassifier: {"n_components": 6},
-    PUDLERegressor: {"n_components": 6},
+    PUDLEClassifier: {"n_components": 6, "tol": 0.01},
+    PUDLERegressor: {"n_components": 6, "tol": 0.01},
     NOODLDictionaryLearning: {"n_components": 6},
     ConvPUDLEDictionaryLearning: {"n_components": 2, "atom_shape": (3, 3), "stride": 2},
     SporcoDictionaryLearning: {"n_components": 6, "max_iter": 5},
