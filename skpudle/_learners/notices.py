@@ -56,6 +56,7 @@ def warn_of_step(step_size, dictionaries, curvature=1.0):
 def warn_of_early_end(learner):
     """Warn that training ended too early to tell."""
     has_rate = learner._optimizer_for(learner.components_) != "surrogate"
+    more = "max_iter or learning_rate" if has_rate else "max_iter"
     warnings.warn(
         f"Training of {type(learner).__name__} ended after {learner.n_steps_} updates "
         f"(max_iter={learner.max_iter!r}), before its objective had stalled for "
