@@ -60,7 +60,7 @@ def warn_of_early_end(learner):
     warnings.warn(
         f"Training of {type(learner).__name__} ended after {learner.n_steps_} updates "
         f"(max_iter={learner.max_iter!r}), before its objective had stalled for "
-        f"{learner.n_iter_no_change} checks in a row. Increase max_iter{' or learning_rate' * has_rate}, or "
+        f"{learner.n_iter_no_change} checks in a row. Increase {more}, or "
         f"raise tol (now {learner.tol}); tol=None trains as long without this warning.",
         ConvergenceWarning,
         stacklevel=users_level(),
