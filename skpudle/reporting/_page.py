@@ -186,7 +186,7 @@ def report(estimator, X, *, kind="auto", image_shape=None, n_atoms=100, n_worst=
     >>> from sklearn.datasets import load_digits
     >>> import skpudle
     >>> X = load_digits().data
-    >>> learner = skpudle.PUDLEDictionaryLearning(32, max_iter=2, tol=None).fit(X)
+    >>> learner = skpudle.PUDLEDictionaryLearning(32, random_state=0).fit(X)
     >>> page = skpudle.report(learner, X, image_shape=(8, 8)).page  # doctest: +SKIP
     """
     if min(n_atoms, n_worst) < 1:
