@@ -49,7 +49,7 @@ exposure = np.full(len(test), 0.5)
 curve = []
 for alpha in (4.0, 2.0, 1.0):
     learner = PUDLEDictionaryLearning(
-        N_COMPONENTS, loss="poisson", alpha=alpha, n_unfoldings=50, random_state=0
+        N_COMPONENTS, loss="poisson", alpha=alpha, random_state=0
     ).fit(train)
     codes = learner.transform(half, exposure=exposure)
     mean = exposure[:, None] * learner.inverse_transform(codes)

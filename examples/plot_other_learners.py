@@ -47,22 +47,11 @@ learners = {
 
 # %%
 # Codes of the held-out patches are those of the lasso, whatever learned the dictionary: a learner
-# of this package takes a fitted one as its initial dictionary, and one update with a learning rate
-# of nothing leaves it as it is.
+# of this package is made of the atoms of a fitted one.
 
 
 def exact(fitted):
-    coder = PUDLEDictionaryLearning(
-        dict_init=fitted,
-        alpha=ALPHA,
-        transform_algorithm="lasso",
-        n_unfoldings=1,
-        learning_rate=1e-12,
-        max_iter=1,
-        tol=None,
-        random_state=0,
-    )
-    return coder.fit(train[:256])
+    return PUDLEDictionaryLearning.from_components(fitted, alpha=ALPHA)
 
 
 warnings.simplefilter("ignore", ConvergenceWarning)  # of scikit-learn's coordinate descent

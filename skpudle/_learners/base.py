@@ -19,7 +19,12 @@ from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
 from skpudle._data.batches import count_batches
 from skpudle._learners.course import Course
 from skpudle._learners.models import Decay
-from skpudle._learners.notices import divergence, warn_of_early_end, warn_of_rise
+from skpudle._learners.notices import (
+    divergence,
+    warn_of_early_end,
+    warn_of_rise,
+    warn_of_unused,
+)
 from skpudle._learners.working import objectives
 from skpudle._precision import training_mode
 from skpudle._training.choose_optimizer import make_optimizer
@@ -38,6 +43,16 @@ _IDLE_SAMPLES_PER_ATOM = 10
 
 # The surrogate's matrix of so many atoms takes 128 MiB in float64.
 _SURROGATE_ATOMS = 4096
+
+_OF_TRAINING = (
+    "optimizer",
+    "learning_rate",
+    "optimizer_params",
+    "batch_size",
+    "max_iter",
+    "tol",
+    "n_iter_no_change",
+)
 
 
 class Data(NamedTuple):
@@ -144,6 +159,25 @@ class GradientLearner(CallbackSupportMixin):
         """Return samples that tell whether training has done any good."""
         raise NotImplementedError
 
+    @property
+    def _rule_name(self):
+        """What users call the training: its gradient."""
+        raise NotImplementedError
+
+    def _trains(self):
+        """Return whether there is training, or only a search."""
+        return True
+
+    # What makes training follow a search.
+    _asks_for_training = "what trains after the search, such as gradient='ae-ls'"
+
+    def _without_effect(self, data):  # yields names, what would use them
+        """Yield parameters that have no effect in this fit, and what would use them."""
+        if not self._trains():
+            yield _OF_TRAINING, self._asks_for_training
+        elif self.tol is None:
+            yield ("n_iter_no_change",), "a number for tol"
+
     # ------------------------------------------------------------------ fitting
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -207,7 +241,7 @@ class GradientLearner(CallbackSupportMixin):
         coded = self._choose_codes(trainer.model, found, data, course)
         if coded is not trainer.model:
             trainer.model = coded
-            self._take(fitted() | {"ended_by_": ended_by})
+            course.take(trainer, fitted, ended_by)
         model.warn_of_step(rows, found)
         if trainer.n_steps and data.task is None:  # a task has an objective of its own
             last = max(trainer.n_steps - 1, 0)
@@ -254,7 +288,8 @@ class GradientLearner(CallbackSupportMixin):
     def _fixed_step(self):  # -> float, or None for one that follows the atoms
         return None if self.step_size == "auto" else float(self.step_size)
 
-    def _batch_size(self):
+    def _batch_size(self, n_samples=None):
+        """Return the size of a batch; of so many samples in a fit, where their number is known."""
         return self._default_batch_size if self.batch_size == "auto" else int(self.batch_size)
 
     def _n_updates(self, n_batches, batch_size, data):
@@ -318,6 +353,7 @@ class GradientLearner(CallbackSupportMixin):
             "loss_curve_": np.array(curve, dtype=np.float64),
             "_training_state": memory,
             "ended_by_": None,  # but in a `fit` that has ended
+            "phases_": None,
         }
 
 
@@ -326,13 +362,15 @@ def train(learner, X, y, **of_samples):
     team = current_team()
     with Recorder(learner) as recorder:
         data = learner._read(X, y, **of_samples)
+        warn_of_unused(learner, learner._without_effect(data))
         if team is not None:
             team.check_agreement(task_of(learner, "fit", data.sample))
         generator = make_generator(learner.random_state)
         recorder.open(generator, team)
         generator = generator if team is None else team.agree(generator)
         own = generator if team is None else team.own(generator)
-        source = data.source.for_training(learner._batch_size(), own, shuffle=True)
+        n_samples = len(data.source) if hasattr(data.source, "__len__") else None
+        source = data.source.for_training(learner._batch_size(n_samples), own, shuffle=True)
         recorder.recognise(data.source, data.sample, data.mask, seed=generator.initial_seed())
         largest = int if team is None else team.largest
         n_batches = largest(count_batches(source))

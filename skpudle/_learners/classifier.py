@@ -71,8 +71,9 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         Samples in an update; "auto" is ``min(256, n_samples)``.
 
     max_iter : int or "auto", default="auto"
-        Largest number of epochs, after the search; "auto" is 100. Without supervision "auto" is
-        none after a search, and elsewhere what it is in `PUDLEDictionaryLearning`.
+        Largest number of epochs, after the search; "auto" is 100. Without supervision nothing is
+        trained after it, unless ``n_unfoldings`` or ``alpha=0`` ask for it as in
+        `PUDLEDictionaryLearning`; a UserWarning names parameters that then have no effect.
 
     tol : float or None, default=1e-4
         Relative improvement of the smoothed objective that counts as one, with ``early_stopping``
@@ -116,7 +117,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     validation_scores_ : ndarray of shape (n_epochs,)
         Accuracy of the samples that are held out, with ``early_stopping``.
 
-    components_, alpha_, step_size_, loss_curve_, n_iter_, n_steps_, ended_by_, device_
+    components_, alpha_, step_size_, loss_curve_, n_iter_, n_steps_, ended_by_, phases_, device_
         As in `PUDLEDictionaryLearning`; ``loss_curve_`` is that of the reconstruction.
 
     n_components_, n_features_in_, feature_names_in_

@@ -30,8 +30,11 @@ from skpudle._learners.conv_parameters import (
     CONSTRAINTS,
     check_conv_parameters,
     depth_of,
+    gradient_of,
     searches,
     start_of,
+    trains,
+    without_effect,
 )
 from skpudle._learners.conv_search import as_pictures, pieces_of, search_problem
 from skpudle._learners.conv_values import (
@@ -87,6 +90,17 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     def _check_parameters(self):
         check_conv_parameters(self, self._kernel, self._stride)
+
+    @property
+    def _rule_name(self):
+        return gradient_of(self)
+
+    def _trains(self):
+        return trains(self)
+
+    def _without_effect(self, data):
+        yield from super()._without_effect(data)
+        yield from without_effect(self)
 
     def _encoder(self):
         options = depth_of(self), self.shrinkage, self.positive_code
@@ -319,7 +333,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             fixed_step=parameters.step,
             n_intercepts=0 if parameters.intercept is None else len(parameters.intercept),
         )
-        rule, encoder = GRADIENT_RULES[self.gradient], self._encoder()
+        rule, encoder = GRADIENT_RULES[self._rule_name], self._encoder()
         model = ConvModel(
             rule if isinstance(encoder.loss, Gaussian) else partial(rule, loss=encoder.loss),
             encoder,

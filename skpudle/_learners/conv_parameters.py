@@ -4,7 +4,7 @@ from numbers import Integral, Real
 
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skpudle._data.images import check_sizes
+from skpudle._data.images import check_sizes, sizes
 from skpudle._data.noise import Noise
 from skpudle._learners.base import GradientLearner
 from skpudle._learners.conv_model import all_shifts
@@ -12,7 +12,16 @@ from skpudle._learners.models import Decay
 from skpudle.losses import LOSSES
 from skpudle.shrinkage import SHRINKAGES
 
-__all__ = ["CONSTRAINTS", "check_conv_parameters", "depth_of", "searches", "start_of"]
+__all__ = [
+    "CONSTRAINTS",
+    "check_conv_parameters",
+    "depth_of",
+    "gradient_of",
+    "searches",
+    "start_of",
+    "trains",
+    "without_effect",
+]
 
 _COUNT = Interval(Integral, 1, None, closed="left")
 
@@ -21,7 +30,7 @@ CONSTRAINTS = GradientLearner._parameter_constraints | {
     "atom_shape": [_COUNT, tuple, list],
     "stride": [_COUNT, tuple, list],
     "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-    "gradient": [StrOptions({"dec", "ae-lasso", "ae-ls"})],
+    "gradient": [StrOptions({"auto", "dec", "ae-lasso", "ae-ls"})],
     "loss": [StrOptions(set(LOSSES))],
     "n_trials": [Interval(Real, 1, None, closed="left")],
     "n_unfoldings": [_COUNT, StrOptions({"auto"}), None],
@@ -49,12 +58,10 @@ _UNFOLDINGS = 15
 
 
 def start_of(learner):  # -> str or array-like
-    """Return ``dict_init``, of which "auto" is a search wherever nothing asks for training."""
+    """Return ``dict_init``, of which "auto" is a search for the codes that a search has."""
     if not isinstance(learner.dict_init, str) or learner.dict_init != "auto":
         return learner.dict_init
-    trains = learner.max_iter != "auto" or learner.noise_std != 0 or learner.n_train_shifts > 1
-    unfolds = learner.n_unfoldings not in ("auto", None)
-    return "random" if trains or unfolds or not _has_lasso(learner) else "search"
+    return "search" if _encodes_as_the_search(learner) else "random"
 
 
 def searches(learner):
@@ -69,16 +76,51 @@ def _has_lasso(learner):  # an encoder that minimises with a penalty
     return lasso and not learns
 
 
-def _is_only_searched(learner):
-    return searches(learner) and learner.max_iter == "auto"
+def _encodes_as_the_search(learner):  # codes for which nothing is left to train after one
+    denoises = learner.noise_std != 0 or learner.n_train_shifts > 1
+    return _has_lasso(learner) and learner.n_unfoldings in ("auto", None) and not denoises
+
+
+def trains(learner):
+    """Return whether there is training: from a start, through such an encoder, or by name."""
+    named = learner.gradient != "auto" or not _encodes_as_the_search(learner)
+    return named or not searches(learner)
+
+
+def gradient_of(learner):
+    """Return the name of the gradient; codes that are solved for are not differentiated."""
+    if learner.gradient != "auto":
+        return learner.gradient
+    return "dec" if depth_of(learner) is None else "ae-ls"
+
+
+def without_effect(learner):  # yields names, what would use them
+    """Yield parameters that have no effect in a fit, beside those of training and stopping."""
+    if not trains(learner):
+        yield ("crop_size", "flip", "atom_norm"), learner._asks_for_training
+    if learner.noise_std == 0:
+        yield ("flip",), "noise_std"
+    elif len(sizes(learner.atom_shape, 1)) == 1:
+        yield ("flip",), "two numbers for atom_shape"
+    if depth_of(learner) is None:
+        yield ("step_size",), "a number for n_unfoldings"
+    else:
+        yield ("debias",), "codes of the lasso, n_unfoldings=None"
+    if learner.shrinkage == "hard":
+        yield ("lambda_decay",), "shrinkage='soft'"
+    elif learner.alpha == 0 and not learner.learn_threshold:
+        yield ("lambda_decay",), "a positive alpha"
+    if learner.loss != "binomial":
+        yield ("n_trials",), "loss='binomial'"
+    if max(sizes(learner.stride, 1)) == 1:
+        yield ("shift_average",), "a stride of more than 1"
 
 
 def depth_of(learner):  # -> int or None
     """Return the number of unfoldings that parameters ask for, None where the lasso is solved."""
     if learner.n_unfoldings != "auto":
         return learner.n_unfoldings
-    solved = _is_only_searched(learner) and _has_lasso(learner) and learner.loss == "gaussian"
-    return None if solved else _UNFOLDINGS
+    return _UNFOLDINGS if trains(learner) or learner.loss != "gaussian" else None
 
 
 def check_conv_parameters(learner, kernel, stride):
@@ -151,8 +193,9 @@ def _check_converged(learner):
             "lambda_decay=1, and without learned thresholds, steps or separate atoms; pass "
             "n_unfoldings=15, for example."
         )
-    if learner.gradient != "dec" and not _is_only_searched(learner):
+    if gradient_of(learner) != "dec":
         raise ValueError(
-            "Codes that are solved for (n_unfoldings=None) are not differentiated here; pass "
-            "gradient='dec', or dict_init='search' with max_iter='auto'."
+            f"Codes that are solved for (n_unfoldings=None) are not differentiated here, but "
+            f"gradient={learner.gradient!r}. Pass gradient='dec' or 'auto', or a number of "
+            "unfoldings."
         )

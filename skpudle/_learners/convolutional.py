@@ -8,7 +8,7 @@ import torch
 from skpudle._data.images import covering_positions, read_images, split_gaps
 from skpudle._data.noise import Noise, with_noise
 from skpudle._learners.conv_learner import ConvLearner
-from skpudle._learners.conv_parameters import searches
+from skpudle._learners.conv_parameters import trains
 from skpudle._learners.denoising import denoise_images
 from skpudle._learners.given_images import as_images, largest_of, targets_of
 from skpudle._learners.hidden import deviance_of_means, deviance_of_pixels, sums_of
@@ -56,8 +56,9 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         the lasso get a penalty of their own then, ``alpha_``: the one that predicts hidden pixels
         best, as in `PUDLEDictionaryLearning`.
 
-    gradient : {"ae-ls", "ae-lasso", "dec"}, default="ae-ls"
-        What is differentiated; see `PUDLEDictionaryLearning`.
+    gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
+        What is differentiated; see `PUDLEDictionaryLearning`. Who names one trains by it. "auto" is
+        "ae-ls", and "dec" where codes are solved for.
 
     loss : {"gaussian", "poisson", "binomial"}, default="gaussian"
         What data are to the reconstruction, as in `PUDLEDictionaryLearning`: numbers, counts, or
@@ -70,7 +71,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
 
     n_unfoldings : int, None or "auto", default="auto"
         Number of iterations of the encoder. None: codes are those of the lasso, by coordinate
-        descent, which training does not differentiate (``gradient="dec"``, or none after a search).
+        descent, which training does not differentiate (it then is by "dec").
         "auto" is that after a search that nothing is trained after (15 with other losses), and 15
         otherwise.
 
@@ -150,7 +151,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         Images in an update; "auto" is ``min(16, n_images)``.
 
     max_iter : int or "auto", default="auto"
-        Largest number of epochs; "auto" is none after a search, and 100 otherwise.
+        Largest number of epochs of whatever trains (see the notes); "auto" is 100.
 
     tol, n_iter_no_change
         As in `PUDLEDictionaryLearning`; checks are at least 256 crops apart, as few say little.
@@ -161,8 +162,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         "search" minimises the lasso objective over atoms of norm 1, from patches of much energy,
         and leaves local minima by moving, splitting and removing atoms
         (``skpudle.initialization``). It looks at clean images where there are pairs. "auto" is that
-        for the codes of a lasso where nothing asks for training (``max_iter``, ``n_unfoldings``,
-        ``noise_std``, what is learned beside atoms), and otherwise random directions.
+        for the codes of a lasso where nothing asks for others (``n_unfoldings``, ``noise_std``,
+        ``n_train_shifts``, what is learned beside atoms), and otherwise random directions.
 
     device : str, default="auto"
         A torch device, or "auto": that of a tensor input, else CUDA if present, else the CPU.
@@ -209,7 +210,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     intercept_ : ndarray of shape (n_channels,)
         The baseline, where the loss is not "gaussian".
 
-    n_components_, n_iter_, n_steps_, loss_curve_, ended_by_, lambda_decay_, device_
+    n_components_, n_iter_, n_steps_, loss_curve_, ended_by_, phases_, lambda_decay_, device_
         As in `PUDLEDictionaryLearning`; the loss is a sum over the pixels of a crop.
 
     n_features_in_ : int
@@ -222,6 +223,29 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
 
     Notes
     -----
+    What is named happens:
+
+    .. list-table::
+       :header-rows: 1
+
+       * - parameters
+         - phases of `fit`
+       * - none
+         - search; codes are those of the lasso, for which nothing is left to train
+       * - ``gradient``
+         - search, then training by it
+       * - ``n_unfoldings`` (a number), ``shrinkage="hard"``, ``lambda_decay``, ``alpha=0``,
+           ``learn_threshold``, ``learn_step``, ``separate_atoms``, ``noise_std``,
+           ``n_train_shifts``
+         - training through that encoder from random directions; with ``dict_init="search"`` from
+           what a search finds
+       * - another ``dict_init``
+         - training from there
+       * - ``max_iter``
+         - at most so many epochs of whatever trains; by itself it trains nothing
+       * - a parameter that has no effect in this fit, such as ``crop_size`` where nothing trains
+         - as without it, and a UserWarning that names it and says what would use it
+
     Input is an array (n_images, height, width[, n_channels]) or, where ``atom_shape`` is one
     number, (n_signals, length[, n_channels]); or a list of images of different sizes; or rows.
     Two-dimensional input always means rows. Unsigned integers become fractions of their largest
@@ -267,7 +291,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         atom_shape=(9, 9),
         stride=4,
         alpha="auto",
-        gradient="ae-ls",
+        gradient="auto",
         loss="gaussian",
         n_trials=1,
         n_unfoldings="auto",
@@ -336,9 +360,11 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     # ------------------------------------------------------------------ training
 
     def _n_updates(self, n_batches, batch_size, data):
+        if not trains(self):
+            return 0
         if self.max_iter != "auto":
             return super()._n_updates(n_batches, batch_size, data)
-        return 0 if searches(self) else _EPOCHS * n_batches
+        return _EPOCHS * n_batches
 
     def _allows_nan(self):  # margins and several grids of positions have no masks
         return self.n_train_shifts == 1 and self.separate_atoms != "unfolding"

@@ -78,7 +78,7 @@ class Course:
         ``fitted()`` returns the attributes of the learner as it is.
         """
         if self.interrupts.pending:  # in the search
-            self.learner._take(fitted() | {"ended_by_": "interrupt"})
+            self.take(trainer, fitted, "interrupt")
             raise KeyboardInterrupt(f"the search was interrupted after epoch {len(self.losses)}")
         started = time.perf_counter(), trainer.n_steps
         ended_by = self.recorder.ended_by
@@ -96,7 +96,8 @@ class Course:
             except (Diverged, Interrupted) as error:
                 self.leave(error, trainer, fitted)
             if self.learner.verbose:
-                print_progress(trainer, self.max_iter, stopping.n_updates, *started)
+                phase = self.learner._rule_name
+                print_progress(phase, trainer, self.max_iter, stopping.n_updates, *started)
             stopped = task.call_on_fit_task_end(**self.given, reconstruction_attributes=fitted)
             stopped = self._agreed(stopped)
             ended_by = "tol" if converged else "callback" if stopped else None
@@ -107,17 +108,24 @@ class Course:
             ended_by = "max_iter"
         elif not ended_by:
             ended_by = "callback" if self.search_was_stopped else "search"
-        self.learner._take(fitted() | {"ended_by_": ended_by})
+        self.take(trainer, fitted, ended_by)
         return ended_by
 
     def leave(self, error, trainer, fitted):
         """Leave training that diverged or was interrupted, with what has been learned."""
         diverged = isinstance(error, Diverged)
-        self.learner._take(fitted() | {"ended_by_": "divergence" if diverged else "interrupt"})
+        self.take(trainer, fitted, "divergence" if diverged else "interrupt")
         if diverged:
             raise divergence(self.learner, error.update, trainer.optimizer) from error
         self.recorder.end(trainer)
         raise error
+
+    def take(self, trainer, fitted, ended_by):
+        """Make the learner what training has made of it, and say which phases ran."""
+        epochs = {"search": len(trainer.searched)}
+        epochs[self.learner._rule_name] = len(trainer.loss_curve)
+        phases = {name: n_epochs for name, n_epochs in epochs.items() if n_epochs}
+        self.learner._take(fitted() | {"ended_by_": ended_by, "phases_": phases})
 
     def _agreed(self, flag):
         return bool(flag) if self.team is None else self.team.any(bool(flag))[0]

@@ -96,6 +96,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     debias = 0.0
     _alpha_share = 1.0  # what "auto" is, of the penalty that a dictionary is best found with
     _refines = False  # whether training is that of the likelihood after the search
+    _curvature_share = 1.0  # of the loss's, for the surrogate after a search
 
     @classmethod
     def from_components(cls, components, *, intercept=None, **params):
@@ -188,6 +189,10 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _penalty_or_threshold(self):  # -> float or "auto"
         return getattr(self, self._penalty)
 
+    @property
+    def _rule_name(self):
+        return self._gradient
+
     def _beside_atoms(self):  # -> str or None
         """Name what is learned beside atoms and baseline, and decisions need."""
 
@@ -249,7 +254,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _model(self, **known):
         return DenseModel(
-            self._rule("dec" if self._refines else self._gradient),
+            self._rule(self._rule_name),
             self._encoder(),
             self._fixed_step(),
             Decay.of(self.lambda_decay).at_last,
@@ -286,6 +291,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             return model, rows(atoms)
         if course is None:  # too little to search; far from a dictionary only "dec" finds it
             return replace(model, rule=self._rule("dec"), from_samples=True), rows(atoms)
+        model = replace(model, curvature=self._curvature_share * curvature)
         if course.recorder.in_training():
             return model, rows(atoms)
         soft = model.encoder.shrinkage == "soft" and alpha > 0

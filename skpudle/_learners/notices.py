@@ -2,10 +2,12 @@
 
 import time
 import warnings
+from inspect import signature
 
+import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from skpudle._data.callers import users_level
+from skpudle._data.callers import is_news, users_level
 from skpudle.optimizers import SurrogateOptimizer
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "warn_of_rise",
     "warn_of_step",
     "warn_of_unknown_features",
+    "warn_of_unused",
 ]
 
 # What sums of float32 are wrong by at most, relative to an objective.
@@ -53,7 +56,7 @@ def warn_of_few_samples(n_samples, n_atoms):
         )
 
 
-def print_progress(trainer, max_iter, n_updates, start_time, n_before=0):
+def print_progress(phase, trainer, max_iter, n_updates, start_time, n_before=0):
     """Print a line about the epoch that has ended, ``n_before`` updates being older than the start.
 
     A training that goes on where another one ended has made those in no time of its own.
@@ -62,7 +65,7 @@ def print_progress(trainer, max_iter, n_updates, start_time, n_before=0):
     rate = n_done / (time.perf_counter() - start_time)
     n_left = max(n_updates - trainer.n_steps, 0)
     print(
-        f"epoch {len(trainer.loss_curve)}/{max_iter}  loss {trainer.loss_curve[-1]:.6g}  "
+        f"{phase}, epoch {len(trainer.loss_curve)}/{max_iter}  loss {trainer.loss_curve[-1]:.6g}  "
         f"{rate:.3g} updates/s  at most {n_left / rate:.0f} s left",
         flush=True,
     )
@@ -90,14 +93,52 @@ def warn_of_step(step_size, dictionaries, curvature=1.0):
 def warn_of_early_end(learner):
     """Warn that training ended too early to tell."""
     has_rate = learner._optimizer_for(learner.components_) != "surrogate"
+    more = "max_iter or learning_rate" if has_rate else "max_iter"
     warnings.warn(
         f"Training of {type(learner).__name__} ended after {learner.n_steps_} updates "
         f"(max_iter={learner.max_iter!r}), before its objective had stalled for "
-        f"{learner.n_iter_no_change} checks in a row. Increase max_iter{' or learning_rate' if has_rate else ''}, or "
+        f"{learner.n_iter_no_change} checks in a row. Increase {more}, or "
         f"raise tol (now {learner.tol}); tol=None trains as long without this warning.",
         ConvergenceWarning,
         stacklevel=users_level(),
     )
+
+
+def _is_named(learner, name):
+    """Return whether a parameter differs from the constructor's default."""
+    value, default = getattr(learner, name), signature(type(learner)).parameters[name].default
+    # arrays have no truth value, and are no default
+    return not (value is default or (np.ndim(value) == 0 and value == default))
+
+
+def warn_of_unused(learner, unused):
+    """Warn, once, of parameters that were named and have no effect.
+
+    Parameters
+    ----------
+    learner : estimator
+        Whose parameters they are.
+    unused : iterable of (tuple of str, str)
+        Names of parameters that have no effect in this fit, and what would use them; names that
+        the learner lacks do not count.
+    """
+    found = {}
+    for names, remedy in unused:
+        for name in names:
+            if name in learner.get_params(deep=False) and _is_named(learner, name):
+                found.setdefault(name, remedy)
+    if not found:
+        return
+    remedies = "; ".join(
+        f"{remedy} ({', '.join(name for name in found if found[name] == remedy)})"
+        for remedy in dict.fromkeys(found.values())
+    )
+    text = (
+        f"Parameters of {type(learner).__name__} have no effect in this fit: {', '.join(found)}. "
+        f"Leave them at their defaults, or pass what uses them: {remedies}."
+    )
+    if is_news(text):
+        warnings.warn(text, UserWarning, stacklevel=users_level())
 
 
 def _smaller_steps(learner, optimizer):

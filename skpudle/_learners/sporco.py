@@ -19,7 +19,7 @@ from skpudle._data.arrays import (
 )
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.dense import DICT_INIT, choose_atoms
-from skpudle._learners.notices import warn_of_few_samples
+from skpudle._learners.notices import warn_of_few_samples, warn_of_unused
 from skpudle.initialization import auto_alpha
 from skpudle.lasso import solve_lasso
 
@@ -168,6 +168,10 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         """
         bpdndl = _import_sporco()
         x = to_tensor(check_rows(X, estimator=self))
+        own = self.options or {}
+        names = {"max_iter": "MaxMainIter", "verbose": "Verbose"}
+        overridden = tuple(name for name, option in names.items() if option in own)
+        warn_of_unused(self, [(overridden, "options without MaxMainIter and Verbose")])
         mean_square(x)  # refuses what SPORCO cannot square either
         generator = make_generator(self.random_state)
         atoms = choose_atoms(self.dict_init, self.n_components, x, generator)
@@ -180,7 +184,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         options = bpdndl.BPDNDictLearn.Options()
         options.update({"Verbose": bool(self.verbose), "MaxMainIter": self.max_iter})
         try:
-            options.update(self.options or {})
+            options.update(own)
         except Exception as error:  # SPORCO has classes of its own for them
             raise ValueError(
                 f"SPORCO takes no such options={self.options!r:.200} ({error}). Pass nested "

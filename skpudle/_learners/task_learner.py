@@ -58,7 +58,7 @@ class TaskLearner(PUDLEDictionaryLearning):
     """
 
     # the rest of a dictionary learner's parameters, which have one value here
-    gradient, lambda_decay, shrinkage, step_size = "ae-ls", 1.0, "soft", "auto"
+    gradient, lambda_decay, shrinkage, step_size = "auto", 1.0, "soft", "auto"
     positive_dict, atom_norm, debias = False, "unit", 0.0
     optimizer, optimizer_params = "adam", None
     transform_algorithm, transform_alpha = "unfolded", None
@@ -313,6 +313,25 @@ class TaskLearner(PUDLEDictionaryLearning):
         codes = encoder(dictionary, data.sample, mask=data.mask)
         features = self._layout(model, atoms, data).features(codes)
         return data.task.solve(features, data.target, self.C)
+
+    def _trains(self):
+        return bool(self.supervision) or super()._trains()
+
+    _asks_for_training = "what trains after the search, such as supervision=0.5"
+
+    @property
+    def _rule_name(self):
+        return "supervised" if self.supervision else super()._rule_name
+
+    def _rule(self, name):
+        return joint if name == "supervised" else super()._rule(name)
+
+    def _without_effect(self, data):
+        yield from super()._without_effect(data)
+        if not self.supervision:
+            yield ("early_stopping", "validation_fraction"), "a positive supervision"
+        elif not self.early_stopping:
+            yield ("validation_fraction",), "early_stopping=True"
 
     def _codes_follow_data(self, model):
         return False  # a task wants other codes than a prediction of hidden features

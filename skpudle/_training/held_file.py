@@ -87,7 +87,7 @@ class Checkpoint:
     >>> from sklearn.datasets import load_digits
     >>> from skpudle import Checkpoint, PUDLEDictionaryLearning
     >>> X = load_digits().data
-    >>> learner = PUDLEDictionaryLearning(32, max_iter=2, tol=None, random_state=0)
+    >>> learner = PUDLEDictionaryLearning(32, random_state=0)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     checkpoint = Checkpoint(os.path.join(folder, "digits.npz"), every_n_updates=10)
     ...     learner = learner.set_callbacks(checkpoint).fit(X)

@@ -202,7 +202,7 @@ def make_denoising_scorer(*, noise_std=None):
     >>> from skpudle.metrics import make_denoising_scorer
     >>> X, _, _ = make_dictionary_data(300, 16, 20, n_nonzero=2, random_state=0)
     >>> X += np.random.default_rng(0).normal(scale=0.1, size=X.shape)
-    >>> learner = PUDLEDictionaryLearning(20, max_iter=10, tol=None, random_state=0)
+    >>> learner = PUDLEDictionaryLearning(20, random_state=0)
     >>> scorer = make_denoising_scorer(noise_std=0.1)
     >>> search = GridSearchCV(learner, {"alpha": [0.05, 0.2]}, scoring=scorer).fit(X)
     """

@@ -107,12 +107,14 @@ def _worst(look, samples, reconstructions, errors, n_worst, shape):
 def _facts(look, errors, energies):  # -> dict of str to what is said of it
     learner, codes = look.learner, look.codes
     ended_by = getattr(learner, "ended_by_", None)
+    phases = getattr(learner, "phases_", {}).items()
     return {
         "samples": len(look.samples),
         "atoms": len(learner.components_),
         "numbers in an atom": learner.components_[0].size,
         "alpha": f"{np.mean(learner.alpha_):.4g}" if hasattr(learner, "alpha_") else "",
         "epochs": getattr(learner, "n_iter_", ""),
+        "phases": ", then ".join(f"{name}: {n_epochs} epochs" for name, n_epochs in phases),
         "training ended": ENDINGS.get(ended_by, ""),
         "entries of the codes that are not zero": f"{(codes != 0).mean():.1%}",
         "atoms that no sample uses": int((~codes.any(axis=0)).sum()),
@@ -184,7 +186,7 @@ def report(estimator, X, *, kind="auto", image_shape=None, n_atoms=100, n_worst=
     >>> from sklearn.datasets import load_digits
     >>> import skpudle
     >>> X = load_digits().data
-    >>> learner = skpudle.PUDLEDictionaryLearning(32, max_iter=2, tol=None).fit(X)
+    >>> learner = skpudle.PUDLEDictionaryLearning(32, random_state=0).fit(X)
     >>> page = skpudle.report(learner, X, image_shape=(8, 8)).page  # doctest: +SKIP
     """
     if min(n_atoms, n_worst) < 1:

@@ -433,7 +433,7 @@ def test_photons_may_be_missing_and_atoms_searched_for(light, dict_init):
     options = dict(atom_shape=(5, 5), stride=2, dict_init=dict_init, random_state=0)
     options |= dict(max_iter=2, tol=None)
     photons = ConvPUDLEDictionaryLearning(3, **options, noise_std="poisson", flip=False)
-    roots = ConvPUDLEDictionaryLearning(3, **options, alpha=1.6)
+    roots = ConvPUDLEDictionaryLearning(3, **options, n_unfoldings=15, alpha=1.6)
     photons.fit(x, expected)
     roots.fit(root(x), root(expected))
     np.testing.assert_allclose(photons.components_, roots.components_, rtol=1e-9, atol=1e-12)

@@ -734,7 +734,8 @@ def test_the_step_follows_the_atoms_and_what_is_set(images):
 
 def test_noise_is_not_added_to_pairs(images):
     learners = [
-        learner_of(noise_std=s, flip=False, alpha=0.2).fit(images, images) for s in (0, 0.5)
+        learner_of(**noise, alpha=0.2).fit(images, images)
+        for noise in (dict(), dict(noise_std=0.5, flip=False))
     ]
     np.testing.assert_array_equal(learners[0].components_, learners[1].components_)
 

@@ -23,9 +23,12 @@ OPTIONS = dict(n_unfoldings=20, max_iter=2, tol=None, random_state=0)
 N_TRIALS = 20
 
 
+def loss_of(loss):  # parameters
+    return dict(loss=loss) if loss == "poisson" else dict(loss=loss, n_trials=N_TRIALS)
+
+
 def make(loss, n_components=12, **options):
-    options = OPTIONS | options
-    return PUDLEDictionaryLearning(n_components, loss=loss, n_trials=N_TRIALS, **options)
+    return PUDLEDictionaryLearning(n_components, **loss_of(loss), **(OPTIONS | options))
 
 
 def make_counts(loss, n_samples=300, n_features=10, n_components=12, n_nonzero=2, seed=0):
@@ -63,7 +66,7 @@ def coherences(learner, atoms):
 
 def test_the_defaults_find_the_atoms(loss):
     X, atoms, _ = make_counts(loss, 1500, 20, 24)
-    learner = PUDLEDictionaryLearning(24, loss=loss, n_trials=N_TRIALS, random_state=0).fit(X)
+    learner = PUDLEDictionaryLearning(24, **loss_of(loss), random_state=0).fit(X)
     assert (coherences(learner, atoms) > 0.95).mean() >= 0.95
     assert (learner.transform(X) != 0).mean() < 0.25
     np.testing.assert_allclose(learner.intercept_, float(loss == "poisson"), rtol=0, atol=0.35)
@@ -82,7 +85,9 @@ def test_score_has_its_largest_value_between_too_little_and_too_much(loss):
 @pytest.mark.parametrize("optimizer", ["adam", "surrogate"])
 def test_training_lowers_the_loss(loss, gradient, optimizer, X):
     options = dict(gradient=gradient, optimizer=optimizer, max_iter=8, batch_size=50)
-    learner = make(loss, dict_init="data", learning_rate=3e-3, **options).fit(X)
+    if optimizer == "adam":
+        options["learning_rate"] = 3e-3
+    learner = make(loss, dict_init="data", **options).fit(X)
     assert learner.loss_curve_[-1] < learner.loss_curve_[0]
 
 

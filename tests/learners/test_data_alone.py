@@ -67,10 +67,14 @@ def test_pictures_of_any_size_colour_and_stride(stride):
 
 
 def test_training_may_follow_a_search(traces):
-    """A number for max_iter asks for it, and codes are then unfolded."""
-    learner = ConvPUDLEDictionaryLearning(2, atom_shape=10, **SEARCH, max_iter=2, tol=None)
-    learner.fit(traces)
+    """A gradient asks for it, as does an encoder, and codes are then unfolded."""
+    options = SEARCH | dict(atom_shape=10, max_iter=2, tol=None)
+    learner = ConvPUDLEDictionaryLearning(2, gradient="ae-ls", **options).fit(traces)
     assert learner.n_steps_ == 4
+    assert learner.phases_["ae-ls"] == 2
+    for named in (dict(n_unfoldings=15), dict(learn_threshold="atom"), dict(separate_atoms="both")):
+        other = ConvPUDLEDictionaryLearning(2, **named, **options).fit(traces)
+        assert list(other.phases_) == ["search", "ae-ls"]
     assert np.count_nonzero(learner.transform(traces)) > 0
 
 
@@ -90,7 +94,7 @@ def test_black_images_have_a_search_too():
 @pytest.mark.parametrize(
     "options",
     [
-        dict(n_unfoldings=None, max_iter=1),
+        dict(n_unfoldings=None, gradient="ae-ls"),
         dict(n_unfoldings=None, gradient="dec", shrinkage="hard"),
         dict(n_unfoldings=None, gradient="dec", lambda_decay=0.9),
         dict(n_unfoldings=None, gradient="dec", alpha=0.0),
@@ -110,7 +114,8 @@ def test_codes_that_are_solved_for_are_no_denoiser_to_save(traces, tmp_path):
 
 @pytest.mark.parametrize("dict_init", ["search", "random", "data"])
 def test_the_default_alpha_follows_the_scale_of_the_data(dict_init, traces):
-    options = dict(atom_shape=10, stride=1, dict_init=dict_init, max_iter=1, tol=None)
+    options = dict(atom_shape=10, stride=1, dict_init=dict_init, n_unfoldings=9, max_iter=1)
+    options |= dict(tol=None)
     one, hundred = (
         ConvPUDLEDictionaryLearning(2, random_state=0, **options).fit(scale * traces)
         for scale in (1.0, 100.0)
@@ -187,14 +192,13 @@ def test_images_with_gaps_are_not_denoised(gaps):
 
 
 def test_by_default_atoms_are_searched_for_where_nothing_asks_for_training(traces):
-    """To the bits of the search; who names an epoch, noise or an unfolding asks for training."""
+    """To the bits of the search; who names noise or an unfolding asks for training."""
     options = dict(atom_shape=10, stride=1, random_state=0)
     default = ConvPUDLEDictionaryLearning(2, **options).fit(traces)
     searched = ConvPUDLEDictionaryLearning(2, dict_init="search", **options).fit(traces)
     np.testing.assert_array_equal(default.components_, searched.components_)
     assert default.ended_by_ == "search"
     for asked in (
-        dict(max_iter=1),
         dict(n_unfoldings=15, max_iter=1),
         dict(noise_std=0.1, max_iter=1),
     ):

@@ -47,20 +47,67 @@ def test_a_known_dictionary_is_found(fitted):
     """Without a warning, by sparse codes, and closer than alternation alone comes."""
     assert found(fitted) == 1
     assert (fitted.transform(X) != 0).mean() < 0.4
-    alternation = learner_of(gradient="dec", max_iter=1, tol=None).fit(X)
+    start = {"dict_init": "data", "gradient": "dec"}
+    alternation = learner_of(**start, max_iter=1, tol=None).fit(X)
     assert dictionary_error(fitted.components_, ATOMS) < dictionary_error(
         alternation.components_, ATOMS
     )
 
 
 def test_a_number_of_epochs_alone_asks_for_no_training(fitted):
-    """As scripts for other learners have one; who names a gradient as well trains by it."""
-    learner = learner_of(max_iter=3).fit(X)
+    """It is at most so many epochs of whatever trains, and says where nothing does."""
+    with pytest.warns(UserWarning, match=r"no effect in this fit: max_iter\. .*gradient"):
+        learner = learner_of(max_iter=3).fit(X)
     np.testing.assert_array_equal(learner.components_, fitted.components_)
     assert (learner.n_steps_, learner.ended_by_) == (0, "search")
-    trained = learner_of(max_iter=3, gradient="ae-ls", tol=None).fit(X)
+    trained = learner_of(max_iter=3, gradient="ae-ls", batch_size=200, tol=None).fit(X)
     assert trained.n_steps_ == 9
     assert (trained.components_ != fitted.components_).any()
+
+
+@pytest.mark.parametrize(
+    ("named", "rule"),
+    [
+        (dict(gradient="dec"), "dec"),
+        (dict(gradient="ae-lasso"), "ae-lasso"),
+        (dict(gradient="ae-ls"), "ae-ls"),
+        (dict(n_unfoldings=5), "ae-ls"),
+        (dict(n_unfoldings=5, gradient="dec"), "dec"),
+        (dict(shrinkage="hard"), "ae-ls"),
+        (dict(lambda_decay=0.98), "ae-ls"),
+        (dict(lambda_decay=(1.0, 0.98)), "ae-ls"),
+        (dict(alpha=0.0), "ae-ls"),
+    ],
+    ids=str,
+)
+def test_what_is_named_happens(named, rule, fitted, capsys):
+    """A gradient trains, and so does an encoder that is not that of the search."""
+    learner = learner_of(**named, verbose=1).fit(X)
+    assert learner.n_steps_ > 0
+    assert list(learner.phases_) == ["search", rule]
+    assert sum(learner.phases_.values()) == learner.n_iter_
+    assert (learner.components_ != fitted.components_).any()
+    assert f"{rule}, epoch 1/" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("named", [dict(), dict(n_unfoldings=None), dict(positive_code=True)])
+def test_nothing_is_trained_for_the_codes_of_the_search(named):
+    assert list(learner_of(**named).fit(X).phases_) == ["search"]
+
+
+@pytest.mark.parametrize("n_unfoldings", [3, 10])
+def test_training_through_few_unfoldings_explains_more_by_fewer_codes(n_unfoldings):
+    """Of rows that were not trained on, at the default max_iter."""
+    data, _ = make_data(n=900)
+    train, test = data[:600], data[600:]
+    trained = learner_of(n_unfoldings=n_unfoldings).fit(train)
+    searched = learner_of().fit(train).set_params(n_unfoldings=n_unfoldings)
+
+    def outcome(learner):
+        codes = learner.transform(test)
+        return np.square(test - learner.inverse_transform(codes)).sum(), (codes != 0).mean()
+
+    assert all(now < before for now, before in zip(outcome(trained), outcome(searched)))
 
 
 @pytest.mark.parametrize("exponent", [-480, -300, -60, 60, 300, 480])
@@ -92,7 +139,9 @@ def test_missing_entries_are_nothing_to_it():
     assert found(learner_of().fit(incomplete)) >= 0.95
 
 
-@pytest.mark.parametrize("constraint", [dict(positive_code=True), dict(atom_norm="ball"), {}])
+@pytest.mark.parametrize(
+    "constraint", [dict(positive_code=True), dict(n_unfoldings=50, atom_norm="ball"), {}]
+)
 @pytest.mark.parametrize("shrinkage", ["soft", "hard"])
 def test_what_constrains_the_learner_holds_and_lets_it_find(shrinkage, constraint):
     data, atoms = make_data(positive=True)

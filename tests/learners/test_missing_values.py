@@ -129,7 +129,9 @@ def test_gaps_are_filled_where_the_known_entries_give_them_away():
     X = rng.normal(size=(60, 2)) @ atoms
     gaps = np.where(rng.random(X.shape) < 0.3, np.nan, X)
     learner = PUDLEDictionaryLearning(2, alpha=1e-9, n_unfoldings=3000, max_iter=1, tol=None)
-    learner.set_params(dict_init=atoms, learning_rate=1e-12, random_state=0).fit(gaps)
+    learner.set_params(dict_init=atoms, optimizer="adam", learning_rate=1e-12, random_state=0).fit(
+        gaps
+    )
     filled = learner.inverse_transform(learner.transform(gaps))
     np.testing.assert_allclose(filled, X, rtol=0, atol=1e-6)
     assert learner.score(gaps) == pytest.approx(1, abs=1e-6)
@@ -157,7 +159,8 @@ def test_masked_images_are_those_with_nan(dtype):
     """What lies under a mask is not trained on."""
     pixels = (np.arange(3 * 12 * 12) % 7).reshape(3, 12, 12).astype(dtype)
     images = np.ma.masked_equal(pixels, 3)
-    learner = ConvPUDLEDictionaryLearning(2, stride=1, max_iter=1, tol=None, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(2, stride=1, n_unfoldings=5, max_iter=1, tol=None)
+    learner.set_params(random_state=0)
     expected = learner.fit(images).components_
     images.data[images.mask] = 200
     for masked in (images, [*images]):

@@ -1,0 +1,249 @@
+"""What is named happens: every parameter of every learner acts, or a warning names it."""
+
+import warnings
+from inspect import signature
+
+import numpy as np
+import pytest
+import torch
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from small import make_data
+
+from skpudle import (
+    ConvPUDLEDictionaryLearning,
+    NOODLDictionaryLearning,
+    PUDLEClassifier,
+    PUDLEDictionaryLearning,
+    PUDLERegressor,
+    SporcoDictionaryLearning,
+)
+
+X, ATOMS = make_data(n_samples=90)
+X[0] += 2  # of other norm than the rest
+LABELS, NUMBERS = (X[:, 0] > 0).astype(int), X @ np.arange(8.0)
+IMAGES = np.random.default_rng(0).normal(size=(4, 8, 9))
+
+# Say where and how loudly to compute, which the results must not depend on.
+_EXEMPT = {"device", "verbose"}
+
+# A value of each parameter that is not its default.
+SHARED = {
+    "alpha": 0.5,
+    "atom_norm": "ball",
+    "batch_size": 7,
+    "dict_init": "data",
+    "gradient": "dec",
+    "lambda_decay": 0.9,
+    "learning_rate": 0.05,
+    "loss": "poisson",
+    "max_iter": 1,
+    "n_components": 5,
+    "n_iter_no_change": 1,
+    "n_trials": 30,
+    "n_unfoldings": 4,
+    "optimizer": "sgd",
+    "optimizer_params": {"weight_decay": 0.1},
+    "positive_code": True,
+    "positive_dict": True,
+    "random_state": 5,
+    "shrinkage": "hard",
+    "split_sign": True,
+    "step_size": 0.05,
+    "tol": 0.5,
+}
+OWN = {
+    PUDLEDictionaryLearning: {
+        "optimizer_params": {"anchor": 2.0},  # of "auto", which is the surrogate
+        "transform_algorithm": "omp",
+        "transform_alpha": 0.1,
+        "transform_n_nonzero_coefs": 3,
+        "transform_tol": 0.2,
+    },
+    PUDLEClassifier: {
+        "C": 0.01,
+        "class_weight": {0: 5.0},
+        "early_stopping": True,
+        "split_sign": False,
+        "supervision": 0.0,
+        "validation_fraction": 0.3,
+    },
+    PUDLERegressor: {
+        "C": 0.01,
+        "early_stopping": True,
+        "split_sign": False,
+        "supervision": 0.0,
+        "validation_fraction": 0.3,
+    },
+    NOODLDictionaryLearning: {"initial_threshold": 0.5, "threshold": 0.1},
+    ConvPUDLEDictionaryLearning: {
+        "atom_shape": (3, 2),
+        "crop_size": 5,
+        "flip": False,
+        "image_shape": (8, 9),
+        "learn_step": True,
+        "learn_threshold": "atom",
+        "n_train_shifts": 2,
+        "noise_std": 0.1,
+        "separate_atoms": "both",
+        "shift_average": True,
+        "stride": 1,
+    },
+    SporcoDictionaryLearning: {"dict_init": "random", "options": {"BPDN": {"rho": 3.0}}},
+}
+# What makes defaults small enough for a test. It is no change that is tested.
+SMALL = {
+    PUDLEDictionaryLearning: {"n_components": 6},
+    PUDLEClassifier: {"n_components": 6, "tol": 0.01},
+    PUDLERegressor: {"n_components": 6, "tol": 0.01},
+    NOODLDictionaryLearning: {"n_components": 6},
+    ConvPUDLEDictionaryLearning: {"n_components": 2, "atom_shape": (3, 3), "stride": 2},
+    SporcoDictionaryLearning: {"n_components": 6, "max_iter": 5},
+}
+CASES = [(kind, name) for kind in OWN for name in signature(kind).parameters if name not in _EXEMPT]
+
+
+def data_for(learner):
+    if isinstance(learner, ConvPUDLEDictionaryLearning):
+        images = IMAGES if learner.image_shape is None else IMAGES.reshape(4, -1)
+        return (np.abs(images).round() if learner.loss != "gaussian" else images), None
+    rows = X if getattr(learner, "loss", "gaussian") == "gaussian" else np.abs(X).round()
+    y = {PUDLEClassifier: LABELS, PUDLERegressor: NUMBERS}.get(type(learner))
+    return rows, y
+
+
+def outcome(learner):
+    """Return what there is to see of a learner that has been fitted."""
+    rows, y = data_for(learner)
+    learner.fit(rows, y)
+    seen = [learner.components_, learner.transform(rows), learner.n_iter_]
+    if isinstance(learner, ConvPUDLEDictionaryLearning) and learner.loss == "gaussian":
+        seen.append(learner.denoise(rows))
+    return seen + [getattr(learner, name, None) for name in ("coef_", "validation_scores_")]
+
+
+def differ(one, other):
+    pairs = zip(one, other, strict=True)
+    return any(np.shape(a) != np.shape(b) or np.any(np.asarray(a) != b) for a, b in pairs)
+
+
+@pytest.fixture(scope="module")
+def default():  # -> what a class does by default
+    outcomes = {}
+
+    def of(kind):
+        if kind not in outcomes:
+            outcomes[kind] = outcome(kind(**SMALL[kind], random_state=0))
+        return outcomes[kind]
+
+    return of
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore:Two-dimensional input means rows:UserWarning")
+@pytest.mark.parametrize(
+    ("kind", "name"), CASES, ids=lambda value: getattr(value, "__name__", value)
+)
+def test_a_parameter_acts_or_a_warning_names_it(kind, name, default):
+    if kind is SporcoDictionaryLearning:
+        pytest.importorskip("sporco")
+    value = (SHARED | OWN[kind])[name]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        changed = outcome(kind(**SMALL[kind] | {"random_state": 0, name: value}))
+    texts = [str(w.message) for w in caught if "no effect in this fit" in str(w.message)]
+    if texts:
+        assert f"{name}" in texts[0].partition("fit: ")[2].partition(".")[0].split(", ")
+    else:
+        assert differ(changed, default(kind))
+
+
+# ---------------------------------------------------------------------------- what is said
+
+
+def told(learner, X=X, y=None):
+    names = {"random_state", "estimator__random_state"} & {*learner.get_params()}
+    learner.set_params(**dict.fromkeys(names, 0))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        learner.fit(X, y)
+    return [str(w.message) for w in caught if w.category is UserWarning]
+
+
+OF_TRAINING = {
+    name: SHARED[name]
+    for name in (
+        "optimizer",
+        "learning_rate",
+        "optimizer_params",
+        "batch_size",
+        "max_iter",
+        "tol",
+        "n_iter_no_change",
+    )
+}
+
+
+@pytest.mark.parametrize(
+    ("named", "unused", "remedy"),
+    [
+        (OF_TRAINING, [*OF_TRAINING], "gradient='ae-ls'"),
+        (dict(gradient="dec", learning_rate=0.1), ["learning_rate"], "optimizer='adam'"),
+        (dict(n_unfoldings=3, tol=None, n_iter_no_change=2), ["n_iter_no_change"], "tol"),
+        (dict(step_size=0.1), ["step_size"], "n_unfoldings"),
+        (dict(shrinkage="hard", lambda_decay=0.9), ["lambda_decay"], "shrinkage='soft'"),
+        (dict(n_trials=3), ["n_trials"], "loss='binomial'"),
+        (dict(transform_tol=1.0), ["transform_tol"], "transform_algorithm='omp'"),
+        (
+            dict(transform_algorithm="omp", transform_alpha=1.0),
+            ["transform_alpha"],
+            "transform_algorithm='unfolded'",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_the_warning_names_parameters_and_what_uses_them(named, unused, remedy):
+    (text,) = told(PUDLEDictionaryLearning(6, **named))
+    assert f"no effect in this fit: {', '.join(unused)}. " in text
+    assert remedy in text
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [
+        PUDLEDictionaryLearning(6),
+        PUDLEDictionaryLearning(6, dict_init="data", batch_size=10, tol=0.1),
+        PUDLEDictionaryLearning(6, gradient="ae-ls", optimizer="adam", learning_rate=0.01),
+        PUDLEDictionaryLearning(6, n_unfoldings=3, step_size=0.1, tol=0.1),
+        NOODLDictionaryLearning(6, learning_rate=0.01),
+        PUDLEClassifier(6, learning_rate=0.01),
+        PUDLEClassifier(6, early_stopping=True, validation_fraction=0.2),
+    ],
+    ids=repr,
+)
+def test_nothing_is_said_where_all_act(learner):
+    assert told(learner, y=LABELS) == []
+
+
+def test_every_fit_says_it_again():
+    learner = PUDLEDictionaryLearning(6, max_iter=3)
+    assert len(told(learner)) == len(told(learner)) == 1
+
+
+def test_partial_fit_says_nothing():
+    """What trains there is for this method, and its passes are those of the user."""
+    PUDLEDictionaryLearning(6, max_iter=3, random_state=0).partial_fit(X)
+
+
+def test_a_search_over_a_grid_says_it_once():
+    learner = PUDLEDictionaryLearning(6, max_iter=2, random_state=0)
+    search = GridSearchCV(learner, {"alpha": [0.3, 0.5]}, cv=2)
+    assert len(told(search)) == 1
+    assert len(told(search)) == 1  # and the next one again
+    with pytest.warns(UserWarning, match="max_iter") as caught:
+        cross_val_score(learner, X, cv=3)
+    assert len(caught) == 1
+
+
+def test_a_tensor_is_no_default():
+    atoms = torch.tensor(ATOMS)
+    assert told(PUDLEDictionaryLearning(dict_init=atoms, max_iter=2, tol=None)) == []
