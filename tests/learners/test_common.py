@@ -26,6 +26,8 @@ pytestmark = [
     pytest.mark.draws_from_numpy,
     # the checks fit for few epochs, and mix data frames with arrays
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    # by default there are as many atoms as features, whatever the number of samples
+    pytest.mark.filterwarnings(r"ignore:X has \d+ samples? with known values:UserWarning"),
     # rows for a convolutional learner of default parameters are images of one line
     pytest.mark.filterwarnings("ignore:Two-dimensional input means rows:UserWarning"),
     # atoms that learn rows of few pixels come close to one another, so that their norm grows
