@@ -104,15 +104,23 @@ def _worst(look, samples, reconstructions, errors, n_worst, shape):
     return draw_images if kind == "images" else draw_lines
 
 
+def _number(learner, name):  # -> str, empty where the learner has none
+    value = getattr(learner, name, None)
+    return "" if value is None else f"{np.mean(value):.4g}"
+
+
 def _facts(look, errors, energies):  # -> dict of str to what is said of it
     learner, codes = look.learner, look.codes
     ended_by = getattr(learner, "ended_by_", None)
     phases = getattr(learner, "phases_", {}).items()
-    return {
+    facts = {
         "samples": len(look.samples),
         "atoms": len(learner.components_),
         "numbers in an atom": learner.components_[0].size,
-        "alpha": f"{np.mean(learner.alpha_):.4g}" if hasattr(learner, "alpha_") else "",
+        "alpha of codes": _number(learner, "alpha_"),
+        "alpha of the search": _number(learner, "search_alpha_"),
+        "share of the lasso's bias that is removed": _number(learner, "debias_"),
+        "estimated noise of an entry": _number(learner, "noise_std_"),
         "epochs": getattr(learner, "n_iter_", ""),
         "phases": ", then ".join(f"{name}: {n_epochs} epochs" for name, n_epochs in phases),
         "training ended": ENDINGS.get(ended_by, ""),
@@ -120,6 +128,7 @@ def _facts(look, errors, energies):  # -> dict of str to what is said of it
         "atoms that no sample uses": int((~codes.any(axis=0)).sum()),
         "share of the energy not explained": f"{errors.sum() / max(energies.sum(), 1e-300):.2%}",
     }
+    return {name: value for name, value in facts.items() if value != ""}
 
 
 def _page(estimator, look, facts, pictures):  # -> Report
