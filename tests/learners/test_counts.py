@@ -481,7 +481,7 @@ def test_exposures_go_with_their_rows_into_parts(counts, monkeypatch):
         ["a"] * 300,
         [[1.0], [1.0, 2.0]],
         {"hours": 2.0},
-        object(),
+        Ellipsis,
         torch.ones(5),
     ],
     ids=lambda wrong: f"{wrong!r:.30}",
