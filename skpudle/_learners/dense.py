@@ -267,7 +267,9 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         if intercept is None:
             return model, found
         found = settle(model, found, data, course.team)
-        return model, found if self._refines else self._refined(model, found, data, generator, course)
+        return model, found if self._refines else self._refined(
+            model, found, data, generator, course
+        )
 
     def _refined(self, model, rows, data, generator, course):
         """Return rows with the likelihood's refinement, after which training is another's.

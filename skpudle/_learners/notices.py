@@ -61,8 +61,8 @@ def warn_of_early_end(learner):
     warnings.warn(
         f"Training of {type(learner).__name__} ended after {learner.n_steps_} updates "
         f"(max_iter={learner.max_iter!r}), before its objective had stalled for "
-        f"{learner.n_iter_no_change} checks in a row. Increase max_iter{' or learning_rate' if has_rate else ''}, or "
-        f"raise tol (now {learner.tol}); tol=None trains as long without this warning.",
+        f"{learner.n_iter_no_change} checks in a row. Increase max_iter"
+        f"{' or learning_rate' if has_rate else ''}, or raise tol (now {learner.tol}); tol=None trains as long without this warning.",
         ConvergenceWarning,
         stacklevel=users_level(),
     )
@@ -85,12 +85,12 @@ def divergence(learner, update, optimizer):
     )
 
 
-def warn_of_rise(learner, fitted, baseline, optimizer):
-    """Warn if what training minimises has ended above its value without a dictionary."""
-    if fitted > baseline * (1 + _ROUNDING) or fitted != fitted:
+def warn_of_rise(learner, began, ended, baseline, optimizer):
+    """Warn if training has raised what it minimises above its value without a dictionary."""
+    if not ended <= max(began, baseline) * (1 + _ROUNDING):
         warnings.warn(
             f"Training of {type(learner).__name__} raised its objective above that of no "
-            f"dictionary at all: {fitted:.4g} a sample, and {baseline:.4g} with the baseline "
+            f"dictionary at all: {ended:.4g} a sample, and {baseline:.4g} with the baseline "
             f"alone. Try a {_smaller_steps(learner, optimizer)}, a lower step_size (now "
             f"{learner.step_size}), or scale the data.",
             ConvergenceWarning,
