@@ -244,9 +244,11 @@ class GradientLearner(CallbackSupportMixin):
             course.take(trainer, fitted, ended_by)
         model.warn_of_step(rows, found)
         if trainer.n_steps and data.task is None:  # a task has an objective of its own
-            last = max(trainer.n_steps - 1, 0)
-            values = objectives(model, found, self._some_samples(data), last)
-            warn_of_rise(self, *values, trainer.optimizer)
+            how = self._some_samples(data), trainer.n_steps - 1
+            ended, baseline = objectives(model, found, *how)
+            if not ended <= baseline:
+                began, _ = objectives(model, rows, *how)
+                warn_of_rise(self, began, ended, baseline, trainer.optimizer)
         return ended_by
 
     @_fit_context(prefer_skip_nested_validation=True)

@@ -158,12 +158,12 @@ def divergence(learner, update, optimizer):
     )
 
 
-def warn_of_rise(learner, fitted, baseline, optimizer):
-    """Warn if what training minimises has ended above its value without a dictionary."""
-    if fitted > baseline * (1 + _ROUNDING) or fitted != fitted:
+def warn_of_rise(learner, began, ended, baseline, optimizer):
+    """Warn if training has raised what it minimises above its value without a dictionary."""
+    if not ended <= max(began, baseline) * (1 + _ROUNDING):
         warnings.warn(
             f"Training of {type(learner).__name__} raised its objective above that of no "
-            f"dictionary at all: {fitted:.4g} a sample, and {baseline:.4g} with the baseline "
+            f"dictionary at all: {ended:.4g} a sample, and {baseline:.4g} with the baseline "
             f"alone. Try a {_smaller_steps(learner, optimizer)}, a lower step_size (now "
             f"{learner.step_size}), or scale the data.",
             ConvergenceWarning,

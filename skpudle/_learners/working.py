@@ -24,7 +24,8 @@ _DEVIATIONS = 2.0
 # by |d_j| <= 1. Since the penalised likelihood is convex, a row of one event, x = e_j, has no code
 # if and only if |D^T (e_j - mu)| <= alpha, and |e_j - mu|_2 <= 1 where events are rare, |mu|^2 <=
 # 2 mu_j. So from a penalty of 1 on it takes two events in a row to say that features belong
-# together, whatever the atoms. Twice the deviation of counts of mean 0.01 is 0.2: one is enough.
+# together, whatever the atoms. Of twice the deviation, 0.2 where the mean is 0.01, one is enough:
+# then the share of hidden deviance that was explained fell from -0.03 to -700 (planted topics).
 _ONE_EVENT = 1.0
 # That matters where such rows are more than two deviations let through. Of N expected events there
 # are N / (exp(N) - 1) rows of one among those of any: 0.05 from 4.5 events on.
