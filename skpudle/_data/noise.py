@@ -26,9 +26,9 @@ _RANGE = 1200
 # how far the lower quartile of medians of many such blocks is below their mean, for white noise.
 _MEDIAN_OF_NORMAL, _BLOCK, _BELOW = 0.6745, 256, 0.085
 
-# With fewer details there is no telling noise from texture; and about half the relative standard
-# error of the variance of n details of white noise, whose neighbours are correlated, times sqrt(n).
-_FEW, _CHANCE = 32, 2.0
+# With fewer details there is no telling noise from texture; and about the relative standard error of
+# the variance of n details of white noise, whose neighbours are correlated, times sqrt(n).
+_FEW, _STANDARD_ERROR = 32, 4.0
 
 # Details of photographs that pass for noise: a share of what larger details have more, usually and
 # at most, and a part of the range of an image. Chosen on thirty parts of photographs of 128 x 128
@@ -223,9 +223,9 @@ def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
     (fine, _), (coarse, n_details) = (_variance_of_details(x, scale) for scale in (1, 2))
     if n_details < _FEW:
         return torch.zeros_like(fine)
-    chance = _CHANCE / n_details**0.5
-    fine = torch.minimum(fine, coarse * (1 + chance))  # noise is white, and other things are not
-    coarse = coarse * max(0.0, 1 - chance)
+    error = _STANDARD_ERROR / n_details**0.5
+    fine = torch.minimum(fine, coarse * (1 + error))  # noise is white, and other things are not
+    coarse = coarse * max(0.0, 1 - error / 2)
     least = _LEAST_TEXTURE * (extent_of(x) if extent is None else extent)
     more = (coarse - fine).clamp_min(0)
     usually, surely = (
