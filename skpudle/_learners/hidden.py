@@ -134,5 +134,6 @@ def deviance_of_means(loss, sums):  # -> float
     # A(eta) - mean * eta = - saturated(mean), where mean is the expectation
     deviance = saturated - weighted - size * loss.saturated(mean)
     # of constant columns it is the rounding of sums that cancel
-    rounding = size * torch.finfo(size.dtype).eps * size.clamp_min(1).sqrt() * loss.saturated(mean).abs()
+    rounding = torch.finfo(size.dtype).eps * size * size.clamp_min(1).sqrt()
+    rounding = rounding * loss.saturated(mean).abs()
     return 2 * float(torch.where(deviance > rounding, deviance, 0.0).sum())

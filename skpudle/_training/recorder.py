@@ -96,7 +96,7 @@ class Recorder:
         if len(found) > 1:
             paths = ", ".join(str(checkpoint.path) for checkpoint in found)
             raise ValueError(
-                f"A fit writes one checkpoint, but got {len(found)}: {paths:.300}. Pass one of them."
+                f"A fit writes one checkpoint, but got {len(found)}: {paths:.300}. Pass one."
             )
         self._estimator, self._file = estimator, HeldFile(found[0] if found else None)
         self._stored = self._clock = None
