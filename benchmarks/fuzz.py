@@ -292,7 +292,7 @@ def spoiled_rows(rng):
 
 def random_counts(rng, loss):
     """Return data that a loss is for, in odd corners of its domain, and in words."""
-    n, m, p = int(rng.integers(50, 150)), int(rng.integers(3, 12)), int(rng.integers(2, 7))
+    n, m, p = int(rng.integers(50, 300)), int(rng.integers(3, 12)), int(rng.integers(2, 7))
     atoms = rng.normal(size=(p, m))
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
     natural = (2 * rng.normal(size=(n, p)) * (rng.random((n, p)) < 0.3)) @ atoms
@@ -372,8 +372,10 @@ def counts(rng):
     expect(said or after <= before * (1 + 1e-3) + 1e-6, worse)
     score = learner.score(X, **given)
     chosen = {learner.alpha, learner.gradient, learner.dict_init} == {"auto", "search"}
-    low = score < -0.5 and (kind == "constant" or (chosen and loss != "gaussian"))
-    expect(np.isfinite(score) and (said or not low), f"the score is {score:.4g}")
+    least = -0.05 if kind == "rare" and len(X) > 150 else -0.5
+    low = score < least and (kind == "constant" or (chosen and loss != "gaussian"))
+    said = said or (low and any("baseline" in text for text in findings(learner, X)))
+    expect(np.isfinite(score) and (said or not low), f"the score of {kind} data is {score:.4g}")
 
 
 # ---------------------------------------------------------------------------- company
@@ -819,7 +821,12 @@ def atom_files(rng):
     learner = kind(int(rng.integers(2, 8)), **options)
     change = pick(rng, "nothing", "bit", "bit", "cut", "block", "number", "name")
     yield f"{X.shape}, {change}\n  {learner}"
-    learner.fit(X)
+    try:
+        learner.fit(X)
+    except ValueError as error:
+        if diverged(error):  # `counts` looks at that
+            return
+        raise
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "atoms.safetensors"
         save_atoms(learner, file, mean=X.mean(0), notes={"n": np.int64(3)})

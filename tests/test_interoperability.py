@@ -483,9 +483,14 @@ def test_what_is_no_safetensors_file_is_refused_by_name(content, X, tmp_path, sa
     whole = file.read_bytes()
     opened = io.BytesIO()
     np.savez(opened, components=X)
-    damaged = {"empty": b"", "cut": whole[:-9], "text": b"atoms" * 10, "npz": opened.getvalue()}
-    damaged["header"] = b"\xff" * 8 + whole[8:]
-    file.write_bytes(damaged[content])
+    contents = {
+        "empty": b"",
+        "cut": whole[:-9],
+        "text": b"atoms" * 10,
+        "header": b"\xff" * 8 + whole[8:],
+        "npz": opened.getvalue(),
+    }
+    file.write_bytes(contents[content])
     with pytest.raises(ValueError, match=rf"{file} is no file of atoms: .*save_atoms wrote"):
         load_atoms(file)
 
