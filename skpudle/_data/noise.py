@@ -26,9 +26,9 @@ _RANGE = 1200
 # how far the lower quartile of medians of many such blocks is below their mean, for white noise.
 _MEDIAN_OF_NORMAL, _BLOCK, _BELOW = 0.6745, 256, 0.085
 
-# With fewer details there is no telling noise from texture; and about the relative standard error of
-# the variance of n details of white noise, whose neighbours are correlated, times sqrt(n).
-_FEW, _STANDARD_ERROR = 32, 4.0
+# With fewer details there is no telling noise from texture; and the relative standard error of the
+# variance of n details of white noise, whose neighbours are correlated, times sqrt(n), as measured.
+_FEW, _STANDARD_ERROR = 32, 6.0
 
 # Details of photographs that pass for noise: a share of what larger details have more, usually and
 # at most, and a part of the range of an image. Chosen on thirty parts of photographs of 128 x 128
