@@ -17,8 +17,9 @@ __all__ = [
     "warn_of_step",
 ]
 
-# What sums of float32 are wrong by at most, relative to an objective.
-_ROUNDING = 1e-4
+# What an objective may rise by, relative to itself: the last steps of a stochastic gradient do not
+# all go down.
+_CHANCE = 1e-2
 
 
 def print_progress(trainer, max_iter, n_updates, start_time, n_before=0):
@@ -62,7 +63,8 @@ def warn_of_early_end(learner):
         f"Training of {type(learner).__name__} ended after {learner.n_steps_} updates "
         f"(max_iter={learner.max_iter!r}), before its objective had stalled for "
         f"{learner.n_iter_no_change} checks in a row. Increase max_iter"
-        f"{' or learning_rate' if has_rate else ''}, or raise tol (now {learner.tol}); tol=None trains as long without this warning.",
+        f"{' or learning_rate' if has_rate else ''}, or raise tol (now {learner.tol}); tol=None "
+        "trains as long without this warning.",
         ConvergenceWarning,
         stacklevel=users_level(),
     )
@@ -87,7 +89,7 @@ def divergence(learner, update, optimizer):
 
 def warn_of_rise(learner, began, ended, baseline, optimizer):
     """Warn if training has raised what it minimises above its value without a dictionary."""
-    if not ended <= max(began, baseline) * (1 + _ROUNDING):
+    if not ended <= max(began, baseline) * (1 + _CHANCE):
         warnings.warn(
             f"Training of {type(learner).__name__} raised its objective above that of no "
             f"dictionary at all: {ended:.4g} a sample, and {baseline:.4g} with the baseline "
