@@ -42,11 +42,11 @@ def test_many_inner_steps_minimise_the_model(atom_norm, problem):
 
 
 def test_without_forgetting_batches_add_up(problem):
-    """The model of two batches of dec is that of their union: A is z^T z and B is z^T x."""
+    """The model of batches of any sizes is that of their union: A is z^T z and B is z^T x."""
     atoms, codes, x = problem
     project = partial(project_atoms, atom_norm=None)
     optimizer = SurrogateOptimizer(atoms, project, forgetting=0.0, anchor=0.0, n_inner=20_000)
-    for rows in (slice(0, 25), slice(25, 50)):
+    for rows in (slice(0, 25), slice(25, 47), slice(47, 50)):
         now = optimizer.atoms.detach()
         optimizer.update(dec_gradient(now, codes[rows], x[rows]), codes[rows])
     torch.testing.assert_close(
@@ -232,7 +232,8 @@ def test_compiled_updates_are_those_of_torch(atom_norm, positive, dtype, problem
     tolerance = dict(rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-12)
     torch.testing.assert_close(compiled.atoms, in_torch.atoms, **tolerance)
     for name, value in in_torch.state().items():
-        torch.testing.assert_close(compiled.state()[name], value, **tolerance)
+        n = 25 if name in ("curvature", "pull") else 1  # sums over samples: as of one
+        torch.testing.assert_close(compiled.state()[name] / n, value / n, **tolerance)
 
 
 def test_a_compiled_projection_of_an_atom_without_positive_entries_is_an_axis():

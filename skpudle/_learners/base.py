@@ -210,7 +210,8 @@ class GradientLearner(CallbackSupportMixin):
         Warns
         -----
         ConvergenceWarning
-            If ``max_iter`` is a number, and training ended before the objective stalled.
+            If ``max_iter`` is a number, and training ended before the objective stalled; or if
+            training raised the objective above that of no dictionary at all.
         RuntimeWarning
             If ``step_size`` is too large for the dictionary.
         UserWarning

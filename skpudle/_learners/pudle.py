@@ -113,7 +113,8 @@ class _ExposedLearner(DenseLearner):
         Warns
         -----
         ConvergenceWarning
-            If ``max_iter`` is a number, and training ended before the objective stalled.
+            If ``max_iter`` is a number, and training ended before the objective stalled; or if
+            training raised the objective above that of no dictionary at all.
         RuntimeWarning
             If ``step_size`` is too large for the dictionary.
         UserWarning
@@ -296,8 +297,8 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         What is differentiated (eq. 8): the reconstruction error through decoder and encoder, the
         lasso objective through both, or the reconstruction error through the decoder alone. Who
         names one trains by it. "auto" is "ae-ls", wherever there is training (see the notes), but
-        "dec" after a search for a ``loss`` other than "gaussian", and in `partial_fit` for codes of
-        the lasso.
+        "dec" after a search for a ``loss`` other than "gaussian" (a gradient that is named trains
+        after a few epochs of that), and in `partial_fit` for codes of the lasso.
 
     loss : {"gaussian", "poisson", "binomial"}, default="gaussian"
         What data are to the reconstruction: numbers whose expectation is :math:`D z`, counts of
@@ -305,7 +306,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         :math:`\exp(D z + b)`. The baseline :math:`b`, ``intercept_``, is learned. What is minimised
         is half the deviance, which is :math:`\frac12 |x - D z|^2` for "gaussian", and ``alpha`` is
         in the units of ``X`` times those of the atoms; "auto" is at least twice the deviation of
-        the noise. See :doc:`/guide/counts`.
+        the noise, and 1 where events are rare. See :doc:`/guide/counts`.
 
     n_trials : float, default=1
         Of the binomial loss; with 1 data are binary, or fractions.

@@ -47,7 +47,7 @@ def refine(codes, gradient, per_curvature, keep, atoms, uses, curvature, pull):
         for k in range(n_components):
             curvature[j, k] *= keep
         for f in range(n_features):
-            pull[j, f] = keep * pull[j, f] - per_curvature * gradient[j, f]
+            pull[j, f] = keep * pull[j, f] - n_samples * per_curvature * gradient[j, f]
     support, synthesis = np.empty(n_components + 1, np.int64), np.empty(n_features)
     for i in range(n_samples):
         k = np.int64(0)
@@ -63,12 +63,12 @@ def refine(codes, gradient, per_curvature, keep, atoms, uses, curvature, pull):
             for f in range(n_features):
                 synthesis[f] += z * atoms[j, f]
         for a in range(k):
-            j, weight = support[a], codes[i, support[a]] / n_samples
+            j, weight = support[a], codes[i, support[a]]
             for b in range(k):
                 curvature[j, support[b]] += weight * codes[i, support[b]]
             for f in range(n_features):
                 pull[j, f] += weight * synthesis[f]
-    uses[0] = keep * uses[0] + energy / n_samples
+    uses[0] = keep * uses[0] + energy
     uses[1] = keep * uses[1] + n_used
 
 

@@ -19,10 +19,10 @@ class SurrogateOptimizer(Optimizer):
     r"""Minimise a quadratic model of the loss that every batch refines.
 
     A batch of n samples with codes ``z`` and mean gradient ``g`` at the current atoms adds
-    :math:`A_b = z^T z / n`, the curvature of the decoder, and :math:`B_b = A_b D - g` to
+    :math:`A_b = z^T z`, the curvature of the decoder, and :math:`B_b = A_b D - n g` to
     exponentially forgotten sums ``A`` and ``B``; the new atoms minimise
     :math:`\frac12 \text{tr}(D^T A D) - \text{tr}(B^T D) + \frac\rho2 |D - D_\text{now}|^2` inside
-    the constraints. For the gradient ``dec`` :math:`B_b = z^T x / n`, and with converged codes this
+    the constraints. For the gradient ``dec`` :math:`B_b = z^T x`, and with converged codes this
     is online dictionary learning.
 
     Parameters
@@ -85,20 +85,18 @@ class SurrogateOptimizer(Optimizer):
             return
         n_samples, n_used = codes.new_full((), len(codes)), (codes != 0).sum()
         energy = codes.square().sum()
-        if total is None:
-            weighted = (codes / n_samples).mT
-        else:
+        curvature = None
+        if total is not None:
             n_samples, n_used, energy, curvature = total(
                 n_samples, n_used, energy, codes.mT @ codes
             )
-            curvature /= n_samples
         keep = self._age(n_samples, loss)
-        self._uses = keep * self._uses + torch.stack([energy / n_samples, n_used.to(energy)])
+        self._uses = keep * self._uses + torch.stack([energy, n_used.to(energy)])
         self._curvature.mul_(keep)
-        self._pull.mul_(keep).sub_(gradient, alpha=self._per_curvature)
-        if total is None:
-            self._curvature.addmm_(weighted, codes)
-            self._pull.addmm_(weighted, codes @ atoms)
+        self._pull.mul_(keep).sub_(n_samples * gradient, alpha=self._per_curvature)
+        if curvature is None:
+            self._curvature.addmm_(codes.mT, codes)
+            self._pull.addmm_(codes.mT, codes @ atoms)
         else:
             self._curvature += curvature
             self._pull.addmm_(curvature, atoms)
@@ -125,12 +123,13 @@ class SurrogateOptimizer(Optimizer):
         )
 
     def _age(self, n_samples, loss):
-        """Return the share of the sums to keep."""
+        """Return the share of the sums to keep: all the more where a batch is small."""
         self._n_updates += 1
         self._n_samples = self._n_samples + n_samples
+        share = n_samples * self._n_updates / self._n_samples
         exponent = self._n_samples / (_SAMPLES_PER_ATOM * len(self.atoms))
         exponent = exponent.clamp_min(_LEAST_FORGETTING).clamp_max(self._forgetting)
-        keep = (1 - 1 / self._n_updates) ** exponent
+        keep = (1 - 1 / self._n_updates) ** (share * exponent)
         if loss is None:
             return keep
         loss = loss.clamp_min(0)  # rounding leaves a deviance of nothing below
