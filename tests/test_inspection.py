@@ -118,7 +118,7 @@ def test_atoms_that_nobody_uses_have_no_contributions(learner):
 def test_saliency_is_the_derivative_of_the_code(n_unfoldings):
     X = samples()
     learner = PUDLEDictionaryLearning(
-        8, n_unfoldings=n_unfoldings, max_iter=2, tol=None, random_state=0
+        8, gradient="ae-ls", n_unfoldings=n_unfoldings, max_iter=2, tol=None, random_state=0
     ).fit(X)
     found = code_saliency(learner, X[:5], n_codes=3)
     assert found.gradients.shape == (5, 3, 12)

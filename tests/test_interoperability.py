@@ -162,7 +162,7 @@ def test_skops_stores_a_convolutional_learner(X):
 
 def test_convolutions_have_no_sparse_coder(X):
     learner = ConvPUDLEDictionaryLearning(
-        3, atom_shape=3, stride=1, max_iter=1, tol=None, random_state=0
+        3, atom_shape=3, stride=1, n_unfoldings=5, max_iter=1, tol=None, random_state=0
     )
     with pytest.raises(ValueError, match="knows no convolutions"):
         learner.fit(X).to_sparse_coder()

@@ -94,6 +94,8 @@ def test_numbers_are_those_of_the_learner(learner, X):
 def test_the_page_says_what_is_wrong_and_how_training_ended(learner, X):
     page = skpudle.report(learner, X).page
     assert "<td>training ended</td><td>at max_iter</td>" in page
+    n_search = learner.phases_["search"]
+    assert f"<td>phases</td><td>search: {n_search} epochs, then ae-ls: 3 epochs</td>" in page
     assert "<h2>What is wrong</h2><p>Nothing.</p>" in page
     zero = clone(learner).set_params(alpha=9.0).fit(X)
     page = html.unescape(skpudle.report(zero, X).page)

@@ -244,9 +244,12 @@ def _early_end(look):
         )
     if ended_by != "max_iter" or getattr(learner, "tol", None) is None:
         return None
-    if _searches(learner) and parameters["max_iter"] == "auto":
-        return None  # from what was found, as long as pays
+    searched = _searches(learner) and parameters.get("loss") == "gaussian"
+    if searched and learner.max_iter == "auto":
+        return None  # it went on from what was found, for as long as pays
     said = f"Training ended at max_iter={learner.max_iter!r}, before it had converged: "
+    if searched:
+        return said + "leave it at 'auto', or raise it."
     optimizer = parameters.get("optimizer", "auto")
     if not look.is_convolutional and optimizer not in ("auto", "surrogate"):
         return said + "raise it, or pass optimizer='surrogate', which needs fewer updates."

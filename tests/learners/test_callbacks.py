@@ -111,7 +111,7 @@ def test_the_rate_of_progress_counts_the_updates_of_this_process(capsys, monkeyp
     """Those that a checkpoint remembers took none of its time."""
     monkeypatch.setattr(notices.time, "perf_counter", lambda: 25.0)
     trainer = SimpleNamespace(n_steps=1100, loss_curve=[0.5])
-    notices.print_progress(trainer, 3, 2000, 5.0, 1000)
+    notices.print_progress("ae-ls", trainer, 3, 2000, 5.0, 1000)
     assert "  5 updates/s  at most 180 s left" in capsys.readouterr().out
-    notices.print_progress(trainer, 3, 2000, 5.0, 1100)  # an epoch that had ended before
+    notices.print_progress("ae-ls", trainer, 3, 2000, 5.0, 1100)  # an epoch that had ended before
     assert "0.05 updates/s" in capsys.readouterr().out

@@ -171,7 +171,7 @@ def test_verbose_training_prints_a_line_an_epoch(X, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     for number, (line, loss) in enumerate(zip(lines, estimator.loss_curve_, strict=True), start=1):
-        assert line.startswith(f"epoch {number}/3  loss {loss:.6g}  ")
+        assert line.startswith(f"ae-ls, epoch {number}/3  loss {loss:.6g}  ")
         assert "updates/s" in line
     make(verbose=0).fit(X)
     assert not capsys.readouterr().out
@@ -309,6 +309,7 @@ def test_partial_fit_replaces_atoms_that_are_not_used(X):
     assert np.linalg.norm(learner.components_[5]) > 0.9
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -334,7 +335,7 @@ def test_partial_fit_replaces_atoms_that_are_not_used(X):
 )
 def test_every_parameter_may_be_a_scalar_of_numpy(name, value, X):
     """As it comes out of ``np.linspace`` in a grid of a search; fitted attributes are Python's."""
-    few = dict(n_iter_no_change=1)
+    few = dict(tol=1e-4, n_iter_no_change=1)
     learner = make(**few | {name: value}).fit(X)
     value = tuple(map(float, value)) if isinstance(value, tuple) else value.item()
     plain = make(**few | {name: value})
