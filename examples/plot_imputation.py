@@ -2,10 +2,10 @@
 Gaps of digits and tumours are filled by the patterns of others
 ===============================================================
 
-NaN marks what is not known. Codes are inferred from what is, and their reconstruction fills the gaps, by
-the patterns that rows share: ``inverse_transform(transform(X))``. A fifth of the entries of five data sets
-is hidden, and filled at the defaults. Features are in units of their standard deviation, but for pixels,
-which have one unit.
+NaN marks what is not known. Codes are inferred from what is, and their reconstruction fills the
+gaps, by the patterns that rows share: ``inverse_transform(transform(X))``. A fifth of the entries
+of five data sets is hidden, and filled at the defaults. Features are in units of their standard
+deviation, but for pixels, which have one unit.
 """
 
 import matplotlib.pyplot as plt
@@ -37,7 +37,8 @@ def fill(X, n_components):
 
 
 # %%
-# Of the digits, which have 64 features, the IterativeImputer would take minutes: it is left out there.
+# Of the digits, which have 64 features, the IterativeImputer would take minutes: it is left out
+# there.
 
 errors = {name: [] for name in fillers}
 for name, (load, n_components) in SETS.items():
@@ -54,8 +55,9 @@ for name, (load, n_components) in SETS.items():
     print(name, {filler: round(float(values[-1]), 3) for filler, values in errors.items()})
 
 # %%
-# The dictionary fills digits as well as neighbours do, and tumours nearly as well as a regression of each
-# feature on the others. Where features are few (wine, diabetes, iris), both of these are better.
+# The dictionary fills digits nearly as well as neighbours do, and tumours nearly as well as a regression
+# of each feature on the others. Where features are few (wine, diabetes, iris), both of these are
+# better.
 
 fig, ax = plt.subplots(figsize=(7, 3.5))
 places = np.arange(len(SETS))

@@ -2,10 +2,11 @@
 Codes lose most of the noise, at any level of it
 ================================================
 
-A reconstruction from sparse codes can be nearer to the truth than the data are, if the penalty of the
-codes fits the noise. Nobody tells the learner how much noise there is: it predicts hidden entries to find
-out. Here are sums of four atoms of sixty, at four levels of noise, and the errors of reconstructions of
-other rows, as shares of the error of the noisy rows themselves: below 1 something is gained.
+A reconstruction from sparse codes can be nearer to the truth than the data are, if the penalty of
+the codes fits the noise. Nobody tells the learner how much noise there is: it predicts hidden
+entries to find out. Here are sums of four atoms of sixty, at four levels of noise, and the errors
+of reconstructions of other rows, as shares of the error of the noisy rows themselves: below 1
+something is gained.
 """
 
 import matplotlib.pyplot as plt
@@ -23,8 +24,8 @@ clean = codes @ atoms
 train, test = slice(0, 1200), slice(1200, None)
 
 # %%
-# The lasso shrinks its codes by the penalty. That is worth it where there is much noise, and most of the
-# error where there is little. The learner removes the share ``debias_`` of it.
+# The lasso shrinks its codes by the penalty. That is worth it where there is much noise, and most
+# of the error where there is little. The learner removes the share ``debias_`` of it.
 
 levels = [5, 10, 20, 30]  # dB
 errors = {"codes of the lasso": [], "default": []}
@@ -33,7 +34,8 @@ for level in levels:
     noisy = clean + noise
     learner = PUDLEDictionaryLearning(60, random_state=0).fit(noisy[train])
     print(
-        f"{level} dB: alpha of the search {learner.search_alpha_:.3f}, of codes {learner.alpha_:.3f}, "
+        f"{level} dB: alpha of the search {learner.search_alpha_:.3f}, "
+        f"of codes {learner.alpha_:.3f}, "
         f"bias removed {learner.debias_:.0%}, noise {learner.noise_std_:.3f} of {noise.std():.3f}"
     )
     found = learner.inverse_transform(learner.transform(noisy[test]))
@@ -43,7 +45,8 @@ for level in levels:
         errors[name].append(((rows - clean[test]) ** 2).sum() / (noise[test] ** 2).sum())
 
 # %%
-# With the penalty of the search alone, reconstructions are worse than the data from some 15 dB on.
+# With the penalty of the search alone, reconstructions are worse than the data from some 15 dB
+# on.
 
 fig, ax = plt.subplots(figsize=(5, 3.5))
 for name, values in errors.items():
