@@ -55,9 +55,9 @@ for name, (load, n_components) in SETS.items():
     print(name, {filler: round(float(values[-1]), 3) for filler, values in errors.items()})
 
 # %%
-# The dictionary fills digits nearly as well as neighbours do, and tumours nearly as well as a regression
-# of each feature on the others. Where features are few (wine, diabetes, iris), both of these are
-# better.
+# The dictionary fills digits nearly as well as neighbours do, and tumours nearly as well as a
+# regression of each feature on the others. Where features are few (wine, diabetes, iris), both of
+# these are better.
 
 fig, ax = plt.subplots(figsize=(7, 3.5))
 places = np.arange(len(SETS))
