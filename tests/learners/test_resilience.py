@@ -21,7 +21,10 @@ from sklearn.base import clone
 
 from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore:Parameters of .* have no effect:UserWarning"),
+]
 
 RNG = np.random.default_rng(0)
 PLAIN = RNG.normal(size=(30, 6))
