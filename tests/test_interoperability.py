@@ -549,7 +549,7 @@ HUGE = {"list": list(range(10**4)), "tuple": (0.5,) * 10**4, "text": "x" * 10**5
 def test_a_huge_value_makes_no_huge_error(kind, name, value, X):
     value = {"nonsense": value} if name == "optimizer_params" else value
     with pytest.raises(ValueError, match=name if name != "device" else "device|Device") as error:
-        kind(**SETTINGS | {name: value}).fit(X)
+        kind(**SETTINGS | {"n_unfoldings": 5, name: value}).fit(X)
     assert len(str(error.value)) < 1000
     learner = kind(4, **SETTINGS)
     with pytest.raises(ValueError, match="could not convert") as error:
