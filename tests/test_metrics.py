@@ -443,7 +443,7 @@ def test_scorers_serve_model_selection(scorer, rng):
 def test_scorers_take_tensors_as_arrays(scorer, rng):
     """Also those that have a graph, which NumPy refuses like those of another device."""
     X = rng.normal(size=(30, 6))
-    learner = PUDLEDictionaryLearning(5, max_iter=2, tol=None, random_state=0).fit(X)
+    learner = PUDLEDictionaryLearning(5, random_state=0).fit(X)
     assert scorer(learner, torch.tensor(X, requires_grad=True)) == scorer(learner, X)
 
 

@@ -104,7 +104,7 @@ def without_effect(learner):  # yields names, what would use them
         yield ("flip",), "two numbers for atom_shape"
     if depth_of(learner) is None:
         yield ("step_size",), "a number for n_unfoldings"
-    else:
+    elif learner.debias not in ("auto", 0):
         yield ("debias",), "codes of the lasso, n_unfoldings=None"
     if learner.shrinkage == "hard":
         yield ("lambda_decay",), "shrinkage='soft'"

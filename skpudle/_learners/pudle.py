@@ -775,7 +775,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
             yield ("learning_rate",), "optimizer='adam' or 'sgd'"
         if self._solves():
             yield ("step_size",), "a number for n_unfoldings"
-        elif self.transform_algorithm != "lasso":
+        elif self.transform_algorithm != "lasso" and self._given_debias:  # 0 asks for nothing
             yield ("debias",), "codes of the lasso, n_unfoldings='auto'"
         if self.shrinkage == "hard":
             yield ("lambda_decay",), "shrinkage='soft'"
@@ -784,7 +784,8 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         if self.loss != "binomial":
             yield ("n_trials",), "loss='binomial'"
         if self.transform_algorithm == "omp":
-            yield ("transform_alpha", "debias"), "transform_algorithm='unfolded' or 'lasso'"
+            unused = ("transform_alpha", "debias") if self._given_debias else ("transform_alpha",)
+            yield unused, "transform_algorithm='unfolded' or 'lasso'"
             if self.transform_tol is not None:
                 yield ("transform_n_nonzero_coefs",), "transform_tol=None"
         else:

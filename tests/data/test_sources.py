@@ -454,7 +454,7 @@ def test_a_list_of_batches_is_none(X):
 
 
 def test_images_do_not_come_in_streams(X):
-    learner = ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1, max_iter=1, tol=None)
+    learner = ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1)
     for stream in (in_batches(X), Rows(X)):
         with pytest.raises(TypeError, match="list of images"):
             learner.fit(stream)
@@ -583,14 +583,14 @@ def test_codes_go_into_a_memory_map_and_into_a_sparse_array(split_sign, X, tmp_p
 
 def test_code_maps_fit_into_no_sparse_array():
     images = np.random.default_rng(0).normal(size=(3, 12, 12))
-    learner = ConvPUDLEDictionaryLearning(2, stride=1, max_iter=1, tol=None, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(2, stride=1, random_state=0)
     with pytest.raises(ValueError, match=r"maps, here of shape \(4, 4, 2\)"):
         learner.fit(images).transform_sparse(images)
 
 
 def test_code_maps_of_a_stream_of_images_fit_into_an_array():
     images = np.random.default_rng(0).normal(size=(5, 12, 12))
-    learner = ConvPUDLEDictionaryLearning(2, stride=1, max_iter=1, tol=None, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(2, stride=1, random_state=0)
     codes = learner.fit(images).transform(images)
     out = learner.transform_into(Given([images[:2], images[2:]]), np.empty_like(codes))
     np.testing.assert_allclose(out, codes, atol=1e-12)

@@ -64,14 +64,14 @@ OWN = {
         "class_weight": {0: 5.0},
         "early_stopping": True,
         "split_sign": False,
-        "supervision": 0.0,
+        "supervision": 0.9,
         "validation_fraction": 0.3,
     },
     PUDLERegressor: {
         "C": 0.01,
         "early_stopping": True,
         "split_sign": False,
-        "supervision": 0.0,
+        "supervision": 0.9,
         "validation_fraction": 0.3,
     },
     NOODLDictionaryLearning: {"initial_threshold": 0.5, "threshold": 0.1},
@@ -93,8 +93,8 @@ OWN = {
 # What makes defaults small enough for a test. It is no change that is tested.
 SMALL = {
     PUDLEDictionaryLearning: {"n_components": 6},
-    PUDLEClassifier: {"n_components": 6, "tol": 0.01},
-    PUDLERegressor: {"n_components": 6, "tol": 0.01},
+    PUDLEClassifier: {"n_components": 6, "tol": 1e-3},
+    PUDLERegressor: {"n_components": 6, "tol": 1e-3},
     NOODLDictionaryLearning: {"n_components": 6},
     ConvPUDLEDictionaryLearning: {"n_components": 2, "atom_shape": (3, 3), "stride": 2},
     SporcoDictionaryLearning: {"n_components": 6, "max_iter": 5},
