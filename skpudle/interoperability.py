@@ -164,6 +164,8 @@ def _params(learner):
         value = getattr(learner, fitted, None)
         if name in params and value is not None and np.isfinite(value):
             params[name] = float(value)
+    if params.get("transform_algorithm") == "omp":  # whose codes have no bias
+        params.pop("debias", None)
     return params
 
 

@@ -17,7 +17,7 @@ def samples(seed=0, n=80, m=12):
 
 @pytest.fixture(scope="module")
 def learner():
-    return PUDLEDictionaryLearning(8, random_state=0).fit(samples())
+    return PUDLEDictionaryLearning(8, alpha=0.3, random_state=0).fit(samples())
 
 
 def test_a_dictionary_trained_with_a_ridge_is_made_of_its_samples():
@@ -118,7 +118,13 @@ def test_atoms_that_nobody_uses_have_no_contributions(learner):
 def test_saliency_is_the_derivative_of_the_code(n_unfoldings):
     X = samples()
     learner = PUDLEDictionaryLearning(
-        8, gradient="ae-ls", n_unfoldings=n_unfoldings, max_iter=2, tol=None, random_state=0
+        8,
+        alpha=0.3,
+        gradient="ae-ls",
+        n_unfoldings=n_unfoldings,
+        max_iter=2,
+        tol=None,
+        random_state=0,
     ).fit(X)
     found = code_saliency(learner, X[:5], n_codes=3)
     assert found.gradients.shape == (5, 3, 12)

@@ -292,10 +292,11 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         if course is None:  # too little to search; far from a dictionary only "dec" finds it
             return replace(model, rule=self._rule("dec"), from_samples=True), rows(atoms)
         model = replace(model, curvature=self._curvature_share * curvature)
+        soft = model.encoder.shrinkage == "soft" and alpha > 0
+        penalty = float(alpha) / noise if soft else float(penalty)
+        model = replace(model, search_alpha=penalty)
         if course.recorder.in_training():
             return model, rows(atoms)
-        soft = model.encoder.shrinkage == "soft" and alpha > 0
-        penalty = float(alpha) / noise if soft else penalty
         x = x if team is None else working_data(self._loss(), data.sample, None, data.offset).x
         unit = unit_of(square)
         model, found = self._search(x, data, model, atoms, float(penalty), unit, course, rows)
@@ -356,7 +357,6 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _search(self, x, data, model, atoms, penalty, unit, course, rows):
         """Return the model, and the rows that a search in the working data ``x`` finds."""
         self._make_optimizer(model, atoms)  # refuses wrong parameters now, and not after it
-        model = replace(model, search_alpha=penalty)
         problem = Problem(
             x if unit == 1 else x.double() / unit,
             penalty / unit,

@@ -177,8 +177,12 @@ def _project_beside_intercept(rows, *, project):
 
 
 def directions(samples, *, positive):  # (n, n_features) -> the same
-    """Return samples as atoms: their norm, which has units, is no measure for that of atoms."""
-    samples = samples / atom_norms(samples)
+    """Return samples as atoms: their norm, which has units, is no measure for that of atoms.
+
+    A sample that is zero stays so.
+    """
+    norms = atom_norms(samples)
+    samples = samples / torch.where(norms > 0, norms, 1.0)
     return samples.abs() if positive else samples  # as good a direction of a line
 
 

@@ -277,7 +277,8 @@ class Trainer:
         samples = samples[samples.nan_to_num().flatten(1).any(1)]  # nothing makes no atom
         if len(samples):
             rows = self.model.replacements(atoms, samples)
-            self.optimizer.replace(unused[: len(samples)], rows)
+            rows = rows[rows.flatten(1).any(1)]  # nor does a sample that is its baseline
+            self.optimizer.replace(unused[: len(rows)], rows)
 
     # ------------------------------------------------------------------ the state of training
 

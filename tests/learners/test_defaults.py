@@ -102,6 +102,7 @@ def test_training_through_few_unfoldings_explains_more_by_fewer_codes(n_unfoldin
     train, test = data[:600], data[600:]
     trained = learner_of(n_unfoldings=n_unfoldings).fit(train)
     searched = learner_of().fit(train).set_params(n_unfoldings=n_unfoldings)
+    searched.set_params(transform_alpha=searched.search_alpha_)
 
     def outcome(learner):
         codes = learner.transform(test)
@@ -316,7 +317,8 @@ def test_a_search_that_is_ended_at_once_has_learned(act, handler):
     """Before there is a best dictionary, the present one is it."""
     learner, ends = ended_early(5, act, X)
     assert all((a != b).any() for a, b in pairwise([*ends.seen, learner.components_]))
-    start = learner_of(dict_init="data", max_iter=1, tol=None, learning_rate=1e-12).fit(X)
+    start = learner_of(dict_init="data", optimizer="adam", max_iter=1, tol=None)
+    start.set_params(learning_rate=1e-12).fit(X)
     assert learner.score(X) > start.score(X)
 
 

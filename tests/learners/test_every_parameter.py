@@ -31,6 +31,7 @@ SHARED = {
     "alpha": 0.5,
     "atom_norm": "ball",
     "batch_size": 7,
+    "debias": 0.5,
     "dict_init": "data",
     "gradient": "dec",
     "lambda_decay": 0.9,
@@ -73,6 +74,7 @@ OWN = {
         "split_sign": False,
         "supervision": 0.9,
         "validation_fraction": 0.3,
+        "tol": 1e-3,
     },
     NOODLDictionaryLearning: {"initial_threshold": 0.5, "threshold": 0.1},
     ConvPUDLEDictionaryLearning: {
@@ -94,7 +96,7 @@ OWN = {
 SMALL = {
     PUDLEDictionaryLearning: {"n_components": 6},
     PUDLEClassifier: {"n_components": 6, "tol": 1e-3},
-    PUDLERegressor: {"n_components": 6, "tol": 1e-3},
+    PUDLERegressor: {"n_components": 6, "tol": 1e-2},
     NOODLDictionaryLearning: {"n_components": 6},
     ConvPUDLEDictionaryLearning: {"n_components": 2, "atom_shape": (3, 3), "stride": 2},
     SporcoDictionaryLearning: {"n_components": 6, "max_iter": 5},

@@ -155,7 +155,9 @@ def test_a_gap_changes_no_bit_of_complete_rows(name, rows):
 SMALL = dict(atom_shape=4, random_state=0)
 OF_IMAGES = {
     "search": ConvPUDLEDictionaryLearning(3, stride=1, **SMALL),
-    "unfolded": ConvPUDLEDictionaryLearning(3, stride=2, n_unfoldings=9, max_iter=2, tol=None, **SMALL),
+    "unfolded": ConvPUDLEDictionaryLearning(
+        3, stride=2, n_unfoldings=9, max_iter=2, tol=None, **SMALL
+    ),
     "hard": ConvPUDLEDictionaryLearning(
         3, stride=2, shrinkage="hard", max_iter=2, tol=None, **SMALL
     ),
