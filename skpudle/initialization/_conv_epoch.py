@@ -379,7 +379,7 @@ def conv_path(problem, atoms, alphas):
 
     Yields
     ------
-    codes, refits : Tensor of shape (n, n_components, *positions)
+    codes, refits : Tensor of shape (n, n_components, rows, columns)
         Codes of the lasso, to a thousandth of the penalty, and of least squares on their supports.
     """
     codes, size = problem.no_codes(), (len(atoms), problem.positions)

@@ -487,14 +487,14 @@ def adapted(problem, state, atoms, *, stopped=lambda: False):
         Data and objective, with the other penalty.
     state : SearchState
         The search that found the atoms, which is done.
-    atoms : Tensor of shape (n_components, *shape)
+    atoms : Tensor of shape (n_components, ...)
         The atoms.
     stopped : callable, default=never
         Whether to leave the atoms as they are by now.
 
     Returns
     -------
-    Tensor of shape (n_components, *shape)
+    Tensor of shape (n_components, ...)
         Unit atoms.
     """
     codes = problem.thinned(state.stride).no_codes()
