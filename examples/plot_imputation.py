@@ -59,11 +59,11 @@ for name, (load, n_components) in SETS.items():
 # regression of each feature on the others. Where features are few (wine, diabetes, iris), both of
 # these are better.
 
-fig, ax = plt.subplots(figsize=(7, 3.5))
+fig, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
 places = np.arange(len(SETS))
 for i, (filler, values) in enumerate(errors.items()):
     ax.bar(places + 0.2 * (i - 1.5), values, 0.2, label=filler)
 ax.set_xticks(places, SETS)
-ax.set(ylabel="Error of hidden entries (rms)")
+ax.set(ylabel="Error of hidden entries (rms)", ylim=(0, 1.4))
 ax.legend(ncols=2, fontsize="small")
 plt.show()

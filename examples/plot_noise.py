@@ -48,7 +48,7 @@ for level in levels:
 # With the penalty of the search alone, reconstructions are worse than the data from some 15 dB
 # on.
 
-fig, ax = plt.subplots(figsize=(5, 3.5))
+fig, ax = plt.subplots(figsize=(5, 3.5), layout="constrained")
 for name, values in errors.items():
     ax.semilogy(levels, values, "o-", label=name)
 ax.axhline(1, color="black", linewidth=0.8, linestyle=":", label="the noisy rows")

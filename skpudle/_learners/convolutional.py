@@ -490,8 +490,9 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         A network for grey images denoises three channels by their mean and two differences.
 
         The result is the network's output, or a mix of it and the input where that has a smaller
-        error by Stein's unbiased risk estimate (reference 4 of the class): with less noise than in training, or with
-        texture that the network does not know. An image without noise comes back as it is.
+        error by Stein's unbiased risk estimate (reference 4 of the class): with less noise than in
+        training, or with texture that the network does not know. An image without noise comes back
+        as it is.
 
         Borders are continued by reflection. Large images are cut into tiles that overlap by as much
         as the encoder sees, so that memory is bounded and the result the same.
