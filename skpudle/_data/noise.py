@@ -30,10 +30,12 @@ _MEDIAN_OF_NORMAL, _BLOCK, _BELOW = 0.6745, 256, 0.085
 # variance of n details of white noise, whose neighbours are correlated, times sqrt(n), as measured.
 _FEW, _STANDARD_ERROR = 32, 6.0
 
-# Details of photographs that pass for noise: a share of what larger details have more, usually and
-# at most, and a part of the range of an image. Chosen on thirty parts of photographs of 128 x 128
-# pixels, textures among them: with less of any, some came out worse than they went in.
-_TEXTURE, _MOST_TEXTURE, _LEAST_TEXTURE = 0.2, 0.5, 0.008
+# Texture that passes for noise. In photographs its coarse details have some 4 times the variance of
+# its fine ones, and at least twice: fine texture is a third, and at most all, of what coarse details
+# have more. Of 1,500 noise-free parts (24 to 80 pixels) of two photographs 35 then seem noisy, with
+# half of it 301; and of noisy parts fewer come out worse than they went in. The last figure is a
+# part of an image's range, which no estimate goes below.
+_TEXTURE, _MOST_TEXTURE, _LEAST_TEXTURE = 1 / 3, 1.0, 0.008
 
 
 class Noise(NamedTuple):
@@ -218,7 +220,9 @@ def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
     there may be: a mix with an input is better than that up to twice its noise's variance.
 
     Too high an estimate does more harm than one too low: removing noise that is not there removes
-    texture. A tiny image does not tell, and has none.
+    texture. A tiny image does not tell, and has none. Texture that is as white as noise cannot be
+    told from it: 1 in 20 noise-free parts of 24 to 80 pixels, from a photograph of roofs and
+    leaves, was taken for noisy.
     """
     (fine, _), (coarse, n_details) = (_variance_of_details(x, scale) for scale in (1, 2))
     if n_details < _FEW:

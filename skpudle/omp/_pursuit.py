@@ -257,7 +257,8 @@ def solve_omp(
     ----------
     atoms : Tensor of shape (n_components, n_features)
         Atoms. Unit norm is what a pursuit means, because it compares products with the atoms as
-        they are: a longer atom is preferred. Zero and repeated atoms are allowed.
+        they are: a longer atom is preferred. Zero and repeated atoms are allowed. With a value that
+        is not finite all codes are NaN.
     x : Tensor of shape (n_samples, n_features)
         Data, of the dtype and on the device of the atoms. A row with a value that is not finite has
         codes NaN.
@@ -326,6 +327,8 @@ def solve_omp(
     solve = _solver(solver, x.device)
     if mask is not None and mask.shape != x.shape:
         raise ValueError(f"mask has shape {tuple(mask.shape)}, the data {tuple(x.shape)}.")
+    if not atoms.isfinite().all():
+        return x.new_full((len(x), len(atoms)), torch.nan)
     codes = x.new_empty(len(x), len(atoms))
     atoms = atoms.double().contiguous()
     gram = None

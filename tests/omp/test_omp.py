@@ -355,6 +355,17 @@ def test_rows_of_any_size_have_codes_of_it_to_the_bit(options, positive, generat
                 assert torch.equal(found, size * expected[0])
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_no_code_is_a_number_where_an_atom_is_none(generator, solver, bad, masked):
+    atoms, x = make_problem(generator)
+    atoms[1, 2] = bad
+    mask = torch.ones_like(x) if masked else None
+    codes = solve_omp(atoms, x, n_nonzero_coefs=4, mask=mask, solver=solver)
+    assert codes.shape == (len(x), len(atoms))
+    assert codes.isnan().all()
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_sample_that_is_not_finite_has_no_code_and_leaves_the_others_theirs(
     generator, solver, bad
