@@ -547,7 +547,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             Clean images; anything of one dimension, such as labels, is ignored, and the input is
             then its own target, after noise of ``noise_std``, always the same, has been added.
         peak : float, default=1.0
-            The largest value that pixels may have.
+            The largest value that pixels may have; for ``loss="gaussian"`` alone.
 
         Returns
         -------
@@ -555,6 +555,11 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             Mean over images of ``10 log10(peak^2 / mean squared error)``, in dB. For a ``loss``
             other than "gaussian", whatever ``y``, the share of the deviance of pixels that is
             explained by the others, against the mean of each channel; a tenth is hidden at a time.
+
+        Raises
+        ------
+        ValueError
+            If ``peak`` is no positive number, or given for a loss other than "gaussian".
         """
         if not isinstance(peak, Real) or not 0 < peak < inf:
             raise ValueError(
@@ -562,6 +567,11 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
                 "1.0 or 255."
             )
         if not isinstance(self._loss(), Gaussian):
+            if peak != 1:
+                raise ValueError(
+                    f"peak={peak!r:.50}, but the score of loss={self.loss!r} is a share of the "
+                    "deviance, which has no peak; leave it out."
+                )
             return self._explained(X)
         images, network = self._read_and_build(X, colours=True)
         inputs, targets = images.singles(), targets_of(self, y, images)

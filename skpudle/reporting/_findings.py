@@ -240,7 +240,8 @@ def _early_end(look):
     if ended_by == "divergence":
         return (
             "Training stopped being finite, and these are the last atoms that were: lower "
-            f"learning_rate (now {learner.learning_rate}) or step_size, or scale the data."
+            f"learning_rate (now {learner.learning_rate}; with the surrogate, raise anchor in "
+            "optimizer_params instead) or step_size, or scale the data."
         )
     if ended_by != "max_iter" or getattr(learner, "tol", None) is None:
         return None

@@ -203,6 +203,8 @@ def test_score_is_the_deviance_that_is_explained(loss):
     mean = torch.tensor(x.mean())
     learner.intercept_ = np.array([float(loss.natural(mean))])
     assert learner.score(x) == pytest.approx(0, abs=1e-10)
+    with pytest.raises(ValueError, match="has no peak"):
+        learner.score(x, peak=255.0)
     assert learner_of(loss, alpha=0.3, max_iter=20, learning_rate=1e-2).fit(x).score(x) < 1
 
 
