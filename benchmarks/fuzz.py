@@ -225,9 +225,12 @@ def use(learner, X):
     learner.fit(X)
     n_out = learner.n_components_ * (2 if learner.split_sign else 1)
     codes = learner.transform(X)
+    diverges = learner.step_size != "auto"  # beyond 2 / L, as a warning says
+    if diverges and not np.isfinite(codes).all():
+        return
     back = learner.inverse_transform(codes)
-    if learner.step_size != "auto" and not np.isfinite(back).all():
-        return  # beyond 2 / L, as a warning says
+    if diverges and not np.isfinite(back).all():
+        return
     expect(codes.shape == (len(X), n_out), f"codes have shape {codes.shape}")
     expect(back.shape == X.shape, f"reconstructions have shape {back.shape}")
     dtype = np.float32 if X.dtype == np.float32 else np.float64
