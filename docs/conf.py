@@ -81,7 +81,7 @@ html_favicon = "_static/icon.svg"
 html_show_sourcelink = False
 toc_object_entries_show_parents = "hide"
 # Pages without pages below them use the room of the sidebar.
-PLAIN = "index install coming_from performance paper changelog contributing search genindex"
+PLAIN = "index install quick_start coming_from performance changelog contributing search genindex"
 html_sidebars = {page: [] for page in PLAIN.split()}
 html_context = {"default_mode": "auto"}
 html_theme_options = {
