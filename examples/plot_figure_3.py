@@ -11,7 +11,7 @@ estimate of the same gradient and levels off (theorem 3.3 and figure 3 of the PU
 """
 
 # %%
-# All gradients are compared with that of converged codes, sample by sample.
+# All gradients are compared with the gradient of converged codes, sample by sample.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -49,7 +49,7 @@ for name, error in zip(curves.gradient, curves.local):
 axis.set(
     xlabel="Unfolding $t$",
     ylabel=r"$|g_t - \hat g|_F$, median over samples",
-    title="Figure 3: gradients and that of converged codes",
+    title="Figure 3: distance to the gradient of converged codes",
 )
 axis.legend()
 plt.show()

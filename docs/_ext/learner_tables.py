@@ -1,9 +1,9 @@
-"""Tables and a picture of `benchmarks/bench_learners.py`, and tables that stand alone.
+"""Make tables and a picture from `benchmarks/bench_learners.py`, and single tables.
 
 ``learner-results`` compares learners: a table for each measure, with a row for each data set.
-``concept-results`` has the scores of ``benchmarks/results/concepts.json`` beside published ones,
-and ``benchmark-table:: NAME`` the rows of ``benchmarks/results/NAME.json`` as they are. Where
-nothing has been measured yet, all say so.
+``concept-results`` compares the scores of ``benchmarks/results/concepts.json`` with published ones,
+and ``benchmark-table:: NAME`` shows the rows of ``benchmarks/results/NAME.json`` as they are.
+Without measurements, all say so.
 """
 
 import json
@@ -12,9 +12,9 @@ from statistics import fmean
 
 from result_tables import RESULTS, conditions, scalars, table, text
 
-BASELINE = "scikit-learn MiniBatch"  # what the picture compares with
+BASELINE = "scikit-learn MiniBatch"  # in the picture
 
-# Title of a table: column in the file, what it is divided by in each row, and which end is better.
+# Title of a table: column in the file, divisor in each row, and the better end.
 MEASURES = {
     "Variance explained by m/10 atoms (R², OMP, held-out)": ("R2, m/10 atoms", None, max),
     "Variance explained by 2 atoms (R², OMP, held-out)": ("R2, 2 atoms", None, max),
@@ -23,7 +23,7 @@ MEASURES = {
     "Share of the true atoms found (coherence above 0.95)": ("found, > 0.95", None, max),
     "Share of the true atoms found (coherence above 0.99)": ("found, > 0.99", None, max),
     "Relative error of the matched dictionary": ("matched error", None, min),
-    "Share of the entries of the learner's own codes that are not zero": ("density", None, None),
+    "Density of the learner's own codes": ("density", None, None),
     "Atoms that no lasso code uses": ("dead atoms", None, None),
     "Seconds of the fit": ("seconds", None, None),
 }
@@ -34,7 +34,7 @@ def _read(path):
 
 
 def _by_data(rows, column):
-    """Map data sets to what the learners have in a column, where any of them has something."""
+    """Map data sets to the learners' values in a column, without empty rows."""
     found = {}
     for row in rows:
         if row.get(column) is not None:
@@ -88,7 +88,7 @@ def alone(path):
 
 
 def concepts(path=RESULTS / "concepts.json"):
-    """Return scores by the number of concepts, and what they took, means over seeds."""
+    """Return scores by the number of concepts, and their costs, means over seeds."""
     result = _read(path)
     runs = {}
     for row in result["results"]:
@@ -112,7 +112,7 @@ def concepts(path=RESULTS / "concepts.json"):
     ]
     title = "Mean correlation out of distribution, of p concepts"
     return "\n".join(
-        [table(lines, title=title), table(costs, title="What was found, and the time")]
+        [table(lines, title=title), table(costs, title="Concepts found, and the time")]
     )
 
 
