@@ -38,6 +38,7 @@ suppress_warnings = ["config.cache"]  # the order of the gallery is a function
 
 autosummary_generate = True
 autodoc_typehints = "none"
+maximum_signature_line_length = 80  # longer ones have a parameter a line
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "inherited-members": True}
 numpydoc_show_class_members = False
