@@ -1,14 +1,17 @@
 """
-Hard thresholds denoise photographs better than the lasso, whoever learned the dictionary
-=========================================================================================
+Denoise two photographs
+=======================
 
-Small patches of a photograph are combinations of few atoms, and noise is not: a dictionary learned
-from noisy patches alone, without one clean photograph, removes most of the noise. Here
+Hard thresholds denoise better than the lasso, with any learned dictionary.
+
+Small patches of a photograph are combinations of few atoms, and noise is not. So a dictionary
+learned from noisy patches alone removes most of the noise. Here
 :class:`~skpudle.PUDLEDictionaryLearning` and scikit-learn's
 :class:`~sklearn.decomposition.MiniBatchDictionaryLearning` learn 128 atoms each from the same noisy
-8 x 8 patches and denoise the two photographs that come with scikit-learn. Beside them are what
-needs no learning: cosines, and scikit-image's non-local means. As a script, this prints one table
-and writes two pictures and the table as JSON, into the folder that ``--out`` names.
+8 x 8 patches and denoise the two photographs that come with scikit-learn. Cosines and
+scikit-image's non-local means, which need no learning, are there for comparison. As a script, this
+prints one table and writes two pictures and the table as JSON, into the folder that ``--out``
+names.
 """
 
 import argparse
@@ -45,11 +48,11 @@ folder = parser.parse_args().out.resolve()
 # %%
 # From photographs to patches and back
 # ------------------------------------
-# A photograph is cut into overlapping patches, the patches are denoised one by one, and each pixel
-# becomes the mean of what all patches that contain it say, where patches count more the fewer atoms
-# they have, as more atoms have more of the noise. Patches are centred first: their means carry
-# little noise, and atoms need not spend themselves on brightness. All this is what
-# :func:`skpudle.images.denoise_patches` does for any coder; here every step is seen, and timed.
+# Cut a photograph into overlapping patches, denoise each, and average the patches at each pixel.
+# Patches with fewer atoms count more, as more atoms have more of the noise. Centre the patches
+# first: their means carry little noise, and atoms need not spend themselves on brightness.
+# :func:`skpudle.images.denoise_patches` does all this for any coder; here every step is seen, and
+# timed.
 
 
 def positions(length, stride):  # the last patch always touches the border
@@ -91,10 +94,10 @@ training = np.concatenate([draw.choice(pool, N_TRAINING // 2, replace=False) for
 # %%
 # Learners
 # --------
-# Hard shrinkage keeps what it selects at full size, while the lasso shrinks every coefficient. An
-# atom first enters a code when ``step_size`` times its correlation with the patch reaches
-# ``alpha``, so alpha is a multiple of the noise: 3.2 standard deviations, times the step. Trained
-# for an encoder of five unfoldings, the dictionary needs no more.
+# Hard shrinkage keeps selected coefficients at full size; the lasso shrinks every one. An atom
+# first enters a code when ``step_size`` times its correlation with the patch reaches ``alpha``, so
+# alpha is a multiple of the noise: 3.2 standard deviations, times the step. Trained for an encoder
+# of five unfoldings, the dictionary needs no more.
 
 step_size = 0.2
 through_encoder = PUDLEDictionaryLearning(
@@ -112,15 +115,15 @@ through_encoder = PUDLEDictionaryLearning(
 )
 
 # %%
-# The gradient through the encoder makes it reconstruct well, and what there is to reconstruct is
-# noisy. With nothing clean to aim at, the gradient of the decoder alone is the better guide.
+# The gradient through the encoder makes it reconstruct well, noise included. Without clean data
+# to aim at, the gradient of the decoder alone is the better guide.
 
 decoder_only = clone(through_encoder).set_params(gradient="dec")
 
 # %%
-# The penalty of the lasso is no threshold and has a value of its own: 1.85 standard deviations is
-# about what denoises best. All else that the two packages do by default stays as it is. Parameters
-# of all methods were chosen on these two photographs; expect other differences on others.
+# The penalty of the lasso is no threshold and has a value of its own: about 1.85 standard
+# deviations denoise best. Both packages keep all other defaults. Parameters of all methods were
+# chosen on these two photographs; expect other differences on others.
 
 penalty = 1.85 * SIGMA
 by_default = PUDLEDictionaryLearning(N_ATOMS, alpha=penalty, random_state=FIT_SEED)
@@ -133,8 +136,8 @@ alternating = MiniBatchDictionaryLearning(
 )
 
 # %%
-# Any dictionary can be used the way K-SVD is: orthogonal matching pursuit (OMP) adds atoms until
-# the error of a patch is what its noise explains. That, too, keeps coefficients at full size.
+# Any dictionary can be coded as by K-SVD: orthogonal matching pursuit (OMP) adds atoms until
+# noise explains the error of a patch. It, too, keeps coefficients at full size.
 
 
 def omp_to_error(atoms, patches):  # -> codes
@@ -160,8 +163,8 @@ warnings.filterwarnings("ignore", category=ConvergenceWarning, module="sklearn")
 # %%
 # One table
 # ---------
-# All methods see the same arrays. A few patches come first, so that the start of processes and what
-# Python imports on first use are not timed.
+# All methods see the same arrays. A few patches come first, so that the start of processes and
+# imports are not timed.
 
 
 def timed_fit(learner):  # -> seconds
@@ -200,7 +203,7 @@ def report(name, images, fit_seconds=None, seconds=None):
     print("{:<54}{:>10}{:>10}{:>11}".format(name, *cells), flush=True)
 
 
-def compare(name, codes, learner):  # -> what `denoise` returns of its own codes
+def compare(name, codes, learner):  # -> the return value of `denoise` for its own codes
     fit_seconds, atoms = timed_fit(learner), learner.components_
     own = denoise(learner.transform, atoms)
     report(f"{name}, {codes}", own[0], fit_seconds, own[2])

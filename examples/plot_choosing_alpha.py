@@ -1,13 +1,15 @@
 """
-The default score of a learner chooses alpha; one for denoising chooses it better
-=================================================================================
+Choose alpha
+============
 
-The error of reconstruction says that the smallest alpha is best, always: with no penalty anything
-is reconstructed, noise included. The ``score`` of the learners hides columns, infers the codes from
-the others, and asks how well the hidden entries are predicted. A third one estimates the error of
-denoising, for whoever knows how strong the noise is. Here all are held against what no
-score may look at: the clean data. A search needs no ``scoring`` for the first of them;
-``scoring=`` is here only to see three scores at once.
+The default score finds a good alpha; a score for denoising finds a better one.
+
+The error of reconstruction always prefers the smallest alpha: without a penalty everything is
+reconstructed, noise included. The ``score`` of a learner hides columns, infers the codes from the
+others, and judges the predictions of the hidden entries. A third score estimates the error of
+denoising if you know the noise. All are compared with the error against clean data, which no score
+may look at. A search needs no ``scoring`` for the first; ``scoring=`` is here only to see three
+scores at once.
 """
 
 # %%

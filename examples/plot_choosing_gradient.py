@@ -1,10 +1,11 @@
 """
-``ae-ls`` comes nearest to the dictionary that made the data
-============================================================
+Choose a gradient
+=================
 
-Data from a known dictionary, a start near it, and the three gradients of the paper. The penalty of
-the lasso biases codes and, with them, the dictionaries of ``dec`` and ``ae-lasso``; ``ae-ls`` ends
-several times nearer to the truth.
+``ae-ls`` ends several times nearer to the dictionary that made the data.
+
+Data from a known dictionary, a start near it, and the three gradients of the paper. The lasso's
+penalty biases codes and, with them, the dictionaries of ``dec`` and ``ae-lasso``.
 """
 
 import matplotlib.pyplot as plt
@@ -57,7 +58,7 @@ plt.show()
 
 # %%
 # How deep is deep enough? The codes of the learned dictionary converge at a linear rate. The
-# gradient of ae-lasso, through the encoder, converges twice as fast as that of dec; ae-ls tends to
+# gradient of ae-lasso, through the encoder, converges twice as fast as dec's; ae-ls tends to
 # another limit.
 
 figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")

@@ -1,10 +1,12 @@
 """
-A dictionary that knows the labels tells more with few atoms
-============================================================
+Classify digits with few atoms
+==============================
 
-`PUDLEClassifier` starts from the dictionary that is found without labels and a logistic regression
-on its codes, and then trains both for the classification, through the encoder. With 16 atoms for
-ten digits it makes a quarter fewer errors than unsupervised codes.
+With 16 atoms, labels save a quarter of the errors.
+
+`PUDLEClassifier` starts from the dictionary found without labels and a logistic regression on its
+codes. Then it trains both for the classification, through the encoder. For ten digits and 16 atoms
+it makes a quarter fewer errors than unsupervised codes.
 """
 
 import matplotlib.pyplot as plt
@@ -30,8 +32,8 @@ for n_components, supervision in [(16, 0.0), (32, 0.0), (16, 0.5), (16, 1.0)]:
     print(f"{n_components} atoms, supervision {supervision}: {right:.1%} right")
 
 # %%
-# What the labels change: atoms turn from parts of digits to what tells digits apart. Between the
-# ends, at 0.5, they still reconstruct.
+# Labels turn atoms from parts of digits into differences between digits. At 0.5, between the
+# ends, they still reconstruct.
 
 figure, axes = plt.subplots(1, 3, figsize=(9, 3.6), layout="constrained")
 for ax, supervision in zip(axes, (0.0, 0.5, 1.0)):

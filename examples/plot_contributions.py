@@ -1,10 +1,12 @@
 """
-An atom is a sum of training samples, and so is a reconstruction
-================================================================
+Trace atoms to training samples
+===============================
 
-At a minimum of the reconstruction error a dictionary is a combination of the data that it was
-learned from: every sample has a share in every atom, and so in the reconstruction of every new
-sample. Which samples these are is the most direct answer to what an atom means.
+An atom is a sum of training samples, and so is a reconstruction.
+
+At a minimum of the reconstruction error a dictionary is a combination of its training data. Every
+sample has a share in every atom, and so in the reconstruction of every new sample. The samples with
+the largest shares are the most direct answer to the meaning of an atom.
 """
 
 import matplotlib.pyplot as plt
@@ -21,9 +23,9 @@ X_train, X_new = X[:1500], X[1500:]
 learner = PUDLEDictionaryLearning(64, positive_code=True, random_state=0).fit(X_train)
 
 # %%
-# Atoms beside what the formula makes of all samples together, and the samples with the largest
-# contributions. The learned atoms have norm 1, and the formula knows of no norm: how far both are
-# apart stands beside the contributions.
+# Atoms, the formula's sums of all samples, and the samples with the largest contributions. The
+# learned atoms have norm 1, and the formula knows of no norm: a number says how far both are
+# apart.
 
 found = atom_contributions(learner, X_train)
 print(f"learned and estimated dictionary differ by {found.distance:.1%}")
@@ -31,9 +33,9 @@ ContributionsDisplay.from_estimator(learner, X_train, image_shape=(8, 8))
 plt.show()
 
 # %%
-# New digits beside their reconstruction as a sum of training samples. The samples with the largest
-# shares are mostly of the same digit, though nobody told the learner of labels; so are those whose
-# codes have the largest cosines with that of the new one.
+# New digits, and their reconstructions as sums of training samples. The samples with the largest
+# shares are mostly the same digit, though the learner saw no labels. So are the samples whose
+# codes have the largest cosines with the new one's.
 
 ContributionsDisplay.from_estimator(learner, X_train, X_new[:4], image_shape=(8, 8))
 plt.show()

@@ -1,10 +1,12 @@
 """
-Counts are explained better by a dictionary for counts
-======================================================
+Model photon counts
+===================
 
-Pixels of the digits as numbers of photons: counts, whose noise grows with them.
-With ``loss="poisson"`` a dictionary models the logarithm of what is expected, codes have signs, and
-the penalty is in units of the noise. Its rival is non-negative matrix factorisation with the
+A Poisson loss explains counts better than NMF, with fewer codes.
+
+Pixels of the digits as numbers of photons: counts, whose noise grows with them. With
+``loss="poisson"`` a dictionary models the logarithm of the expectation, codes have signs, and the
+penalty is in units of the noise. Its rival is non-negative matrix factorisation with the
 Kullback-Leibler loss, which has the same likelihood and no sparsity of its own.
 """
 
@@ -21,9 +23,9 @@ X = load_digits().data
 train, test = X[:1200], X[1200:]
 
 # %%
-# Photons that nobody has seen are the judge: each of those of the test images falls into one of two
-# halves at random. Codes come from the first, and what is expected of the second is compared with
-# it by the deviance.
+# Unseen photons are the judge: each photon of the test images falls into one of two halves at
+# random. Codes come from the first half, and the deviance compares their expectation with the
+# second.
 
 half = rng.binomial(test.astype(int), 0.5).astype(float)
 other = test - half

@@ -1,10 +1,12 @@
 """
-A convolutional dictionary trained on one photograph denoises another
-=====================================================================
+Train a convolutional denoiser
+==============================
 
-A photograph is a sum of small atoms at every fourth pixel. Trained to remove noise that is drawn
-anew for every update, :class:`~skpudle.ConvPUDLEDictionaryLearning` learns the atoms, a threshold
-for each, and the step of its encoder; one photograph is enough to show that it works on another.
+Trained on one photograph, it denoises another.
+
+A photograph is a sum of small atoms at every fourth pixel.
+:class:`~skpudle.ConvPUDLEDictionaryLearning` is trained to remove noise, drawn anew for every
+update. It learns the atoms, a threshold for each, and the step of its encoder.
 """
 
 import matplotlib.pyplot as plt
@@ -48,7 +50,7 @@ learner = ConvPUDLEDictionaryLearning(
 # %%
 # The network that comes with the package has atoms of its own in each of ten unfoldings, and was
 # trained for longer, on 432 photographs, with noise of any level: it is told the present one.
-# Beside both are non-local means, which need no training.
+# Non-local means, which need no training, are there for comparison.
 
 
 def quality(image):
@@ -100,9 +102,9 @@ plt.show()
 
 # %%
 # The atoms that were learned here, slow waves first. After so short a training they are still close
-# to cosines; what has changed are their norms and thresholds: the first one, which carries the
-# brightness, has a threshold of 0.01, slow waves have 0.11, and fast ones, which are mostly noise,
-# up to 0.22.
+# to cosines; their norms and thresholds have changed. The first one, which carries the
+# brightness, has a threshold of 0.01, slow waves have 0.11, and fast ones, which are mostly
+# noise, up to 0.22.
 
 figure, axes = plt.subplots(4, 16, figsize=(8, 2.2), layout="constrained")
 for ax, atom in zip(axes.flat, learner.components_):

@@ -1,9 +1,11 @@
 """
-A photograph is denoised by what it says of itself
-==================================================
+Denoise a photograph by its own patches
+=======================================
+
+No clean photograph is needed.
 
 Small patches of a photograph are combinations of few atoms, and noise is not. A dictionary learned
-from the noisy patches alone, without one clean photograph, removes most of the noise.
+from the noisy patches alone removes most of the noise.
 """
 
 # %%
@@ -28,7 +30,7 @@ X = patches - means
 
 # %%
 # With hard thresholding an atom enters a code when ``step_size`` times its correlation reaches
-# ``alpha``, which is therefore a multiple of the noise. There is nothing clean to aim at, so the
+# ``alpha``, which is therefore a multiple of the noise. Without clean data to aim at, the
 # gradient of the decoder alone is the better guide. One pass over the patches is enough.
 
 step_size = 0.2
@@ -47,8 +49,8 @@ learner = PUDLEDictionaryLearning(
 ).fit(X)
 
 # %%
-# Every pixel becomes the mean of what all patches that contain it say. Non-local means, which look
-# for similar patches and average them, need no dictionary.
+# Every pixel becomes the mean over all patches that contain it. Non-local means, which look for
+# similar patches and average them, need no dictionary.
 
 denoised = learner.inverse_transform(learner.transform(X)) + means
 denoised = reconstruct_from_patches_2d(denoised.reshape(-1, *SIZE), clean.shape)
@@ -74,13 +76,13 @@ for ax, (title, image) in zip(axes.flat, images.items()):
 plt.show()
 
 # %%
-# The atoms, in the order of how many patches use each: edges and waves come first.
+# The atoms, most used first: edges and waves lead.
 
 AtomsDisplay.from_estimator(learner, X[::10], image_shape=SIZE, n_columns=16)
 plt.show()
 
 # %%
-# Four patches in ten need no atom beside their mean; three in ten, those with texture, need more
+# Four patches in ten need no atom, only their mean; three in ten, the textured ones, need more
 # than eight.
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")

@@ -1,10 +1,12 @@
 """
-Sparse features of digits make a linear classifier better
-=========================================================
+Put sparse codes in a pipeline
+==============================
 
-A dictionary learner is a transformer: it stands in a pipeline in front of a classifier. With
+Sparse codes of digits make a linear classifier better.
+
+A dictionary learner is a transformer, so it fits in a pipeline before a classifier. With
 ``split_sign=True`` a pixel pattern and its negative are two features, as a linear classifier needs
-them. The gain is small, two percent of the digits, and that on pixels which are easy already.
+them. The gain is small, two percent of the digits, on pixels that are easy already.
 """
 
 import matplotlib.pyplot as plt
@@ -35,7 +37,7 @@ for name, pipeline in {"pixels": with_pixels, "codes": with_codes}.items():
     print(f"{name}: {accuracy.mean():.1%} right, {accuracy.min():.1%} to {accuracy.max():.1%}")
 
 # %%
-# What it learned, the most used first: digits and parts of them.
+# The atoms, most used first: digits and parts of them.
 
 AtomsDisplay.from_estimator(with_codes.fit(X, y), X, image_shape=(8, 8), n_columns=20)
 plt.show()

@@ -1,12 +1,14 @@
-"""
-Codes converge at a linear rate once their support is found
-===========================================================
+r"""
+Figure 2: convergence of codes
+==============================
 
-The unfolded encoder first finds which atoms a sample uses, in finitely many unfoldings
+Once their support is found, codes converge at a linear rate.
+
+The unfolded encoder first finds the atoms that a sample uses, in finitely many unfoldings
 (proposition 3.1 of the PUDLE paper [1]_). From then on it is a linear recursion: the code error
-falls by a constant factor per unfolding (theorem 3.1, figure 2), which is an eigenvalue of
-:math:`I - s D_S^T D_S`. The Jacobian of the codes, which is what backpropagation uses, follows with
-a delay, as :math:`t \\rho^{t-1}` (theorem 3.2).
+falls by a constant factor per unfolding (theorem 3.1, figure 2), an eigenvalue of :math:`I - s
+D_S^T D_S`. The Jacobian of the codes, which backpropagation uses, follows with a delay, as :math:`t
+\rho^{t-1}` (theorem 3.2).
 """
 
 # %%
@@ -25,7 +27,7 @@ atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
 curves = code_convergence(x, atoms, alpha=0.2, step_size=0.2, n_unfoldings=200, random_state=0)
 
 # %%
-# The rate seen in the errors is the one that the eigenvalues predict:
+# The errors fall at the rate that the eigenvalues predict:
 
 known = np.isfinite(curves.observed_rate)
 print(f"median support time: {np.median(curves.support_time):.0f} unfoldings")

@@ -1,15 +1,17 @@
-"""
-Through the encoder, a gradient converges twice as fast
-=======================================================
+r"""
+Figure 3: convergence of gradients
+==================================
+
+Through the encoder, a gradient converges twice as fast.
 
 Alternating minimisation needs converged codes; a gradient that goes through the encoder does not.
 With codes after t unfoldings the error of ``dec``, which holds the codes constant, falls as
-:math:`\\rho^t`, that of ``ae-lasso`` as :math:`t \\rho^{2t-1}`, and ``ae-ls`` is a biased estimate
-of the same gradient and levels off (theorem 3.3 and figure 3 of the PUDLE paper [1]_).
+:math:`\rho^t`, and the error of ``ae-lasso`` as :math:`t \rho^{2t-1}`. ``ae-ls`` is a biased
+estimate of the same gradient and levels off (theorem 3.3 and figure 3 of the PUDLE paper [1]_).
 """
 
 # %%
-# All gradients are compared with that of converged codes, sample by sample.
+# All gradients are compared with the gradient of converged codes, sample by sample.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,8 +29,8 @@ curves = gradient_convergence(x, atoms, per_sample=True, **settings)
 support_time = code_convergence(x, atoms, n_directions=0, **settings).support_time
 
 # %%
-# The exponent of ``ae-lasso`` over that of ``dec``, from the slopes of the logarithms 30 to 60
-# unfoldings after each sample's support was found. The theorem says 2.
+# The ratio of the exponents of ``ae-lasso`` and ``dec``, from the slopes of the logarithms 30 to
+# 60 unfoldings after each sample's support was found. The theorem says 2.
 
 ratios = []
 for sample, start in enumerate(support_time):
@@ -47,7 +49,7 @@ for name, error in zip(curves.gradient, curves.local):
 axis.set(
     xlabel="Unfolding $t$",
     ylabel=r"$|g_t - \hat g|_F$, median over samples",
-    title="Figure 3: gradients and that of converged codes",
+    title="Figure 3: distance to the gradient of converged codes",
 )
 axis.legend()
 plt.show()

@@ -1,12 +1,14 @@
-"""
-``ae-lasso`` points to the lasso's dictionary, ``ae-ls`` to the true one
-========================================================================
+r"""
+Figures 4a and 4b: targets of the gradients
+===========================================
+
+``ae-lasso`` points to the lasso's dictionary, ``ae-ls`` to the true one.
 
 The lasso shrinks codes, so the dictionary :math:`D^*` that minimises its risk is not the dictionary
-:math:`\\tilde D` that generated the data. The gradients ``dec`` and ``ae-lasso`` end close to the
-gradient :math:`g^*` that leads to the former; ``ae-ls``, biased there, ends closer than they do to
-the gradient :math:`\\tilde g` of the true codes (theorem 3.4, figures 4a and 4b of the PUDLE
-paper [1]_).
+:math:`\tilde D` that generated the data. The gradients ``dec`` and ``ae-lasso`` end close to the
+gradient :math:`g^*` that leads to :math:`D^*`. ``ae-ls``, biased there, ends closer than they do to
+the gradient :math:`\tilde g` of the true codes (theorem 3.4, figures 4a and 4b of the PUDLE paper
+[1]_).
 """
 
 # %%

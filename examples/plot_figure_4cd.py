@@ -1,6 +1,8 @@
 """
-Training with ``ae-ls`` recovers the dictionary that the lasso misses
-=====================================================================
+Figures 4c and 4d: recovery by each gradient
+============================================
+
+Training with ``ae-ls`` recovers the dictionary that the lasso misses.
 
 ``dec`` and ``ae-lasso`` are drawn to the minimiser of the lasso risk, which is not the dictionary
 that generated the data; ``ae-ls`` ends closer to the truth. With few unfoldings (left) ``ae-lasso``

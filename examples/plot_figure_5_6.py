@@ -1,12 +1,14 @@
 """
-Codes that are not shrunk recover the true dictionary
-=====================================================
+Figures 5 and 6: recovery without shrinkage
+===========================================
+
+Codes that are not shrunk recover the true dictionary.
 
 A lasso with a fixed penalty shrinks its codes, and training ends near the true dictionary but not
-at it. Where the penalty decays from unfolding to unfolding, or hard thresholding takes its place,
-the bias vanishes and so does the error (figures 5 and 6 of the PUDLE paper [1]_). NOODL has the
-codes of hard thresholding too, but no gradient through the encoder; its learning rate is not
-comparable with that of Adam, and neither is its speed.
+at it. If the penalty decays from unfolding to unfolding, more and more in the course of training,
+or hard thresholding replaces it, the bias vanishes and so does the error (figures 5 and 6 of the
+PUDLE paper [1]_). NOODL has the codes of hard thresholding too, but no gradient through the
+encoder; its learning rate is not comparable with Adam's, and neither is its speed.
 
 Here the problem is a seventh of the paper's; ``benchmarks/reproduce_paper.py`` runs it at full
 size.

@@ -1,11 +1,13 @@
 """
-The defaults find a dictionary that nobody knows
-================================================
+Find an unknown dictionary
+==========================
+
+The defaults find a dictionary that nobody knows.
 
 ``ae-ls`` is the best gradient close to the dictionary that generated the data, and a bad guide far
-from it. Nobody knows where that is, so a fit begins by a search: alternating minimisation of the
-lasso over all samples, which splits atoms that stand for two and removes those that others make
-superfluous, and in the end takes codes without the lasso's bias.
+from it. So a fit begins by a search: alternating minimisation of the lasso over all samples. It
+splits atoms that do the work of two, removes atoms that others make superfluous, and in the end
+takes codes without the lasso's bias.
 """
 
 import time
@@ -19,8 +21,8 @@ from skpudle.metrics import dictionary_error
 from skpudle.plotting import RecoveryDisplay
 
 # %%
-# Samples are sums of 3 of 60 atoms with noise 30 dB below. An error is that of the dictionary after
-# the best matching of atoms, relative to the truth; two unrelated dictionaries are at about 1.
+# Samples are sums of 3 of 60 atoms with noise 30 dB below. The error of a dictionary is relative
+# to the truth, after the best matching of atoms; two unrelated dictionaries are at about 1.
 
 X, truth, _ = make_dictionary_data(3000, 50, 60, n_nonzero=3, snr_db=30, random_state=0)
 

@@ -1,10 +1,12 @@
 """
-Told nothing but the number of atoms, a fit finds the edges and gratings of photographs
-=======================================================================================
+Learn the atoms of photographs
+==============================
 
-Patches of 12 x 12 pixels have 144 numbers, and each patch is a sum of a few of a hundred patterns
-that nobody named: that is what :class:`~skpudle.PUDLEDictionaryLearning` looks for. scikit-learn's
-learner, with its defaults too, sees the same patches.
+Told only the number of atoms, a fit finds edges and gratings.
+
+Patches of 12 x 12 pixels have 144 numbers, and each patch is a sum of a few of a hundred patterns:
+:class:`~skpudle.PUDLEDictionaryLearning` finds them. scikit-learn's learner, with its defaults too,
+sees the same patches.
 """
 
 from time import perf_counter
@@ -27,8 +29,8 @@ patches /= patches.std()
 train, test = patches[:10_000], patches[10_000:]
 
 # %%
-# Atoms are judged by the variance of the held-out patches that 14 of them explain, a tenth of the
-# number of pixels, chosen by orthogonal matching pursuit. Codes are those of each learner's own
+# The judge of atoms is the variance of held-out patches that 14 of them explain, a tenth of the
+# number of pixels, chosen by orthogonal matching pursuit. Codes come from each learner's own
 # ``transform``.
 
 learners = {
@@ -46,7 +48,7 @@ for name, learner in learners.items():
     print(f"{name:<14}{seconds:>8.1f}{r2:>8.3f}{share:>10.1%}")
 
 # %%
-# The atoms of ``skpudle``, those that the held-out patches use most first.
+# The atoms of ``skpudle``, in the order of their use by the held-out patches.
 
 AtomsDisplay.from_estimator(learners["skpudle"], test, image_shape=(12, 12), n_columns=20)
 plt.show()

@@ -1,6 +1,8 @@
 """
-One atom explains more of an unseen heartbeat than eight principal components
-=============================================================================
+Learn the shapes of heartbeats
+==============================
+
+One atom explains more of an unseen heartbeat than eight principal components.
 
 Windows of an electrocardiogram hold one beat or parts of two, at any place. A dictionary has an
 atom for each place, and a window takes a few; principal components are the same for all. Rows are
@@ -20,8 +22,8 @@ from skpudle.plotting import AtomsDisplay
 from skpudle.reporting import findings
 
 # %%
-# All windows of 64 samples, without their means and in units of their standard deviation. What is
-# learned from are the first three quarters of the recording, what is judged by is the last.
+# All windows of 64 samples, without their means and in units of their standard deviation. The
+# first three quarters of the recording are for learning, the last for judging.
 
 WIDTH = 64
 windows = [
@@ -45,14 +47,13 @@ for n in (1, 2, 4, 8):
     print()
 
 # %%
-# The atoms, those that the unseen windows use most first.
+# The atoms, in the order of their use by the unseen windows.
 
 AtomsDisplay.from_estimator(learner, test)
 plt.show()
 
 # %%
-# Is anything wrong with them? With twice as many atoms something is, and `skpudle.report` would
-# say so too.
+# Is anything wrong with them? With twice as many atoms, yes; `skpudle.report` would say so too.
 
 for n_components in (32, 64):
     larger = PUDLEDictionaryLearning(n_components, random_state=0).fit(train)

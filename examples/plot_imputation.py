@@ -1,11 +1,13 @@
 """
-Gaps of digits and tumours are filled by the patterns of others
-===============================================================
+Fill missing values
+===================
 
-NaN marks what is not known. Codes are inferred from what is, and their reconstruction fills the
-gaps, by the patterns that rows share: ``inverse_transform(transform(X))``. A fifth of the entries
-of five data sets is hidden, and filled at the defaults. Features are in units of their standard
-deviation, but for pixels, which have one unit.
+The patterns that rows share fill gaps of digits and tumours.
+
+NaN marks a missing value. Codes are inferred from the known ones, and their reconstruction fills
+the gaps: ``inverse_transform(fit_transform(X))``. A fifth of the entries of five data sets is
+hidden, and filled at the defaults. Features are in units of their standard deviation; pixels have
+one unit.
 """
 
 import matplotlib.pyplot as plt

@@ -1,11 +1,13 @@
 """
-Gaps are filled better by denoising again and again than by interpolation, or by coding once
-============================================================================================
+Fill missing pixels
+===================
 
-NaN marks a missing entry. A dictionary is learned and codes are found from the known entries only,
-and the reconstruction has values everywhere. :func:`skpudle.images.inpaint` goes further: it
-denoises for less and less noise, while known pixels keep their values. Beside them are what needs
-nothing but neighbours, linear interpolation and scikit-image's biharmonic inpainting.
+Denoising again and again fills gaps better than interpolation, or than coding once.
+
+NaN marks a missing pixel. A dictionary and its codes come from the known pixels only, and the
+reconstruction has values everywhere. :func:`skpudle.images.inpaint` goes further: it denoises for
+less and less noise, while known pixels keep their values. Linear interpolation and scikit-image's
+biharmonic inpainting, which use only neighbours, are there for comparison.
 """
 
 # %%
@@ -26,9 +28,8 @@ pictures = {"roof": china[60:220, 180:400], "flower": flower[140:300, 180:400]}
 lost = np.random.default_rng(0).random(pictures["roof"].shape) < 0.5
 
 # %%
-# Atoms are learned from damaged patches, none of which is complete. Then the patches at all pixels
-# are coded by what is known of them, and a lost pixel is the mean of what the patches around it
-# say.
+# Atoms are learned from damaged patches, none of which is complete. Then the known pixels code
+# the patches at all positions, and a lost pixel becomes the mean over the patches around it.
 
 
 def by_learned_atoms(damaged):  # -> image, learner

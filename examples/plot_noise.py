@@ -1,12 +1,14 @@
 """
-Codes lose most of the noise, at any level of it
-================================================
+Remove noise from codes
+=======================
+
+Codes lose most of the noise, at any level of it.
 
 A reconstruction from sparse codes can be nearer to the truth than the data are, if the penalty of
-the codes fits the noise. Nobody tells the learner how much noise there is: it predicts hidden
-entries to find out. Here are sums of four atoms of sixty, at four levels of noise, and the errors
-of reconstructions of other rows, as shares of the error of the noisy rows themselves: below 1
-something is gained.
+the codes fits the noise. Nobody tells the learner the level of the noise: it predicts hidden
+entries to find out. The data are sums of four atoms of sixty, at four levels of noise. Errors are
+those in other rows, as shares of the error of the noisy rows themselves: below 1 something is
+gained.
 """
 
 import matplotlib.pyplot as plt

@@ -1,9 +1,11 @@
 """
-Training goes on, bit for bit, where it was interrupted
-=======================================================
+Learn from data in pieces
+=========================
 
-Data that arrive piece by piece: ``partial_fit`` makes one pass over each piece and keeps the state
-of the optimiser, also through a pickle.
+Training goes on, bit for bit, after an interruption.
+
+``partial_fit`` makes one pass over each piece of data as it arrives, and keeps the state of the
+optimiser, also through a pickle.
 """
 
 import pickle
@@ -30,7 +32,7 @@ learner = PUDLEDictionaryLearning(
 )
 
 # %%
-# After each piece the learner is as good as what it has seen.
+# Each piece makes the learner better.
 
 unexplained = []
 for patches in stream(6):
@@ -39,7 +41,7 @@ for patches in stream(6):
     unexplained.append(np.square(residual).sum() / np.square(held_out).sum())
 
 # %%
-# An interruption: what is written now and read tomorrow goes on as if nothing had happened.
+# An interruption: pickled now and loaded tomorrow, the learner goes on as if nothing had happened.
 
 later = pickle.loads(pickle.dumps(learner))
 for patches in stream(3, first=6):

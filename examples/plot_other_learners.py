@@ -1,12 +1,14 @@
 """
-The same patches: ``dec`` reaches a slightly lower objective than scikit-learn and SPORCO
-=========================================================================================
+Compare with scikit-learn and SPORCO
+====================================
+
+From the same patches, ``dec`` reaches a slightly lower objective.
 
 scikit-learn's ``MiniBatchDictionaryLearning``, SPORCO's ``BPDNDictLearn`` and two settings of
 :class:`~skpudle.PUDLEDictionaryLearning` learn 100 atoms from the same patches with the same
-penalty. Dictionaries are compared by what the lasso costs with them on held-out patches, where
-codes are solved exactly for all of them. Times are those of this build, on whatever machine made
-it: the tables of the page on performance say more.
+penalty. The lasso objective of held-out patches compares the dictionaries, with codes solved
+exactly for all. Times belong to this build, on whichever machine made it; the tables of the page on
+performance say more.
 """
 
 import warnings
@@ -27,9 +29,9 @@ patches = load_image_patches(patch_size=(8, 8), n_patches=8_000, random_state=0)
 train, test = patches[:6_000], patches[6_000:]
 
 # %%
-# ``dec`` with the surrogate optimiser minimises the same objective as the other
-# packages. ``ae-ls`` minimises another one, the error of reconstruction of a network of ten layers,
-# and pays in this comparison for what it gains elsewhere.
+# ``dec`` with the surrogate optimiser minimises the same objective as the other packages.
+# ``ae-ls`` minimises another one, the error of reconstruction of a network of ten layers, and
+# pays for it in this comparison.
 
 shared = dict(alpha=ALPHA, optimizer="surrogate", tol=None, random_state=0)
 learners = {
@@ -46,8 +48,7 @@ learners = {
 }
 
 # %%
-# Codes of the held-out patches are those of the lasso, whatever learned the dictionary: a learner
-# of this package is made of the atoms of a fitted one.
+# Lasso codes of the held-out patches, solved for each dictionary by a learner made of its atoms.
 
 
 def exact(fitted):
@@ -68,7 +69,7 @@ for name, learner in learners.items():
     fitted[name] = coder
 
 # %%
-# The atoms, those that the held-out patches use most.
+# The atoms that the held-out patches use most.
 
 figure, axes = plt.subplots(2, 2, figsize=(9, 9.4), layout="constrained")
 for ax, (name, coder) in zip(axes.flat, fitted.items()):

@@ -1,15 +1,16 @@
 """
-Spikes that answer a sound repeat one kernel
-============================================
+Find the kernel of a neuron's spikes
+====================================
+
+Spikes that answer a sound repeat one kernel.
 
 A receptor in the ear of a grasshopper hears a noise whose loudness changes at random, and every
-peak of the loudness is a trial. In how many of ten trials there is a spike in a millisecond is a
-binomial count; what is the same in all trials, wherever it occurs, is a kernel of
-:class:`~skpudle.ConvPUDLEDictionaryLearning`. Ten other trials say how well it is expected.
+peak of the loudness is a trial. The number of ten trials with a spike in a millisecond is a
+binomial count. A kernel of :class:`~skpudle.ConvPUDLEDictionaryLearning` is the part that all
+trials share, wherever it occurs. Ten other trials judge its expectation.
 
-The recording is one of those that come with the package nitime (A. Rokem et al., "Spike-timing
-precision underlies the coding efficiency of auditory receptor neurons", Journal of Neurophysiology,
-2006).
+The recording comes with the package nitime (A. Rokem et al., "Spike-timing precision underlies the
+coding efficiency of auditory receptor neurons", Journal of Neurophysiology, 2006).
 """
 
 from importlib.resources import files
@@ -31,9 +32,8 @@ spikes = np.histogram(spike_times, np.arange(10_001))[0]
 
 
 # %%
-# The louder half of all peaks are trials. Twenty peaks that are as loud are two counts of ten: the
-# codes are to come from the first, and to be judged by the second. Six of ten seconds are for
-# learning.
+# The louder half of all peaks are trials. Twenty equally loud peaks are two counts of ten: the
+# first gives the codes, the second judges them. Six of ten seconds are for learning.
 
 
 def counts_of_trials(start, stop):  # -> two arrays (n_groups, BEFORE + AFTER)
@@ -65,8 +65,7 @@ def expected(learner, counts):
 
 
 # %%
-# The penalty is the one with which the first half of what is learned from explains most of the
-# second.
+# The penalty with which the first half of the training trials explains most of the second.
 
 learners = [
     ConvPUDLEDictionaryLearning(
@@ -84,8 +83,8 @@ learners = [
 learner = max(learners, key=lambda learner: explained(expected(learner, known), judge))
 
 # %%
-# Rivals are histograms: of all trials that were learned from, which knows when the peaks were, and
-# of the ten given trials, smoothed, which does not.
+# Rivals are two histograms: one of all training trials, which knows the times of the peaks, and
+# one of the ten given trials, smoothed, which does not.
 
 everything = np.broadcast_to(train[..., 0].mean(axis=0), hidden.shape)
 smooth = 0.95 * gaussian_filter1d(given, 2, axis=1) + 0.05 * train.mean()
@@ -97,9 +96,8 @@ means = {
 shares = {name: round(float(explained(mean, hidden)), 3) for name, mean in means.items()}
 
 # %%
-# The kernel says what the cell does: a spike, none for four milliseconds, and often another after
-# seven. Codes say when it begins: three or four milliseconds after a peak, and the spike comes
-# three later.
+# The kernel: a spike, none for four milliseconds, and often another after seven. Codes say when
+# it begins: three or four milliseconds after a peak, and the spike comes three later.
 
 codes = learner.transform(given[..., np.newaxis])[..., 0]
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
@@ -123,7 +121,7 @@ axes[2].legend(fontsize="x-small")
 plt.show()
 
 # %%
-# A kernel explains more than a histogram of what was seen, and less than one of all trials, which
-# is told when the peaks are; the kernel has to find that.
+# A kernel explains more than a histogram of the given trials, and less than one of all trials,
+# which is told the times of the peaks; the kernel has to find them.
 
 print(learner.alpha_, shares)

@@ -1,10 +1,12 @@
 """
-A noisy trace is enough to learn the shapes of its spikes
-=========================================================
+Find the shapes of spikes
+=========================
+
+A noisy trace is enough to learn the shapes in it.
 
 A recording is a sum of a few shapes that occur at unknown times. With atoms at every sample
 (``stride=1``) and non-negative codes, :class:`~skpudle.ConvPUDLEDictionaryLearning` learns the
-shapes from the trace alone. Here the truth is known, and so is how close it comes.
+shapes from the trace alone. The truth is known here, to measure the error.
 """
 
 import matplotlib.pyplot as plt

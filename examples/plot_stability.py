@@ -1,10 +1,12 @@
 """
-As many atoms as come back
+Choose the number of atoms
 ==========================
 
-How many atoms do data have? Fit several bootstrap samples and see which atoms come back: too few
-have to merge what belongs apart, each fit in another way, and of too many some are made up. The
-stability is largest in between, and the score stops growing there.
+As many atoms as come back.
+
+Fit several bootstrap samples and see which atoms come back. Too few atoms have to merge different
+patterns, each fit in another way; with too many, some are made up. The stability is largest in
+between, and the score stops growing there.
 """
 
 import matplotlib.pyplot as plt

@@ -1,10 +1,12 @@
 """
-Where training ends depends on the data, and how steadily on batches and rate
-=============================================================================
+Batch size, learning rate and noise
+===================================
 
-From the pairwise initialisation, which is found in the data alone, training by gradients through
-the encoder recovers the dictionary. Small batches and large rates get near in fewer epochs, and
-then stay farther off; noise in the data decides how near any of them can get.
+The data decide where training ends, batches and rate how steadily.
+
+From the pairwise initialisation, found in the data alone, training by gradients through the encoder
+recovers the dictionary. Small batches and large rates get near in fewer epochs, and then stay
+farther off. Noise in the data decides how near any of them can get.
 """
 
 import matplotlib.pyplot as plt
@@ -20,7 +22,7 @@ N_EPOCHS = 5
 
 
 def problem(snr_db):
-    """Return samples, the dictionary that made them, and where training starts."""
+    """Return samples, the dictionary that made them, and the start of training."""
     X, truth, _ = make_dictionary_data(1500, 40, 50, n_nonzero=3, snr_db=snr_db, random_state=0)
     generator = torch.Generator().manual_seed(0)
     return X, truth, pairwise_atoms(torch.tensor(X), 50, generator=generator).numpy()

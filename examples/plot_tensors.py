@@ -1,10 +1,12 @@
 """
-Tensors come out where tensors go in, and gradients go through
-==============================================================
+Use torch tensors and gradients
+===============================
 
-A learner that is fed torch tensors computes where they are and returns tensors on the same device,
-so that codes can go on into a network without leaving the GPU. And the encoder itself is a torch
-function, to be trained together with whatever comes after it.
+Tensors come out where tensors go in, and gradients go through.
+
+A learner that is fed torch tensors computes on their device and returns tensors there, so codes go
+on into a network without leaving the GPU. And the encoder itself is a torch function, to be trained
+together with the layers after it.
 """
 
 # %%
@@ -30,7 +32,7 @@ codes = learner.fit_transform(x)
 print(type(codes).__name__, codes.dtype, codes.device, tuple(codes.shape))
 
 # %%
-# What is stored after `fit` is NumPy, so a pickle loads where there is no GPU.
+# After `fit` a learner stores NumPy arrays, so a pickle loads on a machine without a GPU.
 
 print(type(learner.components_).__name__, learner.components_.dtype, "learned on", learner.device_)
 

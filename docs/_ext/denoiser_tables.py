@@ -1,4 +1,4 @@
-"""The table of denoisers for any noise, and how training went, from what `benchmarks/` measured."""
+"""Make the table of denoisers for any noise, and their training curves."""
 
 import json
 from pathlib import Path
@@ -50,7 +50,7 @@ def denoisers(folder=FOLDER):
 
 
 def draw(output, folder=FOLDER):
-    """Draw the PSNR of four test images over the crops that were seen."""
+    """Draw the PSNR of four test images over the crops of training."""
     import matplotlib
 
     matplotlib.use("Agg")

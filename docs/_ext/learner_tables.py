@@ -1,9 +1,9 @@
-"""Tables and a picture of `benchmarks/bench_learners.py`, and tables that stand alone.
+"""Make tables and a picture from `benchmarks/bench_learners.py`, and single tables.
 
 ``learner-results`` compares learners: a table for each measure, with a row for each data set.
-``concept-results`` has the scores of ``benchmarks/results/concepts.json`` beside published ones,
-and ``benchmark-table:: NAME`` the rows of ``benchmarks/results/NAME.json`` as they are. Where
-nothing has been measured yet, all say so.
+``concept-results`` compares the scores of ``benchmarks/results/concepts.json`` with published ones,
+and ``benchmark-table:: NAME`` shows the rows of ``benchmarks/results/NAME.json`` as they are.
+Without measurements, all say so.
 """
 
 import json
@@ -12,9 +12,16 @@ from statistics import fmean
 
 from result_tables import RESULTS, conditions, scalars, table, text
 
-BASELINE = "scikit-learn MiniBatch"  # what the picture compares with
+BASELINE = "scikit-learn MiniBatch"  # of the picture
+# Bars, and markers.
+DRAWN = {
+    "skpudle": "lightsteelblue",
+    "SPAMS": "black",
+    "SPORCO": "tab:red",
+    "dictlearn K-SVD": "tab:green",
+}
 
-# Title of a table: column in the file, what it is divided by in each row, and which end is better.
+# Title of a table: column in the file, divisor in each row, and the better end.
 MEASURES = {
     "Variance explained by m/10 atoms (R², OMP, held-out)": ("R2, m/10 atoms", None, max),
     "Variance explained by 2 atoms (R², OMP, held-out)": ("R2, 2 atoms", None, max),
@@ -23,7 +30,7 @@ MEASURES = {
     "Share of the true atoms found (coherence above 0.95)": ("found, > 0.95", None, max),
     "Share of the true atoms found (coherence above 0.99)": ("found, > 0.99", None, max),
     "Relative error of the matched dictionary": ("matched error", None, min),
-    "Share of the entries of the learner's own codes that are not zero": ("density", None, None),
+    "Density of the learner's own codes": ("density", None, None),
     "Atoms that no lasso code uses": ("dead atoms", None, None),
     "Seconds of the fit": ("seconds", None, None),
 }
@@ -34,7 +41,7 @@ def _read(path):
 
 
 def _by_data(rows, column):
-    """Map data sets to what the learners have in a column, where any of them has something."""
+    """Map data sets to the learners' values in a column, without empty rows."""
     found = {}
     for row in rows:
         if row.get(column) is not None:
@@ -73,7 +80,11 @@ def learners(path=RESULTS / "learners.json"):
     parts += [table(sets, title="The data to learn from")]
     notes = [f"- {row['data']}, {row['learner']}: {row['note']}" for row in rows if "note" in row]
     parts += ["Without a result:", "", *notes, ""] if notes else []
-    drawn = [".. image:: /generated/learners.svg", "   :alt: Variance explained against time", ""]
+    drawn = [
+        ".. image:: /generated/learners.svg",
+        "   :alt: A bar for each data set: variance gained, and time saved",
+        "",
+    ]
     return "\n".join([*drawn, *parts, ".. rst-class:: conditions", "", conditions(result), ""])
 
 
@@ -88,7 +99,7 @@ def alone(path):
 
 
 def concepts(path=RESULTS / "concepts.json"):
-    """Return scores by the number of concepts, and what they took, means over seeds."""
+    """Return scores by the number of concepts, and their costs, means over seeds."""
     result = _read(path)
     runs = {}
     for row in result["results"]:
@@ -112,12 +123,12 @@ def concepts(path=RESULTS / "concepts.json"):
     ]
     title = "Mean correlation out of distribution, of p concepts"
     return "\n".join(
-        [table(lines, title=title), table(costs, title="What was found, and the time")]
+        [table(lines, title=title), table(costs, title="Concepts found, and the time")]
     )
 
 
 def draw(output, path=RESULTS / "learners.json"):
-    """Draw the variance gained over scikit-learn's default against the time over its time."""
+    """Draw a bar for each data set: variance gained and time saved over scikit-learn's default."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -125,22 +136,29 @@ def draw(output, path=RESULTS / "learners.json"):
 
     rows = _read(path)["results"]
     explained, seconds = (_by_data(rows, column) for column in ("R2, m/10 atoms", "seconds"))
+    sets = [data for data, values in explained.items() if BASELINE in values]
     output.mkdir(parents=True, exist_ok=True)
-    figure, ax = plt.subplots(figsize=(7, 4.4), layout="constrained")
-    for name in dict.fromkeys(row["learner"] for row in rows):
-        points = [
-            (seconds[data][name] / seconds[data][BASELINE], values[name] - values[BASELINE])
-            for data, values in explained.items()
-            if {name, BASELINE} <= values.keys() & seconds.get(data, {}).keys()
-        ]
-        if points and name != BASELINE:
-            ax.plot(*zip(*points), "o", markersize=9 if name == "skpudle" else 5, label=name)
-    ax.axhline(0, color="gray", linewidth=0.8)
-    ax.axvline(1, color="gray", linewidth=0.8)
-    ax.set(xscale="log", xlabel="time over that of scikit-learn's MiniBatchDictionaryLearning")
-    ax.set_ylabel("R² of m/10 atoms, minus its R²")
-    if ax.lines[2:]:
-        ax.legend()
+    size = (9, 1.6 + 0.26 * len(sets))
+    figure, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
+    for name, color in DRAWN.items():
+        found = [(i, data) for i, data in enumerate(sets) if name in explained[data]]
+        places = [i for i, _ in found]
+        gained = [explained[data][name] - explained[data][BASELINE] for _, data in found]
+        saved = [seconds[data][BASELINE] / seconds[data][name] for _, data in found]
+        for ax, values, start in zip(axes, (gained, saved), (0, 1), strict=True):
+            if name == "skpudle":
+                ends = [value - start for value in values]
+                ax.barh(places, ends, left=start, color=color, label=name)
+            else:
+                ax.plot(values, places, "o", color=color, markersize=4, label=name)
+    axes[0].set_yticks(range(len(sets)), sets)
+    axes[0].invert_yaxis()
+    axes[0].set_xlabel("variance explained (R²), minus scikit-learn's")
+    axes[1].set(xscale="log", xlabel="times as fast as scikit-learn")
+    for ax, start in zip(axes, (0, 1), strict=True):
+        ax.axvline(start, color="gray", linewidth=0.8)
+    if sets:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     figure.savefig(output / "learners.svg")
     plt.close(figure)
 

@@ -18,7 +18,7 @@ def convert(node, *, as_block):
     text = node.astext()
     for name, known in SYNONYMS.items():
         text = re.sub(re.escape(name) + r"(?![A-Za-z])", re.escape(known), text)
-    text = re.sub(r"\\frac(\d)(\d)", r"\\frac{\1}{\2}", text)
+    text = re.sub(r"\\([td]?)frac(\d)(\d)", r"\\\1frac{\2}{\3}", text)
     if as_block and ("\\\\" in text or "&" in text):  # several lines
         text = rf"\begin{{aligned}}{text}\end{{aligned}}"
     try:

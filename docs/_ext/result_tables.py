@@ -1,10 +1,9 @@
-"""Tables and pictures of what `benchmarks/` measured, read from its JSON when pages are built.
+"""Make tables and pictures from the JSON results of `benchmarks/` when pages are built.
 
-Three directives. ``benchmark-tables`` makes one table of each ``benchmarks/results/*.json``,
-whatever its columns are. ``paper-results`` shows the curves and the last errors of
-``benchmarks/results/paper/*.json``. ``denoising-results`` shows the denoisers of
-``benchmarks/results/denoise/*.json`` beside what was published. What has not been measured has no
-row.
+Three directives. ``benchmark-tables`` makes one table of each ``benchmarks/results/*.json``, with
+any columns. ``paper-results`` shows the curves and the last errors of
+``benchmarks/results/paper/*.json``. ``denoising-results`` compares the denoisers of
+``benchmarks/results/denoise/*.json`` with published ones. Missing measurements have no row.
 """
 
 import json
@@ -13,7 +12,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 
-# What `learner_tables` shows, elsewhere.
+# Files that `learner_tables` shows.
 ELSEWHERE = ("learners", "concepts", "photographs", "conv_learning")
 
 # Names of experiments begin like this; the texts are titles, in the order of the page.
@@ -25,7 +24,7 @@ FAMILIES = {
     "descent": "Plain gradient descent on full batches",
     "sgd": "Stochastic gradient descent",
 }
-# Titles of measurements that have none of their own, or the same as another one.
+# Titles of files without a title, or with another one's.
 TITLES = {
     "update-soft": "One update: soft thresholding",
     "update-hard": "One update: hard thresholding",
@@ -39,63 +38,63 @@ TITLES = {
     "conv_update": "One update of a convolution: 16 crops of 129 x 129 pixels",
     "denoise_time": "Denoising by the packaged dictionary, mean of all grids",
 }
-# What a reader needs to know to understand the rows, by the beginning of the name.
+# Explanations of the rows, by the beginning of the file's name.
 NOTES = {
-    "callbacks": "The listener is a callback that is told of every epoch and does nothing. The "
-    "cost is the median over pairs of fits with the callback and without, give or take two "
-    "standard errors.",
+    "callbacks": "The listener is a callback that hears of every epoch and does nothing. The cost "
+    "is the median over pairs of fits with the callback and without, give or take two standard "
+    "errors.",
     "choosing_alpha": "Of seven values of alpha, the one with the smallest error of denoising, "
-    "and the one that a search with the default score picks. Errors are mean squares, those of "
-    "the picked alphas as multiples of the smallest error, and that as a multiple of the noise.",
-    "choosing_search": 'Rules for ``alpha="auto"``, on data whose dictionary is known and on real '
-    "data: what the search finds with them, and what is found without the bias of the lasso.",
-    "classifiers": "Seconds of ``PUDLEClassifier`` and ``supervision=0`` are those of the "
-    "processor, with one thread; all others, and those of rows with twice the penalty (the one "
-    "that a dictionary learner takes), are of the clock, with two threads.",
+    "and the one that a search with the default score picks. Errors are mean squares: the picked "
+    "alphas' as multiples of the smallest error, the smallest as a multiple of the noise.",
+    "choosing_search": 'Rules for ``alpha="auto"``, on data with a known dictionary and on real '
+    "data: the atoms that the search finds with them, and after removing the lasso's bias.",
+    "classifiers": "Seconds of ``PUDLEClassifier`` and ``supervision=0`` are processor time with "
+    "one thread. All others, and rows with twice the penalty (a dictionary learner's default), are "
+    "clock time with two threads.",
     "conv_update": "``skpudle_adjoint`` is the encoder of this package, whose backward pass is "
     "written out; ``torch_autograd`` the same network of torch's convolutions, differentiated by "
     "torch. Both have the same gradient, as its norm shows.",
     "denoise_patches": "scikit-learn's dictionary and one of this package, learned from the same "
     "noisy patches, with orthogonal matching pursuit up to the error that the noise explains, and "
-    "cosines with a hard threshold. Seconds are those of the processor, for both photographs.",
-    "denoise_time": "Images are cut into tiles. Where the image was taken in one tile too, the "
-    "largest difference of a pixel and the memory are in the last columns.",
-    "drop_in": "The example of image denoising in scikit-learn's gallery (PSNR of the noisy half, "
-    "on three pictures), its decomposition of faces, and codes of digits for logistic regression, "
+    "cosines with a hard threshold. Seconds are processor time, for both photographs.",
+    "denoise_time": "Images are cut into tiles. Where the image was also taken in one tile, the "
+    "last columns have the largest difference of a pixel and the memory.",
+    "drop_in": "The image denoising example of scikit-learn's gallery (PSNR of the noisy half, on "
+    "three pictures), its decomposition of faces, and codes of digits for logistic regression, "
     "with ``MiniBatchDictionaryLearning`` and ``PUDLEDictionaryLearning`` and the same arguments.",
-    "fit": "The objective is that of the lasso, of held-out patches, with codes solved exactly "
-    "for everybody. Beside it are the seconds after which a learner was at the last objective of "
-    "another one; empty where it never was.",
+    "fit": "The lasso objective of held-out patches, with codes solved exactly for everybody. The "
+    "other columns are the seconds until a learner reached another one's last objective; empty "
+    "where it never did.",
     "inpainting": "Parts of pictures that come with scikit-learn (the first two) and scikit-image, "
     "without a share of their pixels: PSNR over the lost ones for a peak of 1, and seconds of the "
-    "processor. ``skpudle`` is :func:`skpudle.images.inpaint` as it is by default.",
-    "missing_values": "Seconds of the processor, of data with all entries and with a mask.",
-    "published_stability": "A step of ``dec`` holds codes constant, that of ``ae-ls`` goes through "
-    "the encoder. The error is that of the matched dictionary, relative to the truth; the cosine "
-    "is that of the gradient of a batch with that of all samples, at the start.",
-    "regressors": "Ridge regression and PLS choose their parameter by cross-validation inside of "
-    "the training samples. Seconds of the processor, one thread.",
+    "processor. ``skpudle`` is :func:`skpudle.images.inpaint` at its defaults.",
+    "missing_values": "Processor seconds, for complete data and with a mask.",
+    "published_stability": "A step of ``dec`` holds codes constant; a step of ``ae-ls`` goes "
+    "through the encoder. The error is the matched dictionary's, relative to the truth; the cosine "
+    "is between the gradients of a batch and of all samples, at the start.",
+    "regressors": "Ridge regression and PLS choose their parameter by cross-validation within the "
+    "training samples. Processor seconds, one thread.",
     "recovery": "Updates and seconds until the relative error of the atoms is below the number. "
     "Training starts at the true atoms with Gaussian noise of the given deviation in each entry. "
     "Rows are the thresholding, the gradient and the optimiser.",
     "samples": "Everybody starts from the same samples as atoms, with the same penalty, batches "
-    "and number of passes. An atom of the truth is found if a learned one has a coherence above "
-    "0.95 with it; the relative error is that of the matched dictionary. Means over the problems.",
-    "scale": "One size varies over two decades, the others stay at the base: time and memory grow "
+    "and number of passes. A true atom is found if a learned one has a coherence above 0.95 with "
+    "it; the relative error is the matched dictionary's. Means over the problems.",
+    "scale": "One size varies over two decades, the others stay at the base. Time and memory grow "
     "like the size to the power given, fitted through all sizes and through the larger ones, "
-    "where the fixed cost of an update matters less. n is the number of samples in an update, m "
-    "that of features, p that of atoms.",
-    "transform": "``batched`` is the solver in torch, ``compiled`` that of numba. The gap is the "
-    "largest duality gap of a sample, computed from its codes in float64; atoms in a code are "
+    "where the fixed cost of an update matters less. An update has n samples of m features and p "
+    "atoms.",
+    "transform": "``batched`` is the solver in torch, ``compiled`` the one in numba. The gap is "
+    "the largest duality gap of a sample, computed from its codes in float64; atoms in a code are "
     "counted on average.",
     "update": "Loss and derivative of one ``ae-ls`` update. ``skpudle`` is the encoder of this "
     "package, ``skpudle_dense`` the same without working sets of atoms; ``autograd_2d`` is "
-    "automatic differentiation of products of matrices, ``autograd_3d`` the same with codes of "
-    "shape (n, p, 1), as research code often has them; ``spams`` is what SPAMS takes for one "
-    "batch: lasso codes, and an update of all atoms. Memory is the peak beyond data and imports; "
-    "the time ratio is to ``skpudle``.",
+    "automatic differentiation of matrix products, ``autograd_3d`` the same with codes of shape "
+    "(n, p, 1), as research code often has them; ``spams`` is SPAMS' time for one batch: lasso "
+    "codes, and an update of all atoms. Memory is the peak beyond data and imports; the time ratio "
+    "is to ``skpudle``.",
 }
-# What columns are called on the page, where the name in the file does not say it.
+# Names of columns on the page, where the file's name is not clear.
 COLUMNS = {
     "give or take": "give or take (two standard errors)",
     "error over best": "its error, times the smallest",
@@ -149,14 +148,14 @@ def read(folder):
 
 
 def text(value):
-    """Return a number, or whatever else it is, as a table says it."""
+    """Format a number or another value for a table."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: ""}[value]
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def table(rows, *, title=""):
-    """Return rows, which are dictionaries of text, as a table in reStructuredText."""
+    """Return rows, dictionaries of text, as a table in reStructuredText."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = [f".. list-table:: {title}", "   :header-rows: 1", ""]
     for row in [{key: key for key in columns}, *rows]:
@@ -175,13 +174,13 @@ def scalars(entry):
 
 
 def note(name):
-    """Return the words that go before the table of a benchmark, a list of lines."""
+    """Return the explanation of a benchmark, a list of lines."""
     found = next((words for key, words in NOTES.items() if name.startswith(key)), None)
     return [] if found is None else [found, ""]
 
 
 def conditions(result):
-    """Return all that a result says of how it came about, in one paragraph."""
+    """Return the conditions of a result in one paragraph."""
     flat = {}
     for key, value in result.items():
         if key in ("results", "title"):
@@ -192,7 +191,7 @@ def conditions(result):
             if isinstance(content, list):
                 content = ", ".join(map(text, content))
             flat[inner.replace("_", " ")] = text(content)
-    # where files were on the machine says nothing, nor which part of a benchmark was run
+    # paths on the machine and the selected part of a benchmark do not matter
     hidden = ("out", "variant", "data", "benchmark", "only", "every", "patience")
     said = [f"{key} {value}" for key, value in flat.items() if value and key not in hidden]
     return f"Conditions: {'; '.join(said)}." if said else ""
