@@ -13,7 +13,7 @@ from skpudle._learners.noodl import NOODLDictionaryLearning
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.regressor import PUDLERegressor
 from skpudle._learners.sporco import SporcoDictionaryLearning
-from skpudle._training.held_file import Checkpoint
+from skpudle._training.checkpoint import Checkpoint
 from skpudle._training.team import data_parallel
 from skpudle.reporting import report
 

@@ -17,23 +17,23 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
 from skpudle._data.batches import count_batches
-from skpudle._learners.course import Course
 from skpudle._learners.models import Decay
-from skpudle._learners.notices import (
+from skpudle._learners.working import objectives
+from skpudle._precision import training_mode
+from skpudle._training.checkpoint import Recorder
+from skpudle._training.fit import FitRun
+from skpudle._training.identity import plain, task_of
+from skpudle._training.interrupts import Interrupts
+from skpudle._training.loop import Diverged, Interrupted, Trainer
+from skpudle._training.messages import (
     divergence,
     warn_of_early_end,
     warn_of_rise,
     warn_of_unused,
 )
-from skpudle._learners.working import objectives
-from skpudle._precision import training_mode
-from skpudle._training.choose_optimizer import make_optimizer
-from skpudle._training.identity import plain, task_of
-from skpudle._training.interrupts import Interrupts
-from skpudle._training.loop import Diverged, Interrupted, Trainer
-from skpudle._training.recorder import Recorder
 from skpudle._training.stopping import HeldOut, Stopping
 from skpudle._training.team import current_team
+from skpudle.optimizers import make_optimizer
 
 __all__ = ["Data", "GradientLearner", "train", "update"]
 
@@ -140,10 +140,10 @@ class GradientLearner(CallbackSupportMixin):
         """Check parameters and input, of a learner that is known against what it was fitted on."""
         raise NotImplementedError
 
-    def _new_model(self, data, generator, course=None):  # -> model, rows
+    def _new_model(self, data, generator, run=None):  # -> model, rows
         """Return the model that data and parameters ask for, and its initial rows.
 
-        What takes long to find belongs to a ``course``, and is not to be looked for without.
+        What takes long to find belongs to a ``run``, and is not to be looked for without.
         """
         raise NotImplementedError
 
@@ -151,7 +151,7 @@ class GradientLearner(CallbackSupportMixin):
         """Return the model and the rows that the fitted attributes hold."""
         raise NotImplementedError
 
-    def _choose_codes(self, model, rows, data, course):  # -> model
+    def _choose_codes(self, model, rows, data, run):  # -> model
         """Return the model with the codes that `transform` is to return of the data."""
         return model
 
@@ -219,30 +219,30 @@ class GradientLearner(CallbackSupportMixin):
         """
         return train(self, X, y)
 
-    def _fit(self, data, generator, source, n_updates, course):
+    def _fit(self, data, generator, source, n_updates, run):
         """Choose a model, train it, take what it is; return what ended training."""
-        model, rows = self._new_model(data, generator, course)
+        model, rows = self._new_model(data, generator, run)
         model = replace(model, decay=Decay.of(self.lambda_decay).over(n_updates))
         trainer = Trainer(
             model,
             self._make_optimizer(model, rows),
-            searched=course.losses,
-            team=course.team,
-            interrupts=course.interrupts,
-            at_round=course.recorder.at_round,
+            searched=run.losses,
+            team=run.team,
+            interrupts=run.interrupts,
+            at_round=run.recorder.at_round,
         )
         stopping = _stopping(self, trainer, data, n_updates)
-        course.recorder.begin(trainer, source, stopping)
+        run.recorder.begin(trainer, source, stopping)
 
         def fitted():
             return self._attributes(trainer, data)
 
-        ended_by = course.train(trainer, source, stopping, fitted)
+        ended_by = run.train(trainer, source, stopping, fitted)
         found = trainer.optimizer.atoms.detach()
-        coded = self._choose_codes(trainer.model, found, data, course)
+        coded = self._choose_codes(trainer.model, found, data, run)
         if coded is not trainer.model:
             trainer.model = coded
-            course.take(trainer, fitted, ended_by)
+            run.take(trainer, fitted, ended_by)
         model.warn_of_step(rows, found)
         if trainer.n_steps and data.task is None:  # a task has an objective of its own
             how = self._some_samples(data), trainer.n_steps - 1
@@ -380,10 +380,10 @@ def train(learner, X, y, **of_samples):
         n_updates = largest(learner._n_updates(n_batches, source.batch_size, data))
         given = {"estimator": learner, "X": X, "y": y}
         max_iter = -(-n_updates // n_batches)
-        course = Course(learner, recorder, team, given=given, max_iter=max_iter)
-        with course.interrupts:
-            ended_by = learner._fit(data, generator, source, n_updates, course)
-        course.end()
+        run = FitRun(learner, recorder, team, given=given, max_iter=max_iter)
+        with run.interrupts:
+            ended_by = learner._fit(data, generator, source, n_updates, run)
+        run.end()
     # "auto" promises no other end
     if ended_by == "max_iter" and learner.tol is not None and learner.max_iter != "auto":
         warn_of_early_end(learner)

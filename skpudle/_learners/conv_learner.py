@@ -48,8 +48,8 @@ from skpudle._learners.conv_values import (
 )
 from skpudle._learners.given_images import images_of, targets_of
 from skpudle._learners.models import Decay, Encoder
-from skpudle._learners.notices import nothing_known
 from skpudle._learners.working import settled_baseline
+from skpudle._training.messages import nothing_known
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
@@ -216,7 +216,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         generator = make_generator(self.random_state)
         return generator.manual_seed(generator.initial_seed() + self.n_steps_)  # other crops
 
-    def _new_model(self, data, generator, course=None):  # -> ConvModel, rows
+    def _new_model(self, data, generator, run=None):  # -> ConvModel, rows
         images, step = data.sample, self._fixed_step()
         shape = self.n_components, images.images[0].shape[0], *self._kernel
         given = self._loss(), baseline(self._loss(), images)
@@ -243,7 +243,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             )
             return self._model(parameters, images, images.geometry, generator, parameters.alpha)
 
-        if not searches(self) or course is None or course.recorder.in_training():
+        if not searches(self) or run is None or run.recorder.in_training():
             return built(atoms)
         problem = self._problem(images, float(penalty) / noise_of(*given), given[1])
 
@@ -255,18 +255,18 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             curve |= {"loss_curve_": np.array(state.losses)}
             return self._attributes_of(*built(inside(state)), data) | curve
 
-        state = course.search(problem, as_pictures(atoms), fitted)
+        state = run.search(problem, as_pictures(atoms), fitted)
         model, rows = built(inside(state))
         if given[1] is not None:
             pieces = self._pieces(images)
             return built(inside(state), settled_baseline(model.network(rows, 0)[0], *pieces))
-        if is_done(state) and self._codes_follow_data() and not course.max_iter:
+        if is_done(state) and self._codes_follow_data() and not run.max_iter:
             found, path = adapt_atoms(
                 problem,
                 state,
                 state.best_atoms,
                 debias=self._given_debias,
-                stopped=lambda: course.interrupts.pending,
+                stopped=lambda: run.interrupts.pending,
             )
             model, rows = built(found.reshape(atoms.shape).to(atoms))
             model = replace(model, coding=path.summary(problem.unit))
@@ -297,7 +297,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         """Return whether the penalty of codes is chosen, not only the search's: of the lasso's."""
         return self.alpha == "auto" and depth_of(self) is None
 
-    def _choose_codes(self, model, rows, data, course):  # -> model
+    def _choose_codes(self, model, rows, data, run):  # -> model
         if model.coding is not None or not self._codes_follow_data():
             return model
         problem = self._problem(data.sample, float(model.alpha))

@@ -22,8 +22,8 @@ from skpudle._data.noise import Noise, estimate_noise
 from skpudle._data.training_images import Geometry, TrainingImages
 from skpudle._learners.conv_values import ConvParameters, fitted_values, responses
 from skpudle._learners.models import Encoder
-from skpudle._learners.notices import warn_of_step
 from skpudle._precision import as_scalars, in_own_precision
+from skpudle._training.messages import warn_of_step
 from skpudle.encoding import default_step, threshold_levels, unfold
 from skpudle.operators import ConvDictionary, ConvLayers, atom_norms, project_atoms
 

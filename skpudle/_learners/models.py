@@ -19,7 +19,7 @@ from torch import Tensor
 
 from skpudle._data.arrays import to_numpy
 from skpudle._data.callers import users_level
-from skpudle._learners.notices import warn_of_step
+from skpudle._training.messages import warn_of_step
 from skpudle.encoding import default_step, encode
 from skpudle.initialization import conv_codes
 from skpudle.lasso import converged_codes, warn_about_gaps

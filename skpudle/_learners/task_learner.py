@@ -266,13 +266,13 @@ class TaskLearner(PUDLEDictionaryLearning):
             task=task,
         )
 
-    def _new_model(self, data, generator, course=None):  # -> model, rows
-        model, atoms = super()._new_model(data, generator, course)
-        if not self.supervision and course is not None:
+    def _new_model(self, data, generator, run=None):  # -> model, rows
+        model, atoms = super()._new_model(data, generator, run)
+        if not self.supervision and run is not None:
             return model, atoms  # the head is found at the end
         model = self._task_model(model, atoms, data)
         n_outputs, p = model.layout.n_outputs, len(atoms) * model.layout.n_sides
-        if course is None:  # what decides may be still to come
+        if run is None:  # what decides may be still to come
             head = Head(atoms.new_zeros(n_outputs, p), atoms.new_zeros(n_outputs))
         else:
             head = self._head(model, atoms, data)

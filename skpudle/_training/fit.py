@@ -1,16 +1,16 @@
-"""A fit as its onlookers see it: callbacks, Ctrl-C, the checkpoint, the printed lines."""
+"""Run a fit: callbacks, Ctrl-C, checkpoints, progress."""
 
 import time
 
-from skpudle._learners.notices import divergence, print_progress, print_search
 from skpudle._training.interrupts import Interrupts
 from skpudle._training.loop import Diverged, Interrupted
+from skpudle._training.messages import divergence, print_progress, print_search
 from skpudle.initialization import advance, begin, is_done
 
-__all__ = ["Course"]
+__all__ = ["FitRun"]
 
 
-class Course:
+class FitRun:
     """One call of `fit`, phase by phase.
 
     Parameters

@@ -1,4 +1,4 @@
-"""What training tells its user: progress, warnings, and how it failed."""
+"""Messages of training: progress, warnings, errors."""
 
 import time
 import warnings

@@ -6,7 +6,8 @@ from functools import partial
 
 import torch
 
-from skpudle.optimizers import GradientOptimizer, SurrogateOptimizer
+from skpudle.optimizers._gradient import GradientOptimizer
+from skpudle.optimizers._surrogate import SurrogateOptimizer
 
 __all__ = ["make_optimizer"]
 
