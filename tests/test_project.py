@@ -20,7 +20,7 @@ GROUPS = {
     # torch and not scikit-learn: tensors in, tensors out
     "mathematics": ["_precision", "_compilation", "shrinkage", "losses", "operators",
                     "lasso", "omp",
-                    "encoding", "gradients", "optimizers", "initialization"],
+                    "encoding", "gradients", "optimizers", "search", "initialization"],
     "boundary": ["_data", "interoperability"],
     "training": ["_training", "checkpoint"],
     "learners": ["_learners"],

@@ -53,9 +53,9 @@ from skpudle._training.messages import nothing_known
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
-from skpudle.initialization import is_done
 from skpudle.losses import Gaussian
 from skpudle.operators import ConvDictionary, project_atoms
+from skpudle.search import is_done
 
 __all__ = ["ConvLearner"]
 

@@ -5,8 +5,8 @@ from math import ceil
 import numpy as np
 import torch
 
-from skpudle.initialization import ConvProblem
 from skpudle.operators import atom_norms
+from skpudle.search import ConvProblem
 
 __all__ = ["as_pictures", "patches_by_energy", "pieces_of", "search_problem"]
 

@@ -161,7 +161,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         mean, the slowest cosines of an atom's size, or an array of the shape of ``components_``.
         "search" minimises the lasso objective over atoms of norm 1, from patches of much energy,
         and leaves local minima by moving, splitting and removing atoms
-        (``skpudle.initialization``). It looks at clean images where there are pairs. "auto" is that
+        (``skpudle.search``). It looks at clean images where there are pairs. "auto" is that
         for the codes of a lasso where nothing asks for others (``n_unfoldings``, ``noise_std``,
         ``n_train_shifts``, what is learned beside atoms), and otherwise random directions.
 

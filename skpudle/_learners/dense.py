@@ -37,16 +37,10 @@ from skpudle._training.stopping import Stopping
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
-from skpudle.initialization import (
-    INITIALIZATIONS,
-    Problem,
-    auto_alpha,
-    debias,
-    initial_atoms,
-    is_done,
-)
+from skpudle.initialization import INITIALIZATIONS, initial_atoms
 from skpudle.losses import Gaussian
 from skpudle.operators import DenseDictionary, project_atoms
+from skpudle.search import Problem, auto_alpha, debias, is_done
 
 __all__ = ["DICT_INIT", "DenseLearner", "choose_atoms", "refining_updates"]
 

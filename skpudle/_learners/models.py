@@ -21,10 +21,10 @@ from skpudle._data.arrays import to_numpy
 from skpudle._data.callers import users_level
 from skpudle._training.messages import warn_of_step
 from skpudle.encoding import default_step, encode
-from skpudle.initialization import conv_codes
 from skpudle.lasso import converged_codes, warn_about_gaps
 from skpudle.losses import Gaussian
 from skpudle.operators import ConvDictionary, DenseDictionary, atom_norms, project_atoms
+from skpudle.search import conv_codes
 
 __all__ = ["Decay", "DenseModel", "Encoder", "directions"]
 

@@ -35,7 +35,7 @@ from skpudle._training.archive import (
 )
 from skpudle._training.identity import check_same, data_of, identity_of, rule_of
 from skpudle._training.state import TrainingState
-from skpudle.initialization import SearchState
+from skpudle.search import SearchState
 
 try:
     import fcntl

@@ -5,7 +5,7 @@ import time
 from skpudle._training.interrupts import Interrupts
 from skpudle._training.loop import Diverged, Interrupted
 from skpudle._training.messages import divergence, print_progress, print_search
-from skpudle.initialization import advance, begin, is_done
+from skpudle.search import advance, begin, is_done
 
 __all__ = ["FitRun"]
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from skpudle.initialization import initial_atoms
-from skpudle.initialization._compiled import loops
-from skpudle.initialization._correlate_compiled import correlate
-from skpudle.initialization._epoch import Codes, Epoch
-from skpudle.initialization._moves import split
-from skpudle.initialization._search import (
+from skpudle.lasso import solve_lasso
+from skpudle.operators import project_atoms
+from skpudle.search._compiled import loops
+from skpudle.search._epoch import Codes, Epoch
+from skpudle.search._search import (
     Problem,
     advance,
     auto_alpha,
@@ -19,9 +19,8 @@ from skpudle.initialization._search import (
     debias,
     is_done,
     search,
+    split,
 )
-from skpudle.lasso import solve_lasso
-from skpudle.operators import project_atoms
 
 
 def make_problem(n=600, m=16, p=20, n_nonzero=3, *, positive=False, noise=0.02, seed=0):
@@ -50,7 +49,7 @@ def test_compiled_correlations_are_products(p, m, dtype):
     x, atoms = rng.standard_normal((11, m)).astype(dtype), rng.standard_normal((p, m))
     for last in range(3, 12):
         found = np.full((11, p), 7.0)
-        correlate(2, last, x, np.ascontiguousarray(atoms.T), found)
+        loops().correlate(2, last, x, np.ascontiguousarray(atoms.T), found)
         np.testing.assert_allclose(found[2:last], x[2:last] @ atoms.T, rtol=1e-12, atol=1e-13)
         assert (found[:2] == 7).all()
         assert (found[last:] == 7).all()

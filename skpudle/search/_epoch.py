@@ -1,4 +1,4 @@
-r"""An epoch of `skpudle.initialization`: codes for given atoms, and what they tell about these.
+r"""An epoch of `skpudle.search`: codes for given atoms, and what they tell about these.
 
 Everything that a decision or new atoms depend on is a sum over samples, and over the processes that
 have others.
@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from skpudle._compilation import in_parts
-from skpudle.initialization._compiled import loops
-from skpudle.initialization._correlate_compiled import correlate
 from skpudle.operators import project_atoms
+from skpudle.search._compiled import loops
 
-__all__ = ["Codes", "Epoch", "Problem", "unit"]
+__all__ = ["Codes", "Epoch", "Problem"]
 
 # Sweeps over the atoms an epoch; they cost a tenth of the codes.
 _SWEEPS = 2
@@ -206,12 +205,6 @@ class Problem:
         return project_atoms(atoms, positive=self.positive_atoms)
 
 
-def unit(rows):  # (..., m) -> (..., m)
-    """Return rows of norm 1; zero stays zero, and what is small in any unit is no zero."""
-    norms = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-    return rows / torch.where(norms > 0, norms, 1.0)
-
-
 def _least(operations):
     """Return how many members of a range, with so many operations each, are worth a thread."""
     return max(1, int(_TASK / max(operations, 1)))
@@ -226,7 +219,7 @@ def _products(x, atoms):  # (n, m), (p, m) -> (n, p)
     result, transposed = np.empty((len(x), len(atoms))), np.ascontiguousarray(atoms.T)
 
     def part(first, last):
-        correlate(first * _ROWS, min(last * _ROWS, len(x)), x, transposed, result)
+        loops().correlate(first * _ROWS, min(last * _ROWS, len(x)), x, transposed, result)
 
     in_parts(part, -(-len(x) // _ROWS), _least(_ROWS * atoms.size))
     return result
@@ -269,7 +262,7 @@ class Epoch:
             for block in range(first, last):
                 part = slice(block * _ROWS, min((block + 1) * _ROWS, len(x)))
                 n = part.stop - part.start
-                correlate(0, n, x[part], transposed, correlation)
+                loops().correlate(0, n, x[part], transposed, correlation)
                 function(*self._dictionary, self._mask[part], correlation[:n], *options, *effort,
                          *(array[part] for array in arrays))  # fmt: skip
 
@@ -340,7 +333,7 @@ class Epoch:
         generator = torch.Generator().manual_seed(seed)
         image = torch.randn(p, m, generator=generator, dtype=torch.float64)
         for _ in range(_POWER_ITERATIONS):
-            direction = unit(image)
+            direction = project_atoms(image)
             image = torch.zeros_like(image)
             arrays = (*self._entries[:2], np.asarray(residual), np.asarray(direction),
                       np.asarray(image))  # fmt: skip
@@ -348,7 +341,7 @@ class Epoch:
             in_parts(lambda first, last: loops().add_second_moments(first, last, *arrays), p, least)  # noqa: B023
             (image,) = self.problem.total(image)
             image -= (image * self.atoms).sum(1, keepdim=True) * self.atoms
-        return (image * direction).sum(1), unit(image)
+        return (image * direction).sum(1), project_atoms(image)
 
     def costs(self):  # -> (p,), (p, p)
         """Return what the objective loses without each atom, and which other codes then grow."""

@@ -34,8 +34,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from skpudle.initialization._epoch import Codes, Problem
-from skpudle.initialization._moves import remaining, split
+from skpudle.search._epoch import Codes, Problem
 
 __all__ = [
     "Problem",
@@ -46,8 +45,15 @@ __all__ = [
     "begin",
     "debias",
     "is_done",
+    "remaining",
     "search",
+    "split",
 ]
+
+# The halves of an atom are d + h v and d - h v, with v of norm 1.
+_HALF = 0.5
+# Atoms that take over most from a removed one stay.
+_HEIRS = 3
 
 # The penalty in units of the root mean square norm of a sample (benchmarks/choose_search.py): from
 # 0.05 to 0.07 all atoms of six synthetic problems are found and at most 0.15 of the codes' entries
@@ -102,6 +108,37 @@ _GOING_ON = 0.4
 _ROUNDING = 1e-6  # of the norm of an atom
 
 _CODES = "codes", "best_codes"
+
+
+def split(epoch, n_splits, seed):  # -> (p + n, *shape)
+    """Return the atoms with two halves for each that is worth splitting, or None."""
+    energy, direction = epoch.common_directions(seed)
+    energy, chosen = energy.sort(descending=True, stable=True)
+    cost, _ = epoch.costs()
+    n_worth = int((cost.sort().values < energy).cumprod(0).sum())
+    n_splits = min(n_splits, max(epoch.n_always_split, n_worth))
+    if n_splits == 0:
+        return None
+    chosen = chosen[:n_splits]
+    half, atoms = _HALF * direction[chosen], epoch.atoms.clone()
+    atoms[chosen] += half
+    return epoch.problem.project(torch.cat([atoms, epoch.atoms[chosen] - half]))
+
+
+def remaining(epoch, n_removed):  # -> (p,) bool, False for those to remove
+    """Choose the atoms without which the objective rises least."""
+    cost, taken_over = epoch.costs()
+    heirs = taken_over.topk(min(_HEIRS, len(cost))).indices.tolist()
+    kept, removed = set(), set()
+    for j in cost.argsort(stable=True).tolist():
+        if j not in kept and removed.isdisjoint(heirs[j]):
+            removed.add(j)
+            kept.update(heirs[j])
+        if len(removed) == n_removed:
+            break
+    remaining = torch.ones(len(cost), dtype=torch.bool)
+    remaining[list(removed)] = False
+    return remaining
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from skpudle.encoding import default_step, encode
-from skpudle.initialization import ConvProblem, conv_codes, search
 from skpudle.operators import ConvDictionary, project_atoms
+from skpudle.search import ConvProblem, conv_codes, search
 
 SHAPES = [  # atoms (n, channels, *kernel), images (n, channels, *size), stride
     ((4, 1, 5, 4), (2, 1, 13, 16), (1, 1)),

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from skpudle._compilation import in_parts
-from skpudle.initialization._conv_compiled import loops
-from skpudle.initialization._epoch import Codes, unit
 from skpudle.operators import project_atoms
+from skpudle.search._conv_compiled import loops
+from skpudle.search._epoch import Codes
 
 __all__ = ["ConvProblem", "conv_codes", "conv_path"]
 
@@ -66,7 +66,7 @@ class ConvProblem:
     mask : Tensor of the shape of ``x``, default=None
         1 for known pixels, 0 for missing ones.
     unit : float, default=1.0
-        As of `skpudle.initialization.Problem`.
+        As of `skpudle.search.Problem`.
     """
 
     x: Tensor
@@ -253,7 +253,7 @@ class ConvEpoch:
         atoms = self.atoms.flatten(1)
         start, where, place, _ = self._entries
         for _ in range(_POWER_ITERATIONS):
-            direction = unit(image.flatten(1))
+            direction = project_atoms(image.flatten(1))
             image = torch.zeros_like(image)
             shaped = np.asarray(direction.view_as(image))
             loops().add_second_moments(
@@ -263,7 +263,7 @@ class ConvEpoch:
             image -= (image * atoms).sum(1, keepdim=True) * atoms
             image = image.view_as(self.atoms)
         image = image.flatten(1)
-        return (image * direction).sum(1), unit(image).view_as(self.atoms)
+        return (image * direction).sum(1), project_atoms(image).view_as(self.atoms)
 
     def _rivals(self):  # -> (p, n, 3) atom, row and column of what is most like each atom
         p, _, height, width = self.atoms.shape
