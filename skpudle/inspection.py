@@ -24,7 +24,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import check_rows, host_array, to_numpy
 from skpudle._data.sources import part_of, parts_of
-from skpudle._drawing.learners import signed_codes
+from skpudle._fitted.learners import signed_codes
 from skpudle._learners.coder import codes_with_gradient
 
 __all__ = [

@@ -6,7 +6,7 @@ there is nothing to say. What a threshold is, and why, stands beside it.
 
 import numpy as np
 
-from skpudle.reporting._look import look_at
+from skpudle._fitted.learners import look_at
 
 __all__ = ["ENDINGS", "findings", "sentences"]
 

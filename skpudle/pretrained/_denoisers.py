@@ -1,4 +1,4 @@
-"""Dictionaries that come with the package, ready to denoise."""
+"""Read and write denoisers, without pickling."""
 
 import io
 import os
@@ -189,7 +189,7 @@ def load_denoiser(file="gaussian", *, shift_average=True, device="auto"):
     (64, 80)
     """
     if isinstance(file, str) and file in _PACKAGED:
-        with (resources.files("skpudle._data") / _PACKAGED[file]).open("rb") as packaged:
+        with (resources.files("skpudle.pretrained") / _PACKAGED[file]).open("rb") as packaged:
             return load_denoiser(packaged, shift_average=shift_average, device=device)
     values = _read(file)
     atoms, noise_std = values["components_"], values["noise_std"].tolist()

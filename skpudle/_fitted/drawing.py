@@ -1,4 +1,4 @@
-"""Atoms as images or as lines, and grids of them.
+"""Figures, and grids of atoms as images or lines. Matplotlib is imported when one is asked for.
 
 Atoms are defined up to scale: each is drawn scaled to its own largest modulus. The cell in row i
 and column j of a grid covers [j, j + 1] and, downwards, [i, i + 1], whatever is drawn in it.
@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-__all__ = ["as_pictures", "draw_grid", "size_of_grid"]
+__all__ = ["as_pictures", "axes_to_draw_on", "draw_grid", "new_figure", "size_of_grid"]
 
 KINDS = ("auto", "images", "lines")
 
@@ -19,6 +19,30 @@ _FLATNESS, _FILLED = 0.5, 0.9
 
 # Of matplotlib's cycle, after which colours come again.
 _N_COLOURS = 10
+
+
+def _matplotlib():
+    try:
+        import matplotlib.figure
+        import matplotlib.pyplot
+    except ImportError as error:
+        raise ImportError(
+            "Drawing needs matplotlib, which is not installed. Install it with "
+            "`pip install skpudle[plot]`."
+        ) from error
+    return matplotlib
+
+
+def new_figure(**kwargs):
+    """Return a figure that no window manager and no `show` knows."""
+    return _matplotlib().figure.Figure(layout="constrained", **kwargs)
+
+
+def axes_to_draw_on(ax, **kwargs):
+    """Return the axes and their figure, new ones by `kwargs` if there are none."""
+    if ax is None:
+        ax = _matplotlib().pyplot.subplots(layout="constrained", **kwargs)[1]
+    return ax, ax.figure
 
 
 def _as_images(atoms, image_shape):  # -> (n, height, width) or (n, height, width, 3)

@@ -1,4 +1,4 @@
-"""The learner in what users pass: pipelines and searches have one."""
+"""Find the fitted learner in a pipeline or search, and look at its codes of samples."""
 
 from typing import NamedTuple
 
@@ -7,10 +7,11 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from skpudle._data.arrays import to_numpy, to_tensor
-from skpudle._drawing.atoms import as_pictures
+from skpudle._data.arrays import check_rows, to_numpy, to_tensor
+from skpudle._data.images import read_images
+from skpudle._fitted.drawing import as_pictures
 
-__all__ = ["Found", "find_learner", "signed_codes"]
+__all__ = ["Found", "Look", "as_arrays", "find_learner", "look_at", "signed_codes"]
 
 
 class Found(NamedTuple):
@@ -130,3 +131,51 @@ def signed_codes(estimator, codes):  # -> (n_codes, n_components)
     if getattr(estimator, "split_sign", False):
         return codes[:, :n_components] - codes[:, n_components:]
     return codes.reshape(-1, n_components)
+
+
+class Look(NamedTuple):
+    """A learner, samples, and their codes."""
+
+    found: Found
+    """The learner in what was passed, and the steps before it."""
+    X: object
+    """Samples as the learner gets them."""
+    samples: list
+    """The same one by one."""
+    raw: object
+    """What `transform` made of them."""
+    codes: np.ndarray
+    """(n_codes, n_components) The same with signs, a row per sample or per position of atoms."""
+
+    @property
+    def learner(self):
+        """The learner."""
+        return self.found.learner
+
+    @property
+    def is_convolutional(self):
+        """Whether the learner's atoms have positions."""
+        return hasattr(self.learner, "atom_shape")
+
+
+def as_arrays(samples):
+    """Return samples as a list of arrays, whatever they came in."""
+    if isinstance(samples, list):
+        return [to_numpy(to_tensor(sample)) for sample in samples]
+    return list(to_numpy(to_tensor(samples)))
+
+
+def _read(learner, X):
+    """Return what the learner takes X for, as a list of arrays."""
+    if not hasattr(learner, "atom_shape"):
+        return as_arrays(check_rows(X, allow_nan=True))
+    images = read_images(X, np.size(learner.atom_shape), image_shape=learner.image_shape)
+    return as_arrays(images.hand_back(images.tensors))
+
+
+def look_at(estimator, X):  # -> Look
+    """Look at an estimator, by samples as its `transform` takes them."""
+    found = find_learner(estimator)
+    X = found.prepare(X)
+    raw = found.learner.transform(X)
+    return Look(found, X, _read(found.learner, X), raw, signed_codes(found.learner, raw))
