@@ -1,4 +1,4 @@
-r"""What an atom, a reconstruction or a code is made of.
+r"""Attribute an atom, a reconstruction or a code to samples, atoms and features.
 
 A dictionary that minimises :math:`\frac12 |X - D Z|^2 + \frac\omega2 |D|^2` in ``D`` is a
 combination of the training samples (the columns of ``X``, with codes ``Z``):

@@ -1,4 +1,4 @@
-"""What every learner that is trained by gradients shares: `fit`, `partial_fit`, what they leave.
+"""Learners that are trained by gradients: `fit`, `partial_fit`, and the attributes they leave.
 
 A learner reads its data, and *has* a model (see `skpudle._training.loop`), which it makes of its
 parameters and of the data, or of its fitted attributes. The rest is here.
@@ -17,8 +17,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
 from skpudle._data.batches import count_batches
+from skpudle._learners.coding import choose_coding
+from skpudle._learners.counts import objectives
 from skpudle._learners.models import Decay
-from skpudle._learners.working import objectives
 from skpudle._precision import training_mode
 from skpudle._training.checkpoint import Recorder
 from skpudle._training.fit import FitRun
@@ -151,9 +152,13 @@ class GradientLearner(CallbackSupportMixin):
         """Return the model and the rows that the fitted attributes hold."""
         raise NotImplementedError
 
-    def _choose_codes(self, model, rows, data, run):  # -> model
-        """Return the model with the codes that `transform` is to return of the data."""
-        return model
+    def _codes_follow_data(self, model):
+        """Return whether the penalty of codes is chosen, not only the search's: of the lasso's."""
+        return False
+
+    def _coding_problem(self, model, rows, data, run):
+        """Return the problem whose codes are chosen, and its atoms; see `choose_coding`."""
+        raise NotImplementedError
 
     def _some_samples(self, data):  # -> Batch
         """Return samples that tell whether training has done any good."""
@@ -177,6 +182,10 @@ class GradientLearner(CallbackSupportMixin):
             yield _OF_TRAINING, self._asks_for_training
         elif self.tol is None:
             yield ("n_iter_no_change",), "a number for tol"
+
+    @property
+    def _given_debias(self):  # -> float, or None for one that follows the data
+        return None if self.debias == "auto" else float(self.debias)
 
     # ------------------------------------------------------------------ fitting
 
@@ -239,9 +248,10 @@ class GradientLearner(CallbackSupportMixin):
 
         ended_by = run.train(trainer, source, stopping, fitted)
         found = trainer.optimizer.atoms.detach()
-        coded = self._choose_codes(trainer.model, found, data, run)
-        if coded is not trainer.model:
-            trainer.model = coded
+        if self._codes_follow_data(trainer.model) and trainer.model.coding is None:
+            problem, atoms = self._coding_problem(trainer.model, found, data, run)
+            path = choose_coding(problem, atoms, debias=self._given_debias)
+            trainer.model = replace(trainer.model, coding=path.summary(problem.unit))
             run.take(trainer, fitted, ended_by)
         model.warn_of_step(rows, found)
         if trainer.n_steps and data.task is None:  # a task has an objective of its own

@@ -1,4 +1,4 @@
-"""Learners of rows: what they read, and the model that they make of it."""
+"""Learners of rows: they read data, and build a model of them and their parameters."""
 
 from dataclasses import replace
 from functools import partial
@@ -24,9 +24,9 @@ from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.sources import check_exposure, open_source
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
-from skpudle._learners.coding import adapt_atoms, choose_coding
+from skpudle._learners.coding import adapt_atoms
+from skpudle._learners.counts import settle, working_data
 from skpudle._learners.models import Decay, DenseModel, directions
-from skpudle._learners.working import settle, working_data
 from skpudle._training.loop import Diverged, Trainer
 from skpudle._training.messages import (
     nothing_known,
@@ -377,17 +377,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             model = replace(model, coding=path.summary(problem.unit))
         return model, inside(found)
 
-    @property
-    def _given_debias(self):  # -> float, or None for one that follows the data
-        return None if self.debias == "auto" else float(self.debias)
-
-    def _codes_follow_data(self, model):
-        """Return whether the penalty of codes is chosen, not only the search's: of the lasso's."""
-        return False
-
-    def _choose_codes(self, model, rows, data, run):  # -> model
-        if model.coding is not None or not self._codes_follow_data(model):
-            return model
+    def _coding_problem(self, model, rows, data, run):  # -> Problem, atoms
         unit = unit_of(model.data_scale)
         problem = Problem(
             data.sample if unit == 1 else data.sample.double() / unit,
@@ -397,8 +387,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             team=run.team,
             unit=unit,
         )
-        path = choose_coding(problem, rows, debias=self._given_debias)
-        return replace(model, coding=path.summary(problem.unit))
+        return problem, rows
 
     def _known_model(self, data, generator):  # -> model, atoms
         state = self._training_state

@@ -1,4 +1,4 @@
-"""What is trained by learners of rows: a dense dictionary and its encoder.
+"""The model of learners of rows: a dense dictionary and its encoder.
 
 `Encoder` and `Decay`, what parameters say apart from what data and training decide, are those of
 convolutional learners too.

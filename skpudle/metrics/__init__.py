@@ -1,4 +1,4 @@
-"""How well a dictionary and its codes are recovered, and scorers made of that.
+"""Metrics of dictionaries and their codes, and scorers.
 
 A dictionary is known up to the order and the signs of its atoms: permuting or flipping atoms
 permutes or flips the codes and leaves the data as they are. So it is matched with the reference

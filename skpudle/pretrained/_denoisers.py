@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from skpudle._data.arrays import resolve_device
 from skpudle._data.files import named_errors, replace_file
 from skpudle._data.images import check_sizes, sizes
-from skpudle._learners.convolutional import ConvPUDLEDictionaryLearning
+from skpudle._learners.convolutional.pudle import ConvPUDLEDictionaryLearning
 from skpudle._training.archive import read_arrays
 from skpudle.shrinkage import SHRINKAGES
 

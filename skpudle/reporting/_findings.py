@@ -1,4 +1,4 @@
-"""What is wrong with a fitted learner, in words, each with what helps most.
+"""Find what is wrong with a fitted learner, and say what helps most.
 
 A finding is a function that looks at a learner and its codes and returns a sentence, or None where
 there is nothing to say. What a threshold is, and why, stands beside it.

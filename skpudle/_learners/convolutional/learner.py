@@ -1,4 +1,4 @@
-"""What a convolutional learner makes of its parameters and images: data, and a model."""
+"""The convolutional learner: it reads images, and builds a model of them and its parameters."""
 
 from dataclasses import replace
 from functools import partial
@@ -24,20 +24,22 @@ from skpudle._data.noise import Noise
 from skpudle._data.training_images import Geometry, TrainingImages
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
-from skpudle._learners.coding import adapt_atoms, choose_coding
-from skpudle._learners.conv_model import ConvModel, ConvNetwork, RowLayout
-from skpudle._learners.conv_parameters import (
+from skpudle._learners.coding import adapt_atoms
+from skpudle._learners.convolutional.model import ConvModel, ConvNetwork, RowLayout
+from skpudle._learners.convolutional.parameters import (
     CONSTRAINTS,
     check_conv_parameters,
     depth_of,
     gradient_of,
+    images_of,
     searches,
     start_of,
+    targets_of,
     trains,
     without_effect,
 )
-from skpudle._learners.conv_search import as_pictures, pieces_of, search_problem
-from skpudle._learners.conv_values import (
+from skpudle._learners.convolutional.search import as_pictures, pieces_of, search_problem
+from skpudle._learners.convolutional.values import (
     auto_penalty,
     baseline,
     initial_atoms,
@@ -46,9 +48,8 @@ from skpudle._learners.conv_values import (
     noise_of,
     responses,
 )
-from skpudle._learners.given_images import images_of, targets_of
+from skpudle._learners.counts import settled_baseline
 from skpudle._learners.models import Decay, Encoder
-from skpudle._learners.working import settled_baseline
 from skpudle._training.messages import nothing_known
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
@@ -260,7 +261,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         if given[1] is not None:
             pieces = self._pieces(images)
             return built(inside(state), settled_baseline(model.network(rows, 0)[0], *pieces))
-        if is_done(state) and self._codes_follow_data() and not run.max_iter:
+        if is_done(state) and self._codes_follow_data(model) and not run.max_iter:
             found, path = adapt_atoms(
                 problem,
                 state,
@@ -289,21 +290,12 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             unit=unit_of(float(seen.double().square().mean()) * prod(self._kernel)),
         )
 
-    @property
-    def _given_debias(self):  # -> float, or None for one that follows the data
-        return None if self.debias == "auto" else float(self.debias)
-
-    def _codes_follow_data(self):
-        """Return whether the penalty of codes is chosen, not only the search's: of the lasso's."""
+    def _codes_follow_data(self, model):
         return self.alpha == "auto" and depth_of(self) is None
 
-    def _choose_codes(self, model, rows, data, run):  # -> model
-        if model.coding is not None or not self._codes_follow_data():
-            return model
+    def _coding_problem(self, model, rows, data, run):  # -> ConvProblem, atoms
         problem = self._problem(data.sample, float(model.alpha))
-        atoms = as_pictures(model.layout.unpack(rows).atoms)
-        path = choose_coding(problem, atoms, debias=self._given_debias)
-        return replace(model, coding=path.summary(problem.unit))
+        return problem, as_pictures(model.layout.unpack(rows).atoms)
 
     def _known_model(self, data, generator):  # -> ConvModel, rows
         images, state = data.sample, self._training_state

@@ -1,4 +1,4 @@
-"""What a convolutional network may learn: where it begins, and how users see it."""
+"""Values that a convolutional network may learn: how they begin, and the attributes they become."""
 
 from typing import NamedTuple
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.training_images import initial_kernels
-from skpudle._learners.conv_search import patches_by_energy
-from skpudle._learners.working import least_penalty
+from skpudle._learners.convolutional.search import patches_by_energy
+from skpudle._learners.counts import least_penalty
 from skpudle.encoding import default_step
 from skpudle.losses import Gaussian
 from skpudle.operators import ConvDictionary

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 from skpudle._learners.models import DenseModel
-from skpudle._learners.tasks import Head
+from skpudle._learners.supervised.tasks import Head
 from skpudle._precision import in_own_precision
 from skpudle.gradients import Evaluation
 from skpudle.operators import DenseDictionary

@@ -1,4 +1,4 @@
-"""How well hidden features are predicted from the others: what `score` adds up.
+"""Score by predicting held-out features from the rest.
 
 All is a sum over samples, so that parts of data meet in the end.
 """

@@ -8,8 +8,8 @@ from sklearn.utils._param_validation import StrOptions
 
 from skpudle._data.arrays import handed_over, host_array, to_numpy, to_tensor
 from skpudle._learners.base import update
-from skpudle._learners.task_learner import TaskLearner
-from skpudle._learners.tasks import Classification, class_decisions
+from skpudle._learners.supervised.learner import TaskLearner
+from skpudle._learners.supervised.tasks import Classification, class_decisions
 from skpudle._precision import training_mode
 
 __all__ = ["PUDLEClassifier"]

@@ -1,24 +1,29 @@
 """Parameters of convolutional learners: what they may be, and what they mean together."""
 
+from math import inf
 from numbers import Integral, Real
 
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skpudle._data.images import check_sizes, sizes
+from skpudle._data.images import check_axes, check_sizes, read_images, read_targets, sizes
 from skpudle._data.noise import Noise
 from skpudle._learners.base import GradientLearner
-from skpudle._learners.conv_model import all_shifts
+from skpudle._learners.convolutional.model import all_shifts
 from skpudle._learners.models import Decay
-from skpudle.losses import LOSSES
+from skpudle.losses import LOSSES, loss_named
 from skpudle.shrinkage import SHRINKAGES
 
 __all__ = [
     "CONSTRAINTS",
+    "as_images",
     "check_conv_parameters",
     "depth_of",
     "gradient_of",
+    "images_of",
+    "largest_of",
     "searches",
     "start_of",
+    "targets_of",
     "trains",
     "without_effect",
 ]
@@ -199,3 +204,35 @@ def _check_converged(learner):
             f"gradient={learner.gradient!r}. Pass gradient='dec' or 'auto', or a number of "
             "unfoldings."
         )
+
+
+def largest_of(learner):  # -> float or None
+    """Return the largest value of images that are counts, None where they may be any numbers."""
+    if Noise.of(learner.noise_std).of_photons:
+        return inf
+    return loss_named(learner.loss, learner.n_trials).largest
+
+
+def _reading(learner):
+    options = dict(image_shape=learner.image_shape, largest=largest_of(learner))
+    return options | {"estimator": learner}
+
+
+def images_of(learner, X, device, **options):  # -> Images
+    """Read images as the network of a learner sees them; options are those of `read_images`."""
+    known = _reading(learner) | dict(device=device) | options
+    images = read_images(X, len(sizes(learner.atom_shape, 1)), **known)
+    check_axes(images)
+    return images.map(Noise.of(learner.noise_std).enter)
+
+
+def targets_of(learner, y, images):  # -> list of (n_channels, *size), or None
+    """Read what images are to become, as its network sees it."""
+    targets = read_targets(y, images, **_reading(learner))
+    return None if targets is None else list(map(Noise.of(learner.noise_std).enter, targets))
+
+
+def as_images(learner, x):  # (..., *size) -> the same
+    """Return what its network makes, or sees, as images: what is expected."""
+    x = loss_named(learner.loss, learner.n_trials).mean(x)
+    return Noise.of(learner.noise_std).leave(x)

@@ -7,11 +7,10 @@ import torch
 
 from skpudle._data.images import covering_positions, read_images, split_gaps
 from skpudle._data.noise import Noise, with_noise
-from skpudle._learners.conv_learner import ConvLearner
-from skpudle._learners.conv_parameters import trains
-from skpudle._learners.denoising import denoise_images
-from skpudle._learners.given_images import as_images, largest_of, targets_of
-from skpudle._learners.hidden import deviance_of_means, deviance_of_pixels, sums_of
+from skpudle._learners.convolutional.denoising import denoise_images
+from skpudle._learners.convolutional.learner import ConvLearner
+from skpudle._learners.convolutional.parameters import as_images, largest_of, targets_of, trains
+from skpudle._learners.score import deviance_of_means, deviance_of_pixels, sums_of
 from skpudle.losses import Gaussian
 
 __all__ = ["ConvPUDLEDictionaryLearning"]

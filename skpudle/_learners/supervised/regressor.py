@@ -6,8 +6,8 @@ from sklearn.metrics import r2_score
 
 from skpudle._data.arrays import handed_over, host_array
 from skpudle._learners.base import update
-from skpudle._learners.task_learner import TaskLearner
-from skpudle._learners.tasks import Regression
+from skpudle._learners.supervised.learner import TaskLearner
+from skpudle._learners.supervised.tasks import Regression
 from skpudle._precision import training_mode
 
 __all__ = ["PUDLERegressor"]

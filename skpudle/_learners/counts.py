@@ -1,4 +1,4 @@
-"""What data of a loss are to least squares: where search, initial atoms and alpha come from.
+"""Variance-stabilised counts, for the search, initial atoms and the automatic alpha.
 
 A response of variance about 1, minus that of the baseline, is what a search works on, whose lasso
 is close to the penalised likelihood where counts are not too small.

@@ -6,7 +6,7 @@ import torch
 
 from skpudle._data.images import cut_tiles, extend
 from skpudle._data.noise import extent_of
-from skpudle._learners.conv_model import all_shifts
+from skpudle._learners.convolutional.model import all_shifts
 
 __all__ = ["denoise_images"]
 

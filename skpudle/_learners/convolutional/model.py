@@ -20,7 +20,7 @@ from torch import Tensor
 
 from skpudle._data.noise import Noise, estimate_noise
 from skpudle._data.training_images import Geometry, TrainingImages
-from skpudle._learners.conv_values import ConvParameters, fitted_values, responses
+from skpudle._learners.convolutional.values import ConvParameters, fitted_values, responses
 from skpudle._learners.models import Encoder
 from skpudle._precision import as_scalars, in_own_precision
 from skpudle._training.messages import warn_of_step

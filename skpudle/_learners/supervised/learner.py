@@ -1,4 +1,4 @@
-"""Learners of a dictionary for a task: what they read, and the model that they make of it."""
+"""Learners of a dictionary for a task: they read data and targets, and build a joint model."""
 
 from dataclasses import fields
 from math import sqrt
@@ -21,9 +21,8 @@ from skpudle._data.sources import is_stream
 from skpudle._learners.base import train
 from skpudle._learners.models import DenseModel
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle._learners.targets import distinct, hold_out
-from skpudle._learners.task_model import TaskLayout, TaskModel, joint
-from skpudle._learners.tasks import Head, check_weights
+from skpudle._learners.supervised.model import TaskLayout, TaskModel, joint
+from skpudle._learners.supervised.tasks import Head, check_weights, distinct, hold_out
 from skpudle._precision import own_precision, training_mode
 from skpudle._training.team import current_team
 
