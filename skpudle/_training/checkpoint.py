@@ -104,9 +104,9 @@ class FileLock:
         if self._descriptor is not None:
             with suppress(OSError):  # Windows removes no open file
                 self._path.unlink()
-            self._let_go()
+            self.let_go()
 
-    def _let_go(self):
+    def let_go(self):
         os.close(self._descriptor)
         self._descriptor = None
         _HELD.discard(self)
@@ -115,7 +115,7 @@ class FileLock:
 def _in_a_child():
     # A fork has copies of all descriptors, which would keep the lock of a parent that died.
     for lock in list(_HELD):
-        lock._let_go()
+        lock.let_go()
 
 
 if hasattr(os, "register_at_fork"):
