@@ -14,7 +14,7 @@ from torch import Tensor
 
 from skpudle.losses import Gaussian
 
-__all__ = ["Working", "least_penalty", "objectives", "settle", "settled_baseline", "working_data"]
+__all__ = ["Stabilised", "least_penalty", "objectives", "settle", "settled_baseline", "stabilised"]
 
 # The noise of a correlation with a unit atom has variance 1, and a penalty of less than twice its
 # deviation leaves codes of noise: of 50 atoms of counts of mean 3.3 a search found 0.54 with 0.7,
@@ -51,7 +51,7 @@ def least_penalty(noise, n_entries):
     return max(least, _ONE_EVENT) if alone > _TAIL else least
 
 
-class Working(NamedTuple):
+class Stabilised(NamedTuple):
     """Data for least squares.
 
     Attributes
@@ -76,8 +76,8 @@ class Working(NamedTuple):
     curvature: float
 
 
-def working_data(loss, x, mask=None, offset=None):
-    """Return data as least squares see them.
+def stabilised(loss, x, mask=None, offset=None):
+    """Stabilise the variance of counts, so that least squares fit them; others stay as they are.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def working_data(loss, x, mask=None, offset=None):
         The logarithms of exposures.
     """
     if isinstance(loss, Gaussian):
-        return Working(x, None, 1.0, 0.0, loss.curvature)
+        return Stabilised(x, None, 1.0, 0.0, loss.curvature)
     known = torch.ones_like(x) if mask is None else mask
     size = known if offset is None else known * offset.exp()
     # half an event more, so that the parameter of none is finite
@@ -109,7 +109,7 @@ def working_data(loss, x, mask=None, offset=None):
         variance = known * loss.variance(x)
         curvature = float((variance.square().sum() / variance.sum()).nan_to_num(1.0))
     least = least_penalty(noise, float(n_known) / max(len(x), 1))
-    return Working(response, intercept, noise, least, curvature)
+    return Stabilised(response, intercept, noise, least, curvature)
 
 
 def _step_of_baseline(loss, counted, expected, n_known):

@@ -25,7 +25,7 @@ from skpudle._data.sources import check_exposure, open_source
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.coding import adapt_atoms
-from skpudle._learners.counts import settle, working_data
+from skpudle._learners.counts import settle, stabilised
 from skpudle._learners.models import Decay, DenseModel, directions
 from skpudle._training.loop import Diverged, Trainer
 from skpudle._training.messages import (
@@ -61,7 +61,7 @@ DICT_INIT = [
 
 
 def refining_updates(n_batches):
-    """Return how many updates adapt what was found in working data to the likelihood."""
+    """Return how many updates adapt what was found in stabilised data to the likelihood."""
     return max(_REFINING_UPDATES, _REFINING_EPOCHS * n_batches)
 
 
@@ -265,8 +265,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         mask = data.mask if team is None else None
         if mask is not None and not mask.any():
             raise nothing_known(self)
-        # the gradient of the loss is that of the working data, times the noise
-        x, intercept, noise, least, curvature = working_data(self._loss(), x, mask, offset)
+        # the gradient of the loss is that of the stabilised data, times the noise
+        x, intercept, noise, least, curvature = stabilised(self._loss(), x, mask, offset)
         square = mean_square(x)
         model = self._model(data_scale=noise**2 * square, curvature=curvature)
         penalty = max(auto_alpha(x, mask=mask), least / noise)
@@ -291,7 +291,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         model = replace(model, search_alpha=penalty)
         if run.recorder.in_training():
             return model, rows(atoms)
-        x = x if team is None else working_data(self._loss(), data.sample, None, data.offset).x
+        x = x if team is None else stabilised(self._loss(), data.sample, None, data.offset).x
         unit = unit_of(square)
         model, found = self._search(x, data, model, atoms, float(penalty), unit, run, rows)
         if intercept is None:
@@ -331,7 +331,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             warn_of_few_samples(int(known.any(1).sum()), n_atoms)
 
     def _chosen_alpha(self, model, atoms, penalty, noise=1.0):  # -> float
-        """Return the parameter, or for "auto" that of a penalty of working data and their noise."""
+        """Return the parameter; for "auto" that of a penalty of stabilised data and their noise."""
         alpha = self._penalty_or_threshold
         if alpha != "auto":
             return float(alpha)
@@ -347,7 +347,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return isinstance(self.dict_init, str) and self.dict_init == "search"
 
     def _search(self, x, data, model, atoms, penalty, unit, run, rows):
-        """Return the model, and the rows that a search in the working data ``x`` finds."""
+        """Return the model, and the rows that a search in the stabilised data ``x`` finds."""
         self._make_optimizer(model, atoms)  # refuses wrong parameters now, and not after it
         problem = Problem(
             x if unit == 1 else x.double() / unit,

@@ -1,4 +1,4 @@
-"""Parameters of convolutional learners: what they may be, and what they mean together."""
+"""Parameters of convolutional learners, and images as their networks see them."""
 
 from math import inf
 from numbers import Integral, Real

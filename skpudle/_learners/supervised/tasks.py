@@ -14,6 +14,8 @@ in the last column, the sample's weight. All that a learner asks of a task is
 
 The loss is the one that has the prediction as its minimum and needs no parameter: cross-entropy
 for probabilities, least squares for expectations.
+
+Samples that are equal count as one (`distinct`), and `hold_out` keeps some for early stopping.
 """
 
 from dataclasses import dataclass
