@@ -38,7 +38,7 @@ RATCHETS = {
     "functions of more than 8 parameters": (14, 0),
     "underscored attributes of others": (27, 0),
     "headings that begin with What or How": (0, 0),
-    "what, in 1000 words": (9.18, 0.7),
+    "what, in 1000 words": (9.14, 0.7),
     "that of and those of, in 1000 words": (2.97, 0.5),
     "lines of code": (13452, None),  # no goal of its own: fewer
 }
