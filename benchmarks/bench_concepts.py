@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from common import RESULTS
 
-from skpudle.initialization import Problem, debias, initial_atoms, search
+from skpudle.initialization import initial_atoms
 from skpudle.lasso import solve_lasso
 from skpudle.metrics import mean_correlation
+from skpudle.search import Problem, debias, search
 
 ACTIVE = 10
 ALPHA = 0.1

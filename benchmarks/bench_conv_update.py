@@ -21,7 +21,7 @@ from common import circumstances, peak_megabytes, write_report
 from torch.nn.functional import conv2d, conv_transpose2d, softshrink
 
 from skpudle._data.batches import Batch
-from skpudle._learners.conv_learner import _PIXELS
+from skpudle._learners.convolutional.learner import _PIXELS
 from skpudle.encoding import encode
 from skpudle.gradients import ae_ls, differentiate
 from skpudle.operators import ConvDictionary

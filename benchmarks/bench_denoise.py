@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from common import circumstances, peak_megabytes, write_report
 
-from skpudle._learners.denoising import denoise_images
+from skpudle._learners.convolutional.denoising import denoise_images
 from skpudle.pretrained import load_denoiser
 
 

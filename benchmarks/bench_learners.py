@@ -35,9 +35,10 @@ from sklearn.preprocessing import StandardScaler
 
 from skpudle import PUDLEDictionaryLearning, SporcoDictionaryLearning
 from skpudle.datasets import extract_patches, make_dictionary_data
-from skpudle.initialization import Problem, initial_atoms, search
+from skpudle.initialization import initial_atoms
 from skpudle.lasso import solve_lasso
 from skpudle.metrics import dictionary_error, recovery_rate
+from skpudle.search import Problem, search
 
 N_PATCHES, N_HELD_OUT = 10_000, 2000
 # Rows on which it is counted which atoms the lasso never uses.

@@ -25,7 +25,8 @@ from sklearn.linear_model import orthogonal_mp_gram
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data
-from skpudle.initialization import Problem, auto_alpha, debias, initial_atoms, search
+from skpudle.initialization import initial_atoms
+from skpudle.search import Problem, auto_alpha, debias, search
 
 SYNTHETIC = {
     "64 x 100": dict(n_samples=5000, n_features=64, n_components=100, n_nonzero=5),

@@ -47,7 +47,7 @@ from skpudle import (
     PUDLEDictionaryLearning,
     PUDLERegressor,
 )
-from skpudle._learners import by_parts
+from skpudle._learners import coder
 from skpudle.checkpoint import read_checkpoint, write_checkpoint
 from skpudle.images import denoise_patches, inpaint
 from skpudle.interoperability import load_atoms, save_atoms
@@ -458,14 +458,14 @@ def company(rng):
             close(function(other)[rest], whole[rest], size, f"{name}, beside a gap")
     whole = learner.transform(X)
     size = max(float(np.abs(whole).max()), 1e-12)
-    before, by_parts.PART = by_parts.PART, int(rng.integers(1, n))
+    before, coder.PART = coder.PART, int(rng.integers(1, n))
     try:
         if sparse_too:
             close(learner.transform_sparse(X).toarray(), whole, size, "transform_sparse")
         out = np.empty(whole.shape)
         close(learner.transform_into(X, out), whole, size, "transform_into")
     finally:
-        by_parts.PART = before
+        coder.PART = before
 
 
 def datasets(rng):

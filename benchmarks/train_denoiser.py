@@ -6,9 +6,9 @@ writes ``benchmarks/results/denoisers/NAME.json`` as it goes, and keeps in
 ``benchmarks/output/denoise`` what it needs to go on after an interruption::
 
     python benchmarks/train_denoiser.py any-noise --data DIR --epochs 1100 \
-        --save skpudle/_data/denoiser_gray.npz
+        --save skpudle/pretrained/denoiser_gray.npz
     python benchmarks/train_denoiser.py any-noise-small --data DIR --epochs 600 \
-        --n-components 40 --n-unfoldings 6 --save skpudle/_data/denoiser_gray_small.npz
+        --n-components 40 --n-unfoldings 6 --save skpudle/pretrained/denoiser_gray_small.npz
 
 An epoch is one crop of every image. Noise is drawn anew for every crop, and so is its level. With
 ``--only 25`` the network is for one level, which tells what a model for each level would gain.

@@ -9,7 +9,7 @@ natural exponential-family distributions", ICML 2020: with 20,618 parameters, th
 had 21.37, 22.31 and 23.51 dB in one draw. A run goes on after an interruption::
 
     python benchmarks/train_low_light.py low-light --data DIR --bm3d 12 \
-        --save skpudle/_data/denoiser_photons.npz
+        --save skpudle/pretrained/denoiser_photons.npz
 
 An epoch is one crop of every image, of photons that are drawn anew. The learning rate falls in the
 second half of training, so that a run may be made longer before that.

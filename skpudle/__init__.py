@@ -7,13 +7,13 @@ used.
 from importlib import import_module as _import_module
 from pkgutil import iter_modules as _iter_modules
 
-from skpudle._learners.classifier import PUDLEClassifier
-from skpudle._learners.convolutional import ConvPUDLEDictionaryLearning
+from skpudle._learners.convolutional.pudle import ConvPUDLEDictionaryLearning
 from skpudle._learners.noodl import NOODLDictionaryLearning
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle._learners.regressor import PUDLERegressor
 from skpudle._learners.sporco import SporcoDictionaryLearning
-from skpudle._training.held_file import Checkpoint
+from skpudle._learners.supervised.classifier import PUDLEClassifier
+from skpudle._learners.supervised.regressor import PUDLERegressor
+from skpudle._training.checkpoint import Checkpoint
 from skpudle._training.team import data_parallel
 from skpudle.reporting import report
 

@@ -1,6 +1,6 @@
 """Checkpoints: the state of training on disk, so that a killed fit goes on where it was."""
 
 from skpudle._training.archive import read_checkpoint, write_checkpoint
-from skpudle._training.held_file import Checkpoint
+from skpudle._training.checkpoint import Checkpoint
 
 __all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]

@@ -1,4 +1,4 @@
-r"""What an atom, a reconstruction or a code is made of.
+r"""Attribute an atom, a reconstruction or a code to samples, atoms and features.
 
 A dictionary that minimises :math:`\frac12 |X - D Z|^2 + \frac\omega2 |D|^2` in ``D`` is a
 combination of the training samples (the columns of ``X``, with codes ``Z``):
@@ -24,7 +24,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import check_rows, host_array, to_numpy
 from skpudle._data.sources import part_of, parts_of
-from skpudle._drawing.learners import signed_codes
+from skpudle._fitted.learners import signed_codes
 from skpudle._learners.coder import codes_with_gradient
 
 __all__ = [

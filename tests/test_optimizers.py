@@ -5,9 +5,8 @@ from functools import partial
 import pytest
 import torch
 
-from skpudle._training.choose_optimizer import make_optimizer
 from skpudle.operators import atom_norms, project_atoms
-from skpudle.optimizers import GradientOptimizer, SurrogateOptimizer
+from skpudle.optimizers import GradientOptimizer, SurrogateOptimizer, make_optimizer
 
 OPTIMIZERS = {
     "adam": ("adam", {}),

@@ -28,7 +28,7 @@ from skpudle import (
     PUDLEClassifier,
     PUDLEDictionaryLearning,
 )
-from skpudle._drawing.learners import find_learner
+from skpudle._fitted.learners import find_learner
 from skpudle.datasets import make_dictionary_data
 from skpudle.diagnostics import code_convergence, gradient_convergence
 from skpudle.inspection import atom_contributions, reconstruction_contributions

@@ -20,11 +20,11 @@ GROUPS = {
     # torch and not scikit-learn: tensors in, tensors out
     "mathematics": ["_precision", "_compilation", "shrinkage", "losses", "operators",
                     "lasso", "omp",
-                    "encoding", "gradients", "optimizers", "initialization"],
+                    "encoding", "gradients", "optimizers", "search", "initialization"],
     "boundary": ["_data", "interoperability"],
     "training": ["_training", "checkpoint"],
     "learners": ["_learners"],
-    "results": ["datasets", "metrics", "images", "pretrained", "diagnostics", "_drawing",
+    "results": ["datasets", "metrics", "images", "pretrained", "diagnostics", "_fitted",
                 "inspection", "plotting", "reporting", "__init__"],
 }  # fmt: skip
 ORDER = [entry for entries in GROUPS.values() for entry in entries]

@@ -22,7 +22,7 @@ from skpudle import (
     PUDLEDictionaryLearning,
     SporcoDictionaryLearning,
 )
-from skpudle._drawing.learners import find_learner
+from skpudle._fitted.learners import find_learner
 from skpudle.datasets import make_dictionary_data
 from skpudle.reporting import findings
 

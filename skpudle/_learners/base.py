@@ -1,4 +1,4 @@
-"""What every learner that is trained by gradients shares: `fit`, `partial_fit`, what they leave.
+"""Learners that are trained by gradients: `fit`, `partial_fit`, and the attributes they leave.
 
 A learner reads its data, and *has* a model (see `skpudle._training.loop`), which it makes of its
 parameters and of the data, or of its fitted attributes. The rest is here.
@@ -17,23 +17,24 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
 from skpudle._data.batches import count_batches
-from skpudle._learners.course import Course
+from skpudle._learners.coding import choose_coding
+from skpudle._learners.counts import objectives
 from skpudle._learners.models import Decay
-from skpudle._learners.notices import (
+from skpudle._precision import training_mode
+from skpudle._training.checkpoint import Recorder
+from skpudle._training.fit import FitRun
+from skpudle._training.identity import plain, task_of
+from skpudle._training.interrupts import Interrupts
+from skpudle._training.loop import Diverged, Interrupted, Trainer
+from skpudle._training.messages import (
     divergence,
     warn_of_early_end,
     warn_of_rise,
     warn_of_unused,
 )
-from skpudle._learners.working import objectives
-from skpudle._precision import training_mode
-from skpudle._training.choose_optimizer import make_optimizer
-from skpudle._training.identity import plain, task_of
-from skpudle._training.interrupts import Interrupts
-from skpudle._training.loop import Diverged, Interrupted, Trainer
-from skpudle._training.recorder import Recorder
 from skpudle._training.stopping import HeldOut, Stopping
 from skpudle._training.team import current_team
+from skpudle.optimizers import make_optimizer
 
 __all__ = ["Data", "GradientLearner", "train", "update"]
 
@@ -140,10 +141,10 @@ class GradientLearner(CallbackSupportMixin):
         """Check parameters and input, of a learner that is known against what it was fitted on."""
         raise NotImplementedError
 
-    def _new_model(self, data, generator, course=None):  # -> model, rows
+    def _new_model(self, data, generator, run=None):  # -> model, rows
         """Return the model that data and parameters ask for, and its initial rows.
 
-        What takes long to find belongs to a ``course``, and is not to be looked for without.
+        What takes long to find belongs to a ``run``, and is not to be looked for without.
         """
         raise NotImplementedError
 
@@ -151,9 +152,13 @@ class GradientLearner(CallbackSupportMixin):
         """Return the model and the rows that the fitted attributes hold."""
         raise NotImplementedError
 
-    def _choose_codes(self, model, rows, data, course):  # -> model
-        """Return the model with the codes that `transform` is to return of the data."""
-        return model
+    def _codes_follow_data(self, model):
+        """Return whether the penalty of codes is chosen, not only the search's: of the lasso's."""
+        return False
+
+    def _coding_problem(self, model, rows, data, run):
+        """Return the problem whose codes are chosen, and its atoms; see `choose_coding`."""
+        raise NotImplementedError
 
     def _some_samples(self, data):  # -> Batch
         """Return samples that tell whether training has done any good."""
@@ -177,6 +182,10 @@ class GradientLearner(CallbackSupportMixin):
             yield _OF_TRAINING, self._asks_for_training
         elif self.tol is None:
             yield ("n_iter_no_change",), "a number for tol"
+
+    @property
+    def _given_debias(self):  # -> float, or None for one that follows the data
+        return None if self.debias == "auto" else float(self.debias)
 
     # ------------------------------------------------------------------ fitting
 
@@ -219,30 +228,31 @@ class GradientLearner(CallbackSupportMixin):
         """
         return train(self, X, y)
 
-    def _fit(self, data, generator, source, n_updates, course):
+    def _fit(self, data, generator, source, n_updates, run):
         """Choose a model, train it, take what it is; return what ended training."""
-        model, rows = self._new_model(data, generator, course)
+        model, rows = self._new_model(data, generator, run)
         model = replace(model, decay=Decay.of(self.lambda_decay).over(n_updates))
         trainer = Trainer(
             model,
             self._make_optimizer(model, rows),
-            searched=course.losses,
-            team=course.team,
-            interrupts=course.interrupts,
-            at_round=course.recorder.at_round,
+            searched=run.losses,
+            team=run.team,
+            interrupts=run.interrupts,
+            at_round=run.recorder.at_round,
         )
         stopping = _stopping(self, trainer, data, n_updates)
-        course.recorder.begin(trainer, source, stopping)
+        run.recorder.begin(trainer, source, stopping)
 
         def fitted():
             return self._attributes(trainer, data)
 
-        ended_by = course.train(trainer, source, stopping, fitted)
+        ended_by = run.train(trainer, source, stopping, fitted)
         found = trainer.optimizer.atoms.detach()
-        coded = self._choose_codes(trainer.model, found, data, course)
-        if coded is not trainer.model:
-            trainer.model = coded
-            course.take(trainer, fitted, ended_by)
+        if self._codes_follow_data(trainer.model) and trainer.model.coding is None:
+            problem, atoms = self._coding_problem(trainer.model, found, data, run)
+            path = choose_coding(problem, atoms, debias=self._given_debias)
+            trainer.model = replace(trainer.model, coding=path.summary(problem.unit))
+            run.take(trainer, fitted, ended_by)
         model.warn_of_step(rows, found)
         if trainer.n_steps and data.task is None:  # a task has an objective of its own
             how = self._some_samples(data), trainer.n_steps - 1
@@ -380,10 +390,10 @@ def train(learner, X, y, **of_samples):
         n_updates = largest(learner._n_updates(n_batches, source.batch_size, data))
         given = {"estimator": learner, "X": X, "y": y}
         max_iter = -(-n_updates // n_batches)
-        course = Course(learner, recorder, team, given=given, max_iter=max_iter)
-        with course.interrupts:
-            ended_by = learner._fit(data, generator, source, n_updates, course)
-        course.end()
+        run = FitRun(learner, recorder, team, given=given, max_iter=max_iter)
+        with run.interrupts:
+            ended_by = learner._fit(data, generator, source, n_updates, run)
+        run.end()
     # "auto" promises no other end
     if ended_by == "max_iter" and learner.tol is not None and learner.max_iter != "auto":
         warn_of_early_end(learner)

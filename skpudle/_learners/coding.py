@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import torch
 
-from skpudle.initialization import ConvProblem, adapted, conv_path
 from skpudle.lasso import lasso_path
 from skpudle.operators import ConvDictionary
+from skpudle.search import ConvProblem, adapted, conv_path
 
 __all__ = ["Coding", "adapt_atoms", "choose_coding"]
 

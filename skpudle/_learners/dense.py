@@ -1,4 +1,4 @@
-"""Learners of rows: what they read, and the model that they make of it."""
+"""Learners of rows: they read data, and build a model of them and their parameters."""
 
 from dataclasses import replace
 from functools import partial
@@ -24,29 +24,23 @@ from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.sources import check_exposure, open_source
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
-from skpudle._learners.coding import adapt_atoms, choose_coding
+from skpudle._learners.coding import adapt_atoms
+from skpudle._learners.counts import settle, stabilised
 from skpudle._learners.models import Decay, DenseModel, directions
-from skpudle._learners.notices import (
+from skpudle._training.loop import Diverged, Trainer
+from skpudle._training.messages import (
     nothing_known,
     warn_of_few_samples,
     warn_of_unknown_features,
 )
-from skpudle._learners.working import settle, working_data
-from skpudle._training.loop import Diverged, Trainer
 from skpudle._training.stopping import Stopping
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
-from skpudle.initialization import (
-    INITIALIZATIONS,
-    Problem,
-    auto_alpha,
-    debias,
-    initial_atoms,
-    is_done,
-)
+from skpudle.initialization import INITIALIZATIONS, initial_atoms
 from skpudle.losses import Gaussian
 from skpudle.operators import DenseDictionary, project_atoms
+from skpudle.search import Problem, auto_alpha, debias, is_done
 
 __all__ = ["DICT_INIT", "DenseLearner", "choose_atoms", "refining_updates"]
 
@@ -67,7 +61,7 @@ DICT_INIT = [
 
 
 def refining_updates(n_batches):
-    """Return how many updates adapt what was found in working data to the likelihood."""
+    """Return how many updates adapt what was found in stabilised data to the likelihood."""
     return max(_REFINING_UPDATES, _REFINING_EPOCHS * n_batches)
 
 
@@ -263,7 +257,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             **known,
         )
 
-    def _new_model(self, data, generator, course=None):  # -> model, atoms
+    def _new_model(self, data, generator, run=None):  # -> model, atoms
         team = current_team()
         x, offset = (
             t if t is None or team is None else team.collect(t) for t in (data.sample, data.offset)
@@ -271,15 +265,15 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         mask = data.mask if team is None else None
         if mask is not None and not mask.any():
             raise nothing_known(self)
-        # the gradient of the loss is that of the working data, times the noise
-        x, intercept, noise, least, curvature = working_data(self._loss(), x, mask, offset)
+        # the gradient of the loss is that of the stabilised data, times the noise
+        x, intercept, noise, least, curvature = stabilised(self._loss(), x, mask, offset)
         square = mean_square(x)
         model = self._model(data_scale=noise**2 * square, curvature=curvature)
         penalty = max(auto_alpha(x, mask=mask), least / noise)
         start = "data" if self._searches() else self.dict_init
         inside = dict(atom_norm=self.atom_norm, positive=self.positive_dict)
         atoms = choose_atoms(start, self.n_components, x, generator, **inside)
-        if course is not None:  # a part of the data may be of any size
+        if run is not None:  # a part of the data may be of any size
             self._warn_of_samples(x, mask, len(atoms))
         alpha = self._chosen_alpha(model, atoms, penalty, noise)
         model = replace(model, alpha=alpha)
@@ -289,47 +283,45 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
         if not self._searches():
             return model, rows(atoms)
-        if course is None:  # too little to search; far from a dictionary only "dec" finds it
+        if run is None:  # too little to search; far from a dictionary only "dec" finds it
             return replace(model, rule=self._rule("dec"), from_samples=True), rows(atoms)
         model = replace(model, curvature=self._curvature_share * curvature)
         soft = model.encoder.shrinkage == "soft" and alpha > 0
         penalty = float(alpha) / noise if soft else float(penalty)
         model = replace(model, search_alpha=penalty)
-        if course.recorder.in_training():
+        if run.recorder.in_training():
             return model, rows(atoms)
-        x = x if team is None else working_data(self._loss(), data.sample, None, data.offset).x
+        x = x if team is None else stabilised(self._loss(), data.sample, None, data.offset).x
         unit = unit_of(square)
-        model, found = self._search(x, data, model, atoms, float(penalty), unit, course, rows)
+        model, found = self._search(x, data, model, atoms, float(penalty), unit, run, rows)
         if intercept is None:
             return model, found
-        found = settle(model, found, data, course.team)
-        return model, found if self._refines else self._refined(
-            model, found, data, generator, course
-        )
+        found = settle(model, found, data, run.team)
+        return model, found if self._refines else self._refined(model, found, data, generator, run)
 
-    def _refined(self, model, rows, data, generator, course):
+    def _refined(self, model, rows, data, generator, run):
         """Return rows with the likelihood's refinement, after which training is another's.
 
         Callbacks and the checkpoint see what comes before and after it.
         """
-        own = generator if course.team is None else course.team.own(generator)
+        own = generator if run.team is None else run.team.own(generator)
         source = data.source.for_training(self._batch_size(), own, shuffle=True)
         # as where nothing is trained after it; what is said of an optimizer is for that
         name = DenseLearner._optimizer_for(self, rows) if self.optimizer == "auto" else None
         trainer = Trainer(
             replace(model, rule=self._rule("dec")),
             self._make_optimizer(model, rows, name),
-            team=course.team,
+            team=run.team,
         )
         n_updates = refining_updates(trainer.largest(count_batches(source)))
         stopping, converged = Stopping(self.tol, self.n_iter_no_change, n_updates=n_updates), False
         try:
-            while trainer.n_steps < n_updates and not (converged or course.interrupts.pending):
+            while trainer.n_steps < n_updates and not (converged or run.interrupts.pending):
                 trainer.replace_unused(source)
                 converged = trainer.run_epoch(source, stopping).converged
         except Diverged as error:
-            course.leave(error, trainer, partial(self._attributes, trainer, data))
-        course.losses = (*course.losses, *trainer.loss_curve)
+            run.leave(error, trainer, partial(self._attributes, trainer, data))
+        run.losses = (*run.losses, *trainer.loss_curve)
         return trainer.optimizer.atoms.detach()
 
     def _warn_of_samples(self, x, mask, n_atoms):
@@ -339,7 +331,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             warn_of_few_samples(int(known.any(1).sum()), n_atoms)
 
     def _chosen_alpha(self, model, atoms, penalty, noise=1.0):  # -> float
-        """Return the parameter, or for "auto" that of a penalty of working data and their noise."""
+        """Return the parameter; for "auto" that of a penalty of stabilised data and their noise."""
         alpha = self._penalty_or_threshold
         if alpha != "auto":
             return float(alpha)
@@ -354,8 +346,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _searches(self):
         return isinstance(self.dict_init, str) and self.dict_init == "search"
 
-    def _search(self, x, data, model, atoms, penalty, unit, course, rows):
-        """Return the model, and the rows that a search in the working data ``x`` finds."""
+    def _search(self, x, data, model, atoms, penalty, unit, run, rows):
+        """Return the model, and the rows that a search in the stabilised data ``x`` finds."""
         self._make_optimizer(model, atoms)  # refuses wrong parameters now, and not after it
         problem = Problem(
             x if unit == 1 else x.double() / unit,
@@ -363,7 +355,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             positive_code=model.encoder.positive_code,
             positive_atoms=model.positive,
             mask=data.mask,
-            team=course.team,
+            team=run.team,
             unit=unit,
         )
 
@@ -375,38 +367,27 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             curve = np.array(state.losses)
             return attributes | {"n_iter_": len(curve), "n_steps_": 0, "loss_curve_": curve}
 
-        state = course.search(problem, atoms, fitted)
+        state = run.search(problem, atoms, fitted)
         found = debias(problem, state).to(atoms)
-        if is_done(state) and self._codes_follow_data(model) and not course.max_iter:
-            interrupted = partial(getattr, course.interrupts, "pending")
+        if is_done(state) and self._codes_follow_data(model) and not run.max_iter:
+            interrupted = partial(getattr, run.interrupts, "pending")
             found, path = adapt_atoms(
                 problem, state, found, debias=self._given_debias, stopped=interrupted
             )
             model = replace(model, coding=path.summary(problem.unit))
         return model, inside(found)
 
-    @property
-    def _given_debias(self):  # -> float, or None for one that follows the data
-        return None if self.debias == "auto" else float(self.debias)
-
-    def _codes_follow_data(self, model):
-        """Return whether the penalty of codes is chosen, not only the search's: of the lasso's."""
-        return False
-
-    def _choose_codes(self, model, rows, data, course):  # -> model
-        if model.coding is not None or not self._codes_follow_data(model):
-            return model
+    def _coding_problem(self, model, rows, data, run):  # -> Problem, atoms
         unit = unit_of(model.data_scale)
         problem = Problem(
             data.sample if unit == 1 else data.sample.double() / unit,
             model.alpha / unit,
             positive_code=bool(model.encoder.positive_code),
             mask=data.mask,
-            team=course.team,
+            team=run.team,
             unit=unit,
         )
-        path = choose_coding(problem, rows, debias=self._given_debias)
-        return replace(model, coding=path.summary(problem.unit))
+        return problem, rows
 
     def _known_model(self, data, generator):  # -> model, atoms
         state = self._training_state

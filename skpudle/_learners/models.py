@@ -1,4 +1,4 @@
-"""What is trained by learners of rows: a dense dictionary and its encoder.
+"""The model of learners of rows: a dense dictionary and its encoder.
 
 `Encoder` and `Decay`, what parameters say apart from what data and training decide, are those of
 convolutional learners too.
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from skpudle._data.arrays import to_numpy
 from skpudle._data.callers import users_level
-from skpudle._learners.notices import warn_of_step
+from skpudle._training.messages import warn_of_step
 from skpudle.encoding import default_step, encode
-from skpudle.initialization import conv_codes
 from skpudle.lasso import converged_codes, warn_about_gaps
 from skpudle.losses import Gaussian
 from skpudle.operators import ConvDictionary, DenseDictionary, atom_norms, project_atoms
+from skpudle.search import conv_codes
 
 __all__ = ["Decay", "DenseModel", "Encoder", "directions"]
 

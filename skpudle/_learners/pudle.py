@@ -496,7 +496,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
        * - a parameter that has no effect in this fit, such as ``optimizer`` where nothing trains
          - as without it, and a UserWarning that names it and says what would use it
 
-    A search (`skpudle.initialization.search`) is Algorithm 1 of the paper, alternating minimisation
+    A search (`skpudle.search.search`) is Algorithm 1 of the paper, alternating minimisation
     of the lasso, over all samples or the head of a stream, with moves that lead out of its local
     minima: atoms that stand for two are split, and those that others can do without are removed.
     It ends by adapting the atoms to codes without the lasso's bias, least squares on its supports,

@@ -19,9 +19,9 @@ from skpudle._data.arrays import (
 )
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.dense import DICT_INIT, choose_atoms
-from skpudle._learners.notices import warn_of_few_samples, warn_of_unused
-from skpudle.initialization import auto_alpha
+from skpudle._training.messages import warn_of_few_samples, warn_of_unused
 from skpudle.lasso import solve_lasso
+from skpudle.search import auto_alpha
 
 __all__ = ["SporcoDictionaryLearning"]
 

@@ -1,1 +1,1 @@
-"""How anything is trained: the loop, when it stops, its state on disk, several processes."""
+"""Training, whatever the model: loop, stopping, fit, checkpoints, a team of processes."""

@@ -1,4 +1,4 @@
-"""What a fit is, in short texts that are the same in every process and in every run.
+"""Fingerprint a fit, to match it with a checkpoint and across processes.
 
 By them a checkpoint knows the fit that it belongs to, and processes that train together find out
 whether they do the same.

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from skpudle._compilation import in_parts
-from skpudle.encoding._likelihood_compiled import loops
+from skpudle.encoding._compiled import loops
 from skpudle.encoding._products import SumOfProducts, multiply, multiply_where
 from skpudle.encoding._steps import Steps, mask_by
 from skpudle.operators import DenseDictionary

@@ -30,7 +30,7 @@ _LEAST = 2**20
 _ROWS_PER_PRODUCT = 512
 
 
-def _count(matrix):
+def count_entries(matrix):
     count = 0
     for i in range(matrix.shape[0]):
         for j in range(matrix.shape[1]):
@@ -38,7 +38,7 @@ def _count(matrix):
     return count
 
 
-def _multiply(plus, left, right, scale, out):
+def product(plus, left, right, scale, out):
     """Set ``out = plus + scale * left @ right``; ``plus`` may be ``out``, or empty for zero."""
     n, n_columns = out.shape
     n_inner = left.shape[1]
@@ -78,7 +78,7 @@ def _multiply(plus, left, right, scale, out):
             k += 1
 
 
-def _multiply_where(plus, left, right, pattern, out):
+def product_where(plus, left, right, pattern, out):
     """Set ``out = plus + left @ right^T`` where the pattern is not zero, and zero elsewhere."""
     n, n_columns = out.shape
     n_inner = left.shape[1]
@@ -112,7 +112,7 @@ def _multiply_where(plus, left, right, pattern, out):
 
 @cache
 def _loops():
-    return SimpleNamespace(**compile_together((_count, _multiply, _multiply_where)))
+    return SimpleNamespace(**compile_together((count_entries, product, product_where)))
 
 
 def may_leave_out(tensor, n_multiplications):
@@ -129,7 +129,7 @@ def _is_sparse(tensor, n_multiplications):
         return False
     in_order = tensor if tensor.is_contiguous() else tensor.mT
     most = _MOST * tensor.numel() / torch.get_num_threads()
-    return _loops()._count(np.asarray(in_order)) < most
+    return _loops().count_entries(np.asarray(in_order)) < most
 
 
 def multiply(plus, left, right, *, scale=1, out=None):
@@ -163,7 +163,7 @@ def multiply(plus, left, right, *, scale=1, out=None):
     if plus is None:
         plus = right.new_empty(0, right.shape[1])
     plus, left, right = (np.asarray(t.contiguous()) for t in (plus, left, right))
-    _loops()._multiply(plus, left, right, left.dtype.type(scale), np.asarray(out))
+    _loops().product(plus, left, right, left.dtype.type(scale), np.asarray(out))
     return out
 
 
@@ -193,7 +193,7 @@ def multiply_where(pattern, plus, left, right, *, out=None):
         return torch.mm(left, right.mT, out=out).add_(plus)
     out = torch.empty_like(plus) if out is None else out
     plus, left, right, pattern = (np.asarray(t.contiguous()) for t in (plus, left, right, pattern))
-    _loops()._multiply_where(plus, left, right, pattern, np.asarray(out))
+    _loops().product_where(plus, left, right, pattern, np.asarray(out))
     return out
 
 

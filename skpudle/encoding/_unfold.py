@@ -14,13 +14,12 @@ from skpudle._precision import (
     in_own_precision,
     kept_by_autograd,
 )
+from skpudle.encoding._compiled import unfold_few
 from skpudle.encoding._conv_steps import ConvSteps
 from skpudle.encoding._dense_steps import DenseSteps
-from skpudle.encoding._few_compiled import unfold_few
 from skpudle.encoding._likelihood import LikelihoodIterations, LikelihoodSteps
-from skpudle.encoding._runs import Run
 from skpudle.encoding._steps import Iterations, Steps
-from skpudle.encoding._working_sets import WorkingSets
+from skpudle.encoding._working_sets import Run, WorkingSets
 from skpudle.losses import Gaussian
 from skpudle.operators import ConvDictionary, ConvLayers, DenseDictionary
 

@@ -26,7 +26,7 @@ Four choices carry this from the limit of many samples to the samples that there
 
 import torch
 
-from skpudle.initialization._epoch import unit
+from skpudle.operators import project_atoms
 
 __all__ = ["pairwise_atoms"]
 
@@ -64,7 +64,7 @@ def _without_common_sign(x, generator):  # (n, m) -> (n, m)
     """
     direction = _normal(x.shape[1], x, generator)
     for _ in range(20):
-        direction = unit((x @ direction) @ x)
+        (direction,) = project_atoms(((x @ direction) @ x)[None])
     projection = x @ direction
     variance = projection.square().mean()
     if projection.pow(4).mean() >= 2.5 * variance.square():
@@ -105,7 +105,7 @@ def _draw_pairs(x, atoms, generator):  # (n, m), (p, m) -> two of (n_pairs, m)
     partners = agreement.topk(n_partners, dim=1).indices
     choice = torch.randint(n_partners, (n_pairs, 1), generator=generator, device="cpu").to(x.device)
     second = partners.gather(1, choice).squeeze(1)
-    return unit(residual[first]), unit(residual[second])
+    return project_atoms(residual[first]), project_atoms(residual[second])
 
 
 def _first_eigenvectors(x, u, v, generator):  # (n, m), (b, m), (b, m) -> (b, m), (b,)
@@ -138,7 +138,7 @@ def _first_eigenvectors(x, u, v, generator):  # (n, m), (b, m), (b, m) -> (b, m)
     order = values.abs().argsort(dim=1, descending=True)
     values = values.gather(1, order).abs()
     first = vectors.gather(2, order[:, None, :1].expand(-1, width, 1))
-    return unit((first.mT @ image).squeeze(1)), values[:, 0] / values[:, 1]
+    return project_atoms((first.mT @ image).squeeze(1)), values[:, 0] / values[:, 1]
 
 
 def _polish(x, atoms):  # (n, m), (k, m) -> (at most k, m)
@@ -146,7 +146,7 @@ def _polish(x, atoms):  # (n, m), (k, m) -> (at most k, m)
     for _ in range(POLISHING_STEPS):
         scores = x @ atoms.mT
         weights = scores.pow(3) - 3 * scores.square().mean(0) * scores
-        atoms = unit(weights.mT @ x)
+        atoms = project_atoms(weights.mT @ x)
     return atoms[atoms.any(dim=1)]  # M_aa vanishes where the data are constant
 
 
@@ -192,10 +192,10 @@ def fill_up(atoms, x, n_components, generator, *, max_coherence=SAME_ROW):
     rows = rows[torch.randperm(len(rows), generator=generator, device="cpu").to(x.device)]
     for block in rows.split(max(n_components, 1024)):
         if len(atoms) < n_components:
-            new = _new_directions(unit(x[block]), atoms, max_coherence)
+            new = _new_directions(project_atoms(x[block]), atoms, max_coherence)
             atoms = torch.cat([atoms, new])[:n_components]
     missing = (n_components - len(atoms), x.shape[1])
-    return torch.cat([atoms, unit(_normal(missing, x, generator))])
+    return torch.cat([atoms, project_atoms(_normal(missing, x, generator))])
 
 
 @torch.no_grad()

@@ -4,7 +4,8 @@ The functions are plain Python until `solver_of_rows` compiles them; they change
 place. ``inner`` is ``G_SS``, ``factor`` its Cholesky factor, with reciprocals on the diagonal (the
 divisions took a tenth of the time), bordered as atoms enter and rotated as they leave; ``slope`` is
 what is left of the optimality condition, ``c_S - penalty * theta``. Loops instead of slices:
-assigning to a slice takes numba seconds to compile.
+assigning to a slice takes numba seconds to compile. `may_be_parallel` is compiled too, because ten
+calls of torch take longer than one row.
 """
 
 from functools import cache
@@ -24,6 +25,8 @@ from skpudle.lasso._batched import (
     SHARE,
     TIE,
 )
+
+__all__ = ["RULES", "may_be_parallel", "solve", "solver_of_rows"]
 
 # What the compiled functions get as an argument: numba compiles a module anew when its own file
 # changes, and would keep the constants of another one.
@@ -383,3 +386,48 @@ def solve(
 
     in_parts(solve_part, len(x), _ROWS_PER_TASK)
     return out
+
+
+def are_close(atoms, generic, positive, distance):
+    """Return whether an atom is zero or not finite, or nearly parallel to another one.
+
+    Parallel atoms are next to each other in the order of their products with a generic vector.
+    """
+    n, n_features = atoms.shape
+    keys, norms, length = np.empty(n), np.empty(n), 0.0
+    for f in range(n_features):
+        length += generic[f] ** 2
+    for j in range(n):
+        key, square = 0.0, 0.0
+        for f in range(n_features):
+            key += atoms[j, f] * generic[f]
+            square += atoms[j, f] ** 2
+        if not 0.0 < square < np.inf:
+            return True
+        norms[j] = np.sqrt(square)
+        keys[j] = (key if positive else abs(key)) / norms[j]
+    order = np.argsort(keys)
+    for i in range(n):
+        one, k = order[i], i + 1
+        while k < n and keys[order[k]] - keys[one] <= 2 * distance * np.sqrt(length):
+            other, same, opposite = order[k], 0.0, 0.0
+            for f in range(n_features):
+                left, right = atoms[one, f] / norms[one], atoms[other, f] / norms[other]
+                same += (left - right) ** 2
+                opposite += (left + right) ** 2
+            nearest = same if positive else min(same, opposite)
+            if nearest <= (2 * distance) ** 2:  # who asks decides what is beside rounding
+                return True
+            k += 1
+    return False
+
+
+@cache
+def _comparison():
+    return compile_together((are_close,))["are_close"]
+
+
+def may_be_parallel(atoms, generic, positive, distance):
+    """Return whether an atom is none or may be parallel to another one, in float64 on the CPU."""
+    arrays = (np.asarray(t.contiguous()) for t in (atoms, generic))
+    return _comparison()(*arrays, bool(positive), distance)

@@ -1,4 +1,4 @@
-"""How far codes are from the minimum of the lasso, certified; see `skpudle.lasso`."""
+"""Certify how far codes are from the minimum of the lasso; see `skpudle.lasso`."""
 
 import warnings
 

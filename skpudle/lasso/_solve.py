@@ -8,9 +8,9 @@ from skpudle._compilation import entries_of_block
 from skpudle._precision import check_tensors
 from skpudle.lasso._batched import refit
 from skpudle.lasso._batched import solve as solve_batched
+from skpudle.lasso._compiled import may_be_parallel
 from skpudle.lasso._compiled import solve as solve_compiled
 from skpudle.lasso._gap import checked_alpha, duality_gap, known_entries
-from skpudle.lasso._parallel_compiled import may_be_parallel
 from skpudle.lasso._supports import BLOCK_ENTRIES
 
 __all__ = ["lasso_path", "solve_lasso"]

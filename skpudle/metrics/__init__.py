@@ -1,26 +1,29 @@
-"""How well a dictionary and its codes are recovered, and scorers made of that.
+"""Metrics of dictionaries and their codes, and scorers.
 
 A dictionary is known up to the order and the signs of its atoms: permuting or flipping atoms
 permutes or flips the codes and leaves the data as they are. So it is matched with the reference
 first, by the best assignment of all atoms together. They lie on the first axis, in any shape.
 """
 
-from skpudle.metrics._concepts import mean_correlation, unexplained_variance
+from skpudle.metrics._codes import (
+    lasso_objective,
+    make_denoising_scorer,
+    make_lasso_objective_scorer,
+    mean_correlation,
+    reconstruction_r2_scorer,
+    unexplained_variance,
+)
 from skpudle.metrics._dictionaries import (
     AtomMatch,
     atom_coherence,
     atom_cosines,
     dictionary_error,
-    lasso_objective,
-    make_denoising_scorer,
+    dictionary_stability,
     make_dictionary_recovery_scorer,
-    make_lasso_objective_scorer,
     match_atoms,
-    reconstruction_r2_scorer,
     recovery_rate,
     support_recovery,
 )
-from skpudle.metrics._stability import dictionary_stability
 
 __all__ = [
     "AtomMatch",

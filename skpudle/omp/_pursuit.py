@@ -131,7 +131,7 @@ class _Pursuit:
         self.sizes = self.sizes + found
         return found
 
-    def _advance(self):
+    def advance(self):
         """Move ``z`` towards the least squares codes, up to the first that reaches zero.
 
         Return which have, (n, places + 1) booleans; without any, ``z`` are those codes.
@@ -143,7 +143,7 @@ class _Pursuit:
         self.z = torch.where(share == 2, trial, self.z + share * (trial - self.z))
         return falls & (reach <= share)
 
-    def _remove(self, leave):  # (n, places + 1) booleans
+    def remove(self, leave):  # (n, places + 1) booleans
         """Take atoms from the support; what remains of the factor is made triangular again."""
         none = self.c.shape[1] - 1
         gone = leave | (self.support == none)
@@ -168,13 +168,13 @@ class _Pursuit:
 
     def keep_positive(self):
         """Set ``z`` to the non-negative least squares codes; take out the atoms that it drops."""
-        leave = self._advance()
+        leave = self.advance()
         rows = leave.any(1).nonzero().squeeze(1)
         leave = leave[rows]
         while len(rows):
             part = self.take(rows)
-            part._remove(leave)
-            leave = part._advance()
+            part.remove(leave)
+            leave = part.advance()
             self.put(rows, part)
             again = leave.any(1).nonzero().squeeze(1)
             rows, leave = rows[again], leave[again]

@@ -6,6 +6,7 @@ and forgets what it remembered of those; both leave the atoms inside their const
 """
 
 from skpudle.optimizers._gradient import GradientOptimizer
+from skpudle.optimizers._make import make_optimizer
 from skpudle.optimizers._surrogate import SurrogateOptimizer
 
-__all__ = ["GradientOptimizer", "SurrogateOptimizer"]
+__all__ = ["GradientOptimizer", "SurrogateOptimizer", "make_optimizer"]

@@ -5,7 +5,7 @@ from numbers import Integral
 import torch
 
 from skpudle.optimizers._compiled import is_small, known_projection, update_small
-from skpudle.optimizers._state import Optimizer, check_load, kinds, misfit_of, row_major
+from skpudle.optimizers._gradient import Optimizer, check_load, kinds, misfit_of, row_major
 
 __all__ = ["SurrogateOptimizer"]
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from skpudle._drawing.figures import axes_to_draw_on
-from skpudle._drawing.learners import find_learner
+from skpudle._fitted.drawing import axes_to_draw_on
+from skpudle._fitted.learners import find_learner
 from skpudle.diagnostics import code_convergence, gradient_convergence
 from skpudle.interoperability import thresholds_hard
 

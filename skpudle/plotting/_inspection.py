@@ -4,9 +4,8 @@ import numpy as np
 from sklearn.utils import check_array
 
 from skpudle._data.arrays import host_array
-from skpudle._drawing.atoms import as_pictures, draw_grid
-from skpudle._drawing.figures import axes_to_draw_on
-from skpudle._drawing.learners import find_learner, signed_codes
+from skpudle._fitted.drawing import as_pictures, axes_to_draw_on, draw_grid
+from skpudle._fitted.learners import find_learner, signed_codes
 from skpudle.inspection import atom_contributions, reconstruction_contributions
 from skpudle.metrics import dictionary_stability
 

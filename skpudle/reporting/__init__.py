@@ -1,4 +1,4 @@
-"""What a fitted learner has come to: a report as one page, and in words what is wrong with it."""
+"""Report on a fitted learner: one page, and findings in words."""
 
 from skpudle.reporting._findings import findings
 from skpudle.reporting._page import Report, report

@@ -1,4 +1,4 @@
-"""What is wrong with a fitted learner, in words, each with what helps most.
+"""Find what is wrong with a fitted learner, and say what helps most.
 
 A finding is a function that looks at a learner and its codes and returns a sentence, or None where
 there is nothing to say. What a threshold is, and why, stands beside it.
@@ -6,7 +6,7 @@ there is nothing to say. What a threshold is, and why, stands beside it.
 
 import numpy as np
 
-from skpudle.reporting._look import look_at
+from skpudle._fitted.learners import look_at
 
 __all__ = ["ENDINGS", "findings", "sentences"]
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from skpudle._drawing.figures import new_figure
+from skpudle._fitted.drawing import new_figure
+from skpudle._fitted.learners import as_arrays, look_at
 from skpudle.plotting import AtomsDisplay, CodesDisplay, LossCurveDisplay
 from skpudle.reporting._findings import ENDINGS, sentences
-from skpudle.reporting._look import as_arrays, look_at
 
 __all__ = ["Report", "report"]
 

@@ -18,8 +18,8 @@ from skpudle import (
 from skpudle._data import batches, reading, sources
 from skpudle._data.reading import Reader
 from skpudle._data.sources import MappedRows, open_source
-from skpudle._learners import by_parts, coder
-from skpudle._learners.by_parts import in_chunks
+from skpudle._learners import coder
+from skpudle._learners.coder import in_chunks
 
 CPU = torch.device("cpu")
 
@@ -428,7 +428,7 @@ def test_a_bad_parameter_is_no_bad_batch(X):
 
 
 def test_rows_of_an_array_that_is_encoded_in_parts_are_named(X, monkeypatch):
-    monkeypatch.setattr(by_parts, "PART", 16)
+    monkeypatch.setattr(coder, "PART", 16)
     learner, bad = make_learner().fit(X), X.copy()
     bad[20, 0] = np.inf
     with pytest.raises(ValueError, match="In rows 16 to 32 of X: Input .* infinity"):
@@ -563,7 +563,7 @@ def test_codes_of_a_stream_are_those_of_its_rows(stream, X):
 
 @pytest.mark.parametrize("split_sign", [False, True])
 def test_codes_go_into_a_memory_map_and_into_a_sparse_array(split_sign, X, tmp_path, monkeypatch):
-    monkeypatch.setattr(by_parts, "PART", 16)
+    monkeypatch.setattr(coder, "PART", 16)
     learner = make_learner(split_sign=split_sign).fit(X)
     expected = learner.transform(X)
     out = np.lib.format.open_memmap(

@@ -12,8 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from skpudle._precision import as_scalars
 from skpudle.encoding import default_step, encode, threshold_levels, unfold
+from skpudle.encoding._compiled import unfold_few
 from skpudle.encoding._dense_steps import DenseSteps
-from skpudle.encoding._few_compiled import unfold_few
 from skpudle.operators import ConvDictionary, DenseDictionary
 from skpudle.shrinkage import SHRINKAGES
 

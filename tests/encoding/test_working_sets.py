@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from skpudle.encoding import default_step, threshold_levels, unfold
-from skpudle.encoding._runs import Run
+from skpudle.encoding._working_sets import Run
 from skpudle.operators import DenseDictionary
 
 CASES = st.fixed_dictionaries(

@@ -15,7 +15,7 @@ from skpudle import (
     PUDLEDictionaryLearning,
     SporcoDictionaryLearning,
 )
-from skpudle._learners import notices
+from skpudle._training import messages
 from skpudle.datasets import make_dictionary_data
 from skpudle.metrics import reconstruction_r2_scorer
 
@@ -109,9 +109,9 @@ def test_a_callback_can_stop_any_training(learner, X):
 
 def test_the_rate_of_progress_counts_the_updates_of_this_process(capsys, monkeypatch):
     """Those that a checkpoint remembers took none of its time."""
-    monkeypatch.setattr(notices.time, "perf_counter", lambda: 25.0)
+    monkeypatch.setattr(messages.time, "perf_counter", lambda: 25.0)
     trainer = SimpleNamespace(n_steps=1100, loss_curve=[0.5])
-    notices.print_progress("ae-ls", trainer, 3, 2000, 5.0, 1000)
+    messages.print_progress("ae-ls", trainer, 3, 2000, 5.0, 1000)
     assert "  5 updates/s  at most 180 s left" in capsys.readouterr().out
-    notices.print_progress("ae-ls", trainer, 3, 2000, 5.0, 1100)  # an epoch that had ended before
+    messages.print_progress("ae-ls", trainer, 3, 2000, 5.0, 1100)  # an epoch that had ended before
     assert "0.05 updates/s" in capsys.readouterr().out

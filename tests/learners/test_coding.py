@@ -8,9 +8,9 @@ import torch
 
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle._learners import coding
-from skpudle.initialization import Problem
 from skpudle.lasso import solve_lasso
 from skpudle.operators import ConvDictionary
+from skpudle.search import Problem
 
 
 def noisy_sums(level, n=400, m=20, p=25, k=2):

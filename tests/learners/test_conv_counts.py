@@ -12,8 +12,8 @@ from torch.nn.functional import conv2d
 
 from skpudle import ConvPUDLEDictionaryLearning
 from skpudle._data.batches import Batch
-from skpudle._learners.conv_model import ConvNetwork, RowLayout
-from skpudle._learners.conv_values import ConvParameters
+from skpudle._learners.convolutional.model import ConvNetwork, RowLayout
+from skpudle._learners.convolutional.values import ConvParameters
 from skpudle._learners.models import Encoder
 from skpudle.gradients import GRADIENT_RULES, differentiate
 from skpudle.losses import Binomial, Gaussian, Poisson

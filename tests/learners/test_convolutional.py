@@ -19,9 +19,9 @@ from skpudle._data import images as image_module
 from skpudle._data.images import read_images
 from skpudle._data.noise import Noise, estimate_noise
 from skpudle._data.training_images import initial_kernels
-from skpudle._learners.conv_model import ConvNetwork, RowLayout, all_shifts
-from skpudle._learners.conv_values import ConvParameters
-from skpudle._learners.denoising import denoise_images
+from skpudle._learners.convolutional.denoising import denoise_images
+from skpudle._learners.convolutional.model import ConvNetwork, RowLayout, all_shifts
+from skpudle._learners.convolutional.values import ConvParameters
 from skpudle._learners.models import Encoder
 from skpudle._training.loop import Interrupted, Trainer
 from skpudle.gradients import GRADIENT_RULES

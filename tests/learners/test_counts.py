@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from skpudle import Checkpoint, PUDLEDictionaryLearning
-from skpudle._learners import by_parts
+from skpudle._learners import coder
 from skpudle.encoding import encode
 from skpudle.losses import Binomial, Gaussian, Poisson
 from skpudle.reporting import findings
@@ -463,7 +463,7 @@ def test_exposures_go_with_their_rows_into_parts(counts, monkeypatch):
     learner = make("poisson").fit(X, exposure=exposure)
     codes = learner.transform(X, exposure=exposure)
     assert (codes != learner.transform(X)).any()
-    monkeypatch.setattr(by_parts, "PART", 64)
+    monkeypatch.setattr(coder, "PART", 64)
     for rows in (X, sparse.csr_array(X), torch.tensor(X)):
         found = learner.transform_sparse(rows, exposure=exposure)
         np.testing.assert_allclose(found.toarray(), codes, rtol=0, atol=1e-10)

@@ -10,7 +10,7 @@ from sklearn.base import clone
 from sklearn.callback import FitCallback
 
 from skpudle import Checkpoint, NOODLDictionaryLearning, PUDLEDictionaryLearning
-from skpudle._learners import course
+from skpudle._training import fit
 from skpudle.checkpoint import read_checkpoint
 from skpudle.metrics import dictionary_error, recovery_rate
 
@@ -222,14 +222,14 @@ def test_callbacks_see_every_epoch_of_the_search_and_may_stop_it():
 
 
 def killed_in_epoch(monkeypatch, n):
-    advance, calls = course.advance, count(1)
+    advance, calls = fit.advance, count(1)
 
     def dies(problem, state):
         if next(calls) == n:
             raise RuntimeError("killed")
         return advance(problem, state)
 
-    monkeypatch.setattr(course, "advance", dies)
+    monkeypatch.setattr(fit, "advance", dies)
 
 
 @pytest.mark.parametrize("n", [1, 4, 15])
@@ -256,7 +256,7 @@ def test_a_fit_that_has_ended_is_what_its_checkpoint_gives(fitted, tmp_path, mon
 
 
 def test_ctrl_c_leaves_what_was_found_and_a_checkpoint(fitted, handler, tmp_path, monkeypatch):
-    path, advance, calls = tmp_path / "fit.npz", course.advance, count(1)
+    path, advance, calls = tmp_path / "fit.npz", fit.advance, count(1)
 
     def interrupted(problem, state):
         if next(calls) == 12:
@@ -265,7 +265,7 @@ def test_ctrl_c_leaves_what_was_found_and_a_checkpoint(fitted, handler, tmp_path
 
     learner = clone(fitted).set_callbacks(Checkpoint(path))
     with monkeypatch.context() as patch:
-        patch.setattr(course, "advance", interrupted)
+        patch.setattr(fit, "advance", interrupted)
         with pytest.raises(KeyboardInterrupt):
             learner.fit(X)
     assert learner.transform(X).shape == (600, 20)

@@ -17,7 +17,7 @@ from skpudle import (
     PUDLEDictionaryLearning,
     PUDLERegressor,
 )
-from skpudle._learners import by_parts
+from skpudle._learners import coder
 
 N_SAMPLES, N_FEATURES = 90, 12
 
@@ -121,7 +121,7 @@ def test_however_data_come(learner, rows, monkeypatch):
     """In parts of 13 rows, and of each method that returns codes."""
     expected = learner.transform(rows)
     assert np.any(expected)
-    monkeypatch.setattr(by_parts, "PART", 13)
+    monkeypatch.setattr(coder, "PART", 13)
     out = np.empty_like(expected)
     assert_same_rows(learner.transform_into(rows, out), expected)
     assert_same_rows(learner.transform_sparse(rows).toarray(), expected)

@@ -30,7 +30,7 @@ from skpudle import (
     PUDLEDictionaryLearning,
 )
 from skpudle._training.archive import MARK
-from skpudle._training.lock import FileLock
+from skpudle._training.checkpoint import FileLock
 from skpudle._training.loop import Trainer
 from skpudle.checkpoint import read_checkpoint, write_checkpoint
 from skpudle.optimizers import GradientOptimizer
@@ -953,7 +953,7 @@ def test_a_child_of_a_killed_process_keeps_no_lock(tmp_path):
     script = textwrap.dedent(
         """
         import os, signal, sys, time
-        from skpudle._training.lock import FileLock
+        from skpudle._training.checkpoint import FileLock
 
         locks = [FileLock(path) for path in sys.argv[1:]]
         assert all([lock.acquire() for lock in locks])

@@ -1,0 +1,181 @@
+"""Find the fitted learner in a pipeline or search, and look at its codes of samples."""
+
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from skpudle._data.arrays import check_rows, to_numpy, to_tensor
+from skpudle._data.images import read_images
+from skpudle._fitted.drawing import as_pictures
+
+__all__ = ["Found", "Look", "as_arrays", "find_learner", "look_at", "signed_codes"]
+
+
+class Found(NamedTuple):
+    """A fitted learner, and the fitted transformers before it."""
+
+    learner: object
+    steps: tuple
+
+    def prepare(self, X):
+        """Return data as the learner gets them."""
+        for step in self.steps:
+            X = step.transform(X)
+        return X
+
+    def codes(self, X):  # -> (n_codes, n_components)
+        """Return the signed codes of data."""
+        return signed_codes(self.learner, self.learner.transform(self.prepare(X)))
+
+    def to_data(self, rows):  # (n, n_features of the learner) -> (n, n_features of the data)
+        """Return atoms, or other differences of rows, in the features of the data.
+
+        That is the linear part of what undoes the steps. Where they cannot be undone, or not by an
+        affine map, or atoms are no rows, they are returned as they are.
+        """
+        if not self.steps or rows.ndim != 2 or hasattr(self.learner, "atom_shape"):
+            return rows
+
+        def undone(rows):
+            for step in reversed(self.steps):
+                rows = step.inverse_transform(rows)
+            return np.asarray(rows)
+
+        mixed = rows + 2 * np.roll(rows, 1, axis=0)
+        try:
+            with np.errstate(all="ignore"):
+                origin = undone(np.zeros_like(rows[:1]))
+                linear, of_mixed = undone(rows) - origin, undone(mixed) - origin
+        except (AttributeError, ValueError):  # some have no way back, or refuse it
+            return rows
+        expected = linear + 2 * np.roll(linear, 1, axis=0)
+        tolerance = 1e-3 * np.abs(expected).max(initial=0)  # float32 knows more of what is affine
+        return linear if np.allclose(of_mixed, expected, rtol=0, atol=tolerance) else rows
+
+    def atoms(self):  # -> (n_components, ...)
+        """Return the atoms in the features of the data, as far as that can be."""
+        return self.to_data(self.learner.components_)
+
+    def pictures(self, arrays, *, kind="auto", image_shape=None):  # -> kind, pictures
+        """Return what atoms or samples are drawn as, by `as_pictures`.
+
+        Convolutional ones have their shape, and are drawn as lines if that has one axis; channels
+        that are no colours stand side by side.
+        """
+        if not hasattr(self.learner, "atom_shape"):
+            return as_pictures(arrays, kind=kind, image_shape=image_shape)
+        if kind == "auto":
+            is_signal = np.size(self.learner.atom_shape) == 1 or arrays.ndim == 2
+            kind = "lines" if is_signal else "images"
+        if kind == "images" and arrays.ndim == 4 and arrays.shape[3] not in (1, 3):
+            arrays = arrays.swapaxes(2, 3).reshape(*arrays.shape[:2], -1)
+        return as_pictures(arrays, kind=kind)
+
+
+def find_learner(estimator, attribute="components_"):  # -> Found
+    """Return the learner in an estimator: itself, the best of a search, a step of a pipeline.
+
+    Of a pipeline it is the last step that is one; what comes after it is another matter.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted.
+    attribute : str, default="components_"
+        What makes a learner of an estimator.
+
+    Returns
+    -------
+    Found
+        The learner and the steps before it.
+
+    Raises
+    ------
+    NotFittedError
+        If there is none.
+    ValueError
+        If a search has not kept its best estimator.
+    """
+    if hasattr(estimator, "best_estimator_"):
+        return find_learner(estimator.best_estimator_, attribute)
+    if hasattr(estimator, "cv_results_"):
+        raise ValueError(
+            f"{type(estimator).__name__} has no best_estimator_, since refit={estimator.refit!r}; "
+            "pass refit=True, or a learner that you have fitted."
+        )
+    if not isinstance(estimator, Pipeline):
+        check_is_fitted(estimator, attribute)
+        return Found(estimator, ())
+    steps = [step for _, step in estimator.steps if step is not None and step != "passthrough"]
+    for i in reversed(range(len(steps))):
+        try:
+            found = find_learner(steps[i], attribute)
+        except NotFittedError:
+            continue
+        return Found(found.learner, (*steps[:i], *found.steps))
+    names = ", ".join(type(step).__name__ for step in steps)
+    raise NotFittedError(
+        f"No step of the pipeline ({names}) has {attribute}: fit it, with a dictionary learner as "
+        "one of its steps."
+    )
+
+
+def signed_codes(estimator, codes):  # -> (n_codes, n_components)
+    """Return what `transform` returned as an array, a row per sample or per position of atoms."""
+    if isinstance(codes, list):  # of images of different sizes
+        return np.concatenate([signed_codes(estimator, maps) for maps in codes])
+    codes, n_components = to_numpy(to_tensor(codes)), len(estimator.components_)
+    if getattr(estimator, "split_sign", False):
+        return codes[:, :n_components] - codes[:, n_components:]
+    return codes.reshape(-1, n_components)
+
+
+class Look(NamedTuple):
+    """A learner, samples, and their codes."""
+
+    found: Found
+    """The learner in what was passed, and the steps before it."""
+    X: object
+    """Samples as the learner gets them."""
+    samples: list
+    """The same one by one."""
+    raw: object
+    """What `transform` made of them."""
+    codes: np.ndarray
+    """(n_codes, n_components) The same with signs, a row per sample or per position of atoms."""
+
+    @property
+    def learner(self):
+        """The learner."""
+        return self.found.learner
+
+    @property
+    def is_convolutional(self):
+        """Whether the learner's atoms have positions."""
+        return hasattr(self.learner, "atom_shape")
+
+
+def as_arrays(samples):
+    """Return samples as a list of arrays, whatever they came in."""
+    if isinstance(samples, list):
+        return [to_numpy(to_tensor(sample)) for sample in samples]
+    return list(to_numpy(to_tensor(samples)))
+
+
+def _read(learner, X):
+    """Return what the learner takes X for, as a list of arrays."""
+    if not hasattr(learner, "atom_shape"):
+        return as_arrays(check_rows(X, allow_nan=True))
+    images = read_images(X, np.size(learner.atom_shape), image_shape=learner.image_shape)
+    return as_arrays(images.hand_back(images.tensors))
+
+
+def look_at(estimator, X):  # -> Look
+    """Look at an estimator, by samples as its `transform` takes them."""
+    found = find_learner(estimator)
+    X = found.prepare(X)
+    raw = found.learner.transform(X)
+    return Look(found, X, _read(found.learner, X), raw, signed_codes(found.learner, raw))

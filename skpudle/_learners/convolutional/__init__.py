@@ -1,0 +1,1 @@
+"""Convolutional learners: parameters, network, search, denoising."""

@@ -1,0 +1,170 @@
+"""Denoise images of any size and noise: borders, grids and tiles, and a mix with the input."""
+
+from itertools import product
+
+import torch
+
+from skpudle._data.images import cut_tiles, extend
+from skpudle._data.noise import extent_of
+from skpudle._learners.convolutional.model import all_shifts
+
+__all__ = ["denoise_images"]
+
+# Pixels along an axis that are denoised at once, beside the overlap.
+_TILE = 768
+
+# Step of the derivative along a probe, in standard deviations of the noise.
+_STEP = 0.1
+
+# The share of what is denoised in a mix is that much larger than estimated, and at most 1: where a
+# network is as good as in training, estimates of 0.95 or so leave its output as it is. The error of
+# a mix is below that of the input up to twice the best share.
+_IN_FAVOUR = 1.1
+
+# What three channels are to a network for one: their mean, a grey image, and differences of equal
+# noise, whose rows are orthogonal.
+_OPPONENT = (
+    (1 / 3, 1 / 3, 1 / 3),
+    (2**-0.5, 0, -(2**-0.5)),
+    (6**-0.5, -2 * 6**-0.5, 6**-0.5),
+)
+
+
+def _round_up(n, stride, remainder):
+    return n + (remainder - n) % stride
+
+
+def _each(values, x):  # (n,) -> as they go with images
+    return values.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _denoise_opponents(network, x, noise_std, **options):
+    mixing = x.new_tensor(_OPPONENT)
+    channels = torch.einsum("oc,nc...->on...", mixing, x)[:, :, None]
+    if noise_std is None and network.follows_noise:
+        extent = extent_of(channels[0])  # differences of colours have texture as the image has it
+        levels = [network.noise_of(channel, extent) for channel in channels]
+    else:
+        noise_std = network.noise_of(x) if noise_std is None else noise_std
+        norms = mixing.norm(dim=1)[:, None]
+        levels = [None] * len(mixing) if noise_std is None else noise_std * norms
+    denoised = [
+        denoise_images(network, channel, noise_std=level, **options)
+        for channel, level in zip(channels, levels, strict=True)
+    ]
+    return torch.einsum("co,no...->nc...", torch.linalg.inv(mixing), torch.cat(denoised, 1))
+
+
+def _on_grid(network, canvas, size, shift, room, noise_std, tile):  # -> (n, n_channels, *size)
+    """Return what one grid of positions reconstructs, tile by tile."""
+    network = network.with_grids([shift], room)
+    result = canvas.new_empty(*canvas.shape[:2], *size)
+    axes = list(zip(canvas.shape[2:], network.kernel, network.stride, room, strict=True))
+    for corner in product(*(cut_tiles(n, tile, s) for n, s in zip(size, network.stride))):
+        cut, source, place = [], [], []
+        for (start, stop), (total, k, s, r) in zip(corner, axes, strict=True):
+            depth = network.encoder.n_unfoldings
+            # what is solved for depends on the whole image
+            reach = _round_up(total if depth is None else depth * (k - 1), s, 0)
+            first = max(0, start - reach)
+            last = min(total, _round_up(stop + 2 * (k - 1) + reach, s, k + r))
+            cut.append(slice(first, last))
+            source.append(slice(start - first, stop - first))
+            place.append(slice(start, stop))
+        codes = network.encode(canvas[(..., *cut)], noise_std=noise_std)
+        result[(..., *place)] = network.synthesis(codes)[(..., *source)]
+    return result
+
+
+def _reconstructions(network, x, noise_std, *, shifts, room, tile):  # yields one for each grid
+    kernel, size = network.kernel, x.shape[2:]
+    axes = zip(size, kernel, network.stride, room, strict=True)
+    totals = [_round_up(n + 2 * (k - 1), s, k + r) for n, k, s, r in axes]
+    before = [k - 1 for k in kernel]
+    after = [total - n - b for total, n, b in zip(totals, size, before, strict=True)]
+    canvas = extend(x, before, after)
+    for shift in shifts:
+        yield _on_grid(network, canvas, size, shift, room, noise_std, tile)
+
+
+def _signs(like):  # (n, ...) -> (1, ...), 1 or -1 at random, the same for every image of a size
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    bits = torch.randint(2, (1, *like.shape[1:]), generator=generator, device="cpu")
+    return (2 * bits - 1).to(like)
+
+
+def _share(images, denoised, deviation, probe, derivative):  # each (n, ...) -> (n,)
+    r"""Return the share of the denoised image in the mix with the smallest estimated error.
+
+    For images ``y`` with noise ``n`` and the change ``d`` that denoising makes the error of
+    ``y + w d`` is least at ``w = -<n, d> / |d|^2``, and Stein's identity says what ``-<n, d>`` is
+    on average: the sum of ``v_i (1 - df_i / dy_i)``, where ``v_i`` is the variance of pixel ``i``
+    and ``f(y)`` what is denoised (C. M. Stein, Annals of Statistics 9, 1981; for photons, whose
+    variance is their count, it holds up to second derivatives: J. C. Hudson, Annals of Statistics
+    6, 1978). A probe of random signs times deviations, and the derivative along it, say what the
+    sum of ``v_i df_i / dy_i`` is.
+    """
+    explained = (deviation.square() - probe * derivative).flatten(1).sum(1)
+    change = (denoised - images).square().flatten(1).sum(1)
+    return (_IN_FAVOUR * explained / change).nan_to_num(0.0).clamp(0, 1)
+
+
+@torch.no_grad()
+def denoise_images(network, x, *, noise_std=None, shift_average, tile=_TILE):
+    """Return images without their noise, of the size that went in.
+
+    Of three channels a network for one gets the mean, in which there is the least noise, and two
+    differences, in which there is little else.
+
+    Images are continued by reflection, so that as many atoms reach a pixel at the border as one
+    inside. An iteration carries information by less than an atom, so tiles that overlap by one atom
+    for every iteration give the result of the whole image up to rounding.
+
+    What the network reconstructs is mixed with its input, by Stein's unbiased risk estimate, which
+    costs one more pass of one grid.
+
+    Parameters
+    ----------
+    network : ConvNetwork
+        The network. Without ``noise``, or for none, it has the last word.
+    x : Tensor of shape (n, n_channels, *size)
+        Noisy images.
+    noise_std : Tensor of shape (n,), default=None
+        Their noise; by default estimated where the network follows it, and else that of training.
+    shift_average : bool
+        Whether to average over all grids of positions.
+    tile : int, default=768
+        Size of a tile, without its overlap.
+
+    Returns
+    -------
+    Tensor of shape (n, n_channels, *size)
+        Denoised images.
+    """
+    if x.shape[1] == len(_OPPONENT) > network.parameters.atoms.shape[1]:
+        return _denoise_opponents(network, x, noise_std, shift_average=shift_average, tile=tile)
+    room = tuple(s - 1 if shift_average else 0 for s in network.stride)
+    shifts = all_shifts(network.stride) if shift_average else [(0,) * len(network.stride)]
+    noise, options = network.noise, dict(room=room, tile=tile)
+    if noise_std is None:
+        noise_std = network.noise_of(x)  # of the whole image, and not of each tile
+    if noise_std is None or noise is None:
+        parts = _reconstructions(network, x, noise_std, shifts=shifts, **options)
+        return sum(parts) / len(shifts)
+    unit = network.unit_of(x, noise_std)
+
+    def images_of(parts):  # what grids reconstruct, in units of training -> images
+        return noise.leave(sum(parts) / len(parts) * _each(unit, x))
+
+    def reconstructed(x, shifts):
+        args = network, x / _each(unit, x), noise_std / unit
+        return list(_reconstructions(*args, shifts=shifts, **options))
+
+    images = noise.leave(x)
+    deviation = noise.deviation(images, noise_std)
+    probe = _signs(images) * deviation
+    parts = reconstructed(x, shifts)
+    denoised, first = images_of(parts), images_of(parts[:1])
+    beside = images_of(reconstructed(noise.enter(images + _STEP * probe), shifts[:1]))
+    share = _share(images, denoised, deviation, probe, (beside - first) / _STEP)
+    return noise.enter(images.lerp(denoised, _each(share, images)))

@@ -1,0 +1,343 @@
+"""The convolutional learner: it reads images, and builds a model of them and its parameters."""
+
+from dataclasses import replace
+from functools import partial
+from math import prod
+
+import numpy as np
+from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
+
+from skpudle._data.arrays import (
+    input_attributes,
+    make_generator,
+    resolve_device,
+    to_tensor,
+    unit_of,
+)
+from skpudle._data.images import (
+    check_gaps,
+    covering_positions,
+    sizes,
+    warn_of_lines,
+)
+from skpudle._data.noise import Noise
+from skpudle._data.training_images import Geometry, TrainingImages
+from skpudle._learners.base import Data, GradientLearner
+from skpudle._learners.coder import DictionaryTransformer
+from skpudle._learners.coding import adapt_atoms
+from skpudle._learners.convolutional.model import ConvModel, ConvNetwork, RowLayout
+from skpudle._learners.convolutional.parameters import (
+    CONSTRAINTS,
+    check_conv_parameters,
+    depth_of,
+    gradient_of,
+    images_of,
+    searches,
+    start_of,
+    targets_of,
+    trains,
+    without_effect,
+)
+from skpudle._learners.convolutional.search import as_pictures, pieces_of, search_problem
+from skpudle._learners.convolutional.values import (
+    auto_penalty,
+    baseline,
+    initial_atoms,
+    initial_parameters,
+    known_parameters,
+    noise_of,
+    responses,
+)
+from skpudle._learners.counts import settled_baseline
+from skpudle._learners.models import Decay, Encoder
+from skpudle._training.messages import nothing_known
+from skpudle._training.team import current_team
+from skpudle.encoding import default_step
+from skpudle.gradients import GRADIENT_RULES
+from skpudle.losses import Gaussian
+from skpudle.operators import ConvDictionary, project_atoms
+from skpudle.search import is_done
+
+__all__ = ["ConvLearner"]
+
+# Pixels of a batch, counted once for each grid, that are trained on at a time: enough for products
+# of large matrices, and few enough for the codes of all unfoldings to take little memory.
+_PIXELS = 2**16
+
+
+def _known(learner):  # -> fitted attributes, and how many unfoldings they are for
+    return vars(learner) | {"n_unfoldings": depth_of(learner)}
+
+
+def _first(X):  # what says where images are
+    return X[0] if isinstance(X, list) and len(X) else X
+
+
+class ConvLearner(GradientLearner, DictionaryTransformer):
+    """A convolutional learner; `ConvPUDLEDictionaryLearning` adds what users see."""
+
+    _parameter_constraints = CONSTRAINTS
+    _default_batch_size = 16
+
+    # ------------------------------------------------------------------ parameters
+
+    @property
+    def _kernel(self):
+        return sizes(self.atom_shape, 1)
+
+    @property
+    def _stride(self):
+        return sizes(self.stride, len(self._kernel))
+
+    def _check_parameters(self):
+        check_conv_parameters(self, self._kernel, self._stride)
+
+    @property
+    def _rule_name(self):
+        return gradient_of(self)
+
+    def _trains(self):
+        return trains(self)
+
+    def _without_effect(self, data):
+        yield from super()._without_effect(data)
+        yield from without_effect(self)
+
+    def _encoder(self):
+        options = depth_of(self), self.shrinkage, self.positive_code
+        return Encoder(*options, loss=self._loss(), debias=self._given_debias or 0.0)
+
+    # ------------------------------------------------------------------ images
+
+    def _read_known(self, X, *, colours=False, **checks):  # -> Images, as it was fitted on
+        _check_feature_names(self, X, reset=False)
+        grey = self.components_.ndim == 1 + len(self._kernel)
+        n_channels = 1 if grey else self.components_.shape[-1]
+        device = self._transform_device(_first(X))
+        images = images_of(self, X, device, n_channels=n_channels, **checks)
+        if images.kind == "rows":
+            if getattr(self, "n_features_in_", None) is None:  # callbacks see what fit leaves out
+                raise ValueError(
+                    "Two-dimensional input means rows of pixels, but this "
+                    f"{type(self).__name__} was fitted on images. Pass one image as [image], or as "
+                    "image[np.newaxis]."
+                )
+            _check_n_features(self, X, reset=False)
+        # differences of photons are none
+        colours = colours and not Noise.of(self.noise_std).of_photons
+        if images.n_channels != n_channels and not (colours and grey and images.n_channels == 3):
+            raise ValueError(
+                f"Images have {images.n_channels} channels, but {type(self).__name__} was fitted "
+                f"on {n_channels}; the last axis is that of channels. Where that is 1, pass the "
+                "channels of an image as a list of grey ones, list(np.moveaxis(image, -1, 0))."
+            )
+        return images
+
+    def _check_known(self):
+        """Raise an error unless it is fitted, for the parameters that it has now."""
+        check_is_fitted(self)
+        self._validate_params()  # they may have been set since `fit`
+        self._check_parameters()
+        found = self.components_.shape[1 : 1 + len(self._kernel)]
+        if found != self._kernel:
+            raise ValueError(
+                f"atom_shape={self.atom_shape!r:.80}, but the atoms in components_ have the shape "
+                f"{found}. Set the parameter as it was, or fit again."
+            )
+
+    def _read_and_build(self, X, *, colours=False, **checks):  # -> Images, ConvNetwork
+        self._check_known()
+        images = self._read_known(X, colours=colours, **checks)
+        return images, self._network(images.tensors[0])
+
+    def _network(self, like):  # -> ConvNetwork of the dtype and on the device of a tensor
+        parameters = known_parameters(_known(self), len(self._kernel), like)
+        encoder = self._encoder()
+        if self.debias == "auto":
+            encoder = replace(encoder, debias=self.debias_)
+        options = dict(noise=Noise.of(self.noise_std), lambda_decay=self.lambda_decay_)
+        return ConvNetwork(parameters, self._stride, encoder, peak=self.peak_, **options)
+
+    @property
+    def _n_features_out(self):
+        self._check_known()
+        size = self._training_state["image_size"]
+        positions = covering_positions(size, self._kernel, self._stride) if size else ()
+        return self.n_components_ * prod(positions)
+
+    # ------------------------------------------------------------------ training
+
+    def _read(self, X, y, *, known=False):  # -> Data
+        if current_team() is not None:
+            raise ValueError(
+                f"{type(self).__name__} trains in one process, and this is inside of data_parallel "
+                "with several; call fit outside of it."
+            )
+        self._check_parameters()
+        gaps = {"allow_nan": self._allows_nan()}
+        if known:
+            self._check_known()
+            dtype = to_tensor(self.components_).dtype
+            images = self._read_known(X, **gaps).map(lambda x: x.to(dtype))
+        else:
+            images = images_of(self, X, resolve_device(self.device, _first(X)), **gaps)
+            warn_of_lines(images, self._kernel)
+        targets = targets_of(self, y, images)
+        check_gaps(images.tensors, self._kernel, self._stride)
+        same = images.kind != "list"
+        image_size = tuple(images.tensors[0].shape[2:]) if same else None
+        sample = TrainingImages(
+            images.singles(),
+            targets,
+            self._kernel,
+            self._stride,
+            Geometry(image_size, images.channel_axis),
+            crop_size=self.crop_size,
+            whole=images.kind == "rows" and self.crop_size == "auto",
+            shifted=self.n_train_shifts > 1,
+            margin=self.n_train_shifts > 1 or self.separate_atoms == "unfolding",
+            noise_std=self.noise_std,
+            flip=self.flip and Noise.of(self.noise_std).high > 0 and len(self._kernel) == 2,
+        )
+        device = images.tensors[0].device
+        if known:
+            return Data(sample, sample, None, device, {})
+        if sample.masks and not any(mask.any() for mask in sample.masks):
+            raise nothing_known(self)
+        Noise.of(self.noise_std).warn_of_units(sample.images)
+        inputs = input_attributes(X if images.kind == "rows" else None)
+        return Data(sample, sample, None, device, inputs)
+
+    def _some_samples(self, data):  # -> Batch
+        own = make_generator(0)  # the crops of training are drawn by another
+        source = data.source.for_training(self._batch_size(), own, shuffle=False)
+        return next(iter(source.batches(source.plan())))
+
+    def _later_generator(self):
+        generator = make_generator(self.random_state)
+        return generator.manual_seed(generator.initial_seed() + self.n_steps_)  # other crops
+
+    def _new_model(self, data, generator, run=None):  # -> ConvModel, rows
+        images, step = data.sample, self._fixed_step()
+        shape = self.n_components, images.images[0].shape[0], *self._kernel
+        given = self._loss(), baseline(self._loss(), images)
+        atoms = initial_atoms(images, start_of(self), shape, generator, *given)
+        atoms = project_atoms(atoms.contiguous(), atom_norm=self.atom_norm)
+        noise, alpha, penalty = Noise.of(self.noise_std), self.alpha, self.alpha
+        if alpha == "auto":
+            alpha = penalty = auto_penalty(images, atoms, noise.unit or noise.high, *given)
+        if self.shrinkage == "hard":
+            bound = default_step(ConvDictionary(atoms, images.stride)) if step is None else step
+            alpha = alpha * float(bound) if self.alpha == "auto" else alpha
+
+        def built(atoms, intercept=given[1]):
+            parameters = initial_parameters(
+                atoms,
+                images.stride,
+                alpha=alpha,
+                step_size=step,
+                shrinkage=self.shrinkage,
+                learn_step=self.learn_step,
+                in_layers=self.separate_atoms == "unfolding",
+                noise_unit=noise.unit,
+                intercept=intercept,
+            )
+            return self._model(parameters, images, images.geometry, generator, parameters.alpha)
+
+        if not searches(self) or run is None or run.recorder.in_training():
+            return built(atoms)
+        problem = self._problem(images, float(penalty) / noise_of(*given), given[1])
+
+        def inside(state):
+            return state.found[0].reshape(atoms.shape).to(atoms)
+
+        def fitted(state):
+            curve = {"n_iter_": len(state.losses), "n_steps_": 0}
+            curve |= {"loss_curve_": np.array(state.losses)}
+            return self._attributes_of(*built(inside(state)), data) | curve
+
+        state = run.search(problem, as_pictures(atoms), fitted)
+        model, rows = built(inside(state))
+        if given[1] is not None:
+            pieces = self._pieces(images)
+            return built(inside(state), settled_baseline(model.network(rows, 0)[0], *pieces))
+        if is_done(state) and self._codes_follow_data(model) and not run.max_iter:
+            found, path = adapt_atoms(
+                problem,
+                state,
+                state.best_atoms,
+                debias=self._given_debias,
+                stopped=lambda: run.interrupts.pending,
+            )
+            model, rows = built(found.reshape(atoms.shape).to(atoms))
+            model = replace(model, coding=path.summary(problem.unit))
+        return model, rows
+
+    def _pieces(self, images):  # -> pieces of one size, and where they are known
+        pictures = images.targets or images.images, None if images.targets else images.masks
+        return pieces_of(*pictures, self._kernel, self._stride)
+
+    def _problem(self, images, alpha, intercept=None):  # -> ConvProblem
+        x, mask = self._pieces(images)
+        (seen,) = responses(self._loss(), [x], intercept)
+        return search_problem(
+            seen,
+            mask,
+            self._kernel,
+            self._stride,
+            alpha=alpha,
+            positive_code=self.positive_code,
+            unit=unit_of(float(seen.double().square().mean()) * prod(self._kernel)),
+        )
+
+    def _codes_follow_data(self, model):
+        return self.alpha == "auto" and depth_of(self) is None
+
+    def _coding_problem(self, model, rows, data, run):  # -> ConvProblem, atoms
+        problem = self._problem(data.sample, float(model.alpha))
+        return problem, as_pictures(model.layout.unpack(rows).atoms)
+
+    def _known_model(self, data, generator):  # -> ConvModel, rows
+        images, state = data.sample, self._training_state
+        parameters = known_parameters(_known(self), len(self._kernel), images.images[0])
+        if not (self.learn_step or self.separate_atoms == "unfolding"):
+            parameters = parameters._replace(step=self._fixed_step())
+        if state.get("coding"):  # codes have another penalty than training
+            parameters = parameters._replace(alpha=state["alpha"])
+        geometry = images.geometry._replace(image_size=state["image_size"])
+        model, rows = self._model(parameters, images, geometry, generator, state["alpha"])
+        known = dict(data_scale=state["data_scale"], peak=max(model.peak, self.peak_))
+        return replace(model, coding=state.get("coding"), **known), rows
+
+    def _model(self, parameters, images, geometry, generator, alpha):
+        n = depth_of(self) or 0
+        separate = {"analysis": (1, 0, 0), "decoder": (0, 1, 0), "both": (1, 1, 0)}
+        separate |= {"unfolding": (n, 0, n - 1), None: (0, 0, 0)}
+        layout = RowLayout(
+            tuple(parameters.atoms.shape[1:]),
+            separate=separate[self.separate_atoms],
+            noise_unit=Noise.of(self.noise_std).unit,
+            n_thresholds={None: 0, "unfolding": n}.get(self.learn_threshold, 1),
+            shared_threshold=self.learn_threshold == "one",
+            learn_step=self.learn_step,
+            atom_norm=self.atom_norm,
+            fixed_alpha=parameters.alpha,
+            fixed_step=parameters.step,
+            n_intercepts=0 if parameters.intercept is None else len(parameters.intercept),
+        )
+        rule, encoder = GRADIENT_RULES[self._rule_name], self._encoder()
+        model = ConvModel(
+            rule if isinstance(encoder.loss, Gaussian) else partial(rule, loss=encoder.loss),
+            encoder,
+            layout,
+            images,
+            geometry,
+            Decay.of(self.lambda_decay).at_last,
+            alpha,
+            images.mean_square(),
+            images.peak(),
+            part_size=max(1, _PIXELS // (prod(images.crop) * self.n_train_shifts)),
+            n_train_shifts=self.n_train_shifts,
+            generator=generator,
+        )
+        return model, layout.pack(parameters)

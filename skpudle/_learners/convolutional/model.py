@@ -1,0 +1,414 @@
+r"""The model of convolutional learners: encoder and decoder with everything that they may learn.
+
+What belongs to an atom is one row of numbers: the atom, those of the analysis and of the decoder
+where they are separate, its thresholds, the step. So the trainer and the optimisers see one tensor,
+as for any dictionary, and atoms are normalised, replaced and stored row by row.
+
+Atoms at every ``s``-th pixel see the image on a grid, and there are ``s`` grids along each axis.
+The mean of the reconstructions from several of them is better than any, and a network may be
+trained on that mean.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from math import isfinite, prod
+
+import torch
+from torch import Tensor
+
+from skpudle._data.noise import Noise, estimate_noise
+from skpudle._data.training_images import Geometry, TrainingImages
+from skpudle._learners.convolutional.values import ConvParameters, fitted_values, responses
+from skpudle._learners.models import Encoder
+from skpudle._precision import as_scalars, in_own_precision
+from skpudle._training.messages import warn_of_step
+from skpudle.encoding import default_step, threshold_levels, unfold
+from skpudle.operators import ConvDictionary, ConvLayers, atom_norms, project_atoms
+
+__all__ = ["ConvModel", "ConvNetwork", "RowLayout", "all_shifts"]
+
+# A row holds the step in this unit, so that a learning rate that suits atoms changes it slowly: an
+# encoder whose step jumps diverges.
+_STEP_UNIT = 0.03
+_SMALLEST_STEP = 1e-6
+
+# Standard deviations of its noise that the largest pixel of an image may be above the largest one
+# of training, which had none: of a million normal numbers none is further out than 5.
+_OUTERMOST = 6
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """What a row of parameters holds, in this order, and what is the same for all atoms.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (n_channels, *kernel).
+    separate : tuple of int
+        The numbers of separate atoms of the analysis, of the decoder and of all unfoldings but the
+        last that belong to an atom; they are free of constraints.
+    n_thresholds : int
+        Learned penalties of an atom: 0, 1, or the number of unfoldings.
+    noise_unit : float or None
+        Where penalties follow the noise, the noise that a row holds their slopes in units of.
+    shared_threshold : bool
+        Whether a learned penalty is one for all atoms, the mean of theirs.
+    learn_step : bool
+        Whether the step is learned, as the mean over atoms.
+    atom_norm : {"unit", "ball", None}
+        The constraint of the atoms.
+    fixed_alpha : float
+        The penalty, where it is not learned.
+    fixed_step : float or None
+        The step, where it is not learned; None follows the atoms.
+    n_intercepts : int, default=0
+        Numbers of the intercept, which is the mean over atoms.
+    """
+
+    shape: tuple[int, ...]
+    separate: tuple[int, int, int]
+    n_thresholds: int
+    noise_unit: float | None
+    shared_threshold: bool
+    learn_step: bool
+    atom_norm: str | None
+    fixed_alpha: float
+    fixed_step: float | None
+    n_intercepts: int = 0
+
+    @cached_property
+    def _sizes(self):  # of the parts of a row
+        atom, slopes = prod(self.shape), self.n_thresholds * (self.noise_unit is not None)
+        atoms = [atom, *(atom * n for n in self.separate)]
+        return [*atoms, self.n_thresholds, slopes, int(self.learn_step), self.n_intercepts]
+
+    def pack(self, parameters):  # ConvParameters -> (n_components, n_parameters)
+        """Return one row for each atom."""
+        atoms, *_, alpha, slope, step, intercept = parameters
+        parts = [atoms.flatten(1)]
+        for n, separate in zip(self.separate, parameters.separate, strict=True):
+            stack = atoms[None] if separate is None else separate
+            if len(stack) != n:  # those of all unfoldings become one, and one those of all
+                stack = stack.mean(0, keepdim=True).expand(n, *atoms.shape)
+            parts.append(stack.transpose(0, 1).flatten(1))
+        if self.n_thresholds:
+            parts.append(self._thresholds(alpha, atoms))
+        if self.n_thresholds and self.noise_unit is not None:
+            slope = 0.0 if slope is None else slope * self.noise_unit
+            parts.append(self._thresholds(slope, atoms))
+        if self.learn_step:
+            parts.append(atoms.new_tensor(float(step) / _STEP_UNIT).expand(len(atoms), 1))
+        if self.n_intercepts:
+            parts.append(intercept.expand(len(atoms), -1))
+        return torch.cat(parts, dim=1)
+
+    def _thresholds(self, alpha, atoms):  # -> (n_components, n_thresholds)
+        alpha = as_scalars(alpha, atoms)
+        if self.n_thresholds == 1 and alpha.ndim:  # those of all unfoldings become one
+            alpha = alpha.mean(0, keepdim=True)
+        return alpha.expand(self.n_thresholds, len(atoms)).mT
+
+    def unpack(self, rows):  # (n_components, n_parameters) -> ConvParameters
+        """Return the parameters that rows hold; differentiable."""
+        atoms, *separate, alpha, slope, step, intercept = rows.split(self._sizes, dim=1)
+        alpha, slope = alpha.mT, slope.mT
+        if self.shared_threshold:
+            alpha, slope = (
+                part.mean(1, keepdim=True).expand(-1, len(rows)) for part in (alpha, slope)
+            )
+        stacks = [
+            part.unflatten(1, (n, *self.shape)).transpose(0, 1) if n else None
+            for n, part in zip(self.separate, separate, strict=True)
+        ]
+        return ConvParameters(
+            atoms.unflatten(1, self.shape),
+            *stacks,
+            alpha if self.n_thresholds else self.fixed_alpha,
+            slope / self.noise_unit if len(slope) else None,
+            step.mean() * _STEP_UNIT if self.learn_step else self.fixed_step,
+            intercept.mean(0) if self.n_intercepts else None,
+        )
+
+    def project(self, rows):
+        """Return the nearest rows that satisfy the constraints."""
+        atoms, *separate, alpha, slope, step, intercept = rows.split(self._sizes, dim=1)
+        atoms = project_atoms(atoms, atom_norm=self.atom_norm)  # separate ones are free
+        positive = alpha.clamp_min(0), slope.clamp_min(0), step.clamp_min(_SMALLEST_STEP)
+        return torch.cat([atoms, *separate, *positive, intercept], dim=1)
+
+    def replacements(self, rows, atoms):  # current rows, (k, n_channels, *kernel) -> (k, ...)
+        """Return rows for new atoms, with the mean of what else there is, and of free norms."""
+        parameters = self.unpack(rows)
+        means = {
+            name: value.mean(1, keepdim=True)
+            for name in ("alpha", "alpha_slope")
+            if isinstance(value := getattr(parameters, name), Tensor)
+        }
+        size = 1.0 if self.atom_norm else atom_norms(parameters.atoms).mean()
+        atoms = project_atoms(atoms, atom_norm="unit") * size
+        means |= dict(step=parameters.step, intercept=parameters.intercept)
+        return self.pack(ConvParameters(atoms, **means))
+
+
+def all_shifts(stride):  # -> list of tuples
+    """Return every grid of positions, as the offset of its first one."""
+    return list(product(*(range(n) for n in stride)))
+
+
+@dataclass(frozen=True, eq=False)
+class ConvNetwork:
+    """Encoder and decoder, with the `synthesis` that a gradient rule asks a dictionary for.
+
+    Parameters
+    ----------
+    parameters : ConvParameters
+        What was learned.
+    stride : tuple of int
+        Distance of neighbouring positions along each axis.
+    encoder : Encoder
+        Unfoldings, shrinkage and signs.
+    noise : Noise, default=None
+        The noise that it was trained for.
+    peak : float, default=1.0
+        The largest magnitude of a pixel of the clean images that it was trained for.
+    lambda_decay : float, default=1.0
+        Factor between the penalties of consecutive unfoldings.
+    shifts : list of tuple, default=None
+        Grids whose reconstructions are averaged. What is reconstructed is then smaller than the
+        image, by a margin in which not all atoms that reach a pixel are there. None: one grid that
+        starts at the first pixel, no margin.
+    room : tuple of int, default=None
+        The largest shift along each axis: images are that much larger than what one grid covers.
+    """
+
+    parameters: ConvParameters
+    stride: tuple[int, ...]
+    encoder: Encoder
+    noise: Noise | None = None
+    peak: float = 1.0
+    lambda_decay: float = 1.0
+    shifts: list | None = None
+    room: tuple[int, ...] | None = None
+
+    @property
+    def kernel(self):
+        """Size of an atom."""
+        return tuple(self.parameters.atoms.shape[2:])
+
+    def with_grids(self, shifts, room):
+        """Return the same network for other grids."""
+        return replace(self, shifts=shifts, room=room)
+
+    def encode(self, x, *, mask=None, noise_std=None):
+        """Return code maps, (n, n_components, *positions).
+
+        Of several grids they are (n, n_components, n_shifts, *positions). The noise of the images
+        is ``noise_std``, (n,), or the nearest level of training; None is estimated where thresholds
+        follow it, and otherwise that of training. The ``mask`` is 0 where pixels are missing;
+        several grids do without.
+        """
+        if noise_std is None:
+            noise_std = self.noise_of(x)
+        if noise_std is not None and self.noise is not None:
+            noise_std = noise_std.clamp(self.noise.low, self.noise.high)
+        if self.shifts is None:
+            return self._unfold(x, noise_std, mask)
+        sizes = [n - room for n, room in zip(x.shape[2:], self.room, strict=True)]
+        windows = [
+            x[(..., *(slice(a, a + n) for a, n in zip(shift, sizes, strict=True)))]
+            for shift in self.shifts
+        ]
+        noise_std = None if noise_std is None else noise_std.repeat(len(windows))
+        z = self._unfold(torch.cat(windows), noise_std)
+        return z.unflatten(0, (len(windows), len(x))).movedim(0, 2)
+
+    @property
+    def follows_noise(self):
+        """Whether thresholds follow the noise."""
+        return self.parameters.alpha_slope is not None
+
+    def noise_of(self, x, extent=None):
+        """Return the noise of images, (n,), by `estimate_noise` where thresholds follow it.
+
+        Otherwise it is that of training, None where there was none.
+        """
+        if self.follows_noise:
+            return estimate_noise(x, extent)
+        trained = self.noise is not None and self.noise.high
+        return x.new_full((len(x),), self.noise.high) if trained else None
+
+    def unit_of(self, x, noise_std):  # (n, ...), (n,) -> (n,)
+        """Return what images have to be divided by to have pixels as large as in training.
+
+        That is 1 where they and their noise are as in training. Of more noise than in training it
+        is at least what brings it there. Less noise is no reason to enlarge pixels further: a
+        network of which unfoldings have atoms of their own is unstable for what it has never seen.
+        """
+        low, high = self.noise.low, self.noise.high
+        largest = x.abs().flatten(1).amax(1)
+        same_noise = (noise_std >= low) & (noise_std <= high)
+        same_units = ((largest - _OUTERMOST * noise_std) / self.peak).clamp_min(1)
+        other_units = torch.maximum(noise_std / high, largest / self.peak)
+        unit = torch.where(same_noise, same_units, other_units)
+        return torch.where(unit == 0, 1.0, unit)
+
+    @in_own_precision
+    def synthesis(self, z):
+        """Return the mean reconstruction of all grids, (n, n_channels, *size).
+
+        Of losses other than least squares it is that of the natural parameter.
+        """
+        atoms, decoder_atoms = self.parameters.atoms, self.parameters.decoder_atoms
+        decoder = ConvDictionary(atoms if decoder_atoms is None else decoder_atoms[0], self.stride)
+        if self.shifts is None:
+            mean = decoder.synthesis(z)
+        else:
+            images = decoder.synthesis(z.movedim(2, 0).flatten(0, 1))
+            images = images.unflatten(0, (z.shape[2], len(z)))
+            margins = [k - 1 for k in self.kernel]
+            sizes = [n + room for n, room in zip(images.shape[3:], self.room, strict=True)]
+            ends = [n - m for n, m in zip(sizes, margins, strict=True)]
+            total = 0
+            for image, shift in zip(images, self.shifts, strict=True):
+                axes = zip(margins, ends, shift, strict=True)
+                total = total + image[(..., *(slice(m - a, end - a) for m, end, a in axes))]
+            mean = total / len(self.shifts)
+        intercept = self._intercept()
+        return mean if intercept is None else mean + intercept
+
+    def _intercept(self):  # -> as it is added to images
+        intercept = self.parameters.intercept
+        return None if intercept is None else intercept.reshape(-1, *[1] * len(self.kernel))
+
+    def _unfold(self, x, noise_std, mask=None):
+        atoms, analysis, _, synthesis, alpha, slope, step, _ = self.parameters
+        dictionary = ConvDictionary(atoms, self.stride)
+        if synthesis is not None:
+            analysis = ConvLayers(analysis, self.stride)
+        elif analysis is not None:
+            analysis = ConvDictionary(analysis[0], self.stride)
+        encoder, decay = self.encoder, {"lambda_decay": self.lambda_decay}
+        if synthesis is slope is None:
+            options = dict(alpha=alpha, step_size=step, analysis=analysis, mask=mask)
+            options["offset"] = self._intercept()
+            return encoder.encode(dictionary, x, **options, **decay)
+        step = as_scalars(default_step(dictionary) if step is None else step, atoms)
+        how = encoder.n_unfoldings, step
+        levels = threshold_levels(dictionary, alpha, *how, shrinkage=encoder.shrinkage, **decay)
+        if slope is not None:  # levels of each sample
+            slopes = threshold_levels(dictionary, slope, *how, **decay)
+            noise_std = noise_std.reshape(-1, *[1] * (x.ndim - 1))
+            levels = levels[:, None] + noise_std * slopes[:, None]
+        if synthesis is not None:
+            dictionary = ConvLayers(torch.cat([synthesis, atoms[None]]), self.stride)
+        options = dict(shrinkage=encoder.shrinkage, positive_code=encoder.positive_code)
+        return unfold(dictionary, x, levels, step, analysis=analysis, mask=mask, **options)
+
+
+@dataclass(frozen=True)
+class ConvModel:
+    """What is trained by a convolutional learner; see `skpudle._training.loop`.
+
+    Parameters
+    ----------
+    rule : callable
+        One of `skpudle.gradients.GRADIENT_RULES`.
+    encoder : Encoder
+        How to encode.
+    layout : RowLayout
+        What rows of parameters hold.
+    images : TrainingImages
+        How they are cut into crops, and what is drawn for them.
+    geometry : Geometry
+        What results look like.
+    decay : callable
+        The decay of penalties as a function of the update.
+    alpha : float
+        The penalty or threshold that training started from.
+    data_scale : float
+        The mean squared norm of a crop.
+    peak : float
+        The largest magnitude of a clean pixel, also of what it was trained on before.
+    part_size : int
+        Crops that are evaluated at a time.
+    n_train_shifts : int, default=1
+        Grids that an update draws.
+    generator : torch.Generator, default=None
+        What draws them.
+    coding : tuple of float, default=None
+        Penalty, share of the bias to remove and noise of codes, where they were chosen from the
+        data.
+    """
+
+    rule: Callable
+    encoder: Encoder
+    layout: RowLayout
+    images: TrainingImages
+    geometry: Geometry
+    decay: Callable
+    alpha: float
+    data_scale: float
+    peak: float
+    part_size: int
+    n_train_shifts: int = 1
+    generator: torch.Generator | None = None
+    coding: tuple | None = None
+
+    curvature = 1.0  # of least squares
+    n_constant_codes = 0  # all rows are atoms
+
+    def network(self, rows, update):
+        """Return the network of an update, on grids that it draws, its encoder and the penalty."""
+        decay, stride = self.decay(update), self.images.stride
+        penalty, options = self.encoder.penalty(self.alpha, decay), {"lambda_decay": decay}
+        options["noise"] = Noise.of(self.images.noise_std)
+        if any(self.images.margin):
+            grids = [(0,) * len(stride)]
+            if self.n_train_shifts > 1:
+                grids = all_shifts(stride)
+                order = torch.randperm(len(grids), generator=self.generator, device="cpu")
+                grids = [grids[i] for i in order[: self.n_train_shifts].tolist()]
+                penalty /= len(grids)  # of the mean over grids
+            options |= dict(shifts=grids, room=self.images.room)
+        network = ConvNetwork(self.layout.unpack(rows), stride, self.encoder, **options)
+        return network, ConvNetwork.encode, penalty
+
+    def project(self, rows):
+        """Return the nearest rows that satisfy the constraints."""
+        return self.layout.project(rows)
+
+    def replacements(self, rows, samples):
+        """Return rows for patches."""
+        intercept = self.layout.unpack(rows).intercept
+        samples = torch.stack(responses(self.encoder.loss, samples, intercept))
+        return self.layout.replacements(rows, samples)
+
+    def warn_of_step(self, initial, final):
+        """Warn if the encoder may diverge with the step, once."""
+        step, (analysis, *_) = self.layout.fixed_step, self.layout.separate
+        curvature = self.encoder.loss.curvature
+        if step is None or self.layout.learn_step or analysis or not isfinite(curvature):
+            return
+        atoms = (self.layout.unpack(rows).atoms for rows in (initial, final))
+        warn_of_step(step, (ConvDictionary(part, self.images.stride) for part in atoms), curvature)
+
+    def memory(self):
+        """Return what a later `partial_fit` asks for beside what users see."""
+        memory = {"alpha": self.alpha, "image_size": self.geometry.image_size}
+        return memory if self.coding is None else memory | {"coding": self.coding}
+
+    def attributes(self, rows):
+        """Return what users see of it."""
+        values, stride = self.layout.unpack(rows), self.images.stride
+        if values.step is None:  # it stays so where samples look for theirs
+            step = default_step(ConvDictionary(values.atoms, stride), self.encoder.loss)
+            values = values._replace(step=step)
+        channel_axis, shared = self.geometry.channel_axis, self.layout.shared_threshold
+        options = dict(channel_axis=channel_axis, shared_threshold=shared)
+        attributes = fitted_values(values, len(stride), **options)
+        alpha, debias, noise_std = self.coding or (attributes["alpha_"], self.encoder.debias, None)
+        coded = {"alpha_": alpha, "debias_": debias, "noise_std_": noise_std}
+        return attributes | coded | {"n_components_": len(rows), "peak_": self.peak}

@@ -1,0 +1,238 @@
+"""Parameters of convolutional learners, and images as their networks see them."""
+
+from math import inf
+from numbers import Integral, Real
+
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from skpudle._data.images import check_axes, check_sizes, read_images, read_targets, sizes
+from skpudle._data.noise import Noise
+from skpudle._learners.base import GradientLearner
+from skpudle._learners.convolutional.model import all_shifts
+from skpudle._learners.models import Decay
+from skpudle.losses import LOSSES, loss_named
+from skpudle.shrinkage import SHRINKAGES
+
+__all__ = [
+    "CONSTRAINTS",
+    "as_images",
+    "check_conv_parameters",
+    "depth_of",
+    "gradient_of",
+    "images_of",
+    "largest_of",
+    "searches",
+    "start_of",
+    "targets_of",
+    "trains",
+    "without_effect",
+]
+
+_COUNT = Interval(Integral, 1, None, closed="left")
+
+CONSTRAINTS = GradientLearner._parameter_constraints | {
+    "n_components": [_COUNT],
+    "atom_shape": [_COUNT, tuple, list],
+    "stride": [_COUNT, tuple, list],
+    "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+    "gradient": [StrOptions({"auto", "dec", "ae-lasso", "ae-ls"})],
+    "loss": [StrOptions(set(LOSSES))],
+    "n_trials": [Interval(Real, 1, None, closed="left")],
+    "n_unfoldings": [_COUNT, StrOptions({"auto"}), None],
+    "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple],
+    "shrinkage": [StrOptions(set(SHRINKAGES))],
+    "debias": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"}), "boolean"],
+    "positive_code": ["boolean"],
+    "atom_norm": [StrOptions({"unit", "ball"}), None],
+    "learn_threshold": [StrOptions({"one", "atom", "unfolding"}), None],
+    "learn_step": ["boolean"],
+    "separate_atoms": [StrOptions({"analysis", "decoder", "both", "unfolding"}), None],
+    "noise_std": [Interval(Real, 0, None, closed="left"), tuple, StrOptions({"poisson"})],
+    "crop_size": [_COUNT, StrOptions({"auto"})],
+    "flip": ["boolean"],
+    "n_train_shifts": [_COUNT],
+    "shift_average": ["boolean"],
+    "image_shape": [tuple, list, None],
+    "optimizer": [StrOptions({"adam", "sgd"}), type],
+    "max_iter": [_COUNT, StrOptions({"auto"})],
+    "dict_init": [StrOptions({"auto", "search", "random", "data", "dct"}), "array-like"],
+}
+
+# What n_unfoldings="auto" is where codes are unfolded, as the paper has it.
+_UNFOLDINGS = 15
+
+
+def start_of(learner):  # -> str or array-like
+    """Return ``dict_init``, of which "auto" is a search for the codes that a search has."""
+    if not isinstance(learner.dict_init, str) or learner.dict_init != "auto":
+        return learner.dict_init
+    return "search" if _encodes_as_the_search(learner) else "random"
+
+
+def searches(learner):
+    """Return whether the initial dictionary is searched for."""
+    start = start_of(learner)
+    return isinstance(start, str) and start == "search"
+
+
+def _has_lasso(learner):  # an encoder that minimises with a penalty
+    learns = learner.learn_threshold or learner.learn_step or learner.separate_atoms
+    lasso = learner.shrinkage == "soft" and learner.lambda_decay == 1 and learner.alpha != 0
+    return lasso and not learns
+
+
+def _encodes_as_the_search(learner):  # codes for which nothing is left to train after one
+    denoises = learner.noise_std != 0 or learner.n_train_shifts > 1
+    return _has_lasso(learner) and learner.n_unfoldings in ("auto", None) and not denoises
+
+
+def trains(learner):
+    """Return whether there is training: from a start, through such an encoder, or by name."""
+    named = learner.gradient != "auto" or not _encodes_as_the_search(learner)
+    return named or not searches(learner)
+
+
+def gradient_of(learner):
+    """Return the name of the gradient; codes that are solved for are not differentiated."""
+    if learner.gradient != "auto":
+        return learner.gradient
+    return "dec" if depth_of(learner) is None else "ae-ls"
+
+
+def without_effect(learner):  # yields names, what would use them
+    """Yield parameters that have no effect in a fit, beside those of training and stopping."""
+    if not trains(learner):
+        yield ("crop_size", "flip", "atom_norm"), learner._asks_for_training
+    if learner.noise_std == 0:
+        yield ("flip",), "noise_std"
+    elif len(sizes(learner.atom_shape, 1)) == 1:
+        yield ("flip",), "two numbers for atom_shape"
+    if depth_of(learner) is None:
+        yield ("step_size",), "a number for n_unfoldings"
+    elif learner.debias not in ("auto", 0):
+        yield ("debias",), "codes of the lasso, n_unfoldings=None"
+    if learner.shrinkage == "hard":
+        yield ("lambda_decay",), "shrinkage='soft'"
+    elif learner.alpha == 0 and not learner.learn_threshold:
+        yield ("lambda_decay",), "a positive alpha"
+    if learner.loss != "binomial":
+        yield ("n_trials",), "loss='binomial'"
+    if max(sizes(learner.stride, 1)) == 1:
+        yield ("shift_average",), "a stride of more than 1"
+
+
+def depth_of(learner):  # -> int or None
+    """Return the number of unfoldings that parameters ask for, None where the lasso is solved."""
+    if learner.n_unfoldings != "auto":
+        return learner.n_unfoldings
+    return _UNFOLDINGS if trains(learner) or learner.loss != "gaussian" else None
+
+
+def check_conv_parameters(learner, kernel, stride):
+    """Raise ValueError if parameters contradict each other.
+
+    Parameters
+    ----------
+    learner : ConvLearner
+        Whose they are.
+    kernel, stride : tuple of int
+        Size and distance of atoms.
+    """
+    Decay.of(learner.lambda_decay)  # raises for what is none
+    check_sizes(kernel, stride, learner.image_shape)
+    own_analysis = learner.separate_atoms in ("analysis", "both", "unfolding")
+    through = learner.learn_threshold or learner.learn_step or own_analysis
+    if through and learner.gradient == "dec":
+        raise ValueError(
+            "gradient='dec' does not go through the encoder, so that it cannot learn "
+            "thresholds, the step or atoms of analysis; pass gradient='ae-ls'."
+        )
+    if learner.learn_threshold and learner.shrinkage == "hard":
+        raise ValueError(
+            "A hard threshold has derivative 0 and cannot be learned; pass shrinkage='soft' or "
+            "learn_threshold=None."
+        )
+    free = learner.atom_norm is None and not learner.learn_step
+    if learner.separate_atoms == "unfolding" and not free:
+        raise ValueError(
+            "With separate_atoms='unfolding' the step is a part of the atoms, whose norms are "
+            "free; pass learn_step=False and atom_norm=None."
+        )
+    if Noise.of(learner.noise_std).is_range and learner.learn_threshold is None:
+        raise ValueError(
+            "Thresholds follow the noise where noise_std is a pair, and have to be learned; "
+            "pass learn_threshold='unfolding', for example."
+        )
+    if learner.loss != "gaussian":
+        _check_likelihood(learner)
+    if depth_of(learner) is None:
+        _check_converged(learner)
+    n_grids = len(all_shifts(stride))
+    if learner.n_train_shifts > n_grids:
+        raise ValueError(
+            f"n_train_shifts={learner.n_train_shifts}, but stride={learner.stride!r} has {n_grids} "
+            "grids of positions; pass at most that."
+        )
+
+
+def _check_likelihood(learner):
+    loss = f"loss={learner.loss!r}"
+    if learner.separate_atoms or learner.noise_std != 0:
+        raise ValueError(
+            f"{loss} is for one dictionary of noisy data: pass separate_atoms=None and "
+            "noise_std=0. A denoiser of photons has noise_std='poisson', and no loss."
+        )
+    if learner.learn_step and learner.step_size == "auto":
+        raise ValueError(f"{loss} and learn_step=True need a number for step_size to begin with.")
+    if learner.n_unfoldings is None:
+        raise ValueError(
+            f"Codes are solved for (n_unfoldings=None) with loss='gaussian'; with {loss} pass "
+            "n_unfoldings=15, for example."
+        )
+
+
+def _check_converged(learner):
+    if not _has_lasso(learner):
+        raise ValueError(
+            "Converged codes (n_unfoldings=None) exist for soft shrinkage with alpha > 0 and "
+            "lambda_decay=1, and without learned thresholds, steps or separate atoms; pass "
+            "n_unfoldings=15, for example."
+        )
+    if gradient_of(learner) != "dec":
+        raise ValueError(
+            f"Codes that are solved for (n_unfoldings=None) are not differentiated here, but "
+            f"gradient={learner.gradient!r}. Pass gradient='dec' or 'auto', or a number of "
+            "unfoldings."
+        )
+
+
+def largest_of(learner):  # -> float or None
+    """Return the largest value of images that are counts, None where they may be any numbers."""
+    if Noise.of(learner.noise_std).of_photons:
+        return inf
+    return loss_named(learner.loss, learner.n_trials).largest
+
+
+def _reading(learner):
+    options = dict(image_shape=learner.image_shape, largest=largest_of(learner))
+    return options | {"estimator": learner}
+
+
+def images_of(learner, X, device, **options):  # -> Images
+    """Read images as the network of a learner sees them; options are those of `read_images`."""
+    known = _reading(learner) | dict(device=device) | options
+    images = read_images(X, len(sizes(learner.atom_shape, 1)), **known)
+    check_axes(images)
+    return images.map(Noise.of(learner.noise_std).enter)
+
+
+def targets_of(learner, y, images):  # -> list of (n_channels, *size), or None
+    """Read what images are to become, as its network sees it."""
+    targets = read_targets(y, images, **_reading(learner))
+    return None if targets is None else list(map(Noise.of(learner.noise_std).enter, targets))
+
+
+def as_images(learner, x):  # (..., *size) -> the same
+    """Return what its network makes, or sees, as images: what is expected."""
+    x = loss_named(learner.loss, learner.n_trials).mean(x)
+    return Noise.of(learner.noise_std).leave(x)

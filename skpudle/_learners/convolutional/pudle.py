@@ -1,0 +1,604 @@
+"""Convolutional dictionaries of images and signals, and denoising with them."""
+
+from math import inf, log10, prod
+from numbers import Real
+
+import torch
+
+from skpudle._data.images import covering_positions, read_images, split_gaps
+from skpudle._data.noise import Noise, with_noise
+from skpudle._learners.convolutional.denoising import denoise_images
+from skpudle._learners.convolutional.learner import ConvLearner
+from skpudle._learners.convolutional.parameters import as_images, largest_of, targets_of, trains
+from skpudle._learners.score import deviance_of_means, deviance_of_pixels, sums_of
+from skpudle.losses import Gaussian
+
+__all__ = ["ConvPUDLEDictionaryLearning"]
+
+# What max_iter="auto" is without a search.
+_EPOCHS = 100
+
+# Pixels that are encoded at a time: few enough for their codes to stay in a cache.
+_PIXELS = 2**17
+
+
+def _parts(x):  # (n, ...) -> tensors of some images each
+    return x.split(max(1, _PIXELS // prod(x.shape[2:])))
+
+
+class ConvPUDLEDictionaryLearning(ConvLearner):
+    r"""Convolutional dictionary learning and denoising, by backpropagation through the encoder.
+
+    Atoms are small images, of which copies at every ``stride``-th pixel add up to the image. The
+    encoder, the gradients and the training are those of `PUDLEDictionaryLearning`, with a
+    convolution for the dictionary. Trained on pairs of noisy and clean images, or on clean ones
+    with ``noise_std``, it denoises. By default it learns from data alone: the atoms that make the
+    lasso objective small, and codes that are solved for.
+
+    Parameters
+    ----------
+    n_components : int, default=64
+        Number of atoms.
+
+    atom_shape : int or tuple of int, default=(9, 9)
+        Size of an atom: two numbers for pictures, one for signals.
+
+    stride : int or tuple of int, default=4
+        Distance of neighbouring copies of an atom along each axis.
+
+    alpha : float or "auto", default="auto"
+        Soft shrinkage: the penalty of the lasso, in the units of the data. Hard shrinkage: the
+        threshold of the codes. "auto" is 1.6 times ``noise_std``, where that is given, and else a
+        tenth of the median over images of the largest correlation with an initial atom (for hard
+        shrinkage times the step), and of other losses at least twice the standard deviation of the
+        noise of a correlation. Where thresholds are learned this is their initial value. Codes of
+        the lasso get a penalty of their own then, ``alpha_``: the one that predicts hidden pixels
+        best, as in `PUDLEDictionaryLearning`.
+
+    gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
+        What is differentiated; see `PUDLEDictionaryLearning`. Who names one trains by it. "auto" is
+        "ae-ls", and "dec" where codes are solved for.
+
+    loss : {"gaussian", "poisson", "binomial"}, default="gaussian"
+        What data are to the reconstruction, as in `PUDLEDictionaryLearning`: numbers, counts, or
+        successes of ``n_trials`` (unsigned integers are no fractions then). The baseline,
+        ``intercept_``, is a number for each channel. The search works on what counts are to least
+        squares, as for rows; converged codes are for "gaussian" alone.
+
+    n_trials : float, default=1
+        Of the binomial loss; with 1 data are binary, or fractions.
+
+    n_unfoldings : int, None or "auto", default="auto"
+        Number of iterations of the encoder. None: codes are those of the lasso, by coordinate
+        descent, which training does not differentiate (it then is by "dec").
+        "auto" is that after a search that nothing is trained after (15 with other losses), and 15
+        otherwise.
+
+    step_size : float or "auto", default="auto"
+        Step of an iteration. "auto" is 1 over a bound of the squared spectral norm of the current
+        dictionary (times the largest curvature of the loss), for images of any size; of Poisson's
+        loss every image looks for its own, with which the penalised loss never rises.
+
+    lambda_decay : float or tuple (first, last), default=1.0
+        Iteration t of soft shrinkage has the penalty ``alpha * lambda_decay**t``; a pair is
+        annealed over training.
+
+    shrinkage : {"soft", "hard"}, default="soft"
+        The shrinkage.
+
+    debias : float or "auto", default="auto"
+        Share of the lasso's bias to remove from codes, as in `PUDLEDictionaryLearning`; "auto" is
+        chosen together with ``alpha="auto"``, and 0 with a number for ``alpha``.
+
+    positive_code : bool, default=False
+        Whether codes are restricted to non-negative values.
+
+    atom_norm : {"unit", "ball", None}, default="unit"
+        Whether atoms have norm 1, at most 1, or any.
+
+    learn_threshold : {"one", "atom", "unfolding"} or None, default=None
+        Which thresholds are learned, from ``alpha`` on (soft shrinkage): one number, one for each
+        atom, or one for each atom and iteration.
+
+    learn_step : bool, default=False
+        Whether ``step_size`` is learned.
+
+    separate_atoms : {"analysis", "decoder", "both", "unfolding"} or None, default=None
+        Which of encoder ("analysis") and decoder have atoms of their own, which start as the
+        dictionary and are free of constraints. "unfolding": every unfolding has atoms of its own
+        for both, of any norm (``atom_norm=None``), which its step is a part of [3]_. The loss then
+        leaves out the pixels of a crop that some atoms do not reach.
+
+    noise_std : float, tuple (low, high) or "poisson", default=0.0
+        Standard deviation of Gaussian noise that every update adds to clean images, in their units
+        (25 / 255 for "sigma 25" and images from 0 to 1). Of a pair every crop gets noise between
+        both, and learned thresholds follow it [3]_: one network is then for all of them. Of noisy
+        and clean images it only says what noise they have. "poisson": images are photons, what was
+        counted or is expected (unsigned integers are no fractions then), and every update draws
+        counts of clean ones. The network sees roots of both, by Anscombe's transform
+        (`skpudle.losses`), whose noise is about 1, which is what ``alpha`` is next to.
+
+    crop_size : int or "auto", default="auto"
+        Images are trained on in random crops of this size, one of each image an epoch. "auto" is
+        the smallest image, and at most 129 (rows are taken whole); any size is rounded down to what
+        copies of an atom cover.
+
+    flip : bool, default=True
+        With ``noise_std``: whether crops of pictures are mirrored and transposed at random.
+
+    n_train_shifts : int, default=1
+        More than 1: train on the mean of the reconstructions from that many grids of positions,
+        drawn for every update, as ``shift_average`` will denoise.
+
+    shift_average : bool, default=False
+        Whether `denoise` averages over all grids of positions, ``prod(stride)`` of them.
+
+    image_shape : tuple of int, default=None
+        The shape of the image that a row of two-dimensional input is, with channels last if there
+        are any; by default a row is a line.
+
+    optimizer : {"adam", "sgd"} or subclass of torch.optim.Optimizer, default="adam"
+        How the gradient changes the atoms.
+
+    learning_rate : float, default=1e-3
+        Learning rate.
+
+    optimizer_params : dict, default=None
+        Further keyword arguments of the optimizer.
+
+    batch_size : int or "auto", default="auto"
+        Images in an update; "auto" is ``min(16, n_images)``.
+
+    max_iter : int or "auto", default="auto"
+        Largest number of epochs of whatever trains (see the notes); "auto" is 100.
+
+    tol, n_iter_no_change
+        As in `PUDLEDictionaryLearning`; checks are at least 256 crops apart, as few say little.
+
+    dict_init : {"auto", "search", "random", "data", "dct"} or array-like, default="auto"
+        Initial dictionary: random directions, a constant atom and random patches without their
+        mean, the slowest cosines of an atom's size, or an array of the shape of ``components_``.
+        "search" minimises the lasso objective over atoms of norm 1, from patches of much energy,
+        and leaves local minima by moving, splitting and removing atoms
+        (``skpudle.search``). It looks at clean images where there are pairs. "auto" is that
+        for the codes of a lasso where nothing asks for others (``n_unfoldings``, ``noise_std``,
+        ``n_train_shifts``, what is learned beside atoms), and otherwise random directions.
+
+    device : str, default="auto"
+        A torch device, or "auto": that of a tensor input, else CUDA if present, else the CPU.
+
+    random_state : int, RandomState instance or None, default=None
+        Determines the initial dictionary, the crops and the noise.
+
+    verbose : int, default=0
+        Whether to print a line per epoch.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, [height,] width[, n_channels])
+        The atoms, with an axis of channels if images have one.
+
+    analysis_components_, decoder_components_ : ndarray of that shape
+        Separate atoms, where ``separate_atoms`` asks for them. Of every unfolding they are
+        ``analysis_components_`` of shape (n_unfoldings, n_components, ...) and, but for the last
+        one, which reconstructs with ``components_``,
+
+    synthesis_components_ : ndarray of shape (n_unfoldings - 1, n_components, ...)
+        what it takes from the data before it correlates them again.
+
+    alpha_ : float or ndarray of shape ([n_unfoldings,] n_components)
+        Penalty or threshold in use.
+
+    alpha_slope_ : float or ndarray of that shape
+        What it grows by for each unit of noise, where ``noise_std`` is a pair.
+
+    debias_ : float
+        The share of the lasso's bias that `transform` removes.
+
+    noise_std_ : float
+        Estimated standard deviation of the noise of a pixel. There where the penalty of codes was
+        chosen from the data.
+
+    step_size_ : float
+        The step in use, unless every image looks for its own.
+
+    peak_ : float
+        Largest magnitude of a pixel in training, without the noise that training added and, with
+        ``noise_std="poisson"``, of the root: `denoise` scales images that have larger ones.
+
+    intercept_ : ndarray of shape (n_channels,)
+        The baseline, where the loss is not "gaussian".
+
+    n_components_, n_iter_, n_steps_, loss_curve_, ended_by_, phases_, lambda_decay_, device_
+        As in `PUDLEDictionaryLearning`; the loss is a sum over the pixels of a crop.
+
+    n_features_in_ : int
+        Number of features, if it was fitted on rows.
+
+    See Also
+    --------
+    PUDLEDictionaryLearning : The same for rows, without convolution.
+    skpudle.images.denoise_patches : Denoising with a dictionary of patches.
+
+    Notes
+    -----
+    What is named happens:
+
+    .. list-table::
+       :header-rows: 1
+
+       * - parameters
+         - phases of `fit`
+       * - none
+         - search; codes are those of the lasso, for which nothing is left to train
+       * - ``gradient``
+         - search, then training by it
+       * - ``n_unfoldings`` (a number), ``shrinkage="hard"``, ``lambda_decay``, ``alpha=0``,
+           ``learn_threshold``, ``learn_step``, ``separate_atoms``, ``noise_std``,
+           ``n_train_shifts``
+         - training through that encoder from random directions; with ``dict_init="search"`` from
+           what a search finds
+       * - another ``dict_init``
+         - training from there
+       * - ``max_iter``
+         - at most so many epochs of whatever trains; by itself it trains nothing
+       * - a parameter that has no effect in this fit, such as ``crop_size`` where nothing trains
+         - as without it, and a UserWarning that names it and says what would use it
+
+    Input is an array (n_images, height, width[, n_channels]) or, where ``atom_shape`` is one
+    number, (n_signals, length[, n_channels]); or a list of images of different sizes; or rows.
+    Two-dimensional input always means rows. Unsigned integers become fractions of their largest
+    value, except in rows. `transform` and training extend images that atoms do not cover exactly by
+    zeros at their ends, `denoise` by reflection.
+
+    NaN, or what a masked array masks, is a missing pixel of `fit`, `partial_fit` and `transform`,
+    which counts for nothing; `inverse_transform` fills it. Several grids, atoms of each unfolding
+    and `denoise` need complete images.
+
+    References
+    ----------
+    .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit Acceleration of Dictionary Learning by
+       Backpropagation", arXiv:2106.00058, 2021.
+    .. [2] D. Simon and M. Elad, "Rethinking the CSC Model for Natural Images", NeurIPS 2019, for
+       the average over shifts.
+    .. [3] N. Janjusevic, A. Khalilian-Gourtani and Y. Wang, "CDLNet: Noise-Adaptive Convolutional
+       Dictionary Learning Network for Blind Denoising and Demosaicing", IEEE Open Journal of
+       Signal Processing, 2022.
+    .. [4] S. Ramani, T. Blu and M. Unser, "Monte-Carlo SURE: A black-box optimization of
+       regularization parameters for general denoising algorithms", IEEE Transactions on Image
+       Processing, 2008.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_sample_images
+    >>> from skpudle import ConvPUDLEDictionaryLearning
+    >>> images = [image.mean(axis=2) / 255 for image in load_sample_images().images]
+    >>> learner = ConvPUDLEDictionaryLearning(
+    ...     8, noise_std=0.1, crop_size=65, max_iter=2, tol=None, random_state=0
+    ... )
+    >>> learner.fit(images).components_.shape
+    (8, 9, 9)
+    >>> learner.transform([image[:65, :97] for image in images])[0].shape
+    (15, 23, 8)
+    """
+
+    def __init__(
+        self,
+        n_components=64,
+        *,
+        atom_shape=(9, 9),
+        stride=4,
+        alpha="auto",
+        gradient="auto",
+        loss="gaussian",
+        n_trials=1,
+        n_unfoldings="auto",
+        step_size="auto",
+        lambda_decay=1.0,
+        shrinkage="soft",
+        debias="auto",
+        positive_code=False,
+        atom_norm="unit",
+        learn_threshold=None,
+        learn_step=False,
+        separate_atoms=None,
+        noise_std=0.0,
+        crop_size="auto",
+        flip=True,
+        n_train_shifts=1,
+        shift_average=False,
+        image_shape=None,
+        optimizer="adam",
+        learning_rate=1e-3,
+        optimizer_params=None,
+        batch_size="auto",
+        max_iter="auto",
+        tol=1e-4,
+        n_iter_no_change=5,
+        dict_init="auto",
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.atom_shape = atom_shape
+        self.stride = stride
+        self.alpha = alpha
+        self.gradient = gradient
+        self.loss = loss
+        self.n_trials = n_trials
+        self.n_unfoldings = n_unfoldings
+        self.step_size = step_size
+        self.lambda_decay = lambda_decay
+        self.shrinkage = shrinkage
+        self.debias = debias
+        self.positive_code = positive_code
+        self.atom_norm = atom_norm
+        self.learn_threshold = learn_threshold
+        self.learn_step = learn_step
+        self.separate_atoms = separate_atoms
+        self.noise_std = noise_std
+        self.crop_size = crop_size
+        self.flip = flip
+        self.n_train_shifts = n_train_shifts
+        self.shift_average = shift_average
+        self.image_shape = image_shape
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.optimizer_params = optimizer_params
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.dict_init = dict_init
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # ------------------------------------------------------------------ training
+
+    def _n_updates(self, n_batches, batch_size, data):
+        if not trains(self):
+            return 0
+        if self.max_iter != "auto":
+            return super()._n_updates(n_batches, batch_size, data)
+        return _EPOCHS * n_batches
+
+    def _allows_nan(self):  # margins and several grids of positions have no masks
+        return self.n_train_shifts == 1 and self.separate_atoms != "unfolding"
+
+    def fit(self, X, y=None):
+        """Learn a dictionary.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or list of images
+            Images, signals or rows; see the notes. Noisy ones if ``y`` is given.
+        y : array-like, Tensor or list of images, default=None
+            Clean images, what is to be reconstructed, of the sizes of ``X``. Anything of one
+            dimension, such as labels, is ignored.
+
+        Returns
+        -------
+        self
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data or parameters are unfit, or if training diverges twice; the estimator then
+            holds the last finite dictionary.
+        """
+        return super().fit(X, y)
+
+    def partial_fit(self, X, y=None):
+        """Update the dictionary by one random crop of each image.
+
+        The state of the optimiser is kept from call to call, also through pickling, and after
+        `fit`; parameters such as ``learning_rate`` and ``n_train_shifts`` may change in between.
+
+        Parameters
+        ----------
+        X, y
+            As in `fit`.
+
+        Returns
+        -------
+        self
+            The estimator.
+        """
+        return super().partial_fit(X, y)
+
+    # ------------------------------------------------------------------ using the dictionary
+
+    @torch.no_grad()
+    def transform(self, X):
+        """Return code maps.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or list of images
+            Images, signals or rows. What copies of an atom do not cover exactly is extended by
+            zeros at its ends.
+
+        Returns
+        -------
+        ndarray, Tensor or list of them
+            Codes of shape (n_images, [rows,] columns, n_components), flat ones (n_images,
+            n_features_out) for rows, a list of maps for a list.
+        """
+        images, network = self._read_and_build(X, allow_nan=self._allows_nan())
+        codes = []
+        for x in images.tensors:
+            x, mask = split_gaps(x, len(self._kernel))
+            parts = _parts(self._cover(x))
+            masks = [None] * len(parts) if mask is None else _parts(self._cover(mask, 1.0))
+            pairs = zip(parts, masks, strict=True)
+            codes.append(torch.cat([network.encode(part, mask=known) for part, known in pairs]))
+        return images.hand_back(codes, channels=True)
+
+    def _cover(self, x, end=0.0):  # (..., *size) -> extended to what atoms cover
+        size = x.shape[-len(self._kernel) :]
+        positions = covering_positions(size, self._kernel, self._stride)
+        axes = zip(size, self._kernel, self._stride, positions, strict=True)
+        missing = [k + s * (h - 1) - n for n, k, s, h in axes]
+        ends = [n for m in reversed(missing) for n in (0, m)]
+        return torch.nn.functional.pad(x, ends, value=end)
+
+    @torch.no_grad()
+    def inverse_transform(self, X):
+        """Return the images that code maps stand for; of other losses, what they let expect.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or list of them
+            Codes, as `transform` returns them.
+
+        Returns
+        -------
+        ndarray, Tensor or list of them
+            Images, of the size seen in `fit` if their codes have as many positions, and else as
+            large as the copies of the atoms.
+        """
+        self._check_known()
+        first = X[0] if isinstance(X, list) and len(X) else X
+        device, size = self._transform_device(first), self._training_state["image_size"]
+        positions = covering_positions(size, self._kernel, self._stride) if size else None
+        shape = (*positions, self.n_components_) if size else None
+        known = dict(image_shape=shape, n_channels=self.n_components_)
+        codes = read_images(X, len(self._kernel), **known, device=device)
+        if codes.n_channels != self.n_components_:
+            raise ValueError(
+                f"Codes have {codes.n_channels} maps, but {type(self).__name__} has "
+                f"{self.n_components_} components; pass what transform returned."
+            )
+        network = self._network(codes.tensors[0])
+        images = []
+        for z in codes.tensors:
+            x = torch.cat([network.synthesis(part) for part in _parts(z)])
+            if size and tuple(z.shape[2:]) == positions:
+                x = x[(..., *(slice(n) for n in size))]
+            images.append(as_images(self, x))
+        channels = self.components_.ndim == len(self._kernel) + 2
+        return codes.hand_back(images, channels=channels)
+
+    def denoise(self, X, *, noise_std=None):
+        """Return noisy images without their noise, of exactly their size.
+
+        A network for grey images denoises three channels by their mean and two differences.
+
+        The result is the network's output, or a mix of it and the input where that has a smaller
+        error by Stein's unbiased risk estimate (reference 4 of the class): with less noise than in
+        training, or with texture that the network does not know. An image without noise comes back
+        as it is.
+
+        Borders are continued by reflection. Large images are cut into tiles that overlap by as much
+        as the encoder sees, so that memory is bounded and the result the same.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or list of images
+            Noisy images, signals or rows.
+        noise_std : float or array-like of shape (n_images,), default=None
+            Standard deviation of their noise, in their units, which thresholds then follow within
+            the levels of training; 0 is no noise. By default it is the parameter of this name if
+            that is one number, and else estimated from each image, with care: details that could
+            be texture do not count as noise. Photons say themselves how noisy they are.
+
+        Returns
+        -------
+        ndarray, Tensor or list of them
+            Denoised images in float32 or float64; of unsigned integers, fractions of their largest
+            value. Of photons how many are expected, no fractions.
+
+        Raises
+        ------
+        ValueError
+            If ``noise_std`` is negative or not finite, or not one number for each image; if the
+            network was not trained for any noise, or for photons; or if counts are negative.
+        """
+        images, network = self._read_and_build(X, colours=True)
+        if noise_std is None:
+            Noise.of(self.noise_std).warn_of_units(images.tensors)
+        levels = Noise.of(self.noise_std).levels(noise_std, images)
+        denoised = [
+            torch.cat(list(self._denoise(network, x, level)))
+            for x, level in zip(images.tensors, levels, strict=True)
+        ]
+        return images.hand_back([as_images(self, x) for x in denoised])
+
+    def _denoise(self, network, x, noise_std):
+        parts = _parts(x)
+        levels = [None] * len(parts) if noise_std is None else noise_std.split(len(parts[0]))
+        for part, level in zip(parts, levels, strict=True):
+            options = dict(noise_std=level, shift_average=self.shift_average)
+            yield denoise_images(network, part, **options)
+
+    def score(self, X, y=None, *, peak=1.0):
+        """Return the mean peak signal-to-noise ratio of denoised images; or what is explained.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or list of images
+            Noisy images.
+        y : array-like, Tensor or list of images, default=None
+            Clean images; anything of one dimension, such as labels, is ignored, and the input is
+            then its own target, after noise of ``noise_std``, always the same, has been added.
+        peak : float, default=1.0
+            The largest value that pixels may have; for ``loss="gaussian"`` alone.
+
+        Returns
+        -------
+        float
+            Mean over images of ``10 log10(peak^2 / mean squared error)``, in dB. For a ``loss``
+            other than "gaussian", whatever ``y``, the share of the deviance of pixels that is
+            explained by the others, against the mean of each channel; a tenth is hidden at a time.
+
+        Raises
+        ------
+        ValueError
+            If ``peak`` is no positive number, or given for a loss other than "gaussian".
+        """
+        if not isinstance(peak, Real) or not 0 < peak < inf:
+            raise ValueError(
+                f"peak={peak!r:.50} is no largest value of pixels; pass a positive number, such as "
+                "1.0 or 255."
+            )
+        if not isinstance(self._loss(), Gaussian):
+            if peak != 1:
+                raise ValueError(
+                    f"peak={peak!r:.50}, but the score of loss={self.loss!r} is a share of the "
+                    "deviance, which has no peak; leave it out."
+                )
+            return self._explained(X)
+        images, network = self._read_and_build(X, colours=True)
+        inputs, targets = images.singles(), targets_of(self, y, images)
+        if targets is None:
+            targets, inputs = inputs, [with_noise(x, Noise.of(self.noise_std)) for x in inputs]
+        options = dict(shift_average=self.shift_average)
+        total = 0.0
+        for image, target in zip(inputs, targets, strict=True):
+            denoised = denoise_images(network, image[None], **options)[0]
+            error = as_images(self, denoised) - as_images(self, target)
+            error = float(error.double().square().mean())
+            total += 20 * log10(peak) - 10 * log10(error) if error else inf
+        return total / len(images)
+
+    @torch.no_grad()
+    def _explained(self, X):
+        images, network = self._read_and_build(X)
+        loss, deviance = self._loss(), 0.0
+        for x in images.tensors:
+            known = self._cover(torch.ones_like(x[0, 0]))
+            for part in _parts(self._cover(x)):
+                deviance += deviance_of_pixels(loss, network, part, known)
+        pixels = torch.cat([x.transpose(0, 1).flatten(1).mT for x in images.tensors])
+        total = deviance_of_means(loss, sums_of(loss, pixels, None, None))
+        return 1 - deviance / total if total else 0.0
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = False
+        tags.input_tags.positive_only = largest_of(self) is not None
+        return tags

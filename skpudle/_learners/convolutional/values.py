@@ -1,0 +1,323 @@
+"""Values that a convolutional network may learn: how they begin, and the attributes they become."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.utils import check_array
+from torch import Tensor
+
+from skpudle._data.arrays import to_numpy, to_tensor
+from skpudle._data.foreign import dictionary_of
+from skpudle._data.training_images import initial_kernels
+from skpudle._learners.convolutional.search import patches_by_energy
+from skpudle._learners.counts import least_penalty
+from skpudle.encoding import default_step
+from skpudle.losses import Gaussian
+from skpudle.operators import ConvDictionary
+
+__all__ = [
+    "ConvParameters",
+    "auto_penalty",
+    "baseline",
+    "fitted_values",
+    "initial_atoms",
+    "initial_parameters",
+    "known_parameters",
+    "noise_of",
+    "responses",
+]
+
+# alpha="auto" is this fraction of the median over images of the largest correlation, or that many
+# times the noise, with which the denoiser of the paper was trained: 0.16 for 25 / 255.
+_ALPHA, _NOISE = 0.1, 1.6
+
+# Separate atoms by the name of the attribute that holds them, in the order of `ConvParameters`.
+_SEPARATE_ATOMS = (
+    "components_",
+    "analysis_components_",
+    "decoder_components_",
+    "synthesis_components_",
+)
+
+
+class ConvParameters(NamedTuple):
+    """What a network may learn.
+
+    Attributes
+    ----------
+    atoms : Tensor of shape (n_components, n_channels, *kernel)
+        The dictionary.
+    analysis_atoms : Tensor of shape (1 or n_unfoldings, n_components, n_channels, *kernel), or None
+        Those of the analysis where they are separate, for all unfoldings or for each.
+    decoder_atoms : Tensor of shape (1, n_components, n_channels, *kernel), or None
+        Those of the last synthesis where they are separate.
+    synthesis_atoms : Tensor of shape (n_unfoldings - 1, n_components, ...), or None
+        What all unfoldings but the last reconstruct with where each has atoms of its own.
+    alpha : Tensor of shape (n_thresholds, n_components) or float
+        Penalties (thresholds of hard shrinkage) of each unfolding, or one row for all.
+    alpha_slope : Tensor of that shape or None
+        What is added to them for each unit of the noise.
+    step : Tensor of shape () or float or None
+        The step; None follows the atoms.
+    intercept : Tensor of shape (n_channels,) or None
+        What is added to every reconstruction, for losses other than least squares.
+    """
+
+    atoms: Tensor
+    analysis_atoms: Tensor | None = None
+    decoder_atoms: Tensor | None = None
+    synthesis_atoms: Tensor | None = None
+    alpha: Tensor | float = 0.0
+    alpha_slope: Tensor | None = None
+    step: Tensor | float | None = None
+    intercept: Tensor | None = None
+
+    @property
+    def separate(self):
+        """The separate atoms, of the analysis, the decoder and all unfoldings but the last."""
+        return self[1:4]
+
+
+def _outside(atoms, n_axes, channel_axis):  # (..., n_channels, *kernel) -> as users see them
+    atoms = atoms.movedim(-1 - n_axes, -1)
+    return to_numpy(atoms if channel_axis else atoms[..., 0])
+
+
+def _inside(atoms, n_axes, like, *, channel_axis):  # of users -> (..., n_channels, *kernel)
+    atoms = to_tensor(atoms).to(like)
+    atoms = atoms if channel_axis else atoms[..., None]
+    return atoms.movedim(-1, -1 - n_axes).contiguous()
+
+
+def _n_unfoldings(attributes):  # that parameters are for, None where they are for any
+    if attributes.get("synthesis_components_") is not None:
+        return len(attributes["analysis_components_"])
+    return len(attributes["alpha_"]) if np.ndim(attributes["alpha_"]) == 2 else None
+
+
+def known_parameters(attributes, n_axes, like):
+    """Return the parameters of fitted attributes, of the dtype and on the device of a tensor.
+
+    Raises
+    ------
+    ValueError
+        If they belong to another number of unfoldings than the estimator has now.
+    """
+    asked, learned = attributes["n_unfoldings"], _n_unfoldings(attributes)
+    if learned not in (None, asked):
+        raise ValueError(
+            f"Thresholds or atoms were learned for {learned} unfoldings, each its own, and "
+            f"n_unfoldings is {asked} now. Set it back, or fit again."
+        )
+    n_components, n_dimensions = len(attributes["components_"]), attributes["components_"].ndim
+    options = dict(n_axes=n_axes, like=like, channel_axis=n_dimensions == n_axes + 2)
+    atoms, *separate = (
+        None if value is None else _inside(value, **options)
+        for value in map(attributes.get, _SEPARATE_ATOMS)
+    )
+    separate = (
+        stack[None] if stack is not None and stack.ndim == atoms.ndim else stack
+        for stack in separate
+    )
+    alpha, slope = (
+        to_tensor(value).to(like).reshape(-1, n_components) if np.ndim(value) else value
+        for value in (attributes["alpha_"], attributes.get("alpha_slope_"))
+    )
+    intercept = attributes.get("intercept_")
+    intercept = None if intercept is None else to_tensor(intercept).to(like)
+    return ConvParameters(atoms, *separate, alpha, slope, attributes.get("step_size_"), intercept)
+
+
+def _threshold(alpha, *, shared):  # as users see it
+    if not isinstance(alpha, Tensor):
+        return alpha
+    alpha = to_numpy(alpha[0] if len(alpha) == 1 else alpha)
+    return float(alpha.flat[0]) if shared else alpha
+
+
+def fitted_values(parameters, n_axes, *, channel_axis, shared_threshold):
+    """Return the fitted attributes of parameters, the inverse of `known_parameters`."""
+    *atoms, alpha, slope, step, intercept = parameters
+    outside, in_layers = [_outside(atoms[0], n_axes, channel_axis)], atoms[-1] is not None
+    for stack in atoms[1:]:
+        part = stack if stack is None or in_layers else stack[0]
+        outside.append(None if part is None else _outside(part, n_axes, channel_axis))
+    return dict(zip(_SEPARATE_ATOMS, outside)) | {
+        "alpha_": _threshold(alpha, shared=shared_threshold),
+        "alpha_slope_": _threshold(slope, shared=shared_threshold),
+        "step_size_": None if step is None else float(step),
+        "intercept_": None if intercept is None else to_numpy(intercept),
+    }
+
+
+def baseline(loss, images):
+    """Return the intercept of which the expectations are the means of the known pixels.
+
+    Parameters
+    ----------
+    loss : object of `skpudle.losses`
+        What images are to a reconstruction.
+    images : TrainingImages
+        The images.
+
+    Returns
+    -------
+    Tensor of shape (n_channels,) or None
+        None for least squares, which have no intercept.
+    """
+    if isinstance(loss, Gaussian):
+        return None
+    masks = images.masks or [torch.ones_like(image) for image in images.images]
+    known = (x * mask for x, mask in zip(images.images, masks, strict=True))
+    total, n_known = (sum(x.flatten(1).sum(1) for x in parts) for parts in (known, masks))
+    return loss.natural((total + 0.5) / (n_known + 1))
+
+
+def responses(loss, images, intercept):
+    """Return counts as what is linear in natural parameters, nearly, and of variance 1.
+
+    Parameters
+    ----------
+    loss : object of `skpudle.losses`
+        What images are to a reconstruction.
+    images : iterable of Tensor of shape (..., n_channels, *size)
+        The images; those of least squares stay as they are.
+    intercept : Tensor of shape (n_channels,) or None
+        The `baseline`, of which the responses are 0.
+
+    Returns
+    -------
+    list of Tensor
+        The responses.
+    """
+    if intercept is None:
+        return list(images)
+    base = loss.response(loss.mean(intercept))
+    return [loss.response(x) - base.reshape(-1, *[1] * (x.ndim - 1)) for x in images]
+
+
+def noise_of(loss, intercept):
+    """Return the standard deviation of data at the `baseline`, 1 for least squares."""
+    return 1.0 if intercept is None else float(loss.variance(loss.mean(intercept)).mean().sqrt())
+
+
+def initial_atoms(images, dict_init, shape, generator, loss, intercept):
+    """Return the atoms that a search or training starts from.
+
+    Parameters
+    ----------
+    images : TrainingImages
+        The images.
+    dict_init : str or array-like
+        How atoms begin, or atoms as users see them.
+    shape : tuple of int
+        (n_components, n_channels, *kernel).
+    generator : torch.Generator
+        Random numbers.
+    loss : object of `skpudle.losses`
+        What images are to a reconstruction.
+    intercept : Tensor of shape (n_channels,) or None
+        Its `baseline`.
+
+    Returns
+    -------
+    Tensor of the shape
+        The atoms.
+    """
+    n_components, n_channels, *kernel = shape
+    channel_axis = images.geometry.channel_axis
+    if isinstance(dict_init, str) and dict_init == "search":
+        seen = responses(loss, images.images, intercept)
+        return patches_by_energy(seen, shape[1:], n_components, generator)
+    if isinstance(dict_init, str):
+        seen = responses(loss, images.images, intercept)
+        return initial_kernels(seen, shape[1:], n_components, dict_init, generator)
+    options = dict(dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="dict_init")
+    atoms = check_array(dictionary_of(dict_init), **options)
+    expected = (n_components, *kernel, *[n_channels][:channel_axis])
+    if atoms.shape != expected:
+        raise ValueError(
+            f"dict_init has shape {atoms.shape}, expected (n_components, *atom_shape"
+            f"{', n_channels' if channel_axis else ''}) = {expected}."
+        )
+    options = dict(like=images.images[0], channel_axis=channel_axis)
+    return _inside(atoms, len(kernel), **options)
+
+
+def auto_penalty(images, atoms, noise_std, loss, intercept):
+    """Return the penalty that ``alpha="auto"`` stands for.
+
+    Parameters
+    ----------
+    images : TrainingImages
+        The images.
+    atoms : Tensor of shape (n_components, n_channels, *kernel)
+        Initial atoms.
+    noise_std : float
+        The noise that images get, 0 if they get none.
+    loss : object of `skpudle.losses`
+        What images are to a reconstruction.
+    intercept : Tensor of shape (n_channels,) or None
+        Its `baseline`.
+
+    Returns
+    -------
+    float
+        In the units of the images.
+    """
+    if noise_std:
+        return _NOISE * noise_std
+    dictionary, noise = ConvDictionary(atoms, images.stride), noise_of(loss, intercept)
+    seen = responses(loss, map(images.covered, images.images), intercept)
+    largest = torch.stack([dictionary.analysis(image[None]).abs().max() for image in seen])
+    largest = largest[largest > 0]
+    alpha = _ALPHA * (float(largest.median()) if len(largest) else 1.0)
+    if intercept is None:
+        return alpha
+    # events that an atom sees
+    return max(noise * alpha, least_penalty(noise, atoms[0].numel()))
+
+
+def initial_parameters(
+    atoms, stride, *, alpha, step_size, shrinkage, learn_step, in_layers, noise_unit, intercept
+):
+    """Return the parameters that training starts from.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_channels, *kernel)
+        Initial atoms, inside of the constraint.
+    stride : tuple of int
+        Distance of their positions.
+    alpha : float
+        The penalty, or the threshold of hard shrinkage.
+    step_size : float or None
+        The parameter; None follows the atoms.
+    shrinkage : {"soft", "hard"}
+        The parameter.
+    learn_step : bool
+        Whether the step is learned, from a number on.
+    in_layers : bool
+        Whether every unfolding has atoms of its own, which its step is a part of.
+    noise_unit : float or None
+        The noise that ``alpha`` is for, where thresholds follow it.
+    intercept : Tensor of shape (n_channels,) or None
+        The `baseline`.
+
+    Returns
+    -------
+    ConvParameters
+        With a step of None where it follows the atoms.
+    """
+    if step_size is None and (learn_step or in_layers):
+        step_size = float(default_step(ConvDictionary(atoms, stride)))
+    if in_layers:  # half of the step goes into either side, whose numbers are then as large
+        alpha *= step_size**0.5 if shrinkage == "soft" else step_size**-0.5
+        atoms, step_size = atoms * step_size**0.5, 1.0
+    slope = None
+    if noise_unit is not None:
+        alpha, slope = 0.0, float(alpha) / noise_unit
+    return ConvParameters(
+        atoms, alpha=float(alpha), alpha_slope=slope, step=step_size, intercept=intercept
+    )

@@ -1,0 +1,1 @@
+"""Learners of a dictionary and a task: classes, or numbers."""

@@ -1,0 +1,352 @@
+"""Dictionaries that are learned for classification, through the encoder."""
+
+import numpy as np
+import torch
+from sklearn.base import ClassifierMixin, _fit_context
+from sklearn.metrics import accuracy_score
+from sklearn.utils._param_validation import StrOptions
+
+from skpudle._data.arrays import handed_over, host_array, to_numpy, to_tensor
+from skpudle._learners.base import update
+from skpudle._learners.supervised.learner import TaskLearner
+from skpudle._learners.supervised.tasks import Classification, class_decisions
+from skpudle._precision import training_mode
+
+__all__ = ["PUDLEClassifier"]
+
+
+class PUDLEClassifier(ClassifierMixin, TaskLearner):
+    r"""A linear classifier of sparse codes, whose dictionary is learned for it.
+
+    The dictionary starts as `PUDLEDictionaryLearning` finds it without labels, the classifier as
+    logistic regression on its codes. Then both are trained together, and the gradient of the
+    classification goes through the encoder to the atoms:
+
+    .. math:: D \leftarrow D - \eta \frac{\partial}{\partial D} \left(
+        (1 - b) \tfrac12 |x - D z(D)|^2 + b\, E\, \ell(W z(D) + w_0, y) \right),
+
+    with the supervision :math:`b`, the cross-entropy :math:`\ell`, and the mean squared norm
+    :math:`E` of a sample, so that units of the data change nothing.
+
+    Parameters
+    ----------
+    n_components : int, default=None
+        Number of atoms; by default that of ``dict_init`` if it is an array or a learner, else the
+        number of features.
+
+    alpha : float or "auto", default="auto"
+        The penalty of the lasso, in the units of the data; "auto" is half of what it is in
+        `PUDLEDictionaryLearning`: codes that are less sparse tell more.
+
+    supervision : float, default=0.5
+        :math:`b`, from 0 to 1. 0: the dictionary is the unsupervised one, to the bit (that of the
+        same parameters, with a number for ``alpha``, ``gradient="ae-ls"`` and
+        ``optimizer="adam"``), and the classifier is logistic regression on its codes. 1: the task
+        alone.
+
+    C : float, default=1.0
+        Inverse strength of the penalty of the classifier's weights, as in
+        `~sklearn.linear_model.LogisticRegression`; of codes in units of :math:`\sqrt{E / p}`, p
+        atoms.
+
+    class_weight : dict, "balanced" or None, default=None
+        Weights of the classes in the cross-entropy, as in scikit-learn: finite and not negative,
+        by label; 1 for labels that are not named.
+
+    n_unfoldings : int, None or "auto", default="auto"
+        Number of iterations of the encoder; None and, where ``alpha`` is not 0, "auto": converged
+        codes, with the implicit derivative.
+
+    positive_code : bool, default=False
+        Whether codes are restricted to non-negative values.
+
+    split_sign : bool, default=True
+        Whether the classifier, and `transform`, see positive and negative parts of a code as two
+        features: a pattern and its negative may speak for different classes, or for the same.
+
+    learning_rate : float, default=1e-3
+        Of Adam.
+
+    batch_size : int or "auto", default="auto"
+        Samples in an update; "auto" is ``min(256, n_samples)``.
+
+    max_iter : int or "auto", default="auto"
+        Largest number of epochs, after the search; "auto" is 100. Without supervision nothing is
+        trained after it, unless ``n_unfoldings`` or ``alpha=0`` ask for it as in
+        `PUDLEDictionaryLearning`; a UserWarning names parameters that then have no effect.
+
+    tol : float or None, default=1e-4
+        Relative improvement of the smoothed objective that counts as one, with ``early_stopping``
+        improvement of the accuracy; None trains for ``max_iter`` epochs.
+
+    n_iter_no_change : int, default=10
+        Training stops after this many checks, with ``early_stopping`` epochs, in a row without
+        improvement.
+
+    early_stopping : bool, default=False
+        Whether to hold out samples, to stop when their accuracy does not improve, and to end with
+        the parameters of the best epoch. Nothing is learned from them. Without supervision, and in
+        `partial_fit`, nothing is held out.
+
+    validation_fraction : float, default=0.1
+        Share of the samples that is held out, of each class in proportion, and never all of one.
+
+    dict_init : "search" or as in `PUDLEDictionaryLearning`, default="search"
+        Initial dictionary.
+
+    device : str, default="auto"
+        A torch device, or "auto": that of a tensor input, else CUDA if present, else the CPU.
+
+    random_state : int, RandomState instance or None, default=None
+        Determines the initial dictionary, what is held out, and the order of the samples.
+
+    verbose : int, default=0
+        Whether to print a line per epoch.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The classes.
+
+    coef_ : ndarray of shape (n_classes, n_features_out), or (1, n_features_out) for two classes
+        Weights of the codes that `transform` returns, of which ``split_sign`` makes two per atom.
+
+    intercept_ : ndarray of shape (n_classes,) or (1,)
+        What is added.
+
+    validation_scores_ : ndarray of shape (n_epochs,)
+        Accuracy of the samples that are held out, with ``early_stopping``.
+
+    components_, alpha_, step_size_, loss_curve_, n_iter_, n_steps_, ended_by_, phases_, device_
+        As in `PUDLEDictionaryLearning`; ``loss_curve_`` is that of the reconstruction.
+
+    n_components_, n_features_in_, feature_names_in_
+        As in `PUDLEDictionaryLearning`.
+
+    See Also
+    --------
+    skpudle.inspection.atom_contributions : Which training samples make an atom.
+
+    Notes
+    -----
+    Equal samples of equal class are one with the sum of their weights, and their order does not
+    count, so that a weight of two is the same as to be there twice. The search for the initial
+    dictionary, and the reconstruction, see each once, whatever its weight; samples of weight zero
+    count for nothing. Without supervision and weights the dictionary sees samples as they are.
+
+    A class without samples of positive weight keeps its place in ``classes_``. Its intercept starts
+    at -30, which is a probability below 1e-12.
+
+    References
+    ----------
+    .. [1] B. Tolooshams and D. Ba, "Stable and Interpretable Unrolled Dictionary Learning", TMLR
+       2022.
+    .. [2] J. Mairal, F. Bach and J. Ponce, "Task-Driven Dictionary Learning", IEEE Transactions on
+       Pattern Analysis and Machine Intelligence 34(4), 2012.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.model_selection import train_test_split
+    >>> from skpudle import PUDLEClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
+    >>> classifier = PUDLEClassifier(16, max_iter=20, tol=None, random_state=0)
+    >>> classifier.fit(X_train, y_train).score(X_test, y_test) > 0.93
+    True
+    """
+
+    def __init__(
+        self,
+        n_components=None,
+        *,
+        alpha="auto",
+        supervision=0.5,
+        C=1.0,
+        class_weight=None,
+        n_unfoldings="auto",
+        positive_code=False,
+        split_sign=True,
+        learning_rate=1e-3,
+        batch_size="auto",
+        max_iter="auto",
+        tol=1e-4,
+        n_iter_no_change=10,
+        early_stopping=False,
+        validation_fraction=0.1,
+        dict_init="search",
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        super().__init__(
+            n_components,
+            alpha=alpha,
+            supervision=supervision,
+            C=C,
+            n_unfoldings=n_unfoldings,
+            positive_code=positive_code,
+            split_sign=split_sign,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            max_iter=max_iter,
+            tol=tol,
+            n_iter_no_change=n_iter_no_change,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            dict_init=dict_init,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.class_weight = class_weight
+
+    _parameter_constraints = TaskLearner._parameter_constraints | {
+        "class_weight": [StrOptions({"balanced"}), dict, None],
+    }
+
+    # ------------------------------------------------------------------ fitting
+
+    _task_kind = Classification
+
+    def _task(self, y, weights, known, classes):  # -> Classification, what users see
+        if known and not np.array_equal(classes, self.classes_):
+            raise ValueError(
+                f"classes={classes!r:.80} are not those of the calls before, {self.classes_!r:.80}."
+            )
+        classes = np.unique(y) if classes is None else classes
+        return Classification(classes, self.class_weight), {"classes_": classes}
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    @training_mode()
+    def partial_fit(self, X, y, classes=None, sample_weight=None):
+        """Update dictionary and classifier by one pass over the data, in their order.
+
+        The first call chooses the initial dictionary from its data without a search, and the
+        classifier starts from nothing; after `fit` it goes on from there.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, cut into batches of ``batch_size``.
+        y : array-like or Tensor of shape (n_samples,)
+            Labels.
+        classes : array-like of shape (n_classes,), default=None
+            All labels that there are to be; needed in the first call.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights in the cross-entropy, in the unit of those of the first call.
+
+        Returns
+        -------
+        self
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            If data or labels are unfit, or of other features or classes than before, which leaves
+            the estimator as it was; or if training diverges twice.
+        """
+        if classes is None and not hasattr(self, "classes_"):
+            raise ValueError("classes must be passed on the first call to partial_fit.")
+        if self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' needs all labels at once, and partial_fit sees some; pass "
+                "the weights of the classes as a dict."
+            )
+        classes = (
+            getattr(self, "classes_", None) if classes is None else np.unique(host_array(classes))
+        )
+        given = {"classes": classes, "sample_weight": sample_weight}
+        return update(self, X, y, part=True, **given)
+
+    # ------------------------------------------------------------------ what is decided
+
+    def decision_function(self, X):
+        """Return what codes weigh for the classes.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, as for `transform`.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_classes), or (n_samples,) for two classes
+            ``transform(X) @ coef_.T + intercept_``; of two classes positive for the second.
+        """
+        decisions = self._decisions(X)
+        return handed_over(decisions[:, 0] if decisions.shape[1] == 1 else decisions, X)
+
+    def predict(self, X):
+        """Return the most probable classes.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, as for `transform`.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples,)
+            Labels; a tensor if ``X`` is one and labels are numbers.
+        """
+        decisions = self._decisions(X)
+        binary = decisions.shape[1] == 1
+        indices = (decisions[:, 0] > 0).long() if binary else decisions.argmax(1)
+        labels = self.classes_[to_numpy(indices)]
+        numbers = isinstance(X, torch.Tensor) and labels.dtype.kind in "iufb"
+        return to_tensor(labels, X.device) if numbers else labels
+
+    def predict_proba(self, X):
+        """Return the probabilities of the classes, in the order of ``classes_``.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, as for `transform`.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_classes)
+            Probabilities.
+        """
+        return handed_over(self._log_probabilities(X).exp(), X)
+
+    def predict_log_proba(self, X):
+        """Return the logarithms of the probabilities.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_classes)
+            Logarithms of what `predict_proba` returns.
+        """
+        return handed_over(self._log_probabilities(X), X)
+
+    def _log_probabilities(self, X):
+        return class_decisions(self._decisions(X)).log_softmax(1)
+
+    def score(self, X, y, sample_weight=None):
+        """Return the accuracy.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, as for `transform`.
+        y : array-like or Tensor of shape (n_samples,)
+            Labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        float
+            Share of the samples whose class is right.
+        """
+        labels, weights = host_array(y), host_array(sample_weight)
+        return accuracy_score(labels, host_array(self.predict(X)), sample_weight=weights)

@@ -1,0 +1,165 @@
+r"""The model of a dictionary that is learned for a task: what decodes codes, and what they decide.
+
+What belongs to an atom is one row of numbers: the atom, its weights in the task, and a copy of the
+intercepts, which are the mean of all copies. So the trainer and the optimiser see one tensor, as
+for any dictionary.
+
+A head may see codes as they are, or their positive and negative parts as two features of an atom,
+its sides. Weights are those of codes in one unit, the root of the mean squared norm of a sample
+over the number of atoms. With a unit for each feature, its standard deviation, features that few
+samples have would weigh as much as those of all: that was 0.8 % of digits worse for two sides.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from skpudle._learners.models import DenseModel
+from skpudle._learners.supervised.tasks import Head
+from skpudle._precision import in_own_precision
+from skpudle.gradients import Evaluation
+from skpudle.operators import DenseDictionary
+
+__all__ = ["TaskLayout", "TaskModel", "joint"]
+
+
+class TaskLayout(NamedTuple):
+    """What a row of parameters holds: an atom, weights, copies of the intercepts."""
+
+    n_features: int
+    n_outputs: int
+    n_sides: int
+    unit: float
+
+    def features(self, z):  # (n, n_components) -> (n, n_sides * n_components)
+        """Return what a head sees of codes, in its unit."""
+        z = z / self.unit
+        return z if self.n_sides == 1 else torch.cat([z.clamp_min(0), z.neg().clamp_min(0)], dim=1)
+
+    def pack(self, atoms, head):  # (n_components, n_features), Head -> (n_components, n_parameters)
+        """Return one row for each atom."""
+        weights = head.weights.unflatten(1, (self.n_sides, len(atoms))).movedim(2, 0).flatten(1)
+        return torch.cat([atoms, weights, head.intercept.expand(len(atoms), -1)], dim=1)
+
+    def atoms(self, rows):  # (n_components, n_parameters) -> (n_components, n_features)
+        """Return the atoms that rows hold; differentiable."""
+        return rows[:, : self.n_features]
+
+    def head(self, rows):  # (n_components, n_parameters) -> Head
+        """Return the head that rows hold; differentiable."""
+        sizes = [self.n_features, self.n_outputs * self.n_sides, self.n_outputs]
+        _, weights, copies = rows.split(sizes, dim=1)
+        weights = weights.unflatten(1, (self.n_outputs, self.n_sides)).movedim(0, 2).flatten(1)
+        return Head(weights, copies.mean(0))
+
+
+@dataclass(frozen=True, eq=False)
+class _TaskDictionary(DenseDictionary):
+    """A dictionary and a head."""
+
+    head: Head
+    model: "TaskModel"
+
+    def decide(self, z):  # (n, n_components) -> (n, n_outputs)
+        return self.model.layout.features(z) @ self.head.weights.mT + self.head.intercept
+
+
+@in_own_precision
+def joint(dictionary, x, *, encoder, penalty, target, mask=None):
+    r"""Reconstruction and task, both differentiated through the encoder.
+
+    With the supervision :math:`b` and the mean squared norm of a sample :math:`E`, which makes the
+    choice of :math:`b` independent of units, atoms descend
+
+    .. math:: (1 - b) \tfrac12 |x - D z|^2 + b\, E\, \ell(W z, y),
+
+    and the head descends :math:`E (\ell(W z, y) + \frac\rho2 |W|^2)` whatever :math:`b`. See
+    `skpudle.gradients.ae_ls` for what comes and goes.
+    """
+    model = dictionary.model
+    b, unit = model.supervision, model.data_scale or 1.0
+    z = encoder(dictionary, x, mask=mask)
+    # far from a dictionary only "dec" finds it
+    residual = dictionary.synthesis(z.detach() if model.from_samples else z) - x
+    if mask is not None:
+        residual = residual * mask
+    losses = 0.5 * residual.square().sum(1)
+    seen = b * z + (1 - b) * z.detach()
+    task = model.task.loss(dictionary.decide(seen), target) / model.mean_weight
+    ridge = 0.5 * model.ridge * dictionary.head.weights.square().sum()
+    surrogate = ((1 - b) * losses + unit * task).mean() + unit * ridge
+    return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
+
+
+@dataclass(frozen=True)
+class TaskModel(DenseModel):
+    """A dictionary and its head; see `skpudle._training.loop` and `DenseModel`.
+
+    Parameters
+    ----------
+    layout : TaskLayout
+        What rows of parameters hold.
+    task : Classification or Regression
+        What is decided.
+    supervision : float
+        From 0, a head on codes of an unsupervised dictionary, to 1, the task alone.
+    mean_weight, total_weight : float
+        Of the samples in the loss of the task.
+    strength : float
+        Of the data against the penalty of the head, as ``C`` of scikit-learn.
+    """
+
+    layout: TaskLayout | None = None  # what follows fields with defaults needs one
+    task: object = None
+    supervision: float = 1.0
+    mean_weight: float = 1.0
+    total_weight: float = 1.0
+    strength: float = 1.0
+
+    @property
+    def ridge(self):
+        """The penalty of the head beside the mean loss."""
+        return 1 / (self.strength * self.total_weight)
+
+    def network(self, rows, update):
+        """Return the dictionary with its head, the encoder and the penalty of an update."""
+        dictionary, *rest = super().network(self.layout.atoms(rows), update)
+        return _TaskDictionary(dictionary.atoms, self.layout.head(rows), self), *rest
+
+    def project(self, rows):
+        """Return the nearest rows whose atoms satisfy the constraints."""
+        atoms, rest = self.layout.atoms(rows), rows[:, self.layout.n_features :]
+        return torch.cat([super().project(atoms), rest], dim=1)
+
+    def replacements(self, rows, samples):
+        """Return rows for samples, which decide nothing yet."""
+        atoms, head = super().replacements(rows, samples), self.layout.head(rows)
+        blank = head.weights.new_zeros(len(head.weights), len(atoms) * self.layout.n_sides)
+        return self.layout.pack(atoms, Head(blank, head.intercept))
+
+    def step(self, rows):
+        """Return the step for the atoms of these rows."""
+        return super().step(self.layout.atoms(rows))
+
+    def warn_of_step(self, initial, final):
+        """Warn if the encoder may diverge with the step, once."""
+        super().warn_of_step(*map(self.layout.atoms, (initial, final)))
+
+    @torch.no_grad()
+    def score(self, batch, rows):  # -> float
+        """Return how well a batch is decided; larger is better."""
+        dictionary, encoder, _ = self.network(rows, 0)
+        decisions = dictionary.decide(encoder(dictionary, batch.x, mask=batch.mask))
+        return self.task.score(decisions, batch.target)
+
+    def memory(self):
+        """Return what a later `partial_fit` asks for beside what users see."""
+        weights = {"mean_weight": self.mean_weight, "total_weight": self.total_weight}
+        return super().memory() | weights | self.task.memory()
+
+    def attributes(self, rows):
+        """Return what users see of it."""
+        head = self.layout.head(rows)
+        in_units = Head(head.weights / self.layout.unit, head.intercept)
+        return super().attributes(self.layout.atoms(rows)) | self.task.fitted(in_units)

@@ -1,0 +1,220 @@
+"""Dictionaries that are learned for regression, through the encoder."""
+
+import numpy as np
+from sklearn.base import RegressorMixin, _fit_context
+from sklearn.metrics import r2_score
+
+from skpudle._data.arrays import handed_over, host_array
+from skpudle._learners.base import update
+from skpudle._learners.supervised.learner import TaskLearner
+from skpudle._learners.supervised.tasks import Regression
+from skpudle._precision import training_mode
+
+__all__ = ["PUDLERegressor"]
+
+
+class PUDLERegressor(RegressorMixin, TaskLearner):
+    r"""A linear regression on sparse codes, whose dictionary is learned for it.
+
+    The dictionary starts as `PUDLEDictionaryLearning` finds it without targets, the regression as
+    ridge regression on its codes. Then both are trained together, and the gradient of the squared
+    error goes through the encoder to the atoms:
+
+    .. math:: D \leftarrow D - \eta \frac{\partial}{\partial D} \left(
+        (1 - b) \tfrac12 |x - D z(D)|^2 + b\, E\, \tfrac12 |W z(D) + w_0 - y|^2 \right),
+
+    with the supervision :math:`b` and the mean squared norm :math:`E` of a sample. Numbers
+    :math:`y` are taken in deviations from their mean, in units of their standard deviation, and
+    averaged where a sample has several: both terms are halves of :math:`E` times a share of a
+    variance that is left, and units change nothing.
+
+    Parameters
+    ----------
+    n_components : int, default=None
+        Number of atoms; by default that of ``dict_init`` if it is an array or a learner, else the
+        number of features.
+
+    alpha : float or "auto", default="auto"
+        The penalty of the lasso, in the units of the data; "auto" is half of what it is in
+        `PUDLEDictionaryLearning`: codes that are less sparse tell more.
+
+    supervision : float, default=0.5
+        :math:`b`, from 0 to 1. 0: the dictionary is the unsupervised one, to the bit (that of the
+        same parameters, with a number for ``alpha``, ``gradient="ae-ls"`` and
+        ``optimizer="adam"``), with ridge regression on its codes. 1: the task alone.
+
+    C : float, default=0.1
+        Inverse strength of the penalty of the weights: 1 over ``alpha`` of
+        `~sklearn.linear_model.Ridge`, for numbers in units of their deviation and codes in units of
+        :math:`\sqrt{E / p}`, p atoms.
+
+    n_unfoldings : int, None or "auto", default="auto"
+        Number of iterations of the encoder; None and, where ``alpha`` is not 0, "auto": converged
+        codes, with the implicit derivative.
+
+    positive_code : bool, default=False
+        Whether codes are restricted to non-negative values.
+
+    split_sign : bool, default=True
+        Whether the regression, and `transform`, see positive and negative parts of a code as two
+        features, so that its prediction may turn where a code changes its sign.
+
+    learning_rate : float, default=1e-3
+        Of Adam.
+
+    batch_size : int or "auto", default="auto"
+        Samples in an update; "auto" is ``min(256, n_samples)``.
+
+    max_iter : int or "auto", default="auto"
+        Largest number of epochs, after the search; "auto" is 100. Without supervision nothing is
+        trained after it, unless ``n_unfoldings`` or ``alpha=0`` ask for it as in
+        `PUDLEDictionaryLearning`; a UserWarning names parameters that then have no effect.
+
+    tol : float or None, default=1e-4
+        Relative improvement of the smoothed objective that counts as one, with ``early_stopping``
+        improvement of the score; None trains for ``max_iter`` epochs.
+
+    n_iter_no_change : int, default=10
+        Training stops after this many checks, with ``early_stopping`` epochs, in a row without
+        improvement.
+
+    early_stopping : bool, default=False
+        Whether to hold out samples, to stop when their score does not improve, and to end with
+        the parameters of the best epoch. Without supervision, and in `partial_fit`, nothing is held
+        out.
+
+    validation_fraction : float, default=0.1
+        Share of the samples that is held out.
+
+    dict_init : "search" or as in `PUDLEDictionaryLearning`, default="search"
+        Initial dictionary.
+
+    device : str, default="auto"
+        A torch device, or "auto": that of a tensor input, else CUDA if present, else the CPU.
+
+    random_state : int, RandomState instance or None, default=None
+        Determines the initial dictionary, what is held out, and the order of the samples.
+
+    verbose : int, default=0
+        Whether to print a line per epoch.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (n_features_out,) or (n_outputs, n_features_out)
+        Weights of the codes that `transform` returns, of which ``split_sign`` makes two per atom.
+
+    intercept_ : float or ndarray of shape (n_outputs,)
+        What is added.
+
+    validation_scores_ : ndarray of shape (n_epochs,)
+        1 minus the mean squared error of the samples that are held out, in units of the variance of
+        all, with ``early_stopping``.
+
+    components_, alpha_, step_size_, loss_curve_, n_iter_, n_steps_, ended_by_, phases_, device_
+        As in `PUDLEDictionaryLearning`; ``loss_curve_`` is that of the reconstruction.
+
+    n_components_, n_features_in_, feature_names_in_
+        As in `PUDLEDictionaryLearning`.
+
+    See Also
+    --------
+    PUDLEClassifier : The same for classes; its notes on weights hold here.
+
+    References
+    ----------
+    .. [1] B. Tolooshams and D. Ba, "Stable and Interpretable Unrolled Dictionary Learning", TMLR
+       2022.
+    .. [2] J. Mairal, F. Bach and J. Ponce, "Task-Driven Dictionary Learning", IEEE Transactions on
+       Pattern Analysis and Machine Intelligence 34(4), 2012.
+
+    Examples
+    --------
+    The lower half of a digit from the upper one:
+
+    >>> from sklearn.datasets import load_digits
+    >>> from skpudle import PUDLERegressor
+    >>> X = load_digits().data
+    >>> regressor = PUDLERegressor(16, max_iter=5, tol=None, random_state=0)
+    >>> regressor.fit(X[:1500, :32], X[:1500, 32:]).predict(X[1500:, :32]).shape
+    (297, 32)
+    """
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    _task_kind = Regression
+
+    def _task(self, y, weights, known, classes):  # -> Regression, what users see
+        if not known:
+            return Regression.of(y, weights), {}
+        state = self._training_state
+        of_before = state["target_mean"], state["target_scale"]
+        return Regression(*of_before, np.ndim(self.coef_) == 1), {}
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    @training_mode()
+    def partial_fit(self, X, y, sample_weight=None):
+        """Update dictionary and regression by one pass over the data, in their order.
+
+        The first call chooses the initial dictionary from its data without a search, and the units
+        of ``y``, and the regression starts from their mean; after `fit` it goes on from there.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, cut into batches of ``batch_size``.
+        y : array-like or Tensor of shape (n_samples,) or (n_samples, n_outputs)
+            Numbers.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of squared errors, in the unit of those of the first call.
+
+        Returns
+        -------
+        self
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            If data or numbers are unfit, or of another shape than before, which leaves the
+            estimator as it was; or if training diverges twice.
+        """
+        return update(self, X, y, part=True, sample_weight=sample_weight)
+
+    def predict(self, X):
+        """Return the numbers that are expected.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, as for `transform`.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples,) or (n_samples, n_outputs)
+            ``transform(X) @ coef_.T + intercept_``.
+        """
+        decisions = self._decisions(X)
+        return handed_over(decisions[:, 0] if np.ndim(self.coef_) == 1 else decisions, X)
+
+    def score(self, X, y, sample_weight=None):
+        """Return the coefficient of determination, :math:`R^2`.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, as for `transform`.
+        y : array-like or Tensor of shape (n_samples,) or (n_samples, n_outputs)
+            Numbers.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        float
+            The share of the variance that is predicted, averaged over outputs.
+        """
+        numbers, weights = host_array(y), host_array(sample_weight)
+        return r2_score(numbers, host_array(self.predict(X)), sample_weight=weights)

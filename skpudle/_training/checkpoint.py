@@ -1,0 +1,575 @@
+"""Checkpoints: the callback that asks for one, its file, the lock on it, and when it is written.
+
+One fit at a time holds a file. The lock is one of the operating system, on an empty file beside: it
+ends with its process, however that ends, and so a process that was killed never blocks the next.
+Processes in other containers, and in the same one, share it where they share the file. Over NFS it
+holds between machines too, where the server keeps locks; those of a machine that died end with its
+lease there.
+"""
+
+import errno
+import os
+import time
+import warnings
+import weakref
+from contextlib import suppress
+from numbers import Integral, Real
+from pathlib import Path
+
+import torch
+from sklearn.utils._param_validation import (
+    Interval,
+    InvalidParameterError,
+    validate_parameter_constraints,
+)
+
+from skpudle._data.arrays import shortened
+from skpudle._data.callers import users_level
+from skpudle._data.files import remove_parts
+from skpudle._training.archive import (
+    named_checkpoint,
+    pack,
+    read_checkpoint,
+    unpack,
+    write_checkpoint,
+)
+from skpudle._training.identity import check_same, data_of, identity_of, rule_of
+from skpudle._training.state import TrainingState
+from skpudle.search import SearchState
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+    import msvcrt
+
+__all__ = ["Checkpoint", "FileLock", "Recorder"]
+
+# What a file system says that knows no locks. Nothing can be kept out there.
+_UNKNOWN = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
+_HELD = weakref.WeakSet()
+
+_CONSTRAINTS = {
+    "path": [str, os.PathLike],
+    "every_n_updates": [Interval(Integral, 1, None, closed="left"), None],
+    "every_seconds": [Interval(Real, 0, None, closed="left"), None],
+    "resume": ["boolean"],
+}
+_ENDS = [None, "tol", "callback"]  # before its time
+_STORED = {"identity", "seed", "ended_by", "rule", "shared", "own"}
+
+
+def _take(descriptor):  # -> whether nobody else has it
+    try:
+        if fcntl is None:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            # not lockf: that is no obstacle to another fit of the same process
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in _UNKNOWN
+    return True
+
+
+class FileLock:
+    """A lock that belongs to a path; ``.lock`` is added to the name of the file beside it."""
+
+    def __init__(self, path):
+        self._path, self._descriptor = Path(f"{path}.lock"), None
+
+    def acquire(self):
+        """Return whether the lock is ours now, at once.
+
+        Raises
+        ------
+        OSError
+            If no file can be made there.
+        """
+        while True:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            if not _take(descriptor):
+                os.close(descriptor)
+                return False
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), self._path.stat()):
+                    break
+            os.close(descriptor)  # it was removed by who had it, since it was opened
+        self._descriptor = descriptor
+        _HELD.add(self)
+        return True
+
+    def release(self):
+        """Let the lock go, and remove its file; do nothing if it is not ours."""
+        if self._descriptor is not None:
+            with suppress(OSError):  # Windows removes no open file
+                self._path.unlink()
+            self.let_go()
+
+    def let_go(self):
+        os.close(self._descriptor)
+        self._descriptor = None
+        _HELD.discard(self)
+
+
+def _in_a_child():
+    # A fork has copies of all descriptors, which would keep the lock of a parent that died.
+    for lock in list(_HELD):
+        lock.let_go()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_a_child)
+
+
+class Checkpoint:
+    """Write the state of training to a file, and go on from it.
+
+    A callback for ``learner.set_callbacks(Checkpoint("fit.npz"))``. If the file exists, `fit` goes
+    on from it, to the same bits as a fit that was never interrupted; after the end `fit` returns
+    what was learned without training.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file, in a directory that exists. A link is followed, and a mode is kept.
+    every_n_updates : int, default=None
+        Write after at least so many updates; rounded up to rounds of training, which have ten.
+    every_seconds : float, default=60.0
+        Write after at least so many seconds. Whichever comes first counts; None is never.
+    resume : bool, default=True
+        Whether `fit` goes on from an existing file. Otherwise it replaces it.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is none of these.
+
+    Notes
+    -----
+    The file is refused, with a ValueError that names it, if it is damaged, or if it belongs to
+    another learner, other parameters or other data. ``max_iter``, ``tol`` and ``n_iter_no_change``
+    may change, to train longer, and so may what is no part of training. Data are compared by a
+    checksum of their values and of which are missing: of an array, all; of a large memory map or a
+    dataset, the rows, at most 16384 or 64 MiB, that initial atoms are chosen from; of a stream,
+    the first batches up to that size, and the size of the first. An array, a memory map, a dataset
+    and a stream of the same rows are different data. So are those of another number of processes;
+    each compares its own.
+
+    A fit has one file: a second `Checkpoint` is refused. A file is that of one fit at a time. While
+    one is training, another that is given the same file is refused before it trains. The operating
+    system lets the lock go when a process ends, however that ends; over NFS it needs a server that
+    keeps locks. A search makes many fits, of other parameters or other data, so that its second one
+    is refused: search without.
+
+    Of several processes the first one's `Checkpoint` counts; the others need none.
+
+    Learners that write no checkpoints, such as that of SPORCO, refuse this callback.
+
+    It is written once more at the end, and after Ctrl-C. If it cannot be written, because the disk
+    is full for example, there is a warning, the file before stays, and training goes on.
+
+    Nothing in it is executed: it holds arrays and JSON, and no pickled objects.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from sklearn.datasets import load_digits
+    >>> from skpudle import Checkpoint, PUDLEDictionaryLearning
+    >>> X = load_digits().data
+    >>> learner = PUDLEDictionaryLearning(32, random_state=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     checkpoint = Checkpoint(os.path.join(folder, "digits.npz"), every_n_updates=10)
+    ...     learner = learner.set_callbacks(checkpoint).fit(X)
+    ...     sorted(os.listdir(folder))
+    ['digits.npz']
+    """
+
+    def __init__(self, path, *, every_n_updates=None, every_seconds=60.0, resume=True):
+        self.path, self.resume = path, resume
+        self.every_n_updates, self.every_seconds = every_n_updates, every_seconds
+        try:
+            validate_parameter_constraints(_CONSTRAINTS, vars(self), type(self).__name__)
+        except InvalidParameterError as error:
+            raise InvalidParameterError(shortened(str(error))) from None
+
+    # scikit-learn's protocol of callbacks, which sees epochs; updates are between them
+    def setup(self, estimator, context):
+        """Refuse what would write nothing."""
+        if not getattr(estimator, "_writes_checkpoints", False):
+            raise ValueError(
+                f"{type(estimator).__name__} writes no checkpoints. Give the callback to a learner "
+                "of skpudle, in a pipeline to the learner inside; SPORCO's has none, and the many "
+                "fits of a search cannot share a file."
+            )
+
+    def teardown(self, estimator, context):
+        """Do nothing."""
+
+    def on_fit_task_begin(self, estimator, context):
+        """Do nothing."""
+
+    def on_fit_task_end(self, estimator, context):
+        """Do nothing."""
+
+
+class HeldFile:
+    """The file of a checkpoint, in the hands of one fit, of one process or of several.
+
+    Parameters
+    ----------
+    settings : Checkpoint or None
+        What the user asked for; of several processes the first one's counts.
+    """
+
+    def __init__(self, settings):
+        self.settings = settings
+        self.team = self._lock = self._stored = None
+
+    @property
+    def name(self):
+        """The path as the user gave it."""
+        return self.settings.path
+
+    @property
+    def rank(self):
+        """The number of this process."""
+        return 0 if self.team is None else self.team.rank
+
+    def release(self):
+        """Leave the file to others."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def open(self, team):
+        """Take hold of the file, and return what is in it, None if there is nothing to go on from.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, cannot be written, or is that of a fit which is training.
+        """
+        self.team, error = team, None
+        if self.settings is not None and self.rank == 0:
+            self._path = os.path.realpath(self.name)
+            try:
+                self._stored = self._take_hold()
+            except (ValueError, OSError) as caught:
+                error = caught
+        if team is not None:
+            error = self._share(error)
+        if error is not None:
+            raise error
+        return self._stored
+
+    def write(self, state, own):
+        """Write a state, and what each process has of its own; return the error if that fails."""
+        everyone = [own]
+        if self.team is not None:
+            packed = self.team.gather_bytes(pack(own))
+            everyone = [unpack(part, self.name) for part in packed]
+        if self.rank > 0:
+            return None
+        try:
+            write_checkpoint(self._path, state | {"own": everyone})
+        except (OSError, ValueError) as error:
+            return error
+
+    def _take_hold(self):  # -> the state in the file, None if there is none to go on from
+        path = self.name
+        if os.path.isdir(self._path):
+            raise ValueError(
+                f"The checkpoint {path} is a directory. Pass the path of a file, such as "
+                f"{os.path.join(path, 'fit.npz')}."
+            )
+        self._lock = FileLock(self._path)
+        try:
+            free = self._lock.acquire()
+        except OSError as error:
+            raise ValueError(
+                f"The checkpoint {path} cannot be written: {error.strerror}. Make its directory, "
+                "or pass another path."
+            ) from error
+        if not free:
+            raise ValueError(
+                f"The checkpoint {path} is that of another fit, which is training. Wait for its "
+                "end, stop it, or pass another path."
+            )
+        remove_parts(self._path)
+        if not (self.settings.resume and os.path.exists(self._path)):
+            return None
+        stored = read_checkpoint(path)
+        with named_checkpoint(path):
+            if stored.keys() != _STORED:
+                raise ValueError(f"it holds {sorted(stored)}, expected {sorted(_STORED)}")
+            if not isinstance(stored["identity"], dict):
+                raise ValueError("it does not say whose it is")
+            if not (isinstance(stored["shared"], dict) and isinstance(stored["own"], list)):
+                raise ValueError("it holds no state")
+            if stored["ended_by"] not in _ENDS:
+                raise ValueError(f"it was ended by {stored['ended_by']!r:.50}")
+            if not (isinstance(stored["seed"], int) and 0 <= stored["seed"] < 2**63):
+                raise ValueError(f"its seed is {stored['seed']!r:.50}")
+        return stored
+
+    def _share(self, error):  # -> the first process's error
+        """Take over what the first process has: its settings, what it read, or its error."""
+        has_one = self.settings is not None
+        mine = []
+        if has_one and self.rank == 0:
+            settings = vars(self.settings) | {"path": str(self.name)}
+            text = None if error is None else str(error)
+            mine = [pack({"settings": settings, "stored": self._stored, "error": text})]
+        (someone,) = self.team.any(has_one)
+        first = self.team.first(mine)
+        if not first:
+            text = "Give the Checkpoint to the first of the processes, which writes it."
+            return ValueError(text) if someone else None
+        first = unpack(first[0], "what the first process sent")
+        self.settings, self._stored = Checkpoint(**first["settings"]), first["stored"]
+        return error or (first["error"] and ValueError(first["error"]))
+
+
+def _moved(tree, device):
+    if isinstance(tree, torch.Tensor):
+        return tree.to(device)
+    if isinstance(tree, dict):
+        return {name: _moved(value, device) for name, value in tree.items()}
+    return [_moved(value, device) for value in tree] if isinstance(tree, list) else tree
+
+
+def _check(state, trainer, source, stopping):
+    """Raise ValueError if a state, by names, is none that training of these samples comes to."""
+    atoms, finite, progress = trainer.optimizer.atoms, state["finite"], state["progress"]
+    starts = [(state["atoms"], state["moments"], state["n_updates"])]
+    starts += [] if finite is None else [finite]
+    for found, moments, _ in starts:
+        if not torch.isfinite(found).all() or any(map(_has_nan, moments.values())):
+            raise ValueError("its atoms, or what its optimiser remembers of them, are not finite")
+        if found.shape != atoms.shape or (misfit := trainer.optimizer.misfit(moments)):
+            raise ValueError(f"it is of other atoms: {misfit or tuple(found.shape)}")
+    counters, generators = [n for *_, n in starts], [state["generator"]]
+    numbers = [*state["loss_curve"], *state["searched"]]
+    if progress is not None:  # there was an epoch
+        counters += progress["n_batches"], progress["n_samples"]
+        generators.append(progress["plan_state"])
+        numbers.append(progress["loss"])
+        unused, losses, keys = (progress[name] for name in ("unused", "losses", "keys"))
+        if unused.shape != atoms.shape[:1] or unused.dtype != torch.bool:
+            raise ValueError(f"it counts the use of {len(unused)} of {len(atoms)} atoms")
+        if losses.shape != keys.shape[:1] or not torch.isfinite(losses).all():
+            raise ValueError(f"it has {len(losses)} losses of {len(keys)} samples")
+        if len(keys) and not source.has(keys):
+            raise ValueError("it has losses of samples that are not there")
+    if not all(type(n) is int and n >= 0 for n in counters):
+        raise ValueError(f"its counters {counters} are not all natural numbers")
+    if not torch.isfinite(torch.tensor(numbers)).all():
+        raise ValueError("its losses are not finite")
+    if not stopping.accepts(state["stopping"], atoms):
+        raise ValueError(f"its rule of stopping is at {state['stopping']!r:.50}")
+    for generator in generators:
+        if generator is not None:
+            torch.Generator().set_state(generator)
+
+
+def _has_nan(value):  # one that is infinite is what large gradients come to
+    return isinstance(value, torch.Tensor) and bool(torch.isnan(value).any())
+
+
+class _Clock:
+    """When to write: after so many updates or so many seconds."""
+
+    def __init__(self, settings):
+        self._n_updates, self._seconds = settings.every_n_updates, settings.every_seconds
+        self.strike(0)
+
+    def strike(self, n_updates):
+        """Begin anew."""
+        self._last = n_updates, time.monotonic()
+
+    def is_due(self, n_updates):
+        """Return whether it is time; divergence takes updates back."""
+        last_update, last_time = self._last
+        if self._n_updates is not None and abs(n_updates - last_update) >= self._n_updates:
+            return True
+        return self._seconds is not None and time.monotonic() - last_time >= self._seconds
+
+
+class Recorder:
+    """The checkpoint of one fit, if its estimator has one among its callbacks.
+
+    To be used as a context, which keeps the file from other fits.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Asked for its callbacks and parameters.
+    """
+
+    def __init__(self, estimator):
+        found = [c for c in getattr(estimator, "_skl_callbacks", []) if isinstance(c, Checkpoint)]
+        if len(found) > 1:
+            paths = ", ".join(str(checkpoint.path) for checkpoint in found)
+            raise ValueError(
+                f"A fit writes one checkpoint, but got {len(found)}: {paths:.300}. Pass one."
+            )
+        self._estimator, self._file = estimator, HeldFile(found[0] if found else None)
+        self._stored = self._clock = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._file.release()
+
+    def open(self, generator, team=None):
+        """Take hold of the file, and seed the generator as the fit in it did, if there is one.
+
+        Parameters
+        ----------
+        generator : torch.Generator
+            What the fit draws from.
+        team : Team, default=None
+            Processes that train together; the first of them reads and writes.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, cannot be written, or is that of a fit which is training.
+        """
+        self._stored = self._file.open(team)
+        if self._stored is not None:
+            generator.manual_seed(self._stored["seed"])
+
+    @property
+    def ended_by(self):
+        """What had stopped the fit that goes on, before its time by a rule that still holds."""
+        stored = self._stored
+        holds = stored is not None and stored["rule"] == rule_of(self._estimator)
+        return stored["ended_by"] if holds else None
+
+    def recognise(self, source, sample, mask=None, *, seed):
+        """Compare the fit in the file with this one.
+
+        Parameters
+        ----------
+        source : source of batches
+            This process's data.
+        sample : Tensor of shape (n_samples, n_features), or iterable of Tensor
+            The same, or what stands for them.
+        mask : Tensor of shape (n_samples, n_features), default=None
+            0 where they are missing.
+        seed : int
+            Seed of this fit's generator.
+
+        Raises
+        ------
+        ValueError
+            If the file belongs to a fit of something else.
+        """
+        if self._file.settings is None:
+            return
+        self._clock = _Clock(self._file.settings)
+        self._seed = seed
+        data = data_of(source, sample, mask)
+        self._identity = identity_of(self._estimator, data, self._file.team)
+        if self._stored is not None:
+            check_same(self._stored["identity"], self._identity, self._file.name)
+
+    def found_search(self, problem, atoms):
+        """Return the state of the search in the file; None if there is none, or it has ended.
+
+        Parameters
+        ----------
+        problem : Problem
+            Data and objective of the search.
+        atoms : Tensor of shape (n_components, ...)
+            Its initial atoms.
+
+        Raises
+        ------
+        ValueError
+            If no such search can be at that state.
+        """
+        if self._stored is None or "search" not in self._stored["shared"]:
+            return None
+        with named_checkpoint(self._file.name):
+            own = self._stored["own"][self._file.rank]
+            state = SearchState.from_dict(self._stored["shared"]["search"] | own["codes"])
+            state.check(problem, atoms)
+        return state
+
+    def in_training(self):
+        """Return whether the file is that of a fit whose search, if it has one, has ended."""
+        return self._stored is not None and "search" not in self._stored["shared"]
+
+    def begin(self, trainer, source, stopping):
+        """Bring training to where the file left it.
+
+        Raises
+        ------
+        ValueError
+            If the file was made by somebody else.
+        """
+        if self._file.settings is None:
+            return
+        if self.in_training():
+            with named_checkpoint(self._file.name):
+                atoms = trainer.optimizer.atoms
+                state = self._stored["shared"] | self._stored["own"][self._file.rank]
+                _check(state, trainer, source, stopping)
+                state = TrainingState.from_dict(_moved(state, atoms.device))
+                trainer.load(state, source, stopping)
+            if self._stored["rule"] != rule_of(self._estimator):
+                stopping.forgive()
+        try:
+            pack(trainer.optimizer.fresh_state())
+        except ValueError as error:
+            raise ValueError(
+                f"No checkpoint can be written of optimizer={self._estimator.optimizer!r}: {error}."
+            ) from error
+        self._clock.strike(trainer.n_steps)
+
+    def at_round(self, trainer):
+        """Write the state of the last round of training if it is time."""
+        if self._is_due(trainer.n_steps):
+            self.end(trainer)
+
+    def at_search_epoch(self, state):
+        """Write the state of a search if it is time; an epoch of it counts for a round."""
+        if self._is_due(10 * state.epoch):
+            self.end_search(state)
+
+    def end(self, trainer, *, ended_by=None):
+        """Write the state of the last round of training, and what stopped it before its time."""
+        if self._file.settings is None:
+            return
+        shared = trainer.state.as_dict()
+        own = {name: shared.pop(name) for name in ("progress", "generator")}
+        self._write(shared, own, trainer.n_steps, ended_by)
+
+    def end_search(self, state):
+        """Write the state of a search."""
+        if self._file.settings is None:
+            return
+        search = state.as_dict()
+        codes = {name: search.pop(name) for name in ("codes", "best_codes")}
+        self._write({"search": search}, {"codes": codes}, 10 * state.epoch)
+
+    def _is_due(self, n_updates):
+        if self._clock is None:
+            return False
+        due, team = self._clock.is_due(n_updates), self._file.team
+        return due if team is None else team.any(due)[0]
+
+    def _write(self, shared, own, n_updates, ended_by=None):
+        state = {"identity": self._identity, "seed": self._seed, "ended_by": ended_by}
+        state |= {"rule": rule_of(self._estimator), "shared": shared}
+        self._clock.strike(n_updates)
+        if error := self._file.write(state, own):
+            warnings.warn(
+                f"The checkpoint of update {n_updates} could not be written: {error}. "
+                "Training goes on; an older checkpoint is as it was.",
+                RuntimeWarning,
+                stacklevel=users_level(),
+            )

@@ -1,0 +1,172 @@
+"""Messages of training: progress, warnings, errors."""
+
+import time
+import warnings
+from inspect import signature
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from skpudle._data.callers import is_news, users_level
+from skpudle.optimizers import SurrogateOptimizer
+
+__all__ = [
+    "divergence",
+    "nothing_known",
+    "print_progress",
+    "print_search",
+    "warn_of_early_end",
+    "warn_of_few_samples",
+    "warn_of_rise",
+    "warn_of_step",
+    "warn_of_unknown_features",
+    "warn_of_unused",
+]
+
+# What an objective may rise by, relative to itself: the last steps of a stochastic gradient do not
+# all go down.
+_CHANCE = 1e-2
+
+
+def nothing_known(learner):
+    """Return the error for data that are all missing."""
+    return ValueError(
+        f"All values of X are NaN, so that {type(learner).__name__} has nothing to learn from. "
+        "Pass data with known values."
+    )
+
+
+def warn_of_unknown_features(features):
+    """Warn of features, by their numbers, that no sample knows."""
+    if features:
+        warnings.warn(
+            f"Features {features[:10]}{' ...' if len(features) > 10 else ''} of X have no known "
+            "value in any sample, so that atoms learn nothing there. Leave these features out.",
+            stacklevel=users_level(),
+        )
+
+
+def warn_of_few_samples(n_samples, n_atoms):
+    """Warn of more atoms than there are samples to learn them from."""
+    if n_samples < n_atoms:
+        warnings.warn(
+            f"X has {n_samples} sample{'s' if n_samples > 1 else ''} with known values for "
+            f"{n_atoms} atoms: some of these become single samples, others stay as they began. "
+            f"Pass n_components={n_samples} or less, or more samples.",
+            stacklevel=users_level(),
+        )
+
+
+def print_progress(phase, trainer, max_iter, n_updates, start_time, n_before=0):
+    """Print a line about the epoch that has ended, ``n_before`` updates being older than the start.
+
+    A training that goes on where another one ended has made those in no time of its own.
+    """
+    n_done = max(trainer.n_steps - n_before, 1)
+    rate = n_done / (time.perf_counter() - start_time)
+    n_left = max(n_updates - trainer.n_steps, 0)
+    print(
+        f"{phase}, epoch {len(trainer.loss_curve)}/{max_iter}  loss {trainer.loss_curve[-1]:.6g}  "
+        f"{rate:.3g} updates/s  at most {n_left / rate:.0f} s left",
+        flush=True,
+    )
+
+
+def print_search(state):
+    """Print a line about an epoch of the search."""
+    objective = f"{state.curve[-1]:.6g}" if state.curve else "--"
+    print(f"search, epoch {state.epoch}  {state.phase}  objective {objective}", flush=True)
+
+
+def warn_of_step(step_size, dictionaries, curvature=1.0):
+    """Warn once if the encoder may diverge with the given step and one of the dictionaries."""
+    bound = curvature * max(float(dictionary.squared_norm_bound()) for dictionary in dictionaries)
+    if step_size * bound > 2:
+        warnings.warn(
+            f"step_size={step_size} is beyond 2 / L = {2 / bound:.3g}, where L = {bound:.4g} is a "
+            "bound of the squared spectral norm of the dictionary: the encoder may diverge. Pass a "
+            "smaller step_size, or 'auto' for 1 / L.",
+            RuntimeWarning,
+            stacklevel=users_level(),
+        )
+
+
+def warn_of_early_end(learner):
+    """Warn that training ended too early to tell."""
+    has_rate = learner._optimizer_for(learner.components_) != "surrogate"
+    more = "max_iter or learning_rate" if has_rate else "max_iter"
+    warnings.warn(
+        f"Training of {type(learner).__name__} ended after {learner.n_steps_} updates "
+        f"(max_iter={learner.max_iter!r}), before its objective had stalled for "
+        f"{learner.n_iter_no_change} checks in a row. Increase {more}, or "
+        f"raise tol (now {learner.tol}); tol=None trains as long without this warning.",
+        ConvergenceWarning,
+        stacklevel=users_level(),
+    )
+
+
+def _is_named(learner, name):
+    """Return whether a parameter differs from the constructor's default."""
+    value, default = getattr(learner, name), signature(type(learner)).parameters[name].default
+    # arrays have no truth value, and are no default
+    return not (value is default or (np.ndim(value) == 0 and value == default))
+
+
+def warn_of_unused(learner, unused):
+    """Warn, once, of parameters that were named and have no effect.
+
+    Parameters
+    ----------
+    learner : estimator
+        Whose parameters they are.
+    unused : iterable of (tuple of str, str)
+        Names of parameters that have no effect in this fit, and what would use them; names that
+        the learner lacks do not count.
+    """
+    found = {}
+    for names, remedy in unused:
+        for name in names:
+            if name in learner.get_params(deep=False) and _is_named(learner, name):
+                found.setdefault(name, remedy)
+    if not found:
+        return
+    remedies = "; ".join(
+        f"{remedy} ({', '.join(name for name in found if found[name] == remedy)})"
+        for remedy in dict.fromkeys(found.values())
+    )
+    text = (
+        f"Parameters of {type(learner).__name__} have no effect in this fit: {', '.join(found)}. "
+        f"Leave them at their defaults, or pass what uses them: {remedies}."
+    )
+    if is_news(text):
+        warnings.warn(text, UserWarning, stacklevel=users_level())
+
+
+def _smaller_steps(learner, optimizer):
+    """Say what of the parameters that act makes updates smaller."""
+    has_rate = not isinstance(optimizer, SurrogateOptimizer)
+    rate = f"lower learning_rate (now {learner.learning_rate})"
+    return rate if has_rate else "larger anchor in optimizer_params"
+
+
+def divergence(learner, update, optimizer):
+    """Return the error for training that stopped being finite."""
+    return ValueError(
+        f"Training of {type(learner).__name__} stopped being finite at update {update}, "
+        "also after a second try with smaller steps; the last finite dictionary is in "
+        f"components_. Try a {_smaller_steps(learner, optimizer)}, a "
+        f"lower step_size (now {learner.step_size}), or scale the data."
+    )
+
+
+def warn_of_rise(learner, began, ended, baseline, optimizer):
+    """Warn if training has raised what it minimises above its value without a dictionary."""
+    if not ended <= max(began, baseline) * (1 + _CHANCE):
+        warnings.warn(
+            f"Training of {type(learner).__name__} raised its objective above that of no "
+            f"dictionary at all: {ended:.4g} a sample, and {baseline:.4g} with the baseline "
+            f"alone. Try a {_smaller_steps(learner, optimizer)}, a lower step_size (now "
+            f"{learner.step_size}), or scale the data.",
+            ConvergenceWarning,
+            stacklevel=users_level(),
+        )

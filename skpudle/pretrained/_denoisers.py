@@ -1,0 +1,238 @@
+"""Read and write denoisers, without pickling."""
+
+import io
+import os
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from skpudle._data.arrays import resolve_device
+from skpudle._data.files import named_errors, replace_file
+from skpudle._data.images import check_sizes, sizes
+from skpudle._learners.convolutional.pudle import ConvPUDLEDictionaryLearning
+from skpudle._training.archive import read_arrays
+from skpudle.shrinkage import SHRINKAGES
+
+__all__ = ["load_denoiser", "save_denoiser"]
+
+# What a file holds beside the arrays: the parameters that `denoise` depends on.
+_PARAMETERS = ("atom_shape", "stride", "n_unfoldings", "shrinkage", "positive_code", "noise_std")
+_OWN_ATOMS = ("analysis_components_", "decoder_components_", "synthesis_components_")
+_ARRAYS = ("components_", *_OWN_ATOMS, "alpha_", "alpha_slope_")
+_OPTIONAL = {*_OWN_ATOMS, "alpha_slope_"}
+_NUMBERS = ("step_size_", "lambda_decay_", "peak_")
+_RANGES = {
+    "n_unfoldings": (1, np.inf),
+    "noise_std": (0, np.inf),
+    "positive_code": (0, 1),
+    "step_size_": (np.finfo(float).tiny, np.inf),
+    "lambda_decay_": (np.finfo(float).tiny, 1),
+    "peak_": (np.finfo(float).tiny, np.inf),
+}
+_PACKAGED = {
+    "gaussian": "denoiser_gray.npz",
+    "gaussian-small": "denoiser_gray_small.npz",
+    "poisson": "denoiser_photons.npz",
+}
+_KNOWN = {*_PARAMETERS, *_ARRAYS, *_NUMBERS}
+_SEPARATE = {
+    (): None,
+    ("analysis",): "analysis",
+    ("decoder",): "decoder",
+    ("analysis", "decoder"): "both",
+    ("analysis", "synthesis"): "unfolding",
+}
+
+
+def _sizes(value):  # an array -> what it was as a parameter
+    return tuple(value.tolist()) if value.ndim else int(value)
+
+
+def _read(file):  # -> arrays by name
+    opened = hasattr(file, "read")
+    name = getattr(file, "name", file) if opened else file
+    content = file.read() if opened else Path(file).read_bytes()
+    with named_errors(name, "denoiser", "Pass a file that save_denoiser wrote."):
+        values = read_arrays(content)
+        _check(values)
+    return values
+
+
+def _check(values):
+    """Raise ValueError if arrays, by name, are not those of a denoiser."""
+    unknown, missing = values.keys() - _KNOWN, _KNOWN - _OPTIONAL - values.keys()
+    if unknown or missing:
+        raise ValueError(f"it holds unknown {sorted(unknown)} and lacks {sorted(missing)}")
+    if values["shrinkage"].tolist() not in list(SHRINKAGES):
+        raise ValueError(f"shrinkage is {values['shrinkage'].tolist()!r:.50}")
+    texts = {"shrinkage"} | ({"noise_std"} if values["noise_std"].tolist() == "poisson" else set())
+    for name in sorted(values.keys() - texts):
+        value = values[name]
+        if value.dtype.kind not in "bif" or not np.isfinite(value).all():
+            raise ValueError(f"{name} is no finite number")
+        least, largest = _RANGES.get(name, (-np.inf, np.inf))
+        one = value.ndim == 0 or (name == "noise_std" and value.shape == (2,))
+        if (name in _RANGES and not one) or not ((value >= least) & (value <= largest)).all():
+            raise ValueError(f"{name} is no number from {least:.3g} to {largest}")
+    kernel = sizes(_sizes(values["atom_shape"]), 1)
+    check_sizes(kernel, sizes(_sizes(values["stride"]), len(kernel)), None)
+    atoms = values["components_"]
+    if not atoms.size or atoms.shape[1:] not in (kernel, (*kernel, *atoms.shape[-1:])):
+        raise ValueError(f"components_ has shape {atoms.shape} for atoms of {kernel}")
+    depth = int(values["n_unfoldings"])
+    in_layers = "synthesis_components_" in values
+    expected = dict(
+        analysis_components_=(depth, *atoms.shape) if in_layers else atoms.shape,
+        decoder_components_=atoms.shape,
+        synthesis_components_=(depth - 1, *atoms.shape),
+    )
+    for name in values.keys() & set(_OWN_ATOMS):
+        if values[name].shape != expected[name]:
+            raise ValueError(f"{name} has shape {values[name].shape}, expected {expected[name]}")
+    if _separate(values) not in _SEPARATE:
+        raise ValueError(f"it holds atoms of {_separate(values)}, which do not belong together")
+    for name in values.keys() & {"alpha_", "alpha_slope_"}:
+        alpha, rows = values[name], (depth, len(atoms))
+        if alpha.shape not in ((), rows[1:], rows) or (alpha < 0).any():
+            raise ValueError(f"{name} is no threshold of shape (), {rows[1:]} or {rows}")
+    if ("alpha_slope_" in values) != (values["noise_std"].ndim == 1):
+        raise ValueError("thresholds follow the noise only where noise_std is a pair")
+
+
+def _separate(values):  # -> the names of atoms that are separate
+    names = (name.removesuffix("_components_") for name in _OWN_ATOMS if name in values)
+    return tuple(names)
+
+
+def save_denoiser(learner, file):
+    """Write what `denoise` needs of a fitted learner to an npz file, without pickling.
+
+    Parameters
+    ----------
+    learner : ConvPUDLEDictionaryLearning
+        A fitted learner.
+    file : str, path-like or file object
+        Where to; ".npz" is appended to a name that does not end in it. An older file of that name
+        is replaced when the new one is whole.
+
+    Raises
+    ------
+    NotFittedError
+        If the learner is not fitted.
+    ValueError
+        If its loss is not "gaussian", or if its codes are solved for, and not unfolded.
+    """
+    check_is_fitted(learner)
+    if learner.loss != "gaussian":
+        raise ValueError(f"Files hold no baseline, which loss={learner.loss!r} has; pickle it.")
+    values = {name: np.asarray(getattr(learner, name)) for name in _PARAMETERS}
+    depth = learner._encoder().n_unfoldings
+    if depth is None:
+        raise ValueError("Converged codes are no denoiser; set n_unfoldings, to 15 for example.")
+    values["n_unfoldings"] = np.asarray(depth)
+    for name in (*_ARRAYS, *_NUMBERS):
+        if getattr(learner, name, None) is not None:
+            value = np.asarray(getattr(learner, name))
+            values[name] = value.astype(np.float32) if value.ndim else value
+    archive = io.BytesIO()
+    np.savez(archive, **values)  # compressed they were 4 % smaller, and a file could swell
+    if hasattr(file, "write"):
+        file.write(archive.getbuffer())
+        return
+    name = os.fspath(file)
+    replace_file(name if name.endswith(".npz") else f"{name}.npz", archive.getbuffer())
+
+
+def load_denoiser(file="gaussian", *, shift_average=True, device="auto"):
+    """Return a fitted learner that denoises images.
+
+    Three come with the package, for grey images, with atoms of 7 x 7 pixels every 2 pixels of which
+    every unfolding has its own for analysis and synthesis:
+
+    - "gaussian", 64 atoms and 10 unfoldings, thresholds that follow the noise, trained on
+      photographs with values from 0 to 1 and Gaussian noise of standard deviations from 5 / 255 to
+      55 / 255, which ``denoise`` estimates where it is not told; it scales images with more noise,
+      or in other units, and mixes its result with images that have less noise;
+    - "gaussian-small", the same with 40 atoms and 6 unfoldings, three times as fast;
+    - "poisson", 26 atoms and 8 unfoldings, trained on photographs of which 1 to 4 photons are
+      expected in the brightest pixel; what was counted goes in, and what is expected comes out.
+
+    Parameters
+    ----------
+    file : {"gaussian", "gaussian-small", "poisson"}, path-like or file, default="gaussian"
+        One of these, or a file that `save_denoiser` wrote.
+    shift_average : bool, default=True
+        Whether `denoise` averages over all grids of positions.
+    device : str, default="auto"
+        Where to compute.
+
+    Returns
+    -------
+    ConvPUDLEDictionaryLearning
+        The learner; it can be trained further by `partial_fit`.
+
+    Raises
+    ------
+    ValueError
+        If it is no file of `save_denoiser`, which the message names.
+    FileNotFoundError
+        If there is neither such a file nor such a name.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_sample_image
+    >>> from skpudle.pretrained import load_denoiser
+    >>> image = load_sample_image("china.jpg").mean(axis=2)[:64, :80] / 255
+    >>> load_denoiser().denoise([image], noise_std=15 / 255)[0].shape
+    (64, 80)
+    """
+    if isinstance(file, str) and file in _PACKAGED:
+        with (resources.files("skpudle.pretrained") / _PACKAGED[file]).open("rb") as packaged:
+            return load_denoiser(packaged, shift_average=shift_average, device=device)
+    values = _read(file)
+    atoms, noise_std = values["components_"], values["noise_std"].tolist()
+    learner = ConvPUDLEDictionaryLearning(
+        len(atoms),
+        atom_shape=_sizes(values["atom_shape"]),
+        stride=_sizes(values["stride"]),
+        alpha=float(np.mean(values["alpha_"])),
+        n_unfoldings=int(values["n_unfoldings"]),
+        step_size=float(values["step_size_"]),
+        lambda_decay=float(values["lambda_decay_"]),
+        shrinkage=str(values["shrinkage"]),
+        positive_code=bool(values["positive_code"]),
+        atom_norm=None,
+        learn_threshold={0: None, 1: "atom", 2: "unfolding"}[values["alpha_"].ndim],
+        separate_atoms=_SEPARATE[_separate(values)],
+        noise_std=tuple(noise_std) if isinstance(noise_std, list) else noise_std,
+        shift_average=shift_average,
+        device=device,
+    )
+    return _fitted(learner, values)
+
+
+def _fitted(learner, values):
+    """Make a learner a fitted one by arrays with the names of its attributes; return it."""
+    alpha = values["alpha_"]
+    vars(learner).update({name: values[name] for name in _ARRAYS if name in values})
+    vars(learner).update(
+        alpha_=alpha if alpha.ndim else float(alpha),
+        debias_=0.0,
+        **{name: float(values[name]) for name in _NUMBERS},
+        n_components_=len(values["components_"]),
+        device_=str(resolve_device(learner.device, None)),
+        n_iter_=1,
+        n_steps_=0,
+        loss_curve_=np.zeros(0),
+        _training_state={
+            "alpha": float(np.mean(alpha)),
+            "data_scale": 1.0,
+            "image_size": None,
+            "optimizer_name": "",
+            "optimizer": {},
+            "idle": np.zeros(len(values["components_"])),
+        },
+    )
+    return learner

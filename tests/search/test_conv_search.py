@@ -1,0 +1,181 @@
+"""The search for atoms with positions: its codes, its statistics, its moves, what it finds."""
+
+import numpy as np
+import pytest
+import torch
+
+from skpudle.encoding import default_step, encode
+from skpudle.operators import ConvDictionary, project_atoms
+from skpudle.search import ConvProblem, conv_codes, search
+
+SHAPES = [  # atoms (n, channels, *kernel), images (n, channels, *size), stride
+    ((4, 1, 5, 4), (2, 1, 13, 16), (1, 1)),
+    ((3, 2, 4, 5), (2, 2, 16, 14), (2, 3)),
+    ((3, 1, 7), (3, 1, 40), (1,)),
+    ((3, 2, 6), (2, 2, 36), (2,)),
+]
+
+
+def draw(generator, *shape):
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def problem_of(generator, shapes, *, alpha=0.8, **options):
+    atoms, images, stride = shapes
+    x, d = draw(generator, *images), project_atoms(draw(generator, *atoms))
+    if x.ndim == 3:
+        x, d, stride = x[:, :, None], d[:, :, None], (1, *stride)
+    return ConvProblem(x, tuple(d.shape[2:]), tuple(stride), alpha, **options), d
+
+
+def solved(problem, atoms):
+    return problem.epoch(atoms, problem.no_codes(), effort=(100, 100), tolerance=1e-9)
+
+
+@pytest.mark.parametrize("shapes", SHAPES)
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_codes_are_those_of_the_encoder_run_to_convergence(shapes, positive, masked, generator):
+    (atoms, images, stride), alpha = shapes, 1.2
+    dictionary = ConvDictionary(project_atoms(draw(generator, *atoms)), stride)
+    x = draw(generator, *images)
+    mask = (draw(generator, *images) > -0.5).double() if masked else None
+    options = dict(alpha=alpha, positive_code=positive, mask=mask)
+    codes, converged = conv_codes(dictionary, x, **options)
+    assert converged.all()
+    step = default_step(dictionary)
+    expected = encode(dictionary, x, n_unfoldings=6000, step_size=step, **options)
+    torch.testing.assert_close(codes, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shapes", SHAPES)
+def test_atoms_of_any_norm_have_the_codes_of_the_encoder(shapes, generator):
+    atoms, images, stride = shapes
+    dictionary = ConvDictionary(draw(generator, *atoms), stride)
+    x = draw(generator, *images)
+    codes, _ = conv_codes(dictionary, x, alpha=3.0)
+    step = default_step(dictionary)
+    expected = encode(dictionary, x, alpha=3.0, n_unfoldings=6000, step_size=step)
+    torch.testing.assert_close(codes, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shapes", SHAPES)
+@pytest.mark.parametrize("masked", [False, True])
+def test_better_atoms_lower_the_objective_of_the_same_codes(shapes, masked, generator):
+    """The new atoms are unit, and by naive synthesis the error of the codes falls."""
+    problem, atoms = problem_of(generator, shapes)
+    mask = (draw(generator, *problem.x.shape) > -0.5).double() if masked else None
+    problem = ConvProblem(problem.x, problem.kernel, problem.stride, 0.8, mask=mask)
+    epoch = solved(problem, atoms)
+    z = dense(problem, epoch.codes, len(atoms))
+
+    def error(atoms):
+        residual = problem.x - ConvDictionary(atoms, problem.stride).synthesis(z)
+        residual = residual if mask is None else residual * mask
+        return float(residual.square().sum()) / 2
+
+    objective = error(atoms) + 0.8 * float(z.abs().sum())
+    assert epoch.objective == pytest.approx(objective, rel=1e-12)
+    better = epoch.improved_atoms()
+    torch.testing.assert_close(better.flatten(1).norm(dim=1), torch.ones(len(atoms)).double())
+    assert error(better) < error(atoms)
+
+
+def test_many_sweeps_reach_the_minimum_over_one_atom(generator):
+    """On the sphere the gradient is then along the atom: (D z - x) z^T = -m d."""
+    problem, atoms = problem_of(generator, SHAPES[0])
+    atoms = atoms[:1]
+    epoch = solved(problem, atoms)
+    z = dense(problem, epoch.codes, 1)
+    for _ in range(500):
+        epoch.atoms = epoch.improved_atoms()
+        residual = problem.x - ConvDictionary(epoch.atoms, problem.stride).synthesis(z)
+        epoch._residual = residual.numpy()
+    gradient = ConvDictionary(epoch.atoms, problem.stride).outer(z, residual).flatten()
+    along = gradient @ epoch.atoms.flatten()
+    torch.testing.assert_close(gradient, along * epoch.atoms.flatten(), rtol=0, atol=1e-6)
+
+
+def dense(problem, codes, n_atoms):
+    z = torch.zeros(len(problem.x), n_atoms * np.prod(problem.positions), dtype=torch.float64)
+    for row, count, index, value in zip(z, codes.count, codes.index, codes.value, strict=True):
+        row[index[:count].long()] = value[:count]
+    return z.unflatten(1, (n_atoms, *problem.positions))
+
+
+def test_directions_are_those_of_the_largest_second_moment(generator):
+    problem, atoms = problem_of(generator, SHAPES[1])
+    epoch = solved(problem, atoms)
+    z = dense(problem, epoch.codes, len(atoms))
+    residual = problem.x - ConvDictionary(atoms, problem.stride).synthesis(z)
+    (h, w), (s, t) = problem.kernel, problem.stride
+    patches = residual.unfold(2, h, s).unfold(3, w, t).permute(0, 2, 3, 1, 4, 5)
+    for _ in range(40):  # of eight iterations each
+        energy, direction = epoch.common_directions(seed=0)
+    for k, atom in enumerate(atoms.flatten(1)):
+        used = patches[z[:, k] != 0].flatten(1)
+        away = used - (used @ atom)[:, None] * atom
+        largest = float(torch.linalg.eigvalsh(away.mT @ away)[-1])
+        assert 0.5 * largest < float(energy[k]) <= largest * (1 + 1e-9)
+        assert float(direction[k].flatten() @ atom) == pytest.approx(0, abs=1e-9)
+
+
+def test_an_atom_costs_what_solving_without_it_does_or_what_nothing_in_its_place_does(generator):
+    """An estimate from few replacements is between these; the latter is half of the squared codes.
+
+    Users are far apart and fewer than are asked.
+    """
+    atoms = project_atoms(draw(generator, 4, 1, 1, 8))
+    z = torch.zeros(6, 4, 1, 113, dtype=torch.float64)
+    for image in z:
+        image[:, 0, 20::30] = 1 + draw(generator, 4, 4).abs()
+    x = ConvDictionary(atoms).synthesis(z) + 0.01 * draw(generator, 6, 1, 1, 120)
+    problem = ConvProblem(x, (1, 8), (1, 1), 0.1)
+    epoch = solved(problem, atoms)
+    before, codes = epoch._residual.copy(), dense(problem, epoch.codes, 4)
+    cost, _ = epoch.costs()
+    np.testing.assert_allclose(epoch._residual, before, rtol=0, atol=1e-12)
+    for k in range(4):
+        kept = torch.arange(4) != k
+        without = solved(problem, atoms[kept]).objective - epoch.objective
+        nothing = 0.5 * float(codes[:, k].square().sum())
+        assert without * 0.9 < float(cost[k]) < nothing * (1 + 1e-6)
+
+
+def test_an_atom_beside_its_shape_moves_to_it(generator):
+    """Atoms that are cut off at one side go on beyond it in their users' residuals."""
+    shape = project_atoms(torch.hann_window(12, dtype=torch.float64)[None, None, None])
+    z = torch.zeros(10, 1, 1, 89, dtype=torch.float64)
+    z[:, 0, 0, [15, 50]] = 1 + torch.rand(10, 2, generator=generator, dtype=torch.float64)
+    problem = ConvProblem(ConvDictionary(shape).synthesis(z), (1, 12), (1, 1), 0.5)
+    cut = torch.zeros_like(shape)
+    cut[..., 4:] = shape[..., :-4]
+    epoch = solved(problem, problem.project(cut))
+    atoms, codes = epoch.moved()
+    moved = problem.epoch(atoms, codes)
+    assert float((atoms * shape).sum()) > 0.95 > float((epoch.atoms * shape).sum())
+    assert moved.objective < epoch.objective
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_planted_shapes_are_found(seed):
+    """Four shapes at random times, twice each in 30 traces with noise: all to 0.985."""
+    rng = np.random.default_rng(seed)
+    time = np.linspace(0, 1, 24)
+    shapes = [np.sin(2 * np.pi * f * time) * np.exp(-(((time - 0.5) / s) ** 2))
+              for f, s in ((1, 0.5), (2, 0.3), (3.5, 0.4), (5, 0.25))]  # fmt: skip
+    shapes = np.stack([shape / np.linalg.norm(shape) for shape in shapes])
+    x = 0.01 * rng.normal(size=(30, 200))
+    for trace in x:
+        for shape in (*shapes, *shapes):
+            start = rng.integers(177)
+            trace[start : start + 24] += rng.uniform(0.5, 1.5) * shape
+    problem = ConvProblem(torch.as_tensor(x)[:, None, None], (1, 24), (1, 1), 0.1)
+    starts = rng.integers(177, size=4)
+    first = np.stack([x[i, a : a + 24] for i, a in enumerate(starts)])
+    atoms = search(problem, torch.as_tensor(first)[:, None, None]).best_atoms[:, 0, 0].numpy()
+    correlations = [
+        [np.abs(np.correlate(atom, shape, mode="full")).max() for atom in atoms] for shape in shapes
+    ]
+    assert np.max(correlations, axis=1).min() > 0.985
+    assert len(set(np.argmax(correlations, axis=1))) == 4

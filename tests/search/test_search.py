@@ -1,0 +1,431 @@
+import pickle
+import threading
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from skpudle.initialization import initial_atoms
+from skpudle.lasso import solve_lasso
+from skpudle.operators import project_atoms
+from skpudle.search._compiled import loops
+from skpudle.search._epoch import Codes, Epoch
+from skpudle.search._search import (
+    Problem,
+    advance,
+    auto_alpha,
+    begin,
+    debias,
+    is_done,
+    search,
+    split,
+)
+
+
+def make_problem(n=600, m=16, p=20, n_nonzero=3, *, positive=False, noise=0.02, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    options = dict(generator=generator, dtype=torch.float64)
+    truth = torch.randn(p, m, **options)
+    truth = project_atoms(truth.abs() if positive else truth)
+    supports = torch.rand(n, p, generator=generator).argsort(1)[:, :n_nonzero]
+    values = torch.rand(n, n_nonzero, **options) + 0.5
+    if not positive:
+        values *= torch.randint(0, 2, values.shape, generator=generator) * 2 - 1
+    codes = torch.zeros(n, p, dtype=torch.float64).scatter(1, supports, values)
+    return codes @ truth + noise * torch.randn(n, m, **options), truth
+
+
+def start(x, p, seed=0):
+    return initial_atoms(x, p, "data", torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("m", [1, 4, 7])
+@pytest.mark.parametrize("p", [1, 16, 17, 33])
+def test_compiled_correlations_are_products(p, m, dtype):
+    """Of any number of rows, atoms and features, and of those rows alone that are asked for."""
+    rng = np.random.default_rng(0)
+    x, atoms = rng.standard_normal((11, m)).astype(dtype), rng.standard_normal((p, m))
+    for last in range(3, 12):
+        found = np.full((11, p), 7.0)
+        loops().correlate(2, last, x, np.ascontiguousarray(atoms.T), found)
+        np.testing.assert_allclose(found[2:last], x[2:last] @ atoms.T, rtol=1e-12, atol=1e-13)
+        assert (found[:2] == 7).all()
+        assert (found[last:] == 7).all()
+
+
+def n_found(atoms, truth):
+    return int(((atoms @ truth.mT).abs().amax(0) > 0.95).sum())
+
+
+def dense(codes, p):
+    n, longest = codes.index.shape
+    result = torch.zeros(n, p + 1, dtype=torch.float64)
+    used = torch.arange(longest) < codes.count[:, None]
+    result.scatter_(1, torch.where(used, codes.index, p).long(), codes.value)
+    return result[:, :p]
+
+
+def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None):
+    """Return the codes and gains of `solve_rows`, solved to rounding."""
+    n, p, m = len(x), *atoms.shape
+    codes = np.zeros(n, np.int64), np.zeros((n, p), np.int32), np.zeros((n, p))
+    gain = np.zeros(n)
+    correlation = np.asarray(x @ atoms.mT if mask is None else (mask * x) @ atoms.mT)
+    if banned is not None:
+        correlation[:, banned] = np.nan
+    mask = np.empty((0, m)) if mask is None else mask.numpy()
+    dictionary = atoms.numpy(), (atoms @ atoms.mT).numpy()
+    effort = 1e-13 * alpha, 0.6, 100, 10_000
+    loops().solve_rows(
+        *dictionary, mask, correlation, alpha, positive, *effort, *codes, gain, np.zeros(n)
+    )
+    return Codes(*map(torch.from_numpy, codes)), torch.from_numpy(gain)
+
+
+def objective(z, atoms, x, alpha, mask=1.0):
+    return 0.5 * (mask * (x - z @ atoms)).square().sum() + alpha * z.abs().sum()
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_rows_are_solved_as_the_lasso_is(positive):
+    x, atoms = make_problem()
+    codes, gain = solved(atoms, x, 0.1, positive=positive)
+    z = dense(codes, len(atoms))
+    expected = solve_lasso(atoms, x, 0.1, positive=positive)[0]
+    torch.testing.assert_close(z, expected, atol=1e-6, rtol=0)
+    value = objective(z, atoms, x, 0.1)
+    torch.testing.assert_close(0.5 * x.square().sum() - gain.sum(), value)
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_masked_rows_are_the_lasso_on_what_is_known(positive):
+    x, atoms = make_problem(n=30)
+    mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.7).double()
+    codes, gain = solved(atoms, x, 0.1, positive=positive, mask=mask)
+    z = dense(codes, len(atoms))
+    for row, known, code in zip(x, mask.bool(), z, strict=True):
+        options = dict(positive=positive, certify=False)
+        expected = solve_lasso(atoms[:, known].contiguous(), row[known][None], 0.1, **options)[0]
+        torch.testing.assert_close(code, expected[0], atol=1e-6, rtol=0)
+    value = objective(z, atoms, x, 0.1, mask)
+    torch.testing.assert_close(0.5 * (mask * x).square().sum() - gain.sum(), value)
+
+
+def test_sweep_makes_each_atom_the_best_for_the_others():
+    x, atoms = make_problem()
+    z = torch.randn(len(x), len(atoms), generator=torch.Generator().manual_seed(0)).double()
+    expected = atoms.clone()
+    for j in range(len(atoms)):
+        rest = x - z @ expected + z[:, j : j + 1] * expected[j]
+        expected[j] = torch.nn.functional.normalize(z[:, j] @ rest, dim=0)
+    loops().sweep((z.mT @ z).numpy(), (z.mT @ x).numpy(), False, atoms.numpy())
+    torch.testing.assert_close(atoms, expected)
+
+
+def test_cost_of_a_removal_is_the_objective_without_the_atom():
+    x, atoms = make_problem(n=50)
+    codes, gain = solved(atoms, x, 0.1)
+    count, index, value = codes.arrays()
+    p, n_entries = len(atoms), int(count.sum())
+    entries = (
+        np.zeros(p + 1, np.int64),
+        np.empty(n_entries, np.int32),
+        np.empty(n_entries, np.int32),
+    )
+    loops().sort_by_atom(count, index, *entries)
+    cost, taken_over = np.zeros(p), np.zeros((p, p))
+    loops().removals(0, p, atoms.numpy(), (atoms @ atoms.mT).numpy(), np.empty((0, x.shape[1])),
+             (x @ atoms.mT).numpy(), 0.1, False, 1e-14, 0.6, 100, 10_000, len(x), *entries,
+             count, index, value, gain.numpy(), cost, taken_over)  # fmt: skip
+    z = dense(codes, p)
+    for j in range(p):
+        without, gain_without = solved(atoms, x, 0.1, banned=j)
+        torch.testing.assert_close(float((gain - gain_without).sum()), cost[j])
+        users = z[:, j] != 0
+        change = (dense(without, p).abs() - z.abs())[users].sum(0)
+        change[j] = 0
+        torch.testing.assert_close(change, torch.from_numpy(taken_over[j]), atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_epoch_has_the_moments_of_its_codes_and_the_objective(masked):
+    x, atoms = make_problem()
+    mask = None
+    if masked:
+        mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.8).double()
+    problem = Problem(x, 0.1, mask=mask)
+    epoch = Epoch(problem, atoms, Codes.none(len(x)))
+    z = dense(epoch.codes, len(atoms))
+    completed = x if mask is None else torch.where(mask > 0, x, z @ atoms)
+    torch.testing.assert_close(epoch.a, z.mT @ z)
+    torch.testing.assert_close(epoch.b, z.mT @ completed)
+    value = float(objective(z, atoms, x, 0.1, 1.0 if mask is None else mask))
+    assert epoch.objective == pytest.approx(value, rel=1e-12)
+    # the completed sums touch the objective from above: better atoms lower both
+    better = epoch.improved_atoms()
+    assert objective(z, better, x, 0.1, 1.0 if mask is None else mask) < value
+
+
+def test_the_atom_splits_whose_users_residuals_have_most_in_common():
+    x, truth = make_problem(noise=0)
+    mixed = torch.cat([project_atoms(truth[:1] + truth[1:2]), truth[2:]])
+    problem = Problem(x, 0.05)
+    epoch = Epoch(problem, mixed, Codes.none(len(x)))
+    atoms = split(epoch, 1, seed=0)
+    z = dense(epoch.codes, len(mixed))
+    energies, directions = [], []
+    for j, atom in enumerate(mixed):
+        residual = (x - z @ mixed)[z[:, j] != 0]
+        residual -= (residual @ atom)[:, None] * atom
+        values, vectors = torch.linalg.eigh(residual.mT @ residual)
+        energies.append(values[-1])
+        directions.append(vectors[:, -1])
+    j = int(torch.stack(energies).argmax())
+    half = atoms[j] - mixed[j] * (atoms[j] @ mixed[j])
+    assert abs(torch.nn.functional.normalize(half, dim=0) @ directions[j]) > 0.99
+    torch.testing.assert_close(project_atoms(atoms[j : j + 1] + atoms[-1:]), mixed[j : j + 1])
+    others = torch.arange(len(mixed)) != j
+    torch.testing.assert_close(atoms[:-1][others], mixed[others])
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_dictionary_is_found_from_samples(positive, dtype):
+    x, truth = make_problem(positive=positive)
+    problem = Problem(x.to(dtype), 0.1, positive_code=positive, positive_atoms=positive)
+    atoms = search(problem, start(x, len(truth))).best_atoms
+    assert n_found(atoms, truth) == len(truth)
+    torch.testing.assert_close(atoms.norm(dim=1), torch.ones(len(atoms), dtype=torch.float64))
+    assert not positive or atoms.min() >= 0
+
+
+def test_the_dictionary_is_found_from_what_is_known():
+    x, truth = make_problem(n=1000)
+    known = torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.8
+    problem = Problem(torch.where(known, x, torch.nan), 0.1, mask=known)
+    assert n_found(search(problem, start(x, len(truth))).best_atoms, truth) == len(truth)
+
+
+def test_a_mask_that_hides_nothing_changes_nothing():
+    x, truth = make_problem(n=200)
+    atoms = start(x, len(truth))
+    without = advance(Problem(x, 0.1), begin(Problem(x, 0.1), atoms))
+    masked = Problem(x, 0.1, mask=torch.ones_like(x))
+    torch.testing.assert_close(advance(masked, begin(masked, atoms)).atoms, without.atoms)
+
+
+def test_rounds_find_what_alternation_leaves():
+    x, truth = make_problem(600, 24, 60, noise=0, seed=1)
+    problem = Problem(x, 0.1)
+    state = begin(problem, start(x, len(truth)))
+    while state.phase == "settle":
+        state = advance(problem, state)
+    assert n_found(state.best_atoms, truth) < len(truth)
+    assert n_found(search(problem, None, state=state).best_atoms, truth) == len(truth)
+
+
+def test_the_best_objective_never_rises_and_is_that_of_the_best_atoms():
+    x, _ = make_problem()
+    problem, best = Problem(x, 0.1), []
+    state = search(problem, start(x, 24), on_epoch=lambda s: best.append(s.best_objective))
+    assert all(later <= earlier for earlier, later in pairwise(best))
+    assert np.isfinite(best[-1])
+    z = dense(solved(state.best_atoms, x, 0.1)[0], 24)
+    value = float(objective(z, state.best_atoms, x, 0.1))
+    assert state.best_objective == pytest.approx(value, rel=1e-4)
+
+
+def test_scaling_data_and_penalty_by_a_power_of_two_changes_no_bit():
+    x, truth = make_problem()
+    atoms = start(x, len(truth))
+    expected = search(Problem(x, 0.1), atoms).best_atoms
+    assert torch.equal(search(Problem(64 * x, 6.4), atoms).best_atoms, expected)
+
+
+def test_threads_change_no_bit():
+    x, _ = make_problem(3001, 40, 60)
+    problem, atoms, found = Problem(x, 0.1), start(x, 60), []
+    before = torch.get_num_threads()
+    for n_threads in (1, 3):
+        torch.set_num_threads(n_threads)
+        state = search(problem, atoms)
+        found.append(debias(problem, state))
+    torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
+def test_float32_is_searched_as_what_it_is_in_float64():
+    x, _ = make_problem()
+    x, atoms = x.float(), start(x, 20)
+    expected = search(Problem(x.double(), 0.1), atoms).best_atoms
+    torch.testing.assert_close(search(Problem(x, 0.1), atoms).best_atoms, expected)
+
+
+def test_a_search_goes_on_from_a_pickled_state_to_the_same_bits():
+    x, _ = make_problem()
+    problem, states = Problem(x, 0.1), []
+    last = search(problem, start(x, 24), on_epoch=lambda state: states.append(pickle.dumps(state)))
+    for content in states[:: len(states) // 4]:
+        resumed = pickle.loads(content)
+        again = resumed if is_done(resumed) else search(problem, None, state=resumed)
+        assert torch.equal(again.best_atoms, last.best_atoms)
+        assert again.epoch == last.epoch
+
+
+def test_what_a_callback_raises_ends_the_search():
+    x, _ = make_problem()
+
+    def stop(state):
+        if state.epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(Problem(x, 0.1), start(x, 20), on_epoch=stop)
+
+
+class Pair:
+    """Sums over two threads, in the order of their ranks."""
+
+    def __init__(self):
+        self.barrier, self.parts = threading.Barrier(2, timeout=60), [None, None]
+
+    def of(self, rank):
+        pair = self
+
+        class Member:
+            def sum(self, *tensors):
+                pair.parts[rank] = tensors
+                pair.barrier.wait()
+                sums = [first + second for first, second in zip(*pair.parts, strict=True)]
+                pair.barrier.wait()
+                return sums
+
+        return Member()
+
+
+def test_processes_with_their_own_samples_end_with_the_same_bits():
+    x, truth = make_problem()
+    pair, results, atoms = Pair(), [None, None], start(x, len(truth))
+
+    def run(rank):
+        problem = Problem(x[rank * 240 :][: (240, 360)[rank]], 0.1, team=pair.of(rank))
+        results[rank] = search(problem, atoms).best_atoms
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(*results)
+    assert n_found(results[0], truth) == len(truth)
+    alone = search(Problem(x, 0.1), atoms).best_atoms
+    torch.testing.assert_close(results[0], alone, atol=1e-3, rtol=0)
+
+
+def awkward_data():
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(60, 8, generator=generator, dtype=torch.float64)
+    return {
+        "zeros": torch.zeros(20, 8, dtype=torch.float64),
+        "some zeros": torch.cat([noise, torch.zeros(20, 8, dtype=torch.float64)]),
+        "constant rows": torch.ones(20, 8, dtype=torch.float64) * noise[:20, :1],
+        "fewer samples than atoms": noise[:5],
+        "copies": noise[:3].repeat(20, 1),
+        "noise": noise,
+        "one feature": noise[:, :1].contiguous(),
+        "one sample": noise[:1],
+    }
+
+
+@pytest.mark.parametrize("name", awkward_data())
+@pytest.mark.parametrize("alpha", [0.0, 0.1, 100.0])
+def test_awkward_data_give_unit_atoms(name, alpha):
+    x = awkward_data()[name]
+    state = search(Problem(x, alpha), start(x, 12))
+    assert state.best_atoms.shape == (12, x.shape[1])
+    ones = torch.ones(12, dtype=torch.float64)
+    torch.testing.assert_close(state.best_atoms.norm(dim=1), ones)
+
+
+def test_auto_alpha_scales_with_the_data_and_ignores_zero_and_missing_ones():
+    x, _ = make_problem()
+    alpha = auto_alpha(x)
+    assert auto_alpha(4 * x) == 4 * alpha
+    assert auto_alpha(3 * x) == pytest.approx(3 * alpha)
+    assert auto_alpha(torch.cat([x, torch.zeros_like(x)])) == pytest.approx(alpha)
+    known = torch.cat([torch.ones_like(x), torch.zeros_like(x)])
+    assert auto_alpha(torch.cat([x, 100 * x]), mask=known) == pytest.approx(alpha)
+    assert auto_alpha(torch.zeros_like(x)) == 1.0
+
+
+def test_auto_alpha_is_that_of_all_processes():
+    x, _ = make_problem()
+    pair, results = Pair(), [None, None]
+
+    def run(rank):
+        results[rank] = auto_alpha(x[rank * 250 :][: (250, 350)[rank]], team=pair.of(rank))
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results[0] == results[1] == pytest.approx(auto_alpha(x))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_moments_without_bias_are_those_of_least_squares_on_the_supports(masked):
+    x, atoms = make_problem(n=50)
+    mask = torch.ones_like(x)
+    if masked:
+        mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.8).double()
+    problem = Problem(x, 0.1, mask=mask if masked else None)
+    epoch = Epoch(problem, atoms, Codes.none(len(x)), refit=True)
+    z = dense(epoch.codes, len(atoms))
+    for row, known, code in zip(x, mask.bool(), z, strict=True):
+        support = code.nonzero()[:, 0]
+        code[support] = torch.linalg.lstsq(atoms[support][:, known].mT, row[known]).solution
+    torch.testing.assert_close(epoch.a, z.mT @ z, rtol=0, atol=2e-3)
+    completed = torch.where(mask > 0, x, z @ atoms)
+    torch.testing.assert_close(epoch.b, z.mT @ completed, rtol=0, atol=2e-3)
+    loss = 0.5 * (mask * (x - z @ atoms)).square().sum() / len(x)
+    assert epoch.unbiased_loss == pytest.approx(float(loss), rel=1e-4)
+    assert epoch.unbiased_loss < epoch.loss
+
+
+def test_without_noise_and_bias_the_dictionary_is_exact():
+    x, truth = make_problem(noise=0)
+    problem = Problem(x, 0.1)
+    state = search(problem, start(x, len(truth)))
+    before = (state.best_atoms @ truth.mT).abs().amax(1).min()
+    after = (debias(problem, state) @ truth.mT).abs().amax(1).min()
+    assert before < 0.9999
+    assert after > 1 - 1e-6
+
+
+def test_atoms_that_make_codes_denser_are_not_taken():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 10, generator=generator, dtype=torch.float64)
+    problem = Problem(x, auto_alpha(x))
+    state = search(problem, start(x, 20))
+    atoms = debias(problem, state)
+    n_entries = [int(solved(a, x, problem.alpha)[0].count.sum()) for a in (state.best_atoms, atoms)]
+    assert n_entries[1] <= 1.02 * n_entries[0]
+
+
+def test_codes_may_get_denser_once_on_the_way_to_the_truth():
+    """Non-negative codes of many atoms, some of them tiny, do; the search's atoms are biased."""
+    generator = torch.Generator().manual_seed(0)
+    options = dict(generator=generator, dtype=torch.float64)
+    n, p, m, n_nonzero = 2500, 100, 47, 10
+    truth = project_atoms(torch.randn(p, m, **options))
+    supports = torch.rand(n, p, generator=generator).argsort(1)[:, :n_nonzero]
+    codes = torch.zeros(n, p, dtype=torch.float64)
+    x = codes.scatter(1, supports, torch.rand(n, n_nonzero, **options)) @ truth
+    problem = Problem(x, 0.1, positive_code=True)
+    state = search(problem, start(x, p))
+    found = state.best_atoms, debias(problem, state)
+    before, after = (float(1 - (atoms @ truth.mT).amax(0).mean()) for atoms in found)
+    assert 0 < after < before / 4
