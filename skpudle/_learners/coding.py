@@ -14,6 +14,7 @@ themselves carry the bias of the search's penalty: they are adapted to smaller o
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import count, islice
 from typing import NamedTuple
 
 import torch
@@ -30,15 +31,15 @@ _ENTRIES, _FEWEST, _MOST, _GROUPS = 10_000, 100, 200, 10
 # Pixels that are looked at, and shares of them that are hidden, each in so many turns.
 _PIXELS, _PICTURES, _SHARE, _TURNS = 2**14, 4, 0.1, 3
 
-# A path has no penalties below this share of the search's, and ends when so many smaller ones have
-# larger errors.
-_SMALLEST, _PATIENCE = 2.0**-9, 2
+# Penalties of a path fall by halves, to no less than this share of the search's.
+_SMALLEST = 2.0**-9
 
 # The error of codes is that of the prediction without the noise, which nothing predicts. The
 # sparsest codes are chosen whose error is at most so much larger than the smallest one.
 _SPARER = 1.1
-# Atoms are adapted to penalties that fall by this factor, as long as the error falls to this share.
-_ADAPTED, _BETTER = 0.25, 0.95
+# Atoms are adapted to penalties that fall by this factor, as long as codes want less than this share
+# of the penalty that atoms have, and the error falls to that share.
+_ADAPTED, _FAR, _BETTER = 0.25, 0.4, 0.95
 # Features of which less than this share of the mean square can be predicted, such as independent
 # ones, say nothing of a penalty: the search's stays. It is 0.3 for patches that are mostly noise.
 _PREDICTABLE = 0.1
@@ -113,14 +114,25 @@ class CodingPath:
         return next(coding for coding in self.codings if coding.error <= self.limit)
 
 
+class _Halves:
+    """Penalties that fall by halves from a first one, without an end."""
+
+    def __init__(self, first):
+        self.first = first
+
+    def __iter__(self):
+        return (self.first * 0.5**i for i in count())
+
+
 class _Rows:
     """Rows of data on the CPU, in float64, and which entries are known.
 
-    A path begins at ``largest`` times the search's penalty and falls by ``step``; the errors of so
-    many penalties as make a ``part`` are looked at together.
+    A path begins at ``largest`` times the search's penalty, and ends when ``patience`` smaller ones
+    predict worse. It is ``refined`` if it looks at penalties between halves.
     """
 
-    largest, step, part = 8.0, 2**-0.5, 9
+    largest, patience, refined = 8.0, 1, True
+    _first, _next = 6, 2  # penalties that are solved for together, as their order needs no look
 
     def __init__(self, x, mask, *, positive, total):
         n_rows = min(_MOST, max(_FEWEST, _ENTRIES // x.shape[1]))
@@ -144,12 +156,18 @@ class _Rows:
         order = torch.randperm(n_features, generator=generator, device="cpu")
         return order.tensor_split(min(_GROUPS, n_features))
 
-    def hidden_sums(self, atoms, alphas):  # -> (n_alphas, 3), (n_alphas, 2)
+    def hidden_sums(self, atoms, alphas):  # yields (3,), (2,) for each penalty
         """Sum |e|^2, <e, d>, |d|^2 over hidden entries, and entries of codes, for each penalty.
 
         Here e is the error of the lasso's prediction, and d leads from it to the one of least
         squares; entries are the lasso's and those of least squares.
         """
+        alphas, n = iter(alphas), self._first
+        while part := list(islice(alphas, n)):
+            yield from zip(*self._sums_of(atoms, part), strict=True)
+            n = self._next
+
+    def _sums_of(self, atoms, alphas):  # -> (n_alphas, 3), (n_alphas, 2)
         sums, entries = self.x.new_zeros(len(alphas), 3), self.x.new_zeros(len(alphas), 2)
         for hidden in self.groups:
             seen = torch.ones(self.x.shape[1], dtype=torch.bool)
@@ -186,7 +204,7 @@ class _Pictures:
         Images.
     """
 
-    largest, step, part = 4.0, 0.5, 4
+    largest, patience, refined = 4.0, 2, False
 
     def __init__(self, problem):
         n = min(_PICTURES, len(problem.x))
@@ -216,17 +234,18 @@ class _Pictures:
         for codes in conv_path(problem, atoms, alphas):
             yield codes, [dictionary.synthesis(z) for z in codes]
 
-    def hidden_sums(self, atoms, alphas):  # -> (n_alphas, 3), (n_alphas, 2)
+    def hidden_sums(self, atoms, alphas):  # yields (3,), (2,) for each penalty
         """Sum products of errors, and entries of codes, for each penalty, as for rows."""
-        sums, entries = self.x.new_zeros(len(alphas), 3), self.x.new_zeros(len(alphas), 2)
-        for hidden in self._hidden:
-            seen = self.known - hidden
-            for i, (codes, (lasso, refit)) in enumerate(self._predictions(atoms, alphas, seen)):
+        alphas = list(alphas) if not isinstance(alphas, _Halves) else alphas
+        turns = [self._predictions(atoms, alphas, self.known - hidden) for hidden in self._hidden]
+        for found in zip(*turns, strict=True):
+            sums, entries = self.x.new_zeros(3), self.x.new_zeros(2)
+            for hidden, (codes, (lasso, refit)) in zip(self._hidden, found, strict=True):
                 error, step = (self.x - lasso) * hidden, (refit - lasso) * hidden
                 pairs = (error, error), (error, step), (step, step)
-                sums[i] += torch.stack([(a * b).sum() for a, b in pairs])
-                entries[i] += torch.stack([(z != 0).sum() for z in codes]) / len(self._hidden)
-        return sums, entries
+                sums += torch.stack([(a * b).sum() for a, b in pairs])
+                entries += torch.stack([(z != 0).sum() for z in codes]) / len(self._hidden)
+            yield sums, entries
 
     def noise(self, atoms, alpha):  # -> float
         """Return the variance that least squares leave, for each known pixel without a code."""
@@ -236,32 +255,55 @@ class _Pictures:
         return float(residual.square().sum()) / left if left > 0 else 0.0
 
 
-def _path(atoms, rows, alpha, debias):
-    """Return the codings of falling penalties, until smaller ones predict worse."""
+def _codings(atoms, rows, alphas, debias):  # yields Coding for each penalty
+    for alpha, (sums, entries) in zip(alphas, rows.hidden_sums(atoms, alphas)):
+        square, product, length = (sums / rows.n_known).tolist()
+        share = debias
+        if share is None:
+            share = min(max(product / length, 0.0), 1.0) if length > 0 else 0.0
+        error = square - share * (2 * product - share * length)
+        n_entries = float(entries[1 if share == 1 else 0]) / rows.n_rows
+        yield Coding(alpha, share, n_entries, error)
+
+
+def _path(atoms, rows, alpha, debias, *, largest=None, enough=0.0):
+    """Return the codings of falling penalties, until smaller ones predict worse.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, ...)
+        Atoms.
+    rows : _Rows or _Pictures
+        Data.
+    alpha : float
+        Penalty of the search.
+    debias : float or None
+        The share of the bias to remove, if it is not to be chosen.
+    largest : float, default=None
+        The first penalty, in units of ``alpha``; None for that of the data.
+    enough : float, default=0.0
+        The path also ends where the best penalty is below this one.
+    """
     unchosen = CodingPath([Coding(alpha, debias or 0.0, 0.0, 0.0)], 0.0, 0.0, rows.mean_square**0.5)
     if rows.mean_square == 0 or rows.x.shape[1:].numel() == 1:
         return unchosen
     atoms = atoms.detach().to(rows.x)
-    codings = []
-    while True:
-        first = codings[-1].alpha * rows.step if codings else alpha * rows.largest
-        alphas = [first * rows.step**i for i in range(rows.part)]
-        sums, entries = rows.hidden_sums(atoms, alphas)
-        square, product, length = (sums / rows.n_known).unbind(1)
-        if debias is None:
-            shares = (product / length).nan_to_num(0.0).clamp(0, 1)
-        else:
-            shares = torch.full_like(square, debias)
-        errors = square - shares * (2 * product - shares * length)
-        counts = torch.where(shares == 1, entries[:, 1], entries[:, 0]) / rows.n_rows
-        codings += map(Coding, alphas, *(t.tolist() for t in (shares, counts, errors)))
+    first, codings, best = alpha * (largest or rows.largest), [], 0
+    for coding in _codings(atoms, rows, _Halves(first), debias):
+        codings.append(coding)
         best = min(range(len(codings)), key=lambda i: codings[i].error)
-        if best < len(codings) - _PATIENCE or alphas[-1] < _SMALLEST * alpha:
+        given_up = best < len(codings) - rows.patience
+        if given_up or codings[best].alpha < enough or coding.alpha < _SMALLEST * alpha:
             break
     if codings[best].error > (1 - _PREDICTABLE) * rows.mean_square:
         return unchosen
-    rounding = _ROUNDING * rows.mean_square
-    path = CodingPath(codings, rows.noise(atoms, codings[best].alpha), rounding)
+    noise, rounding = rows.noise(atoms, codings[best].alpha), _ROUNDING * rows.mean_square
+    path = CodingPath(codings, noise, rounding)
+    if rows.refined:
+        between = {path.chosen.alpha * 2**0.5, path.best.alpha * 2**0.5, path.best.alpha * 0.5**0.5}
+        codings += _codings(atoms, rows, sorted(between, reverse=True), debias)
+        codings.sort(reverse=True)
+        path = CodingPath(codings, noise, rounding)
     return replace(path, noise_std=rows.noise(atoms, path.chosen.alpha) ** 0.5)
 
 
@@ -317,15 +359,19 @@ def adapt_atoms(problem, state, atoms, *, debias=None, stopped=lambda: False):
         The atoms whose codes predict best, or nearly so and are sparser; and how they predict.
     """
     rows, alpha = _rows_of(problem), problem.alpha
-    tried = [(atoms, _path(atoms, rows, alpha, debias))]
-    while tried[-1][1].chosen.alpha < alpha and not stopped():
+    tried = [(atoms, _path(atoms, rows, alpha, debias, enough=_FAR * alpha))]
+    while tried[-1][1].chosen.alpha < _FAR * problem.alpha and not stopped():
         problem = replace(problem, alpha=problem.alpha * _ADAPTED)
         found = adapted(problem, state, tried[-1][0].double(), stopped=stopped).to(atoms)
-        tried.append((found, _path(found, rows, alpha, debias)))
+        enough = _FAR * problem.alpha
+        tried.append((found, _path(found, rows, alpha, debias, largest=2.0, enough=enough)))
         noise = min(path.noise for _, path in tried)  # what atoms are wrong by looks like noise
         before, now = (path.best.error - noise for _, path in tried[-2:])
         if now > _BETTER * before:
             break
     best = min((path for _, path in tried), key=lambda path: path.best.error)
     good = [pair for pair in tried if pair[1].best.error <= best.limit]
-    return min(good, key=lambda pair: pair[1].chosen.n_entries)
+    atoms, path = min(good, key=lambda pair: pair[1].chosen.n_entries)
+    if len(tried) == 1 or path is tried[-1][1]:
+        return atoms, path
+    return atoms, _path(atoms, rows, alpha, debias)  # to its end
