@@ -25,8 +25,9 @@ from skpudle.operators import ConvDictionary
 
 __all__ = ["Coding", "adapt_atoms", "choose_coding"]
 
-# Entries that are hidden in all, rows that they are hidden in, and groups of features.
-_ENTRIES, _FEWEST, _MOST, _GROUPS = 10_000, 100, 200, 10
+# Entries that are hidden in all, rows that they are hidden in, and groups of features: fewer where
+# there are so many features for an atom that it hardly matters how many are seen.
+_ENTRIES, _FEWEST, _MOST, _GROUPS, _FEW_GROUPS, _MANY = 10_000, 100, 200, 10, 5, 10
 
 # Pixels that are looked at, and shares of them that are hidden, each in so many turns.
 _PIXELS, _PICTURES, _SHARE, _TURNS = 2**14, 4, 0.1, 3
@@ -37,9 +38,10 @@ _SMALLEST = 2.0**-9
 # The error of codes is that of the prediction without the noise, which nothing predicts. The
 # sparsest codes are chosen whose error is at most so much larger than the smallest one.
 _SPARER = 1.1
-# Atoms are adapted to penalties that fall by this factor, as long as codes want less than this share
-# of the penalty that atoms have, and the error falls to that share.
-_ADAPTED, _FAR, _BETTER = 0.25, 0.4, 0.95
+# Atoms are adapted to penalties that fall by this factor: those of the search if codes want less
+# than this share of its penalty, adapted ones, which have no bias of their own, if they want less
+# than that share of theirs; and as long as the error falls to the last share.
+_ADAPTED, _FAR, _FARTHER, _BETTER = 0.25, 0.4, 0.05, 0.95
 # Features of which less than this share of the mean square can be predicted, such as independent
 # ones, say nothing of a penalty: the search's stays. It is 0.3 for patches that are mostly noise.
 _PREDICTABLE = 0.1
@@ -80,14 +82,15 @@ class CodingPath:
         Variance that nothing predicts, as the best coding leaves it.
     rounding : float
         Error that is rounding.
-    noise_std : float, default=0.0
-        Standard deviation of the noise, as the chosen coding leaves it.
+    noise_std : float, default=None
+        Standard deviation of the noise, as the chosen coding leaves it; None if the path is not
+        complete.
     """
 
     codings: list
     noise: float
     rounding: float
-    noise_std: float = 0.0
+    noise_std: float | None = None
 
     @cached_property
     def best(self):
@@ -148,13 +151,13 @@ class _Rows:
         self.n_known, self.n_rows = sums[1].tolist()
         self.mean_square = float(sums[0]) / max(self.n_known, 1.0)
 
-    @property
-    def groups(self):
-        """The features that are hidden together."""
+    def groups(self, n_components):
+        """Return the features that are hidden together."""
         n_features = self.x.shape[1]
         generator = torch.Generator().manual_seed(0)
         order = torch.randperm(n_features, generator=generator, device="cpu")
-        return order.tensor_split(min(_GROUPS, n_features))
+        n_groups = _FEW_GROUPS if n_features >= _MANY * n_components else _GROUPS
+        return order.tensor_split(min(n_groups, n_features))
 
     def hidden_sums(self, atoms, alphas):  # yields (3,), (2,) for each penalty
         """Sum |e|^2, <e, d>, |d|^2 over hidden entries, and entries of codes, for each penalty.
@@ -169,7 +172,8 @@ class _Rows:
 
     def _sums_of(self, atoms, alphas):  # -> (n_alphas, 3), (n_alphas, 2)
         sums, entries = self.x.new_zeros(len(alphas), 3), self.x.new_zeros(len(alphas), 2)
-        for hidden in self.groups:
+        groups = self.groups(len(atoms))
+        for hidden in groups:
             seen = torch.ones(self.x.shape[1], dtype=torch.bool)
             seen[hidden] = False
             mask = None if self.known is None else self.known[:, seen]
@@ -181,7 +185,7 @@ class _Rows:
             pairs = (error, error), (error, step), (step, step)
             sums += torch.stack([(a * b).sum((1, 2)) for a, b in pairs], 1)
             entries += torch.stack([(z != 0).double().sum((1, 2)) for z in (codes, refits)], 1)
-        return self.total(sums, entries / len(self.groups))
+        return self.total(sums, entries / len(groups))
 
     def noise(self, atoms, alpha):  # -> float
         """Return the variance that least squares leave, for each known entry without a code."""
@@ -266,7 +270,7 @@ def _codings(atoms, rows, alphas, debias):  # yields Coding for each penalty
         yield Coding(alpha, share, n_entries, error)
 
 
-def _path(atoms, rows, alpha, debias, *, largest=None, enough=0.0):
+def _path(atoms, rows, alpha, debias, *, largest=None, far=0.0):
     """Return the codings of falling penalties, until smaller ones predict worse.
 
     Parameters
@@ -281,30 +285,35 @@ def _path(atoms, rows, alpha, debias, *, largest=None, enough=0.0):
         The share of the bias to remove, if it is not to be chosen.
     largest : float, default=None
         The first penalty, in units of ``alpha``; None for that of the data.
-    enough : float, default=0.0
-        The path also ends where the best penalty is below this one.
+    far : float, default=0.0
+        The path also ends, without a ``noise_std``, where it would choose less than this.
     """
     unchosen = CodingPath([Coding(alpha, debias or 0.0, 0.0, 0.0)], 0.0, 0.0, rows.mean_square**0.5)
     if rows.mean_square == 0 or rows.x.shape[1:].numel() == 1:
         return unchosen
     atoms = atoms.detach().to(rows.x)
     first, codings, best = alpha * (largest or rows.largest), [], 0
+
+    def path():
+        return CodingPath(list(codings), rows.noise(atoms, codings[best].alpha), rounding)
+
+    rounding = _ROUNDING * rows.mean_square
     for coding in _codings(atoms, rows, _Halves(first), debias):
         codings.append(coding)
         best = min(range(len(codings)), key=lambda i: codings[i].error)
-        given_up = best < len(codings) - rows.patience
-        if given_up or codings[best].alpha < enough or coding.alpha < _SMALLEST * alpha:
+        if codings[best].alpha < far and path().chosen.alpha < far:
+            return path()
+        if best < len(codings) - rows.patience or coding.alpha < _SMALLEST * alpha:
             break
     if codings[best].error > (1 - _PREDICTABLE) * rows.mean_square:
         return unchosen
-    noise, rounding = rows.noise(atoms, codings[best].alpha), _ROUNDING * rows.mean_square
-    path = CodingPath(codings, noise, rounding)
+    found = path()
     if rows.refined:
-        between = {path.chosen.alpha * 2**0.5, path.best.alpha * 2**0.5, path.best.alpha * 0.5**0.5}
+        between = {found.chosen.alpha * 2**0.5} | {found.best.alpha * 2**e for e in (0.5, -0.5)}
         codings += _codings(atoms, rows, sorted(between, reverse=True), debias)
         codings.sort(reverse=True)
-        path = CodingPath(codings, noise, rounding)
-    return replace(path, noise_std=rows.noise(atoms, path.chosen.alpha) ** 0.5)
+        found = replace(found, codings=codings)
+    return replace(found, noise_std=rows.noise(atoms, found.chosen.alpha) ** 0.5)
 
 
 def _rows_of(problem):
@@ -359,12 +368,13 @@ def adapt_atoms(problem, state, atoms, *, debias=None, stopped=lambda: False):
         The atoms whose codes predict best, or nearly so and are sparser; and how they predict.
     """
     rows, alpha = _rows_of(problem), problem.alpha
-    tried = [(atoms, _path(atoms, rows, alpha, debias, enough=_FAR * alpha))]
-    while tried[-1][1].chosen.alpha < _FAR * problem.alpha and not stopped():
+    far = _FAR * alpha
+    tried = [(atoms, _path(atoms, rows, alpha, debias, far=far))]
+    while tried[-1][1].chosen.alpha < far and not stopped():
         problem = replace(problem, alpha=problem.alpha * _ADAPTED)
         found = adapted(problem, state, tried[-1][0].double(), stopped=stopped).to(atoms)
-        enough = _FAR * problem.alpha
-        tried.append((found, _path(found, rows, alpha, debias, largest=2.0, enough=enough)))
+        far = _FARTHER * problem.alpha
+        tried.append((found, _path(found, rows, alpha, debias, largest=2.0, far=far)))
         noise = min(path.noise for _, path in tried)  # what atoms are wrong by looks like noise
         before, now = (path.best.error - noise for _, path in tried[-2:])
         if now > _BETTER * before:
@@ -372,6 +382,4 @@ def adapt_atoms(problem, state, atoms, *, debias=None, stopped=lambda: False):
     best = min((path for _, path in tried), key=lambda path: path.best.error)
     good = [pair for pair in tried if pair[1].best.error <= best.limit]
     atoms, path = min(good, key=lambda pair: pair[1].chosen.n_entries)
-    if len(tried) == 1 or path is tried[-1][1]:
-        return atoms, path
-    return atoms, _path(atoms, rows, alpha, debias)  # to its end
+    return atoms, _path(atoms, rows, alpha, debias) if path.noise_std is None else path

@@ -161,6 +161,7 @@ class ConvEpoch:
         square = float(np.square(self._residual).sum())
         self.objective, self.loss = square / 2 + problem.alpha * size, square / 2 / n
         self._fitting = self.refitted() if refit else self.codes  # what atoms are adapted to
+        self.unbiased_loss = float(np.square(self._residual).sum()) / 2 / n if refit else 0.0
 
     def refitted(self, tolerance=_SOLVED):  # -> Codes
         """Return least squares on the supports of the codes, and make the residual theirs.

@@ -50,7 +50,7 @@ def test_errors_along_a_path_are_errors_of_predictions_one_by_one(noisy):
     path = coding._path(atoms, rows, 0.1, None)
     for found in path.codings[::4]:
         error = 0.0
-        for hidden in rows.groups:
+        for hidden in rows.groups(len(atoms)):
             seen = np.setdiff1d(np.arange(x.shape[1]), hidden)
             for row, known in zip(rows.x, rows.known, strict=True):
                 options = dict(debias=found.debias, mask=known[seen][None], certify=False)
