@@ -14,12 +14,13 @@ themselves carry the bias of the search's penalty: they are adapted to smaller o
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import count, islice
+from itertools import count, islice, product
+from math import ceil
 from typing import NamedTuple
 
 import torch
 
-from skpudle.initialization import ConvProblem, adapted, conv_path
+from skpudle.initialization import ConvProblem, adapted, conv_path, without_rows
 from skpudle.lasso import lasso_path
 from skpudle.operators import ConvDictionary
 
@@ -28,6 +29,9 @@ __all__ = ["Coding", "adapt_atoms", "choose_coding"]
 # Entries that are hidden in all, rows that they are hidden in, and groups of features: fewer where
 # there are so many features for an atom that it hardly matters how many are seen.
 _ENTRIES, _FEWEST, _MOST, _GROUPS, _FEW_GROUPS, _MANY = 10_000, 100, 200, 10, 5, 10
+
+# Rows are judged by atoms that have not seen them; there are at most so many folds.
+_FOLDS = 3
 
 # Pixels that are looked at, and shares of them that are hidden, each in so many turns.
 _PIXELS, _PICTURES, _SHARE, _TURNS = 2**14, 4, 0.1, 3
@@ -42,6 +46,8 @@ _SPARER = 1.1
 # than this share of its penalty, adapted ones, which have no bias of their own, if they want less
 # than that share of theirs; and as long as the error falls to the last share.
 _ADAPTED, _FAR, _FARTHER, _BETTER = 0.25, 0.4, 0.05, 0.95
+# Where codes want a penalty that is larger by this factor, atoms are adapted to it too.
+_LARGER = 2.0
 # Features of which less than this share of the mean square can be predicted, such as independent
 # ones, say nothing of a penalty: the search's stays. It is 0.3 for patches that are mostly noise.
 _PREDICTABLE = 0.1
@@ -140,9 +146,9 @@ class _Rows:
     def __init__(self, x, mask, *, positive, total):
         n_rows = min(_MOST, max(_FEWEST, _ENTRIES // x.shape[1]))
         stride = max(1, len(x) // n_rows)
-        part = slice(stride // 2, None, stride)
-        self.x = x[part].detach().to("cpu", torch.float64)
-        self.known = None if mask is None else mask[part].to(self.x)
+        self.places = torch.arange(len(x))[stride // 2 :: stride]
+        self.x = x[self.places].detach().to("cpu", torch.float64)
+        self.known = None if mask is None else mask[self.places].to(self.x)
         if mask is not None:
             self.x = torch.where(self.known > 0, self.x, 0.0)
         self.positive, self.total = positive, total
@@ -170,18 +176,24 @@ class _Rows:
             yield from zip(*self._sums_of(atoms, part), strict=True)
             n = self._next
 
+    def _folds(self, atoms):  # yields atoms, data and mask of the rows that they are judged by
+        atoms = atoms if atoms.ndim == 3 else atoms[None]
+        for i, fold in enumerate(atoms):
+            part = slice(i, None, len(atoms))
+            yield fold, self.x[part], None if self.known is None else self.known[part]
+
     def _sums_of(self, atoms, alphas):  # -> (n_alphas, 3), (n_alphas, 2)
         sums, entries = self.x.new_zeros(len(alphas), 3), self.x.new_zeros(len(alphas), 2)
-        groups = self.groups(len(atoms))
-        for hidden in groups:
-            seen = torch.ones(self.x.shape[1], dtype=torch.bool)
+        groups = self.groups(atoms.shape[-2])
+        for (fold, x, known), hidden in product(self._folds(atoms), groups):
+            seen = torch.ones(x.shape[1], dtype=torch.bool)
             seen[hidden] = False
-            mask = None if self.known is None else self.known[:, seen]
+            mask = None if known is None else known[:, seen]
             options = dict(positive=self.positive, mask=mask)
-            codes, refits = lasso_path(atoms[:, seen], self.x[:, seen], alphas, **options)
-            counts = 1 if self.known is None else self.known[:, hidden]
-            error = (self.x[:, hidden] - codes @ atoms[:, hidden]) * counts
-            step = (refits - codes) @ atoms[:, hidden] * counts
+            codes, refits = lasso_path(fold[:, seen], x[:, seen], alphas, **options)
+            counts = 1 if known is None else known[:, hidden]
+            error = (x[:, hidden] - codes @ fold[:, hidden]) * counts
+            step = (refits - codes) @ fold[:, hidden] * counts
             pairs = (error, error), (error, step), (step, step)
             sums += torch.stack([(a * b).sum((1, 2)) for a, b in pairs], 1)
             entries += torch.stack([(z != 0).double().sum((1, 2)) for z in (codes, refits)], 1)
@@ -189,14 +201,37 @@ class _Rows:
 
     def noise(self, atoms, alpha):  # -> float
         """Return the variance that least squares leave, for each known entry without a code."""
-        options = dict(positive=self.positive, mask=self.known)
-        _, (refits,) = lasso_path(atoms, self.x, [alpha], **options)
-        residual = self.x - refits @ atoms
-        residual = residual if self.known is None else residual * self.known
-        n_known = self.x.shape[1] if self.known is None else self.known.sum(1)
-        left = (n_known - (refits != 0).sum(1)).clamp_min(0).to(self.x)
-        squares, left = self.total((residual.square().sum(1) * (left > 0)).sum(), left.sum())
+        sums = self.x.new_zeros(2)
+        for fold, x, known in self._folds(atoms):
+            options = dict(positive=self.positive, mask=known)
+            _, (refits,) = lasso_path(fold, x, [alpha], **options)
+            residual = x - refits @ fold
+            residual = residual if known is None else residual * known
+            n_known = x.shape[1] if known is None else known.sum(1)
+            left = (n_known - (refits != 0).sum(1)).clamp_min(0).to(x)
+            sums += torch.stack([(residual.square().sum(1) * (left > 0)).sum(), left.sum()])
+        squares, left = self.total(*sums)
         return float(squares / left) if left > 0 else 0.0
+
+    def unseen(self, problem, state, atoms, codes, *, unbiased):  # -> (n_folds, p, m)
+        """Return atoms as they would be without the rows that judge them.
+
+        Atoms fit the noise of their own rows, which then look as if small penalties predicted them.
+        Where there are few rows, these are cut into folds, each with atoms that the others leave.
+        """
+        thinned, stride = problem.thinned(state.stride), state.stride
+        (n,) = self.total(self.x.new_tensor([float(len(thinned.x))]))
+        n_folds = min(_FOLDS, ceil(_FOLDS * self.n_rows / float(n)))
+        folds = []
+        for i in range(n_folds):
+            places = self.places[i::n_folds]
+            kept = torch.ones(len(thinned.x), dtype=torch.bool)
+            kept[places[places % stride == 0] // stride] = False
+            if problem.team is None and kept.all():
+                folds.append(atoms)
+                continue
+            folds.append(without_rows(thinned, atoms, codes, kept, unbiased=unbiased))
+        return torch.stack(folds)
 
 
 class _Pictures:
@@ -237,6 +272,11 @@ class _Pictures:
         problem = replace(self._problem, mask=mask)
         for codes in conv_path(problem, atoms, alphas):
             yield codes, [dictionary.synthesis(z) for z in codes]
+
+    @staticmethod
+    def unseen(problem, state, atoms, codes, *, unbiased):
+        """Return the atoms: few of them fit nothing of the noise of many pixels."""
+        return atoms
 
     def hidden_sums(self, atoms, alphas):  # yields (3,), (2,) for each penalty
         """Sum products of errors, and entries of codes, for each penalty, as for rows."""
@@ -368,13 +408,24 @@ def adapt_atoms(problem, state, atoms, *, debias=None, stopped=lambda: False):
         The atoms whose codes predict best, or nearly so and are sparser; and how they predict.
     """
     rows, alpha = _rows_of(problem), problem.alpha
+    plain, plain_codes = state.found
+    unbiased = not torch.equal(atoms, plain.to(atoms))
+
+    def judged(atoms, codes, *, unbiased=True, **options):  # -> atoms and how they predict
+        unseen = rows.unseen(problem, state, atoms.double(), codes, unbiased=unbiased)
+        return atoms, _path(unseen, rows, alpha, debias, **options)
+
     far = _FAR * alpha
-    tried = [(atoms, _path(atoms, rows, alpha, debias, far=far))]
+    tried = [judged(atoms, plain_codes, unbiased=unbiased, far=far)]
+    if tried[0][1].chosen.alpha > 0.99 * _LARGER * alpha and not stopped():
+        problem = replace(problem, alpha=alpha * _LARGER)
+        found, codes = adapted(problem, state, atoms.double(), unbiased=False, stopped=stopped)
+        tried.append(judged(found.to(atoms), codes, unbiased=False))
     while tried[-1][1].chosen.alpha < far and not stopped():
         problem = replace(problem, alpha=problem.alpha * _ADAPTED)
-        found = adapted(problem, state, tried[-1][0].double(), stopped=stopped).to(atoms)
+        found, codes = adapted(problem, state, tried[-1][0].double(), stopped=stopped)
         far = _FARTHER * problem.alpha
-        tried.append((found, _path(found, rows, alpha, debias, largest=2.0, far=far)))
+        tried.append(judged(found.to(atoms), codes, largest=2.0, far=far))
         noise = min(path.noise for _, path in tried)  # what atoms are wrong by looks like noise
         before, now = (path.best.error - noise for _, path in tried[-2:])
         if now > _BETTER * before:

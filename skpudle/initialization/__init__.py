@@ -13,6 +13,7 @@ from skpudle.initialization._search import (
     debias,
     is_done,
     search,
+    without_rows,
 )
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "is_done",
     "pairwise_atoms",
     "search",
+    "without_rows",
 ]

@@ -106,6 +106,10 @@ class Codes:
         """Return a copy without the room that no row uses."""
         return self._with_room(int(self.count.max()) if len(self.count) else 0)
 
+    def of_rows(self, rows):  # (n,) bool
+        """Return the codes of these rows."""
+        return Codes(self.count[rows], self.index[rows], self.value[rows])
+
     def restricted(self, kept, n_positions=1):  # (p,) bool
         """Return the codes of the atoms that are kept, which are numbered anew.
 
@@ -170,6 +174,11 @@ class Problem:
             mask = None if self.mask is None else self.mask[::stride]
             self._thinned[stride] = replace(self, x=self.x[::stride].double(), mask=mask)
         return self._thinned[stride]
+
+    def of_rows(self, rows):  # (n,) bool
+        """Return the problem for these samples."""
+        mask = None if self.mask is None else self.mask[rows]
+        return replace(self, x=self.x[rows], mask=mask)
 
     @cached_property
     def _thinned(self):

@@ -47,6 +47,7 @@ __all__ = [
     "debias",
     "is_done",
     "search",
+    "without_rows",
 ]
 
 # The penalty in units of the root mean square norm of a sample (benchmarks/choose_search.py): from
@@ -103,6 +104,9 @@ _GOING_ON = 0.4
 # are extrapolated, and of those that are not: eight spectra of 120 channels lose as much of the
 # noise as with as many epochs as change anything, which take twice as long.
 _ADAPTING, _UNBIASED_EXTRAPOLATION = (14, 4, 6), 0.8
+
+# Epochs after which atoms are as if some samples had never been there.
+_LEAVING = 2
 
 _ROUNDING = 1e-6  # of the norm of an atom
 
@@ -483,8 +487,8 @@ def debias(problem, state):
     return kept
 
 
-def adapted(problem, state, atoms, *, stopped=lambda: False):
-    """Return atoms adapted to codes without bias, on the supports of another penalty.
+def adapted(problem, state, atoms, *, unbiased=True, stopped=lambda: False):
+    """Return atoms adapted to the codes of another penalty.
 
     Parameters
     ----------
@@ -494,30 +498,57 @@ def adapted(problem, state, atoms, *, stopped=lambda: False):
         The search that found the atoms, which is done.
     atoms : Tensor of shape (n_components, ...)
         The atoms.
+    unbiased : bool, default=True
+        Whether codes are least squares on the supports of the lasso's.
     stopped : callable, default=never
         Whether to leave the atoms as they are by now.
 
     Returns
     -------
-    Tensor of shape (n_components, ...)
-        Unit atoms.
+    Tensor of shape (n_components, ...), Codes
+        Unit atoms, and the lasso's codes of the samples that the search ended with.
     """
     problem = problem.thinned(state.stride)
     codes, previous, objective = problem.no_codes(), atoms, float("inf")
-    for i in range(sum(_ADAPTING)):
-        if stopped():
-            break
-        unbiased = i >= _ADAPTING[0]
-        if unbiased:
-            factor = _UNBIASED_EXTRAPOLATION * (i < sum(_ADAPTING[:2]))
-        else:
-            factor = _EXTRAPOLATION
-        at = problem.project(atoms + factor * (atoms - previous)) if factor else atoms
-        epoch = problem.epoch(at, codes, refit=unbiased)
-        if i == _ADAPTING[0]:
-            objective = float("inf")
-        now = epoch.unbiased_loss if unbiased else epoch.objective
-        rises, objective = now > objective, now
-        codes, improved = epoch.codes, epoch.improved_atoms()
-        previous, atoms = improved if rises else atoms, improved
+    factors = _EXTRAPOLATION, _UNBIASED_EXTRAPOLATION, 0.0
+    for phase in range(3 if unbiased else 1):
+        for i in range(_ADAPTING[phase]):
+            if stopped():
+                return atoms, codes
+            step = factors[phase] * (atoms - previous)
+            epoch = problem.epoch(problem.project(atoms + step), codes, refit=phase > 0)
+            now = epoch.unbiased_loss if phase else epoch.objective
+            rises, objective = now > objective and i > 0, now
+            codes, improved = epoch.codes, epoch.improved_atoms()
+            previous, atoms = improved if rises else atoms, improved
+    return atoms, codes
+
+
+def without_rows(problem, atoms, codes, kept, *, unbiased):
+    """Return atoms as they would be without some of the samples, or nearly so.
+
+    Their share in the moments of the codes goes; codes of the others hardly depend on it.
+
+    Parameters
+    ----------
+    problem : Problem
+        Data and objective that the atoms are adapted to.
+    atoms : Tensor of shape (n_components, n_features)
+        The atoms.
+    codes : Codes
+        The lasso's codes of the data.
+    kept : Tensor of shape (n_samples,), bool
+        The samples to go on with.
+    unbiased : bool
+        Whether atoms are adapted to least squares on the supports of the lasso's codes.
+
+    Returns
+    -------
+    Tensor of shape (n_components, n_features)
+        Unit atoms.
+    """
+    problem, codes = problem.of_rows(kept), codes.of_rows(kept)
+    for _ in range(_LEAVING):
+        epoch = problem.epoch(atoms, codes, refit=unbiased)
+        atoms, codes = epoch.improved_atoms(), epoch.codes
     return atoms
