@@ -41,7 +41,7 @@ _SMALLEST = 2.0**-9
 
 # The error of codes is that of the prediction without the noise, which nothing predicts. The
 # sparsest codes are chosen whose error is at most so much larger than the smallest one.
-_SPARER = 1.1
+_SPARER = 1.03
 # Atoms are adapted to penalties that fall by this factor: those of the search if codes want less
 # than this share of its penalty, adapted ones, which have no bias of their own, if they want less
 # than that share of theirs; and as long as the error falls to the last share.
@@ -199,27 +199,28 @@ class _Rows:
             entries += torch.stack([(z != 0).double().sum((1, 2)) for z in (codes, refits)], 1)
         return self.total(sums, entries / len(groups))
 
-    def noise(self, atoms, alpha):  # -> float
-        """Return the variance that least squares leave, for each known entry without a code."""
+    def noise(self, atoms, coding):  # -> float
+        """Return the variance that codes leave, for each known entry without a code."""
         sums = self.x.new_zeros(2)
         for fold, x, known in self._folds(atoms):
             options = dict(positive=self.positive, mask=known)
-            _, (refits,) = lasso_path(fold, x, [alpha], **options)
-            residual = x - refits @ fold
+            codes, refits = lasso_path(fold, x, [coding.alpha], **options)
+            (codes,) = torch.lerp(codes, refits, coding.debias)
+            residual = x - codes @ fold
             residual = residual if known is None else residual * known
             n_known = x.shape[1] if known is None else known.sum(1)
-            left = (n_known - (refits != 0).sum(1)).clamp_min(0).to(x)
+            left = (n_known - (codes != 0).sum(1)).clamp_min(0).to(x)
             sums += torch.stack([(residual.square().sum(1) * (left > 0)).sum(), left.sum()])
         squares, left = self.total(*sums)
         return float(squares / left) if left > 0 else 0.0
 
-    def unseen(self, problem, state, atoms, codes, *, unbiased):  # -> (n_folds, p, m)
+    def unseen(self, problem, stride, atoms, codes, *, unbiased):  # -> (n_folds, p, m)
         """Return atoms as they would be without the rows that judge them.
 
         Atoms fit the noise of their own rows, which then look as if small penalties predicted them.
         Where there are few rows, these are cut into folds, each with atoms that the others leave.
         """
-        thinned, stride = problem.thinned(state.stride), state.stride
+        thinned = problem.thinned(stride)
         (n,) = self.total(self.x.new_tensor([float(len(thinned.x))]))
         n_folds = min(_FOLDS, ceil(_FOLDS * self.n_rows / float(n)))
         folds = []
@@ -274,7 +275,7 @@ class _Pictures:
             yield codes, [dictionary.synthesis(z) for z in codes]
 
     @staticmethod
-    def unseen(problem, state, atoms, codes, *, unbiased):
+    def unseen(problem, stride, atoms, codes, *, unbiased):
         """Return the atoms: few of them fit nothing of the noise of many pixels."""
         return atoms
 
@@ -291,9 +292,10 @@ class _Pictures:
                 entries += torch.stack([(z != 0).sum() for z in codes]) / len(self._hidden)
             yield sums, entries
 
-    def noise(self, atoms, alpha):  # -> float
-        """Return the variance that least squares leave, for each known pixel without a code."""
-        (((_, codes), (_, image)),) = self._predictions(atoms, [alpha], self.known)
+    def noise(self, atoms, coding):  # -> float
+        """Return the variance that codes leave, for each known pixel without a code."""
+        ((codes, images),) = self._predictions(atoms, [coding.alpha], self.known)
+        codes, image = (torch.lerp(*pair, coding.debias) for pair in (codes, images))
         left = float(self.known.sum() - (codes != 0).sum())
         residual = (self.x - image) * self.known
         return float(residual.square().sum()) / left if left > 0 else 0.0
@@ -335,7 +337,7 @@ def _path(atoms, rows, alpha, debias, *, largest=None, far=0.0):
     first, codings, best = alpha * (largest or rows.largest), [], 0
 
     def path():
-        return CodingPath(list(codings), rows.noise(atoms, codings[best].alpha), rounding)
+        return CodingPath(list(codings), rows.noise(atoms, codings[best]), rounding)
 
     rounding = _ROUNDING * rows.mean_square
     for coding in _codings(atoms, rows, _Halves(first), debias):
@@ -353,7 +355,7 @@ def _path(atoms, rows, alpha, debias, *, largest=None, far=0.0):
         codings += _codings(atoms, rows, sorted(between, reverse=True), debias)
         codings.sort(reverse=True)
         found = replace(found, codings=codings)
-    return replace(found, noise_std=rows.noise(atoms, found.chosen.alpha) ** 0.5)
+    return replace(found, noise_std=rows.noise(atoms, found.chosen) ** 0.5)
 
 
 def _rows_of(problem):
@@ -408,29 +410,29 @@ def adapt_atoms(problem, state, atoms, *, debias=None, stopped=lambda: False):
         The atoms whose codes predict best, or nearly so and are sparser; and how they predict.
     """
     rows, alpha = _rows_of(problem), problem.alpha
-    plain, plain_codes = state.found
-    unbiased = not torch.equal(atoms, plain.to(atoms))
 
-    def judged(atoms, codes, *, unbiased=True, **options):  # -> atoms and how they predict
-        unseen = rows.unseen(problem, state, atoms.double(), codes, unbiased=unbiased)
-        return atoms, _path(unseen, rows, alpha, debias, **options)
+    def judged(atoms, codes, *, unbiased=True, **options):  # -> atoms, codes, how they predict
+        seen = problem, state.stride, atoms.double(), codes
+        path = _path(rows.unseen(*seen, unbiased=unbiased), rows, alpha, debias, **options)
+        return atoms, codes, path
 
-    far = _FAR * alpha
-    tried = [judged(atoms, plain_codes, unbiased=unbiased, far=far)]
-    if tried[0][1].chosen.alpha > 0.99 * _LARGER * alpha and not stopped():
+    plain, codes = state.found
+    far, unbiased = _FAR * alpha, not torch.equal(atoms, plain.to(atoms))
+    tried = [judged(atoms, codes, unbiased=unbiased, far=far)]
+    if tried[0][2].chosen.alpha > 0.99 * _LARGER * alpha and not stopped():
         problem = replace(problem, alpha=alpha * _LARGER)
         found, codes = adapted(problem, state, atoms.double(), unbiased=False, stopped=stopped)
         tried.append(judged(found.to(atoms), codes, unbiased=False))
-    while tried[-1][1].chosen.alpha < far and not stopped():
+    while tried[-1][2].chosen.alpha < far and not stopped():
         problem = replace(problem, alpha=problem.alpha * _ADAPTED)
         found, codes = adapted(problem, state, tried[-1][0].double(), stopped=stopped)
         far = _FARTHER * problem.alpha
         tried.append(judged(found.to(atoms), codes, largest=2.0, far=far))
-        noise = min(path.noise for _, path in tried)  # what atoms are wrong by looks like noise
-        before, now = (path.best.error - noise for _, path in tried[-2:])
+        noise = min(path.noise for *_, path in tried)  # what atoms are wrong by looks like noise
+        before, now = (path.best.error - noise for *_, path in tried[-2:])
         if now > _BETTER * before:
             break
-    best = min((path for _, path in tried), key=lambda path: path.best.error)
-    good = [pair for pair in tried if pair[1].best.error <= best.limit]
-    atoms, path = min(good, key=lambda pair: pair[1].chosen.n_entries)
-    return atoms, _path(atoms, rows, alpha, debias) if path.noise_std is None else path
+    best = min((path for *_, path in tried), key=lambda path: path.best.error)
+    good = [found for found in tried if found[2].best.error <= best.limit]
+    atoms, codes, path = min(good, key=lambda found: found[2].chosen.n_entries)
+    return atoms, judged(atoms, codes)[2] if path.noise_std is None else path
