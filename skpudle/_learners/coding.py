@@ -48,6 +48,9 @@ _SPARER = 1.03
 _ADAPTED, _FAR, _FARTHER, _BETTER = 0.25, 0.4, 0.05, 0.95
 # Where codes want a penalty that is larger by this factor, atoms are adapted to it too.
 _LARGER = 2.0
+# Atoms of images carry the bias of the search's penalty; where more than this share of it is to be
+# removed from the codes, they are tried without.
+_UNBIASED = 0.5
 # Features of which less than this share of the mean square can be predicted, such as independent
 # ones, say nothing of a penalty: the search's stays. It is 0.3 for patches that are mostly noise.
 _PREDICTABLE = 0.1
@@ -137,8 +140,11 @@ class _Rows:
     """Rows of data on the CPU, in float64, and which entries are known.
 
     A path begins at ``largest`` times the search's penalty, and ends when ``patience`` smaller ones
-    predict worse. It is ``refined`` if it looks at penalties between halves.
+    predict worse. It is ``refined`` if it looks at penalties between halves. Atoms are ``biased``
+    if nothing has removed the bias of the search from them.
     """
+
+    biased = False
 
     largest, patience, refined = 8.0, 1, True
     _first, _next = 6, 2  # penalties that are solved for together, as their order needs no look
@@ -244,7 +250,7 @@ class _Pictures:
         Images.
     """
 
-    largest, patience, refined = 4.0, 2, False
+    largest, patience, refined, biased = 4.0, 1, False, True
 
     def __init__(self, problem):
         n = min(_PICTURES, len(problem.x))
@@ -419,10 +425,14 @@ def adapt_atoms(problem, state, atoms, *, debias=None, stopped=lambda: False):
     plain, codes = state.found
     far, unbiased = _FAR * alpha, not torch.equal(atoms, plain.to(atoms))
     tried = [judged(atoms, codes, unbiased=unbiased, far=far)]
-    if tried[0][2].chosen.alpha > 0.99 * _LARGER * alpha and not stopped():
+    chosen = tried[0][2].chosen
+    if chosen.alpha > 0.99 * _LARGER * alpha and (not rows.biased or chosen.debias < _UNBIASED) and not stopped():
         problem = replace(problem, alpha=alpha * _LARGER)
         found, codes = adapted(problem, state, atoms.double(), unbiased=False, stopped=stopped)
         tried.append(judged(found.to(atoms), codes, unbiased=False))
+    elif chosen.alpha >= far and chosen.debias > _UNBIASED and rows.biased and not stopped():
+        found, codes = adapted(problem, state, atoms.double(), stopped=stopped)
+        tried.append(judged(found.to(atoms), codes, largest=2.0))
     while tried[-1][2].chosen.alpha < far and not stopped():
         problem = replace(problem, alpha=problem.alpha * _ADAPTED)
         found, codes = adapted(problem, state, tried[-1][0].double(), stopped=stopped)
