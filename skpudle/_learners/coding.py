@@ -147,7 +147,7 @@ class _Rows:
     biased = False
 
     largest, patience, refined = 8.0, 1, True
-    _first, _next = 6, 2  # penalties that are solved for together, as their order needs no look
+    _first, _next = 4, 2  # penalties that are solved for together, as their order needs no look
 
     def __init__(self, x, mask, *, positive, total):
         n_rows = min(_MOST, max(_FEWEST, _ENTRIES // x.shape[1]))

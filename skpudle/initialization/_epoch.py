@@ -37,8 +37,9 @@ _ROWS = 256
 # So many operations take half a millisecond, five times as long as a thread takes to start.
 _TASK = 4e6
 
-# Least squares on the supports start from the lasso's codes and end here, on the same scale.
-_REFIT_TOLERANCE = 1e-4
+# Least squares on the supports, where they are not solved for directly, as atoms have less than this
+# share of their energy in no other: descent from the lasso's codes ends here, on the same scale.
+_DEPENDENT, _REFIT_TOLERANCE = 1e-8, 1e-4
 _MAX_REFIT_SWEEPS = 100
 
 # The cost of an atom is estimated from so many samples that use it; from 16 atoms are lost.
@@ -300,7 +301,7 @@ class Epoch:
 
     def _refitted(self):  # -> least squares on the supports of the codes
         codes = self.codes.widened(0)
-        options = self.problem.positive_code, _REFIT_TOLERANCE * self.problem.alpha
+        options = self.problem.positive_code, _REFIT_TOLERANCE * self.problem.alpha, _DEPENDENT
         self._by_rows(loops().refit_rows, options, (_MAX_REFIT_SWEEPS,), codes.arrays())
         return codes
 
