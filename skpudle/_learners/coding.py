@@ -38,6 +38,8 @@ _PIXELS, _PICTURES, _SHARE, _TURNS = 2**14, 4, 0.1, 3
 
 # Penalties of a path fall by halves, to no less than this share of the search's.
 _SMALLEST = 2.0**-9
+# It does not end before rows have so many entries: those that have none are predicted alike.
+_SOME = 1.0
 
 # The error of codes is that of the prediction without the noise, which nothing predicts. The
 # sparsest codes are chosen whose error is at most so much larger than the smallest one.
@@ -351,7 +353,8 @@ def _path(atoms, rows, alpha, debias, *, largest=None, far=0.0):
         best = min(range(len(codings)), key=lambda i: codings[i].error)
         if codings[best].alpha < far and path().chosen.alpha < far:
             return path()
-        if best < len(codings) - rows.patience or coding.alpha < _SMALLEST * alpha:
+        worse = best < len(codings) - rows.patience and coding.n_entries >= _SOME
+        if worse or coding.alpha < _SMALLEST * alpha:
             break
     if codings[best].error > (1 - _PREDICTABLE) * rows.mean_square:
         return unchosen
@@ -426,7 +429,8 @@ def adapt_atoms(problem, state, atoms, *, debias=None, stopped=lambda: False):
     far, unbiased = _FAR * alpha, not torch.equal(atoms, plain.to(atoms))
     tried = [judged(atoms, codes, unbiased=unbiased, far=far)]
     chosen = tried[0][2].chosen
-    if chosen.alpha > 0.99 * _LARGER * alpha and (not rows.biased or chosen.debias < _UNBIASED) and not stopped():
+    noisy = chosen.debias < _UNBIASED or not rows.biased
+    if chosen.alpha > 0.99 * _LARGER * alpha and noisy and not stopped():
         problem = replace(problem, alpha=alpha * _LARGER)
         found, codes = adapted(problem, state, atoms.double(), unbiased=False, stopped=stopped)
         tried.append(judged(found.to(atoms), codes, unbiased=False))
