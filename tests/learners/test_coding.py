@@ -91,7 +91,7 @@ def test_a_path_may_end_where_it_would_choose_far_less():
 
 
 def test_atoms_that_judge_have_not_seen_what_they_judge():
-    """Noise alone: atoms that were fitted to its rows predict their hidden entries, others do not."""
+    """Of noise alone, atoms that were fitted to its rows predict what they hide; others do not."""
     X = np.random.default_rng(0).standard_normal((150, 20))
     learner = PUDLEDictionaryLearning(30, alpha=0.5, random_state=0).fit(X)
     problem = Problem(torch.from_numpy(X), 0.5)
