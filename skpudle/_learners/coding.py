@@ -8,8 +8,12 @@ penalty predicts badly, and so does one that codes noise.
 At every penalty the prediction moves on a line from the lasso's codes to least squares on their
 supports. The error is quadratic in the share of the way, ``debias``, and its minimum is known.
 
+The rows that judge are training data, whose noise the atoms have fitted: they are judged by atoms
+that have forgotten them.
+
 Where there is little noise, a penalty far below the search's predicts best, and then the atoms
-themselves carry the bias of the search's penalty: they are adapted to smaller ones, by quarters.
+themselves carry the bias of the search's penalty: they are adapted to a quarter of it. With much
+noise they fit it, and are adapted to twice as large a penalty.
 """
 
 from dataclasses import dataclass, replace
@@ -42,7 +46,8 @@ _SMALLEST = 2.0**-9
 _SOME = 1.0
 
 # The error of codes is that of the prediction without the noise, which nothing predicts. The
-# sparsest codes are chosen whose error is at most so much larger than the smallest one.
+# sparsest codes are chosen whose error is at most so much larger than the smallest one. With 1.1
+# noisy patches, whose errors hardly tell a penalty from its double, keep a third more noise.
 _SPARER = 1.03
 # Atoms are adapted to penalties that fall by this factor: those of the search if codes want less
 # than this share of its penalty, adapted ones, which have no bias of their own, if they want less

@@ -37,8 +37,8 @@ _ROWS = 256
 # So many operations take half a millisecond, five times as long as a thread takes to start.
 _TASK = 4e6
 
-# Least squares on the supports, where they are not solved for directly, as atoms have less than this
-# share of their energy in no other: descent from the lasso's codes ends here, on the same scale.
+# Least squares on the supports are solved for directly, unless an atom has less than this share of
+# its energy outside of the others: then descent from the lasso's codes ends here, on the same scale.
 _DEPENDENT, _REFIT_TOLERANCE = 1e-8, 1e-4
 _MAX_REFIT_SWEEPS = 100
 
