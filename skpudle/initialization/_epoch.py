@@ -38,7 +38,7 @@ _ROWS = 256
 _TASK = 4e6
 
 # Least squares on the supports are solved for directly, unless an atom has less than this share of
-# its energy outside of the others: then descent from the lasso's codes ends here, on the same scale.
+# its energy outside of the others: then descent from the lasso's codes ends here, on that scale.
 _DEPENDENT, _REFIT_TOLERANCE = 1e-8, 1e-4
 _MAX_REFIT_SWEEPS = 100
 

@@ -100,9 +100,9 @@ _BIASED = 0.3
 # 0.42 to 0.62 on real data.
 _GOING_ON = 0.4
 
-# Epochs in which atoms adapt to another penalty: of the lasso, of least squares on its supports that
-# are extrapolated, and of those that are not. Eight spectra of 120 channels lose as much of the
-# noise as with 17, 0 and 20 of them, which take half as long again.
+# Epochs in which atoms adapt to another penalty: of the lasso, of least squares on its supports
+# that are extrapolated, and of those that are not. Eight spectra of 120 channels lose as much of
+# the noise as with 17, 0 and 20 of them, which take half as long again.
 _ADAPTING, _UNBIASED_EXTRAPOLATION = (14, 4, 6), 0.8
 
 # Epochs after which atoms are as if some samples had never been there: of the lasso, and of least
