@@ -46,9 +46,11 @@ _SMALLEST = 2.0**-9
 _SOME = 1.0
 
 # The error of codes is that of the prediction without the noise, which nothing predicts. The
-# sparsest codes are chosen whose error is at most so much larger than the smallest one. With 1.1
-# noisy patches, whose errors hardly tell a penalty from its double, keep a third more noise.
-_SPARER = 1.03
+# sparsest codes are chosen whose error is at most so much larger than the smallest one, where that
+# is the lasso's and where it is that of least squares. The lasso's hardly tells a penalty from its
+# double: with 1.1 noisy patches keep a third more noise. Least squares that see fewer features
+# than there are want more atoms: with 1.03, 60 atoms in 30 dimensions keep twice the noise.
+_SPARER = 1.02, 1.15
 # Atoms are adapted to penalties that fall by this factor: those of the search if codes want less
 # than this share of its penalty, adapted ones, which have no bias of their own, if they want less
 # than that share of theirs; and as long as the error falls to the last share.
@@ -59,8 +61,8 @@ _LARGER = 2.0
 # removed from the codes, they are tried without.
 _UNBIASED = 0.5
 # Features of which less than this share of the mean square can be predicted, such as independent
-# ones, say nothing of a penalty: the search's stays. It is 0.3 for patches that are mostly noise.
-_PREDICTABLE = 0.1
+# ones, say nothing of a penalty: the search's stays. It is 0.08 for patches that are mostly noise.
+_PREDICTABLE = 0.03
 # Errors below this share of the mean square are rounding.
 _ROUNDING = 1e-12
 
@@ -121,7 +123,9 @@ class CodingPath:
     @cached_property
     def limit(self):
         """The largest error that is nearly as good as the smallest."""
-        return min(self.noise, self.best.error) + _SPARER * self.excess + self.rounding
+        lasso, least_squares = _SPARER
+        factor = lasso + self.best.debias * (least_squares - lasso)
+        return min(self.noise, self.best.error) + factor * self.excess + self.rounding
 
     def summary(self, unit):  # -> penalty, share of the bias to remove, deviation of the noise
         """Return what a learner keeps of it; data were divided by ``unit`` before."""

@@ -514,8 +514,8 @@ class PUDLEDictionaryLearning(_ExposedLearner):
     whatever the noise. For the codes, groups of features of up to 200 training samples are hidden
     in turn, and predicted from the codes of the others, for falling penalties, with all shares of
     the bias removed, by atoms that have not seen these samples. Of the codings whose error is
-    within three hundredths of the smallest, noise apart, the sparsest is ``alpha_``, ``debias_``.
-    Where that is a far smaller penalty than the search's, or twice as large a one, the atoms are
+    nearly the smallest (2 % more of the lasso, 15 % of least squares, noise apart), the sparsest is
+    ``alpha_``, ``debias_``. Where that is a far smaller penalty than the search's, or twice as large a one, the atoms are
     adapted too. If the features do not predict each other, codes have the penalty of the search.
 
     Atoms that no sample of an epoch used are replaced, before the next, by the samples that were
