@@ -28,7 +28,7 @@ from skpudle.initialization import ConvProblem, adapted, conv_path, without_rows
 from skpudle.lasso import lasso_path
 from skpudle.operators import ConvDictionary
 
-__all__ = ["Coding", "adapt_atoms", "choose_coding"]
+__all__ = ["Coding", "adapt_atoms", "choose_coding", "smaller_penalty"]
 
 # Entries that are hidden in all, rows that they are hidden in, and groups of features: fewer where
 # there are so many features for an atom that it hardly matters how many are seen.
@@ -60,6 +60,10 @@ _LARGER = 2.0
 # Atoms of images carry the bias of the search's penalty; where more than this share of it is to be
 # removed from the codes, they are tried without.
 _UNBIASED = 0.5
+# Where counts and binary data are predicted, halves of the search's penalty have to lower the
+# deviance by this share; there are at most so many. A larger penalty never was better.
+_LOWER, _HALVES = 0.01, 4
+
 # Features of which less than this share of the mean square can be predicted, such as independent
 # ones, say nothing of a penalty: the search's stays. It is 0.08 for patches that are mostly noise.
 _PREDICTABLE = 0.03
@@ -403,6 +407,25 @@ def choose_coding(problem, atoms, *, debias=None):
         independent features, codes are the lasso's for the penalty of the search.
     """
     return _path(atoms, _rows_of(problem), problem.alpha, debias)
+
+
+def smaller_penalty(deviance, alpha):  # -> float
+    """Return the penalty whose codes predict best, among that of the search and halves of it.
+
+    Parameters
+    ----------
+    deviance : callable
+        The deviance of hidden entries for a penalty.
+    alpha : float
+        Penalty of the search.
+    """
+    least = deviance(alpha)
+    for i in range(1, _HALVES + 1):
+        found = deviance(alpha * 0.5**i)
+        if not found < (1 - _LOWER) * least:
+            return alpha * 0.5 ** (i - 1)
+        least = found
+    return alpha * 0.5**_HALVES
 
 
 @torch.no_grad()

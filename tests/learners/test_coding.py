@@ -231,3 +231,31 @@ def test_images_are_reconstructed_nearer_to_the_truth_than_they_come():
     lasso = learner.set_params(debias=0.0)
     biased = lasso.inverse_transform(lasso.transform(X[3:]))
     assert ((biased - clean[3:]) ** 2).sum() > ((found - clean[3:]) ** 2).sum()
+
+
+def test_the_penalty_falls_while_the_deviance_does():
+    deviances = {1.0: 10.0, 0.5: 8.0, 0.25: 7.95, 0.125: 1.0}
+    assert coding.smaller_penalty(deviances.get, 1.0) == 0.5
+    assert coding.smaller_penalty(lambda alpha: alpha, 1.0) == 2.0**-4
+    assert coding.smaller_penalty(lambda alpha: 1.0, 1.0) == 1.0
+    assert coding.smaller_penalty(lambda alpha: np.nan, 1.0) == 1.0
+
+
+@pytest.mark.parametrize("with_exposure", [False, True])
+def test_the_penalty_of_counts_is_that_with_the_better_score(with_exposure):
+    """The same by the learner's score, which hides the same features."""
+    rng = np.random.default_rng(0)
+    atoms = rng.standard_normal((12, 15))
+    codes = (rng.uniform(size=(180, 12)) < 0.2) * rng.uniform(1.0, 2.0, (180, 12))
+    exposure = rng.uniform(1.0, 30.0, 180) if with_exposure else None
+    rates = np.exp(0.5 * codes @ atoms + 1.0) * (1.0 if exposure is None else exposure[:, None])
+    X, given = rng.poisson(rates).astype(float), {"exposure": exposure} if with_exposure else {}
+    learner = PUDLEDictionaryLearning(12, loss="poisson", random_state=0).fit(X, **given)
+    chosen, largest = learner.alpha_, learner._training_state["alpha"]
+    assert chosen < largest
+
+    def unexplained(alpha):
+        learner.alpha_ = alpha
+        return 1 - learner.score(X, **given)
+
+    assert chosen == coding.smaller_penalty(unexplained, largest)
