@@ -243,6 +243,8 @@ class _Rows:
         """
         thinned = problem.thinned(stride)
         (n,) = self.total(self.x.new_tensor([float(len(thinned.x))]))
+        if n < 2:
+            return atoms
         n_folds = min(_FOLDS, ceil(_FOLDS * self.n_rows / float(n)))
         folds = []
         for i in range(n_folds):
