@@ -50,7 +50,7 @@ _SOME = 1.0
 # is the lasso's and where it is that of least squares. The lasso's hardly tells a penalty from its
 # double: with 1.1 noisy patches keep a third more noise. Least squares that see fewer features
 # than there are want more atoms: with 1.03, 60 atoms in 30 dimensions keep twice the noise.
-_SPARER = 1.02, 1.15
+_SPARER = 1.05, 1.15
 # Atoms are adapted to penalties that fall by this factor: those of the search if codes want less
 # than this share of its penalty, adapted ones, which have no bias of their own, if they want less
 # than that share of theirs; and as long as the error falls to the last share.

@@ -514,7 +514,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
     whatever the noise. For the codes, groups of features of up to 200 training samples are hidden
     in turn, and predicted from the codes of the others, for falling penalties, with all shares of
     the bias removed, by atoms that have not seen these samples. Of the codings whose error is
-    nearly the smallest (2 % more of the lasso, 15 % of least squares, noise apart), the sparsest is
+    nearly the smallest (5 % more of the lasso, 15 % of least squares, noise apart), the sparsest is
     ``alpha_``, ``debias_``. Where that is a far smaller penalty than the search's, or twice as
     large a one, the atoms are adapted too. If the features do not predict each other, codes have
     the penalty of the search. Codes of counts and binary data have that one, or a half or less of
