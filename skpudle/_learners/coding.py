@@ -8,40 +8,65 @@ penalty predicts badly, and so does one that codes noise.
 At every penalty the prediction moves on a line from the lasso's codes to least squares on their
 supports. The error is quadratic in the share of the way, ``debias``, and its minimum is known.
 
+The rows that judge are training data, whose noise the atoms have fitted: they are judged by atoms
+that have forgotten them.
+
 Where there is little noise, a penalty far below the search's predicts best, and then the atoms
-themselves carry the bias of the search's penalty: they are adapted to smaller ones, by quarters.
+themselves carry the bias of the search's penalty: they are adapted to a quarter of it. With much
+noise they fit it, and are adapted to twice as large a penalty.
 """
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import count, islice, product
+from math import ceil
 from typing import NamedTuple
 
 import torch
 
 from skpudle.lasso import lasso_path
 from skpudle.operators import ConvDictionary
-from skpudle.search import ConvProblem, adapted, conv_path
+from skpudle.search import ConvProblem, adapted, conv_path, without_rows
 
-__all__ = ["Coding", "adapt_atoms", "choose_coding"]
+__all__ = ["Coding", "adapt_atoms", "choose_coding", "smaller_penalty"]
 
-# Entries that are hidden in all, rows that they are hidden in, and groups of features.
-_ENTRIES, _FEWEST, _MOST, _GROUPS = 10_000, 100, 200, 10
+# Entries that are hidden in all, rows that they are hidden in, and groups of features: fewer where
+# there are so many features for an atom that it hardly matters how many are seen.
+_ENTRIES, _FEWEST, _MOST, _GROUPS, _FEW_GROUPS, _MANY = 10_000, 100, 200, 10, 5, 10
+
+# Rows are judged by atoms that have not seen them; there are at most so many folds.
+_FOLDS = 3
 
 # Pixels that are looked at, and shares of them that are hidden, each in so many turns.
 _PIXELS, _PICTURES, _SHARE, _TURNS = 2**14, 4, 0.1, 3
 
-# A path has no penalties below this share of the search's, and ends when so many smaller ones have
-# larger errors.
-_SMALLEST, _PATIENCE = 2.0**-9, 2
+# Penalties of a path fall by halves, to no less than this share of the search's.
+_SMALLEST = 2.0**-9
+# It does not end before rows have so many entries: those that have none are predicted alike.
+_SOME = 1.0
 
 # The error of codes is that of the prediction without the noise, which nothing predicts. The
-# sparsest codes are chosen whose error is at most so much larger than the smallest one.
-_SPARER = 1.1
-# Atoms are adapted to penalties that fall by this factor, as long as the error falls to this share.
-_ADAPTED, _BETTER = 0.25, 0.95
+# sparsest codes are chosen whose error is at most so much larger than the smallest one, where that
+# is the lasso's and where it is that of least squares. The lasso's hardly tells a penalty from its
+# double: with 1.1 noisy patches keep a third more noise. Least squares that see fewer features
+# than there are want more atoms: with 1.03, 60 atoms in 30 dimensions keep twice the noise.
+_SPARER = 1.05, 1.15
+# Atoms are adapted to penalties that fall by this factor: those of the search if codes want less
+# than this share of its penalty, adapted ones, which have no bias of their own, if they want less
+# than that share of theirs; and as long as the error falls to the last share.
+_ADAPTED, _FAR, _FARTHER, _BETTER = 0.25, 0.4, 0.05, 0.95
+# Where codes want a penalty that is larger by this factor, atoms are adapted to it too.
+_LARGER = 2.0
+# Atoms of images carry the bias of the search's penalty; where more than this share of it is to be
+# removed from the codes, they are tried without.
+_UNBIASED = 0.5
+# Where counts and binary data are predicted, halves of the search's penalty have to lower the
+# deviance by this share; there are at most so many. A larger penalty never was better.
+_LOWER, _HALVES = 0.01, 4
+
 # Features of which less than this share of the mean square can be predicted, such as independent
-# ones, say nothing of a penalty: the search's stays. It is 0.3 for patches that are mostly noise.
-_PREDICTABLE = 0.1
+# ones, say nothing of a penalty: the search's stays. It is 0.08 for patches that are mostly noise.
+_PREDICTABLE = 0.03
 # Errors below this share of the mean square are rounding.
 _ROUNDING = 1e-12
 
@@ -79,14 +104,15 @@ class CodingPath:
         Variance that nothing predicts, as the best coding leaves it.
     rounding : float
         Error that is rounding.
-    noise_std : float, default=0.0
-        Standard deviation of the noise, as the chosen coding leaves it.
+    noise_std : float, default=None
+        Standard deviation of the noise, as the chosen coding leaves it; None if the path is not
+        complete.
     """
 
     codings: list
     noise: float
     rounding: float
-    noise_std: float = 0.0
+    noise_std: float | None = None
 
     @cached_property
     def best(self):
@@ -101,7 +127,9 @@ class CodingPath:
     @cached_property
     def limit(self):
         """The largest error that is nearly as good as the smallest."""
-        return min(self.noise, self.best.error) + _SPARER * self.excess + self.rounding
+        lasso, least_squares = _SPARER
+        factor = lasso + self.best.debias * (least_squares - lasso)
+        return min(self.noise, self.best.error) + factor * self.excess + self.rounding
 
     def summary(self, unit):  # -> penalty, share of the bias to remove, deviation of the noise
         """Return what a learner keeps of it; data were divided by ``unit`` before."""
@@ -113,21 +141,35 @@ class CodingPath:
         return next(coding for coding in self.codings if coding.error <= self.limit)
 
 
+class _Halves:
+    """Penalties that fall by halves from a first one, without an end."""
+
+    def __init__(self, first):
+        self.first = first
+
+    def __iter__(self):
+        return (self.first * 0.5**i for i in count())
+
+
 class _Rows:
     """Rows of data on the CPU, in float64, and which entries are known.
 
-    A path begins at ``largest`` times the search's penalty and falls by ``step``; the errors of so
-    many penalties as make a ``part`` are looked at together.
+    A path begins at ``largest`` times the search's penalty, and ends when ``patience`` smaller ones
+    predict worse. It is ``refined`` if it looks at penalties between halves. Atoms are ``biased``
+    if nothing has removed the bias of the search from them.
     """
 
-    largest, step, part = 8.0, 2**-0.5, 9
+    biased = False
+
+    largest, patience, refined = 8.0, 1, True
+    _first, _next = 4, 2  # penalties that are solved for together, as their order needs no look
 
     def __init__(self, x, mask, *, positive, total):
         n_rows = min(_MOST, max(_FEWEST, _ENTRIES // x.shape[1]))
         stride = max(1, len(x) // n_rows)
-        part = slice(stride // 2, None, stride)
-        self.x = x[part].detach().to("cpu", torch.float64)
-        self.known = None if mask is None else mask[part].to(self.x)
+        self.places = torch.arange(len(x))[stride // 2 :: stride]
+        self.x = x[self.places].detach().to("cpu", torch.float64)
+        self.known = None if mask is None else mask[self.places].to(self.x)
         if mask is not None:
             self.x = torch.where(self.known > 0, self.x, 0.0)
         self.positive, self.total = positive, total
@@ -136,45 +178,84 @@ class _Rows:
         self.n_known, self.n_rows = sums[1].tolist()
         self.mean_square = float(sums[0]) / max(self.n_known, 1.0)
 
-    @property
-    def groups(self):
-        """The features that are hidden together."""
+    def groups(self, n_components):
+        """Return the features that are hidden together."""
         n_features = self.x.shape[1]
         generator = torch.Generator().manual_seed(0)
         order = torch.randperm(n_features, generator=generator, device="cpu")
-        return order.tensor_split(min(_GROUPS, n_features))
+        n_groups = _FEW_GROUPS if n_features >= _MANY * n_components else _GROUPS
+        return order.tensor_split(min(n_groups, n_features))
 
-    def hidden_sums(self, atoms, alphas):  # -> (n_alphas, 3), (n_alphas, 2)
+    def hidden_sums(self, atoms, alphas):  # yields (3,), (2,) for each penalty
         """Sum |e|^2, <e, d>, |d|^2 over hidden entries, and entries of codes, for each penalty.
 
         Here e is the error of the lasso's prediction, and d leads from it to the one of least
         squares; entries are the lasso's and those of least squares.
         """
+        alphas, n = iter(alphas), self._first
+        while part := list(islice(alphas, n)):
+            yield from zip(*self._sums_of(atoms, part), strict=True)
+            n = self._next
+
+    def _folds(self, atoms):  # yields atoms, data and mask of the rows that they are judged by
+        atoms = atoms if atoms.ndim == 3 else atoms[None]
+        for i, fold in enumerate(atoms):
+            part = slice(i, None, len(atoms))
+            yield fold, self.x[part], None if self.known is None else self.known[part]
+
+    def _sums_of(self, atoms, alphas):  # -> (n_alphas, 3), (n_alphas, 2)
         sums, entries = self.x.new_zeros(len(alphas), 3), self.x.new_zeros(len(alphas), 2)
-        for hidden in self.groups:
-            seen = torch.ones(self.x.shape[1], dtype=torch.bool)
+        groups = self.groups(atoms.shape[-2])
+        for (fold, x, known), hidden in product(self._folds(atoms), groups):
+            seen = torch.ones(x.shape[1], dtype=torch.bool)
             seen[hidden] = False
-            mask = None if self.known is None else self.known[:, seen]
+            mask = None if known is None else known[:, seen]
             options = dict(positive=self.positive, mask=mask)
-            codes, refits = lasso_path(atoms[:, seen], self.x[:, seen], alphas, **options)
-            counts = 1 if self.known is None else self.known[:, hidden]
-            error = (self.x[:, hidden] - codes @ atoms[:, hidden]) * counts
-            step = (refits - codes) @ atoms[:, hidden] * counts
+            codes, refits = lasso_path(fold[:, seen], x[:, seen], alphas, **options)
+            counts = 1 if known is None else known[:, hidden]
+            error = (x[:, hidden] - codes @ fold[:, hidden]) * counts
+            step = (refits - codes) @ fold[:, hidden] * counts
             pairs = (error, error), (error, step), (step, step)
             sums += torch.stack([(a * b).sum((1, 2)) for a, b in pairs], 1)
             entries += torch.stack([(z != 0).double().sum((1, 2)) for z in (codes, refits)], 1)
-        return self.total(sums, entries / len(self.groups))
+        return self.total(sums, entries / len(groups))
 
-    def noise(self, atoms, alpha):  # -> float
-        """Return the variance that least squares leave, for each known entry without a code."""
-        options = dict(positive=self.positive, mask=self.known)
-        _, (refits,) = lasso_path(atoms, self.x, [alpha], **options)
-        residual = self.x - refits @ atoms
-        residual = residual if self.known is None else residual * self.known
-        n_known = self.x.shape[1] if self.known is None else self.known.sum(1)
-        left = (n_known - (refits != 0).sum(1)).clamp_min(0).to(self.x)
-        squares, left = self.total((residual.square().sum(1) * (left > 0)).sum(), left.sum())
+    def noise(self, atoms, coding):  # -> float
+        """Return the variance that codes leave, for each known entry without a code."""
+        sums = self.x.new_zeros(2)
+        for fold, x, known in self._folds(atoms):
+            options = dict(positive=self.positive, mask=known)
+            codes, refits = lasso_path(fold, x, [coding.alpha], **options)
+            (codes,) = torch.lerp(codes, refits, coding.debias)
+            residual = x - codes @ fold
+            residual = residual if known is None else residual * known
+            n_known = x.shape[1] if known is None else known.sum(1)
+            left = (n_known - (codes != 0).sum(1)).clamp_min(0).to(x)
+            sums += torch.stack([(residual.square().sum(1) * (left > 0)).sum(), left.sum()])
+        squares, left = self.total(*sums)
         return float(squares / left) if left > 0 else 0.0
+
+    def unseen(self, problem, stride, atoms, codes, *, unbiased):  # -> (n_folds, p, m)
+        """Return atoms as they would be without the rows that judge them.
+
+        Atoms fit the noise of their own rows, which then look as if small penalties predicted them.
+        Where there are few rows, these are cut into folds, each with atoms that the others leave.
+        """
+        thinned = problem.thinned(stride)
+        (n,) = self.total(self.x.new_tensor([float(len(thinned.x))]))
+        if n < 2:
+            return atoms
+        n_folds = min(_FOLDS, ceil(_FOLDS * self.n_rows / float(n)))
+        folds = []
+        for i in range(n_folds):
+            places = self.places[i::n_folds]
+            kept = torch.ones(len(thinned.x), dtype=torch.bool)
+            kept[places[places % stride == 0] // stride] = False
+            if problem.team is None and kept.all():
+                folds.append(atoms)
+                continue
+            folds.append(without_rows(thinned, atoms, codes, kept, unbiased=unbiased))
+        return torch.stack(folds)
 
 
 class _Pictures:
@@ -186,7 +267,7 @@ class _Pictures:
         Images.
     """
 
-    largest, step, part = 4.0, 0.5, 4
+    largest, patience, refined, biased = 4.0, 1, False, True
 
     def __init__(self, problem):
         n = min(_PICTURES, len(problem.x))
@@ -216,53 +297,89 @@ class _Pictures:
         for codes in conv_path(problem, atoms, alphas):
             yield codes, [dictionary.synthesis(z) for z in codes]
 
-    def hidden_sums(self, atoms, alphas):  # -> (n_alphas, 3), (n_alphas, 2)
+    @staticmethod
+    def unseen(problem, stride, atoms, codes, *, unbiased):
+        """Return the atoms: few of them fit nothing of the noise of many pixels."""
+        return atoms
+
+    def hidden_sums(self, atoms, alphas):  # yields (3,), (2,) for each penalty
         """Sum products of errors, and entries of codes, for each penalty, as for rows."""
-        sums, entries = self.x.new_zeros(len(alphas), 3), self.x.new_zeros(len(alphas), 2)
-        for hidden in self._hidden:
-            seen = self.known - hidden
-            for i, (codes, (lasso, refit)) in enumerate(self._predictions(atoms, alphas, seen)):
+        alphas = list(alphas) if not isinstance(alphas, _Halves) else alphas
+        turns = [self._predictions(atoms, alphas, self.known - hidden) for hidden in self._hidden]
+        for found in zip(*turns, strict=True):
+            sums, entries = self.x.new_zeros(3), self.x.new_zeros(2)
+            for hidden, (codes, (lasso, refit)) in zip(self._hidden, found, strict=True):
                 error, step = (self.x - lasso) * hidden, (refit - lasso) * hidden
                 pairs = (error, error), (error, step), (step, step)
-                sums[i] += torch.stack([(a * b).sum() for a, b in pairs])
-                entries[i] += torch.stack([(z != 0).sum() for z in codes]) / len(self._hidden)
-        return sums, entries
+                sums += torch.stack([(a * b).sum() for a, b in pairs])
+                entries += torch.stack([(z != 0).sum() for z in codes]) / len(self._hidden)
+            yield sums, entries
 
-    def noise(self, atoms, alpha):  # -> float
-        """Return the variance that least squares leave, for each known pixel without a code."""
-        (((_, codes), (_, image)),) = self._predictions(atoms, [alpha], self.known)
+    def noise(self, atoms, coding):  # -> float
+        """Return the variance that codes leave, for each known pixel without a code."""
+        ((codes, images),) = self._predictions(atoms, [coding.alpha], self.known)
+        codes, image = (torch.lerp(*pair, coding.debias) for pair in (codes, images))
         left = float(self.known.sum() - (codes != 0).sum())
         residual = (self.x - image) * self.known
         return float(residual.square().sum()) / left if left > 0 else 0.0
 
 
-def _path(atoms, rows, alpha, debias):
-    """Return the codings of falling penalties, until smaller ones predict worse."""
+def _codings(atoms, rows, alphas, debias):  # yields Coding for each penalty
+    for alpha, (sums, entries) in zip(alphas, rows.hidden_sums(atoms, alphas)):
+        square, product, length = (sums / rows.n_known).tolist()
+        share = debias
+        if share is None:
+            share = min(max(product / length, 0.0), 1.0) if length > 0 else 0.0
+        error = square - share * (2 * product - share * length)
+        n_entries = float(entries[1 if share == 1 else 0]) / rows.n_rows
+        yield Coding(alpha, share, n_entries, error)
+
+
+def _path(atoms, rows, alpha, debias, *, largest=None, far=0.0):
+    """Return the codings of falling penalties, until smaller ones predict worse.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, ...)
+        Atoms.
+    rows : _Rows or _Pictures
+        Data.
+    alpha : float
+        Penalty of the search.
+    debias : float or None
+        The share of the bias to remove, if it is not to be chosen.
+    largest : float, default=None
+        The first penalty, in units of ``alpha``; None for that of the data.
+    far : float, default=0.0
+        The path also ends, without a ``noise_std``, where it would choose less than this.
+    """
     unchosen = CodingPath([Coding(alpha, debias or 0.0, 0.0, 0.0)], 0.0, 0.0, rows.mean_square**0.5)
     if rows.mean_square == 0 or rows.x.shape[1:].numel() == 1:
         return unchosen
     atoms = atoms.detach().to(rows.x)
-    codings = []
-    while True:
-        first = codings[-1].alpha * rows.step if codings else alpha * rows.largest
-        alphas = [first * rows.step**i for i in range(rows.part)]
-        sums, entries = rows.hidden_sums(atoms, alphas)
-        square, product, length = (sums / rows.n_known).unbind(1)
-        if debias is None:
-            shares = (product / length).nan_to_num(0.0).clamp(0, 1)
-        else:
-            shares = torch.full_like(square, debias)
-        errors = square - shares * (2 * product - shares * length)
-        counts = torch.where(shares == 1, entries[:, 1], entries[:, 0]) / rows.n_rows
-        codings += map(Coding, alphas, *(t.tolist() for t in (shares, counts, errors)))
+    first, codings, best = alpha * (largest or rows.largest), [], 0
+
+    def path():
+        return CodingPath(list(codings), rows.noise(atoms, codings[best]), rounding)
+
+    rounding = _ROUNDING * rows.mean_square
+    for coding in _codings(atoms, rows, _Halves(first), debias):
+        codings.append(coding)
         best = min(range(len(codings)), key=lambda i: codings[i].error)
-        if best < len(codings) - _PATIENCE or alphas[-1] < _SMALLEST * alpha:
+        if codings[best].alpha < far and path().chosen.alpha < far:
+            return path()
+        worse = best < len(codings) - rows.patience and coding.n_entries >= _SOME
+        if worse or coding.alpha < _SMALLEST * alpha:
             break
     if codings[best].error > (1 - _PREDICTABLE) * rows.mean_square:
         return unchosen
-    rounding = _ROUNDING * rows.mean_square
-    path = CodingPath(codings, rows.noise(atoms, codings[best].alpha), rounding)
-    return replace(path, noise_std=rows.noise(atoms, path.chosen.alpha) ** 0.5)
+    found = path()
+    if rows.refined:
+        between = {found.chosen.alpha * 2**0.5} | {found.best.alpha * 2**e for e in (0.5, -0.5)}
+        codings += _codings(atoms, rows, sorted(between, reverse=True), debias)
+        codings.sort(reverse=True)
+        found = replace(found, codings=codings)
+    return replace(found, noise_std=rows.noise(atoms, found.chosen) ** 0.5)
 
 
 def _rows_of(problem):
@@ -294,6 +411,25 @@ def choose_coding(problem, atoms, *, debias=None):
     return _path(atoms, _rows_of(problem), problem.alpha, debias)
 
 
+def smaller_penalty(deviance, alpha):  # -> float
+    """Return the penalty whose codes predict best, among that of the search and halves of it.
+
+    Parameters
+    ----------
+    deviance : callable
+        The deviance of hidden entries for a penalty.
+    alpha : float
+        Penalty of the search.
+    """
+    least = deviance(alpha)
+    for i in range(1, _HALVES + 1):
+        found = deviance(alpha * 0.5**i)
+        if not found < (1 - _LOWER) * least:
+            return alpha * 0.5 ** (i - 1)
+        least = found
+    return alpha * 0.5**_HALVES
+
+
 @torch.no_grad()
 def adapt_atoms(problem, state, atoms, *, debias=None, stopped=lambda: False):
     """Adapt the atoms of a search to the penalty of their codes, where it is far smaller.
@@ -317,15 +453,34 @@ def adapt_atoms(problem, state, atoms, *, debias=None, stopped=lambda: False):
         The atoms whose codes predict best, or nearly so and are sparser; and how they predict.
     """
     rows, alpha = _rows_of(problem), problem.alpha
-    tried = [(atoms, _path(atoms, rows, alpha, debias))]
-    while tried[-1][1].chosen.alpha < alpha and not stopped():
+
+    def judged(atoms, codes, *, unbiased=True, **options):  # -> atoms, codes, how they predict
+        seen = problem, state.stride, atoms.double(), codes
+        path = _path(rows.unseen(*seen, unbiased=unbiased), rows, alpha, debias, **options)
+        return atoms, codes, path
+
+    plain, codes = state.found
+    far, unbiased = _FAR * alpha, not torch.equal(atoms, plain.to(atoms))
+    tried = [judged(atoms, codes, unbiased=unbiased, far=far)]
+    chosen = tried[0][2].chosen
+    noisy = chosen.debias < _UNBIASED or not rows.biased
+    if chosen.alpha > 0.99 * _LARGER * alpha and noisy and not stopped():
+        problem = replace(problem, alpha=alpha * _LARGER)
+        found, codes = adapted(problem, state, atoms.double(), unbiased=False, stopped=stopped)
+        tried.append(judged(found.to(atoms), codes, unbiased=False))
+    elif chosen.alpha >= far and chosen.debias > _UNBIASED and rows.biased and not stopped():
+        found, codes = adapted(problem, state, atoms.double(), stopped=stopped)
+        tried.append(judged(found.to(atoms), codes, largest=2.0))
+    while tried[-1][2].chosen.alpha < far and not stopped():
         problem = replace(problem, alpha=problem.alpha * _ADAPTED)
-        found = adapted(problem, state, tried[-1][0].double(), stopped=stopped).to(atoms)
-        tried.append((found, _path(found, rows, alpha, debias)))
-        noise = min(path.noise for _, path in tried)  # what atoms are wrong by looks like noise
-        before, now = (path.best.error - noise for _, path in tried[-2:])
+        found, codes = adapted(problem, state, tried[-1][0].double(), stopped=stopped)
+        far = _FARTHER * problem.alpha
+        tried.append(judged(found.to(atoms), codes, largest=2.0, far=far))
+        noise = min(path.noise for *_, path in tried)  # what atoms are wrong by looks like noise
+        before, now = (path.best.error - noise for *_, path in tried[-2:])
         if now > _BETTER * before:
             break
-    best = min((path for _, path in tried), key=lambda path: path.best.error)
-    good = [pair for pair in tried if pair[1].best.error <= best.limit]
-    return min(good, key=lambda pair: pair[1].chosen.n_entries)
+    best = min((path for *_, path in tried), key=lambda path: path.best.error)
+    good = [found for found in tried if found[2].best.error <= best.limit]
+    atoms, codes, path = min(good, key=lambda found: found[2].chosen.n_entries)
+    return atoms, judged(atoms, codes)[2] if path.noise_std is None else path

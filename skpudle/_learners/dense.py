@@ -24,9 +24,10 @@ from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.sources import check_exposure, open_source
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
-from skpudle._learners.coding import adapt_atoms
+from skpudle._learners.coding import adapt_atoms, smaller_penalty
 from skpudle._learners.counts import settle, stabilised
 from skpudle._learners.models import Decay, DenseModel, directions
+from skpudle._learners.score import hidden_deviance
 from skpudle._training.loop import Diverged, Trainer
 from skpudle._training.messages import (
     nothing_known,
@@ -48,6 +49,9 @@ __all__ = ["DICT_INIT", "DenseLearner", "choose_atoms", "refining_updates"]
 # there with the likelihood itself. The deviance of thinned data (benchmarks/bench_counts.py) is
 # explained to 0.433 instead of 0.406 for digits and 0.203 instead of 0.146 for words.
 _REFINING_EPOCHS, _REFINING_UPDATES = 6, 40
+
+# Samples that choose the penalty of codes of counts.
+_JUDGES = 200
 
 # Samples, at least, that tell whether training has raised its objective.
 _SAMPLES = 1024
@@ -369,13 +373,21 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
         state = run.search(problem, atoms, fitted)
         found = debias(problem, state).to(atoms)
-        if is_done(state) and self._codes_follow_data(model) and not run.max_iter:
+        follows = self._codes_follow_data(model) and isinstance(self._loss(), Gaussian)
+        if is_done(state) and follows and not run.max_iter:
             interrupted = partial(getattr, run.interrupts, "pending")
             found, path = adapt_atoms(
                 problem, state, found, debias=self._given_debias, stopped=interrupted
             )
             model = replace(model, coding=path.summary(problem.unit))
         return model, inside(found)
+
+    def _coded(self, model, rows, data, run, *, seed):
+        counts = not isinstance(self._loss(), Gaussian)
+        if counts and model.coding is None and self._codes_follow_data(model):
+            deviance = partial(self._hidden_deviance, model, rows, data, run.team)
+            return replace(model, coding=(smaller_penalty(deviance, float(model.alpha)), 0.0, None))
+        return super()._coded(model, rows, data, run, seed=seed)
 
     def _coding_problem(self, model, rows, data, run):  # -> Problem, atoms
         unit = unit_of(model.data_scale)
@@ -388,6 +400,21 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             unit=unit,
         )
         return problem, rows
+
+    @torch.no_grad()
+    def _hidden_deviance(self, model, rows, data, team, alpha):  # -> float
+        """Return the deviance of entries of some samples, of codes that did not see them."""
+        atoms, intercept = model.parts(rows)
+        some = slice(None, None, max(1, len(data.sample) // _JUDGES))
+        given = (t if t is None else t[some] for t in (data.sample, data.mask, data.offset))
+        options = dict(alpha=alpha, step_size=model.step(atoms), lambda_decay=model.decay(0))
+        deviance = hidden_deviance(
+            self._loss(),
+            partial(model.encoder.encode, **options),
+            DenseDictionary(atoms),
+            lambda x, exposure: intercept if exposure is None else intercept + exposure,
+        )(*given)
+        return deviance if team is None else float(team.sum(rows.new_tensor(deviance))[0])
 
     def _known_model(self, data, generator):  # -> model, atoms
         state = self._training_state

@@ -513,10 +513,12 @@ class PUDLEDictionaryLearning(_ExposedLearner):
     Finding atoms and coding rows are two jobs. The search has a penalty that finds the atoms
     whatever the noise. For the codes, groups of features of up to 200 training samples are hidden
     in turn, and predicted from the codes of the others, for falling penalties, with all shares of
-    the bias removed. Of the codings whose error is within a tenth of the smallest, noise apart,
-    the sparsest is ``alpha_``, ``debias_``. Where that is a far smaller penalty than the search's,
-    the atoms are adapted to smaller ones too. If the features do not predict each other, codes have
-    the penalty of the search.
+    the bias removed, by atoms that have not seen these samples. Of the codings whose error is
+    nearly the smallest (5 % more of the lasso, 15 % of least squares, noise apart), the sparsest is
+    ``alpha_``, ``debias_``. Where that is a far smaller penalty than the search's, or twice as
+    large a one, the atoms are adapted too. If the features do not predict each other, codes have
+    the penalty of the search. Codes of counts and binary data have that one, or a half or less of
+    it if hidden features are predicted better then.
 
     Atoms that no sample of an epoch used are replaced, before the next, by the samples that were
     reconstructed worst. If the loss stops being finite, the learning rate is halved, once.
@@ -685,7 +687,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         return Encoder(*options, loss=self._loss(), debias=self._given_debias or 0.0)
 
     def _codes_follow_data(self, model):
-        return self.alpha == "auto" and self._solves()
+        return self.alpha == "auto" and self._encodes_as_the_search()
 
     def _transform_encoder(self):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`

@@ -14,6 +14,7 @@ from skpudle.search._search import (
     debias,
     is_done,
     search,
+    without_rows,
 )
 
 __all__ = [
@@ -29,4 +30,5 @@ __all__ = [
     "debias",
     "is_done",
     "search",
+    "without_rows",
 ]

@@ -145,11 +145,48 @@ def solve_rows(atoms, gram, mask, correlation, alpha, positive, tolerance, share
         count[row], gain[row], size[row] = k, 0.5 * product - alpha * length, length
 
 
-def refit_rows(atoms, gram, mask, correlation, positive, tolerance, max_sweeps,
+def _solve(w, inner, positive, dependent, factor, slope, z):
+    """Go to the least squares of a support; return False, and stay, where descent has to.
+
+    That is where atoms nearly depend on each other, or codes that may not turn negative would.
+    """
+    for i in range(w):
+        for j in range(i + 1):
+            entry = inner[i, j]
+            for k in range(j):
+                entry -= factor[i, k] * factor[j, k]
+            if j < i:
+                factor[i, j] = entry * factor[j, j]
+            elif entry > dependent * inner[i, i]:
+                factor[i, i] = 1.0 / np.sqrt(entry)
+            else:
+                return False
+    for i in range(w):
+        total = slope[i]
+        for j in range(i):
+            total -= factor[i, j] * slope[j]
+        slope[i] = total * factor[i, i]
+    for i in range(w - 1, -1, -1):
+        slope[i] *= factor[i, i]
+        for j in range(i):
+            slope[j] -= factor[i, j] * slope[i]
+    for i in range(w):
+        if positive and z[i] + slope[i] < 0.0:
+            return False
+    for i in range(w):
+        z[i] += slope[i]
+    return True
+
+
+def refit_rows(atoms, gram, mask, correlation, positive, tolerance, dependent, max_sweeps,
                count, index, value):  # fmt: skip
-    """Turn codes into the least squares of their supports, non-negative if they are."""
+    """Turn codes into the least squares of their supports, non-negative if they are.
+
+    Directly where possible: descent takes ten times as long for five correlated atoms.
+    """
     room = index.shape[1]
     inner, slope, z = np.empty((room, room)), np.empty(room), np.empty(room)
+    factor, step = np.empty((room, room)), np.empty(room)
     support = np.empty(room, np.int64)
     for row in range(len(correlation)):
         known = mask[row] if len(mask) else atoms[0, :0]
@@ -161,7 +198,9 @@ def refit_rows(atoms, gram, mask, correlation, positive, tolerance, max_sweeps,
             slope[i] = correlation[row, support[i]]
             for j in range(w):
                 slope[i] -= inner[i, j] * z[j]
-        _descend(w, inner, 0.0, positive, tolerance, max_sweeps, slope, z)
+            step[i] = slope[i]
+        if not _solve(w, inner, positive, dependent, factor, step, z):
+            _descend(w, inner, 0.0, positive, tolerance, max_sweeps, slope, z)
         for i in range(w):
             value[row, i] = z[i]
 
@@ -335,8 +374,8 @@ def correlate(first, last, x, transposed, c):
 
 # Those that others call come first.
 _FUNCTIONS = (_correlate_one, _correlate_four, correlate, _slopes, _gather, _descend, _enlarge,
-              solve_rows, refit_rows, removals, sort_by_atom, add_moments, add_second_moments,
-              subtract_synthesis, sweep)  # fmt: skip
+              solve_rows, _solve, refit_rows, removals, sort_by_atom, add_moments,
+              add_second_moments, subtract_synthesis, sweep)  # fmt: skip
 
 
 @cache

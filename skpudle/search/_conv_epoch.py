@@ -161,14 +161,16 @@ class ConvEpoch:
         square = float(np.square(self._residual).sum())
         self.objective, self.loss = square / 2 + problem.alpha * size, square / 2 / n
         self._fitting = self.refitted() if refit else self.codes  # what atoms are adapted to
+        self.unbiased_loss = float(np.square(self._residual).sum()) / 2 / n if refit else 0.0
 
-    def refitted(self):  # -> Codes
+    def refitted(self, tolerance=_SOLVED):  # -> Codes
         """Return least squares on the supports of the codes, and make the residual theirs.
 
-        A code whose sign would turn is zero.
+        A code whose sign would turn is zero. Descent ends when no coordinate moves by more than
+        ``tolerance`` in units of alpha.
         """
         residual, codes = self._residual, self.codes.widened(0)
-        tolerance, grid = _SOLVED * self.problem.alpha, self._grid
+        tolerance, grid = tolerance * self.problem.alpha, self._grid
 
         def refit(first, last):
             for i in range(first, last):
@@ -374,17 +376,17 @@ def conv_path(problem, atoms, alphas):
         Data, and what is known of them.
     atoms : Tensor of shape (n_components, n_channels, height, width)
         Atoms.
-    alphas : sequence of float
-        Penalties.
+    alphas : iterable of float
+        Penalties, also without an end.
 
     Yields
     ------
     codes, refits : Tensor of shape (n, n_components, rows, columns)
-        Codes of the lasso, to a thousandth of the penalty, and of least squares on their supports.
+        Codes of the lasso, and of least squares on their supports, to a thousandth of the penalty.
     """
     codes, size = problem.no_codes(), (len(atoms), problem.positions)
     for alpha in alphas:
         epoch = replace(problem, alpha=alpha).epoch(atoms, codes, effort=_MOST_EFFORT,
                                                     tolerance=_SOLVED_OF_PATH)  # fmt: skip
         codes = epoch.codes
-        yield _maps(codes, *size), _maps(epoch.refitted(), *size)
+        yield _maps(codes, *size), _maps(epoch.refitted(_SOLVED_OF_PATH), *size)

@@ -36,8 +36,9 @@ _ROWS = 256
 # So many operations take half a millisecond, five times as long as a thread takes to start.
 _TASK = 4e6
 
-# Least squares on the supports start from the lasso's codes and end here, on the same scale.
-_REFIT_TOLERANCE = 1e-4
+# Least squares on the supports are solved for directly, unless an atom has less than this share of
+# its energy outside of the others: then descent from the lasso's codes ends here, on that scale.
+_DEPENDENT, _REFIT_TOLERANCE = 1e-8, 1e-4
 _MAX_REFIT_SWEEPS = 100
 
 # The cost of an atom is estimated from so many samples that use it; from 16 atoms are lost.
@@ -105,6 +106,10 @@ class Codes:
         """Return a copy without the room that no row uses."""
         return self._with_room(int(self.count.max()) if len(self.count) else 0)
 
+    def of_rows(self, rows):  # (n,) bool
+        """Return the codes of these rows."""
+        return Codes(self.count[rows], self.index[rows], self.value[rows])
+
     def restricted(self, kept, n_positions=1):  # (p,) bool
         """Return the codes of the atoms that are kept, which are numbered anew.
 
@@ -169,6 +174,11 @@ class Problem:
             mask = None if self.mask is None else self.mask[::stride]
             self._thinned[stride] = replace(self, x=self.x[::stride].double(), mask=mask)
         return self._thinned[stride]
+
+    def of_rows(self, rows):  # (n,) bool
+        """Return the problem for these samples."""
+        mask = None if self.mask is None else self.mask[rows]
+        return replace(self, x=self.x[rows], mask=mask)
 
     @cached_property
     def _thinned(self):
@@ -284,7 +294,7 @@ class Epoch:
 
     def _refitted(self):  # -> least squares on the supports of the codes
         codes = self.codes.widened(0)
-        options = self.problem.positive_code, _REFIT_TOLERANCE * self.problem.alpha
+        options = self.problem.positive_code, _REFIT_TOLERANCE * self.problem.alpha, _DEPENDENT
         self._by_rows(loops().refit_rows, options, (_MAX_REFIT_SWEEPS,), codes.arrays())
         return codes
 

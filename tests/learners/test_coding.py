@@ -1,6 +1,7 @@
 """The penalty of codes, and the bias to remove, come from the data."""
 
 import pickle
+from itertools import count
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle._learners import coding
 from skpudle.lasso import solve_lasso
 from skpudle.operators import ConvDictionary
-from skpudle.search import Problem
+from skpudle.search import ConvProblem, Problem, conv_codes, conv_path
 
 
 def noisy_sums(level, n=400, m=20, p=25, k=2):
@@ -50,7 +51,7 @@ def test_errors_along_a_path_are_errors_of_predictions_one_by_one(noisy):
     path = coding._path(atoms, rows, 0.1, None)
     for found in path.codings[::4]:
         error = 0.0
-        for hidden in rows.groups:
+        for hidden in rows.groups(len(atoms)):
             seen = np.setdiff1d(np.arange(x.shape[1]), hidden)
             for row, known in zip(rows.x, rows.known, strict=True):
                 options = dict(debias=found.debias, mask=known[seen][None], certify=False)
@@ -60,6 +61,60 @@ def test_errors_along_a_path_are_errors_of_predictions_one_by_one(noisy):
         assert found.error == pytest.approx(error / float(rows.known.sum()), rel=1e-9)
     assert path.chosen.error <= path.limit
     assert all(c.error > path.limit for c in path.codings if c.alpha > path.chosen.alpha)
+
+
+def test_folds_are_judged_by_their_own_atoms(noisy):
+    _, X, atoms = noisy
+    atoms = torch.from_numpy(atoms)
+    folds = torch.stack([atoms, atoms.flip(1), atoms.roll(1, 1)])
+    options = dict(positive=False, total=Problem.total.__get__(Problem(atoms, 1.0)))
+    rows = coding._Rows(torch.from_numpy(X), None, **options)
+    together = [sums for sums, _ in rows.hidden_sums(folds, [0.4, 0.2])]
+    apart = torch.zeros(2, 3, dtype=torch.float64)
+    for i, fold in enumerate(folds):
+        part = coding._Rows(rows.x[i::3], None, **options)
+        apart += torch.stack([sums for sums, _ in part.hidden_sums(fold, [0.4, 0.2])])
+    torch.testing.assert_close(torch.stack(together), apart)
+
+
+def test_a_path_may_end_where_it_would_choose_far_less():
+    """And then it is the beginning of the whole one."""
+    _, X, atoms = noisy_sums(0.01)
+    problem, atoms = Problem(torch.from_numpy(X), 1.0), torch.from_numpy(atoms)
+    rows = coding._Rows(problem.x, None, positive=False, total=problem.total)
+    whole = coding._path(atoms, rows, 1.0, None)
+    part = coding._path(atoms, rows, 1.0, None, far=0.5)
+    assert whole.chosen.alpha < 0.5
+    assert part.chosen.alpha < 0.5
+    assert part.noise_std is None
+    assert set(part.codings) < set(whole.codings)
+
+
+def test_atoms_that_judge_have_not_seen_what_they_judge():
+    """Of noise alone, atoms that were fitted to its rows predict what they hide; others do not."""
+    X = np.random.default_rng(0).standard_normal((150, 20))
+    learner = PUDLEDictionaryLearning(30, alpha=0.5, random_state=0).fit(X)
+    problem = Problem(torch.from_numpy(X), 0.5)
+    atoms = torch.from_numpy(learner.components_)
+    rows = coding._rows_of(problem)
+    codes = problem.epoch(atoms, problem.no_codes()).codes
+    unseen = rows.unseen(problem, 1, atoms, codes, unbiased=False)
+    assert len(unseen) == 3  # folds, as all rows judge
+    options = dict(alphas=[0.5], debias=0.0)
+    (seen,), (honest,) = (list(coding._codings(a, rows, **options)) for a in (atoms, unseen))
+    assert seen.error < 0.9 * rows.mean_square
+    assert honest.error > 0.97 * rows.mean_square
+
+
+def test_much_noise_wants_a_larger_penalty_than_the_search():
+    clean, X, _ = noisy_sums(0.6)
+    learner = PUDLEDictionaryLearning(25, random_state=0).fit(X)
+    lasso = PUDLEDictionaryLearning(25, alpha=learner.search_alpha_, random_state=0).fit(X)
+    errors = [
+        np.square(m.inverse_transform(m.transform(X)) - clean).sum() for m in (learner, lasso)
+    ]
+    assert learner.alpha_ > 1.4 * learner.search_alpha_
+    assert errors[0] < 0.9 * errors[1]
 
 
 def test_no_other_share_of_the_bias_predicts_better(noisy):
@@ -140,6 +195,22 @@ def test_atoms_follow_codes_with_a_far_smaller_penalty():
     assert ((found - clean) ** 2).sum() < 0.5 * ((X - clean) ** 2).sum()
 
 
+def test_codes_along_a_path_of_images_are_those_of_each_penalty():
+    generator = torch.Generator().manual_seed(0)
+    options = dict(generator=generator, dtype=torch.float64)
+    atoms = torch.nn.functional.normalize(torch.randn(2, 1, 3, 3, **options).flatten(1))
+    atoms, x = atoms.view(2, 1, 3, 3), torch.randn(2, 1, 12, 12, **options)
+    mask = (torch.rand(x.shape, generator=generator) < 0.8).double()
+    problem = ConvProblem(x, (3, 3), (1, 1), 1.0, mask=mask)
+    alphas = (2.0 * 0.5**i for i in count())  # without an end
+    for alpha, (codes, refits) in zip([2.0, 1.0, 0.5], conv_path(problem, atoms, alphas)):
+        for share, found in ((0.0, codes), (1.0, refits)):
+            options = dict(alpha=alpha, debias=share, mask=mask)
+            expected, solved = conv_codes(ConvDictionary(atoms, 1), x, **options)
+            assert solved.all()
+            torch.testing.assert_close(found, expected, rtol=0, atol=0.05 * alpha)
+
+
 def test_images_are_reconstructed_nearer_to_the_truth_than_they_come():
     rng = np.random.default_rng(0)
     atoms = torch.nn.functional.normalize(
@@ -152,6 +223,39 @@ def test_images_are_reconstructed_nearer_to_the_truth_than_they_come():
     learner = ConvPUDLEDictionaryLearning(2, **options).fit(X[:3])
     found = learner.inverse_transform(learner.transform(X[3:]))
     assert ((found - clean[3:]) ** 2).sum() < 0.6 * ((X[3:] - clean[3:]) ** 2).sum()
+    unbiased = ConvPUDLEDictionaryLearning(2, alpha=learner.search_alpha_, debias=1.0, **options)
+    unbiased.fit(X[:3])  # codes, but not atoms
+    assert unbiased.search_alpha_ == learner.search_alpha_
+    rebuilt = unbiased.inverse_transform(unbiased.transform(X[3:]))
+    assert ((rebuilt - clean[3:]) ** 2).sum() > ((found - clean[3:]) ** 2).sum()
     lasso = learner.set_params(debias=0.0)
     biased = lasso.inverse_transform(lasso.transform(X[3:]))
     assert ((biased - clean[3:]) ** 2).sum() > ((found - clean[3:]) ** 2).sum()
+
+
+def test_the_penalty_falls_while_the_deviance_does():
+    deviances = {1.0: 10.0, 0.5: 8.0, 0.25: 7.95, 0.125: 1.0}
+    assert coding.smaller_penalty(deviances.get, 1.0) == 0.5
+    assert coding.smaller_penalty(lambda alpha: alpha, 1.0) == 2.0**-4
+    assert coding.smaller_penalty(lambda alpha: 1.0, 1.0) == 1.0
+    assert coding.smaller_penalty(lambda alpha: np.nan, 1.0) == 1.0
+
+
+@pytest.mark.parametrize("with_exposure", [False, True])
+def test_the_penalty_of_counts_is_that_with_the_better_score(with_exposure):
+    """The same by the learner's score, which hides the same features."""
+    rng = np.random.default_rng(0)
+    atoms = rng.standard_normal((12, 15))
+    codes = (rng.uniform(size=(180, 12)) < 0.2) * rng.uniform(1.0, 2.0, (180, 12))
+    exposure = rng.uniform(1.0, 30.0, 180) if with_exposure else None
+    rates = np.exp(0.5 * codes @ atoms + 1.0) * (1.0 if exposure is None else exposure[:, None])
+    X, given = rng.poisson(rates).astype(float), {"exposure": exposure} if with_exposure else {}
+    learner = PUDLEDictionaryLearning(12, loss="poisson", random_state=0).fit(X, **given)
+    chosen, largest = learner.alpha_, learner._training_state["alpha"]
+    assert chosen < largest
+
+    def unexplained(alpha):
+        learner.alpha_ = alpha
+        return 1 - learner.score(X, **given)
+
+    assert chosen == coding.smaller_penalty(unexplained, largest)

@@ -68,7 +68,7 @@ def test_the_defaults_find_the_atoms(loss):
     X, atoms, _ = make_counts(loss, 1500, 20, 24)
     learner = PUDLEDictionaryLearning(24, **loss_of(loss), random_state=0).fit(X)
     assert (coherences(learner, atoms) > 0.95).mean() >= 0.95
-    assert (learner.transform(X) != 0).mean() < 0.25
+    assert (learner.transform(X) != 0).mean() < 0.3
     np.testing.assert_allclose(learner.intercept_, float(loss == "poisson"), rtol=0, atol=0.35)
 
 

@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import nnls
 
 from skpudle.initialization import initial_atoms
 from skpudle.lasso import solve_lasso
@@ -13,6 +14,7 @@ from skpudle.search._compiled import loops
 from skpudle.search._epoch import Codes, Epoch
 from skpudle.search._search import (
     Problem,
+    adapted,
     advance,
     auto_alpha,
     begin,
@@ -20,6 +22,7 @@ from skpudle.search._search import (
     is_done,
     search,
     split,
+    without_rows,
 )
 
 
@@ -387,12 +390,58 @@ def test_moments_without_bias_are_those_of_least_squares_on_the_supports(masked)
     for row, known, code in zip(x, mask.bool(), z, strict=True):
         support = code.nonzero()[:, 0]
         code[support] = torch.linalg.lstsq(atoms[support][:, known].mT, row[known]).solution
-    torch.testing.assert_close(epoch.a, z.mT @ z, rtol=0, atol=2e-3)
+    torch.testing.assert_close(epoch.a, z.mT @ z, rtol=0, atol=1e-9)
     completed = torch.where(mask > 0, x, z @ atoms)
-    torch.testing.assert_close(epoch.b, z.mT @ completed, rtol=0, atol=2e-3)
+    torch.testing.assert_close(epoch.b, z.mT @ completed, rtol=0, atol=1e-9)
     loss = 0.5 * (mask * (x - z @ atoms)).square().sum() / len(x)
-    assert epoch.unbiased_loss == pytest.approx(float(loss), rel=1e-4)
+    assert epoch.unbiased_loss == pytest.approx(float(loss), rel=1e-9)
     assert epoch.unbiased_loss < epoch.loss
+
+
+def test_moments_without_bias_of_non_negative_codes_are_those_of_non_negative_least_squares():
+    x, atoms = make_problem(n=50, positive=True, noise=0.3)
+    problem = Problem(x, 0.1, positive_code=True)
+    epoch = Epoch(problem, atoms, Codes.none(len(x)), refit=True)
+    z, n_turned = dense(epoch.codes, len(atoms)), 0
+    for row, code in zip(x, z, strict=True):
+        support = code.nonzero()[:, 0]
+        free = torch.linalg.lstsq(atoms[support].mT, row).solution
+        n_turned += bool((free < 0).any())
+        code[support] = torch.from_numpy(nnls(atoms[support].mT.numpy(), row.numpy())[0])
+    assert 0 < n_turned < len(x)  # directly, and by descent
+    torch.testing.assert_close(epoch.a, z.mT @ z, rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_atoms_without_some_rows_know_nothing_of_these(unbiased):
+    x, truth = make_problem()
+    problem = Problem(x, 0.1)
+    atoms = project_atoms(truth + 0.1 * torch.randn(truth.shape, generator=torch.Generator()))
+    kept = torch.arange(len(x)) % 3 > 0
+    codes = problem.epoch(atoms, problem.no_codes()).codes
+    changed = Problem(torch.where(kept[:, None], x, 100.0), 0.1)
+    found = without_rows(problem, atoms, codes, kept, unbiased=unbiased)
+    other = without_rows(changed, atoms, codes, kept, unbiased=unbiased)
+    torch.testing.assert_close(found, other, rtol=0, atol=0)
+    whole = without_rows(problem, atoms, codes, kept | True, unbiased=unbiased)
+    assert (found - whole).abs().max() > 1e-6
+
+
+def test_adapted_atoms_of_no_further_epoch_are_the_atoms():
+    x, truth = make_problem()
+    problem = Problem(x, 0.1)
+    state = search(problem, start(x, len(truth)))
+    atoms, codes = adapted(problem, state, state.best_atoms, stopped=lambda: True)
+    torch.testing.assert_close(atoms, state.best_atoms, rtol=0, atol=0)
+    assert int(codes.count.sum()) == 0
+
+
+def test_atoms_adapted_to_a_small_penalty_without_bias_lose_that_of_a_large_one():
+    x, truth = make_problem(noise=0)
+    state = search(Problem(x, 0.3), start(x, len(truth)))
+    found, _ = adapted(Problem(x, 0.05), state, state.best_atoms)
+    before, after = ((a @ truth.mT).abs().amax(1) for a in (state.best_atoms, found))
+    assert (1 - after).mean() < 0.01 * (1 - before).mean()
 
 
 def test_without_noise_and_bias_the_dictionary_is_exact():

@@ -242,7 +242,10 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                 noise_unit=noise.unit,
                 intercept=intercept,
             )
-            return self._model(parameters, images, images.geometry, generator, parameters.alpha)
+            searched = float(penalty) if searches(self) and run is not None else None
+            options = images, images.geometry, generator, parameters.alpha
+            model, rows = self._model(parameters, *options)
+            return replace(model, search_alpha=searched), rows
 
         if not searches(self) or run is None or run.recorder.in_training():
             return built(atoms)
@@ -307,7 +310,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         geometry = images.geometry._replace(image_size=state["image_size"])
         model, rows = self._model(parameters, images, geometry, generator, state["alpha"])
         known = dict(data_scale=state["data_scale"], peak=max(model.peak, self.peak_))
-        return replace(model, coding=state.get("coding"), **known), rows
+        known |= {name: state.get(name) for name in ("coding", "search_alpha")}
+        return replace(model, **known), rows
 
     def _model(self, parameters, images, geometry, generator, alpha):
         n = depth_of(self) or 0

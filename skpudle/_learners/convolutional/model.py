@@ -341,6 +341,8 @@ class ConvModel:
     coding : tuple of float, default=None
         Penalty, share of the bias to remove and noise of codes, where they were chosen from the
         data.
+    search_alpha : float, default=None
+        The penalty of the search, if there was one.
     """
 
     rule: Callable
@@ -356,6 +358,7 @@ class ConvModel:
     n_train_shifts: int = 1
     generator: torch.Generator | None = None
     coding: tuple | None = None
+    search_alpha: float | None = None
 
     curvature = 1.0  # of least squares
     n_constant_codes = 0  # all rows are atoms
@@ -398,7 +401,8 @@ class ConvModel:
     def memory(self):
         """Return what a later `partial_fit` asks for beside what users see."""
         memory = {"alpha": self.alpha, "image_size": self.geometry.image_size}
-        return memory if self.coding is None else memory | {"coding": self.coding}
+        known = {"coding": self.coding, "search_alpha": self.search_alpha}
+        return memory | {name: value for name, value in known.items() if value is not None}
 
     def attributes(self, rows):
         """Return what users see of it."""
@@ -411,4 +415,5 @@ class ConvModel:
         attributes = fitted_values(values, len(stride), **options)
         alpha, debias, noise_std = self.coding or (attributes["alpha_"], self.encoder.debias, None)
         coded = {"alpha_": alpha, "debias_": debias, "noise_std_": noise_std}
+        coded |= {"search_alpha_": self.search_alpha}
         return attributes | coded | {"n_components_": len(rows), "peak_": self.peak}

@@ -199,6 +199,9 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         Estimated standard deviation of the noise of a pixel. There where the penalty of codes was
         chosen from the data.
 
+    search_alpha_ : float
+        The penalty of the search, if there was one.
+
     step_size_ : float
         The step in use, unless every image looks for its own.
 
