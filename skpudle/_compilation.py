@@ -7,10 +7,10 @@ import torch
 
 __all__ = ["are_few", "compile_together", "entries_of_block", "in_parts"]
 
-# Up to this many multiplications in the product of data and atoms compiled loops beat torch, whose
-# calls take longer: 0.4 to 0.8 of its time for 16 to 64 rows of 64 x 16 or 100 x 64 atoms, float64
-# and float32 (a tenth at a tenth of the work). With one row they always do, since memory is the
-# limit: 0.5 to 0.6 for 1500 x 1000 atoms.
+# Up to this many multiplications in the product of data and atoms compiled loops beat the calls of
+# torch: 0.4 to 0.8 of their time for 16 to 64 rows of 64 x 16 or 100 x 64 atoms, float64 and
+# float32 (a tenth at a tenth of the work). With one row they always do, since memory is the limit:
+# 0.5 to 0.6 for 1500 x 1000 atoms.
 _MOST_WORK_OF_FEW = 2**16
 
 
@@ -104,4 +104,4 @@ def in_parts(function, n, least):
         helpers = [pool.submit(work) for _ in range(n_helpers)]
         work()
         for helper in helpers:
-            helper.result()  # raises what a part raised
+            helper.result()  # raises the error of a part

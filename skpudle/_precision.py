@@ -102,7 +102,7 @@ def as_scalars(value, like):  # number or tensor -> tensor of any shape
 
 
 def check_tensors(atoms, x):
-    """Check that atoms and data are tensors whose shapes fit.
+    """Check that atoms and data are tensors of shapes that fit.
 
     Parameters
     ----------

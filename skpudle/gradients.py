@@ -88,8 +88,8 @@ def ae_ls(
     encoder : callable
         ``encoder(dictionary, x, mask=mask)`` returns codes.
     penalty : float
-        The penalty :math:`\lambda` of the last unfolding; 0 for hard thresholding, whose penalty
-        has derivative 0.
+        The penalty :math:`\lambda` of the last unfolding; 0 for hard thresholding, because its
+        penalty has derivative 0.
     target : Tensor of shape (n_samples, n_features), default=None
         Data to reconstruct; by default ``x``.
     mask : Tensor of shape (n_samples, n_features), default=None
@@ -134,7 +134,7 @@ def dec(
 def noodl(
     dictionary, x, *, encoder, penalty, target=None, mask=None, loss=_LEAST_SQUARES, offset=None
 ):
-    r"""Surrogate whose derivative is :math:`(D z - x)\,\text{sign}(z)^T` (NOODL); see `ae_ls`."""
+    r"""Surrogate with the derivative :math:`(D z - x)\,\text{sign}(z)^T` (NOODL); see `ae_ls`."""
     with torch.no_grad():
         z, losses = _evaluate(dictionary, x, encoder, target, mask, loss, offset)
         natural = dictionary.synthesis(z)

@@ -165,9 +165,9 @@ def loss_named(name, n_trials=1):
         If the name is unknown, or the number of trials is below 1 or not finite.
     """
     if not isinstance(name, str) or name not in LOSSES:
-        raise ValueError(f"loss={name!r:.50} is unknown; pass one of {sorted(LOSSES)}.")
+        raise ValueError(f"loss={name!r:.50} is unknown. Pass one of {sorted(LOSSES)}.")
     if name != "binomial":
         return LOSSES[name]()
     if not isinstance(n_trials, Real) or not 1 <= n_trials < inf:
-        raise ValueError(f"n_trials={n_trials!r:.50} is no number of trials; pass one from 1 on.")
+        raise ValueError(f"n_trials={n_trials!r:.50} is no number of trials. Pass one from 1 on.")
     return Binomial(float(n_trials))

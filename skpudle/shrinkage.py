@@ -80,5 +80,5 @@ def shrinkage_function(name, *, positive=False):
         If ``name`` is not a known shrinkage.
     """
     if name not in SHRINKAGES:
-        raise ValueError(f"Unknown shrinkage {name!r}; pass one of {sorted(SHRINKAGES)}.")
+        raise ValueError(f"Unknown shrinkage {name!r}. Pass one of {sorted(SHRINKAGES)}.")
     return partial(SHRINKAGES[name], positive=positive)

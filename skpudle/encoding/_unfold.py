@@ -94,7 +94,7 @@ class _Unfolding(torch.autograd.Function):
 def _is_confined(path, dictionary, x, n_unfoldings, *, plain):
     """Return whether to confine iterations of sparse codes to working sets."""
     if path not in ("auto", "dense", "active"):
-        raise ValueError(f"path is {path!r}; it must be 'auto', 'dense' or 'active'.")
+        raise ValueError(f"path is {path!r}. Pass 'auto', 'dense' or 'active'.")
     if path == "active" and not plain:
         raise ValueError(
             "path='active' is for least squares in a DenseDictionary without a mask and separate "
@@ -245,7 +245,7 @@ def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0,
     lambda_decay : float, default=1.0
         Factor between the penalties of consecutive iterations.
     shrinkage : {"soft", "hard"}, default="soft"
-        The shrinkage to take the levels.
+        The shrinkage that uses the levels.
 
     Returns
     -------

@@ -22,8 +22,8 @@ inside ``C`` with a dense product that certifies them, and repeats iterations th
 certify. Nothing is approximated: the iterations equal the dense encoder's up to rounding. The
 adjoint of an iteration inside ``C`` stays there, because the support masks it.
 
-A `Run` iterates inside the working sets, with codes of shape (n, k) for the k atoms in each. It
-keeps some blocks of many iterations, and computes the others again on the way back, which is cheap,
+A `Run` iterates inside the working sets, with codes of shape (n, k) for the k atoms in each. Of
+many iterations it keeps some blocks. It computes the others again on the way back, which is cheap,
 so memory does not grow with their number. `WorkingSets` chooses the sets and certifies the blocks.
 """
 

@@ -22,14 +22,14 @@ def checked_alpha(alpha, atoms):
     alpha = alpha.detach().double()
     if alpha.shape not in [(), (len(atoms),)]:
         raise ValueError(
-            f"alpha has shape {tuple(alpha.shape)}; pass a number, or one for each of the "
+            f"alpha has shape {tuple(alpha.shape)}. Pass a number, or one for each of the "
             f"{len(atoms)} atoms."
         )
     least = float(alpha.min())
     if not least > 0:
         raise ValueError(
-            f"alpha must be positive, got {least}. Without a penalty codes are least squares, "
-            "neither sparse nor certified by a duality gap: use torch.linalg.lstsq."
+            f"alpha must be positive, got {least}: without a penalty codes are least squares, "
+            "neither sparse nor certified by a duality gap. For these use torch.linalg.lstsq."
         )
     return least if alpha.ndim == 0 else alpha.to(atoms.device)
 

@@ -31,7 +31,7 @@ def _solver(name, device):
         name = "compiled" if device.type == "cpu" else "batched"
     solvers = {"batched": solve_batched, "compiled": solve_compiled}
     if name not in solvers:
-        raise ValueError(f"Unknown solver {name!r}; pass 'auto' or one of {sorted(solvers)}.")
+        raise ValueError(f"Unknown solver {name!r}. Pass 'auto' or one of {sorted(solvers)}.")
     if name == "compiled" and device.type != "cpu":
         raise ValueError(f"solver='compiled' is for the CPU, got data on {device}. Use 'batched'.")
     return solvers[name]
@@ -188,7 +188,7 @@ def solve_lasso(
     """
     check_tensors(atoms, x)
     if not 0 <= debias <= 1:
-        raise ValueError(f"debias={debias!r} is no share; pass a number from 0 to 1.")
+        raise ValueError(f"debias={debias!r} is no share. Pass a number from 0 to 1.")
     x, known = known_entries(x, mask)
     solve = _solver(solver, x.device)
     penalty = checked_alpha(alpha, atoms)

@@ -238,7 +238,7 @@ def _solver(name, device):
     if name == "auto":
         name = "compiled" if device.type == "cpu" else "batched"
     if name not in {"batched", "compiled"}:
-        raise ValueError(f"Unknown solver {name!r}; pass 'auto', 'batched' or 'compiled'.")
+        raise ValueError(f"Unknown solver {name!r}. Pass 'auto', 'batched' or 'compiled'.")
     if name == "compiled" and device.type != "cpu":
         raise ValueError(f"solver='compiled' is for the CPU, got data on {device}. Use 'batched'.")
     if name == "batched":

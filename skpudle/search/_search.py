@@ -247,7 +247,7 @@ class SearchState:
         Raises
         ------
         ValueError
-            If no such search can have it, for example because the file is forged.
+            If no such search can have it, for example in a file that was made by hand.
         """
         shape, n = self.best_atoms.shape, len(self.atoms)
         if shape != atoms.shape or self.atoms.shape[1:] != shape[1:]:
