@@ -1,4 +1,4 @@
-"""Functions that numba compiles when they are first used, and threads that share their work."""
+"""Compile functions by numba on first use, and share their work among threads."""
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -7,15 +7,15 @@ import torch
 
 __all__ = ["are_few", "compile_together", "entries_of_block", "in_parts"]
 
-# Multiplications of a product of data and atoms below which compiled loops take less time than the
-# calls of torch around it: 0.4 to 0.8 at 16 to 64 rows of 64 x 16 or 100 x 64 atoms in float64 and
-# float32 (a tenth at a tenth of it). With one row they always do, where memory is the limit: 0.5 to
-# 0.6 with 1500 x 1000 atoms.
+# Up to this many multiplications in the product of data and atoms compiled loops beat the calls of
+# torch: 0.4 to 0.8 of their time for 16 to 64 rows of 64 x 16 or 100 x 64 atoms, float64 and
+# float32 (a tenth at a tenth of the work). With one row they always do, since memory is the limit:
+# 0.5 to 0.6 for 1500 x 1000 atoms.
 _MOST_WORK_OF_FEW = 2**16
 
 
 def are_few(x, atoms):
-    """Return whether rows of data are so few that compiled loops are faster than torch.
+    """Return whether the data have few enough rows for compiled loops to beat torch.
 
     Parameters
     ----------
@@ -28,25 +28,26 @@ def are_few(x, atoms):
 
 
 def entries_of_block():
-    """Return how many codes `in_parts` is to begin with after a product of torch.
+    """Return the number of codes in a block, which torch multiplies and `in_parts` then solves.
 
-    Few stay in the cache of a processor core: 4 MiB in float64. But torch's threads wait for the
-    next product for some milliseconds, in the way of others: 16,000 samples and 256 atoms take 83
-    ms in blocks of 2**20 on two cores, and 61 ms in one of 2**22.
+    On one thread a block stays in the cache of the core: 4 MiB in float64. On several it is larger,
+    because after a product torch's threads wait some milliseconds for the next one and take cores
+    from others: on two cores 16,000 samples and 256 atoms take 83 ms in blocks of 2**20, and 61 ms
+    in one of 2**22.
     """
     return 2**19 if torch.get_num_threads() == 1 else 2**22
 
 
 def compile_together(functions):
-    """Compile functions of a module, which then call each other compiled.
+    """Compile the functions of a module together, so that they call each other compiled.
 
-    The result is kept on disk. A later process loads it without a compilation if the file of the
-    module has not changed; what a function needs from other files is an argument, therefore.
+    The disk keeps the result, and a later process loads it if the file of the module has not
+    changed. So functions must take constants of other files as arguments.
 
     Parameters
     ----------
     functions : iterable of callable
-        Plain Python, those first that others call.
+        Plain Python; a function comes before its callers.
 
     Returns
     -------
@@ -56,8 +57,8 @@ def compile_together(functions):
     import numba
 
     # Not parallel: numba's own threads abort the process when two Python threads use them.
-    # Inlined: else a process that compiles calls other copies of the functions than one that loads
-    # from the cache, and sums in another order.
+    # Inlined: otherwise a process that compiles calls other copies of the functions than one that
+    # loads from the cache, and sums in another order.
     options = dict(nogil=True, forceinline=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
     compiled = {}
     for function in functions:
@@ -77,11 +78,11 @@ def in_parts(function, n, least):
     ----------
     function : callable
         Called with the first member of a part and the one after its last. It releases the GIL, and
-        writes to nothing that another part writes to.
+        parts write to separate memory.
     n : int
         Length of the range.
     least : int
-        Length of the shortest part for which a thread does not cost more than it saves.
+        Length of the shortest part that is worth a thread.
     """
     n_threads = torch.get_num_threads()
     length = max(least, -(-n // (8 * n_threads)))
@@ -91,7 +92,7 @@ def in_parts(function, n, least):
         while parts:
             try:
                 part = parts.popleft()
-            except IndexError:  # another thread was faster
+            except IndexError:  # another thread took the last part
                 return
             function(*part)
 
@@ -103,4 +104,4 @@ def in_parts(function, n, least):
         helpers = [pool.submit(work) for _ in range(n_helpers)]
         work()
         for helper in helpers:
-            helper.result()  # raises what a part raised
+            helper.result()  # raises the error of a part

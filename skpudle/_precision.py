@@ -1,10 +1,10 @@
-"""Numbers and products in the precision of the data, whatever mode of torch a caller is in.
+"""Compute in the precision of the data: undo autocast, TF32 and inference mode of the caller.
 
-Inside of `torch.autocast` products of matrices come out in bfloat16 or float16, while all else
-stays in float32. An encoder whose correlations have three digits finds other codes, and an adjoint
-written by hand meets derivatives of two dtypes. The same is true of TensorFloat-32, which
-`torch.set_float32_matmul_precision` asks for. And inside of `torch.inference_mode` nothing can be
-differentiated.
+Inside `torch.autocast` products of matrices come out in bfloat16 or float16, while everything else
+stays in float32. With correlations of three digits an encoder finds other codes, and an adjoint
+written by hand meets derivatives of two dtypes. TensorFloat-32, which
+`torch.set_float32_matmul_precision` turns on, does the same. And inside `torch.inference_mode`
+nothing can be differentiated.
 """
 
 from contextlib import ExitStack, contextmanager
@@ -26,8 +26,8 @@ __all__ = [
 
 _DEVICES = [d for d in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(d)]
 
-# One name for all products before torch 2.9, and since then one for each kind of device, whose
-# getter refuses to answer for those that were set one by one.
+# Before torch 2.9 all products share one setting. Since then each kind of device has its own, and
+# the shared getter raises once these were set one by one.
 _BACKENDS = [
     backend
     for backend in (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
@@ -53,10 +53,10 @@ def _set_product_precision(values):
 
 
 class _FullProducts:
-    """float32 products in float32, while at least one block asks for it.
+    """Compute float32 products in float32 while at least one block is open.
 
-    The setting is one for the process: other threads compute in float32 too until the last block
-    has ended, and only then is it what it was before the first.
+    The setting holds for the whole process: other threads compute in float32 too until the last
+    block ends, which restores the setting from before the first.
     """
 
     def __init__(self):
@@ -81,7 +81,7 @@ _thread = local()  # `is_inside`: of a block that computes in its own precision
 
 
 def as_scalars(value, like):  # number or tensor -> tensor of any shape
-    """Return a number or numbers as a tensor, of the dtype and on the device of another one.
+    """Return numbers as a tensor with the dtype and device of another one.
 
     Parameters
     ----------
@@ -96,23 +96,30 @@ def as_scalars(value, like):  # number or tensor -> tensor of any shape
         Of the shape of ``value``; of shape () for a number.
     """
     if isinstance(value, Real):
-        # computed where it is needed: for a copy of it the host would wait for a GPU
+        # computed on the device: for a copy the host would wait for a GPU
         return like.new_ones(()) * float(value)
     return torch.as_tensor(value, dtype=like.dtype, device=like.device)
 
 
 def check_tensors(atoms, x):
-    """Raise TypeError or ValueError unless these are tensors of atoms and of data for them.
+    """Check that atoms and data are tensors of shapes that fit.
 
     Parameters
     ----------
     atoms, x : Tensor of shape (n_components, ...), (n_samples, ...)
-        What a caller passed.
+        Arguments of a caller.
+
+    Raises
+    ------
+    TypeError
+        If one is no tensor.
+    ValueError
+        If their shapes do not fit.
     """
     for name, value in (("atoms", atoms), ("data", x)):
         if not isinstance(value, torch.Tensor):
             raise TypeError(
-                f"The {name} must be a torch tensor, got {type(value).__name__}: pass "
+                f"The {name} must be a torch tensor, got {type(value).__name__}. Pass "
                 "torch.as_tensor(...)."
             )
     if x.ndim != atoms.ndim or x.shape[1] != atoms.shape[1]:
@@ -125,7 +132,7 @@ def check_tensors(atoms, x):
 
 @contextmanager
 def own_precision():
-    """Compute in the dtype of the data, inside of `torch.autocast` and with TF32 too."""
+    """Compute in the dtype of the data, even inside `torch.autocast` and with TF32."""
     was_inside = getattr(_thread, "is_inside", False)
     with _full_products, ExitStack() as stack:
         for device in _DEVICES:
@@ -139,7 +146,7 @@ def own_precision():
 
 
 def in_own_precision(function):
-    """Decorate a function to be `own_precision` throughout; it enters that where it is not yet."""
+    """Decorate a function to run inside `own_precision`, which it enters unless already inside."""
 
     @wraps(function)
     def checked(*args, **kwargs):
@@ -154,28 +161,28 @@ def in_own_precision(function):
 
 @contextmanager
 def training_mode():
-    """Compute with derivatives and in the dtype of the data, in whatever mode the caller is."""
+    """Compute with derivatives and in the dtype of the data, in any mode of the caller."""
     with torch.inference_mode(False), own_precision():
         yield
 
 
 def kept_by_autograd(x):
-    """Return a tensor, or a copy of one that was made in inference mode, which has no history."""
+    """Return a tensor that autograd can save: a copy if it was made in inference mode."""
     return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x
 
 
 def differentiable_once(backward):
-    """Decorate the ``backward`` of a function whose derivative has no derivative.
+    """Decorate the ``backward`` of a function that can be differentiated once only.
 
-    It computes in the dtype of the data, and raises where a graph of it is asked for, which would
-    be silently wrong: what it makes of saved tensors is a constant to torch.
+    It computes in the dtype of the data. It raises RuntimeError if torch asks for a graph of it,
+    which would be silently wrong: torch takes all that it computes from saved tensors as constant.
     """
 
     @wraps(backward)
     def checked(ctx, *gradients):
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "Codes can be differentiated once only: use create_graph=False, and no Hessian."
+                "Codes can be differentiated once only. Pass create_graph=False, and no Hessian."
             )
         return backward(ctx, *gradients)
 

@@ -1,7 +1,7 @@
-r"""Gradient rules: what a dictionary is trained on.
+r"""Gradient rules: ae-ls, ae-lasso, dec and noodl.
 
-A rule is a scalar whose derivative in the atoms is the update, averaged over samples. With the
-codes :math:`z = z_T(D)` of the encoder, ``x`` the data and ``target`` what is to be reconstructed
+A rule is a scalar; its derivative in the atoms, averaged over samples, is the update. With the
+codes :math:`z = z_T(D)` of the encoder, the data ``x`` and the ``target`` of the reconstruction
 (the data themselves unless denoising):
 
 ============  ==========================================================================
@@ -35,18 +35,18 @@ _LEAST_SQUARES = Gaussian()
 
 
 class Evaluation(NamedTuple):
-    r"""A rule, evaluated on a batch; everything but `surrogate` is detached.
+    r"""A rule evaluated on a batch; everything but `surrogate` is detached.
 
     Attributes
     ----------
     surrogate : Tensor of shape ()
         The scalar to differentiate.
     objective : Tensor of shape ()
-        What the rule minimises, which stopping watches: the reconstruction loss, plus the penalty
-        for ``dec`` and ``ae-lasso``.
+        The objective of the rule, which stopping watches: the reconstruction loss, plus the
+        penalty for ``dec`` and ``ae-lasso``.
     losses : Tensor of shape (n_samples,)
-        The reconstruction loss :math:`\frac12 |\text{target} - D z|^2` of every sample, which is
-        reported whatever the rule, so that curves compare.
+        The reconstruction loss :math:`\frac12 |\text{target} - D z|^2` of every sample. Every rule
+        reports it, so that curves compare.
     codes : Tensor of shape (n_samples, n_components)
         The codes.
     """
@@ -88,21 +88,21 @@ def ae_ls(
     encoder : callable
         ``encoder(dictionary, x, mask=mask)`` returns codes.
     penalty : float
-        The penalty :math:`\lambda` of the last unfolding; 0 for hard thresholding, whose penalty
-        has derivative 0.
+        The penalty :math:`\lambda` of the last unfolding; 0 for hard thresholding, because its
+        penalty has derivative 0.
     target : Tensor of shape (n_samples, n_features), default=None
-        What to reconstruct; by default ``x``.
+        Data to reconstruct; by default ``x``.
     mask : Tensor of shape (n_samples, n_features), default=None
         1 where data are known, 0 where they are missing.
     loss : object of `skpudle.losses`, default=Gaussian()
-        What data are to the reconstruction.
+        Loss of the reconstruction.
     offset : Tensor of shape (n_samples, 1), default=None
-        What is added to the reconstruction of each sample, and passed on to the encoder.
+        Number to add to the reconstruction of each sample; the encoder gets it too.
 
     Returns
     -------
     Evaluation
-        The scalar, what it reports, and the codes.
+        The scalar, the figures to report, and the codes.
     """
     z, losses = _evaluate(dictionary, x, encoder, target, mask, loss, offset)
     surrogate = losses.mean()
@@ -134,7 +134,7 @@ def dec(
 def noodl(
     dictionary, x, *, encoder, penalty, target=None, mask=None, loss=_LEAST_SQUARES, offset=None
 ):
-    r"""Surrogate whose derivative is :math:`(D z - x)\,\text{sign}(z)^T` (NOODL); see `ae_ls`."""
+    r"""Surrogate with the derivative :math:`(D z - x)\,\text{sign}(z)^T` (NOODL); see `ae_ls`."""
     with torch.no_grad():
         z, losses = _evaluate(dictionary, x, encoder, target, mask, loss, offset)
         natural = dictionary.synthesis(z)
@@ -147,13 +147,13 @@ def noodl(
 
 GRADIENT_RULES = {"dec": dec, "ae-lasso": ae_lasso, "ae-ls": ae_ls, "noodl": noodl}
 
-# Whether the derivative of a rule goes through codes of the lasso. That of ae-lasso does not: it is
-# that of dec there (theorem 3.3).
+# Whether the derivative of a rule goes through codes of the lasso. There ae-lasso has the
+# derivative of dec (theorem 3.3).
 _THROUGH_LASSO = {dec: False, ae_lasso: False, ae_ls: True}
 
 
 def _known(rule, encoder, atoms, batch, penalty):  # -> derivative, Evaluation; or None
-    """Return the derivative at codes of the lasso, if these are, without a graph of it."""
+    """Return the derivative without a graph, if the codes solve the lasso; else None."""
     lasso, through = getattr(encoder, "lasso", None), _THROUGH_LASSO.get(rule)
     others = batch.target, batch.offset, batch.noise_std
     if lasso is None or through is None or any(data is not None for data in others):
@@ -174,8 +174,8 @@ def _known(rule, encoder, atoms, batch, penalty):  # -> derivative, Evaluation; 
 def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **settings):
     """Return the derivative of a rule in the atoms, and its evaluation.
 
-    A rule is a mean over samples, so that its derivative is that of the parts of a batch, which
-    need the memory of one part.
+    A rule is a mean over samples, so its derivative is the mean over parts of a batch, which need
+    the memory of one part only.
 
     Parameters
     ----------
@@ -184,15 +184,15 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **
     dictionary : DenseDictionary
         The dictionary, made of the atoms.
     atoms : Tensor
-        What to differentiate in.
+        The atoms to differentiate in.
     batch : Batch
         The data, with ``x``, ``target``, ``mask``, ``offset`` and ``noise_std``.
     part_size : int, default=None
-        Number of samples that are evaluated at a time; by default all.
+        Number of samples to evaluate at a time; by default all.
     encoder : callable
-        As in `ae_ls`; it is told the ``noise_std`` of samples where that is known. One whose codes
-        solve the lasso may say so by ``lasso``, the penalty and whether they are positive; it is
-        then not called where the derivative is known without a graph.
+        As in `ae_ls`; it also gets the ``noise_std`` of samples, where known. An encoder that
+        solves the lasso may have an attribute ``lasso``, the pair of the penalty and whether codes
+        are non-negative. Where the derivative needs no graph, that encoder is not called.
     **settings
         Further keyword arguments of the rule.
 

@@ -1,9 +1,9 @@
-r"""Losses: what data are to their expectations.
+r"""Losses of the exponential family: Gaussian, Poisson, binomial.
 
 A dictionary models the natural parameter :math:`\eta = D z + \text{offset}` of every entry of the
-data, and an entry ``x`` of expectation :math:`\mu = g^{-1}(\eta)` has the negative log-likelihood
-:math:`A(\eta) - x \eta`, up to what depends on ``x`` alone. Its derivative is :math:`\mu - x`
-whatever the loss, and its curvature the variance of the entry, a function of :math:`\mu`:
+data. An entry ``x`` with expectation :math:`\mu = g^{-1}(\eta)` has the negative log-likelihood
+:math:`A(\eta) - x \eta`, up to terms in ``x`` alone. For every loss its derivative is
+:math:`\mu - x`, and its curvature is the variance of the entry, a function of :math:`\mu`:
 
 ============  =====================  ==============================  ==================
 name          data                   expectation                     variance
@@ -13,10 +13,10 @@ name          data                   expectation                     variance
 ``binomial``  successes of n trials  :math:`n / (1 + \exp(-\eta))`   :math:`\mu (1 - \mu / n)`
 ============  =====================  ==============================  ==================
 
-So everywhere in this package the residual ``x - D z`` is ``x - mean(D z + offset)``, and where it
-is differentiated the variance weighs. What is minimised and reported is half the deviance, the
-negative log-likelihood minus that of ``mean = x``: zero at best, and :math:`\frac12 (x - \eta)^2`
-for ``gaussian``.
+So everywhere in this package the residual is ``x - mean(D z + offset)`` in place of ``x - D z``,
+and the variance weights its derivative. Learners minimise and report half the deviance: the
+negative log-likelihood minus its value at ``mean = x``. It is zero at best, and
+:math:`\frac12 (x - \eta)^2` for ``gaussian``.
 
 References
 ----------
@@ -44,7 +44,7 @@ class Gaussian:
     curvature : float
         The largest variance, which bounds the second derivative; infinite if there is no bound.
     largest : float or None
-        The largest value of data, the least being 0; None if they may be any numbers.
+        The largest value of data that start at 0; None if data may be any numbers.
     """
 
     curvature = 1.0
@@ -59,7 +59,7 @@ class Gaussian:
         return mean
 
     def variance(self, mean):
-        """Return the variance at an expectation, which is the derivative of `mean`."""
+        """Return the variance at an expectation: the derivative of `mean`."""
         return torch.ones_like(mean)
 
     def half_deviance(self, natural, x):
@@ -69,7 +69,7 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Poisson:
-    """Counts. The curvature has no bound, but grows with the expectation."""
+    """Counts. The curvature grows with the expectation, without bound."""
 
     curvature = float("inf")
     largest = float("inf")
@@ -91,21 +91,21 @@ class Poisson:
         return natural.exp() - x * natural + self.saturated(x)
 
     def saturated(self, x):
-        """Return the log-likelihood of entries that are their expectation."""
+        """Return the log-likelihood of entries that equal their expectation."""
         return xlogy(x, x) - x
 
     def response(self, x):
-        """Return entries as numbers of variance about 1 (Anscombe's)."""
+        """Stabilise the variance of counts to about 1, by Anscombe's transform."""
         return 2 * (x + 3 / 8).sqrt()
 
     def of_response(self, response):
-        """Return what has this response, zero where nothing has."""
+        """Invert `response`; values below its range become zero."""
         return ((response / 2).clamp_min(0).square() - 3 / 8).clamp_min(0)
 
 
 @dataclass(frozen=True)
 class Binomial:
-    """Numbers of successes of independent trials; with one trial also fractions.
+    """Numbers of successes in independent trials; with one trial also fractions.
 
     Parameters
     ----------
@@ -139,16 +139,16 @@ class Binomial:
 
     def half_deviance(self, natural, x):
         """Return the loss of each entry; differentiable in the natural parameter."""
-        # softplus would be rounded to its argument from 20 on
+        # from 20 on softplus would be rounded to its argument
         return self.saturated(x) - self.n_trials * logsigmoid(-natural) - x * natural
 
     def saturated(self, x):
-        """Return the log-likelihood of entries that are their expectation."""
+        """Return the log-likelihood of entries that equal their expectation."""
         n = self.n_trials
         return xlogy(x, x / n) + xlogy(n - x, (n - x) / n)
 
     def response(self, x):
-        """Return entries as numbers of variance about 1 (Anscombe's)."""
+        """Stabilise the variance of successes to about 1, by Anscombe's transform."""
         n = self.n_trials
         return 2 * (n + 0.5) ** 0.5 * torch.asin(((x + 3 / 8) / (n + 3 / 4)).sqrt())
 
@@ -157,11 +157,17 @@ LOSSES = {"gaussian": Gaussian, "poisson": Poisson, "binomial": Binomial}
 
 
 def loss_named(name, n_trials=1):
-    """Return the loss of a name, of so many trials where it has them."""
+    """Return the loss of this name; ``n_trials`` is for the binomial one.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or the number of trials is below 1 or not finite.
+    """
     if not isinstance(name, str) or name not in LOSSES:
-        raise ValueError(f"loss={name!r:.50} is unknown; pass one of {sorted(LOSSES)}.")
+        raise ValueError(f"loss={name!r:.50} is unknown. Pass one of {sorted(LOSSES)}.")
     if name != "binomial":
         return LOSSES[name]()
     if not isinstance(n_trials, Real) or not 1 <= n_trials < inf:
-        raise ValueError(f"n_trials={n_trials!r:.50} is no number of trials; pass one from 1 on.")
+        raise ValueError(f"n_trials={n_trials!r:.50} is no number of trials. Pass one from 1 on.")
     return Binomial(float(n_trials))

@@ -13,8 +13,8 @@ name      codes         ``S(v)``                            penalty
 ``hard``  non-negative  ``v`` where ``v >= l``, else 0      the same, ``z >= 0``
 ========  ============  ==================================  =========================
 
-All four have the same derivative almost everywhere, 1 where the result is not zero and 0 elsewhere,
-which is all that the backward pass needs to know.
+Almost everywhere all four have the same derivative, 1 where the result is not zero and 0 elsewhere.
+The backward pass needs nothing else.
 """
 
 from functools import partial
@@ -24,7 +24,7 @@ import torch
 __all__ = ["SHRINKAGES", "shrinkage_function"]
 
 
-def _number(level):  # -> float, or None for a level on a device, or for several
+def _number(level):  # -> float; None for several levels, or one on a device
     return level.item() if level.numel() == 1 and level.device.type == "cpu" else None
 
 
@@ -32,11 +32,11 @@ def _soft_(v, level, scratch=None, *, positive):
     number = _number(level)
     if positive:
         return v.sub_(level if number is None else number).clamp_min_(0)
-    if v.device.type != "cpu":  # launches count, and passes do not
+    if v.device.type != "cpu":  # the number of launches matters here, not of passes
         if number is not None:
             return torch._C._nn.softshrink(v, number, out=v)  # `torch.nn.functional` has no out
         return v.sub_(torch.clamp(v, -level, level, out=scratch))
-    if number is not None:  # a clamp between numbers is several times as fast
+    if number is not None:  # clamping between numbers is several times as fast
         return v.sub_(torch.clamp(v, -number, number, out=scratch))
     clipped = torch.minimum(v, level, out=scratch)  # faster than a clamp between two tensors
     return v.sub_(torch.maximum(clipped, -level, out=clipped))
@@ -45,7 +45,7 @@ def _soft_(v, level, scratch=None, *, positive):
 def _hard_(v, level, scratch=None, *, positive):
     number = _number(level)
     if number is not None:
-        # torch keeps what is above a number, which is what is not below the next one
+        # torch keeps v > below, which equals v >= level for the float just below the level
         below = torch.nextafter(level, torch.zeros_like(level)).item()
         if positive:
             return torch.nn.functional.threshold_(v, below, 0)
@@ -63,7 +63,7 @@ def shrinkage_function(name, *, positive=False):
     Parameters
     ----------
     name : {"soft", "hard"}
-        Which shrinkage.
+        Name of the shrinkage.
     positive : bool, default=False
         Whether codes are restricted to non-negative values.
 
@@ -71,8 +71,8 @@ def shrinkage_function(name, *, positive=False):
     -------
     callable
         ``shrink_(v, level, scratch=None)`` overwrites the tensor ``v`` with its shrunk values and
-        returns it; ``level`` is a tensor that broadcasts against ``v``, and ``scratch`` memory of
-        the shape of ``v`` that may be overwritten.
+        returns it. The tensor ``level`` broadcasts against ``v``; ``scratch`` is memory of the
+        shape of ``v`` to overwrite.
 
     Raises
     ------
@@ -80,5 +80,5 @@ def shrinkage_function(name, *, positive=False):
         If ``name`` is not a known shrinkage.
     """
     if name not in SHRINKAGES:
-        raise ValueError(f"Unknown shrinkage {name!r}; pass one of {sorted(SHRINKAGES)}.")
+        raise ValueError(f"Unknown shrinkage {name!r}. Pass one of {sorted(SHRINKAGES)}.")
     return partial(SHRINKAGES[name], positive=positive)

@@ -88,5 +88,5 @@ def test_shrinkage_works_in_place(variant, generator):
 
 
 def test_unknown_shrinkage_is_named_next_to_the_known_ones():
-    with pytest.raises(ValueError, match=r"'firm'; pass one of \['hard', 'soft'\]"):
+    with pytest.raises(ValueError, match=r"'firm'. Pass one of \['hard', 'soft'\]"):
         shrinkage_function("firm")

@@ -1,1 +1,1 @@
-"""The boundary: what users pass in becomes tensors here, and results become what they want back."""
+"""The boundary: users' input becomes tensors here, and results take the form of the input."""

@@ -31,14 +31,15 @@ __all__ = [
     "with_gaps",
 ]
 
-# Characters of an error: those of scikit-learn, of a wrong parameter, may be 500 and its value.
+# Characters of an error: scikit-learn's, about a wrong parameter, may have 500 and the value.
 _LONGEST = 800
 
-# Numbers squared at a time: 8 MiB in float64, a cache of a processor core.
+# Numbers to square at a time: 8 MiB in float64, the cache of a processor core.
 _NUMBERS_AT_A_TIME = 2**20
 
-# Training squares data, residuals a hundred times smaller, and sums them over batches. In float32
-# 1e-17 and 1e17 are learned from as 1 is, to the last digits; 1e-19 and 1e18 are not.
+# Training squares data and residuals a hundred times smaller, and sums squares over batches. In
+# float32 it learns from data of 1e-17 and 1e17 as from 1, to the last digits, but not from 1e-19
+# and 1e18.
 _ROOM = 1e4
 
 # Data up to 2**64 times larger or smaller than 1 have eighth powers in float64.
@@ -51,12 +52,12 @@ _NAN = (
 
 
 def shortened(text):
-    """Return a text without its middle where a value that it tells is of any length."""
+    """Cut the middle out of a long text, such as an error that prints a long value."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 100]} ... {text[-50:]}"
 
 
 def resolve_device(device, X=None):
-    """Return the torch device that ``device`` stands for.
+    """Return the torch device named ``device``.
 
     Parameters
     ----------
@@ -87,14 +88,14 @@ def resolve_device(device, X=None):
         available += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
         available += ["mps"] if torch.backends.mps.is_available() else []
         raise ValueError(
-            f"Device {device!r:.80} is unknown or not present; pass 'auto' or one of {available}."
+            f"Device {device!r:.80} is unknown or not present. Pass 'auto' or one of {available}."
         ) from error
 
 
 def input_attributes(X):
-    """Return what scikit-learn wants an estimator to know of its input, None for what is not known.
+    """Return the attributes that scikit-learn sets from input, None where unknown.
 
-    ``X=None`` stands for input without features.
+    ``X=None`` means input without features.
     """
     estimator = BaseEstimator()
     if X is not None:
@@ -103,7 +104,7 @@ def input_attributes(X):
 
 
 def make_generator(random_state):
-    """Return a torch generator on the CPU that ``random_state`` determines."""
+    """Return a torch generator on the CPU, seeded from ``random_state``."""
     seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
     return torch.Generator().manual_seed(int(seed))
 
@@ -111,7 +112,7 @@ def make_generator(random_state):
 def to_tensor(array, device="cpu", dtype=None):
     """Return an array as a tensor on ``device``, sharing memory where that is possible and safe.
 
-    It gets its dtype before it goes to the device, which may not have that of the array.
+    The dtype changes on the host, because the device may not support the dtype of the array.
     """
     if not isinstance(array, torch.Tensor):
         array = np.asarray(array)
@@ -122,12 +123,12 @@ def to_tensor(array, device="cpu", dtype=None):
 
 
 def wide(x):
-    """Return a tensor in float64, where squares of float32 have room; MPS has none."""
+    """Return a tensor in float64, which holds squares of float32; MPS has no float64."""
     return x if x.device.type == "mps" else x.double()
 
 
 def tensors_of(values):
-    """Return a dictionary with its arrays as tensors, and all else as it is."""
+    """Return a dictionary with its arrays as tensors, and other values unchanged."""
     return {
         name: to_tensor(value) if isinstance(value, np.ndarray) else value
         for name, value in values.items()
@@ -140,27 +141,27 @@ def to_numpy(tensor):
 
 
 def host_array(X):
-    """Return a tensor as an array, wherever it is and whatever graph it has; all else as it is."""
+    """Return a tensor of any device and graph as an array; other objects unchanged."""
     _refuse_sparse(X)
     return to_numpy(X) if isinstance(X, torch.Tensor) else X
 
 
 def like_input(tensor, X):
-    """Return ``tensor`` in the kind of container that the user passed in."""
+    """Return ``tensor`` as a container of the same kind as the user's ``X``."""
     return tensor.to(X.device) if isinstance(X, torch.Tensor) else to_numpy(tensor)
 
 
 def handed_over(tensor, X):
-    """Return what `like_input` returns of a tensor that nobody else keeps: without a copy."""
+    """Do as `like_input`, without a copy; for a tensor that nobody else keeps."""
     return tensor.to(X.device) if isinstance(X, torch.Tensor) else tensor.cpu().numpy()
 
 
 def split_missing(x):  # (n, m) -> (n, m), mask (n, m) or None
-    """Return data without NaN, and 1 where they were known and 0 where not; None if all were.
+    """Return data without NaN, and their mask, 1 for known entries; None if all are known.
 
-    Gaps are filled with the means of their columns, for whatever looks at data without the mask.
+    Gaps get the mean of their column, for code that ignores the mask.
     """
-    if not torch.isnan(x.sum()):  # one pass: what follows is for those who have gaps
+    if not torch.isnan(x.sum()):  # one pass if there are no gaps
         return x, None
     missing = x.isnan()
     mask = torch.ones_like(x).masked_fill_(missing, 0)
@@ -169,7 +170,7 @@ def split_missing(x):  # (n, m) -> (n, m), mask (n, m) or None
 
 
 def with_gaps(x, mask):  # the inverse of `split_missing`
-    """Return data with NaN where they are missing."""
+    """Return data with NaN for missing entries."""
     return x if mask is None else x.masked_fill(mask == 0, torch.nan)
 
 
@@ -179,7 +180,7 @@ def check_range(square, tensors):
     Raises
     ------
     ValueError
-        If it, or what training makes of it, is beyond the range of the dtype; that of zeros is not.
+        If it, or squares in training, leave the range of the dtype. Data of zeros pass.
     """
     limits = torch.finfo(tensors[0].dtype)
     if _ROOM * limits.tiny <= square <= limits.max / _ROOM:
@@ -195,12 +196,12 @@ def check_range(square, tensors):
 
 
 def mean_square(x):  # (n, m) -> float
-    """Return the mean squared norm of rows, the unit that training measures in.
+    """Return the mean squared norm of rows, the unit of training.
 
     Raises
     ------
     ValueError
-        As `check_range`.
+        As in `check_range`.
     """
     n_rows = max(1, _NUMBERS_AT_A_TIME // x.shape[1])
     squares = torch.cat([rows.square().sum(1) for rows in x.split(n_rows)])
@@ -210,15 +211,15 @@ def mean_square(x):  # (n, m) -> float
 def unit_of(square):
     """Return a power of two to divide data of this mean squared norm by for a search.
 
-    It is 1 unless fourth powers of the data, which a search takes, would be beyond float64. To
-    divide by a power of two is exact, so that what is found does not depend on it.
+    It is 1 unless fourth powers of the data, which a search takes, would leave the range of
+    float64. Dividing by a power of two is exact, so the result does not depend on it.
     """
     exponent = frexp(square)[1] // 2
     return 1.0 if abs(exponent) <= _MOST_DOUBLINGS else 2.0**exponent
 
 
 def _with_gaps(X):
-    """Return a masked array as one that is NaN where it is masked."""
+    """Return a masked array as an array with NaN for masked entries."""
     if not np.ma.is_masked(X):
         return X.data
     return X.astype(X.dtype if X.dtype == np.float32 else np.float64).filled(np.nan)
@@ -227,22 +228,22 @@ def _with_gaps(X):
 def _refuse_sparse(X):
     if isinstance(X, torch.Tensor) and X.layout is not torch.strided:
         raise TypeError(
-            f"A dense tensor is required, got one of layout {X.layout}; use .to_dense()."
+            f"A dense tensor is required, got one of layout {X.layout}. Use .to_dense()."
         )
 
 
 def refuse_batches(X):
-    """Raise an error for what makes batches, or holds them, and is no array of rows."""
+    """Raise an error for objects that make or hold batches, and are no array of rows."""
     _refuse_sparse(X)
     if callable(X):
         raise TypeError(
             f"X is {getattr(X, '__name__', type(X).__name__)}, which is to be called, not data. "
-            "Pass what it returns, or, if that is a generator, an object whose __iter__ calls it."
+            "Pass its result, or, if that is a generator, an object with an __iter__ that calls it."
         )
     if isinstance(X, list | tuple) and len(X) and getattr(X[0], "ndim", 1) == 2:
         raise ValueError(
             f"X is a {type(X).__name__} of {len(X)} arrays, and a list is one array of rows. Pass "
-            "numpy.concatenate of them, an object whose __iter__ yields them, or each to "
+            "numpy.concatenate of them, an object with an __iter__ that yields them, or each to "
             "partial_fit."
         )
 
@@ -259,36 +260,36 @@ def _check_array(X, **options):
 
 
 def _check_largest(X, largest):
-    """Raise ValueError where data are negative, or above the largest value; NaN is neither."""
+    """Raise ValueError if data are negative or above the largest value; NaN passes."""
     if (X < 0).any():
         raise ValueError(
             f"Negative values in data passed as X, such as {float(X[X < 0][0]):.4g}: counts and "
-            "fractions have none. Use loss='gaussian', or Gaussian noise, for other numbers."
+            "fractions have none. For other numbers pass loss='gaussian', or Gaussian noise."
         )
     too_large = X > largest  # noqa: SIM300 (X is no constant)
     if too_large.any():
         raise ValueError(
             f"X has values such as {float(X[too_large][0]):.4g}, above n_trials={largest:g}: the "
-            "binomial loss is for numbers of successes, or for fractions with n_trials=1. Set "
-            "n_trials, or use loss='poisson' for counts without a limit."
+            "binomial loss is for numbers of successes, or for fractions with n_trials=1. Pass a "
+            "larger n_trials, or loss='poisson' for counts without a limit."
         )
 
 
 def check_rows(X, *, largest=None, **options):
-    """Validate rows of numbers and return them as an array, or as a tensor if they came as one.
+    """Validate rows of numbers; return an array, or a tensor for a tensor.
 
     Parameters
     ----------
     X : array-like or Tensor of shape (n_samples, n_features)
         The user's input. Masked entries of a masked array are NaN.
     largest : float, default=None
-        If not None, values have to be from 0 to this.
+        If not None, values must be from 0 to this.
     estimator : object, default=None
         Named in error messages.
     copy : bool, default=False
-        Whether to copy in any case.
+        Whether to always copy.
     allow_nan : bool, default=False
-        Whether NaN is let through.
+        Whether to accept NaN.
 
     Returns
     -------
@@ -298,7 +299,7 @@ def check_rows(X, *, largest=None, **options):
     Raises
     ------
     ValueError, TypeError
-        As `sklearn.utils.check_array`, or if values are not in the range.
+        As in `sklearn.utils.check_array`, or if values are not in the range.
     """
     X = _check_rows(X, **options)
     if largest is not None:
@@ -315,16 +316,16 @@ def _check_rows(X, *, estimator=None, copy=False, allow_nan=False):
         return _check_array(X, estimator=estimator, copy=copy, **options)
     if X.is_complex():
         raise ValueError(f"Complex data not supported, got a tensor of dtype {X.dtype}.")
-    X = X.detach().resolve_neg()  # a conjugate's imaginary part only remembers its sign
+    X = X.detach().resolve_neg()  # the imaginary part of a conjugate has a lazy sign
     if X.dtype not in (torch.float32, torch.float64):
         X = X.double()
     if X.device.type == "cpu":
         return to_tensor(_check_array(X.numpy(), estimator=estimator, copy=copy, **options))
-    # on another device only the shape goes through scikit-learn, which checks it on an empty array
+    # on another device scikit-learn checks only the shape, on an array without memory
     check_array(np.broadcast_to(0.0, X.shape), estimator=estimator, ensure_all_finite=False)
-    if not torch.isfinite(X.sum()):  # one question to the device: what follows is for the others
+    if not torch.isfinite(X.sum()):  # the host asks the device once if all is finite
         if X.isinf().any():
-            raise ValueError("Input X contains infinity; remove such samples.")
+            raise ValueError("Input X contains infinity. Remove samples with infinite values.")
         if not allow_nan and X.isnan().any():
             raise ValueError(_NAN)
     return X.clone() if copy else kept_by_autograd(X).contiguous()

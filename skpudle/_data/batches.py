@@ -1,12 +1,11 @@
-"""Batches, and the samples that they are made of, in memory or elsewhere.
+"""Batches, and sources of batches in memory or elsewhere.
 
-A source of batches has a ``generator`` (or None) and three methods: ``plan()`` draws the order of
-an epoch, ``batches(plan, start)`` yields the epoch's batches from number ``start`` on, and
-``samples(keys)`` returns samples, with NaN where they are missing, by the keys that came with their
-batches. ``n_batches`` is the
+A source has a ``generator`` (or None) and three methods: ``plan()`` draws the order of an epoch,
+``batches(plan, start)`` yields the epoch's batches from number ``start`` on, and ``samples(keys)``
+returns samples by the keys of their batches, with NaN for missing entries. ``n_batches`` is the
 number of batches of an epoch, None if only the end of an epoch tells.
 
-Where samples have numbers, a source is an `Indexed`, and says how to read those of some numbers.
+If samples have numbers, the source is an `Indexed`, which reads samples by their numbers.
 """
 
 from copy import copy
@@ -21,19 +20,19 @@ from skpudle._data.arrays import with_gaps
 __all__ = ["Batch", "Indexed", "Rows", "count_batches", "once_only"]
 
 
-# Counted at most: where there are more, as of 25 million rows, their number is better told.
+# Count at most this many batches; beyond, as for 25 million rows, users should state the number.
 _MOST_BATCHES = 100_000
 
 
-# What samples may have beside their data.
+# Optional tensors of samples.
 _BESIDE = "target", "mask", "offset"
 
 
 class Batch(NamedTuple):
-    """What one update sees; `keys` (n, ...) are what ``source.samples`` finds its samples by.
+    """The samples of one update; ``source.samples`` finds them by their `keys` (n, ...).
 
-    The `offset` (n, 1) is what the samples add to what a dictionary makes of their codes, and
-    `noise_std` (n,) how noisy they are.
+    The `offset` (n, 1) is added to the natural parameter of samples, and `noise_std` (n,) is the
+    standard deviation of their noise.
     """
 
     keys: Tensor
@@ -45,28 +44,28 @@ class Batch(NamedTuple):
 
 
 class Indexed:
-    """Samples that have numbers, batch by batch.
+    """Numbered samples, batch by batch.
 
-    A subclass has a length, ``read(parts)``, which yields a `Batch` of the samples with the numbers
-    of each part, (n,) on the CPU, and ``samples``.
+    A subclass has a length, ``samples``, and ``read(parts)``. The latter yields a `Batch` for each
+    part, a tensor (n,) of numbers of samples on the CPU.
 
     Parameters
     ----------
     batch_size : int
         Number of samples in a batch; the last one of an epoch may be smaller.
     generator : torch.Generator, default=None
-        What draws.
+        Random numbers.
     shuffle : bool, default=True
-        Whether it draws a new order for every epoch.
+        Whether to draw a new order for every epoch.
     """
 
-    n_judged = 1  # samples whose mean objective tells whether training has stalled
+    n_judged = 1  # number of samples that tell, by their mean objective, if training has stalled
 
     def __init__(self, batch_size=1, generator=None, *, shuffle=True):
         self.batch_size, self.generator, self.shuffle = batch_size, generator, shuffle
 
     def for_training(self, batch_size, generator, *, shuffle):
-        """Return the same samples in batches of some size, shuffled or in their own order."""
+        """Return the same samples in batches of this size, shuffled or in their own order."""
         source = copy(self)
         source.batch_size = min(batch_size, len(self))
         source.generator = generator if shuffle else None
@@ -83,7 +82,7 @@ class Indexed:
         return torch.randperm(len(self), generator=self.generator, device="cpu")
 
     def has(self, keys):
-        """Return whether these are keys of samples, which a file says."""
+        """Return whether these are keys of samples; they come from a file."""
         whole = keys.ndim == 1 and not keys.is_floating_point()
         return whole and bool(((keys >= 0) & (keys < len(self))).all())
 
@@ -100,13 +99,13 @@ class Rows(Indexed):
     x : Tensor of shape (n_samples, n_features)
         Data.
     batch_size, generator
-        As of `Indexed`; without a generator batches come in the order of the samples.
+        As in `Indexed`; without a generator batches come in the order of the samples.
     mask : Tensor of shape (n_samples, n_features), default=None
         1 where data are known, 0 where they are missing.
     offset : Tensor of shape (n_samples, 1), default=None
-        What samples add to what a dictionary makes of their codes.
+        Added to the natural parameter of samples.
     target : Tensor of shape (n_samples, ...), default=None
-        What the samples are to be mapped to.
+        Target of each sample: a clean one, or a response.
     """
 
     def __init__(self, x, batch_size=1, *, generator=None, mask=None, offset=None, target=None):
@@ -129,7 +128,7 @@ class Rows(Indexed):
         order = super().plan()
         if self.x.device.type != "cuda":
             return order.to(self.x.device)
-        return order.pin_memory().to(self.x.device, non_blocking=True)  # the host does not wait
+        return order.pin_memory().to(self.x.device, non_blocking=True)  # without waiting
 
     def read(self, parts):
         """Yield the samples with the numbers of each part."""
@@ -144,22 +143,22 @@ class Rows(Indexed):
 
 
 def once_only(what):
-    """Return the error for data that cannot be gone through again."""
+    """Return the error for data that can be iterated only once."""
     return TypeError(
-        f"{what} can be iterated only once, but training takes many epochs. Pass an object whose "
-        "__iter__ starts anew each time, or call partial_fit for every batch."
+        f"{what} can be iterated only once, but training takes many epochs. Pass an object with an "
+        "__iter__ that starts anew each time, or call partial_fit for every batch."
     )
 
 
 def count_batches(source):
-    """Return the number of batches of an epoch, going through one if need be.
+    """Return the number of batches of an epoch; iterate over one epoch if it is unknown.
 
     Raises
     ------
     TypeError
-        If that yields none.
+        If the epoch yields no batches.
     ValueError
-        If there seems to be no end of them.
+        If it seems endless.
     """
     if source.n_batches is not None:
         return source.n_batches

@@ -1,16 +1,16 @@
-"""Where a warning is to point, and whether it was given: the frames that led to a call of fit."""
+"""Point warnings at the user's line, and give each once per search: walk the calling frames."""
 
 import sys
 from weakref import WeakKeyDictionary
 
 __all__ = ["is_news", "users_level"]
 
-# What stands between a user's line and ours: this package and what wraps its methods.
+# Packages of frames between a user's line and ours: this package and wrappers of its methods.
 _WRAPPERS = {"skpudle", "sklearn", "torch", "contextlib"}
 
-# Texts that a run of many fits was told, by the run, and those that this process was told as a
-# worker of runs elsewhere. Python's own record of warnings does not serve: scikit-learn clears it
-# for every fit.
+# Texts already told in a run of many fits, by the run, and texts told in this process as a worker
+# of other processes. Python's own record of warnings does not serve: scikit-learn clears it for
+# every fit.
 _TOLD_IN_RUNS, _TOLD_TO_WORKER = WeakKeyDictionary(), set()
 
 
@@ -19,9 +19,9 @@ def _package(frame):  # code that was compiled from text may have no name
 
 
 def users_level():
-    """Return the ``stacklevel`` that makes a warning name the user's line.
+    """Return the ``stacklevel`` of the user's line.
 
-    For a call such as ``warnings.warn(message, stacklevel=users_level())``.
+    Call ``warnings.warn(message, stacklevel=users_level())``.
     """
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and _package(frame) in _WRAPPERS:
@@ -29,12 +29,12 @@ def users_level():
     return level
 
 
-def _told():  # -> set, None outside of scikit-learn's runs
+def _told():  # -> set; None outside scikit-learn's runs
     frame, run, in_run = sys._getframe(1), None, False
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
         in_run |= name == "sklearn.utils.parallel"
-        if name.startswith("sklearn."):  # a search, cross-validation and the like, the outermost
+        if name.startswith("sklearn."):  # the outermost search, cross-validation or the like
             run = frame.f_locals.get("parallel", run)
         frame = frame.f_back
     if run is None:
@@ -43,9 +43,9 @@ def _told():  # -> set, None outside of scikit-learn's runs
 
 
 def is_news(text):
-    """Return whether a text is to be told: always, but once in a search or a cross-validation.
+    """Return whether to give a warning: always, but only once in a search or cross-validation.
 
-    Workers of a search in other processes tell it once each.
+    Each worker of a search in other processes gives it once.
     """
     told = _told()
     if told is None:

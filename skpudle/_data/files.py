@@ -1,4 +1,4 @@
-"""Files that anybody may have written, and files that are whole at every moment."""
+"""Read files of unknown origin, and write files that are whole at every moment."""
 
 import os
 import secrets
@@ -11,30 +11,30 @@ __all__ = ["named_errors", "remove_parts", "replace_file"]
 
 @contextmanager
 def named_errors(file, what, advice):
-    """Turn every error of reading a file that anybody can have made into one that names it.
+    """Turn every error of reading a file of unknown origin into one that names the file.
 
     Parameters
     ----------
     file : str or path-like
         The file's name.
     what : str
-        What it should be, after "is no".
+        Kind of file expected, after "is no".
     advice : str
-        What to do.
+        Sentence that says how to get such a file.
     """
     try:
         yield
-    except Exception as error:  # what a damaged archive provokes is nowhere written down
+    except Exception as error:  # errors of damaged archives are not documented
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(f"{file} is no {what}: {reason.rstrip('.'):.500}. {advice}") from error
 
 
-def _part(path):  # of a file that is being written
+def _part(path):  # name of the file while it is written
     return f"{path.name}.{secrets.token_hex(4)}.part"
 
 
 def remove_parts(path):
-    """Remove what processes left that were killed while they wrote this file."""
+    """Remove parts left by processes that were killed while they wrote this file."""
     path = Path(path)
     for name in os.listdir(path.parent):
         token = name.removeprefix(f"{path.name}.").removesuffix(".part")
@@ -48,21 +48,22 @@ def replace_file(path, content):
     Parameters
     ----------
     path : str or path-like
-        Where to. A file of that name is replaced at the very end, and keeps its mode; a link is
-        followed. Until then a file of another name, which ends in ``.part``, is beside it.
+        Path of the file. An older file is replaced at the very end, and its mode kept; a link is
+        followed. Until then the content is in the same directory, under a name that ends in
+        ``.part``.
     content : bytes-like
-        What it will hold.
+        Content of the file.
 
     Raises
     ------
     OSError
-        If the file cannot be written; an older one is then still there.
+        If the file cannot be written; an older one then stays.
     """
     path = Path(os.path.realpath(path))
     mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
     part = path.with_name(_part(path))
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    # readable by others only if what it replaces is, at no moment else; umask rules what is new
+    # at no moment readable by others unless the old file is; umask decides for new files
     descriptor = os.open(part, flags, 0o666 if mode is None else 0o600)
     try:
         with open(descriptor, "wb") as file:
@@ -79,9 +80,9 @@ def replace_file(path, content):
 
 
 def _force_name(path):
-    """Force the new name to disk, where that can be done: not every directory can be synced.
+    """Force the new name to disk, if the directory can be synced.
 
-    The file is there and whole; a crash of the machine at this moment brings back the older one.
+    The file is whole already; a crash of the machine at this moment brings back the older one.
     """
     if hasattr(os, "O_DIRECTORY"):
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Dictionaries that somebody gives: arrays, and fitted learners of this and of other packages."""
+"""Take dictionaries from arrays, and from fitted learners of this and other packages."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ __all__ = ["dictionary_of", "given_atoms"]
 
 
 def dictionary_of(source):
-    """Return the atoms of a fitted learner, or what is given if it is an array.
+    """Return the atoms of a fitted learner; an array is returned unchanged.
 
     Parameters
     ----------
@@ -40,22 +40,22 @@ def dictionary_of(source):
         return source.dictionary
     if hasattr(source, "fit"):
         raise ValueError(
-            f"{type(source).__name__} has no atoms: it learns none or is not fitted. `clone`, and "
-            "with it GridSearchCV and cross_validate, forgets what a parameter was fitted to: pass "
-            "its components_, or wrap it in sklearn.frozen.FrozenEstimator."
+            f"{type(source).__name__} has no atoms: it learns none or is not fitted (`clone` "
+            "unfits parameters, also in GridSearchCV and cross_validate). Pass its components_, or "
+            "wrap it in sklearn.frozen.FrozenEstimator."
         )
     return source
 
 
 def given_atoms(dict_init, n_components, x):
-    """Return an initial dictionary that somebody gives, checked.
+    """Check an initial dictionary from the user.
 
     Parameters
     ----------
     dict_init : array-like or learner
-        Atoms as rows, or what `dictionary_of` takes.
+        Atoms as rows, or a learner that `dictionary_of` takes.
     n_components : int or None
-        How many there have to be; None: as many as there are.
+        Required number of atoms; None for any.
     x : Tensor of shape (n_samples, n_features)
         The data.
 
@@ -76,13 +76,13 @@ def given_atoms(dict_init, n_components, x):
     if atoms.shape != (n_components, x.shape[1]):
         raise ValueError(
             f"dict_init has shape {atoms.shape}, expected (n_components, n_features) = "
-            f"{(n_components, x.shape[1])}: one atom per row."
+            f"{(n_components, x.shape[1])}. Pass one atom per row."
         )
     atoms = to_tensor(atoms, x.device, x.dtype)
     bad = ~torch.isfinite(atoms).all(1) | (atoms == 0).all(1)
     if bad.any():
         raise ValueError(
-            f"dict_init has zero or non-finite atoms, in rows {bad.nonzero()[:, 0].tolist()}; drop "
+            f"dict_init has zero or non-finite atoms, in rows {bad.nonzero()[:, 0].tolist()}. Drop "
             "these rows or replace them, for example by samples."
         )
     return atoms

@@ -1,7 +1,7 @@
-"""Images at the boundary: which inputs are images, rows or signals, and their way back.
+"""Read images, rows and signals from users, and return results in the same form.
 
 Inside, images are tensors with channels before the axes, (n, n_channels, *size). Outside, channels
-come last and may be missing, and a row is an image whose pixels are features.
+come last and may be missing, and a row is an image with pixels as features.
 """
 
 import warnings
@@ -35,17 +35,17 @@ __all__ = [
 
 _UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 
-# An axis of so few is one of channels (colours and transparency) where all others are longer.
+# An axis up to this length holds channels (colours and transparency) if all others are longer.
 _CHANNELS = 4
 
 
 def sizes(value, n_axes):  # -> tuple, of n_axes integers if it was one
-    """Return what stands for a size along each axis."""
+    """Return a size along each axis; an integer is the size along all axes."""
     return (int(value),) * n_axes if isinstance(value, Integral) else tuple(value)
 
 
 def check_sizes(kernel, stride, image_shape):
-    """Raise ValueError if atoms, their distance and images of rows cannot be of these sizes."""
+    """Raise ValueError unless sizes of atoms, strides and images of rows fit together."""
 
     def positive(numbers):
         return all(isinstance(n, Integral) and n >= 1 for n in numbers)
@@ -53,49 +53,49 @@ def check_sizes(kernel, stride, image_shape):
     n_axes = len(kernel)
     if n_axes not in (1, 2) or len(stride) != n_axes or not positive((*kernel, *stride)):
         raise ValueError(
-            f"stride={stride!r:.80} and atom_shape={kernel!r:.80} do not belong together; pass "
+            f"stride={stride!r:.80} and atom_shape={kernel!r:.80} do not belong together. Pass "
             "positive integers, one for each of one or two axes of an atom."
         )
     if image_shape is not None and not (
         len(image_shape) - n_axes in (0, 1) and positive(image_shape)
     ):
         raise ValueError(
-            f"image_shape={image_shape!r:.80} is no image for atom_shape={kernel!r}; pass {n_axes} "
+            f"image_shape={image_shape!r:.80} is no image for atom_shape={kernel!r}. Pass {n_axes} "
             "positive integers, and the number of channels after them if there is an axis of "
             "channels."
         )
 
 
 def covering_positions(size, kernel, stride):  # -> tuple of int
-    """Return along each axis as many positions of an atom as reach every pixel."""
+    """Return the number of positions along each axis at which atoms reach every pixel."""
     axes = zip(size, kernel, stride, strict=True)
     return tuple(1 + max(0, ceil((n - k) / s)) for n, k, s in axes)
 
 
 def check_gaps(images, kernel, stride):  # list of (n, n_channels, *size)
-    """Raise ValueError if atoms of an image leave gaps between them."""
+    """Raise ValueError if the stride leaves gaps between atoms of an image."""
     for axis, (k, s) in enumerate(zip(kernel, stride, strict=True), start=2):
         if s > k and any(x.shape[axis] > k for x in images):
             raise ValueError(
-                f"stride={stride!r} leaves gaps between atoms of {kernel!r} pixels; pass a stride "
+                f"stride={stride!r} leaves gaps between atoms of {kernel!r} pixels. Pass a stride "
                 "of at most the atom's size along each axis."
             )
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images that a user passed.
+    """Images from the user.
 
     Attributes
     ----------
     tensors : list of Tensor of shape (n, n_channels, *size)
         One tensor for an array, one with n = 1 for every image of a list.
     kind : {"rows", "array", "list", "image"}
-        What the user passed; "image" is a single one.
+        Form of the user's input; "image" is a single one.
     channel_axis : bool
         Whether images came with an axis of channels.
     source : object
-        The user's input, or an element of it, which results take after.
+        The user's input, or an element of it; results become a container of this kind.
     """
 
     tensors: list[Tensor]
@@ -117,7 +117,7 @@ class Images:
         return self.tensors[0].dtype
 
     def map(self, function):
-        """Return what a function makes of the tensors."""
+        """Return the images with a function applied to each tensor."""
         return replace(self, tensors=[function(x) for x in self.tensors])
 
     def singles(self):  # -> list of (n_channels, *size)
@@ -125,9 +125,9 @@ class Images:
         return [image for images in self.tensors for image in images]
 
     def hand_back(self, tensors, *, channels=None):
-        """Return results of the shape of images, in the kind of container that came in.
+        """Return results of the shape of images, in the form of the user's input.
 
-        ``channels`` tells whether they have an axis of channels; by default as the images.
+        ``channels`` is whether they have an axis of channels; by default as the images.
         """
         channels = self.channel_axis if channels is None else channels
         results = [x.movedim(1, -1) if channels else x[:, 0] for x in tensors]
@@ -143,7 +143,7 @@ def _is_array(value):
 
 
 def _n_dimensions(value):
-    """Return the number of dimensions of whatever may become an array."""
+    """Return the number of dimensions of an array-like."""
     return value.ndim if isinstance(value, torch.Tensor) else np.asarray(value).ndim
 
 
@@ -151,22 +151,22 @@ def as_fractions(X):
     """Return unsigned integers as fractions of their largest value, in float32."""
     if isinstance(X, torch.Tensor):
         return X.to(torch.float32) / torch.iinfo(X.dtype).max if X.dtype in _UNSIGNED else X
-    X = np.asanyarray(X)  # with the mask that it may have
+    X = np.asanyarray(X)  # keeps a mask
     return (X / np.iinfo(X.dtype).max).astype(np.float32) if X.dtype.kind == "u" else X
 
 
 def check_axes(images):
-    """Refuse images whose axes are meant in another order than they are read in.
+    """Refuse images with axes in another order than expected.
 
     Parameters
     ----------
     images : Images
-        What was read.
+        The images as read.
 
     Raises
     ------
     ValueError
-        If images have so few columns, or so few rows and so many channels, that these are channels.
+        If columns, or rows, are so few that they must be channels.
     """
     n, n_channels, *size = images.tensors[0].shape
     if images.kind == "array" and not images.channel_axis and (
@@ -179,18 +179,18 @@ def check_axes(images):
     if images.kind != "rows" and size[0] <= _CHANNELS < min(n_channels, *size[1:]):
         raise ValueError(
             f"Images of shape {(*size, n_channels)} have their channels first, and they are "
-            "expected last: pass np.moveaxis(image, 0, -1) for each."
+            "expected last. Pass np.moveaxis(image, 0, -1) for each."
         )
 
 
 def warn_of_lines(images, kernel):
-    """Warn if a row is an image of one line, and atoms, of the size ``kernel``, are higher."""
+    """Warn if a row is an image of one line, and atoms of size ``kernel`` are higher."""
     n, _, *size = images.tensors[0].shape
     if images.kind == "rows" and len(size) == 2 and size[0] == 1 < kernel[0]:
         warnings.warn(
             f"Two-dimensional input means rows: {n} images of one line of {size[1]} pixels, and "
-            f"atoms are {kernel[0]} lines high. Pass one image as [image], and with rows the "
-            "image_shape that they have.",
+            f"atoms are {kernel[0]} lines high. Pass one image as [image], and with rows their "
+            "image_shape.",
             stacklevel=users_level(),
         )
 
@@ -201,9 +201,9 @@ def _check_images(X, n_axes, device, **options):  # (n, *size[, n_channels]) -> 
     shape = tuple(X.shape)
     if len(shape) not in (n_axes + 1, n_axes + 2) or 0 in shape:
         raise ValueError(
-            f"Images of {n_axes} axes are expected as an array of shape "
-            f"(n_images, {'height, width' if n_axes == 2 else 'length'}[, n_channels]), as a list "
-            f"of such images, or as rows; got an array of shape {shape}."
+            f"Images of {n_axes} axes are expected, got an array of shape {shape}. Pass an array "
+            f"of shape (n_images, {'height, width' if n_axes == 2 else 'length'}[, n_channels]), a "
+            "list of such images, or rows."
         )
     flat = check_rows(X.reshape(len(X), -1), **options)
     x = to_tensor(flat, device).reshape(shape)
@@ -217,25 +217,25 @@ def read_images(X, n_axes, *, image_shape=None, n_channels=None, device="cpu", *
     Parameters
     ----------
     X : array-like, Tensor or list of them
-        Two dimensions are rows of pixels, ``n_axes + 1`` or ``n_axes + 2`` are images with or
-        without an axis of channels; a list holds images of different sizes. Unsigned integers that
-        are not rows become fractions of their largest value.
+        Two dimensions are rows of pixels; ``n_axes + 1`` dimensions are images without an axis of
+        channels, ``n_axes + 2`` with one; a list holds images of different sizes. Unsigned integers
+        that are not rows become fractions of their largest value.
     n_axes : int
         Number of axes of an image: 1 for signals, 2 for pictures.
     image_shape : tuple of int, default=None
-        Shape of a row's image, with its channels last if it has any; by default the features are
-        one line.
+        Shape of the image in a row, with channels last if there are any; by default the features
+        are one line.
     n_channels : int, default=None
-        Number of channels that images are known to have. If it is more than one, then an array of
-        ``n_axes + 1`` dimensions, of which the last has this size, is a single image.
+        Known number of channels. If it is more than one, an array of ``n_axes + 1`` dimensions with
+        this length of the last is a single image.
     device : torch.device or str, default="cpu"
-        Where to.
+        Device of the result.
     largest : float, default=None
-        If not None, images are counts from 0 to this, and unsigned integers are what they are.
+        If not None, images are counts from 0 to this, and unsigned integers keep their values.
     estimator : object, default=None
         Named in error messages.
     allow_nan : bool, default=False
-        Whether NaN is let through.
+        Whether to accept NaN.
 
     Returns
     -------
@@ -245,15 +245,15 @@ def read_images(X, n_axes, *, image_shape=None, n_channels=None, device="cpu", *
     Raises
     ------
     ValueError, TypeError
-        If there are no such images.
+        If the input is no such images.
     """
     if is_stream(X):
         raise TypeError(
-            f"X is a {type(X).__name__}, but images are taken as one array or as a list of images; "
-            "call partial_fit, or transform, for each batch of them."
+            f"X is a {type(X).__name__}, but images are taken as one array or as a list of images. "
+            "Call partial_fit, or transform, for each batch of them."
         )
     if isinstance(X, list | tuple) and not len(X):
-        raise ValueError("There are no images: expected at least one, got an empty list.")
+        raise ValueError("There are no images, got an empty list. Pass at least one image.")
     if isinstance(X, list | tuple) and _is_array(X[0]) and (_n_dimensions(X[0]) >= n_axes):
         given = (x if isinstance(x, torch.Tensor) else np.asanyarray(x) for x in X)
         read = [_check_images(image[None], n_axes, device, **options) for image in given]
@@ -261,21 +261,21 @@ def read_images(X, n_axes, *, image_shape=None, n_channels=None, device="cpu", *
         channels = {(image.shape[1], axis) for image, axis in read}
         if len(channels) > 1:
             raise ValueError(
-                "All images of a list need the same number of channels, got "
-                f"{sorted({n for n, _ in channels})}, some with and some without an axis of them."
+                "All images of a list need the same number of channels, and all or none an axis of "
+                f"them. Got numbers of channels {sorted({n for n, _ in channels})}."
             )
         dtype = torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
         tensors = [x.to(dtype) for x in tensors]
         return Images(tensors, "list", channel_axes[0], X[0])
     if isinstance(X, list | tuple) and _n_dimensions(X) > 2:
         X = np.asarray(X)
-    if len(getattr(X, "shape", ())) <= 2:  # also what scikit-learn should complain about
+    if len(getattr(X, "shape", ())) <= 2:  # also input that scikit-learn should refuse
         x = to_tensor(check_rows(X, **options), device)
         shape = image_shape or (*[1] * (n_axes - 1), x.shape[1])
         if prod(shape) != x.shape[1]:
             raise ValueError(
                 f"Rows have {x.shape[1]} features, but image_shape={image_shape} has "
-                f"{prod(shape)} pixels; pass the shape of the images that the rows are."
+                f"{prod(shape)} pixels. Pass the shape of the images in the rows."
             )
         x = x.reshape(len(x), *shape)
         channel_axis = len(shape) > n_axes
@@ -287,9 +287,9 @@ def read_images(X, n_axes, *, image_shape=None, n_channels=None, device="cpu", *
 
 
 def read_targets(y, images, **options):  # -> list of (n_channels, *size), or None
-    """Validate what images are to become and return it one by one; labels count for nothing.
+    """Validate target images and return them one by one; ignore labels.
 
-    ``options`` are those of `read_images`.
+    ``options`` go to `read_images`.
     """
     if y is None:
         return None
@@ -304,17 +304,17 @@ def read_targets(y, images, **options):  # -> list of (n_channels, *size), or No
         pairs = enumerate(zip(got, expected))
         where = next((f"{a} for {b} at index {i}" for i, (a, b) in pairs if a != b), "all equal")
         raise ValueError(
-            "Targets do not match the images. Pass one clean image of the same shape for each "
-            f"noisy one; got {len(got)} for {len(expected)}, of shapes (n_channels, *size) "
-            f"{where}."
+            f"Targets do not match the images: got {len(got)} for {len(expected)}, of shapes "
+            f"(n_channels, *size) {where}. Pass one clean image of the same shape for each noisy "
+            "one."
         )
     return [x.to(images.dtype) for x in targets]
 
 
 def split_gaps(x, n_axes):  # (..., n_channels, *size) -> the same, mask or None
-    """Return images without NaN, and 1 where they were known and 0 where not; None if all were.
+    """Return images without NaN, and their mask, 1 for known pixels; None if all are known.
 
-    Gaps are filled with the mean of their channel, for whatever looks at images without the mask.
+    Gaps get the mean of their channel, for code that ignores the mask.
     """
     if not torch.isnan(x.sum()):
         return x, None
@@ -323,7 +323,7 @@ def split_gaps(x, n_axes):  # (..., n_channels, *size) -> the same, mask or None
 
 
 def extend(x, before, after):  # (n, n_channels, *size) -> larger by before + after
-    """Continue images beyond their borders by reflection, however far that is."""
+    """Continue images beyond their borders by reflection, to any distance."""
     for axis, (left, right) in enumerate(zip(before, after, strict=True), start=2):
         n = x.shape[axis]
         index = torch.arange(-left, n + right, device=x.device) % (2 * n)
@@ -332,7 +332,7 @@ def extend(x, before, after):  # (n, n_channels, *size) -> larger by before + af
 
 
 def cut_tiles(size, tile, step):
-    """Return where tiles of an axis start and end.
+    """Cut an axis into tiles.
 
     Parameters
     ----------
@@ -341,12 +341,12 @@ def cut_tiles(size, tile, step):
     tile : int
         Largest length of a tile.
     step : int
-        Every start is a multiple of it.
+        Every start is a multiple of this.
 
     Returns
     -------
     list of (int, int)
-        Starts and ends of tiles that follow one another.
+        Start and end of each tile, in order.
     """
     tile = max(step, tile // step * step)
     return [(start, min(start + tile, size)) for start in range(0, size, tile)]

@@ -1,8 +1,8 @@
-"""Noise of images: how much there is or may be, and its estimate.
+"""Noise of images: levels, ranges, photons, and estimates.
 
-Photons have a noise that depends on how many are expected. Of the roots that Anscombe's transform
-makes of counts it is about 1 wherever there are more than a few, so that a network that sees roots,
-in what goes in and in what is to come out, is one for Gaussian noise.
+The noise of photons grows with their expected number. After Anscombe's transform, which takes roots
+of counts, its standard deviation is about 1 wherever there are more than a few photons. So a
+network with roots as input and target is a network for Gaussian noise.
 """
 
 import warnings
@@ -19,27 +19,28 @@ from skpudle.losses import Poisson
 
 __all__ = ["Noise", "estimate_noise", "extent_of", "with_noise", "with_photons"]
 
-# Pixels over noise that there is in practice; sigma 50, given as a fraction of 255, is beyond it.
+# Largest ratio of pixels to noise in practice; sigma 50, given as a fraction of 255, is beyond it.
 _RANGE = 1200
 
-# The median of the magnitude of a normal variable of standard deviation 1; pixels of a block; and
-# how far the lower quartile of medians of many such blocks is below their mean, for white noise.
+# The median magnitude of a normal variable of standard deviation 1; pixels of a block; and the
+# relative distance of the lower quartile of medians of many such blocks below their mean, for white
+# noise.
 _MEDIAN_OF_NORMAL, _BLOCK, _BELOW = 0.6745, 256, 0.085
 
-# With fewer details there is no telling noise from texture; and the relative standard error of the
-# variance of n details of white noise, whose neighbours are correlated, times sqrt(n), as measured.
+# Fewer details cannot tell noise from texture. And the relative standard error of the variance of n
+# details of white noise, which are correlated with their neighbours, times sqrt(n), as measured.
 _FEW, _STANDARD_ERROR = 32, 6.0
 
 # Texture that passes for noise. In photographs coarse details have some 4 times the variance of
-# fine ones, and at least twice: fine texture is a third, and at most all, of what coarse ones have
-# more. Of 1,500 noise-free parts (24 to 80 pixels) of a photograph 95 then seem noisy, with half of
-# it 217; and of noisy parts fewer come out worse than they went in. No estimate is below the last
-# figure, a share of an image's range.
+# fine ones, and at least twice. So fine texture is a third of the excess of coarse details, at most
+# all of it. Of 1,500 noise-free parts (24 to 80 pixels) of a photograph 95 then seem noisy, with
+# half of it 217; and fewer noisy parts come out worse than they went in. The last figure, a share
+# of the range of an image, is subtracted as texture in any case.
 _TEXTURE, _MOST_TEXTURE, _LEAST_TEXTURE = 1 / 3, 1.0, 0.008
 
 
 class Noise(NamedTuple):
-    """``noise_std``: one level, any between two, which thresholds then follow, or photons."""
+    """The noise of ``noise_std``: one level, a range that thresholds follow, or photons."""
 
     low: float
     high: float
@@ -48,26 +49,26 @@ class Noise(NamedTuple):
 
     @classmethod
     def of(cls, noise_std):
-        """Return that of the parameter.
+        """Read the noise from the parameter.
 
         Raises
         ------
         ValueError
-            If it is no number, or a pair that is none or holds what no noise can be.
+            If it is no number, no pair of positive numbers in order, and not "poisson".
         """
         if noise_std == "poisson":
             return cls(1.0, 1.0, of_photons=True)
         if not isinstance(noise_std, tuple):
             if not isinstance(noise_std, Real):
                 raise ValueError(
-                    f"noise_std={noise_std!r:.80} is no standard deviation; pass a number, a pair "
+                    f"noise_std={noise_std!r:.80} is no standard deviation. Pass a number, a pair "
                     "(low, high) of them, or 'poisson'."
                 )
             return cls(float(noise_std), float(noise_std))
         positive = all(isinstance(level, Real) and 0 < level < inf for level in noise_std)
         if len(noise_std) != 2 or not positive or noise_std[0] > noise_std[1]:
             raise ValueError(
-                f"noise_std={noise_std!r:.80} is not a pair (low, high) of positive numbers; pass "
+                f"noise_std={noise_std!r:.80} is not a pair (low, high) of positive numbers. Pass "
                 "such a pair, or one number."
             )
         return cls(*map(float, noise_std), is_range=True)
@@ -79,25 +80,25 @@ class Noise(NamedTuple):
 
     @property
     def unit(self):
-        """The level that thresholds which follow the noise are in units of, or None."""
+        """The unit of thresholds that follow the noise; None if they do not."""
         return self.typical if self.is_range else None
 
     def enter(self, x):
-        """Return images as the network sees them: roots of counts, and others as they are."""
+        """Return the network's input for images: stabilised counts, other images unchanged."""
         return Poisson().response(x) if self.of_photons else x
 
     def leave(self, x):
-        """Return what the network makes of them as images, the inverse of `enter`."""
+        """Return the images of the network's output, the inverse of `enter`."""
         return Poisson().of_response(x) if self.of_photons else x
 
     def deviation(self, images, noise_std):  # (n, ...), (n,) -> (n, ...)
-        """Return the standard deviation of the noise of pixels, of a level where it has one."""
+        """Return the standard deviation of the noise of each pixel; counts need no level."""
         if self.of_photons:
             return images.sqrt()
         return noise_std.reshape(-1, *[1] * (images.ndim - 1)).expand_as(images)
 
     def levels(self, noise_std, images):  # -> a list of Tensor of shape (n,) or None
-        """Return how noisy images are that a network for this noise denoises.
+        """Check noise levels of images for a network trained on this noise.
 
         Parameters
         ----------
@@ -109,8 +110,8 @@ class Noise(NamedTuple):
         Raises
         ------
         ValueError
-            If it is not finite, negative or not one for each, or if the network is for no noise,
-            or for photons.
+            If levels are not finite, negative or not one for each image, or if the network is for
+            no noise, or for photons.
         """
         if noise_std is None:
             return [None] * len(images.tensors)
@@ -135,13 +136,13 @@ class Noise(NamedTuple):
             raise refusal
         if not self.high:
             raise ValueError(
-                f"noise_std={noise_std!r:.50}, but the thresholds are for no noise; train with "
+                f"noise_std={noise_std!r:.50}, but the thresholds are for no noise. Train with "
                 "noise_std, of one level or a pair."
             )
         return levels.expand(len(images)).split([len(x) for x in images.tensors])
 
     def warn_of_units(self, images):  # images: tensors
-        """Warn if the noise cannot be in the units of the images, whatever these are."""
+        """Warn if noise and images cannot have the same units."""
         if self.of_photons:  # counts have no unit
             return
         largest = max(float(image.abs().max()) for image in images)
@@ -155,7 +156,7 @@ class Noise(NamedTuple):
 
 
 def with_noise(image, noise):
-    """Return an image with typical `Noise`, the same for every image of its size."""
+    """Add typical `Noise` to an image, the same for all images of this size."""
     generator = torch.Generator().manual_seed(0)
     if noise.of_photons:
         return with_photons(image, generator)
@@ -164,7 +165,7 @@ def with_noise(image, noise):
 
 
 def with_photons(x, generator):
-    """Return roots of counts that are drawn, of roots of what is expected."""
+    """Draw counts from expected counts; both are stabilised."""
     loss = Poisson()
     counts = torch.poisson(loss.of_response(x).cpu(), generator=generator)
     return loss.response(counts.to(x.device))
@@ -176,12 +177,12 @@ def _shifted_sum(x, axis, lag, sign):
 
 
 def _variance_of_details(x, scale):  # (n, n_channels, *size) -> (n,), number of details
-    """Return what white noise has for its variance, of details of one pixel or of two."""
+    """Estimate the variance of white noise from details of one pixel or of two."""
     n_axes, details = x.ndim - 2, x
     for axis, n in enumerate(x.shape[2:], start=2):
         if scale == 2 and n > 1:
             details = _shifted_sum(details, axis, 1, 1) / 2**0.5
-        order = min(4, n // (2 * scale))  # 1, -4, 6, -4, 1 and its norm; less for few pixels
+        order = min(4, n // (2 * scale))  # 1, -4, 6, -4, 1 and its norm; lower for few pixels
         for _ in range(order):
             details = _shifted_sum(details, axis, scale, -1)
         details = details / comb(2 * order, order) ** 0.5
@@ -194,7 +195,7 @@ def _variance_of_details(x, scale):  # (n, n_channels, *size) -> (n,), number of
     within = [3 + 2 * axis for axis in range(n_axes)]
     blocks = details.abs().movedim(within, list(range(-n_axes, 0))).flatten(-n_axes)
     medians = blocks.median(-1).values.flatten(1)
-    smooth = 1 - _BELOW * (1 - 1 / medians.shape[1])  # about what white noise has
+    smooth = 1 - _BELOW * (1 - 1 / medians.shape[1])  # approximately, for white noise
     deviation = medians.quantile(0.25, dim=1) / (_MEDIAN_OF_NORMAL * smooth)
     return deviation.square(), details[0].numel()
 
@@ -206,32 +207,33 @@ def extent_of(x):  # (n, ...) -> (n,)
 
 
 def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
-    """Return the standard deviation of white noise in each image, without what may be texture.
+    """Estimate the standard deviation of white noise in each image, without possible texture.
 
     Fourth differences along each axis leave little but noise of photographs (J. Immerkaer, "Fast
     noise variance estimation", Computer Vision and Image Understanding 64, 1996, has second ones).
-    Their median magnitude is taken block by block, and the lower quartile of blocks counts: noise
+    The estimate takes their median magnitude in each block, and the lower quartile of blocks: noise
     is the same everywhere, and texture is not. Differences of sums of two pixels have the same
-    noise and, in photographs, some four times the texture or more, so that a share of what they
-    have more is texture too, and so is a part of the range of an image, which ``extent`` replaces
-    where images are differences of colours.
+    noise and, in photographs, some four times the texture or more. So a share of their excess is
+    subtracted as texture, and a part of the range of the image. ``extent`` replaces that range if
+    images are differences of colours.
 
-    The estimate is at most the square root of 2 times what is left if there is as much texture as
-    there may be: a mix with an input is better than that up to twice its noise's variance.
+    The estimate is at most the square root of 2 times the level that is left after the most
+    possible texture: up to twice the variance of its noise, a mix with an input is better than
+    that input.
 
-    Too high an estimate does more harm than one too low: removing noise that is not there removes
-    texture. A tiny image does not tell, and has none. Texture that is as white as noise cannot be
-    told from it: 1 in 16 noise-free parts of 24 to 80 pixels, from a photograph of roofs and
-    leaves, seems noisy.
+    Too high an estimate does more harm than one too low, since removing noise that is not there
+    removes texture. The estimate for a tiny image is 0. Texture as white as noise cannot be told
+    from it: 1 in 16 noise-free parts of 24 to 80 pixels, from a photograph of roofs and leaves,
+    seems noisy.
     """
     (fine, _), (coarse, n_details) = (_variance_of_details(x, scale) for scale in (1, 2))
     if n_details < _FEW:
         return torch.zeros_like(fine)
     error = _STANDARD_ERROR / n_details**0.5
-    fine = torch.minimum(fine, coarse * (1 + error))  # noise is white, and other things are not
+    fine = torch.minimum(fine, coarse * (1 + error))  # only noise is white
     least = _LEAST_TEXTURE * (extent_of(x) if extent is None else extent)
 
-    def without(share, doubt):  # texture, of which coarse details may have that much less by chance
+    def without(share, doubt):  # texture; by chance coarse details may have this share less
         more = (coarse * max(0.0, 1 - doubt) - fine).clamp_min(0)
         return (fine - least.square() - share * more).clamp_min(0)
 

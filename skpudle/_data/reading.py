@@ -1,4 +1,4 @@
-"""Reading what users iterate over: batches become tensors, and errors say where they are."""
+"""Read users' batches into tensors; errors name the batch."""
 
 from contextlib import contextmanager
 
@@ -13,10 +13,10 @@ __all__ = ["Loader", "Reader", "part_of", "without_labels"]
 
 
 class Loader(DataLoader):
-    """A loader of our own: on the host, whatever torch's default device is.
+    """A loader on the host, whatever torch's default device is.
 
-    A loader draws a seed where tensors are made by default, and makes batches of numbers there. The
-    generator is one of its own for that seed, which would be drawn from the global one otherwise.
+    Torch's loader draws a seed and makes batches of numbers on the default device. A new generator
+    for that seed leaves the global one alone.
     """
 
     def __init__(self, data, **options):
@@ -34,7 +34,7 @@ def _drawn_on_the_host(batches):
                 batch = next(batches)
             except StopIteration:
                 return
-        yield batch  # outside, where the default is as it was
+        yield batch  # outside the block, under the user's default device
 
 
 def without_labels(raw):
@@ -43,7 +43,7 @@ def without_labels(raw):
 
 @contextmanager
 def part_of(where):
-    """Say in errors about data where in the user's input these are."""
+    """Name a part of the user's input in errors about it."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -52,10 +52,10 @@ def part_of(where):
 
 
 class Reader:
-    """Makes tensors of batches, with the dtype and number of features of the first."""
+    """Turn batches into tensors, with the dtype and number of features of the first."""
 
     def __init__(self, device, **checks):
-        self.device = torch.empty(0, device=device).device  # with its number, as tensors have it
+        self.device = torch.empty(0, device=device).device  # with its index, like tensors'
         self.checks = checks  # of `check_rows`
         self.dtype = self.n_features = None
 
@@ -68,13 +68,13 @@ class Reader:
         if x.shape[1] != self.n_features:
             raise ValueError(
                 f"{where.capitalize()} of X has {x.shape[1]} features, expected {self.n_features} "
-                "as before."
+                "as before. Pass batches with the same features."
             )
         return x.to(self.dtype)
 
     def on_device(self, pairs):
-        """Yield batches of pairs of keys and rows; a GPU gets those on the host one ahead."""
-        # gaps are looked for on the host, which would have to wait for a GPU to find them
+        """Yield batches from pairs of keys and rows; from the host a GPU gets them one ahead."""
+        # the host looks for gaps; for a GPU to find them it would have to wait
         parts = ((keys, *split_missing(x)) for keys, x in pairs)
         if self.device.type == "cuda":
             parts = _copied_ahead(parts, self.device)
@@ -84,7 +84,7 @@ class Reader:
 
 
 def _copied_ahead(parts, device):
-    """Copy from pinned memory on a stream of its own, while the batch before is computed with."""
+    """Copy from pinned memory on a separate stream, while the batch before is in use."""
     stream, ahead = torch.cuda.Stream(device), None
 
     def copy_of(tensor):

@@ -1,7 +1,8 @@
-"""Data that are not held in memory: memory maps, datasets of torch, and streams of batches.
+"""Data outside memory: memory maps, datasets of torch, sparse arrays, and streams of batches.
 
-Each is a source of batches (see `skpudle._data.batches`), `Indexed` but for streams. `open_source`
-says which a user's input is, and `skpudle._data.reading` makes tensors of what comes out of it.
+Each is a source of batches (see `skpudle._data.batches`), `Indexed` except for streams.
+`open_source` chooses the source for a user's input, and `skpudle._data.reading` makes tensors of
+its batches.
 """
 
 from copy import copy
@@ -26,12 +27,12 @@ __all__ = [
     "parts_of",
 ]
 
-# A smaller memory map is read at once, and gives the bits that an array would.
+# A smaller memory map is read at once, and gives the same bits as an array.
 _IN_MEMORY_BYTES = 2**28
-# A memory map is shuffled by windows of rows from contiguous blocks at random places.
+# A memory map is shuffled in windows of contiguous blocks from random places.
 _WINDOW_BYTES = 2**26
 _BLOCK_BYTES = 2**20
-# What initial atoms and alpha are chosen from.
+# Size of the head, to choose initial atoms and alpha from.
 _HEAD_BYTES = 2**26
 _HEAD_ROWS = 2**14
 
@@ -39,35 +40,35 @@ _HEAD_ROWS = 2**14
 class _Source(Indexed):
     """Samples behind a reader."""
 
-    first_batch = None  # the size of a stream's, by which a checkpoint knows it
+    first_batch = None  # size of a stream's first batch, by which a checkpoint recognises it
 
     def __init__(self, data, reader):
         super().__init__()
         self.data, self.reader = data, reader
 
     def to(self, dtype):
-        """Return this source; from here on its batches have another dtype."""
+        """Return this source; its next batches have another dtype."""
         self.reader.dtype = dtype
         return self
 
     def head(self, least):  # -> (n, n_features) on the device
-        """Return rows to choose initial atoms and alpha from, ``least`` of them if there are."""
+        """Return rows to choose initial atoms and alpha from, at least ``least`` if there are."""
         raise NotImplementedError
 
-    def _head_rows(self, least):  # once a row has been read
+    def _head_rows(self, least):  # needs n_features, so one row must have been read
         return max(least, min(_HEAD_ROWS, _HEAD_BYTES // (8 * self.reader.n_features)))
 
 
 class MappedRows(_Source):
     """Rows of a memory map (n_samples, n_features), read by contiguous blocks.
 
-    In an epoch blocks come in random order, some 64 MiB of them make a window, and the rows of a
+    In an epoch blocks come in random order. Some 64 MiB of them make a window, and the rows of a
     window are shuffled.
     """
 
     def __init__(self, data, reader):
         super().__init__(data, reader)
-        row_bytes = max(data.strides[0], 8 * data.shape[1])  # also of integers, which become floats
+        row_bytes = max(data.strides[0], 8 * data.shape[1])  # integers become floats
         self._block = max(1, _BLOCK_BYTES // row_bytes)
         self._n_in_window = max(1, _WINDOW_BYTES // (row_bytes * self._block))
 
@@ -83,7 +84,7 @@ class MappedRows(_Source):
         size = min(self._block, n_rows)
         return torch.cat([self._read(a, a + size) for a in starts.tolist()]).to(self.reader.device)
 
-    def plan(self):  # -> first rows of the blocks (n_blocks,), seed for what is in the windows
+    def plan(self):  # -> first rows of the blocks (n_blocks,), seed of the order in windows
         starts = torch.arange(0, len(self), self._block, device="cpu")
         if self.generator is None:
             return starts, None
@@ -135,7 +136,7 @@ class MappedRows(_Source):
 
 
 class _Samples(_Source):
-    """A dataset of torch whose samples can be asked for by their positions."""
+    """A dataset of torch that returns samples by their positions."""
 
     def __len__(self):
         return len(self.data)
@@ -145,9 +146,9 @@ class _Samples(_Source):
         return self._rows(self.head_positions(least)).to(self.reader.device)
 
     def head_positions(self, least):  # -> (n,)
-        """Return where the samples of the head are."""
+        """Return the positions of the samples of the head."""
         if not len(self):
-            raise ValueError("X has no samples: its length is 0.")
+            raise ValueError("X has no samples, its length is 0. Pass a dataset with samples.")
         self._rows(torch.zeros(1, dtype=torch.long, device="cpu"))
         n_rows = min(self._head_rows(least), len(self))
         ends = 0, len(self) - 1
@@ -171,7 +172,7 @@ class _Samples(_Source):
 
 
 class SparseRows(_Samples):
-    """Rows of a sparse array, which are dense a batch at a time.
+    """Rows of a sparse array, made dense one batch at a time.
 
     Parameters
     ----------
@@ -180,7 +181,7 @@ class SparseRows(_Samples):
     reader : Reader
         Makes tensors.
     offset : Tensor of shape (n_samples, 1), default=None
-        As of `Rows`.
+        As in `Rows`.
     """
 
     def __init__(self, data, reader, *, offset=None):
@@ -203,9 +204,9 @@ class SparseRows(_Samples):
 
 
 class _Stream(_Source):
-    """Batches as something that can be iterated again yields them; samples are their own keys.
+    """Batches of an object that can be iterated again; samples are their own keys.
 
-    The generator is that of a `DataLoader`, whose order it is; other streams are not shuffled.
+    A `DataLoader` shuffles by its own generator; other streams are not shuffled.
     """
 
     def for_training(self, batch_size, generator, *, shuffle):
@@ -220,7 +221,7 @@ class _Stream(_Source):
     @property
     def n_batches(self):
         try:
-            return len(self.data) or None  # it has yielded some
+            return len(self.data) or None  # it has yielded batches before
         except TypeError:  # only the end tells
             return None
 
@@ -234,13 +235,16 @@ class _Stream(_Source):
             if n_rows >= self._head_rows(least):
                 break
         if not rows:
-            raise ValueError("X yields no batch; it is iterated anew for every epoch.")
+            raise ValueError(
+                "X yields no batch. Pass an object with an __iter__ that yields batches anew for "
+                "every epoch."
+            )
         return torch.cat(rows).to(self.reader.device)
 
     def batches(self, plan, start=0):
         """Return an iterator over the batches of an epoch."""
         batches = iter(self.data)
-        for _ in range(start):  # now, not when the next batch is asked for: it may draw numbers
+        for _ in range(start):  # now, not lazily with the next batch: it may draw numbers
             next(batches, None)
         numbered = enumerate(batches, start)
         return self.reader.on_device((None, self.reader(raw, f"batch {i}")) for i, raw in numbered)
@@ -250,12 +254,12 @@ class _Stream(_Source):
         return keys.shape[1:] == (self.reader.n_features,) and bool(torch.isfinite(keys).all())
 
     def samples(self, keys):
-        """Return the keys, which are samples."""
+        """Return the keys, which are the samples."""
         return keys
 
 
 def is_stream(X):
-    """Return whether X yields batches, or samples by their number, and is no array."""
+    """Return whether X yields batches, or numbered samples, and is no array."""
     if isinstance(X, Dataset | DataLoader):
         return True
     return (
@@ -268,40 +272,40 @@ def is_stream(X):
 
 
 def comes_in_parts(X, *, accept_sparse):
-    """Return whether X is a stream, or sparse where that may be, and so never dense as a whole."""
+    """Return whether X is a stream, or sparse if accepted, and so never dense as a whole."""
     return is_stream(X) or (accept_sparse and sparse.issparse(X))
 
 
 def check_exposure(exposure, X, loss):  # -> (n_samples,) float64, or None
-    """Return exposures of samples, checked.
+    """Check the exposures of samples.
 
     Raises
     ------
     ValueError
-        If they are not positive numbers, one for each row of an array; or if the loss has none.
+        If they are not positive numbers, one for each row of an array, or if the loss takes none.
     """
     if exposure is None:
         return None
     if loss != "poisson":
-        raise ValueError(f"exposure is for loss='poisson', but loss={loss!r}; pass none.")
+        raise ValueError(f"exposure is for loss='poisson', but loss={loss!r}. Pass no exposure.")
     if is_stream(X):
-        raise ValueError("exposure is for arrays of rows, but X is a stream; pass it in parts.")
+        raise ValueError("exposure is for arrays of rows, but X is a stream. Pass it in parts.")
     n_samples = _num_samples(X)
     try:
         values = np.asarray(host_array(exposure), dtype=np.float64)
-    except (TypeError, ValueError):  # no numbers at all
+    except (TypeError, ValueError):  # not numbers
         values = np.empty(0)
     if values.shape != (n_samples,) or not (np.isfinite(values) & (values > 0)).all():
         raise ValueError(
             f"exposure={' '.join(f'{exposure!r:.60}'.split())} is not an array of {n_samples} "
-            f"positive numbers; pass a positive number for each of the {n_samples} rows of X, and "
+            f"positive numbers. Pass a positive number for each of the {n_samples} rows of X, and "
             "leave out samples that were not observed."
         )
     return values
 
 
 def parts_of(X, n_rows):
-    """Yield where in X rows are, and these as X has them; a stream yields its own batches."""
+    """Yield parts of X, each with the name of its place; a stream yields its own batches."""
     if sparse.issparse(X):
         X = sparse.csr_array(X)
         for start in range(0, max(X.shape[0], 1), n_rows):
@@ -312,7 +316,7 @@ def parts_of(X, n_rows):
         refuse_batches(X)
         X = X if hasattr(X, "shape") or isinstance(X, list | tuple) else np.asarray(X)
         rows, n_samples = getattr(X, "iloc", X), _num_samples(X)
-        for start in range(0, max(n_samples, 1), n_rows):  # none are a part too, which is refused
+        for start in range(0, max(n_samples, 1), n_rows):  # yields an empty X too, to be refused
             stop = min(start + n_rows, n_samples)
             yield f"rows {start} to {stop}", rows[start:stop]
         return
@@ -324,24 +328,24 @@ def parts_of(X, n_rows):
             rows = without_labels(raw)
         yield where, rows
     if number is None:
-        raise ValueError("X yields no batch, and so there is nothing to encode.")
+        raise ValueError("X yields no batch, so there is nothing to encode. Pass at least one.")
 
 
 def open_source(X, device, *, batch_size, accept_sparse=False, offset=None, **checks):
-    """Return the source that ``X`` is, or None if it is an array or what becomes one.
+    """Return a source for ``X``, or None if it is an array-like.
 
     Parameters
     ----------
     X : object
         The user's input.
     device : torch.device
-        Where to compute.
+        Device of the batches.
     batch_size : int
         For a `torch.utils.data.IterableDataset`, which yields single samples.
     accept_sparse : bool, default=False
         Whether a sparse array is a source.
     offset : Tensor of shape (n_samples, 1), default=None
-        What its samples add to what a dictionary makes of their codes.
+        Added to the natural parameter of samples of a sparse array.
     **checks : dict
         Keyword arguments of `skpudle._data.arrays.check_rows`.
 

@@ -1,4 +1,4 @@
-"""Images to train convolutions on: initial atoms, random crops, fresh noise in every update."""
+"""Train convolutions on images: initial atoms, random crops, fresh noise in every update."""
 
 from functools import partial
 from math import log, pi, prod
@@ -14,7 +14,7 @@ from skpudle.operators import atom_norms
 
 __all__ = ["Crops", "Geometry", "TrainingImages", "initial_kernels"]
 
-# Random patches of an image, much of which may be black, until one is not zero.
+# Draw up to this many patches of an image, which may be mostly black, until one is not zero.
 _N_TRIES = 8
 
 # The largest crop by default, in pixels: many positions, and still far smaller than a photograph.
@@ -22,32 +22,31 @@ _CROP = 129
 
 
 class Crops(Indexed):
-    """Random crops of images, one of each image an epoch.
+    """Random crops of images, one of each image per epoch.
 
     Parameters
     ----------
     images : list of Tensor of shape (n_channels, *size)
         Images, each at least as large as a crop.
     targets : list of Tensor or None
-        What to reconstruct, of the same sizes; by default the images without noise.
+        Images to reconstruct, of the same sizes; by default the images without noise.
     masks : list of Tensor or None
-        1 where images are known and 0 where they are missing, of the same sizes; margins and grids
-        do without.
+        1 for known pixels, 0 for missing ones, of the same sizes; not with margins or grids.
     batch_size : int
         Number of crops in a batch; the last one of an epoch may be smaller.
     crop : tuple of int
         Size of a crop.
     atom : tuple of int
-        Size of the patches that may replace atoms.
+        Size of patches that may replace atoms.
     margin : tuple of int, default=None
         Pixels on either side of each axis that belong to the crop but not to its target.
     noise_std : float, tuple (low, high) or "poisson", default=0.0
-        Standard deviation of Gaussian noise that is added to crops that are their own targets. Of a
-        pair each crop gets one in between, as likely as any other on a logarithmic scale, on which
-        the error of denoising is nearly a line: all weigh alike in decibels. "poisson" draws counts
-        of what is expected, where images hold the roots of both.
+        Standard deviation of the Gaussian noise to add to crops without separate targets. For a
+        pair each crop draws a level between the two, uniform on a logarithmic scale: the error of
+        denoising is nearly a line there, so all levels weigh alike in decibels. "poisson" draws
+        counts from expected counts, where images hold stabilised counts.
     flip : bool, default=False
-        Whether crops are mirrored along random axes, and transposed where they are square.
+        Whether to mirror crops along random axes, and to transpose square ones at random.
     shuffle : bool, default=True
         Whether images come in a new order every epoch.
     generator : torch.Generator
@@ -80,11 +79,11 @@ class Crops(Indexed):
         return len(self.images)
 
     def read(self, parts):
-        """Yield a crop of each image with the numbers of each part."""
+        """Yield a batch for each part: one crop of each image with these numbers."""
         return map(self._batch, parts)
 
     def samples(self, keys):
-        """Return a random patch of each of the given images, if possible one that is not zero."""
+        """Return a random patch of each of these images, if possible not zero."""
         return torch.stack([self._patch(self.images[i]) for i in keys.tolist()])
 
     def _batch(self, indices):
@@ -102,10 +101,10 @@ class Crops(Indexed):
         return Batch(indices.to(x.device), x, target[(..., *inside)], mask, noise_std=noise_std)
 
     @property
-    def _alike(self):  # what is cut and mirrored in the same way
+    def _alike(self):  # cut and mirrored in the same way
         return self.images, self.targets, self.masks
 
-    def _with_noise(self, x):  # -> the same with noise, and how much where that varies
+    def _with_noise(self, x):  # -> noisy crops, and their noise level where it varies
         options = dict(generator=self.generator, dtype=x.dtype, device="cpu")
         if self.noise_std == "poisson":
             return with_photons(x, self.generator), None
@@ -147,7 +146,7 @@ class Crops(Indexed):
 def _constant_and_patches(images, shape, n_components, generator):
     """Return a constant atom, then random patches without their mean."""
     patches, seen = [], set()
-    for _ in range(4 * n_components):  # patches without structure, or seen before, make no atoms
+    for _ in range(4 * n_components):  # constant and repeated patches make no atoms
         if len(patches) >= n_components - 1:
             break
         index = int(torch.randint(len(images), (), generator=generator, device="cpu"))
@@ -165,7 +164,7 @@ def _constant_and_patches(images, shape, n_components, generator):
 
 
 def _cosines(shape):  # -> (prod(shape), *shape)
-    """Return the products of cosines along all axes, channels too, the slowest ones first."""
+    """Return products of cosines along all axes, channels too, the slowest first."""
     options = dict(dtype=torch.float64, device="cpu")
     cosines, speeds = torch.ones((), **options), torch.zeros((), **options)
     for n in shape:
@@ -191,9 +190,9 @@ def initial_kernels(images, shape, n_components, method, generator):
         Number of atoms.
     method : {"random", "data", "dct"}
         Random directions; a constant atom and random patches without their mean; or the cosines of
-        a discrete cosine transform, the slowest ones first. Any more of them are random.
+        a discrete cosine transform, the slowest first. Further atoms are random.
     generator : torch.Generator
-        Random numbers, on the CPU, so that every device starts from the same atoms.
+        Random numbers, on the CPU, so that all devices start from the same atoms.
 
     Returns
     -------
@@ -212,37 +211,37 @@ def initial_kernels(images, shape, n_components, method, generator):
 
 
 class Geometry(NamedTuple):
-    """What a learner keeps of the shape of its images: their size if all have one, channels."""
+    """Shape of the training images that a learner keeps: common size, if any, and channels."""
 
     image_size: tuple[int, ...] | None
     channel_axis: bool
 
 
 class TrainingImages:
-    """Images that are large enough for crops, and the crops' size.
+    """Images large enough for crops, and the size of crops.
 
     Parameters
     ----------
     images, targets : list of Tensor of shape (n_channels, *size), or None
-        Noisy and clean images; without targets images are their own. Pixels of the former that are
-        NaN are missing.
+        Noisy and clean images; without targets images are their own. NaN pixels of images are
+        missing.
     kernel, stride : tuple of int
         Size and distance of atoms.
     geometry : Geometry
-        What results look like.
+        Shape of results.
     crop_size : int or "auto"
-        Size of a crop along each axis, which is rounded down to what atoms cover; "auto" is the
+        Size of a crop along each axis, rounded down to a size that atoms cover; "auto" is the
         smallest image, and at most 129.
     whole : bool
-        Whether images, which are of one size, are taken whole.
+        Whether to take images, all of one size, whole.
     shifted : bool
         Whether crops need room for several grids.
     margin : bool
-        Whether the loss leaves out the pixels of a crop that some atoms do not reach.
+        Whether the loss leaves out pixels of a crop that some atoms do not reach.
     noise_std : float, tuple (low, high) or "poisson", default=0.0
-        The noise that crops get.
+        Noise to add to crops.
     flip : bool, default=False
-        Whether crops are mirrored and transposed at random.
+        Whether to mirror and transpose crops at random.
     """
 
     def __init__(
@@ -286,14 +285,14 @@ class TrainingImages:
         return len(self.images)
 
     def __iter__(self):
-        """Yield the images, their targets and masks, by which data are recognised."""
+        """Yield the images, their targets and masks, to recognise the data by."""
         yield from self.images
         yield from self.targets or []
         yield from self.masks or []
 
     def _enlarge(self, image, end=0.0):
         missing = [max(crop - n, 0) for n, crop in zip(image.shape[1:], self.crop, strict=True)]
-        if any(self.margin):  # what the margin shows should look like the image
+        if any(self.margin):  # the margin should look like the image
             before = [min(pair) for pair in zip(self.margin, missing, strict=True)]
             after = [m - b for m, b in zip(missing, before, strict=True)]
             return extend(image[None], before, after)[0]
@@ -301,23 +300,23 @@ class TrainingImages:
         return torch.nn.functional.pad(image, ends, value=end)
 
     def covered(self, image):  # (n_channels, *size) -> (n_channels, *size)
-        """Return as much of an image as copies of an atom cover exactly."""
+        """Crop an image to a size that copies of an atom cover exactly."""
         axes = zip(image.shape[1:], self.kernel, self.stride, strict=True)
         return image[(..., *(slice(n - (n - k) % s) for n, k, s in axes))]
 
     def mean_square(self):
-        """Return the squared norm of a crop of mean energy, as a number that training can use."""
+        """Return the squared norm of a crop of mean energy, checked to be in training's range."""
         squares = torch.stack([image.square().mean() for image in self.images])
         square = float(squares.mean()) * len(self.images[0]) * prod(self.crop)
         return check_range(square, self.images)
 
     def peak(self):
-        """Return the largest magnitude of a pixel, of clean images where there are pairs."""
+        """Return the largest magnitude of a pixel, in clean images if there are pairs."""
         images = self.targets or self.images
         return max(float(image.abs().max()) for image in images) or 1.0
 
     def for_training(self, batch_size, generator, *, shuffle):
-        """Return a source of random crops, by a generator; see `Crops`."""
+        """Return a source of random crops; see `Crops`."""
         return Crops(
             self.images,
             self.targets,

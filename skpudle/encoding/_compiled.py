@@ -1,11 +1,11 @@
-"""Loops of the encoder that numba compiles: a few rows, and entrywise steps of likelihoods.
+"""Compiled loops of the encoder: all iterations of a few rows, entrywise steps of likelihoods.
 
-A call of torch takes 4 microseconds however few numbers it is about, and an iteration makes five.
-`unfold_few` makes the same iterations without derivatives, one row after the other.
+A call of torch takes 4 microseconds even for few numbers, and an iteration makes five. `unfold_few`
+makes the same iterations without derivatives, one row after the other.
 
-A likelihood has more entrywise loops than least squares, and where atoms are few each pass over the
-data takes as long as a product. `judge` and `weigh` work on a slice of samples, so that threads may
-share it, and write to their last arguments. A mask without rows hides nothing.
+A likelihood has more entrywise loops than least squares, and with few atoms each pass over the data
+takes as long as a product. `judge` and `weigh` work on a slice of samples, so that threads can
+share the work, and write to their last arguments. A mask without rows hides nothing.
 """
 
 from functools import cache
@@ -19,7 +19,7 @@ __all__ = ["loops", "unfold_few"]
 
 
 def iterate(atoms, x, levels, step, hard, positive, codes):
-    """Turn codes into those after one iteration for each row of levels."""
+    """Run one iteration on the codes for each row of levels, in place."""
     n_components, n_features = atoms.shape
     residual = np.empty(n_features)
     for row in range(len(x)):
@@ -43,12 +43,12 @@ def iterate(atoms, x, levels, step, hard, positive, codes):
                 elif size > level:
                     z[j] = v - level if v > 0.0 else v + level
                 else:
-                    z[j] = size * 0.0  # which is not zero where it is not finite
+                    z[j] = size * 0.0  # keeps values that are not finite
 
 
 def judge(first, last, before, natural, mean, variance, new_variance, mask, growth,
           code, new_natural, new_mean, size, counts):  # fmt: skip
-    """Undo iterations that do not count, and set the steps to follow."""
+    """Accept or undo an iteration of each sample, and set the next steps."""
     for i in range(first, last):
         curvature, length = 0.0, 0.0
         for f in range(natural.shape[1]):
@@ -59,7 +59,7 @@ def judge(first, last, before, natural, mean, variance, new_variance, mask, grow
         for j in range(code.shape[1]):
             moved = code[i, j] - before[i, j]
             length += moved * moved
-        counts[i] = curvature * size[i] <= length  # not where it is NaN
+        counts[i] = curvature * size[i] <= length  # False for NaN
         if counts[i]:
             if length > 0.0:
                 size[i] *= growth
@@ -72,7 +72,7 @@ def judge(first, last, before, natural, mean, variance, new_variance, mask, grow
 
 
 def weigh(first, last, x, mean, variance, mask, residual, image, of_x, of_offset, slope):
-    """Turn an image into what it weighs, negative, and add up what it contributes."""
+    """Weight an image by the negative variance, and add its terms to the sums of derivatives."""
     for i in range(first, last):
         total = 0.0
         for f in range(x.shape[1]):
@@ -93,9 +93,9 @@ def loops():
 
 
 def unfold_few(atoms, x, levels, step, initial, *, shrinkage, positive):
-    """Return codes as `skpudle.encoding.unfold` does, of tensors on the CPU without derivatives.
+    """Return the codes of `skpudle.encoding.unfold`, for tensors on the CPU without derivatives.
 
-    There is neither a mask nor a loss; levels are of shape (n_unfoldings, 1 or n_components).
+    It takes no mask and no loss; levels have the shape (n_unfoldings, 1 or n_components).
     """
     codes = x.new_zeros(len(x), len(atoms)) if initial is None else initial.detach().clone()
     given = (np.asarray(t.detach().resolve_neg().contiguous()) for t in (atoms, x, levels))

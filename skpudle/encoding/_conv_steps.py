@@ -1,7 +1,7 @@
 """Gradient steps of a convolution, on codes with an entry for every block of pixels.
 
 An encoder stays in the form of `skpudle.operators.Phases` from its first iteration to its last.
-Images and patches are written into the same memory by every product.
+Every product writes its image and patches into the same memory.
 """
 
 import torch
@@ -31,7 +31,7 @@ class ConvSteps(Steps):
         self._pieces = self.phases.pieces(self._patches, self.image)
 
     def layers(self):
-        """Return whose atoms codes before iteration ``t`` are of, and whose correlate in it."""
+        """Return the layers that synthesise and that correlate in iteration ``t``."""
         atoms, correlators = self.matrices
         return (self.t - 1) % len(atoms), self.t % len(correlators)
 
@@ -57,11 +57,11 @@ class ConvSteps(Steps):
         return self._patches
 
     def correlate(self, atoms, z, out=None):
-        """Return ``z + atoms^T image``, of the patches that were gathered."""
+        """Return ``z + atoms^T image`` from the gathered patches."""
         if out is None:
             shape = len(atoms), self.x.shape[-1 - len(self.phases.kernel)], *self.phases.blocks
             out = atoms.new_empty(shape)
-            # beyond the last column, where new memory may hold NaN, which times zero is NaN
+            # clear beyond the last column: new memory may hold NaN, which times zero is NaN
             out.flatten(1)[:, self._patches.shape[1] :] = 0
             out = out.transpose(0, 1)
         columns = self.phases.columns(out)

@@ -1,9 +1,9 @@
-r"""Gradient steps of a dense dictionary, and what they contribute to derivatives.
+r"""Gradient steps of a dense dictionary, and their adjoint.
 
 The gradient ``D^T (D z - x)`` of the squared error takes ``D`` and its transpose in turn, or the
-Gram matrix ``G``. Which is cheaper depends on how many steps there will be, and an encoder that
-hopes for sparse codes does not know. So `DenseSteps` begins without ``G`` and builds it when it has
-paid, and its sums add up what steps of either kind contribute.
+Gram matrix ``G``. The cheaper way depends on the number of steps, which an encoder with working
+sets does not know in advance. So `DenseSteps` begins without ``G`` and builds it once it would have
+paid. Its sums add up derivatives of both kinds of steps.
 """
 
 import torch
@@ -13,22 +13,22 @@ from skpudle.encoding._steps import Steps
 
 __all__ = ["DenseSteps"]
 
-# What a launch on a device takes, in operations: 5 microseconds at 50 TFLOP/s (data sheets of
-# data-centre GPUs; not measured). A step without the Gram matrix, with its adjoint, has so many
+# Time of a launch on a device, in operations: 5 microseconds at 50 TFLOP/s (data sheets of
+# data-centre GPUs; not measured). A step without the Gram matrix, with its adjoint, has 8 launches
 # more.
 _LAUNCH, _MORE_LAUNCHES = 2.5e8, 8
-# What products with codes and derivatives take of the time of dense ones, where zeros are left out:
+# Products with codes and derivatives that skip zeros take this share of the time of dense ones:
 # 0.35 to 0.4 for the codes of an update with n = 50, m = 1000, p = 1500 and decay, or n = 256,
 # m = 256, p = 512.
 _SPARSE = 0.4
-# Rows of a Gram matrix that one product gives.
+# Rows of a Gram matrix per product.
 _ROWS_OF_GRAM = 256
-# Atoms of some samples are gathered at once, so many numbers that they stay in a cache.
+# Entries of atoms to gather at once: they stay in a cache.
 _GATHERED = 2**19
 
 
 def _gram(atoms):  # -> (n_components, n_components)
-    """Return ``D^T D``, whose upper triangle is a copy: 0.6 of the time for 1500 atoms."""
+    """Return ``D^T D``; with a copied upper triangle, in 0.6 of the time for 1500 atoms."""
     gram = atoms.new_empty(len(atoms), len(atoms))
     on_cpu = atoms.device.type == "cpu"
     length = _ROWS_OF_GRAM if on_cpu else len(atoms)
@@ -42,17 +42,17 @@ def _gram(atoms):  # -> (n_components, n_components)
 class DenseSteps(Steps):
     """`Steps` of a `DenseDictionary`, and blocks of ``- s G``.
 
-    That matrix is built as soon as what it would have saved reaches what it costs, which is never
-    more than twice as slow as knowing. Prices are in operations divided by the number of atoms.
+    The matrix is built as soon as it would have saved its cost. That is never more than twice as
+    slow as the best choice in hindsight. Prices are in operations divided by the number of atoms.
 
     Parameters
     ----------
     dictionary, x, size, mask
         As in `Steps`; with a mask there is no Gram matrix.
     n_steps : float
-        How many steps are to be expected; there may be more.
+        Expected number of steps; there may be more.
     adjoint : bool
-        Whether there will be a backward pass.
+        Whether a backward pass follows.
     """
 
     def __init__(self, dictionary, x, size, *, mask=None, n_steps, adjoint):
@@ -61,14 +61,14 @@ class DenseSteps(Steps):
         n_atoms, n_features = self.atoms.shape
         self.correlation = (self.x * size) @ self.atoms.mT  # s D^T x
         self.transition = None  # H = 1 - s G
-        # products with codes or derivatives, and those of residuals or their images with all atoms
+        # products of codes or derivatives, and products of residuals or images with all atoms
         gram, direct = (6 * n_atoms, 8 * n_features) if adjoint else (2 * n_atoms, 2 * n_features)
         others = (4 if adjoint else 2) * n_features
         share = _SPARSE if may_leave_out(x, len(x) * n_atoms * n_features) else 1
         self._saving = share * (direct - gram) + others  # for each sample
         on_device = x.device.type != "cpu"
         self._saving_launches = _LAUNCH * _MORE_LAUNCHES / n_atoms if on_device else 0.0
-        # with an adjoint the matrix comes with another product, in the derivative of the atoms
+        # with an adjoint the matrix adds a product to the derivative in the atoms
         self._price = (4 if adjoint else 2) * n_features * n_atoms
         if mask is not None:
             self._price = float("inf")
@@ -88,7 +88,7 @@ class DenseSteps(Steps):
             self.transition.diagonal().add_(1)
 
     def push(self, z, *, out=None, apart=False):
-        """Do as `Steps.push`; apart, leave the step without the codes, to which it is rounded."""
+        """Do as `Steps.push`; ``apart``, return the step alone, not rounded to the codes."""
         if z is None:
             return (
                 self.correlation.clone() if out is None else out.copy_(self.correlation)
@@ -119,7 +119,7 @@ class DenseSteps(Steps):
         return block.mul_(-self.size)
 
     def few(self, indices):
-        """Yield slices of the samples whose chosen atoms fit into a cache."""
+        """Yield slices of samples with chosen atoms that fit into a cache."""
         on_cpu = indices.device.type == "cpu"
         entries = max(1, indices.shape[1] * self.atoms.shape[1])
         length = max(1, _GATHERED // entries) if on_cpu else len(indices)
@@ -132,18 +132,18 @@ class DenseSteps(Steps):
         return chosen.view(*indices.shape, self.atoms.shape[1])
 
     def pairs(self, indices):  # (n, k) -> (n, k, k)
-        """Return where pairs of the chosen atoms are in the flattened matrix."""
+        """Return the places of pairs of the chosen atoms in the flattened matrix."""
         return indices[:, :, None] * len(self.atoms) + indices[:, None, :]
 
 
 def _active_first(products, indices):  # symmetric (n, k, k), (n, k) -> the same, number of active
-    """Sort the atoms of samples, and samples by how many of theirs are in products at all.
+    """Sort the atoms of each sample, active ones first, and samples by their number.
 
     Most atoms of a working set are never active.
     """
-    idle = ~products.any(2)
-    idle, order = idle.sort(dim=1, stable=True)
-    n_active, samples = (~idle).sum(1).sort()
+    inactive = ~products.any(2)
+    inactive, order = inactive.sort(dim=1, stable=True)
+    n_active, samples = (~inactive).sum(1).sort()
     order, products, indices = order[samples], products[samples], indices[samples]
     products = products.gather(1, order[:, :, None].expand_as(products))
     products = products.gather(2, order[:, None].expand_as(products))
@@ -153,8 +153,8 @@ def _active_first(products, indices):  # symmetric (n, k, k), (n, k) -> the same
 class DenseSums:
     r"""`Sums` of dense steps.
 
-    Through the Gram matrix the derivative in the atoms is :math:`q^T x - (P + P^T) D` with
-    ``q = sum u`` and ``P = sum u^T z``, which are added up instead.
+    Through the Gram matrix the derivative in the atoms is :math:`q^T x - (P + P^T) D`, so the sums
+    are ``q = sum u`` and ``P = sum u^T z``.
     """
 
     def __init__(self, steps):
@@ -178,14 +178,14 @@ class DenseSums:
         return multiply(None, u, self.steps.transition, out=out)
 
     def add_rows(self, u, z):  # (n_iterations, n, n_components), as many or one less of codes
-        """Add what steps through the Gram matrix contribute; of the first code may be none."""
+        """Add steps through the Gram matrix; the first may start from zero, without codes."""
         self._total += u.sum(0)
         self._products.result.addmm_(u[len(u) - len(z) :].flatten(0, 1).mT, z.flatten(0, 1))
 
     def add(self, u, z, residual):  # -> M D u, of shape (n, n_features), or None
-        """Add what steps contribute that begin with the same ``z``, where ``u`` is their sum.
+        """Add steps from the same ``z``; ``u`` is the sum of their derivatives.
 
-        Without a residual this goes through the Gram matrix.
+        Without a residual they went through the Gram matrix.
         """
         if residual is None:
             self._total += u
@@ -200,13 +200,13 @@ class DenseSums:
         return image
 
     def add_block(self, products, indices, block):  # (n, k, k), (n, k), (n, k, k)
-        """Add what ``P`` contributes, between the chosen atoms of each sample; overwrite it."""
+        """Add the part of ``P`` between the chosen atoms of each sample; overwrite ``products``."""
         steps = self.steps
         if self._products is None:
             products += products.mT.clone()
             self._size += (products * block).sum() / (2 * steps.size)  # - <P, G>
             n_active = [indices.shape[1]] * len(indices)
-            if indices.device.type == "cpu":  # a device would make the host wait
+            if indices.device.type == "cpu":  # on a device the host would wait
                 products, indices, n_active = _active_first(products, indices)
             for rows in steps.few(indices):
                 first = slice(n_active[rows][-1])
@@ -220,7 +220,7 @@ class DenseSums:
     def gradients(
         self, *, of_x=True, of_step=True
     ):  # -> shapes of the atoms, None, the data, the step
-        """Return the derivatives, once; those of the analysis are among those of the atoms."""
+        """Return the derivatives, once; the atoms include the analysis."""
         steps, atoms = self.steps, self._atoms.finish()
         if self._products is not None:
             products = self._products.finish()

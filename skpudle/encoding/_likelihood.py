@@ -1,24 +1,23 @@
 r"""Iterations on the negative log-likelihood of a loss, and their adjoint.
 
-A step is :math:`z + s A^T M (x - \mu(D z + \text{offset}))`. Backwards the derivative of
-:math:`\mu`, the variance ``w`` of the data, weighs: with ``A = D``
+A step is :math:`z + s A^T M (x - \mu(D z + \text{offset}))`. Backwards, the derivative of
+:math:`\mu`, which is the variance ``w`` of the data, is a weight: with ``A = D``
 
 .. math:: \delta_t = u_t - s D^T M w_t D u_t, \qquad
     s \sum_t \text{outer}(u_t, M (x - \mu_t)) - \text{outer}(z_t, M w_t D u_t).
 
-A step of 1 over ``|D|^2 w`` with the largest ``w`` never lets the penalised loss rise. Where ``w``
-has no bound but grows with the expectation (Poisson), every sample has a step of its own that is
-looked for: an iteration counts if
+With a step of 1 over ``|D|^2 w`` for the largest ``w`` the penalised loss never rises. Where ``w``
+grows with the expectation without bound (Poisson), every sample searches for its own step. An
+iteration is accepted if
 
 .. math:: s \sum_j \max(w_j, w_j') (\eta_j' - \eta_j)^2 \leq |z' - z|^2 ,
 
-and is else undone, for this sample alone, and its step halved. The left-hand side bounds what the
-loss differs from its tangent by, since the largest ``w`` between two points of an entry is that of
-one of them; so what counts does not let the penalised loss rise either. Steps are constants to
+and otherwise undone for this sample alone, with its step halved. Between two points of an entry
+``w`` is largest at one of them, so the left-hand side bounds the difference of the loss from its
+tangent: accepted iterations do not let the penalised loss rise either. Steps are constants to
 differentiation, and undone iterations have the step 0.
 
-Products of a dense dictionary leave out zeros, and on the CPU what goes through data entry by entry
-is compiled.
+Products of a dense dictionary skip zeros, and on the CPU entrywise loops over data are compiled.
 """
 
 from typing import NamedTuple
@@ -36,16 +35,14 @@ from skpudle.shrinkage import shrinkage_function
 
 __all__ = ["LikelihoodIterations", "LikelihoodSteps"]
 
-# Relative to 1 / (|D|^2 w) with the largest count or expectation: of 500 samples of Poisson counts
-# from 50 atoms the mean objective after 10 iterations was above the least by 0.12 with 4, 0.60 with
-# 1, and codes of 100 iterations were the same.
+# Relative to 1 / (|D|^2 w) for the largest count or expectation. For 500 samples of Poisson counts
+# from 50 atoms the mean objective after 10 iterations exceeded the minimum by 0.12 with 4, by 0.60
+# with 1; after 100 iterations codes were the same.
 _FIRST_STEP = 4.0
-# A step that counts is followed by a larger one. After 100 iterations the same objective was above
-# the least by 7e-8 with 1.25 (one in 20 undone), 3e-7 with 1.5, 4e-8 with 1.1, which is slow to
-# begin with.
+# Growth of an accepted step. After 100 iterations the same objective exceeded the minimum by 7e-8
+# with 1.25 (one in 20 undone), 3e-7 with 1.5, and 4e-8 with 1.1, which begins slowly.
 _GROWTH = 1.25
-# So many entries of data take half a millisecond in a compiled loop, five times as long as a thread
-# takes to start.
+# Entries of data that take half a millisecond in a compiled loop, five times the start of a thread.
 _ENTRIES = 2**18
 
 
@@ -84,7 +81,7 @@ class _Maps:
 
 
 class _DenseMaps(_Maps):
-    """The same of a dense dictionary, whose products leave out zeros."""
+    """The maps of a dense dictionary, with products that skip zeros."""
 
     def __init__(self, dictionary):
         self.dictionary, self._outer = dictionary, None
@@ -119,11 +116,11 @@ class LikelihoodSteps(Steps):
     dictionary, analysis, x, mask
         As in `Steps`.
     size : Tensor of shape () or None
-        Step size; None looks for one.
+        Step size; None to search for one.
     loss : object of `skpudle.losses`
         The loss.
     offset : Tensor that broadcasts against the data, or None
-        What is added to ``D z``.
+        Added to ``D z``.
     """
 
     def __init__(self, dictionary, analysis, x, size, *, mask=None, loss, offset=None):
@@ -135,7 +132,7 @@ class LikelihoodSteps(Steps):
         self.hidden = np.asarray(hidden) if _are_compiled(x) else None
 
     def natural(self, z):
-        """Return the natural parameter, that of zero codes for None."""
+        """Return the natural parameter; None means zero codes."""
         if z is None:
             return self._offsets
         return self._maps.synthesis(z, self._offsets).contiguous()
@@ -145,7 +142,7 @@ class LikelihoodSteps(Steps):
         return self.analysis.analysis(self.hide(self.x - mean))
 
     def first_size(self, mean):
-        """Return the step to begin with, one for each sample if they are looked for."""
+        """Return the first step; one for each sample if steps are searched for."""
         if self.size is not None:
             return self.size
         largest = torch.maximum(self.x, self.hide(mean)).flatten(1).amax(1)
@@ -154,19 +151,20 @@ class LikelihoodSteps(Steps):
         return size.reshape(-1, *[1] * (self.x.ndim - 1))
 
     def judge(self, size, before, after):
-        """Return what follows an iteration, and where it counts.
+        """Accept or undo an iteration of each sample, and choose the next steps.
 
         Parameters
         ----------
         size : Tensor
-            Its steps.
+            Steps of the iteration.
         before, after : tuple of Tensor
-            Codes, natural parameters and expectations before and after it; these are overwritten.
+            Codes, natural parameters and expectations before and after it; overwrites ``after``.
 
         Returns
         -------
         tuple of Tensor, Tensor, Tensor
-            Those after it, or before where it is undone, the steps to follow, and where it counts.
+            Codes, natural parameters and expectations from here on; the next steps; and a mask of
+            the samples with an accepted iteration.
         """
         variances = [self.loss.variance(mean) for *_, mean in (before, after)]
         if self.hidden is not None:
@@ -181,7 +179,7 @@ class LikelihoodSteps(Steps):
         curvature = self.hide(weight.mul_(change.square_())).flatten(1).sum(1)
         length = moved.square_().flatten(1).sum(1)
         curvature, length = (value.view_as(size) for value in (curvature, length))
-        counts = curvature * size <= length  # not where it is NaN
+        counts = curvature * size <= length  # False for NaN
         larger = torch.where(length > 0, _GROWTH * size, size)
         after = tuple(torch.where(counts, *pair) for pair in zip(after, before, strict=True))
         return after, torch.where(counts, larger, size / 2), counts
@@ -201,9 +199,9 @@ class LikelihoodSums:
         self._slope = steps.x.new_zeros(len(steps.x))
 
     def pull(self, u, z, mean, size, *, where, out):
-        """Return the transpose of a step at ``u``, and add up what the step contributes.
+        """Return the transpose of a step at ``u``, and add the step to the sums.
 
-        It is in ``out`` or elsewhere, and right where ``where`` is not zero.
+        The result may be in ``out``, and is valid where ``where`` is not zero.
         """
         scaled = u * size
         image = self._analysis.synthesis(scaled).contiguous()
@@ -214,7 +212,7 @@ class LikelihoodSums:
         self._dictionary.add(z, image)
         return self._dictionary.analysis(image, u, where, out)
 
-    def _weigh(self, image, mean):  # -> the residual; the image becomes what is transposed
+    def _weigh(self, image, mean):  # -> the residual; weights the image in place
         steps, variance = self.steps, self.steps.loss.variance(mean)
         if steps.hidden is not None:
             residual = torch.empty_like(image)
@@ -230,9 +228,9 @@ class LikelihoodSums:
         return residual
 
     def gradients(self, *, of_x=True, of_step=True):
-        """Return the derivatives in the atoms, those of the analysis, the data and the step."""
+        """Return the derivatives in the atoms, the atoms of the analysis, the data and the step."""
         size, atoms = self.steps.size, self._dictionary.finish()
-        # the same atoms have one sum
+        # the same atoms share one sum
         analysis = None if self._analysis is self._dictionary else self._analysis.finish()
         return atoms, analysis, self._x, None if size is None else self._slope.sum() / size
 
@@ -251,23 +249,23 @@ class _Iteration(NamedTuple):
     size: Tensor
 
     def pull(self, delta, sums, level_gradient, scratch):
-        """Return the derivatives in the codes one iteration before those of ``delta``."""
+        """Return the derivatives in the codes before this iteration, from ``delta`` after it."""
         u = mask_by(self.code, delta, scratch)
         if level_gradient is not None:
             by_entry = self.code.sign() * u
             if sums.steps.size is None:
                 by_entry *= self.size
             level_gradient[self.t] -= by_entry.sum(0).sum_to_size(level_gradient.shape[1:])
-        # of codes that are given all entries are asked for
+        # given initial codes need the derivatives of all entries
         where = self.z if self.t else None
         before = sums.pull(u, self.z, self.mean, self.size, where=where, out=delta)
         return delta if before is None else before
 
 
 class LikelihoodIterations:
-    """Steps and shrinkages in turn; the parameters are those of `Iterations`.
+    """Steps and shrinkages in turn, with the parameters of `Iterations`.
 
-    Levels of soft shrinkage are in units of the step where that is looked for.
+    If the step is searched for, levels of soft shrinkage are in units of it.
     """
 
     def __init__(self, steps, levels, shrinkage, positive, *, keep):

@@ -1,9 +1,9 @@
-"""Products with a matrix that is mostly zero, of which only the rest is multiplied.
+"""Products with a matrix that is mostly zero, which skip the zeros.
 
-After a few unfoldings codes have few entries, and so have derivatives, which the support masks. No
-certificate is needed to leave out what is multiplied by zero, and the entries of many samples need
-not be the same. So, on the CPU, entries are listed and the rows that they ask for are added up,
-compiled by numba; where there are too many of them the product is that of torch.
+After a few unfoldings codes have few entries, and so have derivatives, which the support masks.
+Skipping zeros needs no certificate, and samples may differ in their entries. So, on the CPU,
+compiled loops list the entries and add up the rows that these select; with too many entries torch
+computes the product.
 """
 
 from functools import cache
@@ -16,17 +16,17 @@ from skpudle._compilation import compile_together
 
 __all__ = ["SumOfProducts", "may_leave_out", "multiply", "multiply_where"]
 
-# Of all entries, the share up to which lists pay. Multiplications by them run at 20 to 45 billion
-# operations a second, dense ones at 70 to 95 (one core, float32, 50 x 1500 x 1500, 256 x 512 x 512
-# and 512 x 1024 x 1024): they take as long at 0.3 to 0.5. Lists are for one thread, dense products
-# for all of torch's, whose threads wait for the next one without giving up their cores: on two
-# cores two threads of lists make an update 1.1 to 1.6 times as long as one.
+# Largest share of entries for which lists pay. Products by lists run at 20 to 45 billion operations
+# a second, dense ones at 70 to 95 (one core, float32, 50 x 1500 x 1500, 256 x 512 x 512 and
+# 512 x 1024 x 1024), so both take as long at 0.3 to 0.5. Lists use one thread. Dense products use
+# all of torch's, which keep their cores while they wait for the next product: on two cores, two
+# threads of lists make an update 1.1 to 1.6 times as long as one.
 _MOST = 1 / 3
 # Multiplications of a dense product that takes as long as the calls around a sparse one, 30
 # microseconds at 35 a nanosecond.
 _LEAST = 2**20
-# Rows that one product adds to a sum: a pass over 1500 x 1500 sums takes as long as the product of
-# so few rows.
+# Rows that one product adds to a sum. With fewer, a pass over 1500 x 1500 sums takes as long as the
+# product.
 _ROWS_PER_PRODUCT = 512
 
 
@@ -46,7 +46,7 @@ def product(plus, left, right, scale, out):
     values = np.empty(n_inner, dtype=left.dtype)
     for i in range(n):
         count = 0
-        for j in range(n_inner):  # no branch: there is no telling which entries are zero
+        for j in range(n_inner):  # without a branch, which would be mispredicted
             listed[count] = j
             values[count] = scale * left[i, j]
             count += left[i, j] != 0
@@ -116,7 +116,7 @@ def _loops():
 
 
 def may_leave_out(tensor, n_multiplications):
-    """Return whether zeros of a factor are worth looking for."""
+    """Return whether looking for zeros of a factor may pay."""
     return (
         n_multiplications >= _LEAST
         and tensor.device.type == "cpu"
@@ -133,18 +133,18 @@ def _is_sparse(tensor, n_multiplications):
 
 
 def multiply(plus, left, right, *, scale=1, out=None):
-    """Return ``plus + scale * left @ right``, to rounding the same whether zeros are left out.
+    """Return ``plus + scale * left @ right``; skipping zeros changes it by rounding only.
 
     Parameters
     ----------
     plus : Tensor of shape (n, n_columns) or None
-        What to add; may be ``out``.
+        Term to add; may be ``out``.
     left : Tensor of shape (n, n_inner)
         The factor that may be mostly zero.
     right : Tensor of shape (n_inner, n_columns)
-        The other one.
+        The other factor.
     scale : float, default=1
-        What the product is multiplied by.
+        Number to multiply the product by; 1 without ``plus``.
     out : Tensor of shape (n, n_columns), default=None
         Memory for the result.
 
@@ -168,20 +168,20 @@ def multiply(plus, left, right, *, scale=1, out=None):
 
 
 def multiply_where(pattern, plus, left, right, *, out=None):
-    """Return ``plus + left @ right^T`` where the pattern is not zero, and anything elsewhere.
+    """Return ``plus + left @ right^T`` where the pattern is not zero, and any numbers elsewhere.
 
     Parameters
     ----------
     pattern : Tensor of shape (n, n_rows) or None
-        Where the result is needed; None for everywhere.
+        Nonzero where the result is needed; None for everywhere.
     plus : Tensor of shape (n, n_rows)
-        What to add.
+        Term to add.
     left : Tensor of shape (n, n_inner)
         A factor.
     right : Tensor of shape (n_rows, n_inner)
-        The other one.
+        The other factor.
     out : Tensor of shape (n, n_rows), default=None
-        Memory for the result, other than that of ``plus``.
+        Memory for the result; not ``plus``.
 
     Returns
     -------
@@ -200,14 +200,14 @@ def multiply_where(pattern, plus, left, right, *, out=None):
 class SumOfProducts:
     """A sum of ``left^T right`` over pairs, added to the result by products of many rows at once.
 
-    Those are worth a pass over the result; the pairs wait for them in memory that is used again.
+    Only many rows are worth a pass over the result. Pairs wait for it in memory that is reused.
     """
 
     def __init__(self, result):
         self.result, self._left, self._right, self._n_waiting = result, None, None, 0
 
     def add(self, left, right):  # (n, n_rows of the result), (n, n_columns of the result)
-        """Add a pair, at once or later."""
+        """Add a pair, now or later."""
         if len(left) > _ROWS_PER_PRODUCT // 2:
             multiply(self.result, left.mT, right, out=self.result)
             return
@@ -222,7 +222,7 @@ class SumOfProducts:
         self._n_waiting = rows.stop
 
     def finish(self):  # -> the result
-        """Add what still waits, and return the result."""
+        """Add the waiting pairs, and return the result."""
         if self._n_waiting:
             left, right = self._left[: self._n_waiting], self._right[: self._n_waiting]
             multiply(self.result, left.mT, right, out=self.result)

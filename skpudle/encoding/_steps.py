@@ -1,9 +1,9 @@
 r"""Gradient steps of the encoder, iterations of them, and their adjoint, for any dictionary.
 
 A step is ``z + s A^T M (x - D z)``, where ``A`` is ``D`` unless the atoms of the analysis are
-separate, and ``M`` hides what is missing. Backwards it contributes ``outer(u, M (x - D z))`` to the
-derivative in ``A`` and ``- outer(z, M A u)`` to that in ``D``, both times ``s``. An iteration is a
-step and a shrinkage; its record is what the way back needs.
+separate, and the mask ``M`` hides missing entries. Backwards it adds ``outer(u, M (x - D z))`` to
+the derivative in ``A`` and ``- outer(z, M A u)`` to the derivative in ``D``, both times ``s``. An
+iteration is a step and a shrinkage; its record holds all that the backward pass needs.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from skpudle.shrinkage import shrinkage_function
 
 __all__ = ["Iteration", "Iterations", "Steps", "Stretch", "Sums", "mask_by"]
 
-# Numbers that wait for one product on a device: 256 MiB in float32.
+# Largest number of entries in one product on a device: 256 MiB in float32.
 _WAITING = 2**26
 
 
@@ -27,7 +27,7 @@ class Steps:
     dictionary : DenseDictionary or ConvDictionary
         The dictionary, or any object with the same maps, detached.
     analysis : object of the same kind
-        Whose ``analysis`` correlates, often the dictionary itself.
+        The dictionary that correlates, by its ``analysis``; often the same.
     x : Tensor of shape (n_samples, ...)
         Data.
     size : Tensor of shape ()
@@ -37,14 +37,14 @@ class Steps:
     """
 
     in_one_product = False  # whether `Stretch` takes many iterations together
-    t = 0  # the iteration that they are those of, which a dictionary of layers asks for
+    t = 0  # the current iteration, which selects a layer
 
     def __init__(self, dictionary, analysis, x, size, *, mask=None):
         self.dictionary, self.analysis, self.size, self._mask = dictionary, analysis, size, mask
         self.x = self.hide(x)
 
     def hide(self, data):
-        """Return the data with zeros where entries are missing."""
+        """Return the data with zeros for missing entries."""
         return data if self._mask is None else data * self._mask
 
     def enter(self, z):
@@ -52,25 +52,25 @@ class Steps:
         return z
 
     def leave(self, z):
-        """Return codes in the form that users see, the inverse of `enter`."""
+        """Return codes in the form of the caller, the inverse of `enter`."""
         return z
 
     def push(self, z, *, out=None):
         """Return the codes after a step, and ``M (x - D z)`` if it was computed on the way.
 
-        Without codes the step is from zero; ``out`` is memory that may be used for the result.
+        For None the step starts from zero; ``out`` is memory that the result may use.
         """
         residual = self.x if z is None else self.hide(self.x - self.dictionary.synthesis(z))
         ascent = self.analysis.analysis(residual * self.size)
         return (ascent if z is None else ascent.add_(z)), residual
 
     def sums(self):
-        """Return the adjoint, with sums of its own, since a graph may be walked twice."""
+        """Return the adjoint, with new sums, because a graph may be differentiated twice."""
         return Sums(self)
 
 
 class Sums:
-    """The transpose of the steps, and the derivatives that it adds up."""
+    """The transpose of the steps, which sums up derivatives."""
 
     def __init__(self, steps):
         self.steps = steps
@@ -79,10 +79,10 @@ class Sums:
         self._x, self._size = torch.zeros_like(steps.x), torch.zeros_like(steps.size)
 
     def pull(self, u, z, residual, *, out=None, where=None):
-        """Return the transpose of a step at ``u``, and add up what the step contributes.
+        """Return the transpose of a step at ``u``, and add the step to the sums.
 
-        ``z`` is what it started from and ``residual`` what `push` returned. None for the first step
-        from zero, of which nothing is asked; nor is it where ``where`` is zero.
+        The step started from ``z``, and `push` returned ``residual``. The result is None for a step
+        from zero, and may hold any numbers where ``where`` is zero.
         """
         steps = self.steps
         image = steps.hide(steps.analysis.synthesis(u))
@@ -95,16 +95,16 @@ class Sums:
         return steps.dictionary.analysis(image * -steps.size).add_(u)
 
     def gradients(self, *, of_x=True, of_step=True):
-        """Return the derivatives in the atoms, those of the analysis, the data and the step.
+        """Return the derivatives in the atoms, the atoms of the analysis, the data and the step.
 
-        The last two may be None where they are not asked for.
+        Without ``of_x`` or ``of_step`` the last two may be None.
         """
         size = self.steps.size
         return size * self._atoms, size * self._analysis, size * self._x, self._size
 
 
 def mask_by(code, delta, out):
-    """Set ``out`` to ``[code != 0] * delta`` in one pass; the derivative of a hard shrinkage."""
+    """Set ``out`` to ``[code != 0] * delta`` in one pass, the derivative of a hard shrinkage."""
     return torch.ops.aten.hardshrink_backward.grad_input(delta, code, 0.0, grad_input=out)
 
 
@@ -117,21 +117,21 @@ class Iteration(NamedTuple):
     residual: Tensor | None
 
     def pull(self, delta, sums, level_gradient, scratch):
-        """Return the derivatives in the codes one iteration before those of ``delta``."""
+        """Return the derivatives in the codes before this iteration, from ``delta`` after it."""
         u = mask_by(self.code, delta, scratch)
         if level_gradient is not None:
             by_entry = self.code.sign() * u
             level_gradient[self.t] -= by_entry.sum_to_size(level_gradient.shape[1:])
         sums.steps.t = self.t
-        where = self.z if self.t else None  # of codes that are given all entries are asked for
+        where = self.z if self.t else None  # given initial codes need all derivatives
         return sums.pull(u, self.z, self.residual, out=delta, where=where)
 
 
 class Stretch:
     """Iterations one after the other through the Gram matrix, on a device.
 
-    Their codes lie next to each other in memory, and so do the derivatives on the way back, so that
-    what each contributes is a part of one product: launches take the time there, and not passes.
+    Their codes lie next to each other in memory, and so do the derivatives on the way back. So one
+    product sums over all of them: on a device launches take the time, not passes over memory.
     """
 
     def __init__(self, start, z, codes):  # int, (n, n_components) or None, (n_iterations, n, ...)
@@ -171,9 +171,9 @@ class Iterations:
     steps : Steps
         The steps.
     levels : Tensor of shape (n_unfoldings, ...)
-        What each iteration shrinks by.
+        Level of the shrinkage in each iteration.
     shrinkage : str
-        Its name.
+        Name of the shrinkage.
     positive : bool
         Whether codes are non-negative.
     keep : bool
@@ -186,14 +186,14 @@ class Iterations:
         self.records, self._scratch = [], None
 
     def run(self, z, start, stop, *, pushed=None):
-        """Return the codes after the iterations, where ``pushed`` is the first step if known."""
+        """Return the codes after the iterations; ``pushed`` is the first step, if known."""
         if self.keep and self.steps.in_one_product:
             return self._run_stretch(z, start, stop, pushed)
         given, spare = z, None
         for t in range(start, stop):
             self.steps.t = t
             v, residual = pushed or self.steps.push(z, out=spare)
-            if self._scratch is None:  # memory that is new costs more than what is computed in it
+            if self._scratch is None:  # allocating takes longer than the computation in it
                 self._scratch = torch.empty_like(v)
             code = self.shrink_(v, self.levels[t], self._scratch)
             if self.keep:

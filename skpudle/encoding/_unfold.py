@@ -27,10 +27,10 @@ __all__ = ["default_step", "encode", "threshold_levels", "unfold"]
 
 # Iterations that may pass before codes are sparse (measured where p = 1500 and p = 512: 7 to 16).
 _EARLY = 16
-# What an iteration in working sets takes however small they are, in operations: 20 calls of torch.
+# Least time of an iteration in working sets, in operations: 20 calls of torch.
 _CALLS = 5e6
-# The same on a device, 20 launches of 5 microseconds at 50 TFLOP/s (not measured); and each block
-# has the host wait.
+# The same on a device: 20 launches of 5 microseconds at 50 TFLOP/s (not measured). Also, each block
+# makes the host wait.
 _CALLS_ON_DEVICE = 5e9
 
 
@@ -66,16 +66,16 @@ class _Unfolding(torch.autograd.Function):
             z = WorkingSets(iterations, forced=forced).encode(z)
         ctx.records, ctx.shrinkage = iterations.records, shrinkage
         z = ctx.steps.leave(z)
-        return z.clone() if keep else z  # a record of the result itself would keep the graph alive
+        return z.clone() if keep else z  # a record that holds the result keeps the graph alive
 
     @staticmethod
     @differentiable_once  # a second backward through saved codes would be silently wrong
     def backward(ctx, delta):
         """Return the derivatives in atoms, data, levels, step, first codes and offset."""
-        # raises if one was changed in place
+        # unpacking raises if a tensor was changed in place
         _, _, _, levels, _, initial, offset = ctx.saved_tensors
         by_level = torch.zeros_like(levels) if ctx.needs_input_grad[3] else None
-        kept = by_level if ctx.shrinkage == "soft" else None  # hard: constant in the levels
+        kept = by_level if ctx.shrinkage == "soft" else None  # hard codes are constant in levels
         delta = ctx.steps.enter(delta.clone(memory_format=torch.contiguous_format))
         sums, scratch = ctx.steps.sums(), torch.empty_like(delta)
         for record in reversed(ctx.records):
@@ -92,13 +92,13 @@ class _Unfolding(torch.autograd.Function):
 
 
 def _is_confined(path, dictionary, x, n_unfoldings, *, plain):
-    """Return whether iterations of sparse codes are confined to working sets where that pays."""
+    """Return whether to confine iterations of sparse codes to working sets."""
     if path not in ("auto", "dense", "active"):
-        raise ValueError(f"path is {path!r}; it must be 'auto', 'dense' or 'active'.")
+        raise ValueError(f"path is {path!r}. Pass 'auto', 'dense' or 'active'.")
     if path == "active" and not plain:
         raise ValueError(
             "path='active' is for least squares in a DenseDictionary without a mask and separate "
-            "atoms of the analysis; use 'auto'."
+            "atoms of the analysis. Use 'auto'."
         )
     if path != "auto" or not plain:
         return path == "active"
@@ -109,12 +109,12 @@ def _is_confined(path, dictionary, x, n_unfoldings, *, plain):
 
 
 def _fall(levels):
-    """Return whether levels fall to less than half, so that codes do not stay sparse."""
+    """Return whether levels fall below half, so that codes get denser again."""
     return levels.device.type == "cpu" and bool(levels[-1].sum() < levels[0].sum() / 2)
 
 
 def _are_few_constants(atoms, x, levels, *others):
-    """Return whether compiled loops are faster, which have no derivatives."""
+    """Return whether compiled loops, which have no derivatives, apply and are faster."""
     tensors = (t for t in (atoms, x, levels, *others) if t is not None)
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         return False
@@ -145,19 +145,19 @@ def unfold(
     Parameters
     ----------
     dictionary : DenseDictionary, ConvDictionary or ConvLayers
-        The dictionary, or any object with the same methods. With layers, codes of unfolding ``t``
-        are those of layer ``t``, which the next one subtracts from the data.
+        The dictionary, or any object with the same methods. With layers, the codes of unfolding
+        ``t`` belong to layer ``t``, and the next unfolding subtracts its synthesis from the data.
     x : Tensor of shape (n_samples, n_features)
         Data.
     levels : Tensor of shape (n_unfoldings, 1) or (n_unfoldings, n_components)
-        What each iteration shrinks by, in units of the codes; any shape that broadcasts against
-        these, as one for each sample. One number for all atoms may be on the CPU wherever the data
-        are, and then takes a device less time.
+        Level of the shrinkage in each iteration, in units of the codes. Any shape that broadcasts
+        against codes will do, such as one level per sample. One number for all atoms may stay on
+        the CPU, which is faster for data on a device.
     step : Tensor of shape () or None
-        Step size; converges when below 2 over the squared spectral norm of the dictionary and the
-        curvature of the loss. For a loss without a bound of that None looks for the step of each
-        sample as it goes, such that the penalised loss never rises; it is a constant to
-        differentiation, and levels of soft shrinkage are in units of it.
+        Step size. The encoder converges for steps below 2 over the squared spectral norm of the
+        dictionary times the curvature of the loss. None is for a loss of unbounded curvature: each
+        sample then searches for steps such that the penalised loss never rises. These are constants
+        to differentiation, and levels of soft shrinkage are in units of them.
     shrinkage : {"soft", "hard"}, default="soft"
         The shrinkage.
     positive_code : bool, default=False
@@ -167,17 +167,16 @@ def unfold(
     mask : Tensor of shape (n_samples, n_features), default=None
         1 where an entry of ``x`` is known, 0 where it is missing (and then ``x`` must be finite).
     analysis : dictionary of the same kind, default=None
-        Whose atoms correlate, if not those of ``dictionary``: an iteration is then
-        ``z + s A^T (x - D z)``, which is not the gradient step of a lasso any more.
+        Separate dictionary A that correlates: a step is then ``z + s A^T (x - D z)``, no longer the
+        gradient step of a lasso. By default ``dictionary``.
     loss : object of `skpudle.losses`, default=None
-        The loss: ``x - D z`` is ``x - loss.mean(D z + offset)``. By default least squares.
+        The loss: the residual is ``x - loss.mean(D z + offset)``. By default least squares.
     offset : Tensor that broadcasts against the data, default=None
-        What is added to ``D z``.
+        Added to ``D z``.
     path : {"auto", "dense", "active"}, default="auto"
-        Whether iterations of sparse codes are confined to working sets of atoms, which changes
-        nothing but the speed (see `skpudle.encoding._working_sets`). By default they are
-        where that pays; "active" is for least squares in a `DenseDictionary` without a mask and
-        separate analysis.
+        Whether to confine iterations of sparse codes to working sets of atoms, which changes the
+        speed only (see `skpudle.encoding._working_sets`). "auto" does so where it pays; "active" is
+        for least squares in a `DenseDictionary` without a mask and separate analysis.
 
     Returns
     -------
@@ -187,16 +186,16 @@ def unfold(
     Raises
     ------
     ValueError
-        If there are no levels or no step, or if the path is unknown or not open to these arguments.
+        If there are no levels or no step, or if the path is unknown or not for these arguments.
     """
     if isinstance(loss, Gaussian):
         loss = None
     if loss is None and offset is not None:
         x, offset = x - offset, None
     if step is None and (loss is None or isfinite(loss.curvature)):
-        raise ValueError("There is no step; pass one, such as default_step(dictionary, loss).")
+        raise ValueError("There is no step. Pass one, such as default_step(dictionary, loss).")
     if not len(levels):
-        raise ValueError("There are no unfoldings, and so no codes; there has to be one at least.")
+        raise ValueError("There are no unfoldings, and so no codes. Pass at least one level.")
     plain = isinstance(dictionary, DenseDictionary) and mask is analysis is loss is None
     sparse = _is_confined(path, dictionary, x, len(levels), plain=plain)
     given = dictionary.atoms, x, levels, step, initial
@@ -229,16 +228,16 @@ def unfold(
 def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0, shrinkage="soft"):
     r"""Return the levels of the paper's encoders, one per unfolding.
 
-    Soft shrinkage: ``level_t = step * alpha * lambda_decay**t``, the proximal map of a lasso whose
-    penalty decays. Hard shrinkage: ``level_t = alpha``, the threshold itself (``HT_b`` in
+    Soft shrinkage: ``level_t = step * alpha * lambda_decay**t``, the proximal map of a lasso with a
+    decaying penalty. Hard shrinkage: ``level_t = alpha``, the threshold itself (``HT_b`` in
     section 4 of the paper), which neither the step nor the decay scales.
 
     Parameters
     ----------
     dictionary : DenseDictionary
-        Gives the shape that levels take.
+        Dictionary that determines the shape of the levels.
     alpha : float or Tensor of shape (), (n_components,) or (n_unfoldings, n_components)
-        Penalty or threshold: one, one per atom, or those of every unfolding.
+        Penalty or threshold: one, one per atom, or one per unfolding and atom.
     n_unfoldings : int
         Number of iterations.
     step : Tensor of shape () or None
@@ -246,7 +245,7 @@ def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0,
     lambda_decay : float, default=1.0
         Factor between the penalties of consecutive iterations.
     shrinkage : {"soft", "hard"}, default="soft"
-        The shrinkage that the levels are for.
+        The shrinkage that uses the levels.
 
     Returns
     -------
@@ -276,15 +275,15 @@ def default_step(dictionary, loss=None):  # -> scalar tensor, or None
     Parameters
     ----------
     dictionary : DenseDictionary or ConvDictionary
-        With ``squared_norm_bound``.
+        The dictionary, or any object with ``squared_norm_bound``.
     loss : object of `skpudle.losses`, default=None
-        The loss, whose curvature multiplies the bound; by default least squares.
+        The loss; its curvature multiplies the bound. By default least squares.
 
     Returns
     -------
     Tensor or None
-        A scalar. Where the square overflows there is no such step: NaN lets training notice. None
-        if the curvature of the loss has no bound: `unfold` then looks for steps.
+        A scalar. If the square overflows it is NaN, which training notices. None if the curvature
+        of the loss has no bound: `unfold` then searches for steps.
     """
     bound = dictionary.squared_norm_bound()
     if loss is not None:
@@ -304,12 +303,12 @@ def _largest_of(correlation, threshold, positive):
 
 
 def _levels_and_unit(atoms, alpha, n_unfoldings, step_size, step, *, plain, **how):
-    """Return levels, and what codes are to be measured in for these, None for 1.
+    """Return levels, and the unit of codes for them, None for 1.
 
-    The host knows a level in units of ``alpha * step``, and a device shrinks by a number that the
-    host knows in one launch: codes of ``c x`` with the penalty ``c alpha`` are ``c`` times those of
-    ``x``. So levels are on the CPU wherever atoms are, unless alpha or a step that is
-    differentiated is a tensor, or codes have a unit already.
+    A device shrinks by a number on the host in one launch. In units of ``alpha * step`` the host
+    knows every level, and codes scale: ``encode(c x, c alpha) = c encode(x, alpha)``. So levels
+    stay on the CPU, unless alpha is a tensor, the step is differentiated, or the loss is not least
+    squares.
     """
     n_axes, unit = atoms.ndim - 2, None
     learned = isinstance(step_size, torch.Tensor) and step_size.requires_grad
@@ -342,7 +341,7 @@ def encode(
     r"""Encode data by an unfolded sparse encoder (eq. 7 of the paper).
 
     Differentiable once in ``dictionary.atoms``, ``x`` and, where they are tensors, ``alpha`` and
-    ``step_size``; memory is that of the codes of the unfoldings.
+    ``step_size``. The backward pass takes the memory of the codes of all unfoldings.
 
     Parameters
     ----------
@@ -356,8 +355,7 @@ def encode(
     n_unfoldings : int, default=100
         Number of iterations, :math:`T`.
     step_size : float or Tensor of shape (), default=None
-        Step of one iteration; by default that of `default_step`, or what `unfold` looks for, which
-        is a constant to differentiation.
+        Step of one iteration; by default from `default_step`, or searched for as in `unfold`.
     lambda_decay : float, default=1.0
         Iteration t has the penalty ``alpha * lambda_decay**t`` (soft shrinkage only).
     shrinkage : {"soft", "hard"}, default="soft"
@@ -365,16 +363,16 @@ def encode(
     positive_code : bool, default=False
         Whether codes are restricted to non-negative values.
     initial_threshold : float, default=None
-        Start from the correlations ``D^T x`` hard-thresholded at this value, as NOODL does; by
+        Start from the correlations ``D^T x``, hard-thresholded at this value, as NOODL does; by
         default start from zero.
     mask : Tensor of shape (n_samples, n_features), default=None
         1 where an entry of ``x`` is known, 0 where it is missing (and then ``x`` must be finite).
     analysis : dictionary of the same kind, default=None
-        Whose atoms correlate, as in `unfold`.
+        Separate dictionary that correlates, as in `unfold`.
     loss : object of `skpudle.losses`, default=None
         The loss; by default least squares.
     offset : Tensor that broadcasts against the data, default=None
-        What is added to ``D z``: the codes are those of ``x - loss.mean(D z + offset)``.
+        Added to ``D z``: the residual is ``x - loss.mean(D z + offset)``.
 
     Returns
     -------
@@ -386,7 +384,7 @@ def encode(
     TypeError
         If the atoms or the data are no tensors.
     ValueError
-        If they do not fit together, or if there are no unfoldings.
+        If their shapes do not fit, or if there are no unfoldings.
 
     Examples
     --------

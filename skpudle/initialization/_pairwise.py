@@ -7,21 +7,23 @@ agrees with both, and take the second moment
 
 Only samples that use the shared atom have weights that are large and of one sign, so the first
 eigenvector of ``M_uv`` is near that atom and its eigenvalue stands alone. A pair that shares no
-atom has no such eigenvalue, and a pair that shares two has two of them: the ratio of the first two
-eigenvalues tells good pairs from bad, without codes, sparsity level or scale being known.
+atom has no such eigenvalue, and a pair that shares two has two. So the ratio of the first two
+eigenvalues tells good pairs from bad, without knowing codes, sparsity level or scale.
 
-Four choices carry this from the limit of many samples to the samples that there are:
+The theory is for the limit of many samples; four choices adapt it to few:
 
-- *Cumulants instead of moments.* ``(u^T S v) S + S u v^T S + S v u^T S``, S the covariance, is in
-  ``M_uv`` for Gaussian data too, and knows of no atom. Without it, independent codes of fourth
-  cumulants ``k_j`` leave ``sum_j k_j <a_j, u> <a_j, v> a_j a_j^T``. Where codes are of one sign,
-  or share one sign in a sample, their mean is what makes them dependent; it is removed first.
+- *Cumulants instead of moments.* With the covariance S, ``M_uv`` contains
+  ``(u^T S v) S + S u v^T S + S v u^T S`` for Gaussian data too, which tells nothing of atoms.
+  Without these terms, independent codes with fourth cumulants ``k_j`` leave
+  ``sum_j k_j <a_j, u> <a_j, v> a_j a_j^T``. Codes of one sign, or with one sign per sample, depend
+  on each other through their mean, which is removed first.
 - *No matrices.* ``M_uv`` is applied to a few vectors, as ``X^T (w * (X W))``, in one product for
-  all pairs of a round. Nothing of shape (n_features, n_features) is built.
-- *A found atom is its own best partner.* Each one is polished by power steps with ``M_aa``, which
-  for ``u = v = a`` is the same operator.
-- *Rounds.* What the known atoms explain is taken off the samples before the next pairs are drawn,
-  so that they meet in atoms still missing. Chance alone would look for the last ones very long.
+  all pairs of a round. No matrix of shape (n_features, n_features) is built.
+- *A found atom is its own best partner.* Power steps with ``M_aa``, the same operator for
+  ``u = v = a``, polish each one.
+- *Rounds.* Before the next pairs are drawn, the part that known atoms explain is subtracted from
+  the samples, so that pairs meet in missing atoms. Chance alone would take very long to find the
+  last ones.
 """
 
 import torch
@@ -31,13 +33,13 @@ from skpudle.operators import project_atoms
 __all__ = ["pairwise_atoms"]
 
 PAIRS_PER_ROUND = 128
-POOL_SIZE = 4096  # samples among which the pairs of a round are made
-PARTNERS = 0.02  # share of the pool, the best correlated with a sample, that may be its partner
+POOL_SIZE = 4096  # samples to make the pairs of a round from
+PARTNERS = 0.02  # share of the pool, best correlated with a sample, to draw its partner from
 MIN_RATIO = 2.0  # of the first two eigenvalues of a good pair
 BLOCK_STEPS = 3  # start vectors are good, and the gap of a good pair is large
 POLISHING_STEPS = 5
-SAME_ATOM = 0.9  # coherence beyond which two polished candidates are one atom
-SAME_ROW = 1 - 1e-4  # coherence beyond which two samples are one direction
+SAME_ATOM = 0.9  # polished candidates of a larger coherence are one atom
+SAME_ROW = 1 - 1e-4  # samples of a larger coherence have one direction
 STALE_ROUNDS = 3
 PURSUIT_STEPS = 32
 
@@ -49,7 +51,7 @@ def _normal(shape, like, generator):
 
 
 def _new_directions(candidates, atoms, max_coherence):  # (k, m), (p, m) -> (at most k, m)
-    """Return the candidates that are near no atom and no earlier candidate; all have unit norm."""
+    """Return candidates that are near no atom and no earlier candidate; all have unit norm."""
     among = (candidates @ candidates.mT).abs().triu(diagonal=1)
     known = (candidates @ atoms.mT).abs()
     return candidates[~((among > max_coherence).any(0) | (known > max_coherence).any(1))]
@@ -74,7 +76,7 @@ def _without_common_sign(x, generator):  # (n, m) -> (n, m)
 
 
 def _residual(x, atoms):  # (n, m), (p, m) -> (n, m)
-    """Subtract what matching pursuit finds of the atoms, down to half the largest correlation."""
+    """Subtract the atoms that matching pursuit finds, down to half the largest correlation."""
     gram = atoms @ atoms.mT
     correlation = x @ atoms.mT
     codes = torch.zeros_like(correlation)
@@ -89,13 +91,13 @@ def _residual(x, atoms):  # (n, m), (p, m) -> (n, m)
 
 
 def _draw_pairs(x, atoms, generator):  # (n, m), (p, m) -> two of (n_pairs, m)
-    """Pair samples by their agreement in what no atom explains yet, and return that part."""
+    """Pair samples by the agreement of their residuals, and return these in pairs."""
     pool = torch.randperm(len(x), generator=generator, device="cpu")[:POOL_SIZE].to(x.device)
     pool = x[pool]
     residual = _residual(pool, atoms) if len(atoms) else pool
     norms = torch.linalg.vector_norm(pool, dim=1)
     unexplained = torch.linalg.vector_norm(residual, dim=1) / torch.where(norms > 0, norms, 1)
-    # The fourth power prefers samples that lack a whole atom to those coded a little inexactly.
+    # The fourth power prefers samples that lack a whole atom to slightly inexact codes.
     chances = unexplained.cpu().double().pow(4) + torch.finfo(torch.float64).tiny
     n_pairs = min(PAIRS_PER_ROUND, len(pool))
     first = torch.multinomial(chances, n_pairs, generator=generator).to(x.device)
@@ -109,10 +111,10 @@ def _draw_pairs(x, atoms, generator):  # (n, m), (p, m) -> two of (n_pairs, m)
 
 
 def _first_eigenvectors(x, u, v, generator):  # (n, m), (b, m), (b, m) -> (b, m), (b,)
-    """Return the first eigenvector of each ``M_uv`` and its first two eigenvalues' ratio.
+    """Return the first eigenvector of each ``M_uv`` and the ratio of its first two eigenvalues.
 
-    Block power iteration on three vectors. The first is the sum of the two samples, in which the
-    shared atoms add up; it starts much nearer to them than a random vector.
+    Block power iteration on three vectors. The first is the sum of the two samples: shared atoms
+    add up in it, so it starts much nearer to them than a random vector.
     """
     n_samples, n_features = x.shape
     n_pairs, width = len(u), min(3, n_features)
@@ -142,7 +144,7 @@ def _first_eigenvectors(x, u, v, generator):  # (n, m), (b, m), (b, m) -> (b, m)
 
 
 def _polish(x, atoms):  # (n, m), (k, m) -> (at most k, m)
-    """Take power steps ``a <- M_aa a``: along the gradient of the fourth cumulant of ``<x, a>``."""
+    """Take power steps ``a <- M_aa a``, along the gradient of the fourth cumulant of ``<x, a>``."""
     for _ in range(POLISHING_STEPS):
         scores = x @ atoms.mT
         weights = scores.pow(3) - 3 * scores.square().mean(0) * scores
@@ -151,7 +153,7 @@ def _polish(x, atoms):  # (n, m), (k, m) -> (at most k, m)
 
 
 def _search(x, n_components, max_pairs, generator):  # (n, m) -> (at most n_components, m)
-    """Draw pairs, keep what their eigenvalues vouch for, until there are enough atoms."""
+    """Draw pairs, and keep candidates with a large eigenvalue ratio, until atoms are enough."""
     atoms = x[:0]
     stale = 0
     for _ in range(0, max_pairs, PAIRS_PER_ROUND):
@@ -181,12 +183,12 @@ def fill_up(atoms, x, n_components, generator, *, max_coherence=SAME_ROW):
     generator : torch.Generator
         Random numbers, on the CPU.
     max_coherence : float
-        Beyond it two directions are the same.
+        Directions of a larger coherence are the same.
 
     Returns
     -------
     Tensor of shape (n_components, n_features)
-        Atoms of unit norm, those that were given first.
+        Atoms of unit norm; the given ones come first.
     """
     rows = torch.linalg.vector_norm(x, dim=1).nonzero().squeeze(1)
     rows = rows[torch.randperm(len(rows), generator=generator, device="cpu").to(x.device)]
@@ -211,17 +213,17 @@ def pairwise_atoms(x, n_components, *, generator, max_pairs=None, max_samples=65
     generator : torch.Generator
         Random numbers, on the CPU, so that every device draws the same pairs.
     max_pairs : int, default=None
-        Number of pairs after which the search ends; ``8 * n_components + 1024`` if None. On data
-        that has that many atoms the search ends much earlier.
+        Largest number of pairs; ``8 * n_components + 1024`` if None. The search ends much earlier
+        on data with ``n_components`` atoms.
     max_samples : int, default=65536
-        Number of samples, drawn at random, that are looked at if there are more.
+        Largest number of samples to use; from more they are drawn at random.
 
     Returns
     -------
     Tensor of shape (n_components, n_features)
-        Unit-norm atoms, in the order in which they were found. Where the pairs show fewer than
-        `n_components`, distinct samples follow, and random directions where those run out.
-        An atom has the sign with which the samples lean to it, so that it suits positive codes.
+        Unit-norm atoms, in the order in which they were found. If the pairs show fewer than
+        `n_components`, distinct samples follow, then random directions. Samples lean to the
+        positive side of an atom, so that it suits positive codes.
 
     Raises
     ------
@@ -233,10 +235,10 @@ def pairwise_atoms(x, n_components, *, generator, max_pairs=None, max_samples=65
     The atoms are the same for ``c * x``. A round of 128 pairs costs about as much as 3000
     products of `x` and a vector.
 
-    The pairs need samples in which an atom stands out: fourth moments ask for some hundred uses
-    of each atom, and for more where samples use more atoms than the square root of the number of
-    features. On other data, such as patches of natural images, few pairs pass and nearly all atoms
-    are samples.
+    The pairs need samples in which an atom stands out. Fourth moments take some hundred uses of
+    each atom, and more where samples use more atoms than the square root of the number of features.
+    On other data, such as patches of natural images, few pairs pass and nearly all atoms are
+    samples.
 
     References
     ----------
@@ -249,7 +251,7 @@ def pairwise_atoms(x, n_components, *, generator, max_pairs=None, max_samples=65
             "Flatten each sample into one row."
         )
     if n_components < 1:
-        raise ValueError(f"n_components is {n_components}; ask for at least one atom.")
+        raise ValueError(f"n_components is {n_components}. Pass at least 1.")
     if len(x) > max_samples:
         x = x[torch.randperm(len(x), generator=generator, device="cpu")[:max_samples].to(x.device)]
     largest = x.abs().amax() if x.numel() else x.new_zeros(())

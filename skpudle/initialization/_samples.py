@@ -1,4 +1,4 @@
-"""Samples, random directions and singular vectors as initial atoms, and all methods by name."""
+"""Initial atoms from samples, random directions or singular vectors; all methods by name."""
 
 import torch
 
@@ -15,7 +15,7 @@ def _random(x, n_components, generator):
 
 
 def _data(x, n_components, generator):
-    """Take samples in different directions: what starts in one direction stays there for good."""
+    """Take samples in different directions: atoms that start in one direction never part."""
     same = 1 - 16 * torch.finfo(x.dtype).eps
     return fill_up(x[:0], x, n_components, generator, max_coherence=same)
 
@@ -53,7 +53,7 @@ def initial_atoms(x, n_components, method, generator):
         Samples, random directions, the leading right singular vectors (completed by samples), or
         the spectral initialisation of Arora et al. (see `skpudle.initialization._pairwise`).
     generator : torch.Generator
-        Random numbers, on the CPU, so that every device starts from the same atoms.
+        Random numbers, on the CPU, so that all devices start from the same atoms.
 
     Returns
     -------

@@ -4,27 +4,26 @@ For every row ``x`` of the data the codes minimise
 
 .. math:: P(z) = \tfrac12 |x - D z|^2 + \sum_j \alpha_j |z_j|, \qquad (z \ge 0 \text{ if positive}),
 
-which is where the unfolded encoder tends to with its depth. An active set method
-(in torch, or compiled by numba on the CPU) ends with the exact solution on a
-support. The certificate does not depend on it: any ``u`` with
-:math:`|\langle d_j, u \rangle| \le \alpha_j` bounds the minimum from below by
-:math:`\tfrac12 |x|^2 - \tfrac12 |x - u|^2`, and a scaled residual is such a ``u``.
-(The compiled solver knows the correlations of that residual, and certifies in passing.)
+the limit of the unfolded encoder with its depth. An active set method (in torch, or compiled by
+numba on the CPU) ends with the exact solution on a support. The certificate does not depend on the
+method: any ``u`` with :math:`|\langle d_j, u \rangle| \le \alpha_j` bounds the minimum from below
+by :math:`\tfrac12 |x|^2 - \tfrac12 |x - u|^2`, and a scaled residual is such a ``u``. (The compiled
+solver has the correlations of that residual, and certifies in passing.)
 
-Near a solution with support S the codes are a smooth function of everything, so the derivative is
-implicit: from ``delta = dLoss/dz``,
+Near a solution with support S the codes are a smooth function of all arguments, so the derivative
+is implicit: from ``delta = dLoss/dz``,
 
 .. math::
     u_S = G_{SS}^+ \delta_S, \qquad \frac{dL}{dx} = D u, \qquad
     \frac{dL}{d\alpha_j} = - \operatorname{sign}(z_j)\, u_j, \qquad
     \frac{dL}{d\,\text{atoms}} = \text{outer}(u, x - D z) - \text{outer}(z, D u).
 
-Where entries of a row are missing, a mask :math:`m` of it multiplies :math:`x - D z`,
-:math:`D u` and the terms of :math:`G_{SS} = D_S^T \operatorname{diag}(m) D_S`: its codes are those
-of the known entries.
+Where a row misses entries, its mask :math:`m` multiplies :math:`x - D z`, :math:`D u` and the terms
+of :math:`G_{SS} = D_S^T \operatorname{diag}(m) D_S`, so the known entries alone decide its codes.
 
-The pseudo-inverse keeps this defined for repeated atoms and for supports larger than the number of
-features. Everything here is computed in float64, because float32 does not resolve a gap of 1e-6.
+With the pseudo-inverse the derivative is defined for repeated atoms, and for supports larger than
+the number of features. Everything here is computed in float64, because float32 does not resolve a
+gap of 1e-6.
 """
 
 from skpudle.lasso._gap import GapWarning, duality_gap, warn_about_gaps

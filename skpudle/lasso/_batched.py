@@ -2,19 +2,19 @@ r"""The active set method behind `skpudle.lasso`, for a batch of samples in torc
 
 A sample ``x`` has a support S, signs ``theta`` and correlations ``c = D^T (x - D z)``. A round
 
-1. lets atoms in whose ``|c_j|`` exceeds the penalty, each with the sign of ``c_j``;
+1. admits atoms with ``|c_j|`` above the penalty, each with the sign of ``c_j``;
 2. takes the Newton step ``G_SS^{-1} slope``, ``slope = c_S - penalty * theta``, up to the first
    code that reaches zero, leaves that code out, and repeats until a whole step keeps all signs;
 3. computes the correlations anew.
 
-Every round lowers the objective and ends at its minimum for a support and signs, so none of these
-returns and the number of rounds is finite; in practice it is some 5 for supports of 15. The last
-Newton step is the polish: on their support the codes are exact up to rounding.
+Every round lowers the objective and ends at its minimum for a support and signs. So no support with
+its signs returns, and the number of rounds is finite: in practice some 5 for supports of 15. The
+last Newton step is the polish: on their support the codes are exact up to rounding.
 
 Here supports are padded to one size. An empty place holds the index of an additional zero atom and
-has ``theta = 0``. A device works ahead of the host, until the host asks it for a number such as how
-many samples are solved, and waits. So nothing is asked for some rounds: samples that are solved
-stay as they are, and those whose support still changes after a few Newton steps let no atoms in.
+has ``theta = 0``. A device works ahead of the host until the host asks it for a number, such as the
+number of solved samples, and waits. So for some rounds the host asks nothing: solved samples stay
+as they are, and samples with a support that still changes after a few Newton steps admit no atoms.
 `skpudle.lasso._compiled` is the same method for one sample at a time.
 """
 
@@ -22,36 +22,36 @@ import torch
 
 from skpudle.lasso._supports import parts, supports_of
 
-# A round looks at the largest correlation in each run of so many atoms: one pass finds several
+# A round takes the largest correlation in each run of this many atoms: one pass finds several
 # candidates, and neighbours, often alike, do not crowd in together.
 RUN = 32
 CANDIDATES = 8
-# Only candidates nearly as violating as the best: the others may be explained by it.
+# Candidates reach this share of the largest correlation: that atom may explain the others.
 SHARE = 0.8
-# An atom of which the others leave less than this share of its squared norm depends on them. It
-# enters alone: its step runs along a direction that changes nothing but the penalty.
+# An atom depends on the others if they leave less than this share of its squared norm. It enters
+# alone: its step runs along a direction that changes nothing but the penalty.
 DEPENDENT = 1e-12
-# Atoms exceed the penalty if they do by this share of it, and by this share of the sum of the
-# moduli of the terms of c_j (rounding).
+# Atoms exceed the penalty by at least RESOLUTION times it, plus ROUNDING times the sum of the
+# moduli of the terms of c_j.
 RESOLUTION = 1e-12
 ROUNDING = 1e-15
-# The first of the candidates of a run that are equal up to this share of it, so that codes do not
-# depend on how rounding breaks ties.
+# Of the candidates of a run that are equal up to this share the first is taken, so that codes do
+# not depend on the rounding of ties.
 TIE = 1e-10
-# What is off by less than this share of the penalty is polished, this many times at most.
+# Codes off by less than NEARLY times the penalty are polished, POLISHES times at most.
 NEARLY = 1e-9
 POLISHES = 4
 
-# Rounds from one look at who is solved to the next. Most samples take some 5; with 6 rounds empty
-# places have the factors take twice as long where supports are large (CPU).
+# Rounds between two counts of the solved samples. Most samples take some 5; with 6 rounds, empty
+# places double the time of the factors where supports are large (CPU).
 LOOK = 4
-# Newton steps of a round; most samples take one or two.
+# Newton steps of a round; most samples need one or two.
 STEPS = 2
 
-# Entries of the atoms of supports that are gathered at a time, without a Gram matrix: 128 MiB.
+# Entries of the atoms of supports to gather at a time, without a Gram matrix: 128 MiB.
 _MEMBER_ENTRIES = 2**24
 
-# Added to the diagonal of G_SS, in units of its rounding, so that dependent atoms have a factor.
+# Added to the diagonal of G_SS, in units of its rounding, so that dependent atoms have a factor
 _RIDGE = 10
 
 
@@ -89,7 +89,7 @@ def _candidates(c, least, positive, none):  # c: (n, p) -> (n, CANDIDATES), (n,)
 
 
 def _factor(inner, theta):
-    """Return Cholesky factors of ``inner`` on the support, and which of their pivots are small."""
+    """Return Cholesky factors of ``inner`` on the support, and a mask of their small pivots."""
     active = theta != 0
     matrix = inner * (active[:, :, None] & active[:, None, :])
     diagonal = matrix.diagonal(dim1=1, dim2=2)
@@ -108,28 +108,28 @@ def _reach(z, theta, step):
 
 
 def _minimise(inner, slope, z, theta, fresh, done):
-    """Minimise over supports and signs in place: ``z`` and ``theta`` are set to 0 where left out.
+    """Minimise over supports and signs in place; entries that leave have ``z`` and ``theta`` 0.
 
     Parameters
     ----------
     inner : Tensor of shape (n, k, k)
         Gram matrices of the supports.
     slope, z, theta : Tensor of shape (n, k)
-        What is left of the optimality condition, codes and signs.
+        Residual of the optimality condition, codes and signs.
     fresh : Tensor of shape (n, k)
-        Which places have just been filled, with a code of zero.
+        True at places filled in this round, with a code of zero.
     done : Tensor of shape (n,)
-        Which samples there is nothing to do for.
+        True for samples to leave as they are.
 
     Returns
     -------
     Tensor of shape (n,)
-        Which samples are at the minimum by now; the others go on from where they are.
+        True for samples at the minimum; the others go on from their codes in the next call.
     """
     for number in range(STEPS):
         factor, dependent = _factor(inner, theta)
         stays = done
-        if number == 0:  # without these there is another factor, of the next step
+        if number == 0:  # dependent atoms leave, and the next step has another factor
             dependent &= fresh & (fresh.cumsum(1) > 1)
             theta.masked_fill_(dependent, 0)
             stays = done | dependent.any(1)
@@ -138,7 +138,7 @@ def _minimise(inner, slope, z, theta, fresh, done):
         share = _reach(z, theta, step[:, :, 0])
         length = share.amin(1, keepdim=True).clamp_max(1).masked_fill_(stays[:, None], 0)
         stops = (share <= length) & ~stays[:, None]
-        # a step of length zero may be anything, where a factor has failed
+        # where a factor has failed, a step of length zero may hold any numbers
         moved = torch.where(length > 0, z + length * step[:, :, 0], z)
         z.copy_(moved.masked_fill_(stops, 0))
         theta.masked_fill_(stops, 0)
@@ -149,7 +149,7 @@ def _minimise(inner, slope, z, theta, fresh, done):
 
 
 class _Batch:
-    """Samples that are being solved: every attribute but the first three has a row for each."""
+    """Unsolved samples: every attribute but the first three has one row per sample."""
 
     def __init__(self, atoms, gram, x, mask, penalty, positive):
         self._atoms, self._gram, self._options = atoms, gram, (penalty, positive)
@@ -167,7 +167,7 @@ class _Batch:
         return _scatter(self.support, self.z, len(self._atoms))
 
     def look_for_atoms(self):
-        """Compute the correlations, see who is solved, and let atoms in where none has to leave."""
+        """Compute correlations, mark solved samples, and admit atoms where none has to leave."""
         penalty, positive = self._options
         none = len(self._atoms) - 1
         residual = self.x - self.codes() @ self._atoms
@@ -194,7 +194,7 @@ class _Batch:
         self.slope = torch.cat([self.slope, found - penalty * found.sign()], 1)
 
     def shrink(self):
-        """Leave out the samples that are solved and places that are empty; return what is left."""
+        """Drop solved samples and empty places; return the number of samples left."""
         used = self.theta != 0
         sizes = used.sum(1).masked_fill(self.solved, 0)
         n_left, width = torch.stack([(~self.solved).sum(), sizes.amax()]).tolist()
@@ -222,9 +222,9 @@ def solve(atoms, gram, x, *, penalties, positive, max_iter, mask=None):
     atoms : Tensor of shape (n_components, n_features)
         Atoms, no two of them parallel, in float64.
     gram : Tensor of shape (n_components, n_components) or None
-        Their Gram matrix, if it is worth its price.
+        Their Gram matrix; None where it costs more than it saves.
     x : Tensor of shape (n_samples, n_features)
-        Data, in float64; 0 where they are missing.
+        Data, in float64; 0 where missing.
     penalties : sequence of float
         Penalties, positive.
     positive : bool
@@ -232,7 +232,7 @@ def solve(atoms, gram, x, *, penalties, positive, max_iter, mask=None):
     max_iter : int
         Largest number of rounds for a sample.
     mask : Tensor of shape (n_samples, n_features), default=None
-        1 where they are known, 0 where not. Complete rows have the Gram matrix, the others not.
+        1 for known entries, 0 for missing ones. Complete rows use the Gram matrix, others do not.
 
     Returns
     -------
@@ -258,21 +258,21 @@ def solve(atoms, gram, x, *, penalties, positive, max_iter, mask=None):
 
 
 def refit(atoms, x, codes, mask=None):
-    """Return the least squares of the rows of ``x`` on the supports of codes.
+    """Return the least squares codes of the rows of ``x`` on the supports of codes.
 
-    Codes go straight from where they are to least squares; one that reaches zero on the way leaves
-    the support, and the others go on from there. So no sign turns.
+    Codes move straight towards least squares. One that reaches zero on the way leaves the support,
+    and the others go on from there, so no sign turns.
 
     Parameters
     ----------
     atoms : Tensor of shape (n_components, n_features)
         Atoms, in float64.
     x : Tensor of shape (n_samples, n_features)
-        Data, in float64; 0 where they are missing.
+        Data, in float64; 0 where missing.
     codes : Tensor of shape (n_samples, n_components)
-        Codes, with supports that have no linear dependences.
+        Codes; the atoms of each support are linearly independent.
     mask : Tensor of shape (n_samples, n_features), default=None
-        1 where they are known, 0 where not.
+        1 for known entries, 0 for missing ones.
 
     Returns
     -------
@@ -296,13 +296,13 @@ def refit(atoms, x, codes, mask=None):
             residual = x[rows] - (z[:, None] @ members)[:, 0]
             slope = (seen @ residual[:, :, None])[:, :, 0]
             done = _minimise(inner, slope, z, theta, fresh, done)
-        support = support.clamp_max(n_components - 1)  # of empty places, whose codes are 0
+        support = support.clamp_max(n_components - 1)  # empty places, with codes 0
         refitted[rows] = refitted[rows].scatter_add(1, support, z)
     return refitted
 
 
 def _solve_alike(atoms, gram, x, mask, *, penalty, positive, max_iter):
-    """Solve for rows that all have the Gram matrix, or all have a mask."""
+    """Solve for rows that all use the Gram matrix, or all have a mask."""
     n_components = len(atoms)
     none = -(-(n_components + 1) // RUN) * RUN - 1  # the last of the zero atoms that fill a run
     atoms = torch.cat([atoms, atoms.new_zeros(none + 1 - n_components, atoms.shape[1])])

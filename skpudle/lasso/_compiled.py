@@ -1,11 +1,11 @@
 r"""The active set method of `skpudle.lasso._batched`, one sample at a time, compiled by numba.
 
 The functions are plain Python until `solver_of_rows` compiles them; they change their arguments in
-place. ``inner`` is ``G_SS``, ``factor`` its Cholesky factor, with reciprocals on the diagonal (the
-divisions took a tenth of the time), bordered as atoms enter and rotated as they leave; ``slope`` is
-what is left of the optimality condition, ``c_S - penalty * theta``. Loops instead of slices:
-assigning to a slice takes numba seconds to compile. `may_be_parallel` is compiled too, because ten
-calls of torch take longer than one row.
+place. ``inner`` is ``G_SS``. ``factor`` is its Cholesky factor with reciprocals on the diagonal
+(divisions took a tenth of the time), bordered as atoms enter and rotated as they leave. ``slope``
+is the residual of the optimality condition, ``c_S - penalty * theta``. Loops replace slices,
+because numba takes seconds to compile an assignment to a slice. `may_be_parallel` is compiled too,
+because ten calls of torch take longer than one row.
 """
 
 from functools import cache
@@ -28,8 +28,8 @@ from skpudle.lasso._batched import (
 
 __all__ = ["RULES", "may_be_parallel", "solve", "solver_of_rows"]
 
-# What the compiled functions get as an argument: numba compiles a module anew when its own file
-# changes, and would keep the constants of another one.
+# An argument of the compiled functions: numba compiles a module anew when its own file changes, and
+# would keep old constants of another file.
 RULES = (RUN, CANDIDATES, SHARE, TIE, DEPENDENT, RESOLUTION, ROUNDING, NEARLY, POLISHES)
 
 # Below this many rows a thread costs more than it saves.
@@ -87,8 +87,8 @@ def _border(atoms, gram, support, k, inner, factor, dependent):
         entry = (inner[k, i] - _product(factor[k, :i], factor[i, :i])) * factor[i, i]
         factor[k, i] = entry
         pivot -= entry**2
-    # An atom that depends on the support gets a long step along the direction that changes nothing
-    # but the penalty, which ends where a code reaches zero.
+    # An atom that depends on the support takes a long step along the direction that changes nothing
+    # but the penalty, up to the first code that reaches zero.
     factor[k, k] = 1 / np.sqrt(max(pivot, 0.1 * dependent * inner[k, k]))
     return pivot
 
@@ -105,7 +105,7 @@ def _remove(out, k, support, z, theta, slope, step, inner, factor):
     for i in range(k - 1):
         for j in range(out, k - 1):
             inner[i, j] = inner[i, j + 1]
-    for j in range(out, k - 1):  # rows moved up, so row j has an entry too many, in column j + 1
+    for j in range(out, k - 1):  # rows moved up, so row j has an extra entry in column j + 1
         last = 1 / factor[j, j + 1]
         inverse = 1 / np.sqrt(factor[j, j] ** 2 + last**2)
         cosine, sine = factor[j, j] * inverse, last * inverse
@@ -125,7 +125,7 @@ def _newton(k, slope, step, factor):
         step[i] = total * factor[i, i]
     for i in range(k - 1, -1, -1):
         step[i] *= factor[i, i]
-        found = step[i]  # which numba would load again and again, as below
+        found = step[i]  # else numba loads it in every turn of the loop
         for j in range(i):
             step[j] -= factor[i, j] * found
 
@@ -138,7 +138,7 @@ def _reach(z, theta, step):
 
 
 def _minimise(k, support, z, theta, slope, step, inner, factor):
-    """Minimise over the support; return the size it has left."""
+    """Minimise over the support; return the size that is left of it."""
     while k > 0:
         _newton(k, slope, step, factor)
         length = 2.0
@@ -165,7 +165,7 @@ def _minimise(k, support, z, theta, slope, step, inner, factor):
 
 
 def _peaks(c, positive, peaks, length):
-    """Set the largest correlation of every run of atoms, and return the largest of all."""
+    """Set the largest correlation of every run of atoms; return the largest of all."""
     best = 0.0
     for run in range(len(peaks)):
         peak = 0.0
@@ -196,7 +196,7 @@ def _admit(
     atoms, gram, c, penalty, positive, peaks, run_length, weakest, tie, n_candidates, dependent,
     k, support, z, theta, slope, inner, factor,
 ):  # fmt: skip
-    """Let the largest of each run in that is above ``weakest``; return the size of the support."""
+    """Admit the largest of each run if above ``weakest``; return the size of the support."""
     n_old = k
     for run in range(len(peaks)):
         if peaks[run] < weakest or k == n_old + n_candidates:
@@ -214,9 +214,9 @@ def _admit(
 
 
 def _gap(atoms, x, support, z, k, c, penalty, positive, single, residual):
-    """Return what `skpudle.lasso.duality_gap` does, with correlations ``c`` that are known.
+    """Return the gap of `skpudle.lasso.duality_gap`, from known correlations ``c``.
 
-    Codes are rounded to float32 if ``single``, but not those of the dual point.
+    With ``single`` codes are rounded to float32, except for the dual point.
     """
     largest = 0.0
     for j in range(len(c)):
@@ -236,7 +236,7 @@ def _gap(atoms, x, support, z, k, c, penalty, positive, single, residual):
             energy, inner, square = _product(x, x), _product(x, residual), error
     multiple = 0.0  # of the residual, the best among the feasible ones
     if inner > 0.0 and square > 0.0:
-        best = inner / square  # which has no units: products of more data may be out of range
+        best = inner / square  # has no units: products of more data may leave the range
         multiple = best if largest * best <= penalty else penalty / largest
     gap = error / 2 + penalty * size - multiple * (inner - multiple * square / 2)
     if gap <= 0.0:
@@ -262,12 +262,12 @@ def _solve_rows(
 ):  # fmt: skip
     """Set ``codes[i]`` to the codes of the rows of ``x`` for each of the falling ``penalties``.
 
-    ``codes[-1]`` holds ``D^T x``. Codes are the lasso's, moved by the share ``debias`` of the way
-    to least squares on their supports, which go into ``refits``. The relative duality gaps of the
-    last penalty go into ``gaps``. Either may be empty.
+    On entry ``codes[-1]`` holds ``D^T x``. Codes are the lasso's, moved by the share ``debias`` of
+    the way to least squares on their supports; ``refits`` gets the least squares codes. ``gaps``
+    gets the relative duality gaps of the last penalty. Either may be empty.
 
-    A row with missing entries, which are 0 in ``x``, has the atoms times its mask, without a Gram
-    matrix. Its codes have the same bits in any company.
+    A row with missing entries, which are 0 in ``x``, uses the atoms times its mask and no Gram
+    matrix. Its codes have the same bits whatever the other rows are.
     """
     run_length, n_candidates, share, tie, dependent, resolution, rounding, nearly, polishes = rules
     n_components, n_features = whole_atoms.shape
@@ -287,7 +287,7 @@ def _solve_rows(
             _correlate(atoms, gram, x[row], start, support, z, k, residual, start)
         for j in range(n_components):
             c[j] = start[j]
-        scale = 0.0  # of the correlations, to tell them from rounding
+        scale = 0.0  # of the correlations: rounding is relative to it
         for p in range(n_penalties):
             penalty, polished = penalties[p], 0
             for _ in range(max_iter):
@@ -330,7 +330,7 @@ def _solve_rows(
                 codes[p, row, support[i]] = (1.0 - debias) * z[i]
             if debias == 0.0 and len(refits) == 0:
                 continue
-            for i in range(k):  # the same minimum without a penalty
+            for i in range(k):  # minimise again, without a penalty
                 slope[i] = c[support[i]]
             k = _minimise(k, support, z, theta, slope, step, inner, factor)
             for i in range(k):
@@ -340,11 +340,11 @@ def _solve_rows(
                     refits[p, row, j] = 0.0
                 for i in range(k):
                     refits[p, row, support[i]] = z[i]
-            if not last:  # the solver goes on from there, whatever it starts from
+            if not last:  # the next penalty may start from any codes, so from these
                 _correlate(atoms, gram, x[row], start, support, z, k, residual, c)
 
 
-# Those that the last one calls come first.
+# A function comes before its callers.
 _FUNCTIONS = (_product, _correlate, _border, _remove, _newton, _reach, _minimise, _peaks, _admit,
               _grown, _grown_square, _gap, _hide, _solve_rows)  # fmt: skip
 
@@ -359,12 +359,12 @@ def solve(
     atoms, gram, x, *, penalties, positive, max_iter, mask=None, debias=0.0, out=None, refits=None,
     gaps=None, single=False,
 ):  # fmt: skip
-    """Return codes of the rows of ``x``, for each penalty as `skpudle.lasso._batched.solve` does.
+    """Return codes of the rows of ``x`` for each penalty, as `skpudle.lasso._batched.solve` does.
 
-    All tensors are on the CPU. Codes go into ``out``, of shape (n_penalties, n_samples,
-    n_components), those without bias into ``refits``, and the relative duality gaps of the last
-    penalty into ``gaps``, if any: of codes that are rounded to float32 if ``single``. Correlations
-    are those of the solver, which computes them anew in every round.
+    All tensors are on the CPU. ``out``, of shape (n_penalties, n_samples, n_components), gets the
+    codes; ``refits`` and ``gaps``, if given, get the codes without bias and the relative duality
+    gaps of the last penalty. With ``single`` the gaps are for codes rounded to float32. They use
+    the correlations of the last round of the solver.
     """
     solve_rows = solver_of_rows()
     out = x.new_empty(len(penalties), len(x), len(atoms)) if out is None else out
@@ -391,7 +391,7 @@ def solve(
 def are_close(atoms, generic, positive, distance):
     """Return whether an atom is zero or not finite, or nearly parallel to another one.
 
-    Parallel atoms are next to each other in the order of their products with a generic vector.
+    Products with a generic vector sort parallel atoms next to each other.
     """
     n, n_features = atoms.shape
     keys, norms, length = np.empty(n), np.empty(n), 0.0
@@ -416,7 +416,7 @@ def are_close(atoms, generic, positive, distance):
                 same += (left - right) ** 2
                 opposite += (left + right) ** 2
             nearest = same if positive else min(same, opposite)
-            if nearest <= (2 * distance) ** 2:  # who asks decides what is beside rounding
+            if nearest <= (2 * distance) ** 2:  # with a margin for rounding; the caller decides
                 return True
             k += 1
     return False
@@ -428,6 +428,6 @@ def _comparison():
 
 
 def may_be_parallel(atoms, generic, positive, distance):
-    """Return whether an atom is none or may be parallel to another one, in float64 on the CPU."""
+    """Return whether an atom is zero, not finite, or maybe parallel to another (float64, CPU)."""
     arrays = (np.asarray(t.contiguous()) for t in (atoms, generic))
     return _comparison()(*arrays, bool(positive), distance)

@@ -1,4 +1,4 @@
-"""Certify how far codes are from the minimum of the lasso; see `skpudle.lasso`."""
+"""Certify codes of the lasso by their duality gap; see `skpudle.lasso`."""
 
 import warnings
 
@@ -12,7 +12,7 @@ _WARNED_SAMPLES = 5
 
 
 class GapWarning(RuntimeWarning):
-    """Some codes are not certified to the tolerance that was asked for."""
+    """Some codes have a duality gap above the tolerance."""
 
 
 def checked_alpha(alpha, atoms):
@@ -22,20 +22,20 @@ def checked_alpha(alpha, atoms):
     alpha = alpha.detach().double()
     if alpha.shape not in [(), (len(atoms),)]:
         raise ValueError(
-            f"alpha has shape {tuple(alpha.shape)}; pass a number, or one for each of the "
+            f"alpha has shape {tuple(alpha.shape)}. Pass a number, or one for each of the "
             f"{len(atoms)} atoms."
         )
     least = float(alpha.min())
     if not least > 0:
         raise ValueError(
-            f"alpha must be positive, got {least}. Without a penalty codes are those of least "
-            "squares, neither sparse nor certified by a duality gap: use torch.linalg.lstsq."
+            f"alpha must be positive, got {least}: without a penalty codes are least squares, "
+            "neither sparse nor certified by a duality gap. For these use torch.linalg.lstsq."
         )
     return least if alpha.ndim == 0 else alpha.to(atoms.device)
 
 
 def known_entries(x, mask):  # (n, m), mask (n, m) or None -> x, mask
-    """Return data that are 0 where they are missing, and 1 where they are known and 0 where not.
+    """Return the data with 0 for missing entries, and a mask of 1 for known and 0 for missing ones.
 
     Raises
     ------
@@ -46,8 +46,8 @@ def known_entries(x, mask):  # (n, m), mask (n, m) or None -> x, mask
         return x, None
     if mask.shape != x.shape:
         raise ValueError(
-            f"mask has shape {tuple(mask.shape)}, the data {tuple(x.shape)}. Pass a mask with one "
-            "entry for each entry of the data."
+            f"mask has shape {tuple(mask.shape)}, the data {tuple(x.shape)}. Pass a mask of the "
+            "shape of the data."
         )
     known = mask != 0
     return x.where(known, 0.0), known.to(x.dtype)
@@ -55,7 +55,7 @@ def known_entries(x, mask):  # (n, m), mask (n, m) or None -> x, mask
 
 @torch.no_grad()
 def duality_gap(atoms, x, codes, alpha, *, positive=False, dual_codes=None, mask=None):
-    r"""Return a certified bound on how far codes are from the minimum of the lasso.
+    r"""Return a certified bound on the distance of codes from the minimum of the lasso.
 
     Parameters
     ----------
@@ -64,14 +64,14 @@ def duality_gap(atoms, x, codes, alpha, *, positive=False, dual_codes=None, mask
     x : Tensor of shape (n_samples, n_features)
         Data.
     codes : Tensor of shape (n_samples, n_components)
-        Codes, wherever they come from.
+        Codes of any origin.
     alpha : float or Tensor of shape (n_components,)
         Penalty, one for all atoms or one for each; positive.
     positive : bool, default=False
         Whether codes are restricted to non-negative values.
     dual_codes : Tensor of shape (n_samples, n_components), default=None
-        Codes whose residual is scaled to a dual feasible point; by default the codes themselves.
-        Any certify, but where ``codes`` have been rounded, those from before give the better bound.
+        Codes to take the dual feasible point from, by scaling their residual; by default the codes
+        themselves. Any codes certify; if ``codes`` are rounded, unrounded ones give a better bound.
     mask : Tensor of shape (n_samples, n_features), default=None
         Nonzero where data are known. The lasso is then the lasso of the known entries.
 
@@ -111,7 +111,7 @@ def duality_gap(atoms, x, codes, alpha, *, positive=False, dual_codes=None, mask
 
 
 def warn_about_gaps(gaps, *, tol=1e-6, category=GapWarning, stacklevel=1):
-    """Warn if samples have a larger relative duality gap than ``tol``, and name them.
+    """Warn of samples with a relative duality gap above ``tol``, and name them.
 
     Parameters
     ----------
@@ -122,7 +122,8 @@ def warn_about_gaps(gaps, *, tol=1e-6, category=GapWarning, stacklevel=1):
     category : type, default=GapWarning
         Category of the warning.
     stacklevel : int, default=1
-        As in `warnings.warn`: 1 names the line that calls this function, 2 the caller of that.
+        As in `warnings.warn`: 1 names the line that calls this function, 2 the line that calls the
+        caller.
     """
     gaps = gaps.cpu()
     missed = (~(gaps <= tol)).nonzero().squeeze(1).tolist()  # a NaN misses as well

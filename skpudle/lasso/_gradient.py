@@ -1,14 +1,14 @@
-r"""Converged codes and the derivative of what they leave, in one go, compiled by numba.
+r"""Converged codes and the derivative of their loss, in one go, compiled by numba.
 
 With the residual :math:`r = x - D z` and :math:`\delta = -D^T r` of `skpudle.lasso`, a sample adds
 
 .. math:: \text{outer}(u - z, r) - \text{outer}(z, D u), \qquad u_S = G_{SS}^{-1} \delta_S,
 
-to the derivative of :math:`\tfrac12 |r|^2` in the atoms, where codes move with these; else u is 0.
+to the derivative of :math:`\tfrac12 |r|^2` in the atoms if codes move with the atoms; else u is 0.
 Where entries are missing, a mask multiplies r, D u and the terms of the sums in :math:`G_{SS}`.
-Automatic differentiation comes to the same, and takes 1.2 ms for 3 samples of 625 features and 6
-atoms, instead of 0.1 ms, and 3.8 ms for 256 samples of 64 features and 100 atoms, instead of 0.9 ms
-(one thread). The functions are plain Python until `_compiled` compiles them.
+Automatic differentiation finds the same in more time: 1.2 instead of 0.1 ms for 3 samples of 625
+features and 6 atoms, 3.8 instead of 0.9 ms for 256 samples of 64 features and 100 atoms (one
+thread). The functions are plain Python until `_compiled` compiles them.
 """
 
 from functools import cache
@@ -22,15 +22,16 @@ from skpudle.lasso._gap import known_entries
 
 __all__ = ["lasso_gradient"]
 
-# So many multiplications at most: this is one thread, in loops. With one of torch too, 512 atoms of
-# 144 features, 256 samples (6e7), take 5 instead of 15 ms; others have more.
+# At most this many multiplications, since these are loops on one thread. Even on one thread torch
+# takes 5 instead of 15 ms for 512 atoms of 144 features and 256 samples (6e7).
 _MOST_WORK = 2 * 10**7
-# Atoms whose squared cosine is nearer to 1, and supports with a smaller pivot, are left to others.
+# Automatic differentiation handles atoms with a squared cosine nearer to 1, and supports with a
+# smaller pivot.
 _DEPENDENT = 1e-9
 
 
 def are_distinct(gram, dependent):
-    """Return whether no atom is zero or not finite, and no two are of one line."""
+    """Return whether all atoms are finite and not zero, and no two are parallel."""
     for j in range(len(gram)):
         if not 0.0 < gram[j, j] < np.inf:
             return False
@@ -41,7 +42,7 @@ def are_distinct(gram, dependent):
 
 
 def _gather(atoms, gram, mask, support, k, inner):
-    """Set the lower half of ``inner = D_S diag(mask) D_S^T``; without a mask that of the Gram."""
+    """Set the lower half of ``inner = D_S diag(mask) D_S^T``; without a mask, copy it from Gram."""
     for i in range(k):
         for j in range(i + 1):
             if len(mask) == 0:
@@ -54,7 +55,7 @@ def _gather(atoms, gram, mask, support, k, inner):
 
 
 def _invert(inner, k, factor, u, dependent):
-    """Turn ``u`` into ``inner^{-1} u``; return whether that is well-defined."""
+    """Turn ``u`` into ``inner^{-1} u``; return False where that is not well-defined."""
     for i in range(k):
         for j in range(i + 1):
             total = inner[i, j]
@@ -86,7 +87,7 @@ def differentiate(atoms, gram, x, mask, through_encoder, dependent, codes, losse
         k = np.int64(0)
         for f in range(n_features):
             residual[f] = x[row, f]
-        for j in range(n_components):  # without a branch, which would not be foreseen
+        for j in range(n_components):  # without a branch, which would be mispredicted
             support[k] = j
             k += codes[row, j] != 0.0
         for i in range(k):
@@ -128,7 +129,7 @@ def _compiled():
 
 
 def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, max_iter=1000, mask=None):
-    r"""Solve the lasso, and differentiate what it leaves of the samples in the atoms.
+    r"""Solve the lasso, and differentiate its reconstruction loss in the atoms.
 
     Parameters
     ----------
@@ -143,17 +144,17 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, max_iter
     through_encoder : bool
         Whether codes move with the atoms, or are held constant.
     max_iter : int, default=1000
-        As of `solve_lasso`.
+        As in `solve_lasso`.
     mask : Tensor of shape (n_samples, n_features), default=None
-        Nonzero where data are known, as of `solve_lasso`.
+        Nonzero where data are known, as in `solve_lasso`.
 
     Returns
     -------
     tuple of Tensor, or None
         Codes (n_samples, n_components), losses :math:`\frac12 |x - D z|^2` of the known entries
-        (n_samples,), and the
-        derivative of their mean in the atoms. None where others do better: for large batches, for
-        tensors that are not on the CPU, and for atoms that depend on each other.
+        (n_samples,), and the derivative of their mean in the atoms. None where automatic
+        differentiation does better: for large batches, for tensors that are not on the CPU, and for
+        atoms that depend on each other.
     """
     n_components, n_features = atoms.shape
     work = (len(x) + n_components) * n_components * n_features

@@ -1,4 +1,4 @@
-"""The derivative of converged codes, which is implicit; see `skpudle.lasso`."""
+"""The implicit derivative of converged codes; see `skpudle.lasso`."""
 
 import torch
 
@@ -9,21 +9,21 @@ from skpudle.lasso._supports import parts, supports_of
 
 __all__ = ["converged_codes"]
 
-# Eigenvalues of G_SS below this share of the largest are zero to the pseudo-inverse. It is the
+# The pseudo-inverse takes eigenvalues of G_SS below this share of the largest for zero. It is the
 # square of the relative distance of atoms that float32 barely tells apart.
 _DEPENDENT = 1e-12
 
 
 def _apply_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), (n,)
-    """Apply the inverse of each matrix, and tell which may have none.
+    """Apply the inverse of each matrix, and mark those that may have none.
 
-    Zero rows and columns stand for empty places.
+    Empty places have zero rows and columns.
     """
     diagonal = inner.diagonal(dim1=1, dim2=2)
     factor, failed = torch.linalg.cholesky_ex(inner + torch.diag_embed((diagonal == 0) * 1.0))
     u = torch.cholesky_solve(delta[:, :, None], factor)[:, :, 0]
     pivots = factor.diagonal(dim1=1, dim2=2).square()
-    # pivots bound the smallest eigenvalue from above only: leave a margin
+    # pivots bound the smallest eigenvalue from above only, hence a margin
     small = (pivots < 100 * inner.shape[1] * _DEPENDENT * diagonal).any(1)
     return u, (failed > 0) | small
 
@@ -61,7 +61,7 @@ def _implicit_adjoint(atoms, codes, delta, mask=None):
         u[rows] = u[rows].scatter(1, support, solution)
         return failed
 
-    sizes = sizes.tolist()  # the host waits for a device here, and once more below
+    sizes = sizes.tolist()  # here the host waits for a device, and once more below
     for first, last, width in parts(sizes, n_features, codes.device):
         rows = slice(first, last)
         singular[rows] = solve(rows, width, _apply_inverse)
@@ -73,10 +73,10 @@ def _implicit_adjoint(atoms, codes, delta, mask=None):
 
 
 class _ConvergedCodes(torch.autograd.Function):
-    """Codes on the way from the lasso's to least squares, and the derivative of both ends.
+    """Codes between the lasso's and least squares, and the derivative of both ends.
 
-    On a support both have the same derivatives in ``x`` and in the atoms, each with codes and
-    residual of its own; least squares do not move with ``alpha``.
+    On a support both ends have the same formula for the derivatives in ``x`` and in the atoms, each
+    with its own codes and residual. Least squares do not move with ``alpha``.
     """
 
     @staticmethod
@@ -100,7 +100,7 @@ class _ConvergedCodes(torch.autograd.Function):
         return sum(weight * codes for _, weight, codes in ends), gaps
 
     @staticmethod
-    @differentiable_once  # a second backward would take the support's derivative for zero
+    @differentiable_once  # a second backward would take the derivative of the support for zero
     def backward(ctx, delta, _):
         atoms, x, alpha, *codes_of_ends = ctx.saved_tensors
         dictionary = ctx.dictionary
@@ -152,21 +152,21 @@ def converged_codes(
     positive_code : bool, default=False
         Whether codes are restricted to non-negative values.
     debias : float, default=0.0
-        The share of the lasso's bias to remove, from 0 to 1, as of `solve_lasso`.
+        The share of the lasso's bias to remove, from 0 to 1, as in `solve_lasso`.
     max_iter : int, default=1000
         Largest number of rounds of the solver, see `solve_lasso`.
     certify : bool, default=True
         Whether to compute the duality gaps.
     mask : Tensor of shape (n_samples, n_features), default=None
-        Nonzero where data are known, as of `solve_lasso`.
+        Nonzero where data are known, as in `solve_lasso`.
 
     Returns
     -------
     codes : Tensor of shape (n_samples, n_components)
         Codes.
     gaps : Tensor of shape (n_samples,)
-        Their relative duality gaps in float64: see `duality_gap`, and `warn_about_gaps` for what to
-        do with them; NaN without ``certify``.
+        Their relative duality gaps in float64, see `duality_gap`; `warn_about_gaps` checks them.
+        NaN without ``certify``.
 
     Examples
     --------

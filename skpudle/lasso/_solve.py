@@ -1,4 +1,4 @@
-"""The lasso solved; see `skpudle.lasso`."""
+"""Solve the lasso, for one penalty or a path; see `skpudle.lasso`."""
 
 from functools import lru_cache
 
@@ -15,14 +15,14 @@ from skpudle.lasso._supports import BLOCK_ENTRIES
 
 __all__ = ["lasso_path", "solve_lasso"]
 
-# A Gram matrix costs n_components products of data with the atoms, in one efficient call, and
-# saves a few inefficient ones for every sample; above 10,000 atoms it takes gigabytes.
+# A Gram matrix costs n_components products with the atoms, in one efficient call, and saves a few
+# inefficient ones for every sample. Above 10,000 atoms it takes gigabytes.
 _GRAM_ATOMS_PER_SAMPLE = 32
 _GRAM_ATOMS = 10_000
-# Atoms whose directions differ by less than this have a cosine of 1 to rounding, and are one: the
-# codes of both would follow from rounding. Without one of them the gap is about 1e-8 at most.
+# Atoms with directions closer than this have a cosine of 1 to rounding and are one: the codes of
+# both would follow from rounding. Leaving one out costs a gap of about 1e-8 at most.
 _PARALLEL = torch.finfo(torch.float64).eps ** 0.5
-# Lengths that differ by less than this for each feature are the same to rounding.
+# Lengths are equal to rounding up to this relative difference per feature.
 _SAME_LENGTH = 1e-13
 
 
@@ -31,9 +31,9 @@ def _solver(name, device):
         name = "compiled" if device.type == "cpu" else "batched"
     solvers = {"batched": solve_batched, "compiled": solve_compiled}
     if name not in solvers:
-        raise ValueError(f"Unknown solver {name!r}; pass 'auto' or one of {sorted(solvers)}.")
+        raise ValueError(f"Unknown solver {name!r}. Pass 'auto' or one of {sorted(solvers)}.")
     if name == "compiled" and device.type != "cpu":
-        raise ValueError(f"solver='compiled' is for the CPU, got data on {device}; use 'batched'.")
+        raise ValueError(f"solver='compiled' is for the CPU, got data on {device}. Use 'batched'.")
     return solvers[name]
 
 
@@ -43,7 +43,7 @@ def _generic(n_features, device):  # -> (n_features,)
 
 
 def _distances(one, other, positive):  # (k, n_features), (k, n_features) -> (k,)
-    """Return the distances of directions, or of lines where codes may be negative."""
+    """Return the distances of directions; of lines if codes may be negative."""
     distances = torch.linalg.vector_norm(one - other, dim=1)
     if positive:
         return distances
@@ -53,10 +53,10 @@ def _distances(one, other, positive):  # (k, n_features), (k, n_features) -> (k,
 def _necessary_atoms(atoms, positive):  # -> (k,) indices
     """Return the atoms that are not zero and not parallel to a longer or an earlier one.
 
-    An atom explains whatever a shorter parallel one does, for a smaller penalty. Without these the
-    codes do not depend on how rounding breaks ties.
+    A longer parallel atom explains the same data for a smaller penalty. Without the shorter ones
+    the codes do not depend on the rounding of ties.
     """
-    # Parallel atoms are next to each other in the order of their products with a generic vector.
+    # Products with a generic vector sort parallel atoms next to each other.
     generic = _generic(atoms.shape[1], atoms.device)
     tolerance = _PARALLEL * atoms.shape[1] ** 0.5  # a bound, as no entry is above 1
     all_atoms = torch.arange(len(atoms), device=atoms.device)
@@ -67,10 +67,10 @@ def _necessary_atoms(atoms, positive):  # -> (k,) indices
     needed = (norms > 0) & (norms < torch.inf)
     directions = atoms / norms.where(needed, 1.0)[:, None]
     keys = directions @ generic
-    if not positive:  # neither does the sign matter
+    if not positive:  # the sign does not matter
         keys = keys.abs()
     keys, order = keys.sort(stable=True)
-    # most often there are none to leave out, which the host asks a device for once
+    # most often all atoms stay: the host asks a device once
     is_near = (keys[1:] - keys[:-1] <= tolerance).any()
     if not torch.logical_or(is_near, ~needed.all()):
         return all_atoms
@@ -90,7 +90,7 @@ def _necessary_atoms(atoms, positive):  # -> (k,) indices
 
 
 def _with_zeros(codes, needed, n_components):
-    """Return codes of the needed atoms as codes of all of them."""
+    """Return codes of the needed atoms as codes of all atoms, 0 for the others."""
     if len(needed) == n_components:
         return codes
     wide = codes.new_zeros(*codes.shape[:-1], n_components)
@@ -117,15 +117,14 @@ def solve_lasso(
 ):
     r"""Minimise :math:`\frac12 |x - D z|^2 + \alpha |z|_1` for every row of the data.
 
-    Codes are exact up to rounding (in float64, then rounded to the dtype of the data): there is no
+    Codes are exact up to rounding (in float64, then rounded to the dtype of the data). There is no
     tolerance to choose, and a row has the same codes alone and among others, up to rounding times
-    the condition of its support. Where codes are not unique, they are those of a support without
-    linear dependences, and without atoms that are parallel to a longer or an earlier one: atoms
-    whose cosine is 1 to rounding, which costs a gap of about 1e-8. Atoms whose norms are not finite
-    make codes and gaps NaN.
+    the condition of its support. Where codes are not unique, their support has no linear
+    dependences, and no atom parallel to a longer or an earlier one: a cosine of 1 to rounding,
+    which costs a gap of about 1e-8. If norms of atoms are not finite, codes and gaps are NaN.
 
-    The penalty chooses the atoms, and shrinks their codes: by :math:`\alpha` where atoms are
-    orthogonal. ``debias`` takes that bias away (the relaxed lasso [1]_).
+    The penalty chooses the atoms and shrinks their codes, by :math:`\alpha` where atoms are
+    orthogonal. ``debias`` removes that bias (the relaxed lasso [1]_).
 
     Parameters
     ----------
@@ -139,35 +138,35 @@ def solve_lasso(
         Whether codes are restricted to non-negative values.
     debias : float, default=0.0
         The share, from 0 to 1, of the bias to remove: codes are ``1 - debias`` times the lasso's
-        plus ``debias`` times those of least squares on its support. A code whose sign least squares
-        would turn leaves the support first.
+        plus ``debias`` times the least squares codes on its support. If least squares would turn
+        the sign of a code, that code leaves the support first.
     max_iter : int, default=1000
-        Largest number of rounds of the active set method. It takes one for about every third
-        entry of the codes; samples that need more have codes with a large gap.
+        Largest number of rounds of the active set method, which takes one for about every third
+        entry of the codes. Samples that need more have codes with a large gap.
     solver : {"auto", "batched", "compiled"}, default="auto"
         ``"compiled"`` is the fastest, on the CPU; ``"batched"`` is torch, on any device; ``"auto"``
         chooses.
     certify : bool, default=True
-        Whether to compute the duality gaps, which takes little time in the compiled solver and up
-        to a third of it elsewhere, and where every atom has a penalty of its own.
+        Whether to compute the duality gaps. They take little time in the compiled solver with one
+        penalty for all atoms, and up to a third of the time otherwise.
     mask : Tensor of shape (n_samples, n_features), default=None
-        Nonzero where data are known, which may be anything elsewhere. The codes of a row are the
-        codes of its known entries, and depend on no other row; a row without any has the code zero.
+        Nonzero where data are known; elsewhere they may have any value. The codes of a row depend
+        on its known entries alone, and on no other row; a row without any has the code zero.
 
     Returns
     -------
     codes : Tensor of shape (n_samples, n_components)
         Codes, of the dtype of the data.
     gaps : Tensor of shape (n_samples,)
-        Relative duality gaps of the lasso's codes, which certify its support, in float64: see
-        `duality_gap`. NaN without ``certify``.
+        Relative duality gaps of the codes before ``debias``, in float64: they certify the support,
+        see `duality_gap`. NaN without ``certify``.
 
     Raises
     ------
     TypeError
         If the atoms or the data are no tensors.
     ValueError
-        If they do not fit together, if alpha is not positive, if ``debias`` is not from 0 to 1, if
+        If their shapes do not fit, if alpha is not positive, if ``debias`` is not from 0 to 1, if
         the mask has another shape than the data, or if ``solver="compiled"`` gets data that are not
         on the CPU.
 
@@ -189,13 +188,13 @@ def solve_lasso(
     """
     check_tensors(atoms, x)
     if not 0 <= debias <= 1:
-        raise ValueError(f"debias={debias!r} is no share; pass a number from 0 to 1.")
+        raise ValueError(f"debias={debias!r} is no share. Pass a number from 0 to 1.")
     x, known = known_entries(x, mask)
     solve = _solver(solver, x.device)
     penalty = checked_alpha(alpha, atoms)
     scaled_atoms = atoms.double()
     scale = None
-    if isinstance(penalty, torch.Tensor):  # alpha z are codes for atoms / alpha and penalty 1
+    if isinstance(penalty, torch.Tensor):  # alpha z solves the lasso of atoms / alpha, penalty 1
         penalty, scale = 1.0, penalty
         scaled_atoms = scaled_atoms / scale[:, None]
     needed = _necessary_atoms(scaled_atoms, positive)
@@ -208,10 +207,10 @@ def solve_lasso(
     entries = entries_of_block() if compiled else BLOCK_ENTRIES.get(x.device.type, 2**20)
     n_rows = max(1, entries // len(atoms))
     in_place = compiled and x.dtype == torch.float64 and len(needed) == len(atoms)
-    # in the same loops, which see the necessary atoms only
+    # the same loops can certify, but see the necessary atoms only
     certifies = compiled and certify and scale is None and len(needed) == len(atoms)
-    debiases = compiled and (certifies or not certify)  # after the gap, which the others compute
-    if compiled and not in_place:  # memory that is new costs a quarter of the time
+    debiases = compiled and (certifies or not certify)  # the gap comes first
+    if compiled and not in_place:  # allocating for each block costs a quarter of the time
         room = codes.new_empty(min(n_rows, len(x)), len(needed), dtype=torch.float64)
     how = dict(penalties=[penalty], positive=positive, max_iter=max_iter)
     if debiases:
@@ -239,7 +238,7 @@ def solve_lasso(
             codes[rows] = exact
     if len(needed) < len(atoms):
         norms = torch.linalg.vector_norm(atoms, dim=1, dtype=torch.float64)
-        wrong = ~(norms < torch.inf).all()  # a device is not waited for
+        wrong = ~(norms < torch.inf).all()  # without waiting for a device
         codes.masked_fill_(wrong, torch.nan)
         gaps.masked_fill_(wrong, torch.nan)
     return codes, gaps
@@ -252,7 +251,7 @@ def lasso_path(atoms, x, alphas, *, positive=False, max_iter=1000, solver="auto"
     Parameters
     ----------
     atoms : Tensor of shape (n_components, n_features)
-        Atoms, as of `solve_lasso`.
+        Atoms, as in `solve_lasso`.
     x : Tensor of shape (n_samples, n_features)
         Data, of the dtype and on the device of the atoms.
     alphas : sequence of float
@@ -260,14 +259,14 @@ def lasso_path(atoms, x, alphas, *, positive=False, max_iter=1000, solver="auto"
     positive : bool, default=False
         Whether codes are restricted to non-negative values.
     max_iter, solver, mask
-        As of `solve_lasso`.
+        As in `solve_lasso`.
 
     Returns
     -------
     codes : Tensor of shape (n_alphas, n_samples, n_components)
         Codes of the lasso, in float64.
     refits : Tensor of shape (n_alphas, n_samples, n_components)
-        Those of least squares on their supports, ``debias=1`` of `solve_lasso`.
+        Least squares codes on their supports, as with ``debias=1`` in `solve_lasso`.
     """
     check_tensors(atoms, x)
     x, known = known_entries(x.double(), mask)

@@ -1,4 +1,4 @@
-"""Supports of codes, and rows grouped by the sizes of theirs."""
+"""Supports of codes, and rows grouped by the size of their supports."""
 
 from bisect import bisect_right
 
@@ -6,7 +6,7 @@ import torch
 
 __all__ = ["BLOCK_ENTRIES", "parts", "supports_of"]
 
-# Codes of a block of rows: enough work for a device, little next to the data.
+# Entries of the codes of a block: enough work for a device, little memory next to the data.
 BLOCK_ENTRIES = {"cpu": 2**20, "cuda": 2**24}
 
 # Supports are padded to multiples of this.
@@ -16,14 +16,14 @@ _SUPPORT_STEP = 8
 def supports_of(codes, width):  # (n, p), int -> (n, width), padded by p
     """Return the support of each row, which has at most ``width`` entries."""
     active = codes.abs() > 0  # and no NaN
-    places = (active.cumsum(1) - 1).masked_fill_(~active, width)  # one more, for all the others
+    places = (active.cumsum(1) - 1).masked_fill_(~active, width)  # one extra place for the others
     supports = places.new_full((len(codes), width + 1), codes.shape[1])
     atoms = torch.arange(codes.shape[1], device=codes.device).expand_as(places)
     return supports.scatter_(1, places, atoms)[:, :width]
 
 
 def parts(sizes, n_features, device):  # in ascending order -> first, last, width
-    """Yield parts of rows of similar size, so that little is padding; rows of size 0 have none."""
+    """Yield parts of rows with supports of similar size, for little padding; skip empty ones."""
     first, entries = bisect_right(sizes, 0), BLOCK_ENTRIES.get(device.type, 2**20)
     while first < len(sizes):
         width = -(-sizes[first] // _SUPPORT_STEP) * _SUPPORT_STEP

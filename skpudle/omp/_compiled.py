@@ -1,10 +1,10 @@
 r"""The pursuit of `skpudle.omp`, one sample at a time, compiled by numba.
 
 The functions are plain Python until `_compiled` compiles them; they change their arguments in
-place. Of a support of ``k`` atoms, ``directions[:k]`` are the first rows of the pivoted Cholesky
-factor of the whole Gram matrix, ``factor`` is its part inside of the support, and ``amounts`` are
-the products of the sample with the orthonormal directions. Loops instead of slices: assigning to a
-slice takes numba seconds to compile.
+place. For a support of ``k`` atoms, ``directions[:k]`` are the first rows of the pivoted Cholesky
+factor of the whole Gram matrix, ``factor`` is its part inside the support, and ``amounts`` are the
+products of the sample with the orthonormal directions. Loops replace slices, because numba takes
+seconds to compile an assignment to a slice.
 """
 
 from functools import cache
@@ -15,15 +15,15 @@ from skpudle._compilation import compile_together, in_parts
 
 # Below this many rows a thread costs more than it saves.
 _ROWS_PER_TASK = 16
-# The largest correlation is looked for in runs of so many atoms, and then inside of one of them.
+# The largest correlation is found per run of this many atoms, then inside one run.
 _RUN = 32
 
 
 def _largest(c, positive, tie, peaks):
-    """Return the first of the atoms whose correlation is the largest but for a share ``tie``.
+    """Return the first atom with the largest correlation, up to a share ``tie``.
 
-    The length of ``c`` is a multiple of the runs'. Four maxima that do not wait for each other take
-    half the time of one (50 instead of 100 ns for 256 atoms).
+    The length of ``c`` is a multiple of the length of a run. Four independent maxima take half the
+    time of one (50 instead of 100 ns for 256 atoms).
     """
     best = 0.0
     for run in range(len(peaks)):
@@ -47,7 +47,7 @@ def _largest(c, positive, tie, peaks):
 
 
 def _correlate(atoms, gram, seen, new, row):
-    """Set ``row`` to the products of all atoms with atom ``new``, over features that are seen."""
+    """Set ``row`` to the products of all atoms with atom ``new``, over known features."""
     if len(gram) > 0:
         for j in range(len(row)):
             row[j] = gram[new, j]
@@ -64,7 +64,7 @@ def _correlate(atoms, gram, seen, new, row):
 
 
 def _enter(k, c, amount, directions, factor, support):
-    """Make row ``k`` of ``directions`` orthogonal to those before; take its part out of ``c``."""
+    """Make row ``k`` of ``directions`` orthogonal to earlier ones; take its part out of ``c``."""
     row = directions[k]
     i = 0
     while i + 3 < k:  # four rows at a time: fewer passes over the new one
@@ -98,15 +98,16 @@ def _least_squares(k, amounts, factor, z):
 
 
 def _remove(out, k, c, amounts, directions, factor, support, z):
-    """Take entry ``out`` from the support of size ``k``; return what it adds to the residual.
+    """Take entry ``out`` from the support of size ``k``.
 
-    Rotations of neighbouring directions mend the factor; the last direction is left over.
+    Rotations of neighbouring directions mend the factor, and the last direction leaves. Return the
+    increase of the squared norm of the residual.
     """
     for i in range(out, k - 1):
         support[i], z[i] = support[i + 1], z[i + 1]
         for j in range(i + 2):
             factor[i, j] = factor[i + 1, j]
-    for j in range(out, k - 1):  # rows moved up, so row j has an entry too many, in column j + 1
+    for j in range(out, k - 1):  # rows moved up, so row j has an extra entry in column j + 1
         radius = np.sqrt(factor[j, j] ** 2 + factor[j, j + 1] ** 2)
         cosine, sine = factor[j, j] / radius, factor[j, j + 1] / radius
         for i in range(j, k - 1):
@@ -132,7 +133,7 @@ def _remove(out, k, c, amounts, directions, factor, support, z):
 def _keep_positive(k, c, amounts, directions, factor, support, z, trial):
     """Move ``z`` to the non-negative least squares codes of the support.
 
-    Return the size of what is left of it, and what the residual's squared norm has grown by.
+    Return the size that is left of it, and the increase of the squared norm of the residual.
     """
     returned = 0.0
     while k > 0:
@@ -156,7 +157,7 @@ def _keep_positive(k, c, amounts, directions, factor, support, z, trial):
 
 
 def _solve_rows(atoms, gram, mask, energy, tol, room, max_iter, positive, resolution, tie, codes):
-    """Turn ``codes``, which holds ``D^T x``, into the codes of the rows of ``x``."""
+    """Turn ``codes`` from ``D^T x`` into the codes of the rows of ``x``."""
     n_components = codes.shape[1]
     peaks = np.empty((n_components + _RUN - 1) // _RUN)
     c = np.zeros(len(peaks) * _RUN)
@@ -199,7 +200,7 @@ def _solve_rows(atoms, gram, mask, energy, tol, room, max_iter, positive, resolu
             codes[row, support[i]] = z[i]
 
 
-# Those that the last one calls come first.
+# A function comes before its callers.
 _FUNCTIONS = (_largest, _correlate, _enter, _least_squares, _remove, _keep_positive,
               _solve_rows)  # fmt: skip
 

@@ -13,41 +13,42 @@ __all__ = ["solve_omp"]
 # Entries of the correlations, and of the directions, of a block of rows in torch.
 _BLOCK_ENTRIES = {"cpu": 2**19, "cuda": 2**24}
 _DIRECTION_ENTRIES = {"cpu": 2**22, "cuda": 2**26}
-# Places for atoms that a batch starts with; twice as many whenever they are full.
+# Places for atoms at the start of a batch; doubled whenever they are full.
 _PLACES = 8
-# A Gram matrix costs n_components products of an atom with all, in one efficient call, and saves
-# an inefficient one in every round of every sample. With 256 atoms of 64 features it pays from 150
-# rounds on, where each sample takes as many as it may; above 10,000 atoms it takes gigabytes.
+# A Gram matrix costs n_components products of an atom with all others, in one efficient call, and
+# saves an inefficient one in every round of every sample. With 256 atoms of 64 features it pays
+# from 150 rounds on, summed over samples that take as many as allowed. Above 10,000 atoms it takes
+# gigabytes.
 _GRAM_ATOMS_PER_ROUND = 1
 _GRAM_ATOMS = 10_000
-# The first of the atoms whose correlations are equal up to this share of them, so that codes do not
-# depend on how rounding breaks ties.
+# Of the atoms with correlations equal up to this share the first enters, so that codes do not
+# depend on the rounding of ties.
 _TIE = 1e-10
-# The pursuit ends where the squared cosine of sample and residual's best atom is at most this, and
-# where the support leaves less than this share of the atom. It is the epsilon of float64, as in
-# scikit-learn, which means it for data and atoms of unit norm.
+# The pursuit ends where the squared cosine of the sample and the best atom for its residual is at
+# most this, and where the support leaves less than this share of the atom: the epsilon of float64,
+# as in scikit-learn, where it is meant for data and atoms of unit norm.
 _RESOLUTION = 2.0**-52
-# Rounds of non-negative pursuits for each place of the support. Each lowers the error, so their
-# number is finite anyway; Lawson and Hanson's method is customarily stopped after so many.
+# Rounds of non-negative pursuits per place of the support. Each lowers the error, so their number
+# is finite anyway; implementations of Lawson and Hanson's method customarily stop here.
 _ROUNDS_PER_PLACE = 3
 
 
 class _Pursuit:
-    """A batch of samples that look for atoms. Every attribute has a row for each.
+    """A batch of samples in pursuit of atoms. Every attribute has one row per sample.
 
-    An empty place of the support holds the index of an additional zero atom, the codes' last, and
-    there is one place more than atoms that may enter: who finds none has a place to write that to.
+    An empty place of the support holds the index of an additional zero atom, the last of the codes.
+    There is one more place than atoms that may enter, for samples that find none to write to.
 
     Parameters
     ----------
     correlations : Tensor of shape (n, n_components + 1)
         Products of samples and atoms.
     energy, tol : Tensor of shape (n,)
-        The squared norm of each sample, and the squared error that is good enough for it.
+        The squared norm of each sample, and the squared error to reach.
     mask : Tensor of shape (n, n_features) or None
         1 for known entries, 0 for missing ones.
     places : int
-        Number of atoms there is room for.
+        Number of atoms to make room for.
     """
 
     def __init__(self, correlations, energy, tol, mask, places):
@@ -64,14 +65,14 @@ class _Pursuit:
         self.factor.diagonal(dim1=1, dim2=2).fill_(1.0)
 
     def take(self, rows):
-        """Return the pursuit of some rows."""
+        """Return the pursuit of these rows."""
         part = object.__new__(_Pursuit)
         for name, value in vars(self).items():
             setattr(part, name, value[rows])
         return part
 
     def put(self, rows, part):
-        """Replace some rows by those of another pursuit."""
+        """Replace these rows by another pursuit."""
         for name, value in vars(self).items():
             value[rows] = getattr(part, name)
 
@@ -81,7 +82,7 @@ class _Pursuit:
         return self.support.shape[1] - 1
 
     def grow(self, places):
-        """Make room for so many atoms."""
+        """Make room for ``places`` atoms."""
         more, n_old = places - self.places, self.places + 1
         self.support = pad(self.support, (0, more), value=self.c.shape[1] - 1)
         self.z, self.amounts = pad(self.z, (0, more)), pad(self.amounts, (0, more))
@@ -94,9 +95,9 @@ class _Pursuit:
         return torch.linalg.solve_triangular(self.factor.mT, amounts, upper=True)[:, :, 0]
 
     def enter(self, atoms, gram, *, n_used, positive):
-        """Let an atom into every row that needs one; return which rows have, (n,) booleans.
+        """Admit an atom to every row that needs one; return a mask (n,) of these rows.
 
-        At most ``n_used`` places of any row are taken.
+        At most ``n_used`` places of a row are taken before.
         """
         none = self.c.shape[1] - 1
         key = self.c if positive else self.c.abs()
@@ -134,7 +135,7 @@ class _Pursuit:
     def advance(self):
         """Move ``z`` towards the least squares codes, up to the first that reaches zero.
 
-        Return which have, (n, places + 1) booleans; without any, ``z`` are those codes.
+        Return a mask (n, places + 1) of codes that reached it; a row without any has arrived.
         """
         trial = self.codes()
         falls = (trial <= 0) & (self.support < self.c.shape[1] - 1)
@@ -144,7 +145,7 @@ class _Pursuit:
         return falls & (reach <= share)
 
     def remove(self, leave):  # (n, places + 1) booleans
-        """Take atoms from the support; what remains of the factor is made triangular again."""
+        """Take atoms from the support, and make the rest of the factor triangular again."""
         none = self.c.shape[1] - 1
         gone = leave | (self.support == none)
         order = gone.to(torch.int8).argsort(dim=1, stable=True)
@@ -159,7 +160,7 @@ class _Pursuit:
         self.factor = upper.mT.masked_fill(empty[:, :, None], 0.0) + torch.diag_embed(empty * 1.0)
         rotation = rotation.masked_fill(empty[:, None, :], 0.0)
         amounts = (self.amounts[:, None] @ rotation)[:, 0]
-        # what of the sample is along the directions that are no longer spanned
+        # the part of the sample along directions that are no longer spanned
         lost = self.amounts - (rotation @ amounts[:, :, None])[:, :, 0]
         self.c = self.c + (lost[:, None] @ self.directions)[:, 0]
         self.c.scatter_(1, self.support, 0.0)
@@ -167,7 +168,7 @@ class _Pursuit:
         self.amounts, self.directions = amounts, rotation.mT @ self.directions
 
     def keep_positive(self):
-        """Set ``z`` to the non-negative least squares codes; take out the atoms that it drops."""
+        """Set ``z`` to the non-negative least squares codes; drop atoms with code zero."""
         leave = self.advance()
         rows = leave.any(1).nonzero().squeeze(1)
         leave = leave[rows]
@@ -181,7 +182,7 @@ class _Pursuit:
 
 
 def _pursue(atoms, gram, mask, energy, tol, codes, *, room, max_iter, positive, ends_early):
-    """Turn ``codes``, which holds ``D^T x``, into the codes, (n, n_components), for a batch."""
+    """Turn ``codes``, (n, n_components), from ``D^T x`` into the codes of a batch."""
     atoms, gram = pad(atoms, (0, 0, 0, 1)), None if gram is None else pad(gram, (0, 1, 0, 1))
     n_most = _DIRECTION_ENTRIES.get(codes.device.type, 2**22) // len(atoms)
     correlations = pad(codes, (0, 1))
@@ -189,7 +190,7 @@ def _pursue(atoms, gram, mask, energy, tol, codes, *, room, max_iter, positive, 
     def write(part):
         z = part.z if positive else part.codes()
         rows = correlations.new_zeros(part.c.shape).scatter_(1, part.support, z)
-        # a sample with values that are not finite has codes that are not
+        # make the codes of samples with values that are not finite NaN
         codes[part.rows] = (rows + 0.0 * part.energy[:, None])[:, :-1]
 
     waiting = [(0, _Pursuit(correlations, energy, tol, mask, min(room, _PLACES)))]
@@ -216,19 +217,19 @@ def _pursue(atoms, gram, mask, energy, tol, codes, *, room, max_iter, positive, 
 
 
 def _checked_stop(atoms, n_nonzero_coefs, tol):  # -> places, squared error
-    """Return how many atoms a support may have, and the squared error at which it is enough."""
+    """Return the largest number of atoms of a support, and the squared error to reach."""
     n_components, n_features = atoms.shape
     most = min(n_components, n_features)  # of linearly independent atoms
     if tol is not None:
         if not tol >= 0:
-            raise ValueError(f"tol is a squared norm and cannot be negative, got {tol}.")
+            raise ValueError(f"tol is a squared norm, got {tol}. Pass 0 or a positive number.")
         return most, float(tol)
     if n_nonzero_coefs is None:
         n_nonzero_coefs = min(max(n_features // 10, 1), n_components)
     if not 1 <= n_nonzero_coefs <= n_components:
         raise ValueError(
-            f"n_nonzero_coefs must be between 1 and the number of atoms, {n_components}, got "
-            f"{n_nonzero_coefs}."
+            f"n_nonzero_coefs is {n_nonzero_coefs}. Pass an integer between 1 and the number of "
+            f"atoms, {n_components}."
         )
     return min(int(n_nonzero_coefs), most), 0.0
 
@@ -237,9 +238,9 @@ def _solver(name, device):
     if name == "auto":
         name = "compiled" if device.type == "cpu" else "batched"
     if name not in {"batched", "compiled"}:
-        raise ValueError(f"Unknown solver {name!r}; pass 'auto', 'batched' or 'compiled'.")
+        raise ValueError(f"Unknown solver {name!r}. Pass 'auto', 'batched' or 'compiled'.")
     if name == "compiled" and device.type != "cpu":
-        raise ValueError(f"solver='compiled' is for the CPU, got data on {device}; use 'batched'.")
+        raise ValueError(f"solver='compiled' is for the CPU, got data on {device}. Use 'batched'.")
     if name == "batched":
         return _pursue
     return partial(solve_compiled, resolution=_RESOLUTION, tie=_TIE)
@@ -251,31 +252,31 @@ def solve_omp(
 ):
     """Encode every row of the data by orthogonal matching pursuit.
 
-    A row has the same codes alone and among others. Where atoms tie, the first is chosen.
+    A row has the same codes alone and among others. Of atoms that tie the first is chosen.
 
     Parameters
     ----------
     atoms : Tensor of shape (n_components, n_features)
-        Atoms. Unit norm is what a pursuit means, because it compares products with the atoms as
-        they are: a longer atom is preferred. Zero and repeated atoms are allowed. With a value that
-        is not finite all codes are NaN.
+        Atoms, of unit norm as a rule: a pursuit compares products with the atoms as they are, so it
+        prefers longer ones. Zero and repeated atoms are allowed. If a value is not finite, all
+        codes are NaN.
     x : Tensor of shape (n_samples, n_features)
-        Data, of the dtype and on the device of the atoms. A row with a value that is not finite has
-        codes NaN.
+        Data, of the dtype and on the device of the atoms. If a value of a row is not finite, its
+        codes are NaN.
     n_nonzero_coefs : int, default=None
         Number of atoms of each code; a tenth of ``n_features``, at least one, if neither this nor
-        ``tol`` is given. A code has fewer where they leave nothing to explain: where the residual
-        is orthogonal to all atoms but for a cosine of 1.5e-8.
+        ``tol`` is given. A code has fewer if they explain the row: if the residual is orthogonal to
+        all atoms up to a cosine of 1.5e-8.
     tol : float, default=None
-        Squared norm of the residual, in squared units of the data, at which a code is good enough;
-        overrides ``n_nonzero_coefs``. A row that is no larger than this has a zero code. A squared
-        error below the rounding of float64, 2.2e-16 times the row's, is not reached.
+        Squared norm of the residual to stop at, in squared units of the data; overrides
+        ``n_nonzero_coefs``. A row of at most this squared norm has a zero code. A squared error
+        below the rounding of float64, 2.2e-16 times the squared norm of the row, is not reached.
     positive : bool, default=False
         Whether codes are restricted to non-negative values. They are then the non-negative least
         squares codes on their support.
     mask : Tensor of shape (n_samples, n_features), default=None
-        Nonzero where a value is known. The codes of a row are those of its known features alone,
-        atoms included, whose norms are then those of their known parts.
+        Nonzero where a value is known. The pursuit of a row uses its known features alone, of the
+        atoms too: their norms are the norms of their known parts.
     solver : {"auto", "batched", "compiled"}, default="auto"
         ``"compiled"`` is the fastest on the CPU and needs numba; ``"batched"`` is torch, on any
         device; ``"auto"`` chooses.
@@ -296,9 +297,10 @@ def solve_omp(
 
     Notes
     -----
-    Where scikit-learn's `sklearn.linear_model.orthogonal_mp_gram` is well defined, codes are the
-    same, for atoms of any norm. There, a row no larger than ``tol`` still gets one atom; the last
-    rule under ``n_nonzero_coefs`` is in absolute units, and warns; of atoms that tie any is chosen.
+    Codes are the same as by scikit-learn's `sklearn.linear_model.orthogonal_mp_gram` where that is
+    well defined, for atoms of any norm. There a row of at most ``tol`` still gets one atom; the
+    last rule under ``n_nonzero_coefs`` is in absolute units, and warns; of atoms that tie any is
+    chosen.
 
     References
     ----------
@@ -326,7 +328,10 @@ def solve_omp(
     room, tol = _checked_stop(atoms, n_nonzero_coefs, tol)
     solve = _solver(solver, x.device)
     if mask is not None and mask.shape != x.shape:
-        raise ValueError(f"mask has shape {tuple(mask.shape)}, the data {tuple(x.shape)}.")
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)}, the data {tuple(x.shape)}. Pass a mask of the "
+            "shape of the data."
+        )
     if not atoms.isfinite().all():
         return x.new_full((len(x), len(atoms)), torch.nan)
     codes = x.new_empty(len(x), len(atoms))
@@ -336,7 +341,7 @@ def solve_omp(
         gram = atoms @ atoms.mT
     in_loops = solve is not _pursue
     if not in_loops:
-        # With a number of atoms hardly a sample ends early: asking is waiting for the device.
+        # With a fixed number of atoms hardly a sample ends early, and asking waits for the device.
         solve = partial(_pursue, ends_early=positive or tol > 0)
     entries = entries_of_block() if in_loops else _BLOCK_ENTRIES.get(x.device.type, 2**19)
     n_rows = max(1, min(entries // len(atoms), len(x)))
@@ -349,7 +354,7 @@ def solve_omp(
         if mask is not None:
             known = (mask[rows] != 0).double()
             data = data.where(known != 0, 0.0)
-        # squares of data in units of a power of two, which is exact, have room in float64
+        # dividing by a power of two is exact, and squares then stay in the range of float64
         exponent = torch.frexp(data.abs().amax(1)).exponent - 1
         unit = torch.ldexp(torch.ones_like(data[:, 0]), exponent)
         data, tolerance = data / unit[:, None], tol / unit / unit

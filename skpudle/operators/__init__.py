@@ -1,13 +1,13 @@
 r"""Dictionaries as trilinear forms.
 
 A dictionary is the form ``<D z, x>``, linear in the atoms, in the codes ``z`` and in the data
-``x``. Its three partial derivatives are all that an encoder, its adjoint and a gradient rule need:
+``x``. An encoder, its adjoint and a gradient rule need only its three partial derivatives:
 
 * ``synthesis(z)``, the derivative in ``x``: codes to data, ``D z``;
 * ``analysis(x)``, the derivative in ``z``: data to correlations, ``D^T x``;
 * ``outer(z, x)``, the derivative in the atoms, summed over samples.
 
-Atoms have the atom on axis 0 for every kind of dictionary, so whatever treats atoms one by one
+Every kind of dictionary has its atoms along axis 0, so code that treats atoms one by one
 (normalising, matching, resampling, plotting) is written once.
 """
 

@@ -1,6 +1,6 @@
-"""Matrices of atoms: norms and constraints, the spectral norm, and the dictionary that they are.
+"""Norms and constraints of atoms, the spectral norm, and the dense dictionary.
 
-The functions are those of every dictionary, whatever the shape of its atoms.
+The functions are for every dictionary, whatever the shape of its atoms.
 """
 
 from dataclasses import dataclass, replace
@@ -24,12 +24,12 @@ __all__ = [
 # 265,000 of them.
 _SQUARINGS = 7
 
-# From so many atoms and features on a Krylov space takes less time than squaring (one CPU core):
-# 0.5 and 2.0 ms for 256 x 512, 4 and 38 ms for 1000 x 1500, of float32. Below it is next to nothing
-# that a bound that is certain costs.
+# From this many atoms and features on a Krylov space is faster than squaring (one CPU core): 0.5
+# against 2.0 ms for 256 x 512 in float32, 4 against 38 ms for 1000 x 1500. Below, the certain bound
+# costs next to nothing.
 _LARGE = 256
-# Dimension of that space. Of 90 random dictionaries, 300 x 280 to 400 x 900, it missed 0.01 % of
-# the largest eigenvalue by median, 1.1 % at worst.
+# Dimension of the Krylov space. On 90 random dictionaries, 300 x 280 to 400 x 900, it fell short of
+# the largest eigenvalue by 0.01 % in the median, 1.1 % at worst.
 _DEPTH = 20
 _MARGIN = 1.02
 
@@ -69,7 +69,7 @@ def project_atoms(atoms, *, atom_norm="unit", positive=False):
     if atom_norm == "ball":
         return atoms / norms.clamp_min(1)
     if positive:
-        # the nearest non-negative unit vector of an atom without positive entries is an axis
+        # an atom without positive entries has an axis as its nearest non-negative unit vector
         axis = torch.zeros_like(atoms).flatten(1)
         axis.scatter_(1, free.flatten(1).argmax(1, keepdim=True), 1)
         vanished = (norms == 0) & (atom_norms(free) > 0)
@@ -85,8 +85,8 @@ def largest_eigenvalue_bound(gram):  # (..., k, k) Hermitian, positive semidefin
     r"""Bound the largest eigenvalue from above, by at most 5 %.
 
     With ``q = 2^8``, ``max <= (sum_i w_i^q)^(1/q) <= k^(1/q) max``, and the sum is the squared
-    Frobenius norm of ``gram^(q/2)``. Unlike a power or Lanczos iteration this never errs low, has
-    no start vector that an atom could be orthogonal to, and does not make a GPU wait for the host.
+    Frobenius norm of ``gram^(q/2)``. Unlike a power or Lanczos iteration this never errs low, needs
+    no start vector, to which atoms could be orthogonal, and does not make a GPU wait for the host.
     """
     norms, power = [torch.linalg.matrix_norm(gram)], gram
     for _ in range(_SQUARINGS):
@@ -96,12 +96,12 @@ def largest_eigenvalue_bound(gram):  # (..., k, k) Hermitian, positive semidefin
     exponents = torch.arange(len(norms), dtype=gram.real.dtype, device=gram.device).neg_().exp2_()
     log_bound = (torch.stack(norms, dim=-1).log() * exponents).sum(-1)
     bound = torch.nan_to_num(log_bound.exp(), nan=0.0)  # the logarithm of 0 for zero atoms
-    # of the sums, and of the logarithms and the exponential, which count for small ones
+    # rounding of the sums, and of the logarithms and the exponential, which matter if k is small
     return bound * (1 + (gram.shape[-1] + 16) * torch.finfo(gram.dtype).eps)
 
 
 def scaled(atoms):  # -> (atoms, squared scale)
-    """Return atoms whose squares neither underflow nor overflow, and what they are divided by."""
+    """Scale atoms so that their squares neither underflow nor overflow."""
     largest = torch.linalg.vector_norm(atoms, ord=torch.inf)
     return atoms / torch.where(largest > 0, largest, 1.0), largest.square()
 
@@ -129,7 +129,7 @@ class DenseDictionary:
 
     @in_own_precision
     def synthesis(self, z):  # (n, n_components) -> (n, n_features)
-        """Return the data that the codes ``z`` stand for, ``D z``."""
+        """Return the data of the codes ``z``, ``D z``."""
         return z @ self.atoms
 
     @in_own_precision
@@ -150,9 +150,10 @@ class DenseDictionary:
     def squared_norm_bound(self):  # -> scalar tensor
         """Bound the squared spectral norm from above, by at most 5 %.
 
-        Of 256 atoms and features or more, on a CPU, this is 2 % above what a Krylov space finds:
-        no certain bound, but with certainty, to 1e-10, above half of the norm. For steps of 1 over
-        it that is as good: below 2 over the norm the objective falls in every step.
+        On a CPU, from 256 atoms and features on, it is 2 % above the estimate of a Krylov space.
+        That is no certain bound, but except with probability 1e-10 it is above half of the squared
+        norm. A step of its reciprocal is as good: below 2 over the squared norm the objective falls
+        in every step.
         """
         atoms = self.atoms.detach()
         if min(atoms.shape) >= _LARGE and atoms.device.type == "cpu":

@@ -1,15 +1,15 @@
 r"""Convolutional dictionaries, as products of matrices in any number of dimensions.
 
 Atoms of a convolution with stride ``s`` start at every ``s``-th pixel. Cut the image into blocks of
-``s`` pixels and store each position inside a block, a phase, apart, block after block and image
+``s`` pixels, and store each position inside a block (a phase) apart, block after block and image
 after image in one line. Pixel ``a s + r`` of the patches at all positions is then phase ``r``,
-``a`` blocks further on, and hence a few copies of long contiguous pieces make the matrix of all
-patches, one column per block. Its product with the atoms is the convolution; the transpose of these
-copies adds overlapping patches up. On a CPU this takes a small part of the time of the products,
-which a library does at full speed, unlike strided convolutions with few channels.
+``a`` blocks further on. So a few copies of long contiguous pieces make the matrix of all patches,
+one column per block. Its product with the atoms is the convolution; the transpose of the copies
+adds overlapping patches up. On a CPU the copies take a small part of the time of the products,
+which a library computes at full speed, unlike strided convolutions with few channels.
 
-There are a few more blocks than positions along each axis, since an atom is larger than a block.
-Their columns mean nothing: codes are zero there. An encoder stays in this form from its first
+Each axis has a few more blocks than positions, since an atom is larger than a block. The columns of
+these blocks mean nothing: codes are zero there. An encoder stays in this form from its first
 iteration to its last.
 """
 
@@ -27,7 +27,7 @@ from skpudle.operators._atoms import largest_eigenvalue_bound, scaled, smaller_g
 
 __all__ = ["ConvDictionary", "ConvLayers", "Phases"]
 
-# Samples of the symbol of a convolution for each degree: bounds are 4 % an axis above the maximum.
+# Samples of the symbol of a convolution per degree: bounds are 4 % per axis above the maximum.
 _SAMPLES_PER_DEGREE = 8
 
 # ---------------------------------------------------------------------------- geometry
@@ -63,12 +63,13 @@ class _Add(torch.autograd.Function):
 
 
 class Phases:
-    """The geometry of a strided convolution; it is the same for all updates of a fit.
+    """The geometry of a strided convolution, the same for all updates of a fit.
 
     Parameters
     ----------
     kernel, stride, positions : tuple of int
-        Size of an atom, distance of neighbours, and number of positions, along each axis.
+        Size of an atom, distance of neighbouring positions, and number of positions along each
+        axis.
     """
 
     def __init__(self, kernel, stride, positions):
@@ -81,7 +82,7 @@ class Phases:
         self.size = tuple(k + s * (h - 1) for k, s, h in axes)
         self.blocks = tuple(h - 1 + -(-k // s) for k, s, h in axes)
         strides = [prod(self.blocks[i + 1 :]) for i in range(len(axes))]
-        self._slabs = []  # pixels of an atom, where they are in a block, and how many blocks on
+        self._slabs = []  # pixels of an atom, their place in a block, and the number of blocks on
         for shifts in product(*(range(-(-k // s)) for k, s, _ in axes)):
             pairs = [(a * s, min((a + 1) * s, k)) for a, (k, s, _) in zip(shifts, axes)]
             pixels = tuple(slice(*pair) for pair in pairs)
@@ -97,7 +98,7 @@ class Phases:
             block = self.blocks[axis]
             self._to_image += [2 + n_axes + axis, 1 + axis]
             self._in_blocks += [block, s]
-            # of `pad`, for which the last axis comes first
+            # `pad` takes the last axis first
             self._beyond_image = [0, block * s - self.size[axis], *self._beyond_image]
             self._beyond_positions = [0, block - h, *self._beyond_positions]
         self._image = (..., *map(slice, self.size))
@@ -110,7 +111,7 @@ class Phases:
         return x.permute(self._to_phases).contiguous()
 
     def join(self, y):  # (c, *stride, n, *blocks) -> (n, c, *size)
-        """Return the images that phases stand for."""
+        """Return the images of phases."""
         x = y.permute(self._to_image)
         full = map(mul, self.blocks, self.stride)
         return x.reshape(*x.shape[:2], *full)[self._image]
@@ -135,8 +136,8 @@ class Phases:
     def pieces(self, patches, y):
         """Return pairs of views of ``patches`` and of ``y`` that hold the same pixels.
 
-        Within patches they are disjoint and cover everything; within ``y`` they overlap, as patches
-        do. So copying from ``y`` gathers, and adding one after another to ``y`` adds patches up.
+        In ``patches`` they are disjoint and cover everything; in ``y`` they overlap, as patches do.
+        So copying from ``y`` gathers, and adding one after another to ``y`` adds patches up.
         """
         n_columns = patches.shape[1]
         patches = patches.view(len(y), *self.kernel, n_columns)
@@ -147,7 +148,7 @@ class Phases:
         ]
 
     def widen(self, z):  # (n, k, *positions) -> (n, k, *blocks), k outermost in memory
-        """Return codes with zeros for the blocks that are no position."""
+        """Return codes with zeros for the blocks without a position."""
         wide = torch.nn.functional.pad(z.transpose(0, 1), self._beyond_positions)
         return wide.contiguous().transpose(0, 1)
 
@@ -162,11 +163,11 @@ class Phases:
         return z
 
     def columns(self, z):  # (n, k, *blocks) -> (k, n_columns)
-        """Return codes as the matrix that goes with patches; a view of the same memory."""
+        """Return codes as the matrix to multiply with patches; a view of the same memory."""
         return z.transpose(0, 1).flatten(1)[:, : self.n_columns(len(z))]
 
     def maps(self, columns, n):  # (k, n_columns) -> (n, k, *positions)
-        """Return the maps of ``n`` images that columns stand for."""
+        """Return the code maps of ``n`` images in these columns."""
         line = torch.nn.functional.pad(columns, (0, self._reach))
         return self.narrow(line.view(len(line), n, *self.blocks).transpose(0, 1))
 
@@ -176,7 +177,7 @@ _phases = lru_cache(maxsize=256)(Phases)
 
 @lru_cache(maxsize=256)
 def _sampling(kernel, strides):  # -> Phases, padding, and of each axis samples and a factor
-    """Return where the symbol of a convolution is sampled; see `squared_norm_bound`."""
+    """Return the points to sample the symbol of a convolution at; see `squared_norm_bound`."""
     degrees = [ceil(k / s) - 1 for k, s in zip(kernel, strides, strict=True)]
     phases = _phases(strides, strides, tuple(degree + 1 for degree in degrees))
     missing = [n - k for n, k in zip(phases.size, kernel, strict=True)]
@@ -193,16 +194,16 @@ def _sampling(kernel, strides):  # -> Phases, padding, and of each axis samples 
 class ConvDictionary:
     """The trilinear form of a convolution: atoms at every ``stride``-th position of an image.
 
-    Images and atoms have their channels before their axes, of which there may be any number: one
-    for signals, two for pictures. Every position holds a whole atom, so an axis of the image is
-    as long as an atom plus a multiple of the stride.
+    Images and atoms have their channels before their axes, one for signals, two for pictures, or
+    more. Every position holds a whole atom, so an axis of the image is as long as an atom plus a
+    multiple of the stride.
 
     Parameters
     ----------
     atoms : Tensor of shape (n_components, n_channels, [height,] width)
         The atoms.
     stride : int or tuple of int, default=1
-        Distance of neighbouring positions, the same or one for each axis.
+        Distance of neighbouring positions, one for all axes or one for each.
     """
 
     atoms: Tensor
@@ -210,7 +211,7 @@ class ConvDictionary:
 
     @in_own_precision
     def synthesis(self, z):  # (n, n_components, *positions) -> (n, n_channels, *size)
-        """Return the images that the code maps ``z`` stand for, ``D z``."""
+        """Return the images of the code maps ``z``, ``D z``."""
         phases = self.phases(z.shape[2:])
         patches = self.atoms.flatten(1).mT @ phases.columns(phases.widen(z))
         return phases.join(phases.add(patches, len(z)))
@@ -254,11 +255,12 @@ class ConvDictionary:
     def squared_norm_bound(self):  # -> scalar tensor
         r"""Bound the squared spectral norm from above, for images of any size.
 
-        On an infinite image ``D^T D`` multiplies, at every frequency, by a matrix whose entries are
-        trigonometric polynomials, of degree ``ceil(kernel / stride) - 1`` along each axis; the
-        squared norm for any image is at most their largest eigenvalue. A non-negative polynomial of
-        degree ``d`` is at most :math:`\frac12 (1 + 1 / \cos(\pi d / N))` times its maximum over
-        ``N`` equidistant points [1]_, so that sampling never errs low.
+        On an infinite image ``D^T D`` multiplies every frequency by a matrix. Its entries are
+        trigonometric polynomials of degree ``ceil(kernel / stride) - 1`` along each axis; its
+        largest eigenvalue over all frequencies bounds the squared norm for any image. A
+        non-negative polynomial of degree ``d`` is at most
+        :math:`\frac12 (1 + 1 / \cos(\pi d / N))` times its maximum over ``N`` equidistant points
+        [1]_, so sampling never errs low.
 
         References
         ----------
@@ -281,7 +283,7 @@ class ConvDictionary:
         return (self.stride,) * n_axes if isinstance(self.stride, int) else tuple(self.stride)
 
     def phases(self, positions):  # tuple of int -> Phases
-        """Return the geometry of so many positions."""
+        """Return the geometry for these numbers of positions along each axis."""
         return _phases(tuple(self.atoms.shape[2:]), self._strides, tuple(positions))
 
 
@@ -292,9 +294,9 @@ class ConvLayers:
     Parameters
     ----------
     atoms : Tensor of shape (n_unfoldings, n_components, n_channels, [height,] width)
-        Their atoms.
+        The atoms of each dictionary.
     stride : int or tuple of int, default=1
-        Distance of neighbouring positions, the same or one for each axis.
+        Distance of neighbouring positions, one for all axes or one for each.
     """
 
     atoms: Tensor

@@ -1,4 +1,4 @@
-"""The Krylov space behind a spectral norm, compiled by numba: one pass over the atoms a dimension.
+"""Krylov estimate of a spectral norm, compiled by numba: one pass over the atoms per dimension.
 
 The functions are plain Python until `_compiled` compiles them.
 """
@@ -14,7 +14,7 @@ __all__ = ["krylov_estimate"]
 
 
 def add_images(matrix, direction, scale, vector):
-    """Set ``vector += scale A^T A direction``; rows are in the cache when they are read again."""
+    """Set ``vector += scale A^T A direction``; the second read of a row comes from the cache."""
     m, row, zero = len(vector), 0, direction[0] - direction[0]  # of their dtype
     while row + 3 < len(matrix):  # four rows at a time: fewer passes over both vectors
         a, b, c, d = matrix[row], matrix[row + 1], matrix[row + 2], matrix[row + 3]
@@ -41,8 +41,8 @@ def add_images(matrix, direction, scale, vector):
 def fill(matrix, inverse_scale, tiny, basis, products):
     """Fill ``products = B^T A^T A B`` for a basis ``B`` of the space of its first row.
 
-    ``A`` is the matrix times the inverse scale. Return the dimension, which may be less than there
-    is room for.
+    ``A`` is the matrix times the inverse scale. Return the dimension of the space, which may be
+    less than the number of rows of ``B``.
     """
     depth, m = basis.shape
     vector, direction = np.empty(m), np.empty(m, matrix.dtype)
@@ -56,7 +56,7 @@ def fill(matrix, inverse_scale, tiny, basis, products):
         for f in range(m):
             vector[f] = image[f]
             size += vector[f] ** 2
-        for turn in range(2):  # once leaves what rounding makes of it
+        for turn in range(2):  # the second turn removes the rounding of the first
             for j in range(i + 1):
                 inner = 0.0
                 for f in range(m):
@@ -68,7 +68,7 @@ def fill(matrix, inverse_scale, tiny, basis, products):
         rest = 0.0
         for f in range(m):
             rest += vector[f] ** 2
-        if not rest > tiny * size or i + 1 == depth:  # there is no more to the space
+        if not rest > tiny * size or i + 1 == depth:  # the space is exhausted
             return i + 1
         for f in range(m):
             basis[i + 1, f] = vector[f] / np.sqrt(rest)
@@ -83,36 +83,36 @@ def _compiled():
 def krylov_estimate(atoms, largest, depth):
     """Return the largest eigenvalue of the Gram matrix in a Krylov space.
 
-    It is that of a random combination of the atoms, ``A^T w``, where the largest eigenvalue is no
-    smaller than that of ``A A^T`` in the space of ``w``.
+    The space starts from a random combination of the atoms, ``A^T w``. The largest eigenvalue there
+    is no smaller than the one of ``A A^T`` in the space of ``w``.
 
     Parameters
     ----------
     atoms : Tensor of shape (n_components, n_features)
         Atoms, on the CPU.
     largest : float
-        Their largest modulus, positive.
+        Largest modulus of their entries, positive.
     depth : int
         Dimension of the space.
 
     Returns
     -------
     Tensor of shape () or None
-        In units of the square of ``largest``; None if it is not finite.
+        The eigenvalue, in units of the square of ``largest``; None if it is not finite.
 
     References
     ----------
     J. Kuczyński and H. Woźniakowski, "Estimating the largest eigenvalue by the power and Lanczos
-    algorithms with a random start", SIAM J. Matrix Anal. Appl. 13, 1992: it is below half of the
-    true one with a probability of at most 1.65 sqrt(p) exp(-1.41 depth + 0.71), 8e-11 for 1500
-    atoms and 20 dimensions.
+    algorithms with a random start", SIAM J. Matrix Anal. Appl. 13, 1992: the estimate is below half
+    of the true one with a probability of at most 1.65 sqrt(p) exp(-1.41 depth + 0.71), which is
+    8e-11 for 1500 atoms and 20 dimensions.
     """
     p, m = atoms.shape
     combination = torch.randn(p, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     start = (combination.to(atoms) @ atoms).double()
     basis, products = np.empty((depth, m)), np.zeros((depth, depth))
     basis[0] = np.asarray(start / start.norm())
-    # below this rounding is all that is left of a vector, as a share of its square
+    # below this share of its square a vector is rounding alone
     tiny = (100 * torch.finfo(atoms.dtype).eps) ** 2
     n = _compiled()(np.asarray(atoms.contiguous()), 1 / largest, tiny, basis, products)
     products = products[:n, :n]

@@ -1,8 +1,8 @@
-"""Optimisers: how a gradient changes the atoms.
+"""Optimisers: change atoms along a gradient, inside their constraints.
 
-An optimiser owns the atoms while they are trained. It offers `update`, which takes the gradient
-of a rule and the codes of its batch, and `replace`, which puts new atoms in the place of old ones
-and forgets what it remembered of those; both leave the atoms inside their constraints.
+An optimiser owns the atoms while they are trained. `update` takes the gradient of a rule and the
+codes of its batch. `replace` puts new atoms in place of old ones, and forgets its memory of the old
+ones. Both leave the atoms inside their constraints.
 """
 
 from skpudle.optimizers._gradient import GradientOptimizer

@@ -1,7 +1,7 @@
-"""An update of the surrogate's model of a few atoms, compiled by numba.
+"""Update the surrogate of a small dictionary in one compiled call.
 
-What `skpudle.optimizers._surrogate` does by some seventy calls of torch, which take 0.3 ms. The
-functions are plain Python until `_compiled` compiles them.
+The same update takes some seventy calls of torch, 0.3 ms, in `skpudle.optimizers._surrogate`. The
+functions are plain Python until numba compiles them (`_compiled`).
 """
 
 from functools import cache, partial
@@ -14,13 +14,13 @@ from skpudle.operators import project_atoms
 
 __all__ = ["is_small", "known_projection", "update_small"]
 
-# Multiplications for which calls of torch take longer: of 256 samples, 100 atoms and 64 features it
-# is 0.9 instead of 0.5 ms (5e6), of 3 samples, 50 atoms and 625 features 0.9 instead of 1.2 (8e6).
+# Up to this many multiplications calls of torch take longer: 0.9 instead of 0.5 ms for 256 samples,
+# 100 atoms and 64 features (5e6); but 0.9 instead of 1.2 ms for 3, 50 and 625 (8e6).
 _MOST_WORK = 5 * 10**6
 
 
 def project(atom, norm, positive):
-    """Do what `skpudle.operators.project_atoms` does; ``norm`` is 2 for "unit", 1 for "ball"."""
+    """Project as `skpudle.operators.project_atoms`; ``norm`` is 2 for "unit", 1 for "ball"."""
     best, free, squares = 0, 0.0, 0.0
     for f in range(len(atom) if positive else 0):
         free += atom[f] ** 2
@@ -96,7 +96,7 @@ def minimise(curvature, pull, weight, n_inner, norm, positive, tiny, atoms):
         diagonal[j] = max(curvature[j, j] + weight, tiny)
         scale[j] = 1 / np.sqrt(diagonal[j])
     for j in range(n_components):
-        own = weight / diagonal[j]  # which the diagonal has besides, where both are positive
+        own = weight / diagonal[j]  # the anchor's part of the diagonal; both parts are positive
         total, square = own, own * (own + 2 * curvature[j, j] / diagonal[j])
         for k in range(n_components):
             entry = abs(curvature[j, k]) * scale[j] * scale[k]
@@ -141,7 +141,7 @@ def _compiled():
 
 
 def known_projection(project):
-    """Return the number of the norm and the sign of a projection; None if it is an unknown one."""
+    """Return norm, as a number, and sign constraint of a projection; None if it is unknown."""
     known = partial(project)  # also of a partial
     if known.func is not project_atoms or known.args:
         return None
@@ -150,7 +150,7 @@ def known_projection(project):
 
 
 def is_small(gradient, codes, n_inner):
-    """Return whether an update is faster here."""
+    """Return whether an update is small enough to be faster compiled."""
     (n_components, n_features), n_samples = gradient.shape, len(codes)
     work = n_components * n_features * (n_samples + (2 + n_inner) * n_components)
     known = gradient.dtype in (torch.float32, torch.float64) and gradient.device.type == "cpu"
@@ -159,10 +159,10 @@ def is_small(gradient, codes, n_inner):
 
 def update_small(gradient, codes, keep, *, per_curvature, anchor, n_inner, projection, uses,
                curvature, pull, atoms):  # fmt: skip
-    """Update the model, ``uses``, ``curvature`` and ``pull``, and the atoms in place.
+    """Update the model (``uses``, ``curvature`` and ``pull``) and the atoms in place.
 
-    What is not said here is as of `SurrogateOptimizer`; ``projection`` is that of
-    `known_projection`, and ``keep`` the share of the sums to keep.
+    ``keep`` is the share of the sums to keep, and ``projection`` comes from `known_projection`. The
+    other arguments are attributes of `SurrogateOptimizer`.
     """
     batch = (np.asarray(t.contiguous()) for t in (gradient, codes))
     model = (np.asarray(t) for t in (uses, curvature, pull, atoms))

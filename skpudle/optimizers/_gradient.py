@@ -1,4 +1,4 @@
-"""Optimisers of torch inside of constraints, and checks of the state that an optimiser keeps."""
+"""Optimisers of torch inside constraints, and checks of the state of an optimiser."""
 
 from copy import deepcopy
 
@@ -15,7 +15,7 @@ __all__ = [
 ]
 
 
-def copy_of(state):  # tensors by name, and whatever else an optimiser counts with
+def copy_of(state):  # tensors and other objects, by name
     return {
         name: value.clone() if isinstance(value, torch.Tensor) else deepcopy(value)
         for name, value in state.items()
@@ -25,16 +25,16 @@ def copy_of(state):  # tensors by name, and whatever else an optimiser counts wi
 def _kind(value):
     if not isinstance(value, torch.Tensor):
         return type(value).__name__
-    # of a single number the dtype follows torch's default, and whoever reads it converts it
+    # the dtype of a single number follows torch's default, and readers convert it
     return f"{value.dtype} of shape {tuple(value.shape)}" if value.ndim else "a tensor of shape ()"
 
 
-def kinds(state):  # of its tensors; what else an optimiser keeps is its own business
+def kinds(state):  # of its tensors; other objects are not checked
     return {name: _kind(v) for name, v in state.items() if isinstance(v, torch.Tensor)}
 
 
 def misfit_of(state, kinds):
-    """Return what of a state is of another kind than expected, in words, or None."""
+    """Describe the first entry of a state of another kind than expected; None if all fit."""
     for name, kind in kinds.items():
         found = _kind(state[name]) if name in state else "missing"
         if found != kind:
@@ -46,19 +46,22 @@ def check_load(optimizer, atoms, state):
     found, expected = _kind(atoms), _kind(optimizer.atoms)
     misfit = f"atoms are {found}, expected {expected}" if found != expected else None
     if misfit := misfit or optimizer.misfit(state):
-        raise ValueError(f"This is not the state of training of these atoms: {misfit}.")
+        raise ValueError(
+            f"This is not the state of training of these atoms: {misfit}. Pass the state of "
+            "an optimiser of the same class for atoms of the same shape."
+        )
 
 
 class Optimizer:
-    """What both optimisers do with a state that may be another's."""
+    """Resume from a state that may belong to another optimiser."""
 
     def resume(self, atoms, state):
-        """Go on from the given atoms and `state`, or without a memory if that is of others."""
+        """Go on from the given atoms and `state`, or without memory if the state does not fit."""
         self.load(atoms, {} if self.misfit(state) else state)
 
 
 def row_major(atoms):  # -> a copy
-    # fused optimisers of torch walk through memory, whatever the strides of gradient and moments
+    # fused optimisers of torch walk through memory and ignore the strides of gradient and state
     return atoms.clone(memory_format=torch.contiguous_format)
 
 
@@ -70,13 +73,13 @@ class GradientOptimizer(Optimizer):
     atoms : Tensor of shape (n_components, ...)
         Initial atoms; they are projected and copied.
     optimizer_class : type
-        A subclass of `torch.optim.Optimizer` whose ``step`` needs no closure.
+        A subclass of `torch.optim.Optimizer` with a ``step`` that needs no closure.
     project : callable
         Returns the nearest atoms inside the constraints.
     learning_rate : float
         The optimiser's ``lr``.
     gradient_unit : float, default=1.0
-        What gradients are measured in: the optimiser sees them divided by it.
+        Unit of the gradients: the optimiser sees them divided by it.
     **params
         Further keyword arguments of the optimiser.
     """
@@ -88,14 +91,14 @@ class GradientOptimizer(Optimizer):
         self._project, self._gradient_unit = project, gradient_unit
         self._params = params
         self._optimizer = optimizer_class([self.atoms], lr=learning_rate, **params)
-        self._initial_state = self.state()  # empty, but for those that do not wait for a step
+        self._initial_state = self.state()  # most optimisers leave it empty until their first step
         fresh = self.fresh_state()
         self._kinds = kinds(fresh)
-        # some count their steps on the host, and would wait for a number on a device in every step
+        # some count steps on the host; a count on a device would make every step wait
         self._devices = {n: v.device for n, v in fresh.items() if isinstance(v, torch.Tensor)}
 
     @torch.no_grad()
-    def update(self, gradient, codes, *, loss=None, total=None):  # others: for models of the loss
+    def update(self, gradient, codes, *, loss=None, total=None):  # the surrogate uses the others
         """Take one step along the gradient."""
         self.atoms.grad = (gradient / self._gradient_unit).contiguous()
         self._optimizer.step()
@@ -104,29 +107,30 @@ class GradientOptimizer(Optimizer):
 
     @torch.no_grad()
     def replace(self, rows, atoms):  # (n_rows,) integers, (n_rows, ...)
-        """Put new atoms in the given rows, with the moments of atoms that have not moved."""
+        """Put new atoms in the given rows, and reset the optimiser's state for them."""
         self.atoms[rows] = self._project(atoms)
         state = self._optimizer.state[self.atoms]
         fresh = self.fresh_state() if state else {}
         for name, value in state.items():
             if isinstance(value, torch.Tensor) and value.shape == self.atoms.shape:
-                # an optimiser that divides by the norm of the gradient makes NaN of nothing
+                # dividing by the norm of a zero gradient makes NaN in some optimisers
                 value[rows] = fresh[name][rows].nan_to_num(0.0) if name in fresh else 0
 
     def halve_learning_rate(self):
-        """Halve the learning rate, after training has diverged."""
+        """Halve the learning rate after training has diverged."""
         for group in self._optimizer.param_groups:
             group["lr"] = group["lr"] / 2
 
     def state(self):
-        """Return copies of all that the next update depends on, the atoms apart."""
+        """Return copies of all that the next update depends on, except the atoms."""
         return copy_of(self._optimizer.state[self.atoms])
 
     @torch.no_grad()
     def fresh_state(self):
-        """Return the state of an optimiser that has made one step, along nothing.
+        """Return the state after one step along a zero gradient.
 
-        Most make their state at their first step only. At zero weight decay is nothing too.
+        Most optimisers make their state at their first step. Atoms are zero too, so weight decay
+        changes nothing.
         """
         atoms = torch.zeros_like(self.atoms).requires_grad_()
         (group,) = self._optimizer.param_groups
@@ -136,17 +140,17 @@ class GradientOptimizer(Optimizer):
         return dict(optimizer.state[atoms])
 
     def misfit(self, state):
-        """Return why `load` refuses a state, as text; None if it does not."""
+        """Describe why `load` refuses a state; None if it accepts it."""
         return misfit_of(state, self._kinds) if state else None
 
     @torch.no_grad()
     def load(self, atoms, state):
-        """Go back to the given atoms and `state`, or to no memory if that is empty.
+        """Go back to the given atoms and `state`; an empty state has no memory.
 
         Raises
         ------
         ValueError
-            If one of them has another shape or dtype: what is fused trusts that they are equal.
+            If one of them has another shape or dtype, which fused optimisers do not check.
         """
         check_load(self, atoms, state)
         self.atoms.copy_(atoms)

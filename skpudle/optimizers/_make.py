@@ -1,4 +1,4 @@
-"""The optimiser that a learner's parameters ask for."""
+"""Make an optimiser from a learner's parameters."""
 
 import inspect
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ _NAMED = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
 def _raise_interrupt(error):
-    """Raise Ctrl-C again, of which torch makes other errors while it imports what it needs late."""
+    """Raise Ctrl-C again, which torch turns into other errors during its late imports."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             raise error
@@ -24,10 +24,10 @@ def _raise_interrupt(error):
 
 @contextmanager
 def _named(name, params, asked):
-    """Name what was asked for in the errors of whoever takes the parameters."""
+    """Name the optimiser and its parameters in errors about them."""
     try:
         yield
-    except Exception as error:  # of whoever wrote the optimiser
+    except Exception as error:  # any class: users pass optimisers of their own
         _raise_interrupt(error)
         if asked == "auto":
             raise ValueError(
@@ -37,7 +37,7 @@ def _named(name, params, asked):
             ) from error
         raise ValueError(
             f"optimizer={name!r} takes no such optimizer_params as {params!r:.200}, or no "
-            f"gradients of atoms ({error}); pass keyword arguments that it has, its learning rate "
+            f"gradients of atoms ({error}). Pass keyword arguments that it has, its learning rate "
             "as learning_rate, or another optimiser, such as 'adam'."
         ) from error
 
@@ -66,15 +66,15 @@ def make_optimizer(
     learning_rate : float
         Learning rate; the surrogate has none.
     data_scale : float
-        Mean squared norm of a sample. A gradient is proportional to it; Adam sees it in this unit,
-        which makes training independent of the units of the data.
+        Mean squared norm of a sample. Gradients are proportional to it. Adam sees them in this
+        unit, so training does not depend on the units of the data.
     curvature : float, default=1.0
-        Of the loss in the reconstruction, for the surrogate.
+        Second derivative of the loss in the reconstruction, for the surrogate.
     params : dict, default=None
-        Keyword arguments of the optimiser. What Adam compares with gradients, its ``eps`` and
-        ``weight_decay``, is in the units of these.
+        Keyword arguments of the optimiser. Adam's ``eps`` and ``weight_decay`` are in the units of
+        the gradients.
     asked : str or type, default=None
-        What the user asked for, "auto" for example, if that is not the name.
+        The user's choice, such as "auto", if it is not the name.
 
     Returns
     -------
@@ -84,8 +84,8 @@ def make_optimizer(
     Raises
     ------
     ValueError
-        If the optimiser is no such class, one whose step needs a closure, one without such
-        parameters, or one that cannot make a step along a gradient.
+        If the optimiser is no such class, if its step needs a closure, if it does not take these
+        parameters, or if it cannot make a step along a gradient.
     """
     params = dict(params or {})
     named = partial(_named, name, params, asked)
@@ -95,22 +95,22 @@ def make_optimizer(
     optimizer_class = _NAMED.get(name, name)
     defaults = {}
     if optimizer_class is torch.optim.Adam:
-        # squares of gradients as they come would leave the range of float32; fused is the fastest,
-        # and torch refuses it beside foreach
+        # in their own units squares of gradients would leave the range of float32; fused is the
+        # fastest, and torch refuses it together with foreach
         defaults = {"gradient_unit": data_scale or 1.0, "fused": "foreach" not in params}
         with named():
             for key in params.keys() & {"eps", "weight_decay"}:
                 params[key] = params[key] / defaults["gradient_unit"]
     if not issubclass(optimizer_class, torch.optim.Optimizer):
         raise ValueError(
-            f"optimizer={optimizer_class.__name__} is no subclass of torch.optim.Optimizer; pass "
+            f"optimizer={optimizer_class.__name__} is no subclass of torch.optim.Optimizer. Pass "
             "one, or 'adam', 'sgd' or 'surrogate'."
         )
     closure = inspect.signature(optimizer_class.step).parameters.get("closure")
     if closure is not None and closure.default is not None:
         raise ValueError(
             f"optimizer={optimizer_class.__name__} evaluates the loss by itself (its step needs a "
-            "closure); pass an optimiser that takes one gradient at a time, such as 'adam'."
+            "closure). Pass an optimiser that takes one gradient at a time, such as 'adam'."
         )
     with named():
         rest = defaults | params

@@ -1,4 +1,4 @@
-"""A quadratic model of the loss."""
+"""The surrogate optimiser: minimise a quadratic model of the loss."""
 
 from numbers import Integral
 
@@ -9,9 +9,9 @@ from skpudle.optimizers._gradient import Optimizer, check_load, kinds, misfit_of
 
 __all__ = ["SurrogateOptimizer"]
 
-_BLOCK = 128  # atoms that the surrogate moves at once
+_BLOCK = 128  # atoms to move at once
 _NEWEST = 0.3  # weight of the latest batch in the running mean of the loss
-_SAMPLES_PER_ATOM = 4  # that the surrogate's model rests on at least, where that is a third of all
+_SAMPLES_PER_ATOM = 4  # the model rests on at least this many, up to a third of all samples
 _LEAST_FORGETTING = 3.0
 
 
@@ -32,19 +32,19 @@ class SurrogateOptimizer(Optimizer):
     project : callable
         Returns the nearest atoms inside the constraints.
     forgetting : float, default=15.0
-        In the long run update k keeps the share ``(1 - 1/k)**forgetting`` of the sums: they are of
-        the last 7 % of all samples. Older codes were those of worse atoms and would hold the atoms
-        where they were. But too few samples tell too little, so the exponent is the number of
-        samples so far over four times the number of atoms, from 3 up to this. And where the loss
-        falls less is kept: sums from before it fell to a quarter have half the weight.
+        In the long run update k keeps the share ``(1 - 1/k)**forgetting`` of the sums, about the
+        last 7 % of all samples. Older codes belong to worse atoms and would hold the atoms back.
+        Too few samples tell too little, so the exponent is the number of samples so far over four
+        times the number of atoms, from 3 up to this. While the loss falls, less is kept: when it
+        has fallen to a quarter, older sums have half the weight.
     anchor : float, default=0.5
-        Weight of the current atoms, :math:`\rho`, as a number of samples that use an atom: one that
-        fewer samples have used so far moves little. A use weighs its mean energy in the model.
+        Weight of the current atoms, :math:`\rho`, as a number of samples that use an atom: atoms
+        with fewer uses so far move little. A use weighs its mean energy in the model.
     n_inner : int, default=3
         Projected gradient steps on the model for each block of 128 atoms in an update. They cost
-        little: what counts is the one product with the curvature that all blocks share.
+        little next to the one product with the curvature that all blocks share.
     curvature : float, default=1.0
-        Second derivative of the loss in the reconstruction, which is 1 for least squares.
+        Second derivative of the loss in the reconstruction; 1 for least squares.
 
     References
     ----------
@@ -55,8 +55,8 @@ class SurrogateOptimizer(Optimizer):
     def __init__(self, atoms, project, *, forgetting=15.0, anchor=0.5, n_inner=3, curvature=1.0):
         if not (forgetting >= 0 and anchor >= 0 and isinstance(n_inner, Integral) and n_inner > 0):
             raise ValueError(
-                f"forgetting={forgetting!r} and anchor={anchor!r} must not be negative, and "
-                f"n_inner={n_inner!r} must be a positive integer"
+                f"Got forgetting={forgetting!r}, anchor={anchor!r} and n_inner={n_inner!r}. Pass "
+                "a forgetting and an anchor that are not negative, and a positive integer n_inner."
             )
         self.atoms = torch.nn.Parameter(row_major(project(atoms.contiguous())))
         self._project, self._forgetting, self._anchor = project, forgetting, anchor
@@ -65,8 +65,8 @@ class SurrogateOptimizer(Optimizer):
         self._curvature = self._pull = None
         self._n_updates = 0
         self._n_samples = self.atoms.new_zeros(())
-        # energy and number of the uses that the model rests on: with those of the latest batch
-        # alone, one of small codes would let atoms go that a batch of large ones had pulled at
+        # energy and number of all uses in the model: with the latest batch alone, a batch of small
+        # codes would release atoms that a batch of large codes had pulled at
         self._uses = self.atoms.new_zeros(2)
         self._trend = self.atoms.new_zeros(0)  # running mean of the loss, and its least value
 
@@ -74,7 +74,7 @@ class SurrogateOptimizer(Optimizer):
     def update(self, gradient, codes, *, loss=None, total=None):
         """Refine the model by a batch, then minimise it, starting at the current atoms.
 
-        Several processes that share a batch pass what sums tensors over all of them as ``total``.
+        Processes that share a batch pass ``total``, a function that sums tensors over all of them.
         """
         atoms = self.atoms
         if self._curvature is None:
@@ -100,7 +100,7 @@ class SurrogateOptimizer(Optimizer):
         else:
             self._curvature += curvature
             self._pull.addmm_(curvature, atoms)
-        one_use = (self._uses[0] / self._uses[1]).nan_to_num(0.0)  # none where there are none
+        one_use = (self._uses[0] / self._uses[1]).nan_to_num(0.0)  # 0 without uses
         atoms.copy_(self._minimize(atoms, self._anchor * one_use))
 
     def _is_small(self, gradient, codes):
@@ -123,7 +123,7 @@ class SurrogateOptimizer(Optimizer):
         )
 
     def _age(self, n_samples, loss):
-        """Return the share of the sums to keep: all the more where a batch is small."""
+        """Return the share of the sums to keep; small batches keep more."""
         self._n_updates += 1
         self._n_samples = self._n_samples + n_samples
         share = n_samples * self._n_updates / self._n_samples
@@ -132,24 +132,24 @@ class SurrogateOptimizer(Optimizer):
         keep = (1 - 1 / self._n_updates) ** (share * exponent)
         if loss is None:
             return keep
-        loss = loss.clamp_min(0)  # rounding leaves a deviance of nothing below
+        loss = loss.clamp_min(0)  # rounding may leave a zero deviance negative
         before = self._trend if len(self._trend) else torch.stack([loss, loss])
         mean = torch.lerp(before[0], loss, _NEWEST)
         self._trend = torch.stack([mean, torch.minimum(mean, before[1])])
-        # what was said at a larger loss, by worse codes, weighs less: by the root of the loss
+        # sums from a larger loss, by worse codes, weigh less: by the root of the loss
         return keep * (self._trend[1] / before[1]).nan_to_num(1.0).sqrt()
 
     def _minimize(self, now, weight):
-        """Go through the blocks of atoms once, each at the current value of those before it."""
+        """Go through the blocks of atoms once, each given the new values of earlier blocks."""
         atoms = now.clone()
         for first in range(0, len(atoms), _BLOCK):
             rows = slice(first, first + _BLOCK)
             inner = self._curvature[rows, rows].clone()
             inner.diagonal().add_(weight)
             slope = torch.addmm(self._pull[rows], self._curvature[rows], atoms, alpha=-1)
-            # A <= c diag(A), c at least the largest eigenvalue of A scaled to unit diagonal, so
-            # that every atom has its own step; a scalar per atom leaves its projection exact.
-            # Row sums and the Frobenius norm both bound it.
+            # A <= c diag(A) for c at least the largest eigenvalue of A scaled to unit diagonal,
+            # which row sums and the Frobenius norm bound. So every atom has its own step, and a
+            # scalar per atom leaves its projection exact.
             diagonal = inner.diagonal().clamp_min(torch.finfo(now.dtype).tiny)
             scale = diagonal.rsqrt()
             scaled = (scale[:, None] * inner * scale).abs()
@@ -166,18 +166,18 @@ class SurrogateOptimizer(Optimizer):
 
     @torch.no_grad()
     def replace(self, rows, atoms):  # (n_rows,) integers, (n_rows, n_features)
-        """Put new atoms in the given rows and forget what the model knew of the old ones."""
+        """Put new atoms in the given rows and clear the model of the old ones."""
         self.atoms[rows] = self._project(atoms)
         self._curvature[rows] = 0
         self._curvature[:, rows] = 0
         self._pull[rows] = 0
 
     def halve_learning_rate(self):
-        """Hold on to the current atoms twice as much, after training has diverged."""
+        """Double the weight of the current atoms after training has diverged."""
         self._anchor *= 2
 
     def state(self):
-        """Return copies of all tensors that the next update depends on, the atoms apart."""
+        """Return copies of all tensors that the next update depends on, except the atoms."""
         if self._curvature is None:
             return {}
         return {
@@ -190,7 +190,7 @@ class SurrogateOptimizer(Optimizer):
         }
 
     def fresh_state(self):
-        """Return the state of an optimiser whose model is empty."""
+        """Return the state of an optimiser with an empty model."""
         atoms = self.atoms.detach()
         return {
             "curvature": atoms.new_zeros(len(atoms), len(atoms)),
@@ -202,7 +202,7 @@ class SurrogateOptimizer(Optimizer):
         }
 
     def misfit(self, state):
-        """Return why `load` refuses a state, as text; None if it does not."""
+        """Describe why `load` refuses a state; None if it accepts it."""
         if not state:
             return None
         expected = self.fresh_state()
@@ -214,7 +214,7 @@ class SurrogateOptimizer(Optimizer):
 
     @torch.no_grad()
     def load(self, atoms, state):
-        """Go back to the given atoms and `state`, or to no memory if that is empty.
+        """Go back to the given atoms and `state`; an empty state has no memory.
 
         Raises
         ------

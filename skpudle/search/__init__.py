@@ -1,6 +1,6 @@
-"""Search for a dictionary of the lasso: descent, and atoms that split, move and go.
+"""Search for a dictionary of the lasso: descend, split, move and remove atoms.
 
-`begin`, `advance` and `is_done` make the search, from state to state; `search` runs it.
+The search steps from state to state by `begin`, `advance` and `is_done`; `search` runs it.
 """
 
 from skpudle.search._conv_epoch import ConvProblem, conv_codes, conv_path

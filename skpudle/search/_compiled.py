@@ -1,13 +1,13 @@
 r"""The loops of `skpudle.search` over samples and over atoms, compiled by numba.
 
-The functions are plain Python until `loops` compiles them. Products of samples with
-atoms, `correlate`, have the same bits on any number of threads; on one core they take 1.3 to 2
-times as long as a BLAS, whose threads would wait for each other many times an epoch.
+The functions are plain Python until `loops` compiles them. Products of samples with atoms,
+`correlate`, have the same bits on any number of threads. On one core they take 1.3 to 2 times as
+long as a BLAS, but threads of a BLAS would wait for each other many times an epoch.
 
 Codes are sparse: row ``i`` has ``count[i]`` entries, ``value[i, :count[i]]`` at the atoms
 ``index[i, :count[i]]``. Every function writes into its last arguments, releases the GIL and works
-on a slice of rows or of atoms that no other slice writes to, so that bits do not depend on how
-many threads share the work. A ``mask`` without rows stands for data without missing entries.
+on a slice of rows or of atoms that no other slice writes to, so bits do not depend on the number
+of threads. A ``mask`` without rows means that no entries are missing.
 """
 
 from functools import cache
@@ -60,7 +60,7 @@ def _gather(atoms, gram, mask, w, support, inner):
 
 
 def _descend(w, inner, alpha, positive, tolerance, max_sweeps, slope, z):
-    """Minimise over a working set of ``w`` atoms by coordinate descent; keep ``slope`` right."""
+    """Minimise over a working set of ``w`` atoms by coordinate descent; update ``slope``."""
     for _ in range(max_sweeps):
         largest = 0.0
         for i in range(w):
@@ -84,7 +84,7 @@ def _descend(w, inner, alpha, positive, tolerance, max_sweeps, slope, z):
 
 
 def _enlarge(q, positive, level, share, k, inside, support, z):
-    """Add atoms beyond ``level`` to the working set, those near the best; return its size."""
+    """Add atoms beyond ``level`` and near the best to the working set; return its size."""
     best = 0.0
     for i in range(k):
         inside[support[i]] = True
@@ -107,10 +107,10 @@ def _enlarge(q, positive, level, share, k, inside, support, z):
 
 def solve_rows(atoms, gram, mask, correlation, alpha, positive, tolerance, share, max_rounds,
                max_sweeps, count, index, value, gain, size):  # fmt: skip
-    """Solve for the codes of rows with ``correlation = D^T x``, from the codes that they have.
+    """Solve for the codes of rows with ``correlation = D^T x``, starting from their codes.
 
-    ``gain`` becomes what the codes take from the objective of zero codes, ``|x|^2 / 2``, and
-    ``size`` the sum of their moduli. A correlation that is not a number bans an atom.
+    ``gain`` becomes the decrease from the objective of zero codes, ``|x|^2 / 2``, and ``size`` the
+    sum of the moduli of the codes. A NaN correlation bans an atom.
     """
     n_components, room = len(atoms), index.shape[1]
     inner, slope, z = np.empty((room, room)), np.empty(room), np.empty(room)
@@ -180,9 +180,9 @@ def _solve(w, inner, positive, dependent, factor, slope, z):
 
 def refit_rows(atoms, gram, mask, correlation, positive, tolerance, dependent, max_sweeps,
                count, index, value):  # fmt: skip
-    """Turn codes into the least squares of their supports, non-negative if they are.
+    """Turn codes into least squares on their supports, non-negative if they are.
 
-    Directly where possible: descent takes ten times as long for five correlated atoms.
+    Solve directly where possible: descent takes ten times as long for five correlated atoms.
     """
     room = index.shape[1]
     inner, slope, z = np.empty((room, room)), np.empty(room), np.empty(room)
@@ -208,9 +208,9 @@ def refit_rows(atoms, gram, mask, correlation, positive, tolerance, dependent, m
 def removals(first, last, atoms, gram, mask, correlation, alpha, positive, tolerance, share,
              max_rounds, max_sweeps, most, start, row, place, count, index, value, gain,
              cost, taken_over):  # fmt: skip
-    """Set how much the objective rises without each atom, and which atoms' codes then grow.
+    """Estimate the rise of the objective without each atom, and the growth of other codes then.
 
-    Both are estimated from ``most`` users of an atom at regular distances, if it has more.
+    The estimates use at most ``most`` users of an atom, at regular distances.
     """
     n_components, room = len(atoms), index.shape[1]
     n, others, codes = np.empty(1, np.int64), np.empty((1, room), np.int32), np.empty((1, room))
@@ -224,7 +224,7 @@ def removals(first, last, atoms, gram, mask, correlation, alpha, positive, toler
             known = mask[i : i + 1] if len(mask) else mask
             for k in range(n_components):
                 q[0, k] = correlation[i, k]
-            q[0, j] = np.nan  # beyond no level, of either sign
+            q[0, j] = np.nan  # exceeds no level, with either sign
             n[0] = 0
             for k in range(count[i]):
                 if k != place[e]:
@@ -242,7 +242,7 @@ def removals(first, last, atoms, gram, mask, correlation, alpha, positive, toler
 
 
 def sort_by_atom(count, index, start, row, place):
-    """Sort the entries of codes: those of atom ``j`` are ``start[j]`` up to ``start[j + 1]``."""
+    """Sort the entries of codes by atom: atom ``j`` has ``start[j]`` up to ``start[j + 1]``."""
     for i in range(len(count)):
         for e in range(count[i]):
             start[index[i, e] + 1] += 1
@@ -269,7 +269,7 @@ def add_moments(first, last, start, row, place, count, index, value, x, a, b):
 
 
 def add_second_moments(first, last, start, row, residual, direction, image):
-    """Add, per atom, the second moments of its users' residuals times its direction."""
+    """Add for each atom the second moments of its users' residuals times its direction."""
     for j in range(first, last):
         for e in range(start[j], start[j + 1]):
             i = row[e]
@@ -354,7 +354,7 @@ def _correlate_four(rows, transposed, c):
 def correlate(first, last, x, transposed, c):
     """Set the rows ``first:last`` of ``c = X D^T``, where ``transposed`` is ``D^T``."""
     n_features, n_components = transposed.shape
-    if n_components <= 16:  # too short to loop over: atom by atom takes a fifth to a half of it
+    if n_components <= 16:  # for loops this short, atom by atom takes a fifth to a half as long
         for j in range(n_components):
             _correlate_one(first, last, x, transposed[:, j].copy(), c[:, j])
         return
@@ -372,7 +372,7 @@ def correlate(first, last, x, transposed, c):
                 result[j] += value * t[j]
 
 
-# Those that others call come first.
+# A function comes before its callers.
 _FUNCTIONS = (_correlate_one, _correlate_four, correlate, _slopes, _gather, _descend, _enlarge,
               solve_rows, _solve, refit_rows, removals, sort_by_atom, add_moments,
               add_second_moments, subtract_synthesis, sweep)  # fmt: skip

@@ -1,13 +1,12 @@
-r"""The loops of the search for convolutions over images and over atoms, compiled by numba.
+r"""The loops of the convolutional search over images and over atoms, compiled by numba.
 
 The functions are plain Python until `loops` compiles them.
 
-An image ``x`` has the shape (n_channels, height, width), a signal is one of height 1, and codes of
-an image are sparse: ``value[e]`` at ``index[e]``, which is the number of the atom times the number
-of positions plus that of the position, in ascending order. What is kept is the residual
-``x - D z`` (times the ``mask``, which has no entries where nothing is missing), so that a
-coordinate costs as much as an atom has pixels, whatever overlaps it. ``grid`` is the distance of
-neighbouring positions, along both axes, and the number of positions along them.
+An image ``x`` has the shape (n_channels, height, width); a signal has height 1. Codes of an image
+are sparse, ``value[e]`` at ``index[e] = atom * n_positions + position``, in ascending order. The
+loops keep the residual ``x - D z`` (times the ``mask``, which is empty where nothing is missing),
+so a coordinate costs one pass over the pixels of an atom, whatever overlaps it. ``grid`` holds the
+distance of neighbouring positions along both axes, then the number of positions along both.
 """
 
 from functools import cache
@@ -19,7 +18,7 @@ from skpudle._compilation import compile_together
 
 __all__ = ["loops"]
 
-_BLOCK = 512  # positions in a row whose correlations stay in the fastest memory
+_BLOCK = 512  # positions in a row with correlations that stay in the fastest memory
 
 
 def _corner(place, grid):
@@ -38,7 +37,7 @@ def _slope(residual, atom, y, x):
 
 
 def _curvature(mask, atom, y, x):
-    """Return the squared norm of an atom as far as its pixels are known."""
+    """Return the squared norm of the known pixels of an atom."""
     total = 0.0
     for c in range(atom.shape[0]):
         for i in range(atom.shape[1]):
@@ -101,7 +100,7 @@ def _correlate(residual, atoms, grid, q):
 
 
 def _sweep(active, n, atoms, squares, grid, mask, alpha, positive, residual, z):
-    """Minimise over each of ``n`` coordinates; return the largest change and those left."""
+    """Minimise over each of ``n`` coordinates; return the largest change and the number left."""
     largest, kept, n_positions = 0.0, 0, grid[2] * grid[3]
     for e in range(n):
         index = active[e]
@@ -125,10 +124,10 @@ def _sweep(active, n, atoms, squares, grid, mask, alpha, positive, residual, z):
 
 def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, max_sweeps,
                 index, value, residual):  # fmt: skip
-    """Return the codes of an image, found from given ones, and whether they are within tolerance.
+    """Return the codes of an image, starting from given ones, and whether they reach the tolerance.
 
-    A round lets in all coordinates that violate the optimality condition, the worst ones first:
-    what one of them explains is no longer there for its neighbours.
+    A round admits all coordinates that violate the optimality condition, the worst first: a part
+    that one of them explains is gone from the residual of its neighbours.
     """
     n_positions = grid[2] * grid[3]
     z, q = np.zeros(len(atoms) * n_positions), np.empty(len(atoms) * n_positions)
@@ -166,7 +165,7 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
 
 
 def refit_image(mask, atoms, grid, tolerance, max_sweeps, index, value, residual):
-    """Turn codes into least squares on their support, by coordinate descent that turns no sign."""
+    """Turn codes into least squares on their support, by coordinate descent that keeps signs."""
     n_positions, sign = grid[2] * grid[3], value.copy()
     for _ in range(max_sweeps):
         largest = 0.0
@@ -204,7 +203,7 @@ def _self_overlap(start, stop, image, place, value, grid, overlap):
 
 
 def _descend_atom(pull, overlap, positive, n_steps, atom):
-    """Minimise over one atom on the sphere, by steps that a bound of the curvature makes safe."""
+    """Minimise over one atom on the sphere, with steps from a bound of the curvature."""
     n_channels, height, width = atom.shape
     old, moved, bound = atom.copy(), np.empty_like(atom), np.abs(overlap).sum()
     for _ in range(n_steps):
@@ -230,10 +229,9 @@ def _descend_atom(pull, overlap, positive, n_steps, atom):
 
 
 def sweep_atoms(start, image, place, value, grid, mask, positive, n_steps, atoms, residual):
-    """Minimise over the atoms on the sphere, one by one; those of ``start`` are their codes.
+    """Minimise over the atoms on the sphere, one by one; ``start`` splits the codes by atom.
 
-    Pixels that are missing count as if the dictionary explained them, which bounds the objective
-    from above.
+    Missing pixels count as if the dictionary explained them, which bounds the objective from above.
     """
     p, _, height, width = atoms.shape
     overlap, pull = np.empty((2 * height - 1, 2 * width - 1)), np.empty(atoms.shape[1:])
@@ -253,7 +251,7 @@ def sweep_atoms(start, image, place, value, grid, mask, positive, n_steps, atoms
 
 
 def add_second_moments(start, image, place, grid, residual, direction, moments):
-    """Add, per atom, the second moments of its users' residuals times its direction."""
+    """Add for each atom the second moments of its users' residuals times its direction."""
     for k in range(len(direction)):
         for e in range(start[k], start[k + 1]):
             y, x = _corner(place[e], grid)
@@ -262,9 +260,9 @@ def add_second_moments(start, image, place, grid, residual, direction, moments):
 
 
 def add_surroundings(start, image, place, value, grid, residual, total, weight):
-    """Add, per atom, what its users' residuals hold around it, and the squares of their codes.
+    """Add for each atom its users' residuals around it, and the squares of their codes.
 
-    The surroundings reach as far as an atom on either side, less a pixel.
+    The surroundings reach the size of an atom less a pixel on either side.
     """
     n_atoms, n_channels, height, width = total.shape
     for k in range(n_atoms):
@@ -280,12 +278,12 @@ def add_surroundings(start, image, place, value, grid, residual, total, weight):
 
 
 def _change(step, z, slope, curvature, alpha):
-    """Return what a step of one coordinate does to the objective."""
+    """Return the change of the objective by a step of one coordinate."""
     return step * (0.5 * curvature * step - slope) + alpha * (abs(z + step) - abs(z))
 
 
 def _neighbours(own, y, x, atoms, grid, index, value, who, where, z):
-    """List the codes of other atoms that overlap a position of one; return their number."""
+    """List the codes that overlap a position of ``own``, without its own; return their number."""
     n, n_positions = 0, grid[2] * grid[3]
     for e in range(len(index)):
         y1, x1 = _corner(index[e] % n_positions, grid)
@@ -315,11 +313,11 @@ def _with_rivals(n, y, x, rivals, atoms, shape, who, where, z):
 
 def removals(start, image, place, value, rivals, most, n_sweeps, mask, atoms, grid, alpha, positive,
              counts, indices, values, residual, cost, taken_over):  # fmt: skip
-    """Set how much the objective rises without each atom, and which atoms' codes then grow.
+    """Estimate the rise of the objective without each atom, and the growth of other codes then.
 
-    Both are estimated from ``most`` users of an atom at regular distances, if it has more. What
-    replaces a code are its neighbours and the atom's ``rivals``: (atom, row, column) of those that
-    are most like it. The residual is as before in the end.
+    The estimates use at most ``most`` users of an atom, at regular distances. Neighbours of a code
+    replace it, and the ``rivals`` of its atom: (atom, row, column) of the atoms most like it. The
+    residual is restored at the end.
     """
     room = indices.shape[1] + rivals.shape[1]
     who, where = np.empty(room, np.int64), np.empty((room, 2), np.int64)
@@ -359,7 +357,7 @@ def removals(start, image, place, value, rivals, most, n_sweeps, mask, atoms, gr
         cost[k] *= n_users / max(n_asked, 1)
 
 
-# Those that others call come first.
+# A function comes before its callers.
 _FUNCTIONS = (_corner, _slope, _curvature, _subtract, _add_patch, _shrink, _correlate, _sweep,
               solve_image, refit_image, _self_overlap, _descend_atom, sweep_atoms,
               add_second_moments, add_surroundings, _change, _neighbours, _with_rivals,

@@ -1,18 +1,18 @@
-r"""An epoch of the search for atoms of images and signals: what `_epoch` is for rows.
+r"""An epoch of the search for atoms of images and signals; see `_epoch` for rows.
 
-Codes are solved for by coordinate descent on the residual of an image: a coordinate costs as many
-products as an atom has pixels, whatever overlaps it. All that violate the optimality condition
-enter at once, the worst first, and each looks again at what those before it left.
+Coordinate descent on the residual of an image finds the codes. A coordinate costs as many products
+as an atom has pixels, whatever overlaps it. All coordinates that violate the optimality condition
+enter at once, the worst first, and each starts from the residual of the ones before it.
 
-The objective of one atom, for given codes, has the autocorrelation of these as its curvature,
-which is little more than the sum of their squares where they are sparse; a bound of it makes steps
-on the sphere safe. What is missing counts as if the dictionary explained it.
+For given codes the objective of one atom has their autocorrelation as its curvature, which is
+little more than the sum of their squares where they are sparse. A bound of it makes steps on the
+sphere safe. Missing pixels count as if the dictionary explained them.
 
-An atom may sit beside what it stands for. Its users' residuals around it, weighted by their codes,
-say how it goes on beyond its borders; it *moves* to the window with the most energy, and its codes
-with it. Little more is enough: of 58 atoms of seven synthetic problems all are found where a move
-has to gain 0.3 or 1 %, 55 with 2 %, some two thirds with 5 %; on others a tenth of a percent found
-the last ones.
+An atom may be a shifted copy of a true one, cut off at its border. The residuals of its users
+around it, weighted by their codes, continue it beyond its borders. It *moves* to the window with
+the most energy, and its codes move along. A small gain must be enough: of 58 atoms in seven
+synthetic problems all are found if a move has to gain 0.3 or 1 %, 55 with 2 %, some two thirds with
+5 %; on other problems 0.1 % found the last ones.
 """
 
 from dataclasses import dataclass, replace
@@ -31,27 +31,27 @@ from skpudle.search._epoch import Codes
 __all__ = ["ConvProblem", "conv_codes", "conv_path"]
 
 # As for rows: working sets and sweeps of an epoch, the tolerance in units of alpha, sweeps over the
-# atoms, and steps of each, whose cost is little beside that of its residuals.
+# atoms. Steps of each atom cost little next to its residuals.
 _EFFORT = 1, 3
 _TOLERANCE = 1e-2
 _SWEEPS, _STEPS = 2, 5
 _USERS, _SWEEPS_OF_COSTS, _RIVALS = 32, 3, 16
 _POWER_ITERATIONS = 8
 
-# An atom moves to a window that has so much more energy.
+# An atom moves to a window with at least this multiple of its energy.
 _GAIN = 1.001
 
-# Codes are those of the lasso when no coordinate moves by more than this share of alpha.
+# Codes solve the lasso when no coordinate moves by more than this share of alpha.
 _SOLVED = 1e-8
 _MOST_EFFORT = 200, 200
-_SOLVED_OF_PATH = 1e-3  # where penalties are compared only
+_SOLVED_OF_PATH = 1e-3  # enough to compare penalties
 
-_OVERLAPS = 2**22  # correlations of atoms with shifted atoms that are held at a time
+_OVERLAPS = 2**22  # correlations of atoms with shifted atoms to hold at a time
 
 
 @dataclass(frozen=True, eq=False)
 class ConvProblem:
-    """Images of one size, as the compiled loops want them, and the objective.
+    """Images of one size, in the form of the compiled loops, and the objective.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class ConvProblem:
     mask : Tensor of the shape of ``x``, default=None
         1 for known pixels, 0 for missing ones.
     unit : float, default=1.0
-        As of `skpudle.search.Problem`.
+        As in `skpudle.search.Problem`.
     """
 
     x: Tensor
@@ -87,7 +87,7 @@ class ConvProblem:
 
     @property
     def n_samples(self):
-        """The number of patches side by side."""
+        """The number of disjoint patches in all images."""
         return max(len(self.x), self.x[:, 0].numel() // prod(self.kernel))
 
     @cached_property
@@ -102,23 +102,23 @@ class ConvProblem:
         return prod(self.positions)
 
     def thinned(self, stride):
-        """Return the problem for the images at this distance from each other."""
+        """Return the problem with every ``stride``-th image."""
         if stride == 1:
             return self
         mask = None if self.mask is None else self.mask[::stride]
         return replace(self, x=self.x[::stride], mask=mask)
 
     def no_codes(self):
-        """Return codes of nothing."""
+        """Return zero codes."""
         return Codes.none(len(self.x))
 
     def epoch(self, atoms, codes, **effort):
-        """Return the epoch of these atoms, from the codes of others."""
+        """Return the epoch of these atoms, starting from codes of other atoms."""
         return ConvEpoch(self, atoms, codes, **effort)
 
     @staticmethod
     def total(*tensors):
-        """Return sums over all processes, of which there is one."""
+        """Return sums over all processes: there is one."""
         return tensors
 
     @staticmethod
@@ -128,9 +128,9 @@ class ConvProblem:
 
 
 class ConvEpoch:
-    """Codes for the atoms of an epoch, and what they tell about these; see `_epoch.Epoch`."""
+    """Codes for the atoms of an epoch, and statistics of both; see `_epoch.Epoch`."""
 
-    # Two shifted copies in one atom leave little energy in any one direction.
+    # Two shifted copies in one atom leave little energy in any single direction.
     n_always_split = 1
 
     def __init__(self, problem, atoms, codes, *, refit=False, effort=_EFFORT, tolerance=_TOLERANCE):
@@ -160,14 +160,14 @@ class ConvEpoch:
         self.solved = np.array([solved for *_, solved in found], dtype=bool)
         square = float(np.square(self._residual).sum())
         self.objective, self.loss = square / 2 + problem.alpha * size, square / 2 / n
-        self._fitting = self.refitted() if refit else self.codes  # what atoms are adapted to
+        self._fitting = self.refitted() if refit else self.codes  # atoms adapt to these codes
         self.unbiased_loss = float(np.square(self._residual).sum()) / 2 / n if refit else 0.0
 
     def refitted(self, tolerance=_SOLVED):  # -> Codes
-        """Return least squares on the supports of the codes, and make the residual theirs.
+        """Return least squares on the supports of the codes, and update the residual.
 
-        A code whose sign would turn is zero. Descent ends when no coordinate moves by more than
-        ``tolerance`` in units of alpha.
+        A code is zero where least squares would turn its sign. Descent ends when no coordinate
+        moves by more than ``tolerance`` in units of alpha.
         """
         residual, codes = self._residual, self.codes.widened(0)
         tolerance, grid = tolerance * self.problem.alpha, self._grid
@@ -196,7 +196,7 @@ class ConvEpoch:
         return start, image[order], place[order].astype(np.int32), value[used][order]
 
     def restricted(self, kept):  # (p,) bool -> Codes
-        """Return the codes of the atoms that are kept."""
+        """Return the codes of the kept atoms."""
         return self.codes.restricted(kept, self._n_positions)
 
     def improved_atoms(self):
@@ -208,7 +208,7 @@ class ConvEpoch:
         return atoms
 
     def moved(self):
-        """Return atoms and codes after moves to where the energy is, or None if it is there."""
+        """Move atoms and codes to the windows with the most energy; None if no atom moves."""
         p, n_channels, height, width = self.atoms.shape
         total = np.zeros((p, n_channels, 3 * height - 2, 3 * width - 2))
         weight = np.zeros((p, *total.shape[2:]))
@@ -249,7 +249,7 @@ class ConvEpoch:
         return _packed(found)
 
     def common_directions(self, seed):  # -> (p,), (p, *shape)
-        """Return the largest energy of the users' residuals along a direction, and that."""
+        """Return for each atom the largest energy of its users' residuals, and its direction."""
         generator = torch.Generator().manual_seed(seed)
         image = torch.randn(self.atoms.shape, generator=generator, dtype=torch.float64)
         atoms = self.atoms.flatten(1)
@@ -267,7 +267,7 @@ class ConvEpoch:
         image = image.flatten(1)
         return (image * direction).sum(1), project_atoms(image).view_as(self.atoms)
 
-    def _rivals(self):  # -> (p, n, 3) atom, row and column of what is most like each atom
+    def _rivals(self):  # -> (p, n, 3) atom, row and column of the shifted atoms most like each
         p, _, height, width = self.atoms.shape
         margins = [width - 1, width - 1, height - 1, height - 1]
         starts = [(n - 1) % s for n, s in zip((height, width), self.problem.stride)]
@@ -294,7 +294,7 @@ class ConvEpoch:
         return np.asarray(torch.cat(rivals))
 
     def costs(self):  # -> (p,), (p, p)
-        """Return what the objective loses without each atom, and which other codes then grow."""
+        """Return the rise of the objective without each atom, and how other codes then grow."""
         p = len(self.atoms)
         cost, taken_over = np.zeros(p), np.zeros((p, p))
         loops().removals(
@@ -335,14 +335,14 @@ def conv_codes(dictionary, x, *, alpha, positive_code=False, debias=0.0, mask=No
     dictionary : ConvDictionary
         Atoms of any norm, for signals or pictures.
     x : Tensor of shape (n, n_channels, [height,] width)
-        Data, which atoms cover exactly.
+        Data; atoms must cover them exactly.
     alpha : float
         Penalty, more than 0.
     positive_code : bool, default=False
         Whether codes are non-negative.
     debias : float, default=0.0
         Share of the lasso's bias to remove, from 0 to 1, as in `skpudle.lasso.solve_lasso`: codes
-        go that share of the way to least squares on their support, among codes of the same signs.
+        move by this share towards least squares on their support, among codes of the same signs.
     mask : Tensor of the shape of ``x``, default=None
         1 for known pixels, 0 for missing ones.
 
@@ -351,7 +351,7 @@ def conv_codes(dictionary, x, *, alpha, positive_code=False, debias=0.0, mask=No
     codes : Tensor of shape (n, n_components, [rows,] columns)
         The code maps, with the dtype and on the device of the data.
     solved : ndarray of shape (n,)
-        Whether each is within 1e-8 alpha of the optimality conditions of the lasso.
+        True for images with codes within 1e-8 alpha of the optimality conditions of the lasso.
     """
     atoms = _as_pictures(dictionary.atoms.detach().to("cpu", torch.float64))
     stride = dictionary.stride
@@ -373,7 +373,7 @@ def conv_path(problem, atoms, alphas):
     Parameters
     ----------
     problem : ConvProblem
-        Data, and what is known of them.
+        Data, their mask and the objective.
     atoms : Tensor of shape (n_components, n_channels, height, width)
         Atoms.
     alphas : iterable of float
@@ -382,7 +382,7 @@ def conv_path(problem, atoms, alphas):
     Yields
     ------
     codes, refits : Tensor of shape (n, n_components, rows, columns)
-        Codes of the lasso, and of least squares on their supports, to a thousandth of the penalty.
+        Codes of the lasso, to a thousandth of the penalty, and least squares on their supports.
     """
     codes, size = problem.no_codes(), (len(atoms), problem.positions)
     for alpha in alphas:

@@ -1,7 +1,6 @@
-r"""An epoch of `skpudle.search`: codes for given atoms, and what they tell about these.
+r"""An epoch of `skpudle.search`: codes for given atoms, and statistics to improve the atoms by.
 
-Everything that a decision or new atoms depend on is a sum over samples, and over the processes that
-have others.
+Decisions and new atoms depend only on sums over samples, and over processes with other samples.
 """
 
 from dataclasses import dataclass, replace
@@ -17,23 +16,23 @@ from skpudle.search._compiled import loops
 
 __all__ = ["Codes", "Epoch", "Problem"]
 
-# Sweeps over the atoms an epoch; they cost a tenth of the codes.
+# Sweeps over the atoms per epoch; they cost a tenth of the codes.
 _SWEEPS = 2
 
-# Codes of an epoch are what one working set and few sweeps make of those of the epoch before, or
-# less if no coordinate moves the optimality condition by more than this share of alpha. Descent
-# for given atoms need not end: 8 x 8 patches reach the objective of 25 epochs of solved codes in
-# half of the time. The cost of an atom needs somewhat better codes.
+# An epoch updates the codes of the epoch before by one working set and few sweeps, or fewer if no
+# coordinate moves the optimality condition by more than this share of alpha. Descent for given
+# atoms need not converge: 8 x 8 patches reach the objective of 25 epochs of solved codes in half of
+# the time. The cost of an atom needs somewhat better codes.
 _TOLERANCE = 1e-2
 _EFFORT = 1, 3  # working sets, sweeps
 _EFFORT_OF_COSTS = 2, 5
 
-# Atoms enter a working set if they come near to the largest violation, so that few enter in vain.
+# Atoms enter a working set above this share of the largest violation, so that few enter in vain.
 _SHARE = 0.6
 
-# Rows whose correlations are computed at once and stay in a cache; even, as they come in pairs.
+# Rows to correlate at once, which stay in a cache; even, as they come in pairs.
 _ROWS = 256
-# So many operations take half a millisecond, five times as long as a thread takes to start.
+# Operations that take half a millisecond, five times the start of a thread.
 _TASK = 4e6
 
 # Least squares on the supports are solved for directly, unless an atom has less than this share of
@@ -41,7 +40,7 @@ _TASK = 4e6
 _DEPENDENT, _REFIT_TOLERANCE = 1e-8, 1e-4
 _MAX_REFIT_SWEEPS = 100
 
-# The cost of an atom is estimated from so many samples that use it; from 16 atoms are lost.
+# Samples that estimate the cost of an atom they use; with 16, atoms are lost.
 _USERS = 32
 _POWER_ITERATIONS = 8
 
@@ -56,7 +55,7 @@ class Codes:
 
     @classmethod
     def none(cls, n):
-        """Return the codes of so many rows that are zero."""
+        """Return zero codes of ``n`` rows."""
         index = torch.zeros(n, 0, dtype=torch.int32)
         return cls(torch.zeros(n, dtype=torch.int64), index, index.double())
 
@@ -65,22 +64,22 @@ class Codes:
         return np.asarray(self.count), np.asarray(self.index), np.asarray(self.value)
 
     def check(self, n_rows, n_places):
-        """Raise ValueError unless these are codes of so many rows, at so many atoms and positions.
+        """Raise ValueError unless these are codes of ``n_rows`` rows at ``n_places`` places.
 
-        Compiled loops read and write where codes say, and look at nothing else.
+        A place is an atom at a position. Compiled loops trust the indices in codes.
         """
         count, index, value = self.count, self.index, self.value
         kinds = torch.int64, torch.int32, torch.float64
         if (count.dtype, index.dtype, value.dtype) != kinds:
             raise ValueError("its codes are of other dtypes")
         if count.shape != (n_rows,) or index.shape != value.shape or len(index) != n_rows:
-            raise ValueError(f"its codes are not those of {n_rows} samples")
+            raise ValueError(f"its codes are not for {n_rows} samples")
         places = torch.arange(index.shape[1])
         used = places < count[:, None]
         if ((count < 0) | (count > len(places))).any():
-            raise ValueError("its codes have other numbers of entries than they say")
+            raise ValueError("its codes have other numbers of entries than they state")
         if (used & ((index < 0) | (index >= n_places))).any():
-            raise ValueError(f"its codes are not those of {n_places} places")
+            raise ValueError(f"its codes are not for {n_places} places")
         if (torch.where(used, index, -1 - places).sort().values.diff() == 0).any():
             raise ValueError("its codes use an atom twice")
         if not torch.isfinite(torch.where(used, value, 0.0).square().sum()):
@@ -99,11 +98,11 @@ class Codes:
         return Codes(self.count.clone(), index, value)
 
     def widened(self, room):
-        """Return a copy with room for at least so many entries a row."""
+        """Return a copy with room for at least ``room`` entries per row."""
         return self._with_room(max(room, self.index.shape[1]))
 
     def trimmed(self):
-        """Return a copy without the room that no row uses."""
+        """Return a copy without room that no row uses."""
         return self._with_room(int(self.count.max()) if len(self.count) else 0)
 
     def of_rows(self, rows):  # (n,) bool
@@ -111,9 +110,9 @@ class Codes:
         return Codes(self.count[rows], self.index[rows], self.value[rows])
 
     def restricted(self, kept, n_positions=1):  # (p,) bool
-        """Return the codes of the atoms that are kept, which are numbered anew.
+        """Return the codes of the kept atoms, numbered anew.
 
-        An index is the number of the atom times that of its positions, plus that of the position.
+        An index is ``atom * n_positions + position``.
         """
         used = torch.arange(self.index.shape[1]) < self.count[:, None]
         index = torch.where(used, self.index, 0).long()
@@ -127,13 +126,13 @@ class Codes:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """The data, as the compiled loops want them, and the objective.
+    """The data, in the form of the compiled loops, and the objective.
 
     Parameters
     ----------
     x : Tensor of shape (n_samples, n_features)
-        Data, with any number in missing entries. It is searched on the CPU, by float64, to which
-        it is converted as it is read.
+        Data, with any number in missing entries. The search runs on the CPU in float64, and
+        converts data as it reads them.
     alpha : float
         Penalty.
     positive_code, positive_atoms : bool
@@ -141,9 +140,9 @@ class Problem:
     mask : Tensor of shape (n_samples, n_features), default=None
         1 for known entries, 0 for missing ones.
     team : Team, default=None
-        What sums over processes that have other samples.
+        Sums over processes that have other samples.
     unit : float, default=1.0
-        What data and penalty have been divided by. The losses of a search are in units from before.
+        Divisor of data and penalty. The losses of a search are in the units before this division.
     """
 
     x: Tensor
@@ -166,7 +165,7 @@ class Problem:
         object.__setattr__(self, "x", x.contiguous())
 
     def thinned(self, stride):
-        """Return the problem for the samples at this distance from each other."""
+        """Return the problem with every ``stride``-th sample."""
         if stride == 1:
             return self
         if stride not in self._thinned:
@@ -190,11 +189,11 @@ class Problem:
         return len(self.x)
 
     def no_codes(self):
-        """Return codes that are zero."""
+        """Return zero codes."""
         return Codes.none(len(self.x))
 
     def epoch(self, atoms, codes, *, refit=False):
-        """Return the epoch of these atoms, from the codes of others."""
+        """Return the epoch of these atoms, starting from codes of other atoms."""
         return Epoch(self, atoms, codes, refit=refit)
 
     def squares(self):  # -> (n_samples,)
@@ -203,7 +202,7 @@ class Problem:
 
     @cached_property
     def without_codes(self):
-        """The objective of codes that are zero, over the samples of this process."""
+        """The objective of zero codes, over the samples of this process."""
         return 0.5 * float(self.squares().sum())
 
     def total(self, *tensors):
@@ -216,15 +215,15 @@ class Problem:
 
 
 def _least(operations):
-    """Return how many members of a range, with so many operations each, are worth a thread."""
+    """Return the number of members of a range that is worth a thread, given operations of each."""
     return max(1, int(_TASK / max(operations, 1)))
 
 
 def _products(x, atoms):  # (n, m), (p, m) -> (n, p)
     """Return ``x @ atoms.T``, with the same bits on any number of threads.
 
-    torch's threads wait for each other many times an epoch, which takes twenty times as long where
-    other processes are busy.
+    torch's threads would wait for each other many times an epoch, which takes twenty times as long
+    next to busy processes.
     """
     result, transposed = np.empty((len(x), len(atoms))), np.ascontiguousarray(atoms.T)
 
@@ -236,9 +235,9 @@ def _products(x, atoms):  # (n, m), (p, m) -> (n, p)
 
 
 class Epoch:
-    """Codes for the atoms of an epoch, and what they tell about these."""
+    """Codes for the atoms of an epoch, and statistics of both."""
 
-    n_always_split = 0  # atoms that are tried to split, whatever others cost
+    n_always_split = 0  # least number of atoms to split, whatever the costs of others
 
     def __init__(self, problem, atoms, codes, *, refit=False):
         self.problem, self.atoms = problem, atoms
@@ -259,7 +258,7 @@ class Epoch:
         sums = a.new_tensor([problem.without_codes - gain, float(size.sum()), left, *counts])
         self.a, self.b, sums = problem.total(a, b, sums)
         self.objective, size, left, self.n_entries, n = sums.tolist()
-        # means of |x - D z|^2 / 2, and of the same after a refit
+        # means of |x - D z|^2 / 2, before and after a refit
         self.loss, self.unbiased_loss = (self.objective - problem.alpha * size) / n, left / n
 
     def _by_rows(self, function, options, effort, arrays):
@@ -276,12 +275,12 @@ class Epoch:
                 function(*self._dictionary, self._mask[part], correlation[:n], *options, *effort,
                          *(array[part] for array in arrays))  # fmt: skip
 
-        # some sixteen passes over the atoms: working sets, sweeps, slopes
+        # working sets, sweeps and slopes make some sixteen passes over the atoms
         operations = _ROWS * (self.atoms.numel() + 16 * len(self.atoms))
         in_parts(solve, -(-len(x) // _ROWS), _least(operations))
 
     def _gathered(self, length):
-        """Return the operations of an atom on that much of its users, four times slower to read."""
+        """Return the operations of an atom on ``length`` entries of each user, 4 times as slow."""
         return 4 * length * len(self._entries[1]) / len(self.atoms)
 
     def _by_atom(self):
@@ -298,7 +297,7 @@ class Epoch:
         self._by_rows(loops().refit_rows, options, (_MAX_REFIT_SWEEPS,), codes.arrays())
         return codes
 
-    def _residual(self, codes):  # minus the predictions of what is missing
+    def _residual(self, codes):  # in missing entries, minus the prediction
         residual = self.problem.x.to(torch.float64, copy=True)
         loops().subtract_synthesis(*codes.arrays(), np.asarray(self.atoms), np.asarray(residual))
         return residual
@@ -310,7 +309,7 @@ class Epoch:
     def _moments(self, codes):
         x, mask = self.problem.x, self.problem.mask
         if mask is not None:
-            # The objective with entries completed by D z touches the masked one from above.
+            # With missing entries completed by D z the objective touches the masked one from above.
             x = torch.where(mask > 0, x, x - self._residual(codes))
         p, m = self.atoms.shape
         a, b = self.atoms.new_zeros(p, p), self.atoms.new_zeros(p, m)
@@ -328,7 +327,7 @@ class Epoch:
         return atoms
 
     def restricted(self, kept):  # (p,) bool -> Codes
-        """Return the codes of the atoms that are kept."""
+        """Return the codes of the kept atoms."""
         return self.codes.restricted(kept)
 
     def moved(self):
@@ -336,7 +335,7 @@ class Epoch:
         return None
 
     def common_directions(self, seed):  # -> (p,), (p, m)
-        """Return the largest energy of the users' residuals along a direction, and that."""
+        """Return for each atom the largest energy of its users' residuals, and its direction."""
         residual = self._known_residual(self.codes)
         p, m = self.atoms.shape
         least = _least(self._gathered(2 * m))
@@ -347,14 +346,14 @@ class Epoch:
             image = torch.zeros_like(image)
             arrays = (*self._entries[:2], np.asarray(residual), np.asarray(direction),
                       np.asarray(image))  # fmt: skip
-            # in_parts returns when every part is done: arrays are still this round's.
+            # in_parts returns when all parts are done, so arrays are still of this round
             in_parts(lambda first, last: loops().add_second_moments(first, last, *arrays), p, least)  # noqa: B023
             (image,) = self.problem.total(image)
             image -= (image * self.atoms).sum(1, keepdim=True) * self.atoms
         return (image * direction).sum(1), project_atoms(image)
 
     def costs(self):  # -> (p,), (p, p)
-        """Return what the objective loses without each atom, and which other codes then grow."""
+        """Return the rise of the objective without each atom, and how other codes then grow."""
         p = len(self.atoms)
         cost, taken_over = self.a.new_zeros(p), self.a.new_zeros(p, p)
         correlation = _products(np.asarray(self.problem.x), self._dictionary[0])

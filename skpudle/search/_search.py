@@ -1,31 +1,31 @@
 r"""Find a dictionary from the data alone: alternating minimisation that leaves local minima.
 
-Algorithm 1, done well, over all samples at once. An *epoch* solves the lasso for every sample by
-coordinate descent, from the codes that it had, and then minimises
+This is Algorithm 1 over all samples at once. An *epoch* solves the lasso for every sample by
+coordinate descent, from its last codes, and then minimises
 
 .. math:: \tfrac12 \|X - Z D\|^2 + \alpha \|Z\|_1 = \tfrac12 \mathrm{tr}(D^T A D)
           - \mathrm{tr}(B^T D) + \dots, \qquad A = Z^T Z,\; B = Z^T X,
 
 over the atoms, one by one, on the sphere. (Unit atoms satisfy each of the learners' norms: the
-ball's minimisers lie on its sphere, and without a norm the objective has no minimum.) Codes are
-solved for atoms *extrapolated* along their last step, until the objective rises.
+ball's minimisers lie on its sphere, and without a norm the objective has no minimum.) An epoch
+*extrapolates* atoms along their last step before it solves for codes, until the objective rises.
 
-What is left are local minima in which one atom stands for two, and spare atoms for what others
-say together. So the search goes in rounds: it *splits* the atoms whose users share the largest
+In the local minima that are left one atom mixes two, while spare atoms repeat combinations of
+others. So the search goes in rounds. A round *splits* atoms with users that share the largest
 common direction of residuals, adapts the larger dictionary, *removes* the atoms without which the
-objective rises least, and adapts again. If the objective is lower then, the search goes on from
-there, otherwise from where it was; if it is hardly lower, with fewer splits. So many atoms split as
-others cost less than the energy along those directions. (A split takes half of it from the
-objective, and more once its neighbours adapt: with half of it as the limit 0.966 of 500 atoms were
-found, with all 0.986.)
+objective rises least, and adapts again. If the objective is lower, the search goes on from there,
+otherwise from its best dictionary; if it is hardly lower, with fewer splits. A split is worth it as
+long as another atom costs less than the energy along its direction. (A split takes half of that
+energy from the objective, and more once its neighbours adapt: with half as the limit 0.966 of 500
+atoms were found, with all of it 0.986.)
 
-Atoms of images that sit beside what they stand for are moved first, in rounds of their own.
+Shifted atoms of images move first, in rounds of their own.
 
-All this takes place on so few samples as use each atom often enough. What it found is adapted to
-all samples at the end, or to as many as make a difference.
+All this uses a subsample in which each atom has enough users. At the end the dictionary adapts to
+all samples, or to as many as make a difference.
 
-The whole search is one value, `SearchState`, and `advance` a function from it to the next. All
-decisions follow from sums over samples: several processes, each with its own, end with the same
+The whole search is one value, `SearchState`, and `advance` maps it to the next. All decisions
+follow from sums over samples, so several processes, each with its own samples, end with the same
 atoms.
 """
 
@@ -51,59 +51,60 @@ __all__ = [
     "without_rows",
 ]
 
-# The halves of an atom are d + h v and d - h v, with v of norm 1.
+# An atom splits into d + h v and d - h v, with v of norm 1.
 _HALF = 0.5
-# Atoms that take over most from a removed one stay.
+# This many atoms that take over most from a removed one stay.
 _HEIRS = 3
 
-# The penalty in units of the root mean square norm of a sample (benchmarks/choose_search.py): from
-# 0.05 to 0.07 all atoms of six synthetic problems are found and at most 0.15 of the codes' entries
-# are used on six sets of real data. A share of the median correlation with samples, which would
-# not mind outliers, leaves 0.34 of them on patches, whose energy is in few samples, where it does
-# no harm to others.
+# The penalty in units of the root mean square norm of a sample (benchmarks/choose_search.py). From
+# 0.05 to 0.07 the search finds all atoms of six synthetic problems, and at most 0.15 of the entries
+# of codes are nonzero on six sets of real data. A share of the median correlation with samples
+# would tolerate outliers, and does no harm to other data, but leaves 0.34 of the entries on
+# patches, where few samples hold the energy.
 _ALPHA = 0.07
 
-# Codes at D + 0.95 (D - D_before): 500 atoms of random data were found to 0.93 after 80 epochs;
-# with 0.5 to 0.79, with 0.9 to 0.88, with 0.98 to 0.90.
+# Extrapolate to D + 0.95 (D - D_before): this found 0.93 of 500 atoms of random data in 80 epochs;
+# 0.5 found 0.79, 0.9 found 0.88, 0.98 found 0.90.
 _EXTRAPOLATION = 0.95
 
-# A round splits at most one atom of so many.
+# A round splits at most one atom in 20.
 _SPLIT = 20
-# So many samples for an atom (or a feature, if there are more) are enough to begin with.
+# Begin with this many samples per atom (or per feature, if there are more features).
 _SAMPLES = 8
-# So many uses of an atom, on average, are enough for rounds: with 80 up to 3 of 100 concepts are
-# lost, with all samples colour patches take twice as long for 0.003 of the objective.
+# Subsample until atoms are used 120 times on average in rounds. With 80, up to 3 of 100 planted
+# atoms are lost; with all samples, colour patches take twice as long for 0.003 of the objective.
 _USES = 120
-# So many are enough for the dictionary: of 178,000 patches, 256 atoms, a third is looked at, in 6
-# instead of 18 s, for an objective of 0.2728 instead of 0.2722 on others; with 1000 0.2738, in 4 s.
+# The final dictionary needs this many uses. Of 178,000 patches, with 256 atoms, that is a third, in
+# 6 instead of 18 s, for an objective of 0.2728 instead of 0.2722 on other patches; with 1000 it is
+# 0.2738, in 4 s.
 _MOST_USES = 2000
 
-# A phase ends when the objective has fallen by less than this share an epoch, three in a row. With
-# half of it at the end 8 x 8 patches take a tenth longer for 0.002 of the objective.
+# A phase ends when the objective falls by less than this share per epoch, three epochs in a row.
+# With half of it in the polish 8 x 8 patches take a tenth longer for 0.002 of the objective.
 _STALL = {"settle": 5e-4, "larger": 5e-4, "smaller": 5e-4, "polish": 2e-4}
 _MAX_EPOCHS = {"settle": 100, "larger": 8, "smaller": 30, "polish": 60}
 _MIN_EPOCHS = 6
-# A round that lowers the objective by less than this share makes the next one try half as many
-# splits. Real data allow many rounds that gain less: with 1e-4 colour patches take 1.4 times as
-# long for nothing. A third instead of half loses one of 100 concepts in one problem of four.
+# If a round lowers the objective by less than this share, the next one tries half as many splits.
+# Real data allow many rounds that gain less: with 1e-4 colour patches take 1.4 times as long for
+# nothing. A third instead of half loses one of 100 planted atoms in one problem of four.
 _PROGRESS = 1e-3
 _MAX_ROUNDS = 8
 
-# Atoms without the lasso's bias move by 0.02 first, and by a fifth of that in each further epoch:
-# six to eight epochs until they move less than this, with 20 dB of noise or none.
+# Without the lasso's bias atoms first move by 0.02, then by a fifth as much in each epoch. They
+# move less than this after six to eight epochs, with 20 dB of noise or none.
 _STILL = 1e-6
 _MAX_REFITS = 20
-# Codes that get denser by more than this share are the sign that atoms only make up for the bias.
-# The first epoch changes the number of entries by -3 to 1 % on random data with little noise, where
-# atoms come nearer to the truth; by 3 % with 10 dB of noise and by 2 to 8 % on ten sets of real
-# data, where they get worse and go on getting denser.
+# Codes that get denser by more than this share show that atoms only make up for the bias. The first
+# epoch changes the number of entries by -3 to 1 % on random data with little noise, where atoms
+# approach the truth; by 3 % with 10 dB of noise and by 2 to 8 % on ten sets of real data, where
+# atoms get worse and codes denser still.
 _DENSER = 0.01
-# They may get denser once where the residual is bias: where least squares leave less than this
-# share of it. Concepts (non-negative, ten to a sample, no noise) have 0.19 to 0.29 of it, and codes
-# 0 to 4 % denser while atoms come nearer to the truth; real data 0.33 to 0.85, 10 dB of noise 0.61.
+# Codes may get denser once if the residual is bias: if least squares leave less than this share of
+# it. Planted concepts (non-negative, ten per sample, no noise) leave 0.19 to 0.29, with codes 0 to
+# 4 % denser while atoms approach the truth; real data leave 0.33 to 0.85, 10 dB of noise 0.61.
 _BIASED = 0.3
-# And where the second epoch adds less than this share of what the first one did: up to 0.37 there,
-# 0.42 to 0.62 on real data.
+# And only if the second epoch adds less than this share of the increase in the first: up to 0.37 on
+# those concepts, 0.42 to 0.62 on real data.
 _GOING_ON = 0.4
 
 # Epochs in which atoms adapt to another penalty: of the lasso, of least squares on its supports
@@ -121,7 +122,7 @@ _CODES = "codes", "best_codes"
 
 
 def split(epoch, n_splits, seed):  # -> (p + n, *shape)
-    """Return the atoms with two halves for each that is worth splitting, or None."""
+    """Split atoms where it is worth it; None if it is worth it for none."""
     energy, direction = epoch.common_directions(seed)
     energy, chosen = energy.sort(descending=True, stable=True)
     cost, _ = epoch.costs()
@@ -136,7 +137,7 @@ def split(epoch, n_splits, seed):  # -> (p + n, *shape)
 
 
 def remaining(epoch, n_removed):  # -> (p,) bool, False for those to remove
-    """Choose the atoms without which the objective rises least."""
+    """Mark the atoms to keep; without the others the objective rises least."""
     cost, taken_over = epoch.costs()
     heirs = taken_over.topk(min(_HEIRS, len(cost))).indices.tolist()
     kept, removed = set(), set()
@@ -153,13 +154,13 @@ def remaining(epoch, n_removed):  # -> (p,) bool, False for those to remove
 
 @dataclass(frozen=True, eq=False)
 class SearchState:
-    r"""Where a search stands; from here it goes on to the same bits.
+    r"""State of a search, which determines all later bits.
 
     Parameters
     ----------
     atoms, previous : Tensor of shape (n_atoms, n_features)
-        Atoms, and those of the epoch before. In the middle of a round there are more atoms than
-        the dictionary has.
+        Atoms now and in the epoch before. In the middle of a round there are more atoms than in the
+        dictionary.
     codes : Codes
         Codes of the last epoch.
     best_atoms, best_codes, best_objective
@@ -167,17 +168,17 @@ class SearchState:
     epoch : int
         Epochs so far.
     phase : {"settle", "larger", "smaller", "polish", "done"}
-        What the search is at.
+        Phase of the search.
     curve : tuple of float
         Objective of the epochs of this phase.
     n_splits : int
-        How many atoms the next round splits at most.
+        Largest number of splits in the next round.
     n_rounds : int
         Rounds so far.
     stride : int
-        Distance of the samples that are looked at.
+        The search uses every ``stride``-th sample.
     moves : bool
-        Whether atoms are to be moved before others split.
+        Whether the next round tries to move atoms before it splits any.
     losses : tuple of float
         The mean over samples of :math:`\frac12 |x - D z|^2` in every epoch.
     """
@@ -199,9 +200,9 @@ class SearchState:
 
     @property
     def found(self):
-        """The atoms of the wanted size that the search has come to, and their codes.
+        """The best dictionary of the wanted size so far, and its codes.
 
-        The present ones, before there are best ones: then there are no more of them.
+        Before the first best one, the present dictionary, which has that size then.
         """
         if self.best_objective < float("inf"):
             return self.best_atoms, self.best_codes
@@ -219,12 +220,12 @@ class SearchState:
 
     @classmethod
     def from_dict(cls, state):
-        """Return the state that `as_dict` was made of.
+        """Return the state from the result of `as_dict`.
 
         Parameters
         ----------
         state : dict
-            What `as_dict` returned; a tuple may have become a list.
+            Result of `as_dict`; a tuple may have become a list.
 
         Returns
         -------
@@ -234,7 +235,7 @@ class SearchState:
         Raises
         ------
         ValueError
-            If a value is missing, or there is one more.
+            If a value is missing, or one is unknown.
         """
         names = {field.name for field in fields(cls)}
         if state.keys() != names:
@@ -244,19 +245,19 @@ class SearchState:
         return cls(**state | codes | curves)
 
     def check(self, problem, atoms):
-        """Check that a search in these data, for so many atoms, can be here.
+        """Check that a search in these data, with these initial atoms, can have this state.
 
         Parameters
         ----------
         problem : Problem
             Data and objective.
         atoms : Tensor of shape (n_components, n_features)
-            Initial atoms of that search.
+            Initial atoms of the search.
 
         Raises
         ------
         ValueError
-            If it is the state of no such search: by a file that somebody made, for example.
+            If no such search can have it, for example in a file that was made by hand.
         """
         shape, n = self.best_atoms.shape, len(self.atoms)
         if shape != atoms.shape or self.atoms.shape[1:] != shape[1:]:
@@ -278,7 +279,7 @@ class SearchState:
         if not torch.isfinite(torch.tensor([*self.curve, *self.losses])).all():
             raise ValueError("its objectives are not finite")
         if len(self.losses) != self.epoch or not self.best_objective > -float("inf"):
-            raise ValueError("its objectives are not those of its epochs")
+            raise ValueError("its objectives do not belong to its epochs")
         n_rows = -(-len(problem.x) // self.stride)
         self.codes.check(n_rows, n * problem.n_positions)
         self.best_codes.check(n_rows, len(atoms) * problem.n_positions)
@@ -294,13 +295,13 @@ def auto_alpha(x, *, mask=None, team=None):
     mask : Tensor of shape (n_samples, n_features), default=None
         1 for known entries, 0 for missing ones.
     team : Team, default=None
-        What sums over processes that have other samples.
+        Sums over processes that have other samples.
 
     Returns
     -------
     float
-        0.07 times the root mean square norm of the samples that are not zero; 1 if all are, where
-        any penalty does.
+        0.07 times the root mean square norm of the samples that are not zero; 1 if all are zero,
+        where any penalty will do.
     """
     problem = Problem(x, 0.0, mask=mask, team=team)
     squares = problem.squares()
@@ -309,14 +310,14 @@ def auto_alpha(x, *, mask=None, team=None):
 
 
 def begin(problem, atoms):
-    """Return the state of a search that starts from the given atoms.
+    """Start a search from the given atoms.
 
     Parameters
     ----------
     problem : Problem
         Data and objective.
     atoms : Tensor of shape (n_components, n_features)
-        Initial atoms of any norm, in different directions: samples, for example. The same in all
+        Initial atoms of any norm in different directions, such as samples; the same in all
         processes.
 
     Returns
@@ -338,7 +339,7 @@ def is_done(state):
     Parameters
     ----------
     state : SearchState
-        Where it stands.
+        State of the search.
 
     Returns
     -------
@@ -357,13 +358,13 @@ def _stalled(phase, curve):
 
 
 def _restart(state, phase, **changes):
-    """Return the state at the begin of a phase, without memory of the last step."""
+    """Begin a phase, without memory of the last step."""
     state = replace(state, phase=phase, curve=(), **changes)
     return replace(state, previous=state.atoms)
 
 
 def _round(problem, state, epoch):
-    """Start a round, or what comes after the last one."""
+    """Start a round, or polish after the last one."""
     moved = epoch.moved() if state.moves else None
     if moved is not None:
         atoms, codes = moved
@@ -383,13 +384,13 @@ def _round(problem, state, epoch):
 
 
 def _stride(state, epoch, n_uses):
-    """Return the distance of samples that use each atom so often on average."""
+    """Return the stride at which samples use each atom ``n_uses`` times on average."""
     n_uses *= len(epoch.atoms)
     return max(1, int(state.stride * epoch.n_entries / n_uses))
 
 
 def _finer(problem, state, epoch):
-    """Settle once more, for enough samples to have each atom used often."""
+    """Settle again on more samples, so that each atom has enough uses."""
     stride = max(1, min(state.stride // 2, _stride(state, epoch, _USES)))
     codes = problem.thinned(stride).no_codes()
     best = dict(best_atoms=epoch.atoms, best_codes=codes)
@@ -428,7 +429,7 @@ def advance(problem, state):
     problem : Problem
         Data and objective, the same in all epochs.
     state : SearchState
-        A state that is not done. It stays as it is.
+        A state that is not done; it is not changed.
 
     Returns
     -------
@@ -461,14 +462,14 @@ def search(problem, atoms, *, state=None, on_epoch=None):
     atoms : Tensor of shape (n_components, n_features)
         Initial atoms, see `begin`.
     state : SearchState, default=None
-        Where an earlier search stopped.
+        State of an earlier search, to resume it.
     on_epoch : callable, default=None
-        Called with the state after every epoch; what it raises ends the search.
+        Called with the state after every epoch; an exception from it ends the search.
 
     Returns
     -------
     SearchState
-        The last state: ``best_atoms`` are what was found.
+        The last state; its ``best_atoms`` are the result.
     """
     if state is None:
         state = begin(problem, atoms)
@@ -482,7 +483,7 @@ def search(problem, atoms, *, state=None, on_epoch=None):
 
 
 def _gets_denser(counts, may_once):
-    """Return whether codes do, by their numbers of entries; twice, if they may once."""
+    """Return whether codes get denser, by their numbers of entries; if they may once, twice."""
     if may_once and len(counts) < 3:
         return False
     if may_once and len(counts) == 3:
@@ -493,22 +494,22 @@ def _gets_denser(counts, may_once):
 
 
 def debias(problem, state):
-    """Return the atoms that a search has found, adapted to codes without the lasso's bias.
+    """Adapt the atoms of a search to codes without the lasso's bias.
 
-    The lasso chooses the supports, least squares the codes on these, and the atoms minimise the
-    reconstruction error, as long as the lasso's codes do not go on getting denser.
+    The lasso chooses the supports, least squares the codes on them, and the atoms minimise the
+    reconstruction error, as long as the lasso's codes do not keep getting denser.
 
     Parameters
     ----------
     problem : Problem
         Data and objective of the search.
     state : SearchState
-        Where the search ended, by itself or not.
+        Last state of the search, done or interrupted.
 
     Returns
     -------
     Tensor of shape (n_components, n_features)
-        Unit atoms: those of the search where they make codes denser.
+        Unit atoms; the search's own where adapted ones make codes denser.
     """
     (atoms, codes), counts = state.found, []
     problem, found, kept = problem.thinned(state.stride), atoms, atoms
@@ -526,20 +527,20 @@ def debias(problem, state):
 
 
 def adapted(problem, state, atoms, *, unbiased=True, stopped=lambda: False):
-    """Return atoms adapted to the codes of another penalty.
+    """Adapt atoms to the codes of another penalty.
 
     Parameters
     ----------
     problem : Problem or ConvProblem
         Data and objective, with the other penalty.
     state : SearchState
-        The search that found the atoms, which is done.
+        Last state of the search that found the atoms; it is done.
     atoms : Tensor of shape (n_components, ...)
         The atoms.
     unbiased : bool, default=True
         Whether codes are least squares on the supports of the lasso's.
     stopped : callable, default=never
-        Whether to leave the atoms as they are by now.
+        Returns whether to stop with the present atoms.
 
     Returns
     -------

@@ -119,7 +119,7 @@ def test_a_device_is_taken_by_its_name(device):
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:97", "mps:7", "cpu:x"])
 def test_an_unknown_device_is_named_next_to_those_available(name):
-    with pytest.raises(ValueError, match=rf"Device '{name}' is .* pass 'auto' or one of \['cpu'"):
+    with pytest.raises(ValueError, match=rf"Device '{name}' is .* Pass 'auto' or one of \['cpu'"):
         resolve_device(name)
 
 

@@ -465,7 +465,7 @@ def test_what_no_path_can_do_is_refused(generator):
     atoms, x = make_problem(generator)
     dictionary, step = DenseDictionary(atoms), torch.tensor(0.1, dtype=torch.float64)
     levels = threshold_levels(dictionary, 0.1, 3, step)
-    with pytest.raises(ValueError, match="'dnese'; it must be"):
+    with pytest.raises(ValueError, match="'dnese'. Pass 'auto'"):
         unfold(dictionary, x, levels, step, path="dnese")
     with pytest.raises(ValueError, match="no unfoldings"):
         unfold(dictionary, x, levels[:0], step)

@@ -502,7 +502,7 @@ def test_exposures_are_positive_numbers_one_for_each_sample(wrong, counts):
         learner.transform_sparse,
         lambda X, exposure: learner.transform_into(X, out, exposure=exposure),
     ):
-        with pytest.raises(ValueError, match="pass a positive number for each of the 300 rows"):
+        with pytest.raises(ValueError, match="Pass a positive number for each of the 300 rows"):
             use(X, exposure=wrong)
 
 

@@ -47,7 +47,7 @@ BAD_PARAMETERS = {
     "empty batches": (dict(batch_size=0), "batch_size"),
     "no epochs": (dict(max_iter=0), "max_iter"),
     "unknown initialisation": (dict(dict_init="pca"), "dict_init"),
-    "unknown device": (dict(device="gpu"), r"Device 'gpu' .* pass 'auto' or one of \['cpu'"),
+    "unknown device": (dict(device="gpu"), r"Device 'gpu' .* Pass 'auto' or one of \['cpu'"),
     "atoms of other length": (
         dict(dict_init=np.ones((6, 7))),
         r"dict_init has shape \(6, 7\), expected .*\(6, 8\)",

@@ -485,10 +485,10 @@ def test_a_device_finds_the_codes_of_the_cpu(generator, device, stop, positive):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_nonzero_coefs": 0}, "between 1 and the number of atoms, 40, got 0"),
-        ({"n_nonzero_coefs": 41}, "between 1 and the number of atoms, 40, got 41"),
-        ({"tol": -1.0}, "cannot be negative, got -1.0"),
-        ({"tol": math.nan}, "cannot be negative, got nan"),
+        ({"n_nonzero_coefs": 0}, "is 0. Pass .* between 1 and the number of atoms, 40"),
+        ({"n_nonzero_coefs": 41}, "is 41. Pass .* between 1 and the number of atoms, 40"),
+        ({"tol": -1.0}, "squared norm, got -1.0. Pass 0 or a positive number"),
+        ({"tol": math.nan}, "squared norm, got nan. Pass 0 or a positive number"),
         ({"mask": torch.ones(12)}, r"mask has shape \(12,\), the data \(20, 12\)"),
         ({"solver": "magic"}, "Unknown solver 'magic'"),
     ],
