@@ -309,5 +309,5 @@ def unexplained_variance(X, reconstruction):
     X, reconstruction = check_pair(X, reconstruction, names=names, same_length=True)
     variance = np.square(X - X.mean(axis=0, dtype=np.float64)).sum()
     if variance == 0:
-        raise ValueError("All samples are equal, without variance to explain. Pass others.")
+        raise ValueError("All samples are equal: there is no variance. Pass others.")
     return float(np.square(X - reconstruction).sum(dtype=np.float64) / variance)
