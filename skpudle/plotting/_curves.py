@@ -227,8 +227,8 @@ class ConvergenceDisplay(_CurvesDisplay):
             )
         if thresholds_hard(estimator) or getattr(estimator, "positive_code", False):
             raise ValueError(
-                "Convergence is measured to the solution of the lasso, for codes of both signs and "
-                f"soft shrinkage; pass a learner of such codes, not {estimator!r}."
+                "Convergence is measured to the solution of the lasso, for codes of either sign "
+                f"and soft shrinkage; pass a learner of such codes, not {estimator!r}."
             )
         problem = X, estimator.components_
         settings = {
