@@ -215,7 +215,7 @@ def main():
     parser.add_argument("--one-grid", action="store_true", help="evaluate without shift averaging")
     parser.add_argument("--start", help="name of a run to start from, with parameters to add to it")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--verbose", type=int, default=1, help="print every so many epochs")
+    parser.add_argument("--verbose", type=int, default=1, help="epochs between two printed lines")
     options = parser.parse_args()
 
     path = STATES / f"{options.name}.pickle"

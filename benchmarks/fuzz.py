@@ -1,4 +1,4 @@
-"""Random parameters, data and damage through every method; report what is unclear.
+"""Random parameters, data and damage through every method; report unclear outcomes.
 
     python benchmarks/fuzz.py --n-sets 2000 --seed 0
     python benchmarks/fuzz.py --minutes 30 --seed 100000
@@ -624,7 +624,7 @@ def poor_data(rng):
     expect(np.isfinite(learner.components_).all(), "components are not finite")
     about = [str(warning.message) for warning in warned] + findings(learner, X)
     said = any(re.search("sample|row|missing|column|feature", text) for text in about)
-    expect(said, f"nobody says that little can be learned, but {about}")
+    expect(said, f"no warning that little can be learned, but {about}")
 
 
 # ---------------------------------------------------------------------------- files
@@ -857,7 +857,7 @@ def atom_files(rng):
             return
         atoms = stored.components
         whole = atoms.ndim == 2 and np.isfinite(atoms).all() and isinstance(stored.params, dict)
-        expect(whole, "what is no atoms was taken")
+        expect(whole, "invalid atoms were accepted")
         if change == "nothing":
             again = kind.from_components(atoms, intercept=stored.intercept, **stored.params)
             same = np.array_equal(again.transform(X), learner.transform(X), equal_nan=True)

@@ -542,7 +542,7 @@ def draw_figures(folder, published):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", help="experiments; by default all")
-    parser.add_argument("--list", action="store_true", help="list them and what is finished")
+    parser.add_argument("--list", action="store_true", help="list experiments and their states")
     parser.add_argument("--summary", action="store_true", help="print results and run nothing")
     parser.add_argument("--figures", metavar="FOLDER", help="draw results and run nothing")
     parser.add_argument("--published", metavar="FILE", help="JSON of published curves")

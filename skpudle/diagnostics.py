@@ -269,8 +269,9 @@ def gradient_convergence(
         Dictionary.
     alpha : float
         Penalty of the lasso.
-    Depths of the gradients; a number n means 1 to n. The cost is proportional to the sum of
-    the depths.
+    n_unfoldings : int or array-like of int, default=100
+        Depths of the gradients; a number n means 1 to n. The cost is proportional to the sum of
+        the depths.
     step_size : float or "auto", default="auto"
         Step of an iteration; "auto" is 1 over a bound of the squared spectral norm.
     code : array-like of shape (n_samples, n_components), default=None

@@ -137,7 +137,9 @@ def reconstruct(patches, image_shape, patch_shape=(8, 8), *, stride=1):
     """
     patch_shape = _patch_shape(patch_shape)
     if not isinstance(image_shape, tuple | list) or [*map(_is_count, image_shape)] != [True] * 2:
-        raise ValueError(f"image_shape={image_shape!r:.80} is no image size. Pass (height, width).")
+        raise ValueError(
+            f"image_shape={image_shape!r:.80} is no size of an image. Pass (height, width)."
+        )
     rows = _read(patches, patches)[:, 0, 0]
     phases, _ = _geometry(image_shape, patch_shape, stride)
     expected = (phases.positions[0] * phases.positions[1], patch_shape[0] * patch_shape[1])
@@ -286,10 +288,10 @@ def inpaint(image, denoise=None, *, n_iter=20):
     image : array-like or Tensor of shape (height, width)
         The image, NaN where a pixel is missing, or a masked array. Unsigned integers become
         fractions of their largest value, also in the result.
-    ``denoise(image, noise_std)`` removes noise of this standard deviation from an image. The
-    default codes patches of 8 x 8 pixels by cosines with a hard threshold, without learning.
-    The examples have others.
-        learning. See the examples for others.
+    denoise : callable, default=None
+        ``denoise(image, noise_std)`` removes noise of this standard deviation from an image. The
+        default codes patches of 8 x 8 pixels by cosines with a hard threshold, without learning.
+        The examples have others.
     n_iter : int, default=20
         Number of times to denoise; 0 is linear interpolation.
 

@@ -137,7 +137,7 @@ class Look(NamedTuple):
     """A learner, samples, and their codes."""
 
     found: Found
-    """The learner in what was passed, and the steps before it."""
+    """The learner in the given estimator, and the steps before it."""
     X: object
     """Samples as the learner gets them."""
     samples: list

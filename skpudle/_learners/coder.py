@@ -295,7 +295,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         if codes.shape[1] != self._n_features_out:
             raise ValueError(
                 f"Codes have {codes.shape[1]} columns, but {type(self).__name__} returns "
-                f"{self._n_features_out}; pass what transform returned."
+                f"{self._n_features_out}; pass codes as transform returns them."
             )
         atoms = to_tensor(self.components_, self._transform_device(X), codes.dtype)
 

@@ -50,8 +50,9 @@ def read_arrays(content):
 
     Raises
     ------
-    If members are compressed or overlap, which could make them swell. Damaged archives raise
-    errors of many kinds; see `named_errors`.
+    ValueError
+        If members are compressed or overlap, which could make them swell. Damaged archives raise
+        errors of many kinds; see `named_errors`.
     """
     content = io.BytesIO(content)
     with zipfile.ZipFile(content) as archive:
@@ -143,15 +144,16 @@ def write_checkpoint(path, state):
 
     Parameters
     ----------
-    File to write. A file of that name is replaced at the very end, and keeps its mode; a link
-    is followed. Until then a file of another name, which ends in ``.part``, is next to it.
+    path : str or path-like
+        File to write. A file of that name is replaced at the very end, and keeps its mode; a link
+        is followed. Until then a file of another name, which ends in ``.part``, is next to it.
     state : dict
         Tensors, numbers, text, None, and lists and dictionaries of them.
 
     Raises
     ------
-    If the file cannot be written; an older one then remains.
-        If the file cannot be written; an older one is then still there.
+    OSError
+        If the file cannot be written; an older one then remains.
     ValueError
         If the state holds another type.
     """

@@ -112,7 +112,7 @@ class FitRun:
         return ended_by
 
     def leave(self, error, trainer, fitted):
-        """Leave training that diverged or was interrupted, with what has been learned."""
+        """Leave training that diverged or was interrupted, and keep its result."""
         diverged = isinstance(error, Diverged)
         self.take(trainer, fitted, "divergence" if diverged else "interrupt")
         if diverged:

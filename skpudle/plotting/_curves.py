@@ -228,7 +228,7 @@ class ConvergenceDisplay(_CurvesDisplay):
         if thresholds_hard(estimator) or getattr(estimator, "positive_code", False):
             raise ValueError(
                 "Convergence is measured to the solution of the lasso, for codes of either sign "
-                f"and soft shrinkage; pass a learner of such codes, not {estimator!r}."
+                f"and soft shrinkage, got {estimator!r}. Pass a learner of such codes."
             )
         problem = X, estimator.components_
         settings = {

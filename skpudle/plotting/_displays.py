@@ -285,7 +285,7 @@ class RecoveryDisplay:
         Returns
         -------
         RecoveryDisplay
-            What was drawn; atoms without a match come last.
+            The display, drawn; atoms without a match come last.
         """
         match = match_atoms(dictionary, reference)
         cosines = np.abs(atom_cosines(dictionary, reference))

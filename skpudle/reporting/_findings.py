@@ -224,7 +224,7 @@ def _no_better_than_the_baseline(look):
         return None
     return (
         "The fit is no better than the baseline: reconstructions are farther from the samples than "
-        "zero is. Scale the data like those of fit, or lower step_size or learning_rate and fit "
+        "zero is. Scale the data as in fit, or lower step_size or learning_rate and fit "
         "again."
     )
 
@@ -286,8 +286,9 @@ def findings(estimator, X):
     ----------
     estimator : estimator
         Fitted learner, with ``components_`` and ``transform``, or a pipeline or search with one.
-    Samples, as `transform` takes them. Pass the samples of `fit`: atoms that copy a sample are
-    found only with it.
+    X : array-like
+        Samples, as `transform` takes them. Pass the samples of `fit`: atoms that copy a sample are
+        found only with it.
 
     Returns
     -------

@@ -128,7 +128,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         if images.n_channels != n_channels and not (colours and grey and images.n_channels == 3):
             raise ValueError(
                 f"Images have {images.n_channels} channels, but {type(self).__name__} was fitted "
-                f"on {n_channels}; the last axis is that of channels. Where that is 1, pass the "
+                f"on {n_channels}; the last axis is that of channels. If it is 1, pass the "
                 "channels of an image as a list of grey ones, list(np.moveaxis(image, -1, 0))."
             )
         return images

@@ -207,8 +207,8 @@ class ConvNetwork:
 
         With several grids their shape is (n, n_components, n_shifts, *positions). ``noise_std``,
         (n,), is the noise of the images, replaced by the nearest level of training. None estimates
-        it if thresholds follow it, and else takes that of training. The ``mask`` is 0 where pixels
-        are missing; it needs a single grid.
+        it if thresholds follow it, and else takes the noise of training. The ``mask`` is 0 where
+        pixels are missing; it needs a single grid.
         """
         if noise_std is None:
             noise_std = self.noise_of(x)

@@ -155,7 +155,7 @@ def check_conv_parameters(learner, kernel, stride):
     free = learner.atom_norm is None and not learner.learn_step
     if learner.separate_atoms == "unfolding" and not free:
         raise ValueError(
-            "With separate_atoms='unfolding' the step is a part of the atoms, whose norms are "
+            "With separate_atoms='unfolding' the step is a part of the atoms, and their norms are "
             "free; pass learn_step=False and atom_norm=None."
         )
     if Noise.of(learner.noise_std).is_range and learner.learn_threshold is None:

@@ -164,7 +164,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         parameters other than atoms), and otherwise "random".
 
     device : str, default="auto"
-        A torch device, or "auto": that of a tensor input, else CUDA if present, else the CPU.
+        A torch device, or "auto": the device of a tensor input, else CUDA if present, else the CPU.
 
     random_state : int, RandomState instance or None, default=None
         Seed of the initial dictionary, the crops and the noise.
@@ -470,7 +470,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         if codes.n_channels != self.n_components_:
             raise ValueError(
                 f"Codes have {codes.n_channels} maps, but {type(self).__name__} has "
-                f"{self.n_components_} components; pass what transform returned."
+                f"{self.n_components_} components; pass codes as transform returns them."
             )
         network = self._network(codes.tensors[0])
         images = []

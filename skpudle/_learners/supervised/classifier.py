@@ -94,7 +94,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         Initial dictionary.
 
     device : str, default="auto"
-        A torch device, or "auto": that of a tensor input, else CUDA if present, else the CPU.
+        A torch device, or "auto": the device of a tensor input, else CUDA if present, else the CPU.
 
     random_state : int, RandomState instance or None, default=None
         Seed of the initial dictionary, of the held-out samples, and of the order of samples.
@@ -211,7 +211,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     def _task(self, y, weights, known, classes):  # -> Classification, fitted attributes
         if known and not np.array_equal(classes, self.classes_):
             raise ValueError(
-                f"classes={classes!r:.80} are not those of the calls before, {self.classes_!r:.80}."
+                f"classes={classes!r:.80} differ from the calls before. Pass {self.classes_!r:.80}."
             )
         classes = np.unique(y) if classes is None else classes
         return Classification(classes, self.class_weight), {"classes_": classes}

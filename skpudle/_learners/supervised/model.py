@@ -7,7 +7,7 @@ for any dictionary.
 A head may see codes as they are, or their positive and negative parts as two features of an atom,
 its sides. All weights are for codes in one unit: the root of the mean squared norm of a sample over
 the number of atoms. With each feature's standard deviation as its unit, features of few samples
-would weigh as much as those of all: that was 0.8 % of digits worse for two sides.
+would weigh as much as features of all: that was 0.8 % of digits worse for two sides.
 """
 
 from dataclasses import dataclass
@@ -128,7 +128,7 @@ class TaskModel(DenseModel):
         return _TaskDictionary(dictionary.atoms, self.layout.head(rows), self), *rest
 
     def project(self, rows):
-        """Return the nearest rows whose atoms satisfy the constraints."""
+        """Return the nearest rows with atoms that satisfy the constraints."""
         atoms, rest = self.layout.atoms(rows), rows[:, self.layout.n_features :]
         return torch.cat([super().project(atoms), rest], dim=1)
 

@@ -89,7 +89,7 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         Initial dictionary.
 
     device : str, default="auto"
-        A torch device, or "auto": that of a tensor input, else CUDA if present, else the CPU.
+        A torch device, or "auto": the device of a tensor input, else CUDA if present, else the CPU.
 
     random_state : int, RandomState instance or None, default=None
         Seed of the initial dictionary, of the held-out samples, and of the order of samples.

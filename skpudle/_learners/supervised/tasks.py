@@ -4,7 +4,7 @@ A task turns ``y`` into a target, with a row for each sample: its class or numbe
 column, its weight. Learners use
 
 * ``target(y, weights)`` of a ``y`` that passed ``check(y, estimator)``; for a whole fit
-  ``check_target(target, name)``, and ``strata(target)``, whose shares a split of samples keeps;
+  ``check_target(target, name)``, and ``strata(target)``, with shares that a split of samples keeps;
 * ``n_outputs``, the number of outputs of the head;
 * ``weights(target)``, the weight of each sample in the loss;
 * ``loss(decisions, target)`` of each sample, and ``score(decisions, target)`` of all;
