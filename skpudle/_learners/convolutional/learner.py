@@ -116,7 +116,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         device = self._transform_device(_first(X))
         images = images_of(self, X, device, n_channels=n_channels, **checks)
         if images.kind == "rows":
-            if getattr(self, "n_features_in_", None) is None:  # callbacks may set it to None
+            if getattr(self, "n_features_in_", None) is None:  # None during callbacks
                 raise ValueError(
                     "Two-dimensional input means rows of pixels, but this "
                     f"{type(self).__name__} was fitted on images. Pass one image as [image], or as "
