@@ -1,4 +1,4 @@
-"""What callbacks cost: the same fit without any, with one that listens, and with scikit-learn's.
+"""Measure the cost of callbacks: fits with none, with a listener, and with scikit-learn's own.
 
 The fits alternate, and each is compared with its neighbour without callbacks, since machines drift
 by more than callbacks cost. Example::
@@ -21,7 +21,7 @@ from skpudle.datasets import load_image_patches
 
 
 class Listener:
-    """Takes note of every epoch and asks for nothing."""
+    """Record every epoch and request nothing."""
 
     def setup(self, estimator, context):
         pass

@@ -1,9 +1,9 @@
-"""Classifiers of small images and series: accuracy, time, and numbers that are stored.
+"""Compare classifiers of small images and series: accuracy, time, and size of the model.
 
 Three stratified folds, shuffled by a fixed seed, the same for all. Inputs are divided by their
-standard deviation; nothing else is done to them, and every method has its default parameters (but
-the number of atoms; 1000 iterations for logistic regression and the perceptron, so that they
-converge).
+standard deviation, and otherwise unchanged. Every method has its default parameters, except for the
+number of atoms and 1000 iterations for logistic regression and the perceptron, so that they
+converge.
 
 digits       scikit-learn's, 1797 of 64 pixels, 10 classes
 textures     scikit-image's brick, grass and gravel, 1000 patches each of 12 x 12 pixels without
@@ -11,7 +11,7 @@ textures     scikit-image's brick, grass and gravel, 1000 patches each of 12 x 1
 vowels       aeon's JapaneseVowels, 640 of 12 channels, resampled to 12 points each, 9 speakers
 power        aeon's ItalyPowerDemand, 1096 days of 24 hours, 2 seasons
 
-aeon is not imported: its files are read from where it is installed (pip install --no-deps aeon).
+aeon is not imported: its files are read from its folder (pip install --no-deps aeon).
 
 Usage: python benchmarks/bench_classifiers.py [--sets digits textures] [--atoms 32 64 128]
 """
@@ -104,7 +104,7 @@ SETS = {
 }
 
 
-# ---------------------------------------------------------------- methods, and what they store
+# ---------------------------------------------------------------- methods, size of their models
 
 
 def linear():
@@ -132,7 +132,7 @@ def methods(atoms, n_classes):
     except ImportError:
         return found
     k = atoms[-1]
-    each = max(1, k // n_classes)  # its number of atoms is that of a class in the last two
+    each = max(1, k // n_classes)  # the last two count atoms of a class
     return found | {
         f"dictlearn DDL, {k}": DDLClassifier(k, random_state=0),
         f"dictlearn LC-KSVD, {each} a class": LCDLClassifier(each, random_state=0),
@@ -141,7 +141,7 @@ def methods(atoms, n_classes):
 
 
 def n_numbers(model):
-    """Return how many numbers a fitted model predicts from, None if nobody says."""
+    """Return the number of numbers that a fitted model predicts from, None if unknown."""
     if hasattr(model, "steps"):
         counts = [n_numbers(step) for _, step in model.steps]
         return sum(counts)

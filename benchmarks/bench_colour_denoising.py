@@ -1,9 +1,9 @@
 """Denoise colour pictures of scikit-image and scikit-learn, against BM3D and non-local means.
 
-The packaged dictionary, for grey images, sees the channels one by one, or their mean and two
-differences, and is told the noise or estimates it. BM3D is that of bm3d on PyPI, in colour; for
-non-local means, scikit-image's, patches of 5 x 5 pixels are looked for within 6 pixels, with 0.8
-times the noise as the filter's strength, as in its gallery. Example::
+The packaged dictionary, for grey images, takes the channels one by one, or their mean and two
+differences; it is given the noise or estimates it. BM3D is bm3d on PyPI, in colour. Non-local means
+are scikit-image's: patches of 5 x 5 pixels within 6 pixels, and 0.8 times the noise as the filter's
+strength, as in its gallery. Example::
 
     python benchmarks/bench_colour_denoising.py --out benchmarks/results/colour_denoising.json
 """
@@ -23,7 +23,7 @@ from sklearn.datasets import load_sample_image
 from skpudle.images import psnr
 from skpudle.pretrained import load_denoiser
 
-SIZE = 256  # pixels of the upper left corner along each axis: BM3D takes its time
+SIZE = 256  # pixels of the upper left corner along each axis: BM3D is slow
 
 
 def pictures():

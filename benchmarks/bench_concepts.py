@@ -1,12 +1,12 @@
-"""Concepts in the activations of a network: what is recovered of a known dictionary.
+"""Recover the concepts in activations of a network, from a known dictionary.
 
 The data of "Stop Probing, Start Coding: Why Linear Probes and Sparse Autoencoders Fail at
 Compositional Generalisation" (arXiv:2603.28744): k = 10 of p latents are active, with amplitudes
 Uniform(0, 1), and mixed by Gaussian unit atoms in m = ceil(2 k ln(p / k)) dimensions, without
 noise. In distribution latent 0 occurs with the first half of the others in half of the samples;
-out of distribution it occurs with the second half only. The score (MCC) is the mean over latents
-that vary of the absolute correlation between true and inferred codes, matched by the Hungarian
-algorithm; codes are those of the non-negative lasso with the penalty 0.1.
+out of distribution it occurs with the second half only. The score (MCC) is the mean of the absolute
+correlations of true and inferred codes, over latents that vary, matched by the Hungarian algorithm.
+Codes solve the non-negative lasso with the penalty 0.1.
 
 Usage: python benchmarks/bench_concepts.py [--sizes 100 500 1000] [--samples 2500] [--seeds 3]
 """
@@ -27,7 +27,7 @@ from skpudle.search import Problem, debias, search
 
 ACTIVE = 10
 ALPHA = 0.1
-# The mean of three seeds out of distribution, for 2500 training samples.
+# means of three seeds out of distribution, for 2500 training samples
 PUBLISHED = {
     "true dictionary": {100: 0.986, 500: 0.992, 1000: 0.993, 5000: 0.992},
     "DL-FISTA": {100: 0.945, 500: 0.955, 1000: 0.475, 5000: 0.262},

@@ -1,16 +1,16 @@
-"""Convolutional dictionaries from data alone: SPORCO's example, and the simulation of alphacsc.
+"""Learn convolutional dictionaries from data alone: SPORCO's example and alphacsc's simulation.
 
 SPORCO's ``cbpdndl_cns_gry.py``: 64 atoms of 8 x 8 pixels from four of its five images of 128 x 128
-pixels without low frequencies, and the lasso objective of the fifth, of codes solved for. Both
-dictionaries are judged by the codes of this package, for atoms that are whole inside of the image,
-and by those of SPORCO, which continues images periodically. Each of two images is held out in turn.
+pixels without low frequencies. The measure is the lasso objective of the fifth, at converged codes.
+Both dictionaries are evaluated by the codes of this package, for atoms inside of the image, and by
+SPORCO's codes, which extend images periodically. Each of two images is held out in turn.
 
 alphacsc's ``plot_simulate_csc.py``: two atoms in 100 traces with noise, each once a trace, and
 eight shorter ones. The correlation with the truth is at the best shift. alphacsc 0.4 needs an older
 NumPy (1.26), so that it may run by another interpreter.
 
-Every fit is timed by the clock of the process, on one thread, after a small one of its kind has
-compiled what it uses. Example::
+Times are of the process's CPU, on one thread, after a small fit of the same kind has compiled its
+functions. Example::
 
     OMP_NUM_THREADS=1 python benchmarks/bench_conv_learning.py --out conv_learning.json
 """
@@ -53,7 +53,7 @@ def sporco_images():  # -> (5, 128, 128)
 
 
 def sporco_atoms(images, n_iter=200):
-    """As the example does."""
+    """Learn atoms as in the example."""
     from sporco.dictlrn import cbpdndl
 
     start = np.random.RandomState(12345).randn(8, 8, 64)
@@ -144,7 +144,7 @@ def ours(traces, n_atoms, width, **options):
     return learner.components_, np.count_nonzero(codes) / len(traces), seconds
 
 
-# What may run by another interpreter, which has neither torch nor this package.
+# may run by another interpreter, without torch and this package
 SCRIPT = """
 import sys, warnings
 from time import process_time

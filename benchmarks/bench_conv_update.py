@@ -1,8 +1,8 @@
 """Time and memory of one update of a convolutional denoiser, against automatic differentiation.
 
-The rival is the same network of torch's convolutions, differentiated by torch. Every variant runs
-in a process of its own, whose peak memory beyond what importing and the data take is read from the
-kernel. Example::
+The reference is the same network of torch's convolutions, differentiated by torch. Every variant
+runs in its own process. Its peak memory, without imports and data, is read from the kernel.
+Example::
 
     python benchmarks/bench_conv_update.py --out conv_update.json
 """
@@ -28,7 +28,7 @@ from skpudle.operators import ConvDictionary
 
 
 def skpudle_adjoint(atoms, x, options):  # -> gradient
-    """The encoder of this package, whose backward is written out, some images at a time."""
+    """Encode by this package, with its own backward pass, some images at a time."""
     settings = dict(n_unfoldings=options.n_unfoldings, step_size=options.step_size)
     encoder = partial(encode, alpha=options.alpha, **settings)
     gradient, _ = differentiate(
@@ -44,7 +44,7 @@ def skpudle_adjoint(atoms, x, options):  # -> gradient
 
 
 def torch_autograd(atoms, x, options):  # -> gradient
-    """Automatic differentiation of torch's convolutions."""
+    """Differentiate torch's convolutions automatically."""
     stride = options.stride
     z = torch.zeros_like(conv2d(x, atoms, stride=stride))
     for _ in range(options.n_unfoldings):

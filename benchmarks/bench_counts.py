@@ -1,4 +1,4 @@
-"""Dictionaries for counts: recovery from data alone, held-out deviance, and time of an update.
+"""Learn dictionaries of counts: recovery from data alone, held-out deviance, time of an update.
 
     python benchmarks/bench_counts.py recovery
     python benchmarks/bench_counts.py deviance
@@ -8,9 +8,9 @@
 Recovery: data of 50 atoms in 40 dimensions, 3 in use with amplitudes from 1.5 to 3 and any sign:
 counts of expectation ``exp(D z + 1)``, and 20 trials with the odds ``exp(D z)``.
 
-Deviance: samples that were not trained on are thinned, every event into one of two halves at
-random. Codes come from one half and are judged by the deviance of the other (the share of it that
-is explained, compared with the means of the columns times the total of the sample).
+Deviance: held-out samples are thinned, every event into one of two halves at random. Codes are
+inferred from one half and evaluated by the deviance of the other: its explained share, against the
+means of the columns times the total of the sample.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def recovery(seeds):
 
 
 def make_signals(loss, seed, n_kernels=3, size=25, shape=(40, 400)):
-    """Return counts, (n, length, 1), of kernels that come now and then, and the kernels."""
+    """Return counts, (n, length, 1), of kernels at random times, and the kernels."""
     rng = np.random.default_rng(seed)
     kernels = rng.normal(size=(n_kernels, size + 8))
     kernels = np.stack([np.convolve(kernel, np.hanning(9), "valid") for kernel in kernels])
@@ -118,13 +118,13 @@ def deviance(x, mean):
 
 
 def glm_pca(train, half, exposure, given, n_components, ridge, n_steps=15):
-    """Return codes of a Poisson model with no sparsity, by Newton's steps in turn, and means.
+    """Return codes of a Poisson model without sparsity, by alternating Newton steps, and means.
 
     F. W. Townes et al., "Feature selection and dimension reduction for single-cell RNA-Seq based
     on a multinomial model", Genome Biology, 2019.
     """
 
-    def solve(x, loadings, offset, codes, n_steps=1):  # each row of x a regression
+    def solve(x, loadings, offset, codes, n_steps=1):  # a regression for each row of x
         for _ in range(n_steps):
             mean = np.exp(np.minimum(codes @ loadings.T + offset, 15))
             slope = (x - mean) @ loadings - ridge * codes
@@ -230,7 +230,7 @@ def update(shapes):
                 # a mask keeps least squares from the Gram matrix and from working sets
                 mask = torch.ones_like(x) if name == "gaussian, dense" else None
                 offset = None if loss == Gaussian() else torch.ones(m, dtype=torch.float64)
-                # twice the noise, as "auto" is: codes of all are as sparse
+                # twice the noise, as "auto": codes of all losses are equally sparse
                 alpha = 2 * float(loss.variance(x.mean())) ** 0.5
                 encoder = partial(encode, alpha=alpha, n_unfoldings=100, loss=loss)
                 options = dict(encoder=encoder, penalty=alpha, mask=mask, loss=loss, offset=offset)

@@ -1,13 +1,13 @@
 """Time and memory of denoising by the packaged dictionary, and tiles against whole images.
 
-Every size runs in a process of its own, whose peak memory beyond what importing and the image take
-is read from the kernel. Example::
+Every size runs in its own process. Its peak memory, without imports and image, is read from the
+kernel. Example::
 
     out=benchmarks/results/denoise_time.json
     python benchmarks/bench_denoise.py --size 481 321 --out $out
     python benchmarks/bench_denoise.py --size 3000 2000 --compare --out $out
 
-Results of other sizes stay in the file.
+The file keeps results of other sizes.
 """
 
 import argparse

@@ -2,11 +2,11 @@
 
     python benchmarks/bench_denoise_patches.py --out benchmarks/results/denoise_patches.json
 
-The two photographs that come with scikit-learn, with noise. scikit-learn's dictionary and one of
-this package are learned from the same noisy patches; both are used with orthogonal matching pursuit
-up to the error that the noise explains, as K-SVD does, and cosines with a hard threshold. Seconds
-are those of the processor for the whole of `denoise_patches` on both photographs, on one core, of
-the fastest of a few runs; scikit-learn's pursuit runs once.
+The data are the two photographs that come with scikit-learn, with noise. scikit-learn's dictionary
+and one of this package are learned from the same noisy patches. Both are used with orthogonal
+matching pursuit up to the error that the noise explains, as K-SVD does; cosines have a hard
+threshold. Seconds are CPU time of `denoise_patches` on both photographs, on one core, the fastest
+of a few runs; scikit-learn's pursuit runs once.
 """
 
 import argparse
@@ -32,7 +32,7 @@ SIDE, MARGIN, THRESHOLD = 8, 1.1, 2.8  # pixels; of the error, and of cosines, i
 class PursuitOfScikitLearn:
     """Codes of `orthogonal_mp_gram` up to a squared error.
 
-    It gives every patch one atom at least; ``sparing`` leaves out those that need none.
+    It gives every patch at least one atom; ``sparing`` leaves out patches that need none.
     """
 
     components_: np.ndarray

@@ -1,18 +1,18 @@
-"""Three scripts of scikit-learn's users with the name of the class replaced, before and after.
+"""Replace the name of the class in three scripts of scikit-learn's users; compare the results.
 
     python benchmarks/bench_drop_in.py --out benchmarks/results/drop_in.json
     python benchmarks/bench_drop_in.py --only faces --repeats 1
 
 * ``denoising``: the gallery's example of image denoising (50 atoms of 7 x 7 pixels from the clean
-  half of a picture; codes of the noisy half by OMP and LARS), on three pictures of scikit-image, as
-  the one of the gallery would have to be downloaded. Pictures are shrunk to a side of about 200
+  half of a picture; codes of the noisy half by OMP and LARS), on three pictures of scikit-image,
+  since the gallery's picture would need a download. Pictures are shrunk to a side of about 200
   pixels, as there.
 * ``faces``: the gallery's decomposition of faces, with 6 atoms from batches of 3 faces and with the
   constraints on signs that it shows, on scikit-image's 100 faces of 25 x 25 pixels.
-* ``digits``: a pipeline of scaling, dictionary and logistic regression, with codes of the defaults.
+* ``digits``: a pipeline of scaling, dictionary and logistic regression, with default codes.
 
-Both classes get the same arguments. Times are those of the CPU, medians of ``--repeats`` fits,
-taken in turn.
+Both classes get the same arguments. Times are CPU time, medians of ``--repeats`` fits, taken in
+turn.
 """
 
 import argparse
@@ -41,7 +41,7 @@ CODERS = {"OMP 1": ("omp", 1), "OMP 2": ("omp", 2), "LARS 5": ("lars", 5)}
 
 def fitted_in_turn(learners, X, repeats):
     """Fit each learner in turn, and return their median seconds."""
-    for learner in learners.values():  # what is imported or compiled first is not timed
+    for learner in learners.values():  # do not time imports and compilation
         clone(learner).set_params(max_iter=1).fit(X)
     seconds = {name: [] for name in learners}
     for _, (name, learner) in product(range(repeats), learners.items()):
@@ -52,7 +52,7 @@ def fitted_in_turn(learners, X, repeats):
 
 
 def compared(values, seconds):
-    """Return columns of a row: a value of each learner, and the ratio of their times."""
+    """Return columns of a row: the value of each learner, and the ratio of their times."""
     ratio = seconds["skpudle"] / seconds["scikit-learn"]
     return values | {"seconds": seconds["skpudle"], "time over scikit-learn": ratio}
 

@@ -1,13 +1,12 @@
-"""Time to a held-out objective on natural patches: skpudle against other dictionary learners.
+"""Time dictionary learners on natural patches to a held-out objective.
 
     python benchmarks/bench_fit.py --out benchmarks/results/fit.json
     python benchmarks/bench_fit.py --data FOLDER_OF_IMAGES --only surrogate SPAMS
 
-Everybody minimises the same lasso risk, ``0.5 |x - D z|^2 + alpha |z|_1`` with unit-norm atoms,
-from the same random patches as atoms. What is timed is learning alone: dictionaries are set aside
-on the way and judged afterwards, all of them by the same certified codes of patches that nobody
-learnt from. Each learner goes on for its budget of seconds; scikit-learn gets one pass, unless
-that takes longer than ``--patience``.
+All minimise the same lasso risk, ``0.5 |x - D z|^2 + alpha |z|_1`` with unit-norm atoms, from the
+same random patches as atoms. The clock covers learning alone: dictionaries are stored on the way
+and evaluated afterwards, all by the same certified codes of held-out patches. Each learner has a
+budget of seconds; scikit-learn gets one pass, unless that takes longer than ``--patience``.
 """
 
 import argparse
@@ -39,7 +38,7 @@ def skpudle(x, atoms, options, *, optimizer, n_updates=4):
     x = torch.from_numpy(x).to(options.device)
     rng = np.random.default_rng(options.seed)
     elapsed, size = 0.0, options.batch * n_updates
-    learner.partial_fit(x[:size])  # compiles; the next call starts anew
+    learner.partial_fit(x[:size])  # compiles; the next call starts again
     del learner.components_
     while elapsed < options.seconds:
         order = rng.permutation(len(x))
@@ -74,7 +73,7 @@ def scikit_learn(x, atoms, options, *, algorithm):
 
 
 def spams_learner(x, atoms, options):
-    """Yield (seconds, atoms) of separate runs, since SPAMS cannot be watched while it runs."""
+    """Yield (seconds, atoms) of separate runs, since SPAMS has no hook in a run."""
     import spams
 
     columns, start_atoms = np.asfortranarray(x.T), np.asfortranarray(atoms.T)
@@ -94,7 +93,7 @@ def spams_learner(x, atoms, options):
 
 
 def sporco_learner(x, atoms, options):
-    """Yield (seconds, atoms) of SPORCO's batch learner, which is given a tenth of the patches."""
+    """Yield (seconds, atoms) of SPORCO's batch learner, which gets a tenth of the patches."""
     from sporco.dictlrn.bpdndl import BPDNDictLearn
 
     elapsed = 0.0
@@ -177,7 +176,7 @@ def main():
     for name, learner in LEARNERS.items():
         if options.only and not any(part in name for part in options.only):
             continue
-        time.sleep(1)  # threads of the one before stop waiting for work
+        time.sleep(1)  # let the threads of the last one stop waiting for work
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:

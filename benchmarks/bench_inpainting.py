@@ -1,10 +1,10 @@
-"""Fill in missing pixels: iterated denoising here, linear and biharmonic interpolation.
+"""Fill in missing pixels by iterated denoising, and by linear and biharmonic interpolation.
 
     python benchmarks/bench_inpainting.py --out benchmarks/results/inpainting.json
 
 Parts of grey photographs and textures that come with scikit-learn and scikit-image lose a share of
-their pixels at random. Reported is the PSNR over the lost pixels, for a peak of 1, and seconds of
-the processor.
+their pixels at random. The report has the PSNR over the lost pixels, for a peak of 1, and seconds
+of CPU time.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def pictures(side):
 
 
 def interpolate(damaged, lost):
-    """Return an image with linear interpolation, and with the nearest pixels beyond the known."""
+    """Interpolate an image linearly, and by the nearest pixels beyond the known ones."""
     image = damaged.copy()
     for method in ("linear", "nearest"):
         gaps = np.isnan(image)

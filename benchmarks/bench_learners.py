@@ -1,16 +1,16 @@
-"""Dictionary learners across fields: what they find, what atoms explain, and how long it takes.
+"""Compare dictionary learners across fields: recovery, explained variance, and time.
 
-    python benchmarks/bench_learners.py                      # goes on where it was interrupted
+    python benchmarks/bench_learners.py                      # resumes where it was interrupted
     python benchmarks/bench_learners.py --only digits faces  # these again
     python benchmarks/bench_learners.py --quick --out learners.json
 
-Data are real, out of packages that are installed (nothing is downloaded), or of the generative
-model. Each is fitted by every learner in one process, at its defaults; SPAMS, SPORCO and what is
-named "cd", which want a penalty, get the one that `PUDLEDictionaryLearning` chose by itself: the
-common alpha. Nothing is tuned for a data set. Then all dictionaries, with atoms of unit norm, are
-judged alike on held-out rows: by the lasso at the common alpha (solved exactly), and by the
-variance that few atoms explain, chosen by scikit-learn's orthogonal matching pursuit (OMP). A data
-set is stored when all learners are through, so that the times of a data set come from one run.
+Data are real, from installed packages (nothing is downloaded), or of the generative model. Each is
+fitted by every learner in one process, at its defaults. SPAMS, SPORCO and methods named "cd", which
+need a penalty, get the automatic one of `PUDLEDictionaryLearning`: the common alpha. Nothing is
+tuned for a data set. All dictionaries, with atoms of unit norm, are then evaluated alike on
+held-out rows: by the lasso at the common alpha (solved exactly), and by the variance that few atoms
+explain, chosen by scikit-learn's orthogonal matching pursuit (OMP). A data set is stored when all
+learners are through, so that its times are of one run.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from skpudle.metrics import dictionary_error, recovery_rate
 from skpudle.search import Problem, search
 
 N_PATCHES, N_HELD_OUT = 10_000, 2000
-# Rows on which it is counted which atoms the lasso never uses.
+# rows in which to count atoms that the lasso never uses
 N_COUNTED = 5000
 
 
@@ -49,7 +49,7 @@ N_COUNTED = 5000
 
 
 def halves(X, share=0.8):
-    """Return rows to learn from and rows to judge by, at random."""
+    """Return rows to learn from and rows to evaluate by, at random."""
     X = X[np.random.default_rng(0).permutation(len(X))]
     n = int(share * len(X))
     return X[:n], X[n:]
@@ -68,7 +68,7 @@ def columns_centred(X):
 
 
 def patches(images, size, n=N_PATCHES):
-    """Return patches without their own means, all in units of their standard deviation."""
+    """Return patches without their own means, all divided by their standard deviation."""
     options = dict(n_patches=n + N_HELD_OUT, normalize=False, random_state=0)
     X = extract_patches(images, (size, size), **options)
     X /= X.std()
@@ -106,7 +106,7 @@ def faces():
 
 
 def heartbeats():
-    """Return windows of an electrocardiogram; what is held out is the last quarter of it."""
+    """Return windows of an electrocardiogram; its last quarter is held out."""
     from pywt.data import ecg
 
     signal_ = ecg().astype(float)
@@ -151,7 +151,7 @@ def generative(n, m=None, p=None, s=5, *, scale=1.0, **model):
 
 
 def concepts(n, p, s=10):
-    """Return sums of a few concepts with weights of 0 to 1, in as few directions as tell them."""
+    """Return sums of a few concepts with weights of 0 to 1, in barely enough dimensions."""
     m = int(np.ceil(2 * s * np.log(p / s)))
     return generative(n, m, p, s, amplitude=(1e-9, 1.0), sign=None)
 
@@ -173,7 +173,7 @@ FAMILIES = ("20 dB", "10 dB", "no noise", "the same", "concepts")
 
 
 def load(name, quick):
-    """Return rows to learn from, rows to judge by, the number of atoms, and the truth or None."""
+    """Return training and held-out rows, the number of atoms, and the truth or None."""
     if name in REAL:
         n_atoms, make = REAL[name]
         (train, test), truth = make(), None
@@ -189,7 +189,7 @@ def load(name, quick):
 
 
 class Unable(Exception):
-    """A learner does not know what the data ask for."""
+    """A learner does not support these data."""
 
 
 class AtThePenalty(BaseEstimator):
@@ -227,7 +227,7 @@ class Spams(AtThePenalty):
 
 
 class Search(AtThePenalty):
-    """The search that a fit begins with, which minimises the objective of the lasso."""
+    """The search that begins a fit, which minimises the lasso objective."""
 
     def fit(self, X):
         x = torch.tensor(X)
@@ -249,7 +249,7 @@ def search_alone(k, alpha, positive):
 
 def scikit_learn(k, alpha, positive, *, learner, common_alpha=False):
     params = dict(alpha=alpha) if common_alpha else {}
-    if common_alpha or positive:  # which "lars" does not know
+    if common_alpha or positive:  # which "lars" does not support
         params |= dict(fit_algorithm="cd", transform_algorithm="lasso_cd", positive_code=positive)
     return learner(k, random_state=0, **params)
 
@@ -269,7 +269,7 @@ def k_svd(k, alpha, positive):
 
 
 def spams(k, alpha, positive):
-    import spams  # noqa: F401  (an ImportError is to come before the clock starts)
+    import spams  # noqa: F401  (fail before the clock starts)
 
     return Spams(k, alpha=alpha, positive_code=positive)
 
@@ -291,7 +291,7 @@ LEARNERS = {  # the first one chooses the common alpha
 
 @contextmanager
 def limit(seconds):
-    """Raise TimeoutError in the block after so many seconds, at the next step of Python."""
+    """Raise TimeoutError in the block after ``seconds``, at the next step of Python."""
 
     def late(signum, frame):
         raise TimeoutError(f"stopped after {seconds:g} s")
@@ -306,7 +306,7 @@ def limit(seconds):
 
 
 def timed_fit(learner, X, seconds):
-    """Return a fitted learner and the time; what is compiled or imported first is not timed."""
+    """Return a fitted learner and the time, without compilation and imports."""
     with limit(seconds):
         first = clone(learner)
         if "max_iter" in learner.get_params():
@@ -328,7 +328,7 @@ def lasso_codes(atoms, X, alpha, positive):
 
 
 def omp_r2(atoms, X, n_nonzero):
-    """Return the share of the variance of X that so many atoms a row explain."""
+    """Return the share of the variance of X that ``n_nonzero`` atoms a row explain."""
     codes = orthogonal_mp_gram(
         atoms @ atoms.T,
         atoms @ X.T,
@@ -340,7 +340,7 @@ def omp_r2(atoms, X, n_nonzero):
 
 
 def judge(learner, train, test, truth, alpha, positive):
-    """Return what is reported of a fitted learner, but for the time."""
+    """Return the figures of a fitted learner, except the time."""
     atoms = np.ascontiguousarray(learner.components_, dtype=np.float64)
     norms = np.linalg.norm(atoms, axis=1, keepdims=True)
     atoms = atoms / np.where(norms > 0, norms, 1)
@@ -361,7 +361,7 @@ def judge(learner, train, test, truth, alpha, positive):
 
 
 def rows_of(name, options):
-    """Yield one row for each learner that these data are for; who fails has a row that says so."""
+    """Yield one row for each learner that supports these data; a failure becomes a row, too."""
     train, test, k, truth = load(name, options.quick)
     positive, alpha = name.startswith("concepts"), None
     data = {"data": name, "size": " x ".join(map(str, train.shape)), "atoms": k}
@@ -373,9 +373,9 @@ def rows_of(name, options):
         except (ImportError, Unable) as error:
             print(f"{name}: {learner_name} left out, {error}", flush=True)
             continue
-        except Exception as error:  # one learner does not end the comparison of the others ...
+        except Exception as error:  # one failure does not end the comparison ...
             if learner_name == OURS:
-                raise  # ... unless it is the one whose penalty they get
+                raise  # ... unless the others need its penalty
             yield row | {"note": str(error)}
             continue
         alpha = float(learner.alpha_) if alpha is None else alpha
@@ -409,7 +409,7 @@ def main():
         names = [name for name in names if any(part in name for part in options.only)]
     else:
         names = [name for name in names if name not in done]
-    warnings.simplefilter("ignore")  # of convergence: what was learned is judged as it is
+    warnings.simplefilter("ignore")  # of convergence: evaluate the result anyway
     for name in names:
         try:
             rows = []

@@ -1,4 +1,4 @@
-"""What gaps cost: fit and transform of data with and without NaN.
+"""Measure the cost of gaps: fit and transform of data with and without NaN.
 
 Example::
 
@@ -22,7 +22,7 @@ SHAPES = {"8 x 8 patches, 128 atoms": (8, 128), "16 x 16 patches, 512 atoms": (1
 
 
 def seconds(run, repeats):
-    """Return the median processor time, which other processes do not change much."""
+    """Return the median CPU time, which other processes hardly change."""
     run()
     times = []
     for _ in range(repeats):

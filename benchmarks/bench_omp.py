@@ -3,16 +3,16 @@
     python benchmarks/bench_omp.py --out benchmarks/results/omp.json
     python benchmarks/bench_omp.py --side 12 --dtype float32
 
-Two tasks. "atoms": so many atoms for each patch, which has no mean and unit norm. "error": patches
-of 8-bit images with noise of standard deviation sigma, without their mean, coded up to a squared
-error of (1.1 sigma)^2 n_features, as in K-SVD denoising. A warm-up of each competitor, then all run
-in turn, so that whatever else the machine does meets them alike; reported are medians, and the
+Two tasks. "atoms": a fixed number of atoms for each patch, of zero mean and unit norm. "error":
+patches of 8-bit images with noise of standard deviation sigma, without their mean, coded up to a
+squared error of (1.1 sigma)^2 n_features, as in K-SVD denoising. Each competitor warms up; then all
+run in turn, so that other work on the machine affects them alike. The report has medians, and the
 median of the ratios of runs in turn. scikit-learn takes sample after sample in Python and is timed
 on fewer.
 
-`spams.omp` is another greedy method: it lets in the atom that lowers the error the most (order
-recursive matching pursuit, also called orthogonal least squares), which takes as many rounds of the
-same kind. So its codes differ, and its errors are a little lower.
+`spams.omp` is another greedy method: it adds the atom that lowers the error the most (order
+recursive matching pursuit, also called orthogonal least squares), in as many rounds of the same
+kind. Its codes therefore differ, and its errors are a little lower.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from sklearn.linear_model import orthogonal_mp_gram
 from skpudle.datasets import load_image_patches
 from skpudle.omp import solve_omp
 
-# The penalty for which the dictionary is learned from patches of unit norm.
+# penalty for learning the dictionary from patches of unit norm
 ALPHA = 0.15
 
 
@@ -76,7 +76,7 @@ def competitors(x, atoms, stop, options):
         print("SPAMS is not installed: left out")
     else:
         columns, atom_columns = np.asfortranarray(x.T), np.asfortranarray(atoms.T)
-        # without eps it returned nothing but zeros in some runs
+        # without eps it returned only zeros in some runs
         rule = dict(L=stop.get("n_nonzero_coefs", min(atoms.shape)), eps=stop.get("tol", 0.0))
         run = partial(spams.omp, columns, atom_columns, numThreads=torch.get_num_threads(), **rule)
         found["SPAMS"] = (lambda: run().toarray().T, len(x))
@@ -116,7 +116,7 @@ def describe(found, seconds, codes, x, atoms, stop):
         z = codes[name]
         z = z.toarray().T if hasattr(z, "toarray") else torch.as_tensor(z).cpu().numpy()
         z = z.astype(np.float64)
-        # scikit-learn has an atom for samples whose code need not have any
+        # scikit-learn gives an atom even to samples that need none
         coded = np.square(exact_x[:n]).sum(1) > stop.get("tol", 0.0)
         errors = np.square(exact_x[:n] - z @ exact_atoms).sum(1)
         each = [s / n * len(x) / o for s, o in zip(seconds[name], seconds[ours])]

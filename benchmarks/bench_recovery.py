@@ -1,13 +1,13 @@
-"""Updates and time to recover a dictionary: the problem of figure 5 of the PUDLE paper.
+"""Count updates and time to recover a dictionary: the problem of figure 5 of the PUDLE paper.
 
     python benchmarks/bench_recovery.py --out benchmarks/results/recovery.json
     python benchmarks/bench_recovery.py --m 200 --p 300 --n-nonzero 5 --updates 300
 
-Samples are ``n_nonzero`` of ``p`` unit-norm Gaussian atoms, with amplitudes in [1, 2] and one sign
-per sample; learning starts at the true atoms plus noise, and every update sees new samples. Only
-updates are timed; Adam has the learning rate and the ``eps`` of the paper's authors. Reported are
-the first update and second at which the error of the atoms, in Frobenius norm relative to that of
-the truth, is below 1e-2, 1e-3, 1e-4 and 1e-5.
+Samples are combinations of ``n_nonzero`` of ``p`` unit-norm Gaussian atoms, with amplitudes in
+[1, 2] and one sign per sample. Learning starts at the true atoms plus noise, and every update sees
+new samples. Only updates are timed; Adam has the learning rate and the ``eps`` of the paper's
+authors. The report has the first update and second with an error of the atoms, in Frobenius norm
+relative to the truth, below 1e-2, 1e-3, 1e-4 and 1e-5.
 """
 
 import argparse

@@ -1,10 +1,9 @@
-"""Regression from small images, series and spectra: R^2 and time of the processor.
+"""Compare regressions from small images, series and spectra: R^2 and CPU time.
 
-Three folds, shuffled by a fixed seed, the same for all. Features come without the mean of the
-training samples, and then all are divided by one standard deviation; nothing else is done to them.
-Ridge regression and PLS choose their parameter by cross-validation inside of the training samples,
-all others have their default parameters (but the number of atoms, and 1000 iterations for the
-perceptron).
+Three folds, shuffled by a fixed seed, the same for all. Features are centred by the training
+samples and divided by one common standard deviation, and otherwise unchanged. Ridge regression and
+PLS choose their parameter by cross-validation within the training samples; all others have their
+default parameters, except for the number of atoms and 1000 iterations of the perceptron.
 
 diabetes      scikit-learn's, 442 patients, 10 features, one number
 digits        scikit-learn's, 1797 images: the lower half (32 pixels) from the upper half
@@ -12,7 +11,7 @@ power         aeon's ItalyPowerDemand, 1096 days: the later twelve hours from th
 fermentation  chemotools', 54 Raman spectra (950 to 1500 per cm) with a measured concentration of
               glucose, 21 of mixtures and 33 of a fermentation
 
-aeon and chemotools are not imported: their files are read from where they are installed (pip
+aeon and chemotools are not imported: their files are read from their folders (pip
 install --no-deps aeon chemotools).
 
 Usage: python benchmarks/bench_regressors.py [--sets digits power] [--atoms 32 128]
@@ -67,12 +66,12 @@ def fermentation():
     def read(name):
         return np.loadtxt(folder / f"{name}.csv", delimiter=",", skiprows=1, ndmin=2)
 
-    # without the last measurement: the spectrum at that time, as the run ends, is no other's like
+    # without the last measurement: its spectrum, at the end of the run, is unlike all others
     online, measured = read("fermentation_spectra"), read("fermentation_hplc")[:-1]
     # a spectrum every 1.25 minutes, and a measurement of glucose every hour or so
     at = np.rint(measured[:, 0] * 60 / 1.25).astype(int).clip(0, len(online) - 1)
     X = np.vstack([read("train_spectra"), online[at]])
-    # outside of these wave numbers detectors have failed
+    # outside of these wave numbers the detectors failed
     numbers = (folder / "train_spectra.csv").read_text().partition("\n")[0].split(",")
     fingerprint = [950 <= float(number) <= 1500 for number in numbers]
     return X[:, fingerprint], np.concatenate([read("train_hplc")[:, 0], measured[:, 1]])

@@ -1,11 +1,11 @@
-"""Who finds the dictionary that generated the data, starting from samples?
+"""Find the dictionary that generated the data, from samples as initial atoms.
 
     python benchmarks/bench_samples.py --out benchmarks/results/samples.json
 
-Samples are sums of ``--n-nonzero`` unit-norm Gaussian atoms with noise; everybody starts from the
-same samples as atoms, makes as many passes over the data, and has the same penalty. An atom counts
-as found if some learned one has a coherence above 0.95 with it; the error is that of the matched
-dictionary in Frobenius norm, relative to the truth.
+Samples are sums of ``--n-nonzero`` unit-norm Gaussian atoms with noise. All learners start from the
+same samples as atoms, make as many passes over the data, and have the same penalty. An atom counts
+as found if some learned one has a coherence above 0.95 with it. The error is the Frobenius distance
+of the matched dictionary, relative to the truth.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""How time and memory of one update grow with n, m, p and T, each over two decades.
+"""Measure how time and memory of one update grow with n, m, p and T, each over two decades.
 
     python benchmarks/bench_scale.py --out benchmarks/results/scale.json
 
-One size varies at a time, the others stay at ``BASE``; every point is a process of its own, see
+One size varies at a time, the others stay at ``BASE``; every point is its own process, see
 `bench_update.py`. Exponents are slopes of least-squares lines in the logarithms, through all points
-and through the upper decade, where what every update costs matters less.
+and through the upper decade, where the fixed cost of an update matters less.
 """
 
 import argparse

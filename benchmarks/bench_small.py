@@ -1,12 +1,12 @@
-"""Time what is small: one row, and passes over the digits.
+"""Time small problems: one row, and passes over the digits.
 
     python benchmarks/bench_small.py --out benchmarks/results/small.json
 
 * ``one row``: `transform` of one sample of 64 features, by 100 atoms and by 50 components of a PCA;
   medians of 1000 calls in turn.
 * ``passes over the digits``: 20 of them, in batches of 256, with codes of the lasso and the
-  surrogate, and as many updates of `spams.trainDL` from the same 100 samples; the least of
-  ``--repeats`` CPU times, taken in turn.
+  surrogate, and as many updates of `spams.trainDL` from the same 100 samples; the least CPU time of
+  ``--repeats`` runs, taken in turn.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def one_row(X, atoms):
     }
     seconds = {name: [] for name in learners}
     for learner in learners.values():
-        learner.fit(X).transform(X[:1])  # what is compiled first is not timed
+        learner.fit(X).transform(X[:1])  # do not time compilation
     for _ in range(1000):
         for name, learner in learners.items():
             start = time.perf_counter()

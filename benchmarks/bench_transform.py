@@ -3,11 +3,11 @@
     python benchmarks/bench_transform.py --p 256 --out transform-p256.json
     python benchmarks/bench_transform.py --p 1024 --data FOLDER_OF_IMAGES --dtype float32
 
-All solve the same lasso for 8x8 patches without their mean and of unit norm. One run of each is a
-warm-up (numba compiles, threads start), then all run in turn, so that whatever else the machine
-does meets them alike; reported are medians. A competitor whose warm-up is longer than `--patience`
-seconds is not run again. Every gap is computed in float64, from the codes alone; the codes of
-skpudle come with a certificate of their own, which is part of its time.
+All solve the same lasso for 8x8 patches without their mean and of unit norm. Each warms up once
+(numba compiles, threads start); then all run in turn, so that other work on the machine affects
+them alike. The report has medians. A competitor with a warm-up longer than `--patience` seconds is
+not run again. Every gap is computed in float64, from the codes alone; the codes of skpudle have
+their own certificate, which is part of its time.
 """
 
 import argparse
@@ -24,12 +24,12 @@ from sklearn.decomposition import sparse_encode
 from skpudle.lasso import duality_gap, solve_lasso
 
 TOL = 1e-6
-# Least-angle regression runs in Python, sample by sample, and is timed on fewer of them.
+# least-angle regression runs in Python, sample by sample: time it on fewer
 LARS_SAMPLES = 1000
 
 
 def learn_atoms(patches, p, alpha, *, n_passes=5, batch_size=2000):  # -> (p, n_features)
-    """Return a dictionary of Mairal et al.'s online method (2010), so that codes are typical."""
+    """Learn a dictionary by Mairal et al.'s online method (2010), so that codes are typical."""
     atoms = torch.from_numpy(patches[:p].copy())
     total_codes, total_data = torch.eye(p, dtype=atoms.dtype), atoms.clone()
     for batch in torch.from_numpy(patches).split(batch_size) * n_passes:
@@ -94,7 +94,7 @@ def measure(found, *, repeats, patience):
         seconds[name].clear()
     for _ in range(repeats):
         for name in quick:
-            time.sleep(0.5)  # threads of the one before stop waiting for work
+            time.sleep(0.5)  # let the threads of the last one stop waiting for work
             start = time.perf_counter()
             found[name][0]()
             seconds[name].append(time.perf_counter() - start)

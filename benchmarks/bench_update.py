@@ -1,9 +1,9 @@
 """Time and memory of one update: this package against automatic differentiation and SPAMS.
 
 Every variant computes the loss and the derivative in the atoms of one ``ae-ls`` update on the same
-data, in a process of its own, whose peak memory beyond what importing and the data take is read
-from the kernel. SPAMS does what it does with a batch: lasso codes and an update of all atoms
-(the time that more of them add to a run; on CPUs, soft shrinkage only). Example::
+data, in its own process. Its peak memory, without imports and data, is read from the kernel. SPAMS
+does its own work for a batch: lasso codes and an update of all atoms (the time that one batch more
+adds to a run; on CPUs, soft shrinkage only). Example::
 
     python benchmarks/bench_update.py --n 512 --m 256 --p 1024 --out update.json
 """
@@ -26,7 +26,7 @@ from skpudle.operators import DenseDictionary
 
 
 def skpudle(atoms, x, options, *, path="auto"):
-    """The encoder of this package: one function, whose backward is written out."""
+    """Encode by this package: one function with its own backward pass."""
     dictionary, step = DenseDictionary(atoms), torch.tensor(options.step_size).to(x)
     levels = threshold_levels(
         dictionary,
@@ -41,7 +41,7 @@ def skpudle(atoms, x, options, *, path="auto"):
 
 
 def skpudle_dense(atoms, x, options):
-    """The same without working sets of atoms."""
+    """Do the same without working sets of atoms."""
     return skpudle(atoms, x, options, path="dense")
 
 
@@ -53,7 +53,7 @@ def shrink(v, t, options):
 
 
 def autograd_2d(atoms, x, options):
-    """Automatic differentiation of products of matrices."""
+    """Differentiate products of matrices automatically."""
     z = x.new_zeros(len(x), len(atoms))
     for t in range(options.n_unfoldings):
         z = shrink(z + options.step_size * ((x - z @ atoms) @ atoms.mT), t, options)
@@ -61,7 +61,7 @@ def autograd_2d(atoms, x, options):
 
 
 def autograd_3d(atoms, x, options):
-    """The same with codes of shape (n, p, 1), as research code often has them."""
+    """Do the same with codes of shape (n, p, 1), as research code often has them."""
     dictionary, x = atoms.mT, x[..., None]
     z = x.new_zeros(len(x), len(atoms), 1)
     for t in range(options.n_unfoldings):
@@ -74,7 +74,7 @@ VARIANTS = {f.__name__: f for f in (skpudle, skpudle_dense, autograd_2d, autogra
 
 
 def spams_batch_seconds(options):
-    """Return the time of one batch of `spams.trainDL`, each of other samples."""
+    """Return the time of one batch of `spams.trainDL`, with new samples each time."""
     import spams
 
     few, many = 2, 2 + 4 * options.repeats

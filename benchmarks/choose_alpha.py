@@ -1,10 +1,11 @@
-"""What alpha does the default score choose, and how well does that denoise?
+"""Measure the denoising of the alpha that the default score chooses.
 
-`GridSearchCV` with the learner's own score picks an alpha on noisy data; every alpha of the grid is
-then judged by the mean squared error of the reconstruction to the clean data, which the score does
-not see. Data of the generative model are learned from the pairwise initialisation and from samples
-as atoms, from which ``dec`` finds the dictionary and ``ae-ls`` with a small alpha does not. Beside
-the score are the errors, over the best, of what a scorer for denoising chooses. Example::
+`GridSearchCV` with the learner's own score picks an alpha on noisy data. Every alpha of the grid is
+then evaluated by the mean squared error of the reconstruction against the clean data, which the
+score does not see. Data of the generative model are learned from the pairwise initialisation and
+from samples as atoms; from the latter ``dec`` finds the dictionary, and ``ae-ls`` with a small
+alpha does not. The report also has the errors, relative to the best, of the alpha that a scorer for
+denoising chooses. Example::
 
     python benchmarks/choose_alpha.py --out benchmarks/results/choosing_alpha.json
 """

@@ -1,10 +1,10 @@
-"""What the defaults of a search were chosen by: the penalty, and what follows the search.
+"""Choose the defaults of a search: its penalty, and the steps after it.
 
 On synthetic problems: the share of the atoms found (coherence above 0.95) and the matched error, of
 the search, of the debiased atoms and of SPAMS after 20 passes with the same penalty. On real data:
-R^2 on samples held out, of orthogonal matching pursuit with a tenth as many atoms as features, with
-2 and with 5 atoms, and the density of the lasso's codes. ``--gradient`` adds what ae-ls does after
-the search. Seconds are those of the CPU.
+R^2 on held-out samples, of orthogonal matching pursuit with a tenth as many atoms as features, with
+2 and with 5 atoms, and the density of the lasso's codes. ``--gradient`` adds the result of ae-ls
+after the search. Seconds are CPU time.
 
 Usage: python benchmarks/choose_search.py [--rules rms:0.05 rms:0.07 median:0.1 median:0.3]
 """
@@ -120,7 +120,7 @@ def spams_atoms(x, p, alpha):
 
 
 def run(x, p, rule, score, *, gradient):
-    """Yield what each method makes of the samples."""
+    """Yield the results of each method on the samples."""
     data = torch.from_numpy(x)
     atoms = initial_atoms(data, p, "data", torch.Generator().manual_seed(0))
     alpha = penalty(rule, data, atoms)

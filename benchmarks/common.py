@@ -1,4 +1,4 @@
-"""What the benchmarks share: natural patches, reports, and the machine that they ran on."""
+"""Shared code of the benchmarks: natural patches, reports, facts about the machine."""
 
 import importlib.metadata
 import json
@@ -51,12 +51,12 @@ def _processor():
 
 
 def peak_megabytes():
-    """Return the most memory that this process ever had."""
+    """Return the peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def anonymous_megabytes():
-    """Return RssAnon, the memory that belongs to this process (Linux)."""
+    """Return RssAnon, the private memory of this process (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
 
@@ -69,7 +69,7 @@ def _version(name):
 
 
 def circumstances(device="cpu"):
-    """Return what the figures depend on, for the JSON."""
+    """Return the facts that the figures depend on, for the JSON."""
     versions = {name: _version(name) for name in DISTRIBUTIONS}
     on_gpu = torch.device(device).type == "cuda"
     return {

@@ -2,9 +2,9 @@
 
 ``--data DIR`` has a folder of training images, ``--train`` (432 colour pictures, read as grey
 levels), and one of test images, ``--test`` (68 grey ones); nothing is downloaded. Every run has a
-name, writes ``benchmarks/results/denoise/NAME.json`` as it goes, and keeps in
-``benchmarks/output/denoise`` what it needs to go on after an interruption; started again with more
-epochs it goes on, with the same ones it only evaluates.
+name, writes ``benchmarks/results/denoise/NAME.json`` as it proceeds, and keeps in
+``benchmarks/output/denoise`` its state, to resume after an interruption. Started again with more
+epochs it continues; with the same ones it only evaluates.
 
     published="--batch-size 1 --crop-size 129 --learning-rate 1e-4 --cool-down 0 --epochs 250"
     published="$published --eps 8.3 --data DIR"  # theirs, 1e-3, is for a mean over pixels
@@ -50,8 +50,8 @@ Two protocols are reported, each with one grid of positions and with the average
 
 * ``whole``: every test image whole, peak 1, seeded noise, mean of the PSNRs;
 * ``crop``: a 129 x 129 crop of each, without a margin, and for peak the largest pixel of the crop,
-  as in the authors' code. Where the crops are changes the mean over the images: it is averaged over
-  four draws, and ``crop_std`` is the standard deviation of a single one.
+  as in the authors' code. The mean over images depends on the places of the crops: it is averaged
+  over four draws, and ``crop_std`` is the standard deviation of a single one.
 """
 
 import argparse
@@ -72,10 +72,10 @@ BENCHMARKS = Path(__file__).resolve().parent
 RESULTS = BENCHMARKS / "results" / "denoise"
 STATES = BENCHMARKS / "output" / "denoise"
 
-# Of the authors' protocol; they take one crop of each image.
+# of the authors' protocol, with one crop of each image
 CROP, N_CROPS = 129, 4
 
-# Options that change nothing of the result, or belong to one machine.
+# options that do not affect the result, or belong to one machine
 _UNREPORTED = ("data", "save", "verbose", "only_train", "one_grid")
 
 
@@ -148,14 +148,14 @@ def train(learner, images, options, state):
 
 
 def denoised_crop(learner, crop):
-    """Return what the network makes of a crop; without shifts no atom reaches over its border."""
+    """Denoise a crop; without shifts no atom extends over its border."""
     if learner.shift_average:
         return learner.denoise([crop])[0]
     return learner.inverse_transform(learner.transform([crop]))[0][:CROP, :CROP]
 
 
 def evaluate(learner, images, sigma, *, shift_average):
-    """Return the mean PSNRs of both protocols, in dB, and how much crops at other places differ."""
+    """Return the mean PSNRs of both protocols, in dB, and their deviation between crops."""
     noise, places = np.random.default_rng(0), np.random.default_rng(1)
     learner = learner.set_params(shift_average=shift_average)
     whole, crops = [], []
@@ -215,7 +215,7 @@ def main():
     parser.add_argument("--one-grid", action="store_true", help="evaluate without shift averaging")
     parser.add_argument("--start", help="name of a run to start from, with parameters to add to it")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--verbose", type=int, default=1, help="print every so many epochs")
+    parser.add_argument("--verbose", type=int, default=1, help="epochs between two printed lines")
     options = parser.parse_args()
 
     path = STATES / f"{options.name}.pickle"

@@ -1,16 +1,15 @@
-"""Random parameters, data and damage through every method; report what is unclear.
+"""Random parameters, data and damage through every method; report unclear outcomes.
 
     python benchmarks/fuzz.py --n-sets 2000 --seed 0
     python benchmarks/fuzz.py --minutes 30 --seed 100000
     python benchmarks/fuzz.py --n-sets 100 --kinds company counts
 
-A set has a kind, see `KINDS`, and all that it is follows from its seed. What is valid has to work:
-results are finite, of the right shape, the same after `clone` and pickle, the same for a row alone
-and in company, in any unit, and no worse than the baseline; or a ValueError says that training
-diverged. What is invalid, a parameter, an argument or a file that was spoiled, has to be a
-ValueError or TypeError of this package or of scikit-learn, which names what is wrong, and never an
-error out of torch, a crash, or a result. What a wrong file might do to a process it does in a
-child.
+A set has a kind, see `KINDS`, and follows from its seed. Valid sets have to work: results are
+finite, of the right shape, the same after `clone` and pickle, the same for a row alone and in
+company, in any unit, and no worse than the baseline; or a ValueError says that training diverged.
+An invalid parameter, argument or spoiled file has to raise a ValueError or TypeError of this
+package or of scikit-learn that names the fault, and never an error out of torch, a crash, or a
+result. Spoiled files are read in a child process.
 """
 
 import argparse
@@ -87,7 +86,7 @@ SPOILED = {
     "random_state": ["seed", -1, 1.5],
 }
 
-# What torch and NumPy say when nobody has looked at their arguments.
+# messages of torch and NumPy for arguments that were not checked
 _UNCLEAR = re.compile(
     "mat1 and mat2|broadcast|split_with_sizes|out of (range|bounds)|size mismatch|must match the "
     "size|shape mismatch|unhashable|unsupported operand|has no attribute|not supported between|"
@@ -96,7 +95,7 @@ _UNCLEAR = re.compile(
 
 
 class Unclear(AssertionError):
-    """What a set found."""
+    """A set found a fault."""
 
 
 def expect(right, what):
@@ -112,7 +111,7 @@ def is_clear(error):
 
 @contextmanager
 def refused(what):
-    """Expect a clear error of what is done inside."""
+    """Expect a clear error inside the block."""
     try:
         yield
     except Exception as error:
@@ -131,7 +130,7 @@ def pick(rng, *choices):
 
 
 def in_child(function):
-    """Return what a function says, or that it killed its process."""
+    """Return a function's answer, or the signal that killed its process."""
     read, write = os.pipe()
     child = os.fork()
     if not child:
@@ -238,7 +237,7 @@ def use(learner, X):
     expect(np.isfinite(learner.components_).all(), "components are not finite")
     expect(np.isfinite(codes).all(), "codes are not finite")
     expect(np.isfinite(back).all(), "reconstructions are not finite")
-    if learner.step_size == "auto":  # the score has dictionaries of its own
+    if learner.step_size == "auto":  # the score fits its own dictionaries
         expect(np.isfinite(learner.score(X)), "the score is not finite")
     again = pickle.loads(pickle.dumps(learner)).transform(X)
     expect(np.array_equal(again, codes, equal_nan=True), "codes changed by pickling")
@@ -256,7 +255,7 @@ def valid_rows(rng):
     try:
         use(learner, X)
     except ValueError as error:
-        if "scale the data" not in str(error):  # whose squares are zero
+        if "scale the data" not in str(error):  # their squares are zero
             raise
 
 
@@ -294,7 +293,7 @@ def spoiled_rows(rng):
 
 
 def random_counts(rng, loss):
-    """Return data that a loss is for, in odd corners of its domain, and in words."""
+    """Return data in the domain of a loss, at its odd corners, and a description."""
     n, m, p = int(rng.integers(50, 300)), int(rng.integers(3, 12)), int(rng.integers(2, 7))
     atoms = rng.normal(size=(p, m))
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
@@ -332,7 +331,7 @@ def objective(learner, natural, X, codes, *, penalised):
 
 
 def counts(rng):
-    """The fitted objective is at most that of the baseline, or a warning says so."""
+    """Check that a fit does no worse than the baseline, or warns."""
     loss = pick(rng, "poisson", "poisson", "binomial", "binomial", "gaussian")
     kind, X, n_trials = random_counts(rng, loss)
     learner = PUDLEDictionaryLearning(
@@ -425,7 +424,7 @@ def close(found, expected, size, what):
 
 
 def company(rng):
-    """Results for a row depend on that row alone."""
+    """Check that results for a row depend on that row alone."""
     n, m = int(rng.integers(10, 60)), int(rng.integers(4, 12))
     X = np.rint(rng.gamma(1.0, 4.0, size=(n, m))).clip(0, 50)
     y = np.arange(n) % 3
@@ -469,7 +468,7 @@ def company(rng):
 
 
 def datasets(rng):
-    """A dataset is its array, with gaps or without."""
+    """Check that a dataset gives the results of its array, with gaps or without."""
     n, m = int(rng.integers(60, 200)), int(rng.integers(4, 10))
     X = rng.normal(size=(n, m))
     X[rng.random(X.shape) < pick(rng, 0.0, 0.05, 0.3)] = np.nan
@@ -496,7 +495,7 @@ def datasets(rng):
 
 
 def units(rng):
-    """A power of two in the data is one in the codes."""
+    """Check that a power of two in the data is one in the codes."""
     n, m = int(rng.integers(30, 100)), int(rng.integers(4, 12))
     X, power = rng.normal(size=(n, m)), int(rng.integers(-500, 500))
     rounds = pick(rng, None, 5)
@@ -519,7 +518,7 @@ def units(rng):
     try:
         learner.fit(large)
         codes = learner.transform(large)
-    except ValueError as error:  # beyond what squares can be in
+    except ValueError as error:  # their squares overflow
         expect(is_clear(error), f"{error}")
         return
     rounding = 1e-6 if dtype is np.float64 else 1e-2
@@ -531,7 +530,7 @@ def units(rng):
 
 
 def outliers(rng):
-    """One row that is much larger than the others."""
+    """Check data with one row much larger than the others."""
     n, m = int(rng.integers(100, 300)), int(rng.integers(5, 20))
     X = rng.normal(size=(n, m))
     X[int(rng.integers(n))] *= 10 ** rng.uniform(4, 6)
@@ -559,7 +558,7 @@ def outliers(rng):
 
 
 def weights(rng):
-    """Classes without weight, without samples, and weights that are none."""
+    """Check classes without weight, without samples, and invalid weights."""
     n, m, n_classes = int(rng.integers(20, 80)), int(rng.integers(3, 8)), int(rng.integers(2, 5))
     X, y = rng.normal(size=(n, m)), rng.integers(n_classes, size=n)
     y[:n_classes] = np.arange(n_classes)
@@ -607,7 +606,7 @@ def weights(rng):
 
 
 def poor_data(rng):
-    """Data from which little can be learned: somebody says so."""
+    """Check that data with little to learn cause a warning."""
     kind = pick(rng, "all missing", "a column missing", "one sample", "few samples")
     n = {"one sample": 1, "few samples": 10}.get(kind, int(rng.integers(30, 80)))
     X = rng.normal(size=(n, int(rng.integers(3, 12))))
@@ -625,18 +624,18 @@ def poor_data(rng):
     expect(np.isfinite(learner.components_).all(), "components are not finite")
     about = [str(warning.message) for warning in warned] + findings(learner, X)
     said = any(re.search("sample|row|missing|column|feature", text) for text in about)
-    expect(said, f"nobody says that little can be learned, but {about}")
+    expect(said, f"no warning that little can be learned, but {about}")
 
 
 # ---------------------------------------------------------------------------- files
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL."""
+    """Act like SIGKILL."""
 
 
 class Kills(FitCallback):
-    """Ends a fit after some epochs of the search and of training."""
+    """End a fit after some epochs of the search and of training."""
 
     def __init__(self, n_epochs):
         self.n_epochs = n_epochs
@@ -649,7 +648,7 @@ class Kills(FitCallback):
 
 
 def checkpointed(rng):
-    """Return a learner whose fit has some epochs, and its data."""
+    """Return a learner with a checkpoint, for a fit of some epochs, and its data."""
     common = dict(tol=None, random_state=int(rng.integers(100)))
     kind = pick(rng, "search", "counts", "training", "training", "convolution", "classifier")
     if kind == "convolution":
@@ -696,7 +695,7 @@ def attributes(learner):
 
 
 def other_attributes(one, other):
-    """Return the names of fitted attributes that have not the same bits."""
+    """Return the names of fitted attributes with different bits."""
     one, other = attributes(one), attributes(other)
     if one.keys() != other.keys():
         return sorted(one.keys() ^ other.keys())
@@ -709,7 +708,7 @@ def other_attributes(one, other):
 
 
 def resumed(rng):
-    """A fit that was killed, or is trained longer, ends with the bits of one in peace."""
+    """Check that a killed or extended fit ends with the bits of an undisturbed one."""
     learner, data = checkpointed(rng)
     n_epochs, longer = int(rng.integers(1, 12)), bool(rng.integers(2))
     yield f"after {n_epochs} epochs, {longer=}\n  {learner}"
@@ -730,7 +729,7 @@ def resumed(rng):
 
 
 def leaves(tree, path=()):
-    """Yield where a tree has values."""
+    """Yield the places of values in a tree."""
     if isinstance(tree, dict | list):
         for name, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
             yield from leaves(value, (*path, name))
@@ -739,7 +738,7 @@ def leaves(tree, path=()):
 
 
 def damaged(rng, value):
-    """Return something else in the place of a value of a checkpoint."""
+    """Return a replacement for a value of a checkpoint."""
     if not isinstance(value, torch.Tensor):
         return pick(rng, None, -1, 0, 10**9, 0.5, float("nan"), "text", [1], {}, torch.ones(2))
     kind = pick(rng, "entry", "entry", "entry", "shape", "dtype", "row", "all", "number")
@@ -765,7 +764,7 @@ def damaged(rng, value):
 
 
 def damaged_checkpoints(rng):
-    """A checkpoint that somebody changed is refused by its name, or does no harm."""
+    """Check that a changed checkpoint is refused by name, or does no harm."""
     learner, data = checkpointed(rng)
     n_epochs = int(rng.integers(1, 12))
     with tempfile.TemporaryDirectory() as folder:
@@ -806,7 +805,7 @@ def damaged_checkpoints(rng):
 
 
 def atom_files(rng):
-    """Atoms come back with the same codes; a damaged file is named, or its atoms are atoms."""
+    """Check that stored atoms keep their codes; a damaged file is named, or holds valid atoms."""
     loss = pick(rng, "gaussian", "gaussian", "poisson")
     _, X, _ = random_counts(rng, loss)
     kind = pick(rng, PUDLEDictionaryLearning, PUDLEDictionaryLearning, NOODLDictionaryLearning)
@@ -828,7 +827,7 @@ def atom_files(rng):
     try:
         learner.fit(X)
     except ValueError as error:
-        if diverged(error):  # `counts` looks at that
+        if diverged(error):  # `counts` checks that
             return
         raise
     with tempfile.TemporaryDirectory() as folder:
@@ -858,7 +857,7 @@ def atom_files(rng):
             return
         atoms = stored.components
         whole = atoms.ndim == 2 and np.isfinite(atoms).all() and isinstance(stored.params, dict)
-        expect(whole, "what is no atoms was taken")
+        expect(whole, "invalid atoms were accepted")
         if change == "nothing":
             again = kind.from_components(atoms, intercept=stored.intercept, **stored.params)
             same = np.array_equal(again.transform(X), learner.transform(X), equal_nan=True)
@@ -880,10 +879,10 @@ def denoiser(name):
 
 
 def denoising(rng):
-    """A packaged denoiser makes nothing worse."""
+    """Check that a packaged denoiser makes nothing worse."""
     name = pick(rng, "gaussian", "gaussian-small", "gaussian-small", "poisson")
     told = bool(rng.integers(2))
-    # small parts that are all texture cannot be told from noise: the noise of large ones is
+    # small parts of texture alone cannot be told from noise: leave the noise of large ones unknown
     side = int(rng.integers(24, 80) if told else rng.integers(128, 256))
     y, x = int(rng.integers(400 - side)), int(rng.integers(600 - side))
     clean = photograph()[y : y + side, x : x + side]
@@ -909,7 +908,7 @@ def denoising(rng):
 
 
 def convolutions(rng):
-    """A convolutional learner through its methods."""
+    """Check the methods of a convolutional learner."""
     signals = bool(rng.integers(2))
     shape = (int(rng.integers(2, 6)), 30) if signals else (int(rng.integers(2, 6)), 13, 11)
     X = rng.normal(size=shape) * pick(rng, 1e-8, 1.0, 1.0, 1e8)
@@ -980,7 +979,7 @@ def grey(*gaps):
 
 
 def no_number(result):
-    """Refuse, for one who gave NaN, what is NaN: the caller sees it."""
+    """Raise ValueError for NaN: a caller who passed NaN sees it."""
     if not torch.isfinite(result).all():
         raise ValueError("the result is no number")
 
@@ -1051,7 +1050,7 @@ ARGUMENTS = {
     ),
 }  # fmt: skip
 
-# What is not refused is right: the result is looked at.
+# valid calls, to check the results of
 RIGHT = {
     "into a tensor": lambda: fitted("rows").transform_into(
         torch.as_tensor(rows()), torch.zeros(40, 4, dtype=torch.float64)
@@ -1070,7 +1069,7 @@ RIGHT = {
 
 
 def arguments(rng):
-    """Odd arguments are refused; what is right is finite."""
+    """Check that odd arguments are refused, and valid ones give finite results."""
     name = pick(rng, *ARGUMENTS, *RIGHT)
     yield name
     before = os.getcwd()
@@ -1113,7 +1112,7 @@ KINDS = {
 
 
 def attempt(seed, kinds):
-    """Return a kind, an outcome and, where it is unclear, a description."""
+    """Return a kind, an outcome and, if it is unclear, a description."""
     rng = np.random.default_rng(seed)
     kind = pick(rng, *[kind for kind in kinds for _ in range(KINDS[kind])])
     description, steps = "", kind(rng)

@@ -1,8 +1,8 @@
-"""What a GPU does with this package: tests first, then times against its CPU and plain torch.
+"""Test and time this package on a GPU, against its CPU and plain torch.
 
-Every part runs in a process and a time limit of its own, eight minutes in all, and the report is
-written after each, so that one that fails costs nobody else anything. Without CUDA there is nothing
-to measure, which is said; ``--device cpu --quick`` tries that all parts run. Example::
+Every part has its own process and time limit, eight minutes in all, and the report is written after
+each: a failure does not affect the others. Without CUDA there is nothing to measure, and a message
+says so; ``--device cpu --quick`` checks that all parts run. Example::
 
     python benchmarks/gpu.py --out gpu.json
 """
@@ -50,21 +50,21 @@ def seconds_of(function, device, *, repeats):
 
 
 def emit(found):
-    """Print what was found so far, the last of which counts, and return it."""
+    """Print the figures so far, the last of which count, and return them."""
     print(json.dumps(found), flush=True)
     return found
 
 
 def attempt(function):
-    """Return what a function returns, or what went wrong."""
+    """Return the result of a function, or its error."""
     try:
         return function()
-    except Exception as error:  # of memory, mostly: the other measurements go on
+    except Exception as error:  # mostly of memory: the other measurements continue
         return {"error": f"{type(error).__name__}: {error}"[:300]}
 
 
 def with_tf32(function):
-    """Return what a function measures with TF32 off and on; the setting is left as it was."""
+    """Return measurements of a function with TF32 off and on; restore the setting."""
     before, found = torch.get_float32_matmul_precision(), {}
     of_convolutions = torch.backends.cudnn.allow_tf32
     try:
@@ -99,7 +99,7 @@ def sparse_data(atoms, n, n_nonzero, seed=1):
 
 
 def tests(options):
-    """The tests that need a GPU."""
+    """Run the tests that need a GPU."""
     command = [sys.executable, "-m", "pytest", "-q", "--no-cov", "-m", "gpu", str(ROOT / "tests")]
     if options.quick:
         command.append("--collect-only")
@@ -110,7 +110,7 @@ def tests(options):
 
 
 def checks(options):
-    """scikit-learn's checks of an estimator."""
+    """Run scikit-learn's checks of an estimator."""
     from sklearn.utils.estimator_checks import check_estimator
 
     found = {}
@@ -128,7 +128,7 @@ def checks(options):
 
 
 def peak(options):
-    """Products of large matrices, the measure for all else."""
+    """Measure products of large matrices, as the reference for all parts."""
     size = 512 if options.quick else 8192
 
     def rate(dtype):
@@ -143,7 +143,7 @@ def peak(options):
 
 
 def autograd_update(atoms, x, alpha):
-    """The same codes by automatic differentiation of products of matrices."""
+    """Encode by the same iterations, with automatic differentiation of products of matrices."""
     z = x.new_zeros(len(x), len(atoms))
     for _ in range(N_UNFOLDINGS):
         v = z + STEP * ((x - z @ atoms) @ atoms.mT)
@@ -152,13 +152,13 @@ def autograd_update(atoms, x, alpha):
 
 
 def our_update(atoms, x, alpha):
-    """Codes of this package, and their adjoint."""
+    """Encode by this package, with its adjoint."""
     z = encode(atoms, x, alpha=alpha, n_unfoldings=N_UNFOLDINGS, step_size=STEP)
     return 0.5 * (x - z @ atoms).square().sum() / len(x)
 
 
 def update(options):
-    """The loss and its derivative in the atoms, for a batch."""
+    """Measure the loss and its derivative in the atoms, for a batch."""
     n, m = (32, 20) if options.quick else (4096, 1000)
     found = {}
     for p in [40] if options.quick else [1500, 4096, 16384]:
@@ -172,14 +172,14 @@ def update(options):
                 torch.autograd.grad(loss(leaf, x, 0.2), leaf)
 
             measured = seconds_of(differentiate, device, repeats=options.repeats)
-            # by D and its transpose in turn, or through the Gram matrix, whichever is less
+            # by D and its transpose in turn, or through the Gram matrix, whichever costs less
             operations = N_UNFOLDINGS * n_rows * min(12 * m * p, 6 * p * p)
             return measured | {
                 "rows_a_second": n_rows / measured["seconds"],
                 "dense_teraflops": operations / measured["seconds"] / 1e12,
             }
 
-        few = max(8, n // 64)  # on a CPU, all would take longer than all else together
+        few = max(8, n // 64)  # all samples would dominate the run on a CPU
         found[f"p={p}"] = {
             "skpudle": with_tf32(partial(run, our_update, options.device, n)),
             "autograd": with_tf32(partial(run, autograd_update, options.device, n)),
@@ -190,7 +190,7 @@ def update(options):
 
 
 def coders(options):
-    """Codes of the lasso, with their certificates, and of orthogonal matching pursuit."""
+    """Measure certified lasso codes, and orthogonal matching pursuit."""
     n, found = 256 if options.quick else 65536, {}
     for m, p in [(16, 32)] if options.quick else [(64, 256), (256, 1024)]:
 
@@ -216,7 +216,7 @@ def coders(options):
 
 
 def fit(options):
-    """`fit` with no argument but the number of atoms, whose search is on the CPU wherever it is."""
+    """Measure `fit` with the number of atoms alone; its search is always on the CPU."""
     n, m, p = (200, 16, 8) if options.quick else (20_000, 64, 256)
     x = sparse_data(unit_rows(p, m, "cpu"), n, 3).numpy()
 
@@ -238,7 +238,7 @@ def fit(options):
 
 
 def conv(options):
-    """The loss and its derivative in the atoms of a convolution with stride 2."""
+    """Measure the loss and its derivative in the atoms of a convolution with stride 2."""
     n, size, n_atoms, kernel, n_unfoldings = (
         (2, 16, 4, 4, 3) if options.quick else (16, 128, 64, 8, 20)
     )
@@ -286,7 +286,7 @@ BY_NAME = {part.__name__: part for part in PARTS}
 
 
 def fractions_of_the_peak(parts):
-    """Return what share of the rate of products in the same mode an update reaches."""
+    """Return the ratio of an update's rate to the rate of products in the same mode."""
     try:
         rates = parts["peak"]["result"]["float32"]
         return {
@@ -301,12 +301,12 @@ def fractions_of_the_peak(parts):
             for size, rows in parts["update"]["result"].items()
             if size.startswith("p=")
         }
-    except (KeyError, TypeError):  # one of them has failed
+    except (KeyError, TypeError):  # one of them failed
         return None
 
 
 def run_part(name, options):
-    """Run a part in a process of its own and return what it found, or why there is nothing."""
+    """Run a part in its own process and return its figures, or the reason for their absence."""
     command = [sys.executable, __file__, "--part", name, "--device", options.device]
     command += ["--repeats", str(options.repeats)] + ["--quick"] * options.quick
     start, limit, found = perf_counter(), PARTS[BY_NAME[name]], {}
@@ -317,7 +317,7 @@ def run_part(name, options):
             found["error"] = run.stderr.decode()[-2000:]
     except subprocess.TimeoutExpired as error:
         output = error.stdout
-        found["error"] = f"took more than {limit} s; what it had found until then counts"
+        found["error"] = f"took more than {limit} s; its figures until then count"
     lines = [line for line in (output or b"").decode().splitlines() if line.startswith("{")]
     if lines:
         found["result"] = json.loads(lines[-1])

@@ -1,4 +1,4 @@
-"""Memory over many fits and transforms of one process, which should not grow.
+"""Measure memory over many fits and transforms of one process, which should not grow.
 
 python benchmarks/leaks.py --out benchmarks/results/reliability/leaks.json
 """

@@ -1,10 +1,10 @@
-"""Fit a memory map that is larger than the memory that may be used, and watch that memory.
+"""Fit a memory map that is larger than the allowed memory, and measure the memory in use.
 
     python benchmarks/memory_map.py --gigabytes 20
 
-The file is sparse: some random blocks hold numbers, the others are zeros that take no disk. One
-epoch reads all of it. RssAnon is memory that belongs to the process; pages of the map belong to the
-kernel, which drops them when it needs them.
+The file is sparse: some random blocks hold numbers, the others are zeros without disk space. One
+epoch reads all of it. RssAnon is the private memory of the process; pages of the map belong to the
+kernel, which drops them on demand.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Run the experiments of the PUDLE paper at full size: figures 2 to 6, and what lies beyond.
+"""Run the experiments of the PUDLE paper at full size, figures 2 to 6, and some beyond it.
 
-Every experiment has a name, writes ``benchmarks/results/paper/NAME.json`` as it goes, and keeps in
-``benchmarks/output/paper`` what it needs to go on after an interruption; one that is finished is
-not run again.
+Every experiment has a name, writes ``benchmarks/results/paper/NAME.json`` as it proceeds, and keeps
+its state in ``benchmarks/output/paper``, to resume after an interruption. A finished one is not run
+again.
 
     python benchmarks/reproduce_paper.py --list
     python benchmarks/reproduce_paper.py figure5-s20-ae-ls figure4cd-T25-dec
@@ -10,10 +10,10 @@ not run again.
     python benchmarks/reproduce_paper.py --summary --published published_curves.json
     python benchmarks/reproduce_paper.py --figures FOLDER --published published_curves.json
 
-The settings are those of appendix B of the paper (arXiv:2106.00058), as its authors' published
-files show them: Adam with learning rate 1e-3, 100 unfoldings with step 0.2 and penalty 0.2, hard
-threshold 0.1, one sign per sample. ``--published`` names a file of the published numbers; they are
-compared with, and never stored with ours.
+The settings are those in appendix B of the paper (arXiv:2106.00058) and in its authors' published
+files: Adam with learning rate 1e-3, 100 unfoldings with step 0.2 and penalty 0.2, hard threshold
+0.1, one sign per sample. ``--published`` names a file of the published numbers, to compare with;
+they are never stored with ours.
 """
 
 import argparse
@@ -68,7 +68,7 @@ class Model:
     snr_db: float | None = None
 
     def random_state(self, *path):
-        """Return the seed of one part of the data, whatever was drawn before."""
+        """Return the seed of one part of the data, independent of earlier draws."""
         return int(np.random.SeedSequence([self.seed, *path]).generate_state(1)[0])
 
     def atoms(self):  # (n_components, n_features), float64
@@ -76,7 +76,7 @@ class Model:
         return make_dictionary_data(*sizes, random_state=self.random_state(0))[1]
 
     def perturbed_atoms(self, deviation):  # float32
-        """Return the truth plus normal entries of that standard deviation, normalised."""
+        """Return the truth plus normal entries of this standard deviation, normalised."""
         tau = deviation * self.n_features**0.5
         atoms = perturb_dictionary(self.atoms(), tau, random_state=self.random_state(1))
         return unit_rows(atoms).astype(np.float32)
@@ -115,7 +115,7 @@ PAPER = dict(
 
 
 def decay_at(update):
-    """Return the decay within the unfolding: 1, and 0.005 less after every 100 updates."""
+    """Return the decay within the unfolding: 1, minus 0.005 after every 100 updates."""
     return 1 - 0.005 * (update // 100)
 
 
@@ -143,7 +143,7 @@ class Recovery:
     seed: int = 0
 
     def error(self, atoms, truth):
-        """Return the relative error; where no truth was perturbed, after matching atoms."""
+        """Return the relative error, with matched atoms if training did not start at the truth."""
         return float(dictionary_error(atoms, truth, match=self.start != "perturbed"))
 
     def initial_atoms(self, model, truth):
@@ -387,7 +387,7 @@ class Training:
 
 @cache
 def lasso_minimiser(seed):
-    """Return D*, the minimiser of the lasso risk of the samples next to the true dictionary."""
+    """Return D*, the minimiser of the lasso risk of the samples nearest to the true dictionary."""
     truth, samples, _ = theory_data(seed)
     return lasso_dictionary(samples, truth, alpha=0.2, tol=1e-4).components
 
@@ -413,7 +413,7 @@ def experiments():
             # SPORCO keeps codes of all samples in memory, several times over
             n_samples = 10_000 if package == "sporco" else BATCH * N_UPDATES
             found[f"figure5-s{sparsity}-{package}"] = OtherPackage(sparsity, package, n_samples)
-    # beyond the paper: noise, starts that know no truth, other optimisers
+    # beyond the paper: noise, starts without the truth, other optimisers
     for snr in (20, 10):
         for method in METHODS:
             found[f"noise-{snr}dB-{method}"] = Recovery(20, method, snr_db=snr)
@@ -433,14 +433,14 @@ def experiments():
 
 
 class Published:
-    """The published numbers, where there are any: the same questions as for ours."""
+    """The published numbers, with the methods of our results."""
 
     methods = dict(zip(METHODS, ("ae-ls", "ae-ls, decay", "ae-ls, hard threshold", "NOODL")))
 
     def __init__(self, path):
         self.content = {} if path is None else json.loads(Path(path).read_text())
 
-    def curve(self, experiment):  # -> positions, values; empty where nothing was published
+    def curve(self, experiment):  # -> positions, values; empty if not published
         curve = {}
         if isinstance(experiment, Recovery) and experiment == Recovery(
             experiment.sparsity, experiment.method
@@ -490,7 +490,7 @@ def print_summary(published):
 
 
 def draw_figures(folder, published):
-    """Draw the figures in the layout of the paper, published curves dotted beside ours."""
+    """Draw the figures in the layout of the paper, published curves dotted."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -542,7 +542,7 @@ def draw_figures(folder, published):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", help="experiments; by default all")
-    parser.add_argument("--list", action="store_true", help="list them and what is finished")
+    parser.add_argument("--list", action="store_true", help="list experiments and their states")
     parser.add_argument("--summary", action="store_true", help="print results and run nothing")
     parser.add_argument("--figures", metavar="FOLDER", help="draw results and run nothing")
     parser.add_argument("--published", metavar="FILE", help="JSON of published curves")

@@ -1,4 +1,4 @@
-"""Figures of the published version of the paper: stability of training, and contributions.
+"""Reproduce figures of the published version of the paper: stable training, and contributions.
 
     python benchmarks/reproduce_published.py stability
     python benchmarks/reproduce_published.py contributions
@@ -8,15 +8,15 @@ Stability: 3000 samples of 96 atoms in 64 dimensions, 4 of them in each, with bo
 sub-Gaussian) codes of any sign. Training starts from the pairwise initialisation of these samples,
 and takes 6 epochs of Adam with 25 unfoldings, by gradients "dec" and "ae-ls". One of the size of
 the batch, the learning rate and the noise of the data varies, the others stay at 16, 1e-3 and none.
-The error is that of the dictionary, relative and after matching atoms. Beside it is how far the
-dictionary moves in an epoch at the end of training, and the cosine of the gradient of a batch with
-that of all samples, at the start.
+The error is the relative one of the dictionary, after matching atoms. The report also has the
+distance that the dictionary moves in an epoch at the end of training, and the cosine of the
+gradients of a batch and of all samples at the start.
 
 Contributions: the digits 0 to 4 of scikit-learn, without labels, 100 atoms, non-negative codes of
-15 unfoldings, Adam for 200 epochs. How far the dictionary is from the combination of samples that
-the formula gives with some ridge (a sample has the norm 1), and whether the samples with the
-largest shares in the reconstruction of a new digit, and those with the most similar codes, are of
-its class.
+15 unfoldings, Adam for 200 epochs. The report has the distance between the dictionary and the
+combination of samples in the formula with some ridge (a sample has the norm 1). It also has the
+share of samples of the right class among those with the largest contributions to the reconstruction
+of a new digit, and among those with the most similar codes.
 
 Size: three synthetic problems, three seeds each, on which the stability of the dictionary chooses
 the number of atoms; three bootstrap samples for each number.
@@ -66,7 +66,7 @@ def _encode(dictionary, x, mask=None, *, alpha):
 
 
 def agreement(rule, atoms, x, batch_size, n_batches=50):
-    """Return the mean cosine of gradients of batches with that of all samples."""
+    """Return the mean cosine of the gradients of batches and of all samples."""
     whole = gradient_of(rule, atoms, x).flatten()
     batches = x[: batch_size * n_batches].split(batch_size)
     parts = [gradient_of(rule, atoms, batch).flatten() for batch in batches]
@@ -74,7 +74,7 @@ def agreement(rule, atoms, x, batch_size, n_batches=50):
 
 
 def train(rule, X, truth, start, *, batch_size, learning_rate):
-    """Return the errors before and after every epoch, and how far the last one moved."""
+    """Return the errors before and after every epoch, and the distance moved in the last one."""
     learner = PUDLEDictionaryLearning(
         len(start),
         alpha=ALPHA,
@@ -135,7 +135,7 @@ def stability(path):
 
 
 def share(y_train, y_test, indices):
-    """Return how many of the named training samples are of the class of their sample."""
+    """Return the share of the indexed training samples with the class of their sample."""
     return float((y_train[indices] == y_test[:, None]).mean())
 
 

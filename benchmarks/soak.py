@@ -1,15 +1,15 @@
-"""Break training on purpose, for a given time or a given number of times, and count what is lost.
+"""Break training on purpose, for a given time or a given number of times, and count losses.
 
     python benchmarks/soak.py --kills 50 --corruptions 100 --full-disks 5 --rank-deaths 5
     python benchmarks/soak.py --minutes 30
 
-A process in training is killed by SIGKILL at a random moment, again and again until its fit is
-finished, and the result compared bit by bit with that of a fit in peace. Checkpoints are cut off,
-changed in a bit, overwritten, or replaced by something that would run when unpickled. The largest
-file a process may write becomes too small, as on a full disk. Two processes train together and one
-is killed; the other has to stop with an error, and the checkpoint has to be whole.
+A process in training is killed by SIGKILL at random moments until its fit is finished; the result
+has to equal an undisturbed one bit by bit. Checkpoints are cut off, changed in a bit, overwritten,
+or replaced by a file that would run when unpickled. The largest file a process may write becomes
+too small, as on a full disk. Two processes train together and one is killed; the other has to stop
+with an error, and the checkpoint has to be complete.
 
-Children are forked, so that a fault costs no start of Python; each computes on one thread.
+Children are forked, so that a fault does not cost a start of Python; each computes on one thread.
 """
 
 import argparse
@@ -121,7 +121,7 @@ class Soak:
         return X, learner, time.monotonic() - start, np.load(folder / "peace.npy")
 
     def kill(self, folder, at_most):
-        """Kill one fit until it is finished; each life is a random share of a whole one."""
+        """Kill one fit until it is finished; each life is a random share of an undisturbed one."""
         X, learner, seconds, expected = self.in_peace(folder)
         path, result = folder / "fit.npz", folder / "fit.npy"
         while not result.exists():
@@ -148,7 +148,7 @@ class Soak:
         self.expect(same, f"other bits after a kill: {learner}")
 
     def corrupt(self, folder):
-        """Damage one file; it has to be refused by its name, with nothing taken from it."""
+        """Damage one file; it has to be refused by name, and nothing taken from it."""
         X, learner = self.corruptible
         path, trap = folder / "damaged.npz", folder / "trap"
         content, rng = bytearray(self.whole), self.rng
@@ -187,7 +187,7 @@ class Soak:
         self.counts["corrupted_files"] += 1
 
     def fill_disk(self, folder):
-        """Let no file be larger than half a checkpoint, from a random moment on."""
+        """Limit files to half a checkpoint, from a random moment on."""
         X, learner, seconds, expected = self.in_peace(folder)
         path, result = folder / "full.npz", folder / "full.npy"
         size = (folder / "peace.npz").stat().st_size // 2
@@ -242,14 +242,14 @@ class Soak:
         self.counts["killed_ranks"] += 1
 
     def prepare(self, folder):
-        """Make the file that is damaged."""
+        """Write the file to damage."""
         X, learner, _, _ = self.in_peace(folder)
         self.corruptible = X, learner
         self.whole = (folder / "peace.npz").read_bytes()
 
 
 class Trap:
-    """Makes a file when it is unpickled."""
+    """Create a file when unpickled."""
 
     def __init__(self, path):
         self.path = path

@@ -1,17 +1,17 @@
-"""Train a denoiser for any noise, every unfolding with atoms of its own, and measure it.
+"""Train a denoiser for any noise, with its own atoms for every unfolding, and measure it.
 
 ``--data DIR`` has a folder of training images, ``--train`` (432 colour pictures, read as grey
 levels), and one of test images, ``--test`` (68 grey ones); nothing is downloaded. A run has a name,
-writes ``benchmarks/results/denoisers/NAME.json`` as it goes, and keeps in
-``benchmarks/output/denoise`` what it needs to go on after an interruption::
+writes ``benchmarks/results/denoisers/NAME.json`` as it proceeds, and keeps its state in
+``benchmarks/output/denoise``, to resume after an interruption::
 
     python benchmarks/train_denoiser.py any-noise --data DIR --epochs 1100 \
         --save skpudle/pretrained/denoiser_gray.npz
     python benchmarks/train_denoiser.py any-noise-small --data DIR --epochs 600 \
         --n-components 40 --n-unfoldings 6 --save skpudle/pretrained/denoiser_gray_small.npz
 
-An epoch is one crop of every image. Noise is drawn anew for every crop, and so is its level. With
-``--only 25`` the network is for one level, which tells what a model for each level would gain.
+An epoch is one crop of every image, with new noise of a new level for every crop. With ``--only
+25`` the network is for one level, to measure the gain of a model for each level.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from skpudle import ConvPUDLEDictionaryLearning
 from skpudle.datasets import load_gray_images
 from skpudle.pretrained import save_denoiser
 
-LEVELS = (15, 25, 50)  # where published denoisers are compared, for pixels to 255
+LEVELS = (15, 25, 50)  # levels of published comparisons, for pixels to 255
 
 
 def learner_of(options):

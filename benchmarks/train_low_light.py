@@ -1,18 +1,18 @@
 """Train a denoiser of photons, for a range of light, and measure it by a published protocol.
 
 ``--data DIR`` has the folders of `train_denoiser.py`. A test image with values ``x`` gives counts
-of expectation ``peak * x / max(x)`` at peaks 1, 2 and 4; what is reported is the PSNR of the
-estimated expectations with that peak. Competitors are BM3D by the Anscombe transform and its exact
-inverse (``--bm3d N``, on the first N images, in the same draws) and the weights for each peak that
-were published with B. Tolooshams et al., "Convolutional dictionary learning based auto-encoders for
-natural exponential-family distributions", ICML 2020: with 20,618 parameters, the first 12 images
-had 21.37, 22.31 and 23.51 dB in one draw. A run goes on after an interruption::
+of expectation ``peak * x / max(x)`` at peaks 1, 2 and 4; the report has the PSNR of the estimated
+expectations with that peak. Competitors are BM3D by the Anscombe transform and its exact inverse
+(``--bm3d N``, on the first N images, in the same draws) and the weights for each peak published
+with B. Tolooshams et al., "Convolutional dictionary learning based auto-encoders for natural
+exponential-family distributions", ICML 2020: with 20,618 parameters, the first 12 images had 21.37,
+22.31 and 23.51 dB in one draw. A run resumes after an interruption::
 
     python benchmarks/train_low_light.py low-light --data DIR --bm3d 12 \
         --save skpudle/pretrained/denoiser_photons.npz
 
-An epoch is one crop of every image, of photons that are drawn anew. The learning rate falls in the
-second half of training, so that a run may be made longer before that.
+An epoch is one crop of every image, with newly drawn photons. The learning rate falls in the second
+half of training; extend a run before that.
 """
 
 import argparse
@@ -58,13 +58,13 @@ def learner_of(options):
 
 
 def bright_images(folder):
-    """Return images with values to 1."""
+    """Return images scaled to a maximum of 1."""
     images = (image.astype(np.float32) for image in load_gray_images(folder))
     return [image / image.max() for image in images]
 
 
 def evaluate(denoise, images):
-    """Return for each peak the mean PSNR, that of the first 12, and seconds an image."""
+    """Return for each peak the mean PSNR, of all and of the first 12, and seconds an image."""
     found = {}
     for peak in PEAKS:
         noise, values, start = np.random.default_rng(peak), [], time.process_time()
@@ -81,7 +81,7 @@ def evaluate(denoise, images):
 
 
 def by_bm3d(photons):
-    """Denoise by BM3D between the transform of Anscombe and its exact inverse.
+    """Denoise by BM3D between Anscombe's transform and its exact inverse.
 
     M. Mäkitalo and A. Foi, "A closed-form approximation of the exact unbiased inverse of the
     Anscombe variance-stabilizing transformation", IEEE Transactions on Image Processing, 2011.
@@ -100,7 +100,7 @@ def main():
     parser.add_argument("--only-bm3d", action="store_true", help="train and measure nothing else")
     parser.set_defaults(
         n_components=26, n_unfoldings=8, crop_size=97, batch_size=2, epochs=1100
-    )  # so deep and large as held-out training images ask for
+    )  # depth and size by held-out training images
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     test = bright_images(options.data / options.test)

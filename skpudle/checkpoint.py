@@ -1,4 +1,4 @@
-"""Checkpoints: the state of training on disk, so that a killed fit goes on where it was."""
+"""Checkpoints: the state of training on disk, so that a killed fit resumes where it stopped."""
 
 from skpudle._training.archive import read_checkpoint, write_checkpoint
 from skpudle._training.checkpoint import Checkpoint

@@ -1,9 +1,9 @@
 """Data with a known dictionary, and patches of real images.
 
-`make_dictionary_data` draws from the generative model ``x = D z`` (+ noise) and returns its atoms
-and codes too, so that recovery can be measured. `perturb_dictionary` makes the starting points of
-the published experiments. Images come from a folder of your own, or are the two photographs
-shipped with scikit-learn; nothing is ever downloaded.
+`make_dictionary_data` draws from the generative model ``x = D z`` (+ noise). It returns the atoms
+and codes too, so that recovery can be measured. `perturb_dictionary` makes the initial dictionaries
+of the published experiments. Images come from your own folder, or are the two photographs shipped
+with scikit-learn; nothing is ever downloaded.
 """
 
 import math
@@ -53,7 +53,7 @@ def _check_model(n_nonzero, n_components, amplitude, sign):
 
 
 def _size(value, default, actual, *, name):
-    """Return the size that the given dictionary has, or the one asked for, or the default."""
+    """Return the size of the given dictionary, or else the requested one, or else the default."""
     if actual is None:
         return default if value is None else value
     if value not in (None, actual):
@@ -67,7 +67,7 @@ def _size(value, default, actual, *, name):
 def _random_supports(n_samples, n_components, n_nonzero, random_state):
     """Return ``n_nonzero`` different atoms for each sample, uniformly and in increasing order.
 
-    The smallest of ``n_components`` random keys are a uniform subset of any size.
+    The atoms with the ``n_nonzero`` smallest of random keys are a uniform subset.
     """
     supports = np.empty((n_samples, n_nonzero), dtype=np.intp)
     n_rows = max(1, KEYS_PER_BLOCK // n_components)
@@ -95,17 +95,17 @@ def make_dictionary_data(
     """Draw samples that are sparse combinations of the atoms of a known dictionary.
 
     Each sample uses a uniformly drawn subset of the atoms, with moduli drawn uniformly from
-    `amplitude`. The atoms are Gaussian vectors scaled to unit norm. What is returned has the order
-    and shapes of `sklearn.datasets.make_sparse_coded_signal`, whose codes are Gaussian.
+    `amplitude`. The atoms are Gaussian vectors scaled to unit norm. The returned arrays have the
+    order and shapes of `sklearn.datasets.make_sparse_coded_signal`, which draws Gaussian codes.
 
     Parameters
     ----------
     n_samples : int, default=1000
         Number of samples.
     n_features : int, default=None
-        Number of features; 100 if None, or that of `dictionary`.
+        Number of features; None takes it from `dictionary`, or else 100.
     n_components : int, default=None
-        Number of atoms; 150 if None, or that of `dictionary`.
+        Number of atoms; None takes it from `dictionary`, or else 150.
     n_nonzero : int, default=5
         Number of atoms that each sample uses.
     amplitude : tuple of float, default=(1.0, 2.0)
@@ -114,12 +114,12 @@ def make_dictionary_data(
         One random sign per nonzero entry, one per sample (as in the published experiments of [1]_),
         or none, which makes the codes positive.
     snr_db : float, default=None
-        Ratio of the energy of the samples to that of the Gaussian noise added to them, in decibels
-        and over all samples together. None adds no noise.
+        Signal-to-noise ratio in decibels, over all samples together; the noise is Gaussian. None
+        adds no noise.
     dictionary : array-like of shape (n_components, n_features), default=None
         Atoms to use as they are, instead of random ones.
     dtype : dtype, default=numpy.float64
-        Floating-point type of all that is returned. The random draws do not depend on it.
+        Floating-point type of all returned arrays. The random draws do not depend on it.
     random_state : int, RandomState instance or None, default=None
         Pass an int for the same data at every call.
 
@@ -182,11 +182,11 @@ def make_dictionary_data(
 
 
 def perturb_dictionary(dictionary, tau, *, random_state=None):
-    r"""Return ``dictionary`` plus Gaussian noise, the start of the published experiments.
+    r"""Return ``dictionary`` plus Gaussian noise: the initial one of the published experiments.
 
-    To every entry is added a Gaussian number of mean 0 and standard deviation ``tau / sqrt(m)``,
-    where ``m`` is the number of entries of an atom. Each atom thus moves by a distance of about
-    `tau`, so that for unit-norm atoms `tau` is the expected relative Frobenius error.
+    The noise of every entry has mean 0 and standard deviation ``tau / sqrt(m)``, where ``m`` is the
+    number of entries of an atom. Each atom thus moves by a distance of about `tau`: for unit-norm
+    atoms `tau` is the expected relative Frobenius error.
 
     Parameters
     ----------
@@ -242,7 +242,7 @@ def _read_gray(path):
     with _pillow().open(path) as image:
         if image.mode == "F":
             return np.asarray(image, dtype=np.float64)
-        if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8
+        if image.mode.startswith("I"):  # 16 bits, else Pillow clips them to 8
             return np.asarray(image, dtype=np.float64) / 65535
         return np.asarray(image.convert("L"), dtype=np.float64) / 255
 
@@ -253,8 +253,8 @@ def load_gray_images(folder=None):
     Parameters
     ----------
     folder : str or path-like, default=None
-        Folder whose images are read, in the order of their names and not in its subfolders. None
-        reads the two photographs that come with scikit-learn.
+        Folder of the images, read in the order of their names, without subfolders. None reads the
+        two photographs that come with scikit-learn.
 
     Returns
     -------
@@ -269,7 +269,7 @@ def load_gray_images(folder=None):
         If `folder` is no folder or has no image.
     """
     if folder is None:
-        _pillow()  # or scikit-learn would raise an error that names no extra
+        _pillow()  # scikit-learn's own error would not name our extra
         return [_read_gray(path) for path in load_sample_images().filenames]
     folder = Path(folder)
     if not folder.is_dir():
@@ -277,14 +277,14 @@ def load_gray_images(folder=None):
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise ValueError(
-            f"The folder {str(folder)!r} has no image. Files are taken for images if their names "
+            f"The folder {str(folder)!r} has no image. Files count as images if their names "
             f"end in one of {', '.join(IMAGE_SUFFIXES)}."
         )
     return [_read_gray(path) for path in paths]
 
 
 def _normalize_patches(patches, center, normalize):
-    """Remove each row's mean and scale it to norm 1; what is zero up to rounding becomes 0."""
+    """Subtract each row's mean and scale it to norm 1; rows of rounding errors become 0."""
     norms = np.linalg.norm(patches, axis=1, keepdims=True)
     negligible = 10 * np.finfo(patches.dtype).eps * norms
     if center:
@@ -322,8 +322,8 @@ def extract_patches(
     center : bool, default=True
         Whether each patch's mean is subtracted from it.
     normalize : bool, default=True
-        Whether each patch is then scaled to unit norm. A patch that is zero stays zero; with
-        `center` those are the patches of one grey level.
+        Whether each patch is then scaled to unit norm. A zero patch stays zero; with `center`, a
+        patch of one grey level becomes zero.
     dtype : dtype, default=numpy.float64
         Floating-point type of the patches.
     random_state : int, RandomState instance or None, default=None
@@ -400,8 +400,7 @@ def load_image_patches(
     Returns
     -------
     ndarray of shape (n_patches, height * width)
-        Patches, one per row. This and the errors are as in `load_gray_images` and
-        `extract_patches`.
+        Patches, one per row; see `extract_patches`, also for the errors, and `load_gray_images`.
 
     Examples
     --------

@@ -1,8 +1,8 @@
-r"""The theorems as curves: how fast codes, their Jacobian and gradients converge.
+r"""Measure the paper's theorems: how fast codes, their Jacobian and gradients converge.
 
-For a dictionary ``D`` the encoder's codes ``z_t`` go to the solution ``z_hat`` of the lasso, and
-what is trained depends on how: the functions here measure every distance that the paper's theorems
-bound, in float64.
+For a dictionary ``D`` the encoder's codes ``z_t`` converge to the solution ``z_hat`` of the lasso,
+and the error that remains biases the training. These functions measure, in float64, every distance
+that the theorems bound.
 
 =========================  =======================================================================
 `code_convergence`         ``|z_t - z_hat|``, ``|J_t - J_hat|``, support selection, rates (3.1, 3.2)
@@ -37,8 +37,8 @@ __all__ = ["code_convergence", "gradient_convergence", "lasso_dictionary", "trai
 
 GRADIENTS = ("dec", "ae-lasso", "ae-ls")
 
-_ROUNDING = 1e-12  # of the largest error, below which an error says nothing of the rate
-_CHUNK = 1000  # samples whose codes of all unfoldings fit into a cache
+_ROUNDING = 1e-12  # of the largest error; smaller errors say nothing of the rate
+_CHUNK = 1000  # samples: their codes of all unfoldings fit into a cache
 
 
 def _problem(X, components, step_size):  # -> x, dictionary, step
@@ -62,7 +62,7 @@ def _restricted_gram(dictionary, used):  # (n, p) booleans -> indices (n, k), G_
 
 
 def _solve_on_support(dictionary, used, right):  # (n, p), (n, p) -> (n, p)
-    """Return the vector on each sample's support that its part of the Gram matrix maps to."""
+    """Solve with each sample's Gram matrix on its support."""
     indices, gram = _restricted_gram(dictionary, used)
     right = right.masked_fill(~used, 0)
     inner = (torch.linalg.pinv(gram, hermitian=True) @ right.gather(1, indices)[:, :, None])[
@@ -156,10 +156,10 @@ def code_convergence(
     step_size : float or "auto", default="auto"
         Step of an iteration; "auto" is 1 over a bound of the squared spectral norm.
     n_directions : int or None, default=8
-        Number of random directions in which the Jacobian is looked at, which estimate its Frobenius
-        norm; 0 leaves it out, None looks at every entry of the dictionary (small ones only).
+        Number of random directions that estimate the Frobenius norm of the Jacobian's error; 0
+        leaves it out, None takes every entry of the dictionary (small ones only).
     random_state : int, RandomState instance or None, default=None
-        Determines the directions.
+        Seed of the directions.
 
     Returns
     -------
@@ -167,9 +167,9 @@ def code_convergence(
         - ``n_unfoldings``, (T,): 1 to T;
         - ``code_error``, (T, n_samples): :math:`|z_t - \hat z|`;
         - ``jacobian_error``, (T, n_samples): :math:`|J_t - \hat J|_F`, where
-          :math:`J = \partial z / \partial D`; not there without directions;
+            :math:`J = \partial z / \partial D`; left out without directions;
         - ``support_time``, (n_samples,): the first t from which on codes have the support of
-          :math:`\hat z`, T + 1 where that did not happen (proposition 3.1);
+          :math:`\hat z` (proposition 3.1), or T + 1 if there is none;
         - ``observed_rate``, (n_samples,): :math:`\rho`, from the slope of the logarithm of the code
           error after that; NaN where there are too few iterations;
         - ``rate``, (n_samples,): :math:`|1 - s \mu|`, the largest over the eigenvalues
@@ -194,7 +194,7 @@ def code_convergence(
             squares[t] += weight * (tangent - limit).square().sum(1)
 
     indices, gram = _restricted_gram(dictionary, used)
-    # an entry of the padding is an eigenvalue 1 of its own: make it 1 / step, whose mode is 0
+    # an entry of the padding adds an eigenvalue 1: make it 1 / step, whose mode is 0
     padding = (~used.gather(1, indices)).to(x)
     modes = 1 - step * torch.linalg.eigvalsh(gram + torch.diag_embed(padding * (1 / step - 1)))
     rate = modes.abs().amax(1) if modes.shape[1] else x.new_zeros(len(x))
@@ -213,7 +213,7 @@ def code_convergence(
 
 
 def _adjoint(dictionary, path, residuals, step, delta):  # -> (n, p, m)
-    """Return what ``delta``, a derivative in the last codes, means for the atoms of each sample."""
+    """Push ``delta``, a derivative in the last codes, back to the atoms, for each sample."""
     moved, images = [], []
     for following in reversed(path[1:]):
         moved.append(delta.masked_fill(following == 0, 0))
@@ -259,7 +259,7 @@ def gradient_convergence(
     minimizer=None,
     per_sample=False,
 ):
-    r"""Measure how far gradients are from those of converged, best and true codes (3.3 and 3.4).
+    r"""Measure distances of gradients to those at converged, optimal and true codes (3.3 and 3.4).
 
     Parameters
     ----------
@@ -270,8 +270,8 @@ def gradient_convergence(
     alpha : float
         Penalty of the lasso.
     n_unfoldings : int or array-like of int, default=100
-        Depths at which gradients are taken; a number stands for 1 to that number. The cost is that
-        of the sum of the depths.
+        Depths of the gradients; a number n means 1 to n. The cost is proportional to the sum of
+        the depths.
     step_size : float or "auto", default="auto"
         Step of an iteration; "auto" is 1 over a bound of the squared spectral norm.
     code : array-like of shape (n_samples, n_components), default=None
@@ -279,7 +279,7 @@ def gradient_convergence(
     minimizer : array-like of shape (n_components, n_features), default=None
         The minimiser :math:`D^*` of the lasso risk, as `lasso_dictionary` returns it.
     per_sample : bool, default=False
-        Whether distances are those of each sample's gradient rather than of their mean.
+        Whether to measure each sample's gradient rather than their mean.
 
     Returns
     -------
@@ -329,9 +329,9 @@ def gradient_convergence(
 def lasso_dictionary(X, components, *, alpha, max_iter=1000, tol=1e-6):
     """Minimise the lasso risk over dictionaries of unit-norm atoms, from a given one (eq. 1).
 
-    Alternates a sweep of exact updates of the atoms with 20 unfoldings from the codes before; these
+    Alternates exact updates of all atoms with 20 unfoldings, started at the last codes; the codes
     have converged at the beginning and at the end. Started at the dictionary that generated the
-    data, it ends at the minimiser next to that.
+    data, it ends at the nearest minimiser.
 
     Parameters
     ----------
@@ -372,7 +372,7 @@ def lasso_dictionary(X, components, *, alpha, max_iter=1000, tol=1e-6):
 
 
 def training_convergence(learner, X, *, n_epochs, references):
-    """Measure in training how far the dictionary and its codes are from given ones.
+    """Measure distances of the dictionary and its codes to references during training.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
-"""Patches of images and back, denoising and inpainting, and measures of image quality.
+"""Patches of images, denoising, inpainting, and measures of image quality.
 
-Any dictionary learner that is fitted on rows denoises images: overlapping patches are coded one by
-one, and every pixel becomes the mean of what the patches that contain it say. What denoises also
-fills in missing pixels, for which NaN stands. Unsigned integers are fractions of their largest
-value, as for convolutional learners: of 255 for uint8.
+Any dictionary learner fitted on rows denoises images: it codes overlapping patches one by one, and
+a pixel becomes the mean of its values in all patches that contain it. A denoiser also fills in
+missing pixels, which NaN marks. Unsigned integers become fractions of their largest value, as for
+convolutional learners: of 255 for uint8.
 """
 
 from functools import cache
@@ -22,16 +22,16 @@ from skpudle.operators import Phases
 
 __all__ = ["denoise_patches", "extract", "inpaint", "psnr", "reconstruct", "ssim"]
 
-# Patches that are denoised at a time: few enough for their codes to stay in a cache.
+# patches denoised at a time: few enough for their codes to stay in a cache
 _PATCHES = {"cpu": 4096, "cuda": 2**17}
 
-# Inpainting: the largest noise, in errors of interpolation, and how many times smaller the last is.
-# The threshold of cosines, in standard deviations of the noise. All were chosen on photographs of
-# the Berkeley data set and on the flower of the example.
+# Inpainting: the first noise level, in errors of interpolation; first over last level; and the
+# threshold of cosines, in noise levels. All were chosen on photographs of the Berkeley data set
+# and on the flower of the example.
 _FIRST, _SMALLER, _THRESHOLD = 1.5, 20.0, 2.7
 
 
-def _read(images, like):  # -> (n, c, height, width), on the device of what is like them
+def _read(images, like):  # -> (n, c, height, width), on the device of `like`
     device = like.device if isinstance(like, torch.Tensor) else "cpu"
     return read_images(images, 2, device=device, allow_nan=True).tensors[0]
 
@@ -40,8 +40,8 @@ def _read_grey(image):  # -> (1, 1, height, width)
     x = _read([image], image)
     if x.shape[1] > 1:
         raise ValueError(
-            f"One grey image is expected, (height, width), got the shape {tuple(np.shape(image))}; "
-            "pass channels, or images, one by one."
+            f"One grey image is expected, (height, width), not the shape {tuple(np.shape(image))}. "
+            "Pass channels, or images, one by one."
         )
     return x
 
@@ -66,7 +66,7 @@ def _patch_shape(value):  # an integer, or a pair -> a pair
 
 
 def _geometry(size, patch_shape, stride):
-    """Return the patches that cover an image, and how many pixels are missing at its ends."""
+    """Return the patches that cover an image, and how many pixels they exceed its ends by."""
     if not _is_count(stride) or stride > min(patch_shape):
         raise ValueError(
             f"Patches of {patch_shape} pixels every {stride!r:.80} do not cover an image. Pass a "
@@ -96,12 +96,12 @@ def extract(image, patch_shape=(8, 8), *, stride=1):
     Parameters
     ----------
     image : array-like or Tensor of shape (height, width)
-        A grey image; it is continued by reflection where patches go beyond its ends. Unsigned
-        integers become fractions of their largest value. NaN stays in the patches.
+        A grey image, extended by reflection where patches exceed its ends. Unsigned integers
+        become fractions of their largest value. NaN stays in the patches.
     patch_shape : int or tuple of int, default=(8, 8)
-        Size of a patch; one number is that of a square.
+        Height and width of a patch; one number for a square.
     stride : int, default=1
-        Distance of neighbouring patches.
+        Distance of neighbouring patches, in pixels.
 
     Returns
     -------
@@ -113,7 +113,7 @@ def extract(image, patch_shape=(8, 8), *, stride=1):
 
 
 def reconstruct(patches, image_shape, patch_shape=(8, 8), *, stride=1):
-    """Return the image whose pixels are the means of overlapping patches.
+    """Return an image from overlapping patches: each pixel is the mean of its values in them.
 
     Parameters
     ----------
@@ -127,13 +127,13 @@ def reconstruct(patches, image_shape, patch_shape=(8, 8), *, stride=1):
     Returns
     -------
     ndarray or Tensor of shape (height, width)
-        The image; of unchanged patches, the one that they were extracted from, in fractions if it
-        was one of unsigned integers.
+        The image. Patches straight from `extract` give back their image, as fractions if it held
+        unsigned integers.
 
     Raises
     ------
     ValueError
-        If the patches are not as many as cover the image, or of another size.
+        If the number or the size of the patches does not fit the image.
     """
     patch_shape = _patch_shape(patch_shape)
     if not isinstance(image_shape, tuple | list) or [*map(_is_count, image_shape)] != [True] * 2:
@@ -154,7 +154,7 @@ def reconstruct(patches, image_shape, patch_shape=(8, 8), *, stride=1):
     return like_input(image, patches)
 
 
-def _decode(learner, patches):  # (n, n_pixels) -> what codes stand for, number of non-zeros (n,)
+def _decode(learner, patches):  # (n, n_pixels) -> decoded (n, n_pixels), numbers of non-zeros (n,)
     codes = learner.transform(patches)
     n_nonzeros = to_tensor((codes != 0).sum(1))
     if hasattr(learner, "inverse_transform"):
@@ -163,7 +163,7 @@ def _decode(learner, patches):  # (n, n_pixels) -> what codes stand for, number 
 
 
 def _denoise_rows(learner, patches, like, *, center, weights):
-    """Return denoised patches times their weights, and weights, zero where nothing is known."""
+    """Return denoised patches times their weights, and weights; 0 where no pixel is known."""
     known = ~patches.isnan().all(1)
     denoised, weight = torch.zeros_like(patches), patches.new_zeros(len(patches), 1)
     if known.any():
@@ -181,31 +181,31 @@ def denoise_patches(
 ):
     """Denoise a grey image by a dictionary of patches.
 
-    The mean of each patch, which is hardly noisy, is left out of coding and added again. Patches
-    are coded some thousands at a time, so that memory is that of the image.
+    The mean of each patch, which is hardly noisy, is subtracted before coding and added again.
+    Patches are coded a few thousand at a time: memory is proportional to the image.
 
     Parameters
     ----------
     learner : transformer
         Fitted on patches without their means, with ``transform``, and ``inverse_transform`` or
         ``components_``: a learner of this package, or any of scikit-learn's, such as
-        `~sklearn.decomposition.MiniBatchDictionaryLearning`. That of K-SVD codes up to the error
-        that the noise explains, ``transform_algorithm="omp"`` with ``transform_tol = n_pixels *
-        (1.1 * noise_std) ** 2``; hard thresholds of an encoder are faster.
+        `~sklearn.decomposition.MiniBatchDictionaryLearning`. K-SVD codes up to the error that the
+        noise explains: ``transform_algorithm="omp"`` with ``transform_tol = n_pixels *
+        (1.1 * noise_std) ** 2``; an encoder with hard thresholds is faster.
     image : array-like or Tensor of shape (height, width)
-        The noisy image. Unsigned integers become fractions of their largest value, and so are what
-        the learner has to be fitted on. NaN marks missing pixels, for learners that take it; the
-        result has values there, but where no patch has a known pixel.
+        The noisy image. Unsigned integers become fractions of their largest value: fit the learner
+        on such fractions. NaN marks missing pixels, for learners that take it; the result has
+        values there, except in patches without a known pixel.
     patch_shape : int or tuple of int, default=(8, 8)
-        Size of a patch; one number is that of a square.
+        Height and width of a patch; one number for a square.
     stride : int, default=1
-        Distance of neighbouring patches: 1 is best, larger ones faster.
+        Distance of neighbouring patches, in pixels: 1 is best, larger ones are faster.
     center : bool, default=True
-        Whether means are left out. False is for learners of non-negative patches, such as
+        Whether to subtract means. False is for learners of non-negative patches, such as
         `~sklearn.decomposition.NMF`.
     weights : {"sparsity", "equal"}, default="sparsity"
-        What patches that overlap count: "sparsity" is ``1 / (1 + n_nonzeros)`` of the code, as the
-        more atoms a patch has, the more of the noise ([1]_, [2]_).
+        Weights of overlapping patches: "sparsity" is ``1 / (1 + n_nonzeros)`` of the code, as the
+        more atoms a patch uses, the more noise it contains ([1]_, [2]_).
 
     Returns
     -------
@@ -244,7 +244,7 @@ def denoise_patches(
     return like_input((total / count)[0, 0, :height, :width], image)
 
 
-def _interpolate(x, known):  # (height, width) -> linear where there are neighbours, else nearest
+def _interpolate(x, known):  # (height, width) -> linear between known pixels, else nearest
     places, values, gaps = np.argwhere(known), x[known], np.argwhere(~known)
     filled = x.copy()
     try:
@@ -269,7 +269,7 @@ def _denoise_by_cosines(image, noise_std, side=8):
     waves = dct(np.eye(side), norm="ortho", axis=0)
     threshold = dict(alpha=_THRESHOLD * noise_std, shrinkage="hard", n_unfoldings=1, step_size=1.0)
     learner = PUDLEDictionaryLearning.from_components(np.kron(waves, waves), **threshold)
-    ends = [side - 1] * 2  # so that as many patches have a pixel at an end as one inside
+    ends = [side - 1] * 2  # border and inner pixels are in as many patches
     larger = extend(_read_grey(image), ends, ends)[0, 0]
     denoised = to_tensor(denoise_patches(learner, larger, (side, side), weights="equal"))
     return denoised[side - 1 : 1 - side, side - 1 : 1 - side]
@@ -278,10 +278,10 @@ def _denoise_by_cosines(image, noise_std, side=8):
 def inpaint(image, denoise=None, *, n_iter=20):
     """Fill in the missing pixels of a grey image.
 
-    Missing pixels are interpolated linearly; then the image is denoised ``n_iter`` times, every
-    time for less noise, and known pixels get their values back every time ([1]_, [2]_). The first
-    noise level is 1.5 times the error of interpolation, which is measured by hiding a tenth of the
-    known pixels, the last a twentieth of the first.
+    Missing pixels are interpolated linearly. The image is then denoised ``n_iter`` times at falling
+    noise levels, and known pixels get their values back each time ([1]_, [2]_). The first level is
+    1.5 times the error of interpolation, measured on a tenth of the known pixels, left out for
+    this; the last is a twentieth of the first.
 
     Parameters
     ----------
@@ -289,11 +289,11 @@ def inpaint(image, denoise=None, *, n_iter=20):
         The image, NaN where a pixel is missing, or a masked array. Unsigned integers become
         fractions of their largest value, also in the result.
     denoise : callable, default=None
-        ``denoise(image, noise_std)`` returns an image without noise of this standard deviation. By
-        default patches of 8 x 8 pixels are coded by cosines with a hard threshold, which needs no
-        learning. See the examples for others.
+        ``denoise(image, noise_std)`` removes noise of this standard deviation from an image. The
+        default codes patches of 8 x 8 pixels by cosines with a hard threshold, without learning.
+        The examples have others.
     n_iter : int, default=20
-        How often to denoise; 0 is linear interpolation.
+        Number of times to denoise; 0 is linear interpolation.
 
     Returns
     -------
@@ -303,7 +303,7 @@ def inpaint(image, denoise=None, *, n_iter=20):
     Raises
     ------
     ValueError
-        If the image is not grey, no pixel is known, or ``n_iter`` is no number of iterations; or if
+        If the image is not grey, no pixel is known, ``n_iter`` is not a number of iterations, or
         ``denoise`` returns an image of another shape.
 
     References
@@ -364,7 +364,7 @@ def psnr(image, reference, *, peak=1.0):
     Parameters
     ----------
     image, reference : array-like or Tensor of one shape
-        The image to judge, and the clean one.
+        The image to assess, and the clean one.
     peak : float, default=1.0
         The largest value that pixels may have.
 
@@ -383,14 +383,14 @@ def ssim(image, reference, *, peak=1.0):
     Parameters
     ----------
     image, reference : array-like or Tensor of shape (height, width)
-        The image to judge, and the clean one.
+        The image to assess, and the clean one.
     peak : float, default=1.0
         The largest value that pixels may have.
 
     Returns
     -------
     float
-        At most 1, for equal images.
+        1 for equal images, else less.
     """
     images = map(host_array, (reference, image))
     return float(_metrics().structural_similarity(*images, data_range=peak))

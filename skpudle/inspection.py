@@ -3,12 +3,12 @@ r"""Attribute an atom, a reconstruction or a code to samples, atoms and features
 A dictionary that minimises :math:`\frac12 |X - D Z|^2 + \frac\omega2 |D|^2` in ``D`` is a
 combination of the training samples (the columns of ``X``, with codes ``Z``):
 
-.. math:: D = X A^T, \quad A = (Z Z^T + \omega I)^{-1} Z,
+.. math:: D = X A^T, \quad A = (Z Z^T + \omega I)^{-1} Z.
 
-so that ``A[j, k]`` is what sample ``k`` contributes to atom ``j``, and a new sample with the code
-``z`` is reconstructed as :math:`D z = \sum_k \beta_k x_k`, :math:`\beta = A^T z`. A trained
-dictionary is near such a minimiser and not exactly one (its atoms have norm 1, its gradient may go
-through the encoder): how far it is stands beside the contributions.
+``A[j, k]`` is the contribution of sample ``k`` to atom ``j``. A new sample with the code ``z`` is
+reconstructed as :math:`D z = \sum_k \beta_k x_k`, :math:`\beta = A^T z`. A trained dictionary is
+near such a minimiser but not one exactly (its atoms have norm 1, its gradient may pass through the
+encoder): the contributions come with the distance from it.
 
 References
 ----------
@@ -35,28 +35,28 @@ __all__ = [
     "reconstruction_contributions",
 ]
 
-# Contributions that are looked at at a time, 64 MiB, and samples that are encoded at a time.
+# contributions at a time, 64 MiB, and samples encoded at a time
 _ENTRIES = 2**23
 _PART = 8192
 
 
 class Contributions(NamedTuple):
-    """What training samples contribute to atoms or to reconstructions, the largest first."""
+    """Contributions of training samples to atoms or reconstructions, the largest first."""
 
     indices: np.ndarray
     """(n_targets, n_largest) Training samples with the largest contributions in modulus."""
     values: np.ndarray
     """(n_targets, n_largest) Their contributions."""
     estimates: np.ndarray
-    """(n_targets, n_features) What the contributions of all training samples make."""
+    """(n_targets, n_features) Sums over all training samples, weighted by contributions."""
     distances: np.ndarray
-    """(n_targets,) Of the estimate from the atom or reconstruction, relative to the latter."""
+    """(n_targets,) From estimate to atom or reconstruction, relative to the latter."""
     distance: float
-    """The same of all targets together, in Frobenius norms."""
+    """The same for all targets together, in Frobenius norms."""
 
 
 class Saliency(NamedTuple):
-    """How codes change with data."""
+    """Derivatives of codes in the data."""
 
     indices: np.ndarray
     """(n_samples, n_codes) Atoms, of each sample."""
@@ -71,7 +71,7 @@ def _encoded(learner, X, n_rows=_PART):  # yields rows (n, n_features) and codes
         if rows.shape[1:] != learner.components_.shape[1:]:
             raise ValueError(
                 f"{where.capitalize()} of X has {rows.shape[1]} features, but atoms have the shape "
-                f"{learner.components_.shape[1:]}; contributions are those of rows to rows."
+                f"{learner.components_.shape[1:]}; pass rows with the features of the atoms."
             )
         yield rows, signed_codes(learner, learner.transform(part)).astype(np.float64, copy=False)
 
@@ -83,7 +83,7 @@ def _fit(learner, X, ridge):  # -> inverse of Z Z^T + ridge (p, p), estimated at
     for rows, codes in _encoded(learner, X):
         gram += codes.T @ codes
         pull += codes.T @ rows
-    # of atoms that no sample uses nothing is said: the pseudo-inverse is zero there
+    # the pseudo-inverse is zero for atoms that no sample uses
     inverse = np.linalg.pinv(gram + ridge * np.eye(size), hermitian=True)
     return inverse, inverse @ pull
 
@@ -123,26 +123,26 @@ def atom_contributions(learner, X, *, ridge=0.0, n_largest=10):
     learner : estimator
         Fitted, with ``components_`` of rows and ``transform``; of this package or another.
     X : array-like, memory map, dataset or iterable of batches
-        The training samples, (n_samples, n_features). They are gone through and encoded twice, a
-        part at a time.
+        The training samples, (n_samples, n_features). They are read and encoded twice, a part at a
+        time.
     ridge : float, default=0.0
-        :math:`\omega`, for the sum over all samples: that of an optimiser with ``weight_decay`` w
-        is ``w * n_samples``. Without one contributions are those of least squares.
+        :math:`\omega`, for the sum over all samples; an optimiser with ``weight_decay`` w has
+        ``w * n_samples``. 0 gives the contributions of least squares.
     n_largest : int or None, default=10
-        How many samples to name for each atom; None: all, which takes n_components times n_samples
+        Number of samples to return for each atom; None returns all, n_components times n_samples
         numbers.
 
     Returns
     -------
     Contributions
         Named tuple of `indices` and `values`, (n_components, n_largest), sorted by the modulus of
-        the contribution; `estimates`, the atoms :math:`X A^T`, with their `distances` from the
-        learned ones, relative to these; and the `distance` of both dictionaries.
+        the contribution; `estimates`, the atoms :math:`X A^T`; their `distances` from the learned
+        atoms, relative to these; and the `distance` of the two dictionaries.
 
     Raises
     ------
     ValueError
-        If atoms are no rows, or data are incomplete.
+        If atoms are not rows, or data are incomplete.
 
     Examples
     --------
@@ -177,14 +177,14 @@ def reconstruction_contributions(learner, X_train, X, *, ridge=0.0, n_largest=10
     -------
     Contributions
         Named tuple of `indices` and `values`, (n_samples, n_largest): the largest :math:`\beta_k`
-        of each sample; `estimates`, :math:`\sum_k \beta_k x_k` over all training samples, with
-        their `distances` from the reconstructions :math:`D z`, relative to these; and the
-        `distance` of all.
+        of each sample; `estimates`, :math:`\sum_k \beta_k x_k` over all training samples; their
+        `distances` from the reconstructions :math:`D z`, relative to these; and the `distance` of
+        all together.
 
     Raises
     ------
     ValueError
-        If atoms are no rows, or data are incomplete.
+        If atoms are not rows, or data are incomplete.
     """
     check_is_fitted(learner, "components_")
     inverse, atoms = _fit(learner, X_train, ridge)
@@ -196,7 +196,7 @@ def reconstruction_contributions(learner, X_train, X, *, ridge=0.0, n_largest=10
 def code_saliency(learner, X, *, n_codes=5):
     r"""Return the derivatives of each sample's largest codes in its features.
 
-    They are those of the encoder that `transform` runs, by its adjoint.
+    The derivatives are exact for the encoder that `transform` runs, by its adjoint.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ def code_saliency(learner, X, *, n_codes=5):
     X : array-like or Tensor of shape (n_samples, n_features)
         Samples.
     n_codes : int, default=5
-        How many of the largest codes in modulus to look at; without sign, also with
+        Number of codes, the largest in modulus, to differentiate; without sign, also with
         ``split_sign``.
 
     Returns
@@ -218,7 +218,7 @@ def code_saliency(learner, X, *, n_codes=5):
     Raises
     ------
     ValueError
-        If the learner's encoder has no derivative, as that of SPORCO.
+        If the learner's encoder has no derivative, like SPORCO's.
     """
     check_is_fitted(learner, "components_")
     n_codes = check_scalar(n_codes, "n_codes", (int, np.integer), min_val=1)
@@ -230,6 +230,6 @@ def code_saliency(learner, X, *, n_codes=5):
         )
     indices = codes.detach().abs().topk(min(n_codes, codes.shape[1]), dim=1).indices
     chosen = codes.gather(1, indices)
-    # samples do not depend on each other, so that a sum over them has the gradients of all
+    # samples are independent: the gradient of the sum holds the gradient of each
     gradients = [torch.autograd.grad(c.sum(), x, retain_graph=True)[0] for c in chosen.unbind(1)]
     return Saliency(to_numpy(indices), to_numpy(torch.stack(gradients, dim=1)))

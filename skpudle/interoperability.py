@@ -1,8 +1,8 @@
-"""Dictionaries from other packages, and dictionaries for them.
+"""Exchange dictionaries with other packages.
 
-Fitted learners of scikit-learn and SPORCO are taken by what they offer, so that neither package has
-to be imported: ``components_`` or ``dictionary`` with atoms as rows, or ``getdict()`` with atoms as
-columns. What leaves Python goes into a safetensors file, which executes nothing when it is read.
+Fitted learners of scikit-learn and SPORCO are recognised by their attributes, so that neither
+package has to be imported: ``components_`` or ``dictionary`` with atoms as rows, or ``getdict()``
+with atoms as columns. Files are safetensors, which execute nothing when they are read.
 """
 
 import json
@@ -18,7 +18,7 @@ from skpudle._data.foreign import dictionary_of
 
 __all__ = ["dictionary_of", "load_atoms", "make_sparse_coder", "save_atoms"]
 
-# What codes depend on beside the atoms, and all that begins with "transform_".
+# parameters that codes depend on, with all that begin with "transform_"
 _CODING = {
     "alpha",
     "atom_norm",
@@ -34,23 +34,23 @@ _CODING = {
     "step_size",
     "threshold",
 }
-# Where the choice of a parameter that may be "auto", or a pair, is.
+# parameters that may be "auto" or a pair, and the attributes with the number in use
 _CHOSEN = {
     "alpha": "alpha_",
     "debias": "debias_",
     "lambda_decay": "lambda_decay_",
     "threshold": "alpha_",
 }
-# What a file of atoms holds, and what its metadata say.
+# arrays and metadata of a file of atoms
 _ARRAYS, _SAID = {"components", "intercept", "mean"}, {"learner", "params", "notes"}
 
 
-# What scikit-learn's coder finds codes by.
+# algorithms of scikit-learn's coder
 _ALGORITHMS = ("lasso_cd", "lasso_lars", "lars", "omp", "threshold")
 
 
 def thresholds_hard(learner):
-    """Return whether the alpha of a learner is a threshold, and no penalty of a lasso."""
+    """Return whether a learner's alpha is a hard threshold, not a penalty of the lasso."""
     return getattr(learner, "shrinkage", "soft") != "soft" or hasattr(learner, "threshold")
 
 
@@ -60,7 +60,7 @@ def penalty_of(learner):
     Raises
     ------
     ValueError
-        If it was made of atoms alone, for which "auto" had no data to choose one from.
+        If the learner was made from atoms alone: "auto" had no data to choose a penalty from.
     """
     if getattr(learner, "transform_alpha", None) is not None:
         return learner.transform_alpha
@@ -80,9 +80,9 @@ def make_sparse_coder(learner, transform_algorithm="lasso_cd", **params):
     learner : DictionaryTransformer
         A fitted learner.
     transform_algorithm : {"lasso_cd", "lasso_lars", "lars", "omp", "threshold"}, default="lasso_cd"
-        How scikit-learn finds codes.
+        Algorithm of scikit-learn that finds codes.
     **params : dict
-        Further parameters of `~sklearn.decomposition.SparseCoder`. By default those of the learner:
+        Further parameters of `~sklearn.decomposition.SparseCoder`. Defaults are the learner's:
         ``transform_alpha`` for the two algorithms that solve the lasso, ``split_sign`` and
         ``positive_code``.
 
@@ -94,14 +94,14 @@ def make_sparse_coder(learner, transform_algorithm="lasso_cd", **params):
     Raises
     ------
     ValueError
-        If scikit-learn has no such algorithm; if the lasso is asked for and the learner thresholds
-        hard, so that its alpha is no penalty; or if its atoms are convolved.
+        If scikit-learn has no such algorithm; if the lasso is requested of a learner with hard
+        thresholds, whose alpha is no penalty; or if atoms are convolved.
     """
     check_is_fitted(learner, "components_")
     if hasattr(learner, "atom_shape"):
         raise ValueError(
-            "scikit-learn's coder knows no convolutions, which are what "
-            f"{type(learner).__name__} learns: use its transform."
+            "scikit-learn's coder knows no convolutions, and "
+            f"{type(learner).__name__} learns convolved atoms. Use its transform."
         )
     if not isinstance(transform_algorithm, str) or transform_algorithm not in _ALGORITHMS:
         raise ValueError(
@@ -141,20 +141,20 @@ def _path(file):
 
 
 def _json(value, name):
-    """Return what JSON says of a dictionary, where it says all; numbers of NumPy are numbers."""
+    """Return a dictionary as JSON that reads back as it was; NumPy's numbers become JSON's."""
     if not isinstance(value, dict):
         raise ValueError(f"{name} is a {type(value).__name__}; pass a dict.")
     try:
         return json.dumps(value, default=lambda v: v.item(), allow_nan=False)
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(
-            f"{name} holds what JSON has not ({error}); pass numbers, texts, None, and lists and "
+            f"{name} does not fit into JSON ({error}); pass numbers, texts, None, and lists and "
             "dicts of them."
         ) from error
 
 
 def _params(learner):
-    """Return the parameters that codes depend on, with what was chosen in the place of "auto"."""
+    """Return the parameters that codes depend on, with chosen numbers in the place of "auto"."""
     params = {
         name: value.item() if isinstance(value, np.generic) else value
         for name, value in learner.get_params(deep=False).items()
@@ -164,13 +164,13 @@ def _params(learner):
         value = getattr(learner, fitted, None)
         if name in params and value is not None and np.isfinite(value):
             params[name] = float(value)
-    if params.get("transform_algorithm") == "omp":  # whose codes have no bias
+    if params.get("transform_algorithm") == "omp":  # its codes have no bias
         params.pop("debias", None)
     return params
 
 
 def _check(arrays, params):
-    """Raise ValueError unless arrays, by name, are atoms and what belongs to them."""
+    """Raise ValueError unless the arrays, by name, are atoms with their baseline and mean."""
     unknown = arrays.keys() - _ARRAYS
     if unknown or "components" not in arrays:
         raise ValueError(f"it holds {sorted(arrays)}, expected some of {sorted(_ARRAYS)}")
@@ -194,19 +194,20 @@ def _check(arrays, params):
 def save_atoms(learner, file, *, mean=None, notes=None):
     """Write the atoms of a fitted learner, and all that its codes depend on, as safetensors.
 
-    What is no array is JSON in the metadata of the file. A task's weights are not in it.
+    Everything but arrays is JSON in the metadata of the file. The weights of a classifier or
+    regressor are left out.
 
     Parameters
     ----------
     learner : DictionaryTransformer
         A fitted learner with atoms as rows.
     file : str or path-like
-        Where to: a name that ends in ".safetensors". An older file of that name is replaced when
-        the new one is whole.
+        File to write, with a name that ends in ".safetensors". An older file of that name is
+        replaced when the new one is complete.
     mean : array-like of shape (n_features,), default=None
-        What was subtracted from the data before `fit`, to be kept with the atoms.
+        Mean subtracted from the data before `fit`, stored with the atoms.
     notes : dict, default=None
-        Whatever else JSON can say, such as the name of the network and of the layer.
+        Any other facts that fit into JSON, such as the name of the network and of the layer.
 
     Raises
     ------
@@ -214,8 +215,8 @@ def save_atoms(learner, file, *, mean=None, notes=None):
         If the learner is not fitted.
     ValueError
         If the name ends otherwise; if the atoms or the mean are not finite, or of another shape; if
-        JSON cannot say the notes; or if the atoms are convolved; for those is
-        `skpudle.pretrained.save_denoiser`.
+        the notes do not fit into JSON; or if the atoms are convolved, which
+        `skpudle.pretrained.save_denoiser` stores.
     ImportError
         If safetensors is not installed.
     """
@@ -247,7 +248,7 @@ def save_atoms(learner, file, *, mean=None, notes=None):
 
 
 def load_atoms(file):
-    """Read what `save_atoms` wrote.
+    """Read a file of `save_atoms`.
 
     Parameters
     ----------
@@ -262,15 +263,15 @@ def load_atoms(file):
         components : ndarray of shape (n_components, n_features), one atom per row
         intercept : ndarray of shape (n_features,), the baseline of counts, or None
         mean : ndarray of shape (n_features,) or None
-        learner : str, the name of the class that learned them
+        learner : str, the class name of the learner
         params : dict of the parameters that codes depend on, for the constructor of that class
         notes : dict
 
     Raises
     ------
     ValueError
-        If the name ends otherwise, or the file is damaged or of something else, which the message
-        names.
+        If the name ends otherwise, or the file, which the message names, is damaged or of another
+        kind.
     FileNotFoundError
         If there is no such file.
     ImportError
@@ -278,8 +279,8 @@ def load_atoms(file):
 
     Examples
     --------
-    A learner with the same codes, and one that goes on learning from these atoms. (Parameters of
-    `skpudle.PUDLEClassifier` and `skpudle.PUDLERegressor` are those of the first, too.)
+    Make a learner with the same codes, and one that continues to learn from these atoms.
+    `skpudle.PUDLEClassifier` and `skpudle.PUDLERegressor` take the parameters of the first, too.
 
     >>> from skpudle import PUDLEDictionaryLearning
     >>> from skpudle.interoperability import load_atoms

@@ -147,7 +147,7 @@ def test_convolutional_atoms_are_the_same_up_to_shift(n_axes):
         ),
         (
             dict(transform_alpha=1e-6),
-            "raise transform_alpha (now 1e-06), or pass None for that of fit.",
+            "raise transform_alpha (now 1e-06), or pass None for the penalty of fit.",
         ),
         (
             dict(transform_algorithm="omp", transform_n_nonzero_coefs=9),
@@ -248,7 +248,7 @@ def test_other_learners_ended_too_early(kind):
     ("ended_by", "beginning"),
     [
         ("interrupt", "Training was interrupted after 0 updates: fit again."),
-        ("divergence", "Training stopped being finite, and these are the last atoms that were"),
+        ("divergence", "Training diverged, and these are the last finite atoms"),
     ],
 )
 def test_training_was_ended_from_outside(ended_by, beginning):

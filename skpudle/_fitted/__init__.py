@@ -1,1 +1,1 @@
-"""Fitted learners, to look at: the learner in a pipeline or search, and pictures of its atoms."""
+"""Find the fitted learner in a pipeline or search, and draw its atoms."""

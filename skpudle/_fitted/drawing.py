@@ -1,7 +1,7 @@
-"""Figures, and grids of atoms as images or lines. Matplotlib is imported when one is asked for.
+"""Figures, and grids of atoms as images or lines. Matplotlib is imported on demand.
 
 Atoms are defined up to scale: each is drawn scaled to its own largest modulus. The cell in row i
-and column j of a grid covers [j, j + 1] and, downwards, [i, i + 1], whatever is drawn in it.
+and column j of a grid covers [j, j + 1] and, downwards, [i, i + 1], for images and lines alike.
 """
 
 import math
@@ -14,10 +14,10 @@ KINDS = ("auto", "images", "lines")
 
 GREYS = {"cmap": "gray", "vmin": -1, "vmax": 1, "interpolation": "nearest"}
 
-# Of a cell of lines: height over width, and the share of both that lines take.
+# height over width of a cell of lines, and the share of both that lines fill
 _FLATNESS, _FILLED = 0.5, 0.9
 
-# Of matplotlib's cycle, after which colours come again.
+# after these matplotlib's colours repeat
 _N_COLOURS = 10
 
 
@@ -34,7 +34,7 @@ def _matplotlib():
 
 
 def new_figure(**kwargs):
-    """Return a figure that no window manager and no `show` knows."""
+    """Return a figure without a window, which `show` ignores."""
     return _matplotlib().figure.Figure(layout="constrained", **kwargs)
 
 
@@ -85,7 +85,7 @@ def _check_size(features, shape, kind, expected):
 
 
 def as_pictures(atoms, *, kind="auto", image_shape=None):
-    """Return what atoms are drawn as: images, where they have the shape of one, or lines.
+    """Return atoms as images, if they have the shape of one, or else as lines.
 
     Parameters
     ----------
@@ -94,19 +94,19 @@ def as_pictures(atoms, *, kind="auto", image_shape=None):
     kind : {"auto", "images", "lines"}, default="auto"
         "auto": images if their shape, or ``image_shape``, has two axes or more, else lines.
     image_shape : tuple of int, default=None
-        What rows are reshaped to.
+        Shape to give to rows.
 
     Returns
     -------
     kind : {"images", "lines"}
-        What they are.
+        Kind of the pictures.
     pictures : ndarray of shape (n_atoms, height, width[, 3]) or (n_atoms, length, n_channels)
         The atoms.
 
     Raises
     ------
     ValueError
-        If they are nothing of that kind.
+        If the atoms' shape does not fit `kind`.
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; it must be one of {KINDS}.")
@@ -117,7 +117,7 @@ def as_pictures(atoms, *, kind="auto", image_shape=None):
 
 
 def size_of_grid(kind, pictures, n_columns):  # -> number of columns, size of a figure in inches
-    """Return how many columns a grid has, by default about as wide as high, and its size."""
+    """Return a grid's number of columns, by default for a square, and its size in inches."""
     n_atoms, height, width = pictures.shape[:3]
     flatness = _FLATNESS if kind == "lines" else 1
     n_columns = math.ceil(math.sqrt(n_atoms * flatness)) if n_columns is None else n_columns
@@ -129,7 +129,7 @@ def size_of_grid(kind, pictures, n_columns):  # -> number of columns, size of a 
 
 
 def draw_grid(ax, kind, pictures, n_columns, **style):  # -> AxesImage, or list of Line2D
-    """Draw atoms row by row; a `style` is that of `imshow` or of `plot`."""
+    """Draw atoms row by row; `style` goes to `imshow` or `plot`."""
     n_atoms, axes = len(pictures), tuple(range(1, pictures.ndim))
     largest = np.abs(pictures).max(axis=axes, keepdims=True)
     scaled = pictures / np.where(largest > 0, largest, 1)

@@ -33,8 +33,8 @@ class Found(NamedTuple):
     def to_data(self, rows):  # (n, n_features of the learner) -> (n, n_features of the data)
         """Return atoms, or other differences of rows, in the features of the data.
 
-        That is the linear part of what undoes the steps. Where they cannot be undone, or not by an
-        affine map, or atoms are no rows, they are returned as they are.
+        This applies the linear part of the inverse of the steps. If they have no inverse, or none
+        that is affine, or atoms are not rows, `rows` are returned unchanged.
         """
         if not self.steps or rows.ndim != 2 or hasattr(self.learner, "atom_shape"):
             return rows
@@ -49,21 +49,21 @@ class Found(NamedTuple):
             with np.errstate(all="ignore"):
                 origin = undone(np.zeros_like(rows[:1]))
                 linear, of_mixed = undone(rows) - origin, undone(mixed) - origin
-        except (AttributeError, ValueError):  # some have no way back, or refuse it
+        except (AttributeError, ValueError):  # some steps have no inverse, or refuse it
             return rows
         expected = linear + 2 * np.roll(linear, 1, axis=0)
-        tolerance = 1e-3 * np.abs(expected).max(initial=0)  # float32 knows more of what is affine
+        tolerance = 1e-3 * np.abs(expected).max(initial=0)  # float32 is more exact
         return linear if np.allclose(of_mixed, expected, rtol=0, atol=tolerance) else rows
 
     def atoms(self):  # -> (n_components, ...)
-        """Return the atoms in the features of the data, as far as that can be."""
+        """Return the atoms in the features of the data, if the steps have an affine inverse."""
         return self.to_data(self.learner.components_)
 
     def pictures(self, arrays, *, kind="auto", image_shape=None):  # -> kind, pictures
-        """Return what atoms or samples are drawn as, by `as_pictures`.
+        """Return atoms or samples as images or lines, by `as_pictures`.
 
-        Convolutional ones have their shape, and are drawn as lines if that has one axis; channels
-        that are no colours stand side by side.
+        Convolutional ones have their shape, and are lines if it has one axis; channels that are no
+        colours are drawn side by side.
         """
         if not hasattr(self.learner, "atom_shape"):
             return as_pictures(arrays, kind=kind, image_shape=image_shape)
@@ -78,14 +78,14 @@ class Found(NamedTuple):
 def find_learner(estimator, attribute="components_"):  # -> Found
     """Return the learner in an estimator: itself, the best of a search, a step of a pipeline.
 
-    Of a pipeline it is the last step that is one; what comes after it is another matter.
+    In a pipeline it is the last step with the attribute; steps after it are ignored.
 
     Parameters
     ----------
     estimator : estimator
         Fitted.
     attribute : str, default="components_"
-        What makes a learner of an estimator.
+        Attribute by which a learner is recognised.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def find_learner(estimator, attribute="components_"):  # -> Found
 
 
 def signed_codes(estimator, codes):  # -> (n_codes, n_components)
-    """Return what `transform` returned as an array, a row per sample or per position of atoms."""
+    """Return the result of `transform` as an array, a row per sample or per position of atoms."""
     if isinstance(codes, list):  # of images of different sizes
         return np.concatenate([signed_codes(estimator, maps) for maps in codes])
     codes, n_components = to_numpy(to_tensor(codes)), len(estimator.components_)
@@ -137,15 +137,15 @@ class Look(NamedTuple):
     """A learner, samples, and their codes."""
 
     found: Found
-    """The learner in what was passed, and the steps before it."""
+    """The learner in the given estimator, and the steps before it."""
     X: object
     """Samples as the learner gets them."""
     samples: list
-    """The same one by one."""
+    """The same as a list of arrays."""
     raw: object
-    """What `transform` made of them."""
+    """Codes of the samples, as `transform` returns them."""
     codes: np.ndarray
-    """(n_codes, n_components) The same with signs, a row per sample or per position of atoms."""
+    """(n_codes, n_components) Signed codes, a row per sample or per position of atoms."""
 
     @property
     def learner(self):
@@ -159,14 +159,14 @@ class Look(NamedTuple):
 
 
 def as_arrays(samples):
-    """Return samples as a list of arrays, whatever they came in."""
+    """Return samples as a list of arrays."""
     if isinstance(samples, list):
         return [to_numpy(to_tensor(sample)) for sample in samples]
     return list(to_numpy(to_tensor(samples)))
 
 
 def _read(learner, X):
-    """Return what the learner takes X for, as a list of arrays."""
+    """Return X, as the learner reads it, as a list of arrays."""
     if not hasattr(learner, "atom_shape"):
         return as_arrays(check_rows(X, allow_nan=True))
     images = read_images(X, np.size(learner.atom_shape), image_shape=learner.image_shape)

@@ -1,7 +1,7 @@
-"""Encode, reconstruct and score with a fitted dictionary, part by part where data are large.
+"""Encode, reconstruct and score with a fitted dictionary; large data part by part.
 
-`DictionaryTransformer` needs ``components_`` and an encoder; how the dictionary came about is none
-of its business. What it needs of data of any size fits into memory.
+`DictionaryTransformer` needs ``components_`` and an encoder, from any source. Its memory is bounded
+for data of any size.
 """
 
 from functools import partial, reduce
@@ -41,14 +41,13 @@ __all__ = [
     "in_chunks",
 ]
 
-# Rows of data that are not in memory that are encoded at a time, and of codes that are decoded.
+# rows of a part: data outside of memory to encode, or codes to decode
 PART = 8192
 
-# Rows encoded at a time: few enough for their codes to stay in the cache of a processor core, many
-# enough to fill a GPU.
+# rows encoded at a time: few enough for their codes to stay in a core's cache, enough to fill a GPU
 _CHUNK = {"cpu": 1024, "cuda": 65536}
 
-# Arrays of codes that the encoder has at a time.
+# arrays of codes in the encoder at a time
 _N_COPIES = 8
 
 
@@ -58,7 +57,7 @@ def _is_out_of_memory(error):
 
 
 def in_chunks(function, rows, device, size):
-    """Yield ``function(x, mask, offset)`` of some `Rows`, of half as many out of memory."""
+    """Yield ``function(x, mask, offset)`` of some `Rows`; halve their number if out of memory."""
     given = rows.x, rows.mask, rows.offset
     start, size = 0, min(size, len(rows.x))
     while start < len(rows.x):
@@ -75,12 +74,12 @@ def in_chunks(function, rows, device, size):
 
 
 def _in_one_piece(chunks, n_rows, X):
-    """Return results for chunks of rows as one array or tensor, where X is."""
+    """Return results for chunks of rows as one array or tensor, on the device of X."""
     result, start = None, 0
     for chunk in chunks:
         if result is None:
-            # once for all, where a list of parts would need the memory twice; and for an array
-            # on the host, since all may not fit where a part of them does
+            # at once: a list of parts would need the memory twice; on the host for an array, since
+            # all may not fit on the device
             device = X.device if isinstance(X, torch.Tensor) else "cpu"
             result = chunk.new_empty(n_rows, chunk.shape[1], device=device)
         result[start : start + len(chunk)] = chunk
@@ -111,13 +110,13 @@ def _check_holds_codes(out, codes):
 class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Encode with a fitted dictionary; a subclass adds `fit` and `_transform_encoder`."""
 
-    # The page that scikit-learn's HTML view of an estimator links to.
+    # the page that scikit-learn's HTML view of an estimator links to
     _doc_link_module = "skpudle"
     _doc_link_template = (
         "https://skpudle.readthedocs.io/en/stable/generated/skpudle.{estimator_name}.html"
     )
 
-    # What a learner without these parameters does.
+    # values for learners without these parameters
     device = "auto"
     split_sign = False
     loss, n_trials = "gaussian", 1
@@ -125,23 +124,23 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     def _transform_encoder(self):
         """Return ``encoder(dictionary, x, mask=None)``, which maps rows of ``x`` to codes.
 
-        It has to know of masks if `_allows_nan` says so.
+        It has to support masks if `_allows_nan` says so.
         """
         raise NotImplementedError
 
     def _loss(self):  # -> object of `skpudle.losses`
-        """Return what data are to the reconstruction."""
+        """Return the loss of the reconstruction."""
         return loss_named(self.loss, self.n_trials)
 
     def _offset(self, x, exposure=None):  # -> (n_features,) or (n, n_features) or None
-        """Return what is added to the reconstruction of rows, where the loss has a baseline."""
+        """Return the offset of the reconstruction of rows, if the loss has a baseline."""
         if isinstance(self._loss(), Gaussian):
             return None
         intercept = to_tensor(self.intercept_, x.device).to(x.dtype)
         return intercept if exposure is None else intercept + exposure
 
     def _validate_params(self, *names):
-        """Check parameters as scikit-learn does, those of the given names or all."""
+        """Check parameters as scikit-learn does, the given ones or all."""
         try:
             if not names:
                 return super()._validate_params()
@@ -156,7 +155,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return False
 
     def _take(self, attributes):
-        """Take fitted attributes; None stands for one that only other fits have."""
+        """Set fitted attributes; None removes one that only other fits have."""
         vars(self).update(attributes)
         for name, value in attributes.items():
             if value is None:
@@ -260,7 +259,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Raises
         ------
         ValueError
-            If codes are maps: a sparse array has rows and columns only.
+            If codes are maps, which a sparse array, of rows and columns, cannot hold.
         """
         return self._transform_sparse(X)
 
@@ -278,7 +277,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return sparse.vstack([compress(codes) for codes in parts], format="csr")
 
     def inverse_transform(self, X):
-        """Return the data that codes stand for.
+        """Return the data that codes decode to.
 
         Parameters
         ----------
@@ -296,7 +295,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         if codes.shape[1] != self._n_features_out:
             raise ValueError(
                 f"Codes have {codes.shape[1]} columns, but {type(self).__name__} returns "
-                f"{self._n_features_out}; pass what transform returned."
+                f"{self._n_features_out}; pass codes as transform returns them."
             )
         atoms = to_tensor(self.components_, self._transform_device(X), codes.dtype)
 
@@ -313,9 +312,9 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return _in_one_piece(chunks, len(codes), X)
 
     def score(self, X, y=None):
-        """Return how well hidden features are predicted from the others, as R^2.
+        """Return R^2 of predicting held-out features from the others.
 
-        As `skpudle.PUDLEDictionaryLearning.score` with ``loss="gaussian"``, which says more of it.
+        See `skpudle.PUDLEDictionaryLearning.score` with ``loss="gaussian"``.
 
         Parameters
         ----------
@@ -327,9 +326,9 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Returns
         -------
         float
-            R^2 pooled over all hidden entries that are known, against the column means; at most 1,
-            larger is better, comparable across alpha. 0 for constant data. With one feature, where
-            nothing is left to infer from, the R^2 of the reconstruction.
+            R^2 pooled over all known entries, each held out once, against the column means; at
+            most 1, larger is better, comparable across alpha. 0 for constant data. With a single
+            feature, the R^2 of the reconstruction.
         """
         return self._score(X)
 
@@ -351,7 +350,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         ----------
         transform_algorithm : {"lasso_cd", "lasso_lars", "lars", "omp", "threshold"}, \
                 default="lasso_cd"
-            How scikit-learn finds codes.
+            Algorithm of scikit-learn that finds codes.
         **params : dict
             Further parameters of `~sklearn.decomposition.SparseCoder`; see
             `skpudle.interoperability.make_sparse_coder`.
@@ -364,7 +363,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Raises
         ------
         ValueError
-            If the loss is not that of least squares, which those codes are for.
+            If the loss is not least squares, which scikit-learn's codes minimise.
         """
         check_is_fitted(self)
         if not isinstance(self._loss(), Gaussian):
@@ -379,15 +378,15 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         if device.type == "cuda":
             row = (_N_COPIES * self.n_components_ + 2 * x.shape[1]) * x.element_size()
             free = torch.cuda.mem_get_info(device)[0]
-            # of what the driver calls taken, torch keeps some for itself
+            # add the memory that torch has reserved but does not use
             free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
             size = max(1, min(size, free // row))
         return size
 
-    def _parts(self, X, exposure=None):  # yields where they are, rows as X has them, exposures
+    def _parts(self, X, exposure=None):  # yields where they are, rows in X's type, exposures
         check_is_fitted(self)
-        self._validate_params()  # parameters that are wrong are no error of a batch
-        device = self._transform_device(X)  # what holds tensors decides, and not where these are
+        self._validate_params()  # a wrong parameter is no error of a batch
+        device = self._transform_device(X)  # X itself decides, before its parts do
         left = check_exposure(exposure, X, self.loss)
         for where, rows in parts_of(X, PART):
             here, left = (None, None) if left is None else np.split(left, [len(rows)])
@@ -411,11 +410,11 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def _check_new_data(self, X, exposure=None):  # -> Rows, dictionary on the device
         check_is_fitted(self)
-        # names, values, number of features: the order in which scikit-learn complains
+        # names, values, number of features: scikit-learn's order of errors
         _check_feature_names(self, X, reset=False)
         options = dict(allow_nan=self._allows_nan(), largest=self._loss().largest)
         x = check_rows(X, estimator=self, **options)
-        # rows stay where they are: all of them may not fit where a part of them does
+        # rows stay on their device: all may not fit where a part does
         x, mask = split_missing(x if isinstance(x, torch.Tensor) else to_tensor(x))
         _check_n_features(self, X, reset=False)
         atoms = to_tensor(self.components_, self._transform_device(X), x.dtype)
@@ -426,7 +425,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     def _transform_device(self, X):
         try:
             return resolve_device(self.device, X)
-        except ValueError:  # fitted on a machine that had this device
+        except ValueError:  # this machine lacks the device of the fit
             return torch.device("cpu")
 
     @property
@@ -443,7 +442,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
 @torch.enable_grad()
 def codes_with_gradient(learner, X):  # -> x, codes
-    """Return data as a tensor, and their signed codes, which can be differentiated in it."""
+    """Return data as a tensor, and their signed codes, differentiable in the data."""
     rows, dictionary = learner._check_new_data(X)
     x = rows.x.to(dictionary.atoms.device, copy=True).requires_grad_()
     offset = learner._offset(x)

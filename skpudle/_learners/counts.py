@@ -1,7 +1,7 @@
 """Variance-stabilised counts, for the search, initial atoms and the automatic alpha.
 
-A response of variance about 1, minus that of the baseline, is what a search works on, whose lasso
-is close to the penalised likelihood where counts are not too small.
+The search works on stabilised counts, of variance about 1 and minus the stabilised baseline. Their
+lasso is close to the penalised likelihood if counts are not too small.
 """
 
 from dataclasses import replace
@@ -16,27 +16,27 @@ from skpudle.losses import Gaussian
 
 __all__ = ["Stabilised", "least_penalty", "objectives", "settle", "settled_baseline", "stabilised"]
 
-# The noise of a correlation with a unit atom has variance 1, and a penalty of less than twice its
-# deviation leaves codes of noise: of 50 atoms of counts of mean 3.3 a search found 0.54 with 0.7,
-# and all with 1.4 and with 2.9.
+# The noise of a correlation with a unit atom has variance 1; penalties below twice its deviation
+# leave codes of noise. From counts of mean 3.3 a search found 54 % of 50 atoms with 0.7, and all
+# with 1.4 and with 2.9.
 _DEVIATIONS = 2.0
-# One event moves one entry of the residual x - mu by 1, and its correlation with an atom of norm 1
-# by |d_j| <= 1. Since the penalised likelihood is convex, a row of one event, x = e_j, has no code
-# if and only if |D^T (e_j - mu)| <= alpha, and |e_j - mu|_2 <= 1 where events are rare, |mu|^2 <=
-# 2 mu_j. So from a penalty of 1 on it takes two events in a row to say that features belong
-# together, whatever the atoms. Of twice the deviation, 0.2 where the mean is 0.01, one is enough:
-# then the share of hidden deviance that was explained fell from -0.03 to -700 (planted topics).
+# One event changes one entry of the residual x - mu by 1, and its correlation with a unit atom by
+# |d_j| <= 1. The penalised likelihood is convex: a row of one event, x = e_j, has no code if and
+# only if |D^T (e_j - mu)| <= alpha, and |e_j - mu|_2 <= 1 for rare events, |mu|^2 <= 2 mu_j. From a
+# penalty of 1 on it takes two events in a row to join features, whatever the atoms. With twice the
+# deviation, 0.2 at a mean of 0.01, one is enough: the explained share of held-out deviance fell
+# from -0.03 to -700 (planted topics).
 _ONE_EVENT = 1.0
-# That matters where such rows are more than two deviations let through. Of N expected events there
-# are N / (exp(N) - 1) rows of one among those of any: 0.05 from 4.5 events on.
+# The bound matters if more rows have one event than two deviations let through. With N expected
+# events their share of rows with any is N / (exp(N) - 1): 0.05 from 4.5 events on.
 _TAIL = 0.05
 
-# Steps for the baseline, and samples or pixels that are encoded at a time.
+# steps for the baseline, and samples or pixels encoded at a time
 _STEPS, _SAMPLES, _PIXELS = 5, 1024, 2**17
 
 
 def least_penalty(noise, n_entries):
-    """Return the least penalty that leaves neither noise nor single events a code.
+    """Return the least penalty at which noise and single events have no codes.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def least_penalty(noise, n_entries):
     n_entries : float
         Number of entries of a sample.
     """
-    n_events = noise**2 * n_entries  # rare events have the variance of their number
+    n_events = noise**2 * n_entries  # the variance of rare events is their number
     alone = n_events * exp(-n_events) / -expm1(-n_events) if n_events else 1.0
     least = _DEVIATIONS * noise
     return max(least, _ONE_EVENT) if alone > _TAIL else least
@@ -57,10 +57,10 @@ class Stabilised(NamedTuple):
     Attributes
     ----------
     x : Tensor of shape (n, n_features)
-        Responses, centred.
+        Stabilised counts, centred.
     intercept : Tensor of shape (n_features,) or None
-        The natural parameters of the mean rates; None for least squares, whose data are as they
-        are.
+        The natural parameters of the mean rates; None for least squares, which leaves data
+        unchanged.
     noise : float
         The standard deviation of the data at the intercept.
     least : float
@@ -77,7 +77,7 @@ class Stabilised(NamedTuple):
 
 
 def stabilised(loss, x, mask=None, offset=None):
-    """Stabilise the variance of counts, so that least squares fit them; others stay as they are.
+    """Stabilise the variance of counts, for least squares; return other data unchanged.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def stabilised(loss, x, mask=None, offset=None):
     x : Tensor of shape (n, n_features)
         Data.
     mask : Tensor of shape (n, n_features), default=None
-        1 where they are known.
+        1 for known values.
     offset : Tensor of shape (n, 1), default=None
         The logarithms of exposures.
     """
@@ -94,7 +94,7 @@ def stabilised(loss, x, mask=None, offset=None):
         return Stabilised(x, None, 1.0, 0.0, loss.curvature)
     known = torch.ones_like(x) if mask is None else mask
     size = known if offset is None else known * offset.exp()
-    # half an event more, so that the parameter of none is finite
+    # half an event more keeps the parameter of no events finite
     intercept = loss.natural(((known * x).sum(0) + 0.5) / (size.sum(0) + 1))
     natural = intercept if offset is None else intercept + offset
     expected = loss.mean(natural).expand_as(x)
@@ -104,8 +104,8 @@ def stabilised(loss, x, mask=None, offset=None):
     noise = float(((known * loss.variance(expected)).sum() / n_known).sqrt())
     curvature = loss.curvature
     if not isfinite(curvature):
-        # a mean in which the entries weigh more that are curved more: with the mean itself training
-        # raised the loss of counts that vary much
+        # Weigh entries by their curvature: with the plain mean training raised the loss of widely
+        # varying counts.
         variance = known * loss.variance(x)
         curvature = float((variance.square().sum() / variance.sum()).nan_to_num(1.0))
     least = least_penalty(noise, float(n_known) / max(len(x), 1))
@@ -113,11 +113,11 @@ def stabilised(loss, x, mask=None, offset=None):
 
 
 def _step_of_baseline(loss, counted, expected, n_known):
-    """Return what moves expectations towards what was counted, for given codes.
+    """Return the step of the baseline from expectations towards counts, for given codes.
 
-    The difference of natural parameters of the means, the solution for counts. Newton's step is
-    the same near it, and far below it so much too long that expectations overflow. Half an event
-    more keeps that of none finite.
+    It is the difference of the natural parameters of the means, exact for counts. Newton's step is
+    the same near the solution; far below it is too long, and expectations overflow. Half an event
+    more keeps the parameter of no events finite.
     """
     mean, other = ((total + 0.5) / (n_known + 1) for total in (counted, expected))
     return loss.natural(mean) - loss.natural(other)
@@ -125,7 +125,7 @@ def _step_of_baseline(loss, counted, expected, n_known):
 
 @torch.no_grad()
 def objectives(model, rows, batch, update):  # -> float, float
-    """Return what the rule of a model minimises, and what it is of the baseline alone.
+    """Return the objective of a model's rule, and its value for the baseline alone.
 
     The baseline has no codes and, where the loss has an intercept, the mean rates of the batch.
 
@@ -138,7 +138,7 @@ def objectives(model, rows, batch, update):  # -> float, float
     batch : Batch
         Samples.
     update : int
-        The update, counted from 0, whose decay counts.
+        The update, counted from 0, with its decay.
     """
     loss, x = model.encoder.loss, batch.x if batch.target is None else batch.target
     dictionary, encoder, penalty = model.network(rows, update)
@@ -147,7 +147,7 @@ def objectives(model, rows, batch, update):  # -> float, float
     if batch.noise_std is not None:
         encoder = partial(encoder, noise_std=batch.noise_std)
     fitted = model.rule(dictionary, batch.x, encoder=encoder, penalty=penalty, **given)
-    # what the rule adds to the loss, if anything; an intercept has no penalty
+    # the penalty in the rule's objective, if any; an intercept has none
     penalties = fitted.objective - fitted.losses.mean()
     penalties = (penalties - penalty * model.n_constant_codes).clamp_min(0)
     known = torch.ones_like(x) if batch.mask is None else batch.mask
@@ -164,9 +164,9 @@ def objectives(model, rows, batch, update):  # -> float, float
 
 @torch.no_grad()
 def settle(model, rows, data, team=None):
-    """Return rows with the baseline that belongs to the atoms.
+    """Return rows with the best baseline for the atoms.
 
-    Before there are codes, that of the mean stands for what codes explain later.
+    The baseline of the mean includes the share that codes explain later.
 
     Parameters
     ----------
@@ -175,9 +175,9 @@ def settle(model, rows, data, team=None):
     rows : Tensor of shape (n_components + 1, n_features)
         Atoms, and the intercept.
     data : Data
-        With the sample that the atoms were found in.
+        The data, with the sample that the atoms were found in.
     team : Team, default=None
-        What sums over processes that have other samples.
+        Processes with other samples, to sum over.
     """
     loss, rows = model.encoder.loss, rows.clone()
     given = [
@@ -201,14 +201,14 @@ def settle(model, rows, data, team=None):
 
 @torch.no_grad()
 def settled_baseline(network, x, mask=None):
-    """Return the baseline that belongs to the atoms of images, as `settle` does.
+    """Return the best baseline for the atoms of images, as `settle` does.
 
     Parameters
     ----------
     network : ConvNetwork
-        What encodes and decodes.
+        Encoder and decoder.
     x, mask : Tensor of shape (n, n_channels, *size), mask or None
-        Images, and 1 where they are known.
+        Images, and masks, 1 for known pixels.
 
     Returns
     -------

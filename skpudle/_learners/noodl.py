@@ -13,24 +13,23 @@ __all__ = ["NOODLDictionaryLearning"]
 class NOODLDictionaryLearning(DenseLearner):
     r"""Dictionary learning with iterative hard thresholding and a sign gradient (NOODL).
 
-    The encoder is that of `PUDLEDictionaryLearning` with hard shrinkage, and no gradient goes
-    through it:
+    The encoder of `PUDLEDictionaryLearning` with hard shrinkage, without a gradient through it:
 
     .. math:: z_{t+1} = \mathrm{HT}_b(z_t + s D^T (x - D z_t)), \quad
         D \leftarrow D - \eta (D z_T - x)\,\mathrm{sign}(z_T)^T .
 
-    It is a local method: it needs an initial dictionary near the one that generated the data, which
-    a search finds by default.
+    The method is local: it needs an initial dictionary near the one that generated the data. A
+    search finds one by default.
 
     Parameters
     ----------
     n_components : int, default=None
-        Number of atoms; by default that of ``dict_init`` if it is an array or a learner, else the
+        Number of atoms; by default of ``dict_init`` if it is an array or a learner, else the
         number of features.
 
     threshold : float or "auto", default="auto"
-        Codes below it, :math:`b`, become zero. "auto" is 0.07 times the root mean square norm of
-        the samples that are not zero, times the root of the step size, as for the hard shrinkage of
+        :math:`b`: codes below it become zero. "auto" is 0.07 times the root mean square norm of
+        the nonzero samples, times the root of the step size, as for the hard shrinkage of
         `PUDLEDictionaryLearning`.
 
     initial_threshold : float, default=None
@@ -44,8 +43,8 @@ class NOODLDictionaryLearning(DenseLearner):
         Step of an iteration; "auto" is 1 over a bound of the squared spectral norm of the atoms.
 
     learning_rate : float, default=0.1
-        Learning rate :math:`\eta` of the mean gradient of a batch, in units of 1 over the data:
-        scaling the data by c asks for the rate divided by c.
+        Learning rate :math:`\eta` of the mean gradient of a batch, in units of 1 over the data: if
+        you scale the data by c, divide the rate by c.
 
     batch_size : int or "auto", default="auto"
         As in `PUDLEDictionaryLearning`.
@@ -54,7 +53,7 @@ class NOODLDictionaryLearning(DenseLearner):
         Largest number of epochs.
 
     tol, n_iter_no_change, dict_init, device, random_state, verbose
-        As in `PUDLEDictionaryLearning`; training goes on after a search.
+        As in `PUDLEDictionaryLearning`; training follows a search.
 
     Attributes
     ----------

@@ -1,6 +1,6 @@
 """Score by predicting held-out features from the rest.
 
-All is a sum over samples, so that parts of data meet in the end.
+Everything is a sum over samples, so that parts of the data add up.
 """
 
 import torch
@@ -22,10 +22,10 @@ _GROUPS = 10
 
 
 def hidden_deviance(loss, encoder, dictionary, offset_of):
-    """Return a function of rows: the deviance of all features, each hidden once.
+    """Return a function of rows: the deviance of all features, each held out once.
 
-    Codes are inferred from the features of the other groups; with one feature, where nothing is
-    left to infer from, they are those of the feature itself.
+    Codes are inferred from the features of the other groups; a single feature, which has no others,
+    is predicted from itself.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def hidden_deviance(loss, encoder, dictionary, offset_of):
     dictionary : DenseDictionary
         The dictionary.
     offset_of : callable
-        ``offset_of(x, exposure)`` returns what is added to the reconstruction of rows, or None.
+        ``offset_of(x, exposure)`` returns the offset of the reconstruction of rows, or None.
     """
     n_features, device = dictionary.atoms.shape[1], dictionary.atoms.device
     order = torch.randperm(n_features, generator=torch.Generator().manual_seed(0), device="cpu")
@@ -58,24 +58,24 @@ def hidden_deviance(loss, encoder, dictionary, offset_of):
             natural = natural if offset is None else natural + offset[..., hidden]
             entries = 2 * loss.half_deviance(wide(natural), wide(x[:, hidden]))
             total = total + (entries if mask is None else entries * mask[:, hidden]).sum()
-        return float(total)  # of all groups at once: here the host waits for a device
+        return float(total)  # once for all groups, since the host waits for a device here
 
     return deviance
 
 
 def deviance_of_pixels(loss, network, x, known):
-    """Return the deviance of all pixels of images, each hidden once.
+    """Return the deviance of all pixels of images, each held out once.
 
     Parameters
     ----------
     loss : object of `skpudle.losses`
         The loss.
     network : ConvNetwork
-        What encodes and decodes, on one grid.
+        Encoder and decoder, on one grid.
     x : Tensor of shape (n, n_channels, *size)
         Images.
     known : Tensor of shape size
-        1 where there are pixels, 0 beyond the border.
+        1 for pixels, 0 beyond the border.
     """
     generator = torch.Generator().manual_seed(0)
     group = torch.randint(_GROUPS, known.shape, generator=generator, device="cpu").to(x.device)
@@ -94,16 +94,16 @@ def _moments(x, mask):  # -> of each column its number, mean and sum of squared 
     else:
         origin = x.masked_fill(mask == 0, torch.inf).amin(0)
         origin, n_known = origin.masked_fill(origin.isinf(), 0), mask.sum(0)
-    centred = (x - origin) * mask  # exactly zero for constant columns, whose mean may be rounded
+    centred = (x - origin) * mask  # exactly zero for constant columns, even with a rounded mean
     mean = centred.sum(0) / n_known.clamp_min(1)
     squares = ((centred - mean) * mask).square().sum(0)
     return n_known, origin + mean, squares
 
 
 def sums_of(loss, x, mask, exposure):
-    """Return what `deviance_of_means` needs of each column, on the host.
+    """Return the sums that `deviance_of_means` needs of each column, on the host.
 
-    ``exposure``, (n, 1), is the logarithm of that of each sample, or None.
+    ``exposure``, (n, 1), is the logarithm of each sample's, or None.
     """
     x, mask, exposure = (t if t is None else wide(t) for t in (x, mask, exposure))
     if isinstance(loss, Gaussian):
@@ -115,7 +115,7 @@ def sums_of(loss, x, mask, exposure):
 
 
 def together(loss, one, other):
-    """Return the sums of two parts: their means differ, which is variation too."""
+    """Merge the sums of two parts; the difference of their means adds variation."""
     if not isinstance(loss, Gaussian):
         return tuple(a + b for a, b in zip(one, other, strict=True))
     (n, mean, squares), (n_other, mean_other, squares_other) = one, other
@@ -133,7 +133,7 @@ def deviance_of_means(loss, sums):  # -> float
     mean = total / size.clamp_min(torch.finfo(size.dtype).tiny)
     # A(eta) - mean * eta = - saturated(mean), where mean is the expectation
     deviance = saturated - weighted - size * loss.saturated(mean)
-    # of constant columns it is the rounding of sums that cancel
+    # below the rounding of sums that cancel, the deviance of a constant column
     eps = torch.finfo(size.dtype).eps
     rounding = size * eps * size.clamp_min(1).sqrt() * loss.saturated(mean).abs()
     return 2 * float(torch.where(deviance > rounding, deviance, 0.0).sum())

@@ -42,17 +42,17 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
 
     `fit` runs ``sporco.dictlrn.bpdndl.BPDNDictLearn``, which alternates steps of the method of
     multipliers (ADMM) for the codes of all samples and for the dictionary. `transform` solves the
-    lasso for the learned dictionary, so that codes do not depend on what else is in the batch.
+    lasso for the learned dictionary, so that the code of a sample is independent of the others.
 
     Parameters
     ----------
     n_components : int, default=None
-        Number of atoms; by default that of ``dict_init`` if it is an array or a learner, else the
+        Number of atoms; by default of ``dict_init`` if it is an array or a learner, else the
         number of features.
 
     alpha : float or "auto", default="auto"
         Penalty of the lasso, in the units of the data. "auto" is 0.07 times the root mean square
-        norm of the samples that are not zero, as in `PUDLEDictionaryLearning`.
+        norm of the nonzero samples, as in `PUDLEDictionaryLearning`.
 
     max_iter : int, default=200
         Number of SPORCO's iterations, each over all samples.
@@ -65,7 +65,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         {"ZeroMean": True}}``; see its ``BPDNDictLearn.Options``.
 
     random_state : int, RandomState instance or None, default=None
-        Determines the initial dictionary.
+        Seed of the initial dictionary.
 
     verbose : int, default=0
         Whether SPORCO prints a line per iteration.
@@ -82,13 +82,13 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         Number of features seen in `fit`.
 
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of features seen in `fit`, where ``X`` has names.
+        Names of features seen in `fit`, if ``X`` has names.
 
     n_iter_ : int
         Number of iterations.
 
     loss_curve_ : ndarray of shape (n_iterations,)
-        Mean over the samples of :math:`\frac12 |x - D z|^2`, as SPORCO tells it after each
+        Mean over the samples of :math:`\frac12 |x - D z|^2`, as SPORCO reports it after each
         iteration.
 
     ended_by_ : str
@@ -152,7 +152,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
-            Data; float32 and float64 are computed in as they are, everything else in float64.
+            Data; computed in float32 or float64 as they are, everything else in float64.
         y : None
             Ignored.
 
@@ -172,7 +172,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         names = {"max_iter": "MaxMainIter", "verbose": "Verbose"}
         overridden = tuple(name for name, option in names.items() if option in own)
         warn_of_unused(self, [(overridden, "options without MaxMainIter and Verbose")])
-        mean_square(x)  # refuses what SPORCO cannot square either
+        mean_square(x)  # refuses values that would overflow in SPORCO too
         generator = make_generator(self.random_state)
         atoms = choose_atoms(self.dict_init, self.n_components, x, generator)
         if isinstance(self.dict_init, str):
@@ -185,10 +185,10 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         options.update({"Verbose": bool(self.verbose), "MaxMainIter": self.max_iter})
         try:
             options.update(own)
-        except Exception as error:  # SPORCO has classes of its own for them
+        except Exception as error:  # SPORCO has its own classes of errors
             raise ValueError(
                 f"SPORCO takes no such options={self.options!r:.200} ({error}). Pass nested "
-                "dictionaries of what its BPDNDictLearn.Options has."
+                "dictionaries of options in its BPDNDictLearn.Options."
             ) from error
         own_callback, max_iter = options["Callback"], options["MaxMainIter"]
         root = self._init_callback_context(max_subtasks=max_iter)
@@ -199,7 +199,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
             task = root.subcontext(task_name="iteration")
             task.call_on_fit_task_begin(estimator=self, X=X, y=y)
 
-        def after_iteration(learner):  # -> whether SPORCO is to stop
+        def after_iteration(learner):  # -> whether SPORCO should stop
             nonlocal stop
             stop = own_callback is not None and bool(own_callback(learner))
             attributes = partial(self._fitted_attributes, learner, alpha, x.dtype, inputs)

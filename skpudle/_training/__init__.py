@@ -1,1 +1,1 @@
-"""Training, whatever the model: loop, stopping, fit, checkpoints, a team of processes."""
+"""Train any model: loop, stopping, fit, checkpoints, a team of processes."""

@@ -1,9 +1,9 @@
 """The format of a checkpoint: a tree of numbers, text and tensors as a file.
 
-A file is an npz archive without pickled objects: arrays, and a header in JSON that says where they
+A file is an npz archive without pickled objects: arrays, and a JSON header that says where they
 belong. The last 40 bytes are a mark and the SHA-256 of all before, so that a file that was cut off
-or changed in a single bit is refused. It is written beside the old one, forced to disk, and then
-renamed, so that there is a whole one at every moment.
+or changed in a single bit is refused. A new file is written next to the old one, forced to disk,
+and then renamed: a complete file exists at every moment.
 """
 
 import hashlib
@@ -51,14 +51,14 @@ def read_arrays(content):
     Raises
     ------
     ValueError
-        If members are compressed or overlap, so that they might swell. Damaged archives raise
+        If members are compressed or overlap, which could make them swell. Damaged archives raise
         errors of many kinds; see `named_errors`.
     """
     content = io.BytesIO(content)
     with zipfile.ZipFile(content) as archive:
         members = archive.infolist()
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise ValueError("its arrays are compressed, which they may not be; write them by np.savez")
+        raise ValueError("its arrays are compressed; write them by np.savez")
     if sum(member.file_size for member in members) > content.getbuffer().nbytes:
         raise ValueError("its arrays are larger than the file")
     with np.load(content, allow_pickle=False) as stored:
@@ -72,7 +72,7 @@ def _take_out(tree, arrays, path="state"):
     """Return the tree with references in place of its tensors, which go to ``arrays``."""
     if isinstance(tree, np.generic):
         tree = tree.item()
-    if isinstance(tree, torch.Tensor) and tree.dtype != torch.bfloat16:  # NumPy has none
+    if isinstance(tree, torch.Tensor) and tree.dtype != torch.bfloat16:  # NumPy has no bfloat16
         path = f"{path}#{len(arrays)}" if path in arrays else path
         arrays[path] = to_numpy(tree)
         return {_ARRAY: path}
@@ -104,7 +104,7 @@ def pack(state):  # -> bytes-like
     Raises
     ------
     ValueError
-        If it holds something that no file does; the message says what and where.
+        If it holds another type; the message says which and where.
     """
     arrays = {}
     header = json.dumps(_take_out(state, arrays)).encode()
@@ -115,12 +115,12 @@ def pack(state):  # -> bytes-like
 
 
 def unpack(content, file, device="cpu"):  # bytes -> state
-    """Return the state in the content of a file, which errors name."""
+    """Return the state in the content of a file; errors name the file."""
     with named_checkpoint(file):
         archive, mark, digest = content[:-40], content[-40:-32], content[-32:]
         if mark != MARK or hashlib.sha256(archive).digest() != digest:
             raise ValueError(
-                "its checksum is wrong, so it was cut off or changed, or is something else"
+                "its checksum is wrong, so it was cut off or changed, or is another kind of file"
             )
         arrays = read_arrays(archive)
         state = _put_back(json.loads(arrays.pop("header").tobytes()), arrays, device)
@@ -145,17 +145,17 @@ def write_checkpoint(path, state):
     Parameters
     ----------
     path : str or path-like
-        Where to. A file of that name is replaced at the very end, and keeps its mode; a link is
-        followed. Until then a file of another name, which ends in ``.part``, is beside it.
+        File to write. A file of that name is replaced at the very end, and keeps its mode; a link
+        is followed. Until then a file of another name, which ends in ``.part``, is next to it.
     state : dict
         Tensors, numbers, text, None, and lists and dictionaries of them.
 
     Raises
     ------
     OSError
-        If the file cannot be written; an older one is then still there.
+        If the file cannot be written; an older one then remains.
     ValueError
-        If the state holds something else.
+        If the state holds another type.
     """
     replace_file(path, pack(state))
 
@@ -166,9 +166,9 @@ def read_checkpoint(path, device="cpu"):
     Parameters
     ----------
     path : str or path-like
-        A file that `write_checkpoint` wrote.
+        A file of `write_checkpoint`.
     device : str or torch.device, default="cpu"
-        Where to put its tensors.
+        Device of its tensors.
 
     Returns
     -------
@@ -180,6 +180,6 @@ def read_checkpoint(path, device="cpu"):
     OSError
         If there is no such file, or it cannot be read.
     ValueError
-        If it is no whole checkpoint; the message names it.
+        If it is no complete checkpoint; the message names it.
     """
     return unpack(Path(path).read_bytes(), path, device)

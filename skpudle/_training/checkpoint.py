@@ -1,10 +1,9 @@
-"""Checkpoints: the callback that asks for one, its file, the lock on it, and when it is written.
+"""Checkpoints: the callback, its file, the lock on the file, and when to write.
 
-One fit at a time holds a file. The lock is one of the operating system, on an empty file beside: it
-ends with its process, however that ends, and so a process that was killed never blocks the next.
-Processes in other containers, and in the same one, share it where they share the file. Over NFS it
-holds between machines too, where the server keeps locks; those of a machine that died end with its
-lease there.
+One fit at a time holds a file. An empty file next to it has a lock of the operating system, which
+ends with its process: a process that was killed never blocks the next. Processes in other
+containers share the lock if they share the file. Over NFS it holds between machines too, if the
+server keeps locks; a machine that died loses its locks with its lease there.
 """
 
 import errno
@@ -45,7 +44,7 @@ except ImportError:  # Windows
 
 __all__ = ["Checkpoint", "FileLock", "Recorder"]
 
-# What a file system says that knows no locks. Nothing can be kept out there.
+# errors of file systems without locks, which cannot keep anyone out
 _UNKNOWN = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 _HELD = weakref.WeakSet()
@@ -56,7 +55,7 @@ _CONSTRAINTS = {
     "every_seconds": [Interval(Real, 0, None, closed="left"), None],
     "resume": ["boolean"],
 }
-_ENDS = [None, "tol", "callback"]  # before its time
+_ENDS = [None, "tol", "callback"]  # causes of an early end
 _STORED = {"identity", "seed", "ended_by", "rule", "shared", "own"}
 
 
@@ -67,12 +66,12 @@ def _is_rule(rule):  # tol, n_iter_no_change
     return isinstance(tol, int | float | None) and isinstance(n_iter_no_change, int)
 
 
-def _take(descriptor):  # -> whether nobody else has it
+def _take(descriptor):  # -> whether no other process has it
     try:
         if fcntl is None:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         else:
-            # not lockf: that is no obstacle to another fit of the same process
+            # not lockf, which does not stop another fit of the same process
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         return error.errno in _UNKNOWN
@@ -80,18 +79,18 @@ def _take(descriptor):  # -> whether nobody else has it
 
 
 class FileLock:
-    """A lock that belongs to a path; ``.lock`` is added to the name of the file beside it."""
+    """A lock on a path: on the file of this name plus ``.lock``."""
 
     def __init__(self, path):
         self._path, self._descriptor = Path(f"{path}.lock"), None
 
     def acquire(self):
-        """Return whether the lock is ours now, at once.
+        """Try to take the lock, without waiting; return whether it is ours.
 
         Raises
         ------
         OSError
-            If no file can be made there.
+            If no file can be created there.
         """
         while True:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -101,13 +100,13 @@ class FileLock:
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), self._path.stat()):
                     break
-            os.close(descriptor)  # it was removed by who had it, since it was opened
+            os.close(descriptor)  # its last holder removed it after we opened it
         self._descriptor = descriptor
         _HELD.add(self)
         return True
 
     def release(self):
-        """Let the lock go, and remove its file; do nothing if it is not ours."""
+        """Release the lock and remove its file; do nothing if it is not ours."""
         if self._descriptor is not None:
             with suppress(OSError):  # Windows removes no open file
                 self._path.unlink()
@@ -120,7 +119,7 @@ class FileLock:
 
 
 def _in_a_child():
-    # A fork has copies of all descriptors, which would keep the lock of a parent that died.
+    # a fork copies all descriptors, and would keep the lock of a parent that died
     for lock in list(_HELD):
         lock.let_go()
 
@@ -130,53 +129,53 @@ if hasattr(os, "register_at_fork"):
 
 
 class Checkpoint:
-    """Write the state of training to a file, and go on from it.
+    """Write the state of training to a file, and resume from it.
 
-    A callback for ``learner.set_callbacks(Checkpoint("fit.npz"))``. If the file exists, `fit` goes
-    on from it, to the same bits as a fit that was never interrupted; after the end `fit` returns
-    what was learned without training.
+    A callback for ``learner.set_callbacks(Checkpoint("fit.npz"))``. If the file exists, `fit`
+    resumes from it, to the same bits as a fit that was never interrupted; if the fit in the file is
+    complete, `fit` returns its result without training.
 
     Parameters
     ----------
     path : str or path-like
         The file, in a directory that exists. A link is followed, and a mode is kept.
     every_n_updates : int, default=None
-        Write after at least so many updates; rounded up to rounds of training, which have ten.
+        Write after this number of updates; rounded up to rounds of training, of ten updates.
     every_seconds : float, default=60.0
-        Write after at least so many seconds. Whichever comes first counts; None is never.
+        Write after this number of seconds. Whichever is first counts; None is never.
     resume : bool, default=True
-        Whether `fit` goes on from an existing file. Otherwise it replaces it.
+        Whether `fit` resumes from an existing file. Otherwise it replaces it.
 
     Raises
     ------
     ValueError
-        If a parameter is none of these.
+        If a parameter is invalid.
 
     Notes
     -----
     The file is refused, with a ValueError that names it, if it is damaged, or if it belongs to
     another learner, other parameters or other data. ``max_iter``, ``tol`` and ``n_iter_no_change``
-    may change, to train longer, and so may what is no part of training. Data are compared by a
-    checksum of their values and of which are missing: of an array, all; of a large memory map or a
-    dataset, the rows, at most 16384 or 64 MiB, that initial atoms are chosen from; of a stream,
-    the first batches up to that size, and the size of the first. An array, a memory map, a dataset
-    and a stream of the same rows are different data. So are those of another number of processes;
-    each compares its own.
+    may change, to train longer, and so may parameters that do not affect training. Data are
+    compared by a checksum of their values and of which are missing: all of an array; of a large
+    memory map or a dataset, the rows, at most 16384 or 64 MiB, that initial atoms are chosen from;
+    of a stream, the first batches up to that size, and the size of the first. An array, a memory
+    map, a dataset and a stream of the same rows count as different data, and so do the data of
+    another number of processes; each process compares its own.
 
-    A fit has one file: a second `Checkpoint` is refused. A file is that of one fit at a time. While
-    one is training, another that is given the same file is refused before it trains. The operating
-    system lets the lock go when a process ends, however that ends; over NFS it needs a server that
-    keeps locks. A search makes many fits, of other parameters or other data, so that its second one
-    is refused: search without.
+    A fit has one file: a second `Checkpoint` is refused. A file has one fit at a time: while it
+    trains, another fit that is given the file is refused before it trains. The operating system
+    releases the lock when a process ends, however it ends; over NFS this needs a server that keeps
+    locks. A search makes many fits, with other parameters or other data, and its second one is
+    refused: search without a `Checkpoint`.
 
-    Of several processes the first one's `Checkpoint` counts; the others need none.
+    With several processes the first one's `Checkpoint` counts; the others need none.
 
-    Learners that write no checkpoints, such as that of SPORCO, refuse this callback.
+    Learners that write no checkpoints, such as SPORCO's, refuse this callback.
 
-    It is written once more at the end, and after Ctrl-C. If it cannot be written, because the disk
-    is full for example, there is a warning, the file before stays, and training goes on.
+    The file is written once more at the end, and after Ctrl-C. If it cannot be written, because the
+    disk is full for example, a warning says so, the last file stays, and training continues.
 
-    Nothing in it is executed: it holds arrays and JSON, and no pickled objects.
+    Reading the file executes nothing: it holds arrays and JSON, and no pickled objects.
 
     Examples
     --------
@@ -200,9 +199,9 @@ class Checkpoint:
         except InvalidParameterError as error:
             raise InvalidParameterError(shortened(str(error))) from None
 
-    # scikit-learn's protocol of callbacks, which sees epochs; updates are between them
+    # scikit-learn's protocol of callbacks, which has hooks for epochs and none for updates
     def setup(self, estimator, context):
-        """Refuse what would write nothing."""
+        """Refuse estimators that write no checkpoints."""
         if not getattr(estimator, "_writes_checkpoints", False):
             raise ValueError(
                 f"{type(estimator).__name__} writes no checkpoints. Give the callback to a learner "
@@ -221,12 +220,12 @@ class Checkpoint:
 
 
 class HeldFile:
-    """The file of a checkpoint, in the hands of one fit, of one process or of several.
+    """The file of a checkpoint, held by one fit, in one process or several.
 
     Parameters
     ----------
     settings : Checkpoint or None
-        What the user asked for; of several processes the first one's counts.
+        The user's callback; with several processes the first one's counts.
     """
 
     def __init__(self, settings):
@@ -244,17 +243,17 @@ class HeldFile:
         return 0 if self.team is None else self.team.rank
 
     def release(self):
-        """Leave the file to others."""
+        """Release the file."""
         if self._lock is not None:
             self._lock.release()
 
     def open(self, team):
-        """Take hold of the file, and return what is in it, None if there is nothing to go on from.
+        """Take hold of the file; return the state in it, or None if there is none to resume from.
 
         Raises
         ------
         ValueError
-            If the file is damaged, cannot be written, or is that of a fit which is training.
+            If the file is damaged, cannot be written, or belongs to a fit that is training.
         """
         self.team, error = team, None
         if self.settings is not None and self.rank == 0:
@@ -270,7 +269,7 @@ class HeldFile:
         return self._stored
 
     def write(self, state, own):
-        """Write a state, and what each process has of its own; return the error if that fails."""
+        """Write the shared state and each process's own; return the error if that fails."""
         everyone = [own]
         if self.team is not None:
             packed = self.team.gather_bytes(pack(own))
@@ -282,7 +281,7 @@ class HeldFile:
         except (OSError, ValueError) as error:
             return error
 
-    def _take_hold(self):  # -> the state in the file, None if there is none to go on from
+    def _take_hold(self):  # -> the state in the file, None if there is none to resume from
         path = self.name
         if os.path.isdir(self._path):
             raise ValueError(
@@ -310,7 +309,7 @@ class HeldFile:
             if stored.keys() != _STORED:
                 raise ValueError(f"it holds {sorted(stored)}, expected {sorted(_STORED)}")
             if not isinstance(stored["identity"], dict):
-                raise ValueError("it does not say whose it is")
+                raise ValueError("it does not name its fit")
             if not (isinstance(stored["shared"], dict) and isinstance(stored["own"], list)):
                 raise ValueError("it holds no state")
             if stored["ended_by"] not in _ENDS:
@@ -322,7 +321,7 @@ class HeldFile:
         return stored
 
     def _share(self, error):  # -> the first process's error
-        """Take over what the first process has: its settings, what it read, or its error."""
+        """Take over the first process's settings, and the state or the error that it read."""
         has_one = self.settings is not None
         mine = []
         if has_one and self.rank == 0:
@@ -334,7 +333,7 @@ class HeldFile:
         if not first:
             text = "Give the Checkpoint to the first of the processes, which writes it."
             return ValueError(text) if someone else None
-        first = unpack(first[0], "what the first process sent")
+        first = unpack(first[0], "message of the first process")
         self.settings, self._stored = Checkpoint(**first["settings"]), first["stored"]
         return error or (first["error"] and ValueError(first["error"]))
 
@@ -348,18 +347,18 @@ def _moved(tree, device):
 
 
 def _check(state, trainer, source, stopping):
-    """Raise ValueError if a state, by names, is none that training of these samples comes to."""
+    """Raise ValueError unless training of these samples can reach this state, by names."""
     atoms, finite, progress = trainer.optimizer.atoms, state["finite"], state["progress"]
     starts = [(state["atoms"], state["moments"], state["n_updates"])]
     starts += [] if finite is None else [finite]
     for found, moments, _ in starts:
         if not torch.isfinite(found).all() or any(map(_has_nan, moments.values())):
-            raise ValueError("its atoms, or what its optimiser remembers of them, are not finite")
+            raise ValueError("its atoms, or its optimiser's state, are not finite")
         if found.shape != atoms.shape or (misfit := trainer.optimizer.misfit(moments)):
             raise ValueError(f"it is of other atoms: {misfit or tuple(found.shape)}")
     counters, generators = [n for *_, n in starts], [state["generator"]]
     numbers = [*state["loss_curve"], *state["searched"]]
-    if progress is not None:  # there was an epoch
+    if progress is not None:  # after the first epoch began
         counters += progress["n_batches"], progress["n_samples"]
         generators.append(progress["plan_state"])
         numbers.append(progress["loss"])
@@ -384,23 +383,23 @@ def _check(state, trainer, source, stopping):
             torch.Generator().set_state(generator)
 
 
-def _has_nan(value):  # one that is infinite is what large gradients come to
+def _has_nan(value):  # infinity is legitimate: large gradients overflow
     return isinstance(value, torch.Tensor) and bool(torch.isnan(value).any())
 
 
 class _Clock:
-    """When to write: after so many updates or so many seconds."""
+    """Decide when to write: after some updates or some seconds."""
 
     def __init__(self, settings):
         self._n_updates, self._seconds = settings.every_n_updates, settings.every_seconds
         self.strike(0)
 
     def strike(self, n_updates):
-        """Begin anew."""
+        """Start the count again."""
         self._last = n_updates, time.monotonic()
 
     def is_due(self, n_updates):
-        """Return whether it is time; divergence takes updates back."""
+        """Return whether it is time to write; divergence takes updates back."""
         last_update, last_time = self._last
         if self._n_updates is not None and abs(n_updates - last_update) >= self._n_updates:
             return True
@@ -410,12 +409,12 @@ class _Clock:
 class Recorder:
     """The checkpoint of one fit, if its estimator has one among its callbacks.
 
-    To be used as a context, which keeps the file from other fits.
+    As a context manager it holds the file, against other fits.
 
     Parameters
     ----------
     estimator : estimator
-        Asked for its callbacks and parameters.
+        The estimator that fits, with its callbacks and parameters.
     """
 
     def __init__(self, estimator):
@@ -435,19 +434,19 @@ class Recorder:
         self._file.release()
 
     def open(self, generator, team=None):
-        """Take hold of the file, and seed the generator as the fit in it did, if there is one.
+        """Take hold of the file; if it holds a fit, seed the generator as that fit did.
 
         Parameters
         ----------
         generator : torch.Generator
-            What the fit draws from.
+            Generator of the fit.
         team : Team, default=None
             Processes that train together; the first of them reads and writes.
 
         Raises
         ------
         ValueError
-            If the file is damaged, cannot be written, or is that of a fit which is training.
+            If the file is damaged, cannot be written, or belongs to a fit that is training.
         """
         self._stored = self._file.open(team)
         if self._stored is not None:
@@ -455,7 +454,7 @@ class Recorder:
 
     @property
     def ended_by(self):
-        """What had stopped the fit that goes on, before its time by a rule that still holds."""
+        """Cause of an early end of the resumed fit, if its rule still holds."""
         stored = self._stored
         holds = stored is not None and stored["rule"] == rule_of(self._estimator)
         return stored["ended_by"] if holds else None
@@ -468,16 +467,16 @@ class Recorder:
         source : source of batches
             This process's data.
         sample : Tensor of shape (n_samples, n_features), or iterable of Tensor
-            The same, or what stands for them.
+            The same data, or a part that identifies them.
         mask : Tensor of shape (n_samples, n_features), default=None
-            0 where they are missing.
+            0 where values are missing.
         seed : int
             Seed of this fit's generator.
 
         Raises
         ------
         ValueError
-            If the file belongs to a fit of something else.
+            If the file belongs to another fit.
         """
         if self._file.settings is None:
             return
@@ -501,7 +500,7 @@ class Recorder:
         Raises
         ------
         ValueError
-            If no such search can be at that state.
+            If this search cannot reach that state.
         """
         if self._stored is None or "search" not in self._stored["shared"]:
             return None
@@ -512,16 +511,16 @@ class Recorder:
         return state
 
     def in_training(self):
-        """Return whether the file is that of a fit whose search, if it has one, has ended."""
+        """Return whether the file holds a fit after its search, or one without."""
         return self._stored is not None and "search" not in self._stored["shared"]
 
     def begin(self, trainer, source, stopping):
-        """Bring training to where the file left it.
+        """Restore training from the file.
 
         Raises
         ------
         ValueError
-            If the file was made by somebody else.
+            If the file belongs to another fit.
         """
         if self._file.settings is None:
             return
@@ -538,7 +537,7 @@ class Recorder:
             pack(trainer.optimizer.fresh_state())
         except ValueError as error:
             raise ValueError(
-                f"No checkpoint can be written of optimizer={self._estimator.optimizer!r}: {error}."
+                f"optimizer={self._estimator.optimizer!r} fits into no checkpoint: {error}."
             ) from error
         self._clock.strike(trainer.n_steps)
 
@@ -548,12 +547,12 @@ class Recorder:
             self.end(trainer)
 
     def at_search_epoch(self, state):
-        """Write the state of a search if it is time; an epoch of it counts for a round."""
+        """Write the state of a search if it is time; one epoch counts as a round."""
         if self._is_due(10 * state.epoch):
             self.end_search(state)
 
     def end(self, trainer, *, ended_by=None):
-        """Write the state of the last round of training, and what stopped it before its time."""
+        """Write the state of the last round of training, and the cause of an early end."""
         if self._file.settings is None:
             return
         shared = trainer.state.as_dict()
@@ -581,7 +580,7 @@ class Recorder:
         if error := self._file.write(state, own):
             warnings.warn(
                 f"The checkpoint of update {n_updates} could not be written: {error}. "
-                "Training goes on; an older checkpoint is as it was.",
+                "Training goes on; an older checkpoint is unchanged.",
                 RuntimeWarning,
                 stacklevel=users_level(),
             )

@@ -16,38 +16,38 @@ class FitRun:
     Parameters
     ----------
     learner : estimator
-        What is fitted.
+        The learner to fit.
     recorder : Recorder
         Its checkpoint.
     team : Team or None
         The processes that train together.
     given : dict
-        What callbacks get: the estimator and its input.
+        Arguments of callbacks: the estimator and its input.
     max_iter : int
         Largest number of epochs of training.
 
     Attributes
     ----------
     losses : tuple of float
-        Those of the epochs of the search.
+        Objective of each epoch of the search.
     search_was_stopped : bool
-        Whether there was one that did not end by itself.
+        Whether a search was stopped before it ended by itself.
     """
 
     def __init__(self, learner, recorder, team, *, given, max_iter):
         self.learner, self.recorder, self.team = learner, recorder, team
         self.given, self.max_iter = given, max_iter
         self.interrupts, self.losses, self.search_was_stopped = Interrupts(), (), False
-        # a search is one task more
+        # one task more, for the search
         self.root = learner._init_callback_context(max_subtasks=max_iter + 1)
         self.root.call_on_fit_task_begin(**given)
 
     def end(self):
-        """Tell callbacks that all has ended."""
+        """Tell callbacks that the fit has ended."""
         self.root.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
 
     def search(self, problem, atoms, fitted):
-        """Search for atoms, from given ones or from where the checkpoint left it.
+        """Search for atoms, from given ones or from the checkpoint.
 
         ``fitted(state)`` returns the attributes of a learner with the best atoms of a state.
         """
@@ -73,16 +73,16 @@ class FitRun:
         return state
 
     def train(self, trainer, source, stopping, fitted):
-        """Train epoch by epoch, and return what ended the fit.
+        """Train epoch by epoch, and return the cause of the end.
 
         ``fitted()`` returns the attributes of the learner as it is.
         """
-        if self.interrupts.pending:  # in the search
+        if self.interrupts.pending:  # during the search
             self.take(trainer, fitted, "interrupt")
             raise KeyboardInterrupt(f"the search was interrupted after epoch {len(self.losses)}")
         started = time.perf_counter(), trainer.n_steps
         ended_by = self.recorder.ended_by
-        # the second, since a stream may have more batches than before
+        # the second condition, since a stream may have more batches than before
         while (
             len(trainer.loss_curve) < self.max_iter
             and trainer.n_steps < stopping.n_updates
@@ -103,7 +103,7 @@ class FitRun:
             ended_by = "tol" if converged else "callback" if stopped else None
         trainer.mark(source, stopping)
         self.recorder.end(trainer, ended_by=ended_by)
-        stopping.settle(trainer.optimizer)  # who trains longer goes on from the last epoch
+        stopping.settle(trainer.optimizer)  # training that resumes needs the last epoch
         if not ended_by and stopping.n_updates:
             ended_by = "max_iter"
         elif not ended_by:
@@ -112,7 +112,7 @@ class FitRun:
         return ended_by
 
     def leave(self, error, trainer, fitted):
-        """Leave training that diverged or was interrupted, with what has been learned."""
+        """Leave training that diverged or was interrupted, and keep its result."""
         diverged = isinstance(error, Diverged)
         self.take(trainer, fitted, "divergence" if diverged else "interrupt")
         if diverged:
@@ -121,7 +121,7 @@ class FitRun:
         raise error
 
     def take(self, trainer, fitted, ended_by):
-        """Make the learner what training has made of it, and say which phases ran."""
+        """Give the learner the result of training, and record which phases ran."""
         epochs = {"search": len(trainer.searched)}
         epochs[self.learner._rule_name] = len(trainer.loss_curve)
         phases = {name: n_epochs for name, n_epochs in epochs.items() if n_epochs}

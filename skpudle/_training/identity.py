@@ -1,7 +1,7 @@
 """Fingerprint a fit, to match it with a checkpoint and across processes.
 
-By them a checkpoint knows the fit that it belongs to, and processes that train together find out
-whether they do the same.
+A checkpoint recognises its fit by them, and processes that train together verify that they do the
+same.
 """
 
 import json
@@ -16,16 +16,16 @@ from skpudle._data.foreign import dictionary_of
 
 __all__ = ["check_same", "data_of", "identity_of", "plain", "rule_of", "task_of"]
 
-# Parameters in which processes may differ that train one dictionary.
+# parameters that may differ between processes that train one dictionary
 _OWN = {"device", "random_state", "verbose"}
 
 
-# Parameters that may change between an interrupted fit and the one that goes on.
+# parameters that may change between an interrupted fit and the resumed one
 _FREE = {
     "device",
     "max_iter",
     "n_iter_no_change",
-    "random_state",  # is compared where it is a number
+    "random_state",  # compared if it is a number
     "split_sign",
     "tol",
     "transform_algorithm",
@@ -37,7 +37,7 @@ _FREE = {
 
 
 def plain(value):
-    """Return numbers of NumPy as those of Python, which they equal, and names in one order."""
+    """Return NumPy's numbers as equal ones of Python, and names in one order."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, tuple):
@@ -73,14 +73,14 @@ def _checksum(tensors):
 
 
 def data_of(source, sample, mask=None):
-    """Return what recognises data: their kind, their size and a checksum.
+    """Return a fingerprint of data: their kind, their size and a checksum.
 
     Parameters
     ----------
     source : source of batches
         See `skpudle._data.batches`.
     sample : Tensor of shape (n_samples, n_features), or collection of Tensor
-        The data, or those that stand for them.
+        The data, or a part that identifies them.
     mask : Tensor of shape (n_samples, n_features), default=None
         0 where values are missing.
     """
@@ -88,7 +88,7 @@ def data_of(source, sample, mask=None):
     if not isinstance(sample, torch.Tensor):
         return f"{kind} of {len(sample)} images, checksum {_checksum(sample)}"
     parts = sample.split(2**14)
-    if mask is not None:  # what fills a gap is the mean of its column, as a value can be
+    if mask is not None:  # a gap holds its column's mean, a possible value
         parts = chain(parts, (part.bool() for part in mask.split(2**14)))
     target = getattr(source, "target", None)
     if target is not None:
@@ -99,12 +99,12 @@ def data_of(source, sample, mask=None):
 
 
 def task_of(estimator, method, sample):
-    """Return what processes have to agree in that train one dictionary, by name.
+    """Return all that processes which train one dictionary must agree in, by name.
 
     Parameters
     ----------
     estimator : estimator
-        In one of these processes.
+        The estimator of one of these processes.
     method : {"fit", "partial_fit"}
         The method that was called.
     sample : Tensor of shape (n_samples, n_features)
@@ -122,17 +122,17 @@ def task_of(estimator, method, sample):
 
 
 def rule_of(estimator):
-    """Return the rule by which training stops, which may change."""
+    """Return the rule that ends training, which may change."""
     return [plain(estimator.tol), int(estimator.n_iter_no_change)]
 
 
 def identity_of(estimator, data, team=None):
-    """Return what recognises a fit, by name; that of the first process, which compares for all.
+    """Return the fingerprint of a fit, by name: the first process's, which compares for all.
 
     Parameters
     ----------
     estimator : estimator
-        What is fitted.
+        The estimator to fit.
     data : str
         This process's data, from `data_of`.
     team : Team, default=None

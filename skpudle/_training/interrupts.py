@@ -1,4 +1,4 @@
-"""Ctrl-C, put off to the end of an update."""
+"""Ctrl-C, delayed until an update is complete."""
 
 import signal
 import threading
@@ -7,11 +7,11 @@ __all__ = ["Interrupts"]
 
 
 class Interrupts:
-    """While this context lasts, a first Ctrl-C is noted, and a second one interrupts at once.
+    """Within this context, note a first Ctrl-C; a second one interrupts at once.
 
-    Only Python's own handler of the main thread is stood in for, and it is put back at the end: a
-    handler that somebody else installed stays what it is. A Ctrl-C that was noted and not acted on
-    is raised at the end.
+    Only Python's own handler of the main thread is replaced, and restored at the end: a handler
+    that other code installed stays in place. A noted Ctrl-C that nothing acted on is raised at the
+    end.
     """
 
     pending = False

@@ -1,17 +1,16 @@
-"""Training: the only epoch loop.
+"""Train: the only epoch loop.
 
-`Trainer` turns batches into updates and knows nothing of NumPy, of estimators or of where the
-samples come from. It waits for the device once a round, some updates long, to learn whether
-training is still finite and whether to stop.
+`Trainer` turns batches into updates and knows nothing of NumPy, of estimators or of sources of
+samples. It waits for the device once a round, after some updates, to learn whether training is
+still finite and whether to stop.
 
-A round is a transaction: all that training goes on from changes at its end, so that the state of
-the last round, which `Trainer.state` holds at any time, is one to start again from, with the same
-bits.
+A round is a transaction: the state changes at its end, all of it. `Trainer.state` always holds the
+state of the last round, from which training resumes with the same bits.
 
-What is trained is a model. It has
+A model has
 
-* ``network(rows, update)``: what a gradient rule takes, the dictionary that these rows of
-  parameters are, its encoder and the penalty, in that update, counted from 0;
+* ``network(rows, update)``: the arguments of a gradient rule, that is the dictionary with these
+  rows of parameters, its encoder and the penalty, in that update, counted from 0;
 * ``rule``, one of `skpudle.gradients.GRADIENT_RULES`, and ``part_size``, the number of samples of a
   batch that are evaluated at a time, which bounds memory (None: all);
 * ``replacements(rows, samples)``: rows for samples that become atoms, next to the present ones.
@@ -30,13 +29,13 @@ from skpudle.gradients import differentiate
 
 __all__ = ["Diverged", "EpochSummary", "Interrupted", "Trainer"]
 
-# Between two looks at the loss: rare enough that a GPU never idles, often enough that a first epoch
-# of a hundred thousand samples need not be finished when nothing is left to gain.
+# updates between two reads of the loss: a GPU does not idle, and training can stop within a first
+# epoch of a hundred thousand samples
 _UPDATES_PER_ROUND = 10
 
 
 class Diverged(ArithmeticError):
-    """Training is not finite any more, also after the learning rate was halved."""
+    """Training diverged, also after the learning rate was halved."""
 
     def __init__(self, update):
         super().__init__(f"training diverged at update {update}")
@@ -44,7 +43,7 @@ class Diverged(ArithmeticError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was interrupted, and stopped after a whole update."""
+    """Training was interrupted, and stopped after a complete update."""
 
     def __init__(self, update):
         super().__init__(f"training was interrupted after update {update}")
@@ -58,7 +57,7 @@ class EpochSummary(NamedTuple):
 
 
 def _on_host(sums, unused, atoms):  # -> sums (n, 3), number of unused atoms, are atoms finite
-    """Return on the host what a round comes to: here it waits for a device, once."""
+    """Return a round's results on the host: the only wait for a device, once a round."""
     rest = torch.stack([unused.sum(), torch.isfinite(atoms).all()]).to(sums[0])
     found = torch.cat([*sums, rest]).cpu()
     return found[:-2].view(-1, 3), int(found[-2]), bool(found[-1])
@@ -70,7 +69,7 @@ class Trainer:
     Parameters
     ----------
     model : object
-        What is trained, see above.
+        The model to train, see above.
     optimizer : GradientOptimizer or SurrogateOptimizer
         Owns the rows of parameters.
     n_steps : int, default=0
@@ -78,11 +77,11 @@ class Trainer:
     loss_curve : iterable of float, default=()
         Mean losses of the epochs before.
     searched : iterable of float, default=()
-        Those of the epochs of a search, for the record.
+        Losses of the epochs of a search, for the record.
     team : Team, default=None
         The processes that train one dictionary, each with samples of its own.
     interrupts : Interrupts, default=None
-        Its ``pending`` is looked at after every update, by a team after every round.
+        Its ``pending`` is read after every update, by a team after every round.
     at_round : callable, default=None
         ``at_round(trainer)`` is called before every round, when `state` is up to date.
     """
@@ -106,7 +105,7 @@ class Trainer:
         self._at_round = at_round
         self._progress = None  # of the current or latest epoch
         self._halved = False
-        self._finite = None  # the latest (atoms, optimiser's state, number of updates) that were
+        self._finite = None  # the latest finite (atoms, optimiser's state, number of updates)
 
     def largest(self, value):
         """Return the largest of the integers of all processes."""
@@ -115,13 +114,13 @@ class Trainer:
     # ------------------------------------------------------------------ an epoch
 
     def run_epoch(self, source, stopping):
-        """Go through the source once, or until ``stopping`` says that it is enough.
+        """Go through the source once, or until ``stopping`` ends it.
 
         Raises
         ------
         Diverged
-            If training stopped being finite for the second time; the optimiser then holds the last
-            finite atoms.
+            If training diverged for the second time; the optimiser then holds the last finite
+            atoms.
         Interrupted
             If it was interrupted.
         """
@@ -138,7 +137,7 @@ class Trainer:
             interrupted = self.largest(int(self._interrupts.pending))
             finite = torch.isfinite(sums).all(1)
             if finite[0] or self._finite is None:
-                self._finite = state.start  # that a state is finite is known from its next loss
+                self._finite = state.start  # finite, as its next loss was
             if not (finite.all() and atoms_are_finite):
                 self._go_back(state.n_updates + min(int(finite.sum()) + 1, len(sums)))
                 return self.run_epoch(source, stopping)
@@ -152,7 +151,7 @@ class Trainer:
             if converged or len(sums) < length:
                 break
         if self._progress.n_batches == source.n_batches:
-            next(batches, None)  # at its end a loader draws once more
+            next(batches, None)  # a loader draws once more at its end
         return self._end_epoch(converged=converged)
 
     def _round(self, batches):  # -> sums of each update (3,), unused atoms, losses and keys
@@ -177,13 +176,13 @@ class Trainer:
         self.optimizer.halve_learning_rate()
         self._progress = None
 
-    def _begin(self, source):  # -> the batches of the epoch that are left
+    def _begin(self, source):  # -> the remaining batches of the epoch
         generator = source.generator
         now = None if generator is None else generator.get_state()
         going_on = self._progress is not None and not self._progress.done
         if not going_on:
             self._progress = Progress.begin(self.optimizer.atoms.detach(), now)
-        elif generator is not None:  # the plan of the epoch is drawn again
+        elif generator is not None:  # draw the plan of the epoch again
             generator.set_state(self._progress.plan_state.cpu())
         done = self._progress.n_batches
         batches = source.batches(source.plan(), done)
@@ -191,16 +190,16 @@ class Trainer:
             generator.set_state(now)
         if self._team is None:
             return batches
-        n_batches = self.largest(count_batches(source))  # all take part in every update
+        n_batches = self.largest(count_batches(source))  # all processes share every update
         return islice(chain(batches, repeat(None)), n_batches - done)
 
     def _update(self, batch):  # -> summed loss, objective and samples; used atoms; losses
         rows, model, team = self.optimizer.atoms, self.model, self._team
-        if batch is None:  # others still have samples
+        if batch is None:  # other processes still have samples
             gradient, codes = torch.zeros_like(rows), rows.detach().new_zeros(0, len(rows))
             losses, total = codes.new_zeros(0), codes.new_zeros(3)
         else:
-            with torch.enable_grad():  # whatever the caller's mode is
+            with torch.enable_grad():  # whichever mode the caller set
                 dictionary, encoder, penalty = model.network(rows, self.n_steps)
                 options = dict(encoder=encoder, penalty=penalty, part_size=model.part_size)
                 gradient, found = differentiate(model.rule, dictionary, rows, batch, **options)
@@ -219,7 +218,7 @@ class Trainer:
         return total, used, losses
 
     def _commit(self, n_batches, n_samples, loss, unused, n_unused, seen):
-        """End a round; `seen` are pairs of losses and keys, one of each of its batches."""
+        """End a round; `seen` has a pair of losses and keys for each of its batches."""
         before = self._progress
         losses, keys = before.losses, before.keys
         if n_unused and seen:
@@ -250,18 +249,18 @@ class Trainer:
         return unused if self._team is None else self._team.all(unused)
 
     def idle(self, before):  # (n_components,) -> the same, on the host
-        """Return for how many samples atoms have been unused, who were so for some before."""
+        """Return for how many samples atoms have been unused, given the number before."""
         return torch.where(self._unused().cpu(), before + self._progress.n_samples, 0.0)
 
     def replace_unused(self, source, *, among=None):
-        """Replace atoms that no code of the last epoch used by the worst reconstructed samples.
+        """Replace atoms unused in the last epoch by the worst reconstructed samples.
 
         ``among``, (n_components,) bool on the host, tells which may be replaced.
         """
         if self._progress is None or not self._progress.done:
             return
         losses, keys = self._progress.losses, self._progress.keys
-        if self._team is None and not len(losses):  # then all atoms are used
+        if self._team is None and not len(losses):  # all atoms are used
             return
         unused = self._unused()
         if among is not None:
@@ -274,7 +273,7 @@ class Trainer:
         if self._team is not None:
             losses, samples = (torch.cat(self._team.gather(part)) for part in (losses, samples))
             samples = samples[losses.topk(min(len(unused), len(losses))).indices]
-        samples = samples[samples.nan_to_num().flatten(1).any(1)]  # nothing makes no atom
+        samples = samples[samples.nan_to_num().flatten(1).any(1)]  # a zero sample makes no atom
         if len(samples):
             rows = self.model.replacements(atoms, samples)
             rows = rows[rows.flatten(1).any(1)]  # nor does a sample that is its baseline
@@ -299,7 +298,7 @@ class Trainer:
         return self.state
 
     def load(self, state, source, stopping):
-        """Go back to a state, of which the source's generator is a part."""
+        """Return to a state, which includes the source's generator."""
         if state.halved:
             self._halved = True
             self.optimizer.halve_learning_rate()

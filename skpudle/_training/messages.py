@@ -23,8 +23,7 @@ __all__ = [
     "warn_of_unused",
 ]
 
-# What an objective may rise by, relative to itself: the last steps of a stochastic gradient do not
-# all go down.
+# relative rise of the objective that counts as chance: stochastic gradients end with noisy steps
 _CHANCE = 1e-2
 
 
@@ -37,7 +36,7 @@ def nothing_known(learner):
 
 
 def warn_of_unknown_features(features):
-    """Warn of features, by their numbers, that no sample knows."""
+    """Warn of features, by number, without a known value in any sample."""
     if features:
         warnings.warn(
             f"Features {features[:10]}{' ...' if len(features) > 10 else ''} of X have no known "
@@ -47,20 +46,20 @@ def warn_of_unknown_features(features):
 
 
 def warn_of_few_samples(n_samples, n_atoms):
-    """Warn of more atoms than there are samples to learn them from."""
+    """Warn of more atoms than samples."""
     if n_samples < n_atoms:
         warnings.warn(
             f"X has {n_samples} sample{'s' if n_samples > 1 else ''} with known values for "
-            f"{n_atoms} atoms: some of these become single samples, others stay as they began. "
+            f"{n_atoms} atoms: some of these become single samples, others stay as initialised. "
             f"Pass n_components={n_samples} or less, or more samples.",
             stacklevel=users_level(),
         )
 
 
 def print_progress(phase, trainer, max_iter, n_updates, start_time, n_before=0):
-    """Print a line about the epoch that has ended, ``n_before`` updates being older than the start.
+    """Print a line about the epoch that has ended.
 
-    A training that goes on where another one ended has made those in no time of its own.
+    The first ``n_before`` updates were made by an earlier fit, outside of the measured time.
     """
     n_done = max(trainer.n_steps - n_before, 1)
     rate = n_done / (time.perf_counter() - start_time)
@@ -79,7 +78,7 @@ def print_search(state):
 
 
 def warn_of_step(step_size, dictionaries, curvature=1.0):
-    """Warn once if the encoder may diverge with the given step and one of the dictionaries."""
+    """Warn once if the encoder may diverge with this step and one of the dictionaries."""
     bound = curvature * max(float(dictionary.squared_norm_bound()) for dictionary in dictionaries)
     if step_size * bound > 2:
         warnings.warn(
@@ -92,7 +91,7 @@ def warn_of_step(step_size, dictionaries, curvature=1.0):
 
 
 def warn_of_early_end(learner):
-    """Warn that training ended too early to tell."""
+    """Warn that training ended too early to have converged."""
     has_rate = learner._optimizer_for(learner.components_) != "surrogate"
     more = "max_iter or learning_rate" if has_rate else "max_iter"
     warnings.warn(
@@ -113,15 +112,15 @@ def _is_named(learner, name):
 
 
 def warn_of_unused(learner, unused):
-    """Warn, once, of parameters that were named and have no effect.
+    """Warn, once, of parameters that are set but have no effect.
 
     Parameters
     ----------
     learner : estimator
-        Whose parameters they are.
+        The learner with these parameters.
     unused : iterable of (tuple of str, str)
-        Names of parameters that have no effect in this fit, and what would use them; names that
-        the learner lacks do not count.
+        Names of parameters without effect in this fit, and the setting that would use them; names
+        that the learner lacks are ignored.
     """
     found = {}
     for names, remedy in unused:
@@ -143,14 +142,14 @@ def warn_of_unused(learner, unused):
 
 
 def _smaller_steps(learner, optimizer):
-    """Say what of the parameters that act makes updates smaller."""
+    """Name the parameter in use that makes updates smaller."""
     has_rate = not isinstance(optimizer, SurrogateOptimizer)
     rate = f"lower learning_rate (now {learner.learning_rate})"
     return rate if has_rate else "larger anchor in optimizer_params"
 
 
 def divergence(learner, update, optimizer):
-    """Return the error for training that stopped being finite."""
+    """Return the error for training that diverged."""
     return ValueError(
         f"Training of {type(learner).__name__} stopped being finite at update {update}, "
         "also after a second try with smaller steps; the last finite dictionary is in "
@@ -160,7 +159,7 @@ def divergence(learner, update, optimizer):
 
 
 def warn_of_rise(learner, began, ended, baseline, optimizer):
-    """Warn if training has raised what it minimises above its value without a dictionary."""
+    """Warn if training has raised its objective above the value without a dictionary."""
     if not ended <= max(began, baseline) * (1 + _CHANCE):
         warnings.warn(
             f"Training of {type(learner).__name__} raised its objective above that of no "

@@ -1,4 +1,4 @@
-"""The state of training as one value: to go back to, to write to disk, to go on from."""
+"""The state of training as one value: to roll back, to write to disk, to resume."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ __all__ = ["Progress", "TrainingState"]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an epoch has come.
+    """The progress of an epoch.
 
     Attributes
     ----------
@@ -21,9 +21,9 @@ class Progress:
     losses : Tensor of shape (n,)
         The largest losses, in descending order, at most as many as atoms are unused.
     keys : Tensor of shape (n, ...)
-        Of the samples with these losses.
+        Keys of the samples with these losses.
     n_batches, n_samples : int
-        How many have been seen.
+        Numbers of batches and samples seen.
     loss : float
         The sum of all losses.
     done : bool
@@ -48,7 +48,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that training goes on from, with the same bits.
+    """The complete state of training, which resumes from it with the same bits.
 
     Attributes
     ----------
@@ -57,13 +57,13 @@ class TrainingState:
     moments : dict
         The optimiser's own state.
     n_updates : int
-        How many updates were made.
+        Number of updates made.
     loss_curve : tuple of float
         The mean losses of the epochs.
     searched : tuple of float
-        Those of the epochs of a search before.
+        Losses of the epochs of an earlier search.
     stopping : tuple
-        The course of `skpudle._training.stopping.Stopping`.
+        The progress of `skpudle._training.stopping.Stopping`.
     progress : Progress or None
         Of the current or the latest epoch.
     generator : Tensor or None
@@ -87,16 +87,16 @@ class TrainingState:
 
     @property
     def start(self):
-        """What an optimiser starts from: atoms, its own state, the number of updates."""
+        """The state of an optimiser: atoms, its own state, the number of updates."""
         return self.atoms, self.moments, self.n_updates
 
     def as_dict(self):
-        """Return the state as names, numbers, tensors, and lists and dictionaries of them."""
+        """Return the state as a dict of numbers, tensors, and lists and dicts of them."""
         return vars(self) | {"progress": self.progress and vars(self.progress)}
 
     @classmethod
     def from_dict(cls, state):
-        """Return the state that `as_dict` was made of; a tuple may have become a list."""
+        """Return the state from `as_dict`, in which a list may replace a tuple."""
         progress, finite = state["progress"], state["finite"]
         return cls(
             **state

@@ -1,4 +1,4 @@
-"""When training is to stop by itself."""
+"""Rules that end training."""
 
 from numbers import Real
 
@@ -13,11 +13,11 @@ class Stopping:
     tol : float or None
         Relative improvement that counts; None never stops.
     patience : int
-        Number of checks without one.
+        Number of checks without improvement.
     first_update : int, default=0
-        Updates before this one are not judged.
+        Updates before this one do not count.
     n_updates : int, default=None
-        Stop after that many in any case, in the middle of an epoch if need be.
+        Stop after this number in any case, in the middle of an epoch if need be.
     """
 
     def __init__(self, tol, patience, *, first_update=0, n_updates=None):
@@ -27,16 +27,16 @@ class Stopping:
         self.course = None, None, 0, 0.0, 0
 
     def limit(self, length, update):
-        """Return how many of the next ``length`` updates are to be made."""
+        """Return how many of the next ``length`` updates to make."""
         return length if self.n_updates is None else min(length, self.n_updates - update)
 
     def accepts(self, course, rows):
-        """Return whether this may be the course of one that stops training of these rows."""
+        """Return whether a rule for these rows can have this progress."""
         numbers = (isinstance(number, Real | None) for number in course)
         return len(course) == len(self.course) and all(numbers)
 
     def forgive(self):
-        """Count checks without an improvement anew, after what counts as one has changed."""
+        """Restart the count of checks without improvement, after the criterion has changed."""
         smoothed, best, _, *waiting = self.course
         self.course = smoothed, best, 0, *waiting
 
@@ -58,24 +58,24 @@ class Stopping:
         return stalled >= self.patience
 
     def settle(self, optimizer):
-        """Choose what training ends with: what it came to."""
+        """Leave the optimiser as it is: training ends with its last rows."""
 
 
 class HeldOut(Stopping):
-    """Stop when the score of samples that are not trained on has not improved for some epochs.
+    """Stop when the score of held-out samples has not improved for some epochs.
 
     Parameters
     ----------
     score : callable
-        ``score(rows)`` returns that of rows of parameters, larger is better.
+        ``score(rows)`` returns the score of rows of parameters, larger for better ones.
     rows : callable
-        Returns the present ones.
+        Returns the present rows.
     n_samples : int
-        Of an epoch.
+        Number of samples in an epoch.
     tol : float or None
         Improvement that counts; None never stops.
     patience : int
-        Number of epochs without one.
+        Number of epochs without improvement.
     n_updates : int, default=None
         As of `Stopping`.
     """
@@ -87,19 +87,19 @@ class HeldOut(Stopping):
         self.course = 0, 0, None, ()
 
     def accepts(self, course, rows):
-        """Return whether this may be the course of one that stops training of these rows."""
+        """Return whether a rule for these rows can have this progress."""
         *counters, best_rows, scores = course
         fit = best_rows is None or (best_rows.shape, best_rows.dtype) == (rows.shape, rows.dtype)
         numbers = (isinstance(number, Real) for number in (*counters, *scores))
         return len(counters) == 2 and fit and all(numbers)
 
     def forgive(self):
-        """Count epochs without an improvement anew, after what counts as one has changed."""
+        """Restart the count of epochs without improvement, after the criterion has changed."""
         waiting, _, *best = self.course
         self.course = waiting, 0, *best
 
     def check(self, total, n_samples, update, *, n_judged=1):
-        """Return whether to stop, after so many new samples; the others are not looked at."""
+        """Return whether to stop after ``n_samples`` more samples; other arguments are ignored."""
         waiting, stalled, best_rows, scores = self.course
         waiting += n_samples
         if waiting < self._n_samples:
@@ -113,7 +113,7 @@ class HeldOut(Stopping):
         return self.tol is not None and stalled >= self.patience
 
     def settle(self, optimizer):
-        """Go back to the rows with the best score, the first of them."""
+        """Restore the first of the rows with the best score."""
         _, _, best_rows, scores = self.course
         if scores:
             optimizer.load(best_rows, optimizer.state())

@@ -1,8 +1,8 @@
-"""One dictionary, several processes: what they sum and agree on, by `torch.distributed`.
+"""Train one dictionary by several processes, which share sums by `torch.distributed`.
 
-Every process holds its own samples and the whole dictionary. For an update each encodes a batch of
-its own, and gradients and sums are added up over all; so all make the same update, that of one
-process with the batches in one.
+Every process holds its own samples and the whole dictionary. In an update each encodes a batch of
+its own, and gradients and sums are added up over all processes. All make the same update as one
+process would with the batches in one.
 """
 
 import importlib
@@ -22,14 +22,14 @@ from skpudle._data.arrays import to_numpy, to_tensor
 __all__ = ["data_parallel"]
 
 if dist.is_available():
-    # Functions of it take for a default the group that is connected when torch first imports it,
-    # and keep it for good; its threads can then abort the end of Python. Now there is none.
+    # On import its functions bind the connected group for good, and the threads of that can abort
+    # the end of Python. At this point there is none.
     importlib.import_module("torch.distributed.nn")
 
-# Initial atoms and alpha are chosen from so many rows of each process, at most.
+# rows of each process, at most, to choose initial atoms and alpha from
 _ROWS = 2**14
 
-# Seconds between the last exchange and the end of the group.
+# seconds between the last exchange and the end of the group
 _PAUSE = 0.2
 
 _TEAM = ContextVar("skpudle_team", default=None)
@@ -41,7 +41,7 @@ def current_team():
 
 
 class Team:
-    """The processes of a group of `torch.distributed`, and what they do together."""
+    """The processes of a group of `torch.distributed`, and their joint operations."""
 
     def __init__(self, group=None):
         self.group = group
@@ -57,14 +57,14 @@ class Team:
             raise RuntimeError(
                 "The processes that train together lost touch: one of them stopped, or took longer "
                 "than the timeout of data_parallel. Look for its error, and start all of them "
-                f"again; with a checkpoint training goes on where it was written last. ({error})"
+                f"again; with a checkpoint training resumes where it was written last. ({error})"
             ) from error
 
     def sum(self, *tensors):
         """Return sums over all processes, by one all-reduce in the dtype of the last tensor."""
         last = tensors[-1]
         flat = torch.cat([tensor.reshape(-1).to(last.dtype) for tensor in tensors])
-        flat = flat.to(self._device)  # where the group can sum, whatever training computes on
+        flat = flat.to(self._device)  # the group may sum on another device than training
         self._run(dist.all_reduce, flat)
         parts = flat.to(last.device).split([tensor.numel() for tensor in tensors])
         return [part.view(tensor.shape) for part, tensor in zip(parts, tensors)]
@@ -87,7 +87,7 @@ class Team:
         return self.sum(flags.int())[0] == self.size
 
     def gather(self, tensor):
-        """Return the tensors of all processes, which differ in length only, as a list."""
+        """Return the tensors of all processes, which may differ in length, as a list."""
         lengths = [0] * self.size
         lengths[self.rank] = len(tensor)
         lengths = self._largest(lengths)
@@ -108,12 +108,12 @@ class Team:
         Parameters
         ----------
         facts : dict of str to str
-            What this process has, by name.
+            This process's facts, by name.
 
         Raises
         ------
         ValueError
-            If processes differ; it says in what, and which has what.
+            If processes differ; the message says in which facts, and lists their values.
         """
         everyone = [json.loads(part) for part in self.gather_bytes(json.dumps(facts).encode())]
         differ = []
@@ -131,7 +131,7 @@ class Team:
             )
 
     def broadcast(self, tensor):
-        """Return the tensor of the first process, which has the shape of all."""
+        """Return the first process's tensor; all processes' have its shape."""
         sent = tensor.detach().to(self._device).clone()
         self._run(dist.broadcast, sent, self._first)
         return sent.to(tensor.device)
@@ -142,7 +142,7 @@ class Team:
         return [self.gather_bytes(contents[0] if self.rank == 0 else b"")[0]] if n_items else []
 
     def collect(self, rows):
-        """Return rows at regular distances of those of all processes, in the order of these."""
+        """Return rows of all processes, at regular distances and in the order of processes."""
         distance = max(1, len(rows) // _ROWS)
         return torch.cat(self.gather(rows[::distance][:_ROWS]))
 
@@ -152,7 +152,7 @@ class Team:
         return torch.Generator().manual_seed(int(seed))
 
     def own(self, generator):
-        """Return the generator for what a process draws for its own samples."""
+        """Return the generator of a process for draws from its own samples."""
         if self.rank == 0:
             return generator
         return torch.Generator().manual_seed(generator.initial_seed() + self.rank)
@@ -162,24 +162,24 @@ class Team:
 def data_parallel(group=None, *, timeout=60.0):
     """Train one dictionary by several processes, each with its own samples.
 
-    Inside of this context every `fit` and `partial_fit` is that of all processes together: each
-    calls it with its own share of the samples and the same parameters, and each ends with the same
-    dictionary, bit for bit. ``batch_size`` counts the samples of one process.
+    Inside this context all processes run every `fit` and `partial_fit` together: each calls it with
+    its own share of the samples and the same parameters, and each ends with the same dictionary,
+    bit for bit. ``batch_size`` counts the samples of one process.
 
     Parameters
     ----------
     group : torch.distributed.ProcessGroup, default=None
-        Processes that are connected already. By default those that ``torchrun`` started, which are
-        connected here and disconnected at the end, unless they are connected: by NCCL if this
-        process has a GPU, which is then that of its local rank, else by Gloo.
+        Processes that are connected already. None takes the processes of ``torchrun``. If these are
+        not connected yet, they are connected here and disconnected at the end: by NCCL if this
+        process has a GPU, of its local rank, else by Gloo.
     timeout : float, default=60.0
         Seconds that one process waits for another before it gives up, if they are connected here.
-        Longer than what reading a batch, or a callback, can take.
+        It has to exceed the time for reading a batch, and of a callback.
 
     Yields
     ------
     Team
-        With the attributes ``rank``, the number of this process, and ``size``, how many there are.
+        With the attributes ``rank``, the number of this process, and ``size``, their number.
 
     Raises
     ------
@@ -187,15 +187,16 @@ def data_parallel(group=None, *, timeout=60.0):
         If the processes were not started together, or if one of them stopped.
     ValueError
         In every process, from `fit` and `partial_fit`, if they differ in class, method, parameters,
-        dtype or number of features, or in what they go on from.
+        dtype or number of features, or in the state that they resume.
 
     Notes
     -----
     Initial atoms and ``alpha`` are chosen from samples of all processes, at most 16384 of each.
-    ``random_state`` of the first process counts, so that None works; ``device`` and ``verbose`` are
-    each one's own. Shares may differ in size: a process that has no samples left in an epoch waits
-    for the others. A checkpoint is read and written by the first process, whose callback counts,
-    and goes on with the same number of processes. Other callbacks may be in any of them.
+    The first process's ``random_state`` counts, so that None works; each process has its own
+    ``device`` and ``verbose``. Shares may differ in size: a process without samples left in an
+    epoch waits for the others. The first process reads and writes the checkpoint, by its own
+    callback; a checkpoint resumes with the same number of processes. Any process may have other
+    callbacks.
 
     Examples
     --------
@@ -211,11 +212,11 @@ def data_parallel(group=None, *, timeout=60.0):
         if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
             raise RuntimeError(
                 "data_parallel found no other processes. Start the script by torchrun, or call "
-                "torch.distributed.init_process_group before."
+                "torch.distributed.init_process_group first."
             )
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         if backend == "nccl":
-            here = os.environ.get("LOCAL_RANK", os.environ["RANK"])  # torchrun says; others may not
+            here = os.environ.get("LOCAL_RANK", os.environ["RANK"])  # the first by torchrun only
             torch.cuda.set_device(int(here) % torch.cuda.device_count())
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
     try:
@@ -226,7 +227,7 @@ def data_parallel(group=None, *, timeout=60.0):
             _TEAM.reset(token)
     finally:
         if connects:
-            # Threads of Gloo let go of tensors some time after their results are there, for which
-            # they need the GIL; older releases of torch hold it while they wait for the threads.
+            # Gloo's threads need the GIL to release tensors, some time after their results arrive;
+            # older releases of torch hold it while they wait for the threads.
             time.sleep(_PAUSE)
             dist.destroy_process_group()

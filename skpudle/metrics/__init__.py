@@ -1,8 +1,9 @@
-"""Metrics of dictionaries and their codes, and scorers.
+"""Metrics of dictionaries and codes, and scorers.
 
 A dictionary is known up to the order and the signs of its atoms: permuting or flipping atoms
-permutes or flips the codes and leaves the data as they are. So it is matched with the reference
-first, by the best assignment of all atoms together. They lie on the first axis, in any shape.
+permutes or flips the codes and leaves the data as they are. The metrics therefore first match its
+atoms with the reference, by the best assignment of all together. Atoms lie on the first axis, in
+any shape.
 """
 
 from skpudle.metrics._codes import (

@@ -49,15 +49,15 @@ def lasso_objective(X, code, reconstruction, alpha):
     code : array-like of shape (n_samples, ...)
         Codes of the samples.
     reconstruction : array-like of the shape of X
-        What the dictionary makes of the codes, such as ``code @ components``.
+        Data that the dictionary makes of the codes, such as ``code @ components``.
     alpha : float
         Sparsity penalty, in units of the data for atoms of unit norm.
 
     Returns
     -------
     float
-        :math:`\frac{1}{n} \sum_i \frac{1}{2} |x_i - D z_i|_2^2 + \alpha |z_i|_1`, what equation 1
-        of [1]_ minimises over the codes, averaged over the samples.
+        :math:`\frac{1}{n} \sum_i \frac{1}{2} |x_i - D z_i|_2^2 + \alpha |z_i|_1`: the objective
+        of equation 1 of [1]_, averaged over the samples.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def lasso_objective(X, code, reconstruction, alpha):
 
 
 def _code_and_reconstruction(estimator, X):
-    """Return data in the units of the codes, codes, and what the estimator decodes them to."""
+    """Return data in the units of the codes, the codes, and their reconstructions."""
     code = np.asarray(host_array(estimator.transform(X)))
     if hasattr(estimator, "inverse_transform"):
         reconstruction = np.asarray(host_array(estimator.inverse_transform(code)))
@@ -91,8 +91,8 @@ def _code_and_reconstruction(estimator, X):
 def _lasso_score(estimator, X, y=None, *, alpha):
     if alpha is None and (thresholds_hard(estimator) or not hasattr(estimator, "alpha_")):
         raise AttributeError(
-            f"{type(estimator).__name__} has no alpha_ that is a penalty to weigh sparsity with. "
-            "Give one to the scorer: make_lasso_objective_scorer(alpha=...)."
+            f"{type(estimator).__name__} has no alpha_ that is a penalty on codes. "
+            "Pass a penalty to the scorer: make_lasso_objective_scorer(alpha=...)."
         )
     penalty = estimator.alpha_ if alpha is None else alpha
     X, code, reconstruction = _code_and_reconstruction(estimator, X)
@@ -100,13 +100,13 @@ def _lasso_score(estimator, X, y=None, *, alpha):
 
 
 def make_lasso_objective_scorer(*, alpha=None):
-    """Return a scorer for the lasso objective of the codes that an estimator gives new data.
+    """Return a scorer for the lasso objective of an estimator's codes of new data.
 
     Parameters
     ----------
     alpha : float, default=None
-        Sparsity penalty. None takes ``estimator.alpha_``, which makes values comparable only
-        between estimators with one penalty; a search over ``alpha`` would choose the smallest.
+        Sparsity penalty. None takes ``estimator.alpha_``: values are then comparable only between
+        estimators with one penalty, and a search over ``alpha`` would choose the smallest.
 
     Returns
     -------
@@ -132,8 +132,8 @@ def reconstruction_r2_scorer(estimator, X, y=None):
     Returns
     -------
     float
-        :math:`R^2`, features weighted by their variance: 1 for a perfect reconstruction, 0 for that
-        by the mean. It does not ask for sparsity.
+        :math:`R^2`, features weighted by their variance: 1 for a perfect reconstruction, 0 for the
+        mean of the data. It does not reward sparsity.
     """
     X, _, reconstruction = _code_and_reconstruction(estimator, X)
     pair = X, reconstruction
@@ -152,28 +152,28 @@ def _denoising_score(estimator, X, y=None, *, noise_std):
     share = float(np.minimum(n_used, n_entries).mean()) / n_entries
     if noise_std is not None:
         return noise_std**2 * (1 - 2 * share) - residual
-    # codes with as many entries as the data leave nothing to judge by: no better than the mean
+    # codes with as many entries as the data fit anything: count them as no better than the mean
     return -residual / (1 - share) ** 2 if share < 1 else -float(X.var(axis=0).mean())
 
 
 def make_denoising_scorer(*, noise_std=None):
     r"""Return a scorer that estimates how far codes of noisy data are from the clean data.
 
-    A search over ``alpha`` by this scorer looks for the best denoising, where the default score of
-    a learner looks for the best prediction of hidden features, which leans to larger values.
+    A search over ``alpha`` by this scorer looks for the best denoising. The default score of a
+    learner looks for the best prediction of held-out features, which favours larger values.
 
     Parameters
     ----------
     noise_std : float, default=None
-        Standard deviation of the noise, in units of the data, if it is known: the scorer is then
-        minus Stein's unbiased estimate of the risk (SURE). Without it generalised cross-validation
-        (GCV) does with the data alone, and fails where no dictionary explains them.
+        Standard deviation of the noise, in units of the data, if known: the scorer is then minus
+        Stein's unbiased estimate of the risk (SURE). None: generalised cross-validation (GCV),
+        which needs the data alone and fails where no dictionary explains them.
 
     Returns
     -------
     callable
         ``scorer(estimator, X, y=None)``, which can be pickled: minus the estimated mean squared
-        error of an entry (of GCV, up to a constant), by ``transform`` and either
+        error of an entry (for GCV, up to a constant), by ``transform`` and either
         ``inverse_transform`` or ``components_``.
 
     Raises
@@ -183,11 +183,11 @@ def make_denoising_scorer(*, noise_std=None):
 
     Notes
     -----
-    With :math:`r` the mean square of the residual of :math:`m` entries, and :math:`k` of the codes
-    not zero, the estimates are :math:`r - \sigma^2 + 2 \sigma^2 k / m` and
+    With :math:`r` the mean square of the residual of :math:`m` entries, and :math:`k` nonzero
+    entries of the codes, the estimates are :math:`r - \sigma^2 + 2 \sigma^2 k / m` and
     :math:`r / (1 - k / m)^2`. :math:`k` is the number of degrees of freedom of the lasso [1]_ for
-    data that the dictionary was not learned from, such as those that a search holds out; for hard
-    thresholding it is too small, as that adapts to the noise by what it selects.
+    data that the dictionary was not learned from, such as the held-out part of a search. For hard
+    thresholding it is too small, because its choice of entries adapts to the noise.
 
     References
     ----------
@@ -221,7 +221,7 @@ def _standardized(code, name):  # (n, k) -> (n, k), columns of mean 0 and of nor
     code = check_array(host_array(code), dtype=FLOATS, input_name=name)
     centred = code - code.mean(axis=0, dtype=np.float64)
     norms = np.linalg.norm(centred, axis=0)
-    # of a constant column only rounding is left
+    # the deviations of a constant column are rounding errors
     varies = norms > 10 * np.finfo(code.dtype).eps * np.linalg.norm(code, axis=0)
     return np.where(varies, centred / np.where(varies, norms, 1), 0), varies
 
@@ -240,8 +240,8 @@ def mean_correlation(code, reference):
     -------
     float
         Mean, over the columns of `reference` that vary, of the modulus of Pearson's correlation
-        with the column of `code` that the best matching of all columns (by the Hungarian method)
-        gives it; from 0 to 1. What stays without a partner counts as 0.
+        with the matched column of `code`, from 0 to 1. Columns are matched all together, by the
+        Hungarian method; a column without a partner counts as 0.
 
     Raises
     ------
@@ -250,8 +250,8 @@ def mean_correlation(code, reference):
 
     Notes
     -----
-    The score of identifiability in nonlinear independent component analysis [1]_. Scales, signs
-    and the order of columns do not change it.
+    The score of identifiability in nonlinear independent component analysis [1]_. Scaling,
+    flipping or reordering columns does not change it.
 
     References
     ----------
@@ -270,12 +270,12 @@ def mean_correlation(code, reference):
     reference, varies = _standardized(reference, "reference")
     if len(code) != len(reference):
         raise ValueError(
-            f"There are {len(code)} codes and {len(reference)} known ones; pass those of the same "
+            f"There are {len(code)} codes and {len(reference)} known ones; pass codes of the same "
             "samples."
         )
     if not varies.any():
         raise ValueError(
-            "No column of the known codes varies, so that nothing correlates with them; pass more "
+            "No column of the known codes varies, so nothing correlates with them; pass more "
             "samples."
         )
     correlations = np.abs(reference[:, varies].T @ code)
@@ -291,13 +291,13 @@ def unexplained_variance(X, reconstruction):
     X : array-like of shape (n_samples, ...)
         Data.
     reconstruction : array-like of the shape of X
-        What a dictionary makes of their codes.
+        Data that a dictionary makes of their codes.
 
     Returns
     -------
     float
         Sum of squared residuals over the sum of squared deviations from the mean of the samples: 0
-        for a perfect reconstruction, 1 for that by the mean; 1 minus the R^2 of
+        for a perfect reconstruction, 1 for the mean. It is 1 minus the R^2 of
         `reconstruction_r2_scorer`.
 
     Raises
@@ -309,5 +309,5 @@ def unexplained_variance(X, reconstruction):
     X, reconstruction = check_pair(X, reconstruction, names=names, same_length=True)
     variance = np.square(X - X.mean(axis=0, dtype=np.float64)).sum()
     if variance == 0:
-        raise ValueError("All samples are equal: there is no variance to explain.")
+        raise ValueError("All samples are equal: there is no variance. Pass others.")
     return float(np.square(X - reconstruction).sum(dtype=np.float64) / variance)

@@ -70,23 +70,23 @@ class AtomMatch(NamedTuple):
     reference_indices: np.ndarray
     """Atoms of the reference that they match, increasing."""
     signs: np.ndarray
-    """1 or -1, by which an atom of the dictionary agrees with that of the reference."""
+    """1 or -1, the sign by which an atom of the dictionary agrees with its match."""
     coherences: np.ndarray
     """Modulus of the cosine between the two, from 0 to 1."""
 
     def align_dictionary(self, dictionary):
-        """Return the matched atoms with the order and the signs of the reference's."""
+        """Return the matched atoms in the order and with the signs of the reference."""
         atoms = np.asarray(host_array(dictionary))[self.indices]
         return atoms * self.signs.reshape(-1, *[1] * (atoms.ndim - 1)).astype(atoms.dtype)
 
     def align_code(self, code):
-        """Return the matched columns of a code with the order and signs of the reference's."""
+        """Return the matched columns of a code in the order and with the signs of the reference."""
         code = np.asarray(host_array(code))[:, self.indices]
         return code * self.signs.astype(code.dtype)
 
 
 def match_atoms(dictionary, reference, *, by="coherence"):
-    r"""Match atoms with those of a reference, up to sign and permutation.
+    r"""Match the atoms of two dictionaries, up to sign and permutation.
 
     Parameters
     ----------
@@ -95,9 +95,8 @@ def match_atoms(dictionary, reference, *, by="coherence"):
     reference : array-like of shape (n_reference, ...)
         Atoms of the same shape; there may be more or fewer of them.
     by : {"coherence", "distance"}, default="coherence"
-        Whether the sum of the matched coherences is as large as possible, or the sum of the squared
-        distances between the matched atoms as small as possible. For atoms of unit norm both are
-        the same.
+        "coherence" maximises the sum of the matched coherences, "distance" minimises the sum of the
+        squared distances between matched atoms. For atoms of unit norm both are the same.
 
     Returns
     -------
@@ -153,7 +152,8 @@ def dictionary_error(dictionary, reference, *, relative=True, match=False):
         :math:`\|D - \tilde D\|_F / \|\tilde D\|_F`, as in appendix B of [1]_.
     match : bool, default=False
         Whether to take the smallest error over all permutations and signs of the atoms. False
-        compares atom with atom, as the paper does, which starts near the reference.
+        compares atoms by position, as the paper does for a dictionary initialised near the
+        reference.
 
     Returns
     -------
@@ -196,8 +196,8 @@ def atom_coherence(dictionary, reference):
     Returns
     -------
     ndarray of shape (n_reference,)
-        Modulus of the cosine between the atom and the one that `match_atoms` gives it, from 0 to 1.
-        No atom of `dictionary` counts twice: what stays without a match has coherence 0.
+        Modulus of the cosine between the atom and its match by `match_atoms`, from 0 to 1. No atom
+        of `dictionary` counts twice: an atom without a match has coherence 0.
     """
     match = match_atoms(dictionary, reference)
     coherences = np.zeros(len(reference), dtype=match.coherences.dtype)
@@ -213,21 +213,21 @@ def recovery_rate(dictionary, reference, *, threshold=0.9):
     dictionary, reference : array-like of shape (n_components, ...) and (n_reference, ...)
         Atoms of the same shape, one per entry of the first axis.
     threshold : float, default=0.9
-        Coherence from which an atom counts as recovered. 0.99 is common for what was learned,
-        0.9 for where learning starts.
+        Coherence from which an atom counts as recovered: 0.99 is common for learned dictionaries,
+        0.9 for initial ones.
 
     Returns
     -------
     float
-        Share of the reference's atoms whose `atom_coherence` is at least `threshold`.
+        Share of the reference's atoms with an `atom_coherence` of at least `threshold`.
     """
     return float((atom_coherence(dictionary, reference) >= threshold).mean())
 
 
 def support_recovery(code, reference, *, signed=False, threshold=0.0):
-    """Compare the nonzero entries of codes with those of reference codes.
+    """Compare the nonzero entries of codes with the reference's.
 
-    Atoms are compared by position: for a learned dictionary, align the codes first by
+    Atoms are compared by position: align the codes of a learned dictionary first, by
     ``match_atoms(components, dictionary).align_code(code)``.
 
     Parameters
@@ -251,7 +251,7 @@ def support_recovery(code, reference, *, signed=False, threshold=0.0):
         f1 : harmonic mean of the two
         exact : share of the samples in which all entries are right
 
-        A share of nothing is 1: where nothing is claimed, nothing is wrong.
+        An empty share is 1: where nothing is claimed, nothing is wrong.
 
     Raises
     ------
@@ -299,8 +299,8 @@ def make_dictionary_recovery_scorer(reference, *, measure="recovery_rate", thres
     Returns
     -------
     callable
-        ``scorer(estimator, X, y=None)``, which looks at ``estimator.components_`` only and whose
-        larger values are better. It can be pickled.
+        ``scorer(estimator, X, y=None)``, larger for better dictionaries. It looks only at
+        ``estimator.components_`` and can be pickled.
 
     Raises
     ------
@@ -329,10 +329,10 @@ def make_dictionary_recovery_scorer(reference, *, measure="recovery_rate", thres
 def dictionary_stability(dictionaries, *, threshold=0.9):
     """Return how well dictionaries that were learned independently agree, atom by atom.
 
-    Fit a learner several times, with other seeds or, better, on bootstrap samples: what the data
-    determine comes back, and what a fit made up does not. The most atoms come back where there are
-    as many as the data have, so that `stability` helps to choose ``n_components``, and `n_stable`
-    of a dictionary that is too large counts them.
+    Fit a learner several times, with other seeds or, better, on bootstrap samples: atoms that the
+    data determine recur, accidental ones do not. Stability is largest where the learner has as many
+    atoms as the data: `stability` helps to choose ``n_components``, and `n_stable` of a dictionary
+    that is too large counts the atoms of the data.
 
     Parameters
     ----------
@@ -347,8 +347,7 @@ def dictionary_stability(dictionaries, *, threshold=0.9):
         With these entries:
 
         - ``atoms``, (n_dictionaries, n_components): for every atom the modulus of the cosine with
-          the atom that `match_atoms` gives it in another dictionary, averaged over the others, from
-          0 to 1;
+          its match by `match_atoms` in another dictionary, averaged over the others, from 0 to 1;
         - ``stability``, the mean of them;
         - ``n_stable``, how many atoms of a dictionary reach the threshold, on average.
 

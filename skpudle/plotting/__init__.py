@@ -1,8 +1,8 @@
 """Pictures of dictionaries, codes and training, by scikit-learn's Display convention.
 
-A Display holds arrays, and `plot` draws them: make one from an estimator or from arrays by a class
-method, which draws at once, or call `plot` again with other axes and another style. matplotlib is
-imported when something is drawn, and not before.
+A Display holds arrays, and `plot` draws them. Make one from an estimator or from arrays by a class
+method, which draws at once; call `plot` again to draw on other axes or in another style. matplotlib
+is imported when something is drawn, and not before.
 
 ======================  =======================================================================
 `AtomsDisplay`          the atoms of a dictionary as one grid of images
@@ -10,8 +10,8 @@ imported when something is drawn, and not before.
 `CodesDisplay`          how often each atom is used, how many atoms a sample uses, how strongly
 `ConvergenceDisplay`    errors of codes or of gradients against the number of unfoldings
 `RecoveryDisplay`       coherences between learned and known atoms as a matrix
-`ContributionsDisplay`  atoms or reconstructions beside the training samples that make them
-`StabilityDisplay`      how many atoms come back in other fits, against their number
+`ContributionsDisplay`  atoms or reconstructions next to the training samples that make them
+`StabilityDisplay`      how many atoms recur in other fits, against their number
 ======================  =======================================================================
 """
 

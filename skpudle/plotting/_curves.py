@@ -1,4 +1,4 @@
-"""Curves of training and of convergence, drawn; see `skpudle.plotting`."""
+"""Draw curves of training and of convergence; see `skpudle.plotting`."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ __all__ = ["ConvergenceDisplay", "LossCurveDisplay"]
 
 
 class _CurvesDisplay:
-    """Curves by their labels, on a logarithmic scale; a subclass says against what."""
+    """Labelled curves on a logarithmic scale; a subclass names the axes."""
 
     _axes = {}
 
@@ -58,7 +58,7 @@ class LossCurveDisplay(_CurvesDisplay):
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
-        What was drawn on.
+        Axes drawn on, and their figure.
     lines_ : list of matplotlib Line2D
         One per curve.
     """
@@ -88,7 +88,7 @@ class LossCurveDisplay(_CurvesDisplay):
         Returns
         -------
         LossCurveDisplay
-            What was drawn.
+            The display, drawn.
         """
         if name is None:
             name = type(find_learner(estimator, "loss_curve_").learner).__name__
@@ -108,7 +108,7 @@ class LossCurveDisplay(_CurvesDisplay):
         Returns
         -------
         LossCurveDisplay
-            What was drawn.
+            The display, drawn.
         """
         curves = {
             name: find_learner(estimator, "loss_curve_").learner.loss_curve_
@@ -125,13 +125,13 @@ class ConvergenceDisplay(_CurvesDisplay):
     n_unfoldings : ndarray of shape (n_depths,)
         Depths.
     errors : dict of str to ndarray of shape (n_depths,) or (n_depths, n_samples)
-        Errors by their labels; of several samples the median is drawn, with a band from the 10th to
-        the 90th percentile.
+        Errors by their labels; for several samples the median is drawn, with a band from the 10th
+        to the 90th percentile.
 
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
-        What was drawn on.
+        Axes drawn on, and their figure.
     lines_ : list of matplotlib Line2D
         One per label.
     """
@@ -147,7 +147,7 @@ class ConvergenceDisplay(_CurvesDisplay):
 
     @classmethod
     def from_codes(cls, curves, *, ax=None, **line_kwargs):
-        """Draw what `skpudle.diagnostics.code_convergence` returns.
+        """Draw the errors that `skpudle.diagnostics.code_convergence` returns.
 
         Parameters
         ----------
@@ -159,7 +159,7 @@ class ConvergenceDisplay(_CurvesDisplay):
         Returns
         -------
         ConvergenceDisplay
-            What was drawn.
+            The display, drawn.
         """
         labels = {
             "code_error": r"code, $|z_t - \hat z|$",
@@ -170,21 +170,21 @@ class ConvergenceDisplay(_CurvesDisplay):
 
     @classmethod
     def from_gradients(cls, curves, *, reference="local", ax=None, **line_kwargs):
-        """Draw what `skpudle.diagnostics.gradient_convergence` returns.
+        """Draw the distances that `skpudle.diagnostics.gradient_convergence` returns.
 
         Parameters
         ----------
         curves : Bunch
             With ``n_unfoldings``, ``gradient`` and the distances called ``reference``.
         reference : {"local", "minimizer", "truth"}, default="local"
-            The gradient that distances are to.
+            The gradient to measure distances from.
         ax, **line_kwargs
             As in `plot`.
 
         Returns
         -------
         ConvergenceDisplay
-            What was drawn.
+            The display, drawn.
         """
         errors = dict(zip(map(str, curves.gradient), curves[reference]))
         return cls(curves.n_unfoldings, errors).plot(ax=ax, **line_kwargs)
@@ -201,7 +201,7 @@ class ConvergenceDisplay(_CurvesDisplay):
         X : array-like of shape (n_samples, n_features)
             Samples; a few hundred show enough.
         kind : {"code", "gradient"}, default="code"
-            What converges.
+            The quantity that converges.
         n_unfoldings : int, default=200
             Largest depth.
         ax, **line_kwargs
@@ -210,25 +210,25 @@ class ConvergenceDisplay(_CurvesDisplay):
         Returns
         -------
         ConvergenceDisplay
-            What was drawn.
+            The display, drawn.
 
         Raises
         ------
         ValueError
-            If `kind` is none of these, or if the learner thresholds hard, so that there is no lasso
-            that codes converge to, or has non-negative codes, or no encoder of matrix products.
+            If `kind` is none of these, or if the learner has hard thresholds (its codes converge to
+            no lasso), non-negative codes, or no encoder of matrix products.
         """
         found = find_learner(estimator)
         estimator, X = found.learner, found.prepare(X)
         if np.ndim(estimator.components_) != 2 or not hasattr(estimator, "step_size_"):
             raise ValueError(
-                f"Convergence is measured for atoms of rows and a step_size_, which "
+                f"Convergence is measured for a step_size_ and atoms that are rows, which "
                 f"{type(estimator).__name__} does not have; pass a PUDLEDictionaryLearning."
             )
         if thresholds_hard(estimator) or getattr(estimator, "positive_code", False):
             raise ValueError(
-                "Convergence is measured to the solution of the lasso, which codes of either sign "
-                f"with soft shrinkage have, got {estimator!r}."
+                "Convergence is measured to the solution of the lasso, for codes of either sign "
+                f"and soft shrinkage, got {estimator!r}. Pass a learner of such codes."
             )
         problem = X, estimator.components_
         settings = {

@@ -21,21 +21,21 @@ __all__ = [
 class AtomsDisplay:
     """Atoms as a grid of images or of lines, drawn on one pair of axes.
 
-    Every atom is scaled to its own largest modulus, since atoms are defined up to scale. Of images
-    zero is mid-grey, of lines it is the thin line behind them; channels of a signal are lines of
-    several colours.
+    Every atom is scaled to its own largest modulus, since atoms are defined up to scale. Zero is
+    mid-grey in images, and the thin line behind lines. Channels of a signal are lines of several
+    colours.
 
     Parameters
     ----------
     atoms : ndarray of shape (n_atoms, height, width[, 3]) or (n_atoms, length, n_channels)
         The atoms in the order of drawing, row by row.
     kind : {"images", "lines"}, default="images"
-        Which of the two.
+        Whether atoms are drawn as images or as lines.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        What was drawn on.
+        Axes drawn on, and their figure.
     figure_ : matplotlib Figure
         Its figure.
     image_ : matplotlib AxesImage
@@ -65,7 +65,7 @@ class AtomsDisplay:
             Shape that the features of an atom are reshaped to: of images (height, width) or
             (height, width, 3), of lines (length, n_channels).
         n_atoms : int, default=None
-            Draw the first so many; by default all.
+            Draw the first `n_atoms`; by default all.
         ax : matplotlib Axes, default=None
             Where to draw; by default a new figure.
         **plot_params : dict
@@ -74,12 +74,12 @@ class AtomsDisplay:
         Returns
         -------
         AtomsDisplay
-            What was drawn.
+            The display, drawn.
 
         Raises
         ------
         ValueError
-            If the atoms do not have a shape of that kind.
+            If the atoms' shape does not fit `kind`.
         """
         atoms = check_array(host_array(atoms), allow_nd=True, input_name="atoms")
         kind, pictures = as_pictures(atoms, kind=kind, image_shape=image_shape)
@@ -103,19 +103,18 @@ class AtomsDisplay:
         ----------
         estimator : estimator
             Fitted learner, or a pipeline or search with one. Atoms of a pipeline are drawn in the
-            features of its data where the steps before the learner can be undone and are affine
-            (centring, scaling, principal components), and else in those of the learner.
+            features of its data if every step before the learner is affine and can be undone
+            (centring, scaling, principal components), and else in the learner's features.
         X : array-like, default=None
-            Samples, as `transform` takes them; if given, atoms come in the order of how many of
-            them use each.
+            Samples, as `transform` takes them; if given, atoms are sorted, the most used first.
         kind, image_shape, n_atoms, ax, **plot_params
-            As in `from_atoms`. Convolutional atoms have their shape already; those of signals are
-            lines, and channels of images that are no colours stand side by side.
+            As in `from_atoms`. Convolutional atoms have their shape already; atoms of signals are
+            lines, and channels of images that are no colours are drawn side by side.
 
         Returns
         -------
         AtomsDisplay
-            What was drawn.
+            The display, drawn.
         """
         found = find_learner(estimator)
         atoms = found.atoms()
@@ -133,7 +132,7 @@ class AtomsDisplay:
         ax : matplotlib Axes, default=None
             Where to draw; by default a new figure.
         n_columns : int, default=None
-            Atoms in a row; by default so many that the grid is about a square.
+            Atoms in a row; by default the grid is about a square.
         **style : dict
             Passed to `matplotlib.axes.Axes.imshow`, or `matplotlib.axes.Axes.plot` for lines.
 
@@ -161,9 +160,9 @@ class CodesDisplay:
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
-        What was drawn on.
+        Axes drawn on, and their figure.
     heights_ : ndarray
-        What was drawn: for "usage" the share of samples that use each atom, in falling order; for
+        Drawn values: for "usage" the share of samples that use each atom, in falling order; for
         "count" and "magnitude" the number of samples, or of nonzero entries, in each bin.
     """
 
@@ -184,13 +183,13 @@ class CodesDisplay:
         Returns
         -------
         CodesDisplay
-            What was drawn.
+            The display, drawn.
         """
         return cls(check_array(host_array(codes), input_name="codes")).plot(kind=kind, ax=ax)
 
     @classmethod
     def from_estimator(cls, estimator, X, *, kind="usage", ax=None):
-        """Draw the codes that a fitted learner gives samples.
+        """Draw a fitted learner's codes of samples.
 
         Parameters
         ----------
@@ -198,15 +197,15 @@ class CodesDisplay:
             Fitted learner, with ``components_`` and ``transform``, or a pipeline or search with
             one.
         X : array-like
-            Samples, as `transform` takes them. Codes of a convolutional learner count position by
-            position.
+            Samples, as `transform` takes them. Codes of a convolutional learner count each position
+            on its own.
         kind, ax
             As in `plot`.
 
         Returns
         -------
         CodesDisplay
-            What was drawn.
+            The display, drawn.
         """
         return cls.from_codes(find_learner(estimator).codes(X), kind=kind, ax=ax)
 
@@ -217,7 +216,7 @@ class CodesDisplay:
         ----------
         kind : {"usage", "count", "magnitude"}, default="usage"
             The share of samples that use each atom; a histogram of the number of atoms that a
-            sample uses; or one of the moduli of nonzero entries.
+            sample uses; or a histogram of the moduli of nonzero entries.
         ax : matplotlib Axes, default=None
             Where to draw; by default a new figure.
 
@@ -264,7 +263,7 @@ class RecoveryDisplay:
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
-        What was drawn on.
+        Axes drawn on, and their figure.
     image_ : matplotlib AxesImage
         The matrix.
     """
@@ -286,7 +285,7 @@ class RecoveryDisplay:
         Returns
         -------
         RecoveryDisplay
-            What was drawn; atoms without a match come last.
+            The display, drawn; atoms without a match come last.
         """
         match = match_atoms(dictionary, reference)
         cosines = np.abs(atom_cosines(dictionary, reference))
@@ -315,7 +314,7 @@ class RecoveryDisplay:
         Returns
         -------
         RecoveryDisplay
-            What was drawn.
+            The display, drawn.
         """
         atoms = find_learner(estimator).atoms()
         return cls.from_dictionaries(atoms, reference, ax=ax, **image_kwargs)

@@ -1,4 +1,4 @@
-"""Displays of what atoms are made of, and of how many of them come back."""
+"""Displays of the training samples behind each atom, and of the atoms that recur in other fits."""
 
 import numpy as np
 from sklearn.utils import check_array
@@ -13,28 +13,28 @@ __all__ = ["ContributionsDisplay", "StabilityDisplay"]
 
 
 class ContributionsDisplay:
-    """Atoms or reconstructions beside the training samples that make them, a row each.
+    """Atoms or reconstructions next to the training samples that make them, a row each.
 
-    A row shows what is made, what all contributions together make of it, and the samples with the
-    largest ones, with the sign of the contribution, which is written on them. They are images or
-    lines, as in `AtomsDisplay`.
+    A row shows an atom or reconstruction, its estimate from all contributions, and the samples with
+    the largest ones. A sample is drawn with the sign of its contribution, which is written on it.
+    All are images or lines, as in `AtomsDisplay`.
 
     Parameters
     ----------
     pictures : ndarray of shape (n_targets, 2 + n_largest, height, width[, 3]) or \
             (n_targets, 2 + n_largest, length, n_channels)
-        What is drawn, row by row.
+        Images or lines, row by row.
     values : ndarray of shape (n_targets, n_largest)
         The contributions.
     labels : list of str
-        What the first two columns are.
+        Names of the first two columns.
     kind : {"images", "lines"}, default="images"
-        What pictures are.
+        Whether pictures are images or lines.
 
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
-        What was drawn on.
+        Axes drawn on, and their figure.
     image_, lines_
         As of `AtomsDisplay`.
     """
@@ -56,17 +56,17 @@ class ContributionsDisplay:
         image_shape=None,
         ax=None,
     ):
-        """Draw what a fitted learner's atoms, or its reconstructions of samples, are made of.
+        """Draw the training samples behind a learner's atoms, or behind its reconstructions.
 
         Parameters
         ----------
         estimator : estimator
             Fitted, with ``components_`` of rows and ``transform``, or a pipeline or search with
-            such a learner; what is drawn is as the learner gets it, in the features of the data.
+            such a learner; samples are drawn as the learner gets them, in the features of the data.
         X_train : array-like of shape (n_train, n_features)
             The training samples.
         X : array-like of shape (n_samples, n_features), default=None
-            Samples whose reconstructions to draw; by default atoms are drawn.
+            Samples to draw the reconstructions of; by default atoms are drawn.
         atoms : array-like of int, default=None
             Which atoms; by default the six that samples use most.
         n_largest : int, default=6
@@ -81,12 +81,12 @@ class ContributionsDisplay:
         Returns
         -------
         ContributionsDisplay
-            What was drawn.
+            The display, drawn.
 
         Raises
         ------
         ValueError
-            If samples do not have that shape.
+            If samples do not have `image_shape`, or not the shape that `kind` needs.
         """
         found = find_learner(estimator)
         X_train, learner = found.prepare(X_train), found.learner
@@ -137,7 +137,7 @@ class ContributionsDisplay:
         self.ax_.xaxis.tick_top()
         self.ax_.tick_params(length=0)
         self.ax_.set_yticks([])
-        alpha = 0.8 if self.kind == "images" else 0  # lines are not to be hidden
+        alpha = 0.8 if self.kind == "images" else 0  # keep lines visible
         box = {"facecolor": "white", "alpha": alpha, "pad": 1, "linewidth": 0}
         for (i, j), value in np.ndenumerate(self.values):
             place = j + 2, i
@@ -146,7 +146,7 @@ class ContributionsDisplay:
 
 
 class StabilityDisplay:
-    """How well dictionaries of several sizes come back, against their number of atoms.
+    """Stability of dictionaries of several sizes, against their number of atoms.
 
     Parameters
     ----------
@@ -155,16 +155,16 @@ class StabilityDisplay:
     atoms : list of ndarray of shape (n_dictionaries, n_components)
         Stability of every atom, of each size.
     threshold : float, default=0.9
-        From which an atom counts as stable.
+        Stability from which an atom counts as stable.
 
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
-        What was drawn on.
+        Axes drawn on, and their figure.
     line_, count_line_ : matplotlib Line2D
-        The mean stability, and the number of stable atoms, which has the axis on the right.
+        The mean stability, and the number of stable atoms, on the right axis.
     count_ax_ : matplotlib Axes
-        The axes of the latter.
+        The right axis.
     """
 
     def __init__(self, n_components, atoms, threshold=0.9):
@@ -177,7 +177,7 @@ class StabilityDisplay:
         Parameters
         ----------
         dictionaries : iterable of lists of array-like of shape (n_components, ...)
-            For every size the ``components_`` of fits that are independent of each other.
+            For every size, the ``components_`` of independent fits.
         threshold : float, default=0.9
             As in `skpudle.metrics.dictionary_stability`.
         ax : matplotlib Axes, default=None
@@ -186,7 +186,7 @@ class StabilityDisplay:
         Returns
         -------
         StabilityDisplay
-            What was drawn.
+            The display, drawn.
         """
         atoms = [dictionary_stability(fits).atoms for fits in dictionaries]
         atoms.sort(key=lambda stability: stability.shape[1])

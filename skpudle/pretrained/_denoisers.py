@@ -17,7 +17,7 @@ from skpudle.shrinkage import SHRINKAGES
 
 __all__ = ["load_denoiser", "save_denoiser"]
 
-# What a file holds beside the arrays: the parameters that `denoise` depends on.
+# parameters of `denoise` that a file holds in addition to the arrays
 _PARAMETERS = ("atom_shape", "stride", "n_unfoldings", "shrinkage", "positive_code", "noise_std")
 _OWN_ATOMS = ("analysis_components_", "decoder_components_", "synthesis_components_")
 _ARRAYS = ("components_", *_OWN_ATOMS, "alpha_", "alpha_slope_")
@@ -46,7 +46,7 @@ _SEPARATE = {
 }
 
 
-def _sizes(value):  # an array -> what it was as a parameter
+def _sizes(value):  # an array -> an int, or a tuple
     return tuple(value.tolist()) if value.ndim else int(value)
 
 
@@ -61,7 +61,7 @@ def _read(file):  # -> arrays by name
 
 
 def _check(values):
-    """Raise ValueError if arrays, by name, are not those of a denoiser."""
+    """Raise ValueError unless the arrays, by name, make a denoiser."""
     unknown, missing = values.keys() - _KNOWN, _KNOWN - _OPTIONAL - values.keys()
     if unknown or missing:
         raise ValueError(f"it holds unknown {sorted(unknown)} and lacks {sorted(missing)}")
@@ -107,22 +107,22 @@ def _separate(values):  # -> the names of atoms that are separate
 
 
 def save_denoiser(learner, file):
-    """Write what `denoise` needs of a fitted learner to an npz file, without pickling.
+    """Write a fitted learner's denoiser to an npz file, without pickling.
 
     Parameters
     ----------
     learner : ConvPUDLEDictionaryLearning
         A fitted learner.
     file : str, path-like or file object
-        Where to; ".npz" is appended to a name that does not end in it. An older file of that name
-        is replaced when the new one is whole.
+        File to write; ".npz" is appended to a name without it. An older file of that name is
+        replaced when the new one is complete.
 
     Raises
     ------
     NotFittedError
         If the learner is not fitted.
     ValueError
-        If its loss is not "gaussian", or if its codes are solved for, and not unfolded.
+        If its loss is not "gaussian", or its codes are converged instead of unfolded.
     """
     check_is_fitted(learner)
     if learner.loss != "gaussian":
@@ -130,14 +130,14 @@ def save_denoiser(learner, file):
     values = {name: np.asarray(getattr(learner, name)) for name in _PARAMETERS}
     depth = learner._encoder().n_unfoldings
     if depth is None:
-        raise ValueError("Converged codes are no denoiser; set n_unfoldings, to 15 for example.")
+        raise ValueError("Converged codes are no denoiser; set n_unfoldings, for example to 15.")
     values["n_unfoldings"] = np.asarray(depth)
     for name in (*_ARRAYS, *_NUMBERS):
         if getattr(learner, name, None) is not None:
             value = np.asarray(getattr(learner, name))
             values[name] = value.astype(np.float32) if value.ndim else value
     archive = io.BytesIO()
-    np.savez(archive, **values)  # compressed they were 4 % smaller, and a file could swell
+    np.savez(archive, **values)  # compression gains 4 %, and lets a file swell
     if hasattr(file, "write"):
         file.write(archive.getbuffer())
         return
@@ -148,25 +148,25 @@ def save_denoiser(learner, file):
 def load_denoiser(file="gaussian", *, shift_average=True, device="auto"):
     """Return a fitted learner that denoises images.
 
-    Three come with the package, for grey images, with atoms of 7 x 7 pixels every 2 pixels of which
-    every unfolding has its own for analysis and synthesis:
+    Three come with the package. They are for grey images and have atoms of 7 x 7 pixels every 2
+    pixels; every unfolding has its own atoms for analysis and for synthesis.
 
-    - "gaussian", 64 atoms and 10 unfoldings, thresholds that follow the noise, trained on
+    - "gaussian": 64 atoms, 10 unfoldings, and thresholds that follow the noise. Trained on
       photographs with values from 0 to 1 and Gaussian noise of standard deviations from 5 / 255 to
-      55 / 255, which ``denoise`` estimates where it is not told; it scales images with more noise,
-      or in other units, and mixes its result with images that have less noise;
-    - "gaussian-small", the same with 40 atoms and 6 unfoldings, three times as fast;
-    - "poisson", 26 atoms and 8 unfoldings, trained on photographs of which 1 to 4 photons are
-      expected in the brightest pixel; what was counted goes in, and what is expected comes out.
+      55 / 255. ``denoise`` estimates the noise unless it is given. It scales images with more
+      noise, or in other units; it mixes its result with images that have less noise.
+    - "gaussian-small": the same with 40 atoms and 6 unfoldings, three times as fast.
+    - "poisson": 26 atoms and 8 unfoldings, trained on photographs with 1 to 4 expected photons in
+      the brightest pixel. Counts go in, expected counts come out.
 
     Parameters
     ----------
     file : {"gaussian", "gaussian-small", "poisson"}, path-like or file, default="gaussian"
-        One of these, or a file that `save_denoiser` wrote.
+        One of these, or a file of `save_denoiser`.
     shift_average : bool, default=True
         Whether `denoise` averages over all grids of positions.
     device : str, default="auto"
-        Where to compute.
+        Device to compute on.
 
     Returns
     -------
@@ -176,7 +176,7 @@ def load_denoiser(file="gaussian", *, shift_average=True, device="auto"):
     Raises
     ------
     ValueError
-        If it is no file of `save_denoiser`, which the message names.
+        If the file, which the message names, is not one of `save_denoiser`.
     FileNotFoundError
         If there is neither such a file nor such a name.
 
@@ -214,7 +214,7 @@ def load_denoiser(file="gaussian", *, shift_average=True, device="auto"):
 
 
 def _fitted(learner, values):
-    """Make a learner a fitted one by arrays with the names of its attributes; return it."""
+    """Set the fitted attributes of a learner from arrays by name; return it."""
     alpha = values["alpha_"]
     vars(learner).update({name: values[name] for name in _ARRAYS if name in values})
     vars(learner).update(

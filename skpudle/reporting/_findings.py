@@ -1,7 +1,7 @@
-"""Find what is wrong with a fitted learner, and say what helps most.
+"""Find faults of a fitted learner, and suggest the best remedy.
 
-A finding is a function that looks at a learner and its codes and returns a sentence, or None where
-there is nothing to say. What a threshold is, and why, stands beside it.
+A finding is a function that takes a learner and its codes and returns a sentence, or None if there
+is nothing to say. The reason for a threshold is next to it.
 """
 
 import numpy as np
@@ -10,13 +10,13 @@ from skpudle._fitted.learners import look_at
 
 __all__ = ["ENDINGS", "findings", "sentences"]
 
-# Two atoms with such a cosine differ by less than sqrt(2 - 2 * 0.99) = 14 % of either, which is
-# what noise at 17 dB leaves of an atom: samples do not tell one from the other.
+# Two atoms of this cosine differ by less than sqrt(2 - 2 * 0.99) = 14 % of either, as noise at
+# 17 dB would make them differ: samples do not tell one from the other.
 _SAME = 0.99
 
-# An atom is a single sample if this sample makes more than half of it, which is to say if it has
-# more than half of the energy of the atom's codes (least squares weighs samples by that), and nine
-# tenths of the energy of the atom are the sample's.
+# An atom is a single sample if this sample has more than half of the energy of the atom's codes
+# (least squares weighs samples by that: it then makes more than half of the atom) and explains
+# nine tenths of the energy of the atom.
 _SINGLE_SHARE, _SINGLE_COSINE = 0.5, 0.9**0.5
 
 ENDINGS = {
@@ -30,7 +30,7 @@ ENDINGS = {
 
 
 def _some(indices, n_atoms):
-    """Say how many atoms: "3 of 10 atoms are"."""
+    """Count atoms in words: "3 of 10 atoms are"."""
     n = len(indices)
     return f"{n} of {n_atoms} atoms {'is' if n == 1 else 'are'}"
 
@@ -54,16 +54,16 @@ def _searches(learner):
 
 
 def _or_automatic(learner):
-    """Say what chooses the penalty, where something does."""
+    """Return advice to let the data choose the penalty, for learners that can."""
     name, given, _ = _penalty(learner)
     if name == "transform_alpha":
-        return ", or pass None for that of fit"
+        return ", or pass None for the penalty of fit"
     automatic = given != "auto" and hasattr(learner, "alpha_")
     return f", or pass {name}='auto', which follows the data" if automatic else ""
 
 
 def _sparser(learner):
-    """Say what makes codes sparser."""
+    """Return advice for sparser codes."""
     if _pursues(learner):
         return "lower transform_n_nonzero_coefs, or raise transform_tol"
     name, given, used = _penalty(learner)
@@ -87,8 +87,8 @@ def _few_samples(look):
     if look.is_convolutional or n >= p:
         return None
     return (
-        f"There {'is 1 sample' if n == 1 else f'are {n} samples'} for {p} atoms, which are single "
-        "samples, or what they began as. Learn fewer atoms, or from more samples."
+        f"There {'is 1 sample' if n == 1 else f'are {n} samples'} for {p} atoms, which copy single "
+        "samples, or have not been learned. Learn fewer atoms, or from more samples."
     )
 
 
@@ -107,8 +107,8 @@ def _unknown_features(look):
 def _unused_atoms(look):
     """Report more unused atoms than chance leaves.
 
-    An atom with its share of the codes, at least one in so many as there are atoms, is left out by
-    all with probability (1 - 1 / p)^n < exp(-n / p).
+    With p atoms, one used for at least 1 / p of the codes is missed by all n samples with
+    probability (1 - 1 / p)^n < exp(-n / p).
     """
     n, p = look.codes.shape
     unused = np.flatnonzero(~look.codes.any(axis=0))
@@ -125,7 +125,7 @@ def _single_samples(look):
     learner, p = look.learner, look.codes.shape[1]
     if look.is_convolutional or getattr(learner, "loss", "gaussian") != "gaussian":
         return None
-    if _few_samples(look):  # which says it
+    if _few_samples(look):  # which reports them
         return None
     energies = np.square(look.codes)
     largest = energies.argmax(axis=0)
@@ -181,11 +181,11 @@ def _same_atoms(look):
 
 
 def _dense_codes(look):
-    """Report codes of more than half as many entries as a sample has numbers, or there are atoms.
+    """Report codes with more nonzero entries than half the numbers of a sample, or half the atoms.
 
-    Shorter ones can be the only ones so short; of longer ones no dictionary has that property,
-    since any atoms more than a sample has numbers are dependent (Donoho and Elad 2003). The other
-    half is what sparse means where atoms are fewer than numbers.
+    A sparser code can be the unique sparsest one. A denser one never is, in any dictionary, since
+    more atoms than a sample has numbers are linearly dependent (Donoho and Elad 2003). The bound by
+    the atoms defines sparse for dictionaries with fewer atoms than numbers.
     """
     n_samples = len(look.samples)
     n_numbers = np.mean([sample.size for sample in look.samples])
@@ -201,13 +201,13 @@ def _dense_codes(look):
 def _no_better_than_the_baseline(look):
     """Report a fit that explains no more than its baseline, which has no codes.
 
-    Of least squares this is zero. Of counts it is their mean rates, and entries are hidden and
-    predicted from the others, since codes of noise explain the entries that they are made of.
+    For least squares the baseline is zero. For counts it is their mean rates, and entries are held
+    out and predicted from the others, since codes of noise explain the entries they were fitted to.
     """
     learner = look.learner
     if getattr(learner, "loss", "gaussian") != "gaussian":
         if any(np.isnan(sample).any() for sample in look.samples) and look.is_convolutional:
-            return None  # which its score is not for
+            return None  # score does not support it
         explained = learner.score(look.X)
         if explained > 0 or not any(np.ptp(sample) for sample in look.samples):
             return None
@@ -224,7 +224,7 @@ def _no_better_than_the_baseline(look):
         return None
     return (
         "The fit is no better than the baseline: reconstructions are farther from the samples than "
-        "zero is. Scale the data as those of fit were, or lower step_size or learning_rate and fit "
+        "zero is. Scale the data as in fit, or lower step_size or learning_rate and fit "
         "again."
     )
 
@@ -235,11 +235,11 @@ def _early_end(look):
     if ended_by == "interrupt":
         return (
             f"Training was interrupted after {learner.n_steps_} updates: fit again. With a "
-            "Checkpoint among its callbacks a fit goes on from where it was."
+            "Checkpoint among its callbacks a fit resumes where it stopped."
         )
     if ended_by == "divergence":
         return (
-            "Training stopped being finite, and these are the last atoms that were: lower "
+            "Training diverged, and these are the last finite atoms: lower "
             f"learning_rate (now {learner.learning_rate}; with the surrogate, raise anchor in "
             "optimizer_params instead) or step_size, or scale the data."
         )
@@ -247,7 +247,7 @@ def _early_end(look):
         return None
     searched = _searches(learner) and parameters.get("loss") == "gaussian"
     if searched and learner.max_iter == "auto":
-        return None  # it went on from what was found, for as long as pays
+        return None  # trained after the search, for as long as pays
     said = f"Training ended at max_iter={learner.max_iter!r}, before it had converged: "
     if searched:
         return said + "leave it at 'auto', or raise it."
@@ -257,7 +257,7 @@ def _early_end(look):
     return said + "raise it."
 
 
-# Where all codes are zero nothing else can be told.
+# only where some code is not zero
 _FINDINGS = (
     _few_samples,
     _unknown_features,
@@ -271,7 +271,7 @@ _FINDINGS = (
 
 
 def sentences(look):
-    """Return what a look finds."""
+    """Return all findings."""
     if all(np.isnan(sample).all() for sample in look.samples):
         return ["No value of these samples is known: all are NaN. Pass samples with known values."]
     if zero := _zero_codes(look):
@@ -280,24 +280,24 @@ def sentences(look):
 
 
 def findings(estimator, X):
-    """Return in words what is wrong with a fitted learner, and what helps.
+    """Return faults of a fitted learner, in words, and remedies.
 
     Parameters
     ----------
     estimator : estimator
         Fitted learner, with ``components_`` and ``transform``, or a pipeline or search with one.
     X : array-like
-        Samples, as `transform` takes them: those of `fit`, without which atoms that are single
-        samples cannot be told.
+        Samples, as `transform` takes them. Pass the samples of `fit`: atoms that copy a sample are
+        found only with it.
 
     Returns
     -------
     list of str
-        Sentences, none if nothing is wrong: that nothing is known of any sample, or of some
-        features; that all codes are zero, or more than half as long as samples; that there are
-        fewer samples than atoms; that atoms are unused (more than chance leaves), are single
-        samples, or the same as others (a cosine above 0.99); that the fit explains no more than its
-        baseline does; that training ended before it had converged.
+        Sentences, none if nothing is wrong. They report: samples or features without known values;
+        codes that are all zero, or more than half as long as samples; fewer samples than atoms;
+        atoms that are unused (more than chance leaves), copy single samples, or equal others (a
+        cosine above 0.99); a fit that explains no more than its baseline; training that ended
+        before it had converged.
 
     Examples
     --------

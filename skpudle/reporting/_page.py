@@ -1,7 +1,6 @@
-"""A report of a fitted learner as one page that needs nothing else.
+"""Report on a fitted learner in one self-contained page.
 
-Pictures are inside the page, so that it can be sent, stored next to a model, or shown in a
-notebook.
+Pictures are inside the page: it can be sent, stored next to a model, or shown in a notebook.
 """
 
 import base64
@@ -52,7 +51,7 @@ class Report:
         Parameters
         ----------
         path : str or path-like
-            Where to.
+            File to write.
         """
         Path(path).write_text(self.page, encoding="utf-8")
 
@@ -62,7 +61,7 @@ class Report:
 
 
 def _picture(draw, alt):
-    """Return what ``draw(ax)`` draws as an image inside the page."""
+    """Return the drawing of ``draw(ax)`` as an image inside the page."""
     figure = new_figure(figsize=(5, 3.6))
     draw(figure.subplots())
     buffer = io.BytesIO()
@@ -72,7 +71,7 @@ def _picture(draw, alt):
 
 
 def _crop(x, y):
-    """Return two arrays without what only one has: atoms may reach beyond an image."""
+    """Crop two arrays to their common shape: atoms may reach beyond an image."""
     shared = tuple(map(slice, np.minimum(x.shape, y.shape)))
     return x[shared], y[shared]
 
@@ -104,12 +103,12 @@ def _worst(look, samples, reconstructions, errors, n_worst, shape):
     return draw_images if kind == "images" else draw_lines
 
 
-def _number(learner, name):  # -> str, empty where the learner has none
+def _number(learner, name):  # -> str, empty if the learner has none
     value = getattr(learner, name, None)
     return "" if value is None else f"{np.mean(value):.4g}"
 
 
-def _facts(look, errors, energies):  # -> dict of str to what is said of it
+def _facts(look, errors, energies):  # -> dict of a name to its value
     learner, codes = look.learner, look.codes
     ended_by = getattr(learner, "ended_by_", None)
     phases = getattr(learner, "phases_", {}).items()
@@ -154,17 +153,17 @@ def _page(estimator, look, facts, pictures):  # -> Report
 
 
 def report(estimator, X, *, kind="auto", image_shape=None, n_atoms=100, n_worst=8):
-    """Describe a fitted learner and what it makes of samples in one page of HTML.
+    """Describe a fitted learner and its reconstructions of samples in one page of HTML.
 
     Parameters
     ----------
     estimator : estimator
         Fitted learner, with ``components_``, ``transform`` and ``inverse_transform``, or a pipeline
-        or search with one. Numbers are those of the learner; atoms and samples of a pipeline are
-        drawn in the features of its data, as by `skpudle.plotting.AtomsDisplay`.
+        or search with one. Numbers are the learner's; atoms and samples of a pipeline are drawn in
+        the features of its data, as by `skpudle.plotting.AtomsDisplay`.
     X : array-like
-        Samples, as `transform` takes them: those of `fit` for all that can be said of the atoms,
-        others for an honest error.
+        Samples, as `transform` takes them: those of `fit` to examine the atoms, others for an
+        honest error.
     kind : {"auto", "images", "lines"}, default="auto"
         Whether atoms and samples are images or signals. By default rows are lines, unless
         ``image_shape`` says otherwise; convolutional learners know it.
@@ -179,16 +178,15 @@ def report(estimator, X, *, kind="auto", image_shape=None, n_atoms=100, n_worst=
     Returns
     -------
     Report
-        With the page as `page`, a method `save`, and a display of its own in notebooks: in words
-        what is wrong (`skpudle.reporting.findings`), how training ended, the atoms, how often they
-        are used and how many a sample uses, the loss curve, the distribution of the reconstruction
-        error, and the samples that are reconstructed worst.
+        The page as `page`, a method `save`, and a display of its own in notebooks. The page says
+        what is wrong (`skpudle.reporting.findings`) and how training ended. It shows the atoms,
+        how often they are used and how many a sample uses, the loss curve, the distribution of
+        the reconstruction error, and the samples with the worst reconstructions.
 
     Raises
     ------
     ValueError
-        If there is nothing to show: ``n_atoms`` or ``n_worst`` below 1; or if atoms are not of that
-        shape.
+        If ``n_atoms`` or ``n_worst`` is below 1, or if atoms do not have `image_shape`.
 
     Examples
     --------

@@ -10,19 +10,19 @@ from skpudle._learners.convolutional.model import all_shifts
 
 __all__ = ["denoise_images"]
 
-# Pixels along an axis that are denoised at once, beside the overlap.
+# pixels along an axis that are denoised at once, plus the overlap
 _TILE = 768
 
-# Step of the derivative along a probe, in standard deviations of the noise.
+# step of the derivative along a probe, in noise standard deviations
 _STEP = 0.1
 
-# The share of what is denoised in a mix is that much larger than estimated, and at most 1: where a
-# network is as good as in training, estimates of 0.95 or so leave its output as it is. The error of
-# a mix is below that of the input up to twice the best share.
+# Factor on the estimated share of the denoised image in a mix, of at most 1. A network that is as
+# good as in training has estimates of about 0.95: return its output unchanged. Up to twice the best
+# share the mix has a smaller error than the input.
 _IN_FAVOUR = 1.1
 
-# What three channels are to a network for one: their mean, a grey image, and differences of equal
-# noise, whose rows are orthogonal.
+# three channels for a network of one: their mean, a grey image, and differences of equal noise; the
+# rows are orthogonal
 _OPPONENT = (
     (1 / 3, 1 / 3, 1 / 3),
     (2**-0.5, 0, -(2**-0.5)),
@@ -34,7 +34,7 @@ def _round_up(n, stride, remainder):
     return n + (remainder - n) % stride
 
 
-def _each(values, x):  # (n,) -> as they go with images
+def _each(values, x):  # (n,) -> broadcast to images
     return values.reshape(-1, *[1] * (x.ndim - 1))
 
 
@@ -42,7 +42,7 @@ def _denoise_opponents(network, x, noise_std, **options):
     mixing = x.new_tensor(_OPPONENT)
     channels = torch.einsum("oc,nc...->on...", mixing, x)[:, :, None]
     if noise_std is None and network.follows_noise:
-        extent = extent_of(channels[0])  # differences of colours have texture as the image has it
+        extent = extent_of(channels[0])  # colour differences have the texture of the image
         levels = [network.noise_of(channel, extent) for channel in channels]
     else:
         noise_std = network.noise_of(x) if noise_std is None else noise_std
@@ -56,7 +56,7 @@ def _denoise_opponents(network, x, noise_std, **options):
 
 
 def _on_grid(network, canvas, size, shift, room, noise_std, tile):  # -> (n, n_channels, *size)
-    """Return what one grid of positions reconstructs, tile by tile."""
+    """Return the reconstruction from one grid of positions, tile by tile."""
     network = network.with_grids([shift], room)
     result = canvas.new_empty(*canvas.shape[:2], *size)
     axes = list(zip(canvas.shape[2:], network.kernel, network.stride, room, strict=True))
@@ -64,7 +64,7 @@ def _on_grid(network, canvas, size, shift, room, noise_std, tile):  # -> (n, n_c
         cut, source, place = [], [], []
         for (start, stop), (total, k, s, r) in zip(corner, axes, strict=True):
             depth = network.encoder.n_unfoldings
-            # what is solved for depends on the whole image
+            # converged codes depend on the whole image
             reach = _round_up(total if depth is None else depth * (k - 1), s, 0)
             first = max(0, start - reach)
             last = min(total, _round_up(stop + 2 * (k - 1) + reach, s, k + r))
@@ -96,13 +96,13 @@ def _signs(like):  # (n, ...) -> (1, ...), 1 or -1 at random, the same for every
 def _share(images, denoised, deviation, probe, derivative):  # each (n, ...) -> (n,)
     r"""Return the share of the denoised image in the mix with the smallest estimated error.
 
-    For images ``y`` with noise ``n`` and the change ``d`` that denoising makes the error of
-    ``y + w d`` is least at ``w = -<n, d> / |d|^2``, and Stein's identity says what ``-<n, d>`` is
-    on average: the sum of ``v_i (1 - df_i / dy_i)``, where ``v_i`` is the variance of pixel ``i``
-    and ``f(y)`` what is denoised (C. M. Stein, Annals of Statistics 9, 1981; for photons, whose
-    variance is their count, it holds up to second derivatives: J. C. Hudson, Annals of Statistics
-    6, 1978). A probe of random signs times deviations, and the derivative along it, say what the
-    sum of ``v_i df_i / dy_i`` is.
+    Denoising changes images ``y`` with noise ``n`` by ``d``. The error of ``y + w d`` is least at
+    ``w = -<n, d> / |d|^2``. By Stein's identity the mean of ``-<n, d>`` is the sum of
+    ``v_i (1 - df_i / dy_i)``, with ``v_i`` the variance of pixel ``i`` and ``f(y)`` the denoised
+    image (C. M. Stein, Annals of Statistics 9, 1981). For photons, with variances equal to their
+    counts, it holds up to second derivatives (J. C. Hudson, Annals of Statistics 6, 1978). A probe
+    of random signs times deviations, and the derivative along it, estimate the sum of
+    ``v_i df_i / dy_i``.
     """
     explained = (deviation.square() - probe * derivative).flatten(1).sum(1)
     change = (denoised - images).square().flatten(1).sum(1)
@@ -111,26 +111,26 @@ def _share(images, denoised, deviation, probe, derivative):  # each (n, ...) -> 
 
 @torch.no_grad()
 def denoise_images(network, x, *, noise_std=None, shift_average, tile=_TILE):
-    """Return images without their noise, of the size that went in.
+    """Denoise images, and keep their size.
 
-    Of three channels a network for one gets the mean, in which there is the least noise, and two
-    differences, in which there is little else.
+    A network for one channel denoises three as their mean, which has the least noise, and two
+    differences, which are little else.
 
-    Images are continued by reflection, so that as many atoms reach a pixel at the border as one
-    inside. An iteration carries information by less than an atom, so tiles that overlap by one atom
-    for every iteration give the result of the whole image up to rounding.
+    Images are extended by reflection, so that border pixels are in as many atoms as inner ones. An
+    iteration carries information by less than an atom: tiles that overlap by one atom for every
+    iteration give the result of the whole image up to rounding.
 
-    What the network reconstructs is mixed with its input, by Stein's unbiased risk estimate, which
-    costs one more pass of one grid.
+    The network's output is mixed with its input, by Stein's unbiased risk estimate, which costs
+    one more pass of one grid.
 
     Parameters
     ----------
     network : ConvNetwork
-        The network. Without ``noise``, or for none, it has the last word.
+        The network. Without ``noise``, or for none, its output is not mixed.
     x : Tensor of shape (n, n_channels, *size)
         Noisy images.
     noise_std : Tensor of shape (n,), default=None
-        Their noise; by default estimated where the network follows it, and else that of training.
+        Their noise; by default estimated if thresholds follow it, and else the noise of training.
     shift_average : bool
         Whether to average over all grids of positions.
     tile : int, default=768
@@ -147,13 +147,13 @@ def denoise_images(network, x, *, noise_std=None, shift_average, tile=_TILE):
     shifts = all_shifts(network.stride) if shift_average else [(0,) * len(network.stride)]
     noise, options = network.noise, dict(room=room, tile=tile)
     if noise_std is None:
-        noise_std = network.noise_of(x)  # of the whole image, and not of each tile
+        noise_std = network.noise_of(x)  # of the whole image, not of each tile
     if noise_std is None or noise is None:
         parts = _reconstructions(network, x, noise_std, shifts=shifts, **options)
         return sum(parts) / len(shifts)
     unit = network.unit_of(x, noise_std)
 
-    def images_of(parts):  # what grids reconstruct, in units of training -> images
+    def images_of(parts):  # reconstructions of grids, in units of training -> images
         return noise.leave(sum(parts) / len(parts) * _each(unit, x))
 
     def reconstructed(x, shifts):

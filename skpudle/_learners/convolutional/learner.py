@@ -1,4 +1,4 @@
-"""The convolutional learner: it reads images, and builds a model of them and its parameters."""
+"""The convolutional learner: it reads images, and builds their model and its parameters."""
 
 from dataclasses import replace
 from functools import partial
@@ -60,8 +60,8 @@ from skpudle.search import is_done
 
 __all__ = ["ConvLearner"]
 
-# Pixels of a batch, counted once for each grid, that are trained on at a time: enough for products
-# of large matrices, and few enough for the codes of all unfoldings to take little memory.
+# pixels of a batch, counted once for each grid, to train on at a time: products of large matrices,
+# and little memory for the codes of all unfoldings
 _PIXELS = 2**16
 
 
@@ -69,12 +69,12 @@ def _known(learner):  # -> fitted attributes, and how many unfoldings they are f
     return vars(learner) | {"n_unfoldings": depth_of(learner)}
 
 
-def _first(X):  # what says where images are
+def _first(X):  # X or its first image, which tells the device
     return X[0] if isinstance(X, list) and len(X) else X
 
 
 class ConvLearner(GradientLearner, DictionaryTransformer):
-    """A convolutional learner; `ConvPUDLEDictionaryLearning` adds what users see."""
+    """A convolutional learner; `ConvPUDLEDictionaryLearning` adds the public interface."""
 
     _parameter_constraints = CONSTRAINTS
     _default_batch_size = 16
@@ -109,32 +109,32 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     # ------------------------------------------------------------------ images
 
-    def _read_known(self, X, *, colours=False, **checks):  # -> Images, as it was fitted on
+    def _read_known(self, X, *, colours=False, **checks):  # -> Images, of the fitted kind
         _check_feature_names(self, X, reset=False)
         grey = self.components_.ndim == 1 + len(self._kernel)
         n_channels = 1 if grey else self.components_.shape[-1]
         device = self._transform_device(_first(X))
         images = images_of(self, X, device, n_channels=n_channels, **checks)
         if images.kind == "rows":
-            if getattr(self, "n_features_in_", None) is None:  # callbacks see what fit leaves out
+            if getattr(self, "n_features_in_", None) is None:  # None during callbacks
                 raise ValueError(
                     "Two-dimensional input means rows of pixels, but this "
                     f"{type(self).__name__} was fitted on images. Pass one image as [image], or as "
                     "image[np.newaxis]."
                 )
             _check_n_features(self, X, reset=False)
-        # differences of photons are none
+        # differences of photon counts are not photon counts
         colours = colours and not Noise.of(self.noise_std).of_photons
         if images.n_channels != n_channels and not (colours and grey and images.n_channels == 3):
             raise ValueError(
                 f"Images have {images.n_channels} channels, but {type(self).__name__} was fitted "
-                f"on {n_channels}; the last axis is that of channels. Where that is 1, pass the "
+                f"on {n_channels}; the last axis is that of channels. If it is 1, pass the "
                 "channels of an image as a list of grey ones, list(np.moveaxis(image, -1, 0))."
             )
         return images
 
     def _check_known(self):
-        """Raise an error unless it is fitted, for the parameters that it has now."""
+        """Raise an error unless it is fitted, with atoms of the present parameters."""
         check_is_fitted(self)
         self._validate_params()  # they may have been set since `fit`
         self._check_parameters()
@@ -209,7 +209,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         return Data(sample, sample, None, device, inputs)
 
     def _some_samples(self, data):  # -> Batch
-        own = make_generator(0)  # the crops of training are drawn by another
+        own = make_generator(0)  # leave the generator of training's crops as it is
         source = data.source.for_training(self._batch_size(), own, shuffle=False)
         return next(iter(source.batches(source.plan())))
 
@@ -276,7 +276,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             model = replace(model, coding=path.summary(problem.unit))
         return model, rows
 
-    def _pieces(self, images):  # -> pieces of one size, and where they are known
+    def _pieces(self, images):  # -> pieces of one size, and masks
         pictures = images.targets or images.images, None if images.targets else images.masks
         return pieces_of(*pictures, self._kernel, self._stride)
 

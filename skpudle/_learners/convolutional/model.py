@@ -1,11 +1,11 @@
-r"""The model of convolutional learners: encoder and decoder with everything that they may learn.
+r"""The model of convolutional learners: encoder and decoder with all their learnable parameters.
 
-What belongs to an atom is one row of numbers: the atom, those of the analysis and of the decoder
-where they are separate, its thresholds, the step. So the trainer and the optimisers see one tensor,
-as for any dictionary, and atoms are normalised, replaced and stored row by row.
+The parameters of an atom are one row of numbers: the atom, its separate ones for analysis and
+decoder, its thresholds, the step. The trainer and the optimisers see one tensor, as for any
+dictionary, and atoms are normalised, replaced and stored row by row.
 
 Atoms at every ``s``-th pixel see the image on a grid, and there are ``s`` grids along each axis.
-The mean of the reconstructions from several of them is better than any, and a network may be
+The mean of the reconstructions from several grids is better than any of them, and a network may be
 trained on that mean.
 """
 
@@ -29,43 +29,43 @@ from skpudle.operators import ConvDictionary, ConvLayers, atom_norms, project_at
 
 __all__ = ["ConvModel", "ConvNetwork", "RowLayout", "all_shifts"]
 
-# A row holds the step in this unit, so that a learning rate that suits atoms changes it slowly: an
-# encoder whose step jumps diverges.
+# Unit of the step in a row: learning rates that suit atoms then change it slowly, and the encoder
+# does not diverge.
 _STEP_UNIT = 0.03
 _SMALLEST_STEP = 1e-6
 
-# Standard deviations of its noise that the largest pixel of an image may be above the largest one
-# of training, which had none: of a million normal numbers none is further out than 5.
+# Noise standard deviations by which a pixel may exceed the largest clean one of training: of a
+# million normal numbers none is further out than 5.
 _OUTERMOST = 6
 
 
 @dataclass(frozen=True)
 class RowLayout:
-    """What a row of parameters holds, in this order, and what is the same for all atoms.
+    """The layout of a row of parameters, and the parameters that all atoms share.
 
     Parameters
     ----------
     shape : tuple of int
         (n_channels, *kernel).
     separate : tuple of int
-        The numbers of separate atoms of the analysis, of the decoder and of all unfoldings but the
-        last that belong to an atom; they are free of constraints.
+        Numbers of separate atoms, for each atom: of the analysis, of the decoder, and of all
+        unfoldings but the last. They are free of constraints.
     n_thresholds : int
         Learned penalties of an atom: 0, 1, or the number of unfoldings.
     noise_unit : float or None
-        Where penalties follow the noise, the noise that a row holds their slopes in units of.
+        Unit of the noise for the slopes in a row, if penalties follow the noise.
     shared_threshold : bool
-        Whether a learned penalty is one for all atoms, the mean of theirs.
+        Whether all atoms share a learned penalty, the mean of their rows'.
     learn_step : bool
         Whether the step is learned, as the mean over atoms.
     atom_norm : {"unit", "ball", None}
         The constraint of the atoms.
     fixed_alpha : float
-        The penalty, where it is not learned.
+        The penalty, if it is not learned.
     fixed_step : float or None
-        The step, where it is not learned; None follows the atoms.
+        The step, if it is not learned; None derives it from the atoms.
     n_intercepts : int, default=0
-        Numbers of the intercept, which is the mean over atoms.
+        Numbers of the intercept, the mean over atoms.
     """
 
     shape: tuple[int, ...]
@@ -91,7 +91,7 @@ class RowLayout:
         parts = [atoms.flatten(1)]
         for n, separate in zip(self.separate, parameters.separate, strict=True):
             stack = atoms[None] if separate is None else separate
-            if len(stack) != n:  # those of all unfoldings become one, and one those of all
+            if len(stack) != n:  # convert between one for all unfoldings and one for each
                 stack = stack.mean(0, keepdim=True).expand(n, *atoms.shape)
             parts.append(stack.transpose(0, 1).flatten(1))
         if self.n_thresholds:
@@ -107,12 +107,12 @@ class RowLayout:
 
     def _thresholds(self, alpha, atoms):  # -> (n_components, n_thresholds)
         alpha = as_scalars(alpha, atoms)
-        if self.n_thresholds == 1 and alpha.ndim:  # those of all unfoldings become one
+        if self.n_thresholds == 1 and alpha.ndim:  # one for all unfoldings
             alpha = alpha.mean(0, keepdim=True)
         return alpha.expand(self.n_thresholds, len(atoms)).mT
 
     def unpack(self, rows):  # (n_components, n_parameters) -> ConvParameters
-        """Return the parameters that rows hold; differentiable."""
+        """Return the parameters in rows; differentiable."""
         atoms, *separate, alpha, slope, step, intercept = rows.split(self._sizes, dim=1)
         alpha, slope = alpha.mT, slope.mT
         if self.shared_threshold:
@@ -140,7 +140,7 @@ class RowLayout:
         return torch.cat([atoms, *separate, *positive, intercept], dim=1)
 
     def replacements(self, rows, atoms):  # current rows, (k, n_channels, *kernel) -> (k, ...)
-        """Return rows for new atoms, with the mean of what else there is, and of free norms."""
+        """Return rows for new atoms, of free norms, with mean values of the other parameters."""
         parameters = self.unpack(rows)
         means = {
             name: value.mean(1, keepdim=True)
@@ -154,34 +154,34 @@ class RowLayout:
 
 
 def all_shifts(stride):  # -> list of tuples
-    """Return every grid of positions, as the offset of its first one."""
+    """Return every grid of positions, as the offset of its first position."""
     return list(product(*(range(n) for n in stride)))
 
 
 @dataclass(frozen=True, eq=False)
 class ConvNetwork:
-    """Encoder and decoder, with the `synthesis` that a gradient rule asks a dictionary for.
+    """Encoder and decoder, with the `synthesis` of a dictionary that gradient rules call.
 
     Parameters
     ----------
     parameters : ConvParameters
-        What was learned.
+        Learned parameters.
     stride : tuple of int
         Distance of neighbouring positions along each axis.
     encoder : Encoder
         Unfoldings, shrinkage and signs.
     noise : Noise, default=None
-        The noise that it was trained for.
+        The noise of training.
     peak : float, default=1.0
-        The largest magnitude of a pixel of the clean images that it was trained for.
+        The largest magnitude of a pixel of the clean training images.
     lambda_decay : float, default=1.0
         Factor between the penalties of consecutive unfoldings.
     shifts : list of tuple, default=None
-        Grids whose reconstructions are averaged. What is reconstructed is then smaller than the
-        image, by a margin in which not all atoms that reach a pixel are there. None: one grid that
-        starts at the first pixel, no margin.
+        Grids to average reconstructions of. The reconstruction is then smaller than the image, by a
+        margin in which some atoms that reach a pixel are missing. None: one grid that starts at the
+        first pixel, no margin.
     room : tuple of int, default=None
-        The largest shift along each axis: images are that much larger than what one grid covers.
+        The largest shift along each axis: images exceed the size that one grid covers by this.
     """
 
     parameters: ConvParameters
@@ -205,10 +205,10 @@ class ConvNetwork:
     def encode(self, x, *, mask=None, noise_std=None):
         """Return code maps, (n, n_components, *positions).
 
-        Of several grids they are (n, n_components, n_shifts, *positions). The noise of the images
-        is ``noise_std``, (n,), or the nearest level of training; None is estimated where thresholds
-        follow it, and otherwise that of training. The ``mask`` is 0 where pixels are missing;
-        several grids do without.
+        With several grids their shape is (n, n_components, n_shifts, *positions). ``noise_std``,
+        (n,), is the noise of the images, replaced by the nearest level of training. None estimates
+        it if thresholds follow it, and else takes the noise of training. The ``mask`` is 0 where
+        pixels are missing; it needs a single grid.
         """
         if noise_std is None:
             noise_std = self.noise_of(x)
@@ -231,9 +231,9 @@ class ConvNetwork:
         return self.parameters.alpha_slope is not None
 
     def noise_of(self, x, extent=None):
-        """Return the noise of images, (n,), by `estimate_noise` where thresholds follow it.
+        """Return the noise of images, (n,), by `estimate_noise` if thresholds follow it.
 
-        Otherwise it is that of training, None where there was none.
+        Otherwise return the noise of training, None if there was none.
         """
         if self.follows_noise:
             return estimate_noise(x, extent)
@@ -241,11 +241,11 @@ class ConvNetwork:
         return x.new_full((len(x),), self.noise.high) if trained else None
 
     def unit_of(self, x, noise_std):  # (n, ...), (n,) -> (n,)
-        """Return what images have to be divided by to have pixels as large as in training.
+        """Return divisors that make the pixels of images as large as in training.
 
-        That is 1 where they and their noise are as in training. Of more noise than in training it
-        is at least what brings it there. Less noise is no reason to enlarge pixels further: a
-        network of which unfoldings have atoms of their own is unstable for what it has never seen.
+        The divisor is 1 if an image and its noise are as in training. With more noise it is at
+        least the ratio of the two levels. With less noise pixels are not enlarged further: a
+        network with atoms for each unfolding is unstable for images unlike those in training.
         """
         low, high = self.noise.low, self.noise.high
         largest = x.abs().flatten(1).amax(1)
@@ -259,7 +259,7 @@ class ConvNetwork:
     def synthesis(self, z):
         """Return the mean reconstruction of all grids, (n, n_channels, *size).
 
-        Of losses other than least squares it is that of the natural parameter.
+        For losses other than least squares it is the natural parameter.
         """
         atoms, decoder_atoms = self.parameters.atoms, self.parameters.decoder_atoms
         decoder = ConvDictionary(atoms if decoder_atoms is None else decoder_atoms[0], self.stride)
@@ -279,7 +279,7 @@ class ConvNetwork:
         intercept = self._intercept()
         return mean if intercept is None else mean + intercept
 
-    def _intercept(self):  # -> as it is added to images
+    def _intercept(self):  # -> in a shape to add to images
         intercept = self.parameters.intercept
         return None if intercept is None else intercept.reshape(-1, *[1] * len(self.kernel))
 
@@ -310,37 +310,36 @@ class ConvNetwork:
 
 @dataclass(frozen=True)
 class ConvModel:
-    """What is trained by a convolutional learner; see `skpudle._training.loop`.
+    """The model that a convolutional learner trains; see `skpudle._training.loop`.
 
     Parameters
     ----------
     rule : callable
         One of `skpudle.gradients.GRADIENT_RULES`.
     encoder : Encoder
-        How to encode.
+        The encoder.
     layout : RowLayout
-        What rows of parameters hold.
+        Layout of the rows of parameters.
     images : TrainingImages
-        How they are cut into crops, and what is drawn for them.
+        Training images, which draw crops and noise.
     geometry : Geometry
-        What results look like.
+        Shape of the results.
     decay : callable
         The decay of penalties as a function of the update.
     alpha : float
-        The penalty or threshold that training started from.
+        The penalty or threshold at the start of training.
     data_scale : float
         The mean squared norm of a crop.
     peak : float
-        The largest magnitude of a clean pixel, also of what it was trained on before.
+        The largest magnitude of a clean pixel, of earlier training too.
     part_size : int
         Crops that are evaluated at a time.
     n_train_shifts : int, default=1
         Grids that an update draws.
     generator : torch.Generator, default=None
-        What draws them.
+        Generator of the grids.
     coding : tuple of float, default=None
-        Penalty, share of the bias to remove and noise of codes, where they were chosen from the
-        data.
+        Penalty, share of the bias to remove and noise of codes, if they were chosen from the data.
     search_alpha : float, default=None
         The penalty of the search, if there was one.
     """
@@ -364,7 +363,7 @@ class ConvModel:
     n_constant_codes = 0  # all rows are atoms
 
     def network(self, rows, update):
-        """Return the network of an update, on grids that it draws, its encoder and the penalty."""
+        """Return the network of an update, on random grids, its encoder and the penalty."""
         decay, stride = self.decay(update), self.images.stride
         penalty, options = self.encoder.penalty(self.alpha, decay), {"lambda_decay": decay}
         options["noise"] = Noise.of(self.images.noise_std)
@@ -374,7 +373,7 @@ class ConvModel:
                 grids = all_shifts(stride)
                 order = torch.randperm(len(grids), generator=self.generator, device="cpu")
                 grids = [grids[i] for i in order[: self.n_train_shifts].tolist()]
-                penalty /= len(grids)  # of the mean over grids
+                penalty /= len(grids)  # for the mean over grids
             options |= dict(shifts=grids, room=self.images.room)
         network = ConvNetwork(self.layout.unpack(rows), stride, self.encoder, **options)
         return network, ConvNetwork.encode, penalty
@@ -399,15 +398,15 @@ class ConvModel:
         warn_of_step(step, (ConvDictionary(part, self.images.stride) for part in atoms), curvature)
 
     def memory(self):
-        """Return what a later `partial_fit` asks for beside what users see."""
+        """Return the private attributes that a later `partial_fit` needs."""
         memory = {"alpha": self.alpha, "image_size": self.geometry.image_size}
         known = {"coding": self.coding, "search_alpha": self.search_alpha}
         return memory | {name: value for name, value in known.items() if value is not None}
 
     def attributes(self, rows):
-        """Return what users see of it."""
+        """Return the fitted attributes."""
         values, stride = self.layout.unpack(rows), self.images.stride
-        if values.step is None:  # it stays so where samples look for theirs
+        if values.step is None:  # samples have their own steps
             step = default_step(ConvDictionary(values.atoms, stride), self.encoder.loss)
             values = values._replace(step=step)
         channel_axis, shared = self.geometry.channel_axis, self.layout.shared_threshold

@@ -1,4 +1,4 @@
-"""Parameters of convolutional learners, and images as their networks see them."""
+"""Parameters of convolutional learners, and their reading of images."""
 
 from math import inf
 from numbers import Integral, Real
@@ -58,12 +58,12 @@ CONSTRAINTS = GradientLearner._parameter_constraints | {
     "dict_init": [StrOptions({"auto", "search", "random", "data", "dct"}), "array-like"],
 }
 
-# What n_unfoldings="auto" is where codes are unfolded, as the paper has it.
+# n_unfoldings="auto" if codes are unfolded, as in the paper
 _UNFOLDINGS = 15
 
 
 def start_of(learner):  # -> str or array-like
-    """Return ``dict_init``, of which "auto" is a search for the codes that a search has."""
+    """Return ``dict_init``; "auto" becomes "search" for the codes that a search has."""
     if not isinstance(learner.dict_init, str) or learner.dict_init != "auto":
         return learner.dict_init
     return "search" if _encodes_as_the_search(learner) else "random"
@@ -75,32 +75,32 @@ def searches(learner):
     return isinstance(start, str) and start == "search"
 
 
-def _has_lasso(learner):  # an encoder that minimises with a penalty
+def _has_lasso(learner):  # whether the encoder minimises with a penalty
     learns = learner.learn_threshold or learner.learn_step or learner.separate_atoms
     lasso = learner.shrinkage == "soft" and learner.lambda_decay == 1 and learner.alpha != 0
     return lasso and not learns
 
 
-def _encodes_as_the_search(learner):  # codes for which nothing is left to train after one
+def _encodes_as_the_search(learner):  # whether a search leaves nothing to train
     denoises = learner.noise_std != 0 or learner.n_train_shifts > 1
     return _has_lasso(learner) and learner.n_unfoldings in ("auto", None) and not denoises
 
 
 def trains(learner):
-    """Return whether there is training: from a start, through such an encoder, or by name."""
+    """Return whether fit trains: from an initial dictionary, for the encoder, or by name."""
     named = learner.gradient != "auto" or not _encodes_as_the_search(learner)
     return named or not searches(learner)
 
 
 def gradient_of(learner):
-    """Return the name of the gradient; codes that are solved for are not differentiated."""
+    """Return the name of the gradient: converged codes are not differentiated."""
     if learner.gradient != "auto":
         return learner.gradient
     return "dec" if depth_of(learner) is None else "ae-ls"
 
 
 def without_effect(learner):  # yields names, what would use them
-    """Yield parameters that have no effect in a fit, beside those of training and stopping."""
+    """Yield parameters that have no effect in a fit, except those of training and stopping."""
     if not trains(learner):
         yield ("crop_size", "flip", "atom_norm"), learner._asks_for_training
     if learner.noise_std == 0:
@@ -122,7 +122,7 @@ def without_effect(learner):  # yields names, what would use them
 
 
 def depth_of(learner):  # -> int or None
-    """Return the number of unfoldings that parameters ask for, None where the lasso is solved."""
+    """Return the requested number of unfoldings, None for converged codes."""
     if learner.n_unfoldings != "auto":
         return learner.n_unfoldings
     return _UNFOLDINGS if trains(learner) or learner.loss != "gaussian" else None
@@ -134,11 +134,11 @@ def check_conv_parameters(learner, kernel, stride):
     Parameters
     ----------
     learner : ConvLearner
-        Whose they are.
+        The learner with these parameters.
     kernel, stride : tuple of int
         Size and distance of atoms.
     """
-    Decay.of(learner.lambda_decay)  # raises for what is none
+    Decay.of(learner.lambda_decay)  # raises if invalid
     check_sizes(kernel, stride, learner.image_shape)
     own_analysis = learner.separate_atoms in ("analysis", "both", "unfolding")
     through = learner.learn_threshold or learner.learn_step or own_analysis
@@ -155,7 +155,7 @@ def check_conv_parameters(learner, kernel, stride):
     free = learner.atom_norm is None and not learner.learn_step
     if learner.separate_atoms == "unfolding" and not free:
         raise ValueError(
-            "With separate_atoms='unfolding' the step is a part of the atoms, whose norms are "
+            "With separate_atoms='unfolding' the step is a part of the atoms, and their norms are "
             "free; pass learn_step=False and atom_norm=None."
         )
     if Noise.of(learner.noise_std).is_range and learner.learn_threshold is None:
@@ -207,7 +207,7 @@ def _check_converged(learner):
 
 
 def largest_of(learner):  # -> float or None
-    """Return the largest value of images that are counts, None where they may be any numbers."""
+    """Return the largest value of images that are counts, None for any numbers."""
     if Noise.of(learner.noise_std).of_photons:
         return inf
     return loss_named(learner.loss, learner.n_trials).largest
@@ -219,7 +219,7 @@ def _reading(learner):
 
 
 def images_of(learner, X, device, **options):  # -> Images
-    """Read images as the network of a learner sees them; options are those of `read_images`."""
+    """Read images for the network of a learner; options go to `read_images`."""
     known = _reading(learner) | dict(device=device) | options
     images = read_images(X, len(sizes(learner.atom_shape, 1)), **known)
     check_axes(images)
@@ -227,12 +227,12 @@ def images_of(learner, X, device, **options):  # -> Images
 
 
 def targets_of(learner, y, images):  # -> list of (n_channels, *size), or None
-    """Read what images are to become, as its network sees it."""
+    """Read the clean images for the network of a learner."""
     targets = read_targets(y, images, **_reading(learner))
     return None if targets is None else list(map(Noise.of(learner.noise_std).enter, targets))
 
 
 def as_images(learner, x):  # (..., *size) -> the same
-    """Return what its network makes, or sees, as images: what is expected."""
+    """Return expected images from the network's units."""
     x = loss_named(learner.loss, learner.n_trials).mean(x)
     return Noise.of(learner.noise_std).leave(x)

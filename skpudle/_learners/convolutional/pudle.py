@@ -1,4 +1,4 @@
-"""Convolutional dictionaries of images and signals, and denoising with them."""
+"""Convolutional dictionaries of images and signals, and denoising by them."""
 
 from math import inf, log10, prod
 from numbers import Real
@@ -15,10 +15,10 @@ from skpudle.losses import Gaussian
 
 __all__ = ["ConvPUDLEDictionaryLearning"]
 
-# What max_iter="auto" is without a search.
+# max_iter="auto" without a search
 _EPOCHS = 100
 
-# Pixels that are encoded at a time: few enough for their codes to stay in a cache.
+# pixels encoded at a time: few enough for their codes to stay in a cache
 _PIXELS = 2**17
 
 
@@ -29,11 +29,11 @@ def _parts(x):  # (n, ...) -> tensors of some images each
 class ConvPUDLEDictionaryLearning(ConvLearner):
     r"""Convolutional dictionary learning and denoising, by backpropagation through the encoder.
 
-    Atoms are small images, of which copies at every ``stride``-th pixel add up to the image. The
+    Atoms are small images, and their copies at every ``stride``-th pixel add up to the image. The
     encoder, the gradients and the training are those of `PUDLEDictionaryLearning`, with a
     convolution for the dictionary. Trained on pairs of noisy and clean images, or on clean ones
-    with ``noise_std``, it denoises. By default it learns from data alone: the atoms that make the
-    lasso objective small, and codes that are solved for.
+    with ``noise_std``, it denoises. By default it learns from the data alone: atoms that minimise
+    the lasso objective, and converged codes.
 
     Parameters
     ----------
@@ -48,36 +48,35 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
 
     alpha : float or "auto", default="auto"
         Soft shrinkage: the penalty of the lasso, in the units of the data. Hard shrinkage: the
-        threshold of the codes. "auto" is 1.6 times ``noise_std``, where that is given, and else a
+        threshold of the codes. "auto" is 1.6 times ``noise_std``, if given. Otherwise it is a
         tenth of the median over images of the largest correlation with an initial atom (for hard
-        shrinkage times the step), and of other losses at least twice the standard deviation of the
-        noise of a correlation. Where thresholds are learned this is their initial value. Codes of
-        the lasso get a penalty of their own then, ``alpha_``: the one that predicts hidden pixels
-        best, as in `PUDLEDictionaryLearning`.
+        shrinkage times the step); for other losses it is at least twice the standard deviation of
+        the noise of a correlation. Learned thresholds start at it. Codes of the lasso then get
+        their own penalty, ``alpha_``: the best one for predicting held-out pixels, as in
+        `PUDLEDictionaryLearning`.
 
     gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
-        What is differentiated; see `PUDLEDictionaryLearning`. Who names one trains by it. "auto" is
-        "ae-ls", and "dec" where codes are solved for.
+        The gradient to train by; see `PUDLEDictionaryLearning`. Naming one requests training.
+        "auto" is "ae-ls", and "dec" for converged codes.
 
     loss : {"gaussian", "poisson", "binomial"}, default="gaussian"
-        What data are to the reconstruction, as in `PUDLEDictionaryLearning`: numbers, counts, or
-        successes of ``n_trials`` (unsigned integers are no fractions then). The baseline,
-        ``intercept_``, is a number for each channel. The search works on what counts are to least
-        squares, as for rows; converged codes are for "gaussian" alone.
+        Distribution of the data, as in `PUDLEDictionaryLearning`: numbers, counts, or successes of
+        ``n_trials`` (unsigned integers are then not taken as fractions). The baseline,
+        ``intercept_``, is a number for each channel. The search works on stabilised counts, as for
+        rows; converged codes need "gaussian".
 
     n_trials : float, default=1
-        Of the binomial loss; with 1 data are binary, or fractions.
+        Number of trials of the binomial loss; with 1, data are binary or fractions.
 
     n_unfoldings : int, None or "auto", default="auto"
-        Number of iterations of the encoder. None: codes are those of the lasso, by coordinate
-        descent, which training does not differentiate (it then is by "dec").
-        "auto" is that after a search that nothing is trained after (15 with other losses), and 15
-        otherwise.
+        Number of iterations of the encoder. None: converged codes of the lasso, by coordinate
+        descent, which training does not differentiate (its gradient is then "dec"). "auto" is None
+        after a search without training (15 with other losses), and 15 otherwise.
 
     step_size : float or "auto", default="auto"
         Step of an iteration. "auto" is 1 over a bound of the squared spectral norm of the current
-        dictionary (times the largest curvature of the loss), for images of any size; of Poisson's
-        loss every image looks for its own, with which the penalised loss never rises.
+        dictionary (times the largest curvature of the loss), for images of any size. With Poisson's
+        loss every image searches for its own, at which the penalised loss never rises.
 
     lambda_decay : float or tuple (first, last), default=1.0
         Iteration t of soft shrinkage has the penalty ``alpha * lambda_decay**t``; a pair is
@@ -97,45 +96,45 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         Whether atoms have norm 1, at most 1, or any.
 
     learn_threshold : {"one", "atom", "unfolding"} or None, default=None
-        Which thresholds are learned, from ``alpha`` on (soft shrinkage): one number, one for each
-        atom, or one for each atom and iteration.
+        Thresholds to learn, starting at ``alpha`` (soft shrinkage): one number, one for each atom,
+        or one for each atom and iteration.
 
     learn_step : bool, default=False
         Whether ``step_size`` is learned.
 
     separate_atoms : {"analysis", "decoder", "both", "unfolding"} or None, default=None
-        Which of encoder ("analysis") and decoder have atoms of their own, which start as the
-        dictionary and are free of constraints. "unfolding": every unfolding has atoms of its own
-        for both, of any norm (``atom_norm=None``), which its step is a part of [3]_. The loss then
-        leaves out the pixels of a crop that some atoms do not reach.
+        Which of encoder ("analysis") and decoder have their own atoms, which start as the
+        dictionary and are free of constraints. "unfolding": every unfolding has its own atoms for
+        both, of any norm (``atom_norm=None``), which include its step [3]_. The loss then leaves
+        out the pixels of a crop that some atoms do not reach.
 
     noise_std : float, tuple (low, high) or "poisson", default=0.0
         Standard deviation of Gaussian noise that every update adds to clean images, in their units
-        (25 / 255 for "sigma 25" and images from 0 to 1). Of a pair every crop gets noise between
-        both, and learned thresholds follow it [3]_: one network is then for all of them. Of noisy
-        and clean images it only says what noise they have. "poisson": images are photons, what was
-        counted or is expected (unsigned integers are no fractions then), and every update draws
-        counts of clean ones. The network sees roots of both, by Anscombe's transform
-        (`skpudle.losses`), whose noise is about 1, which is what ``alpha`` is next to.
+        (25 / 255 for "sigma 25" and images from 0 to 1). With a pair every crop gets noise between
+        both, and learned thresholds follow it [3]_: one network serves all levels. With noisy and
+        clean images it only tells the noise they have. "poisson": images are photons, counted or
+        expected (unsigned integers are then not taken as fractions), and every update draws counts
+        from clean images. The network sees roots of both, by Anscombe's transform
+        (`skpudle.losses`), with noise of about 1; choose ``alpha`` in proportion.
 
     crop_size : int or "auto", default="auto"
-        Images are trained on in random crops of this size, one of each image an epoch. "auto" is
-        the smallest image, and at most 129 (rows are taken whole); any size is rounded down to what
-        copies of an atom cover.
+        Size of the random crops to train on, one of each image an epoch. "auto" is the smallest
+        image, and at most 129 (rows are taken whole). Any size is rounded down to one that copies
+        of an atom cover.
 
     flip : bool, default=True
         With ``noise_std``: whether crops of pictures are mirrored and transposed at random.
 
     n_train_shifts : int, default=1
-        More than 1: train on the mean of the reconstructions from that many grids of positions,
-        drawn for every update, as ``shift_average`` will denoise.
+        More than 1: train on the mean of the reconstructions from this number of grids of
+        positions, drawn for every update, for denoising with ``shift_average``.
 
     shift_average : bool, default=False
         Whether `denoise` averages over all grids of positions, ``prod(stride)`` of them.
 
     image_shape : tuple of int, default=None
-        The shape of the image that a row of two-dimensional input is, with channels last if there
-        are any; by default a row is a line.
+        Shape of the image in a row of two-dimensional input, with channels last if there are any;
+        by default a row is a line.
 
     optimizer : {"adam", "sgd"} or subclass of torch.optim.Optimizer, default="adam"
         How the gradient changes the atoms.
@@ -150,25 +149,25 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         Images in an update; "auto" is ``min(16, n_images)``.
 
     max_iter : int or "auto", default="auto"
-        Largest number of epochs of whatever trains (see the notes); "auto" is 100.
+        Largest number of epochs of training (see the notes); "auto" is 100.
 
     tol, n_iter_no_change
-        As in `PUDLEDictionaryLearning`; checks are at least 256 crops apart, as few say little.
+        As in `PUDLEDictionaryLearning`; checks are at least 256 crops apart, as fewer are noisy.
 
     dict_init : {"auto", "search", "random", "data", "dct"} or array-like, default="auto"
         Initial dictionary: random directions, a constant atom and random patches without their
         mean, the slowest cosines of an atom's size, or an array of the shape of ``components_``.
         "search" minimises the lasso objective over atoms of norm 1, from patches of much energy,
-        and leaves local minima by moving, splitting and removing atoms
-        (``skpudle.search``). It looks at clean images where there are pairs. "auto" is that
-        for the codes of a lasso where nothing asks for others (``n_unfoldings``, ``noise_std``,
-        ``n_train_shifts``, what is learned beside atoms), and otherwise random directions.
+        and leaves local minima by moving, splitting and removing atoms (``skpudle.search``). It
+        takes the clean images of pairs. "auto" is "search" for the codes of a lasso unless a
+        parameter asks for others (``n_unfoldings``, ``noise_std``, ``n_train_shifts``, learned
+        parameters other than atoms), and otherwise "random".
 
     device : str, default="auto"
-        A torch device, or "auto": that of a tensor input, else CUDA if present, else the CPU.
+        A torch device, or "auto": the device of a tensor input, else CUDA if present, else the CPU.
 
     random_state : int, RandomState instance or None, default=None
-        Determines the initial dictionary, the crops and the noise.
+        Seed of the initial dictionary, the crops and the noise.
 
     verbose : int, default=0
         Whether to print a line per epoch.
@@ -179,38 +178,38 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         The atoms, with an axis of channels if images have one.
 
     analysis_components_, decoder_components_ : ndarray of that shape
-        Separate atoms, where ``separate_atoms`` asks for them. Of every unfolding they are
-        ``analysis_components_`` of shape (n_unfoldings, n_components, ...) and, but for the last
-        one, which reconstructs with ``components_``,
+        Separate atoms, if ``separate_atoms`` asks for them. If every unfolding has its own,
+        ``analysis_components_`` has the shape (n_unfoldings, n_components, ...).
 
     synthesis_components_ : ndarray of shape (n_unfoldings - 1, n_components, ...)
-        what it takes from the data before it correlates them again.
+        If every unfolding has its own atoms, those of the reconstructions that the encoder
+        subtracts from the data; the last unfolding reconstructs with ``components_``.
 
     alpha_ : float or ndarray of shape ([n_unfoldings,] n_components)
         Penalty or threshold in use.
 
     alpha_slope_ : float or ndarray of that shape
-        What it grows by for each unit of noise, where ``noise_std`` is a pair.
+        Increase of ``alpha_`` for each unit of noise, if ``noise_std`` is a pair.
 
     debias_ : float
         The share of the lasso's bias that `transform` removes.
 
     noise_std_ : float
-        Estimated standard deviation of the noise of a pixel. There where the penalty of codes was
+        Estimated standard deviation of the noise of a pixel, present if the penalty of codes was
         chosen from the data.
 
     search_alpha_ : float
         The penalty of the search, if there was one.
 
     step_size_ : float
-        The step in use, unless every image looks for its own.
+        The step in use, unless every image searches for its own.
 
     peak_ : float
         Largest magnitude of a pixel in training, without the noise that training added and, with
-        ``noise_std="poisson"``, of the root: `denoise` scales images that have larger ones.
+        ``noise_std="poisson"``, of the root: `denoise` scales images with larger ones.
 
     intercept_ : ndarray of shape (n_channels,)
-        The baseline, where the loss is not "gaussian".
+        The baseline, for losses other than "gaussian".
 
     n_components_, n_iter_, n_steps_, loss_curve_, ended_by_, phases_, lambda_decay_, device_
         As in `PUDLEDictionaryLearning`; the loss is a sum over the pixels of a crop.
@@ -225,38 +224,38 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
 
     Notes
     -----
-    What is named happens:
+    The parameters that you set decide the phases of `fit`:
 
     .. list-table::
        :header-rows: 1
 
-       * - parameters
+       * - parameters set
          - phases of `fit`
        * - none
-         - search; codes are those of the lasso, for which nothing is left to train
+         - search; codes are converged, and nothing is left to train
        * - ``gradient``
          - search, then training by it
        * - ``n_unfoldings`` (a number), ``shrinkage="hard"``, ``lambda_decay``, ``alpha=0``,
            ``learn_threshold``, ``learn_step``, ``separate_atoms``, ``noise_std``,
            ``n_train_shifts``
          - training through that encoder from random directions; with ``dict_init="search"`` from
-           what a search finds
+           the atoms of a search
        * - another ``dict_init``
          - training from there
        * - ``max_iter``
-         - at most so many epochs of whatever trains; by itself it trains nothing
-       * - a parameter that has no effect in this fit, such as ``crop_size`` where nothing trains
-         - as without it, and a UserWarning that names it and says what would use it
+         - at most this number of epochs of training, if there is any
+       * - a parameter without effect in this fit, such as ``crop_size`` without training
+         - as without it, and a UserWarning that names it and the setting that would use it
 
     Input is an array (n_images, height, width[, n_channels]) or, where ``atom_shape`` is one
     number, (n_signals, length[, n_channels]); or a list of images of different sizes; or rows.
     Two-dimensional input always means rows. Unsigned integers become fractions of their largest
-    value, except in rows. `transform` and training extend images that atoms do not cover exactly by
-    zeros at their ends, `denoise` by reflection.
+    value, except in rows. If atoms do not cover an image exactly, `transform` and training extend
+    it by zeros at its ends, `denoise` by reflection.
 
-    NaN, or what a masked array masks, is a missing pixel of `fit`, `partial_fit` and `transform`,
-    which counts for nothing; `inverse_transform` fills it. Several grids, atoms of each unfolding
-    and `denoise` need complete images.
+    NaN, or a masked value of a masked array, is a missing pixel of `fit`, `partial_fit` and
+    `transform`, which is ignored; `inverse_transform` fills it. Several grids, atoms of each
+    unfolding and `denoise` need complete images.
 
     References
     ----------
@@ -368,7 +367,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             return super()._n_updates(n_batches, batch_size, data)
         return _EPOCHS * n_batches
 
-    def _allows_nan(self):  # margins and several grids of positions have no masks
+    def _allows_nan(self):  # margins and several grids have no masks
         return self.n_train_shifts == 1 and self.separate_atoms != "unfolding"
 
     def fit(self, X, y=None):
@@ -379,8 +378,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         X : array-like, Tensor or list of images
             Images, signals or rows; see the notes. Noisy ones if ``y`` is given.
         y : array-like, Tensor or list of images, default=None
-            Clean images, what is to be reconstructed, of the sizes of ``X``. Anything of one
-            dimension, such as labels, is ignored.
+            Clean images to reconstruct, of the sizes of ``X``. Anything of one dimension, such as
+            labels, is ignored.
 
         Returns
         -------
@@ -398,8 +397,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     def partial_fit(self, X, y=None):
         """Update the dictionary by one random crop of each image.
 
-        The state of the optimiser is kept from call to call, also through pickling, and after
-        `fit`; parameters such as ``learning_rate`` and ``n_train_shifts`` may change in between.
+        The state of the optimiser persists between calls, also through pickling, and after `fit`;
+        parameters such as ``learning_rate`` and ``n_train_shifts`` may change in between.
 
         Parameters
         ----------
@@ -422,8 +421,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         Parameters
         ----------
         X : array-like, Tensor or list of images
-            Images, signals or rows. What copies of an atom do not cover exactly is extended by
-            zeros at its ends.
+            Images, signals or rows. Images that copies of an atom do not cover exactly are extended
+            by zeros at their ends.
 
         Returns
         -------
@@ -441,7 +440,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             codes.append(torch.cat([network.encode(part, mask=known) for part, known in pairs]))
         return images.hand_back(codes, channels=True)
 
-    def _cover(self, x, end=0.0):  # (..., *size) -> extended to what atoms cover
+    def _cover(self, x, end=0.0):  # (..., *size) -> extended to a size that atoms cover
         size = x.shape[-len(self._kernel) :]
         positions = covering_positions(size, self._kernel, self._stride)
         axes = zip(size, self._kernel, self._stride, positions, strict=True)
@@ -451,7 +450,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
 
     @torch.no_grad()
     def inverse_transform(self, X):
-        """Return the images that code maps stand for; of other losses, what they let expect.
+        """Return images from code maps; for losses other than "gaussian", their expectations.
 
         Parameters
         ----------
@@ -461,8 +460,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         Returns
         -------
         ndarray, Tensor or list of them
-            Images, of the size seen in `fit` if their codes have as many positions, and else as
-            large as the copies of the atoms.
+            Images, of the size seen in `fit` if their codes have as many positions, and else of the
+            size that the copies of the atoms cover.
         """
         self._check_known()
         first = X[0] if isinstance(X, list) and len(X) else X
@@ -474,7 +473,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         if codes.n_channels != self.n_components_:
             raise ValueError(
                 f"Codes have {codes.n_channels} maps, but {type(self).__name__} has "
-                f"{self.n_components_} components; pass what transform returned."
+                f"{self.n_components_} components; pass codes as transform returns them."
             )
         network = self._network(codes.tensors[0])
         images = []
@@ -487,33 +486,34 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         return codes.hand_back(images, channels=channels)
 
     def denoise(self, X, *, noise_std=None):
-        """Return noisy images without their noise, of exactly their size.
+        """Denoise images, and keep their size.
 
         A network for grey images denoises three channels by their mean and two differences.
 
-        The result is the network's output, or a mix of it and the input where that has a smaller
-        error by Stein's unbiased risk estimate (reference 4 of the class): with less noise than in
-        training, or with texture that the network does not know. An image without noise comes back
-        as it is.
+        The result is the network's output, or a mix with the input if the mix has a smaller
+        error by Stein's unbiased risk estimate (reference 4 of the class). This helps with less
+        noise than in training, and with texture that the network does not know. An image
+        without noise is returned unchanged.
 
-        Borders are continued by reflection. Large images are cut into tiles that overlap by as much
-        as the encoder sees, so that memory is bounded and the result the same.
+        Borders are extended by reflection. Large images are cut into tiles that overlap by the
+        reach of the encoder: memory is bounded, and the result the same.
 
         Parameters
         ----------
         X : array-like, Tensor or list of images
             Noisy images, signals or rows.
         noise_std : float or array-like of shape (n_images,), default=None
-            Standard deviation of their noise, in their units, which thresholds then follow within
-            the levels of training; 0 is no noise. By default it is the parameter of this name if
-            that is one number, and else estimated from each image, with care: details that could
-            be texture do not count as noise. Photons say themselves how noisy they are.
+            Standard deviation of their noise, in their units, which learned thresholds follow
+            within the levels of training; 0 is no noise. The default is the parameter
+            ``noise_std`` if that is one number. Otherwise the noise of each image is estimated
+            with care: details that could be texture do not count as noise. The noise of photons
+            follows from their counts.
 
         Returns
         -------
         ndarray, Tensor or list of them
-            Denoised images in float32 or float64; of unsigned integers, fractions of their largest
-            value. Of photons how many are expected, no fractions.
+            Denoised images in float32 or float64; for unsigned integers, fractions of their largest
+            value. For photons, expected counts.
 
         Raises
         ------
@@ -539,15 +539,15 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             yield denoise_images(network, part, **options)
 
     def score(self, X, y=None, *, peak=1.0):
-        """Return the mean peak signal-to-noise ratio of denoised images; or what is explained.
+        """Return the mean peak signal-to-noise ratio of denoised images, or the explained deviance.
 
         Parameters
         ----------
         X : array-like, Tensor or list of images
             Noisy images.
         y : array-like, Tensor or list of images, default=None
-            Clean images; anything of one dimension, such as labels, is ignored, and the input is
-            then its own target, after noise of ``noise_std``, always the same, has been added.
+            Clean images; anything of one dimension, such as labels, is ignored. Without it the
+            input is the clean image, and gets noise of ``noise_std``, the same in every call.
         peak : float, default=1.0
             The largest value that pixels may have; for ``loss="gaussian"`` alone.
 
@@ -555,8 +555,9 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         -------
         float
             Mean over images of ``10 log10(peak^2 / mean squared error)``, in dB. For a ``loss``
-            other than "gaussian", whatever ``y``, the share of the deviance of pixels that is
-            explained by the others, against the mean of each channel; a tenth is hidden at a time.
+            other than "gaussian", whatever ``y``, the explained share of the deviance, against
+            the mean of each channel: a tenth of the pixels at a time is held out and predicted
+            from the others.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""The search for atoms of images: pieces of them as a problem, and where it starts."""
+"""The search for atoms of images: pieces of images as a problem, and initial patches."""
 
 from math import ceil
 
@@ -10,7 +10,7 @@ from skpudle.search import ConvProblem
 
 __all__ = ["as_pictures", "patches_by_energy", "pieces_of", "search_problem"]
 
-# Pixels of a piece: the correlations of some atoms with it stay in a cache.
+# pixels of a piece: its correlations with some atoms stay in a cache
 _PIXELS = 2**14
 
 
@@ -21,7 +21,7 @@ def _piece(sizes, kernel, stride):  # -> tuple, the size of pieces of images of 
     return tuple(k + s * ((max(k, min(n, max(side, 4 * k))) - k) // s) for n, k, s in axes)
 
 
-def _starts(n, length):  # -> where pieces of an axis begin, the last one at its end
+def _starts(n, length):  # -> starts of the pieces of an axis, the last one at its end
     n_pieces = ceil(n / length)
     return [i * (n - length) // max(n_pieces - 1, 1) for i in range(n_pieces)]
 
@@ -38,36 +38,36 @@ def _pieces(images, size):  # -> (n, n_channels, *size)
 
 
 def as_pictures(x):  # (n, n_channels, [height,] width) -> with a height
-    """Return signals as pictures of height 1; pictures stay."""
+    """Return signals as pictures of height 1; pictures are returned unchanged."""
     return x if x.ndim == 4 else x[:, :, None]
 
 
 def pieces_of(images, masks, kernel, stride):
-    """Return images as pieces of one size, which overlap where images are no multiple of them.
+    """Cut images into pieces of one size, which overlap if an image is no multiple of them.
 
     Parameters
     ----------
     images, masks : list of Tensor of shape (n_channels, *size), masks or None
-        Images of any sizes, and 1 where they are known.
+        Images of any sizes, and masks, 1 for known pixels.
     kernel, stride : tuple of int
         Size and distance of atoms, which cover a piece exactly.
 
     Returns
     -------
     Tensor, Tensor or None
-        Pieces of shape (n, n_channels, *size), and where they are known.
+        Pieces of shape (n, n_channels, *size), and their masks.
     """
     size = _piece([image.shape[1:] for image in images], kernel, stride)
     return _pieces(images, size), None if masks is None else _pieces(masks, size)
 
 
 def search_problem(x, mask, kernel, stride, *, alpha, positive_code, unit):
-    """Return the problem of finding atoms of images.
+    """Return the problem of a search for atoms of images.
 
     Parameters
     ----------
     x, mask : Tensor of shape (n, n_channels, *size), mask or None
-        Pieces of images, and 1 where they are known.
+        Pieces of images, and masks, 1 for known pixels.
     kernel, stride : tuple of int
         Size and distance of atoms.
     alpha : float
@@ -75,7 +75,7 @@ def search_problem(x, mask, kernel, stride, *, alpha, positive_code, unit):
     positive_code : bool
         Whether codes are non-negative.
     unit : float
-        A power of two that the search divides data and penalty by.
+        A power of two, which divides data and penalty in the search.
 
     Returns
     -------
@@ -95,7 +95,7 @@ def search_problem(x, mask, kernel, stride, *, alpha, positive_code, unit):
 
 
 def patches_by_energy(images, shape, n_components, generator):
-    """Return random patches of norm 1, those with more energy more often.
+    """Return random patches of norm 1, more often those of more energy.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def patches_by_energy(images, shape, n_components, generator):
     shape : tuple of int
         (n_channels, *kernel).
     n_components : int
-        Number of patches; beyond those that are not zero they are random directions.
+        Number of patches; if too few are not zero, random directions complete it.
     generator : torch.Generator
         Random numbers, on the CPU.
 

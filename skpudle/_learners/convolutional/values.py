@@ -1,4 +1,4 @@
-"""Values that a convolutional network may learn: how they begin, and the attributes they become."""
+"""The learnable parameters of a convolutional network: initial values and fitted attributes."""
 
 from typing import NamedTuple
 
@@ -28,11 +28,11 @@ __all__ = [
     "responses",
 ]
 
-# alpha="auto" is this fraction of the median over images of the largest correlation, or that many
-# times the noise, with which the denoiser of the paper was trained: 0.16 for 25 / 255.
+# alpha="auto": this fraction of the median over images of the largest correlation, or this factor
+# on the noise, as of the paper's denoiser: 0.16 for 25 / 255
 _ALPHA, _NOISE = 0.1, 1.6
 
-# Separate atoms by the name of the attribute that holds them, in the order of `ConvParameters`.
+# attributes of separate atoms, in the order of `ConvParameters`
 _SEPARATE_ATOMS = (
     "components_",
     "analysis_components_",
@@ -42,26 +42,26 @@ _SEPARATE_ATOMS = (
 
 
 class ConvParameters(NamedTuple):
-    """What a network may learn.
+    """The learnable parameters of a network.
 
     Attributes
     ----------
     atoms : Tensor of shape (n_components, n_channels, *kernel)
         The dictionary.
     analysis_atoms : Tensor of shape (1 or n_unfoldings, n_components, n_channels, *kernel), or None
-        Those of the analysis where they are separate, for all unfoldings or for each.
+        Separate atoms of the analysis, for all unfoldings or for each.
     decoder_atoms : Tensor of shape (1, n_components, n_channels, *kernel), or None
-        Those of the last synthesis where they are separate.
+        Separate atoms of the last synthesis.
     synthesis_atoms : Tensor of shape (n_unfoldings - 1, n_components, ...), or None
-        What all unfoldings but the last reconstruct with where each has atoms of its own.
+        Atoms of synthesis of all unfoldings but the last, if each has its own.
     alpha : Tensor of shape (n_thresholds, n_components) or float
         Penalties (thresholds of hard shrinkage) of each unfolding, or one row for all.
     alpha_slope : Tensor of that shape or None
-        What is added to them for each unit of the noise.
+        Increase of ``alpha`` for each unit of the noise.
     step : Tensor of shape () or float or None
-        The step; None follows the atoms.
+        The step; None derives it from the atoms.
     intercept : Tensor of shape (n_channels,) or None
-        What is added to every reconstruction, for losses other than least squares.
+        Added to every reconstruction, for losses other than least squares.
     """
 
     atoms: Tensor
@@ -79,18 +79,18 @@ class ConvParameters(NamedTuple):
         return self[1:4]
 
 
-def _outside(atoms, n_axes, channel_axis):  # (..., n_channels, *kernel) -> as users see them
+def _outside(atoms, n_axes, channel_axis):  # -> the public attribute
     atoms = atoms.movedim(-1 - n_axes, -1)
     return to_numpy(atoms if channel_axis else atoms[..., 0])
 
 
-def _inside(atoms, n_axes, like, *, channel_axis):  # of users -> (..., n_channels, *kernel)
+def _inside(atoms, n_axes, like, *, channel_axis):  # -> (..., n_channels, *kernel)
     atoms = to_tensor(atoms).to(like)
     atoms = atoms if channel_axis else atoms[..., None]
     return atoms.movedim(-1, -1 - n_axes).contiguous()
 
 
-def _n_unfoldings(attributes):  # that parameters are for, None where they are for any
+def _n_unfoldings(attributes):  # number that parameters fit, None for any
     if attributes.get("synthesis_components_") is not None:
         return len(attributes["analysis_components_"])
     return len(attributes["alpha_"]) if np.ndim(attributes["alpha_"]) == 2 else None
@@ -102,7 +102,7 @@ def known_parameters(attributes, n_axes, like):
     Raises
     ------
     ValueError
-        If they belong to another number of unfoldings than the estimator has now.
+        If they were learned for another number of unfoldings than the estimator has now.
     """
     asked, learned = attributes["n_unfoldings"], _n_unfoldings(attributes)
     if learned not in (None, asked):
@@ -129,7 +129,7 @@ def known_parameters(attributes, n_axes, like):
     return ConvParameters(atoms, *separate, alpha, slope, attributes.get("step_size_"), intercept)
 
 
-def _threshold(alpha, *, shared):  # as users see it
+def _threshold(alpha, *, shared):  # the public attribute
     if not isinstance(alpha, Tensor):
         return alpha
     alpha = to_numpy(alpha[0] if len(alpha) == 1 else alpha)
@@ -152,12 +152,12 @@ def fitted_values(parameters, n_axes, *, channel_axis, shared_threshold):
 
 
 def baseline(loss, images):
-    """Return the intercept of which the expectations are the means of the known pixels.
+    """Return the intercept that makes expectations the means of the known pixels.
 
     Parameters
     ----------
     loss : object of `skpudle.losses`
-        What images are to a reconstruction.
+        The distribution of images around a reconstruction.
     images : TrainingImages
         The images.
 
@@ -175,21 +175,21 @@ def baseline(loss, images):
 
 
 def responses(loss, images, intercept):
-    """Return counts as what is linear in natural parameters, nearly, and of variance 1.
+    """Stabilise counts: almost linear in natural parameters, with variance 1.
 
     Parameters
     ----------
     loss : object of `skpudle.losses`
-        What images are to a reconstruction.
+        The distribution of images around a reconstruction.
     images : iterable of Tensor of shape (..., n_channels, *size)
-        The images; those of least squares stay as they are.
+        The images; for least squares they are returned unchanged.
     intercept : Tensor of shape (n_channels,) or None
-        The `baseline`, of which the responses are 0.
+        The `baseline`, stabilised to 0.
 
     Returns
     -------
     list of Tensor
-        The responses.
+        The stabilised images.
     """
     if intercept is None:
         return list(images)
@@ -210,13 +210,13 @@ def initial_atoms(images, dict_init, shape, generator, loss, intercept):
     images : TrainingImages
         The images.
     dict_init : str or array-like
-        How atoms begin, or atoms as users see them.
+        The parameter, or atoms of its shape.
     shape : tuple of int
         (n_components, n_channels, *kernel).
     generator : torch.Generator
         Random numbers.
     loss : object of `skpudle.losses`
-        What images are to a reconstruction.
+        The distribution of images around a reconstruction.
     intercept : Tensor of shape (n_channels,) or None
         Its `baseline`.
 
@@ -246,7 +246,7 @@ def initial_atoms(images, dict_init, shape, generator, loss, intercept):
 
 
 def auto_penalty(images, atoms, noise_std, loss, intercept):
-    """Return the penalty that ``alpha="auto"`` stands for.
+    """Return the penalty of ``alpha="auto"``.
 
     Parameters
     ----------
@@ -255,16 +255,16 @@ def auto_penalty(images, atoms, noise_std, loss, intercept):
     atoms : Tensor of shape (n_components, n_channels, *kernel)
         Initial atoms.
     noise_std : float
-        The noise that images get, 0 if they get none.
+        The noise that training adds to images, 0 for none.
     loss : object of `skpudle.losses`
-        What images are to a reconstruction.
+        The distribution of images around a reconstruction.
     intercept : Tensor of shape (n_channels,) or None
         Its `baseline`.
 
     Returns
     -------
     float
-        In the units of the images.
+        The penalty, in the units of the images.
     """
     if noise_std:
         return _NOISE * noise_std
@@ -275,7 +275,7 @@ def auto_penalty(images, atoms, noise_std, loss, intercept):
     alpha = _ALPHA * (float(largest.median()) if len(largest) else 1.0)
     if intercept is None:
         return alpha
-    # events that an atom sees
+    # a row is here the part of an image that one atom sees
     return max(noise * alpha, least_penalty(noise, atoms[0].numel()))
 
 
@@ -297,22 +297,22 @@ def initial_parameters(
     shrinkage : {"soft", "hard"}
         The parameter.
     learn_step : bool
-        Whether the step is learned, from a number on.
+        Whether the step is learned, from an initial number.
     in_layers : bool
-        Whether every unfolding has atoms of its own, which its step is a part of.
+        Whether every unfolding has its own atoms, which include its step.
     noise_unit : float or None
-        The noise that ``alpha`` is for, where thresholds follow it.
+        The noise that ``alpha`` is for, if thresholds follow the noise.
     intercept : Tensor of shape (n_channels,) or None
         The `baseline`.
 
     Returns
     -------
     ConvParameters
-        With a step of None where it follows the atoms.
+        The parameters; a step of None follows the atoms.
     """
     if step_size is None and (learn_step or in_layers):
         step_size = float(default_step(ConvDictionary(atoms, stride)))
-    if in_layers:  # half of the step goes into either side, whose numbers are then as large
+    if in_layers:  # its square root in both sides makes their numbers equally large
         alpha *= step_size**0.5 if shrinkage == "soft" else step_size**-0.5
         atoms, step_size = atoms * step_size**0.5, 1.0
     slope = None

@@ -1,1 +1,1 @@
-"""Learners of a dictionary and a task: classes, or numbers."""
+"""Learn a dictionary for a task: classification or regression."""

@@ -1,4 +1,4 @@
-"""Dictionaries that are learned for classification, through the encoder."""
+"""Learn dictionaries for classification, through the encoder."""
 
 import numpy as np
 import torch
@@ -16,63 +16,62 @@ __all__ = ["PUDLEClassifier"]
 
 
 class PUDLEClassifier(ClassifierMixin, TaskLearner):
-    r"""A linear classifier of sparse codes, whose dictionary is learned for it.
+    r"""A linear classifier of sparse codes, and a dictionary learned for it.
 
-    The dictionary starts as `PUDLEDictionaryLearning` finds it without labels, the classifier as
-    logistic regression on its codes. Then both are trained together, and the gradient of the
-    classification goes through the encoder to the atoms:
+    The dictionary starts as the unsupervised one of `PUDLEDictionaryLearning`, the classifier as
+    logistic regression on its codes. Both are then trained together, and the gradient of the
+    classification passes through the encoder to the atoms:
 
     .. math:: D \leftarrow D - \eta \frac{\partial}{\partial D} \left(
         (1 - b) \tfrac12 |x - D z(D)|^2 + b\, E\, \ell(W z(D) + w_0, y) \right),
 
     with the supervision :math:`b`, the cross-entropy :math:`\ell`, and the mean squared norm
-    :math:`E` of a sample, so that units of the data change nothing.
+    :math:`E` of a sample, which makes the objective independent of the units of the data.
 
     Parameters
     ----------
     n_components : int, default=None
-        Number of atoms; by default that of ``dict_init`` if it is an array or a learner, else the
+        Number of atoms; by default of ``dict_init`` if it is an array or a learner, else the
         number of features.
 
     alpha : float or "auto", default="auto"
-        The penalty of the lasso, in the units of the data; "auto" is half of what it is in
-        `PUDLEDictionaryLearning`: codes that are less sparse tell more.
+        The penalty of the lasso, in the units of the data; "auto" is half of its value in
+        `PUDLEDictionaryLearning`: less sparse codes classify better.
 
     supervision : float, default=0.5
-        :math:`b`, from 0 to 1. 0: the dictionary is the unsupervised one, to the bit (that of the
-        same parameters, with a number for ``alpha``, ``gradient="ae-ls"`` and
-        ``optimizer="adam"``), and the classifier is logistic regression on its codes. 1: the task
-        alone.
+        :math:`b`, from 0 to 1. 0: the dictionary is the unsupervised one, to the bit (of the same
+        parameters, with a number for ``alpha``, ``gradient="ae-ls"`` and ``optimizer="adam"``),
+        and the classifier is logistic regression on its codes. 1: only the task counts.
 
     C : float, default=1.0
         Inverse strength of the penalty of the classifier's weights, as in
-        `~sklearn.linear_model.LogisticRegression`; of codes in units of :math:`\sqrt{E / p}`, p
-        atoms.
+        `~sklearn.linear_model.LogisticRegression`, for codes in units of :math:`\sqrt{E / p}` with
+        p atoms.
 
     class_weight : dict, "balanced" or None, default=None
-        Weights of the classes in the cross-entropy, as in scikit-learn: finite and not negative,
-        by label; 1 for labels that are not named.
+        Weights of the classes in the cross-entropy, as in scikit-learn: finite, not negative, and
+        by label; a label without one has weight 1.
 
     n_unfoldings : int, None or "auto", default="auto"
-        Number of iterations of the encoder; None and, where ``alpha`` is not 0, "auto": converged
-        codes, with the implicit derivative.
+        Number of iterations of the encoder. None: converged codes, with the implicit derivative.
+        "auto": None, or 100 with ``alpha=0``.
 
     positive_code : bool, default=False
         Whether codes are restricted to non-negative values.
 
     split_sign : bool, default=True
         Whether the classifier, and `transform`, see positive and negative parts of a code as two
-        features: a pattern and its negative may speak for different classes, or for the same.
+        features: a pattern and its negative may indicate different classes, or the same.
 
     learning_rate : float, default=1e-3
-        Of Adam.
+        Learning rate of Adam.
 
     batch_size : int or "auto", default="auto"
         Samples in an update; "auto" is ``min(256, n_samples)``.
 
     max_iter : int or "auto", default="auto"
-        Largest number of epochs, after the search; "auto" is 100. Without supervision nothing is
-        trained after it, unless ``n_unfoldings`` or ``alpha=0`` ask for it as in
+        Largest number of epochs, after the search; "auto" is 100. Without supervision there is no
+        training after it, unless ``n_unfoldings`` or ``alpha=0`` request it as in
         `PUDLEDictionaryLearning`; a UserWarning names parameters that then have no effect.
 
     tol : float or None, default=1e-4
@@ -84,21 +83,21 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         improvement.
 
     early_stopping : bool, default=False
-        Whether to hold out samples, to stop when their accuracy does not improve, and to end with
-        the parameters of the best epoch. Nothing is learned from them. Without supervision, and in
-        `partial_fit`, nothing is held out.
+        Whether to hold out samples, to stop when their accuracy does not improve, and to return
+        the parameters of the best epoch. Nothing is learned from the held-out samples. Without
+        supervision, and in `partial_fit`, none are held out.
 
     validation_fraction : float, default=0.1
-        Share of the samples that is held out, of each class in proportion, and never all of one.
+        Share of the samples to hold out, of each class in proportion, and never all of one.
 
     dict_init : "search" or as in `PUDLEDictionaryLearning`, default="search"
         Initial dictionary.
 
     device : str, default="auto"
-        A torch device, or "auto": that of a tensor input, else CUDA if present, else the CPU.
+        A torch device, or "auto": the device of a tensor input, else CUDA if present, else the CPU.
 
     random_state : int, RandomState instance or None, default=None
-        Determines the initial dictionary, what is held out, and the order of the samples.
+        Seed of the initial dictionary, of the held-out samples, and of the order of samples.
 
     verbose : int, default=0
         Whether to print a line per epoch.
@@ -109,16 +108,16 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         The classes.
 
     coef_ : ndarray of shape (n_classes, n_features_out), or (1, n_features_out) for two classes
-        Weights of the codes that `transform` returns, of which ``split_sign`` makes two per atom.
+        Weights of the codes that `transform` returns; with ``split_sign`` two per atom.
 
     intercept_ : ndarray of shape (n_classes,) or (1,)
-        What is added.
+        Intercepts of the decisions.
 
     validation_scores_ : ndarray of shape (n_epochs,)
-        Accuracy of the samples that are held out, with ``early_stopping``.
+        Accuracy on the held-out samples, with ``early_stopping``.
 
     components_, alpha_, step_size_, loss_curve_, n_iter_, n_steps_, ended_by_, phases_, device_
-        As in `PUDLEDictionaryLearning`; ``loss_curve_`` is that of the reconstruction.
+        As in `PUDLEDictionaryLearning`; ``loss_curve_`` is the loss of the reconstruction.
 
     n_components_, n_features_in_, feature_names_in_
         As in `PUDLEDictionaryLearning`.
@@ -129,13 +128,13 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
 
     Notes
     -----
-    Equal samples of equal class are one with the sum of their weights, and their order does not
-    count, so that a weight of two is the same as to be there twice. The search for the initial
+    Samples that are equal and of equal class count as one with the sum of their weights, and their
+    order does not matter: a weight of two is the same as a repetition. The search for the initial
     dictionary, and the reconstruction, see each once, whatever its weight; samples of weight zero
-    count for nothing. Without supervision and weights the dictionary sees samples as they are.
+    are ignored. Without supervision and weights the dictionary sees samples as they are.
 
     A class without samples of positive weight keeps its place in ``classes_``. Its intercept starts
-    at -30, which is a probability below 1e-12.
+    at -30, a probability below 1e-12.
 
     References
     ----------
@@ -209,10 +208,10 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
 
     _task_kind = Classification
 
-    def _task(self, y, weights, known, classes):  # -> Classification, what users see
+    def _task(self, y, weights, known, classes):  # -> Classification, fitted attributes
         if known and not np.array_equal(classes, self.classes_):
             raise ValueError(
-                f"classes={classes!r:.80} are not those of the calls before, {self.classes_!r:.80}."
+                f"classes={classes!r:.80} differ from the calls before. Pass {self.classes_!r:.80}."
             )
         classes = np.unique(y) if classes is None else classes
         return Classification(classes, self.class_weight), {"classes_": classes}
@@ -223,7 +222,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         """Update dictionary and classifier by one pass over the data, in their order.
 
         The first call chooses the initial dictionary from its data without a search, and the
-        classifier starts from nothing; after `fit` it goes on from there.
+        classifier starts at zero. After `fit` it continues from the fitted parameters.
 
         Parameters
         ----------
@@ -232,9 +231,9 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         y : array-like or Tensor of shape (n_samples,)
             Labels.
         classes : array-like of shape (n_classes,), default=None
-            All labels that there are to be; needed in the first call.
+            All labels of the data to come; needed in the first call.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights in the cross-entropy, in the unit of those of the first call.
+            Weights in the cross-entropy, in the unit of the first call's.
 
         Returns
         -------
@@ -244,8 +243,8 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         Raises
         ------
         ValueError
-            If data or labels are unfit, or of other features or classes than before, which leaves
-            the estimator as it was; or if training diverges twice.
+            If data or labels are unfit, or have other features or classes than before, which leaves
+            the estimator unchanged; or if training diverges twice.
         """
         if classes is None and not hasattr(self, "classes_"):
             raise ValueError("classes must be passed on the first call to partial_fit.")
@@ -260,10 +259,10 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         given = {"classes": classes, "sample_weight": sample_weight}
         return update(self, X, y, part=True, **given)
 
-    # ------------------------------------------------------------------ what is decided
+    # ------------------------------------------------------------------ decisions
 
     def decision_function(self, X):
-        """Return what codes weigh for the classes.
+        """Return the decision function of the classes.
 
         Parameters
         ----------
@@ -273,7 +272,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         Returns
         -------
         ndarray or Tensor of shape (n_samples, n_classes), or (n_samples,) for two classes
-            ``transform(X) @ coef_.T + intercept_``; of two classes positive for the second.
+            ``transform(X) @ coef_.T + intercept_``; for two classes positive for the second.
         """
         decisions = self._decisions(X)
         return handed_over(decisions[:, 0] if decisions.shape[1] == 1 else decisions, X)
@@ -324,7 +323,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         Returns
         -------
         ndarray or Tensor of shape (n_samples, n_classes)
-            Logarithms of what `predict_proba` returns.
+            Logarithms of the probabilities of `predict_proba`.
         """
         return handed_over(self._log_probabilities(X), X)
 
@@ -346,7 +345,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         Returns
         -------
         float
-            Share of the samples whose class is right.
+            Share of the samples with the right class.
         """
         labels, weights = host_array(y), host_array(sample_weight)
         return accuracy_score(labels, host_array(self.predict(X)), sample_weight=weights)

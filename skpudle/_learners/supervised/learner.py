@@ -1,4 +1,4 @@
-"""Learners of a dictionary for a task: they read data and targets, and build a joint model."""
+"""Learn a dictionary for a task: read data and targets, and build a joint model."""
 
 from dataclasses import fields
 from math import sqrt
@@ -30,7 +30,7 @@ __all__ = ["TaskLearner"]
 
 _AUTO_EPOCHS = 100
 
-# Those of a dictionary learner's parameters that are one's own here.
+# parameters of a dictionary learner that are passed on
 _SHARED = (
     "n_components",
     "alpha",
@@ -50,22 +50,21 @@ _SHARED = (
 
 
 class TaskLearner(PUDLEDictionaryLearning):
-    """A learner for a task; `PUDLEClassifier` and `PUDLERegressor` say which, and what comes out.
+    """A learner for a task, which `PUDLEClassifier` and `PUDLERegressor` define.
 
-    A subclass has ``_task(y, weights, known, classes)``, which returns the task and what it tells
-    users, and ``_task_kind``, whose ``check`` reads ``y``.
+    A subclass has ``_task(y, weights, known, classes)``, which returns the task and its fitted
+    attributes, and ``_task_kind``, whose ``check`` reads ``y``.
     """
 
-    # the rest of a dictionary learner's parameters, which have one value here
+    # the other parameters of a dictionary learner are constants here
     gradient, lambda_decay, shrinkage, step_size = "auto", 1.0, "soft", "auto"
     positive_dict, atom_norm, debias = False, "unit", 0.0
     optimizer, optimizer_params = "adam", None
     transform_algorithm, transform_alpha = "unfolded", None
     transform_n_nonzero_coefs = transform_tol = None
-    # Codes that tell more are less sparse than those that find the dictionary of the data. Of 1,
-    # 1/2 and 1/4 this had the smallest errors in cross-validation inside of training samples
-    # (without supervision, 128 atoms), in geometric mean over any three of the four sets of
-    # benchmarks/bench_classifiers.py.
+    # Codes for a task are better less sparse than codes for finding a dictionary. Of 1, 1/2 and 1/4
+    # this had the smallest errors in cross-validation within training samples (no supervision, 128
+    # atoms), in geometric mean over any three of the four sets of benchmarks/bench_classifiers.py.
     _alpha_share = 0.5
 
     _parameter_constraints = {
@@ -121,7 +120,7 @@ class TaskLearner(PUDLEDictionaryLearning):
     @_fit_context(prefer_skip_nested_validation=True)
     @training_mode()
     def fit(self, X, y, sample_weight=None):
-        """Learn a dictionary, and what its codes decide.
+        """Learn a dictionary, and the decisions from its codes.
 
         Parameters
         ----------
@@ -140,13 +139,13 @@ class TaskLearner(PUDLEDictionaryLearning):
         Raises
         ------
         ValueError
-            If data, targets or parameters are unfit, such as one class alone, which leaves the
-            estimator as it was; or if training diverges twice.
+            If data, targets or parameters are unfit, such as a single class, which leaves the
+            estimator unchanged; or if training diverges twice.
 
         Warns
         -----
         ConvergenceWarning
-            If ``max_iter`` is a number, and training ended before it had stalled.
+            If ``max_iter`` is a number, and training ended before the objective had stalled.
         """
         return train(self, X, y, sample_weight=sample_weight)
 
@@ -167,7 +166,7 @@ class TaskLearner(PUDLEDictionaryLearning):
         return self._transform(X)
 
     def fit_transform(self, X, y, sample_weight=None):
-        """Learn a dictionary and what its codes decide, and return the codes.
+        """Learn a dictionary and the decisions from its codes, and return the codes.
 
         Parameters
         ----------
@@ -218,7 +217,7 @@ class TaskLearner(PUDLEDictionaryLearning):
         return "the weights of its decisions"
 
     def _check_head(self):
-        """Raise ValueError if the weights are for other features of codes than there are now."""
+        """Raise ValueError unless the weights fit the present number of features of codes."""
         known, now = np.shape(self.coef_)[-1], self._n_features_out
         if known != now:
             raise ValueError(
@@ -240,7 +239,7 @@ class TaskLearner(PUDLEDictionaryLearning):
         y = self._task_kind.check(host_array(y), self)
         check_consistent_length(x, y)
         weights = _check_sample_weight(host_array(sample_weight), y, ensure_non_negative=True)
-        check_weights(weights, name)  # scikit-learn lets a single number through
+        check_weights(weights, name)  # scikit-learn accepts a single number
         task, inputs = self._task(y, weights, known, classes)
         target = to_tensor(task.target(y, weights), x.device).to(x.dtype)
         check_weights(target[:, -1], name)
@@ -268,10 +267,10 @@ class TaskLearner(PUDLEDictionaryLearning):
     def _new_model(self, data, generator, run=None):  # -> model, rows
         model, atoms = super()._new_model(data, generator, run)
         if not self.supervision and run is not None:
-            return model, atoms  # the head is found at the end
+            return model, atoms  # the head is fitted at the end
         model = self._task_model(model, atoms, data)
         n_outputs, p = model.layout.n_outputs, len(atoms) * model.layout.n_sides
-        if run is None:  # what decides may be still to come
+        if run is None:  # later calls may bring other targets
             head = Head(atoms.new_zeros(n_outputs, p), atoms.new_zeros(n_outputs))
         else:
             head = self._head(model, atoms, data)
@@ -316,7 +315,7 @@ class TaskLearner(PUDLEDictionaryLearning):
     def _trains(self):
         return bool(self.supervision) or super()._trains()
 
-    _asks_for_training = "what trains after the search, such as supervision=0.5"
+    _asks_for_training = "a setting that trains after the search, such as supervision=0.5"
 
     @property
     def _rule_name(self):
@@ -333,7 +332,7 @@ class TaskLearner(PUDLEDictionaryLearning):
             yield ("validation_fraction",), "early_stopping=True"
 
     def _codes_follow_data(self, model):
-        return False  # a task wants other codes than a prediction of hidden features
+        return False  # codes that predict held-out features do not suit a task
 
     def _n_updates(self, n_batches, batch_size, data):
         if self.max_iter == "auto" and self.supervision:

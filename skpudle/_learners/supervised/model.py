@@ -1,13 +1,13 @@
-r"""The model of a dictionary that is learned for a task: what decodes codes, and what they decide.
+r"""The model of a dictionary learned for a task: atoms, and a head that decides from codes.
 
-What belongs to an atom is one row of numbers: the atom, its weights in the task, and a copy of the
-intercepts, which are the mean of all copies. So the trainer and the optimiser see one tensor, as
+The parameters of an atom are one row of numbers: the atom, its weights in the task, and a copy of
+the intercepts, which are the mean of all copies. The trainer and the optimiser see one tensor, as
 for any dictionary.
 
 A head may see codes as they are, or their positive and negative parts as two features of an atom,
-its sides. Weights are those of codes in one unit, the root of the mean squared norm of a sample
-over the number of atoms. With a unit for each feature, its standard deviation, features that few
-samples have would weigh as much as those of all: that was 0.8 % of digits worse for two sides.
+its sides. All weights are for codes in one unit: the root of the mean squared norm of a sample over
+the number of atoms. With each feature's standard deviation as its unit, features of few samples
+would weigh as much as features of all: that was 0.8 % of digits worse for two sides.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ __all__ = ["TaskLayout", "TaskModel", "joint"]
 
 
 class TaskLayout(NamedTuple):
-    """What a row of parameters holds: an atom, weights, copies of the intercepts."""
+    """The layout of a row of parameters: an atom, weights, copies of the intercepts."""
 
     n_features: int
     n_outputs: int
@@ -33,7 +33,7 @@ class TaskLayout(NamedTuple):
     unit: float
 
     def features(self, z):  # (n, n_components) -> (n, n_sides * n_components)
-        """Return what a head sees of codes, in its unit."""
+        """Return features of codes for a head, in its unit."""
         z = z / self.unit
         return z if self.n_sides == 1 else torch.cat([z.clamp_min(0), z.neg().clamp_min(0)], dim=1)
 
@@ -43,11 +43,11 @@ class TaskLayout(NamedTuple):
         return torch.cat([atoms, weights, head.intercept.expand(len(atoms), -1)], dim=1)
 
     def atoms(self, rows):  # (n_components, n_parameters) -> (n_components, n_features)
-        """Return the atoms that rows hold; differentiable."""
+        """Return the atoms in rows; differentiable."""
         return rows[:, : self.n_features]
 
     def head(self, rows):  # (n_components, n_parameters) -> Head
-        """Return the head that rows hold; differentiable."""
+        """Return the head in rows; differentiable."""
         sizes = [self.n_features, self.n_outputs * self.n_sides, self.n_outputs]
         _, weights, copies = rows.split(sizes, dim=1)
         weights = weights.unflatten(1, (self.n_outputs, self.n_sides)).movedim(0, 2).flatten(1)
@@ -69,13 +69,13 @@ class _TaskDictionary(DenseDictionary):
 def joint(dictionary, x, *, encoder, penalty, target, mask=None):
     r"""Reconstruction and task, both differentiated through the encoder.
 
-    With the supervision :math:`b` and the mean squared norm of a sample :math:`E`, which makes the
-    choice of :math:`b` independent of units, atoms descend
+    With the supervision :math:`b` and the mean squared norm of a sample :math:`E`, which makes
+    :math:`b` independent of units, atoms descend
 
     .. math:: (1 - b) \tfrac12 |x - D z|^2 + b\, E\, \ell(W z, y),
 
     and the head descends :math:`E (\ell(W z, y) + \frac\rho2 |W|^2)` whatever :math:`b`. See
-    `skpudle.gradients.ae_ls` for what comes and goes.
+    `skpudle.gradients.ae_ls` for arguments and results.
     """
     model = dictionary.model
     b, unit = model.supervision, model.data_scale or 1.0
@@ -99,18 +99,18 @@ class TaskModel(DenseModel):
     Parameters
     ----------
     layout : TaskLayout
-        What rows of parameters hold.
+        Layout of the rows of parameters.
     task : Classification or Regression
-        What is decided.
+        The task.
     supervision : float
         From 0, a head on codes of an unsupervised dictionary, to 1, the task alone.
     mean_weight, total_weight : float
-        Of the samples in the loss of the task.
+        Mean and sum of the weights of samples in the task's loss.
     strength : float
-        Of the data against the penalty of the head, as ``C`` of scikit-learn.
+        Weight of the data against the penalty of the head, ``C`` of scikit-learn.
     """
 
-    layout: TaskLayout | None = None  # what follows fields with defaults needs one
+    layout: TaskLayout | None = None  # a default, since inherited fields have one
     task: object = None
     supervision: float = 1.0
     mean_weight: float = 1.0
@@ -119,7 +119,7 @@ class TaskModel(DenseModel):
 
     @property
     def ridge(self):
-        """The penalty of the head beside the mean loss."""
+        """The penalty of the head, relative to the mean loss."""
         return 1 / (self.strength * self.total_weight)
 
     def network(self, rows, update):
@@ -128,12 +128,12 @@ class TaskModel(DenseModel):
         return _TaskDictionary(dictionary.atoms, self.layout.head(rows), self), *rest
 
     def project(self, rows):
-        """Return the nearest rows whose atoms satisfy the constraints."""
+        """Return the nearest rows with atoms that satisfy the constraints."""
         atoms, rest = self.layout.atoms(rows), rows[:, self.layout.n_features :]
         return torch.cat([super().project(atoms), rest], dim=1)
 
     def replacements(self, rows, samples):
-        """Return rows for samples, which decide nothing yet."""
+        """Return rows for samples, with weights of zero."""
         atoms, head = super().replacements(rows, samples), self.layout.head(rows)
         blank = head.weights.new_zeros(len(head.weights), len(atoms) * self.layout.n_sides)
         return self.layout.pack(atoms, Head(blank, head.intercept))
@@ -148,18 +148,18 @@ class TaskModel(DenseModel):
 
     @torch.no_grad()
     def score(self, batch, rows):  # -> float
-        """Return how well a batch is decided; larger is better."""
+        """Return the score of the decisions on a batch; larger is better."""
         dictionary, encoder, _ = self.network(rows, 0)
         decisions = dictionary.decide(encoder(dictionary, batch.x, mask=batch.mask))
         return self.task.score(decisions, batch.target)
 
     def memory(self):
-        """Return what a later `partial_fit` asks for beside what users see."""
+        """Return the private attributes that a later `partial_fit` needs."""
         weights = {"mean_weight": self.mean_weight, "total_weight": self.total_weight}
         return super().memory() | weights | self.task.memory()
 
     def attributes(self, rows):
-        """Return what users see of it."""
+        """Return the fitted attributes."""
         head = self.layout.head(rows)
         in_units = Head(head.weights / self.layout.unit, head.intercept)
         return super().attributes(self.layout.atoms(rows)) | self.task.fitted(in_units)

@@ -1,4 +1,4 @@
-"""Dictionaries that are learned for regression, through the encoder."""
+"""Learn dictionaries for regression, through the encoder."""
 
 import numpy as np
 from sklearn.base import RegressorMixin, _fit_context
@@ -14,60 +14,60 @@ __all__ = ["PUDLERegressor"]
 
 
 class PUDLERegressor(RegressorMixin, TaskLearner):
-    r"""A linear regression on sparse codes, whose dictionary is learned for it.
+    r"""A linear regression on sparse codes, and a dictionary learned for it.
 
-    The dictionary starts as `PUDLEDictionaryLearning` finds it without targets, the regression as
-    ridge regression on its codes. Then both are trained together, and the gradient of the squared
-    error goes through the encoder to the atoms:
+    The dictionary starts as the unsupervised one of `PUDLEDictionaryLearning`, the regression as
+    ridge regression on its codes. Both are then trained together, and the gradient of the squared
+    error passes through the encoder to the atoms:
 
     .. math:: D \leftarrow D - \eta \frac{\partial}{\partial D} \left(
         (1 - b) \tfrac12 |x - D z(D)|^2 + b\, E\, \tfrac12 |W z(D) + w_0 - y|^2 \right),
 
-    with the supervision :math:`b` and the mean squared norm :math:`E` of a sample. Numbers
-    :math:`y` are taken in deviations from their mean, in units of their standard deviation, and
-    averaged where a sample has several: both terms are halves of :math:`E` times a share of a
-    variance that is left, and units change nothing.
+    with the supervision :math:`b` and the mean squared norm :math:`E` of a sample. Targets
+    :math:`y` are centred, divided by their standard deviation, and averaged if a sample has
+    several. Both terms are then :math:`E / 2` times an unexplained share of a variance, and
+    independent of units.
 
     Parameters
     ----------
     n_components : int, default=None
-        Number of atoms; by default that of ``dict_init`` if it is an array or a learner, else the
+        Number of atoms; by default of ``dict_init`` if it is an array or a learner, else the
         number of features.
 
     alpha : float or "auto", default="auto"
-        The penalty of the lasso, in the units of the data; "auto" is half of what it is in
-        `PUDLEDictionaryLearning`: codes that are less sparse tell more.
+        The penalty of the lasso, in the units of the data; "auto" is half of its value in
+        `PUDLEDictionaryLearning`: less sparse codes predict better.
 
     supervision : float, default=0.5
-        :math:`b`, from 0 to 1. 0: the dictionary is the unsupervised one, to the bit (that of the
-        same parameters, with a number for ``alpha``, ``gradient="ae-ls"`` and
-        ``optimizer="adam"``), with ridge regression on its codes. 1: the task alone.
+        :math:`b`, from 0 to 1. 0: the dictionary is the unsupervised one, to the bit (of the same
+        parameters, with a number for ``alpha``, ``gradient="ae-ls"`` and ``optimizer="adam"``),
+        with ridge regression on its codes. 1: only the task counts.
 
     C : float, default=0.1
         Inverse strength of the penalty of the weights: 1 over ``alpha`` of
-        `~sklearn.linear_model.Ridge`, for numbers in units of their deviation and codes in units of
-        :math:`\sqrt{E / p}`, p atoms.
+        `~sklearn.linear_model.Ridge`, for targets in units of their standard deviation and codes in
+        units of :math:`\sqrt{E / p}` with p atoms.
 
     n_unfoldings : int, None or "auto", default="auto"
-        Number of iterations of the encoder; None and, where ``alpha`` is not 0, "auto": converged
-        codes, with the implicit derivative.
+        Number of iterations of the encoder. None: converged codes, with the implicit derivative.
+        "auto": None, or 100 with ``alpha=0``.
 
     positive_code : bool, default=False
         Whether codes are restricted to non-negative values.
 
     split_sign : bool, default=True
         Whether the regression, and `transform`, see positive and negative parts of a code as two
-        features, so that its prediction may turn where a code changes its sign.
+        features, so that the slope of its prediction may differ between the signs of a code.
 
     learning_rate : float, default=1e-3
-        Of Adam.
+        Learning rate of Adam.
 
     batch_size : int or "auto", default="auto"
         Samples in an update; "auto" is ``min(256, n_samples)``.
 
     max_iter : int or "auto", default="auto"
-        Largest number of epochs, after the search; "auto" is 100. Without supervision nothing is
-        trained after it, unless ``n_unfoldings`` or ``alpha=0`` ask for it as in
+        Largest number of epochs, after the search; "auto" is 100. Without supervision there is no
+        training after it, unless ``n_unfoldings`` or ``alpha=0`` request it as in
         `PUDLEDictionaryLearning`; a UserWarning names parameters that then have no effect.
 
     tol : float or None, default=1e-4
@@ -79,21 +79,20 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         improvement.
 
     early_stopping : bool, default=False
-        Whether to hold out samples, to stop when their score does not improve, and to end with
-        the parameters of the best epoch. Without supervision, and in `partial_fit`, nothing is held
-        out.
+        Whether to hold out samples, to stop when their score does not improve, and to return the
+        parameters of the best epoch. Without supervision, and in `partial_fit`, none are held out.
 
     validation_fraction : float, default=0.1
-        Share of the samples that is held out.
+        Share of the samples to hold out.
 
     dict_init : "search" or as in `PUDLEDictionaryLearning`, default="search"
         Initial dictionary.
 
     device : str, default="auto"
-        A torch device, or "auto": that of a tensor input, else CUDA if present, else the CPU.
+        A torch device, or "auto": the device of a tensor input, else CUDA if present, else the CPU.
 
     random_state : int, RandomState instance or None, default=None
-        Determines the initial dictionary, what is held out, and the order of the samples.
+        Seed of the initial dictionary, of the held-out samples, and of the order of samples.
 
     verbose : int, default=0
         Whether to print a line per epoch.
@@ -101,17 +100,17 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
     Attributes
     ----------
     coef_ : ndarray of shape (n_features_out,) or (n_outputs, n_features_out)
-        Weights of the codes that `transform` returns, of which ``split_sign`` makes two per atom.
+        Weights of the codes that `transform` returns; with ``split_sign`` two per atom.
 
     intercept_ : float or ndarray of shape (n_outputs,)
-        What is added.
+        Intercepts of the predictions.
 
     validation_scores_ : ndarray of shape (n_epochs,)
-        1 minus the mean squared error of the samples that are held out, in units of the variance of
-        all, with ``early_stopping``.
+        1 minus the mean squared error on the held-out samples, in units of the variance of all,
+        with ``early_stopping``.
 
     components_, alpha_, step_size_, loss_curve_, n_iter_, n_steps_, ended_by_, phases_, device_
-        As in `PUDLEDictionaryLearning`; ``loss_curve_`` is that of the reconstruction.
+        As in `PUDLEDictionaryLearning`; ``loss_curve_`` is the loss of the reconstruction.
 
     n_components_, n_features_in_, feature_names_in_
         As in `PUDLEDictionaryLearning`.
@@ -129,7 +128,7 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
 
     Examples
     --------
-    The lower half of a digit from the upper one:
+    Predict the lower half of a digit from the upper one:
 
     >>> from sklearn.datasets import load_digits
     >>> from skpudle import PUDLERegressor
@@ -146,7 +145,7 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
 
     _task_kind = Regression
 
-    def _task(self, y, weights, known, classes):  # -> Regression, what users see
+    def _task(self, y, weights, known, classes):  # -> Regression, fitted attributes
         if not known:
             return Regression.of(y, weights), {}
         state = self._training_state
@@ -159,16 +158,17 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         """Update dictionary and regression by one pass over the data, in their order.
 
         The first call chooses the initial dictionary from its data without a search, and the units
-        of ``y``, and the regression starts from their mean; after `fit` it goes on from there.
+        of ``y``; the regression starts at the mean of ``y``. After `fit` it continues from the
+        fitted parameters.
 
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
             Data, cut into batches of ``batch_size``.
         y : array-like or Tensor of shape (n_samples,) or (n_samples, n_outputs)
-            Numbers.
+            Targets.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of squared errors, in the unit of those of the first call.
+            Weights of squared errors, in the unit of the first call's.
 
         Returns
         -------
@@ -178,13 +178,13 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         Raises
         ------
         ValueError
-            If data or numbers are unfit, or of another shape than before, which leaves the
-            estimator as it was; or if training diverges twice.
+            If data or targets are unfit, or of another shape than before, which leaves the
+            estimator unchanged; or if training diverges twice.
         """
         return update(self, X, y, part=True, sample_weight=sample_weight)
 
     def predict(self, X):
-        """Return the numbers that are expected.
+        """Return predicted targets.
 
         Parameters
         ----------
@@ -207,14 +207,14 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         X : array-like or Tensor of shape (n_samples, n_features)
             Data, as for `transform`.
         y : array-like or Tensor of shape (n_samples,) or (n_samples, n_outputs)
-            Numbers.
+            Targets.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples.
 
         Returns
         -------
         float
-            The share of the variance that is predicted, averaged over outputs.
+            The explained share of the variance, averaged over outputs.
         """
         numbers, weights = host_array(y), host_array(sample_weight)
         return r2_score(numbers, host_array(self.predict(X)), sample_weight=weights)

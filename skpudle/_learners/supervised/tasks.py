@@ -1,21 +1,21 @@
-r"""Tasks: decide classes or numbers from codes.
+r"""Tasks: classification and regression from codes.
 
-A task turns what users call ``y`` into a target, a row for each sample: what is to be decided and,
-in the last column, the sample's weight. All that a learner asks of a task is
+A task turns ``y`` into a target, with a row for each sample: its class or numbers and, in the last
+column, its weight. Learners use
 
-* ``target(y, weights)`` of what ``check(y, estimator)`` lets through; for a whole fit
-  ``check_target(target, name)``, and ``strata(target)``, whose shares a split of samples keeps;
-* ``n_outputs``, how many numbers decide;
-* ``weights(target)``, what each sample weighs in the loss;
+* ``target(y, weights)`` of a ``y`` that passed ``check(y, estimator)``; for a whole fit
+  ``check_target(target, name)``, and ``strata(target)``, with shares that a split of samples keeps;
+* ``n_outputs``, the number of outputs of the head;
+* ``weights(target)``, the weight of each sample in the loss;
 * ``loss(decisions, target)`` of each sample, and ``score(decisions, target)`` of all;
-* ``solve(features, target, C)``, the head for fixed codes;
-* ``fitted(head)``, what users see of one, ``head(coef, intercept)``, the way back, and
-  ``memory()``, what that takes beside.
+* ``solve(features, target, C)``, the best head for fixed codes;
+* ``fitted(head)``, its fitted attributes, ``head(coef, intercept)``, the inverse, and ``memory()``,
+  the private attributes that this needs.
 
-The loss is the one that has the prediction as its minimum and needs no parameter: cross-entropy
-for probabilities, least squares for expectations.
+The prediction minimises the loss, which has no parameter: cross-entropy for probabilities, least
+squares for expectations.
 
-Samples that are equal count as one (`distinct`), and `hold_out` keeps some for early stopping.
+Equal samples count as one (`distinct`), and `hold_out` keeps some for early stopping.
 """
 
 from dataclasses import dataclass
@@ -45,9 +45,9 @@ __all__ = [
     "hold_out",
 ]
 
-# The intercept of a class that no sample has; by cross-entropy it would be -infinity, from where
-# no gradient comes back. The rows of logistic regression add up to zero, so that the largest
-# decision is at least 0, and the probability of such a class at most exp(-30), 1e-13.
+# The intercept of a class without samples. Cross-entropy would make it -infinity, without a
+# gradient. The rows of logistic regression add up to zero: the largest decision is at least 0, and
+# the probability of such a class at most exp(-30), 1e-13.
 _ABSENT = -30.0
 
 
@@ -57,9 +57,9 @@ class Head(NamedTuple):
     Attributes
     ----------
     weights : Tensor of shape (n_outputs, n_sides * n_components)
-        Of features in the unit of the layout; positive sides come first.
+        Weights of features in the unit of the layout; positive sides come first.
     intercept : Tensor of shape (n_outputs,)
-        What is added.
+        Intercept of each output.
     """
 
     weights: Tensor
@@ -67,7 +67,7 @@ class Head(NamedTuple):
 
 
 def check_weights(weights, name):
-    """Raise ValueError for weights that are no finite numbers from 0 on, or where none is above."""
+    """Raise ValueError unless weights are finite and not negative, and some are positive."""
     wrong = weights[~((weights >= 0) & (weights < float("inf")))]
     if len(wrong):
         raise ValueError(
@@ -82,7 +82,7 @@ def check_weights(weights, name):
 
 
 def _solve(model, features, values, weights):  # -> Head
-    """Return the head that a linear model of scikit-learn finds, in float64."""
+    """Return the head of a linear model of scikit-learn, in float64."""
     rows = to_numpy(features).astype(np.float64)
     model.fit(rows, values, sample_weight=to_numpy(weights).astype(np.float64))
     coef, intercept = np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_)
@@ -93,7 +93,7 @@ def _solve(model, features, values, weights):  # -> Head
 
 
 def class_decisions(decisions):  # (n, n_outputs) -> (n, n_classes)
-    """Return an output for every class; a single one is for the second of two."""
+    """Return an output for every class; for two classes a single one belongs to the second."""
     if decisions.shape[1] > 1:
         return decisions
     return torch.cat([torch.zeros_like(decisions), decisions], dim=1)
@@ -106,9 +106,9 @@ class Classification:
     Parameters
     ----------
     classes : ndarray of shape (n_classes,)
-        Sorted.
+        Sorted labels.
     class_weight : dict, "balanced" or None
-        As in scikit-learn.
+        The parameter, as in scikit-learn.
     """
 
     classes: np.ndarray
@@ -123,11 +123,11 @@ class Classification:
 
     @property
     def n_outputs(self):
-        """One of two classes is told by one number."""
+        """Number of outputs: two classes need a single one."""
         return 1 if len(self.classes) == 2 else len(self.classes)
 
     def target(self, y, weights):  # -> ndarray (n, 2)
-        """Return the indices of labels, and weights of samples times those of their classes."""
+        """Return the indices of labels, and weights of samples times weights of their classes."""
         unknown = np.setdiff1d(y, self.classes)
         if len(unknown):
             raise ValueError(
@@ -154,7 +154,7 @@ class Classification:
                     "finite numbers that are not negative."
                 )
         unknown, unnamed = [c for c in given if c not in classes], set(classes) - set(given)
-        if unknown and unnamed:  # scikit-learn takes weights of classes that a part of data lacks
+        if unknown and unnamed:  # scikit-learn allows unknown labels only if all classes are named
             raise ValueError(
                 f"class_weight has weights for {unknown!r:.80}, none of the classes "
                 f"{classes!r:.80}. Pass weights by labels as they are in y."
@@ -162,7 +162,7 @@ class Classification:
         return np.array([given.get(c, 1.0) for c in classes], float)
 
     def check_target(self, target, name):
-        """Raise ValueError where there is nothing to decide."""
+        """Raise ValueError if there are fewer than two classes."""
         present = target[target[:, 1] > 0, 0].unique()
         if len(present) < 2:
             raise ValueError(
@@ -175,7 +175,7 @@ class Classification:
         return target[:, 0]
 
     def weights(self, target):  # -> (n,)
-        """Return what samples weigh."""
+        """Return the weights of samples."""
         return target[:, 1]
 
     def loss(self, decisions, target):  # (n, n_outputs), (n, 2) -> (n,)
@@ -194,8 +194,8 @@ class Classification:
         known = target[:, 1] > 0
         features, labels, weights = features[known], target[known, 0], target[known, 1]
         present = labels.unique().long()
-        # two of more classes have two rows, opposite to one another: with w for their difference
-        # the penalty is |w|^2 / 4, where that of a single row is |w|^2 / 2
+        # If two of more classes are present, they have opposite rows: with w for the difference the
+        # penalty is |w|^2 / 4, instead of |w|^2 / 2 for a single row.
         opposite = len(present) == 2 < self.n_outputs
         model = LogisticRegression(C=2 * C if opposite else C, max_iter=1000)
         head = _solve(model, features, to_numpy(labels), weights)
@@ -211,15 +211,15 @@ class Classification:
         )
 
     def fitted(self, head):  # of codes in the units of the data -> dict
-        """Return what users see."""
+        """Return the fitted attributes."""
         return {"coef_": to_numpy(head.weights), "intercept_": to_numpy(head.intercept)}
 
     def head(self, coef, intercept):  # arrays -> Head of codes in the units of the data
-        """Return the head that users see."""
+        """Return the head of fitted attributes."""
         return Head(to_tensor(coef), to_tensor(intercept))
 
     def memory(self):
-        """Return what a later `partial_fit` needs to know beside."""
+        """Return the private attributes that a later `partial_fit` needs."""
         return {}
 
 
@@ -227,7 +227,7 @@ class Classification:
 
 
 def _moments(y, weights):  # (n,), (n,) -> mean, deviation
-    # of distinct values, so that neither repetitions instead of weights nor the order count
+    # by distinct values: neither repetitions instead of weights nor the order of samples matter
     values, which = np.unique(y[weights > 0], return_inverse=True)
     sums = np.bincount(which, weights[weights > 0])
     mean = np.average(values, weights=sums)
@@ -236,15 +236,15 @@ def _moments(y, weights):  # (n,), (n,) -> mean, deviation
 
 @dataclass(frozen=True, eq=False)
 class Regression:
-    r"""Numbers, by least squares; a target is in deviations from the mean, in units of their own.
+    r"""Regression, by least squares; a target is centred and divided by its standard deviation.
 
-    So the loss is half the share of the variance that is left, averaged over outputs, and means
-    the same whatever the units of ``y`` and however many numbers a sample has.
+    The loss is half the unexplained share of the variance, averaged over outputs. It is independent
+    of the units of ``y`` and of the number of outputs.
 
     Parameters
     ----------
     mean, scale : ndarray of shape (n_outputs,)
-        Of what is to be predicted.
+        Mean and standard deviation of ``y``.
     flat : bool
         Whether ``y`` has one dimension.
     """
@@ -261,7 +261,7 @@ class Regression:
 
     @classmethod
     def of(cls, y, weights):
-        """Return the task of predicting such numbers."""
+        """Return the task of predicting these numbers."""
         moments = [_moments(column, weights) for column in y.reshape(len(y), -1).T]
         return cls(*map(np.array, zip(*moments)), y.ndim == 1)
 
@@ -278,13 +278,13 @@ class Regression:
         return np.column_stack([values, weights])
 
     def check_target(self, target, name):
-        """Accept any."""
+        """Accept any target."""
 
     def strata(self, target):
         """Return none."""
 
     def weights(self, target):  # -> (n,)
-        """Return what samples weigh, each of their numbers once."""
+        """Return the weights of samples, summed over their outputs."""
         return target[:, -1] * self.n_outputs
 
     def loss(self, decisions, target):  # (n, n_outputs), (n, n_outputs + 1) -> (n,)
@@ -292,7 +292,7 @@ class Regression:
         return 0.5 * target[:, -1] * (decisions - target[:, :-1]).square().sum(1)
 
     def score(self, decisions, target):  # -> float
-        """Return the share of the variance of all training samples that is not left."""
+        """Return the explained share of the variance of all training samples."""
         left = self.loss(decisions, target).sum() / self.weights(target).sum()
         return 1 - 2 * float(left)
 
@@ -302,7 +302,7 @@ class Regression:
         return _solve(model, features, to_numpy(target[:, :-1]), target[:, -1])
 
     def fitted(self, head):  # of codes in the units of the data -> dict
-        """Return what users see."""
+        """Return the fitted attributes."""
         mean, scale = (to_tensor(part).to(head.weights) for part in (self.mean, self.scale))
         coef, intercept = head.weights * scale[:, None], mean + scale * head.intercept
         if self.flat:
@@ -310,20 +310,20 @@ class Regression:
         return {"coef_": to_numpy(coef), "intercept_": to_numpy(intercept)}
 
     def head(self, coef, intercept):  # arrays -> Head of codes in the units of the data
-        """Return the head that users see."""
+        """Return the head of fitted attributes."""
         coef, intercept = np.atleast_2d(coef), np.atleast_1d(intercept)
         parts = coef / self.scale[:, None], (intercept - self.mean) / self.scale
         return Head(*map(to_tensor, parts))
 
     def memory(self):
-        """Return what a later `partial_fit` needs to know beside."""
+        """Return the private attributes that a later `partial_fit` needs."""
         return {"target_mean": self.mean, "target_scale": self.scale}
 
 
 def distinct(x, mask, target):  # -> the same, sorted
-    """Return samples with those that are equal, of equal value, as one with the sum of weights.
+    """Merge equal samples of equal value into one, with the sum of their weights.
 
-    So weights mean what repetitions do, and no order of the samples counts.
+    Weights then mean the same as repetitions, and the order of the samples does not matter.
     """
     kept = target[:, -1] > 0
     x, mask, target = (None if t is None else t[kept] for t in (x, mask, target))
@@ -335,14 +335,14 @@ def distinct(x, mask, target):  # -> the same, sorted
 
 
 def hold_out(x, mask, target, fraction, random_state, strata=None):  # -> x, mask, target, Batch
-    """Return samples without a fraction of them, and those: of each stratum in proportion.
+    """Split samples: return all but a fraction, and the fraction, of each stratum in proportion.
 
-    One of each stratum, of all where there are none, is not held out.
+    One sample of each stratum is never held out; without strata, one of all.
 
     Raises
     ------
     ValueError
-        If there are too few.
+        If there are too few samples.
     """
     n, n_held = len(x), ceil(len(x) * fraction)
     strata = np.zeros(n) if strata is None else to_numpy(strata)
@@ -357,7 +357,7 @@ def hold_out(x, mask, target, fraction, random_state, strata=None):  # -> x, mas
             f"(validation_fraction={fraction}), and training needs {needed}. To hold some out, "
             "pass more samples or a smaller validation_fraction; or pass early_stopping=False."
         )
-    # every so many of a list that is sorted by strata, from a random place on
+    # take every k-th of the list sorted by strata, from a random start
     places = np.arange(len(candidates) + 1) * n_held / len(candidates) + random_state.uniform()
     held = candidates[np.diff(np.floor(places)) > 0]
     train = to_tensor(np.setdiff1d(np.arange(n), held), x.device)
