@@ -160,6 +160,18 @@ class GradientLearner(CallbackSupportMixin):
         """Return the problem whose codes are chosen, and its atoms; see `choose_coding`."""
         raise NotImplementedError
 
+    def _coded(self, model, rows, data, run, *, seed):  # -> model
+        """Return the model with the codes of `transform`: their penalty, if that follows data."""
+        if model.coding is not None or not self._codes_follow_data(model):
+            return model
+        problem, atoms = self._coding_problem(model, rows, data, run)
+        path = choose_coding(problem, atoms, debias=self._given_debias)
+        return replace(model, coding=path.summary(problem.unit))
+
+    def _followed(self, model, rows, data):  # -> model
+        """Return the model after one pass of `partial_fit` has changed its rows."""
+        return model
+
     def _some_samples(self, data):  # -> Batch
         """Return samples that tell whether training has done any good."""
         raise NotImplementedError
@@ -248,10 +260,9 @@ class GradientLearner(CallbackSupportMixin):
 
         ended_by = run.train(trainer, source, stopping, fitted)
         found = trainer.optimizer.atoms.detach()
-        if self._codes_follow_data(trainer.model) and trainer.model.coding is None:
-            problem, atoms = self._coding_problem(trainer.model, found, data, run)
-            path = choose_coding(problem, atoms, debias=self._given_debias)
-            trainer.model = replace(trainer.model, coding=path.summary(problem.unit))
+        coded = self._coded(trainer.model, found, data, run, seed=generator.initial_seed())
+        if coded is not trainer.model:
+            trainer.model = coded
             run.take(trainer, fitted, ended_by)
         model.warn_of_step(rows, found)
         if trainer.n_steps and data.task is None:  # a task has an objective of its own
@@ -443,5 +454,6 @@ def update(learner, X, y, **of_samples):
             raise
         idle = trainer.idle(idle)
         trainer.replace_unused(source, among=idle >= _IDLE_SAMPLES_PER_ATOM * len(idle))
+        trainer.model = learner._followed(trainer.model, trainer.optimizer.atoms.detach(), data)
         learner._take(learner._attributes(trainer, data, idle))
     return learner

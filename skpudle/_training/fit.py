@@ -32,12 +32,15 @@ class FitRun:
         Those of the epochs of the search.
     search_was_stopped : bool
         Whether there was one that did not end by itself.
+    later : dict of str to int
+        Epochs of the phases after training, by name.
     """
 
     def __init__(self, learner, recorder, team, *, given, max_iter):
         self.learner, self.recorder, self.team = learner, recorder, team
         self.given, self.max_iter = given, max_iter
         self.interrupts, self.losses, self.search_was_stopped = Interrupts(), (), False
+        self.later = {}
         # a search is one task more
         self.root = learner._init_callback_context(max_subtasks=max_iter + 1)
         self.root.call_on_fit_task_begin(**given)
@@ -124,6 +127,7 @@ class FitRun:
         """Make the learner what training has made of it, and say which phases ran."""
         epochs = {"search": len(trainer.searched)}
         epochs[self.learner._rule_name] = len(trainer.loss_curve)
+        epochs |= self.later
         phases = {name: n_epochs for name, n_epochs in epochs.items() if n_epochs}
         self.learner._take(fitted() | {"ended_by_": ended_by, "phases_": phases})
 
