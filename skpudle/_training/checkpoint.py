@@ -60,6 +60,13 @@ _ENDS = [None, "tol", "callback"]  # before its time
 _STORED = {"identity", "seed", "ended_by", "rule", "shared", "own"}
 
 
+def _is_rule(rule):  # tol, n_iter_no_change
+    if not (isinstance(rule, list) and len(rule) == 2):
+        return False
+    tol, n_iter_no_change = rule
+    return isinstance(tol, int | float | None) and isinstance(n_iter_no_change, int)
+
+
 def _take(descriptor):  # -> whether nobody else has it
     try:
         if fcntl is None:
@@ -308,6 +315,8 @@ class HeldFile:
                 raise ValueError("it holds no state")
             if stored["ended_by"] not in _ENDS:
                 raise ValueError(f"it was ended by {stored['ended_by']!r:.50}")
+            if not _is_rule(stored["rule"]):
+                raise ValueError(f"its rule of ending is {stored['rule']!r:.50}")
             if not (isinstance(stored["seed"], int) and 0 <= stored["seed"] < 2**63):
                 raise ValueError(f"its seed is {stored['seed']!r:.50}")
         return stored
@@ -363,6 +372,9 @@ def _check(state, trainer, source, stopping):
             raise ValueError("it has losses of samples that are not there")
     if not all(type(n) is int and n >= 0 for n in counters):
         raise ValueError(f"its counters {counters} are not all natural numbers")
+    n_batches = trainer.largest(source.n_batches or 0)  # 0 where a stream does not know
+    if progress is not None and 0 < n_batches < progress["n_batches"]:
+        raise ValueError(f"it is at batch {progress['n_batches']} of {n_batches}")
     if not torch.isfinite(torch.tensor(numbers)).all():
         raise ValueError("its losses are not finite")
     if not stopping.accepts(state["stopping"], atoms):
