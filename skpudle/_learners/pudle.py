@@ -8,6 +8,7 @@ from numbers import Integral, Real
 import torch
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import to_tensor
 from skpudle._learners.base import train, update
@@ -15,10 +16,17 @@ from skpudle._learners.dense import DenseLearner, refining_updates
 from skpudle._learners.models import Decay, Encoder, learned_encoder
 from skpudle._precision import training_mode
 from skpudle._training.team import current_team
-from skpudle.encoding import default_updates, learn_encoder
+from skpudle.encoding import (
+    EncoderModule,
+    LearnedEncoder,
+    default_updates,
+    learn_encoder,
+    threshold_levels,
+)
 from skpudle.interoperability import penalty_of
 from skpudle.losses import LOSSES
 from skpudle.omp import solve_omp
+from skpudle.operators import DenseDictionary
 from skpudle.shrinkage import SHRINKAGES
 
 __all__ = ["PUDLEDictionaryLearning"]
@@ -730,6 +738,70 @@ class PUDLEDictionaryLearning(_ExposedLearner):
     def _curvature_share(self):
         through = self.loss == "gaussian" and self._gradient == "ae-ls"
         return self._n_unfoldings**_CURVATURE_EXPONENT if through else 1.0
+
+    def _beside_atoms(self):
+        return "the encoder of separate_atoms" if self.separate_atoms else None
+
+    def to_module(self):
+        """Return the fitted encoder and decoder as a module of torch.
+
+        Its codes equal those of `transform` to rounding. It can be exported by `torch.export` and
+        to ONNX, which needs neither this package nor Python, or trained further.
+
+        Returns
+        -------
+        skpudle.encoding.EncoderModule
+            ``module(x)`` returns codes, ``module.decode(codes)`` rows, both as tensors.
+
+        Raises
+        ------
+        ValueError
+            If codes are solved for, which is no fixed graph, or if the loss is not "gaussian".
+
+        Examples
+        --------
+        >>> import torch
+        >>> from sklearn.datasets import load_digits
+        >>> from skpudle import PUDLEDictionaryLearning
+        >>> X = load_digits().data[:200]
+        >>> options = dict(n_unfoldings=3, separate_atoms="unfolding", max_iter=5)
+        >>> learner = PUDLEDictionaryLearning(20, random_state=0, **options).fit(X)
+        >>> module = learner.to_module()
+        >>> codes = module(torch.tensor(X))
+        >>> bool(torch.allclose(codes, torch.tensor(learner.transform(X))))
+        True
+        """
+        check_is_fitted(self)
+        self._validate_params(*_OF_THE_ENCODER)
+        self._check_parameters()
+        solved = not self.separate_atoms and (self._solves() or self.n_unfoldings is None)
+        if solved or self.transform_algorithm != "unfolded":
+            raise ValueError(
+                "Codes that are solved for are no fixed graph of products, and cannot be exported. "
+                "Pass transform_algorithm='unfolded' and n_unfoldings=3, for example, with "
+                "separate_atoms='unfolding', and fit again."
+            )
+        if self.loss != "gaussian":
+            raise ValueError(
+                f"A module exists for loss='gaussian', got loss={self.loss!r}; use `transform`."
+            )
+        atoms = to_tensor(self.components_)
+        if self.separate_atoms:
+            encoder = learned_encoder(self, atoms)
+            return EncoderModule(encoder, atoms, split_sign=self.split_sign).eval()
+        dictionary, step = DenseDictionary(atoms), self.step_size_
+        levels = threshold_levels(
+            dictionary,
+            penalty_of(self),
+            self._n_unfoldings,
+            atoms.new_tensor(step),
+            lambda_decay=self.lambda_decay_,
+            shrinkage=self.shrinkage,
+        )
+        thresholds = levels.expand(-1, len(atoms))
+        how = bool(self.positive_code), True, self.shrinkage
+        unfolded = LearnedEncoder(step * atoms[None], atoms[None], thresholds, *how)
+        return EncoderModule(unfolded, atoms, split_sign=self.split_sign).eval()
 
     def _does_without_alpha(self):
         return self.transform_algorithm == "omp"

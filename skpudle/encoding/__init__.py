@@ -16,10 +16,11 @@ for every encoder; whatever surrounds it (rules, learned thresholds, other losse
 automatic differentiation.
 """
 
-from skpudle.encoding._learned import LearnedEncoder, default_updates, learn_encoder
+from skpudle.encoding._learned import EncoderModule, LearnedEncoder, default_updates, learn_encoder
 from skpudle.encoding._unfold import default_step, encode, threshold_levels, unfold
 
 __all__ = [
+    "EncoderModule",
     "LearnedEncoder",
     "default_step",
     "default_updates",

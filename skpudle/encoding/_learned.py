@@ -19,7 +19,7 @@ from torch import Tensor
 from skpudle._data.arrays import mean_square
 from skpudle._precision import check_tensors, in_own_precision
 
-__all__ = ["LearnedEncoder", "default_updates", "learn_encoder"]
+__all__ = ["EncoderModule", "LearnedEncoder", "default_updates", "learn_encoder"]
 
 # Learning rates of Adam: the change of an update, of the root mean square of what is trained, for
 # the analysis, the synthesis and the thresholds. Rates of 0.03 to 0.1 ended within 2 % of each
@@ -58,6 +58,8 @@ class LearnedEncoder:
         Whether codes are restricted to non-negative values.
     shares_atoms : bool, default=False
         Whether one analysis serves all unfoldings, and their synthesis is the dictionary.
+    shrinkage : {"soft", "hard"}, default="soft"
+        The shrinkage. A hard threshold has derivative 0.
     """
 
     analysis: Tensor
@@ -65,6 +67,7 @@ class LearnedEncoder:
     thresholds: Tensor
     positive_code: bool = False
     shares_atoms: bool = False
+    shrinkage: str = "soft"
 
     def encode(self, x, mask=None):
         """Return codes; differentiable.
@@ -86,7 +89,8 @@ class LearnedEncoder:
             residual = x if z is None else x - z @ self.synthesis[(t - 1) % len(self.synthesis)]
             residual = residual if mask is None else residual * mask
             step = residual @ self.analysis[t % len(self.analysis)].mT
-            z = _shrink(step if z is None else z + step, threshold, positive=self.positive_code)
+            z = _SHRINK[self.shrinkage](step if z is None else z + step, threshold)
+            z = z.clamp_min(0) if self.positive_code else z
         return z
 
     def of_features(self, features):
@@ -101,10 +105,51 @@ def _root_mean_square(part):  # of matrices and thresholds of each unfolding
     return torch.where(size > 0, size, 1.0)
 
 
-def _shrink(z, threshold, *, positive):  # differentiable in both
-    if positive:
-        return (z - threshold).clamp_min(0)
+def _soft(z, threshold):  # differentiable in both
     return z - torch.maximum(torch.minimum(z, threshold), -threshold)
+
+
+def _hard(z, threshold):
+    return torch.where(z.abs() < threshold, 0.0, z)
+
+
+_SHRINK = {"soft": _soft, "hard": _hard}
+
+
+class EncoderModule(torch.nn.Module):
+    """An encoder and its decoder as one module, for `torch.export`, ONNX or further training.
+
+    Its graph is fixed: products, sums and shrinkages, with no solver.
+
+    Parameters
+    ----------
+    encoder : LearnedEncoder
+        The encoder.
+    atoms : Tensor of shape (n_components, n_features)
+        The decoder.
+    split_sign : bool, default=False
+        Whether positive and negative parts of codes are columns of their own.
+    """
+
+    def __init__(self, encoder, atoms, *, split_sign=False):
+        super().__init__()
+        for name in _PARTS:
+            setattr(self, name, torch.nn.Parameter(getattr(encoder, name).clone()))
+        self.decoder = torch.nn.Parameter(atoms.clone())
+        self.split_sign = split_sign
+        self._how = encoder.positive_code, encoder.shares_atoms, encoder.shrinkage
+
+    def forward(self, x):
+        """Return the codes of rows, (n_samples, n_features_out)."""
+        z = LearnedEncoder(*(getattr(self, name) for name in _PARTS), *self._how).encode(x)
+        return torch.cat([z.clamp_min(0), (-z).clamp_min(0)], dim=1) if self.split_sign else z
+
+    def decode(self, z):
+        """Return the rows that codes reconstruct, (n_samples, n_features)."""
+        if self.split_sign:
+            positive, negative = z.chunk(2, dim=1)
+            z = positive - negative
+        return z @ self.decoder
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,8 +190,8 @@ def _best_step(lasso, x, mask, z, n_unfoldings, *, penalty, positive):
         while before is None or step <= _LARGEST:
             code, level = z, x.new_tensor(step * penalty)
             for _ in range(n_unfoldings):
-                code = code + step * (lasso.residual(x, mask, code) @ rows.mT)
-                code = _shrink(code, level, positive=positive)
+                code = _soft(code + step * (lasso.residual(x, mask, code) @ rows.mT), level)
+                code = code.clamp_min(0) if positive else code
             value = float(lasso(x, mask, code))
             if best is None or value < best[0]:
                 best = value, step * rows, level, code
@@ -286,6 +331,7 @@ def learn_encoder(
     check_tensors(atoms, x)
     if generator is None:
         generator = torch.Generator(x.device).manual_seed(0)
+    x = x if mask is None else x * mask
     size = 2.0 ** (frexp(mean_square(x))[1] // 2)  # a power of two, by which division is exact
     atoms, x, alpha = atoms.detach(), x.detach() / size, alpha / size
     lasso = _Lasso(atoms, alpha if penalised else 0.0)
