@@ -14,6 +14,7 @@ from sklearn.decomposition import SparseCoder
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
+from skpudle._data.arrays import to_numpy
 from skpudle._data.files import named_errors, replace_file
 from skpudle._data.foreign import dictionary_of
 
@@ -365,7 +366,7 @@ def save_sae(learner, folder):
         weights = torch.cat([weights, -weights], dim=1)
         biases, rows = torch.cat([biases, biases]), torch.cat([rows, -rows])
     tensors = {"W_enc": weights, "b_enc": biases, "W_dec": rows, "b_dec": torch.zeros_like(rows[0])}
-    arrays = {name: np.ascontiguousarray(value.numpy()) for name, value in tensors.items()}
+    arrays = {name: np.ascontiguousarray(to_numpy(value)) for name, value in tensors.items()}
     config = {
         "architecture": "standard",
         "d_in": rows.shape[1],

@@ -88,6 +88,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     positive_dict = False
     _penalty = "alpha"  # the parameter that `alpha_` is of
     debias = 0.0
+    separate_atoms = False
     _alpha_share = 1.0  # what "auto" is, of the penalty that a dictionary is best found with
     _refines = False  # whether training is that of the likelihood after the search
     _curvature_share = 1.0  # of the loss's, for the surrogate after a search

@@ -873,9 +873,10 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         if not self.separate_atoms:
             return model
         size = self._batch_size(len(data.sample))
-        n_batches = -(-len(data.sample) // size)
+        n_samples = len(data.sample)
+        n_batches = -(-n_samples // size)
         if self.max_iter == "auto":
-            n_updates = default_updates(*rows.shape, self._n_unfoldings, size)
+            n_updates = default_updates(n_samples, *rows.shape, self._n_unfoldings, size)
         else:
             n_updates = self.max_iter * n_batches
         run.later["encoder"] = -(-n_updates // n_batches)
