@@ -9,14 +9,16 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from sklearn.decomposition import SparseCoder
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
+from skpudle._data.arrays import to_numpy
 from skpudle._data.files import named_errors, replace_file
 from skpudle._data.foreign import dictionary_of
 
-__all__ = ["dictionary_of", "load_atoms", "make_sparse_coder", "save_atoms"]
+__all__ = ["dictionary_of", "load_atoms", "make_sparse_coder", "save_atoms", "save_sae"]
 
 # parameters that codes depend on, with all that begin with "transform_"
 _CODING = {
@@ -222,6 +224,11 @@ def save_atoms(learner, file, *, mean=None, notes=None):
     """
     check_is_fitted(learner, "components_")
     path = _path(file)
+    if getattr(learner, "separate_atoms", False) and learner.components_.ndim == 2:
+        raise ValueError(
+            f"separate_atoms={learner.separate_atoms!r} has an encoder beside the atoms, for which "
+            "the file has no place. Use learner.to_module(), save_sae or pickle."
+        )
     if learner.components_.ndim != 2:
         raise ValueError(
             f"{type(learner).__name__} has atoms of shape {learner.components_.shape[1:]}, which "
@@ -312,3 +319,68 @@ def load_atoms(file):
         params=params,
         notes=notes,
     )
+
+
+def save_sae(learner, folder):
+    """Write an encoder of one unfolding as a sparse autoencoder in the layout of SAELens.
+
+    Codes are ``relu(x @ W_enc + b_enc)``, and rows ``codes @ W_dec``. The folder gets ``cfg.json``
+    and ``sae_weights.safetensors``, which ``sae_lens.SAE.load_from_disk`` reads.
+
+    Parameters
+    ----------
+    learner : PUDLEDictionaryLearning
+        Fitted with ``n_unfoldings=1``, and with ``positive_code`` or ``split_sign``.
+    folder : str or path-like
+        Where to; it is made if it is not there.
+
+    Raises
+    ------
+    ValueError
+        If the learner has another encoder.
+    ImportError
+        If safetensors is not installed.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skpudle import PUDLEDictionaryLearning
+    >>> from skpudle.interoperability import save_sae
+    >>> options = dict(n_unfoldings=1, separate_atoms="unfolding", positive_code=True, max_iter=5)
+    >>> learner = PUDLEDictionaryLearning(20, **options).fit(load_digits().data[:200])
+    >>> save_sae(learner, "sae")  # doctest: +SKIP
+    """
+    module = learner.to_module()
+    analysis, thresholds, atoms = (
+        part.detach() for part in (module.analysis, module.thresholds, module.decoder)
+    )
+    signed = not (learner.positive_code or learner.split_sign)
+    if len(thresholds) != 1 or learner.shrinkage != "soft" or signed:
+        raise ValueError(
+            "A sparse autoencoder has one unfolding and codes that are not negative, got "
+            f"n_unfoldings={learner.n_unfoldings!r}, positive_code={learner.positive_code!r} and "
+            f"split_sign={learner.split_sign!r}. Fit with n_unfoldings=1, "
+            "separate_atoms='unfolding' and positive_code=True."
+        )
+    weights, biases, rows = analysis[0].mT, -thresholds[0], atoms
+    if learner.split_sign:  # a feature for each sign
+        weights = torch.cat([weights, -weights], dim=1)
+        biases, rows = torch.cat([biases, biases]), torch.cat([rows, -rows])
+    tensors = {"W_enc": weights, "b_enc": biases, "W_dec": rows, "b_dec": torch.zeros_like(rows[0])}
+    arrays = {name: np.ascontiguousarray(to_numpy(value)) for name, value in tensors.items()}
+    config = {
+        "architecture": "standard",
+        "d_in": rows.shape[1],
+        "d_sae": len(rows),
+        "dtype": str(rows.dtype).removeprefix("torch."),
+        "device": "cpu",
+        "apply_b_dec_to_input": False,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {},
+    }
+    content = _safetensors().save(arrays)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / "sae_weights.safetensors", content)
+    replace_file(folder / "cfg.json", json.dumps(config).encode())

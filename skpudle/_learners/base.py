@@ -168,6 +168,10 @@ class GradientLearner(CallbackSupportMixin):
         path = choose_coding(problem, atoms, debias=self._given_debias)
         return replace(model, coding=path.summary(problem.unit))
 
+    def _followed(self, model, rows, data):  # -> model
+        """Return the model after one pass of `partial_fit` has changed its rows."""
+        return model
+
     def _some_samples(self, data):  # -> Batch
         """Return samples that tell whether training has done any good."""
         raise NotImplementedError
@@ -450,5 +454,6 @@ def update(learner, X, y, **of_samples):
             raise
         idle = trainer.idle(idle)
         trainer.replace_unused(source, among=idle >= _IDLE_SAMPLES_PER_ATOM * len(idle))
+        trainer.model = learner._followed(trainer.model, trainer.optimizer.atoms.detach(), data)
         learner._take(learner._attributes(trainer, data, idle))
     return learner

@@ -332,11 +332,16 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """
         return self._score(X)
 
+    def _encoder_of_features(self, encoder, features):
+        """Return the encoder for some of the features."""
+        return encoder
+
     def _score(self, X, exposure=None):
         loss, error, sums = self._loss(), 0.0, []
         for rows, dictionary in self._checked_parts(X, exposure):
             device, encoder = dictionary.atoms.device, self._transform_encoder()
-            deviance = hidden_deviance(loss, encoder, dictionary, self._offset)
+            of_features = partial(self._encoder_of_features, encoder)
+            deviance = hidden_deviance(loss, of_features, dictionary, self._offset)
             size = self._chunk_size(rows.x, device)
             error += sum(in_chunks(deviance, rows, device, size))
             sums += in_chunks(partial(sums_of, loss), rows, rows.x.device, PART)

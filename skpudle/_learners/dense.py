@@ -92,6 +92,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     positive_dict = False
     _penalty = "alpha"  # the parameter that `alpha_` is of
     debias = 0.0
+    separate_atoms = False
     _alpha_share = 1.0  # what "auto" is, of the penalty that a dictionary is best found with
     _refines = False  # whether training is that of the likelihood after the search
     _curvature_share = 1.0  # of the loss's, for the surrogate after a search
@@ -408,9 +409,10 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         some = slice(None, None, max(1, len(data.sample) // _JUDGES))
         given = (t if t is None else t[some] for t in (data.sample, data.mask, data.offset))
         options = dict(alpha=alpha, step_size=model.step(atoms), lambda_decay=model.decay(0))
+        encoder = partial(model.encoder.encode, **options)
         deviance = hidden_deviance(
             self._loss(),
-            partial(model.encoder.encode, **options),
+            lambda features: encoder,
             DenseDictionary(atoms),
             lambda x, exposure: intercept if exposure is None else intercept + exposure,
         )(*given)

@@ -17,19 +17,22 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from skpudle._data.arrays import to_numpy
+from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.callers import users_level
 from skpudle._training.messages import warn_of_step
-from skpudle.encoding import default_step, encode
+from skpudle.encoding import LearnedEncoder, default_step, encode
 from skpudle.lasso import converged_codes, warn_about_gaps
 from skpudle.losses import Gaussian
 from skpudle.operators import ConvDictionary, DenseDictionary, atom_norms, project_atoms
 from skpudle.search import conv_codes
 
-__all__ = ["Decay", "DenseModel", "Encoder", "directions"]
+__all__ = ["Decay", "DenseModel", "Encoder", "directions", "learned_encoder"]
 
 # As the paper has them.
 _UNFOLDINGS = 100
+
+# Attributes that hold a learned encoder.
+_LEARNED = "analysis_components_", "synthesis_components_", "thresholds_"
 
 
 class Decay(NamedTuple):
@@ -186,6 +189,39 @@ def directions(samples, *, positive):  # (n, n_features) -> the same
     return samples.abs() if positive else samples  # as good a direction of a line
 
 
+def _arrays_of(learned):  # LearnedEncoder or None -> fitted attributes
+    if learned is None:
+        return dict.fromkeys(_LEARNED)
+    parts = learned.analysis, learned.synthesis, learned.thresholds
+    if learned.shares_atoms:
+        parts = learned.analysis[0], None, learned.thresholds
+    arrays = [None if part is None else to_numpy(part) for part in parts]
+    return dict(zip(_LEARNED, arrays, strict=True))
+
+
+def learned_encoder(learner, atoms):  # -> LearnedEncoder
+    """Return the encoder of fitted attributes, of the dtype and on the device of the atoms.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or one of another number of unfoldings.
+    """
+    analysis, synthesis, thresholds = (getattr(learner, name, None) for name in _LEARNED)
+    if analysis is None:
+        raise ValueError("separate_atoms was set after fit, and no encoder was trained: fit again.")
+    if learner.n_unfoldings not in ("auto", len(thresholds)):
+        raise ValueError(
+            f"The encoder was trained for {len(thresholds)} unfoldings, and n_unfoldings is "
+            f"{learner.n_unfoldings} now. Set it back, or fit again."
+        )
+    shares = analysis.ndim == 2
+    if shares:
+        analysis, synthesis = analysis[None], to_numpy(atoms)[None]
+    parts = (to_tensor(part).to(atoms) for part in (analysis, synthesis, thresholds))
+    return LearnedEncoder(*parts, bool(learner.positive_code), shares)
+
+
 @dataclass(frozen=True)
 class DenseModel:
     """What is trained by learners of rows; see `skpudle._training.loop`.
@@ -219,6 +255,8 @@ class DenseModel:
     coding : tuple of float, default=None
         Penalty, share of the bias to remove and noise of codes for `transform`, where they were
         chosen from the data.
+    learned : LearnedEncoder, default=None
+        The encoder that was trained for the finished dictionary.
     """
 
     rule: Callable
@@ -233,6 +271,7 @@ class DenseModel:
     curvature: float = 1.0
     search_alpha: float | None = None
     coding: tuple | None = None
+    learned: LearnedEncoder | None = None
 
     part_size = None
 
@@ -303,4 +342,4 @@ class DenseModel:
             "noise_std_": noise_std,
             "search_alpha_": self.search_alpha,
             "step_size_": self.step(atoms),
-        }
+        } | _arrays_of(self.learned)

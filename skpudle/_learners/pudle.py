@@ -5,16 +5,28 @@ from functools import partial
 from math import ceil
 from numbers import Integral, Real
 
+import torch
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 
+from skpudle._data.arrays import to_tensor
 from skpudle._learners.base import train, update
 from skpudle._learners.dense import DenseLearner, refining_updates
-from skpudle._learners.models import Decay, Encoder
+from skpudle._learners.models import Decay, Encoder, learned_encoder
 from skpudle._precision import training_mode
+from skpudle._training.team import current_team
+from skpudle.encoding import (
+    EncoderModule,
+    LearnedEncoder,
+    default_updates,
+    learn_encoder,
+    threshold_levels,
+)
 from skpudle.interoperability import penalty_of
 from skpudle.losses import LOSSES
 from skpudle.omp import solve_omp
+from skpudle.operators import DenseDictionary
 from skpudle.shrinkage import SHRINKAGES
 
 __all__ = ["PUDLEDictionaryLearning"]
@@ -49,8 +61,9 @@ _LEAST_ROWS, _MOST_ROWS, _BATCHES = 1024, 4096, 16
 # unfoldings the more. With 1/T^0.25 hard codes became denser, with 1 it took twice as long.
 _CURVATURE_EXPONENT = -0.22
 
-# What "auto" is where codes are unfolded, as the paper has it.
-_UNFOLDINGS = 100
+# What "auto" is where codes are unfolded, as the paper has it, and of an encoder with matrices of
+# its own, which is then as good as 20 unfoldings of the dictionary.
+_UNFOLDINGS, _LEARNED_UNFOLDINGS = 100, 3
 
 # Parameters that `transform` takes, besides what `fit` made of the others.
 _OF_THE_ENCODER = (
@@ -333,6 +346,14 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         "auto" is chosen together with ``alpha="auto"``; with a number for ``alpha`` it is 0. It is
         for codes of the lasso.
 
+    separate_atoms : bool or "unfolding", default=False
+        Whether the encoder has matrices of its own, trained after the search for the dictionary,
+        which then stays as it is: one analysis matrix for all unfoldings (True), or an analysis and
+        a synthesis for each ("unfolding"), and always a threshold for each atom and unfolding. A
+        few unfoldings then do the work of a solver, and one is a sparse autoencoder
+        (`skpudle.encoding.learn_encoder`); ``n_unfoldings="auto"`` is 3. They are trained on the
+        objective of the lasso, by ``gradient="ae-ls"`` on the squared error alone.
+
     positive_code : bool, default=False
         Whether codes are restricted to non-negative values.
 
@@ -441,11 +462,22 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         there after `partial_fit`.
 
     phases_ : dict of str to int
-        The phases of `fit`, in their order, and how many epochs each had: "search", and the
-        gradient by which training followed. Not there after `partial_fit`.
+        The phases of `fit`, in their order, and how many epochs each had: "search", the gradient by
+        which training followed, and the "encoder" of ``separate_atoms``. Not there after
+        `partial_fit`.
 
     alpha_ : float
         The penalty or threshold of codes, as `transform` uses it.
+
+    analysis_components_ : ndarray of shape (n_unfoldings, n_components, n_features)
+        The analysis of each unfolding, with ``separate_atoms="unfolding"``; with True one for all,
+        of shape (n_components, n_features).
+
+    synthesis_components_ : ndarray of shape (n_unfoldings - 1, n_components, n_features)
+        Atoms of the codes before each unfolding but the first, with ``separate_atoms="unfolding"``.
+
+    thresholds_ : ndarray of shape (n_unfoldings, n_components)
+        Thresholds of the unfoldings, where ``separate_atoms`` is set.
 
     debias_ : float
         The share of the lasso's bias that `transform` removes.
@@ -487,6 +519,8 @@ class PUDLEDictionaryLearning(_ExposedLearner):
          - search, then training by it
        * - ``n_unfoldings`` (a number), ``shrinkage="hard"``, ``lambda_decay``, ``alpha=0``
          - search, then training through that encoder, by "ae-ls" unless ``gradient`` is named
+       * - ``separate_atoms``
+         - search, then training of the encoder alone, on the objective of the lasso
        * - ``loss`` other than "gaussian"
          - search, then a few epochs of training by "dec"
        * - ``dict_init`` other than "search"
@@ -566,6 +600,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         tol=1e-4,
         n_iter_no_change=5,
         dict_init="search",
+        separate_atoms=False,
         transform_algorithm="unfolded",
         transform_n_nonzero_coefs=None,
         transform_tol=None,
@@ -596,6 +631,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         self.tol = tol
         self.n_iter_no_change = n_iter_no_change
         self.dict_init = dict_init
+        self.separate_atoms = separate_atoms
         self.transform_algorithm = transform_algorithm
         self.transform_n_nonzero_coefs = transform_n_nonzero_coefs
         self.transform_tol = transform_tol
@@ -614,6 +650,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         "optimizer": [StrOptions({"auto", "adam", "sgd", "surrogate"}), type],
         "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple],
         "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "separate_atoms": ["boolean", StrOptions({"unfolding"})],
         "shrinkage": [StrOptions(set(SHRINKAGES))],
         "debias": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"}), "boolean"],
         "positive_code": ["boolean"],
@@ -627,6 +664,8 @@ class PUDLEDictionaryLearning(_ExposedLearner):
     }
 
     def _check_parameters(self):
+        if self.separate_atoms:
+            self._check_learned_encoder()
         if self.loss != "gaussian" and (self._converges() or self.transform_algorithm == "omp"):
             raise ValueError(
                 "Codes that are solved for (n_unfoldings=None, transform_algorithm='lasso' or "
@@ -647,14 +686,35 @@ class PUDLEDictionaryLearning(_ExposedLearner):
                 "transform_algorithm='unfolded' for codes without a penalty."
             )
 
+    def _check_learned_encoder(self):
+        separate = f"separate_atoms={self.separate_atoms!r}"
+        if self.loss != "gaussian" or self.shrinkage != "soft":
+            raise ValueError(
+                f"{separate} is for least squares and soft shrinkage, got loss={self.loss!r} and "
+                f"shrinkage={self.shrinkage!r}. Pass separate_atoms=False."
+            )
+        if self.n_unfoldings is None:
+            raise ValueError(
+                f"Codes that are solved for (n_unfoldings=None) need no {separate}; pass a number "
+                "of unfoldings."
+            )
+        if self.gradient == "dec":
+            raise ValueError(
+                "gradient='dec' does not go through the encoder, so that it cannot train "
+                f"{separate}; pass gradient='ae-lasso' or 'auto'."
+            )
+
     @property
     def _n_unfoldings(self):  # where codes are not solved for
+        if self.separate_atoms and self.n_unfoldings == "auto":
+            return _LEARNED_UNFOLDINGS
         return self.n_unfoldings if isinstance(self.n_unfoldings, Integral) else _UNFOLDINGS
 
     def _encodes_as_the_search(self):
         """Return whether the encoder is that of the search, for which nothing is left to train."""
         soft = self.shrinkage == "soft" and Decay.of(self.lambda_decay) == (1, 1)
-        return soft and self.n_unfoldings in ("auto", None) and self.alpha != 0
+        solved = self.n_unfoldings in ("auto", None) and not self.separate_atoms
+        return soft and solved and self.alpha != 0
 
     @property
     def _follows_the_search(self):
@@ -666,10 +726,12 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         return self._follows_the_search and self.loss != "gaussian"
 
     def _trains(self):
-        return self._refines or not self._follows_the_search
+        return self._refines or not (self._follows_the_search or self.separate_atoms)
 
     @property
     def _gradient(self):
+        if self.separate_atoms:  # in `partial_fit`: the dictionary is that of the lasso
+            return "dec"
         if self.gradient != "auto":
             return self.gradient
         return "dec" if self._follows_the_search else "ae-ls"
@@ -679,11 +741,76 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         through = self.loss == "gaussian" and self._gradient == "ae-ls"
         return self._n_unfoldings**_CURVATURE_EXPONENT if through else 1.0
 
+    def _beside_atoms(self):
+        return "the encoder of separate_atoms" if self.separate_atoms else None
+
+    def to_module(self):
+        """Return the fitted encoder and decoder as a module of torch.
+
+        Its codes equal those of `transform` to rounding. It can be exported by `torch.export` and
+        to ONNX, which needs neither this package nor Python, or trained further.
+
+        Returns
+        -------
+        skpudle.encoding.EncoderModule
+            ``module(x)`` returns codes, ``module.decode(codes)`` rows, both as tensors.
+
+        Raises
+        ------
+        ValueError
+            If codes are solved for, which is no fixed graph, or if the loss is not "gaussian".
+
+        Examples
+        --------
+        >>> import torch
+        >>> from sklearn.datasets import load_digits
+        >>> from skpudle import PUDLEDictionaryLearning
+        >>> X = load_digits().data[:200]
+        >>> options = dict(n_unfoldings=3, separate_atoms="unfolding", max_iter=5)
+        >>> learner = PUDLEDictionaryLearning(20, random_state=0, **options).fit(X)
+        >>> module = learner.to_module()
+        >>> codes = module(torch.tensor(X))
+        >>> bool(torch.allclose(codes, torch.tensor(learner.transform(X))))
+        True
+        """
+        check_is_fitted(self)
+        self._validate_params(*_OF_THE_ENCODER)
+        self._check_parameters()
+        solved = not self.separate_atoms and (self._solves() or self.n_unfoldings is None)
+        if solved or self.transform_algorithm != "unfolded":
+            raise ValueError(
+                "Codes that are solved for are no fixed graph of products, and cannot be exported. "
+                "Pass transform_algorithm='unfolded' and n_unfoldings=3, for example, with "
+                "separate_atoms='unfolding', and fit again."
+            )
+        if self.loss != "gaussian":
+            raise ValueError(
+                f"A module exists for loss='gaussian', got loss={self.loss!r}; use `transform`."
+            )
+        atoms = to_tensor(self.components_)
+        if self.separate_atoms:
+            encoder = learned_encoder(self, atoms)
+            return EncoderModule(encoder, atoms, split_sign=self.split_sign).eval()
+        dictionary, step = DenseDictionary(atoms), self.step_size_
+        levels = threshold_levels(
+            dictionary,
+            penalty_of(self),
+            self._n_unfoldings,
+            atoms.new_tensor(step),
+            lambda_decay=self.lambda_decay_,
+            shrinkage=self.shrinkage,
+        )
+        thresholds = levels.expand(-1, len(atoms))
+        how = bool(self.positive_code), True, self.shrinkage
+        unfolded = LearnedEncoder(step * atoms[None], atoms[None], thresholds, *how)
+        return EncoderModule(unfolded, atoms, split_sign=self.split_sign).eval()
+
     def _does_without_alpha(self):
         return self.transform_algorithm == "omp"
 
     def _encoder(self):
-        options = self.n_unfoldings, self.shrinkage, self.positive_code
+        depth = None if self.separate_atoms and self.alpha else self.n_unfoldings
+        options = depth, self.shrinkage, self.positive_code
         return Encoder(*options, loss=self._loss(), debias=self._given_debias or 0.0)
 
     def _codes_follow_data(self, model):
@@ -694,6 +821,8 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         self._check_parameters()
         if self.transform_algorithm == "omp":
             return self._pursue
+        if self._transforms_by_learned():
+            return self._encode_by_learned
         encoder = self._encoder()
         if self.debias == "auto":
             encoder = replace(encoder, debias=self.debias_)
@@ -706,6 +835,68 @@ class PUDLEDictionaryLearning(_ExposedLearner):
             lambda_decay=self.lambda_decay_,
             warn=True,
         )
+
+    def _transforms_by_learned(self):
+        return bool(self.separate_atoms) and self.transform_algorithm == "unfolded"
+
+    def _encode_by_learned(self, dictionary, x, mask=None):
+        return learned_encoder(self, dictionary.atoms).encode(x, mask)
+
+    def _encoder_of_features(self, encoder, features):
+        if not self._transforms_by_learned():
+            return encoder
+
+        def encode(dictionary, x, mask=None):
+            whole = learned_encoder(self, to_tensor(self.components_).to(x))
+            return whole.of_features(features).encode(x, mask)
+
+        return encode
+
+    def _learn_encoder(self, model, atoms, data, **options):  # -> model
+        team, x, mask = current_team(), data.sample, data.mask
+        x, mask = (x, mask) if team is None else (team.collect(x), None)
+        mask = None if mask is None else mask.to(x)
+        learned = learn_encoder(
+            atoms,
+            x,
+            float(model.alpha),
+            n_unfoldings=self._n_unfoldings,
+            separate=self.separate_atoms == "unfolding",
+            penalised=self.gradient != "ae-ls",
+            positive_code=self.positive_code,
+            mask=mask,
+            batch_size=self._batch_size(len(x)),
+            **options,
+        )
+        return replace(model, learned=learned)
+
+    def _coded(self, model, rows, data, run, *, seed):
+        model = super()._coded(model, rows, data, run, seed=seed)
+        if not self.separate_atoms:
+            return model
+        size = self._batch_size(len(data.sample))
+        n_samples = len(data.sample)
+        n_batches = -(-n_samples // size)
+        if self.max_iter == "auto":
+            n_updates = default_updates(n_samples, *rows.shape, self._n_unfoldings, size)
+        else:
+            n_updates = self.max_iter * n_batches
+        run.later["encoder"] = -(-n_updates // n_batches)
+        return self._learn_encoder(
+            model,
+            rows,
+            data,
+            n_updates=n_updates,
+            generator=torch.Generator(rows.device).manual_seed(seed),
+            stopped=lambda: run.interrupts.pending,
+        )
+
+    def _followed(self, model, rows, data):
+        if not self.separate_atoms:
+            return model
+        start = learned_encoder(self, rows) if hasattr(self, "thresholds_") else None
+        n_updates = -(-len(data.sample) // self._batch_size(len(data.sample)))
+        return self._learn_encoder(model, rows, data, n_updates=n_updates, start=start)
 
     def _pursue(self, dictionary, x, mask=None):
         return solve_omp(
@@ -769,6 +960,31 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         return self._encodes_as_the_search() and self.loss == "gaussian"
 
     def _without_effect(self, data):
+        if self.separate_atoms:
+            yield from self._without_effect_on_the_encoder()
+        else:
+            yield from self._without_effect_on_training(data)
+        if self.loss != "binomial":
+            yield ("n_trials",), "loss='binomial'"
+        if self.transform_algorithm == "omp":
+            unused = ("transform_alpha", "debias") if self._given_debias else ("transform_alpha",)
+            yield unused, "transform_algorithm='unfolded' or 'lasso'"
+            if self.transform_tol is not None:
+                yield ("transform_n_nonzero_coefs",), "transform_tol=None"
+        else:
+            yield ("transform_n_nonzero_coefs", "transform_tol"), "transform_algorithm='omp'"
+
+    def _without_effect_on_the_encoder(self):
+        unused = "optimizer", "learning_rate", "optimizer_params", "tol", "n_iter_no_change"
+        yield (*unused, "step_size", "lambda_decay"), "separate_atoms=False"
+        if self._searches():
+            yield ("atom_norm",), "a dict_init other than 'search'"
+        if self._transforms_by_learned():
+            yield ("transform_alpha",), "transform_algorithm='lasso'"
+            if self._given_debias:
+                yield ("debias",), "transform_algorithm='lasso'"
+
+    def _without_effect_on_training(self, data):
         yield from super()._without_effect(data)
         if not self._trains():
             # atoms of a search have norm 1
@@ -783,12 +999,3 @@ class PUDLEDictionaryLearning(_ExposedLearner):
             yield ("lambda_decay",), "shrinkage='soft'"
         elif self.alpha == 0:
             yield ("lambda_decay",), "a positive alpha"
-        if self.loss != "binomial":
-            yield ("n_trials",), "loss='binomial'"
-        if self.transform_algorithm == "omp":
-            unused = ("transform_alpha", "debias") if self._given_debias else ("transform_alpha",)
-            yield unused, "transform_algorithm='unfolded' or 'lasso'"
-            if self.transform_tol is not None:
-                yield ("transform_n_nonzero_coefs",), "transform_tol=None"
-        else:
-            yield ("transform_n_nonzero_coefs", "transform_tol"), "transform_algorithm='omp'"

@@ -21,7 +21,7 @@ __all__ = [
 _GROUPS = 10
 
 
-def hidden_deviance(loss, encoder, dictionary, offset_of):
+def hidden_deviance(loss, encoder_of, dictionary, offset_of):
     """Return a function of rows: the deviance of all features, each held out once.
 
     Codes are inferred from the features of the other groups; a single feature, which has no others,
@@ -31,8 +31,9 @@ def hidden_deviance(loss, encoder, dictionary, offset_of):
     ----------
     loss : object of `skpudle.losses`
         The loss.
-    encoder : callable
-        ``encoder(dictionary, x, mask=mask)``, with ``offset=offset`` if there is one.
+    encoder_of : callable
+        Returns the encoder of some features: ``encoder(dictionary, x, mask=mask)``, with
+        ``offset=offset`` if there is one.
     dictionary : DenseDictionary
         The dictionary.
     offset_of : callable
@@ -50,7 +51,7 @@ def hidden_deviance(loss, encoder, dictionary, offset_of):
             seen = torch.cat(others).sort().values
             visible = DenseDictionary(dictionary.atoms[:, seen])
             given = {} if offset is None else {"offset": offset[..., seen]}
-            codes = encoder(
+            codes = encoder_of(seen)(
                 visible, x[:, seen], mask=None if mask is None else mask[:, seen], **given
             )
             with own_precision():

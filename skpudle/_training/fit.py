@@ -32,12 +32,15 @@ class FitRun:
         Objective of each epoch of the search.
     search_was_stopped : bool
         Whether a search was stopped before it ended by itself.
+    later : dict of str to int
+        Epochs of the phases after training, by name.
     """
 
     def __init__(self, learner, recorder, team, *, given, max_iter):
         self.learner, self.recorder, self.team = learner, recorder, team
         self.given, self.max_iter = given, max_iter
         self.interrupts, self.losses, self.search_was_stopped = Interrupts(), (), False
+        self.later = {}
         # one task more, for the search
         self.root = learner._init_callback_context(max_subtasks=max_iter + 1)
         self.root.call_on_fit_task_begin(**given)
@@ -124,6 +127,7 @@ class FitRun:
         """Give the learner the result of training, and record which phases ran."""
         epochs = {"search": len(trainer.searched)}
         epochs[self.learner._rule_name] = len(trainer.loss_curve)
+        epochs |= self.later
         phases = {name: n_epochs for name, n_epochs in epochs.items() if n_epochs}
         self.learner._take(fitted() | {"ended_by_": ended_by, "phases_": phases})
 

@@ -49,6 +49,7 @@ VARIANTS = [
     PUDLEDictionaryLearning(
         gradient="ae-ls", split_sign=True, optimizer="sgd", atom_norm=None, **SMALL
     ),
+    PUDLEDictionaryLearning(n_unfoldings=3, separate_atoms="unfolding", max_iter=3),
     ConvPUDLEDictionaryLearning(**SMALL_CONV),
     ConvPUDLEDictionaryLearning(atom_shape=3, stride=1, shrinkage="hard", **SMALL_CONV),
     ConvPUDLEDictionaryLearning(

@@ -55,6 +55,7 @@ SHARED = {
 OWN = {
     PUDLEDictionaryLearning: {
         "optimizer_params": {"anchor": 2.0},  # of "auto", which is the surrogate
+        "separate_atoms": "unfolding",
         "transform_algorithm": "omp",
         "transform_alpha": 0.1,
         "transform_n_nonzero_coefs": 3,

@@ -1,0 +1,391 @@
+r"""Learned encoders: a few unfoldings with matrices and thresholds of their own.
+
+Unfolding ``t`` of the encoder for a dictionary ``D`` is
+
+.. math:: z_{t+1} = S_{\theta_t}(z_t + W_t (x - D_t^T z_t)), \quad z_0 = 0,
+
+where the thresholds :math:`\theta_t`, one for each atom, the analysis :math:`W_t` and the synthesis
+:math:`D_t` are trained so that the last codes minimise the lasso of ``D``. (Gregor and LeCun 2010;
+with :math:`D_t = D` and one ``W`` for all it is the coupled form of Chen et al. 2018.) One
+unfolding is a sparse autoencoder; three to five do the work of a solver.
+"""
+
+from dataclasses import dataclass, replace
+from math import frexp
+
+import torch
+from torch import Tensor
+
+from skpudle._precision import check_tensors, in_own_precision
+
+__all__ = ["EncoderModule", "LearnedEncoder", "default_updates", "learn_encoder"]
+
+# Learning rates of Adam: the change of an update, of the root mean square of what is trained, for
+# the analysis, the synthesis and the thresholds. Rates of 0.03 to 0.1 ended within 2 % of each
+# other for digits and patches of photographs; ten times smaller ones had not converged.
+_RATES = 0.05, 0.02, 0.05
+_BETAS = 0.9, 0.99
+
+# Noise that is added to rows, at most, as a share of their norm. The dictionary is known, so any
+# row is one to learn from. Held-out objectives of 1,200 digits, with 1 and 3 unfoldings: 14 and 7 %
+# above the exact minimum without noise, 12 and 3 % with it.
+_NOISE = 0.15
+
+# Updates: that many, three for each row or as few as take about 10^12 multiplications and
+# additions. Of 1,200 digits with 3 unfoldings 3000 of them end 3 % above the exact minimum, 1000 of
+# them 5 %.
+_UPDATES, _FEWEST_UPDATES, _OF_ROW, _OPERATIONS = 3000, 300, 3, 3e12
+
+# Rows that the first steps are chosen by; shares of the largest eigenvalue of the Gram matrix that
+# a pseudoinverse adds to it; the factor between steps, and the largest one.
+_ROWS, _RIDGES, _FACTOR, _LARGEST = 1000, (0.3, 0.03, 0.003, 0.0003), 2**0.5, 4.0
+
+_PARTS = "analysis", "synthesis", "thresholds"
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedEncoder:
+    """An encoder of few unfoldings, each with matrices and thresholds of its own.
+
+    Parameters
+    ----------
+    analysis : Tensor of shape (n_unfoldings or 1, n_components, n_features)
+        Rows that correlate with the residual, of each unfolding or of all.
+    synthesis : Tensor of shape (n_unfoldings - 1 or 1, n_components, n_features)
+        Atoms of the codes before each unfolding but the first, or before all.
+    thresholds : Tensor of shape (n_unfoldings, n_components)
+        What each unfolding shrinks by, in the units of the data.
+    positive_code : bool, default=False
+        Whether codes are restricted to non-negative values.
+    shares_atoms : bool, default=False
+        Whether one analysis serves all unfoldings, and their synthesis is the dictionary.
+    shrinkage : {"soft", "hard"}, default="soft"
+        The shrinkage. A hard threshold has derivative 0.
+    """
+
+    analysis: Tensor
+    synthesis: Tensor
+    thresholds: Tensor
+    positive_code: bool = False
+    shares_atoms: bool = False
+    shrinkage: str = "soft"
+
+    def encode(self, x, mask=None):
+        """Return codes; differentiable.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, n_features)
+            Data.
+        mask : Tensor of shape (n_samples, n_features), default=None
+            1 where an entry of ``x`` is known, 0 where it is missing (and then ``x`` is finite).
+
+        Returns
+        -------
+        Tensor of shape (n_samples, n_components)
+            Codes.
+        """
+        z = None
+        for t, threshold in enumerate(self.thresholds):
+            residual = x if z is None else x - z @ self.synthesis[(t - 1) % len(self.synthesis)]
+            residual = residual if mask is None else residual * mask
+            step = residual @ self.analysis[t % len(self.analysis)].mT
+            z = _SHRINK[self.shrinkage](step if z is None else z + step, threshold)
+            z = z.clamp_min(0) if self.positive_code else z
+        return z
+
+    def of_features(self, features):
+        """Return the encoder of data that have some of the features only."""
+        analysis, synthesis = (part[:, :, features] for part in (self.analysis, self.synthesis))
+        return replace(self, analysis=analysis, synthesis=synthesis)
+
+
+def _root_mean_square(part):  # of matrices and thresholds of each unfolding
+    axes = tuple(range(1, part.ndim))
+    size = part.square().mean(axes, keepdim=True).sqrt()
+    return torch.where(size > 0, size, 1.0)
+
+
+def _soft(z, threshold):  # differentiable in both
+    return z - torch.maximum(torch.minimum(z, threshold), -threshold)
+
+
+def _hard(z, threshold):
+    return torch.where(z.abs() < threshold, 0.0, z)
+
+
+_SHRINK = {"soft": _soft, "hard": _hard}
+
+
+class EncoderModule(torch.nn.Module):
+    """An encoder and its decoder as one module, for `torch.export`, ONNX or further training.
+
+    Its graph is fixed: products, sums and shrinkages, with no solver.
+
+    Parameters
+    ----------
+    encoder : LearnedEncoder
+        The encoder.
+    atoms : Tensor of shape (n_components, n_features)
+        The decoder.
+    split_sign : bool, default=False
+        Whether positive and negative parts of codes are columns of their own.
+    """
+
+    def __init__(self, encoder, atoms, *, split_sign=False):
+        super().__init__()
+        for name in _PARTS:
+            setattr(self, name, torch.nn.Parameter(getattr(encoder, name).clone()))
+        self.decoder = torch.nn.Parameter(atoms.clone())
+        self.split_sign = split_sign
+        self._how = encoder.positive_code, encoder.shares_atoms, encoder.shrinkage
+
+    def forward(self, x):
+        """Return the codes of rows, (n_samples, n_features_out)."""
+        z = LearnedEncoder(*(getattr(self, name) for name in _PARTS), *self._how).encode(x)
+        return torch.cat([z.clamp_min(0), (-z).clamp_min(0)], dim=1) if self.split_sign else z
+
+    def decode(self, z):
+        """Return the rows that codes reconstruct, (n_samples, n_features)."""
+        if self.split_sign:
+            positive, negative = z.chunk(2, dim=1)
+            z = positive - negative
+        return z @ self.decoder
+
+
+@dataclass(frozen=True, eq=False)
+class _Lasso:
+    """The objective of codes: squared error of known entries, and the penalty."""
+
+    atoms: Tensor
+    alpha: float
+
+    def residual(self, x, mask, z):
+        left = x - z @ self.atoms
+        return left if mask is None else left * mask
+
+    def __call__(self, x, mask, z):  # -> ()
+        penalty = self.alpha * z.abs().sum(1).mean() if self.alpha else 0.0
+        return self.residual(x, mask, z).square().sum(1).mean() / 2 + penalty
+
+
+def _pseudoinverses(atoms):  # yields (n_components, n_features)
+    """Yield rows that have the product 1 with their own atom, and less and less with others."""
+    yield atoms
+    gram = atoms.mT @ atoms
+    largest = torch.linalg.matrix_norm(gram, 2)
+    for ridge in _RIDGES:
+        regular = gram.clone()
+        regular.diagonal().add_(ridge * largest)
+        rows = torch.linalg.solve(regular, atoms.mT).mT
+        inner = (rows * atoms).sum(1, keepdim=True)
+        yield torch.where(inner > 0, rows / inner, 0.0)
+
+
+def _best_step(lasso, x, mask, z, n_unfoldings, *, penalty, positive):
+    """Return rows of the analysis with their step, the threshold and the codes after unfoldings."""
+    best = None
+    for rows in _pseudoinverses(lasso.atoms):
+        norm = float(torch.linalg.matrix_norm(rows @ lasso.atoms.mT, 2))
+        step, before = 0.25 / norm if norm > 0 else 1.0, None
+        while before is None or step <= _LARGEST:
+            code, level = z, x.new_tensor(step * penalty)
+            for _ in range(n_unfoldings):
+                code = _soft(code + step * (lasso.residual(x, mask, code) @ rows.mT), level)
+                code = code.clamp_min(0) if positive else code
+            value = float(lasso(x, mask, code))
+            if best is None or value < best[0]:
+                best = value, step * rows, level, code
+            if before is not None and not value <= before:
+                break
+            step, before = step * _FACTOR, value
+    return best[1:]
+
+
+@torch.no_grad()
+def _first_encoder(lasso, x, mask, n_unfoldings, *, penalty, separate, positive):
+    """Return an encoder of which each unfolding does as well as one step of one matrix can."""
+    stride = max(1, len(x) // _ROWS)
+    x, mask = x[::stride], None if mask is None else mask[::stride]
+    z = x.new_zeros(len(x), len(lasso.atoms))
+    how = dict(penalty=penalty, positive=positive)
+    if separate:
+        steps = []
+        for _ in range(n_unfoldings):
+            *step, z = _best_step(lasso, x, mask, z, 1, **how)
+            steps.append(step)
+    else:
+        *step, _ = _best_step(lasso, x, mask, z, n_unfoldings, **how)
+        steps = [step] * n_unfoldings
+    analysis = torch.stack([rows for rows, _ in (steps if separate else steps[:1])])
+    n_syntheses = n_unfoldings - 1 if separate else 1
+    return LearnedEncoder(
+        analysis,
+        lasso.atoms.repeat(n_syntheses, 1, 1),
+        torch.stack([level.expand(len(lasso.atoms)) for _, level in steps]),
+        positive,
+        not separate,
+    )
+
+
+def _power_of_two(x):
+    """Return about the root mean squared norm of rows; a division by it is exact."""
+    largest = float(x.abs().amax())
+    if not largest:
+        return 1.0
+    norm = largest * float((x / largest).square().sum(1).mean().sqrt())
+    return 2.0 ** frexp(norm)[1]
+
+
+def _noisy(x, generator):
+    """Return rows with noise of up to a share of their norms."""
+    shares = _NOISE * torch.rand(len(x), 1, generator=generator, dtype=x.dtype, device=x.device)
+    size = shares * x.square().mean(1, keepdim=True).sqrt()
+    return x + size * torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+
+
+def default_updates(n_samples, n_components, n_features, n_unfoldings, batch_size):
+    """Return the number of updates that `learn_encoder` makes by default.
+
+    Parameters
+    ----------
+    n_samples : int
+        Rows to learn from.
+    n_components, n_features : int
+        Shape of the dictionary.
+    n_unfoldings : int
+        Unfoldings of the encoder.
+    batch_size : int
+        Rows in an update.
+    """
+    products = 3 * 2 * batch_size * n_components * n_features * (2 * n_unfoldings)
+    affordable = min(_UPDATES, _OF_ROW * n_samples, _OPERATIONS // products)
+    return int(max(_FEWEST_UPDATES, affordable))
+
+
+@in_own_precision
+def learn_encoder(
+    atoms,
+    x,
+    alpha,
+    *,
+    n_unfoldings=3,
+    separate=True,
+    penalised=True,
+    positive_code=False,
+    mask=None,
+    start=None,
+    n_updates="auto",
+    batch_size=256,
+    generator=None,
+    stopped=bool,
+):
+    """Train an encoder of few unfoldings for a dictionary that stays as it is.
+
+    Adam minimises the lasso's objective of the last codes, of batches of the rows with noise added
+    to them; its rate falls linearly to 0 over the second half. Everything is trained in units of
+    its first root mean square, so that neither the units of the data nor the size of the dictionary
+    change what happens.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_features)
+        The dictionary.
+    x : Tensor of shape (n_samples, n_features)
+        Rows to learn from.
+    alpha : float
+        Penalty of the lasso.
+    n_unfoldings : int, default=3
+        Unfoldings of the encoder.
+    separate : bool, default=True
+        Whether each unfolding has matrices of its own; otherwise one analysis serves all, and the
+        synthesis is the dictionary's.
+    penalised : bool, default=True
+        Whether the penalty is a part of the objective. Without it thresholds fall as long as that
+        lowers the squared error.
+    positive_code : bool, default=False
+        Whether codes are restricted to non-negative values.
+    mask : Tensor of shape (n_samples, n_features), default=None
+        1 where an entry of ``x`` is known, 0 where it is missing (and then ``x`` is finite).
+    start : LearnedEncoder, default=None
+        Where to begin; by default with matrices close to pseudoinverses, and the best steps.
+    n_updates : int or "auto", default="auto"
+        Number of updates; "auto" is 3000, or three for each row, or as few as take about
+        :math:`10^{12}` operations, but 300 at least.
+    batch_size : int, default=256
+        Rows in an update.
+    generator : torch.Generator, default=None
+        Draws batches and noise; by default one with seed 0.
+    stopped : callable, default=bool
+        Is asked before each update, and ends training by a true value.
+
+    Returns
+    -------
+    LearnedEncoder
+        The encoder.
+
+    References
+    ----------
+    K. Gregor and Y. LeCun, "Learning fast approximations of sparse coding", ICML 2010.
+
+    X. Chen, J. Liu, Z. Wang and W. Yin, "Theoretical linear convergence of unfolded ISTA and its
+    practical weights and thresholds", NeurIPS 2018.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skpudle.encoding import learn_encoder
+    >>> x = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    >>> encoder = learn_encoder(torch.eye(2), x, 0.5, n_unfoldings=1, n_updates=0)
+    >>> encoder.encode(x)
+    tensor([[1.5000, 0.0000],
+            [0.0000, 0.5000]])
+    """
+    check_tensors(atoms, x)
+    if generator is None:
+        generator = torch.Generator(x.device).manual_seed(0)
+    x = x if mask is None else x * mask
+    size = _power_of_two(x)
+    atoms, x, alpha = atoms.detach(), x.detach() / size, alpha / size
+    lasso = _Lasso(atoms, alpha if penalised else 0.0)
+    if n_updates == "auto":
+        n_updates = default_updates(len(x), *atoms.shape, n_unfoldings, batch_size)
+    if start is None:
+        how = dict(penalty=alpha, separate=separate, positive=bool(positive_code))
+        start = _first_encoder(_Lasso(atoms, alpha), x, mask, n_unfoldings, **how)
+    else:
+        start = replace(start, thresholds=start.thresholds / size)
+    given = start.analysis, start.synthesis, start.thresholds
+    trained = [True, separate and n_unfoldings > 1, True]
+    units = [_root_mean_square(part) for part in given]
+    parts = [
+        (part / unit).requires_grad_(is_trained)
+        for part, unit, is_trained in zip(given, units, trained, strict=True)
+    ]
+
+    def encoder():
+        return replace(start, **{n: p * unit for n, p, unit in zip(_PARTS, parts, units)})
+
+    groups = [
+        {"params": [part], "lr": rate, "rate": rate}
+        for part, rate, is_trained in zip(parts, _RATES, trained, strict=True)
+        if is_trained
+    ]
+    optimizer = torch.optim.Adam(groups, betas=_BETAS)
+    with torch.enable_grad():
+        for update in range(n_updates):
+            if stopped():
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = group["rate"] * min(1.0, 2 * (1 - update / n_updates))
+            rows = torch.randint(len(x), (batch_size,), generator=generator, device=x.device)
+            batch, known = _noisy(x[rows], generator), None if mask is None else mask[rows]
+            batch = batch if known is None else batch * known
+            optimizer.zero_grad()
+            lasso(batch, known, encoder().encode(batch, known)).backward()
+            optimizer.step()
+            with torch.no_grad():
+                parts[2].clamp_min_(0)
+    found = encoder()
+    parts = {name: getattr(found, name).detach() for name in _PARTS}
+    return replace(found, **parts | {"thresholds": parts["thresholds"] * size})

@@ -1,0 +1,244 @@
+"""Learned encoders: a few unfoldings with matrices of their own, for a dictionary that stays."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from skpudle import PUDLEDictionaryLearning
+from skpudle.encoding import EncoderModule, LearnedEncoder, default_step, encode, learn_encoder
+from skpudle.interoperability import save_atoms, save_sae
+from skpudle.lasso import solve_lasso
+from skpudle.operators import DenseDictionary
+
+TRAIN, TEST = np.split(load_digits().data[np.random.default_rng(0).permutation(1797)], [1200])
+KINDS = [True, "unfolding"]
+
+
+def learner_of(separate="unfolding", **params):
+    small = dict(n_unfoldings=3, max_iter=10, random_state=0)
+    return PUDLEDictionaryLearning(24, separate_atoms=separate, **small | params)
+
+
+def objective(atoms, x, z, alpha):
+    return float((x - z @ atoms).square().sum(1).mean() / 2 + alpha * z.abs().sum(1).mean())
+
+
+@pytest.fixture(scope="module")
+def problem():
+    learner = PUDLEDictionaryLearning(40, random_state=0, debias=0.0).fit(TRAIN)
+    atoms, x = torch.tensor(learner.components_), torch.tensor(TRAIN)
+    return atoms, x, learner.search_alpha_
+
+
+def test_with_the_matrices_of_the_dictionary_it_is_the_unfolded_encoder(generator):
+    atoms = torch.nn.functional.normalize(torch.randn(12, 8, generator=generator).double())
+    x = torch.randn(20, 8, generator=generator).double()
+    step, alpha = default_step(DenseDictionary(atoms)), 0.3
+    for positive in (False, True):
+        expected = encode(
+            DenseDictionary(atoms), x, alpha=alpha, n_unfoldings=4, positive_code=positive
+        )
+        shared = LearnedEncoder(
+            step * atoms[None], atoms[None], (step * alpha).expand(4, 12), positive, True
+        )
+        own = LearnedEncoder(
+            step * atoms.repeat(4, 1, 1),
+            atoms.repeat(3, 1, 1),
+            (step * alpha).expand(4, 12),
+            positive,
+        )
+        for encoder in (shared, own):
+            torch.testing.assert_close(encoder.encode(x), expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("n_unfoldings", [1, 3])
+def test_training_lowers_the_objective_towards_that_of_the_lasso(problem, separate, n_unfoldings):
+    atoms, x, alpha = problem
+    exact = objective(atoms, x, solve_lasso(atoms, x, alpha)[0], alpha)
+    plain = encode(DenseDictionary(atoms), x, alpha=alpha, n_unfoldings=n_unfoldings)
+    excess = [objective(atoms, x, plain, alpha) / exact - 1]
+    for n_updates in (0, 400):
+        how = dict(n_unfoldings=n_unfoldings, separate=separate, n_updates=n_updates)
+        codes = learn_encoder(atoms, x, alpha, **how).encode(x)
+        excess.append(objective(atoms, x, codes, alpha) / exact - 1)
+    assert 0 < excess[2] < 0.7 * excess[1] < 0.7 * excess[0]
+
+
+@pytest.mark.parametrize("exponent", [-40, 3, 40])
+def test_units_change_nothing(problem, exponent):
+    atoms, x, alpha = problem
+    how = dict(n_unfoldings=2, n_updates=5)
+    one = learn_encoder(atoms, x, alpha, **how)
+    other = learn_encoder(atoms, x * 2.0**exponent, alpha * 2.0**exponent, **how)
+    assert torch.equal(other.analysis, one.analysis)
+    assert torch.equal(other.thresholds, one.thresholds * 2.0**exponent)
+
+
+def test_missing_entries_count_for_nothing(problem):
+    atoms, x, alpha = problem
+    mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.8).double()
+    how = dict(n_unfoldings=2, n_updates=3, mask=mask)
+    encoders = [learn_encoder(atoms, x * mask + y * (1 - mask), alpha, **how) for y in (0.0, 9.0)]
+    codes = [e.encode(x * mask + y * (1 - mask), mask) for e, y in zip(encoders, (0.0, 9.0))]
+    torch.testing.assert_close(*codes, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("separate", KINDS)
+def test_the_dictionary_is_that_of_the_search(separate):
+    learner = learner_of(separate).fit(TRAIN)
+    search = PUDLEDictionaryLearning(24, random_state=0, alpha=learner.alpha_).fit(TRAIN)
+    np.testing.assert_allclose(learner.components_, search.components_, rtol=1e-12, atol=1e-14)
+    assert list(learner.phases_) == ["search", "encoder"]
+    assert learner.phases_["encoder"] == 10
+    given = learner_of(separate, dict_init=search.components_, alpha=learner.alpha_).fit(TRAIN)
+    np.testing.assert_allclose(given.components_, search.components_, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(given.transform(TEST), learner.transform(TEST), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("separate", KINDS)
+def test_few_unfoldings_explain_more_by_fewer_codes(separate):
+    def explained(learner):
+        codes = learner.transform(TEST)
+        left = np.square(TEST - learner.inverse_transform(codes)).sum()
+        return 1 - left / np.square(TEST - TEST.mean(0)).sum(), (codes != 0).mean()
+
+    learned = explained(learner_of(separate, max_iter=40).fit(TRAIN))
+    trained = explained(PUDLEDictionaryLearning(24, n_unfoldings=3, random_state=0).fit(TRAIN))
+    assert learned[0] > trained[0]
+    assert learned[1] < trained[1]
+
+
+@pytest.mark.parametrize("separate", KINDS)
+def test_rows_alone_pickles_and_missing_entries(separate):
+    learner = learner_of(separate).fit(TRAIN)
+    codes = learner.transform(TEST)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(learner)).transform(TEST), codes)
+    np.testing.assert_allclose(learner.transform(TEST[5:6]), codes[5:6], rtol=1e-9, atol=1e-9)
+    gaps = TEST.copy()
+    gaps[0, 20:30] = np.nan
+    with_gaps = learner.transform(gaps)
+    assert np.isfinite(with_gaps).all()
+    np.testing.assert_allclose(with_gaps[1:], codes[1:], rtol=1e-9, atol=1e-9)
+    assert np.isfinite(learner.score(TEST))
+
+
+@pytest.mark.parametrize("separate", KINDS)
+def test_partial_fit_changes_dictionary_and_encoder(separate):
+    learner = learner_of(separate).partial_fit(TRAIN[:300])
+    before = learner.components_, learner.analysis_components_
+    codes = learner.transform(TEST)
+    learner.partial_fit(TRAIN[300:600])
+    assert not np.array_equal(learner.components_, before[0])
+    assert not np.array_equal(learner.analysis_components_, before[1])
+    exact = learner.set_params(transform_algorithm="lasso").transform(TEST)
+    assert np.square(codes).sum() > 0.1 * np.square(exact).sum()
+
+
+def test_the_squared_error_alone_has_lower_thresholds():
+    dense = (learner_of(gradient="ae-ls").fit(TRAIN).transform(TEST) != 0).mean()
+    assert dense > (learner_of().fit(TRAIN).transform(TEST) != 0).mean()
+
+
+MODULES = [
+    dict(separate_atoms=True),
+    dict(separate_atoms="unfolding", split_sign=True),
+    dict(separate_atoms="unfolding", positive_code=True),
+    dict(separate_atoms=False),
+    dict(separate_atoms=False, lambda_decay=0.9, split_sign=True),
+    dict(separate_atoms=False, shrinkage="hard"),
+    dict(separate_atoms=False, transform_alpha=2.0),
+]
+
+
+def quick(params):
+    rule = {} if params["separate_atoms"] else {"tol": None}  # no stalling to wait for
+    return learner_of(max_iter=2, **rule).set_params(**params)
+
+
+@pytest.mark.parametrize("params", MODULES, ids=str)
+def test_a_module_has_the_codes_of_transform(params):
+    learner = quick(params).fit(TRAIN)
+    module = learner.to_module()
+    assert isinstance(module, EncoderModule)
+    codes = module(torch.tensor(TEST))
+    np.testing.assert_allclose(codes.detach(), learner.transform(TEST), rtol=1e-9, atol=1e-9)
+    rows = module.decode(codes).detach()
+    np.testing.assert_allclose(rows, learner.inverse_transform(codes.detach().numpy()), atol=1e-9)
+
+
+@pytest.mark.parametrize("params", MODULES[:2], ids=str)
+def test_a_module_can_be_exported(params):
+    learner = quick(params).fit(TRAIN.astype(np.float32))
+    x = torch.tensor(TEST, dtype=torch.float32)
+    batch = torch.export.Dim("batch", min=2)
+    program = torch.export.export(learner.to_module(), (x,), dynamic_shapes={"x": {0: batch}})
+    codes = program.module()(x[:7]).detach()
+    np.testing.assert_allclose(codes, learner.transform(x[:7].numpy()), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("params", [MODULES[1], MODULES[5]], ids=str)
+def test_onnx_runs_the_encoder(params, tmp_path):
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    learner = quick(params).fit(TRAIN.astype(np.float32))
+    x, path = TEST.astype(np.float32), str(tmp_path / "encoder.onnx")
+    dynamic = {"x": {0: torch.export.Dim("batch", min=2)}}
+    torch.onnx.export(
+        learner.to_module(), (torch.tensor(x),), path, dynamo=True, dynamic_shapes=dynamic
+    )
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (codes,) = session.run(None, {session.get_inputs()[0].name: x[:9]})
+    expected = learner.transform(x[:9])
+    np.testing.assert_allclose(codes, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("sign", [{"positive_code": True}, {"split_sign": True}], ids=str)
+def test_one_unfolding_is_a_sparse_autoencoder(sign, tmp_path):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    learner = learner_of(n_unfoldings=1, **sign).fit(TRAIN)
+    save_sae(learner, tmp_path / "sae")
+    config = json.loads((tmp_path / "sae" / "cfg.json").read_text())
+    weights = safetensors.load_file(tmp_path / "sae" / "sae_weights.safetensors")
+    codes = np.maximum(TEST @ weights["W_enc"] + weights["b_enc"], 0)
+    np.testing.assert_allclose(codes, learner.transform(TEST), atol=1e-9)
+    rows = codes @ weights["W_dec"] + weights["b_dec"]
+    np.testing.assert_allclose(rows, learner.inverse_transform(codes), atol=1e-9)
+    assert config["d_sae"] == codes.shape[1]
+    assert config["architecture"] == "standard"
+
+
+@pytest.mark.parametrize(
+    ("params", "text"),
+    [
+        ({"n_unfoldings": None}, "need no separate_atoms"),
+        ({"gradient": "dec"}, "does not go through the encoder"),
+        ({"loss": "poisson"}, "least squares and soft shrinkage"),
+        ({"shrinkage": "hard"}, "least squares and soft shrinkage"),
+    ],
+)
+def test_contradictions_are_refused(params, text):
+    with pytest.raises(ValueError, match=text):
+        learner_of(**params).fit(TRAIN)
+
+
+def test_another_depth_and_files_of_atoms_are_refused(tmp_path):
+    learner = learner_of(max_iter=1).fit(TRAIN)
+    with pytest.raises(ValueError, match="was trained for 3 unfoldings"):
+        learner.set_params(n_unfoldings=2).transform(TEST)
+    with pytest.raises(ValueError, match="no place"):
+        save_atoms(learner.set_params(n_unfoldings=3), tmp_path / "atoms.safetensors")
+    with pytest.raises(ValueError, match="one unfolding"):
+        save_sae(learner, tmp_path)
+    plain = PUDLEDictionaryLearning(5, random_state=0).fit(TRAIN)
+    with pytest.raises(ValueError, match="no fixed graph"):
+        plain.to_module()
+    with pytest.raises(ValueError, match="fit again"):
+        plain.set_params(separate_atoms=True).transform(TEST)
+    with pytest.raises(ValueError, match="learns the encoder of separate_atoms"):
+        PUDLEDictionaryLearning.from_components(np.eye(3), alpha=0.1, separate_atoms=True)
