@@ -12,6 +12,7 @@ import time
 import warnings
 import weakref
 from contextlib import suppress
+from math import isfinite
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -374,7 +375,7 @@ def _check(state, trainer, source, stopping):
     n_batches = trainer.largest(source.n_batches or 0)  # 0 where a stream does not know
     if progress is not None and 0 < n_batches < progress["n_batches"]:
         raise ValueError(f"it is at batch {progress['n_batches']} of {n_batches}")
-    if not torch.isfinite(torch.tensor(numbers)).all():
+    if not all(isinstance(n, int | float) and isfinite(n) for n in numbers):
         raise ValueError("its losses are not finite")
     if not stopping.accepts(state["stopping"], atoms):
         raise ValueError(f"its rule of stopping is at {state['stopping']!r:.50}")

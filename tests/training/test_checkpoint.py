@@ -625,6 +625,7 @@ BY_HAND = {
     "a rule of stopping in words": lambda state: state["shared"].update(stopping=["a"] * 5),
     "losses of epochs in words": lambda state: state["shared"].update(loss_curve=["low"]),
     "losses of the search in words": lambda state: state["shared"].update(searched="low"),
+    "a list of a sum of losses": lambda state: progress_of(state).update(loss=[1.0]),
     "more batches than there are": lambda state: progress_of(state).update(n_batches=10**9),
     "a rule of ending in numbers": lambda state: state["rule"].__setitem__(1, torch.ones(2)),
     "a rule of ending in words": lambda state: state.update(rule="never"),
