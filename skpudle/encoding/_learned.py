@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from skpudle._precision import check_tensors, in_own_precision
+from skpudle.encoding._products import multiply
 
 __all__ = ["EncoderModule", "LearnedEncoder", "default_updates", "learn_encoder"]
 
@@ -87,10 +88,15 @@ class LearnedEncoder:
         """
         z = None
         for t, threshold in enumerate(self.thresholds):
-            residual = x if z is None else x - z @ self.synthesis[(t - 1) % len(self.synthesis)]
-            residual = residual if mask is None else residual * mask
-            step = residual @ self.analysis[t % len(self.analysis)].mT
-            z = _SHRINK[self.shrinkage](step if z is None else z + step, threshold)
+            analysis = self.analysis[t % len(self.analysis)]
+            if z is None:
+                z = (x if mask is None else x * mask) @ analysis.mT
+            else:
+                synthesis = self.synthesis[(t - 1) % len(self.synthesis)]
+                residual = _subtract(x, z, synthesis)
+                residual = residual if mask is None else residual * mask
+                z = torch.addmm(z, residual, analysis.mT)
+            z = _SHRINK[self.shrinkage](z, threshold)
             z = z.clamp_min(0) if self.positive_code else z
         return z
 
@@ -106,8 +112,17 @@ def _root_mean_square(part):  # of matrices and thresholds of each unfolding
     return torch.where(size > 0, size, 1.0)
 
 
-def _soft(z, threshold):  # differentiable in both
-    return z - torch.maximum(torch.minimum(z, threshold), -threshold)
+def _subtract(x, z, atoms):  # -> x - z @ atoms; a constant without the products of zeros
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return torch.addmm(x, z, atoms, alpha=-1)
+    return multiply(x, z, atoms, scale=-1)
+
+
+def _soft(z, threshold):  # differentiable in both; overwrites codes that nobody differentiates
+    if torch.is_grad_enabled():
+        return z - torch.maximum(torch.minimum(z, threshold), -threshold)
+    clipped = torch.minimum(z, threshold)
+    return z.sub_(torch.maximum(clipped, -threshold, out=clipped))
 
 
 def _hard(z, threshold):
