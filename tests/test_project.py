@@ -24,7 +24,7 @@ GROUPS = {
     "boundary": ["_data", "interoperability"],
     "training": ["_training", "checkpoint"],
     "learners": ["_learners"],
-    "results": ["datasets", "metrics", "images", "pretrained", "diagnostics", "_drawing",
+    "results": ["datasets", "metrics", "_consensus", "images", "pretrained", "diagnostics", "_drawing",
                 "inspection", "plotting", "reporting", "__init__"],
 }  # fmt: skip
 ORDER = [entry for entries in GROUPS.values() for entry in entries]

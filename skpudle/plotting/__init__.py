@@ -11,6 +11,7 @@ imported when something is drawn, and not before.
 `ConvergenceDisplay`    errors of codes or of gradients against the number of unfoldings
 `RecoveryDisplay`       coherences between learned and known atoms as a matrix
 `ContributionsDisplay`  atoms or reconstructions beside the training samples that make them
+`ConsensusDisplay`      the stability of each atom of a consensus of fits
 `StabilityDisplay`      how many atoms come back in other fits, against their number
 ======================  =======================================================================
 """
@@ -23,10 +24,12 @@ from skpudle.plotting._displays import (
     RecoveryDisplay,
 )
 from skpudle.plotting._inspection import ContributionsDisplay, StabilityDisplay
+from skpudle.plotting._sizes import ConsensusDisplay
 
 __all__ = [
     "AtomsDisplay",
     "CodesDisplay",
+    "ConsensusDisplay",
     "ContributionsDisplay",
     "ConvergenceDisplay",
     "LossCurveDisplay",
