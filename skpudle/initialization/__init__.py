@@ -14,16 +14,19 @@ from skpudle.initialization._search import (
     is_done,
     search,
 )
+from skpudle.initialization._size import SizePath, choose_size
 
 __all__ = [
     "INITIALIZATIONS",
     "ConvProblem",
     "Problem",
     "SearchState",
+    "SizePath",
     "adapted",
     "advance",
     "auto_alpha",
     "begin",
+    "choose_size",
     "conv_codes",
     "conv_path",
     "debias",
