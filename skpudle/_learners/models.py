@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import Bunch
 from torch import Tensor
 
 from skpudle._data.arrays import to_numpy
@@ -219,6 +220,8 @@ class DenseModel:
     coding : tuple of float, default=None
         Penalty, share of the bias to remove and noise of codes for `transform`, where they were
         chosen from the data.
+    size_path : SizePath, default=None
+        The numbers of atoms that were tried, where one was chosen from the data.
     """
 
     rule: Callable
@@ -233,6 +236,7 @@ class DenseModel:
     curvature: float = 1.0
     search_alpha: float | None = None
     coding: tuple | None = None
+    size_path: tuple | None = None
 
     part_size = None
 
@@ -294,10 +298,12 @@ class DenseModel:
         """Return what users see of it."""
         atoms, intercept = self.parts(rows)
         alpha, debias, noise_std = self.coding or (self.alpha, self.encoder.debias, None)
+        path = self.size_path
         return {
             "components_": to_numpy(atoms),
             "intercept_": None if intercept is None else to_numpy(intercept),
             "n_components_": len(atoms),
+            "size_path_": path and Bunch(**{k: to_numpy(t) for k, t in path._asdict().items()}),
             "alpha_": alpha,
             "debias_": debias,
             "noise_std_": noise_std,

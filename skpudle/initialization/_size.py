@@ -11,15 +11,14 @@ sum of two saves little at many uses, a rare atom of the data much at few), and 
 a few epochs: a quarter of the atoms at a time until the error rises, then by bisection between the
 last two numbers. Sizes from the data by growing and pruning go back to [1]_.
 
-A size is as good as the best where the sum of the differences of their errors, row by row, is at
-most its standard error, within bounds given below.
+The number is the smallest whose score, the share of the energy of hidden entries that is predicted,
+is within 0.001 of the best.
 
 .. [1] M. Pali and K. Schnass, "Dictionary learning: from data to sparsity and beyond",
    arXiv:1804.07101.
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from math import ceil
 from typing import NamedTuple
 
@@ -43,16 +42,18 @@ _PENALTIES = 4.0, 2.0**1.5, 2.0, 2.0**0.5, 1.0, 0.5, 0.25
 
 # The first number in units of that of features, by what it grows, and the largest one.
 _FIRST, _GROWTH, _LARGEST = 0.5, 1.5, 16
-# Epochs of a dictionary that grows, and those after atoms were removed, of which it keeps a share.
-_SETTLE, _ADAPT, _KEPT = 15, 5, 0.75
+# Epochs of a dictionary that grows, and those after atoms were removed, a share of them at most.
+_SETTLE, _ADAPT, _REMOVED = 15, 5, 0.25
+_PATIENCE, _FEWER = 2, 3
 # Epochs without the lasso's bias, which the errors of a dictionary would otherwise consist of where
 # there is no noise: with none of them 12 planted atoms were called 31.
 _UNBIASED = 3
 # Epochs that solve for the codes of held-out rows.
 _CODE_EPOCHS = 3
-# Shares of the energy between which the standard error counts. Less is that of a few epochs more;
-# more would lose what users see in the second digit of a score.
-_LEAST, _MOST = 1e-4, 1e-3
+_ONE_BY_ONE, _CANDIDATES = 8, 20
+# The score that a smaller dictionary may lose. Epochs of adaptation change scores by half of it; an
+# atom of the data that is used as often as one of 500 is worth twice as much.
+_TOLERANCE = 1e-3
 
 
 class SizePath(NamedTuple):
@@ -75,23 +76,13 @@ class SizePath(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Tried:
-    """A dictionary, how it came about, and its errors of held-out rows."""
+    """A dictionary, how it came about, and what held-out rows say of it."""
 
     atoms: Tensor  # (n_components, n_features)
     codes: Codes  # of the samples that were looked at
     state: SearchState
     epoch: object  # of the held-out rows
-    errors: Tensor  # (n_rows,)
-
-    @cached_property
-    def error(self):
-        return float(self.errors.sum())
-
-    def loses(self, other, energy):  # -> bool
-        """Return whether the errors are larger than those of another, beyond chance."""
-        difference = self.errors - other.errors
-        chance = float(difference.std(correction=0)) * len(difference) ** 0.5
-        return self.error - other.error > min(max(chance, _LEAST * energy), _MOST * energy)
+    score: float
 
 
 class _HeldOut:
@@ -106,7 +97,7 @@ class _HeldOut:
         n_hidden = self._x.new_zeros(self._x.shape)
         for rows, hidden in self._turns():
             n_hidden[rows[:, None], hidden] += 1
-        self.energy = float((self._known(slice(None)) * n_hidden * self._x.square()).sum())
+        self._energy = float((self._known(slice(None)) * n_hidden * self._x.square()).sum())
 
     def _known(self, rows):
         mask = self.problem.mask
@@ -119,14 +110,14 @@ class _HeldOut:
             if len(rows):
                 yield rows, hidden
 
-    def errors(self, atoms):  # -> (n_rows,)
-        """Return the squared errors of hidden entries, of the codes that predict them best.
+    def score(self, atoms):  # -> float
+        """Return the share of the energy of hidden entries that is predicted, by the best codes.
 
         As `lasso.lasso_path` makes them, with the best of a few penalties and the best share of
         the bias removed, which are the same for all rows.
         """
         alphas = [self.problem.alpha * _PENALTIES[i] for i in self._near]
-        sums = self._x.new_zeros(len(alphas), len(self._x), 3)
+        sums = self._x.new_zeros(len(alphas), 3)
         for rows, hidden in self._turns():
             x, known = self._x[rows], self._known(rows)
             seen = torch.ones(x.shape[1], dtype=torch.bool)
@@ -139,15 +130,56 @@ class _HeldOut:
             error = (x[:, hidden] - codes @ atoms[:, hidden]) * counts
             step = (refits - codes) @ atoms[:, hidden] * counts
             pairs = (error, error), (error, step), (step, step)
-            sums[:, rows] += torch.stack([(a * b).sum(2) for a, b in pairs], 2)
-        square, product, length = sums.sum(1).unbind(1)
+            sums += torch.stack([(a * b).sum((1, 2)) for a, b in pairs], 1)
+        square, product, length = sums.unbind(1)
         shares = (product / length).nan_to_num(0.0).clamp(0, 1)
-        best = int((square - shares * (2 * product - shares * length)).argmin())
-        square, product, length = sums[best].unbind(1)
-        errors = square - shares[best] * (2 * product - shares[best] * length)
-        best = self._near[best]
-        self._near = range(max(best - 1, 0), min(best + 2, len(_PENALTIES)))
-        return errors
+        error, best = (square - shares * (2 * product - shares * length)).min(0)
+        self._share, self._best = float(shares[best]), self._near[int(best)]
+        self._near = range(max(self._best - 1, 0), min(self._best + 2, len(_PENALTIES)))
+        return 1 - float(error) / self._energy if self._energy else 0.0
+
+    def _left(self, atoms, rows):  # -> codes (n, n_components), squared residuals (n,)
+        """Code rows of which nothing is hidden, as `score` did last."""
+        mask = None if self.problem.mask is None else self.problem.mask[rows]
+        alphas = [self.problem.alpha * _PENALTIES[self._best]]
+        options = dict(positive=self.problem.positive_code, mask=mask)
+        (codes,), (refits,) = lasso_path(atoms, self._x[rows], alphas, **options)
+        codes = codes + self._share * (refits - codes)
+        residual = (self._x[rows] - codes @ atoms) * self._known(rows)
+        return codes, residual.square().sum(1)
+
+    def without(self, atoms, epoch, n_removed):  # -> (n_components,) bool, False for those to go
+        """Remove the atoms whose removal leaves the least of the rows unexplained, one by one."""
+        cost, _ = epoch.costs()
+        n_candidates = min(n_removed + _CANDIDATES, len(atoms))
+        orders = [each.argsort(stable=True) for each in (cost, cost / epoch.uses.clamp_min(1))]
+        candidates = {int(j) for order in orders for j in order[:n_candidates]}
+        kept = torch.ones(len(atoms), dtype=torch.bool)
+        codes, left = self._left(atoms, slice(None))
+
+        def loss(j):
+            users = codes[:, j].nonzero().flatten()
+            if not len(users):
+                return 0.0
+            others = kept.clone()
+            others[j] = False
+            return float((self._left(atoms[others], users)[1] - left[users]).sum())
+
+        losses = {j: loss(j) for j in sorted(candidates)}
+        for _ in range(n_removed):
+            known = set()
+            while True:  # a loss only grows as others go: those that are still the least are known
+                j = min(losses, key=losses.get)
+                if j in known:
+                    break
+                known.add(j)
+                losses[j] = loss(j) if (~kept).any() else losses[j]
+            del losses[j]
+            kept[j] = False
+            part, left = self._left(atoms[kept], slice(None))
+            codes = torch.zeros_like(codes)
+            codes[:, kept] = part
+        return kept
 
     def epoch(self, atoms):
         """Return the epoch of given atoms, with codes that are solved for."""
@@ -179,10 +211,10 @@ class _Sizes:
         for _ in range(_UNBIASED):
             epoch = problem.epoch(unbiased, unbiased_codes, refit=True)
             unbiased, unbiased_codes = epoch.improved_atoms(), epoch.codes
-        errors = self.held_out.errors(unbiased)
-        tried = _Tried(atoms, codes, state, self.held_out.epoch(atoms), errors)
+        score = self.held_out.score(unbiased)
+        tried = _Tried(atoms, codes, state, self.held_out.epoch(atoms), score)
         same = self._best.get(len(atoms), tried)
-        self._best[len(atoms)] = min(same, tried, key=lambda one: one.error)
+        self._best[len(atoms)] = max(same, tried, key=lambda one: one.score)
         return tried
 
     def settled(self, n_components):
@@ -197,7 +229,11 @@ class _Sizes:
 
     def smaller(self, larger, n_components):
         """Try a dictionary without the atoms that held-out rows miss least."""
-        kept = remaining(larger.epoch, len(larger.atoms) - n_components, per_use=True)
+        n_removed = len(larger.atoms) - n_components
+        if n_removed > _ONE_BY_ONE:
+            kept = remaining(larger.epoch, n_removed, per_use=True)
+        else:
+            kept = self.held_out.without(larger.atoms, larger.epoch, n_removed)
         atoms, codes = larger.atoms[kept], larger.codes.restricted(kept)
         none = dict(best_atoms=atoms, best_codes=codes, best_objective=float("inf"))
         none |= dict(phase="smaller", curve=())
@@ -208,17 +244,16 @@ class _Sizes:
 
     def is_too_small(self, one):
         """Return whether a dictionary loses against the best, which is larger."""
-        best = min(self._best.values(), key=lambda tried: tried.error)
-        return len(one.atoms) < len(best.atoms) and one.loses(best, self.held_out.energy)
+        best = max(self._best.values(), key=lambda tried: tried.score)
+        return len(one.atoms) < len(best.atoms) and one.score < best.score - _TOLERANCE
 
     def path(self):  # -> SizePath
         """Return all that was tried."""
         numbers = sorted(self._best)
         tried = [self._best[number] for number in numbers]
-        errors = torch.tensor([one.error for one in tried], dtype=torch.float64)
+        scores = torch.tensor([one.score for one in tried], dtype=torch.float64)
         objectives = torch.tensor([one.epoch.objective for one in tried], dtype=torch.float64)
-        energy, n = self.held_out.energy, len(self.held_out.problem.x)
-        return SizePath(torch.tensor(numbers), 1 - errors / (energy or 1.0), objectives / n)
+        return SizePath(torch.tensor(numbers), scores, objectives / len(self.held_out.problem.x))
 
 
 def _grown(sizes, first, largest, stopped):
@@ -227,9 +262,29 @@ def _grown(sizes, first, largest, stopped):
     while len(found.atoms) < largest and not stopped():
         n_components = min(ceil(_GROWTH * len(found.atoms)), largest)
         before, found = found, sizes.settled(n_components)
-        if not before.loses(found, sizes.held_out.energy):
+        if found.score <= before.score + _TOLERANCE:
             break
     return before, found
+
+
+def _shrunk(sizes, before, good, stopped):
+    """Return the smallest dictionary that is as good as the best, by removing atoms."""
+    found, n_removed, n_failed, goes_well = good, len(good.atoms), 0, False
+    while len(found.atoms) > 1 and n_failed <= _PATIENCE and not stopped():
+        n, n_before = len(found.atoms), len(before.atoms)
+        n_removed = max(1, min(n_removed, int(_REMOVED * n)))
+        if n - n_removed < n_before < n:  # one that samples have led to
+            tried = max(before, sizes.smaller(found, n_before), key=lambda one: one.score)
+        else:
+            tried = sizes.smaller(found, n - n_removed)
+        if not sizes.is_too_small(tried):
+            good = found = tried
+            n_removed, n_failed, goes_well = n_removed * (1 + goes_well), 0, True
+        elif n_removed > 1:  # others may be spare
+            n_removed, goes_well = n_removed // _FEWER, False
+        else:  # errors are not monotone
+            found, n_failed, goes_well = tried, n_failed + 1, False
+    return good
 
 
 def choose_size(problem: Problem, generator, *, largest=None, stopped=lambda: False):
@@ -263,21 +318,4 @@ def choose_size(problem: Problem, generator, *, largest=None, stopped=lambda: Fa
     largest = min(n // 2, _LARGEST * m) if largest is None else largest
     sizes = _Sizes(problem, generator)
     before, good = _grown(sizes, max(1, min(int(_FIRST * m), largest)), largest, stopped)
-    bad = 0
-    while len(good.atoms) > 1 and not bad and not stopped():
-        n_components, n_before = int(_KEPT * len(good.atoms)), len(before.atoms)
-        if n_components < n_before < len(good.atoms):  # one that samples have led to
-            found = min(before, sizes.smaller(good, n_before), key=lambda one: one.error)
-        else:
-            found = sizes.smaller(good, max(1, n_components))
-        if sizes.is_too_small(found):
-            bad = len(found.atoms)
-        else:
-            good = found
-    while len(good.atoms) - bad > 1 and not stopped():
-        found = sizes.smaller(good, (len(good.atoms) + bad) // 2)
-        if sizes.is_too_small(found):
-            bad = len(found.atoms)
-        else:
-            good = found
-    return good.atoms, sizes.path()
+    return _shrunk(sizes, before, good, stopped).atoms, sizes.path()
