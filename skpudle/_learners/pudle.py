@@ -420,9 +420,8 @@ class PUDLEDictionaryLearning(_ExposedLearner):
 
     size_path_ : Bunch
         With ``n_components="auto"``, the numbers of atoms that were tried: arrays
-        ``n_components``, ``score`` (share of the energy of hidden entries of held-out samples that
-        is predicted) and ``objective`` (of the search, mean over held-out samples). Not there after
-        `partial_fit`.
+        ``n_components``, ``score`` (R^2 of hidden entries of held-out samples) and ``objective``
+        (of the search, mean over held-out samples). Not there after `partial_fit`.
 
     intercept_ : ndarray of shape (n_features,)
         The baseline, where the loss is not "gaussian".
@@ -526,12 +525,13 @@ class PUDLEDictionaryLearning(_ExposedLearner):
     the atoms are adapted to smaller ones too. If the features do not predict each other, codes have
     the penalty of the search.
 
-    With ``n_components="auto"`` up to 600 samples, at most a quarter, are held out, and predicted as
-    for the codes. The number of atoms begins at half that of features, and grows by half while that
-    lowers the error. Then the atoms go that gain least each time they are used, a quarter of them
-    at a time and finally one by one, and the others adapt, as in [4]_. The smallest number counts
-    whose error is larger than the smallest by at most its standard error, which counts between
-    0.0001 and 0.001 of the energy. All samples are searched for so many atoms, from those.
+    With ``n_components="auto"`` a quarter of the samples, at most 2000, are held out, and hidden
+    entries of them predicted. The number of atoms begins at half that of features, and grows by
+    half while the score, R^2 of the hidden entries, gets larger. Then atoms are removed that
+    held-out samples miss least, a quarter of them at a time and finally one by one, and the others
+    adapt, as in [4]_. The number is the smallest whose score is as large as the largest, within
+    the standard error of the difference, which counts as 0.001 at least and 0.002 at most. From
+    those atoms the search goes on over all samples.
 
     Atoms that no sample of an epoch used are replaced, before the next, by the samples that were
     reconstructed worst. If the loss stops being finite, the learning rate is halved, once.

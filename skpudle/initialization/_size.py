@@ -11,14 +11,16 @@ sum of two saves little at many uses, a rare atom of the data much at few), and 
 a few epochs: a quarter of the atoms at a time until the error rises, then by bisection between the
 last two numbers. Sizes from the data by growing and pruning go back to [1]_.
 
-The number is the smallest whose score, the share of the energy of hidden entries that is predicted,
-is within 0.001 of the best.
+The score of a number is R^2 of the hidden entries. The number is the smallest whose score is as
+large as the largest within the standard error of their difference, which counts as 0.001 at least
+and 0.002 at most.
 
 .. [1] M. Pali and K. Schnass, "Dictionary learning: from data to sparsity and beyond",
    arXiv:1804.07101.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import ceil
 from typing import NamedTuple
 
@@ -33,27 +35,31 @@ from skpudle.lasso import lasso_path
 
 __all__ = ["SizePath", "choose_size"]
 
-# With fewer rows nothing is decided. Of others a quarter is held out, but no more than this.
-_LEAST_ROWS, _HELD_OUT, _MOST_HELD_OUT = 20, 4, 600
-# Groups of features that are hidden in turn, and in how many of the turns a row takes part.
-_GROUPS, _TURNS = 10, 5
+# With fewer rows nothing is decided. Of others a quarter is held out, but no more than this; few of
+# these tell what an atom is worth.
+_LEAST_ROWS, _HELD_OUT, _MOST_HELD_OUT, _FEW_HELD_OUT = 20, 4, 2000, 400
+# Groups of features that are hidden in turn. Rows take part in as many turns as make so many codes,
+# and in one at least: of patches, whose energy is in few of them, 400 rows in five turns have twice
+# the error of 2000 in one.
+_GROUPS, _CODINGS = 10, 2000
 # Penalties of codes, in units of the search's. The best and its neighbours are tried again.
 _PENALTIES = 4.0, 2.0**1.5, 2.0, 2.0**0.5, 1.0, 0.5, 0.25
 
 # The first number in units of that of features, by what it grows, and the largest one.
 _FIRST, _GROWTH, _LARGEST = 0.5, 1.5, 16
 # Epochs of a dictionary that grows, and those after atoms were removed, a share of them at most.
-_SETTLE, _ADAPT, _REMOVED = 15, 5, 0.25
+_SETTLE, _ADAPT, _REMOVED = 12, 3, 0.25
 _PATIENCE, _FEWER = 2, 3
 # Epochs without the lasso's bias, which the errors of a dictionary would otherwise consist of where
 # there is no noise: with none of them 12 planted atoms were called 31.
-_UNBIASED = 3
+_UNBIASED = 2
 # Epochs that solve for the codes of held-out rows.
-_CODE_EPOCHS = 3
+_CODE_EPOCHS = 2
 _ONE_BY_ONE, _CANDIDATES = 8, 20
-# The score that a smaller dictionary may lose. Epochs of adaptation change scores by half of it; an
-# atom of the data that is used as often as one of 500 is worth twice as much.
-_TOLERANCE = 1e-3
+# The score that a smaller dictionary may lose: the standard error of the difference, between these.
+# Epochs of adaptation change scores by half of the first; an atom of the data that is used as often
+# as one of 500 is worth twice as much.
+_TOLERANCE = 1e-3, 2e-3
 
 
 class SizePath(NamedTuple):
@@ -64,7 +70,7 @@ class SizePath(NamedTuple):
     n_components : Tensor of shape (n_sizes,)
         Numbers of atoms.
     score : Tensor of shape (n_sizes,)
-        Share of the energy of hidden entries of held-out rows that is predicted.
+        R^2 of hidden entries of held-out rows, against the column means.
     objective : Tensor of shape (n_sizes,)
         Mean objective of the search, over held-out rows.
     """
@@ -82,7 +88,12 @@ class _Tried:
     codes: Codes  # of the samples that were looked at
     state: SearchState
     epoch: object  # of the held-out rows
-    score: float
+    errors: Tensor  # (n_rows,)
+
+    @cached_property
+    def error(self):
+        """The error of all rows."""
+        return float(self.errors.sum())
 
 
 class _HeldOut:
@@ -90,6 +101,7 @@ class _HeldOut:
 
     def __init__(self, problem):
         self.problem, self._x = problem, problem.x.double()
+        self._some = problem.thinned(max(1, len(problem.x) // _FEW_HELD_OUT))
         self._near = range(len(_PENALTIES))
         m = self._x.shape[1]
         order = torch.randperm(m, generator=torch.Generator().manual_seed(0))
@@ -97,7 +109,14 @@ class _HeldOut:
         n_hidden = self._x.new_zeros(self._x.shape)
         for rows, hidden in self._turns():
             n_hidden[rows[:, None], hidden] += 1
-        self._energy = float((self._known(slice(None)) * n_hidden * self._x.square()).sum())
+        known = self._known(slice(None)).expand_as(self._x)
+        mean = (known * self._x).sum(0) / known.sum(0).clamp_min(1)
+        self.energy = float((known * n_hidden * (self._x - mean).square()).sum())
+
+    @property
+    def n_few(self):
+        """The number of rows that epochs look at."""
+        return len(self._some.x)
 
     def _known(self, rows):
         mask = self.problem.mask
@@ -105,19 +124,20 @@ class _HeldOut:
 
     def _turns(self):  # yields rows, features
         n, number = len(self._groups), torch.arange(len(self._x))
+        n_turns = min(n, ceil(_CODINGS / len(self._x)))
         for i, hidden in enumerate(self._groups):
-            rows = ((number + i) % n < min(_TURNS, n)).nonzero().flatten()
+            rows = ((number + i) % n < n_turns).nonzero().flatten()
             if len(rows):
                 yield rows, hidden
 
-    def score(self, atoms):  # -> float
-        """Return the share of the energy of hidden entries that is predicted, by the best codes.
+    def errors(self, atoms):  # -> (n_rows,)
+        """Return the squared errors of hidden entries, predicted by the best codes.
 
         As `lasso.lasso_path` makes them, with the best of a few penalties and the best share of
         the bias removed, which are the same for all rows.
         """
         alphas = [self.problem.alpha * _PENALTIES[i] for i in self._near]
-        sums = self._x.new_zeros(len(alphas), 3)
+        sums = self._x.new_zeros(len(alphas), len(self._x), 3)
         for rows, hidden in self._turns():
             x, known = self._x[rows], self._known(rows)
             seen = torch.ones(x.shape[1], dtype=torch.bool)
@@ -130,23 +150,32 @@ class _HeldOut:
             error = (x[:, hidden] - codes @ atoms[:, hidden]) * counts
             step = (refits - codes) @ atoms[:, hidden] * counts
             pairs = (error, error), (error, step), (step, step)
-            sums += torch.stack([(a * b).sum((1, 2)) for a, b in pairs], 1)
-        square, product, length = sums.unbind(1)
+            sums[:, rows] += torch.stack([(a * b).sum(2) for a, b in pairs], 2)
+        square, product, length = sums.sum(1).unbind(1)
         shares = (product / length).nan_to_num(0.0).clamp(0, 1)
-        error, best = (square - shares * (2 * product - shares * length)).min(0)
-        self._share, self._best = float(shares[best]), self._near[int(best)]
+        best = int((square - shares * (2 * product - shares * length)).argmin())
+        self._share, self._best = float(shares[best]), self._near[best]
         self._near = range(max(self._best - 1, 0), min(self._best + 2, len(_PENALTIES)))
-        return 1 - float(error) / self._energy if self._energy else 0.0
+        square, product, length = sums[best].unbind(1)
+        return square - self._share * (2 * product - self._share * length)
+
+    def predicts_better(self, one, other):  # -> bool
+        """Return whether a dictionary predicts better than another, beyond chance."""
+        gain = other.errors - one.errors
+        chance = float(gain.std(correction=0)) * len(gain) ** 0.5
+        least, most = (share * self.energy for share in _TOLERANCE)
+        return float(gain.sum()) > min(max(chance, least), most)
 
     def _left(self, atoms, rows):  # -> codes (n, n_components), squared residuals (n,)
-        """Code rows of which nothing is hidden, as `score` did last."""
-        mask = None if self.problem.mask is None else self.problem.mask[rows]
-        alphas = [self.problem.alpha * _PENALTIES[self._best]]
-        options = dict(positive=self.problem.positive_code, mask=mask)
-        (codes,), (refits,) = lasso_path(atoms, self._x[rows], alphas, **options)
+        """Code rows of which nothing is hidden, as `errors` did last."""
+        problem, x = self._some, self._some.x.double()[rows]
+        mask = None if problem.mask is None else problem.mask[rows]
+        alphas = [problem.alpha * _PENALTIES[self._best]]
+        options = dict(positive=problem.positive_code, mask=mask)
+        (codes,), (refits,) = lasso_path(atoms, x, alphas, **options)
         codes = codes + self._share * (refits - codes)
-        residual = (self._x[rows] - codes @ atoms) * self._known(rows)
-        return codes, residual.square().sum(1)
+        residual = x - codes @ atoms
+        return codes, (residual if mask is None else residual * mask).square().sum(1)
 
     def without(self, atoms, epoch, n_removed):  # -> (n_components,) bool, False for those to go
         """Remove the atoms whose removal leaves the least of the rows unexplained, one by one."""
@@ -183,9 +212,9 @@ class _HeldOut:
 
     def epoch(self, atoms):
         """Return the epoch of given atoms, with codes that are solved for."""
-        codes = self.problem.no_codes()
+        codes = self._some.no_codes()
         for _ in range(_CODE_EPOCHS):
-            epoch = self.problem.epoch(atoms, codes)
+            epoch = self._some.epoch(atoms, codes)
             codes = epoch.codes
         return epoch
 
@@ -211,10 +240,10 @@ class _Sizes:
         for _ in range(_UNBIASED):
             epoch = problem.epoch(unbiased, unbiased_codes, refit=True)
             unbiased, unbiased_codes = epoch.improved_atoms(), epoch.codes
-        score = self.held_out.score(unbiased)
-        tried = _Tried(atoms, codes, state, self.held_out.epoch(atoms), score)
+        errors = self.held_out.errors(unbiased)
+        tried = _Tried(atoms, codes, state, self.held_out.epoch(atoms), errors)
         same = self._best.get(len(atoms), tried)
-        self._best[len(atoms)] = max(same, tried, key=lambda one: one.score)
+        self._best[len(atoms)] = min(same, tried, key=lambda one: one.error)
         return tried
 
     def settled(self, n_components):
@@ -244,16 +273,17 @@ class _Sizes:
 
     def is_too_small(self, one):
         """Return whether a dictionary loses against the best, which is larger."""
-        best = max(self._best.values(), key=lambda tried: tried.score)
-        return len(one.atoms) < len(best.atoms) and one.score < best.score - _TOLERANCE
+        best = min(self._best.values(), key=lambda tried: tried.error)
+        return len(one.atoms) < len(best.atoms) and self.held_out.predicts_better(best, one)
 
     def path(self):  # -> SizePath
         """Return all that was tried."""
         numbers = sorted(self._best)
         tried = [self._best[number] for number in numbers]
-        scores = torch.tensor([one.score for one in tried], dtype=torch.float64)
+        errors = torch.tensor([one.error for one in tried], dtype=torch.float64)
         objectives = torch.tensor([one.epoch.objective for one in tried], dtype=torch.float64)
-        return SizePath(torch.tensor(numbers), scores, objectives / len(self.held_out.problem.x))
+        energy, n = self.held_out.energy, self.held_out.n_few
+        return SizePath(torch.tensor(numbers), 1 - errors / (energy or 1.0), objectives / n)
 
 
 def _grown(sizes, first, largest, stopped):
@@ -262,7 +292,7 @@ def _grown(sizes, first, largest, stopped):
     while len(found.atoms) < largest and not stopped():
         n_components = min(ceil(_GROWTH * len(found.atoms)), largest)
         before, found = found, sizes.settled(n_components)
-        if found.score <= before.score + _TOLERANCE:
+        if not sizes.held_out.predicts_better(found, before):
             break
     return before, found
 
@@ -274,7 +304,7 @@ def _shrunk(sizes, before, good, stopped):
         n, n_before = len(found.atoms), len(before.atoms)
         n_removed = max(1, min(n_removed, int(_REMOVED * n)))
         if n - n_removed < n_before < n:  # one that samples have led to
-            tried = max(before, sizes.smaller(found, n_before), key=lambda one: one.score)
+            tried = min(before, sizes.smaller(found, n_before), key=lambda one: one.error)
         else:
             tried = sizes.smaller(found, n - n_removed)
         if not sizes.is_too_small(tried):

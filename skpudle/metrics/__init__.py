@@ -20,12 +20,14 @@ from skpudle.metrics._dictionaries import (
     recovery_rate,
     support_recovery,
 )
+from skpudle.metrics._importance import atom_importance
 from skpudle.metrics._stability import dictionary_stability
 
 __all__ = [
     "AtomMatch",
     "atom_coherence",
     "atom_cosines",
+    "atom_importance",
     "dictionary_error",
     "dictionary_stability",
     "lasso_objective",

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from skpudle._drawing.figures import new_figure
+from skpudle.metrics import atom_importance
 from skpudle.plotting import AtomsDisplay, CodesDisplay, LossCurveDisplay
 from skpudle.reporting._findings import ENDINGS, sentences
 from skpudle.reporting._look import as_arrays, look_at
@@ -28,6 +29,9 @@ h1 { overflow-wrap: anywhere; }
 table { border-collapse: collapse; }
 td { padding: 0.15rem 1rem 0.15rem 0; }
 """
+
+# Samples that tell what is lost without an atom: all atoms are removed in turn.
+_SAMPLES_OF_IMPORTANCE = 500
 
 
 class Report:
@@ -102,6 +106,18 @@ def _worst(look, samples, reconstructions, errors, n_worst, shape):
         ax.set(xlabel="Feature", title="dotted: reconstructions")
 
     return draw_images if kind == "images" else draw_lines
+
+
+def _importance(look):
+    """Return a function that draws what is lost without each atom."""
+    samples = np.asarray(look.samples)[:_SAMPLES_OF_IMPORTANCE]
+    losses = np.sort(atom_importance(look.learner, samples).r2_loss)[::-1]
+
+    def draw(ax):
+        ax.fill_between(np.arange(1, len(losses) + 1), losses, step="mid")
+        ax.set(xlabel="Atom, most important first", ylabel="Loss of $R^2$ without it")
+
+    return draw
 
 
 def _number(learner, name):  # -> str, empty where the learner has none
@@ -181,8 +197,9 @@ def report(estimator, X, *, kind="auto", image_shape=None, n_atoms=100, n_worst=
     Report
         With the page as `page`, a method `save`, and a display of its own in notebooks: in words
         what is wrong (`skpudle.reporting.findings`), how training ended, the atoms, how often they
-        are used and how many a sample uses, the loss curve, the distribution of the reconstruction
-        error, and the samples that are reconstructed worst.
+        are used and how many a sample uses, what is lost without each of them (of rows), the loss
+        curve, the distribution of the reconstruction error, and the samples that are reconstructed
+        worst.
 
     Raises
     ------
@@ -222,6 +239,8 @@ def report(estimator, X, *, kind="auto", image_shape=None, n_atoms=100, n_worst=
         "Reconstruction error": draw_errors,
         "Worst samples": _worst(look, samples, reconstructions, errors, n_worst, shape),
     }
+    if not look.is_convolutional:
+        pictures["Loss of R² without each atom"] = _importance(look)
     if hasattr(learner, "loss_curve_"):
         pictures["Loss"] = lambda ax: LossCurveDisplay.from_estimator(learner, ax=ax)
     return _page(estimator, look, _facts(look, errors, energies), pictures)
