@@ -14,6 +14,7 @@ EXAMPLES = [  # what users come for first, then the theory
     "plot_classifier.py",
     "plot_regressor.py",
     "plot_contributions.py",
+    "plot_how_many_atoms.py",
     "plot_stability.py",
     "plot_stable_training.py",
     "plot_noise.py",

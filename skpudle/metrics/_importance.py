@@ -70,6 +70,7 @@ def atom_importance(learner, X):
     array([1.6, 0.4])
     """
     check_is_fitted(learner, "components_")
+    learner = getattr(learner, "estimator_", learner)  # that a consensus encodes with
     if np.ndim(learner.components_) != 2:
         raise ValueError(
             f"Atoms of {type(learner).__name__} have positions, and its samples are images; pass a "

@@ -12,6 +12,7 @@ imported when something is drawn, and not before.
 `RecoveryDisplay`       coherences between learned and known atoms as a matrix
 `ContributionsDisplay`  atoms or reconstructions beside the training samples that make them
 `ConsensusDisplay`      the stability of each atom of a consensus of fits
+`SizePathDisplay`       score against the number of atoms, and the number that was chosen
 `StabilityDisplay`      how many atoms come back in other fits, against their number
 ======================  =======================================================================
 """
@@ -24,7 +25,7 @@ from skpudle.plotting._displays import (
     RecoveryDisplay,
 )
 from skpudle.plotting._inspection import ContributionsDisplay, StabilityDisplay
-from skpudle.plotting._sizes import ConsensusDisplay
+from skpudle.plotting._sizes import ConsensusDisplay, SizePathDisplay
 
 __all__ = [
     "AtomsDisplay",
@@ -34,5 +35,6 @@ __all__ = [
     "ConvergenceDisplay",
     "LossCurveDisplay",
     "RecoveryDisplay",
+    "SizePathDisplay",
     "StabilityDisplay",
 ]

@@ -93,3 +93,73 @@ class ConsensusDisplay:
         self.ax_.set_ylim(0, 1.02)
         self.ax_.legend()
         return self
+
+
+class SizePathDisplay:
+    """The score of held-out samples against the number of atoms, and the number that was chosen.
+
+    Parameters
+    ----------
+    n_components : ndarray of shape (n_sizes,)
+        Numbers of atoms that were tried, increasing.
+    score : ndarray of shape (n_sizes,)
+        R^2 of hidden entries of held-out samples.
+    chosen : int
+        The number that was chosen.
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure
+        What was drawn on.
+    line_, chosen_line_ : matplotlib Line2D
+        The scores, and the chosen number.
+    """
+
+    def __init__(self, n_components, score, chosen):
+        self.n_components, self.score, self.chosen = n_components, score, chosen
+
+    @classmethod
+    def from_estimator(cls, estimator, *, ax=None, **line_kwargs):
+        """Draw how a fitted learner chose its number of atoms.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Fitted with ``n_components="auto"``.
+        ax, **line_kwargs
+            As in `plot`.
+
+        Returns
+        -------
+        SizePathDisplay
+            What was drawn.
+        """
+        check_is_fitted(estimator, "size_path_")
+        path, chosen = estimator.size_path_, estimator.n_components_
+        return cls(path.n_components, path.score, chosen).plot(ax=ax, **line_kwargs)
+
+    def plot(self, *, ax=None, **line_kwargs):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; by default a new figure.
+        **line_kwargs : dict
+            Passed to `matplotlib.axes.Axes.plot` for the scores.
+
+        Returns
+        -------
+        SizePathDisplay
+            This object.
+        """
+        self.ax_, self.figure_ = axes_to_draw_on(ax)
+        style = {"marker": "."} | line_kwargs
+        (self.line_,) = self.ax_.plot(self.n_components, self.score, **style)
+        self.chosen_line_ = self.ax_.axvline(self.chosen, color="grey", linestyle=":")
+        self.ax_.set(
+            xlabel="Number of atoms",
+            ylabel="Score of held-out samples",
+            title=f"{self.chosen} atoms",
+        )
+        return self

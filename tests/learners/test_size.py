@@ -6,6 +6,7 @@ from sklearn.base import clone
 
 from skpudle import PUDLEClassifier, PUDLEDictionaryLearning
 from skpudle.metrics import atom_coherence
+from skpudle.plotting import SizePathDisplay
 
 RARE_AND_FREQUENT = 1.0
 
@@ -126,3 +127,12 @@ def test_a_first_part_of_the_data_has_as_many_atoms_as_features():
     learner = PUDLEDictionaryLearning("auto", random_state=0).partial_fit(X)
     assert learner.n_components_ == X.shape[1]
     assert not hasattr(learner, "size_path_")
+
+
+def test_the_display_shows_the_path_and_the_choice():
+    X, _ = planted(**PROBLEMS["no noise"])
+    learner = PUDLEDictionaryLearning("auto", random_state=0).fit(X)
+    display = SizePathDisplay.from_estimator(learner)
+    np.testing.assert_array_equal(display.line_.get_xdata(), learner.size_path_.n_components)
+    np.testing.assert_array_equal(display.line_.get_ydata(), learner.size_path_.score)
+    assert set(display.chosen_line_.get_xdata()) == {learner.n_components_}
