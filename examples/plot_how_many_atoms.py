@@ -38,8 +38,8 @@ planted = (atom_coherence(stable, atoms) > 0.98).sum()
 print(f"{len(stable)} of {N_ATOMS + 6} atoms are stable; {planted} of these are planted ones.")
 
 # %%
-# The third picture shows what the samples lose without each atom of the consensus, against its
-# stability.
+# The third picture shows what the samples lose without each atom of the consensus: nothing without
+# one that is not stable.
 
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
 SizePathDisplay.from_estimator(learner, ax=axes[0])
