@@ -37,11 +37,11 @@ __all__ = ["SizePath", "choose_size"]
 
 # With fewer rows nothing is decided. Of others a quarter is held out, but no more than this; few of
 # these tell what an atom is worth.
-_LEAST_ROWS, _HELD_OUT, _MOST_HELD_OUT, _FEW_HELD_OUT = 20, 4, 2000, 400
+_LEAST_ROWS, _HELD_OUT, _MOST_HELD_OUT, _FEW_HELD_OUT = 20, 4, 2000, 256
 # Groups of features that are hidden in turn. Rows take part in as many turns as make so many codes,
 # and in one at least: of patches, whose energy is in few of them, 400 rows in five turns have twice
 # the error of 2000 in one.
-_GROUPS, _CODINGS = 10, 2000
+_GROUPS, _CODINGS = 10, 1500
 # Penalties of codes, in units of the search's. The best and its neighbours are tried again.
 _PENALTIES = 4.0, 2.0**1.5, 2.0, 2.0**0.5, 1.0, 0.5, 0.25
 
@@ -49,13 +49,13 @@ _PENALTIES = 4.0, 2.0**1.5, 2.0, 2.0**0.5, 1.0, 0.5, 0.25
 _FIRST, _GROWTH, _LARGEST = 0.5, 1.5, 16
 # Epochs of a dictionary that grows, and those after atoms were removed, a share of them at most.
 _SETTLE, _ADAPT, _REMOVED = 12, 3, 0.25
-_PATIENCE, _FEWER = 2, 3
+_PATIENCE, _FEWER = 1, 3
 # Epochs without the lasso's bias, which the errors of a dictionary would otherwise consist of where
 # there is no noise: with none of them 12 planted atoms were called 31.
 _UNBIASED = 2
 # Epochs that solve for the codes of held-out rows.
 _CODE_EPOCHS = 2
-_ONE_BY_ONE, _CANDIDATES = 8, 20
+_ONE_BY_ONE, _CANDIDATES = 8, 8
 # The score that a smaller dictionary may lose: the standard error of the difference, between these.
 # Epochs of adaptation change scores by half of the first; an atom of the data that is used as often
 # as one of 500 is worth twice as much.
