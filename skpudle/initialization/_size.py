@@ -21,13 +21,13 @@ and 0.002 at most.
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import ceil
+from math import ceil, prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from skpudle.initialization._epoch import Codes, Problem
+from skpudle.initialization._epoch import Codes
 from skpudle.initialization._moves import remaining
 from skpudle.initialization._samples import initial_atoms
 from skpudle.initialization._search import SearchState, advance, begin
@@ -45,7 +45,9 @@ _GROUPS, _CODINGS = 10, 1500
 # Penalties of codes, in units of the search's. The best and its neighbours are tried again.
 _PENALTIES = 4.0, 2.0**1.5, 2.0, 2.0**0.5, 1.0, 0.5, 0.25
 
-# The first number in units of that of features, by what it grows, and the largest one.
+# The first number in units of that of features, by what it grows, and the largest one. Atoms of
+# images are at all places, and few.
+_FIRST_OF_IMAGES = 4
 _FIRST, _GROWTH, _LARGEST = 0.5, 1.5, 16
 # Epochs of a dictionary that grows, and those after atoms were removed, a share of them at most.
 _SETTLE, _ADAPT, _REMOVED = 12, 3, 0.25
@@ -96,7 +98,65 @@ class _Tried:
         return float(self.errors.sum())
 
 
-class _HeldOut:
+class _Judge:
+    """What is held out, and the entries that are hidden in it; a subclass says the errors.
+
+    ``energy`` is that of the hidden entries, as `errors` are, and ``_some`` a problem for the
+    samples that epochs look at.
+    """
+
+    def predicts_better(self, one, other):  # -> bool
+        """Return whether a dictionary predicts better than another, beyond chance."""
+        gain = other.errors - one.errors
+        chance = float(gain.std(correction=0)) * len(gain) ** 0.5
+        least, most = (share * self.energy for share in _TOLERANCE)
+        return float(gain.sum()) > min(max(chance, least), most)
+
+    @property
+    def n_few(self):
+        """The number of samples that epochs look at."""
+        return len(self._some.x)
+
+    def without(self, atoms, epoch, n_removed):  # -> (n_components,) bool, False for those to go
+        """Choose the atoms that are missed least each time that they are used."""
+        return remaining(epoch, n_removed, per_use=True)
+
+    def epoch(self, atoms):
+        """Return the epoch of given atoms, with codes that are solved for."""
+        codes = self._some.no_codes()
+        for _ in range(_CODE_EPOCHS):
+            epoch = self._some.epoch(atoms, codes)
+            codes = epoch.codes
+        return epoch
+
+
+class _HiddenPixels(_Judge):
+    """Pixels that are hidden in images; a quarter of the images is held out if there are enough.
+
+    Parameters
+    ----------
+    problem : ConvProblem
+        The images.
+    hidden : object
+        ``hidden.hidden_sums(atoms, alphas)`` as of `skpudle._learners.coding`.
+    """
+
+    def __init__(self, problem, hidden):
+        self._some, self._hidden, self._near = problem, hidden, range(len(_PENALTIES))
+        self.energy = hidden.mean_square * hidden.n_known
+
+    def errors(self, atoms):  # -> (1,)
+        """Return the squared error of hidden pixels, predicted by the best codes."""
+        alphas = [self._some.alpha * _PENALTIES[i] for i in self._near]
+        square, product, length = self._hidden.hidden_sums(atoms, alphas)[0].unbind(1)
+        shares = (product / length).nan_to_num(0.0).clamp(0, 1)
+        error, best = (square - shares * (2 * product - shares * length)).min(0)
+        best = self._near[int(best)]
+        self._near = range(max(best - 1, 0), min(best + 2, len(_PENALTIES)))
+        return error[None]
+
+
+class _HeldOut(_Judge):
     """Rows that are held out, and the entries that are hidden in them."""
 
     def __init__(self, problem):
@@ -112,11 +172,6 @@ class _HeldOut:
         known = self._known(slice(None)).expand_as(self._x)
         mean = (known * self._x).sum(0) / known.sum(0).clamp_min(1)
         self.energy = float((known * n_hidden * (self._x - mean).square()).sum())
-
-    @property
-    def n_few(self):
-        """The number of rows that epochs look at."""
-        return len(self._some.x)
 
     def _known(self, rows):
         mask = self.problem.mask
@@ -159,13 +214,6 @@ class _HeldOut:
         square, product, length = sums[best].unbind(1)
         return square - self._share * (2 * product - self._share * length)
 
-    def predicts_better(self, one, other):  # -> bool
-        """Return whether a dictionary predicts better than another, beyond chance."""
-        gain = other.errors - one.errors
-        chance = float(gain.std(correction=0)) * len(gain) ** 0.5
-        least, most = (share * self.energy for share in _TOLERANCE)
-        return float(gain.sum()) > min(max(chance, least), most)
-
     def _left(self, atoms, rows):  # -> codes (n, n_components), squared residuals (n,)
         """Code rows of which nothing is hidden, as `errors` did last."""
         problem, x = self._some, self._some.x.double()[rows]
@@ -179,6 +227,8 @@ class _HeldOut:
 
     def without(self, atoms, epoch, n_removed):  # -> (n_components,) bool, False for those to go
         """Remove the atoms whose removal leaves the least of the rows unexplained, one by one."""
+        if n_removed > _ONE_BY_ONE:
+            return super().without(atoms, epoch, n_removed)
         cost, _ = epoch.costs()
         n_candidates = min(n_removed + _CANDIDATES, len(atoms))
         orders = [each.argsort(stable=True) for each in (cost, cost / epoch.uses.clamp_min(1))]
@@ -210,25 +260,22 @@ class _HeldOut:
             codes[:, kept] = part
         return kept
 
-    def epoch(self, atoms):
-        """Return the epoch of given atoms, with codes that are solved for."""
-        codes = self._some.no_codes()
-        for _ in range(_CODE_EPOCHS):
-            epoch = self._some.epoch(atoms, codes)
-            codes = epoch.codes
-        return epoch
-
 
 class _Sizes:
     """Dictionaries of several sizes, and what held-out rows say of them."""
 
-    def __init__(self, problem, generator):
+    def __init__(self, problem, generator, start=None, hidden=None):
         n = len(problem.x)
         chosen = torch.zeros(n, dtype=torch.bool)
         n_held_out = min(n // _HELD_OUT, _MOST_HELD_OUT)
         chosen[torch.randperm(n, generator=generator)[:n_held_out]] = True
-        self.training, held_out = (self._part(problem, rows) for rows in (~chosen, chosen))
-        self.held_out, self._generator, self._best = _HeldOut(held_out), generator, {}
+        parts = (self._part(problem, rows) for rows in (~chosen, chosen))
+        self.training, held_out = parts if n_held_out else (problem, problem)
+        if hidden is None:
+            self.held_out = _HeldOut(held_out)
+        else:
+            self.held_out = _HiddenPixels(held_out, hidden(held_out))
+        self._generator, self._start, self._best = generator, start, {}
 
     @staticmethod
     def _part(problem, rows):
@@ -248,7 +295,10 @@ class _Sizes:
 
     def settled(self, n_components):
         """Try what descent makes of samples."""
-        atoms = initial_atoms(self.training.x.double(), n_components, "data", self._generator)
+        if self._start is None:
+            atoms = initial_atoms(self.training.x.double(), n_components, "data", self._generator)
+        else:
+            atoms = self._start(n_components)
         state = begin(self.training, atoms)
         while state.phase == "settle" and state.epoch < _SETTLE:
             state = advance(self.training, state)
@@ -259,11 +309,9 @@ class _Sizes:
     def smaller(self, larger, n_components):
         """Try a dictionary without the atoms that held-out rows miss least."""
         n_removed = len(larger.atoms) - n_components
-        if n_removed > _ONE_BY_ONE:
-            kept = remaining(larger.epoch, n_removed, per_use=True)
-        else:
-            kept = self.held_out.without(larger.atoms, larger.epoch, n_removed)
-        atoms, codes = larger.atoms[kept], larger.codes.restricted(kept)
+        kept = self.held_out.without(larger.atoms, larger.epoch, n_removed)
+        codes = larger.codes.restricted(kept, self.training.n_positions)
+        atoms = larger.atoms[kept]
         none = dict(best_atoms=atoms, best_codes=codes, best_objective=float("inf"))
         none |= dict(phase="smaller", curve=())
         state = replace(larger.state, atoms=atoms, previous=atoms, codes=codes, **none)
@@ -317,17 +365,24 @@ def _shrunk(sizes, before, good, stopped):
     return good
 
 
-def choose_size(problem: Problem, generator, *, largest=None, stopped=lambda: False):
+def choose_size(
+    problem, generator, *, largest=None, start=None, hidden=None, stopped=lambda: False
+):
     """Choose the number of atoms by the prediction of held-out data.
 
     Parameters
     ----------
-    problem : Problem
+    problem : Problem or ConvProblem
         Data and objective of a search.
     generator : torch.Generator
         Draws the rows that are held out, and initial atoms.
     largest : int, default=None
         The largest number; by default half the number of samples, or 16 times that of features.
+    start : callable, default=None
+        ``start(n_components)`` returns initial atoms; by default they are samples.
+    hidden : callable, default=None
+        For images: ``hidden(problem)`` returns what hides pixels of them, with
+        ``hidden_sums(atoms, alphas)``, ``mean_square`` and ``n_known``.
     stopped : callable, default=never
         Whether to return the best so far by now.
 
@@ -339,13 +394,17 @@ def choose_size(problem: Problem, generator, *, largest=None, stopped=lambda: Fa
     SizePath
         The numbers that were tried.
     """
-    n, m = problem.x.shape
+    n, m = problem.n_samples, problem.x[0].numel() if hidden is None else prod(problem.kernel)
     if n < _LEAST_ROWS:
         number = max(1, min(n, m, largest or m))
         unknown = torch.full((1,), torch.nan, dtype=torch.float64)
-        atoms = initial_atoms(problem.x.double(), number, "data", generator)
+        if start is None:
+            atoms = initial_atoms(problem.x.double(), number, "data", generator)
+        else:
+            atoms = start(number)
         return atoms, SizePath(torch.tensor([number]), unknown, unknown)
     largest = min(n // 2, _LARGEST * m) if largest is None else largest
-    sizes = _Sizes(problem, generator)
-    before, good = _grown(sizes, max(1, min(int(_FIRST * m), largest)), largest, stopped)
+    first = int(_FIRST * m) if hidden is None else _FIRST_OF_IMAGES
+    sizes = _Sizes(problem, generator, start, hidden)
+    before, good = _grown(sizes, max(1, min(first, largest)), largest, stopped)
     return _shrunk(sizes, before, good, stopped).atoms, sizes.path()
