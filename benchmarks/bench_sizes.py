@@ -1,8 +1,8 @@
 """n_components="auto" on data of known dictionaries: the number, the atoms, and the time.
 
 Twelve problems, of 12 to 200 atoms: no noise to 10 dB, missing entries, non-negative codes and
-atoms, counts, and atoms whose use falls by Zipf's law with exponents of 0.5 to 1. Times are those of one
-processor core, with "auto" and with the number that it chose.
+atoms, counts, and atoms whose use falls by Zipf's law with exponents of 0.5 to 1. Times are those
+of one processor core, with "auto" and with the number that it chose.
 
 Usage: python benchmarks/bench_sizes.py [--seeds 2]
 """

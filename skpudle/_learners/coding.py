@@ -22,7 +22,7 @@ from skpudle.initialization import ConvProblem, adapted, conv_path
 from skpudle.lasso import lasso_path
 from skpudle.operators import ConvDictionary
 
-__all__ = ["Coding", "adapt_atoms", "choose_coding"]
+__all__ = ["Coding", "adapt_atoms", "choose_coding", "hidden_entries"]
 
 # Entries that are hidden in all, rows that they are hidden in, and groups of features.
 _ENTRIES, _FEWEST, _MOST, _GROUPS = 10_000, 100, 200, 10
@@ -265,7 +265,8 @@ def _path(atoms, rows, alpha, debias):
     return replace(path, noise_std=rows.noise(atoms, path.chosen.alpha) ** 0.5)
 
 
-def _rows_of(problem):
+def hidden_entries(problem):
+    """Return the entries of a problem that are hidden in turn; see `_Rows` and `_Pictures`."""
     if isinstance(problem, ConvProblem):
         return _Pictures(problem)
     options = dict(positive=problem.positive_code, total=problem.total)
@@ -291,7 +292,7 @@ def choose_coding(problem, atoms, *, debias=None):
         Whose ``chosen`` coding it is. Where nothing can be predicted, from one feature, zeros or
         independent features, codes are the lasso's for the penalty of the search.
     """
-    return _path(atoms, _rows_of(problem), problem.alpha, debias)
+    return _path(atoms, hidden_entries(problem), problem.alpha, debias)
 
 
 @torch.no_grad()
@@ -316,7 +317,7 @@ def adapt_atoms(problem, state, atoms, *, debias=None, stopped=lambda: False):
     Tensor of shape (n_components, *shape), CodingPath
         The atoms whose codes predict best, or nearly so and are sparser; and how they predict.
     """
-    rows, alpha = _rows_of(problem), problem.alpha
+    rows, alpha = hidden_entries(problem), problem.alpha
     tried = [(atoms, _path(atoms, rows, alpha, debias))]
     while tried[-1][1].chosen.alpha < alpha and not stopped():
         problem = replace(problem, alpha=problem.alpha * _ADAPTED)

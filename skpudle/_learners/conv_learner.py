@@ -24,7 +24,7 @@ from skpudle._data.noise import Noise
 from skpudle._data.training_images import Geometry, TrainingImages
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
-from skpudle._learners.coding import adapt_atoms, choose_coding
+from skpudle._learners.coding import adapt_atoms, choose_coding, hidden_entries
 from skpudle._learners.conv_model import ConvModel, ConvNetwork, RowLayout
 from skpudle._learners.conv_parameters import (
     CONSTRAINTS,
@@ -53,7 +53,7 @@ from skpudle._learners.working import settled_baseline
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
-from skpudle.initialization import is_done
+from skpudle.initialization import choose_size, is_done
 from skpudle.losses import Gaussian
 from skpudle.operators import ConvDictionary, project_atoms
 
@@ -62,6 +62,8 @@ __all__ = ["ConvLearner"]
 # Pixels of a batch, counted once for each grid, that are trained on at a time: enough for products
 # of large matrices, and few enough for the codes of all unfoldings to take little memory.
 _PIXELS = 2**16
+# Atoms of a first part of the data, from which no number is chosen: as many as by default.
+_ATOMS = 64
 
 
 def _known(learner):  # -> fitted attributes, and how many unfoldings they are for
@@ -218,7 +220,14 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     def _new_model(self, data, generator, course=None):  # -> ConvModel, rows
         images, step = data.sample, self._fixed_step()
-        shape = self.n_components, images.images[0].shape[0], *self._kernel
+        decides = isinstance(self.n_components, str)
+        if decides and not searches(self):
+            raise ValueError(
+                "n_components='auto' is chosen by a search, which these parameters do without. "
+                "Pass dict_init='search', or a number of atoms."
+            )
+        n_components = _ATOMS if decides else self.n_components
+        shape = n_components, images.images[0].shape[0], *self._kernel
         given = self._loss(), baseline(self._loss(), images)
         atoms = initial_atoms(images, start_of(self), shape, generator, *given)
         atoms = project_atoms(atoms.contiguous(), atom_norm=self.atom_norm)
@@ -228,6 +237,20 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         if self.shrinkage == "hard":
             bound = default_step(ConvDictionary(atoms, images.stride)) if step is None else step
             alpha = alpha * float(bound) if self.alpha == "auto" else alpha
+
+        size_path = None
+        if decides and course is not None:
+            problem = self._problem(images, float(penalty) / noise_of(*given), given[1])
+
+            def start(n):
+                begun = initial_atoms(images, "search", (n, *shape[1:]), generator, *given)
+                return as_pictures(begun)
+
+            interrupted = partial(getattr, course.interrupts, "pending")
+            options = dict(start=start, hidden=hidden_entries, stopped=interrupted)
+            found, size_path = choose_size(problem, generator, **options)
+            size_path = size_path._replace(objective=size_path.objective * problem.unit**2)
+            atoms = found.reshape(len(found), *shape[1:]).to(atoms)
 
         def built(atoms, intercept=given[1]):
             parameters = initial_parameters(
@@ -241,7 +264,10 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                 noise_unit=noise.unit,
                 intercept=intercept,
             )
-            return self._model(parameters, images, images.geometry, generator, parameters.alpha)
+            model, rows = self._model(
+                parameters, images, images.geometry, generator, parameters.alpha
+            )
+            return replace(model, size_path=size_path), rows
 
         if not searches(self) or course is None or course.recorder.in_training():
             return built(atoms)

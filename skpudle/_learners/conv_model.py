@@ -21,7 +21,7 @@ from torch import Tensor
 from skpudle._data.noise import Noise, estimate_noise
 from skpudle._data.training_images import Geometry, TrainingImages
 from skpudle._learners.conv_values import ConvParameters, fitted_values, responses
-from skpudle._learners.models import Encoder
+from skpudle._learners.models import Encoder, as_arrays
 from skpudle._learners.notices import warn_of_step
 from skpudle._precision import as_scalars, in_own_precision
 from skpudle.encoding import default_step, threshold_levels, unfold
@@ -341,6 +341,8 @@ class ConvModel:
     coding : tuple of float, default=None
         Penalty, share of the bias to remove and noise of codes, where they were chosen from the
         data.
+    size_path : SizePath, default=None
+        The numbers of atoms that were tried, where one was chosen from the data.
     """
 
     rule: Callable
@@ -356,6 +358,7 @@ class ConvModel:
     n_train_shifts: int = 1
     generator: torch.Generator | None = None
     coding: tuple | None = None
+    size_path: tuple | None = None
 
     curvature = 1.0  # of least squares
     n_constant_codes = 0  # all rows are atoms
@@ -411,4 +414,5 @@ class ConvModel:
         attributes = fitted_values(values, len(stride), **options)
         alpha, debias, noise_std = self.coding or (attributes["alpha_"], self.encoder.debias, None)
         coded = {"alpha_": alpha, "debias_": debias, "noise_std_": noise_std}
-        return attributes | coded | {"n_components_": len(rows), "peak_": self.peak}
+        sizes = {"n_components_": len(rows), "size_path_": as_arrays(self.size_path)}
+        return attributes | coded | sizes | {"peak_": self.peak}

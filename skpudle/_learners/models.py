@@ -27,7 +27,7 @@ from skpudle.lasso import converged_codes, warn_about_gaps
 from skpudle.losses import Gaussian
 from skpudle.operators import ConvDictionary, DenseDictionary, atom_norms, project_atoms
 
-__all__ = ["Decay", "DenseModel", "Encoder", "directions"]
+__all__ = ["Decay", "DenseModel", "Encoder", "as_arrays", "directions"]
 
 # As the paper has them.
 _UNFOLDINGS = 100
@@ -177,6 +177,11 @@ def _project_beside_intercept(rows, *, project):
     return torch.cat([project(rows[:-1]), rows[-1:]])
 
 
+def as_arrays(path):  # -> Bunch of ndarray, None for None
+    """Return the numbers of atoms that were tried as users see them."""
+    return path and Bunch(**{name: to_numpy(values) for name, values in path._asdict().items()})
+
+
 def directions(samples, *, positive):  # (n, n_features) -> the same
     """Return samples as atoms: their norm, which has units, is no measure for that of atoms.
 
@@ -298,12 +303,11 @@ class DenseModel:
         """Return what users see of it."""
         atoms, intercept = self.parts(rows)
         alpha, debias, noise_std = self.coding or (self.alpha, self.encoder.debias, None)
-        path = self.size_path
         return {
             "components_": to_numpy(atoms),
             "intercept_": None if intercept is None else to_numpy(intercept),
             "n_components_": len(atoms),
-            "size_path_": path and Bunch(**{k: to_numpy(t) for k, t in path._asdict().items()}),
+            "size_path_": as_arrays(self.size_path),
             "alpha_": alpha,
             "debias_": debias,
             "noise_std_": noise_std,

@@ -30,7 +30,7 @@ from torch import Tensor
 from skpudle.initialization._epoch import Codes
 from skpudle.initialization._moves import remaining
 from skpudle.initialization._samples import initial_atoms
-from skpudle.initialization._search import SearchState, advance, begin
+from skpudle.initialization._search import SearchState, advance, begin, is_done
 from skpudle.lasso import lasso_path
 
 __all__ = ["SizePath", "choose_size"]
@@ -51,12 +51,17 @@ _FIRST_OF_IMAGES = 4
 _FIRST, _GROWTH, _LARGEST = 0.5, 1.5, 16
 # Epochs of a dictionary that grows, and those after atoms were removed, a share of them at most.
 _SETTLE, _ADAPT, _REMOVED = 12, 3, 0.25
+# After a failure a third of them are removed; of one, it is tried again without another.
 _PATIENCE, _FEWER = 1, 3
+# Epochs of atoms of images, which have to be moved, as the search does in rounds: after 12 of them
+# 8 planted atoms were called 4 or 19. They grow once more where a number did not pay.
+_SEARCH, _MORE = 60, 1
 # Epochs without the lasso's bias, which the errors of a dictionary would otherwise consist of where
 # there is no noise: with none of them 12 planted atoms were called 31.
 _UNBIASED = 2
 # Epochs that solve for the codes of held-out rows.
 _CODE_EPOCHS = 2
+# Up to so many atoms are removed one by one, chosen among so many more that cost least.
 _ONE_BY_ONE, _CANDIDATES = 8, 8
 # The score that a smaller dictionary may lose: the standard error of the difference, between these.
 # Epochs of adaptation change scores by half of the first; an atom of the data that is used as often
@@ -300,7 +305,10 @@ class _Sizes:
         else:
             atoms = self._start(n_components)
         state = begin(self.training, atoms)
-        while state.phase == "settle" and state.epoch < _SETTLE:
+        rows = self._start is None
+        while not is_done(state) and state.epoch < (_SETTLE if rows else _SEARCH):
+            if rows and state.phase != "settle":
+                break
             state = advance(self.training, state)
         settles = state.phase == "settle"
         atoms, codes = (state.atoms, state.codes) if settles else state.found
@@ -334,15 +342,18 @@ class _Sizes:
         return SizePath(torch.tensor(numbers), 1 - errors / (energy or 1.0), objectives / n)
 
 
-def _grown(sizes, first, largest, stopped):
+def _grown(sizes, first, largest, patience, stopped):
     """Return the last two dictionaries of a number that grows while that lowers the error."""
     before = found = sizes.settled(first)
-    while len(found.atoms) < largest and not stopped():
-        n_components = min(ceil(_GROWTH * len(found.atoms)), largest)
-        before, found = found, sizes.settled(n_components)
-        if not sizes.held_out.predicts_better(found, before):
-            break
-    return before, found
+    n_components, n_failed, last = first, 0, found
+    while n_components < largest and n_failed <= patience and not stopped():
+        n_components = min(ceil(_GROWTH * n_components), largest)
+        tried = sizes.settled(n_components)
+        if sizes.held_out.predicts_better(tried, found):
+            before, found, n_failed = found, tried, 0
+        else:
+            last, n_failed = tried, n_failed + 1
+    return (found, last) if n_failed else (before, found)
 
 
 def _shrunk(sizes, before, good, stopped):
@@ -406,5 +417,6 @@ def choose_size(
     largest = min(n // 2, _LARGEST * m) if largest is None else largest
     first = int(_FIRST * m) if hidden is None else _FIRST_OF_IMAGES
     sizes = _Sizes(problem, generator, start, hidden)
-    before, good = _grown(sizes, max(1, min(first, largest)), largest, stopped)
+    patience = 0 if hidden is None else _MORE
+    before, good = _grown(sizes, max(1, min(first, largest)), largest, patience, stopped)
     return _shrunk(sizes, before, good, stopped).atoms, sizes.path()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
-from skpudle import PUDLEClassifier, PUDLEDictionaryLearning
+from skpudle import ConvPUDLEDictionaryLearning, PUDLEClassifier, PUDLEDictionaryLearning
 from skpudle.metrics import atom_coherence
 from skpudle.plotting import SizePathDisplay
 
@@ -127,6 +127,32 @@ def test_a_first_part_of_the_data_has_as_many_atoms_as_features():
     learner = PUDLEDictionaryLearning("auto", random_state=0).partial_fit(X)
     assert learner.n_components_ == X.shape[1]
     assert not hasattr(learner, "size_path_")
+
+
+@pytest.mark.parametrize(("shape", "size"), [((5, 5), (40, 40)), ((12,), (800,))])
+def test_atoms_of_images_and_signals(shape, size):
+    rng = np.random.default_rng(0)
+    atoms = rng.standard_normal((4, *shape))
+    atoms /= np.sqrt(np.square(atoms).sum(axis=tuple(range(1, atoms.ndim)), keepdims=True))
+    X = np.zeros((4, *size))
+    for image in X:
+        for _ in range(int(0.02 * image.size)):
+            corner = [rng.integers(n - k + 1) for n, k in zip(size, shape, strict=True)]
+            window = tuple(slice(a, a + k) for a, k in zip(corner, shape, strict=True))
+            image[window] += rng.choice([-1, 1]) * rng.uniform(1, 2) * atoms[rng.integers(4)]
+    X += 0.1 * X.std() * rng.standard_normal(X.shape)
+    options = dict(atom_shape=shape, stride=1, random_state=0)
+    learner = ConvPUDLEDictionaryLearning("auto", **options).fit(X)
+    assert learner.n_components_ == 4
+    assert atom_coherence(learner.components_, atoms).min() > 0.95
+    assert (learner.size_path_.n_components == 4).any()
+
+
+def test_images_need_a_search_too():
+    with pytest.raises(ValueError, match="is chosen by a search"):
+        ConvPUDLEDictionaryLearning(
+            "auto", atom_shape=3, stride=1, dict_init="random", random_state=0
+        ).fit(np.ones((2, 8, 8)))
 
 
 def test_the_display_shows_the_path_and_the_choice():
