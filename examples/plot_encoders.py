@@ -5,9 +5,9 @@ Encode in a few products
 An encoder with matrices of its own does in three unfoldings what a solver does in hundreds.
 
 Each unfolding is a product with the data and a shrinkage. With the matrices of the dictionary a few
-of them are far from the lasso's codes: these are dense and explain little. Training the dictionary
-through the encoder helps. Matrices and thresholds of the encoder's own, trained while the dictionary
-stays as the search found it, help more. Rows that were held out are judged.
+of them are far from the lasso's codes: they are dense and explain little. Training the dictionary
+through the encoder helps. Matrices and thresholds of the encoder's own, trained for the dictionary
+that the search found, help more. Held-out rows judge.
 """
 
 import matplotlib.pyplot as plt
@@ -60,7 +60,7 @@ for label, found in {
         ax.annotate(n, point, xytext=(5, 5), textcoords="offset points", fontsize=8)
 ax.plot(*exact, "k*", ms=12, label="converged codes")
 ax.set(xlabel="mean number of codes", ylabel="explained variance ($R^2$)", title="Held-out digits")
-ax.legend(loc="lower right")
+ax.legend(loc="lower left")
 fig.show()
 
 # %%

@@ -7,6 +7,7 @@ used.
 from importlib import import_module as _import_module
 from pkgutil import iter_modules as _iter_modules
 
+from skpudle._consensus import ConsensusDictionary
 from skpudle._learners.convolutional.pudle import ConvPUDLEDictionaryLearning
 from skpudle._learners.noodl import NOODLDictionaryLearning
 from skpudle._learners.pudle import PUDLEDictionaryLearning
@@ -19,6 +20,7 @@ from skpudle.reporting import report
 
 __all__ = [
     "Checkpoint",
+    "ConsensusDictionary",
     "ConvPUDLEDictionaryLearning",
     "NOODLDictionaryLearning",
     "PUDLEClassifier",

@@ -20,12 +20,12 @@ GROUPS = {
     # torch and not scikit-learn: tensors in, tensors out
     "mathematics": ["_precision", "_compilation", "shrinkage", "losses", "operators",
                     "lasso", "omp",
-                    "encoding", "gradients", "optimizers", "search", "initialization"],
+                    "encoding", "gradients", "optimizers", "initialization", "search"],
     "boundary": ["_data", "interoperability"],
     "training": ["_training", "checkpoint"],
     "learners": ["_learners"],
-    "results": ["datasets", "metrics", "images", "pretrained", "diagnostics", "_fitted",
-                "inspection", "plotting", "reporting", "__init__"],
+    "results": ["datasets", "metrics", "_consensus", "images", "pretrained", "diagnostics",
+                "_fitted", "inspection", "plotting", "reporting", "__init__"],
 }  # fmt: skip
 ORDER = [entry for entries in GROUPS.values() for entry in entries]
 # Only `_data.arrays` turns arrays into tensors and back ...

@@ -73,6 +73,7 @@ def test_a_page_has_all_pictures_inside(learner, X):
     assert names == {
         "Atoms, most used first",
         "Usage of the atoms",
+        "Loss of R² without each atom",
         "Atoms per sample",
         "Reconstruction error",
         "Worst samples",
@@ -119,7 +120,7 @@ def test_pipelines_and_searches_have_the_page_of_their_learner(place, learner, X
 
 def test_a_classifier_has_one(X):
     classifier = PUDLEClassifier(6, max_iter=1, tol=None, random_state=0)
-    assert len(check(skpudle.report(classifier.fit(X, np.arange(80) % 2), X).page)) == 6
+    assert len(check(skpudle.report(classifier.fit(X, np.arange(80) % 2), X).page)) == 7
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_what_is_no_image_is_drawn_all_the_same(shape):
     X = np.random.default_rng(0).normal(size=shape)
     options = dict(n_unfoldings=5, max_iter=1, tol=None, random_state=0, split_sign=True)
     learner = PUDLEDictionaryLearning(5, **options).fit(X)
-    assert len(check(skpudle.report(learner, torch.tensor(X)).page)) == 6
+    assert len(check(skpudle.report(learner, torch.tensor(X)).page)) == 7
 
 
 def test_gaps_are_left_out_of_the_error(X):
@@ -152,7 +153,7 @@ def test_gaps_are_left_out_of_the_error(X):
 def test_any_learner_of_the_package_has_one(X):
     pytest.importorskip("sporco")
     learner = SporcoDictionaryLearning(5, max_iter=2, random_state=0).fit(X)
-    assert len(check(skpudle.report(learner, X).page)) == 6
+    assert len(check(skpudle.report(learner, X).page)) == 7
 
 
 def test_a_report_is_saved_and_shown_in_notebooks(learner, X, tmp_path):
@@ -227,7 +228,7 @@ def test_the_name_of_a_class_is_text(learner, X):
     page = skpudle.report(named, X).page
     assert "<i>" not in page
     assert page.count("Learner&lt;i&gt;&amp;") == 3
-    assert len(check(page)) == 6
+    assert len(check(page)) == 7
 
 
 @pytest.mark.parametrize("nothing", [dict(n_atoms=0), dict(n_worst=0)])

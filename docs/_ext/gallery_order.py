@@ -6,6 +6,7 @@ EXAMPLES = [  # grouped as in examples/GALLERY_HEADER.rst: tasks first, then the
     "plot_find_dictionary.py",
     "plot_choosing_alpha.py",
     "plot_stability.py",
+    "plot_how_many_atoms.py",
     "plot_noise.py",
     # Images
     "plot_denoising.py",
@@ -28,6 +29,7 @@ EXAMPLES = [  # grouped as in examples/GALLERY_HEADER.rst: tasks first, then the
     "plot_tensors.py",
     "plot_other_learners.py",
     # Gradients and the paper
+    "plot_encoders.py",
     "plot_choosing_gradient.py",
     "plot_stable_training.py",
     "plot_figure_2.py",

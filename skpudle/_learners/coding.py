@@ -28,7 +28,7 @@ from skpudle.lasso import lasso_path
 from skpudle.operators import ConvDictionary
 from skpudle.search import ConvProblem, adapted, conv_path, without_rows
 
-__all__ = ["Coding", "adapt_atoms", "choose_coding", "smaller_penalty"]
+__all__ = ["Coding", "adapt_atoms", "choose_coding", "hidden_entries", "smaller_penalty"]
 
 # Entries that are hidden in all, rows that they are hidden in, and groups of features: fewer where
 # there are so many features for an atom that it hardly matters how many are seen.
@@ -382,7 +382,8 @@ def _path(atoms, rows, alpha, debias, *, largest=None, far=0.0):
     return replace(found, noise_std=rows.noise(atoms, found.chosen) ** 0.5)
 
 
-def _rows_of(problem):
+def hidden_entries(problem):
+    """Return the entries of a problem that are hidden in turn; see `_Rows` and `_Pictures`."""
     if isinstance(problem, ConvProblem):
         return _Pictures(problem)
     options = dict(positive=problem.positive_code, total=problem.total)
@@ -408,7 +409,7 @@ def choose_coding(problem, atoms, *, debias=None):
         Whose ``chosen`` coding it is. Where nothing can be predicted, from one feature, zeros or
         independent features, codes are the lasso's for the penalty of the search.
     """
-    return _path(atoms, _rows_of(problem), problem.alpha, debias)
+    return _path(atoms, hidden_entries(problem), problem.alpha, debias)
 
 
 def smaller_penalty(deviance, alpha):  # -> float
@@ -452,7 +453,7 @@ def adapt_atoms(problem, state, atoms, *, debias=None, stopped=lambda: False):
     Tensor of shape (n_components, *shape), CodingPath
         The atoms whose codes predict best, or nearly so and are sparser; and how they predict.
     """
-    rows, alpha = _rows_of(problem), problem.alpha
+    rows, alpha = hidden_entries(problem), problem.alpha
 
     def judged(atoms, codes, *, unbiased=True, **options):  # -> atoms, codes, how they predict
         seen = problem, state.stride, atoms.double(), codes

@@ -41,7 +41,7 @@ from skpudle.gradients import GRADIENT_RULES
 from skpudle.initialization import INITIALIZATIONS, initial_atoms
 from skpudle.losses import Gaussian
 from skpudle.operators import DenseDictionary, project_atoms
-from skpudle.search import Problem, auto_alpha, debias, is_done
+from skpudle.search import Problem, auto_alpha, choose_size, debias, is_done
 
 __all__ = ["DICT_INIT", "DenseLearner", "choose_atoms", "refining_updates"]
 
@@ -230,10 +230,10 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             offset = None if offset is None else offset.to(sample.dtype)
             source, seen = Rows(sample, mask=mask, offset=offset), X
         else:
-            sample, mask = split_missing(source.head(self.n_components or 0))
+            sample, mask = split_missing(source.head(self._n_components or 0))
             seen = sample
             if offset is not None:
-                offset = offset[source.head_positions(self.n_components or 0)].to(sample.dtype)
+                offset = offset[source.head_positions(self._n_components or 0)].to(sample.dtype)
         if not known:
             return Data(source, sample, mask, device, input_attributes(seen), offset)
         _check_n_features(self, seen, reset=False)
@@ -275,9 +275,14 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         square = mean_square(x)
         model = self._model(data_scale=noise**2 * square, curvature=curvature)
         penalty = max(auto_alpha(x, mask=mask), least / noise)
-        start = "data" if self._searches() else self.dict_init
-        inside = dict(atom_norm=self.atom_norm, positive=self.positive_dict)
-        atoms = choose_atoms(start, self.n_components, x, generator, **inside)
+        if self.n_components == "auto" and run is not None:
+            given = x, mask, self._search_penalty(model, penalty, noise), unit_of(square)
+            atoms, size_path = self._choose_size(model, *given, generator, run)
+            model = replace(model, size_path=size_path)
+        else:
+            start = "data" if self._searches() else self.dict_init
+            inside = dict(atom_norm=self.atom_norm, positive=self.positive_dict)
+            atoms = choose_atoms(start, self._n_components, x, generator, **inside)
         if run is not None:  # a part of the data may be of any size
             self._warn_of_samples(x, mask, len(atoms))
         alpha = self._chosen_alpha(model, atoms, penalty, noise)
@@ -291,14 +296,13 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         if run is None:  # too little to search; far from a dictionary only "dec" finds it
             return replace(model, rule=self._rule("dec"), from_samples=True), rows(atoms)
         model = replace(model, curvature=self._curvature_share * curvature)
-        soft = model.encoder.shrinkage == "soft" and alpha > 0
-        penalty = float(alpha) / noise if soft else float(penalty)
+        penalty = self._search_penalty(model, penalty, noise)
         model = replace(model, search_alpha=penalty)
         if run.recorder.in_training():
             return model, rows(atoms)
         x = x if team is None else stabilised(self._loss(), data.sample, None, data.offset).x
         unit = unit_of(square)
-        model, found = self._search(x, data, model, atoms, float(penalty), unit, run, rows)
+        model, found = self._search(x, data, model, atoms, penalty, unit, run, rows)
         if intercept is None:
             return model, found
         found = settle(model, found, data, run.team)
@@ -334,6 +338,32 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         warn_of_unknown_features((~known.any(0)).nonzero().flatten().tolist())
         if isinstance(self.dict_init, str):  # given atoms may need few samples to adapt
             warn_of_few_samples(int(known.any(1).sum()), n_atoms)
+
+    @property
+    def _n_components(self):  # -> int, or None where data decide
+        return None if self.n_components == "auto" else self.n_components
+
+    def _choose_size(self, model, x, mask, penalty, unit, generator, run):
+        """Return atoms of the number that predicts held-out samples best, and what was tried."""
+        problem = Problem(
+            x if unit == 1 else x.double() / unit,
+            penalty / unit,
+            positive_code=model.encoder.positive_code,
+            positive_atoms=model.positive,
+            mask=mask,
+            unit=unit,
+        )
+        interrupted = partial(getattr, run.interrupts, "pending")
+        atoms, path = choose_size(problem, generator, stopped=interrupted)
+        path = path._replace(objective=path.objective * unit**2)
+        return atoms.to(x), path
+
+    def _search_penalty(self, model, penalty, noise):  # -> float
+        """Return the penalty of the search: that of codes, where they are those of a lasso."""
+        if model.encoder.shrinkage != "soft":
+            return float(penalty)
+        alpha = float(self._chosen_alpha(model, None, penalty, noise))
+        return alpha / noise if alpha > 0 else float(penalty)
 
     def _chosen_alpha(self, model, atoms, penalty, noise=1.0):  # -> float
         """Return the parameter; for "auto" that of a penalty of stabilised data and their noise."""

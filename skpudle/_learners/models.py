@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import Bunch
 from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
@@ -26,7 +27,7 @@ from skpudle.losses import Gaussian
 from skpudle.operators import ConvDictionary, DenseDictionary, atom_norms, project_atoms
 from skpudle.search import conv_codes
 
-__all__ = ["Decay", "DenseModel", "Encoder", "directions", "learned_encoder"]
+__all__ = ["Decay", "DenseModel", "Encoder", "as_arrays", "directions", "learned_encoder"]
 
 # As the paper has them.
 _UNFOLDINGS = 100
@@ -179,6 +180,11 @@ def _project_beside_intercept(rows, *, project):
     return torch.cat([project(rows[:-1]), rows[-1:]])
 
 
+def as_arrays(path):  # -> Bunch of ndarray, None for None
+    """Return the numbers of atoms that were tried as users see them."""
+    return path and Bunch(**{name: to_numpy(values) for name, values in path._asdict().items()})
+
+
 def directions(samples, *, positive):  # (n, n_features) -> the same
     """Return samples as atoms: their norm, which has units, is no measure for that of atoms.
 
@@ -257,6 +263,8 @@ class DenseModel:
         chosen from the data.
     learned : LearnedEncoder, default=None
         The encoder that was trained for the finished dictionary.
+    size_path : SizePath, default=None
+        The numbers of atoms that were tried, if one was chosen from the data.
     """
 
     rule: Callable
@@ -272,6 +280,7 @@ class DenseModel:
     search_alpha: float | None = None
     coding: tuple | None = None
     learned: LearnedEncoder | None = None
+    size_path: tuple | None = None
 
     part_size = None
 
@@ -337,6 +346,7 @@ class DenseModel:
             "components_": to_numpy(atoms),
             "intercept_": None if intercept is None else to_numpy(intercept),
             "n_components_": len(atoms),
+            "size_path_": as_arrays(self.size_path),
             "alpha_": alpha,
             "debias_": debias,
             "noise_std_": noise_std,

@@ -293,9 +293,11 @@ class PUDLEDictionaryLearning(_ExposedLearner):
 
     Parameters
     ----------
-    n_components : int, default=None
+    n_components : int or "auto", default=None
         Number of atoms; by default that of ``dict_init`` if it is an array or a learner, else the
-        number of features.
+        number of features. "auto" is the smallest number whose atoms predict hidden entries of
+        held-out samples as well as those of any other (see the notes), with ``dict_init="search"``;
+        in `partial_fit` it is the number of features.
 
     alpha : float or "auto", default="auto"
         Soft shrinkage: the penalty of the lasso, :math:`\lambda` in the paper, in the units of the
@@ -437,6 +439,11 @@ class PUDLEDictionaryLearning(_ExposedLearner):
     n_components_ : int
         Number of atoms.
 
+    size_path_ : Bunch
+        With ``n_components="auto"``, the numbers of atoms that were tried: arrays
+        ``n_components``, ``score`` (R^2 of hidden entries of held-out samples) and ``objective``
+        (of the search, mean over held-out samples). Not there after `partial_fit`.
+
     intercept_ : ndarray of shape (n_features,)
         The baseline, where the loss is not "gaussian".
 
@@ -554,6 +561,14 @@ class PUDLEDictionaryLearning(_ExposedLearner):
     the penalty of the search. Codes of counts and binary data have that one, or a half or less of
     it if hidden features are predicted better then.
 
+    With ``n_components="auto"`` a quarter of the samples, at most 2000, are held out, and hidden
+    entries of them predicted. The number of atoms begins at half that of features, and grows by
+    half while the score, R^2 of the hidden entries, gets larger. Then atoms are removed that
+    held-out samples miss least, a quarter of them at a time and finally one by one, and the others
+    adapt, as in [4]_. The number is the smallest whose score is as large as the largest, within
+    the standard error of the difference, which counts as 0.001 at least and 0.002 at most. From
+    those atoms the search goes on over all samples.
+
     Atoms that no sample of an epoch used are replaced, before the next, by the samples that were
     reconstructed worst. If the loss stops being finite, the learning rate is halved, once.
 
@@ -564,6 +579,8 @@ class PUDLEDictionaryLearning(_ExposedLearner):
     .. [2] S. Arora, R. Ge, T. Ma and A. Moitra, "Simple, Efficient, and Neural Algorithms for
        Sparse Coding", COLT 2015.
     .. [3] N. Meinshausen, "Relaxed Lasso", Computational Statistics & Data Analysis 52, 2007.
+    .. [4] M. Pali and K. Schnass, "Dictionary learning: from data to sparsity and beyond",
+       arXiv:1804.07101.
 
     Examples
     --------
@@ -642,6 +659,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         self.verbose = verbose
 
     _parameter_constraints = DenseLearner._parameter_constraints | {
+        "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
         "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "gradient": [StrOptions({"auto", "dec", "ae-lasso", "ae-ls"})],
         "loss": [StrOptions(set(LOSSES))],
@@ -666,6 +684,11 @@ class PUDLEDictionaryLearning(_ExposedLearner):
     def _check_parameters(self):
         if self.separate_atoms:
             self._check_learned_encoder()
+        if self.n_components == "auto" and not self._searches():
+            raise ValueError(
+                "n_components='auto' is chosen by a search, but dict_init is given. Pass "
+                "dict_init='search', or a number of atoms or None."
+            )
         if self.loss != "gaussian" and (self._converges() or self.transform_algorithm == "omp"):
             raise ValueError(
                 "Codes that are solved for (n_unfoldings=None, transform_algorithm='lasso' or "
@@ -927,7 +950,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         return self._searches() and self._trains() and self.loss == "gaussian" and by_surrogate
 
     def _batch_size(self, n_samples=None):
-        if self.batch_size == "auto" and n_samples and self._adapts(self.n_components or 1):
+        if self.batch_size == "auto" and n_samples and self._adapts(self._n_components or 1):
             return min(max(n_samples // _BATCHES, _LEAST_ROWS // _BATCHES), _MOST_ROWS // _BATCHES)
         return super()._batch_size()
 
@@ -939,7 +962,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         if self._refines:
             return refining_updates(n_batches)
         n_features = data.sample.shape[1]
-        n_components = self.n_components or n_features
+        n_components = self._n_components or n_features
         if self._adapts(n_components):
             n_unfoldings = 0 if self._solves() else self._n_unfoldings
             n_epochs = n_components / (n_unfoldings + _REST_OF_AN_UPDATE)
@@ -989,7 +1012,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         if not self._trains():
             # atoms of a search have norm 1
             yield ("atom_norm",), self._asks_for_training
-        elif self._optimizer_for(range(self.n_components or data.sample.shape[1])) == "surrogate":
+        elif self._optimizer_for(range(self._n_components or data.sample.shape[1])) == "surrogate":
             yield ("learning_rate",), "optimizer='adam' or 'sgd'"
         if self._solves():
             yield ("step_size",), "a number for n_unfoldings"

@@ -25,11 +25,13 @@ from skpudle.metrics._dictionaries import (
     recovery_rate,
     support_recovery,
 )
+from skpudle.metrics._importance import atom_importance
 
 __all__ = [
     "AtomMatch",
     "atom_coherence",
     "atom_cosines",
+    "atom_importance",
     "dictionary_error",
     "dictionary_stability",
     "lasso_objective",

@@ -11,6 +11,8 @@ is imported when something is drawn, and not before.
 `ConvergenceDisplay`    errors of codes or of gradients against the number of unfoldings
 `RecoveryDisplay`       coherences between learned and known atoms as a matrix
 `ContributionsDisplay`  atoms or reconstructions next to the training samples that make them
+`ConsensusDisplay`      the stability of each atom of a consensus of fits
+`SizePathDisplay`       score against the number of atoms, and the number that was chosen
 `StabilityDisplay`      how many atoms recur in other fits, against their number
 ======================  =======================================================================
 """
@@ -23,13 +25,16 @@ from skpudle.plotting._displays import (
     RecoveryDisplay,
 )
 from skpudle.plotting._inspection import ContributionsDisplay, StabilityDisplay
+from skpudle.plotting._sizes import ConsensusDisplay, SizePathDisplay
 
 __all__ = [
     "AtomsDisplay",
     "CodesDisplay",
+    "ConsensusDisplay",
     "ContributionsDisplay",
     "ConvergenceDisplay",
     "LossCurveDisplay",
     "RecoveryDisplay",
+    "SizePathDisplay",
     "StabilityDisplay",
 ]

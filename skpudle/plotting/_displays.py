@@ -6,7 +6,7 @@ from sklearn.utils import check_array
 from skpudle._data.arrays import host_array
 from skpudle._fitted.drawing import as_pictures, axes_to_draw_on, draw_grid, size_of_grid
 from skpudle._fitted.learners import find_learner
-from skpudle.metrics import atom_cosines, match_atoms
+from skpudle.metrics import atom_cosines, atom_importance, match_atoms
 from skpudle.plotting._curves import ConvergenceDisplay, LossCurveDisplay
 
 __all__ = [
@@ -91,6 +91,7 @@ class AtomsDisplay:
         estimator,
         X=None,
         *,
+        sort="usage",
         kind="auto",
         image_shape=None,
         n_atoms=None,
@@ -106,7 +107,10 @@ class AtomsDisplay:
             features of its data if every step before the learner is affine and can be undone
             (centring, scaling, principal components), and else in the learner's features.
         X : array-like, default=None
-            Samples, as `transform` takes them; if given, atoms are sorted, the most used first.
+            Samples, as `transform` takes them; if given, atoms are sorted by ``sort``.
+        sort : {"usage", "energy", "r2_loss"}, default="usage"
+            Key by which to sort atoms, the largest first: how many samples use them, or the share
+            of the energy or the loss of R^2 of `skpudle.metrics.atom_importance`.
         kind, image_shape, n_atoms, ax, **plot_params
             As in `from_atoms`. Convolutional atoms have their shape already; atoms of signals are
             lines, and channels of images that are no colours are drawn side by side.
@@ -115,12 +119,22 @@ class AtomsDisplay:
         -------
         AtomsDisplay
             The display, drawn.
+
+        Raises
+        ------
+        ValueError
+            If ``sort`` is none of these, or atoms do not have a shape of that kind.
         """
+        if sort not in ("usage", "energy", "r2_loss"):
+            raise ValueError(f"sort is {sort!r}; it must be 'usage', 'energy' or 'r2_loss'.")
         found = find_learner(estimator)
         atoms = found.atoms()
-        if X is not None:
+        if X is not None and sort == "usage":
             usage = np.count_nonzero(found.codes(X), axis=0)
             atoms = atoms[np.argsort(-usage, kind="stable")]
+        elif X is not None:
+            importance = atom_importance(found.learner, found.prepare(X))
+            atoms = atoms[np.argsort(-importance[sort], kind="stable")]
         kind, pictures = found.pictures(atoms, kind=kind, image_shape=image_shape)
         return cls(pictures[:n_atoms], kind).plot(ax=ax, **plot_params)
 

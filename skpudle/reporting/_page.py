@@ -12,6 +12,7 @@ import numpy as np
 
 from skpudle._fitted.drawing import new_figure
 from skpudle._fitted.learners import as_arrays, look_at
+from skpudle.metrics import atom_importance
 from skpudle.plotting import AtomsDisplay, CodesDisplay, LossCurveDisplay
 from skpudle.reporting._findings import ENDINGS, sentences
 
@@ -27,6 +28,9 @@ h1 { overflow-wrap: anywhere; }
 table { border-collapse: collapse; }
 td { padding: 0.15rem 1rem 0.15rem 0; }
 """
+
+# Samples that tell what is lost without an atom: all atoms are removed in turn.
+_SAMPLES_OF_IMPORTANCE = 500
 
 
 class Report:
@@ -101,6 +105,18 @@ def _worst(look, samples, reconstructions, errors, n_worst, shape):
         ax.set(xlabel="Feature", title="dotted: reconstructions")
 
     return draw_images if kind == "images" else draw_lines
+
+
+def _importance(look):
+    """Return a function that draws the loss of R^2 without each atom."""
+    samples = np.asarray(look.samples)[:_SAMPLES_OF_IMPORTANCE]
+    losses = np.sort(atom_importance(look.learner, samples).r2_loss)[::-1]
+
+    def draw(ax):
+        ax.fill_between(np.arange(1, len(losses) + 1), losses, step="mid")
+        ax.set(xlabel="Atom, most important first", ylabel="Loss of $R^2$ without it")
+
+    return draw
 
 
 def _number(learner, name):  # -> str, empty if the learner has none
@@ -180,8 +196,9 @@ def report(estimator, X, *, kind="auto", image_shape=None, n_atoms=100, n_worst=
     Report
         The page as `page`, a method `save`, and a display of its own in notebooks. The page says
         what is wrong (`skpudle.reporting.findings`) and how training ended. It shows the atoms,
-        how often they are used and how many a sample uses, the loss curve, the distribution of
-        the reconstruction error, and the samples with the worst reconstructions.
+        how often they are used and how many a sample uses, the loss of R^2 without each of them
+        (of rows), the loss curve, the distribution of the reconstruction error, and the samples
+        with the worst reconstructions.
 
     Raises
     ------
@@ -220,6 +237,8 @@ def report(estimator, X, *, kind="auto", image_shape=None, n_atoms=100, n_worst=
         "Reconstruction error": draw_errors,
         "Worst samples": _worst(look, samples, reconstructions, errors, n_worst, shape),
     }
+    if not look.is_convolutional:
+        pictures["Loss of R² without each atom"] = _importance(look)
     if hasattr(learner, "loss_curve_"):
         pictures["Loss"] = lambda ax: LossCurveDisplay.from_estimator(learner, ax=ax)
     return _page(estimator, look, _facts(look, errors, energies), pictures)

@@ -16,15 +16,18 @@ from skpudle.search._search import (
     search,
     without_rows,
 )
+from skpudle.search._size import SizePath, choose_size
 
 __all__ = [
     "ConvProblem",
     "Problem",
     "SearchState",
+    "SizePath",
     "adapted",
     "advance",
     "auto_alpha",
     "begin",
+    "choose_size",
     "conv_codes",
     "conv_path",
     "debias",

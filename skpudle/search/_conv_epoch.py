@@ -195,6 +195,11 @@ class ConvEpoch:
         start = np.concatenate([[0], first])
         return start, image[order], place[order].astype(np.int32), value[used][order]
 
+    @property
+    def uses(self):  # -> (p,)
+        """The number of places where each atom is used."""
+        return torch.as_tensor(np.diff(self._entries[0]))
+
     def restricted(self, kept):  # (p,) bool -> Codes
         """Return the codes of the kept atoms."""
         return self.codes.restricted(kept, self._n_positions)

@@ -318,6 +318,11 @@ class Epoch:
         in_parts(lambda first, last: loops().add_moments(first, last, *arrays), p, least)
         return a, b
 
+    @property
+    def uses(self):  # -> (p,)
+        """The number of samples that use each atom, of this process."""
+        return torch.as_tensor(np.diff(self._entries[0]))
+
     def improved_atoms(self):
         """Return the atoms after sweeps of block coordinate descent."""
         atoms = self.atoms.clone()

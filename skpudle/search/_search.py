@@ -136,9 +136,10 @@ def split(epoch, n_splits, seed):  # -> (p + n, *shape)
     return epoch.problem.project(torch.cat([atoms, epoch.atoms[chosen] - half]))
 
 
-def remaining(epoch, n_removed):  # -> (p,) bool, False for those to remove
-    """Mark the atoms to keep; without the others the objective rises least."""
+def remaining(epoch, n_removed, *, per_use=False):  # -> (p,) bool, False for those to remove
+    """Mark the atoms to keep; without the others the objective rises least, in all or per use."""
     cost, taken_over = epoch.costs()
+    cost = cost / epoch.uses.clamp_min(1) if per_use else cost
     heirs = taken_over.topk(min(_HEIRS, len(cost))).indices.tolist()
     kept, removed = set(), set()
     for j in cost.argsort(stable=True).tolist():

@@ -97,7 +97,7 @@ def run(check):
         raise
 
 
-@parametrize_with_checks([PUDLEDictionaryLearning(), *VARIANTS])
+@parametrize_with_checks([PUDLEDictionaryLearning(), PUDLEDictionaryLearning("auto"), *VARIANTS])
 def test_scikit_learn_check(estimator, check):
     run(partial(check, estimator))
 

@@ -24,7 +24,7 @@ from skpudle._data.noise import Noise
 from skpudle._data.training_images import Geometry, TrainingImages
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
-from skpudle._learners.coding import adapt_atoms
+from skpudle._learners.coding import adapt_atoms, hidden_entries
 from skpudle._learners.convolutional.model import ConvModel, ConvNetwork, RowLayout
 from skpudle._learners.convolutional.parameters import (
     CONSTRAINTS,
@@ -56,13 +56,15 @@ from skpudle.encoding import default_step
 from skpudle.gradients import GRADIENT_RULES
 from skpudle.losses import Gaussian
 from skpudle.operators import ConvDictionary, project_atoms
-from skpudle.search import is_done
+from skpudle.search import choose_size, is_done
 
 __all__ = ["ConvLearner"]
 
 # pixels of a batch, counted once for each grid, to train on at a time: products of large matrices,
 # and little memory for the codes of all unfoldings
 _PIXELS = 2**16
+# Atoms of a first part of the data, from which no number is chosen: as many as by default.
+_ATOMS = 64
 
 
 def _known(learner):  # -> fitted attributes, and how many unfoldings they are for
@@ -219,7 +221,14 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     def _new_model(self, data, generator, run=None):  # -> ConvModel, rows
         images, step = data.sample, self._fixed_step()
-        shape = self.n_components, images.images[0].shape[0], *self._kernel
+        decides = isinstance(self.n_components, str)
+        if decides and not searches(self):
+            raise ValueError(
+                "n_components='auto' is chosen by a search, which these parameters do without. "
+                "Pass dict_init='search', or a number of atoms."
+            )
+        n_components = _ATOMS if decides else self.n_components
+        shape = n_components, images.images[0].shape[0], *self._kernel
         given = self._loss(), baseline(self._loss(), images)
         atoms = initial_atoms(images, start_of(self), shape, generator, *given)
         atoms = project_atoms(atoms.contiguous(), atom_norm=self.atom_norm)
@@ -229,6 +238,20 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         if self.shrinkage == "hard":
             bound = default_step(ConvDictionary(atoms, images.stride)) if step is None else step
             alpha = alpha * float(bound) if self.alpha == "auto" else alpha
+
+        size_path = None
+        if decides and run is not None:
+            problem = self._problem(images, float(penalty) / noise_of(*given), given[1])
+
+            def start(n):
+                begun = initial_atoms(images, "search", (n, *shape[1:]), generator, *given)
+                return as_pictures(begun)
+
+            interrupted = partial(getattr, run.interrupts, "pending")
+            options = dict(start=start, hidden=hidden_entries, stopped=interrupted)
+            found, size_path = choose_size(problem, generator, **options)
+            size_path = size_path._replace(objective=size_path.objective * problem.unit**2)
+            atoms = found.reshape(len(found), *shape[1:]).to(atoms)
 
         def built(atoms, intercept=given[1]):
             parameters = initial_parameters(
@@ -245,7 +268,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             searched = float(penalty) if searches(self) and run is not None else None
             options = images, images.geometry, generator, parameters.alpha
             model, rows = self._model(parameters, *options)
-            return replace(model, search_alpha=searched), rows
+            return replace(model, search_alpha=searched, size_path=size_path), rows
 
         if not searches(self) or run is None or run.recorder.in_training():
             return built(atoms)

@@ -21,7 +21,7 @@ from torch import Tensor
 from skpudle._data.noise import Noise, estimate_noise
 from skpudle._data.training_images import Geometry, TrainingImages
 from skpudle._learners.convolutional.values import ConvParameters, fitted_values, responses
-from skpudle._learners.models import Encoder
+from skpudle._learners.models import Encoder, as_arrays
 from skpudle._precision import as_scalars, in_own_precision
 from skpudle._training.messages import warn_of_step
 from skpudle.encoding import default_step, threshold_levels, unfold
@@ -342,6 +342,8 @@ class ConvModel:
         Penalty, share of the bias to remove and noise of codes, if they were chosen from the data.
     search_alpha : float, default=None
         The penalty of the search, if there was one.
+    size_path : SizePath, default=None
+        The numbers of atoms that were tried, if one was chosen from the data.
     """
 
     rule: Callable
@@ -358,6 +360,7 @@ class ConvModel:
     generator: torch.Generator | None = None
     coding: tuple | None = None
     search_alpha: float | None = None
+    size_path: tuple | None = None
 
     curvature = 1.0  # of least squares
     n_constant_codes = 0  # all rows are atoms
@@ -414,5 +417,5 @@ class ConvModel:
         attributes = fitted_values(values, len(stride), **options)
         alpha, debias, noise_std = self.coding or (attributes["alpha_"], self.encoder.debias, None)
         coded = {"alpha_": alpha, "debias_": debias, "noise_std_": noise_std}
-        coded |= {"search_alpha_": self.search_alpha}
+        coded |= {"search_alpha_": self.search_alpha, "size_path_": as_arrays(self.size_path)}
         return attributes | coded | {"n_components_": len(rows), "peak_": self.peak}

@@ -31,7 +31,7 @@ __all__ = [
 _COUNT = Interval(Integral, 1, None, closed="left")
 
 CONSTRAINTS = GradientLearner._parameter_constraints | {
-    "n_components": [_COUNT],
+    "n_components": [_COUNT, StrOptions({"auto"})],
     "atom_shape": [_COUNT, tuple, list],
     "stride": [_COUNT, tuple, list],
     "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],

@@ -37,8 +37,10 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
 
     Parameters
     ----------
-    n_components : int, default=64
-        Number of atoms.
+    n_components : int or "auto", default=64
+        Number of atoms. "auto" is the smallest number whose atoms predict hidden pixels as well as
+        those of any other, as of `PUDLEDictionaryLearning`, with a search; in `partial_fit` it is
+        64.
 
     atom_shape : int or tuple of int, default=(9, 9)
         Size of an atom: two numbers for pictures, one for signals.
@@ -211,7 +213,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     intercept_ : ndarray of shape (n_channels,)
         The baseline, for losses other than "gaussian".
 
-    n_components_, n_iter_, n_steps_, loss_curve_, ended_by_, phases_, lambda_decay_, device_
+    n_components_, size_path_, n_iter_, n_steps_, loss_curve_, ended_by_, phases_, lambda_decay_, \
+            device_
         As in `PUDLEDictionaryLearning`; the loss is a sum over the pixels of a crop.
 
     n_features_in_ : int

@@ -1,0 +1,426 @@
+"""Fit an estimator many times, and keep the dictionary that its replicates agree on.
+
+The atoms of all replicates are matched one to one with a reference, which is the median of the
+matched atoms and starts as the replicate that agrees best with the others. Atoms that no other
+replicate found are outliers, and left out of the median. This is consensus NMF, with an assignment
+instead of k-means: two atoms of one replicate never fall into one cluster, and signs are free.
+"""
+
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import issparse
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    MetaEstimatorMixin,
+    TransformerMixin,
+    _fit_context,
+    clone,
+)
+from sklearn.utils import _safe_indexing, check_random_state, get_tags, indexable
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
+
+from skpudle._data.arrays import host_array, to_tensor
+from skpudle._data.callers import users_level
+from skpudle.encoding import default_step
+from skpudle.operators import DenseDictionary
+
+__all__ = ["ConsensusDictionary"]
+
+# Matching and median alternate until no match changes, which takes two or three rounds.
+_MAX_ROUNDS = 20
+
+
+def _unit(atoms):  # (..., n_features) -> (..., n_features)
+    """Return rows of norm 1; zero stays zero."""
+    norms = np.linalg.norm(atoms, axis=-1, keepdims=True)
+    return atoms / np.where(norms > 0, norms, 1)
+
+
+def _has(name):
+    """Return a check that the wrapped estimator has a method."""
+    return available_if(lambda self: hasattr(getattr(self, "estimator_", self.estimator), name))
+
+
+def _seeded(estimator, random_state):
+    """Return a clone that draws from another seed, wherever it has a parameter for one."""
+    estimator = clone(estimator)
+    names = [
+        name
+        for name in sorted(estimator.get_params(deep=True))
+        if name == "random_state" or name.endswith("__random_state")
+    ]
+    seeds = random_state.randint(np.iinfo(np.int32).max, size=len(names))
+    return estimator.set_params(**dict(zip(names, map(int, seeds), strict=True)))
+
+
+def _fitted(estimator, X, rows):
+    """Fit to all samples, or to some of them."""
+    return estimator.fit(X if rows is None else _safe_indexing(X, rows))
+
+
+def _isolation(replicates, share):  # -> list of (n_components,)
+    """Return the mean distance of every unit atom to its nearest ones, up to sign.
+
+    There are ``share`` times the number of replicates of them.
+    """
+    everything = np.concatenate(replicates)
+    n_nearest = max(1, int(share * len(replicates)))
+    found = []
+    for atoms in replicates:
+        # rows of zeros are at distance sqrt(2) from all; the nearest atom is the atom itself
+        cosines = np.sort(np.minimum(np.abs(atoms @ everything.T), 1), axis=1)[:, ::-1]
+        nearest = cosines[:, 1 : 1 + n_nearest]
+        found.append(np.sqrt(2 - 2 * nearest).mean(axis=1))
+    return found
+
+
+def _matched(replicates, reference):  # -> (n_replicates, n_reference), -1 for no match
+    indices = np.full((len(replicates), len(reference)), -1)
+    for row, atoms in zip(indices, replicates, strict=True):
+        rows, columns = linear_sum_assignment(np.abs(reference @ atoms.T), maximize=True)
+        row[rows] = columns
+    return indices
+
+
+def _aligned(replicates, indices, reference):  # -> (n_replicates, n_reference, n_features)
+    """Return the matched atoms with the signs of the reference's; zero where there is no match."""
+    atoms = np.stack([a[i] for a, i in zip(replicates, indices, strict=True)])
+    atoms[indices < 0] = 0
+    products = np.einsum("rkf,kf->rk", atoms, reference)
+    return atoms * np.where(products < 0, -1, 1)[:, :, None]
+
+
+def _agreement(aligned):  # (n_replicates, n_components, n_features) -> (n_components,)
+    """Return the mean modulus of the cosine over pairs of replicates."""
+    n = len(aligned)
+    cosines = np.einsum("rkf,skf->krs", aligned, aligned, optimize=True)
+    pairs = np.abs(cosines[:, ~np.eye(n, dtype=bool)])
+    return np.minimum(pairs.mean(axis=1), 1)
+
+
+def _consensus(replicates, *, density_threshold, neighborhood):
+    """Match unit atoms, and return their medians and how they agree.
+
+    Returns
+    -------
+    medoid : int
+        The replicate that the reference started as.
+    components : ndarray of shape (n_components, n_features)
+        Unit atoms, with the order and the signs of that replicate.
+    indices : ndarray of shape (n_replicates, n_components)
+        Matched atoms, -1 for none.
+    dense : ndarray of bool of shape (n_replicates, n_components)
+        Whether they are no outliers.
+    stability : ndarray of shape (n_components,)
+        Mean similarity of the matched atoms.
+    """
+    isolation = _isolation(replicates, neighborhood)
+    medoid = int(np.argmin([distances.mean() for distances in isolation]))
+    reference = start = replicates[medoid]
+    indices = None
+    for _ in range(_MAX_ROUNDS):
+        before, indices = indices, _matched(replicates, reference)
+        dense = indices >= 0
+        if density_threshold is not None:
+            distances = [d[i] for d, i in zip(isolation, indices, strict=True)]
+            dense &= np.stack(distances) <= density_threshold
+        aligned = _aligned(replicates, indices, reference)
+        if before is not None and (before == indices).all():
+            break
+        reference = _unit(np.stack([
+            np.median(atoms[kept], axis=0) if kept.any() else start[k]
+            for k, (atoms, kept) in enumerate(zip(aligned.swapaxes(0, 1), dense.T, strict=True))
+        ]))  # fmt: skip
+    return medoid, reference, indices, dense, _agreement(aligned)
+
+
+class ConsensusDictionary(
+    ClassNamePrefixFeaturesOutMixin, MetaEstimatorMixin, TransformerMixin, BaseEstimator
+):
+    """The dictionary that many fits of an estimator agree on, and how stable each atom is.
+
+    Fits of a dictionary end in local minima, and some of their atoms are accidents of the seed or
+    of the samples. This fits replicates, matches their atoms up to order and sign, and takes the
+    median of every set of matched atoms. Codes are those of the estimator's own `transform`.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Any estimator whose `fit` leaves ``components_``:
+        `skpudle.PUDLEDictionaryLearning`, `~sklearn.decomposition.NMF`,
+        `~sklearn.decomposition.FastICA`, `~sklearn.decomposition.MiniBatchDictionaryLearning` ...
+
+    n_replicates : int, default=20
+        Number of fits.
+
+    resample : {"seeds", "bootstrap", "halves"}, default="seeds"
+        What replicates differ by, besides their seeds: "seeds" fits all of them to all samples, as
+        consensus NMF [1]_ does; "bootstrap" to samples drawn with replacement; "halves" to random
+        halves. The stability of "seeds" tells what the optimisation determines, that of the others
+        what the data determine.
+
+    density_threshold : float or None, default=0.5
+        Atoms whose mean distance to their nearest neighbours among the atoms of all replicates is
+        larger are outliers, and count for stability only. Atoms are compared with norm 1 and up to
+        sign, so that distances lie between 0 and 1.41; 0.5 is that of a cosine of 0.875. None keeps
+        all.
+
+    neighborhood : float, default=0.3
+        Number of nearest neighbours, as a share of ``n_replicates``.
+
+    n_jobs : int, default=None
+        Number of processes (or threads, by `joblib.parallel_config`) that fit replicates.
+
+    random_state : int, RandomState instance or None, default=None
+        Determines the seeds of the replicates and their samples.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, ...)
+        Medians of matched atoms, with the median norm of these. An atom of which all matches are
+        outliers is that of the replicate that agrees best with the others.
+
+    stability_ : ndarray of shape (n_components,)
+        Mean modulus of the cosine between the matched atoms of two replicates, from 0 to 1.
+
+    n_agreeing_ : ndarray of shape (n_components,)
+        How many replicates an atom is the median of: those whose atom is no outlier.
+
+    replicates_ : list of ndarray of shape (n_components, ...)
+        ``components_`` of every replicate.
+
+    matches_ : ndarray of shape (n_replicates, n_components)
+        The atom of each replicate that matches each atom, -1 for none.
+
+    estimator_ : estimator
+        What `transform` uses: the estimator, fitted to all samples, with ``components_`` replaced.
+
+    n_features_in_ : int
+        Number of features seen in `fit`.
+
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of features seen in `fit`, where ``X`` has names.
+
+    See Also
+    --------
+    skpudle.metrics.dictionary_stability : Agreement of dictionaries without a consensus.
+    skpudle.plotting.ConsensusDisplay : Stability of each atom, as a picture.
+
+    Notes
+    -----
+    The reference starts as the replicate whose atoms are nearest to those of others. Every
+    replicate is matched with it by the best assignment of all atoms together, and the reference
+    becomes the median of the matches that are no outliers, until no match changes. Consensus NMF
+    [1]_ clusters by k-means instead, which may put two atoms of one replicate into one cluster.
+
+    Replicates may have different numbers of atoms; the consensus has that of the first reference.
+    Atoms of convolutional learners are compared as they are, without shifts.
+
+    References
+    ----------
+    .. [1] D. Kotliar et al., "Identifying gene expression programs of cell-type identity and
+       cellular activity with single-cell RNA-Seq", eLife 8:e43803, 2019.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skpudle import ConsensusDictionary, PUDLEDictionaryLearning
+    >>> X = load_digits().data
+    >>> learner = PUDLEDictionaryLearning(16)
+    >>> consensus = ConsensusDictionary(learner, n_replicates=5, random_state=0).fit(X)
+    >>> consensus.transform(X).shape, consensus.stability_.shape
+    ((1797, 16), (16,))
+    """
+
+    def __init__(
+        self,
+        estimator,
+        n_replicates=20,
+        *,
+        resample="seeds",
+        density_threshold=0.5,
+        neighborhood=0.3,
+        n_jobs=None,
+        random_state=None,
+    ):
+        self.estimator = estimator
+        self.n_replicates = n_replicates
+        self.resample = resample
+        self.density_threshold = density_threshold
+        self.neighborhood = neighborhood
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+
+    _parameter_constraints = {
+        "estimator": [HasMethods(["fit", "transform"])],
+        "n_replicates": [Interval(Integral, 2, None, closed="left")],
+        "resample": [StrOptions({"seeds", "bootstrap", "halves"})],
+        "density_threshold": [Interval(Real, 0, None, closed="neither"), None],
+        "neighborhood": [Interval(Real, 0, 1, closed="right")],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+    }
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None):
+        """Fit the replicates, and match their atoms.
+
+        Parameters
+        ----------
+        X : array-like
+            What `fit` of the estimator takes; to draw from samples it has to be an array, a data
+            frame, a sparse array or a list.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self
+            The fitted estimator.
+
+        Raises
+        ------
+        TypeError
+            If a fitted estimator has no ``components_``.
+
+        Warns
+        -----
+        UserWarning
+            If all replicates are the same, so that their agreement says nothing.
+        """
+        random_state = check_random_state(self.random_state)
+        if self.resample != "seeds":
+            (X,) = indexable(X if issparse(X) else host_array(X))
+        fitted = Parallel(n_jobs=self.n_jobs)(
+            delayed(_fitted)(_seeded(self.estimator, random_state), X, rows)
+            for rows in self._samples(X, random_state)
+        )
+        name = type(self.estimator).__name__
+        if not all(hasattr(estimator, "components_") for estimator in fitted):
+            raise TypeError(
+                f"{name} has no components_ after fit, which ConsensusDictionary compares. Pass a "
+                "dictionary learner, or another decomposition into components."
+            )
+        self.replicates_ = [np.asarray(host_array(one.components_)) for one in fitted]
+        first = self.replicates_[0]
+        if all(np.array_equal(atoms, first) for atoms in self.replicates_[1:]):
+            warnings.warn(
+                f"All replicates of {name} are the same, and their agreement says nothing: it "
+                "draws nothing from random_state. Pass resample='bootstrap'.",
+                stacklevel=users_level(),
+            )
+        flat = [atoms.reshape(len(atoms), -1).astype(np.float64) for atoms in self.replicates_]
+        medoid, units, self.matches_, dense, self.stability_ = _consensus(
+            [_unit(atoms) for atoms in flat],
+            density_threshold=self.density_threshold,
+            neighborhood=self.neighborhood,
+        )
+        self.n_agreeing_ = dense.sum(axis=0)
+        norms = [
+            np.where(i < 0, np.nan, np.linalg.norm(atoms, axis=1)[i])
+            for atoms, i in zip(flat, self.matches_, strict=True)
+        ]
+        components = units * np.nanmedian(norms, axis=0)[:, None]
+        components = components.reshape(self.replicates_[medoid].shape).astype(first.dtype)
+        self.estimator_ = self._with_components(fitted[medoid], components, X, random_state)
+        self.components_ = self.estimator_.components_
+        validate_data(self, X, skip_check_array=True)
+        return self
+
+    def _samples(self, X, random_state):  # yields rows of each replicate, None for all
+        for _ in range(self.n_replicates):
+            if self.resample == "seeds":
+                yield None
+            elif self.resample == "bootstrap":
+                n = _num_samples(X)
+                yield random_state.randint(n, size=n)
+            else:
+                n = _num_samples(X)
+                yield random_state.permutation(n)[: (n + 1) // 2]
+
+    def _with_components(self, estimator, components, X, random_state):
+        """Return an estimator that was fitted to all samples, with other components."""
+        if self.resample != "seeds":
+            estimator = _seeded(self.estimator, random_state).fit(X)
+            if len(estimator.components_) != len(components):
+                estimator = clone(estimator).set_params(n_components=len(components)).fit(X)
+        estimator.components_ = components
+        if hasattr(estimator, "mixing_"):  # of FastICA
+            estimator.mixing_ = np.linalg.pinv(components)
+        follows = getattr(estimator, "step_size", None) == "auto" and components.ndim == 2
+        if follows and hasattr(estimator, "step_size_"):
+            estimator.step_size_ = float(default_step(DenseDictionary(to_tensor(components))))
+        return estimator
+
+    def _checked(self, X):
+        check_is_fitted(self)
+        if getattr(X, "ndim", 2) != 1:  # of which the estimator says what to do
+            validate_data(self, X, reset=False, skip_check_array=True)
+        return X
+
+    def transform(self, X):
+        """Encode data with the consensus, by the estimator's own `transform`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            What `transform` of the estimator takes.
+
+        Returns
+        -------
+        array of shape (n_samples, n_components)
+            Codes.
+        """
+        return self.estimator_.transform(self._checked(X))
+
+    @_has("inverse_transform")
+    def inverse_transform(self, X):
+        """Return the data that codes stand for, by the estimator's own `inverse_transform`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_components)
+            Codes, as `transform` returns them.
+
+        Returns
+        -------
+        array of shape (n_samples, n_features)
+            Reconstructed data.
+        """
+        check_is_fitted(self)
+        return self.estimator_.inverse_transform(X)
+
+    @_has("score")
+    def score(self, X, y=None):
+        """Return the score of data by the consensus, which is the estimator's own.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        float
+            The score.
+        """
+        return self.estimator_.score(self._checked(X))
+
+    @property
+    def _n_features_out(self):
+        return len(self.estimator_.get_feature_names_out())
+
+    def __sklearn_tags__(self):
+        tags, own = super().__sklearn_tags__(), get_tags(self.estimator)
+        tags.input_tags, tags.transformer_tags = own.input_tags, own.transformer_tags
+        tags.non_deterministic = own.non_deterministic
+        return tags

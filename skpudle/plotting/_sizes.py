@@ -1,0 +1,165 @@
+"""Displays of the stability of single atoms, and of how a number of atoms was chosen."""
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from skpudle._fitted.drawing import axes_to_draw_on
+
+__all__ = ["ConsensusDisplay"]
+
+
+class ConsensusDisplay:
+    """The stability of each atom of a consensus, most stable first.
+
+    Parameters
+    ----------
+    stability : ndarray of shape (n_components,)
+        Mean similarity of the matched atoms of replicates.
+    agreeing : ndarray of shape (n_components,)
+        Share of the replicates whose atom is no outlier.
+    threshold : float, default=0.9
+        Stability from which an atom counts as stable.
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure
+        What was drawn on.
+    line_, agreeing_line_, threshold_line_ : matplotlib Line2D
+        The stability, the share of replicates that agree, and the threshold.
+    order_ : ndarray of shape (n_components,)
+        Atoms in the order of drawing.
+    """
+
+    def __init__(self, stability, agreeing, threshold=0.9):
+        self.stability, self.agreeing, self.threshold = stability, agreeing, threshold
+
+    @classmethod
+    def from_estimator(cls, estimator, *, threshold=0.9, ax=None, **line_kwargs):
+        """Draw the stability of a fitted consensus.
+
+        Parameters
+        ----------
+        estimator : ConsensusDictionary
+            Fitted.
+        threshold : float, default=0.9
+            Stability from which an atom counts as stable.
+        ax, **line_kwargs
+            As in `plot`.
+
+        Returns
+        -------
+        ConsensusDisplay
+            What was drawn.
+        """
+        check_is_fitted(estimator, "stability_")
+        agreeing = estimator.n_agreeing_ / len(estimator.replicates_)
+        return cls(estimator.stability_, agreeing, threshold).plot(ax=ax, **line_kwargs)
+
+    def plot(self, *, ax=None, **line_kwargs):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; by default a new figure.
+        **line_kwargs : dict
+            Passed to `matplotlib.axes.Axes.plot` for the stability.
+
+        Returns
+        -------
+        ConsensusDisplay
+            This object.
+        """
+        self.ax_, self.figure_ = axes_to_draw_on(ax)
+        self.order_ = np.argsort(-self.stability, kind="stable")
+        places = np.arange(1, len(self.order_) + 1)
+        style = {"marker": ".", "color": "C0", "label": "stability"} | line_kwargs
+        (self.line_,) = self.ax_.plot(places, self.stability[self.order_], **style)
+        (self.agreeing_line_,) = self.ax_.plot(
+            places,
+            self.agreeing[self.order_],
+            color="C1",
+            linestyle="none",
+            marker="x",
+            label="share of replicates that agree",
+        )
+        n_stable = int((self.stability >= self.threshold).sum())
+        self.threshold_line_ = self.ax_.axhline(self.threshold, color="grey", linestyle=":")
+        self.ax_.set(
+            xlabel="Atom, most stable first",
+            ylabel="Stability",
+            title=f"{n_stable} of {len(places)} atoms with {self.threshold:g} or more",
+        )
+        self.ax_.set_ylim(0, 1.02)
+        self.ax_.legend()
+        return self
+
+
+class SizePathDisplay:
+    """The score of held-out samples against the number of atoms, and the number that was chosen.
+
+    Parameters
+    ----------
+    n_components : ndarray of shape (n_sizes,)
+        Numbers of atoms that were tried, increasing.
+    score : ndarray of shape (n_sizes,)
+        R^2 of hidden entries of held-out samples.
+    chosen : int
+        The number that was chosen.
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure
+        What was drawn on.
+    line_, chosen_line_ : matplotlib Line2D
+        The scores, and the chosen number.
+    """
+
+    def __init__(self, n_components, score, chosen):
+        self.n_components, self.score, self.chosen = n_components, score, chosen
+
+    @classmethod
+    def from_estimator(cls, estimator, *, ax=None, **line_kwargs):
+        """Draw how a fitted learner chose its number of atoms.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Fitted with ``n_components="auto"``.
+        ax, **line_kwargs
+            As in `plot`.
+
+        Returns
+        -------
+        SizePathDisplay
+            What was drawn.
+        """
+        check_is_fitted(estimator, "size_path_")
+        path, chosen = estimator.size_path_, estimator.n_components_
+        return cls(path.n_components, path.score, chosen).plot(ax=ax, **line_kwargs)
+
+    def plot(self, *, ax=None, **line_kwargs):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; by default a new figure.
+        **line_kwargs : dict
+            Passed to `matplotlib.axes.Axes.plot` for the scores.
+
+        Returns
+        -------
+        SizePathDisplay
+            This object.
+        """
+        self.ax_, self.figure_ = axes_to_draw_on(ax)
+        style = {"marker": "."} | line_kwargs
+        (self.line_,) = self.ax_.plot(self.n_components, self.score, **style)
+        self.chosen_line_ = self.ax_.axvline(self.chosen, color="grey", linestyle=":")
+        self.ax_.set(
+            xlabel="Number of atoms",
+            ylabel="Score of held-out samples",
+            title=f"{self.chosen} atoms",
+        )
+        return self

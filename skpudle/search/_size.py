@@ -1,0 +1,421 @@
+r"""Choose the number of atoms: the smallest dictionary that predicts held-out data as well as any.
+
+Rows are held out, and groups of their features hidden in turn. The error of a dictionary is that of
+the hidden entries, predicted by codes of the others. It is smallest where the dictionary has the
+atoms of the data and no more, since spare atoms take over what others say better.
+
+The search finds all atoms of the data where it has too many, and then the spare ones are copies,
+sums of two, or noise. So the number first *grows* by half while that lowers the error. Then atoms
+are *removed*, first those without which the objective rises least each time that they are used (a
+sum of two saves little at many uses, a rare atom of the data much at few), and the others adapt for
+a few epochs: a quarter of the atoms at a time until the error rises, then by bisection between the
+last two numbers. Sizes from the data by growing and pruning go back to [1]_.
+
+The score of a number is R^2 of the hidden entries. The number is the smallest whose score is as
+large as the largest within the standard error of their difference, which counts as 0.001 at least
+and 0.002 at most.
+
+.. [1] M. Pali and K. Schnass, "Dictionary learning: from data to sparsity and beyond",
+   arXiv:1804.07101.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import ceil, prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skpudle.initialization import initial_atoms
+from skpudle.lasso import lasso_path
+from skpudle.search._epoch import Codes
+from skpudle.search._search import SearchState, advance, begin, is_done, remaining
+
+__all__ = ["SizePath", "choose_size"]
+
+# With fewer rows nothing is decided. Of others a quarter is held out, but no more than this; few of
+# these tell what an atom is worth.
+_LEAST_ROWS, _HELD_OUT, _MOST_HELD_OUT, _FEW_HELD_OUT = 20, 4, 2000, 256
+# Groups of features that are hidden in turn. Rows take part in as many turns as make so many codes,
+# and in one at least: of patches, whose energy is in few of them, 400 rows in five turns have twice
+# the error of 2000 in one.
+_GROUPS, _CODINGS = 10, 1500
+# Penalties of codes, in units of the search's. The best and its neighbours are tried again.
+_PENALTIES = 4.0, 2.0**1.5, 2.0, 2.0**0.5, 1.0, 0.5, 0.25
+
+# The first number in units of that of features, by what it grows, and the largest one. Atoms of
+# images are at all places, and few.
+_FIRST_OF_IMAGES = 4
+_FIRST, _GROWTH, _LARGEST = 0.5, 1.5, 16
+# Epochs of a dictionary that grows, and those after atoms were removed, a share of them at most.
+_SETTLE, _ADAPT, _REMOVED = 12, 3, 0.25
+# After a failure a third of them are removed; of one, it is tried again without another.
+_PATIENCE, _FEWER = 1, 3
+# Epochs of atoms of images, which have to be moved, as the search does in rounds: after 12 of them
+# 8 planted atoms were called 4 or 19. They grow once more where a number did not pay.
+_SEARCH, _MORE = 60, 1
+# Epochs without the lasso's bias, which the errors of a dictionary would otherwise consist of where
+# there is no noise: with none of them 12 planted atoms were called 31.
+_UNBIASED = 2
+# Epochs that solve for the codes of held-out rows.
+_CODE_EPOCHS = 2
+# Up to so many atoms are removed one by one, chosen among so many more that cost least.
+_ONE_BY_ONE, _CANDIDATES = 8, 8
+# The score that a smaller dictionary may lose: the standard error of the difference, between these.
+# Epochs of adaptation change scores by half of the first; an atom of the data that is used as often
+# as one of 500 is worth twice as much.
+_TOLERANCE = 1e-3, 2e-3
+
+
+class SizePath(NamedTuple):
+    """The numbers of atoms that were tried, increasing.
+
+    Attributes
+    ----------
+    n_components : Tensor of shape (n_sizes,)
+        Numbers of atoms.
+    score : Tensor of shape (n_sizes,)
+        R^2 of hidden entries of held-out rows, against the column means.
+    objective : Tensor of shape (n_sizes,)
+        Mean objective of the search, over held-out rows.
+    """
+
+    n_components: Tensor
+    score: Tensor
+    objective: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Tried:
+    """A dictionary, how it came about, and what held-out rows say of it."""
+
+    atoms: Tensor  # (n_components, n_features)
+    codes: Codes  # of the samples that were looked at
+    state: SearchState
+    epoch: object  # of the held-out rows
+    errors: Tensor  # (n_rows,)
+
+    @cached_property
+    def error(self):
+        """The error of all rows."""
+        return float(self.errors.sum())
+
+
+class _Judge:
+    """What is held out, and the entries that are hidden in it; a subclass says the errors.
+
+    ``energy`` is that of the hidden entries, as `errors` are, and ``_some`` a problem for the
+    samples that epochs look at.
+    """
+
+    def predicts_better(self, one, other):  # -> bool
+        """Return whether a dictionary predicts better than another, beyond chance."""
+        gain = other.errors - one.errors
+        chance = float(gain.std(correction=0)) * len(gain) ** 0.5
+        least, most = (share * self.energy for share in _TOLERANCE)
+        return float(gain.sum()) > min(max(chance, least), most)
+
+    @property
+    def n_few(self):
+        """The number of samples that epochs look at."""
+        return len(self._some.x)
+
+    def without(self, atoms, epoch, n_removed):  # -> (n_components,) bool, False for those to go
+        """Choose the atoms that are missed least each time that they are used."""
+        return remaining(epoch, n_removed, per_use=True)
+
+    def epoch(self, atoms):
+        """Return the epoch of given atoms, with codes that are solved for."""
+        codes = self._some.no_codes()
+        for _ in range(_CODE_EPOCHS):
+            epoch = self._some.epoch(atoms, codes)
+            codes = epoch.codes
+        return epoch
+
+
+class _HiddenPixels(_Judge):
+    """Pixels that are hidden in images; a quarter of the images is held out if there are enough.
+
+    Parameters
+    ----------
+    problem : ConvProblem
+        The images.
+    hidden : object
+        ``hidden.hidden_sums(atoms, alphas)`` as of `skpudle._learners.coding`.
+    """
+
+    def __init__(self, problem, hidden):
+        self._some, self._hidden, self._near = problem, hidden, range(len(_PENALTIES))
+        self.energy = hidden.mean_square * hidden.n_known
+
+    def errors(self, atoms):  # -> (1,)
+        """Return the squared error of hidden pixels, predicted by the best codes."""
+        alphas = [self._some.alpha * _PENALTIES[i] for i in self._near]
+        square, product, length = self._hidden.hidden_sums(atoms, alphas)[0].unbind(1)
+        shares = (product / length).nan_to_num(0.0).clamp(0, 1)
+        error, best = (square - shares * (2 * product - shares * length)).min(0)
+        best = self._near[int(best)]
+        self._near = range(max(best - 1, 0), min(best + 2, len(_PENALTIES)))
+        return error[None]
+
+
+class _HeldOut(_Judge):
+    """Rows that are held out, and the entries that are hidden in them."""
+
+    def __init__(self, problem):
+        self.problem, self._x = problem, problem.x.double()
+        self._some = problem.thinned(max(1, len(problem.x) // _FEW_HELD_OUT))
+        self._near = range(len(_PENALTIES))
+        m = self._x.shape[1]
+        order = torch.randperm(m, generator=torch.Generator().manual_seed(0))
+        self._groups = order.tensor_split(min(_GROUPS, m))
+        n_hidden = self._x.new_zeros(self._x.shape)
+        for rows, hidden in self._turns():
+            n_hidden[rows[:, None], hidden] += 1
+        known = self._known(slice(None)).expand_as(self._x)
+        mean = (known * self._x).sum(0) / known.sum(0).clamp_min(1)
+        self.energy = float((known * n_hidden * (self._x - mean).square()).sum())
+
+    def _known(self, rows):
+        mask = self.problem.mask
+        return self._x.new_ones(()) if mask is None else mask[rows]
+
+    def _turns(self):  # yields rows, features
+        n, number = len(self._groups), torch.arange(len(self._x))
+        n_turns = min(n, ceil(_CODINGS / len(self._x)))
+        for i, hidden in enumerate(self._groups):
+            rows = ((number + i) % n < n_turns).nonzero().flatten()
+            if len(rows):
+                yield rows, hidden
+
+    def errors(self, atoms):  # -> (n_rows,)
+        """Return the squared errors of hidden entries, predicted by the best codes.
+
+        As `lasso.lasso_path` makes them, with the best of a few penalties and the best share of
+        the bias removed, which are the same for all rows.
+        """
+        alphas = [self.problem.alpha * _PENALTIES[i] for i in self._near]
+        sums = self._x.new_zeros(len(alphas), len(self._x), 3)
+        for rows, hidden in self._turns():
+            x, known = self._x[rows], self._known(rows)
+            seen = torch.ones(x.shape[1], dtype=torch.bool)
+            if len(self._groups) > 1:  # from one feature nothing could be predicted
+                seen[hidden] = False
+            mask = None if self.problem.mask is None else known[:, seen]
+            options = dict(positive=self.problem.positive_code, mask=mask)
+            codes, refits = lasso_path(atoms[:, seen], x[:, seen], alphas, **options)
+            counts = known if known.ndim == 0 else known[:, hidden]
+            error = (x[:, hidden] - codes @ atoms[:, hidden]) * counts
+            step = (refits - codes) @ atoms[:, hidden] * counts
+            pairs = (error, error), (error, step), (step, step)
+            sums[:, rows] += torch.stack([(a * b).sum(2) for a, b in pairs], 2)
+        square, product, length = sums.sum(1).unbind(1)
+        shares = (product / length).nan_to_num(0.0).clamp(0, 1)
+        best = int((square - shares * (2 * product - shares * length)).argmin())
+        self._share, self._best = float(shares[best]), self._near[best]
+        self._near = range(max(self._best - 1, 0), min(self._best + 2, len(_PENALTIES)))
+        square, product, length = sums[best].unbind(1)
+        return square - self._share * (2 * product - self._share * length)
+
+    def _left(self, atoms, rows):  # -> codes (n, n_components), squared residuals (n,)
+        """Code rows of which nothing is hidden, as `errors` did last."""
+        problem, x = self._some, self._some.x.double()[rows]
+        mask = None if problem.mask is None else problem.mask[rows]
+        alphas = [problem.alpha * _PENALTIES[self._best]]
+        options = dict(positive=problem.positive_code, mask=mask)
+        (codes,), (refits,) = lasso_path(atoms, x, alphas, **options)
+        codes = codes + self._share * (refits - codes)
+        residual = x - codes @ atoms
+        return codes, (residual if mask is None else residual * mask).square().sum(1)
+
+    def without(self, atoms, epoch, n_removed):  # -> (n_components,) bool, False for those to go
+        """Remove the atoms whose removal leaves the least of the rows unexplained, one by one."""
+        if n_removed > _ONE_BY_ONE:
+            return super().without(atoms, epoch, n_removed)
+        cost, _ = epoch.costs()
+        n_candidates = min(n_removed + _CANDIDATES, len(atoms))
+        orders = [each.argsort(stable=True) for each in (cost, cost / epoch.uses.clamp_min(1))]
+        candidates = {int(j) for order in orders for j in order[:n_candidates]}
+        kept = torch.ones(len(atoms), dtype=torch.bool)
+        codes, left = self._left(atoms, slice(None))
+
+        def loss(j):
+            users = codes[:, j].nonzero().flatten()
+            if not len(users):
+                return 0.0
+            others = kept.clone()
+            others[j] = False
+            return float((self._left(atoms[others], users)[1] - left[users]).sum())
+
+        losses = {j: loss(j) for j in sorted(candidates)}
+        for _ in range(n_removed):
+            known = set()
+            while True:  # a loss only grows as others go: those that are still the least are known
+                j = min(losses, key=losses.get)
+                if j in known:
+                    break
+                known.add(j)
+                losses[j] = loss(j) if (~kept).any() else losses[j]
+            del losses[j]
+            kept[j] = False
+            part, left = self._left(atoms[kept], slice(None))
+            codes = torch.zeros_like(codes)
+            codes[:, kept] = part
+        return kept
+
+
+class _Sizes:
+    """Dictionaries of several sizes, and what held-out rows say of them."""
+
+    def __init__(self, problem, generator, start=None, hidden=None):
+        n = len(problem.x)
+        chosen = torch.zeros(n, dtype=torch.bool)
+        n_held_out = min(n // _HELD_OUT, _MOST_HELD_OUT)
+        chosen[torch.randperm(n, generator=generator)[:n_held_out]] = True
+        parts = (self._part(problem, rows) for rows in (~chosen, chosen))
+        self.training, held_out = parts if n_held_out else (problem, problem)
+        if hidden is None:
+            self.held_out = _HeldOut(held_out)
+        else:
+            self.held_out = _HiddenPixels(held_out, hidden(held_out))
+        self._generator, self._start, self._best = generator, start, {}
+
+    @staticmethod
+    def _part(problem, rows):
+        mask = None if problem.mask is None else problem.mask[rows]
+        return replace(problem, x=problem.x[rows], mask=mask)
+
+    def _judge(self, atoms, codes, state):
+        problem, unbiased, unbiased_codes = self.training.thinned(state.stride), atoms, codes
+        for _ in range(_UNBIASED):
+            epoch = problem.epoch(unbiased, unbiased_codes, refit=True)
+            unbiased, unbiased_codes = epoch.improved_atoms(), epoch.codes
+        errors = self.held_out.errors(unbiased)
+        tried = _Tried(atoms, codes, state, self.held_out.epoch(atoms), errors)
+        same = self._best.get(len(atoms), tried)
+        self._best[len(atoms)] = min(same, tried, key=lambda one: one.error)
+        return tried
+
+    def settled(self, n_components):
+        """Try what descent makes of samples."""
+        if self._start is None:
+            atoms = initial_atoms(self.training.x.double(), n_components, "data", self._generator)
+        else:
+            atoms = self._start(n_components)
+        state = begin(self.training, atoms)
+        rows = self._start is None
+        while not is_done(state) and state.epoch < (_SETTLE if rows else _SEARCH):
+            if rows and state.phase != "settle":
+                break
+            state = advance(self.training, state)
+        settles = state.phase == "settle"
+        atoms, codes = (state.atoms, state.codes) if settles else state.found
+        return self._judge(atoms, codes, state)
+
+    def smaller(self, larger, n_components):
+        """Try a dictionary without the atoms that held-out rows miss least."""
+        n_removed = len(larger.atoms) - n_components
+        kept = self.held_out.without(larger.atoms, larger.epoch, n_removed)
+        codes = larger.codes.restricted(kept, self.training.n_positions)
+        atoms = larger.atoms[kept]
+        none = dict(best_atoms=atoms, best_codes=codes, best_objective=float("inf"))
+        none |= dict(phase="smaller", curve=())
+        state = replace(larger.state, atoms=atoms, previous=atoms, codes=codes, **none)
+        for _ in range(_ADAPT):
+            state = advance(self.training, state)
+        return self._judge(state.atoms, state.codes, state)
+
+    def is_too_small(self, one):
+        """Return whether a dictionary loses against the best, which is larger."""
+        best = min(self._best.values(), key=lambda tried: tried.error)
+        return len(one.atoms) < len(best.atoms) and self.held_out.predicts_better(best, one)
+
+    def path(self):  # -> SizePath
+        """Return all that was tried."""
+        numbers = sorted(self._best)
+        tried = [self._best[number] for number in numbers]
+        errors = torch.tensor([one.error for one in tried], dtype=torch.float64)
+        objectives = torch.tensor([one.epoch.objective for one in tried], dtype=torch.float64)
+        energy, n = self.held_out.energy, self.held_out.n_few
+        return SizePath(torch.tensor(numbers), 1 - errors / (energy or 1.0), objectives / n)
+
+
+def _grown(sizes, first, largest, patience, stopped):
+    """Return the last two dictionaries of a number that grows while that lowers the error."""
+    before = found = sizes.settled(first)
+    n_components, n_failed, last = first, 0, found
+    while n_components < largest and n_failed <= patience and not stopped():
+        n_components = min(ceil(_GROWTH * n_components), largest)
+        tried = sizes.settled(n_components)
+        if sizes.held_out.predicts_better(tried, found):
+            before, found, n_failed = found, tried, 0
+        else:
+            last, n_failed = tried, n_failed + 1
+    return (found, last) if n_failed else (before, found)
+
+
+def _shrunk(sizes, before, good, stopped):
+    """Return the smallest dictionary that is as good as the best, by removing atoms."""
+    found, n_removed, n_failed, goes_well = good, len(good.atoms), 0, False
+    while len(found.atoms) > 1 and n_failed <= _PATIENCE and not stopped():
+        n, n_before = len(found.atoms), len(before.atoms)
+        n_removed = max(1, min(n_removed, int(_REMOVED * n)))
+        if n - n_removed < n_before < n:  # one that samples have led to
+            tried = min(before, sizes.smaller(found, n_before), key=lambda one: one.error)
+        else:
+            tried = sizes.smaller(found, n - n_removed)
+        if not sizes.is_too_small(tried):
+            good = found = tried
+            n_removed, n_failed, goes_well = n_removed * (1 + goes_well), 0, True
+        elif n_removed > 1:  # others may be spare
+            n_removed, goes_well = n_removed // _FEWER, False
+        else:  # errors are not monotone
+            found, n_failed, goes_well = tried, n_failed + 1, False
+    return good
+
+
+def choose_size(
+    problem, generator, *, largest=None, start=None, hidden=None, stopped=lambda: False
+):
+    """Choose the number of atoms by the prediction of held-out data.
+
+    Parameters
+    ----------
+    problem : Problem or ConvProblem
+        Data and objective of a search.
+    generator : torch.Generator
+        Draws the rows that are held out, and initial atoms.
+    largest : int, default=None
+        The largest number; by default half the number of samples, or 16 times that of features.
+    start : callable, default=None
+        ``start(n_components)`` returns initial atoms; by default they are samples.
+    hidden : callable, default=None
+        For images: ``hidden(problem)`` returns what hides pixels of them, with
+        ``hidden_sums(atoms, alphas)``, ``mean_square`` and ``n_known``.
+    stopped : callable, default=never
+        Whether to return the best so far by now.
+
+    Returns
+    -------
+    Tensor of shape (n_components, n_features)
+        Atoms of that number, to begin a search with. Of fewer than 20 samples as many as there are
+        features or samples.
+    SizePath
+        The numbers that were tried.
+    """
+    n, m = problem.n_samples, problem.x[0].numel() if hidden is None else prod(problem.kernel)
+    if n < _LEAST_ROWS:
+        number = max(1, min(n, m, largest or m))
+        unknown = torch.full((1,), torch.nan, dtype=torch.float64)
+        if start is None:
+            atoms = initial_atoms(problem.x.double(), number, "data", generator)
+        else:
+            atoms = start(number)
+        return atoms, SizePath(torch.tensor([number]), unknown, unknown)
+    largest = min(n // 2, _LARGEST * m) if largest is None else largest
+    first = int(_FIRST * m) if hidden is None else _FIRST_OF_IMAGES
+    sizes = _Sizes(problem, generator, start, hidden)
+    patience = 0 if hidden is None else _MORE
+    before, good = _grown(sizes, max(1, min(first, largest)), largest, patience, stopped)
+    return _shrunk(sizes, before, good, stopped).atoms, sizes.path()

@@ -1,0 +1,164 @@
+"""n_components="auto": as many atoms as the data have."""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+from skpudle import ConvPUDLEDictionaryLearning, PUDLEClassifier, PUDLEDictionaryLearning
+from skpudle.metrics import atom_coherence
+from skpudle.plotting import SizePathDisplay
+
+RARE_AND_FREQUENT = 1.0
+
+
+def planted(n_atoms, n_features, n_nonzero, n, *, decibels=None, uneven=0.0, positive=False):
+    """Draw samples of random atoms, whose use falls by Zipf's law."""
+    rng = np.random.default_rng(0)
+    atoms = rng.standard_normal((n_atoms, n_features))
+    if positive:
+        atoms = np.abs(atoms) * (rng.random(atoms.shape) < 0.3) + 1e-3
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    codes = rng.uniform(1, 2, (n, n_atoms))
+    codes *= 1 if positive else rng.choice([-1, 1], codes.shape)
+    luck = rng.gumbel(size=codes.shape) - uneven * np.log(np.arange(1, n_atoms + 1))
+    codes[(-luck).argsort(axis=1).argsort(axis=1) >= n_nonzero] = 0
+    X = codes @ atoms
+    if decibels is not None:
+        X += X.std() * 10 ** (-decibels / 20) * rng.standard_normal(X.shape)
+    return X, atoms
+
+
+PROBLEMS = {
+    "no noise": dict(n_atoms=12, n_features=20, n_nonzero=2, n=600),
+    "10 dB": dict(n_atoms=20, n_features=30, n_nonzero=3, n=1500, decibels=10),
+    "overcomplete": dict(n_atoms=60, n_features=50, n_nonzero=4, n=3000, decibels=20),
+    "few": dict(n_atoms=12, n_features=64, n_nonzero=2, n=800, decibels=15),
+    "non-negative": dict(
+        n_atoms=30, n_features=40, n_nonzero=3, n=2000, decibels=20, positive=True
+    ),
+    "uneven": dict(
+        n_atoms=40, n_features=64, n_nonzero=3, n=3000, decibels=20, uneven=RARE_AND_FREQUENT
+    ),
+}
+
+
+def learner_for(problem, **params):
+    signs = problem.get("positive", False)
+    return PUDLEDictionaryLearning("auto", positive_code=signs, positive_dict=signs, **params)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_as_many_atoms_as_were_planted_and_these(name):
+    problem = PROBLEMS[name]
+    X, atoms = planted(**problem)
+    learner = learner_for(problem, random_state=0).fit(X)
+    assert abs(learner.n_components_ - len(atoms)) <= max(1, 0.02 * len(atoms))
+    assert (atom_coherence(learner.components_, atoms) > 0.98).mean() >= 0.97
+    assert learner.transform(X).shape == (len(X), learner.n_components_)
+
+
+def test_missing_entries():
+    X, atoms = planted(**PROBLEMS["overcomplete"])
+    X[np.random.default_rng(1).random(X.shape) < 0.2] = np.nan
+    learner = PUDLEDictionaryLearning("auto", random_state=0).fit(X)
+    assert abs(learner.n_components_ - len(atoms)) <= 1
+
+
+def test_the_number_is_the_smallest_that_is_as_good_as_the_best():
+    X, _ = planted(**PROBLEMS["10 dB"])
+    learner = PUDLEDictionaryLearning("auto", random_state=0).fit(X)
+    path = learner.size_path_
+    assert (np.diff(path.n_components) > 0).all()
+    chosen = path.n_components == learner.n_components_
+    assert chosen.sum() == 1
+    assert path.score[chosen] >= path.score.max() - 2e-3
+    assert (path.score[path.n_components < learner.n_components_] < path.score.max()).all()
+    assert path.objective.shape == path.score.shape == path.n_components.shape
+
+
+def test_it_depends_on_neither_the_unit_nor_anything_but_the_seed():
+    X, _ = planted(**PROBLEMS["no noise"])
+    first = PUDLEDictionaryLearning("auto", random_state=3).fit(X)
+    again = clone(first).fit(X)
+    np.testing.assert_array_equal(first.components_, again.components_)
+    larger = clone(first).fit(1024 * X)
+    assert larger.n_components_ == first.n_components_
+    np.testing.assert_allclose(larger.size_path_.score, first.size_path_.score, atol=1e-6)
+    np.testing.assert_allclose(larger.size_path_.objective, 2**20 * first.size_path_.objective)
+
+
+def test_training_follows_a_search_for_that_number():
+    X, atoms = planted(**PROBLEMS["no noise"])
+    options = dict(n_unfoldings=10, max_iter=2, tol=None, random_state=0)
+    learner = PUDLEDictionaryLearning("auto", **options).fit(X)
+    assert learner.n_components_ == len(atoms)
+    assert list(learner.phases_) == ["search", "ae-ls"]
+    learner.partial_fit(X[:50])
+    assert learner.n_components_ == len(atoms)
+
+
+def test_counts():
+    X, atoms = planted(10, 30, 2, 2000)
+    counts = np.random.default_rng(1).poisson(np.exp(X + 2)).astype(float)
+    learner = PUDLEDictionaryLearning("auto", loss="poisson", random_state=0).fit(counts)
+    assert abs(learner.n_components_ - len(atoms)) <= 1
+
+
+def test_noise_and_nothing_have_few_atoms():
+    noise = np.random.default_rng(0).standard_normal((200, 10))
+    assert PUDLEDictionaryLearning("auto", random_state=0).fit(noise).n_components_ <= 10
+    assert PUDLEDictionaryLearning("auto", random_state=0).fit(0 * noise).n_components_ == 1
+
+
+def test_a_classifier_takes_it_too():
+    X, _ = planted(**PROBLEMS["no noise"])
+    y = (X[:, 0] > 0).astype(int)
+    learner = PUDLEClassifier("auto", max_iter=1, tol=None, random_state=0).fit(X, y)
+    assert learner.n_components_ == learner.components_.shape[0]
+
+
+def test_only_a_search_decides():
+    with pytest.raises(ValueError, match="is chosen by a search"):
+        PUDLEDictionaryLearning("auto", dict_init="data").fit(np.eye(3))
+
+
+def test_a_first_part_of_the_data_has_as_many_atoms_as_features():
+    X, _ = planted(**PROBLEMS["no noise"])
+    learner = PUDLEDictionaryLearning("auto", random_state=0).partial_fit(X)
+    assert learner.n_components_ == X.shape[1]
+    assert not hasattr(learner, "size_path_")
+
+
+@pytest.mark.parametrize(("shape", "size"), [((5, 5), (40, 40)), ((12,), (800,))])
+def test_atoms_of_images_and_signals(shape, size):
+    rng = np.random.default_rng(0)
+    atoms = rng.standard_normal((4, *shape))
+    atoms /= np.sqrt(np.square(atoms).sum(axis=tuple(range(1, atoms.ndim)), keepdims=True))
+    X = np.zeros((4, *size))
+    for image in X:
+        for _ in range(int(0.02 * image.size)):
+            corner = [rng.integers(n - k + 1) for n, k in zip(size, shape, strict=True)]
+            window = tuple(slice(a, a + k) for a, k in zip(corner, shape, strict=True))
+            image[window] += rng.choice([-1, 1]) * rng.uniform(1, 2) * atoms[rng.integers(4)]
+    X += 0.1 * X.std() * rng.standard_normal(X.shape)
+    options = dict(atom_shape=shape, stride=1, random_state=0)
+    learner = ConvPUDLEDictionaryLearning("auto", **options).fit(X)
+    assert learner.n_components_ == 4
+    assert atom_coherence(learner.components_, atoms).min() > 0.95
+    assert (learner.size_path_.n_components == 4).any()
+
+
+def test_images_need_a_search_too():
+    with pytest.raises(ValueError, match="is chosen by a search"):
+        ConvPUDLEDictionaryLearning(
+            "auto", atom_shape=3, stride=1, dict_init="random", random_state=0
+        ).fit(np.ones((2, 8, 8)))
+
+
+def test_the_display_shows_the_path_and_the_choice():
+    X, _ = planted(**PROBLEMS["no noise"])
+    learner = PUDLEDictionaryLearning("auto", random_state=0).fit(X)
+    display = SizePathDisplay.from_estimator(learner)
+    np.testing.assert_array_equal(display.line_.get_xdata(), learner.size_path_.n_components)
+    np.testing.assert_array_equal(display.line_.get_ydata(), learner.size_path_.score)
+    assert set(display.chosen_line_.get_xdata()) == {learner.n_components_}

@@ -1,0 +1,194 @@
+"""A consensus of fits: what they agree on, in any order and with any sign."""
+
+import re
+
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.decomposition import NMF, FastICA, MiniBatchDictionaryLearning
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skpudle import ConsensusDictionary, PUDLEDictionaryLearning
+from skpudle.datasets import make_dictionary_data
+from skpudle.metrics import atom_coherence, dictionary_stability
+from skpudle.plotting import ConsensusDisplay
+
+
+class Given(TransformerMixin, BaseEstimator):
+    """Has given atoms in an order and with signs that it draws, and outliers among them."""
+
+    def __init__(self, atoms, n_outliers=0, random_state=None):
+        self.atoms, self.n_outliers, self.random_state = atoms, n_outliers, random_state
+
+    def fit(self, X, y=None):
+        rng = np.random.default_rng(self.random_state)
+        atoms = self.atoms * rng.choice([-1, 1], (len(self.atoms), 1))
+        wrong = rng.permutation(len(atoms))[: self.n_outliers]
+        atoms[wrong] = rng.standard_normal((len(wrong), atoms.shape[1]))
+        self.components_ = rng.permutation(atoms)
+        return self
+
+    def transform(self, X):
+        return X @ self.components_.T
+
+
+def planted(noise=0.1):
+    X, atoms, _ = make_dictionary_data(600, 16, 12, n_nonzero=2, random_state=0)
+    rng = np.random.default_rng(0)
+    return X + noise * X.std() * rng.standard_normal(X.shape), atoms
+
+
+ATOMS = 3 * np.random.default_rng(0).standard_normal((6, 30))
+X_GIVEN = np.zeros((4, 30))
+
+
+def test_order_and_sign_are_nothing_to_it():
+    consensus = ConsensusDictionary(Given(ATOMS), 7, random_state=0).fit(X_GIVEN)
+    np.testing.assert_allclose(consensus.stability_, 1)
+    np.testing.assert_array_equal(consensus.n_agreeing_, 7)
+    np.testing.assert_allclose(atom_coherence(consensus.components_, ATOMS), 1)
+    norms = np.sort(np.linalg.norm(consensus.components_, axis=1))
+    np.testing.assert_allclose(norms, np.sort(np.linalg.norm(ATOMS, axis=1)))
+
+
+def test_outliers_do_not_count():
+    """One atom of six is random in each replicate: all six are found, none is moved."""
+    model = Given(ATOMS, n_outliers=1)
+    consensus = ConsensusDictionary(model, 12, random_state=0).fit(X_GIVEN)
+    np.testing.assert_allclose(atom_coherence(consensus.components_, ATOMS), 1)
+    assert consensus.n_agreeing_.sum() == 12 * 5
+    assert (consensus.stability_ < 1).any()
+
+
+def test_matches_name_the_atoms_of_the_replicates():
+    consensus = ConsensusDictionary(Given(ATOMS), 5, random_state=0).fit(X_GIVEN)
+    for atoms, match in zip(consensus.replicates_, consensus.matches_, strict=True):
+        products = (atoms[match] * consensus.components_).sum(axis=1)
+        np.testing.assert_allclose(np.abs(products), np.square(consensus.components_).sum(axis=1))
+
+
+def test_mean_stability_is_that_of_the_metric():
+    """Where all replicates match each other as they match the reference."""
+    X, _ = planted()
+    learner = PUDLEDictionaryLearning(12)
+    consensus = ConsensusDictionary(learner, 4, resample="halves", random_state=0).fit(X)
+    expected = dictionary_stability(consensus.replicates_).stability
+    assert consensus.stability_.mean() == pytest.approx(expected)
+
+
+def test_identical_replicates_are_their_consensus_and_a_warning():
+    X, _ = planted()
+    learner = PUDLEDictionaryLearning(12)
+    model = ConsensusDictionary(Alike(learner), 3, random_state=0)
+    with pytest.warns(UserWarning, match="Pass resample='bootstrap'"):
+        model.fit(X)
+    np.testing.assert_allclose(model.stability_, 1)
+    alone = Alike(learner).fit(X)
+    np.testing.assert_allclose(model.components_, alone.components_, atol=1e-12)
+    np.testing.assert_allclose(model.transform(X), alone.transform(X), atol=1e-9)
+
+
+class Alike(TransformerMixin, BaseEstimator):
+    """Fits with the same seed whatever happens."""
+
+    def __init__(self, learner):
+        self.learner = learner
+
+    def fit(self, X, y=None):
+        self.learner_ = clone(self.learner).set_params(random_state=0).fit(X)
+        self.components_ = self.learner_.components_
+        return self
+
+    def transform(self, X):
+        self.learner_.components_ = self.components_
+        return self.learner_.transform(X)
+
+
+@pytest.mark.parametrize("resample", ["seeds", "bootstrap", "halves"])
+def test_planted_atoms_are_found_and_stable(resample):
+    X, atoms = planted()
+    learner = PUDLEDictionaryLearning(12)
+    consensus = ConsensusDictionary(learner, 5, resample=resample, random_state=0).fit(X)
+    assert atom_coherence(consensus.components_, atoms).min() > 0.99
+    assert consensus.stability_.min() > 0.98
+    assert consensus.score(X) == pytest.approx(consensus.estimator_.score(X))
+
+
+def test_too_many_atoms_are_told_by_their_stability():
+    X, atoms = planted()
+    learner = PUDLEDictionaryLearning(16)
+    consensus = ConsensusDictionary(learner, 6, resample="halves", random_state=0).fit(X)
+    stable = consensus.components_[np.argsort(-consensus.stability_)[:12]]
+    assert atom_coherence(stable, atoms).min() > 0.98
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        NMF(4, init="random", max_iter=50),
+        FastICA(4, whiten="unit-variance"),
+        MiniBatchDictionaryLearning(4, max_iter=5),
+        PUDLEDictionaryLearning(4),
+        PUDLEDictionaryLearning(4, n_unfoldings=5, max_iter=2),
+    ],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_estimators_with_components(estimator):
+    """Codes are those of the estimator with the consensus as its components."""
+    X = np.abs(planted()[0])
+    consensus = ConsensusDictionary(estimator, 4, random_state=0).fit(X)
+    assert consensus.components_.shape == (4, 16)
+    codes = consensus.transform(X)
+    assert codes.shape == (len(X), 4)
+    assert list(consensus.get_feature_names_out()) == [f"consensusdictionary{i}" for i in range(4)]
+    if isinstance(estimator, NMF):
+        assert (consensus.components_ >= 0).all()
+    if isinstance(estimator, FastICA):
+        expected = (X - X.mean(axis=0)) @ consensus.components_.T
+        np.testing.assert_allclose(codes, expected, atol=1e-9)
+        restored = consensus.inverse_transform(codes)
+        np.testing.assert_allclose(consensus.transform(restored), codes, atol=1e-9)
+
+
+def test_the_display_has_the_most_stable_atoms_first():
+    consensus = ConsensusDictionary(Given(ATOMS, n_outliers=2), 5, random_state=0).fit(X_GIVEN)
+    display = ConsensusDisplay.from_estimator(consensus, threshold=0.5)
+    drawn = display.line_.get_ydata()
+    np.testing.assert_array_equal(drawn, np.sort(consensus.stability_)[::-1])
+    np.testing.assert_array_equal(drawn, consensus.stability_[display.order_])
+    agreeing = consensus.n_agreeing_[display.order_] / 5
+    np.testing.assert_array_equal(display.agreeing_line_.get_ydata(), agreeing)
+
+
+def test_a_seed_gives_the_same_bits_on_any_number_of_jobs():
+    X, _ = planted()
+    learner = PUDLEDictionaryLearning(12)
+    model = ConsensusDictionary(learner, 3, resample="bootstrap", random_state=0)
+    first, second = (clone(model).set_params(n_jobs=n).fit(X) for n in (1, 2))
+    np.testing.assert_array_equal(first.components_, second.components_)
+
+
+def test_what_has_no_components_is_refused():
+    class Nothing(Given):
+        def fit(self, X, y=None):
+            return self
+
+    with pytest.raises(TypeError, match=re.escape("Nothing has no components_ after fit")):
+        ConsensusDictionary(Nothing(ATOMS), 2, random_state=0).fit(X_GIVEN)
+
+
+@pytest.mark.draws_from_numpy
+@pytest.mark.filterwarnings(r"ignore:X has \d+ samples? with known values:UserWarning")
+@pytest.mark.filterwarnings("ignore:All replicates of:UserWarning")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore:X (has|does not have valid) feature names:UserWarning")
+@parametrize_with_checks(
+    [
+        ConsensusDictionary(PUDLEDictionaryLearning(), 2),
+        ConsensusDictionary(PUDLEDictionaryLearning(), 2, resample="bootstrap"),
+        ConsensusDictionary(MiniBatchDictionaryLearning(2, max_iter=3), 2),
+    ]
+)
+def test_scikit_learn_check(estimator, check):
+    check(estimator)

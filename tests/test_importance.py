@@ -1,0 +1,100 @@
+"""Importance of atoms: what they are used for, and what is lost without them."""
+
+import numpy as np
+import pytest
+from sklearn.decomposition import NMF, MiniBatchDictionaryLearning
+
+from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle._data.arrays import to_tensor
+from skpudle.datasets import make_dictionary_data
+from skpudle.lasso import solve_lasso
+from skpudle.metrics import atom_importance
+from skpudle.plotting import AtomsDisplay
+
+
+@pytest.fixture(scope="module")
+def data():
+    X, atoms, _ = make_dictionary_data(200, 12, 8, n_nonzero=2, random_state=0)
+    return X + 0.05 * np.random.default_rng(0).standard_normal(X.shape), atoms
+
+
+def test_it_is_the_loss_of_a_naive_loop(data):
+    """Every atom is removed from the dictionary, and all samples encoded anew by the lasso."""
+    X, atoms = data
+    alpha = 0.1
+    learner = PUDLEDictionaryLearning.from_components(atoms, alpha=alpha)
+    found = atom_importance(learner, X)
+
+    def error(atoms):
+        z = solve_lasso(to_tensor(atoms), to_tensor(X), alpha)[0].numpy()
+        return np.square(X - z @ atoms).sum(), z
+
+    whole, codes = error(np.asarray(atoms))
+    total = np.square(X - X.mean(axis=0)).sum()
+    naive = [(error(np.delete(atoms, j, axis=0))[0] - whole) / total for j in range(len(atoms))]
+    np.testing.assert_allclose(found.r2_loss, naive, atol=1e-6)
+    np.testing.assert_allclose(found.usage, (codes != 0).mean(axis=0))
+    energy = np.square(codes).sum(axis=0)
+    np.testing.assert_allclose(found.energy, energy / energy.sum(), atol=1e-6)
+
+
+def test_copies_are_not_missed(data):
+    """Of two equal atoms either does without the other."""
+    X, atoms = data
+    twice = np.concatenate([atoms, atoms[:1]])
+    learner = PUDLEDictionaryLearning.from_components(twice, alpha=0.1)
+    found = atom_importance(learner, X)
+    assert abs(found.r2_loss[[0, -1]]).max() < 1e-6 < found.r2_loss[1:-1].min()
+
+
+def test_orthonormal_atoms_share_what_is_explained(data):
+    """Their losses add up to R^2 of centred data, and are their shares of the energy of it."""
+    X = data[0] - data[0].mean(axis=0)
+    learner = PUDLEDictionaryLearning.from_components(np.eye(12), alpha=1e-9)
+    found = atom_importance(learner, X)
+    assert found.r2_loss.sum() == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(found.energy, found.r2_loss, atol=1e-6)
+
+
+def test_missing_entries_and_split_signs(data):
+    X, atoms = data
+    split = PUDLEDictionaryLearning.from_components(atoms, alpha=0.1, split_sign=True)
+    whole = PUDLEDictionaryLearning.from_components(atoms, alpha=0.1)
+    for name, values in atom_importance(split, X).items():
+        np.testing.assert_allclose(values, atom_importance(whole, X)[name])
+    with_gaps = X.copy()
+    with_gaps[::3, 1] = np.nan
+    assert (atom_importance(whole, with_gaps).r2_loss > 0).all()
+
+
+@pytest.mark.draws_from_numpy
+@pytest.mark.parametrize(
+    "learner",
+    [
+        NMF(3, max_iter=1000, random_state=0),
+        MiniBatchDictionaryLearning(3, transform_algorithm="lasso_cd", random_state=0),
+    ],
+    ids=lambda learner: type(learner).__name__,
+)
+def test_learners_of_scikit_learn(data, learner):
+    X = np.abs(data[0])
+    found = atom_importance(learner.fit(X), X)
+    assert (found.r2_loss > 0).all()
+    assert found.energy.sum() == pytest.approx(1)
+
+
+def test_convolved_atoms_are_refused():
+    learner = ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1, random_state=0)
+    learner.fit(np.random.default_rng(0).standard_normal((2, 9, 9)))
+    with pytest.raises(ValueError, match="pass a learner of rows"):
+        atom_importance(learner, np.zeros((1, 9, 9)))
+
+
+def test_the_display_sorts_by_it(data):
+    X, atoms = data
+    learner = PUDLEDictionaryLearning.from_components(atoms, alpha=0.1)
+    display = AtomsDisplay.from_estimator(learner, X, sort="r2_loss", image_shape=(3, 4))
+    order = np.argsort(-atom_importance(learner, X).r2_loss, kind="stable")
+    np.testing.assert_array_equal(display.atoms, np.reshape(atoms, (-1, 3, 4))[order])
+    with pytest.raises(ValueError, match="must be 'usage'"):
+        AtomsDisplay.from_estimator(learner, X, sort="size")
