@@ -152,7 +152,8 @@ class _HiddenPixels(_Judge):
     def errors(self, atoms):  # -> (1,)
         """Return the squared error of hidden pixels, predicted by the best codes."""
         alphas = [self._some.alpha * _PENALTIES[i] for i in self._near]
-        square, product, length = self._hidden.hidden_sums(atoms, alphas)[0].unbind(1)
+        sums = [sums for sums, _ in self._hidden.hidden_sums(atoms, alphas)]
+        square, product, length = torch.stack(sums).unbind(1)
         shares = (product / length).nan_to_num(0.0).clamp(0, 1)
         error, best = (square - shares * (2 * product - shares * length)).min(0)
         best = self._near[int(best)]
