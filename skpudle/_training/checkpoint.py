@@ -410,7 +410,7 @@ class _Clock:
 class Recorder:
     """The checkpoint of one fit, if its estimator has one among its callbacks.
 
-    As a context manager it holds the file, against other fits.
+    It holds the file, against other fits, until it is released.
 
     Parameters
     ----------
@@ -428,10 +428,13 @@ class Recorder:
         self._estimator, self._file = estimator, HeldFile(found[0] if found else None)
         self._stored = self._clock = None
 
-    def __enter__(self):
-        return self
+    @property
+    def is_active(self):
+        """Whether there is a checkpoint to write."""
+        return self._file.settings is not None
 
-    def __exit__(self, *error):
+    def release(self):
+        """Release the file."""
         self._file.release()
 
     def open(self, generator, team=None):
@@ -479,7 +482,7 @@ class Recorder:
         ValueError
             If the file belongs to another fit.
         """
-        if self._file.settings is None:
+        if not self.is_active:
             return
         self._clock = _Clock(self._file.settings)
         self._seed = seed
@@ -523,7 +526,7 @@ class Recorder:
         ValueError
             If the file belongs to another fit.
         """
-        if self._file.settings is None:
+        if not self.is_active:
             return
         if self.in_training():
             with named_checkpoint(self._file.name):
@@ -554,7 +557,7 @@ class Recorder:
 
     def end(self, trainer, *, ended_by=None):
         """Write the state of the last round of training, and the cause of an early end."""
-        if self._file.settings is None:
+        if not self.is_active:
             return
         shared = trainer.state.as_dict()
         own = {name: shared.pop(name) for name in ("progress", "generator")}
@@ -562,7 +565,7 @@ class Recorder:
 
     def end_search(self, state):
         """Write the state of a search."""
-        if self._file.settings is None:
+        if not self.is_active:
             return
         search = state.as_dict()
         codes = {name: search.pop(name) for name in ("codes", "best_codes")}
