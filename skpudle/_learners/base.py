@@ -7,7 +7,6 @@ parameters, or from fitted attributes.
 
 from dataclasses import replace
 from functools import partial
-from math import inf
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
 from skpudle._learners.coding import choose_coding
 from skpudle._learners.counts import objectives
-from skpudle._learners.models import Decay
+from skpudle._learners.models import Decay, fixed_debias
 from skpudle._precision import training_mode
 from skpudle._training.fit import FitRun, Training
 from skpudle._training.identity import plain, task_of
@@ -93,12 +92,15 @@ class Data(NamedTuple):
     task: object = None
 
 
-def _ended(outcome, name, ended_by=None):  # -> Outcome
-    """Return the outcome with the cause of its end, and the phases with their epochs."""
-    phases = {"search": len(outcome.losses)}
-    phases[name] = len(outcome.loss_curve)
-    phases = {name: n_epochs for name, n_epochs in phases.items() if n_epochs}
-    return replace(outcome, phases=phases, ended_by=ended_by)
+def _stopping(learner, trainer, data, n_updates):  # -> Stopping
+    """Return the rule that ends training."""
+    rule = learner.tol, learner.n_iter_no_change
+    if data.held_out is not None:
+        score = partial(trainer.model.score, data.held_out)
+        samples = trainer.optimizer.atoms.detach, len(data.sample)
+        return HeldOut(score, *samples, *rule, n_updates=n_updates)
+    annealed = isinstance(learner.lambda_decay, tuple)
+    return Stopping(*rule, first_update=n_updates * 9 // 10 * annealed, n_updates=n_updates)
 
 
 class GradientLearner(CallbackSupportMixin):
@@ -150,17 +152,15 @@ class GradientLearner(CallbackSupportMixin):
         """Return the problem whose codes `choose_coding` judges, and its atoms."""
         raise NotImplementedError
 
-    def _coded(self, outcome, data, run):  # -> Outcome
-        """Choose the penalty of the codes of `transform`, if it follows the data."""
-        if outcome.model.coding is not None or not self._codes_follow_data():
+    def _coded(self, outcome, data, run=None):  # -> Outcome
+        """Choose the penalty of the codes of `transform`, if it follows the data, in a `fit`."""
+        if run is None or outcome.model.coding is not None or not self._codes_follow_data():
             return outcome
         problem, atoms = self._coding_problem(outcome, data, run)
-        coding = choose_coding(problem, atoms, debias=self._given_debias).summary(problem.unit)
+        coding = choose_coding(problem, atoms, debias=fixed_debias(self.debias)).summary(
+            problem.unit
+        )
         return replace(outcome, model=replace(outcome.model, coding=coding))
-
-    def _followed(self, model, rows, data):  # -> model
-        """Adapt the model to rows that `partial_fit` has changed."""
-        return model
 
     def _some_samples(self, data):  # -> Batch
         """Return samples that show whether training has raised the objective."""
@@ -184,10 +184,6 @@ class GradientLearner(CallbackSupportMixin):
             yield _OF_TRAINING, self._asks_for_training
         elif self.tol is None:
             yield ("n_iter_no_change",), "a number for tol"
-
-    @property
-    def _given_debias(self):  # -> float, or None where the data choose it
-        return None if self.debias == "auto" else float(self.debias)
 
     # ------------------------------------------------------------------ fitting
 
@@ -244,11 +240,17 @@ class GradientLearner(CallbackSupportMixin):
                     outcome = self._coded(outcome, data, run)  # penalty of codes, learned encoder
                 finally:  # also after a second Ctrl-C
                     self._take(self._attributes(outcome, data))
-                self._warn_of_training(rows, outcome, data)
-            run.end()
+                has_rate = self._optimizer_for(rows) != "surrogate"
+                outcome.model.warn_of_step(rows, outcome.rows)
+                if outcome.n_steps and data.task is None:  # a task has an objective of its own
+                    how = self._some_samples(data), outcome.n_steps - 1
+                    ended, baseline = objectives(outcome.model, outcome.rows, *how)
+                    if not ended <= baseline:
+                        began, _ = objectives(outcome.model, rows, *how)
+                        warn_of_rise(self, began, ended, baseline, has_rate=has_rate)
         # "auto" promises no other end
         if outcome.ended_by == "max_iter" and self.tol is not None and self.max_iter != "auto":
-            warn_of_early_end(self, has_rate=self._optimizer_for(rows) != "surrogate")
+            warn_of_early_end(self, has_rate=has_rate)
         return self
 
     def _train(self, model, rows, data, run):  # -> Outcome
@@ -256,8 +258,8 @@ class GradientLearner(CallbackSupportMixin):
         model = replace(model, decay=Decay.of(self.lambda_decay).over(run.n_updates))
         ended_by = "callback" if run.search_was_stopped else "search"
         if run.interrupts.pending or not (run.n_updates or run.recorder.is_active):
-            outcome = Outcome(model, model.project(rows.contiguous()), run.losses)
-            outcome = _ended(outcome, self._rule_name, ended_by)
+            rows = model.project(rows.contiguous())
+            outcome = Outcome(model, rows, run.losses, ended_by=ended_by)
             if run.interrupts.pending:
                 self._take(self._attributes(replace(outcome, ended_by="interrupt"), data))
                 n_epochs = len(run.losses)
@@ -271,53 +273,30 @@ class GradientLearner(CallbackSupportMixin):
             interrupts=run.interrupts,
             at_round=run.recorder.at_round,
         )
-        stopping = self._stopping(trainer, data, run.n_updates)
-        training = self._training(trainer, data, run.source, stopping, run.max_iter)
+        stopping = _stopping(self, trainer, data, run.n_updates)
+        phase = Training(
+            self._rule_name,
+            trainer,
+            run.source,
+            stopping,
+            run.max_iter,
+            lambda: self._attributes(trainer.outcome(), data),
+        )
         try:
-            ended_by = run.train(training) or ("max_iter" if run.n_updates else ended_by)
+            ended_by = run.train(phase) or ("max_iter" if run.n_updates else ended_by)
         except (Diverged, Interrupted) as error:
             self._leave(error, trainer, data)
             run.recorder.end(trainer)
             raise
-        return _ended(trainer.outcome(), self._rule_name, ended_by)
-
-    def _training(self, trainer, data, source, stopping, max_iter=inf):  # -> Training
-        def attributes_of(trainer):
-            return self._attributes(trainer.outcome(), data)
-
-        return Training(self._rule_name, trainer, source, stopping, max_iter, attributes_of)
-
-    def _stopping(self, trainer, data, n_updates):  # -> Stopping
-        """Return the rule that ends training."""
-        rule = self.tol, self.n_iter_no_change
-        if data.held_out is not None:
-            score = partial(trainer.model.score, data.held_out)
-            samples = trainer.optimizer.atoms.detach, len(data.sample)
-            return HeldOut(score, *samples, *rule, n_updates=n_updates)
-        annealed = isinstance(self.lambda_decay, tuple)
-        return Stopping(*rule, first_update=n_updates * 9 // 10 * annealed, n_updates=n_updates)
+        return replace(trainer.outcome(), ended_by=ended_by)
 
     def _leave(self, error, trainer, data):
         """Take the attributes of training that diverged or was interrupted; raise a divergence."""
         diverged = isinstance(error, Diverged)
         ended_by = "divergence" if diverged else "interrupt"
-        outcome = _ended(trainer.outcome(), self._rule_name, ended_by)
-        self._take(self._attributes(outcome, data))
+        self._take(self._attributes(replace(trainer.outcome(), ended_by=ended_by), data))
         if diverged:
             raise divergence(self, error.update, trainer.optimizer) from error
-
-    def _warn_of_training(self, initial, outcome, data):
-        """Warn of a step that is too large, and of training that raised its objective."""
-        model, rows = outcome.model, outcome.rows
-        model.warn_of_step(initial, rows)
-        if not outcome.n_steps or data.task is not None:  # a task has an objective of its own
-            return
-        batch, update = self._some_samples(data), outcome.n_steps - 1
-        ended, baseline = objectives(model, rows, batch, update)
-        if not ended <= baseline:
-            began, _ = objectives(model, initial, batch, update)
-            has_rate = self._optimizer_for(rows) != "surrogate"
-            warn_of_rise(self, began, ended, baseline, has_rate=has_rate)
 
     @_fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -365,7 +344,21 @@ class GradientLearner(CallbackSupportMixin):
             generator = make_generator(self.random_state)
             generator = generator if team is None else team.agree(generator)
             model, rows = self._new_model(data, generator)
-        trainer, unused = self._resumed(model, rows, known, team, interrupts)
+        optimizer = self._make_optimizer(model, rows)
+        state = self._training_state if known else {"idle": ()}
+        if known:
+            same = state["optimizer_name"] == self._optimizer_name(rows)
+            optimizer.resume(rows, tensors_of(state["optimizer"]) if same else {})
+        unused = state["idle"] if len(state["idle"]) == len(rows) else np.zeros(len(rows))
+        unused = to_tensor(unused)
+        trainer = Trainer(
+            replace(model, decay=Decay.of(self.lambda_decay).at_last),
+            optimizer,
+            n_steps=self.n_steps_ if known else 0,
+            loss_curve=self.loss_curve_ if known else (),
+            team=team,
+            interrupts=interrupts,
+        )
         source = data.source.for_training(self._batch_size(), generator, shuffle=False)
         with interrupts:
             try:
@@ -378,32 +371,11 @@ class GradientLearner(CallbackSupportMixin):
             unused = trainer.idle(unused)
             often = unused >= _UNUSED_SAMPLES_PER_ATOM * len(unused)
             trainer.replace_unused(source, among=often)
-            trainer.model = self._followed(trainer.model, trainer.optimizer.atoms.detach(), data)
-            self._take(self._attributes(trainer.outcome(), data, unused))
+            outcome = self._coded(trainer.outcome(), data)
+            self._take(self._attributes(outcome, data, unused))
         return self
 
-    def _resumed(self, model, rows, known, team, interrupts):
-        """Return a trainer in the state of the last call, and how long atoms have been unused."""
-        state = self._training_state if known else {}
-        optimizer = self._make_optimizer(model, rows)
-        if known:
-            same = state["optimizer_name"] == self._optimizer_name(rows)
-            optimizer.resume(rows, tensors_of(state["optimizer"]) if same else {})
-        trainer = Trainer(
-            replace(model, decay=Decay.of(self.lambda_decay).at_last),
-            optimizer,
-            n_steps=self.n_steps_ if known else 0,
-            loss_curve=self.loss_curve_ if known else (),
-            team=team,
-            interrupts=interrupts,
-        )
-        unused = state.get("idle", ())
-        return trainer, to_tensor(unused if len(unused) == len(rows) else np.zeros(len(rows)))
-
     # ------------------------------------------------------------------ parameters
-
-    def _fixed_step(self):  # -> float, or None for one that follows the atoms
-        return None if self.step_size == "auto" else float(self.step_size)
 
     def _batch_size(self, n_samples=None):
         """Return the size of a batch, in a fit for a number of samples, if it is known."""
@@ -452,11 +424,14 @@ class GradientLearner(CallbackSupportMixin):
 
     def _attributes(self, outcome, data, unused=None):
         """Return the fitted attributes, arrays and numbers of Python."""
-        rows, model = outcome.rows, outcome.model
+        rows, model, phases = outcome.rows, outcome.model, None
         curve = [*outcome.losses, *outcome.loss_curve]
+        if outcome.ended_by is not None:  # after a `fit`
+            epochs = {"search": len(outcome.losses), self._rule_name: len(outcome.loss_curve)}
+            phases = {name: n for name, n in (epochs | outcome.later).items() if n}
         memory = model.memory() | {
             "data_scale": model.data_scale,
-            "optimizer_name": self._optimizer_name(rows),
+            "optimizer_name": self._optimizer_name(rows) if outcome.moments else None,
             "optimizer": {
                 name: to_numpy(value) if isinstance(value, torch.Tensor) else value
                 for name, value in outcome.moments.items()
@@ -468,6 +443,6 @@ class GradientLearner(CallbackSupportMixin):
             "n_steps_": outcome.n_steps,
             "loss_curve_": np.array(curve, dtype=np.float64),
             "_training_state": memory,
-            "ended_by_": outcome.ended_by,  # None but after a `fit`
-            "phases_": outcome.phases,
+            "ended_by_": outcome.ended_by,
+            "phases_": phases,
         }

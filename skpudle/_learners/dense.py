@@ -26,8 +26,9 @@ from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.coding import adapt_atoms, smaller_penalty
 from skpudle._learners.counts import settle, stabilised
-from skpudle._learners.models import Decay, DenseModel, directions
+from skpudle._learners.models import Decay, DenseModel, directions, fixed_debias, fixed_step
 from skpudle._learners.score import hidden_deviance
+from skpudle._training.fit import Training
 from skpudle._training.loop import Diverged, Trainer
 from skpudle._training.messages import (
     nothing_known,
@@ -80,6 +81,44 @@ def choose_atoms(dict_init, n_components, x, generator, *, atom_norm="unit", pos
     else:
         atoms = given_atoms(dict_init, n_components, x)
     return project_atoms(atoms, atom_norm=atom_norm, positive=positive)
+
+
+def _with_intercept(atoms, intercept, loss):  # -> rows of parameters
+    """Return given atoms, and the given baseline as the last row, if the loss has one."""
+    if (intercept is None) != (loss == "gaussian"):
+        if intercept is not None:
+            raise ValueError(f"loss={loss!r} has no baseline; pass no intercept.")
+        raise ValueError(
+            f"loss={loss!r} has a baseline, and got none: pass it as intercept, or pass the atoms "
+            "as dict_init and fit, which learns it from data."
+        )
+    if intercept is None:
+        return atoms
+    known = np.asarray(host_array(intercept))
+    numbers = known.dtype.kind in "iuf" and np.isfinite(known).all()
+    if known.shape != atoms.shape[1:] or not numbers:
+        raise ValueError(
+            f"intercept has shape {known.shape} and dtype {known.dtype}, or is not finite; pass "
+            f"{atoms.shape[1]} numbers, one for each feature."
+        )
+    return torch.cat([atoms, to_tensor(known[None]).to(atoms)])
+
+
+@torch.no_grad()
+def _held_out_deviance(model, rows, data, team, alpha):  # -> float
+    """Return the deviance of held-out entries of some samples, for codes with a penalty."""
+    atoms, intercept = model.parts(rows)
+    some = slice(None, None, max(1, len(data.sample) // _JUDGES))
+    samples = (t if t is None else t[some] for t in (data.sample, data.mask, data.offset))
+    options = dict(alpha=alpha, step_size=model.step(atoms), lambda_decay=model.decay(0))
+    encoder = partial(model.encoder.encode, **options)
+    deviance = hidden_deviance(
+        model.encoder.loss,
+        lambda features: encoder,
+        DenseDictionary(atoms),
+        lambda x, exposure: intercept if exposure is None else intercept + exposure,
+    )(*samples)
+    return deviance if team is None else float(team.sum(rows.new_tensor(deviance))[0])
 
 
 class DenseLearner(GradientLearner, DictionaryTransformer):
@@ -143,9 +182,9 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
                 f"{cls.__name__} learns {beside} from data, and got none. Pass the atoms as "
                 "dict_init, and fit."
             )
-        rows = learner._rows_of(atoms, intercept)
-        alpha = learner._penalty_or_threshold
-        if alpha == "auto" and not learner._does_without_alpha():
+        rows = _with_intercept(atoms, intercept, learner.loss)
+        alpha = getattr(learner, cls._penalty)
+        if alpha == "auto" and getattr(learner, "transform_algorithm", None) != "omp":
             pursuit = "" if cls._penalty != "alpha" else ", or transform_algorithm='omp'"
             raise ValueError(
                 f"{cls._penalty}='auto' needs data, and there are none: pass a number{pursuit}."
@@ -154,25 +193,6 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         data = Data(None, None, None, atoms.device, input_attributes(to_numpy(atoms)))
         learner._take(learner._attributes(Outcome(model, rows), data))
         return learner
-
-    def _rows_of(self, atoms, intercept):  # -> rows of parameters
-        if (intercept is None) != (self.loss == "gaussian"):
-            if intercept is not None:
-                raise ValueError(f"loss={self.loss!r} has no baseline; pass no intercept.")
-            raise ValueError(
-                f"loss={self.loss!r} has a baseline, and got none: pass it as intercept, or pass "
-                "the atoms as dict_init and fit, which learns it from data."
-            )
-        if intercept is None:
-            return atoms
-        given = np.asarray(host_array(intercept))
-        numbers = given.dtype.kind in "iuf" and np.isfinite(given).all()
-        if given.shape != atoms.shape[1:] or not numbers:
-            raise ValueError(
-                f"intercept has shape {given.shape} and dtype {given.dtype}, or is not finite; "
-                f"pass {atoms.shape[1]} numbers, one for each feature."
-            )
-        return torch.cat([atoms, to_tensor(given[None]).to(atoms)])
 
     def _encoder(self):  # -> Encoder
         """Return the encoder that the parameters choose."""
@@ -184,19 +204,11 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         raise NotImplementedError
 
     @property
-    def _penalty_or_threshold(self):  # -> float or "auto"
-        return getattr(self, self._penalty)
-
-    @property
     def _rule_name(self):
         return self._gradient
 
     def _beside_atoms(self):  # -> str or None
         """Name parameters that are learned in addition to atoms and baseline, if any."""
-
-    def _does_without_alpha(self):
-        """Return whether `transform` needs no penalty."""
-        return False
 
     def _check_parameters(self):
         """Raise ValueError if parameters contradict each other."""
@@ -254,7 +266,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return DenseModel(
             self._rule(self._rule_name),
             self._encoder(),
-            self._fixed_step(),
+            fixed_step(self.step_size),
             Decay.of(self.lambda_decay).at_last,
             self.atom_norm,
             self.positive_dict,
@@ -278,7 +290,10 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         inside = dict(atom_norm=self.atom_norm, positive=self.positive_dict)
         atoms = choose_atoms(start, self.n_components, x, generator, **inside)
         if run is not None:  # partial_fit may see any number of samples
-            self._warn_of_samples(x, mask, len(atoms))
+            known = x.new_ones(len(x), 1) if mask is None else mask
+            warn_of_unknown_features((~known.any(0)).nonzero().flatten().tolist())
+            if isinstance(self.dict_init, str):  # few samples can adapt given atoms
+                warn_of_few_samples(int(known.any(1).sum()), len(atoms))
         alpha = self._chosen_alpha(model, atoms, penalty, noise)
         model = replace(model, alpha=alpha)
 
@@ -320,20 +335,14 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         n_updates = refining_updates(trainer.largest(count_batches(source)))
         stopping = Stopping(self.tol, self.n_iter_no_change, n_updates=n_updates)
         try:
-            run.refine(self._training(trainer, data, source, stopping))
+            run.refine(Training(self._rule_name, trainer, source, stopping))
         except Diverged as error:
             self._leave(error, trainer, data)
         return trainer.optimizer.atoms.detach()
 
-    def _warn_of_samples(self, x, mask, n_atoms):
-        known = x.new_ones(len(x), 1) if mask is None else mask
-        warn_of_unknown_features((~known.any(0)).nonzero().flatten().tolist())
-        if isinstance(self.dict_init, str):  # few samples can adapt given atoms
-            warn_of_few_samples(int(known.any(1).sum()), n_atoms)
-
     def _chosen_alpha(self, model, atoms, penalty, noise=1.0):  # -> float
         """Return the penalty or threshold; "auto" follows from a penalty for stabilised data."""
-        alpha = self._penalty_or_threshold
+        alpha = getattr(self, self._penalty)
         if alpha != "auto":
             return float(alpha)
         if model.encoder.shrinkage != "hard":
@@ -361,11 +370,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             unit=unit,
         )
 
-        def inside(found):
-            return rows(found.to(atoms))
-
         def fitted(state):
-            attributes = self._attributes_of(model, inside(state.found[0]), data)
+            attributes = self._attributes_of(model, rows(state.found[0].to(atoms)), data)
             curve = np.array(state.losses)
             return attributes | {"n_iter_": len(curve), "n_steps_": 0, "loss_curve_": curve}
 
@@ -375,16 +381,16 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         if is_done(state) and follows and not run.max_iter:
             interrupted = partial(getattr, run.interrupts, "pending")
             found, path = adapt_atoms(
-                problem, state, found, debias=self._given_debias, stopped=interrupted
+                problem, state, found, debias=fixed_debias(self.debias), stopped=interrupted
             )
             model = replace(model, coding=path.summary(problem.unit))
-        return model, inside(found)
+        return model, rows(found.to(atoms))
 
-    def _coded(self, outcome, data, run):
+    def _coded(self, outcome, data, run=None):
         model = outcome.model
-        counts = not isinstance(self._loss(), Gaussian)
+        counts = run is not None and not isinstance(self._loss(), Gaussian)
         if counts and model.coding is None and self._codes_follow_data():
-            deviance = partial(self._hidden_deviance, model, outcome.rows, data, run.team)
+            deviance = partial(_held_out_deviance, model, outcome.rows, data, run.team)
             coding = smaller_penalty(deviance, float(model.alpha)), 0.0, None
             return replace(outcome, model=replace(model, coding=coding))
         return super()._coded(outcome, data, run)
@@ -401,22 +407,6 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             unit=unit,
         )
         return problem, outcome.rows
-
-    @torch.no_grad()
-    def _hidden_deviance(self, model, rows, data, team, alpha):  # -> float
-        """Return the deviance of held-out entries of some samples."""
-        atoms, intercept = model.parts(rows)
-        some = slice(None, None, max(1, len(data.sample) // _JUDGES))
-        given = (t if t is None else t[some] for t in (data.sample, data.mask, data.offset))
-        options = dict(alpha=alpha, step_size=model.step(atoms), lambda_decay=model.decay(0))
-        encoder = partial(model.encoder.encode, **options)
-        deviance = hidden_deviance(
-            self._loss(),
-            lambda features: encoder,
-            DenseDictionary(atoms),
-            lambda x, exposure: intercept if exposure is None else intercept + exposure,
-        )(*given)
-        return deviance if team is None else float(team.sum(rows.new_tensor(deviance))[0])
 
     def _known_model(self, data):  # -> model, rows, None
         state = self._training_state

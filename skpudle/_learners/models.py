@@ -26,7 +26,15 @@ from skpudle.losses import Gaussian
 from skpudle.operators import ConvDictionary, DenseDictionary, atom_norms, project_atoms
 from skpudle.search import conv_codes
 
-__all__ = ["Decay", "DenseModel", "Encoder", "directions", "learned_encoder"]
+__all__ = [
+    "Decay",
+    "DenseModel",
+    "Encoder",
+    "directions",
+    "fixed_debias",
+    "fixed_step",
+    "learned_encoder",
+]
 
 # as in the paper
 _UNFOLDINGS = 100
@@ -67,6 +75,16 @@ class Decay(NamedTuple):
     def at_last(self, update):
         """Return the last value, whatever the update."""
         return self.last
+
+
+def fixed_step(step_size):  # -> float or None
+    """Return the step of a parameter; None follows the atoms."""
+    return None if step_size == "auto" else float(step_size)
+
+
+def fixed_debias(debias):  # -> float or None
+    """Return the share of the bias to remove of a parameter; None follows the data."""
+    return None if debias == "auto" else float(debias)
 
 
 @dataclass(frozen=True)

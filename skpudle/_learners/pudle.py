@@ -1,6 +1,6 @@
 """Dictionary learning by backpropagation through an unfolded sparse encoder."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from numbers import Integral, Real
@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import to_tensor
 from skpudle._learners.dense import DenseLearner, refining_updates
-from skpudle._learners.models import Decay, Encoder, learned_encoder
+from skpudle._learners.models import Decay, Encoder, fixed_debias, learned_encoder
 from skpudle._precision import training_mode
 from skpudle._training.team import current_team
 from skpudle.encoding import (
@@ -81,6 +81,57 @@ _OF_THE_ENCODER = (
     "split_sign",
     "device",
 )
+
+
+def _check_learned_encoder(learner):
+    """Raise ValueError if other parameters contradict ``separate_atoms``."""
+    separate = f"separate_atoms={learner.separate_atoms!r}"
+    if learner.loss != "gaussian" or learner.shrinkage != "soft":
+        raise ValueError(
+            f"{separate} is for least squares and soft shrinkage, got loss={learner.loss!r} and "
+            f"shrinkage={learner.shrinkage!r}. Pass separate_atoms=False."
+        )
+    if learner.n_unfoldings is None:
+        raise ValueError(
+            f"Codes that are solved for (n_unfoldings=None) need no {separate}; pass a number of "
+            "unfoldings."
+        )
+    if learner.gradient == "dec":
+        raise ValueError(
+            "gradient='dec' does not go through the encoder, so that it cannot train "
+            f"{separate}; pass gradient='ae-lasso' or 'auto'."
+        )
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """A trained encoder in the signature of the others.
+
+    Parameters
+    ----------
+    learner : estimator
+        A fitted learner, see `learned_encoder`.
+    features : Tensor, default=None
+        Numbers of the features that are seen; None for all.
+    """
+
+    learner: object
+    features: object = None
+
+    def __call__(self, dictionary, x, mask=None):
+        atoms = dictionary.atoms
+        if self.features is None:
+            return learned_encoder(self.learner, atoms).encode(x, mask)
+        whole = learned_encoder(self.learner, to_tensor(self.learner.components_).to(x))
+        return whole.of_features(self.features).encode(x, mask)
+
+    def of_features(self, features):
+        """Return the encoder for some of the features."""
+        return replace(self, features=features)
+
+
+def _pursue(dictionary, x, mask=None, **options):
+    return solve_omp(dictionary.atoms, x, mask=mask, **options)
 
 
 class _ExposedLearner(DenseLearner):
@@ -662,7 +713,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
 
     def _check_parameters(self):
         if self.separate_atoms:
-            self._check_learned_encoder()
+            _check_learned_encoder(self)
         if self.loss != "gaussian" and (self._converges() or self.transform_algorithm == "omp"):
             raise ValueError(
                 "Codes that are solved for (n_unfoldings=None, transform_algorithm='lasso' or "
@@ -681,24 +732,6 @@ class PUDLEDictionaryLearning(_ExposedLearner):
             raise ValueError(
                 "The lasso needs a positive alpha, got 0; pass a number of unfoldings and "
                 "transform_algorithm='unfolded' for codes without a penalty."
-            )
-
-    def _check_learned_encoder(self):
-        separate = f"separate_atoms={self.separate_atoms!r}"
-        if self.loss != "gaussian" or self.shrinkage != "soft":
-            raise ValueError(
-                f"{separate} is for least squares and soft shrinkage, got loss={self.loss!r} and "
-                f"shrinkage={self.shrinkage!r}. Pass separate_atoms=False."
-            )
-        if self.n_unfoldings is None:
-            raise ValueError(
-                f"Codes that are solved for (n_unfoldings=None) need no {separate}; pass a number "
-                "of unfoldings."
-            )
-        if self.gradient == "dec":
-            raise ValueError(
-                "gradient='dec' does not go through the encoder, so that it cannot train "
-                f"{separate}; pass gradient='ae-lasso' or 'auto'."
             )
 
     @property
@@ -802,13 +835,10 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         unfolded = LearnedEncoder(step * atoms[None], atoms[None], thresholds, *how)
         return EncoderModule(unfolded, atoms, split_sign=self.split_sign).eval()
 
-    def _does_without_alpha(self):
-        return self.transform_algorithm == "omp"
-
     def _encoder(self):
         depth = None if self.separate_atoms and self.alpha else self.n_unfoldings
         options = depth, self.shrinkage, self.positive_code
-        return Encoder(*options, loss=self._loss(), debias=self._given_debias or 0.0)
+        return Encoder(*options, loss=self._loss(), debias=fixed_debias(self.debias) or 0.0)
 
     def _codes_follow_data(self):
         return self.alpha == "auto" and self._encodes_as_the_search()
@@ -817,9 +847,14 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
         self._check_parameters()
         if self.transform_algorithm == "omp":
-            return self._pursue
-        if self._transforms_by_learned():
-            return self._encode_by_learned
+            return partial(
+                _pursue,
+                n_nonzero_coefs=self.transform_n_nonzero_coefs,
+                tol=self.transform_tol,
+                positive=bool(self.positive_code),
+            )
+        if self.separate_atoms and self.transform_algorithm == "unfolded":
+            return _Learned(self)
         encoder = self._encoder()
         if self.debias == "auto":
             encoder = replace(encoder, debias=self.debias_)
@@ -832,22 +867,6 @@ class PUDLEDictionaryLearning(_ExposedLearner):
             lambda_decay=self.lambda_decay_,
             warn=True,
         )
-
-    def _transforms_by_learned(self):
-        return bool(self.separate_atoms) and self.transform_algorithm == "unfolded"
-
-    def _encode_by_learned(self, dictionary, x, mask=None):
-        return learned_encoder(self, dictionary.atoms).encode(x, mask)
-
-    def _encoder_of_features(self, encoder, features):
-        if not self._transforms_by_learned():
-            return encoder
-
-        def encode(dictionary, x, mask=None):
-            whole = learned_encoder(self, to_tensor(self.components_).to(x))
-            return whole.of_features(features).encode(x, mask)
-
-        return encode
 
     def _learn_encoder(self, model, atoms, data, **options):  # -> model
         team, x, mask = current_team(), data.sample, data.mask
@@ -867,14 +886,18 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         )
         return replace(model, learned=learned)
 
-    def _coded(self, outcome, data, run):
+    def _coded(self, outcome, data, run=None):
         outcome = super()._coded(outcome, data, run)
         if not self.separate_atoms:
             return outcome
-        rows, seed = outcome.rows, run.generator.initial_seed()
+        rows = outcome.rows
         size = self._batch_size(len(data.sample))
         n_samples = len(data.sample)
         n_batches = -(-n_samples // size)
+        if run is None:  # one pass of `partial_fit`
+            start = learned_encoder(self, rows) if hasattr(self, "thresholds_") else None
+            model = self._learn_encoder(outcome.model, rows, data, n_updates=n_batches, start=start)
+            return replace(outcome, model=model)
         if self.max_iter == "auto":
             n_updates = default_updates(n_samples, *rows.shape, self._n_unfoldings, size)
         else:
@@ -884,28 +907,10 @@ class PUDLEDictionaryLearning(_ExposedLearner):
             rows,
             data,
             n_updates=n_updates,
-            generator=torch.Generator(rows.device).manual_seed(seed),
+            generator=torch.Generator(rows.device).manual_seed(run.generator.initial_seed()),
             stopped=lambda: run.interrupts.pending,
         )
-        phases = outcome.phases | {"encoder": -(-n_updates // n_batches)}
-        return replace(outcome, model=model, phases=phases)
-
-    def _followed(self, model, rows, data):
-        if not self.separate_atoms:
-            return model
-        start = learned_encoder(self, rows) if hasattr(self, "thresholds_") else None
-        n_updates = -(-len(data.sample) // self._batch_size(len(data.sample)))
-        return self._learn_encoder(model, rows, data, n_updates=n_updates, start=start)
-
-    def _pursue(self, dictionary, x, mask=None):
-        return solve_omp(
-            dictionary.atoms,
-            x,
-            n_nonzero_coefs=self.transform_n_nonzero_coefs,
-            tol=self.transform_tol,
-            positive=bool(self.positive_code),
-            mask=mask,
-        )
+        return replace(outcome, model=model, later={"encoder": -(-n_updates // n_batches)})
 
     def _chunk_size(self, x, device):
         # the solvers have their own
@@ -959,42 +964,37 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         return self._encodes_as_the_search() and self.loss == "gaussian"
 
     def _without_effect(self, data):
+        debiases = bool(fixed_debias(self.debias))  # 0 removes nothing
         if self.separate_atoms:
-            yield from self._without_effect_on_the_encoder()
+            unused = "optimizer", "learning_rate", "optimizer_params", "tol", "n_iter_no_change"
+            yield (*unused, "step_size", "lambda_decay"), "separate_atoms=False"
+            if self._searches():
+                yield ("atom_norm",), "a dict_init other than 'search'"
+            if self.transform_algorithm == "unfolded":
+                unused = ("transform_alpha", "debias") if debiases else ("transform_alpha",)
+                yield unused, "transform_algorithm='lasso'"
         else:
-            yield from self._without_effect_on_training(data)
+            yield from super()._without_effect(data)
+            n_components = self.n_components or data.sample.shape[1]
+            if not self._trains():
+                # atoms of a search have norm 1
+                yield ("atom_norm",), self._asks_for_training
+            elif self._optimizer_for(range(n_components)) == "surrogate":
+                yield ("learning_rate",), "optimizer='adam' or 'sgd'"
+            if self._solves():
+                yield ("step_size",), "a number for n_unfoldings"
+            elif self.transform_algorithm != "lasso" and debiases:
+                yield ("debias",), "codes of the lasso, n_unfoldings='auto'"
+            if self.shrinkage == "hard":
+                yield ("lambda_decay",), "shrinkage='soft'"
+            elif self.alpha == 0:
+                yield ("lambda_decay",), "a positive alpha"
         if self.loss != "binomial":
             yield ("n_trials",), "loss='binomial'"
         if self.transform_algorithm == "omp":
-            unused = ("transform_alpha", "debias") if self._given_debias else ("transform_alpha",)
+            unused = ("transform_alpha", "debias") if debiases else ("transform_alpha",)
             yield unused, "transform_algorithm='unfolded' or 'lasso'"
             if self.transform_tol is not None:
                 yield ("transform_n_nonzero_coefs",), "transform_tol=None"
         else:
             yield ("transform_n_nonzero_coefs", "transform_tol"), "transform_algorithm='omp'"
-
-    def _without_effect_on_the_encoder(self):
-        unused = "optimizer", "learning_rate", "optimizer_params", "tol", "n_iter_no_change"
-        yield (*unused, "step_size", "lambda_decay"), "separate_atoms=False"
-        if self._searches():
-            yield ("atom_norm",), "a dict_init other than 'search'"
-        if self._transforms_by_learned():
-            yield ("transform_alpha",), "transform_algorithm='lasso'"
-            if self._given_debias:
-                yield ("debias",), "transform_algorithm='lasso'"
-
-    def _without_effect_on_training(self, data):
-        yield from super()._without_effect(data)
-        if not self._trains():
-            # atoms of a search have norm 1
-            yield ("atom_norm",), self._asks_for_training
-        elif self._optimizer_for(range(self.n_components or data.sample.shape[1])) == "surrogate":
-            yield ("learning_rate",), "optimizer='adam' or 'sgd'"
-        if self._solves():
-            yield ("step_size",), "a number for n_unfoldings"
-        elif self.transform_algorithm != "lasso" and self._given_debias:  # 0 removes nothing
-            yield ("debias",), "codes of the lasso, n_unfoldings='auto'"
-        if self.shrinkage == "hard":
-            yield ("lambda_decay",), "shrinkage='soft'"
-        elif self.alpha == 0:
-            yield ("lambda_decay",), "a positive alpha"

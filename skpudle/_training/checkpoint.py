@@ -427,15 +427,9 @@ class Recorder:
             )
         self._estimator, self._file = estimator, HeldFile(found[0] if found else None)
         self._stored = self._clock = None
-
-    @property
-    def is_active(self):
-        """Whether there is a checkpoint to write."""
-        return self._file.settings is not None
-
-    def release(self):
-        """Release the file."""
-        self._file.release()
+        self.is_active = False  # whether there is a checkpoint to write
+        self.ended_by = None  # cause of an early end of the resumed fit, if its rule still holds
+        self.release = self._file.release
 
     def open(self, generator, team=None):
         """Take hold of the file; if it holds a fit, seed the generator as that fit did.
@@ -453,15 +447,11 @@ class Recorder:
             If the file is damaged, cannot be written, or belongs to a fit that is training.
         """
         self._stored = self._file.open(team)
+        self.is_active = self._file.settings is not None
         if self._stored is not None:
             generator.manual_seed(self._stored["seed"])
-
-    @property
-    def ended_by(self):
-        """Cause of an early end of the resumed fit, if its rule still holds."""
-        stored = self._stored
-        holds = stored is not None and stored["rule"] == rule_of(self._estimator)
-        return stored["ended_by"] if holds else None
+            if self._stored["rule"] == rule_of(self._estimator):
+                self.ended_by = self._stored["ended_by"]
 
     def recognise(self, source, sample, mask=None, *, seed):
         """Compare the fit in the file with this one.

@@ -5,12 +5,15 @@ A phase is a state that advances by epochs, until it is done. It has
 * ``begin(recorder)``, which starts or resumes it, and ``advance()``, one more epoch;
 * ``is_done``;
 * ``attributes()``, the fitted attributes of a learner with the present state;
-* ``report(max_iter)``, which prints a line, and ``record(recorder)``, after each epoch;
+* ``report(max_iter)``, which prints a line about the last epoch;
 * ``names``: the callbacks' name of the phase, None for none, and of its epochs;
 * ``stops_at_interrupts``: whether it leaves Ctrl-C to the driver.
 """
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
 
 from skpudle._data.arrays import make_generator
 from skpudle._data.batches import count_batches
@@ -24,6 +27,7 @@ from skpudle.search import advance, begin, is_done
 __all__ = ["FitRun", "Search", "Training"]
 
 
+@dataclass
 class Search:
     """The search for a dictionary, see `skpudle.search`.
 
@@ -37,11 +41,12 @@ class Search:
         ``attributes_of(state)`` returns the fitted attributes for the best atoms of a state.
     """
 
+    problem: object
+    atoms: object
+    attributes_of: Callable
+
     names = "search", "epoch of the search"
     stops_at_interrupts = True
-
-    def __init__(self, problem, atoms, attributes_of):
-        self.problem, self.atoms, self._attributes_of = problem, atoms, attributes_of
 
     def begin(self, recorder):
         """Start from the atoms, or from the checkpoint."""
@@ -58,17 +63,14 @@ class Search:
 
     def attributes(self):
         """Return the fitted attributes."""
-        return self._attributes_of(self.state)
+        return self.attributes_of(self.state)
 
     def report(self, max_iter):
         """Print a line about the last epoch."""
         print_search(self.state)
 
-    def record(self, recorder):
-        """Write the checkpoint if it is time."""
-        recorder.at_search_epoch(self.state)
 
-
+@dataclass
 class Training:
     """Training by gradients.
 
@@ -82,18 +84,24 @@ class Training:
         See `skpudle._data.batches`.
     stopping : Stopping
         The rule that ends training; its ``n_updates`` is the largest number of updates.
-    max_iter : int or float
+    max_iter : int or float, default=inf
         Largest number of epochs.
-    attributes_of : callable, default=None
-        ``attributes_of(trainer)`` returns the fitted attributes; not needed without hooks.
+    attributes : callable, default=None
+        Returns the fitted attributes; not needed without hooks.
+    ended_by : str, default=None
+        The cause of an early end.
     """
+
+    name: str
+    trainer: object
+    source: object
+    stopping: object
+    max_iter: float = inf
+    attributes: Callable | None = None
+    ended_by: str | None = None
 
     names = None, "epoch"
     stops_at_interrupts = False  # the trainer does, within an epoch
-
-    def __init__(self, name, trainer, source, stopping, max_iter, attributes_of=None):
-        self.name, self.trainer, self.source, self.stopping = name, trainer, source, stopping
-        self.max_iter, self._attributes_of, self.ended_by = max_iter, attributes_of, None
 
     def begin(self, recorder):
         """Start, or resume from the checkpoint."""
@@ -113,28 +121,16 @@ class Training:
         if self.trainer.run_epoch(self.source, self.stopping).converged:
             self.ended_by = "tol"
 
-    def attributes(self):
-        """Return the fitted attributes."""
-        return self._attributes_of(self.trainer)
-
     def report(self, max_iter):
         """Print a line about the last epoch."""
         print_progress(self.name, self.trainer, max_iter, self.stopping.n_updates, *self._started)
-
-    def record(self, recorder):
-        """Do nothing: the trainer writes the checkpoint between rounds of updates."""
-
-    def end(self, recorder):
-        """Write the checkpoint, and leave the optimiser with the final rows."""
-        self.trainer.mark(self.source, self.stopping)
-        recorder.end(self.trainer, ended_by=self.ended_by)
-        self.stopping.settle(self.trainer.optimizer)  # a later fit resumes from the last epoch
 
 
 class FitRun:
     """One call of `fit`: its hooks, and their data.
 
-    As a context manager it holds the file of the checkpoint, against other fits.
+    As a context manager it holds the file of the checkpoint, against other fits, and tells
+    callbacks of the end.
 
     Parameters
     ----------
@@ -172,8 +168,12 @@ class FitRun:
     def __enter__(self):
         return self
 
-    def __exit__(self, *error):
-        self.recorder.release()
+    def __exit__(self, kind, error, traceback):
+        try:
+            if kind is None:
+                self.root.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
+        finally:
+            self.recorder.release()
 
     def open(self, data, batch_size, n_updates_of):
         """Seed the fit, compare it with its checkpoint and other processes, and count its updates.
@@ -204,10 +204,6 @@ class FitRun:
         self.root = self.learner._init_callback_context(max_subtasks=self.max_iter + 1)
         self.root.call_on_fit_task_begin(**self.given)
 
-    def end(self):
-        """Tell callbacks that the fit has ended."""
-        self.root.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
-
     def run(self, phase):
         """Run a phase with all hooks; return whether a callback or Ctrl-C stopped it."""
         phase.begin(self.recorder)
@@ -225,7 +221,8 @@ class FitRun:
             stopped = bool(epoch.call_on_fit_task_end(**hooks))
             stopped |= phase.stops_at_interrupts and self.interrupts.pending
             stopped = stopped if self.team is None else self.team.any(stopped)[0]
-            phase.record(self.recorder)
+            if name is not None:  # the trainer writes between rounds of updates
+                self.recorder.at_search_epoch(phase.state)
         if name is not None:
             task.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
         return stopped
@@ -247,8 +244,11 @@ class FitRun:
 
     def train(self, training):  # -> cause of the end, None for the largest number of updates
         """Train; see `Training`."""
-        stopped = self.run(training)
+        stopped, trainer = self.run(training), training.trainer
         if stopped and training.ended_by is None:
             training.ended_by = "callback"
-        training.end(self.recorder)
+        trainer.mark(training.source, training.stopping)
+        self.recorder.end(trainer, ended_by=training.ended_by)
+        # only now, because a later fit resumes from the last epoch
+        training.stopping.settle(trainer.optimizer)
         return training.ended_by

@@ -28,8 +28,8 @@ class Outcome:
         The optimiser's own state; empty without training.
     stopping : tuple
         The progress of the rule of stopping, as of the last round.
-    phases : dict of str to int
-        Names of the phases, and numbers of epochs.
+    later : dict of str to int
+        Names of phases after training, and their numbers of epochs.
     ended_by : str or None
         The cause of the end.
     """
@@ -41,7 +41,7 @@ class Outcome:
     n_steps: int = 0
     moments: dict = field(default_factory=dict)
     stopping: tuple = ()
-    phases: dict | None = None
+    later: dict = field(default_factory=dict)
     ended_by: str | None = None
 
 

@@ -49,7 +49,7 @@ from skpudle._learners.convolutional.values import (
     responses,
 )
 from skpudle._learners.counts import settled_baseline
-from skpudle._learners.models import Decay, Encoder
+from skpudle._learners.models import Decay, Encoder, fixed_debias, fixed_step
 from skpudle._training.messages import nothing_known
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
@@ -105,7 +105,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     def _encoder(self):
         options = depth_of(self), self.shrinkage, self.positive_code
-        return Encoder(*options, loss=self._loss(), debias=self._given_debias or 0.0)
+        return Encoder(*options, loss=self._loss(), debias=fixed_debias(self.debias) or 0.0)
 
     # ------------------------------------------------------------------ images
 
@@ -214,7 +214,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         return next(iter(source.batches(source.plan())))
 
     def _new_model(self, data, generator, run=None):  # -> ConvModel, rows
-        images, step = data.sample, self._fixed_step()
+        images, step = data.sample, fixed_step(self.step_size)
         shape = self.n_components, images.images[0].shape[0], *self._kernel
         given = self._loss(), baseline(self._loss(), images)
         atoms = initial_atoms(images, start_of(self), shape, generator, *given)
@@ -265,7 +265,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                 problem,
                 state,
                 state.best_atoms,
-                debias=self._given_debias,
+                debias=fixed_debias(self.debias),
                 stopped=lambda: run.interrupts.pending,
             )
             model, rows = built(found.reshape(atoms.shape).to(atoms))
@@ -302,7 +302,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         images, state = data.sample, self._training_state
         parameters = known_parameters(_known(self), len(self._kernel), images.images[0])
         if not (self.learn_step or self.separate_atoms == "unfolding"):
-            parameters = parameters._replace(step=self._fixed_step())
+            parameters = parameters._replace(step=fixed_step(self.step_size))
         if state.get("coding"):  # codes have another penalty than training
             parameters = parameters._replace(alpha=state["alpha"])
         geometry = images.geometry._replace(image_size=state["image_size"])
