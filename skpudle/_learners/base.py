@@ -1,7 +1,8 @@
-"""Learners that are trained by gradients: `fit`, `partial_fit`, and the attributes they leave.
+"""Learners with a model that phases fit: `fit`, `partial_fit` and their attributes.
 
-A learner reads its data, and *has* a model (see `skpudle._training.loop`), which it makes of its
-parameters and of the data, or of its fitted attributes. The rest is here.
+`GradientLearner._fit` reads the data, runs the phases and sets the attributes, from top to bottom.
+A subclass reads its kind of data, and makes the model (see `skpudle._training.loop`) from data and
+parameters, or from fitted attributes.
 """
 
 from dataclasses import replace
@@ -16,13 +17,11 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
-from skpudle._data.batches import count_batches
 from skpudle._learners.coding import choose_coding
 from skpudle._learners.counts import objectives
-from skpudle._learners.models import Decay
+from skpudle._learners.models import Decay, fixed_debias
 from skpudle._precision import training_mode
-from skpudle._training.checkpoint import Recorder
-from skpudle._training.fit import FitRun
+from skpudle._training.fit import FitRun, Training
 from skpudle._training.identity import plain, task_of
 from skpudle._training.interrupts import Interrupts
 from skpudle._training.loop import Diverged, Interrupted, Trainer
@@ -32,17 +31,18 @@ from skpudle._training.messages import (
     warn_of_rise,
     warn_of_unused,
 )
+from skpudle._training.state import Outcome
 from skpudle._training.stopping import HeldOut, Stopping
 from skpudle._training.team import current_team
 from skpudle.optimizers import make_optimizer
 
-__all__ = ["Data", "GradientLearner", "train", "update"]
+__all__ = ["Data", "GradientLearner"]
 
-# An atom with its share of the codes, at least one in so many samples as there are atoms, is left
-# out by ten times as many with the probability exp(-10).
-_IDLE_SAMPLES_PER_ATOM = 10
+# An atom with its share of the codes, at least one in as many samples as there are atoms, stays
+# unused in ten times as many samples with the probability exp(-10).
+_UNUSED_SAMPLES_PER_ATOM = 10
 
-# The surrogate's matrix of so many atoms takes 128 MiB in float64.
+# The surrogate's matrix of this many atoms takes 128 MiB in float64.
 _SURROGATE_ATOMS = 4096
 
 _OF_TRAINING = (
@@ -57,28 +57,28 @@ _OF_TRAINING = (
 
 
 class Data(NamedTuple):
-    """What a learner makes of its input.
+    """Input that a learner has read.
 
     Attributes
     ----------
     source : object
         With ``for_training(batch_size, generator, shuffle)``, which returns a source of batches.
     sample : Tensor or iterable of Tensor
-        What an initial model is made of, and data are recognised by.
+        Samples that choose the initial model and identify the data: all, or the head of a stream.
     mask : Tensor or None
         0 where the sample is missing.
     device : torch.device
-        Where to compute.
+        Device of the fit.
     inputs : dict
-        What scikit-learn wants an estimator to know of its input.
+        Attributes that scikit-learn asks for: the number of features, and their names.
     offset : Tensor of shape (n_samples, 1) or None
-        What samples add to what a dictionary makes of their codes.
+        Number to add to the reconstruction of each sample, as a natural parameter.
     target : Tensor or None
-        What a learner for a task maps the sample to.
+        Targets of a task.
     held_out : Batch or None
-        Samples that are not trained on, but tell when to stop.
+        Samples for early stopping, which are not trained on.
     task : object or None
-        What is decided of the target.
+        The task.
     """
 
     source: object
@@ -92,23 +92,15 @@ class Data(NamedTuple):
     task: object = None
 
 
-def _stopping(learner, trainer, data, n_updates):
-    """Return what tells when training has come to its end."""
+def _stopping(learner, trainer, data, n_updates):  # -> Stopping
+    """Return the rule that ends training."""
+    rule = learner.tol, learner.n_iter_no_change
     if data.held_out is not None:
-        return HeldOut(
-            partial(trainer.model.score, data.held_out),
-            trainer.optimizer.atoms.detach,
-            len(data.sample),
-            learner.tol,
-            learner.n_iter_no_change,
-            n_updates=n_updates,
-        )
-    return Stopping(
-        learner.tol,
-        learner.n_iter_no_change,
-        first_update=n_updates * 9 // 10 if isinstance(learner.lambda_decay, tuple) else 0,
-        n_updates=n_updates,
-    )
+        score = partial(trainer.model.score, data.held_out)
+        samples = trainer.optimizer.atoms.detach, len(data.sample)
+        return HeldOut(score, *samples, *rule, n_updates=n_updates)
+    annealed = isinstance(learner.lambda_decay, tuple)
+    return Stopping(*rule, first_update=n_updates * 9 // 10 * annealed, n_updates=n_updates)
 
 
 class GradientLearner(CallbackSupportMixin):
@@ -132,72 +124,66 @@ class GradientLearner(CallbackSupportMixin):
     _writes_checkpoints = True
     _default_batch_size = 256
 
-    # What a learner without this parameter does.
+    # for learners without this parameter
     lambda_decay = 1.0
 
-    # ------------------------------------------------------------------ what a learner adds
+    # ------------------------------------------------------------------ for subclasses
 
     def _read(self, X, y, *, known=False):  # -> Data
-        """Check parameters and input, of a learner that is known against what it was fitted on."""
+        """Check parameters and input, with ``known`` against the fitted attributes."""
         raise NotImplementedError
 
     def _new_model(self, data, generator, run=None):  # -> model, rows
-        """Return the model that data and parameters ask for, and its initial rows.
+        """Return the model for data and parameters, and its rows after a search.
 
-        What takes long to find belongs to a ``run``, and is not to be looked for without.
+        Without a ``run`` nothing is searched: `partial_fit` begins with the initial rows.
         """
         raise NotImplementedError
 
-    def _known_model(self, data, generator):  # -> model, rows
-        """Return the model and the rows that the fitted attributes hold."""
+    def _known_model(self, data):  # -> model, rows, generator
+        """Return the model and the rows of the fitted attributes, and a generator or None."""
         raise NotImplementedError
 
-    def _codes_follow_data(self, model):
-        """Return whether the penalty of codes is chosen, not only the search's: of the lasso's."""
+    def _codes_follow_data(self):
+        """Return whether the data choose the penalty of codes, as for converged ones."""
         return False
 
-    def _coding_problem(self, model, rows, data, run):
-        """Return the problem whose codes are chosen, and its atoms; see `choose_coding`."""
+    def _coding_problem(self, outcome, data, run):  # -> Problem or ConvProblem, atoms
+        """Return the problem whose codes `choose_coding` judges, and its atoms."""
         raise NotImplementedError
 
-    def _coded(self, model, rows, data, run, *, seed):  # -> model
-        """Return the model with the codes of `transform`: their penalty, if that follows data."""
-        if model.coding is not None or not self._codes_follow_data(model):
-            return model
-        problem, atoms = self._coding_problem(model, rows, data, run)
-        path = choose_coding(problem, atoms, debias=self._given_debias)
-        return replace(model, coding=path.summary(problem.unit))
-
-    def _followed(self, model, rows, data):  # -> model
-        """Return the model after one pass of `partial_fit` has changed its rows."""
-        return model
+    def _coded(self, outcome, data, run=None):  # -> Outcome
+        """Choose the penalty of the codes of `transform`, if it follows the data, in a `fit`."""
+        if run is None or outcome.model.coding is not None or not self._codes_follow_data():
+            return outcome
+        problem, atoms = self._coding_problem(outcome, data, run)
+        coding = choose_coding(problem, atoms, debias=fixed_debias(self.debias)).summary(
+            problem.unit
+        )
+        return replace(outcome, model=replace(outcome.model, coding=coding))
 
     def _some_samples(self, data):  # -> Batch
-        """Return samples that tell whether training has done any good."""
+        """Return samples that show whether training has raised the objective."""
         raise NotImplementedError
 
     @property
     def _rule_name(self):
-        """What users call the training: its gradient."""
+        """The name of the training for users: its gradient."""
         raise NotImplementedError
 
     def _trains(self):
         """Return whether there is training, or only a search."""
         return True
 
-    # What makes training follow a search.
-    _asks_for_training = "what trains after the search, such as gradient='ae-ls'"
+    # setting that makes training follow a search
+    _asks_for_training = "a setting that trains after the search, such as gradient='ae-ls'"
 
-    def _without_effect(self, data):  # yields names, what would use them
-        """Yield parameters that have no effect in this fit, and what would use them."""
+    def _without_effect(self, data):  # yields names, setting
+        """Yield parameters that have no effect in this fit, and a setting that would use them."""
         if not self._trains():
             yield _OF_TRAINING, self._asks_for_training
         elif self.tol is None:
             yield ("n_iter_no_change",), "a number for tol"
-
-    @property
-    def _given_debias(self):  # -> float, or None for one that follows the data
-        return None if self.debias == "auto" else float(self.debias)
 
     # ------------------------------------------------------------------ fitting
 
@@ -209,9 +195,9 @@ class GradientLearner(CallbackSupportMixin):
         Parameters
         ----------
         X : array-like, Tensor, memory map, Dataset or iterable of batches
-            Data of shape (n_samples, n_features), or what yields rows of them and can be iterated
-            again (a list is an array); float32 and float64 are computed in as they are, everything
-            else in float64. NaN marks missing entries, which then count for nothing.
+            Data of shape (n_samples, n_features), or an iterable of rows that can be iterated
+            again (a list is an array). Computations are in float32 for float32, otherwise in
+            float64. NaN marks missing entries, which are ignored.
         y : None
             Ignored.
 
@@ -223,7 +209,7 @@ class GradientLearner(CallbackSupportMixin):
         Raises
         ------
         ValueError
-            If the data or parameters are unfit, which leaves the estimator as it was; or if
+            If the data or parameters are unfit, which leaves the estimator unchanged; or if
             training diverges twice: it then holds the last finite dictionary.
         TypeError
             If ``X`` can be iterated only once.
@@ -231,19 +217,54 @@ class GradientLearner(CallbackSupportMixin):
         Warns
         -----
         ConvergenceWarning
-            If ``max_iter`` is a number, and training ended before the objective stalled; or if
-            training raised the objective above that of no dictionary at all.
+            If ``max_iter`` is a number, and training ended before the objective had stalled; or if
+            training raised the objective above its value without a dictionary.
         RuntimeWarning
             If ``step_size`` is too large for the dictionary.
         UserWarning
             If there are fewer samples than atoms, or features without a known value.
         """
-        return train(self, X, y)
+        return self._fit(X, y)
 
-    def _fit(self, data, generator, source, n_updates, run):
-        """Choose a model, train it, take what it is; return what ended training."""
-        model, rows = self._new_model(data, generator, run)
-        model = replace(model, decay=Decay.of(self.lambda_decay).over(n_updates))
+    def _fit(self, X, y, **of_samples):
+        """Read the data, run the phases, set the attributes."""
+        with FitRun(self, X, y) as run:
+            data = self._read(X, y, **of_samples)
+            warn_of_unused(self, self._without_effect(data))
+            n_samples = len(data.source) if hasattr(data.source, "__len__") else None
+            run.open(data, self._batch_size(n_samples), self._n_updates)
+            with run.interrupts:
+                model, rows = self._new_model(data, run.generator, run)  # search, refinement
+                outcome = self._train(model, rows, data, run)
+                try:
+                    outcome = self._coded(outcome, data, run)  # penalty of codes, learned encoder
+                finally:  # also after a second Ctrl-C
+                    self._take(self._attributes(outcome, data))
+                has_rate = self._optimizer_for(rows) != "surrogate"
+                outcome.model.warn_of_step(rows, outcome.rows)
+                if outcome.n_steps and data.task is None:  # a task has an objective of its own
+                    how = self._some_samples(data), outcome.n_steps - 1
+                    ended, baseline = objectives(outcome.model, outcome.rows, *how)
+                    if not ended <= baseline:
+                        began, _ = objectives(outcome.model, rows, *how)
+                        warn_of_rise(self, began, ended, baseline, has_rate=has_rate)
+        # "auto" promises no other end
+        if outcome.ended_by == "max_iter" and self.tol is not None and self.max_iter != "auto":
+            warn_of_early_end(self, has_rate=has_rate)
+        return self
+
+    def _train(self, model, rows, data, run):  # -> Outcome
+        """Train from the given rows; without training return them."""
+        model = replace(model, decay=Decay.of(self.lambda_decay).over(run.n_updates))
+        ended_by = "callback" if run.search_was_stopped else "search"
+        if run.interrupts.pending or not (run.n_updates or run.recorder.is_active):
+            rows = model.project(rows.contiguous())
+            outcome = Outcome(model, rows, run.losses, ended_by=ended_by)
+            if run.interrupts.pending:
+                self._take(self._attributes(replace(outcome, ended_by="interrupt"), data))
+                n_epochs = len(run.losses)
+                raise KeyboardInterrupt(f"the search was interrupted after epoch {n_epochs}")
+            return outcome
         trainer = Trainer(
             model,
             self._make_optimizer(model, rows),
@@ -252,37 +273,41 @@ class GradientLearner(CallbackSupportMixin):
             interrupts=run.interrupts,
             at_round=run.recorder.at_round,
         )
-        stopping = _stopping(self, trainer, data, n_updates)
-        run.recorder.begin(trainer, source, stopping)
+        stopping = _stopping(self, trainer, data, run.n_updates)
+        phase = Training(
+            self._rule_name,
+            trainer,
+            run.source,
+            stopping,
+            run.max_iter,
+            lambda: self._attributes(trainer.outcome(), data),
+        )
+        try:
+            ended_by = run.train(phase) or ("max_iter" if run.n_updates else ended_by)
+        except (Diverged, Interrupted) as error:
+            self._leave(error, trainer, data)
+            run.recorder.end(trainer)
+            raise
+        return replace(trainer.outcome(), ended_by=ended_by)
 
-        def fitted():
-            return self._attributes(trainer, data)
-
-        ended_by = run.train(trainer, source, stopping, fitted)
-        found = trainer.optimizer.atoms.detach()
-        coded = self._coded(trainer.model, found, data, run, seed=generator.initial_seed())
-        if coded is not trainer.model:
-            trainer.model = coded
-            run.take(trainer, fitted, ended_by)
-        model.warn_of_step(rows, found)
-        if trainer.n_steps and data.task is None:  # a task has an objective of its own
-            how = self._some_samples(data), trainer.n_steps - 1
-            ended, baseline = objectives(model, found, *how)
-            if not ended <= baseline:
-                began, _ = objectives(model, rows, *how)
-                warn_of_rise(self, began, ended, baseline, trainer.optimizer)
-        return ended_by
+    def _leave(self, error, trainer, data):
+        """Take the attributes of training that diverged or was interrupted; raise a divergence."""
+        diverged = isinstance(error, Diverged)
+        ended_by = "divergence" if diverged else "interrupt"
+        self._take(self._attributes(replace(trainer.outcome(), ended_by=ended_by), data))
+        if diverged:
+            raise divergence(self, error.update, trainer.optimizer) from error
 
     @_fit_context(prefer_skip_nested_validation=True)
     @training_mode()
     def partial_fit(self, X, y=None):
         """Update the dictionary by one pass over the data, in their order.
 
-        The first call chooses the initial dictionary and ``alpha_``; the state of the optimiser is
-        kept from call to call, also through pickling, and after `fit`, unless you change the
-        optimiser, or ``components_`` in shape. ``lambda_decay`` is at its last value throughout.
-        Atoms that no code has used for ten
-        samples per atom are replaced by the samples that were reconstructed worst.
+        The first call chooses the initial dictionary and ``alpha_``. The state of the optimiser
+        persists from call to call, also through pickling, and after `fit`, unless you change the
+        optimiser, or the shape of ``components_``. ``lambda_decay`` has its last value throughout.
+        Atoms that no code has used for ten samples per atom are replaced by the samples that were
+        reconstructed worst.
 
         Parameters
         ----------
@@ -299,21 +324,61 @@ class GradientLearner(CallbackSupportMixin):
         Raises
         ------
         ValueError
-            If the data are unfit or of another number of features than before, which leaves the
-            estimator as it was; or if training diverges twice.
+            If the data are unfit or have another number of features than before, which leaves the
+            estimator unchanged; or if training diverges twice.
         """
-        return update(self, X, y)
+        return self._partial_fit(X, y)
 
-    def _later_generator(self):
-        """Return what draws in a `partial_fit` that is not the first; None if nothing does."""
+    def _partial_fit(self, X, y, **of_samples):
+        """Read the data, train through them once, set the attributes."""
+        team, interrupts = current_team(), Interrupts()
+        known = hasattr(self, "components_")
+        if known:  # scikit-learn's context checks parameters for a first call only
+            self._validate_params()
+        data = self._read(X, y, known=known, **of_samples)
+        if team is not None:
+            team.check_agreement(task_of(self, "partial_fit", data.sample))
+        if known:
+            model, rows, generator = self._known_model(data)
+        else:
+            generator = make_generator(self.random_state)
+            generator = generator if team is None else team.agree(generator)
+            model, rows = self._new_model(data, generator)
+        optimizer = self._make_optimizer(model, rows)
+        state = self._training_state if known else {"idle": ()}
+        if known:
+            same = state["optimizer_name"] == self._optimizer_name(rows)
+            optimizer.resume(rows, tensors_of(state["optimizer"]) if same else {})
+        unused = state["idle"] if len(state["idle"]) == len(rows) else np.zeros(len(rows))
+        unused = to_tensor(unused)
+        trainer = Trainer(
+            replace(model, decay=Decay.of(self.lambda_decay).at_last),
+            optimizer,
+            n_steps=self.n_steps_ if known else 0,
+            loss_curve=self.loss_curve_ if known else (),
+            team=team,
+            interrupts=interrupts,
+        )
+        source = data.source.for_training(self._batch_size(), generator, shuffle=False)
+        with interrupts:
+            try:
+                trainer.run_epoch(source, Stopping(None, 1))
+            except (Diverged, Interrupted) as error:
+                self._take(self._attributes(trainer.outcome(), data, unused))
+                if isinstance(error, Diverged):
+                    raise divergence(self, error.update, trainer.optimizer) from error
+                raise
+            unused = trainer.idle(unused)
+            often = unused >= _UNUSED_SAMPLES_PER_ATOM * len(unused)
+            trainer.replace_unused(source, among=often)
+            outcome = self._coded(trainer.outcome(), data)
+            self._take(self._attributes(outcome, data, unused))
+        return self
 
     # ------------------------------------------------------------------ parameters
 
-    def _fixed_step(self):  # -> float, or None for one that follows the atoms
-        return None if self.step_size == "auto" else float(self.step_size)
-
     def _batch_size(self, n_samples=None):
-        """Return the size of a batch; of so many samples in a fit, where their number is known."""
+        """Return the size of a batch, in a fit for a number of samples, if it is known."""
         return self._default_batch_size if self.batch_size == "auto" else int(self.batch_size)
 
     def _n_updates(self, n_batches, batch_size, data):
@@ -333,21 +398,21 @@ class GradientLearner(CallbackSupportMixin):
         )
 
     def _optimizer_for(self, rows):
-        """Return what "auto" stands for: the surrogate as long as its matrix is small."""
+        """Return the optimiser; "auto" is the surrogate as long as its matrix is small."""
         if self.optimizer != "auto":
             return self.optimizer
         return "surrogate" if len(rows) <= _SURROGATE_ATOMS else "adam"
 
     def _optimizer_name(self, rows):
-        """Say whose state it is; the surrogate's is one with all parameters."""
+        """Name the owner of a state; the surrogate has the same state with all parameters."""
         optimizer = self._optimizer_for(rows)
         params = None if optimizer == "surrogate" else plain(self.optimizer_params)
         return f"{optimizer} {params}"
 
-    # ------------------------------------------------------------------ what is learned
+    # ------------------------------------------------------------------ fitted attributes
 
     def _attributes_of(self, model, rows, data, update=0):
-        """Return the fitted attributes that do not depend on how training went."""
+        """Return the fitted attributes that do not depend on the course of training."""
         return (
             data.inputs
             | model.attributes(rows)
@@ -357,103 +422,27 @@ class GradientLearner(CallbackSupportMixin):
             }
         )
 
-    def _attributes(self, trainer, data, idle=None):
-        """Return the fitted attributes, of arrays and numbers of Python."""
-        rows, model = trainer.optimizer.atoms.detach(), trainer.model
-        curve = [*trainer.searched, *trainer.loss_curve]
-        moments = trainer.optimizer.state().items()
+    def _attributes(self, outcome, data, unused=None):
+        """Return the fitted attributes, arrays and numbers of Python."""
+        rows, model, phases = outcome.rows, outcome.model, None
+        curve = [*outcome.losses, *outcome.loss_curve]
+        if outcome.ended_by is not None:  # after a `fit`
+            epochs = {"search": len(outcome.losses), self._rule_name: len(outcome.loss_curve)}
+            phases = {name: n for name, n in (epochs | outcome.later).items() if n}
         memory = model.memory() | {
             "data_scale": model.data_scale,
-            "optimizer_name": self._optimizer_name(rows),
+            "optimizer_name": self._optimizer_name(rows) if outcome.moments else None,
             "optimizer": {
                 name: to_numpy(value) if isinstance(value, torch.Tensor) else value
-                for name, value in moments
+                for name, value in outcome.moments.items()
             },
-            "idle": np.zeros(len(rows)) if idle is None else to_numpy(idle),
+            "idle": np.zeros(len(rows)) if unused is None else to_numpy(unused),
         }
-        return self._attributes_of(model, rows, data, max(trainer.n_steps - 1, 0)) | {
+        return self._attributes_of(model, rows, data, max(outcome.n_steps - 1, 0)) | {
             "n_iter_": max(len(curve), 1),
-            "n_steps_": trainer.n_steps,
+            "n_steps_": outcome.n_steps,
             "loss_curve_": np.array(curve, dtype=np.float64),
             "_training_state": memory,
-            "ended_by_": None,  # but in a `fit` that has ended
-            "phases_": None,
+            "ended_by_": outcome.ended_by,
+            "phases_": phases,
         }
-
-
-def train(learner, X, y, **of_samples):
-    """Fit; what else belongs to the samples goes to `_read`."""
-    team = current_team()
-    with Recorder(learner) as recorder:
-        data = learner._read(X, y, **of_samples)
-        warn_of_unused(learner, learner._without_effect(data))
-        if team is not None:
-            team.check_agreement(task_of(learner, "fit", data.sample))
-        generator = make_generator(learner.random_state)
-        recorder.open(generator, team)
-        generator = generator if team is None else team.agree(generator)
-        own = generator if team is None else team.own(generator)
-        n_samples = len(data.source) if hasattr(data.source, "__len__") else None
-        source = data.source.for_training(learner._batch_size(n_samples), own, shuffle=True)
-        recorder.recognise(data.source, data.sample, data.mask, seed=generator.initial_seed())
-        largest = int if team is None else team.largest
-        n_batches = largest(count_batches(source))
-        n_updates = largest(learner._n_updates(n_batches, source.batch_size, data))
-        given = {"estimator": learner, "X": X, "y": y}
-        max_iter = -(-n_updates // n_batches)
-        run = FitRun(learner, recorder, team, given=given, max_iter=max_iter)
-        with run.interrupts:
-            ended_by = learner._fit(data, generator, source, n_updates, run)
-        run.end()
-    # "auto" promises no other end
-    if ended_by == "max_iter" and learner.tol is not None and learner.max_iter != "auto":
-        warn_of_early_end(learner)
-    return learner
-
-
-def update(learner, X, y, **of_samples):
-    """Go through data once; what else belongs to the samples goes to `_read`."""
-    team, interrupts = current_team(), Interrupts()
-    known = hasattr(learner, "components_")
-    if known:  # scikit-learn's context checks parameters for a first call only
-        learner._validate_params()
-    data = learner._read(X, y, known=known, **of_samples)
-    if team is not None:
-        team.check_agreement(task_of(learner, "partial_fit", data.sample))
-    if known:
-        generator = learner._later_generator()
-        model, rows = learner._known_model(data, generator)
-    else:
-        generator = make_generator(learner.random_state)
-        generator = generator if team is None else team.agree(generator)
-        model, rows = learner._new_model(data, generator)
-    optimizer = learner._make_optimizer(model, rows)
-    idle = np.zeros(len(rows))
-    if known:
-        state = learner._training_state
-        same = state["optimizer_name"] == learner._optimizer_name(rows)
-        optimizer.resume(rows, tensors_of(state["optimizer"]) if same else {})
-        idle = state["idle"] if len(state["idle"]) == len(rows) else idle
-    idle = to_tensor(idle)
-    trainer = Trainer(
-        replace(model, decay=Decay.of(learner.lambda_decay).at_last),
-        optimizer,
-        n_steps=learner.n_steps_ if known else 0,
-        loss_curve=learner.loss_curve_ if known else (),
-        team=team,
-        interrupts=interrupts,
-    )
-    source = data.source.for_training(learner._batch_size(), generator, shuffle=False)
-    with interrupts:
-        try:
-            trainer.run_epoch(source, Stopping(None, 1))
-        except (Diverged, Interrupted) as error:
-            learner._take(learner._attributes(trainer, data, idle))
-            if isinstance(error, Diverged):
-                raise divergence(learner, error.update, optimizer) from error
-            raise
-        idle = trainer.idle(idle)
-        trainer.replace_unused(source, among=idle >= _IDLE_SAMPLES_PER_ATOM * len(idle))
-        trainer.model = learner._followed(trainer.model, trainer.optimizer.atoms.detach(), data)
-        learner._take(learner._attributes(trainer, data, idle))
-    return learner

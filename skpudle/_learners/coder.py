@@ -332,15 +332,11 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """
         return self._score(X)
 
-    def _encoder_of_features(self, encoder, features):
-        """Return the encoder for some of the features."""
-        return encoder
-
     def _score(self, X, exposure=None):
         loss, error, sums = self._loss(), 0.0, []
         for rows, dictionary in self._checked_parts(X, exposure):
             device, encoder = dictionary.atoms.device, self._transform_encoder()
-            of_features = partial(self._encoder_of_features, encoder)
+            of_features = getattr(encoder, "of_features", lambda _, encoder=encoder: encoder)
             deviance = hidden_deviance(loss, of_features, dictionary, self._offset)
             size = self._chunk_size(rows.x, device)
             error += sum(in_chunks(deviance, rows, device, size))

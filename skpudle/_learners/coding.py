@@ -1,19 +1,19 @@
-"""Choose the penalty of codes, and the share of its bias to remove, by predicting hidden entries.
+"""Choose the penalty of codes, and the share of its bias to remove, by predicting held-out entries.
 
-Finding atoms and coding rows are two jobs. A search wants a penalty that finds all atoms whatever
-the noise; codes want the one with the smallest error. So features are hidden a group at a time,
-rows are coded from the others, and the hidden entries are predicted from the codes: too large a
-penalty predicts badly, and so does one that codes noise.
+Finding atoms and coding rows are two jobs. A search needs a penalty that finds all atoms at any
+level of noise; codes need the penalty with the smallest error. So features are held out a group at
+a time, rows are coded from the others, and the codes predict the held-out entries: badly if the
+penalty is too large, and badly if it is so small that they code noise.
 
 At every penalty the prediction moves on a line from the lasso's codes to least squares on their
 supports. The error is quadratic in the share of the way, ``debias``, and its minimum is known.
 
-The rows that judge are training data, whose noise the atoms have fitted: they are judged by atoms
-that have forgotten them.
+The rows for this are training data, whose noise the atoms have fitted: the atoms that predict them
+are adapted to the other rows.
 
-Where there is little noise, a penalty far below the search's predicts best, and then the atoms
-themselves carry the bias of the search's penalty: they are adapted to a quarter of it. With much
-noise they fit it, and are adapted to twice as large a penalty.
+With little noise a penalty far below the search's predicts best. Then the atoms, which carry the
+bias of the search's penalty, are adapted to a quarter of it. With much noise atoms fit the noise,
+and are adapted to twice the penalty.
 """
 
 from dataclasses import dataclass, replace
@@ -30,44 +30,44 @@ from skpudle.search import ConvProblem, adapted, conv_path, without_rows
 
 __all__ = ["Coding", "adapt_atoms", "choose_coding", "hidden_entries", "smaller_penalty"]
 
-# Entries that are hidden in all, rows that they are hidden in, and groups of features: fewer where
-# there are so many features for an atom that it hardly matters how many are seen.
+# Held-out entries in all, the least and largest number of rows with them, and groups of features:
+# fewer groups if there are ten features for each atom, because codes then lose little information
 _ENTRIES, _FEWEST, _MOST, _GROUPS, _FEW_GROUPS, _MANY = 10_000, 100, 200, 10, 5, 10
 
-# Rows are judged by atoms that have not seen them; there are at most so many folds.
+# the largest number of folds of rows, each with atoms that have not seen it
 _FOLDS = 3
 
-# Pixels that are looked at, and shares of them that are hidden, each in so many turns.
+# pixels and images for the choice, the share of pixels that is held out, and the number of turns
 _PIXELS, _PICTURES, _SHARE, _TURNS = 2**14, 4, 0.1, 3
 
 # Penalties of a path fall by halves, to no less than this share of the search's.
 _SMALLEST = 2.0**-9
-# It does not end before rows have so many entries: those that have none are predicted alike.
+# It does not end before rows have this many entries: empty codes all predict the same.
 _SOME = 1.0
 
-# The error of codes is that of the prediction without the noise, which nothing predicts. The
-# sparsest codes are chosen whose error is at most so much larger than the smallest one, where that
-# is the lasso's and where it is that of least squares. The lasso's hardly tells a penalty from its
-# double: with 1.1 noisy patches keep a third more noise. Least squares that see fewer features
-# than there are want more atoms: with 1.03, 60 atoms in 30 dimensions keep twice the noise.
+# The error of codes is the error of the prediction without the noise, which nothing predicts. The
+# sparsest codes are chosen whose error is at most the smallest times a factor, one for codes of the
+# lasso and one for least squares. The lasso's error hardly changes from a penalty to its double:
+# with 1.1 noisy patches keep a third more noise. Least squares on some of the features prefer more
+# atoms: with 1.03, 60 atoms in 30 dimensions keep twice the noise.
 _SPARER = 1.05, 1.15
-# Atoms are adapted to penalties that fall by this factor: those of the search if codes want less
-# than this share of its penalty, adapted ones, which have no bias of their own, if they want less
-# than that share of theirs; and as long as the error falls to the last share.
+# Atoms are adapted to penalties that fall by _ADAPTED: atoms of the search if codes prefer less
+# than _FAR of its penalty; adapted ones, which have no bias of their own, if codes prefer less than
+# _FARTHER of theirs; and as long as the error falls to _BETTER.
 _ADAPTED, _FAR, _FARTHER, _BETTER = 0.25, 0.4, 0.05, 0.95
-# Where codes want a penalty that is larger by this factor, atoms are adapted to it too.
+# Atoms are also adapted to a penalty that is larger by this factor, if codes prefer it.
 _LARGER = 2.0
-# Atoms of images carry the bias of the search's penalty; where more than this share of it is to be
-# removed from the codes, they are tried without.
+# Atoms of images carry the bias of the search's penalty. If codes are better without more than this
+# share of it, atoms without it are tried.
 _UNBIASED = 0.5
-# Where counts and binary data are predicted, halves of the search's penalty have to lower the
-# deviance by this share; there are at most so many. A larger penalty never was better.
+# For counts and binary data each half of the search's penalty has to lower the deviance by _LOWER;
+# there are at most _HALVES. A larger penalty was never better.
 _LOWER, _HALVES = 0.01, 4
 
-# Features of which less than this share of the mean square can be predicted, such as independent
-# ones, say nothing of a penalty: the search's stays. It is 0.08 for patches that are mostly noise.
+# If less than this share of the mean square can be predicted, as of independent features, the
+# search's penalty stays. The share is 0.08 for patches that are mostly noise.
 _PREDICTABLE = 0.03
-# Errors below this share of the mean square are rounding.
+# errors below this share of the mean square are rounding
 _ROUNDING = 1e-12
 
 
@@ -81,9 +81,9 @@ class Coding(NamedTuple):
     debias : float
         Share of the lasso's bias to remove.
     n_entries : float
-        Mean number of codes of a row that are not zero.
+        Mean number of nonzero codes in a row.
     error : float
-        Mean squared error of hidden entries.
+        Mean squared error of held-out entries.
     """
 
     alpha: float
@@ -101,12 +101,12 @@ class CodingPath:
     codings : list of Coding
         The codings.
     noise : float
-        Variance that nothing predicts, as the best coding leaves it.
+        Variance of the noise, estimated from the residuals of the best coding.
     rounding : float
-        Error that is rounding.
+        Rounding error.
     noise_std : float, default=None
-        Standard deviation of the noise, as the chosen coding leaves it; None if the path is not
-        complete.
+        Standard deviation of the noise, estimated from the residuals of the chosen coding; None if
+        the path is not complete.
     """
 
     codings: list
@@ -132,7 +132,7 @@ class CodingPath:
         return min(self.noise, self.best.error) + factor * self.excess + self.rounding
 
     def summary(self, unit):  # -> penalty, share of the bias to remove, deviation of the noise
-        """Return what a learner keeps of it; data were divided by ``unit`` before."""
+        """Return the values for a learner, in the units before the division by ``unit``."""
         return self.chosen.alpha * unit, self.chosen.debias, self.noise_std * unit
 
     @cached_property
@@ -142,7 +142,7 @@ class CodingPath:
 
 
 class _Halves:
-    """Penalties that fall by halves from a first one, without an end."""
+    """Penalties that fall by halves from a first one, endlessly."""
 
     def __init__(self, first):
         self.first = first
@@ -155,14 +155,14 @@ class _Rows:
     """Rows of data on the CPU, in float64, and which entries are known.
 
     A path begins at ``largest`` times the search's penalty, and ends when ``patience`` smaller ones
-    predict worse. It is ``refined`` if it looks at penalties between halves. Atoms are ``biased``
-    if nothing has removed the bias of the search from them.
+    predict worse. A ``refined`` path includes penalties between halves. Atoms are ``biased`` if
+    they still have the bias of the search's penalty.
     """
 
     biased = False
 
     largest, patience, refined = 8.0, 1, True
-    _first, _next = 4, 2  # penalties that are solved for together, as their order needs no look
+    _first, _next = 4, 2  # penalties that are solved for together
 
     def __init__(self, x, mask, *, positive, total):
         n_rows = min(_MOST, max(_FEWEST, _ENTRIES // x.shape[1]))
@@ -179,7 +179,7 @@ class _Rows:
         self.mean_square = float(sums[0]) / max(self.n_known, 1.0)
 
     def groups(self, n_components):
-        """Return the features that are hidden together."""
+        """Return the groups of features that are held out together."""
         n_features = self.x.shape[1]
         generator = torch.Generator().manual_seed(0)
         order = torch.randperm(n_features, generator=generator, device="cpu")
@@ -187,17 +187,17 @@ class _Rows:
         return order.tensor_split(min(n_groups, n_features))
 
     def hidden_sums(self, atoms, alphas):  # yields (3,), (2,) for each penalty
-        """Sum |e|^2, <e, d>, |d|^2 over hidden entries, and entries of codes, for each penalty.
+        """Sum |e|^2, <e, d>, |d|^2 over held-out entries, and entries of codes, for each penalty.
 
-        Here e is the error of the lasso's prediction, and d leads from it to the one of least
-        squares; entries are the lasso's and those of least squares.
+        Here e is the error of the lasso's prediction, and d leads from it to the prediction of
+        least squares; entries are counted for both.
         """
         alphas, n = iter(alphas), self._first
         while part := list(islice(alphas, n)):
             yield from zip(*self._sums_of(atoms, part), strict=True)
             n = self._next
 
-    def _folds(self, atoms):  # yields atoms, data and mask of the rows that they are judged by
+    def _folds(self, atoms):  # yields atoms, and the data and mask of rows to predict
         atoms = atoms if atoms.ndim == 3 else atoms[None]
         for i, fold in enumerate(atoms):
             part = slice(i, None, len(atoms))
@@ -221,7 +221,7 @@ class _Rows:
         return self.total(sums, entries / len(groups))
 
     def noise(self, atoms, coding):  # -> float
-        """Return the variance that codes leave, for each known entry without a code."""
+        """Return the variance of residuals, for each known entry without a code."""
         sums = self.x.new_zeros(2)
         for fold, x, known in self._folds(atoms):
             options = dict(positive=self.positive, mask=known)
@@ -236,10 +236,10 @@ class _Rows:
         return float(squares / left) if left > 0 else 0.0
 
     def unseen(self, problem, stride, atoms, codes, *, unbiased):  # -> (n_folds, p, m)
-        """Return atoms as they would be without the rows that judge them.
+        """Return atoms that are adapted to data without the rows of the choice.
 
-        Atoms fit the noise of their own rows, which then look as if small penalties predicted them.
-        Where there are few rows, these are cut into folds, each with atoms that the others leave.
+        Atoms fit the noise of their own rows, so that small penalties seem to predict these rows.
+        A few rows are one fold; many are cut into folds, each with atoms of the other rows.
         """
         thinned = problem.thinned(stride)
         (n,) = self.total(self.x.new_tensor([float(len(thinned.x))]))
@@ -259,7 +259,7 @@ class _Rows:
 
 
 class _Pictures:
-    """Crops of images on the CPU, in float64, and which pixels are known; see `_Rows`.
+    """Crops of images on the CPU, in float64, and masks of known pixels; see `_Rows`.
 
     Parameters
     ----------
@@ -274,7 +274,7 @@ class _Pictures:
         chosen = torch.arange(n) * len(problem.x) // n
         area, crop = _PIXELS // n, []
         axes = zip(problem.x.shape[2:], problem.kernel, problem.stride, strict=True)
-        for size, kernel, stride in axes:  # a signal has one row, and the crop all its length
+        for size, kernel, stride in axes:  # a signal has one row, whose crop has the whole area
             side = min(size, max(2 * kernel, int(area**0.5) if problem.x.shape[2] > 1 else area))
             side = kernel + (side - kernel) // stride * stride
             crop.append(slice((size - side) // 2, (size - side) // 2 + side))
@@ -291,7 +291,7 @@ class _Pictures:
         self._hidden = [self.known * (turn == i) for i in range(_TURNS)]
         self.n_known = float(sum(hidden.sum() for hidden in self._hidden))
 
-    def _predictions(self, atoms, alphas, mask):  # -> codes and what they predict, of each penalty
+    def _predictions(self, atoms, alphas, mask):  # yields codes and predictions for each penalty
         dictionary = ConvDictionary(atoms, self._problem.stride)
         problem = replace(self._problem, mask=mask)
         for codes in conv_path(problem, atoms, alphas):
@@ -299,7 +299,7 @@ class _Pictures:
 
     @staticmethod
     def unseen(problem, stride, atoms, codes, *, unbiased):
-        """Return the atoms: few of them fit nothing of the noise of many pixels."""
+        """Return the atoms: few atoms do not fit the noise of many pixels."""
         return atoms
 
     def hidden_sums(self, atoms, alphas):  # yields (3,), (2,) for each penalty
@@ -316,7 +316,7 @@ class _Pictures:
             yield sums, entries
 
     def noise(self, atoms, coding):  # -> float
-        """Return the variance that codes leave, for each known pixel without a code."""
+        """Return the variance of residuals, for each known pixel without a code."""
         ((codes, images),) = self._predictions(atoms, [coding.alpha], self.known)
         codes, image = (torch.lerp(*pair, coding.debias) for pair in (codes, images))
         left = float(self.known.sum() - (codes != 0).sum())
@@ -336,7 +336,7 @@ def _codings(atoms, rows, alphas, debias):  # yields Coding for each penalty
 
 
 def _path(atoms, rows, alpha, debias, *, largest=None, far=0.0):
-    """Return the codings of falling penalties, until smaller ones predict worse.
+    """Return the codings for falling penalties, until smaller ones predict worse.
 
     Parameters
     ----------
@@ -347,11 +347,11 @@ def _path(atoms, rows, alpha, debias, *, largest=None, far=0.0):
     alpha : float
         Penalty of the search.
     debias : float or None
-        The share of the bias to remove, if it is not to be chosen.
+        The share of the bias to remove; None chooses it.
     largest : float, default=None
-        The first penalty, in units of ``alpha``; None for that of the data.
+        The first penalty, in units of ``alpha``; None takes the value for the data.
     far : float, default=0.0
-        The path also ends, without a ``noise_std``, where it would choose less than this.
+        The path also ends, without a ``noise_std``, when it would choose less than this.
     """
     unchosen = CodingPath([Coding(alpha, debias or 0.0, 0.0, 0.0)], 0.0, 0.0, rows.mean_square**0.5)
     if rows.mean_square == 0 or rows.x.shape[1:].numel() == 1:
@@ -397,28 +397,28 @@ def choose_coding(problem, atoms, *, debias=None):
     Parameters
     ----------
     problem : Problem or ConvProblem
-        Data, with the penalty that the atoms were found with.
+        Data, and the penalty of the search.
     atoms : Tensor of shape (n_components, *shape)
         Atoms.
     debias : float, default=None
-        The share, if it is not to be chosen.
+        The share; None chooses it.
 
     Returns
     -------
     CodingPath
-        Whose ``chosen`` coding it is. Where nothing can be predicted, from one feature, zeros or
-        independent features, codes are the lasso's for the penalty of the search.
+        Codings; ``chosen`` is the result. If nothing can be predicted, as for one feature, zeros
+        or independent features, it is the lasso with the penalty of the search.
     """
     return _path(atoms, hidden_entries(problem), problem.alpha, debias)
 
 
 def smaller_penalty(deviance, alpha):  # -> float
-    """Return the penalty whose codes predict best, among that of the search and halves of it.
+    """Return the penalty whose codes predict best, among the search's and its halves.
 
     Parameters
     ----------
     deviance : callable
-        The deviance of hidden entries for a penalty.
+        The deviance of held-out entries for a penalty.
     alpha : float
         Penalty of the search.
     """
@@ -433,7 +433,7 @@ def smaller_penalty(deviance, alpha):  # -> float
 
 @torch.no_grad()
 def adapt_atoms(problem, state, atoms, *, debias=None, stopped=lambda: False):
-    """Adapt the atoms of a search to the penalty of their codes, where it is far smaller.
+    """Adapt the atoms of a search to the penalty of their codes, if it is far from the search's.
 
     Parameters
     ----------
@@ -442,20 +442,20 @@ def adapt_atoms(problem, state, atoms, *, debias=None, stopped=lambda: False):
     state : SearchState
         A search that is done.
     atoms : Tensor of shape (n_components, *shape)
-        The atoms that it found, of the dtype that they are to have.
+        The atoms that it found, in the dtype of the result.
     debias : float, default=None
-        As of `choose_coding`.
+        As in `choose_coding`.
     stopped : callable, default=never
-        Whether to leave it at the atoms so far.
+        Returns whether to stop with the present atoms.
 
     Returns
     -------
     Tensor of shape (n_components, *shape), CodingPath
-        The atoms whose codes predict best, or nearly so and are sparser; and how they predict.
+        The atoms with the sparsest codes that predict nearly best, and their codings.
     """
     rows, alpha = hidden_entries(problem), problem.alpha
 
-    def judged(atoms, codes, *, unbiased=True, **options):  # -> atoms, codes, how they predict
+    def judged(atoms, codes, *, unbiased=True, **options):  # -> atoms, codes, CodingPath
         seen = problem, state.stride, atoms.double(), codes
         path = _path(rows.unseen(*seen, unbiased=unbiased), rows, alpha, debias, **options)
         return atoms, codes, path
@@ -477,7 +477,7 @@ def adapt_atoms(problem, state, atoms, *, debias=None, stopped=lambda: False):
         found, codes = adapted(problem, state, tried[-1][0].double(), stopped=stopped)
         far = _FARTHER * problem.alpha
         tried.append(judged(found.to(atoms), codes, largest=2.0, far=far))
-        noise = min(path.noise for *_, path in tried)  # what atoms are wrong by looks like noise
+        noise = min(path.noise for *_, path in tried)  # errors of atoms look like noise
         before, now = (path.best.error - noise for *_, path in tried[-2:])
         if now > _BETTER * before:
             break

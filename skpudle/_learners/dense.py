@@ -1,4 +1,4 @@
-"""Learners of rows: they read data, and build a model of them and their parameters."""
+"""Learners of rows: read data, search, and build the model of data and parameters."""
 
 from dataclasses import replace
 from functools import partial
@@ -26,14 +26,16 @@ from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.coding import adapt_atoms, smaller_penalty
 from skpudle._learners.counts import settle, stabilised
-from skpudle._learners.models import Decay, DenseModel, directions
+from skpudle._learners.models import Decay, DenseModel, directions, fixed_debias, fixed_step
 from skpudle._learners.score import hidden_deviance
+from skpudle._training.fit import Training
 from skpudle._training.loop import Diverged, Trainer
 from skpudle._training.messages import (
     nothing_known,
     warn_of_few_samples,
     warn_of_unknown_features,
 )
+from skpudle._training.state import Outcome
 from skpudle._training.stopping import Stopping
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
@@ -45,15 +47,16 @@ from skpudle.search import Problem, auto_alpha, choose_size, debias, is_done
 
 __all__ = ["DICT_INIT", "DenseLearner", "choose_atoms", "refining_updates"]
 
-# A search for the atoms of counts works on what is close to the likelihood, and "dec" goes on from
-# there with the likelihood itself. The deviance of thinned data (benchmarks/bench_counts.py) is
-# explained to 0.433 instead of 0.406 for digits and 0.203 instead of 0.146 for words.
+# A search for the atoms of counts works on stabilised counts, an approximation of the likelihood;
+# "dec" then continues with the likelihood itself. The explained share of the deviance of thinned
+# data (benchmarks/bench_counts.py) rises from 0.406 to 0.433 for digits and from 0.146 to 0.203 for
+# words.
 _REFINING_EPOCHS, _REFINING_UPDATES = 6, 40
 
-# Samples that choose the penalty of codes of counts.
+# samples that choose the penalty for codes of counts
 _JUDGES = 200
 
-# Samples, at least, that tell whether training has raised its objective.
+# least number of samples that show whether training has raised its objective
 _SAMPLES = 1024
 
 DICT_INIT = [
@@ -65,12 +68,12 @@ DICT_INIT = [
 
 
 def refining_updates(n_batches):
-    """Return how many updates adapt what was found in stabilised data to the likelihood."""
+    """Return the number of updates that adapt atoms of stabilised data to the likelihood."""
     return max(_REFINING_UPDATES, _REFINING_EPOCHS * n_batches)
 
 
 def choose_atoms(dict_init, n_components, x, generator, *, atom_norm="unit", positive=False):
-    """Return initial atoms by name or as given, inside of the constraints."""
+    """Return initial atoms, by name or given ones, within the constraints."""
     if isinstance(dict_init, str):
         n_components = x.shape[1] if n_components is None else n_components
         atoms = initial_atoms(x, n_components, dict_init, generator)
@@ -80,6 +83,44 @@ def choose_atoms(dict_init, n_components, x, generator, *, atom_norm="unit", pos
     return project_atoms(atoms, atom_norm=atom_norm, positive=positive)
 
 
+def _with_intercept(atoms, intercept, loss):  # -> rows of parameters
+    """Return given atoms, and the given baseline as the last row, if the loss has one."""
+    if (intercept is None) != (loss == "gaussian"):
+        if intercept is not None:
+            raise ValueError(f"loss={loss!r} has no baseline; pass no intercept.")
+        raise ValueError(
+            f"loss={loss!r} has a baseline, and got none: pass it as intercept, or pass the atoms "
+            "as dict_init and fit, which learns it from data."
+        )
+    if intercept is None:
+        return atoms
+    known = np.asarray(host_array(intercept))
+    numbers = known.dtype.kind in "iuf" and np.isfinite(known).all()
+    if known.shape != atoms.shape[1:] or not numbers:
+        raise ValueError(
+            f"intercept has shape {known.shape} and dtype {known.dtype}, or is not finite; pass "
+            f"{atoms.shape[1]} numbers, one for each feature."
+        )
+    return torch.cat([atoms, to_tensor(known[None]).to(atoms)])
+
+
+@torch.no_grad()
+def _held_out_deviance(model, rows, data, team, alpha):  # -> float
+    """Return the deviance of held-out entries of some samples, for codes with a penalty."""
+    atoms, intercept = model.parts(rows)
+    some = slice(None, None, max(1, len(data.sample) // _JUDGES))
+    samples = (t if t is None else t[some] for t in (data.sample, data.mask, data.offset))
+    options = dict(alpha=alpha, step_size=model.step(atoms), lambda_decay=model.decay(0))
+    encoder = partial(model.encoder.encode, **options)
+    deviance = hidden_deviance(
+        model.encoder.loss,
+        lambda features: encoder,
+        DenseDictionary(atoms),
+        lambda x, exposure: intercept if exposure is None else intercept + exposure,
+    )(*samples)
+    return deviance if team is None else float(team.sum(rows.new_tensor(deviance))[0])
+
+
 class DenseLearner(GradientLearner, DictionaryTransformer):
     """A learner of rows; see the subclasses for its parameters."""
 
@@ -87,15 +128,15 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         "dict_init": [StrOptions({"search"}), *DICT_INIT]
     }
 
-    # What a learner without these parameters does.
+    # for learners without these parameters
     atom_norm = "unit"
     positive_dict = False
-    _penalty = "alpha"  # the parameter that `alpha_` is of
+    _penalty = "alpha"  # name of the parameter for `alpha_`
     debias = 0.0
     separate_atoms = False
-    _alpha_share = 1.0  # what "auto" is, of the penalty that a dictionary is best found with
-    _refines = False  # whether training is that of the likelihood after the search
-    _curvature_share = 1.0  # of the loss's, for the surrogate after a search
+    _alpha_share = 1.0  # "auto", as a share of the search's penalty
+    _refines = False  # whether training by default adapts atoms of a search to the likelihood
+    _curvature_share = 1.0  # curvature for the surrogate after a search, as a share of the loss's
 
     @classmethod
     def from_components(cls, components, *, intercept=None, **params):
@@ -104,25 +145,25 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         Parameters
         ----------
         components : array-like of shape (n_components, n_features), Tensor or learner
-            Atoms as rows, or what `skpudle.interoperability.dictionary_of` takes. They stay as they
-            are, whatever the constraints.
+            Atoms as rows, or any input of `skpudle.interoperability.dictionary_of`. They are not
+            projected on the constraints.
         intercept : array-like of shape (n_features,), default=None
             The baseline of a ``loss`` other than "gaussian".
         **params : dict
-            Parameters of the learner. A penalty or threshold of "auto" is chosen from data, and has
-            to be a number here, unless ``transform_algorithm="omp"`` does without.
+            Parameters of the learner. Without data the penalty or threshold must be a number, not
+            "auto", unless ``transform_algorithm="omp"`` needs none.
 
         Returns
         -------
         estimator
-            Ready for `transform`, and for `partial_fit`, which chooses from its first data what
-            "auto" left open.
+            Ready for `transform`, and for `partial_fit`, whose first data choose values for
+            "auto".
 
         Raises
         ------
         ValueError
-            If the atoms are no matrix of finite numbers, the penalty or the baseline is missing, or
-            the learner learns more than atoms, as the weights of a task.
+            If the atoms are no matrix of finite numbers, if the penalty or the baseline is missing,
+            or if the learner learns more than atoms, such as the weights of a task.
 
         Examples
         --------
@@ -138,45 +179,23 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         learner._check_parameters()
         if beside := learner._beside_atoms():
             raise ValueError(
-                f"{cls.__name__} learns {beside} from data, and there are none here. Pass the "
-                "atoms as dict_init, and fit."
+                f"{cls.__name__} learns {beside} from data, and got none. Pass the atoms as "
+                "dict_init, and fit."
             )
-        rows = learner._rows_of(atoms, intercept)
-        alpha = learner._penalty_or_threshold
-        if alpha == "auto" and not learner._does_without_alpha():
+        rows = _with_intercept(atoms, intercept, learner.loss)
+        alpha = getattr(learner, cls._penalty)
+        if alpha == "auto" and getattr(learner, "transform_algorithm", None) != "omp":
             pursuit = "" if cls._penalty != "alpha" else ", or transform_algorithm='omp'"
             raise ValueError(
-                f"{cls._penalty}='auto' is chosen from data, and there are none: pass a number"
-                f"{pursuit}."
+                f"{cls._penalty}='auto' needs data, and there are none: pass a number{pursuit}."
             )
         model = learner._model(alpha=None if alpha == "auto" else float(alpha))
-        optimizer = learner._make_optimizer(model, rows)
-        optimizer.load(rows, {})  # which would project them
         data = Data(None, None, None, atoms.device, input_attributes(to_numpy(atoms)))
-        learner._take(learner._attributes(Trainer(model, optimizer), data))
+        learner._take(learner._attributes(Outcome(model, rows), data))
         return learner
 
-    def _rows_of(self, atoms, intercept):  # -> rows of parameters
-        if (intercept is None) != (self.loss == "gaussian"):
-            if intercept is not None:
-                raise ValueError(f"loss={self.loss!r} has no baseline; pass no intercept.")
-            raise ValueError(
-                f"loss={self.loss!r} has a baseline, and there is none: pass it as intercept, or "
-                "pass the atoms as dict_init and fit, which learns it from data."
-            )
-        if intercept is None:
-            return atoms
-        given = np.asarray(host_array(intercept))
-        numbers = given.dtype.kind in "iuf" and np.isfinite(given).all()
-        if given.shape != atoms.shape[1:] or not numbers:
-            raise ValueError(
-                f"intercept has shape {given.shape} and dtype {given.dtype}, or is not finite; "
-                f"pass {atoms.shape[1]} numbers, one for each feature."
-            )
-        return torch.cat([atoms, to_tensor(given[None]).to(atoms)])
-
     def _encoder(self):  # -> Encoder
-        """Return what the parameters say of the encoder."""
+        """Return the encoder that the parameters choose."""
         raise NotImplementedError
 
     @property
@@ -185,19 +204,11 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         raise NotImplementedError
 
     @property
-    def _penalty_or_threshold(self):  # -> float or "auto"
-        return getattr(self, self._penalty)
-
-    @property
     def _rule_name(self):
         return self._gradient
 
     def _beside_atoms(self):  # -> str or None
-        """Name what is learned beside atoms and baseline, and decisions need."""
-
-    def _does_without_alpha(self):
-        """Return whether `transform` knows no penalty."""
-        return False
+        """Name parameters that are learned in addition to atoms and baseline, if any."""
 
     def _check_parameters(self):
         """Raise ValueError if parameters contradict each other."""
@@ -255,7 +266,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return DenseModel(
             self._rule(self._rule_name),
             self._encoder(),
-            self._fixed_step(),
+            fixed_step(self.step_size),
             Decay.of(self.lambda_decay).at_last,
             self.atom_norm,
             self.positive_dict,
@@ -270,7 +281,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         mask = data.mask if team is None else None
         if mask is not None and not mask.any():
             raise nothing_known(self)
-        # the gradient of the loss is that of the stabilised data, times the noise
+        # gradients of the loss are gradients for stabilised data times the noise
         x, intercept, noise, least, curvature = stabilised(self._loss(), x, mask, offset)
         square = mean_square(x)
         model = self._model(data_scale=noise**2 * square, curvature=curvature)
@@ -283,8 +294,11 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             start = "data" if self._searches() else self.dict_init
             inside = dict(atom_norm=self.atom_norm, positive=self.positive_dict)
             atoms = choose_atoms(start, self._n_components, x, generator, **inside)
-        if run is not None:  # a part of the data may be of any size
-            self._warn_of_samples(x, mask, len(atoms))
+        if run is not None:  # partial_fit may see any number of samples
+            known = x.new_ones(len(x), 1) if mask is None else mask
+            warn_of_unknown_features((~known.any(0)).nonzero().flatten().tolist())
+            if isinstance(self.dict_init, str):  # few samples can adapt given atoms
+                warn_of_few_samples(int(known.any(1).sum()), len(atoms))
         alpha = self._chosen_alpha(model, atoms, penalty, noise)
         model = replace(model, alpha=alpha)
 
@@ -293,7 +307,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
         if not self._searches():
             return model, rows(atoms)
-        if run is None:  # too little to search; far from a dictionary only "dec" finds it
+        if run is None:  # no search in a part of the data; from samples only "dec" finds atoms
             return replace(model, rule=self._rule("dec"), from_samples=True), rows(atoms)
         model = replace(model, curvature=self._curvature_share * curvature)
         penalty = self._search_penalty(model, penalty, noise)
@@ -309,13 +323,13 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return model, found if self._refines else self._refined(model, found, data, generator, run)
 
     def _refined(self, model, rows, data, generator, run):
-        """Return rows with the likelihood's refinement, after which training is another's.
+        """Return rows that "dec" has adapted to the likelihood, for training by another gradient.
 
-        Callbacks and the checkpoint see what comes before and after it.
+        Callbacks and the checkpoint see the phases before and after it.
         """
         own = generator if run.team is None else run.team.own(generator)
         source = data.source.for_training(self._batch_size(), own, shuffle=True)
-        # as where nothing is trained after it; what is said of an optimizer is for that
+        # a named optimizer is for the training that follows
         name = DenseLearner._optimizer_for(self, rows) if self.optimizer == "auto" else None
         trainer = Trainer(
             replace(model, rule=self._rule("dec")),
@@ -323,21 +337,12 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             team=run.team,
         )
         n_updates = refining_updates(trainer.largest(count_batches(source)))
-        stopping, converged = Stopping(self.tol, self.n_iter_no_change, n_updates=n_updates), False
+        stopping = Stopping(self.tol, self.n_iter_no_change, n_updates=n_updates)
         try:
-            while trainer.n_steps < n_updates and not (converged or run.interrupts.pending):
-                trainer.replace_unused(source)
-                converged = trainer.run_epoch(source, stopping).converged
+            run.refine(Training(self._rule_name, trainer, source, stopping))
         except Diverged as error:
-            run.leave(error, trainer, partial(self._attributes, trainer, data))
-        run.losses = (*run.losses, *trainer.loss_curve)
+            self._leave(error, trainer, data)
         return trainer.optimizer.atoms.detach()
-
-    def _warn_of_samples(self, x, mask, n_atoms):
-        known = x.new_ones(len(x), 1) if mask is None else mask
-        warn_of_unknown_features((~known.any(0)).nonzero().flatten().tolist())
-        if isinstance(self.dict_init, str):  # given atoms may need few samples to adapt
-            warn_of_few_samples(int(known.any(1).sum()), n_atoms)
 
     @property
     def _n_components(self):  # -> int, or None where data decide
@@ -366,14 +371,14 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return alpha / noise if alpha > 0 else float(penalty)
 
     def _chosen_alpha(self, model, atoms, penalty, noise=1.0):  # -> float
-        """Return the parameter; for "auto" that of a penalty of stabilised data and their noise."""
-        alpha = self._penalty_or_threshold
+        """Return the penalty or threshold; "auto" follows from a penalty for stabilised data."""
+        alpha = getattr(self, self._penalty)
         if alpha != "auto":
             return float(alpha)
         if model.encoder.shrinkage != "hard":
             return self._alpha_share * penalty * noise
-        # the penalty b^2 / (2 s) of a non-zero code lets atoms in whose correlation is above
-        # b / sqrt(s), where the lasso lets in what is above alpha
+        # With the penalty b^2 / (2 s) of a nonzero code atoms enter if their correlation is above
+        # b / sqrt(s); with the lasso's if it is above alpha.
         least_squares = isinstance(model.encoder.loss, Gaussian)
         step = model.step(atoms) if least_squares else default_step(DenseDictionary(atoms))
         return penalty * float(step) ** 0.5
@@ -382,8 +387,9 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return isinstance(self.dict_init, str) and self.dict_init == "search"
 
     def _search(self, x, data, model, atoms, penalty, unit, run, rows):
-        """Return the model, and the rows that a search in the stabilised data ``x`` finds."""
-        self._make_optimizer(model, atoms)  # refuses wrong parameters now, and not after it
+        """Return the model, and rows with the atoms of a search in stabilised data ``x``."""
+        if run.n_updates:
+            self._make_optimizer(model, atoms)  # refuses wrong parameters before the search
         problem = Problem(
             x if unit == 1 else x.double() / unit,
             penalty / unit,
@@ -394,33 +400,33 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             unit=unit,
         )
 
-        def inside(found):
-            return rows(found.to(atoms))
-
         def fitted(state):
-            attributes = self._attributes_of(model, inside(state.found[0]), data)
+            attributes = self._attributes_of(model, rows(state.found[0].to(atoms)), data)
             curve = np.array(state.losses)
             return attributes | {"n_iter_": len(curve), "n_steps_": 0, "loss_curve_": curve}
 
         state = run.search(problem, atoms, fitted)
         found = debias(problem, state).to(atoms)
-        follows = self._codes_follow_data(model) and isinstance(self._loss(), Gaussian)
+        follows = self._codes_follow_data() and isinstance(self._loss(), Gaussian)
         if is_done(state) and follows and not run.max_iter:
             interrupted = partial(getattr, run.interrupts, "pending")
             found, path = adapt_atoms(
-                problem, state, found, debias=self._given_debias, stopped=interrupted
+                problem, state, found, debias=fixed_debias(self.debias), stopped=interrupted
             )
             model = replace(model, coding=path.summary(problem.unit))
-        return model, inside(found)
+        return model, rows(found.to(atoms))
 
-    def _coded(self, model, rows, data, run, *, seed):
-        counts = not isinstance(self._loss(), Gaussian)
-        if counts and model.coding is None and self._codes_follow_data(model):
-            deviance = partial(self._hidden_deviance, model, rows, data, run.team)
-            return replace(model, coding=(smaller_penalty(deviance, float(model.alpha)), 0.0, None))
-        return super()._coded(model, rows, data, run, seed=seed)
+    def _coded(self, outcome, data, run=None):
+        model = outcome.model
+        counts = run is not None and not isinstance(self._loss(), Gaussian)
+        if counts and model.coding is None and self._codes_follow_data():
+            deviance = partial(_held_out_deviance, model, outcome.rows, data, run.team)
+            coding = smaller_penalty(deviance, float(model.alpha)), 0.0, None
+            return replace(outcome, model=replace(model, coding=coding))
+        return super()._coded(outcome, data, run)
 
-    def _coding_problem(self, model, rows, data, run):  # -> Problem, atoms
+    def _coding_problem(self, outcome, data, run):  # -> Problem, atoms
+        model = outcome.model
         unit = unit_of(model.data_scale)
         problem = Problem(
             data.sample if unit == 1 else data.sample.double() / unit,
@@ -430,32 +436,16 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             team=run.team,
             unit=unit,
         )
-        return problem, rows
+        return problem, outcome.rows
 
-    @torch.no_grad()
-    def _hidden_deviance(self, model, rows, data, team, alpha):  # -> float
-        """Return the deviance of entries of some samples, of codes that did not see them."""
-        atoms, intercept = model.parts(rows)
-        some = slice(None, None, max(1, len(data.sample) // _JUDGES))
-        given = (t if t is None else t[some] for t in (data.sample, data.mask, data.offset))
-        options = dict(alpha=alpha, step_size=model.step(atoms), lambda_decay=model.decay(0))
-        encoder = partial(model.encoder.encode, **options)
-        deviance = hidden_deviance(
-            self._loss(),
-            lambda features: encoder,
-            DenseDictionary(atoms),
-            lambda x, exposure: intercept if exposure is None else intercept + exposure,
-        )(*given)
-        return deviance if team is None else float(team.sum(rows.new_tensor(deviance))[0])
-
-    def _known_model(self, data, generator):  # -> model, atoms
+    def _known_model(self, data):  # -> model, rows, None
         state = self._training_state
         names = "alpha", "data_scale", "curvature", "search_alpha", "coding"
         model = self._model(**{name: state[name] for name in names if name in state})
         if state["from_samples"]:
             model = replace(model, rule=self._rule("dec"), from_samples=True)
         atoms = to_tensor(self.components_, data.device)
-        if model.data_scale is None:  # the first data of given atoms, which are of least squares
+        if model.data_scale is None:  # the first data after `from_components`
             team, x, mask = current_team(), data.sample, data.mask
             x, mask = (x, mask) if team is None else (team.collect(x), None)
             model = replace(model, data_scale=mean_square(x))
@@ -463,5 +453,5 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
                 alpha = self._chosen_alpha(model, atoms, auto_alpha(x, mask=mask))
                 model = replace(model, alpha=alpha)
         if self.loss == "gaussian":
-            return model, atoms
-        return model, torch.cat([atoms, to_tensor(self.intercept_, data.device)[None]])
+            return model, atoms, None
+        return model, torch.cat([atoms, to_tensor(self.intercept_, data.device)[None]]), None

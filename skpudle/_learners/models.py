@@ -1,7 +1,7 @@
 """The model of learners of rows: a dense dictionary and its encoder.
 
-`Encoder` and `Decay`, what parameters say apart from what data and training decide, are those of
-convolutional learners too.
+Convolutional learners share `Encoder` and `Decay`, which hold the parameters of an encoder apart
+from the numbers that data and training decide.
 """
 
 import warnings
@@ -27,9 +27,18 @@ from skpudle.losses import Gaussian
 from skpudle.operators import ConvDictionary, DenseDictionary, atom_norms, project_atoms
 from skpudle.search import conv_codes
 
-__all__ = ["Decay", "DenseModel", "Encoder", "as_arrays", "directions", "learned_encoder"]
+__all__ = [
+    "Decay",
+    "DenseModel",
+    "Encoder",
+    "as_arrays",
+    "directions",
+    "fixed_debias",
+    "fixed_step",
+    "learned_encoder",
+]
 
-# As the paper has them.
+# as in the paper
 _UNFOLDINGS = 100
 
 # Attributes that hold a learned encoder.
@@ -44,12 +53,12 @@ class Decay(NamedTuple):
 
     @classmethod
     def of(cls, lambda_decay):
-        """Return that of the parameter, which is one number or a pair.
+        """Return the decay of a parameter, one number or a pair.
 
         Raises
         ------
         ValueError
-            If a pair is none, or holds what one number must not be.
+            If a tuple is no pair of numbers in (0, 1].
         """
         pair = lambda_decay if isinstance(lambda_decay, tuple) else (lambda_decay,) * 2
         if len(pair) != 2 or not all(isinstance(beta, Real) and 0 < beta <= 1 for beta in pair):
@@ -70,15 +79,25 @@ class Decay(NamedTuple):
         return self.last
 
 
+def fixed_step(step_size):  # -> float or None
+    """Return the step of a parameter; None follows the atoms."""
+    return None if step_size == "auto" else float(step_size)
+
+
+def fixed_debias(debias):  # -> float or None
+    """Return the share of the bias to remove of a parameter; None follows the data."""
+    return None if debias == "auto" else float(debias)
+
+
 @dataclass(frozen=True)
 class Encoder:
-    """An encoder but for the dictionary, alpha, the step and the decay.
+    """The choice of an encoder, without dictionary, alpha, step and decay.
 
     Parameters
     ----------
     n_unfoldings : int, None or "auto"
-        Iterations; None solves the lasso; "auto" does where that is defined, and otherwise makes
-        100 iterations.
+        Iterations; None solves the lasso; "auto" solves it if the encoder is a lasso's, and
+        otherwise makes 100 iterations.
     shrinkage : {"soft", "hard"}, default="soft"
         The shrinkage.
     positive_code : bool, default=False
@@ -86,7 +105,7 @@ class Encoder:
     initial_threshold : float, default=None
         Start from thresholded correlations, as NOODL does.
     loss : object of `skpudle.losses`, default=Gaussian()
-        What data are to the reconstruction.
+        Loss of the reconstruction.
     debias : float, default=0.0
         Share of the lasso's bias to remove.
     """
@@ -119,9 +138,9 @@ class Encoder:
         offset=None,
         warn=False,
     ):
-        """Return codes; ``warn`` names those of the lasso that have not converged.
+        """Return codes; with ``warn`` warn of codes of the lasso that have not converged.
 
-        The others are arguments of `skpudle.encoding.encode`.
+        For the other arguments see `skpudle.encoding.encode`.
         """
         n_unfoldings = self.depth(alpha, lambda_decay)
         if n_unfoldings is None and isinstance(dictionary, ConvDictionary):
@@ -166,7 +185,7 @@ class Encoder:
 
 
 def _encode_beside_intercept(dictionary, x, *, encode, mask=None, offset=None):
-    """Return codes where the last of the rows is the intercept, an atom whose code is always 1.
+    """Return codes for atoms and an intercept, the last row, an atom whose code is always 1.
 
     (Its share of the penalty is a constant.)
     """
@@ -186,10 +205,7 @@ def as_arrays(path):  # -> Bunch of ndarray, None for None
 
 
 def directions(samples, *, positive):  # (n, n_features) -> the same
-    """Return samples as atoms: their norm, which has units, is no measure for that of atoms.
-
-    A sample that is zero stays so.
-    """
+    """Return samples divided by their norms, as atoms; a zero sample stays zero."""
     norms = atom_norms(samples)
     samples = samples / torch.where(norms > 0, norms, 1.0)
     return samples.abs() if positive else samples  # as good a direction of a line
@@ -206,12 +222,12 @@ def _arrays_of(learned):  # LearnedEncoder or None -> fitted attributes
 
 
 def learned_encoder(learner, atoms):  # -> LearnedEncoder
-    """Return the encoder of fitted attributes, of the dtype and on the device of the atoms.
+    """Return the encoder in fitted attributes, in the dtype and on the device of the atoms.
 
     Raises
     ------
     ValueError
-        If there is none, or one of another number of unfoldings.
+        If there is none, or one with another number of unfoldings.
     """
     analysis, synthesis, thresholds = (getattr(learner, name, None) for name in _LEARNED)
     if analysis is None:
@@ -230,7 +246,7 @@ def learned_encoder(learner, atoms):  # -> LearnedEncoder
 
 @dataclass(frozen=True)
 class DenseModel:
-    """What is trained by learners of rows; see `skpudle._training.loop`.
+    """The model that a learner of rows trains; see `skpudle._training.loop`.
 
     Rows of parameters are the atoms and, for losses other than least squares, an intercept.
 
@@ -239,30 +255,30 @@ class DenseModel:
     rule : callable
         One of `skpudle.gradients.GRADIENT_RULES`.
     encoder : Encoder
-        How to encode.
+        The encoder.
     step_size : float or None
         The step; None follows the atoms.
     decay : callable
         The decay of penalties as a function of the update.
     atom_norm : {"unit", "ball", None}, default="unit"
-        Whether atoms have norm 1, at most that, or any.
+        Whether atoms have norm 1, at most 1, or any.
     positive : bool, default=False
-        Whether they are non-negative.
+        Whether atoms are non-negative.
     alpha : float, default=None
-        The penalty or threshold, once it is known.
+        The penalty or threshold; None before data are seen.
     data_scale : float, default=None
-        Mean squared norm of a sample, once it is known.
+        Mean squared norm of a sample; None before data are seen.
     from_samples : bool, default=False
-        Whether the atoms were samples, where a search would have found better ones.
+        Whether training began with samples as atoms instead of a search.
     curvature : float, default=1.0
         The mean curvature of the loss.
     search_alpha : float, default=None
         The penalty of the search, if there was one.
     coding : tuple of float, default=None
-        Penalty, share of the bias to remove and noise of codes for `transform`, where they were
-        chosen from the data.
+        Penalty, share of the bias to remove and noise of codes for `transform`, if the data have
+        chosen them.
     learned : LearnedEncoder, default=None
-        The encoder that was trained for the finished dictionary.
+        The encoder that was trained after the dictionary.
     size_path : SizePath, default=None
         The numbers of atoms that were tried, if one was chosen from the data.
     """
@@ -297,22 +313,22 @@ class DenseModel:
 
     @property
     def n_constant_codes(self):
-        """How many rows are no atoms, whose code is always 1: that of an intercept."""
+        """The number of rows with the constant code 1: one for the intercept, if there is one."""
         return int(not isinstance(self.encoder.loss, Gaussian))
 
     def parts(self, rows):  # -> atoms (n_components, n_features), intercept (n_features,) or None
-        """Return what rows are."""
+        """Return the atoms and the intercept in rows."""
         return (rows, None) if isinstance(self.encoder.loss, Gaussian) else (rows[:-1], rows[-1])
 
     @property
-    def project(self):  # a function of rows; the surrogate is compiled for what it knows
+    def project(self):  # a function of rows; the surrogate compiles projections that it knows
         """Return the nearest rows that satisfy the constraints; an intercept has none."""
         function = partial(project_atoms, atom_norm=self.atom_norm, positive=self.positive)
         least_squares = isinstance(self.encoder.loss, Gaussian)
         return function if least_squares else partial(_project_beside_intercept, project=function)
 
     def replacements(self, rows, samples):
-        """Return atoms for samples; a missing entry, NaN, speaks neither for nor against one."""
+        """Return atoms for samples; missing entries, NaN, become zero."""
         _, intercept = self.parts(rows)
         if intercept is not None:
             samples = self.encoder.loss.response(samples) - self.encoder.loss.response(
@@ -321,7 +337,7 @@ class DenseModel:
         return directions(samples.nan_to_num(), positive=self.positive)
 
     def step(self, atoms: Tensor):  # -> float or None
-        """Return the step for these atoms, None where each sample looks for its own."""
+        """Return the step for these atoms; None if each sample searches for its own."""
         if self.step_size is not None:
             return self.step_size
         step = default_step(DenseDictionary(atoms), self.encoder.loss)
@@ -334,12 +350,12 @@ class DenseModel:
             warn_of_step(self.step_size, both, self.encoder.loss.curvature)
 
     def memory(self):
-        """Return what a later `partial_fit` asks for beside what users see."""
+        """Return the private attributes that a later `partial_fit` needs."""
         names = "alpha", "from_samples", "curvature", "search_alpha", "coding"
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def attributes(self, rows):
-        """Return what users see of it."""
+        """Return the fitted attributes."""
         atoms, intercept = self.parts(rows)
         alpha, debias, noise_std = self.coding or (self.alpha, self.encoder.debias, None)
         return {

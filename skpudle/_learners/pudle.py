@@ -1,6 +1,6 @@
 """Dictionary learning by backpropagation through an unfolded sparse encoder."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from numbers import Integral, Real
@@ -11,9 +11,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import to_tensor
-from skpudle._learners.base import train, update
 from skpudle._learners.dense import DenseLearner, refining_updates
-from skpudle._learners.models import Decay, Encoder, learned_encoder
+from skpudle._learners.models import Decay, Encoder, fixed_debias, learned_encoder
 from skpudle._precision import training_mode
 from skpudle._training.team import current_team
 from skpudle.encoding import (
@@ -31,17 +30,18 @@ from skpudle.shrinkage import SHRINKAGES
 
 __all__ = ["PUDLEDictionaryLearning"]
 
-# max_iter="auto": at most so many epochs and operations of encoders, but at least so many updates.
+# max_iter="auto": the largest numbers of epochs and of operations of encoders, and the least number
+# of updates
 _AUTO_EPOCHS = 100
 _AUTO_OPERATIONS = 1.2e12
 _AUTO_UPDATES = 200
 
-# max_iter="auto" of the surrogate after a search. R2 and density of the codes of other rows, with
-# 100 atoms of 1,200 digits and of 4,000 patches of a photograph: after the search, after 20 epochs
-# of batches of 256 with the curvature of the decoder, and after what is here; in brackets the time
-# of the whole fit in units of that of the search, on one core.
+# max_iter="auto" of the surrogate after a search. R2 and density of codes of held-out rows, for 100
+# atoms of 1,200 digits and of 4,000 patches of a photograph: after the search, after 20 epochs of
+# batches of 256 with the curvature of the decoder, and after the default training; in brackets the
+# time of the whole fit relative to the search, on one core.
 #
-#                      search      20 epochs           here
+#                      search      20 epochs           default
 #   digits, T=3        .234 .990   .646 .863 (2.3)     .645 .862 (1.9)
 #   T=5                .341 .938   .742 .761           .741 .760 (1.9)
 #   T=10               .485 .757   .829 .613           .828 .611 (1.8)
@@ -53,19 +53,19 @@ _AUTO_UPDATES = 200
 #   T=10               .906 .208   .936 .177           .936 .173 (1.6)
 #   T=20               .923 .169   .940 .153 (4.1)     .938 .151 (1.6)
 #
-# An update takes as long as that of its unfoldings and nine more; so many epochs at least.
+# An update takes as long as its unfoldings and nine more. The least number of epochs.
 _REST_OF_AN_UPDATE, _LEAST_EPOCHS = 9, 2
-# Rows that count as an epoch, and its batches: 64 to 256 rows each.
+# rows that count as an epoch, and its batches, of 64 to 256 rows each
 _LEAST_ROWS, _MOST_ROWS, _BATCHES = 1024, 4096, 16
-# Codes answer to a change of atoms, so that the decoder's curvature is too large a one, the more
-# unfoldings the more. With 1/T^0.25 hard codes became denser, with 1 it took twice as long.
+# Codes respond to a change of atoms, so that the decoder's curvature is too large, and more so with
+# more unfoldings. With 1/T^0.25 hard codes became denser; with 1 training took twice as long.
 _CURVATURE_EXPONENT = -0.22
 
-# What "auto" is where codes are unfolded, as the paper has it, and of an encoder with matrices of
-# its own, which is then as good as 20 unfoldings of the dictionary.
+# "auto" for unfolded codes, as in the paper, and for an encoder with matrices of its own, where 3
+# unfoldings are as good as 20 of the dictionary
 _UNFOLDINGS, _LEARNED_UNFOLDINGS = 100, 3
 
-# Parameters that `transform` takes, besides what `fit` made of the others.
+# parameters that `transform` reads, in addition to fitted attributes
 _OF_THE_ENCODER = (
     "loss",
     "n_trials",
@@ -83,8 +83,59 @@ _OF_THE_ENCODER = (
 )
 
 
+def _check_learned_encoder(learner):
+    """Raise ValueError if other parameters contradict ``separate_atoms``."""
+    separate = f"separate_atoms={learner.separate_atoms!r}"
+    if learner.loss != "gaussian" or learner.shrinkage != "soft":
+        raise ValueError(
+            f"{separate} is for least squares and soft shrinkage, got loss={learner.loss!r} and "
+            f"shrinkage={learner.shrinkage!r}. Pass separate_atoms=False."
+        )
+    if learner.n_unfoldings is None:
+        raise ValueError(
+            f"Codes that are solved for (n_unfoldings=None) need no {separate}; pass a number of "
+            "unfoldings."
+        )
+    if learner.gradient == "dec":
+        raise ValueError(
+            "gradient='dec' does not go through the encoder, so that it cannot train "
+            f"{separate}; pass gradient='ae-lasso' or 'auto'."
+        )
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """A trained encoder in the signature of the others.
+
+    Parameters
+    ----------
+    learner : estimator
+        A fitted learner, see `learned_encoder`.
+    features : Tensor, default=None
+        Numbers of the features that are seen; None for all.
+    """
+
+    learner: object
+    features: object = None
+
+    def __call__(self, dictionary, x, mask=None):
+        atoms = dictionary.atoms
+        if self.features is None:
+            return learned_encoder(self.learner, atoms).encode(x, mask)
+        whole = learned_encoder(self.learner, to_tensor(self.learner.components_).to(x))
+        return whole.of_features(self.features).encode(x, mask)
+
+    def of_features(self, features):
+        """Return the encoder for some of the features."""
+        return replace(self, features=features)
+
+
+def _pursue(dictionary, x, mask=None, **options):
+    return solve_omp(dictionary.atoms, x, mask=mask, **options)
+
+
 class _ExposedLearner(DenseLearner):
-    """A learner of rows that were observed for a time, in a volume, or of so many words.
+    """A learner of rows with an exposure: a time, a volume, a number of words.
 
     scikit-learn routes ``exposure`` through pipelines and searches: see its guide of metadata
     routing.
@@ -98,17 +149,16 @@ class _ExposedLearner(DenseLearner):
         Parameters
         ----------
         X : array-like, Tensor, memory map, Dataset or iterable of batches
-            Data of shape (n_samples, n_features), or what yields rows of them and can be iterated
-            again (a list is an array); float32 and float64 are computed in as they are, everything
-            else in float64. NaN marks missing entries, which then count for nothing. With
-            ``loss="poisson"`` and ``"binomial"`` also a sparse array, which is dense a batch at a
-            time.
+            Data of shape (n_samples, n_features), or an iterable of rows that can be iterated
+            again (a list is an array). Computations are in float32 for float32, otherwise in
+            float64. NaN marks missing entries, which are ignored. With ``loss="poisson"`` and
+            ``"binomial"`` also a sparse array, which becomes dense a batch at a time.
         y : None
             Ignored.
         exposure : array-like of shape (n_samples,), default=None
-            With ``loss="poisson"``, what the expectations of each sample are proportional to: a
-            time of observation, a volume, or a total such as the length of a text,
-            ``X.sum(axis=1)``. By default 1 for all.
+            With ``loss="poisson"``, factors of the expectations of each sample: times of
+            observation, volumes, or totals such as the lengths of texts, ``X.sum(axis=1)``. By
+            default 1 for all.
 
         Returns
         -------
@@ -118,7 +168,7 @@ class _ExposedLearner(DenseLearner):
         Raises
         ------
         ValueError
-            If the data or parameters are unfit, which leaves the estimator as it was; or if
+            If the data or parameters are unfit, which leaves the estimator unchanged; or if
             training diverges twice: it then holds the last finite dictionary.
         TypeError
             If ``X`` can be iterated only once.
@@ -126,24 +176,24 @@ class _ExposedLearner(DenseLearner):
         Warns
         -----
         ConvergenceWarning
-            If ``max_iter`` is a number, and training ended before the objective stalled; or if
-            training raised the objective above that of no dictionary at all.
+            If ``max_iter`` is a number, and training ended before the objective had stalled; or if
+            training raised the objective above its value without a dictionary.
         RuntimeWarning
             If ``step_size`` is too large for the dictionary.
         UserWarning
-            If parameters are named that have no effect in this fit, if there are fewer samples than
-            atoms, or features without a known value.
+            If named parameters have no effect in this fit, if there are fewer samples than atoms,
+            or features without a known value.
         """
-        return train(self, X, y, exposure=exposure)
+        return self._fit(X, y, exposure=exposure)
 
     @_fit_context(prefer_skip_nested_validation=True)
     @training_mode()
     def partial_fit(self, X, y=None, exposure=None):
         """Update the dictionary by one pass over the data, in their order.
 
-        The first call chooses the initial dictionary and ``alpha_``; the state of the optimiser is
-        kept from call to call, also through pickling, and after `fit`, unless you change the
-        optimiser, or ``components_`` in shape. ``lambda_decay`` is at its last value throughout.
+        The first call chooses the initial dictionary and ``alpha_``. The state of the optimiser
+        persists from call to call, also through pickling, and after `fit`, unless you change the
+        optimiser, or the shape of ``components_``. ``lambda_decay`` has its last value throughout.
         Atoms that no code has used for ten samples per atom are replaced by the samples that were
         reconstructed worst.
 
@@ -164,10 +214,10 @@ class _ExposedLearner(DenseLearner):
         Raises
         ------
         ValueError
-            If the data are unfit or of another number of features than before, which leaves the
-            estimator as it was; or if training diverges twice.
+            If the data are unfit or have another number of features than before, which leaves the
+            estimator unchanged; or if training diverges twice.
         """
-        return update(self, X, y, exposure=exposure)
+        return self._partial_fit(X, y, exposure=exposure)
 
     def transform(self, X, exposure=None):
         """Encode data with the learned dictionary.
@@ -250,15 +300,15 @@ class _ExposedLearner(DenseLearner):
         return self.fit(X, y, **given).transform(X, **given)
 
     def score(self, X, y=None, exposure=None):
-        """Return how well hidden features are predicted from the others.
+        """Return the explained share of the deviance of held-out features.
 
-        The columns are cut into ten fixed groups; each is hidden once for all rows, the codes are
-        inferred from the remaining columns, and the hidden entries are compared with what is
-        expected of them. The error of reconstruction always prefers the smallest alpha; this has a
-        largest value between too little and too much, so that ``GridSearchCV`` needs no
-        ``scoring``. Where the dictionary can be found it picks an alpha near the best for
-        denoising; with little noise it picks too large a one (up to 2 dB worse in our
-        measurements): see `skpudle.metrics.make_denoising_scorer`.
+        The columns are cut into ten fixed groups. Each is held out once for all rows, the codes are
+        inferred from the other columns, and predict the held-out entries. The error of
+        reconstruction always prefers the smallest alpha; this score has a maximum between too
+        small and too large penalties, so that ``GridSearchCV`` needs no ``scoring``. For data in
+        which a dictionary can be found its alpha is near the best one for denoising; with little
+        noise it is too large (up to 2 dB worse in our measurements): see
+        `skpudle.metrics.make_denoising_scorer`.
 
         Parameters
         ----------
@@ -272,11 +322,10 @@ class _ExposedLearner(DenseLearner):
         Returns
         -------
         float
-            The share of the deviance that is explained, pooled over all hidden entries that are
-            known, against the column means (the mean rates times exposures); R^2 for
-            ``loss="gaussian"``. At most 1, larger is better, comparable across alpha. 0 for
-            constant data. With one feature, where nothing is left to infer from, that of the
-            reconstruction.
+            Explained share of the deviance, pooled over all known entries, against the column
+            means (the mean rates times exposures); R^2 for ``loss="gaussian"``. At most 1, larger
+            is better, comparable across alpha. 0 for constant data. A single feature leaves
+            nothing to infer codes from: its score is the explained share of the reconstruction.
         """
         return self._score(X, exposure)
 
@@ -284,9 +333,9 @@ class _ExposedLearner(DenseLearner):
 class PUDLEDictionaryLearning(_ExposedLearner):
     r"""Dictionary learning by backpropagation through an unfolded sparse encoder (PUDLE).
 
-    Codes are what ``n_unfoldings`` iterations of (soft- or hard-) thresholded gradient descent make
-    of the data; the dictionary is trained by gradient descent on what the codes reconstruct, and
-    the gradient goes through the encoder:
+    The encoder makes ``n_unfoldings`` iterations of (soft- or hard-) thresholded gradient descent;
+    the dictionary descends the error of the reconstruction from its codes, and the gradient goes
+    through the encoder:
 
     .. math:: z_{t+1} = S(z_t + s D^T (x - D z_t)), \quad
         D \leftarrow D - \eta \frac{\partial}{\partial D} \frac12 |x - D z_T(D)|^2 .
@@ -294,41 +343,42 @@ class PUDLEDictionaryLearning(_ExposedLearner):
     Parameters
     ----------
     n_components : int or "auto", default=None
-        Number of atoms; by default that of ``dict_init`` if it is an array or a learner, else the
-        number of features. "auto" is the smallest number whose atoms predict hidden entries of
-        held-out samples as well as those of any other (see the notes), with ``dict_init="search"``;
-        in `partial_fit` it is the number of features.
+        Number of atoms; by default the number in ``dict_init`` if it is an array or a learner, else
+        the number of features. "auto" is the smallest number whose atoms predict hidden entries of
+        held-out samples as well as any other number does (see the notes), with
+        ``dict_init="search"``; in `partial_fit` it is the number of features.
 
     alpha : float or "auto", default="auto"
         Soft shrinkage: the penalty of the lasso, :math:`\lambda` in the paper, in the units of the
         data (as in scikit-learn). Hard shrinkage: the threshold of the codes, :math:`b`. A number
         is the penalty of the search, of training and of `transform`. "auto" searches and trains
-        with 0.07 times the root mean square norm of the samples that are not zero (for hard
-        shrinkage times the root of the step size). Codes of the lasso then get a penalty of their
-        own, ``alpha_``: the one that predicts hidden entries best (see the notes). Scaling the data
-        scales the codes and changes nothing else.
+        with 0.07 times the root mean square norm of the nonzero samples (for hard shrinkage times
+        the root of the step size). Codes of the lasso then get a penalty of their own, ``alpha_``,
+        which predicts held-out entries best (see the notes). Scaling the data scales the codes and
+        changes nothing else.
 
     gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
-        What is differentiated (eq. 8): the reconstruction error through decoder and encoder, the
-        lasso objective through both, or the reconstruction error through the decoder alone. Who
-        names one trains by it. "auto" is "ae-ls", wherever there is training (see the notes), but
-        "dec" after a search for a ``loss`` other than "gaussian" (a gradient that is named trains
-        after a few epochs of that), and in `partial_fit` for codes of the lasso.
+        The gradient of training (eq. 8): of the reconstruction error through decoder and encoder,
+        of the lasso objective through both, or of the reconstruction error through the decoder
+        alone. If you name one, `fit` trains by it. "auto" is "ae-ls" for all training (see the
+        notes) but two cases: "dec" after a search with a ``loss`` other than "gaussian" (a named
+        gradient follows a few epochs of it), and in `partial_fit` for codes of the lasso.
 
     loss : {"gaussian", "poisson", "binomial"}, default="gaussian"
-        What data are to the reconstruction: numbers whose expectation is :math:`D z`, counts of
-        expectation :math:`\exp(D z + b)`, or successes of ``n_trials`` with the odds
-        :math:`\exp(D z + b)`. The baseline :math:`b`, ``intercept_``, is learned. What is minimised
-        is half the deviance, which is :math:`\frac12 |x - D z|^2` for "gaussian", and ``alpha`` is
-        in the units of ``X`` times those of the atoms; "auto" is at least twice the deviation of
-        the noise, and 1 where events are rare. See :doc:`/guide/counts`.
+        Distribution of the data: numbers with expectation :math:`D z`, counts with expectation
+        :math:`\exp(D z + b)`, or successes in ``n_trials`` with odds :math:`\exp(D z + b)`. The
+        baseline :math:`b`, ``intercept_``, is learned. The objective has half the deviance, which
+        is :math:`\frac12 |x - D z|^2` for "gaussian". ``alpha`` is in the units of ``X`` times the
+        units of atoms; "auto" is at least twice the standard deviation of the noise, and 1 if
+        events are rare. See :doc:`/guide/counts`.
 
     n_trials : float, default=1
-        Of the binomial loss; with 1 data are binary, or fractions.
+        Number of trials of the binomial loss; with 1, data are binary or fractions.
 
     n_unfoldings : int, None or "auto", default="auto"
-        Number of iterations of the encoder, :math:`T`. None: converged codes, those of the lasso
-        (soft shrinkage without decay). "auto" is None where that is defined, and 100 otherwise.
+        Number of iterations of the encoder, :math:`T`. None: converged codes, which solve the lasso
+        (soft shrinkage without decay). "auto" is None if the encoder is a lasso's, and 100
+        otherwise.
 
     step_size : float or "auto", default="auto"
         Step of an iteration, :math:`s`. "auto" is 1 over a bound, tight to 5 %, of the squared
@@ -340,21 +390,21 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         training is then not stopped early before the last part.
 
     shrinkage : {"soft", "hard"}, default="soft"
-        Soft thresholding, or hard thresholding at ``alpha``, which ``lambda_decay`` leaves alone.
+        Soft thresholding, or hard thresholding at ``alpha``, without ``lambda_decay``.
 
     debias : float or "auto", default="auto"
-        Share of the lasso's bias to remove from codes: 0 leaves the lasso's, 1 makes them least
-        squares on the atoms that the lasso chose, and what lies between is the relaxed lasso [3]_.
-        "auto" is chosen together with ``alpha="auto"``; with a number for ``alpha`` it is 0. It is
-        for codes of the lasso.
+        Share of the lasso's bias to remove from codes: 0 is the lasso, 1 is least squares on the
+        atoms that the lasso chose, and a share between is the relaxed lasso [3]_. "auto" is chosen
+        together with ``alpha="auto"``; with a number for ``alpha`` it is 0. Only codes of the lasso
+        use it.
 
     separate_atoms : bool or "unfolding", default=False
-        Whether the encoder has matrices of its own, trained after the search for the dictionary,
-        which then stays as it is: one analysis matrix for all unfoldings (True), or an analysis and
-        a synthesis for each ("unfolding"), and always a threshold for each atom and unfolding. A
-        few unfoldings then do the work of a solver, and one is a sparse autoencoder
-        (`skpudle.encoding.learn_encoder`); ``n_unfoldings="auto"`` is 3. They are trained on the
-        objective of the lasso, by ``gradient="ae-ls"`` on the squared error alone.
+        Whether the encoder has matrices of its own, trained after the search for a fixed
+        dictionary: one analysis matrix for all unfoldings (True), or an analysis and a synthesis
+        for each ("unfolding"), and in both cases a threshold for each atom and unfolding. A few
+        unfoldings then do the work of a solver, and one is a sparse autoencoder
+        (`skpudle.encoding.learn_encoder`); ``n_unfoldings="auto"`` is 3. They minimise the
+        objective of the lasso; with ``gradient="ae-ls"`` the squared error alone.
 
     positive_code : bool, default=False
         Whether codes are restricted to non-negative values.
@@ -366,10 +416,9 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         Whether atoms have norm 1, at most 1, or any.
 
     optimizer : str or subclass of torch.optim.Optimizer, default="auto"
-        How the gradient changes the atoms: "adam", "sgd", "surrogate" or "auto", which is the
-        surrogate, a quadratic model of the loss that every batch refines, for up to 4096 atoms, and
-        Adam for more, and for ``loss="poisson"`` unless the training is what follows a search by
-        default.
+        "adam", "sgd", or "surrogate", a quadratic model of the loss that every batch refines.
+        "auto" is the surrogate for up to 4096 atoms and Adam for more; for ``loss="poisson"`` it is
+        Adam, except in the default training after a search.
 
     learning_rate : float, default=1e-3
         Learning rate of the optimizer; the surrogate has none.
@@ -381,15 +430,15 @@ class PUDLEDictionaryLearning(_ExposedLearner):
 
     batch_size : int or "auto", default="auto"
         Samples in an update; "auto" is ``min(256, n_samples)``, and for the surrogate after a
-        search a sixteenth of the samples, but 64 to 256.
+        search a sixteenth of the samples, within 64 to 256.
 
     max_iter : int or "auto", default="auto"
-        Largest number of epochs of whatever trains (see the notes). "auto" is, for the surrogate
-        after a search, what takes about as long as the search: for 100 atoms some 8 epochs through
-        3 unfoldings, 3 through 20, of at most 4096 samples. For a ``loss`` other than "gaussian" it
-        is 6 after a search. Otherwise it is 100, or fewer where their encoders would take more than
-        about :math:`10^{12}` operations, some 10 to 30 seconds of two CPU cores; but at least 200
-        updates, which may end within an epoch.
+        Largest number of epochs of training, if there is any (see the notes). For the surrogate
+        after a search, "auto" takes about as long as the search: for 100 atoms some 8 epochs
+        through 3 unfoldings, 3 through 20, of at most 4096 samples. After a search with a ``loss``
+        other than "gaussian" it is 6. Otherwise it is 100, or fewer if their encoders take more
+        than about :math:`10^{12}` operations, some 10 to 30 seconds of two CPU cores; but at least
+        200 updates, which may end within an epoch.
 
     tol : float or None, default=1e-4
         Relative improvement of the smoothed objective that counts as one; None trains for
@@ -400,20 +449,20 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         end of each epoch and, in epochs of more than 10 updates, after every 10 of them.
 
     dict_init : str, array-like or learner, default="search"
-        Initial dictionary: what a "search" finds in the data (see the notes), samples of the
+        Initial dictionary: the result of a "search" in the data (see the notes), samples of the
         "data", "random" directions, leading singular vectors ("svd"), "pairwise", the spectral
         initialisation of Arora et al. [2]_, an array of shape (n_components, n_features), or a
         fitted learner of this package, scikit-learn or SPORCO.
 
     transform_algorithm : {"unfolded", "lasso", "omp"}, default="unfolded"
-        Whether `transform` runs the trained encoder, solves the lasso to a certified gap, or makes
-        an orthogonal matching pursuit, which knows no ``alpha``.
+        Whether `transform` runs the trained encoder, solves the lasso to a certified gap, or runs
+        orthogonal matching pursuit, which has no ``alpha``.
 
     transform_n_nonzero_coefs : int, default=None
-        How many atoms a sample gets from the pursuit; by default a tenth of the features.
+        Number of atoms that the pursuit chooses for a sample; by default a tenth of the features.
 
     transform_tol : float, default=None
-        The pursuit ends where the squared norm of the residual is at most this; overrides
+        The pursuit ends when the squared norm of the residual is at most this; overrides
         ``transform_n_nonzero_coefs``.
 
     transform_alpha : float, default=None
@@ -423,7 +472,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         Whether `transform` returns positive and negative parts of the codes in separate columns.
 
     device : str, default="auto"
-        A torch device, or "auto": that of a tensor input, else CUDA if present, else the CPU.
+        A torch device, or "auto": the device of a tensor input, else CUDA if present, else the CPU.
 
     random_state : int, RandomState instance or None, default=None
         Determines the initial dictionary and the order of the samples.
@@ -445,13 +494,13 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         (of the search, mean over held-out samples). Not there after `partial_fit`.
 
     intercept_ : ndarray of shape (n_features,)
-        The baseline, where the loss is not "gaussian".
+        The baseline, if the loss is not "gaussian".
 
     n_features_in_ : int
         Number of features seen in `fit`.
 
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of features seen in `fit`, where ``X`` has names.
+        Names of features seen in `fit`, if ``X`` has names.
 
     n_iter_ : int
         Number of epochs, of the search and of training; the last may be incomplete.
@@ -460,45 +509,45 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         Number of updates by gradients.
 
     loss_curve_ : ndarray of shape (n_epochs,)
-        Mean over each epoch of :math:`\frac12 |x - D z|^2`, whatever is minimised. A search adds
-        atoms and takes others away, and then it rises.
+        Mean over each epoch of :math:`\frac12 |x - D z|^2`, whichever objective is minimised. It
+        rises when a search adds atoms and removes others.
 
     ended_by_ : str
-        What ended `fit`: "search" (by itself, and nothing was trained after it), "tol" (the
-        objective had stalled), "max_iter", "callback", "interrupt" (Ctrl-C) or "divergence". Not
-        there after `partial_fit`.
+        Cause of the end of `fit`: "search" (it was complete, and no training followed), "tol" (the
+        objective had stalled), "max_iter", "callback", "interrupt" (Ctrl-C) or "divergence". Absent
+        after `partial_fit`.
 
     phases_ : dict of str to int
-        The phases of `fit`, in their order, and how many epochs each had: "search", the gradient by
-        which training followed, and the "encoder" of ``separate_atoms``. Not there after
-        `partial_fit`.
+        The phases of `fit`, in their order, and their numbers of epochs: "search", the gradient of
+        training, and the "encoder" of ``separate_atoms``. Absent after `partial_fit`.
 
     alpha_ : float
-        The penalty or threshold of codes, as `transform` uses it.
+        The penalty or threshold for codes in `transform`.
 
     analysis_components_ : ndarray of shape (n_unfoldings, n_components, n_features)
-        The analysis of each unfolding, with ``separate_atoms="unfolding"``; with True one for all,
+        The analysis of each unfolding, with ``separate_atoms="unfolding"``; with True a single one,
         of shape (n_components, n_features).
 
     synthesis_components_ : ndarray of shape (n_unfoldings - 1, n_components, n_features)
-        Atoms of the codes before each unfolding but the first, with ``separate_atoms="unfolding"``.
+        Atoms that decode the codes before each unfolding but the first, with
+        ``separate_atoms="unfolding"``.
 
     thresholds_ : ndarray of shape (n_unfoldings, n_components)
-        Thresholds of the unfoldings, where ``separate_atoms`` is set.
+        Thresholds of the unfoldings, with ``separate_atoms``.
 
     debias_ : float
         The share of the lasso's bias that `transform` removes.
 
     noise_std_ : float
-        Estimated standard deviation of the noise of an entry. There where the penalty of codes was
-        chosen from the data.
+        Estimated standard deviation of the noise of an entry, if the data chose the penalty of
+        codes.
 
     search_alpha_ : float
         The penalty of the search, if there was one.
 
     step_size_ : float
-        The step size for ``components_``. Not there for ``loss="poisson"`` and "auto": every
-        sample then looks for steps of its own (`skpudle.encoding.unfold`).
+        The step size for ``components_``. Absent for ``loss="poisson"`` and "auto": every sample
+        then searches for steps of its own (`skpudle.encoding.unfold`).
 
     lambda_decay_ : float
         The decay used last, which `transform` uses.
@@ -513,7 +562,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
 
     Notes
     -----
-    What is named happens:
+    Naming a parameter asks for its phase:
 
     .. list-table::
        :header-rows: 1
@@ -521,7 +570,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
        * - parameters
          - phases of `fit`
        * - none
-         - search; its codes are those of the lasso, for which nothing is left to train
+         - search; it optimises the lasso's codes, for which nothing is left to train
        * - ``gradient``
          - search, then training by it
        * - ``n_unfoldings`` (a number), ``shrinkage="hard"``, ``lambda_decay``, ``alpha=0``
@@ -533,44 +582,43 @@ class PUDLEDictionaryLearning(_ExposedLearner):
        * - ``dict_init`` other than "search"
          - training, by "ae-ls" unless ``gradient`` is named
        * - ``max_iter``
-         - at most so many epochs of whatever trains; by itself it trains nothing
-       * - a parameter that has no effect in this fit, such as ``optimizer`` where nothing trains
-         - as without it, and a UserWarning that names it and says what would use it
+         - a limit for epochs of training; alone it trains nothing
+       * - a parameter without effect in this fit, such as ``optimizer`` if nothing trains
+         - as without it, and a UserWarning that names it and a setting that would use it
 
     A search (`skpudle.search.search`) is Algorithm 1 of the paper, alternating minimisation
-    of the lasso, over all samples or the head of a stream, with moves that lead out of its local
-    minima: atoms that stand for two are split, and those that others can do without are removed.
-    It ends by adapting the atoms to codes without the lasso's bias, least squares on its supports,
-    where the gradient through the encoder is that through the decoder alone. Training from there
-    adapts the dictionary to its encoder. Where that makes few iterations, or is no lasso, it
-    explains more by fewer codes: of digits with 3 unfoldings 65 instead of 23 %, with 20 of them 87
-    instead of 61 %. For codes of the lasso it trades sparsity for error, and leads away from the
-    dictionary that generated the data. From samples, gradients through the encoder find no
-    dictionary: they are local methods (theorem 3.4 starts near the truth).
-    `partial_fit` does not search; where it begins with samples it trains by the gradient "dec",
-    which can. It makes one pass, whatever ``max_iter``, ``tol`` and ``n_iter_no_change`` are, and
-    warns of no parameter.
+    of the lasso, over all samples or the head of a stream, with moves out of its local minima: it
+    splits atoms that merge two, and removes redundant ones. In the end it adapts the atoms to codes
+    without the lasso's bias, least squares on its supports, for which the gradients through encoder
+    and decoder agree. Training from there adapts the dictionary to its encoder. If the encoder
+    makes few iterations, or is no lasso, training explains more with fewer codes: of digits 65
+    instead of 23 % with 3 unfoldings, 87 instead of 61 % with 20. For codes of the lasso it trades
+    sparsity for error, and leads away from the dictionary that generated the data. From samples,
+    gradients through the encoder find no dictionary: they are local methods (theorem 3.4 starts
+    near the truth). `partial_fit` does not search; if it begins with samples it trains by the
+    gradient "dec", which finds one. It makes one pass, whatever ``max_iter``, ``tol`` and
+    ``n_iter_no_change`` are, and warns of no parameter.
 
-    Finding atoms and coding rows are two jobs. The search has a penalty that finds the atoms
-    whatever the noise. For the codes, groups of features of up to 200 training samples are hidden
-    in turn, and predicted from the codes of the others, for falling penalties, with all shares of
-    the bias removed, by atoms that have not seen these samples. Of the codings whose error is
-    nearly the smallest (5 % more of the lasso, 15 % of least squares, noise apart), the sparsest is
-    ``alpha_``, ``debias_``. Where that is a far smaller penalty than the search's, or twice as
-    large a one, the atoms are adapted too. If the features do not predict each other, codes have
-    the penalty of the search. Codes of counts and binary data have that one, or a half or less of
-    it if hidden features are predicted better then.
+    Finding atoms and coding rows are two jobs. The search has a penalty that finds the atoms at any
+    level of noise. To choose the penalty of codes, groups of features of up to 200 training samples
+    are held out in turn, and predicted from codes of the others, for falling penalties and all
+    shares of the bias, by atoms that have not seen these samples. Among codings with nearly the
+    smallest error (5 % more for the lasso, 15 % for least squares, noise apart), the sparsest gives
+    ``alpha_`` and ``debias_``. If its penalty is far smaller than the search's, or twice as large,
+    the atoms are adapted too. If features do not predict each other, codes have the penalty of the
+    search. For counts and binary data it is the search's penalty, or halves of it as long as they
+    predict held-out features better.
 
     With ``n_components="auto"`` a quarter of the samples, at most 2000, are held out, and hidden
-    entries of them predicted. The number of atoms begins at half that of features, and grows by
-    half while the score, R^2 of the hidden entries, gets larger. Then atoms are removed that
+    entries of them predicted. The number of atoms begins at half the number of features, and grows
+    by half while the score, R^2 of the hidden entries, gets larger. Then atoms are removed that
     held-out samples miss least, a quarter of them at a time and finally one by one, and the others
     adapt, as in [4]_. The number is the smallest whose score is as large as the largest, within
     the standard error of the difference, which counts as 0.001 at least and 0.002 at most. From
     those atoms the search goes on over all samples.
 
-    Atoms that no sample of an epoch used are replaced, before the next, by the samples that were
-    reconstructed worst. If the loss stops being finite, the learning rate is halved, once.
+    Atoms that no sample of an epoch used are replaced, before the next epoch, by the samples that
+    were reconstructed worst. If the loss stops being finite, the learning rate is halved, once.
 
     References
     ----------
@@ -683,7 +731,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
 
     def _check_parameters(self):
         if self.separate_atoms:
-            self._check_learned_encoder()
+            _check_learned_encoder(self)
         if self.n_components == "auto" and not self._searches():
             raise ValueError(
                 "n_components='auto' is chosen by a search, but dict_init is given. Pass "
@@ -692,7 +740,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         if self.loss != "gaussian" and (self._converges() or self.transform_algorithm == "omp"):
             raise ValueError(
                 "Codes that are solved for (n_unfoldings=None, transform_algorithm='lasso' or "
-                f"'omp') are those of least squares, but loss={self.loss!r}. Pass a number of "
+                f"'omp') minimise least squares, but loss={self.loss!r}. Pass a number of "
                 "unfoldings, or 'auto', and transform_algorithm='unfolded'."
             )
         decays = Decay.of(self.lambda_decay) != (1, 1)
@@ -709,24 +757,6 @@ class PUDLEDictionaryLearning(_ExposedLearner):
                 "transform_algorithm='unfolded' for codes without a penalty."
             )
 
-    def _check_learned_encoder(self):
-        separate = f"separate_atoms={self.separate_atoms!r}"
-        if self.loss != "gaussian" or self.shrinkage != "soft":
-            raise ValueError(
-                f"{separate} is for least squares and soft shrinkage, got loss={self.loss!r} and "
-                f"shrinkage={self.shrinkage!r}. Pass separate_atoms=False."
-            )
-        if self.n_unfoldings is None:
-            raise ValueError(
-                f"Codes that are solved for (n_unfoldings=None) need no {separate}; pass a number "
-                "of unfoldings."
-            )
-        if self.gradient == "dec":
-            raise ValueError(
-                "gradient='dec' does not go through the encoder, so that it cannot train "
-                f"{separate}; pass gradient='ae-lasso' or 'auto'."
-            )
-
     @property
     def _n_unfoldings(self):  # where codes are not solved for
         if self.separate_atoms and self.n_unfoldings == "auto":
@@ -734,14 +764,14 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         return self.n_unfoldings if isinstance(self.n_unfoldings, Integral) else _UNFOLDINGS
 
     def _encodes_as_the_search(self):
-        """Return whether the encoder is that of the search, for which nothing is left to train."""
+        """Return whether a search, which has the same codes, leaves nothing to train."""
         soft = self.shrinkage == "soft" and Decay.of(self.lambda_decay) == (1, 1)
         solved = self.n_unfoldings in ("auto", None) and not self.separate_atoms
         return soft and solved and self.alpha != 0
 
     @property
     def _follows_the_search(self):
-        """Whether parameters leave all to the search, and name no training."""
+        """Whether parameters name no training after the search."""
         return self._searches() and self.gradient == "auto" and self._encodes_as_the_search()
 
     @property
@@ -753,7 +783,7 @@ class PUDLEDictionaryLearning(_ExposedLearner):
 
     @property
     def _gradient(self):
-        if self.separate_atoms:  # in `partial_fit`: the dictionary is that of the lasso
+        if self.separate_atoms:  # in `partial_fit`: the encoder follows the lasso's dictionary
             return "dec"
         if self.gradient != "auto":
             return self.gradient
@@ -770,8 +800,8 @@ class PUDLEDictionaryLearning(_ExposedLearner):
     def to_module(self):
         """Return the fitted encoder and decoder as a module of torch.
 
-        Its codes equal those of `transform` to rounding. It can be exported by `torch.export` and
-        to ONNX, which needs neither this package nor Python, or trained further.
+        Its codes equal the codes of `transform` to rounding. It can be trained further, or exported
+        by `torch.export` and to ONNX, which needs neither this package nor Python.
 
         Returns
         -------
@@ -828,24 +858,26 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         unfolded = LearnedEncoder(step * atoms[None], atoms[None], thresholds, *how)
         return EncoderModule(unfolded, atoms, split_sign=self.split_sign).eval()
 
-    def _does_without_alpha(self):
-        return self.transform_algorithm == "omp"
-
     def _encoder(self):
         depth = None if self.separate_atoms and self.alpha else self.n_unfoldings
         options = depth, self.shrinkage, self.positive_code
-        return Encoder(*options, loss=self._loss(), debias=self._given_debias or 0.0)
+        return Encoder(*options, loss=self._loss(), debias=fixed_debias(self.debias) or 0.0)
 
-    def _codes_follow_data(self, model):
+    def _codes_follow_data(self):
         return self.alpha == "auto" and self._encodes_as_the_search()
 
     def _transform_encoder(self):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
         self._check_parameters()
         if self.transform_algorithm == "omp":
-            return self._pursue
-        if self._transforms_by_learned():
-            return self._encode_by_learned
+            return partial(
+                _pursue,
+                n_nonzero_coefs=self.transform_n_nonzero_coefs,
+                tol=self.transform_tol,
+                positive=bool(self.positive_code),
+            )
+        if self.separate_atoms and self.transform_algorithm == "unfolded":
+            return _Learned(self)
         encoder = self._encoder()
         if self.debias == "auto":
             encoder = replace(encoder, debias=self.debias_)
@@ -858,22 +890,6 @@ class PUDLEDictionaryLearning(_ExposedLearner):
             lambda_decay=self.lambda_decay_,
             warn=True,
         )
-
-    def _transforms_by_learned(self):
-        return bool(self.separate_atoms) and self.transform_algorithm == "unfolded"
-
-    def _encode_by_learned(self, dictionary, x, mask=None):
-        return learned_encoder(self, dictionary.atoms).encode(x, mask)
-
-    def _encoder_of_features(self, encoder, features):
-        if not self._transforms_by_learned():
-            return encoder
-
-        def encode(dictionary, x, mask=None):
-            whole = learned_encoder(self, to_tensor(self.components_).to(x))
-            return whole.of_features(features).encode(x, mask)
-
-        return encode
 
     def _learn_encoder(self, model, atoms, data, **options):  # -> model
         team, x, mask = current_team(), data.sample, data.mask
@@ -893,43 +909,31 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         )
         return replace(model, learned=learned)
 
-    def _coded(self, model, rows, data, run, *, seed):
-        model = super()._coded(model, rows, data, run, seed=seed)
+    def _coded(self, outcome, data, run=None):
+        outcome = super()._coded(outcome, data, run)
         if not self.separate_atoms:
-            return model
+            return outcome
+        rows = outcome.rows
         size = self._batch_size(len(data.sample))
         n_samples = len(data.sample)
         n_batches = -(-n_samples // size)
+        if run is None:  # one pass of `partial_fit`
+            start = learned_encoder(self, rows) if hasattr(self, "thresholds_") else None
+            model = self._learn_encoder(outcome.model, rows, data, n_updates=n_batches, start=start)
+            return replace(outcome, model=model)
         if self.max_iter == "auto":
             n_updates = default_updates(n_samples, *rows.shape, self._n_unfoldings, size)
         else:
             n_updates = self.max_iter * n_batches
-        run.later["encoder"] = -(-n_updates // n_batches)
-        return self._learn_encoder(
-            model,
+        model = self._learn_encoder(
+            outcome.model,
             rows,
             data,
             n_updates=n_updates,
-            generator=torch.Generator(rows.device).manual_seed(seed),
+            generator=torch.Generator(rows.device).manual_seed(run.generator.initial_seed()),
             stopped=lambda: run.interrupts.pending,
         )
-
-    def _followed(self, model, rows, data):
-        if not self.separate_atoms:
-            return model
-        start = learned_encoder(self, rows) if hasattr(self, "thresholds_") else None
-        n_updates = -(-len(data.sample) // self._batch_size(len(data.sample)))
-        return self._learn_encoder(model, rows, data, n_updates=n_updates, start=start)
-
-    def _pursue(self, dictionary, x, mask=None):
-        return solve_omp(
-            dictionary.atoms,
-            x,
-            n_nonzero_coefs=self.transform_n_nonzero_coefs,
-            tol=self.transform_tol,
-            positive=bool(self.positive_code),
-            mask=mask,
-        )
+        return replace(outcome, model=model, later={"encoder": -(-n_updates // n_batches)})
 
     def _chunk_size(self, x, device):
         # the solvers have their own
@@ -940,12 +944,12 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         return self.n_unfoldings is None or self.transform_algorithm == "lasso"
 
     def _optimizer_for(self, rows):
-        # the surrogate has one curvature for all: with that of counts "ae-ls" diverged
+        # the surrogate has one curvature for all entries: for counts "ae-ls" diverged with it
         unbounded = self.optimizer == "auto" and self.loss == "poisson" and not self._refines
         return "adam" if unbounded else super()._optimizer_for(rows)
 
     def _adapts(self, n_components):
-        """Return whether the surrogate takes atoms on from a search, of so many."""
+        """Return whether the surrogate trains this number of atoms after a search."""
         by_surrogate = self._optimizer_for(range(n_components)) == "surrogate"
         return self._searches() and self._trains() and self.loss == "gaussian" and by_surrogate
 
@@ -979,46 +983,41 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         return "dec" if self._refines else self._gradient
 
     def _solves(self):
-        """Return whether codes are solved for, without unfoldings and their step."""
+        """Return whether `fit` solves for codes, without unfoldings and their step."""
         return self._encodes_as_the_search() and self.loss == "gaussian"
 
     def _without_effect(self, data):
+        debiases = bool(fixed_debias(self.debias))  # 0 removes nothing
         if self.separate_atoms:
-            yield from self._without_effect_on_the_encoder()
+            unused = "optimizer", "learning_rate", "optimizer_params", "tol", "n_iter_no_change"
+            yield (*unused, "step_size", "lambda_decay"), "separate_atoms=False"
+            if self._searches():
+                yield ("atom_norm",), "a dict_init other than 'search'"
+            if self.transform_algorithm == "unfolded":
+                unused = ("transform_alpha", "debias") if debiases else ("transform_alpha",)
+                yield unused, "transform_algorithm='lasso'"
         else:
-            yield from self._without_effect_on_training(data)
+            yield from super()._without_effect(data)
+            n_components = self._n_components or data.sample.shape[1]
+            if not self._trains():
+                # atoms of a search have norm 1
+                yield ("atom_norm",), self._asks_for_training
+            elif self._optimizer_for(range(n_components)) == "surrogate":
+                yield ("learning_rate",), "optimizer='adam' or 'sgd'"
+            if self._solves():
+                yield ("step_size",), "a number for n_unfoldings"
+            elif self.transform_algorithm != "lasso" and debiases:
+                yield ("debias",), "codes of the lasso, n_unfoldings='auto'"
+            if self.shrinkage == "hard":
+                yield ("lambda_decay",), "shrinkage='soft'"
+            elif self.alpha == 0:
+                yield ("lambda_decay",), "a positive alpha"
         if self.loss != "binomial":
             yield ("n_trials",), "loss='binomial'"
         if self.transform_algorithm == "omp":
-            unused = ("transform_alpha", "debias") if self._given_debias else ("transform_alpha",)
+            unused = ("transform_alpha", "debias") if debiases else ("transform_alpha",)
             yield unused, "transform_algorithm='unfolded' or 'lasso'"
             if self.transform_tol is not None:
                 yield ("transform_n_nonzero_coefs",), "transform_tol=None"
         else:
             yield ("transform_n_nonzero_coefs", "transform_tol"), "transform_algorithm='omp'"
-
-    def _without_effect_on_the_encoder(self):
-        unused = "optimizer", "learning_rate", "optimizer_params", "tol", "n_iter_no_change"
-        yield (*unused, "step_size", "lambda_decay"), "separate_atoms=False"
-        if self._searches():
-            yield ("atom_norm",), "a dict_init other than 'search'"
-        if self._transforms_by_learned():
-            yield ("transform_alpha",), "transform_algorithm='lasso'"
-            if self._given_debias:
-                yield ("debias",), "transform_algorithm='lasso'"
-
-    def _without_effect_on_training(self, data):
-        yield from super()._without_effect(data)
-        if not self._trains():
-            # atoms of a search have norm 1
-            yield ("atom_norm",), self._asks_for_training
-        elif self._optimizer_for(range(self._n_components or data.sample.shape[1])) == "surrogate":
-            yield ("learning_rate",), "optimizer='adam' or 'sgd'"
-        if self._solves():
-            yield ("step_size",), "a number for n_unfoldings"
-        elif self.transform_algorithm != "lasso" and self._given_debias:  # 0 asks for nothing
-            yield ("debias",), "codes of the lasso, n_unfoldings='auto'"
-        if self.shrinkage == "hard":
-            yield ("lambda_decay",), "shrinkage='soft'"
-        elif self.alpha == 0:
-            yield ("lambda_decay",), "a positive alpha"

@@ -410,7 +410,7 @@ class _Clock:
 class Recorder:
     """The checkpoint of one fit, if its estimator has one among its callbacks.
 
-    As a context manager it holds the file, against other fits.
+    It holds the file, against other fits, until it is released.
 
     Parameters
     ----------
@@ -427,12 +427,9 @@ class Recorder:
             )
         self._estimator, self._file = estimator, HeldFile(found[0] if found else None)
         self._stored = self._clock = None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self._file.release()
+        self.is_active = False  # whether there is a checkpoint to write
+        self.ended_by = None  # cause of an early end of the resumed fit, if its rule still holds
+        self.release = self._file.release
 
     def open(self, generator, team=None):
         """Take hold of the file; if it holds a fit, seed the generator as that fit did.
@@ -450,15 +447,11 @@ class Recorder:
             If the file is damaged, cannot be written, or belongs to a fit that is training.
         """
         self._stored = self._file.open(team)
+        self.is_active = self._file.settings is not None
         if self._stored is not None:
             generator.manual_seed(self._stored["seed"])
-
-    @property
-    def ended_by(self):
-        """Cause of an early end of the resumed fit, if its rule still holds."""
-        stored = self._stored
-        holds = stored is not None and stored["rule"] == rule_of(self._estimator)
-        return stored["ended_by"] if holds else None
+            if self._stored["rule"] == rule_of(self._estimator):
+                self.ended_by = self._stored["ended_by"]
 
     def recognise(self, source, sample, mask=None, *, seed):
         """Compare the fit in the file with this one.
@@ -479,7 +472,7 @@ class Recorder:
         ValueError
             If the file belongs to another fit.
         """
-        if self._file.settings is None:
+        if not self.is_active:
             return
         self._clock = _Clock(self._file.settings)
         self._seed = seed
@@ -523,7 +516,7 @@ class Recorder:
         ValueError
             If the file belongs to another fit.
         """
-        if self._file.settings is None:
+        if not self.is_active:
             return
         if self.in_training():
             with named_checkpoint(self._file.name):
@@ -554,7 +547,7 @@ class Recorder:
 
     def end(self, trainer, *, ended_by=None):
         """Write the state of the last round of training, and the cause of an early end."""
-        if self._file.settings is None:
+        if not self.is_active:
             return
         shared = trainer.state.as_dict()
         own = {name: shared.pop(name) for name in ("progress", "generator")}
@@ -562,7 +555,7 @@ class Recorder:
 
     def end_search(self, state):
         """Write the state of a search."""
-        if self._file.settings is None:
+        if not self.is_active:
             return
         search = state.as_dict()
         codes = {name: search.pop(name) for name in ("codes", "best_codes")}

@@ -1,135 +1,254 @@
-"""Run a fit: callbacks, Ctrl-C, checkpoints, progress."""
+"""Run the phases of a fit, with its hooks: callbacks, Ctrl-C, checkpoints, progress, processes.
+
+A phase is a state that advances by epochs, until it is done. It has
+
+* ``begin(recorder)``, which starts or resumes it, and ``advance()``, one more epoch;
+* ``is_done``;
+* ``attributes()``, the fitted attributes of a learner with the present state;
+* ``report(max_iter)``, which prints a line about the last epoch;
+* ``names``: the callbacks' name of the phase, None for none, and of its epochs;
+* ``stops_at_interrupts``: whether it leaves Ctrl-C to the driver.
+"""
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
 
+from skpudle._data.arrays import make_generator
+from skpudle._data.batches import count_batches
+from skpudle._training.checkpoint import Recorder
+from skpudle._training.identity import task_of
 from skpudle._training.interrupts import Interrupts
-from skpudle._training.loop import Diverged, Interrupted
-from skpudle._training.messages import divergence, print_progress, print_search
+from skpudle._training.messages import print_progress, print_search
+from skpudle._training.team import current_team
 from skpudle.search import advance, begin, is_done
 
-__all__ = ["FitRun"]
+__all__ = ["FitRun", "Search", "Training"]
+
+
+@dataclass
+class Search:
+    """The search for a dictionary, see `skpudle.search`.
+
+    Parameters
+    ----------
+    problem : Problem or ConvProblem
+        Data and objective.
+    atoms : Tensor of shape (n_components, ...)
+        Initial atoms.
+    attributes_of : callable
+        ``attributes_of(state)`` returns the fitted attributes for the best atoms of a state.
+    """
+
+    problem: object
+    atoms: object
+    attributes_of: Callable
+
+    names = "search", "epoch of the search"
+    stops_at_interrupts = True
+
+    def begin(self, recorder):
+        """Start from the atoms, or from the checkpoint."""
+        found = recorder.found_search(self.problem, self.atoms)
+        self.state = found or begin(self.problem, self.atoms)
+
+    @property
+    def is_done(self):
+        return is_done(self.state)
+
+    def advance(self):
+        """Make one more epoch."""
+        self.state = advance(self.problem, self.state)
+
+    def attributes(self):
+        """Return the fitted attributes."""
+        return self.attributes_of(self.state)
+
+    def report(self, max_iter):
+        """Print a line about the last epoch."""
+        print_search(self.state)
+
+
+@dataclass
+class Training:
+    """Training by gradients.
+
+    Parameters
+    ----------
+    name : str
+        Name of the gradient, for progress.
+    trainer : Trainer
+        Atoms in training.
+    source : source of batches
+        See `skpudle._data.batches`.
+    stopping : Stopping
+        The rule that ends training; its ``n_updates`` is the largest number of updates.
+    max_iter : int or float, default=inf
+        Largest number of epochs.
+    attributes : callable, default=None
+        Returns the fitted attributes; not needed without hooks.
+    ended_by : str, default=None
+        The cause of an early end.
+    """
+
+    name: str
+    trainer: object
+    source: object
+    stopping: object
+    max_iter: float = inf
+    attributes: Callable | None = None
+    ended_by: str | None = None
+
+    names = None, "epoch"
+    stops_at_interrupts = False  # the trainer does, within an epoch
+
+    def begin(self, recorder):
+        """Start, or resume from the checkpoint."""
+        recorder.begin(self.trainer, self.source, self.stopping)
+        self.ended_by = recorder.ended_by
+        self._started = time.perf_counter(), self.trainer.n_steps
+
+    @property
+    def is_done(self):
+        # a stream may have more batches than before, and reach n_updates in fewer epochs
+        full = self.trainer.n_steps >= self.stopping.n_updates
+        return full or len(self.trainer.loss_curve) >= self.max_iter or self.ended_by is not None
+
+    def advance(self):
+        """Replace unused atoms, and make one more epoch."""
+        self.trainer.replace_unused(self.source)
+        if self.trainer.run_epoch(self.source, self.stopping).converged:
+            self.ended_by = "tol"
+
+    def report(self, max_iter):
+        """Print a line about the last epoch."""
+        print_progress(self.name, self.trainer, max_iter, self.stopping.n_updates, *self._started)
 
 
 class FitRun:
-    """One call of `fit`, phase by phase.
+    """One call of `fit`: its hooks, and their data.
+
+    As a context manager it holds the file of the checkpoint, against other fits, and tells
+    callbacks of the end.
 
     Parameters
     ----------
     learner : estimator
         The learner to fit.
-    recorder : Recorder
-        Its checkpoint.
-    team : Team or None
-        The processes that train together.
-    given : dict
-        Arguments of callbacks: the estimator and its input.
-    max_iter : int
-        Largest number of epochs of training.
+    X, y : object
+        Its input, for callbacks.
 
     Attributes
     ----------
+    recorder : Recorder
+        The checkpoint.
+    team : Team or None
+        The processes that train together.
+    interrupts : Interrupts
+        Its ``pending`` tells of a Ctrl-C.
+    generator : torch.Generator
+        Random numbers of the fit, the same in all processes.
+    source : source of batches
+        Samples to train on.
+    n_updates, max_iter : int
+        Largest numbers of updates and epochs of training; 0 if nothing trains.
     losses : tuple of float
-        Objective of each epoch of the search.
+        Objective of each epoch before training.
     search_was_stopped : bool
-        Whether a search was stopped before it ended by itself.
-    later : dict of str to int
-        Epochs of the phases after training, by name.
+        Whether a callback or Ctrl-C stopped the search.
     """
 
-    def __init__(self, learner, recorder, team, *, given, max_iter):
-        self.learner, self.recorder, self.team = learner, recorder, team
-        self.given, self.max_iter = given, max_iter
-        self.interrupts, self.losses, self.search_was_stopped = Interrupts(), (), False
-        self.later = {}
+    def __init__(self, learner, X, y):
+        self.learner, self.team, self.interrupts = learner, current_team(), Interrupts()
+        self.given = {"estimator": learner, "X": X, "y": y}
+        self.recorder = Recorder(learner)
+        self.losses, self.search_was_stopped = (), False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        try:
+            if kind is None:
+                self.root.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
+        finally:
+            self.recorder.release()
+
+    def open(self, data, batch_size, n_updates_of):
+        """Seed the fit, compare it with its checkpoint and other processes, and count its updates.
+
+        Parameters
+        ----------
+        data : Data
+            The learner's data.
+        batch_size : int
+            Samples in an update.
+        n_updates_of : callable
+            ``n_updates_of(n_batches, batch_size, data)`` returns the largest number of updates.
+        """
+        team, generator = self.team, make_generator(self.learner.random_state)
+        if team is not None:
+            team.check_agreement(task_of(self.learner, "fit", data.sample))
+        self.recorder.open(generator, team)
+        self.generator = generator if team is None else team.agree(generator)
+        own = self.generator if team is None else team.own(self.generator)
+        self.source = data.source.for_training(batch_size, own, shuffle=True)
+        seed = self.generator.initial_seed()
+        self.recorder.recognise(data.source, data.sample, data.mask, seed=seed)
+        largest = int if team is None else team.largest
+        n_batches = largest(count_batches(self.source))
+        self.n_updates = largest(n_updates_of(n_batches, self.source.batch_size, data))
+        self.max_iter = -(-self.n_updates // n_batches)
         # one task more, for the search
-        self.root = learner._init_callback_context(max_subtasks=max_iter + 1)
-        self.root.call_on_fit_task_begin(**given)
+        self.root = self.learner._init_callback_context(max_subtasks=self.max_iter + 1)
+        self.root.call_on_fit_task_begin(**self.given)
 
-    def end(self):
-        """Tell callbacks that the fit has ended."""
-        self.root.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
-
-    def search(self, problem, atoms, fitted):
-        """Search for atoms, from given ones or from the checkpoint.
-
-        ``fitted(state)`` returns the attributes of a learner with the best atoms of a state.
-        """
-        state = self.recorder.found_search(problem, atoms) or begin(problem, atoms)
-        task = self.root.subcontext(task_name="search", max_subtasks=None)
-        task.call_on_fit_task_begin(**self.given)
-        stopped = False
-        while not (stopped or is_done(state)):
-            epoch = task.subcontext(task_name="epoch of the search")
-            epoch.call_on_fit_task_begin(**self.given)
-            state = advance(problem, state)
-            if self.learner.verbose:
-                print_search(state)
-            stopped = epoch.call_on_fit_task_end(
-                **self.given, reconstruction_attributes=lambda state=state: fitted(state)
-            )
-            stopped = self._agreed(stopped or self.interrupts.pending)
-            self.recorder.at_search_epoch(state)
-        task.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
-        self.losses, self.search_was_stopped = state.losses, not is_done(state)
-        if self.interrupts.pending:
-            self.recorder.end_search(state)
-        return state
-
-    def train(self, trainer, source, stopping, fitted):
-        """Train epoch by epoch, and return the cause of the end.
-
-        ``fitted()`` returns the attributes of the learner as it is.
-        """
-        if self.interrupts.pending:  # during the search
-            self.take(trainer, fitted, "interrupt")
-            raise KeyboardInterrupt(f"the search was interrupted after epoch {len(self.losses)}")
-        started = time.perf_counter(), trainer.n_steps
-        ended_by = self.recorder.ended_by
-        # the second condition, since a stream may have more batches than before
-        while (
-            len(trainer.loss_curve) < self.max_iter
-            and trainer.n_steps < stopping.n_updates
-            and not ended_by
-        ):
-            task = self.root.subcontext(task_name="epoch")
+    def run(self, phase):
+        """Run a phase with all hooks; return whether a callback or Ctrl-C stopped it."""
+        phase.begin(self.recorder)
+        task, (name, name_of_epochs), stopped = self.root, phase.names, False
+        if name is not None:
+            task = self.root.subcontext(task_name=name, max_subtasks=None)
             task.call_on_fit_task_begin(**self.given)
-            try:
-                trainer.replace_unused(source)
-                converged = trainer.run_epoch(source, stopping).converged
-            except (Diverged, Interrupted) as error:
-                self.leave(error, trainer, fitted)
+        while not (stopped or phase.is_done):
+            epoch = task.subcontext(task_name=name_of_epochs)
+            epoch.call_on_fit_task_begin(**self.given)
+            phase.advance()
             if self.learner.verbose:
-                phase = self.learner._rule_name
-                print_progress(phase, trainer, self.max_iter, stopping.n_updates, *started)
-            stopped = task.call_on_fit_task_end(**self.given, reconstruction_attributes=fitted)
-            stopped = self._agreed(stopped)
-            ended_by = "tol" if converged else "callback" if stopped else None
-        trainer.mark(source, stopping)
-        self.recorder.end(trainer, ended_by=ended_by)
-        stopping.settle(trainer.optimizer)  # training that resumes needs the last epoch
-        if not ended_by and stopping.n_updates:
-            ended_by = "max_iter"
-        elif not ended_by:
-            ended_by = "callback" if self.search_was_stopped else "search"
-        self.take(trainer, fitted, ended_by)
-        return ended_by
+                phase.report(self.max_iter)
+            hooks = self.given | {"reconstruction_attributes": phase.attributes}
+            stopped = bool(epoch.call_on_fit_task_end(**hooks))
+            stopped |= phase.stops_at_interrupts and self.interrupts.pending
+            stopped = stopped if self.team is None else self.team.any(stopped)[0]
+            if name is not None:  # the trainer writes between rounds of updates
+                self.recorder.at_search_epoch(phase.state)
+        if name is not None:
+            task.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
+        return stopped
 
-    def leave(self, error, trainer, fitted):
-        """Leave training that diverged or was interrupted, and keep its result."""
-        diverged = isinstance(error, Diverged)
-        self.take(trainer, fitted, "divergence" if diverged else "interrupt")
-        if diverged:
-            raise divergence(self.learner, error.update, trainer.optimizer) from error
-        self.recorder.end(trainer)
-        raise error
+    def search(self, problem, atoms, attributes_of):  # -> SearchState
+        """Search for atoms; see `Search`."""
+        phase = Search(problem, atoms, attributes_of)
+        self.run(phase)
+        self.losses, self.search_was_stopped = phase.state.losses, not phase.is_done
+        if self.interrupts.pending:
+            self.recorder.end_search(phase.state)
+        return phase.state
 
-    def take(self, trainer, fitted, ended_by):
-        """Give the learner the result of training, and record which phases ran."""
-        epochs = {"search": len(trainer.searched)}
-        epochs[self.learner._rule_name] = len(trainer.loss_curve)
-        epochs |= self.later
-        phases = {name: n_epochs for name, n_epochs in epochs.items() if n_epochs}
-        self.learner._take(fitted() | {"ended_by_": ended_by, "phases_": phases})
+    def refine(self, training):
+        """Train without callbacks and checkpoints, as a part of the search."""
+        while not (training.is_done or self.interrupts.pending):
+            training.advance()
+        self.losses = (*self.losses, *training.trainer.loss_curve)
 
-    def _agreed(self, flag):
-        return bool(flag) if self.team is None else self.team.any(bool(flag))[0]
+    def train(self, training):  # -> cause of the end, None for the largest number of updates
+        """Train; see `Training`."""
+        stopped, trainer = self.run(training), training.trainer
+        if stopped and training.ended_by is None:
+            training.ended_by = "callback"
+        trainer.mark(training.source, training.stopping)
+        self.recorder.end(trainer, ended_by=training.ended_by)
+        # only now, because a later fit resumes from the last epoch
+        training.stopping.settle(trainer.optimizer)
+        return training.ended_by

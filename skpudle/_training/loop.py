@@ -24,7 +24,7 @@ import torch
 
 from skpudle._data.batches import count_batches, once_only
 from skpudle._training.interrupts import Interrupts
-from skpudle._training.state import Progress, TrainingState
+from skpudle._training.state import Outcome, Progress, TrainingState
 from skpudle.gradients import differentiate
 
 __all__ = ["Diverged", "EpochSummary", "Interrupted", "Trainer"]
@@ -280,6 +280,18 @@ class Trainer:
             self.optimizer.replace(unused[: len(rows)], rows)
 
     # ------------------------------------------------------------------ the state of training
+
+    def outcome(self):
+        """Return the present outcome."""
+        return Outcome(
+            self.model,
+            self.optimizer.atoms.detach(),
+            self.searched,
+            tuple(self.loss_curve),
+            self.n_steps,
+            self.optimizer.state(),
+            () if self.state is None else self.state.stopping,
+        )
 
     def mark(self, source, stopping):
         """Make the present the `state`, and return it."""

@@ -90,9 +90,8 @@ def warn_of_step(step_size, dictionaries, curvature=1.0):
         )
 
 
-def warn_of_early_end(learner):
-    """Warn that training ended too early to have converged."""
-    has_rate = learner._optimizer_for(learner.components_) != "surrogate"
+def warn_of_early_end(learner, *, has_rate):
+    """Warn that training, with a learning rate or without, ended too early to have converged."""
     more = "max_iter or learning_rate" if has_rate else "max_iter"
     warnings.warn(
         f"Training of {type(learner).__name__} ended after {learner.n_steps_} updates "
@@ -141,30 +140,30 @@ def warn_of_unused(learner, unused):
         warnings.warn(text, UserWarning, stacklevel=users_level())
 
 
-def _smaller_steps(learner, optimizer):
+def _smaller_steps(learner, has_rate):
     """Name the parameter in use that makes updates smaller."""
-    has_rate = not isinstance(optimizer, SurrogateOptimizer)
     rate = f"lower learning_rate (now {learner.learning_rate})"
     return rate if has_rate else "larger anchor in optimizer_params"
 
 
 def divergence(learner, update, optimizer):
     """Return the error for training that diverged."""
+    smaller_steps = _smaller_steps(learner, not isinstance(optimizer, SurrogateOptimizer))
     return ValueError(
         f"Training of {type(learner).__name__} stopped being finite at update {update}, "
         "also after a second try with smaller steps; the last finite dictionary is in "
-        f"components_. Try a {_smaller_steps(learner, optimizer)}, a "
+        f"components_. Try a {smaller_steps}, a "
         f"lower step_size (now {learner.step_size}), or scale the data."
     )
 
 
-def warn_of_rise(learner, began, ended, baseline, optimizer):
+def warn_of_rise(learner, began, ended, baseline, *, has_rate):
     """Warn if training has raised its objective above the value without a dictionary."""
     if not ended <= max(began, baseline) * (1 + _CHANCE):
         warnings.warn(
             f"Training of {type(learner).__name__} raised its objective above that of no "
             f"dictionary at all: {ended:.4g} a sample, and {baseline:.4g} with the baseline "
-            f"alone. Try a {_smaller_steps(learner, optimizer)}, a lower step_size (now "
+            f"alone. Try a {_smaller_steps(learner, has_rate)}, a lower step_size (now "
             f"{learner.step_size}), or scale the data.",
             ConvergenceWarning,
             stacklevel=users_level(),

@@ -49,7 +49,7 @@ from skpudle._learners.convolutional.values import (
     responses,
 )
 from skpudle._learners.counts import settled_baseline
-from skpudle._learners.models import Decay, Encoder
+from skpudle._learners.models import Decay, Encoder, fixed_debias, fixed_step
 from skpudle._training.messages import nothing_known
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
@@ -107,7 +107,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     def _encoder(self):
         options = depth_of(self), self.shrinkage, self.positive_code
-        return Encoder(*options, loss=self._loss(), debias=self._given_debias or 0.0)
+        return Encoder(*options, loss=self._loss(), debias=fixed_debias(self.debias) or 0.0)
 
     # ------------------------------------------------------------------ images
 
@@ -215,12 +215,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         source = data.source.for_training(self._batch_size(), own, shuffle=False)
         return next(iter(source.batches(source.plan())))
 
-    def _later_generator(self):
-        generator = make_generator(self.random_state)
-        return generator.manual_seed(generator.initial_seed() + self.n_steps_)  # other crops
-
     def _new_model(self, data, generator, run=None):  # -> ConvModel, rows
-        images, step = data.sample, self._fixed_step()
+        images, step = data.sample, fixed_step(self.step_size)
         decides = isinstance(self.n_components, str)
         if decides and not searches(self):
             raise ValueError(
@@ -287,12 +283,12 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         if given[1] is not None:
             pieces = self._pieces(images)
             return built(inside(state), settled_baseline(model.network(rows, 0)[0], *pieces))
-        if is_done(state) and self._codes_follow_data(model) and not run.max_iter:
+        if is_done(state) and self._codes_follow_data() and not run.max_iter:
             found, path = adapt_atoms(
                 problem,
                 state,
                 state.best_atoms,
-                debias=self._given_debias,
+                debias=fixed_debias(self.debias),
                 stopped=lambda: run.interrupts.pending,
             )
             model, rows = built(found.reshape(atoms.shape).to(atoms))
@@ -316,25 +312,27 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             unit=unit_of(float(seen.double().square().mean()) * prod(self._kernel)),
         )
 
-    def _codes_follow_data(self, model):
+    def _codes_follow_data(self):
         return self.alpha == "auto" and depth_of(self) is None
 
-    def _coding_problem(self, model, rows, data, run):  # -> ConvProblem, atoms
-        problem = self._problem(data.sample, float(model.alpha))
-        return problem, as_pictures(model.layout.unpack(rows).atoms)
+    def _coding_problem(self, outcome, data, run):  # -> ConvProblem, atoms
+        problem = self._problem(data.sample, float(outcome.model.alpha))
+        return problem, as_pictures(outcome.model.layout.unpack(outcome.rows).atoms)
 
-    def _known_model(self, data, generator):  # -> ConvModel, rows
+    def _known_model(self, data):  # -> ConvModel, rows, generator
+        generator = make_generator(self.random_state)
+        generator.manual_seed(generator.initial_seed() + self.n_steps_)  # other crops
         images, state = data.sample, self._training_state
         parameters = known_parameters(_known(self), len(self._kernel), images.images[0])
         if not (self.learn_step or self.separate_atoms == "unfolding"):
-            parameters = parameters._replace(step=self._fixed_step())
+            parameters = parameters._replace(step=fixed_step(self.step_size))
         if state.get("coding"):  # codes have another penalty than training
             parameters = parameters._replace(alpha=state["alpha"])
         geometry = images.geometry._replace(image_size=state["image_size"])
         model, rows = self._model(parameters, images, geometry, generator, state["alpha"])
         known = dict(data_scale=state["data_scale"], peak=max(model.peak, self.peak_))
         known |= {name: state.get(name) for name in ("coding", "search_alpha")}
-        return replace(model, **known), rows
+        return replace(model, **known), rows, generator
 
     def _model(self, parameters, images, geometry, generator, alpha):
         n = depth_of(self) or 0

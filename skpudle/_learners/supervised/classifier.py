@@ -7,7 +7,6 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils._param_validation import StrOptions
 
 from skpudle._data.arrays import handed_over, host_array, to_numpy, to_tensor
-from skpudle._learners.base import update
 from skpudle._learners.supervised.learner import TaskLearner
 from skpudle._learners.supervised.tasks import Classification, class_decisions
 from skpudle._precision import training_mode
@@ -257,7 +256,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
             getattr(self, "classes_", None) if classes is None else np.unique(host_array(classes))
         )
         given = {"classes": classes, "sample_weight": sample_weight}
-        return update(self, X, y, part=True, **given)
+        return self._partial_fit(X, y, part=True, **given)
 
     # ------------------------------------------------------------------ decisions
 

@@ -18,7 +18,6 @@ from sklearn.utils.validation import (
 from skpudle._data.arrays import host_array, to_tensor
 from skpudle._data.batches import Rows
 from skpudle._data.sources import is_stream
-from skpudle._learners.base import train
 from skpudle._learners.models import DenseModel
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.supervised.model import TaskLayout, TaskModel, joint
@@ -147,7 +146,7 @@ class TaskLearner(PUDLEDictionaryLearning):
         ConvergenceWarning
             If ``max_iter`` is a number, and training ended before the objective had stalled.
         """
-        return train(self, X, y, sample_weight=sample_weight)
+        return self._fit(X, y, sample_weight=sample_weight)
 
     def transform(self, X):
         """Encode data with the learned dictionary.
@@ -276,14 +275,14 @@ class TaskLearner(PUDLEDictionaryLearning):
             head = self._head(model, atoms, data)
         return model, model.layout.pack(atoms, head)
 
-    def _known_model(self, data, generator):  # -> model, rows
+    def _known_model(self, data):  # -> model, rows, generator
         self._check_head()
-        model, atoms = super()._known_model(data, generator)
+        model, atoms, generator = super()._known_model(data)
         state = self._training_state
         model = self._task_model(model, atoms, data, state["mean_weight"], state["total_weight"])
         coef, intercept = data.task.head(self.coef_, self.intercept_)
         head = Head((coef * model.layout.unit).to(atoms), intercept.to(atoms))
-        return model, model.layout.pack(atoms, head)
+        return model, model.layout.pack(atoms, head), generator
 
     def _layout(self, model, atoms, data):
         return TaskLayout(
@@ -331,7 +330,7 @@ class TaskLearner(PUDLEDictionaryLearning):
         elif not self.early_stopping:
             yield ("validation_fraction",), "early_stopping=True"
 
-    def _codes_follow_data(self, model):
+    def _codes_follow_data(self):
         return False  # codes that predict held-out features do not suit a task
 
     def _n_updates(self, n_batches, batch_size, data):
@@ -339,15 +338,15 @@ class TaskLearner(PUDLEDictionaryLearning):
             return _AUTO_EPOCHS * n_batches
         return super()._n_updates(n_batches, batch_size, data)
 
-    def _attributes(self, trainer, data, idle=None):
-        attributes = super()._attributes(trainer, data, idle)
-        model, rows = trainer.model, trainer.optimizer.atoms.detach()
+    def _attributes(self, outcome, data, unused=None):
+        attributes = super()._attributes(outcome, data, unused)
+        model, rows = outcome.model, outcome.rows
         if not isinstance(model, TaskModel):
             head = self._head(model, rows, data)
             task = self._task_model(model, rows, data)
             attributes |= task.attributes(task.layout.pack(rows, head))
             attributes["_training_state"] |= task.memory()
-        scores = None if data.held_out is None else np.array(trainer.state.stopping[3])
+        scores = None if data.held_out is None else np.array(outcome.stopping[3])
         return attributes | {"validation_scores_": scores}
 
     def _decisions(self, X):  # -> (n, n_outputs)

@@ -5,7 +5,6 @@ from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 
 from skpudle._data.arrays import handed_over, host_array
-from skpudle._learners.base import update
 from skpudle._learners.supervised.learner import TaskLearner
 from skpudle._learners.supervised.tasks import Regression
 from skpudle._precision import training_mode
@@ -181,7 +180,7 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
             If data or targets are unfit, or of another shape than before, which leaves the
             estimator unchanged; or if training diverges twice.
         """
-        return update(self, X, y, part=True, sample_weight=sample_weight)
+        return self._partial_fit(X, y, part=True, sample_weight=sample_weight)
 
     def predict(self, X):
         """Return predicted targets.
