@@ -1,4 +1,4 @@
-"""How much each atom contributes to what a dictionary makes of data."""
+"""Importance of atoms: uses, energy, and the loss of R^2 without each of them."""
 
 from copy import copy
 
