@@ -110,8 +110,8 @@ def _held_out_deviance(model, rows, data, team, alpha):  # -> float
     atoms, intercept = model.parts(rows)
     some = slice(None, None, max(1, len(data.sample) // _JUDGES))
     samples = (t if t is None else t[some] for t in (data.sample, data.mask, data.offset))
-    options = dict(alpha=alpha, step_size=model.step(atoms), lambda_decay=model.decay(0))
-    encoder = partial(model.encoder.encode, **options)
+    options = dict(step_size=model.step(atoms), lambda_decay=model.decay(0))
+    encoder = model.encoder.at(alpha, **options)
     deviance = hidden_deviance(
         model.encoder.loss,
         lambda features: encoder,
@@ -218,12 +218,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _transform_encoder(self):
         self._validate_params()  # they may have been set since `fit`
-        return partial(
-            self._encoder().encode,
-            alpha=self.alpha_,
-            step_size=getattr(self, "step_size_", None),
-            lambda_decay=self.lambda_decay_,
-        )
+        options = dict(step_size=getattr(self, "step_size_", None), lambda_decay=self.lambda_decay_)
+        return self._encoder().at(self.alpha_, **options)
 
     def _read(self, X, y, *, known=False, exposure=None):  # -> Data
         device = resolve_device(self.device, X)
@@ -308,7 +304,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         soft = model.encoder.shrinkage == "soft" and alpha > 0
         penalty = float(alpha) / noise if soft else float(penalty)
         model = replace(model, search_alpha=penalty)
-        if run.recorder.in_training():
+        if run.recorder.in_training:
             return model, rows(atoms)
         x = x if team is None else stabilised(self._loss(), data.sample, None, data.offset).x
         unit = unit_of(square)
@@ -326,7 +322,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         own = generator if run.team is None else run.team.own(generator)
         source = data.source.for_training(self._batch_size(), own, shuffle=True)
         # a named optimizer is for the training that follows
-        name = DenseLearner._optimizer_for(self, rows) if self.optimizer == "auto" else None
+        name = super()._optimizer_for(rows) if self.optimizer == "auto" else None
         trainer = Trainer(
             replace(model, rule=self._rule("dec")),
             self._make_optimizer(model, rows, name),

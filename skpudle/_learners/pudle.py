@@ -1,7 +1,6 @@
 """Dictionary learning by backpropagation through an unfolded sparse encoder."""
 
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from math import ceil
 from numbers import Integral, Real
 
@@ -12,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import to_tensor
 from skpudle._learners.dense import DenseLearner, refining_updates
-from skpudle._learners.models import Decay, Encoder, fixed_debias, learned_encoder
+from skpudle._learners.models import Decay, Encoder, Learned, Pursuit, fixed_debias, learned_encoder
 from skpudle._precision import training_mode
 from skpudle._training.team import current_team
 from skpudle.encoding import (
@@ -24,7 +23,6 @@ from skpudle.encoding import (
 )
 from skpudle.interoperability import penalty_of
 from skpudle.losses import LOSSES
-from skpudle.omp import solve_omp
 from skpudle.operators import DenseDictionary
 from skpudle.shrinkage import SHRINKAGES
 
@@ -101,37 +99,6 @@ def _check_learned_encoder(learner):
             "gradient='dec' does not go through the encoder, so that it cannot train "
             f"{separate}; pass gradient='ae-lasso' or 'auto'."
         )
-
-
-@dataclass(frozen=True)
-class _Learned:
-    """A trained encoder in the signature of the others.
-
-    Parameters
-    ----------
-    learner : estimator
-        A fitted learner, see `learned_encoder`.
-    features : Tensor, default=None
-        Numbers of the features that are seen; None for all.
-    """
-
-    learner: object
-    features: object = None
-
-    def __call__(self, dictionary, x, mask=None):
-        atoms = dictionary.atoms
-        if self.features is None:
-            return learned_encoder(self.learner, atoms).encode(x, mask)
-        whole = learned_encoder(self.learner, to_tensor(self.learner.components_).to(x))
-        return whole.of_features(self.features).encode(x, mask)
-
-    def of_features(self, features):
-        """Return the encoder for some of the features."""
-        return replace(self, features=features)
-
-
-def _pursue(dictionary, x, mask=None, **options):
-    return solve_omp(dictionary.atoms, x, mask=mask, **options)
 
 
 class _ExposedLearner(DenseLearner):
@@ -847,26 +814,17 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
         self._check_parameters()
         if self.transform_algorithm == "omp":
-            return partial(
-                _pursue,
-                n_nonzero_coefs=self.transform_n_nonzero_coefs,
-                tol=self.transform_tol,
-                positive=bool(self.positive_code),
-            )
+            limits = self.transform_n_nonzero_coefs, self.transform_tol
+            return Pursuit(*limits, bool(self.positive_code))
         if self.separate_atoms and self.transform_algorithm == "unfolded":
-            return _Learned(self)
+            return Learned(self)
         encoder = self._encoder()
         if self.debias == "auto":
             encoder = replace(encoder, debias=self.debias_)
         if self._converges():
             encoder = replace(encoder, n_unfoldings=None)
-        return partial(
-            encoder.encode,
-            alpha=penalty_of(self),
-            step_size=getattr(self, "step_size_", None),
-            lambda_decay=self.lambda_decay_,
-            warn=True,
-        )
+        options = dict(step_size=getattr(self, "step_size_", None), lambda_decay=self.lambda_decay_)
+        return encoder.at(penalty_of(self), **options, warn=True)
 
     def _learn_encoder(self, model, atoms, data, **options):  # -> model
         team, x, mask = current_team(), data.sample, data.mask
