@@ -201,16 +201,18 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **
     known = _known(rule, encoder, atoms, batch, settings["penalty"])
     if known is not None:
         return known
-    n, whole = len(batch.x), (batch.x, batch.target, batch.mask, batch.offset, batch.noise_std)
+    n = len(batch.x)
     size, gradient, evaluations = min(part_size or n, n), 0, []
     for first in range(0, n, size):
         rows = slice(first, first + size)
-        part = whole if size == n else [t if t is None else t[rows] for t in whole]
-        x, target, mask, offset, noise_std = part
-        given = dict(target=target, mask=mask) | ({} if offset is None else {"offset": offset})
-        told = encoder if noise_std is None else partial(encoder, noise_std=noise_std)
-        evaluation = rule(dictionary, x, encoder=told, **given, **settings)
-        share, is_last = len(x) / n, rows.stop >= n
+        part = batch if size == n else batch.part(rows)
+        given = dict(target=part.target, mask=part.mask)
+        given |= {} if part.offset is None else {"offset": part.offset}
+        told = encoder
+        if part.noise_std is not None:
+            told = partial(encoder, noise_std=part.noise_std)
+        evaluation = rule(dictionary, part.x, encoder=told, **given, **settings)
+        share, is_last = len(part.x) / n, rows.stop >= n
         (term,) = torch.autograd.grad(evaluation.surrogate, atoms, retain_graph=not is_last)
         gradient = gradient + share * term
         surrogate, objective, *of_samples = evaluation

@@ -248,11 +248,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return Data(source, sample, mask, device, {}, offset)
 
     def _some_samples(self, data):  # -> Batch
-        some = slice(None, None, max(1, len(data.sample) // _SAMPLES))
-        x, mask, offset = (
-            t if t is None else t[some] for t in (data.sample, data.mask, data.offset)
-        )
-        return Batch(None, x, mask=mask, offset=offset)
+        samples = Batch(None, data.sample, mask=data.mask, offset=data.offset)
+        return samples.part(slice(None, None, max(1, len(data.sample) // _SAMPLES)))
 
     def _rule(self, name):
         rule, loss = GRADIENT_RULES[name], self._loss()
@@ -354,7 +351,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _search(self, x, data, model, atoms, penalty, unit, run, rows):
         """Return the model, and rows with the atoms of a search in stabilised data ``x``."""
-        if run.n_updates:
+        if run.trains:
             self._make_optimizer(model, atoms)  # refuses wrong parameters before the search
         problem = Problem(
             x if unit == 1 else x.double() / unit,
