@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from skpudle._precision import in_own_precision
-from skpudle.lasso import lasso_gradient
 from skpudle.losses import Gaussian
 
 __all__ = ["GRADIENT_RULES", "Evaluation", "ae_lasso", "ae_ls", "dec", "differentiate", "noodl"]
@@ -153,14 +152,12 @@ _THROUGH_LASSO = {dec: False, ae_lasso: False, ae_ls: True}
 
 
 def _known(rule, encoder, atoms, batch, penalty):  # -> derivative, Evaluation; or None
-    """Return the derivative without a graph, if the codes solve the lasso; else None."""
-    lasso, through = getattr(encoder, "lasso", None), _THROUGH_LASSO.get(rule)
+    """Return the derivative without a graph, if the encoder offers it; else None."""
+    offered, through = getattr(encoder, "gradient", None), _THROUGH_LASSO.get(rule)
     others = batch.target, batch.offset, batch.noise_std
-    if lasso is None or through is None or any(data is not None for data in others):
+    if offered is None or through is None or any(data is not None for data in others):
         return None
-    alpha, positive = lasso
-    options = dict(positive=positive, through_encoder=through, mask=batch.mask)
-    found = lasso_gradient(atoms.detach(), batch.x, alpha, **options)
+    found = offered(atoms.detach(), batch.x, batch.mask, through_encoder=through)
     if found is None:
         return None
     codes, losses, gradient = found
@@ -191,8 +188,8 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **
         Number of samples to evaluate at a time; by default all.
     encoder : callable
         As in `ae_ls`; it also gets the ``noise_std`` of samples, where known. An encoder that
-        solves the lasso may have an attribute ``lasso``, the pair of the penalty and whether codes
-        are non-negative. Where the derivative needs no graph, that encoder is not called.
+        solves the lasso may offer ``gradient(atoms, x, mask, through_encoder=...)``, which returns
+        codes, losses and the derivative of their mean, or None. Otherwise it is called.
     **settings
         Further keyword arguments of the rule.
 
@@ -204,16 +201,18 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **
     known = _known(rule, encoder, atoms, batch, settings["penalty"])
     if known is not None:
         return known
-    n, whole = len(batch.x), (batch.x, batch.target, batch.mask, batch.offset, batch.noise_std)
+    n = len(batch.x)
     size, gradient, evaluations = min(part_size or n, n), 0, []
     for first in range(0, n, size):
         rows = slice(first, first + size)
-        part = whole if size == n else [t if t is None else t[rows] for t in whole]
-        x, target, mask, offset, noise_std = part
-        given = dict(target=target, mask=mask) | ({} if offset is None else {"offset": offset})
-        told = encoder if noise_std is None else partial(encoder, noise_std=noise_std)
-        evaluation = rule(dictionary, x, encoder=told, **given, **settings)
-        share, is_last = len(x) / n, rows.stop >= n
+        part = batch if size == n else batch.part(rows)
+        given = dict(target=part.target, mask=part.mask)
+        given |= {} if part.offset is None else {"offset": part.offset}
+        told = encoder
+        if part.noise_std is not None:
+            told = partial(encoder, noise_std=part.noise_std)
+        evaluation = rule(dictionary, part.x, encoder=told, **given, **settings)
+        share, is_last = len(part.x) / n, rows.stop >= n
         (term,) = torch.autograd.grad(evaluation.surrogate, atoms, retain_graph=not is_last)
         gradient = gradient + share * term
         surrogate, objective, *of_samples = evaluation

@@ -42,6 +42,10 @@ class Batch(NamedTuple):
     offset: Tensor | None = None
     noise_std: Tensor | None = None
 
+    def part(self, rows):
+        """Return some of the samples, without their keys."""
+        return Batch(None, *(t if t is None else t[rows] for t in self[1:]))
+
 
 class Indexed:
     """Numbered samples, batch by batch.

@@ -257,7 +257,7 @@ class GradientLearner(CallbackSupportMixin):
         """Train from the given rows; without training return them."""
         model = replace(model, decay=Decay.of(self.lambda_decay).over(run.n_updates))
         ended_by = "callback" if run.search_was_stopped else "search"
-        if run.interrupts.pending or not (run.n_updates or run.recorder.is_active):
+        if run.interrupts.pending or not run.trains:
             rows = model.project(rows.contiguous())
             outcome = Outcome(model, rows, run.losses, ended_by=ended_by)
             if run.interrupts.pending:

@@ -122,7 +122,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     loss, n_trials = "gaussian", 1
 
     def _transform_encoder(self):
-        """Return ``encoder(dictionary, x, mask=None)``, which maps rows of ``x`` to codes.
+        """Return the encoder, ``encoder(dictionary, x, mask=None, offset=None)``.
 
         It has to support masks if `_allows_nan` says so.
         """
@@ -186,9 +186,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         encoder = self._transform_encoder()
 
         def encode(x, mask, exposure):
-            offset = self._offset(x, exposure)
-            given = {} if offset is None else {"offset": offset}
-            codes = encoder(dictionary, x, mask=mask, **given)
+            codes = encoder(dictionary, x, mask=mask, offset=self._offset(x, exposure))
             if self.split_sign:
                 codes = torch.cat([codes.clamp_min(0), codes.neg().clamp_min(0)], dim=1)
             return codes
@@ -446,6 +444,4 @@ def codes_with_gradient(learner, X):  # -> x, codes
     """Return data as a tensor, and their signed codes, differentiable in the data."""
     rows, dictionary = learner._check_new_data(X)
     x = rows.x.to(dictionary.atoms.device, copy=True).requires_grad_()
-    offset = learner._offset(x)
-    given = {} if offset is None else {"offset": offset}
-    return x, learner._transform_encoder()(dictionary, x, **given)
+    return x, learner._transform_encoder()(dictionary, x, offset=learner._offset(x))

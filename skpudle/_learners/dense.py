@@ -110,8 +110,8 @@ def _held_out_deviance(model, rows, data, team, alpha):  # -> float
     atoms, intercept = model.parts(rows)
     some = slice(None, None, max(1, len(data.sample) // _JUDGES))
     samples = (t if t is None else t[some] for t in (data.sample, data.mask, data.offset))
-    options = dict(alpha=alpha, step_size=model.step(atoms), lambda_decay=model.decay(0))
-    encoder = partial(model.encoder.encode, **options)
+    options = dict(step_size=model.step(atoms), lambda_decay=model.decay(0))
+    encoder = model.encoder.at(alpha, **options)
     deviance = hidden_deviance(
         model.encoder.loss,
         lambda features: encoder,
@@ -218,12 +218,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _transform_encoder(self):
         self._validate_params()  # they may have been set since `fit`
-        return partial(
-            self._encoder().encode,
-            alpha=self.alpha_,
-            step_size=getattr(self, "step_size_", None),
-            lambda_decay=self.lambda_decay_,
-        )
+        options = dict(step_size=getattr(self, "step_size_", None), lambda_decay=self.lambda_decay_)
+        return self._encoder().at(self.alpha_, **options)
 
     def _read(self, X, y, *, known=False, exposure=None):  # -> Data
         device = resolve_device(self.device, X)
@@ -252,11 +248,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return Data(source, sample, mask, device, {}, offset)
 
     def _some_samples(self, data):  # -> Batch
-        some = slice(None, None, max(1, len(data.sample) // _SAMPLES))
-        x, mask, offset = (
-            t if t is None else t[some] for t in (data.sample, data.mask, data.offset)
-        )
-        return Batch(None, x, mask=mask, offset=offset)
+        samples = Batch(None, data.sample, mask=data.mask, offset=data.offset)
+        return samples.part(slice(None, None, max(1, len(data.sample) // _SAMPLES)))
 
     def _rule(self, name):
         rule, loss = GRADIENT_RULES[name], self._loss()
@@ -312,7 +305,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         model = replace(model, curvature=self._curvature_share * curvature)
         penalty = self._search_penalty(model, penalty, noise)
         model = replace(model, search_alpha=penalty)
-        if run.recorder.in_training():
+        if run.recorder.in_training:
             return model, rows(atoms)
         x = x if team is None else stabilised(self._loss(), data.sample, None, data.offset).x
         unit = unit_of(square)
@@ -330,7 +323,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         own = generator if run.team is None else run.team.own(generator)
         source = data.source.for_training(self._batch_size(), own, shuffle=True)
         # a named optimizer is for the training that follows
-        name = DenseLearner._optimizer_for(self, rows) if self.optimizer == "auto" else None
+        name = super()._optimizer_for(rows) if self.optimizer == "auto" else None
         trainer = Trainer(
             replace(model, rule=self._rule("dec")),
             self._make_optimizer(model, rows, name),
@@ -388,7 +381,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _search(self, x, data, model, atoms, penalty, unit, run, rows):
         """Return the model, and rows with the atoms of a search in stabilised data ``x``."""
-        if run.n_updates:
+        if run.trains:
             self._make_optimizer(model, atoms)  # refuses wrong parameters before the search
         problem = Problem(
             x if unit == 1 else x.double() / unit,

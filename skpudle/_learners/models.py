@@ -6,7 +6,7 @@ from the numbers that data and training decide.
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
 from numbers import Real
@@ -22,15 +22,20 @@ from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.callers import users_level
 from skpudle._training.messages import warn_of_step
 from skpudle.encoding import LearnedEncoder, default_step, encode
-from skpudle.lasso import converged_codes, warn_about_gaps
+from skpudle.lasso import converged_codes, lasso_gradient, warn_about_gaps
 from skpudle.losses import Gaussian
+from skpudle.omp import solve_omp
 from skpudle.operators import ConvDictionary, DenseDictionary, atom_norms, project_atoms
 from skpudle.search import conv_codes
 
 __all__ = [
+    "Converged",
     "Decay",
     "DenseModel",
     "Encoder",
+    "Learned",
+    "Pursuit",
+    "Unfolded",
     "as_arrays",
     "directions",
     "fixed_debias",
@@ -117,74 +122,179 @@ class Encoder:
     loss: object = Gaussian()
     debias: float = 0.0
 
-    def depth(self, alpha, lambda_decay):
-        """Return the number of iterations, None where the lasso is solved."""
-        if self.n_unfoldings != "auto":
-            return self.n_unfoldings
-        lasso = self.shrinkage == "soft" and lambda_decay == 1 and alpha > 0
-        lasso = lasso and isinstance(self.loss, Gaussian)
-        return None if lasso else _UNFOLDINGS
+    def at(self, alpha, *, step_size=None, lambda_decay=1.0, analysis=None, warn=False):
+        """Return the encoder with these numbers, `Converged` or `Unfolded`."""
+        n_unfoldings = self.n_unfoldings
+        if n_unfoldings == "auto":
+            lasso = self.shrinkage == "soft" and lambda_decay == 1 and alpha > 0
+            n_unfoldings = None if lasso and isinstance(self.loss, Gaussian) else _UNFOLDINGS
+        if n_unfoldings is None:
+            return Converged(alpha, self.positive_code, self.debias, warn)
+        return Unfolded(self, alpha, n_unfoldings, step_size, lambda_decay, analysis)
 
-    def encode(
-        self,
-        dictionary,
-        x,
-        *,
-        alpha,
-        step_size=None,
-        lambda_decay=1.0,
-        analysis=None,
-        mask=None,
-        offset=None,
-        warn=False,
-    ):
-        """Return codes; with ``warn`` warn of codes of the lasso that have not converged.
 
-        For the other arguments see `skpudle.encoding.encode`.
-        """
-        n_unfoldings = self.depth(alpha, lambda_decay)
-        if n_unfoldings is None and isinstance(dictionary, ConvDictionary):
-            options = dict(positive_code=self.positive_code, debias=self.debias, mask=mask)
-            codes, solved = conv_codes(dictionary, x, alpha=alpha, **options)
+@dataclass(frozen=True, eq=False)
+class Converged:
+    """Codes that solve the lasso, or the relaxed lasso.
+
+    Parameters
+    ----------
+    penalty : float
+        The penalty.
+    positive_code : bool, default=False
+        Whether codes are restricted to non-negative values.
+    debias : float, default=0.0
+        Share of the lasso's bias to remove.
+    warn : bool, default=False
+        Whether to certify codes, and warn of those that have not converged.
+    """
+
+    penalty: float
+    positive_code: bool = False
+    debias: float = 0.0
+    warn: bool = False
+
+    def __call__(self, dictionary, x, mask=None, offset=None):
+        """Return codes; there is no offset in least squares."""
+        options = dict(positive_code=self.positive_code, debias=self.debias, mask=mask)
+        if isinstance(dictionary, ConvDictionary):
+            codes, solved = conv_codes(dictionary, x, alpha=self.penalty, **options)
             if not solved.all():
                 warnings.warn(
                     f"The codes of {(~solved).sum()} of {len(solved)} images have not converged; "
-                    f"raise alpha, which is {alpha:.3g}, or pass a number of n_unfoldings.",
+                    f"raise alpha, which is {self.penalty:.3g}, or pass a number of n_unfoldings.",
                     ConvergenceWarning,
                     stacklevel=users_level(),
                 )
             return codes
-        if n_unfoldings is None:
-            options = dict(positive_code=self.positive_code, debias=self.debias, mask=mask)
-            codes, gaps = converged_codes(dictionary, x, alpha=alpha, certify=warn, **options)
-            if warn:
-                warn_about_gaps(gaps, category=ConvergenceWarning, stacklevel=users_level() - 1)
-            return codes
+        options |= dict(alpha=self.penalty, certify=self.warn)
+        codes, gaps = converged_codes(dictionary, x, **options)
+        if self.warn:
+            warn_about_gaps(gaps, category=ConvergenceWarning, stacklevel=users_level() - 1)
+        return codes
+
+    def gradient(self, atoms, x, mask=None, *, through_encoder):
+        """Return codes, losses and the derivative of their mean without a graph.
+
+        None where this is not possible; see `skpudle.lasso.lasso_gradient`.
+        """
+        if self.debias:
+            return None
+        options = dict(positive=self.positive_code, through_encoder=through_encoder, mask=mask)
+        return lasso_gradient(atoms, x, self.penalty, **options)
+
+
+@dataclass(frozen=True, eq=False)
+class Unfolded:
+    """Codes after some iterations.
+
+    Parameters
+    ----------
+    choice : Encoder
+        Shrinkage, sign, start and loss.
+    alpha : float or Tensor
+        Penalty or threshold.
+    n_unfoldings : int
+        Number of iterations.
+    step_size : float or Tensor, default=None
+        The step; None follows the dictionary.
+    lambda_decay : float, default=1.0
+        Factor of the penalty from one iteration to the next.
+    analysis : operator, default=None
+        See `skpudle.encoding.encode`.
+    """
+
+    choice: Encoder
+    alpha: float
+    n_unfoldings: int
+    step_size: float | None = None
+    lambda_decay: float = 1.0
+    analysis: object = None
+
+    def __call__(self, dictionary, x, mask=None, offset=None):
+        """Return codes."""
         return encode(
             dictionary,
             x,
-            alpha=alpha,
-            n_unfoldings=n_unfoldings,
-            step_size=step_size,
-            lambda_decay=lambda_decay,
-            shrinkage=self.shrinkage,
-            positive_code=self.positive_code,
-            initial_threshold=self.initial_threshold,
-            analysis=analysis,
+            alpha=self.alpha,
+            n_unfoldings=self.n_unfoldings,
+            step_size=self.step_size,
+            lambda_decay=self.lambda_decay,
+            shrinkage=self.choice.shrinkage,
+            positive_code=self.choice.positive_code,
+            initial_threshold=self.choice.initial_threshold,
+            analysis=self.analysis,
             mask=mask,
-            loss=self.loss,
+            loss=self.choice.loss,
             offset=offset,
         )
 
-    def penalty(self, alpha, lambda_decay):
-        """Return the penalty of the last unfolding; a hard threshold has none to differentiate."""
-        if self.shrinkage == "hard":
+    @property
+    def penalty(self):
+        """The penalty of the last unfolding; hard thresholds have none to differentiate."""
+        if self.choice.shrinkage == "hard":
             return 0.0
-        n_unfoldings = self.depth(alpha, lambda_decay)
-        return alpha if n_unfoldings is None else alpha * lambda_decay ** (n_unfoldings - 1)
+        return self.alpha * self.lambda_decay ** (self.n_unfoldings - 1)
 
 
-def _encode_beside_intercept(dictionary, x, *, encode, mask=None, offset=None):
+@dataclass(frozen=True, eq=False)
+class Pursuit:
+    """Codes of orthogonal matching pursuit.
+
+    Parameters
+    ----------
+    n_nonzero_coefs : int or None
+        Number of atoms for a sample; None is a tenth of the features.
+    tol : float or None
+        Squared norm of the residual at which to stop instead.
+    positive_code : bool, default=False
+        Whether codes are restricted to non-negative values.
+    """
+
+    n_nonzero_coefs: int | None
+    tol: float | None
+    positive_code: bool = False
+
+    def __call__(self, dictionary, x, mask=None, offset=None):
+        """Return codes; there is no offset in least squares."""
+        return solve_omp(
+            dictionary.atoms,
+            x,
+            n_nonzero_coefs=self.n_nonzero_coefs,
+            tol=self.tol,
+            positive=self.positive_code,
+            mask=mask,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """Codes of a trained encoder.
+
+    Parameters
+    ----------
+    learner : estimator
+        A fitted learner, see `learned_encoder`.
+    features : Tensor, default=None
+        Numbers of the features that are seen; None for all.
+    """
+
+    learner: object
+    features: Tensor | None = None
+
+    def __call__(self, dictionary, x, mask=None, offset=None):
+        """Return codes; there is no offset in least squares."""
+        if self.features is None:
+            return learned_encoder(self.learner, dictionary.atoms).encode(x, mask)
+        whole = learned_encoder(self.learner, to_tensor(self.learner.components_).to(x))
+        return whole.of_features(self.features).encode(x, mask)
+
+    def of_features(self, features):
+        """Return the encoder for some of the features."""
+        return replace(self, features=features)
+
+
+def _beside_intercept(dictionary, x, *, encode, mask=None, offset=None):
     """Return codes for atoms and an intercept, the last row, an atom whose code is always 1.
 
     (Its share of the penalty is a constant.)
@@ -304,12 +414,9 @@ class DenseModel:
         """Return the dictionary, its encoder and the penalty of an update."""
         decay = self.decay(update)
         options = dict(alpha=self.alpha, step_size=self.step_size, lambda_decay=decay)
-        encoder = partial(self.encoder.encode, **options)
-        if not isinstance(self.encoder.loss, Gaussian):
-            encoder = partial(_encode_beside_intercept, encode=encoder)
-        elif self.encoder.depth(self.alpha, decay) is None and not self.encoder.debias:
-            encoder.lasso = self.alpha, self.encoder.positive_code
-        return DenseDictionary(rows), encoder, self.encoder.penalty(self.alpha, decay)
+        encoder = self.encoder.at(**options)
+        codes = encoder if not self.n_constant_codes else partial(_beside_intercept, encode=encoder)
+        return DenseDictionary(rows), codes, encoder.penalty
 
     @property
     def n_constant_codes(self):
@@ -318,14 +425,15 @@ class DenseModel:
 
     def parts(self, rows):  # -> atoms (n_components, n_features), intercept (n_features,) or None
         """Return the atoms and the intercept in rows."""
-        return (rows, None) if isinstance(self.encoder.loss, Gaussian) else (rows[:-1], rows[-1])
+        return (rows[:-1], rows[-1]) if self.n_constant_codes else (rows, None)
 
     @property
     def project(self):  # a function of rows; the surrogate compiles projections that it knows
         """Return the nearest rows that satisfy the constraints; an intercept has none."""
         function = partial(project_atoms, atom_norm=self.atom_norm, positive=self.positive)
-        least_squares = isinstance(self.encoder.loss, Gaussian)
-        return function if least_squares else partial(_project_beside_intercept, project=function)
+        if not self.n_constant_codes:
+            return function
+        return partial(_project_beside_intercept, project=function)
 
     def replacements(self, rows, samples):
         """Return atoms for samples; missing entries, NaN, become zero."""

@@ -1,7 +1,6 @@
 """Dictionary learning by backpropagation through an unfolded sparse encoder."""
 
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from math import ceil
 from numbers import Integral, Real
 
@@ -12,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import to_tensor
 from skpudle._learners.dense import DenseLearner, refining_updates
-from skpudle._learners.models import Decay, Encoder, fixed_debias, learned_encoder
+from skpudle._learners.models import Decay, Encoder, Learned, Pursuit, fixed_debias, learned_encoder
 from skpudle._precision import training_mode
 from skpudle._training.team import current_team
 from skpudle.encoding import (
@@ -24,7 +23,6 @@ from skpudle.encoding import (
 )
 from skpudle.interoperability import penalty_of
 from skpudle.losses import LOSSES
-from skpudle.omp import solve_omp
 from skpudle.operators import DenseDictionary
 from skpudle.shrinkage import SHRINKAGES
 
@@ -103,234 +101,7 @@ def _check_learned_encoder(learner):
         )
 
 
-@dataclass(frozen=True)
-class _Learned:
-    """A trained encoder in the signature of the others.
-
-    Parameters
-    ----------
-    learner : estimator
-        A fitted learner, see `learned_encoder`.
-    features : Tensor, default=None
-        Numbers of the features that are seen; None for all.
-    """
-
-    learner: object
-    features: object = None
-
-    def __call__(self, dictionary, x, mask=None):
-        atoms = dictionary.atoms
-        if self.features is None:
-            return learned_encoder(self.learner, atoms).encode(x, mask)
-        whole = learned_encoder(self.learner, to_tensor(self.learner.components_).to(x))
-        return whole.of_features(self.features).encode(x, mask)
-
-    def of_features(self, features):
-        """Return the encoder for some of the features."""
-        return replace(self, features=features)
-
-
-def _pursue(dictionary, x, mask=None, **options):
-    return solve_omp(dictionary.atoms, x, mask=mask, **options)
-
-
-class _ExposedLearner(DenseLearner):
-    """A learner of rows with an exposure: a time, a volume, a number of words.
-
-    scikit-learn routes ``exposure`` through pipelines and searches: see its guide of metadata
-    routing.
-    """
-
-    @_fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
-    def fit(self, X, y=None, exposure=None):
-        """Learn a dictionary.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, Dataset or iterable of batches
-            Data of shape (n_samples, n_features), or an iterable of rows that can be iterated
-            again (a list is an array). Computations are in float32 for float32, otherwise in
-            float64. NaN marks missing entries, which are ignored. With ``loss="poisson"`` and
-            ``"binomial"`` also a sparse array, which becomes dense a batch at a time.
-        y : None
-            Ignored.
-        exposure : array-like of shape (n_samples,), default=None
-            With ``loss="poisson"``, factors of the expectations of each sample: times of
-            observation, volumes, or totals such as the lengths of texts, ``X.sum(axis=1)``. By
-            default 1 for all.
-
-        Returns
-        -------
-        self
-            The fitted estimator.
-
-        Raises
-        ------
-        ValueError
-            If the data or parameters are unfit, which leaves the estimator unchanged; or if
-            training diverges twice: it then holds the last finite dictionary.
-        TypeError
-            If ``X`` can be iterated only once.
-
-        Warns
-        -----
-        ConvergenceWarning
-            If ``max_iter`` is a number, and training ended before the objective had stalled; or if
-            training raised the objective above its value without a dictionary.
-        RuntimeWarning
-            If ``step_size`` is too large for the dictionary.
-        UserWarning
-            If named parameters have no effect in this fit, if there are fewer samples than atoms,
-            or features without a known value.
-        """
-        return self._fit(X, y, exposure=exposure)
-
-    @_fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
-    def partial_fit(self, X, y=None, exposure=None):
-        """Update the dictionary by one pass over the data, in their order.
-
-        The first call chooses the initial dictionary and ``alpha_``. The state of the optimiser
-        persists from call to call, also through pickling, and after `fit`, unless you change the
-        optimiser, or the shape of ``components_``. ``lambda_decay`` has its last value throughout.
-        Atoms that no code has used for ten samples per atom are replaced by the samples that were
-        reconstructed worst.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, Dataset or iterable of batches
-            Data as for `fit`, cut into batches of ``batch_size``.
-        y : None
-            Ignored.
-        exposure : array-like of shape (n_samples,), default=None
-            As for `fit`.
-
-        Returns
-        -------
-        self
-            The estimator.
-
-        Raises
-        ------
-        ValueError
-            If the data are unfit or have another number of features than before, which leaves the
-            estimator unchanged; or if training diverges twice.
-        """
-        return self._partial_fit(X, y, exposure=exposure)
-
-    def transform(self, X, exposure=None):
-        """Encode data with the learned dictionary.
-
-        Parameters
-        ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            Data, or a dataset, batches or a sparse array as for `fit`. NaN marks missing entries,
-            and the codes of a row are inferred from its known ones; `inverse_transform` then fills
-            the gaps.
-        exposure : array-like of shape (n_samples,), default=None
-            As for `fit`.
-
-        Returns
-        -------
-        ndarray or Tensor of shape (n_samples, n_features_out)
-            Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
-            ``split_sign=True`` positive parts come first, then negative parts.
-        """
-        return self._transform(X, exposure)
-
-    def transform_into(self, X, out, exposure=None):
-        """Encode data part by part, and write the codes into an array.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, dataset or iterable of batches
-            Data, as for `transform` or, of any size, as for `fit`.
-        out : array or Tensor of shape (n_samples, n_features_out)
-            Takes codes by ``out[first:last] = codes``: an array, a memory map or a tensor of
-            floating-point numbers.
-        exposure : array-like of shape (n_samples,), default=None
-            As for `fit`.
-
-        Returns
-        -------
-        array or Tensor
-            ``out``.
-
-        Raises
-        ------
-        TypeError
-            If ``out`` is no array of floating-point numbers.
-        ValueError
-            If it has another shape than the codes.
-        """
-        return self._transform_into(X, out, exposure)
-
-    def transform_sparse(self, X, exposure=None):
-        """Encode data part by part, and return only the codes that are not zero.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, dataset or iterable of batches
-            Data, as for `transform` or, of any size, as for `fit`.
-        exposure : array-like of shape (n_samples,), default=None
-            As for `fit`.
-
-        Returns
-        -------
-        scipy.sparse.csr_array of shape (n_samples, n_features_out)
-            Codes.
-        """
-        return self._transform_sparse(X, exposure)
-
-    def fit_transform(self, X, y=None, exposure=None):
-        """Learn a dictionary, and return the codes of the same data.
-
-        Parameters
-        ----------
-        X, y, exposure
-            As for `fit`.
-
-        Returns
-        -------
-        ndarray or Tensor of shape (n_samples, n_features_out)
-            Codes, as of `transform`.
-        """
-        given = {} if exposure is None else {"exposure": exposure}
-        return self.fit(X, y, **given).transform(X, **given)
-
-    def score(self, X, y=None, exposure=None):
-        """Return the explained share of the deviance of held-out features.
-
-        The columns are cut into ten fixed groups. Each is held out once for all rows, the codes are
-        inferred from the other columns, and predict the held-out entries. The error of
-        reconstruction always prefers the smallest alpha; this score has a maximum between too
-        small and too large penalties, so that ``GridSearchCV`` needs no ``scoring``. For data in
-        which a dictionary can be found its alpha is near the best one for denoising; with little
-        noise it is too large (up to 2 dB worse in our measurements): see
-        `skpudle.metrics.make_denoising_scorer`.
-
-        Parameters
-        ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            Data, or a dataset, batches or a sparse array as for `fit`.
-        y : None
-            Ignored.
-        exposure : array-like of shape (n_samples,), default=None
-            As for `fit`.
-
-        Returns
-        -------
-        float
-            Explained share of the deviance, pooled over all known entries, against the column
-            means (the mean rates times exposures); R^2 for ``loss="gaussian"``. At most 1, larger
-            is better, comparable across alpha. 0 for constant data. A single feature leaves
-            nothing to infer codes from: its score is the explained share of the reconstruction.
-        """
-        return self._score(X, exposure)
-
-
-class PUDLEDictionaryLearning(_ExposedLearner):
+class PUDLEDictionaryLearning(DenseLearner):
     r"""Dictionary learning by backpropagation through an unfolded sparse encoder (PUDLE).
 
     The encoder makes ``n_unfoldings`` iterations of (soft- or hard-) thresholded gradient descent;
@@ -729,6 +500,201 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         "split_sign": ["boolean"],
     }
 
+    # ------------------------------------------------------------------ fit, codes and score
+
+    # scikit-learn routes ``exposure`` through pipelines and searches, see its guide of metadata
+    # routing
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    @training_mode()
+    def fit(self, X, y=None, exposure=None):
+        """Learn a dictionary.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, Dataset or iterable of batches
+            Data of shape (n_samples, n_features), or an iterable of rows that can be iterated
+            again (a list is an array). Computations are in float32 for float32, otherwise in
+            float64. NaN marks missing entries, which are ignored. With ``loss="poisson"`` and
+            ``"binomial"`` also a sparse array, which becomes dense a batch at a time.
+        y : None
+            Ignored.
+        exposure : array-like of shape (n_samples,), default=None
+            With ``loss="poisson"``, factors of the expectations of each sample: times of
+            observation, volumes, or totals such as the lengths of texts, ``X.sum(axis=1)``. By
+            default 1 for all.
+
+        Returns
+        -------
+        self
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data or parameters are unfit, which leaves the estimator unchanged; or if
+            training diverges twice: it then holds the last finite dictionary.
+        TypeError
+            If ``X`` can be iterated only once.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If ``max_iter`` is a number, and training ended before the objective had stalled; or if
+            training raised the objective above its value without a dictionary.
+        RuntimeWarning
+            If ``step_size`` is too large for the dictionary.
+        UserWarning
+            If named parameters have no effect in this fit, if there are fewer samples than atoms,
+            or features without a known value.
+        """
+        return self._fit(X, y, exposure=exposure)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    @training_mode()
+    def partial_fit(self, X, y=None, exposure=None):
+        """Update the dictionary by one pass over the data, in their order.
+
+        The first call chooses the initial dictionary and ``alpha_``. The state of the optimiser
+        persists from call to call, also through pickling, and after `fit`, unless you change the
+        optimiser, or the shape of ``components_``. ``lambda_decay`` has its last value throughout.
+        Atoms that no code has used for ten samples per atom are replaced by the samples that were
+        reconstructed worst.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, Dataset or iterable of batches
+            Data as for `fit`, cut into batches of ``batch_size``.
+        y : None
+            Ignored.
+        exposure : array-like of shape (n_samples,), default=None
+            As for `fit`.
+
+        Returns
+        -------
+        self
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data are unfit or have another number of features than before, which leaves the
+            estimator unchanged; or if training diverges twice.
+        """
+        return self._partial_fit(X, y, exposure=exposure)
+
+    def transform(self, X, exposure=None):
+        """Encode data with the learned dictionary.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, or a dataset, batches or a sparse array as for `fit`. NaN marks missing entries,
+            and the codes of a row are inferred from its known ones; `inverse_transform` then fills
+            the gaps.
+        exposure : array-like of shape (n_samples,), default=None
+            As for `fit`.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_features_out)
+            Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
+            ``split_sign=True`` positive parts come first, then negative parts.
+        """
+        return self._transform(X, exposure)
+
+    def transform_into(self, X, out, exposure=None):
+        """Encode data part by part, and write the codes into an array.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, dataset or iterable of batches
+            Data, as for `transform` or, of any size, as for `fit`.
+        out : array or Tensor of shape (n_samples, n_features_out)
+            Takes codes by ``out[first:last] = codes``: an array, a memory map or a tensor of
+            floating-point numbers.
+        exposure : array-like of shape (n_samples,), default=None
+            As for `fit`.
+
+        Returns
+        -------
+        array or Tensor
+            ``out``.
+
+        Raises
+        ------
+        TypeError
+            If ``out`` is no array of floating-point numbers.
+        ValueError
+            If it has another shape than the codes.
+        """
+        return self._transform_into(X, out, exposure)
+
+    def transform_sparse(self, X, exposure=None):
+        """Encode data part by part, and return only the codes that are not zero.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, dataset or iterable of batches
+            Data, as for `transform` or, of any size, as for `fit`.
+        exposure : array-like of shape (n_samples,), default=None
+            As for `fit`.
+
+        Returns
+        -------
+        scipy.sparse.csr_array of shape (n_samples, n_features_out)
+            Codes.
+        """
+        return self._transform_sparse(X, exposure)
+
+    def fit_transform(self, X, y=None, exposure=None):
+        """Learn a dictionary, and return the codes of the same data.
+
+        Parameters
+        ----------
+        X, y, exposure
+            As for `fit`.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_features_out)
+            Codes, as of `transform`.
+        """
+        given = {} if exposure is None else {"exposure": exposure}
+        return self.fit(X, y, **given).transform(X, **given)
+
+    def score(self, X, y=None, exposure=None):
+        """Return the explained share of the deviance of held-out features.
+
+        The columns are cut into ten fixed groups. Each is held out once for all rows, the codes are
+        inferred from the other columns, and predict the held-out entries. The error of
+        reconstruction always prefers the smallest alpha; this score has a maximum between too
+        small and too large penalties, so that ``GridSearchCV`` needs no ``scoring``. For data in
+        which a dictionary can be found its alpha is near the best one for denoising; with little
+        noise it is too large (up to 2 dB worse in our measurements): see
+        `skpudle.metrics.make_denoising_scorer`.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, or a dataset, batches or a sparse array as for `fit`.
+        y : None
+            Ignored.
+        exposure : array-like of shape (n_samples,), default=None
+            As for `fit`.
+
+        Returns
+        -------
+        float
+            Explained share of the deviance, pooled over all known entries, against the column
+            means (the mean rates times exposures); R^2 for ``loss="gaussian"``. At most 1, larger
+            is better, comparable across alpha. 0 for constant data. A single feature leaves
+            nothing to infer codes from: its score is the explained share of the reconstruction.
+        """
+        return self._score(X, exposure)
+
+    # ------------------------------------------------------------------ plan of a fit
+
     def _check_parameters(self):
         if self.separate_atoms:
             _check_learned_encoder(self)
@@ -870,26 +836,17 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
         self._check_parameters()
         if self.transform_algorithm == "omp":
-            return partial(
-                _pursue,
-                n_nonzero_coefs=self.transform_n_nonzero_coefs,
-                tol=self.transform_tol,
-                positive=bool(self.positive_code),
-            )
+            limits = self.transform_n_nonzero_coefs, self.transform_tol
+            return Pursuit(*limits, bool(self.positive_code))
         if self.separate_atoms and self.transform_algorithm == "unfolded":
-            return _Learned(self)
+            return Learned(self)
         encoder = self._encoder()
         if self.debias == "auto":
             encoder = replace(encoder, debias=self.debias_)
         if self._converges():
             encoder = replace(encoder, n_unfoldings=None)
-        return partial(
-            encoder.encode,
-            alpha=penalty_of(self),
-            step_size=getattr(self, "step_size_", None),
-            lambda_decay=self.lambda_decay_,
-            warn=True,
-        )
+        options = dict(step_size=getattr(self, "step_size_", None), lambda_decay=self.lambda_decay_)
+        return encoder.at(penalty_of(self), **options, warn=True)
 
     def _learn_encoder(self, model, atoms, data, **options):  # -> model
         team, x, mask = current_team(), data.sample, data.mask
@@ -977,10 +934,6 @@ class PUDLEDictionaryLearning(_ExposedLearner):
         n_unfoldings = self._n_unfoldings
         affordable = _AUTO_OPERATIONS / (n_unfoldings * n_products * push)
         return max(_AUTO_UPDATES, min(_AUTO_EPOCHS * n_batches, int(affordable)))
-
-    @property
-    def _rule_name(self):
-        return "dec" if self._refines else self._gradient
 
     def _solves(self):
         """Return whether `fit` solves for codes, without unfoldings and their step."""

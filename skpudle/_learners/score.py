@@ -32,8 +32,7 @@ def hidden_deviance(loss, encoder_of, dictionary, offset_of):
     loss : object of `skpudle.losses`
         The loss.
     encoder_of : callable
-        Returns the encoder of some features: ``encoder(dictionary, x, mask=mask)``, with
-        ``offset=offset`` if there is one.
+        Returns the encoder of some features: ``encoder(dictionary, x, mask=mask, offset=offset)``.
     dictionary : DenseDictionary
         The dictionary.
     offset_of : callable
@@ -50,9 +49,11 @@ def hidden_deviance(loss, encoder_of, dictionary, offset_of):
             others = [*groups[:i], *groups[i + 1 :]] or [hidden]
             seen = torch.cat(others).sort().values
             visible = DenseDictionary(dictionary.atoms[:, seen])
-            given = {} if offset is None else {"offset": offset[..., seen]}
             codes = encoder_of(seen)(
-                visible, x[:, seen], mask=None if mask is None else mask[:, seen], **given
+                visible,
+                x[:, seen],
+                mask=None if mask is None else mask[:, seen],
+                offset=None if offset is None else offset[..., seen],
             )
             with own_precision():
                 natural = codes @ dictionary.atoms[:, hidden]

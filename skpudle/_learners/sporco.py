@@ -19,8 +19,8 @@ from skpudle._data.arrays import (
 )
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.dense import DICT_INIT, choose_atoms
+from skpudle._learners.models import Converged
 from skpudle._training.messages import warn_of_few_samples, warn_of_unused
-from skpudle.lasso import solve_lasso
 from skpudle.search import auto_alpha
 
 __all__ = ["SporcoDictionaryLearning"]
@@ -232,10 +232,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         }
 
     def _transform_encoder(self):
-        def encoder(dictionary, x, mask=None):
-            return solve_lasso(dictionary.atoms, x, self.alpha_, certify=False, mask=mask)[0]
-
-        return encoder
+        return Converged(self.alpha_)
 
     def _transform_device(self, X):
         return X.device if isinstance(X, torch.Tensor) else torch.device("cpu")

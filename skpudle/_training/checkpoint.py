@@ -429,6 +429,7 @@ class Recorder:
         self._stored = self._clock = None
         self.is_active = False  # whether there is a checkpoint to write
         self.ended_by = None  # cause of an early end of the resumed fit, if its rule still holds
+        self.in_training = False  # whether the file holds a fit after its search, or without one
         self.release = self._file.release
 
     def open(self, generator, team=None):
@@ -450,6 +451,7 @@ class Recorder:
         self.is_active = self._file.settings is not None
         if self._stored is not None:
             generator.manual_seed(self._stored["seed"])
+            self.in_training = "search" not in self._stored["shared"]
             if self._stored["rule"] == rule_of(self._estimator):
                 self.ended_by = self._stored["ended_by"]
 
@@ -504,10 +506,6 @@ class Recorder:
             state.check(problem, atoms)
         return state
 
-    def in_training(self):
-        """Return whether the file holds a fit after its search, or one without."""
-        return self._stored is not None and "search" not in self._stored["shared"]
-
     def begin(self, trainer, source, stopping):
         """Restore training from the file.
 
@@ -518,7 +516,7 @@ class Recorder:
         """
         if not self.is_active:
             return
-        if self.in_training():
+        if self.in_training:
             with named_checkpoint(self._file.name):
                 atoms = trainer.optimizer.atoms
                 state = self._stored["shared"] | self._stored["own"][self._file.rank]

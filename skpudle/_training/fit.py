@@ -12,6 +12,7 @@ A phase is a state that advances by epochs, until it is done. It has
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import inf
 
@@ -126,7 +127,7 @@ class Training:
         print_progress(self.name, self.trainer, max_iter, self.stopping.n_updates, *self._started)
 
 
-class FitRun:
+class FitRun(AbstractContextManager):
     """One call of `fit`: its hooks, and their data.
 
     As a context manager it holds the file of the checkpoint, against other fits, and tells
@@ -153,6 +154,8 @@ class FitRun:
         Samples to train on.
     n_updates, max_iter : int
         Largest numbers of updates and epochs of training; 0 if nothing trains.
+    trains : bool
+        Whether there is a trainer: something trains, or a checkpoint holds its state.
     losses : tuple of float
         Objective of each epoch before training.
     search_was_stopped : bool
@@ -164,9 +167,6 @@ class FitRun:
         self.given = {"estimator": learner, "X": X, "y": y}
         self.recorder = Recorder(learner)
         self.losses, self.search_was_stopped = (), False
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, kind, error, traceback):
         try:
@@ -200,6 +200,7 @@ class FitRun:
         n_batches = largest(count_batches(self.source))
         self.n_updates = largest(n_updates_of(n_batches, self.source.batch_size, data))
         self.max_iter = -(-self.n_updates // n_batches)
+        self.trains = self.n_updates > 0 or self.recorder.is_active
         # one task more, for the search
         self.root = self.learner._init_callback_context(max_subtasks=self.max_iter + 1)
         self.root.call_on_fit_task_begin(**self.given)

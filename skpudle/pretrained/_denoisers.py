@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from skpudle._data.arrays import resolve_device
 from skpudle._data.files import named_errors, replace_file
 from skpudle._data.images import check_sizes, sizes
+from skpudle._learners.convolutional.parameters import depth_of
 from skpudle._learners.convolutional.pudle import ConvPUDLEDictionaryLearning
 from skpudle._training.archive import read_arrays
 from skpudle.shrinkage import SHRINKAGES
@@ -128,7 +129,7 @@ def save_denoiser(learner, file):
     if learner.loss != "gaussian":
         raise ValueError(f"Files hold no baseline, which loss={learner.loss!r} has; pickle it.")
     values = {name: np.asarray(getattr(learner, name)) for name in _PARAMETERS}
-    depth = learner._encoder().n_unfoldings
+    depth = depth_of(learner)
     if depth is None:
         raise ValueError("Converged codes are no denoiser; set n_unfoldings, for example to 15.")
     values["n_unfoldings"] = np.asarray(depth)

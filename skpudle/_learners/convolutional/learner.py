@@ -103,7 +103,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     def _without_effect(self, data):
         yield from super()._without_effect(data)
-        yield from without_effect(self)
+        yield from without_effect(self, self._asks_for_training)
 
     def _encoder(self):
         options = depth_of(self), self.shrinkage, self.positive_code
@@ -266,7 +266,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             model, rows = self._model(parameters, *options)
             return replace(model, search_alpha=searched, size_path=size_path), rows
 
-        if not searches(self) or run is None or run.recorder.in_training():
+        if not searches(self) or run is None or run.recorder.in_training:
             return built(atoms)
         problem = self._problem(images, float(penalty) / noise_of(*given), given[1])
 

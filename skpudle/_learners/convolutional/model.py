@@ -292,9 +292,8 @@ class ConvNetwork:
             analysis = ConvDictionary(analysis[0], self.stride)
         encoder, decay = self.encoder, {"lambda_decay": self.lambda_decay}
         if synthesis is slope is None:
-            options = dict(alpha=alpha, step_size=step, analysis=analysis, mask=mask)
-            options["offset"] = self._intercept()
-            return encoder.encode(dictionary, x, **options, **decay)
+            unfold_or_solve = encoder.at(alpha, step_size=step, analysis=analysis, **decay)
+            return unfold_or_solve(dictionary, x, mask, self._intercept())
         step = as_scalars(default_step(dictionary) if step is None else step, atoms)
         how = encoder.n_unfoldings, step
         levels = threshold_levels(dictionary, alpha, *how, shrinkage=encoder.shrinkage, **decay)
@@ -368,7 +367,8 @@ class ConvModel:
     def network(self, rows, update):
         """Return the network of an update, on random grids, its encoder and the penalty."""
         decay, stride = self.decay(update), self.images.stride
-        penalty, options = self.encoder.penalty(self.alpha, decay), {"lambda_decay": decay}
+        options = {"lambda_decay": decay}
+        penalty = self.encoder.at(self.alpha, **options).penalty
         options["noise"] = Noise.of(self.images.noise_std)
         if any(self.images.margin):
             grids = [(0,) * len(stride)]

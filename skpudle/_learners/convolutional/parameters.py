@@ -99,10 +99,10 @@ def gradient_of(learner):
     return "dec" if depth_of(learner) is None else "ae-ls"
 
 
-def without_effect(learner):  # yields names, what would use them
-    """Yield parameters that have no effect in a fit, except those of training and stopping."""
+def without_effect(learner, asks_for_training):  # yields names, setting that would use them
+    """Yield parameters that have no effect in a fit, except for training and stopping."""
     if not trains(learner):
-        yield ("crop_size", "flip", "atom_norm"), learner._asks_for_training
+        yield ("crop_size", "flip", "atom_norm"), asks_for_training
     if learner.noise_std == 0:
         yield ("flip",), "noise_std"
     elif len(sizes(learner.atom_shape, 1)) == 1:
