@@ -24,7 +24,7 @@ import torch
 __all__ = ["SHRINKAGES", "shrinkage_function"]
 
 
-def _number(level):  # -> float; None for several levels, or one on a device
+def _number(level):  # -> float; None for several levels, or on a device, where the host would wait
     return level.item() if level.numel() == 1 and level.device.type == "cpu" else None
 
 
@@ -32,10 +32,6 @@ def _soft_(v, level, scratch=None, *, positive):
     number = _number(level)
     if positive:
         return v.sub_(level if number is None else number).clamp_min_(0)
-    if v.device.type != "cpu":  # the number of launches matters here, not of passes
-        if number is not None:
-            return torch._C._nn.softshrink(v, number, out=v)  # `torch.nn.functional` has no out
-        return v.sub_(torch.clamp(v, -level, level, out=scratch))
     if number is not None:  # clamping between numbers is several times as fast
         return v.sub_(torch.clamp(v, -number, number, out=scratch))
     clipped = torch.minimum(v, level, out=scratch)  # faster than a clamp between two tensors

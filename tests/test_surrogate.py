@@ -12,7 +12,7 @@ from skpudle.gradients import GRADIENT_RULES
 from skpudle.lasso import converged_codes
 from skpudle.metrics import dictionary_error
 from skpudle.operators import DenseDictionary, project_atoms
-from skpudle.optimizers import SurrogateOptimizer, _compiled
+from skpudle.optimizers import SurrogateOptimizer
 
 
 @pytest.fixture
@@ -104,8 +104,7 @@ def test_replaced_atoms_leave_no_trace_in_the_model(problem):
     assert (state["pull"][rows] == 0).all()
 
 
-@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "torch"])
-def test_batches_without_codes_leave_atoms_where_a_batch_with_codes_left_them(compiled, problem):
+def test_batches_without_codes_leave_atoms_where_a_batch_with_codes_left_them(problem):
     """The anchor weighs a use in the model, and no batch without one takes it away.
 
     The gradient through an encoder also pulls at atoms that no code uses in the end.
@@ -115,8 +114,7 @@ def test_batches_without_codes_leave_atoms_where_a_batch_with_codes_left_them(co
     codes[:, 2] = 0
     gradient = dec_gradient(atoms, codes, x)
     gradient[2] = 1e-3
-    project = project_atoms if compiled else (lambda atoms: project_atoms(atoms))
-    optimizer = SurrogateOptimizer(atoms, project, anchor=1e6)
+    optimizer = SurrogateOptimizer(atoms, project_atoms, anchor=1e6)
     optimizer.update(gradient, codes)
     before = optimizer.atoms.detach().clone()
     for small in (0.0, 1e-150):
@@ -211,38 +209,3 @@ def test_dec_with_converged_codes_has_no_gradient_through_the_encoder(positive, 
         evaluation = GRADIENT_RULES[rule](DenseDictionary(leaf), x, encoder=encoder, penalty=0.3)
         gradients.append(torch.autograd.grad(evaluation.surrogate, leaf)[0])
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("positive", [False, True], ids=["any sign", "positive"])
-@pytest.mark.parametrize("atom_norm", ["unit", "ball", None])
-def test_compiled_updates_are_those_of_torch(atom_norm, positive, dtype, problem):
-    """What is compiled knows projections that are made of `project_atoms`, and no others."""
-    atoms, codes, x = (t.to(dtype) for t in problem)
-    project = partial(project_atoms, atom_norm=atom_norm, positive=positive)
-    compiled = SurrogateOptimizer(atoms, project)
-    in_torch = SurrogateOptimizer(atoms, lambda atoms: project(atoms))
-    for rows in (slice(0, 3), slice(3, 25), slice(25, 50)):
-        now = in_torch.atoms.detach().clone()
-        gradient = dec_gradient(now, codes[rows], x[rows])
-        loss = (codes[rows] @ now - x[rows]).square().sum()
-        for optimizer in (compiled, in_torch):
-            optimizer.update(gradient, codes[rows], loss=loss)
-    assert (in_torch.atoms - atoms).abs().max() > 0.1
-    tolerance = dict(rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-12)
-    torch.testing.assert_close(compiled.atoms, in_torch.atoms, **tolerance)
-    for name, value in in_torch.state().items():
-        n = 25 if name in ("curvature", "pull") else 1  # sums over samples: as of one
-        torch.testing.assert_close(compiled.state()[name] / n, value / n, **tolerance)
-
-
-def test_a_compiled_projection_of_an_atom_without_positive_entries_is_an_axis():
-    """The nearest non-negative unit vector, as of `project_atoms`; nothing stays nothing."""
-    for atom in ([-1.0, -0.5, -2.0], [0.0, 0.0, 0.0], [-1.0, 0.5, 0.0], [0.3, 0.4, 0.0]):
-        for norm, atom_norm in enumerate((None, "ball", "unit")):
-            for positive in (False, True):
-                options = dict(atom_norm=atom_norm, positive=positive)
-                expected = project_atoms(torch.tensor([atom], dtype=torch.float64), **options)
-                found = np.array(atom)
-                _compiled.project(found, norm, positive)
-                np.testing.assert_allclose(found, expected[0], rtol=0, atol=1e-15)

@@ -31,18 +31,12 @@ TITLES = {
     "update-decay": "One update: penalties that decay",
     "update-T1000": "One update: 1000 unfoldings",
     "update-n512-p1024": "One update: 512 samples, 1024 atoms of 256 features",
-    "scale": "One update: exponents of time and memory",
     "choosing_search": "The penalty of the search",
     "transform-p256": "Lasso codes (solved exactly): 256 atoms",
     "transform-p1024": "Lasso codes (solved exactly): 1024 atoms",
-    "conv_update": "One update of a convolution: 16 crops of 129 x 129 pixels",
-    "denoise_time": "Denoising by the packaged dictionary, mean of all grids",
 }
 # Explanations of the rows, by the beginning of the file's name.
 NOTES = {
-    "callbacks": "The listener is a callback that hears of every epoch and does nothing. The cost "
-    "is the median over pairs of fits with the callback and without, give or take two standard "
-    "errors.",
     "choosing_alpha": "Of seven values of alpha, the one with the smallest error of denoising, "
     "and the one that a search with the default score picks. Errors are mean squares: the picked "
     "alphas' as multiples of the smallest error, the smallest as a multiple of the noise.",
@@ -51,24 +45,15 @@ NOTES = {
     "classifiers": "Seconds of ``PUDLEClassifier`` and ``supervision=0`` are processor time with "
     "one thread. All others, and rows with twice the penalty (a dictionary learner's default), are "
     "clock time with two threads.",
-    "conv_update": "``skpudle_adjoint`` is the encoder of this package, whose backward pass is "
-    "written out; ``torch_autograd`` the same network of torch's convolutions, differentiated by "
-    "torch. Both have the same gradient, as its norm shows.",
     "denoise_patches": "scikit-learn's dictionary and one of this package, learned from the same "
     "noisy patches, with orthogonal matching pursuit up to the error that the noise explains, and "
     "cosines with a hard threshold. Seconds are processor time, for both photographs.",
-    "denoise_time": "Images are cut into tiles. Where the image was also taken in one tile, the "
-    "last columns have the largest difference of a pixel and the memory.",
     "drop_in": "The image denoising example of scikit-learn's gallery (PSNR of the noisy half, on "
     "three pictures), its decomposition of faces, and codes of digits for logistic regression, "
     "with ``MiniBatchDictionaryLearning`` and ``PUDLEDictionaryLearning`` and the same arguments.",
-    "fit": "The lasso objective of held-out patches, with codes solved exactly for everybody. The "
-    "other columns are the seconds until a learner reached another one's last objective; empty "
-    "where it never did.",
     "inpainting": "Parts of pictures that come with scikit-learn (the first two) and scikit-image, "
     "without a share of their pixels: PSNR over the lost ones for a peak of 1, and seconds of the "
     "processor. ``skpudle`` is :func:`skpudle.images.inpaint` at its defaults.",
-    "missing_values": "Processor seconds, for complete data and with a mask.",
     "published_stability": "A step of ``dec`` holds codes constant; a step of ``ae-ls`` goes "
     "through the encoder. The error is the matched dictionary's, relative to the truth; the cosine "
     "is between the gradients of a batch and of all samples, at the start.",
@@ -77,13 +62,6 @@ NOTES = {
     "recovery": "Updates and seconds until the relative error of the atoms is below the number. "
     "Training starts at the true atoms with Gaussian noise of the given deviation in each entry. "
     "Rows are the thresholding, the gradient and the optimiser.",
-    "samples": "Everybody starts from the same samples as atoms, with the same penalty, batches "
-    "and number of passes. A true atom is found if a learned one has a coherence above 0.95 with "
-    "it; the relative error is the matched dictionary's. Means over the problems.",
-    "scale": "One size varies over two decades, the others stay at the base. Time and memory grow "
-    "like the size to the power given, fitted through all sizes and through the larger ones, "
-    "where the fixed cost of an update matters less. An update has n samples of m features and p "
-    "atoms.",
     "transform": "``batched`` is the solver in torch, ``compiled`` the one in numba. The gap is "
     "the largest duality gap of a sample, computed from its codes in float64; atoms in a code are "
     "counted on average.",
@@ -96,20 +74,13 @@ NOTES = {
 }
 # Names of columns on the page, where the file's name is not clear.
 COLUMNS = {
-    "give or take": "give or take (two standard errors)",
     "error over best": "its error, times the smallest",
     "loss in dB": "the same in dB",
     "by GCV": "error of the alpha by GCV, times the smallest",
     "by SURE": "error of the alpha by SURE, times the smallest",
     "best error over noise": "smallest error, times the noise",
-    "megabytes in one tile": "megabytes, in one tile",
     "largest gap": "largest duality gap",
     "mean support": "atoms in a code",
-    "seconds exponent": "power of time",
-    "seconds exponent upper decade": "power of time, upper decade",
-    "megabytes exponent": "power of memory",
-    "megabytes exponent upper decade": "power of memory, upper decade",
-    "seconds best": "best seconds",
     "sets": "random sets",
     "UNCLEAR": "unclear",
     "used": "ended in a right result",

@@ -13,10 +13,6 @@ from skpudle.encoding._steps import Steps
 
 __all__ = ["DenseSteps"]
 
-# Time of a launch on a device, in operations: 5 microseconds at 50 TFLOP/s (data sheets of
-# data-centre GPUs; not measured). A step without the Gram matrix, with its adjoint, has 8 launches
-# more.
-_LAUNCH, _MORE_LAUNCHES = 2.5e8, 8
 # Products with codes and derivatives that skip zeros take this share of the time of dense ones:
 # 0.35 to 0.4 for the codes of an update with n = 50, m = 1000, p = 1500 and decay, or n = 256,
 # m = 256, p = 512.
@@ -30,10 +26,8 @@ _GATHERED = 2**19
 def _gram(atoms):  # -> (n_components, n_components)
     """Return ``D^T D``; with a copied upper triangle, in 0.6 of the time for 1500 atoms."""
     gram = atoms.new_empty(len(atoms), len(atoms))
-    on_cpu = atoms.device.type == "cpu"
-    length = _ROWS_OF_GRAM if on_cpu else len(atoms)
-    for first in range(0, len(atoms), length):
-        rows = slice(first, first + length)
+    for first in range(0, len(atoms), _ROWS_OF_GRAM):
+        rows = slice(first, first + _ROWS_OF_GRAM)
         torch.mm(atoms[rows], atoms[: rows.stop].mT, out=gram[rows, : rows.stop])
         gram[:first, rows] = gram[rows, :first].mT
     return gram
@@ -66,19 +60,13 @@ class DenseSteps(Steps):
         others = (4 if adjoint else 2) * n_features
         share = _SPARSE if may_leave_out(x, len(x) * n_atoms * n_features) else 1
         self._saving = share * (direct - gram) + others  # for each sample
-        on_device = x.device.type != "cpu"
-        self._saving_launches = _LAUNCH * _MORE_LAUNCHES / n_atoms if on_device else 0.0
         # with an adjoint the matrix adds a product to the derivative in the atoms
         self._price = (4 if adjoint else 2) * n_features * n_atoms
         if mask is not None:
             self._price = float("inf")
         self._spent = 0
-        self._spend(n_steps * self._saving_of(len(x)))
+        self._spend(n_steps * len(x) * self._saving)
         self._spent = 0
-        self.in_one_product = on_device and self.transition is not None
-
-    def _saving_of(self, n_samples):
-        return n_samples * self._saving + self._saving_launches
 
     def _spend(self, price):
         self._spent += price
@@ -93,7 +81,7 @@ class DenseSteps(Steps):
             return (
                 self.correlation.clone() if out is None else out.copy_(self.correlation)
             ), self.x
-        self._spend(self._saving_of(len(z)))
+        self._spend(len(z) * self._saving)
         if self.transition is not None:
             pushed = multiply(self.correlation, z, self.transition, out=out)
             return (pushed.sub_(z) if apart else pushed), None
@@ -120,9 +108,7 @@ class DenseSteps(Steps):
 
     def few(self, indices):
         """Yield slices of samples with chosen atoms that fit into a cache."""
-        on_cpu = indices.device.type == "cpu"
-        entries = max(1, indices.shape[1] * self.atoms.shape[1])
-        length = max(1, _GATHERED // entries) if on_cpu else len(indices)
+        length = max(1, _GATHERED // max(1, indices.shape[1] * self.atoms.shape[1]))
         for first in range(0, len(indices), length):
             yield slice(first, first + length)
 
@@ -170,17 +156,9 @@ class DenseSums:
         steps, image = self.steps, self.add(u, z, residual)
         if z is None:
             return None
-        if image is None:
-            return self.transpose(u, out=out)
+        if image is None:  # through the Gram matrix
+            return multiply(None, u, steps.transition, out=out)
         return multiply_where(where, u, image * -steps.size, steps.atoms, out=out)
-
-    def transpose(self, u, *, out):  # through the Gram matrix
-        return multiply(None, u, self.steps.transition, out=out)
-
-    def add_rows(self, u, z):  # (n_iterations, n, n_components), as many or one less of codes
-        """Add steps through the Gram matrix; the first may start from zero, without codes."""
-        self._total += u.sum(0)
-        self._products.result.addmm_(u[len(u) - len(z) :].flatten(0, 1).mT, z.flatten(0, 1))
 
     def add(self, u, z, residual):  # -> M D u, of shape (n, n_features), or None
         """Add steps from the same ``z``; ``u`` is the sum of their derivatives.
@@ -205,9 +183,7 @@ class DenseSums:
         if self._products is None:
             products += products.mT.clone()
             self._size += (products * block).sum() / (2 * steps.size)  # - <P, G>
-            n_active = [indices.shape[1]] * len(indices)
-            if indices.device.type == "cpu":  # on a device the host would wait
-                products, indices, n_active = _active_first(products, indices)
+            products, indices, n_active = _active_first(products, indices)
             for rows in steps.few(indices):
                 first = slice(n_active[rows][-1])
                 chosen = indices[rows, first]

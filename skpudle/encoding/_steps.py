@@ -13,10 +13,7 @@ from torch import Tensor
 
 from skpudle.shrinkage import shrinkage_function
 
-__all__ = ["Iteration", "Iterations", "Steps", "Stretch", "Sums", "mask_by"]
-
-# Largest number of entries in one product on a device: 256 MiB in float32.
-_WAITING = 2**26
+__all__ = ["Iteration", "Iterations", "Steps", "Sums", "mask_by"]
 
 
 class Steps:
@@ -36,7 +33,6 @@ class Steps:
         1 where an entry of ``x`` is known, 0 where it is missing.
     """
 
-    in_one_product = False  # whether `Stretch` takes many iterations together
     t = 0  # the current iteration, which selects a layer
 
     def __init__(self, dictionary, analysis, x, size, *, mask=None):
@@ -127,42 +123,6 @@ class Iteration(NamedTuple):
         return sums.pull(u, self.z, self.residual, out=delta, where=where)
 
 
-class Stretch:
-    """Iterations one after the other through the Gram matrix, on a device.
-
-    Their codes lie next to each other in memory, and so do the derivatives on the way back. So one
-    product sums over all of them: on a device launches take the time, not passes over memory.
-    """
-
-    def __init__(self, start, z, codes):  # int, (n, n_components) or None, (n_iterations, n, ...)
-        self.start, self.z, self.codes = start, z, codes
-
-    def pull(self, delta, sums, level_gradient, scratch):
-        """Return the derivatives in the codes before all iterations."""
-        length = min(len(self.codes), max(1, _WAITING // delta.numel()))
-        for stop in range(len(self.codes), 0, -length):
-            first = max(stop - length, 0)
-            after = self.codes[first:stop]
-            u = torch.empty_like(after)
-            from_zero = first == 0 and self.z is None
-            for t in reversed(range(len(u))):
-                mask_by(after[t], delta, u[t])
-                if t or not from_zero:
-                    sums.transpose(u[t], out=delta)
-            if from_zero:
-                sums.add_rows(u, self.codes[: stop - 1])
-            elif first == 0:
-                sums.add_rows(u[:1], self.z[None])
-                sums.add_rows(u[1:], self.codes[: stop - 1])
-            else:
-                sums.add_rows(u, self.codes[first - 1 : stop - 1])
-            if level_gradient is not None:
-                by_atom = after.sign().mul_(u).sum(1)  # (n_iterations, n_components)
-                levels = level_gradient[self.start + first : self.start + stop]
-                levels -= by_atom.sum_to_size(levels.shape)
-        return delta
-
-
 class Iterations:
     """Steps and shrinkages in turn.
 
@@ -187,8 +147,6 @@ class Iterations:
 
     def run(self, z, start, stop, *, pushed=None):
         """Return the codes after the iterations; ``pushed`` is the first step, if known."""
-        if self.keep and self.steps.in_one_product:
-            return self._run_stretch(z, start, stop, pushed)
         given, spare = z, None
         for t in range(start, stop):
             self.steps.t = t
@@ -201,14 +159,4 @@ class Iterations:
             elif z is not given:  # two buffers in turn are enough
                 spare = z
             z, pushed = code, None
-        return z
-
-    def _run_stretch(self, z, start, stop, pushed):
-        correlation = self.steps.correlation
-        codes = correlation.new_empty(stop - start, *correlation.shape)
-        self.records.append(Stretch(start, z, codes))
-        self._scratch = torch.empty_like(correlation)
-        for code, level in zip(codes.unbind(), self.levels[start:stop].unbind(), strict=True):
-            v = self.steps.push(z, out=code)[0] if pushed is None else code.copy_(pushed[0])
-            z, pushed = self.shrink_(v, level, self._scratch), None
         return z

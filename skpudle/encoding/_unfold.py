@@ -2,7 +2,6 @@
 
 from functools import partial
 from math import isfinite
-from numbers import Real
 
 import torch
 
@@ -25,13 +24,16 @@ from skpudle.operators import ConvDictionary, ConvLayers, DenseDictionary
 
 __all__ = ["default_step", "encode", "threshold_levels", "unfold"]
 
+# Working sets pay on the CPU, from these operations of an iteration on (8 times what 20 calls of
+# torch take) and these unfoldings (with 20, soft codes took 1.1 times as long with a backward pass
+# and 1.3 times without). With 100 unfoldings and a backward pass, for n x m x p of 256 x 256 x 512,
+# 512 x 128 x 512, 256 x 256 x 1024, 512 x 256 x 1500 and 50 x 1000 x 1500, dense iterations took
+# 1.1, 1.5, 2.1, 1.6 and 2.1 times as long (soft shrinkage) and 3.5, 2.6, 6.6, 6.6 and 5.2 times
+# (hard shrinkage); without one 1.0 to 1.3 and 1.0 to 3.4 times; with 1000 unfoldings 7 to 41 times.
+# With falling levels, so that codes get denser again: 0.8 to 1.1 times (one thread, float32).
+_LEAST_OPERATIONS, _LEAST_UNFOLDINGS = 4e7, 32
 # Iterations that may pass before codes are sparse (measured where p = 1500 and p = 512: 7 to 16).
 _EARLY = 16
-# Least time of an iteration in working sets, in operations: 20 calls of torch.
-_CALLS = 5e6
-# The same on a device: 20 launches of 5 microseconds at 50 TFLOP/s (not measured). Also, each block
-# makes the host wait.
-_CALLS_ON_DEVICE = 5e9
 
 
 def _make_steps(dictionary, analysis, x, step, offset, *, loss, mask, n_steps, adjoint):
@@ -91,26 +93,23 @@ class _Unfolding(torch.autograd.Function):
         return atoms, analysis, x, by_level, step, delta, offset, None, None
 
 
-def _is_confined(path, dictionary, x, n_unfoldings, *, plain):
+def _is_confined(path, dictionary, x, levels, *, plain):
     """Return whether to confine iterations of sparse codes to working sets."""
     if path not in ("auto", "dense", "active"):
         raise ValueError(f"path is {path!r}. Pass 'auto', 'dense' or 'active'.")
-    if path == "active" and not plain:
+    possible = plain and x.device.type == "cpu"
+    if path == "active" and not possible:
         raise ValueError(
-            "path='active' is for least squares in a DenseDictionary without a mask and separate "
-            "atoms of the analysis. Use 'auto'."
+            "path='active' is for least squares on the CPU in a DenseDictionary without a mask and "
+            "separate atoms of the analysis. Use 'auto'."
         )
-    if path != "auto" or not plain:
+    if path != "auto" or not possible:
         return path == "active"
     n_components, n_features = dictionary.atoms.shape
-    calls = _CALLS if x.device.type == "cpu" else _CALLS_ON_DEVICE
     iteration = 2 * len(x) * n_components * min(n_components, 2 * n_features)
-    return n_unfoldings > _EARLY and n_components >= 128 and iteration > 8 * calls
-
-
-def _fall(levels):
-    """Return whether levels fall below half, so that codes get denser again."""
-    return levels.device.type == "cpu" and bool(levels[-1].sum() < levels[0].sum() / 2)
+    pays = len(levels) > _LEAST_UNFOLDINGS and n_components >= 128
+    pays = pays and iteration > _LEAST_OPERATIONS
+    return pays and bool(levels[-1].sum() >= levels[0].sum() / 2)
 
 
 def _are_few_constants(atoms, x, levels, *others):
@@ -151,8 +150,7 @@ def unfold(
         Data.
     levels : Tensor of shape (n_unfoldings, 1) or (n_unfoldings, n_components)
         Level of the shrinkage in each iteration, in units of the codes. Any shape that broadcasts
-        against codes will do, such as one level per sample. One number for all atoms may stay on
-        the CPU, which is faster for data on a device.
+        against codes will do, such as one level per sample.
     step : Tensor of shape () or None
         Step size. The encoder converges for steps below 2 over the squared spectral norm of the
         dictionary times the curvature of the loss. None is for a loss of unbounded curvature: each
@@ -176,7 +174,7 @@ def unfold(
     path : {"auto", "dense", "active"}, default="auto"
         Whether to confine iterations of sparse codes to working sets of atoms, which changes the
         speed only (see `skpudle.encoding._working_sets`). "auto" does so where it pays; "active" is
-        for least squares in a `DenseDictionary` without a mask and separate analysis.
+        for least squares on the CPU in a `DenseDictionary` without a mask and separate analysis.
 
     Returns
     -------
@@ -197,20 +195,17 @@ def unfold(
     if not len(levels):
         raise ValueError("There are no unfoldings, and so no codes. Pass at least one level.")
     plain = isinstance(dictionary, DenseDictionary) and mask is analysis is loss is None
-    sparse = _is_confined(path, dictionary, x, len(levels), plain=plain)
+    sparse = _is_confined(path, dictionary, x, levels, plain=plain)
     given = dictionary.atoms, x, levels, step, initial
     if plain and path == "auto" and _are_few_constants(*given):
         return unfold_few(*given, shrinkage=shrinkage, positive=positive_code)
-    n_steps = min(_EARLY, len(levels)) if sparse and not _fall(levels) else len(levels)
-    if sparse:
-        levels = levels.to(x.device)
     make_steps = partial(
         _make_steps,
         dictionary.detach(),
         None if analysis is None else analysis.detach(),
         loss=loss,
         mask=mask,
-        n_steps=n_steps,
+        n_steps=min(_EARLY, len(levels)) if sparse else len(levels),
     )
     return _Unfolding.apply(
         dictionary.atoms,
@@ -253,16 +248,12 @@ def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0,
         The levels, with as many trailing axes of length 1 as codes have positions.
     """
     atoms = dictionary.atoms
-    return _levels(atoms, atoms.ndim - 2, alpha, n_unfoldings, step, lambda_decay, shrinkage)
-
-
-def _levels(like, n_axes, alpha, n_unfoldings, step, lambda_decay, shrinkage):
-    alpha = as_scalars(alpha, like)
-    levels = alpha.reshape(-1, alpha.shape[-1] if alpha.ndim else 1, *[1] * n_axes)
+    alpha = as_scalars(alpha, atoms)
+    levels = alpha.reshape(-1, alpha.shape[-1] if alpha.ndim else 1, *[1] * (atoms.ndim - 2))
     levels = levels.expand(int(n_unfoldings), *levels.shape[1:])
     if shrinkage == "hard":
         return levels
-    unfolding = torch.arange(n_unfoldings, dtype=like.dtype, device=like.device)
+    unfolding = torch.arange(n_unfoldings, dtype=atoms.dtype, device=atoms.device)
     decay = torch.pow(float(lambda_decay), unfolding)
     levels = levels if step is None else levels * step
     return decay.reshape(-1, *[1] * (levels.ndim - 1)) * levels
@@ -300,25 +291,6 @@ def _largest_of(correlation, threshold, positive):
     if positive:
         small |= correlation.detach() < 0
     return correlation.masked_fill(small, 0)
-
-
-def _levels_and_unit(atoms, alpha, n_unfoldings, step_size, step, *, plain, **how):
-    """Return levels, and the unit of codes for them, None for 1.
-
-    A device shrinks by a number on the host in one launch. In units of ``alpha * step`` the host
-    knows every level, and codes scale: ``encode(c x, c alpha) = c encode(x, alpha)``. So levels
-    stay on the CPU, unless alpha is a tensor, the step is differentiated, or the loss is not least
-    squares.
-    """
-    n_axes, unit = atoms.ndim - 2, None
-    learned = isinstance(step_size, torch.Tensor) and step_size.requires_grad
-    known = plain and isinstance(alpha, Real) and alpha > 0 and not learned
-    if atoms.device.type == "cpu" or not known:
-        return _levels(atoms, n_axes, alpha, n_unfoldings, step, **how), unit
-    if how["shrinkage"] == "soft" and not isinstance(step_size, Real):
-        alpha, step_size, unit = 1.0, 1.0, alpha * step_size
-    like = torch.empty(0, dtype=atoms.dtype, device="cpu")
-    return _levels(like, n_axes, alpha, n_unfoldings, step_size, **how), unit
 
 
 @in_own_precision
@@ -400,10 +372,8 @@ def encode(
     if step_size is None:
         step_size = default_step(dictionary, loss)
     step = None if step_size is None else as_scalars(step_size, x)
-    plain = offset is None and (loss is None or isinstance(loss, Gaussian))
-    how = dict(lambda_decay=lambda_decay, shrinkage=shrinkage)
-    levels, unit = _levels_and_unit(
-        dictionary.atoms, alpha, n_unfoldings, step_size, step, plain=plain, **how
+    levels = threshold_levels(
+        dictionary, alpha, n_unfoldings, step, lambda_decay=lambda_decay, shrinkage=shrinkage
     )
     initial = None
     if initial_threshold is not None:
@@ -411,9 +381,7 @@ def encode(
         residual = residual if mask is None else residual * mask
         correlation = (analysis or dictionary).analysis(residual)
         initial = _largest_of(correlation, initial_threshold, positive_code)
-    if unit is not None:
-        x, initial = x / unit, initial if initial is None else initial / unit
-    codes = unfold(
+    return unfold(
         dictionary,
         x,
         levels,
@@ -426,4 +394,3 @@ def encode(
         loss=loss,
         offset=offset,
     )
-    return codes if unit is None else codes * unit

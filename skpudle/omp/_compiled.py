@@ -20,7 +20,7 @@ _RUN = 32
 
 
 def _largest(c, positive, tie, peaks):
-    """Return the first atom with the largest correlation, up to a share ``tie``.
+    """Return the first atom with the largest correlation, up to a share ``tie``; -1 if it is 0.
 
     The length of ``c`` is a multiple of the length of a run. Four independent maxima take half the
     time of one (50 instead of 100 ns for 256 atoms).
@@ -36,6 +36,8 @@ def _largest(c, positive, tie, peaks):
             peak2, peak3 = max(peak2, c2), max(peak3, c3)
         peaks[run] = max(max(peak0, peak1), max(peak2, peak3))
         best = max(best, peaks[run])
+    if best == 0.0:
+        return -1
     least = (1 - tie) * best
     run = 0
     while peaks[run] < least:
@@ -175,6 +177,8 @@ def _solve_rows(atoms, gram, mask, energy, tol, room, max_iter, positive, resolu
             if k == room or not left > tol[row] or not left < np.inf:
                 break
             new = _largest(c, positive, tie, peaks)
+            if new < 0:
+                break
             _correlate(atoms, gram, seen, new, directions[k])
             square = directions[k, new]
             if not (c[new] * c[new] > resolution * square * energy[row]):

@@ -4,7 +4,6 @@ from numbers import Integral
 
 import torch
 
-from skpudle.optimizers._compiled import is_small, known_projection, update_small
 from skpudle.optimizers._gradient import Optimizer, check_load, kinds, misfit_of, row_major
 
 __all__ = ["SurrogateOptimizer"]
@@ -61,7 +60,6 @@ class SurrogateOptimizer(Optimizer):
         self.atoms = torch.nn.Parameter(row_major(project(atoms.contiguous())))
         self._project, self._forgetting, self._anchor = project, forgetting, anchor
         self._n_inner, self._per_curvature = n_inner, 1 / curvature
-        self._known_projection = known_projection(project)
         self._curvature = self._pull = None
         self._n_updates = 0
         self._n_samples = self.atoms.new_zeros(())
@@ -80,9 +78,6 @@ class SurrogateOptimizer(Optimizer):
         if self._curvature is None:
             self._curvature = atoms.new_zeros(len(atoms), len(atoms))
             self._pull = torch.zeros_like(atoms)
-        if total is None and self._is_small(gradient, codes):
-            self._update_small(gradient, codes, loss)
-            return
         n_samples, n_used = codes.new_full((), len(codes)), (codes != 0).sum()
         energy = codes.square().sum()
         curvature = None
@@ -102,25 +97,6 @@ class SurrogateOptimizer(Optimizer):
             self._pull.addmm_(curvature, atoms)
         one_use = (self._uses[0] / self._uses[1]).nan_to_num(0.0)  # 0 without uses
         atoms.copy_(self._minimize(atoms, self._anchor * one_use))
-
-    def _is_small(self, gradient, codes):
-        known = self._known_projection is not None and gradient.dtype == codes.dtype
-        return known and is_small(gradient, codes, self._n_inner)
-
-    def _update_small(self, gradient, codes, loss):
-        update_small(
-            gradient,
-            codes,
-            float(self._age(len(codes), loss)),
-            per_curvature=self._per_curvature,
-            anchor=float(self._anchor),
-            n_inner=int(self._n_inner),
-            projection=self._known_projection,
-            uses=self._uses,
-            curvature=self._curvature,
-            pull=self._pull,
-            atoms=self.atoms.detach(),
-        )
 
     def _age(self, n_samples, loss):
         """Return the share of the sums to keep; small batches keep more."""

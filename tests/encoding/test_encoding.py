@@ -526,6 +526,7 @@ def test_numbers_and_tensors_become_scalars_of_the_dtype_of_the_data():
     assert as_scalars(per_atom, x).requires_grad
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("per_atom", [False, True], ids=["one level", "levels of atoms"])
 @pytest.mark.parametrize("n_samples", [1, 5])

@@ -172,6 +172,7 @@ def test_gradient_is_that_of_the_definition(rule, n_unfoldings, masked, options,
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.uncompiled
 def test_problems_of_these_tests_undo_iterations(generator):
     """Codes of some samples stay where they were, and go on after that."""
     atoms, x, offset = make_problem(generator, Poisson())
@@ -181,6 +182,7 @@ def test_problems_of_these_tests_undo_iterations(generator):
     assert (~stays[-5:]).any(0).all()
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("size", [None, 0.02], ids=["looked for", "given"])
 def test_derivatives_in_levels_and_step(size, loss, generator):
     atoms, x, offset = make_problem(generator, loss)
@@ -210,6 +212,7 @@ def test_derivatives_in_levels_and_step(size, loss, generator):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.uncompiled
 def test_gradcheck(loss, generator):
     """In all inputs at once, next to no kink, from initial codes and with separate analysis."""
     atoms, x, offset = make_problem(generator, loss, (3, 4, 5))
@@ -349,6 +352,7 @@ def test_codes_of_counts_are_those_of_a_general_minimiser(generator):
         np.testing.assert_allclose(code, found[:8] - found[8:], rtol=0, atol=1e-5)
 
 
+@pytest.mark.uncompiled
 def test_a_sample_does_not_depend_on_its_neighbours(loss, generator):
     """Steps are looked for by every sample for itself."""
     atoms, x, offset = make_problem(generator, loss)

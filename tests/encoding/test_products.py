@@ -38,6 +38,7 @@ def test_products_are_those_of_torch(factors, share, dtype, layout):
     torch.testing.assert_close(plus, expected)
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 0.9])
 def test_products_are_computed_where_they_are_asked_for(factors, share):
     left, pattern, right = factors(share)  # (N, COLUMNS), (N, INNER), (INNER, COLUMNS)
@@ -47,6 +48,7 @@ def test_products_are_computed_where_they_are_asked_for(factors, share):
     torch.testing.assert_close(multiply_where(None, plus, left, right), expected)
 
 
+@pytest.mark.uncompiled
 def test_nan_is_not_zero(factors):
     plus, left, right = factors(0.05)
     left[3, 5] = torch.nan

@@ -209,7 +209,8 @@ def test_working_sets_are_in_use(shrinkage, lambda_decay):
     assert small.working_sets("active")
     assert not small.working_sets("auto")
     large = Problem(n_samples=64, n_features=256, n_components=1024, n_unfoldings=80, **options)
-    assert large.working_sets("auto")
+    get_denser = lambda_decay < 1 and shrinkage == "soft"
+    assert bool(large.working_sets("auto")) != get_denser
 
 
 @pytest.mark.parametrize("shrinkage", ["soft", "hard"])

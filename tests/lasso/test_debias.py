@@ -50,6 +50,7 @@ def towards_least_squares(atoms, x, z):
     return z
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("positive", [False, True])
 def test_codes_go_to_least_squares_as_slow_loops_do(generator, solver, positive, masked):
@@ -98,6 +99,7 @@ def test_a_penalty_for_each_atom_chooses_supports_only(generator, solver):
     assert float(gaps.max()) < 1e-9
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_path_is_the_solutions_one_by_one(generator, solver, masked):
     atoms, x, _ = make_problem(generator)

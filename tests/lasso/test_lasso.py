@@ -99,6 +99,7 @@ def coordinate_descent(atoms, x, alpha, positive=False):
 # What the codes are.
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize(("m", "p"), [(12, 40), (30, 20), (7, 100), (1, 3), (5, 1)])
 def test_codes_agree_with_coordinate_descent(generator, solver, m, p, positive):
@@ -110,6 +111,7 @@ def test_codes_agree_with_coordinate_descent(generator, solver, m, p, positive):
     assert gaps.max() < 1e-12
 
 
+@pytest.mark.uncompiled
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     n=st.integers(1, 6),
@@ -243,6 +245,7 @@ def test_a_penalty_for_each_atom_scales_atom_and_code(generator, solver):
     torch.testing.assert_close(penalties * codes, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.uncompiled
 def test_of_parallel_atoms_the_longest_or_the_first_is_used(generator, solver):
     atoms, x, alpha = make_problem(generator, p=10)
     codes, _ = solve_lasso(atoms, x, alpha, solver=solver)
@@ -255,6 +258,7 @@ def test_of_parallel_atoms_the_longest_or_the_first_is_used(generator, solver):
     assert not again[:, 23:].any()
 
 
+@pytest.mark.uncompiled
 def test_zero_data_zero_atoms_and_large_penalties_have_zero_codes(generator, solver):
     atoms, x, _ = make_problem(generator)
     largest = (x @ atoms.mT).abs().amax(1)
@@ -282,6 +286,7 @@ def test_large_supports_and_data_reached_exactly(generator, solver):
     assert (x - codes @ atoms).abs().max() < 1e-4
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("positive", [False, True])
 def test_float32_is_certified_and_is_the_rounded_solution(generator, solver, device, positive):
     if device == "cuda" and solver == "compiled":
@@ -311,6 +316,7 @@ def test_one_thread_and_several_agree(generator):
 # Missing entries.
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("penalties", ["one", "one each"])
 @pytest.mark.parametrize("positive", [False, True])
 def test_masked_codes_are_those_of_the_known_entries(generator, solver, positive, penalties):

@@ -52,6 +52,7 @@ def mask(request, problem, generator):
     return known.double()
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("positive", [False, True], ids=["any sign", "positive"])
 @pytest.mark.parametrize("rule", ["dec", "ae-lasso", "ae-ls"])
 def test_it_is_that_of_autograd_with_the_same_evaluation(rule, positive, problem, mask):
@@ -73,12 +74,14 @@ def test_float32_has_its_dtype_and_the_digits_of_it(rule, problem):
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.uncompiled
 def test_zero_codes_have_zero_gradient(problem):
     gradient, evaluation = by_a_learner("ae-ls", *problem, False, alpha=1e3)
     assert not gradient.any()
     assert not evaluation.codes.any()
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("atom", [0.0, 2.0], ids=["a zero atom", "a parallel atom"])
 def test_atoms_that_depend_on_each_other_are_left_to_others(atom, problem):
     atoms, x = problem
@@ -86,6 +89,7 @@ def test_atoms_that_depend_on_each_other_are_left_to_others(atom, problem):
     assert lasso_gradient(atoms, x, ALPHA, through_encoder=True) is None
 
 
+@pytest.mark.uncompiled
 def test_so_are_supports_without_an_inverse(problem):
     plane = problem[0][:3, :2]
     gram = np.asarray(plane @ plane.mT)

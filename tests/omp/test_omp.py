@@ -101,6 +101,7 @@ def scikit_learn_codes(atoms, x, **stop):
 # What the codes are.
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize("stop", STOPS, ids=str)
 @pytest.mark.parametrize(("m", "p"), [(12, 40), (30, 20), (7, 100), (1, 3), (5, 5)])
@@ -231,6 +232,7 @@ def test_as_many_positive_atoms_as_wanted_are_non_negative_least_squares(generat
     np.testing.assert_allclose(codes.numpy(), expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("stop", [{"n_nonzero_coefs": 12}, {"tol": 0.03}], ids=str)
 def test_positive_atoms_that_stand_for_others_leave_again(generator, solver, stop):
     atoms, x = bumps(generator)
@@ -244,6 +246,7 @@ def test_positive_atoms_that_stand_for_others_leave_again(generator, solver, sto
 # Dictionaries that are not well posed.
 
 
+@pytest.mark.uncompiled
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(
     n=st.integers(1, 6),
@@ -280,6 +283,7 @@ def test_every_problem_is_solved_the_same_by_both_solvers(n, m, p, kind, stop, p
     torch.testing.assert_close(errors[0], errors[1], rtol=0, atol=1e-7)
 
 
+@pytest.mark.uncompiled
 def test_repeated_and_zero_atoms_are_never_needed(generator, solver):
     atoms, x = make_problem(generator, 20, 8, 10)
     zero = torch.zeros(3, 8, dtype=torch.float64)
@@ -315,6 +319,7 @@ def test_zero_atoms_only_and_zero_samples_have_zero_codes(generator, solver, pos
         assert (codes == 0).all()
 
 
+@pytest.mark.uncompiled
 def test_positive_codes_of_samples_opposite_to_all_atoms_are_zero(generator, solver):
     atoms = torch.rand(7, 5, generator=generator, dtype=torch.float64)
     x = -torch.rand(4, 5, generator=generator, dtype=torch.float64)
@@ -355,6 +360,7 @@ def test_rows_of_any_size_have_codes_of_it_to_the_bit(options, positive, generat
                 assert torch.equal(found, size * expected[0])
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_no_code_is_a_number_where_an_atom_is_none(generator, solver, bad, masked):
@@ -384,6 +390,7 @@ def test_a_sample_that_is_not_finite_has_no_code_and_leaves_the_others_theirs(
 # Parts of features.
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize("stop", STOPS, ids=str)
 def test_a_mask_leaves_features_out_of_data_and_atoms(generator, solver, stop, positive):

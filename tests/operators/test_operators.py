@@ -17,6 +17,7 @@ from skpudle.operators import (
     atom_norms,
     project_atoms,
 )
+from skpudle.operators._krylov_compiled import krylov_estimate
 
 CONVOLUTIONS = {  # shape of the atoms, stride, shape of a sample
     "1-D": ((3, 1, 4), 1, (1, 9)),
@@ -240,6 +241,14 @@ def test_bound_of_large_dictionaries_for_spectra_that_are_hard(spectrum, k, gene
     rotation = torch.linalg.qr(normal(generator, k, k)).Q
     atoms = (rotation * values.sqrt()) @ torch.linalg.qr(normal(generator, k, k)).Q
     assert 0.98 <= DenseDictionary(atoms).squared_norm_bound() <= 1.03
+
+
+@pytest.mark.uncompiled
+@pytest.mark.parametrize("depth", [5, 9])  # the space has no more dimensions than there are atoms
+def test_a_krylov_space_of_all_dimensions_has_the_largest_eigenvalue(depth, generator):
+    atoms = torch.randn(5, 7, generator=generator, dtype=torch.float64)
+    found = krylov_estimate(atoms, float(atoms.abs().max()), depth) * atoms.abs().max() ** 2
+    torch.testing.assert_close(found, torch.linalg.matrix_norm(atoms, 2) ** 2)
 
 
 def test_steps_of_half_the_norm_lower_the_objective(generator):

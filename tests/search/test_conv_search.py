@@ -32,6 +32,7 @@ def solved(problem, atoms):
     return problem.epoch(atoms, problem.no_codes(), effort=(100, 100), tolerance=1e-9)
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("shapes", SHAPES)
 @pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
@@ -59,6 +60,7 @@ def test_atoms_of_any_norm_have_the_codes_of_the_encoder(shapes, generator):
     torch.testing.assert_close(codes, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("shapes", SHAPES)
 @pytest.mark.parametrize("masked", [False, True])
 def test_better_atoms_lower_the_objective_of_the_same_codes(shapes, masked, generator):
@@ -103,6 +105,7 @@ def dense(problem, codes, n_atoms):
     return z.unflatten(1, (n_atoms, *problem.positions))
 
 
+@pytest.mark.uncompiled
 def test_directions_are_those_of_the_largest_second_moment(generator):
     problem, atoms = problem_of(generator, SHAPES[1])
     epoch = solved(problem, atoms)
@@ -120,16 +123,17 @@ def test_directions_are_those_of_the_largest_second_moment(generator):
         assert float(direction[k].flatten() @ atom) == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.uncompiled
 def test_an_atom_costs_what_solving_without_it_does_or_what_nothing_in_its_place_does(generator):
     """An estimate from few replacements is between these; the latter is half of the squared codes.
 
     Users are far apart and fewer than are asked.
     """
     atoms = project_atoms(draw(generator, 4, 1, 1, 8))
-    z = torch.zeros(6, 4, 1, 113, dtype=torch.float64)
+    z = torch.zeros(4, 4, 1, 53, dtype=torch.float64)
     for image in z:
-        image[:, 0, 20::30] = 1 + draw(generator, 4, 4).abs()
-    x = ConvDictionary(atoms).synthesis(z) + 0.01 * draw(generator, 6, 1, 1, 120)
+        image[:, 0, 15::25] = 1 + draw(generator, 4, 2).abs()
+    x = ConvDictionary(atoms).synthesis(z) + 0.01 * draw(generator, 4, 1, 1, 60)
     problem = ConvProblem(x, (1, 8), (1, 1), 0.1)
     epoch = solved(problem, atoms)
     before, codes = epoch._residual.copy(), dense(problem, epoch.codes, 4)
@@ -142,6 +146,7 @@ def test_an_atom_costs_what_solving_without_it_does_or_what_nothing_in_its_place
         assert without * 0.9 < float(cost[k]) < nothing * (1 + 1e-6)
 
 
+@pytest.mark.uncompiled
 def test_an_atom_beside_its_shape_moves_to_it(generator):
     """Atoms that are cut off at one side go on beyond it in their users' residuals."""
     shape = project_atoms(torch.hann_window(12, dtype=torch.float64)[None, None, None])
