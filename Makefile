@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 PYTEST_ARGS ?=
+LOOPS := encoding lasso omp operators search
 
 BIN := $(VENV)/bin
 
@@ -28,7 +29,7 @@ test: $(VENV)/installed-test ## Run the tests and report coverage (PYTEST_ARGS="
 		-n $(WORKERS) --cov --cov-append --cov-report=term $(PYTEST_ARGS) && exit $$uncompiled
 
 test-uncompiled: $(VENV)/installed-test ## Run the tests of compiled loops as plain Python
-	NUMBA_DISABLE_JIT=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest \
+	NUMBA_DISABLE_JIT=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(LOOPS:%=tests/%) \
 		-n $(WORKERS) -m uncompiled --cov --cov-report= --cov-fail-under=0
 
 lint: $(VENV)/installed-lint ## Check rules and format with ruff
