@@ -369,8 +369,8 @@ NAMES = {NOODLDictionaryLearning: "threshold"}  # of what is alpha_
 OF_TRAINING = {
     "C", "batch_size", "class_weight", "device", "dict_init", "early_stopping", "gradient",
     "learning_rate", "max_iter", "n_components", "n_iter_no_change", "optimizer",
-    "optimizer_params", "options", "positive_dict", "random_state", "supervision", "tol",
-    "validation_fraction", "verbose",
+    "optimizer_params", "options", "positive_dict", "random_state", "separate_atoms",
+    "supervision", "tol", "validation_fraction", "verbose",
 }  # fmt: skip
 
 

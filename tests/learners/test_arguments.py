@@ -87,6 +87,7 @@ METHODS = [
     "predict_log_proba",
     "predict_proba",
     "score",
+    "to_module",
     "to_sparse_coder",
     "transform",
     "transform_into",
