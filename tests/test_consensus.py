@@ -181,6 +181,8 @@ def test_what_has_no_components_is_refused():
 @pytest.mark.draws_from_numpy
 @pytest.mark.filterwarnings(r"ignore:X has \d+ samples? with known values:UserWarning")
 @pytest.mark.filterwarnings("ignore:All replicates of:UserWarning")
+# scikit-learn's learner of its own data
+@pytest.mark.filterwarnings("ignore:Array API does not support LU:UserWarning")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.filterwarnings("ignore:X (has|does not have valid) feature names:UserWarning")
 @parametrize_with_checks(

@@ -96,7 +96,7 @@ def test_atoms_that_judge_have_not_seen_what_they_judge():
     learner = PUDLEDictionaryLearning(30, alpha=0.5, random_state=0).fit(X)
     problem = Problem(torch.from_numpy(X), 0.5)
     atoms = torch.from_numpy(learner.components_)
-    rows = coding._rows_of(problem)
+    rows = coding.hidden_entries(problem)
     codes = problem.epoch(atoms, problem.no_codes()).codes
     unseen = rows.unseen(problem, 1, atoms, codes, unbiased=False)
     assert len(unseen) == 3  # folds, as all rows judge
