@@ -425,6 +425,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         lambda_decay=1.0,
         shrinkage="soft",
         debias="auto",
+        separate_atoms=False,
         positive_code=False,
         positive_dict=False,
         atom_norm="unit",
@@ -436,7 +437,6 @@ class PUDLEDictionaryLearning(DenseLearner):
         tol=1e-4,
         n_iter_no_change=5,
         dict_init="search",
-        separate_atoms=False,
         transform_algorithm="unfolded",
         transform_n_nonzero_coefs=None,
         transform_tol=None,
@@ -456,6 +456,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         self.lambda_decay = lambda_decay
         self.shrinkage = shrinkage
         self.debias = debias
+        self.separate_atoms = separate_atoms
         self.positive_code = positive_code
         self.positive_dict = positive_dict
         self.atom_norm = atom_norm
@@ -467,7 +468,6 @@ class PUDLEDictionaryLearning(DenseLearner):
         self.tol = tol
         self.n_iter_no_change = n_iter_no_change
         self.dict_init = dict_init
-        self.separate_atoms = separate_atoms
         self.transform_algorithm = transform_algorithm
         self.transform_n_nonzero_coefs = transform_n_nonzero_coefs
         self.transform_tol = transform_tol

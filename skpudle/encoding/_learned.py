@@ -101,7 +101,18 @@ class LearnedEncoder:
         return z
 
     def of_features(self, features):
-        """Return the encoder of data that have some of the features only."""
+        """Restrict the encoder to some of the features.
+
+        Parameters
+        ----------
+        features : Tensor of shape (n,)
+            Their indices.
+
+        Returns
+        -------
+        LearnedEncoder
+            The encoder of data with these features alone.
+        """
         analysis, synthesis = (part[:, :, features] for part in (self.analysis, self.synthesis))
         return replace(self, analysis=analysis, synthesis=synthesis)
 
@@ -156,12 +167,34 @@ class EncoderModule(torch.nn.Module):
         self._how = encoder.positive_code, encoder.shares_atoms, encoder.shrinkage
 
     def forward(self, x):
-        """Return the codes of rows, (n_samples, n_features_out)."""
+        """Encode rows.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, n_features)
+            Data.
+
+        Returns
+        -------
+        Tensor of shape (n_samples, n_features_out)
+            Codes.
+        """
         z = LearnedEncoder(*(getattr(self, name) for name in _PARTS), *self._how).encode(x)
         return torch.cat([z.clamp_min(0), (-z).clamp_min(0)], dim=1) if self.split_sign else z
 
     def decode(self, z):
-        """Return the rows that codes reconstruct, (n_samples, n_features)."""
+        """Reconstruct rows from codes.
+
+        Parameters
+        ----------
+        z : Tensor of shape (n_samples, n_features_out)
+            Codes.
+
+        Returns
+        -------
+        Tensor of shape (n_samples, n_features)
+            Reconstructed data.
+        """
         if self.split_sign:
             positive, negative = z.chunk(2, dim=1)
             z = positive - negative
@@ -272,6 +305,11 @@ def default_updates(n_samples, n_components, n_features, n_unfoldings, batch_siz
         Unfoldings of the encoder.
     batch_size : int
         Rows in an update.
+
+    Returns
+    -------
+    int
+        The number of updates.
     """
     products = 3 * 2 * batch_size * n_components * n_features * (2 * n_unfoldings)
     affordable = min(_UPDATES, _OF_ROW * n_samples, _OPERATIONS // products)

@@ -213,8 +213,10 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     intercept_ : ndarray of shape (n_channels,)
         The baseline, for losses other than "gaussian".
 
-    n_components_, size_path_, n_iter_, n_steps_, loss_curve_, ended_by_, phases_, lambda_decay_, \
-            device_
+    n_components_, size_path_, lambda_decay_, device_
+        As in `PUDLEDictionaryLearning`.
+
+    n_iter_, n_steps_, loss_curve_, ended_by_, phases_
         As in `PUDLEDictionaryLearning`; the loss is a sum over the pixels of a crop.
 
     n_features_in_ : int
