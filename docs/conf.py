@@ -48,7 +48,7 @@ numpydoc_validation_checks = {"GL08", "SS01", "PR01", "PR02", "PR03", "RT01"}
 numpydoc_validation_exclude = {
     # one line and shapes: their style
     r"skpudle\.(gradients|losses|operators|optimizers|search\.(Conv)?Problem)\.",
-    r"\.(AtomMatch|Contributions|Saliency|SizePath)",  # named tuples, whose fields say what they are
+    r"\.(AtomMatch|Contributions|Saliency|SizePath)",  # named tuples: fields say it
     r"\.(setup|teardown|on_fit_task_\w+)$",  # hooks: scikit-learn documents them
     r"\.[A-Z_]+$",  # the registries are dictionaries
 }
