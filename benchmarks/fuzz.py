@@ -1010,8 +1010,8 @@ ARGUMENTS = {
     "two checkpoints": lambda: (
         clone(fitted("rows")).set_callbacks(Checkpoint("a.npz"), Checkpoint("b.npz")).fit(rows())
     ),
-    "optimizer_params alone": lambda: (
-        PUDLEDictionaryLearning(4, optimizer_params={"momentum": 0.9}).fit(rows())
+    "optimizer_params of another optimizer": lambda: (
+        PUDLEDictionaryLearning(4, gradient="dec", optimizer_params={"momentum": 0.9}).fit(rows())
     ),
     "patch_shape=8": lambda: denoise_patches(fitted("patches"), grey(), (8, "a")),
     "patch_shape of zero": lambda: denoise_patches(fitted("patches"), grey(), (0, 8)),

@@ -380,6 +380,8 @@ def _check(state, trainer, source, stopping):
     if not stopping.accepts(state["stopping"], atoms):
         raise ValueError(f"its rule of stopping is at {state['stopping']!r:.50}")
     for generator in generators:
+        if (generator is None) != (source.generator is None):
+            raise ValueError("its generator is missing, or one of other data")
         if generator is not None:
             torch.Generator().set_state(generator)
 

@@ -635,6 +635,8 @@ BY_HAND = {
     "use of fewer atoms": lambda state: state["own"][0]["progress"].update(unused=torch.ones(2)),
     "another field": lambda state: state["own"][0]["progress"].update(other=1),
     "a missing field": lambda state: state["own"][0]["progress"].pop("losses"),
+    "no plan of the epoch": lambda state: progress_of(state).update(plan_state=None),
+    "no generator": lambda state: state["own"][0].update(generator=None),
     "a generator of another size": lambda state: state["own"][0].update(generator=torch.ones(3)),
     "nobody's state": lambda state: state["own"].clear(),
     "a missing part": lambda state: state.pop("shared"),
