@@ -4,7 +4,7 @@ Encode in a few products
 
 An encoder with matrices of its own does in three unfoldings what a solver does in hundreds.
 
-Each unfolding is a product with the data and a shrinkage. With the matrices of the dictionary a few
+Each unfolding is two products and a shrinkage. With the matrices of the dictionary a few
 of them are far from the lasso's codes: they are dense and explain little. Training the dictionary
 through the encoder helps. Matrices and thresholds of the encoder's own, trained for the dictionary
 that the search found, help more. Held-out rows judge.

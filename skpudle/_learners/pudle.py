@@ -13,6 +13,7 @@ from skpudle._data.arrays import to_tensor
 from skpudle._learners.dense import DenseLearner, refining_updates
 from skpudle._learners.models import Decay, Encoder, Learned, Pursuit, fixed_debias, learned_encoder
 from skpudle._precision import training_mode
+from skpudle._training.messages import print_encoder
 from skpudle._training.team import current_team
 from skpudle.encoding import (
     EncoderModule,
@@ -175,7 +176,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         for each ("unfolding"), and in both cases a threshold for each atom and unfolding. A few
         unfoldings then do the work of a solver, and one is a sparse autoencoder
         (`skpudle.encoding.learn_encoder`); ``n_unfoldings="auto"`` is 3. They minimise the
-        objective of the lasso; with ``gradient="ae-ls"`` the squared error alone.
+        objective of the lasso; with ``gradient="ae-ls"`` the squared error alone. They see the
+        samples that the search sees: all rows of an array, the head of a stream.
 
     positive_code : bool, default=False
         Whether codes are restricted to non-negative values.
@@ -249,7 +251,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         Determines the initial dictionary and the order of the samples.
 
     verbose : int, default=0
-        Whether to print a line per epoch.
+        Whether to print a line per epoch, and one before an encoder of ``separate_atoms`` is
+        trained.
 
     Attributes
     ----------
@@ -882,6 +885,8 @@ class PUDLEDictionaryLearning(DenseLearner):
             n_updates = default_updates(n_samples, *rows.shape, self._n_unfoldings, size)
         else:
             n_updates = self.max_iter * n_batches
+        if self.verbose:
+            print_encoder(n_updates)
         model = self._learn_encoder(
             outcome.model,
             rows,

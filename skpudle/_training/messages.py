@@ -13,6 +13,7 @@ from skpudle.optimizers import SurrogateOptimizer
 __all__ = [
     "divergence",
     "nothing_known",
+    "print_encoder",
     "print_progress",
     "print_search",
     "warn_of_early_end",
@@ -75,6 +76,11 @@ def print_search(state):
     """Print a line about an epoch of the search."""
     objective = f"{state.curve[-1]:.6g}" if state.curve else "--"
     print(f"search, epoch {state.epoch}  {state.phase}  objective {objective}", flush=True)
+
+
+def print_encoder(n_updates):
+    """Print a line before a learned encoder is trained."""
+    print(f"encoder, {n_updates} updates", flush=True)
 
 
 def warn_of_step(step_size, dictionaries, curvature=1.0):

@@ -32,9 +32,8 @@ _BETAS = 0.9, 0.99
 # above the exact minimum without noise, 12 and 3 % with it.
 _NOISE = 0.15
 
-# Updates: that many, three for each row or as few as take about 10^12 multiplications and
-# additions. Of 1,200 digits with 3 unfoldings 3000 of them end 3 % above the exact minimum, 1000 of
-# them 5 %.
+# Updates: that many, three for each row or as few as take 3 * 10^12 multiplications and additions.
+# Of 1,200 digits with 3 unfoldings 3000 of them end 3 % above the exact minimum, 1000 of them 5 %.
 _UPDATES, _FEWEST_UPDATES, _OF_ROW, _OPERATIONS = 3000, 300, 3, 3e12
 
 # Rows that the first steps are chosen by; shares of the largest eigenvalue of the Gram matrix that
@@ -333,7 +332,7 @@ def learn_encoder(
     generator=None,
     stopped=bool,
 ):
-    """Train an encoder of few unfoldings for a dictionary that stays as it is.
+    r"""Train an encoder of few unfoldings for a dictionary that stays as it is.
 
     Adam minimises the lasso's objective of the last codes, of batches of the rows with noise added
     to them; its rate falls linearly to 0 over the second half. Everything is trained in units of
@@ -363,8 +362,8 @@ def learn_encoder(
     start : LearnedEncoder, default=None
         Where to begin; by default with matrices close to pseudoinverses, and the best steps.
     n_updates : int or "auto", default="auto"
-        Number of updates; "auto" is 3000, or three for each row, or as few as take about
-        :math:`10^{12}` operations, but 300 at least.
+        Number of updates; "auto" is 3000, or three for each row, or as few as take
+        :math:`3 \cdot 10^{12}` operations, but 300 at least.
     batch_size : int, default=256
         Rows in an update.
     generator : torch.Generator, default=None

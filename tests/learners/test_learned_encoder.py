@@ -139,6 +139,17 @@ def test_partial_fit_changes_dictionary_and_encoder(separate):
     assert np.square(codes).sum() > 0.1 * np.square(exact).sum()
 
 
+def test_verbose_announces_the_encoder(capsys):
+    learner_of(max_iter=2, verbose=1).fit(TRAIN)
+    assert capsys.readouterr().out.splitlines()[-1] == "encoder, 10 updates"
+
+
+def test_without_a_penalty_codes_are_finite_and_thresholds_not_negative():
+    learner = learner_of(alpha=0.0, max_iter=2).fit(TRAIN)
+    assert np.isfinite(learner.transform(TEST)).all()
+    assert not learner.thresholds_.min() < 0
+
+
 def test_the_squared_error_alone_has_lower_thresholds():
     dense = (learner_of(gradient="ae-ls").fit(TRAIN).transform(TEST) != 0).mean()
     assert dense > (learner_of().fit(TRAIN).transform(TEST) != 0).mean()
