@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-uncompiled lint format docs gpu clean
+.PHONY: help demo test test-uncompiled test-interop lint format stubs docs gpu dist clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
@@ -32,13 +32,24 @@ test-uncompiled: $(VENV)/installed-test ## Run the tests of compiled loops as pl
 	NUMBA_DISABLE_JIT=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(LOOPS:%=tests/%) \
 		-n $(WORKERS) -m uncompiled --cov --cov-report= --cov-fail-under=0
 
-lint: $(VENV)/installed-lint ## Check rules and format with ruff
+# An environment of its own: other people's packages hold back versions that the tests have newer.
+test-interop: $(VENV)-interop/installed ## Run the tests with nilearn, HyperSpy and AnnData
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(VENV)-interop/bin/python -m pytest tests/interop $(PYTEST_ARGS)
+
+lint: $(VENV)/installed-lint ## Check rules and format with ruff, and types with mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tools/stubs.py --check
+	$(BIN)/python -m mypy.stubtest skpudle --mypy-config-file pyproject.toml --concise \
+		--allowlist tools/stubs_allowed.txt --ignore-unused-allowlist
+	$(BIN)/python -m mypy tools/typed_usage.py
 
 format: $(VENV)/installed-lint ## Apply ruff's safe fixes and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+stubs: $(VENV)/installed-lint ## Write the types of public modules from their docstrings
+	$(BIN)/python tools/stubs.py
 
 docs: $(VENV)/installed-docs ## Build the documentation, warnings are errors
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
@@ -46,14 +57,25 @@ docs: $(VENV)/installed-docs ## Build the documentation, warnings are errors
 gpu: $(VENV)/installed-test ## Test and measure on a CUDA device, in eight minutes, to gpu.json
 	$(BIN)/python benchmarks/gpu.py --out gpu.json
 
+dist: $(VENV)/installed-release ## Build the wheel and the sdist into dist, and check them
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+
 clean: ## Remove the virtual environment, caches and builds
-	rm -rf $(VENV) build dist docs/_build docs/auto_examples docs/generated skpudle_demo
-	rm -rf .coverage .coverage.* htmlcov .hypothesis .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-interop build dist docs/_build docs/auto_examples docs/generated skpudle_demo
+	rm -rf .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # installed-NAME: the package with the extra NAME, again whenever pyproject.toml changed.
 $(VENV)/installed-%: pyproject.toml | $(VENV)/pyvenv.cfg
 	$(BIN)/python -m pip install --editable ".[$*]"
+	@touch $@
+
+$(VENV)-interop/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-interop
+	$(VENV)-interop/bin/python -m pip install --editable ".[interop]"
 	@touch $@
 
 $(VENV)/pyvenv.cfg:

@@ -1,0 +1,23 @@
+# Written by `make stubs` from signatures and docstrings: change those.
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+__all__ = ["INITIALIZATIONS", "initial_atoms", "pairwise_atoms"]
+INITIALIZATIONS: dict[str, Any]
+
+def initial_atoms(
+    x: Tensor,
+    n_components: int,
+    method: Literal["data", "random", "svd", "pairwise"],
+    generator: torch.Generator,
+) -> Tensor: ...
+def pairwise_atoms(
+    x: Tensor,
+    n_components: int,
+    *,
+    generator: torch.Generator,
+    max_pairs: int | None = None,
+    max_samples: int = 65536,
+) -> Tensor: ...

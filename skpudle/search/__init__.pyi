@@ -1,0 +1,162 @@
+# Written by `make stubs` from signatures and docstrings: change those.
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = [
+    "ConvProblem",
+    "Problem",
+    "SearchState",
+    "SizePath",
+    "adapted",
+    "advance",
+    "auto_alpha",
+    "begin",
+    "choose_size",
+    "conv_codes",
+    "conv_path",
+    "debias",
+    "is_done",
+    "search",
+    "without_rows",
+]
+
+class ConvProblem:
+    positive_code: bool
+    mask: Any
+    unit: float
+    positions: Any
+    def __init__(
+        self,
+        x: Tensor,
+        kernel: tuple[int, ...],
+        stride: tuple[int, ...],
+        alpha: float,
+        positive_code: bool = False,
+        mask: Tensor | None = None,
+        unit: float = 1.0,
+    ) -> None: ...
+    def epoch(self, atoms: Any, codes: Any, **effort: Any) -> Any: ...
+    @property
+    def n_positions(self) -> Any: ...
+    @property
+    def n_samples(self) -> Any: ...
+    def no_codes(self) -> Any: ...
+    @staticmethod
+    def project(atoms: Any) -> Any: ...
+    def thinned(self, stride: Any) -> Any: ...
+    @staticmethod
+    def total(*tensors: Any) -> Any: ...
+
+class Problem:
+    positive_code: bool
+    positive_atoms: bool
+    mask: Any
+    team: Any
+    unit: float
+    n_positions: Any
+    without_codes: Any
+    def __init__(
+        self,
+        x: Tensor,
+        alpha: float,
+        positive_code: bool = False,
+        positive_atoms: bool = False,
+        mask: Tensor | None = None,
+        team: Any = None,
+        unit: float = 1.0,
+    ) -> None: ...
+    def epoch(self, atoms: Any, codes: Any, *, refit: Any = False) -> Any: ...
+    @property
+    def n_samples(self) -> Any: ...
+    def no_codes(self) -> Any: ...
+    def of_rows(self, rows: Any) -> Any: ...
+    def project(self, atoms: Any) -> Any: ...
+    def squares(self) -> Any: ...
+    def thinned(self, stride: Any) -> Any: ...
+    def total(self, *tensors: Any) -> Any: ...
+
+class SearchState:
+    best_objective: Any
+    epoch: int
+    phase: Literal["settle", "larger", "smaller", "polish", "done"]
+    curve: tuple[float, ...]
+    n_splits: int
+    n_rounds: int
+    stride: int
+    moves: bool
+    losses: tuple[float, ...]
+    def __init__(
+        self,
+        atoms: Tensor,
+        previous: Tensor,
+        codes: Any,
+        best_atoms: Any,
+        best_codes: Any,
+        best_objective: Any = ...,
+        epoch: int = 0,
+        phase: Literal["settle", "larger", "smaller", "polish", "done"] = "settle",
+        curve: tuple[float, ...] = ...,
+        n_splits: int = 1,
+        n_rounds: int = 0,
+        stride: int = 1,
+        moves: bool = True,
+        losses: tuple[float, ...] = ...,
+    ) -> None: ...
+    def as_dict(self) -> dict[str, Any]: ...
+    def check(self, problem: Problem, atoms: Tensor) -> None: ...
+    @property
+    def found(self) -> Any: ...
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> SearchState: ...
+
+class SizePath(NamedTuple):
+    n_components: Tensor
+    score: Tensor
+    objective: Tensor
+
+def adapted(
+    problem: Problem | ConvProblem,
+    state: SearchState,
+    atoms: Tensor,
+    *,
+    unbiased: bool = True,
+    stopped: Callable[..., Any] = ...,
+) -> Any: ...
+def advance(problem: Problem, state: SearchState) -> SearchState: ...
+def auto_alpha(x: Tensor, *, mask: Tensor | None = None, team: Any = None) -> float: ...
+def begin(problem: Problem, atoms: Tensor) -> SearchState: ...
+def choose_size(
+    problem: Problem | ConvProblem,
+    generator: torch.Generator,
+    *,
+    largest: int | None = None,
+    start: Callable[..., Any] | None = None,
+    hidden: Callable[..., Any] | None = None,
+    stopped: Callable[..., Any] = ...,
+) -> tuple[Tensor, SizePath]: ...
+def conv_codes(
+    dictionary: Any,
+    x: Tensor,
+    *,
+    alpha: float,
+    positive_code: bool = False,
+    debias: float = 0.0,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, NDArray[Any]]: ...
+def conv_path(problem: ConvProblem, atoms: Tensor, alphas: Iterable[float]) -> Any: ...
+def debias(problem: Problem, state: SearchState) -> Tensor: ...
+def is_done(state: SearchState) -> bool: ...
+def search(
+    problem: Problem,
+    atoms: Tensor,
+    *,
+    state: SearchState | None = None,
+    on_epoch: Callable[..., Any] | None = None,
+) -> SearchState: ...
+def without_rows(
+    problem: Problem, atoms: Tensor, codes: Any, kept: Any, *, unbiased: bool
+) -> Tensor: ...
