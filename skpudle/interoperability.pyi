@@ -2,12 +2,30 @@
 from os import PathLike
 from typing import Any, Literal
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.decomposition import SparseCoder
 from sklearn.utils import Bunch
 
-__all__ = ["dictionary_of", "load_atoms", "make_sparse_coder", "save_atoms", "save_sae"]
+__all__ = [
+    "dict_learning_online",
+    "dictionary_of",
+    "load_atoms",
+    "make_sparse_coder",
+    "save_atoms",
+    "save_sae",
+]
 
+def dict_learning_online(
+    X: ArrayLike,
+    n_components: int | None = 2,
+    *,
+    alpha: float | Literal["auto"] = 1,
+    return_code: bool = True,
+    dict_init: ArrayLike | None = None,
+    random_state: int | np.random.RandomState | None = None,
+    **params: Any,
+) -> tuple[NDArray[Any], NDArray[Any]]: ...
 def dictionary_of(source: Any) -> ArrayLike: ...
 def load_atoms(file: str | str | PathLike[str]) -> Bunch: ...
 def make_sparse_coder(

@@ -1,0 +1,91 @@
+"""nilearn's DictLearning with this package's engine."""
+
+import os
+import subprocess
+import sys
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skpudle.interoperability import dict_learning_online
+
+pytest.importorskip("nilearn")
+nibabel = pytest.importorskip("nibabel")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # nilearn's and nibabel's own
+    pytest.mark.draws_from_numpy,  # nilearn's masking does
+]
+
+N_MAPS, SHAPE, N_TIMES = 16, (20, 20, 12), 60
+
+
+@cache
+def planted(seed, noise=0.5, n_subjects=4):
+    """Return maps of one or two blobs each, and images of four subjects with their sums."""
+    rng = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1)
+    maps = np.zeros((N_MAPS, *SHAPE))
+    for one in maps:
+        for _ in range(rng.integers(1, 3)):
+            centre = np.array([rng.uniform(2, size - 2) for size in SHAPE])
+            width, height = rng.uniform(1.2, 2.2), rng.uniform(0.7, 1.3)
+            one += height * np.exp(-((grid - centre) ** 2).sum(-1) / (2 * width**2))
+    maps = np.where(maps < 0.15, 0, maps).reshape(N_MAPS, -1)
+    images = []
+    for _ in range(n_subjects):
+        series = rng.standard_normal((N_TIMES, N_MAPS)) @ maps
+        series = series + noise * rng.standard_normal(series.shape)
+        data = series.T.reshape(*SHAPE, N_TIMES).astype(np.float32)
+        images.append(nibabel.Nifti1Image(data, np.diag([3.0, 3, 3, 1])))
+    return maps, images
+
+
+def n_found(seed, alpha):
+    from nilearn.decomposition import DictLearning
+
+    maps, images = planted(seed)
+    mask = nibabel.Nifti1Image(np.ones(SHAPE, np.int8), np.diag([3.0, 3, 3, 1]))
+    options = dict(smoothing_fwhm=None, standardize="zscore_sample", random_state=0)
+    found = DictLearning(N_MAPS, alpha=alpha, mask=mask, **options).fit(images).components_
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-9) for rows in (maps, found)]
+    return int((np.abs(unit[0] @ unit[1].T).max(1) > 0.9).sum())
+
+
+@pytest.mark.parametrize("alphas", [(1, 1), (2, 2), (3, 3), (10, "auto")])
+def test_planted_maps_are_found_as_often_as_by_scikit_learn(alphas, monkeypatch):
+    """At its default, 10, nilearn finds none of these."""
+    from nilearn.decomposition import dict_learning
+
+    theirs = [n_found(seed, alphas[0]) for seed in range(3)]
+    monkeypatch.setattr(dict_learning, "dict_learning_online", dict_learning_online)
+    ours = [n_found(seed, alphas[1]) for seed in range(3)]
+    assert sum(ours) >= sum(theirs), (ours, theirs)
+
+
+def test_auto_is_as_good_as_the_best_of_three_penalties(monkeypatch):
+    from nilearn.decomposition import dict_learning
+
+    best = max(sum(n_found(seed, alpha) for seed in range(3)) for alpha in (1, 2, 3))
+    monkeypatch.setattr(dict_learning, "dict_learning_online", dict_learning_online)
+    assert sum(n_found(seed, "auto") for seed in range(3)) >= best
+
+
+def test_nilearns_own_tests_pass(tmp_path):
+    if find_spec("nilearn.decomposition.tests.test_dict_learning") is None:
+        pytest.skip("nilearn came without its tests")
+    here = Path(__file__).parent
+    folders = [here, here.parents[1], os.environ.get("PYTHONPATH", "")]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["-p", "skpudle_inside_nilearn", "--pyargs"]
+    done = subprocess.run(
+        [*command, "nilearn.decomposition.tests.test_dict_learning"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders)), "MPLBACKEND": "Agg"},
+        cwd=tmp_path,  # away from this project's configuration of pytest
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert " passed" in done.stdout
