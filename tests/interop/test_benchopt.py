@@ -1,0 +1,76 @@
+"""`benchopt run` of the public benchmarks, small."""
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOLVERS = {  # and the packages that they need
+    "scikit-learn": "sklearn",
+    "skpudle": "torch",
+    "SPAMS": "spams",
+    "SPORCO": "sporco",
+    "dictlearn": "dictlearn",
+}
+pytest.importorskip("benchopt")
+
+
+def run(folder, tmp_path, *options):  # -> data frame of results
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    shutil.copytree(
+        ROOT / "benchmarks/benchopt" / folder,
+        tmp_path / folder,
+        ignore=shutil.ignore_patterns("outputs", "__cache__", "__pycache__"),
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "benchopt", "run", ".", "--no-plot", "-r", "1", *options],
+        cwd=tmp_path / folder,
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+        capture_output=True,
+        text=True,
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-3000:]
+    assert "error" not in output.lower(), output[-3000:]
+    (file,) = (tmp_path / folder / "outputs").glob("*.parquet")
+    return pandas.read_parquet(file)
+
+
+def test_the_benchmark_of_dictionary_learning_runs(tmp_path):
+    missing = [package for package in SOLVERS.values() if find_spec(package) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")
+    data = ["Synthetic[n_components=12,n_features=16,n_samples=300,sparsity=2,snr_db=20]"]
+    data += ["Digits[n_components=20]", "Patches[n_components=20,n_samples=300,size=4]"]
+    data += ["ECG[n_components=12,n_samples=300]"]
+    options = [part for name in data for part in ("-d", name)]
+    results = run(
+        "dictionary_learning", tmp_path, *options, "-o", "*[reg=0.1]", "-n", "3", "--timeout", "10"
+    )
+    names = results.solver_name.str.partition("[")[0]
+    assert set(names) == set(SOLVERS)
+    assert results.dataset_name.nunique() == 4
+    assert (results.objective_value < 1).all()  # lower than without codes
+    assert (results.objective_value > 0).all()
+    planted = results[results.dataset_name.str.startswith("Synthetic")]
+    ours = planted[planted.solver_name == "skpudle[alpha=common]"]
+    assert (ours.objective_missed == 0).all()
+    assert (ours.objective_value <= 1.02 * planted.objective_value.min()).all()
+
+
+def test_the_solver_for_benchmark_lasso_is_exact(tmp_path):
+    data = "Simulated[n_features=500,n_samples=100,rho=0.6]"
+    results = run("lasso", tmp_path, "-d", data, "-n", "20", "--timeout", "20")
+    assert set(results.solver_name) == {"skpudle", "sklearn"}
+    ours = results[results.solver_name == "skpudle"]
+    assert len(ours) == 3
+    assert (ours.objective_duality_gap <= 1e-10 * ours.objective_value).all()
+    best = ours.objective_name.map(results.groupby("objective_name").objective_value.min())
+    assert (ours.objective_value <= best * (1 + 1e-12)).all()
