@@ -5,7 +5,7 @@ from numbers import Real
 
 import torch
 
-from skpudle._data.images import covering_positions, read_images, split_gaps
+from skpudle._data.images import covering_positions, is_one_image, read_images, split_gaps
 from skpudle._data.noise import Noise, with_noise
 from skpudle._learners.convolutional.denoising import denoise_images
 from skpudle._learners.convolutional.learner import ConvLearner
@@ -506,9 +506,11 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         Parameters
         ----------
         X : array-like, Tensor or list of images
-            Noisy images, signals or rows.
+            Noisy images, signals or rows. Also a single picture, of shape (height, width) or
+            (height, width, 3).
         noise_std : float or array-like of shape (n_images,), default=None
-            Standard deviation of their noise, in their units, which learned thresholds follow
+            Standard deviation of their noise, in their units (for unsigned integers a fraction of
+            their largest value, as 25 / 255), which learned thresholds follow
             within the levels of training; 0 is no noise. The default is the parameter
             ``noise_std`` if that is one number. Otherwise the noise of each image is estimated
             with care: details that could be texture do not count as noise. The noise of photons
@@ -517,8 +519,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         Returns
         -------
         ndarray, Tensor or list of them
-            Denoised images in float32 or float64; for unsigned integers, fractions of their largest
-            value. For photons, expected counts.
+            Denoised images, of the shape and dtype of the input: unsigned integers are rounded and
+            clipped. For photons, expected counts in float32 or float64.
 
         Raises
         ------
@@ -526,6 +528,10 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             If ``noise_std`` is negative or not finite, or not one number for each image; if the
             network was not trained for any noise, or for photons; or if counts are negative.
         """
+        self._check_known()
+        of_rows = getattr(self, "n_features_in_", None) is not None
+        if not of_rows and is_one_image(X, len(self._kernel)):
+            return self.denoise([X], noise_std=noise_std)[0]
         images, network = self._read_and_build(X, colours=True)
         if noise_std is None:
             Noise.of(self.noise_std).warn_of_units(images.tensors)
@@ -534,7 +540,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             torch.cat(list(self._denoise(network, x, level)))
             for x, level in zip(images.tensors, levels, strict=True)
         ]
-        return images.hand_back([as_images(self, x) for x in denoised])
+        pixels = largest_of(self) is None  # counts are none
+        return images.hand_back([as_images(self, x) for x in denoised], pixels=pixels)
 
     def _denoise(self, network, x, noise_std):
         parts = _parts(x)
