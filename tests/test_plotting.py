@@ -359,7 +359,9 @@ def test_an_unknown_kind_is_named(learner, X):
 def test_loss_curves_are_those_of_the_learners(learner):
     display = LossCurveDisplay.from_estimators({"a": learner, "b": learner})
     assert [line.get_label() for line in display.lines_] == ["a", "b"]
-    np.testing.assert_array_equal(display.lines_[1].get_ydata(), learner.loss_curve_)
+    n, curve = learner.phases_["search"], learner.loss_curve_
+    expected = np.concatenate([np.minimum.accumulate(curve[:n]), curve[n:]])
+    np.testing.assert_array_equal(display.lines_[1].get_ydata(), expected)
     epochs = np.arange(1, 1 + learner.n_iter_)
     np.testing.assert_array_equal(display.lines_[1].get_xdata(), epochs)
     single = LossCurveDisplay.from_estimator(learner)
@@ -564,3 +566,16 @@ def test_activations_need_positions(learner, X):
     found = ConvPUDLEDictionaryLearning(2, atom_shape=5, stride=1, random_state=0)
     with pytest.raises(ValueError, match="There is no sample 2 of 2. Pass a smaller index"):
         ActivationsDisplay.from_estimator(found.fit(signals), signals, index=2)
+
+
+def test_a_search_is_drawn_by_its_smallest_loss_so_far():
+    X = make_dictionary_data(300, 12, 8, 2, random_state=0)[0]
+    options = dict(gradient="ae-ls", n_unfoldings=10, max_iter=3, tol=None, random_state=0)
+    learner = PUDLEDictionaryLearning(8, **options).fit(X)
+    n, curve = learner.phases_["search"], learner.loss_curve_
+    display = LossCurveDisplay.from_estimator(learner)
+    drawn = display.lines_[0].get_ydata()
+    np.testing.assert_array_equal(drawn[:n], [curve[: k + 1].min() for k in range(n)])
+    np.testing.assert_array_equal(drawn[n:], curve[n:])
+    pale = display.ax_.get_lines()[-1]
+    np.testing.assert_array_equal(pale.get_ydata(), curve[:n])

@@ -7,6 +7,7 @@ import base64
 import html
 import io
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 
@@ -31,6 +32,8 @@ td { padding: 0.15rem 1rem 0.15rem 0; }
 
 # Samples that tell what is lost without an atom: all atoms are removed in turn.
 _SAMPLES_OF_IMPORTANCE = 500
+# Samples of the score, which hides entries of each several times.
+_SAMPLES_OF_SCORE = 500
 
 
 class Report:
@@ -58,6 +61,13 @@ class Report:
             File to write.
         """
         Path(path).write_text(self.page, encoding="utf-8")
+
+    def __repr__(self):
+        title = self.page.partition("<title>")[2].partition("</title>")[0]
+        return (
+            f"<Report on {html.unescape(title)}, {len(self.page) / 1e6:.1f} MB: "
+            'save("report.html"), or the last expression of a notebook cell, shows it>'
+        )
 
     def _repr_html_(self):
         page = html.escape(self.page)
@@ -124,6 +134,19 @@ def _number(learner, name):  # -> str, empty if the learner has none
     return "" if value is None else f"{np.mean(value):.4g}"
 
 
+def _seconds_of_codes(look):  # of all samples, once more: the first time may compile
+    start = perf_counter()
+    look.learner.transform(look.X)
+    return perf_counter() - start
+
+
+def _score(learner, X):  # -> str, empty for learners without a score, or without one of X alone
+    try:
+        return f"{learner.score(X):.4g}"
+    except (AttributeError, TypeError, ValueError):
+        return ""
+
+
 def _facts(look, errors, energies):  # -> dict of a name to its value
     learner, codes = look.learner, look.codes
     ended_by = getattr(learner, "ended_by_", None)
@@ -142,6 +165,10 @@ def _facts(look, errors, energies):  # -> dict of a name to its value
         "entries of the codes that are not zero": f"{(codes != 0).mean():.1%}",
         "atoms that no sample uses": int((~codes.any(axis=0)).sum()),
         "share of the energy not explained": f"{errors.sum() / max(energies.sum(), 1e-300):.2%}",
+        f"score of the first {min(len(look.samples), _SAMPLES_OF_SCORE)} samples": _score(
+            learner, look.X[:_SAMPLES_OF_SCORE]
+        ),
+        "seconds for the codes of all samples": f"{_seconds_of_codes(look):.2g}",
     }
     return {name: value for name, value in facts.items() if value != ""}
 

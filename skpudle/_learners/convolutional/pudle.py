@@ -5,9 +5,10 @@ from numbers import Real
 
 import torch
 
+from skpudle._data.arrays import resolve_device, to_tensor
 from skpudle._data.images import covering_positions, is_one_image, read_images, split_gaps
 from skpudle._data.noise import Noise, with_noise
-from skpudle._learners.convolutional.denoising import denoise_images
+from skpudle._learners.convolutional.denoising import DenoiserModule, denoise_images
 from skpudle._learners.convolutional.learner import ConvLearner
 from skpudle._learners.convolutional.parameters import as_images, largest_of, targets_of, trains
 from skpudle._learners.score import deviance_of_means, deviance_of_pixels, sums_of
@@ -490,6 +491,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         channels = self.components_.ndim == len(self._kernel) + 2
         return codes.hand_back(images, channels=channels)
 
+    @torch.no_grad()
     def denoise(self, X, *, noise_std=None):
         """Denoise images, and keep their size.
 
@@ -550,6 +552,28 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             options = dict(noise_std=level, shift_average=self.shift_average)
             yield denoise_images(network, part, **options)
 
+    def to_module(self):
+        """Return the denoiser as a module of torch: channels first, differentiable in the images.
+
+        Returns
+        -------
+        skpudle.pretrained.DenoiserModule
+            ``module(x, sigma)`` denoises a batch (n, n_channels, height, width).
+
+        Raises
+        ------
+        ValueError
+            If the learner is for counts, whose values are not the network's.
+        """
+        self._check_known()
+        if largest_of(self) is not None:
+            raise ValueError(
+                "A denoiser of counts has no noise level that a module would take. Call denoise."
+            )
+        like = to_tensor(self.components_, resolve_device(self.device, None))
+        return DenoiserModule(self._network(like), self.shift_average)
+
+    @torch.no_grad()
     def score(self, X, y=None, *, peak=1.0):
         """Return the mean peak signal-to-noise ratio of denoised images, or the explained deviance.
 
