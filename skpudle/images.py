@@ -336,13 +336,13 @@ def _corners_of_patches(gap):  # (height, width) -> flat indices in the image wi
     """Return the first pixels of all patches that touch a gap."""
     ends = _SIDE - 1
     touching = binary_dilation(np.pad(gap, ends), np.ones((_SIDE, _SIDE)), origin=_SIDE // 2 - 1)
-    return torch.from_numpy(np.flatnonzero(touching))
+    return to_tensor(np.flatnonzero(touching))
 
 
 def _denoise_by_cosines(x, corners, noise_std):  # (height, width) -> the same, denoised in gaps
     """Denoise by a hard threshold of the cosines of the patches with these first pixels."""
     waves = dct(np.eye(_SIDE), norm="ortho", axis=0)
-    waves, ends = torch.from_numpy(np.kron(waves, waves)).to(x), [_SIDE - 1] * 2
+    waves, ends = to_tensor(np.kron(waves, waves)).to(x), [_SIDE - 1] * 2
     larger = extend(x[None, None], ends, ends)[0, 0]  # a border pixel is in as many patches
     pixels, total = larger.flatten(), torch.zeros(larger.numel(), dtype=x.dtype)
     one = (torch.arange(_SIDE)[:, None] * larger.shape[1] + torch.arange(_SIDE)).flatten()

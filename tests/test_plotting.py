@@ -579,3 +579,11 @@ def test_a_search_is_drawn_by_its_smallest_loss_so_far():
     np.testing.assert_array_equal(drawn[n:], curve[n:])
     pale = display.ax_.get_lines()[-1]
     np.testing.assert_array_equal(pale.get_ydata(), curve[:n])
+
+
+@pytest.mark.parametrize("kind", ["usage", "count"])
+def test_atoms_are_counted_by_whole_numbers(kind, learner, X):
+    for few in (X, X[:3]):
+        ax = CodesDisplay.from_estimator(learner, few, kind=kind).ax_
+        ticks = ax.get_xticks()
+        np.testing.assert_array_equal(ticks, np.round(ticks))

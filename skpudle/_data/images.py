@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skpudle._data.arrays import check_rows, like_input, to_tensor
+from skpudle._data.arrays import check_rows, like_input, to_numpy, to_tensor
 from skpudle._data.callers import users_level
 from skpudle._data.sources import is_stream
 
@@ -201,7 +201,7 @@ def as_pixels(tensor, X):
     pixels = (tensor.double() * largest).round().clamp(0, limit)
     if isinstance(X, torch.Tensor):
         return pixels.to(dtype).to(X.device)
-    return pixels.cpu().numpy().astype(dtype)
+    return to_numpy(pixels).astype(dtype)
 
 
 def of_colours(shape):

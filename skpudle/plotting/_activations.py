@@ -49,7 +49,7 @@ class ActivationsDisplay:
 
         Parameters
         ----------
-        codes : array-like of shape (*positions, n_components)
+        codes : array-like of shape (n_positions, n_components) or (n_rows, n_columns, n_components)
             Code maps, as the `transform` of a convolutional learner returns them for one image.
         sample : array-like of shape (length[, n_channels]) or (height, width[, 3])
             The signal or image.

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skpudle._fitted.drawing import axes_to_draw_on
+from skpudle._fitted.drawing import axes_to_draw_on, tick_whole_numbers
 from skpudle._fitted.learners import find_learner
 from skpudle.diagnostics import code_convergence, gradient_convergence
 from skpudle.interoperability import thresholds_hard
@@ -43,6 +43,7 @@ class _CurvesDisplay:
                 band = dict(color=line.get_color(), alpha=0.2, linewidth=0)
                 self.ax_.fill_between(x, low, high, **band)
         self.ax_.set(**self._axes)
+        tick_whole_numbers(self.ax_.xaxis)
         self.ax_.legend()
         return self
 

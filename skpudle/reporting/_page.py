@@ -11,7 +11,7 @@ from time import perf_counter
 
 import numpy as np
 
-from skpudle._fitted.drawing import new_figure
+from skpudle._fitted.drawing import new_figure, tick_whole_numbers
 from skpudle._fitted.learners import as_arrays, look_at
 from skpudle.metrics import atom_importance
 from skpudle.plotting import AtomsDisplay, CodesDisplay, LossCurveDisplay
@@ -125,6 +125,7 @@ def _importance(look):
     def draw(ax):
         ax.fill_between(np.arange(1, len(losses) + 1), losses, step="mid")
         ax.set(xlabel="Atom, most important first", ylabel="Loss of $R^2$ without it")
+        tick_whole_numbers(ax.xaxis)
 
     return draw
 

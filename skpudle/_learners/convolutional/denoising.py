@@ -6,6 +6,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
+from skpudle._data.arrays import to_tensor
 from skpudle._data.images import cut_tiles, extend
 from skpudle._data.noise import extent_of
 from skpudle._learners.convolutional.model import all_shifts
@@ -227,19 +228,19 @@ class DenoiserModule(nn.Module):
 
         Parameters
         ----------
-        x : Tensor of shape (n, n_channels, *size)
+        x : Tensor of shape (n, n_channels, height, width)
             Noisy images in float32 or float64.
         sigma : float or Tensor of shape () or (n,), default=None
             Standard deviation of the noise; by default estimated for each image.
 
         Returns
         -------
-        Tensor of shape (n, n_channels, *size)
+        Tensor of shape (n, n_channels, height, width)
             Denoised images, differentiable in ``x``.
         """
         own = {name: buffer.to(x) for name, buffer in self.named_buffers()}
         parameters = ConvParameters(**self._network.parameters._asdict() | own)
         network = replace(self._network, parameters=parameters)
         if sigma is not None:
-            sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).flatten().expand(len(x))
+            sigma = to_tensor(sigma, x.device, x.dtype).flatten().expand(len(x))
         return denoise_images(network, x, noise_std=sigma, shift_average=self._shift_average)
