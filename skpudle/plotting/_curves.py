@@ -69,7 +69,7 @@ class LossCurveDisplay(_CurvesDisplay):
         One per curve.
     """
 
-    _axes = {"xlabel": "Epoch", "ylabel": r"Loss, mean of $\frac{1}{2} |x - D z|^2$"}
+    _axes = {"xlabel": "Epoch", "ylabel": r"Loss, mean of $\frac{1}{2} \|x - D z\|^2$"}
 
     def __init__(self, curves, n_searched=None):
         self.curves, self.n_searched = curves, n_searched
@@ -198,7 +198,7 @@ class ConvergenceDisplay(_CurvesDisplay):
         """
         labels = {
             "code_error": r"code, $|z_t - \hat z|$",
-            "jacobian_error": r"Jacobian, $|J_t - \hat J|_F$",
+            "jacobian_error": r"Jacobian, $\|J_t - \hat J\|_F$",
         }
         errors = {label: curves[key] for key, label in labels.items() if key in curves}
         return cls(curves.n_unfoldings, errors).plot(ax=ax, **line_kwargs)

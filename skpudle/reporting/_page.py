@@ -256,7 +256,7 @@ def report(estimator, X, *, kind="auto", image_shape=None, n_atoms=100, n_worst=
 
     def draw_errors(ax):
         ax.hist(shares, bins=50)
-        ax.set(xlabel=r"$|x - D z|^2 \, / \, |x|^2$", ylabel="Samples")
+        ax.set(xlabel=r"$\|x - D z\|^2 \, / \, \|x\|^2$", ylabel="Samples")
 
     pictures = {
         "Atoms, most used first": lambda ax: atoms.plot(ax=ax),
