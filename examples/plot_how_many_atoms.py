@@ -1,6 +1,6 @@
 """
-The data say how many atoms, and which of them are sure
-=======================================================
+Find the number of atoms
+========================
 
 ``n_components="auto"`` finds the planted number of atoms, without a grid of fits: too many atoms
 are learned, and removed as long as held-out samples do not miss them. A consensus of fits tells

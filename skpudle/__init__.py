@@ -8,6 +8,7 @@ from importlib import import_module as _import_module
 from pkgutil import iter_modules as _iter_modules
 
 from skpudle._consensus import ConsensusDictionary
+from skpudle._imputer import DictionaryImputer
 from skpudle._learners.convolutional.pudle import ConvPUDLEDictionaryLearning
 from skpudle._learners.noodl import NOODLDictionaryLearning
 from skpudle._learners.pudle import PUDLEDictionaryLearning
@@ -22,6 +23,7 @@ __all__ = [
     "Checkpoint",
     "ConsensusDictionary",
     "ConvPUDLEDictionaryLearning",
+    "DictionaryImputer",
     "NOODLDictionaryLearning",
     "PUDLEClassifier",
     "PUDLEDictionaryLearning",

@@ -166,7 +166,7 @@ def code_convergence(
     Bunch
         - ``n_unfoldings``, (T,): 1 to T;
         - ``code_error``, (T, n_samples): :math:`|z_t - \hat z|`;
-        - ``jacobian_error``, (T, n_samples): :math:`|J_t - \hat J|_F`, where
+        - ``jacobian_error``, (T, n_samples): :math:`\|J_t - \hat J\|_F`, where
             :math:`J = \partial z / \partial D`; left out without directions;
         - ``support_time``, (n_samples,): the first t from which on codes have the support of
           :math:`\hat z` (proposition 3.1), or T + 1 if there is none;
@@ -286,10 +286,10 @@ def gradient_convergence(
     Bunch
         - ``n_unfoldings``, (n_depths,): the depths;
         - ``gradient``, (3,): the names "dec", "ae-lasso" and "ae-ls";
-        - ``local``, (3, n_depths): :math:`|g_t - \hat g|_F`, where :math:`\hat g` is the gradient
+        - ``local``, (3, n_depths): :math:`\|g_t - \hat g\|_F`, where :math:`\hat g` is the gradient
           of converged codes (eq. 5);
-        - ``minimizer``, (3, n_depths): :math:`|g_t - g^*|_F` (eq. 6), if `minimizer` is given;
-        - ``truth``, (3, n_depths): :math:`|g_t - \tilde g|_F` (eq. 6), if `code` is given.
+        - ``minimizer``, (3, n_depths): :math:`\|g_t - g^*\|_F` (eq. 6), if `minimizer` is given;
+        - ``truth``, (3, n_depths): :math:`\|g_t - \tilde g\|_F` (eq. 6), if `code` is given.
 
         With ``per_sample=True`` the distances have a last axis of length n_samples.
     """

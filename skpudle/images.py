@@ -2,22 +2,25 @@
 
 Any dictionary learner fitted on rows denoises images: it codes overlapping patches one by one, and
 a pixel becomes the mean of its values in all patches that contain it. A denoiser also fills in
-missing pixels, which NaN marks. Unsigned integers become fractions of their largest value, as for
-convolutional learners: of 255 for uint8.
+missing pixels, which NaN or a mask marks.
+
+Images are grey, (height, width), or have colours, (height, width, 3). Unsigned integers are read as
+fractions of their largest value, of 255 for uint8, as by convolutional learners; images that are
+returned have the dtype of the input again.
 """
 
-from functools import cache
+from functools import cache, partial
 from numbers import Integral
 
 import numpy as np
 import torch
 from scipy.fft import dct
 from scipy.interpolate import griddata
+from scipy.ndimage import binary_dilation
 from scipy.spatial import QhullError
 
 from skpudle._data.arrays import host_array, like_input, to_tensor
-from skpudle._data.images import extend, read_images, sizes
-from skpudle._learners.pudle import PUDLEDictionaryLearning
+from skpudle._data.images import as_pixels, extend, of_colours, read_images, sizes
 from skpudle.operators import Phases
 
 __all__ = ["denoise_patches", "extract", "inpaint", "psnr", "reconstruct", "ssim"]
@@ -29,6 +32,8 @@ _PATCHES = {"cpu": 4096, "cuda": 2**17}
 # threshold of cosines, in noise levels. All were chosen on photographs of the Berkeley data set
 # and on the flower of the example.
 _FIRST, _SMALLER, _THRESHOLD = 1.5, 20.0, 2.7
+# side of the patches of cosines, and about how many known pixels measure the error of interpolation
+_SIDE, _HIDDEN = 8, 500
 
 
 def _read(images, like):  # -> (n, c, height, width), on the device of `like`
@@ -36,14 +41,26 @@ def _read(images, like):  # -> (n, c, height, width), on the device of `like`
     return read_images(images, 2, device=device, allow_nan=True).tensors[0]
 
 
-def _read_grey(image):  # -> (1, 1, height, width)
-    x = _read([image], image)
-    if x.shape[1] > 1:
+def _read_image(image):  # -> (1, 1 or 3, height, width), and whether it has an axis of channels
+    shape = tuple(np.shape(image))
+    if of_colours(shape) and shape[2] != 3:
         raise ValueError(
-            f"One grey image is expected, (height, width), not the shape {tuple(np.shape(image))}. "
-            "Pass channels, or images, one by one."
+            f"An image of shape {shape} has colours and transparency? Pass the colours, "
+            "image[..., :3], and join the fourth channel to the result: "
+            "np.dstack([result, image[..., 3]])."
         )
-    return x
+    x = _read([image], image)
+    if x.shape[1] not in (1, 3):
+        raise ValueError(
+            f"One image is expected, (height, width) or (height, width, 3), not the shape {shape}. "
+            "Pass other channels, or images, one by one."
+        )
+    return x, len(shape) == 3
+
+
+def _image_of(x, image, *, like=as_pixels):  # (1, c, height, width) -> in the form of the image
+    x = x[0].movedim(0, -1) if len(np.shape(image)) == 3 else x[0, 0]
+    return like(x, image)
 
 
 @cache
@@ -84,10 +101,18 @@ def _extract(x, patch_shape, stride):  # (1, c, height, width) -> (n_patches, c 
     return phases.maps(phases.gather(phases.split(x)), 1)[0].flatten(1).mT
 
 
-def _add_up(patches, size, patch_shape, stride):  # -> sum and number of patches at each pixel
+def _add_up(patches, size, patch_shape, stride):  # -> sum at each pixel
     phases, _ = _geometry(size, patch_shape, stride)
     maps = patches.mT.reshape(1, -1, *phases.positions)
     return phases.join(phases.add(phases.columns(phases.widen(maps)), 1))
+
+
+def _channels_last(rows, n_channels):  # (n, c * n_pixels) -> (n, n_pixels * c)
+    return rows.unflatten(1, (n_channels, -1)).mT.flatten(1)
+
+
+def _channels_first(rows, n_channels):  # the inverse
+    return rows.unflatten(1, (-1, n_channels)).mT.flatten(1)
 
 
 def extract(image, patch_shape=(8, 8), *, stride=1):
@@ -95,9 +120,9 @@ def extract(image, patch_shape=(8, 8), *, stride=1):
 
     Parameters
     ----------
-    image : array-like or Tensor of shape (height, width)
-        A grey image, extended by reflection where patches exceed its ends. Unsigned integers
-        become fractions of their largest value. NaN stays in the patches.
+    image : array-like or Tensor of shape (height, width[, 3])
+        An image, extended by reflection where patches exceed its ends. Unsigned integers become
+        fractions of their largest value. NaN stays in the patches.
     patch_shape : int or tuple of int, default=(8, 8)
         Height and width of a patch; one number for a square.
     stride : int, default=1
@@ -105,11 +130,14 @@ def extract(image, patch_shape=(8, 8), *, stride=1):
 
     Returns
     -------
-    ndarray or Tensor of shape (n_patches, n_pixels)
-        One patch per row, position by position.
+    ndarray or Tensor of shape (n_patches, n_pixels[ * 3])
+        One patch per row, position by position, in float32 or float64; the colours of a pixel are
+        neighbours, as in scikit-learn's patches.
     """
     patch_shape = _patch_shape(patch_shape)
-    return like_input(_extract(_read_grey(image), patch_shape, stride), image)
+    x, _ = _read_image(image)
+    rows = _extract(x, patch_shape, stride)
+    return like_input(_channels_last(rows, x.shape[1]), image)
 
 
 def reconstruct(patches, image_shape, patch_shape=(8, 8), *, stride=1):
@@ -117,16 +145,16 @@ def reconstruct(patches, image_shape, patch_shape=(8, 8), *, stride=1):
 
     Parameters
     ----------
-    patches : array-like or Tensor of shape (n_patches, n_pixels)
+    patches : array-like or Tensor of shape (n_patches, n_pixels[ * 3])
         Patches, as `extract` returns them.
     image_shape : tuple of int
-        (height, width).
+        (height, width) or (height, width, 3).
     patch_shape, stride
         As in `extract`.
 
     Returns
     -------
-    ndarray or Tensor of shape (height, width)
+    ndarray or Tensor of shape (height, width[, 3])
         The image. Patches straight from `extract` give back their image, as fractions if it held
         unsigned integers.
 
@@ -136,22 +164,27 @@ def reconstruct(patches, image_shape, patch_shape=(8, 8), *, stride=1):
         If the number or the size of the patches does not fit the image.
     """
     patch_shape = _patch_shape(patch_shape)
-    if not isinstance(image_shape, tuple | list) or [*map(_is_count, image_shape)] != [True] * 2:
+    known = isinstance(image_shape, tuple | list) and all(map(_is_count, image_shape))
+    if not known or tuple(image_shape[2:]) not in ((), (3,)) or len(image_shape) < 2:
         raise ValueError(
-            f"image_shape={image_shape!r:.80} is no size of an image. Pass (height, width)."
+            f"image_shape={image_shape!r:.80} is no size of an image. Pass (height, width), or "
+            "(height, width, 3)."
         )
+    size, (n_channels,) = tuple(image_shape[:2]), image_shape[2:] or (1,)
     rows = _read(patches, patches)[:, 0, 0]
-    phases, _ = _geometry(image_shape, patch_shape, stride)
-    expected = (phases.positions[0] * phases.positions[1], patch_shape[0] * patch_shape[1])
+    phases, _ = _geometry(size, patch_shape, stride)
+    n_patches = phases.positions[0] * phases.positions[1]
+    expected = (n_patches, patch_shape[0] * patch_shape[1] * n_channels)
     if tuple(rows.shape) != expected:
         raise ValueError(
             f"Patches have the shape {tuple(rows.shape)}, but an image of {tuple(image_shape)} "
             f"pixels has {expected}; pass what extract returned for the same sizes and stride."
         )
-    sums = (_add_up(x, image_shape, patch_shape, stride) for x in (rows, torch.ones_like(rows)))
+    rows = _channels_first(rows, n_channels)
+    sums = (_add_up(x, size, patch_shape, stride) for x in (rows, torch.ones_like(rows)))
     total, count = sums
-    image = (total / count)[0, 0, : image_shape[0], : image_shape[1]]
-    return like_input(image, patches)
+    image = (total / count)[0, :, : size[0], : size[1]].movedim(0, -1)
+    return like_input(image if image_shape[2:] else image[..., 0], patches)
 
 
 def _decode(learner, patches):  # (n, n_pixels) -> decoded (n, n_pixels), numbers of non-zeros (n,)
@@ -162,27 +195,59 @@ def _decode(learner, patches):  # (n, n_pixels) -> decoded (n, n_pixels), number
     return to_tensor(codes @ learner.components_), n_nonzeros
 
 
-def _denoise_rows(learner, patches, like, *, center, weights):
+def _means(rows, n_channels):  # (n, c * n_pixels) -> the same, means of known pixels by channel
+    channels = rows.unflatten(1, (n_channels, -1))
+    means = channels.nanmean(2, keepdim=True).nan_to_num(0.0)
+    return means.expand_as(channels).flatten(1)
+
+
+def _denoise_rows(learner, patches, like, *, n_channels, center, weights):
     """Return denoised patches times their weights, and weights; 0 where no pixel is known."""
     known = ~patches.isnan().all(1)
     denoised, weight = torch.zeros_like(patches), patches.new_zeros(len(patches), 1)
     if known.any():
         rows = patches if known.all() else patches[known]
-        means = rows.nanmean(1, keepdim=True) if center else 0.0
-        decoded, n_nonzeros = _decode(learner, like_input(rows - means, like))
+        means = _means(rows, n_channels) if center else torch.zeros_like(rows)
+        given = like_input(_channels_last(rows - means, n_channels), like)
+        decoded, n_nonzeros = _decode(learner, given)
+        decoded = _channels_first(decoded.to(rows), n_channels)
         n_counted = n_nonzeros if weights == "sparsity" else torch.zeros_like(n_nonzeros)
         weight[known] = 1 / (1 + n_counted.to(rows)[:, None])
-        denoised[known] = (decoded.to(rows) + means) * weight[known]
+        denoised[known] = (decoded + means) * weight[known]
     return denoised, weight.expand_as(patches)
+
+
+def _n_features(learner):  # -> int, or None
+    if hasattr(learner, "n_features_in_"):
+        return learner.n_features_in_
+    return learner.components_.shape[1] if hasattr(learner, "components_") else None
+
+
+def _denoise_whole(learner, x, image, patch_shape, *, stride, **options):  # (1, c, *size) -> same
+    (n_channels, height, width) = x.shape[1:]
+    phases, missing = _geometry((height, width), patch_shape, stride)
+    x = extend(x, [0, 0], missing)
+    total, count = torch.zeros_like(x), torch.zeros_like(x)
+    n_rows = max(1, _PATCHES.get(x.device.type, 4096) // phases.positions[1])
+    for first in range(0, phases.positions[0], n_rows):
+        last = min(first + n_rows, phases.positions[0]) - 1
+        strip = (..., slice(first * stride, last * stride + patch_shape[0]), slice(None))
+        patches = _extract(x[strip], patch_shape, stride)
+        sums = _denoise_rows(learner, patches, image, n_channels=n_channels, **options)
+        for whole, part in zip((total, count), sums, strict=True):
+            whole[strip] += _add_up(part, x[strip].shape[2:], patch_shape, stride)
+    return (total / count)[..., :height, :width]
 
 
 def denoise_patches(
     learner, image, patch_shape=(8, 8), *, stride=1, center=True, weights="sparsity"
 ):
-    """Denoise a grey image by a dictionary of patches.
+    """Denoise an image by a dictionary of patches.
 
     The mean of each patch, which is hardly noisy, is subtracted before coding and added again.
-    Patches are coded a few thousand at a time: memory is proportional to the image.
+    Patches are coded a few thousand at a time: memory is proportional to the image. Of an image
+    with colours, patches are coded whole by a learner that was fitted on patches with colours, and
+    else channel by channel.
 
     Parameters
     ----------
@@ -192,7 +257,7 @@ def denoise_patches(
         `~sklearn.decomposition.MiniBatchDictionaryLearning`. K-SVD codes up to the error that the
         noise explains: ``transform_algorithm="omp"`` with ``transform_tol = n_pixels *
         (1.1 * noise_std) ** 2``; an encoder with hard thresholds is faster.
-    image : array-like or Tensor of shape (height, width)
+    image : array-like or Tensor of shape (height, width[, 3])
         The noisy image. Unsigned integers become fractions of their largest value: fit the learner
         on such fractions. NaN marks missing pixels, for learners that take it; the result has
         values there, except in patches without a known pixel.
@@ -201,21 +266,22 @@ def denoise_patches(
     stride : int, default=1
         Distance of neighbouring patches, in pixels: 1 is best, larger ones are faster.
     center : bool, default=True
-        Whether to subtract means. False is for learners of non-negative patches, such as
-        `~sklearn.decomposition.NMF`.
+        Whether to subtract means, of each channel. False is for learners of non-negative patches,
+        such as `~sklearn.decomposition.NMF`.
     weights : {"sparsity", "equal"}, default="sparsity"
         Weights of overlapping patches: "sparsity" is ``1 / (1 + n_nonzeros)`` of the code, as the
         more atoms a patch uses, the more noise it contains ([1]_, [2]_).
 
     Returns
     -------
-    ndarray or Tensor of shape (height, width)
-        The denoised image, on the device of the input.
+    ndarray or Tensor of shape (height, width[, 3])
+        The denoised image, on the device and of the dtype of the input; unsigned integers are
+        rounded and clipped.
 
     Raises
     ------
     ValueError
-        If the image is not grey, patches do not cover it, or ``weights`` are unknown.
+        If the image has other channels, patches do not cover it, or ``weights`` are unknown.
 
     References
     ----------
@@ -228,83 +294,157 @@ def denoise_patches(
     if weights not in ("sparsity", "equal"):
         raise ValueError(f"Unknown weights {weights!r:.80}; pass 'sparsity' or 'equal'.")
     patch_shape = _patch_shape(patch_shape)
-    x = _read_grey(image)
-    height, width = x.shape[2:]
-    phases, missing = _geometry((height, width), patch_shape, stride)
-    x = extend(x, [0, 0], missing)
-    total, count = torch.zeros_like(x), torch.zeros_like(x)
-    n_rows = max(1, _PATCHES.get(x.device.type, 4096) // phases.positions[1])
-    for first in range(0, phases.positions[0], n_rows):
-        last = min(first + n_rows, phases.positions[0]) - 1
-        strip = (..., slice(first * stride, last * stride + patch_shape[0]), slice(None))
-        patches = _extract(x[strip], patch_shape, stride)
-        sums = _denoise_rows(learner, patches, image, center=center, weights=weights)
-        for whole, part in zip((total, count), sums, strict=True):
-            whole[strip] += _add_up(part, x[strip].shape[2:], patch_shape, stride)
-    return like_input((total / count)[0, 0, :height, :width], image)
+    x, _ = _read_image(image)
+    options = dict(stride=stride, center=center, weights=weights)
+    if x.shape[1] > 1 and _n_features(learner) != x.shape[1] * patch_shape[0] * patch_shape[1]:
+        parts = [_denoise_whole(learner, c, image, patch_shape, **options) for c in x.split(1, 1)]
+        return _image_of(torch.cat(parts, 1), image)
+    return _image_of(_denoise_whole(learner, x, image, patch_shape, **options), image)
 
 
-def _interpolate(x, known):  # (height, width) -> linear between known pixels, else nearest
-    places, values, gaps = np.argwhere(known), x[known], np.argwhere(~known)
-    filled = x.copy()
+def _interpolate(x, gap):  # (height, width, c), (height, width) -> linear in gaps, else nearest
+    """Fill gaps from the known pixels next to them.
+
+    Other known pixels do not matter: the circle through the corners of a Delaunay triangle holds no
+    known pixel, so each corner of a triangle with a gap inside is a neighbour of a gap.
+    """
+    border = binary_dilation(gap, np.ones((3, 3))) & ~gap
+    places, values, filled = np.argwhere(border), x[border], x.copy()
     try:
-        filled[~known] = griddata(places, values, gaps, method="linear")
+        filled[gap] = griddata(places, values, np.argwhere(gap), method="linear")
     except (QhullError, ValueError):  # few known pixels, or all of them in one line
-        filled[~known] = np.nan
-    gaps = np.argwhere(np.isnan(filled))
-    filled[np.isnan(filled)] = griddata(places, values, gaps, method="nearest")
+        filled[gap] = np.nan
+    outside = gap & np.isnan(filled).any(2)
+    if outside.any():
+        filled[outside] = griddata(places, values, np.argwhere(outside), method="nearest")
     return filled
 
 
-def _error_of_interpolation(x, known):  # -> root mean square, over a tenth of the known pixels
-    hidden = np.zeros_like(known)
-    hidden.flat[np.flatnonzero(known)[5::10]] = True
-    if not hidden.any():
-        return 0.0
-    filled = _interpolate(np.where(hidden, np.nan, x), known & ~hidden)
-    return float(np.sqrt(np.mean((filled - x)[hidden] ** 2)))
+def _errors_of_interpolation(x, gap):  # -> (n_hidden, c)
+    """Return the errors of interpolation at some known pixels, which are hidden for this."""
+    known = np.flatnonzero(~gap)
+    hidden = np.zeros_like(gap)
+    hidden.flat[known[5 :: max(10, len(known) // _HIDDEN)]] = True
+    return (_interpolate(x, gap | hidden) - x)[hidden]
 
 
-def _denoise_by_cosines(image, noise_std, side=8):
-    waves = dct(np.eye(side), norm="ortho", axis=0)
-    threshold = dict(alpha=_THRESHOLD * noise_std, shrinkage="hard", n_unfoldings=1, step_size=1.0)
-    learner = PUDLEDictionaryLearning.from_components(np.kron(waves, waves), **threshold)
-    ends = [side - 1] * 2  # border and inner pixels are in as many patches
-    larger = extend(_read_grey(image), ends, ends)[0, 0]
-    denoised = to_tensor(denoise_patches(learner, larger, (side, side), weights="equal"))
-    return denoised[side - 1 : 1 - side, side - 1 : 1 - side]
+def _rms(errors):  # (n, ...) -> (...), 0 of none
+    return np.sqrt(np.mean(np.square(errors), axis=0)) if len(errors) else np.zeros(errors.shape[1])
 
 
-def inpaint(image, denoise=None, *, n_iter=20):
-    """Fill in the missing pixels of a grey image.
+def _corners_of_patches(gap):  # (height, width) -> flat indices in the image with wider borders
+    """Return the first pixels of all patches that touch a gap."""
+    ends = _SIDE - 1
+    touching = binary_dilation(np.pad(gap, ends), np.ones((_SIDE, _SIDE)), origin=_SIDE // 2 - 1)
+    return to_tensor(np.flatnonzero(touching))
+
+
+def _denoise_by_cosines(x, corners, noise_std):  # (height, width) -> the same, denoised in gaps
+    """Denoise by a hard threshold of the cosines of the patches with these first pixels."""
+    waves = dct(np.eye(_SIDE), norm="ortho", axis=0)
+    waves, ends = to_tensor(np.kron(waves, waves)).to(x), [_SIDE - 1] * 2
+    larger = extend(x[None, None], ends, ends)[0, 0]  # a border pixel is in as many patches
+    pixels, total = larger.flatten(), torch.zeros(larger.numel(), dtype=x.dtype)
+    one = (torch.arange(_SIDE)[:, None] * larger.shape[1] + torch.arange(_SIDE)).flatten()
+    for part in corners.split(_PATCHES["cpu"]):
+        index = part[:, None] + one
+        codes = pixels[index] @ waves.mT
+        small = codes.abs() <= _THRESHOLD * noise_std
+        small[:, 0] = False  # the mean of a patch is hardly noisy
+        codes.masked_fill_(small, 0)
+        total.index_add_(0, index.flatten(), (codes @ waves).flatten())
+    inner = slice(_SIDE - 1, 1 - _SIDE)
+    return total.view_as(larger)[inner, inner] / _SIDE**2
+
+
+def _read_damaged(image, mask):  # -> (height, width, c), NaN where a pixel is missing
+    x = host_array(_read_image(image)[0][0].movedim(0, -1))
+    if mask is None:
+        return x
+    mask = np.asarray(host_array(mask)) != 0
+    if mask.shape not in (x.shape[:2], tuple(np.shape(image))):
+        raise ValueError(
+            f"mask has the shape {mask.shape} for an image of {tuple(np.shape(image))}. Pass one "
+            "value for each pixel, true where it is missing."
+        )
+    x[mask] = np.nan
+    return x
+
+
+def _iterate(image, denoise, filled, known, errors, levels):  # -> (height, width, c)
+    """Denoise again and again by a function of the user."""
+    x, known, unit = to_tensor(filled), to_tensor(known), float(np.sqrt(np.mean(_rms(errors) ** 2)))
+    filled = x
+    for level in levels if unit else ():
+        given = _image_of(filled.movedim(-1, 0)[None], image, like=like_input)
+        denoised = to_tensor(denoise(given, float(level * unit)))
+        if denoised.shape != given.shape:
+            raise ValueError(
+                f"denoise returned the shape {tuple(denoised.shape)} for an image of "
+                f"{tuple(given.shape)} pixels. Pass a function that returns an image of the same "
+                "shape."
+            )
+        filled = torch.where(known, x, denoised.to(x).view_as(x))
+    return host_array(filled)
+
+
+def _iterate_cosines(filled, known, errors, levels):  # -> (height, width, c)
+    """Denoise again and again by cosines, in the gaps alone, and colours in other coordinates."""
+    mixing = dct(np.eye(filled.shape[2]), norm="ortho", axis=0)  # mean, and orthogonal differences
+    units, corners = _rms(errors @ mixing.T), _corners_of_patches(~known.all(axis=2))
+    x, known, mixing = to_tensor(filled), to_tensor(known), to_tensor(mixing).to(to_tensor(filled))
+    filled = x
+    for level in levels:
+        channels = (filled @ mixing.mT).unbind(2)
+        denoised = [
+            _denoise_by_cosines(channel.contiguous(), corners, float(level * unit))
+            for channel, unit in zip(channels, units, strict=True)
+        ]
+        filled = torch.where(known, x, torch.stack(denoised, 2) @ mixing)
+    return host_array(filled)
+
+
+def inpaint(image, denoise=None, *, mask=None, n_iter=20):
+    """Fill in the missing pixels of an image.
 
     Missing pixels are interpolated linearly. The image is then denoised ``n_iter`` times at falling
     noise levels, and known pixels get their values back each time ([1]_, [2]_). The first level is
-    1.5 times the error of interpolation, measured on a tenth of the known pixels, left out for
-    this; the last is a twentieth of the first.
+    1.5 times the error of interpolation, measured on some known pixels, left out for this; the last
+    is a twentieth of the first. Colours are denoised as their mean and two differences.
 
     Parameters
     ----------
-    image : array-like or Tensor of shape (height, width)
-        The image, NaN where a pixel is missing, or a masked array. Unsigned integers become
-        fractions of their largest value, also in the result.
+    image : array-like or Tensor of shape (height, width[, 3])
+        The image, NaN where a pixel is missing, or a masked array.
     denoise : callable, default=None
-        ``denoise(image, noise_std)`` removes noise of this standard deviation from an image. The
-        default codes patches of 8 x 8 pixels by cosines with a hard threshold, without learning.
-        The examples have others.
+        ``denoise(image, noise_std)`` removes noise of this standard deviation from an image, which
+        it gets as numbers in float32 or float64, and returns one of the same shape. The default
+        codes patches of 8 x 8 pixels by cosines with a hard threshold, without learning. The
+        examples have others.
+    mask : array-like of shape (height, width) or of the image's shape, default=None
+        True, or any number other than 0, where a pixel is missing, in addition to NaN: as for
+        scikit-image's ``inpaint_biharmonic``.
     n_iter : int, default=20
         Number of times to denoise; 0 is linear interpolation.
 
     Returns
     -------
-    ndarray or Tensor of shape (height, width)
-        The image, complete; known pixels are unchanged (fractions, of unsigned integers).
+    ndarray or Tensor of shape (height, width[, 3])
+        The image, complete, of the dtype of the input; known pixels are unchanged.
 
     Raises
     ------
     ValueError
-        If the image is not grey, no pixel is known, ``n_iter`` is not a number of iterations, or
-        ``denoise`` returns an image of another shape.
+        If the image has other channels, the mask another shape, no pixel is known, ``n_iter`` is
+        not a number of iterations, or ``denoise`` returns an image of another shape.
+
+    Notes
+    -----
+    On thirteen parts of pictures of 128 x 128 pixels and more, of which half are missing at random,
+    it takes 0.4 s of one core in the median, and at eight scratches 3 pixels wide 0.13 s.
+    scikit-image's ``inpaint_biharmonic`` takes 0.03 s and 0.003 s. It is 1.6 dB behind at random
+    pixels and 1.7 dB at scratches on average, and as good on textures such as grass and gravel: use
+    it there, or where time counts.
 
     References
     ----------
@@ -326,25 +466,22 @@ def inpaint(image, denoise=None, *, n_iter=20):
     """
     if not isinstance(n_iter, Integral) or n_iter < 0:
         raise ValueError(f"n_iter={n_iter!r:.80} is no number of iterations. Pass 0 or more.")
-    x = host_array(_read_grey(image)[0, 0])
+    x = _read_damaged(image, mask)
     known = ~np.isnan(x)
-    if not known.any():
-        raise ValueError("No pixel is known: every one is NaN; pass an image with some values.")
-    largest = _FIRST * _error_of_interpolation(x, known)
-    filled = to_tensor(x if known.all() else _interpolate(x, known))
-    if known.all() or largest == 0:
-        return like_input(filled, image)
-    known, x = to_tensor(known), to_tensor(x)
-    for noise_std in np.geomspace(largest, largest / _SMALLER, n_iter):
-        denoised = (denoise or _denoise_by_cosines)(like_input(filled, image), float(noise_std))
-        denoised = to_tensor(denoised)
-        if denoised.shape != x.shape:
-            raise ValueError(
-                f"denoise returned the shape {tuple(denoised.shape)} for an image of "
-                f"{tuple(x.shape)} pixels. Pass a function that returns an image of the same shape."
-            )
-        filled = torch.where(known, x, denoised.to(x))
-    return like_input(filled, image)
+    gap = ~known.all(axis=2)
+    if gap.all():
+        raise ValueError(
+            "No pixel is known: every one has NaN or is masked. Pass an image with some values; "
+            "channels with gaps of their own one by one."
+        )
+    if gap.any():
+        errors = _errors_of_interpolation(x, gap)
+        filled = np.where(known, x, _interpolate(x, gap))
+        levels = np.geomspace(_FIRST, _FIRST / _SMALLER, n_iter)
+        x = (_iterate_cosines if denoise is None else partial(_iterate, image, denoise))(
+            filled, known, errors, levels
+        )
+    return _image_of(to_tensor(x).movedim(-1, 0)[None], image)
 
 
 def _metrics():

@@ -1,6 +1,6 @@
 r"""Attribute an atom, a reconstruction or a code to samples, atoms and features.
 
-A dictionary that minimises :math:`\frac12 |X - D Z|^2 + \frac\omega2 |D|^2` in ``D`` is a
+A dictionary that minimises :math:`\frac12 \|X - D Z\|^2 + \frac\omega2 \|D\|^2` in ``D`` is a
 combination of the training samples (the columns of ``X``, with codes ``Z``):
 
 .. math:: D = X A^T, \quad A = (Z Z^T + \omega I)^{-1} Z.

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import skpudle
@@ -116,6 +117,49 @@ def test_the_first_code_that_a_newcomer_sees_runs(code, capsys, monkeypatch):
         monkeypatch.setitem(sys.modules, extra, None)
     exec(compile(code(), code.__name__, "exec"), {})
     assert "of the codes are not zero" in capsys.readouterr().out
+
+
+def code_of(page):
+    """Return the Python blocks of a page, in their order."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".md":
+        return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    blocks = re.findall(r"code-block:: python\n\n((?:    .*\n|\n)+)", text)
+    return ["\n".join(line[4:] for line in block.splitlines()) for block in blocks]
+
+
+@pytest.mark.draws_from_numpy
+def test_the_quick_start_runs_and_its_figures_are_right(capsys, monkeypatch, tmp_path):
+    pytest.importorskip("matplotlib").use("Agg")
+    monkeypatch.chdir(tmp_path)
+    page, names = DOCS / "quick_start.rst", {}
+    printed = []
+    for code in code_of(page):
+        exec(compile(code, page.name, "exec"), names)
+        printed.append(capsys.readouterr().out)
+    text = page.read_text(encoding="utf-8")
+    explained = re.search(r"(\d+)% of the variance explained", "".join(printed))[1]
+    assert f"explain {explained} % of the variance" in text
+    errors = re.findall(r"^error.* (\d\.\d+)$", "".join(printed), re.MULTILINE)
+    assert len(errors) == 2
+    for error in errors:
+        assert f"{error} " in text
+    assert (tmp_path / "report.html").exists()
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+
+
+@pytest.mark.draws_from_numpy
+def test_the_readme_goes_from_file_to_file(monkeypatch, tmp_path):
+    files = pytest.importorskip("imageio.v3")
+    photograph = np.random.default_rng(0).integers(256, size=(24, 32, 3), dtype=np.uint8)
+    files.imwrite(tmp_path / "photograph.png", photograph)
+    monkeypatch.chdir(tmp_path)
+    (code,) = [block for block in code_of(ROOT / "README.md") if "imwrite" in block]
+    exec(compile(code, "README.md", "exec"), {})
+    clean = files.imread(tmp_path / "clean.png")
+    assert (clean.dtype, clean.shape) == (photograph.dtype, photograph.shape)
 
 
 def run_alone(code):

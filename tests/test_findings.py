@@ -47,6 +47,19 @@ def test_where_nothing_is_wrong_nothing_is_said():
         assert findings(estimator, X) == []
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_atoms_are_redundant(seed):
+    """Of twelve atoms for eight, four are sums of others, and nothing is wrong with eight."""
+    rng = np.random.default_rng(seed)
+    atoms = rng.normal(size=(8, 20)) / 20**0.5
+    codes = rng.normal(size=(1000, 8)) * (rng.random((1000, 8)) < 0.2)
+    X = codes @ atoms + 0.02 * rng.normal(size=(1000, 20))
+    found = only(findings(PUDLEDictionaryLearning(12, random_state=0).fit(X), X))
+    assert found.startswith("4 of 12 atoms are redundant")
+    assert "n_components=8 would do" in found
+    assert findings(PUDLEDictionaryLearning(8, random_state=0).fit(X), X) == []
+
+
 @pytest.mark.parametrize(
     ("learner", "reason"),
     [
@@ -117,7 +130,8 @@ def test_a_search_leaves_no_atoms_that_are_the_same():
     found = findings(learner.set_params(dict_init=twice).fit(X), X)
     advice = "dict_init='search' leaves none such, or learn fewer atoms."
     assert only(found).endswith(f"are the same up to sign, and so are 2 pairs more: {advice}")
-    assert findings(PUDLEDictionaryLearning(11, random_state=0).fit(X), X) == []
+    found = findings(PUDLEDictionaryLearning(11, random_state=0).fit(X), X)
+    assert only(found).startswith("3 of 11 atoms are redundant")
 
 
 @pytest.mark.parametrize("n_axes", [1, 2])

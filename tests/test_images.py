@@ -212,13 +212,144 @@ def test_a_denoiser_of_inpainting_returns_an_image(image):
             inpaint(damaged, wrong)
 
 
-def test_unsigned_integers_are_inpainted_as_fractions():
-    """Those of a masked array, as they have no NaN."""
-    pixels = np.random.default_rng(0).integers(256, size=(17, 22), dtype=np.uint8)
-    lost = np.random.default_rng(1).random(pixels.shape) < 0.3
-    expected = inpaint(np.where(lost, np.nan, pixels / 255).astype(np.float32))
-    np.testing.assert_array_equal(inpaint(np.ma.masked_array(pixels, lost)), expected)
-    np.testing.assert_array_equal(inpaint(pixels), (pixels / 255).astype(np.float32))
+def unsigned(fractions, dtype=np.uint8):  # as a file of a photograph holds them
+    largest = np.iinfo(dtype).max
+    return np.rint(np.clip(np.float64(fractions), 0, 1) * largest).astype(dtype)
+
+
+@pytest.mark.parametrize("shape", [(17, 22), (17, 22, 3)], ids=["grey", "colours"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_photograph_stays_one(shape, dtype):
+    """Its dtype, range and channels are those of the input: it can be saved as it is."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(np.iinfo(dtype).max, size=shape, dtype=dtype)
+    pixels.flat[:2] = 0, np.iinfo(dtype).max
+    fractions = (pixels / np.iinfo(dtype).max).astype(np.float32)
+    lost = rng.random(shape[:2]) < 0.3
+    all_channels = np.broadcast_to(lost.reshape(*lost.shape, *[1] * (len(shape) - 2)), shape)
+    filled = inpaint(pixels, mask=lost)
+    assert filled.dtype == dtype
+    expected = unsigned(inpaint(np.where(all_channels, np.nan, fractions)), dtype)
+    np.testing.assert_array_equal(filled, expected)
+    np.testing.assert_array_equal(filled[~lost], pixels[~lost])
+    np.testing.assert_array_equal(inpaint(np.ma.masked_array(pixels, all_channels)), filled)
+    np.testing.assert_array_equal(inpaint(pixels), pixels)
+    coder = PUDLEDictionaryLearning.from_components(cosines(), alpha=0.1)
+    denoised = denoise_patches(coder, pixels)
+    np.testing.assert_array_equal(denoised, unsigned(denoise_patches(coder, fractions), dtype))
+    denoiser = load_denoiser("gaussian-small", shift_average=False)
+    (denoised,) = denoiser.denoise([pixels], noise_std=0.2)
+    expected = denoiser.denoise([fractions], noise_std=0.2)[0]
+    np.testing.assert_array_equal(denoised, unsigned(expected, dtype))
+    assert denoised.dtype == dtype
+    np.testing.assert_array_equal(denoiser.denoise(pixels, noise_std=0.2), denoised)
+    tensor = torch.from_numpy(pixels)
+    for found in (inpaint(tensor, mask=lost), denoiser.denoise(tensor, noise_std=0.2)):
+        assert found.dtype == tensor.dtype
+        assert found.shape == shape
+    np.testing.assert_array_equal(inpaint(tensor, mask=lost), filled)
+
+
+def test_images_of_a_list_keep_their_own_dtypes():
+    fractions = np.random.default_rng(0).uniform(size=(9, 11))
+    given = [fractions, unsigned(fractions), unsigned(fractions, np.uint16)]
+    denoiser = load_denoiser("gaussian-small", shift_average=False)
+    found = denoiser.denoise(given, noise_std=0.2)
+    assert [image.dtype for image in found] == [image.dtype for image in given]
+
+
+def test_pixels_without_a_value_are_no_unsigned_integers():
+    pixels = np.ma.masked_array(np.full((12, 12), 7, np.uint8), np.ones((12, 12)))
+    pixels[0, 0] = 7
+    coder = PUDLEDictionaryLearning.from_components(cosines(4), alpha=0.1)
+    with pytest.raises(ValueError, match="uint8 cannot hold. Pass fractions"):
+        denoise_patches(coder, pixels, (4, 4))
+
+
+def test_transparency_is_no_colour():
+    picture = np.zeros((17, 22, 4), np.uint8)
+    denoiser = load_denoiser("gaussian-small")
+    for call in (inpaint, extract, denoiser.denoise, lambda image: denoiser.denoise([image])):
+        with pytest.raises(ValueError, match=r"Pass the colours, image\[..., :3\]"):
+            call(picture)
+
+
+def test_a_grey_image_with_three_channels_is_inpainted_as_one():
+    clean = np.kron(np.random.default_rng(0).uniform(size=(4, 5)), np.ones((5, 5)))
+    lost = np.random.default_rng(1).random(clean.shape) < 0.4
+    grey = inpaint(clean, mask=lost)
+    colours = inpaint(np.stack([clean] * 3, 2), mask=lost)
+    np.testing.assert_allclose(colours, np.stack([grey] * 3, 2), atol=1e-10)
+
+
+def test_inpainting_by_cosines_is_denoising_all_patches():
+    """The slow way: all patches, also without a gap, by the function for any learner."""
+    clean = np.kron(np.random.default_rng(0).uniform(size=(4, 5)), np.ones((5, 5)))
+    lost = np.random.default_rng(1).random(clean.shape) < 0.4
+    lost[:, 12] = True
+
+    def naive(image, noise_std):
+        threshold = dict(alpha=2.7 * noise_std, shrinkage="hard", n_unfoldings=1, step_size=1.0)
+        learner = PUDLEDictionaryLearning.from_components(cosines(), **threshold)
+        larger = np.pad(image, 7, mode="symmetric")
+        return denoise_patches(learner, larger, weights="equal")[7:-7, 7:-7]
+
+    np.testing.assert_allclose(
+        inpaint(clean, mask=lost), inpaint(clean, naive, mask=lost), atol=1e-9
+    )
+
+
+def test_interpolation_by_neighbours_of_gaps_is_by_all_known_pixels():
+    """Of a plane with a bump far from the gap; triangles are not unique elsewhere on a grid."""
+    plane = np.add.outer(2.0 * np.arange(20), np.arange(15))
+    lost = np.zeros(plane.shape, bool)
+    lost[4:9, 3:8] = lost[0, :3] = True
+    bump = plane.copy()
+    bump[12:, :] = 5.0
+    filled = inpaint(bump, mask=lost, n_iter=0)
+    np.testing.assert_allclose(filled[1:12], plane[1:12], atol=1e-12)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((3, 4)), np.zeros((17, 22, 3)), True])
+def test_a_mask_of_another_shape_is_refused(wrong, image):
+    with pytest.raises(ValueError, match="mask has the shape"):
+        inpaint(image, mask=wrong)
+
+
+def test_a_mask_from_a_file_marks_pixels(image):
+    lost = np.random.default_rng(0).random(image.shape) < 0.3
+    expected = inpaint(np.where(lost, np.nan, image))
+    for mask in (lost, 255 * lost.astype(np.uint8), torch.from_numpy(lost)):
+        np.testing.assert_array_equal(inpaint(image, mask=mask), expected)
+
+
+def test_patches_with_colours_are_those_of_scikit_learn():
+    photo = np.random.default_rng(0).uniform(size=(17, 22, 3))
+    patches = extract(photo, (5, 4))
+    np.testing.assert_array_equal(patches, extract_patches_2d(photo, (5, 4)).reshape(-1, 60))
+    np.testing.assert_allclose(reconstruct(patches, photo.shape, (5, 4)), photo, rtol=1e-12)
+    identity = FunctionTransformer(check_inverse=False).fit(patches)
+    np.testing.assert_allclose(
+        denoise_patches(identity, photo, (5, 4), stride=3), photo, rtol=1e-12
+    )
+
+
+def test_colours_are_denoised_by_grey_patches_one_by_one():
+    photo = np.random.default_rng(0).uniform(size=(17, 22, 3))
+    coder = PUDLEDictionaryLearning.from_components(cosines(), alpha=0.1)
+    expected = [denoise_patches(coder, channel) for channel in np.moveaxis(photo, 2, 0)]
+    np.testing.assert_array_equal(denoise_patches(coder, photo), np.stack(expected, 2))
+
+
+def test_colours_are_denoised_together_by_patches_with_colours():
+    """Atoms that are equal in all channels project patches, without their mean colour, on greys."""
+    photo = np.random.default_rng(0).uniform(size=(8, 8, 3))
+    atoms = np.repeat(cosines(), 3, axis=1) / 3**0.5
+    pursuit = dict(transform_algorithm="omp", transform_n_nonzero_coefs=64)
+    coder = PUDLEDictionaryLearning.from_components(atoms, **pursuit)
+    means = photo.mean((0, 1))
+    grey = (photo - means).mean(2, keepdims=True)
+    np.testing.assert_allclose(denoise_patches(coder, photo), grey + means, atol=1e-10)
 
 
 @pytest.mark.parametrize("known", [[(3, 4)], [(3, 4), (3, 9), (3, 17)]], ids=["one", "one line"])
@@ -272,10 +403,10 @@ def test_one_number_is_a_square_patch(image):
     np.testing.assert_allclose(denoise_patches(nothing, image, 5), image, atol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(17, 22, 3), (3, 17, 22)], ids=["colour", "several"])
-def test_one_grey_image_is_taken(shape):
+@pytest.mark.parametrize("shape", [(17, 22, 2), (3, 17, 22)], ids=["two channels", "several"])
+def test_one_image_is_taken(shape):
     for function in (extract, inpaint, lambda image: denoise_patches(None, image)):
-        with pytest.raises(ValueError, match="One grey image is expected"):
+        with pytest.raises(ValueError, match="One image is expected"):
             function(np.zeros(shape))
 
 
@@ -395,6 +526,7 @@ def test_unsigned_integers_are_fractions_wherever_there_are_images():
     pair = (extract_patches([X], random_state=0, n_patches=9) for X in (image, fractions))
     np.testing.assert_array_equal(*pair)
     nothing = FunctionTransformer(check_inverse=False)
+    np.testing.assert_array_equal(denoise_patches(nothing, image), image)
     np.testing.assert_allclose(denoise_patches(nothing, image.tolist()), image, rtol=1e-5)
     learner = ConvPUDLEDictionaryLearning(4, max_iter=1, tol=None, n_unfoldings=2, random_state=0)
     learner.fit(fractions[None])

@@ -34,6 +34,7 @@ from skpudle.diagnostics import code_convergence, gradient_convergence
 from skpudle.inspection import atom_contributions, reconstruction_contributions
 from skpudle.metrics import atom_coherence
 from skpudle.plotting import (
+    ActivationsDisplay,
     AtomsDisplay,
     CodesDisplay,
     ContributionsDisplay,
@@ -358,7 +359,9 @@ def test_an_unknown_kind_is_named(learner, X):
 def test_loss_curves_are_those_of_the_learners(learner):
     display = LossCurveDisplay.from_estimators({"a": learner, "b": learner})
     assert [line.get_label() for line in display.lines_] == ["a", "b"]
-    np.testing.assert_array_equal(display.lines_[1].get_ydata(), learner.loss_curve_)
+    n, curve = learner.phases_["search"], learner.loss_curve_
+    expected = np.concatenate([np.minimum.accumulate(curve[:n]), curve[n:]])
+    np.testing.assert_array_equal(display.lines_[1].get_ydata(), expected)
     epochs = np.arange(1, 1 + learner.n_iter_)
     np.testing.assert_array_equal(display.lines_[1].get_xdata(), epochs)
     single = LossCurveDisplay.from_estimator(learner)
@@ -504,3 +507,83 @@ def test_stability_is_drawn_in_the_order_of_sizes(learner):
     np.testing.assert_array_equal(display.line_.get_xdata(), [4, 9])
     np.testing.assert_allclose(display.line_.get_ydata(), 1)
     np.testing.assert_array_equal(display.count_line_.get_ydata(), [4, 9])
+
+
+# ---------------------------------------------------------------------------- activations
+
+
+def copies(display, atoms, size):  # the sum of atoms at the places and with the codes of a display
+    total = np.zeros(size)
+    shape = np.array(atoms.shape[1:])
+    for place, atom, value in zip(display.places, display.atoms, display.values):
+        start = (place - (shape - 1) / 2).astype(int)
+        total[tuple(slice(a, a + n) for a, n in zip(start, shape))] += value * atoms[atom]
+    return total
+
+
+@pytest.mark.parametrize(
+    ("atom_shape", "stride", "size"),
+    [(5, 1, (60,)), ((4, 3), (2, 1), (14, 17)), ((1, 5), 1, (1, 30))],
+    ids=["signal", "image", "row"],
+)
+def test_atoms_at_their_places_are_the_reconstruction(atom_shape, stride, size):
+    X = np.random.default_rng(0).normal(size=(3, *size))
+    learner = ConvPUDLEDictionaryLearning(3, atom_shape=atom_shape, stride=stride, random_state=0)
+    given = X.reshape(3, -1) if size[0] == 1 else list(X)
+    learner.fit(given)
+    expected = np.asarray(learner.inverse_transform(learner.transform(given))[1]).reshape(size)
+    display = ActivationsDisplay.from_estimator(learner, given, index=-2)
+    np.testing.assert_allclose(copies(display, learner.components_, size), expected, atol=1e-6)
+    assert len(display.marks_) == len(np.unique(display.atoms))
+    fewer = ActivationsDisplay.from_estimator(learner, given, index=1, n_atoms=1)
+    (strongest,) = np.unique(fewer.atoms)
+    sums = [np.abs(display.values[display.atoms == k]).sum() for k in range(3)]
+    assert strongest == np.argmax(sums)
+
+
+def test_bars_are_as_high_as_codes_and_dots_in_the_middle_of_atoms():
+    codes = np.zeros((20, 2))
+    codes[3, 0], codes[8, 1] = 2.0, -1.0
+    display = ActivationsDisplay.from_codes(codes, np.ones(24), atom_shape=5)
+    (first, second) = (bars.get_segments()[0] for bars in display.marks_)
+    np.testing.assert_allclose(first, [[5, -1], [5, -1 + 0.45]])
+    np.testing.assert_allclose(second, [[10, -2], [10, -2 - 0.225]])
+    maps = np.zeros((4, 5, 2))
+    maps[1, 2, 1] = 3.0
+    display = ActivationsDisplay.from_codes(maps, np.ones((9, 11)), atom_shape=(3, 3), stride=2)
+    (dots,) = display.marks_
+    np.testing.assert_allclose(dots.get_offsets(), [[2 * 2 + 1, 2 * 1 + 1]])
+    nothing = ActivationsDisplay.from_codes(0 * maps, np.ones((9, 11)), atom_shape=(3, 3), stride=2)
+    assert nothing.marks_ == []
+
+
+def test_activations_need_positions(learner, X):
+    with pytest.raises(ValueError, match="have no positions in a sample. Pass a fitted Conv"):
+        ActivationsDisplay.from_estimator(learner, X)
+    with pytest.raises(ValueError, match="not of one image for atoms of"):
+        ActivationsDisplay.from_codes(np.zeros((2, 5, 5, 3)), np.zeros((9, 9)), atom_shape=(5, 5))
+    signals = np.random.default_rng(0).normal(size=(2, 30, 1))
+    found = ConvPUDLEDictionaryLearning(2, atom_shape=5, stride=1, random_state=0)
+    with pytest.raises(ValueError, match="There is no sample 2 of 2. Pass a smaller index"):
+        ActivationsDisplay.from_estimator(found.fit(signals), signals, index=2)
+
+
+def test_a_search_is_drawn_by_its_smallest_loss_so_far():
+    X = make_dictionary_data(300, 12, 8, 2, random_state=0)[0]
+    options = dict(gradient="ae-ls", n_unfoldings=10, max_iter=3, tol=None, random_state=0)
+    learner = PUDLEDictionaryLearning(8, **options).fit(X)
+    n, curve = learner.phases_["search"], learner.loss_curve_
+    display = LossCurveDisplay.from_estimator(learner)
+    drawn = display.lines_[0].get_ydata()
+    np.testing.assert_array_equal(drawn[:n], [curve[: k + 1].min() for k in range(n)])
+    np.testing.assert_array_equal(drawn[n:], curve[n:])
+    pale = display.ax_.get_lines()[-1]
+    np.testing.assert_array_equal(pale.get_ydata(), curve[:n])
+
+
+@pytest.mark.parametrize("kind", ["usage", "count"])
+def test_atoms_are_counted_by_whole_numbers(kind, learner, X):
+    for few in (X, X[:3]):
+        ax = CodesDisplay.from_estimator(learner, few, kind=kind).ax_
+        ticks = ax.get_xticks()
+        np.testing.assert_array_equal(ticks, np.round(ticks))

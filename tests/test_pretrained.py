@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 
 from skpudle import ConvPUDLEDictionaryLearning
 from skpudle.pretrained import load_denoiser, save_denoiser
@@ -152,3 +153,69 @@ def test_a_file_object_is_read_and_named(file):
         load_denoiser(opened)
     with pytest.raises(FileNotFoundError):
         load_denoiser(f"{file}.gone")
+
+
+# ---------------------------------------------------------------------------- as a module of torch
+
+
+@pytest.mark.parametrize("n_channels", [1, 3])
+@pytest.mark.parametrize("sigma", [0.1, None])
+def test_the_module_denoises_as_the_learner(n_channels, sigma):
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.uniform(size=(2, n_channels, 24, 26)))
+    learner = load_denoiser("gaussian-small", shift_average=False)
+    module = learner.to_module()
+    given = list(x.movedim(1, -1).numpy())
+    expected = np.stack(learner.denoise(given, noise_std=sigma))
+    np.testing.assert_allclose(module(x, sigma).movedim(1, -1), expected, atol=1e-12)
+    if sigma is not None:
+        levels = torch.tensor([0.1, 0.2], dtype=x.dtype)
+        np.testing.assert_allclose(module(x, levels)[:1], module(x[:1], 0.1), atol=1e-12)
+
+
+def test_the_module_is_differentiable_in_the_image():
+    module = load_denoiser("gaussian-small", shift_average=False).to_module()
+    x = torch.from_numpy(np.random.default_rng(0).uniform(size=(1, 1, 9, 10))).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: module(x, 0.1), x, atol=1e-4, rtol=1e-3)
+
+    flat = torch.full((1, 1, 9, 10), 0.5, requires_grad=True)
+    module(flat, 0.0).sum().backward()
+    assert torch.isfinite(flat.grad).all()
+
+
+def test_the_module_moves_and_is_saved_as_any_other():
+    module = load_denoiser("gaussian-small", shift_average=False).to_module()
+    assert not [*module.parameters()]
+    assert module.to(torch.float64).atoms.dtype == torch.float64
+    other = load_denoiser("gaussian-small", shift_average=False).to_module()
+    other.atoms.zero_()
+    other.load_state_dict(module.state_dict())
+    x = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(other(x, 0.1), module(x, 0.1), atol=1e-6)
+
+
+def test_counts_have_no_module():
+    with pytest.raises(ValueError, match="no noise level that a module would take. Call denoise"):
+        load_denoiser("poisson").to_module()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_plug_and_play_of_deepinv_restores_a_blurred_photograph():
+    """By its own loop, which lowers the level of noise; repeated at one level it need not end."""
+    deepinv = pytest.importorskip("deepinv")
+    from sklearn.datasets import load_sample_image
+
+    clean = load_sample_image("china.jpg")[100:164, 200:264] / 255
+    clean = torch.from_numpy(clean).float().movedim(-1, 0)[None]
+    sigma = 7.65 / 255
+    axis = torch.arange(-4.0, 5.0)
+    bell = torch.exp(-0.5 * (axis / 1.5) ** 2)
+    kernel = (bell[:, None] * bell)[None, None] / bell.sum() ** 2
+    physics = deepinv.physics.BlurFFT(img_size=(3, 64, 64), filter=kernel)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    blurred = physics.A(clean) + sigma * noise
+    module = load_denoiser("gaussian-small", shift_average=False).to_module()
+    with torch.no_grad():
+        restored = deepinv.optim.DPIR(sigma=sigma, denoiser=module)(blurred, physics)
+    before, after = (float((x - clean).square().mean()) for x in (blurred, restored))
+    assert after < 0.85 * before

@@ -24,8 +24,8 @@ GROUPS = {
     "boundary": ["_data", "interoperability"],
     "training": ["_training", "checkpoint"],
     "learners": ["_learners"],
-    "results": ["datasets", "metrics", "_consensus", "images", "pretrained", "diagnostics",
-                "_fitted", "inspection", "plotting", "reporting", "__init__"],
+    "results": ["datasets", "metrics", "_consensus", "_imputer", "images", "pretrained",
+                "diagnostics", "_fitted", "inspection", "plotting", "reporting", "__init__"],
 }  # fmt: skip
 ORDER = [entry for entries in GROUPS.values() for entry in entries]
 # Only `_data.arrays` turns arrays into tensors and back ...

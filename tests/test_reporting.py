@@ -92,6 +92,16 @@ def test_numbers_are_those_of_the_learner(learner, X):
     assert f"{learner.alpha_:.4g}" in page
 
 
+def test_the_page_has_the_score_and_the_time_of_codes(learner, X):
+    page = skpudle.report(learner, X).page
+    assert f"<td>score of the first 80 samples</td><td>{learner.score(X):.4g}</td>" in page
+    assert "<td>seconds for the codes of all samples</td>" in page
+
+
+def test_a_report_says_what_it_is_in_a_terminal(learner, X):
+    assert repr(skpudle.report(learner, X)).startswith("<Report on PUDLEDictionaryLearning, 0.")
+
+
 def test_the_page_says_what_is_wrong_and_how_training_ended(learner, X):
     page = skpudle.report(learner, X).page
     assert "<td>training ended</td><td>at max_iter</td>" in page

@@ -12,6 +12,7 @@ EXAMPLES = [  # grouped as in examples/GALLERY_HEADER.rst: tasks first, then the
     "plot_denoising.py",
     "plot_denoise_image.py",
     "plot_inpainting.py",
+    "plot_stains.py",
     # Signals and counts
     "plot_heartbeats.py",
     "plot_spikes.py",

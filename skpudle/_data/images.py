@@ -13,19 +13,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skpudle._data.arrays import check_rows, like_input, to_tensor
+from skpudle._data.arrays import check_rows, like_input, to_numpy, to_tensor
 from skpudle._data.callers import users_level
 from skpudle._data.sources import is_stream
 
 __all__ = [
     "Images",
     "as_fractions",
+    "as_pixels",
     "check_axes",
     "check_gaps",
     "check_sizes",
     "covering_positions",
     "cut_tiles",
     "extend",
+    "is_one_image",
+    "of_colours",
     "read_images",
     "read_targets",
     "sizes",
@@ -34,6 +37,9 @@ __all__ = [
 ]
 
 _UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
+
+# The largest number in float64 that 64 unsigned bits hold.
+_LARGEST = float(np.nextafter(2.0**64, 0))
 
 # An axis up to this length holds channels (colours and transparency) if all others are longer.
 _CHANNELS = 4
@@ -95,7 +101,7 @@ class Images:
     channel_axis : bool
         Whether images came with an axis of channels.
     source : object
-        The user's input, or an element of it; results become a container of this kind.
+        The user's input; results become containers of the same kind.
     """
 
     tensors: list[Tensor]
@@ -124,18 +130,20 @@ class Images:
         """Return the images one by one."""
         return [image for images in self.tensors for image in images]
 
-    def hand_back(self, tensors, *, channels=None):
+    def hand_back(self, tensors, *, channels=None, pixels=False):
         """Return results of the shape of images, in the form of the user's input.
 
-        ``channels`` is whether they have an axis of channels; by default as the images.
+        ``channels`` is whether they have an axis of channels; by default as the images. ``pixels``
+        is whether they are images again, which get back the unsigned integers of the input.
         """
         channels = self.channel_axis if channels is None else channels
         results = [x.movedim(1, -1) if channels else x[:, 0] for x in tensors]
+        like = as_pixels if pixels and self.kind != "rows" else like_input
         if self.kind == "list":
-            return [like_input(x[0], self.source) for x in results]
+            return [like(x[0], source) for x, source in zip(results, self.source, strict=True)]
         if self.kind == "rows":
             results = [x.reshape(len(x), -1) for x in results]
-        return like_input(results[0][0] if self.kind == "image" else results[0], self.source)
+        return like(results[0][0] if self.kind == "image" else results[0], self.source)
 
 
 def _is_array(value):
@@ -153,6 +161,58 @@ def as_fractions(X):
         return X.to(torch.float32) / torch.iinfo(X.dtype).max if X.dtype in _UNSIGNED else X
     X = np.asanyarray(X)  # keeps a mask
     return (X / np.iinfo(X.dtype).max).astype(np.float32) if X.dtype.kind == "u" else X
+
+
+def as_pixels(tensor, X):
+    """Return fractions as a container of the kind and dtype of ``X``: the way to save them.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Fractions of the largest unsigned integer, or numbers.
+    X : array-like or Tensor
+        The image that `as_fractions` read. If it does not hold unsigned integers, the result is
+        as by `like_input`.
+
+    Returns
+    -------
+    ndarray or Tensor
+        Unsigned integers, rounded, and clipped to the range of their type.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite, for which unsigned integers have no value.
+    """
+    if isinstance(X, torch.Tensor):
+        dtype, unsigned = X.dtype, X.dtype in _UNSIGNED
+    else:
+        dtype = np.asanyarray(X).dtype
+        unsigned = dtype.kind == "u"
+    if not unsigned:
+        return like_input(tensor, X)
+    if not torch.isfinite(tensor).all():
+        raise ValueError(
+            f"Some pixels have no value, which {dtype} cannot hold. Pass fractions, image / "
+            "largest value, to get NaN there."
+        )
+    largest = (torch if isinstance(X, torch.Tensor) else np).iinfo(dtype).max
+    limit = min(float(largest), _LARGEST)
+    pixels = (tensor.double() * largest).round().clamp(0, limit)
+    if isinstance(X, torch.Tensor):
+        return pixels.to(dtype).to(X.device)
+    return to_numpy(pixels).astype(dtype)
+
+
+def of_colours(shape):
+    """Whether an array of this shape is one picture with colours, and perhaps transparency."""
+    return len(shape) == 3 and shape[2] in (3, _CHANNELS) and min(shape[:2]) > _CHANNELS
+
+
+def is_one_image(X, n_axes):
+    """Whether an array holds a single image, which is no row and no stack."""
+    shape = tuple(getattr(X, "shape", ()))
+    return len(shape) == n_axes or (n_axes == 2 and of_colours(shape))
 
 
 def check_axes(images):
@@ -252,6 +312,12 @@ def read_images(X, n_axes, *, image_shape=None, n_channels=None, device="cpu", *
             f"X is a {type(X).__name__}, but images are taken as one array or as a list of images. "
             "Call partial_fit, or transform, for each batch of them."
         )
+    if len(getattr(X, "shape", ())) == 1 and len(X):
+        atoms = "" if n_axes == 1 else " with an integer as atom_shape, for example atom_shape=25"
+        raise ValueError(
+            f"X has one axis, of {len(X)} numbers. If it is a signal, pass the list [X]{atoms}. "
+            "If it is one row, Reshape your data: X.reshape(1, -1)."
+        )
     if isinstance(X, list | tuple) and not len(X):
         raise ValueError("There are no images, got an empty list. Pass at least one image.")
     if isinstance(X, list | tuple) and _is_array(X[0]) and (_n_dimensions(X[0]) >= n_axes):
@@ -266,7 +332,7 @@ def read_images(X, n_axes, *, image_shape=None, n_channels=None, device="cpu", *
             )
         dtype = torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
         tensors = [x.to(dtype) for x in tensors]
-        return Images(tensors, "list", channel_axes[0], X[0])
+        return Images(tensors, "list", channel_axes[0], list(X))
     if isinstance(X, list | tuple) and _n_dimensions(X) > 2:
         X = np.asarray(X)
     if len(getattr(X, "shape", ())) <= 2:  # also input that scikit-learn should refuse

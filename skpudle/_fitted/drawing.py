@@ -8,7 +8,14 @@ import math
 
 import numpy as np
 
-__all__ = ["as_pictures", "axes_to_draw_on", "draw_grid", "new_figure", "size_of_grid"]
+__all__ = [
+    "as_pictures",
+    "axes_to_draw_on",
+    "draw_grid",
+    "new_figure",
+    "size_of_grid",
+    "tick_whole_numbers",
+]
 
 KINDS = ("auto", "images", "lines")
 
@@ -25,6 +32,7 @@ def _matplotlib():
     try:
         import matplotlib.figure
         import matplotlib.pyplot
+        import matplotlib.ticker
     except ImportError as error:
         raise ImportError(
             "Drawing needs matplotlib, which is not installed. Install it with "
@@ -43,6 +51,12 @@ def axes_to_draw_on(ax, **kwargs):
     if ax is None:
         ax = _matplotlib().pyplot.subplots(layout="constrained", **kwargs)[1]
     return ax, ax.figure
+
+
+def tick_whole_numbers(*axes):
+    """Tick axes that count, of atoms or epochs, at whole numbers only."""
+    for axis in axes:
+        axis.set_major_locator(_matplotlib().ticker.MaxNLocator(integer=True))
 
 
 def _as_images(atoms, image_shape):  # -> (n, height, width) or (n, height, width, 3)

@@ -110,7 +110,7 @@ class PUDLEDictionaryLearning(DenseLearner):
     through the encoder:
 
     .. math:: z_{t+1} = S(z_t + s D^T (x - D z_t)), \quad
-        D \leftarrow D - \eta \frac{\partial}{\partial D} \frac12 |x - D z_T(D)|^2 .
+        D \leftarrow D - \eta \frac{\partial}{\partial D} \frac12 \|x - D z_T(D)\|^2 .
 
     Parameters
     ----------
@@ -140,8 +140,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         Distribution of the data: numbers with expectation :math:`D z`, counts with expectation
         :math:`\exp(D z + b)`, or successes in ``n_trials`` with odds :math:`\exp(D z + b)`. The
         baseline :math:`b`, ``intercept_``, is learned. The objective has half the deviance, which
-        is :math:`\frac12 |x - D z|^2` for "gaussian". ``alpha`` is in the units of ``X`` times the
-        units of atoms; "auto" is at least twice the standard deviation of the noise, and 1 if
+        is :math:`\frac12 \|x - D z\|^2` for "gaussian". ``alpha`` is in the units of ``X`` times
+        the units of atoms; "auto" is at least twice the standard deviation of the noise, and 1 if
         events are rare. See :doc:`/guide/counts`.
 
     n_trials : float, default=1
@@ -283,7 +283,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         Number of updates by gradients.
 
     loss_curve_ : ndarray of shape (n_epochs,)
-        Mean over each epoch of :math:`\frac12 |x - D z|^2`, whichever objective is minimised. It
+        Mean over each epoch of :math:`\frac12 \|x - D z\|^2`, whichever objective is minimised. It
         rises when a search adds atoms and removes others.
 
     ended_by_ : str

@@ -88,7 +88,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         Number of iterations.
 
     loss_curve_ : ndarray of shape (n_iterations,)
-        Mean over the samples of :math:`\frac12 |x - D z|^2`, as SPORCO reports it after each
+        Mean over the samples of :math:`\frac12 \|x - D z\|^2`, as SPORCO reports it after each
         iteration.
 
     ended_by_ : str

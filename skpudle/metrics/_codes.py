@@ -56,7 +56,7 @@ def lasso_objective(X, code, reconstruction, alpha):
     Returns
     -------
     float
-        :math:`\frac{1}{n} \sum_i \frac{1}{2} |x_i - D z_i|_2^2 + \alpha |z_i|_1`: the objective
+        :math:`\frac{1}{n} \sum_i \frac{1}{2} \|x_i - D z_i\|_2^2 + \alpha \|z_i\|_1`: the objective
         of equation 1 of [1]_, averaged over the samples.
 
     Raises

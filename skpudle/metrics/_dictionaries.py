@@ -112,7 +112,7 @@ def match_atoms(dictionary, reference, *, by="coherence"):
     Notes
     -----
     The optimum over all permutations and signs, by the Hungarian method:
-    :math:`\min_\pi \sum_j \min_{s_j = \pm 1} |s_j d_{\pi(j)} - \tilde d_j|^2` for ``"distance"``.
+    :math:`\min_\pi \sum_j \min_{s_j = \pm 1} \|s_j d_{\pi(j)} - \tilde d_j\|^2` for ``"distance"``.
 
     Examples
     --------

@@ -29,7 +29,7 @@ def _without(learner, atom):
 
 
 def atom_importance(learner, X):
-    """Return how much each atom contributes: its uses, its energy, and what is lost without it.
+    r"""Return how much each atom contributes: its uses, its energy, and what is lost without it.
 
     The energies of atoms do not add up to what they explain together, since atoms are not
     orthogonal: copies share their energy, and neither is missed. So an atom is removed, the samples
@@ -50,7 +50,7 @@ def atom_importance(learner, X):
         With these arrays of shape (n_components,):
 
         - ``usage``, the share of the samples whose code of the atom is not zero;
-        - ``energy``, the share of the sum of :math:`z_{ij}^2 |d_j|^2`;
+        - ``energy``, the share of the sum of :math:`z_{ij}^2 \|d_j\|^2`;
         - ``r2_loss``, by how much R^2 of the reconstruction falls without the atom, pooled over all
           known entries and against the column means. Samples that did not use it keep their codes.
 

@@ -6,6 +6,7 @@ is imported when something is drawn, and not before.
 
 ======================  =======================================================================
 `AtomsDisplay`          the atoms of a dictionary as one grid of images
+`ActivationsDisplay`    where in a signal or image the atoms of a convolutional learner are active
 `LossCurveDisplay`      loss against epochs, one line per learner
 `CodesDisplay`          how often each atom is used, how many atoms a sample uses, how strongly
 `ConvergenceDisplay`    errors of codes or of gradients against the number of unfoldings
@@ -17,6 +18,7 @@ is imported when something is drawn, and not before.
 ======================  =======================================================================
 """
 
+from skpudle.plotting._activations import ActivationsDisplay
 from skpudle.plotting._displays import (
     AtomsDisplay,
     CodesDisplay,
@@ -28,6 +30,7 @@ from skpudle.plotting._inspection import ContributionsDisplay, StabilityDisplay
 from skpudle.plotting._sizes import ConsensusDisplay, SizePathDisplay
 
 __all__ = [
+    "ActivationsDisplay",
     "AtomsDisplay",
     "CodesDisplay",
     "ConsensusDisplay",

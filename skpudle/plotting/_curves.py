@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skpudle._fitted.drawing import axes_to_draw_on
+from skpudle._fitted.drawing import axes_to_draw_on, tick_whole_numbers
 from skpudle._fitted.learners import find_learner
 from skpudle.diagnostics import code_convergence, gradient_convergence
 from skpudle.interoperability import thresholds_hard
@@ -43,6 +43,7 @@ class _CurvesDisplay:
                 band = dict(color=line.get_color(), alpha=0.2, linewidth=0)
                 self.ax_.fill_between(x, low, high, **band)
         self.ax_.set(**self._axes)
+        tick_whole_numbers(self.ax_.xaxis)
         self.ax_.legend()
         return self
 
@@ -50,10 +51,15 @@ class _CurvesDisplay:
 class LossCurveDisplay(_CurvesDisplay):
     """Loss against epochs, one line per learner.
 
+    A search starts anew and replaces atoms, at which its loss jumps. Its line is the smallest loss
+    so far, and the losses themselves are a pale line behind.
+
     Parameters
     ----------
     curves : dict of str to ndarray of shape (n_epochs,)
         Losses of each learner.
+    n_searched : dict of str to int, default=None
+        Number of first epochs that were of a search, by the same labels; by default 0.
 
     Attributes
     ----------
@@ -63,14 +69,38 @@ class LossCurveDisplay(_CurvesDisplay):
         One per curve.
     """
 
-    _axes = {"xlabel": "Epoch", "ylabel": r"Loss, mean of $\frac{1}{2} |x - D z|^2$"}
+    _axes = {"xlabel": "Epoch", "ylabel": r"Loss, mean of $\frac{1}{2} \|x - D z\|^2$"}
 
-    def __init__(self, curves):
-        self.curves = curves
+    def __init__(self, curves, n_searched=None):
+        self.curves, self.n_searched = curves, n_searched
 
     def _curves(self):
         for name, curve in self.curves.items():
-            yield name, np.arange(1, len(curve) + 1), curve
+            n = (self.n_searched or {}).get(name, 0)
+            best = np.concatenate([np.minimum.accumulate(curve[:n]), curve[n:]])
+            yield name, np.arange(1, len(curve) + 1), best
+
+    def plot(self, *, ax=None, **line_kwargs):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; by default a new figure.
+        **line_kwargs : dict
+            Passed to `matplotlib.axes.Axes.semilogy`.
+
+        Returns
+        -------
+        LossCurveDisplay
+            This object.
+        """
+        super().plot(ax=ax, **line_kwargs)
+        for line, (name, curve) in zip(self.lines_, self.curves.items(), strict=True):
+            if (n := (self.n_searched or {}).get(name, 0)) > 1:
+                pale = dict(color=line.get_color(), alpha=0.25, linewidth=1, label="_search")
+                self.ax_.semilogy(np.arange(1, n + 1), curve[:n], **pale)
+        return self
 
     @classmethod
     def from_estimator(cls, estimator, *, name=None, ax=None, **line_kwargs):
@@ -110,11 +140,16 @@ class LossCurveDisplay(_CurvesDisplay):
         LossCurveDisplay
             The display, drawn.
         """
-        curves = {
-            name: find_learner(estimator, "loss_curve_").learner.loss_curve_
+        learners = {
+            name: find_learner(estimator, "loss_curve_").learner
             for name, estimator in estimators.items()
         }
-        return cls(curves).plot(ax=ax, **line_kwargs)
+        curves = {name: learner.loss_curve_ for name, learner in learners.items()}
+        n_searched = {
+            name: getattr(learner, "phases_", {}).get("search", 0)
+            for name, learner in learners.items()
+        }
+        return cls(curves, n_searched).plot(ax=ax, **line_kwargs)
 
 
 class ConvergenceDisplay(_CurvesDisplay):
@@ -163,7 +198,7 @@ class ConvergenceDisplay(_CurvesDisplay):
         """
         labels = {
             "code_error": r"code, $|z_t - \hat z|$",
-            "jacobian_error": r"Jacobian, $|J_t - \hat J|_F$",
+            "jacobian_error": r"Jacobian, $\|J_t - \hat J\|_F$",
         }
         errors = {label: curves[key] for key, label in labels.items() if key in curves}
         return cls(curves.n_unfoldings, errors).plot(ax=ax, **line_kwargs)

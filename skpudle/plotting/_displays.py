@@ -4,7 +4,13 @@ import numpy as np
 from sklearn.utils import check_array
 
 from skpudle._data.arrays import host_array
-from skpudle._fitted.drawing import as_pictures, axes_to_draw_on, draw_grid, size_of_grid
+from skpudle._fitted.drawing import (
+    as_pictures,
+    axes_to_draw_on,
+    draw_grid,
+    size_of_grid,
+    tick_whole_numbers,
+)
 from skpudle._fitted.learners import find_learner
 from skpudle.metrics import atom_cosines, atom_importance, match_atoms
 from skpudle.plotting._curves import ConvergenceDisplay, LossCurveDisplay
@@ -254,6 +260,7 @@ class CodesDisplay:
             self.ax_.fill_between(np.arange(1, len(self.heights_) + 1), self.heights_, step="mid")
             self.ax_.set(xlabel="Atom, most used first", ylabel="Share of samples that use it")
             self.ax_.set_ylim(bottom=0)
+            tick_whole_numbers(self.ax_.xaxis)
             return self
         values = used.sum(axis=1) if kind == "count" else np.abs(self.codes[used])
         bins = np.arange(values.max() + 2) - 0.5 if kind == "count" else 50
@@ -263,6 +270,7 @@ class CodesDisplay:
             "magnitude": ("Modulus of a nonzero entry", "Entries"),
         }
         self.ax_.set(**dict(zip(("xlabel", "ylabel"), labels[kind])))
+        tick_whole_numbers(self.ax_.yaxis, *[self.ax_.xaxis] * (kind == "count"))
         return self
 
 
@@ -353,4 +361,5 @@ class RecoveryDisplay:
         self.image_ = self.ax_.imshow(self.coherences, **(defaults | image_kwargs))
         self.figure_.colorbar(self.image_, ax=self.ax_, label="Coherence")
         self.ax_.set(xlabel="Learned atom", ylabel="Known atom")
+        tick_whole_numbers(self.ax_.xaxis, self.ax_.yaxis)
         return self

@@ -4,7 +4,12 @@ import numpy as np
 from sklearn.utils import check_array
 
 from skpudle._data.arrays import host_array
-from skpudle._fitted.drawing import as_pictures, axes_to_draw_on, draw_grid
+from skpudle._fitted.drawing import (
+    as_pictures,
+    axes_to_draw_on,
+    draw_grid,
+    tick_whole_numbers,
+)
 from skpudle._fitted.learners import find_learner, signed_codes
 from skpudle.inspection import atom_contributions, reconstruction_contributions
 from skpudle.metrics import dictionary_stability
@@ -214,6 +219,7 @@ class StabilityDisplay:
         style = {"marker": "o", "color": "C0", "label": "mean stability"} | line_kwargs
         (self.line_,) = self.ax_.plot(self.n_components, means, **style)
         self.ax_.set(xlabel="Number of atoms", ylabel="Mean stability")
+        tick_whole_numbers(self.ax_.xaxis)
         self.ax_.set_ylim(top=1.02)
         self.count_ax_ = self.ax_.twinx()
         (self.count_line_,) = self.count_ax_.plot(

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from skpudle._fitted.drawing import axes_to_draw_on
+from skpudle._fitted.drawing import axes_to_draw_on, tick_whole_numbers
 
 __all__ = ["ConsensusDisplay"]
 
@@ -90,6 +90,7 @@ class ConsensusDisplay:
             ylabel="Stability",
             title=f"{n_stable} of {len(places)} atoms with {self.threshold:g} or more",
         )
+        tick_whole_numbers(self.ax_.xaxis)
         self.ax_.set_ylim(0, 1.02)
         self.ax_.legend()
         return self
@@ -162,4 +163,5 @@ class SizePathDisplay:
             ylabel="Score of held-out samples",
             title=f"{self.chosen} atoms",
         )
+        tick_whole_numbers(self.ax_.xaxis)
         return self

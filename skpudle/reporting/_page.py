@@ -7,10 +7,11 @@ import base64
 import html
 import io
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 
-from skpudle._fitted.drawing import new_figure
+from skpudle._fitted.drawing import new_figure, tick_whole_numbers
 from skpudle._fitted.learners import as_arrays, look_at
 from skpudle.metrics import atom_importance
 from skpudle.plotting import AtomsDisplay, CodesDisplay, LossCurveDisplay
@@ -31,6 +32,8 @@ td { padding: 0.15rem 1rem 0.15rem 0; }
 
 # Samples that tell what is lost without an atom: all atoms are removed in turn.
 _SAMPLES_OF_IMPORTANCE = 500
+# Samples of the score, which hides entries of each several times.
+_SAMPLES_OF_SCORE = 500
 
 
 class Report:
@@ -58,6 +61,13 @@ class Report:
             File to write.
         """
         Path(path).write_text(self.page, encoding="utf-8")
+
+    def __repr__(self):
+        title = self.page.partition("<title>")[2].partition("</title>")[0]
+        return (
+            f"<Report on {html.unescape(title)}, {len(self.page) / 1e6:.1f} MB: "
+            'save("report.html"), or the last expression of a notebook cell, shows it>'
+        )
 
     def _repr_html_(self):
         page = html.escape(self.page)
@@ -115,6 +125,7 @@ def _importance(look):
     def draw(ax):
         ax.fill_between(np.arange(1, len(losses) + 1), losses, step="mid")
         ax.set(xlabel="Atom, most important first", ylabel="Loss of $R^2$ without it")
+        tick_whole_numbers(ax.xaxis)
 
     return draw
 
@@ -122,6 +133,19 @@ def _importance(look):
 def _number(learner, name):  # -> str, empty if the learner has none
     value = getattr(learner, name, None)
     return "" if value is None else f"{np.mean(value):.4g}"
+
+
+def _seconds_of_codes(look):  # of all samples, once more: the first time may compile
+    start = perf_counter()
+    look.learner.transform(look.X)
+    return perf_counter() - start
+
+
+def _score(learner, X):  # -> str, empty for learners without a score, or without one of X alone
+    try:
+        return f"{learner.score(X):.4g}"
+    except (AttributeError, TypeError, ValueError):
+        return ""
 
 
 def _facts(look, errors, energies):  # -> dict of a name to its value
@@ -142,6 +166,10 @@ def _facts(look, errors, energies):  # -> dict of a name to its value
         "entries of the codes that are not zero": f"{(codes != 0).mean():.1%}",
         "atoms that no sample uses": int((~codes.any(axis=0)).sum()),
         "share of the energy not explained": f"{errors.sum() / max(energies.sum(), 1e-300):.2%}",
+        f"score of the first {min(len(look.samples), _SAMPLES_OF_SCORE)} samples": _score(
+            learner, look.X[:_SAMPLES_OF_SCORE]
+        ),
+        "seconds for the codes of all samples": f"{_seconds_of_codes(look):.2g}",
     }
     return {name: value for name, value in facts.items() if value != ""}
 
@@ -228,7 +256,7 @@ def report(estimator, X, *, kind="auto", image_shape=None, n_atoms=100, n_worst=
 
     def draw_errors(ax):
         ax.hist(shares, bins=50)
-        ax.set(xlabel=r"$|x - D z|^2 \, / \, |x|^2$", ylabel="Samples")
+        ax.set(xlabel=r"$\|x - D z\|^2 \, / \, \|x\|^2$", ylabel="Samples")
 
     pictures = {
         "Atoms, most used first": lambda ax: atoms.plot(ax=ax),

@@ -212,14 +212,40 @@ def test_a_list_is_its_images_one_by_one(images):
 def test_unsigned_integers_are_fractions_of_their_largest_value(images):
     pixels = np.clip(60 * images + 128, 0, 255).astype(np.uint8)
     learner = learner_of(alpha=0.1).fit(pixels / 255)
+    expected = np.clip(learner.denoise(pixels / 255), 0, 1)
     denoised = learner.denoise(pixels)
-    assert denoised.dtype == np.float32
-    np.testing.assert_allclose(denoised, learner.denoise(pixels / 255), atol=1e-5)
+    assert denoised.dtype == np.uint8
+    np.testing.assert_allclose(denoised, 255 * expected, atol=0.51)
     tensor = learner.denoise(torch.tensor(pixels))
-    assert isinstance(tensor, torch.Tensor)
-    np.testing.assert_allclose(tensor, denoised, atol=1e-6)
-    wide = (pixels.astype(np.uint16)) * 257
-    np.testing.assert_allclose(learner.denoise([wide[0]])[0], denoised[0], atol=1e-6)
+    assert tensor.dtype == torch.uint8
+    np.testing.assert_array_equal(tensor, denoised)
+    wide = learner.denoise([pixels[0].astype(np.uint16) * 257])[0]
+    np.testing.assert_allclose(wide, 65535 * expected[0], atol=1)
+    np.testing.assert_allclose(
+        learner.inverse_transform(learner.transform(pixels)),
+        learner.inverse_transform(learner.transform(pixels / 255)),
+        atol=1e-5,
+    )
+
+
+def test_a_single_picture_is_denoised_as_a_list_of_one(images):
+    learner = learner_of(alpha=0.1).fit(images)
+    np.testing.assert_array_equal(learner.denoise(images[0]), learner.denoise([images[0]])[0])
+    rows = learner_of(alpha=0.1, image_shape=(13, 16)).fit(images.reshape(5, -1))
+    assert rows.denoise(images.reshape(5, -1)).shape == (5, 13 * 16)
+
+
+@pytest.mark.parametrize(
+    ("atom_shape", "advice"),
+    [(5, r"pass the list \[X\]\. If"), ((5, 5), "with an integer as atom_shape, for example")],
+)
+def test_a_recording_of_one_axis_brings_advice(atom_shape, advice):
+    recording = np.random.default_rng(0).normal(size=200)
+    learner = ConvPUDLEDictionaryLearning(2, atom_shape=atom_shape, stride=1, random_state=0)
+    with pytest.raises(ValueError, match=advice):
+        learner.fit(recording)
+    if atom_shape == 5:
+        assert learner.fit([recording]).transform([recording])[0].shape == (196, 2)
 
 
 @pytest.mark.parametrize("container", [np.asarray, torch.from_numpy])
@@ -882,9 +908,9 @@ def test_contradictions_are_refused(options, message, images):
 def test_wrong_images_are_refused(images):
     learner = learner_of().fit(images)
     with pytest.raises(ValueError, match="fitted on images. Pass one image as"):
-        learner.denoise(images[0])
-    with pytest.raises(ValueError, match="4 channels, but .* fitted on 1"):
-        learner.denoise(np.zeros((2, 13, 16, 4)))
+        learner.transform(images[0])
+    with pytest.raises(ValueError, match="5 channels, but .* fitted on 1"):
+        learner.denoise(np.zeros((2, 13, 16, 5)))
     with pytest.raises(ValueError, match="same number of channels"):
         learner.denoise([images[0], np.zeros((13, 16, 2))])
     with pytest.raises(ValueError, match="Images of 2 axes are expected"):

@@ -128,6 +128,12 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         # differences of photon counts are not photon counts
         colours = colours and not Noise.of(self.noise_std).of_photons
         if images.n_channels != n_channels and not (colours and grey and images.n_channels == 3):
+            if len(self._kernel) == 2 and n_channels in (1, 3) and images.n_channels == 4:
+                raise ValueError(
+                    "Images have 4 channels: colours and transparency? Pass the colours, "
+                    "image[..., :3], and join the fourth channel to the result: "
+                    "np.dstack([result, image[..., 3]])."
+                )
             raise ValueError(
                 f"Images have {images.n_channels} channels, but {type(self).__name__} was fitted "
                 f"on {n_channels}; the last axis is that of channels. If it is 1, pass the "

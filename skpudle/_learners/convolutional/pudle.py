@@ -5,9 +5,10 @@ from numbers import Real
 
 import torch
 
-from skpudle._data.images import covering_positions, read_images, split_gaps
+from skpudle._data.arrays import resolve_device, to_tensor
+from skpudle._data.images import covering_positions, is_one_image, read_images, split_gaps
 from skpudle._data.noise import Noise, with_noise
-from skpudle._learners.convolutional.denoising import denoise_images
+from skpudle._learners.convolutional.denoising import DenoiserModule, denoise_images
 from skpudle._learners.convolutional.learner import ConvLearner
 from skpudle._learners.convolutional.parameters import as_images, largest_of, targets_of, trains
 from skpudle._learners.score import deviance_of_means, deviance_of_pixels, sums_of
@@ -490,6 +491,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         channels = self.components_.ndim == len(self._kernel) + 2
         return codes.hand_back(images, channels=channels)
 
+    @torch.no_grad()
     def denoise(self, X, *, noise_std=None):
         """Denoise images, and keep their size.
 
@@ -506,9 +508,11 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         Parameters
         ----------
         X : array-like, Tensor or list of images
-            Noisy images, signals or rows.
+            Noisy images, signals or rows. Also a single picture, of shape (height, width) or
+            (height, width, 3).
         noise_std : float or array-like of shape (n_images,), default=None
-            Standard deviation of their noise, in their units, which learned thresholds follow
+            Standard deviation of their noise, in their units (for unsigned integers a fraction of
+            their largest value, as 25 / 255), which learned thresholds follow
             within the levels of training; 0 is no noise. The default is the parameter
             ``noise_std`` if that is one number. Otherwise the noise of each image is estimated
             with care: details that could be texture do not count as noise. The noise of photons
@@ -517,8 +521,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         Returns
         -------
         ndarray, Tensor or list of them
-            Denoised images in float32 or float64; for unsigned integers, fractions of their largest
-            value. For photons, expected counts.
+            Denoised images, of the shape and dtype of the input: unsigned integers are rounded and
+            clipped. For photons, expected counts in float32 or float64.
 
         Raises
         ------
@@ -526,6 +530,10 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             If ``noise_std`` is negative or not finite, or not one number for each image; if the
             network was not trained for any noise, or for photons; or if counts are negative.
         """
+        self._check_known()
+        of_rows = getattr(self, "n_features_in_", None) is not None
+        if not of_rows and is_one_image(X, len(self._kernel)):
+            return self.denoise([X], noise_std=noise_std)[0]
         images, network = self._read_and_build(X, colours=True)
         if noise_std is None:
             Noise.of(self.noise_std).warn_of_units(images.tensors)
@@ -534,7 +542,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             torch.cat(list(self._denoise(network, x, level)))
             for x, level in zip(images.tensors, levels, strict=True)
         ]
-        return images.hand_back([as_images(self, x) for x in denoised])
+        pixels = largest_of(self) is None  # counts are none
+        return images.hand_back([as_images(self, x) for x in denoised], pixels=pixels)
 
     def _denoise(self, network, x, noise_std):
         parts = _parts(x)
@@ -543,6 +552,28 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             options = dict(noise_std=level, shift_average=self.shift_average)
             yield denoise_images(network, part, **options)
 
+    def to_module(self):
+        """Return the denoiser as a module of torch: channels first, differentiable in the images.
+
+        Returns
+        -------
+        skpudle.pretrained.DenoiserModule
+            ``module(x, sigma)`` denoises a batch (n, n_channels, height, width).
+
+        Raises
+        ------
+        ValueError
+            If the learner is for counts, whose values are not the network's.
+        """
+        self._check_known()
+        if largest_of(self) is not None:
+            raise ValueError(
+                "A denoiser of counts has no noise level that a module would take. Call denoise."
+            )
+        like = to_tensor(self.components_, resolve_device(self.device, None))
+        return DenoiserModule(self._network(like), self.shift_average)
+
+    @torch.no_grad()
     def score(self, X, y=None, *, peak=1.0):
         """Return the mean peak signal-to-noise ratio of denoised images, or the explained deviance.
 

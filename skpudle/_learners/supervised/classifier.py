@@ -22,7 +22,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     classification passes through the encoder to the atoms:
 
     .. math:: D \leftarrow D - \eta \frac{\partial}{\partial D} \left(
-        (1 - b) \tfrac12 |x - D z(D)|^2 + b\, E\, \ell(W z(D) + w_0, y) \right),
+        (1 - b) \tfrac12 \|x - D z(D)\|^2 + b\, E\, \ell(W z(D) + w_0, y) \right),
 
     with the supervision :math:`b`, the cross-entropy :math:`\ell`, and the mean squared norm
     :math:`E` of a sample, which makes the objective independent of the units of the data.

@@ -72,9 +72,9 @@ def joint(dictionary, x, *, encoder, penalty, target, mask=None):
     With the supervision :math:`b` and the mean squared norm of a sample :math:`E`, which makes
     :math:`b` independent of units, atoms descend
 
-    .. math:: (1 - b) \tfrac12 |x - D z|^2 + b\, E\, \ell(W z, y),
+    .. math:: (1 - b) \tfrac12 \|x - D z\|^2 + b\, E\, \ell(W z, y),
 
-    and the head descends :math:`E (\ell(W z, y) + \frac\rho2 |W|^2)` whatever :math:`b`. See
+    and the head descends :math:`E (\ell(W z, y) + \frac\rho2 \|W\|^2)` whatever :math:`b`. See
     `skpudle.gradients.ae_ls` for arguments and results.
     """
     model = dictionary.model

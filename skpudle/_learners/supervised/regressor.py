@@ -20,7 +20,7 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
     error passes through the encoder to the atoms:
 
     .. math:: D \leftarrow D - \eta \frac{\partial}{\partial D} \left(
-        (1 - b) \tfrac12 |x - D z(D)|^2 + b\, E\, \tfrac12 |W z(D) + w_0 - y|^2 \right),
+        (1 - b) \tfrac12 \|x - D z(D)\|^2 + b\, E\, \tfrac12 \|W z(D) + w_0 - y\|^2 \right),
 
     with the supervision :math:`b` and the mean squared norm :math:`E` of a sample. Targets
     :math:`y` are centred, divided by their standard deviation, and averaged if a sample has

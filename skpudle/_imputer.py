@@ -1,0 +1,134 @@
+"""Fill missing values by the reconstruction of a dictionary learner."""
+
+import numpy as np
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils._param_validation import HasMethods
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skpudle._learners.pudle import PUDLEDictionaryLearning
+
+__all__ = ["DictionaryImputer"]
+
+
+class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    """Fill missing values by patterns that samples share.
+
+    A dictionary is learned from the known values. The codes of a sample come from its known values,
+    and their reconstruction fills the gaps: ``inverse_transform(transform(X))``. Known values stay
+    as they are. A sample without known values gets the means of the features.
+
+    Parameters
+    ----------
+    estimator : estimator, default=None
+        Its ``fit`` and ``transform`` take NaN for missing values, and ``inverse_transform`` has a
+        value everywhere: a `PUDLEDictionaryLearning`, or a pipeline with one. By default features
+        are put in units of their standard deviation, and there are as many atoms as features:
+        ``make_pipeline(StandardScaler(), PUDLEDictionaryLearning(random_state=0))``.
+
+    Attributes
+    ----------
+    estimator_ : estimator
+        The fitted estimator.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, if the data of `fit` had them.
+
+    See Also
+    --------
+    sklearn.impute.KNNImputer : Better for tables of a few features.
+    sklearn.impute.IterativeImputer : Better for tables of up to some dozens of features.
+    skpudle.images.inpaint : Fill the gaps of pictures.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_digits
+    >>> from skpudle import DictionaryImputer
+    >>> X = load_digits().data
+    >>> hidden = np.random.default_rng(0).random(X.shape) < 0.2
+    >>> filled = DictionaryImputer().fit_transform(np.where(hidden, np.nan, X))
+    >>> bool(np.isnan(filled).any())
+    False
+    >>> bool((filled == X)[~hidden].all())
+    True
+    """
+
+    _parameter_constraints = {
+        "estimator": [HasMethods(["fit", "transform", "inverse_transform"]), None]
+    }
+
+    def __init__(self, estimator=None):
+        self.estimator = estimator
+
+    def _read(self, X, *, reset):
+        options = dict(dtype=[np.float64, np.float32], ensure_all_finite="allow-nan", reset=reset)
+        return validate_data(self, X, **options)
+
+    def fit(self, X, y=None):
+        """Learn the dictionary.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples, NaN where a value is missing.
+        y : object
+            Ignored.
+
+        Returns
+        -------
+        self
+            The fitted imputer.
+
+        Raises
+        ------
+        ValueError
+            If a feature has no known value.
+        """
+        self._validate_params()
+        X = self._read(X, reset=True)
+        unknown = np.flatnonzero(np.isnan(X).all(axis=0))
+        if len(unknown):
+            raise ValueError(
+                f"Features {unknown[:10].tolist()}{' ...' if len(unknown) > 10 else ''} have no "
+                "known value, from which nothing is learned. Leave them out."
+            )
+        if self.estimator is None:
+            learner = make_pipeline(StandardScaler(), PUDLEDictionaryLearning(random_state=0))
+        else:
+            learner = clone(self.estimator)
+        self.estimator_ = learner.fit(X)
+        return self
+
+    def transform(self, X):
+        """Fill the gaps of samples.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples, NaN where a value is missing.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            The samples without gaps.
+        """
+        check_is_fitted(self)
+        X = self._read(X, reset=False)
+        gaps = np.isnan(X)
+        if not gaps.any():
+            return X.copy()
+        filled = X.copy()
+        rows = gaps.any(axis=1)  # codes of a row depend on no other row
+        learner = self.estimator_
+        restored = np.asarray(learner.inverse_transform(learner.transform(X[rows])))
+        filled[rows] = np.where(gaps[rows], restored, X[rows])
+        return filled
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags

@@ -1,0 +1,189 @@
+"""Draw where atoms are active in a signal or image; see `skpudle.plotting`."""
+
+import numpy as np
+
+from skpudle._data.arrays import host_array, to_numpy, to_tensor
+from skpudle._data.images import covering_positions, sizes
+from skpudle._fitted.drawing import axes_to_draw_on
+from skpudle._fitted.learners import find_learner, look_at
+
+__all__ = ["ActivationsDisplay"]
+
+# area of the largest dot in points squared
+_DOT = 120
+
+
+class ActivationsDisplay:
+    """Where in a signal or image the atoms of a convolutional learner are active.
+
+    A signal is drawn in the first row, and each atom has a row below, with a bar in the middle of
+    each of its copies: as high as the code, downwards where it is negative. Over an image the
+    middle of each copy has a dot in the colour of the atom, with an area in proportion to the size
+    of the code.
+
+    Parameters
+    ----------
+    sample : ndarray of shape (length, n_channels), (height, width) or (height, width, 3)
+        The signal or image.
+    places : ndarray of shape (n_uses, n_axes)
+        Middles of the copies of atoms, in samples or pixels.
+    atoms : ndarray of shape (n_uses,)
+        The atom of each copy.
+    values : ndarray of shape (n_uses,)
+        Their codes.
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure
+        Axes drawn on, and their figure.
+    marks_ : list of matplotlib Collection
+        Bars or dots, one object for each atom, in the order of their numbers.
+    """
+
+    def __init__(self, sample, places, atoms, values):
+        self.sample, self.places, self.atoms, self.values = sample, places, atoms, values
+
+    @classmethod
+    def from_codes(cls, codes, sample, *, atom_shape, stride=1, n_atoms=10, ax=None, **plot_params):
+        """Draw the code maps of one signal or image.
+
+        Parameters
+        ----------
+        codes : array-like of shape (n_positions, n_components) or (n_rows, n_columns, n_components)
+            Code maps, as the `transform` of a convolutional learner returns them for one image.
+        sample : array-like of shape (length[, n_channels]) or (height, width[, 3])
+            The signal or image.
+        atom_shape, stride : int or tuple of int
+            Size of an atom and distance of neighbouring positions, as of the learner.
+        n_atoms : int, default=10
+            Draw the atoms with the largest sums of absolute codes, at most so many.
+        ax : matplotlib Axes, default=None
+            Where to draw; by default a new figure.
+        **plot_params : dict
+            Passed to `plot`.
+
+        Returns
+        -------
+        ActivationsDisplay
+            The display, drawn.
+
+        Raises
+        ------
+        ValueError
+            If the codes do not have as many axes as an atom, and one more.
+        """
+        codes, sample = np.asarray(host_array(codes)), np.asarray(host_array(sample))
+        kernel = sizes(atom_shape, 1)
+        stride = np.asarray(sizes(stride, len(kernel)))
+        if codes.ndim != len(kernel) + 1 or sample.ndim - len(kernel) not in (0, 1):
+            raise ValueError(
+                f"Codes of shape {codes.shape} and a sample of shape {sample.shape} are not of one "
+                f"image for atoms of {kernel}. Pass transform([image])[0], and the image."
+            )
+        if len(kernel) == 1:
+            sample = sample.reshape(len(sample), -1)
+        sums = np.abs(codes).sum(axis=tuple(range(len(kernel))))
+        shown = np.argsort(-sums, kind="stable")[:n_atoms]
+        shown = shown[sums[shown] > 0]
+        *positions, atoms = np.nonzero(codes * np.isin(np.arange(codes.shape[-1]), shown))
+        places = np.stack(positions, axis=1) * stride + (np.asarray(kernel) - 1) / 2
+        display = cls(sample, places, atoms, codes[(*positions, atoms)])
+        return display.plot(ax=ax, **plot_params)
+
+    @classmethod
+    def from_estimator(cls, estimator, X, *, index=0, n_atoms=10, ax=None, **plot_params):
+        """Draw where a fitted convolutional learner finds its atoms in one sample.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Fitted convolutional learner, or a pipeline or search with one.
+        X : array-like or list of images
+            Signals, images or rows, as `transform` takes them.
+        index : int, default=0
+            Which of them to draw.
+        n_atoms, ax, **plot_params
+            As in `from_codes`.
+
+        Returns
+        -------
+        ActivationsDisplay
+            The display, drawn.
+
+        Raises
+        ------
+        ValueError
+            If the learner's atoms have no positions, or there is no such sample.
+        """
+        learner = find_learner(estimator).learner
+        if not hasattr(learner, "atom_shape"):
+            raise ValueError(
+                f"Atoms of {type(learner).__name__} have no positions in a sample. Pass a fitted "
+                "ConvPUDLEDictionaryLearning, or draw its codes by CodesDisplay."
+            )
+        if not -len(X) <= index < len(X):
+            raise ValueError(f"There is no sample {index} of {len(X)}. Pass a smaller index.")
+        index %= len(X)
+        look = look_at(estimator, X[index : index + 1])
+        (sample,), kernel = look.samples, sizes(learner.atom_shape, 1)
+        if sample.ndim == 1:  # a row
+            line = (1,) * (len(kernel) - 1)
+            sample = sample.reshape(learner.image_shape or (*line, len(sample)))
+        stride = sizes(learner.stride, len(kernel))
+        positions = covering_positions(sample.shape[: len(kernel)], kernel, stride)
+        codes = to_numpy(to_tensor(look.raw[0])).reshape(*positions, -1)
+        options = dict(atom_shape=kernel, stride=stride, n_atoms=n_atoms, ax=ax)
+        return cls.from_codes(codes, sample, **options, **plot_params)
+
+    def plot(self, *, ax=None, **mark_kwargs):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; by default a new figure.
+        **mark_kwargs : dict
+            Passed to `matplotlib.axes.Axes.vlines` for signals, to `~matplotlib.axes.Axes.scatter`
+            for images.
+
+        Returns
+        -------
+        ActivationsDisplay
+            This object.
+        """
+        self.ax_, self.figure_ = axes_to_draw_on(ax)
+        largest = np.abs(self.values).max(initial=0) or 1.0
+        draw = self._plot_signal if self.places.shape[1] == 1 else self._plot_image
+        self.marks_ = draw(self.values / largest, mark_kwargs)
+        return self
+
+    def _plot_signal(self, values, mark_kwargs):
+        scale = np.nanmax(np.abs(self.sample), initial=0) or 1.0
+        for channel in (0.45 * self.sample / scale).T:
+            self.ax_.plot(channel, color="0.3", linewidth=0.8)
+        names, marks = np.unique(self.atoms), []
+        for row, atom in enumerate(names, start=1):
+            own = self.atoms == atom
+            heights = 0.45 * values[own] - row
+            style = {"color": f"C{row - 1}", "linewidth": 1.5} | mark_kwargs
+            self.ax_.axhline(-row, color="0.8", linewidth=0.5)
+            marks.append(self.ax_.vlines(self.places[own, 0], -row, heights, **style))
+        self.ax_.set_yticks(-np.arange(len(names) + 1), ["signal", *(f"atom {k}" for k in names)])
+        self.ax_.set(xlabel="Sample", xlim=(0, len(self.sample) - 1), ylim=(-len(names) - 0.6, 0.6))
+        return marks
+
+    def _plot_image(self, values, mark_kwargs):
+        sample, marks = self.sample, []
+        sample = sample[..., 0] if sample.shape[2:] == (1,) else sample
+        self.ax_.imshow(sample, cmap="gray")
+        for number, atom in enumerate(np.unique(self.atoms)):
+            own = self.atoms == atom
+            style = {"color": f"C{number}", "alpha": 0.7, "linewidths": 0, "label": f"atom {atom}"}
+            style |= {"s": _DOT * np.abs(values[own])} | mark_kwargs
+            row, column = self.places[own].T
+            marks.append(self.ax_.scatter(column, row, **style))
+        self.ax_.set_axis_off()
+        if marks:
+            place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}
+            self.ax_.legend(fontsize="small", **place)
+        return marks

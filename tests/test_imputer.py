@@ -1,0 +1,88 @@
+"""Gaps are filled by the reconstruction, and nothing else changes."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_breast_cancer
+from sklearn.decomposition import PCA
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skpudle import DictionaryImputer, PUDLEDictionaryLearning
+
+pytestmark = [
+    pytest.mark.draws_from_numpy,
+    pytest.mark.filterwarnings(r"ignore:X has \d+ samples? with known values:UserWarning"),
+    pytest.mark.filterwarnings("ignore:X (has|does not have valid) feature names:UserWarning"),
+]
+
+
+@pytest.fixture
+def damaged():
+    rng = np.random.default_rng(0)
+    codes = rng.standard_normal((300, 4)) * (rng.random((300, 4)) < 0.5)
+    X = 5.0 + (codes @ rng.standard_normal((4, 12))) * np.geomspace(1, 1e3, 12)
+    return X, np.where(rng.random(X.shape) < 0.2, np.nan, X)
+
+
+@parametrize_with_checks([DictionaryImputer(), DictionaryImputer(PUDLEDictionaryLearning(2))])
+def test_scikit_learn_accepts_it(estimator, check):
+    check(estimator)
+
+
+def test_gaps_are_the_reconstruction_and_known_values_stay(damaged):
+    _, X = damaged
+    learner = PUDLEDictionaryLearning(4, random_state=0)
+    imputer = DictionaryImputer(learner)
+    filled = imputer.fit_transform(X)
+    assert not hasattr(learner, "components_")  # a clone is fitted
+    learner.fit(X)
+    naive = np.where(np.isnan(X), learner.inverse_transform(learner.transform(X)), X)
+    np.testing.assert_allclose(filled, naive, rtol=1e-9)
+    np.testing.assert_array_equal(imputer.transform(filled), filled)
+    assert imputer.transform(X[:5].astype(np.float32)).dtype == np.float32
+
+
+def test_by_default_units_of_features_do_not_matter(damaged):
+    clean, X = damaged
+    filled, gaps = DictionaryImputer().fit_transform(X), np.isnan(X)
+    units = np.random.default_rng(1).uniform(0.1, 9, size=X.shape[1])
+    np.testing.assert_allclose(DictionaryImputer().fit_transform(units * X), units * filled)
+    means = SimpleImputer().fit_transform(X)
+    error, of_means = (
+        np.mean(((x - clean) / clean.std(axis=0))[gaps] ** 2) for x in (filled, means)
+    )
+    assert error < 0.3 * of_means
+
+
+def test_a_sample_without_known_values_gets_the_means(damaged):
+    _, X = damaged
+    (filled,) = DictionaryImputer().fit(X).transform(np.full((1, 12), np.nan))
+    np.testing.assert_allclose(filled, np.nanmean(X, axis=0))
+
+
+def test_a_feature_without_known_values_is_named(damaged):
+    _, X = damaged
+    X[:, 3] = np.nan
+    with pytest.raises(ValueError, match=r"Features \[3\] have no known value.* Leave them out"):
+        DictionaryImputer().fit(X)
+
+
+def test_an_estimator_without_a_way_back_is_refused(damaged):
+    with pytest.raises(ValueError, match="estimator"):
+        DictionaryImputer(LogisticRegression()).fit(damaged[1])
+    with pytest.raises(ValueError, match="NaN"):
+        DictionaryImputer(PCA()).fit(damaged[1])
+
+
+def test_it_is_a_step_of_pipelines_and_searches():
+    X, y = load_breast_cancer(return_X_y=True)
+    X = np.where(np.random.default_rng(0).random(X.shape) < 0.2, np.nan, X)
+    learner = make_pipeline(StandardScaler(), PUDLEDictionaryLearning(random_state=0))
+    steps = DictionaryImputer(learner), StandardScaler(), LogisticRegression()
+    name = "dictionaryimputer__estimator__pudledictionarylearning__n_components"
+    search = GridSearchCV(make_pipeline(*steps), {name: [5, 15]}, cv=2)
+    assert search.fit(X, y).best_score_ > 0.9
