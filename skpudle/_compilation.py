@@ -1,17 +1,38 @@
-"""Compile functions by numba on first use, and share their work among threads."""
+"""Compile functions by numba on first use, and choose the number of threads by the work."""
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from math import prod
+from threading import local
 
 import torch
 
-__all__ = ["are_few", "compile_together", "entries_of_block", "in_parts"]
+__all__ = [
+    "are_few",
+    "compile_together",
+    "entries_of_block",
+    "in_parts",
+    "threads_for",
+]
 
 # Up to this many multiplications in the product of data and atoms compiled loops beat the calls of
 # torch: 0.4 to 0.8 of their time for 16 to 64 rows of 64 x 16 or 100 x 64 atoms, float64 and
 # float32 (a tenth at a tenth of the work). With one row they always do, since memory is the limit:
 # 0.5 to 0.6 for 1500 x 1000 atoms.
 _MOST_WORK_OF_FEW = 2**16
+# From this many multiplications in a call of torch on a second thread pays. A product of 1.6e6
+# takes 34 us on one core and 26 on two, one of 1.7e7 takes 304 and 172 (float32, the best of 60);
+# but an update has entrywise calls too, which gain nothing below this. And torch's threads wait for
+# each other in a busy loop: next to busy processes a call may cost a slice of time, some 3 ms.
+_LEAST_WORK_OF_THREADS = 1e7
+
+
+class _Thread(local):
+    allowed = None  # the number of torch's threads before the outermost block of `threads_for`
+
+
+_thread = _Thread()
 
 
 def are_few(x, atoms):
@@ -35,7 +56,43 @@ def entries_of_block():
     from others: on two cores 16,000 samples and 256 atoms take 83 ms in blocks of 2**20, and 61 ms
     in one of 2**22.
     """
-    return 2**19 if torch.get_num_threads() == 1 else 2**22
+    n_threads = _thread.allowed or torch.get_num_threads()
+    return 2**19 if n_threads == 1 else 2**22
+
+
+@contextmanager
+def threads_for(atoms=None, x=None, stride=1):
+    """Let torch use all allowed threads if a product of data with atoms has enough work for them.
+
+    Otherwise, and without data, it uses one. An inner block decides anew; at the end of a block the
+    number from before returns. The number belongs to the thread that computes. A thread that calls
+    torch for the first time while a block is open elsewhere begins with the number of that block.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (..., n_components, n_channels, *kernel)
+        Atoms.
+    x : Tensor of shape (n_samples, n_channels, *size)
+        Data.
+    stride : int or tuple of int, default=1
+        Distance of neighbouring positions along each axis.
+    """
+    work = 0
+    if x is not None:
+        n_components, _, *kernel = atoms.shape[-x.ndim :]
+        n_skipped = prod(stride) if isinstance(stride, tuple) else stride ** len(kernel)
+        work = x.numel() * n_components * prod(kernel) // n_skipped
+    outer, before = _thread.allowed, torch.get_num_threads()
+    _thread.allowed = outer or before
+    n_threads = _thread.allowed if work >= _LEAST_WORK_OF_THREADS else 1
+    try:
+        if n_threads != before:
+            torch.set_num_threads(n_threads)
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+        _thread.allowed = outer
 
 
 def compile_together(functions):
@@ -47,7 +104,7 @@ def compile_together(functions):
     Parameters
     ----------
     functions : iterable of callable
-        Plain Python; a function comes before its callers.
+        Plain Python; a function comes before its callers. Division by zero does not raise.
 
     Returns
     -------
@@ -58,8 +115,15 @@ def compile_together(functions):
 
     # Not parallel: numba's own threads abort the process when two Python threads use them.
     # Inlined: otherwise a process that compiles calls other copies of the functions than one that
-    # loads from the cache, and sums in another order.
-    options = dict(nogil=True, forceinline=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+    # loads from the cache, and sums in another order. Without the checks of divisions that raise
+    # the lasso takes 0.88 of the time.
+    options = dict(
+        nogil=True,
+        forceinline=True,
+        error_model="numpy",
+        no_cfunc_wrapper=True,
+        fastmath={"reassoc", "contract", "nsz", "arcp"},
+    )
     compiled = {}
     for function in functions:
         try:
@@ -72,7 +136,7 @@ def compile_together(functions):
 
 
 def in_parts(function, n, least):
-    """Call a function for all parts of a range, on as many threads as torch uses.
+    """Call a function for all parts of a range, on as many threads as are allowed.
 
     Parameters
     ----------
@@ -84,7 +148,7 @@ def in_parts(function, n, least):
     least : int
         Length of the shortest part that is worth a thread.
     """
-    n_threads = torch.get_num_threads()
+    n_threads = _thread.allowed or torch.get_num_threads()
     length = max(least, -(-n // (8 * n_threads)))
     parts = deque((first, min(first + length, n)) for first in range(0, n, length))
 

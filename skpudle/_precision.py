@@ -14,6 +14,8 @@ from threading import Lock, local
 
 import torch
 
+from skpudle._compilation import threads_for
+
 __all__ = [
     "as_scalars",
     "check_tensors",
@@ -66,13 +68,14 @@ class _FullProducts:
         with self._lock:
             if self._n_blocks == 0:
                 self._before = _product_precision()
-                _set_product_precision([_FULL if p in _REDUCED else p for p in self._before])
+                if not _REDUCED.isdisjoint(self._before):
+                    _set_product_precision([_FULL if p in _REDUCED else p for p in self._before])
             self._n_blocks += 1
 
     def __exit__(self, *error):
         with self._lock:
             self._n_blocks -= 1
-            if self._n_blocks == 0:
+            if self._n_blocks == 0 and _product_precision() != self._before:
                 _set_product_precision(self._before)
 
 
@@ -161,8 +164,11 @@ def in_own_precision(function):
 
 @contextmanager
 def training_mode():
-    """Compute with derivatives and in the dtype of the data, in any mode of the caller."""
-    with torch.inference_mode(False), own_precision():
+    """Compute with derivatives and in the dtype of the data, in any mode of the caller.
+
+    Calls of torch use one thread, unless they tell of more work.
+    """
+    with torch.inference_mode(False), own_precision(), threads_for():
         yield
 
 

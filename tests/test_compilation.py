@@ -3,7 +3,12 @@ import threading
 import pytest
 import torch
 
-from skpudle._compilation import in_parts
+from skpudle import PUDLEClassifier, PUDLEDictionaryLearning
+from skpudle._compilation import in_parts, threads_for
+from skpudle.encoding import encode
+
+BRIEF = dict(max_iter=2, tol=None, random_state=0)
+LITTLE, MUCH = [(torch.zeros(n, 10), torch.zeros(n, 10)) for n in (100, 2000)]  # atoms, data
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -35,3 +40,101 @@ def test_what_a_part_raises_is_raised(n_threads):
 
     with pytest.raises(KeyError):
         in_parts(fail, 40, 1)
+
+
+def test_the_work_of_a_call_chooses_one_thread_or_all(n_threads):
+    with threads_for(*LITTLE):
+        assert torch.get_num_threads() == 1
+        with threads_for(*MUCH):
+            assert torch.get_num_threads() == n_threads
+            with threads_for(*LITTLE):
+                assert torch.get_num_threads() == 1
+            assert torch.get_num_threads() == n_threads
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == n_threads
+
+
+def test_after_an_error_the_number_of_threads_returns(n_threads):
+    with pytest.raises(ZeroDivisionError), threads_for(*LITTLE):
+        raise ZeroDivisionError
+    assert torch.get_num_threads() == n_threads
+
+
+def test_threads_that_compute_side_by_side_keep_their_numbers():
+    """Blocks overlap: the first to begin ends first."""
+    inside, found, n_each = threading.Barrier(2), {}, (2, 3)
+
+    def compute(n):
+        torch.set_num_threads(n)
+        with threads_for(*LITTLE):
+            inside.wait()
+            found[n] = [torch.get_num_threads()]
+            inside.wait()
+        found[n].append(torch.get_num_threads())
+
+    before = torch.get_num_threads()
+    workers = [threading.Thread(target=compute, args=(n,)) for n in n_each]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    torch.set_num_threads(before)  # for threads that are new
+    assert found == {n: [1, n] for n in n_each}
+
+
+def test_loops_share_their_work_among_all_threads_inside_of_a_small_call(n_threads):
+    """The first parts wait for each other, so they are on as many threads."""
+    together = threading.Barrier(n_threads)
+
+    def meet(first, last):
+        if first < n_threads:
+            together.wait(timeout=60)
+
+    with threads_for(*LITTLE):
+        in_parts(meet, 8 * n_threads, 1)
+
+
+@pytest.mark.parametrize("n_threads", [3], indirect=True)
+@pytest.mark.parametrize(
+    ("stride", "expected"), [(1, 3), (3, 3), (5, 1), ((10, 5), 1), ((2, 1), 3)]
+)
+def test_the_work_of_a_convolution_follows_the_number_of_positions(stride, expected, n_threads):
+    """An atom of 100 pixels on 100 x 100 pixels, ten images and atoms: 1e8 without a stride."""
+    with threads_for(torch.zeros(10, 1, 10, 10), torch.zeros(10, 1, 100, 100), stride):
+        assert torch.get_num_threads() == expected
+
+
+@pytest.mark.parametrize("n_threads", [3], indirect=True)
+@pytest.mark.parametrize(
+    "learner",
+    [
+        PUDLEDictionaryLearning(5, n_unfoldings=3, **BRIEF),
+        PUDLEDictionaryLearning(5, gradient="ae-lasso", dict_init="svd", **BRIEF),
+        PUDLEClassifier(n_components=5, **BRIEF),
+    ],
+    ids=lambda learner: f"{type(learner).__name__} {learner.n_unfoldings}",
+)
+def test_a_small_fit_and_its_codes_take_one_thread_and_give_the_others_back(
+    learner, n_threads, monkeypatch
+):
+    X = torch.randn(60, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
+    seen, product = set(), torch.Tensor.__matmul__
+
+    def watched(self, other):
+        seen.add(torch.get_num_threads())
+        return product(self, other)
+
+    y = {"y": X[:, 0] > 0} if isinstance(learner, PUDLEClassifier) else {}
+    monkeypatch.setattr(torch.Tensor, "__matmul__", watched)
+    learner.fit(X, **y)
+    assert seen == {1}
+    learner.transform(X)
+    assert torch.get_num_threads() == n_threads
+
+
+@pytest.mark.parametrize("n_threads", [2], indirect=True)
+def test_codes_are_the_same_on_one_thread_and_on_several(n_threads, generator):
+    atoms, x = (torch.randn(n, 40, generator=generator, dtype=torch.float64) for n in (60, 50))
+    codes = encode(atoms, x, alpha=1.0, n_unfoldings=20)
+    torch.set_num_threads(1)
+    torch.testing.assert_close(encode(atoms, x, alpha=1.0, n_unfoldings=20), codes)

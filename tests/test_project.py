@@ -18,7 +18,7 @@ PACKAGE = ROOT / "skpudle"
 # From low to high: imports go down from group to group. A new entry of the package belongs to one.
 GROUPS = {
     # torch and not scikit-learn: tensors in, tensors out
-    "mathematics": ["_precision", "_compilation", "shrinkage", "losses", "operators",
+    "mathematics": ["_compilation", "_precision", "shrinkage", "losses", "operators",
                     "lasso", "omp",
                     "encoding", "gradients", "optimizers", "initialization", "search"],
     "boundary": ["_data", "interoperability"],
@@ -49,8 +49,11 @@ GLOBAL_STATE = {
     "torch.set_num_threads",
     "torch.use_deterministic_algorithms",
 }
-# ... and one module may have products of matrices in full precision, and back.
-CHANGED_AND_RESTORED = {"_precision": {"torch.set_float32_matmul_precision"}}
+# ... but for products of matrices in full precision, and for the threads of a call, and back.
+CHANGED_AND_RESTORED = {
+    "_compilation": {"torch.set_num_threads"},
+    "_precision": {"torch.set_float32_matmul_precision"},
+}
 CLOCKS = {"time", "timeit", "datetime"}
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)

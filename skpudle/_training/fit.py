@@ -16,6 +16,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import inf
 
+import torch
+
 from skpudle._data.arrays import make_generator
 from skpudle._data.batches import count_batches
 from skpudle._training.checkpoint import Recorder
@@ -23,7 +25,14 @@ from skpudle._training.identity import task_of
 from skpudle._training.interrupts import Interrupts
 from skpudle._training.messages import print_progress, print_search
 from skpudle._training.team import current_team
-from skpudle.search import advance, begin, is_done
+from skpudle.search import (
+    MOST_AFTERWARDS,
+    MOST_SETTLING,
+    advance,
+    begin,
+    is_done,
+    share_done,
+)
 
 __all__ = ["FitRun", "Search", "Training"]
 
@@ -45,6 +54,9 @@ class Search:
     problem: object
     atoms: object
     attributes_of: Callable
+    most_epochs: int | None = None
+    best: float = inf  # objective of a sample
+    share_done: float = 0.0
 
     names = "search", "epoch of the search"
     stops_at_interrupts = True
@@ -53,6 +65,11 @@ class Search:
         """Start from the atoms, or from the checkpoint."""
         found = recorder.found_search(self.problem, self.atoms)
         self.state = found or begin(self.problem, self.atoms)
+        (n,) = self.problem.total(torch.tensor([self.problem.n_samples], dtype=torch.float64))
+        self.n_samples = int(n)  # of all processes
+        if self.problem.n_positions == 1:  # moves of atoms in images know no limit
+            n_settling = self.state.stride.bit_length()
+            self.most_epochs = n_settling * MOST_SETTLING + MOST_AFTERWARDS
 
     @property
     def is_done(self):
@@ -67,8 +84,15 @@ class Search:
         return self.attributes_of(self.state)
 
     def report(self, max_iter):
-        """Print a line about the last epoch."""
-        print_search(self.state)
+        """Print a line about the last epoch.
+
+        The best objective, of dictionaries of the wanted size, never rises; the share never falls.
+        """
+        state, n = self.state, -(-self.n_samples // self.state.stride)
+        if state.best_objective < inf:
+            self.best = min(self.best, state.best_objective * self.problem.unit**2 / n)
+        self.share_done = max(self.share_done, share_done(state))
+        print_search(state, self.best, self.share_done)
 
 
 @dataclass
@@ -210,13 +234,13 @@ class FitRun(AbstractContextManager):
         phase.begin(self.recorder)
         task, (name, name_of_epochs), stopped = self.root, phase.names, False
         if name is not None:
-            task = self.root.subcontext(task_name=name, max_subtasks=None)
+            task = self.root.subcontext(task_name=name, max_subtasks=phase.most_epochs)
             task.call_on_fit_task_begin(**self.given)
         while not (stopped or phase.is_done):
             epoch = task.subcontext(task_name=name_of_epochs)
             epoch.call_on_fit_task_begin(**self.given)
             phase.advance()
-            if self.learner.verbose:
+            if self.learner.verbose and (self.team is None or self.team.rank == 0):
                 phase.report(self.max_iter)
             hooks = self.given | {"reconstruction_attributes": phase.attributes}
             stopped = bool(epoch.call_on_fit_task_end(**hooks))

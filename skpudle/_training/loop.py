@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import torch
 
+from skpudle._compilation import threads_for
 from skpudle._data.batches import count_batches, once_only
 from skpudle._training.interrupts import Interrupts
 from skpudle._training.state import Outcome, Progress, TrainingState
@@ -202,12 +203,15 @@ class Trainer:
             with torch.enable_grad():  # whichever mode the caller set
                 dictionary, encoder, penalty = model.network(rows, self.n_steps)
                 options = dict(encoder=encoder, penalty=penalty, part_size=model.part_size)
-                gradient, found = differentiate(model.rule, dictionary, rows, batch, **options)
+                stride = getattr(dictionary, "stride", 1)
+                with threads_for(dictionary.atoms, batch.x, stride):
+                    gradient, found = differentiate(model.rule, dictionary, rows, batch, **options)
             codes, losses = found.codes, found.losses
             size = torch.full_like(found.objective, len(batch.x))
             total = torch.stack([losses.sum(), found.objective * size, size])
         if team is None:
-            self.optimizer.update(gradient, codes, loss=total[0] / total[2])
+            with threads_for(rows, rows):
+                self.optimizer.update(gradient, codes, loss=total[0] / total[2])
         else:
             n_samples = 0 if batch is None else len(batch.x)
             gradient, total = team.sum(gradient * n_samples, total)

@@ -9,6 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skpudle._data.callers import is_news, users_level
 from skpudle.optimizers import SurrogateOptimizer
+from skpudle.search import IN_WORDS
 
 __all__ = [
     "divergence",
@@ -72,10 +73,14 @@ def print_progress(phase, trainer, max_iter, n_updates, start_time, n_before=0):
     )
 
 
-def print_search(state):
+def print_search(state, best, share_done):
     """Print a line about an epoch of the search."""
-    objective = f"{state.curve[-1]:.6g}" if state.curve else "--"
-    print(f"search, epoch {state.epoch}  {state.phase}  objective {objective}", flush=True)
+    objective = f"best objective {best:.6g} a sample  " if np.isfinite(best) else ""
+    print(
+        f"search, epoch {state.epoch}  {IN_WORDS[state.phase]}  {len(state.atoms)} atoms  "
+        f"{objective}{share_done:.0%} done",
+        flush=True,
+    )
 
 
 def print_encoder(n_updates):

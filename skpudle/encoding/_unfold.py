@@ -5,7 +5,7 @@ from math import isfinite
 
 import torch
 
-from skpudle._compilation import are_few
+from skpudle._compilation import are_few, threads_for
 from skpudle._precision import (
     as_scalars,
     check_tensors,
@@ -207,17 +207,18 @@ def unfold(
         mask=mask,
         n_steps=min(_EARLY, len(levels)) if sparse else len(levels),
     )
-    return _Unfolding.apply(
-        dictionary.atoms,
-        None if analysis is None else analysis.atoms,
-        kept_by_autograd(x),
-        levels,
-        step,
-        initial,
-        offset,
-        make_steps,
-        (shrinkage, positive_code, path == "active" if sparse else None),
-    )
+    with threads_for(dictionary.atoms, x, getattr(dictionary, "stride", 1)):
+        return _Unfolding.apply(
+            dictionary.atoms,
+            None if analysis is None else analysis.atoms,
+            kept_by_autograd(x),
+            levels,
+            step,
+            initial,
+            offset,
+            make_steps,
+            (shrinkage, positive_code, path == "active" if sparse else None),
+        )
 
 
 def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0, shrinkage="soft"):

@@ -2,6 +2,7 @@
 
 import torch
 
+from skpudle._compilation import threads_for
 from skpudle.initialization._pairwise import fill_up, pairwise_atoms
 
 __all__ = ["INITIALIZATIONS", "initial_atoms"]
@@ -60,4 +61,5 @@ def initial_atoms(x, n_components, method, generator):
     Tensor of shape (n_components, n_features)
         Atoms of any norm.
     """
-    return INITIALIZATIONS[method](x, n_components, generator)
+    with threads_for(x[:n_components], x):
+        return INITIALIZATIONS[method](x, n_components, generator)

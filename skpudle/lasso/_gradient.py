@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from skpudle._compilation import compile_together
-from skpudle.lasso._compiled import RULES, solver_of_rows
+from skpudle.lasso._compiled import solve
 from skpudle.lasso._gap import known_entries
 
 __all__ = ["lasso_gradient"]
@@ -160,19 +160,18 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, max_iter
     work = (len(x) + n_components) * n_components * n_features
     if atoms.device.type != "cpu" or x.device.type != "cpu" or not 0 < work <= _MOST_WORK:
         return None
-    loops, solve_rows = _compiled(), solver_of_rows()
+    loops = _compiled()
     x, known = known_entries(x, mask)
     known = x.new_empty(0, n_features) if known is None else known
     wide, rows, known = (t.detach().double().contiguous() for t in (atoms, x, known))
-    codes, gram = rows @ wide.mT, wide @ wide.mT
-    losses, gradient = rows.new_zeros(len(x)), wide.new_zeros(wide.shape)
+    gram, losses, gradient = wide @ wide.mT, rows.new_zeros(len(x)), wide.new_zeros(wide.shape)
     # the arrays share the memory of the tensors
-    d, data, m, g, z = (np.asarray(t) for t in (wide, rows, known, gram, codes))
+    d, data, m, g = (np.asarray(t) for t in (wide, rows, known, gram))
     if not loops.are_distinct(g, _DEPENDENT):
         return None
-    penalties, no_gaps = np.array([alpha], dtype=np.float64), np.empty(0)
-    how = penalties, positive, max_iter, 0.0
-    solve_rows(d, g, data, m, *how, z[None], z[None][:0], no_gaps, False, RULES)
+    how = dict(penalties=[alpha], positive=positive, max_iter=max_iter, mask=known)
+    (codes,) = solve(wide, gram, rows, **how)
+    z = np.asarray(codes)
     sums = np.asarray(losses), np.asarray(gradient)
     if not loops.differentiate(d, g, data, m, through_encoder, _DEPENDENT, z, *sums):
         return None

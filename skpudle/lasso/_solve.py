@@ -2,13 +2,14 @@
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 
-from skpudle._compilation import entries_of_block
+from skpudle._compilation import entries_of_block, threads_for
 from skpudle._precision import check_tensors
 from skpudle.lasso._batched import refit
 from skpudle.lasso._batched import solve as solve_batched
-from skpudle.lasso._compiled import may_be_parallel
+from skpudle.lasso._compiled import generic_products
 from skpudle.lasso._compiled import solve as solve_compiled
 from skpudle.lasso._gap import checked_alpha, duality_gap, known_entries
 from skpudle.lasso._supports import BLOCK_ENTRIES
@@ -50,18 +51,39 @@ def _distances(one, other, positive):  # (k, n_features), (k, n_features) -> (k,
     return torch.minimum(distances, torch.linalg.vector_norm(one + other, dim=1))
 
 
+def _may_be_parallel(atoms, generic, positive):
+    """Return whether an atom is zero, not finite, or maybe parallel to another (float64, CPU).
+
+    Products with a generic vector sort parallel atoms next to each other. Ten calls of torch would
+    take longer than the codes of one sample.
+    """
+    atoms, generic = (np.asarray(t.contiguous()) for t in (atoms, generic))
+    keys, norms = np.empty((2, len(atoms)))
+    if not generic_products()(atoms, generic, bool(positive), keys, norms):
+        return True
+    order = keys.argsort()
+    keys = keys[order]
+    tolerance = 2 * _PARALLEL  # with a margin for rounding
+    near = (keys[1:] - keys[:-1] <= tolerance * generic.size**0.5).nonzero()[0]
+    if not len(near):
+        return False
+    directions = (atoms[order[near + shift]] / norms[order[near + shift], None] for shift in (0, 1))
+    distances = _distances(*map(torch.as_tensor, directions), positive)
+    # of three neighbours, the caller compares the first with the last
+    return bool((distances <= tolerance).any()) or bool((near[1:] - near[:-1] == 1).any())
+
+
 def _necessary_atoms(atoms, positive):  # -> (k,) indices
     """Return the atoms that are not zero and not parallel to a longer or an earlier one.
 
     A longer parallel atom explains the same data for a smaller penalty. Without the shorter ones
     the codes do not depend on the rounding of ties.
     """
-    # Products with a generic vector sort parallel atoms next to each other.
     generic = _generic(atoms.shape[1], atoms.device)
     tolerance = _PARALLEL * atoms.shape[1] ** 0.5  # a bound, as no entry is above 1
     all_atoms = torch.arange(len(atoms), device=atoms.device)
     on_cpu = atoms.device.type == "cpu"
-    if on_cpu and not may_be_parallel(atoms, generic, positive, _PARALLEL):
+    if on_cpu and not _may_be_parallel(atoms, generic, positive):
         return all_atoms
     norms = torch.linalg.vector_norm(atoms, dim=1)
     needed = (norms > 0) & (norms < torch.inf)
@@ -91,15 +113,14 @@ def _necessary_atoms(atoms, positive):  # -> (k,) indices
 
 def _with_zeros(codes, needed, n_components):
     """Return codes of the needed atoms as codes of all atoms, 0 for the others."""
-    if len(needed) == n_components:
-        return codes
     wide = codes.new_zeros(*codes.shape[:-1], n_components)
     return wide.index_copy_(-1, needed, codes)
 
 
 def _gram(atoms, n_rows):  # -> (p, p), or None where it costs more than it saves
     few = len(atoms) <= min(_GRAM_ATOMS, _GRAM_ATOMS_PER_SAMPLE * n_rows)
-    return atoms @ atoms.mT if few else None
+    with threads_for(atoms, atoms):
+        return atoms @ atoms.mT if few else None
 
 
 @torch.no_grad()
@@ -225,13 +246,14 @@ def solve_lasso(
             how |= {"gaps": gaps[rows], "single": x.dtype == torch.float32}
         exact = solve(scaled_atoms, gram, data, **how)[0]
         if certify and not certifies:
-            wide = _with_zeros(exact, needed, len(atoms))
+            wide = exact if len(needed) == len(atoms) else _with_zeros(exact, needed, len(atoms))
             wide = wide if scale is None else wide / scale
             options = dict(positive=positive, dual_codes=wide, mask=how["mask"])
             gaps[rows] = duality_gap(atoms, data, wide.to(x.dtype), alpha, **options)
         if debias and not debiases:
             exact.lerp_(refit(scaled_atoms, data, exact, how["mask"]), debias)
-        exact = _with_zeros(exact, needed, len(atoms))
+        if len(needed) < len(atoms):
+            exact = _with_zeros(exact, needed, len(atoms))
         if scale is not None:
             exact /= scale
         if not in_place:

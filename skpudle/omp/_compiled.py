@@ -158,7 +158,7 @@ def _keep_positive(k, c, amounts, directions, factor, support, z, trial):
     return k, returned
 
 
-def _solve_rows(atoms, gram, mask, energy, tol, room, max_iter, positive, resolution, tie, codes):
+def solve_rows(atoms, gram, mask, energy, tol, room, max_iter, positive, resolution, tie, codes):
     """Turn ``codes`` from ``D^T x`` into the codes of the rows of ``x``."""
     n_components = codes.shape[1]
     peaks = np.empty((n_components + _RUN - 1) // _RUN)
@@ -206,13 +206,13 @@ def _solve_rows(atoms, gram, mask, energy, tol, room, max_iter, positive, resolu
 
 # A function comes before its callers.
 _FUNCTIONS = (_largest, _correlate, _enter, _least_squares, _remove, _keep_positive,
-              _solve_rows)  # fmt: skip
+              solve_rows)  # fmt: skip
 
 
 @cache
 def _compiled():
-    """Return `_solve_rows` compiled; raise ImportError without numba."""
-    return compile_together(_FUNCTIONS)["_solve_rows"]
+    """Return `solve_rows` compiled; raise ImportError without numba."""
+    return compile_together(_FUNCTIONS)["solve_rows"]
 
 
 def solve(atoms, gram, mask, energy, tol, codes, *, room, max_iter, positive, resolution, tie):
@@ -220,7 +220,7 @@ def solve(atoms, gram, mask, energy, tol, codes, *, room, max_iter, positive, re
 
     All tensors are on the CPU and of dtype float64.
     """
-    solve_rows = _compiled()
+    compiled = _compiled()
     absent = energy.new_empty(0, 0)
     arrays = (absent if t is None else t for t in (atoms, gram, mask, energy, tol, codes))
     # the arrays share the memory of the tensors, so codes are solved in place
@@ -228,7 +228,7 @@ def solve(atoms, gram, mask, energy, tol, codes, *, room, max_iter, positive, re
 
     def solve_part(first, last):
         part = slice(first, last)
-        solve_rows(
+        compiled(
             atoms, gram, mask[part], energy[part], tol[part], room, max_iter, positive, resolution,
             tie, rows[part],
         )  # fmt: skip

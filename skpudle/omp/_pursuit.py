@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch.nn.functional import pad
 
-from skpudle._compilation import entries_of_block
+from skpudle._compilation import entries_of_block, threads_for
 from skpudle.omp._compiled import solve as solve_compiled
 
 __all__ = ["solve_omp"]
@@ -338,7 +338,8 @@ def solve_omp(
     atoms = atoms.double().contiguous()
     gram = None
     if mask is None and len(atoms) <= min(_GRAM_ATOMS, _GRAM_ATOMS_PER_ROUND * room * len(x)):
-        gram = atoms @ atoms.mT
+        with threads_for(atoms, atoms):
+            gram = atoms @ atoms.mT
     in_loops = solve is not _pursue
     if not in_loops:
         # With a fixed number of atoms hardly a sample ends early, and asking waits for the device.
@@ -359,7 +360,8 @@ def solve_omp(
         unit = torch.ldexp(torch.ones_like(data[:, 0]), exponent)
         data, tolerance = data / unit[:, None], tol / unit / unit
         block = exact[rows] if exact is codes else exact[: len(data)]
-        torch.mm(data, atoms.mT, out=block)
+        with threads_for(atoms, data):
+            torch.mm(data, atoms.mT, out=block)
         solve(
             atoms, gram, known, data.square().sum(1), tolerance, block, room=room,
             positive=positive, max_iter=room * (_ROUNDS_PER_PLACE if positive else 1),

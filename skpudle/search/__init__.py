@@ -4,6 +4,7 @@ The search steps from state to state by `begin`, `advance` and `is_done`; `searc
 """
 
 from skpudle.search._conv_epoch import ConvProblem, conv_codes, conv_path
+from skpudle.search._progress import IN_WORDS, MOST_AFTERWARDS, MOST_SETTLING, share_done
 from skpudle.search._search import (
     Problem,
     SearchState,
@@ -19,6 +20,9 @@ from skpudle.search._search import (
 from skpudle.search._size import SizePath, choose_size
 
 __all__ = [
+    "IN_WORDS",
+    "MOST_AFTERWARDS",
+    "MOST_SETTLING",
     "ConvProblem",
     "Problem",
     "SearchState",
@@ -33,5 +37,6 @@ __all__ = [
     "debias",
     "is_done",
     "search",
+    "share_done",
     "without_rows",
 ]

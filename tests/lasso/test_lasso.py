@@ -625,7 +625,7 @@ def test_arrays_and_the_order_of_scikit_learn_are_refused_by_name(generator):
 
 def test_compiled_functions_hold_no_numbers():
     """The cache of numba would keep those that another file defines."""
-    _compiled.solver_of_rows()
+    _compiled._compiled()
     for function in _compiled._FUNCTIONS:
         names = function.__code__.co_names
         values = [vars(_compiled).get(name) for name in names]

@@ -194,6 +194,11 @@ class ConvNetwork:
     room: tuple[int, ...] | None = None
 
     @property
+    def atoms(self):
+        """Atoms of the encoder."""
+        return self.parameters.atoms
+
+    @property
     def kernel(self):
         """Size of an atom."""
         return tuple(self.parameters.atoms.shape[2:])
@@ -268,7 +273,7 @@ class ConvNetwork:
         else:
             images = decoder.synthesis(z.movedim(2, 0).flatten(0, 1))
             images = images.unflatten(0, (z.shape[2], len(z)))
-            margins = [k - 1 for k in self.kernel]
+            margins = [k - 1 for k in self.atoms.shape[2:]]
             sizes = [n + room for n, room in zip(images.shape[3:], self.room, strict=True)]
             ends = [n - m for n, m in zip(sizes, margins, strict=True)]
             total = 0
@@ -281,7 +286,7 @@ class ConvNetwork:
 
     def _intercept(self):  # -> in a shape to add to images
         intercept = self.parameters.intercept
-        return None if intercept is None else intercept.reshape(-1, *[1] * len(self.kernel))
+        return None if intercept is None else intercept.reshape(-1, *[1] * len(self.stride))
 
     def _unfold(self, x, noise_std, mask=None):
         atoms, analysis, _, synthesis, alpha, slope, step, _ = self.parameters
