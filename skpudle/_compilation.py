@@ -1,11 +1,15 @@
 """Compile functions by numba on first use, and share their work among threads."""
 
+import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
 
 import torch
+from threadpoolctl import ThreadpoolController
 
-__all__ = ["are_few", "compile_together", "entries_of_block", "in_parts"]
+__all__ = ["are_few", "compile_together", "entries_of_block", "in_parts", "one_blas_thread"]
 
 # Up to this many multiplications in the product of data and atoms compiled loops beat the calls of
 # torch: 0.4 to 0.8 of their time for 16 to 64 rows of 64 x 16 or 100 x 64 atoms, float64 and
@@ -105,3 +109,32 @@ def in_parts(function, n, least):
         work()
         for helper in helpers:
             helper.result()  # raises the error of a part
+
+
+_entered, _limits = threading.Lock(), []
+
+
+@cache
+def _controller():
+    return ThreadpoolController()
+
+
+@contextmanager
+def one_blas_thread():
+    """Give NumPy's products one thread each, for `in_parts` to share them among threads.
+
+    A product then has the same bits on any number of threads, and threads of a BLAS do not wait for
+    each other. Blocks may be nested and run in several threads: the last one that ends restores the
+    number of threads.
+    """
+    with _entered:
+        limit = _controller().limit(limits=1, user_api="blas") if not _limits else None
+        _limits.append(limit)
+    try:
+        yield
+    finally:
+        with _entered:
+            first = _limits[0]
+            _limits.pop()
+            if not _limits:
+                first.restore_original_limits()
