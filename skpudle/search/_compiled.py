@@ -131,11 +131,12 @@ def _enter(slope, names, positive, level, share, k, inside, beyond, support, z):
         inside[support[i]] = True
     best, n = 0.0, 0
     for i in range(len(slope)):
-        if abs(slope[i]) > level and (slope[i] > 0.0 or not positive):
-            if not inside[names[i] if len(names) else i]:
-                best = max(best, abs(slope[i]))
-                beyond[n] = i
-                n += 1
+        if not (abs(slope[i]) > level and (slope[i] > 0.0 or not positive)):
+            continue
+        if not inside[names[i] if len(names) else i]:
+            best = max(best, abs(slope[i]))
+            beyond[n] = i
+            n += 1
     for i in range(k):
         inside[support[i]] = False
     level, n_near = max(level, share * best), len(support) + 1
@@ -396,9 +397,9 @@ def sweep(a, positive, target, atoms):
 
 
 # A function comes before its callers.
-_FUNCTIONS = (subtract_synthesis, _product, _subtract, _square, _shrink, _descend_among, _descend, _enter, solve_rows,
-              _solve, refit_rows, removals, sort_by_atom, add_moments, add_products,
-              add_second_moments, sweep)  # fmt: skip
+_FUNCTIONS = (subtract_synthesis, _product, _subtract, _square, _shrink, _descend_among, _descend,
+              _enter, solve_rows, _solve, refit_rows, removals, sort_by_atom, add_moments,
+              add_products, add_second_moments, sweep)  # fmt: skip
 
 
 @cache

@@ -296,9 +296,8 @@ class Epoch:
         In single precision the products with all atoms, which only tell the atoms that enter a
         working set, take half the time.
         """
-        n, problem = len(self.problem.x) if rows is None else len(rows), self.problem
-        n_atoms, n_features = self._atoms.shape
-        x, arrays = np.asarray(problem.x), codes.arrays()
+        n, n_atoms = len(self.problem.x) if rows is None else len(rows), len(self.atoms)
+        x, arrays = np.asarray(self.problem.x), codes.arrays()
         room = max(room, arrays[1].shape[1])
 
         def work(first, last):
