@@ -16,8 +16,10 @@ from skpudle.search._compiled import loops
 
 __all__ = ["HEIRS", "Codes", "Epoch", "Problem"]
 
-# Sweeps over the atoms per epoch; they cost a tenth of the codes.
-_SWEEPS = 2
+# Sweeps over the atoms per epoch. For few atoms they cost a tenth of the codes; for many they cost
+# as much, and one serves: 30 epochs of 2,500 x 595 with 1024 atoms take 3.0 instead of 4.2 s and end
+# 0.1 % higher.
+_SWEEPS = {"few": 2, "many": 1}
 
 # An epoch updates the codes of the epoch before by one working set and few sweeps, or fewer if no
 # coordinate moves the optimality condition by more than this share of alpha. Descent for given
@@ -361,7 +363,7 @@ class Epoch:
         single = self._x.dtype == np.float32 and p >= _MANY
         factor = atoms.astype(np.float32) if single else atoms
         with one_blas_thread():
-            for _ in range(_SWEEPS):
+            for _ in range(_SWEEPS["few" if p < _MANY else "many"]):
                 for first in range(0, p, _ATOMS):
                     part = slice(first, min(first + _ATOMS, p))
                     a = self.products(part.start, part.stop) if whole is None else whole[part]
