@@ -1,18 +1,21 @@
 """Compile functions by numba on first use, and choose the number of threads by the work."""
 
+import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from math import prod
-from threading import local
 
 import torch
+from threadpoolctl import ThreadpoolController
 
 __all__ = [
     "are_few",
     "compile_together",
     "entries_of_block",
     "in_parts",
+    "one_blas_thread",
     "threads_for",
 ]
 
@@ -28,7 +31,7 @@ _MOST_WORK_OF_FEW = 2**16
 _LEAST_WORK_OF_THREADS = 1e7
 
 
-class _Thread(local):
+class _Thread(threading.local):
     allowed = None  # the number of torch's threads before the outermost block of `threads_for`
 
 
@@ -169,3 +172,32 @@ def in_parts(function, n, least):
         work()
         for helper in helpers:
             helper.result()  # raises the error of a part
+
+
+_entered, _limits = threading.Lock(), []
+
+
+@cache
+def _controller():
+    return ThreadpoolController()
+
+
+@contextmanager
+def one_blas_thread():
+    """Give NumPy's products one thread each, for `in_parts` to share them among threads.
+
+    A product then has the same bits on any number of threads, and threads of a BLAS do not wait for
+    each other. Blocks may be nested and run in several threads: the last one that ends restores the
+    number of threads.
+    """
+    with _entered:
+        limit = _controller().limit(limits=1, user_api="blas") if not _limits else None
+        _limits.append(limit)
+    try:
+        yield
+    finally:
+        with _entered:
+            first = _limits[0]
+            _limits.pop()
+            if not _limits:
+                first.restore_original_limits()

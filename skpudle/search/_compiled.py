@@ -1,13 +1,15 @@
 r"""The loops of `skpudle.search` over samples and over atoms, compiled by numba.
 
-The functions are plain Python until `loops` compiles them. Products of samples with atoms,
-`correlate`, have the same bits on any number of threads. On one core they take 1.3 to 2 times as
-long as a BLAS, but threads of a BLAS would wait for each other many times an epoch.
+The functions are plain Python until `loops` compiles them. Coordinate descent works on the residual
+of a sample, ``x - D z``: a coordinate costs two passes over an atom, whatever the number of atoms,
+and no matrix of atoms by atoms is needed. Products of many samples with all atoms, which tell the
+atoms that enter a working set, are left to a BLAS.
 
 Codes are sparse: row ``i`` has ``count[i]`` entries, ``value[i, :count[i]]`` at the atoms
 ``index[i, :count[i]]``. Every function writes into its last arguments, releases the GIL and works
 on a slice of rows or of atoms that no other slice writes to, so bits do not depend on the number
-of threads. A ``mask`` without rows means that no entries are missing.
+of threads. A ``mask`` without rows means that no entries are missing; residuals are zero where
+entries are.
 """
 
 from functools import cache
@@ -20,129 +22,173 @@ from skpudle._compilation import compile_together
 __all__ = ["loops"]
 
 
-def _slopes(atoms, gram, mask, start, k, support, z, residual, q):
-    """Set ``q = D^T (x - D z)``; ``start`` is ``D^T x``."""
-    n_components, n_features = atoms.shape
-    for j in range(n_components):
-        q[j] = start[j]
+def subtract_synthesis(count, index, value, atoms, residual):
+    """Subtract ``D z`` from the rows of ``residual``."""
+    for i in range(len(count)):
+        for e in range(count[i]):
+            z, atom = value[i, e], atoms[index[i, e]]
+            for f in range(atoms.shape[1]):
+                residual[i, f] -= z * atom[f]
+
+
+def _product(x, y):
+    total = 0.0
+    for f in range(len(x)):
+        total += x[f] * y[f]
+    return total
+
+
+def _subtract(step, atom, mask, residual):
+    """Subtract a multiple of an atom where entries are known."""
     if len(mask) == 0:
-        for i in range(k):
-            zi, s = z[i], support[i]
-            for j in range(n_components):
-                q[j] -= zi * gram[s, j]
-        return
-    for f in range(n_features):
-        residual[f] = 0.0
-    for i in range(k):
-        for f in range(n_features):
-            residual[f] += z[i] * atoms[support[i], f]
-    for f in range(n_features):
-        residual[f] *= mask[f]
-    for j in range(n_components):
-        total = 0.0
-        for f in range(n_features):
-            total += atoms[j, f] * residual[f]
-        q[j] -= total
+        for f in range(len(atom)):
+            residual[f] -= step * atom[f]
+    else:
+        for f in range(len(atom)):
+            residual[f] -= step * mask[f] * atom[f]
 
 
-def _gather(atoms, gram, mask, w, support, inner):
-    """Set ``inner = D_W^T D_W``."""
+def _square(atom, mask):
+    """Return the square of the norm of an atom on known entries."""
+    if len(mask) == 0:
+        return _product(atom, atom)
+    total = 0.0
+    for f in range(len(atom)):
+        total += mask[f] * atom[f] * atom[f]
+    return total
+
+
+def _shrink(target, curvature, alpha, positive):
+    if target > alpha:
+        return (target - alpha) / curvature
+    if target < -alpha and not positive:
+        return (target + alpha) / curvature
+    return 0.0
+
+
+def _descend_among(w, support, atoms, gram, alpha, positive, tolerance, max_sweeps, slope, inner,
+                   z, residual):  # fmt: skip
+    """Minimise over a working set of ``w`` atoms by coordinate descent, given their products.
+
+    A step costs as many operations as the set has atoms. The residual stays. Return by how much
+    half of its square would fall.
+    """
     for i in range(w):
-        for j in range(i + 1):
-            if len(mask) == 0:
-                inner[i, j] = gram[support[i], support[j]]
-            else:
-                total = 0.0
-                for f in range(atoms.shape[1]):
-                    total += mask[f] * atoms[support[i], f] * atoms[support[j], f]
-                inner[i, j] = total
-            inner[j, i] = inner[i, j]
-
-
-def _descend(w, inner, alpha, positive, tolerance, max_sweeps, slope, z):
-    """Minimise over a working set of ``w`` atoms by coordinate descent; update ``slope``."""
+        slope[i] = _product(atoms[support[i]], residual)
+        for j in range(w):
+            inner[i, j] = gram[support[i], support[j]]
+    fall = 0.0
     for _ in range(max_sweeps):
         largest = 0.0
         for i in range(w):
-            curvature = inner[i, i]
-            if curvature == 0.0:
+            if inner[i, i] == 0.0:
                 continue
-            target = slope[i] + curvature * z[i]
-            new = 0.0
-            if target > alpha:
-                new = (target - alpha) / curvature
-            elif target < -alpha and not positive:
-                new = (target + alpha) / curvature
+            new = _shrink(slope[i] + inner[i, i] * z[i], inner[i, i], alpha, positive)
             step = new - z[i]
             if step != 0.0:
                 z[i] = new
+                fall += step * (slope[i] - 0.5 * step * inner[i, i])
                 for j in range(w):
                     slope[j] -= step * inner[i, j]
-                largest = max(largest, abs(step) * curvature)
+                largest = max(largest, abs(step) * inner[i, i])
+        if largest <= tolerance:
+            break
+    return fall
+
+
+def _descend(w, support, atoms, mask, alpha, positive, tolerance, max_sweeps, curvature, z,
+             residual):  # fmt: skip
+    """Minimise over a working set of ``w`` atoms by coordinate descent on the residual.
+
+    A step costs as many operations as the residual has entries.
+    """
+    for i in range(w):
+        curvature[i] = _square(atoms[support[i]], mask)
+    for _ in range(max_sweeps):
+        largest = 0.0
+        for i in range(w):
+            if curvature[i] == 0.0:
+                continue
+            atom = atoms[support[i]]
+            target = _product(atom, residual) + curvature[i] * z[i]
+            new = _shrink(target, curvature[i], alpha, positive)
+            step = new - z[i]
+            if step != 0.0:
+                z[i] = new
+                _subtract(step, atom, mask, residual)
+                largest = max(largest, abs(step) * curvature[i])
         if largest <= tolerance:
             break
 
 
-def _enlarge(q, positive, level, share, k, inside, support, z):
-    """Add atoms beyond ``level`` and near the best to the working set; return its size."""
-    best = 0.0
+def _enter(slope, names, positive, level, share, k, inside, beyond, support, z):
+    """Add atoms beyond ``level`` and near the best to a working set of ``k``; return its size.
+
+    ``slope`` belongs to the atoms ``names``, or to all without names. If there is no room for all
+    that are near the best, the best enter.
+    """
     for i in range(k):
         inside[support[i]] = True
-    for j in range(len(q)):
-        size = q[j] if positive else abs(q[j])
-        if size > best and not inside[j]:
-            best = size
-    w = k
-    if best > level:
-        level = max(level, share * best)
-        for j in range(len(q)):
-            size = q[j] if positive else abs(q[j])
-            if size >= level and w < len(support) and not inside[j]:
-                support[w], z[w] = j, 0.0
-                w += 1
+    best, n = 0.0, 0
+    for i in range(len(slope)):
+        if not (abs(slope[i]) > level and (slope[i] > 0.0 or not positive)):
+            continue
+        if not inside[names[i] if len(names) else i]:
+            best = max(best, abs(slope[i]))
+            beyond[n] = i
+            n += 1
     for i in range(k):
         inside[support[i]] = False
+    level, n_near = max(level, share * best), len(support) + 1
+    while k + n_near > len(support):
+        n_near = 0
+        for i in range(n):
+            n_near += abs(slope[beyond[i]]) >= level
+        if k + n_near > len(support):
+            level += 0.5 * (best - level) + 1e-6 * best
+            if level > best:
+                return k
+    w = k
+    for i in range(n):
+        if abs(slope[beyond[i]]) >= level:
+            support[w], z[w] = names[beyond[i]] if len(names) else beyond[i], 0.0
+            w += 1
     return w
 
 
-def solve_rows(atoms, gram, mask, correlation, alpha, positive, tolerance, share, max_rounds,
-               max_sweeps, count, index, value, gain, size):  # fmt: skip
-    """Solve for the codes of rows with ``correlation = D^T x``, starting from their codes.
+def solve_rows(atoms, gram, mask, slope, alpha, positive, tolerance, share, max_sweeps,
+               count, index, value, residual, loss, size):  # fmt: skip
+    """Improve the codes of rows on one working set each, from ``slope = D^T (x - D z)``.
 
-    ``gain`` becomes the decrease from the objective of zero codes, ``|x|^2 / 2``, and ``size`` the
-    sum of the moduli of the codes. A NaN correlation bans an atom.
+    ``residual`` has ``x - D z``; it follows the codes unless there are products ``gram`` of all
+    atoms. ``loss`` becomes half of its square, and ``size`` the sum of the moduli of the codes.
     """
-    n_components, room = len(atoms), index.shape[1]
-    inner, slope, z = np.empty((room, room)), np.empty(room), np.empty(room)
-    support, inside = np.empty(room, np.int64), np.zeros(n_components, np.bool_)
-    q, residual = np.empty(n_components), np.empty(atoms.shape[1])
-    for row in range(len(correlation)):
-        known = mask[row] if len(mask) else atoms[0, :0]
+    no_names = np.empty(0, np.int64)
+    room = index.shape[1]
+    support, inside = np.empty(room, np.int64), np.zeros(len(atoms), np.bool_)
+    z, beyond = np.empty(room), np.empty(len(atoms), np.int64)
+    work, inner = np.empty(room), np.empty((room if len(gram) else 0, room))
+    for row in range(len(slope)):
+        known, left = mask[row] if len(mask) else atoms[0, :0], residual[row]
         k = np.int64(count[row])
         for i in range(k):
             support[i], z[i] = index[row, i], value[row, i]
-        for rounds in range(max_rounds):
-            _slopes(atoms, gram, known, correlation[row], k, support, z, residual, q)
-            for i in range(k):
-                slope[i] = q[support[i]]
-            w = _enlarge(q, positive, alpha + tolerance, share, k, inside, support, z)
-            if rounds > 0 and w == k:
-                break
-            for i in range(k, w):
-                slope[i] = q[support[i]]
-            _gather(atoms, gram, known, w, support, inner)
-            _descend(w, inner, alpha, positive, tolerance, max_sweeps, slope, z)
-            k = np.int64(0)
-            for i in range(w):
-                if z[i] != 0.0:
-                    support[k], z[k], slope[k] = support[i], z[i], slope[i]
-                    k += 1
-        product, length = 0.0, 0.0
-        for i in range(k):
-            index[row, i], value[row, i] = support[i], z[i]
-            product += z[i] * (correlation[row, support[i]] + slope[i])
-            length += abs(z[i])
-        count[row], gain[row], size[row] = k, 0.5 * product - alpha * length, length
+        w = _enter(slope[row], no_names, positive, alpha + tolerance, share, k, inside, beyond,
+                   support, z)  # fmt: skip
+        options = alpha, positive, tolerance, max_sweeps
+        if len(gram):
+            loss[row] = 0.5 * _product(left, left)
+            loss[row] -= _descend_among(w, support, atoms, gram, *options, work, inner, z, left)
+        else:
+            _descend(w, support, atoms, known, *options, work, z, left)
+            loss[row] = 0.5 * _product(left, left)
+        k, length = np.int64(0), 0.0
+        for i in range(w):
+            if z[i] != 0.0:
+                index[row, k], value[row, k] = support[i], z[i]
+                length += abs(z[i])
+                k += 1
+        count[row], size[row] = k, length
 
 
 def _solve(w, inner, positive, dependent, factor, slope, z):
@@ -178,67 +224,107 @@ def _solve(w, inner, positive, dependent, factor, slope, z):
     return True
 
 
-def refit_rows(atoms, gram, mask, correlation, positive, tolerance, dependent, max_sweeps,
-               count, index, value):  # fmt: skip
+def refit_rows(atoms, gram, mask, positive, tolerance, dependent, max_sweeps,
+               count, index, value, residual, loss):  # fmt: skip
     """Turn codes into least squares on their supports, non-negative if they are.
 
     Solve directly where possible: descent takes ten times as long for five correlated atoms.
     """
     room = index.shape[1]
-    inner, slope, z = np.empty((room, room)), np.empty(room), np.empty(room)
-    factor, step = np.empty((room, room)), np.empty(room)
+    inner, factor = np.empty((room, room)), np.empty((room, room))
+    slope, z, step = np.empty(room), np.empty(room), np.empty(room)
     support = np.empty(room, np.int64)
-    for row in range(len(correlation)):
+    for row in range(len(count)):
         known = mask[row] if len(mask) else atoms[0, :0]
         w = count[row]
         for i in range(w):
             support[i], z[i] = index[row, i], value[row, i]
-        _gather(atoms, gram, known, w, support, inner)
-        for i in range(w):
-            slope[i] = correlation[row, support[i]]
-            for j in range(w):
-                slope[i] -= inner[i, j] * z[j]
-            step[i] = slope[i]
-        if not _solve(w, inner, positive, dependent, factor, step, z):
-            _descend(w, inner, 0.0, positive, tolerance, max_sweeps, slope, z)
+            atom = atoms[support[i]]
+            step[i] = _product(atom, residual[row])
+            for j in range(i + 1):
+                other, total = atoms[support[j]], 0.0
+                if len(gram):
+                    total = gram[support[i], support[j]]
+                elif len(known):
+                    for f in range(len(atom)):
+                        total += known[f] * atom[f] * other[f]
+                else:
+                    total = _product(atom, other)
+                inner[i, j] = inner[j, i] = total
+        if _solve(w, inner, positive, dependent, factor, step, z):
+            for i in range(w):
+                _subtract(z[i] - value[row, i], atoms[support[i]], known, residual[row])
+        else:
+            _descend(w, support, atoms, known, 0.0, positive, tolerance, max_sweeps, slope, z,
+                     residual[row])  # fmt: skip
         for i in range(w):
             value[row, i] = z[i]
+        loss[row] = 0.5 * _product(residual[row], residual[row])
 
 
-def removals(first, last, atoms, gram, mask, correlation, alpha, positive, tolerance, share,
-             max_rounds, max_sweeps, most, start, row, place, count, index, value, gain,
-             cost, taken_over):  # fmt: skip
-    """Estimate the rise of the objective without each atom, and the growth of other codes then.
+def removals(atoms, gram, mask, slope, near, cosine, alpha, positive, tolerance, share, max_rounds,
+             max_sweeps, who, row, place, count, index, value, residual, loss,
+             rise, growth):  # fmt: skip
+    """Estimate the rise of the objective of rows without one of their atoms, and other codes then.
 
-    The estimates use at most ``most`` users of an atom, at regular distances.
+    The atom ``who[t]`` is at ``place[t]`` of the codes of ``row[t]``. Instead of it only atoms that
+    are ``near`` may enter; ``growth`` tells how much their codes grow.
     """
-    n_components, room = len(atoms), index.shape[1]
-    n, others, codes = np.empty(1, np.int64), np.empty((1, room), np.int32), np.empty((1, room))
-    without, size, q = np.empty(1), np.empty(1), np.empty((1, n_components))
-    for j in range(first, last):
-        n_users = start[j + 1] - start[j]
-        n_asked = min(n_users, most)
-        for asked in range(n_asked):
-            e = start[j] + asked * n_users // n_asked
-            i = row[e]
-            known = mask[i : i + 1] if len(mask) else mask
-            for k in range(n_components):
-                q[0, k] = correlation[i, k]
-            q[0, j] = np.nan  # exceeds no level, with either sign
-            n[0] = 0
-            for k in range(count[i]):
-                if k != place[e]:
-                    others[0, n[0]], codes[0, n[0]] = index[i, k], value[i, k]
-                    taken_over[j, index[i, k]] -= abs(value[i, k])
-                    n[0] += 1
-            solve_rows(atoms, gram, known, q, alpha, positive, tolerance, share, max_rounds,
-                       max_sweeps, n, others, codes, without, size)  # fmt: skip
-            cost[j] += gain[i] - without[0]
-            for k in range(n[0]):
-                taken_over[j, others[0, k]] += abs(codes[0, k])
-        for k in range(n_components):
-            taken_over[j, k] *= n_users / max(n_asked, 1)
-        cost[j] *= n_users / max(n_asked, 1)
+    n_near, n_features = near.shape[1], atoms.shape[1]
+    room = index.shape[1] + n_near
+    support, inside = np.empty(room, np.int64), np.zeros(len(atoms), np.bool_)
+    z, beyond = np.empty(room), np.empty(n_near, np.int64)
+    work, inner = np.empty(room), np.empty((room if len(gram) else 0, room))
+    left, q, before = np.empty(n_features), np.empty(n_near), np.zeros(len(atoms))
+    options = alpha, positive, tolerance, max_sweeps
+    for t in range(len(who)):
+        i, j = row[t], who[t]
+        known = mask[i] if len(mask) else atoms[0, :0]
+        removed = value[i, place[t]]
+        for f in range(n_features):
+            left[f] = residual[i, f]
+        _subtract(-removed, atoms[j], known, left)
+        k = np.int64(0)
+        rise[t] = -loss[i]
+        for e in range(count[i]):
+            rise[t] -= alpha * abs(value[i, e])
+            if e != place[t]:
+                support[k], z[k] = index[i, e], value[i, e]
+                before[support[k]] = abs(z[k])
+                k += 1
+        for c in range(n_near):
+            q[c] = slope[i, near[j, c]] + removed * cosine[j, c]
+            growth[t, c] = -before[near[j, c]]
+        for rounds in range(max_rounds):
+            if (rounds > 0 and len(gram) == 0) or len(known):
+                for c in range(n_near):
+                    q[c] = _product(atoms[near[j, c]], left)
+            w = _enter(q, near[j], positive, alpha + tolerance, share, k, inside, beyond, support,
+                       z)  # fmt: skip
+            if rounds > 0 and w == k:
+                break
+            if len(gram):
+                for e in range(w):
+                    before[support[e]] = z[e]
+                _descend_among(w, support, atoms, gram, *options, work, inner, z, left)
+                for e in range(w):
+                    change = z[e] - before[support[e]]
+                    if change != 0.0:
+                        _subtract(change, atoms[support[e]], known, left)
+                        for c in range(n_near):
+                            q[c] -= change * gram[support[e], near[j, c]]
+            else:
+                _descend(w, support, atoms, known, *options, work, z, left)
+            k = w
+        rise[t] += 0.5 * _product(left, left)
+        for e in range(k):
+            rise[t] += alpha * abs(z[e])
+            before[support[e]], inside[support[e]] = abs(z[e]), True
+        for c in range(n_near):
+            if inside[near[j, c]]:
+                growth[t, c] += before[near[j, c]]
+        for e in range(k):
+            inside[support[e]], before[support[e]] = False, 0.0
 
 
 def sort_by_atom(count, index, start, row, place):
@@ -256,16 +342,24 @@ def sort_by_atom(count, index, start, row, place):
             fill[j] += 1
 
 
-def add_moments(first, last, start, row, place, count, index, value, x, a, b):
-    """Add to the rows ``first:last`` of ``a = Z^T Z`` and ``b = Z^T X``."""
+def add_moments(first, last, start, row, place, value, x, b):
+    """Add to the rows ``first:last`` of ``b = Z^T X``."""
     for j in range(first, last):
         for e in range(start[j], start[j + 1]):
             i = row[e]
             z = value[i, place[e]]
             for f in range(x.shape[1]):
                 b[j, f] += z * x[i, f]
+
+
+def add_products(first, last, start, row, place, count, index, value, a):
+    """Add the rows ``first:last`` of ``Z^T Z`` to ``a``."""
+    for j in range(first, last):
+        for e in range(start[j], start[j + 1]):
+            i = row[e]
+            z = value[i, place[e]]
             for k in range(count[i]):
-                a[j, index[i, k]] += z * value[i, k]
+                a[j - first, index[i, k]] += z * value[i, k]
 
 
 def add_second_moments(first, last, start, row, residual, direction, image):
@@ -273,109 +367,39 @@ def add_second_moments(first, last, start, row, residual, direction, image):
     for j in range(first, last):
         for e in range(start[j], start[j + 1]):
             i = row[e]
-            length = 0.0
-            for f in range(residual.shape[1]):
-                length += residual[i, f] * direction[j, f]
+            length = _product(residual[i], direction[j])
             for f in range(residual.shape[1]):
                 image[j, f] += length * residual[i, f]
 
 
-def subtract_synthesis(count, index, value, atoms, residual):
-    """Subtract ``D z`` from the rows of ``residual``."""
-    for i in range(len(count)):
-        for e in range(count[i]):
-            z, j = value[i, e], index[i, e]
-            for f in range(atoms.shape[1]):
-                residual[i, f] -= z * atoms[j, f]
+def sweep(a, positive, target, atoms):
+    """Minimise ``tr(D^T A D) / 2 - tr(B^T D)`` over some of the atoms, one by one, on the sphere.
 
-
-def sweep(a, b, positive, atoms):
-    """Minimise ``tr(D^T A D) / 2 - tr(B^T D)`` over the atoms, one by one, on the sphere."""
-    n_components, n_features = atoms.shape
-    target = np.empty(n_features)
-    for j in range(n_components):
-        for f in range(n_features):
-            target[f] = b[j, f] + a[j, j] * atoms[j, f]
-        for k in range(n_components):
-            weight = a[j, k]
-            if weight != 0.0:
-                for f in range(n_features):
-                    target[f] -= weight * atoms[k, f]
+    ``a`` holds their products with each other, and ``target`` their rows of ``B - A D``.
+    """
+    n_atoms, n_features = atoms.shape
+    for j in range(n_atoms):
         norm = 0.0
         for f in range(n_features):
+            target[j, f] += a[j, j] * atoms[j, f]
             if positive:
-                target[f] = max(target[f], 0.0)
-            norm += target[f] ** 2
+                target[j, f] = max(target[j, f], 0.0)
+            norm += target[j, f] ** 2
         norm = np.sqrt(norm)
         if norm > 0.0:
             for f in range(n_features):
-                atoms[j, f] = target[f] / norm
-
-
-def _correlate_one(first, last, x, atom, column):
-    """Set ``column = X d`` for one atom."""
-    for i in range(first, last):
-        total = 0.0
-        for f in range(len(atom)):
-            total += x[i, f] * atom[f]
-        column[i] = total
-
-
-def _correlate_four(rows, transposed, c):
-    """Set ``c = X D^T`` for four rows, four features at a time: sixteen products for nine reads."""
-    n_features, n_components = transposed.shape
-    x0, x1, x2, x3 = rows[0], rows[1], rows[2], rows[3]
-    c0, c1, c2, c3 = c[0], c[1], c[2], c[3]
-    for j in range(n_components):
-        c0[j] = c1[j] = c2[j] = c3[j] = 0.0
-    f = 0
-    while f + 3 < n_features:
-        t0, t1, t2, t3 = transposed[f], transposed[f + 1], transposed[f + 2], transposed[f + 3]
-        p0, p1, p2, p3 = x0[f], x0[f + 1], x0[f + 2], x0[f + 3]
-        q0, q1, q2, q3 = x1[f], x1[f + 1], x1[f + 2], x1[f + 3]
-        r0, r1, r2, r3 = x2[f], x2[f + 1], x2[f + 2], x2[f + 3]
-        s0, s1, s2, s3 = x3[f], x3[f + 1], x3[f + 2], x3[f + 3]
-        for j in range(n_components):
-            c0[j] += (p0 * t0[j] + p1 * t1[j]) + (p2 * t2[j] + p3 * t3[j])
-            c1[j] += (q0 * t0[j] + q1 * t1[j]) + (q2 * t2[j] + q3 * t3[j])
-            c2[j] += (r0 * t0[j] + r1 * t1[j]) + (r2 * t2[j] + r3 * t3[j])
-            c3[j] += (s0 * t0[j] + s1 * t1[j]) + (s2 * t2[j] + s3 * t3[j])
-        f += 4
-    while f < n_features:
-        t0, p0, q0, r0, s0 = transposed[f], x0[f], x1[f], x2[f], x3[f]
-        for j in range(n_components):
-            c0[j] += p0 * t0[j]
-            c1[j] += q0 * t0[j]
-            c2[j] += r0 * t0[j]
-            c3[j] += s0 * t0[j]
-        f += 1
-
-
-def correlate(first, last, x, transposed, c):
-    """Set the rows ``first:last`` of ``c = X D^T``, where ``transposed`` is ``D^T``."""
-    n_features, n_components = transposed.shape
-    if n_components <= 16:  # for loops this short, atom by atom takes a fifth to a half as long
-        for j in range(n_components):
-            _correlate_one(first, last, x, transposed[:, j].copy(), c[:, j])
-        return
-    i = first
-    while i + 3 < last:
-        _correlate_four(x[i : i + 4], transposed, c[i : i + 4])
-        i += 4
-    for row in range(i, last):
-        result = c[row]
-        for j in range(n_components):
-            result[j] = 0.0
-        for f in range(n_features):
-            value, t = x[row, f], transposed[f]
-            for j in range(n_components):
-                result[j] += value * t[j]
+                target[j, f] = target[j, f] / norm - atoms[j, f]
+                atoms[j, f] += target[j, f]
+            for k in range(j + 1, n_atoms):
+                if a[k, j] != 0.0:
+                    for f in range(n_features):
+                        target[k, f] -= a[k, j] * target[j, f]
 
 
 # A function comes before its callers.
-_FUNCTIONS = (_correlate_one, _correlate_four, correlate, _slopes, _gather, _descend, _enlarge,
-              solve_rows, _solve, refit_rows, removals, sort_by_atom, add_moments,
-              add_second_moments, subtract_synthesis, sweep)  # fmt: skip
+_FUNCTIONS = (subtract_synthesis, _product, _subtract, _square, _shrink, _descend_among, _descend,
+              _enter, solve_rows, _solve, refit_rows, removals, sort_by_atom, add_moments,
+              add_products, add_second_moments, sweep)  # fmt: skip
 
 
 @cache

@@ -26,7 +26,7 @@ from torch import Tensor
 from skpudle._compilation import in_parts
 from skpudle.operators import project_atoms
 from skpudle.search._conv_compiled import loops
-from skpudle.search._epoch import Codes
+from skpudle.search._epoch import HEIRS, Codes
 
 __all__ = ["ConvProblem", "conv_codes", "conv_path"]
 
@@ -298,8 +298,8 @@ class ConvEpoch:
             rivals.append(torch.stack([atom, y, x], dim=2))
         return np.asarray(torch.cat(rivals))
 
-    def costs(self):  # -> (p,), (p, p)
-        """Return the rise of the objective without each atom, and how other codes then grow."""
+    def costs(self):  # -> (p,), (p, n)
+        """Return the rise of the objective without each atom, and the atoms that take over most."""
         p = len(self.atoms)
         cost, taken_over = np.zeros(p), np.zeros((p, p))
         loops().removals(
@@ -307,7 +307,7 @@ class ConvEpoch:
             np.asarray(self.atoms), self._grid, *self._options, *self.codes.arrays(),
             self._residual, cost, taken_over,
         )  # fmt: skip
-        return torch.as_tensor(cost), torch.as_tensor(taken_over)
+        return torch.as_tensor(cost), torch.as_tensor(taken_over).topk(min(HEIRS, p)).indices
 
 
 def _packed(found):  # list of (index, value, ...) -> Codes

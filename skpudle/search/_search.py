@@ -53,8 +53,6 @@ __all__ = [
 
 # An atom splits into d + h v and d - h v, with v of norm 1.
 _HALF = 0.5
-# This many atoms that take over most from a removed one stay.
-_HEIRS = 3
 
 # The penalty in units of the root mean square norm of a sample (benchmarks/choose_search.py). From
 # 0.05 to 0.07 the search finds all atoms of six synthetic problems, and at most 0.15 of the entries
@@ -138,9 +136,8 @@ def split(epoch, n_splits, seed):  # -> (p + n, *shape)
 
 def remaining(epoch, n_removed, *, per_use=False):  # -> (p,) bool, False for those to remove
     """Mark the atoms to keep; without the others the objective rises least, in all or per use."""
-    cost, taken_over = epoch.costs()
-    cost = cost / epoch.uses.clamp_min(1) if per_use else cost
-    heirs = taken_over.topk(min(_HEIRS, len(cost))).indices.tolist()
+    cost, heirs = epoch.costs()
+    cost, heirs = cost / epoch.uses.clamp_min(1) if per_use else cost, heirs.tolist()
     kept, removed = set(), set()
     for j in cost.argsort(stable=True).tolist():
         if j not in kept and removed.isdisjoint(heirs[j]):

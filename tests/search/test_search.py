@@ -10,6 +10,7 @@ from scipy.optimize import nnls
 from skpudle.initialization import initial_atoms
 from skpudle.lasso import solve_lasso
 from skpudle.operators import project_atoms
+from skpudle.search import _epoch
 from skpudle.search._compiled import loops
 from skpudle.search._epoch import Codes, Epoch
 from skpudle.search._search import (
@@ -43,22 +44,6 @@ def start(x, p, seed=0):
     return initial_atoms(x, p, "data", torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.uncompiled
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("m", [1, 4, 7])
-@pytest.mark.parametrize("p", [1, 16, 17, 33])
-def test_compiled_correlations_are_products(p, m, dtype):
-    """Of any number of rows, atoms and features, and of those rows alone that are asked for."""
-    rng = np.random.default_rng(0)
-    x, atoms = rng.standard_normal((11, m)).astype(dtype), rng.standard_normal((p, m))
-    for last in range(3, 12):
-        found = np.full((11, p), 7.0)
-        loops().correlate(2, last, x, np.ascontiguousarray(atoms.T), found)
-        np.testing.assert_allclose(found[2:last], x[2:last] @ atoms.T, rtol=1e-12, atol=1e-13)
-        assert (found[:2] == 7).all()
-        assert (found[last:] == 7).all()
-
-
 def n_found(atoms, truth):
     return int(((atoms @ truth.mT).abs().amax(0) > 0.95).sum())
 
@@ -71,21 +56,24 @@ def dense(codes, p):
     return result[:, :p]
 
 
-def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None):
-    """Return the codes and gains of `solve_rows`, solved to rounding."""
+def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None, gram=True):
+    """Return the codes and objectives of `solve_rows`, solved to rounding."""
     n, p, m = len(x), *atoms.shape
     codes = np.zeros(n, np.int64), np.zeros((n, p), np.int32), np.zeros((n, p))
-    gain = np.zeros(n)
-    correlation = np.asarray(x @ atoms.mT if mask is None else (mask * x) @ atoms.mT)
-    if banned is not None:
-        correlation[:, banned] = np.nan
-    mask = np.empty((0, m)) if mask is None else mask.numpy()
-    dictionary = atoms.numpy(), (atoms @ atoms.mT).numpy()
-    effort = 1e-13 * alpha, 0.6, 100, 10_000
-    loops().solve_rows(
-        *dictionary, mask, correlation, alpha, positive, *effort, *codes, gain, np.zeros(n)
-    )
-    return Codes(*map(torch.from_numpy, codes)), torch.from_numpy(gain)
+    known = torch.ones_like(x) if mask is None else mask
+    arrays = np.zeros(n), np.zeros(n)
+    gram = (atoms @ atoms.mT if gram and mask is None else atoms[:0]).numpy()
+    for _ in range(60):
+        residual = known * (x - dense(Codes(*map(torch.from_numpy, codes)), p) @ atoms)
+        slope = (residual @ atoms.mT).numpy()
+        if banned is not None:
+            slope[:, banned] = 0
+        loops().solve_rows(
+            atoms.numpy(), gram, np.empty((0, m)) if mask is None else mask.numpy(), slope, alpha,
+            positive, 1e-13 * alpha, 0.6, 10_000, *codes, residual.numpy(), *arrays
+        )  # fmt: skip
+    loss, size = map(torch.from_numpy, arrays)
+    return Codes(*map(torch.from_numpy, codes)), loss + alpha * size
 
 
 def objective(z, atoms, x, alpha, mask=1.0):
@@ -94,14 +82,15 @@ def objective(z, atoms, x, alpha, mask=1.0):
 
 @pytest.mark.uncompiled
 @pytest.mark.parametrize("positive", [False, True])
-def test_rows_are_solved_as_the_lasso_is(positive):
-    x, atoms = make_problem()
-    codes, gain = solved(atoms, x, 0.1, positive=positive)
+@pytest.mark.parametrize("gram", [False, True])
+def test_rows_are_solved_as_the_lasso_is(positive, gram):
+    x, atoms = make_problem(n=100)
+    codes, found = solved(atoms, x, 0.1, positive=positive, gram=gram)
     z = dense(codes, len(atoms))
     expected = solve_lasso(atoms, x, 0.1, positive=positive)[0]
     torch.testing.assert_close(z, expected, atol=1e-6, rtol=0)
     value = objective(z, atoms, x, 0.1)
-    torch.testing.assert_close(0.5 * x.square().sum() - gain.sum(), value)
+    torch.testing.assert_close(found.sum(), value)
 
 
 @pytest.mark.uncompiled
@@ -109,52 +98,95 @@ def test_rows_are_solved_as_the_lasso_is(positive):
 def test_masked_rows_are_the_lasso_on_what_is_known(positive):
     x, atoms = make_problem(n=30)
     mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.7).double()
-    codes, gain = solved(atoms, x, 0.1, positive=positive, mask=mask)
+    codes, found = solved(atoms, x, 0.1, positive=positive, mask=mask)
     z = dense(codes, len(atoms))
     for row, known, code in zip(x, mask.bool(), z, strict=True):
         options = dict(positive=positive, certify=False)
         expected = solve_lasso(atoms[:, known].contiguous(), row[known][None], 0.1, **options)[0]
         torch.testing.assert_close(code, expected[0], atol=1e-6, rtol=0)
     value = objective(z, atoms, x, 0.1, mask)
-    torch.testing.assert_close(0.5 * (mask * x).square().sum() - gain.sum(), value)
+    torch.testing.assert_close(found.sum(), value)
 
 
 @pytest.mark.uncompiled
-def test_sweep_makes_each_atom_the_best_for_the_others():
-    x, atoms = make_problem()
-    z = torch.randn(len(x), len(atoms), generator=torch.Generator().manual_seed(0)).double()
-    expected = atoms.clone()
-    for j in range(len(atoms)):
-        rest = x - z @ expected + z[:, j : j + 1] * expected[j]
-        expected[j] = torch.nn.functional.normalize(z[:, j] @ rest, dim=0)
-    loops().sweep((z.mT @ z).numpy(), (z.mT @ x).numpy(), False, atoms.numpy())
-    torch.testing.assert_close(atoms, expected)
-
-
-@pytest.mark.uncompiled
-def test_cost_of_a_removal_is_the_objective_without_the_atom():
+def test_the_best_atoms_enter_where_there_is_no_room_for_all():
     x, atoms = make_problem(n=20)
-    codes, gain = solved(atoms, x, 0.1)
-    count, index, value = codes.arrays()
-    p, n_entries = len(atoms), int(count.sum())
-    entries = (
-        np.zeros(p + 1, np.int64),
-        np.empty(n_entries, np.int32),
-        np.empty(n_entries, np.int32),
+    room, residual = 4, x.clone()
+    slope, codes = (x @ atoms.mT).numpy(), (np.zeros((20, room), np.int32), np.zeros((20, room)))
+    count, none = np.zeros(20, np.int64), np.empty((0, 16))
+    arrays = count, *codes, residual.numpy(), np.zeros(20), np.zeros(20)
+    loops().solve_rows(atoms.numpy(), none, none, slope, 1e-3, False, 1e-9, 0.01, 3, *arrays)
+    for row, n, index in zip(np.abs(slope), count, codes[0], strict=True):
+        assert 0 < n <= room
+        assert set(index[:n]) <= set(np.argsort(-row)[:room])
+
+
+def improved_in_turn(x, z, atoms, sweeps):
+    for _ in range(sweeps):
+        for j in range(len(atoms)):
+            rest = x - z @ atoms + z[:, j : j + 1] * atoms[j]
+            atoms[j] = torch.nn.functional.normalize(z[:, j] @ rest, dim=0)
+    return atoms
+
+
+@pytest.mark.uncompiled
+@pytest.mark.parametrize("many", [False, True])
+def test_sweeps_make_each_atom_the_best_for_the_others(many, monkeypatch):
+    monkeypatch.setattr(_epoch, "_MANY", 0 if many else 10**6)
+    monkeypatch.setattr(_epoch, "_ATOMS", 8)
+    x, atoms = make_problem()
+    epoch = Problem(x, 0.1).epoch(atoms, Codes.none(len(x)))
+    sweeps = 1 if many else 2
+    expected = improved_in_turn(x, dense(epoch.codes, len(atoms)), atoms.clone(), sweeps)
+    torch.testing.assert_close(epoch.improved_atoms(), expected)
+
+
+def test_many_atoms_have_the_epoch_of_few(monkeypatch):
+    """Descent on residuals and among products of atoms are the same iteration."""
+    x, atoms = make_problem()
+    epochs = []
+    for many in (10**6, 0):
+        monkeypatch.setattr(_epoch, "_MANY", many)
+        epochs.append(Problem(x, 0.1).epoch(atoms, Codes.none(len(x)), refit=True))
+    few, many = epochs
+    torch.testing.assert_close(dense(many.codes, 20), dense(few.codes, 20))
+    torch.testing.assert_close(many.b, few.b)
+    for name in ("objective", "loss", "unbiased_loss", "n_entries"):
+        assert getattr(many, name) == pytest.approx(getattr(few, name), rel=1e-12)
+    for found, expected in zip(many.costs(), few.costs(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_float32_atoms_of_many_are_those_of_float64(monkeypatch):
+    monkeypatch.setattr(_epoch, "_MANY", 0)
+    x, atoms = make_problem()
+    single, double = (
+        Problem(data, 0.1).epoch(atoms, Codes.none(len(x))) for data in (x.float(), x)
     )
-    loops().sort_by_atom(count, index, *entries)
-    cost, taken_over = np.zeros(p), np.zeros((p, p))
-    loops().removals(0, p, atoms.numpy(), (atoms @ atoms.mT).numpy(), np.empty((0, x.shape[1])),
-             (x @ atoms.mT).numpy(), 0.1, False, 1e-14, 0.6, 100, 10_000, len(x), *entries,
-             count, index, value, gain.numpy(), cost, taken_over)  # fmt: skip
-    z = dense(codes, p)
+    found, expected = single.improved_atoms(), double.improved_atoms()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.uncompiled
+@pytest.mark.parametrize("masked", [False, True])
+def test_cost_of_a_removal_is_the_objective_without_the_atom(masked, monkeypatch):
+    monkeypatch.setattr(_epoch, "_EFFORT_OF_COSTS", (100, 10_000))
+    monkeypatch.setattr(_epoch, "_TOLERANCE", 1e-13)
+    x, atoms = make_problem(n=20)
+    mask = None
+    if masked:
+        mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.8).double()
+    codes, objectives = solved(atoms, x, 0.1, mask=mask)
+    epoch = Problem(x, 0.1, mask=mask).epoch(atoms, codes)
+    cost, heirs = epoch.costs()
+    z = dense(codes, p := len(atoms))
     for j in range(p):
-        without, gain_without = solved(atoms, x, 0.1, banned=j)
-        torch.testing.assert_close(float((gain - gain_without).sum()), cost[j])
+        without, others = solved(atoms, x, 0.1, banned=j, mask=mask)
+        torch.testing.assert_close((others - objectives).sum(), cost[j])
         users = z[:, j] != 0
         change = (dense(without, p).abs() - z.abs())[users].sum(0)
-        change[j] = 0
-        torch.testing.assert_close(change, torch.from_numpy(taken_over[j]), atol=1e-8, rtol=0)
+        change[j] = -torch.inf
+        torch.testing.assert_close(change[heirs[j]], change.topk(heirs.shape[1]).values)
 
 
 @pytest.mark.uncompiled
@@ -168,7 +200,7 @@ def test_an_epoch_has_the_moments_of_its_codes_and_the_objective(masked):
     epoch = Epoch(problem, atoms, Codes.none(len(x)))
     z = dense(epoch.codes, len(atoms))
     completed = x if mask is None else torch.where(mask > 0, x, z @ atoms)
-    torch.testing.assert_close(epoch.a, z.mT @ z)
+    torch.testing.assert_close(torch.as_tensor(epoch.products(0, len(atoms))), z.mT @ z)
     torch.testing.assert_close(epoch.b, z.mT @ completed)
     value = float(objective(z, atoms, x, 0.1, 1.0 if mask is None else mask))
     assert epoch.objective == pytest.approx(value, rel=1e-12)
@@ -398,7 +430,8 @@ def test_moments_without_bias_are_those_of_least_squares_on_the_supports(masked)
     for row, known, code in zip(x, mask.bool(), z, strict=True):
         support = code.nonzero()[:, 0]
         code[support] = torch.linalg.lstsq(atoms[support][:, known].mT, row[known]).solution
-    torch.testing.assert_close(epoch.a, z.mT @ z, rtol=0, atol=1e-9)
+    products = torch.as_tensor(epoch.products(0, len(atoms)))
+    torch.testing.assert_close(products, z.mT @ z, rtol=0, atol=1e-9)
     completed = torch.where(mask > 0, x, z @ atoms)
     torch.testing.assert_close(epoch.b, z.mT @ completed, rtol=0, atol=1e-9)
     loss = 0.5 * (mask * (x - z @ atoms)).square().sum() / len(x)
@@ -418,7 +451,8 @@ def test_moments_without_bias_of_non_negative_codes_are_those_of_non_negative_le
         n_turned += bool((free < 0).any())
         code[support] = torch.from_numpy(nnls(atoms[support].mT.numpy(), row.numpy())[0])
     assert 0 < n_turned < len(x)  # directly, and by descent
-    torch.testing.assert_close(epoch.a, z.mT @ z, rtol=0, atol=2e-2)
+    products = torch.as_tensor(epoch.products(0, len(atoms)))
+    torch.testing.assert_close(products, z.mT @ z, rtol=0, atol=2e-2)
 
 
 @pytest.mark.parametrize("unbiased", [False, True])
