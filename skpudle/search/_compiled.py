@@ -8,8 +8,8 @@ atoms that enter a working set, are left to a BLAS.
 Codes are sparse: row ``i`` has ``count[i]`` entries, ``value[i, :count[i]]`` at the atoms
 ``index[i, :count[i]]``. Every function writes into its last arguments, releases the GIL and works
 on a slice of rows or of atoms that no other slice writes to, so bits do not depend on the number
-of threads. A ``mask`` without rows means that no entries are missing; residuals are zero where
-entries are.
+of threads. A ``mask`` has a row for each sample, or one for all; residuals are zero where entries
+are missing.
 """
 
 from functools import cache
@@ -40,22 +40,8 @@ def _product(x, y):
 
 def _subtract(step, atom, mask, residual):
     """Subtract a multiple of an atom where entries are known."""
-    if len(mask) == 0:
-        for f in range(len(atom)):
-            residual[f] -= step * atom[f]
-    else:
-        for f in range(len(atom)):
-            residual[f] -= step * mask[f] * atom[f]
-
-
-def _square(atom, mask):
-    """Return the square of the norm of an atom on known entries."""
-    if len(mask) == 0:
-        return _product(atom, atom)
-    total = 0.0
     for f in range(len(atom)):
-        total += mask[f] * atom[f] * atom[f]
-    return total
+        residual[f] -= step * mask[f] * atom[f]
 
 
 def _shrink(target, curvature, alpha, positive):
@@ -103,7 +89,9 @@ def _descend(w, support, atoms, mask, alpha, positive, tolerance, max_sweeps, cu
     A step costs as many operations as the residual has entries.
     """
     for i in range(w):
-        curvature[i] = _square(atoms[support[i]], mask)
+        curvature[i] = 0.0
+        for f in range(len(residual)):
+            curvature[i] += mask[f] * atoms[support[i], f] ** 2
     for _ in range(max_sweeps):
         largest = 0.0
         for i in range(w):
@@ -121,21 +109,18 @@ def _descend(w, support, atoms, mask, alpha, positive, tolerance, max_sweeps, cu
             break
 
 
-def _enter(slope, names, positive, level, share, k, inside, beyond, support, z):
+def _enter(slope, positive, level, share, k, inside, beyond, support, z):
     """Add atoms beyond ``level`` and near the best to a working set of ``k``; return its size.
 
-    ``slope`` belongs to the atoms ``names``, or to all without names. If there is no room for all
-    that are near the best, the best enter.
+    If there is no room for all that are near the best, the best enter.
     """
     for i in range(k):
         inside[support[i]] = True
     best, n = 0.0, 0
-    for i in range(len(slope)):
-        if not (abs(slope[i]) > level and (slope[i] > 0.0 or not positive)):
-            continue
-        if not inside[names[i] if len(names) else i]:
-            best = max(best, abs(slope[i]))
-            beyond[n] = i
+    for j in range(len(slope)):
+        if abs(slope[j]) > level and (slope[j] > 0.0 or not positive) and not inside[j]:
+            best = max(best, abs(slope[j]))
+            beyond[n] = j
             n += 1
     for i in range(k):
         inside[support[i]] = False
@@ -148,12 +133,11 @@ def _enter(slope, names, positive, level, share, k, inside, beyond, support, z):
             level += 0.5 * (best - level) + 1e-6 * best
             if level > best:
                 return k
-    w = k
     for i in range(n):
         if abs(slope[beyond[i]]) >= level:
-            support[w], z[w] = names[beyond[i]] if len(names) else beyond[i], 0.0
-            w += 1
-    return w
+            support[k], z[k] = beyond[i], 0.0
+            k += 1
+    return k
 
 
 def solve_rows(atoms, gram, mask, slope, alpha, positive, tolerance, share, max_sweeps,
@@ -163,18 +147,16 @@ def solve_rows(atoms, gram, mask, slope, alpha, positive, tolerance, share, max_
     ``residual`` has ``x - D z``; it follows the codes unless there are products ``gram`` of all
     atoms. ``loss`` becomes half of its square, and ``size`` the sum of the moduli of the codes.
     """
-    no_names = np.empty(0, np.int64)
     room = index.shape[1]
     support, inside = np.empty(room, np.int64), np.zeros(len(atoms), np.bool_)
     z, beyond = np.empty(room), np.empty(len(atoms), np.int64)
     work, inner = np.empty(room), np.empty((room if len(gram) else 0, room))
     for row in range(len(slope)):
-        known, left = mask[row] if len(mask) else atoms[0, :0], residual[row]
+        known, left = mask[min(row, len(mask) - 1)], residual[row]
         k = np.int64(count[row])
         for i in range(k):
             support[i], z[i] = index[row, i], value[row, i]
-        w = _enter(slope[row], no_names, positive, alpha + tolerance, share, k, inside, beyond,
-                   support, z)  # fmt: skip
+        w = _enter(slope[row], positive, alpha + tolerance, share, k, inside, beyond, support, z)
         options = alpha, positive, tolerance, max_sweeps
         if len(gram):
             loss[row] = 0.5 * _product(left, left)
@@ -224,107 +206,74 @@ def _solve(w, inner, positive, dependent, factor, slope, z):
     return True
 
 
-def refit_rows(atoms, gram, mask, positive, tolerance, dependent, max_sweeps,
-               count, index, value, residual, loss):  # fmt: skip
-    """Turn codes into least squares on their supports, non-negative if they are.
+def refit_rows(atoms, gram, mask, positive, dependent, count, index, value, residual, loss,
+               solved):  # fmt: skip
+    """Turn codes into least squares on their supports, where this can be solved for.
 
-    Solve directly where possible: descent takes ten times as long for five correlated atoms.
+    For five correlated atoms descent takes ten times as long.
     """
     room = index.shape[1]
     inner, factor = np.empty((room, room)), np.empty((room, room))
-    slope, z, step = np.empty(room), np.empty(room), np.empty(room)
-    support = np.empty(room, np.int64)
+    z, step = np.empty(room), np.empty(room)
     for row in range(len(count)):
-        known = mask[row] if len(mask) else atoms[0, :0]
-        w = count[row]
+        known, w = mask[min(row, len(mask) - 1)], count[row]
         for i in range(w):
-            support[i], z[i] = index[row, i], value[row, i]
-            atom = atoms[support[i]]
+            z[i], atom = value[row, i], atoms[index[row, i]]
             step[i] = _product(atom, residual[row])
             for j in range(i + 1):
-                other, total = atoms[support[j]], 0.0
                 if len(gram):
-                    total = gram[support[i], support[j]]
-                elif len(known):
-                    for f in range(len(atom)):
-                        total += known[f] * atom[f] * other[f]
+                    inner[i, j] = gram[index[row, i], index[row, j]]
                 else:
-                    total = _product(atom, other)
-                inner[i, j] = inner[j, i] = total
-        if _solve(w, inner, positive, dependent, factor, step, z):
+                    inner[i, j] = 0.0
+                    for f in range(len(atom)):
+                        inner[i, j] += known[f] * atom[f] * atoms[index[row, j], f]
+        solved[row] = _solve(w, inner, positive, dependent, factor, step, z)
+        if solved[row]:
             for i in range(w):
-                _subtract(z[i] - value[row, i], atoms[support[i]], known, residual[row])
-        else:
-            _descend(w, support, atoms, known, 0.0, positive, tolerance, max_sweeps, slope, z,
-                     residual[row])  # fmt: skip
-        for i in range(w):
-            value[row, i] = z[i]
-        loss[row] = 0.5 * _product(residual[row], residual[row])
+                _subtract(z[i] - value[row, i], atoms[index[row, i]], known, residual[row])
+                value[row, i] = z[i]
+            loss[row] = 0.5 * _product(residual[row], residual[row])
 
 
-def removals(atoms, gram, mask, slope, near, cosine, alpha, positive, tolerance, share, max_rounds,
-             max_sweeps, who, row, place, count, index, value, residual, loss,
-             rise, growth):  # fmt: skip
-    """Estimate the rise of the objective of rows without one of their atoms, and other codes then.
+def leave_out(atoms, mask, slope, near, cosine, who, row, place, count, index, value, residual,
+              new_slope, new_count, new_index, new_value, new_residual):  # fmt: skip
+    """Leave one atom out of the codes of each row: ``who[t]`` at ``place[t]`` out of ``row[t]``.
 
-    The atom ``who[t]`` is at ``place[t]`` of the codes of ``row[t]``. Instead of it only atoms that
-    are ``near`` may enter; ``growth`` tells how much their codes grow.
+    ``new_slope`` becomes zero but for the atoms that are ``near`` the one left out.
     """
-    n_near, n_features = near.shape[1], atoms.shape[1]
-    room = index.shape[1] + n_near
-    support, inside = np.empty(room, np.int64), np.zeros(len(atoms), np.bool_)
-    z, beyond = np.empty(room), np.empty(n_near, np.int64)
-    work, inner = np.empty(room), np.empty((room if len(gram) else 0, room))
-    left, q, before = np.empty(n_features), np.empty(n_near), np.zeros(len(atoms))
-    options = alpha, positive, tolerance, max_sweeps
+    for t in range(len(who)):
+        i, j, k = row[t], who[t], 0
+        z = value[i, place[t]]
+        for f in range(atoms.shape[1]):
+            new_residual[t, f] = residual[i, f] + z * mask[min(i, len(mask) - 1), f] * atoms[j, f]
+        for e in range(count[i]):
+            if e != place[t]:
+                new_index[t, k], new_value[t, k] = index[i, e], value[i, e]
+                k += 1
+        new_count[t] = k
+        for c in range(new_slope.shape[1]):
+            new_slope[t, c] = 0.0
+        for c in range(near.shape[1]):
+            new_slope[t, near[j, c]] = slope[i, near[j, c]] + z * cosine[j, c]
+
+
+def compare(near, who, row, count, index, value, new_count, new_index, new_value, size, growth):
+    """Set ``growth`` to how much the moduli of codes of atoms ``near`` the one left out grow.
+
+    ``size`` has room for a number of each atom, and is zero.
+    """
     for t in range(len(who)):
         i, j = row[t], who[t]
-        known = mask[i] if len(mask) else atoms[0, :0]
-        removed = value[i, place[t]]
-        for f in range(n_features):
-            left[f] = residual[i, f]
-        _subtract(-removed, atoms[j], known, left)
-        k = np.int64(0)
-        rise[t] = -loss[i]
         for e in range(count[i]):
-            rise[t] -= alpha * abs(value[i, e])
-            if e != place[t]:
-                support[k], z[k] = index[i, e], value[i, e]
-                before[support[k]] = abs(z[k])
-                k += 1
-        for c in range(n_near):
-            q[c] = slope[i, near[j, c]] + removed * cosine[j, c]
-            growth[t, c] = -before[near[j, c]]
-        for rounds in range(max_rounds):
-            if (rounds > 0 and len(gram) == 0) or len(known):
-                for c in range(n_near):
-                    q[c] = _product(atoms[near[j, c]], left)
-            w = _enter(q, near[j], positive, alpha + tolerance, share, k, inside, beyond, support,
-                       z)  # fmt: skip
-            if rounds > 0 and w == k:
-                break
-            if len(gram):
-                for e in range(w):
-                    before[support[e]] = z[e]
-                _descend_among(w, support, atoms, gram, *options, work, inner, z, left)
-                for e in range(w):
-                    change = z[e] - before[support[e]]
-                    if change != 0.0:
-                        _subtract(change, atoms[support[e]], known, left)
-                        for c in range(n_near):
-                            q[c] -= change * gram[support[e], near[j, c]]
-            else:
-                _descend(w, support, atoms, known, *options, work, z, left)
-            k = w
-        rise[t] += 0.5 * _product(left, left)
-        for e in range(k):
-            rise[t] += alpha * abs(z[e])
-            before[support[e]], inside[support[e]] = abs(z[e]), True
-        for c in range(n_near):
-            if inside[near[j, c]]:
-                growth[t, c] += before[near[j, c]]
-        for e in range(k):
-            inside[support[e]], before[support[e]] = False, 0.0
+            size[index[i, e]] -= abs(value[i, e])
+        for e in range(new_count[t]):
+            size[new_index[t, e]] += abs(new_value[t, e])
+        for c in range(near.shape[1]):
+            growth[t, c] = size[near[j, c]]
+        for e in range(count[i]):
+            size[index[i, e]] = 0.0
+        for e in range(new_count[t]):
+            size[new_index[t, e]] = 0.0
 
 
 def sort_by_atom(count, index, start, row, place):
@@ -397,8 +346,8 @@ def sweep(a, positive, target, atoms):
 
 
 # A function comes before its callers.
-_FUNCTIONS = (subtract_synthesis, _product, _subtract, _square, _shrink, _descend_among, _descend,
-              _enter, solve_rows, _solve, refit_rows, removals, sort_by_atom, add_moments,
+_FUNCTIONS = (subtract_synthesis, _product, _subtract, _shrink, _descend_among, _descend,
+              _enter, solve_rows, _solve, refit_rows, leave_out, compare, sort_by_atom, add_moments,
               add_products, add_second_moments, sweep)  # fmt: skip
 
 

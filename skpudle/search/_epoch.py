@@ -27,7 +27,7 @@ _SWEEPS = {"few": 2, "many": 1}
 # the time. The cost of an atom needs somewhat better codes.
 _TOLERANCE = 1e-2
 _SWEEPS_OF_CODES = 3
-_EFFORT_OF_COSTS = 2, 5  # working sets, sweeps
+_SWEEPS_OF_COSTS = 5
 
 # Atoms enter a working set above this share of the largest violation, so that few enter in vain.
 _SHARE = 0.6
@@ -247,7 +247,7 @@ class Epoch:
         self._atoms, self._screen = np.asarray(atoms), np.asarray(atoms.float())
         gram = self._atoms @ self._atoms.T if problem.mask is None and p < _MANY else atoms[:0]
         self._dictionary = self._atoms, np.asarray(gram)
-        self._x, self._known = np.asarray(problem.x), np.empty((0, m))
+        self._x, self._known = np.asarray(problem.x), np.ones((1, m))
         if problem.mask is not None:
             self._known = np.asarray(problem.mask)
             # With missing entries completed by D z the objective touches the masked one from above.
@@ -264,15 +264,10 @@ class Epoch:
             index, value = index[:, : count.max()].copy(), value[:, : count.max()].copy()
             found.append((rows, count, index, value))
             if refit:
-                if len(self._dictionary[1]):
-                    residual = self._x[rows].astype(np.float64)
-                    loops().subtract_synthesis(count, index, value, self._atoms, residual)
                 value = value.copy()
-                options = problem.positive_code, _REFIT_TOLERANCE * problem.alpha, _DEPENDENT
-                arrays = count, index, value, residual, unbiased[rows]
-                loops().refit_rows(*self._dictionary, known, *options, _MAX_REFIT_SWEEPS, *arrays)
+                self._refit(rows, known, residual, count := count.copy(), index, value, unbiased)
                 refitted.append((rows, count, index, value))
-            if len(known):  # a missing entry of the residual is minus the prediction
+            if problem.mask is not None:  # a missing entry of the residual is minus the prediction
                 prediction = np.zeros_like(residual)
                 loops().subtract_synthesis(count, index, value, self._atoms, prediction)
                 self._x[rows] -= (1 - known) * prediction  # which is -D z
@@ -292,6 +287,31 @@ class Epoch:
         # means of |x - D z|^2 / 2, before and after a refit
         self.loss, self.unbiased_loss = loss / n, unbiased / n
 
+    def _refit(self, rows, known, residual, count, index, value, loss):
+        """Turn codes into least squares on their supports, non-negative if they are."""
+        problem, solved = self.problem, np.zeros(len(count), bool)
+        if len(self._dictionary[1]):  # descent has left the residual behind
+            residual = self._x[rows].astype(np.float64)
+            loops().subtract_synthesis(count, index, value, self._atoms, residual)
+        options = known, problem.positive_code, _DEPENDENT
+        found = np.empty(len(count))
+        arrays = count, index, value, residual, found, solved
+        loops().refit_rows(*self._dictionary, *options, *arrays)
+        if not solved.all():  # no atom enters, and the penalty is zero
+            rest = np.flatnonzero(~solved)
+            some = [array[rest] for array in arrays[:4]]
+            size, slope = np.empty(len(rest)), np.zeros((len(rest), len(self.atoms)), np.float32)
+            mask = known if problem.mask is None else known[rest]
+            options = 0.0, problem.positive_code, _REFIT_TOLERANCE * problem.alpha, 1.0
+            left = np.empty(len(rest))
+            loops().solve_rows(
+                *self._dictionary, mask, slope, *options, _MAX_REFIT_SWEEPS, *some, left, size
+            )
+            found[rest] = left
+            for array, part in zip(arrays[:3], some, strict=False):
+                array[rest] = part
+        loss[rows] = found
+
     def _by_rows(self, function, codes, room, rows=None):
         """Call a function with blocks of rows, their residuals, slopes and copies of codes.
 
@@ -308,14 +328,14 @@ class Epoch:
                 part = slice(start, min(start + _ROWS, n))
                 part = part if rows is None else rows[part]
                 residual = x[part].astype(np.float64)
-                known = self._known[part] if len(self._known) else self._known
+                known = self._known if self.problem.mask is None else self._known[part]
                 count, *sparse = (array[part] for array in arrays)
                 count, wide = count.copy(), []
                 for array in sparse:
                     wide.append(np.empty((len(residual), room), array.dtype))
                     wide[-1][:, : array.shape[1]] = array
                 loops().subtract_synthesis(count, *wide, self._atoms, residual)
-                if len(known):
+                if self.problem.mask is not None:
                     residual *= known
                 single = slope[: len(residual)]
                 np.matmul(residual.astype(np.float32), self._screen.T, out=single)
@@ -431,29 +451,39 @@ class Epoch:
 
     def costs(self):  # -> (p,), (p, n)
         """Return the rise of the objective without each atom, and the atoms that take over most."""
-        p, (start, row, place) = len(self.atoms), self._entries
+        (p, m), (start, row, place) = self.atoms.shape, self._entries
         near, cosine = self._near()
         n_users = np.diff(start)
         n_asked = np.minimum(n_users, _USERS)
         who = np.repeat(np.arange(p), n_asked)
         number = np.arange(len(who)) - np.repeat(np.cumsum(n_asked) - n_asked, n_asked)
         entry = start[who] + number * n_users[who] // n_asked[who]
-        entry = entry[(order := np.argsort(row[entry], kind="stable"))]
+        entry = entry[order := np.argsort(row[entry], kind="stable")]
         who, row, place = who[order], row[entry], place[entry]
         rows = np.unique(row)
-        first = np.searchsorted(row, rows)
-        last = np.append(first[1:], len(row))
         rise, growth = np.empty(len(who)), np.empty((len(who), near.shape[1]), np.float32)
+        alpha, longest = self.problem.alpha, self.codes.index.shape[1] + near.shape[1]
 
         def remove(part, known, residual, slope, *codes):
-            numbers = np.searchsorted(rows, part)
-            some = slice(first[numbers[0]], last[numbers[-1]])
-            inside = np.searchsorted(part, row[some])
-            loops().removals(
-                *self._dictionary, known, slope, near, cosine, *self._options, *_EFFORT_OF_COSTS,
-                who[some], inside, place[some], *codes, residual, self._loss[part],
-                rise[some], growth[some],
-            )  # fmt: skip
+            begin, end = np.searchsorted(row, (part[0], part[-1] + 1))
+            only, room = np.empty((_ROWS, p), np.float32), (_ROWS, longest)
+            new = np.empty(_ROWS, np.int64), np.empty(room, np.int32), np.empty(room)
+            left, loss, size, none = np.empty((_ROWS, m)), *np.empty((2, _ROWS)), np.zeros(p)
+            for first in range(begin, end, _ROWS):
+                some = slice(first, min(first + _ROWS, end))
+                n, at = some.stop - first, np.searchsorted(part, row[some])
+                own = [array[:n] for array in new]
+                given = who[some], at, place[some], *codes, residual
+                loops().leave_out(
+                    self._atoms, known, slope, near, cosine, *given, only[:n], *own, left[:n]
+                )
+                mask = known if self.problem.mask is None else known[at]
+                options = *self._options, _SWEEPS_OF_COSTS
+                arrays = *own, left[:n], loss[:n], size[:n]
+                loops().solve_rows(*self._dictionary, mask, only[:n], *options, *arrays)
+                rise[some] = loss[:n] - self._loss[row[some]]
+                rise[some] += alpha * (size[:n] - self._size[row[some]])
+                loops().compare(near, who[some], at, *codes, *own, none, growth[some])
 
         self._by_rows(remove, self.codes, 0, rows)
         back = np.argsort(order)

@@ -69,7 +69,7 @@ def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None, gram=True
         if banned is not None:
             slope[:, banned] = 0
         loops().solve_rows(
-            atoms.numpy(), gram, np.empty((0, m)) if mask is None else mask.numpy(), slope, alpha,
+            atoms.numpy(), gram, np.ones((1, m)) if mask is None else mask.numpy(), slope, alpha,
             positive, 1e-13 * alpha, 0.6, 10_000, *codes, residual.numpy(), *arrays
         )  # fmt: skip
     loss, size = map(torch.from_numpy, arrays)
@@ -113,9 +113,9 @@ def test_the_best_atoms_enter_where_there_is_no_room_for_all():
     x, atoms = make_problem(n=20)
     room, residual = 4, x.clone()
     slope, codes = (x @ atoms.mT).numpy(), (np.zeros((20, room), np.int32), np.zeros((20, room)))
-    count, none = np.zeros(20, np.int64), np.empty((0, 16))
+    count, none, known = np.zeros(20, np.int64), np.empty((0, 16)), np.ones((1, 16))
     arrays = count, *codes, residual.numpy(), np.zeros(20), np.zeros(20)
-    loops().solve_rows(atoms.numpy(), none, none, slope, 1e-3, False, 1e-9, 0.01, 3, *arrays)
+    loops().solve_rows(atoms.numpy(), none, known, slope, 1e-3, False, 1e-9, 0.01, 3, *arrays)
     for row, n, index in zip(np.abs(slope), count, codes[0], strict=True):
         assert 0 < n <= room
         assert set(index[:n]) <= set(np.argsort(-row)[:room])
@@ -170,8 +170,10 @@ def test_float32_atoms_of_many_are_those_of_float64(monkeypatch):
 @pytest.mark.uncompiled
 @pytest.mark.parametrize("masked", [False, True])
 def test_cost_of_a_removal_is_the_objective_without_the_atom(masked, monkeypatch):
-    monkeypatch.setattr(_epoch, "_EFFORT_OF_COSTS", (100, 10_000))
-    monkeypatch.setattr(_epoch, "_TOLERANCE", 1e-13)
+    # all atoms but the one left out enter, and descent goes on
+    monkeypatch.setattr(_epoch, "_TOLERANCE", 1e-12 - 1)
+    monkeypatch.setattr(_epoch, "_SHARE", 0.0)
+    monkeypatch.setattr(_epoch, "_SWEEPS_OF_COSTS", 2000)
     x, atoms = make_problem(n=20)
     mask = None
     if masked:
