@@ -62,7 +62,7 @@ def test_a_new_population_is_found_and_the_old_one_stays(generator):
     assert share_found(state.atoms, new) < 0.3
     state = through(state, parts[1].split(500))
     assert share_found(state.atoms, new) == 1
-    assert share_found(state.atoms, old) > 0.8
+    assert share_found(state.atoms, old) > 0.7
 
 
 def test_without_moves_atoms_minimise_the_model_of_all_blocks(generator, monkeypatch):
@@ -227,7 +227,7 @@ def test_partial_fit_after_fit_keeps_what_fit_found(X, populations):
     for start in range(2000, 4000, 500):
         learner.partial_fit(X[start : start + 500])
     assert share_found(learner.components_, populations[1]) == 1
-    assert share_found(learner.components_, populations[0]) > 0.8
+    assert share_found(learner.components_, populations[0]) > 0.7
 
 
 @pytest.mark.parametrize("params", [{"gradient": "dec"}, {"optimizer": "adam"}, {"batch_size": 50}])
