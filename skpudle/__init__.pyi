@@ -37,6 +37,7 @@ __all__ = [
     "Checkpoint",
     "ConsensusDictionary",
     "ConvPUDLEDictionaryLearning",
+    "DictionaryImputer",
     "NOODLDictionaryLearning",
     "PUDLEClassifier",
     "PUDLEDictionaryLearning",
@@ -159,6 +160,7 @@ class ConvPUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
         *,
         peak: float = 1.0,
     ) -> float: ...
+    def to_module(self) -> Any: ...
     def to_sparse_coder(
         self,
         transform_algorithm: Literal[
@@ -169,6 +171,14 @@ class ConvPUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
     def transform(self, X: ArrayLike | Tensor | Sequence[ArrayLike]) -> Any: ...
     def transform_into(self, X: Any, out: NDArray[Any] | Tensor) -> NDArray[Any] | Tensor: ...
     def transform_sparse(self, X: Any) -> csr_array: ...
+
+class DictionaryImputer(BaseEstimator, TransformerMixin):
+    estimator_: Any
+    n_features_in_: int
+    feature_names_in_: NDArray[Any]
+    def __init__(self, estimator: Any = None) -> None: ...
+    def fit(self, X: ArrayLike, y: Any = None) -> Self: ...
+    def transform(self, X: ArrayLike) -> NDArray[Any]: ...
 
 class NOODLDictionaryLearning(BaseEstimator, TransformerMixin):
     optimizer: Any
@@ -349,6 +359,7 @@ class PUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
     feature_names_in_: NDArray[Any]
     n_iter_: int
     n_steps_: int
+    n_samples_seen_: int
     loss_curve_: NDArray[Any]
     ended_by_: str
     phases_: dict[str, int]

@@ -16,6 +16,7 @@ __all__ = [
     "handed_over",
     "host_array",
     "input_attributes",
+    "is_array",
     "like_input",
     "make_generator",
     "mean_square",
@@ -54,6 +55,11 @@ _NAN = (
 def shortened(text):
     """Cut the middle out of a long text, such as an error that prints a long value."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 100]} ... {text[-50:]}"
+
+
+def is_array(X):
+    """Return whether X is an array or a tensor in memory."""
+    return isinstance(X, np.ndarray | torch.Tensor) and not isinstance(X, np.memmap)
 
 
 def resolve_device(device, X=None):
@@ -235,6 +241,10 @@ def _refuse_sparse(X):
 def refuse_batches(X):
     """Raise an error for objects that make or hold batches, and are no array of rows."""
     _refuse_sparse(X)
+    if hasattr(X, "obs") and hasattr(X, "X"):
+        raise TypeError(
+            f"X is a {type(X).__name__}, which holds annotations next to its data. Pass adata.X."
+        )
     if callable(X):
         raise TypeError(
             f"X is {getattr(X, '__name__', type(X).__name__)}, which is to be called, not data. "

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from skpudle._data.arrays import with_gaps
 
-__all__ = ["Batch", "Indexed", "Rows", "count_batches", "once_only"]
+__all__ = ["Batch", "Indexed", "Rows", "check_end", "count_batches", "once_only"]
 
 
 # Count at most this many batches; beyond, as for 25 million rows, users should state the number.
@@ -63,6 +63,7 @@ class Indexed:
         Whether to draw a new order for every epoch.
     """
 
+    n_counted = None  # number of batches, if a stream was read to its end
     n_judged = 1  # number of samples that tell, by their mean objective, if training has stalled
 
     def __init__(self, batch_size=1, generator=None, *, shuffle=True):
@@ -93,6 +94,11 @@ class Indexed:
     def batches(self, plan, start=0):
         """Yield the batches of an epoch."""
         return self.read(plan.split(self.batch_size)[start:])
+
+    def blocks(self, n_rows, generator):
+        """Yield all samples once, some rows at a time, in a random order."""
+        source = self.for_training(n_rows, generator, shuffle=True)
+        return source.batches(source.plan())
 
 
 class Rows(Indexed):
@@ -164,14 +170,20 @@ def count_batches(source):
     ValueError
         If it seems endless.
     """
-    if source.n_batches is not None:
-        return source.n_batches
+    n_known = source.n_batches or getattr(source, "n_counted", None)
+    if n_known is not None:
+        return n_known
     n_batches = sum(1 for _ in islice(source.batches(source.plan()), _MOST_BATCHES))
     if not n_batches:
         raise once_only("X yields no batches any more; it")
-    if n_batches == _MOST_BATCHES:
+    check_end(n_batches)
+    return n_batches
+
+
+def check_end(n_batches):
+    """Raise ValueError if so many batches seem to have no end."""
+    if n_batches >= _MOST_BATCHES:
         raise ValueError(
             f"X yielded {n_batches} batches, and no end is in sight. Give it a __len__, the number "
             "of batches of an epoch, or call partial_fit for every batch."
         )
-    return n_batches

@@ -1,15 +1,18 @@
 """Read users' batches into tensors; errors name the batch."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch.utils.data import DataLoader
 
 from skpudle._data.arrays import check_rows, split_missing, to_tensor, with_gaps
 from skpudle._data.batches import Batch
+from skpudle._data.tables import only_array
 
-__all__ = ["Loader", "Reader", "part_of", "without_labels"]
+__all__ = ["Loader", "Reader", "part_of", "read_ahead", "without_labels"]
 
 
 class Loader(DataLoader):
@@ -38,6 +41,11 @@ def _drawn_on_the_host(batches):
 
 
 def without_labels(raw):
+    """Return the rows of a batch: dense, without labels, or the one array of a dictionary."""
+    if sparse.issparse(raw):
+        return raw.toarray()
+    if isinstance(raw, dict):
+        return only_array(raw, 2)[1]
     return raw[0] if isinstance(raw, tuple | list) and len(raw) and np.ndim(raw[0]) == 2 else raw
 
 
@@ -81,6 +89,16 @@ class Reader:
         for part in parts:
             keys, x, mask = (t if t is None else t.to(self.device) for t in part)
             yield Batch(with_gaps(x, mask) if keys is None else keys, x, mask=mask)
+
+
+def read_ahead(parts):
+    """Yield parts; a thread reads the next one while this one is in use."""
+    parts, end = iter(parts), object()
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, parts, end)
+        while (part := following.result()) is not end:
+            following = pool.submit(next, parts, end)
+            yield part
 
 
 def _copied_ahead(parts, device):

@@ -1,25 +1,38 @@
-"""Data outside memory: memory maps, datasets of torch, sparse arrays, and streams of batches.
+"""Data outside memory: tables, numbered samples, sparse arrays, and streams of batches.
 
 Each is a source of batches (see `skpudle._data.batches`), `Indexed` except for streams.
 `open_source` chooses the source for a user's input, and `skpudle._data.reading` makes tensors of
 its batches.
+
+A fit begins with a sample of all rows: from places all over numbered rows, and by reservoir
+sampling [1]_ of a stream, in one pass.
+
+References
+----------
+.. [1] J. S. Vitter, "Random Sampling with a Reservoir", ACM Transactions on Mathematical Software
+   11, 1985.
 """
 
 from copy import copy
+from itertools import islice
 
 import numpy as np
 import torch
 from scipy import sparse
+from sklearn.utils import get_tags
 from sklearn.utils.validation import _num_samples
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from skpudle._data.arrays import host_array, refuse_batches
-from skpudle._data.batches import Indexed, once_only
-from skpudle._data.reading import Loader, Reader, part_of, without_labels
+from skpudle._data import tables
+from skpudle._data.arrays import host_array, is_array, refuse_batches, split_missing, with_gaps
+from skpudle._data.batches import Batch, Indexed, check_end, once_only
+from skpudle._data.reading import Loader, Reader, part_of, read_ahead, without_labels
+from skpudle._data.tables import is_dataset, only_array, table_of
 
 __all__ = [
-    "MappedRows",
     "SparseRows",
+    "TableRows",
+    "accepts",
     "check_exposure",
     "comes_in_parts",
     "is_stream",
@@ -27,14 +40,21 @@ __all__ = [
     "parts_of",
 ]
 
-# A smaller memory map is read at once, and gives the same bits as an array.
-_IN_MEMORY_BYTES = 2**28
-# A memory map is shuffled in windows of contiguous blocks from random places.
-_WINDOW_BYTES = 2**26
+# A table is shuffled in windows of contiguous blocks from random places. Two windows are in memory,
+# one of them in use and one that is read ahead.
+_WINDOW_BYTES = 2**24
 _BLOCK_BYTES = 2**20
-# Size of the head, to choose initial atoms and alpha from.
-_HEAD_BYTES = 2**26
-_HEAD_ROWS = 2**14
+
+# Rows of a sample: as many as the search can use (its polish uses each atom 2000 times, and a row
+# has some four atoms), at least 2**14, and as many as 96 MiB hold of rows and of the copies and
+# codes that the search makes of them: 8 times the number of atoms whatever their size, since fewer
+# tell nothing of atoms.
+_ROWS_OF_AN_ATOM, _LEAST_ROWS_OF_AN_ATOM = 500, 8
+_LEAST_SAMPLE, _SAMPLE_BYTES = 2**14, 3 * 2**25
+# A sample comes from so many places of a table. A population of 1 % of sorted rows is 20 of them.
+_PLACES = 2048
+# Rows that begin `partial_fit`.
+_FIRST_ROWS = 2**14
 
 
 class _Source(Indexed):
@@ -44,45 +64,97 @@ class _Source(Indexed):
 
     def __init__(self, data, reader):
         super().__init__()
-        self.data, self.reader = data, reader
+        self.data, self.reader, self._seen = data, reader, {"n": 0}  # copies count together
 
     def to(self, dtype):
         """Return this source; its next batches have another dtype."""
         self.reader.dtype = dtype
         return self
 
-    def head(self, least):  # -> (n, n_features) on the device
-        """Return rows to choose initial atoms and alpha from, at least ``least`` if there are."""
+    @property
+    def n_samples(self):
+        """The number of samples; None before a stream was read."""
+        return len(self)
+
+    @property
+    def n_seen(self):
+        """The number of samples that were read at least once, in the longest of all passes."""
+        return self._seen["n"]
+
+    def _note(self, batches, n_before=0):
+        """Yield batches, and count their samples."""
+        for batch in batches:
+            n_before += len(batch.x)
+            self._seen["n"] = max(self._seen["n"], n_before)
+            yield batch
+
+    def sample(self, n_components, seed):  # -> (n, n_features) on the device
+        """Return a sample of all rows, to search in, or all of them if they are few.
+
+        Parameters
+        ----------
+        n_components : int or None
+            Number of atoms; None for the number of features.
+        seed : int
+            Seed of random places.
+        """
         raise NotImplementedError
 
-    def _head_rows(self, least):  # needs n_features, so one row must have been read
-        return max(least, min(_HEAD_ROWS, _HEAD_BYTES // (8 * self.reader.n_features)))
+    def first(self, n_components):  # -> (n, n_features) on the device
+        """Return rows that begin `partial_fit`: a sample, or the first batches of a stream."""
+        return self.sample(n_components, 0)
+
+    def _n_sampled(self, n_components):  # needs n_features, so one row must have been read
+        m = self.reader.n_features
+        p = n_components or m
+        itemsize = torch.empty(0, dtype=self.reader.dtype).element_size()
+        # the row, a copy in float64, two copies of codes with room, and correlations with atoms
+        row = (itemsize + 8) * m + 24 * min(p, m + 8) + 8 * p
+        wanted = max(_ROWS_OF_AN_ATOM * p, _LEAST_ROWS_OF_AN_ATOM * m, _LEAST_SAMPLE)
+        return max(_LEAST_ROWS_OF_AN_ATOM * p, min(wanted, _SAMPLE_BYTES // row))
 
 
-class MappedRows(_Source):
-    """Rows of a memory map (n_samples, n_features), read by contiguous blocks.
+class TableRows(_Source):
+    """Rows of a table (n_samples, n_features), read by contiguous blocks.
 
-    In an epoch blocks come in random order. Some 64 MiB of them make a window, and the rows of a
-    window are shuffled.
+    Blocks are whole chunks of the table where it has some. In an epoch they come in random order.
+    Some 16 MiB of them make a window, and the rows of a window are shuffled.
     """
 
-    def __init__(self, data, reader):
-        super().__init__(data, reader)
-        row_bytes = max(data.strides[0], 8 * data.shape[1])  # integers become floats
-        self._block = max(1, _BLOCK_BYTES // row_bytes)
-        self._n_in_window = max(1, _WINDOW_BYTES // (row_bytes * self._block))
+    def __init__(self, table, reader):
+        super().__init__(table, reader)
+        row_bytes = 8 * table.shape[1]  # integers become floats
+        self._most = max(1, _WINDOW_BYTES // row_bytes)
+        n_chunks = max(1, _BLOCK_BYTES // row_bytes // table.chunk)
+        self._block = min(table.chunk * n_chunks, self._most)
+        self._n_in_window = max(1, self._most // self._block)
 
     def __len__(self):
         return len(self.data)
 
-    def head(self, least):
-        """Return blocks at regular distances."""
+    def sample(self, n_components, seed):
+        """Return rows from random places of equal parts of the table."""
         self._read(0, 1)
-        n_rows = min(self._head_rows(least), len(self))
-        n_blocks = -(-n_rows // self._block)
-        starts = np.linspace(0, max(len(self) - self._block, 0), n_blocks).astype(int)
-        size = min(self._block, n_rows)
-        return torch.cat([self._read(a, a + size) for a in starts.tolist()]).to(self.reader.device)
+        n_rows = min(self._n_sampled(n_components), len(self))
+        wanted = np.arange(n_rows)
+        if n_rows < len(self):
+            length = -(-n_rows // min(_PLACES, n_rows))  # of a place
+            edges = np.linspace(0, len(self), -(-n_rows // length) + 1).astype(int)
+            free = np.maximum(edges[1:] - edges[:-1] - length, 0)
+            starts = edges[:-1] + np.random.default_rng(seed).integers(free + 1)
+            wanted = np.unique(starts[:, None] + np.arange(length))[:n_rows]
+        together = min(self.data.chunk, self._most) if self.data.chunk > 1 else self._block
+        sample, at = None, 0
+        cuts = np.flatnonzero((np.diff(wanted) > 1) & (self.data.chunk == 1)) + 1
+        cuts = np.union1d(cuts, np.flatnonzero(np.diff(wanted // together)) + 1)
+        for rows in np.split(wanted, cuts):
+            read = self._read(rows[0], rows[-1] + 1)[torch.as_tensor(rows - rows[0])]
+            if sample is None:
+                sample = read.new_empty(len(wanted), read.shape[1])
+            sample[at : at + len(read)] = read
+            at += len(read)
+        self._seen["n"] = max(self._seen["n"], len(sample))
+        return sample.to(self.reader.device)
 
     def plan(self):  # -> first rows of the blocks (n_blocks,), seed of the order in windows
         starts = torch.arange(0, len(self), self._block, device="cpu")
@@ -94,7 +166,8 @@ class MappedRows(_Source):
 
     def batches(self, plan, start=0):
         """Yield the batches of an epoch."""
-        return self.reader.on_device(self._cut(*plan, start * self.batch_size))
+        n_before = start * self.batch_size
+        return self._note(self.reader.on_device(self._cut(*plan, n_before)), n_before)
 
     def samples(self, keys):
         """Return the rows at the given positions."""
@@ -102,30 +175,41 @@ class MappedRows(_Source):
         return torch.cat(rows).to(self.reader.device)
 
     def _read(self, first, last):  # -> (n, n_features)
-        return self.reader(np.array(self.data[first:last]), f"rows {first} to {last}")
+        first, last = int(first), min(int(last), len(self))
+        return self.reader(self.data.rows(first, last), f"rows {first} to {last}")
 
-    def _cut(self, starts, seed, skip):  # yields positions (n,) and rows (n, n_features)
-        keys = rows = None
+    def _windows(self, starts, seed, skip):  # yields positions (n,) and rows (n, n_features)
         for number, window in enumerate(starts.split(self._n_in_window)):
             sizes = (len(self) - window).clamp_max(self._block)
             n_rows = int(sizes.sum())
             if skip >= n_rows:
                 skip -= n_rows
                 continue
-            found = [
-                torch.arange(a, a + n, device="cpu")
-                for a, n in zip(window.tolist(), sizes.tolist())
-            ]
-            found = torch.cat(found)
-            read = [self._read(a, a + self._block) for a in window.tolist()]
-            read = torch.cat(read)
+            places = torch.arange(n_rows, device="cpu")  # of the rows in the order they are read
             if seed is not None:
                 generator = torch.Generator().manual_seed(seed + number)
                 order = torch.randperm(n_rows, generator=generator, device="cpu")
-                found, read = found[order], read[order]
-            found, read, skip = found[skip:], read[skip:], 0
-            if rows is not None:
-                found, read = torch.cat([keys, found]), torch.cat([rows, read])
+                places[order] = torch.arange(n_rows, device="cpu")
+            found, rows = torch.empty_like(places), None
+            for a, part in zip(window.tolist(), places.split(sizes.tolist())):
+                read = self._read(a, a + len(part))
+                if rows is None:
+                    rows = read.new_empty(n_rows, read.shape[1])
+                found[part], rows[part] = torch.arange(a, a + len(part), device="cpu"), read
+            yield found[skip:], rows[skip:]
+            skip = 0
+
+    def _cut(self, starts, seed, skip):  # yields positions (n,) and rows (n, n_features)
+        keys = rows = None
+        for found, read in read_ahead(self._windows(starts, seed, skip)):
+            if rows is not None and len(rows):
+                n_missing = self.batch_size - len(rows)
+                keys = torch.cat([keys, found[:n_missing]])
+                rows = torch.cat([rows, read[:n_missing]])
+                found, read = found[n_missing:], read[n_missing:]
+                if len(rows) < self.batch_size:
+                    continue
+                yield keys, rows
             n_full = len(read) // self.batch_size * self.batch_size
             for first in range(0, n_full, self.batch_size):
                 batch = slice(first, first + self.batch_size)
@@ -136,23 +220,29 @@ class MappedRows(_Source):
 
 
 class _Samples(_Source):
-    """A dataset of torch that returns samples by their positions."""
+    """A dataset that returns samples by their positions."""
 
     def __len__(self):
         return len(self.data)
 
-    def head(self, least):
+    def sample(self, n_components, seed):
         """Return samples at regular distances."""
-        return self._rows(self.head_positions(least)).to(self.reader.device)
+        sample = self._rows(self.sampled_positions(n_components))
+        self._seen["n"] = max(self._seen["n"], len(sample))
+        return sample.to(self.reader.device)
 
-    def head_positions(self, least):  # -> (n,)
-        """Return the positions of the samples of the head."""
+    def sampled_positions(self, n_components):  # -> (n,)
+        """Return the positions of the samples of `sample`."""
         if not len(self):
             raise ValueError("X has no samples, its length is 0. Pass a dataset with samples.")
         self._rows(torch.zeros(1, dtype=torch.long, device="cpu"))
-        n_rows = min(self._head_rows(least), len(self))
+        n_rows = min(self._n_sampled(n_components), len(self))
         ends = 0, len(self) - 1
         return torch.linspace(*ends, n_rows, dtype=torch.float64, device="cpu").round().long()
+
+    def batches(self, plan, start=0):
+        """Yield the batches of an epoch."""
+        return self._note(super().batches(plan, start), start * self.batch_size)
 
     def read(self, parts):
         """Yield the samples with the numbers of each part."""
@@ -225,21 +315,63 @@ class _Stream(_Source):
         except TypeError:  # only the end tells
             return None
 
-    def head(self, least):
-        """Return the first batches."""
-        rows, n_rows = [], 0
-        for number, raw in enumerate(self.data):
-            rows.append(self.reader(raw, f"batch {number}"))
-            self.first_batch = len(rows[0])
-            n_rows += len(rows[-1])
-            if n_rows >= self._head_rows(least):
-                break
-        if not rows:
+    n_samples = None
+
+    def _tensors(self):  # yields (n, n_features)
+        for number, raw in enumerate(islice(self.data, self.n_batches)):
+            check_end(number)
+            rows = self.reader(raw, f"batch {number}")
+            self.first_batch, self.n_counted = self.first_batch or len(rows), number + 1
+            yield rows
+        if self.first_batch is None:
             raise ValueError(
                 "X yields no batch. Pass an object with an __iter__ that yields batches anew for "
                 "every epoch."
             )
+
+    def sample(self, n_components, seed):
+        """Return rows of a reservoir: each row of the stream is in it with the same probability."""
+        random, self.first_batch, kept, n_rows = np.random.default_rng(seed), None, [], 0
+        reservoir = None
+        for rows in self._tensors():
+            size = self._n_sampled(n_components)
+            if n_rows < size:
+                kept.append(rows[: size - n_rows])
+                n_rows, rows = n_rows + len(kept[-1]), rows[size - n_rows :]
+            if len(rows):
+                reservoir = torch.cat(kept).cpu() if reservoir is None else reservoir
+                places = random.random(len(rows)) * np.arange(n_rows + 1, n_rows + len(rows) + 1)
+                places = places.astype(np.int64)
+                last = {place: row for row, place in enumerate(places.tolist()) if place < size}
+                reservoir[list(last)] = rows[list(last.values())].cpu()
+                n_rows += len(rows)
+        self.n_samples, self._seen["n"] = n_rows, max(n_rows, self._seen["n"])
+        sample = torch.cat(kept) if reservoir is None else reservoir
+        return sample.to(self.reader.device)
+
+    def first(self, n_components):
+        """Return the first batches."""
+        rows, n_rows, self.first_batch = [], 0, None
+        for batch in self._tensors():
+            rows.append(batch)
+            n_rows += len(batch)
+            if n_rows >= min(self._n_sampled(n_components), _FIRST_ROWS):
+                break
         return torch.cat(rows).to(self.reader.device)
+
+    def blocks(self, n_rows, generator):
+        """Yield all samples once, some rows at a time, in their order."""
+        waiting, n_waiting = [], 0
+        for batch in self.batches(None):
+            waiting.append(with_gaps(batch.x, batch.mask))
+            n_waiting += len(batch.x)
+            if n_waiting >= n_rows:
+                *full, rest = torch.cat(waiting).split(n_rows)
+                full, rest = ([*full, rest], rest[:0]) if len(rest) == n_rows else (full, rest)
+                yield from (_as_block(x) for x in full)
+                waiting, n_waiting = [rest.clone()], len(rest)
+        if n_waiting:
+            yield _as_block(torch.cat(waiting))
 
     def batches(self, plan, start=0):
         """Return an iterator over the batches of an epoch."""
@@ -247,7 +379,8 @@ class _Stream(_Source):
         for _ in range(start):  # now, not lazily with the next batch: it may draw numbers
             next(batches, None)
         numbered = enumerate(batches, start)
-        return self.reader.on_device((None, self.reader(raw, f"batch {i}")) for i, raw in numbered)
+        pairs = ((None, self.reader(raw, f"batch {i}")) for i, raw in numbered)
+        return self._note(self.reader.on_device(pairs), start * (self.first_batch or 0))
 
     def has(self, keys):
         """Return whether these are rows of finite numbers."""
@@ -256,6 +389,11 @@ class _Stream(_Source):
     def samples(self, keys):
         """Return the keys, which are the samples."""
         return keys
+
+
+def _as_block(rows):
+    x, mask = split_missing(rows)
+    return Batch(None, x, mask=mask)
 
 
 def is_stream(X):
@@ -271,9 +409,21 @@ def is_stream(X):
     )
 
 
-def comes_in_parts(X, *, accept_sparse):
-    """Return whether X is a stream, or sparse if accepted, and so never dense as a whole."""
-    return is_stream(X) or (accept_sparse and sparse.issparse(X))
+def _large(table):
+    """Return whether a table of rows is read by blocks."""
+    return table is not None and len(table.shape) == 2 and table.n_bytes > tables.IN_MEMORY_BYTES
+
+
+def accepts(learner, X):
+    """Return whether X is sparse, and a learner accepts that."""
+    return sparse.issparse(X) and get_tags(learner).input_tags.sparse
+
+
+def comes_in_parts(X, learner):
+    """Return whether X is read in parts: a stream, a dataset, a large table, or sparse."""
+    if is_array(X):
+        return False
+    return is_stream(X) or is_dataset(X) or accepts(learner, X) or _large(table_of(X))
 
 
 def check_exposure(exposure, X, loss):  # -> (n_samples,) float64, or None
@@ -312,7 +462,12 @@ def parts_of(X, n_rows):
             stop = min(start + n_rows, X.shape[0])
             yield f"rows {start} to {stop}", X[start:stop].toarray()
         return
-    if not is_stream(X):
+    if (table := table_of(X)) is not None:
+        for start in range(0, max(len(table), 1), n_rows):
+            stop = min(start + n_rows, len(table))
+            yield f"rows {start} to {stop}", table.rows(start, stop)
+        return
+    if not (is_stream(X) or is_dataset(X)):
         refuse_batches(X)
         X = X if hasattr(X, "shape") or isinstance(X, list | tuple) else np.asarray(X)
         rows, n_samples = getattr(X, "iloc", X), _num_samples(X)
@@ -320,7 +475,7 @@ def parts_of(X, n_rows):
             stop = min(start + n_rows, n_samples)
             yield f"rows {start} to {stop}", rows[start:stop]
         return
-    if isinstance(X, Dataset):
+    if isinstance(X, Dataset) or is_dataset(X):
         X = Loader(X, batch_size=n_rows)
     number = None
     for number, raw in enumerate(X):
@@ -343,7 +498,7 @@ def open_source(X, device, *, batch_size, accept_sparse=False, offset=None, **ch
     batch_size : int
         For a `torch.utils.data.IterableDataset`, which yields single samples.
     accept_sparse : bool, default=False
-        Whether a sparse array is a source.
+        Whether ``X`` is a sparse array that is accepted.
     offset : Tensor of shape (n_samples, 1), default=None
         Added to the natural parameter of samples of a sparse array.
     **checks : dict
@@ -354,17 +509,20 @@ def open_source(X, device, *, batch_size, accept_sparse=False, offset=None, **ch
     TypeError
         If ``X`` can be iterated only once.
     """
+    if isinstance(X, np.ndarray | torch.Tensor) and not isinstance(X, np.memmap):
+        return None
     reader = Reader(device, **checks)
-    if sparse.issparse(X) and accept_sparse:
+    if accept_sparse:
         return SparseRows(sparse.csr_array(X), reader, offset=offset)
-    if isinstance(X, np.memmap):
-        large = X.ndim == 2 and X.size * X.itemsize > _IN_MEMORY_BYTES
-        return MappedRows(X, reader) if large else None
+    if (table := table_of(X)) is not None:
+        return TableRows(table, reader) if _large(table) else None
     if isinstance(X, IterableDataset):
         X = Loader(X, batch_size=batch_size)
     if isinstance(X, DataLoader):
         return _Stream(X, reader)
-    if isinstance(X, Dataset):
+    if isinstance(X, Dataset) or is_dataset(X):
+        if len(X) and isinstance(row := X[0], dict):
+            only_array(row, 1)  # before others are read
         return _Samples(X, reader)
     if not is_stream(X):
         return None

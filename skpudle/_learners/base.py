@@ -20,6 +20,7 @@ from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
 from skpudle._learners.coding import choose_coding
 from skpudle._learners.counts import objectives
 from skpudle._learners.models import Decay, fixed_debias
+from skpudle._learners.online import learn_blocks
 from skpudle._precision import training_mode
 from skpudle._training.fit import FitRun, Training
 from skpudle._training.identity import plain, task_of
@@ -129,8 +130,11 @@ class GradientLearner(CallbackSupportMixin):
 
     # ------------------------------------------------------------------ for subclasses
 
-    def _read(self, X, y, *, known=False):  # -> Data
-        """Check parameters and input, with ``known`` against the fitted attributes."""
+    def _read(self, X, y, *, known=False, part=False):  # -> Data
+        """Check parameters and input, with ``known`` against the fitted attributes.
+
+        ``part`` says that the input is one of several, of `partial_fit`.
+        """
         raise NotImplementedError
 
     def _new_model(self, data, generator, run=None):  # -> model, rows
@@ -171,8 +175,11 @@ class GradientLearner(CallbackSupportMixin):
         """The name of the training for users: its gradient."""
         raise NotImplementedError
 
-    def _trains(self):
-        """Return whether there is training, or only a search."""
+    def _trains(self, *, part=False):
+        """Return whether `fit`, or `partial_fit` for a ``part`` of the data, trains by gradients.
+
+        Otherwise they alternate between codes and atoms.
+        """
         return True
 
     # setting that makes training follow a search
@@ -335,7 +342,7 @@ class GradientLearner(CallbackSupportMixin):
         known = hasattr(self, "components_")
         if known:  # scikit-learn's context checks parameters for a first call only
             self._validate_params()
-        data = self._read(X, y, known=known, **of_samples)
+        data = self._read(X, y, known=known, part=True, **of_samples)
         if team is not None:
             team.check_agreement(task_of(self, "partial_fit", data.sample))
         if known:
@@ -344,6 +351,16 @@ class GradientLearner(CallbackSupportMixin):
             generator = make_generator(self.random_state)
             generator = generator if team is None else team.agree(generator)
             model, rows = self._new_model(data, generator)
+        if not self._trains(part=True):
+            n_seen = getattr(self, "n_samples_seen_", 0)
+            options = dict(losses=self.loss_curve_, n_seen=n_seen) if known else {}
+            with interrupts:
+                learned, stopped = learn_blocks(model, rows, data, team, interrupts, **options)
+                outcome = replace(learned, n_steps=self.n_steps_ if known else 0)
+                self._take(self._attributes(outcome, data, unused=()))
+            if stopped:
+                raise KeyboardInterrupt("partial_fit was interrupted after a block of rows")
+            return self
         optimizer = self._make_optimizer(model, rows)
         state = self._training_state if known else {"idle": ()}
         if known:
@@ -436,11 +453,16 @@ class GradientLearner(CallbackSupportMixin):
                 name: to_numpy(value) if isinstance(value, torch.Tensor) else value
                 for name, value in outcome.moments.items()
             },
-            "idle": np.zeros(len(rows)) if unused is None else to_numpy(unused),
+            "idle": to_numpy(unused) if unused is not None and len(unused) else np.zeros(len(rows)),
         }
+        n_seen = None  # without data
+        if data.source is not None:
+            n_seen = getattr(data.source, "n_seen", len(data.sample))
+            n_seen += 0 if unused is None else getattr(self, "n_samples_seen_", 0)
         return self._attributes_of(model, rows, data, max(outcome.n_steps - 1, 0)) | {
             "n_iter_": max(len(curve), 1),
             "n_steps_": outcome.n_steps,
+            "n_samples_seen_": n_seen,
             "loss_curve_": np.array(curve, dtype=np.float64),
             "_training_state": memory,
             "ended_by_": outcome.ended_by,

@@ -19,6 +19,7 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features, ch
 from skpudle._data.arrays import (
     check_rows,
     handed_over,
+    is_array,
     resolve_device,
     shortened,
     split_missing,
@@ -28,6 +29,7 @@ from skpudle._data.arrays import (
 from skpudle._data.batches import Rows
 from skpudle._data.reading import part_of
 from skpudle._data.sources import check_exposure, comes_in_parts, parts_of
+from skpudle._data.tables import loaded
 from skpudle._learners.score import deviance_of_means, hidden_deviance, sums_of, together
 from skpudle._precision import own_precision
 from skpudle.interoperability import make_sparse_coder
@@ -180,7 +182,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return self._transform(X)
 
     def _transform(self, X, exposure=None):
-        if comes_in_parts(X, accept_sparse=self._loss().largest is not None):
+        if comes_in_parts(X, self):
             return np.concatenate(list(self._codes_by_parts(X, exposure)))
         rows, dictionary = self._check_new_data(X, exposure)
         encoder = self._transform_encoder()
@@ -399,7 +401,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             yield codes
 
     def _checked_parts(self, X, exposure=None):  # yields Rows, dictionary on the device
-        if not comes_in_parts(X, accept_sparse=self._loss().largest is not None):
+        if not comes_in_parts(X, self):
             yield self._check_new_data(X, exposure)
             return
         for where, rows, given in self._parts(X, exposure):
@@ -409,6 +411,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def _check_new_data(self, X, exposure=None):  # -> Rows, dictionary on the device
         check_is_fitted(self)
+        X = X if is_array(X) else loaded(X)
         # names, values, number of features: scikit-learn's order of errors
         _check_feature_names(self, X, reset=False)
         options = dict(allow_nan=self._allows_nan(), largest=self._loss().largest)
@@ -433,8 +436,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = self._allows_nan()
-        tags.input_tags.positive_only = tags.input_tags.sparse = self._loss().largest is not None
+        tags.input_tags.allow_nan, tags.input_tags.sparse = self._allows_nan(), True
+        tags.input_tags.positive_only = self._loss().largest is not None
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 

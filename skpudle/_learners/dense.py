@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from skpudle._data.arrays import (
     check_rows,
     host_array,
     input_attributes,
+    is_array,
     mean_square,
     resolve_device,
     split_missing,
@@ -21,12 +23,14 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.batches import Batch, Rows, count_batches
 from skpudle._data.foreign import dictionary_of, given_atoms
-from skpudle._data.sources import check_exposure, open_source
+from skpudle._data.sources import accepts, check_exposure, open_source
+from skpudle._data.tables import loaded
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.coding import adapt_atoms, smaller_penalty
 from skpudle._learners.counts import settle, stabilised
 from skpudle._learners.models import Decay, DenseModel, directions, fixed_debias, fixed_step
+from skpudle._learners.online import go_on, held_back
 from skpudle._learners.score import hidden_deviance
 from skpudle._training.fit import Training
 from skpudle._training.loop import Diverged, Trainer
@@ -119,6 +123,30 @@ def _held_out_deviance(model, rows, data, team, alpha):  # -> float
         lambda x, exposure: intercept if exposure is None else intercept + exposure,
     )(*samples)
     return deviance if team is None else float(team.sum(rows.new_tensor(deviance))[0])
+
+
+def _energies(problem, state):
+    """Return how a search ended, for a later `partial_fit`.
+
+    Parameters
+    ----------
+    problem : Problem
+        Data and objective of the search.
+    state : SearchState
+        The search.
+
+    Returns
+    -------
+    dict
+        The mean square of the codes of each atom, and the mean objective of a row.
+    """
+    problem, (atoms, codes) = problem.thinned(state.stride), state.found
+    used = torch.arange(codes.index.shape[1]) < codes.count[:, None]
+    energy = atoms.new_zeros(len(atoms))
+    energy.index_add_(0, codes.index[used].long(), codes.value[used].square())
+    energy, n = problem.total(energy, energy.new_tensor([problem.n_samples]))
+    mean = state.best_objective / float(n)
+    return {"energy": to_numpy(energy / n), "mean": mean}
 
 
 class DenseLearner(GradientLearner, DictionaryTransformer):
@@ -221,15 +249,15 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         options = dict(step_size=getattr(self, "step_size_", None), lambda_decay=self.lambda_decay_)
         return self._encoder().at(self.alpha_, **options)
 
-    def _read(self, X, y, *, known=False, exposure=None):  # -> Data
-        device = resolve_device(self.device, X)
+    def _read(self, X, y, *, known=False, part=False, exposure=None):  # -> Data
+        device, X = resolve_device(self.device, X), X if is_array(X) else loaded(X)
         if known:
             _check_feature_names(self, X, reset=False)
         self._check_parameters()
         options = {"allow_nan": self._allows_nan(), "largest": self._loss().largest}
         exposure = check_exposure(exposure, X, self.loss)
         offset = None if exposure is None else to_tensor(exposure, device).log()[:, None]
-        reading = dict(accept_sparse=self.loss != "gaussian", offset=offset)
+        reading = dict(accept_sparse=not is_array(X) and accepts(self, X), offset=offset)
         source = open_source(X, device, batch_size=self._batch_size(), **reading, **options)
         if source is None:
             rows = check_rows(X, estimator=self, **options)
@@ -237,10 +265,15 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             offset = None if offset is None else offset.to(sample.dtype)
             source, seen = Rows(sample, mask=mask, offset=offset), X
         else:
-            sample, mask = split_missing(source.head(self._n_components or 0))
+            if part:
+                sample = source.first(self._n_components)
+            else:
+                seed = self.random_state if isinstance(self.random_state, Integral) else 0
+                sample = source.sample(self._n_components, int(seed))
+            sample, mask = split_missing(sample)
             seen = sample
             if offset is not None:
-                offset = offset[source.head_positions(self._n_components or 0)].to(sample.dtype)
+                offset = offset[source.sampled_positions(self._n_components)].to(sample.dtype)
         if not known:
             return Data(source, sample, mask, device, input_attributes(seen), offset)
         _check_n_features(self, seen, reset=False)
@@ -398,7 +431,15 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             curve = np.array(state.losses)
             return attributes | {"n_iter_": len(curve), "n_steps_": 0, "loss_curve_": curve}
 
+        goes_on = not isinstance(data.source, Rows) and isinstance(self._loss(), Gaussian)
+        goes_on = goes_on and data.source.n_samples > len(x)
+        if run.team is not None:
+            (goes_on,) = run.team.any(goes_on)
+        problem, judges = held_back(problem) if goes_on else (problem, None)
         state = run.search(problem, atoms, fitted)
+        if goes_on and is_done(state):
+            state = go_on(run, problem, judges, state, data.source, fitted)
+        model = replace(model, stream=_energies(problem, state))
         found = debias(problem, state).to(atoms)
         follows = self._codes_follow_data() and isinstance(self._loss(), Gaussian)
         if is_done(state) and follows and not run.max_iter:
@@ -433,7 +474,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _known_model(self, data):  # -> model, rows, None
         state = self._training_state
-        names = "alpha", "data_scale", "curvature", "search_alpha", "coding"
+        names = "alpha", "data_scale", "curvature", "search_alpha", "coding", "stream"
         model = self._model(**{name: state[name] for name in names if name in state})
         if state["from_samples"]:
             model = replace(model, rule=self._rule("dec"), from_samples=True)

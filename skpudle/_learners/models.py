@@ -391,6 +391,8 @@ class DenseModel:
         The encoder that was trained after the dictionary.
     size_path : SizePath, default=None
         The numbers of atoms that were tried, if one was chosen from the data.
+    stream : dict, default=None
+        The memory of rows for a later `partial_fit`, arrays and numbers.
     """
 
     rule: Callable
@@ -407,6 +409,7 @@ class DenseModel:
     coding: tuple | None = None
     learned: LearnedEncoder | None = None
     size_path: tuple | None = None
+    stream: dict | None = None
 
     part_size = None
 
@@ -459,7 +462,7 @@ class DenseModel:
 
     def memory(self):
         """Return the private attributes that a later `partial_fit` needs."""
-        names = "alpha", "from_samples", "curvature", "search_alpha", "coding"
+        names = "alpha", "from_samples", "curvature", "search_alpha", "coding", "stream"
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def attributes(self, rows):

@@ -13,7 +13,7 @@ from skpudle._data.arrays import to_tensor
 from skpudle._learners.dense import DenseLearner, refining_updates
 from skpudle._learners.models import Decay, Encoder, Learned, Pursuit, fixed_debias, learned_encoder
 from skpudle._precision import training_mode
-from skpudle._training.messages import print_encoder
+from skpudle._training.messages import any_named, print_encoder
 from skpudle._training.team import current_team
 from skpudle.encoding import (
     EncoderModule,
@@ -63,6 +63,9 @@ _CURVATURE_EXPONENT = -0.22
 # "auto" for unfolded codes, as in the paper, and for an encoder with matrices of its own, where 3
 # unfoldings are as good as 20 of the dictionary
 _UNFOLDINGS, _LEARNED_UNFOLDINGS = 100, 3
+
+# parameters of training by batches, and of its atoms; `partial_fit` trains if one is named
+_OF_BATCHES = "optimizer", "learning_rate", "optimizer_params", "batch_size", "atom_norm"
 
 # parameters that `transform` reads, in addition to fitted attributes
 _OF_THE_ENCODER = (
@@ -134,7 +137,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         of the lasso objective through both, or of the reconstruction error through the decoder
         alone. If you name one, `fit` trains by it. "auto" is "ae-ls" for all training (see the
         notes) but two cases: "dec" after a search with a ``loss`` other than "gaussian" (a named
-        gradient follows a few epochs of it), and in `partial_fit` for codes of the lasso.
+        gradient follows a few epochs of it), and in `partial_fit` for codes of the lasso if another
+        parameter of training is named.
 
     loss : {"gaussian", "poisson", "binomial"}, default="gaussian"
         Distribution of the data: numbers with expectation :math:`D z`, counts with expectation
@@ -177,7 +181,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         unfoldings then do the work of a solver, and one is a sparse autoencoder
         (`skpudle.encoding.learn_encoder`); ``n_unfoldings="auto"`` is 3. They minimise the
         objective of the lasso; with ``gradient="ae-ls"`` the squared error alone. They see the
-        samples that the search sees: all rows of an array, the head of a stream.
+        samples that the search sees: all rows of an array, a sample of other data.
 
     positive_code : bool, default=False
         Whether codes are restricted to non-negative values.
@@ -282,6 +286,9 @@ class PUDLEDictionaryLearning(DenseLearner):
     n_steps_ : int
         Number of updates by gradients.
 
+    n_samples_seen_ : int
+        Number of rows that were read at least once, in `partial_fit` of all calls.
+
     loss_curve_ : ndarray of shape (n_epochs,)
         Mean over each epoch of :math:`\frac12 \|x - D z\|^2`, whichever objective is minimised. It
         rises when a search adds atoms and removes others.
@@ -361,7 +368,8 @@ class PUDLEDictionaryLearning(DenseLearner):
          - as without it, and a UserWarning that names it and a setting that would use it
 
     A search (`skpudle.search.search`) is Algorithm 1 of the paper, alternating minimisation
-    of the lasso, over all samples or the head of a stream, with moves out of its local minima: it
+    of the lasso, with moves out of its local minima, over all samples, or over a sample of data
+    outside memory, and then once over all of them, block by block as in [5]_: it
     splits atoms that merge two, and removes redundant ones. In the end it adapts the atoms to codes
     without the lasso's bias, least squares on its supports, for which the gradients through encoder
     and decoder agree. Training from there adapts the dictionary to its encoder. If the encoder
@@ -369,9 +377,11 @@ class PUDLEDictionaryLearning(DenseLearner):
     instead of 23 % with 3 unfoldings, 87 instead of 61 % with 20. For codes of the lasso it trades
     sparsity for error, and leads away from the dictionary that generated the data. From samples,
     gradients through the encoder find no dictionary: they are local methods (theorem 3.4 starts
-    near the truth). `partial_fit` does not search; if it begins with samples it trains by the
-    gradient "dec", which finds one. It makes one pass, whatever ``max_iter``, ``tol`` and
-    ``n_iter_no_change`` are, and warns of no parameter.
+    near the truth). `partial_fit` alternates in the same way, with the moves, between the codes of
+    a block of rows and the atoms for these and all earlier rows; rows that were seen longer ago
+    count less. If a parameter of training is named, it trains by gradients, by "dec" if it begins
+    with samples. It makes one pass, whatever ``max_iter``, ``tol`` and ``n_iter_no_change`` are,
+    and warns of no parameter.
 
     Finding atoms and coding rows are two jobs. The search has a penalty that finds the atoms at any
     level of noise. To choose the penalty of codes, groups of features of up to 200 training samples
@@ -403,6 +413,8 @@ class PUDLEDictionaryLearning(DenseLearner):
     .. [3] N. Meinshausen, "Relaxed Lasso", Computational Statistics & Data Analysis 52, 2007.
     .. [4] M. Pali and K. Schnass, "Dictionary learning: from data to sparsity and beyond",
        arXiv:1804.07101.
+    .. [5] J. Mairal, F. Bach, J. Ponce and G. Sapiro, "Online Learning for Matrix Factorization and
+       Sparse Coding", Journal of Machine Learning Research 11, 2010.
 
     Examples
     --------
@@ -516,10 +528,13 @@ class PUDLEDictionaryLearning(DenseLearner):
         Parameters
         ----------
         X : array-like, Tensor, memory map, Dataset or iterable of batches
-            Data of shape (n_samples, n_features), or an iterable of rows that can be iterated
-            again (a list is an array). Computations are in float32 for float32, otherwise in
-            float64. NaN marks missing entries, which are ignored. With ``loss="poisson"`` and
-            ``"binomial"`` also a sparse array, which becomes dense a batch at a time.
+            Data of shape (n_samples, n_features), in memory or not: whatever has a shape and
+            slices, such as arrays of h5py, zarr and dask; a dataset whose items are rows, or
+            dictionaries with one array; an iterable of batches of rows that can be iterated again
+            (a list is an array); or a sparse array, which becomes dense a batch at a time.
+            Computations are in float32 for float32, otherwise in float64. NaN marks missing
+            entries, which are ignored. Large data outside memory are read once for a sample of
+            them (a stream completely), and once more for all rows.
         y : None
             Ignored.
         exposure : array-like of shape (n_samples,), default=None
@@ -558,11 +573,15 @@ class PUDLEDictionaryLearning(DenseLearner):
     def partial_fit(self, X, y=None, exposure=None):
         """Update the dictionary by one pass over the data, in their order.
 
-        The first call chooses the initial dictionary and ``alpha_``. The state of the optimiser
-        persists from call to call, also through pickling, and after `fit`, unless you change the
-        optimiser, or the shape of ``components_``. ``lambda_decay`` has its last value throughout.
-        Atoms that no code has used for ten samples per atom are replaced by the samples that were
-        reconstructed worst.
+        The first call chooses the initial dictionary and ``alpha_``. By default codes of a block of
+        rows and atoms alternate, with the moves of a search, so that a stream of new populations is
+        learned too (see the notes). Rows that are too few for a block stay for the next call.
+
+        With a named gradient, encoder or parameter of training each batch is an update. The state
+        of the optimiser persists from call to call, also through pickling, and after `fit`, unless
+        you change the optimiser, or the shape of ``components_``. ``lambda_decay`` has its last
+        value throughout. Atoms that no code has used for ten samples per atom are replaced by the
+        samples that were reconstructed worst.
 
         Parameters
         ----------
@@ -747,7 +766,10 @@ class PUDLEDictionaryLearning(DenseLearner):
     def _refines(self):
         return self._follows_the_search and self.loss != "gaussian"
 
-    def _trains(self):
+    def _trains(self, *, part=False):
+        if part:
+            own = self.loss != "gaussian" or self._beside_atoms() is not None
+            return own or not self._follows_the_search or any_named(self, _OF_BATCHES)
         return self._refines or not (self._follows_the_search or self.separate_atoms)
 
     @property

@@ -234,5 +234,10 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
     def _transform_encoder(self):
         return Converged(self.alpha_)
 
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = False
+        return tags
+
     def _transform_device(self, X):
         return X.device if isinstance(X, torch.Tensor) else torch.device("cpu")

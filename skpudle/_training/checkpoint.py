@@ -157,10 +157,10 @@ class Checkpoint:
     The file is refused, with a ValueError that names it, if it is damaged, or if it belongs to
     another learner, other parameters or other data. ``max_iter``, ``tol`` and ``n_iter_no_change``
     may change, to train longer, and so may parameters that do not affect training. Data are
-    compared by a checksum of their values and of which are missing: all of an array; of a large
-    memory map or a dataset, the rows, at most 16384 or 64 MiB, that initial atoms are chosen from;
-    of a stream, the first batches up to that size, and the size of the first. An array, a memory
-    map, a dataset and a stream of the same rows count as different data, and so do the data of
+    compared by a checksum of their values and of which are missing: all of an array; of other data
+    the sample that the search begins with, and of a stream the size of its first batch. A pass over
+    all rows that was interrupted begins again. An array, a memory map, a dataset and a stream of
+    the same rows count as different data, and so do the data of
     another number of processes; each process compares its own.
 
     A fit has one file: a second `Checkpoint` is refused. A file has one fit at a time: while it

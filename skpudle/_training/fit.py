@@ -23,18 +23,19 @@ from skpudle._data.batches import count_batches
 from skpudle._training.checkpoint import Recorder
 from skpudle._training.identity import task_of
 from skpudle._training.interrupts import Interrupts
-from skpudle._training.messages import print_progress, print_search
+from skpudle._training.messages import print_pass, print_progress, print_search
 from skpudle._training.team import current_team
 from skpudle.search import (
     MOST_AFTERWARDS,
     MOST_SETTLING,
     advance,
+    advance_stream,
     begin,
     is_done,
     share_done,
 )
 
-__all__ = ["FitRun", "Search", "Training"]
+__all__ = ["FitRun", "Pass", "Search", "Training"]
 
 
 @dataclass
@@ -93,6 +94,65 @@ class Search:
             self.best = min(self.best, state.best_objective * self.problem.unit**2 / n)
         self.share_done = max(self.share_done, share_done(state))
         print_search(state, self.best, self.share_done)
+
+
+@dataclass
+class Pass:
+    """One pass over all rows after a search in a sample of them, see `skpudle.search`.
+
+    A checkpoint holds the end of the search, from which the pass begins again.
+
+    Parameters
+    ----------
+    blocks : iterable of Batch
+        All rows of this process.
+    n_blocks : int
+        The number of blocks, the same in all processes.
+    problem_of : callable
+        ``problem_of(batch)`` returns the problem of a block, and of no rows for None.
+    state : StreamState
+        State before the first block.
+    attributes_of : callable
+        ``attributes_of(state)`` returns the fitted attributes for a state.
+    """
+
+    blocks: object
+    n_blocks: int
+    problem_of: Callable
+    state: object
+    attributes_of: Callable
+
+    names = "pass", "block"
+    stops_at_interrupts = True
+
+    @property
+    def most_epochs(self):
+        """The number of blocks."""
+        return self.n_blocks
+
+    def begin(self, recorder):
+        """Start with the first block."""
+        self._blocks, self._first, self.loss = iter(self.blocks), self.state.n_rows, 0.0
+
+    @property
+    def is_done(self):
+        return self.state.n_blocks >= self.n_blocks
+
+    def advance(self):
+        """Adapt the atoms to one more block."""
+        before, problem = self.state, self.problem_of(next(self._blocks, None))
+        self.state, _ = advance_stream(problem, before, final=True)
+        n_rows, n_more = self.state.n_rows - self._first, self.state.n_rows - before.n_rows
+        loss = self.state.loss * problem.unit**2
+        self.loss += (loss - self.loss) * n_more / max(n_rows, 1)
+
+    def attributes(self):
+        """Return the fitted attributes."""
+        return self.attributes_of(self.state)
+
+    def report(self, max_iter):
+        """Print a line about the last block."""
+        print_pass(self.state, self.n_blocks)
 
 
 @dataclass
@@ -225,8 +285,9 @@ class FitRun(AbstractContextManager):
         self.n_updates = largest(n_updates_of(n_batches, self.source.batch_size, data))
         self.max_iter = -(-self.n_updates // n_batches)
         self.trains = self.n_updates > 0 or self.recorder.is_active
-        # one task more, for the search
-        self.root = self.learner._init_callback_context(max_subtasks=self.max_iter + 1)
+        # more tasks, for the search, and for all rows if that has a sample of them
+        n_before = 1 + ((getattr(data.source, "n_samples", None) or 0) > len(data.sample))
+        self.root = self.learner._init_callback_context(max_subtasks=self.max_iter + n_before)
         self.root.call_on_fit_task_begin(**self.given)
 
     def run(self, phase):
@@ -246,7 +307,7 @@ class FitRun(AbstractContextManager):
             stopped = bool(epoch.call_on_fit_task_end(**hooks))
             stopped |= phase.stops_at_interrupts and self.interrupts.pending
             stopped = stopped if self.team is None else self.team.any(stopped)[0]
-            if name is not None:  # the trainer writes between rounds of updates
+            if name == "search":  # the trainer writes between rounds of updates
                 self.recorder.at_search_epoch(phase.state)
         if name is not None:
             task.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
@@ -257,9 +318,16 @@ class FitRun(AbstractContextManager):
         phase = Search(problem, atoms, attributes_of)
         self.run(phase)
         self.losses, self.search_was_stopped = phase.state.losses, not phase.is_done
+        self.searched = phase.state
         if self.interrupts.pending:
             self.recorder.end_search(phase.state)
         return phase.state
+
+    def go_on(self, phase):
+        """Pass over all rows after a search in a sample; see `Pass`."""
+        self.recorder.end_search(self.searched)
+        self.search_was_stopped |= self.run(phase)
+        self.losses = (*self.losses, phase.loss)
 
     def refine(self, training):
         """Train without callbacks and checkpoints, as a part of the search."""

@@ -12,9 +12,11 @@ from skpudle.optimizers import SurrogateOptimizer
 from skpudle.search import IN_WORDS
 
 __all__ = [
+    "any_named",
     "divergence",
     "nothing_known",
     "print_encoder",
+    "print_pass",
     "print_progress",
     "print_search",
     "warn_of_early_end",
@@ -83,6 +85,12 @@ def print_search(state, best, share_done):
     )
 
 
+def print_pass(state, n_blocks):
+    """Print a line about a block of a pass over all rows."""
+    mean = f"mean objective {state.mean:.6g}"
+    print(f"pass, block {state.n_blocks}/{n_blocks}  {mean}", flush=True)
+
+
 def print_encoder(n_updates):
     """Print a line before a learned encoder is trained."""
     print(f"encoder, {n_updates} updates", flush=True)
@@ -119,6 +127,11 @@ def _is_named(learner, name):
     value, default = getattr(learner, name), signature(type(learner)).parameters[name].default
     # arrays have no truth value, and are no default
     return not (value is default or (np.ndim(value) == 0 and value == default))
+
+
+def any_named(learner, names):
+    """Return whether one of some parameters is set to another value than its default."""
+    return any(_is_named(learner, name) for name in names)
 
 
 def warn_of_unused(learner, unused):

@@ -18,25 +18,41 @@ from skpudle.search._search import (
     without_rows,
 )
 from skpudle.search._size import SizePath, choose_size
+from skpudle.search._stream import (
+    Memory,
+    StreamState,
+    advance_stream,
+    after_search,
+    begin_stream,
+    objective,
+    with_atoms,
+)
 
 __all__ = [
     "IN_WORDS",
     "MOST_AFTERWARDS",
     "MOST_SETTLING",
     "ConvProblem",
+    "Memory",
     "Problem",
     "SearchState",
     "SizePath",
+    "StreamState",
     "adapted",
     "advance",
+    "advance_stream",
+    "after_search",
     "auto_alpha",
     "begin",
+    "begin_stream",
     "choose_size",
     "conv_codes",
     "conv_path",
     "debias",
     "is_done",
+    "objective",
     "search",
     "share_done",
+    "with_atoms",
     "without_rows",
 ]

@@ -7,22 +7,36 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = [
+    "IN_WORDS",
+    "MOST_AFTERWARDS",
+    "MOST_SETTLING",
     "ConvProblem",
+    "Memory",
     "Problem",
     "SearchState",
     "SizePath",
+    "StreamState",
     "adapted",
     "advance",
+    "advance_stream",
+    "after_search",
     "auto_alpha",
     "begin",
+    "begin_stream",
     "choose_size",
     "conv_codes",
     "conv_path",
     "debias",
     "is_done",
+    "objective",
     "search",
+    "share_done",
+    "with_atoms",
     "without_rows",
 ]
+IN_WORDS: dict[str, Any]
+MOST_AFTERWARDS: int
+MOST_SETTLING: int
 
 class ConvProblem:
     positive_code: bool
@@ -51,6 +65,25 @@ class ConvProblem:
     @staticmethod
     def total(*tensors: Any) -> Any: ...
 
+class Memory(NamedTuple):
+    a: Tensor
+    b: Tensor
+    cost: Tensor
+    weight: Tensor
+    rows: Tensor
+    def faded(self, factor: Any) -> Any: ...
+    def grown(self, n: Any) -> Any: ...
+    def inherited(self, heirs: Any, removed: Any) -> Any: ...
+    def moved(self, before: Any, after: Any) -> Any: ...
+    @classmethod
+    def none(cls, atoms: Any) -> Any: ...
+    @classmethod
+    def of_energy(cls, atoms: Tensor, energy: Tensor, n_rows: float) -> Any: ...
+    @property
+    def rate(self) -> Any: ...
+    def restricted(self, kept: Any) -> Any: ...
+    def without(self, atoms: Any, which: Any) -> Any: ...
+
 class Problem:
     positive_code: bool
     positive_atoms: bool
@@ -58,7 +91,6 @@ class Problem:
     team: Any
     unit: float
     n_positions: Any
-    without_codes: Any
     def __init__(
         self,
         x: Tensor,
@@ -118,6 +150,24 @@ class SizePath(NamedTuple):
     score: Tensor
     objective: Tensor
 
+class StreamState:
+    n_rows: float
+    n_splits: int
+    mean: float
+    loss: float
+    n_blocks: int
+    def __init__(
+        self,
+        atoms: Tensor,
+        memory: Memory,
+        forgetting: float,
+        n_rows: float = 0.0,
+        n_splits: int = 1,
+        mean: float = ...,
+        loss: float = 0.0,
+        n_blocks: int = 0,
+    ) -> None: ...
+
 def adapted(
     problem: Problem | ConvProblem,
     state: SearchState,
@@ -127,8 +177,20 @@ def adapted(
     stopped: Callable[..., Any] = ...,
 ) -> Any: ...
 def advance(problem: Problem, state: SearchState) -> SearchState: ...
+def advance_stream(
+    problem: Problem, state: StreamState, *, final: bool = False
+) -> tuple[StreamState, bool]: ...
+def after_search(problem: Problem, state: SearchState) -> tuple[StreamState, float]: ...
 def auto_alpha(x: Tensor, *, mask: Tensor | None = None, team: Any = None) -> float: ...
 def begin(problem: Problem, atoms: Tensor) -> SearchState: ...
+def begin_stream(
+    atoms: Tensor,
+    memory: Memory | None = None,
+    *,
+    forgetting: float,
+    n_rows: float = 0.0,
+    mean: float = ...,
+) -> Any: ...
 def choose_size(
     problem: Problem | ConvProblem,
     generator: torch.Generator,
@@ -150,6 +212,7 @@ def conv_codes(
 def conv_path(problem: ConvProblem, atoms: Tensor, alphas: Iterable[float]) -> Any: ...
 def debias(problem: Problem, state: SearchState) -> Tensor: ...
 def is_done(state: SearchState) -> bool: ...
+def objective(problem: Problem, atoms: Tensor) -> Any: ...
 def search(
     problem: Problem,
     atoms: Tensor,
@@ -157,6 +220,8 @@ def search(
     state: SearchState | None = None,
     on_epoch: Callable[..., Any] | None = None,
 ) -> SearchState: ...
+def share_done(state: SearchState) -> Any: ...
+def with_atoms(problem: Problem, state: SearchState, atoms: Tensor) -> Any: ...
 def without_rows(
     problem: Problem, atoms: Tensor, codes: Any, kept: Any, *, unbiased: bool
 ) -> Tensor: ...

@@ -374,11 +374,15 @@ class Epoch:
         """The number of samples that use each atom, of this process."""
         return torch.as_tensor(np.diff(self._entries[0]))
 
-    def improved_atoms(self):
-        """Return the atoms after sweeps of block coordinate descent."""
+    def improved_atoms(self, earlier=None):
+        """Return the atoms after sweeps of block coordinate descent.
+
+        ``earlier`` has the sums ``a`` and ``b`` over other samples, to be added.
+        """
         p, m = self.atoms.shape
-        atoms, b = self._atoms.copy(), np.asarray(self.b)
-        whole = self.products(0, p) if p < _MANY else None
+        atoms, b = self._atoms.copy(), np.asarray(self.b if earlier is None else self.b + earlier.b)
+        before = np.zeros((p, 1)) if earlier is None else np.asarray(earlier.a)
+        whole = self.products(0, p) + before if p < _MANY else None
         # a copy for products with as many digits as the data have, if it pays
         single = self._x.dtype == np.float32 and p >= _MANY
         factor = atoms.astype(np.float32) if single else atoms
@@ -386,7 +390,10 @@ class Epoch:
             for _ in range(_SWEEPS["few" if p < _MANY else "many"]):
                 for first in range(0, p, _ATOMS):
                     part = slice(first, min(first + _ATOMS, p))
-                    a = self.products(part.start, part.stop) if whole is None else whole[part]
+                    if whole is None:
+                        a = self.products(part.start, part.stop) + before[part]
+                    else:
+                        a = whole[part]
                     target = b[part].copy()
                     weights = a.astype(factor.dtype)
 

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
@@ -91,7 +90,6 @@ BAD_DATA = {
     "1-D": (np.ones(8), "Expected 2D array, got 1D array"),
     "3-D": (np.ones((2, 2, 8)), "Found array with dim 3"),
     "complex": (np.eye(8) * 1j, "Complex data not supported"),
-    "sparse": (sparse.eye_array(8).tocsr(), "dense data is required"),
     "sparse tensor": (torch.eye(8).to_sparse(), "dense tensor is required"),
     "objects": (np.full((3, 8), {}, dtype=object), "dict"),
     "words": (np.full((3, 8), "a"), "could not convert string to float"),

@@ -98,8 +98,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
     def _rule_name(self):
         return gradient_of(self)
 
-    def _trains(self):
-        return trains(self)
+    def _trains(self, *, part=False):
+        return part or trains(self)
 
     def _without_effect(self, data):
         yield from super()._without_effect(data)
@@ -175,7 +175,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     # ------------------------------------------------------------------ training
 
-    def _read(self, X, y, *, known=False):  # -> Data
+    def _read(self, X, y, *, known=False, part=False):  # -> Data
         if current_team() is not None:
             raise ValueError(
                 f"{type(self).__name__} trains in one process, and this is inside of data_parallel "

@@ -256,7 +256,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
             getattr(self, "classes_", None) if classes is None else np.unique(host_array(classes))
         )
         given = {"classes": classes, "sample_weight": sample_weight}
-        return self._partial_fit(X, y, part=True, **given)
+        return self._partial_fit(X, y, **given)
 
     # ------------------------------------------------------------------ decisions
 

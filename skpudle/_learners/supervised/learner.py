@@ -15,9 +15,10 @@ from sklearn.utils.validation import (
     check_is_fitted,
 )
 
-from skpudle._data.arrays import host_array, to_tensor
+from skpudle._data.arrays import host_array, is_array, to_tensor
 from skpudle._data.batches import Rows
 from skpudle._data.sources import is_stream
+from skpudle._data.tables import is_dataset, loaded
 from skpudle._learners.models import DenseModel
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.supervised.model import TaskLayout, TaskModel, joint
@@ -228,12 +229,14 @@ class TaskLearner(PUDLEDictionaryLearning):
         name = type(self).__name__
         if y is None:
             raise ValueError(f"{name} requires y to be passed, but the target y is None.")
-        if is_stream(X) or current_team() is not None:
+        X = X if (given := is_array(X)) else loaded(X, whole=True)
+        streams = not given and (is_stream(X) or is_dataset(X))
+        if streams or current_team() is not None:
             raise TypeError(
                 f"{name} learns from arrays and tensors in one process; pass parts of the data to "
                 "partial_fit."
             )
-        data = super()._read(np.asarray(X) if isinstance(X, np.memmap) else X, None, known=known)
+        data = super()._read(X, None, known=known, part=part)
         x, mask = data.source.x, data.source.mask
         y = self._task_kind.check(host_array(y), self)
         check_consistent_length(x, y)
@@ -311,8 +314,13 @@ class TaskLearner(PUDLEDictionaryLearning):
         features = self._layout(model, atoms, data).features(codes)
         return data.task.solve(features, data.target, self.C)
 
-    def _trains(self):
-        return bool(self.supervision) or super()._trains()
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = False
+        return tags
+
+    def _trains(self, *, part=False):
+        return bool(self.supervision) or super()._trains(part=part)
 
     _asks_for_training = "a setting that trains after the search, such as supervision=0.5"
 

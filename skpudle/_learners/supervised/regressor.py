@@ -180,7 +180,7 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
             If data or targets are unfit, or of another shape than before, which leaves the
             estimator unchanged; or if training diverges twice.
         """
-        return self._partial_fit(X, y, part=True, sample_weight=sample_weight)
+        return self._partial_fit(X, y, sample_weight=sample_weight)
 
     def predict(self, X):
         """Return predicted targets.

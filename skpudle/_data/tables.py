@@ -1,0 +1,158 @@
+"""Tables: rows that are read by slices, wherever they lie.
+
+A table is whatever has a shape, a dtype and slices without being an array in memory: a memory map,
+a dataset of HDF5, an array of zarr or dask, a slice of a safetensors file, or a dataset of Hugging
+Face with one column of arrays.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isnan, prod
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from skpudle._data.arrays import refuse_batches
+
+__all__ = ["IN_MEMORY_BYTES", "Table", "is_dataset", "loaded", "only_array", "table_of"]
+
+# A smaller table is read at once, and gives the same bits as an array.
+IN_MEMORY_BYTES = 2**28
+
+# Arrays and frames in memory have one of these; tensors and NumPy arrays are known by their type.
+_OF_MEMORY = "__dataframe__", "iloc", "__array_namespace__"
+_IN_MEMORY = np.ndarray | torch.Tensor | list | tuple | str | bytes | dict | type
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that are read by slices.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of all rows, (n_samples, ...).
+    itemsize : int
+        Bytes of a number.
+    chunk : int
+        Number of rows that are stored together.
+    rows : callable
+        ``rows(first, last)`` returns an array or tensor of these rows, which nobody else holds.
+    """
+
+    shape: tuple
+    itemsize: int
+    chunk: int
+    rows: Callable
+
+    def __len__(self):
+        return self.shape[0]
+
+    @property
+    def n_bytes(self):
+        """Return the size of all rows."""
+        return prod(self.shape) * self.itemsize
+
+
+def only_array(row, ndim):
+    """Return the one array of this number of dimensions in a dictionary, and its name.
+
+    Raises
+    ------
+    ValueError
+        If there is no such array, or more than one.
+    """
+    names = [name for name, value in row.items() if np.ndim(value) == ndim]
+    if len(names) != 1:
+        found = f"{len(names)} arrays, {names}" if names else f"no array among {list(row)}"
+        raise ValueError(
+            f"A row of X is a dictionary with {found}; one is needed. Select a column of arrays, "
+            "for example ds.with_format('numpy').select_columns(['embedding']) of a dataset of "
+            "Hugging Face."
+        )
+    return names[0], row[names[0]]
+
+
+def _is_numbered(X):
+    return hasattr(X, "__len__") and hasattr(X, "__getitem__")
+
+
+def _has_columns(X):  # a dataset of Hugging Face
+    return _is_numbered(X) and hasattr(X, "column_names") and not isinstance(X.column_names, dict)
+
+
+def is_dataset(X):
+    """Return whether X numbers its samples and is neither an array nor a sequence of Python."""
+    if isinstance(X, _IN_MEMORY) or sparse.issparse(X) or hasattr(X, "__array__"):
+        return False
+    others = "shape", "keys", "index", *_OF_MEMORY
+    return _has_columns(X) or (_is_numbered(X) and not any(hasattr(X, name) for name in others))
+
+
+def _of_columns(X):
+    if not len(X):
+        raise ValueError("X has no samples, its length is 0. Pass a dataset with samples.")
+    name, first = only_array(X[0], 1)
+    X = X.select_columns([name]) if hasattr(X, "select_columns") else X
+    shape, itemsize = (len(X), len(first)), getattr(getattr(first, "dtype", None), "itemsize", 8)
+    return Table(shape, itemsize, 1, lambda first, last: _array(X[first:last][name]))
+
+
+def _array(rows):
+    if sparse.issparse(rows):
+        return rows.toarray()
+    return rows if isinstance(rows, torch.Tensor) else np.array(rows)
+
+
+def _rows_of_a_chunk(X):
+    """Return the number of rows that are stored, or computed, together."""
+    for name in ("shards", "chunksize", "chunks"):  # of zarr, of dask, of HDF5 and zarr
+        rows = getattr(X, name, None)
+        if isinstance(rows, tuple) and len(rows) and isinstance(rows[0], int):
+            return max(1, rows[0])
+    return 1
+
+
+def table_of(X):
+    """Return a table for ``X``, or None if it is none.
+
+    Raises
+    ------
+    TypeError
+        If it is an AnnData.
+    ValueError
+        If the number of rows is not known, or a row has no array or several.
+    """
+    if isinstance(X, _IN_MEMORY) and not isinstance(X, np.memmap):
+        return None
+    refuse_batches(X)
+    if sparse.issparse(X):
+        return None
+    if _has_columns(X):
+        return _of_columns(X)
+    if hasattr(X, "get_shape") and hasattr(X, "__getitem__"):  # safetensors
+        shape = tuple(X.get_shape())
+        return Table(shape, 8, 1, lambda first, last: _array(X[first:last])) if shape else None
+    if not all(hasattr(X, name) for name in ("shape", "dtype", "__getitem__")):
+        return None
+    memory = any(hasattr(X, name) for name in _OF_MEMORY) and not isinstance(X, np.memmap)
+    shape = tuple(X.shape)
+    if memory or not shape:
+        return None
+    if isnan(shape[0]):
+        raise ValueError(
+            "X does not know its number of rows. Call its compute_chunk_sizes() before."
+        )
+    itemsize = getattr(X.dtype, "itemsize", 8)
+    return Table(shape, itemsize, _rows_of_a_chunk(X), lambda first, last: _array(X[first:last]))
+
+
+def loaded(X, *, whole=False):
+    """Return a small table, or all of any, as an array; other objects, and maps, unchanged."""
+    if isinstance(X, np.ndarray | torch.Tensor):
+        return np.asarray(X) if whole and isinstance(X, np.memmap) else X
+    table = table_of(X)
+    if table is None or not (whole or table.n_bytes <= IN_MEMORY_BYTES):
+        return X
+    return table.rows(0, len(table))

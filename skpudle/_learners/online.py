@@ -1,0 +1,181 @@
+"""Learn rows block by block: all rows after a search in a sample of them, and `partial_fit`.
+
+Both step through `skpudle.search` 's blocks, which have the moves of the search.
+"""
+
+from dataclasses import replace
+from math import ceil
+
+import torch
+
+from skpudle._data.arrays import split_missing, tensors_of, to_numpy, unit_of, with_gaps
+from skpudle._training.fit import Pass
+from skpudle._training.state import Outcome
+from skpudle.search import (
+    Memory,
+    Problem,
+    StreamState,
+    advance_stream,
+    after_search,
+    begin_stream,
+    objective,
+    with_atoms,
+)
+
+__all__ = ["go_on", "held_back", "learn_blocks"]
+
+# One row in ten of the sample, at most 2000, judges whether the pass is better than the search.
+_JUDGES, _MOST_JUDGES = 10, 2000
+# A block uses each atom as often on average as the search does at least, if it fits into 64 MiB.
+# Before the first block a row is assumed to use four.
+_USES, _USED, _LEAST_ROWS, _BLOCK_BYTES = 120, 4.0, 1024, 2**26
+# The exponent of forgetting in `partial_fit`: after as many rows of another population the first
+# one has an eighth of the weight. A pass of `fit` forgets nothing: it begins with the atoms of a
+# search, and the order of rows says nothing of their importance.
+_FORGETTING = 3.0
+
+
+def held_back(problem):  # -> Problem, Problem
+    """Return the problem without some rows, and the problem of these, which judge a pass."""
+    distance = max(_JUDGES, ceil(problem.n_samples / _MOST_JUDGES))
+    judges = torch.zeros(problem.n_samples, dtype=torch.bool)
+    judges[::distance] = True
+    return problem.of_rows(~judges), problem.of_rows(judges)
+
+
+def _block_rows(n_used, n_components, n_features):
+    """Return the number of rows of a block, for the number of atoms that a row uses."""
+    room = min(n_components, n_features + 8)
+    row = 20 * n_features + 24 * room + 8 * n_components
+    wanted = max(_LEAST_ROWS, ceil(_USES * n_components / max(n_used, 1.0)))
+    return max(_LEAST_ROWS // 4, min(wanted, _BLOCK_BYTES // row))
+
+
+def go_on(run, problem, judges, state, source, attributes_of):
+    """Pass over all rows after a search in a sample; keep the atoms that suit held-back rows best.
+
+    Parameters
+    ----------
+    run : FitRun
+        The fit.
+    problem, judges : Problem
+        The sample that was searched in, and rows that were held back.
+    state : SearchState
+        The search, which is done.
+    source : source of batches
+        All rows.
+    attributes_of : callable
+        Returns the fitted attributes for the state of a search.
+
+    Returns
+    -------
+    SearchState
+        The search with the atoms to go on with, and with their codes of the sample.
+    """
+    begun, n_used = after_search(problem, state)
+    size = _block_rows(n_used, *begun.atoms.shape)
+    n_blocks = ceil(source.n_samples / size)
+    n_blocks = n_blocks if run.team is None else run.team.largest(n_blocks)
+    own = run.generator if run.team is None else run.team.own(run.generator)
+    nothing = problem.of_rows(torch.zeros(problem.n_samples, dtype=torch.bool))
+
+    def problem_of(batch):
+        if batch is None:
+            return nothing
+        x = batch.x if problem.unit == 1 else batch.x.double() / problem.unit
+        return replace(problem, x=x, mask=batch.mask)
+
+    blocks = source.blocks(size, torch.Generator().manual_seed(own.initial_seed()))
+    phase = Pass(
+        blocks,
+        n_blocks,
+        problem_of,
+        begun,
+        lambda stream: attributes_of(replace(state, best_atoms=stream.atoms)),
+    )
+    run.go_on(phase)
+    atoms = phase.state.atoms
+    if not objective(judges, atoms) < objective(judges, begun.atoms):
+        return state
+    return with_atoms(problem, state, atoms)
+
+
+def _resumed(memory, atoms, n_seen):  # -> StreamState, recent rows or None
+    """Return the state of earlier calls, or a new one."""
+    if memory is None:
+        return begin_stream(atoms, forgetting=_FORGETTING), None
+    memory = tensors_of(memory)
+    if "energy" in memory:  # after `fit`
+        energy, mean = memory["energy"], memory["mean"]
+        held = Memory.of_energy(atoms, energy, n_seen / (_FORGETTING + 1))
+        options = dict(forgetting=_FORGETTING, n_rows=float(n_seen), mean=mean)
+        return begin_stream(atoms, held, **options), None
+    recent = memory.pop("recent")
+    sums = Memory(*(memory.pop(name) for name in Memory._fields))
+    return StreamState(atoms=atoms, memory=sums, forgetting=_FORGETTING, **memory), recent
+
+
+def _kept(state, recent):  # -> dict of arrays and numbers
+    """Return the state for a pickle; the atoms are in ``components_``."""
+    names = "n_rows", "n_splits", "mean", "loss", "n_blocks"
+    sums = {name: to_numpy(value) for name, value in state.memory._asdict().items()}
+    numbers = {name: getattr(state, name) for name in names}
+    return sums | numbers | {"recent": to_numpy(recent)}
+
+
+def learn_blocks(model, rows, data, team, interrupts, *, n_seen=0, losses=()):
+    """Adapt the atoms to the rows of a `partial_fit`, block by block.
+
+    Rows that are too few for a block stay for the next call.
+
+    Parameters
+    ----------
+    model : DenseModel
+        The model, with the memory of earlier calls.
+    rows : Tensor of shape (n_components, n_features)
+        Its atoms.
+    data : Data
+        The rows of this call.
+    team : Team or None
+        Processes with other rows.
+    interrupts : Interrupts
+        Its ``pending`` tells of a Ctrl-C.
+    n_seen : int, default=0
+        Rows of earlier calls.
+    losses : iterable of float, default=()
+        Mean losses of earlier calls.
+
+    Returns
+    -------
+    Outcome
+        The atoms, with the memory in their model.
+    bool
+        Whether Ctrl-C ended it.
+    """
+    unit = unit_of(model.data_scale)
+    options = dict(positive_code=model.encoder.positive_code, positive_atoms=model.positive)
+    atoms = rows.detach().to("cpu", torch.float64)
+    state, recent = _resumed(model.stream, atoms, n_seen)
+    recent = data.sample[:0].cpu() if recent is None else recent.to(data.sample.dtype)
+    size, loss, n_rows = _block_rows(_USED, *rows.shape), 0.0, 0
+    blocks = iter(data.source.blocks(size, None))
+    while True:
+        block = next(blocks, None)
+        going_on = [block is not None, interrupts.pending]
+        is_more, stopped = going_on if team is None else team.any(*going_on)
+        if stopped or not is_more:
+            break
+        n_new = 0 if block is None else len(block.x)
+        if n_new:
+            recent = torch.cat([recent, with_gaps(block.x, block.mask).cpu()])
+        x, mask = split_missing(recent)
+        x = x if unit == 1 else x.double() / unit
+        problem = Problem(x, model.alpha / unit, mask=mask, team=team, unit=unit, **options)
+        full = len(recent) >= size
+        full = full if team is None else team.any(full)[0]
+        state, over = advance_stream(problem, state, final=full)
+        loss, n_rows = loss + state.loss * unit**2 * n_new, n_rows + n_new
+        recent = recent[:0] if over else recent
+    model = replace(model, stream=_kept(state, recent))
+    curve = (*losses, loss / max(n_rows, 1))
+    return Outcome(model, state.atoms.to(rows), loss_curve=curve), stopped

@@ -1,0 +1,423 @@
+r"""Go on from block to block of rows: online dictionary learning that leaves local minima.
+
+A block's codes solve the lasso for the present atoms. Sums over all blocks,
+
+.. math:: A \leftarrow \beta_t A + Z^T Z, \quad B \leftarrow \beta_t B + Z^T X, \quad
+          \beta_t = (1 - n_t / N_t)^\rho,
+
+with ``n_t`` rows in the block and ``N_t`` rows so far, give the next atoms by block coordinate
+descent, as in [1]_. A row that was seen after a share ``s`` of the stream has the weight
+``s^rho``.
+
+The moves are those of the search. In a round a block splits atoms along the directions of its
+residuals, adapts, and removes the atoms that cost least, in this block and in earlier ones: a sum
+with the same weights remembers the cost of each atom. The round counts if it lowers the objective,
+with the costs of removed atoms in earlier blocks. So a population that is new to the stream takes
+atoms that nobody needs, and atoms of an earlier one stay.
+
+References
+----------
+.. [1] J. Mairal, F. Bach, J. Ponce and G. Sapiro, "Online Learning for Matrix Factorization and
+   Sparse Coding", Journal of Machine Learning Research 11, 2010.
+"""
+
+from dataclasses import dataclass, replace
+from math import ceil, inf
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skpudle.search._search import remaining
+
+__all__ = [
+    "Memory",
+    "StreamState",
+    "advance_stream",
+    "after_search",
+    "begin_stream",
+    "objective",
+    "with_atoms",
+]
+
+# Two epochs from zero codes leave .1 % of the objective, three .02 %.
+_REPEATS = 3
+_HALF, _SPLIT = 0.5, 20  # as in the search
+_EXTRAPOLATION = 0.95
+# Epochs on a block: at most _SETTLE times its share of all rows so far (a first block settles as a
+# search does), and in a round with more atoms, and with as many as before.
+_SETTLE, _LARGER, _SMALLER = 40, 8, 15
+_STALL, _MIN_EPOCHS = 5e-4, 6  # as in the search
+_PROGRESS, _MAX_ROUNDS = 1e-3, 8  # as in the search
+# A round needs this many uses of each atom on average. A block of 1,000 rows with 67 found all of
+# 60 atoms, from samples, and a block of 1,000 with 33 all of 60 atoms of another population.
+_USES = 30
+# A block surprises if its objective is larger than the mean by this factor.
+_SURPRISE = 1.05
+# The cost of an atom that moves by an angle counts less, cos(angle)**8: by a half for 24 degrees.
+_STEADY = 8
+# Without moves costs are measured in every other block. After another population 0.90 of 60 atoms
+# are left with each block or every eighth, at the same speed.
+_COSTED = 2
+
+
+class Memory(NamedTuple):
+    """Sums over earlier blocks, for each atom.
+
+    Attributes
+    ----------
+    a : Tensor of shape (n_atoms, n_atoms)
+        Second moments of codes.
+    b : Tensor of shape (n_atoms, n_features)
+        Products of codes and rows.
+    cost : Tensor of shape (n_atoms,)
+        Rise of the objective without each atom, in those blocks in which it was measured.
+    weight : Tensor of shape (n_atoms,)
+        Weight of the rows of these blocks.
+    rows : Tensor of shape ()
+        Weight of all rows.
+    """
+
+    a: Tensor
+    b: Tensor
+    cost: Tensor
+    weight: Tensor
+    rows: Tensor
+
+    @classmethod
+    def none(cls, atoms):
+        """Return the memory of no block."""
+        zeros = atoms.new_zeros(len(atoms))
+        return cls(torch.diag(zeros), torch.zeros_like(atoms), zeros, zeros, zeros.sum())
+
+    @classmethod
+    def of_energy(cls, atoms, energy, n_rows):
+        """Return a memory that holds atoms in their places.
+
+        Parameters
+        ----------
+        atoms : Tensor of shape (n_atoms, n_features)
+            Atoms.
+        energy : Tensor of shape (n_atoms,)
+            Mean square of the codes of each atom, twice an estimate of its cost.
+        n_rows : float
+            Number of rows that the atoms were learned from.
+        """
+        sums = energy * n_rows
+        weight = torch.full_like(sums, n_rows)
+        return cls(torch.diag(sums), sums[:, None] * atoms, sums / 2, weight, weight.mean())
+
+    def faded(self, factor):
+        """Return the memory with smaller weights."""
+        return Memory(*(factor * sums for sums in self))
+
+    def without(self, atoms, which):
+        """Forget some atoms; the targets of others no longer hold their share of rows."""
+        a, others = self.a.clone(), torch.ones(len(atoms), dtype=torch.bool)
+        others[which] = False
+        b = torch.where(others[:, None], self.b - self.a[:, which] @ atoms[which], 0.0)
+        a[which], a[:, which] = 0.0, 0.0
+        cost, weight = (torch.where(others, t, 0.0) for t in (self.cost, self.weight))
+        return Memory(a, b, cost, weight, self.rows)
+
+    def grown(self, n):
+        """Return the memory with as many more atoms, of which there is none."""
+        pad = torch.nn.functional.pad
+        a, b = pad(self.a, (0, n, 0, n)), pad(self.b, (0, 0, 0, n))
+        return Memory(a, b, pad(self.cost, (0, n)), pad(self.weight, (0, n)), self.rows)
+
+    def restricted(self, kept):
+        """Return the memory of the kept atoms."""
+        a, b = self.a[kept][:, kept], self.b[kept]
+        return Memory(a, b, self.cost[kept], self.weight[kept], self.rows)
+
+    def inherited(self, heirs, removed):
+        """Return the memory where the costs of atoms include the work of removed ones.
+
+        As long as two atoms do the same work, either costs little.
+        """
+        heirs = heirs[removed]
+        work = 0.5 * self.a.diag()[removed] / self.rows.clamp_min(1) / max(heirs.shape[1], 1)
+        more = torch.zeros_like(self.cost).index_add_(
+            0, heirs.flatten(), work.repeat_interleave(heirs.shape[1])
+        )
+        return self._replace(cost=self.cost + self.weight * more)
+
+    def moved(self, before, after):
+        """Return the memory with smaller costs for atoms that have moved."""
+        near = (before * after).sum(1).clamp(0, 1) ** _STEADY
+        return self._replace(cost=self.cost * near)
+
+    @property
+    def rate(self):
+        """The cost of each atom for a row."""
+        return self.cost / self.weight.clamp_min(1)
+
+
+@dataclass(frozen=True, eq=False)
+class StreamState:
+    """State between two blocks.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_features)
+        Unit atoms, float64.
+    memory : Memory
+        Sums over earlier blocks.
+    forgetting : float
+        The exponent rho.
+    n_rows : float
+        Rows of all processes so far.
+    n_splits : int
+        Largest number of splits in the next round.
+    mean : float
+        Mean objective of a row, when it was new.
+    loss : float
+        Mean of half the squared residual of a row of the last block.
+    n_blocks : int
+        Blocks so far.
+    """
+
+    atoms: Tensor
+    memory: Memory
+    forgetting: float
+    n_rows: float = 0.0
+    n_splits: int = 1
+    mean: float = inf
+    loss: float = 0.0
+    n_blocks: int = 0
+
+
+class _Judged:
+    """Atoms of a block, with costs in all blocks; `remaining` takes it as an epoch."""
+
+    def __init__(self, epoch, memory, n):
+        measured, self._heirs = epoch.costs()
+        earlier = torch.where(memory.weight > 0, n * memory.rate, 0.0)
+        self._costs, self.uses = measured + earlier, epoch.uses
+
+    def costs(self):
+        """Return the cost of each atom in this block and in as many earlier rows, and its heirs."""
+        return self._costs, self._heirs
+
+
+def _total(problem, value):
+    return float(problem.total(torch.tensor([float(value)], dtype=torch.float64))[0])
+
+
+def _coded(problem, atoms):
+    codes = problem.no_codes()
+    for _ in range(_REPEATS):
+        epoch = problem.epoch(atoms, codes)
+        codes = epoch.codes
+    return epoch
+
+
+def objective(problem, atoms):
+    """Return the objective of a row, for atoms and their codes.
+
+    Parameters
+    ----------
+    problem : Problem
+        Data and objective.
+    atoms : Tensor of shape (n_components, n_features)
+        Unit atoms.
+    """
+    return _coded(problem, atoms).objective / max(_total(problem, problem.n_samples), 1)
+
+
+def _products(epoch):  # -> (n_atoms, n_atoms)
+    return torch.as_tensor(epoch.products(0, len(epoch.atoms)))
+
+
+def _adapted(epoch, memory, n_epochs):  # -> epoch of the adapted atoms
+    """Alternate between codes of a block and atoms, as the search does."""
+    problem, atoms, curve = epoch.problem, epoch.atoms, [epoch.objective]
+    for _ in range(n_epochs):
+        if len(curve) >= _MIN_EPOCHS and curve[-4] - min(curve[-3:]) <= 3 * _STALL * curve[-1]:
+            break
+        rises = len(curve) > 1 and curve[-1] > curve[-2]
+        before, atoms = atoms, epoch.improved_atoms(memory)
+        step = 0.0 if rises or len(curve) == n_epochs else _EXTRAPOLATION * (atoms - before)
+        epoch = problem.epoch(problem.project(atoms + step), epoch.codes)
+        curve.append(epoch.objective)
+    return epoch
+
+
+def begin_stream(atoms, memory=None, *, forgetting, n_rows=0.0, mean=inf):
+    """Start with the given atoms.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_features)
+        Unit atoms, float64.
+    memory : Memory, default=None
+        Sums over rows that the atoms were learned from.
+    forgetting : float
+        The exponent rho; with 0 all rows count the same.
+    n_rows : float, default=0.0
+        Number of these rows.
+    mean : float, default=inf
+        Mean objective of these rows.
+    """
+    memory = Memory.none(atoms) if memory is None else memory
+    n_splits = max(1, len(atoms) // _SPLIT)
+    return StreamState(atoms, memory, forgetting, n_rows, n_splits, mean)
+
+
+def after_search(problem, state):
+    """Start with the atoms of a search, and sums over the samples that it ended with.
+
+    Parameters
+    ----------
+    problem : Problem
+        Data and objective of the search.
+    state : SearchState
+        The search, which is done.
+
+    Returns
+    -------
+    StreamState
+        A state that forgets nothing.
+    float
+        Mean number of atoms that a row uses.
+    """
+    problem = problem.thinned(state.stride)
+    epoch, n = problem.epoch(*state.found), _total(problem, problem.n_samples)
+    rows = torch.tensor(n, dtype=torch.float64)
+    cost = epoch.costs()[0]
+    memory = Memory(_products(epoch), epoch.b, cost, torch.full_like(cost, n), rows)
+    options = dict(forgetting=0.0, n_rows=n, mean=epoch.objective / n)
+    return begin_stream(epoch.atoms, memory, **options), epoch.n_entries / n
+
+
+def with_atoms(problem, state, atoms):
+    """Return a search that is done with other atoms, and with their codes.
+
+    Parameters
+    ----------
+    problem : Problem
+        Data and objective of the search.
+    state : SearchState
+        The search.
+    atoms : Tensor of shape (n_components, n_features)
+        The atoms.
+    """
+    epoch = _coded(problem.thinned(state.stride), atoms)
+    best = dict(best_atoms=atoms, best_codes=epoch.codes, best_objective=epoch.objective)
+    return replace(state, **best)
+
+
+def _round(epoch, memory, n_splits, n, seed, *, keep):
+    """Return the epoch and the memory after a round, and the fall of the objective; or None.
+
+    Parameters
+    ----------
+    epoch : Epoch
+        Codes of the block.
+    memory : Memory
+        Of earlier blocks.
+    n_splits : int
+        Largest number of splits.
+    n : float
+        Rows of the block, in all processes.
+    seed : int
+        For random directions.
+    keep : bool
+        Whether atoms that split stay as they are, next to the direction of their residuals.
+    """
+    problem, atoms, judged = epoch.problem, epoch.atoms, _Judged(epoch, memory, n)
+    energy, direction = epoch.common_directions(seed)
+    energy, chosen = energy.sort(descending=True, stable=True)
+    cost, _ = judged.costs()
+    n_splits = min(n_splits, int((cost.sort().values < energy).cumprod(0).sum()))
+    if n_splits == 0:
+        return None
+    chosen = chosen[:n_splits]
+    if keep:
+        larger, more = torch.cat([atoms, direction[chosen]]), memory
+    else:
+        half, larger = _HALF * direction[chosen], atoms.clone()
+        larger[chosen] += half
+        larger = torch.cat([larger, atoms[chosen] - half])
+        more = memory.without(atoms, chosen)
+    more = more.grown(n_splits)
+    found = _adapted(problem.epoch(problem.project(larger), epoch.codes), more, _LARGER)
+    judged = _Judged(found, more, n)
+    kept = remaining(judged, n_splits)
+    if int(kept.sum()) != len(atoms):  # too many atoms take over from each other
+        return None
+    lost = float((n * more.rate)[~kept].sum())
+    less = more.inherited(judged.costs()[1], ~kept)
+    less, atoms = less.without(found.atoms, ~kept).restricted(kept), found.atoms[kept]
+    found = _adapted(problem.epoch(atoms, found.restricted(kept)), less, _SMALLER)
+    return found, less.moved(atoms, found.atoms), epoch.objective - found.objective - lost
+
+
+def advance_stream(problem, state, *, final=False):
+    """Adapt the atoms to a block of rows.
+
+    Parameters
+    ----------
+    problem : Problem
+        The block, and the objective.
+    state : StreamState
+        State before the block; it is not changed.
+    final : bool, default=False
+        Whether the block is over, although it is too small for moves.
+
+    Returns
+    -------
+    StreamState
+        State after the block.
+    bool
+        Whether the block is over. If not, the state has new atoms and nothing else, and the rows
+        have to come again, together with more.
+    """
+    p, n = len(state.atoms), _total(problem, problem.n_samples)
+    n_rows = state.n_rows + n
+    memory = state.memory.faded((1 - n / n_rows) ** state.forgetting)
+    epoch = _coded(problem, state.atoms)
+    new, n_splits = epoch.objective / n, state.n_splits
+    surprised = new > _SURPRISE * state.mean
+    n_settling = ceil(_SETTLE * n / n_rows)
+    if surprised:
+        n_splits = max(1, p // _SPLIT)
+    else:
+        epoch = _adapted(epoch, memory, n_settling)
+        memory = memory.moved(state.atoms, epoch.atoms)
+    moves = epoch.n_entries >= _USES * p
+    if not (moves or final):
+        epoch = _adapted(epoch, memory, n_settling) if surprised else epoch
+        return replace(state, atoms=epoch.atoms, loss=epoch.loss), False
+    for number in range(_MAX_ROUNDS * moves):
+        if n_splits == 0:
+            break
+        seed = _MAX_ROUNDS * state.n_blocks + number
+        found = _round(epoch, memory, n_splits, n, seed, keep=surprised)
+        if found is None or found[2] <= _PROGRESS * epoch.objective:
+            n_splits = 0 if found is None else n_splits // 2
+        if found is not None and found[2] > 0:
+            epoch, memory, _ = found
+    if surprised:
+        if epoch.objective / n > _SURPRISE * state.mean:  # atoms are too few for both: follow
+            memory = memory.faded((state.mean * n / epoch.objective) ** 2)
+        before = epoch.atoms
+        epoch = _adapted(epoch, memory, n_settling)
+        memory = memory.moved(before, epoch.atoms)
+    if n_splits > 0 or surprised or state.n_blocks % _COSTED == 0:
+        cost, weight = memory.cost + epoch.costs()[0], memory.weight + n
+        memory = memory._replace(cost=cost, weight=weight)
+    a, b = memory.a + _products(epoch), memory.b + epoch.b
+    mean = new if state.mean == inf else state.mean + (new - state.mean) * n / n_rows
+    state = replace(
+        state,
+        atoms=epoch.atoms,
+        memory=memory._replace(a=a, b=b, rows=memory.rows + n),
+        n_rows=n_rows,
+        n_splits=n_splits,
+        mean=mean,
+        loss=epoch.loss,
+        n_blocks=state.n_blocks + 1,
+    )
+    return state, True
