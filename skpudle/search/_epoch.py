@@ -264,8 +264,8 @@ class Epoch:
             index, value = index[:, : count.max()].copy(), value[:, : count.max()].copy()
             found.append((rows, count, index, value))
             if refit:
-                value = value.copy()
-                self._refit(rows, known, residual, count := count.copy(), index, value, unbiased)
+                count, index, value = count.copy(), index.copy(), value.copy()
+                self._refit(rows, known, residual, count, index, value, unbiased)
                 refitted.append((rows, count, index, value))
             if problem.mask is not None:  # a missing entry of the residual is minus the prediction
                 prediction = np.zeros_like(residual)
@@ -280,7 +280,8 @@ class Epoch:
         arrays = *self._entries, np.asarray(self._fitting.value), self._x, np.asarray(b)
         least = _least(self._gathered(m))
         in_parts(lambda first, last: loops().add_moments(first, last, *arrays), p, least)
-        sums = [self._loss.sum(), self._size.sum(), unbiased.sum(), self._entries[0][-1], n]
+        n_entries = int(self.codes.count.sum())
+        sums = [self._loss.sum(), self._size.sum(), unbiased.sum(), n_entries, n]
         self.b, sums = problem.total(b, b.new_tensor(sums))
         loss, size, unbiased, self.n_entries, n = sums.tolist()
         self.objective = loss + problem.alpha * size
