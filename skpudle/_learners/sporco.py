@@ -234,5 +234,8 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
     def _transform_encoder(self):
         return Converged(self.alpha_)
 
+    def _allows_nan(self):
+        return False
+
     def _transform_device(self, X):
         return X.device if isinstance(X, torch.Tensor) else torch.device("cpu")
