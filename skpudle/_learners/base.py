@@ -19,7 +19,6 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
 from skpudle._learners.coding import choose_coding
 from skpudle._learners.counts import objectives
-from skpudle._learners.models import fixed_debias
 from skpudle._precision import training_mode
 from skpudle._training.fit import FitRun, Interrupts, Training
 from skpudle._training.identity import task_of
@@ -144,7 +143,7 @@ class GradientLearner(CallbackSupportMixin):
         if run is None or outcome.model.coding is not None or not plan.codes_follow_data:
             return outcome
         problem, atoms = self._coding_problem(outcome, data, run)
-        coding = choose_coding(problem, atoms, debias=fixed_debias(plan.given.debias))
+        coding = choose_coding(problem, atoms, debias=plan.debias)
         model = replace(outcome.model, coding=coding.summary(problem.unit))
         return replace(outcome, model=model)
 

@@ -26,7 +26,7 @@ from skpudle._learners.base import Data, GradientLearner, attributes_of
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.coding import adapt_atoms, smaller_penalty
 from skpudle._learners.counts import settle, stabilised
-from skpudle._learners.models import directions, fixed_debias
+from skpudle._learners.models import directions
 from skpudle._learners.plan import default_optimizer, refining_updates
 from skpudle._learners.score import hidden_deviance
 from skpudle._training.fit import Training
@@ -167,9 +167,7 @@ def _search(plan, model, problem, rows_of, atoms, data, run):
     follows = plan.codes_follow_data and isinstance(plan.encoder.loss, Gaussian)
     if is_done(state) and follows and not run.max_iter:
         interrupted = partial(getattr, run.interrupts, "pending")
-        found, path = adapt_atoms(
-            problem, state, found, debias=fixed_debias(plan.given.debias), stopped=interrupted
-        )
+        found, path = adapt_atoms(problem, state, found, debias=plan.debias, stopped=interrupted)
         model = replace(model, coding=path.summary(problem.unit))
     return model, rows_of(found.to(atoms))
 

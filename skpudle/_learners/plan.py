@@ -10,7 +10,7 @@ from math import ceil
 from numbers import Integral
 from types import SimpleNamespace
 
-from skpudle._learners.models import Decay, DenseModel, Encoder, fixed_debias, fixed_step
+from skpudle._learners.models import Decay, DenseModel, Encoder, fixed
 from skpudle._training.identity import plain
 from skpudle.gradients import GRADIENT_RULES
 from skpudle.losses import Gaussian, loss_named
@@ -53,6 +53,10 @@ class Plan:
         Name of training for users, its gradient for most learners.
     searches, trains : bool
         Whether `fit` searches for the initial dictionary, and whether it then trains.
+    decay : Decay
+        The decay of penalties over training.
+    step_size, debias : float or None
+        Numbers of these parameters; None where atoms and data decide.
     codes_follow_data : bool, default=False
         Whether the data choose the penalty of codes, as for converged ones.
     auto_epochs, auto_batch_size : int
@@ -67,15 +71,13 @@ class Plan:
     name: str
     searches: bool
     trains: bool
+    decay: Decay
+    step_size: float | None
+    debias: float | None
     codes_follow_data: bool = False
     auto_epochs: int | None = 100
     auto_batch_size: int = 256
     asks_for_training: str = "a setting that trains after the search, such as gradient='ae-ls'"
-
-    @property
-    def decay(self):
-        """The decay of penalties over training."""
-        return Decay.of(self.given.lambda_decay)
 
     def rule(self, name):
         """Return the gradient rule with this name, for the loss."""
@@ -96,8 +98,7 @@ class Plan:
 
     def optimizer_for(self, n_rows):
         """Return the optimiser for this number of rows of parameters."""
-        optimizer = self.given.optimizer
-        return default_optimizer(n_rows) if optimizer == "auto" else optimizer
+        return self.given.optimizer
 
     def optimizer_name(self, n_rows):
         """Name the owner of a state; the surrogate has the same state with all parameters."""
@@ -267,8 +268,12 @@ class DensePlan(Plan):
         Whether `fit` solves for codes, without unfoldings and their step.
     converges : bool
         Whether `transform` is asked for converged codes.
+    n_components : int or None
+        Number of atoms, None where data decide.
     n_unfoldings : int
         Number of unfoldings where codes are not solved for.
+    curvature_share : float
+        The curvature for the surrogate after a search, as a share of the loss's.
     alpha_share : float, default=1.0
         ``alpha="auto"``, as a share of the search's penalty.
     """
@@ -276,7 +281,9 @@ class DensePlan(Plan):
     refines: bool
     solves: bool
     converges: bool
+    n_components: int | None
     n_unfoldings: int
+    curvature_share: float
     alpha_share: float = 1.0
     auto_epochs: int | None = None
 
@@ -292,7 +299,8 @@ class DensePlan(Plan):
         named = {name: value for name, value in vars(learner).items() if name in _DEFAULTS}
         given = SimpleNamespace(**_DEFAULTS | named | constants)
         searches = isinstance(given.dict_init, str) and given.dict_init == "search"
-        decays = Decay.of(given.lambda_decay) != (1, 1)
+        decay, debias = Decay.of(given.lambda_decay), fixed(given.debias)
+        decays = decay != (1, 1)
         converges = given.n_unfoldings is None or given.transform_algorithm == "lasso"
         _check(given, searches=searches, decays=decays, converges=converges)
         # The search has the lasso's codes, and leaves nothing to train for them.
@@ -310,6 +318,7 @@ class DensePlan(Plan):
         if not isinstance(n_unfoldings, Integral):
             learns = given.separate_atoms and n_unfoldings == "auto"
             n_unfoldings = _LEARNED_UNFOLDINGS if learns else _UNFOLDINGS
+        through = given.loss == "gaussian" and gradient == "ae-ls"
         return cls(
             given=given,
             encoder=Encoder(
@@ -318,37 +327,31 @@ class DensePlan(Plan):
                 given.positive_code,
                 initial_threshold=given.initial_threshold,
                 loss=loss_named(given.loss, given.n_trials),
-                debias=fixed_debias(given.debias) or 0.0,
+                debias=debias or 0.0,
             ),
             gradient=gradient,
             name=gradient,
             searches=searches,
             trains=refines or not (ends_with_search or given.separate_atoms),
+            decay=decay,
+            step_size=fixed(given.step_size),
+            debias=debias,
             codes_follow_data=given.alpha == "auto" and lasso,
             refines=refines,
             solves=lasso and given.loss == "gaussian",
             converges=converges,
+            n_components=None if given.n_components == "auto" else given.n_components,
             n_unfoldings=n_unfoldings,
+            curvature_share=n_unfoldings**_CURVATURE_EXPONENT if through else 1.0,
             alpha_share=alpha_share,
         )
-
-    @property
-    def n_components(self):  # -> int, or None where data decide
-        """The number of atoms."""
-        return None if self.given.n_components == "auto" else self.given.n_components
-
-    @property
-    def curvature_share(self):
-        """The curvature for the surrogate after a search, as a share of the loss's."""
-        through = self.given.loss == "gaussian" and self.gradient == "ae-ls"
-        return self.n_unfoldings**_CURVATURE_EXPONENT if through else 1.0
 
     def model(self, **known):
         """Return the model of the parameters, with values that data decide."""
         return DenseModel(
             self.rule(self.gradient),
             self.encoder,
-            fixed_step(self.given.step_size),
+            self.step_size,
             self.decay.at_last,
             self.given.atom_norm,
             self.given.positive_dict,
@@ -357,11 +360,11 @@ class DensePlan(Plan):
 
     def optimizer_for(self, n_rows):
         """Return the optimiser for this number of rows of parameters."""
+        if self.given.optimizer != "auto":
+            return self.given.optimizer
         # the surrogate has one curvature for all entries: for counts "ae-ls" diverged with it
         unbounded = self.given.loss == "poisson" and not self.refines
-        if self.given.optimizer == "auto" and unbounded:
-            return "adam"
-        return super().optimizer_for(n_rows)
+        return "adam" if unbounded else default_optimizer(n_rows)
 
     def adapts(self, n_components):
         """Return whether the surrogate trains this number of atoms after a search."""
@@ -397,7 +400,7 @@ class DensePlan(Plan):
     def without_effect(self, data):  # yields names, setting
         """Yield parameters that have no effect in this fit, and a setting that would use them."""
         given = self.given
-        debiases = bool(fixed_debias(given.debias))  # 0 removes nothing
+        debiases = bool(self.debias)  # 0 removes nothing
         of_lasso = ("transform_alpha", "debias") if debiases else ("transform_alpha",)
         if given.separate_atoms:
             unused = "optimizer", "learning_rate", "optimizer_params", "tol", "n_iter_no_change"

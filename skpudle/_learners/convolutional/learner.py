@@ -45,7 +45,6 @@ from skpudle._learners.convolutional.values import (
     responses,
 )
 from skpudle._learners.counts import settled_baseline
-from skpudle._learners.models import fixed_debias, fixed_step
 from skpudle._training.messages import nothing_known
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
@@ -200,7 +199,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         return next(iter(source.batches(source.plan())))
 
     def _new_model(self, plan, data, generator, run=None):  # -> ConvModel, rows
-        images, step = data.sample, fixed_step(self.step_size)
+        images, step = data.sample, plan.step_size
         decides = isinstance(self.n_components, str)
         if decides and not plan.searches:
             raise ValueError(
@@ -272,7 +271,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                 problem,
                 state,
                 state.best_atoms,
-                debias=fixed_debias(self.debias),
+                debias=plan.debias,
                 stopped=lambda: run.interrupts.pending,
             )
             model, rows = built(found.reshape(atoms.shape).to(atoms))
@@ -306,7 +305,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         images, state = data.sample, self._training_state
         parameters = known_parameters(_known(self), len(self._kernel), images.images[0])
         if not (self.learn_step or self.separate_atoms == "unfolding"):
-            parameters = parameters._replace(step=fixed_step(self.step_size))
+            parameters = parameters._replace(step=plan.step_size)
         if state.get("coding"):  # codes have another penalty than training
             parameters = parameters._replace(alpha=state["alpha"])
         geometry = images.geometry._replace(image_size=state["image_size"])

@@ -11,7 +11,7 @@ from skpudle._data.images import check_axes, check_sizes, read_images, read_targ
 from skpudle._data.noise import Noise
 from skpudle._learners.base import GradientLearner
 from skpudle._learners.convolutional.model import all_shifts
-from skpudle._learners.models import Decay, Encoder, fixed_debias
+from skpudle._learners.models import Decay, Encoder, fixed
 from skpudle._learners.plan import Plan
 from skpudle.losses import LOSSES, loss_named
 from skpudle.shrinkage import SHRINKAGES
@@ -116,7 +116,6 @@ def check_conv_parameters(learner, kernel, stride):
     kernel, stride : tuple of int
         Size and distance of atoms.
     """
-    Decay.of(learner.lambda_decay)  # raises if invalid
     check_sizes(kernel, stride, learner.image_shape)
     own_analysis = learner.separate_atoms in ("analysis", "both", "unfolding")
     through = learner.learn_threshold or learner.learn_step or own_analysis
@@ -232,7 +231,7 @@ class ConvPlan(Plan):
         kernel = sizes(learner.atom_shape, 1)
         check_conv_parameters(learner, kernel, sizes(learner.stride, len(kernel)))
         depth, gradient = depth_of(learner), gradient_of(learner)
-        loss, debias = loss_named(learner.loss, learner.n_trials), fixed_debias(learner.debias)
+        loss, debias = loss_named(learner.loss, learner.n_trials), fixed(learner.debias)
         options = dict(loss=loss, debias=debias or 0.0)
         return cls(
             given=SimpleNamespace(**learner.get_params(deep=False)),
@@ -241,6 +240,9 @@ class ConvPlan(Plan):
             name=gradient,
             searches=searches(learner),
             trains=trains(learner),
+            decay=Decay.of(learner.lambda_decay),
+            step_size=fixed(learner.step_size),
+            debias=debias,
             codes_follow_data=learner.alpha == "auto" and depth is None,
             auto_batch_size=16,
         )
