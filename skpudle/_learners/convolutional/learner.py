@@ -233,17 +233,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             atoms = found.reshape(len(found), *shape[1:]).to(atoms)
 
         def built(atoms, intercept=given[1]):
-            parameters = initial_parameters(
-                atoms,
-                images.stride,
-                alpha=alpha,
-                step_size=step,
-                shrinkage=self.shrinkage,
-                learn_step=self.learn_step,
-                in_layers=self.separate_atoms == "unfolding",
-                noise_unit=noise.unit,
-                intercept=intercept,
-            )
+            parameters = initial_parameters(plan, atoms, images.stride, alpha, intercept)
             searched = float(penalty) if plan.searches and run is not None else None
             options = images, images.geometry, generator, parameters.alpha
             model, rows = self._model(plan, parameters, *options)
