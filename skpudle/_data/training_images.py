@@ -26,27 +26,13 @@ class Crops(Indexed):
 
     Parameters
     ----------
-    images : list of Tensor of shape (n_channels, *size)
-        Images, each at least as large as a crop.
-    targets : list of Tensor or None
-        Images to reconstruct, of the same sizes; by default the images without noise.
-    masks : list of Tensor or None
-        1 for known pixels, 0 for missing ones, of the same sizes; not with margins or grids.
+    given : TrainingImages
+        Images and masks, the size of crops, and the noise to add to crops without separate targets:
+        for a pair of deviations each crop draws a level between the two, uniform on a logarithmic
+        scale. The error of denoising is nearly a line there, so all levels weigh alike in decibels.
+        "poisson" draws counts from expected counts, where images hold stabilised counts.
     batch_size : int
         Number of crops in a batch; the last one of an epoch may be smaller.
-    crop : tuple of int
-        Size of a crop.
-    atom : tuple of int
-        Size of patches that may replace atoms.
-    margin : tuple of int, default=None
-        Pixels on either side of each axis that belong to the crop but not to its target.
-    noise_std : float, tuple (low, high) or "poisson", default=0.0
-        Standard deviation of the Gaussian noise to add to crops without separate targets. For a
-        pair each crop draws a level between the two, uniform on a logarithmic scale: the error of
-        denoising is nearly a line there, so all levels weigh alike in decibels. "poisson" draws
-        counts from expected counts, where images hold stabilised counts.
-    flip : bool, default=False
-        Whether to mirror crops along random axes, and to transpose square ones at random.
     shuffle : bool, default=True
         Whether images come in a new order every epoch.
     generator : torch.Generator
@@ -55,25 +41,11 @@ class Crops(Indexed):
 
     n_judged = 256  # a few random crops say little about whether training has stalled
 
-    def __init__(
-        self,
-        images,
-        targets,
-        masks,
-        batch_size,
-        crop,
-        atom,
-        *,
-        margin=None,
-        noise_std=0.0,
-        flip=False,
-        shuffle=True,
-        generator,
-    ):
-        super().__init__(min(batch_size, len(images)), generator, shuffle=shuffle)
-        self.images, self.targets, self.masks = images, targets, masks
-        self.crop, self.atom, self.margin = crop, atom, margin or (0,) * len(crop)
-        self.noise_std, self.flip = noise_std, flip
+    def __init__(self, given, batch_size, *, generator, shuffle=True):
+        super().__init__(min(batch_size, len(given)), generator, shuffle=shuffle)
+        self.images, self.targets, self.masks = given.images, given.targets, given.masks
+        self.crop, self.atom, self.margin = given.crop, given.kernel, given.margin
+        self.noise_std, self.flip = given.noise_std, given.flip
 
     def __len__(self):
         return len(self.images)
@@ -317,16 +289,4 @@ class TrainingImages:
 
     def for_training(self, batch_size, generator, *, shuffle):
         """Return a source of random crops; see `Crops`."""
-        return Crops(
-            self.images,
-            self.targets,
-            self.masks,
-            batch_size,
-            self.crop,
-            self.kernel,
-            margin=self.margin,
-            noise_std=self.noise_std,
-            flip=self.flip,
-            shuffle=shuffle,
-            generator=generator,
-        )
+        return Crops(self, batch_size, generator=generator, shuffle=shuffle)

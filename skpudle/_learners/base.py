@@ -19,12 +19,10 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
 from skpudle._learners.coding import choose_coding
 from skpudle._learners.counts import objectives
-from skpudle._learners.models import Decay, fixed_debias
 from skpudle._learners.online import learn_blocks
 from skpudle._precision import training_mode
-from skpudle._training.fit import FitRun, Training
-from skpudle._training.identity import plain, task_of
-from skpudle._training.interrupts import Interrupts
+from skpudle._training.fit import FitRun, Interrupts, Training
+from skpudle._training.identity import task_of
 from skpudle._training.loop import Diverged, Interrupted, Trainer
 from skpudle._training.messages import (
     divergence,
@@ -35,26 +33,12 @@ from skpudle._training.messages import (
 from skpudle._training.state import Outcome
 from skpudle._training.stopping import HeldOut, Stopping
 from skpudle._training.team import current_team
-from skpudle.optimizers import make_optimizer
 
-__all__ = ["Data", "GradientLearner"]
+__all__ = ["Data", "GradientLearner", "attributes_of"]
 
 # An atom with its share of the codes, at least one in as many samples as there are atoms, stays
 # unused in ten times as many samples with the probability exp(-10).
 _UNUSED_SAMPLES_PER_ATOM = 10
-
-# The surrogate's matrix of this many atoms takes 128 MiB in float64.
-_SURROGATE_ATOMS = 4096
-
-_OF_TRAINING = (
-    "optimizer",
-    "learning_rate",
-    "optimizer_params",
-    "batch_size",
-    "max_iter",
-    "tol",
-    "n_iter_no_change",
-)
 
 
 class Data(NamedTuple):
@@ -93,15 +77,21 @@ class Data(NamedTuple):
     task: object = None
 
 
-def _stopping(learner, trainer, data, n_updates):  # -> Stopping
+def _stopping(plan, trainer, data, n_updates):  # -> Stopping
     """Return the rule that ends training."""
-    rule = learner.tol, learner.n_iter_no_change
+    rule = plan.given.tol, plan.given.n_iter_no_change
     if data.held_out is not None:
         score = partial(trainer.model.score, data.held_out)
         samples = trainer.optimizer.atoms.detach, len(data.sample)
         return HeldOut(score, *samples, *rule, n_updates=n_updates)
-    annealed = isinstance(learner.lambda_decay, tuple)
+    annealed = isinstance(plan.given.lambda_decay, tuple)
     return Stopping(*rule, first_update=n_updates * 9 // 10 * annealed, n_updates=n_updates)
+
+
+def attributes_of(model, rows, data, update=0):
+    """Return the fitted attributes that do not depend on the course of training."""
+    numbers = {"lambda_decay_": model.decay(update), "device_": str(data.device)}
+    return data.inputs | model.attributes(rows) | numbers
 
 
 class GradientLearner(CallbackSupportMixin):
@@ -123,74 +113,47 @@ class GradientLearner(CallbackSupportMixin):
     }
 
     _writes_checkpoints = True
-    _default_batch_size = 256
-
-    # for learners without this parameter
-    lambda_decay = 1.0
 
     # ------------------------------------------------------------------ for subclasses
 
-    def _read(self, X, y, *, known=False, part=False):  # -> Data
-        """Check parameters and input, with ``known`` against the fitted attributes.
+    def _plan(self):  # -> Plan
+        """Return the plan of a fit; raise ValueError if parameters contradict each other."""
+        raise NotImplementedError
+
+    def _read(self, plan, X, y, *, known=False, part=False):  # -> Data
+        """Check the input, with ``known`` against the fitted attributes.
 
         ``part`` says that the input is one of several, of `partial_fit`.
         """
         raise NotImplementedError
 
-    def _new_model(self, data, generator, run=None):  # -> model, rows
+    def _new_model(self, plan, data, generator, run=None):  # -> model, rows
         """Return the model for data and parameters, and its rows after a search.
 
         Without a ``run`` nothing is searched: `partial_fit` begins with the initial rows.
         """
         raise NotImplementedError
 
-    def _known_model(self, data):  # -> model, rows, generator
+    def _known_model(self, plan, data):  # -> model, rows, generator
         """Return the model and the rows of the fitted attributes, and a generator or None."""
         raise NotImplementedError
-
-    def _codes_follow_data(self):
-        """Return whether the data choose the penalty of codes, as for converged ones."""
-        return False
 
     def _coding_problem(self, outcome, data, run):  # -> Problem or ConvProblem, atoms
         """Return the problem whose codes `choose_coding` judges, and its atoms."""
         raise NotImplementedError
 
-    def _coded(self, outcome, data, run=None):  # -> Outcome
+    def _coded(self, plan, outcome, data, run=None):  # -> Outcome
         """Choose the penalty of the codes of `transform`, if it follows the data, in a `fit`."""
-        if run is None or outcome.model.coding is not None or not self._codes_follow_data():
+        if run is None or outcome.model.coding is not None or not plan.codes_follow_data:
             return outcome
         problem, atoms = self._coding_problem(outcome, data, run)
-        coding = choose_coding(problem, atoms, debias=fixed_debias(self.debias)).summary(
-            problem.unit
-        )
-        return replace(outcome, model=replace(outcome.model, coding=coding))
+        coding = choose_coding(problem, atoms, debias=plan.debias)
+        model = replace(outcome.model, coding=coding.summary(problem.unit))
+        return replace(outcome, model=model)
 
     def _some_samples(self, data):  # -> Batch
         """Return samples that show whether training has raised the objective."""
         raise NotImplementedError
-
-    @property
-    def _rule_name(self):
-        """The name of the training for users: its gradient."""
-        raise NotImplementedError
-
-    def _trains(self, *, part=False):
-        """Return whether `fit`, or `partial_fit` for a ``part`` of the data, trains by gradients.
-
-        Otherwise they alternate between codes and atoms.
-        """
-        return True
-
-    # setting that makes training follow a search
-    _asks_for_training = "a setting that trains after the search, such as gradient='ae-ls'"
-
-    def _without_effect(self, data):  # yields names, setting
-        """Yield parameters that have no effect in this fit, and a setting that would use them."""
-        if not self._trains():
-            yield _OF_TRAINING, self._asks_for_training
-        elif self.tol is None:
-            yield ("n_iter_no_change",), "a number for tol"
 
     # ------------------------------------------------------------------ fitting
 
@@ -236,18 +199,24 @@ class GradientLearner(CallbackSupportMixin):
     def _fit(self, X, y, **of_samples):
         """Read the data, run the phases, set the attributes."""
         with FitRun(self, X, y) as run:
-            data = self._read(X, y, **of_samples)
-            warn_of_unused(self, self._without_effect(data))
-            n_samples = len(data.source) if hasattr(data.source, "__len__") else None
-            run.open(data, self._batch_size(n_samples), self._n_updates)
+            plan = self._plan()
+            data = self._read(plan, X, y, **of_samples)
+            warn_of_unused(self, plan.without_effect(data))
+            run.open(data, plan)
             with run.interrupts:
-                model, rows = self._new_model(data, run.generator, run)  # search, refinement
-                outcome = self._train(model, rows, data, run)
                 try:
-                    outcome = self._coded(outcome, data, run)  # penalty of codes, learned encoder
+                    model, rows = self._new_model(plan, data, run.generator, run)  # search
+                    outcome = self._train(plan, model, rows, data, run)
+                except (Diverged, Interrupted) as error:
+                    ended_by = "divergence" if isinstance(error, Diverged) else "interrupt"
+                    self._leave(plan, error, data, ended_by=ended_by)
+                    run.recorder.end(error.trainer)
+                    raise
+                try:
+                    outcome = self._coded(plan, outcome, data, run)  # penalty, learned encoder
                 finally:  # also after a second Ctrl-C
-                    self._take(self._attributes(outcome, data))
-                has_rate = self._optimizer_for(rows) != "surrogate"
+                    self._take(self._attributes(plan, outcome, data))
+                has_rate = plan.optimizer_for(len(rows)) != "surrogate"
                 outcome.model.warn_of_step(rows, outcome.rows)
                 if outcome.n_steps and data.task is None:  # a task has an objective of its own
                     how = self._some_samples(data), outcome.n_steps - 1
@@ -260,50 +229,44 @@ class GradientLearner(CallbackSupportMixin):
             warn_of_early_end(self, has_rate=has_rate)
         return self
 
-    def _train(self, model, rows, data, run):  # -> Outcome
+    def _train(self, plan, model, rows, data, run):  # -> Outcome
         """Train from the given rows; without training return them."""
-        model = replace(model, decay=Decay.of(self.lambda_decay).over(run.n_updates))
+        model = replace(model, decay=plan.decay.over(run.n_updates))
         ended_by = "callback" if run.search_was_stopped else "search"
         if run.interrupts.pending or not run.trains:
             rows = model.project(rows.contiguous())
             outcome = Outcome(model, rows, run.losses, ended_by=ended_by)
             if run.interrupts.pending:
-                self._take(self._attributes(replace(outcome, ended_by="interrupt"), data))
+                self._take(self._attributes(plan, replace(outcome, ended_by="interrupt"), data))
                 n_epochs = len(run.losses)
                 raise KeyboardInterrupt(f"the search was interrupted after epoch {n_epochs}")
             return outcome
         trainer = Trainer(
             model,
-            self._make_optimizer(model, rows),
+            plan.make_optimizer(model, rows),
             searched=run.losses,
             team=run.team,
             interrupts=run.interrupts,
             at_round=run.recorder.at_round,
         )
-        stopping = _stopping(self, trainer, data, run.n_updates)
+        stopping = _stopping(plan, trainer, data, run.n_updates)
         phase = Training(
-            self._rule_name,
+            plan.name,
             trainer,
             run.source,
             stopping,
             run.max_iter,
-            lambda: self._attributes(trainer.outcome(), data),
+            lambda: self._attributes(plan, trainer.outcome(), data),
         )
-        try:
-            ended_by = run.train(phase) or ("max_iter" if run.n_updates else ended_by)
-        except (Diverged, Interrupted) as error:
-            self._leave(error, trainer, data)
-            run.recorder.end(trainer)
-            raise
+        ended_by = run.train(phase) or ("max_iter" if run.n_updates else ended_by)
         return replace(trainer.outcome(), ended_by=ended_by)
 
-    def _leave(self, error, trainer, data):
+    def _leave(self, plan, error, data, unused=None, ended_by=None):
         """Take the attributes of training that diverged or was interrupted; raise a divergence."""
-        diverged = isinstance(error, Diverged)
-        ended_by = "divergence" if diverged else "interrupt"
-        self._take(self._attributes(replace(trainer.outcome(), ended_by=ended_by), data))
-        if diverged:
-            raise divergence(self, error.update, trainer.optimizer) from error
+        outcome = replace(error.trainer.outcome(), ended_by=ended_by)
+        self._take(self._attributes(plan, outcome, data, unused))
+        if isinstance(error, Diverged):
+            raise divergence(self, error.update, error.trainer.optimizer) from error
 
     @_fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -342,113 +305,65 @@ class GradientLearner(CallbackSupportMixin):
         known = hasattr(self, "components_")
         if known:  # scikit-learn's context checks parameters for a first call only
             self._validate_params()
-        data = self._read(X, y, known=known, part=True, **of_samples)
+        plan = self._plan()
+        data = self._read(plan, X, y, known=known, part=True, **of_samples)
         if team is not None:
             team.check_agreement(task_of(self, "partial_fit", data.sample))
         if known:
-            model, rows, generator = self._known_model(data)
+            model, rows, generator = self._known_model(plan, data)
         else:
             generator = make_generator(self.random_state)
             generator = generator if team is None else team.agree(generator)
-            model, rows = self._new_model(data, generator)
-        if not self._trains(part=True):
+            model, rows = self._new_model(plan, data, generator)
+        if not plan.trains_in_parts(self):
             n_seen = getattr(self, "n_samples_seen_", 0)
             options = dict(losses=self.loss_curve_, n_seen=n_seen) if known else {}
             with interrupts:
                 learned, stopped = learn_blocks(model, rows, data, team, interrupts, **options)
                 outcome = replace(learned, n_steps=self.n_steps_ if known else 0)
-                self._take(self._attributes(outcome, data, unused=()))
+                self._take(self._attributes(plan, outcome, data, unused=()))
             if stopped:
                 raise KeyboardInterrupt("partial_fit was interrupted after a block of rows")
             return self
-        optimizer = self._make_optimizer(model, rows)
+        optimizer = plan.make_optimizer(model, rows)
         state = self._training_state if known else {"idle": ()}
         if known:
-            same = state["optimizer_name"] == self._optimizer_name(rows)
+            same = state["optimizer_name"] == plan.optimizer_name(len(rows))
             optimizer.resume(rows, tensors_of(state["optimizer"]) if same else {})
         unused = state["idle"] if len(state["idle"]) == len(rows) else np.zeros(len(rows))
         unused = to_tensor(unused)
         trainer = Trainer(
-            replace(model, decay=Decay.of(self.lambda_decay).at_last),
+            replace(model, decay=plan.decay.at_last),
             optimizer,
             n_steps=self.n_steps_ if known else 0,
             loss_curve=self.loss_curve_ if known else (),
             team=team,
             interrupts=interrupts,
         )
-        source = data.source.for_training(self._batch_size(), generator, shuffle=False)
+        source = data.source.for_training(plan.batch_size(), generator, shuffle=False)
         with interrupts:
             try:
                 trainer.run_epoch(source, Stopping(None, 1))
             except (Diverged, Interrupted) as error:
-                self._take(self._attributes(trainer.outcome(), data, unused))
-                if isinstance(error, Diverged):
-                    raise divergence(self, error.update, trainer.optimizer) from error
+                self._leave(plan, error, data, unused)
                 raise
             unused = trainer.idle(unused)
             often = unused >= _UNUSED_SAMPLES_PER_ATOM * len(unused)
             trainer.replace_unused(source, among=often)
-            outcome = self._coded(trainer.outcome(), data)
-            self._take(self._attributes(outcome, data, unused))
+            outcome = self._coded(plan, trainer.outcome(), data)
+            self._take(self._attributes(plan, outcome, data, unused))
         return self
 
-    # ------------------------------------------------------------------ parameters
-
-    def _batch_size(self, n_samples=None):
-        """Return the size of a batch, in a fit for a number of samples, if it is known."""
-        return self._default_batch_size if self.batch_size == "auto" else int(self.batch_size)
-
-    def _n_updates(self, n_batches, batch_size, data):
-        """Return the number of updates that training may take."""
-        return self.max_iter * n_batches
-
-    def _make_optimizer(self, model, rows, name=None):
-        return make_optimizer(
-            name or self._optimizer_for(rows),
-            rows,
-            model.project,
-            learning_rate=self.learning_rate,
-            data_scale=model.data_scale,
-            curvature=model.curvature,
-            params=self.optimizer_params if name is None else None,
-            asked=self.optimizer if name is None else "auto",
-        )
-
-    def _optimizer_for(self, rows):
-        """Return the optimiser; "auto" is the surrogate as long as its matrix is small."""
-        if self.optimizer != "auto":
-            return self.optimizer
-        return "surrogate" if len(rows) <= _SURROGATE_ATOMS else "adam"
-
-    def _optimizer_name(self, rows):
-        """Name the owner of a state; the surrogate has the same state with all parameters."""
-        optimizer = self._optimizer_for(rows)
-        params = None if optimizer == "surrogate" else plain(self.optimizer_params)
-        return f"{optimizer} {params}"
-
-    # ------------------------------------------------------------------ fitted attributes
-
-    def _attributes_of(self, model, rows, data, update=0):
-        """Return the fitted attributes that do not depend on the course of training."""
-        return (
-            data.inputs
-            | model.attributes(rows)
-            | {
-                "lambda_decay_": model.decay(update),
-                "device_": str(data.device),
-            }
-        )
-
-    def _attributes(self, outcome, data, unused=None):
+    def _attributes(self, plan, outcome, data, unused=None):
         """Return the fitted attributes, arrays and numbers of Python."""
         rows, model, phases = outcome.rows, outcome.model, None
         curve = [*outcome.losses, *outcome.loss_curve]
         if outcome.ended_by is not None:  # after a `fit`
-            epochs = {"search": len(outcome.losses), self._rule_name: len(outcome.loss_curve)}
+            epochs = {"search": len(outcome.losses), plan.name: len(outcome.loss_curve)}
             phases = {name: n for name, n in (epochs | outcome.later).items() if n}
         memory = model.memory() | {
             "data_scale": model.data_scale,
-            "optimizer_name": self._optimizer_name(rows) if outcome.moments else None,
+            "optimizer_name": plan.optimizer_name(len(rows)) if outcome.moments else None,
             "optimizer": {
                 name: to_numpy(value) if isinstance(value, torch.Tensor) else value
                 for name, value in outcome.moments.items()
@@ -459,7 +374,7 @@ class GradientLearner(CallbackSupportMixin):
         if data.source is not None:
             n_seen = getattr(data.source, "n_seen", len(data.sample))
             n_seen += 0 if unused is None else getattr(self, "n_samples_seen_", 0)
-        return self._attributes_of(model, rows, data, max(outcome.n_steps - 1, 0)) | {
+        return attributes_of(model, rows, data, max(outcome.n_steps - 1, 0)) | {
             "n_iter_": max(len(curve), 1),
             "n_steps_": outcome.n_steps,
             "n_samples_seen_": n_seen,

@@ -154,7 +154,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def _allows_nan(self):
         """Return whether NaN marks missing entries."""
-        return False
+        return True
 
     def _take(self, attributes):
         """Set fitted attributes; None removes one that only other fits have."""
@@ -375,6 +375,9 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return make_sparse_coder(self, transform_algorithm, **params)
 
     def _chunk_size(self, x, device):
+        solved = getattr(self, "n_unfoldings", "auto") is None
+        if solved or getattr(self, "transform_algorithm", "unfolded") != "unfolded":
+            return len(x)  # the solvers have their own
         size = _CHUNK.get(device.type, 4096)
         if device.type == "cuda":
             row = (_N_COPIES * self.n_components_ + 2 * x.shape[1]) * x.element_size()

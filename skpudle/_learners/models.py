@@ -38,8 +38,7 @@ __all__ = [
     "Unfolded",
     "as_arrays",
     "directions",
-    "fixed_debias",
-    "fixed_step",
+    "fixed",
     "learned_encoder",
 ]
 
@@ -84,14 +83,9 @@ class Decay(NamedTuple):
         return self.last
 
 
-def fixed_step(step_size):  # -> float or None
-    """Return the step of a parameter; None follows the atoms."""
-    return None if step_size == "auto" else float(step_size)
-
-
-def fixed_debias(debias):  # -> float or None
-    """Return the share of the bias to remove of a parameter; None follows the data."""
-    return None if debias == "auto" else float(debias)
+def fixed(value):  # -> float or None
+    """Return the number of a parameter; None for "auto", which follows atoms or data."""
+    return None if value == "auto" else float(value)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from numbers import Integral, Real
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._learners.dense import DenseLearner
-from skpudle._learners.models import Encoder
+from skpudle._learners.plan import DensePlan
 
 __all__ = ["NOODLDictionaryLearning"]
 
@@ -117,8 +117,6 @@ class NOODLDictionaryLearning(DenseLearner):
         self.random_state = random_state
         self.verbose = verbose
 
-    optimizer, optimizer_params = "sgd", None
-
     _parameter_constraints = {
         name: constraint
         for name, constraint in DenseLearner._parameter_constraints.items()
@@ -129,7 +127,13 @@ class NOODLDictionaryLearning(DenseLearner):
         "n_unfoldings": [Interval(Integral, 1, None, closed="left")],
     }
 
-    _gradient, _penalty = "noodl", "threshold"
+    _penalty = "threshold"
 
-    def _encoder(self):
-        return Encoder(self.n_unfoldings, "hard", initial_threshold=self.initial_threshold)
+    def _plan(self):
+        constants = dict(gradient="noodl", shrinkage="hard", optimizer="sgd")
+        return DensePlan.of(self, alpha=self.threshold, **constants)
+
+    def _transform_encoder(self):
+        self._validate_params()  # they may have been set since `fit`
+        options = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_)
+        return self._plan().encoder.at(self.alpha_, **options)

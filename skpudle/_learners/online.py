@@ -29,6 +29,8 @@ _JUDGES, _MOST_JUDGES = 10, 2000
 # A block uses each atom as often on average as the search does at least, if it fits into 64 MiB.
 # Before the first block a row is assumed to use four.
 _USES, _USED, _LEAST_ROWS, _BLOCK_BYTES = 120, 4.0, 1024, 2**26
+# With fewer rows than that sweeps over the atoms would take longer than the codes of a block.
+_ROWS_PER_ATOM = 2
 # The exponent of forgetting in `partial_fit`: after as many rows of another population the first
 # one has an eighth of the weight. A pass of `fit` forgets nothing: it begins with the atoms of a
 # search, and the order of rows says nothing of their importance.
@@ -45,10 +47,10 @@ def held_back(problem):  # -> Problem, Problem
 
 def _block_rows(n_used, n_components, n_features):
     """Return the number of rows of a block, for the number of atoms that a row uses."""
-    room = min(n_components, n_features + 8)
-    row = 20 * n_features + 24 * room + 8 * n_components
+    row = 20 * n_features + 24 * min(n_components, n_features + 8)
     wanted = max(_LEAST_ROWS, ceil(_USES * n_components / max(n_used, 1.0)))
-    return max(_LEAST_ROWS // 4, min(wanted, _BLOCK_BYTES // row))
+    least = max(_LEAST_ROWS // 4, _ROWS_PER_ATOM * n_components)
+    return max(least, min(wanted, _BLOCK_BYTES // row))
 
 
 def go_on(run, problem, judges, state, source, attributes_of):

@@ -1,7 +1,6 @@
 """Dictionary learning by backpropagation through an unfolded sparse encoder."""
 
 from dataclasses import replace
-from math import ceil
 from numbers import Integral, Real
 
 import torch
@@ -10,10 +9,11 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import to_tensor
-from skpudle._learners.dense import DenseLearner, refining_updates
-from skpudle._learners.models import Decay, Encoder, Learned, Pursuit, fixed_debias, learned_encoder
+from skpudle._learners.dense import DenseLearner
+from skpudle._learners.models import Learned, Pursuit, learned_encoder
+from skpudle._learners.plan import DensePlan
 from skpudle._precision import training_mode
-from skpudle._training.messages import any_named, print_encoder
+from skpudle._training.messages import print_encoder
 from skpudle._training.team import current_team
 from skpudle.encoding import (
     EncoderModule,
@@ -27,45 +27,7 @@ from skpudle.losses import LOSSES
 from skpudle.operators import DenseDictionary
 from skpudle.shrinkage import SHRINKAGES
 
-__all__ = ["PUDLEDictionaryLearning"]
-
-# max_iter="auto": the largest numbers of epochs and of operations of encoders, and the least number
-# of updates
-_AUTO_EPOCHS = 100
-_AUTO_OPERATIONS = 1.2e12
-_AUTO_UPDATES = 200
-
-# max_iter="auto" of the surrogate after a search. R2 and density of codes of held-out rows, for 100
-# atoms of 1,200 digits and of 4,000 patches of a photograph: after the search, after 20 epochs of
-# batches of 256 with the curvature of the decoder, and after the default training; in brackets the
-# time of the whole fit relative to the search, on one core.
-#
-#                      search      20 epochs           default
-#   digits, T=3        .234 .990   .646 .863 (2.3)     .645 .862 (1.9)
-#   T=5                .341 .938   .742 .761           .741 .760 (1.9)
-#   T=10               .485 .757   .829 .613           .828 .611 (1.8)
-#   T=20               .605 .563   .871 .487 (3.3)     .870 .487 (1.8)
-#   T=20, hard         .631 .454   .983 .617           .983 .616 (1.8)
-#   T=100, decay .98   .876 .661   .981 .605 (8.6)     .982 .612 (2.5)
-#   patches, T=3       .828 .281   .914 .232 (2.3)     .912 .232 (1.5)
-#   T=5                .871 .250   .928 .204           .927 .204 (1.5)
-#   T=10               .906 .208   .936 .177           .936 .173 (1.6)
-#   T=20               .923 .169   .940 .153 (4.1)     .938 .151 (1.6)
-#
-# An update takes as long as its unfoldings and nine more. The least number of epochs.
-_REST_OF_AN_UPDATE, _LEAST_EPOCHS = 9, 2
-# rows that count as an epoch, and its batches, of 64 to 256 rows each
-_LEAST_ROWS, _MOST_ROWS, _BATCHES = 1024, 4096, 16
-# Codes respond to a change of atoms, so that the decoder's curvature is too large, and more so with
-# more unfoldings. With 1/T^0.25 hard codes became denser; with 1 training took twice as long.
-_CURVATURE_EXPONENT = -0.22
-
-# "auto" for unfolded codes, as in the paper, and for an encoder with matrices of its own, where 3
-# unfoldings are as good as 20 of the dictionary
-_UNFOLDINGS, _LEARNED_UNFOLDINGS = 100, 3
-
-# parameters of training by batches, and of its atoms; `partial_fit` trains if one is named
-_OF_BATCHES = "optimizer", "learning_rate", "optimizer_params", "batch_size", "atom_norm"
+__all__ = ["PUDLEDictionaryLearning", "module_of"]
 
 # parameters that `transform` reads, in addition to fitted attributes
 _OF_THE_ENCODER = (
@@ -85,24 +47,37 @@ _OF_THE_ENCODER = (
 )
 
 
-def _check_learned_encoder(learner):
-    """Raise ValueError if other parameters contradict ``separate_atoms``."""
-    separate = f"separate_atoms={learner.separate_atoms!r}"
-    if learner.loss != "gaussian" or learner.shrinkage != "soft":
+def module_of(learner, plan):  # -> EncoderModule
+    """Return the encoder of a fitted learner as a module of torch; see `to_module`."""
+    given = plan.given
+    solved = not given.separate_atoms and (plan.solves or given.n_unfoldings is None)
+    if solved or given.transform_algorithm != "unfolded":
         raise ValueError(
-            f"{separate} is for least squares and soft shrinkage, got loss={learner.loss!r} and "
-            f"shrinkage={learner.shrinkage!r}. Pass separate_atoms=False."
+            "Codes that are solved for are no fixed graph of products, and cannot be exported. "
+            "Pass transform_algorithm='unfolded' and n_unfoldings=3, for example, with "
+            "separate_atoms='unfolding', and fit again."
         )
-    if learner.n_unfoldings is None:
+    if given.loss != "gaussian":
         raise ValueError(
-            f"Codes that are solved for (n_unfoldings=None) need no {separate}; pass a number of "
-            "unfoldings."
+            f"A module exists for loss='gaussian', got loss={given.loss!r}; use `transform`."
         )
-    if learner.gradient == "dec":
-        raise ValueError(
-            "gradient='dec' does not go through the encoder, so that it cannot train "
-            f"{separate}; pass gradient='ae-lasso' or 'auto'."
-        )
+    atoms = to_tensor(learner.components_)
+    if given.separate_atoms:
+        encoder = learned_encoder(learner, atoms)
+        return EncoderModule(encoder, atoms, split_sign=learner.split_sign).eval()
+    dictionary, step = DenseDictionary(atoms), learner.step_size_
+    levels = threshold_levels(
+        dictionary,
+        penalty_of(learner),
+        plan.n_unfoldings,
+        atoms.new_tensor(step),
+        lambda_decay=learner.lambda_decay_,
+        shrinkage=given.shrinkage,
+    )
+    thresholds = levels.expand(-1, len(atoms))
+    how = bool(given.positive_code), True, given.shrinkage
+    unfolded = LearnedEncoder(step * atoms[None], atoms[None], thresholds, *how)
+    return EncoderModule(unfolded, atoms, split_sign=learner.split_sign).eval()
 
 
 class PUDLEDictionaryLearning(DenseLearner):
@@ -715,78 +690,10 @@ class PUDLEDictionaryLearning(DenseLearner):
         """
         return self._score(X, exposure)
 
-    # ------------------------------------------------------------------ plan of a fit
+    # ------------------------------------------------------------------ encoders
 
-    def _check_parameters(self):
-        if self.separate_atoms:
-            _check_learned_encoder(self)
-        if self.n_components == "auto" and not self._searches():
-            raise ValueError(
-                "n_components='auto' is chosen by a search, but dict_init is given. Pass "
-                "dict_init='search', or a number of atoms or None."
-            )
-        if self.loss != "gaussian" and (self._converges() or self.transform_algorithm == "omp"):
-            raise ValueError(
-                "Codes that are solved for (n_unfoldings=None, transform_algorithm='lasso' or "
-                f"'omp') minimise least squares, but loss={self.loss!r}. Pass a number of "
-                "unfoldings, or 'auto', and transform_algorithm='unfolded'."
-            )
-        decays = Decay.of(self.lambda_decay) != (1, 1)
-        if self._converges() and (self.shrinkage == "hard" or decays):
-            raise ValueError(
-                "Converged codes (n_unfoldings=None or transform_algorithm='lasso') exist for soft "
-                f"shrinkage without decay, got shrinkage={self.shrinkage!r} and "
-                f"lambda_decay={self.lambda_decay!r}. Pass shrinkage='soft' and lambda_decay=1, or "
-                "a number of unfoldings and transform_algorithm='unfolded'."
-            )
-        if self._converges() and 0 in (self.alpha, self.transform_alpha):
-            raise ValueError(
-                "The lasso needs a positive alpha, got 0; pass a number of unfoldings and "
-                "transform_algorithm='unfolded' for codes without a penalty."
-            )
-
-    @property
-    def _n_unfoldings(self):  # where codes are not solved for
-        if self.separate_atoms and self.n_unfoldings == "auto":
-            return _LEARNED_UNFOLDINGS
-        return self.n_unfoldings if isinstance(self.n_unfoldings, Integral) else _UNFOLDINGS
-
-    def _encodes_as_the_search(self):
-        """Return whether a search, which has the same codes, leaves nothing to train."""
-        soft = self.shrinkage == "soft" and Decay.of(self.lambda_decay) == (1, 1)
-        solved = self.n_unfoldings in ("auto", None) and not self.separate_atoms
-        return soft and solved and self.alpha != 0
-
-    @property
-    def _follows_the_search(self):
-        """Whether parameters name no training after the search."""
-        return self._searches() and self.gradient == "auto" and self._encodes_as_the_search()
-
-    @property
-    def _refines(self):
-        return self._follows_the_search and self.loss != "gaussian"
-
-    def _trains(self, *, part=False):
-        if part:
-            own = self.loss != "gaussian" or self._beside_atoms() is not None
-            return own or not self._follows_the_search or any_named(self, _OF_BATCHES)
-        return self._refines or not (self._follows_the_search or self.separate_atoms)
-
-    @property
-    def _gradient(self):
-        if self.separate_atoms:  # in `partial_fit`: the encoder follows the lasso's dictionary
-            return "dec"
-        if self.gradient != "auto":
-            return self.gradient
-        return "dec" if self._follows_the_search else "ae-ls"
-
-    @property
-    def _curvature_share(self):
-        through = self.loss == "gaussian" and self._gradient == "ae-ls"
-        return self._n_unfoldings**_CURVATURE_EXPONENT if through else 1.0
-
-    def _beside_atoms(self):
-        return "the encoder of separate_atoms" if self.separate_atoms else None
+    def _plan(self):
+        return DensePlan.of(self)
 
     def to_module(self):
         """Return the fitted encoder and decoder as a module of torch.
@@ -819,61 +726,25 @@ class PUDLEDictionaryLearning(DenseLearner):
         """
         check_is_fitted(self)
         self._validate_params(*_OF_THE_ENCODER)
-        self._check_parameters()
-        solved = not self.separate_atoms and (self._solves() or self.n_unfoldings is None)
-        if solved or self.transform_algorithm != "unfolded":
-            raise ValueError(
-                "Codes that are solved for are no fixed graph of products, and cannot be exported. "
-                "Pass transform_algorithm='unfolded' and n_unfoldings=3, for example, with "
-                "separate_atoms='unfolding', and fit again."
-            )
-        if self.loss != "gaussian":
-            raise ValueError(
-                f"A module exists for loss='gaussian', got loss={self.loss!r}; use `transform`."
-            )
-        atoms = to_tensor(self.components_)
-        if self.separate_atoms:
-            encoder = learned_encoder(self, atoms)
-            return EncoderModule(encoder, atoms, split_sign=self.split_sign).eval()
-        dictionary, step = DenseDictionary(atoms), self.step_size_
-        levels = threshold_levels(
-            dictionary,
-            penalty_of(self),
-            self._n_unfoldings,
-            atoms.new_tensor(step),
-            lambda_decay=self.lambda_decay_,
-            shrinkage=self.shrinkage,
-        )
-        thresholds = levels.expand(-1, len(atoms))
-        how = bool(self.positive_code), True, self.shrinkage
-        unfolded = LearnedEncoder(step * atoms[None], atoms[None], thresholds, *how)
-        return EncoderModule(unfolded, atoms, split_sign=self.split_sign).eval()
-
-    def _encoder(self):
-        depth = None if self.separate_atoms and self.alpha else self.n_unfoldings
-        options = depth, self.shrinkage, self.positive_code
-        return Encoder(*options, loss=self._loss(), debias=fixed_debias(self.debias) or 0.0)
-
-    def _codes_follow_data(self):
-        return self.alpha == "auto" and self._encodes_as_the_search()
+        return module_of(self, self._plan())
 
     def _transform_encoder(self):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
-        self._check_parameters()
+        plan = self._plan()
         if self.transform_algorithm == "omp":
             limits = self.transform_n_nonzero_coefs, self.transform_tol
             return Pursuit(*limits, bool(self.positive_code))
         if self.separate_atoms and self.transform_algorithm == "unfolded":
             return Learned(self)
-        encoder = self._encoder()
+        encoder = plan.encoder
         if self.debias == "auto":
             encoder = replace(encoder, debias=self.debias_)
-        if self._converges():
+        if plan.converges:
             encoder = replace(encoder, n_unfoldings=None)
         options = dict(step_size=getattr(self, "step_size_", None), lambda_decay=self.lambda_decay_)
         return encoder.at(penalty_of(self), **options, warn=True)
 
-    def _learn_encoder(self, model, atoms, data, **options):  # -> model
+    def _learn_encoder(self, plan, model, atoms, data, **options):  # -> model
         team, x, mask = current_team(), data.sample, data.mask
         x, mask = (x, mask) if team is None else (team.collect(x), None)
         mask = None if mask is None else mask.to(x)
@@ -881,35 +752,37 @@ class PUDLEDictionaryLearning(DenseLearner):
             atoms,
             x,
             float(model.alpha),
-            n_unfoldings=self._n_unfoldings,
+            n_unfoldings=plan.n_unfoldings,
             separate=self.separate_atoms == "unfolding",
             penalised=self.gradient != "ae-ls",
             positive_code=self.positive_code,
             mask=mask,
-            batch_size=self._batch_size(len(x)),
+            batch_size=plan.batch_size(len(x)),
             **options,
         )
         return replace(model, learned=learned)
 
-    def _coded(self, outcome, data, run=None):
-        outcome = super()._coded(outcome, data, run)
+    def _coded(self, plan, outcome, data, run=None):
+        outcome = super()._coded(plan, outcome, data, run)
         if not self.separate_atoms:
             return outcome
         rows = outcome.rows
-        size = self._batch_size(len(data.sample))
+        size = plan.batch_size(len(data.sample))
         n_samples = len(data.sample)
         n_batches = -(-n_samples // size)
         if run is None:  # one pass of `partial_fit`
             start = learned_encoder(self, rows) if hasattr(self, "thresholds_") else None
-            model = self._learn_encoder(outcome.model, rows, data, n_updates=n_batches, start=start)
+            options = dict(n_updates=n_batches, start=start)
+            model = self._learn_encoder(plan, outcome.model, rows, data, **options)
             return replace(outcome, model=model)
         if self.max_iter == "auto":
-            n_updates = default_updates(n_samples, *rows.shape, self._n_unfoldings, size)
+            n_updates = default_updates(n_samples, *rows.shape, plan.n_unfoldings, size)
         else:
             n_updates = self.max_iter * n_batches
         if self.verbose:
             print_encoder(n_updates)
         model = self._learn_encoder(
+            plan,
             outcome.model,
             rows,
             data,
@@ -918,86 +791,3 @@ class PUDLEDictionaryLearning(DenseLearner):
             stopped=lambda: run.interrupts.pending,
         )
         return replace(outcome, model=model, later={"encoder": -(-n_updates // n_batches)})
-
-    def _chunk_size(self, x, device):
-        # the solvers have their own
-        solved = self._converges() or self.transform_algorithm == "omp"
-        return len(x) if solved else super()._chunk_size(x, device)
-
-    def _converges(self):
-        return self.n_unfoldings is None or self.transform_algorithm == "lasso"
-
-    def _optimizer_for(self, rows):
-        # the surrogate has one curvature for all entries: for counts "ae-ls" diverged with it
-        unbounded = self.optimizer == "auto" and self.loss == "poisson" and not self._refines
-        return "adam" if unbounded else super()._optimizer_for(rows)
-
-    def _adapts(self, n_components):
-        """Return whether the surrogate trains this number of atoms after a search."""
-        by_surrogate = self._optimizer_for(range(n_components)) == "surrogate"
-        return self._searches() and self._trains() and self.loss == "gaussian" and by_surrogate
-
-    def _batch_size(self, n_samples=None):
-        if self.batch_size == "auto" and n_samples and self._adapts(self._n_components or 1):
-            return min(max(n_samples // _BATCHES, _LEAST_ROWS // _BATCHES), _MOST_ROWS // _BATCHES)
-        return super()._batch_size()
-
-    def _n_updates(self, n_batches, batch_size, data):
-        if not self._trains():
-            return 0
-        if self.max_iter != "auto":
-            return super()._n_updates(n_batches, batch_size, data)
-        if self._refines:
-            return refining_updates(n_batches)
-        n_features = data.sample.shape[1]
-        n_components = self._n_components or n_features
-        if self._adapts(n_components):
-            n_unfoldings = 0 if self._solves() else self._n_unfoldings
-            n_epochs = n_components / (n_unfoldings + _REST_OF_AN_UPDATE)
-            n_rows = min(max(n_batches * batch_size, _LEAST_ROWS), _MOST_ROWS)
-            return ceil(max(n_epochs, _LEAST_EPOCHS) * n_rows / batch_size)
-        push = 2 * batch_size * n_components * min(n_components, 2 * n_features)
-        n_products = 1 if self._gradient == "dec" else 3  # the adjoint has two more
-        n_unfoldings = self._n_unfoldings
-        affordable = _AUTO_OPERATIONS / (n_unfoldings * n_products * push)
-        return max(_AUTO_UPDATES, min(_AUTO_EPOCHS * n_batches, int(affordable)))
-
-    def _solves(self):
-        """Return whether `fit` solves for codes, without unfoldings and their step."""
-        return self._encodes_as_the_search() and self.loss == "gaussian"
-
-    def _without_effect(self, data):
-        debiases = bool(fixed_debias(self.debias))  # 0 removes nothing
-        if self.separate_atoms:
-            unused = "optimizer", "learning_rate", "optimizer_params", "tol", "n_iter_no_change"
-            yield (*unused, "step_size", "lambda_decay"), "separate_atoms=False"
-            if self._searches():
-                yield ("atom_norm",), "a dict_init other than 'search'"
-            if self.transform_algorithm == "unfolded":
-                unused = ("transform_alpha", "debias") if debiases else ("transform_alpha",)
-                yield unused, "transform_algorithm='lasso'"
-        else:
-            yield from super()._without_effect(data)
-            n_components = self._n_components or data.sample.shape[1]
-            if not self._trains():
-                # atoms of a search have norm 1
-                yield ("atom_norm",), self._asks_for_training
-            elif self._optimizer_for(range(n_components)) == "surrogate":
-                yield ("learning_rate",), "optimizer='adam' or 'sgd'"
-            if self._solves():
-                yield ("step_size",), "a number for n_unfoldings"
-            elif self.transform_algorithm != "lasso" and debiases:
-                yield ("debias",), "codes of the lasso, n_unfoldings='auto'"
-            if self.shrinkage == "hard":
-                yield ("lambda_decay",), "shrinkage='soft'"
-            elif self.alpha == 0:
-                yield ("lambda_decay",), "a positive alpha"
-        if self.loss != "binomial":
-            yield ("n_trials",), "loss='binomial'"
-        if self.transform_algorithm == "omp":
-            unused = ("transform_alpha", "debias") if debiases else ("transform_alpha",)
-            yield unused, "transform_algorithm='unfolded' or 'lasso'"
-            if self.transform_tol is not None:
-                yield ("transform_n_nonzero_coefs",), "transform_tol=None"
-        else:
-            yield ("transform_n_nonzero_coefs", "transform_tol"), "transform_algorithm='omp'"

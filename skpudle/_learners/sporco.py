@@ -234,6 +234,9 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
     def _transform_encoder(self):
         return Converged(self.alpha_)
 
+    def _allows_nan(self):
+        return False
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = False

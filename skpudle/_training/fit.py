@@ -10,6 +10,8 @@ A phase is a state that advances by epochs, until it is done. It has
 * ``stops_at_interrupts``: whether it leaves Ctrl-C to the driver.
 """
 
+import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -22,7 +24,6 @@ from skpudle._data.arrays import make_generator
 from skpudle._data.batches import count_batches
 from skpudle._training.checkpoint import Recorder
 from skpudle._training.identity import task_of
-from skpudle._training.interrupts import Interrupts
 from skpudle._training.messages import print_pass, print_progress, print_search
 from skpudle._training.team import current_team
 from skpudle.search import (
@@ -35,7 +36,37 @@ from skpudle.search import (
     share_done,
 )
 
-__all__ = ["FitRun", "Pass", "Search", "Training"]
+__all__ = ["FitRun", "Interrupts", "Pass", "Search", "Training"]
+
+
+class Interrupts:
+    """Delay Ctrl-C until an update is complete; a second one interrupts at once.
+
+    Only Python's own handler of the main thread is replaced, and restored at the end: a handler
+    that other code installed stays in place. A noted Ctrl-C that nothing acted on is raised at the
+    end.
+    """
+
+    pending = False
+
+    def __enter__(self):
+        self._installed = (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        )
+        if self._installed:
+            signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def _note(self, number, frame):
+        self.pending = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __exit__(self, kind, error, traceback):
+        if self._installed:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self.pending and kind is None:
+            raise KeyboardInterrupt
 
 
 @dataclass
@@ -259,17 +290,16 @@ class FitRun(AbstractContextManager):
         finally:
             self.recorder.release()
 
-    def open(self, data, batch_size, n_updates_of):
+    def open(self, data, plan):
         """Seed the fit, compare it with its checkpoint and other processes, and count its updates.
 
         Parameters
         ----------
         data : Data
             The learner's data.
-        batch_size : int
-            Samples in an update.
-        n_updates_of : callable
-            ``n_updates_of(n_batches, batch_size, data)`` returns the largest number of updates.
+        plan : object
+            With ``batch_size(n_samples)``, and ``n_updates(n_batches, batch_size, data)``, the
+            largest number of updates.
         """
         team, generator = self.team, make_generator(self.learner.random_state)
         if team is not None:
@@ -277,12 +307,13 @@ class FitRun(AbstractContextManager):
         self.recorder.open(generator, team)
         self.generator = generator if team is None else team.agree(generator)
         own = self.generator if team is None else team.own(self.generator)
-        self.source = data.source.for_training(batch_size, own, shuffle=True)
+        n_samples = len(data.source) if hasattr(data.source, "__len__") else None
+        self.source = data.source.for_training(plan.batch_size(n_samples), own, shuffle=True)
         seed = self.generator.initial_seed()
         self.recorder.recognise(data.source, data.sample, data.mask, seed=seed)
         largest = int if team is None else team.largest
         n_batches = largest(count_batches(self.source))
-        self.n_updates = largest(n_updates_of(n_batches, self.source.batch_size, data))
+        self.n_updates = largest(plan.n_updates(n_batches, self.source.batch_size, data))
         self.max_iter = -(-self.n_updates // n_batches)
         self.trains = self.n_updates > 0 or self.recorder.is_active
         # more tasks, for the search, and for all rows if that has a sample of them

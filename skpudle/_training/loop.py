@@ -18,13 +18,13 @@ A model has
 
 from dataclasses import replace
 from itertools import chain, islice, repeat
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
 
 from skpudle._compilation import threads_for
 from skpudle._data.batches import count_batches, once_only
-from skpudle._training.interrupts import Interrupts
 from skpudle._training.state import Outcome, Progress, TrainingState
 from skpudle.gradients import differentiate
 
@@ -35,19 +35,23 @@ __all__ = ["Diverged", "EpochSummary", "Interrupted", "Trainer"]
 _UPDATES_PER_ROUND = 10
 
 
+_UNDISTURBED = SimpleNamespace(pending=False)
+
+
 class Diverged(ArithmeticError):
     """Training diverged, also after the learning rate was halved."""
 
-    def __init__(self, update):
+    def __init__(self, update, trainer):
         super().__init__(f"training diverged at update {update}")
-        self.update = update
+        self.update, self.trainer = update, trainer
 
 
 class Interrupted(KeyboardInterrupt):
     """Training was interrupted, and stopped after a complete update."""
 
-    def __init__(self, update):
+    def __init__(self, update, trainer):
         super().__init__(f"training was interrupted after update {update}")
+        self.trainer = trainer
 
 
 class EpochSummary(NamedTuple):
@@ -81,7 +85,7 @@ class Trainer:
         Losses of the epochs of a search, for the record.
     team : Team, default=None
         The processes that train one dictionary, each with samples of its own.
-    interrupts : Interrupts, default=None
+    interrupts : Interrupts, optional
         Its ``pending`` is read after every update, by a team after every round.
     at_round : callable, default=None
         ``at_round(trainer)`` is called before every round, when `state` is up to date.
@@ -96,13 +100,13 @@ class Trainer:
         loss_curve=(),
         searched=(),
         team=None,
-        interrupts=None,
+        interrupts=_UNDISTURBED,
         at_round=None,
     ):
         self.model, self.optimizer = model, optimizer
         self.n_steps, self.loss_curve, self.searched = n_steps, list(loss_curve), tuple(searched)
         self.state = None  # as of the last round
-        self._team, self._interrupts = team, interrupts or Interrupts()
+        self._team, self._interrupts = team, interrupts
         self._at_round = at_round
         self._progress = None  # of the current or latest epoch
         self._halved = False
@@ -146,7 +150,7 @@ class Trainer:
             self._commit(len(sums), n_samples, loss, unused, n_unused, seen)
             if interrupted:
                 self._end_epoch()
-                raise Interrupted(self.n_steps)
+                raise Interrupted(self.n_steps, self)
             options = dict(n_judged=source.n_judged)
             converged = stopping.check(objective, n_samples, self.n_steps, **options)
             if converged or len(sums) < length:
@@ -172,7 +176,7 @@ class Trainer:
         *start, self.n_steps = self._finite
         self.optimizer.load(*start)
         if self._halved:
-            raise Diverged(first_bad)
+            raise Diverged(first_bad, self)
         self._halved = True
         self.optimizer.halve_learning_rate()
         self._progress = None

@@ -170,14 +170,19 @@ def _smaller_steps(learner, has_rate):
     return rate if has_rate else "larger anchor in optimizer_params"
 
 
+def _lower_step(learner):
+    """Name the step of the encoder, if it is a parameter."""
+    step = getattr(learner, "step_size", None)
+    return "" if step is None else f", a lower step_size (now {step})"
+
+
 def divergence(learner, update, optimizer):
     """Return the error for training that diverged."""
     smaller_steps = _smaller_steps(learner, not isinstance(optimizer, SurrogateOptimizer))
     return ValueError(
         f"Training of {type(learner).__name__} stopped being finite at update {update}, "
         "also after a second try with smaller steps; the last finite dictionary is in "
-        f"components_. Try a {smaller_steps}, a "
-        f"lower step_size (now {learner.step_size}), or scale the data."
+        f"components_. Try a {smaller_steps}{_lower_step(learner)}, or scale the data."
     )
 
 
@@ -187,8 +192,8 @@ def warn_of_rise(learner, began, ended, baseline, *, has_rate):
         warnings.warn(
             f"Training of {type(learner).__name__} raised its objective above that of no "
             f"dictionary at all: {ended:.4g} a sample, and {baseline:.4g} with the baseline "
-            f"alone. Try a {_smaller_steps(learner, has_rate)}, a lower step_size (now "
-            f"{learner.step_size}), or scale the data.",
+            f"alone. Try a {_smaller_steps(learner, has_rate)}{_lower_step(learner)}, or scale the "
+            "data.",
             ConvergenceWarning,
             stacklevel=users_level(),
         )

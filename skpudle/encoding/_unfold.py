@@ -1,6 +1,5 @@
 """The unfolded encoder and its adjoint; see `skpudle.encoding`."""
 
-from functools import partial
 from math import isfinite
 
 import torch
@@ -36,24 +35,13 @@ _LEAST_OPERATIONS, _LEAST_UNFOLDINGS = 4e7, 32
 _EARLY = 16
 
 
-def _make_steps(dictionary, analysis, x, step, offset, *, loss, mask, n_steps, adjoint):
-    correlating = dictionary if analysis is None else analysis
-    if loss is not None:
-        options = dict(mask=mask, loss=loss, offset=offset)
-        return LikelihoodSteps(dictionary, correlating, x, step, **options)
-    if isinstance(dictionary, ConvDictionary | ConvLayers):
-        return ConvSteps(dictionary, correlating, x, step, mask=mask, adjoint=adjoint)
-    if isinstance(dictionary, DenseDictionary) and analysis is None:
-        return DenseSteps(dictionary, x, step, mask=mask, n_steps=n_steps, adjoint=adjoint)
-    return Steps(dictionary, correlating, x, step, mask=mask)
-
-
 class _Unfolding(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, atoms, analysis_atoms, x, levels, step, initial, offset, make_steps, options):
+    def forward(ctx, make_steps, options, *tensors):
         """Return the codes after the last level."""
+        ctx.save_for_backward(*tensors)
+        _, analysis_atoms, x, levels, step, initial, offset = tensors
         keep, ctx.separate = any(ctx.needs_input_grad), analysis_atoms is not None
-        ctx.save_for_backward(atoms, analysis_atoms, x, levels, step, initial, offset)
         shrinkage, positive, forced = options
         step = None if step is None else step.detach()
         offset = None if offset is None else offset.detach()
@@ -76,7 +64,7 @@ class _Unfolding(torch.autograd.Function):
         """Return the derivatives in atoms, data, levels, step, first codes and offset."""
         # unpacking raises if a tensor was changed in place
         _, _, _, levels, _, initial, offset = ctx.saved_tensors
-        by_level = torch.zeros_like(levels) if ctx.needs_input_grad[3] else None
+        by_level = torch.zeros_like(levels) if ctx.needs_input_grad[5] else None
         kept = by_level if ctx.shrinkage == "soft" else None  # hard codes are constant in levels
         delta = ctx.steps.enter(delta.clone(memory_format=torch.contiguous_format))
         sums, scratch = ctx.steps.sums(), torch.empty_like(delta)
@@ -84,13 +72,13 @@ class _Unfolding(torch.autograd.Function):
             delta = record.pull(delta, sums, kept, scratch)
             if isinstance(record, Run) and not delta.any():
                 break
-        _, _, of_x, _, of_step, *_ = ctx.needs_input_grad
+        *_, of_x, _, of_step, _, _ = ctx.needs_input_grad
         atoms, analysis, x, step = sums.gradients(of_x=of_x, of_step=of_step)
         if not ctx.separate and analysis is not None:
             atoms, analysis = atoms + analysis, None
         delta = None if initial is None else ctx.steps.leave(delta)
         offset = None if offset is None else sums.offset_gradient()
-        return atoms, analysis, x, by_level, step, delta, offset, None, None
+        return None, None, atoms, analysis, x, by_level, step, delta, offset
 
 
 def _is_confined(path, dictionary, x, levels, *, plain):
@@ -199,16 +187,24 @@ def unfold(
     given = dictionary.atoms, x, levels, step, initial
     if plain and path == "auto" and _are_few_constants(*given):
         return unfold_few(*given, shrinkage=shrinkage, positive=positive_code)
-    make_steps = partial(
-        _make_steps,
-        dictionary.detach(),
-        None if analysis is None else analysis.detach(),
-        loss=loss,
-        mask=mask,
-        n_steps=min(_EARLY, len(levels)) if sparse else len(levels),
-    )
+    fixed, separate = dictionary.detach(), None if analysis is None else analysis.detach()
+
+    def make_steps(x, step, offset, adjoint):
+        correlating = fixed if separate is None else separate
+        if loss is not None:
+            options = dict(mask=mask, loss=loss, offset=offset)
+            return LikelihoodSteps(fixed, correlating, x, step, **options)
+        if isinstance(fixed, ConvDictionary | ConvLayers):
+            return ConvSteps(fixed, correlating, x, step, mask=mask, adjoint=adjoint)
+        if isinstance(fixed, DenseDictionary) and separate is None:
+            n_steps = min(_EARLY, len(levels)) if sparse else len(levels)
+            return DenseSteps(fixed, x, step, mask=mask, n_steps=n_steps, adjoint=adjoint)
+        return Steps(fixed, correlating, x, step, mask=mask)
+
     with threads_for(dictionary.atoms, x, getattr(dictionary, "stride", 1)):
         return _Unfolding.apply(
+            make_steps,
+            (shrinkage, positive_code, path == "active" if sparse else None),
             dictionary.atoms,
             None if analysis is None else analysis.atoms,
             kept_by_autograd(x),
@@ -216,8 +212,6 @@ def unfold(
             step,
             initial,
             offset,
-            make_steps,
-            (shrinkage, positive_code, path == "active" if sparse else None),
         )
 
 

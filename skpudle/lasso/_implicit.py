@@ -80,8 +80,7 @@ class _ConvergedCodes(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, dictionary, atoms, x, alpha, debias, positive, max_iter, certify, mask):
-        options = dict(positive=positive, max_iter=max_iter, mask=mask)
+    def forward(ctx, dictionary, atoms, x, alpha, debias, certify, options):
         ends, gaps = [], None
         for share, weight in ((0.0, 1 - debias), (1.0, debias)):
             if weight:
@@ -91,7 +90,7 @@ class _ConvergedCodes(torch.autograd.Function):
                 )
                 gaps = found if gaps is None else gaps
                 ends.append((share, weight, codes))
-        ctx.dictionary, ctx.mask = dictionary, mask
+        ctx.dictionary, ctx.mask = dictionary, options["mask"]
         ctx.ends = [(share, weight) for share, weight, _ in ends]
         ctx.save_for_backward(atoms, x, alpha, *(codes for *_, codes in ends))
         ctx.mark_non_differentiable(gaps)
@@ -123,7 +122,7 @@ class _ConvergedCodes(torch.autograd.Function):
         alpha_gradient = None
         if ctx.needs_input_grad[3]:
             alpha_gradient = by_atom.sum_to_size(alpha.shape).to(alpha)
-        return None, atoms_gradient, x_gradient, alpha_gradient, *[None] * 5
+        return None, atoms_gradient, x_gradient, alpha_gradient, *[None] * 3
 
 
 def converged_codes(
@@ -182,8 +181,8 @@ def converged_codes(
     if not isinstance(alpha, torch.Tensor):
         alpha = torch.tensor(alpha, dtype=torch.float64, device="cpu")
     arguments = dictionary.atoms, kept_by_autograd(x), alpha
+    options = dict(positive=positive_code, max_iter=max_iter, mask=mask)
     if not any(t.requires_grad for t in arguments) or not torch.is_grad_enabled():
-        options = dict(positive=positive_code, debias=debias, max_iter=max_iter)
-        return solve_lasso(*arguments, **options, certify=certify, mask=mask)
-    how = float(debias), positive_code, max_iter, certify, mask
+        return solve_lasso(*arguments, debias=debias, certify=certify, **options)
+    how = float(debias), certify, options
     return _ConvergedCodes.apply(dictionary.detach(), *arguments, *how)

@@ -370,6 +370,13 @@ class Epoch:
         in_parts(add, len(a), _least(self._gathered(n_users)))
         return np.asarray(*self.problem.total(a))
 
+    def energies(self):  # -> (p,)
+        """Return the sum of squares of the codes of each atom, of all processes."""
+        count, index, value = self._fitting.arrays()
+        used = np.arange(index.shape[1]) < count[:, None]
+        sums = np.bincount(index[used], np.square(value[used]), minlength=len(self.atoms))
+        return self.problem.total(torch.as_tensor(sums))[0]
+
     @property
     def uses(self):  # -> (p,)
         """The number of samples that use each atom, of this process."""
@@ -378,12 +385,17 @@ class Epoch:
     def improved_atoms(self, earlier=None):
         """Return the atoms after sweeps of block coordinate descent.
 
-        ``earlier`` has the sums ``a`` and ``b`` over other samples, to be added.
+        ``earlier`` has sums over other samples, to be added: rows of A, by a method ``products``,
+        and B.
         """
         p, m = self.atoms.shape
         atoms, b = self._atoms.copy(), np.asarray(self.b if earlier is None else self.b + earlier.b)
-        before = np.zeros((p, 1)) if earlier is None else np.asarray(earlier.a)
-        whole = self.products(0, p) + before if p < _MANY else None
+
+        def products(first, last):
+            rows = self.products(first, last)
+            return rows if earlier is None else rows + earlier.products(first, last)
+
+        whole = products(0, p) if p < _MANY else None
         # a copy for products with as many digits as the data have, if it pays
         single = self._x.dtype == np.float32 and p >= _MANY
         factor = atoms.astype(np.float32) if single else atoms
@@ -391,10 +403,7 @@ class Epoch:
             for _ in range(_SWEEPS["few" if p < _MANY else "many"]):
                 for first in range(0, p, _ATOMS):
                     part = slice(first, min(first + _ATOMS, p))
-                    if whole is None:
-                        a = self.products(part.start, part.stop) + before[part]
-                    else:
-                        a = whole[part]
+                    a = products(part.start, part.stop) if whole is None else whole[part]
                     target = b[part].copy()
                     weights = a.astype(factor.dtype)
 

@@ -13,7 +13,8 @@ The moves are those of the search. In a round a block splits atoms along the dir
 residuals, adapts, and removes the atoms that cost least, in this block and in earlier ones: a sum
 with the same weights remembers the cost of each atom. The round counts if it lowers the objective,
 with the costs of removed atoms in earlier blocks. So a population that is new to the stream takes
-atoms that nobody needs, and atoms of an earlier one stay.
+atoms that nobody needs, and atoms of an earlier one stay. More than 2048 atoms have no moves: a
+block adapts them to its rows, and earlier ones hold them in their places.
 
 References
 ----------
@@ -25,6 +26,7 @@ from dataclasses import dataclass, replace
 from math import ceil, inf
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,6 +61,12 @@ _STEADY = 8
 # Without moves costs are measured in every other block. After another population 0.90 of 60 atoms
 # are left with each block or every eighth, at the same speed.
 _COSTED = 2
+# Products of all pairs of so many atoms take 32 MiB.
+_MOST_PAIRED = 2048
+
+
+def _matrix(diagonal):
+    return torch.diag(diagonal) if len(diagonal) <= _MOST_PAIRED else diagonal
 
 
 class Memory(NamedTuple):
@@ -66,8 +74,9 @@ class Memory(NamedTuple):
 
     Attributes
     ----------
-    a : Tensor of shape (n_atoms, n_atoms)
-        Second moments of codes.
+    a : Tensor of shape (n_atoms, n_atoms) or (n_atoms,)
+        Second moments of codes. Of more than 2048 atoms only the diagonal is kept, and ``b`` holds
+        atoms in their places: its rows are the atoms times their energies.
     b : Tensor of shape (n_atoms, n_features)
         Products of codes and rows.
     cost : Tensor of shape (n_atoms,)
@@ -88,7 +97,7 @@ class Memory(NamedTuple):
     def none(cls, atoms):
         """Return the memory of no block."""
         zeros = atoms.new_zeros(len(atoms))
-        return cls(torch.diag(zeros), torch.zeros_like(atoms), zeros, zeros, zeros.sum())
+        return cls(_matrix(zeros), torch.zeros_like(atoms), zeros, zeros, zeros.sum())
 
     @classmethod
     def of_energy(cls, atoms, energy, n_rows):
@@ -105,7 +114,34 @@ class Memory(NamedTuple):
         """
         sums = energy * n_rows
         weight = torch.full_like(sums, n_rows)
-        return cls(torch.diag(sums), sums[:, None] * atoms, sums / 2, weight, weight.mean())
+        return cls(_matrix(sums), sums[:, None] * atoms, sums / 2, weight, weight.mean())
+
+    @property
+    def pairs(self):
+        """Whether there are products of all pairs of atoms."""
+        return self.a.ndim == 2
+
+    @property
+    def energy(self):
+        """The sum of squares of the codes of each atom."""
+        return self.a.diag() if self.pairs else self.a
+
+    def products(self, first, last):  # -> (last - first, n_atoms)
+        """Return rows of the second moments."""
+        if self.pairs:
+            return np.asarray(self.a[first:last])
+        rows = np.zeros((last - first, len(self.a)))
+        rows[np.arange(last - first), np.arange(first, last)] = np.asarray(self.a[first:last])
+        return rows
+
+    def with_block(self, epoch, n):
+        """Return the memory with a block of ``n`` rows more; costs apart."""
+        if self.pairs:
+            a, b = self.a + torch.as_tensor(epoch.products(0, len(self.a))), self.b + epoch.b
+        else:
+            a = self.a + epoch.energies()
+            b = a[:, None] * epoch.atoms
+        return self._replace(a=a, b=b, rows=self.rows + n)
 
     def faded(self, factor):
         """Return the memory with smaller weights."""
@@ -113,22 +149,25 @@ class Memory(NamedTuple):
 
     def without(self, atoms, which):
         """Forget some atoms; the targets of others no longer hold their share of rows."""
-        a, others = self.a.clone(), torch.ones(len(atoms), dtype=torch.bool)
+        a, b, others = self.a.clone(), self.b, torch.ones(len(atoms), dtype=torch.bool)
         others[which] = False
-        b = torch.where(others[:, None], self.b - self.a[:, which] @ atoms[which], 0.0)
-        a[which], a[:, which] = 0.0, 0.0
+        a[which] = 0.0
+        if self.pairs:
+            a[:, which], b = 0.0, b - self.a[:, which] @ atoms[which]
+        b = torch.where(others[:, None], b, 0.0)
         cost, weight = (torch.where(others, t, 0.0) for t in (self.cost, self.weight))
         return Memory(a, b, cost, weight, self.rows)
 
     def grown(self, n):
         """Return the memory with as many more atoms, of which there is none."""
         pad = torch.nn.functional.pad
-        a, b = pad(self.a, (0, n, 0, n)), pad(self.b, (0, 0, 0, n))
+        a, b = pad(self.a, (0, n) * self.a.ndim), pad(self.b, (0, 0, 0, n))
         return Memory(a, b, pad(self.cost, (0, n)), pad(self.weight, (0, n)), self.rows)
 
     def restricted(self, kept):
         """Return the memory of the kept atoms."""
-        a, b = self.a[kept][:, kept], self.b[kept]
+        a, b = self.a[kept], self.b[kept]
+        a = a[:, kept] if self.pairs else a
         return Memory(a, b, self.cost[kept], self.weight[kept], self.rows)
 
     def inherited(self, heirs, removed):
@@ -137,7 +176,7 @@ class Memory(NamedTuple):
         As long as two atoms do the same work, either costs little.
         """
         heirs = heirs[removed]
-        work = 0.5 * self.a.diag()[removed] / self.rows.clamp_min(1) / max(heirs.shape[1], 1)
+        work = 0.5 * self.energy[removed] / self.rows.clamp_min(1) / max(heirs.shape[1], 1)
         more = torch.zeros_like(self.cost).index_add_(
             0, heirs.flatten(), work.repeat_interleave(heirs.shape[1])
         )
@@ -226,10 +265,6 @@ def objective(problem, atoms):
     return _coded(problem, atoms).objective / max(_total(problem, problem.n_samples), 1)
 
 
-def _products(epoch):  # -> (n_atoms, n_atoms)
-    return torch.as_tensor(epoch.products(0, len(epoch.atoms)))
-
-
 def _adapted(epoch, memory, n_epochs):  # -> epoch of the adapted atoms
     """Alternate between codes of a block and atoms, as the search does."""
     problem, atoms, curve = epoch.problem, epoch.atoms, [epoch.objective]
@@ -284,9 +319,10 @@ def after_search(problem, state):
     """
     problem = problem.thinned(state.stride)
     epoch, n = problem.epoch(*state.found), _total(problem, problem.n_samples)
-    rows = torch.tensor(n, dtype=torch.float64)
-    cost = epoch.costs()[0]
-    memory = Memory(_products(epoch), epoch.b, cost, torch.full_like(cost, n), rows)
+    memory = Memory.none(epoch.atoms).with_block(epoch, n)
+    if memory.pairs:
+        cost = epoch.costs()[0]
+        memory = memory._replace(cost=cost, weight=torch.full_like(cost, n))
     options = dict(forgetting=0.0, n_rows=n, mean=epoch.objective / n)
     return begin_stream(epoch.atoms, memory, **options), epoch.n_entries / n
 
@@ -386,8 +422,9 @@ def advance_stream(problem, state, *, final=False):
     else:
         epoch = _adapted(epoch, memory, n_settling)
         memory = memory.moved(state.atoms, epoch.atoms)
-    moves = epoch.n_entries >= _USES * p
-    if not (moves or final):
+    is_large = epoch.n_entries >= _USES * p
+    moves = is_large and memory.pairs
+    if not (is_large or final):
         epoch = _adapted(epoch, memory, n_settling) if surprised else epoch
         return replace(state, atoms=epoch.atoms, loss=epoch.loss), False
     for number in range(_MAX_ROUNDS * moves):
@@ -405,15 +442,14 @@ def advance_stream(problem, state, *, final=False):
         before = epoch.atoms
         epoch = _adapted(epoch, memory, n_settling)
         memory = memory.moved(before, epoch.atoms)
-    if n_splits > 0 or surprised or state.n_blocks % _COSTED == 0:
+    if memory.pairs and (n_splits > 0 or surprised or state.n_blocks % _COSTED == 0):
         cost, weight = memory.cost + epoch.costs()[0], memory.weight + n
         memory = memory._replace(cost=cost, weight=weight)
-    a, b = memory.a + _products(epoch), memory.b + epoch.b
     mean = new if state.mean == inf else state.mean + (new - state.mean) * n / n_rows
     state = replace(
         state,
         atoms=epoch.atoms,
-        memory=memory._replace(a=a, b=b, rows=memory.rows + n),
+        memory=memory.with_block(epoch, n),
         n_rows=n_rows,
         n_splits=n_splits,
         mean=mean,

@@ -389,7 +389,7 @@ def test_held_out_samples_leave_each_class_one_to_learn_from(fraction):
     """Of a class of any size, even one; the others are held out in proportion."""
     y = np.r_[Y[:-3] % 2, 2, 3, 3]
     classifier = classifier_of(early_stopping=True, validation_fraction=fraction, max_iter=2)
-    read = classifier._read(X, y)
+    read = classifier._read(classifier._plan(), X, y)
     n_held = -(-len(X) * fraction // 1)
     assert len(read.held_out.x) == n_held
     left, held = read.target[:, 0], read.held_out.target[:, 0]

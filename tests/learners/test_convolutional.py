@@ -637,6 +637,11 @@ def stop(error):
     return run_epoch
 
 
+def interrupt(trainer, *_):
+    """Stop training at once."""
+    raise Interrupted(0, trainer)
+
+
 @pytest.fixture
 def frame(images):
     return pd.DataFrame(images.reshape(5, -1)).add_prefix("pixel ")
@@ -648,7 +653,7 @@ def test_nothing_is_left_of_an_earlier_fit(how, images, frame, monkeypatch):
     learner = learner_of(image_shape=(13, 16), separate_atoms="both").fit(frame)
     learner.set_params(separate_atoms=None)
     if how == "interrupted":
-        monkeypatch.setattr(Trainer, "run_epoch", stop(Interrupted(0)))
+        monkeypatch.setattr(Trainer, "run_epoch", interrupt)
         with pytest.raises(KeyboardInterrupt):
             learner.fit(images)
     else:

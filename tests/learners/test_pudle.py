@@ -354,7 +354,7 @@ def test_training_has_at_least_two_hundred_updates(batch_size, X):
 def test_training_has_a_hundred_epochs_unless_they_are_dear(monkeypatch, X):
     few = dict(n_unfoldings=1, max_iter="auto", batch_size=1)
     assert make(**few).fit(X).n_iter_ == 100
-    monkeypatch.setattr("skpudle._learners.pudle._AUTO_OPERATIONS", 0)
+    monkeypatch.setattr("skpudle._learners.plan._AUTO_OPERATIONS", 0)
     learner = make(**few, lambda_decay=(1.0, 0.5)).fit(X)
     assert (learner.n_steps_, learner.n_iter_) == (200, -(-200 // len(X)))
     assert learner.lambda_decay_ == 0.5  # the last of ten stages

@@ -84,6 +84,26 @@ def test_without_moves_atoms_minimise_the_model_of_all_blocks(generator, monkeyp
     assert float(state.memory.rows) == 400
 
 
+def test_blocks_hold_many_atoms_in_their_places(generator, monkeypatch):
+    """Energies instead of products of all pairs: atoms near the truth come nearer."""
+    monkeypatch.setattr(stream_module, "_MOST_PAIRED", 0)
+    truth = directions(20, 16, generator)
+    x = rows_of(truth, 3000, generator)
+    near = truth + 0.1 * torch.randn(truth.shape, generator=generator, dtype=torch.float64)
+    near /= near.norm(dim=1, keepdim=True)
+    state = begin_stream(near, forgetting=0.0)
+    errors = [float(1 - (near * truth).sum(1).mean())]
+    for part in x.split(500):
+        state, over = advance_stream(Problem(part, 0.1), state)
+        assert over
+        errors.append(float(1 - (state.atoms * truth).sum(1).mean()))
+    assert state.memory.a.shape == (20,)
+    torch.testing.assert_close(state.memory.b, state.memory.energy[:, None] * state.atoms)
+    rows = torch.as_tensor(state.memory.products(5, 9))
+    torch.testing.assert_close(rows, torch.diag(state.memory.energy)[5:9])
+    assert errors[-1] < errors[1] < errors[0] / 10
+
+
 def test_a_block_that_is_too_small_is_not_counted(generator):
     truth = directions(10, 12, generator)
     state = started(rows_of(truth, 50, generator), 10, generator)

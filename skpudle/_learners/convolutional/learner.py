@@ -22,21 +22,17 @@ from skpudle._data.images import (
 )
 from skpudle._data.noise import Noise
 from skpudle._data.training_images import Geometry, TrainingImages
-from skpudle._learners.base import Data, GradientLearner
+from skpudle._learners.base import Data, GradientLearner, attributes_of
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.coding import adapt_atoms, hidden_entries
 from skpudle._learners.convolutional.model import ConvModel, ConvNetwork, RowLayout
 from skpudle._learners.convolutional.parameters import (
     CONSTRAINTS,
-    check_conv_parameters,
+    ConvPlan,
     depth_of,
-    gradient_of,
     images_of,
-    searches,
     start_of,
     targets_of,
-    trains,
-    without_effect,
 )
 from skpudle._learners.convolutional.search import as_pictures, pieces_of, search_problem
 from skpudle._learners.convolutional.values import (
@@ -49,12 +45,9 @@ from skpudle._learners.convolutional.values import (
     responses,
 )
 from skpudle._learners.counts import settled_baseline
-from skpudle._learners.models import Decay, Encoder, fixed_debias, fixed_step
 from skpudle._training.messages import nothing_known
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
-from skpudle.gradients import GRADIENT_RULES
-from skpudle.losses import Gaussian
 from skpudle.operators import ConvDictionary, project_atoms
 from skpudle.search import choose_size, is_done
 
@@ -79,7 +72,6 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
     """A convolutional learner; `ConvPUDLEDictionaryLearning` adds the public interface."""
 
     _parameter_constraints = CONSTRAINTS
-    _default_batch_size = 16
 
     # ------------------------------------------------------------------ parameters
 
@@ -91,23 +83,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
     def _stride(self):
         return sizes(self.stride, len(self._kernel))
 
-    def _check_parameters(self):
-        check_conv_parameters(self, self._kernel, self._stride)
-
-    @property
-    def _rule_name(self):
-        return gradient_of(self)
-
-    def _trains(self, *, part=False):
-        return part or trains(self)
-
-    def _without_effect(self, data):
-        yield from super()._without_effect(data)
-        yield from without_effect(self, self._asks_for_training)
-
-    def _encoder(self):
-        options = depth_of(self), self.shrinkage, self.positive_code
-        return Encoder(*options, loss=self._loss(), debias=fixed_debias(self.debias) or 0.0)
+    def _plan(self):
+        return ConvPlan.of(self)
 
     # ------------------------------------------------------------------ images
 
@@ -141,26 +118,27 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             )
         return images
 
-    def _check_known(self):
+    def _check_known(self):  # -> Plan
         """Raise an error unless it is fitted, with atoms of the present parameters."""
         check_is_fitted(self)
         self._validate_params()  # they may have been set since `fit`
-        self._check_parameters()
+        plan = self._plan()
         found = self.components_.shape[1 : 1 + len(self._kernel)]
         if found != self._kernel:
             raise ValueError(
                 f"atom_shape={self.atom_shape!r:.80}, but the atoms in components_ have the shape "
                 f"{found}. Set the parameter as it was, or fit again."
             )
+        return plan
 
     def _read_and_build(self, X, *, colours=False, **checks):  # -> Images, ConvNetwork
-        self._check_known()
+        plan = self._check_known()
         images = self._read_known(X, colours=colours, **checks)
-        return images, self._network(images.tensors[0])
+        return images, self._network(plan, images.tensors[0])
 
-    def _network(self, like):  # -> ConvNetwork of the dtype and on the device of a tensor
+    def _network(self, plan, like):  # -> ConvNetwork of the dtype and on the device of a tensor
         parameters = known_parameters(_known(self), len(self._kernel), like)
-        encoder = self._encoder()
+        encoder = plan.encoder
         if self.debias == "auto":
             encoder = replace(encoder, debias=self.debias_)
         options = dict(noise=Noise.of(self.noise_std), lambda_decay=self.lambda_decay_)
@@ -175,13 +153,12 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     # ------------------------------------------------------------------ training
 
-    def _read(self, X, y, *, known=False, part=False):  # -> Data
+    def _read(self, plan, X, y, *, known=False, part=False):  # -> Data
         if current_team() is not None:
             raise ValueError(
                 f"{type(self).__name__} trains in one process, and this is inside of data_parallel "
                 "with several; call fit outside of it."
             )
-        self._check_parameters()
         gaps = {"allow_nan": self._allows_nan()}
         if known:
             self._check_known()
@@ -218,13 +195,13 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     def _some_samples(self, data):  # -> Batch
         own = make_generator(0)  # leave the generator of training's crops as it is
-        source = data.source.for_training(self._batch_size(), own, shuffle=False)
+        source = data.source.for_training(self._plan().batch_size(), own, shuffle=False)
         return next(iter(source.batches(source.plan())))
 
-    def _new_model(self, data, generator, run=None):  # -> ConvModel, rows
-        images, step = data.sample, fixed_step(self.step_size)
+    def _new_model(self, plan, data, generator, run=None):  # -> ConvModel, rows
+        images, step = data.sample, plan.step_size
         decides = isinstance(self.n_components, str)
-        if decides and not searches(self):
+        if decides and not plan.searches:
             raise ValueError(
                 "n_components='auto' is chosen by a search, which these parameters do without. "
                 "Pass dict_init='search', or a number of atoms."
@@ -256,23 +233,13 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             atoms = found.reshape(len(found), *shape[1:]).to(atoms)
 
         def built(atoms, intercept=given[1]):
-            parameters = initial_parameters(
-                atoms,
-                images.stride,
-                alpha=alpha,
-                step_size=step,
-                shrinkage=self.shrinkage,
-                learn_step=self.learn_step,
-                in_layers=self.separate_atoms == "unfolding",
-                noise_unit=noise.unit,
-                intercept=intercept,
-            )
-            searched = float(penalty) if searches(self) and run is not None else None
+            parameters = initial_parameters(plan, atoms, images.stride, alpha, intercept)
+            searched = float(penalty) if plan.searches and run is not None else None
             options = images, images.geometry, generator, parameters.alpha
-            model, rows = self._model(parameters, *options)
+            model, rows = self._model(plan, parameters, *options)
             return replace(model, search_alpha=searched, size_path=size_path), rows
 
-        if not searches(self) or run is None or run.recorder.in_training:
+        if not plan.searches or run is None or run.recorder.in_training:
             return built(atoms)
         problem = self._problem(images, float(penalty) / noise_of(*given), given[1])
 
@@ -282,19 +249,19 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         def fitted(state):
             curve = {"n_iter_": len(state.losses), "n_steps_": 0}
             curve |= {"loss_curve_": np.array(state.losses)}
-            return self._attributes_of(*built(inside(state)), data) | curve
+            return attributes_of(*built(inside(state)), data) | curve
 
         state = run.search(problem, as_pictures(atoms), fitted)
         model, rows = built(inside(state))
         if given[1] is not None:
             pieces = self._pieces(images)
             return built(inside(state), settled_baseline(model.network(rows, 0)[0], *pieces))
-        if is_done(state) and self._codes_follow_data() and not run.max_iter:
+        if is_done(state) and plan.codes_follow_data and not run.max_iter:
             found, path = adapt_atoms(
                 problem,
                 state,
                 state.best_atoms,
-                debias=fixed_debias(self.debias),
+                debias=plan.debias,
                 stopped=lambda: run.interrupts.pending,
             )
             model, rows = built(found.reshape(atoms.shape).to(atoms))
@@ -318,29 +285,26 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             unit=unit_of(float(seen.double().square().mean()) * prod(self._kernel)),
         )
 
-    def _codes_follow_data(self):
-        return self.alpha == "auto" and depth_of(self) is None
-
     def _coding_problem(self, outcome, data, run):  # -> ConvProblem, atoms
         problem = self._problem(data.sample, float(outcome.model.alpha))
         return problem, as_pictures(outcome.model.layout.unpack(outcome.rows).atoms)
 
-    def _known_model(self, data):  # -> ConvModel, rows, generator
+    def _known_model(self, plan, data):  # -> ConvModel, rows, generator
         generator = make_generator(self.random_state)
         generator.manual_seed(generator.initial_seed() + self.n_steps_)  # other crops
         images, state = data.sample, self._training_state
         parameters = known_parameters(_known(self), len(self._kernel), images.images[0])
         if not (self.learn_step or self.separate_atoms == "unfolding"):
-            parameters = parameters._replace(step=fixed_step(self.step_size))
+            parameters = parameters._replace(step=plan.step_size)
         if state.get("coding"):  # codes have another penalty than training
             parameters = parameters._replace(alpha=state["alpha"])
         geometry = images.geometry._replace(image_size=state["image_size"])
-        model, rows = self._model(parameters, images, geometry, generator, state["alpha"])
+        model, rows = self._model(plan, parameters, images, geometry, generator, state["alpha"])
         known = dict(data_scale=state["data_scale"], peak=max(model.peak, self.peak_))
         known |= {name: state.get(name) for name in ("coding", "search_alpha")}
         return replace(model, **known), rows, generator
 
-    def _model(self, parameters, images, geometry, generator, alpha):
+    def _model(self, plan, parameters, images, geometry, generator, alpha):
         n = depth_of(self) or 0
         separate = {"analysis": (1, 0, 0), "decoder": (0, 1, 0), "both": (1, 1, 0)}
         separate |= {"unfolding": (n, 0, n - 1), None: (0, 0, 0)}
@@ -356,14 +320,13 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             fixed_step=parameters.step,
             n_intercepts=0 if parameters.intercept is None else len(parameters.intercept),
         )
-        rule, encoder = GRADIENT_RULES[self._rule_name], self._encoder()
         model = ConvModel(
-            rule if isinstance(encoder.loss, Gaussian) else partial(rule, loss=encoder.loss),
-            encoder,
+            plan.rule(plan.gradient),
+            plan.encoder,
             layout,
             images,
             geometry,
-            Decay.of(self.lambda_decay).at_last,
+            plan.decay.at_last,
             alpha,
             images.mean_square(),
             images.peak(),

@@ -1,7 +1,9 @@
 """Parameters of convolutional learners, and their reading of images."""
 
+from dataclasses import dataclass
 from math import inf
 from numbers import Integral, Real
+from types import SimpleNamespace
 
 from sklearn.utils._param_validation import Interval, StrOptions
 
@@ -9,23 +11,21 @@ from skpudle._data.images import check_axes, check_sizes, read_images, read_targ
 from skpudle._data.noise import Noise
 from skpudle._learners.base import GradientLearner
 from skpudle._learners.convolutional.model import all_shifts
-from skpudle._learners.models import Decay
+from skpudle._learners.models import Decay, Encoder, fixed
+from skpudle._learners.plan import Plan
 from skpudle.losses import LOSSES, loss_named
 from skpudle.shrinkage import SHRINKAGES
 
 __all__ = [
     "CONSTRAINTS",
+    "ConvPlan",
     "as_images",
-    "check_conv_parameters",
     "depth_of",
-    "gradient_of",
     "images_of",
     "largest_of",
     "searches",
     "start_of",
     "targets_of",
-    "trains",
-    "without_effect",
 ]
 
 _COUNT = Interval(Integral, 1, None, closed="left")
@@ -99,28 +99,6 @@ def gradient_of(learner):
     return "dec" if depth_of(learner) is None else "ae-ls"
 
 
-def without_effect(learner, asks_for_training):  # yields names, setting that would use them
-    """Yield parameters that have no effect in a fit, except for training and stopping."""
-    if not trains(learner):
-        yield ("crop_size", "flip", "atom_norm"), asks_for_training
-    if learner.noise_std == 0:
-        yield ("flip",), "noise_std"
-    elif len(sizes(learner.atom_shape, 1)) == 1:
-        yield ("flip",), "two numbers for atom_shape"
-    if depth_of(learner) is None:
-        yield ("step_size",), "a number for n_unfoldings"
-    elif learner.debias not in ("auto", 0):
-        yield ("debias",), "codes of the lasso, n_unfoldings=None"
-    if learner.shrinkage == "hard":
-        yield ("lambda_decay",), "shrinkage='soft'"
-    elif learner.alpha == 0 and not learner.learn_threshold:
-        yield ("lambda_decay",), "a positive alpha"
-    if learner.loss != "binomial":
-        yield ("n_trials",), "loss='binomial'"
-    if max(sizes(learner.stride, 1)) == 1:
-        yield ("shift_average",), "a stride of more than 1"
-
-
 def depth_of(learner):  # -> int or None
     """Return the requested number of unfoldings, None for converged codes."""
     if learner.n_unfoldings != "auto":
@@ -138,7 +116,6 @@ def check_conv_parameters(learner, kernel, stride):
     kernel, stride : tuple of int
         Size and distance of atoms.
     """
-    Decay.of(learner.lambda_decay)  # raises if invalid
     check_sizes(kernel, stride, learner.image_shape)
     own_analysis = learner.separate_atoms in ("analysis", "both", "unfolding")
     through = learner.learn_threshold or learner.learn_step or own_analysis
@@ -236,3 +213,59 @@ def as_images(learner, x):  # (..., *size) -> the same
     """Return expected images from the network's units."""
     x = loss_named(learner.loss, learner.n_trials).mean(x)
     return Noise.of(learner.noise_std).leave(x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvPlan(Plan):
+    """The plan of a fit of a convolutional dictionary."""
+
+    @classmethod
+    def of(cls, learner):
+        """Return the plan for the parameters of a learner.
+
+        Raises
+        ------
+        ValueError
+            If parameters contradict each other.
+        """
+        kernel = sizes(learner.atom_shape, 1)
+        check_conv_parameters(learner, kernel, sizes(learner.stride, len(kernel)))
+        depth, gradient = depth_of(learner), gradient_of(learner)
+        loss, debias = loss_named(learner.loss, learner.n_trials), fixed(learner.debias)
+        options = dict(loss=loss, debias=debias or 0.0)
+        return cls(
+            given=SimpleNamespace(**learner.get_params(deep=False)),
+            encoder=Encoder(depth, learner.shrinkage, learner.positive_code, **options),
+            gradient=gradient,
+            name=gradient,
+            searches=searches(learner),
+            trains=trains(learner),
+            decay=Decay.of(learner.lambda_decay),
+            step_size=fixed(learner.step_size),
+            debias=debias,
+            codes_follow_data=learner.alpha == "auto" and depth is None,
+            auto_batch_size=16,
+        )
+
+    def without_effect(self, data):  # yields names, setting
+        """Yield parameters that have no effect in this fit, and a setting that would use them."""
+        yield from super().without_effect(data)
+        given = self.given
+        if not self.trains:
+            yield ("crop_size", "flip", "atom_norm"), self.asks_for_training
+        if given.noise_std == 0:
+            yield ("flip",), "noise_std"
+        elif len(sizes(given.atom_shape, 1)) == 1:
+            yield ("flip",), "two numbers for atom_shape"
+        if self.encoder.n_unfoldings is None:
+            yield ("step_size",), "a number for n_unfoldings"
+        elif given.debias not in ("auto", 0):
+            yield ("debias",), "codes of the lasso, n_unfoldings=None"
+        if given.shrinkage == "hard":
+            yield ("lambda_decay",), "shrinkage='soft'"
+        elif given.alpha == 0 and not given.learn_threshold:
+            yield ("lambda_decay",), "a positive alpha"
+        if given.loss != "binomial":
+            yield ("n_trials",), "loss='binomial'"
+        if max(sizes(given.stride, 1)) == 1:
+            yield ("shift_average",), "a stride of more than 1"

@@ -10,14 +10,11 @@ from skpudle._data.images import covering_positions, is_one_image, read_images, 
 from skpudle._data.noise import Noise, with_noise
 from skpudle._learners.convolutional.denoising import DenoiserModule, denoise_images
 from skpudle._learners.convolutional.learner import ConvLearner
-from skpudle._learners.convolutional.parameters import as_images, largest_of, targets_of, trains
+from skpudle._learners.convolutional.parameters import as_images, largest_of, targets_of
 from skpudle._learners.score import deviance_of_means, deviance_of_pixels, sums_of
 from skpudle.losses import Gaussian
 
 __all__ = ["ConvPUDLEDictionaryLearning"]
-
-# max_iter="auto" without a search
-_EPOCHS = 100
 
 # pixels encoded at a time: few enough for their codes to stay in a cache
 _PIXELS = 2**17
@@ -366,13 +363,6 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
 
     # ------------------------------------------------------------------ training
 
-    def _n_updates(self, n_batches, batch_size, data):
-        if not trains(self):
-            return 0
-        if self.max_iter != "auto":
-            return super()._n_updates(n_batches, batch_size, data)
-        return _EPOCHS * n_batches
-
     def _allows_nan(self):  # margins and several grids have no masks
         return self.n_train_shifts == 1 and self.separate_atoms != "unfolding"
 
@@ -469,7 +459,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             Images, of the size seen in `fit` if their codes have as many positions, and else of the
             size that the copies of the atoms cover.
         """
-        self._check_known()
+        plan = self._check_known()
         first = X[0] if isinstance(X, list) and len(X) else X
         device, size = self._transform_device(first), self._training_state["image_size"]
         positions = covering_positions(size, self._kernel, self._stride) if size else None
@@ -481,7 +471,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
                 f"Codes have {codes.n_channels} maps, but {type(self).__name__} has "
                 f"{self.n_components_} components; pass codes as transform returns them."
             )
-        network = self._network(codes.tensors[0])
+        network = self._network(plan, codes.tensors[0])
         images = []
         for z in codes.tensors:
             x = torch.cat([network.synthesis(part) for part in _parts(z)])

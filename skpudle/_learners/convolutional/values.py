@@ -9,6 +9,7 @@ from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of
+from skpudle._data.noise import Noise
 from skpudle._data.training_images import initial_kernels
 from skpudle._learners.convolutional.search import patches_by_energy
 from skpudle._learners.counts import least_penalty
@@ -279,43 +280,30 @@ def auto_penalty(images, atoms, noise_std, loss, intercept):
     return max(noise * alpha, least_penalty(noise, atoms[0].numel()))
 
 
-def initial_parameters(
-    atoms, stride, *, alpha, step_size, shrinkage, learn_step, in_layers, noise_unit, intercept
-):
-    """Return the parameters that training starts from.
+def initial_parameters(plan, atoms, stride, alpha, intercept):  # -> ConvParameters
+    """Return the parameters that training starts from; a step of None follows the atoms.
 
     Parameters
     ----------
+    plan : ConvPlan
+        The plan of the fit.
     atoms : Tensor of shape (n_components, n_channels, *kernel)
         Initial atoms, inside of the constraint.
     stride : tuple of int
         Distance of their positions.
     alpha : float
         The penalty, or the threshold of hard shrinkage.
-    step_size : float or None
-        The parameter; None follows the atoms.
-    shrinkage : {"soft", "hard"}
-        The parameter.
-    learn_step : bool
-        Whether the step is learned, from an initial number.
-    in_layers : bool
-        Whether every unfolding has its own atoms, which include its step.
-    noise_unit : float or None
-        The noise that ``alpha`` is for, if thresholds follow the noise.
     intercept : Tensor of shape (n_channels,) or None
         The `baseline`.
-
-    Returns
-    -------
-    ConvParameters
-        The parameters; a step of None follows the atoms.
     """
-    if step_size is None and (learn_step or in_layers):
+    given, step_size = plan.given, plan.step_size
+    in_layers = given.separate_atoms == "unfolding"  # atoms of an unfolding include its step
+    if step_size is None and (given.learn_step or in_layers):
         step_size = float(default_step(ConvDictionary(atoms, stride)))
     if in_layers:  # its square root in both sides makes their numbers equally large
-        alpha *= step_size**0.5 if shrinkage == "soft" else step_size**-0.5
+        alpha *= step_size**0.5 if given.shrinkage == "soft" else step_size**-0.5
         atoms, step_size = atoms * step_size**0.5, 1.0
-    slope = None
+    slope, noise_unit = None, Noise.of(given.noise_std).unit
     if noise_unit is not None:
         alpha, slope = 0.0, float(alpha) / noise_unit
     return ConvParameters(

@@ -1,6 +1,6 @@
 """Learn a dictionary for a task: read data and targets, and build a joint model."""
 
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
 from math import sqrt
 from numbers import Real
 
@@ -10,20 +10,35 @@ from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import (
+    _check_feature_names,
+    _check_n_features,
     _check_sample_weight,
     check_consistent_length,
     check_is_fitted,
 )
 
-from skpudle._data.arrays import host_array, is_array, to_tensor
+from skpudle._data.arrays import (
+    check_rows,
+    host_array,
+    input_attributes,
+    is_array,
+    resolve_device,
+    split_missing,
+    to_tensor,
+)
 from skpudle._data.batches import Rows
 from skpudle._data.sources import is_stream
 from skpudle._data.tables import is_dataset, loaded
+from skpudle._learners.base import Data, GradientLearner
+from skpudle._learners.coder import DictionaryTransformer
+from skpudle._learners.dense import known_model, start
 from skpudle._learners.models import DenseModel
-from skpudle._learners.pudle import PUDLEDictionaryLearning
+from skpudle._learners.plan import DensePlan
+from skpudle._learners.pudle import PUDLEDictionaryLearning, module_of
 from skpudle._learners.supervised.model import TaskLayout, TaskModel, joint
 from skpudle._learners.supervised.tasks import Head, check_weights, distinct, hold_out
 from skpudle._precision import own_precision, training_mode
+from skpudle._training.messages import nothing_known
 from skpudle._training.team import current_team
 
 __all__ = ["TaskLearner"]
@@ -49,23 +64,55 @@ _SHARED = (
 )
 
 
-class TaskLearner(PUDLEDictionaryLearning):
+# Codes for a task are better less sparse than codes for finding a dictionary. Of 1, 1/2 and 1/4
+# this had the smallest errors in cross-validation within training samples (no supervision, 128
+# atoms), in geometric mean over any three of the four sets of benchmarks/bench_classifiers.py.
+_ALPHA_SHARE = 0.5
+
+# parameters that `transform` reads, in addition to fitted attributes
+_OF_THE_ENCODER = "alpha", "n_unfoldings", "positive_code", "split_sign", "device"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskPlan(DensePlan):
+    """The plan of a fit for a task: a dictionary learner's, and joint training after it."""
+
+    @classmethod
+    def of(cls, learner):
+        """Return the plan for the parameters of a learner."""
+        names = "supervision", "early_stopping", "validation_fraction"
+        own = {name: getattr(learner, name) for name in names}
+        plan = super().of(learner, alpha_share=_ALPHA_SHARE, **own)
+        # codes that predict held-out features do not suit a task
+        plan = replace(
+            plan,
+            codes_follow_data=False,
+            asks_for_training="a setting that trains after the search, such as supervision=0.5",
+        )
+        if not learner.supervision:
+            return plan
+        return replace(plan, name="supervised", trains=True, auto_epochs=_AUTO_EPOCHS)
+
+    def trains_in_parts(self, learner):
+        """Return True: decisions are trained by gradients."""
+        return True
+
+    def without_effect(self, data):  # yields names, setting
+        """Yield parameters that have no effect in this fit, and a setting that would use them."""
+        yield from super().without_effect(data)
+        if not self.given.supervision:
+            yield ("early_stopping", "validation_fraction"), "a positive supervision"
+        elif not self.given.early_stopping:
+            yield ("validation_fraction",), "early_stopping=True"
+
+
+class TaskLearner(GradientLearner, DictionaryTransformer):
     """A learner for a task, which `PUDLEClassifier` and `PUDLERegressor` define.
 
+    It starts as a dictionary learner does, by `skpudle._learners.dense.start`, and adds the task.
     A subclass has ``_task(y, weights, known, classes)``, which returns the task and its fitted
     attributes, and ``_task_kind``, whose ``check`` reads ``y``.
     """
-
-    # the other parameters of a dictionary learner are constants here
-    gradient, lambda_decay, shrinkage, step_size = "auto", 1.0, "soft", "auto"
-    positive_dict, atom_norm, debias = False, "unit", 0.0
-    optimizer, optimizer_params = "adam", None
-    transform_algorithm, transform_alpha = "unfolded", None
-    transform_n_nonzero_coefs = transform_tol = None
-    # Codes for a task are better less sparse than codes for finding a dictionary. Of 1, 1/2 and 1/4
-    # this had the smallest errors in cross-validation within training samples (no supervision, 128
-    # atoms), in geometric mean over any three of the four sets of benchmarks/bench_classifiers.py.
-    _alpha_share = 0.5
 
     _parameter_constraints = {
         name: PUDLEDictionaryLearning._parameter_constraints[name] for name in _SHARED
@@ -213,8 +260,53 @@ class TaskLearner(PUDLEDictionaryLearning):
         """
         return self._transform_sparse(X)
 
-    def _beside_atoms(self):
-        return "the weights of its decisions"
+    @classmethod
+    def from_components(cls, components, **params):
+        """Refuse atoms alone: decisions are learned from data.
+
+        Parameters
+        ----------
+        components : array-like of shape (n_components, n_features), Tensor or learner
+            Atoms as rows.
+        **params : dict
+            Parameters of the learner.
+
+        Raises
+        ------
+        ValueError
+            Always.
+        """
+        raise ValueError(
+            f"{cls.__name__} learns the weights of its decisions from data, and got none. Pass the "
+            "atoms as dict_init, and fit."
+        )
+
+    def to_module(self):
+        """Return the fitted encoder and decoder as a module of torch.
+
+        See `PUDLEDictionaryLearning.to_module`.
+
+        Returns
+        -------
+        skpudle.encoding.EncoderModule
+            ``module(x)`` returns codes, ``module.decode(codes)`` rows, both as tensors.
+
+        Raises
+        ------
+        ValueError
+            If codes are solved for, which is no fixed graph.
+        """
+        check_is_fitted(self)
+        self._validate_params(*_OF_THE_ENCODER)
+        return module_of(self, self._plan())
+
+    def _plan(self):
+        return TaskPlan.of(self)
+
+    def _transform_encoder(self):
+        self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
+        options = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_, warn=True)
+        return self._plan().encoder.at(self.alpha_, **options)
 
     def _check_head(self):
         """Raise ValueError unless the weights fit the present number of features of codes."""
@@ -225,7 +317,7 @@ class TaskLearner(PUDLEDictionaryLearning):
                 f"codes where there are {now} now. Set the parameter as it was, or fit again."
             )
 
-    def _read(self, X, y, *, known=False, part=False, classes=None, sample_weight=None):  # -> Data
+    def _read(self, plan, X, y, *, known=False, part=False, classes=None, sample_weight=None):
         name = type(self).__name__
         if y is None:
             raise ValueError(f"{name} requires y to be passed, but the target y is None.")
@@ -236,8 +328,15 @@ class TaskLearner(PUDLEDictionaryLearning):
                 f"{name} learns from arrays and tensors in one process; pass parts of the data to "
                 "partial_fit."
             )
-        data = super()._read(X, None, known=known, part=part)
-        x, mask = data.source.x, data.source.mask
+        device = resolve_device(self.device, X)
+        if known:
+            _check_feature_names(self, X, reset=False)
+        x = to_tensor(check_rows(X, estimator=self, allow_nan=True), device)
+        x, mask = split_missing(x)
+        if known:
+            _check_n_features(self, X, reset=False)
+            dtype = to_tensor(self.components_).dtype
+            x, mask = x.to(dtype), None if mask is None else mask.to(dtype)
         y = self._task_kind.check(host_array(y), self)
         check_consistent_length(x, y)
         weights = _check_sample_weight(host_array(sample_weight), y, ensure_non_negative=True)
@@ -256,18 +355,21 @@ class TaskLearner(PUDLEDictionaryLearning):
             parts = hold_out(x, mask, target, share, random_state, strata)
             x, mask, target, held_out = parts
         trained = self.supervision or part
-        return data._replace(
-            source=Rows(x, mask=mask, target=target if trained else None),
-            sample=x,
-            mask=mask,
-            inputs=data.inputs | ({} if known else inputs),
+        return Data(
+            Rows(x, mask=mask, target=target if trained else None),
+            x,
+            mask,
+            device,
+            {} if known else input_attributes(X) | inputs,
             target=target,
             held_out=held_out,
             task=task,
         )
 
-    def _new_model(self, data, generator, run=None):  # -> model, rows
-        model, atoms = super()._new_model(data, generator, run)
+    def _new_model(self, plan, data, generator, run=None):  # -> model, rows
+        if data.mask is not None and not data.mask.any():
+            raise nothing_known(self)
+        model, atoms = start(plan, data, generator, run)
         if not self.supervision and run is not None:
             return model, atoms  # the head is fitted at the end
         model = self._task_model(model, atoms, data)
@@ -278,14 +380,14 @@ class TaskLearner(PUDLEDictionaryLearning):
             head = self._head(model, atoms, data)
         return model, model.layout.pack(atoms, head)
 
-    def _known_model(self, data):  # -> model, rows, generator
+    def _known_model(self, plan, data):  # -> model, rows, None
         self._check_head()
-        model, atoms, generator = super()._known_model(data)
         state = self._training_state
+        model, atoms = known_model(plan, data, state, self.components_)
         model = self._task_model(model, atoms, data, state["mean_weight"], state["total_weight"])
         coef, intercept = data.task.head(self.coef_, self.intercept_)
         head = Head((coef * model.layout.unit).to(atoms), intercept.to(atoms))
-        return model, model.layout.pack(atoms, head), generator
+        return model, model.layout.pack(atoms, head), None
 
     def _layout(self, model, atoms, data):
         return TaskLayout(
@@ -314,40 +416,8 @@ class TaskLearner(PUDLEDictionaryLearning):
         features = self._layout(model, atoms, data).features(codes)
         return data.task.solve(features, data.target, self.C)
 
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = False
-        return tags
-
-    def _trains(self, *, part=False):
-        return bool(self.supervision) or super()._trains(part=part)
-
-    _asks_for_training = "a setting that trains after the search, such as supervision=0.5"
-
-    @property
-    def _rule_name(self):
-        return "supervised" if self.supervision else super()._rule_name
-
-    def _rule(self, name):
-        return joint if name == "supervised" else super()._rule(name)
-
-    def _without_effect(self, data):
-        yield from super()._without_effect(data)
-        if not self.supervision:
-            yield ("early_stopping", "validation_fraction"), "a positive supervision"
-        elif not self.early_stopping:
-            yield ("validation_fraction",), "early_stopping=True"
-
-    def _codes_follow_data(self):
-        return False  # codes that predict held-out features do not suit a task
-
-    def _n_updates(self, n_batches, batch_size, data):
-        if self.max_iter == "auto" and self.supervision:
-            return _AUTO_EPOCHS * n_batches
-        return super()._n_updates(n_batches, batch_size, data)
-
-    def _attributes(self, outcome, data, unused=None):
-        attributes = super()._attributes(outcome, data, unused)
+    def _attributes(self, plan, outcome, data, unused=None):
+        attributes = super()._attributes(plan, outcome, data, unused)
         model, rows = outcome.model, outcome.rows
         if not isinstance(model, TaskModel):
             head = self._head(model, rows, data)
@@ -356,6 +426,11 @@ class TaskLearner(PUDLEDictionaryLearning):
             attributes["_training_state"] |= task.memory()
         scores = None if data.held_out is None else np.array(outcome.stopping[3])
         return attributes | {"validation_scores_": scores}
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = False
+        return tags
 
     def _decisions(self, X):  # -> (n, n_outputs)
         check_is_fitted(self, "coef_")

@@ -1,0 +1,451 @@
+"""The plan of a fit: its phases, and the gradient, encoder, optimiser and batches of training.
+
+A `Plan` is made once from the parameters, before any data are read. One rule decides which phases
+run: a parameter that is named asks for its phase.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from math import ceil
+from numbers import Integral
+from types import SimpleNamespace
+
+from skpudle._learners.models import Decay, DenseModel, Encoder, fixed
+from skpudle._training.identity import plain
+from skpudle._training.messages import any_named
+from skpudle.gradients import GRADIENT_RULES
+from skpudle.losses import Gaussian, loss_named
+from skpudle.optimizers import make_optimizer
+
+__all__ = ["DensePlan", "Plan", "default_optimizer", "refining_updates"]
+
+# The surrogate's matrix of this many atoms takes 128 MiB in float64.
+_SURROGATE_ATOMS = 4096
+
+_OF_TRAINING = (
+    "optimizer",
+    "learning_rate",
+    "optimizer_params",
+    "batch_size",
+    "max_iter",
+    "tol",
+    "n_iter_no_change",
+)
+
+
+def default_optimizer(n_rows):
+    """Return the name of the default optimiser: the surrogate as long as its matrix is small."""
+    return "surrogate" if n_rows <= _SURROGATE_ATOMS else "adam"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The plan of a fit.
+
+    Parameters
+    ----------
+    given : SimpleNamespace
+        The parameters.
+    encoder : Encoder
+        The encoder.
+    gradient : str
+        Name of the gradient of training.
+    name : str
+        Name of training for users, its gradient for most learners.
+    searches, trains : bool
+        Whether `fit` searches for the initial dictionary, and whether it then trains.
+    decay : Decay
+        The decay of penalties over training.
+    step_size, debias : float or None
+        Numbers of these parameters; None where atoms and data decide.
+    codes_follow_data : bool, default=False
+        Whether the data choose the penalty of codes, as for converged ones.
+    auto_epochs, auto_batch_size : int
+        Values of ``max_iter`` and ``batch_size`` for "auto".
+    asks_for_training : str
+        A setting that makes training follow a search.
+    """
+
+    given: SimpleNamespace
+    encoder: Encoder
+    gradient: str
+    name: str
+    searches: bool
+    trains: bool
+    decay: Decay
+    step_size: float | None
+    debias: float | None
+    codes_follow_data: bool = False
+    auto_epochs: int | None = 100
+    auto_batch_size: int = 256
+    asks_for_training: str = "a setting that trains after the search, such as gradient='ae-ls'"
+
+    def rule(self, name):
+        """Return the gradient rule with this name, for the loss."""
+        rule, loss = GRADIENT_RULES[name], self.encoder.loss
+        return rule if isinstance(loss, Gaussian) else partial(rule, loss=loss)
+
+    def batch_size(self, n_samples=None):
+        """Return the size of a batch, in a fit for a number of samples, if it is known."""
+        size = self.given.batch_size
+        return self.auto_batch_size if size == "auto" else int(size)
+
+    def n_updates(self, n_batches, batch_size, data):
+        """Return the number of updates that training may take."""
+        if not self.trains:
+            return 0
+        max_iter = self.given.max_iter
+        return (self.auto_epochs if max_iter == "auto" else max_iter) * n_batches
+
+    def trains_in_parts(self, learner):
+        """Return whether `partial_fit` of the learner trains by gradients.
+
+        Otherwise it alternates between codes and atoms.
+        """
+        return True
+
+    def optimizer_for(self, n_rows):
+        """Return the optimiser for this number of rows of parameters."""
+        return self.given.optimizer
+
+    def optimizer_name(self, n_rows):
+        """Name the owner of a state; the surrogate has the same state with all parameters."""
+        optimizer = self.optimizer_for(n_rows)
+        params = None if optimizer == "surrogate" else plain(self.given.optimizer_params)
+        return f"{optimizer} {params}"
+
+    def make_optimizer(self, model, rows, name=None):
+        """Return the optimiser of rows of parameters, or one with another name."""
+        return make_optimizer(
+            name or self.optimizer_for(len(rows)),
+            rows,
+            model.project,
+            learning_rate=self.given.learning_rate,
+            data_scale=model.data_scale,
+            curvature=model.curvature,
+            params=self.given.optimizer_params if name is None else None,
+            asked=self.given.optimizer if name is None else "auto",
+        )
+
+    def without_effect(self, data):  # yields names, setting
+        """Yield parameters that have no effect in this fit, and a setting that would use them."""
+        if not self.trains:
+            yield _OF_TRAINING, self.asks_for_training
+        elif self.given.tol is None:
+            yield ("n_iter_no_change",), "a number for tol"
+
+
+# ------------------------------------------------------------------ learners of rows
+
+# Parameters of learners of rows. A learner without one has this value.
+_DEFAULTS = dict(
+    n_components=None,
+    alpha="auto",
+    gradient="auto",
+    loss="gaussian",
+    n_trials=1,
+    n_unfoldings="auto",
+    step_size="auto",
+    lambda_decay=1.0,
+    shrinkage="soft",
+    initial_threshold=None,
+    debias=0.0,
+    separate_atoms=False,
+    positive_code=False,
+    positive_dict=False,
+    atom_norm="unit",
+    optimizer="adam",
+    learning_rate=1e-3,
+    optimizer_params=None,
+    batch_size="auto",
+    max_iter="auto",
+    tol=1e-4,
+    n_iter_no_change=5,
+    dict_init="search",
+    transform_algorithm="unfolded",
+    transform_n_nonzero_coefs=None,
+    transform_tol=None,
+    transform_alpha=None,
+)
+
+# parameters of training by batches, and of its atoms; `partial_fit` trains if one is named
+_OF_BATCHES = "optimizer", "learning_rate", "optimizer_params", "batch_size", "atom_norm"
+
+# max_iter="auto": the largest numbers of epochs and of operations of encoders, and the least number
+# of updates
+_AUTO_EPOCHS = 100
+_AUTO_OPERATIONS = 1.2e12
+_AUTO_UPDATES = 200
+
+# max_iter="auto" of the surrogate after a search. R2 and density of codes of held-out rows, for 100
+# atoms of 1,200 digits and of 4,000 patches of a photograph: after the search, after 20 epochs of
+# batches of 256 with the curvature of the decoder, and after the default training; in brackets the
+# time of the whole fit relative to the search, on one core.
+#
+#                      search      20 epochs           default
+#   digits, T=3        .234 .990   .646 .863 (2.3)     .645 .862 (1.9)
+#   T=5                .341 .938   .742 .761           .741 .760 (1.9)
+#   T=10               .485 .757   .829 .613           .828 .611 (1.8)
+#   T=20               .605 .563   .871 .487 (3.3)     .870 .487 (1.8)
+#   T=20, hard         .631 .454   .983 .617           .983 .616 (1.8)
+#   T=100, decay .98   .876 .661   .981 .605 (8.6)     .982 .612 (2.5)
+#   patches, T=3       .828 .281   .914 .232 (2.3)     .912 .232 (1.5)
+#   T=5                .871 .250   .928 .204           .927 .204 (1.5)
+#   T=10               .906 .208   .936 .177           .936 .173 (1.6)
+#   T=20               .923 .169   .940 .153 (4.1)     .938 .151 (1.6)
+#
+# An update takes as long as its unfoldings and nine more. The least number of epochs.
+_REST_OF_AN_UPDATE, _LEAST_EPOCHS = 9, 2
+# rows that count as an epoch, and its batches, of 64 to 256 rows each
+_LEAST_ROWS, _MOST_ROWS, _BATCHES = 1024, 4096, 16
+# Codes respond to a change of atoms, so that the decoder's curvature is too large, and more so with
+# more unfoldings. With 1/T^0.25 hard codes became denser; with 1 training took twice as long.
+_CURVATURE_EXPONENT = -0.22
+
+# "auto" for unfolded codes, as in the paper, and for an encoder with matrices of its own, where 3
+# unfoldings are as good as 20 of the dictionary
+_UNFOLDINGS, _LEARNED_UNFOLDINGS = 100, 3
+
+# A search for the atoms of counts works on stabilised counts, an approximation of the likelihood;
+# "dec" then continues with the likelihood itself. The explained share of the deviance of thinned
+# data (benchmarks/bench_counts.py) rises from 0.406 to 0.433 for digits and from 0.146 to 0.203 for
+# words.
+_REFINING_EPOCHS, _REFINING_UPDATES = 6, 40
+
+
+def refining_updates(n_batches):
+    """Return the number of updates that adapt atoms of stabilised data to the likelihood."""
+    return max(_REFINING_UPDATES, _REFINING_EPOCHS * n_batches)
+
+
+def _check_learned_encoder(given):
+    """Raise ValueError if other parameters contradict ``separate_atoms``."""
+    separate = f"separate_atoms={given.separate_atoms!r}"
+    if given.loss != "gaussian" or given.shrinkage != "soft":
+        raise ValueError(
+            f"{separate} is for least squares and soft shrinkage, got loss={given.loss!r} and "
+            f"shrinkage={given.shrinkage!r}. Pass separate_atoms=False."
+        )
+    if given.n_unfoldings is None:
+        raise ValueError(
+            f"Codes that are solved for (n_unfoldings=None) need no {separate}; pass a number of "
+            "unfoldings."
+        )
+    if given.gradient == "dec":
+        raise ValueError(
+            "gradient='dec' does not go through the encoder, so that it cannot train "
+            f"{separate}; pass gradient='ae-lasso' or 'auto'."
+        )
+
+
+def _check(given, *, searches, decays, converges):
+    """Raise ValueError if parameters contradict each other."""
+    if given.separate_atoms:
+        _check_learned_encoder(given)
+    if given.n_components == "auto" and not searches:
+        raise ValueError(
+            "n_components='auto' is chosen by a search, but dict_init is given. Pass "
+            "dict_init='search', or a number of atoms or None."
+        )
+    if given.loss != "gaussian" and (converges or given.transform_algorithm == "omp"):
+        raise ValueError(
+            "Codes that are solved for (n_unfoldings=None, transform_algorithm='lasso' or "
+            f"'omp') minimise least squares, but loss={given.loss!r}. Pass a number of "
+            "unfoldings, or 'auto', and transform_algorithm='unfolded'."
+        )
+    if converges and (given.shrinkage == "hard" or decays):
+        raise ValueError(
+            "Converged codes (n_unfoldings=None or transform_algorithm='lasso') exist for soft "
+            f"shrinkage without decay, got shrinkage={given.shrinkage!r} and "
+            f"lambda_decay={given.lambda_decay!r}. Pass shrinkage='soft' and lambda_decay=1, or "
+            "a number of unfoldings and transform_algorithm='unfolded'."
+        )
+    if converges and 0 in (given.alpha, given.transform_alpha):
+        raise ValueError(
+            "The lasso needs a positive alpha, got 0; pass a number of unfoldings and "
+            "transform_algorithm='unfolded' for codes without a penalty."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DensePlan(Plan):
+    """The plan of a fit of a dictionary of rows.
+
+    Parameters
+    ----------
+    refines : bool
+        Whether training adapts atoms of a search to the likelihood, since nothing else is named.
+    solves : bool
+        Whether `fit` solves for codes, without unfoldings and their step.
+    converges : bool
+        Whether `transform` is asked for converged codes.
+    n_components : int or None
+        Number of atoms, None where data decide.
+    n_unfoldings : int
+        Number of unfoldings where codes are not solved for.
+    curvature_share : float
+        The curvature for the surrogate after a search, as a share of the loss's.
+    alpha_share : float, default=1.0
+        ``alpha="auto"``, as a share of the search's penalty.
+    """
+
+    refines: bool
+    solves: bool
+    converges: bool
+    n_components: int | None
+    n_unfoldings: int
+    curvature_share: float
+    alpha_share: float = 1.0
+    auto_epochs: int | None = None
+
+    @classmethod
+    def of(cls, learner, *, alpha_share=1.0, **constants):
+        """Return the plan for the parameters of a learner, with constants for those it lacks.
+
+        Raises
+        ------
+        ValueError
+            If parameters contradict each other.
+        """
+        named = {name: value for name, value in vars(learner).items() if name in _DEFAULTS}
+        given = SimpleNamespace(**_DEFAULTS | named | constants)
+        searches = isinstance(given.dict_init, str) and given.dict_init == "search"
+        decay, debias = Decay.of(given.lambda_decay), fixed(given.debias)
+        decays = decay != (1, 1)
+        converges = given.n_unfoldings is None or given.transform_algorithm == "lasso"
+        _check(given, searches=searches, decays=decays, converges=converges)
+        # The search has the lasso's codes, and leaves nothing to train for them.
+        lasso = given.shrinkage == "soft" and not decays and given.alpha != 0
+        lasso = lasso and given.n_unfoldings in ("auto", None) and not given.separate_atoms
+        ends_with_search = searches and given.gradient == "auto" and lasso
+        refines = ends_with_search and given.loss != "gaussian"
+        if given.separate_atoms:  # in `partial_fit`: the encoder follows the lasso's dictionary
+            gradient = "dec"
+        elif given.gradient != "auto":
+            gradient = given.gradient
+        else:
+            gradient = "dec" if ends_with_search else "ae-ls"
+        n_unfoldings = given.n_unfoldings
+        if not isinstance(n_unfoldings, Integral):
+            learns = given.separate_atoms and n_unfoldings == "auto"
+            n_unfoldings = _LEARNED_UNFOLDINGS if learns else _UNFOLDINGS
+        through = given.loss == "gaussian" and gradient == "ae-ls"
+        return cls(
+            given=given,
+            encoder=Encoder(
+                None if given.separate_atoms and given.alpha else given.n_unfoldings,
+                given.shrinkage,
+                given.positive_code,
+                initial_threshold=given.initial_threshold,
+                loss=loss_named(given.loss, given.n_trials),
+                debias=debias or 0.0,
+            ),
+            gradient=gradient,
+            name=gradient,
+            searches=searches,
+            trains=refines or not (ends_with_search or given.separate_atoms),
+            decay=decay,
+            step_size=fixed(given.step_size),
+            debias=debias,
+            codes_follow_data=given.alpha == "auto" and lasso,
+            refines=refines,
+            solves=lasso and given.loss == "gaussian",
+            converges=converges,
+            n_components=None if given.n_components == "auto" else given.n_components,
+            n_unfoldings=n_unfoldings,
+            curvature_share=n_unfoldings**_CURVATURE_EXPONENT if through else 1.0,
+            alpha_share=alpha_share,
+        )
+
+    def model(self, **known):
+        """Return the model of the parameters, with values that data decide."""
+        return DenseModel(
+            self.rule(self.gradient),
+            self.encoder,
+            self.step_size,
+            self.decay.at_last,
+            self.given.atom_norm,
+            self.given.positive_dict,
+            **known,
+        )
+
+    def optimizer_for(self, n_rows):
+        """Return the optimiser for this number of rows of parameters."""
+        if self.given.optimizer != "auto":
+            return self.given.optimizer
+        # the surrogate has one curvature for all entries: for counts "ae-ls" diverged with it
+        unbounded = self.given.loss == "poisson" and not self.refines
+        return "adam" if unbounded else default_optimizer(n_rows)
+
+    def trains_in_parts(self, learner):
+        """Return whether `partial_fit` of the learner trains by gradients."""
+        alternates = self.solves and self.searches and self.given.gradient == "auto"
+        return not alternates or any_named(learner, _OF_BATCHES)
+
+    def adapts(self, n_components):
+        """Return whether the surrogate trains this number of atoms after a search."""
+        after_search = self.searches and self.trains and self.given.loss == "gaussian"
+        return after_search and self.optimizer_for(n_components) == "surrogate"
+
+    def batch_size(self, n_samples=None):
+        """Return the size of a batch, in a fit for a number of samples, if it is known."""
+        auto = self.given.batch_size == "auto"
+        if auto and n_samples and self.adapts(self.n_components or 1):
+            return min(max(n_samples // _BATCHES, _LEAST_ROWS // _BATCHES), _MOST_ROWS // _BATCHES)
+        return super().batch_size()
+
+    def n_updates(self, n_batches, batch_size, data):
+        """Return the number of updates that training may take."""
+        auto = self.given.max_iter == "auto" and self.auto_epochs is None
+        if not (self.trains and auto):
+            return super().n_updates(n_batches, batch_size, data)
+        if self.refines:
+            return refining_updates(n_batches)
+        n_features = data.sample.shape[1]
+        n_components = self.n_components or n_features
+        if self.adapts(n_components):
+            n_unfoldings = 0 if self.solves else self.n_unfoldings
+            n_epochs = n_components / (n_unfoldings + _REST_OF_AN_UPDATE)
+            n_rows = min(max(n_batches * batch_size, _LEAST_ROWS), _MOST_ROWS)
+            return ceil(max(n_epochs, _LEAST_EPOCHS) * n_rows / batch_size)
+        push = 2 * batch_size * n_components * min(n_components, 2 * n_features)
+        n_products = 1 if self.gradient == "dec" else 3  # the adjoint has two more
+        affordable = _AUTO_OPERATIONS / (self.n_unfoldings * n_products * push)
+        return max(_AUTO_UPDATES, min(_AUTO_EPOCHS * n_batches, int(affordable)))
+
+    def without_effect(self, data):  # yields names, setting
+        """Yield parameters that have no effect in this fit, and a setting that would use them."""
+        given = self.given
+        debiases = bool(self.debias)  # 0 removes nothing
+        of_lasso = ("transform_alpha", "debias") if debiases else ("transform_alpha",)
+        if given.separate_atoms:
+            unused = "optimizer", "learning_rate", "optimizer_params", "tol", "n_iter_no_change"
+            yield (*unused, "step_size", "lambda_decay"), "separate_atoms=False"
+            if self.searches:
+                yield ("atom_norm",), "a dict_init other than 'search'"
+            if given.transform_algorithm == "unfolded":
+                yield of_lasso, "transform_algorithm='lasso'"
+        else:
+            yield from super().without_effect(data)
+            n_components = self.n_components or data.sample.shape[1]
+            if not self.trains:
+                # atoms of a search have norm 1
+                yield ("atom_norm",), self.asks_for_training
+            elif self.optimizer_for(n_components) == "surrogate":
+                yield ("learning_rate",), "optimizer='adam' or 'sgd'"
+            if self.solves:
+                yield ("step_size",), "a number for n_unfoldings"
+            elif given.transform_algorithm != "lasso" and debiases:
+                yield ("debias",), "codes of the lasso, n_unfoldings='auto'"
+            if given.shrinkage == "hard":
+                yield ("lambda_decay",), "shrinkage='soft'"
+            elif given.alpha == 0:
+                yield ("lambda_decay",), "a positive alpha"
+        if given.loss != "binomial":
+            yield ("n_trials",), "loss='binomial'"
+        if given.transform_algorithm == "omp":
+            yield of_lasso, "transform_algorithm='unfolded' or 'lasso'"
+            if given.transform_tol is not None:
+                yield ("transform_n_nonzero_coefs",), "transform_tol=None"
+        else:
+            yield ("transform_n_nonzero_coefs", "transform_tol"), "transform_algorithm='omp'"
