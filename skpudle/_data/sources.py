@@ -148,7 +148,7 @@ class TableRows(_Source):
         cuts = np.flatnonzero((np.diff(wanted) > 1) & (self.data.chunk == 1)) + 1
         cuts = np.union1d(cuts, np.flatnonzero(np.diff(wanted // together)) + 1)
         for rows in np.split(wanted, cuts):
-            read = self._read(rows[0], rows[-1] + 1)[torch.as_tensor(rows - rows[0])]
+            read = self._read(rows[0], rows[-1] + 1)[(rows - rows[0]).tolist()]
             if sample is None:
                 sample = read.new_empty(len(wanted), read.shape[1])
             sample[at : at + len(read)] = read

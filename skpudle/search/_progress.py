@@ -1,14 +1,14 @@
 """Progress of a search: its phases in words, and the share of it that is done."""
 
-from skpudle.search._search import _MAX_EPOCHS, _MAX_ROUNDS, is_done
+from skpudle.search._search import MAX_EPOCHS, MAX_ROUNDS, is_done
 
 __all__ = ["IN_WORDS", "MOST_AFTERWARDS", "MOST_SETTLING", "share_done"]
 
 # Largest numbers of epochs: of one phase that settles, and after these. A search settles once more
 # each time that it at least halves its stride.
-MOST_SETTLING = _MAX_EPOCHS["settle"]
-MOST_AFTERWARDS = _MAX_EPOCHS["polish"] + _MAX_ROUNDS * (
-    _MAX_EPOCHS["larger"] + _MAX_EPOCHS["smaller"]
+MOST_SETTLING = MAX_EPOCHS["settle"]
+MOST_AFTERWARDS = MAX_EPOCHS["polish"] + MAX_ROUNDS * (
+    MAX_EPOCHS["larger"] + MAX_EPOCHS["smaller"]
 )
 
 IN_WORDS = {
@@ -33,11 +33,11 @@ def share_done(state):
     """
     if is_done(state):
         return 1.0
-    left = _MAX_EPOCHS[state.phase] - len(state.curve)
+    left = MAX_EPOCHS[state.phase] - len(state.curve)
     n_rounds = 0
     if state.phase != "polish":
-        left += _MAX_EPOCHS["polish"]
-        n_rounds = _MAX_ROUNDS - state.n_rounds if state.n_splits > 0 else 0
-    left += n_rounds * (_MAX_EPOCHS["larger"] + _MAX_EPOCHS["smaller"])
-    left += _MAX_EPOCHS["smaller"] if state.phase == "larger" else 0
+        left += MAX_EPOCHS["polish"]
+        n_rounds = MAX_ROUNDS - state.n_rounds if state.n_splits > 0 else 0
+    left += n_rounds * (MAX_EPOCHS["larger"] + MAX_EPOCHS["smaller"])
+    left += MAX_EPOCHS["smaller"] if state.phase == "larger" else 0
     return state.epoch / (state.epoch + max(left, 1))

@@ -80,13 +80,13 @@ _MOST_USES = 2000
 # A phase ends when the objective falls by less than this share per epoch, three epochs in a row.
 # With half of it in the polish 8 x 8 patches take a tenth longer for 0.002 of the objective.
 _STALL = {"settle": 5e-4, "larger": 5e-4, "smaller": 5e-4, "polish": 2e-4}
-_MAX_EPOCHS = {"settle": 100, "larger": 8, "smaller": 30, "polish": 60}
+MAX_EPOCHS = {"settle": 100, "larger": 8, "smaller": 30, "polish": 60}
 _MIN_EPOCHS = 6
 # If a round lowers the objective by less than this share, the next one tries half as many splits.
 # Real data allow many rounds that gain less: with 1e-4 colour patches take 1.4 times as long for
 # nothing. A third instead of half loses one of 100 planted atoms in one problem of four.
 _PROGRESS = 1e-3
-_MAX_ROUNDS = 8
+MAX_ROUNDS = 8
 
 # Without the lasso's bias atoms first move by 0.02, then by a fifth as much in each epoch. They
 # move less than this after six to eight epochs, with 20 dB of noise or none.
@@ -348,7 +348,7 @@ def is_done(state):
 
 
 def _stalled(phase, curve):
-    if len(curve) >= _MAX_EPOCHS[phase]:
+    if len(curve) >= MAX_EPOCHS[phase]:
         return True
     if len(curve) < _MIN_EPOCHS:
         return False
@@ -368,7 +368,7 @@ def _round(problem, state, epoch):
         atoms, codes = moved
         return _restart(state, "smaller", atoms=atoms, codes=codes)
     state = replace(state, moves=False)
-    if state.n_splits > 0 and state.n_rounds < _MAX_ROUNDS:
+    if state.n_splits > 0 and state.n_rounds < MAX_ROUNDS:
         atoms = split(epoch, state.n_splits, seed=state.epoch)
         if atoms is not None:
             n_rounds = state.n_rounds + 1
