@@ -779,8 +779,9 @@ class PUDLEDictionaryLearning(DenseLearner):
             Data, best other than those that the atoms were learned from; of a stream, a sample. Up
             to 2000 rows, evenly spaced, count codes.
         l0 : float, default=None
-            Mean number of nonzero codes in a row, which bisection meets to half a percent. None
-            leaves it to the ``criterion``.
+            Mean number of nonzero codes in a row, which bisection meets to half a percent (without
+            the bias, ``debias_``, a few codes that would turn their sign are left out). None leaves
+            it to the ``criterion``.
         criterion : {"prediction", "support"}, default="prediction"
             "prediction": the sparsest codes that predict held-out entries nearly best, as `fit`
             chooses. "support": most codes of atoms that are present, few of others, where codes are
@@ -808,7 +809,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         >>> X = load_digits().data
         >>> learner = PUDLEDictionaryLearning(32, random_state=0).fit(X[:1000])
         >>> codes = learner.choose_alpha(X[1000:], l0=5).transform(X[1000:])
-        >>> float((codes != 0).sum(axis=1).mean().round(1))
+        >>> float((codes != 0).sum(axis=1).mean().round())
         5.0
         """
         check_is_fitted(self)
