@@ -34,6 +34,7 @@ __all__ = [
     "dict_learning_online",
     "dictionary_of",
     "load_atoms",
+    "load_sae",
     "make_sparse_coder",
     "save_atoms",
     "save_sae",
@@ -62,6 +63,9 @@ _CHOSEN = {
     "lambda_decay": "lambda_decay_",
     "threshold": "alpha_",
 }
+# weights of autoencoders in a folder with "cfg.json": SAELens', sparsify's
+_SAE_FILES = "sae_weights.safetensors", "sae.safetensors"
+_DECODERS, _BIASES = ("W_dec", "decoder.weight"), ("b_dec", "decoder.bias")
 # arrays and metadata of a file of atoms
 _ARRAYS, _SAID = {"components", "intercept", "mean"}, {"learner", "params", "notes"}
 
@@ -128,6 +132,11 @@ def make_sparse_coder(learner, transform_algorithm="lasso_cd", **params):
         raise ValueError(
             f"transform_algorithm={transform_algorithm!r:.50} is none of scikit-learn's; pass one "
             f"of {_ALGORITHMS}."
+        )
+    if hasattr(learner, "mean_"):
+        raise ValueError(
+            "scikit-learn's coder subtracts no mean, and this learner has a mean_. Pass its "
+            "components_ to sklearn.decomposition.SparseCoder, and rows minus mean_."
         )
     defaults = {name: getattr(learner, name, False) for name in ("split_sign", "positive_code")}
     if transform_algorithm.startswith("lasso_") and "transform_alpha" not in params:
@@ -293,13 +302,14 @@ def dict_learning_online(
 
 def _safetensors():
     try:
+        import safetensors
         import safetensors.numpy
     except ImportError as error:
         raise ImportError(
             "Atoms are stored by safetensors, which is not installed. Install it with `pip install "
             "skpudle[safetensors]`, or use numpy.savez."
         ) from error
-    return safetensors.numpy
+    return safetensors
 
 
 def _path(file):
@@ -374,7 +384,8 @@ def save_atoms(learner, file, *, mean=None, notes=None):
         File to write, with a name that ends in ".safetensors". An older file of that name is
         replaced when the new one is complete.
     mean : array-like of shape (n_features,), default=None
-        Mean subtracted from the data before `fit`, stored with the atoms.
+        Mean subtracted from the data before `fit`, stored with the atoms; None takes the learner's
+        ``mean_``, if it has one.
     notes : dict, default=None
         Any other facts that fit into JSON, such as the name of the network and of the layer.
 
@@ -405,6 +416,7 @@ def save_atoms(learner, file, *, mean=None, notes=None):
     arrays = {"components": learner.components_}
     if params.get("loss", "gaussian") != "gaussian":
         arrays["intercept"] = learner.intercept_
+    mean = getattr(learner, "mean_", None) if mean is None else mean
     if mean is not None:
         mean = np.asarray(mean)
         arrays["mean"] = mean.astype(np.float64) if mean.dtype.kind in "iub" else mean
@@ -418,7 +430,7 @@ def save_atoms(learner, file, *, mean=None, notes=None):
     except ValueError as error:
         raise ValueError(f"{error}; these atoms cannot be stored.") from error
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    replace_file(path, _safetensors().save(arrays, metadata=said))
+    replace_file(path, _safetensors().numpy.save(arrays, metadata=said))
 
 
 def load_atoms(file):
@@ -460,13 +472,13 @@ def load_atoms(file):
     >>> from skpudle.interoperability import load_atoms
     >>> stored = load_atoms("concepts.safetensors")  # doctest: +SKIP
     >>> coder = PUDLEDictionaryLearning.from_components(
-    ...     stored.components, intercept=stored.intercept, **stored.params
+    ...     stored.components, intercept=stored.intercept, mean=stored.mean, **stored.params
     ... )  # doctest: +SKIP
     >>> learner = PUDLEDictionaryLearning(
     ...     dict_init=stored.components, **stored.params
     ... )  # doctest: +SKIP
     """
-    path, safetensors = _path(file), _safetensors()
+    path, safetensors = _path(file), _safetensors().numpy
     content = path.read_bytes()
     with named_errors(path, "file of atoms", "Pass a file that save_atoms wrote."):
         arrays = safetensors.load(content)
@@ -546,8 +558,108 @@ def save_sae(learner, folder):
         "reshape_activations": "none",
         "metadata": {},
     }
-    content = _safetensors().save(arrays)
+    content = _safetensors().numpy.save(arrays)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / "sae_weights.safetensors", content)
     replace_file(folder / "cfg.json", json.dumps(config).encode())
+
+
+def _check_config(config):
+    """Raise ValueError unless the decoder explains rows as the autoencoder gets them."""
+    if not isinstance(config, dict):
+        raise ValueError("cfg.json holds no dictionary")
+    kind = str(config.get("architecture", "sae"))
+    if "transcoder" in kind or config.get("transcode") or config.get("skip_connection"):
+        raise ValueError("it is a transcoder, whose decoder explains another layer than it reads")
+    if kind == "temporal":
+        raise ValueError("it is a temporal autoencoder, whose decoder explains a part of each row")
+    scaling = config.get("normalize_activations") or "none"
+    if scaling != "none":
+        raise ValueError(f"it scales rows before it codes them (normalize_activations={scaling!r})")
+
+
+def _first(names, file):  # -> str, Tensor or None
+    """Return the first of these arrays that a file has, in float32 or float64, and its name."""
+    name = next((name for name in names if name in set(file.keys())), "")
+    if not name:
+        return name, None
+    array = file.get_tensor(name)
+    array = array if array.dtype == torch.float64 else array.float()
+    if not array.isfinite().all():
+        raise ValueError(f"{name} is not finite")
+    return name, array
+
+
+def load_sae(folder):
+    """Read the decoder of a sparse autoencoder, as SAELens and sparsify store it.
+
+    Only safetensors are read, which execute nothing.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        Folder with ``cfg.json``, and ``sae_weights.safetensors`` (SAELens) or ``sae.safetensors``
+        (sparsify).
+
+    Returns
+    -------
+    Bunch
+        With these attributes:
+
+        components : ndarray of shape (n_components, n_features), the decoder's rows, divided by
+            their norms; a zero row stays zero
+        norms : ndarray of shape (n_components,), the norms: codes for ``components``, divided by
+            them, are in the units of the autoencoder's latents
+        mean : ndarray of shape (n_features,), the decoder's bias, zero if it has none
+        config : dict, the content of ``cfg.json``
+
+    Raises
+    ------
+    ValueError
+        If the files are damaged or of another kind, if the autoencoder is a transcoder, or if it
+        scales each row before it codes it.
+    FileNotFoundError
+        If there are no such files.
+    ImportError
+        If safetensors is not installed.
+
+    See Also
+    --------
+    skpudle.PUDLEDictionaryLearning.from_sae : Exact codes for this decoder.
+
+    Examples
+    --------
+    >>> from skpudle.interoperability import load_sae
+    >>> sae = load_sae("sae")  # doctest: +SKIP
+    >>> decoder = sae.norms[:, None] * sae.components  # doctest: +SKIP
+    """
+    folder, safetensors = Path(folder), _safetensors()
+    names = [name for name in _SAE_FILES if (folder / name).is_file()]
+    if not names or not (folder / "cfg.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} is no folder of an autoencoder: it lacks cfg.json, or {_SAE_FILES[0]} "
+            f"(SAELens) and {_SAE_FILES[1]} (sparsify). Pass the folder of one autoencoder, with "
+            "its weights as safetensors."
+        )
+    advice = "Pass its decoder, as rows, to from_components, with data that it explains."
+    with named_errors(folder, "autoencoder whose codes can be solved for", advice):
+        config = json.loads((folder / "cfg.json").read_text("utf-8"))
+        _check_config(config)
+        with safetensors.safe_open(folder / names[0], framework="pt") as file:
+            (name, rows), (_, bias) = _first(_DECODERS, file), _first(_BIASES, file)
+        if rows is None or rows.ndim != 2:
+            raise ValueError(f"{names[0]} has no matrix {' or '.join(_DECODERS)}")
+        if name == "decoder.weight":  # a layer of torch has atoms as columns
+            rows = rows.mT
+        n_features = config.get("d_in", rows.shape[1])
+        bias = rows.new_zeros(rows.shape[1]) if bias is None else bias
+        if rows.shape[1] != n_features or bias.shape != rows.shape[1:]:
+            raise ValueError(
+                f"decoder and bias have shapes {tuple(rows.shape)} and {tuple(bias.shape)}, and "
+                f"d_in is {n_features}"
+            )
+    norms = torch.linalg.vector_norm(rows, dim=1)
+    directions = rows / norms.where(norms > 0, 1.0)[:, None]
+    arrays = dict(components=directions, norms=norms, mean=bias)
+    return Bunch(config=config, **{name: to_numpy(array) for name, array in arrays.items()})

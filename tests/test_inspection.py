@@ -7,7 +7,12 @@ from sklearn.decomposition import MiniBatchDictionaryLearning
 
 from skpudle import PUDLEDictionaryLearning, inspection
 from skpudle.encoding import encode
-from skpudle.inspection import atom_contributions, code_saliency, reconstruction_contributions
+from skpudle.inspection import (
+    atom_contributions,
+    code_saliency,
+    feature_directions,
+    reconstruction_contributions,
+)
 from skpudle.operators import DenseDictionary
 
 
@@ -168,3 +173,101 @@ def test_errors_say_what_to_do(learner):
         atom_contributions(learner, np.where(X > 2, np.nan, X))
     with pytest.raises(ValueError, match="features"):
         atom_contributions(learner, X[:, :5])
+
+
+# ---------------------------------------------------------------------------- features that imply
+
+
+def hierarchy(*, alone=True):
+    """Return three parents, that may occur alone, with four children each, paths and samples."""
+    rng = np.random.default_rng(0)
+    features = np.linalg.qr(rng.standard_normal((30, 30)))[0][:15]
+    parents, children = features[:3], features[3:].reshape(3, 4, 30)
+    paths = np.concatenate([parents, (parents[:, None] + children).reshape(12, 30)])
+    chosen = rng.choice(
+        16, 4000, p=[0.55, *[0.05 * alone] * 3, *[0.025 + 0.0125 * (1 - alone)] * 12]
+    )
+    X = np.concatenate([np.zeros((1, 30)), paths])[chosen]
+    paths /= np.linalg.norm(paths, axis=1, keepdims=True)
+    return features, paths, X + 0.02 * rng.standard_normal(X.shape)
+
+
+def of(atoms, **params):
+    return PUDLEDictionaryLearning.from_components(
+        atoms, **(dict(alpha=0.1, positive_code=True) | params)
+    )
+
+
+def test_the_feature_of_a_path_is_what_it_adds_to_its_parent():
+    features, paths, X = hierarchy()
+    found = feature_directions(of(paths), X)
+    np.testing.assert_allclose(found.directions, features, rtol=0, atol=1e-9)
+    assert (np.diff(found.implied.indptr) == [0] * 3 + [1] * 12).all()
+    left = paths - found.implied @ paths
+    left /= np.linalg.norm(left, axis=1, keepdims=True)
+    np.testing.assert_allclose(found.directions, left, rtol=0, atol=1e-9)
+    assert (found.prominence[3:] > 3).all()
+
+
+def test_siblings_in_the_place_of_a_path_without_an_atom_lack_its_feature():
+    features, paths, X = hierarchy(alone=False)
+    atoms, mean = paths[4:], features.sum(0)
+    X = X[(X @ features[3] < 0.5) | (np.arange(len(X)) % 3 == 0)]  # has no atom, and is rarer
+    learner = of(atoms, mean=mean)
+    found = feature_directions(learner, X + mean)
+    assert np.isfinite(found.thresholds).all()
+    codes = learner.transform(X + mean)
+    has = X @ features.T > 0.5
+    missing = has[:, 3]
+    assert (codes[missing] > 0).any()
+    present = codes * ((X + mean) @ found.directions.T > found.thresholds)
+    assert not present[missing].any()
+    np.testing.assert_array_equal(present > 0, has[:, 4:])
+
+
+def test_siblings_without_their_parent_leave_most_of_their_features():
+    features, paths, X = hierarchy(alone=False)
+    siblings = paths[3:]
+    found = feature_directions(of(siblings), X)
+    cosines = (found.directions * features[3:]).sum(1)
+    np.testing.assert_allclose(cosines, (4 / 5) ** 0.5, rtol=0, atol=1e-9)
+    assert ((siblings * features[3:]).sum(1) < 0.71).all()
+
+
+def test_near_atoms_of_independent_features_stay():
+    """One of two near atoms is no part of the other where both occur, alone and together."""
+    rng = np.random.default_rng(0)
+    atoms = rng.standard_normal((20, 12))
+    atoms[10:] = atoms[:10] + 0.8 * atoms[10:]
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    codes = rng.random((3000, 20)) * (rng.random((3000, 20)) < 0.1)
+    found = feature_directions(of(2 * atoms), codes @ atoms)
+    np.testing.assert_allclose(found.directions, atoms, rtol=0, atol=1e-12)
+    assert not found.implied.nnz
+    assert found.prominence.max() > 0
+    assert (found.thresholds == -np.inf).all()
+
+
+def test_directions_follow_the_order_of_atoms_and_parts_of_data():
+    _, paths, X = hierarchy()
+    order = np.random.default_rng(1).permutation(len(paths))
+    one, other = feature_directions(of(paths), X), feature_directions(of(paths[order]), X)
+    np.testing.assert_allclose(other.directions, one.directions[order], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(other.prominence, one.prominence[order], rtol=1e-9)
+    parts = type("Parts", (), {"__iter__": lambda self: iter(np.split(X, 4))})()
+    np.testing.assert_allclose(feature_directions(of(paths), parts).prominence, one.prominence)
+
+
+def test_zero_and_unused_atoms_stay():
+    features, paths, X = hierarchy()
+    atoms = np.concatenate([paths, np.zeros((1, 30)), paths[:1] - 0.9 * features[-1]])
+    found = feature_directions(of(atoms), X)
+    assert not found.directions[15].any()
+    assert not found.prominence[15]
+    np.testing.assert_allclose(found.directions[:15], features, rtol=0, atol=1e-9)
+
+
+def test_features_have_codes_of_one_sign():
+    _, paths, X = hierarchy()
+    with pytest.raises(ValueError, match="positive_code=True"):
+        feature_directions(of(paths, positive_code=False), X - 0.5)

@@ -2,6 +2,7 @@
 
 ``learner-results`` compares learners: a table for each measure, with a row for each data set.
 ``concept-results`` compares the scores of ``benchmarks/results/concepts.json`` with published ones,
+``sae-code-results`` compares codes of autoencoders with exact ones, from ``synthsae.json`` there,
 and ``benchmark-table:: NAME`` shows the rows of ``benchmarks/results/NAME.json`` as they are.
 Without measurements, all say so.
 """
@@ -127,6 +128,24 @@ def concepts(path=RESULTS / "concepts.json"):
     )
 
 
+def sae_codes(path=RESULTS / "synthsae.json"):
+    """Return F1 and FVU of autoencoders' codes and of exact ones, in reStructuredText."""
+    runs = {(row["method"], row["seed"], row["hierarchy"]): row for row in _read(path)["results"]}
+    lines = []
+    for (method, *where), own in runs.items():
+        kinds = {"exact": "exact codes", "exact, as many": "as many exact codes"}
+        exact = {name: runs.get((f"{method}, {kind}", *where)) for name, kind in kinds.items()}
+        if None in exact.values():
+            continue
+        for codes, row in ({"its encoder's": own} | exact).items():
+            shown = {"F1": row["f1"], "FVU": row["fvu"], "codes in a row (L0)": row["l0"]}
+            numbers = {name: f"{value:.3f}" for name, value in shown.items()}
+            lines.append({"autoencoder": method, "codes": codes} | numbers)
+    if not lines:
+        return "No measurement is stored yet."
+    return table(lines, title="F1 of known features, and variance unexplained, before and after")
+
+
 def draw(output, path=RESULTS / "learners.json"):
     """Draw a bar for each data set: variance gained and time saved over scikit-learn's default."""
     import matplotlib
@@ -178,6 +197,10 @@ def setup(app):
         def run(self):
             return self.show(concepts, RESULTS / "concepts.json")
 
+    class CodeTables(LearnerTables):
+        def run(self):
+            return self.show(sae_codes, RESULTS / "synthsae.json")
+
     class TableAlone(LearnerTables):
         required_arguments = 1
 
@@ -186,6 +209,7 @@ def setup(app):
 
     app.add_directive("learner-results", LearnerTables)
     app.add_directive("concept-results", ConceptTables)
+    app.add_directive("sae-code-results", CodeTables)
     app.add_directive("benchmark-table", TableAlone)
     app.connect("builder-inited", lambda app: draw(Path(app.srcdir) / "generated"))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

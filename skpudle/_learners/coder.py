@@ -300,6 +300,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         atoms = to_tensor(self.components_, self._transform_device(X), codes.dtype)
 
         loss, offset = self._loss(), self._offset(atoms)
+        if hasattr(self, "mean_"):
+            offset = to_tensor(self.mean_, atoms.device, atoms.dtype)
 
         def decode(rows, *_):
             if self.split_sign:
@@ -420,8 +422,11 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         options = dict(allow_nan=self._allows_nan(), largest=self._loss().largest)
         x = check_rows(X, estimator=self, **options)
         # rows stay on their device: all may not fit where a part does
-        x, mask = split_missing(x if isinstance(x, torch.Tensor) else to_tensor(x))
+        x = x if isinstance(x, torch.Tensor) else to_tensor(x)
         _check_n_features(self, X, reset=False)
+        if hasattr(self, "mean_"):
+            x = x - to_tensor(self.mean_, x.device, x.dtype)
+        x, mask = split_missing(x)
         atoms = to_tensor(self.components_, self._transform_device(X), x.dtype)
         exposure = check_exposure(exposure, X, self.loss)
         offset = None if exposure is None else to_tensor(exposure).log().to(x)[:, None]

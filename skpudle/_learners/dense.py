@@ -87,14 +87,27 @@ def _with_intercept(atoms, intercept, loss):  # -> rows of parameters
         )
     if intercept is None:
         return atoms
-    known = np.asarray(host_array(intercept))
+    return torch.cat([atoms, to_tensor(_of_features("intercept", intercept, atoms)[None])])
+
+
+def _of_features(name, values, atoms):  # -> ndarray of shape (n_features,), in the atoms' dtype
+    """Check numbers for each feature."""
+    known = np.asarray(host_array(values))
     numbers = known.dtype.kind in "iuf" and np.isfinite(known).all()
     if known.shape != atoms.shape[1:] or not numbers:
         raise ValueError(
-            f"intercept has shape {known.shape} and dtype {known.dtype}, or is not finite; pass "
+            f"{name} has shape {known.shape} and dtype {known.dtype}, or is not finite; pass "
             f"{atoms.shape[1]} numbers, one for each feature."
         )
-    return torch.cat([atoms, to_tensor(known[None]).to(atoms)])
+    return known.astype(to_numpy(atoms[:0]).dtype)
+
+
+def _checked_mean(mean, atoms, loss):  # -> ndarray of shape (n_features,)
+    if loss != "gaussian":
+        raise ValueError(
+            f"loss={loss!r} has a baseline instead of a mean; pass it as intercept, and no mean."
+        )
+    return _of_features("mean", mean, atoms)
 
 
 @torch.no_grad()
@@ -307,7 +320,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     _penalty = "alpha"  # name of the parameter for `alpha_`
 
     @classmethod
-    def from_components(cls, components, *, intercept=None, **params):
+    def from_components(cls, components, *, intercept=None, mean=None, **params):
         """Return a learner that is fitted to given atoms, without data.
 
         Parameters
@@ -317,6 +330,9 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             projected on the constraints.
         intercept : array-like of shape (n_features,), default=None
             The baseline of a ``loss`` other than "gaussian".
+        mean : array-like of shape (n_features,), default=None
+            Subtracted from rows before they are encoded, and added to reconstructions, as
+            ``mean_``; for ``loss="gaussian"``.
         **params : dict
             Parameters of the learner. Without data the penalty or threshold must be a number, not
             "auto", unless ``transform_algorithm="omp"`` needs none.
@@ -324,14 +340,15 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         Returns
         -------
         estimator
-            Ready for `transform`, and for `partial_fit`, whose first data choose values for
-            "auto".
+            Ready for `transform`, and, without a ``mean``, for `partial_fit`, whose first data
+            choose values for "auto".
 
         Raises
         ------
         ValueError
             If the atoms are no matrix of finite numbers, if the penalty or the baseline is missing,
-            or if the learner learns more than atoms, such as the weights of a task.
+            if the baseline or the mean has no place in the loss, or if the learner learns more than
+            atoms, such as the weights of a task.
 
         Examples
         --------
@@ -351,6 +368,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
                 "Pass the atoms as dict_init, and fit."
             )
         rows = _with_intercept(atoms, intercept, learner.loss)
+        if mean is not None:
+            mean = _checked_mean(mean, atoms, learner.loss)
         alpha = getattr(learner, cls._penalty)
         if alpha == "auto" and getattr(learner, "transform_algorithm", None) != "omp":
             pursuit = "" if cls._penalty != "alpha" else ", or transform_algorithm='omp'"
@@ -360,6 +379,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         model = plan.model(alpha=None if alpha == "auto" else float(alpha))
         data = Data(None, None, None, atoms.device, input_attributes(to_numpy(atoms)))
         learner._take(learner._attributes(plan, Outcome(model, rows), data))
+        if mean is not None:
+            learner.mean_ = mean
         return learner
 
     def _read(self, plan, X, y, *, known=False, part=False, exposure=None):  # -> Data
@@ -402,6 +423,11 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return start(plan, data, generator, run)
 
     def _known_model(self, plan, data):  # -> model, rows, None
+        if hasattr(self, "mean_"):
+            raise ValueError(
+                f"{type(self).__name__} has a mean_, which partial_fit would not learn. Pass it as "
+                "dict_init to a new learner, and rows minus mean_."
+            )
         baseline = None if self.loss == "gaussian" else self.intercept_
         fitted = self.components_, baseline
         return *known_model(plan, data, self._training_state, *fitted), None

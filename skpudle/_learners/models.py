@@ -466,6 +466,7 @@ class DenseModel:
         return {
             "components_": to_numpy(atoms),
             "intercept_": None if intercept is None else to_numpy(intercept),
+            "mean_": None,
             "n_components_": len(atoms),
             "size_path_": as_arrays(self.size_path),
             "alpha_": alpha,

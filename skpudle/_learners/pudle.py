@@ -8,7 +8,8 @@ from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from skpudle._data.arrays import to_tensor
+from skpudle._data.arrays import mean_square, to_tensor, unit_of
+from skpudle._learners.coding import choose_coding, coding_of_l0, coding_of_support
 from skpudle._learners.dense import DenseLearner
 from skpudle._learners.models import Learned, Pursuit, learned_encoder
 from skpudle._learners.plan import DensePlan
@@ -22,9 +23,10 @@ from skpudle.encoding import (
     learn_encoder,
     threshold_levels,
 )
-from skpudle.interoperability import penalty_of
+from skpudle.interoperability import load_sae, penalty_of
 from skpudle.losses import LOSSES
 from skpudle.operators import DenseDictionary
+from skpudle.search import Problem, auto_alpha
 from skpudle.shrinkage import SHRINKAGES
 
 __all__ = ["PUDLEDictionaryLearning", "module_of"]
@@ -56,6 +58,11 @@ def module_of(learner, plan):  # -> EncoderModule
             "Codes that are solved for are no fixed graph of products, and cannot be exported. "
             "Pass transform_algorithm='unfolded' and n_unfoldings=3, for example, with "
             "separate_atoms='unfolding', and fit again."
+        )
+    if hasattr(learner, "mean_"):
+        raise ValueError(
+            "A module subtracts no mean, and this learner has a mean_. Make it without one, by "
+            "from_components, and pass rows minus mean_."
         )
     if given.loss != "gaussian":
         raise ValueError(
@@ -248,6 +255,10 @@ class PUDLEDictionaryLearning(DenseLearner):
 
     intercept_ : ndarray of shape (n_features,)
         The baseline, if the loss is not "gaussian".
+
+    mean_ : ndarray of shape (n_features,)
+        Subtracted from rows before they are encoded, and added to reconstructions, if
+        `from_components` or `from_sae` got one.
 
     n_features_in_ : int
         Number of features seen in `fit`.
@@ -691,6 +702,165 @@ class PUDLEDictionaryLearning(DenseLearner):
         return self._score(X, exposure)
 
     # ------------------------------------------------------------------ encoders
+
+    # ------------------------------------------------------------------ dictionaries of others
+
+    @classmethod
+    def from_sae(cls, folder, X=None, *, l0=None, **params):
+        """Return a learner with the decoder of a sparse autoencoder, for its exact codes.
+
+        The autoencoder's encoder is not used: codes solve the non-negative lasso for rows minus
+        the decoder's bias.
+
+        Parameters
+        ----------
+        folder : str or path-like
+            Folder of the autoencoder, as SAELens or sparsify write it; see
+            `skpudle.interoperability.load_sae`.
+        X : array-like or Tensor of shape (n_samples, n_features), default=None
+            Activations that choose the penalty, by `choose_alpha` with ``criterion="support"`` (for
+            ``positive_code=False`` with "prediction").
+        l0 : float, default=None
+            Mean number of nonzero codes in a row; needs ``X``.
+        **params : dict
+            Parameters of the learner; ``positive_code`` is True unless given. Without ``X``,
+            ``alpha`` must be a number.
+
+        Returns
+        -------
+        PUDLEDictionaryLearning
+            ``components_`` are the decoder's rows, in their order, divided by their norms, so that
+            codes are in units of the activations: the length of each concept's contribution. Divide
+            them by ``load_sae(folder).norms`` for the units of the autoencoder's latents.
+            ``mean_`` is the decoder's bias.
+
+        Raises
+        ------
+        ValueError
+            If the folder holds no autoencoder of these kinds; if the autoencoder scales each row
+            before it codes it; or if the penalty is missing, or given twice.
+        FileNotFoundError
+            If there are no such files.
+        ImportError
+            If safetensors is not installed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skpudle import PUDLEDictionaryLearning
+        >>> X = np.load("activations.npy")  # doctest: +SKIP
+        >>> coder = PUDLEDictionaryLearning.from_sae("sae", X, l0=32)  # doctest: +SKIP
+        >>> codes = coder.transform_sparse(X)  # doctest: +SKIP
+        """
+        sae, params = load_sae(folder), {"positive_code": True} | params
+        alpha = params.pop("alpha", "auto")
+        if X is None and (alpha == "auto" or l0 is not None):
+            raise ValueError(
+                f"alpha={alpha!r} and l0={l0!r} came without data. Pass activations as X, or a "
+                "number as alpha and no l0."
+            )
+        if X is not None and alpha != "auto":
+            raise ValueError(
+                f"alpha={alpha!r} is given, and data to choose it from. Pass one of alpha and X."
+            )
+        start = 1.0 if alpha == "auto" else alpha
+        learner = cls.from_components(sae.components, mean=sae.mean, alpha=start, **params)
+        if X is None:
+            return learner
+        criterion = "support" if learner.positive_code else "prediction"
+        return learner.set_params(alpha="auto").choose_alpha(X, l0=l0, criterion=criterion)
+
+    def choose_alpha(self, X, *, l0=None, criterion="prediction"):
+        r"""Choose the penalty of codes, ``alpha_``, for the present atoms.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, best other than those that the atoms were learned from; of a stream, a sample. Up
+            to 2000 rows, evenly spaced, count codes.
+        l0 : float, default=None
+            Mean number of nonzero codes in a row, which bisection meets to half a percent (without
+            the bias, ``debias_``, a few codes that would turn their sign are left out). None leaves
+            it to the ``criterion``.
+        criterion : {"prediction", "support"}, default="prediction"
+            "prediction": the sparsest codes that predict held-out entries nearly best, as `fit`
+            chooses. "support": most codes of atoms that are present, few of others, where codes are
+            known to be non-negative (``positive_code``). Of the codes without that restriction the
+            negative ones are mistakes, and about as many positive ones are; the penalty falls by a
+            factor of :math:`\sqrt 2` as long as at most 40 % of the new codes are, and no further
+            than for "prediction".
+
+        Returns
+        -------
+        self
+            With new ``alpha_`` and, if ``debias="auto"``, new ``debias_``.
+
+        Raises
+        ------
+        ValueError
+            If codes are not those of the lasso; if ``transform_alpha`` overrides the penalty; if
+            ``l0`` is not positive, or no penalty gives as many codes; or if the criterion is none
+            of these, or is "support" and codes have both signs.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_digits
+        >>> from skpudle import PUDLEDictionaryLearning
+        >>> X = load_digits().data
+        >>> learner = PUDLEDictionaryLearning(32, random_state=0).fit(X[:1000])
+        >>> codes = learner.choose_alpha(X[1000:], l0=5).transform(X[1000:])
+        >>> float((codes != 0).sum(axis=1).mean().round())
+        5.0
+        """
+        check_is_fitted(self)
+        self._validate_params()
+        plan = self._plan()
+        solved = (plan.solves or plan.converges) and self.loss == "gaussian"
+        if not solved or self.transform_algorithm == "omp":
+            raise ValueError(
+                "The penalty is chosen for codes of the lasso, and this learner has others. Pass "
+                "transform_algorithm='lasso', or alpha as a number."
+            )
+        if self.transform_alpha is not None:
+            raise ValueError(
+                f"transform_alpha={self.transform_alpha} overrides the penalty to choose. Pass "
+                "transform_alpha=None."
+            )
+        if l0 is not None and not (isinstance(l0, Real) and 0 < l0 < float("inf")):
+            raise ValueError(f"l0={l0!r:.50} is no number of codes. Pass a positive number.")
+        if criterion not in ("prediction", "support"):
+            raise ValueError(
+                f"criterion={criterion!r:.50} is unknown. Pass 'prediction' or 'support'."
+            )
+        if criterion == "support" and l0 is None and not self.positive_code:
+            raise ValueError(
+                "criterion='support' takes negative codes for mistakes, and positive_code=False "
+                "allows them. Pass criterion='prediction', or l0."
+            )
+        data = self._read(plan, X, None, known=True)
+        x = data.sample
+        if hasattr(self, "mean_"):
+            x = x - to_tensor(self.mean_).to(x)
+        unit = unit_of(mean_square(x))
+        problem = Problem(
+            x if unit == 1 else x.double() / unit,
+            float(auto_alpha(x, mask=data.mask)) / unit,
+            positive_code=bool(self.positive_code),
+            mask=data.mask,
+            unit=unit,
+        )
+        atoms = to_tensor(self.components_)
+        options = dict(debias=plan.debias)
+        if l0 is not None:
+            coding = coding_of_l0(problem, atoms, float(l0), **options)
+        elif criterion == "support":
+            found = coding_of_support(problem, atoms, **options)
+            predicting = choose_coding(problem, atoms, **options).chosen
+            coding = max(found, predicting, key=lambda coding: coding.alpha)
+        else:
+            coding = choose_coding(problem, atoms, **options).chosen
+        self.alpha_, self.debias_ = coding.alpha * unit, coding.debias
+        return self
 
     def _plan(self):
         return DensePlan.of(self)

@@ -276,7 +276,7 @@ def _no_better_than_the_baseline(look):
         )
     if look.is_convolutional:
         return None
-    samples = np.stack(look.samples).astype(np.float64)
+    samples = np.stack(look.samples).astype(np.float64) - getattr(learner, "mean_", 0.0)
     left = np.nan_to_num(samples - look.codes @ learner.components_)
     if np.square(left).sum() <= np.square(np.nan_to_num(samples)).sum():
         return None

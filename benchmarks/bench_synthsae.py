@@ -1,0 +1,217 @@
+"""Recover features that imply others: SynthSAEBench (arXiv:2602.14687) at reduced sizes.
+
+Data, trainers and metrics are those of sae-lens (``pip install sae-lens``). Features have a
+hierarchy of 16 trees, 4 children each and depth 3, mutually exclusive siblings, correlations of
+rank 25, and firing probabilities that fall as a power law from .2 to 5e-4; the width is a quarter
+of their number. MCC is the mean cosine of directions and features, matched by Hungarian algorithm.
+F1 is the mean over latents, as classifiers of the feature nearest to their direction. Both are on
+new samples, as is the fraction of variance unexplained (FVU).
+
+Methods: the search of the default fit with non-negative codes; the directions of its features
+(`skpudle.inspection.feature_directions`), with the same codes; where more than a tenth of the
+directions are not the atoms, a second search with three times the penalty; autoencoders of
+sae-lens, with their own codes, with the exact ones of `from_sae`, and with as many exact ones as
+their own. Penalties of exact codes are otherwise those of ``choose_alpha(criterion="support")``:
+nothing but samples chooses them.
+
+Usage: python benchmarks/bench_synthsae.py [--seeds 0 1] [--samples 20000] [--flat]
+    [--saes batchtopk matryoshka] [--shown 2500000] [--folder FOLDER]
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import RESULTS
+from sae_lens import SAE
+from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+from sae_lens.saes.matryoshka_batchtopk_sae import (
+    MatryoshkaBatchTopKTrainingSAE,
+    MatryoshkaBatchTopKTrainingSAEConfig,
+)
+from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
+from sae_lens.synthetic import (
+    FoldedNormalMagnitudeConfig,
+    HierarchyConfig,
+    LinearMagnitudeConfig,
+    ZipfianFiringProbabilityConfig,
+    compute_classification_metrics,
+    mean_correlation_coefficient,
+)
+from sae_lens.synthetic.synthetic_model import (
+    LowRankCorrelationConfig,
+    OrthogonalizationConfig,
+    SyntheticModel,
+    SyntheticModelConfig,
+)
+from sae_lens.synthetic.training import train_toy_sae
+
+from skpudle import PUDLEDictionaryLearning
+from skpudle.inspection import feature_directions
+from skpudle.metrics import unexplained_variance
+
+N_TEST, ACTIVE, RATE = 10_000, 5, 1e-3
+
+
+def world(seed, n_features, n_dimensions, *, hierarchy):
+    tree = HierarchyConfig(
+        total_root_nodes=max(1, n_features // 128),
+        branching_factor=4,
+        max_depth=3,
+        mutually_exclusive_portion=1.0,
+        compensate_probabilities=True,
+        scale_children_by_parent=True,
+    )
+    config = SyntheticModelConfig(
+        n_features,
+        n_dimensions,
+        ZipfianFiringProbabilityConfig(exponent=0.5, max_prob=0.2, min_prob=5e-4),
+        hierarchy=tree if hierarchy else None,
+        orthogonalization=OrthogonalizationConfig(num_steps=100, lr=3e-4),
+        correlation=LowRankCorrelationConfig(rank=25, correlation_scale=0.1),
+        mean_firing_magnitudes=LinearMagnitudeConfig(start=5.0, end=4.0),
+        std_firing_magnitudes=FoldedNormalMagnitudeConfig(mean=0.5, std=0.5),
+        bias=1.0,
+        seed=seed,
+    )
+    return SyntheticModel(config)
+
+
+def draw(model, n, seed):  # -> samples, features
+    torch.manual_seed(seed)
+    parts = [model.sample_with_features(min(5000, n - first)) for first in range(0, n, 5000)]
+    return (torch.cat(arrays).numpy() for arrays in zip(*parts, strict=True))
+
+
+def trained(kind, model, folder, width, n_shown, seed):
+    """Train an autoencoder of sae-lens, store it in the folder, and return its CPU time."""
+    torch.manual_seed(seed)
+    n_dimensions = model.cfg.hidden_dim
+    options = dict(d_in=n_dimensions, d_sae=width, k=ACTIVE)
+    if kind == "topk":
+        sae = TopKTrainingSAE(TopKTrainingSAEConfig(**options))
+    elif kind == "batchtopk":
+        sae = BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(**options))
+    else:
+        options["matryoshka_widths"] = [width // 16, width // 4, width]
+        sae = MatryoshkaBatchTopKTrainingSAE(MatryoshkaBatchTopKTrainingSAEConfig(**options))
+    start = time.process_time()
+    generator = model.activation_generator
+    train_toy_sae(
+        sae, model.feature_dict, generator, training_samples=n_shown, batch_size=1024, lr=RATE
+    )
+    sae.save_inference_model(folder)
+    return time.process_time() - start
+
+
+def measured(directions, codes, reconstruction, truth, x, features):
+    directions, truth = (torch.as_tensor(np.float32(a)) for a in (directions, truth))
+    codes = torch.as_tensor(np.float32(codes))
+    found = compute_classification_metrics(codes, torch.from_numpy(features), directions, truth)
+    return {
+        "mcc": round(mean_correlation_coefficient(directions, truth), 4),
+        "f1": round(found.f1_score, 4),
+        "precision": round(found.precision, 4),
+        "recall": round(found.recall, 4),
+        "l0": round(float((codes > 0).sum(1).float().mean()), 3),
+        "fvu": round(float(unexplained_variance(x, reconstruction)), 4),
+    }
+
+
+def run(seed, arguments):
+    hierarchy = not arguments.flat
+    sizes = arguments.features, arguments.dimensions
+    model, width = world(seed, *sizes, hierarchy=hierarchy), arguments.features // 4
+    truth = model.feature_dict.feature_vectors.detach().numpy()
+    x, _ = draw(model, arguments.samples, 1000)
+    test = x_test, _ = tuple(draw(model, N_TEST, 2000))
+    about = {"seed": seed, "hierarchy": hierarchy, "samples": arguments.samples}
+
+    def coded(method, learner, cpu, features=None):
+        codes, directions = learner.transform(x_test), learner.components_
+        reconstruction = learner.inverse_transform(codes)
+        if features is not None:
+            directions = features.directions
+            codes = codes * (x_test @ directions.T > features.thresholds)
+        found = measured(directions, codes, reconstruction, truth, *test)
+        return about | {"method": method, "cpu_seconds": round(cpu, 1)} | found
+
+    start, mean = time.process_time(), x.mean(0)
+
+    def searched(**params):
+        options = dict(positive_code=True, random_state=seed) | params
+        fitted = PUDLEDictionaryLearning(width, **options).fit(x - mean)
+        options = dict(mean=mean, alpha=fitted.alpha_, debias=fitted.debias_, positive_code=True)
+        return fitted, PUDLEDictionaryLearning.from_components(fitted.components_, **options)
+
+    def with_support(learner):
+        learner.set_params(alpha="auto", debias="auto").choose_alpha(x, criterion="support")
+        return learner, feature_directions(learner, x)
+
+    fitted, learner = searched()
+    yield coded("search", learner, time.process_time() - start)
+    learner, found = with_support(learner)
+    cpu = time.process_time() - start
+    yield coded("search, support", learner, cpu)
+    yield coded("search, directions", learner, cpu, found)
+    if (np.diff(found.implied.indptr) > 0).mean() > 0.1:
+        learner, found = with_support(searched(alpha=3 * fitted.search_alpha_)[1])
+        cpu = time.process_time() - start
+        yield coded("two searches, directions", learner, cpu, found)
+
+    for kind in arguments.saes:
+        folder = Path(arguments.folder) / f"{kind}-{'tree' if hierarchy else 'flat'}-{seed}"
+        stored = folder / "cpu_seconds.json"
+        if not stored.exists():
+            cpu = trained(kind, model, folder, width, arguments.shown, seed)
+            stored.write_text(json.dumps({"cpu_seconds": cpu, "shown": arguments.shown}))
+        facts = json.loads(stored.read_text())
+        sae = SAE.load_from_disk(folder)
+        with torch.no_grad():
+            codes = sae.encode(torch.from_numpy(x_test))
+            own = codes.numpy(), sae.decode(codes).numpy()
+        found = measured(sae.W_dec.detach().numpy(), *own, truth, *test)
+        facts["cpu_seconds"] = round(facts["cpu_seconds"], 1)
+        yield about | {"method": kind} | facts | found
+        start = time.process_time()
+        learner = PUDLEDictionaryLearning.from_sae(folder, x)
+        cpu = facts["cpu_seconds"] + time.process_time() - start
+        yield coded(f"{kind}, exact codes", learner, cpu) | {"shown": facts["shown"]}
+        learner.choose_alpha(x, l0=found["l0"])
+        yield coded(f"{kind}, as many exact codes", learner, cpu) | {"shown": facts["shown"]}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--samples", type=int, default=20_000)
+    parser.add_argument("--features", type=int, default=2048)
+    parser.add_argument("--dimensions", type=int, default=128)
+    parser.add_argument("--flat", action="store_true", help="no hierarchy")
+    parser.add_argument("--saes", nargs="*", default=["batchtopk", "matryoshka"])
+    parser.add_argument("--shown", type=int, default=2_500_000)
+    parser.add_argument("--folder", default=None, help="keeps trained autoencoders")
+    parser.add_argument("--output", default="synthsae.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    arguments.folder = arguments.folder or tempfile.mkdtemp()
+    noise = np.random.default_rng(0).standard_normal((50, 5))
+    PUDLEDictionaryLearning(6, positive_code=True).fit(noise)  # compiles
+    path = RESULTS / arguments.output
+    results = json.loads(path.read_text())["results"] if path.exists() else []
+    for seed in arguments.seeds:
+        for result in run(seed, arguments):
+            print(result, flush=True)
+            key = {name: result[name] for name in ("seed", "hierarchy", "samples", "method")}
+            results = [r for r in results if any(r[name] != key[name] for name in key)]
+            results.append(result)
+            sizes = {name: getattr(arguments, name) for name in ("features", "dimensions")}
+            path.write_text(json.dumps({"results": results} | sizes, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

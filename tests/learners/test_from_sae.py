@@ -1,0 +1,332 @@
+"""Exact codes for given atoms: decoders of autoencoders, their bias, a penalty from data."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+
+from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning
+from skpudle.interoperability import load_atoms, load_sae, save_atoms, save_sae
+from skpudle.lasso import solve_lasso
+from skpudle.reporting import findings
+
+safetensors = pytest.importorskip("safetensors.torch")
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    """Rows of several norms, one of them zero."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(30, 12, generator=generator, dtype=torch.float64)
+    rows[7] = 0
+    return rows, torch.randn(12, generator=generator, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def X(decoder):
+    rows, bias = decoder
+    generator = torch.Generator().manual_seed(1)
+    codes = torch.rand(400, 30, generator=generator, dtype=torch.float64)
+    codes *= torch.rand(400, 30, generator=generator, dtype=torch.float64) < 0.1
+    return (codes @ rows + bias).numpy()
+
+
+def write(folder, arrays, config=(), name="sae_weights.safetensors"):
+    folder.mkdir()
+    arrays = {key: value.contiguous() for key, value in arrays.items()}
+    safetensors.save_file(arrays, folder / name)
+    (folder / "cfg.json").write_text(json.dumps(dict(config)))
+    return folder
+
+
+@pytest.fixture
+def sae(decoder, tmp_path):
+    rows, bias = decoder
+    return write(tmp_path / "sae", {"W_dec": rows, "b_dec": bias}, {"d_in": 12})
+
+
+# ---------------------------------------------------------------------------- files
+
+
+def test_codes_are_the_lassos_of_rows_minus_the_bias_for_atoms_of_norm_1(sae, decoder, X):
+    rows, bias = decoder
+    learner = PUDLEDictionaryLearning.from_sae(sae, alpha=0.2)
+    norms = rows.norm(dim=1, keepdim=True)
+    atoms = torch.where(norms > 0, rows / norms, 0.0)
+    codes = solve_lasso(atoms, torch.from_numpy(X) - bias, 0.2, positive=True)[0].numpy()
+    np.testing.assert_allclose(learner.transform(X), codes, rtol=0, atol=1e-9)
+    expected = codes @ atoms.numpy() + bias.numpy()
+    np.testing.assert_allclose(learner.inverse_transform(codes), expected, rtol=0, atol=1e-9)
+
+
+def test_norms_of_the_decoder_change_the_units_of_latents_alone(sae, decoder, X, tmp_path):
+    rows, bias = decoder
+    scale = torch.arange(1, 31)[:, None] / 7
+    scaled = write(tmp_path / "scaled", {"W_dec": rows * scale, "b_dec": bias})
+    one, other = load_sae(sae), load_sae(scaled)
+    np.testing.assert_allclose(other.components, one.components, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(other.norms, one.norms * scale[:, 0].numpy(), rtol=1e-12)
+    codes = [
+        PUDLEDictionaryLearning.from_sae(file, alpha=0.2).transform(X) for file in (sae, scaled)
+    ]
+    np.testing.assert_allclose(codes[0], codes[1], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["W_dec", "decoder.weight"])
+def test_sparsify_names_a_decoder_and_a_layer_of_torch(name, decoder, tmp_path):
+    rows, bias = decoder
+    weight = rows if name == "W_dec" else rows.mT
+    arrays = {name: weight, "b_dec": bias, "encoder.weight": rows + 1}
+    config = {"d_in": 12, "num_latents": 30, "k": 4, "transcode": False}
+    folder = write(tmp_path / "layers.3", arrays, config, "sae.safetensors")
+    found = load_sae(folder)
+    np.testing.assert_allclose(found.norms[:, None] * found.components, rows, atol=1e-12)
+    np.testing.assert_array_equal(found.mean, bias)
+    assert found.config == config
+
+
+def test_half_precision_is_read_as_float32(decoder, tmp_path):
+    rows, _ = decoder
+    found = load_sae(write(tmp_path / "half", {"W_dec": rows.bfloat16()}))
+    assert found.components.dtype == found.mean.dtype == np.float32
+    assert not found.mean.any()  # it has no bias
+    norms = rows.bfloat16().float().norm(dim=1)
+    np.testing.assert_allclose(found.norms, norms, rtol=1e-6)
+
+
+def test_an_autoencoder_of_this_package_comes_back(X, tmp_path):
+    options = dict(n_unfoldings=1, separate_atoms="unfolding", positive_code=True, max_iter=2)
+    learner = PUDLEDictionaryLearning(8, random_state=0, **options).fit(X)
+    save_sae(learner, tmp_path / "sae")
+    found = load_sae(tmp_path / "sae")
+    np.testing.assert_allclose(found.components, learner.components_, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"architecture": "transcoder"}, "transcoder"),
+        ({"transcode": True}, "transcoder"),
+        ({"architecture": "temporal"}, "temporal"),
+        ({"normalize_activations": "layer_norm"}, "layer_norm"),
+        ({"d_in": 11}, "d_in is 11"),
+        ([1], "cfg.json"),
+    ],
+)
+def test_other_autoencoders_are_refused(config, message, decoder, tmp_path):
+    folder = write(tmp_path / "sae", {"W_dec": decoder[0]})
+    (folder / "cfg.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"{message}.*from_components"):
+        load_sae(folder)
+
+
+def test_damaged_and_missing_files_are_named(sae, decoder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.*cfg.json"):
+        load_sae(tmp_path / "nowhere")
+    infinite = write(tmp_path / "infinite", {"W_dec": decoder[0] / 0})
+    with pytest.raises(ValueError, match="infinite.*not finite"):
+        load_sae(infinite)
+    with pytest.raises(ValueError, match="no matrix"):
+        load_sae(write(tmp_path / "encoder", {"W_enc": decoder[0]}))
+    (sae / "sae_weights.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(ValueError, match="no autoencoder"):
+        load_sae(sae)
+
+
+# ---------------------------------------------------------------------------- penalty
+
+
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize("l0", [0.5, 3])
+def test_codes_have_the_stated_number_of_entries(l0, positive, sae, X):
+    learner = PUDLEDictionaryLearning.from_sae(sae, X, l0=l0, positive_code=positive, debias=0)
+    found = (learner.transform(X) != 0).sum(axis=1).mean()
+    assert abs(found - l0) <= 0.005 * l0 + 1 / len(X)
+    assert learner.alpha == "auto"
+    again = PUDLEDictionaryLearning.from_sae(
+        sae, alpha=learner.alpha_, positive_code=positive, debias=0
+    )
+    np.testing.assert_array_equal(again.transform(X), learner.transform(X))
+
+
+def test_the_penalty_follows_the_scale_of_data(sae, decoder, X, tmp_path):
+    rows, bias = decoder
+    larger = write(tmp_path / "larger", {"W_dec": rows, "b_dec": 1024 * bias})
+    for options in ({}, {"l0": 2}):
+        one = PUDLEDictionaryLearning.from_sae(sae, X, **options)
+        other = PUDLEDictionaryLearning.from_sae(larger, 1024 * X, **options)
+        np.testing.assert_allclose(other.alpha_, 1024 * one.alpha_, rtol=1e-9)
+        np.testing.assert_allclose(other.debias_, one.debias_, rtol=1e-9)
+
+
+def test_missing_entries_have_no_effect(sae, X):
+    rng = np.random.default_rng(0)
+    hidden = rng.random(X.shape) < 0.2
+    one, other = (np.where(hidden, np.nan, X) for _ in range(2))
+    other[0] = np.nan
+    learner = PUDLEDictionaryLearning.from_sae(sae, one, l0=2, debias=0)
+    assert abs((learner.transform(one) != 0).sum(1).mean() - 2) < 0.02
+    filled = learner.inverse_transform(learner.transform(other))
+    np.testing.assert_allclose(filled[0], learner.mean_)
+
+
+def test_a_penalty_is_stated_once(sae, X):
+    with pytest.raises(ValueError, match="without data"):
+        PUDLEDictionaryLearning.from_sae(sae)
+    with pytest.raises(ValueError, match="l0=3 came without data"):
+        PUDLEDictionaryLearning.from_sae(sae, alpha=0.1, l0=3)
+    with pytest.raises(ValueError, match="Pass one of alpha and X"):
+        PUDLEDictionaryLearning.from_sae(sae, X, alpha=0.1)
+
+
+@pytest.mark.parametrize("l0", [0, -1, np.inf, np.nan, "3"])
+def test_a_number_of_codes_is_positive(l0, sae, X):
+    with pytest.raises(ValueError, match="Pass a positive number"):
+        PUDLEDictionaryLearning.from_sae(sae, X, l0=l0)
+
+
+def test_more_codes_than_there_can_be_are_refused(sae, X):
+    with pytest.raises(ValueError, match="l0=50 is more than"):
+        PUDLEDictionaryLearning.from_sae(sae, X, l0=50)
+    with pytest.raises(ValueError, match="l0=1 is more than"):
+        PUDLEDictionaryLearning.from_components(np.eye(12), alpha=1).choose_alpha(0 * X, l0=1)
+
+
+def test_only_penalties_of_codes_of_the_lasso_are_chosen(sae, X):
+    for options in ({"shrinkage": "hard"}, {"n_unfoldings": 5}, {"transform_algorithm": "omp"}):
+        with pytest.raises(ValueError, match="codes of the lasso"):
+            PUDLEDictionaryLearning.from_sae(sae, X, **options)
+    with pytest.raises(ValueError, match="transform_alpha=0.1 overrides"):
+        PUDLEDictionaryLearning.from_sae(sae, X, transform_alpha=0.1)
+    with pytest.raises(NotFittedError):
+        PUDLEDictionaryLearning().choose_alpha(X)
+
+
+def test_negative_codes_count_the_mistakes(decoder):
+    """As many positive codes are wrong, of which the truth knows."""
+    rows, _ = decoder
+    generator = torch.Generator().manual_seed(2)
+    truth = torch.rand(2000, 30, generator=generator, dtype=torch.float64) < 0.05
+    truth[:, 7] = False
+    atoms = torch.nn.functional.normalize(rows, dim=1)
+    x = truth.double() @ atoms + 0.15 * torch.randn(2000, 12, generator=generator).double()
+    learner = PUDLEDictionaryLearning.from_components(atoms, alpha=1.0, positive_code=True)
+    learner.set_params(alpha="auto").choose_alpha(x, criterion="support")
+    codes = solve_lasso(atoms, x, learner.alpha_)[0]
+    n_wrong = ((codes > 0) & ~truth).sum()
+    assert abs((codes < 0).sum() - n_wrong) < 0.5 * n_wrong
+
+    def f1(share):
+        found = learner.set_params(transform_alpha=share * learner.alpha_).transform(x) > 0
+        return 2 * (found & truth).sum() / (found.sum() + truth.sum())
+
+    assert f1(1) > max(f1(0.25), f1(4))
+
+
+def test_codes_of_both_signs_have_no_support_to_tell(decoder):
+    atoms = torch.nn.functional.normalize(decoder[0], dim=1)
+    x = torch.randn(500, 12, generator=torch.Generator().manual_seed(0)).double()
+    learner = PUDLEDictionaryLearning.from_components(atoms, alpha=1.0, positive_code=True)
+    with pytest.raises(ValueError, match="both signs are as frequent"):
+        learner.choose_alpha(x, criterion="support")
+    with pytest.raises(ValueError, match="takes negative codes for mistakes"):
+        learner.set_params(positive_code=False).choose_alpha(x, criterion="support")
+    with pytest.raises(ValueError, match="criterion='size' is unknown"):
+        learner.choose_alpha(x, criterion="size")
+
+
+def test_batches_and_arrays_choose_alike(sae, X):
+    class Batches:
+        def __iter__(self):
+            return iter(np.split(X, 4))
+
+    one = PUDLEDictionaryLearning.from_sae(sae, X, l0=2)
+    other = PUDLEDictionaryLearning.from_sae(sae, Batches(), l0=2)
+    assert other.alpha_ == one.alpha_
+
+
+def test_a_fit_chooses_as_the_method_does_for_its_atoms(X):
+    """Where atoms have seen no row of the choice."""
+    learner = PUDLEDictionaryLearning.from_components(np.eye(12), alpha=1.0)
+    learner.set_params(alpha="auto").choose_alpha(X)
+    scores = []
+    for share in (1, 4, 0.25):
+        other = PUDLEDictionaryLearning.from_components(
+            np.eye(12), alpha=share * learner.alpha_, debias=learner.debias_
+        )
+        scores.append(other.score(X))
+    assert scores[0] >= max(scores) - 0.05
+
+
+# ---------------------------------------------------------------------------- mean
+
+
+@pytest.fixture
+def pair(decoder):
+    """A learner with a mean, and the same without."""
+    rows, bias = decoder
+    options = dict(alpha=0.2, positive_code=True)
+    return (
+        PUDLEDictionaryLearning.from_components(rows, mean=bias, **options),
+        PUDLEDictionaryLearning.from_components(rows, **options),
+        bias.numpy(),
+    )
+
+
+def test_a_mean_is_subtracted_and_added(pair, X):
+    with_mean, without, mean = pair
+    for rows in (X, np.where(np.arange(12) % 5 == 1, np.nan, X), X.astype(np.float32)):
+        codes = without.transform(rows - mean.astype(rows.dtype))
+        np.testing.assert_allclose(with_mean.transform(rows), codes, rtol=0, atol=1e-9)
+    expected = without.inverse_transform(codes) + mean
+    np.testing.assert_allclose(with_mean.inverse_transform(codes), expected, atol=1e-5)
+    np.testing.assert_allclose(with_mean.score(X), without.score(X - mean), rtol=1e-9)
+    assert findings(with_mean, X) == findings(without, X - mean)
+
+
+def test_a_mean_survives_files(pair, X, tmp_path):
+    learner, _, mean = pair
+    save_atoms(learner, tmp_path / "atoms.safetensors")
+    stored = load_atoms(tmp_path / "atoms.safetensors")
+    np.testing.assert_array_equal(stored.mean, mean)
+    other = PUDLEDictionaryLearning.from_components(
+        stored.components, mean=stored.mean, **stored.params
+    )
+    for copy in (other, pickle.loads(pickle.dumps(learner))):
+        np.testing.assert_array_equal(copy.transform(X), learner.transform(X))
+
+
+def test_what_has_no_place_for_a_mean_says_so(pair, X):
+    learner, *_ = pair
+    with pytest.raises(ValueError, match="mean_.*SparseCoder"):
+        learner.to_sparse_coder()
+    with pytest.raises(ValueError, match="partial_fit.*dict_init"):
+        learner.partial_fit(X)
+    module = PUDLEDictionaryLearning.from_components(
+        np.eye(12), mean=X[0], alpha=0.1, n_unfoldings=3
+    )
+    with pytest.raises(ValueError, match="module subtracts no mean"):
+        module.to_module()
+    learner.set_params(n_components=5, random_state=0).fit(X)
+    assert not hasattr(learner, "mean_")
+
+
+@pytest.mark.parametrize("mean", [np.zeros(11), np.full(12, np.nan), ["a"] * 12])
+def test_a_mean_has_a_number_for_each_feature(mean):
+    with pytest.raises(ValueError, match="mean has shape"):
+        PUDLEDictionaryLearning.from_components(np.eye(12), mean=mean, alpha=0.1)
+
+
+def test_counts_have_a_baseline_instead(X):
+    with pytest.raises(ValueError, match="baseline instead of a mean"):
+        PUDLEDictionaryLearning.from_components(
+            np.eye(12), mean=X[0], intercept=X[0], alpha=0.1, loss="poisson"
+        )
+
+
+def test_a_learner_of_hard_thresholds_takes_a_mean(X):
+    learner = NOODLDictionaryLearning.from_components(np.eye(12), mean=X.mean(0), threshold=0.1)
+    assert learner.inverse_transform(np.zeros((1, 12)))[0] == pytest.approx(X.mean(0))
