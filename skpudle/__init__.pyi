@@ -1,5 +1,6 @@
 # Written by `make stubs` from signatures and docstrings: change those.
 from collections.abc import Sequence
+from os import PathLike
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -75,7 +76,6 @@ class ConsensusDictionary(BaseEstimator, TransformerMixin):
 
 class ConvPUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
     set_score_request: Any
-    lambda_decay: Any
     device: str
     split_sign: Any
     loss: Literal["gaussian", "poisson", "binomial"]
@@ -181,13 +181,6 @@ class DictionaryImputer(BaseEstimator, TransformerMixin):
     def transform(self, X: ArrayLike) -> NDArray[Any]: ...
 
 class NOODLDictionaryLearning(BaseEstimator, TransformerMixin):
-    optimizer: Any
-    optimizer_params: Any
-    atom_norm: Any
-    positive_dict: Any
-    debias: Any
-    separate_atoms: Any
-    lambda_decay: Any
     device: Any
     split_sign: Any
     loss: Any
@@ -224,7 +217,12 @@ class NOODLDictionaryLearning(BaseEstimator, TransformerMixin):
     def fit(self, X: Any, y: None = None) -> Self: ...
     @classmethod
     def from_components(
-        cls, components: Any, *, intercept: ArrayLike | None = None, **params: Any
+        cls,
+        components: Any,
+        *,
+        intercept: ArrayLike | None = None,
+        mean: ArrayLike | None = None,
+        **params: Any,
     ) -> Any: ...
     def inverse_transform(self, X: ArrayLike | Tensor) -> NDArray[Any] | Tensor: ...
     def partial_fit(self, X: Any, y: None = None) -> Self: ...
@@ -244,21 +242,6 @@ class PUDLEClassifier(BaseEstimator, TransformerMixin):
     set_fit_request: Any
     set_partial_fit_request: Any
     set_score_request: Any
-    set_transform_request: Any
-    gradient: Any
-    lambda_decay: Any
-    shrinkage: Any
-    step_size: Any
-    positive_dict: Any
-    atom_norm: Any
-    debias: Any
-    optimizer: Any
-    optimizer_params: Any
-    transform_algorithm: Any
-    transform_alpha: Any
-    transform_n_nonzero_coefs: Any
-    transform_tol: Any
-    separate_atoms: Any
     device: str
     split_sign: bool
     loss: Any
@@ -308,9 +291,7 @@ class PUDLEClassifier(BaseEstimator, TransformerMixin):
     ) -> Self: ...
     def fit_transform(self, X: Any, y: Any, sample_weight: Any = None) -> NDArray[Any] | Tensor: ...
     @classmethod
-    def from_components(
-        cls, components: Any, *, intercept: ArrayLike | None = None, **params: Any
-    ) -> Any: ...
+    def from_components(cls, components: Any, **params: Any) -> None: ...
     def inverse_transform(self, X: ArrayLike | Tensor) -> NDArray[Any] | Tensor: ...
     def partial_fit(
         self,
@@ -342,11 +323,6 @@ class PUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
     set_partial_fit_request: Any
     set_score_request: Any
     set_transform_request: Any
-    atom_norm: Literal["unit", "ball", None]
-    positive_dict: bool
-    debias: float | Literal["auto"]
-    separate_atoms: bool | Literal["unfolding"]
-    lambda_decay: Any
     device: str
     split_sign: bool
     loss: Literal["gaussian", "poisson", "binomial"]
@@ -355,6 +331,7 @@ class PUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
     n_components_: int
     size_path_: Bunch
     intercept_: NDArray[Any]
+    mean_: NDArray[Any]
     n_features_in_: int
     feature_names_in_: NDArray[Any]
     n_iter_: int
@@ -407,14 +384,35 @@ class PUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None: ...
+    def choose_alpha(
+        self,
+        X: ArrayLike | Tensor,
+        *,
+        l0: float | None = None,
+        criterion: Literal["prediction", "support"] = "prediction",
+    ) -> Self: ...
     def fit(self, X: Any, y: None = None, exposure: ArrayLike | None = None) -> Self: ...
     def fit_transform(
         self, X: Any, y: Any = None, exposure: Any = None
     ) -> NDArray[Any] | Tensor: ...
     @classmethod
     def from_components(
-        cls, components: Any, *, intercept: ArrayLike | None = None, **params: Any
+        cls,
+        components: Any,
+        *,
+        intercept: ArrayLike | None = None,
+        mean: ArrayLike | None = None,
+        **params: Any,
     ) -> Any: ...
+    @classmethod
+    def from_sae(
+        cls,
+        folder: str | str | PathLike[str],
+        X: ArrayLike | Tensor | None = None,
+        *,
+        l0: float | None = None,
+        **params: Any,
+    ) -> PUDLEDictionaryLearning: ...
     def inverse_transform(self, X: ArrayLike | Tensor) -> NDArray[Any] | Tensor: ...
     def partial_fit(self, X: Any, y: None = None, exposure: ArrayLike | None = None) -> Self: ...
     def score(
@@ -440,21 +438,6 @@ class PUDLERegressor(BaseEstimator, TransformerMixin):
     set_fit_request: Any
     set_partial_fit_request: Any
     set_score_request: Any
-    set_transform_request: Any
-    gradient: Any
-    lambda_decay: Any
-    shrinkage: Any
-    step_size: Any
-    positive_dict: Any
-    atom_norm: Any
-    debias: Any
-    optimizer: Any
-    optimizer_params: Any
-    transform_algorithm: Any
-    transform_alpha: Any
-    transform_n_nonzero_coefs: Any
-    transform_tol: Any
-    separate_atoms: Any
     device: str
     split_sign: bool
     loss: Any
@@ -501,9 +484,7 @@ class PUDLERegressor(BaseEstimator, TransformerMixin):
     ) -> Self: ...
     def fit_transform(self, X: Any, y: Any, sample_weight: Any = None) -> NDArray[Any] | Tensor: ...
     @classmethod
-    def from_components(
-        cls, components: Any, *, intercept: ArrayLike | None = None, **params: Any
-    ) -> Any: ...
+    def from_components(cls, components: Any, **params: Any) -> None: ...
     def inverse_transform(self, X: ArrayLike | Tensor) -> NDArray[Any] | Tensor: ...
     def partial_fit(
         self, X: ArrayLike | Tensor, y: ArrayLike | Tensor, sample_weight: ArrayLike | None = None

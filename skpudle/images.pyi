@@ -20,7 +20,11 @@ def extract(
     image: ArrayLike | Tensor, patch_shape: int | tuple[int, ...] = ..., *, stride: int = 1
 ) -> NDArray[Any] | Tensor: ...
 def inpaint(
-    image: ArrayLike | Tensor, denoise: Callable[..., Any] | None = None, *, n_iter: int = 20
+    image: ArrayLike | Tensor,
+    denoise: Callable[..., Any] | None = None,
+    *,
+    mask: Any = None,
+    n_iter: int = 20,
 ) -> NDArray[Any] | Tensor: ...
 def psnr(
     image: ArrayLike | Tensor, reference: ArrayLike | Tensor, *, peak: float = 1.0

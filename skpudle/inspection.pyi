@@ -6,9 +6,11 @@ from torch import Tensor
 
 __all__ = [
     "Contributions",
+    "FeatureDirections",
     "Saliency",
     "atom_contributions",
     "code_saliency",
+    "feature_directions",
     "reconstruction_contributions",
 ]
 
@@ -19,6 +21,12 @@ class Contributions(NamedTuple):
     distances: Any
     distance: Any
 
+class FeatureDirections(NamedTuple):
+    directions: Any
+    implied: Any
+    prominence: Any
+    thresholds: Any
+
 class Saliency(NamedTuple):
     indices: Any
     gradients: Any
@@ -27,6 +35,7 @@ def atom_contributions(
     learner: Any, X: Any, *, ridge: float = 0.0, n_largest: int | None = 10
 ) -> Contributions: ...
 def code_saliency(learner: Any, X: ArrayLike | Tensor, *, n_codes: int = 5) -> Saliency: ...
+def feature_directions(learner: Any, X: Any) -> FeatureDirections: ...
 def reconstruction_contributions(
     learner: Any, X_train: Any, X: ArrayLike, *, ridge: Any = 0.0, n_largest: Any = 10
 ) -> Contributions: ...

@@ -11,6 +11,7 @@ __all__ = [
     "dict_learning_online",
     "dictionary_of",
     "load_atoms",
+    "load_sae",
     "make_sparse_coder",
     "save_atoms",
     "save_sae",
@@ -28,6 +29,7 @@ def dict_learning_online(
 ) -> tuple[NDArray[Any], NDArray[Any]]: ...
 def dictionary_of(source: Any) -> ArrayLike: ...
 def load_atoms(file: str | str | PathLike[str]) -> Bunch: ...
+def load_sae(folder: str | str | PathLike[str]) -> Bunch: ...
 def make_sparse_coder(
     learner: Any,
     transform_algorithm: Literal["lasso_cd", "lasso_lars", "lars", "omp", "threshold"] = "lasso_cd",

@@ -300,7 +300,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         atoms = to_tensor(self.components_, self._transform_device(X), codes.dtype)
 
         loss, offset = self._loss(), self._offset(atoms)
-        if hasattr(self, "mean_"):
+        if getattr(self, "mean_", None) is not None:
             offset = to_tensor(self.mean_, atoms.device, atoms.dtype)
 
         def decode(rows, *_):
@@ -424,7 +424,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         # rows stay on their device: all may not fit where a part does
         x = x if isinstance(x, torch.Tensor) else to_tensor(x)
         _check_n_features(self, X, reset=False)
-        if hasattr(self, "mean_"):
+        if getattr(self, "mean_", None) is not None:
             x = x - to_tensor(self.mean_, x.device, x.dtype)
         x, mask = split_missing(x)
         atoms = to_tensor(self.components_, self._transform_device(X), x.dtype)

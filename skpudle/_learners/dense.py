@@ -423,7 +423,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return start(plan, data, generator, run)
 
     def _known_model(self, plan, data):  # -> model, rows, None
-        if hasattr(self, "mean_"):
+        if getattr(self, "mean_", None) is not None:
             raise ValueError(
                 f"{type(self).__name__} has a mean_, which partial_fit would not learn. Pass it as "
                 "dict_init to a new learner, and rows minus mean_."

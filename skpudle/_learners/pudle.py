@@ -59,7 +59,7 @@ def module_of(learner, plan):  # -> EncoderModule
             "Pass transform_algorithm='unfolded' and n_unfoldings=3, for example, with "
             "separate_atoms='unfolding', and fit again."
         )
-    if hasattr(learner, "mean_"):
+    if getattr(learner, "mean_", None) is not None:
         raise ValueError(
             "A module subtracts no mean, and this learner has a mean_. Make it without one, by "
             "from_components, and pass rows minus mean_."
@@ -839,7 +839,7 @@ class PUDLEDictionaryLearning(DenseLearner):
             )
         data = self._read(plan, X, None, known=True)
         x = data.sample
-        if hasattr(self, "mean_"):
+        if getattr(self, "mean_", None) is not None:
             x = x - to_tensor(self.mean_).to(x)
         unit = unit_of(mean_square(x))
         problem = Problem(

@@ -26,15 +26,7 @@ from skpudle._training.checkpoint import Recorder
 from skpudle._training.identity import task_of
 from skpudle._training.messages import print_pass, print_progress, print_search
 from skpudle._training.team import current_team
-from skpudle.search import (
-    MOST_AFTERWARDS,
-    MOST_SETTLING,
-    advance,
-    advance_stream,
-    begin,
-    is_done,
-    share_done,
-)
+from skpudle.search import advance, advance_stream, begin, is_done
 
 __all__ = ["FitRun", "Interrupts", "Pass", "Search", "Training"]
 
@@ -100,8 +92,7 @@ class Search:
         (n,) = self.problem.total(torch.tensor([self.problem.n_samples], dtype=torch.float64))
         self.n_samples = int(n)  # of all processes
         if self.problem.n_positions == 1:  # moves of atoms in images know no limit
-            n_settling = self.state.stride.bit_length()
-            self.most_epochs = n_settling * MOST_SETTLING + MOST_AFTERWARDS
+            self.most_epochs = self.state.most_epochs
 
     @property
     def is_done(self):
@@ -123,7 +114,7 @@ class Search:
         state, n = self.state, -(-self.n_samples // self.state.stride)
         if state.best_objective < inf:
             self.best = min(self.best, state.best_objective * self.problem.unit**2 / n)
-        self.share_done = max(self.share_done, share_done(state))
+        self.share_done = max(self.share_done, state.share_done)
         print_search(state, self.best, self.share_done)
 
 

@@ -9,7 +9,6 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skpudle._data.callers import is_news, users_level
 from skpudle.optimizers import SurrogateOptimizer
-from skpudle.search import IN_WORDS
 
 __all__ = [
     "any_named",
@@ -79,7 +78,7 @@ def print_search(state, best, share_done):
     """Print a line about an epoch of the search."""
     objective = f"best objective {best:.6g} a sample  " if np.isfinite(best) else ""
     print(
-        f"search, epoch {state.epoch}  {IN_WORDS[state.phase]}  {len(state.atoms)} atoms  "
+        f"search, epoch {state.epoch}  {state.activity}  {len(state.atoms)} atoms  "
         f"{objective}{share_done:.0%} done",
         flush=True,
     )

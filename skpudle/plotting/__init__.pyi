@@ -1,10 +1,12 @@
 # Written by `make stubs` from signatures and docstrings: change those.
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
 
 __all__ = [
+    "ActivationsDisplay",
     "AtomsDisplay",
     "CodesDisplay",
     "ConsensusDisplay",
@@ -15,6 +17,38 @@ __all__ = [
     "SizePathDisplay",
     "StabilityDisplay",
 ]
+
+class ActivationsDisplay:
+    ax_: Any
+    figure_: Any
+    marks_: Any
+    def __init__(
+        self, sample: NDArray[Any], places: NDArray[Any], atoms: NDArray[Any], values: NDArray[Any]
+    ) -> None: ...
+    @classmethod
+    def from_codes(
+        cls,
+        codes: ArrayLike,
+        sample: ArrayLike,
+        *,
+        atom_shape: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        n_atoms: int = 10,
+        ax: Any = None,
+        **plot_params: Any,
+    ) -> ActivationsDisplay: ...
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: ArrayLike | Sequence[ArrayLike],
+        *,
+        index: int = 0,
+        n_atoms: Any = 10,
+        ax: Any = None,
+        **plot_params: Any,
+    ) -> ActivationsDisplay: ...
+    def plot(self, *, ax: Any = None, **mark_kwargs: Any) -> ActivationsDisplay: ...
 
 class AtomsDisplay:
     ax_: Any
@@ -148,7 +182,9 @@ class LossCurveDisplay:
     ax_: Any
     figure_: Any
     lines_: Any
-    def __init__(self, curves: dict[str, NDArray[Any]]) -> None: ...
+    def __init__(
+        self, curves: dict[str, NDArray[Any]], n_searched: dict[str, int] | None = None
+    ) -> None: ...
     @classmethod
     def from_estimator(
         cls, estimator: Any, *, name: str | None = None, ax: Any = None, **line_kwargs: Any
@@ -157,7 +193,7 @@ class LossCurveDisplay:
     def from_estimators(
         cls, estimators: Any, *, ax: Any = None, **line_kwargs: Any
     ) -> LossCurveDisplay: ...
-    def plot(self, *, ax: Any = None, **line_kwargs: Any) -> Any: ...
+    def plot(self, *, ax: Any = None, **line_kwargs: Any) -> LossCurveDisplay: ...
 
 class RecoveryDisplay:
     ax_: Any

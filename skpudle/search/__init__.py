@@ -4,7 +4,6 @@ The search steps from state to state by `begin`, `advance` and `is_done`; `searc
 """
 
 from skpudle.search._conv_epoch import ConvProblem, conv_codes, conv_path
-from skpudle.search._progress import IN_WORDS, MOST_AFTERWARDS, MOST_SETTLING, share_done
 from skpudle.search._search import (
     Problem,
     SearchState,
@@ -29,9 +28,6 @@ from skpudle.search._stream import (
 )
 
 __all__ = [
-    "IN_WORDS",
-    "MOST_AFTERWARDS",
-    "MOST_SETTLING",
     "ConvProblem",
     "Memory",
     "Problem",
@@ -52,7 +48,6 @@ __all__ = [
     "is_done",
     "objective",
     "search",
-    "share_done",
     "with_atoms",
     "without_rows",
 ]

@@ -80,13 +80,21 @@ _MOST_USES = 2000
 # A phase ends when the objective falls by less than this share per epoch, three epochs in a row.
 # With half of it in the polish 8 x 8 patches take a tenth longer for 0.002 of the objective.
 _STALL = {"settle": 5e-4, "larger": 5e-4, "smaller": 5e-4, "polish": 2e-4}
-MAX_EPOCHS = {"settle": 100, "larger": 8, "smaller": 30, "polish": 60}
+_MAX_EPOCHS = {"settle": 100, "larger": 8, "smaller": 30, "polish": 60}
 _MIN_EPOCHS = 6
 # If a round lowers the objective by less than this share, the next one tries half as many splits.
 # Real data allow many rounds that gain less: with 1e-4 colour patches take 1.4 times as long for
 # nothing. A third instead of half loses one of 100 planted atoms in one problem of four.
 _PROGRESS = 1e-3
-MAX_ROUNDS = 8
+_MAX_ROUNDS = 8
+
+_IN_WORDS = {
+    "settle": "settling",
+    "larger": "with split atoms",
+    "smaller": "without spare atoms",
+    "polish": "polishing",
+    "done": "done",
+}
 
 # Without the lasso's bias atoms first move by 0.02, then by a fifth as much in each epoch. They
 # move less than this after six to eight epochs, with 20 dB of noise or none.
@@ -205,6 +213,38 @@ class SearchState:
         if self.best_objective < float("inf"):
             return self.best_atoms, self.best_codes
         return self.atoms, self.codes
+
+    @property
+    def activity(self):
+        """The phase in words."""
+        return _IN_WORDS[self.phase]
+
+    @property
+    def most_epochs(self):
+        """The largest number of epochs of a search that begins with this state, without moves.
+
+        A search settles once more each time that it at least halves its stride.
+        """
+        rounds = _MAX_ROUNDS * (_MAX_EPOCHS["larger"] + _MAX_EPOCHS["smaller"])
+        settling = self.stride.bit_length() * _MAX_EPOCHS["settle"]
+        return settling + rounds + _MAX_EPOCHS["polish"]
+
+    @property
+    def share_done(self):
+        """The epochs so far as a share of those that there are at most, from 0 to 1.
+
+        Phases end as soon as their objective stalls, so the share jumps from phase to phase. It
+        falls where a search settles again on more samples.
+        """
+        if self.phase == "done":
+            return 1.0
+        left, n_rounds = _MAX_EPOCHS[self.phase] - len(self.curve), 0
+        if self.phase != "polish":
+            left += _MAX_EPOCHS["polish"]
+            n_rounds = _MAX_ROUNDS - self.n_rounds if self.n_splits > 0 else 0
+        left += n_rounds * (_MAX_EPOCHS["larger"] + _MAX_EPOCHS["smaller"])
+        left += _MAX_EPOCHS["smaller"] if self.phase == "larger" else 0
+        return self.epoch / (self.epoch + max(left, 1))
 
     def as_dict(self):
         """Return the state as plain values.
@@ -348,7 +388,7 @@ def is_done(state):
 
 
 def _stalled(phase, curve):
-    if len(curve) >= MAX_EPOCHS[phase]:
+    if len(curve) >= _MAX_EPOCHS[phase]:
         return True
     if len(curve) < _MIN_EPOCHS:
         return False
@@ -368,7 +408,7 @@ def _round(problem, state, epoch):
         atoms, codes = moved
         return _restart(state, "smaller", atoms=atoms, codes=codes)
     state = replace(state, moves=False)
-    if state.n_splits > 0 and state.n_rounds < MAX_ROUNDS:
+    if state.n_splits > 0 and state.n_rounds < _MAX_ROUNDS:
         atoms = split(epoch, state.n_splits, seed=state.epoch)
         if atoms is not None:
             n_rounds = state.n_rounds + 1

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle.search import MOST_AFTERWARDS, MOST_SETTLING, Problem, search, share_done
+from skpudle.search import Problem, begin, search
 
 
 @pytest.fixture
@@ -23,12 +23,12 @@ def planted(generator):  # -> x (n, m), atoms (p, m)
 def test_the_share_rises_within_a_phase_and_ends_at_one(planted):
     x, _ = planted
     seen = []
-    search(Problem(x, 0.1), x[:20], on_epoch=lambda s: seen.append((s.phase, share_done(s), s)))
+    search(Problem(x, 0.1), x[:20], on_epoch=lambda s: seen.append((s.phase, s.share_done, s)))
     for (phase, before, one), (then, after, other) in pairwise(seen):
         assert 0 < before < 1
         assert after > before or (phase, one.stride) != (then, other.stride)
     assert seen[-1][1] == 1.0
-    assert seen[-1][2].epoch <= seen[0][2].stride.bit_length() * MOST_SETTLING + MOST_AFTERWARDS
+    assert seen[-1][2].epoch <= begin(Problem(x, 0.1), x[:20]).most_epochs
 
 
 def test_lines_tell_of_the_best_objective_which_never_rises_and_a_share_that_never_falls(
