@@ -133,7 +133,7 @@ def make_sparse_coder(learner, transform_algorithm="lasso_cd", **params):
             f"transform_algorithm={transform_algorithm!r:.50} is none of scikit-learn's; pass one "
             f"of {_ALGORITHMS}."
         )
-    if hasattr(learner, "mean_"):
+    if getattr(learner, "mean_", None) is not None:
         raise ValueError(
             "scikit-learn's coder subtracts no mean, and this learner has a mean_. Pass its "
             "components_ to sklearn.decomposition.SparseCoder, and rows minus mean_."

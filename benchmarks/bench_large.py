@@ -1,0 +1,187 @@
+"""Large dictionaries: seconds of an epoch and of a fit, and memory, over sizes.
+
+    python benchmarks/bench_large.py epochs --out epochs.json
+    python benchmarks/bench_large.py fit --atoms 4096 --features 512 --rows 32768 --nonzero 8
+    python benchmarks/bench_large.py blocks --atoms 16384 --features 768 --rows 1000000 --nonzero 16
+
+Rows are sums of random atoms with amplitudes of 0.5 to 1.5 of either sign and 20 dB of noise, in
+float32. "found" is the share of atoms with a learned one at a cosine of 0.95 or more. Seconds are
+those of the processor, for all threads. Memory is the growth of RssAnon after imports, the making
+of the data and a tiny fit. With "blocks" rows are made when they are read, by a table that holds
+none. Each case runs in a process of its own.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+from common import anonymous_megabytes, circumstances, write_report
+
+from skpudle import PUDLEDictionaryLearning
+from skpudle.search import Problem, advance, auto_alpha, begin
+
+# atoms, features, rows, atoms in a row
+SIZES = [
+    *((p, 128, 8 * p, 8) for p in (512, 1024, 2048, 4096, 8192)),
+    *((2048, m, 16384, 8) for m in (64, 256, 512, 1024)),
+    *((2048, 128, n, 8) for n in (8192, 32768, 65536)),
+    (4096, 512, 32768, 8),
+    (4096, 2381, 10000, 20),
+]
+
+
+class MadeRows:
+    """A table of rows that are made when they are read, in blocks of 1024."""
+
+    chunks = (1024,)
+
+    def __init__(self, n_rows, n_atoms, n_features, n_nonzero, seed=0):
+        rng = np.random.default_rng(seed)
+        atoms = rng.standard_normal((n_atoms, n_features), dtype=np.float32)
+        self.atoms = atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
+        self.n_nonzero, self.seed = n_nonzero, seed
+        self.shape, self.dtype = (n_rows, n_features), np.dtype(np.float32)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def _block(self, number):
+        rng = np.random.default_rng((self.seed, number))
+        n, s = 1024, self.n_nonzero
+        places = rng.integers(len(self.atoms), size=(n, s))
+        values = rng.uniform(0.5, 1.5, (n, s)) * rng.choice([-1, 1], (n, s))
+        rows = np.zeros((n, self.shape[1]), np.float32)
+        for each in range(s):
+            rows += values[:, each : each + 1].astype(np.float32) * self.atoms[places[:, each]]
+        noise = rng.standard_normal(rows.shape, dtype=np.float32)
+        return rows + np.float32(0.1 * np.sqrt(s * 13 / 12 / self.shape[1])) * noise
+
+    def __getitem__(self, rows):
+        first, last, _ = rows.indices(len(self))
+        numbers = range(first // 1024, -(-last // 1024))
+        blocks = [self._block(number) for number in numbers]
+        blocks = np.concatenate(blocks) if blocks else np.empty((0, self.shape[1]), np.float32)
+        return blocks[first - 1024 * numbers.start : last - 1024 * numbers.start]
+
+
+class _Growth:
+    """Largest growth of memory while it is open."""
+
+    def __enter__(self):
+        self.start, self.most, self._open = anonymous_megabytes(), 0.0, True
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def _watch(self):
+        while self._open:
+            self.most = max(self.most, anonymous_megabytes() - self.start)
+            time.sleep(0.05)
+
+    def __exit__(self, *error):
+        self._open = False
+
+
+def share_found(components, atoms):
+    best = np.zeros(len(atoms))
+    for first in range(0, len(atoms), 1024):
+        part = atoms[first : first + 1024]
+        best[first : first + 1024] = np.abs(part @ components.T.astype(np.float32)).max(axis=1)
+    return float((best > 0.95).mean())
+
+
+def _tiny():
+    rows = np.random.default_rng(0).standard_normal((300, 20)).astype(np.float32)
+    learner = PUDLEDictionaryLearning(8, random_state=0).fit(rows)
+    learner.transform_sparse(rows)
+
+
+def epochs(size):
+    """Time the last of eight epochs from samples."""
+    p, m, n, s = size
+    x = torch.as_tensor(MadeRows(n, p, m, s)[:n])
+    _tiny()
+    problem = Problem(x, auto_alpha(x))
+    with _Growth() as growth:
+        state = begin(problem, x[torch.randperm(n, generator=torch.Generator().manual_seed(0))[:p]])
+        for _ in range(8):
+            start = time.process_time()
+            state = advance(problem, state)
+            seconds = time.process_time() - start
+    rows = -(-n // state.stride)
+    return dict(
+        seconds=seconds, rows=rows, rows_per_second=rows / seconds, megabytes=growth.most,
+        codes_per_row=float(state.codes.count.double().mean()),
+    )  # fmt: skip
+
+
+def fit(size, *, in_blocks):
+    """Fit, and say how many atoms were found and how the time splits between phases."""
+    p, m, n, s = size
+    table = MadeRows(n, p, m, s)
+    X = table if in_blocks else table[:n]
+    _tiny()
+    start, wall = time.process_time(), time.perf_counter()
+    with _Growth() as growth:
+        learner = PUDLEDictionaryLearning(p, random_state=0, verbose=1).fit(X)
+    result = dict(
+        cpu_seconds=time.process_time() - start,
+        seconds=time.perf_counter() - wall,
+        megabytes=growth.most,
+        found=share_found(learner.components_, table.atoms),
+        epochs=int(learner.n_iter_),
+        rows_read=int(learner.n_samples_seen_),
+    )
+    rows, start = table[:2048], time.process_time()
+    codes = learner.transform_sparse(rows)
+    left = rows - codes @ learner.components_
+    return result | dict(
+        rows_coded_per_cpu_second=2048 / (time.process_time() - start),
+        codes_per_row=codes.nnz / 2048,
+        explained=float(1 - np.square(left).sum() / np.square(rows).sum()),
+    )
+
+
+def _alone(what, size, threads):
+    """Return the result of a case in a process of its own."""
+    names = "--atoms", "--features", "--rows", "--nonzero"
+    sizes = [text for pair in zip(names, map(str, size), strict=True) for text in pair]
+    command = [sys.executable, __file__, what, *sizes, "--threads", str(threads), "--alone"]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    return json.loads(lines[-1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("what", choices=["epochs", "fit", "blocks"])
+    for name in ("atoms", "features", "rows", "nonzero"):
+        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--alone", action="store_true", help="in this process, and print JSON")
+    parser.add_argument("--out")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    size = options.atoms, options.features, options.rows, options.nonzero
+    if options.alone:
+        kinds = dict(epochs=epochs, fit=lambda size: fit(size, in_blocks=False),
+                     blocks=lambda size: fit(size, in_blocks=True))  # fmt: skip
+        print(json.dumps(kinds[options.what](size)))
+        return
+    rows = []
+    for case in [size] if options.atoms else SIZES:
+        found = _alone(options.what, case, options.threads)
+        rows.append(dict(zip(("atoms", "features", "rows", "nonzero"), case, strict=True)) | found)
+        print(rows[-1], flush=True)
+    if options.out:
+        write_report(options.out, circumstances() | {"what": options.what, "results": rows})
+
+
+if __name__ == "__main__":
+    main()
