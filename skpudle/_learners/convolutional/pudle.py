@@ -165,6 +165,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
 
     device : str, default="auto"
         A torch device, or "auto": the device of a tensor input, else CUDA if present, else the CPU.
+        The search runs on the CPU; training, codes and scores on the device.
 
     random_state : int, RandomState instance or None, default=None
         Seed of the initial dictionary, the crops and the noise.
