@@ -1,5 +1,6 @@
 """Compile functions by numba on first use, and choose the number of threads by the work."""
 
+import logging
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -98,6 +99,29 @@ def threads_for(atoms=None, x=None, stride=1):
         _thread.allowed = outer
 
 
+@cache
+def _announce_compilation():
+    """Log one line when the first function is compiled, not loaded from the cache."""
+    from numba.core import event
+
+    class Announcement(event.Listener):
+        said = False
+
+        def on_start(self, event):
+            function = event.data["dispatcher"].py_func
+            if not self.said and function.__module__.startswith("skpudle."):
+                self.said = True
+                logging.getLogger("skpudle").warning(
+                    "skpudle compiles its loops, once on this machine: the first calls take some "
+                    "seconds more."
+                )
+
+        def on_end(self, event):
+            pass
+
+    event.register("numba:compile", Announcement())
+
+
 def compile_together(functions):
     """Compile the functions of a module together, so that they call each other compiled.
 
@@ -116,6 +140,7 @@ def compile_together(functions):
     """
     import numba
 
+    _announce_compilation()
     # Not parallel: numba's own threads abort the process when two Python threads use them.
     # Inlined: otherwise a process that compiles calls other copies of the functions than one that
     # loads from the cache, and sums in another order. Without the checks of divisions that raise
