@@ -9,12 +9,21 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import mean_square, to_tensor, unit_of
+from skpudle._data.sources import check_exposure
+from skpudle._learners.additive import (
+    ADDITIVE,
+    AdditiveEncoder,
+    AdditivePlan,
+    additive_fit,
+    additive_update,
+)
 from skpudle._learners.coding import choose_coding, coding_of_l0, coding_of_support
-from skpudle._learners.dense import DenseLearner
+from skpudle._learners.dense import DenseLearner, choose_atoms
 from skpudle._learners.models import Learned, Pursuit, learned_encoder
 from skpudle._learners.plan import DensePlan
 from skpudle._precision import training_mode
-from skpudle._training.messages import print_encoder
+from skpudle._training.fit import FitRun
+from skpudle._training.messages import print_encoder, warn_of_early_end, warn_of_unused
 from skpudle._training.team import current_team
 from skpudle.encoding import (
     EncoderModule,
@@ -483,7 +492,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
         "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "gradient": [StrOptions({"auto", "dec", "ae-lasso", "ae-ls"})],
-        "loss": [StrOptions(set(LOSSES))],
+        "loss": [StrOptions({*LOSSES, ADDITIVE})],
         "n_trials": [Interval(Real, 1, None, closed="left")],
         "n_unfoldings": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
         "optimizer": [StrOptions({"auto", "adam", "sgd", "surrogate"}), type],
@@ -553,7 +562,18 @@ class PUDLEDictionaryLearning(DenseLearner):
             If named parameters have no effect in this fit, if there are fewer samples than atoms,
             or features without a known value.
         """
-        return self._fit(X, y, exposure=exposure)
+        if self.loss != ADDITIVE:
+            return self._fit(X, y, exposure=exposure)
+        with FitRun(self, X, y) as run:
+            plan, exposure = self._plan(), check_exposure(exposure, X, self.loss)
+            data = self._read(plan, X, y)
+            warn_of_unused(self, plan.without_effect(data))
+            run.open(data, plan)
+            with run.interrupts:
+                self._take(additive_fit(plan, data, run, choose_atoms, exposure))
+        if self.ended_by_ == "max_iter" and self.tol is not None and self.max_iter != "auto":
+            warn_of_early_end(self, has_rate=False)
+        return self
 
     @_fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -590,7 +610,16 @@ class PUDLEDictionaryLearning(DenseLearner):
             If the data are unfit or have another number of features than before, which leaves the
             estimator unchanged; or if training diverges twice.
         """
-        return self._partial_fit(X, y, exposure=exposure)
+        if self.loss != ADDITIVE:
+            return self._partial_fit(X, y, exposure=exposure)
+        known = hasattr(self, "components_")
+        if known:  # scikit-learn's context checks parameters for a first call only
+            self._validate_params()
+        plan, exposure = self._plan(), check_exposure(exposure, X, self.loss)
+        data = self._read(plan, X, y, known=known, part=True)
+        fitted = vars(self) if known else {}
+        self._take(additive_update(plan, data, fitted, choose_atoms, exposure))
+        return self
 
     def transform(self, X, exposure=None):
         """Encode data with the learned dictionary.
@@ -864,7 +893,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         return self
 
     def _plan(self):
-        return DensePlan.of(self)
+        return AdditivePlan.of(self) if self.loss == ADDITIVE else DensePlan.of(self)
 
     def to_module(self):
         """Return the fitted encoder and decoder as a module of torch.
@@ -902,6 +931,8 @@ class PUDLEDictionaryLearning(DenseLearner):
     def _transform_encoder(self):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
         plan = self._plan()
+        if self.loss == ADDITIVE:
+            return AdditiveEncoder()
         if self.transform_algorithm == "omp":
             limits = self.transform_n_nonzero_coefs, self.transform_tol
             return Pursuit(*limits, bool(self.positive_code))
