@@ -151,9 +151,7 @@ class AdditiveEncoder:
     def __call__(self, dictionary, x, *, mask=None, offset=None):  # -> (n, n_components)
         """Return codes; ``offset`` holds the logarithms of exposures."""
         if x.requires_grad:
-            raise ValueError(
-                f"Codes of loss={ADDITIVE!r} have no derivatives. Pass another loss."
-            )
+            raise ValueError(f"Codes of loss={ADDITIVE!r} have no derivatives. Pass another loss.")
         exposure = None if offset is None else to_numpy(offset[:, 0].double().exp())
         known = None if mask is None else to_numpy(mask)
         events = Events.of(to_numpy(x.double()), known, exposure)

@@ -121,7 +121,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         with 0.07 times the root mean square norm of the nonzero samples (for hard shrinkage times
         the root of the step size). Codes of the lasso then get a penalty of their own, ``alpha_``,
         which predicts held-out entries best (see the notes). Scaling the data scales the codes and
-        changes nothing else.
+        changes nothing else. With ``loss="kullback-leibler"`` it is the smoothing of the atoms: the
+        number of pseudo-events a feature, in the shape of the mean spectrum, that each atom begins
+        with. "auto" then predicts held-out entries best.
 
     gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
         The gradient of training (eq. 8): of the reconstruction error through decoder and encoder,
@@ -131,10 +133,12 @@ class PUDLEDictionaryLearning(DenseLearner):
         gradient follows a few epochs of it), and in `partial_fit` for codes of the lasso if another
         parameter of training is named.
 
-    loss : {"gaussian", "poisson", "binomial"}, default="gaussian"
+    loss : {"gaussian", "poisson", "binomial", "kullback-leibler"}, default="gaussian"
         Distribution of the data: numbers with expectation :math:`D z`, counts with expectation
         :math:`\exp(D z + b)`, or successes in ``n_trials`` with odds :math:`\exp(D z + b)`. The
-        baseline :math:`b`, ``intercept_``, is learned. The objective has half the deviance, which
+        baseline :math:`b`, ``intercept_``, is learned. "kullback-leibler" is for counts that add:
+        their expectation is :math:`D z` itself, with codes and atoms that are not negative. Its
+        atoms sum to 1, so that codes are numbers of events. The objective has half the deviance, which
         is :math:`\frac12 \|x - D z\|^2` for "gaussian". ``alpha`` is in the units of ``X`` times
         the units of atoms; "auto" is at least twice the standard deviation of the noise, and 1 if
         events are rare. See :doc:`/guide/counts`.
@@ -299,7 +303,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         training, and the "encoder" of ``separate_atoms``. Absent after `partial_fit`.
 
     alpha_ : float
-        The penalty or threshold for codes in `transform`.
+        The penalty or threshold for codes in `transform`; with ``loss="kullback-leibler"`` the
+        smoothing of the atoms.
 
     analysis_components_ : ndarray of shape (n_unfoldings, n_components, n_features)
         The analysis of each unfolding, with ``separate_atoms="unfolding"``; with True a single one,
@@ -356,6 +361,8 @@ class PUDLEDictionaryLearning(DenseLearner):
          - search, then training of the encoder alone, on the objective of the lasso
        * - ``loss`` other than "gaussian"
          - search, then a few epochs of training by "dec"
+       * - ``loss="kullback-leibler"``
+         - alternation of codes and atoms, each solved by coordinate descent; nothing else
        * - ``dict_init`` other than "search"
          - training, by "ae-ls" unless ``gradient`` is named
        * - ``max_iter``
@@ -534,7 +541,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         y : None
             Ignored.
         exposure : array-like of shape (n_samples,), default=None
-            With ``loss="poisson"``, factors of the expectations of each sample: times of
+            With ``loss="poisson"`` and "kullback-leibler", factors of the expectations of each sample: times of
             observation, volumes, or totals such as the lengths of texts, ``X.sum(axis=1)``. By
             default 1 for all.
 

@@ -15,6 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 
 from skpudle import Checkpoint, PUDLEDictionaryLearning
+from skpudle.encoding import encode
 from skpudle.inspection import code_saliency
 from skpudle.interoperability import load_atoms, save_atoms
 from skpudle.losses import KullbackLeibler
@@ -337,6 +338,12 @@ def test_a_parameter_acts_or_a_warning_names_it(name, fitted, X):
 def test_parameters_of_other_losses_are_refused(name, X):
     with pytest.raises(ValueError, match=name):
         make(**{name: REFUSED[name]}).fit(X)
+
+
+def test_the_unfolded_encoder_refuses_the_loss(fitted, X):
+    given = torch.tensor(fitted.components_), torch.tensor(X)
+    with pytest.raises(ValueError, match="solve_codes"):
+        encode(*given, alpha=1.0, step_size=0.1, loss=KullbackLeibler())
 
 
 def test_an_early_end_is_said(X):
