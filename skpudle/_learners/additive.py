@@ -205,7 +205,7 @@ def _attributes(data, atoms, alpha, state, **known):
     dtype = to_numpy(data.sample[:0].cpu()).dtype
     of_others = ("intercept_", "size_path_", "noise_std_", "search_alpha_", "step_size_",
                  "analysis_components_", "synthesis_components_", "thresholds_", "ended_by_",
-                 "phases_", "debias_", "lambda_decay_")  # fmt: skip
+                 "phases_", "debias_", "lambda_decay_", "mean_", "n_samples_seen_")  # fmt: skip
     return (
         dict.fromkeys(of_others)
         | data.inputs

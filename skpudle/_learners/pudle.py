@@ -138,10 +138,10 @@ class PUDLEDictionaryLearning(DenseLearner):
         :math:`\exp(D z + b)`, or successes in ``n_trials`` with odds :math:`\exp(D z + b)`. The
         baseline :math:`b`, ``intercept_``, is learned. "kullback-leibler" is for counts that add:
         their expectation is :math:`D z` itself, with codes and atoms that are not negative. Its
-        atoms sum to 1, so that codes are numbers of events. The objective has half the deviance, which
-        is :math:`\frac12 \|x - D z\|^2` for "gaussian". ``alpha`` is in the units of ``X`` times
-        the units of atoms; "auto" is at least twice the standard deviation of the noise, and 1 if
-        events are rare. See :doc:`/guide/counts`.
+        atoms sum to 1, so that codes are numbers of events. The objective has half the deviance,
+        which is :math:`\frac12 \|x - D z\|^2` for "gaussian". ``alpha`` is in the units of ``X``
+        times the units of atoms; "auto" is at least twice the standard deviation of the noise, and
+        1 if events are rare. See :doc:`/guide/counts`.
 
     n_trials : float, default=1
         Number of trials of the binomial loss; with 1, data are binary or fractions.
@@ -541,9 +541,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         y : None
             Ignored.
         exposure : array-like of shape (n_samples,), default=None
-            With ``loss="poisson"`` and "kullback-leibler", factors of the expectations of each sample: times of
-            observation, volumes, or totals such as the lengths of texts, ``X.sum(axis=1)``. By
-            default 1 for all.
+            With ``loss="poisson"`` and "kullback-leibler", factors of the expectations of each
+            sample: times of observation, volumes, or totals such as the lengths of texts,
+            ``X.sum(axis=1)``. By default 1 for all.
 
         Returns
         -------
