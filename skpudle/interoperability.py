@@ -56,6 +56,7 @@ _CODING = {
     "step_size",
     "threshold",
 }
+_WITHOUT_BASELINE = "gaussian", "kullback-leibler"
 # parameters that may be "auto" or a pair, and the attributes with the number in use
 _CHOSEN = {
     "alpha": "alpha_",
@@ -366,7 +367,7 @@ def _check(arrays, params):
         if not plain or (isinstance(value, float) and not np.isfinite(value)):
             raise ValueError(f"{name} is {value!r:.50}, expected a finite number, a text or None")
     loss = params.get("loss", "gaussian")
-    if ("intercept" in arrays) != (loss != "gaussian"):
+    if ("intercept" in arrays) != (loss not in _WITHOUT_BASELINE):
         raise ValueError(f"loss is {loss!r}, and it holds {sorted(arrays)}")
 
 
@@ -414,7 +415,7 @@ def save_atoms(learner, file, *, mean=None, notes=None):
         )
     params = _params(learner)
     arrays = {"components": learner.components_}
-    if params.get("loss", "gaussian") != "gaussian":
+    if params.get("loss", "gaussian") not in _WITHOUT_BASELINE:
         arrays["intercept"] = learner.intercept_
     mean = getattr(learner, "mean_", None) if mean is None else mean
     if mean is not None:

@@ -18,6 +18,10 @@ and the variance weights its derivative. Learners minimise and report half the d
 negative log-likelihood minus its value at ``mean = x``. It is zero at best, and
 :math:`\frac12 (x - \eta)^2` for ``gaussian``.
 
+`KullbackLeibler` is the Poisson loss of counts whose expectation is :math:`D z` itself, for codes
+and atoms that are not negative. `skpudle.additive` minimises it; the unfolded encoder does not take
+it.
+
 References
 ----------
 B. Tolooshams, A. H. Song, S. Temereanca and D. Ba, "Convolutional dictionary learning based
@@ -32,7 +36,7 @@ import torch
 from torch.nn.functional import logsigmoid
 from torch.special import xlogy
 
-__all__ = ["LOSSES", "Binomial", "Gaussian", "Poisson", "loss_named"]
+__all__ = ["LOSSES", "Binomial", "Gaussian", "KullbackLeibler", "Poisson", "loss_named"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,10 @@ class Gaussian:
         """Return the variance at an expectation: the derivative of `mean`."""
         return torch.ones_like(mean)
 
+    def shifted(self, natural, offset):
+        """Return natural parameters with an offset, if there is one."""
+        return natural if offset is None else natural + offset
+
     def half_deviance(self, natural, x):
         """Return the loss of each entry; differentiable in the natural parameter."""
         return 0.5 * (natural - x).square()
@@ -85,6 +93,10 @@ class Poisson:
     def variance(self, mean):
         """Return the variance at an expectation."""
         return mean
+
+    def shifted(self, natural, offset):
+        """Return natural parameters with an offset, if there is one."""
+        return natural if offset is None else natural + offset
 
     def half_deviance(self, natural, x):
         """Return the loss of each entry; differentiable in the natural parameter."""
@@ -137,6 +149,10 @@ class Binomial:
         """Return the variance at an expectation."""
         return mean * (1 - mean / self.n_trials)
 
+    def shifted(self, natural, offset):
+        """Return natural parameters with an offset, if there is one."""
+        return natural if offset is None else natural + offset
+
     def half_deviance(self, natural, x):
         """Return the loss of each entry; differentiable in the natural parameter."""
         # from 20 on softplus would be rounded to its argument
@@ -153,6 +169,28 @@ class Binomial:
         return 2 * (n + 0.5) ** 0.5 * torch.asin(((x + 3 / 8) / (n + 3 / 4)).sqrt())
 
 
+@dataclass(frozen=True)
+class KullbackLeibler(Poisson):
+    """Counts whose expectations add, the Poisson loss with the identity link."""
+
+    def mean(self, natural):
+        """Return the expectation, here the parameter itself."""
+        return natural
+
+    def natural(self, mean):
+        """Return the parameter of an expectation."""
+        return mean
+
+    def shifted(self, natural, offset):
+        """Return rates for logarithms of exposures."""
+        return natural if offset is None else natural * offset.exp()
+
+    def half_deviance(self, natural, x):
+        """Return the loss of each entry; differentiable in the rate."""
+        rate = natural.clamp_min(torch.finfo(natural.dtype).tiny)
+        return rate - xlogy(x, rate) + self.saturated(x)
+
+
 LOSSES = {"gaussian": Gaussian, "poisson": Poisson, "binomial": Binomial}
 
 
@@ -164,8 +202,11 @@ def loss_named(name, n_trials=1):
     ValueError
         If the name is unknown, or the number of trials is below 1 or not finite.
     """
+    if name == "kullback-leibler":
+        return KullbackLeibler()
     if not isinstance(name, str) or name not in LOSSES:
-        raise ValueError(f"loss={name!r:.50} is unknown. Pass one of {sorted(LOSSES)}.")
+        names = sorted([*LOSSES, "kullback-leibler"])
+        raise ValueError(f"loss={name!r:.50} is unknown. Pass one of {names}.")
     if name != "binomial":
         return LOSSES[name]()
     if not isinstance(n_trials, Real) or not 1 <= n_trials < inf:

@@ -20,7 +20,8 @@ GROUPS = {
     # torch and not scikit-learn: tensors in, tensors out
     "mathematics": ["_compilation", "_precision", "shrinkage", "losses", "operators",
                     "lasso", "omp",
-                    "encoding", "gradients", "optimizers", "initialization", "search"],
+                    "encoding", "gradients", "optimizers", "initialization", "search",
+                    "additive"],
     "boundary": ["_data", "interoperability"],
     "training": ["_training", "checkpoint"],
     "learners": ["_learners"],

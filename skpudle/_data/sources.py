@@ -436,8 +436,11 @@ def check_exposure(exposure, X, loss):  # -> (n_samples,) float64, or None
     """
     if exposure is None:
         return None
-    if loss != "poisson":
-        raise ValueError(f"exposure is for loss='poisson', but loss={loss!r}. Pass no exposure.")
+    if loss not in ("poisson", "kullback-leibler"):
+        raise ValueError(
+            f"exposure is for loss='poisson' and 'kullback-leibler', but loss={loss!r}. Pass no "
+            "exposure."
+        )
     if is_stream(X):
         raise ValueError("exposure is for arrays of rows, but X is a stream. Pass it in parts.")
     n_samples = _num_samples(X)

@@ -33,7 +33,7 @@ from skpudle._data.tables import loaded
 from skpudle._learners.score import deviance_of_means, hidden_deviance, sums_of, together
 from skpudle._precision import own_precision
 from skpudle.interoperability import make_sparse_coder
-from skpudle.losses import Gaussian, loss_named
+from skpudle.losses import Gaussian, KullbackLeibler, loss_named
 from skpudle.operators import DenseDictionary
 
 __all__ = [
@@ -138,6 +138,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """Return the offset of the reconstruction of rows, if the loss has a baseline."""
         if isinstance(self._loss(), Gaussian):
             return None
+        if isinstance(self._loss(), KullbackLeibler):  # without a baseline
+            return None if exposure is None else exposure.expand(-1, x.shape[1])
         intercept = to_tensor(self.intercept_, x.device).to(x.dtype)
         return intercept if exposure is None else intercept + exposure
 

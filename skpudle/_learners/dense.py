@@ -25,6 +25,7 @@ from skpudle._data.batches import Batch, Rows, count_batches
 from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.sources import accepts, check_exposure, open_source
 from skpudle._data.tables import loaded
+from skpudle._learners.additive import ADDITIVE, attributes_of_atoms
 from skpudle._learners.base import Data, GradientLearner, attributes_of
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.coding import adapt_atoms, smaller_penalty
@@ -78,7 +79,7 @@ def choose_atoms(dict_init, n_components, x, generator, *, atom_norm="unit", pos
 
 def _with_intercept(atoms, intercept, loss):  # -> rows of parameters
     """Return given atoms, and the given baseline as the last row, if the loss has one."""
-    if (intercept is None) != (loss == "gaussian"):
+    if (intercept is None) != (loss in ("gaussian", ADDITIVE)):
         if intercept is not None:
             raise ValueError(f"loss={loss!r} has no baseline; pass no intercept.")
         raise ValueError(
@@ -370,6 +371,9 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         rows = _with_intercept(atoms, intercept, learner.loss)
         if mean is not None:
             mean = _checked_mean(mean, atoms, learner.loss)
+        if learner.loss == ADDITIVE:  # codes need no penalty
+            learner._take(attributes_of_atoms(to_numpy(atoms), learner.alpha))
+            return learner
         alpha = getattr(learner, cls._penalty)
         if alpha == "auto" and getattr(learner, "transform_algorithm", None) != "omp":
             pursuit = "" if cls._penalty != "alpha" else ", or transform_algorithm='omp'"

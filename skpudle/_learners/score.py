@@ -57,7 +57,7 @@ def hidden_deviance(loss, encoder_of, dictionary, offset_of):
             )
             with own_precision():
                 natural = codes @ dictionary.atoms[:, hidden]
-            natural = natural if offset is None else natural + offset[..., hidden]
+            natural = loss.shifted(natural, None if offset is None else offset[..., hidden])
             entries = 2 * loss.half_deviance(wide(natural), wide(x[:, hidden]))
             total = total + (entries if mask is None else entries * mask[:, hidden]).sum()
         return float(total)  # once for all groups, since the host waits for a device here

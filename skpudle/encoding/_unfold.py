@@ -18,7 +18,7 @@ from skpudle.encoding._dense_steps import DenseSteps
 from skpudle.encoding._likelihood import LikelihoodIterations, LikelihoodSteps
 from skpudle.encoding._steps import Iterations, Steps
 from skpudle.encoding._working_sets import Run, WorkingSets
-from skpudle.losses import Gaussian
+from skpudle.losses import Gaussian, KullbackLeibler
 from skpudle.operators import ConvDictionary, ConvLayers, DenseDictionary
 
 __all__ = ["default_step", "encode", "threshold_levels", "unfold"]
@@ -180,6 +180,11 @@ def unfold(
         x, offset = x - offset, None
     if step is None and (loss is None or isfinite(loss.curvature)):
         raise ValueError("There is no step. Pass one, such as default_step(dictionary, loss).")
+    if isinstance(loss, KullbackLeibler):
+        raise ValueError(
+            "Unfoldings are for losses of natural parameters, got KullbackLeibler. Use "
+            "skpudle.additive.solve_codes."
+        )
     if not len(levels):
         raise ValueError("There are no unfoldings, and so no codes. Pass at least one level.")
     plain = isinstance(dictionary, DenseDictionary) and mask is analysis is loss is None

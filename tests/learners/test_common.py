@@ -60,6 +60,7 @@ VARIANTS = [
     PUDLEDictionaryLearning(loss="poisson", **SMALL),
     PUDLEDictionaryLearning(loss="poisson", gradient="ae-lasso", shrinkage="hard", **SMALL),
     PUDLEDictionaryLearning(loss="binomial", n_trials=1000, **SMALL),
+    PUDLEDictionaryLearning(loss="kullback-leibler", max_iter=3),
     PUDLEClassifier(max_iter=3),
     PUDLERegressor(max_iter=3),
 ]

@@ -520,7 +520,7 @@ def test_exposures_are_for_counts_without_a_limit(loss, counts):
         learner.transform_sparse,
         lambda X, exposure: learner.transform_into(X, out, exposure=exposure),
     ):
-        with pytest.raises(ValueError, match=f"exposure is for loss='poisson', but loss='{loss}'"):
+        with pytest.raises(ValueError, match=f"exposure is for .*, but loss='{loss}'"):
             use(X, exposure=exposure)
 
 

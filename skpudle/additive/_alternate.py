@@ -1,0 +1,341 @@
+"""Alternate between codes and atoms of counts, each a convex problem, row by row."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+from scipy.special import xlogy
+
+from skpudle._compilation import in_parts
+from skpudle.additive._compiled import loops
+
+__all__ = [
+    "Events",
+    "Progress",
+    "advance",
+    "atoms_of_events",
+    "begin",
+    "choose_smoothing",
+    "expected_events",
+    "solve_codes",
+    "start_from",
+]
+
+# Most sweeps of coordinate descent, and the duality gap of a row's log-likelihood. In a step of the
+# alternation there is one sweep, since the other part changes too.
+_SWEEPS, _TOL = 2000, 1e-5
+# The share of the mean spectrum in initial atoms: an entry of 0 could never explain an event
+# without a prior.
+_SHARE_OF_MEAN = 0.01
+# Share of entries that choose the smoothing; its first and largest value, in events of an entry of
+# an atom; steps for each; values in a row that predict worse, at the end (with one the choice ended
+# at its first value for 3 events an entry of an atom); and the least rate of an entry, in mean
+# rates.
+_HIDDEN, _FIRST, _LAST, _STEPS, _PATIENCE, _LEAST_RATE = 0.1, 1 / 128, 4.0, 15, 2, 1e-3
+# rows that are worth a thread
+_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Events:
+    """Counts by their nonzero entries.
+
+    Parameters
+    ----------
+    counts : scipy.sparse.csr_array of shape (n_samples, n_features)
+        Known counts, float64.
+    missing : scipy.sparse.csr_array of shape (n_samples, n_features), default=None
+        1 where entries are missing.
+    exposure : ndarray of shape (n_samples,), default=None
+        Factors of the expectations.
+    """
+
+    counts: sparse.csr_array
+    missing: sparse.csr_array | None = None
+    exposure: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, x, mask=None, exposure=None):
+        """Return the events of a dense array, with a mask of known entries, 1 or 0."""
+        counts = sparse.csr_array(np.where(mask == 0, 0.0, x) if mask is not None else x)
+        missing = None if mask is None else sparse.csr_array((mask == 0).astype(np.float64))
+        return cls(counts.astype(np.float64), missing, exposure)
+
+    @classmethod
+    def joined(cls, parts):
+        """Return the events of several parts of rows."""
+        parts = list(parts)
+        counts = sparse.vstack([part.counts for part in parts], format="csr")
+        missing = exposure = None
+        if any(part.missing is not None for part in parts):
+            empty = [sparse.csr_array(part.counts.shape) for part in parts]
+            gaps = [p.missing if p.missing is not None else e for p, e in zip(parts, empty)]
+            missing = sparse.vstack(gaps, format="csr")
+        if parts[0].exposure is not None:
+            exposure = np.concatenate([part.exposure for part in parts])
+        return cls(counts, missing, exposure)
+
+    @property
+    def saturated(self):  # -> float
+        """The log-likelihood of rates that equal the counts, with the exposures."""
+        x, scale = self.counts.data, 1.0
+        if self.exposure is not None:
+            scale = self.exposure[_rows_of(self.counts)]
+        return float((xlogy(x, x / scale) - x).sum())
+
+    @property
+    def mean(self):  # -> (n_features,)
+        """The mean spectrum, with half an event more in every feature; its sum is 1."""
+        total = self.counts.sum(0) + 0.5
+        if self.missing is not None:
+            n_known = self.counts.shape[0] - self.missing.sum(0)
+            total = total / np.maximum(n_known, 1)
+        return total / total.sum()
+
+    def half_deviance(self, atoms, codes):  # -> float
+        """Return half the deviance of all known entries."""
+        counts, rates = self.counts, _rates(self.counts, atoms, codes)
+        if self.exposure is not None:
+            rates = rates * self.exposure[_rows_of(counts)]
+        rates = np.maximum(rates, np.finfo(np.float64).tiny)
+        entries = xlogy(counts.data, counts.data / rates) - counts.data
+        return float((self.loads(atoms) * codes).sum() + entries.sum())
+
+    def parts(self, n_rows):  # yields Events
+        """Yield the events of parts of the rows."""
+        for first in range(0, self.counts.shape[0], n_rows):
+            part = slice(first, first + n_rows)
+            cut = (t if t is None else t[part] for t in (self.missing, self.exposure))
+            yield Events(self.counts[part], *cut)
+
+    def without(self, hidden):  # (n, n_features) CSR of 1 -> Events, Events
+        """Hide entries; return the events of the others, and of these."""
+        hidden = hidden if self.missing is None else hidden - hidden.multiply(self.missing)
+        hidden.eliminate_zeros()
+        found = self.counts.multiply(hidden).tocsr()
+        rest = (self.counts - found).tocsr()
+        rest.eliminate_zeros()
+        missing = hidden if self.missing is None else self.missing + hidden
+        return Events(rest, missing, self.exposure), Hidden(found, hidden, self.exposure)
+
+    def loads(self, atoms):  # (n_components, n_features) -> (n, n_components)
+        """Return the events that a unit of each code is expected to show in each row."""
+        loads = np.broadcast_to(atoms.sum(1), (self.counts.shape[0], len(atoms)))
+        if self.missing is not None:
+            loads = (loads - self.missing @ atoms.T).clip(0)
+        return loads if self.exposure is None else loads * self.exposure[:, None]
+
+    def visible(self, codes):  # (n, n_components) -> (n_features, n_components)
+        """Return the events of each atom that were to be seen in each feature, if it had them."""
+        codes = codes if self.exposure is None else codes * self.exposure[:, None]
+        total = np.broadcast_to(codes.sum(0), (self.counts.shape[1], codes.shape[1]))
+        return total if self.missing is None else (total - self.missing.T @ codes).clip(0)
+
+
+def _solve(counts, atoms, loads, prior, z, sweeps, tol):  # -> sum x log mu; changes z
+    """Solve for rows; see `skpudle.additive._compiled.solve_rows`."""
+    explained = np.empty(len(z))
+    arrays = counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data
+    given = np.ascontiguousarray(atoms.T), np.ascontiguousarray(loads), prior, sweeps, tol
+    solve = loops().solve_rows
+    in_parts(lambda a, b: solve(a, b, *arrays, *given, z, explained), len(z), _ROWS)
+    return float(explained.sum())
+
+
+def _first_codes(events, loads):  # -> (n, n_components)
+    total = np.asarray(events.counts.sum(1), dtype=np.float64)[:, None]
+    n_components = loads.shape[1]
+    return np.where(loads > 0, total / np.maximum(loads, 1e-300) / n_components, 0.0)
+
+
+def solve_codes(events, atoms, codes=None):
+    """Return the codes of most likely rates.
+
+    Parameters
+    ----------
+    events : Events
+        Counts.
+    atoms : ndarray of shape (n_components, n_features)
+        Atoms, not negative.
+    codes : ndarray of shape (n_samples, n_components), default=None
+        Codes to start from; the result does not depend on them where it is unique.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_components)
+        Codes: rates at exposure 1 are ``codes @ atoms``.
+    """
+    loads = events.loads(atoms)
+    z = _first_codes(events, loads) if codes is None else codes.copy()
+    _solve(events.counts, atoms, loads, np.zeros(len(z)), z, _SWEEPS, _TOL)
+    return z
+
+
+def start_from(events, atoms):  # -> (n_components, n_features)
+    """Return positive atoms of sum 1 near given ones; an atom of zeros becomes the mean."""
+    mean, atoms = events.mean, np.maximum(atoms, 0.0)
+    sums = atoms.sum(1, keepdims=True)
+    atoms = np.where(sums > 0, atoms / np.where(sums > 0, sums, 1.0), mean)
+    return (1 - _SHARE_OF_MEAN) * atoms + _SHARE_OF_MEAN * mean
+
+
+class Hidden(NamedTuple):
+    """Held-out entries.
+
+    Attributes
+    ----------
+    counts : scipy.sparse.csr_array of shape (n_samples, n_features)
+        Their counts.
+    hidden : scipy.sparse.csr_array of shape (n_samples, n_features)
+        1 for the entries.
+    exposure : ndarray of shape (n_samples,) or None
+        Factors of the expectations.
+    """
+
+    counts: sparse.csr_array
+    hidden: sparse.csr_array
+    exposure: np.ndarray | None
+
+    def negative_likelihood(self, atoms, codes):  # -> float
+        """Return the negative log-likelihood of the entries, up to terms of the data."""
+        rates, entries = _rates(self.hidden, atoms, codes), self.counts
+        if self.exposure is not None:
+            rates = rates * self.exposure[_rows_of(self.hidden)]
+        dense = self.hidden.copy()
+        dense.data = np.maximum(rates, _LEAST_RATE * rates.mean())
+        x = (entries + 2 * self.hidden).tocsr()  # in the order of the entries
+        dense.sort_indices()
+        x.sort_indices()
+        return float((dense.data - xlogy(x.data - 2, dense.data)).sum())
+
+
+def _rows_of(array):  # CSR -> (n_entries,)
+    return np.repeat(np.arange(array.shape[0]), np.diff(array.indptr))
+
+
+def _rates(array, atoms, codes):  # CSR -> (n_entries,): rates of its entries
+    rows, columns = _rows_of(array), array.indices
+    return sum(z[rows] * atom[columns] for z, atom in zip(codes.T, atoms))
+
+
+def choose_smoothing(events, atoms, rng):  # -> float, (n_components, n_features)
+    """Choose the pseudo-events of the prior that predict held-out entries best.
+
+    Parameters
+    ----------
+    events : Events
+        Counts.
+    atoms : ndarray of shape (n_components, n_features)
+        Initial atoms.
+    rng : numpy.random.Generator
+        Chooses the entries.
+
+    Returns
+    -------
+    float, ndarray of shape (n_components, n_features)
+        The number, see `advance`, and atoms for it.
+    """
+    n, m = events.counts.shape
+    hidden = sparse.random_array((n, m), density=_HIDDEN, rng=rng, format="csr")
+    hidden.data[:] = 1.0
+    seen, judge = events.without(hidden)
+    smoothing = max(float(events.counts.sum()) / atoms.size, 1e-300) * _FIRST
+    best, state, n_worse = (np.inf, smoothing, atoms), begin(seen, atoms), 0
+    while smoothing < _LAST * float(events.counts.sum()) / atoms.size and n_worse < _PATIENCE:
+        for _ in range(_STEPS):
+            state = advance(seen, state, smoothing)
+        error = judge.negative_likelihood(state.atoms, solve_codes(seen, state.atoms, state.codes))
+        n_worse = 0 if error < best[0] else n_worse + 1
+        if n_worse == 0:
+            best = error, smoothing, state.atoms
+        smoothing *= 2
+    return best[1:]
+
+
+class Progress(NamedTuple):
+    """The state of the alternation.
+
+    Attributes
+    ----------
+    atoms : ndarray of shape (n_components, n_features)
+        Atoms, each of sum 1.
+    codes : ndarray of shape (n_samples, n_components)
+        Codes.
+    losses : tuple of float
+        Half the deviance, mean over the samples, before each step.
+    objectives : tuple of float
+        The same with the prior of the atoms.
+    """
+
+    atoms: np.ndarray
+    codes: np.ndarray
+    losses: tuple = ()
+    objectives: tuple = ()
+
+
+def begin(events, atoms):  # -> Progress
+    """Return the state before the first step."""
+    atoms = start_from(events, atoms)
+    return Progress(atoms, _first_codes(events, events.loads(atoms)))
+
+
+def advance(events, state, smoothing):
+    r"""Make one step: codes for the atoms, then atoms for the codes.
+
+    Minimises half the deviance minus the log-density of a Dirichlet prior,
+    :math:`c m \sum_{kj} \bar d_j \log d_{kj}` with the mean spectrum :math:`\bar d`, over atoms of
+    sum 1.
+
+    Parameters
+    ----------
+    events : Events
+        Counts.
+    state : Progress
+        The state.
+    smoothing : float
+        Pseudo-events of the prior, :math:`c`, on average over the features of an atom.
+
+    Returns
+    -------
+    Progress
+        The next state.
+    """
+    atoms, codes = state.atoms, state.codes.copy()
+    n_samples, n_features = events.counts.shape
+    loads = events.loads(atoms)
+    explained = _solve(events.counts, atoms, loads, np.zeros(n_samples), codes, 1, 0.0)
+    loss = float((loads * codes).sum()) - explained + events.saturated
+    pseudo = smoothing * n_features * events.mean
+    penalty = -float(xlogy(pseudo, atoms).sum())
+    # The multiplier of sum 1: with it the visible events and the prior's have the sum of an atom's.
+    loads = events.visible(codes) + smoothing * n_features
+    columns = np.ascontiguousarray(atoms.T)
+    transposed = sparse.csr_array(events.counts.T)
+    _solve(transposed, codes.T, loads, pseudo, columns, 1, 0.0)
+    sums = columns.sum(0)
+    used = sums > 0
+    atoms = np.where(used[:, None], columns.T / np.where(used, sums, 1.0)[:, None], events.mean)
+    return Progress(
+        atoms,
+        codes * np.where(used, sums, 1.0),
+        (*state.losses, loss / n_samples),
+        (*state.objectives, (loss + penalty) / n_samples),
+    )
+
+
+def expected_events(events, atoms, codes):  # -> two (n_components, n_features)
+    """Return the events that each atom explains in each feature, and those it could have had."""
+    rates = events.counts.copy()
+    rates.data = rates.data / np.maximum(_rates(rates, atoms, codes), 1e-300)
+    return atoms * (rates.T @ codes).T, events.visible(codes).T
+
+
+def atoms_of_events(found, visible, mean, smoothing):  # -> (n_components, n_features)
+    """Return the atoms of explained events with the prior, each of sum 1."""
+    n_features = len(mean)
+    atoms = (found + smoothing * n_features * mean) / np.maximum(
+        visible + smoothing * n_features, 1e-300
+    )
+    sums = atoms.sum(1, keepdims=True)
+    return np.where(sums > 0, atoms / np.where(sums > 0, sums, 1.0), mean)

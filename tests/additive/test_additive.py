@@ -1,0 +1,202 @@
+"""Alternation of codes and atoms of counts that add: optimality, priors, exposures, gaps."""
+
+import numpy as np
+import pytest
+from scipy import sparse
+from scipy.special import xlogy
+
+from skpudle.additive import (
+    Events,
+    advance,
+    atoms_of_events,
+    begin,
+    choose_smoothing,
+    expected_events,
+    solve_codes,
+    spectral_start,
+)
+
+N, M, P = 40, 25, 4
+
+
+def planted(rng, n=N, m=M, p=P, counts=60.0, n_lines=3):
+    """Return counts, rates and spectra of a few lines and a background."""
+    axis = np.arange(m)
+    places = rng.uniform(0, m, (p, n_lines, 1))
+    atoms = np.exp(-((axis - places) ** 2) / 8).sum(1) + 0.02
+    atoms /= atoms.sum(1, keepdims=True)
+    codes = rng.gamma(1.0, 1.0, (n, p)) * (rng.random((n, p)) < 0.6)
+    rates = counts * codes @ atoms
+    return rng.poisson(rates).astype(float), rates, atoms
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def objective(x, atoms, z, known, exposure):
+    mu = exposure[:, None] * (z @ atoms)
+    return (known * (mu - xlogy(x, np.maximum(mu, 1e-300)))).sum(1)
+
+
+def by_multiplication(x, atoms, known, exposure, n_steps=30_000):
+    """Solve by the steps of Lee and Seung, the oracle: slow, obvious and monotone."""
+    z = np.full((len(x), len(atoms)), x.sum() / x.size)
+    loads = (exposure[:, None] * known) @ atoms.T
+    for _ in range(n_steps):
+        ratio = known * x / np.maximum(z @ atoms, 1e-300)
+        z *= ratio @ atoms.T / loads
+    return z
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("exposed", [False, True])
+def test_codes_are_the_most_likely(rng, gaps, exposed):
+    x, _, atoms = planted(rng)
+    known = (rng.random(x.shape) < 0.8).astype(float) if gaps else np.ones_like(x)
+    exposure = rng.uniform(0.2, 3, len(x)) if exposed else np.ones(len(x))
+    events = Events.of(x, known if gaps else None, exposure if exposed else None)
+    codes = solve_codes(events, atoms)
+    oracle = by_multiplication(x, atoms, known, exposure)
+    found = objective(x, atoms, codes, known, exposure)
+    expected = objective(x, atoms, oracle, known, exposure)
+    assert (found <= expected + 1e-6).all()
+    np.testing.assert_allclose(codes @ atoms, oracle @ atoms, rtol=0, atol=0.02)
+
+
+def test_codes_satisfy_the_conditions_of_optimality(rng):
+    """The slope is 0 where a code is positive, and not negative where it is 0."""
+    x, _, atoms = planted(rng)
+    codes = solve_codes(Events.of(x), atoms)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        slopes = 1 - np.nan_to_num(x / (codes @ atoms)) @ atoms.T
+    assert np.abs(slopes[codes > 1e-3]).max() < 1e-3
+    assert slopes[codes == 0].min() > -1e-6
+    assert (codes == 0).mean() > 0.1
+
+
+def test_codes_count_the_events(rng):
+    """With atoms of sum 1, rates of a row have as many events as the row."""
+    x, _, atoms = planted(rng)
+    np.testing.assert_allclose(solve_codes(Events.of(x), atoms).sum(1), x.sum(1), atol=1e-3)
+
+
+def test_an_l1_penalty_is_a_factor(rng):
+    """Why there is none: all atoms have one load, so a penalty scales all codes alike."""
+    x, _, atoms = planted(rng)
+    plain = solve_codes(Events.of(x), atoms)
+    penalised = by_multiplication(x, atoms, np.ones_like(x), np.full(len(x), 1.25))
+    np.testing.assert_allclose(penalised @ atoms, plain @ atoms / 1.25, rtol=0, atol=0.02)
+
+
+def test_a_row_does_not_depend_on_others(rng):
+    x, _, atoms = planted(rng)
+    codes = solve_codes(Events.of(x), atoms)
+    np.testing.assert_array_equal(solve_codes(Events.of(x[7:8]), atoms)[0], codes[7])
+
+
+def test_a_row_without_events_has_no_codes(rng):
+    _, _, atoms = planted(rng)
+    assert not solve_codes(Events.of(np.zeros((3, M))), atoms).any()
+
+
+def test_a_fit_of_one_atom_is_the_mean_spectrum(rng):
+    """The prior has its shape too, so any number of pseudo-events leaves it alone."""
+    x, *_ = planted(rng)
+    events = Events.of(x)
+    state = begin(events, rng.random((1, M)))
+    for _ in range(5):
+        state = advance(events, state, 3.0)
+    np.testing.assert_allclose(state.atoms[0], events.mean, rtol=0, atol=2e-3)
+    np.testing.assert_allclose(state.codes[:, 0], x.sum(1), rtol=1e-2)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_steps_lower_the_objective(rng, smoothing, gaps):
+    x, *_ = planted(rng)
+    events = Events.of(x, (rng.random(x.shape) < 0.9).astype(float) if gaps else None)
+    state = begin(events, spectral_start(x, P))
+    for _ in range(30):
+        state = advance(events, state, smoothing)
+    objectives = np.array(state.objectives)
+    assert (np.diff(objectives) <= 1e-3 * objectives[0]).all()
+    assert objectives[-1] < objectives[0]
+    np.testing.assert_allclose(state.atoms.sum(1), 1)
+
+
+def test_atoms_are_the_expected_events_with_the_prior(rng):
+    """A fixed point of expectation and maximisation."""
+    x, *_ = planted(rng)
+    events = Events.of(x)
+    state = begin(events, spectral_start(x, P))
+    for _ in range(2000):
+        state = advance(events, state, 1.0)
+    found, visible = expected_events(events, state.atoms, solve_codes(events, state.atoms))
+    again = atoms_of_events(found, visible, events.mean, 1.0)
+    np.testing.assert_allclose(again, state.atoms, rtol=0, atol=1e-4)
+
+
+def test_the_loss_is_half_the_deviance(rng):
+    x, *_ = planted(rng)
+    exposure = rng.uniform(0.5, 2, N)
+    events = Events.of(x, None, exposure)
+    state = advance(events, begin(events, spectral_start(x, P)), 1.0)
+    codes = solve_codes(events, begin(events, spectral_start(x, P)).atoms)
+    mu = exposure[:, None] * (codes @ begin(events, spectral_start(x, P)).atoms)
+    expected = (mu - xlogy(x, mu) + xlogy(x, x) - x).sum()
+    atoms = begin(events, spectral_start(x, P)).atoms
+    assert events.half_deviance(atoms, codes) == pytest.approx(expected, rel=1e-9)
+    assert state.losses[0] == pytest.approx(expected / N, rel=0.5)  # after one sweep
+
+
+def test_parts_join(rng):
+    x, *_ = planted(rng)
+    mask = (rng.random(x.shape) < 0.9).astype(float)
+    exposure = rng.uniform(0.5, 2, N)
+    events = Events.of(x, mask, exposure)
+    joined = Events.joined(events.parts(7))
+    for name in ("counts", "missing"):
+        assert abs(getattr(joined, name) - getattr(events, name)).sum() == 0
+    np.testing.assert_array_equal(joined.exposure, exposure)
+
+
+def test_hidden_entries_are_judged_by_the_likelihood(rng):
+    x, _, atoms = planted(rng)
+    hidden = (rng.random(x.shape) < 0.2).astype(float)
+    mask = (rng.random(x.shape) < 0.9).astype(float)
+    seen, judge = Events.of(x, mask).without(sparse.csr_array(hidden))
+    codes = solve_codes(seen, atoms)
+    np.testing.assert_allclose(codes, solve_codes(Events.of(x, mask * (1 - hidden)), atoms))
+    mu, judged = codes @ atoms, hidden * mask
+    mu = np.maximum(mu, 1e-3 * mu[judged == 1].mean())
+    expected = (judged * (mu - xlogy(x, mu))).sum()
+    assert judge.negative_likelihood(atoms, codes) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_start_finds_pure_rows(rng):
+    """Rows of a single source without noise, and of most events, are exact."""
+    _, _, atoms = planted(rng)
+    codes = np.concatenate([10 * np.eye(P), rng.random((30, P))])
+    found = spectral_start(1e9 * codes @ atoms, P)
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    atoms = atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
+    assert (found @ atoms.T).max(0).min() > 1 - 1e-6
+
+
+def test_a_prior_is_chosen_that_beats_none(rng):
+    """Closer to the true rates, by the divergence; a maximum of likelihood has rates of 0."""
+    x, rates, _ = planted(rng, n=300, counts=40.0)
+    events = Events.of(x)
+
+    def error(smoothing, atoms):
+        state = begin(events, atoms)
+        for _ in range(40):
+            state = advance(events, state, smoothing)
+        mu = np.maximum(solve_codes(events, state.atoms) @ state.atoms, 1e-12)
+        return (xlogy(rates, rates / mu) - rates + mu).sum()
+
+    chosen, atoms = choose_smoothing(events, spectral_start(x, P), np.random.default_rng(0))
+    assert 0.1 < chosen < 20
+    assert error(chosen, atoms) < 0.8 * error(0.0, spectral_start(x, P))

@@ -1,0 +1,366 @@
+"""``PUDLEDictionaryLearning(loss="kullback-leibler")``: counts of sources that add."""
+
+import pickle
+import warnings
+from inspect import signature
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from scipy.special import xlogy
+from sklearn.base import clone
+from sklearn.decomposition import NMF
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+
+from skpudle import Checkpoint, PUDLEDictionaryLearning
+from skpudle.encoding import encode
+from skpudle.inspection import code_saliency
+from skpudle.interoperability import load_atoms, save_atoms
+from skpudle.losses import KullbackLeibler
+from skpudle.metrics import recovery_rate
+from skpudle.reporting import findings
+
+
+def planted(seed, n=400, m=100, p=4, counts=200):
+    """Return counts, rates and spectra of a few lines and a background."""
+    rng = np.random.default_rng(seed)
+    axis, atoms = np.arange(m), []
+    for _ in range(p):
+        places, widths = rng.uniform(5, m - 5, (3, 1)), rng.uniform(1.5, 5, (3, 1))
+        atom = np.exp(-((axis - places) ** 2) / (2 * widths**2)).sum(0) + 0.05
+        atoms.append(atom / atom.sum())
+    codes = rng.gamma(1.0, 1.0, (n, p)) * (rng.random((n, p)) < 0.5)
+    rates = counts * codes @ np.array(atoms)
+    return rng.poisson(rates).astype(float), rates, np.array(atoms)
+
+
+def make(n_components=4, **options):
+    params = dict(loss="kullback-leibler", random_state=0)
+    return PUDLEDictionaryLearning(n_components, **params | options)
+
+
+def divergence(rates, found):
+    found = np.maximum(found, 1e-12)
+    return (xlogy(rates, rates / found) - rates + found).sum() / rates.sum()
+
+
+@pytest.fixture(scope="module")
+def data():
+    return planted(0)
+
+
+@pytest.fixture(scope="module")
+def X(data):
+    return data[0]
+
+
+@pytest.fixture(scope="module")
+def fitted(X):
+    return make().fit(X)
+
+
+def directions(atoms):
+    return atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
+
+
+# ---------------------------------------------------------------------------- finding them
+
+
+@pytest.mark.parametrize("counts", [50, 1000])
+def test_rates_are_nearer_to_the_truth_than_those_of_nmf(counts):
+    """At its best number of iterations, which a user does not know."""
+    X, rates, atoms = planted(1, counts=counts)
+    learner = make().fit(X)
+    found = divergence(rates, learner.inverse_transform(learner.transform(X)))
+    errors = []
+    for max_iter in (20, 60, 200):
+        nmf = NMF(4, beta_loss="kullback-leibler", solver="mu", init="nndsvda", tol=0,
+                  max_iter=max_iter, random_state=0)  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            errors.append(divergence(rates, nmf.fit_transform(X) @ nmf.components_))
+    assert found < min(errors)
+    assert recovery_rate(directions(learner.components_), directions(atoms), threshold=0.95) == 1
+
+
+def test_attributes(fitted, X):
+    assert fitted.components_.shape == (4, 100)
+    assert fitted.components_.min() > 0
+    np.testing.assert_allclose(fitted.components_.sum(1), 1)
+    assert fitted.phases_ == {"kullback-leibler": fitted.n_iter_}
+    assert fitted.ended_by_ == "tol"
+    assert len(fitted.loss_curve_) == fitted.n_iter_
+    assert fitted.loss_curve_[-1] < fitted.loss_curve_[0]
+    assert fitted.alpha_ > 0
+    assert not hasattr(fitted, "intercept_")
+
+
+def test_codes_are_events(fitted, X):
+    codes = fitted.transform(X)
+    assert codes.min() == 0
+    np.testing.assert_allclose(codes.sum(1), X.sum(1), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(fitted.inverse_transform(codes), codes @ fitted.components_)
+    np.testing.assert_array_equal(fitted.fit_transform(X), codes)
+    np.testing.assert_array_equal(fitted.transform(X[5:6])[0], codes[5])
+
+
+def test_the_loss_curve_holds_half_the_deviance(fitted, X):
+    mu = torch.tensor(fitted.inverse_transform(fitted.transform(X)))
+    expected = KullbackLeibler().half_deviance(mu, torch.tensor(X)).sum(1).mean()
+    assert fitted.loss_curve_[-1] == pytest.approx(float(expected), rel=0.01)
+
+
+def test_score_is_the_explained_deviance(fitted, X):
+    """Written out: each group is predicted by the others' codes."""
+    exposure = np.random.default_rng(0).uniform(0.5, 2, len(X))
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(0))
+    total = 0.0
+    for hidden in order.tensor_split(10):
+        seen = np.setdiff1d(np.arange(100), hidden)
+        part = PUDLEDictionaryLearning.from_components(
+            fitted.components_[:, seen], loss="kullback-leibler"
+        )
+        codes = part.transform(X[:, seen], exposure=exposure)
+        empty = ~codes.any(1)  # half an event, spread over the atoms
+        loads = exposure[empty] * fitted.components_[:, seen].sum()
+        codes[empty] = (0.5 / loads)[:, None]
+        mu = exposure[:, None] * (codes @ fitted.components_[:, hidden])
+        total += (xlogy(X[:, hidden], X[:, hidden] / mu) - X[:, hidden] + mu).sum()
+    mean = exposure[:, None] * X.sum(0) / exposure.sum()
+    baseline = (xlogy(X, X / mean) - X + mean).sum()
+    expected = 1 - total / baseline
+    assert fitted.score(X, exposure=exposure) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_grid_finds_a_number_of_atoms(X):
+    search = GridSearchCV(make(), {"n_components": [1, 4]}, cv=2).fit(X)
+    assert search.best_params_ == {"n_components": 4}
+
+
+def test_constants_score_zero():
+    X = np.full((30, 6), 3.0)
+    assert make(2).fit(X).score(X) == pytest.approx(0, abs=1e-6)
+
+
+# ---------------------------------------------------------------------------- kinds of data
+
+
+def test_sparse_rows_are_rows(fitted, X):
+    found = make().fit(sparse.csr_array(X))
+    np.testing.assert_allclose(found.components_, fitted.components_, rtol=0, atol=1e-10)
+    codes = found.transform(sparse.csr_array(X))
+    np.testing.assert_allclose(codes, fitted.transform(X), rtol=0, atol=1e-6)
+
+
+class Batches:
+    """Batches that can be iterated again."""
+
+    def __init__(self, parts):
+        self.parts = parts
+
+    def __iter__(self):
+        return iter(self.parts)
+
+
+def test_batches_are_rows(fitted, X):
+    found = make().fit(Batches([X[:150], X[150:]]))
+    np.testing.assert_allclose(found.components_, fitted.components_, rtol=0, atol=1e-10)
+
+
+def test_exposures_are_factors(data):
+    _, rates, _ = data
+    rng = np.random.default_rng(0)
+    exposure = rng.uniform(0.1, 3, len(rates))
+    X = rng.poisson(rates * exposure[:, None]).astype(float)
+    learner = make().fit(X, exposure=exposure)
+    found = learner.inverse_transform(learner.transform(X, exposure=exposure))
+    plain = make().fit(X)
+    wrong = plain.inverse_transform(plain.transform(X))
+    assert divergence(rates, found) < 0.3 * divergence(rates, wrong)
+    doubled = learner.transform(X, exposure=2 * exposure)
+    np.testing.assert_allclose(2 * doubled, learner.transform(X, exposure=exposure), atol=0.02)
+    for wrong in (-exposure, exposure[:-1]):
+        with pytest.raises(ValueError, match="positive numbers"):
+            learner.fit(X, exposure=wrong)
+
+
+def test_missing_entries_are_predicted(data):
+    X, rates, _ = data
+    missing = np.random.default_rng(0).random(X.shape) < 0.3
+    gaps = np.where(missing, np.nan, X)
+    learner = make().fit(gaps)
+    filled = learner.inverse_transform(learner.transform(gaps))
+    assert divergence(rates[missing], filled[missing]) < 0.05
+    other = np.ma.masked_array(np.where(missing, 7.0, X), mask=missing)
+    np.testing.assert_array_equal(learner.transform(other), learner.transform(gaps))
+    assert learner.score(gaps) > 0.3
+
+
+def test_float32_and_tensors(fitted, X):
+    learner = make().fit(X.astype(np.float32))
+    assert learner.components_.dtype == np.float32
+    np.testing.assert_allclose(learner.components_, fitted.components_, rtol=1e-3, atol=1e-5)
+    codes = learner.transform(torch.tensor(X, dtype=torch.float32))
+    assert codes.dtype == torch.float32
+    with pytest.raises(ValueError, match="have no derivatives"):
+        code_saliency(fitted, X[:3])
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        np.zeros((20, 5)),
+        np.eye(20, 5),
+        np.full((20, 5), 1e12),
+        np.random.default_rng(0).poisson(10.0 ** np.linspace(-3, 3, 8), (60, 8)).astype(float),
+        np.random.default_rng(0).random((20, 5)) * 1e-9,
+    ],
+    ids=["zeros", "single events", "huge", "all sizes", "tiny"],
+)
+@pytest.mark.parametrize("alpha", ["auto", 0.0])
+def test_odd_data(X, alpha):
+    learner = make(3, alpha=alpha).fit(X)
+    assert np.isfinite(learner.components_).all()
+    codes = learner.transform(X)
+    assert np.isfinite(codes).all()
+    np.testing.assert_allclose(codes.sum(1), X.sum(1), rtol=1e-2, atol=1e-3)
+    assert np.isfinite(learner.score(X))
+
+
+def test_negative_data_are_refused(fitted, X):
+    for method in ("fit", "partial_fit", "transform", "score"):
+        with pytest.raises(ValueError, match="Negative values in data"):
+            getattr(clone(fitted).fit(X), method)(-X)
+
+
+# ---------------------------------------------------------------------------- passes
+
+
+def test_passes_over_parts_find_the_spectra(data):
+    X, rates, atoms = data
+    learner = make()
+    for _ in range(3):
+        for part in np.array_split(X, 4):
+            learner.partial_fit(part)
+    found = learner.inverse_transform(learner.transform(X))
+    assert divergence(rates, found) < 0.05
+    assert recovery_rate(directions(learner.components_), directions(atoms), threshold=0.95) == 1
+    assert learner.n_iter_ == 12
+    with pytest.raises(ValueError, match="features"):
+        learner.partial_fit(X[:, 1:])
+
+
+def test_a_pass_goes_on_from_a_fit_and_through_a_pickle(fitted, X):
+    learner = pickle.loads(pickle.dumps(fitted))
+    learner.partial_fit(X[:100])
+    again = pickle.loads(pickle.dumps(fitted)).partial_fit(X[:100])
+    np.testing.assert_array_equal(learner.components_, again.components_)
+    assert not np.array_equal(learner.components_, fitted.components_)
+    cosines = (directions(learner.components_) * directions(fitted.components_)).sum(1)
+    assert cosines.min() > 0.98
+
+
+def test_another_loss_may_follow(X):
+    learner = make(max_iter=3, tol=None).fit(X)
+    learner.set_params(loss="poisson", n_unfoldings=3, max_iter=2).fit(X)
+    assert learner.intercept_.shape == (100,)
+    learner.set_params(loss="kullback-leibler", n_unfoldings="auto").fit(X)
+    assert not hasattr(learner, "intercept_")
+    assert not hasattr(learner, "step_size_")
+
+
+def test_atoms_are_kept_in_files(fitted, X, tmp_path):
+    pytest.importorskip("safetensors")
+    save_atoms(fitted, tmp_path / "atoms.safetensors")
+    stored = load_atoms(tmp_path / "atoms.safetensors")
+    learner = PUDLEDictionaryLearning.from_components(stored.components, **stored.params)
+    np.testing.assert_allclose(learner.transform(X), fitted.transform(X))
+
+
+def test_findings_are_said(fitted, X):
+    assert isinstance(findings(fitted, X), list)
+
+
+# ---------------------------------------------------------------------------- parameters
+
+VALUES = {
+    "alpha": 0.0,
+    "atom_norm": "ball",
+    "batch_size": 7,
+    "debias": 0.5,
+    "dict_init": "data",
+    "gradient": "dec",
+    "lambda_decay": 0.9,
+    "learning_rate": 0.05,
+    "max_iter": 1,
+    "n_components": 5,
+    "n_iter_no_change": 1,
+    "n_trials": 30,
+    "n_unfoldings": 4,
+    "optimizer": "sgd",
+    "optimizer_params": {"weight_decay": 0.1},
+    "random_state": 5,
+    "shrinkage": "hard",
+    "split_sign": True,
+    "step_size": 0.05,
+    "tol": 0.5,
+    "transform_alpha": 0.1,
+    "transform_n_nonzero_coefs": 3,
+    "transform_tol": 0.2,
+}
+REFUSED = {"n_components": "auto", "separate_atoms": True, "transform_algorithm": "lasso"}
+# constraints that hold anyway, and settings that results must not depend on
+IMPLIED = {"positive_code", "positive_dict", "loss", "device", "verbose"}
+
+
+def test_every_parameter_is_tested():
+    names = {*signature(PUDLEDictionaryLearning).parameters}
+    assert names == {*VALUES} | {*REFUSED} | IMPLIED
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("name", VALUES)
+def test_a_parameter_acts_or_a_warning_names_it(name, fitted, X):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        learner = make(**{name: VALUES[name]}).fit(X)
+    texts = [str(w.message) for w in caught if "no effect in this fit" in str(w.message)]
+    if texts:
+        assert f"fit: {name}. " in texts[0]
+    else:
+        one, other = learner.transform(X), fitted.transform(X)
+        assert one.shape != other.shape or (one != other).any()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_parameters_of_other_losses_are_refused(name, X):
+    with pytest.raises(ValueError, match=name):
+        make(**{name: REFUSED[name]}).fit(X)
+
+
+def test_the_unfolded_encoder_refuses_the_loss(fitted, X):
+    given = torch.tensor(fitted.components_), torch.tensor(X)
+    with pytest.raises(ValueError, match="solve_codes"):
+        encode(*given, alpha=1.0, step_size=0.1, loss=KullbackLeibler())
+
+
+def test_an_early_end_is_said(X):
+    with pytest.warns(ConvergenceWarning, match="max_iter=2"):
+        make(max_iter=2).fit(X)
+
+
+def test_a_checkpoint_is_refused(X, tmp_path):
+    learner = make().set_callbacks(Checkpoint(tmp_path / "fit.pt"))
+    with pytest.raises(ValueError, match="without checkpoints"):
+        learner.fit(X)
+
+
+def test_progress_is_printed(X, capsys):
+    make(verbose=1, max_iter=2, tol=None).fit(X)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == [
+        "kullback-leibler, epoch 1/2",
+        "kullback-leibler, epoch 2/2",
+    ]
