@@ -132,7 +132,9 @@ GOES_ON = {
 
 def attributes(learner):
     names = [name for name in vars(learner) if name.endswith("_") and name != "n_features_in_"]
-    return {name: getattr(learner, name) for name in sorted(names)}
+    found = {name: getattr(learner, name) for name in sorted(names)}
+    path = found.pop("size_path_", None)
+    return found | {f"size_path_.{name}": value for name, value in (path or {}).items()}
 
 
 def assert_same(found, expected):
@@ -736,6 +738,7 @@ SEARCHES_BY_HAND = {
 SEARCHES = {
     "rows": (PUDLEDictionaryLearning(8, random_state=0), lambda: ROWS),
     "complete rows": (PUDLEDictionaryLearning(8, random_state=0), lambda: ROWS[4:]),
+    "number from the data": (PUDLEDictionaryLearning("auto", random_state=0), lambda: ROWS),
     "images": (
         ConvPUDLEDictionaryLearning(8, atom_shape=(3, 3), stride=2, alpha=0.5, random_state=0),
         lambda: IMAGES,
