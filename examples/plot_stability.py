@@ -42,13 +42,11 @@ print(
 # %%
 # Stability has a peak where the score of held-out data has an elbow.
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-StabilityDisplay.from_dictionaries(
-    [[fit.components_ for fit in fits[size]] for size in sizes], ax=left
-)
-left.axvline(N_ATOMS, color="grey", linestyle=":")
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
+dictionaries = [[fit.components_ for fit in fits[size]] for size in sizes]
 scores = [np.mean([fit.score(rest) for fit in fits[size]]) for size in sizes]
-right.plot(sizes, scores, "o-")
-right.axvline(N_ATOMS, color="grey", linestyle=":")
-right.set(xlabel="Number of atoms", ylabel="Score of held-out data")
+StabilityDisplay.from_dictionaries(dictionaries, scores=scores, ax=left)
+StabilityDisplay.from_dictionaries(dictionaries, ax=right)
+for ax in (left, right):
+    ax.axvline(N_ATOMS, color="grey", linestyle=":")
 plt.show()

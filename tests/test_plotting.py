@@ -507,6 +507,19 @@ def test_stability_is_drawn_in_the_order_of_sizes(learner):
     np.testing.assert_array_equal(display.line_.get_xdata(), [4, 9])
     np.testing.assert_allclose(display.line_.get_ydata(), 1)
     np.testing.assert_array_equal(display.count_line_.get_ydata(), [4, 9])
+    assert display.score_line_ is None
+
+
+def test_scores_of_held_out_samples_are_drawn_against_the_size_too(learner):
+    atoms = learner.components_
+    fits = [[atoms, -atoms], [atoms[:4], atoms[:4]]]
+    display = StabilityDisplay.from_dictionaries(fits, scores=[0.9, 0.7])
+    np.testing.assert_array_equal(display.score_line_.get_xdata(), [4, 9])
+    np.testing.assert_array_equal(display.score_line_.get_ydata(), [0.7, 0.9])
+    assert display.score_line_.axes is display.right_ax_
+    assert display.count_line_ is None
+    with pytest.raises(ValueError, match="one score for every size"):
+        StabilityDisplay.from_dictionaries(fits, scores=[0.9])
 
 
 # ---------------------------------------------------------------------------- activations

@@ -227,12 +227,22 @@ class StabilityDisplay:
     figure_: Any
     line_: Any
     count_line_: Any
-    count_ax_: Any
+    score_line_: Any
+    right_ax_: Any
     def __init__(
-        self, n_components: NDArray[Any], atoms: list[NDArray[Any]], threshold: float = 0.9
+        self,
+        n_components: NDArray[Any],
+        atoms: list[NDArray[Any]],
+        threshold: float = 0.9,
+        scores: NDArray[Any] | None = None,
     ) -> None: ...
     @classmethod
     def from_dictionaries(
-        cls, dictionaries: Any, *, threshold: float = 0.9, ax: Any = None
+        cls,
+        dictionaries: Any,
+        *,
+        threshold: float = 0.9,
+        scores: ArrayLike | None = None,
+        ax: Any = None,
     ) -> StabilityDisplay: ...
     def plot(self, *, ax: Any = None, **line_kwargs: Any) -> StabilityDisplay: ...

@@ -161,22 +161,28 @@ class StabilityDisplay:
         Stability of every atom, of each size.
     threshold : float, default=0.9
         Stability from which an atom counts as stable.
+    scores : ndarray of shape (n_sizes,), default=None
+        Scores of held-out samples, for the right axis. By default it has the number of stable
+        atoms.
 
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
         Axes drawn on, and their figure.
-    line_, count_line_ : matplotlib Line2D
-        The mean stability, and the number of stable atoms, on the right axis.
-    count_ax_ : matplotlib Axes
+    line_ : matplotlib Line2D
+        The mean stability.
+    count_line_, score_line_ : matplotlib Line2D or None
+        The number of stable atoms, or the scores, on the right axis; the other is None.
+    right_ax_ : matplotlib Axes
         The right axis.
     """
 
-    def __init__(self, n_components, atoms, threshold=0.9):
+    def __init__(self, n_components, atoms, threshold=0.9, scores=None):
         self.n_components, self.atoms, self.threshold = n_components, atoms, threshold
+        self.scores = scores
 
     @classmethod
-    def from_dictionaries(cls, dictionaries, *, threshold=0.9, ax=None):
+    def from_dictionaries(cls, dictionaries, *, threshold=0.9, scores=None, ax=None):
         """Draw the stability of dictionaries of several sizes.
 
         Parameters
@@ -185,6 +191,8 @@ class StabilityDisplay:
             For every size, the ``components_`` of independent fits.
         threshold : float, default=0.9
             As in `skpudle.metrics.dictionary_stability`.
+        scores : array-like of shape (n_sizes,), default=None
+            Score of held-out samples for every size, such as the mean of its fits.
         ax : matplotlib Axes, default=None
             Where to draw; by default a new figure.
 
@@ -192,11 +200,24 @@ class StabilityDisplay:
         -------
         StabilityDisplay
             The display, drawn.
+
+        Raises
+        ------
+        ValueError
+            If there is not one score for every size.
         """
         atoms = [dictionary_stability(fits).atoms for fits in dictionaries]
-        atoms.sort(key=lambda stability: stability.shape[1])
         sizes = np.array([stability.shape[1] for stability in atoms])
-        return cls(sizes, atoms, threshold).plot(ax=ax)
+        order = np.argsort(sizes, kind="stable")
+        if scores is not None:
+            scores = np.asarray(scores)
+            if scores.shape != sizes.shape:
+                raise ValueError(
+                    f"scores has shape {scores.shape}, for {len(sizes)} sizes. Pass one score for "
+                    "every size."
+                )
+            scores = scores[order]
+        return cls(sizes[order], [atoms[i] for i in order], threshold, scores).plot(ax=ax)
 
     def plot(self, *, ax=None, **line_kwargs):
         """Draw.
@@ -221,12 +242,19 @@ class StabilityDisplay:
         self.ax_.set(xlabel="Number of atoms", ylabel="Mean stability")
         tick_whole_numbers(self.ax_.xaxis)
         self.ax_.set_ylim(top=1.02)
-        self.count_ax_ = self.ax_.twinx()
-        (self.count_line_,) = self.count_ax_.plot(
-            self.n_components, counts, marker="s", color="C1", label="stable atoms"
-        )
-        self.count_ax_.set_ylabel(f"Atoms of stability {self.threshold:g} or more")
-        self.count_ax_.set_ylim(bottom=0)
+        self.right_ax_ = self.ax_.twinx()
+        self.count_line_ = self.score_line_ = None
+        if self.scores is None:
+            right = self.count_line_ = self._draw_right(counts, "stable atoms")
+            self.right_ax_.set_ylabel(f"Atoms of stability {self.threshold:g} or more")
+            self.right_ax_.set_ylim(bottom=0)
+        else:
+            right = self.score_line_ = self._draw_right(self.scores, "score")
+            self.right_ax_.set_ylabel("Score of held-out samples")
         place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2, "frameon": False}
-        self.ax_.legend(handles=[self.line_, self.count_line_], **place)
+        self.ax_.legend(handles=[self.line_, right], **place)
         return self
+
+    def _draw_right(self, values, label):
+        style = {"marker": "s", "color": "C1", "label": label}
+        return self.right_ax_.plot(self.n_components, values, **style)[0]

@@ -58,8 +58,9 @@ _SEARCH, _MORE = 60, 1
 # Epochs without the lasso's bias, which the errors of a dictionary would otherwise consist of where
 # there is no noise: with none of them 12 planted atoms were called 31.
 _UNBIASED = 2
-# Epochs that solve for the codes of held-out rows.
-_CODE_EPOCHS = 2
+# Epochs that solve for the codes of held-out rows. With 100 atoms the objective of digits is 28 %
+# too large after 2 of them, 5 % after 4, and 0.4 % after 8.
+_CODE_EPOCHS = 8
 # Up to so many atoms are removed one by one, chosen among so many more that cost least.
 _ONE_BY_ONE, _CANDIDATES = 8, 8
 # The score that a smaller dictionary may lose: the standard error of the difference, between these.

@@ -2,11 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
+from sklearn.datasets import load_digits
 
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEClassifier, PUDLEDictionaryLearning
-from skpudle.metrics import atom_coherence
+from skpudle.lasso import solve_lasso
+from skpudle.metrics import atom_coherence, lasso_objective
 from skpudle.plotting import SizePathDisplay
+from skpudle.search import Problem, auto_alpha
+from skpudle.search._size import _HeldOut
 
 RARE_AND_FREQUENT = 1.0
 
@@ -74,6 +79,17 @@ def test_the_number_is_the_smallest_that_is_as_good_as_the_best():
     assert path.score[chosen] >= path.score.max() - 2e-3
     assert (path.score[path.n_components < learner.n_components_] < path.score.max()).all()
     assert path.objective.shape == path.score.shape == path.n_components.shape
+
+
+def test_objectives_of_the_path_are_of_solved_codes():
+    """The number of epochs that solve for them is enough where codes are dense."""
+    x = torch.from_numpy(load_digits().data[:400])
+    atoms = torch.nn.functional.normalize(x[:100], dim=1)
+    problem = Problem(x[100:], auto_alpha(x))
+    epoch = _HeldOut(problem).epoch(atoms)
+    codes = solve_lasso(atoms, problem.x, problem.alpha)[0]
+    expected = lasso_objective(problem.x, codes, codes @ atoms, problem.alpha)
+    assert epoch.objective / len(problem.x) == pytest.approx(float(expected), rel=0.02)
 
 
 def test_it_depends_on_neither_the_unit_nor_anything_but_the_seed():
