@@ -1,8 +1,8 @@
 """Programmes of gene expression: a consensus of our fits, and consensus NMF.
 
 Counts of 5000 cells and 2000 genes: nine programmes of cell types, and one of an activity that
-three cells in ten share. Both methods get the counts, scaled by the cells' totals and the genes' standard
-deviations. The cosine is between matched programmes, in units of the standard deviations.
+three cells in ten share. Both methods get the counts, scaled by the cells' totals and the genes'
+standard deviations. The cosine is between matched programmes, in units of the standard deviations.
 
 cNMF runs where it is installed (``pip install cnmf``), with few replicates; its default is 100.
 
