@@ -11,6 +11,7 @@ from sklearn.decomposition import SparseCoder
 from sklearn.utils import Bunch
 from torch import Tensor
 
+from skpudle import additive as additive
 from skpudle import checkpoint as checkpoint
 from skpudle import datasets as datasets
 from skpudle import diagnostics as diagnostics
@@ -325,7 +326,7 @@ class PUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
     set_transform_request: Any
     device: str
     split_sign: bool
-    loss: Literal["gaussian", "poisson", "binomial"]
+    loss: Literal["gaussian", "poisson", "binomial", "kullback-leibler"]
     n_trials: float
     components_: NDArray[Any]
     n_components_: int
@@ -356,7 +357,7 @@ class PUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
         *,
         alpha: float | Literal["auto"] = "auto",
         gradient: Literal["auto", "ae-ls", "ae-lasso", "dec"] = "auto",
-        loss: Literal["gaussian", "poisson", "binomial"] = "gaussian",
+        loss: Literal["gaussian", "poisson", "binomial", "kullback-leibler"] = "gaussian",
         n_trials: float = 1,
         n_unfoldings: int | Literal["auto"] | None = "auto",
         step_size: float | Literal["auto"] = "auto",

@@ -288,7 +288,7 @@ def test_tags_say_what_data_may_be(loss):
     assert tags.sparse
     tags = PUDLEDictionaryLearning().__sklearn_tags__().input_tags
     assert not tags.positive_only
-    assert not tags.sparse
+    assert tags.sparse
 
 
 def test_what_is_for_least_squares_alone_says_so(loss, X):
@@ -355,11 +355,6 @@ def test_sparse_rows_are_rows(loss, make_sparse, X):
         learner.transform_sparse(sparsely).toarray(), learner.transform(X), rtol=0, atol=1e-10
     )
     learner.partial_fit(sparsely)
-
-
-def test_sparse_rows_are_refused_by_least_squares(X):
-    with pytest.raises(TypeError, match=r"[Ss]parse"):
-        PUDLEDictionaryLearning(4, **OPTIONS).fit(sparse.csr_array(X))
 
 
 def test_a_large_sparse_array_is_never_dense(monkeypatch):
