@@ -436,8 +436,9 @@ def test_atoms_arrive_on_a_device_in_the_dtype_of_the_data(X):
     options = dict(dict_init=atoms, n_unfoldings=3)
     with simulated_gpu(without=torch.float64):
         learner = make(options, "cuda", optimizer="adam", alpha=0.1)
-        data = learner._read(X.astype(np.float32), None)
-        _, rows = learner._new_model(data, torch.Generator())
+        plan = learner._plan()
+        data = learner._read(plan, X.astype(np.float32), None)
+        _, rows = learner._new_model(plan, data, torch.Generator())
         assert rows.dtype == torch.float32
         fitted = make(options, "cpu", optimizer="adam", alpha=0.1).fit(X).set_params(device="cuda")
         codes = fitted.transform(X.astype(np.float32))

@@ -21,6 +21,7 @@ __all__ = [
     "make_generator",
     "mean_square",
     "refuse_batches",
+    "refuse_sparse",
     "resolve_device",
     "shortened",
     "split_missing",
@@ -148,7 +149,7 @@ def to_numpy(tensor):
 
 def host_array(X):
     """Return a tensor of any device and graph as an array; other objects unchanged."""
-    _refuse_sparse(X)
+    refuse_sparse(X)
     return to_numpy(X) if isinstance(X, torch.Tensor) else X
 
 
@@ -231,7 +232,8 @@ def _with_gaps(X):
     return X.astype(X.dtype if X.dtype == np.float32 else np.float64).filled(np.nan)
 
 
-def _refuse_sparse(X):
+def refuse_sparse(X):
+    """Raise an error for sparse tensors."""
     if isinstance(X, torch.Tensor) and X.layout is not torch.strided:
         raise TypeError(
             f"A dense tensor is required, got one of layout {X.layout}. Use .to_dense()."
@@ -240,7 +242,7 @@ def _refuse_sparse(X):
 
 def refuse_batches(X):
     """Raise an error for objects that make or hold batches, and are no array of rows."""
-    _refuse_sparse(X)
+    refuse_sparse(X)
     if hasattr(X, "obs") and hasattr(X, "X"):
         raise TypeError(
             f"X is a {type(X).__name__}, which holds annotations next to its data. Pass adata.X."

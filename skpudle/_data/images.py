@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skpudle._data.arrays import check_rows, like_input, to_numpy, to_tensor
+from skpudle._data.arrays import check_rows, like_input, refuse_sparse, to_numpy, to_tensor
 from skpudle._data.callers import users_level
 from skpudle._data.sources import is_stream
 
@@ -256,6 +256,7 @@ def warn_of_lines(images, kernel):
 
 
 def _check_images(X, n_axes, device, **options):  # (n, *size[, n_channels]) -> tensor, channel_axis
+    refuse_sparse(X)
     X = X if isinstance(X, torch.Tensor) else np.asanyarray(X)
     X = as_fractions(X) if options.get("largest") is None else X
     shape = tuple(X.shape)

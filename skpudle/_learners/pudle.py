@@ -865,7 +865,7 @@ class PUDLEDictionaryLearning(DenseLearner):
             )
         if l0 is not None and not (isinstance(l0, Real) and 0 < l0 < float("inf")):
             raise ValueError(f"l0={l0!r:.50} is no number of codes. Pass a positive number.")
-        if criterion not in ("prediction", "support"):
+        if not isinstance(criterion, str) or criterion not in ("prediction", "support"):
             raise ValueError(
                 f"criterion={criterion!r:.50} is unknown. Pass 'prediction' or 'support'."
             )

@@ -215,7 +215,8 @@ def _redundant_atoms(look):
     X = np.stack(look.samples[:_SAMPLES])
     order = np.argsort(np.square(look.codes).sum(axis=0), kind="stable")
     error = _unexplained(look, X, order[:0])
-    total = float(np.nansum(np.square(X - np.nanmean(X, axis=0)), dtype=np.float64))
+    known = X[:, ~np.isnan(X).all(axis=0)]
+    total = float(np.nansum(np.square(known - np.nanmean(known, axis=0)), dtype=np.float64))
 
     def are_redundant(k):
         lost = _unexplained(look, X, order[:k]) - error

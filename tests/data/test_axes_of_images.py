@@ -22,7 +22,7 @@ RGB = np.random.default_rng(0).random((21, 18, 3)).astype(np.float32)
 def test_one_colour_image_is_not_many_grey_ones(image):
     """Without an error it was: 21 images of 18 x 3 pixels."""
     grey = learner_of().fit([RGB[..., 0]])
-    for method in (grey.denoise, grey.transform, grey.fit, grey.partial_fit, grey.score):
+    for method in (grey.transform, grey.fit, grey.partial_fit, grey.score):
         with pytest.raises(ValueError, match=r"means 21 grey .* image with channels as \[image\]"):
             method(image)
 

@@ -38,7 +38,7 @@ def modules_of_updates(learner, X, monkeypatch):
 
 @pytest.mark.parametrize(
     ("params", "limit"),
-    [({}, 12), ({"shrinkage": "hard"}, 12), ({"lambda_decay": 0.9}, 12), ({"loss": "poisson"}, 14)],
+    [({}, 13), ({"shrinkage": "hard"}, 13), ({"lambda_decay": 0.9}, 13), ({"loss": "poisson"}, 14)],
     ids=str,
 )
 def test_one_update_of_rows_passes_few_modules(params, limit, monkeypatch):
@@ -47,7 +47,7 @@ def test_one_update_of_rows_passes_few_modules(params, limit, monkeypatch):
     assert len(modules_of_updates(learner, X, monkeypatch)) <= limit
 
 
-def test_one_update_of_a_convolution_passes_fourteen_modules(monkeypatch):
+def test_one_update_of_a_convolution_passes_few_modules(monkeypatch):
     X = np.random.default_rng(0).standard_normal((12, 10, 10))
     learner = ConvPUDLEDictionaryLearning(3, atom_shape=4, stride=2, **ONE_EPOCH)
-    assert len(modules_of_updates(learner, X, monkeypatch)) <= 14
+    assert len(modules_of_updates(learner, X, monkeypatch)) <= 15

@@ -562,7 +562,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
                 "A denoiser of counts has no noise level that a module would take. Call denoise."
             )
         like = to_tensor(self.components_, resolve_device(self.device, None))
-        return DenoiserModule(self._network(like), self.shift_average)
+        return DenoiserModule(self._network(self._plan(), like), self.shift_average)
 
     @torch.no_grad()
     def score(self, X, y=None, *, peak=1.0):
