@@ -8,11 +8,10 @@ F1 is the mean over latents, as classifiers of the feature nearest to their dire
 new samples, as is the fraction of variance unexplained (FVU).
 
 Methods: the search of the default fit with non-negative codes; the directions of its features
-(`skpudle.inspection.feature_directions`), with the same codes; where more than a tenth of the
-directions are not the atoms, a second search with three times the penalty; autoencoders of
-sae-lens, with their own codes, with the exact ones of `from_sae`, and with as many exact ones as
-their own. Penalties of exact codes are otherwise those of ``choose_alpha(criterion="support")``:
-nothing but samples chooses them.
+(`skpudle.inspection.feature_directions`), with the same codes; the same with ``refine=True``, which
+keeps the atoms of a second search or does not; autoencoders of sae-lens, with their own codes, with
+the exact ones of `from_sae`, and with as many exact ones as their own. Penalties of exact codes are
+otherwise those of ``choose_alpha(criterion="support")``: nothing but samples chooses them.
 
 Usage: python benchmarks/bench_synthsae.py [--seeds 0 1] [--samples 20000] [--flat]
     [--saes batchtopk matryoshka] [--shown 2500000] [--folder FOLDER]
@@ -131,37 +130,31 @@ def run(seed, arguments):
     test = x_test, _ = tuple(draw(model, N_TEST, 2000))
     about = {"seed": seed, "hierarchy": hierarchy, "samples": arguments.samples}
 
+    start, mean = time.process_time(), x.mean(0)
+
     def coded(method, learner, cpu, features=None):
-        codes, directions = learner.transform(x_test), learner.components_
-        reconstruction = learner.inverse_transform(codes)
+        offset = 0 if hasattr(learner, "mean_") else mean
+        codes, directions = learner.transform(x_test - offset), learner.components_
+        reconstruction = learner.inverse_transform(codes) + offset
         if features is not None:
             directions = features.directions
-            codes = codes * (x_test @ directions.T > features.thresholds)
+            codes = codes * ((x_test - offset) @ directions.T > features.thresholds)
         found = measured(directions, codes, reconstruction, truth, *test)
         return about | {"method": method, "cpu_seconds": round(cpu, 1)} | found
 
-    start, mean = time.process_time(), x.mean(0)
-
-    def searched(**params):
-        options = dict(positive_code=True, random_state=seed) | params
-        fitted = PUDLEDictionaryLearning(width, **options).fit(x - mean)
-        options = dict(mean=mean, alpha=fitted.alpha_, debias=fitted.debias_, positive_code=True)
-        return fitted, PUDLEDictionaryLearning.from_components(fitted.components_, **options)
-
-    def with_support(learner):
-        learner.set_params(alpha="auto", debias="auto").choose_alpha(x, criterion="support")
-        return learner, feature_directions(learner, x)
-
-    fitted, learner = searched()
+    rows = x - mean
+    learner = PUDLEDictionaryLearning(width, positive_code=True, random_state=seed).fit(rows)
     yield coded("search", learner, time.process_time() - start)
-    learner, found = with_support(learner)
+    learner.choose_alpha(rows, criterion="support")
     cpu = time.process_time() - start
     yield coded("search, support", learner, cpu)
-    yield coded("search, directions", learner, cpu, found)
-    if (np.diff(found.implied.indptr) > 0).mean() > 0.1:
-        learner, found = with_support(searched(alpha=3 * fitted.search_alpha_)[1])
-        cpu = time.process_time() - start
-        yield coded("two searches, directions", learner, cpu, found)
+    features = feature_directions(learner, rows)
+    yield coded("search, directions", learner, cpu, features)
+    start = time.process_time() - cpu
+    features = feature_directions(learner, rows, refine=True)
+    cpu = time.process_time() - start
+    kept = "kept" if features.learner is not learner else "not kept"
+    yield coded("refined directions", features.learner, cpu, features) | {"second search": kept}
 
     for kind in arguments.saes:
         folder = Path(arguments.folder) / f"{kind}-{'tree' if hierarchy else 'flat'}-{seed}"

@@ -271,3 +271,61 @@ def test_features_have_codes_of_one_sign():
     _, paths, X = hierarchy()
     with pytest.raises(ValueError, match="positive_code=True"):
         feature_directions(of(paths, positive_code=False), X - 0.5)
+
+
+def fitted(X, n_components, **params):
+    learner = PUDLEDictionaryLearning(
+        n_components, positive_code=True, random_state=0, **params
+    ).fit(X)
+    return learner.choose_alpha(X, criterion="support")
+
+
+def tree(seed=0):
+    """Return 126 features in 32 dimensions, children that imply their parents, and samples."""
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((6, 21, 32))
+    features /= np.linalg.norm(features, axis=2, keepdims=True)
+    X = 0.02 * rng.standard_normal((4000, 32))
+    for root in features:
+        on = rng.random(4000) < 0.05
+        child, grandchild = rng.integers(4, size=(2, 4000))
+        depth, amplitudes = rng.integers(3, size=4000), 1 + 0.2 * rng.standard_normal((3, 4000))
+        path = 0, 1 + child, 5 + 4 * child + grandchild
+        for level, (index, amplitude) in enumerate(zip(path, amplitudes, strict=True)):
+            X += (on * (depth >= level) * amplitude)[:, None] * root[index]
+    return features.reshape(-1, 32), X
+
+
+@pytest.mark.parametrize(("data", "kept"), [(tree, True), (lambda: hierarchy(alone=False), False)])
+def test_a_second_search_is_kept_if_more_of_its_atoms_imply_others(data, kept):
+    """The same by hand: a clone at three times the penalty, and codes at six times."""
+    X = data()[-1]
+    learner = fitted(X, 30)
+    before = learner.components_.copy(), learner.alpha_
+    one, found = feature_directions(learner, X), feature_directions(learner, X, refine=True)
+    np.testing.assert_array_equal(learner.components_, before[0])
+    assert learner.alpha_ == before[1]
+    assert one.learner is learner
+    again = fitted(X, 30, alpha=3 * learner.search_alpha_)
+    again.alpha_ = max(again.alpha_, 6 * learner.search_alpha_)
+    two = feature_directions(again, X)
+    before, after = ((np.diff(each.implied.indptr) == 0).sum() for each in (one, two))
+    assert (after < before / 2) == kept
+    expected = two if kept else one
+    np.testing.assert_array_equal(found.directions, expected.directions)
+    np.testing.assert_array_equal(found.learner.components_, expected.learner.components_)
+    assert found.learner.alpha_ == expected.learner.alpha_
+
+
+def test_without_implications_there_is_no_second_search():
+    rng = np.random.default_rng(0)
+    X = (rng.random((2000, 12)) * (rng.random((2000, 12)) < 0.1)) @ rng.standard_normal((12, 10))
+    learner = fitted(X, 12)
+    assert feature_directions(learner, X, refine=True).learner is learner
+
+
+def test_a_second_search_multiplies_a_penalty_that_was_chosen():
+    _, paths, X = hierarchy()
+    for learner in of(paths), fitted(X, 15, alpha=0.1):
+        with pytest.raises(ValueError, match="alpha='auto', or pass refine=False"):
+            feature_directions(learner, X, refine=True)
