@@ -26,6 +26,7 @@ class FeatureDirections(NamedTuple):
     implied: Any
     prominence: Any
     thresholds: Any
+    learner: Any
 
 class Saliency(NamedTuple):
     indices: Any
@@ -35,7 +36,7 @@ def atom_contributions(
     learner: Any, X: Any, *, ridge: float = 0.0, n_largest: int | None = 10
 ) -> Contributions: ...
 def code_saliency(learner: Any, X: ArrayLike | Tensor, *, n_codes: int = 5) -> Saliency: ...
-def feature_directions(learner: Any, X: Any) -> FeatureDirections: ...
+def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> FeatureDirections: ...
 def reconstruction_contributions(
     learner: Any, X_train: Any, X: ArrayLike, *, ridge: Any = 0.0, n_largest: Any = 10
 ) -> Contributions: ...
