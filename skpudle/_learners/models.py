@@ -85,7 +85,7 @@ class Decay(NamedTuple):
 
 def fixed(value):  # -> float or None
     """Return the number of a parameter; None for "auto", which follows atoms or data."""
-    return None if value == "auto" else float(value)
+    return float(value) if isinstance(value, Real | bool) else None
 
 
 @dataclass(frozen=True)

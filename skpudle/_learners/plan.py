@@ -345,7 +345,7 @@ class DensePlan(Plan):
             searches=searches,
             trains=refines or not (ends_with_search or given.separate_atoms),
             decay=decay,
-            step_size=None if given.step_size == "auto" else given.step_size,
+            step_size=fixed(given.step_size),
             debias=debias,
             codes_follow_data=given.alpha == "auto" and lasso,
             refines=refines,

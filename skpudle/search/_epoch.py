@@ -36,8 +36,8 @@ _SHARE = 0.6
 _ROWS, _ATOMS = 256, 64
 # A code has at most this many entries more than a sample has features.
 _ROOM = 8
-# From this number of atoms on descent is on residuals, and no matrix of atoms by atoms is kept. With
-# products of all atoms an epoch takes 0.7 to 0.9 of the time for 768 atoms of 384 features, about
+# From this number of atoms on descent is on residuals, and no matrix of atoms by atoms is kept. An
+# epoch with products of all atoms takes 0.7 to 0.9 of the time for 768 atoms of 384 features, about
 # the same for 1024 of 128 to 512, and 1.2 to 1.5 times as long for 2048 of 512.
 _MANY = 1024
 # Operations that take half a millisecond, five times the start of a thread.

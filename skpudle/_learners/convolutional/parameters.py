@@ -241,7 +241,7 @@ class ConvPlan(Plan):
             searches=searches(learner),
             trains=trains(learner),
             decay=Decay.of(learner.lambda_decay),
-            step_size=None if learner.step_size == "auto" else learner.step_size,
+            step_size=fixed(learner.step_size),
             debias=debias,
             codes_follow_data=learner.alpha == "auto" and depth is None,
             auto_batch_size=16,
