@@ -22,7 +22,7 @@ def fits():
     X, y = load_digits(return_X_y=True)
     codes = rng.poisson(0.3, (6000, 12)) * rng.gamma(2.0, size=(6000, 12))
     counts = rng.poisson(codes @ rng.gamma(0.5, size=(12, 40)))
-    images = rng.standard_normal((20, 1, 48, 48))
+    images = rng.standard_normal((20, 48, 48))
     rows = {"n_components": 100, "random_state": 0}
     brief = {"max_iter": 5, "tol": None}
     return {
@@ -36,7 +36,7 @@ def fits():
         "counts": lambda: PUDLEDictionaryLearning(12, loss="poisson", random_state=0).fit(counts),
         "classifier": lambda: PUDLEClassifier(n_components=16, random_state=0).fit(X, y),
         "convolution": lambda: ConvPUDLEDictionaryLearning(
-            8, atom_shape=8, stride=4, n_unfoldings=10, max_iter=5, tol=None, random_state=0
+            8, atom_shape=(8, 8), stride=4, n_unfoldings=10, max_iter=5, tol=None, random_state=0
         ).fit(images),
     }
 

@@ -40,8 +40,10 @@ _ROOM = 8
 # epoch with products of all atoms takes 0.7 to 0.9 of the time for 768 atoms of 384 features, about
 # the same for 1024 of 128 to 512, and 1.2 to 1.5 times as long for 2048 of 512.
 _MANY = 1024
-# Operations that take half a millisecond, five times the start of a thread.
-_TASK = 4e6
+# A thread needs this many operations of a loop, and this many multiplications of a BLAS. With a
+# fifth and less, 1,800 x 64 with 100 atoms take 1.3 times as long on two threads as on one; with
+# these as long, and 8,192 x 128 with 1024 atoms 0.74 of the time.
+_TASK, _PART = 2e7, 5e7
 
 # Least squares on the supports are solved for directly, unless an atom has less than this share of
 # its energy outside of the others: then descent from the lasso's codes ends here, on that scale.
@@ -343,7 +345,7 @@ class Epoch:
                 function(part, known, residual, single, count, *wide)
 
         with one_blas_thread():
-            in_parts(work, -(-n // _ROWS), _least(_ROWS * self.atoms.numel()))
+            in_parts(work, -(-n // _ROWS), max(1, int(_PART / (_ROWS * self.atoms.numel()))))
 
     def _gathered(self, length):
         """Return the operations of an atom on ``length`` entries of each user, 4 times as slow."""
@@ -411,7 +413,7 @@ class Epoch:
                         columns = slice(start * _ATOMS, stop * _ATOMS)
                         target[:, columns] -= weights @ factor[:, columns]
 
-                    in_parts(subtract, -(-m // _ATOMS), _least(a.size * _ATOMS))
+                    in_parts(subtract, -(-m // _ATOMS), max(1, int(_PART / (a.size * _ATOMS))))
                     own = a[:, part].copy()
                     loops().sweep(own, self.problem.positive_atoms, target, atoms[part])
                     factor[part] = atoms[part]
@@ -463,7 +465,7 @@ class Epoch:
                 cosines[part] = np.take_along_axis(cosine, near[part], axis=1)
 
         with one_blas_thread():
-            in_parts(compare, -(-p // _ROWS), _least(_ROWS * self.atoms.numel()))
+            in_parts(compare, -(-p // _ROWS), max(1, int(_PART / (_ROWS * self.atoms.numel()))))
         return near, cosines
 
     def costs(self):  # -> (p,), (p, n)
