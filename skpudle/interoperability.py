@@ -608,12 +608,12 @@ def load_sae(folder):
     Bunch
         With these attributes:
 
-        components : ndarray of shape (n_components, n_features), the decoder's rows, divided by
-            their norms; a zero row stays zero
-        norms : ndarray of shape (n_components,), the norms: codes for ``components``, divided by
-            them, are in the units of the autoencoder's latents
-        mean : ndarray of shape (n_features,), the decoder's bias, zero if it has none
-        config : dict, the content of ``cfg.json``
+        - components : ndarray of shape (n_components, n_features), the decoder's rows, divided by
+          their norms; a zero row stays zero
+        - norms : ndarray of shape (n_components,), the norms: codes for ``components``, divided by
+          them, are in the units of the autoencoder's latents
+        - mean : ndarray of shape (n_features,), the decoder's bias, zero if it has none
+        - config : dict, the content of ``cfg.json``
 
     Raises
     ------

@@ -261,6 +261,11 @@ def objective(problem, atoms):
         Data and objective.
     atoms : Tensor of shape (n_components, n_features)
         Unit atoms.
+
+    Returns
+    -------
+    float
+        The mean over the rows of all processes.
     """
     return _coded(problem, atoms).objective / max(_total(problem, problem.n_samples), 1)
 
@@ -294,6 +299,11 @@ def begin_stream(atoms, memory=None, *, forgetting, n_rows=0.0, mean=inf):
         Number of these rows.
     mean : float, default=inf
         Mean objective of these rows.
+
+    Returns
+    -------
+    StreamState
+        The state before the first block.
     """
     memory = Memory.none(atoms) if memory is None else memory
     n_splits = max(1, len(atoms) // _SPLIT)
@@ -338,6 +348,11 @@ def with_atoms(problem, state, atoms):
         The search.
     atoms : Tensor of shape (n_components, n_features)
         The atoms.
+
+    Returns
+    -------
+    SearchState
+        The search.
     """
     epoch = _coded(problem.thinned(state.stride), atoms)
     best = dict(best_atoms=atoms, best_codes=epoch.codes, best_objective=epoch.objective)
