@@ -49,7 +49,7 @@ class Data(NamedTuple):
     source : object
         With ``for_training(batch_size, generator, shuffle)``, which returns a source of batches.
     sample : Tensor or iterable of Tensor
-        Samples that choose the initial model and identify the data: all, or the head of a stream.
+        Samples that choose the initial model and identify the data: all, or a sample of all rows.
     mask : Tensor or None
         0 where the sample is missing.
     device : torch.device

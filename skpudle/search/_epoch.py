@@ -221,9 +221,9 @@ class Problem:
         return project_atoms(atoms, positive=self.positive_atoms)
 
 
-def _least(operations):
+def _least(operations, task=_TASK):
     """Return the number of members of a range that is worth a thread, given operations of each."""
-    return max(1, int(_TASK / max(operations, 1)))
+    return max(1, int(task / max(operations, 1)))
 
 
 def _packed(blocks, n):  # of (rows, count, index, value) -> Codes of n rows
@@ -247,8 +247,9 @@ class Epoch:
         self.problem, self.atoms = problem, atoms
         n, p, m = len(problem.x), *atoms.shape
         self._atoms, self._screen = np.asarray(atoms), np.asarray(atoms.float())
-        gram = self._atoms @ self._atoms.T if problem.mask is None and p < _MANY else atoms[:0]
-        self._dictionary = self._atoms, np.asarray(gram)
+        paired = self._atoms if problem.mask is None and p < _MANY else self._atoms[:0]
+        with one_blas_thread():
+            self._dictionary = self._atoms, paired @ paired.T
         self._x, self._known = np.asarray(problem.x), np.ones((1, m))
         if problem.mask is not None:
             self._known = np.asarray(problem.mask)
@@ -345,7 +346,7 @@ class Epoch:
                 function(part, known, residual, single, count, *wide)
 
         with one_blas_thread():
-            in_parts(work, -(-n // _ROWS), max(1, int(_PART / (_ROWS * self.atoms.numel()))))
+            in_parts(work, -(-n // _ROWS), _least(_ROWS * self.atoms.numel(), _PART))
 
     def _gathered(self, length):
         """Return the operations of an atom on ``length`` entries of each user, 4 times as slow."""
@@ -413,7 +414,7 @@ class Epoch:
                         columns = slice(start * _ATOMS, stop * _ATOMS)
                         target[:, columns] -= weights @ factor[:, columns]
 
-                    in_parts(subtract, -(-m // _ATOMS), max(1, int(_PART / (a.size * _ATOMS))))
+                    in_parts(subtract, -(-m // _ATOMS), _least(a.size * _ATOMS, _PART))
                     own = a[:, part].copy()
                     loops().sweep(own, self.problem.positive_atoms, target, atoms[part])
                     factor[part] = atoms[part]
@@ -465,7 +466,7 @@ class Epoch:
                 cosines[part] = np.take_along_axis(cosine, near[part], axis=1)
 
         with one_blas_thread():
-            in_parts(compare, -(-p // _ROWS), max(1, int(_PART / (_ROWS * self.atoms.numel()))))
+            in_parts(compare, -(-p // _ROWS), _least(_ROWS * self.atoms.numel(), _PART))
         return near, cosines
 
     def costs(self):  # -> (p,), (p, n)
