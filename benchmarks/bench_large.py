@@ -3,12 +3,15 @@
     python benchmarks/bench_large.py epochs --out epochs.json
     python benchmarks/bench_large.py fit --atoms 4096 --features 512 --rows 32768 --nonzero 8
     python benchmarks/bench_large.py blocks --atoms 16384 --features 768 --rows 1000000 --nonzero 16
+    python benchmarks/bench_large.py ksvd --atoms 4096 --features 2381 --rows 10000 --nonzero 20
 
 Rows are sums of random atoms with amplitudes of 0.5 to 1.5 of either sign and 20 dB of noise, in
 float32. "found" is the share of atoms with a learned one at a cosine of 0.95 or more. Seconds are
 those of the processor, for all threads. Memory is the growth of RssAnon after imports, the making
 of the data and a tiny fit. With "blocks" rows are made when they are read, by a table that holds
-none. Each case runs in a process of its own.
+none. With "ksvd" the approximate K-SVD of dictlearn learns from the same rows for at least as long
+as the fit took, and each dictionary explains these rows, and 2048 others, by matching pursuit with
+the planted number of atoms. Each case runs in a process of its own.
 """
 
 import argparse
@@ -26,6 +29,7 @@ import torch
 from common import anonymous_megabytes, circumstances, write_report
 
 from skpudle import PUDLEDictionaryLearning
+from skpudle.omp import solve_omp
 from skpudle.search import Problem, advance, auto_alpha, begin
 
 # atoms, features, rows, atoms in a row
@@ -149,6 +153,42 @@ def fit(size, *, in_blocks):
     )
 
 
+def _explained(components, rows, n_nonzero):
+    atoms = torch.as_tensor(np.ascontiguousarray(components, dtype=rows.dtype))
+    left = 0.0
+    for block in torch.as_tensor(rows).split(1024):
+        codes = solve_omp(atoms, block, n_nonzero_coefs=n_nonzero)
+        left += float((block - codes @ atoms).square().sum())
+    return 1 - left / float(np.square(rows).sum())
+
+
+def ksvd(size):
+    """Fit, then run K-SVD for as long on the same rows."""
+    from dictlearn import DictionaryLearning
+
+    p, m, n, s = size
+    table = MadeRows(n + 2048, p, m, s)
+    rows, others = table[:n], table[n:]
+    _tiny()
+    DictionaryLearning(8, n_nonzero_coefs=2, max_iter=1, random_state=0).fit(rows[:64])
+    start = time.perf_counter()
+    ours = PUDLEDictionaryLearning(p, random_state=0).fit(rows).components_
+    seconds = time.perf_counter() - start
+    # K-SVD goes on from its atoms, an iteration at a time; codes are made anew in each.
+    start, theirs, n_iter = time.perf_counter(), None, 0
+    while n_iter == 0 or time.perf_counter() - start < seconds:
+        learner = DictionaryLearning(
+            p, n_nonzero_coefs=s, max_iter=1, random_state=0, dict_init=theirs
+        )
+        theirs, n_iter = learner.fit(rows).components_, n_iter + 1
+    result = dict(seconds=seconds, ksvd_seconds=time.perf_counter() - start, ksvd_iter=n_iter)
+    for name, components in (("skpudle", ours), ("ksvd", theirs)):
+        result[f"{name}_explained"] = _explained(components, rows, s)
+        result[f"{name}_explained_of_others"] = _explained(components, others, s)
+        result[f"{name}_found"] = share_found(np.asarray(components), table.atoms)
+    return result
+
+
 def _alone(what, size, threads):
     """Return the result of a case in a process of its own."""
     names = "--atoms", "--features", "--rows", "--nonzero"
@@ -160,7 +200,7 @@ def _alone(what, size, threads):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", choices=["epochs", "fit", "blocks"])
+    parser.add_argument("what", choices=["epochs", "fit", "blocks", "ksvd"])
     for name in ("atoms", "features", "rows", "nonzero"):
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--threads", type=int, default=1)
@@ -171,7 +211,7 @@ def main():
     size = options.atoms, options.features, options.rows, options.nonzero
     if options.alone:
         kinds = dict(epochs=epochs, fit=lambda size: fit(size, in_blocks=False),
-                     blocks=lambda size: fit(size, in_blocks=True))  # fmt: skip
+                     blocks=lambda size: fit(size, in_blocks=True), ksvd=ksvd)  # fmt: skip
         print(json.dumps(kinds[options.what](size)))
         return
     rows = []

@@ -263,6 +263,19 @@ def test_learners_are_compared_row_by_row(learner_tables, tmp_path):
     assert (tmp_path / "learners.svg").exists()
 
 
+def test_large_fits_make_a_table_and_curves(learner_tables, tmp_path):
+    fit = {"atoms": 4096, "features": 512, "rows": 32768, "nonzero": 8, "threads": 2, "found": 0.5}
+    fit |= {"seconds": 90.0, "cpu_seconds": 150.0, "megabytes": 412.4}
+    path = tmp_path / "large.json"
+    path.write_text(json.dumps({"results": [fit]}))
+    page = learner_tables["large"](path)
+    for part in ("- 4,096, 512, 32,768", "- 1.5, 2 threads", "- 2.5", "- 412", "- 50.0%"):
+        assert part in page
+    pytest.importorskip("matplotlib")
+    learner_tables["draw_large"](tmp_path, path)
+    assert (tmp_path / "large.svg").exists()
+
+
 def test_scores_of_concepts_are_means_beside_published_ones(learner_tables, tmp_path):
     run = {"method": "search", "p": 100, "n": 2500, "found": 0.5, "cpu_seconds": 2.0}
     rows = [run | {"mcc_ood": 0.5, "seed": 0}, run | {"mcc_ood": 1.0, "seed": 1}]

@@ -3,7 +3,8 @@
 ``learner-results`` compares learners: a table for each measure, with a row for each data set.
 ``concept-results`` compares the scores of ``benchmarks/results/concepts.json`` with published ones,
 ``sae-code-results`` compares codes of autoencoders with exact ones, from ``synthsae.json`` there,
-and ``benchmark-table:: NAME`` shows the rows of ``benchmarks/results/NAME.json`` as they are.
+``large-results`` shows the fits of ``large.json`` and curves of ``large_epochs.json``, and
+``benchmark-table:: NAME`` shows the rows of ``benchmarks/results/NAME.json`` as they are.
 Without measurements, all say so.
 """
 
@@ -130,7 +131,8 @@ def concepts(path=RESULTS / "concepts.json"):
 
 def sae_codes(path=RESULTS / "synthsae.json"):
     """Return F1 and FVU of autoencoders' codes and of exact ones, in reStructuredText."""
-    runs = {(row["method"], row["seed"], row["hierarchy"]): row for row in _read(path)["results"]}
+    places = "method", "seed", "hierarchy", "samples"
+    runs = {tuple(row[name] for name in places): row for row in _read(path)["results"]}
     lines = []
     for (method, *where), own in runs.items():
         kinds = {"exact": "exact codes", "exact, as many": "as many exact codes"}
@@ -144,6 +146,57 @@ def sae_codes(path=RESULTS / "synthsae.json"):
     if not lines:
         return "No measurement is stored yet."
     return table(lines, title="F1 of known features, and variance unexplained, before and after")
+
+
+def large(path=RESULTS / "large.json"):
+    """Return whole fits of large dictionaries, and curves of an epoch, in reStructuredText."""
+    result = _read(path)
+    lines = [
+        {
+            "atoms, features, rows": f"{row['atoms']:,}, {row['features']:,}, {row['rows']:,}",
+            "atoms in a row": text(row["nonzero"]),
+            "minutes": f"{row['seconds'] / 60:.1f}, {row['threads']} threads",
+            "minutes of the CPU": f"{row['cpu_seconds'] / 60:.1f}",
+            "memory beyond the data (MB)": f"{row['megabytes']:.0f}",
+            "atoms found": f"{row['found']:.1%}",
+        }
+        for row in result["results"]
+    ]
+    if not lines:
+        return "No measurement is stored yet."
+    drawn = [
+        ".. image:: /generated/large.svg",
+        "   :alt: Seconds and memory of an epoch, by the number of atoms",
+        "",
+    ]
+    fits = table(lines, title="Whole fits at the defaults")
+    return "\n".join([fits, *drawn, ".. rst-class:: conditions", "", conditions(result), ""])
+
+
+def draw_large(output, path=RESULTS / "large_epochs.json"):
+    """Draw seconds and memory of an epoch against the number of atoms."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    curves = {}
+    for row in _read(path)["results"]:
+        if row["rows"] == 8 * row["atoms"]:
+            curves.setdefault(row["features"], []).append(row)
+    output.mkdir(parents=True, exist_ok=True)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for n_features, rows in curves.items():
+        atoms = [row["atoms"] for row in rows]
+        for ax, column in zip(axes, ("seconds", "megabytes"), strict=True):
+            label = f"{n_features} features, 8 rows for each atom"
+            ax.loglog(atoms, [row[column] for row in rows], "o-", base=2, label=label)
+    axes[0].set(xlabel="atoms", ylabel="seconds of an epoch, one core")
+    axes[1].set(xlabel="atoms", ylabel="memory beyond the data (MB)")
+    for ax in axes if curves else ():
+        ax.legend()
+    figure.savefig(output / "large.svg")
+    plt.close(figure)
 
 
 def draw(output, path=RESULTS / "learners.json"):
@@ -201,6 +254,11 @@ def setup(app):
         def run(self):
             return self.show(sae_codes, RESULTS / "synthsae.json")
 
+    class LargeTables(LearnerTables):
+        def run(self):
+            self.env.note_dependency(str(RESULTS / "large_epochs.json"))
+            return self.show(large, RESULTS / "large.json")
+
     class TableAlone(LearnerTables):
         required_arguments = 1
 
@@ -210,6 +268,8 @@ def setup(app):
     app.add_directive("learner-results", LearnerTables)
     app.add_directive("concept-results", ConceptTables)
     app.add_directive("sae-code-results", CodeTables)
+    app.add_directive("large-results", LargeTables)
     app.add_directive("benchmark-table", TableAlone)
-    app.connect("builder-inited", lambda app: draw(Path(app.srcdir) / "generated"))
+    for picture in (draw, draw_large):
+        app.connect("builder-inited", lambda app, of=picture: of(Path(app.srcdir) / "generated"))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

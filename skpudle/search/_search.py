@@ -387,6 +387,11 @@ def is_done(state):
     return state.phase == "done"
 
 
+def extrapolated(problem, atoms, previous, factor=_EXTRAPOLATION):
+    """Return the atoms after another step like the last one, times the factor."""
+    return problem.project(atoms + factor * (atoms - previous))
+
+
 def _stalled(phase, curve):
     if len(curve) >= _MAX_EPOCHS[phase]:
         return True
@@ -474,8 +479,7 @@ def advance(problem, state):
     SearchState
         The next state.
     """
-    step = _EXTRAPOLATION * (state.atoms - state.previous)
-    atoms = problem.project(state.atoms + step)
+    atoms = extrapolated(problem, state.atoms, state.previous)
     epoch = problem.thinned(state.stride).epoch(atoms, state.codes)
     rises = len(state.curve) > 0 and epoch.objective > state.curve[-1]
     loss = epoch.loss * problem.unit**2
@@ -592,8 +596,8 @@ def adapted(problem, state, atoms, *, unbiased=True, stopped=lambda: False):
         for i in range(_ADAPTING[phase]):
             if stopped():
                 return atoms, codes
-            step = factors[phase] * (atoms - previous)
-            epoch = problem.epoch(problem.project(atoms + step), codes, refit=phase > 0)
+            ahead = extrapolated(problem, atoms, previous, factors[phase])
+            epoch = problem.epoch(ahead, codes, refit=phase > 0)
             now = epoch.unbiased_loss if phase else epoch.objective
             rises, objective = now > objective and i > 0, now
             codes, improved = epoch.codes, epoch.improved_atoms()
@@ -628,7 +632,7 @@ def without_rows(problem, atoms, codes, kept, *, unbiased):
     problem, previous = problem.of_rows(kept), atoms
     codes = codes.of_rows(kept) if unbiased else problem.no_codes()
     for _ in range(_LEAVING[unbiased]):
-        step = 0.0 if unbiased else _EXTRAPOLATION * (atoms - previous)
-        epoch = problem.epoch(problem.project(atoms + step), codes, refit=unbiased)
+        ahead = extrapolated(problem, atoms, previous, 0.0 if unbiased else _EXTRAPOLATION)
+        epoch = problem.epoch(ahead, codes, refit=unbiased)
         previous, atoms, codes = atoms, epoch.improved_atoms(), epoch.codes
     return atoms

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skpudle.search._search import remaining
+from skpudle.search._search import extrapolated, remaining
 
 __all__ = [
     "Memory",
@@ -278,8 +278,8 @@ def _adapted(epoch, memory, n_epochs):  # -> epoch of the adapted atoms
             break
         rises = len(curve) > 1 and curve[-1] > curve[-2]
         before, atoms = atoms, epoch.improved_atoms(memory)
-        step = 0.0 if rises or len(curve) == n_epochs else _EXTRAPOLATION * (atoms - before)
-        epoch = problem.epoch(problem.project(atoms + step), epoch.codes)
+        factor = 0.0 if rises or len(curve) == n_epochs else _EXTRAPOLATION
+        epoch = problem.epoch(extrapolated(problem, atoms, before, factor), epoch.codes)
         curve.append(epoch.objective)
     return epoch
 
