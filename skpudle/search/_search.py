@@ -86,7 +86,10 @@ _MIN_EPOCHS = 6
 # Real data allow many rounds that gain less: with 1e-4 colour patches take 1.4 times as long for
 # nothing. A third instead of half loses one of 100 planted atoms in one problem of four.
 _PROGRESS = 1e-3
-_MAX_ROUNDS = 8
+# Digits, patches and planted atoms with enough samples end after 1 to 8 rounds. With 2500 samples
+# of 1000 concepts 18 rounds lower the objective by 0.9 % more than 8, in 1.6 times the time. Where
+# samples are too few to find anything (1000 of 512 atoms), there are 10.
+_MAX_ROUNDS = 20
 
 _IN_WORDS = {
     "settle": "settling",
@@ -231,17 +234,17 @@ class SearchState:
 
     @property
     def share_done(self):
-        """The epochs so far as a share of those that there are at most, from 0 to 1.
+        """The epochs so far as a share of all, from 0 to 1, if no further round pays.
 
         Phases end as soon as their objective stalls, so the share jumps from phase to phase. It
-        falls where a search settles again on more samples.
+        falls where a round pays, and where a search settles again on more samples.
         """
         if self.phase == "done":
             return 1.0
         left, n_rounds = _MAX_EPOCHS[self.phase] - len(self.curve), 0
         if self.phase != "polish":
             left += _MAX_EPOCHS["polish"]
-            n_rounds = _MAX_ROUNDS - self.n_rounds if self.n_splits > 0 else 0
+            n_rounds = min(_MAX_ROUNDS - self.n_rounds, self.n_splits.bit_length())
         left += n_rounds * (_MAX_EPOCHS["larger"] + _MAX_EPOCHS["smaller"])
         left += _MAX_EPOCHS["smaller"] if self.phase == "larger" else 0
         return self.epoch / (self.epoch + max(left, 1))

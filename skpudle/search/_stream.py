@@ -50,7 +50,8 @@ _EXTRAPOLATION = 0.95
 # search does), and in a round with more atoms, and with as many as before.
 _SETTLE, _LARGER, _SMALLER = 40, 8, 15
 _STALL, _MIN_EPOCHS = 5e-4, 6  # as in the search
-_PROGRESS, _MAX_ROUNDS = 1e-3, 8  # as in the search
+_PROGRESS = 1e-3  # as in the search
+_MAX_ROUNDS = 8
 # A round needs this many uses of each atom on average. A block of 1,000 rows with 67 found all of
 # 60 atoms, from samples, and a block of 1,000 with 33 all of 60 atoms of another population.
 _USES = 30
