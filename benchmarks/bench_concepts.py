@@ -6,9 +6,9 @@ Uniform(0, 1), and mixed by Gaussian unit atoms in m = ceil(2 k ln(p / k)) dimen
 noise. In distribution latent 0 occurs with the first half of the others in half of the samples;
 out of distribution it occurs with the second half only. The score (MCC) is the mean of the absolute
 correlations of true and inferred codes, over latents that vary, matched by the Hungarian algorithm.
-Codes solve the non-negative lasso with the penalty 0.1. The search learns with this penalty, or with
-one of five that is chosen by ``score``: hidden entries of a tenth of the samples, predicted by a
-dictionary of the others.
+Codes solve the non-negative lasso with the penalty 0.1. The search learns with this penalty, or
+with one of five that is chosen by ``score``: hidden entries of a tenth of the samples, predicted by
+a dictionary of the others.
 
 Usage: python benchmarks/bench_concepts.py [--sizes 100 500 1000] [--samples 2500] [--seeds 3]
 """
