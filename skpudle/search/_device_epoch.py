@@ -34,8 +34,11 @@ _USERS, _NEAR, _POWER_ITERATIONS = 32, 64, 8
 _ENTRIES = 2**25
 # Atoms with the zero atoms are a multiple of this, as products on a GPU prefer.
 _MULTIPLE = 32
-# Sweeps over the atoms, and how many other atoms of its block a row uses on average.
-_SWEEPS, _OTHERS = 3, 0.5
+# Sweeps over the atoms, and how many other atoms of its block a row uses on average. The objective
+# of 3,000 x 48 with 256 atoms is 6541 after 30 epochs, 6635 with one sweep, and 6579 with the two
+# sweeps of `_epoch`, atom by atom; of 2,000 x 64 with 100 non-negative ones it is 50,498, 50,505
+# and 50,513.
+_SWEEPS, _OTHERS = 2, 0.5
 # Of atoms that have no room, those above a level enter that rises halfway to the best so often.
 _HALVINGS = 5
 # Least squares on supports are solved for directly, unless an atom has less than a share of its
@@ -87,9 +90,9 @@ class DeviceEpoch:
         self._a, self._b = problem.total(a[:p, :p].contiguous(), b[:p])
         n_entries = int(self.codes.count.sum())
         sums = torch.tensor([*sums.tolist(), n_entries, n], dtype=torch.float64)
-        loss, size, unbiased, self.n_entries, n = problem.total(sums)[0].tolist()
+        loss, size, unbiased, self.n_entries, self._n = problem.total(sums)[0].tolist()
         self.objective = loss + problem.alpha * size
-        self.loss, self.unbiased_loss = loss / n, unbiased / n
+        self.loss, self.unbiased_loss = loss / self._n, unbiased / self._n
 
     # ------------------------------------------------------------------ codes
 
@@ -210,7 +213,7 @@ class DeviceEpoch:
             a = a + torch.as_tensor(earlier.products(0, p)).to(a.dtype).to(a.device)
             b = b + earlier.b.to(b.dtype).to(b.device)
         atoms = self._dictionary[:p].clone()
-        size = max(1, int(_OTHERS * p * self.problem.n_samples / max(self.n_entries, 1)))
+        size = max(1, int(_OTHERS * p * self._n / max(self.n_entries, 1)))
         for first in [*range(0, p, size)] * _SWEEPS:
             part = slice(first, first + size)
             curvature = a[part, part].abs().sum(1, keepdim=True)
