@@ -98,11 +98,8 @@ class Codes:
 
     def size(self):  # -> scalar tensor
         """Return the sum of all moduli."""
-        return torch.where(self._used(), self.value, 0.0).abs().sum()
-
-    def _used(self):  # -> (n, longest) bool
-        places = torch.arange(self.index.shape[1], device=self.index.device)
-        return places < self.count[:, None]
+        used = torch.arange(self.index.shape[1]) < self.count[:, None]
+        return torch.where(used, self.value, 0.0).abs().sum()
 
     def like(self, x):
         """Return the codes on the device and in the dtype of a tensor."""
@@ -136,7 +133,8 @@ class Codes:
 
         An index is ``atom * n_positions + position``.
         """
-        used, kept = self._used(), kept.to(self.index.device)
+        places = torch.arange(self.index.shape[1], device=self.index.device)
+        used, kept = places < self.count[:, None], kept.to(self.index.device)
         index = torch.where(used, self.index, 0).long()
         atom, place = index // n_positions, index % n_positions
         used &= kept[atom]
