@@ -276,11 +276,11 @@ class DeviceEpoch:
     @in_own_precision
     def costs(self):  # -> (p,), (p, n)
         """Return the rise of the objective without each atom, and the atoms that take over most."""
-        near, (users, weights) = self._near(), self._users()
-        who = torch.arange(len(near), device=near.device).repeat_interleave(_USERS)
-        rise, growth = self.problem.x.new_zeros(len(who)), near.new_zeros(len(who), near.shape[1])
-        growth = growth.to(rise.dtype)
-        for part in self._blocks(len(who) * (len(self._objectives) > 0), self.codes.index.shape[1]):
+        near, (users, weights), x = self._near(), self._users(), self.problem.x
+        who = torch.arange(len(near), device=x.device).repeat_interleave(_USERS)
+        rise, growth = x.new_zeros(len(who)), x.new_zeros(len(who), near.shape[1])
+        n_pairs = len(who) if len(x) else 0  # this process may have no rows
+        for part in self._blocks(n_pairs, self.codes.index.shape[1]):
             data, known, support, z = self._at(users[part], self.codes)
             before, out = self._dense(support, z.abs()), support == who[part, None]
             places = support.masked_fill(out, self._none), z.masked_fill(out, 0.0)
