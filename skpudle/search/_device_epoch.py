@@ -87,7 +87,7 @@ class DeviceEpoch:
             a.addmm_(fitted.mT, fitted)
             b.addmm_(fitted.mT, data)
         self.codes = _joined(found, x)
-        self._a, self._b = problem.total(a[:p, :p].contiguous(), b[:p])
+        self._a, self._b = problem.total(a[:p, :p], b[:p])
         n_entries = int(self.codes.count.sum())
         sums = torch.tensor([*sums.tolist(), n_entries, n], dtype=torch.float64)
         loss, size, unbiased, self.n_entries, self._n = problem.total(sums)[0].tolist()
