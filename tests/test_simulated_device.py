@@ -199,7 +199,8 @@ def planted(n, m, p, dtype=torch.float64):
 def test_a_default_fit_searches_on_the_device(options, device_epochs, monkeypatch):
     monkeypatch.setattr(size_module, "_GROWTH", 3.0)
     monkeypatch.setattr(size_module, "_SETTLE", 2)
-    x = planted(120, 6, 4)
+    monkeypatch.setattr(size_module, "_ADAPT", 1)
+    x = planted(48, 6, 4)
     if options.get("positive_code"):
         x[::7, 3] = torch.nan
     learner = PUDLEDictionaryLearning(**dict(n_components=4, random_state=0) | options)
