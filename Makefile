@@ -54,7 +54,7 @@ stubs: $(VENV)/installed-lint ## Write the types of public modules from their do
 docs: $(VENV)/installed-docs ## Build the documentation, warnings are errors
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-gpu: $(VENV)/installed-test ## Test and measure on a CUDA device, in eight minutes, to gpu.json
+gpu: $(VENV)/installed-test ## Test and measure on a CUDA device, in nine minutes, to gpu.json
 	$(BIN)/python benchmarks/gpu.py --out gpu.json
 
 dist: $(VENV)/installed-release ## Build the wheel and the sdist into dist, and check them

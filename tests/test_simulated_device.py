@@ -2,11 +2,13 @@
 
 import threading
 from functools import partial
+from math import ceil
 
 import numpy as np
 import pytest
 import torch
 from simulated_device import DeviceTensor, simulated_gpu
+from sklearn.base import clone
 from torch.utils.data import DataLoader, TensorDataset
 
 from skpudle import (
@@ -23,6 +25,12 @@ from skpudle.lasso import converged_codes, solve_lasso
 from skpudle.omp import solve_omp
 from skpudle.operators import ConvDictionary, DenseDictionary
 from skpudle.plotting import AtomsDisplay, CodesDisplay
+from skpudle.search import Problem, SearchState, advance, begin
+from skpudle.search import _device_epoch as device_module
+from skpudle.search import _search as search_module
+from skpudle.search import _size as size_module
+from skpudle.search._device_epoch import DeviceEpoch
+from skpudle.search._epoch import Epoch
 
 # On a device another path may be taken, whose sums are rounded otherwise.
 TOLERANCE = dict(rtol=0, atol=1e-9)
@@ -143,8 +151,21 @@ def X():
     return np.random.default_rng(0).standard_normal((48, 12))
 
 
+@pytest.fixture
+def device_epochs(monkeypatch):
+    """Search on the CPU by the epochs of a GPU, and for few of them."""
+
+    def epoch(problem, atoms, codes, *, refit=False):
+        return DeviceEpoch(problem, atoms, codes, refit=refit)
+
+    monkeypatch.setattr(Problem, "epoch", epoch)
+    monkeypatch.setattr(search_module, "_MAX_EPOCHS", dict.fromkeys(search_module._MAX_EPOCHS, 4))
+    monkeypatch.setattr(search_module, "_MAX_ROUNDS", 1)
+    monkeypatch.setattr(search_module, "_MAX_REFITS", 3)
+
+
 @pytest.mark.parametrize("options", DENSE.values(), ids=DENSE)
-def test_a_learner_does_on_a_device_what_it_does_on_the_cpu(options, X):
+def test_a_learner_does_on_a_device_what_it_does_on_the_cpu(options, X, device_epochs):
     cpu = make(options, "cpu").fit(X)
     expected = cpu.components_, cpu.transform(X), cpu.score(X), cpu.partial_fit(X).components_
     with simulated_gpu() as gpu:
@@ -161,6 +182,56 @@ def test_a_learner_does_on_a_device_what_it_does_on_the_cpu(options, X):
             found += (learner.partial_fit(rows).components_,)
             for got, wanted in zip(found, expected, strict=True):
                 np.testing.assert_allclose(got, wanted, **TOLERANCE)
+
+
+def planted(n, m, p, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(n, p, generator=generator, dtype=torch.float64)
+    x = (weights * (weights > 1 - 2 / p)) @ unit_atoms(generator, p, m)
+    return (x + 0.01 * torch.randn(n, m, generator=generator, dtype=torch.float64)).to(dtype)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [dict(), dict(positive_code=True, positive_dict=True), dict(n_components="auto")],
+    ids=str,
+)
+def test_a_default_fit_searches_on_the_device(options, device_epochs, monkeypatch):
+    monkeypatch.setattr(size_module, "_GROWTH", 3.0)
+    monkeypatch.setattr(size_module, "_SETTLE", 2)
+    monkeypatch.setattr(size_module, "_ADAPT", 1)
+    x = planted(48, 6, 4)
+    if options.get("positive_code"):
+        x[::7, 3] = torch.nan
+    learner = PUDLEDictionaryLearning(**dict(n_components=4, random_state=0) | options)
+    cpu = clone(learner).set_params(device="cpu").fit(x)
+    expected = cpu.components_, cpu.transform(x), cpu.alpha_, cpu.partial_fit(x).components_
+    with simulated_gpu() as gpu:
+        rows = gpu.put(x)
+        learner.fit(rows)
+        assert learner.device_ == "cuda:0"
+        codes = learner.transform(rows)
+        assert codes.device == rows.device
+        found = learner.components_, to_host(codes), learner.alpha_
+        found += (learner.partial_fit(rows).components_,)
+    for got, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(got, wanted, **TOLERANCE)
+
+
+def test_data_on_a_device_have_its_epochs(gpu):
+    x = torch.ones(4, 3)
+    assert isinstance(Problem(x, 0.1).epoch(x.double(), Problem(x, 0.1).no_codes()), Epoch)
+    problem = Problem(gpu.put(x), 0.1)
+    assert problem.x.device == gpu.put(x).device
+    assert isinstance(problem.epoch(x.double(), problem.no_codes()), DeviceEpoch)
+
+
+def test_a_search_on_a_device_goes_on_from_plain_values(gpu):
+    problem = Problem(gpu.put(planted(60, 8, 6, torch.float32)), 0.1)
+    state = advance(problem, begin(problem, problem.x[:6]))
+    resumed = SearchState.from_dict(state.as_dict())
+    resumed.check(problem, problem.x[:6])
+    assert torch.equal(advance(problem, resumed).atoms, advance(problem, state).atoms)
 
 
 def test_missing_values_on_a_device(X):
@@ -342,6 +413,36 @@ def test_an_update_takes_few_launches():
     options = dict(dict_init="data", n_unfoldings=100, optimizer="adam", gradient="ae-ls")
     _, n_launches = counts(PATCHES[:512], n_components=256, batch_size=256, **options)
     assert n_launches <= 2500
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_epoch_waits_once_for_a_block(dtype, generator, gpu, monkeypatch):
+    """Each place of the longest support takes four launches in each of three sweeps."""
+    x, atoms = planted(600, 16, 24, dtype), unit_atoms(generator, 24, 16)
+    problem = Problem(gpu.put(x), 0.1)
+    codes, n_blocks = problem.epoch(atoms, problem.no_codes()).codes, 3
+    monkeypatch.setattr(device_module, "_ENTRIES", 200 * (codes.index.shape[1] + 8) * 16)
+
+    def counted(function):  # -> result, waits, launches
+        gpu.reset()
+        result = function()
+        return result, gpu.n_waits, gpu.n_launches
+
+    epoch, n_waits, n_launches = counted(lambda: problem.epoch(atoms, codes))
+    assert n_waits <= n_blocks + 3
+    places = epoch.codes.index.shape[1]
+    assert n_launches <= n_blocks * (90 + 12 * places) + 50
+    _, n_waits, n_launches = counted(epoch.improved_atoms)
+    assert n_waits == 1
+    n_blocks_of_atoms = ceil(24 / int(12 * len(x) / epoch.n_entries))
+    assert n_launches <= 2 * 11 * n_blocks_of_atoms + 3
+    _, n_waits, _ = counted(lambda: epoch.common_directions(0))
+    assert n_waits <= 3
+    _, n_waits, _ = counted(epoch.costs)
+    n_pairs = device_module._ENTRIES // ((places + 8) * 16)  # of a block, of an atom and a user
+    assert n_waits <= ceil(24 * 32 / n_pairs) + 2
+    _, n_waits, _ = counted(lambda: problem.epoch(atoms, codes, refit=True))
+    assert n_waits <= 2 * n_blocks + 3
 
 
 def test_the_host_waits_little_for_the_lasso(generator):

@@ -188,7 +188,7 @@ class _Rows:
         n_rows = min(_MOST, max(_FEWEST, _ENTRIES // x.shape[1]))
         stride = max(1, len(x) // n_rows)
         self.places = torch.arange(len(x))[stride // 2 :: stride]
-        self.x = x[self.places].detach().to("cpu", torch.float64)
+        self.x = x[self.places].detach().cpu().double()
         self.known = None if mask is None else mask[self.places].to(self.x)
         if mask is not None:
             self.x = torch.where(self.known > 0, self.x, 0.0)

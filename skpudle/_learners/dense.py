@@ -186,10 +186,11 @@ def _energies(problem, state):
         The mean square of the codes of each atom, and the mean objective of a row.
     """
     problem, (atoms, codes) = problem.thinned(state.stride), state.found
-    used = torch.arange(codes.index.shape[1]) < codes.count[:, None]
-    energy = atoms.new_zeros(len(atoms))
+    places = torch.arange(codes.index.shape[1], device=codes.index.device)
+    used = places < codes.count[:, None]
+    energy = codes.value.new_zeros(len(atoms))
     energy.index_add_(0, codes.index[used].long(), codes.value[used].square())
-    energy, n = problem.total(energy, energy.new_tensor([problem.n_samples]))
+    energy, n = problem.total(energy.cpu().double(), atoms.new_tensor([problem.n_samples]))
     mean = state.best_objective / float(n)
     return {"energy": to_numpy(energy / n), "mean": mean}
 
@@ -213,7 +214,7 @@ def _search(plan, model, problem, rows_of, atoms, data, run):
     if goes_on and is_done(state):
         state = go_on(run, problem, judges, state, data.source, fitted)
     model = replace(model, stream=_energies(problem, state))
-    found = debias(problem, state).to(atoms)
+    found = debias(problem, state).to(atoms.dtype)
     follows = plan.codes_follow_data and isinstance(plan.encoder.loss, Gaussian)
     if is_done(state) and follows and not run.max_iter:
         interrupted = partial(getattr, run.interrupts, "pending")

@@ -170,7 +170,7 @@ def learn_blocks(model, rows, data, team, interrupts, *, n_seen=0, losses=()):
         n_new = 0 if block is None else len(block.x)
         if n_new:
             recent = torch.cat([recent, with_gaps(block.x, block.mask).cpu()])
-        x, mask = split_missing(recent)
+        x, mask = split_missing(recent.to(data.sample.device))
         x = x if unit == 1 else x.double() / unit
         problem = Problem(x, model.alpha / unit, mask=mask, team=team, unit=unit, **options)
         full = len(recent) >= size

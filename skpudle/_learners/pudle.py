@@ -245,7 +245,7 @@ class PUDLEDictionaryLearning(DenseLearner):
 
     device : str, default="auto"
         A torch device, or "auto": the device of a tensor input, else CUDA if present, else the CPU.
-        The search runs on the CPU; training, codes and scores on the device.
+        Search, training, codes and scores run there; searches need CUDA, or run on the CPU.
 
     random_state : int, RandomState instance or None, default=None
         Determines the initial dictionary and the order of the samples.

@@ -3,8 +3,7 @@ r"""An epoch of `skpudle.search`: codes for given atoms, and statistics to impro
 Decisions and new atoms depend only on sums over samples, and over processes with other samples.
 """
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from skpudle._compilation import in_parts, one_blas_thread
 from skpudle.operators import project_atoms
 from skpudle.search._compiled import loops
 
-__all__ = ["HEIRS", "Codes", "Epoch", "Problem"]
+__all__ = ["HEIRS", "Codes", "Epoch"]
 
 # Sweeps over the atoms per epoch. For few atoms they cost a tenth of the codes; for many they cost
 # as much, and one serves: 30 epochs of 2,500 x 595 with 1024 atoms take 3.0 instead of 4.2 s, for
@@ -63,7 +62,7 @@ class Codes:
 
     count: Tensor  # (n,) int64
     index: Tensor  # (n, longest) int32
-    value: Tensor  # (n, longest) float64
+    value: Tensor  # (n, longest) float64; of a `DeviceEpoch` in the dtype of the data
 
     @classmethod
     def none(cls, n):
@@ -102,11 +101,19 @@ class Codes:
         used = torch.arange(self.index.shape[1]) < self.count[:, None]
         return torch.where(used, self.value, 0.0).abs().sum()
 
+    def like(self, x):
+        """Return the codes on the device and in the dtype of a tensor."""
+        return Codes(self.count.to(x.device), self.index.to(x.device), self.value.to(x))
+
+    def on_host(self):
+        """Return the codes on the CPU, in float64."""
+        return Codes(self.count.cpu(), self.index.cpu(), self.value.cpu().double())
+
     def _with_room(self, room):
         index, value = (t.new_empty(len(t), room) for t in (self.index, self.value))
         longest = min(room, self.index.shape[1])
         for old, new in ((self.index, index), (self.value, value)):
-            np.asarray(new)[:, :longest] = np.asarray(old)[:, :longest]
+            new[:, :longest] = old[:, :longest]
         return Codes(self.count.clone(), index, value)
 
     def widened(self, room):
@@ -117,7 +124,7 @@ class Codes:
         """Return a copy without room that no row uses."""
         return self._with_room(int(self.count.max()) if len(self.count) else 0)
 
-    def of_rows(self, rows):  # (n,) bool
+    def of_rows(self, rows):  # a mask, indices or a slice
         """Return the codes of these rows."""
         return Codes(self.count[rows], self.index[rows], self.value[rows])
 
@@ -126,7 +133,8 @@ class Codes:
 
         An index is ``atom * n_positions + position``.
         """
-        used = torch.arange(self.index.shape[1]) < self.count[:, None]
+        places = torch.arange(self.index.shape[1], device=self.index.device)
+        used, kept = places < self.count[:, None], kept.to(self.index.device)
         index = torch.where(used, self.index, 0).long()
         atom, place = index // n_positions, index % n_positions
         used &= kept[atom]
@@ -134,91 +142,6 @@ class Codes:
         index = (kept.cumsum(0) - 1)[atom] * n_positions + place
         index, value = index.int().gather(1, order), self.value.gather(1, order)
         return Codes(used.sum(1), index, value).trimmed()
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """The data, in the form of the compiled loops, and the objective.
-
-    Parameters
-    ----------
-    x : Tensor of shape (n_samples, n_features)
-        Data, with any number in missing entries. The search runs on the CPU in float64, and
-        converts data as it reads them.
-    alpha : float
-        Penalty.
-    positive_code, positive_atoms : bool
-        Whether codes and atoms are non-negative.
-    mask : Tensor of shape (n_samples, n_features), default=None
-        1 for known entries, 0 for missing ones.
-    team : Team, default=None
-        Sums over processes that have other samples.
-    unit : float, default=1.0
-        Divisor of data and penalty. The losses of a search are in the units before this division.
-    """
-
-    x: Tensor
-    alpha: float
-    positive_code: bool = False
-    positive_atoms: bool = False
-    mask: Tensor | None = None
-    team: object = None
-    unit: float = 1.0
-
-    n_positions = 1  # of an atom; rows have one
-
-    def __post_init__(self):
-        x = self.x.detach().cpu()
-        x = x if x.dtype in (torch.float32, torch.float64) else x.double()
-        if self.mask is not None:
-            mask = self.mask.detach().to("cpu", torch.float64).contiguous()
-            object.__setattr__(self, "mask", mask)
-            x = torch.where(mask > 0, x, 0.0)
-        object.__setattr__(self, "x", x.contiguous())
-
-    def thinned(self, stride):
-        """Return the problem with every ``stride``-th sample."""
-        if stride == 1:
-            return self
-        if stride not in self._thinned:
-            self._thinned.clear()
-            mask = None if self.mask is None else self.mask[::stride]
-            self._thinned[stride] = replace(self, x=self.x[::stride], mask=mask)
-        return self._thinned[stride]
-
-    def of_rows(self, rows):  # (n,) bool
-        """Return the problem for these samples."""
-        mask = None if self.mask is None else self.mask[rows]
-        return replace(self, x=self.x[rows], mask=mask)
-
-    @cached_property
-    def _thinned(self):
-        return {}
-
-    @property
-    def n_samples(self):
-        """The number of samples of this process."""
-        return len(self.x)
-
-    def no_codes(self):
-        """Return zero codes."""
-        return Codes.none(len(self.x))
-
-    def epoch(self, atoms, codes, *, refit=False):
-        """Return the epoch of these atoms, starting from codes of other atoms."""
-        return Epoch(self, atoms, codes, refit=refit)
-
-    def squares(self):  # -> (n_samples,)
-        """Return the sum of squares of each sample."""
-        return torch.linalg.vector_norm(self.x, dim=1, dtype=torch.float64).square()
-
-    def total(self, *tensors):
-        """Return sums over all processes."""
-        return tensors if self.team is None else self.team.sum(*tensors)
-
-    def project(self, atoms):
-        """Return the nearest atoms of the constraint set."""
-        return project_atoms(atoms, positive=self.positive_atoms)
 
 
 def _least(operations, task=_TASK):

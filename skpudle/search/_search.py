@@ -30,11 +30,14 @@ atoms.
 """
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from skpudle.search._epoch import Codes, Problem
+from skpudle.operators import project_atoms
+from skpudle.search._device_epoch import DeviceEpoch
+from skpudle.search._epoch import Codes, Epoch
 
 __all__ = [
     "Problem",
@@ -128,6 +131,103 @@ _LEAVING = 4, 2
 _ROUNDING = 1e-6  # of the norm of an atom
 
 _CODES = "codes", "best_codes"
+
+# Devices with all operations of a `DeviceEpoch`. "cuda" is ROCm too; MPS solves no batches.
+_DEVICES = {"cuda"}
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The data, in the form that epochs compute with, and the objective.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n_samples, n_features)
+        Data, with any number in missing entries. Data on a CUDA device are searched there, in their
+        own dtype. All others are on the CPU, where compiled loops compute in float64 and convert
+        data as they read them.
+    alpha : float
+        Penalty.
+    positive_code, positive_atoms : bool
+        Whether codes and atoms are non-negative.
+    mask : Tensor of shape (n_samples, n_features), default=None
+        1 for known entries, 0 for missing ones.
+    team : Team, default=None
+        Sums over processes that have other samples.
+    unit : float, default=1.0
+        Divisor of data and penalty. The losses of a search are in the units before this division.
+    """
+
+    x: Tensor
+    alpha: float
+    positive_code: bool = False
+    positive_atoms: bool = False
+    mask: Tensor | None = None
+    team: object = None
+    unit: float = 1.0
+
+    n_positions = 1  # of an atom; rows have one
+
+    def __post_init__(self):
+        x = self.x.detach()
+        x = x if x.device.type in _DEVICES else x.cpu()
+        x = x if x.dtype in (torch.float32, torch.float64) else x.double()
+        if self.mask is not None:
+            dtype = torch.float64 if x.device.type == "cpu" else x.dtype
+            mask = self.mask.detach().to(x.device).to(dtype).contiguous()
+            object.__setattr__(self, "mask", mask)
+            x = torch.where(mask > 0, x, 0.0)
+        object.__setattr__(self, "x", x.contiguous())
+
+    def thinned(self, stride):
+        """Return the problem with every ``stride``-th sample."""
+        if stride == 1:
+            return self
+        if stride not in self._thinned:
+            self._thinned.clear()
+            mask = None if self.mask is None else self.mask[::stride]
+            self._thinned[stride] = replace(self, x=self.x[::stride], mask=mask)
+        return self._thinned[stride]
+
+    def of_rows(self, rows):  # (n,) bool
+        """Return the problem for these samples."""
+        mask = None if self.mask is None else self.mask[rows]
+        return replace(self, x=self.x[rows], mask=mask)
+
+    @cached_property
+    def _thinned(self):
+        return {}
+
+    @property
+    def n_samples(self):
+        """The number of samples of this process."""
+        return len(self.x)
+
+    def no_codes(self):
+        """Return zero codes."""
+        return Codes.none(len(self.x))
+
+    def on_host(self):
+        """Return the problem with its data on the CPU."""
+        return replace(self, x=self.x.cpu())
+
+    def epoch(self, atoms, codes, *, refit=False):
+        """Return the epoch of these atoms, starting from codes of other atoms."""
+        kind = Epoch if self.x.device.type == "cpu" else DeviceEpoch
+        return kind(self, atoms, codes, refit=refit)
+
+    def squares(self):  # -> (n_samples,)
+        """Return the sum of squares of each sample."""
+        dtype = torch.float64 if self.x.device.type == "cpu" else self.x.dtype
+        return torch.linalg.vector_norm(self.x, dim=1, dtype=dtype).cpu().double().square()
+
+    def total(self, *tensors):
+        """Return sums over all processes."""
+        return tensors if self.team is None else self.team.sum(*tensors)
+
+    def project(self, atoms):
+        """Return the nearest atoms of the constraint set."""
+        return project_atoms(atoms, positive=self.positive_atoms)
 
 
 def split(epoch, n_splits, seed):  # -> (p + n, *shape)
@@ -257,7 +357,7 @@ class SearchState:
         dict
             Names, numbers, tensors, and dictionaries of them.
         """
-        return vars(self) | {name: vars(getattr(self, name)) for name in _CODES}
+        return vars(self) | {name: vars(getattr(self, name).on_host()) for name in _CODES}
 
     @classmethod
     def from_dict(cls, state):
@@ -322,8 +422,8 @@ class SearchState:
         if len(self.losses) != self.epoch or not self.best_objective > -float("inf"):
             raise ValueError("its objectives do not belong to its epochs")
         n_rows = -(-len(problem.x) // self.stride)
-        self.codes.check(n_rows, n * problem.n_positions)
-        self.best_codes.check(n_rows, len(atoms) * problem.n_positions)
+        self.codes.on_host().check(n_rows, n * problem.n_positions)
+        self.best_codes.on_host().check(n_rows, len(atoms) * problem.n_positions)
 
 
 def auto_alpha(x, *, mask=None, team=None):
@@ -366,7 +466,7 @@ def begin(problem, atoms):
     SearchState
         The state before the first epoch.
     """
-    atoms = problem.project(atoms.detach().to("cpu", torch.float64))
+    atoms = problem.project(atoms.detach().cpu().double())
     (n,) = problem.total(torch.tensor([problem.n_samples], dtype=torch.float64))
     stride = max(1, int(n) // (_SAMPLES * max(len(atoms), atoms[0].numel())))
     codes = problem.thinned(stride).no_codes()

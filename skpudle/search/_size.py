@@ -166,7 +166,8 @@ class _HeldOut(_Judge):
     """Rows that are held out, and the entries that are hidden in them."""
 
     def __init__(self, problem):
-        self.problem, self._x = problem, problem.x.double()
+        self.problem = problem = problem.on_host()
+        self._x = problem.x.double()
         self._some = problem.thinned(max(1, len(problem.x) // _FEW_HELD_OUT))
         self._near = range(len(_PENALTIES))
         m = self._x.shape[1]
@@ -302,7 +303,9 @@ class _Sizes:
     def settled(self, n_components):
         """Try what descent makes of samples."""
         if self._start is None:
-            atoms = initial_atoms(self.training.x.double(), n_components, "data", self._generator)
+            atoms = initial_atoms(
+                self.training.x.cpu().double(), n_components, "data", self._generator
+            )
         else:
             atoms = self._start(n_components)
         state = begin(self.training, atoms)
@@ -411,7 +414,7 @@ def choose_size(
         number = max(1, min(n, m, largest or m))
         unknown = torch.full((1,), torch.nan, dtype=torch.float64)
         if start is None:
-            atoms = initial_atoms(problem.x.double(), number, "data", generator)
+            atoms = initial_atoms(problem.x.cpu().double(), number, "data", generator)
         else:
             atoms = start(number)
         return atoms, SizePath(torch.tensor([number]), unknown, unknown)

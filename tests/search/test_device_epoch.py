@@ -1,0 +1,238 @@
+"""The epoch for a GPU, mostly on the CPU: agreement with compiled loops, and identities."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from skpudle.lasso import solve_lasso
+from skpudle.operators import project_atoms
+from skpudle.search import Problem, SearchState, advance, begin, debias, is_done, search
+from skpudle.search import _device_epoch as device_module
+from skpudle.search import _epoch as epoch_module
+from skpudle.search._device_epoch import DeviceEpoch
+from skpudle.search._epoch import Epoch
+
+
+def make_problem(n=300, m=16, p=24, *, dtype=torch.float64, positive=False, masked=False, seed=0):
+    """Return a problem with three of the planted atoms in each row, and these atoms."""
+    generator = torch.Generator().manual_seed(seed)
+    options = dict(generator=generator, dtype=torch.float64)
+    truth = torch.randn(p, m, **options)
+    truth = project_atoms(truth.abs() if positive else truth)
+    values = torch.rand(n, 3, **options) + 0.5
+    if not positive:
+        values *= torch.randint(0, 2, values.shape, generator=generator) * 2 - 1
+    supports = torch.rand(n, p, generator=generator).topk(3).indices
+    codes = torch.zeros(n, p, dtype=torch.float64).scatter_(1, supports, values)
+    x = codes @ truth + 0.02 * torch.randn(n, m, **options)
+    mask = (torch.rand(n, m, generator=generator) < 0.8).to(dtype) if masked else None
+    signs = dict(positive_code=positive, positive_atoms=positive)
+    return Problem(x.to(dtype), 0.1, mask=mask, **signs), truth
+
+
+def first_rows(problem, p):
+    return problem.project(problem.x[:p].double())
+
+
+def dense(codes, p):
+    return torch.as_tensor(
+        np.stack([np.bincount(i[:n], z[:n], p) for n, i, z in zip(*codes.on_host().arrays())])
+    )
+
+
+@pytest.fixture
+def on_device(monkeypatch):
+    """Search as on a GPU."""
+    monkeypatch.setattr(
+        Problem,
+        "epoch",
+        lambda problem, *given, refit=False: DeviceEpoch(problem, *given, refit=refit),
+    )
+
+
+# ---------------------------------------------------------------------------- agreement
+
+KINDS = [
+    dict(),
+    dict(dtype=torch.float32),
+    dict(positive=True),
+    dict(masked=True),
+    dict(positive=True, masked=True, dtype=torch.float32),
+]
+
+
+@pytest.mark.parametrize("refit", [False, True])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_epochs_are_those_of_the_compiled_loops(kind, refit, device, monkeypatch):
+    for module in (epoch_module, device_module):  # compiled loops end sweeps early
+        monkeypatch.setattr(module, "_TOLERANCE", 0.0)
+    problem, truth = make_problem(**kind)
+    there = replace(problem, x=problem.x.to(device))
+    p, atoms, codes = len(truth), first_rows(problem, len(truth)), problem.no_codes()
+    digits = 1e-5 if problem.x.dtype == torch.float32 else 1e-9
+    close = dict(rtol=digits, atol=digits)
+    for _ in range(3):
+        compiled = Epoch(problem, atoms, codes, refit=refit)
+        found = DeviceEpoch(there, atoms, codes, refit=refit)
+        codes, atoms = compiled.codes, compiled.improved_atoms()
+        assert found.objective == pytest.approx(compiled.objective, rel=digits)
+        assert found.loss == pytest.approx(compiled.loss, rel=digits)
+        assert found.n_entries == compiled.n_entries
+        torch.testing.assert_close(dense(found.codes, p), dense(codes, p), **close)
+        if refit:  # descent where atoms depend on each other ends at a tolerance
+            assert found.unbiased_loss == pytest.approx(compiled.unbiased_loss, rel=1e-5)
+            continue
+        torch.testing.assert_close(found.uses, compiled.uses)
+        torch.testing.assert_close(found.b, compiled.b, **close)
+        torch.testing.assert_close(found.energies(), compiled.energies(), **close)
+        np.testing.assert_allclose(found.products(2, 9), compiled.products(2, 9), **close)
+        energy, direction = found.common_directions(3)
+        expected = compiled.common_directions(3)  # residuals in single precision
+        torch.testing.assert_close(energy, expected[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(direction, expected[1], rtol=0, atol=1e-3)
+        if problem.mask is None:  # with gaps compiled loops take the slopes of whole atoms
+            (cost, heirs), expected = found.costs(), compiled.costs()
+            torch.testing.assert_close(cost, expected[0], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(heirs, expected[1].long())
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_codes_end_at_the_lasso(positive, device, monkeypatch):
+    monkeypatch.setattr(device_module, "_TOLERANCE", 1e-9)
+    monkeypatch.setattr(device_module, "_SWEEPS_OF_CODES", 100)
+    problem, atoms = make_problem(100)
+    problem = replace(problem, x=problem.x.to(device), positive_code=positive)
+    codes = problem.no_codes()
+    for _ in range(10):
+        codes = DeviceEpoch(problem, atoms, codes).codes
+    expected, _ = solve_lasso(atoms, problem.x.cpu(), problem.alpha, positive=positive)
+    torch.testing.assert_close(dense(codes, len(atoms)), expected, rtol=0, atol=1e-5)
+
+
+def test_rows_without_room_take_the_best_atoms(monkeypatch):
+    monkeypatch.setattr(device_module, "_ROOM", 4 - 16)
+    monkeypatch.setattr(device_module, "_SHARE", 0.01)
+    problem, atoms = make_problem(50)
+    codes = DeviceEpoch(problem, atoms, problem.no_codes()).codes
+    assert 0 < int(codes.count.max()) <= 4
+    best = (problem.x @ atoms.mT).abs().topk(4).indices
+    for n, index, wanted in zip(codes.count, codes.index, best, strict=True):
+        assert set(index[:n].tolist()) <= set(wanted.tolist())
+
+
+# ---------------------------------------------------------------------------- identities
+
+
+def test_blocks_of_one_atom_are_improved_in_turn(monkeypatch):
+    monkeypatch.setattr(device_module, "_OTHERS", 0.0)
+    problem, truth = make_problem()
+    epoch = DeviceEpoch(problem, first_rows(problem, len(truth)), problem.no_codes())
+    z, expected = dense(epoch.codes, len(truth)), epoch.atoms.clone()
+    for _ in range(device_module._SWEEPS):
+        for j in range(len(expected)):
+            rest = problem.x - z @ expected + z[:, j : j + 1] * expected[j]
+            expected[j] = torch.nn.functional.normalize(z[:, j] @ rest, dim=0)
+    torch.testing.assert_close(epoch.improved_atoms(), expected)
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("others", [0.5, 100.0])  # all atoms in one block
+def test_improved_atoms_never_raise_the_objective(others, positive, monkeypatch):
+    monkeypatch.setattr(device_module, "_OTHERS", others)
+    problem, truth = make_problem(positive=positive)
+    epoch = DeviceEpoch(problem, first_rows(problem, len(truth)), problem.no_codes())
+    z, losses = dense(epoch.codes, len(truth)), []
+    for n_sweeps in range(5):
+        monkeypatch.setattr(device_module, "_SWEEPS", n_sweeps)
+        atoms = epoch.improved_atoms()
+        torch.testing.assert_close(atoms.norm(dim=1), torch.ones(len(atoms), dtype=torch.float64))
+        assert not positive or atoms.min() >= 0
+        losses.append(float((problem.x - z @ atoms).square().sum()))
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_cost_of_a_removal_is_the_objective_without_the_atom(masked, monkeypatch):
+    monkeypatch.setattr(device_module, "_TOLERANCE", 1e-9 - 1)  # all atoms enter
+    monkeypatch.setattr(device_module, "_SHARE", 0.0)
+    monkeypatch.setattr(device_module, "_SWEEPS_OF_COSTS", 300)
+    problem, atoms = make_problem(30, 12, 10, masked=masked)
+    epoch, known = DeviceEpoch(problem, atoms, problem.no_codes()), torch.ones_like(problem.x)
+    for _ in range(60):
+        epoch = DeviceEpoch(problem, atoms, epoch.codes)
+    known = known if problem.mask is None else problem.mask
+    cost, heirs = epoch.costs()
+    before = dense(epoch.codes, len(atoms))
+    for j, users in enumerate((before != 0).mT):
+        kept = torch.arange(len(atoms)) != j
+        options = dict(mask=known[users], certify=False)
+        z = torch.zeros_like(before[users])
+        z[:, kept] = solve_lasso(atoms[kept], problem.x[users], problem.alpha, **options)[0]
+
+        def objective(z, users=users):
+            loss = 0.5 * (known[users] * (problem.x[users] - z @ atoms)).square().sum()
+            return loss + problem.alpha * z.abs().sum()
+
+        torch.testing.assert_close(
+            cost[j], objective(z) - objective(before[users]), rtol=1e-4, atol=1e-6
+        )
+        growth = (z.abs() - before[users].abs()).sum(0)
+        growth[j] = -torch.inf
+        torch.testing.assert_close(growth[heirs[j]], growth.topk(3).values, rtol=1e-3, atol=1e-4)
+
+
+def test_a_process_without_rows_has_the_sums_of_others():
+    class Recorder:
+        sums = []
+
+        def sum(self, *tensors):
+            self.sums.append(tensors)
+            return tensors
+
+    class Others:
+        sums = iter(Recorder.sums)
+
+        def sum(self, *tensors):
+            return [own + other for own, other in zip(tensors, next(self.sums), strict=True)]
+
+    problem, atoms = make_problem()
+    nothing = problem.of_rows(torch.zeros(len(problem.x), dtype=torch.bool))
+    found = []
+    for part, team in ((problem, Recorder()), (nothing, Others())):
+        part = replace(part, team=team)
+        epoch = DeviceEpoch(part, atoms, part.no_codes())
+        found.append((epoch.objective, epoch.improved_atoms(), *epoch.costs()))
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+
+
+# ---------------------------------------------------------------------------- searches
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        dict(),
+        dict(positive=True, dtype=torch.float32),
+        dict(masked=True, dtype=torch.float32),
+    ],
+    ids=str,
+)
+def test_a_search_finds_all_planted_atoms(kind, on_device):
+    problem, truth = make_problem(**dict(n=600) | kind)
+    state = search(problem, first_rows(problem, len(truth)))
+    for atoms in (state.best_atoms, debias(problem, state)):
+        assert ((atoms @ truth.mT).abs().amax(0) > 0.95).all()
+
+
+def test_a_search_goes_on_from_its_plain_values_to_the_same_bits(on_device):
+    problem, truth = make_problem(dtype=torch.float32)
+    states = [begin(problem, first_rows(problem, len(truth)))]
+    while not is_done(states[-1]):
+        states.append(advance(problem, states[-1]))
+    resumed = SearchState.from_dict(states[len(states) // 2].as_dict())
+    assert resumed.codes.value.dtype == torch.float64
+    last = search(problem, None, state=resumed)
+    assert torch.equal(last.best_atoms, states[-1].best_atoms)
