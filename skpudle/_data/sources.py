@@ -14,6 +14,7 @@ References
 """
 
 from copy import copy
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -25,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from skpudle._data import tables
 from skpudle._data.arrays import host_array, is_array, refuse_batches, split_missing, with_gaps
-from skpudle._data.batches import Batch, Indexed, check_end, once_only
+from skpudle._data.batches import Indexed, Samples, check_end, once_only
 from skpudle._data.reading import Loader, Reader, part_of, read_ahead, without_labels
 from skpudle._data.tables import is_dataset, only_array, table_of
 
@@ -285,7 +286,7 @@ class SparseRows(_Samples):
         """Yield the samples with the numbers of each part."""
         for batch in super().read(parts):
             offset = None if self.offset is None else self.offset.to(batch.x)[batch.keys]
-            yield batch._replace(offset=offset)
+            yield replace(batch, offset=offset)
 
     def _read(self, batches):
         for positions in batches:
@@ -392,8 +393,7 @@ class _Stream(_Source):
 
 
 def _as_block(rows):
-    x, mask = split_missing(rows)
-    return Batch(None, x, mask=mask)
+    return Samples(*split_missing(rows))
 
 
 def is_stream(X):

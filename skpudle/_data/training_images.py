@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from skpudle._data.arrays import check_range
-from skpudle._data.batches import Batch, Indexed
+from skpudle._data.batches import Indexed, Samples
 from skpudle._data.images import extend, split_gaps
 from skpudle._data.noise import with_photons
 from skpudle.operators import atom_norms
@@ -70,7 +70,8 @@ class Crops(Indexed):
         if self.noise_std and self.targets is None:
             x, noise_std = self._with_noise(x)
         inside = (slice(m, n - m) for m, n in zip(self.margin, self.crop, strict=True))
-        return Batch(indices.to(x.device), x, target[(..., *inside)], mask, noise_std=noise_std)
+        of_samples = dict(target=target[(..., *inside)], noise_std=noise_std)
+        return Samples(x, mask, **of_samples, keys=indices.to(x.device))
 
     @property
     def _alike(self):  # cut and mirrored in the same way

@@ -26,7 +26,7 @@ from skpudle._data.arrays import (
     to_numpy,
     to_tensor,
 )
-from skpudle._data.batches import Rows
+from skpudle._data.batches import Samples
 from skpudle._data.reading import part_of
 from skpudle._data.sources import check_exposure, comes_in_parts, parts_of
 from skpudle._data.tables import loaded
@@ -58,14 +58,12 @@ def _is_out_of_memory(error):
     return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
 
 
-def in_chunks(function, rows, device, size):
-    """Yield ``function(x, mask, offset)`` of some `Rows`; halve their number if out of memory."""
-    given = rows.x, rows.mask, rows.offset
-    start, size = 0, min(size, len(rows.x))
-    while start < len(rows.x):
-        part = slice(start, start + size)
+def in_chunks(function, samples, device, size):
+    """Yield ``function(samples)`` of some at a time; halve their number if out of memory."""
+    start, size = 0, min(size, len(samples))
+    while start < len(samples):
         try:
-            result = function(*(t if t is None else t[part].to(device) for t in given))
+            result = function(samples[start : start + size].to(device))
         except (MemoryError, RuntimeError) as error:
             if size == 1 or not _is_out_of_memory(error):
                 raise
@@ -134,8 +132,9 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """Return the loss of the reconstruction."""
         return loss_named(self.loss, self.n_trials)
 
-    def _offset(self, x, exposure=None):  # -> (n_features,) or (n, n_features) or None
-        """Return the offset of the reconstruction of rows, if the loss has a baseline."""
+    def _offset(self, samples):  # -> (n_features,) or (n, n_features) or None
+        """Return the offset of the reconstruction of samples, if the loss has a baseline."""
+        x, exposure = samples.x, samples.offset
         if isinstance(self._loss(), Gaussian):
             return None
         if isinstance(self._loss(), KullbackLeibler):  # without a baseline
@@ -186,18 +185,19 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     def _transform(self, X, exposure=None):
         if comes_in_parts(X, self):
             return np.concatenate(list(self._codes_by_parts(X, exposure)))
-        rows, dictionary = self._check_new_data(X, exposure)
+        samples, dictionary = self._check_new_data(X, exposure)
         encoder = self._transform_encoder()
 
-        def encode(x, mask, exposure):
-            codes = encoder(dictionary, x, mask=mask, offset=self._offset(x, exposure))
+        def encode(samples):
+            offset = self._offset(samples)
+            codes = encoder(dictionary, samples.x, mask=samples.mask, offset=offset)
             if self.split_sign:
                 codes = torch.cat([codes.clamp_min(0), codes.neg().clamp_min(0)], dim=1)
             return codes
 
         device = dictionary.atoms.device
-        chunks = in_chunks(encode, rows, device, self._chunk_size(rows.x, device))
-        return _in_one_piece(chunks, len(rows.x), X)
+        chunks = in_chunks(encode, samples, device, self._chunk_size(samples.x, device))
+        return _in_one_piece(chunks, len(samples), X)
 
     def transform_into(self, X, out):
         """Encode data part by part, and write the codes into an array.
@@ -301,18 +301,19 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             )
         atoms = to_tensor(self.components_, self._transform_device(X), codes.dtype)
 
-        loss, offset = self._loss(), self._offset(atoms)
+        loss, offset = self._loss(), self._offset(Samples(atoms))
         if getattr(self, "mean_", None) is not None:
             offset = to_tensor(self.mean_, atoms.device, atoms.dtype)
 
-        def decode(rows, *_):
+        def decode(samples):
+            rows = samples.x
             if self.split_sign:
                 rows = rows[:, : self.n_components_] - rows[:, self.n_components_ :]
             with own_precision():
                 natural = rows @ atoms
             return loss.mean(natural if offset is None else natural.add_(offset))
 
-        chunks = in_chunks(decode, Rows(codes), atoms.device, PART)
+        chunks = in_chunks(decode, Samples(codes), atoms.device, PART)
         return _in_one_piece(chunks, len(codes), X)
 
     def score(self, X, y=None):
@@ -338,13 +339,13 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def _score(self, X, exposure=None):
         loss, error, sums = self._loss(), 0.0, []
-        for rows, dictionary in self._checked_parts(X, exposure):
+        for samples, dictionary in self._checked_parts(X, exposure):
             device, encoder = dictionary.atoms.device, self._transform_encoder()
             of_features = getattr(encoder, "of_features", lambda _, encoder=encoder: encoder)
             deviance = hidden_deviance(loss, of_features, dictionary, self._offset)
-            size = self._chunk_size(rows.x, device)
-            error += sum(in_chunks(deviance, rows, device, size))
-            sums += in_chunks(partial(sums_of, loss), rows, rows.x.device, PART)
+            size = self._chunk_size(samples.x, device)
+            error += sum(in_chunks(deviance, samples, device, size))
+            sums += in_chunks(partial(sums_of, loss), samples, samples.x.device, PART)
         total = deviance_of_means(loss, reduce(partial(together, loss), sums))
         return 1 - error / total if total else 0.0
 
@@ -407,7 +408,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 codes = to_numpy(to_tensor(self.transform(rows, **given)))
             yield codes
 
-    def _checked_parts(self, X, exposure=None):  # yields Rows, dictionary on the device
+    def _checked_parts(self, X, exposure=None):  # yields Samples, dictionary on the device
         if not comes_in_parts(X, self):
             yield self._check_new_data(X, exposure)
             return
@@ -416,7 +417,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 checked = self._check_new_data(rows, **given)
             yield checked
 
-    def _check_new_data(self, X, exposure=None):  # -> Rows, dictionary on the device
+    def _check_new_data(self, X, exposure=None):  # -> Samples, dictionary on the device
         check_is_fitted(self)
         X = X if is_array(X) else loaded(X)
         # names, values, number of features: scikit-learn's order of errors
@@ -432,7 +433,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         atoms = to_tensor(self.components_, self._transform_device(X), x.dtype)
         exposure = check_exposure(exposure, X, self.loss)
         offset = None if exposure is None else to_tensor(exposure).log().to(x)[:, None]
-        return Rows(x, mask=mask, offset=offset), DenseDictionary(atoms)
+        return Samples(x, mask, offset), DenseDictionary(atoms)
 
     def _transform_device(self, X):
         try:
@@ -455,6 +456,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 @torch.enable_grad()
 def codes_with_gradient(learner, X):  # -> x, codes
     """Return data as a tensor, and their signed codes, differentiable in the data."""
-    rows, dictionary = learner._check_new_data(X)
-    x = rows.x.to(dictionary.atoms.device, copy=True).requires_grad_()
-    return x, learner._transform_encoder()(dictionary, x, offset=learner._offset(x))
+    samples, dictionary = learner._check_new_data(X)
+    x = samples.x.to(dictionary.atoms.device, copy=True).requires_grad_()
+    return x, learner._transform_encoder()(dictionary, x, offset=learner._offset(Samples(x)))

@@ -76,20 +76,17 @@ class Stabilised(NamedTuple):
     curvature: float
 
 
-def stabilised(loss, x, mask=None, offset=None):
+def stabilised(loss, samples):
     """Stabilise the variance of counts, for least squares; return other data unchanged.
 
     Parameters
     ----------
     loss : object of `skpudle.losses`
         The loss.
-    x : Tensor of shape (n, n_features)
-        Data.
-    mask : Tensor of shape (n, n_features), default=None
-        1 for known values.
-    offset : Tensor of shape (n, 1), default=None
-        The logarithms of exposures.
+    samples : Samples
+        Data; their ``offset`` holds the logarithms of exposures.
     """
+    x, mask, offset = samples.x, samples.mask, samples.offset
     if isinstance(loss, Gaussian):
         return Stabilised(x, None, 1.0, 0.0, loss.curvature)
     known = torch.ones_like(x) if mask is None else mask
@@ -135,7 +132,7 @@ def objectives(model, rows, batch, update):  # -> float, float
         The model, see `skpudle._training.loop`.
     rows : Tensor of shape (n_rows, n_parameters)
         Its rows of parameters.
-    batch : Batch
+    batch : Samples
         Samples.
     update : int
         The update, counted from 0, with its decay.
@@ -163,7 +160,7 @@ def objectives(model, rows, batch, update):  # -> float, float
 
 
 @torch.no_grad()
-def settle(model, rows, data, team=None):
+def settle(model, rows, samples, team=None):
     """Return rows with the best baseline for the atoms.
 
     The baseline of the mean includes the share that codes explain later.
@@ -174,19 +171,17 @@ def settle(model, rows, data, team=None):
         The model.
     rows : Tensor of shape (n_components + 1, n_features)
         Atoms, and the intercept.
-    data : Data
-        The data, with the sample that the atoms were found in.
+    samples : Samples
+        The samples that the atoms were found in.
     team : Team, default=None
         Processes with other samples, to sum over.
     """
     loss, rows = model.encoder.loss, rows.clone()
-    given = [
-        [None] * len(data.sample) if t is None else t.split(_SAMPLES)
-        for t in (data.sample, data.mask, data.offset)
-    ]
+    parts = [samples[i : i + _SAMPLES] for i in range(0, len(samples), _SAMPLES)]
     for _ in range(_STEPS):
         (dictionary, encoder, _), counted, expected, n_known = model.network(rows, 0), 0.0, 0.0, 0.0
-        for x, mask, offset in zip(*given):
+        for part in parts:
+            x, mask, offset = part.x, part.mask, part.offset
             known = torch.ones_like(x) if mask is None else mask
             natural = dictionary.synthesis(encoder(dictionary, x, mask=mask, offset=offset))
             mean = loss.mean(natural if offset is None else natural + offset)

@@ -21,7 +21,7 @@ from skpudle._data.arrays import (
     to_tensor,
     unit_of,
 )
-from skpudle._data.batches import Batch, Rows, count_batches
+from skpudle._data.batches import Rows, Samples, count_batches
 from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.sources import accepts, check_exposure, open_source
 from skpudle._data.tables import loaded
@@ -112,19 +112,18 @@ def _checked_mean(mean, atoms, loss):  # -> ndarray of shape (n_features,)
 
 
 @torch.no_grad()
-def _held_out_deviance(model, rows, data, team, alpha):  # -> float
+def _held_out_deviance(model, rows, samples, team, alpha):  # -> float
     """Return the deviance of held-out entries of some samples, for codes with a penalty."""
     atoms, intercept = model.parts(rows)
-    some = slice(None, None, max(1, len(data.sample) // _JUDGES))
-    samples = (t if t is None else t[some] for t in (data.sample, data.mask, data.offset))
+    some = samples[:: max(1, len(samples) // _JUDGES)]
     options = dict(step_size=model.step(atoms), lambda_decay=model.decay(0))
     encoder = model.encoder.at(alpha, **options)
     deviance = hidden_deviance(
         model.encoder.loss,
         lambda features: encoder,
         DenseDictionary(atoms),
-        lambda x, exposure: intercept if exposure is None else intercept + exposure,
-    )(*samples)
+        lambda part: intercept if part.offset is None else intercept + part.offset,
+    )(some)
     return deviance if team is None else float(team.sum(rows.new_tensor(deviance))[0])
 
 
@@ -248,12 +247,10 @@ def start(plan, data, generator, run=None):  # -> model, rows
     Without a ``run`` nothing is searched: `partial_fit` begins with the initial rows.
     """
     team = current_team()
-    x, offset = (
-        t if t is None or team is None else team.collect(t) for t in (data.sample, data.offset)
-    )
-    mask = data.mask if team is None else None
+    samples = data.samples if team is None else team.collect(data.samples)
     # gradients of the loss are gradients for stabilised data times the noise
-    x, intercept, noise, least, curvature = stabilised(plan.encoder.loss, x, mask, offset)
+    x, intercept, noise, least, curvature = stabilised(plan.encoder.loss, samples)
+    mask = samples.mask
     square = mean_square(x)
     model = plan.model(data_scale=noise**2 * square, curvature=curvature)
     penalty, unit = max(auto_alpha(x, mask=mask), least / noise), unit_of(square)
@@ -283,12 +280,13 @@ def start(plan, data, generator, run=None):  # -> model, rows
     model = replace(model, curvature=plan.curvature_share * curvature, search_alpha=penalty)
     if run.recorder.in_training:
         return model, rows_of(atoms)
-    x = x if team is None else stabilised(plan.encoder.loss, data.sample, None, data.offset).x
-    problem = _problem(model, x, data.mask, penalty, unit, run.team)
+    if team is not None:
+        x = stabilised(plan.encoder.loss, replace(data.samples, mask=None)).x
+    problem = _problem(model, x, data.samples.mask, penalty, unit, run.team)
     model, found = _search(plan, model, problem, rows_of, atoms, data, run)
     if intercept is None:
         return model, found
-    found = settle(model, found, data, run.team)
+    found = settle(model, found, data.samples, run.team)
     return model, found if plan.refines else _refined(plan, model, found, data, generator, run)
 
 
@@ -300,11 +298,12 @@ def known_model(plan, data, state, components, intercept=None):  # -> model, row
         model = replace(model, rule=plan.rule("dec"), from_samples=True)
     atoms = to_tensor(components, data.device)
     if model.data_scale is None:  # the first data after `from_components`
-        team, x, mask = current_team(), data.sample, data.mask
-        x, mask = (x, mask) if team is None else (team.collect(x), None)
-        model = replace(model, data_scale=mean_square(x))
+        team = current_team()
+        samples = data.samples if team is None else team.collect(data.samples)
+        model = replace(model, data_scale=mean_square(samples.x))
         if model.alpha is None:
-            alpha = _chosen_alpha(plan, model, atoms, auto_alpha(x, mask=mask))
+            penalty = auto_alpha(samples.x, mask=samples.mask)
+            alpha = _chosen_alpha(plan, model, atoms, penalty)
             model = replace(model, alpha=alpha)
     if intercept is None:
         return model, atoms
@@ -381,7 +380,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
                 f"{cls._penalty}='auto' needs data, and there are none: pass a number{pursuit}."
             )
         model = plan.model(alpha=None if alpha == "auto" else float(alpha))
-        data = Data(None, None, None, atoms.device, input_attributes(to_numpy(atoms)))
+        data = Data(None, None, atoms.device, input_attributes(to_numpy(atoms)))
         learner._take(learner._attributes(plan, Outcome(model, rows), data))
         if mean is not None:
             learner.mean_ = mean
@@ -398,31 +397,30 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         source = open_source(X, device, batch_size=plan.batch_size(), **reading, **options)
         if source is None:
             rows = check_rows(X, estimator=self, **options)
-            sample, mask = split_missing(to_tensor(rows, device))
-            offset = None if offset is None else offset.to(sample.dtype)
-            source, seen = Rows(sample, mask=mask, offset=offset), X
+            x, mask = split_missing(to_tensor(rows, device))
+            samples = Samples(x, mask, None if offset is None else offset.to(x.dtype))
+            source, seen = Rows(samples), X
         else:
             if part:
-                sample = source.first(plan.n_components)
+                seen = source.first(plan.n_components)
             else:
                 seed = self.random_state if isinstance(self.random_state, Integral) else 0
-                sample = source.sample(plan.n_components, int(seed))
-            sample, mask = split_missing(sample)
-            seen = sample
+                seen = source.sample(plan.n_components, int(seed))
             if offset is not None:
-                offset = offset[source.sampled_positions(plan.n_components)].to(sample.dtype)
+                offset = offset[source.sampled_positions(plan.n_components)].to(seen.dtype)
+            samples = Samples(*split_missing(seen), offset)
         if not known:
-            return Data(source, sample, mask, device, input_attributes(seen), offset)
+            return Data(source, samples, device, input_attributes(seen))
         _check_n_features(self, seen, reset=False)
         source = source.to(to_tensor(self.components_).dtype)
-        return Data(source, sample, mask, device, {}, offset)
+        return Data(source, samples, device, {})
 
-    def _some_samples(self, data):  # -> Batch
-        samples = Batch(None, data.sample, mask=data.mask, offset=data.offset)
-        return samples.part(slice(None, None, max(1, len(data.sample) // _SAMPLES)))
+    def _some_samples(self, data):  # -> Samples
+        return data.samples[:: max(1, len(data.samples) // _SAMPLES)]
 
     def _new_model(self, plan, data, generator, run=None):  # -> model, rows
-        if data.mask is not None and not data.mask.any() and current_team() is None:
+        mask = data.samples.mask
+        if mask is not None and not mask.any() and current_team() is None:
             raise nothing_known(self)
         return start(plan, data, generator, run)
 
@@ -440,7 +438,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         model = outcome.model
         counts = run is not None and not isinstance(plan.encoder.loss, Gaussian)
         if counts and model.coding is None and plan.codes_follow_data:
-            deviance = partial(_held_out_deviance, model, outcome.rows, data, run.team)
+            deviance = partial(_held_out_deviance, model, outcome.rows, data.samples, run.team)
             coding = smaller_penalty(deviance, float(model.alpha)), 0.0, None
             return replace(outcome, model=replace(model, coding=coding))
         return super()._coded(plan, outcome, data, run)
@@ -448,4 +446,5 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _coding_problem(self, outcome, data, run):  # -> Problem, atoms
         model = outcome.model
         unit = unit_of(model.data_scale)
-        return _problem(model, data.sample, data.mask, model.alpha, unit, run.team), outcome.rows
+        x, mask = data.samples.x, data.samples.mask
+        return _problem(model, x, mask, model.alpha, unit, run.team), outcome.rows

@@ -158,7 +158,8 @@ def learn_blocks(model, rows, data, team, interrupts, *, n_seen=0, losses=()):
     options = dict(positive_code=model.encoder.positive_code, positive_atoms=model.positive)
     atoms = rows.detach().to("cpu", torch.float64)
     state, recent = _resumed(model.stream, atoms, n_seen)
-    recent = data.sample[:0].cpu() if recent is None else recent.to(data.sample.dtype)
+    x = data.samples.x
+    recent = x[:0].cpu() if recent is None else recent.to(x.dtype)
     size, loss, n_rows = _block_rows(_USED, *rows.shape), 0.0, 0
     blocks = iter(data.source.blocks(size, None))
     while True:

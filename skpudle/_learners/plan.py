@@ -401,7 +401,7 @@ class DensePlan(Plan):
             return super().n_updates(n_batches, batch_size, data)
         if self.refines:
             return refining_updates(n_batches)
-        n_features = data.sample.shape[1]
+        n_features = data.samples.x.shape[1]
         n_components = self.n_components or n_features
         if self.adapts(n_components):
             n_unfoldings = 0 if self.solves else self.n_unfoldings
@@ -427,7 +427,7 @@ class DensePlan(Plan):
                 yield of_lasso, "transform_algorithm='lasso'"
         else:
             yield from super().without_effect(data)
-            n_components = self.n_components or data.sample.shape[1]
+            n_components = self.n_components or data.samples.x.shape[1]
             if not self.trains:
                 # atoms of a search have norm 1
                 yield ("atom_norm",), self.asks_for_training

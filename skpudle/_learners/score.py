@@ -22,7 +22,7 @@ _GROUPS = 10
 
 
 def hidden_deviance(loss, encoder_of, dictionary, offset_of):
-    """Return a function of rows: the deviance of all features, each held out once.
+    """Return a function of samples: the deviance of all features, each held out once.
 
     Codes are inferred from the features of the other groups; a single feature, which has no others,
     is predicted from itself.
@@ -36,15 +36,15 @@ def hidden_deviance(loss, encoder_of, dictionary, offset_of):
     dictionary : DenseDictionary
         The dictionary.
     offset_of : callable
-        ``offset_of(x, exposure)`` returns the offset of the reconstruction of rows, or None.
+        ``offset_of(samples)`` returns the offset of their reconstruction, or None.
     """
     n_features, device = dictionary.atoms.shape[1], dictionary.atoms.device
     order = torch.randperm(n_features, generator=torch.Generator().manual_seed(0), device="cpu")
     sizes = [len(part) for part in order.tensor_split(min(_GROUPS, n_features))]
     groups = order.to(device).split(sizes)
 
-    def deviance(x, mask, exposure):
-        offset, total = offset_of(x, exposure), 0.0
+    def deviance(samples):
+        x, mask, offset, total = samples.x, samples.mask, offset_of(samples), 0.0
         for i, hidden in enumerate(groups):
             others = [*groups[:i], *groups[i + 1 :]] or [hidden]
             seen = torch.cat(others).sort().values
@@ -102,12 +102,10 @@ def _moments(x, mask):  # -> of each column its number, mean and sum of squared 
     return n_known, origin + mean, squares
 
 
-def sums_of(loss, x, mask, exposure):
-    """Return the sums that `deviance_of_means` needs of each column, on the host.
-
-    ``exposure``, (n, 1), is the logarithm of each sample's, or None.
-    """
-    x, mask, exposure = (t if t is None else wide(t) for t in (x, mask, exposure))
+def sums_of(loss, samples):
+    """Return the sums that `deviance_of_means` needs of each column, on the host."""
+    samples = samples.map(wide)
+    x, mask, exposure = samples.x, samples.mask, samples.offset
     if isinstance(loss, Gaussian):
         return tuple(t.cpu() for t in _moments(x, mask))
     mask = torch.ones_like(x) if mask is None else mask

@@ -457,17 +457,15 @@ class Recorder:
             if self._stored["rule"] == rule_of(self._estimator):
                 self.ended_by = self._stored["ended_by"]
 
-    def recognise(self, source, sample, mask=None, *, seed):
+    def recognise(self, source, samples, *, seed):
         """Compare the fit in the file with this one.
 
         Parameters
         ----------
         source : source of batches
             This process's data.
-        sample : Tensor of shape (n_samples, n_features), or iterable of Tensor
+        samples : Samples, or iterable of Tensor
             The same data, or a part that identifies them.
-        mask : Tensor of shape (n_samples, n_features), default=None
-            0 where values are missing.
         seed : int
             Seed of this fit's generator.
 
@@ -480,7 +478,7 @@ class Recorder:
             return
         self._clock = _Clock(self._file.settings)
         self._seed = seed
-        data = data_of(source, sample, mask)
+        data = data_of(source, samples)
         self._identity = identity_of(self._estimator, data, self._file.team)
         if self._stored is not None:
             check_same(self._stored["identity"], self._identity, self._file.name)

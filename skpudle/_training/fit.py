@@ -126,7 +126,7 @@ class Pass:
 
     Parameters
     ----------
-    blocks : iterable of Batch
+    blocks : iterable of Samples
         All rows of this process.
     n_blocks : int
         The number of blocks, the same in all processes.
@@ -294,21 +294,21 @@ class FitRun(AbstractContextManager):
         """
         team, generator = self.team, make_generator(self.learner.random_state)
         if team is not None:
-            team.check_agreement(task_of(self.learner, "fit", data.sample))
+            team.check_agreement(task_of(self.learner, "fit", data.samples))
         self.recorder.open(generator, team)
         self.generator = generator if team is None else team.agree(generator)
         own = self.generator if team is None else team.own(self.generator)
         n_samples = len(data.source) if hasattr(data.source, "__len__") else None
         self.source = data.source.for_training(plan.batch_size(n_samples), own, shuffle=True)
         seed = self.generator.initial_seed()
-        self.recorder.recognise(data.source, data.sample, data.mask, seed=seed)
+        self.recorder.recognise(data.source, data.samples, seed=seed)
         largest = int if team is None else team.largest
         n_batches = largest(count_batches(self.source))
         self.n_updates = largest(plan.n_updates(n_batches, self.source.batch_size, data))
         self.max_iter = -(-self.n_updates // n_batches)
         self.trains = self.n_updates > 0 or self.recorder.is_active
         # more tasks, for the search, and for all rows if that has a sample of them
-        n_before = 1 + ((getattr(data.source, "n_samples", None) or 0) > len(data.sample))
+        n_before = 1 + ((getattr(data.source, "n_samples", None) or 0) > len(data.samples))
         self.root = self.learner._init_callback_context(max_subtasks=self.max_iter + n_before)
         self.root.call_on_fit_task_begin(**self.given)
 

@@ -11,6 +11,7 @@ import os
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -141,10 +142,13 @@ class Team:
         n_items = int(self.broadcast(torch.tensor(len(contents), device="cpu")))
         return [self.gather_bytes(contents[0] if self.rank == 0 else b"")[0]] if n_items else []
 
-    def collect(self, rows):
-        """Return rows of all processes, at regular distances and in the order of processes."""
-        distance = max(1, len(rows) // _ROWS)
-        return torch.cat(self.gather(rows[::distance][:_ROWS]))
+    def collect(self, samples):
+        """Return samples of all processes, at regular distances and in the order of processes.
+
+        Gaps are not told from known entries.
+        """
+        some = replace(samples, mask=None)[:: max(1, len(samples) // _ROWS)][:_ROWS]
+        return some.map(lambda part: torch.cat(self.gather(part)))
 
     def agree(self, generator):
         """Return a generator with the seed of the first process's."""

@@ -186,20 +186,20 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         )
         device = images.tensors[0].device
         if known:
-            return Data(sample, sample, None, device, {})
+            return Data(sample, sample, device, {})
         if sample.masks and not any(mask.any() for mask in sample.masks):
             raise nothing_known(self)
         Noise.of(self.noise_std).warn_of_units(sample.images)
         inputs = input_attributes(X if images.kind == "rows" else None)
-        return Data(sample, sample, None, device, inputs)
+        return Data(sample, sample, device, inputs)
 
-    def _some_samples(self, data):  # -> Batch
+    def _some_samples(self, data):  # -> Samples
         own = make_generator(0)  # leave the generator of training's crops as it is
         source = data.source.for_training(self._plan().batch_size(), own, shuffle=False)
         return next(iter(source.batches(source.plan())))
 
     def _new_model(self, plan, data, generator, run=None):  # -> ConvModel, rows
-        images, step = data.sample, plan.step_size
+        images, step = data.samples, plan.step_size
         decides = isinstance(self.n_components, str)
         if decides and not plan.searches:
             raise ValueError(
@@ -286,13 +286,13 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         )
 
     def _coding_problem(self, outcome, data, run):  # -> ConvProblem, atoms
-        problem = self._problem(data.sample, float(outcome.model.alpha))
+        problem = self._problem(data.samples, float(outcome.model.alpha))
         return problem, as_pictures(outcome.model.layout.unpack(outcome.rows).atoms)
 
     def _known_model(self, plan, data):  # -> ConvModel, rows, generator
         generator = make_generator(self.random_state)
         generator.manual_seed(generator.initial_seed() + self.n_steps_)  # other crops
-        images, state = data.sample, self._training_state
+        images, state = data.samples, self._training_state
         parameters = known_parameters(_known(self), len(self._kernel), images.images[0])
         if not (self.learn_step or self.separate_atoms == "unfolding"):
             parameters = parameters._replace(step=plan.step_size)

@@ -6,6 +6,7 @@ from numbers import Real
 import torch
 
 from skpudle._data.arrays import resolve_device, to_tensor
+from skpudle._data.batches import Samples
 from skpudle._data.images import covering_positions, is_one_image, read_images, split_gaps
 from skpudle._data.noise import Noise, with_noise
 from skpudle._learners.convolutional.denoising import DenoiserModule, denoise_images
@@ -625,7 +626,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             for part in _parts(self._cover(x)):
                 deviance += deviance_of_pixels(loss, network, part, known)
         pixels = torch.cat([x.transpose(0, 1).flatten(1).mT for x in images.tensors])
-        total = deviance_of_means(loss, sums_of(loss, pixels, None, None))
+        total = deviance_of_means(loss, sums_of(loss, Samples(pixels)))
         return 1 - deviance / total if total else 0.0
 
     def __sklearn_tags__(self):
