@@ -312,7 +312,7 @@ def additive_fit(plan, data, run, choose, exposure=None):
     dict
         The fitted attributes.
     """
-    if run.team is not None or run.recorder.is_active:
+    if not run.team.is_alone or run.recorder.is_active:
         raise ValueError(
             f"loss={ADDITIVE!r} is fitted in one process, and without checkpoints. Leave out "
             "data_parallel and Checkpoint."

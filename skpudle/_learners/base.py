@@ -298,13 +298,11 @@ class GradientLearner(CallbackSupportMixin):
             self._validate_params()
         plan = self._plan()
         data = self._read(plan, X, y, known=known, part=True, **of_samples)
-        if team is not None:
-            team.check_agreement(task_of(self, "partial_fit", data.samples))
+        team.check_agreement(lambda: task_of(self, "partial_fit", data.samples))
         if known:
             model, rows, generator = self._known_model(plan, data)
         else:
-            generator = make_generator(self.random_state)
-            generator = generator if team is None else team.agree(generator)
+            generator = team.agree(make_generator(self.random_state))
             model, rows = self._new_model(plan, data, generator)
         if not plan.trains_in_parts(self):
             n_seen = getattr(self, "n_samples_seen_", 0)

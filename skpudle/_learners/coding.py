@@ -271,10 +271,12 @@ class _Rows:
             places = self.places[i::n_folds]
             kept = torch.ones(len(thinned.x), dtype=torch.bool)
             kept[places[places % stride == 0] // stride] = False
-            if problem.team is None and kept.all():
+            (n_left_out,) = self.total((~kept).sum())
+            if n_left_out:
+                options = dict(unbiased=unbiased)
+                folds.append(without_rows(thinned, atoms, codes, kept, **options))
+            else:
                 folds.append(atoms)
-                continue
-            folds.append(without_rows(thinned, atoms, codes, kept, unbiased=unbiased))
         return torch.stack(folds)
 
 

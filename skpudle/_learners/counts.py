@@ -160,7 +160,7 @@ def objectives(model, rows, batch, update):  # -> float, float
 
 
 @torch.no_grad()
-def settle(model, rows, samples, team=None):
+def settle(model, rows, samples, team):
     """Return rows with the best baseline for the atoms.
 
     The baseline of the mean includes the share that codes explain later.
@@ -173,7 +173,7 @@ def settle(model, rows, samples, team=None):
         Atoms, and the intercept.
     samples : Samples
         The samples that the atoms were found in.
-    team : Team, default=None
+    team : Team
         Processes with other samples, to sum over.
     """
     loss, rows = model.encoder.loss, rows.clone()
@@ -188,8 +188,7 @@ def settle(model, rows, samples, team=None):
             counted = counted + (known * x).sum(0)
             expected = expected + (known * mean).sum(0)
             n_known = n_known + known.sum(0)
-        if team is not None:
-            counted, expected, n_known = team.sum(counted, expected, n_known)
+        counted, expected, n_known = team.sum(counted, expected, n_known)
         rows[-1] += _step_of_baseline(loss, counted, expected, n_known)
     return rows
 

@@ -43,7 +43,7 @@ from skpudle._training.messages import (
 )
 from skpudle._training.state import Outcome
 from skpudle._training.stopping import Stopping
-from skpudle._training.team import current_team
+from skpudle._training.team import ALONE, current_team
 from skpudle.encoding import default_step
 from skpudle.initialization import INITIALIZATIONS, initial_atoms
 from skpudle.losses import Gaussian
@@ -124,7 +124,7 @@ def _held_out_deviance(model, rows, samples, team, alpha):  # -> float
         DenseDictionary(atoms),
         lambda part: intercept if part.offset is None else intercept + part.offset,
     )(some)
-    return deviance if team is None else float(team.sum(rows.new_tensor(deviance))[0])
+    return float(*team.sum(torch.tensor(deviance, dtype=torch.float64)))
 
 
 def _chosen_alpha(plan, model, atoms, penalty, noise=1.0):  # -> float
@@ -149,7 +149,7 @@ def _search_penalty(plan, model, penalty, noise):  # -> float
     return alpha / noise if alpha > 0 else float(penalty)
 
 
-def _problem(model, x, mask, penalty, unit, team=None):  # -> Problem
+def _problem(model, x, mask, penalty, unit, team=ALONE):  # -> Problem
     """Return the search's problem for stabilised data, divided by a unit."""
     return Problem(
         x if unit == 1 else x.double() / unit,
@@ -157,7 +157,7 @@ def _problem(model, x, mask, penalty, unit, team=None):  # -> Problem
         positive_code=bool(model.encoder.positive_code),
         positive_atoms=model.positive,
         mask=mask,
-        team=team,
+        total=team.sum,
         unit=unit,
     )
 
@@ -205,8 +205,7 @@ def _search(plan, model, problem, rows_of, atoms, data, run):
 
     goes_on = not isinstance(data.source, Rows) and isinstance(plan.encoder.loss, Gaussian)
     goes_on = goes_on and data.source.n_samples > len(problem.x)
-    if run.team is not None:
-        (goes_on,) = run.team.any(goes_on)
+    (goes_on,) = run.team.any(goes_on)
     problem, judges = held_back(problem) if goes_on else (problem, None)
     state = run.search(problem, atoms, fitted)
     if goes_on and is_done(state):
@@ -226,7 +225,7 @@ def _refined(plan, model, rows, data, generator, run):  # -> rows
 
     Callbacks and the checkpoint see the phases before and after it.
     """
-    own = generator if run.team is None else run.team.own(generator)
+    own = run.team.own(generator)
     source = data.source.for_training(plan.batch_size(), own, shuffle=True)
     # a named optimizer is for the training that follows
     name = default_optimizer(len(rows)) if plan.given.optimizer == "auto" else None
@@ -235,7 +234,7 @@ def _refined(plan, model, rows, data, generator, run):  # -> rows
         plan.make_optimizer(model, rows, name),
         team=run.team,
     )
-    n_updates = refining_updates(trainer.largest(count_batches(source)))
+    n_updates = refining_updates(run.team.largest(count_batches(source)))
     stopping = Stopping(plan.given.tol, plan.given.n_iter_no_change, n_updates=n_updates)
     run.refine(Training(plan.name, trainer, source, stopping))
     return trainer.optimizer.atoms.detach()
@@ -247,7 +246,7 @@ def start(plan, data, generator, run=None):  # -> model, rows
     Without a ``run`` nothing is searched: `partial_fit` begins with the initial rows.
     """
     team = current_team()
-    samples = data.samples if team is None else team.collect(data.samples)
+    samples = team.collect(data.samples)
     # gradients of the loss are gradients for stabilised data times the noise
     x, intercept, noise, least, curvature = stabilised(plan.encoder.loss, samples)
     mask = samples.mask
@@ -280,7 +279,7 @@ def start(plan, data, generator, run=None):  # -> model, rows
     model = replace(model, curvature=plan.curvature_share * curvature, search_alpha=penalty)
     if run.recorder.in_training:
         return model, rows_of(atoms)
-    if team is not None:
+    if not team.is_alone:  # initial values are from samples of all, and the search sums over all
         x = stabilised(plan.encoder.loss, replace(data.samples, mask=None)).x
     problem = _problem(model, x, data.samples.mask, penalty, unit, run.team)
     model, found = _search(plan, model, problem, rows_of, atoms, data, run)
@@ -298,8 +297,7 @@ def known_model(plan, data, state, components, intercept=None):  # -> model, row
         model = replace(model, rule=plan.rule("dec"), from_samples=True)
     atoms = to_tensor(components, data.device)
     if model.data_scale is None:  # the first data after `from_components`
-        team = current_team()
-        samples = data.samples if team is None else team.collect(data.samples)
+        samples = current_team().collect(data.samples)
         model = replace(model, data_scale=mean_square(samples.x))
         if model.alpha is None:
             penalty = auto_alpha(samples.x, mask=samples.mask)
@@ -420,7 +418,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _new_model(self, plan, data, generator, run=None):  # -> model, rows
         mask = data.samples.mask
-        if mask is not None and not mask.any() and current_team() is None:
+        (known,) = current_team().any(mask is None or mask.any())
+        if not known:
             raise nothing_known(self)
         return start(plan, data, generator, run)
 

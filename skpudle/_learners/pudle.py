@@ -954,8 +954,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         return encoder.at(penalty_of(self), **options, warn=True)
 
     def _learn_encoder(self, plan, model, atoms, data, **options):  # -> model
-        team = current_team()
-        samples = data.samples if team is None else team.collect(data.samples)
+        samples = current_team().collect(data.samples)
         learned = learn_encoder(
             atoms,
             samples.x,

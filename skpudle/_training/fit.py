@@ -250,7 +250,7 @@ class FitRun(AbstractContextManager):
     ----------
     recorder : Recorder
         The checkpoint.
-    team : Team or None
+    team : Team
         The processes that train together.
     interrupts : Interrupts
         Its ``pending`` tells of a Ctrl-C.
@@ -293,18 +293,16 @@ class FitRun(AbstractContextManager):
             largest number of updates.
         """
         team, generator = self.team, make_generator(self.learner.random_state)
-        if team is not None:
-            team.check_agreement(task_of(self.learner, "fit", data.samples))
+        team.check_agreement(lambda: task_of(self.learner, "fit", data.samples))
         self.recorder.open(generator, team)
-        self.generator = generator if team is None else team.agree(generator)
-        own = self.generator if team is None else team.own(self.generator)
+        self.generator = team.agree(generator)
         n_samples = len(data.source) if hasattr(data.source, "__len__") else None
-        self.source = data.source.for_training(plan.batch_size(n_samples), own, shuffle=True)
+        own, size = team.own(self.generator), plan.batch_size(n_samples)
+        self.source = data.source.for_training(size, own, shuffle=True)
         seed = self.generator.initial_seed()
         self.recorder.recognise(data.source, data.samples, seed=seed)
-        largest = int if team is None else team.largest
-        n_batches = largest(count_batches(self.source))
-        self.n_updates = largest(plan.n_updates(n_batches, self.source.batch_size, data))
+        n_batches = team.largest(count_batches(self.source))
+        self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))
         self.max_iter = -(-self.n_updates // n_batches)
         self.trains = self.n_updates > 0 or self.recorder.is_active
         # more tasks, for the search, and for all rows if that has a sample of them
@@ -323,12 +321,12 @@ class FitRun(AbstractContextManager):
             epoch = task.subcontext(task_name=name_of_epochs)
             epoch.call_on_fit_task_begin(**self.given)
             phase.advance()
-            if self.learner.verbose and (self.team is None or self.team.rank == 0):
+            if self.learner.verbose and self.team.rank == 0:
                 phase.report(self.max_iter)
             hooks = self.given | {"reconstruction_attributes": phase.attributes}
             stopped = bool(epoch.call_on_fit_task_end(**hooks))
             stopped |= phase.stops_at_interrupts and self.interrupts.pending
-            stopped = stopped if self.team is None else self.team.any(stopped)[0]
+            (stopped,) = self.team.any(stopped)
             if name == "search":  # the trainer writes between rounds of updates
                 self.recorder.at_search_epoch(phase.state)
         if name is not None:

@@ -124,7 +124,7 @@ def rule_of(estimator):
     return [plain(estimator.tol), int(estimator.n_iter_no_change)]
 
 
-def identity_of(estimator, data, team=None):
+def identity_of(estimator, data, team):
     """Return the fingerprint of a fit, by name: the first process's, which compares for all.
 
     Parameters
@@ -133,11 +133,11 @@ def identity_of(estimator, data, team=None):
         The estimator to fit.
     data : str
         This process's data, from `data_of`.
-    team : Team, default=None
+    team : Team
         Processes that train together.
     """
     parameters = parameters_of(estimator)
-    parts = [data.encode()] if team is None else team.gather_bytes(data.encode())
+    parts = team.gather_bytes(data.encode())
     random_state = parameters["random_state"]
     identity = {name: text for name, text in parameters.items() if name not in _FREE} | {
         "learner": type(estimator).__name__,
@@ -146,8 +146,6 @@ def identity_of(estimator, data, team=None):
     }
     if random_state.isdigit():
         identity["random_state"] = random_state
-    if team is None:
-        return identity
     return json.loads(team.first([json.dumps(identity).encode()])[0])
 
 

@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from skpudle._data.arrays import to_numpy, to_tensor
 
-__all__ = ["data_parallel"]
+__all__ = ["ALONE", "Team", "current_team", "data_parallel"]
 
 if dist.is_available():
     # On import its functions bind the connected group for good, and the threads of that can abort
@@ -33,16 +33,47 @@ _ROWS = 2**14
 # seconds between the last exchange and the end of the group
 _PAUSE = 0.2
 
-_TEAM = ContextVar("skpudle_team", default=None)
+
+def _itself(value):
+    return value
+
+
+def _each(*values):
+    return values
+
+
+class Alone:
+    """A team of one, the operations of `Team` without exchange and copies."""
+
+    rank, size, is_alone = 0, 1, True
+
+    largest = all = first = collect = agree = own = staticmethod(_itself)
+    sum = any = staticmethod(_each)
+
+    def gather(self, tensor):
+        """Return the tensor in a list."""
+        return [tensor]
+
+    gather_bytes = gather
+
+    def check_agreement(self, facts):
+        """Agree."""
+
+
+ALONE = Alone()
+
+_TEAM = ContextVar("skpudle_team", default=ALONE)
 
 
 def current_team():
-    """Return the team that `data_parallel` made for this thread, or None."""
+    """Return the team that `data_parallel` made for this thread, or `ALONE`."""
     return _TEAM.get()
 
 
 class Team:
     """The processes of a group of `torch.distributed`, and their joint operations."""
+
+    is_alone = False  # nor is a group of one, whose sums are those of a group
 
     def __init__(self, group=None):
         self.group = group
@@ -108,15 +139,15 @@ class Team:
 
         Parameters
         ----------
-        facts : dict of str to str
-            This process's facts, by name.
+        facts : callable
+            Returns a dict of str to str, this process's facts by name.
 
         Raises
         ------
         ValueError
             If processes differ; the message says in which facts, and lists their values.
         """
-        everyone = [json.loads(part) for part in self.gather_bytes(json.dumps(facts).encode())]
+        everyone = [json.loads(part) for part in self.gather_bytes(json.dumps(facts()).encode())]
         differ = []
         for name in dict.fromkeys(name for found in everyone for name in found):
             ranks = {}

@@ -3,6 +3,7 @@ r"""An epoch of `skpudle.search`: codes for given atoms, and statistics to impro
 Decisions and new atoms depend only on sums over samples, and over processes with other samples.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,7 +15,7 @@ from skpudle._compilation import in_parts, one_blas_thread
 from skpudle.operators import project_atoms
 from skpudle.search._compiled import loops
 
-__all__ = ["HEIRS", "Codes", "Epoch", "Problem"]
+__all__ = ["HEIRS", "Codes", "Epoch", "Problem", "own"]
 
 # Sweeps over the atoms per epoch. For few atoms they cost a tenth of the codes; for many they cost
 # as much, and one serves: 30 epochs of 2,500 x 595 with 1024 atoms take 3.0 instead of 4.2 s, for
@@ -136,6 +137,11 @@ class Codes:
         return Codes(used.sum(1), index, value).trimmed()
 
 
+def own(*tensors):
+    """Return sums of one process."""
+    return tensors
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """The data, in the form of the compiled loops, and the objective.
@@ -151,8 +157,8 @@ class Problem:
         Whether codes and atoms are non-negative.
     mask : Tensor of shape (n_samples, n_features), default=None
         1 for known entries, 0 for missing ones.
-    team : Team, default=None
-        Sums over processes that have other samples.
+    total : callable, default=own
+        ``total(*tensors)`` returns their sums over processes that have other samples.
     unit : float, default=1.0
         Divisor of data and penalty. The losses of a search are in the units before this division.
     """
@@ -162,7 +168,7 @@ class Problem:
     positive_code: bool = False
     positive_atoms: bool = False
     mask: Tensor | None = None
-    team: object = None
+    total: Callable = own
     unit: float = 1.0
 
     n_positions = 1  # of an atom; rows have one
@@ -211,10 +217,6 @@ class Problem:
     def squares(self):  # -> (n_samples,)
         """Return the sum of squares of each sample."""
         return torch.linalg.vector_norm(self.x, dim=1, dtype=torch.float64).square()
-
-    def total(self, *tensors):
-        """Return sums over all processes."""
-        return tensors if self.team is None else self.team.sum(*tensors)
 
     def project(self, atoms):
         """Return the nearest atoms of the constraint set."""

@@ -34,7 +34,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from skpudle.search._epoch import Codes, Problem
+from skpudle.search._epoch import Codes, Problem, own
 
 __all__ = [
     "Problem",
@@ -323,7 +323,7 @@ class SearchState:
         self.best_codes.check(n_rows, len(atoms) * problem.n_positions)
 
 
-def auto_alpha(x, *, mask=None, team=None):
+def auto_alpha(x, *, mask=None, total=own):
     """Return a penalty that gives sparse codes and loses no atoms.
 
     Parameters
@@ -332,8 +332,8 @@ def auto_alpha(x, *, mask=None, team=None):
         Data.
     mask : Tensor of shape (n_samples, n_features), default=None
         1 for known entries, 0 for missing ones.
-    team : Team, default=None
-        Sums over processes that have other samples.
+    total : callable, default=own
+        ``total(*tensors)`` returns their sums over processes that have other samples.
 
     Returns
     -------
@@ -341,9 +341,8 @@ def auto_alpha(x, *, mask=None, team=None):
         0.07 times the root mean square norm of the samples that are not zero; 1 if all are zero,
         where any penalty will do.
     """
-    problem = Problem(x, 0.0, mask=mask, team=team)
-    squares = problem.squares()
-    squares, n = problem.total(squares.sum().reshape(1), (squares > 0).double().sum().reshape(1))
+    squares = Problem(x, 0.0, mask=mask).squares()
+    squares, n = total(squares.sum().reshape(1), (squares > 0).double().sum().reshape(1))
     return _ALPHA * float(squares / n) ** 0.5 if n > 0 else 1.0
 
 

@@ -154,7 +154,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
     # ------------------------------------------------------------------ training
 
     def _read(self, plan, X, y, *, known=False, part=False):  # -> Data
-        if current_team() is not None:
+        if not current_team().is_alone:
             raise ValueError(
                 f"{type(self).__name__} trains in one process, and this is inside of data_parallel "
                 "with several; call fit outside of it."

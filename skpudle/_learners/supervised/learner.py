@@ -323,7 +323,7 @@ class TaskLearner(GradientLearner, DictionaryTransformer):
             raise ValueError(f"{name} requires y to be passed, but the target y is None.")
         X = X if (given := is_array(X)) else loaded(X, whole=True)
         streams = not given and (is_stream(X) or is_dataset(X))
-        if streams or current_team() is not None:
+        if streams or not current_team().is_alone:
             raise TypeError(
                 f"{name} learns from arrays and tensors in one process; pass parts of the data to "
                 "partial_fit."
