@@ -30,10 +30,10 @@ from skpudle._data.batches import Samples
 from skpudle._data.reading import part_of
 from skpudle._data.sources import check_exposure, comes_in_parts, parts_of
 from skpudle._data.tables import loaded
-from skpudle._learners.score import deviance_of_means, hidden_deviance, sums_of, together
+from skpudle._learners.score import hidden_deviance, sums_of
 from skpudle._precision import own_precision
 from skpudle.interoperability import make_sparse_coder
-from skpudle.losses import Gaussian, KullbackLeibler, loss_named
+from skpudle.losses import loss_named
 from skpudle.operators import DenseDictionary
 
 __all__ = [
@@ -135,9 +135,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     def _offset(self, samples):  # -> (n_features,) or (n, n_features) or None
         """Return the offset of the reconstruction of samples, if the loss has a baseline."""
         x, exposure = samples.x, samples.offset
-        if isinstance(self._loss(), Gaussian):
-            return None
-        if isinstance(self._loss(), KullbackLeibler):  # without a baseline
+        if not self._loss().has_baseline:
             return None if exposure is None else exposure.expand(-1, x.shape[1])
         intercept = to_tensor(self.intercept_, x.device).to(x.dtype)
         return intercept if exposure is None else intercept + exposure
@@ -346,7 +344,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             size = self._chunk_size(samples.x, device)
             error += sum(in_chunks(deviance, samples, device, size))
             sums += in_chunks(partial(sums_of, loss), samples, samples.x.device, PART)
-        total = deviance_of_means(loss, reduce(partial(together, loss), sums))
+        total = reduce(lambda sums, part: sums.with_part(part), sums).deviance(loss)
         return 1 - error / total if total else 0.0
 
     def to_sparse_coder(self, transform_algorithm="lasso_cd", **params):
@@ -372,7 +370,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             If the loss is not least squares, which scikit-learn's codes minimise.
         """
         check_is_fitted(self)
-        if not isinstance(self._loss(), Gaussian):
+        if not self._loss().is_quadratic:
             raise ValueError(
                 f"scikit-learn's coder minimises least squares, but loss={self.loss!r}; use "
                 "`transform`."

@@ -12,8 +12,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skpudle.losses import Gaussian
-
 __all__ = ["Stabilised", "least_penalty", "objectives", "settle", "settled_baseline", "stabilised"]
 
 # The noise of a correlation with a unit atom has variance 1; penalties below twice its deviation
@@ -87,7 +85,7 @@ def stabilised(loss, samples):
         Data; their ``offset`` holds the logarithms of exposures.
     """
     x, mask, offset = samples.x, samples.mask, samples.offset
-    if isinstance(loss, Gaussian):
+    if not loss.has_baseline:
         return Stabilised(x, None, 1.0, 0.0, loss.curvature)
     known = torch.ones_like(x) if mask is None else mask
     size = known if offset is None else known * offset.exp()
@@ -149,7 +147,7 @@ def objectives(model, rows, batch, update):  # -> float, float
     penalties = (penalties - penalty * model.n_constant_codes).clamp_min(0)
     known = torch.ones_like(x) if batch.mask is None else batch.mask
     natural = x.new_zeros(())
-    if not isinstance(loss, Gaussian):
+    if loss.has_baseline:
         rest = [i for i in range(x.ndim) if i != 1]
         size = known if batch.offset is None else known * batch.offset.exp()
         rates = ((known * x).sum(rest, keepdim=True) + 0.5) / (size.sum(rest, keepdim=True) + 1)

@@ -46,7 +46,6 @@ from skpudle._training.stopping import Stopping
 from skpudle._training.team import ALONE, current_team
 from skpudle.encoding import default_step
 from skpudle.initialization import INITIALIZATIONS, initial_atoms
-from skpudle.losses import Gaussian
 from skpudle.operators import DenseDictionary, project_atoms
 from skpudle.search import Problem, auto_alpha, choose_size, debias, is_done
 
@@ -136,8 +135,8 @@ def _chosen_alpha(plan, model, atoms, penalty, noise=1.0):  # -> float
         return plan.alpha_share * penalty * noise
     # With the penalty b^2 / (2 s) of a nonzero code atoms enter if their correlation is above
     # b / sqrt(s); with the lasso's if it is above alpha.
-    least_squares = isinstance(model.encoder.loss, Gaussian)
-    step = model.step(atoms) if least_squares else default_step(DenseDictionary(atoms))
+    quadratic = model.encoder.loss.is_quadratic
+    step = model.step(atoms) if quadratic else default_step(DenseDictionary(atoms))
     return penalty * float(step) ** 0.5
 
 
@@ -203,7 +202,8 @@ def _search(plan, model, problem, rows_of, atoms, data, run):
         curve = np.array(state.losses)
         return attributes | {"n_iter_": len(curve), "n_steps_": 0, "loss_curve_": curve}
 
-    goes_on = not isinstance(data.source, Rows) and isinstance(plan.encoder.loss, Gaussian)
+    quadratic = plan.encoder.loss.is_quadratic
+    goes_on = quadratic and not isinstance(data.source, Rows)
     goes_on = goes_on and data.source.n_samples > len(problem.x)
     (goes_on,) = run.team.any(goes_on)
     problem, judges = held_back(problem) if goes_on else (problem, None)
@@ -212,8 +212,7 @@ def _search(plan, model, problem, rows_of, atoms, data, run):
         state = go_on(run, problem, judges, state, data.source, fitted)
     model = replace(model, stream=_energies(problem, state))
     found = debias(problem, state).to(atoms)
-    follows = plan.codes_follow_data and isinstance(plan.encoder.loss, Gaussian)
-    if is_done(state) and follows and not run.max_iter:
+    if is_done(state) and plan.codes_follow_data and quadratic and not run.max_iter:
         interrupted = partial(getattr, run.interrupts, "pending")
         found, path = adapt_atoms(problem, state, found, debias=plan.debias, stopped=interrupted)
         model = replace(model, coding=path.summary(problem.unit))
@@ -435,7 +434,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _coded(self, plan, outcome, data, run=None):
         model = outcome.model
-        counts = run is not None and not isinstance(plan.encoder.loss, Gaussian)
+        counts = run is not None and not plan.encoder.loss.is_quadratic
         if counts and model.coding is None and plan.codes_follow_data:
             deviance = partial(_held_out_deviance, model, outcome.rows, data.samples, run.team)
             coding = smaller_penalty(deviance, float(model.alpha)), 0.0, None
