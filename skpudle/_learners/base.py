@@ -238,7 +238,7 @@ class GradientLearner(CallbackSupportMixin):
             searched=run.losses,
             team=run.team,
             interrupts=run.interrupts,
-            at_round=run.recorder.at_round,
+            at_round=run.recorder.at_round if run.recorder.is_active else None,
         )
         stopping = _stopping(plan, trainer, data, run.n_updates)
         phase = Training(

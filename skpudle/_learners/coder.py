@@ -40,7 +40,6 @@ from skpudle.operators import DenseDictionary
 __all__ = [
     "PART",
     "DictionaryTransformer",
-    "codes_with_gradient",
     "in_chunks",
 ]
 
@@ -63,8 +62,9 @@ def in_chunks(function, samples, device, size):
     """Yield ``function(samples)`` of some at a time; halve their number if out of memory."""
     start, size = 0, min(size, len(samples))
     while start < len(samples):
+        part = slice(start, start + size)
         try:
-            result = function(samples[start : start + size].to(device))
+            result = function(samples.map(lambda given, part=part: given[part].to(device)))
         except (MemoryError, RuntimeError) as error:
             if size == 1 or not _is_out_of_memory(error):
                 raise
@@ -194,7 +194,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return self._transform(X)
 
     def _transform(self, X, exposure=None):
-        if comes_in_parts(X, self):
+        if not is_array(X) and comes_in_parts(X, self):
             return np.concatenate(list(self._codes_by_parts(X, exposure)))
         samples, dictionary = self._check_new_data(X, exposure)
         encoder = self._transform_encoder()
@@ -407,7 +407,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         check_is_fitted(self)
         self._validate_params()  # a wrong parameter is no error of a batch
         device = self._transform_device(X)  # X itself decides, before its parts do
-        left = check_exposure(exposure, X, self.loss)
+        left = None if exposure is None else check_exposure(exposure, X, self.loss)
         for where, rows in parts_of(X, PART):
             here, left = (None, None) if left is None else np.split(left, [len(rows)])
             given = {} if here is None else {"exposure": here}
@@ -420,7 +420,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             yield codes
 
     def _checked_parts(self, X, exposure=None):  # yields Samples, dictionary on the device
-        if not comes_in_parts(X, self):
+        if is_array(X) or not comes_in_parts(X, self):
             yield self._check_new_data(X, exposure)
             return
         for where, rows, given in self._parts(X, exposure):
@@ -442,9 +442,17 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             x = x - to_tensor(self.mean_, x.device, x.dtype)
         x, mask = split_missing(x)
         atoms = to_tensor(self.components_, self._transform_device(X), x.dtype)
-        exposure = check_exposure(exposure, X, self.loss)
-        offset = None if exposure is None else to_tensor(exposure).log().to(x)[:, None]
+        offset = None
+        if exposure is not None:
+            offset = to_tensor(check_exposure(exposure, X, self.loss)).log().to(x)[:, None]
         return Samples(x, mask, offset), DenseDictionary(atoms)
+
+    @torch.enable_grad()
+    def _codes_with_gradient(self, X):  # -> x, codes
+        """Return data as a tensor, and their signed codes, differentiable in the data."""
+        samples, dictionary = self._check_new_data(X)
+        x = samples.x.to(dictionary.atoms.device, copy=True).requires_grad_()
+        return x, self._transform_encoder()(dictionary, x, offset=self._offset(Samples(x)))
 
     def _transform_device(self, X):
         try:
@@ -462,11 +470,3 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         tags.input_tags.positive_only = self._loss().largest is not None
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
-
-
-@torch.enable_grad()
-def codes_with_gradient(learner, X):  # -> x, codes
-    """Return data as a tensor, and their signed codes, differentiable in the data."""
-    samples, dictionary = learner._check_new_data(X)
-    x = samples.x.to(dictionary.atoms.device, copy=True).requires_grad_()
-    return x, learner._transform_encoder()(dictionary, x, offset=learner._offset(Samples(x)))

@@ -384,14 +384,17 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return learner
 
     def _read(self, plan, X, y, *, known=False, part=False, exposure=None):  # -> Data
-        device, X = resolve_device(self.device, X), X if is_array(X) else loaded(X)
+        device, in_memory = resolve_device(self.device, X), is_array(X)
+        X = X if in_memory else loaded(X)
         if known:
             _check_feature_names(self, X, reset=False)
         options = {"allow_nan": self._allows_nan(), "largest": self._loss().largest}
-        exposure = check_exposure(exposure, X, self.loss)
-        offset = None if exposure is None else to_tensor(exposure, device).log()[:, None]
-        reading = dict(accept_sparse=not is_array(X) and accepts(self, X), offset=offset)
-        source = open_source(X, device, batch_size=plan.batch_size(), **reading, **options)
+        source = offset = None
+        if exposure is not None:
+            offset = to_tensor(check_exposure(exposure, X, self.loss), device).log()[:, None]
+        if not in_memory:
+            reading = dict(accept_sparse=accepts(self, X), offset=offset)
+            source = open_source(X, device, batch_size=plan.batch_size(), **reading, **options)
         if source is None:
             rows = check_rows(X, estimator=self, **options)
             x, mask = split_missing(to_tensor(rows, device))

@@ -572,7 +572,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         if self.loss != ADDITIVE:
             return self._fit(X, y, exposure=exposure)
         with FitRun(self, X, y) as run:
-            plan, exposure = self._plan(), check_exposure(exposure, X, self.loss)
+            plan = self._plan()
+            if exposure is not None:
+                exposure = check_exposure(exposure, X, self.loss)
             data = self._read(plan, X, y)
             warn_of_unused(self, plan.without_effect(data))
             run.open(data, plan)
@@ -622,7 +624,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         known = hasattr(self, "components_")
         if known:  # scikit-learn's context checks parameters for a first call only
             self._validate_params()
-        plan, exposure = self._plan(), check_exposure(exposure, X, self.loss)
+        plan = self._plan()
+        if exposure is not None:
+            exposure = check_exposure(exposure, X, self.loss)
         data = self._read(plan, X, y, known=known, part=True)
         fitted = vars(self) if known else {}
         self._take(additive_update(plan, data, fitted, choose_atoms, exposure))

@@ -470,8 +470,6 @@ class Recorder:
         ValueError
             If the file belongs to another fit.
         """
-        if not self.is_active:
-            return
         self._clock = _Clock(self._file.settings)
         self._seed = seed
         data = data_of(source, samples)
@@ -556,8 +554,6 @@ class Recorder:
         self._write({"search": search}, {"codes": codes}, 10 * state.epoch)
 
     def _is_due(self, n_updates):
-        if self._clock is None:
-            return False
         return self._file.team.any(self._clock.is_due(n_updates))[0]
 
     def _write(self, shared, own, n_updates, ended_by=None):

@@ -299,8 +299,9 @@ class FitRun(AbstractContextManager):
         n_samples = len(data.source) if hasattr(data.source, "__len__") else None
         own, size = team.own(self.generator), plan.batch_size(n_samples)
         self.source = data.source.for_training(size, own, shuffle=True)
-        seed = self.generator.initial_seed()
-        self.recorder.recognise(data.source, data.samples, seed=seed)
+        if self.recorder.is_active:
+            seed = self.generator.initial_seed()
+            self.recorder.recognise(data.source, data.samples, seed=seed)
         n_batches = team.largest(count_batches(self.source))
         self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))
         self.max_iter = -(-self.n_updates // n_batches)
@@ -327,7 +328,8 @@ class FitRun(AbstractContextManager):
             stopped = bool(epoch.call_on_fit_task_end(**hooks))
             stopped |= phase.stops_at_interrupts and self.interrupts.pending
             (stopped,) = self.team.any(stopped)
-            if name == "search":  # the trainer writes between rounds of updates
+            # the trainer writes between rounds of updates
+            if name == "search" and self.recorder.is_active:
                 self.recorder.at_search_epoch(phase.state)
         if name is not None:
             task.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)

@@ -21,7 +21,7 @@ from skpudle._data.images import (
     warn_of_lines,
 )
 from skpudle._data.noise import Noise
-from skpudle._data.training_images import Geometry, TrainingImages
+from skpudle._data.training_images import Cropping, Geometry, TrainingImages
 from skpudle._learners.base import Data, GradientLearner, attributes_of
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.coding import adapt_atoms, hidden_entries
@@ -174,13 +174,15 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         sample = TrainingImages(
             images.singles(),
             targets,
-            self._kernel,
-            self._stride,
             Geometry(image_size, images.channel_axis),
-            crop_size=self.crop_size,
-            whole=images.kind == "rows" and self.crop_size == "auto",
-            shifted=self.n_train_shifts > 1,
-            margin=self.n_train_shifts > 1 or self.separate_atoms == "unfolding",
+            Cropping(
+                self._kernel,
+                self._stride,
+                self.crop_size,
+                whole=images.kind == "rows" and self.crop_size == "auto",
+                shifted=self.n_train_shifts > 1,
+                margin=self.n_train_shifts > 1 or self.separate_atoms == "unfolding",
+            ),
             noise_std=self.noise_std,
             flip=self.flip and Noise.of(self.noise_std).high > 0 and len(self._kernel) == 2,
         )
