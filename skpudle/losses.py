@@ -57,7 +57,8 @@ class Gaussian:
 
     curvature = 1.0
     largest = None
-    is_quadratic, has_baseline = True, False
+    is_quadratic = True
+    has_baseline = False
 
     def mean(self, natural):
         """Return the expectation, the inverse of the link."""
@@ -86,7 +87,8 @@ class Poisson:
 
     curvature = float("inf")
     largest = float("inf")
-    is_quadratic, has_baseline = False, True
+    is_quadratic = False
+    has_baseline = True
 
     def mean(self, natural):
         """Return the expectation."""
@@ -133,7 +135,8 @@ class Binomial:
 
     n_trials: float = 1
 
-    is_quadratic, has_baseline = False, True
+    is_quadratic = False
+    has_baseline = True
 
     @property
     def curvature(self):

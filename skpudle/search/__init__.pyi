@@ -87,6 +87,7 @@ class Problem:
     positive_code: bool
     positive_atoms: bool
     mask: Any
+    total: Callable[..., Any]
     unit: float
     n_positions: Any
     def __init__(
@@ -107,7 +108,6 @@ class Problem:
     def project(self, atoms: Any) -> Any: ...
     def squares(self) -> Any: ...
     def thinned(self, stride: Any) -> Any: ...
-    def total(tensors) -> Any: ...
 
 class SearchState:
     best_objective: Any
