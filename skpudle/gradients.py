@@ -182,7 +182,7 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **
         The dictionary, made of the atoms.
     atoms : Tensor
         The atoms to differentiate in.
-    batch : Batch
+    batch : Samples
         The data, with ``x``, ``target``, ``mask``, ``offset`` and ``noise_std``.
     part_size : int, default=None
         Number of samples to evaluate at a time; by default all.
@@ -205,7 +205,7 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **
     size, gradient, evaluations = min(part_size or n, n), 0, []
     for first in range(0, n, size):
         rows = slice(first, first + size)
-        part = batch if size == n else batch.part(rows)
+        part = batch if size == n else batch[rows]
         given = dict(target=part.target, mask=part.mask)
         given |= {} if part.offset is None else {"offset": part.offset}
         told = encoder

@@ -28,7 +28,6 @@ from sklearn.utils.validation import check_is_fitted
 from skpudle._data.arrays import check_rows, host_array, to_numpy
 from skpudle._data.sources import part_of, parts_of
 from skpudle._fitted.learners import signed_codes
-from skpudle._learners.coder import codes_with_gradient
 
 __all__ = [
     "Contributions",
@@ -276,7 +275,7 @@ def code_saliency(learner, X, *, n_codes=5):
     """
     check_is_fitted(learner, "components_")
     n_codes = check_scalar(n_codes, "n_codes", (int, np.integer), min_val=1)
-    x, codes = codes_with_gradient(learner, X)
+    x, codes = learner._codes_with_gradient(X)
     if not codes.requires_grad or codes.ndim != 2:
         raise ValueError(
             f"{type(learner).__name__} has no encoder of rows that can be differentiated; pass a "

@@ -49,10 +49,16 @@ class Gaussian:
         The largest variance, which bounds the second derivative; infinite if there is no bound.
     largest : float or None
         The largest value of data that start at 0; None if data may be any numbers.
+    is_quadratic : bool
+        Whether codes are those of least squares, for which there are solvers.
+    has_baseline : bool
+        Whether natural parameters have a baseline, which learners learn as ``intercept_``.
     """
 
     curvature = 1.0
     largest = None
+    is_quadratic = True
+    has_baseline = False
 
     def mean(self, natural):
         """Return the expectation, the inverse of the link."""
@@ -81,6 +87,8 @@ class Poisson:
 
     curvature = float("inf")
     largest = float("inf")
+    is_quadratic = False
+    has_baseline = True
 
     def mean(self, natural):
         """Return the expectation."""
@@ -127,6 +135,9 @@ class Binomial:
 
     n_trials: float = 1
 
+    is_quadratic = False
+    has_baseline = True
+
     @property
     def curvature(self):
         """The largest variance, at even odds."""
@@ -172,6 +183,8 @@ class Binomial:
 @dataclass(frozen=True)
 class KullbackLeibler(Poisson):
     """Counts whose expectations add, the Poisson loss with the identity link."""
+
+    has_baseline = False
 
     def mean(self, natural):
         """Return the expectation, here the parameter itself."""

@@ -265,7 +265,7 @@ def test_batches_from_a_loader_are_computed_on_the_device(where, X):
     np.testing.assert_allclose(codes, expected, **TOLERANCE)
 
 
-def test_noodl_on_a_device(X):
+def test_noodl_on_a_device(X, device_epochs):
     def fit(device):
         learner = NOODLDictionaryLearning(16, max_iter=2, batch_size=32, random_state=0, tol=None)
         return learner.set_params(device=device).fit(X)

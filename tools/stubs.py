@@ -182,8 +182,12 @@ def function_stub(name, function, known, *, bound=False, types=None):
     return f"def {name}({parameters}) -> {result}: ..."
 
 
-def members_of(kind):  # public, and of this package
-    for name in sorted(dir(kind)):
+def fields_of(kind):  # -> names
+    return {f.name for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
+
+
+def members_of(kind):  # public, and of this package; fields apart
+    for name in sorted({*dir(kind)} - fields_of(kind)):
         if name.startswith("_") and name not in ("__call__", "__getitem__"):
             continue
         value = inspect.getattr_static(kind, name)
@@ -221,7 +225,8 @@ def class_stub(name, kind, known):
             for base in kind.__mro__
             if base.__module__.startswith("skpudle")
             for n, value in vars(base).items()
-            if not n.startswith("_") and not callable(value) and n not in own
+            if not n.startswith("_") and n not in own
+            if not callable(value) or n in fields_of(kind)
         }
         given = constants | attributes
         lines += [f"{a}: {t}" for a, t in given.items() if a.isidentifier() and a not in own]

@@ -260,9 +260,11 @@ def refuse_batches(X):
         )
 
 
-def _check_array(X, **options):
+def _check_array(X, estimator, *, copy, allow_nan):
+    finite = "allow-nan" if allow_nan else True
+    options = {"dtype": [np.float64, np.float32], "order": "C", "ensure_all_finite": finite}
     try:
-        return check_array(X, **options)
+        return check_array(X, estimator=estimator, copy=copy, **options)
     except ValueError as error:
         if "contains NaN" in str(error):
             raise ValueError(_NAN) from error
@@ -287,17 +289,17 @@ def _check_largest(X, largest):
         )
 
 
-def check_rows(X, *, largest=None, **options):
+def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
     """Validate rows of numbers; return an array, or a tensor for a tensor.
 
     Parameters
     ----------
     X : array-like or Tensor of shape (n_samples, n_features)
         The user's input. Masked entries of a masked array are NaN.
-    largest : float, default=None
-        If not None, values must be from 0 to this.
     estimator : object, default=None
         Named in error messages.
+    largest : float, default=None
+        If not None, values must be from 0 to this.
     copy : bool, default=False
         Whether to always copy.
     allow_nan : bool, default=False
@@ -313,26 +315,25 @@ def check_rows(X, *, largest=None, **options):
     ValueError, TypeError
         As in `sklearn.utils.check_array`, or if values are not in the range.
     """
-    X = _check_rows(X, **options)
+    refuse_batches(X)
+    if isinstance(X, torch.Tensor):
+        X = _check_tensor(X, estimator, copy=copy, allow_nan=allow_nan)
+    else:
+        X = _with_gaps(X) if isinstance(X, np.ma.MaskedArray) else X
+        X = _check_array(X, estimator, copy=copy, allow_nan=allow_nan)
     if largest is not None:
         _check_largest(X, largest)
     return X
 
 
-def _check_rows(X, *, estimator=None, copy=False, allow_nan=False):
-    finite = "allow-nan" if allow_nan else True
-    options = {"dtype": [np.float64, np.float32], "order": "C", "ensure_all_finite": finite}
-    refuse_batches(X)
-    if not isinstance(X, torch.Tensor):
-        X = _with_gaps(X) if isinstance(X, np.ma.MaskedArray) else X
-        return _check_array(X, estimator=estimator, copy=copy, **options)
+def _check_tensor(X, estimator, *, copy, allow_nan):
     if X.is_complex():
         raise ValueError(f"Complex data not supported, got a tensor of dtype {X.dtype}.")
     X = X.detach().resolve_neg()  # the imaginary part of a conjugate has a lazy sign
     if X.dtype not in (torch.float32, torch.float64):
         X = X.double()
     if X.device.type == "cpu":
-        return to_tensor(_check_array(X.numpy(), estimator=estimator, copy=copy, **options))
+        return to_tensor(_check_array(X.numpy(), estimator, copy=copy, allow_nan=allow_nan))
     # on another device scikit-learn checks only the shape, on an array without memory
     check_array(np.broadcast_to(0.0, X.shape), estimator=estimator, ensure_all_finite=False)
     if not torch.isfinite(X.sum()):  # the host asks the device once if all is finite

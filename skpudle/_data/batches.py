@@ -1,4 +1,4 @@
-"""Batches, and sources of batches in memory or elsewhere.
+"""Samples, and sources of batches of them in memory or elsewhere.
 
 A source has a ``generator`` (or None) and three methods: ``plan()`` draws the order of an epoch,
 ``batches(plan, start)`` yields the epoch's batches from number ``start`` on, and ``samples(keys)``
@@ -9,48 +9,69 @@ If samples have numbers, the source is an `Indexed`, which reads samples by thei
 """
 
 from copy import copy
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from skpudle._data.arrays import with_gaps
 
-__all__ = ["Batch", "Indexed", "Rows", "check_end", "count_batches", "once_only"]
+__all__ = ["Indexed", "Rows", "Samples", "check_end", "count_batches", "once_only"]
 
 
 # Count at most this many batches; beyond, as for 25 million rows, users should state the number.
 _MOST_BATCHES = 100_000
 
 
-# Optional tensors of samples.
-_BESIDE = "target", "mask", "offset"
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Samples with all that is known of each: ``samples[rows]`` are some of them.
 
-
-class Batch(NamedTuple):
-    """The samples of one update; ``source.samples`` finds them by their `keys` (n, ...).
-
-    The `offset` (n, 1) is added to the natural parameter of samples, and `noise_std` (n,) is the
-    standard deviation of their noise.
+    Parameters
+    ----------
+    x : Tensor of shape (n_samples, ...)
+        Data.
+    mask : Tensor of the shape of ``x``, default=None
+        1 where data are known, 0 where they are missing.
+    offset : Tensor of shape (n_samples, 1), default=None
+        Added to the natural parameter of samples.
+    target : Tensor of shape (n_samples, ...), default=None
+        Target of each sample: a clean one, or a response.
+    noise_std : Tensor of shape (n_samples,), default=None
+        Standard deviation of their noise.
+    keys : Tensor of shape (n_samples, ...), default=None
+        Keys of the samples of a batch, by which ``source.samples`` finds them.
     """
 
-    keys: Tensor
     x: Tensor
-    target: Tensor | None = None
     mask: Tensor | None = None
     offset: Tensor | None = None
+    target: Tensor | None = None
     noise_std: Tensor | None = None
+    keys: Tensor | None = None
 
-    def part(self, rows):
-        """Return some of the samples, without their keys."""
-        return Batch(None, *(t if t is None else t[rows] for t in self[1:]))
+    def __len__(self):
+        return len(self.x)
+
+    def map(self, function, keys=None):
+        """Return the samples with all tensors but the keys changed by a function."""
+        parts = self.x, self.mask, self.offset, self.target, self.noise_std
+        return Samples(*(None if part is None else function(part) for part in parts), keys)
+
+    def __getitem__(self, rows):
+        return self.map(lambda part: part[rows])
+
+    def to(self, *place):
+        """Return the samples in another dtype or on another device."""
+        return self.map(lambda part: part.to(*place))
 
 
 class Indexed:
     """Numbered samples, batch by batch.
 
-    A subclass has a length, ``samples``, and ``read(parts)``. The latter yields a `Batch` for each
+    A subclass has a length, ``samples``, and ``read(parts)``. The latter yields `Samples` for each
     part, a tensor (n,) of numbers of samples on the CPU.
 
     Parameters
@@ -106,50 +127,41 @@ class Rows(Indexed):
 
     Parameters
     ----------
-    x : Tensor of shape (n_samples, n_features)
-        Data.
+    given : Samples
+        All samples.
     batch_size, generator
         As in `Indexed`; without a generator batches come in the order of the samples.
-    mask : Tensor of shape (n_samples, n_features), default=None
-        1 where data are known, 0 where they are missing.
-    offset : Tensor of shape (n_samples, 1), default=None
-        Added to the natural parameter of samples.
-    target : Tensor of shape (n_samples, ...), default=None
-        Target of each sample: a clean one, or a response.
     """
 
-    def __init__(self, x, batch_size=1, *, generator=None, mask=None, offset=None, target=None):
-        super().__init__(min(batch_size, len(x)), generator)
-        self.x, self.mask, self.offset, self.target = x, mask, offset, target
+    def __init__(self, given, batch_size=1, *, generator=None):
+        super().__init__(min(batch_size, len(given)), generator)
+        self.given = given
 
     def __len__(self):
-        return len(self.x)
+        return len(self.given)
 
     def to(self, dtype):
         """Return the same samples in another dtype."""
         source = copy(self)
-        for name in ("x", *_BESIDE):
-            value = getattr(self, name)
-            setattr(source, name, value if value is None else value.to(dtype))
+        source.given = self.given.to(dtype)
         return source
 
     def plan(self):  # -> (n_samples,), where the samples are
         """Draw the order of the samples in an epoch."""
-        order = super().plan()
-        if self.x.device.type != "cuda":
-            return order.to(self.x.device)
-        return order.pin_memory().to(self.x.device, non_blocking=True)  # without waiting
+        order, device = super().plan(), self.given.x.device
+        if device.type != "cuda":
+            return order.to(device)
+        return order.pin_memory().to(device, non_blocking=True)  # without waiting
 
     def read(self, parts):
         """Yield the samples with the numbers of each part."""
         for keys in parts:
-            beside = {name: getattr(self, name) for name in _BESIDE}
-            given = {name: None if t is None else t[keys] for name, t in beside.items()}
-            yield Batch(keys, self.x.index_select(0, keys), **given)
+            yield self.given.map(partial(torch.index_select, dim=0, index=keys), keys)
 
     def samples(self, keys):
         """Return the samples at the given positions, in the shape of atoms."""
-        return with_gaps(self.x[keys], None if self.mask is None else self.mask[keys])
+        chosen = self.given[keys]
+        return with_gaps(chosen.x, chosen.mask)
 
 
 def once_only(what):

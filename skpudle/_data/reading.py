@@ -9,7 +9,7 @@ from scipy import sparse
 from torch.utils.data import DataLoader
 
 from skpudle._data.arrays import check_rows, split_missing, to_tensor, with_gaps
-from skpudle._data.batches import Batch
+from skpudle._data.batches import Samples
 from skpudle._data.tables import only_array
 
 __all__ = ["Loader", "Reader", "part_of", "read_ahead", "without_labels"]
@@ -88,7 +88,7 @@ class Reader:
             parts = _copied_ahead(parts, self.device)
         for part in parts:
             keys, x, mask = (t if t is None else t.to(self.device) for t in part)
-            yield Batch(with_gaps(x, mask) if keys is None else keys, x, mask=mask)
+            yield Samples(x, mask, keys=with_gaps(x, mask) if keys is None else keys)
 
 
 def read_ahead(parts):

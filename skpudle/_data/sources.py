@@ -14,6 +14,7 @@ References
 """
 
 from copy import copy
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -24,8 +25,8 @@ from sklearn.utils.validation import _num_samples
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from skpudle._data import tables
-from skpudle._data.arrays import host_array, is_array, refuse_batches, split_missing, with_gaps
-from skpudle._data.batches import Batch, Indexed, check_end, once_only
+from skpudle._data.arrays import host_array, refuse_batches, split_missing, with_gaps
+from skpudle._data.batches import Indexed, Samples, check_end, once_only
 from skpudle._data.reading import Loader, Reader, part_of, read_ahead, without_labels
 from skpudle._data.tables import is_dataset, only_array, table_of
 
@@ -285,7 +286,7 @@ class SparseRows(_Samples):
         """Yield the samples with the numbers of each part."""
         for batch in super().read(parts):
             offset = None if self.offset is None else self.offset.to(batch.x)[batch.keys]
-            yield batch._replace(offset=offset)
+            yield replace(batch, offset=offset)
 
     def _read(self, batches):
         for positions in batches:
@@ -392,8 +393,7 @@ class _Stream(_Source):
 
 
 def _as_block(rows):
-    x, mask = split_missing(rows)
-    return Batch(None, x, mask=mask)
+    return Samples(*split_missing(rows))
 
 
 def is_stream(X):
@@ -420,13 +420,11 @@ def accepts(learner, X):
 
 
 def comes_in_parts(X, learner):
-    """Return whether X is read in parts: a stream, a dataset, a large table, or sparse."""
-    if is_array(X):
-        return False
+    """Return whether X, no array, is read in parts: a stream, a dataset, a large table, sparse."""
     return is_stream(X) or is_dataset(X) or accepts(learner, X) or _large(table_of(X))
 
 
-def check_exposure(exposure, X, loss):  # -> (n_samples,) float64, or None
+def check_exposure(exposure, X, loss):  # -> (n_samples,) float64
     """Check the exposures of samples.
 
     Raises
@@ -434,8 +432,6 @@ def check_exposure(exposure, X, loss):  # -> (n_samples,) float64, or None
     ValueError
         If they are not positive numbers, one for each row of an array, or if the loss takes none.
     """
-    if exposure is None:
-        return None
     if loss not in ("poisson", "kullback-leibler"):
         raise ValueError(
             f"exposure is for loss='poisson' and 'kullback-leibler', but loss={loss!r}. Pass no "
@@ -490,7 +486,7 @@ def parts_of(X, n_rows):
 
 
 def open_source(X, device, *, batch_size, accept_sparse=False, offset=None, **checks):
-    """Return a source for ``X``, or None if it is an array-like.
+    """Return a source for ``X``, which is no array in memory, or None if it is an array-like.
 
     Parameters
     ----------
@@ -512,8 +508,6 @@ def open_source(X, device, *, batch_size, accept_sparse=False, offset=None, **ch
     TypeError
         If ``X`` can be iterated only once.
     """
-    if isinstance(X, np.ndarray | torch.Tensor) and not isinstance(X, np.memmap):
-        return None
     reader = Reader(device, **checks)
     if accept_sparse:
         return SparseRows(sparse.csr_array(X), reader, offset=offset)

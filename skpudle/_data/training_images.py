@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 
 from skpudle._data.arrays import check_range
-from skpudle._data.batches import Batch, Indexed
+from skpudle._data.batches import Indexed, Samples
 from skpudle._data.images import extend, split_gaps
 from skpudle._data.noise import with_photons
 from skpudle.operators import atom_norms
 
-__all__ = ["Crops", "Geometry", "TrainingImages", "initial_kernels"]
+__all__ = ["Cropping", "Crops", "Geometry", "TrainingImages", "initial_kernels"]
 
 # Draw up to this many patches of an image, which may be mostly black, until one is not zero.
 _N_TRIES = 8
@@ -70,7 +70,8 @@ class Crops(Indexed):
         if self.noise_std and self.targets is None:
             x, noise_std = self._with_noise(x)
         inside = (slice(m, n - m) for m, n in zip(self.margin, self.crop, strict=True))
-        return Batch(indices.to(x.device), x, target[(..., *inside)], mask, noise_std=noise_std)
+        of_samples = dict(target=target[(..., *inside)], noise_std=noise_std)
+        return Samples(x, mask, **of_samples, keys=indices.to(x.device))
 
     @property
     def _alike(self):  # cut and mirrored in the same way
@@ -189,19 +190,14 @@ class Geometry(NamedTuple):
     channel_axis: bool
 
 
-class TrainingImages:
-    """Images large enough for crops, and the size of crops.
+class Cropping(NamedTuple):
+    """Atoms, and the crops of images to train them on.
 
-    Parameters
+    Attributes
     ----------
-    images, targets : list of Tensor of shape (n_channels, *size), or None
-        Noisy and clean images; without targets images are their own. NaN pixels of images are
-        missing.
     kernel, stride : tuple of int
         Size and distance of atoms.
-    geometry : Geometry
-        Shape of results.
-    crop_size : int or "auto"
+    size : int or "auto"
         Size of a crop along each axis, rounded down to a size that atoms cover; "auto" is the
         smallest image, and at most 129.
     whole : bool
@@ -210,27 +206,36 @@ class TrainingImages:
         Whether crops need room for several grids.
     margin : bool
         Whether the loss leaves out pixels of a crop that some atoms do not reach.
+    """
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    size: int | str
+    whole: bool
+    shifted: bool
+    margin: bool
+
+
+class TrainingImages:
+    """Images large enough for crops, and the size of crops.
+
+    Parameters
+    ----------
+    images, targets : list of Tensor of shape (n_channels, *size), or None
+        Noisy and clean images; without targets images are their own. NaN pixels of images are
+        missing.
+    geometry : Geometry
+        Shape of results.
+    cropping : Cropping
+        Atoms and crops.
     noise_std : float, tuple (low, high) or "poisson", default=0.0
         Noise to add to crops.
     flip : bool, default=False
         Whether to mirror and transpose crops at random.
     """
 
-    def __init__(
-        self,
-        images,
-        targets,
-        kernel,
-        stride,
-        geometry,
-        *,
-        crop_size,
-        whole,
-        shifted,
-        margin,
-        noise_std=0.0,
-        flip=False,
-    ):
+    def __init__(self, images, targets, geometry, cropping, *, noise_std=0.0, flip=False):
+        kernel, stride, size, whole, shifted, margin = cropping
         self.kernel, self.stride, self.geometry = kernel, stride, geometry
         self.noise_std, self.flip = noise_std, flip
         self.room = tuple(s - 1 if shifted else 0 for s in stride)
@@ -242,7 +247,7 @@ class TrainingImages:
             if whole:
                 steps = -(-(n + 2 * margin - least) // s)
             else:
-                n = min(n, _CROP) if crop_size == "auto" else crop_size
+                n = min(n, _CROP) if size == "auto" else size
                 steps = max((n - least) // s, -(-(2 * margin + 1 - least) // s))
             self.crop.append(least + s * max(steps, 0))
         images, masks = zip(*(split_gaps(image, len(kernel)) for image in images), strict=True)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from skpudle._data.arrays import make_generator, to_numpy, to_tensor
+from skpudle._data.batches import Samples
 from skpudle._training.messages import (
     nothing_known,
     warn_of_few_samples,
@@ -179,10 +180,11 @@ def _read_events(source, exposure):  # -> Events of all rows
 
 def _first_atoms(plan, data, events, choose, generator):
     """Return initial atoms; ``choose`` is `skpudle._learners.dense.choose_atoms`."""
-    x, n_components = data.sample.double().cpu(), plan.n_components
+    samples, n_components = data.samples, plan.n_components
+    x = samples.x.double().cpu()
     start = plan.given.dict_init
     if isinstance(start, str) and start == "search":
-        mask = None if data.mask is None else to_numpy(data.mask.cpu())
+        mask = None if samples.mask is None else to_numpy(samples.mask)
         atoms = spectral_start(to_numpy(x), n_components or x.shape[1], mask)
     else:
         how = dict(atom_norm=None, positive=True)
@@ -202,7 +204,7 @@ def _check_data(plan, events, data, atoms):
 
 def _attributes(data, atoms, alpha, state, **known):
     """Return the fitted attributes; None removes one of another loss."""
-    dtype = to_numpy(data.sample[:0].cpu()).dtype
+    dtype = to_numpy(data.samples.x[:0]).dtype
     of_others = ("intercept_", "size_path_", "noise_std_", "search_alpha_", "step_size_",
                  "analysis_components_", "synthesis_components_", "thresholds_", "ended_by_",
                  "phases_", "debias_", "lambda_decay_", "mean_", "n_samples_seen_")  # fmt: skip
@@ -223,7 +225,7 @@ def _attributes(data, atoms, alpha, state, **known):
 def attributes_of_atoms(atoms, alpha):  # -> dict
     """Return the fitted attributes for given atoms, without data."""
     inputs = {"n_features_in_": atoms.shape[1]}
-    data = SimpleNamespace(sample=torch.tensor(atoms), inputs=inputs)
+    data = SimpleNamespace(samples=Samples(torch.tensor(atoms)), inputs=inputs)
     alpha = _SMOOTHING if alpha == "auto" else alpha
     given = dict(n_iter_=1, n_steps_=0, loss_curve_=np.zeros(0))
     return {k: v for k, v in _attributes(data, atoms, alpha, {}, **given).items() if v is not None}
@@ -310,12 +312,12 @@ def additive_fit(plan, data, run, choose, exposure=None):
     dict
         The fitted attributes.
     """
-    if run.team is not None or run.recorder.is_active:
+    if not run.team.is_alone or run.recorder.is_active:
         raise ValueError(
             f"loss={ADDITIVE!r} is fitted in one process, and without checkpoints. Leave out "
             "data_parallel and Checkpoint."
         )
-    if data.mask is not None and not data.mask.any():
+    if data.samples.mask is not None and not data.samples.mask.any():
         raise nothing_known(run.learner)
     events = _read_events(data.source, exposure)
     atoms = _first_atoms(plan, data, events, choose, run.generator)

@@ -48,31 +48,22 @@ class Data(NamedTuple):
     ----------
     source : object
         With ``for_training(batch_size, generator, shuffle)``, which returns a source of batches.
-    sample : Tensor or iterable of Tensor
+    samples : Samples or TrainingImages
         Samples that choose the initial model and identify the data: all, or a sample of all rows.
-    mask : Tensor or None
-        0 where the sample is missing.
     device : torch.device
         Device of the fit.
     inputs : dict
         Attributes that scikit-learn asks for: the number of features, and their names.
-    offset : Tensor of shape (n_samples, 1) or None
-        Number to add to the reconstruction of each sample, as a natural parameter.
-    target : Tensor or None
-        Targets of a task.
-    held_out : Batch or None
+    held_out : Samples or None
         Samples for early stopping, which are not trained on.
     task : object or None
         The task.
     """
 
     source: object
-    sample: object
-    mask: torch.Tensor | None
+    samples: object
     device: torch.device
     inputs: dict
-    offset: torch.Tensor | None = None
-    target: torch.Tensor | None = None
     held_out: object = None
     task: object = None
 
@@ -82,7 +73,7 @@ def _stopping(plan, trainer, data, n_updates):  # -> Stopping
     rule = plan.given.tol, plan.given.n_iter_no_change
     if data.held_out is not None:
         score = partial(trainer.model.score, data.held_out)
-        samples = trainer.optimizer.atoms.detach, len(data.sample)
+        samples = trainer.optimizer.atoms.detach, len(data.samples)
         return HeldOut(score, *samples, *rule, n_updates=n_updates)
     annealed = isinstance(plan.given.lambda_decay, tuple)
     return Stopping(*rule, first_update=n_updates * 9 // 10 * annealed, n_updates=n_updates)
@@ -151,7 +142,7 @@ class GradientLearner(CallbackSupportMixin):
         model = replace(outcome.model, coding=coding.summary(problem.unit))
         return replace(outcome, model=model)
 
-    def _some_samples(self, data):  # -> Batch
+    def _some_samples(self, data):  # -> Samples
         """Return samples that show whether training has raised the objective."""
         raise NotImplementedError
 
@@ -247,7 +238,7 @@ class GradientLearner(CallbackSupportMixin):
             searched=run.losses,
             team=run.team,
             interrupts=run.interrupts,
-            at_round=run.recorder.at_round,
+            at_round=run.recorder.at_round if run.recorder.is_active else None,
         )
         stopping = _stopping(plan, trainer, data, run.n_updates)
         phase = Training(
@@ -307,13 +298,11 @@ class GradientLearner(CallbackSupportMixin):
             self._validate_params()
         plan = self._plan()
         data = self._read(plan, X, y, known=known, part=True, **of_samples)
-        if team is not None:
-            team.check_agreement(task_of(self, "partial_fit", data.sample))
+        team.check_agreement(lambda: task_of(self, "partial_fit", data.samples))
         if known:
             model, rows, generator = self._known_model(plan, data)
         else:
-            generator = make_generator(self.random_state)
-            generator = generator if team is None else team.agree(generator)
+            generator = team.agree(make_generator(self.random_state))
             model, rows = self._new_model(plan, data, generator)
         if not plan.trains_in_parts(self):
             n_seen = getattr(self, "n_samples_seen_", 0)
@@ -372,7 +361,7 @@ class GradientLearner(CallbackSupportMixin):
         }
         n_seen = None  # without data
         if data.source is not None:
-            n_seen = getattr(data.source, "n_seen", len(data.sample))
+            n_seen = getattr(data.source, "n_seen", len(data.samples))
             n_seen += 0 if unused is None else getattr(self, "n_samples_seen_", 0)
         return attributes_of(model, rows, data, max(outcome.n_steps - 1, 0)) | {
             "n_iter_": max(len(curve), 1),

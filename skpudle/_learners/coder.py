@@ -4,7 +4,7 @@
 for data of any size.
 """
 
-from functools import partial, reduce
+from functools import cache, partial, reduce
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from scipy import sparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import (
     InvalidParameterError,
+    make_constraint,
     validate_parameter_constraints,
 )
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
@@ -26,20 +27,19 @@ from skpudle._data.arrays import (
     to_numpy,
     to_tensor,
 )
-from skpudle._data.batches import Rows
+from skpudle._data.batches import Samples
 from skpudle._data.reading import part_of
 from skpudle._data.sources import check_exposure, comes_in_parts, parts_of
 from skpudle._data.tables import loaded
-from skpudle._learners.score import deviance_of_means, hidden_deviance, sums_of, together
+from skpudle._learners.score import hidden_deviance, sums_of
 from skpudle._precision import own_precision
 from skpudle.interoperability import make_sparse_coder
-from skpudle.losses import Gaussian, KullbackLeibler, loss_named
+from skpudle.losses import loss_named
 from skpudle.operators import DenseDictionary
 
 __all__ = [
     "PART",
     "DictionaryTransformer",
-    "codes_with_gradient",
     "in_chunks",
 ]
 
@@ -58,14 +58,13 @@ def _is_out_of_memory(error):
     return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
 
 
-def in_chunks(function, rows, device, size):
-    """Yield ``function(x, mask, offset)`` of some `Rows`; halve their number if out of memory."""
-    given = rows.x, rows.mask, rows.offset
-    start, size = 0, min(size, len(rows.x))
-    while start < len(rows.x):
+def in_chunks(function, samples, device, size):
+    """Yield ``function(samples)`` of some at a time; halve their number if out of memory."""
+    start, size = 0, min(size, len(samples))
+    while start < len(samples):
         part = slice(start, start + size)
         try:
-            result = function(*(t if t is None else t[part].to(device) for t in given))
+            result = function(samples.map(lambda given, part=part: given[part].to(device)))
         except (MemoryError, RuntimeError) as error:
             if size == 1 or not _is_out_of_memory(error):
                 raise
@@ -109,6 +108,15 @@ def _check_holds_codes(out, codes):
         )
 
 
+@cache
+def _constraints_of(kind):
+    """Return the constraints of the parameters of a class, by name.
+
+    Scikit-learn makes them in every check, which is an eighth of the time of one row's codes.
+    """
+    return {n: [*map(make_constraint, given)] for n, given in kind._parameter_constraints.items()}
+
+
 class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Encode with a fitted dictionary; a subclass adds `fit` and `_transform_encoder`."""
 
@@ -134,11 +142,10 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """Return the loss of the reconstruction."""
         return loss_named(self.loss, self.n_trials)
 
-    def _offset(self, x, exposure=None):  # -> (n_features,) or (n, n_features) or None
-        """Return the offset of the reconstruction of rows, if the loss has a baseline."""
-        if isinstance(self._loss(), Gaussian):
-            return None
-        if isinstance(self._loss(), KullbackLeibler):  # without a baseline
+    def _offset(self, samples):  # -> (n_features,) or (n, n_features) or None
+        """Return the offset of the reconstruction of samples, if the loss has a baseline."""
+        x, exposure = samples.x, samples.offset
+        if not self._loss().has_baseline:
             return None if exposure is None else exposure.expand(-1, x.shape[1])
         intercept = to_tensor(self.intercept_, x.device).to(x.dtype)
         return intercept if exposure is None else intercept + exposure
@@ -148,9 +155,12 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         try:
             if not names:
                 return super()._validate_params()
-            values = {name: getattr(self, name) for name in names}
-            name = type(self).__name__
-            return validate_parameter_constraints(self._parameter_constraints, values, name)
+            constraints = _constraints_of(type(self))
+            for name in names:
+                value = getattr(self, name)
+                if not any(constraint.is_satisfied_by(value) for constraint in constraints[name]):
+                    given = type(self)._parameter_constraints, {name: value}, type(self).__name__
+                    validate_parameter_constraints(*given)
         except InvalidParameterError as error:
             raise InvalidParameterError(shortened(str(error))) from None
 
@@ -184,20 +194,21 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return self._transform(X)
 
     def _transform(self, X, exposure=None):
-        if comes_in_parts(X, self):
+        if not is_array(X) and comes_in_parts(X, self):
             return np.concatenate(list(self._codes_by_parts(X, exposure)))
-        rows, dictionary = self._check_new_data(X, exposure)
+        samples, dictionary = self._check_new_data(X, exposure)
         encoder = self._transform_encoder()
 
-        def encode(x, mask, exposure):
-            codes = encoder(dictionary, x, mask=mask, offset=self._offset(x, exposure))
+        def encode(samples):
+            offset = self._offset(samples)
+            codes = encoder(dictionary, samples.x, mask=samples.mask, offset=offset)
             if self.split_sign:
                 codes = torch.cat([codes.clamp_min(0), codes.neg().clamp_min(0)], dim=1)
             return codes
 
         device = dictionary.atoms.device
-        chunks = in_chunks(encode, rows, device, self._chunk_size(rows.x, device))
-        return _in_one_piece(chunks, len(rows.x), X)
+        chunks = in_chunks(encode, samples, device, self._chunk_size(samples.x, device))
+        return _in_one_piece(chunks, len(samples), X)
 
     def transform_into(self, X, out):
         """Encode data part by part, and write the codes into an array.
@@ -301,18 +312,19 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             )
         atoms = to_tensor(self.components_, self._transform_device(X), codes.dtype)
 
-        loss, offset = self._loss(), self._offset(atoms)
+        loss, offset = self._loss(), self._offset(Samples(atoms))
         if getattr(self, "mean_", None) is not None:
             offset = to_tensor(self.mean_, atoms.device, atoms.dtype)
 
-        def decode(rows, *_):
+        def decode(samples):
+            rows = samples.x
             if self.split_sign:
                 rows = rows[:, : self.n_components_] - rows[:, self.n_components_ :]
             with own_precision():
                 natural = rows @ atoms
             return loss.mean(natural if offset is None else natural.add_(offset))
 
-        chunks = in_chunks(decode, Rows(codes), atoms.device, PART)
+        chunks = in_chunks(decode, Samples(codes), atoms.device, PART)
         return _in_one_piece(chunks, len(codes), X)
 
     def score(self, X, y=None):
@@ -338,14 +350,14 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def _score(self, X, exposure=None):
         loss, error, sums = self._loss(), 0.0, []
-        for rows, dictionary in self._checked_parts(X, exposure):
+        for samples, dictionary in self._checked_parts(X, exposure):
             device, encoder = dictionary.atoms.device, self._transform_encoder()
             of_features = getattr(encoder, "of_features", lambda _, encoder=encoder: encoder)
             deviance = hidden_deviance(loss, of_features, dictionary, self._offset)
-            size = self._chunk_size(rows.x, device)
-            error += sum(in_chunks(deviance, rows, device, size))
-            sums += in_chunks(partial(sums_of, loss), rows, rows.x.device, PART)
-        total = deviance_of_means(loss, reduce(partial(together, loss), sums))
+            size = self._chunk_size(samples.x, device)
+            error += sum(in_chunks(deviance, samples, device, size))
+            sums += in_chunks(partial(sums_of, loss), samples, samples.x.device, PART)
+        total = reduce(lambda sums, part: sums.with_part(part), sums).deviance(loss)
         return 1 - error / total if total else 0.0
 
     def to_sparse_coder(self, transform_algorithm="lasso_cd", **params):
@@ -371,7 +383,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             If the loss is not least squares, which scikit-learn's codes minimise.
         """
         check_is_fitted(self)
-        if not isinstance(self._loss(), Gaussian):
+        if not self._loss().is_quadratic:
             raise ValueError(
                 f"scikit-learn's coder minimises least squares, but loss={self.loss!r}; use "
                 "`transform`."
@@ -395,7 +407,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         check_is_fitted(self)
         self._validate_params()  # a wrong parameter is no error of a batch
         device = self._transform_device(X)  # X itself decides, before its parts do
-        left = check_exposure(exposure, X, self.loss)
+        left = None if exposure is None else check_exposure(exposure, X, self.loss)
         for where, rows in parts_of(X, PART):
             here, left = (None, None) if left is None else np.split(left, [len(rows)])
             given = {} if here is None else {"exposure": here}
@@ -407,8 +419,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 codes = to_numpy(to_tensor(self.transform(rows, **given)))
             yield codes
 
-    def _checked_parts(self, X, exposure=None):  # yields Rows, dictionary on the device
-        if not comes_in_parts(X, self):
+    def _checked_parts(self, X, exposure=None):  # yields Samples, dictionary on the device
+        if is_array(X) or not comes_in_parts(X, self):
             yield self._check_new_data(X, exposure)
             return
         for where, rows, given in self._parts(X, exposure):
@@ -416,7 +428,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 checked = self._check_new_data(rows, **given)
             yield checked
 
-    def _check_new_data(self, X, exposure=None):  # -> Rows, dictionary on the device
+    def _check_new_data(self, X, exposure=None):  # -> Samples, dictionary on the device
         check_is_fitted(self)
         X = X if is_array(X) else loaded(X)
         # names, values, number of features: scikit-learn's order of errors
@@ -430,9 +442,17 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             x = x - to_tensor(self.mean_, x.device, x.dtype)
         x, mask = split_missing(x)
         atoms = to_tensor(self.components_, self._transform_device(X), x.dtype)
-        exposure = check_exposure(exposure, X, self.loss)
-        offset = None if exposure is None else to_tensor(exposure).log().to(x)[:, None]
-        return Rows(x, mask=mask, offset=offset), DenseDictionary(atoms)
+        offset = None
+        if exposure is not None:
+            offset = to_tensor(check_exposure(exposure, X, self.loss)).log().to(x)[:, None]
+        return Samples(x, mask, offset), DenseDictionary(atoms)
+
+    @torch.enable_grad()
+    def _codes_with_gradient(self, X):  # -> x, codes
+        """Return data as a tensor, and their signed codes, differentiable in the data."""
+        samples, dictionary = self._check_new_data(X)
+        x = samples.x.to(dictionary.atoms.device, copy=True).requires_grad_()
+        return x, self._transform_encoder()(dictionary, x, offset=self._offset(Samples(x)))
 
     def _transform_device(self, X):
         try:
@@ -450,11 +470,3 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         tags.input_tags.positive_only = self._loss().largest is not None
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
-
-
-@torch.enable_grad()
-def codes_with_gradient(learner, X):  # -> x, codes
-    """Return data as a tensor, and their signed codes, differentiable in the data."""
-    rows, dictionary = learner._check_new_data(X)
-    x = rows.x.to(dictionary.atoms.device, copy=True).requires_grad_()
-    return x, learner._transform_encoder()(dictionary, x, offset=learner._offset(x))

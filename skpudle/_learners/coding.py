@@ -18,7 +18,7 @@ and are adapted to twice the penalty.
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import count, islice, product
+from itertools import count, islice, product, tee
 from math import ceil
 from typing import NamedTuple
 
@@ -140,16 +140,12 @@ class CodingPath:
         return min(self.codings, key=lambda coding: coding.error)
 
     @cached_property
-    def excess(self):
-        """The smallest error, without the noise."""
-        return max(self.best.error - self.noise, 0.0)
-
-    @cached_property
     def limit(self):
         """The largest error that is nearly as good as the smallest."""
         lasso, least_squares = _SPARER
         factor = lasso + self.best.debias * (least_squares - lasso)
-        return min(self.noise, self.best.error) + factor * self.excess + self.rounding
+        excess = max(self.best.error - self.noise, 0.0)
+        return min(self.noise, self.best.error) + factor * excess + self.rounding
 
     def summary(self, unit):  # -> penalty, share of the bias to remove, deviation of the noise
         """Return the values for a learner, in the units before the division by ``unit``."""
@@ -159,16 +155,6 @@ class CodingPath:
     def chosen(self):
         """The sparsest coding that is nearly as good as the best."""
         return next(coding for coding in self.codings if coding.error <= self.limit)
-
-
-class _Halves:
-    """Penalties that fall by halves from a first one, endlessly."""
-
-    def __init__(self, first):
-        self.first = first
-
-    def __iter__(self):
-        return (self.first * 0.5**i for i in count())
 
 
 class _Rows:
@@ -271,10 +257,12 @@ class _Rows:
             places = self.places[i::n_folds]
             kept = torch.ones(len(thinned.x), dtype=torch.bool)
             kept[places[places % stride == 0] // stride] = False
-            if problem.team is None and kept.all():
+            (n_left_out,) = self.total((~kept).sum())
+            if n_left_out:
+                options = dict(unbiased=unbiased)
+                folds.append(without_rows(thinned, atoms, codes, kept, **options))
+            else:
                 folds.append(atoms)
-                continue
-            folds.append(without_rows(thinned, atoms, codes, kept, unbiased=unbiased))
         return torch.stack(folds)
 
 
@@ -324,8 +312,11 @@ class _Pictures:
 
     def hidden_sums(self, atoms, alphas):  # yields (3,), (2,) for each penalty
         """Sum products of errors, and entries of codes, for each penalty, as for rows."""
-        alphas = list(alphas) if not isinstance(alphas, _Halves) else alphas
-        turns = [self._predictions(atoms, alphas, self.known - hidden) for hidden in self._hidden]
+        alphas = tee(alphas, len(self._hidden))
+        turns = [
+            self._predictions(atoms, falling, self.known - hidden)
+            for falling, hidden in zip(alphas, self._hidden, strict=True)
+        ]
         for found in zip(*turns, strict=True):
             sums, entries = self.x.new_zeros(3), self.x.new_zeros(2)
             for hidden, (codes, (lasso, refit)) in zip(self._hidden, found, strict=True):
@@ -345,7 +336,8 @@ class _Pictures:
 
 
 def _codings(atoms, rows, alphas, debias):  # yields Coding for each penalty
-    for alpha, (sums, entries) in zip(alphas, rows.hidden_sums(atoms, alphas)):
+    alphas, asked = tee(alphas)  # they may be endless
+    for alpha, (sums, entries) in zip(alphas, rows.hidden_sums(atoms, asked)):
         square, product, length = (sums / rows.n_known).tolist()
         share = debias
         if share is None:
@@ -383,7 +375,7 @@ def _path(atoms, rows, alpha, debias, *, largest=None, far=0.0):
         return CodingPath(list(codings), rows.noise(atoms, codings[best]), rounding)
 
     rounding = _ROUNDING * rows.mean_square
-    for coding in _codings(atoms, rows, _Halves(first), debias):
+    for coding in _codings(atoms, rows, (first * 0.5**i for i in count()), debias):
         codings.append(coding)
         best = min(range(len(codings)), key=lambda i: codings[i].error)
         if codings[best].alpha < far and path().chosen.alpha < far:

@@ -12,8 +12,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skpudle.losses import Gaussian
-
 __all__ = ["Stabilised", "least_penalty", "objectives", "settle", "settled_baseline", "stabilised"]
 
 # The noise of a correlation with a unit atom has variance 1; penalties below twice its deviation
@@ -76,21 +74,18 @@ class Stabilised(NamedTuple):
     curvature: float
 
 
-def stabilised(loss, x, mask=None, offset=None):
+def stabilised(loss, samples):
     """Stabilise the variance of counts, for least squares; return other data unchanged.
 
     Parameters
     ----------
     loss : object of `skpudle.losses`
         The loss.
-    x : Tensor of shape (n, n_features)
-        Data.
-    mask : Tensor of shape (n, n_features), default=None
-        1 for known values.
-    offset : Tensor of shape (n, 1), default=None
-        The logarithms of exposures.
+    samples : Samples
+        Data; their ``offset`` holds the logarithms of exposures.
     """
-    if isinstance(loss, Gaussian):
+    x, mask, offset = samples.x, samples.mask, samples.offset
+    if not loss.has_baseline:
         return Stabilised(x, None, 1.0, 0.0, loss.curvature)
     known = torch.ones_like(x) if mask is None else mask
     size = known if offset is None else known * offset.exp()
@@ -135,7 +130,7 @@ def objectives(model, rows, batch, update):  # -> float, float
         The model, see `skpudle._training.loop`.
     rows : Tensor of shape (n_rows, n_parameters)
         Its rows of parameters.
-    batch : Batch
+    batch : Samples
         Samples.
     update : int
         The update, counted from 0, with its decay.
@@ -152,7 +147,7 @@ def objectives(model, rows, batch, update):  # -> float, float
     penalties = (penalties - penalty * model.n_constant_codes).clamp_min(0)
     known = torch.ones_like(x) if batch.mask is None else batch.mask
     natural = x.new_zeros(())
-    if not isinstance(loss, Gaussian):
+    if loss.has_baseline:
         rest = [i for i in range(x.ndim) if i != 1]
         size = known if batch.offset is None else known * batch.offset.exp()
         rates = ((known * x).sum(rest, keepdim=True) + 0.5) / (size.sum(rest, keepdim=True) + 1)
@@ -163,7 +158,7 @@ def objectives(model, rows, batch, update):  # -> float, float
 
 
 @torch.no_grad()
-def settle(model, rows, data, team=None):
+def settle(model, rows, samples, team):
     """Return rows with the best baseline for the atoms.
 
     The baseline of the mean includes the share that codes explain later.
@@ -174,27 +169,24 @@ def settle(model, rows, data, team=None):
         The model.
     rows : Tensor of shape (n_components + 1, n_features)
         Atoms, and the intercept.
-    data : Data
-        The data, with the sample that the atoms were found in.
-    team : Team, default=None
+    samples : Samples
+        The samples that the atoms were found in.
+    team : Team
         Processes with other samples, to sum over.
     """
     loss, rows = model.encoder.loss, rows.clone()
-    given = [
-        [None] * len(data.sample) if t is None else t.split(_SAMPLES)
-        for t in (data.sample, data.mask, data.offset)
-    ]
+    parts = [samples[i : i + _SAMPLES] for i in range(0, len(samples), _SAMPLES)]
     for _ in range(_STEPS):
         (dictionary, encoder, _), counted, expected, n_known = model.network(rows, 0), 0.0, 0.0, 0.0
-        for x, mask, offset in zip(*given):
+        for part in parts:
+            x, mask, offset = part.x, part.mask, part.offset
             known = torch.ones_like(x) if mask is None else mask
             natural = dictionary.synthesis(encoder(dictionary, x, mask=mask, offset=offset))
             mean = loss.mean(natural if offset is None else natural + offset)
             counted = counted + (known * x).sum(0)
             expected = expected + (known * mean).sum(0)
             n_known = n_known + known.sum(0)
-        if team is not None:
-            counted, expected, n_known = team.sum(counted, expected, n_known)
+        counted, expected, n_known = team.sum(counted, expected, n_known)
         rows[-1] += _step_of_baseline(loss, counted, expected, n_known)
     return rows
 

@@ -21,7 +21,7 @@ from skpudle._data.arrays import (
     to_tensor,
     unit_of,
 )
-from skpudle._data.batches import Batch, Rows, count_batches
+from skpudle._data.batches import Rows, Samples, count_batches
 from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.sources import accepts, check_exposure, open_source
 from skpudle._data.tables import loaded
@@ -43,10 +43,9 @@ from skpudle._training.messages import (
 )
 from skpudle._training.state import Outcome
 from skpudle._training.stopping import Stopping
-from skpudle._training.team import current_team
+from skpudle._training.team import ALONE, current_team
 from skpudle.encoding import default_step
 from skpudle.initialization import INITIALIZATIONS, initial_atoms
-from skpudle.losses import Gaussian
 from skpudle.operators import DenseDictionary, project_atoms
 from skpudle.search import Problem, auto_alpha, choose_size, debias, is_done
 
@@ -112,20 +111,19 @@ def _checked_mean(mean, atoms, loss):  # -> ndarray of shape (n_features,)
 
 
 @torch.no_grad()
-def _held_out_deviance(model, rows, data, team, alpha):  # -> float
+def _held_out_deviance(model, rows, samples, team, alpha):  # -> float
     """Return the deviance of held-out entries of some samples, for codes with a penalty."""
     atoms, intercept = model.parts(rows)
-    some = slice(None, None, max(1, len(data.sample) // _JUDGES))
-    samples = (t if t is None else t[some] for t in (data.sample, data.mask, data.offset))
+    some = samples[:: max(1, len(samples) // _JUDGES)]
     options = dict(step_size=model.step(atoms), lambda_decay=model.decay(0))
     encoder = model.encoder.at(alpha, **options)
     deviance = hidden_deviance(
         model.encoder.loss,
         lambda features: encoder,
         DenseDictionary(atoms),
-        lambda x, exposure: intercept if exposure is None else intercept + exposure,
-    )(*samples)
-    return deviance if team is None else float(team.sum(rows.new_tensor(deviance))[0])
+        lambda part: intercept if part.offset is None else intercept + part.offset,
+    )(some)
+    return float(*team.sum(torch.tensor(deviance, dtype=torch.float64)))
 
 
 def _chosen_alpha(plan, model, atoms, penalty, noise=1.0):  # -> float
@@ -137,8 +135,8 @@ def _chosen_alpha(plan, model, atoms, penalty, noise=1.0):  # -> float
         return plan.alpha_share * penalty * noise
     # With the penalty b^2 / (2 s) of a nonzero code atoms enter if their correlation is above
     # b / sqrt(s); with the lasso's if it is above alpha.
-    least_squares = isinstance(model.encoder.loss, Gaussian)
-    step = model.step(atoms) if least_squares else default_step(DenseDictionary(atoms))
+    quadratic = model.encoder.loss.is_quadratic
+    step = model.step(atoms) if quadratic else default_step(DenseDictionary(atoms))
     return penalty * float(step) ** 0.5
 
 
@@ -150,7 +148,7 @@ def _search_penalty(plan, model, penalty, noise):  # -> float
     return alpha / noise if alpha > 0 else float(penalty)
 
 
-def _problem(model, x, mask, penalty, unit, team=None):  # -> Problem
+def _problem(model, x, mask, penalty, unit, team=ALONE):  # -> Problem
     """Return the search's problem for stabilised data, divided by a unit."""
     return Problem(
         x if unit == 1 else x.double() / unit,
@@ -158,7 +156,7 @@ def _problem(model, x, mask, penalty, unit, team=None):  # -> Problem
         positive_code=bool(model.encoder.positive_code),
         positive_atoms=model.positive,
         mask=mask,
-        team=team,
+        total=team.sum,
         unit=unit,
     )
 
@@ -205,18 +203,17 @@ def _search(plan, model, problem, rows_of, atoms, data, run):
         curve = np.array(state.losses)
         return attributes | {"n_iter_": len(curve), "n_steps_": 0, "loss_curve_": curve}
 
-    goes_on = not isinstance(data.source, Rows) and isinstance(plan.encoder.loss, Gaussian)
+    quadratic = plan.encoder.loss.is_quadratic
+    goes_on = quadratic and not isinstance(data.source, Rows)
     goes_on = goes_on and data.source.n_samples > len(problem.x)
-    if run.team is not None:
-        (goes_on,) = run.team.any(goes_on)
+    (goes_on,) = run.team.any(goes_on)
     problem, judges = held_back(problem) if goes_on else (problem, None)
     state = run.search(problem, atoms, fitted)
     if goes_on and is_done(state):
         state = go_on(run, problem, judges, state, data.source, fitted)
     model = replace(model, stream=_energies(problem, state))
     found = debias(problem, state).to(atoms.dtype)
-    follows = plan.codes_follow_data and isinstance(plan.encoder.loss, Gaussian)
-    if is_done(state) and follows and not run.max_iter:
+    if is_done(state) and plan.codes_follow_data and quadratic and not run.max_iter:
         interrupted = partial(getattr, run.interrupts, "pending")
         found, path = adapt_atoms(problem, state, found, debias=plan.debias, stopped=interrupted)
         model = replace(model, coding=path.summary(problem.unit))
@@ -228,7 +225,7 @@ def _refined(plan, model, rows, data, generator, run):  # -> rows
 
     Callbacks and the checkpoint see the phases before and after it.
     """
-    own = generator if run.team is None else run.team.own(generator)
+    own = run.team.own(generator)
     source = data.source.for_training(plan.batch_size(), own, shuffle=True)
     # a named optimizer is for the training that follows
     name = default_optimizer(len(rows)) if plan.given.optimizer == "auto" else None
@@ -237,7 +234,7 @@ def _refined(plan, model, rows, data, generator, run):  # -> rows
         plan.make_optimizer(model, rows, name),
         team=run.team,
     )
-    n_updates = refining_updates(trainer.largest(count_batches(source)))
+    n_updates = refining_updates(run.team.largest(count_batches(source)))
     stopping = Stopping(plan.given.tol, plan.given.n_iter_no_change, n_updates=n_updates)
     run.refine(Training(plan.name, trainer, source, stopping))
     return trainer.optimizer.atoms.detach()
@@ -249,12 +246,10 @@ def start(plan, data, generator, run=None):  # -> model, rows
     Without a ``run`` nothing is searched: `partial_fit` begins with the initial rows.
     """
     team = current_team()
-    x, offset = (
-        t if t is None or team is None else team.collect(t) for t in (data.sample, data.offset)
-    )
-    mask = data.mask if team is None else None
+    samples = team.collect(data.samples)
     # gradients of the loss are gradients for stabilised data times the noise
-    x, intercept, noise, least, curvature = stabilised(plan.encoder.loss, x, mask, offset)
+    x, intercept, noise, least, curvature = stabilised(plan.encoder.loss, samples)
+    mask = samples.mask
     square = mean_square(x)
     model = plan.model(data_scale=noise**2 * square, curvature=curvature)
     penalty, unit = max(auto_alpha(x, mask=mask), least / noise), unit_of(square)
@@ -284,12 +279,13 @@ def start(plan, data, generator, run=None):  # -> model, rows
     model = replace(model, curvature=plan.curvature_share * curvature, search_alpha=penalty)
     if run.recorder.in_training:
         return model, rows_of(atoms)
-    x = x if team is None else stabilised(plan.encoder.loss, data.sample, None, data.offset).x
-    problem = _problem(model, x, data.mask, penalty, unit, run.team)
+    if not team.is_alone:  # initial values are from samples of all, and the search sums over all
+        x = stabilised(plan.encoder.loss, replace(data.samples, mask=None)).x
+    problem = _problem(model, x, data.samples.mask, penalty, unit, run.team)
     model, found = _search(plan, model, problem, rows_of, atoms, data, run)
     if intercept is None:
         return model, found
-    found = settle(model, found, data, run.team)
+    found = settle(model, found, data.samples, run.team)
     return model, found if plan.refines else _refined(plan, model, found, data, generator, run)
 
 
@@ -301,11 +297,11 @@ def known_model(plan, data, state, components, intercept=None):  # -> model, row
         model = replace(model, rule=plan.rule("dec"), from_samples=True)
     atoms = to_tensor(components, data.device)
     if model.data_scale is None:  # the first data after `from_components`
-        team, x, mask = current_team(), data.sample, data.mask
-        x, mask = (x, mask) if team is None else (team.collect(x), None)
-        model = replace(model, data_scale=mean_square(x))
+        samples = current_team().collect(data.samples)
+        model = replace(model, data_scale=mean_square(samples.x))
         if model.alpha is None:
-            alpha = _chosen_alpha(plan, model, atoms, auto_alpha(x, mask=mask))
+            penalty = auto_alpha(samples.x, mask=samples.mask)
+            alpha = _chosen_alpha(plan, model, atoms, penalty)
             model = replace(model, alpha=alpha)
     if intercept is None:
         return model, atoms
@@ -382,48 +378,51 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
                 f"{cls._penalty}='auto' needs data, and there are none: pass a number{pursuit}."
             )
         model = plan.model(alpha=None if alpha == "auto" else float(alpha))
-        data = Data(None, None, None, atoms.device, input_attributes(to_numpy(atoms)))
+        data = Data(None, None, atoms.device, input_attributes(to_numpy(atoms)))
         learner._take(learner._attributes(plan, Outcome(model, rows), data))
         if mean is not None:
             learner.mean_ = mean
         return learner
 
     def _read(self, plan, X, y, *, known=False, part=False, exposure=None):  # -> Data
-        device, X = resolve_device(self.device, X), X if is_array(X) else loaded(X)
+        device, in_memory = resolve_device(self.device, X), is_array(X)
+        X = X if in_memory else loaded(X)
         if known:
             _check_feature_names(self, X, reset=False)
         options = {"allow_nan": self._allows_nan(), "largest": self._loss().largest}
-        exposure = check_exposure(exposure, X, self.loss)
-        offset = None if exposure is None else to_tensor(exposure, device).log()[:, None]
-        reading = dict(accept_sparse=not is_array(X) and accepts(self, X), offset=offset)
-        source = open_source(X, device, batch_size=plan.batch_size(), **reading, **options)
+        source = offset = None
+        if exposure is not None:
+            offset = to_tensor(check_exposure(exposure, X, self.loss), device).log()[:, None]
+        if not in_memory:
+            reading = dict(accept_sparse=accepts(self, X), offset=offset)
+            source = open_source(X, device, batch_size=plan.batch_size(), **reading, **options)
         if source is None:
             rows = check_rows(X, estimator=self, **options)
-            sample, mask = split_missing(to_tensor(rows, device))
-            offset = None if offset is None else offset.to(sample.dtype)
-            source, seen = Rows(sample, mask=mask, offset=offset), X
+            x, mask = split_missing(to_tensor(rows, device))
+            samples = Samples(x, mask, None if offset is None else offset.to(x.dtype))
+            source, seen = Rows(samples), X
         else:
             if part:
-                sample = source.first(plan.n_components)
+                seen = source.first(plan.n_components)
             else:
                 seed = self.random_state if isinstance(self.random_state, Integral) else 0
-                sample = source.sample(plan.n_components, int(seed))
-            sample, mask = split_missing(sample)
-            seen = sample
+                seen = source.sample(plan.n_components, int(seed))
             if offset is not None:
-                offset = offset[source.sampled_positions(plan.n_components)].to(sample.dtype)
+                offset = offset[source.sampled_positions(plan.n_components)].to(seen.dtype)
+            samples = Samples(*split_missing(seen), offset)
         if not known:
-            return Data(source, sample, mask, device, input_attributes(seen), offset)
+            return Data(source, samples, device, input_attributes(seen))
         _check_n_features(self, seen, reset=False)
         source = source.to(to_tensor(self.components_).dtype)
-        return Data(source, sample, mask, device, {}, offset)
+        return Data(source, samples, device, {})
 
-    def _some_samples(self, data):  # -> Batch
-        samples = Batch(None, data.sample, mask=data.mask, offset=data.offset)
-        return samples.part(slice(None, None, max(1, len(data.sample) // _SAMPLES)))
+    def _some_samples(self, data):  # -> Samples
+        return data.samples[:: max(1, len(data.samples) // _SAMPLES)]
 
     def _new_model(self, plan, data, generator, run=None):  # -> model, rows
-        if data.mask is not None and not data.mask.any() and current_team() is None:
+        mask = data.samples.mask
+        (known,) = current_team().any(mask is None or mask.any())
+        if not known:
             raise nothing_known(self)
         return start(plan, data, generator, run)
 
@@ -439,9 +438,9 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _coded(self, plan, outcome, data, run=None):
         model = outcome.model
-        counts = run is not None and not isinstance(plan.encoder.loss, Gaussian)
+        counts = run is not None and not plan.encoder.loss.is_quadratic
         if counts and model.coding is None and plan.codes_follow_data:
-            deviance = partial(_held_out_deviance, model, outcome.rows, data, run.team)
+            deviance = partial(_held_out_deviance, model, outcome.rows, data.samples, run.team)
             coding = smaller_penalty(deviance, float(model.alpha)), 0.0, None
             return replace(outcome, model=replace(model, coding=coding))
         return super()._coded(plan, outcome, data, run)
@@ -449,4 +448,5 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _coding_problem(self, outcome, data, run):  # -> Problem, atoms
         model = outcome.model
         unit = unit_of(model.data_scale)
-        return _problem(model, data.sample, data.mask, model.alpha, unit, run.team), outcome.rows
+        x, mask = data.samples.x, data.samples.mask
+        return _problem(model, x, mask, model.alpha, unit, run.team), outcome.rows

@@ -121,7 +121,7 @@ class Encoder:
         n_unfoldings = self.n_unfoldings
         if n_unfoldings == "auto":
             lasso = self.shrinkage == "soft" and lambda_decay == 1 and alpha > 0
-            n_unfoldings = None if lasso and isinstance(self.loss, Gaussian) else _UNFOLDINGS
+            n_unfoldings = None if lasso and self.loss.is_quadratic else _UNFOLDINGS
         if n_unfoldings is None:
             return Converged(alpha, self.positive_code, self.debias, warn)
         return Unfolded(self, alpha, n_unfoldings, step_size, lambda_decay, analysis)
@@ -418,7 +418,7 @@ class DenseModel:
     @property
     def n_constant_codes(self):
         """The number of rows with the constant code 1: one for the intercept, if there is one."""
-        return int(not isinstance(self.encoder.loss, Gaussian))
+        return int(self.encoder.loss.has_baseline)
 
     def parts(self, rows):  # -> atoms (n_components, n_features), intercept (n_features,) or None
         """Return the atoms and the intercept in rows."""

@@ -76,9 +76,8 @@ def go_on(run, problem, judges, state, source, attributes_of):
     """
     begun, n_used = after_search(problem, state)
     size = _block_rows(n_used, *begun.atoms.shape)
-    n_blocks = ceil(source.n_samples / size)
-    n_blocks = n_blocks if run.team is None else run.team.largest(n_blocks)
-    own = run.generator if run.team is None else run.team.own(run.generator)
+    n_blocks = run.team.largest(ceil(source.n_samples / size))
+    own = run.team.own(run.generator)
     nothing = problem.of_rows(torch.zeros(problem.n_samples, dtype=torch.bool))
 
     def problem_of(batch):
@@ -138,7 +137,7 @@ def learn_blocks(model, rows, data, team, interrupts, *, n_seen=0, losses=()):
         Its atoms.
     data : Data
         The rows of this call.
-    team : Team or None
+    team : Team
         Processes with other rows.
     interrupts : Interrupts
         Its ``pending`` tells of a Ctrl-C.
@@ -155,26 +154,26 @@ def learn_blocks(model, rows, data, team, interrupts, *, n_seen=0, losses=()):
         Whether Ctrl-C ended it.
     """
     unit = unit_of(model.data_scale)
-    options = dict(positive_code=model.encoder.positive_code, positive_atoms=model.positive)
+    signs = dict(positive_code=model.encoder.positive_code, positive_atoms=model.positive)
+    options = signs | {"total": team.sum}
     atoms = rows.detach().to("cpu", torch.float64)
     state, recent = _resumed(model.stream, atoms, n_seen)
-    recent = data.sample[:0].cpu() if recent is None else recent.to(data.sample.dtype)
+    x = data.samples.x
+    recent = x[:0].cpu() if recent is None else recent.to(x.dtype)
     size, loss, n_rows = _block_rows(_USED, *rows.shape), 0.0, 0
     blocks = iter(data.source.blocks(size, None))
     while True:
         block = next(blocks, None)
-        going_on = [block is not None, interrupts.pending]
-        is_more, stopped = going_on if team is None else team.any(*going_on)
+        is_more, stopped = team.any(block is not None, interrupts.pending)
         if stopped or not is_more:
             break
         n_new = 0 if block is None else len(block.x)
         if n_new:
             recent = torch.cat([recent, with_gaps(block.x, block.mask).cpu()])
-        x, mask = split_missing(recent.to(data.sample.device))
+        x, mask = split_missing(recent.to(data.device))
         x = x if unit == 1 else x.double() / unit
-        problem = Problem(x, model.alpha / unit, mask=mask, team=team, unit=unit, **options)
-        full = len(recent) >= size
-        full = full if team is None else team.any(full)[0]
+        problem = Problem(x, model.alpha / unit, mask=mask, unit=unit, **options)
+        (full,) = team.any(len(recent) >= size)
         state, over = advance_stream(problem, state, final=full)
         loss, n_rows = loss + state.loss * unit**2 * n_new, n_rows + n_new
         recent = recent[:0] if over else recent

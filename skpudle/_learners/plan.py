@@ -14,7 +14,7 @@ from skpudle._learners.models import Decay, DenseModel, Encoder, fixed
 from skpudle._training.identity import plain
 from skpudle._training.messages import any_named
 from skpudle.gradients import GRADIENT_RULES
-from skpudle.losses import Gaussian, loss_named
+from skpudle.losses import loss_named
 from skpudle.optimizers import make_optimizer
 
 __all__ = ["DensePlan", "Plan", "default_optimizer", "refining_updates"]
@@ -83,7 +83,7 @@ class Plan:
     def rule(self, name):
         """Return the gradient rule with this name, for the loss."""
         rule, loss = GRADIENT_RULES[name], self.encoder.loss
-        return rule if isinstance(loss, Gaussian) else partial(rule, loss=loss)
+        return rule if loss.is_quadratic else partial(rule, loss=loss)
 
     def batch_size(self, n_samples=None):
         """Return the size of a batch, in a fit for a number of samples, if it is known."""
@@ -401,7 +401,7 @@ class DensePlan(Plan):
             return super().n_updates(n_batches, batch_size, data)
         if self.refines:
             return refining_updates(n_batches)
-        n_features = data.sample.shape[1]
+        n_features = data.samples.x.shape[1]
         n_components = self.n_components or n_features
         if self.adapts(n_components):
             n_unfoldings = 0 if self.solves else self.n_unfoldings
@@ -427,7 +427,7 @@ class DensePlan(Plan):
                 yield of_lasso, "transform_algorithm='lasso'"
         else:
             yield from super().without_effect(data)
-            n_components = self.n_components or data.sample.shape[1]
+            n_components = self.n_components or data.samples.x.shape[1]
             if not self.trains:
                 # atoms of a search have norm 1
                 yield ("atom_norm",), self.asks_for_training

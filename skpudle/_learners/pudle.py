@@ -572,7 +572,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         if self.loss != ADDITIVE:
             return self._fit(X, y, exposure=exposure)
         with FitRun(self, X, y) as run:
-            plan, exposure = self._plan(), check_exposure(exposure, X, self.loss)
+            plan = self._plan()
+            if exposure is not None:
+                exposure = check_exposure(exposure, X, self.loss)
             data = self._read(plan, X, y)
             warn_of_unused(self, plan.without_effect(data))
             run.open(data, plan)
@@ -622,7 +624,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         known = hasattr(self, "components_")
         if known:  # scikit-learn's context checks parameters for a first call only
             self._validate_params()
-        plan, exposure = self._plan(), check_exposure(exposure, X, self.loss)
+        plan = self._plan()
+        if exposure is not None:
+            exposure = check_exposure(exposure, X, self.loss)
         data = self._read(plan, X, y, known=known, part=True)
         fitted = vars(self) if known else {}
         self._take(additive_update(plan, data, fitted, choose_atoms, exposure))
@@ -875,15 +879,15 @@ class PUDLEDictionaryLearning(DenseLearner):
                 "allows them. Pass criterion='prediction', or l0."
             )
         data = self._read(plan, X, None, known=True)
-        x = data.sample
+        x, mask = data.samples.x, data.samples.mask
         if getattr(self, "mean_", None) is not None:
             x = x - to_tensor(self.mean_).to(x)
         unit = unit_of(mean_square(x))
         problem = Problem(
             x if unit == 1 else x.double() / unit,
-            float(auto_alpha(x, mask=data.mask)) / unit,
+            float(auto_alpha(x, mask=mask)) / unit,
             positive_code=bool(self.positive_code),
-            mask=data.mask,
+            mask=mask,
             unit=unit,
         )
         atoms = to_tensor(self.components_)
@@ -954,19 +958,17 @@ class PUDLEDictionaryLearning(DenseLearner):
         return encoder.at(penalty_of(self), **options, warn=True)
 
     def _learn_encoder(self, plan, model, atoms, data, **options):  # -> model
-        team, x, mask = current_team(), data.sample, data.mask
-        x, mask = (x, mask) if team is None else (team.collect(x), None)
-        mask = None if mask is None else mask.to(x)
+        samples = current_team().collect(data.samples)
         learned = learn_encoder(
             atoms,
-            x,
+            samples.x,
             float(model.alpha),
             n_unfoldings=plan.n_unfoldings,
             separate=self.separate_atoms == "unfolding",
             penalised=self.gradient != "ae-ls",
             positive_code=self.positive_code,
-            mask=mask,
-            batch_size=plan.batch_size(len(x)),
+            mask=samples.mask,
+            batch_size=plan.batch_size(len(samples)),
             **options,
         )
         return replace(model, learned=learned)
@@ -976,8 +978,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         if not self.separate_atoms:
             return outcome
         rows = outcome.rows
-        size = plan.batch_size(len(data.sample))
-        n_samples = len(data.sample)
+        n_samples = len(data.samples)
+        size = plan.batch_size(n_samples)
         n_batches = -(-n_samples // size)
         if run is None:  # one pass of `partial_fit`
             start = learned_encoder(self, rows) if hasattr(self, "thresholds_") else None

@@ -3,26 +3,26 @@
 Everything is a sum over samples, so that parts of the data add up.
 """
 
+from typing import NamedTuple
+
 import torch
+from torch import Tensor
 
 from skpudle._data.arrays import wide
 from skpudle._precision import own_precision
-from skpudle.losses import Gaussian
 from skpudle.operators import DenseDictionary
 
 __all__ = [
-    "deviance_of_means",
     "deviance_of_pixels",
     "hidden_deviance",
     "sums_of",
-    "together",
 ]
 
 _GROUPS = 10
 
 
 def hidden_deviance(loss, encoder_of, dictionary, offset_of):
-    """Return a function of rows: the deviance of all features, each held out once.
+    """Return a function of samples: the deviance of all features, each held out once.
 
     Codes are inferred from the features of the other groups; a single feature, which has no others,
     is predicted from itself.
@@ -36,15 +36,15 @@ def hidden_deviance(loss, encoder_of, dictionary, offset_of):
     dictionary : DenseDictionary
         The dictionary.
     offset_of : callable
-        ``offset_of(x, exposure)`` returns the offset of the reconstruction of rows, or None.
+        ``offset_of(samples)`` returns the offset of their reconstruction, or None.
     """
     n_features, device = dictionary.atoms.shape[1], dictionary.atoms.device
     order = torch.randperm(n_features, generator=torch.Generator().manual_seed(0), device="cpu")
     sizes = [len(part) for part in order.tensor_split(min(_GROUPS, n_features))]
     groups = order.to(device).split(sizes)
 
-    def deviance(x, mask, exposure):
-        offset, total = offset_of(x, exposure), 0.0
+    def deviance(samples):
+        x, mask, offset, total = samples.x, samples.mask, offset_of(samples), 0.0
         for i, hidden in enumerate(groups):
             others = [*groups[:i], *groups[i + 1 :]] or [hidden]
             seen = torch.cat(others).sort().values
@@ -89,53 +89,73 @@ def deviance_of_pixels(loss, network, x, known):
     return float(total)
 
 
-def _moments(x, mask):  # -> of each column its number, mean and sum of squared deviations
-    if mask is None:
-        mask, origin = torch.ones_like(x[:1]), x[0]
-        n_known = len(x) * mask[0]
-    else:
-        origin = x.masked_fill(mask == 0, torch.inf).amin(0)
-        origin, n_known = origin.masked_fill(origin.isinf(), 0), mask.sum(0)
-    centred = (x - origin) * mask  # exactly zero for constant columns, even with a rounded mean
-    mean = centred.sum(0) / n_known.clamp_min(1)
-    squares = ((centred - mean) * mask).square().sum(0)
-    return n_known, origin + mean, squares
+class _Moments(NamedTuple):
+    """The number, the mean and the sum of squared deviations of each column."""
+
+    n_known: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    @classmethod
+    def of(cls, samples, loss):
+        """Return the moments of known entries."""
+        x, mask = samples.x, samples.mask
+        if mask is None:
+            mask, origin = torch.ones_like(x[:1]), x[0]
+            n_known = len(x) * mask[0]
+        else:
+            origin = x.masked_fill(mask == 0, torch.inf).amin(0)
+            origin, n_known = origin.masked_fill(origin.isinf(), 0), mask.sum(0)
+        centred = (x - origin) * mask  # exactly zero for constant columns, even with a rounded mean
+        mean = centred.sum(0) / n_known.clamp_min(1)
+        squares = ((centred - mean) * mask).square().sum(0)
+        return cls(n_known.cpu(), (origin + mean).cpu(), squares.cpu())
+
+    def with_part(self, other):
+        """Return the moments of both parts; the difference of their means adds variation."""
+        n_known = self.n_known + other.n_known
+        share, apart = other.n_known / n_known.clamp_min(1), other.mean - self.mean
+        squares = self.squares + other.squares + apart.square() * self.n_known * share
+        return _Moments(n_known, self.mean + apart * share, squares)
+
+    def deviance(self, loss):  # -> float
+        """Return the summed deviance from the column means."""
+        return float(self.squares.sum())
 
 
-def sums_of(loss, x, mask, exposure):
-    """Return the sums that `deviance_of_means` needs of each column, on the host.
+class _Rates(NamedTuple):
+    """The sums of exposures, events and terms of the likelihood in each column."""
 
-    ``exposure``, (n, 1), is the logarithm of each sample's, or None.
-    """
-    x, mask, exposure = (t if t is None else wide(t) for t in (x, mask, exposure))
-    if isinstance(loss, Gaussian):
-        return tuple(t.cpu() for t in _moments(x, mask))
-    mask = torch.ones_like(x) if mask is None else mask
-    exposure = x.new_zeros(()) if exposure is None else exposure
-    parts = exposure.exp(), x, loss.saturated(x), x * exposure
-    return tuple((mask * part).sum(0).cpu() for part in parts)
+    size: Tensor
+    total: Tensor
+    saturated: Tensor
+    weighted: Tensor
+
+    @classmethod
+    def of(cls, samples, loss):
+        """Return the sums of known entries; offsets hold the logarithms of exposures."""
+        x, mask = samples.x, samples.mask
+        mask = torch.ones_like(x) if mask is None else mask
+        exposure = x.new_zeros(()) if samples.offset is None else samples.offset
+        parts = exposure.exp(), x, loss.saturated(x), x * exposure
+        return cls(*((mask * part).sum(0).cpu() for part in parts))
+
+    def with_part(self, other):
+        """Return the sums of both parts."""
+        return _Rates(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def deviance(self, loss):  # -> float
+        """Return the summed deviance from the rates times the exposures."""
+        size, total, saturated, weighted = self
+        mean = total / size.clamp_min(torch.finfo(size.dtype).tiny)
+        # A(eta) - mean * eta = - saturated(mean), where mean is the expectation
+        deviance = saturated - weighted - size * loss.saturated(mean)
+        # below the rounding of sums that cancel, the deviance of a constant column
+        eps = torch.finfo(size.dtype).eps
+        rounding = size * eps * size.clamp_min(1).sqrt() * loss.saturated(mean).abs()
+        return 2 * float(torch.where(deviance > rounding, deviance, 0.0).sum())
 
 
-def together(loss, one, other):
-    """Merge the sums of two parts; the difference of their means adds variation."""
-    if not isinstance(loss, Gaussian):
-        return tuple(a + b for a, b in zip(one, other, strict=True))
-    (n, mean, squares), (n_other, mean_other, squares_other) = one, other
-    share = n_other / (n + n_other).clamp_min(1)
-    apart = mean_other - mean
-    squares = squares + squares_other + apart.square() * n * share
-    return n + n_other, mean + apart * share, squares
-
-
-def deviance_of_means(loss, sums):  # -> float
-    """Return the summed deviance from the column means, the rates times the exposures."""
-    if isinstance(loss, Gaussian):
-        return float(sums[2].sum())
-    size, total, saturated, weighted = sums
-    mean = total / size.clamp_min(torch.finfo(size.dtype).tiny)
-    # A(eta) - mean * eta = - saturated(mean), where mean is the expectation
-    deviance = saturated - weighted - size * loss.saturated(mean)
-    # below the rounding of sums that cancel, the deviance of a constant column
-    eps = torch.finfo(size.dtype).eps
-    rounding = size * eps * size.clamp_min(1).sqrt() * loss.saturated(mean).abs()
-    return 2 * float(torch.where(deviance > rounding, deviance, 0.0).sum())
+def sums_of(loss, samples):
+    """Return sums of samples on the host: parts add up, and yield the deviance from the means."""
+    return (_Moments if loss.is_quadratic else _Rates).of(samples.map(wide), loss)

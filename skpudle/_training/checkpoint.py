@@ -35,6 +35,7 @@ from skpudle._training.archive import (
 )
 from skpudle._training.identity import check_same, data_of, identity_of, rule_of
 from skpudle._training.state import TrainingState
+from skpudle._training.team import ALONE
 from skpudle.search import SearchState
 
 try:
@@ -231,17 +232,12 @@ class HeldFile:
 
     def __init__(self, settings):
         self.settings = settings
-        self.team = self._lock = self._stored = None
+        self.team, self._lock, self._stored = ALONE, None, None
 
     @property
     def name(self):
         """The path as the user gave it."""
         return self.settings.path
-
-    @property
-    def rank(self):
-        """The number of this process."""
-        return 0 if self.team is None else self.team.rank
 
     def release(self):
         """Release the file."""
@@ -257,13 +253,13 @@ class HeldFile:
             If the file is damaged, cannot be written, or belongs to a fit that is training.
         """
         self.team, error = team, None
-        if self.settings is not None and self.rank == 0:
+        if self.settings is not None and team.rank == 0:
             self._path = os.path.realpath(self.name)
             try:
                 self._stored = self._take_hold()
             except (ValueError, OSError) as caught:
                 error = caught
-        if team is not None:
+        if not team.is_alone:
             error = self._share(error)
         if error is not None:
             raise error
@@ -272,10 +268,10 @@ class HeldFile:
     def write(self, state, own):
         """Write the shared state and each process's own; return the error if that fails."""
         everyone = [own]
-        if self.team is not None:
+        if not self.team.is_alone:
             packed = self.team.gather_bytes(pack(own))
             everyone = [unpack(part, self.name) for part in packed]
-        if self.rank > 0:
+        if self.team.rank > 0:
             return None
         try:
             write_checkpoint(self._path, state | {"own": everyone})
@@ -325,7 +321,7 @@ class HeldFile:
         """Take over the first process's settings, and the state or the error that it read."""
         has_one = self.settings is not None
         mine = []
-        if has_one and self.rank == 0:
+        if has_one and self.team.rank == 0:
             settings = vars(self.settings) | {"path": str(self.name)}
             text = None if error is None else str(error)
             mine = [pack({"settings": settings, "stored": self._stored, "error": text})]
@@ -434,14 +430,14 @@ class Recorder:
         self.in_training = False  # whether the file holds a fit after its search, or without one
         self.release = self._file.release
 
-    def open(self, generator, team=None):
+    def open(self, generator, team=ALONE):
         """Take hold of the file; if it holds a fit, seed the generator as that fit did.
 
         Parameters
         ----------
         generator : torch.Generator
             Generator of the fit.
-        team : Team, default=None
+        team : Team, default=ALONE
             Processes that train together; the first of them reads and writes.
 
         Raises
@@ -457,17 +453,15 @@ class Recorder:
             if self._stored["rule"] == rule_of(self._estimator):
                 self.ended_by = self._stored["ended_by"]
 
-    def recognise(self, source, sample, mask=None, *, seed):
+    def recognise(self, source, samples, *, seed):
         """Compare the fit in the file with this one.
 
         Parameters
         ----------
         source : source of batches
             This process's data.
-        sample : Tensor of shape (n_samples, n_features), or iterable of Tensor
+        samples : Samples, or iterable of Tensor
             The same data, or a part that identifies them.
-        mask : Tensor of shape (n_samples, n_features), default=None
-            0 where values are missing.
         seed : int
             Seed of this fit's generator.
 
@@ -476,11 +470,9 @@ class Recorder:
         ValueError
             If the file belongs to another fit.
         """
-        if not self.is_active:
-            return
         self._clock = _Clock(self._file.settings)
         self._seed = seed
-        data = data_of(source, sample, mask)
+        data = data_of(source, samples)
         self._identity = identity_of(self._estimator, data, self._file.team)
         if self._stored is not None:
             check_same(self._stored["identity"], self._identity, self._file.name)
@@ -503,7 +495,7 @@ class Recorder:
         if self._stored is None or "search" not in self._stored["shared"]:
             return None
         with named_checkpoint(self._file.name):
-            own = self._stored["own"][self._file.rank]
+            own = self._stored["own"][self._file.team.rank]
             state = SearchState.from_dict(self._stored["shared"]["search"] | own["codes"])
             state.check(problem, atoms)
         return state
@@ -521,7 +513,7 @@ class Recorder:
         if self.in_training:
             with named_checkpoint(self._file.name):
                 atoms = trainer.optimizer.atoms
-                state = self._stored["shared"] | self._stored["own"][self._file.rank]
+                state = self._stored["shared"] | self._stored["own"][self._file.team.rank]
                 _check(state, trainer, source, stopping)
                 state = TrainingState.from_dict(_moved(state, atoms.device))
                 trainer.load(state, source, stopping)
@@ -562,10 +554,7 @@ class Recorder:
         self._write({"search": search}, {"codes": codes}, 10 * state.epoch)
 
     def _is_due(self, n_updates):
-        if self._clock is None:
-            return False
-        due, team = self._clock.is_due(n_updates), self._file.team
-        return due if team is None else team.any(due)[0]
+        return self._file.team.any(self._clock.is_due(n_updates))[0]
 
     def _write(self, shared, own, n_updates, ended_by=None):
         state = {"identity": self._identity, "seed": self._seed, "ended_by": ended_by}

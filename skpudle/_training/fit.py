@@ -126,7 +126,7 @@ class Pass:
 
     Parameters
     ----------
-    blocks : iterable of Batch
+    blocks : iterable of Samples
         All rows of this process.
     n_blocks : int
         The number of blocks, the same in all processes.
@@ -250,7 +250,7 @@ class FitRun(AbstractContextManager):
     ----------
     recorder : Recorder
         The checkpoint.
-    team : Team or None
+    team : Team
         The processes that train together.
     interrupts : Interrupts
         Its ``pending`` tells of a Ctrl-C.
@@ -293,22 +293,21 @@ class FitRun(AbstractContextManager):
             largest number of updates.
         """
         team, generator = self.team, make_generator(self.learner.random_state)
-        if team is not None:
-            team.check_agreement(task_of(self.learner, "fit", data.sample))
+        team.check_agreement(lambda: task_of(self.learner, "fit", data.samples))
         self.recorder.open(generator, team)
-        self.generator = generator if team is None else team.agree(generator)
-        own = self.generator if team is None else team.own(self.generator)
+        self.generator = team.agree(generator)
         n_samples = len(data.source) if hasattr(data.source, "__len__") else None
-        self.source = data.source.for_training(plan.batch_size(n_samples), own, shuffle=True)
-        seed = self.generator.initial_seed()
-        self.recorder.recognise(data.source, data.sample, data.mask, seed=seed)
-        largest = int if team is None else team.largest
-        n_batches = largest(count_batches(self.source))
-        self.n_updates = largest(plan.n_updates(n_batches, self.source.batch_size, data))
+        own, size = team.own(self.generator), plan.batch_size(n_samples)
+        self.source = data.source.for_training(size, own, shuffle=True)
+        if self.recorder.is_active:
+            seed = self.generator.initial_seed()
+            self.recorder.recognise(data.source, data.samples, seed=seed)
+        n_batches = team.largest(count_batches(self.source))
+        self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))
         self.max_iter = -(-self.n_updates // n_batches)
         self.trains = self.n_updates > 0 or self.recorder.is_active
         # more tasks, for the search, and for all rows if that has a sample of them
-        n_before = 1 + ((getattr(data.source, "n_samples", None) or 0) > len(data.sample))
+        n_before = 1 + ((getattr(data.source, "n_samples", None) or 0) > len(data.samples))
         self.root = self.learner._init_callback_context(max_subtasks=self.max_iter + n_before)
         self.root.call_on_fit_task_begin(**self.given)
 
@@ -323,13 +322,14 @@ class FitRun(AbstractContextManager):
             epoch = task.subcontext(task_name=name_of_epochs)
             epoch.call_on_fit_task_begin(**self.given)
             phase.advance()
-            if self.learner.verbose and (self.team is None or self.team.rank == 0):
+            if self.learner.verbose and self.team.rank == 0:
                 phase.report(self.max_iter)
             hooks = self.given | {"reconstruction_attributes": phase.attributes}
             stopped = bool(epoch.call_on_fit_task_end(**hooks))
             stopped |= phase.stops_at_interrupts and self.interrupts.pending
-            stopped = stopped if self.team is None else self.team.any(stopped)[0]
-            if name == "search":  # the trainer writes between rounds of updates
+            (stopped,) = self.team.any(stopped)
+            # the trainer writes between rounds of updates
+            if name == "search" and self.recorder.is_active:
                 self.recorder.at_search_epoch(phase.state)
         if name is not None:
             task.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)

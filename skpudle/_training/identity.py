@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from skpudle._data.arrays import to_numpy, to_tensor
+from skpudle._data.batches import Samples
 from skpudle._data.foreign import dictionary_of
 
 __all__ = ["check_same", "data_of", "identity_of", "plain", "rule_of", "task_of"]
@@ -72,33 +73,30 @@ def _checksum(tensors):
     return f"{checksum:08x}"
 
 
-def data_of(source, sample, mask=None):
+def data_of(source, samples):
     """Return a fingerprint of data: their kind, their size and a checksum.
 
     Parameters
     ----------
     source : source of batches
         See `skpudle._data.batches`.
-    sample : Tensor of shape (n_samples, n_features), or collection of Tensor
+    samples : Samples, or collection of Tensor
         The data, or a part that identifies them.
-    mask : Tensor of shape (n_samples, n_features), default=None
-        0 where values are missing.
     """
     kind = type(source).__name__.strip("_")
-    if not isinstance(sample, torch.Tensor):
-        return f"{kind} of {len(sample)} images, checksum {_checksum(sample)}"
-    parts = sample.split(2**14)
-    if mask is not None:  # a gap holds its column's mean, a possible value
-        parts = chain(parts, (part.bool() for part in mask.split(2**14)))
-    target = getattr(source, "target", None)
-    if target is not None:
-        parts = chain(parts, [target])
+    if not isinstance(samples, Samples):
+        return f"{kind} of {len(samples)} images, checksum {_checksum(samples)}"
+    parts = samples.x.split(2**14)
+    if samples.mask is not None:  # a gap holds its column's mean, a possible value
+        parts = chain(parts, (part.bool() for part in samples.mask.split(2**14)))
+    if samples.target is not None:
+        parts = chain(parts, [samples.target])
     first = getattr(source, "first_batch", None)
     batch = "" if first is None else f", the first batch of {first}"
-    return f"{kind} of {len(sample)} samples{batch}, checksum {_checksum(parts)}"
+    return f"{kind} of {len(samples)} samples{batch}, checksum {_checksum(parts)}"
 
 
-def task_of(estimator, method, sample):
+def task_of(estimator, method, samples):
     """Return all that processes which train one dictionary must agree in, by name.
 
     Parameters
@@ -107,14 +105,14 @@ def task_of(estimator, method, sample):
         The estimator of one of these processes.
     method : {"fit", "partial_fit"}
         The method that was called.
-    sample : Tensor of shape (n_samples, n_features)
+    samples : Samples
         Rows of its data.
     """
     task = {"class": type(estimator).__name__, "method": method}
     task |= {n: text for n, text in parameters_of(estimator).items() if n not in _OWN}
-    task["n_features"] = str(sample.shape[1])
+    task["n_features"] = str(samples.x.shape[1])
     if method == "fit" or not hasattr(estimator, "components_"):
-        return task | {"dtype": str(sample.dtype).removeprefix("torch.")}
+        return task | {"dtype": str(samples.x.dtype).removeprefix("torch.")}
     return task | {
         "components_": _text(estimator.components_),
         "n_steps_": _text(estimator.n_steps_),
@@ -126,7 +124,7 @@ def rule_of(estimator):
     return [plain(estimator.tol), int(estimator.n_iter_no_change)]
 
 
-def identity_of(estimator, data, team=None):
+def identity_of(estimator, data, team):
     """Return the fingerprint of a fit, by name: the first process's, which compares for all.
 
     Parameters
@@ -135,11 +133,11 @@ def identity_of(estimator, data, team=None):
         The estimator to fit.
     data : str
         This process's data, from `data_of`.
-    team : Team, default=None
+    team : Team
         Processes that train together.
     """
     parameters = parameters_of(estimator)
-    parts = [data.encode()] if team is None else team.gather_bytes(data.encode())
+    parts = team.gather_bytes(data.encode())
     random_state = parameters["random_state"]
     identity = {name: text for name, text in parameters.items() if name not in _FREE} | {
         "learner": type(estimator).__name__,
@@ -148,8 +146,6 @@ def identity_of(estimator, data, team=None):
     }
     if random_state.isdigit():
         identity["random_state"] = random_state
-    if team is None:
-        return identity
     return json.loads(team.first([json.dumps(identity).encode()])[0])
 
 

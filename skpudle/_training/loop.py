@@ -26,6 +26,7 @@ import torch
 from skpudle._compilation import threads_for
 from skpudle._data.batches import count_batches, once_only
 from skpudle._training.state import Outcome, Progress, TrainingState
+from skpudle._training.team import ALONE
 from skpudle.gradients import differentiate
 
 __all__ = ["Diverged", "EpochSummary", "Interrupted", "Trainer"]
@@ -83,7 +84,7 @@ class Trainer:
         Mean losses of the epochs before.
     searched : iterable of float, default=()
         Losses of the epochs of a search, for the record.
-    team : Team, default=None
+    team : Team, default=ALONE
         The processes that train one dictionary, each with samples of its own.
     interrupts : Interrupts, optional
         Its ``pending`` is read after every update, by a team after every round.
@@ -99,7 +100,7 @@ class Trainer:
         n_steps=0,
         loss_curve=(),
         searched=(),
-        team=None,
+        team=ALONE,
         interrupts=_UNDISTURBED,
         at_round=None,
     ):
@@ -111,10 +112,6 @@ class Trainer:
         self._progress = None  # of the current or latest epoch
         self._halved = False
         self._finite = None  # the latest finite (atoms, optimiser's state, number of updates)
-
-    def largest(self, value):
-        """Return the largest of the integers of all processes."""
-        return value if self._team is None else self._team.largest(value)
 
     # ------------------------------------------------------------------ an epoch
 
@@ -139,7 +136,7 @@ class Trainer:
                 break
             atoms = self.optimizer.atoms.detach()
             sums, n_unused, atoms_are_finite = _on_host(sums, unused, atoms)
-            interrupted = self.largest(int(self._interrupts.pending))
+            (interrupted,) = self._team.any(self._interrupts.pending)
             finite = torch.isfinite(sums).all(1)
             if finite[0] or self._finite is None:
                 self._finite = state.start  # finite, as its next loss was
@@ -167,7 +164,7 @@ class Trainer:
             unused = unused & ~used
             if batch is not None:
                 seen.append((losses, batch.keys))
-            if self._team is None and self._interrupts.pending:
+            if self._team.is_alone and self._interrupts.pending:
                 break
         return sums, unused, seen
 
@@ -193,9 +190,9 @@ class Trainer:
         batches = source.batches(source.plan(), done)
         if going_on and generator is not None:
             generator.set_state(now)
-        if self._team is None:
+        if self._team.is_alone:  # a stream tells its end itself
             return batches
-        n_batches = self.largest(count_batches(source))  # all processes share every update
+        n_batches = self._team.largest(count_batches(source))  # all processes share every update
         return islice(chain(batches, repeat(None)), n_batches - done)
 
     def _update(self, batch):  # -> summed loss, objective and samples; used atoms; losses
@@ -213,7 +210,7 @@ class Trainer:
             codes, losses = found.codes, found.losses
             size = torch.full_like(found.objective, len(batch.x))
             total = torch.stack([losses.sum(), found.objective * size, size])
-        if team is None:
+        if team.is_alone:  # the gradient is the batch's as it is, and needs no exchange
             with threads_for(rows, rows):
                 self.optimizer.update(gradient, codes, loss=total[0] / total[2])
         else:
@@ -252,13 +249,11 @@ class Trainer:
         self.loss_curve.append(summary.loss)
         return summary
 
-    def _unused(self):  # -> (n_components,) bool, of the last epoch, by all processes
-        unused = self._progress.unused
-        return unused if self._team is None else self._team.all(unused)
-
     def idle(self, before):  # (n_components,) -> the same, on the host
         """Return for how many samples atoms have been unused, given the number before."""
-        return torch.where(self._unused().cpu(), before + self._progress.n_samples, 0.0)
+        return torch.where(
+            self._team.all(self._progress.unused).cpu(), before + self._progress.n_samples, 0.0
+        )
 
     def replace_unused(self, source, *, among=None):
         """Replace atoms unused in the last epoch by the worst reconstructed samples.
@@ -268,9 +263,9 @@ class Trainer:
         if self._progress is None or not self._progress.done:
             return
         losses, keys = self._progress.losses, self._progress.keys
-        if self._team is None and not len(losses):  # all atoms are used
+        if not self._team.largest(len(losses)):  # all atoms are used
             return
-        unused = self._unused()
+        unused = self._team.all(self._progress.unused)
         if among is not None:
             unused = unused & among.to(unused.device)
         unused = unused.nonzero().squeeze(1)
@@ -278,9 +273,8 @@ class Trainer:
         losses = losses[losses > 0]
         atoms = self.optimizer.atoms.detach()
         samples = source.samples(keys[: len(losses)]) if len(losses) else atoms[:0]
-        if self._team is not None:
-            losses, samples = (torch.cat(self._team.gather(part)) for part in (losses, samples))
-            samples = samples[losses.topk(min(len(unused), len(losses))).indices]
+        losses, samples = (torch.cat(self._team.gather(part)) for part in (losses, samples))
+        samples = samples[losses.topk(min(len(unused), len(losses))).indices]
         samples = samples[samples.nan_to_num().flatten(1).any(1)]  # a zero sample makes no atom
         if len(samples):
             rows = self.model.replacements(atoms, samples)

@@ -11,6 +11,7 @@ import os
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch.distributed as dist
 
 from skpudle._data.arrays import to_numpy, to_tensor
 
-__all__ = ["data_parallel"]
+__all__ = ["ALONE", "Team", "current_team", "data_parallel"]
 
 if dist.is_available():
     # On import its functions bind the connected group for good, and the threads of that can abort
@@ -32,16 +33,47 @@ _ROWS = 2**14
 # seconds between the last exchange and the end of the group
 _PAUSE = 0.2
 
-_TEAM = ContextVar("skpudle_team", default=None)
+
+def _itself(value):
+    return value
+
+
+def _each(*values):
+    return values
+
+
+class Alone:
+    """A team of one, the operations of `Team` without exchange and copies."""
+
+    rank, size, is_alone = 0, 1, True
+
+    largest = all = first = collect = agree = own = staticmethod(_itself)
+    sum = any = staticmethod(_each)
+
+    def gather(self, tensor):
+        """Return the tensor in a list."""
+        return [tensor]
+
+    gather_bytes = gather
+
+    def check_agreement(self, facts):
+        """Agree."""
+
+
+ALONE = Alone()
+
+_TEAM = ContextVar("skpudle_team", default=ALONE)
 
 
 def current_team():
-    """Return the team that `data_parallel` made for this thread, or None."""
+    """Return the team that `data_parallel` made for this thread, or `ALONE`."""
     return _TEAM.get()
 
 
 class Team:
     """The processes of a group of `torch.distributed`, and their joint operations."""
+
+    is_alone = False  # nor is a group of one, whose sums are those of a group
 
     def __init__(self, group=None):
         self.group = group
@@ -107,15 +139,15 @@ class Team:
 
         Parameters
         ----------
-        facts : dict of str to str
-            This process's facts, by name.
+        facts : callable
+            Returns a dict of str to str, this process's facts by name.
 
         Raises
         ------
         ValueError
             If processes differ; the message says in which facts, and lists their values.
         """
-        everyone = [json.loads(part) for part in self.gather_bytes(json.dumps(facts).encode())]
+        everyone = [json.loads(part) for part in self.gather_bytes(json.dumps(facts()).encode())]
         differ = []
         for name in dict.fromkeys(name for found in everyone for name in found):
             ranks = {}
@@ -141,10 +173,13 @@ class Team:
         n_items = int(self.broadcast(torch.tensor(len(contents), device="cpu")))
         return [self.gather_bytes(contents[0] if self.rank == 0 else b"")[0]] if n_items else []
 
-    def collect(self, rows):
-        """Return rows of all processes, at regular distances and in the order of processes."""
-        distance = max(1, len(rows) // _ROWS)
-        return torch.cat(self.gather(rows[::distance][:_ROWS]))
+    def collect(self, samples):
+        """Return samples of all processes, at regular distances and in the order of processes.
+
+        Gaps are not told from known entries.
+        """
+        some = replace(samples, mask=None)[:: max(1, len(samples) // _ROWS)][:_ROWS]
+        return some.map(lambda part: torch.cat(self.gather(part)))
 
     def agree(self, generator):
         """Return a generator with the seed of the first process's."""

@@ -174,11 +174,10 @@ def unfold(
     ValueError
         If there are no levels or no step, or if the path is unknown or not for these arguments.
     """
-    if isinstance(loss, Gaussian):
-        loss = None
-    if loss is None and offset is not None:
+    loss = Gaussian() if loss is None else loss
+    if loss.is_quadratic and offset is not None:
         x, offset = x - offset, None
-    if step is None and (loss is None or isfinite(loss.curvature)):
+    if step is None and isfinite(loss.curvature):
         raise ValueError("There is no step. Pass one, such as default_step(dictionary, loss).")
     if isinstance(loss, KullbackLeibler):
         raise ValueError(
@@ -187,7 +186,8 @@ def unfold(
         )
     if not len(levels):
         raise ValueError("There are no unfoldings, and so no codes. Pass at least one level.")
-    plain = isinstance(dictionary, DenseDictionary) and mask is analysis is loss is None
+    plain = isinstance(dictionary, DenseDictionary) and mask is analysis is None
+    plain = plain and loss.is_quadratic
     sparse = _is_confined(path, dictionary, x, levels, plain=plain)
     given = dictionary.atoms, x, levels, step, initial
     if plain and path == "auto" and _are_few_constants(*given):
@@ -196,7 +196,7 @@ def unfold(
 
     def make_steps(x, step, offset, adjoint):
         correlating = fixed if separate is None else separate
-        if loss is not None:
+        if not loss.is_quadratic:
             options = dict(mask=mask, loss=loss, offset=offset)
             return LikelihoodSteps(fixed, correlating, x, step, **options)
         if isinstance(fixed, ConvDictionary | ConvLayers):

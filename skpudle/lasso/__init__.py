@@ -27,7 +27,7 @@ gap of 1e-6.
 """
 
 from skpudle.lasso._gap import GapWarning, duality_gap, warn_about_gaps
-from skpudle.lasso._gradient import lasso_gradient
+from skpudle.lasso._gradient_compiled import lasso_gradient
 from skpudle.lasso._implicit import converged_codes
 from skpudle.lasso._solve import lasso_path, solve_lasso
 

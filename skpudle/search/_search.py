@@ -29,6 +29,7 @@ follow from sums over samples, so several processes, each with its own samples, 
 atoms.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
@@ -37,7 +38,7 @@ from torch import Tensor
 
 from skpudle.operators import project_atoms
 from skpudle.search._device_epoch import DeviceEpoch
-from skpudle.search._epoch import Codes, Epoch
+from skpudle.search._epoch import Codes, Epoch, own
 
 __all__ = [
     "Problem",
@@ -152,8 +153,8 @@ class Problem:
         Whether codes and atoms are non-negative.
     mask : Tensor of shape (n_samples, n_features), default=None
         1 for known entries, 0 for missing ones.
-    team : Team, default=None
-        Sums over processes that have other samples.
+    total : callable, default=own
+        ``total(*tensors)`` returns their sums over processes that have other samples.
     unit : float, default=1.0
         Divisor of data and penalty. The losses of a search are in the units before this division.
     """
@@ -163,7 +164,7 @@ class Problem:
     positive_code: bool = False
     positive_atoms: bool = False
     mask: Tensor | None = None
-    team: object = None
+    total: Callable = own
     unit: float = 1.0
 
     n_positions = 1  # of an atom; rows have one
@@ -220,10 +221,6 @@ class Problem:
         """Return the sum of squares of each sample."""
         dtype = torch.float64 if self.x.device.type == "cpu" else self.x.dtype
         return torch.linalg.vector_norm(self.x, dim=1, dtype=dtype).cpu().double().square()
-
-    def total(self, *tensors):
-        """Return sums over all processes."""
-        return tensors if self.team is None else self.team.sum(*tensors)
 
     def project(self, atoms):
         """Return the nearest atoms of the constraint set."""
@@ -426,7 +423,7 @@ class SearchState:
         self.best_codes.on_host().check(n_rows, len(atoms) * problem.n_positions)
 
 
-def auto_alpha(x, *, mask=None, team=None):
+def auto_alpha(x, *, mask=None, total=own):
     """Return a penalty that gives sparse codes and loses no atoms.
 
     Parameters
@@ -435,8 +432,8 @@ def auto_alpha(x, *, mask=None, team=None):
         Data.
     mask : Tensor of shape (n_samples, n_features), default=None
         1 for known entries, 0 for missing ones.
-    team : Team, default=None
-        Sums over processes that have other samples.
+    total : callable, default=own
+        ``total(*tensors)`` returns their sums over processes that have other samples.
 
     Returns
     -------
@@ -444,9 +441,8 @@ def auto_alpha(x, *, mask=None, team=None):
         0.07 times the root mean square norm of the samples that are not zero; 1 if all are zero,
         where any penalty will do.
     """
-    problem = Problem(x, 0.0, mask=mask, team=team)
-    squares = problem.squares()
-    squares, n = problem.total(squares.sum().reshape(1), (squares > 0).double().sum().reshape(1))
+    squares = Problem(x, 0.0, mask=mask).squares()
+    squares, n = total(squares.sum().reshape(1), (squares > 0).double().sum().reshape(1))
     return _ALPHA * float(squares / n) ** 0.5 if n > 0 else 1.0
 
 

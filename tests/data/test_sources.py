@@ -773,7 +773,7 @@ def test_rows_go_to_the_device_chunk_by_chunk(X, monkeypatch):
     assert {rows.x.device, rows.mask.device} == {CPU}
     device = dictionary.atoms.device
     size = learner._chunk_size(rows.x, device)
-    chunks = in_chunks(lambda x, mask, offset: (x, mask), rows, device, size)
+    chunks = in_chunks(lambda part: (part.x, part.mask), rows, device, size)
     found = [[(len(part), part.device.type) for part in chunk] for chunk in chunks]
     assert found == [[(n, "meta")] * 2 for n in (30, 30, 10)]
 
@@ -892,9 +892,9 @@ def test_codes_are_decoded_part_by_part(X, monkeypatch):
     sizes = []
 
     def watched(function, *args, **options):
-        def noted(rows, *beside):
-            sizes.append(len(rows))
-            return function(rows, *beside)
+        def noted(samples):
+            sizes.append(len(samples))
+            return function(samples)
 
         return in_chunks(noted, *args, **options)
 

@@ -7,7 +7,7 @@ import torch
 from naive import make_mask, naive_encode, normal
 from test_encoding import make_problem
 
-from skpudle._data.batches import Batch
+from skpudle._data.batches import Samples
 from skpudle.encoding import default_step, encode
 from skpudle.gradients import GRADIENT_RULES, differentiate
 from skpudle.operators import ConvDictionary, DenseDictionary
@@ -150,7 +150,7 @@ def test_parts_of_a_batch_have_the_gradient_of_the_whole(rule, masked, generator
     """Also where the last part is smaller than the others."""
     atoms, x = make_problem(generator, "gram")
     mask = make_mask(generator, x) if masked else None
-    batch = Batch(slice(None), x, x + normal(generator, *x.shape), mask)
+    batch = Samples(x, mask, target=x + normal(generator, *x.shape))
     encoder = partial(encode, alpha=0.3, n_unfoldings=10)
     atoms = atoms.detach().clone().requires_grad_()
 
@@ -182,7 +182,7 @@ def test_autocast_and_the_default_dtype_change_nothing(gradient, kind, dtype, ge
             return encode(dictionary, x, alpha=0.1, n_unfoldings=5, mask=mask)
 
         dictionary, options = make_dictionary(atoms), dict(encoder=encoder, penalty=0.1)
-        rule, batch = GRADIENT_RULES[gradient], Batch(x, x, None)
+        rule, batch = GRADIENT_RULES[gradient], Samples(x)
         evaluation, z = rule(dictionary, x, **options), torch.ones_like(dictionary.analysis(x))
         maps = dictionary.synthesis(z), dictionary.analysis(x), dictionary.outer(z, x)
         derivative, _ = differentiate(rule, dictionary, atoms, batch, **options)

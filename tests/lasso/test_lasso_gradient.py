@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from skpudle._data.batches import Batch
+from skpudle._data.batches import Samples
 from skpudle._learners.models import Decay, DenseModel, Encoder
 from skpudle.gradients import GRADIENT_RULES, differentiate
 from skpudle.lasso import _gradient, converged_codes, lasso_gradient
@@ -28,7 +28,7 @@ def by_autograd(rule, atoms, x, positive, mask=None):
     atoms = atoms.clone().requires_grad_()
     encoder = partial(encode, positive=positive)
     return differentiate(
-        GRADIENT_RULES[rule], DenseDictionary(atoms), atoms, Batch(None, x, mask=mask),
+        GRADIENT_RULES[rule], DenseDictionary(atoms), atoms, Samples(x, mask),
         encoder=encoder, penalty=ALPHA,
     )  # fmt: skip
 
@@ -39,7 +39,7 @@ def by_a_learner(rule, atoms, x, positive, alpha=ALPHA, mask=None):
     model = DenseModel(rule, encoder, None, Decay.of(1.0).at_last, alpha=alpha)
     dictionary, encoder, penalty = model.network(atoms, 0)
     options = dict(encoder=encoder, penalty=penalty)
-    return differentiate(rule, dictionary, atoms, Batch(None, x, mask=mask), **options)
+    return differentiate(rule, dictionary, atoms, Samples(x, mask), **options)
 
 
 @pytest.fixture(params=[False, True], ids=["complete", "with gaps"])

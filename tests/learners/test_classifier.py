@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skpudle import Checkpoint, PUDLEClassifier, PUDLEDictionaryLearning, PUDLERegressor
-from skpudle._data.batches import Batch
+from skpudle._data.batches import Samples
 from skpudle._learners.models import Decay, Encoder
 from skpudle._learners.supervised.model import TaskLayout, TaskModel, joint
 from skpudle._learners.supervised.tasks import Classification, Head
@@ -106,7 +106,7 @@ def test_the_gradient_of_the_joint_loss_is_that_of_naive_autograd(
         strength=0.7,
     )
     rows = model.layout.pack(atoms, head).requires_grad_()
-    batch = Batch(torch.arange(20), x, target)
+    batch = Samples(x, target=target)
     dictionary, encoder, penalty = model.network(rows, 0)
     options = dict(encoder=encoder, penalty=penalty)
     gradient, evaluation = differentiate(joint, dictionary, rows, batch, **options)

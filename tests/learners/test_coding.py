@@ -67,7 +67,7 @@ def test_folds_are_judged_by_their_own_atoms(noisy):
     _, X, atoms = noisy
     atoms = torch.from_numpy(atoms)
     folds = torch.stack([atoms, atoms.flip(1), atoms.roll(1, 1)])
-    options = dict(positive=False, total=Problem.total.__get__(Problem(atoms, 1.0)))
+    options = dict(positive=False, total=Problem(atoms, 1.0).total)
     rows = coding._Rows(torch.from_numpy(X), None, **options)
     together = [sums for sums, _ in rows.hidden_sums(folds, [0.4, 0.2])]
     apart = torch.zeros(2, 3, dtype=torch.float64)

@@ -11,7 +11,7 @@ from sklearn.datasets import load_sample_image
 from torch.nn.functional import conv2d
 
 from skpudle import ConvPUDLEDictionaryLearning
-from skpudle._data.batches import Batch
+from skpudle._data.batches import Samples
 from skpudle._learners.convolutional.model import ConvNetwork, RowLayout
 from skpudle._learners.convolutional.values import ConvParameters
 from skpudle._learners.models import Encoder
@@ -119,7 +119,7 @@ def test_gradients_are_those_of_automatic_differentiation(
         lambda *args, **options: GRADIENT_RULES[rule](*args, loss=loss, **options),
         network,
         rows,
-        Batch(torch.arange(3), x, x),
+        Samples(x, target=x),
         encoder=lambda network, x, mask=None: network.encode(x),
         penalty=0.3,
     )

@@ -163,7 +163,7 @@ def test_a_search_with_gaps_fills_them(traces, gaps):
 
 def test_gradients_with_gaps_are_those_of_the_known_pixels(gaps):
     """Whatever stood there: updates are those of any values under the mask."""
-    from skpudle._data.batches import Batch
+    from skpudle._data.batches import Samples
     from skpudle._learners.convolutional.model import ConvNetwork
     from skpudle._learners.convolutional.values import ConvParameters
     from skpudle._learners.models import Encoder
@@ -177,7 +177,7 @@ def test_gradients_with_gaps_are_those_of_the_known_pixels(gaps):
         atoms = torch.randn(3, 1, 6, generator=generator.manual_seed(0), dtype=torch.float64)
         atoms.requires_grad_()
         network = ConvNetwork(ConvParameters(atoms, alpha=0.1, step=0.05), (1,), Encoder(5))
-        batch = Batch(slice(None), x, mask=mask)
+        batch = Samples(x, mask)
         gradient, _ = differentiate(
             ae_ls, network, atoms, batch, encoder=ConvNetwork.encode, penalty=0.1
         )

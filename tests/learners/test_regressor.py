@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skpudle import Checkpoint, PUDLEDictionaryLearning, PUDLERegressor
-from skpudle._data.batches import Batch
+from skpudle._data.batches import Samples
 from skpudle._learners.models import Decay, Encoder
 from skpudle._learners.supervised.model import TaskLayout, TaskModel, joint
 from skpudle._learners.supervised.tasks import Head, Regression
@@ -78,7 +78,7 @@ def test_the_gradient_of_the_joint_loss_is_that_of_naive_autograd(
     )
     rows = model.layout.pack(atoms, head).requires_grad_()
     dictionary, encoder, penalty = model.network(rows, 0)
-    batch, options = Batch(torch.arange(20), x, target), dict(encoder=encoder, penalty=penalty)
+    batch, options = Samples(x, target=target), dict(encoder=encoder, penalty=penalty)
     gradient, _ = differentiate(joint, dictionary, rows, batch, **options)
     found, of_head = model.layout.atoms(gradient), model.layout.head(gradient)
 

@@ -354,7 +354,7 @@ def test_processes_with_their_own_samples_end_with_the_same_bits():
     pair, results, atoms = Pair(), [None, None], start(x, len(truth))
 
     def run(rank):
-        problem = Problem(x[rank * 240 :][: (240, 360)[rank]], 0.1, team=pair.of(rank))
+        problem = Problem(x[rank * 240 :][: (240, 360)[rank]], 0.1, total=pair.of(rank).sum)
         results[rank] = search(problem, atoms).best_atoms
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
@@ -409,7 +409,7 @@ def test_auto_alpha_is_that_of_all_processes():
     pair, results = Pair(), [None, None]
 
     def run(rank):
-        results[rank] = auto_alpha(x[rank * 250 :][: (250, 350)[rank]], team=pair.of(rank))
+        results[rank] = auto_alpha(x[rank * 250 :][: (250, 350)[rank]], total=pair.of(rank).sum)
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
     for thread in threads:

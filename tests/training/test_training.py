@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from skpudle._data.batches import Rows
+from skpudle._data.batches import Rows, Samples
 from skpudle._training.loop import Diverged, Trainer
 from skpudle._training.stopping import Stopping
 from skpudle.encoding import encode
@@ -80,7 +80,7 @@ def x(generator):
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 5, 23, 100])
 def test_an_epoch_visits_every_sample_once(batch_size, shuffle, x, generator):
-    source = Rows(x, batch_size, generator=generator if shuffle else None)
+    source = Rows(Samples(x), batch_size, generator=generator if shuffle else None)
     for _ in range(2):
         batches = list(epoch(source))
         sizes = [len(batch.x) for batch in batches]
@@ -92,25 +92,25 @@ def test_an_epoch_visits_every_sample_once(batch_size, shuffle, x, generator):
 
 
 def test_batches_come_in_the_order_of_the_samples_without_a_generator(x):
-    assert torch.equal(torch.cat([batch.x for batch in epoch(Rows(x, 5))]), x)
+    assert torch.equal(torch.cat([batch.x for batch in epoch(Rows(Samples(x), 5))]), x)
 
 
 def test_every_epoch_is_shuffled_anew(x, generator):
-    source = Rows(x, 5, generator=generator)
+    source = Rows(Samples(x), 5, generator=generator)
     first, second = (torch.cat([batch.keys for batch in epoch(source)]) for _ in range(2))
     assert not torch.equal(first, second)
 
 
 def test_a_full_batch_is_not_shuffled(x, generator):
     """So that nothing depends on an order that does not matter."""
-    (batch,) = epoch(Rows(x, 100, generator=generator))
+    (batch,) = epoch(Rows(Samples(x), 100, generator=generator))
     assert torch.equal(batch.x, x)
 
 
 def test_a_generator_determines_the_batches(x):
     orders = []
     for seed in (0, 0, 1):
-        source = Rows(x, 5, generator=torch.Generator().manual_seed(seed))
+        source = Rows(Samples(x), 5, generator=torch.Generator().manual_seed(seed))
         orders.append(torch.cat([batch.keys for batch in epoch(source)]))
     assert torch.equal(orders[0], orders[1])
     assert not torch.equal(orders[0], orders[2])
@@ -183,11 +183,11 @@ def test_loss_of_an_epoch_is_the_mean_over_its_samples(atoms, x):
     """Each at the atoms of its update, also where the last batch is smaller."""
     trainer, twin = make_trainer(atoms), make_trainer(atoms)
     losses = []
-    for batch in epoch(Rows(x, 5)):
+    for batch in epoch(Rows(Samples(x), 5)):
         z = encode(twin.optimizer.atoms.detach(), batch.x, alpha=0.1, n_unfoldings=5)
         losses.append(0.5 * (batch.x - z @ twin.optimizer.atoms.detach()).square().sum(1))
-        twin.run_epoch(Rows(batch.x, 5), NEVER)
-    summary = trainer.run_epoch(Rows(x, 5), NEVER)
+        twin.run_epoch(Rows(Samples(batch.x), 5), NEVER)
+    summary = trainer.run_epoch(Rows(Samples(x), 5), NEVER)
     assert summary.loss == pytest.approx(float(torch.cat(losses).mean()), rel=1e-12)
     assert trainer.n_steps == len(losses) == 5
     assert torch.equal(trainer.optimizer.atoms, twin.optimizer.atoms)
@@ -196,7 +196,7 @@ def test_loss_of_an_epoch_is_the_mean_over_its_samples(atoms, x):
 def test_networks_are_asked_for_every_update_in_turn(atoms, x):
     trainer = make_trainer(atoms)
     for _ in range(2):
-        trainer.run_epoch(Rows(x, 10), NEVER)
+        trainer.run_epoch(Rows(Samples(x), 10), NEVER)
     assert trainer.model.updates == list(range(6))
 
 
@@ -204,7 +204,7 @@ def test_a_long_epoch_is_left_as_soon_as_the_objective_has_stalled(atoms, genera
     """So the first of many samples need not be gone through when nothing is left to gain."""
     x = normal(generator, 1, 4).expand(500, 4)
     trainer = make_trainer(atoms, alpha=1e3)  # zero codes, a constant objective
-    summary = trainer.run_epoch(Rows(x, 1), Stopping(1e-4, 2))
+    summary = trainer.run_epoch(Rows(Samples(x), 1), Stopping(1e-4, 2))
     assert summary.converged
     assert trainer.n_steps < 500
     assert summary.loss == pytest.approx(0.5 * float(x[0].square().sum()))
@@ -215,8 +215,8 @@ def test_training_ends_after_a_given_number_of_updates(n_updates, atoms, x):
     """Also within an epoch, and after updates that are those of a longer training."""
     stopping = Stopping(None, 1, n_updates=n_updates)
     trainer, twin = make_trainer(atoms), make_trainer(atoms)
-    summary = trainer.run_epoch(Rows(x, 1), stopping)
-    twin.run_epoch(Rows(x[:n_updates], 1), NEVER)
+    summary = trainer.run_epoch(Rows(Samples(x), 1), stopping)
+    twin.run_epoch(Rows(Samples(x[:n_updates]), 1), NEVER)
     assert trainer.n_steps == n_updates
     assert not summary.converged
     assert torch.equal(trainer.optimizer.atoms, twin.optimizer.atoms)
@@ -227,10 +227,10 @@ def test_training_ends_after_a_given_number_of_updates(n_updates, atoms, x):
 
 def test_one_divergence_halves_the_learning_rate_and_starts_the_epoch_again(atoms, x):
     trainer = make_trainer(atoms, FailsAt(3))
-    summary = trainer.run_epoch(Rows(x, 5), NEVER)
+    summary = trainer.run_epoch(Rows(Samples(x), 5), NEVER)
     calm = make_trainer(atoms)
     calm.optimizer.halve_learning_rate()
-    assert summary == calm.run_epoch(Rows(x, 5), NEVER)
+    assert summary == calm.run_epoch(Rows(Samples(x), 5), NEVER)
     assert torch.equal(trainer.optimizer.atoms, calm.optimizer.atoms)
     assert trainer.n_steps == calm.n_steps == 5
 
@@ -241,10 +241,10 @@ def test_training_goes_on_from_the_last_finite_state(optimizer, atoms, x):
     failing = make_trainer(atoms, FailsAt(8), optimizer=optimizer)
     calm = make_trainer(atoms, optimizer=optimizer)
     for trainer in (failing, calm):
-        trainer.run_epoch(Rows(x, 5), NEVER)
+        trainer.run_epoch(Rows(Samples(x), 5), NEVER)
     calm.optimizer.halve_learning_rate()
     for trainer in (failing, calm):
-        trainer.run_epoch(Rows(x, 5), NEVER)
+        trainer.run_epoch(Rows(Samples(x), 5), NEVER)
     assert torch.equal(failing.optimizer.atoms, calm.optimizer.atoms)
 
 
@@ -257,7 +257,7 @@ def test_a_second_divergence_raises_with_the_number_of_the_update(calls, update,
     def train():
         while True:
             starts.append(trainer.optimizer.atoms.detach().clone())
-            trainer.run_epoch(Rows(x, 5), NEVER)
+            trainer.run_epoch(Rows(Samples(x), 5), NEVER)
 
     with pytest.raises(Diverged, match=f"update {update}$") as error:
         train()
@@ -272,7 +272,7 @@ def test_an_update_that_leaves_no_finite_loss_is_taken_back(atoms, x):
         return float((trainer.optimizer.atoms.detach() - atoms).norm())
 
     calm = make_trainer(atoms, optimizer="sgd")
-    calm.run_epoch(Rows(x, 100), NEVER)
+    calm.run_epoch(Rows(Samples(x), 100), NEVER)
     too_far = 0.75 * step_length(calm)
 
     def rule(dictionary, x, **options):
@@ -282,8 +282,8 @@ def test_an_update_that_leaves_no_finite_loss_is_taken_back(atoms, x):
         return evaluation
 
     trainer = make_trainer(atoms, rule, optimizer="sgd")
-    trainer.run_epoch(Rows(x, 100), NEVER)
-    trainer.run_epoch(Rows(x, 100), NEVER)
+    trainer.run_epoch(Rows(Samples(x), 100), NEVER)
+    trainer.run_epoch(Rows(Samples(x), 100), NEVER)
     assert 0 < step_length(trainer) < too_far
 
 
@@ -297,7 +297,7 @@ def test_atoms_that_stop_being_finite_are_noticed_though_losses_are_finite(atoms
     trainer = make_trainer(atoms, rule)
     before = trainer.optimizer.atoms.detach().clone()
     with pytest.raises(Diverged, match="update 1$"):
-        trainer.run_epoch(Rows(x, 100), NEVER)
+        trainer.run_epoch(Rows(Samples(x), 100), NEVER)
     assert torch.equal(trainer.optimizer.atoms, before)
     assert trainer.n_steps == 0
 
@@ -310,7 +310,7 @@ def trained_with_unused_atoms(generator):
     x = torch.cat([normal(generator, 23, 2), torch.zeros(23, 2, dtype=torch.float64)], dim=1)
     x[4, 3], x[17, 3] = 9.0, -8.0  # badly reconstructed
     atoms = torch.eye(4, dtype=torch.float64)[[0, 2, 1, 2]]  # no sample has the third feature
-    trainer, source = make_trainer(atoms), Rows(x, 5, generator=generator)
+    trainer, source = make_trainer(atoms), Rows(Samples(x), 5, generator=generator)
     trainer.run_epoch(source, NEVER)
     return trainer, source, torch.tensor([1, 3])
 
@@ -338,7 +338,7 @@ def test_an_atom_used_in_one_batch_of_the_epoch_is_kept(generator):
     rare = normal(generator, 23, 4)
     rare[:, 2] = 0
     rare[7] = torch.tensor([0.0, 0.0, 5.0, 0.0])
-    source = Rows(rare, 5)
+    source = Rows(Samples(rare), 5)
     trainer.run_epoch(source, NEVER)
     before = trainer.optimizer.atoms.detach().clone()
     trainer.replace_unused(source)
@@ -347,7 +347,10 @@ def test_an_atom_used_in_one_batch_of_the_epoch_is_kept(generator):
 
 def test_more_unused_atoms_than_samples_are_replaced_as_far_as_samples_go(generator):
     x = normal(generator, 3, 4)
-    trainer, source = make_trainer(torch.ones(6, 4, dtype=torch.float64), alpha=1e3), Rows(x, 3)
+    trainer, source = (
+        make_trainer(torch.ones(6, 4, dtype=torch.float64), alpha=1e3),
+        Rows(Samples(x), 3),
+    )
     trainer.run_epoch(source, NEVER)
     trainer.replace_unused(source)
     atoms = trainer.optimizer.atoms.detach()
@@ -358,7 +361,7 @@ def test_more_unused_atoms_than_samples_are_replaced_as_far_as_samples_go(genera
 
 def test_samples_without_an_error_replace_nothing(atoms):
     """Zero samples are no atoms."""
-    source = Rows(torch.zeros(5, 4, dtype=torch.float64), 5)
+    source = Rows(Samples(torch.zeros(5, 4, dtype=torch.float64)), 5)
     trainer = make_trainer(atoms)
     trainer.run_epoch(source, NEVER)
     before = trainer.optimizer.atoms.detach().clone()

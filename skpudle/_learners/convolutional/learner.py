@@ -21,7 +21,7 @@ from skpudle._data.images import (
     warn_of_lines,
 )
 from skpudle._data.noise import Noise
-from skpudle._data.training_images import Geometry, TrainingImages
+from skpudle._data.training_images import Cropping, Geometry, TrainingImages
 from skpudle._learners.base import Data, GradientLearner, attributes_of
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.coding import adapt_atoms, hidden_entries
@@ -154,7 +154,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
     # ------------------------------------------------------------------ training
 
     def _read(self, plan, X, y, *, known=False, part=False):  # -> Data
-        if current_team() is not None:
+        if not current_team().is_alone:
             raise ValueError(
                 f"{type(self).__name__} trains in one process, and this is inside of data_parallel "
                 "with several; call fit outside of it."
@@ -174,32 +174,34 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         sample = TrainingImages(
             images.singles(),
             targets,
-            self._kernel,
-            self._stride,
             Geometry(image_size, images.channel_axis),
-            crop_size=self.crop_size,
-            whole=images.kind == "rows" and self.crop_size == "auto",
-            shifted=self.n_train_shifts > 1,
-            margin=self.n_train_shifts > 1 or self.separate_atoms == "unfolding",
+            Cropping(
+                self._kernel,
+                self._stride,
+                self.crop_size,
+                whole=images.kind == "rows" and self.crop_size == "auto",
+                shifted=self.n_train_shifts > 1,
+                margin=self.n_train_shifts > 1 or self.separate_atoms == "unfolding",
+            ),
             noise_std=self.noise_std,
             flip=self.flip and Noise.of(self.noise_std).high > 0 and len(self._kernel) == 2,
         )
         device = images.tensors[0].device
         if known:
-            return Data(sample, sample, None, device, {})
+            return Data(sample, sample, device, {})
         if sample.masks and not any(mask.any() for mask in sample.masks):
             raise nothing_known(self)
         Noise.of(self.noise_std).warn_of_units(sample.images)
         inputs = input_attributes(X if images.kind == "rows" else None)
-        return Data(sample, sample, None, device, inputs)
+        return Data(sample, sample, device, inputs)
 
-    def _some_samples(self, data):  # -> Batch
+    def _some_samples(self, data):  # -> Samples
         own = make_generator(0)  # leave the generator of training's crops as it is
         source = data.source.for_training(self._plan().batch_size(), own, shuffle=False)
         return next(iter(source.batches(source.plan())))
 
     def _new_model(self, plan, data, generator, run=None):  # -> ConvModel, rows
-        images, step = data.sample, plan.step_size
+        images, step = data.samples, plan.step_size
         decides = isinstance(self.n_components, str)
         if decides and not plan.searches:
             raise ValueError(
@@ -286,13 +288,13 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         )
 
     def _coding_problem(self, outcome, data, run):  # -> ConvProblem, atoms
-        problem = self._problem(data.sample, float(outcome.model.alpha))
+        problem = self._problem(data.samples, float(outcome.model.alpha))
         return problem, as_pictures(outcome.model.layout.unpack(outcome.rows).atoms)
 
     def _known_model(self, plan, data):  # -> ConvModel, rows, generator
         generator = make_generator(self.random_state)
         generator.manual_seed(generator.initial_seed() + self.n_steps_)  # other crops
-        images, state = data.sample, self._training_state
+        images, state = data.samples, self._training_state
         parameters = known_parameters(_known(self), len(self._kernel), images.images[0])
         if not (self.learn_step or self.separate_atoms == "unfolding"):
             parameters = parameters._replace(step=plan.step_size)

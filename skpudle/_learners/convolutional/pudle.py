@@ -6,13 +6,13 @@ from numbers import Real
 import torch
 
 from skpudle._data.arrays import resolve_device, to_tensor
+from skpudle._data.batches import Samples
 from skpudle._data.images import covering_positions, is_one_image, read_images, split_gaps
 from skpudle._data.noise import Noise, with_noise
 from skpudle._learners.convolutional.denoising import DenoiserModule, denoise_images
 from skpudle._learners.convolutional.learner import ConvLearner
 from skpudle._learners.convolutional.parameters import as_images, largest_of, targets_of
-from skpudle._learners.score import deviance_of_means, deviance_of_pixels, sums_of
-from skpudle.losses import Gaussian
+from skpudle._learners.score import deviance_of_pixels, sums_of
 
 __all__ = ["ConvPUDLEDictionaryLearning"]
 
@@ -596,7 +596,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
                 f"peak={peak!r:.50} is no largest value of pixels; pass a positive number, such as "
                 "1.0 or 255."
             )
-        if not isinstance(self._loss(), Gaussian):
+        if not self._loss().is_quadratic:
             if peak != 1:
                 raise ValueError(
                     f"peak={peak!r:.50}, but the score of loss={self.loss!r} is a share of the "
@@ -625,7 +625,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             for part in _parts(self._cover(x)):
                 deviance += deviance_of_pixels(loss, network, part, known)
         pixels = torch.cat([x.transpose(0, 1).flatten(1).mT for x in images.tensors])
-        total = deviance_of_means(loss, sums_of(loss, pixels, None, None))
+        total = sums_of(loss, Samples(pixels)).deviance(loss)
         return 1 - deviance / total if total else 0.0
 
     def __sklearn_tags__(self):

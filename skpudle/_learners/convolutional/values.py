@@ -14,7 +14,6 @@ from skpudle._data.training_images import initial_kernels
 from skpudle._learners.convolutional.search import patches_by_energy
 from skpudle._learners.counts import least_penalty
 from skpudle.encoding import default_step
-from skpudle.losses import Gaussian
 from skpudle.operators import ConvDictionary
 
 __all__ = [
@@ -167,7 +166,7 @@ def baseline(loss, images):
     Tensor of shape (n_channels,) or None
         None for least squares, which have no intercept.
     """
-    if isinstance(loss, Gaussian):
+    if not loss.has_baseline:
         return None
     masks = images.masks or [torch.ones_like(image) for image in images.images]
     known = (x * mask for x, mask in zip(images.images, masks, strict=True))

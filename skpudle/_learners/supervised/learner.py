@@ -26,7 +26,7 @@ from skpudle._data.arrays import (
     split_missing,
     to_tensor,
 )
-from skpudle._data.batches import Rows
+from skpudle._data.batches import Rows, Samples
 from skpudle._data.sources import is_stream
 from skpudle._data.tables import is_dataset, loaded
 from skpudle._learners.base import Data, GradientLearner
@@ -323,7 +323,7 @@ class TaskLearner(GradientLearner, DictionaryTransformer):
             raise ValueError(f"{name} requires y to be passed, but the target y is None.")
         X = X if (given := is_array(X)) else loaded(X, whole=True)
         streams = not given and (is_stream(X) or is_dataset(X))
-        if streams or current_team() is not None:
+        if streams or not current_team().is_alone:
             raise TypeError(
                 f"{name} learns from arrays and tensors in one process; pass parts of the data to "
                 "partial_fit."
@@ -346,28 +346,20 @@ class TaskLearner(GradientLearner, DictionaryTransformer):
         check_weights(target[:, -1], name)
         if not part:
             task.check_target(target, name)
+        samples = Samples(x, mask, target=target)
         if self.supervision or sample_weight is not None:
-            x, mask, target = distinct(x, mask, target)
+            samples = distinct(samples)
         held_out = None
         if not part and self.early_stopping and self.supervision:
             random_state = check_random_state(self.random_state)
-            share, strata = self.validation_fraction, task.strata(target)
-            parts = hold_out(x, mask, target, share, random_state, strata)
-            x, mask, target, held_out = parts
-        trained = self.supervision or part
-        return Data(
-            Rows(x, mask=mask, target=target if trained else None),
-            x,
-            mask,
-            device,
-            {} if known else input_attributes(X) | inputs,
-            target=target,
-            held_out=held_out,
-            task=task,
-        )
+            share, strata = self.validation_fraction, task.strata(samples.target)
+            samples, held_out = hold_out(samples, share, random_state, strata)
+        trained = samples if self.supervision or part else replace(samples, target=None)
+        inputs = {} if known else input_attributes(X) | inputs
+        return Data(Rows(trained), samples, device, inputs, held_out, task)
 
     def _new_model(self, plan, data, generator, run=None):  # -> model, rows
-        if data.mask is not None and not data.mask.any():
+        if data.samples.mask is not None and not data.samples.mask.any():
             raise nothing_known(self)
         model, atoms = start(plan, data, generator, run)
         if not self.supervision and run is not None:
@@ -398,13 +390,14 @@ class TaskLearner(GradientLearner, DictionaryTransformer):
         )
 
     def _task_model(self, model, atoms, data, mean_weight=None, total_weight=0.0):
-        here = float(data.task.weights(data.target).sum())
+        target = data.samples.target
+        here = float(data.task.weights(target).sum())
         return TaskModel(
             **{field.name: getattr(model, field.name) for field in fields(model)} | {"rule": joint},
             layout=self._layout(model, atoms, data),
             task=data.task,
             supervision=float(self.supervision),
-            mean_weight=here / len(data.target) if mean_weight is None else mean_weight,
+            mean_weight=here / len(target) if mean_weight is None else mean_weight,
             total_weight=total_weight + here,
             strength=float(self.C),
         )
@@ -412,9 +405,10 @@ class TaskLearner(GradientLearner, DictionaryTransformer):
     @torch.no_grad()
     def _head(self, model, atoms, data):  # -> Head, the best for codes of these atoms
         dictionary, encoder, _ = DenseModel.network(model, atoms, 0)
-        codes = encoder(dictionary, data.sample, mask=data.mask)
+        samples = data.samples
+        codes = encoder(dictionary, samples.x, mask=samples.mask)
         features = self._layout(model, atoms, data).features(codes)
-        return data.task.solve(features, data.target, self.C)
+        return data.task.solve(features, samples.target, self.C)
 
     def _attributes(self, plan, outcome, data, unused=None):
         attributes = super()._attributes(plan, outcome, data, unused)

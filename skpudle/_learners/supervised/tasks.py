@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from skpudle._data.arrays import to_numpy, to_tensor
-from skpudle._data.batches import Batch
+from skpudle._data.batches import Samples
 
 __all__ = [
     "Classification",
@@ -320,21 +320,22 @@ class Regression:
         return {"target_mean": self.mean, "target_scale": self.scale}
 
 
-def distinct(x, mask, target):  # -> the same, sorted
+def distinct(samples):  # -> Samples, sorted
     """Merge equal samples of equal value into one, with the sum of their weights.
 
     Weights then mean the same as repetitions, and the order of the samples does not matter.
     """
-    kept = target[:, -1] > 0
-    x, mask, target = (None if t is None else t[kept] for t in (x, mask, target))
+    samples = samples[samples.target[:, -1] > 0]
+    x, mask, target = samples.x, samples.mask, samples.target
     parts = [x, target[:, :-1]] if mask is None else [x, target[:, :-1], mask]
     rows, which = torch.unique(torch.cat(parts, dim=1), dim=0, return_inverse=True)
     x, values, *mask = (part.contiguous() for part in rows.split([p.shape[1] for p in parts], 1))
     weights = target.new_zeros(len(rows)).index_add_(0, which, target[:, -1])
-    return x, mask[0] if mask else None, torch.cat([values, weights[:, None]], dim=1)
+    target = torch.cat([values, weights[:, None]], dim=1)
+    return Samples(x, mask[0] if mask else None, target=target)
 
 
-def hold_out(x, mask, target, fraction, random_state, strata=None):  # -> x, mask, target, Batch
+def hold_out(samples, fraction, random_state, strata=None):  # -> Samples, Samples
     """Split samples: return all but a fraction, and the fraction, of each stratum in proportion.
 
     One sample of each stratum is never held out; without strata, one of all.
@@ -344,7 +345,7 @@ def hold_out(x, mask, target, fraction, random_state, strata=None):  # -> x, mas
     ValueError
         If there are too few samples.
     """
-    n, n_held = len(x), ceil(len(x) * fraction)
+    n, n_held = len(samples), ceil(len(samples) * fraction)
     strata = np.zeros(n) if strata is None else to_numpy(strata)
     order = random_state.permutation(n)
     order = order[strata[order].argsort(kind="stable")]
@@ -360,7 +361,6 @@ def hold_out(x, mask, target, fraction, random_state, strata=None):  # -> x, mas
     # take every k-th of the list sorted by strata, from a random start
     places = np.arange(len(candidates) + 1) * n_held / len(candidates) + random_state.uniform()
     held = candidates[np.diff(np.floor(places)) > 0]
-    train = to_tensor(np.setdiff1d(np.arange(n), held), x.device)
-    rest = to_tensor(np.sort(held), x.device)
-    known = (None, None) if mask is None else (mask[train], mask[rest])
-    return x[train], known[0], target[train], Batch(rest, x[rest], target[rest], known[1])
+    parts = np.setdiff1d(np.arange(n), held), np.sort(held)
+    train, rest = (samples[to_tensor(part, samples.x.device)] for part in parts)
+    return train, rest
