@@ -40,6 +40,7 @@ from skpudle.operators import DenseDictionary
 __all__ = [
     "PART",
     "DictionaryTransformer",
+    "chunk_size",
     "in_chunks",
 ]
 
@@ -56,6 +57,21 @@ _N_COPIES = 8
 def _is_out_of_memory(error):
     kinds = MemoryError | torch.cuda.OutOfMemoryError
     return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
+
+
+def chunk_size(learner, x, device):
+    """Return the number of rows that a learner encodes at a time."""
+    solved = getattr(learner, "n_unfoldings", "auto") is None
+    if solved or getattr(learner, "transform_algorithm", "unfolded") != "unfolded":
+        return len(x)  # the solvers have their own
+    size = _CHUNK.get(device.type, 4096)
+    if device.type == "cuda":
+        row = (_N_COPIES * learner.n_components_ + 2 * x.shape[1]) * x.element_size()
+        free = torch.cuda.mem_get_info(device)[0]
+        # add the memory that torch has reserved but does not use
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        size = max(1, min(size, free // row))
+    return size
 
 
 def in_chunks(function, samples, device, size):
@@ -207,7 +223,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             return codes
 
         device = dictionary.atoms.device
-        chunks = in_chunks(encode, samples, device, self._chunk_size(samples.x, device))
+        chunks = in_chunks(encode, samples, device, chunk_size(self, samples.x, device))
         return _in_one_piece(chunks, len(samples), X)
 
     def transform_into(self, X, out):
@@ -354,7 +370,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             device, encoder = dictionary.atoms.device, self._transform_encoder()
             of_features = getattr(encoder, "of_features", lambda _, encoder=encoder: encoder)
             deviance = hidden_deviance(loss, of_features, dictionary, self._offset)
-            size = self._chunk_size(samples.x, device)
+            size = chunk_size(self, samples.x, device)
             error += sum(in_chunks(deviance, samples, device, size))
             sums += in_chunks(partial(sums_of, loss), samples, samples.x.device, PART)
         total = reduce(lambda sums, part: sums.with_part(part), sums).deviance(loss)
@@ -389,19 +405,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 "`transform`."
             )
         return make_sparse_coder(self, transform_algorithm, **params)
-
-    def _chunk_size(self, x, device):
-        solved = getattr(self, "n_unfoldings", "auto") is None
-        if solved or getattr(self, "transform_algorithm", "unfolded") != "unfolded":
-            return len(x)  # the solvers have their own
-        size = _CHUNK.get(device.type, 4096)
-        if device.type == "cuda":
-            row = (_N_COPIES * self.n_components_ + 2 * x.shape[1]) * x.element_size()
-            free = torch.cuda.mem_get_info(device)[0]
-            # add the memory that torch has reserved but does not use
-            free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-            size = max(1, min(size, free // row))
-        return size
 
     def _parts(self, X, exposure=None):  # yields where they are, rows in X's type, exposures
         check_is_fitted(self)

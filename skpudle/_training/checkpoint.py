@@ -368,7 +368,7 @@ def _check(state, trainer, source, stopping):
             raise ValueError("it has losses of samples that are not there")
     if not all(type(n) is int and n >= 0 for n in counters):
         raise ValueError(f"its counters {counters} are not all natural numbers")
-    n_batches = trainer.largest(source.n_batches or 0)  # 0 where a stream does not know
+    n_batches = trainer.team.largest(source.n_batches or 0)  # 0 where a stream does not know
     if progress is not None and 0 < n_batches < progress["n_batches"]:
         raise ValueError(f"it is at batch {progress['n_batches']} of {n_batches}")
     if not all(isinstance(n, int | float) and isfinite(n) for n in numbers):

@@ -107,7 +107,7 @@ class Trainer:
         self.model, self.optimizer = model, optimizer
         self.n_steps, self.loss_curve, self.searched = n_steps, list(loss_curve), tuple(searched)
         self.state = None  # as of the last round
-        self._team, self._interrupts = team, interrupts
+        self.team, self._interrupts = team, interrupts
         self._at_round = at_round
         self._progress = None  # of the current or latest epoch
         self._halved = False
@@ -136,7 +136,7 @@ class Trainer:
                 break
             atoms = self.optimizer.atoms.detach()
             sums, n_unused, atoms_are_finite = _on_host(sums, unused, atoms)
-            (interrupted,) = self._team.any(self._interrupts.pending)
+            (interrupted,) = self.team.any(self._interrupts.pending)
             finite = torch.isfinite(sums).all(1)
             if finite[0] or self._finite is None:
                 self._finite = state.start  # finite, as its next loss was
@@ -164,7 +164,7 @@ class Trainer:
             unused = unused & ~used
             if batch is not None:
                 seen.append((losses, batch.keys))
-            if self._team.is_alone and self._interrupts.pending:
+            if self.team.is_alone and self._interrupts.pending:
                 break
         return sums, unused, seen
 
@@ -190,13 +190,13 @@ class Trainer:
         batches = source.batches(source.plan(), done)
         if going_on and generator is not None:
             generator.set_state(now)
-        if self._team.is_alone:  # a stream tells its end itself
+        if self.team.is_alone:  # a stream tells its end itself
             return batches
-        n_batches = self._team.largest(count_batches(source))  # all processes share every update
+        n_batches = self.team.largest(count_batches(source))  # all processes share every update
         return islice(chain(batches, repeat(None)), n_batches - done)
 
     def _update(self, batch):  # -> summed loss, objective and samples; used atoms; losses
-        rows, model, team = self.optimizer.atoms, self.model, self._team
+        rows, model, team = self.optimizer.atoms, self.model, self.team
         if batch is None:  # other processes still have samples
             gradient, codes = torch.zeros_like(rows), rows.detach().new_zeros(0, len(rows))
             losses, total = codes.new_zeros(0), codes.new_zeros(3)
@@ -252,7 +252,7 @@ class Trainer:
     def idle(self, before):  # (n_components,) -> the same, on the host
         """Return for how many samples atoms have been unused, given the number before."""
         return torch.where(
-            self._team.all(self._progress.unused).cpu(), before + self._progress.n_samples, 0.0
+            self.team.all(self._progress.unused).cpu(), before + self._progress.n_samples, 0.0
         )
 
     def replace_unused(self, source, *, among=None):
@@ -263,9 +263,9 @@ class Trainer:
         if self._progress is None or not self._progress.done:
             return
         losses, keys = self._progress.losses, self._progress.keys
-        if not self._team.largest(len(losses)):  # all atoms are used
+        if not self.team.largest(len(losses)):  # all atoms are used
             return
-        unused = self._team.all(self._progress.unused)
+        unused = self.team.all(self._progress.unused)
         if among is not None:
             unused = unused & among.to(unused.device)
         unused = unused.nonzero().squeeze(1)
@@ -273,7 +273,7 @@ class Trainer:
         losses = losses[losses > 0]
         atoms = self.optimizer.atoms.detach()
         samples = source.samples(keys[: len(losses)]) if len(losses) else atoms[:0]
-        losses, samples = (torch.cat(self._team.gather(part)) for part in (losses, samples))
+        losses, samples = (torch.cat(self.team.gather(part)) for part in (losses, samples))
         samples = samples[losses.topk(min(len(unused), len(losses))).indices]
         samples = samples[samples.nan_to_num().flatten(1).any(1)]  # a zero sample makes no atom
         if len(samples):

@@ -772,7 +772,7 @@ def test_rows_go_to_the_device_chunk_by_chunk(X, monkeypatch):
     rows, dictionary = learner._check_new_data(np.where(X > 1, np.nan, X))
     assert {rows.x.device, rows.mask.device} == {CPU}
     device = dictionary.atoms.device
-    size = learner._chunk_size(rows.x, device)
+    size = coder.chunk_size(learner, rows.x, device)
     chunks = in_chunks(lambda part: (part.x, part.mask), rows, device, size)
     found = [[(len(part), part.device.type) for part in chunk] for chunk in chunks]
     assert found == [[(n, "meta")] * 2 for n in (30, 30, 10)]

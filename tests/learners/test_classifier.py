@@ -392,7 +392,7 @@ def test_held_out_samples_leave_each_class_one_to_learn_from(fraction):
     read = classifier._read(classifier._plan(), X, y)
     n_held = -(-len(X) * fraction // 1)
     assert len(read.held_out.x) == n_held
-    left, held = read.target[:, 0], read.held_out.target[:, 0]
+    left, held = read.samples.target[:, 0], read.held_out.target[:, 0]
     assert left.unique().tolist() == [0, 1, 2, 3]
     for label in (0, 1):
         assert abs((held == label).sum() - fraction * (y == label).sum()) < 2

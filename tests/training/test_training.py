@@ -320,7 +320,7 @@ def test_unused_atoms_become_the_worst_reconstructed_samples(generator):
     before = trainer.optimizer.atoms.detach().clone()
     trainer.replace_unused(source)
     atoms = trainer.optimizer.atoms.detach()
-    torch.testing.assert_close(atoms[unused], project_atoms(source.x[[4, 17]]))
+    torch.testing.assert_close(atoms[unused], project_atoms(source.given.x[[4, 17]]))
     assert torch.equal(atoms[[0, 2]], before[[0, 2]])
 
 
