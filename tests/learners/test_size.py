@@ -86,10 +86,27 @@ def test_objectives_of_the_path_are_of_solved_codes():
     x = torch.from_numpy(load_digits().data[:400])
     atoms = torch.nn.functional.normalize(x[:100], dim=1)
     problem = Problem(x[100:], auto_alpha(x))
-    epoch = _HeldOut(problem).epoch(atoms)
-    codes = solve_lasso(atoms, problem.x, problem.alpha)[0]
-    expected = lasso_objective(problem.x, codes, codes @ atoms, problem.alpha)
-    assert epoch.objective / len(problem.x) == pytest.approx(float(expected), rel=0.02)
+    held_out = _HeldOut(problem)
+    x = problem.x[held_out.asked]
+    codes = solve_lasso(atoms, x, problem.alpha)[0]
+    expected = lasso_objective(x, codes, codes @ atoms, problem.alpha)
+    objective = held_out.epoch(atoms).objective / len(x)
+    assert objective == pytest.approx(float(expected), rel=0.02)
+
+
+def test_rows_that_judge_have_no_say_in_what_is_removed():
+    """Their score of the atoms that stay would be too large."""
+    x = torch.from_numpy(load_digits().data[:400])
+    atoms = torch.nn.functional.normalize(x[:100], dim=1)
+
+    def kept(x):
+        held_out = _HeldOut(Problem(x, 3.0))
+        return held_out.asked, held_out.without(atoms, held_out.epoch(atoms), 20)
+
+    asked, expected = kept(x[100:])
+    assert 0 < asked.sum() <= len(asked) / 2
+    others = torch.where(asked[:, None], x[100:], x[100:].flip(1))
+    assert torch.equal(kept(others)[1], expected)
 
 
 def test_it_depends_on_neither_the_unit_nor_anything_but_the_seed():
