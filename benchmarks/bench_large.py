@@ -171,9 +171,11 @@ def ksvd(size):
     rows, others = table[:n], table[n:]
     _tiny()
     DictionaryLearning(8, n_nonzero_coefs=2, max_iter=1, random_state=0).fit(rows[:64])
-    start = time.perf_counter()
-    ours = PUDLEDictionaryLearning(p, random_state=0).fit(rows).components_
-    seconds = time.perf_counter() - start
+    start, cpu = time.perf_counter(), time.process_time()
+    with _Growth() as growth:
+        learner = PUDLEDictionaryLearning(p, random_state=0, verbose=1).fit(rows)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    ours = learner.components_
     # K-SVD goes on from its atoms, an iteration at a time; codes are made anew in each.
     start, theirs, n_iter = time.perf_counter(), None, 0
     while n_iter == 0 or time.perf_counter() - start < seconds:
@@ -181,7 +183,10 @@ def ksvd(size):
             p, n_nonzero_coefs=s, max_iter=1, random_state=0, dict_init=theirs
         )
         theirs, n_iter = learner.fit(rows).components_, n_iter + 1
-    result = dict(seconds=seconds, ksvd_seconds=time.perf_counter() - start, ksvd_iter=n_iter)
+    result = dict(
+        seconds=seconds, cpu_seconds=cpu, megabytes=growth.most, epochs=int(learner.n_iter_),
+        ksvd_seconds=time.perf_counter() - start, ksvd_iter=n_iter,
+    )  # fmt: skip
     for name, components in (("skpudle", ours), ("ksvd", theirs)):
         result[f"{name}_explained"] = _explained(components, rows, s)
         result[f"{name}_explained_of_others"] = _explained(components, others, s)
