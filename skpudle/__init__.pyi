@@ -102,6 +102,7 @@ class ConvPUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
     loss_curve_: Any
     ended_by_: Any
     phases_: Any
+    fit_seconds_: Any
     n_features_in_: int
     def __init__(
         self,
@@ -259,7 +260,6 @@ class PUDLEClassifier(BaseEstimator, TransformerMixin):
     n_steps_: Any
     ended_by_: Any
     phases_: Any
-    device_: Any
     n_components_: Any
     n_features_in_: Any
     feature_names_in_: Any
@@ -341,6 +341,7 @@ class PUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
     loss_curve_: NDArray[Any]
     ended_by_: str
     phases_: dict[str, int]
+    fit_seconds_: Any
     alpha_: float
     analysis_components_: NDArray[Any]
     synthesis_components_: NDArray[Any]
@@ -454,7 +455,6 @@ class PUDLERegressor(BaseEstimator, TransformerMixin):
     n_steps_: Any
     ended_by_: Any
     phases_: Any
-    device_: Any
     n_components_: Any
     n_features_in_: Any
     feature_names_in_: Any

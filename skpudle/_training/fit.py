@@ -266,9 +266,12 @@ class FitRun(AbstractContextManager):
         Objective of each epoch before training.
     search_was_stopped : bool
         Whether a callback or Ctrl-C stopped the search.
+    seconds : dict of str to float
+        Seconds of each phase, and at the end of the whole "fit".
     """
 
     def __init__(self, learner, X, y):
+        self._started, self.seconds = time.perf_counter(), {}
         self.learner, self.team, self.interrupts = learner, current_team(), Interrupts()
         self.given = {"estimator": learner, "X": X, "y": y}
         self.recorder = Recorder(learner)
@@ -277,9 +280,13 @@ class FitRun(AbstractContextManager):
     def __exit__(self, kind, error, traceback):
         try:
             if kind is None:
+                self.seconds["fit"] = self._age()
                 self.root.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
         finally:
             self.recorder.release()
+
+    def _age(self):
+        return time.perf_counter() - self._started
 
     def open(self, data, plan):
         """Seed the fit, compare it with its checkpoint and other processes, and count its updates.
@@ -314,6 +321,7 @@ class FitRun(AbstractContextManager):
 
     def run(self, phase):
         """Run a phase with all hooks; return whether a callback or Ctrl-C stopped it."""
+        began = self._age()
         phase.begin(self.recorder)
         task, (name, name_of_epochs), stopped = self.root, phase.names, False
         if name is not None:
@@ -333,6 +341,7 @@ class FitRun(AbstractContextManager):
                 self.recorder.at_search_epoch(phase.state)
         if name is not None:
             task.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
+        self.seconds[name or "training"] = self._age() - began
         return stopped
 
     def search(self, problem, atoms, attributes_of):  # -> SearchState
