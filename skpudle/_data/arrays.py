@@ -319,10 +319,8 @@ def check_rows(X, *, largest=None, **options):
     return X
 
 
-def _refuse_one_axis(X):
-    if len(getattr(X, "shape", ())) != 1:
-        return
-    raise ValueError(
+def _one_axis(X):
+    return ValueError(
         f"Expected 2D array, got 1D array of {len(X)} numbers. If it is one row, Reshape your "
         "data: X.reshape(1, -1). If it is a signal, learn atoms at any position, by "
         "ConvPUDLEDictionaryLearning(8, atom_shape=100, stride=1).fit([X]), or cut windows, which "
@@ -334,7 +332,8 @@ def _check_rows(X, *, estimator=None, copy=False, allow_nan=False):
     finite = "allow-nan" if allow_nan else True
     options = {"dtype": [np.float64, np.float32], "order": "C", "ensure_all_finite": finite}
     refuse_batches(X)
-    _refuse_one_axis(X)
+    if len(getattr(X, "shape", ())) == 1:
+        raise _one_axis(X)
     if not isinstance(X, torch.Tensor):
         X = _with_gaps(X) if isinstance(X, np.ma.MaskedArray) else X
         return _check_array(X, estimator=estimator, copy=copy, **options)

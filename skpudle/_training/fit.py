@@ -280,13 +280,10 @@ class FitRun(AbstractContextManager):
     def __exit__(self, kind, error, traceback):
         try:
             if kind is None:
-                self.seconds["fit"] = self._age()
+                self.seconds["fit"] = time.perf_counter() - self._started
                 self.root.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
         finally:
             self.recorder.release()
-
-    def _age(self):
-        return time.perf_counter() - self._started
 
     def open(self, data, plan):
         """Seed the fit, compare it with its checkpoint and other processes, and count its updates.
@@ -321,7 +318,7 @@ class FitRun(AbstractContextManager):
 
     def run(self, phase):
         """Run a phase with all hooks; return whether a callback or Ctrl-C stopped it."""
-        began = self._age()
+        began = time.perf_counter()
         phase.begin(self.recorder)
         task, (name, name_of_epochs), stopped = self.root, phase.names, False
         if name is not None:
@@ -341,7 +338,7 @@ class FitRun(AbstractContextManager):
                 self.recorder.at_search_epoch(phase.state)
         if name is not None:
             task.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
-        self.seconds[name or "training"] = self._age() - began
+        self.seconds[name or "training"] = time.perf_counter() - began
         return stopped
 
     def search(self, problem, atoms, attributes_of):  # -> SearchState
