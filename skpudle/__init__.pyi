@@ -196,6 +196,7 @@ class NOODLDictionaryLearning(BaseEstimator, TransformerMixin):
     loss_curve_: Any
     ended_by_: Any
     phases_: Any
+    fit_seconds_: Any
     step_size_: Any
     device_: Any
     def __init__(
@@ -260,6 +261,8 @@ class PUDLEClassifier(BaseEstimator, TransformerMixin):
     n_steps_: Any
     ended_by_: Any
     phases_: Any
+    device_: Any
+    fit_seconds_: Any
     n_components_: Any
     n_features_in_: Any
     feature_names_in_: Any
@@ -455,6 +458,8 @@ class PUDLERegressor(BaseEstimator, TransformerMixin):
     n_steps_: Any
     ended_by_: Any
     phases_: Any
+    device_: Any
+    fit_seconds_: Any
     n_components_: Any
     n_features_in_: Any
     feature_names_in_: Any

@@ -45,7 +45,7 @@ class Report:
         The page.
     facts : dict, default=None
         Names of numbers, and their values.
-    findings : sequence of str, default=()
+    findings : list of str, default=None
         What is wrong, as `skpudle.reporting.findings` says it.
 
     Examples
@@ -54,8 +54,8 @@ class Report:
     In a terminal its words and numbers are printed.
     """
 
-    def __init__(self, page, facts=None, findings=()):
-        self.page, self.facts, self.findings = page, dict(facts or {}), list(findings)
+    def __init__(self, page, facts=None, findings=None):
+        self.page, self.facts, self.findings = page, facts or {}, findings or []
 
     def save(self, path):
         """Write the page to a file.

@@ -109,11 +109,10 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         1 minus the mean squared error on the held-out samples, in units of the variance of all,
         with ``early_stopping``.
 
-    components_, alpha_, step_size_, loss_curve_, n_iter_, n_steps_, ended_by_, phases_, \
-            fit_seconds_, device_
+    components_, alpha_, step_size_, loss_curve_, n_iter_, n_steps_, ended_by_, phases_, device_
         As in `PUDLEDictionaryLearning`; ``loss_curve_`` is the loss of the reconstruction.
 
-    n_components_, n_features_in_, feature_names_in_
+    fit_seconds_, n_components_, n_features_in_, feature_names_in_
         As in `PUDLEDictionaryLearning`.
 
     See Also
