@@ -249,7 +249,7 @@ class _Alternation:
     ended_by: str | None = None
     n_stalled: int = field(default=0)
 
-    names = None, "epoch"
+    names, stages = (None, "epoch"), {}
     stops_at_interrupts = True
 
     def begin(self, recorder):

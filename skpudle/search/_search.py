@@ -220,14 +220,19 @@ class SearchState:
         return _IN_WORDS[self.phase]
 
     @property
-    def most_epochs(self):
-        """The largest number of epochs of a search that begins with this state, without moves.
+    def stages(self):  # -> dict
+        """Name and largest number of epochs of the stage that each phase belongs to.
 
-        A search settles once more each time that it at least halves its stride.
+        A search settles, once more each time that it at least halves its stride, splits and removes
+        atoms in rounds, and polishes. The number is for searches without moves of positions.
         """
-        rounds = _MAX_ROUNDS * (_MAX_EPOCHS["larger"] + _MAX_EPOCHS["smaller"])
-        settling = self.stride.bit_length() * _MAX_EPOCHS["settle"]
-        return settling + rounds + _MAX_EPOCHS["polish"]
+        rounds = (1 + _MAX_ROUNDS) * (_MAX_EPOCHS["larger"] + _MAX_EPOCHS["smaller"])
+        return {
+            "settle": ("settle", self.stride.bit_length() * _MAX_EPOCHS["settle"]),
+            "larger": ("split and remove", rounds),
+            "smaller": ("split and remove", rounds),
+            "polish": ("polish", _MAX_EPOCHS["polish"]),
+        }
 
     @property
     def share_done(self):
