@@ -93,9 +93,12 @@ class Search:
         self.state = found or begin(self.problem, self.atoms)
         (n,) = self.problem.total(torch.tensor([self.problem.n_samples], dtype=torch.float64))
         self.n_samples = int(n)  # of all processes
-        self.stages = self.state.stages
-        if self.problem.n_positions > 1:  # moves of atoms in images know no limit
-            self.stages = {phase: (name, None) for phase, (name, _) in self.stages.items()}
+        factor = self.state.stride.bit_length()
+        limited = self.problem.n_positions == 1  # moves of atoms in images know no limit
+        self.stages = {
+            phase: (name, factor * most if limited else None)
+            for phase, (name, most) in self.state.stages.items()
+        }
 
     @property
     def is_done(self):

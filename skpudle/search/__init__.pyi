@@ -120,6 +120,7 @@ class SearchState:
     stride: int
     moves: bool
     losses: tuple[float, ...]
+    stages: Any
     def __init__(
         self,
         atoms: Tensor,
@@ -147,8 +148,6 @@ class SearchState:
     def from_dict(cls, state: dict[str, Any]) -> SearchState: ...
     @property
     def share_done(self) -> Any: ...
-    @property
-    def stages(self) -> Any: ...
 
 class SizePath(NamedTuple):
     n_components: Tensor

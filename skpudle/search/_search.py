@@ -88,6 +88,16 @@ _MIN_EPOCHS = 6
 _PROGRESS = 1e-3
 _MAX_ROUNDS = 8
 
+# Name and most epochs of the stage of a phase, without moves of positions. Settling may take as many
+# once more each time that it at least halves its stride.
+_ROUNDS = "split and remove", (1 + _MAX_ROUNDS) * (_MAX_EPOCHS["larger"] + _MAX_EPOCHS["smaller"])
+_STAGES = {
+    "settle": ("settle", _MAX_EPOCHS["settle"]),
+    "larger": _ROUNDS,
+    "smaller": _ROUNDS,
+    "polish": ("polish", _MAX_EPOCHS["polish"]),
+}
+
 _IN_WORDS = {
     "settle": "settling",
     "larger": "with split atoms",
@@ -204,6 +214,8 @@ class SearchState:
     moves: bool = True
     losses: tuple = ()
 
+    stages = _STAGES
+
     @property
     def found(self):
         """The best dictionary of the wanted size so far, and its codes.
@@ -218,21 +230,6 @@ class SearchState:
     def activity(self):
         """The phase in words."""
         return _IN_WORDS[self.phase]
-
-    @property
-    def stages(self):  # -> dict
-        """Name and largest number of epochs of the stage that each phase belongs to.
-
-        A search settles, once more each time that it at least halves its stride, splits and removes
-        atoms in rounds, and polishes. The number is for searches without moves of positions.
-        """
-        rounds = (1 + _MAX_ROUNDS) * (_MAX_EPOCHS["larger"] + _MAX_EPOCHS["smaller"])
-        return {
-            "settle": ("settle", self.stride.bit_length() * _MAX_EPOCHS["settle"]),
-            "larger": ("split and remove", rounds),
-            "smaller": ("split and remove", rounds),
-            "polish": ("polish", _MAX_EPOCHS["polish"]),
-        }
 
     @property
     def share_done(self):
