@@ -88,8 +88,8 @@ _MIN_EPOCHS = 6
 _PROGRESS = 1e-3
 _MAX_ROUNDS = 8
 
-# Name and most epochs of the stage of a phase, without moves of positions. Settling may take as many
-# once more each time that it at least halves its stride.
+# Name and most epochs of the stage of a phase, without moves of positions. Settling may take as
+# many once more each time that it at least halves its stride.
 _ROUNDS = "split and remove", (1 + _MAX_ROUNDS) * (_MAX_EPOCHS["larger"] + _MAX_EPOCHS["smaller"])
 _STAGES = {
     "settle": ("settle", _MAX_EPOCHS["settle"]),
