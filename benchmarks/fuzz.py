@@ -691,7 +691,8 @@ def checkpointed(rng):
 
 
 def attributes(learner):
-    return {n: v for n, v in vars(learner).items() if n.endswith("_") and n != "n_features_in_"}
+    others = "n_features_in_", "fit_seconds_"
+    return {n: v for n, v in vars(learner).items() if n.endswith("_") and n not in others}
 
 
 def other_attributes(one, other):

@@ -102,6 +102,7 @@ class ConvPUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
     loss_curve_: Any
     ended_by_: Any
     phases_: Any
+    fit_seconds_: Any
     n_features_in_: int
     def __init__(
         self,
@@ -195,6 +196,7 @@ class NOODLDictionaryLearning(BaseEstimator, TransformerMixin):
     loss_curve_: Any
     ended_by_: Any
     phases_: Any
+    fit_seconds_: Any
     step_size_: Any
     device_: Any
     def __init__(
@@ -260,6 +262,7 @@ class PUDLEClassifier(BaseEstimator, TransformerMixin):
     ended_by_: Any
     phases_: Any
     device_: Any
+    fit_seconds_: Any
     n_components_: Any
     n_features_in_: Any
     feature_names_in_: Any
@@ -341,6 +344,7 @@ class PUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
     loss_curve_: NDArray[Any]
     ended_by_: str
     phases_: dict[str, int]
+    fit_seconds_: Any
     alpha_: float
     analysis_components_: NDArray[Any]
     synthesis_components_: NDArray[Any]
@@ -455,6 +459,7 @@ class PUDLERegressor(BaseEstimator, TransformerMixin):
     ended_by_: Any
     phases_: Any
     device_: Any
+    fit_seconds_: Any
     n_components_: Any
     n_features_in_: Any
     feature_names_in_: Any

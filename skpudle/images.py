@@ -20,7 +20,7 @@ from scipy.ndimage import binary_dilation
 from scipy.spatial import QhullError
 
 from skpudle._data.arrays import host_array, like_input, to_tensor
-from skpudle._data.images import as_pixels, extend, of_colours, read_images, sizes
+from skpudle._data.images import as_fractions, as_pixels, extend, of_colours, read_images, sizes
 from skpudle.operators import Phases
 
 __all__ = ["denoise_patches", "extract", "inpaint", "psnr", "reconstruct", "ssim"]
@@ -495,39 +495,47 @@ def _metrics():
     return metrics
 
 
-def psnr(image, reference, *, peak=1.0):
+def _compared(image, reference, peak):  # -> images, largest value that pixels may have
+    """Read images to compare: of unsigned integers fractions, unless their peak is given."""
+    images = (image, reference) if peak is not None else map(as_fractions, (image, reference))
+    image, reference = map(host_array, images)
+    return image, reference, 1.0 if peak is None else peak
+
+
+def psnr(image, reference, *, peak=None):
     """Return the peak signal-to-noise ratio in dB, by scikit-image.
 
     Parameters
     ----------
     image, reference : array-like or Tensor of one shape
         The image to assess, and the clean one.
-    peak : float, default=1.0
-        The largest value that pixels may have.
+    peak : float, default=None
+        The largest value that pixels may have. None takes 1, and the largest value of their type
+        for unsigned integers.
 
     Returns
     -------
     float
         ``10 log10(peak^2 / mean squared error)``.
     """
-    images = map(host_array, (reference, image))
-    return float(_metrics().peak_signal_noise_ratio(*images, data_range=peak))
+    image, reference, peak = _compared(image, reference, peak)
+    return float(_metrics().peak_signal_noise_ratio(reference, image, data_range=peak))
 
 
-def ssim(image, reference, *, peak=1.0):
+def ssim(image, reference, *, peak=None):
     """Return the structural similarity of grey images, by scikit-image.
 
     Parameters
     ----------
     image, reference : array-like or Tensor of shape (height, width)
         The image to assess, and the clean one.
-    peak : float, default=1.0
-        The largest value that pixels may have.
+    peak : float, default=None
+        As in `psnr`.
 
     Returns
     -------
     float
         1 for equal images, else less.
     """
-    images = map(host_array, (reference, image))
-    return float(_metrics().structural_similarity(*images, data_range=peak))
+    image, reference, peak = _compared(image, reference, peak)
+    return float(_metrics().structural_similarity(reference, image, data_range=peak))

@@ -27,7 +27,7 @@ def inpaint(
     n_iter: int = 20,
 ) -> NDArray[Any] | Tensor: ...
 def psnr(
-    image: ArrayLike | Tensor, reference: ArrayLike | Tensor, *, peak: float = 1.0
+    image: ArrayLike | Tensor, reference: ArrayLike | Tensor, *, peak: float | None = None
 ) -> float: ...
 def reconstruct(
     patches: ArrayLike | Tensor,
@@ -37,5 +37,5 @@ def reconstruct(
     stride: Any = 1,
 ) -> NDArray[Any] | Tensor: ...
 def ssim(
-    image: ArrayLike | Tensor, reference: ArrayLike | Tensor, *, peak: float = 1.0
+    image: ArrayLike | Tensor, reference: ArrayLike | Tensor, *, peak: float | None = None
 ) -> float: ...

@@ -601,7 +601,7 @@ def load_sae(folder):
     ----------
     folder : str or path-like
         Folder with ``cfg.json``, and ``sae_weights.safetensors`` (SAELens) or ``sae.safetensors``
-        (sparsify).
+        (sparsify), or the path of the latter.
 
     Returns
     -------
@@ -636,6 +636,7 @@ def load_sae(folder):
     >>> decoder = sae.norms[:, None] * sae.components  # doctest: +SKIP
     """
     folder, safetensors = Path(folder), _safetensors()
+    folder = folder.parent if folder.name in _SAE_FILES and folder.is_file() else folder
     names = [name for name in _SAE_FILES if (folder / name).is_file()]
     if not names or not (folder / "cfg.json").is_file():
         raise FileNotFoundError(

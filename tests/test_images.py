@@ -417,6 +417,18 @@ def test_measures_of_equal_and_of_different_images(image):
     assert ssim(image + 1, image, peak=4.0) < 1
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("measure", [psnr, ssim])
+def test_measures_of_unsigned_integers_are_measures_of_fractions(measure, dtype, image):
+    largest, image = np.iinfo(dtype).max, 1 / (1 + np.exp(image))
+    one, other = (np.round(largest * x).astype(dtype) for x in (image, image**2))
+    expected = measure(one / largest, other / largest)
+    assert measure(one, other) == pytest.approx(expected)
+    assert measure(one, other / largest) == pytest.approx(expected)
+    assert measure(torch.tensor(one), torch.tensor(other)) == pytest.approx(expected)
+    assert measure(one, other, peak=largest) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("name", ["gaussian", "gaussian-small"])
 def test_packaged_denoiser_denoises(name, tmp_path):
     """A part of a photograph with smooth and rough regions."""

@@ -175,6 +175,17 @@ def test_every_line_is_scaled_to_its_largest_modulus_in_its_cell(learner):
     assert display.ax_.get_ylim() == (5, 0)
 
 
+@pytest.mark.parametrize(("rate", "seconds"), [(30.0, 0.5), (1000.0, 0.01), (0.1, 100.0)])
+def test_a_bar_below_lines_is_as_long_as_it_says(rate, seconds):
+    display = AtomsDisplay.from_atoms(np.eye(31), sampling_rate=rate)
+    *_, bar = display.ax_.lines
+    (label,) = display.ax_.texts
+    assert float(label.get_text().removesuffix(" s")) == pytest.approx(seconds)
+    x, _ = pieces(display.lines_[0])
+    assert np.ptp(bar.get_xdata()) == pytest.approx(np.ptp(x[0]) * seconds * rate / 30)
+    assert not AtomsDisplay.from_atoms(np.eye(31)).ax_.texts
+
+
 def test_channels_are_lines_on_one_scale():
     atoms = np.random.default_rng(0).normal(size=(3, 7, 2))
     for display in (
@@ -561,6 +572,10 @@ def test_bars_are_as_high_as_codes_and_dots_in_the_middle_of_atoms():
     (first, second) = (bars.get_segments()[0] for bars in display.marks_)
     np.testing.assert_allclose(first, [[5, -1], [5, -1 + 0.45]])
     np.testing.assert_allclose(second, [[10, -2], [10, -2 - 0.225]])
+    display.plot(sampling_rate=20)
+    np.testing.assert_allclose(display.marks_[0].get_segments()[0][:, 0], 5 / 20)
+    assert display.ax_.get_xlim() == (0, 23 / 20)
+    assert display.ax_.get_xlabel() == "Seconds"
     maps = np.zeros((4, 5, 2))
     maps[1, 2, 1] = 3.0
     display = ActivationsDisplay.from_codes(maps, np.ones((9, 11)), atom_shape=(3, 3), stride=2)

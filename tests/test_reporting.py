@@ -12,6 +12,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.decomposition import PCA
+from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
@@ -99,7 +100,30 @@ def test_the_page_has_the_score_and_the_time_of_codes(learner, X):
 
 
 def test_a_report_says_what_it_is_in_a_terminal(learner, X):
-    assert repr(skpudle.report(learner, X)).startswith("<Report on PUDLEDictionaryLearning, 0.")
+    report = skpudle.report(learner, X)
+    head, *lines = repr(report).splitlines()
+    assert head.startswith("<Report on PUDLEDictionaryLearning, 0.")
+    assert lines == [f"{name}: {value}" for name, value in report.facts.items()]
+    zero = skpudle.report(clone(learner).set_params(alpha=9.0).fit(X), X)
+    assert repr(zero).splitlines()[1].startswith("All codes are zero")
+
+
+def test_the_facts_are_those_of_the_fit(learner, X):
+    facts = skpudle.report(learner, X).facts
+    assert facts["rows that fit read"] == len(X)
+    assert facts["atoms"] == 12
+    expected = r2_score(
+        X, learner.inverse_transform(learner.transform(X)), multioutput="variance_weighted"
+    )
+    assert float(facts["R² of the reconstruction"]) == pytest.approx(expected, abs=1e-4)
+    seconds = learner.fit_seconds_
+    assert list(seconds) == ["search", "training", "fit"]
+    assert 0 < seconds["search"] + seconds["training"] < seconds["fit"]
+    whole, search, training = (f"{seconds[name]:.3g}" for name in ("fit", "search", "training"))
+    assert facts["seconds of fit"] == f"{whole} (search: {search}, training: {training})"
+    again = clone(learner).fit(X).partial_fit(X)
+    assert not hasattr(again, "fit_seconds_")
+    assert "seconds of fit" not in skpudle.report(again, X).facts
 
 
 def test_the_page_says_what_is_wrong_and_how_training_ended(learner, X):

@@ -316,6 +316,8 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
         As in `sklearn.utils.check_array`, or if values are not in the range.
     """
     refuse_batches(X)
+    if len(getattr(X, "shape", ())) == 1:
+        raise _one_axis(X)
     if isinstance(X, torch.Tensor):
         X = _check_tensor(X, estimator, copy=copy, allow_nan=allow_nan)
     else:
@@ -324,6 +326,15 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
     if largest is not None:
         _check_largest(X, largest)
     return X
+
+
+def _one_axis(X):
+    return ValueError(
+        f"Expected 2D array, got 1D array of {len(X)} numbers. If it is one row, Reshape your "
+        "data: X.reshape(1, -1). If it is a signal, learn atoms at any position, by "
+        "ConvPUDLEDictionaryLearning(8, atom_shape=100, stride=1).fit([X]), or cut windows, which "
+        "are rows: numpy.lib.stride_tricks.sliding_window_view(X, 100)[::10]."
+    )
 
 
 def _check_tensor(X, estimator, *, copy, allow_nan):

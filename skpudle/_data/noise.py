@@ -141,14 +141,17 @@ class Noise(NamedTuple):
             )
         return levels.expand(len(images)).split([len(x) for x in images.tensors])
 
-    def warn_of_units(self, images):  # images: tensors
-        """Warn if noise and images cannot have the same units."""
+    def warn_of_units(self, images, levels=(None,)):  # images: tensors
+        """Warn if the noise, told as `levels` or of training, has other units than images."""
         if self.of_photons:  # counts have no unit
             return
         largest = max(float(image.abs().max()) for image in images)
-        if self.typical and largest and not largest / _RANGE <= self.typical <= largest:
+        told = max((float(level.max()) for level in levels if level is not None), default=None)
+        level = self.typical if told is None else told
+        least = largest / _RANGE if told is None else 0.0  # one may know how small the noise is
+        if level and largest and not least <= level <= largest:
             warnings.warn(
-                f"noise_std={self.typical:.3g}, but the largest pixel is {largest:.3g}. Noise is "
+                f"noise_std={level:.3g}, but the largest pixel is {largest:.3g}. Noise is "
                 "in the units of the images, and unsigned integers become fractions of their "
                 "largest value: 25 for values from 0 to 255 is 25 / 255 for fractions.",
                 stacklevel=users_level(),

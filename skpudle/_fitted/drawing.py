@@ -12,6 +12,7 @@ __all__ = [
     "as_pictures",
     "axes_to_draw_on",
     "draw_grid",
+    "draw_seconds",
     "new_figure",
     "size_of_grid",
     "tick_whole_numbers",
@@ -150,6 +151,18 @@ def draw_grid(ax, kind, pictures, n_columns, **style):  # -> AxesImage, or list 
     return (_draw_images if kind == "images" else _draw_lines)(
         ax, scaled, math.ceil(n_atoms / n_columns), n_columns, style
     )
+
+
+def draw_seconds(ax, length, sampling_rate):
+    """Draw a bar of a round number of seconds below the first line of a grid of `draw_grid`."""
+    seconds = (length - 1) / sampling_rate
+    power = 10.0 ** math.floor(math.log10(seconds / 2))
+    bar = power * max((step for step in (1, 2, 5) if 2 * step * power <= seconds), default=1)
+    bottom, margin = ax.get_ylim()[0], (1 - _FILLED) / 2
+    ends = margin, margin + _FILLED * bar / seconds
+    ax.plot(ends, (bottom, bottom), color="0.3", linewidth=1.5, clip_on=False)
+    place = {"xytext": (0, -4), "textcoords": "offset points", "va": "top", "fontsize": "small"}
+    ax.annotate(f"{bar:g} s", (margin, bottom), annotation_clip=False, **place)
 
 
 def _draw_images(ax, images, n_rows, n_columns, style):  # -> AxesImage

@@ -39,7 +39,7 @@ __all__ = [
     "attributes_of_atoms",
 ]
 
-# The prior before data choose it, in `partial_fit`: pseudo-events a feature. For planted spectra
+# The prior of given atoms, and without events: pseudo-events a feature. For planted spectra
 # (benchmarks/bench_additive.py) the best number is 0.4 to 13, and 0.5 is never worse than none.
 _SMOOTHING = 0.5
 # max_iter="auto"
@@ -192,6 +192,13 @@ def _first_atoms(plan, data, events, choose, generator):
     return start_from(events, atoms)
 
 
+def _smoothed(alpha, events, atoms, generator):  # -> float, (n_components, n_features)
+    """Return the prior, which events choose if it is "auto", and initial atoms for it."""
+    if alpha != "auto" or not events.counts.nnz:
+        return _SMOOTHING if alpha == "auto" else float(alpha), atoms
+    return choose_smoothing(events, atoms, np.random.default_rng(generator.initial_seed()))
+
+
 def _check_data(plan, events, data, atoms):
     unknown = []
     n_samples = events.counts.shape[0]
@@ -207,7 +214,8 @@ def _attributes(data, atoms, alpha, state, **known):
     dtype = to_numpy(data.samples.x[:0]).dtype
     of_others = ("intercept_", "size_path_", "noise_std_", "search_alpha_", "step_size_",
                  "analysis_components_", "synthesis_components_", "thresholds_", "ended_by_",
-                 "phases_", "debias_", "lambda_decay_", "mean_", "n_samples_seen_")  # fmt: skip
+                 "phases_", "fit_seconds_", "debias_", "lambda_decay_", "mean_",
+                 "n_samples_seen_")  # fmt: skip
     return (
         dict.fromkeys(of_others)
         | data.inputs
@@ -243,7 +251,7 @@ class _Alternation:
     ended_by: str | None = None
     n_stalled: int = field(default=0)
 
-    names = None, "epoch"
+    names, stages = (None, "epoch"), {}
     stops_at_interrupts = True
 
     def begin(self, recorder):
@@ -322,10 +330,7 @@ def additive_fit(plan, data, run, choose, exposure=None):
     events = _read_events(data.source, exposure)
     atoms = _first_atoms(plan, data, events, choose, run.generator)
     _check_data(plan, events, data, atoms)
-    alpha = plan.given.alpha
-    if alpha == "auto":
-        rng = np.random.default_rng(run.generator.initial_seed())
-        alpha, atoms = choose_smoothing(events, atoms, rng)
+    alpha, atoms = _smoothed(plan.given.alpha, events, atoms, run.generator)
     phase = _Alternation(plan, data, events, begin(events, atoms), float(alpha))
     stopped = run.run(phase)
     if stopped and phase.ended_by is None:
@@ -354,15 +359,15 @@ def additive_update(plan, data, fitted, choose, exposure=None):
     JRSS B 71, 2009.
     """
     losses, n_rows, smoothing = [], 0, plan.given.alpha
-    if smoothing == "auto":
-        smoothing = fitted.get("alpha_", _SMOOTHING)
     everything = _read_events(data.source, exposure)
     memory = fitted.get("_training_state", {})
     if fitted:
         atoms = np.asarray(fitted["components_"], dtype=np.float64)
+        smoothing = fitted["alpha_"] if smoothing == "auto" else smoothing
     else:
         generator = make_generator(plan.given.random_state)
         atoms = _first_atoms(plan, data, everything, choose, generator)
+        smoothing, atoms = _smoothed(smoothing, everything, atoms, generator)
     if "found" not in memory:
         zeros = np.zeros_like(atoms)
         memory = dict(found=zeros, visible=zeros, mean=everything.mean, n_batches=0, n_rows=0.0)

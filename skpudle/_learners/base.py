@@ -215,6 +215,7 @@ class GradientLearner(CallbackSupportMixin):
                     if not ended <= baseline:
                         began, _ = objectives(outcome.model, rows, *how)
                         warn_of_rise(self, began, ended, baseline, has_rate=has_rate)
+        self.fit_seconds_ = run.seconds
         # "auto" promises no other end
         if outcome.ended_by == "max_iter" and self.tol is not None and self.max_iter != "auto":
             warn_of_early_end(self, has_rate=has_rate)
@@ -371,4 +372,5 @@ class GradientLearner(CallbackSupportMixin):
             "_training_state": memory,
             "ended_by_": outcome.ended_by,
             "phases_": phases,
+            "fit_seconds_": None,  # of a fit that ends, after its hooks
         }

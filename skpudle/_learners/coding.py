@@ -424,11 +424,35 @@ def choose_coding(problem, atoms, *, debias=None):
     return _path(atoms, hidden_entries(problem), problem.alpha, debias)
 
 
+def _penalty_of_count(count, l0, most):  # -> penalty, its count
+    """Return the penalty, below ``most``, at which rows have ``l0`` nonzero codes on average."""
+    upper = lower = most
+    found, steps = 0.0, 0
+    while upper > 0 and found < l0 and steps < _STEPS:
+        upper, lower, steps = lower, lower / 2, steps + 1
+        found = count(lower)
+    if found < l0:
+        raise ValueError(
+            f"l0={l0:g} is more than the codes of these rows have for any penalty, {found:.4g}. "
+            "Pass a smaller number, or rows that the atoms explain."
+        )
+    alpha = lower
+    for _ in range(_STEPS):
+        if abs(found - l0) <= _CLOSE * l0:
+            break
+        alpha = (lower * upper) ** 0.5
+        found = count(alpha)
+        lower, upper = (alpha, upper) if found > l0 else (lower, alpha)
+    return alpha, found
+
+
 @torch.no_grad()
 def coding_of_l0(problem, atoms, l0, *, debias=None):  # -> Coding
-    """Return the coding whose lasso has ``l0`` nonzero codes in a row, on average over the rows.
+    """Return the coding with ``l0`` nonzero codes in a row, on average over the rows.
 
-    The penalty is found by bisection; the share of its bias to remove as in `choose_coding`.
+    The penalty is found by bisection. The share of its bias to remove is chosen as in
+    `choose_coding`, at the penalty for the lasso's codes. Least squares, a share of 1, leave out
+    codes that would turn their sign, and then their own number counts.
 
     Parameters
     ----------
@@ -448,27 +472,18 @@ def coding_of_l0(problem, atoms, l0, *, debias=None):  # -> Coding
     """
     solve, most, n_rows = _countable(problem, atoms)
 
-    def count(alpha):
-        return float((solve(alpha, positive=problem.positive_code) != 0).sum()) / n_rows
+    def found(share):  # -> penalty, its count
+        def count(alpha):
+            codes = solve(alpha, positive=problem.positive_code, debias=share)
+            return float((codes != 0).sum()) / n_rows
 
-    upper = lower = most
-    found, steps = 0.0, 0
-    while upper > 0 and found < l0 and steps < _STEPS:
-        upper, lower, steps = lower, lower / 2, steps + 1
-        found = count(lower)
-    if found < l0:
-        raise ValueError(
-            f"l0={l0:g} is more than the codes of these rows have for any penalty, {found:.4g}. "
-            "Pass a smaller number, or rows that the atoms explain."
-        )
-    alpha = lower
-    for _ in range(_STEPS):
-        if abs(found - l0) <= _CLOSE * l0:
-            break
-        alpha = (lower * upper) ** 0.5
-        found = count(alpha)
-        lower, upper = (alpha, upper) if found > l0 else (lower, alpha)
-    return _coding_at(alpha, problem, atoms, debias)._replace(n_entries=found)
+        return _penalty_of_count(count, l0, most)
+
+    alpha, n_entries = found(debias or 0.0)
+    coding = _coding_at(alpha, problem, atoms, debias)
+    if debias is None and coding.debias == 1:
+        alpha, n_entries = found(1.0)
+    return coding._replace(alpha=alpha, n_entries=n_entries)
 
 
 @torch.no_grad()
@@ -520,7 +535,7 @@ def coding_of_support(problem, atoms, *, debias=None):  # -> Coding
     return _coding_at(chosen, problem, atoms, debias)
 
 
-def _countable(problem, atoms):  # -> solve(alpha, positive=...), largest penalty, number of rows
+def _countable(problem, atoms):  # -> solve(alpha, **options), largest penalty, number of rows
     """Return a solver for some rows, and the penalty from which on all their codes are zero."""
     n_rows = max(1, min(_COUNTED, _COUNTED_ENTRIES // len(atoms)))
     part = slice(None, None, -(-len(problem.x) // n_rows))
@@ -529,8 +544,8 @@ def _countable(problem, atoms):  # -> solve(alpha, positive=...), largest penalt
     correlations = (x if mask is None else x * mask) @ atoms.mT
     most = correlations.max() if problem.positive_code else correlations.abs().max()
 
-    def solve(alpha, *, positive):
-        return solve_lasso(atoms, x, alpha, positive=positive, certify=False, mask=mask)[0]
+    def solve(alpha, **options):
+        return solve_lasso(atoms, x, alpha, certify=False, mask=mask, **options)[0]
 
     return solve, float(most), len(x)
 

@@ -66,7 +66,7 @@ class NOODLDictionaryLearning(DenseLearner):
     n_components_, n_features_in_, n_iter_, n_steps_, loss_curve_, ended_by_, phases_
         As in `PUDLEDictionaryLearning`.
 
-    step_size_, device_
+    fit_seconds_, step_size_, device_
         As in `PUDLEDictionaryLearning`.
 
     References

@@ -302,6 +302,10 @@ class PUDLEDictionaryLearning(DenseLearner):
         The phases of `fit`, in their order, and their numbers of epochs: "search", the gradient of
         training, and the "encoder" of ``separate_atoms``. Absent after `partial_fit`.
 
+    fit_seconds_ : dict of str to float
+        Seconds of the last `fit` ("fit") and of its phases: "search", the "pass" over rows that do
+        not fit into memory, and "training". Absent after `partial_fit`.
+
     alpha_ : float
         The penalty or threshold for codes in `transform`; with ``loss="kullback-leibler"`` the
         smoothing of the atoms.
@@ -580,6 +584,7 @@ class PUDLEDictionaryLearning(DenseLearner):
             run.open(data, plan)
             with run.interrupts:
                 self._take(additive_fit(plan, data, run, choose_atoms, exposure))
+        self.fit_seconds_ = run.seconds
         if self.ended_by_ == "max_iter" and self.tol is not None and self.max_iter != "auto":
             warn_of_early_end(self, has_rate=False)
         return self
@@ -820,9 +825,8 @@ class PUDLEDictionaryLearning(DenseLearner):
             Data, best other than those that the atoms were learned from; of a stream, a sample. Up
             to 2000 rows, evenly spaced, count codes.
         l0 : float, default=None
-            Mean number of nonzero codes in a row, which bisection meets to half a percent (without
-            the bias, ``debias_``, a few codes that would turn their sign are left out). None leaves
-            it to the ``criterion``.
+            Mean number of nonzero codes in a row, which bisection meets to half a percent. None
+            leaves it to the ``criterion``.
         criterion : {"prediction", "support"}, default="prediction"
             "prediction": the sparsest codes that predict held-out entries nearly best, as `fit`
             chooses. "support": most codes of atoms that are present, few of others, where codes are

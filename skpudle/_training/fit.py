@@ -7,6 +7,8 @@ A phase is a state that advances by epochs, until it is done. It has
 * ``attributes()``, the fitted attributes of a learner with the present state;
 * ``report(max_iter)``, which prints a line about the last epoch;
 * ``names``: the callbacks' name of the phase, None for none, and of its epochs;
+* ``stages``: for callbacks, name and largest number of epochs of the stage that each phase of a
+  search belongs to; empty without stages;
 * ``stops_at_interrupts``: whether it leaves Ctrl-C to the driver.
 """
 
@@ -15,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
 import torch
@@ -78,11 +80,11 @@ class Search:
     problem: object
     atoms: object
     attributes_of: Callable
-    most_epochs: int | None = None
+    stages: dict = field(default_factory=dict)
     best: float = inf  # objective of a sample
     share_done: float = 0.0
 
-    names = "search", "epoch of the search"
+    names, n_tasks = ("search", "epoch of the search"), 3  # the stages
     stops_at_interrupts = True
 
     def begin(self, recorder):
@@ -91,8 +93,12 @@ class Search:
         self.state = found or begin(self.problem, self.atoms)
         (n,) = self.problem.total(torch.tensor([self.problem.n_samples], dtype=torch.float64))
         self.n_samples = int(n)  # of all processes
-        if self.problem.n_positions == 1:  # moves of atoms in images know no limit
-            self.most_epochs = self.state.most_epochs
+        factor = self.state.stride.bit_length()
+        limited = self.problem.n_positions == 1  # moves of atoms in images know no limit
+        self.stages = {
+            phase: (name, factor * most if limited else None)
+            for phase, (name, most) in self.state.stages.items()
+        }
 
     @property
     def is_done(self):
@@ -144,11 +150,11 @@ class Pass:
     state: object
     attributes_of: Callable
 
-    names = "pass", "block"
+    names, stages = ("pass", "block"), {}
     stops_at_interrupts = True
 
     @property
-    def most_epochs(self):
+    def n_tasks(self):
         """The number of blocks."""
         return self.n_blocks
 
@@ -207,7 +213,7 @@ class Training:
     attributes: Callable | None = None
     ended_by: str | None = None
 
-    names = None, "epoch"
+    names, stages = (None, "epoch"), {}
     stops_at_interrupts = False  # the trainer does, within an epoch
 
     def begin(self, recorder):
@@ -266,9 +272,12 @@ class FitRun(AbstractContextManager):
         Objective of each epoch before training.
     search_was_stopped : bool
         Whether a callback or Ctrl-C stopped the search.
+    seconds : dict of str to float
+        Seconds of each phase, and at the end of the whole "fit".
     """
 
     def __init__(self, learner, X, y):
+        self._started, self.seconds = time.perf_counter(), {}
         self.learner, self.team, self.interrupts = learner, current_team(), Interrupts()
         self.given = {"estimator": learner, "X": X, "y": y}
         self.recorder = Recorder(learner)
@@ -277,6 +286,7 @@ class FitRun(AbstractContextManager):
     def __exit__(self, kind, error, traceback):
         try:
             if kind is None:
+                self.seconds["fit"] = time.perf_counter() - self._started
                 self.root.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
         finally:
             self.recorder.release()
@@ -313,12 +323,21 @@ class FitRun(AbstractContextManager):
 
     def run(self, phase):
         """Run a phase with all hooks; return whether a callback or Ctrl-C stopped it."""
+        began = time.perf_counter()
         phase.begin(self.recorder)
         task, (name, name_of_epochs), stopped = self.root, phase.names, False
+        ended = self.given | {"reconstruction_attributes": dict}
         if name is not None:
-            task = self.root.subcontext(task_name=name, max_subtasks=phase.most_epochs)
-            task.call_on_fit_task_begin(**self.given)
+            task = whole = self.root.subcontext(task_name=name, max_subtasks=phase.n_tasks)
+            whole.call_on_fit_task_begin(**self.given)
+        stage = None
         while not (stopped or phase.is_done):
+            if phase.stages and phase.stages[phase.state.phase] != stage:
+                if stage is not None:
+                    task.call_on_fit_task_end(**ended)
+                stage = phase.stages[phase.state.phase]
+                task = whole.subcontext(task_name=stage[0], max_subtasks=stage[1])
+                task.call_on_fit_task_begin(**self.given)
             epoch = task.subcontext(task_name=name_of_epochs)
             epoch.call_on_fit_task_begin(**self.given)
             phase.advance()
@@ -331,8 +350,11 @@ class FitRun(AbstractContextManager):
             # the trainer writes between rounds of updates
             if name == "search" and self.recorder.is_active:
                 self.recorder.at_search_epoch(phase.state)
+        if stage is not None:
+            task.call_on_fit_task_end(**ended)
         if name is not None:
-            task.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
+            whole.call_on_fit_task_end(**ended)
+        self.seconds[name or "training"] = time.perf_counter() - began
         return stopped
 
     def search(self, problem, atoms, attributes_of):  # -> SearchState

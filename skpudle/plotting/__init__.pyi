@@ -48,7 +48,9 @@ class ActivationsDisplay:
         ax: Any = None,
         **plot_params: Any,
     ) -> ActivationsDisplay: ...
-    def plot(self, *, ax: Any = None, **mark_kwargs: Any) -> ActivationsDisplay: ...
+    def plot(
+        self, *, ax: Any = None, sampling_rate: float | None = None, **mark_kwargs: Any
+    ) -> ActivationsDisplay: ...
 
 class AtomsDisplay:
     ax_: Any
@@ -83,7 +85,12 @@ class AtomsDisplay:
         **plot_params: Any,
     ) -> AtomsDisplay: ...
     def plot(
-        self, *, ax: Any = None, n_columns: int | None = None, **style: Any
+        self,
+        *,
+        ax: Any = None,
+        n_columns: int | None = None,
+        sampling_rate: float | None = None,
+        **style: Any,
     ) -> AtomsDisplay: ...
 
 class CodesDisplay:

@@ -135,13 +135,15 @@ class ActivationsDisplay:
         options = dict(atom_shape=kernel, stride=stride, n_atoms=n_atoms, ax=ax)
         return cls.from_codes(codes, sample, **options, **plot_params)
 
-    def plot(self, *, ax=None, **mark_kwargs):
+    def plot(self, *, ax=None, sampling_rate=None, **mark_kwargs):
         """Draw.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
             Where to draw; by default a new figure.
+        sampling_rate : float, default=None
+            Samples in a second of a signal, which gives its axis seconds; by default samples.
         **mark_kwargs : dict
             Passed to `matplotlib.axes.Axes.vlines` for signals, to `~matplotlib.axes.Axes.scatter`
             for images.
@@ -153,23 +155,27 @@ class ActivationsDisplay:
         """
         self.ax_, self.figure_ = axes_to_draw_on(ax)
         largest = np.abs(self.values).max(initial=0) or 1.0
-        draw = self._plot_signal if self.places.shape[1] == 1 else self._plot_image
-        self.marks_ = draw(self.values / largest, mark_kwargs)
+        if self.places.shape[1] == 1:
+            self.marks_ = self._plot_signal(self.values / largest, sampling_rate, mark_kwargs)
+        else:
+            self.marks_ = self._plot_image(self.values / largest, mark_kwargs)
         return self
 
-    def _plot_signal(self, values, mark_kwargs):
+    def _plot_signal(self, values, sampling_rate, mark_kwargs):
         scale = np.nanmax(np.abs(self.sample), initial=0) or 1.0
+        rate, name = (1, "Sample") if sampling_rate is None else (sampling_rate, "Seconds")
+        times, places = np.arange(len(self.sample)) / rate, self.places[:, 0] / rate
         for channel in (0.45 * self.sample / scale).T:
-            self.ax_.plot(channel, color="0.3", linewidth=0.8)
+            self.ax_.plot(times, channel, color="0.3", linewidth=0.8)
         names, marks = np.unique(self.atoms), []
         for row, atom in enumerate(names, start=1):
             own = self.atoms == atom
             heights = 0.45 * values[own] - row
             style = {"color": f"C{row - 1}", "linewidth": 1.5} | mark_kwargs
             self.ax_.axhline(-row, color="0.8", linewidth=0.5)
-            marks.append(self.ax_.vlines(self.places[own, 0], -row, heights, **style))
+            marks.append(self.ax_.vlines(places[own], -row, heights, **style))
         self.ax_.set_yticks(-np.arange(len(names) + 1), ["signal", *(f"atom {k}" for k in names)])
-        self.ax_.set(xlabel="Sample", xlim=(0, len(self.sample) - 1), ylim=(-len(names) - 0.6, 0.6))
+        self.ax_.set(xlabel=name, xlim=(0, times[-1]), ylim=(-len(names) - 0.6, 0.6))
         return marks
 
     def _plot_image(self, values, mark_kwargs):

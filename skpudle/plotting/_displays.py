@@ -8,6 +8,7 @@ from skpudle._fitted.drawing import (
     as_pictures,
     axes_to_draw_on,
     draw_grid,
+    draw_seconds,
     size_of_grid,
     tick_whole_numbers,
 )
@@ -144,7 +145,7 @@ class AtomsDisplay:
         kind, pictures = found.pictures(atoms, kind=kind, image_shape=image_shape)
         return cls(pictures[:n_atoms], kind).plot(ax=ax, **plot_params)
 
-    def plot(self, *, ax=None, n_columns=None, **style):
+    def plot(self, *, ax=None, n_columns=None, sampling_rate=None, **style):
         """Draw.
 
         Parameters
@@ -153,6 +154,8 @@ class AtomsDisplay:
             Where to draw; by default a new figure.
         n_columns : int, default=None
             Atoms in a row; by default the grid is about a square.
+        sampling_rate : float, default=None
+            Numbers in a second of an atom, of lines: a bar below them then shows a length of time.
         **style : dict
             Passed to `matplotlib.axes.Axes.imshow`, or `matplotlib.axes.Axes.plot` for lines.
 
@@ -164,6 +167,8 @@ class AtomsDisplay:
         n_columns, size = size_of_grid(self.kind, self.atoms, n_columns)
         self.ax_, self.figure_ = axes_to_draw_on(ax, figsize=size)
         drawn = draw_grid(self.ax_, self.kind, self.atoms, n_columns, **style)
+        if sampling_rate is not None and self.kind == "lines" and self.atoms.shape[1] > 1:
+            draw_seconds(self.ax_, self.atoms.shape[1], sampling_rate)
         setattr(self, "image_" if self.kind == "images" else "lines_", drawn)
         self.ax_.set_axis_off()
         return self

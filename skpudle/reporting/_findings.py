@@ -56,6 +56,10 @@ def _pursues(learner):
     return getattr(learner, "transform_algorithm", None) == "omp"
 
 
+def _is_additive(learner):
+    return getattr(learner, "loss", None) == "kullback-leibler"
+
+
 def _searches(learner):
     start = getattr(learner, "dict_init", None)
     return isinstance(start, str) and start == "search"
@@ -122,7 +126,8 @@ def _unused_atoms(look):
     unused = np.flatnonzero(~look.codes.any(axis=0))
     if not p * np.exp(-n / p) < len(unused) < p:
         return None
-    looser = "" if _pursues(look.learner) else f", or lower {_penalty(look.learner)[0]}"
+    has_penalty = not (_pursues(look.learner) or _is_additive(look.learner))
+    looser = f", or lower {_penalty(look.learner)[0]}" if has_penalty else ""
     return (
         f"{_some(unused, p)} unused by these {len(look.samples)} samples: "
         f"n_components={p - len(unused)} would do{looser}."
@@ -246,6 +251,8 @@ def _dense_codes(look):
     more atoms than a sample has numbers are linearly dependent (Donoho and Elad 2003). The bound by
     the atoms defines sparse for dictionaries with fewer atoms than numbers.
     """
+    if _is_additive(look.learner):  # atoms that sum to 1 say how dense codes are, no penalty
+        return None
     n_samples = len(look.samples)
     n_numbers = np.mean([sample.size for sample in look.samples])
     n_entries, used = look.codes.size / n_samples, np.count_nonzero(look.codes) / n_samples
@@ -273,7 +280,7 @@ def _no_better_than_the_baseline(look):
         return (
             "The fit is no better than the baseline: hidden entries are predicted no better by "
             f"codes than by mean rates (score {explained:.2g}). Learn fewer atoms, or from more "
-            f"samples, or {_sparser(learner)}."
+            f"samples{'' if _is_additive(learner) else f', or {_sparser(learner)}'}."
         )
     if look.is_convolutional:
         return None

@@ -37,20 +37,25 @@ _SAMPLES_OF_SCORE = 500
 
 
 class Report:
-    """A page of HTML.
+    """A page of HTML, and its words and numbers.
 
     Parameters
     ----------
     page : str
         The page.
+    facts : dict, default=None
+        Names of numbers, and their values.
+    findings : list of str, default=None
+        What is wrong, as `skpudle.reporting.findings` says it.
 
     Examples
     --------
     In a notebook the last expression of a cell shows it; ``report.save("report.html")`` writes it.
+    In a terminal its words and numbers are printed.
     """
 
-    def __init__(self, page):
-        self.page = page
+    def __init__(self, page, facts=None, findings=None):
+        self.page, self.facts, self.findings = page, facts or {}, findings or []
 
     def save(self, path):
         """Write the page to a file.
@@ -64,10 +69,12 @@ class Report:
 
     def __repr__(self):
         title = self.page.partition("<title>")[2].partition("</title>")[0]
-        return (
+        head = (
             f"<Report on {html.unescape(title)}, {len(self.page) / 1e6:.1f} MB: "
             'save("report.html"), or the last expression of a notebook cell, shows it>'
         )
+        facts = (f"{name}: {value}" for name, value in self.facts.items())
+        return "\n".join([head, *self.findings, *facts])
 
     def _repr_html_(self):
         page = html.escape(self.page)
@@ -135,6 +142,23 @@ def _number(learner, name):  # -> str, empty if the learner has none
     return "" if value is None else f"{np.mean(value):.4g}"
 
 
+def _seconds_of_fit(learner):  # -> str, empty without
+    phases = dict(getattr(learner, "fit_seconds_", {}))
+    if not phases:
+        return ""
+    whole = phases.pop("fit")
+    return f"{whole:.3g} ({', '.join(f'{name}: {n:.3g}' for name, n in phases.items())})"
+
+
+def _r_squared(look, samples, errors):  # -> str, empty for images
+    if look.is_convolutional:
+        return ""
+    X = np.stack(samples)
+    X = X[:, ~np.isnan(X).all(axis=0)]
+    total = np.nansum(np.square(X - np.nanmean(X, axis=0)))
+    return f"{1 - errors.sum() / total:.4g}" if total > 0 else ""
+
+
 def _seconds_of_codes(look):  # of all samples, once more: the first time may compile
     start = perf_counter()
     look.learner.transform(look.X)
@@ -148,7 +172,7 @@ def _score(learner, X):  # -> str, empty for learners without a score, or withou
         return ""
 
 
-def _facts(look, errors, energies):  # -> dict of a name to its value
+def _facts(look, samples, errors, energies):  # -> dict of a name to its value
     learner, codes = look.learner, look.codes
     ended_by = getattr(learner, "ended_by_", None)
     phases = getattr(learner, "phases_", {}).items()
@@ -160,12 +184,15 @@ def _facts(look, errors, energies):  # -> dict of a name to its value
         "alpha of the search": _number(learner, "search_alpha_"),
         "share of the lasso's bias that is removed": _number(learner, "debias_"),
         "estimated noise of an entry": _number(learner, "noise_std_"),
+        "rows that fit read": getattr(learner, "n_samples_seen_", ""),
+        "seconds of fit": _seconds_of_fit(learner),
         "epochs": getattr(learner, "n_iter_", ""),
         "phases": ", then ".join(f"{name}: {n_epochs} epochs" for name, n_epochs in phases),
         "training ended": ENDINGS.get(ended_by, ""),
         "entries of the codes that are not zero": f"{(codes != 0).mean():.1%}",
         "atoms that no sample uses": int((~codes.any(axis=0)).sum()),
         "share of the energy not explained": f"{errors.sum() / max(energies.sum(), 1e-300):.2%}",
+        "R² of the reconstruction": _r_squared(look, samples, errors),
         f"score of the first {min(len(look.samples), _SAMPLES_OF_SCORE)} samples": _score(
             learner, look.X[:_SAMPLES_OF_SCORE]
         ),
@@ -179,7 +206,8 @@ def _page(estimator, look, facts, pictures):  # -> Report
         f"<tr><td>{name}</td><td>{html.escape(str(value))}</td></tr>"
         for name, value in facts.items()
     )
-    said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences(look))
+    found = sentences(look)
+    said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in found)
     said = f"<ul>{said}</ul>" if said else "<p>Nothing.</p>"
     sections = "".join(
         f"<section><h2>{title}</h2>{_picture(draw, title)}</section>"
@@ -192,7 +220,9 @@ def _page(estimator, look, facts, pictures):  # -> Report
         f"<title>{name}</title><style>{_STYLE}</style></head><body>"
         f"<h1>{name}</h1><pre>{title}</pre><h2>What is wrong</h2>{said}"
         f"<h2>In numbers</h2><table>{rows}</table>{sections}"
-        "</body></html>"
+        "</body></html>",
+        facts,
+        found,
     )
 
 
@@ -222,7 +252,8 @@ def report(estimator, X, *, kind="auto", image_shape=None, n_atoms=100, n_worst=
     Returns
     -------
     Report
-        The page as `page`, a method `save`, and a display of its own in notebooks. The page says
+        The page as `page`, its numbers as `facts`, a method `save`, and a display of its own in
+        notebooks. The page says
         what is wrong (`skpudle.reporting.findings`) and how training ended. It shows the atoms,
         how often they are used and how many a sample uses, the loss of R^2 without each of them
         (of rows), the loss curve, the distribution of the reconstruction error, and the samples
@@ -269,4 +300,4 @@ def report(estimator, X, *, kind="auto", image_shape=None, n_atoms=100, n_worst=
         pictures["Loss of R² without each atom"] = _importance(look)
     if hasattr(learner, "loss_curve_"):
         pictures["Loss"] = lambda ax: LossCurveDisplay.from_estimator(learner, ax=ax)
-    return _page(estimator, look, _facts(look, errors, energies), pictures)
+    return _page(estimator, look, _facts(look, samples, errors, energies), pictures)

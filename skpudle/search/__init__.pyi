@@ -120,6 +120,7 @@ class SearchState:
     stride: int
     moves: bool
     losses: tuple[float, ...]
+    stages: Any
     def __init__(
         self,
         atoms: Tensor,
@@ -145,8 +146,6 @@ class SearchState:
     def found(self) -> Any: ...
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> SearchState: ...
-    @property
-    def most_epochs(self) -> Any: ...
     @property
     def share_done(self) -> Any: ...
 

@@ -95,6 +95,16 @@ _PROGRESS = 1e-3
 # samples are too few to find anything (1000 of 512 atoms), there are 10.
 _MAX_ROUNDS = 20
 
+# Name and most epochs of the stage of a phase, without moves of positions. Settling may take as
+# many once more each time that it at least halves its stride.
+_ROUNDS = "split and remove", (1 + _MAX_ROUNDS) * (_MAX_EPOCHS["larger"] + _MAX_EPOCHS["smaller"])
+_STAGES = {
+    "settle": ("settle", _MAX_EPOCHS["settle"]),
+    "larger": _ROUNDS,
+    "smaller": _ROUNDS,
+    "polish": ("polish", _MAX_EPOCHS["polish"]),
+}
+
 _IN_WORDS = {
     "settle": "settling",
     "larger": "with split atoms",
@@ -304,6 +314,8 @@ class SearchState:
     moves: bool = True
     losses: tuple = ()
 
+    stages = _STAGES
+
     @property
     def found(self):
         """The best dictionary of the wanted size so far, and its codes.
@@ -318,16 +330,6 @@ class SearchState:
     def activity(self):
         """The phase in words."""
         return _IN_WORDS[self.phase]
-
-    @property
-    def most_epochs(self):
-        """The largest number of epochs of a search that begins with this state, without moves.
-
-        A search settles once more each time that it at least halves its stride.
-        """
-        rounds = _MAX_ROUNDS * (_MAX_EPOCHS["larger"] + _MAX_EPOCHS["smaller"])
-        settling = self.stride.bit_length() * _MAX_EPOCHS["settle"]
-        return settling + rounds + _MAX_EPOCHS["polish"]
 
     @property
     def share_done(self):

@@ -242,12 +242,13 @@ def test_nan_alone_is_let_through_on_demand(make, array, device):
     ("rows", "message"),
     [
         (np.zeros(3), "Expected 2D array, got 1D array"),
+        (torch.zeros(3), r"signal.*ConvPUDLEDictionaryLearning.*sliding_window_view"),
         (np.zeros((2, 2, 2)), "Found array with dim 3"),
         (np.zeros((0, 3)), r"0 sample\(s\)"),
         (np.zeros((3, 0)), r"0 feature\(s\)"),
         (np.ones((2, 2), dtype=complex), "Complex data not supported"),
     ],
-    ids=["1-D", "3-D", "no samples", "no features", "complex"],
+    ids=["1-D", "a signal", "3-D", "no samples", "no features", "complex"],
 )
 def test_rows_of_the_wrong_kind_are_refused(rows, message, make, device):
     rows = make(rows)

@@ -252,6 +252,16 @@ def test_passes_over_parts_find_the_spectra(data):
         learner.partial_fit(X[:, 1:])
 
 
+def test_the_first_rows_choose_the_prior_as_in_a_fit(X):
+    """The same seed hides the same entries."""
+    learner = make().partial_fit(X)
+    assert learner.alpha_ == make(max_iter=1, tol=None).fit(X).alpha_
+    alpha = learner.alpha_
+    assert learner.partial_fit(X[:50]).alpha_ == alpha
+    assert make(alpha=2.5).partial_fit(X).alpha_ == 2.5
+    assert np.isfinite(make().partial_fit(0 * X[:4]).partial_fit(X).components_).all()
+
+
 def test_a_pass_goes_on_from_a_fit_and_through_a_pickle(fitted, X):
     learner = pickle.loads(pickle.dumps(fitted))
     learner.partial_fit(X[:100])
@@ -279,8 +289,12 @@ def test_atoms_are_kept_in_files(fitted, X, tmp_path):
     np.testing.assert_allclose(learner.transform(X), fitted.transform(X))
 
 
-def test_findings_are_said(fitted, X):
-    assert isinstance(findings(fitted, X), list)
+def test_findings_never_advise_a_penalty_of_codes(X):
+    """A larger prior makes codes no sparser."""
+    for counts in (X, X + 1, np.random.default_rng(0).poisson(3.0, X.shape)):
+        learner = make().fit(counts)
+        assert (learner.transform(counts) != 0).mean() > 0.5
+        assert not any("alpha" in sentence for sentence in findings(learner, counts))
 
 
 # ---------------------------------------------------------------------------- parameters

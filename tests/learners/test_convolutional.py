@@ -876,9 +876,12 @@ def test_noise_in_other_units_than_the_images_is_pointed_out():
         learner_of(noise_std=25.0).fit(images)
     learner = learner_of(noise_std=25 / 255).fit(images)
     learner.denoise(images)
+    learner.denoise(images, noise_std=1e-6)  # who tells it knows it
     with pytest.warns(UserWarning, match="noise_std=0.098, but the largest pixel is 255") as more:
         learner.denoise(images.astype(float))
-    assert [warning.filename for warning in [*record, *more]] == [__file__] * 2
+    with pytest.warns(UserWarning, match="noise_std=25, but the largest pixel is 1") as told:
+        learner.denoise(images, noise_std=25)
+    assert [warning.filename for warning in [*record, *more, *told]] == [__file__] * 3
 
 
 @pytest.mark.parametrize(

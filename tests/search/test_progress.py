@@ -5,6 +5,8 @@ from itertools import pairwise
 
 import pytest
 import torch
+from sklearn.callback import ProgressBar
+from sklearn.callback._progressbar import RichTask
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle.search import Problem, begin, search
@@ -28,7 +30,32 @@ def test_the_share_rises_within_a_phase_and_ends_at_one(planted):
         assert 0 < before < 1
         assert after > before or (phase, one.stride) != (then, other.stride)
     assert seen[-1][1] == 1.0
-    assert seen[-1][2].epoch <= begin(Problem(x, 0.1), x[:20]).most_epochs
+    stages = begin(Problem(x, 0.1), x[:20]).stages
+    names = [stages[state.phase][0] for _, _, state in seen[:-1]]
+    assert list(dict.fromkeys(names)) == ["settle", "split and remove", "polish"]
+    for name, most in stages.values():
+        assert 0 < names.count(name) <= most
+
+
+def test_a_progress_bar_shows_each_stage_of_a_search(planted, capsys, monkeypatch):
+    """A stage that ends early is complete, and with it a third of the search."""
+    pytest.importorskip("rich")
+    monkeypatch.setenv("COLUMNS", "200")
+    seen, update = [], RichTask.progress.fget
+    monkeypatch.setattr(RichTask, "progress", property(lambda task: note(task, update(task))))
+
+    def note(task, share):
+        seen.append((task.depth, task.total, share))
+        return share
+
+    learner = PUDLEDictionaryLearning(20, random_state=0).set_callbacks(ProgressBar())
+    learner.fit(planted[0].numpy())
+    shown = capsys.readouterr().out
+    for name in ("fit", "search", "settle", "split and remove", "polish"):
+        assert f"PUDLEDictionaryLearning - {name}" in shown
+    shares = [share for depth, total, share in seen if (depth, total) == (1, 3)]
+    assert shares == sorted(shares)
+    assert {round(k / 3, 9) for k in (1, 2, 3)} <= {round(share, 9) for share in shares}
 
 
 def test_lines_tell_of_the_best_objective_which_never_rises_and_a_share_that_never_falls(

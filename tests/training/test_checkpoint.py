@@ -133,6 +133,7 @@ GOES_ON = {
 def attributes(learner):
     names = [name for name in vars(learner) if name.endswith("_") and name != "n_features_in_"]
     found = {name: getattr(learner, name) for name in sorted(names)}
+    found.pop("fit_seconds_", None)
     path = found.pop("size_path_", None)
     return found | {f"size_path_.{name}": value for name, value in (path or {}).items()}
 

@@ -215,7 +215,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     n_components_, size_path_, lambda_decay_, device_
         As in `PUDLEDictionaryLearning`.
 
-    n_iter_, n_steps_, loss_curve_, ended_by_, phases_
+    n_iter_, n_steps_, loss_curve_, ended_by_, phases_, fit_seconds_
         As in `PUDLEDictionaryLearning`; the loss is a sum over the pixels of a crop.
 
     n_features_in_ : int
@@ -526,9 +526,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         if not of_rows and is_one_image(X, len(self._kernel)):
             return self.denoise([X], noise_std=noise_std)[0]
         images, network = self._read_and_build(X, colours=True)
-        if noise_std is None:
-            Noise.of(self.noise_std).warn_of_units(images.tensors)
         levels = Noise.of(self.noise_std).levels(noise_std, images)
+        Noise.of(self.noise_std).warn_of_units(images.tensors, levels)
         denoised = [
             torch.cat(list(self._denoise(network, x, level)))
             for x, level in zip(images.tensors, levels, strict=True)

@@ -119,7 +119,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     components_, alpha_, step_size_, loss_curve_, n_iter_, n_steps_, ended_by_, phases_, device_
         As in `PUDLEDictionaryLearning`; ``loss_curve_`` is the loss of the reconstruction.
 
-    n_components_, n_features_in_, feature_names_in_
+    fit_seconds_, n_components_, n_features_in_, feature_names_in_
         As in `PUDLEDictionaryLearning`.
 
     See Also
