@@ -421,8 +421,9 @@ class SearchState:
         if len(self.losses) != self.epoch or not self.best_objective > -float("inf"):
             raise ValueError("its objectives do not belong to its epochs")
         n_rows = -(-len(problem.x) // self.stride)
-        self.codes.on_host().check(n_rows, n * problem.n_positions)
-        self.best_codes.on_host().check(n_rows, len(atoms) * problem.n_positions)
+        for codes, n_atoms in ((self.codes, n), (self.best_codes, len(atoms))):
+            codes = codes if codes.value.device.type == "cpu" else codes.on_host()
+            codes.check(n_rows, n_atoms * problem.n_positions)
 
 
 def auto_alpha(x, *, mask=None, total=own):

@@ -9,7 +9,7 @@ import torch
 from skpudle._data.batches import Samples
 from skpudle._learners.models import Decay, DenseModel, Encoder
 from skpudle.gradients import GRADIENT_RULES, differentiate
-from skpudle.lasso import _gradient, converged_codes, lasso_gradient
+from skpudle.lasso import _gradient_compiled, converged_codes, lasso_gradient
 from skpudle.operators import DenseDictionary
 
 ALPHA = 0.3
@@ -93,23 +93,23 @@ def test_atoms_that_depend_on_each_other_are_left_to_others(atom, problem):
 def test_so_are_supports_without_an_inverse(problem):
     plane = problem[0][:3, :2]
     gram = np.asarray(plane @ plane.mT)
-    _gradient._compiled()
+    _gradient_compiled._compiled()
     for size, has_an_inverse in ((2, True), (3, False)):
         u, factor = np.ones(3), np.zeros((3, 3))
-        assert _gradient._invert(gram, size, factor, u, 1e-9) == has_an_inverse
+        assert _gradient_compiled._invert(gram, size, factor, u, 1e-9) == has_an_inverse
         if has_an_inverse:
             np.testing.assert_allclose(gram[:2, :2] @ u[:2], np.ones(2), rtol=1e-12)
 
 
 def test_a_large_batch_is_left_to_others(problem, monkeypatch):
     assert lasso_gradient(*problem, ALPHA, through_encoder=False) is not None
-    monkeypatch.setattr(_gradient, "_MOST_WORK", 100)
+    monkeypatch.setattr(_gradient_compiled, "_MOST_WORK", 100)
     assert lasso_gradient(*problem, ALPHA, through_encoder=False) is None
 
 
 def test_compiled_functions_hold_no_numbers():
     """The cache of numba would keep those that another file defines."""
-    _gradient._compiled()
-    for function in _gradient._FUNCTIONS:
-        values = [vars(_gradient).get(name) for name in function.__code__.co_names]
+    _gradient_compiled._compiled()
+    for function in _gradient_compiled._FUNCTIONS:
+        values = [vars(_gradient_compiled).get(name) for name in function.__code__.co_names]
         assert not [value for value in values if isinstance(value, int | float | tuple)]
