@@ -13,7 +13,8 @@ from pathlib import Path
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 
 # Files that `learner_tables` shows.
-ELSEWHERE = ("learners", "concepts", "photographs", "conv_learning", "large", "large_epochs")
+LARGE = "large", "large_epochs", "large_ksvd"
+ELSEWHERE = "learners", "concepts", "photographs", "conv_learning", *LARGE
 
 # Names of experiments begin like this; the texts are titles, in the order of the page.
 FAMILIES = {
