@@ -1,4 +1,4 @@
-r"""An epoch of ``skpudle.search`` on a GPU: the steps of ``_epoch``, for many rows at once in torch.
+r"""An epoch of ``skpudle.search`` on a GPU: the steps of ``_epoch``, for many rows at once.
 
 A row has a support of its own. Supports are padded to one size: zero atoms fill the dictionary up,
 and the last of them stands at empty places, where nothing moves. Coordinate descent then steps
