@@ -179,21 +179,28 @@ def draw_large(output, path=RESULTS / "large_epochs.json"):
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     curves = {}
     for row in _read(path)["results"]:
         if row["rows"] == 8 * row["atoms"]:
-            curves.setdefault(row["features"], []).append(row)
+            curves.setdefault(row["features"], {})[row["atoms"]] = row
     output.mkdir(parents=True, exist_ok=True)
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for n_features, rows in curves.items():
-        atoms = [row["atoms"] for row in rows]
+        atoms = sorted(rows)
         for ax, column in zip(axes, ("seconds", "megabytes"), strict=True):
-            label = f"{n_features} features, 8 rows for each atom"
-            ax.loglog(atoms, [row[column] for row in rows], "o-", base=2, label=label)
-    axes[0].set(xlabel="atoms", ylabel="seconds of an epoch, one core")
-    axes[1].set(xlabel="atoms", ylabel="memory beyond the data (MB)")
+            if len(atoms) > 1:
+                values = [rows[n][column] for n in atoms]
+                ax.loglog(atoms, values, "o-", label=f"{n_features} features")
+    axes[0].set(xlabel="atoms (8 rows for each)", ylabel="seconds of an epoch, one core")
+    axes[1].set(xlabel="atoms (8 rows for each)", ylabel="memory beyond the data (MB)")
     for ax in axes if curves else ():
+        ax.set_xticks(sorted({n for rows in curves.values() for n in rows}), minor=False)
+        ax.xaxis.set_major_formatter("{x:.0f}")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.minorticks_off()
         ax.legend()
     figure.savefig(output / "large.svg")
     plt.close(figure)
