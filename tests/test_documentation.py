@@ -267,7 +267,8 @@ def test_large_fits_make_a_table_and_curves(learner_tables, tmp_path):
     fit = {"atoms": 4096, "features": 512, "rows": 32768, "nonzero": 8, "threads": 2, "found": 0.5}
     fit |= {"seconds": 90.0, "cpu_seconds": 150.0, "megabytes": 412.4}
     path = tmp_path / "large.json"
-    path.write_text(json.dumps({"results": [fit]}))
+    other = fit | {"atoms": 2048, "rows": 16384}
+    path.write_text(json.dumps({"results": [fit, other]}))
     page = learner_tables["large"](path)
     for part in ("- 4,096, 512, 32,768", "- 1.5, 2 threads", "- 2.5", "- 412", "- 50.0%"):
         assert part in page

@@ -185,14 +185,14 @@ def draw_large(output, path=RESULTS / "large_epochs.json"):
     for row in _read(path)["results"]:
         if row["rows"] == 8 * row["atoms"]:
             curves.setdefault(row["features"], {})[row["atoms"]] = row
+    curves = {n_features: rows for n_features, rows in curves.items() if len(rows) > 1}
     output.mkdir(parents=True, exist_ok=True)
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for n_features, rows in curves.items():
         atoms = sorted(rows)
         for ax, column in zip(axes, ("seconds", "megabytes"), strict=True):
-            if len(atoms) > 1:
-                values = [rows[n][column] for n in atoms]
-                ax.loglog(atoms, values, "o-", label=f"{n_features} features")
+            values = [rows[n][column] for n in atoms]
+            ax.loglog(atoms, values, "o-", label=f"{n_features} features")
     axes[0].set(xlabel="atoms (8 rows for each)", ylabel="seconds of an epoch, one core")
     axes[1].set(xlabel="atoms (8 rows for each)", ylabel="memory beyond the data (MB)")
     for ax in axes if curves else ():
