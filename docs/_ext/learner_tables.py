@@ -142,7 +142,9 @@ def sae_codes(path=RESULTS / "synthsae.json"):
         for codes, row in ({"its encoder's": own} | exact).items():
             shown = {"F1": row["f1"], "FVU": row["fvu"], "codes in a row (L0)": row["l0"]}
             numbers = {name: f"{value:.3f}" for name, value in shown.items()}
-            lines.append({"autoencoder": method, "codes": codes} | numbers)
+            million = f"{own['shown'] / 1e6:.1f}"
+            trained = {"autoencoder": method, "millions of samples shown": million}
+            lines.append(trained | {"codes": codes} | numbers)
     if not lines:
         return "No measurement is stored yet."
     return table(lines, title="F1 of known features, and variance unexplained, before and after")
