@@ -186,6 +186,15 @@ def test_a_bar_below_lines_is_as_long_as_it_says(rate, seconds):
     assert not AtomsDisplay.from_atoms(np.eye(31)).ax_.texts
 
 
+def test_pictures_have_no_sampling_rate():
+    maps, image = np.zeros((4, 5, 2)), np.ones((9, 11))
+    options = dict(atom_shape=(3, 3), stride=2, sampling_rate=20)
+    with pytest.raises(ValueError, match="sampling_rate=20.*pictures"):
+        ActivationsDisplay.from_codes(maps, image, **options)
+    with pytest.raises(ValueError, match="sampling_rate=20.*pictures"):
+        AtomsDisplay.from_atoms(np.eye(9).reshape(9, 3, 3), sampling_rate=20)
+
+
 def test_channels_are_lines_on_one_scale():
     atoms = np.random.default_rng(0).normal(size=(3, 7, 2))
     for display in (

@@ -14,6 +14,7 @@ __all__ = [
     "draw_grid",
     "draw_seconds",
     "new_figure",
+    "refuse_sampling_rate",
     "size_of_grid",
     "tick_whole_numbers",
 ]
@@ -151,6 +152,15 @@ def draw_grid(ax, kind, pictures, n_columns, **style):  # -> AxesImage, or list 
     return (_draw_images if kind == "images" else _draw_lines)(
         ax, scaled, math.ceil(n_atoms / n_columns), n_columns, style
     )
+
+
+def refuse_sampling_rate(sampling_rate):
+    """Raise ValueError if pictures, which have no axis of time, are given a rate."""
+    if sampling_rate is not None:
+        raise ValueError(
+            f"sampling_rate={sampling_rate:g}, but these are pictures, without an axis of time. "
+            "Leave it out."
+        )
 
 
 def draw_seconds(ax, length, sampling_rate):

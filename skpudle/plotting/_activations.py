@@ -4,7 +4,7 @@ import numpy as np
 
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.images import covering_positions, sizes
-from skpudle._fitted.drawing import axes_to_draw_on
+from skpudle._fitted.drawing import axes_to_draw_on, refuse_sampling_rate
 from skpudle._fitted.learners import find_learner, look_at
 
 __all__ = ["ActivationsDisplay"]
@@ -152,12 +152,18 @@ class ActivationsDisplay:
         -------
         ActivationsDisplay
             This object.
+
+        Raises
+        ------
+        ValueError
+            If images are given a sampling rate.
         """
         self.ax_, self.figure_ = axes_to_draw_on(ax)
         largest = np.abs(self.values).max(initial=0) or 1.0
         if self.places.shape[1] == 1:
             self.marks_ = self._plot_signal(self.values / largest, sampling_rate, mark_kwargs)
         else:
+            refuse_sampling_rate(sampling_rate)
             self.marks_ = self._plot_image(self.values / largest, mark_kwargs)
         return self
 

@@ -9,6 +9,7 @@ from skpudle._fitted.drawing import (
     axes_to_draw_on,
     draw_grid,
     draw_seconds,
+    refuse_sampling_rate,
     size_of_grid,
     tick_whole_numbers,
 )
@@ -163,11 +164,18 @@ class AtomsDisplay:
         -------
         AtomsDisplay
             This object.
+
+        Raises
+        ------
+        ValueError
+            If pictures are given a sampling rate.
         """
+        if self.kind != "lines":
+            refuse_sampling_rate(sampling_rate)
         n_columns, size = size_of_grid(self.kind, self.atoms, n_columns)
         self.ax_, self.figure_ = axes_to_draw_on(ax, figsize=size)
         drawn = draw_grid(self.ax_, self.kind, self.atoms, n_columns, **style)
-        if sampling_rate is not None and self.kind == "lines" and self.atoms.shape[1] > 1:
+        if sampling_rate is not None and self.atoms.shape[1] > 1:
             draw_seconds(self.ax_, self.atoms.shape[1], sampling_rate)
         setattr(self, "image_" if self.kind == "images" else "lines_", drawn)
         self.ax_.set_axis_off()
