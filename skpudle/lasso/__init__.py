@@ -29,12 +29,13 @@ gap of 1e-6.
 from skpudle.lasso._gap import GapWarning, duality_gap, warn_about_gaps
 from skpudle.lasso._gradient_compiled import lasso_gradient
 from skpudle.lasso._implicit import converged_codes
-from skpudle.lasso._solve import lasso_path, solve_lasso
+from skpudle.lasso._solve import gram_matrix, lasso_path, solve_lasso
 
 __all__ = [
     "GapWarning",
     "converged_codes",
     "duality_gap",
+    "gram_matrix",
     "lasso_gradient",
     "lasso_path",
     "solve_lasso",

@@ -14,7 +14,7 @@ from skpudle.lasso._compiled import solve as solve_compiled
 from skpudle.lasso._gap import checked_alpha, duality_gap, known_entries
 from skpudle.lasso._supports import BLOCK_ENTRIES
 
-__all__ = ["lasso_path", "solve_lasso"]
+__all__ = ["gram_matrix", "lasso_path", "solve_lasso"]
 
 # A Gram matrix costs n_components products with the atoms, in one efficient call, and saves a few
 # inefficient ones for every sample. Above 10,000 atoms it takes gigabytes.
@@ -117,8 +117,22 @@ def _with_zeros(codes, needed, n_components):
     return wide.index_copy_(-1, needed, codes)
 
 
-def _gram(atoms, n_rows):  # -> (p, p), or None where it costs more than it saves
-    few = len(atoms) <= min(_GRAM_ATOMS, _GRAM_ATOMS_PER_SAMPLE * n_rows)
+def gram_matrix(atoms, n_samples):
+    """Return the products of atoms, if they save time for so many samples.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_features)
+        Atoms.
+    n_samples : int
+        Number of samples whose codes are asked for.
+
+    Returns
+    -------
+    Tensor of shape (n_components, n_components) or None
+        The products; None where they cost more than they save.
+    """
+    few = len(atoms) <= min(_GRAM_ATOMS, _GRAM_ATOMS_PER_SAMPLE * n_samples)
     with threads_for(atoms, atoms):
         return atoms @ atoms.mT if few else None
 
@@ -220,7 +234,7 @@ def solve_lasso(
         scaled_atoms = scaled_atoms / scale[:, None]
     needed = _necessary_atoms(scaled_atoms, positive)
     scaled_atoms = scaled_atoms[needed]
-    gram = _gram(scaled_atoms, len(x))
+    gram = gram_matrix(scaled_atoms, len(x))
 
     codes = x.new_empty(len(x), len(atoms))
     gaps = x.new_full((len(x),), torch.nan, dtype=torch.float64)
@@ -267,7 +281,9 @@ def solve_lasso(
 
 
 @torch.no_grad()
-def lasso_path(atoms, x, alphas, *, positive=False, max_iter=1000, solver="auto", mask=None):
+def lasso_path(
+    atoms, x, alphas, *, positive=False, max_iter=1000, solver="auto", mask=None, gram=None
+):
     r"""Solve the lasso for several penalties, each from the codes of the one before.
 
     Parameters
@@ -282,6 +298,8 @@ def lasso_path(atoms, x, alphas, *, positive=False, max_iter=1000, solver="auto"
         Whether codes are restricted to non-negative values.
     max_iter, solver, mask
         As in `solve_lasso`.
+    gram : Tensor of shape (n_components, n_components), default=None
+        The products of the atoms, in float64, where they are known already; see `gram_matrix`.
 
     Returns
     -------
@@ -300,7 +318,11 @@ def lasso_path(atoms, x, alphas, *, positive=False, max_iter=1000, solver="auto"
     how |= dict(positive=positive, max_iter=max_iter)
     if solve is solve_compiled:
         how["refits"] = refits = x.new_empty(len(alphas), len(x), len(kept))
-    codes = solve(kept, _gram(kept, len(x)), x, **how)
+    if gram is None:
+        gram = gram_matrix(kept, len(x))
+    elif len(kept) < len(atoms):
+        gram = gram[needed][:, needed]
+    codes = solve(kept, gram, x, **how)
     if solve is solve_batched:
         refits = torch.stack([refit(kept, x, z, known) for z in codes])
     return _with_zeros(codes, needed, len(atoms)), _with_zeros(refits, needed, len(atoms))

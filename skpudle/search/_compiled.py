@@ -8,8 +8,8 @@ atoms that enter a working set, are left to a BLAS.
 Codes are sparse: row ``i`` has ``count[i]`` entries, ``value[i, :count[i]]`` at the atoms
 ``index[i, :count[i]]``. Every function writes into its last arguments, releases the GIL and works
 on a slice of rows or of atoms that no other slice writes to, so bits do not depend on the number
-of threads. A ``mask`` has a row for each sample, or one for all; residuals are zero where entries
-are missing.
+of threads. A ``mask`` has a row for each sample, or one row without entries if none is missing;
+residuals are zero where entries are missing.
 """
 
 from functools import cache
@@ -40,8 +40,22 @@ def _product(x, y):
 
 def _subtract(step, atom, mask, residual):
     """Subtract a multiple of an atom where entries are known."""
-    for f in range(len(atom)):
-        residual[f] -= step * mask[f] * atom[f]
+    if len(mask) == 0:
+        for f in range(len(atom)):
+            residual[f] -= step * atom[f]
+    else:
+        for f in range(len(atom)):
+            residual[f] -= step * mask[f] * atom[f]
+
+
+def _known_product(x, y, mask):
+    """Return the product over known entries."""
+    if len(mask) == 0:
+        return _product(x, y)
+    total = 0.0
+    for f in range(len(x)):
+        total += mask[f] * x[f] * y[f]
+    return total
 
 
 def _shrink(target, curvature, alpha, positive):
@@ -89,9 +103,7 @@ def _descend(w, support, atoms, mask, alpha, positive, tolerance, max_sweeps, cu
     A step costs as many operations as the residual has entries.
     """
     for i in range(w):
-        curvature[i] = 0.0
-        for f in range(len(residual)):
-            curvature[i] += mask[f] * atoms[support[i], f] ** 2
+        curvature[i] = _known_product(atoms[support[i]], atoms[support[i]], mask)
     for _ in range(max_sweeps):
         largest = 0.0
         for i in range(w):
@@ -224,9 +236,7 @@ def refit_rows(atoms, gram, mask, positive, dependent, count, index, value, resi
                 if len(gram):
                     inner[i, j] = gram[index[row, i], index[row, j]]
                 else:
-                    inner[i, j] = 0.0
-                    for f in range(len(atom)):
-                        inner[i, j] += known[f] * atom[f] * atoms[index[row, j], f]
+                    inner[i, j] = _known_product(atom, atoms[index[row, j]], known)
         solved[row] = _solve(w, inner, positive, dependent, factor, step, z)
         if solved[row]:
             for i in range(w):
@@ -244,8 +254,8 @@ def leave_out(atoms, mask, slope, near, cosine, who, row, place, count, index, v
     for t in range(len(who)):
         i, j, k = row[t], who[t], 0
         z = value[i, place[t]]
-        for f in range(atoms.shape[1]):
-            new_residual[t, f] = residual[i, f] + z * mask[min(i, len(mask) - 1), f] * atoms[j, f]
+        new_residual[t] = residual[i]
+        _subtract(-z, atoms[j], mask[min(i, len(mask) - 1)], new_residual[t])
         for e in range(count[i]):
             if e != place[t]:
                 new_index[t, k], new_value[t, k] = index[i, e], value[i, e]
@@ -346,9 +356,9 @@ def sweep(a, positive, target, atoms):
 
 
 # A function comes before its callers.
-_FUNCTIONS = (subtract_synthesis, _product, _subtract, _shrink, _descend_among, _descend,
-              _enter, solve_rows, _solve, refit_rows, leave_out, compare, sort_by_atom, add_moments,
-              add_products, add_second_moments, sweep)  # fmt: skip
+_FUNCTIONS = (subtract_synthesis, _product, _subtract, _known_product, _shrink, _descend_among,
+              _descend, _enter, solve_rows, _solve, refit_rows, leave_out, compare, sort_by_atom,
+              add_moments, add_products, add_second_moments, sweep)  # fmt: skip
 
 
 @cache

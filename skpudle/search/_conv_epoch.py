@@ -116,6 +116,10 @@ class ConvProblem:
         """Return the epoch of these atoms, starting from codes of other atoms."""
         return ConvEpoch(self, atoms, codes, **effort)
 
+    def next_epoch(self, atoms, state):
+        """Return the epoch of these atoms after the last one of a search."""
+        return self.epoch(atoms, state.codes)
+
     @staticmethod
     def total(*tensors):
         """Return sums over all processes: there is one."""

@@ -13,7 +13,7 @@ from skpudle._compilation import in_parts, one_blas_thread
 from skpudle.operators import project_atoms
 from skpudle.search._compiled import loops
 
-__all__ = ["HEIRS", "Codes", "Epoch", "own"]
+__all__ = ["HEIRS", "MANY", "Codes", "Epoch", "own"]
 
 # Sweeps over the atoms per epoch. For few atoms they cost a tenth of the codes; for many they cost
 # as much, and one serves: 30 epochs of 2,500 x 595 with 1024 atoms take 3.0 instead of 4.2 s, for
@@ -31,14 +31,18 @@ _SWEEPS_OF_COSTS = 5
 # Atoms enter a working set above this share of the largest violation, so that few enter in vain.
 _SHARE = 0.6
 
-# Rows to correlate at once, which stay in a cache, and atoms to improve at once.
-_ROWS, _ATOMS = 256, 64
+# Rows to correlate at once, which stay in a cache.
+_ROWS = 256
+# Atoms to improve at once. For 4096 atoms of 2381 features blocks of 256 take 0.57 of the time of
+# blocks of 64, for 2048 of 128 0.85.
+_ATOMS = {"few": 64, "many": 256}
+_COLUMNS = 64  # least number of features of a task of this
 # A code has at most this many entries more than a sample has features.
 _ROOM = 8
 # From this number of atoms on descent is on residuals, and no matrix of atoms by atoms is kept. An
 # epoch with products of all atoms takes 0.7 to 0.9 of the time for 768 atoms of 384 features, about
 # the same for 1024 of 128 to 512, and 1.2 to 1.5 times as long for 2048 of 512.
-_MANY = 1024
+MANY = 1024
 # A thread needs this many operations of a loop, and this many multiplications of a BLAS. With a
 # fifth and less, 1,800 x 64 with 100 atoms take 1.3 times as long on two threads as on one; with
 # these as long, and 8,192 x 128 with 1024 atoms 0.74 of the time.
@@ -167,18 +171,22 @@ def _packed(blocks, n):  # of (rows, count, index, value) -> Codes of n rows
 
 
 class Epoch:
-    """Codes for the atoms of an epoch, and statistics of both."""
+    """Codes for the atoms of an epoch, and statistics of both.
+
+    With a ``turn`` of 0 or 1 atoms enter the codes of every second block of rows; the others have
+    their last atoms.
+    """
 
     n_always_split = 0  # least number of atoms to split, whatever the costs of others
 
-    def __init__(self, problem, atoms, codes, *, refit=False):
+    def __init__(self, problem, atoms, codes, *, refit=False, turn=None):
         self.problem, self.atoms = problem, atoms
         n, p, m = len(problem.x), *atoms.shape
         self._atoms, self._screen = np.asarray(atoms), np.asarray(atoms.float())
-        paired = self._atoms if problem.mask is None and p < _MANY else self._atoms[:0]
+        paired = self._atoms if problem.mask is None and p < MANY else self._atoms[:0]
         with one_blas_thread():
             self._dictionary = self._atoms, paired @ paired.T
-        self._x, self._known = np.asarray(problem.x), np.ones((1, m))
+        self._x, self._known = np.asarray(problem.x), np.empty((1, 0))
         if problem.mask is not None:
             self._known = np.asarray(problem.mask)
             # With missing entries completed by D z the objective touches the masked one from above.
@@ -203,7 +211,7 @@ class Epoch:
                 loops().subtract_synthesis(count, index, value, self._atoms, prediction)
                 self._x[rows] -= (1 - known) * prediction  # which is -D z
 
-        self._by_rows(solve, codes, min(p, m + _ROOM))
+        self._by_rows(solve, codes, min(p, m + _ROOM), turn=turn)
         self.codes = _packed(found, n)
         self._fitting = _packed(refitted, n) if refit else self.codes  # atoms adapt to these codes
         self._entries = self._by_atom()
@@ -244,8 +252,10 @@ class Epoch:
                 array[rest] = part
         loss[rows] = found
 
-    def _by_rows(self, function, codes, room, rows=None):
+    def _by_rows(self, function, codes, room, rows=None, turn=None):
         """Call a function with blocks of rows, their residuals, slopes and copies of codes.
+
+        With a ``turn`` every second block has no slopes.
 
         In single precision the products with all atoms, which only tell the atoms that enter a
         working set, take half the time.
@@ -270,7 +280,10 @@ class Epoch:
                 if self.problem.mask is not None:
                     residual *= known
                 single = slope[: len(residual)]
-                np.matmul(residual.astype(np.float32), self._screen.T, out=single)
+                if turn is None or start // _ROWS % 2 == turn:
+                    np.matmul(residual.astype(np.float32), self._screen.T, out=single)
+                else:
+                    single = single[:, :0]
                 function(part, known, residual, single, count, *wide)
 
         with one_blas_thread():
@@ -320,29 +333,30 @@ class Epoch:
         and B.
         """
         p, m = self.atoms.shape
+        kind = "few" if p < MANY else "many"
         atoms, b = self._atoms.copy(), np.asarray(self.b if earlier is None else self.b + earlier.b)
 
         def products(first, last):
             rows = self.products(first, last)
             return rows if earlier is None else rows + earlier.products(first, last)
 
-        whole = products(0, p) if p < _MANY else None
+        whole = products(0, p) if kind == "few" else None
         # a copy for products with as many digits as the data have, if it pays
-        single = self._x.dtype == np.float32 and p >= _MANY
+        single = self._x.dtype == np.float32 and kind == "many"
         factor = atoms.astype(np.float32) if single else atoms
         with one_blas_thread():
-            for _ in range(_SWEEPS["few" if p < _MANY else "many"]):
-                for first in range(0, p, _ATOMS):
-                    part = slice(first, min(first + _ATOMS, p))
+            for _ in range(_SWEEPS[kind]):
+                for first in range(0, p, _ATOMS[kind]):
+                    part = slice(first, min(first + _ATOMS[kind], p))
                     a = products(part.start, part.stop) if whole is None else whole[part]
                     target = b[part].copy()
                     weights = a.astype(factor.dtype)
 
                     def subtract(start, stop, target=target, weights=weights):
-                        columns = slice(start * _ATOMS, stop * _ATOMS)
+                        columns = slice(start * _COLUMNS, stop * _COLUMNS)
                         target[:, columns] -= weights @ factor[:, columns]
 
-                    in_parts(subtract, -(-m // _ATOMS), _least(a.size * _ATOMS, _PART))
+                    in_parts(subtract, -(-m // _COLUMNS), _least(a.size * _COLUMNS, _PART))
                     own = a[:, part].copy()
                     loops().sweep(own, self.problem.positive_atoms, target, atoms[part])
                     factor[part] = atoms[part]

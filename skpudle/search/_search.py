@@ -38,7 +38,7 @@ from torch import Tensor
 
 from skpudle.operators import project_atoms
 from skpudle.search._device_epoch import DeviceEpoch
-from skpudle.search._epoch import Codes, Epoch, own
+from skpudle.search._epoch import MANY, Codes, Epoch, own
 
 __all__ = [
     "Problem",
@@ -69,8 +69,12 @@ _ALPHA = 0.07
 # 0.5 found 0.79, 0.9 found 0.88, 0.98 found 0.90.
 _EXTRAPOLATION = 0.95
 
-# A round splits at most one atom in 20.
-_SPLIT = 20
+# A round splits at most one atom in so many. One in 10 of 1024 atoms in 595 dimensions, with 2,500
+# samples, ends .1 to .3 % lower than one in 20, in 0.85 to 0.93 of the time.
+_SPLIT = {"few": 20, "many": 10}
+# The last round splits at least an eighth of these: with 1024 atoms fewer lower the objective by
+# less than .01 %, and cost a tenth of the time.
+_FEWEST_SPLITS = 8
 # Begin with this many samples per atom (or per feature, if there are more features).
 _SAMPLES = 8
 # Subsample until atoms are used 120 times on average in rounds. With 80, up to 3 of 100 planted
@@ -227,6 +231,18 @@ class Problem:
         kind = Epoch if self.x.device.type == "cpu" else DeviceEpoch
         return kind(self, atoms, codes, refit=refit)
 
+    def next_epoch(self, atoms, state):
+        """Return the epoch of these atoms after the last one of a search.
+
+        Many atoms enter the codes of half of the rows in turn, but in the first two epochs of a
+        phase. The product that tells them is half of an epoch: 2048 atoms of 128 features are found
+        in 0.84 of the time, by the same number of epochs, and the objective of 4096 atoms from
+        10,000 rows is the same.
+        """
+        if len(atoms) < MANY or len(state.curve) < 2 or self.x.device.type != "cpu":
+            return self.epoch(atoms, state.codes)
+        return Epoch(self, atoms, state.codes, turn=state.epoch % 2)
+
     def squares(self):  # -> (n_samples,)
         """Return the sum of squares of each sample."""
         dtype = torch.float64 if self.x.device.type == "cpu" else self.x.dtype
@@ -343,7 +359,8 @@ class SearchState:
         left, n_rounds = _MAX_EPOCHS[self.phase] - len(self.curve), 0
         if self.phase != "polish":
             left += _MAX_EPOCHS["polish"]
-            n_rounds = min(_MAX_ROUNDS - self.n_rounds, self.n_splits.bit_length())
+            n_halvings = (self.n_splits // _least_splits(len(self.best_atoms))).bit_length()
+            n_rounds = min(_MAX_ROUNDS - self.n_rounds, n_halvings)
         left += n_rounds * (_MAX_EPOCHS["larger"] + _MAX_EPOCHS["smaller"])
         left += _MAX_EPOCHS["smaller"] if self.phase == "larger" else 0
         return self.epoch / (self.epoch + max(left, 1))
@@ -449,6 +466,14 @@ def auto_alpha(x, *, mask=None, total=own):
     return _ALPHA * float(squares / n) ** 0.5 if n > 0 else 1.0
 
 
+def _most_splits(n_atoms):
+    return max(1, n_atoms // _SPLIT["few" if n_atoms < MANY else "many"])
+
+
+def _least_splits(n_atoms):
+    return max(1, _most_splits(n_atoms) // _FEWEST_SPLITS)
+
+
 def begin(problem, atoms):
     """Start a search from the given atoms.
 
@@ -469,7 +494,7 @@ def begin(problem, atoms):
     (n,) = problem.total(torch.tensor([problem.n_samples], dtype=torch.float64))
     stride = max(1, int(n) // (_SAMPLES * max(len(atoms), atoms[0].numel())))
     codes = problem.thinned(stride).no_codes()
-    n_splits = max(1, len(atoms) // _SPLIT)
+    n_splits = _most_splits(len(atoms))
     return SearchState(atoms, atoms, codes, atoms, codes, n_splits=n_splits, stride=stride)
 
 
@@ -491,7 +516,8 @@ def is_done(state):
 
 def extrapolated(problem, atoms, previous, factor=_EXTRAPOLATION):
     """Return the atoms after another step like the last one, times the factor."""
-    return problem.project(atoms + factor * (atoms - previous))
+    ahead = atoms - previous
+    return problem.project(ahead.mul_(factor).add_(atoms))
 
 
 def _stalled(phase, curve):
@@ -515,7 +541,8 @@ def _round(problem, state, epoch):
         atoms, codes = moved
         return _restart(state, "smaller", atoms=atoms, codes=codes)
     state = replace(state, moves=False)
-    if state.n_splits > 0 and state.n_rounds < _MAX_ROUNDS:
+    least = _least_splits(len(state.best_atoms))
+    if state.n_splits >= least and state.n_rounds < _MAX_ROUNDS:
         atoms = split(epoch, state.n_splits, seed=state.epoch)
         if atoms is not None:
             n_rounds = state.n_rounds + 1
@@ -582,7 +609,7 @@ def advance(problem, state):
         The next state.
     """
     atoms = extrapolated(problem, state.atoms, state.previous)
-    epoch = problem.thinned(state.stride).epoch(atoms, state.codes)
+    epoch = problem.thinned(state.stride).next_epoch(atoms, state)
     rises = len(state.curve) > 0 and epoch.objective > state.curve[-1]
     loss = epoch.loss * problem.unit**2
     curve, losses = (*state.curve, epoch.objective), (*state.losses, loss)

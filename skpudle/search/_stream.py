@@ -42,9 +42,10 @@ __all__ = [
     "with_atoms",
 ]
 
-# Two epochs from zero codes leave .1 % of the objective, three .02 %.
-_REPEATS = 3
-_HALF, _SPLIT = 0.5, 20  # as in the search
+# Two epochs from zero codes leave .1 % of the objective, three .02 %. Two serve blocks without moves,
+# whose codes go on.
+_REPEATS, _REPEATS_WITHOUT_MOVES = 3, 2
+_HALF, _SPLIT = 0.5, 20  # as in the search, for few atoms
 _EXTRAPOLATION = 0.95
 # Epochs on a block: at most _SETTLE times its share of all rows so far (a first block settles as a
 # search does), and in a round with more atoms, and with as many as before.
@@ -245,9 +246,9 @@ def _total(problem, value):
     return float(problem.total(torch.tensor([float(value)], dtype=torch.float64))[0])
 
 
-def _coded(problem, atoms):
+def _coded(problem, atoms, n_epochs=_REPEATS):
     codes = problem.no_codes()
-    for _ in range(_REPEATS):
+    for _ in range(n_epochs):
         epoch = problem.epoch(atoms, codes)
         codes = epoch.codes
     return epoch
@@ -429,7 +430,8 @@ def advance_stream(problem, state, *, final=False):
     p, n = len(state.atoms), _total(problem, problem.n_samples)
     n_rows = state.n_rows + n
     memory = state.memory.faded((1 - n / n_rows) ** state.forgetting)
-    epoch = _coded(problem, state.atoms)
+    n_epochs = _REPEATS if memory.pairs else _REPEATS_WITHOUT_MOVES
+    epoch = _coded(problem, state.atoms, n_epochs)
     new, n_splits = epoch.objective / n, state.n_splits
     surprised = new > _SURPRISE * state.mean
     n_settling = ceil(_SETTLE * n / n_rows)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skpudle.lasso import converged_codes, lasso_path, solve_lasso
+from skpudle.lasso import converged_codes, gram_matrix, lasso_path, solve_lasso
 from skpudle.operators import DenseDictionary
 
 SOLVERS = ["batched", "compiled"]
@@ -111,6 +111,22 @@ def test_a_path_is_the_solutions_one_by_one(generator, solver, masked):
         for debias, found in ((0, z), (1, refit)):
             expected, _ = solve_lasso(atoms, x, alpha, debias=debias, mask=mask)
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_path_takes_products_that_are_known(generator, solver, masked):
+    atoms, x, _ = make_problem(generator)
+    atoms[7], atoms[9] = -2 * atoms[3], 0
+    options = dict(solver=solver, mask=make_mask(generator, x) if masked else None)
+    expected = lasso_path(atoms, x, [0.8, 0.1], **options)
+    found = lasso_path(atoms, x, [0.8, 0.1], gram=atoms @ atoms.mT, **options)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_products_are_made_where_they_save_time():
+    atoms = torch.randn(100, 5, dtype=torch.float64)
+    torch.testing.assert_close(gram_matrix(atoms, 10), atoms @ atoms.mT)
+    assert gram_matrix(atoms, 1) is None
 
 
 @pytest.mark.parametrize("debias", [0.3, 1.0])

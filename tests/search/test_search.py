@@ -69,7 +69,7 @@ def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None, gram=True
         if banned is not None:
             slope[:, banned] = 0
         loops().solve_rows(
-            atoms.numpy(), gram, np.ones((1, m)) if mask is None else mask.numpy(), slope, alpha,
+            atoms.numpy(), gram, np.empty((1, 0)) if mask is None else mask.numpy(), slope, alpha,
             positive, 1e-13 * alpha, 0.6, 10_000, *codes, residual.numpy(), *arrays
         )  # fmt: skip
     loss, size = map(torch.from_numpy, arrays)
@@ -113,7 +113,7 @@ def test_the_best_atoms_enter_where_there_is_no_room_for_all():
     x, atoms = make_problem(n=20)
     room, residual = 4, x.clone()
     slope, codes = (x @ atoms.mT).numpy(), (np.zeros((20, room), np.int32), np.zeros((20, room)))
-    count, none, known = np.zeros(20, np.int64), np.empty((0, 16)), np.ones((1, 16))
+    count, none, known = np.zeros(20, np.int64), np.empty((0, 16)), np.empty((1, 0))
     arrays = count, *codes, residual.numpy(), np.zeros(20), np.zeros(20)
     loops().solve_rows(atoms.numpy(), none, known, slope, 1e-3, False, 1e-9, 0.01, 3, *arrays)
     for row, n, index in zip(np.abs(slope), count, codes[0], strict=True):
@@ -132,8 +132,8 @@ def improved_in_turn(x, z, atoms, sweeps):
 @pytest.mark.uncompiled
 @pytest.mark.parametrize("many", [False, True])
 def test_sweeps_make_each_atom_the_best_for_the_others(many, monkeypatch):
-    monkeypatch.setattr(_epoch, "_MANY", 0 if many else 10**6)
-    monkeypatch.setattr(_epoch, "_ATOMS", 8)
+    monkeypatch.setattr(_epoch, "MANY", 0 if many else 10**6)
+    monkeypatch.setattr(_epoch, "_ATOMS", dict.fromkeys(_epoch._ATOMS, 8))
     x, atoms = make_problem()
     epoch = Problem(x, 0.1).epoch(atoms, Codes.none(len(x)))
     sweeps = 1 if many else 2
@@ -146,7 +146,7 @@ def test_many_atoms_have_the_epoch_of_few(monkeypatch):
     x, atoms = make_problem()
     epochs = []
     for many in (10**6, 0):
-        monkeypatch.setattr(_epoch, "_MANY", many)
+        monkeypatch.setattr(_epoch, "MANY", many)
         epochs.append(Problem(x, 0.1).epoch(atoms, Codes.none(len(x)), refit=True))
     few, many = epochs
     torch.testing.assert_close(dense(many.codes, 20), dense(few.codes, 20))
@@ -158,7 +158,7 @@ def test_many_atoms_have_the_epoch_of_few(monkeypatch):
 
 
 def test_float32_atoms_of_many_are_those_of_float64(monkeypatch):
-    monkeypatch.setattr(_epoch, "_MANY", 0)
+    monkeypatch.setattr(_epoch, "MANY", 0)
     x, atoms = make_problem()
     single, double = (
         Problem(data, 0.1).epoch(atoms, Codes.none(len(x))) for data in (x.float(), x)
