@@ -8,6 +8,7 @@ __all__ = [
     "GapWarning",
     "converged_codes",
     "duality_gap",
+    "gram_matrix",
     "lasso_gradient",
     "lasso_path",
     "solve_lasso",
@@ -38,6 +39,7 @@ def duality_gap(
     dual_codes: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor: ...
+def gram_matrix(atoms: Tensor, n_samples: int) -> Tensor | None: ...
 def lasso_gradient(
     atoms: Tensor,
     x: Tensor,
@@ -57,6 +59,7 @@ def lasso_path(
     max_iter: Any = 1000,
     solver: Any = "auto",
     mask: Any = None,
+    gram: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 def solve_lasso(
     atoms: Tensor,

@@ -42,8 +42,8 @@ __all__ = [
     "with_atoms",
 ]
 
-# Two epochs from zero codes leave .1 % of the objective, three .02 %. Two serve blocks without moves,
-# whose codes go on.
+# Two epochs from zero codes leave .1 % of the objective, three .02 %. Blocks without moves have two:
+# the codes go on in epochs that adapt atoms.
 _REPEATS, _REPEATS_WITHOUT_MOVES = 3, 2
 _HALF, _SPLIT = 0.5, 20  # as in the search, for few atoms
 _EXTRAPOLATION = 0.95

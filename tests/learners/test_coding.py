@@ -195,6 +195,21 @@ def test_atoms_follow_codes_with_a_far_smaller_penalty():
     assert ((found - clean) ** 2).sum() < 0.5 * ((X - clean) ** 2).sum()
 
 
+@pytest.mark.parametrize("denser", [1.5, 3])
+def test_atoms_stay_where_a_smaller_penalty_uses_many_more_of_them(denser, monkeypatch):
+    """These codes are heavy-tailed: with the better penalty they have twice the entries."""
+    monkeypatch.setattr(coding, "_DENSER", denser)
+    rng = np.random.default_rng(0)
+    atoms = rng.standard_normal((20, 40))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    X = (rng.standard_normal((400, 20)) ** 5) @ atoms
+    X += 1e-4 * np.linalg.norm(X, axis=1).mean() * rng.standard_normal(X.shape)
+    learner = PUDLEDictionaryLearning(20, random_state=0).fit(X)
+    plain = PUDLEDictionaryLearning(20, alpha=learner.search_alpha_, random_state=0).fit(X)
+    assert learner.alpha_ < 0.5 * learner.search_alpha_
+    assert np.array_equal(learner.components_, plain.components_) == (denser < 2)
+
+
 def test_codes_along_a_path_of_images_are_those_of_each_penalty():
     generator = torch.Generator().manual_seed(0)
     options = dict(generator=generator, dtype=torch.float64)

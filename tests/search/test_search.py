@@ -9,8 +9,9 @@ from scipy.optimize import nnls
 
 from skpudle.initialization import initial_atoms
 from skpudle.lasso import solve_lasso
+from skpudle.metrics import recovery_rate
 from skpudle.operators import project_atoms
-from skpudle.search import _epoch
+from skpudle.search import _epoch, _search
 from skpudle.search._compiled import loops
 from skpudle.search._epoch import Codes, Epoch
 from skpudle.search._search import (
@@ -58,7 +59,7 @@ def dense(codes, p):
 
 def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None, gram=True):
     """Return the codes and objectives of `solve_rows`, solved to rounding."""
-    n, p, m = len(x), *atoms.shape
+    n, p = len(x), len(atoms)
     codes = np.zeros(n, np.int64), np.zeros((n, p), np.int32), np.zeros((n, p))
     known = torch.ones_like(x) if mask is None else mask
     arrays = np.zeros(n), np.zeros(n)
@@ -155,6 +156,52 @@ def test_many_atoms_have_the_epoch_of_few(monkeypatch):
         assert getattr(many, name) == pytest.approx(getattr(few, name), rel=1e-12)
     for found, expected in zip(many.costs(), few.costs(), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("turn", [0, 1])
+def test_atoms_enter_the_codes_of_half_of_the_blocks(turn, monkeypatch):
+    """The others improve the codes of their own atoms."""
+    monkeypatch.setattr(_epoch, "MANY", 0)
+    monkeypatch.setattr(_epoch, "_ROWS", 50)
+    x, atoms = make_problem()
+    problem = Problem(x, 0.1)
+    whole = problem.epoch(atoms, Codes.none(len(x)))
+    half = Epoch(problem, atoms, Codes.none(len(x)), turn=turn)
+    takes = torch.arange(len(x)) // 50 % 2 == turn
+    expected = dense(whole.codes, 20) * takes[:, None]
+    torch.testing.assert_close(dense(half.codes, 20), expected, rtol=0, atol=0)
+    later = Epoch(problem, atoms, whole.codes, turn=turn)
+    stays = dense(whole.codes, 20)[~takes] != 0
+    assert not (dense(later.codes, 20)[~takes] != 0)[~stays].any()
+    assert later.objective < whole.objective
+
+
+def test_many_atoms_enter_half_of_the_codes_from_the_third_epoch_on(monkeypatch):
+    """Both halves in turn; the search ends with the atoms of searches that screen all rows."""
+    for module in (_epoch, _search):
+        monkeypatch.setattr(module, "MANY", 0)
+    monkeypatch.setattr(_epoch, "_ROWS", 50)
+    x, truth = make_problem()
+    turns, plain = [], _search.Epoch
+
+    def noted(*given, turn=None, **options):
+        turns.append(turn)
+        return plain(*given, turn=turn, **options)
+
+    monkeypatch.setattr(_search, "Epoch", noted)
+    state = search(Problem(x, 0.1), start(x, 20))
+    assert turns[:6] == [None, None, 0, 1, 0, 1]
+    assert recovery_rate(state.best_atoms.numpy(), truth.numpy()) == 1
+
+
+def test_rounds_split_at_least_an_eighth_of_what_the_first_one_may():
+    """A twentieth of 400 atoms are 20."""
+    x = torch.randn(800, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    states = []
+    search(Problem(x, 0.5), start(x, 400), on_epoch=states.append)
+    splits = {state.n_splits for state in states if state.phase == "larger"}
+    assert splits <= {20, 10, 5, 2}
+    assert 2 in splits
 
 
 def test_float32_atoms_of_many_are_those_of_float64(monkeypatch):
