@@ -77,9 +77,9 @@ _SPARER = 1.05, 1.15
 _ADAPTED, _FAR, _FARTHER, _BETTER = 0.25, 0.4, 0.05, 0.95
 # But not if their codes have this many times the entries of codes with the search's penalty. Then a
 # smaller penalty adds atoms to codes instead of removing bias, and adapted atoms suit sparse codes
-# less. For activations of a network, five times as many, 16 adapted atoms leave .169 of the variance
+# less. Activations of a network have five times as many; 16 adapted atoms leave .169 of variance
 # instead of .129, and seeds agree to .75 instead of .90. Planted codes and spectra have 1.1 to 1.3
-# times as many, powers of Gaussians 1.5 to 2.4; adapted atoms lower their error by up to two thirds.
+# times as many, powers of Gaussians 1.5 to 2.4, and adapted atoms lower their error by up to 2/3.
 _DENSER = 3
 # Atoms are also adapted to a penalty that is larger by this factor, if codes prefer it.
 _LARGER = 2.0

@@ -42,7 +42,7 @@ __all__ = [
     "with_atoms",
 ]
 
-# Two epochs from zero codes leave .1 % of the objective, three .02 %. Blocks without moves have two:
+# Two epochs from zero codes leave .1 % of the objective, three .02 %. Blocks without moves have 2;
 # the codes go on in epochs that adapt atoms.
 _REPEATS, _REPEATS_WITHOUT_MOVES = 3, 2
 _HALF, _SPLIT = 0.5, 20  # as in the search, for few atoms
