@@ -12,13 +12,11 @@ the same half of the rows, and of two seeds on different halves. Data:
   the fraction of variance that 16 atoms of orthogonal matching pursuit leave, in the tokens of
   other documents.
 
-Our codes are not negative, as autoencoders' are; the penalty is the default's, which predicts
-hidden entries of the rows, or the search's (`skpudle.search.auto_alpha`) from start to end.
-Autoencoders (sae-lens) train for ``--times`` the CPU time of our fit, with Adam at 1e-3, on rows of
-mean squared norm n_features in random order.
+Our codes are not negative, as autoencoders' are. Autoencoders (sae-lens) train for ``--times`` the
+CPU time of our fit, with Adam at 1e-3, on rows of mean squared norm n_features in random order.
 
 Usage: python benchmarks/bench_agreement.py [--data digits patches synthetic minilm] [--times 1]
-    [--saes topk batchtopk matryoshka] [--ours skpudle] [--tokens 24000]
+    [--saes topk batchtopk matryoshka] [--tokens 24000]
 """
 
 import argparse
@@ -47,9 +45,7 @@ from sklearn.feature_extraction.image import extract_patches_2d
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle.metrics import atom_coherence, unexplained_variance
-from skpudle.search import auto_alpha
 
-OURS = "skpudle", "skpudle, penalty of the search"
 KINDS = {
     "topk": (TopKTrainingSAE, TopKTrainingSAEConfig),
     "batchtopk": (BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig),
@@ -152,11 +148,9 @@ def trained(kind, X, width, active, seed, seconds):
     return atoms, cpu, n_batches * BATCH
 
 
-def searched(X, width, seed, method):
+def searched(X, width, seed):
     start = time.process_time()
-    alpha = "auto" if method == "skpudle" else auto_alpha(torch.as_tensor(X))
-    learner = PUDLEDictionaryLearning(width, alpha=alpha, positive_code=True, random_state=seed)
-    learner.fit(X)
+    learner = PUDLEDictionaryLearning(width, positive_code=True, random_state=seed).fit(X)
     return learner.components_, time.process_time() - start
 
 
@@ -180,17 +174,17 @@ def run(name, arguments):
     about = {"data": name, "rows": len(halves[0]), "features": X.shape[1], "atoms": width}
     plans = (halves[0], 0), (halves[0], 1), (halves[1], 1)  # rows and seeds
     budget = None
-    for method in (*arguments.ours, *arguments.saes):
+    for method in ("skpudle", *arguments.saes):
         atoms, cpu, shown = [], [], []
         for rows, seed in plans:
-            if method in OURS:
-                found, spent = searched(rows, width, seed, method)
+            if method == "skpudle":
+                found, spent = searched(rows, width, seed)
             else:
                 found, spent, n = trained(method, rows, width, active, seed, budget)
                 shown.append(n)
             atoms.append(found)
             cpu.append(spent)
-        if method in OURS:
+        if method == "skpudle":
             budget = arguments.times * np.mean(cpu)
         same, other = agreement(*atoms[:2]), agreement(atoms[0], atoms[2])
         result = about | {
@@ -209,7 +203,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", nargs="+", choices=ATOMS, default=list(ATOMS))
     parser.add_argument("--saes", nargs="*", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--ours", nargs="+", choices=OURS, default=list(OURS))
     parser.add_argument("--times", type=float, default=1)
     parser.add_argument("--tokens", type=int, default=24_000)
     parser.add_argument("--output", default="agreement.json")

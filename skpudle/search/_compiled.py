@@ -254,7 +254,8 @@ def leave_out(atoms, mask, slope, near, cosine, who, row, place, count, index, v
     for t in range(len(who)):
         i, j, k = row[t], who[t], 0
         z = value[i, place[t]]
-        new_residual[t] = residual[i]
+        for f in range(atoms.shape[1]):  # an assignment of rows takes two seconds to compile
+            new_residual[t, f] = residual[i, f]
         _subtract(-z, atoms[j], mask[min(i, len(mask) - 1)], new_residual[t])
         for e in range(count[i]):
             if e != place[t]:

@@ -389,8 +389,9 @@ class Epoch:
             # in_parts returns when all parts are done, so arrays are still of this round
             in_parts(lambda first, last: loops().add_second_moments(first, last, *arrays), p, least)  # noqa: B023
             (image,) = self.problem.total(image)
-            image -= (image * self.atoms).sum(1, keepdim=True) * self.atoms
-        return (image * direction).sum(1), project_atoms(image)
+            along = torch.einsum("jf,jf->j", image, self.atoms)
+            image.addcmul_(along[:, None], self.atoms, value=-1)  # no other array of this size
+        return torch.einsum("jf,jf->j", image, direction), project_atoms(image)
 
     def _near(self):  # -> (p, n) int32, float32
         """Return the atoms most like each, and their cosines."""
