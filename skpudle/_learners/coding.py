@@ -38,8 +38,9 @@ __all__ = [
     "smaller_penalty",
 ]
 
-# Held-out entries in all, the least and largest number of rows with them, and groups of features:
-# fewer groups if there are ten features for each atom, because codes then lose little information
+# Held-out entries in all, or little more, the least and largest number of rows with them, and
+# groups of features. There are fewer groups if there are ten features for each atom: codes then
+# lose little information. Rows of wide data have some of their groups held out.
 _ENTRIES, _FEWEST, _MOST, _GROUPS, _FEW_GROUPS, _MANY = 10_000, 100, 200, 10, 5, 10
 
 # Nonzero codes are counted over at most so many rows, whose codes have at most so many entries. A
@@ -204,10 +205,11 @@ class _Rows:
         return order.tensor_split(min(n_groups, n_features))
 
     def hidden_sums(self, atoms, alphas):  # yields (3,), (2,) for each penalty
-        """Sum |e|^2, <e, d>, |d|^2 over held-out entries, and entries of codes, for each penalty.
+        """Sum |e|^2, <e, d>, |d|^2 over all entries, and entries of codes, for each penalty.
 
-        Here e is the error of the lasso's prediction, and d leads from it to the prediction of
-        least squares; entries are counted for both.
+        Entries that are not held out count as those that are. Here e is the error of the lasso's
+        prediction, and d leads from it to the prediction of least squares; entries are counted for
+        both.
         """
         alphas, n = iter(alphas), self._first
         while part := list(islice(alphas, n)):
@@ -220,30 +222,41 @@ class _Rows:
             part = slice(i, None, len(atoms))
             yield fold, self.x[part], None if self.known is None else self.known[part]
 
-    def _turns(self, atoms, groups):  # yields a fold, the products of its atoms, hidden features
+    def _turns(self, atoms, groups, n_turns):
+        """Yield atoms, rows, their mask, products of the atoms, and the features that are hidden.
+
+        A row takes ``n_turns``. Products are of atoms without these features.
+        """
         for fold, x, known in self._folds(atoms):
-            gram = gram_matrix(fold, len(x) * len(groups))
-            for hidden in groups:
-                yield fold, x, known, gram, hidden
+            gram, number = gram_matrix(fold, len(x) * n_turns), torch.arange(len(x))
+            for i, hidden in enumerate(groups):
+                rows, part = (number + i) % len(groups) < n_turns, fold[:, hidden]
+                if gram is not None:
+                    gram.addmm_(part, part.mT, alpha=-1)
+                yield fold, x[rows], None if known is None else known[rows], gram, hidden
+                if gram is not None:  # a copy would take as much memory as all products
+                    gram.addmm_(part, part.mT)
 
     def _sums_of(self, atoms, alphas):  # -> (n_alphas, 3), (n_alphas, 2)
         sums, entries = self.x.new_zeros(len(alphas), 3), self.x.new_zeros(len(alphas), 2)
-        groups = self.groups(atoms.shape[-2])
-        for fold, x, known, gram, hidden in self._turns(atoms, groups):
+        groups, n_hidden = self.groups(atoms.shape[-2]), self.x.new_zeros(())
+        share = _ENTRIES / (self.n_rows * self.x.shape[1])
+        n_turns = max(1, min(len(groups), ceil(share * len(groups))))
+        for fold, x, known, gram, hidden in self._turns(atoms, groups, n_turns):
             seen = torch.ones(x.shape[1], dtype=torch.bool)
             seen[hidden] = False
-            if gram is not None:  # without the hidden features
-                gram = torch.addmm(gram, fold[:, hidden], fold[:, hidden].mT, alpha=-1)
             mask = None if known is None else known[:, seen]
             options = dict(positive=self.positive, mask=mask, gram=gram)
             codes, refits = lasso_path(fold[:, seen], x[:, seen], alphas, **options)
-            counts = 1 if known is None else known[:, hidden]
+            counts = torch.ones_like(x[:, hidden]) if known is None else known[:, hidden]
             error = (x[:, hidden] - codes @ fold[:, hidden]) * counts
             step = (refits - codes) @ fold[:, hidden] * counts
             pairs = (error, error), (error, step), (step, step)
             sums += torch.stack([(a * b).sum((1, 2)) for a, b in pairs], 1)
             entries += torch.stack([(z != 0).double().sum((1, 2)) for z in (codes, refits)], 1)
-        return self.total(sums, entries / len(groups))
+            n_hidden += counts.sum()
+        sums, entries, n_hidden = self.total(sums, entries / n_turns, n_hidden)
+        return sums * (self.n_known / n_hidden.clamp_min(1)), entries
 
     def noise(self, atoms, coding):  # -> float
         """Return the variance of residuals, for each known entry without a code."""

@@ -313,7 +313,7 @@ def lasso_path(
     known = None if known is None else known.double()
     solve, atoms = _solver(solver, x.device), atoms.double()
     needed = _necessary_atoms(atoms, positive)
-    kept = atoms[needed]
+    kept = atoms if len(needed) == len(atoms) else atoms[needed]
     how = dict(penalties=[checked_alpha(alpha, atoms) for alpha in alphas], mask=known)
     how |= dict(positive=positive, max_iter=max_iter)
     if solve is solve_compiled:

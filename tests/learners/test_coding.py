@@ -63,6 +63,25 @@ def test_errors_along_a_path_are_errors_of_predictions_one_by_one(noisy):
     assert all(c.error > path.limit for c in path.codings if c.alpha > path.chosen.alpha)
 
 
+def test_rows_of_wide_data_have_some_groups_held_out():
+    """400 features: of each of 100 rows two fifths, which make up for the others."""
+    _, X, atoms = noisy_sums(0.1, n=100, m=400, p=12)
+    x, atoms = torch.from_numpy(X), torch.from_numpy(atoms)
+    rows = coding.hidden_entries(Problem(x, 0.2))
+    ((sums, entries),) = rows.hidden_sums(atoms, [0.2])
+    error, n_hidden, n_codes = 0.0, 0, 0
+    for i, hidden in enumerate(rows.groups(len(atoms))):
+        seen = np.setdiff1d(np.arange(400), hidden)
+        chosen = x[(torch.arange(100) + i) % 5 < 2]
+        z, _ = solve_lasso(atoms[:, seen], chosen[:, seen], 0.2, certify=False)
+        error += float((chosen[:, hidden] - z @ atoms[:, hidden]).square().sum())
+        n_hidden += len(chosen) * len(hidden)
+        n_codes += int((z != 0).sum())
+    assert n_hidden == 0.4 * x.numel()
+    assert float(sums[0]) / rows.n_known == pytest.approx(error / n_hidden, rel=1e-9)
+    assert float(entries[0]) / rows.n_rows == pytest.approx(n_codes / 200)
+
+
 def test_folds_are_judged_by_their_own_atoms(noisy):
     _, X, atoms = noisy
     atoms = torch.from_numpy(atoms)
