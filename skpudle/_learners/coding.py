@@ -167,11 +167,6 @@ class CodingPath:
         """The sparsest coding that is nearly as good as the best."""
         return next(coding for coding in self.codings if coding.error <= self.limit)
 
-    def is_as_sparse(self, alpha):
-        """Return whether the chosen codes have few more entries than those of another penalty."""
-        before = next(coding.n_entries for coding in self.codings if coding.alpha == alpha)
-        return self.chosen.n_entries <= _DENSER * before
-
 
 class _Rows:
     """Rows of data on the CPU, in float64, and which entries are known.
@@ -226,39 +221,32 @@ class _Rows:
             part = slice(i, None, len(atoms))
             yield fold, self.x[part], None if self.known is None else self.known[part]
 
-    def _turns(self, atoms, groups, n_turns):
-        """Yield atoms, rows, their mask, products of the atoms, and the features that are hidden.
-
-        A row takes ``n_turns``. Products are of atoms without these features.
-        """
-        for fold, x, known in self._folds(atoms):
-            gram, number = gram_matrix(fold, _DENSE_COST * len(x)), torch.arange(len(x))
-            for i, hidden in enumerate(groups):
-                rows, part = (number + i) % len(groups) < n_turns, fold[:, hidden]
-                if gram is not None:
-                    gram.addmm_(part, part.mT, alpha=-1)
-                yield fold, x[rows], None if known is None else known[rows], gram, hidden
-                if gram is not None:  # a copy would take as much memory as all products
-                    gram.addmm_(part, part.mT)
-
     def _sums_of(self, atoms, alphas):  # -> (n_alphas, 3), (n_alphas, 2)
         sums, entries = self.x.new_zeros(len(alphas), 3), self.x.new_zeros(len(alphas), 2)
         groups, n_hidden = self.groups(atoms.shape[-2]), self.x.new_zeros(())
         share = _ENTRIES / (self.n_rows * self.x.shape[1])
         n_turns = max(1, min(len(groups), ceil(share * len(groups))))
-        for fold, x, known, gram, hidden in self._turns(atoms, groups, n_turns):
-            seen = torch.ones(x.shape[1], dtype=torch.bool)
-            seen[hidden] = False
-            mask = None if known is None else known[:, seen]
-            options = dict(positive=self.positive, mask=mask, gram=gram)
-            codes, refits = lasso_path(fold[:, seen], x[:, seen], alphas, **options)
-            counts = torch.ones_like(x[:, hidden]) if known is None else known[:, hidden]
-            error = (x[:, hidden] - codes @ fold[:, hidden]) * counts
-            step = (refits - codes) @ fold[:, hidden] * counts
-            pairs = (error, error), (error, step), (step, step)
-            sums += torch.stack([(a * b).sum((1, 2)) for a, b in pairs], 1)
-            entries += torch.stack([(z != 0).double().sum((1, 2)) for z in (codes, refits)], 1)
-            n_hidden += counts.sum()
+        for fold, data, mask in self._folds(atoms):
+            gram, number = gram_matrix(fold, _DENSE_COST * len(data)), torch.arange(len(data))
+            for i, hidden in enumerate(groups):
+                seen = torch.ones(data.shape[1], dtype=torch.bool)
+                seen[hidden] = False
+                rows, part = (number + i) % len(groups) < n_turns, fold[:, hidden]
+                x, known = data[rows], None if mask is None else mask[rows]
+                options = dict(positive=self.positive)
+                options["mask"] = None if known is None else known[:, seen]
+                if gram is not None:  # without the hidden features, for a time
+                    options["gram"] = gram.addmm_(part, part.mT, alpha=-1)
+                codes, refits = lasso_path(fold[:, seen], x[:, seen], alphas, **options)
+                if gram is not None:
+                    gram.addmm_(part, part.mT)
+                counts = torch.ones_like(x[:, hidden]) if known is None else known[:, hidden]
+                error = (x[:, hidden] - codes @ part) * counts
+                step = (refits - codes) @ part * counts
+                pairs = (error, error), (error, step), (step, step)
+                sums += torch.stack([(a * b).sum((1, 2)) for a, b in pairs], 1)
+                entries += torch.stack([(z != 0).double().sum((1, 2)) for z in (codes, refits)], 1)
+                n_hidden += counts.sum()
         sums, entries, n_hidden = self.total(sums, entries / n_turns, n_hidden)
         return sums * (self.n_known / n_hidden.clamp_min(1)), entries
 
@@ -654,7 +642,10 @@ def adapt_atoms(problem, state, atoms, *, debias=None, stopped=lambda: False):
     elif chosen.alpha >= far and chosen.debias > _UNBIASED and rows.biased and not stopped():
         found, codes = adapted(problem, state, atoms.double(), stopped=stopped)
         tried.append(judged(found.to(atoms), codes, largest=2.0))
-    while (path := tried[-1][2]).chosen.alpha < far and path.is_as_sparse(alpha) and not stopped():
+    while (path := tried[-1][2]).chosen.alpha < far and not stopped():
+        n_sparse = next(coding.n_entries for coding in path.codings if coding.alpha == alpha)
+        if path.chosen.n_entries > _DENSER * n_sparse:
+            break
         problem = replace(problem, alpha=problem.alpha * _ADAPTED)
         found, codes = adapted(problem, state, tried[-1][0].double(), stopped=stopped)
         far = _FARTHER * problem.alpha

@@ -112,13 +112,12 @@ class ConvProblem:
         """Return zero codes."""
         return Codes.none(len(self.x))
 
-    def epoch(self, atoms, codes, **effort):
-        """Return the epoch of these atoms, starting from codes of other atoms."""
-        return ConvEpoch(self, atoms, codes, **effort)
+    def epoch(self, atoms, codes, *, turn=None, **effort):
+        """Return the epoch of these atoms, starting from codes of other atoms.
 
-    def next_epoch(self, atoms, state):
-        """Return the epoch of these atoms after the last one of a search."""
-        return self.epoch(atoms, state.codes)
+        The atoms of images are few; they enter all codes in every ``turn``.
+        """
+        return ConvEpoch(self, atoms, codes, **effort)
 
     @staticmethod
     def total(*tensors):

@@ -336,11 +336,7 @@ class Epoch:
         kind = "few" if p < MANY else "many"
         atoms, b = self._atoms.copy(), np.asarray(self.b if earlier is None else self.b + earlier.b)
 
-        def products(first, last):
-            rows = self.products(first, last)
-            return rows if earlier is None else rows + earlier.products(first, last)
-
-        whole = products(0, p) if kind == "few" else None
+        whole = self.products(0, p) if kind == "few" else None
         # a copy for products with as many digits as the data have, if it pays
         single = self._x.dtype == np.float32 and kind == "many"
         factor = atoms.astype(np.float32) if single else atoms
@@ -348,7 +344,9 @@ class Epoch:
             for _ in range(_SWEEPS[kind]):
                 for first in range(0, p, _ATOMS[kind]):
                     part = slice(first, min(first + _ATOMS[kind], p))
-                    a = products(part.start, part.stop) if whole is None else whole[part]
+                    a = self.products(part.start, part.stop) if whole is None else whole[part]
+                    if earlier is not None:
+                        a = a + earlier.products(part.start, part.stop)
                     target = b[part].copy()
                     weights = a.astype(factor.dtype)
 

@@ -48,7 +48,7 @@ def on_device(monkeypatch):
     monkeypatch.setattr(
         Problem,
         "epoch",
-        lambda problem, *given, refit=False: DeviceEpoch(problem, *given, refit=refit),
+        lambda problem, *given, turn=None, **how: DeviceEpoch(problem, *given, **how),
     )
 
 

@@ -21,18 +21,14 @@ def _piece(sizes, kernel, stride):  # -> tuple, the size of pieces of images of 
     return tuple(k + s * ((max(k, min(n, max(side, 4 * k))) - k) // s) for n, k, s in axes)
 
 
-def _starts(n, length):  # -> starts of the pieces of an axis, the last one at its end
-    n_pieces = ceil(n / length)
-    return [i * (n - length) // max(n_pieces - 1, 1) for i in range(n_pieces)]
-
-
 def _pieces(images, size):  # -> (n, n_channels, *size)
     pieces = []
     for image in images:
         image = image[None]
         for axis, length in enumerate(size, start=2):
-            parts = [image.narrow(axis, a, length) for a in _starts(image.shape[axis], length)]
-            image = torch.cat(parts)
+            last, n_parts = image.shape[axis] - length, ceil(image.shape[axis] / length)
+            starts = [i * last // max(n_parts - 1, 1) for i in range(n_parts)]  # to the end
+            image = torch.cat([image.narrow(axis, start, length) for start in starts])
         pieces.append(image)
     return torch.cat(pieces)
 
