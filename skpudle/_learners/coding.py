@@ -179,7 +179,7 @@ class _Rows:
     biased = False
 
     largest, patience, refined = 8.0, 1, True
-    _first, _next = 4, 2  # penalties that are solved for together
+    _first = 4  # penalties that are solved for together; then one by one: smaller ones are dense
 
     def __init__(self, x, mask, *, positive, total):
         n_rows = min(_MOST, max(_FEWEST, _ENTRIES // x.shape[1]))
@@ -213,7 +213,7 @@ class _Rows:
         alphas, n = iter(alphas), self._first
         while part := list(islice(alphas, n)):
             yield from zip(*self._sums_of(atoms, part), strict=True)
-            n = self._next
+            n = 1
 
     def _folds(self, atoms):  # yields atoms, and the data and mask of rows to predict
         atoms = atoms if atoms.ndim == 3 else atoms[None]
@@ -388,7 +388,8 @@ def _path(atoms, rows, alpha, debias, *, largest=None, far=0.0):
     largest : float, default=None
         The first penalty, in units of ``alpha``; None takes the value for the data.
     far : float, default=0.0
-        The path also ends, without a ``noise_std``, when it would choose less than this.
+        The path also ends, without a ``noise_std``, when it would choose less than this, and codes
+        about as sparse as with the search's penalty.
     """
     unchosen = CodingPath([Coding(alpha, debias or 0.0, 0.0, 0.0)], 0.0, 0.0, rows.mean_square**0.5)
     if rows.mean_square == 0 or rows.x.shape[1:].numel() == 1:
@@ -403,8 +404,11 @@ def _path(atoms, rows, alpha, debias, *, largest=None, far=0.0):
     for coding in _codings(atoms, rows, (first * 0.5**i for i in count()), debias):
         codings.append(coding)
         best = min(range(len(codings)), key=lambda i: codings[i].error)
-        if codings[best].alpha < far and path().chosen.alpha < far:
-            return path()
+        if codings[best].alpha < far and (found := path()).chosen.alpha < far:
+            before = next(coding.n_entries for coding in codings if coding.alpha == alpha)
+            if found.chosen.n_entries <= _DENSER * before:
+                return found
+            far = 0.0
         worse = best < len(codings) - rows.patience and coding.n_entries >= _SOME
         if worse or coding.alpha < _SMALLEST * alpha:
             break
@@ -625,15 +629,15 @@ def adapt_atoms(problem, state, atoms, *, debias=None, stopped=lambda: False):
     """
     rows, alpha = hidden_entries(problem), problem.alpha
 
-    def judged(atoms, codes, *, unbiased=True, **options):  # -> atoms, codes, CodingPath
+    def judged(atoms, codes, *, unbiased=True, **options):  # -> atoms, CodingPath, folds that judge
         seen = problem, state.stride, atoms.double(), codes
-        path = _path(rows.unseen(*seen, unbiased=unbiased), rows, alpha, debias, **options)
-        return atoms, codes, path
+        folds = rows.unseen(*seen, unbiased=unbiased)
+        return atoms, _path(folds, rows, alpha, debias, **options), folds
 
     plain, codes = state.found
     far, unbiased = _FAR * alpha, not torch.equal(atoms, plain.to(atoms))
     tried = [judged(atoms, codes, unbiased=unbiased, far=far)]
-    chosen = tried[0][2].chosen
+    chosen = tried[0][1].chosen
     noisy = chosen.debias < _UNBIASED or not rows.biased
     if chosen.alpha > 0.99 * _LARGER * alpha and noisy and not stopped():
         problem = replace(problem, alpha=alpha * _LARGER)
@@ -641,20 +645,17 @@ def adapt_atoms(problem, state, atoms, *, debias=None, stopped=lambda: False):
         tried.append(judged(found.to(atoms), codes, unbiased=False))
     elif chosen.alpha >= far and chosen.debias > _UNBIASED and rows.biased and not stopped():
         found, codes = adapted(problem, state, atoms.double(), stopped=stopped)
-        tried.append(judged(found.to(atoms), codes, largest=2.0))
-    while (path := tried[-1][2]).chosen.alpha < far and not stopped():
-        n_sparse = next(coding.n_entries for coding in path.codings if coding.alpha == alpha)
-        if path.chosen.n_entries > _DENSER * n_sparse:
-            break
+        tried.append(judged(found.to(atoms), codes, largest=2.0, far=far))
+    while tried[-1][1].noise_std is None and not stopped():
         problem = replace(problem, alpha=problem.alpha * _ADAPTED)
         found, codes = adapted(problem, state, tried[-1][0].double(), stopped=stopped)
         far = _FARTHER * problem.alpha
         tried.append(judged(found.to(atoms), codes, largest=2.0, far=far))
-        noise = min(path.noise for *_, path in tried)  # errors of atoms look like noise
-        before, now = (path.best.error - noise for *_, path in tried[-2:])
+        noise = min(path.noise for _, path, _ in tried)  # errors of atoms look like noise
+        before, now = (path.best.error - noise for _, path, _ in tried[-2:])
         if now > _BETTER * before:
             break
-    best = min((path for *_, path in tried), key=lambda path: path.best.error)
-    good = [found for found in tried if found[2].best.error <= best.limit]
-    atoms, codes, path = min(good, key=lambda found: found[2].chosen.n_entries)
-    return atoms, judged(atoms, codes)[2] if path.noise_std is None else path
+    best = min((path for _, path, _ in tried), key=lambda path: path.best.error)
+    good = [found for found in tried if found[1].best.error <= best.limit]
+    atoms, path, folds = min(good, key=lambda found: found[1].chosen.n_entries)
+    return atoms, _path(folds, rows, alpha, debias) if path.noise_std is None else path
