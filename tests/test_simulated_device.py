@@ -155,7 +155,7 @@ def X():
 def device_epochs(monkeypatch):
     """Search on the CPU by the epochs of a GPU, and for few of them."""
 
-    def epoch(problem, atoms, codes, *, refit=False):
+    def epoch(problem, atoms, codes, *, refit=False, turn=None):
         return DeviceEpoch(problem, atoms, codes, refit=refit)
 
     monkeypatch.setattr(Problem, "epoch", epoch)
