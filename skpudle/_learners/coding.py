@@ -43,8 +43,9 @@ __all__ = [
 # lose little information. Rows of wide data have some of their groups held out.
 _ENTRIES, _FEWEST, _MOST, _GROUPS, _FEW_GROUPS, _MANY = 10_000, 100, 200, 10, 5, 10
 
-# Codes of small penalties are dense, and take up to ten times as many steps as others. 100 rows
-# with 4096 atoms of 2381 features take minutes unless the products of all atoms are made.
+# Codes of small penalties are dense: products of all atoms save as much time as for ten times as
+# many rows. With 4096 atoms of 1200 features and 100 rows, codes with 370 entries take 2.9 s, not
+# 7.8, with 690 12 s, not 25, and with 20 1.3 s, not 0.7.
 _DENSE_COST = 10
 
 # Nonzero codes are counted over at most so many rows, whose codes have at most so many entries. A
@@ -406,7 +407,7 @@ def _path(atoms, rows, alpha, debias, *, largest=None, far=0.0):
         best = min(range(len(codings)), key=lambda i: codings[i].error)
         if codings[best].alpha < far and (found := path()).chosen.alpha < far:
             before = next(coding.n_entries for coding in codings if coding.alpha == alpha)
-            if found.chosen.n_entries <= _DENSER * before:
+            if found.chosen.n_entries <= _DENSER * max(before, _SOME):
                 return found
             far = 0.0
         worse = best < len(codings) - rows.patience and coding.n_entries >= _SOME

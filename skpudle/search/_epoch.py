@@ -36,7 +36,7 @@ _ROWS = 256
 # Atoms to improve at once. For 4096 atoms of 2381 features blocks of 256 take 0.57 of the time of
 # blocks of 64, for 2048 of 128 0.85.
 _ATOMS = {"few": 64, "many": 256}
-_COLUMNS = 64  # least number of features of a task of this
+_COLUMNS = 64  # features that a thread takes at least
 # A code has at most this many entries more than a sample has features.
 _ROOM = 8
 # From this number of atoms on descent is on residuals, and no matrix of atoms by atoms is kept. An

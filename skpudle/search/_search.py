@@ -70,7 +70,7 @@ _ALPHA = 0.07
 _EXTRAPOLATION = 0.95
 
 # A round splits at most one atom in so many. One in 10 of 1024 atoms in 595 dimensions, with 2,500
-# samples, ends .1 to .3 % lower than one in 20, in 0.85 to 0.93 of the time.
+# samples, ends .1 to .3 % lower than one in 20, in 0.87 to 0.93 of the time.
 _SPLIT = {"few": 20, "many": 10}
 # The last round splits at least an eighth of these: with 1024 atoms fewer lower the objective by
 # less than .01 %, and cost a tenth of the time.
