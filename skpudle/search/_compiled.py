@@ -303,23 +303,43 @@ def sort_by_atom(count, index, start, row, place):
 
 
 def add_moments(first, last, start, row, place, value, x, b):
-    """Add to the rows ``first:last`` of ``b = Z^T X``."""
+    """Add the rows ``first:last`` of ``Z^T X`` to ``b``."""
     for j in range(first, last):
         for e in range(start[j], start[j + 1]):
             i = row[e]
             z = value[i, place[e]]
             for f in range(x.shape[1]):
-                b[j, f] += z * x[i, f]
+                b[j - first, f] += z * x[i, f]
 
 
-def add_products(first, last, start, row, place, count, index, value, a):
-    """Add the rows ``first:last`` of ``Z^T Z`` to ``a``."""
+def subtract_changes(low, high, first, start, row, place, value, change, residual):
+    """Subtract ``Z`` times the change of the atoms from ``first`` on, in the rows ``low:high``."""
+    for j in range(first, first + len(change)):
+        begin, end = start[j], start[j + 1]
+        while begin < end:  # the rows of an atom ascend
+            middle = (begin + end) // 2
+            if row[middle] < low:
+                begin = middle + 1
+            else:
+                end = middle
+        while begin < start[j + 1] and row[begin] < high:
+            i = row[begin]
+            z = value[i, place[begin]]
+            for f in range(residual.shape[1]):
+                residual[i, f] -= z * change[j - first, f]
+            begin += 1
+
+
+def add_products(first, last, low, start, row, place, count, index, value, a):
+    """Add the rows ``first:last`` of ``Z^T Z`` to ``a``, whose columns begin at ``low``."""
     for j in range(first, last):
         for e in range(start[j], start[j + 1]):
             i = row[e]
             z = value[i, place[e]]
             for k in range(count[i]):
-                a[j - first, index[i, k]] += z * value[i, k]
+                column = index[i, k] - low
+                if 0 <= column < a.shape[1]:
+                    a[j - first, column] += z * value[i, k]
 
 
 def add_second_moments(first, last, start, row, residual, direction, image):
@@ -359,7 +379,7 @@ def sweep(a, positive, target, atoms):
 # A function comes before its callers.
 _FUNCTIONS = (subtract_synthesis, _product, _subtract, _known_product, _shrink, _descend_among,
               _descend, _enter, solve_rows, _solve, refit_rows, leave_out, compare, sort_by_atom,
-              add_moments, add_products, add_second_moments, sweep)  # fmt: skip
+              add_moments, subtract_changes, add_products, add_second_moments, sweep)  # fmt: skip
 
 
 @cache

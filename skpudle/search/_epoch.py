@@ -4,12 +4,13 @@ Decisions and new atoms depend only on sums over samples, and over processes wit
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skpudle._compilation import in_parts, one_blas_thread
+from skpudle._compilation import in_parts, one_blas_thread, threads_for
 from skpudle.operators import project_atoms
 from skpudle.search._compiled import loops
 
@@ -153,6 +154,13 @@ def own(*tensors):
     return tensors
 
 
+@cache
+def _has_bfloat16():
+    """Return whether the processor multiplies in bfloat16; PyTorch before 2.10 does not tell."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)
+    return capabilities().get("avx512_bf16", False)
+
+
 def _least(operations, task=_TASK):
     """Return the number of members of a range that is worth a thread, given operations of each."""
     return max(1, int(task / max(operations, 1)))
@@ -182,8 +190,9 @@ class Epoch:
     def __init__(self, problem, atoms, codes, *, refit=False, turn=None):
         self.problem, self.atoms = problem, atoms
         n, p, m = len(problem.x), *atoms.shape
-        self._atoms, self._screen = np.asarray(atoms), np.asarray(atoms.float())
-        paired = self._atoms if problem.mask is None and p < MANY else self._atoms[:0]
+        self._atoms, self._few = np.asarray(atoms), p < MANY
+        self._screen = atoms.float() if self._few or not _has_bfloat16() else atoms.bfloat16()
+        paired = self._atoms if problem.mask is None and self._few else self._atoms[:0]
         with one_blas_thread():
             self._dictionary = self._atoms, paired @ paired.T
         self._x, self._known = np.asarray(problem.x), np.empty((1, 0))
@@ -191,6 +200,7 @@ class Epoch:
             self._known = np.asarray(problem.mask)
             # With missing entries completed by D z the objective touches the masked one from above.
             self._x = self._x.astype(np.float64)
+        self._residual = None if self._few else np.empty_like(self._x)
         self._options = problem.alpha, problem.positive_code, _TOLERANCE * problem.alpha, _SHARE
         self._loss, self._size, unbiased = np.zeros(n), np.zeros(n), np.zeros(n)
         found, refitted = [], []
@@ -206,22 +216,20 @@ class Epoch:
                 count, index, value = count.copy(), index.copy(), value.copy()
                 self._refit(rows, known, residual, count, index, value, unbiased)
                 refitted.append((rows, count, index, value))
-            if problem.mask is not None:  # a missing entry of the residual is minus the prediction
+            if not self._few:
+                self._residual[rows] = residual
+            elif problem.mask is not None:  # missing entries of the residual are -D z
                 prediction = np.zeros_like(residual)
                 loops().subtract_synthesis(count, index, value, self._atoms, prediction)
-                self._x[rows] -= (1 - known) * prediction  # which is -D z
+                self._x[rows] -= (1 - known) * prediction
 
         self._by_rows(solve, codes, min(p, m + _ROOM), turn=turn)
         self.codes = _packed(found, n)
         self._fitting = _packed(refitted, n) if refit else self.codes  # atoms adapt to these codes
         self._entries = self._by_atom()
-        b = self.atoms.new_zeros(p, m)
-        arrays = *self._entries, np.asarray(self._fitting.value), self._x, np.asarray(b)
-        least = _least(self._gathered(m))
-        in_parts(lambda first, last: loops().add_moments(first, last, *arrays), p, least)
         n_entries = int(self.codes.count.sum())
         sums = [self._loss.sum(), self._size.sum(), unbiased.sum(), n_entries, n]
-        self.b, sums = problem.total(b, b.new_tensor(sums))
+        (sums,) = problem.total(self.atoms.new_tensor(sums))
         loss, size, unbiased, self.n_entries, n = sums.tolist()
         self.objective = loss + problem.alpha * size
         # means of |x - D z|^2 / 2, before and after a refit
@@ -248,20 +256,21 @@ class Epoch:
                 *self._dictionary, mask, slope, *options, _MAX_REFIT_SWEEPS, *some, left, size
             )
             found[rest] = left
-            for array, part in zip(arrays[:3], some, strict=False):
+            for array, part in zip(arrays, some, strict=False):
                 array[rest] = part
         loss[rows] = found
 
-    def _by_rows(self, function, codes, room, rows=None, turn=None):
+    def _by_rows(self, function, codes, room, rows=None, turn=None, *, screen=True):
         """Call a function with blocks of rows, their residuals, slopes and copies of codes.
 
-        With a ``turn`` every second block has no slopes.
+        With a ``turn`` every second block has no slopes, without a ``screen`` none has.
 
         In single precision the products with all atoms, which only tell the atoms that enter a
         working set, take half the time.
         """
         n, n_atoms = len(self.problem.x) if rows is None else len(rows), len(self.atoms)
         x, arrays = np.asarray(self.problem.x), codes.arrays()
+        skipped = None if turn is None else 1 - turn
         room = max(room, arrays[1].shape[1])
 
         def work(first, last):
@@ -280,13 +289,16 @@ class Epoch:
                 if self.problem.mask is not None:
                     residual *= known
                 single = slope[: len(residual)]
-                if turn is None or start // _ROWS % 2 == turn:
-                    np.matmul(residual.astype(np.float32), self._screen.T, out=single)
-                else:
+                if not screen or start // _ROWS % 2 == skipped:
                     single = single[:, :0]
+                elif self._screen.dtype == torch.float32:
+                    np.matmul(residual.astype(np.float32), np.asarray(self._screen).T, out=single)
+                else:
+                    product = torch.from_numpy(residual).bfloat16() @ self._screen.T
+                    torch.from_numpy(single).copy_(product)
                 function(part, known, residual, single, count, *wide)
 
-        with one_blas_thread():
+        with one_blas_thread(), threads_for():
             in_parts(work, -(-n // _ROWS), _least(_ROWS * self.atoms.numel(), _PART))
 
     def _gathered(self, length):
@@ -301,18 +313,37 @@ class Epoch:
         loops().sort_by_atom(count, index, start, row, place)
         return start, row, place
 
-    def products(self, first, last):  # -> (last - first, p)
+    def _moments(self, x, first, last):  # -> (last - first, m)
+        """Return rows of ``Z^T X``."""
+        b = np.zeros((last - first, x.shape[1]))
+        arrays = *self._entries, np.asarray(self._fitting.value), x
+
+        def add(start, stop):
+            loops().add_moments(first + start, first + stop, *arrays, b[start:stop])
+
+        in_parts(add, len(b), _least(self._gathered(x.shape[1])))
+        return np.asarray(*self.problem.total(torch.as_tensor(b)))
+
+    @property
+    def b(self):  # -> (p, m)
+        """``Z^T X`` with the prediction where entries are missing, of all processes."""
+        if self._few:
+            return torch.as_tensor(self._moments(self._x, 0, len(self.atoms)))
+        b = self._moments(self._residuals(), 0, len(self.atoms))
+        return torch.as_tensor(b + self.products(0, len(b)) @ self._atoms)
+
+    def products(self, first, last, among=None):  # -> (last - first, p) or the columns among
         """Return rows of ``A = Z^T Z``."""
-        a = self.atoms.new_zeros(last - first, len(self.atoms))
+        low, high = among or (0, len(self.atoms))
+        a = np.zeros((last - first, high - low))
         arrays = *self._entries, *self._fitting.arrays()
 
         def add(start, stop):
-            part = slice(start, stop)
-            loops().add_products(first + start, first + stop, *arrays, np.asarray(a)[part])
+            loops().add_products(first + start, first + stop, low, *arrays, a[start:stop])
 
         n_users = len(self._entries[1]) / max(len(self._x), 1)
         in_parts(add, len(a), _least(self._gathered(n_users)))
-        return np.asarray(*self.problem.total(a))
+        return np.asarray(*self.problem.total(torch.as_tensor(a)))
 
     def energies(self):  # -> (p,)
         """Return the sum of squares of the codes of each atom, of all processes."""
@@ -326,39 +357,63 @@ class Epoch:
         """The number of samples that use each atom, of this process."""
         return torch.as_tensor(np.diff(self._entries[0]))
 
+    def _residuals(self):  # -> (n, m)
+        """Return the residuals of the codes that atoms adapt to."""
+        if self._residual is None:
+            self._residual = np.empty(self.problem.x.shape, np.asarray(self.problem.x).dtype)
+
+            def keep(rows, known, residual, slope, *codes):
+                self._residual[rows] = residual
+
+            self._by_rows(keep, self._fitting, 0, screen=False)
+        return self._residual
+
     def improved_atoms(self, earlier=None):
         """Return the atoms after sweeps of block coordinate descent.
+
+        Few atoms descend on products of all codes, many on the residuals of their users: these
+        take ``n_entries * m`` operations, products ``p * p * m``.
 
         ``earlier`` has sums over other samples, to be added: rows of A, by a method ``products``,
         and B.
         """
-        p, m = self.atoms.shape
-        kind = "few" if p < MANY else "many"
-        atoms, b = self._atoms.copy(), np.asarray(self.b if earlier is None else self.b + earlier.b)
-
-        whole = self.products(0, p) if kind == "few" else None
-        # a copy for products with as many digits as the data have, if it pays
-        single = self._x.dtype == np.float32 and kind == "many"
-        factor = atoms.astype(np.float32) if single else atoms
+        p = len(self.atoms)
+        atoms, kind = self._atoms.copy(), "few" if self._few else "many"
+        if self._few:
+            a, b = self.products(0, p), np.asarray(self.b)
+        else:
+            residual = self._residuals()
+            self._residual = None  # it follows the atoms
         with one_blas_thread():
             for _ in range(_SWEEPS[kind]):
                 for first in range(0, p, _ATOMS[kind]):
-                    part = slice(first, min(first + _ATOMS[kind], p))
-                    a = self.products(part.start, part.stop) if whole is None else whole[part]
+                    last = min(first + _ATOMS[kind], p)
+                    part = slice(first, last)
+                    if self._few:
+                        target, own = b[part] - a[part] @ atoms, a[part, part].copy()
+                    else:
+                        target = self._moments(residual, first, last)
+                        own = self.products(first, last, (first, last))
                     if earlier is not None:
-                        a = a + earlier.products(part.start, part.stop)
-                    target = b[part].copy()
-                    weights = a.astype(factor.dtype)
-
-                    def subtract(start, stop, target=target, weights=weights):
-                        columns = slice(start * _COLUMNS, stop * _COLUMNS)
-                        target[:, columns] -= weights @ factor[:, columns]
-
-                    in_parts(subtract, -(-m // _COLUMNS), _least(a.size * _COLUMNS, _PART))
-                    own = a[:, part].copy()
+                        held = earlier.products(first, last)
+                        target += np.asarray(earlier.b[part]) - held @ atoms
+                        own += held[:, part]
+                    change = -atoms[part]
                     loops().sweep(own, self.problem.positive_atoms, target, atoms[part])
-                    factor[part] = atoms[part]
+                    if not self._few:
+                        change += atoms[part]
+                        self._follow(first, change.astype(residual.dtype), residual)
         return torch.as_tensor(atoms)
+
+    def _follow(self, first, change, residual):
+        """Subtract from residuals what the atoms from ``first`` on have changed."""
+        arrays = *self._entries, np.asarray(self._fitting.value), change, residual
+
+        def subtract(low, high):
+            loops().subtract_changes(low, high, first, *arrays)
+
+        of_row = len(change) * self._gathered(change.shape[1]) / max(len(residual), 1)
+        in_parts(subtract, len(residual), _least(of_row))
 
     def restricted(self, kept):  # (p,) bool -> Codes
         """Return the codes of the kept atoms."""
@@ -370,13 +425,7 @@ class Epoch:
 
     def common_directions(self, seed):  # -> (p,), (p, m)
         """Return for each atom the largest energy of its users' residuals, and its direction."""
-        residuals = np.empty(self.problem.x.shape, np.float32)
-
-        def keep(rows, known, residual, slope, *codes):
-            residuals[rows] = residual
-
-        self._by_rows(keep, self.codes, 0)
-        p, m = self.atoms.shape
+        residuals, (p, m) = self._residuals(), self.atoms.shape
         least = _least(self._gathered(2 * m))
         generator = torch.Generator().manual_seed(seed)
         image = torch.randn(p, m, generator=generator, dtype=torch.float64)
@@ -396,11 +445,12 @@ class Epoch:
         p = len(self.atoms)
         n = min(p - 1, _NEAR)
         near, cosines = np.empty((p, n), np.int32), np.empty((p, n), np.float32)
+        atoms = self._atoms.astype(np.float32)
 
         def compare(first, last):
             for start in range(first * _ROWS, min(last * _ROWS, p), _ROWS):
                 part = slice(start, min(start + _ROWS, p))
-                cosine = self._screen[part] @ self._screen.T
+                cosine = atoms[part] @ atoms.T
                 order = cosine if self.problem.positive_code else np.abs(cosine)
                 order[np.arange(len(order)), np.arange(part.start, part.stop)] = -np.inf
                 near[part] = np.argpartition(-order, n, axis=1)[:, :n]

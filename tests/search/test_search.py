@@ -11,7 +11,7 @@ from skpudle.initialization import initial_atoms
 from skpudle.lasso import solve_lasso
 from skpudle.metrics import recovery_rate
 from skpudle.operators import project_atoms
-from skpudle.search import _epoch, _search
+from skpudle.search import Memory, _epoch, _search
 from skpudle.search._compiled import loops
 from skpudle.search._epoch import Codes, Epoch
 from skpudle.search._search import (
@@ -131,19 +131,59 @@ def improved_in_turn(x, z, atoms, sweeps):
 
 
 @pytest.mark.uncompiled
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("many", [False, True])
-def test_sweeps_make_each_atom_the_best_for_the_others(many, monkeypatch):
+def test_sweeps_make_each_atom_the_best_for_the_others(many, masked, monkeypatch):
+    """Of all rows, and with a part of them in earlier sums."""
     monkeypatch.setattr(_epoch, "MANY", 0 if many else 10**6)
     monkeypatch.setattr(_epoch, "_ATOMS", dict.fromkeys(_epoch._ATOMS, 8))
     x, atoms = make_problem()
-    epoch = Problem(x, 0.1).epoch(atoms, Codes.none(len(x)))
+    known = torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < (0.8 if masked else 1)
+    problem = Problem(x, 0.1, mask=known.double() if masked else None)
     sweeps = 1 if many else 2
-    expected = improved_in_turn(x, dense(epoch.codes, len(atoms)), atoms.clone(), sweeps)
-    torch.testing.assert_close(epoch.improved_atoms(), expected)
+
+    def expected(z):
+        return improved_in_turn(torch.where(known, x, z @ atoms), z, atoms.clone(), sweeps)
+
+    epoch = problem.epoch(atoms, Codes.none(len(x)))
+    first, last = (
+        problem.of_rows(rows).epoch(atoms, epoch.codes.of_rows(rows))
+        for rows in (torch.arange(len(x)) < 400, torch.arange(len(x)) >= 400)
+    )
+    torch.testing.assert_close(epoch.improved_atoms(), expected(dense(epoch.codes, 20)))
+    earlier = Memory.none(atoms).with_block(first, 400)
+    z = torch.cat([dense(first.codes, 20), dense(last.codes, 20)])
+    torch.testing.assert_close(last.improved_atoms(earlier), expected(z))
+
+
+def test_residuals_are_there_after_atoms_have_used_them_up(monkeypatch):
+    monkeypatch.setattr(_epoch, "MANY", 0)
+    x, atoms = make_problem()
+    problem = Problem(x, 0.1)
+    epoch, used = (problem.epoch(atoms, Codes.none(len(x))) for _ in range(2))
+    used.improved_atoms()
+    torch.testing.assert_close(used.b, epoch.b)
+    for found, expected in zip(used.common_directions(0), epoch.common_directions(0), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.skipif(not _epoch._has_bfloat16(), reason="the processor has no bfloat16")
+def test_products_in_bfloat16_solve_the_lasso_too(monkeypatch):
+    """Codes of given atoms end where no other atom is worth more than the tolerance."""
+    x, atoms = make_problem()
+    monkeypatch.setattr(_epoch, "MANY", 0)
+    problem, codes = Problem(x, 0.1), Codes.none(len(x))
+    for _ in range(20):
+        epoch = problem.epoch(atoms, codes)
+        codes = epoch.codes
+    expected = solve_lasso(atoms, x, 0.1)[0]
+    least = float(objective(expected, atoms, x, 0.1))
+    assert least * (1 - 1e-9) <= epoch.objective <= least * (1 + 1e-4)
 
 
 def test_many_atoms_have_the_epoch_of_few(monkeypatch):
     """Descent on residuals and among products of atoms are the same iteration."""
+    monkeypatch.setattr(_epoch, "_has_bfloat16", lambda: False)
     x, atoms = make_problem()
     epochs = []
     for many in (10**6, 0):
