@@ -210,7 +210,7 @@ class DeviceEpoch:
         """Return the atoms after sweeps over blocks; see `_epoch.Epoch.improved_atoms`."""
         a, b, p = self._a, self._b, len(self.atoms)
         if earlier is not None:
-            a = a + torch.as_tensor(earlier.products(0, p)).to(a.dtype).to(a.device)
+            a = a + earlier.matrix.to(a.dtype).to(a.device)
             b = b + earlier.b.to(b.dtype).to(b.device)
         atoms = self._dictionary[:p].clone()
         size = max(1, int(_OTHERS * p * self._n / max(self.n_entries, 1)))

@@ -37,7 +37,6 @@ _ROWS = 256
 # Atoms to improve at once. For 4096 atoms of 2381 features blocks of 256 take 0.57 of the time of
 # blocks of 64, for 2048 of 128 0.85.
 _ATOMS = {"few": 64, "many": 256}
-_COLUMNS = 64  # features that a thread takes at least
 # A code has at most this many entries more than a sample has features.
 _ROOM = 8
 # From this number of atoms on descent is on residuals, and no matrix of atoms by atoms is kept. An
@@ -156,7 +155,12 @@ def own(*tensors):
 
 @cache
 def _has_bfloat16():
-    """Return whether the processor multiplies in bfloat16; PyTorch before 2.10 does not tell."""
+    """Return whether the processor multiplies in bfloat16, as far as PyTorch tells.
+
+    Products of 256 rows of 128 to 2381 features with 1024 to 16,384 atoms then take 0.27 to 0.30 of
+    the time of float32, and epochs of 4096 atoms 0.6 to 0.7. Slopes are wrong by thousandths, less
+    than the tolerance of codes.
+    """
     capabilities = getattr(torch.cpu, "get_capabilities", dict)
     return capabilities().get("avx512_bf16", False)
 
@@ -199,7 +203,7 @@ class Epoch:
         if problem.mask is not None:
             self._known = np.asarray(problem.mask)
             # With missing entries completed by D z the objective touches the masked one from above.
-            self._x = self._x.astype(np.float64)
+            self._x = self._x.astype(np.float64) if self._few else self._x
         self._residual = None if self._few else np.empty_like(self._x)
         self._options = problem.alpha, problem.positive_code, _TOLERANCE * problem.alpha, _SHARE
         self._loss, self._size, unbiased = np.zeros(n), np.zeros(n), np.zeros(n)
@@ -263,10 +267,8 @@ class Epoch:
     def _by_rows(self, function, codes, room, rows=None, turn=None, *, screen=True):
         """Call a function with blocks of rows, their residuals, slopes and copies of codes.
 
-        With a ``turn`` every second block has no slopes, without a ``screen`` none has.
-
-        In single precision the products with all atoms, which only tell the atoms that enter a
-        working set, take half the time.
+        With a ``turn`` every second block has no slopes, without a ``screen`` none has. Slopes have
+        few digits: they only tell the atoms that enter a working set.
         """
         n, n_atoms = len(self.problem.x) if rows is None else len(rows), len(self.atoms)
         x, arrays = np.asarray(self.problem.x), codes.arrays()
@@ -360,7 +362,7 @@ class Epoch:
     def _residuals(self):  # -> (n, m)
         """Return the residuals of the codes that atoms adapt to."""
         if self._residual is None:
-            self._residual = np.empty(self.problem.x.shape, np.asarray(self.problem.x).dtype)
+            self._residual = np.empty_like(np.asarray(self.problem.x))
 
             def keep(rows, known, residual, slope, *codes):
                 self._residual[rows] = residual
@@ -374,8 +376,7 @@ class Epoch:
         Few atoms descend on products of all codes, many on the residuals of their users: these
         take ``n_entries * m`` operations, products ``p * p * m``.
 
-        ``earlier`` has sums over other samples, to be added: rows of A, by a method ``products``,
-        and B.
+        ``earlier`` has sums over other samples; see `_stream.Memory`.
         """
         p = len(self.atoms)
         atoms, kind = self._atoms.copy(), "few" if self._few else "many"
@@ -395,9 +396,8 @@ class Epoch:
                         target = self._moments(residual, first, last)
                         own = self.products(first, last, (first, last))
                     if earlier is not None:
-                        held = earlier.products(first, last)
-                        target += np.asarray(earlier.b[part]) - held @ atoms
-                        own += held[:, part]
+                        held = earlier.targets(atoms, first, last)
+                        target, own = target + held[0], own + held[1]
                     change = -atoms[part]
                     loops().sweep(own, self.problem.positive_atoms, target, atoms[part])
                     if not self._few:

@@ -128,13 +128,17 @@ class Memory(NamedTuple):
         """The sum of squares of the codes of each atom."""
         return self.a.diag() if self.pairs else self.a
 
-    def products(self, first, last):  # -> (last - first, n_atoms)
-        """Return rows of the second moments."""
+    @property
+    def matrix(self):  # -> (n_atoms, n_atoms)
+        """The second moments, or what is kept of them."""
+        return self.a if self.pairs else torch.diag(self.a)
+
+    def targets(self, atoms, first, last):  # -> (last - first, m), (last - first, last - first)
+        """Return rows of ``B - A D``, and the second moments among these atoms."""
+        b, a = (np.asarray(sums[first:last]) for sums in (self.b, self.a))
         if self.pairs:
-            return np.asarray(self.a[first:last])
-        rows = np.zeros((last - first, len(self.a)))
-        rows[np.arange(last - first), np.arange(first, last)] = np.asarray(self.a[first:last])
-        return rows
+            return b - a @ atoms, a[:, first:last]
+        return b - a[:, None] * atoms[first:last], np.diag(a)
 
     def with_block(self, epoch, n):
         """Return the memory with a block of ``n`` rows more; costs apart."""

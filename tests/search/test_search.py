@@ -375,7 +375,10 @@ def test_scaling_data_and_penalty_by_a_power_of_two_changes_no_bit():
     assert torch.equal(search(Problem(64 * x, 6.4), atoms).best_atoms, expected)
 
 
-def test_threads_change_no_bit():
+@pytest.mark.parametrize("many", [False, True])
+def test_threads_change_no_bit(many, monkeypatch):
+    monkeypatch.setattr(_epoch, "MANY", 0 if many else 10**6)
+    monkeypatch.setattr(_epoch, "_least", lambda *work: 1)
     x, _ = make_problem(3001, 40, 60)
     problem, atoms, found = Problem(x, 0.1), start(x, 60), []
     before = torch.get_num_threads()

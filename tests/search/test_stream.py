@@ -99,8 +99,11 @@ def test_blocks_hold_many_atoms_in_their_places(generator, monkeypatch):
         errors.append(float(1 - (state.atoms * truth).sum(1).mean()))
     assert state.memory.a.shape == (20,)
     torch.testing.assert_close(state.memory.b, state.memory.energy[:, None] * state.atoms)
-    rows = torch.as_tensor(state.memory.products(5, 9))
-    torch.testing.assert_close(rows, torch.diag(state.memory.energy)[5:9])
+    matrix = state.memory.matrix
+    torch.testing.assert_close(matrix, torch.diag(state.memory.energy))
+    target, among = map(torch.as_tensor, state.memory.targets(truth.numpy(), 5, 9))
+    torch.testing.assert_close(target, (state.memory.b - matrix @ truth)[5:9])
+    torch.testing.assert_close(among, matrix[5:9, 5:9])
     assert errors[-1] < errors[1] < errors[0] / 10
 
 
