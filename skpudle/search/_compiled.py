@@ -332,13 +332,14 @@ def subtract_changes(low, high, first, start, row, place, value, change, residua
 
 def add_products(first, last, low, start, row, place, count, index, value, a):
     """Add the rows ``first:last`` of ``Z^T Z`` to ``a``, whose columns begin at ``low``."""
+    width, whole = a.shape[1], a.shape[1] == len(start) - 1
     for j in range(first, last):
         for e in range(start[j], start[j + 1]):
             i = row[e]
             z = value[i, place[e]]
             for k in range(count[i]):
                 column = index[i, k] - low
-                if 0 <= column < a.shape[1]:
+                if whole or 0 <= column < width:
                     a[j - first, column] += z * value[i, k]
 
 

@@ -16,9 +16,8 @@ from skpudle.search._compiled import loops
 
 __all__ = ["HEIRS", "MANY", "Codes", "Epoch", "own"]
 
-# Sweeps over the atoms per epoch. For few atoms they cost a tenth of the codes; for many they cost
-# as much, and one serves: 30 epochs of 2,500 x 595 with 1024 atoms take 3.0 instead of 4.2 s, for
-# an objective that is 0.1 % larger.
+# Sweeps over the atoms per epoch. For few atoms they cost a tenth of the codes. For many one
+# serves: with two, 30 epochs of 2,500 x 595 with 1050 atoms end as low, in 1.25 times the time.
 _SWEEPS = {"few": 2, "many": 1}
 
 # An epoch updates the codes of the epoch before by one working set and few sweeps, or fewer if no
@@ -34,14 +33,14 @@ _SHARE = 0.6
 
 # Rows to correlate at once, which stay in a cache.
 _ROWS = 256
-# Atoms to improve at once. For 4096 atoms of 2381 features blocks of 256 take 0.57 of the time of
-# blocks of 64, for 2048 of 128 0.85.
-_ATOMS = {"few": 64, "many": 256}
+# Atoms to improve at once.
+_ATOMS = 64
 # A code has at most this many entries more than a sample has features.
 _ROOM = 8
 # From this number of atoms on descent is on residuals, and no matrix of atoms by atoms is kept. An
-# epoch with products of all atoms takes 0.7 to 0.9 of the time for 768 atoms of 384 features, about
-# the same for 1024 of 128 to 512, and 1.2 to 1.5 times as long for 2048 of 512.
+# epoch with products of all atoms takes as long or less for 512 atoms of 128 features and fewer,
+# 1.4 times as long for 768 of 384, 1.8 for 1000 of 595. But a search for 1000 atoms of 93 features
+# in 2,500 samples takes 0.77 of the time with them.
 MANY = 1024
 # A thread needs this many operations of a loop, and this many multiplications of a BLAS. With a
 # fifth and less, 1,800 x 64 with 100 atoms take 1.3 times as long on two threads as on one; with
@@ -230,7 +229,11 @@ class Epoch:
         self._by_rows(solve, codes, min(p, m + _ROOM), turn=turn)
         self.codes = _packed(found, n)
         self._fitting = _packed(refitted, n) if refit else self.codes  # atoms adapt to these codes
-        self._entries = self._by_atom()
+        count, index, _ = self._fitting.arrays()
+        row, place = np.empty((2, int(count.sum())), np.int32)
+        self._entries = np.zeros(p + 1, np.int64), row, place  # sorted by atom, then by row
+        loops().sort_by_atom(count, index, *self._entries)
+        self._gathering = 4 * len(row) / p  # operations of an atom, which gathers its users
         n_entries = int(self.codes.count.sum())
         sums = [self._loss.sum(), self._size.sum(), unbiased.sum(), n_entries, n]
         (sums,) = problem.total(self.atoms.new_tensor(sums))
@@ -303,28 +306,21 @@ class Epoch:
         with one_blas_thread(), threads_for():
             in_parts(work, -(-n // _ROWS), _least(_ROWS * self.atoms.numel(), _PART))
 
-    def _gathered(self, length):
-        """Return the operations of an atom on ``length`` entries of each user, 4 times as slow."""
-        return 4 * length * len(self._entries[1]) / len(self.atoms)
+    def _sums(self, loop, first, last, shape, *arrays):  # -> (last - first, width)
+        """Return sums over the users of each atom and over processes, given width and length."""
+        width, length = shape
+        sums = np.zeros((last - first, width))
 
-    def _by_atom(self):
-        count, index, _ = self._fitting.arrays()
-        n_entries = int(count.sum())
-        start = np.zeros(len(self.atoms) + 1, np.int64)
-        row, place = np.empty(n_entries, np.int32), np.empty(n_entries, np.int32)
-        loops().sort_by_atom(count, index, start, row, place)
-        return start, row, place
+        def add(start, stop):
+            loop(first + start, first + stop, *arrays, sums[start:stop])
+
+        in_parts(add, len(sums), _least(length * self._gathering))
+        return np.asarray(*self.problem.total(torch.as_tensor(sums)))
 
     def _moments(self, x, first, last):  # -> (last - first, m)
         """Return rows of ``Z^T X``."""
-        b = np.zeros((last - first, x.shape[1]))
         arrays = *self._entries, np.asarray(self._fitting.value), x
-
-        def add(start, stop):
-            loops().add_moments(first + start, first + stop, *arrays, b[start:stop])
-
-        in_parts(add, len(b), _least(self._gathered(x.shape[1])))
-        return np.asarray(*self.problem.total(torch.as_tensor(b)))
+        return self._sums(loops().add_moments, first, last, (x.shape[1], x.shape[1]), *arrays)
 
     @property
     def b(self):  # -> (p, m)
@@ -337,15 +333,9 @@ class Epoch:
     def products(self, first, last, among=None):  # -> (last - first, p) or the columns among
         """Return rows of ``A = Z^T Z``."""
         low, high = among or (0, len(self.atoms))
-        a = np.zeros((last - first, high - low))
-        arrays = *self._entries, *self._fitting.arrays()
-
-        def add(start, stop):
-            loops().add_products(first + start, first + stop, low, *arrays, a[start:stop])
-
-        n_users = len(self._entries[1]) / max(len(self._x), 1)
-        in_parts(add, len(a), _least(self._gathered(n_users)))
-        return np.asarray(*self.problem.total(torch.as_tensor(a)))
+        shape = high - low, len(self._entries[1]) / max(len(self._x), 1)
+        arrays = low, *self._entries, *self._fitting.arrays()
+        return self._sums(loops().add_products, first, last, shape, *arrays)
 
     def energies(self):  # -> (p,)
         """Return the sum of squares of the codes of each atom, of all processes."""
@@ -381,14 +371,14 @@ class Epoch:
         p = len(self.atoms)
         atoms, kind = self._atoms.copy(), "few" if self._few else "many"
         if self._few:
-            a, b = self.products(0, p), np.asarray(self.b)
+            a, b = self.products(0, p), self._moments(self._x, 0, p)
         else:
             residual = self._residuals()
             self._residual = None  # it follows the atoms
         with one_blas_thread():
             for _ in range(_SWEEPS[kind]):
-                for first in range(0, p, _ATOMS[kind]):
-                    last = min(first + _ATOMS[kind], p)
+                for first in range(0, p, _ATOMS):
+                    last = min(first + _ATOMS, p)
                     part = slice(first, last)
                     if self._few:
                         target, own = b[part] - a[part] @ atoms, a[part, part].copy()
@@ -412,7 +402,7 @@ class Epoch:
         def subtract(low, high):
             loops().subtract_changes(low, high, first, *arrays)
 
-        of_row = len(change) * self._gathered(change.shape[1]) / max(len(residual), 1)
+        of_row = change.size * self._gathering / max(len(residual), 1)
         in_parts(subtract, len(residual), _least(of_row))
 
     def restricted(self, kept):  # (p,) bool -> Codes
@@ -426,7 +416,7 @@ class Epoch:
     def common_directions(self, seed):  # -> (p,), (p, m)
         """Return for each atom the largest energy of its users' residuals, and its direction."""
         residuals, (p, m) = self._residuals(), self.atoms.shape
-        least = _least(self._gathered(2 * m))
+        least = _least(2 * m * self._gathering)
         generator = torch.Generator().manual_seed(seed)
         image = torch.randn(p, m, generator=generator, dtype=torch.float64)
         for _ in range(_POWER_ITERATIONS):

@@ -136,7 +136,7 @@ def improved_in_turn(x, z, atoms, sweeps):
 def test_sweeps_make_each_atom_the_best_for_the_others(many, masked, monkeypatch):
     """Of all rows, and with a part of them in earlier sums."""
     monkeypatch.setattr(_epoch, "MANY", 0 if many else 10**6)
-    monkeypatch.setattr(_epoch, "_ATOMS", dict.fromkeys(_epoch._ATOMS, 8))
+    monkeypatch.setattr(_epoch, "_ATOMS", 8)
     x, atoms = make_problem()
     known = torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < (0.8 if masked else 1)
     problem = Problem(x, 0.1, mask=known.double() if masked else None)
