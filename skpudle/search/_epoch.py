@@ -306,21 +306,20 @@ class Epoch:
         with one_blas_thread(), threads_for():
             in_parts(work, -(-n // _ROWS), _least(_ROWS * self.atoms.numel(), _PART))
 
-    def _sums(self, loop, first, last, shape, *arrays):  # -> (last - first, width)
-        """Return sums over the users of each atom and over processes, given width and length."""
-        width, length = shape
+    def _sums(self, loop, first, last, width, work, *arrays):  # -> (last - first, width)
+        """Return sums over the users of atoms, and over processes; ``work`` is for each user."""
         sums = np.zeros((last - first, width))
 
         def add(start, stop):
             loop(first + start, first + stop, *arrays, sums[start:stop])
 
-        in_parts(add, len(sums), _least(length * self._gathering))
+        in_parts(add, len(sums), _least(work * self._gathering))
         return np.asarray(*self.problem.total(torch.as_tensor(sums)))
 
     def _moments(self, x, first, last):  # -> (last - first, m)
         """Return rows of ``Z^T X``."""
-        arrays = *self._entries, np.asarray(self._fitting.value), x
-        return self._sums(loops().add_moments, first, last, (x.shape[1], x.shape[1]), *arrays)
+        m, arrays = x.shape[1], (*self._entries, np.asarray(self._fitting.value), x)
+        return self._sums(loops().add_moments, first, last, m, m, *arrays)
 
     @property
     def b(self):  # -> (p, m)
@@ -333,9 +332,9 @@ class Epoch:
     def products(self, first, last, among=None):  # -> (last - first, p) or the columns among
         """Return rows of ``A = Z^T Z``."""
         low, high = among or (0, len(self.atoms))
-        shape = high - low, len(self._entries[1]) / max(len(self._x), 1)
         arrays = low, *self._entries, *self._fitting.arrays()
-        return self._sums(loops().add_products, first, last, shape, *arrays)
+        n_used = len(self._entries[1]) / max(len(self._x), 1)  # atoms of a row
+        return self._sums(loops().add_products, first, last, high - low, n_used, *arrays)
 
     def energies(self):  # -> (p,)
         """Return the sum of squares of the codes of each atom, of all processes."""
@@ -351,14 +350,15 @@ class Epoch:
 
     def _residuals(self):  # -> (n, m)
         """Return the residuals of the codes that atoms adapt to."""
-        if self._residual is None:
-            self._residual = np.empty_like(np.asarray(self.problem.x))
+        if self._residual is not None:
+            return self._residual
+        residuals = np.empty_like(np.asarray(self.problem.x))
 
-            def keep(rows, known, residual, slope, *codes):
-                self._residual[rows] = residual
+        def keep(rows, known, residual, slope, *codes):
+            residuals[rows] = residual
 
-            self._by_rows(keep, self._fitting, 0, screen=False)
-        return self._residual
+        self._by_rows(keep, self._fitting, 0, screen=False)
+        return residuals
 
     def improved_atoms(self, earlier=None):
         """Return the atoms after sweeps of block coordinate descent.

@@ -257,9 +257,11 @@ def split(epoch, n_splits, seed):  # -> (p + n, *shape)
     if n_splits == 0:
         return None
     chosen = chosen[:n_splits]
-    half, atoms = _HALF * direction[chosen], epoch.atoms.clone()
+    half = _HALF * direction[chosen]
+    del direction  # arrays of all atoms are what a search has most of
+    atoms = torch.cat([epoch.atoms, epoch.atoms[chosen] - half])
     atoms[chosen] += half
-    return epoch.problem.project(torch.cat([atoms, epoch.atoms[chosen] - half]))
+    return epoch.problem.project(atoms)
 
 
 def remaining(epoch, n_removed, *, per_use=False):  # -> (p,) bool, False for those to remove
@@ -564,7 +566,8 @@ def _finer(problem, state, epoch):
 def _next_phase(problem, state, epoch):
     p = len(state.best_atoms)
     if state.phase == "polish":
-        return replace(state, phase="done")
+        best = dict(atoms=state.best_atoms, codes=state.best_codes)
+        return _restart(state, "done", **best)
     if state.phase == "settle" and state.stride > 1 and epoch.n_entries < _USES * p:
         return _finer(problem, state, epoch)
     if len(epoch.atoms) > p:
