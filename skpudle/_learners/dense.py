@@ -28,10 +28,10 @@ from skpudle._data.tables import loaded
 from skpudle._learners.additive import ADDITIVE, attributes_of_atoms
 from skpudle._learners.base import Data, GradientLearner, attributes_of
 from skpudle._learners.coder import DictionaryTransformer
-from skpudle._learners.coding import adapt_atoms, smaller_penalty
+from skpudle._learners.coding import adapt_atoms, choose_coding, smaller_penalty
 from skpudle._learners.counts import settle, stabilised
 from skpudle._learners.models import directions
-from skpudle._learners.online import go_on, held_back
+from skpudle._learners.online import go_on, held_back, preferred
 from skpudle._learners.plan import default_optimizer, refining_updates
 from skpudle._learners.score import hidden_deviance
 from skpudle._training.fit import Training
@@ -212,10 +212,17 @@ def _search(plan, model, problem, rows_of, atoms, data, run):
     if goes_on and is_done(state):
         state = go_on(run, problem, judges, state, data.source, fitted)
     model = replace(model, stream=_energies(problem, state))
-    found = debias(problem, state).to(atoms.dtype)
+    found = debias(problem, state)
+    found = preferred(judges, found, state.found[0]) if goes_on else found
+    found = found.to(atoms.dtype)
     if is_done(state) and plan.codes_follow_data and quadratic and not run.max_iter:
         interrupted = partial(getattr, run.interrupts, "pending")
-        found, path = adapt_atoms(problem, state, found, debias=plan.debias, stopped=interrupted)
+        options = dict(debias=plan.debias, stopped=interrupted)
+        adapted, path = adapt_atoms(problem, state, found, **options)
+        if goes_on and preferred(judges, adapted, found) is found:
+            path = choose_coding(problem, found, debias=plan.debias)
+        else:
+            found = adapted
         model = replace(model, coding=path.summary(problem.unit))
     return model, rows_of(found.to(atoms))
 

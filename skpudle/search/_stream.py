@@ -250,15 +250,15 @@ def _total(problem, value):
     return float(problem.total(torch.tensor([float(value)], dtype=torch.float64))[0])
 
 
-def _coded(problem, atoms, n_epochs=_REPEATS):
+def _coded(problem, atoms, n_epochs=_REPEATS, *, refit=False):
     codes = problem.no_codes()
-    for _ in range(n_epochs):
-        epoch = problem.epoch(atoms, codes)
+    for i in range(n_epochs):
+        epoch = problem.epoch(atoms, codes, refit=refit and i == n_epochs - 1)
         codes = epoch.codes
     return epoch
 
 
-def objective(problem, atoms):
+def objective(problem, atoms, *, unbiased=False):
     """Return the objective of a row, for atoms and their codes.
 
     Parameters
@@ -267,12 +267,17 @@ def objective(problem, atoms):
         Data and objective.
     atoms : Tensor of shape (n_components, n_features)
         Unit atoms.
+    unbiased : bool, default=False
+        Whether to return half the squared residual of least squares on the supports of codes
+        instead.
 
     Returns
     -------
     float
         The mean over the rows of all processes.
     """
+    if unbiased:
+        return _coded(problem, atoms, refit=True).unbiased_loss
     return _coded(problem, atoms).objective / max(_total(problem, problem.n_samples), 1)
 
 
