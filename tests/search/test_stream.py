@@ -8,6 +8,8 @@ import torch
 
 from skpudle import Checkpoint, PUDLEDictionaryLearning
 from skpudle._data import sources, tables
+from skpudle._learners import dense
+from skpudle._learners.online import preferred
 from skpudle.search import Memory, Problem, advance_stream, begin_stream, objective
 from skpudle.search import _stream as stream_module
 
@@ -204,6 +206,32 @@ def test_a_pass_that_does_not_help_is_given_up(X, small_samples, monkeypatch):
     monkeypatch.setattr("skpudle._training.fit.advance_stream", spoiled)
     found = make().fit(Stream(X))
     assert found.score(X) == pytest.approx(expected.score(X), abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["debias", "adapt_atoms"])
+def test_atoms_that_suit_the_sample_alone_are_given_up(name, X, small_samples, monkeypatch):
+    """The sample has a fifth of the rows; held-back ones tell noise from bias."""
+    expected = make().fit(Stream(X))
+    plain = getattr(dense, name)
+
+    def spoiled(problem, state, *given, **options):
+        found = plain(problem, state, *given, **options)
+        atoms = torch.randn(24, X.shape[1], generator=torch.Generator().manual_seed(0))
+        atoms = problem.project(atoms.double())
+        return atoms if name == "debias" else (atoms.to(given[0]), found[1])
+
+    monkeypatch.setattr(dense, name, spoiled)
+    found = make().fit(Stream(X))
+    assert found.score(X) == pytest.approx(expected.score(X), abs=0.002)
+
+
+def test_rows_prefer_the_atoms_that_they_are_made_of(populations, generator):
+    truth = populations[0]
+    judges = Problem(rows_of(truth, 100, generator), 0.1)
+    noisy = truth + 0.1 * torch.randn(truth.shape, generator=generator, dtype=torch.float64)
+    noisy /= noisy.norm(dim=1, keepdim=True)
+    assert preferred(judges, noisy, truth) is truth
+    assert preferred(judges, truth, noisy) is truth
 
 
 def test_gaps_and_signs_pass(X, populations, small_samples):
