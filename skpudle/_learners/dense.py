@@ -212,17 +212,17 @@ def _search(plan, model, problem, rows_of, atoms, data, run):
     if goes_on and is_done(state):
         state = go_on(run, problem, judges, state, data.source, fitted)
     model = replace(model, stream=_energies(problem, state))
-    found = debias(problem, state)
-    found = preferred(judges, found, state.found[0]) if goes_on else found
-    found = found.to(atoms.dtype)
+    found, path, to_noise = debias(problem, state).to(atoms.dtype), None, False
     if is_done(state) and plan.codes_follow_data and quadratic and not run.max_iter:
-        interrupted = partial(getattr, run.interrupts, "pending")
-        options = dict(debias=plan.debias, stopped=interrupted)
-        adapted, path = adapt_atoms(problem, state, found, **options)
-        if goes_on and preferred(judges, adapted, found) is found:
-            path = choose_coding(problem, found, debias=plan.debias)
-        else:
-            found = adapted
+        interrupted, plain = partial(getattr, run.interrupts, "pending"), found
+        found, path = adapt_atoms(problem, state, found, debias=plan.debias, stopped=interrupted)
+        to_noise = path.chosen.alpha > problem.alpha and not torch.equal(found, plain)
+    if goes_on and not to_noise:  # else atoms are for a larger penalty than the judges'
+        whole = state.found[0]
+        if preferred(judges, found, whole) is whole:
+            found = whole
+            path = path and choose_coding(problem, found, debias=plan.debias)
+    if path is not None:
         model = replace(model, coding=path.summary(problem.unit))
     return model, rows_of(found.to(atoms))
 
