@@ -299,8 +299,8 @@ class Epoch:
                 elif self._screen.dtype == torch.float32:
                     np.matmul(residual.astype(np.float32), np.asarray(self._screen).T, out=single)
                 else:
-                    product = torch.from_numpy(residual).bfloat16() @ self._screen.T
-                    torch.from_numpy(single).copy_(product)
+                    product = torch.as_tensor(residual).bfloat16() @ self._screen.T
+                    torch.as_tensor(single).copy_(product)
                 function(part, known, residual, single, count, *wide)
 
         with one_blas_thread(), threads_for():
