@@ -82,6 +82,10 @@ class _Source(Indexed):
         """The number of samples that were read at least once, in the longest of all passes."""
         return self._seen["n"]
 
+    def count(self, n_seen):
+        """Count samples that an earlier process has read."""
+        self._seen["n"] = max(self._seen["n"], n_seen)
+
     def _note(self, batches, n_before=0):
         """Yield batches, and count their samples."""
         for batch in batches:

@@ -203,10 +203,14 @@ class GradientLearner(CallbackSupportMixin):
                     self._leave(plan, error, data, ended_by=ended_by)
                     run.recorder.end(error.trainer)
                     raise
+                recorder = run.recorder
                 try:
-                    outcome = self._coded(plan, outcome, data, run)  # penalty, learned encoder
+                    known = recorder.is_active and recorder.restore_end(outcome)
+                    outcome = known or self._coded(plan, outcome, data, run)  # penalty, encoder
                 finally:  # also after a second Ctrl-C
                     self._take(self._attributes(plan, outcome, data))
+                if recorder.is_active and not run.interrupts.pending:
+                    recorder.complete(outcome)
                 has_rate = plan.optimizer_for(len(rows)) != "surrogate"
                 outcome.model.warn_of_step(rows, outcome.rows)
                 if outcome.n_steps and data.task is None:  # a task has an objective of its own

@@ -260,14 +260,19 @@ def start(plan, data, generator, run=None):  # -> model, rows
     square = mean_square(x)
     model = plan.model(data_scale=noise**2 * square, curvature=curvature)
     penalty, unit = max(auto_alpha(x, mask=mask), least / noise), unit_of(square)
-    if plan.given.n_components == "auto" and run is not None:
+    decides = plan.given.n_components == "auto" and run is not None
+    resumes = run is not None and run.recorder.in_training
+    if decides and not resumes:
         problem = _problem(model, x, mask, _search_penalty(plan, model, penalty, noise), unit)
         atoms, size_path = _choose_size(problem, generator, run)
         atoms, model = atoms.to(x), replace(model, size_path=size_path)
     else:
         first = "data" if plan.searches else plan.given.dict_init
         inside = dict(atom_norm=model.atom_norm, positive=model.positive)
-        atoms = choose_atoms(first, plan.n_components, x, generator, **inside)
+        n_components = plan.n_components
+        if decides:
+            n_components = run.recorder.n_rows - model.n_constant_codes
+        atoms = choose_atoms(first, n_components, x, generator, **inside)
     if run is not None:  # partial_fit may see any number of samples
         known = x.new_ones(len(x), 1) if mask is None else mask
         warn_of_unknown_features((~known.any(0)).nonzero().flatten().tolist())
@@ -278,14 +283,14 @@ def start(plan, data, generator, run=None):  # -> model, rows
     def rows_of(atoms):
         return atoms if intercept is None else torch.cat([atoms, intercept[None]])
 
+    if resumes:
+        return run.recorder.restore_model(model, rows_of(atoms)), rows_of(atoms)
     if not plan.searches:
         return model, rows_of(atoms)
     if run is None:  # no search in a part of the data; from samples only "dec" finds atoms
         return replace(model, rule=plan.rule("dec"), from_samples=True), rows_of(atoms)
     penalty = _search_penalty(plan, model, penalty, noise)
     model = replace(model, curvature=plan.curvature_share * curvature, search_alpha=penalty)
-    if run.recorder.in_training:
-        return model, rows_of(atoms)
     if not team.is_alone:  # initial values are from samples of all, and the search sums over all
         x = stabilised(plan.encoder.loss, replace(data.samples, mask=None)).x
     problem = _problem(model, x, data.samples.mask, penalty, unit, run.team)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from math import isfinite
+from math import inf, isfinite
 from numbers import Real
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Bunch
 from torch import Tensor
 
-from skpudle._data.arrays import to_numpy, to_tensor
+from skpudle._data.arrays import tensors_of, to_numpy, to_tensor
 from skpudle._data.callers import users_level
 from skpudle._training.messages import warn_of_step
 from skpudle.encoding import LearnedEncoder, default_step, encode
@@ -26,7 +26,7 @@ from skpudle.lasso import converged_codes, lasso_gradient, warn_about_gaps
 from skpudle.losses import Gaussian
 from skpudle.omp import solve_omp
 from skpudle.operators import ConvDictionary, DenseDictionary, atom_norms, project_atoms
-from skpudle.search import conv_codes
+from skpudle.search import SizePath, conv_codes
 
 __all__ = [
     "Converged",
@@ -37,9 +37,12 @@ __all__ = [
     "Pursuit",
     "Unfolded",
     "as_arrays",
+    "check_numbers",
     "directions",
     "fixed",
     "learned_encoder",
+    "pack_choices",
+    "restore_choices",
 ]
 
 # as in the paper
@@ -315,6 +318,79 @@ def directions(samples, *, positive):  # (n, n_features) -> the same
     return samples.abs() if positive else samples  # as good a direction of a line
 
 
+def pack_choices(model):
+    """Return the choices that models of rows and of images share, for a checkpoint.
+
+    Parameters
+    ----------
+    model : DenseModel or ConvModel
+        The model.
+
+    Returns
+    -------
+    dict
+        Numbers, tensors, and lists and dicts of them.
+    """
+    sizes = model.size_path
+    values = {name: getattr(model, name) for name in ("alpha", "search_alpha", "coding")}
+    return values | {"size_path": None if sizes is None else sizes._asdict()}
+
+
+def check_numbers(values, *, limit=inf):
+    """Raise ValueError unless values are numbers from 0 to a limit, or None."""
+    for value in values:
+        known = isinstance(value, int | float) and 0 <= value <= limit and value < inf
+        if not (known or value is None):
+            raise ValueError(f"one of its numbers is {value!r:.50}")
+
+
+def check_tensors(tensors, shape):
+    """Raise ValueError unless tensors have a shape and finite floating-point numbers."""
+    for tensor in tensors:
+        if tuple(tensor.shape) != tuple(shape) or not tensor.dtype.is_floating_point:
+            raise ValueError(f"one of its arrays has shape {tuple(tensor.shape)}, not {shape}")
+        if not torch.isfinite(tensor).all():
+            raise ValueError("one of its arrays is not finite")
+
+
+def restore_choices(values):
+    """Return the choices of `pack_choices`, checked, as fields of a model.
+
+    Raises
+    ------
+    ValueError
+        If no fit makes these choices.
+    """
+    coding, sizes = values["coding"], values["size_path"]
+    check_numbers([values["alpha"], values["search_alpha"]])
+    if coding is not None:
+        penalty, share, noise_std = coding = tuple(coding)
+        check_numbers([float(penalty), noise_std])
+        check_numbers([float(share)], limit=1.0)
+    if sizes is not None:
+        sizes = SizePath(**sizes)
+        if len({len(tried) for tried in sizes}) > 1 or sizes.score.ndim != 1:
+            raise ValueError("its numbers of atoms have no scores")
+    return {name: values[name] for name in ("alpha", "search_alpha")} | {
+        "coding": coding,
+        "size_path": sizes,
+    }
+
+
+def _restore_encoder(learned, atoms):  # dict -> LearnedEncoder
+    learned = LearnedEncoder(**learned)
+    shape, depth = atoms.shape, len(learned.thresholds)
+    check_tensors([learned.thresholds], (depth, shape[0]))
+    for matrices, lengths in (
+        (learned.analysis, {1, depth}),
+        (learned.synthesis, {1, depth - 1}),
+    ):
+        check_tensors(matrices, shape)
+        if len(matrices) not in lengths or matrices.dtype != atoms.dtype:
+            raise ValueError(f"its encoder has {len(matrices)} matrices, and {depth} unfoldings")
+    return learned
+
+
 def _arrays_of(learned):  # LearnedEncoder or None -> fitted attributes
     if learned is None:
         return dict.fromkeys(_LEARNED)
@@ -458,6 +534,49 @@ class DenseModel:
         """Return the private attributes that a later `partial_fit` needs."""
         names = "alpha", "from_samples", "curvature", "search_alpha", "coding", "stream"
         return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def pack_values(self):
+        """Return the values that data have decided, for a checkpoint.
+
+        Returns
+        -------
+        dict
+            Numbers, tensors, and lists and dicts of them.
+        """
+        return pack_choices(self) | {
+            "curvature": self.curvature,
+            "data_scale": self.data_scale,
+            "stream": self.stream and tensors_of(self.stream),
+            "learned": self.learned and vars(self.learned),
+        }
+
+    def restore_values(self, values, rows):
+        """Return the model with the values of `pack_values`.
+
+        Parameters
+        ----------
+        values : dict
+            The values.
+        rows : Tensor of shape (n_rows, n_parameters)
+            Rows of parameters.
+
+        Raises
+        ------
+        ValueError
+            If no fit decides these values.
+        """
+        n_components = len(rows) - self.n_constant_codes
+        numbers = {name: values[name] for name in ("curvature", "data_scale")}
+        check_numbers(numbers.values())
+        stream, learned = values["stream"], values["learned"]
+        if stream is not None:  # after a search
+            check_tensors([stream["energy"]], (n_components,))
+            if not (isinstance(stream["mean"], float) and stream["mean"] >= 0):
+                raise ValueError(f"its mean objective is {stream['mean']!r:.50}")
+            stream = {"energy": to_numpy(stream["energy"]), "mean": stream["mean"]}
+        if learned is not None:
+            learned = _restore_encoder(learned, rows)
+        return replace(self, **restore_choices(values), **numbers, stream=stream, learned=learned)
 
     def attributes(self, rows):
         """Return the fitted attributes."""

@@ -12,6 +12,7 @@ import time
 import warnings
 import weakref
 from contextlib import suppress
+from dataclasses import replace
 from math import isfinite
 from numbers import Integral, Real
 from pathlib import Path
@@ -33,7 +34,7 @@ from skpudle._training.archive import (
     unpack,
     write_checkpoint,
 )
-from skpudle._training.identity import check_same, data_of, identity_of, rule_of
+from skpudle._training.identity import check_same, data_of, identity_of, plain, rule_of
 from skpudle._training.state import TrainingState
 from skpudle._training.team import ALONE
 from skpudle.search import SearchState
@@ -58,7 +59,8 @@ _CONSTRAINTS = {
     "resume": ["boolean"],
 }
 _ENDS = [None, "tol", "callback"]  # causes of an early end
-_STORED = {"identity", "seed", "ended_by", "rule", "shared", "own"}
+_STORED = {"identity", "seed", "ended_by", "rule", "shared", "own", "end"}
+_OF_THE_END = {"max_iter", "later", "model"}
 
 
 def _is_rule(rule):  # tol, n_iter_no_change
@@ -66,6 +68,16 @@ def _is_rule(rule):  # tol, n_iter_no_change
         return False
     tol, n_iter_no_change = rule
     return isinstance(tol, int | float | None) and isinstance(n_iter_no_change, int)
+
+
+def _is_end(end):  # of a complete fit, None before
+    if end is None:
+        return True
+    if not (isinstance(end, dict) and end.keys() == _OF_THE_END):
+        return False
+    later = end["later"]
+    counts = later.values() if isinstance(later, dict) else [None]
+    return all(type(n) is int and n >= 0 for n in counts) and isinstance(end["model"], dict)
 
 
 def _take(descriptor):  # -> whether no other process has it
@@ -313,6 +325,8 @@ class HeldFile:
                 raise ValueError(f"it was ended by {stored['ended_by']!r:.50}")
             if not _is_rule(stored["rule"]):
                 raise ValueError(f"its rule of ending is {stored['rule']!r:.50}")
+            if not _is_end(stored["end"]):
+                raise ValueError(f"its end is {stored['end']!r:.50}")
             if not (isinstance(stored["seed"], int) and 0 <= stored["seed"] < 2**63):
                 raise ValueError(f"its seed is {stored['seed']!r:.50}")
         return stored
@@ -343,8 +357,11 @@ def _moved(tree, device):
     return [_moved(value, device) for value in tree] if isinstance(tree, list) else tree
 
 
-def _check(state, trainer, source, stopping):
-    """Raise ValueError unless training of these samples can reach this state, by names."""
+def _check(state, trainer, source, stopping, n_now):
+    """Raise ValueError unless training of these samples can reach this state, by names.
+
+    ``n_now`` is the number of samples that the source has counted; None if it counts none.
+    """
     atoms, finite, progress = trainer.optimizer.atoms, state["finite"], state["progress"]
     starts = [(state["atoms"], state["moments"], state["n_updates"])]
     starts += [] if finite is None else [finite]
@@ -375,6 +392,9 @@ def _check(state, trainer, source, stopping):
         raise ValueError("its losses are not finite")
     if not stopping.accepts(state["stopping"], atoms):
         raise ValueError(f"its rule of stopping is at {state['stopping']!r:.50}")
+    n_seen = state["n_seen"]
+    if (n_seen is None) != (n_now is None) or (n_seen and not 0 <= n_seen < 2**63):
+        raise ValueError(f"it counts {n_seen!r:.50} samples")
     for generator in generators:
         if (generator is None) != (source.generator is None):
             raise ValueError("its generator is missing, or one of other data")
@@ -428,6 +448,7 @@ class Recorder:
         self.is_active = False  # whether there is a checkpoint to write
         self.ended_by = None  # cause of an early end of the resumed fit, if its rule still holds
         self.in_training = False  # whether the file holds a fit after its search, or without one
+        self._source = self._written = None
         self.release = self._file.release
 
     def open(self, generator, team=ALONE):
@@ -471,7 +492,7 @@ class Recorder:
             If the file belongs to another fit.
         """
         self._clock = _Clock(self._file.settings)
-        self._seed = seed
+        self._seed, self._source = seed, source
         data = data_of(source, samples)
         self._identity = identity_of(self._estimator, data, self._file.team)
         if self._stored is not None:
@@ -500,6 +521,58 @@ class Recorder:
             state.check(problem, atoms)
         return state
 
+    @property
+    def n_rows(self):
+        """The number of rows of parameters of the training in the file."""
+        with named_checkpoint(self._file.name):
+            return len(self._stored["shared"]["atoms"])
+
+    def restore_model(self, model, rows):  # -> model
+        """Return the model with the values in the file that data decided before training.
+
+        Parameters
+        ----------
+        model : object
+            The model of the parameters; see `skpudle._training.loop`.
+        rows : Tensor of shape (n_rows, ...)
+            Its rows of parameters.
+
+        Raises
+        ------
+        ValueError
+            If no fit of the model decides these values.
+        """
+        with named_checkpoint(self._file.name):
+            return model.restore_values(_moved(self._stored["shared"]["model"], rows.device), rows)
+
+    def restore_end(self, outcome):  # -> Outcome or None
+        """Return the outcome with the values of the complete fit in the file.
+
+        Parameters
+        ----------
+        outcome : Outcome
+            The outcome of training.
+
+        Returns
+        -------
+        Outcome or None
+            None if the fit in the file is not complete, or if this fit is longer or shorter.
+
+        Raises
+        ------
+        ValueError
+            If no fit of the model decides these values.
+        """
+        end = self._stored and self._stored["end"]
+        if not end or end["max_iter"] != plain(self._estimator.max_iter):
+            return None
+        if outcome.n_steps != self._stored["shared"]["n_updates"]:
+            return None
+        with named_checkpoint(self._file.name):
+            values = _moved(end["model"], outcome.rows.device)
+            model = outcome.model.restore_values(values, outcome.rows)
+        return replace(outcome, model=model, later=end["later"])
+
     def begin(self, trainer, source, stopping):
         """Restore training from the file.
 
@@ -514,7 +587,10 @@ class Recorder:
             with named_checkpoint(self._file.name):
                 atoms = trainer.optimizer.atoms
                 state = self._stored["shared"] | self._stored["own"][self._file.team.rank]
-                _check(state, trainer, source, stopping)
+                _check(state, trainer, source, stopping, getattr(self._source, "n_seen", None))
+                del state["model"]  # which the trainer has
+                if (n_seen := state.pop("n_seen")) is not None:
+                    self._source.count(n_seen)
                 state = TrainingState.from_dict(_moved(state, atoms.device))
                 trainer.load(state, source, stopping)
             if self._stored["rule"] != rule_of(self._estimator):
@@ -543,7 +619,15 @@ class Recorder:
             return
         shared = trainer.state.as_dict()
         own = {name: shared.pop(name) for name in ("progress", "generator")}
-        self._write(shared, own, trainer.n_steps, ended_by)
+        own["n_seen"] = getattr(self._source, "n_seen", None)
+        shared["model"] = trainer.model.pack_values()
+        self._written = shared, own, trainer.n_steps, ended_by
+        self._write(*self._written)
+
+    def complete(self, outcome):
+        """Write the state of the last round once more, with all values that the fit has decided."""
+        end = {"max_iter": plain(self._estimator.max_iter), "later": outcome.later}
+        self._write(*self._written, end | {"model": outcome.model.pack_values()})
 
     def end_search(self, state):
         """Write the state of a search."""
@@ -556,9 +640,9 @@ class Recorder:
     def _is_due(self, n_updates):
         return self._file.team.any(self._clock.is_due(n_updates))[0]
 
-    def _write(self, shared, own, n_updates, ended_by=None):
+    def _write(self, shared, own, n_updates, ended_by=None, end=None):
         state = {"identity": self._identity, "seed": self._seed, "ended_by": ended_by}
-        state |= {"rule": rule_of(self._estimator), "shared": shared}
+        state |= {"rule": rule_of(self._estimator), "shared": shared, "end": end}
         self._clock.strike(n_updates)
         if error := self._file.write(state, own):
             warnings.warn(

@@ -385,7 +385,9 @@ class FitRun(AbstractContextManager):
         if stopped and training.ended_by is None:
             training.ended_by = "callback"
         trainer.mark(training.source, training.stopping)
-        self.recorder.end(trainer, ended_by=training.ended_by)
+        stopped = not self.n_updates and self.search_was_stopped
+        ended_by = training.ended_by or ("callback" if stopped else None)
+        self.recorder.end(trainer, ended_by=ended_by)
         # only now, because a later fit resumes from the last epoch
         training.stopping.settle(trainer.optimizer)
         return training.ended_by

@@ -29,8 +29,12 @@ from skpudle import (
     PUDLEClassifier,
     PUDLEDictionaryLearning,
 )
+from skpudle._data import sources, tables
+from skpudle._learners import base, dense, pudle
+from skpudle._learners.convolutional import learner as conv_learner
 from skpudle._training.archive import MARK
 from skpudle._training.checkpoint import FileLock
+from skpudle._training.fit import FitRun
 from skpudle._training.loop import Trainer
 from skpudle.checkpoint import read_checkpoint, write_checkpoint
 from skpudle.optimizers import GradientOptimizer
@@ -580,6 +584,41 @@ def moments_set_to(value):
     return change
 
 
+def model_set_to(where, state, **values):
+    part = state["end"] if where == "at the end" else state["shared"]
+    part["model"].update(values)
+
+
+def encoder_of(analysis=(1, 10, 6), synthesis=(1, 10, 6), thresholds=(2, 10), fill=1.0):
+    shapes = dict(analysis=analysis, synthesis=synthesis, thresholds=thresholds)
+    arrays = {name: torch.full(shape, fill).double() for name, shape in shapes.items()}
+    return arrays | dict(positive_code=False, shares_atoms=True, shrinkage="soft")
+
+
+MODELS_BY_HAND = {
+    "a negative penalty": dict(alpha=-1.0),
+    "a penalty in words": dict(alpha="low"),
+    "a curvature without bound": dict(curvature=float("inf")),
+    "codes without a penalty": dict(coding=[None, 0.5, None]),
+    "codes of two numbers": dict(coding=[0.1, 0.5]),
+    "codes of a negative penalty": dict(coding=[-0.1, 0.5, None]),
+    "more than all of the bias": dict(coding=[0.1, 1.5, None]),
+    "noise of NaN": dict(coding=[0.1, 0.5, float("nan")]),
+    "uses of fewer atoms": dict(stream=dict(energy=torch.ones(3), mean=1.0)),
+    "uses of NaN": dict(stream=dict(energy=torch.full((10,), torch.nan), mean=1.0)),
+    "a mean in words": dict(stream=dict(energy=torch.ones(10), mean="low")),
+    "uses without a mean": dict(stream=dict(energy=torch.ones(10))),
+    "numbers of atoms without scores": dict(size_path=dict(n_components=torch.ones(2))),
+    "fewer scores than numbers": dict(
+        size_path=dict(n_components=torch.ones(2), score=torch.ones(1), objective=torch.ones(2))
+    ),
+    "an encoder of other atoms": dict(learned=encoder_of(analysis=(1, 9, 6))),
+    "an encoder of three matrices": dict(learned=encoder_of(analysis=(3, 10, 6))),
+    "an encoder of NaN": dict(learned=encoder_of(fill=torch.nan)),
+    "an encoder that is a number": dict(learned=3),
+}
+
+
 def progress_of(state):
     return state["own"][0]["progress"]
 
@@ -647,6 +686,15 @@ BY_HAND = {
     "a negative seed": lambda state: state.update(seed=-1),
     "a seed that is no number": lambda state: state.update(seed="one"),
     "no identity": lambda state: state.update(identity=[]),
+    "an end that is a text": lambda state: state.update(end="late"),
+    "an end without a model": lambda state: state["end"].pop("model"),
+    "an end after half an epoch": lambda state: state["end"].update(later={"encoder": 0.5}),
+    "no values of the model": lambda state: state["shared"].pop("model"),
+    "samples that nobody counted": lambda state: state["own"][0].update(n_seen=3),
+} | {
+    f"{name} {where}": partial(model_set_to, where, **values)
+    for where in ("before training", "at the end")
+    for name, values in MODELS_BY_HAND.items()
 }
 
 
@@ -1079,6 +1127,197 @@ def test_what_would_write_nothing_is_refused(tmp_path):
     pipeline = make_pipeline(FromData(10, max_iter=1, **FIXED))
     with pytest.raises(ValueError, match="Pipeline writes no checkpoints"):
         pipeline.set_callbacks(Checkpoint(tmp_path / "fit.npz")).fit(ROWS)
+
+
+# ---------------------------------------------------------------------------- complete files
+
+
+def planted(n_samples=120, n_features=8, n_components=6, noise=0.3, seed=0):
+    rng = np.random.default_rng(seed)
+    atoms = rng.normal(size=(n_components, n_features))
+    codes = rng.normal(size=(n_samples, n_components)) * (rng.random((n_samples, 1)) < 0.5)
+    return codes @ atoms + noise * rng.normal(size=(n_samples, n_features))
+
+
+def counts():
+    return np.random.default_rng(0).poisson(2.0, size=(60, 5)).astype(float)
+
+
+def labelled():
+    X = planted(60)
+    return X, X[:, 0] > 0
+
+
+def pictures(noise=0.1):
+    rng, pulses = np.random.default_rng(0), np.zeros((3, 14, 14))
+    pulses[rng.random(pulses.shape) < 0.02] = 3.0
+    pulses = pulses + np.roll(pulses, 1, axis=1) + np.roll(pulses, 1, axis=2)
+    return pulses + noise * rng.normal(size=pulses.shape)
+
+
+class Table:
+    """An array behind slices, as h5py and zarr have it."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def __len__(self):
+        return len(self.array)
+
+    def __getitem__(self, rows):
+        return self.array[rows]
+
+
+SEED = dict(random_state=0)
+ENCODED = dict(n_unfoldings=2, max_iter=2, **SEED)
+SMALL = dict(atom_shape=(3, 3), stride=1, **SEED)
+Rows = partial(PUDLEDictionaryLearning, **SEED)
+Convolved = partial(ConvPUDLEDictionaryLearning, **SMALL)
+# name: learner, function of its data
+COMPLETE = {
+    "rows": (Rows(6), lambda: (planted(),)),
+    "float32": (Rows(6), lambda: (planted().astype(np.float32),)),
+    "number from the data": (Rows("auto"), lambda: (planted(),)),
+    "ae-ls": (Rows(6, gradient="ae-ls", n_unfoldings=4, max_iter=3), lambda: (planted(),)),
+    "hard": (Rows(6, shrinkage="hard", n_unfoldings=4, max_iter=3), lambda: (planted(),)),
+    "hard, number from the data": (
+        Rows("auto", shrinkage="hard", n_unfoldings=4, max_iter=3),
+        lambda: (planted(),),
+    ),
+    "decay": (Rows(6, lambda_decay=0.9, n_unfoldings=4, max_iter=3), lambda: (planted(),)),
+    "encoder": (Rows(6, **ENCODED | dict(separate_atoms=True)), lambda: (planted(),)),
+    "encoder, number from the data": (
+        Rows("auto", **ENCODED | dict(separate_atoms="unfolding")),
+        lambda: (planted(),),
+    ),
+    "stream": (Rows(6), lambda: (Given(np.split(planted(400), 8)),)),
+    "table": (Rows(6), lambda: (Table(planted(400)),)),
+    "table, trained": (
+        Rows(6, gradient="ae-ls", n_unfoldings=3, max_iter=1, batch_size=16),
+        lambda: (Table(planted(400)),),
+    ),
+    "poisson": (Rows(4, loss="poisson"), lambda: (counts(),)),
+    "poisson, trained": (Rows(4, loss="poisson", gradient="dec", max_iter=2), lambda: (counts(),)),
+    "noodl": (NOODLDictionaryLearning(6, n_unfoldings=4, max_iter=2, **SEED), lambda: (planted(),)),
+    "from the data": (FromData(6, max_iter=2, n_unfoldings=4, **SEED), lambda: (planted(),)),
+    "classifier": (PUDLEClassifier(6, max_iter=2, tol=None, **SEED), labelled),
+    "classifier of found codes": (PUDLEClassifier(6, supervision=0, **SEED), labelled),
+    "convolution": (Convolved(3), lambda: (pictures(),)),
+    "convolution, number from the data": (Convolved("auto"), lambda: (pictures(),)),
+    "convolution, hard": (
+        Convolved(3, shrinkage="hard", n_unfoldings=3, max_iter=1, crop_size=9),
+        lambda: (pictures(),),
+    ),
+    "convolution, trained": (
+        Convolved(3, dict_init="search", n_unfoldings=3, max_iter=1, separate_atoms="unfolding",
+                  atom_norm=None, crop_size=9),
+        lambda: (pictures(),),
+    ),
+    "convolution of counts": (
+        Convolved(3, loss="poisson", n_unfoldings=3, max_iter=1, crop_size=9),
+        lambda: (np.abs(pictures()).round(),),
+    ),
+}  # fmt: skip
+
+
+class KillsAtTask(FitCallback):
+    """A callback that counts ends of tasks, and stands for SIGKILL at one of them."""
+
+    def __init__(self, number=None):
+        self.number, self.count = number, 0
+
+    def on_fit_task_end(self, estimator, context):
+        self.count += 1
+        if self.count == self.number:
+            raise Killed
+
+
+@pytest.fixture
+def in_samples(monkeypatch):
+    """Let searches look at 300 rows of a table or stream."""
+    for name in ("_LEAST_SAMPLE", "_ROWS_OF_AN_ATOM", "_LEAST_ROWS_OF_AN_ATOM"):
+        monkeypatch.setattr(sources, name, 300 if name == "_LEAST_SAMPLE" else 1)
+    monkeypatch.setattr(tables, "IN_MEMORY_BYTES", 0)
+
+
+def flat(tree, path=""):
+    """Return the values of nested dictionaries and tuples by their places."""
+    if isinstance(tree, dict):
+        parts = [flat(value, f"{path}.{name}") for name, value in tree.items()]
+    elif isinstance(tree, tuple | list):
+        parts = [flat(value, f"{path}.{i}") for i, value in enumerate(tree)]
+    else:
+        return {path: tree}
+    return {place: value for part in parts for place, value in part.items()}
+
+
+def assert_equal(found, expected):
+    """Compare all that `fit` left, private attributes too."""
+    of_calls = {*expected.get_params(), "fit_seconds_", "_skl_callbacks", "_parent_callback_ctx"}
+    found, expected = (
+        flat({name: value for name, value in vars(learner).items() if name not in of_calls})
+        for learner in (found, expected)
+    )
+    assert found.keys() == expected.keys()
+    for place, value in expected.items():
+        assert np.asarray(found[place]).dtype == np.asarray(value).dtype, place
+        assert_array_equal(found[place], value, err_msg=place)
+
+
+@pytest.mark.parametrize("case", ["rows", "number from the data", "encoder", "convolution"])
+def test_a_complete_file_makes_nothing_anew(case, tmp_path, monkeypatch):
+    learner, data = COMPLETE[case]
+    learner = clone_with(learner, Checkpoint(tmp_path / "fit.npz")).fit(*data())
+
+    def fail(*arguments, **options):
+        raise Killed
+
+    for module, name in (
+        (base, "choose_coding"),
+        (dense, "adapt_atoms"),
+        (dense, "choose_size"),
+        (conv_learner, "adapt_atoms"),
+        (conv_learner, "choose_size"),
+        (pudle, "learn_encoder"),
+        (FitRun, "search"),
+        (Trainer, "_update"),
+    ):
+        monkeypatch.setattr(module, name, fail)
+    learner.fit(*data())
+
+
+class StopsTheSearch(FitCallback):
+    """A callback that ends a search after three epochs."""
+
+    def on_fit_task_end(self, estimator, context):
+        return context.task_name == "epoch of the search" and context.task_id == 2
+
+
+@pytest.mark.parametrize("case", ["rows", "convolution", "poisson"])
+def test_a_search_that_a_callback_stopped_stays_stopped(case, tmp_path):
+    learner, data = COMPLETE[case]
+    recording = Checkpoint(tmp_path / "fit.npz")
+    expected = clone_with(learner, recording, StopsTheSearch()).fit(*data())
+    assert case == "poisson" or expected.ended_by_ == "callback"
+    assert_equal(clone_with(learner, recording).fit(*data()), expected)
+
+
+@pytest.mark.parametrize("case", COMPLETE)
+def test_a_complete_file_and_one_of_the_last_tasks_give_the_same_fit(case, tmp_path, in_samples):
+    learner, data = COMPLETE[case]
+    counter = KillsAtTask()
+    expected = clone_with(learner, counter).fit(*data())
+    path = tmp_path / "fit.npz"
+    for _ in range(2):
+        assert_equal(clone_with(learner, Checkpoint(path)).fit(*data()), expected)
+    for n_left in range(min(3, counter.count)):
+        path = tmp_path / f"{n_left}.npz"
+        killed = clone_with(
+            learner, KillsAtTask(counter.count - n_left), Checkpoint(path, every_seconds=0)
+        )
+        with pytest.raises(Killed):
+            killed.fit(*data())
+        assert_equal(clone_with(learner, Checkpoint(path)).fit(*data()), expected)
 
 
 # ---------------------------------------------------------------------------- a killed process

@@ -208,7 +208,10 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                 "n_components='auto' is chosen by a search, which these parameters do without. "
                 "Pass dict_init='search', or a number of atoms."
             )
+        resumes = run is not None and run.recorder.in_training
         n_components = _ATOMS if decides else self.n_components
+        if decides and resumes:
+            n_components = run.recorder.n_rows
         shape = n_components, images.images[0].shape[0], *self._kernel
         given = self._loss(), baseline(self._loss(), images)
         atoms = initial_atoms(images, start_of(self), shape, generator, *given)
@@ -221,7 +224,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             alpha = alpha * float(bound) if self.alpha == "auto" else alpha
 
         size_path = None
-        if decides and run is not None:
+        if decides and run is not None and not resumes:
             problem = self._problem(images, float(penalty) / noise_of(*given), given[1])
 
             def start(n):
@@ -241,7 +244,10 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             model, rows = self._model(plan, parameters, *options)
             return replace(model, search_alpha=searched, size_path=size_path), rows
 
-        if not plan.searches or run is None or run.recorder.in_training:
+        if resumes:
+            model, rows = built(atoms)
+            return run.recorder.restore_model(model, rows), rows
+        if not plan.searches or run is None:
             return built(atoms)
         problem = self._problem(images, float(penalty) / noise_of(*given), given[1])
 

@@ -21,7 +21,13 @@ from torch import Tensor
 from skpudle._data.noise import Noise, estimate_noise
 from skpudle._data.training_images import Geometry, TrainingImages
 from skpudle._learners.convolutional.values import ConvParameters, fitted_values, responses
-from skpudle._learners.models import Encoder, as_arrays
+from skpudle._learners.models import (
+    Encoder,
+    as_arrays,
+    check_numbers,
+    pack_choices,
+    restore_choices,
+)
 from skpudle._precision import as_scalars, in_own_precision
 from skpudle._training.messages import warn_of_step
 from skpudle.encoding import default_step, threshold_levels, unfold
@@ -33,6 +39,9 @@ __all__ = ["ConvModel", "ConvNetwork", "RowLayout", "all_shifts"]
 # does not diverge.
 _STEP_UNIT = 0.03
 _SMALLEST_STEP = 1e-6
+
+# Numbers of the layout that follow from the atoms of a search.
+_FIXED = "fixed_alpha", "fixed_step"
 
 # Noise standard deviations by which a pixel may exceed the largest clean one of training: of a
 # million normal numbers none is further out than 5.
@@ -410,6 +419,23 @@ class ConvModel:
         memory = {"alpha": self.alpha, "image_size": self.geometry.image_size}
         known = {"coding": self.coding, "search_alpha": self.search_alpha}
         return memory | {name: value for name, value in known.items() if value is not None}
+
+    def pack_values(self):
+        """Return the values that data have decided, for a checkpoint."""
+        fixed = {name: getattr(self.layout, name) for name in _FIXED}
+        return pack_choices(self) | fixed
+
+    def restore_values(self, values, rows):
+        """Return the model with the values of `pack_values`.
+
+        Raises
+        ------
+        ValueError
+            If no fit decides these values.
+        """
+        fixed = {name: values[name] for name in _FIXED}
+        check_numbers(fixed.values())
+        return replace(self, **restore_choices(values), layout=replace(self.layout, **fixed))
 
     def attributes(self, rows):
         """Return the fitted attributes."""
