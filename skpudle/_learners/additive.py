@@ -7,6 +7,7 @@ are no unfoldings, gradients or penalties of codes.
 from dataclasses import dataclass, field
 from math import inf
 from types import SimpleNamespace
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -209,7 +210,7 @@ def _check_data(plan, events, data, atoms):
         warn_of_few_samples(n_samples, len(atoms))
 
 
-def _attributes(data, atoms, alpha, state, **known):
+def _attributes(data, atoms, alpha, state, n_components=None, **known):
     """Return the fitted attributes; None removes one of another loss."""
     dtype = to_numpy(data.samples.x[:0]).dtype
     of_others = ("intercept_", "size_path_", "noise_std_", "search_alpha_", "step_size_",
@@ -224,7 +225,11 @@ def _attributes(data, atoms, alpha, state, **known):
             "n_components_": len(atoms),
             "alpha_": float(alpha),
             "device_": "cpu",
-            "_training_state": state,
+            "_training_state": state
+            | {
+                "atoms": crc32(np.ascontiguousarray(atoms.astype(dtype))),
+                "given": {"loss": ADDITIVE, "n_components": n_components},
+            },
         }
         | known
     )
@@ -286,6 +291,7 @@ class _Alternation:
             state.atoms,
             self.smoothing,
             memory | {"n_rows": n_samples},
+            n_components=self.plan.n_components,
             n_iter_=len(state.losses),
             n_steps_=len(state.losses),
             loss_curve_=np.array(state.losses),
@@ -361,13 +367,18 @@ def additive_update(plan, data, fitted, choose, exposure=None):
     losses, n_rows, smoothing = [], 0, plan.given.alpha
     everything = _read_events(data.source, exposure)
     memory = fitted.get("_training_state", {})
-    if fitted:
+    replaced = fitted and memory["atoms"] != crc32(np.ascontiguousarray(fitted["components_"]))
+    if fitted and (replaced or memory.get("visible", np.ones(1)).any()):
         atoms = np.asarray(fitted["components_"], dtype=np.float64)
         smoothing = fitted["alpha_"] if smoothing == "auto" else smoothing
-    else:
-        generator = make_generator(plan.given.random_state)
+    else:  # at first, and before the first event
+        memory, generator = {}, make_generator(plan.given.random_state)
         atoms = _first_atoms(plan, data, everything, choose, generator)
         smoothing, atoms = _smoothed(smoothing, everything, atoms, generator)
+    if replaced:  # the events of the atoms before hold these atoms, if there are as many
+        atoms, found = start_from(everything, atoms), memory.get("found", np.empty((0, 0)))
+        same = found.shape == atoms.shape
+        memory = memory | {"found": atoms * found.sum(1, keepdims=True)} if same else {}
     if "found" not in memory:
         zeros = np.zeros_like(atoms)
         memory = dict(found=zeros, visible=zeros, mean=everything.mean, n_batches=0, n_rows=0.0)
@@ -394,6 +405,7 @@ def additive_update(plan, data, fitted, choose, exposure=None):
         atoms,
         smoothing,
         memory,
+        n_components=plan.n_components,
         n_iter_=len(curve),
         n_steps_=fitted.get("n_steps_", 0) + len(losses),
         loss_curve_=np.array(curve),

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
+from skpudle._learners.coder import check_loss, check_number
 from skpudle._learners.coding import choose_coding
 from skpudle._learners.counts import objectives
 from skpudle._learners.online import learn_blocks
@@ -33,6 +35,9 @@ from skpudle._training.messages import (
 from skpudle._training.state import Outcome
 from skpudle._training.stopping import HeldOut, Stopping
 from skpudle._training.team import current_team
+
+# parameters that attributes depend on, remembered to notice their change
+_KEPT = "loss", "alpha", "n_components"
 
 __all__ = ["Data", "GradientLearner", "attributes_of"]
 
@@ -299,19 +304,26 @@ class GradientLearner(CallbackSupportMixin):
         """Read the data, train through them once, set the attributes."""
         team, interrupts = current_team(), Interrupts()
         known = hasattr(self, "components_")
+        before = self._training_state if known else {}
         if known:  # scikit-learn's context checks parameters for a first call only
             self._validate_params()
+            check_loss(self, before)
+            check_number(self, before)
         plan = self._plan()
         data = self._read(plan, X, y, known=known, part=True, **of_samples)
         team.check_agreement(lambda: task_of(self, "partial_fit", data.samples))
-        if known:
+        replaced = known and before["atoms"] != crc32(np.ascontiguousarray(self.components_))
+        if known and (replaced or before["data_scale"] != 0):
             model, rows, generator = self._known_model(plan, data)
-        else:
+        else:  # at first, and as long as all data were zero
+            before = {}
             generator = team.agree(make_generator(self.random_state))
             model, rows = self._new_model(plan, data, generator)
         if not plan.trains_in_parts(self):
-            n_seen = getattr(self, "n_samples_seen_", 0)
-            options = dict(losses=self.loss_curve_, n_seen=n_seen) if known else {}
+            options = dict(losses=self.loss_curve_) if known else {}
+            if before:
+                n_seen = getattr(self, "n_samples_seen_", 0)
+                options |= dict(n_seen=n_seen, replaced=replaced)
             with interrupts:
                 learned, stopped = learn_blocks(model, rows, data, team, interrupts, **options)
                 outcome = replace(learned, n_steps=self.n_steps_ if known else 0)
@@ -320,11 +332,11 @@ class GradientLearner(CallbackSupportMixin):
                 raise KeyboardInterrupt("partial_fit was interrupted after a block of rows")
             return self
         optimizer = plan.make_optimizer(model, rows)
-        state = self._training_state if known else {"idle": ()}
-        if known:
-            same = state["optimizer_name"] == plan.optimizer_name(len(rows))
-            optimizer.resume(rows, tensors_of(state["optimizer"]) if same else {})
-        unused = state["idle"] if len(state["idle"]) == len(rows) else np.zeros(len(rows))
+        unused = np.zeros(len(rows))
+        if before and not replaced:
+            same = before["optimizer_name"] == plan.optimizer_name(len(rows))
+            optimizer.resume(rows, tensors_of(before["optimizer"]) if same else {})
+            unused = before["idle"]
         unused = to_tensor(unused)
         trainer = Trainer(
             replace(model, decay=plan.decay.at_last),
@@ -355,7 +367,10 @@ class GradientLearner(CallbackSupportMixin):
         if outcome.ended_by is not None:  # after a `fit`
             epochs = {"search": len(outcome.losses), plan.name: len(outcome.loss_curve)}
             phases = {name: n for name, n in (epochs | outcome.later).items() if n}
+        fitted = attributes_of(model, rows, data, max(outcome.n_steps - 1, 0))
         memory = model.memory() | {
+            "atoms": crc32(np.ascontiguousarray(fitted["components_"])),
+            "given": {name: getattr(plan.given, name) for name in _KEPT},
             "data_scale": model.data_scale,
             "optimizer_name": plan.optimizer_name(len(rows)) if outcome.moments else None,
             "optimizer": {
@@ -368,7 +383,7 @@ class GradientLearner(CallbackSupportMixin):
         if data.source is not None:
             n_seen = getattr(data.source, "n_seen", len(data.samples))
             n_seen += 0 if unused is None else getattr(self, "n_samples_seen_", 0)
-        return attributes_of(model, rows, data, max(outcome.n_steps - 1, 0)) | {
+        return fitted | {
             "n_iter_": max(len(curve), 1),
             "n_steps_": outcome.n_steps,
             "n_samples_seen_": n_seen,

@@ -33,6 +33,7 @@ from skpudle._data.sources import check_exposure, comes_in_parts, parts_of
 from skpudle._data.tables import loaded
 from skpudle._learners.score import hidden_deviance, sums_of
 from skpudle._precision import own_precision
+from skpudle._training.messages import wrong_atoms
 from skpudle.interoperability import make_sparse_coder
 from skpudle.losses import loss_named
 from skpudle.operators import DenseDictionary
@@ -40,6 +41,8 @@ from skpudle.operators import DenseDictionary
 __all__ = [
     "PART",
     "DictionaryTransformer",
+    "check_loss",
+    "check_number",
     "chunk_size",
     "in_chunks",
 ]
@@ -81,8 +84,9 @@ def chunk_size(learner, x, device):
 
 def in_chunks(function, samples, device, size):
     """Yield ``function(samples)`` of some at a time; halve their number if out of memory."""
-    start, size = 0, min(size, len(samples))
-    while start < len(samples):
+    n_samples = len(samples.x)
+    start, size = 0, min(size, n_samples)
+    while start < n_samples:
         part = slice(start, start + size)
         try:
             result = function(samples.map(lambda given, part=part: given[part].to(device)))
@@ -126,6 +130,27 @@ def _check_holds_codes(out, codes):
         raise TypeError(
             f"out holds {out.dtype}, which would cut codes off; pass an array of floating-point "
             "numbers."
+        )
+
+
+def check_loss(learner, state):
+    """Raise ValueError if ``loss`` was set after the fit whose private state is given."""
+    before = state.get("given", {}).get("loss", learner.loss)
+    if before != learner.loss:
+        raise ValueError(
+            f"loss={learner.loss!r} was set after fit, and the atoms were learned for "
+            f"loss={before!r}. Set it back, or fit again."
+        )
+
+
+def check_number(learner, state):
+    """Raise ValueError if ``n_components`` was set after a fit, to another number of atoms."""
+    now, before = learner.n_components, state["given"]["n_components"]
+    if now not in (None, "auto", before, len(learner.components_)):
+        raise ValueError(
+            f"n_components={now} was set after fit, and components_ has "
+            f"{len(learner.components_)} atoms, which partial_fit keeps. Set it back, fit again, "
+            "or replace components_, too."
         )
 
 
@@ -229,7 +254,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
         device = dictionary.atoms.device
         chunks = in_chunks(encode, samples, device, chunk_size(self, samples.x, device))
-        return _in_one_piece(chunks, len(samples), X)
+        return _in_one_piece(chunks, len(samples.x), X)
 
     def transform_into(self, X, out):
         """Encode data part by part, and write the codes into an array.
@@ -324,6 +349,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             Reconstructed data: expectations, of exposure 1 if there are exposures.
         """
         check_is_fitted(self)
+        check_loss(self, getattr(self, "_training_state", {}))
         codes = check_rows(X)
         codes = codes if isinstance(codes, torch.Tensor) else to_tensor(codes)
         if codes.shape[1] != self._n_features_out:
@@ -340,7 +366,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         def decode(samples):
             rows = samples.x
             if self.split_sign:
-                rows = rows[:, : self.n_components_] - rows[:, self.n_components_ :]
+                rows = rows[:, : len(atoms)] - rows[:, len(atoms) :]
             with own_precision():
                 natural = rows @ atoms
             return loss.mean(natural if offset is None else natural.add_(offset))
@@ -438,6 +464,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def _check_new_data(self, X, exposure=None):  # -> Samples, dictionary on the device
         check_is_fitted(self)
+        check_loss(self, getattr(self, "_training_state", {}))
         X = X if is_array(X) else loaded(X)
         # names, values, number of features: scikit-learn's order of errors
         _check_feature_names(self, X, reset=False)
@@ -450,6 +477,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             x = x - to_tensor(self.mean_, x.device, x.dtype)
         x, mask = split_missing(x)
         atoms = to_tensor(self.components_, self._transform_device(X), x.dtype)
+        if atoms.ndim != 2 or atoms.shape[1] != x.shape[1]:
+            raise wrong_atoms(self, x.shape[1])
         offset = None
         if exposure is not None:
             offset = to_tensor(check_exposure(exposure, X, self.loss)).log().to(x)[:, None]
@@ -470,7 +499,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     @property
     def _n_features_out(self):
-        return self.n_components_ * (2 if self.split_sign else 1)
+        return len(self.components_) * (2 if self.split_sign else 1)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -40,6 +40,7 @@ from skpudle._training.messages import (
     nothing_known,
     warn_of_few_samples,
     warn_of_unknown_features,
+    wrong_atoms,
 )
 from skpudle._training.state import Outcome
 from skpudle._training.stopping import Stopping
@@ -301,13 +302,21 @@ def start(plan, data, generator, run=None):  # -> model, rows
     return model, found if plan.refines else _refined(plan, model, found, data, generator, run)
 
 
-def known_model(plan, data, state, components, intercept=None):  # -> model, rows
-    """Return the model and the rows of fitted attributes."""
-    names = "alpha", "data_scale", "curvature", "search_alpha", "coding", "stream"
-    model = plan.model(**{name: state[name] for name in names if name in state})
+def known_model(plan, data, fitted, intercept=None):  # -> model, rows
+    """Return the model and the rows of fitted attributes, by name."""
+    state, given = fitted["_training_state"], plan.given.alpha
+    names = "data_scale", "curvature", "search_alpha", "stream"
+    alpha, coding = fitted.get("alpha_"), None
+    if given not in ("auto", state["given"]["alpha"]):  # was set after fit
+        alpha = float(given)
+    elif alpha is not None and (plan.codes_follow_data or "coding" in state):
+        debias = fitted["debias_"] if plan.debias is None else plan.debias
+        alpha, coding = state["alpha"], (alpha, debias, fitted.get("noise_std_"))
+    known = {name: state[name] for name in names if name in state}
+    model = plan.model(alpha=alpha, coding=coding, **known)
     if state["from_samples"]:
         model = replace(model, rule=plan.rule("dec"), from_samples=True)
-    atoms = to_tensor(components, data.device)
+    atoms = to_tensor(fitted["components_"], data.device)
     if model.data_scale is None:  # the first data after `from_components`
         samples = current_team().collect(data.samples)
         model = replace(model, data_scale=mean_square(samples.x))
@@ -425,6 +434,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         if not known:
             return Data(source, samples, device, input_attributes(seen))
         _check_n_features(self, seen, reset=False)
+        if np.shape(self.components_)[1:] != (n_features := samples.x.shape[1],):
+            raise wrong_atoms(self, n_features)
         source = source.to(to_tensor(self.components_).dtype)
         return Data(source, samples, device, {})
 
@@ -445,8 +456,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
                 "dict_init to a new learner, and rows minus mean_."
             )
         baseline = None if self.loss == "gaussian" else self.intercept_
-        fitted = self.components_, baseline
-        return *known_model(plan, data, self._training_state, *fitted), None
+        return *known_model(plan, data, vars(self), baseline), None
 
     def _coded(self, plan, outcome, data, run=None):
         model = outcome.model

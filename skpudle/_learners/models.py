@@ -410,6 +410,12 @@ def learned_encoder(learner, atoms):  # -> LearnedEncoder
         If there is none, or one with another number of unfoldings.
     """
     analysis, synthesis, thresholds = (getattr(learner, name, None) for name in _LEARNED)
+    if analysis is not None and analysis.shape[-2:] != atoms.shape:
+        raise ValueError(
+            f"The encoder of separate_atoms was trained for {analysis.shape[-2]} atoms of "
+            f"{analysis.shape[-1]} features, and components_ has the shape {tuple(atoms.shape)} "
+            "now. Put atoms of the same shape there, or fit again."
+        )
     if analysis is None:
         raise ValueError("separate_atoms was set after fit, and no encoder was trained: fit again.")
     if learner.n_unfoldings not in ("auto", len(thresholds)):

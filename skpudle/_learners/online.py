@@ -123,19 +123,31 @@ def preferred(judges, atoms, others):
     return atoms if losses[0] <= losses[1] else others
 
 
-def _resumed(memory, atoms, n_seen):  # -> StreamState, recent rows or None
-    """Return the state of earlier calls, or a new one."""
+def _resumed(memory, atoms, n_seen, *, replaced):  # -> StreamState, recent rows or None
+    """Return the state of earlier calls, or a new one.
+
+    Sums over earlier rows lead back to the atoms of these rows. Atoms that replace them have
+    energies instead, which hold them in their places, or no memory if there are more or fewer.
+    """
     if memory is None:
         return begin_stream(atoms, forgetting=_FORGETTING), None
     memory = tensors_of(memory)
     if "energy" in memory:  # after `fit`
-        energy, mean = memory["energy"], memory["mean"]
-        held = Memory.of_energy(atoms, energy, n_seen / (_FORGETTING + 1))
-        options = dict(forgetting=_FORGETTING, n_rows=float(n_seen), mean=mean)
-        return begin_stream(atoms, held, **options), None
-    recent = memory.pop("recent")
-    sums = Memory(*(memory.pop(name) for name in Memory._fields))
-    return StreamState(atoms=atoms, memory=sums, forgetting=_FORGETTING, **memory), recent
+        recent, energy, n_rows = None, memory["energy"], float(n_seen)
+        n_held = n_seen / (_FORGETTING + 1)
+    else:
+        recent = memory.pop("recent")
+        sums = Memory(*(memory.pop(name) for name in Memory._fields))
+        if not replaced:
+            options = dict(forgetting=_FORGETTING, **memory)
+            return StreamState(atoms=atoms, memory=sums, **options), recent
+        n_rows, n_held = memory["n_rows"], float(sums.rows)
+        energy = sums.energy / max(n_held, 1.0)
+    if len(energy) != len(atoms):
+        return begin_stream(atoms, forgetting=_FORGETTING), recent
+    held = Memory.of_energy(atoms, energy, n_held)
+    options = dict(forgetting=_FORGETTING, n_rows=n_rows, mean=memory["mean"])
+    return begin_stream(atoms, held, **options), recent
 
 
 def _kept(state, recent):  # -> dict of arrays and numbers
@@ -146,7 +158,7 @@ def _kept(state, recent):  # -> dict of arrays and numbers
     return sums | numbers | {"recent": to_numpy(recent)}
 
 
-def learn_blocks(model, rows, data, team, interrupts, *, n_seen=0, losses=()):
+def learn_blocks(model, rows, data, team, interrupts, *, n_seen=0, replaced=False, losses=()):
     """Adapt the atoms to the rows of a `partial_fit`, block by block.
 
     Rows that are too few for a block stay for the next call.
@@ -165,6 +177,8 @@ def learn_blocks(model, rows, data, team, interrupts, *, n_seen=0, losses=()):
         Its ``pending`` tells of a Ctrl-C.
     n_seen : int, default=0
         Rows of earlier calls.
+    replaced : bool, default=False
+        Whether the atoms are others than those of earlier calls.
     losses : iterable of float, default=()
         Mean losses of earlier calls.
 
@@ -178,8 +192,9 @@ def learn_blocks(model, rows, data, team, interrupts, *, n_seen=0, losses=()):
     unit = unit_of(model.data_scale)
     signs = dict(positive_code=model.encoder.positive_code, positive_atoms=model.positive)
     options = signs | {"total": team.sum}
+    rows = model.project(rows.contiguous()) if replaced else rows
     atoms = rows.detach().to("cpu", torch.float64)
-    state, recent = _resumed(model.stream, atoms, n_seen)
+    state, recent = _resumed(model.stream, atoms, n_seen, replaced=replaced)
     x = data.samples.x
     recent = x[:0].cpu() if recent is None else recent.to(x.dtype)
     size, loss, n_rows = _block_rows(_USED, *rows.shape), 0.0, 0

@@ -17,6 +17,7 @@ from skpudle._learners.additive import (
     additive_fit,
     additive_update,
 )
+from skpudle._learners.coder import check_loss, check_number
 from skpudle._learners.coding import choose_coding, coding_of_l0, coding_of_support
 from skpudle._learners.dense import DenseLearner, choose_atoms
 from skpudle._learners.models import Learned, Pursuit, learned_encoder
@@ -629,6 +630,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         known = hasattr(self, "components_")
         if known:  # scikit-learn's context checks parameters for a first call only
             self._validate_params()
+            check_loss(self, self._training_state)
+            check_number(self, self._training_state)
         plan = self._plan()
         if exposure is not None:
             exposure = check_exposure(exposure, X, self.loss)
@@ -858,6 +861,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         5.0
         """
         check_is_fitted(self)
+        check_loss(self, self._training_state)
         self._validate_params()
         plan = self._plan()
         solved = (plan.solves or plan.converges) and self.loss == "gaussian"
@@ -905,6 +909,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         else:
             coding = choose_coding(problem, atoms, **options).chosen
         self.alpha_, self.debias_ = coding.alpha * unit, coding.debias
+        chosen = self.alpha_, self.debias_, getattr(self, "noise_std_", None)
+        self._training_state = self._training_state | {"coding": chosen}  # for `partial_fit`
         return self
 
     def _plan(self):
@@ -940,6 +946,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         True
         """
         check_is_fitted(self)
+        check_loss(self, self._training_state)
         self._validate_params(*_OF_THE_ENCODER)
         return module_of(self, self._plan())
 

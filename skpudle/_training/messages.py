@@ -24,6 +24,7 @@ __all__ = [
     "warn_of_step",
     "warn_of_unknown_features",
     "warn_of_unused",
+    "wrong_atoms",
 ]
 
 # relative rise of the objective that counts as chance: stochastic gradients end with noisy steps
@@ -35,6 +36,14 @@ def nothing_known(learner):
     return ValueError(
         f"All values of X are NaN, so that {type(learner).__name__} has nothing to learn from. "
         "Pass data with known values."
+    )
+
+
+def wrong_atoms(learner, n_features):
+    """Return the error for atoms, put in the place of learned ones, of other features."""
+    return ValueError(
+        f"components_ has the shape {np.shape(learner.components_)}, and X has {n_features} "
+        f"features, as in fit. Put atoms of shape (n_components, {n_features}) there, or fit again."
     )
 
 

@@ -23,7 +23,7 @@ from skpudle._data.images import (
 from skpudle._data.noise import Noise
 from skpudle._data.training_images import Cropping, Geometry, TrainingImages
 from skpudle._learners.base import Data, GradientLearner, attributes_of
-from skpudle._learners.coder import DictionaryTransformer
+from skpudle._learners.coder import DictionaryTransformer, check_loss
 from skpudle._learners.coding import adapt_atoms, hidden_entries
 from skpudle._learners.convolutional.model import ConvModel, ConvNetwork, RowLayout
 from skpudle._learners.convolutional.parameters import (
@@ -121,6 +121,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
     def _check_known(self):  # -> Plan
         """Raise an error unless it is fitted, with atoms of the present parameters."""
         check_is_fitted(self)
+        check_loss(self, self._training_state)
         self._validate_params()  # they may have been set since `fit`
         plan = self._plan()
         found = self.components_.shape[1 : 1 + len(self._kernel)]
@@ -149,7 +150,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         self._check_known()
         size = self._training_state["image_size"]
         positions = covering_positions(size, self._kernel, self._stride) if size else ()
-        return self.n_components_ * prod(positions)
+        return len(self.components_) * prod(positions)
 
     # ------------------------------------------------------------------ training
 
@@ -302,14 +303,27 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         generator.manual_seed(generator.initial_seed() + self.n_steps_)  # other crops
         images, state = data.samples, self._training_state
         parameters = known_parameters(_known(self), len(self._kernel), images.images[0])
+        given, before = plan.given.alpha, state["given"]["alpha"]
+        was_set = given not in ("auto", before)
+        if was_set and (self.learn_threshold is not None or self.separate_atoms == "unfolding"):
+            raise ValueError(
+                f"alpha={given} was set after fit, which learned thresholds, or steps in the "
+                f"atoms, have replaced. Set alpha={before!r} again, or fit again."
+            )
         if not (self.learn_step or self.separate_atoms == "unfolding"):
             parameters = parameters._replace(step=plan.step_size)
-        if state.get("coding"):  # codes have another penalty than training
-            parameters = parameters._replace(alpha=state["alpha"])
+        alpha, coding = state["alpha"], None
+        if was_set:
+            alpha = float(given)
+        elif state.get("coding"):  # codes have another penalty than training
+            debias = self.debias_ if plan.debias is None else plan.debias
+            coding = self.alpha_, debias, getattr(self, "noise_std_", None)
+        if was_set or coding:
+            parameters = parameters._replace(alpha=alpha)
         geometry = images.geometry._replace(image_size=state["image_size"])
-        model, rows = self._model(plan, parameters, images, geometry, generator, state["alpha"])
+        model, rows = self._model(plan, parameters, images, geometry, generator, alpha)
         known = dict(data_scale=state["data_scale"], peak=max(model.peak, self.peak_))
-        known |= {name: state.get(name) for name in ("coding", "search_alpha")}
+        known |= dict(coding=coding, search_alpha=state.get("search_alpha"))
         return replace(model, **known), rows, generator
 
     def _model(self, plan, parameters, images, geometry, generator, alpha):

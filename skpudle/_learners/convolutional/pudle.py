@@ -464,13 +464,14 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         first = X[0] if isinstance(X, list) and len(X) else X
         device, size = self._transform_device(first), self._training_state["image_size"]
         positions = covering_positions(size, self._kernel, self._stride) if size else None
-        shape = (*positions, self.n_components_) if size else None
-        known = dict(image_shape=shape, n_channels=self.n_components_)
+        n_components = len(self.components_)
+        shape = (*positions, n_components) if size else None
+        known = dict(image_shape=shape, n_channels=n_components)
         codes = read_images(X, len(self._kernel), **known, device=device)
-        if codes.n_channels != self.n_components_:
+        if codes.n_channels != n_components:
             raise ValueError(
                 f"Codes have {codes.n_channels} maps, but {type(self).__name__} has "
-                f"{self.n_components_} components; pass codes as transform returns them."
+                f"{n_components} components; pass codes as transform returns them."
             )
         network = self._network(plan, codes.tensors[0])
         images = []

@@ -106,6 +106,10 @@ class TaskPlan(DensePlan):
             yield ("validation_fraction",), "early_stopping=True"
 
 
+def _known_head(head, model, atoms):  # -> Head, in the unit and dtype of the model
+    return Head((head[0] * model.layout.unit).to(atoms), head[1].to(atoms))
+
+
 class TaskLearner(GradientLearner, DictionaryTransformer):
     """A learner for a task, which `PUDLEClassifier` and `PUDLERegressor` define.
 
@@ -314,7 +318,8 @@ class TaskLearner(GradientLearner, DictionaryTransformer):
         if known != now:
             raise ValueError(
                 f"split_sign={self.split_sign}, but coef_ has weights for {known} features of "
-                f"codes where there are {now} now. Set the parameter as it was, or fit again."
+                f"codes where {len(self.components_)} atoms have {now} now. Set split_sign and "
+                "components_ as they were, or fit again."
             )
 
     def _read(self, plan, X, y, *, known=False, part=False, classes=None, sample_weight=None):
@@ -366,7 +371,9 @@ class TaskLearner(GradientLearner, DictionaryTransformer):
             return model, atoms  # the head is fitted at the end
         model = self._task_model(model, atoms, data)
         n_outputs, p = model.layout.n_outputs, len(atoms) * model.layout.n_sides
-        if run is None:  # later calls may bring other targets
+        if run is None and hasattr(self, "coef_"):  # data were zero up to here
+            head = _known_head(data.task.head(self.coef_, self.intercept_), model, atoms)
+        elif run is None:  # later calls may bring other targets
             head = Head(atoms.new_zeros(n_outputs, p), atoms.new_zeros(n_outputs))
         else:
             head = self._head(model, atoms, data)
@@ -375,10 +382,9 @@ class TaskLearner(GradientLearner, DictionaryTransformer):
     def _known_model(self, plan, data):  # -> model, rows, None
         self._check_head()
         state = self._training_state
-        model, atoms = known_model(plan, data, state, self.components_)
+        model, atoms = known_model(plan, data, vars(self))
         model = self._task_model(model, atoms, data, state["mean_weight"], state["total_weight"])
-        coef, intercept = data.task.head(self.coef_, self.intercept_)
-        head = Head((coef * model.layout.unit).to(atoms), intercept.to(atoms))
+        head = _known_head(data.task.head(self.coef_, self.intercept_), model, atoms)
         return model, model.layout.pack(atoms, head), None
 
     def _layout(self, model, atoms, data):
