@@ -9,7 +9,8 @@ finite, of the right shape, the same after `clone` and pickle, the same for a ro
 company, in any unit, and no worse than the baseline; or a ValueError says that training diverged.
 An invalid parameter, argument or spoiled file has to raise a ValueError or TypeError of this
 package or of scikit-learn that names the fault, and never an error out of torch, a crash, or a
-result. Spoiled files are read in a child process.
+result. Spoiled files are read in a child process. Of a fit with a checkpoint, killed at any task or
+complete, every later opening has to have the bits of an undisturbed fit.
 """
 
 import argparse
@@ -33,6 +34,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: a fork has no thr
 import numpy as np
 import torch
 from common import circumstances, write_report
+from orders import is_clear, orders, pick
 from sklearn.base import clone
 from sklearn.callback import FitCallback
 from sklearn.datasets import load_sample_image
@@ -46,6 +48,7 @@ from skpudle import (
     PUDLEDictionaryLearning,
     PUDLERegressor,
 )
+from skpudle._data import sources, tables
 from skpudle._learners import coder
 from skpudle.checkpoint import read_checkpoint, write_checkpoint
 from skpudle.images import denoise_patches, inpaint
@@ -86,13 +89,6 @@ SPOILED = {
     "random_state": ["seed", -1, 1.5],
 }
 
-# messages of torch and NumPy for arguments that were not checked
-_UNCLEAR = re.compile(
-    "mat1 and mat2|broadcast|split_with_sizes|out of (range|bounds)|size mismatch|must match the "
-    "size|shape mismatch|unhashable|unsupported operand|has no attribute|not supported between|"
-    "not iterable|not subscriptable|can't (convert|assign)|positional argument"
-)
-
 
 class Unclear(AssertionError):
     """A set found a fault."""
@@ -101,12 +97,6 @@ class Unclear(AssertionError):
 def expect(right, what):
     if not right:
         raise Unclear(what)
-
-
-def is_clear(error):
-    frames = traceback.extract_tb(error.__traceback__)
-    known = isinstance(error, ValueError | TypeError) and not _UNCLEAR.search(str(error))
-    return known and "/torch/" not in frames[-1].filename
 
 
 @contextmanager
@@ -123,10 +113,6 @@ def refused(what):
 
 def diverged(error):
     return isinstance(error, ValueError) and "stopped being finite" in str(error)
-
-
-def pick(rng, *choices):
-    return choices[rng.integers(len(choices))]
 
 
 def in_child(function):
@@ -634,6 +620,41 @@ class Killed(BaseException):
     """Act like SIGKILL."""
 
 
+class KillsAtTask(FitCallback):
+    """Count the tasks of a fit, and end it at the end of one of them."""
+
+    def __init__(self, number=None):
+        self.number, self.count = number, 0
+
+    def on_fit_task_end(self, estimator, context):
+        self.count += 1
+        if self.count == self.number:
+            raise Killed
+
+
+class Table:
+    """An array behind slices, as h5py and zarr have it."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def __len__(self):
+        return len(self.array)
+
+    def __getitem__(self, rows):
+        return self.array[rows]
+
+
+class Batches:
+    """A stream that can be read again."""
+
+    def __init__(self, array, size):
+        self.parts = np.split(array, range(size, len(array), size))
+
+    def __iter__(self):
+        return iter(self.parts)
+
+
 class Kills(FitCallback):
     """End a fit after some epochs of the search and of training."""
 
@@ -690,9 +711,100 @@ def checkpointed(rng):
     ), (X,)
 
 
+def opened(rng):
+    """Return a learner for fits with a checkpoint, and its data; more kinds than `checkpointed`."""
+    if rng.random() < 0.3:
+        return checkpointed(rng)
+    common = dict(random_state=int(rng.integers(100)))
+    number = pick(rng, 5, 8, "auto")
+    if rng.random() < 0.2:
+        X = rng.normal(size=(4, 12, 12)) * (rng.random((4, 12, 12)) < 0.1)
+        X = X + np.roll(X, 1, axis=2) + pick(rng, 0.02, 0.3) * rng.normal(size=X.shape)
+        options = pick(
+            rng,
+            dict(),
+            dict(shrinkage="hard", n_unfoldings=3, max_iter=2),
+            dict(separate_atoms="unfolding", atom_norm=None, n_unfoldings=2, max_iter=2),
+            dict(learn_threshold="atom", n_unfoldings=2, max_iter=2),
+        )
+        common |= dict(dict_init="search", crop_size=9)
+        learner = ConvPUDLEDictionaryLearning(
+            pick(rng, 3, "auto"), atom_shape=(3, 3), stride=pick(rng, 1, 2), **options, **common
+        )
+        return learner, (X,)
+    codes = rng.normal(size=(400, 6)) * (rng.random((400, 6)) < 0.4)
+    X = codes @ rng.normal(size=(6, 8))
+    X = X + pick(rng, 0.02, 0.3, 1.0) * rng.normal(size=X.shape)
+    kind = pick(rng, "array", "array", "table", "stream", "counts", "task", "noodl")
+    if kind == "counts":
+        loss = pick(rng, "poisson", "binomial")
+        options = dict(gradient=pick(rng, "auto", "dec"), max_iter=pick(rng, "auto", 2))
+        learner = PUDLEDictionaryLearning(number, loss=loss, n_trials=9, **options, **common)
+        return learner, (np.abs(X).round().clip(0, 9)[:100],)
+    if kind == "task":
+        task, supervision = pick(rng, PUDLEClassifier, PUDLERegressor), pick(rng, 0.0, 0.5)
+        return task(number, supervision=supervision, max_iter=2, **common), (X, X[:, 0] > 0)
+    if kind == "noodl":
+        return NOODLDictionaryLearning(5, n_unfoldings=4, max_iter=2, **common), (X,)
+    options = pick(
+        rng,
+        dict(),
+        dict(),
+        dict(positive_code=True, debias=pick(rng, "auto", 0.5)),
+        dict(gradient="ae-ls", n_unfoldings=3, max_iter=2),
+        dict(gradient="ae-ls", max_iter=1),
+        dict(shrinkage="hard", n_unfoldings=3, max_iter=2),
+        dict(lambda_decay=0.9, n_unfoldings=3, max_iter=2),
+        dict(separate_atoms=True, n_unfoldings=2, max_iter=2),
+        dict(separate_atoms="unfolding", n_unfoldings=2, max_iter=2),
+        dict(dict_init="data", n_unfoldings=3, max_iter=2),
+    )
+    if "dict_init" in options and number == "auto":
+        number = 6
+    X = {"table": Table, "stream": lambda X: Batches(X, 60)}.get(kind, np.asarray)(X)
+    return PUDLEDictionaryLearning(number, **options, **common), (X,)
+
+
+@contextmanager
+def small_samples():
+    """Let searches look at 300 rows of a table or stream."""
+    places = [
+        (sources, "_LEAST_SAMPLE"),
+        (sources, "_ROWS_OF_AN_ATOM"),
+        (tables, "IN_MEMORY_BYTES"),
+    ]
+    before = [getattr(*place) for place in places]
+    for place, value in zip(places, (300, 1, 0), strict=True):
+        setattr(*place, value)
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            setattr(*place, value)
+
+
+def openings(rng):
+    """Check files of complete fits, and of fits that were killed at one of their last tasks."""
+    learner, data = opened(rng)
+    n_left, counter = int(rng.integers(4)), KillsAtTask()
+    yield f"{n_left} tasks before the end, {type(data[0]).__name__}\n  {learner}"
+    with tempfile.TemporaryDirectory() as folder, small_samples():
+        file = Path(folder) / "fit.npz"
+        expected = clone(learner).set_callbacks(counter).fit(*data)
+        kills = KillsAtTask(max(counter.count - n_left, 1))
+        with suppress(Killed):
+            checkpoint = Checkpoint(file, every_seconds=0)
+            clone(learner).set_callbacks(kills, checkpoint).fit(*data)
+        for time_opened in ("killed", "complete", "complete and opened again"):
+            found = clone(learner).set_callbacks(Checkpoint(file)).fit(*data)
+            names = other_attributes(found, expected)
+            expect(not names, f"other bits of {names}, {time_opened}")
+
+
 def attributes(learner):
     others = "n_features_in_", "fit_seconds_"
-    return {n: v for n, v in vars(learner).items() if n.endswith("_") and n not in others}
+    known = {n: v for n, v in vars(learner).items() if n.endswith("_") and n not in others}
+    return known | learner._training_state
 
 
 def other_attributes(one, other):
@@ -700,12 +812,23 @@ def other_attributes(one, other):
     one, other = attributes(one), attributes(other)
     if one.keys() != other.keys():
         return sorted(one.keys() ^ other.keys())
-    pairs = {name: map(np.asarray, (one[name], other[name])) for name in one}
     return [
-        name
-        for name, (a, b) in pairs.items()
-        if not np.array_equal(a, b, equal_nan=a.dtype.kind == "f" == b.dtype.kind)
+        name for name in one if pickle.dumps(plain(one[name])) != pickle.dumps(plain(other[name]))
     ]
+
+
+def plain(value):
+    """Return arrays as bytes, and dictionaries and tuples as lists of such values."""
+    if isinstance(value, dict):
+        return [(name, plain(value[name])) for name in sorted(value)]
+    if isinstance(value, tuple | list):
+        return [plain(part) for part in value]
+    value = np.asarray(value)
+    return (
+        value.dtype.str,
+        value.shape,
+        value.tolist() if value.dtype == object else value.tobytes(),
+    )
 
 
 def resumed(rng):
@@ -1104,6 +1227,8 @@ KINDS = {
     weights: 3,
     poor_data: 1,
     resumed: 2,
+    openings: 4,
+    orders: 4,
     damaged_checkpoints: 4,
     atom_files: 3,
     denoising: 3,

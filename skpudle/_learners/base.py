@@ -313,9 +313,9 @@ class GradientLearner(CallbackSupportMixin):
         data = self._read(plan, X, y, known=known, part=True, **of_samples)
         team.check_agreement(lambda: task_of(self, "partial_fit", data.samples))
         replaced = known and before["atoms"] != crc32(np.ascontiguousarray(self.components_))
-        if known and (replaced or before["data_scale"] != 0):
+        if known and (replaced or not before["is_open"]):
             model, rows, generator = self._known_model(plan, data)
-        else:  # at first, and as long as all data were zero
+        else:  # at first, and after data that were all zero
             before = {}
             generator = team.agree(make_generator(self.random_state))
             model, rows = self._new_model(plan, data, generator)
@@ -328,6 +328,7 @@ class GradientLearner(CallbackSupportMixin):
                 learned, stopped = learn_blocks(model, rows, data, team, interrupts, **options)
                 outcome = replace(learned, n_steps=self.n_steps_ if known else 0)
                 self._take(self._attributes(plan, outcome, data, unused=()))
+                self._training_state["is_open"] &= not before
             if stopped:
                 raise KeyboardInterrupt("partial_fit was interrupted after a block of rows")
             return self
@@ -358,6 +359,7 @@ class GradientLearner(CallbackSupportMixin):
             trainer.replace_unused(source, among=often)
             outcome = self._coded(plan, trainer.outcome(), data)
             self._take(self._attributes(plan, outcome, data, unused))
+            self._training_state["is_open"] &= not before
         return self
 
     def _attributes(self, plan, outcome, data, unused=None):
@@ -372,6 +374,7 @@ class GradientLearner(CallbackSupportMixin):
             "atoms": crc32(np.ascontiguousarray(fitted["components_"])),
             "given": {name: getattr(plan.given, name) for name in _KEPT},
             "data_scale": model.data_scale,
+            "is_open": model.data_scale == 0,  # whether atoms and penalty wait for data
             "optimizer_name": plan.optimizer_name(len(rows)) if outcome.moments else None,
             "optimizer": {
                 name: to_numpy(value) if isinstance(value, torch.Tensor) else value

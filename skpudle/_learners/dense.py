@@ -306,10 +306,12 @@ def known_model(plan, data, fitted, intercept=None):  # -> model, rows
     """Return the model and the rows of fitted attributes, by name."""
     state, given = fitted["_training_state"], plan.given.alpha
     names = "data_scale", "curvature", "search_alpha", "stream"
-    alpha, coding = fitted.get("alpha_"), None
+    alpha, coding, seen = fitted.get("alpha_"), None, state["data_scale"]
+    # from zeros alone `fit` has no penalty but the search's
+    is_chosen = "coding" in state and (seen or alpha != state["alpha"])
     if given not in ("auto", state["given"]["alpha"]):  # was set after fit
         alpha = float(given)
-    elif alpha is not None and (plan.codes_follow_data or "coding" in state):
+    elif is_chosen or (plan.codes_follow_data and alpha is not None and seen):
         debias = fitted["debias_"] if plan.debias is None else plan.debias
         alpha, coding = state["alpha"], (alpha, debias, fitted.get("noise_std_"))
     known = {name: state[name] for name in names if name in state}
@@ -317,10 +319,10 @@ def known_model(plan, data, fitted, intercept=None):  # -> model, rows
     if state["from_samples"]:
         model = replace(model, rule=plan.rule("dec"), from_samples=True)
     atoms = to_tensor(fitted["components_"], data.device)
-    if model.data_scale is None:  # the first data after `from_components`
+    if not seen:  # the first data after `from_components`, or after zeros
         samples = current_team().collect(data.samples)
         model = replace(model, data_scale=mean_square(samples.x))
-        if model.alpha is None:
+        if given == "auto":
             penalty = auto_alpha(samples.x, mask=samples.mask)
             alpha = _chosen_alpha(plan, model, atoms, penalty)
             model = replace(model, alpha=alpha)
@@ -434,8 +436,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         if not known:
             return Data(source, samples, device, input_attributes(seen))
         _check_n_features(self, seen, reset=False)
-        if np.shape(self.components_)[1:] != (n_features := samples.x.shape[1],):
-            raise wrong_atoms(self, n_features)
+        if np.shape(self.components_)[1:] != (samples.x.shape[1],):
+            raise wrong_atoms(self, samples.x.shape[1])
         source = source.to(to_tensor(self.components_).dtype)
         return Data(source, samples, device, {})
 

@@ -910,7 +910,8 @@ class PUDLEDictionaryLearning(DenseLearner):
             coding = choose_coding(problem, atoms, **options).chosen
         self.alpha_, self.debias_ = coding.alpha * unit, coding.debias
         chosen = self.alpha_, self.debias_, getattr(self, "noise_std_", None)
-        self._training_state = self._training_state | {"coding": chosen}  # for `partial_fit`
+        # for `partial_fit`
+        self._training_state = self._training_state | {"coding": chosen, "is_open": False}
         return self
 
     def _plan(self):

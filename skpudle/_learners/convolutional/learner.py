@@ -322,7 +322,9 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             parameters = parameters._replace(alpha=alpha)
         geometry = images.geometry._replace(image_size=state["image_size"])
         model, rows = self._model(plan, parameters, images, geometry, generator, alpha)
-        known = dict(data_scale=state["data_scale"], peak=max(model.peak, self.peak_))
+        known = dict(
+            data_scale=state["data_scale"] or model.data_scale, peak=max(model.peak, self.peak_)
+        )
         known |= dict(coding=coding, search_alpha=state.get("search_alpha"))
         return replace(model, **known), rows, generator
 

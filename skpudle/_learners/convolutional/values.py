@@ -96,13 +96,34 @@ def _n_unfoldings(attributes):  # number that parameters fit, None for any
     return len(attributes["alpha_"]) if np.ndim(attributes["alpha_"]) == 2 else None
 
 
+def _check_shapes(attributes):
+    """Raise ValueError if parameters were learned for atoms of another shape."""
+    shape = np.shape(attributes["components_"])
+    for name in ("alpha_", "alpha_slope_"):
+        found = np.shape(attributes.get(name))
+        if found and found[-1] != shape[0]:
+            raise _other_atoms(name, found, shape)
+    for name in _SEPARATE_ATOMS[1:]:
+        found = np.shape(attributes.get(name))
+        if found and found[-len(shape) :] != shape:
+            raise _other_atoms(name, found, shape)
+
+
+def _other_atoms(name, found, shape):
+    return ValueError(
+        f"components_ has the shape {shape} now, and {name}, of shape {found}, was learned for "
+        "atoms of another one. Put atoms of the same shape there, or fit again."
+    )
+
+
 def known_parameters(attributes, n_axes, like):
     """Return the parameters of fitted attributes, of the dtype and on the device of a tensor.
 
     Raises
     ------
     ValueError
-        If they were learned for another number of unfoldings than the estimator has now.
+        If they were learned for another number of unfoldings than the estimator has now, or for
+        other atoms.
     """
     asked, learned = attributes["n_unfoldings"], _n_unfoldings(attributes)
     if learned not in (None, asked):
@@ -110,6 +131,7 @@ def known_parameters(attributes, n_axes, like):
             f"Thresholds or atoms were learned for {learned} unfoldings, each its own, and "
             f"n_unfoldings is {asked} now. Set it back, or fit again."
         )
+    _check_shapes(attributes)
     n_components, n_dimensions = len(attributes["components_"]), attributes["components_"].ndim
     options = dict(n_axes=n_axes, like=like, channel_axis=n_dimensions == n_axes + 2)
     atoms, *separate = (

@@ -38,7 +38,7 @@ from skpudle._learners.pudle import PUDLEDictionaryLearning, module_of
 from skpudle._learners.supervised.model import TaskLayout, TaskModel, joint
 from skpudle._learners.supervised.tasks import Head, check_weights, distinct, hold_out
 from skpudle._precision import own_precision, training_mode
-from skpudle._training.messages import nothing_known
+from skpudle._training.messages import nothing_known, wrong_atoms
 from skpudle._training.team import current_team
 
 __all__ = ["TaskLearner"]
@@ -340,6 +340,8 @@ class TaskLearner(GradientLearner, DictionaryTransformer):
         x, mask = split_missing(x)
         if known:
             _check_n_features(self, X, reset=False)
+            if np.shape(self.components_)[1:] != (x.shape[1],):
+                raise wrong_atoms(self, x.shape[1])
             dtype = to_tensor(self.components_).dtype
             x, mask = x.to(dtype), None if mask is None else mask.to(dtype)
         y = self._task_kind.check(host_array(y), self)

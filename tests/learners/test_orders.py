@@ -1,0 +1,270 @@
+"""Orders of calls: a choice stays until it is made again, or the call is refused."""
+
+import importlib.util
+import pickle
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from sklearn.base import clone
+from small import make_data
+
+from skpudle import (
+    ConvPUDLEDictionaryLearning,
+    NOODLDictionaryLearning,
+    PUDLEClassifier,
+    PUDLEDictionaryLearning,
+    PUDLERegressor,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+ORDERS = Path(__file__).parents[2] / "benchmarks/orders.py"
+
+SEED = dict(random_state=0)
+TRAINED = dict(n_unfoldings=3, max_iter=2) | SEED
+Rows = partial(PUDLEDictionaryLearning, 6, **SEED)
+Convolved = partial(ConvPUDLEDictionaryLearning, 3, atom_shape=(3, 3), stride=1, **SEED)
+LEARNERS = {
+    "rows": Rows(),
+    "trained": Rows(gradient="ae-ls", **TRAINED),
+    "adam": Rows(gradient="dec", optimizer="adam", **TRAINED),
+    "hard": Rows(shrinkage="hard", **TRAINED),
+    "encoder": Rows(separate_atoms=True, **TRAINED),
+    "counts": Rows(loss="poisson"),
+    "spectra": Rows(loss="kullback-leibler", max_iter=9),
+    "noodl": NOODLDictionaryLearning(6, **TRAINED),
+    "classifier": PUDLEClassifier(6, **TRAINED),
+    "regressor": PUDLERegressor(6, **TRAINED),
+    "convolution": Convolved(),
+    "convolution, trained": Convolved(crop_size=9, **TRAINED),
+    "convolution, thresholds": Convolved(crop_size=9, learn_threshold="atom", **TRAINED),
+}
+
+
+def data_of(learner):
+    """Return counts, which every learner takes, and targets."""
+    if isinstance(learner, ConvPUDLEDictionaryLearning):
+        rng = np.random.default_rng(0)
+        pulses = np.where(rng.random((4, 12, 12)) < 0.05, 4.0, 0.0)
+        return (pulses + np.roll(pulses, 1, axis=1) + np.roll(pulses, 1, axis=2),)
+    X = (8 * np.abs(make_data(n_samples=120)[0])).round()
+    X[0, 0] += 1.0
+    return (X, X[:, 0] > X[:, 1]) if hasattr(learner, "supervision") else (X,)
+
+
+def train_on(learner, X, *targets):
+    options = {"classes": [False, True]} if isinstance(learner, PUDLEClassifier) else {}
+    return learner.partial_fit(X, *targets, **options)
+
+
+@pytest.fixture(params=LEARNERS)
+def learner(request):
+    return clone(LEARNERS[request.param])
+
+
+@pytest.mark.skipif(not ORDERS.exists(), reason="benchmarks are in the repository alone")
+@pytest.mark.parametrize("seed", range(30))
+def test_nothing_is_undone_in_a_random_order_of_calls(seed):
+    spec = importlib.util.spec_from_file_location("orders", ORDERS)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    list(module.orders(np.random.default_rng(seed)))
+
+
+# ---------------------------------------------------------------------------- the penalty
+
+
+@pytest.mark.parametrize("through", [lambda learner: learner, pickle.dumps], ids=["", "pickle"])
+@pytest.mark.parametrize("alpha", ["auto", 0.5])
+@pytest.mark.parametrize("begins", ["fit", "partial_fit"])
+def test_partial_fit_keeps_a_chosen_penalty(begins, alpha, through):
+    X = make_data(n_samples=200)[0]
+    learner = getattr(Rows(alpha=alpha), begins)(X).choose_alpha(X, l0=1)
+    chosen = learner.alpha_, learner.debias_
+    codes = learner.transform(X)
+    learner = through(learner) if through is not pickle.dumps else pickle.loads(through(learner))
+    assert_array_equal(learner.transform(X), codes)
+    for _ in range(2):
+        learner.partial_fit(X)
+        assert (learner.alpha_, learner.debias_) == chosen
+    assert learner.fit(X).alpha_ != chosen[0]
+
+
+def test_partial_fit_takes_a_penalty_that_was_set(learner):
+    name = "threshold" if isinstance(learner, NOODLDictionaryLearning) else "alpha"
+    data = data_of(learner)
+    learner.fit(*data).set_params(**{name: 0.625})
+    if getattr(learner, "learn_threshold", None):
+        with pytest.raises(ValueError, match="alpha=0.625 was set after fit, .*fit again"):
+            train_on(learner, *data)
+        return
+    assert train_on(learner, *data).alpha_ == 0.625
+    learner.set_params(**{name: "auto"})
+    assert train_on(learner, *data).alpha_ == 0.625
+
+
+@pytest.mark.parametrize("debias", [0.0, 0.5])
+def test_partial_fit_takes_a_share_of_the_bias_that_was_set(debias):
+    X = make_data()[0]
+    learner = Rows().fit(X).set_params(debias=debias)
+    assert learner.partial_fit(X).debias_ == debias
+
+
+# ---------------------------------------------------------------------------- refused
+
+
+@pytest.mark.parametrize("before", ["gaussian", "poisson", "binomial", "kullback-leibler"])
+@pytest.mark.parametrize("now", ["gaussian", "poisson", "binomial", "kullback-leibler"])
+def test_another_loss_is_refused_until_the_next_fit(before, now):
+    X = data_of(Rows())[0].clip(0, 8)
+    if now == before:
+        return
+    learner = Rows(loss=before, n_trials=8 if before == "binomial" else 1)
+    codes = learner.fit(X).transform(X)
+    learner.set_params(loss=now)
+    calls = [
+        learner.transform,
+        learner.score,
+        learner.partial_fit,
+        learner.choose_alpha,
+        learner.transform_sparse,
+        lambda X: learner.inverse_transform(codes),
+        lambda X: learner.to_module(),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=f"loss='{now}' was set after fit, .*loss='{before}'"):
+            call(X)
+    assert_array_equal(learner.set_params(loss=before).transform(X), codes)
+    learner.set_params(loss=now, n_trials=8 if now == "binomial" else 1)
+    assert learner.fit(X).transform(X).shape == codes.shape
+
+
+def test_a_loss_of_images_is_that_of_the_fit():
+    (X,) = data_of(Convolved())
+    learner = Convolved().fit(X).set_params(loss="poisson")
+    for call in (learner.transform, learner.score, learner.denoise, learner.partial_fit):
+        with pytest.raises(ValueError, match="loss='poisson' was set after fit"):
+            call(X)
+
+
+def test_partial_fit_refuses_another_number_of_atoms(learner):
+    data = data_of(learner)
+    n = learner.n_components
+    train_on(learner, *data).set_params(n_components=n + 1)
+    atoms = learner.components_.copy()
+    with pytest.raises(ValueError, match=f"n_components={n + 1} was set after fit, .* {n} atoms"):
+        train_on(learner, *data)
+    assert_array_equal(learner.components_, atoms)
+    train_on(learner.set_params(n_components=n), *data)
+
+
+@pytest.mark.parametrize("case", ["encoder", "classifier", "convolution, thresholds"])
+def test_fewer_atoms_than_other_parameters_have_are_refused(case):
+    learner = clone(LEARNERS[case])
+    data = data_of(learner)
+    learner.fit(*data)
+    learner.components_ = learner.components_[:2]
+    for call in (getattr(learner, "predict", learner.transform), partial(train_on, learner)):
+        with pytest.raises(ValueError, match="components_.* fit again"):
+            call(*data) if isinstance(call, partial) else call(data[0])
+
+
+@pytest.mark.parametrize("case", [case for case in LEARNERS if "convolution" not in case])
+def test_atoms_of_other_features_are_refused(case):
+    learner = clone(LEARNERS[case])
+    data = data_of(learner)
+    learner.fit(*data)
+    learner.components_ = np.ascontiguousarray(learner.components_[:, :5])
+    for call in (learner.transform, partial(learner.score, y=data[-1])):
+        with pytest.raises(ValueError, match=r"components_ has the shape \(6, 5\), and X has 8"):
+            call(data[0])
+    with pytest.raises(ValueError, match=r"components_ has the shape \(6, 5\), and X has 8"):
+        train_on(learner, *data)
+
+
+@pytest.mark.parametrize("case", ["rows", "hard", "counts", "spectra", "convolution"])
+def test_codes_of_fewer_atoms_lead_back_to_rows(case):
+    learner = clone(LEARNERS[case])
+    (X,) = data_of(learner)
+    learner.fit(X)
+    learner.components_ = learner.components_[:2]
+    codes = learner.transform(X)
+    assert codes.shape[-1] == 2
+    assert learner.inverse_transform(codes).shape == X.shape
+
+
+# ---------------------------------------------------------------------------- atoms
+
+
+@pytest.mark.parametrize("change", ["in place", "replaced"])
+@pytest.mark.parametrize("begins", ["fit", "partial_fit"])
+def test_partial_fit_starts_from_atoms_that_were_put_there(learner, begins, change):
+    """Sums over rows of the atoms before would lead back to these."""
+    data = data_of(learner)
+    learner.fit(*data) if begins == "fit" else train_on(learner, *data)
+    before, new = learner.components_.copy(), learner.components_.copy()
+    new[0] = np.roll(new[0], 1, axis=0)
+    if change == "in place":
+        learner.components_[:] = new
+    else:
+        learner.components_ = new
+    train_on(learner, *(part[:20] for part in data))
+    found = learner.components_[0]
+    assert np.linalg.norm(found - new[0]) < 0.8 * np.linalg.norm(found - before[0])
+
+
+@pytest.mark.parametrize("n", [4, 9])
+@pytest.mark.parametrize("begins", ["fit", "partial_fit"])
+@pytest.mark.parametrize("case", ["rows", "trained", "hard", "counts", "spectra", "noodl"])
+def test_partial_fit_takes_another_number_of_atoms(case, begins, n):
+    learner = clone(LEARNERS[case])
+    (X,) = data_of(learner)
+    getattr(learner, begins)(X)
+    learner.components_ = np.resize(learner.components_, (n, X.shape[1]))
+    learner.partial_fit(X).partial_fit(X)
+    assert learner.transform(X).shape == (len(X), n)
+
+
+# ---------------------------------------------------------------------------- zeros
+
+
+def test_nothing_is_chosen_as_long_as_data_are_zero(learner):
+    """Silence before a signal leaves the penalty and the atoms open."""
+    X, *targets = data_of(learner)
+    if not isinstance(learner, ConvPUDLEDictionaryLearning) and learner.__dict__.get("loss") in (
+        None,
+        "gaussian",
+    ):
+        X = 1e-3 * X
+    expected = train_on(clone(learner), X, *targets)
+    for _ in range(2):
+        train_on(learner, 0 * X, *targets)
+    assert not np.any(learner.transform(0 * X))
+    train_on(learner, X, *targets)
+    assert_array_equal(learner.alpha_, expected.alpha_)
+    if not isinstance(learner, PUDLEClassifier | PUDLERegressor):  # whose intercepts were learned
+        assert_array_equal(learner.components_, expected.components_)
+
+
+@pytest.mark.parametrize("begins", ["partial_fit", "fit"])
+def test_a_penalty_that_was_chosen_in_silence_stays(begins):
+    X = make_data(n_samples=200)[0]
+    learner = getattr(Rows(), begins)(np.zeros_like(X)).choose_alpha(X, l0=1)
+    chosen = learner.alpha_
+    assert learner.partial_fit(np.zeros_like(X)).partial_fit(X).alpha_ == chosen
+
+
+@pytest.mark.parametrize("begins", ["partial_fit", "fit", "from_components"])
+def test_atoms_that_were_put_there_in_silence_stay(begins):
+    X, atoms = make_data(n_samples=400)
+    if begins == "from_components":
+        learner = PUDLEDictionaryLearning.from_components(atoms, alpha=1.0).set_params(alpha="auto")
+    else:
+        learner = getattr(Rows(), begins)(0 * X)
+        learner.components_ = atoms
+    learner.partial_fit(0 * X).partial_fit(X)
+    assert (learner.components_ * atoms).sum(1).min() > 0.9  # in their order
+    assert learner.alpha_ == Rows().partial_fit(X).alpha_
