@@ -29,6 +29,7 @@ from sklearn.utils.validation import _num_samples, check_is_fitted, validate_dat
 from skpudle._data.arrays import host_array, to_tensor
 from skpudle._data.callers import users_level
 from skpudle.encoding import default_step
+from skpudle.losses import loss_named
 from skpudle.operators import DenseDictionary
 
 __all__ = ["ConsensusDictionary"]
@@ -356,7 +357,10 @@ class ConsensusDictionary(
             estimator.mixing_ = np.linalg.pinv(components)
         follows = getattr(estimator, "step_size", None) == "auto" and components.ndim == 2
         if follows and hasattr(estimator, "step_size_"):
-            estimator.step_size_ = float(default_step(DenseDictionary(to_tensor(components))))
+            names = dict(loss="gaussian", n_trials=1)
+            loss = loss_named(*(getattr(estimator, name, names[name]) for name in names))
+            step_size = default_step(DenseDictionary(to_tensor(components)), loss)
+            estimator.step_size_ = float(step_size)
         return estimator
 
     def _checked(self, X):

@@ -379,8 +379,9 @@ def save_atoms(learner, file, *, mean=None, notes=None):
 
     Parameters
     ----------
-    learner : DictionaryTransformer
-        A fitted learner with atoms as rows.
+    learner : DictionaryTransformer or ConsensusDictionary
+        A fitted learner with atoms as rows. Of a consensus it is the learner that codes, its
+        ``estimator_``.
     file : str or path-like
         File to write, with a name that ends in ".safetensors". An older file of that name is
         replaced when the new one is complete.
@@ -396,13 +397,22 @@ def save_atoms(learner, file, *, mean=None, notes=None):
         If the learner is not fitted.
     ValueError
         If the name ends otherwise; if the atoms or the mean are not finite, or of another shape; if
-        the notes do not fit into JSON; or if the atoms are convolved, which
-        `skpudle.pretrained.save_denoiser` stores.
+        the notes do not fit into JSON; if the atoms are convolved, which
+        `skpudle.pretrained.save_denoiser` stores; if the learner is one of another package, whose
+        codes depend on parameters that learners here do not have; or if its ``loss`` was set after
+        `fit`.
     ImportError
         If safetensors is not installed.
     """
     check_is_fitted(learner, "components_")
-    path = _path(file)
+    path, learner = _path(file), getattr(learner, "estimator_", learner)
+    if not any(kind.__module__.startswith("skpudle.") for kind in type(learner).__mro__):
+        raise ValueError(
+            f"{type(learner).__name__} of {type(learner).__module__.partition('.')[0]} codes by "
+            "parameters that the file has no place for. Pass "
+            "PUDLEDictionaryLearning.from_components(learner, alpha=...), with the penalty of its "
+            "codes."
+        )
     if getattr(learner, "separate_atoms", False) and learner.components_.ndim == 2:
         raise ValueError(
             f"separate_atoms={learner.separate_atoms!r} has an encoder beside the atoms, for which "
@@ -413,6 +423,8 @@ def save_atoms(learner, file, *, mean=None, notes=None):
             f"{type(learner).__name__} has atoms of shape {learner.components_.shape[1:]}, which "
             "are convolved; use skpudle.pretrained.save_denoiser."
         )
+    n_codes = len(learner.get_feature_names_out())
+    learner.inverse_transform(np.zeros((1, n_codes)))  # refuses a loss that was set after `fit`
     params = _params(learner)
     arrays = {"components": learner.components_}
     if params.get("loss", "gaussian") not in _WITHOUT_BASELINE:

@@ -21,6 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils._param_validation import InvalidParameterError
 
 from skpudle import (
+    ConsensusDictionary,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
     PUDLEClassifier,
@@ -470,6 +471,45 @@ def test_each_parameter_is_stored_or_is_one_of_training(kind, X, tmp_path, safet
     stored = load_atoms(tmp_path / "atoms.safetensors").params.keys()
     assert stored | OF_TRAINING >= learner.get_params().keys()
     assert stored.isdisjoint(OF_TRAINING)
+
+
+@pytest.mark.parametrize(
+    "params", [*CODINGS.values(), dict(loss="kullback-leibler")], ids=[*CODINGS, "spectra"]
+)
+def test_a_consensus_is_stored_with_the_parameters_of_its_codes(params, X, tmp_path, safetensors):
+    X = np.rint(np.abs(X)).clip(0, 7) if "loss" in params else X
+    learner = PUDLEDictionaryLearning(3, **params)
+    consensus = ConsensusDictionary(learner, 2, resample="halves", random_state=0).fit(X)
+    save_atoms(consensus, tmp_path / "atoms.safetensors")
+    stored = load_atoms(tmp_path / "atoms.safetensors")
+    assert stored.learner == "PUDLEDictionaryLearning"
+    again = PUDLEDictionaryLearning.from_components(
+        stored.components, intercept=stored.intercept, **stored.params
+    )
+    np.testing.assert_array_equal(again.transform(X), consensus.transform(X))
+
+
+@pytest.mark.parametrize("in_a_consensus", [False, True])
+@pytest.mark.parametrize("algorithm", ["lasso_cd", "omp", "threshold"])
+def test_a_learner_of_another_package_is_not_stored(algorithm, in_a_consensus, X, tmp_path):
+    learner = MiniBatchDictionaryLearning(3, max_iter=2, transform_algorithm=algorithm)
+    if in_a_consensus:
+        learner = ConsensusDictionary(learner, 2, random_state=0)
+    learner = clone(learner).set_params(random_state=0).fit(X)
+    with pytest.raises(ValueError, match="MiniBatchDictionaryLearning of sklearn .*from_com"):
+        save_atoms(learner, tmp_path / "atoms.safetensors")
+    assert not os.listdir(tmp_path)
+
+
+def test_a_loss_that_was_set_after_fit_is_not_stored(X, tmp_path):
+    X = np.rint(np.abs(X)).clip(0, 7)
+    learner = (
+        PUDLEDictionaryLearning(3, loss="poisson", random_state=0)
+        .fit(X)
+        .set_params(loss="binomial")
+    )
+    with pytest.raises(ValueError, match="loss='binomial' was set after fit"):
+        save_atoms(learner, tmp_path / "atoms.safetensors")
 
 
 def test_a_pursuit_without_a_penalty_is_stored(X, tmp_path, safetensors):

@@ -274,9 +274,11 @@ class GradientLearner(CallbackSupportMixin):
     def partial_fit(self, X, y=None):
         """Update the dictionary by one pass over the data, in their order.
 
-        The first call chooses the initial dictionary and ``alpha_``. The state of the optimiser
-        persists from call to call, also through pickling, and after `fit`, unless you change the
-        optimiser, or the shape of ``components_``. ``lambda_decay`` has its last value throughout.
+        The first call with data that are not all zero chooses the initial dictionary and
+        ``alpha_``. A penalty that you set later, as a number, takes its place. The state of the
+        optimiser persists from call to call, also through pickling, and after `fit`, unless you
+        change the optimiser, or put other atoms into ``components_``, from which training goes on.
+        ``lambda_decay`` has its last value throughout.
         Atoms that no code has used for ten samples per atom are replaced by the samples that were
         reconstructed worst.
 
@@ -295,8 +297,9 @@ class GradientLearner(CallbackSupportMixin):
         Raises
         ------
         ValueError
-            If the data are unfit or have another number of features than before, which leaves the
-            estimator unchanged; or if training diverges twice.
+            If the data are unfit or have another number of features than before, or if ``loss``, or
+            ``n_components``, was set to another value since, which leaves the estimator unchanged;
+            or if training diverges twice.
         """
         return self._partial_fit(X, y)
 

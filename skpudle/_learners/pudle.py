@@ -595,15 +595,18 @@ class PUDLEDictionaryLearning(DenseLearner):
     def partial_fit(self, X, y=None, exposure=None):
         """Update the dictionary by one pass over the data, in their order.
 
-        The first call chooses the initial dictionary and ``alpha_``. By default codes of a block of
-        rows and atoms alternate, with the moves of a search, so that a stream of new populations is
-        learned too (see the notes). Rows that are too few for a block stay for the next call.
+        The first call with data that are not all zero chooses the initial dictionary and
+        ``alpha_``. `choose_alpha`, or a number that you set as ``alpha``, replaces ``alpha_``. If
+        you edit or replace ``components_``, learning goes on from your atoms. By default codes of
+        a block of rows and atoms alternate, with the moves of a search, so that a stream of new
+        populations is learned too (see the notes). Rows that are too few for a block stay for the
+        next call.
 
         With a named gradient, encoder or parameter of training each batch is an update. The state
         of the optimiser persists from call to call, also through pickling, and after `fit`, unless
-        you change the optimiser, or the shape of ``components_``. ``lambda_decay`` has its last
-        value throughout. Atoms that no code has used for ten samples per atom are replaced by the
-        samples that were reconstructed worst.
+        you change the optimiser, or ``components_``. ``lambda_decay`` has its last value
+        throughout. Atoms that no code has used for ten samples per atom are replaced by the samples
+        that were reconstructed worst.
 
         Parameters
         ----------
@@ -622,8 +625,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         Raises
         ------
         ValueError
-            If the data are unfit or have another number of features than before, which leaves the
-            estimator unchanged; or if training diverges twice.
+            If the data are unfit or have another number of features than before, or if ``loss``, or
+            ``n_components``, was set to another value since, which leaves the estimator unchanged;
+            or if training diverges twice.
         """
         if self.loss != ADDITIVE:
             return self._partial_fit(X, y, exposure=exposure)
