@@ -737,8 +737,9 @@ def opened(rng):
     X = X + pick(rng, 0.02, 0.3, 1.0) * rng.normal(size=X.shape)
     kind = pick(rng, "array", "array", "table", "stream", "counts", "task", "noodl")
     if kind == "counts":
-        loss = pick(rng, "poisson", "binomial")
+        loss = pick(rng, "poisson", "binomial", "kullback-leibler")
         options = dict(gradient=pick(rng, "auto", "dec"), max_iter=pick(rng, "auto", 2))
+        number = 5 if loss == "kullback-leibler" else number
         learner = PUDLEDictionaryLearning(number, loss=loss, n_trials=9, **options, **common)
         return learner, (np.abs(X).round().clip(0, 9)[:100],)
     if kind == "task":

@@ -21,6 +21,7 @@ from skpudle._training.messages import (
 )
 from skpudle.additive import (
     Events,
+    Progress,
     advance,
     atoms_of_events,
     begin,
@@ -51,6 +52,7 @@ _FORGETTING = 2.0
 _ROWS = 4096
 
 ADDITIVE = "kullback-leibler"  # the loss
+_CURVES = "losses", "objectives"
 # parameters with another meaning for other losses, and their only values here
 _OF_OTHERS = (
     "gradient",
@@ -260,7 +262,43 @@ class _Alternation:
     stops_at_interrupts = True
 
     def begin(self, recorder):
-        """Do nothing: the state is there."""
+        """Resume from the checkpoint, if there is one."""
+        self._recorder = recorder
+        stored = recorder.found_steps(self._check)
+        if stored is None:
+            return
+        atoms, codes = (to_numpy(stored[name]) for name in ("atoms", "codes"))
+        self.state = Progress(atoms, codes, *(tuple(stored[name]) for name in _CURVES))
+        self.ended_by, self.n_stalled = recorder.ended_by, stored["n_stalled"]
+        if recorder.has_another_rule:
+            self.n_stalled = 0
+        if self.ended_by is None and len(self.state.losses) >= self.plan.most_steps:
+            self.ended_by = "max_iter"
+
+    def _check(self, stored):
+        """Raise ValueError unless the alternation can reach a state."""
+        n_steps, shapes = len(stored["losses"]), [a.shape for a in self.state[:2]]
+        for name, shape in zip(("atoms", "codes"), shapes, strict=True):
+            array = stored[name]
+            if tuple(array.shape) != shape or array.dtype != torch.float64:
+                raise ValueError(f"its {name} have the shape {tuple(array.shape)}, not {shape}")
+            if not (torch.isfinite(array) & (array >= 0)).all():
+                raise ValueError(f"its {name} are negative or not finite")
+        numbers = [number for name in _CURVES for number in stored[name]]
+        if len(numbers) != 2 * n_steps or not np.isfinite(np.array(numbers, float)).all():
+            raise ValueError("its objectives are not finite, or not those of its steps")
+        if type(stored["n_stalled"]) is not int or not 0 <= stored["n_stalled"] <= n_steps:
+            raise ValueError(f"it has stalled for {stored['n_stalled']!r:.50} steps")
+
+    def pack(self):
+        """Return the state for a checkpoint."""
+        state = self.state
+        arrays = {"atoms": to_tensor(state.atoms), "codes": to_tensor(state.codes)}
+        return (
+            arrays
+            | {name: getattr(state, name) for name in _CURVES}
+            | {"n_stalled": self.n_stalled}
+        )
 
     @property
     def is_done(self):
@@ -279,6 +317,8 @@ class _Alternation:
             self.ended_by = "tol"
         elif len(objectives) >= self.plan.most_steps:
             self.ended_by = "max_iter"
+        if self._recorder.is_active:
+            self._recorder.at_step(self.pack(), len(objectives))
 
     def attributes(self):
         """Return the fitted attributes."""
@@ -326,11 +366,8 @@ def additive_fit(plan, data, run, choose, exposure=None):
     dict
         The fitted attributes.
     """
-    if not run.team.is_alone or run.recorder.is_active:
-        raise ValueError(
-            f"loss={ADDITIVE!r} is fitted in one process, and without checkpoints. Leave out "
-            "data_parallel and Checkpoint."
-        )
+    if not run.team.is_alone:
+        raise ValueError(f"loss={ADDITIVE!r} is fitted in one process. Leave out data_parallel.")
     if data.samples.mask is not None and not data.samples.mask.any():
         raise nothing_known(run.learner)
     events = _read_events(data.source, exposure)
@@ -341,6 +378,9 @@ def additive_fit(plan, data, run, choose, exposure=None):
     stopped = run.run(phase)
     if stopped and phase.ended_by is None:
         phase.ended_by = "interrupt" if run.interrupts.pending else "callback"
+    if run.recorder.is_active:
+        early = phase.ended_by if phase.ended_by in ("tol", "callback") else None
+        run.recorder.end_steps(phase.pack(), len(phase.state.losses), ended_by=early)
     return phase.attributes()
 
 

@@ -581,6 +581,9 @@ class PUDLEDictionaryLearning(DenseLearner):
             if exposure is not None:
                 exposure = check_exposure(exposure, X, self.loss)
             data = self._read(plan, X, y)
+            if exposure is not None:  # by which a checkpoint recognises the data, too
+                offset = to_tensor(exposure)
+                data = data._replace(samples=replace(data.samples, offset=offset))
             warn_of_unused(self, plan.without_effect(data))
             run.open(data, plan)
             with run.interrupts:

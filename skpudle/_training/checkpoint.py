@@ -448,6 +448,7 @@ class Recorder:
         self.is_active = False  # whether there is a checkpoint to write
         self.ended_by = None  # cause of an early end of the resumed fit, if its rule still holds
         self.in_training = False  # whether the file holds a fit after its search, or without one
+        self.has_another_rule = False  # whether the rule of stopping differs from the file's
         self._source = self._written = None
         self.release = self._file.release
 
@@ -471,7 +472,8 @@ class Recorder:
         if self._stored is not None:
             generator.manual_seed(self._stored["seed"])
             self.in_training = "search" not in self._stored["shared"]
-            if self._stored["rule"] == rule_of(self._estimator):
+            self.has_another_rule = self._stored["rule"] != rule_of(self._estimator)
+            if not self.has_another_rule:
                 self.ended_by = self._stored["ended_by"]
 
     def recognise(self, source, samples, *, seed):
@@ -573,6 +575,35 @@ class Recorder:
             model = outcome.model.restore_values(values, outcome.rows)
         return replace(outcome, model=model, later=end["later"])
 
+    def found_steps(self, check):  # -> dict or None
+        """Return the state of a fit without search and updates; None without a file.
+
+        Parameters
+        ----------
+        check : callable
+            ``check(state)`` raises ValueError unless the fit can reach the state.
+
+        Raises
+        ------
+        ValueError
+            If it cannot.
+        """
+        if self._stored is None:
+            return None
+        with named_checkpoint(self._file.name):
+            state = self._stored["shared"] | self._stored["own"][self._file.team.rank]
+            check(state)
+        return state
+
+    def at_step(self, state, n_steps):
+        """Write the state of a fit without search and updates if it is time."""
+        if self._is_due(n_steps):
+            self.end_steps(state, n_steps)
+
+    def end_steps(self, state, n_steps, *, ended_by=None):
+        """Write the state of a fit without search and updates, and the cause of an early end."""
+        self._write(state, {}, n_steps, ended_by)
+
     def begin(self, trainer, source, stopping):
         """Restore training from the file.
 
@@ -593,7 +624,7 @@ class Recorder:
                     self._source.count(n_seen)
                 state = TrainingState.from_dict(_moved(state, atoms.device))
                 trainer.load(state, source, stopping)
-            if self._stored["rule"] != rule_of(self._estimator):
+            if self.has_another_rule:
                 stopping.forgive()
         try:
             pack(trainer.optimizer.fresh_state())

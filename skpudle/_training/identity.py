@@ -89,6 +89,8 @@ def data_of(source, samples):
     parts = samples.x.split(2**14)
     if samples.mask is not None:  # a gap holds its column's mean, a possible value
         parts = chain(parts, (part.bool() for part in samples.mask.split(2**14)))
+    if samples.offset is not None:  # exposures
+        parts = chain(parts, [samples.offset])
     if samples.target is not None:
         parts = chain(parts, [samples.target])
     first = getattr(source, "first_batch", None)

@@ -317,7 +317,7 @@ def advance(events, state, smoothing):
     used = sums > 0
     atoms = np.where(used[:, None], columns.T / np.where(used, sums, 1.0)[:, None], events.mean)
     return Progress(
-        atoms,
+        np.ascontiguousarray(atoms),  # sums of a file's arrays round in the same order
         codes * np.where(used, sums, 1.0),
         (*state.losses, loss / n_samples),
         (*state.objectives, (loss + penalty) / n_samples),

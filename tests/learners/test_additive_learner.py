@@ -10,11 +10,13 @@ import torch
 from scipy import sparse
 from scipy.special import xlogy
 from sklearn.base import clone
+from sklearn.callback import FitCallback
 from sklearn.decomposition import NMF
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 
 from skpudle import Checkpoint, PUDLEDictionaryLearning
+from skpudle.checkpoint import read_checkpoint, write_checkpoint
 from skpudle.encoding import encode
 from skpudle.inspection import code_saliency
 from skpudle.interoperability import load_atoms, save_atoms
@@ -365,9 +367,70 @@ def test_an_early_end_is_said(X):
         make(max_iter=2).fit(X)
 
 
-def test_a_checkpoint_is_refused(X, tmp_path):
-    learner = make().set_callbacks(Checkpoint(tmp_path / "fit.pt"))
-    with pytest.raises(ValueError, match="without checkpoints"):
+class Stops(FitCallback):
+    """A callback that ends a fit after some steps."""
+
+    def __init__(self, n_steps):
+        self.n_steps = n_steps
+
+    def on_fit_task_end(self, estimator, context):
+        return context.task_name == "epoch" and context.task_id == self.n_steps - 1
+
+
+def test_a_checkpoint_goes_on_for_more_steps(X, tmp_path):
+    """A file of 3 steps is one on the way to 8, and a stricter rule goes on where one had ended."""
+    expected = make(max_iter=8, tol=None).fit(X)
+    recording = Checkpoint(tmp_path / "fit.npz")
+    for max_iter in (3, 3, 8):
+        found = make(max_iter=max_iter, tol=None).set_callbacks(recording).fit(X)
+        assert found.n_iter_ == max_iter
+    np.testing.assert_array_equal(found.components_, expected.components_)
+    np.testing.assert_array_equal(found.loss_curve_, expected.loss_curve_)
+
+
+@pytest.mark.parametrize("ended_by", ["tol", "callback"])
+def test_a_checkpoint_remembers_an_early_end(ended_by, X, tmp_path):
+    recording = Checkpoint(tmp_path / "fit.npz")
+    options = dict(tol=0.5, n_iter_no_change=2) if ended_by == "tol" else dict(tol=None)
+    stops = [Stops(4)] * (ended_by == "callback")
+    first = make(max_iter=9, **options).set_callbacks(recording, *stops).fit(X)
+    again = make(max_iter=9, **options).set_callbacks(recording).fit(X)
+    assert first.n_iter_ == again.n_iter_ < 9
+    assert first.ended_by_ == again.ended_by_ == ended_by
+    if ended_by == "tol":
+        longer = make(max_iter=9, tol=None).set_callbacks(recording).fit(X)
+        assert longer.n_iter_ == 9
+
+
+def test_a_checkpoint_of_other_exposures_is_refused(X, tmp_path):
+    recording, exposure = Checkpoint(tmp_path / "fit.npz"), np.ones(len(X))
+    make(max_iter=2, tol=None).set_callbacks(recording).fit(X, exposure=exposure)
+    for other in (None, 2 * exposure):
+        with pytest.raises(ValueError, match=r"belongs to another fit \(data"):
+            make(max_iter=2, tol=None).set_callbacks(recording).fit(X, exposure=other)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state["shared"].update(atoms=state["shared"]["atoms"][:1]),
+        lambda state: state["shared"].update(atoms=-state["shared"]["atoms"]),
+        lambda state: state["shared"].update(codes=torch.nan * state["shared"]["codes"]),
+        lambda state: state["shared"].update(codes=3),
+        lambda state: state["shared"].update(losses=["low"]),
+        lambda state: state["shared"].update(objectives=[1.0]),
+        lambda state: state["shared"].update(n_stalled=-1),
+        lambda state: state["shared"].pop("n_stalled"),
+        lambda state: state.update(shared={}),
+    ],
+)
+def test_a_checkpoint_made_by_hand_is_refused_by_name(change, X, tmp_path):
+    file = tmp_path / "fit.npz"
+    learner = make(max_iter=2, tol=None).set_callbacks(Checkpoint(file)).fit(X)
+    state = read_checkpoint(file)
+    change(state)
+    write_checkpoint(file, state)
+    with pytest.raises(ValueError, match=f"{file} is no whole checkpoint: .*remove it"):
         learner.fit(X)
 
 
