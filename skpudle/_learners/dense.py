@@ -394,16 +394,16 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _read(self, plan, X, y, *, known=False, part=False, exposure=None):  # -> Data
         device, in_memory = resolve_device(self.device, X), is_array(X)
         X = X if in_memory else loaded(X)
-        if known:
-            _check_feature_names(self, X, reset=False)
         options = {"allow_nan": self._allows_nan(), "largest": self._loss().largest}
         source = offset = None
         if exposure is not None:
             offset = to_tensor(check_exposure(exposure, X, self.loss), device).log()[:, None]
         if not in_memory:
-            reading = dict(accept_sparse=accepts(self, X), offset=offset)
+            reading = dict(accept_sparse=accepts(self, X), offset=offset, learner=self, known=known)
             source = open_source(X, device, batch_size=plan.batch_size(), **reading, **options)
         if source is None:
+            if known:
+                _check_feature_names(self, X, reset=False)
             rows = check_rows(X, estimator=self, **options)
             x, mask = split_missing(to_tensor(rows, device))
             samples = Samples(x, mask, None if offset is None else offset.to(x.dtype))
@@ -418,7 +418,10 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
                 offset = offset[source.sampled_positions(plan.n_components)].to(seen.dtype)
             samples = Samples(*split_missing(seen), offset)
         if not known:
-            return Data(source, samples, device, input_attributes(seen))
+            inputs = input_attributes(seen)
+            if not isinstance(source, Rows):
+                inputs["feature_names_in_"] = source.reader.names
+            return Data(source, samples, device, inputs)
         _check_n_features(self, seen, reset=False)
         source = source.to(to_tensor(self.components_).dtype)
         return Data(source, samples, device, {})

@@ -9,7 +9,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import mean_square, to_tensor, unit_of
-from skpudle._data.sources import check_exposure
+from skpudle._data.sources import check_exposure, refuse_shuffled
 from skpudle._learners.additive import (
     ADDITIVE,
     AdditiveEncoder,
@@ -654,6 +654,11 @@ class PUDLEDictionaryLearning(DenseLearner):
         ndarray or Tensor of shape (n_samples, n_features_out)
             Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
             ``split_sign=True`` positive parts come first, then negative parts.
+
+        Raises
+        ------
+        ValueError
+            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
         """
         return self._transform(X, exposure)
 
@@ -680,7 +685,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         TypeError
             If ``out`` is no array of floating-point numbers.
         ValueError
-            If it has another shape than the codes.
+            If it has another shape than the codes, or its dtype is too small for one; or if ``X``
+            is a `torch.utils.data.DataLoader` that shuffles.
         """
         return self._transform_into(X, out, exposure)
 
@@ -698,6 +704,11 @@ class PUDLEDictionaryLearning(DenseLearner):
         -------
         scipy.sparse.csr_array of shape (n_samples, n_features_out)
             Codes.
+
+        Raises
+        ------
+        ValueError
+            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
         """
         return self._transform_sparse(X, exposure)
 
@@ -714,6 +725,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         ndarray or Tensor of shape (n_samples, n_features_out)
             Codes, as of `transform`.
         """
+        refuse_shuffled(X)
         given = {} if exposure is None else {"exposure": exposure}
         return self.fit(X, y, **given).transform(X, **given)
 
