@@ -4,10 +4,9 @@ A finding is a function that takes a learner and its codes and returns a sentenc
 is nothing to say. The reason for a threshold is next to it.
 """
 
-from copy import copy
-
 import numpy as np
 
+from skpudle._data.foreign import drop_names
 from skpudle._fitted.learners import look_at
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 
@@ -194,7 +193,7 @@ def _same_atoms(look):
 
 
 def _unexplained(look, X, without):  # -> squared error, where some atoms are zero
-    learner = copy(look.learner)
+    learner = drop_names(look.learner)
     learner.components_ = np.array(learner.components_)
     learner.components_[without] = 0  # no code uses them
     left = X - np.asarray(learner.inverse_transform(learner.transform(X)))

@@ -11,6 +11,7 @@ from time import perf_counter
 
 import numpy as np
 
+from skpudle._data.foreign import drop_names
 from skpudle._fitted.drawing import new_figure, tick_whole_numbers
 from skpudle._fitted.learners import as_arrays, look_at
 from skpudle.metrics import atom_importance
@@ -127,7 +128,7 @@ def _worst(look, samples, reconstructions, errors, n_worst, shape):
 def _importance(look):
     """Return a function that draws the loss of R^2 without each atom."""
     samples = np.asarray(look.samples)[:_SAMPLES_OF_IMPORTANCE]
-    losses = np.sort(atom_importance(look.learner, samples).r2_loss)[::-1]
+    losses = np.sort(atom_importance(drop_names(look.learner), samples).r2_loss)[::-1]
 
     def draw(ax):
         ax.fill_between(np.arange(1, len(losses) + 1), losses, step="mid")
