@@ -299,7 +299,7 @@ class GradientLearner(CallbackSupportMixin):
             self._validate_params()
         plan = self._plan()
         data = self._read(plan, X, y, known=known, part=True, **of_samples)
-        team.check_agreement(lambda: task_of(self, "partial_fit", data.samples))
+        team.check_agreement(lambda: task_of(self, "partial_fit", data))
         if known:
             model, rows, generator = self._known_model(plan, data)
         else:

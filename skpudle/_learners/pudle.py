@@ -8,7 +8,8 @@ from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from skpudle._data.arrays import mean_square, to_tensor, unit_of
+from skpudle._data.arrays import mean_square, split_missing, to_tensor, unit_of, with_gaps
+from skpudle._data.batches import Samples
 from skpudle._data.sources import check_exposure, refuse_shuffled
 from skpudle._learners.additive import (
     ADDITIVE,
@@ -23,6 +24,7 @@ from skpudle._learners.models import Learned, Pursuit, learned_encoder
 from skpudle._learners.plan import DensePlan
 from skpudle._precision import training_mode
 from skpudle._training.fit import FitRun
+from skpudle._training.identity import task_of
 from skpudle._training.messages import print_encoder, warn_of_early_end, warn_of_unused
 from skpudle._training.team import current_team
 from skpudle.encoding import (
@@ -894,8 +896,11 @@ class PUDLEDictionaryLearning(DenseLearner):
                 "criterion='support' takes negative codes for mistakes, and positive_code=False "
                 "allows them. Pass criterion='prediction', or l0."
             )
-        data = self._read(plan, X, None, known=True)
-        x, mask = data.samples.x, data.samples.mask
+        data, team = self._read(plan, X, None, known=True), current_team()
+        own = Samples(with_gaps(data.samples.x, data.samples.mask))
+        given = {"dtype": str(own.x.dtype), "l0": repr(l0), "criterion": criterion}
+        team.check_agreement(lambda: task_of(self, "choose_alpha", data) | given)
+        x, mask = split_missing(team.collect(own).x)  # rows of all processes
         if getattr(self, "mean_", None) is not None:
             x = x - to_tensor(self.mean_).to(x)
         unit = unit_of(mean_square(x))

@@ -197,9 +197,9 @@ class Team:
 def data_parallel(group=None, *, timeout=60.0):
     """Train one dictionary by several processes, each with its own samples.
 
-    Inside this context all processes run every `fit` and `partial_fit` together: each calls it with
-    its own share of the samples and the same parameters, and each ends with the same dictionary,
-    bit for bit. ``batch_size`` counts the samples of one process.
+    Inside this context all processes run every `fit`, `partial_fit` and `choose_alpha` together:
+    each calls it with its own share of the samples and the same parameters, and each ends with the
+    same dictionary and penalty, bit for bit. ``batch_size`` counts the samples of one process.
 
     Parameters
     ----------
@@ -221,12 +221,12 @@ def data_parallel(group=None, *, timeout=60.0):
     RuntimeError
         If the processes were not started together, or if one of them stopped.
     ValueError
-        In every process, from `fit` and `partial_fit`, if they differ in class, method, parameters,
-        dtype or number of features, or in the state that they resume.
+        In every process, from these methods, if they differ in class, method, parameters, dtype,
+        number or names of features, or in the state that they resume.
 
     Notes
     -----
-    Initial atoms and ``alpha`` are chosen from samples of all processes, at most 16384 of each.
+    Initial atoms and penalties are chosen from samples of all processes, at most 16384 of each.
     The first process's ``random_state`` counts, so that None works; each process has its own
     ``device`` and ``verbose``. Shares may differ in size: a process without samples left in an
     epoch waits for the others. The first process reads and writes the checkpoint, by its own

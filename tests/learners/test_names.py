@@ -1,4 +1,4 @@
-"""Names of features: every function that takes data and a learner compares them as `transform` does.
+"""Names of features: all functions of data and a learner compare them as `transform` does.
 
 Frames with columns in another order are refused, the right ones bring no warning, and arrays for a
 learner of frames bring scikit-learn's.
@@ -88,7 +88,7 @@ FUNCTIONS = {
     "importance": (ROWS, atom_importance),
     "importance, signed": (SIGNED, atom_importance),
     "contributions": (ROWS, atom_contributions),
-    "of reconstructions": (ROWS, lambda learner, X: reconstruction_contributions(learner, FRAME, X)),
+    "of new rows": (ROWS, lambda learner, X: reconstruction_contributions(learner, FRAME, X)),
     "of training": (ROWS, lambda learner, X: reconstruction_contributions(learner, X, FRAME)),
     "saliency": (ROWS, code_saliency),
     "directions": (ROWS, feature_directions),
