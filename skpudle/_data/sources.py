@@ -38,6 +38,7 @@ from skpudle._data.batches import Indexed, Samples, check_end, once_only
 from skpudle._data.callers import users_level
 from skpudle._data.reading import Loader, Reader, part_of, read_ahead, without_labels
 from skpudle._data.tables import is_dataset, only_array, table_of
+from skpudle.search import spread_rows
 
 __all__ = [
     "SparseRows",
@@ -237,7 +238,7 @@ class _Samples(_Source):
         return len(self.data)
 
     def sample(self, n_components, seed):
-        """Return samples at regular distances."""
+        """Return samples at random places of equal parts."""
         sample = self._rows(self.sampled_positions(n_components))
         self._seen["n"] = max(self._seen["n"], len(sample))
         return sample.to(self.reader.device)
@@ -247,9 +248,7 @@ class _Samples(_Source):
         if not len(self):
             raise ValueError("X has no samples, its length is 0. Pass a dataset with samples.")
         self._rows(torch.zeros(1, dtype=torch.long, device="cpu"))
-        n_rows = min(self._n_sampled(n_components), len(self))
-        ends = 0, len(self) - 1
-        return torch.linspace(*ends, n_rows, dtype=torch.float64, device="cpu").round().long()
+        return spread_rows(len(self), self._n_sampled(n_components))
 
     def batches(self, plan, start=0):
         """Yield the batches of an epoch."""

@@ -47,7 +47,7 @@ from skpudle._training.team import ALONE, current_team
 from skpudle.encoding import default_step
 from skpudle.initialization import INITIALIZATIONS, initial_atoms
 from skpudle.operators import DenseDictionary, project_atoms
-from skpudle.search import Problem, auto_alpha, choose_size, debias, is_done
+from skpudle.search import Problem, auto_alpha, choose_size, debias, is_done, spread_rows
 
 __all__ = ["DICT_INIT", "DenseLearner", "choose_atoms", "known_model", "start"]
 
@@ -114,7 +114,7 @@ def _checked_mean(mean, atoms, loss):  # -> ndarray of shape (n_features,)
 def _held_out_deviance(model, rows, samples, team, alpha):  # -> float
     """Return the deviance of held-out entries of some samples, for codes with a penalty."""
     atoms, intercept = model.parts(rows)
-    some = samples[:: max(1, len(samples) // _JUDGES)]
+    some = samples[spread_rows(len(samples), _JUDGES)]
     options = dict(step_size=model.step(atoms), lambda_decay=model.decay(0))
     encoder = model.encoder.at(alpha, **options)
     deviance = hidden_deviance(
@@ -427,7 +427,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return Data(source, samples, device, {})
 
     def _some_samples(self, data):  # -> Samples
-        return data.samples[:: max(1, len(data.samples) // _SAMPLES)]
+        return data.samples[spread_rows(len(data.samples), _SAMPLES)]
 
     def _new_model(self, plan, data, generator, run=None):  # -> model, rows
         mask = data.samples.mask

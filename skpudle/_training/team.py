@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from skpudle._data.arrays import to_numpy, to_tensor
+from skpudle.search import spread_rows
 
 __all__ = ["ALONE", "Team", "current_team", "data_parallel"]
 
@@ -34,21 +35,13 @@ _ROWS = 2**14
 _PAUSE = 0.2
 
 
-def _itself(value):
-    return value
-
-
-def _each(*values):
-    return values
-
-
 class Alone:
     """A team of one, the operations of `Team` without exchange and copies."""
 
     rank, size, is_alone = 0, 1, True
 
-    largest = all = first = collect = agree = own = staticmethod(_itself)
-    sum = any = staticmethod(_each)
+    largest = all = first = collect = agree = own = staticmethod(lambda value: value)
+    sum = any = staticmethod(lambda *values: values)
 
     def gather(self, tensor):
         """Return the tensor in a list."""
@@ -174,11 +167,11 @@ class Team:
         return [self.gather_bytes(contents[0] if self.rank == 0 else b"")[0]] if n_items else []
 
     def collect(self, samples):
-        """Return samples of all processes, at regular distances and in the order of processes.
+        """Return samples of all processes, at most 2**14 of each, in the order of processes.
 
         Gaps are not told from known entries.
         """
-        some = replace(samples, mask=None)[:: max(1, len(samples) // _ROWS)][:_ROWS]
+        some = replace(samples, mask=None)[spread_rows(len(samples), _ROWS)]
         return some.map(lambda part: torch.cat(self.gather(part)))
 
     def agree(self, generator):
