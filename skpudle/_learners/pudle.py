@@ -403,12 +403,12 @@ class PUDLEDictionaryLearning(DenseLearner):
     predict held-out features better.
 
     With ``n_components="auto"`` a quarter of the samples, at most 2000, are held out, and hidden
-    entries of them predicted. The number of atoms begins at half the number of features, and grows
-    by half while the score, R^2 of the hidden entries, gets larger. Then atoms are removed that
-    held-out samples miss least, a quarter of them at a time and finally one by one, and the others
-    adapt, as in [4]_. The number is the smallest whose score is as large as the largest, within
-    the standard error of the difference, which counts as 0.001 at least and 0.002 at most. From
-    those atoms the search goes on over all samples.
+    entries of them predicted; equal samples count as one. The number of atoms begins at half the
+    number of features, and grows by half while the score, R^2 of the hidden entries, gets larger.
+    Then atoms are removed that held-out samples miss least, a quarter of them at a time and finally
+    one by one, and the others adapt, as in [4]_. The number is the smallest whose score is as large
+    as the largest, within the standard error of the difference, which counts as 0.001 at least and
+    0.002 at most. From those atoms the search goes on over all samples.
 
     Atoms that no sample of an epoch used are replaced, before the next epoch, by the samples that
     were reconstructed worst. If the loss stops being finite, the learning rate is halved, once.
@@ -837,7 +837,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
             Data, best other than those that the atoms were learned from; of a stream, a sample. Up
-            to 2000 rows, evenly spaced, count codes.
+            to 2000 rows, one in each of equal parts, count codes.
         l0 : float, default=None
             Mean number of nonzero codes in a row, which bisection meets to half a percent. None
             leaves it to the ``criterion``.
@@ -860,6 +860,11 @@ class PUDLEDictionaryLearning(DenseLearner):
             If codes are not those of the lasso; if ``transform_alpha`` overrides the penalty; if
             ``l0`` is not positive, or no penalty gives as many codes; or if the criterion is none
             of these, or is "support" and codes have both signs.
+
+        Warns
+        -----
+        UserWarning
+            If the number of codes jumps past ``l0`` from one penalty to the next.
 
         Examples
         --------

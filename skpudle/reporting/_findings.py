@@ -9,6 +9,7 @@ import numpy as np
 from skpudle._data.foreign import drop_names
 from skpudle._fitted.learners import look_at
 from skpudle._learners.pudle import PUDLEDictionaryLearning
+from skpudle.search import spread_rows
 
 __all__ = ["ENDINGS", "findings", "sentences"]
 
@@ -216,7 +217,7 @@ def _redundant_atoms(look):
         or _dense_codes(look)
     ):
         return None
-    X = np.stack(look.samples[:_SAMPLES])
+    X = np.stack([look.samples[i] for i in spread_rows(len(look.samples), _SAMPLES)])
     order = np.argsort(np.square(look.codes).sum(axis=0), kind="stable")
     error = _unexplained(look, X, order[:0])
     known = X[:, ~np.isnan(X).all(axis=0)]
