@@ -50,7 +50,9 @@ def test_by_default_units_of_features_do_not_matter(damaged):
     clean, X = damaged
     filled, gaps = DictionaryImputer().fit_transform(X), np.isnan(X)
     units = np.random.default_rng(1).uniform(0.1, 9, size=X.shape[1])
-    np.testing.assert_allclose(DictionaryImputer().fit_transform(units * X), units * filled, rtol=1e-6)
+    np.testing.assert_allclose(
+        DictionaryImputer().fit_transform(units * X), units * filled, rtol=1e-6
+    )
     means = SimpleImputer().fit_transform(X)
     error, of_means = (
         np.mean(((x - clean) / clean.std(axis=0))[gaps] ** 2) for x in (filled, means)
