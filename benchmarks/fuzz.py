@@ -32,6 +32,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: a fork has no threads but its own
 
 import numpy as np
+import pandas as pd
 import torch
 from common import circumstances, write_report
 from orders import is_clear, orders, pick
@@ -475,6 +476,102 @@ def datasets(rng):
     data = torch.utils.data.TensorDataset(torch.as_tensor(X))
     found = learner.fit(data).components_
     close(found, expected, 1.0, "atoms")
+
+
+# ---------------------------------------------------------------------------- streams and names
+
+
+class Buffered:
+    """Batches in one buffer, each written over the one before."""
+
+    def __init__(self, X, size, *, as_batch):
+        self.X, self.size, self.as_batch = X, size, as_batch
+
+    def __iter__(self):
+        buffer = np.empty((self.size, self.X.shape[1]), self.X.dtype)
+        for number, start in enumerate(range(0, len(self.X), self.size)):
+            rows = self.X[start : start + self.size]
+            buffer[: len(rows)] = rows
+            yield self.as_batch(buffer[: len(rows)], number)
+        buffer[:] = np.nan
+
+
+def streamed_learner(rng):
+    """Return a learner that takes streams, and whether it takes counts only."""
+    seed = dict(random_state=int(rng.integers(100)))
+    p, kind = int(rng.integers(2, 10)), pick(rng, "search", "search", "auto", "training", "noodl",
+                                             "encoder", "poisson", "kullback-leibler")  # fmt: skip
+    short = dict(n_unfoldings=3, max_iter=2, tol=None, batch_size=16, **seed)
+    if kind == "noodl":
+        return NOODLDictionaryLearning(p, **short), False
+    options = {
+        "search": seed,
+        "auto": seed,
+        "training": short | dict(gradient="ae-ls", dict_init=pick(rng, "data", "search")),
+        "encoder": dict(separate_atoms=pick(rng, True, "unfolding"), max_iter=2, **seed),
+        "poisson": dict(loss="poisson", **short),
+        "kullback-leibler": dict(loss="kullback-leibler", max_iter=4, **seed),
+    }[kind]
+    counts = kind in ("poisson", "kullback-leibler")
+    return PUDLEDictionaryLearning("auto" if kind == "auto" else p, **options), counts
+
+
+def buffers(rng):
+    """Check that a stream in one buffer gives the bits of a stream of copies."""
+    n, m = int(rng.integers(60, 200)), int(rng.integers(3, 10))
+    learner, counts = streamed_learner(rng)
+    X = rng.poisson(2.0, (n, m)).astype(float) if counts else rng.normal(size=(n, m))
+    X = X.astype(pick(rng, np.float64, np.float32))
+    if rng.random() < 0.3:
+        X[rng.random(X.shape) < 0.1] = np.nan
+        X[np.isnan(X).all(1), 0] = 1.0
+    size, method = int(rng.integers(5, 40)), pick(rng, "fit", "partial_fit")
+    yield f"{X.shape} {X.dtype} by {size}, {method}\n  {learner}"
+    given = pick(rng, lambda rows, _: rows, lambda rows, _: torch.from_numpy(rows))
+    found = getattr(clone(learner), method)(Buffered(X, size, as_batch=given))
+    copied = Buffered(X, size, as_batch=lambda rows, _: rows.copy())
+    expected = getattr(clone(learner), method)(copied)
+    for one in (found, expected):
+        vars(one).pop("size_path_", None)  # a Bunch of arrays
+    names = other_attributes(found, expected)
+    expect(not names, f"other bits of {names}")
+    codes = expected.transform(copied)
+    same = np.array_equal(found.transform(Buffered(X, size, as_batch=given)), codes)
+    expect(same, "other codes")
+
+
+def frames(rng):
+    """Check that frames and batches of them have to have the columns of `fit` in its order."""
+    n, m = int(rng.integers(60, 120)), int(rng.integers(3, 8))
+    learner, counts = streamed_learner(rng)
+    X = rng.poisson(2.0, (n, m)).astype(float) if counts else rng.normal(size=(n, m))
+    names = [f"feature {i}" for i in range(m)]
+    order = rng.permutation(m)
+    order = order[::-1] if (order == np.arange(m)).all() else order
+    wrong, size = int(rng.integers(1, 3)), int(rng.integers(10, 25))
+    method = pick(rng, "fit", "partial_fit")
+    yield f"{X.shape} by {size}, {method}, batch {wrong} in the order {order}\n  {learner}"
+
+    def named(rows, number):
+        return pd.DataFrame(rows, columns=names)
+
+    def mixed(rows, number):
+        frame = named(rows, number)
+        return frame.iloc[:, order] if number == wrong else frame
+
+    right, spoiled = (Buffered(X, size, as_batch=one) for one in (named, mixed))
+    getattr(learner, method)(right)
+    expect(learner.feature_names_in_.tolist() == names, "the names are not those of the batches")
+    for data in (spoiled, named(X, 0).iloc[:, order]):
+        for name in ("transform", "score", "partial_fit", "transform_sparse"):
+            with refused(f"{name} of columns in another order"):
+                getattr(learner, name)(data)
+    for name in ("fit", "partial_fit"):
+        with refused(f"{name} of columns in another order"):
+            getattr(clone(learner), name)(spoiled)
+    whole = named(X, 0)
+    size_of_codes = max(float(np.abs(learner.transform(X)).max()), 1e-12)
+    close(learner.transform(right), learner.transform(whole), size_of_codes, "batches of frames")
 
 
 # ---------------------------------------------------------------------------- units and weights
@@ -1223,6 +1320,8 @@ KINDS = {
     counts: 4,
     company: 4,
     datasets: 1,
+    buffers: 2,
+    frames: 2,
     units: 2,
     outliers: 2,
     weights: 3,

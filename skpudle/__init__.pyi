@@ -176,6 +176,7 @@ class ConvPUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
 
 class DictionaryImputer(BaseEstimator, TransformerMixin):
     estimator_: Any
+    means_: NDArray[Any]
     n_features_in_: int
     feature_names_in_: NDArray[Any]
     def __init__(self, estimator: Any = None) -> None: ...

@@ -7,6 +7,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skpudle._data.arrays import check_rows, host_array
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 
 __all__ = ["DictionaryImputer"]
@@ -31,6 +32,8 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     ----------
     estimator_ : estimator
         The fitted estimator.
+    means_ : ndarray of shape (n_features,)
+        Means of the known values, which samples without known values get.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -64,8 +67,9 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.estimator = estimator
 
     def _read(self, X, *, reset):
-        options = dict(dtype=[np.float64, np.float32], ensure_all_finite="allow-nan", reset=reset)
-        return validate_data(self, X, **options)
+        rows = check_rows(host_array(X), estimator=self, allow_nan=True)
+        validate_data(self, X, reset=reset, skip_check_array=True)
+        return rows
 
     def fit(self, X, y=None):
         """Learn the dictionary.
@@ -100,6 +104,7 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         else:
             learner = clone(self.estimator)
         self.estimator_ = learner.fit(X)
+        self.means_ = np.nanmean(X, axis=0, dtype=np.float64)
         return self
 
     def transform(self, X):
@@ -123,7 +128,8 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         filled = X.copy()
         rows = gaps.any(axis=1)  # codes of a row depend on no other row
         learner = self.estimator_
-        restored = np.asarray(learner.inverse_transform(learner.transform(X[rows])))
+        restored = np.array(learner.inverse_transform(learner.transform(X[rows])))
+        restored[gaps[rows].all(axis=1)] = self.means_
         filled[rows] = np.where(gaps[rows], restored, X[rows])
         return filled
 

@@ -26,7 +26,7 @@ from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import check_rows, host_array, to_numpy
-from skpudle._data.sources import part_of, parts_of
+from skpudle._data.sources import part_of, parts_of, refuse_shuffled
 from skpudle._fitted.learners import signed_codes
 
 __all__ = [
@@ -195,7 +195,7 @@ def atom_contributions(learner, X, *, ridge=0.0, n_largest=10):
     Raises
     ------
     ValueError
-        If atoms are not rows, or data are incomplete.
+        If atoms are not rows, or data are incomplete, or come from a loader that shuffles.
 
     Examples
     --------
@@ -208,6 +208,7 @@ def atom_contributions(learner, X, *, ridge=0.0, n_largest=10):
     (16, 5)
     """
     check_is_fitted(learner, "components_")
+    refuse_shuffled(X)
     inverse, estimates = _fit(learner, X, ridge)
     return _contributions(learner, X, inverse, learner.components_, estimates, n_largest)
 
@@ -237,9 +238,11 @@ def reconstruction_contributions(learner, X_train, X, *, ridge=0.0, n_largest=10
     Raises
     ------
     ValueError
-        If atoms are not rows, or data are incomplete.
+        If atoms are not rows, or data are incomplete, or come from a loader that shuffles.
     """
     check_is_fitted(learner, "components_")
+    refuse_shuffled(X_train)
+    refuse_shuffled(X)
     inverse, atoms = _fit(learner, X_train, ridge)
     codes = np.concatenate([codes for _, codes in _encoded(learner, X)])
     targets = codes @ learner.components_

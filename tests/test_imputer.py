@@ -50,7 +50,9 @@ def test_by_default_units_of_features_do_not_matter(damaged):
     clean, X = damaged
     filled, gaps = DictionaryImputer().fit_transform(X), np.isnan(X)
     units = np.random.default_rng(1).uniform(0.1, 9, size=X.shape[1])
-    np.testing.assert_allclose(DictionaryImputer().fit_transform(units * X), units * filled)
+    np.testing.assert_allclose(
+        DictionaryImputer().fit_transform(units * X), units * filled, rtol=1e-6
+    )
     means = SimpleImputer().fit_transform(X)
     error, of_means = (
         np.mean(((x - clean) / clean.std(axis=0))[gaps] ** 2) for x in (filled, means)
@@ -86,3 +88,14 @@ def test_it_is_a_step_of_pipelines_and_searches():
     name = "dictionaryimputer__estimator__pudledictionarylearning__n_components"
     search = GridSearchCV(make_pipeline(*steps), {name: [5, 15]}, cv=2)
     assert search.fit(X, y).best_score_ > 0.9
+
+
+@pytest.mark.parametrize("estimator", [None, PUDLEDictionaryLearning(4, random_state=0)])
+def test_a_sample_without_known_values_gets_the_means_of_any_estimator(estimator):
+    X = np.random.default_rng(0).normal(size=(60, 6)) + 5
+    X[3, 2] = np.nan
+    imputer = DictionaryImputer(estimator).fit(X)
+    rows = np.vstack([np.full((2, 6), np.nan), X[:5]])
+    filled = imputer.transform(rows)
+    np.testing.assert_allclose(filled[:2], [np.nanmean(X, axis=0)] * 2)
+    np.testing.assert_array_equal(filled[2:], imputer.transform(X[:5]))

@@ -47,6 +47,9 @@ _ROOM = 1e4
 # Data up to 2**64 times larger or smaller than 1 have eighth powers in float64.
 _MOST_DOUBLINGS = 64
 
+# dtypes of NumPy, pandas and Polars begin with these words
+_DATES = "date", "time", "duration"
+
 _NAN = (
     "Input X contains NaN, which is not taken for missing values here. Impute them, for example by "
     "sklearn.impute.SimpleImputer in a pipeline, or use PUDLEDictionaryLearning, which accepts NaN."
@@ -268,6 +271,13 @@ def _check_array(X, estimator, *, copy, allow_nan):
     except ValueError as error:
         if "contains NaN" in str(error):
             raise ValueError(_NAN) from error
+        if "unique column names" in str(error):
+            names = [str(name) for name in X.columns]
+            equal = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError(
+                f"X has columns of equal names, {equal!r:.200}. Give each column a name of its "
+                "own, or pass an array, X.to_numpy()."
+            ) from error
         if len(str(error)) > _LONGEST:
             raise ValueError(shortened(str(error))) from None
         raise
@@ -313,11 +323,15 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
     Raises
     ------
     ValueError, TypeError
-        As in `sklearn.utils.check_array`, or if values are not in the range.
+        As in `sklearn.utils.check_array`, or if values are dates or not in the range.
     """
     refuse_batches(X)
     if len(getattr(X, "shape", ())) == 1:
         raise _one_axis(X)
+    one = np.asarray(X[0]) if isinstance(X, list | tuple) and len(X) else X
+    kinds = one.dtypes if hasattr(one, "dtypes") else [getattr(one, "dtype", "")]
+    if dates := [i for i, kind in enumerate(kinds) if str(kind).lower().startswith(_DATES)]:
+        raise _of_dates(one, dates)
     if isinstance(X, torch.Tensor):
         X = _check_tensor(X, estimator, copy=copy, allow_nan=allow_nan)
     else:
@@ -326,6 +340,18 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
     if largest is not None:
         _check_largest(X, largest)
     return X
+
+
+def _of_dates(X, places):
+    if hasattr(X, "dtypes"):
+        names = [str(X.columns[i]) for i in places[:10]]
+        found = f"dates or times in columns {names}{' ...' if len(places) > 10 else ''}"
+    else:
+        found = f"the dtype {X.dtype}"
+    return TypeError(
+        f"X has {found}, which would be numbers of an unknown unit, and NaT a large one. Leave "
+        "them out, or pass numbers, such as seconds since the first date."
+    )
 
 
 def _one_axis(X):

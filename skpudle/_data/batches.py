@@ -84,7 +84,6 @@ class Indexed:
         Whether to draw a new order for every epoch.
     """
 
-    n_counted = None  # number of batches, if a stream was read to its end
     n_judged = 1  # number of samples that tell, by their mean objective, if training has stalled
 
     def __init__(self, batch_size=1, generator=None, *, shuffle=True):
@@ -182,7 +181,7 @@ def count_batches(source):
     ValueError
         If it seems endless.
     """
-    n_known = source.n_batches or getattr(source, "n_counted", None)
+    n_known = getattr(source, "n_counted", None) or source.n_batches  # a length may be wrong
     if n_known is not None:
         return n_known
     n_batches = sum(1 for _ in islice(source.batches(source.plan()), _MOST_BATCHES))

@@ -1,5 +1,7 @@
 """Take dictionaries from arrays, and from fitted learners of this and other packages."""
 
+from copy import copy
+
 import numpy as np
 import torch
 from sklearn.decomposition import SparseCoder
@@ -7,7 +9,7 @@ from sklearn.utils import check_array
 
 from skpudle._data.arrays import to_numpy, to_tensor
 
-__all__ = ["dictionary_of", "given_atoms"]
+__all__ = ["dictionary_of", "drop_names", "given_atoms"]
 
 
 def dictionary_of(source):
@@ -45,6 +47,13 @@ def dictionary_of(source):
             "wrap it in sklearn.frozen.FrozenEstimator."
         )
     return source
+
+
+def drop_names(learner):
+    """Return a copy of a fitted learner that takes arrays for frames, whose names were compared."""
+    learner = copy(learner)
+    vars(learner).pop("feature_names_in_", None)
+    return learner
 
 
 def given_atoms(dict_init, n_components, x):

@@ -2,10 +2,13 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import copy
 
 import numpy as np
 import torch
 from scipy import sparse
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import _check_feature_names
 from torch.utils.data import DataLoader
 
 from skpudle._data.arrays import check_rows, split_missing, to_tensor, with_gaps
@@ -60,16 +63,38 @@ def part_of(where):
 
 
 class Reader:
-    """Turn batches into tensors, with the dtype and number of features of the first."""
+    """Turn batches into tensors, with the dtype, number and names of features of the first.
 
-    def __init__(self, device, **checks):
+    Parameters
+    ----------
+    device : torch.device
+        Device of the batches.
+    learner : estimator, default=None
+        The learner that reads; warnings name its class.
+    known : bool, default=False
+        Whether the learner is fitted, and batches have the names of its features.
+    **checks : dict
+        Keyword arguments of `skpudle._data.arrays.check_rows`.
+    """
+
+    def __init__(self, device, *, learner=None, known=False, **checks):
         self.device = torch.empty(0, device=device).device  # with its index, like tensors'
-        self.checks = checks  # of `check_rows`
+        self.checks = checks
         self.dtype = self.n_features = None
+        # the copy takes the names of the first batch, and the learner stays as it is
+        self._named, self._known = BaseEstimator() if learner is None else copy(learner), known
+
+    @property
+    def names(self):
+        """The names of features, or None."""
+        return getattr(self._named, "feature_names_in_", None)
 
     def __call__(self, raw, where):  # -> (n, n_features) on the host, or the device if it was there
+        is_first = self.n_features is None
         with part_of(where):
-            x = check_rows(without_labels(raw), **self.checks)
+            rows = without_labels(raw)
+            _check_feature_names(self._named, rows, reset=is_first and not self._known)
+            x = check_rows(rows, **self.checks)
         there = isinstance(x, torch.Tensor) and x.device == self.device
         x = x if there else to_tensor(x)
         self.dtype, self.n_features = self.dtype or x.dtype, self.n_features or x.shape[1]

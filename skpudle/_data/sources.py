@@ -13,6 +13,7 @@ References
    11, 1985.
 """
 
+import warnings
 from copy import copy
 from dataclasses import replace
 from itertools import islice
@@ -22,13 +23,22 @@ import torch
 from scipy import sparse
 from sklearn.utils import get_tags
 from sklearn.utils.validation import _num_samples
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from skpudle._data import tables
 from skpudle._data.arrays import host_array, refuse_batches, split_missing, with_gaps
 from skpudle._data.batches import Indexed, Samples, check_end, once_only
+from skpudle._data.callers import users_level
 from skpudle._data.reading import Loader, Reader, part_of, read_ahead, without_labels
 from skpudle._data.tables import is_dataset, only_array, table_of
+from skpudle.search import spread_rows
 
 __all__ = [
     "SparseRows",
@@ -39,6 +49,7 @@ __all__ = [
     "is_stream",
     "open_source",
     "parts_of",
+    "refuse_shuffled",
 ]
 
 # A table is shuffled in windows of contiguous blocks from random places. Two windows are in memory,
@@ -231,7 +242,7 @@ class _Samples(_Source):
         return len(self.data)
 
     def sample(self, n_components, seed):
-        """Return samples at regular distances."""
+        """Return samples at random places of equal parts."""
         sample = self._rows(self.sampled_positions(n_components))
         self._seen["n"] = max(self._seen["n"], len(sample))
         return sample.to(self.reader.device)
@@ -241,9 +252,7 @@ class _Samples(_Source):
         if not len(self):
             raise ValueError("X has no samples, its length is 0. Pass a dataset with samples.")
         self._rows(torch.zeros(1, dtype=torch.long, device="cpu"))
-        n_rows = min(self._n_sampled(n_components), len(self))
-        ends = 0, len(self) - 1
-        return torch.linspace(*ends, n_rows, dtype=torch.float64, device="cpu").round().long()
+        return spread_rows(len(self), self._n_sampled(n_components))
 
     def batches(self, plan, start=0):
         """Yield the batches of an epoch."""
@@ -301,8 +310,11 @@ class SparseRows(_Samples):
 class _Stream(_Source):
     """Batches of an object that can be iterated again; samples are their own keys.
 
-    A `DataLoader` shuffles by its own generator; other streams are not shuffled.
+    A `DataLoader` shuffles by its own generator; other streams are not shuffled. A stream may yield
+    one buffer again and again: its reader copies.
     """
+
+    n_counted = None  # number of batches in a pass to the end
 
     def for_training(self, batch_size, generator, *, shuffle):
         """Return this source; it has its own batches and its own order."""
@@ -323,15 +335,24 @@ class _Stream(_Source):
     n_samples = None
 
     def _tensors(self):  # yields (n, n_features)
-        for number, raw in enumerate(islice(self.data, self.n_batches)):
+        batches, most, number = iter(self.data), self.n_batches, -1
+        for number, raw in enumerate(islice(batches, most)):
             check_end(number)
             rows = self.reader(raw, f"batch {number}")
-            self.first_batch, self.n_counted = self.first_batch or len(rows), number + 1
+            self.first_batch = self.first_batch or len(rows)
             yield rows
         if self.first_batch is None:
             raise ValueError(
                 "X yields no batch. Pass an object with an __iter__ that yields batches anew for "
                 "every epoch."
+            )
+        self.n_counted = number + 1
+        if self.n_counted == most and next(batches, self) is not self:
+            warnings.warn(
+                f"X has the length {most} and yields more batches: an epoch is the first {most}. "
+                "Let __len__ return the number of all batches, or leave it out, to use all of a "
+                "stream with an end.",
+                stacklevel=users_level(),
             )
 
     def sample(self, n_components, seed):
@@ -457,6 +478,20 @@ def check_exposure(exposure, X, loss):  # -> (n_samples,) float64
     return values
 
 
+def refuse_shuffled(X):
+    """Raise ValueError for a loader that shuffles, for results with a row for each sample."""
+    if not isinstance(X, DataLoader):
+        return
+    sampler = getattr(X.batch_sampler, "sampler", X.sampler)
+    random = RandomSampler | SubsetRandomSampler | WeightedRandomSampler
+    if isinstance(sampler, random) or getattr(sampler, "shuffle", False) is True:
+        raise ValueError(
+            f"X is a DataLoader that draws samples in random order, by a {type(sampler).__name__}, "
+            "so that no row of the result belongs to a known sample. Pass one with shuffle=False, "
+            "or its dataset."
+        )
+
+
 def parts_of(X, n_rows):
     """Yield parts of X, each with the name of its place; a stream yields its own batches."""
     if sparse.issparse(X):
@@ -489,7 +524,9 @@ def parts_of(X, n_rows):
         raise ValueError("X yields no batch, so there is nothing to encode. Pass at least one.")
 
 
-def open_source(X, device, *, batch_size, accept_sparse=False, offset=None, **checks):
+def open_source(
+    X, device, *, batch_size, learner=None, known=False, accept_sparse=False, offset=None, **checks
+):
     """Return a source for ``X``, which is no array in memory, or None if it is an array-like.
 
     Parameters
@@ -500,6 +537,10 @@ def open_source(X, device, *, batch_size, accept_sparse=False, offset=None, **ch
         Device of the batches.
     batch_size : int
         For a `torch.utils.data.IterableDataset`, which yields single samples.
+    learner : estimator, default=None
+        The learner that reads, see `skpudle._data.reading.Reader`.
+    known : bool, default=False
+        Whether it is fitted.
     accept_sparse : bool, default=False
         Whether ``X`` is a sparse array that is accepted.
     offset : Tensor of shape (n_samples, 1), default=None
@@ -512,15 +553,13 @@ def open_source(X, device, *, batch_size, accept_sparse=False, offset=None, **ch
     TypeError
         If ``X`` can be iterated only once.
     """
-    reader = Reader(device, **checks)
+    reader = Reader(device, learner=learner, known=known, **checks)
     if accept_sparse:
         return SparseRows(sparse.csr_array(X), reader, offset=offset)
     if (table := table_of(X)) is not None:
         return TableRows(table, reader) if _large(table) else None
     if isinstance(X, IterableDataset):
         X = Loader(X, batch_size=batch_size)
-    if isinstance(X, DataLoader):
-        return _Stream(X, reader)
     if isinstance(X, Dataset) or is_dataset(X):
         if len(X) and isinstance(row := X[0], dict):
             only_array(row, 1)  # before others are read
@@ -529,4 +568,5 @@ def open_source(X, device, *, batch_size, accept_sparse=False, offset=None, **ch
         return None
     if hasattr(X, "__next__"):
         raise once_only(f"X is a {type(X).__name__}, which")
+    reader.checks["copy"] = True
     return _Stream(X, reader)

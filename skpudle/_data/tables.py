@@ -96,13 +96,26 @@ def _of_columns(X):
     name, first = only_array(X[0], 1)
     X = X.select_columns([name]) if hasattr(X, "select_columns") else X
     shape, itemsize = (len(X), len(first)), getattr(getattr(first, "dtype", None), "itemsize", 8)
-    return Table(shape, itemsize, 1, lambda first, last: _array(X[first:last][name]))
+    return Table(shape, itemsize, 1, _reader_of(X, name))
 
 
-def _array(rows):
-    if sparse.issparse(rows):
-        return rows.toarray()
-    return rows if isinstance(rows, torch.Tensor) else np.array(rows)
+def _reader_of(data, column=...):
+    """Return ``rows`` of a table; the slices of ``data``, or of its column, hold its rows."""
+
+    def rows(first, last):
+        found = data[first:last] if column is ... else data[first:last][column]
+        if sparse.issparse(found):
+            found = found.toarray()
+        found = found.clone() if isinstance(found, torch.Tensor) else np.array(found)
+        if len(found) != last - first:
+            raise ValueError(
+                f"Rows {first} to {last} of X, a {type(data).__name__}, are {len(found)} rows: it "
+                "became shorter while it was read, or its shape is wrong. Pass a table with the "
+                "number of rows of its shape."
+            )
+        return found
+
+    return rows
 
 
 def _rows_of_a_chunk(X):
@@ -133,7 +146,7 @@ def table_of(X):
         return _of_columns(X)
     if hasattr(X, "get_shape") and hasattr(X, "__getitem__"):  # safetensors
         shape = tuple(X.get_shape())
-        return Table(shape, 8, 1, lambda first, last: _array(X[first:last])) if shape else None
+        return Table(shape, 8, 1, _reader_of(X)) if shape else None
     if not all(hasattr(X, name) for name in ("shape", "dtype", "__getitem__")):
         return None
     memory = any(hasattr(X, name) for name in _OF_MEMORY) and not isinstance(X, np.memmap)
@@ -145,7 +158,7 @@ def table_of(X):
             "X does not know its number of rows. Call its compute_chunk_sizes() before."
         )
     itemsize = getattr(X.dtype, "itemsize", 8)
-    return Table(shape, itemsize, _rows_of_a_chunk(X), lambda first, last: _array(X[first:last]))
+    return Table(shape, itemsize, _rows_of_a_chunk(X), _reader_of(X))
 
 
 def loaded(X, *, whole=False):

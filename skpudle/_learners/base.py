@@ -314,7 +314,7 @@ class GradientLearner(CallbackSupportMixin):
             check_number(self, before)
         plan = self._plan()
         data = self._read(plan, X, y, known=known, part=True, **of_samples)
-        team.check_agreement(lambda: task_of(self, "partial_fit", data.samples))
+        team.check_agreement(lambda: task_of(self, "partial_fit", data))
         replaced = known and before["atoms"] != crc32(np.ascontiguousarray(self.components_))
         if known and (replaced or not before["is_open"]):
             model, rows, generator = self._known_model(plan, data)

@@ -29,7 +29,7 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.batches import Samples
 from skpudle._data.reading import part_of
-from skpudle._data.sources import check_exposure, comes_in_parts, parts_of
+from skpudle._data.sources import check_exposure, comes_in_parts, parts_of, refuse_shuffled
 from skpudle._data.tables import loaded
 from skpudle._learners.score import hidden_deviance, sums_of
 from skpudle._precision import own_precision
@@ -122,15 +122,21 @@ def _wrong_shape(out, rows, codes):
 
 
 def _check_holds_codes(out, codes):
-    if isinstance(out, torch.Tensor):
-        holds = out.dtype.is_floating_point
-    else:
-        holds = np.can_cast(codes.dtype, getattr(out, "dtype", codes.dtype), "same_kind")
-    if not holds:
+    dtype = getattr(out, "dtype", codes.dtype)
+    of_torch = isinstance(out, torch.Tensor)
+    if not (dtype.is_floating_point if of_torch else np.can_cast(codes.dtype, dtype, "same_kind")):
         raise TypeError(
-            f"out holds {out.dtype}, which would cut codes off; pass an array of floating-point "
+            f"out holds {dtype}, which would cut codes off; pass an array of floating-point "
             "numbers."
         )
+    largest = float(torch.finfo(dtype).max if of_torch else np.finfo(dtype).max)
+    if largest < float(np.finfo(codes.dtype).max):
+        too_large = np.isfinite(codes) & (np.abs(codes) > largest)
+        if too_large.any():
+            raise ValueError(
+                f"out holds {dtype}, up to {largest:.6g}, and a code is "
+                f"{codes[too_large][0]:.6g}. Pass an array of {codes.dtype}, or scale the data."
+            )
 
 
 def check_loss(learner, state):
@@ -236,6 +242,11 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         ndarray or Tensor of shape (n_samples, n_features_out)
             Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
             ``split_sign=True`` positive parts come first, then negative parts.
+
+        Raises
+        ------
+        ValueError
+            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
         """
         return self._transform(X)
 
@@ -277,7 +288,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         TypeError
             If ``out`` is no array of floating-point numbers.
         ValueError
-            If it has another shape than the codes.
+            If it has another shape than the codes, or its dtype is too small for one; or if ``X``
+            is a `torch.utils.data.DataLoader` that shuffles.
         """
         return self._transform_into(X, out)
 
@@ -318,7 +330,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Raises
         ------
         ValueError
-            If codes are maps, which a sparse array, of rows and columns, cannot hold.
+            If codes are maps, which a sparse array, of rows and columns, cannot hold; or if ``X``
+            is a `torch.utils.data.DataLoader` that shuffles.
         """
         return self._transform_sparse(X)
 
@@ -448,6 +461,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             yield where, rows.to(device) if isinstance(rows, torch.Tensor) else rows, given
 
     def _codes_by_parts(self, X, exposure=None):  # yields arrays of codes
+        refuse_shuffled(X)
         for where, rows, given in self._parts(X, exposure):
             with part_of(where):
                 codes = to_numpy(to_tensor(self.transform(rows, **given)))

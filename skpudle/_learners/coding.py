@@ -16,6 +16,7 @@ bias of the search's penalty, are adapted to a quarter of it, if codes stay abou
 much noise atoms fit the noise, and are adapted to twice the penalty.
 """
 
+import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count, islice, tee
@@ -24,9 +25,17 @@ from typing import NamedTuple
 
 import torch
 
+from skpudle._data.callers import users_level
 from skpudle.lasso import gram_matrix, lasso_path, solve_lasso
 from skpudle.operators import ConvDictionary
-from skpudle.search import ConvProblem, adapted, conv_path, without_rows
+from skpudle.search import (
+    ConvProblem,
+    adapted,
+    conv_path,
+    match_equal_rows,
+    spread_rows,
+    without_rows,
+)
 
 __all__ = [
     "Coding",
@@ -184,8 +193,7 @@ class _Rows:
 
     def __init__(self, x, mask, *, positive, total):
         n_rows = min(_MOST, max(_FEWEST, _ENTRIES // x.shape[1]))
-        stride = max(1, len(x) // n_rows)
-        self.places = torch.arange(len(x))[stride // 2 :: stride]
+        self.places = spread_rows(len(x), len(x) // max(1, len(x) // n_rows))
         self.x = x[self.places].detach().cpu().double()
         self.known = None if mask is None else mask[self.places].to(self.x)
         if mask is not None:
@@ -273,18 +281,18 @@ class _Rows:
         Atoms fit the noise of their own rows, so that small penalties seem to predict these rows.
         A few rows are one fold; many are cut into folds, each with atoms of the other rows.
         """
-        thinned = problem.thinned(stride)
-        (n,) = self.total(self.x.new_tensor([float(len(thinned.x))]))
+        thinned, first = problem.thinned(stride), match_equal_rows(problem.x, problem.mask)
+        of_search = first[spread_rows(len(first), len(thinned.x))]
+        here = torch.isin(of_search, first[self.places]).sum()
+        n, n_judges = self.total(torch.tensor([len(of_search), here], dtype=torch.float64))[0]
         if n < 2:
             return atoms
-        n_folds = min(_FOLDS, ceil(_FOLDS * self.n_rows / float(n)))
+        n_folds = max(1, min(_FOLDS, ceil(_FOLDS * float(n_judges / n))))
         folds = []
         for i in range(n_folds):
-            places = self.places[i::n_folds]
-            kept = torch.ones(len(thinned.x), dtype=torch.bool)
-            kept[places[places % stride == 0] // stride] = False
+            kept = ~torch.isin(of_search, first[self.places[i::n_folds]])  # nor copies of these
             (n_left_out,) = self.total((~kept).sum())
-            if n_left_out:
+            if 0 < n_left_out < n:
                 options = dict(unbiased=unbiased)
                 folds.append(without_rows(thinned, atoms, codes, kept, **options))
             else:
@@ -304,8 +312,8 @@ class _Pictures:
     largest, patience, refined, biased = 4.0, 1, False, True
 
     def __init__(self, problem):
-        n = min(_PICTURES, len(problem.x))
-        chosen = torch.arange(n) * len(problem.x) // n
+        chosen = spread_rows(len(problem.x), _PICTURES)
+        n = len(chosen)
         area, crop = _PIXELS // n, []
         axes = zip(problem.x.shape[2:], problem.kernel, problem.stride, strict=True)
         for size, kernel, stride in axes:  # a signal has one row, whose crop has the whole area
@@ -513,6 +521,13 @@ def coding_of_l0(problem, atoms, l0, *, debias=None):  # -> Coding
     coding = _coding_at(alpha, problem, atoms, debias)
     if debias is None and coding.debias == 1:
         alpha, n_entries = found(1.0)
+    if abs(n_entries - l0) > max(_CLOSE * l0, 1 / n_rows):
+        warnings.warn(
+            f"Rows have {n_entries:.4g} codes on average instead of l0={l0:g}: their number jumps "
+            "from one penalty to the next, as where rows are alike. Pass a number of codes that "
+            "rows can have.",
+            stacklevel=users_level(),
+        )
     return coding._replace(alpha=alpha, n_entries=n_entries)
 
 
@@ -568,7 +583,7 @@ def coding_of_support(problem, atoms, *, debias=None):  # -> Coding
 def _countable(problem, atoms):  # -> solve(alpha, **options), largest penalty, number of rows
     """Return a solver for some rows, and the penalty from which on all their codes are zero."""
     n_rows = max(1, min(_COUNTED, _COUNTED_ENTRIES // len(atoms)))
-    part = slice(None, None, -(-len(problem.x) // n_rows))
+    part = spread_rows(len(problem.x), n_rows)
     x, atoms = problem.x[part], atoms.to(problem.x)
     mask = None if problem.mask is None else problem.mask[part]
     correlations = (x if mask is None else x * mask) @ atoms.mT

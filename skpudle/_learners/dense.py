@@ -48,7 +48,7 @@ from skpudle._training.team import ALONE, current_team
 from skpudle.encoding import default_step
 from skpudle.initialization import INITIALIZATIONS, initial_atoms
 from skpudle.operators import DenseDictionary, project_atoms
-from skpudle.search import Problem, auto_alpha, choose_size, debias, is_done
+from skpudle.search import Problem, auto_alpha, choose_size, debias, is_done, spread_rows
 
 __all__ = ["DICT_INIT", "DenseLearner", "choose_atoms", "known_model", "start"]
 
@@ -115,7 +115,7 @@ def _checked_mean(mean, atoms, loss):  # -> ndarray of shape (n_features,)
 def _held_out_deviance(model, rows, samples, team, alpha):  # -> float
     """Return the deviance of held-out entries of some samples, for codes with a penalty."""
     atoms, intercept = model.parts(rows)
-    some = samples[:: max(1, len(samples) // _JUDGES)]
+    some = samples[spread_rows(len(samples), _JUDGES)]
     options = dict(step_size=model.step(atoms), lambda_decay=model.decay(0))
     encoder = model.encoder.at(alpha, **options)
     deviance = hidden_deviance(
@@ -410,16 +410,16 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _read(self, plan, X, y, *, known=False, part=False, exposure=None):  # -> Data
         device, in_memory = resolve_device(self.device, X), is_array(X)
         X = X if in_memory else loaded(X)
-        if known:
-            _check_feature_names(self, X, reset=False)
         options = {"allow_nan": self._allows_nan(), "largest": self._loss().largest}
         source = offset = None
         if exposure is not None:
             offset = to_tensor(check_exposure(exposure, X, self.loss), device).log()[:, None]
         if not in_memory:
-            reading = dict(accept_sparse=accepts(self, X), offset=offset)
+            reading = dict(accept_sparse=accepts(self, X), offset=offset, learner=self, known=known)
             source = open_source(X, device, batch_size=plan.batch_size(), **reading, **options)
         if source is None:
+            if known:
+                _check_feature_names(self, X, reset=False)
             rows = check_rows(X, estimator=self, **options)
             x, mask = split_missing(to_tensor(rows, device))
             samples = Samples(x, mask, None if offset is None else offset.to(x.dtype))
@@ -434,7 +434,10 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
                 offset = offset[source.sampled_positions(plan.n_components)].to(seen.dtype)
             samples = Samples(*split_missing(seen), offset)
         if not known:
-            return Data(source, samples, device, input_attributes(seen))
+            inputs = input_attributes(seen)
+            if not isinstance(source, Rows):
+                inputs["feature_names_in_"] = source.reader.names
+            return Data(source, samples, device, inputs)
         _check_n_features(self, seen, reset=False)
         if np.shape(self.components_)[1:] != (samples.x.shape[1],):
             raise wrong_atoms(self, samples.x.shape[1])
@@ -442,7 +445,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return Data(source, samples, device, {})
 
     def _some_samples(self, data):  # -> Samples
-        return data.samples[:: max(1, len(data.samples) // _SAMPLES)]
+        return data.samples[spread_rows(len(data.samples), _SAMPLES)]
 
     def _new_model(self, plan, data, generator, run=None):  # -> model, rows
         mask = data.samples.mask

@@ -18,7 +18,9 @@ from skpudle.search import (
     advance_stream,
     after_search,
     begin_stream,
+    match_equal_rows,
     objective,
+    spread_rows,
     with_atoms,
 )
 
@@ -39,10 +41,11 @@ _FORGETTING = 3.0
 
 def held_back(problem):  # -> Problem, Problem
     """Return the problem without some rows, and the problem of these, which judge a pass."""
-    distance = max(_JUDGES, ceil(problem.n_samples / _MOST_JUDGES))
-    judges = torch.zeros(problem.n_samples, dtype=torch.bool)
-    judges[::distance] = True
-    return problem.of_rows(~judges), problem.of_rows(judges)
+    first = match_equal_rows(problem.x, problem.mask)
+    places = (first == torch.arange(len(first))).nonzero().flatten()  # without copies
+    n_judges = min(ceil(len(places) / _JUDGES), _MOST_JUDGES)
+    judges = places[spread_rows(len(places), n_judges)]
+    return problem.of_rows(~torch.isin(first, judges)), problem.of_rows(judges)
 
 
 def _block_rows(n_used, n_components, n_features):

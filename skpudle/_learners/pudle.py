@@ -8,8 +8,9 @@ from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from skpudle._data.arrays import mean_square, to_tensor, unit_of
-from skpudle._data.sources import check_exposure
+from skpudle._data.arrays import mean_square, split_missing, to_tensor, unit_of, with_gaps
+from skpudle._data.batches import Samples
+from skpudle._data.sources import check_exposure, refuse_shuffled
 from skpudle._learners.additive import (
     ADDITIVE,
     AdditiveEncoder,
@@ -24,6 +25,7 @@ from skpudle._learners.models import Learned, Pursuit, learned_encoder
 from skpudle._learners.plan import DensePlan
 from skpudle._precision import training_mode
 from skpudle._training.fit import FitRun
+from skpudle._training.identity import task_of
 from skpudle._training.messages import print_encoder, warn_of_early_end, warn_of_unused
 from skpudle._training.team import current_team
 from skpudle.encoding import (
@@ -402,12 +404,12 @@ class PUDLEDictionaryLearning(DenseLearner):
     predict held-out features better.
 
     With ``n_components="auto"`` a quarter of the samples, at most 2000, are held out, and hidden
-    entries of them predicted. The number of atoms begins at half the number of features, and grows
-    by half while the score, R^2 of the hidden entries, gets larger. Then atoms are removed that
-    held-out samples miss least, a quarter of them at a time and finally one by one, and the others
-    adapt, as in [4]_. The number is the smallest whose score is as large as the largest, within
-    the standard error of the difference, which counts as 0.001 at least and 0.002 at most. From
-    those atoms the search goes on over all samples.
+    entries of them predicted; equal samples count as one. The number of atoms begins at half the
+    number of features, and grows by half while the score, R^2 of the hidden entries, gets larger.
+    Then atoms are removed that held-out samples miss least, a quarter of them at a time and finally
+    one by one, and the others adapt, as in [4]_. The number is the smallest whose score is as large
+    as the largest, within the standard error of the difference, which counts as 0.001 at least and
+    0.002 at most. From those atoms the search goes on over all samples.
 
     Atoms that no sample of an epoch used are replaced, before the next epoch, by the samples that
     were reconstructed worst. If the loss stops being finite, the learning rate is halved, once.
@@ -664,6 +666,11 @@ class PUDLEDictionaryLearning(DenseLearner):
         ndarray or Tensor of shape (n_samples, n_features_out)
             Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
             ``split_sign=True`` positive parts come first, then negative parts.
+
+        Raises
+        ------
+        ValueError
+            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
         """
         return self._transform(X, exposure)
 
@@ -690,7 +697,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         TypeError
             If ``out`` is no array of floating-point numbers.
         ValueError
-            If it has another shape than the codes.
+            If it has another shape than the codes, or its dtype is too small for one; or if ``X``
+            is a `torch.utils.data.DataLoader` that shuffles.
         """
         return self._transform_into(X, out, exposure)
 
@@ -708,6 +716,11 @@ class PUDLEDictionaryLearning(DenseLearner):
         -------
         scipy.sparse.csr_array of shape (n_samples, n_features_out)
             Codes.
+
+        Raises
+        ------
+        ValueError
+            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
         """
         return self._transform_sparse(X, exposure)
 
@@ -724,6 +737,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         ndarray or Tensor of shape (n_samples, n_features_out)
             Codes, as of `transform`.
         """
+        refuse_shuffled(X)
         given = {} if exposure is None else {"exposure": exposure}
         return self.fit(X, y, **given).transform(X, **given)
 
@@ -833,7 +847,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
             Data, best other than those that the atoms were learned from; of a stream, a sample. Up
-            to 2000 rows, evenly spaced, count codes.
+            to 2000 rows, one in each of equal parts, count codes.
         l0 : float, default=None
             Mean number of nonzero codes in a row, which bisection meets to half a percent. None
             leaves it to the ``criterion``.
@@ -856,6 +870,11 @@ class PUDLEDictionaryLearning(DenseLearner):
             If codes are not those of the lasso; if ``transform_alpha`` overrides the penalty; if
             ``l0`` is not positive, or no penalty gives as many codes; or if the criterion is none
             of these, or is "support" and codes have both signs.
+
+        Warns
+        -----
+        UserWarning
+            If the number of codes jumps past ``l0`` from one penalty to the next.
 
         Examples
         --------
@@ -893,8 +912,11 @@ class PUDLEDictionaryLearning(DenseLearner):
                 "criterion='support' takes negative codes for mistakes, and positive_code=False "
                 "allows them. Pass criterion='prediction', or l0."
             )
-        data = self._read(plan, X, None, known=True)
-        x, mask = data.samples.x, data.samples.mask
+        data, team = self._read(plan, X, None, known=True), current_team()
+        own = Samples(with_gaps(data.samples.x, data.samples.mask))
+        given = {"dtype": str(own.x.dtype), "l0": repr(l0), "criterion": criterion}
+        team.check_agreement(lambda: task_of(self, "choose_alpha", data) | given)
+        x, mask = split_missing(team.collect(own).x)  # rows of all processes
         if getattr(self, "mean_", None) is not None:
             x = x - to_tensor(self.mean_).to(x)
         unit = unit_of(mean_square(x))

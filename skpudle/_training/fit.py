@@ -303,7 +303,7 @@ class FitRun(AbstractContextManager):
             largest number of updates.
         """
         team, generator = self.team, make_generator(self.learner.random_state)
-        team.check_agreement(lambda: task_of(self.learner, "fit", data.samples))
+        team.check_agreement(lambda: task_of(self.learner, "fit", data))
         self.recorder.open(generator, team)
         self.generator = team.agree(generator)
         n_samples = len(data.source) if hasattr(data.source, "__len__") else None

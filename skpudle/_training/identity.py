@@ -17,6 +17,9 @@ from skpudle._data.foreign import dictionary_of
 
 __all__ = ["check_same", "data_of", "identity_of", "plain", "rule_of", "task_of"]
 
+# characters of a text of names
+_LONGEST = 60
+
 # parameters that may differ between processes that train one dictionary
 _OWN = {"device", "random_state", "verbose"}
 
@@ -98,21 +101,32 @@ def data_of(source, samples):
     return f"{kind} of {len(samples)} samples{batch}, checksum {_checksum(parts)}"
 
 
-def task_of(estimator, method, samples):
+def _listed(names):
+    """Return names of features as one text, a long one with a checksum."""
+    text = ", ".join(map(str, names))
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[:_LONGEST]} ... {zlib.crc32(text.encode()):08x}"
+
+
+def task_of(estimator, method, data):
     """Return all that processes which train one dictionary must agree in, by name.
 
     Parameters
     ----------
     estimator : estimator
         The estimator of one of these processes.
-    method : {"fit", "partial_fit"}
+    method : {"fit", "partial_fit", "choose_alpha"}
         The method that was called.
-    samples : Samples
-        Rows of its data.
+    data : Data
+        Its data: ``samples``, and names of features in ``inputs``.
     """
+    samples, names = data.samples, data.inputs.get("feature_names_in_")
+    if names is None:
+        names = getattr(estimator, "feature_names_in_", ())
     task = {"class": type(estimator).__name__, "method": method}
     task |= {n: text for n, text in parameters_of(estimator).items() if n not in _OWN}
-    task["n_features"] = str(samples.x.shape[1])
+    task |= {"n_features": str(samples.x.shape[1]), "feature_names_in_": _listed(names)}
     if method == "fit" or not hasattr(estimator, "components_"):
         return task | {"dtype": str(samples.x.dtype).removeprefix("torch.")}
     return task | {

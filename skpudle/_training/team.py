@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from skpudle._data.arrays import to_numpy, to_tensor
+from skpudle.search import spread_rows
 
 __all__ = ["ALONE", "Team", "current_team", "data_parallel"]
 
@@ -34,21 +35,13 @@ _ROWS = 2**14
 _PAUSE = 0.2
 
 
-def _itself(value):
-    return value
-
-
-def _each(*values):
-    return values
-
-
 class Alone:
     """A team of one, the operations of `Team` without exchange and copies."""
 
     rank, size, is_alone = 0, 1, True
 
-    largest = all = first = collect = agree = own = staticmethod(_itself)
-    sum = any = staticmethod(_each)
+    largest = all = first = collect = agree = own = staticmethod(lambda value: value)
+    sum = any = staticmethod(lambda *values: values)
 
     def gather(self, tensor):
         """Return the tensor in a list."""
@@ -174,11 +167,11 @@ class Team:
         return [self.gather_bytes(contents[0] if self.rank == 0 else b"")[0]] if n_items else []
 
     def collect(self, samples):
-        """Return samples of all processes, at regular distances and in the order of processes.
+        """Return samples of all processes, at most 2**14 of each, in the order of processes.
 
         Gaps are not told from known entries.
         """
-        some = replace(samples, mask=None)[:: max(1, len(samples) // _ROWS)][:_ROWS]
+        some = replace(samples, mask=None)[spread_rows(len(samples), _ROWS)]
         return some.map(lambda part: torch.cat(self.gather(part)))
 
     def agree(self, generator):
@@ -197,9 +190,9 @@ class Team:
 def data_parallel(group=None, *, timeout=60.0):
     """Train one dictionary by several processes, each with its own samples.
 
-    Inside this context all processes run every `fit` and `partial_fit` together: each calls it with
-    its own share of the samples and the same parameters, and each ends with the same dictionary,
-    bit for bit. ``batch_size`` counts the samples of one process.
+    Inside this context all processes run every `fit`, `partial_fit` and `choose_alpha` together:
+    each calls it with its own share of the samples and the same parameters, and each ends with the
+    same dictionary and penalty, bit for bit. ``batch_size`` counts the samples of one process.
 
     Parameters
     ----------
@@ -221,12 +214,12 @@ def data_parallel(group=None, *, timeout=60.0):
     RuntimeError
         If the processes were not started together, or if one of them stopped.
     ValueError
-        In every process, from `fit` and `partial_fit`, if they differ in class, method, parameters,
-        dtype or number of features, or in the state that they resume.
+        In every process, from these methods, if they differ in class, method, parameters, dtype,
+        number or names of features, or in the state that they resume.
 
     Notes
     -----
-    Initial atoms and ``alpha`` are chosen from samples of all processes, at most 16384 of each.
+    Initial atoms and penalties are chosen from samples of all processes, at most 16384 of each.
     The first process's ``random_state`` counts, so that None works; each process has its own
     ``device`` and ``verbose``. Shares may differ in size: a process without samples left in an
     epoch waits for the others. The first process reads and writes the checkpoint, by its own

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from skpudle.search import spread_rows
+
 __all__ = ["spectral_start"]
 
 # samples that choose; the cost grows with the cube of the smaller side
@@ -48,7 +50,7 @@ def spectral_start(x, n_components, mask=None):
     M. R. Keenan and P. G. Kotula, "Accounting for Poisson noise in the multivariate analysis of
     ToF-SIMS spectrum images", Surface and Interface Analysis 36, 2004.
     """
-    some = slice(None, None, -(-len(x) // _SAMPLES))
+    some = np.asarray(spread_rows(len(x), _SAMPLES))
     x = x[some]
     known = np.ones_like(x) if mask is None else mask[some]
     x = np.where(known > 0, x, 0.0)

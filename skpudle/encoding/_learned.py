@@ -253,8 +253,9 @@ def _best_step(lasso, x, mask, z, n_unfoldings, *, penalty, positive):
 @torch.no_grad()
 def _first_encoder(lasso, x, mask, n_unfoldings, *, penalty, separate, positive):
     """Return an encoder of which each unfolding does as well as one step of one matrix can."""
-    stride = max(1, len(x) // _ROWS)
-    x, mask = x[::stride], None if mask is None else mask[::stride]
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randperm(len(x), generator=generator, device="cpu")[:_ROWS].sort().values
+    x, mask = x[rows], None if mask is None else mask[rows]
     z = x.new_zeros(len(x), len(lasso.atoms))
     how = dict(penalty=penalty, positive=positive)
     if separate:

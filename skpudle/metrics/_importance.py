@@ -1,28 +1,27 @@
 """Importance of atoms: uses, energy, and the loss of R^2 without each of them."""
 
-from copy import copy
-
 import numpy as np
 from sklearn.utils import Bunch, check_array
 from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import host_array
+from skpudle._data.foreign import drop_names
 
 __all__ = ["atom_importance"]
 
 
-def _codes_and_errors(learner, X):  # -> codes (n, n_features_out), squared errors (n,)
+def _codes_and_errors(learner, X, rows):  # -> codes (n, n_features_out), squared errors (n,)
     codes = np.asarray(host_array(learner.transform(X)))
     if hasattr(learner, "inverse_transform"):
         reconstruction = np.asarray(host_array(learner.inverse_transform(codes)))
     else:
         reconstruction = codes @ learner.components_
-    return codes, np.nansum(np.square(X - reconstruction), axis=1, dtype=np.float64)
+    return codes, np.nansum(np.square(rows - reconstruction), axis=1, dtype=np.float64)
 
 
 def _without(learner, atom):
     """Return a copy of a learner in which one atom is zero, so that no code uses it."""
-    other = copy(learner)
+    other = drop_names(learner)
     other.components_ = np.array(learner.components_)
     other.components_[atom] = 0
     return other
@@ -76,11 +75,12 @@ def atom_importance(learner, X):
             f"Atoms of {type(learner).__name__} have positions, and its samples are images; pass a "
             "learner of rows."
         )
+    given = host_array(X)  # with names, if it has some
     X = check_array(
-        host_array(X), dtype=[np.float64, np.float32], ensure_all_finite="allow-nan", input_name="X"
+        given, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan", input_name="X"
     )
     n_components = len(learner.components_)
-    codes, errors = _codes_and_errors(learner, X)
+    codes, errors = _codes_and_errors(learner, given, X)
     if codes.shape[1] == 2 * n_components:  # split by sign
         codes = codes[:, :n_components] - codes[:, n_components:]
     energy = np.square(codes).sum(axis=0, dtype=np.float64)
@@ -92,7 +92,7 @@ def atom_importance(learner, X):
     for atom in range(n_components):
         users = np.flatnonzero(codes[:, atom])
         if len(users):
-            _, left = _codes_and_errors(_without(learner, atom), X[users])
+            _, left = _codes_and_errors(_without(learner, atom), X[users], X[users])
             losses[atom] = left.sum() - errors[users].sum()
     return Bunch(
         usage=(codes != 0).mean(axis=0),

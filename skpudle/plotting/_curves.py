@@ -1,6 +1,7 @@
 """Draw curves of training and of convergence; see `skpudle.plotting`."""
 
 import numpy as np
+from sklearn.utils.validation import _check_feature_names
 
 from skpudle._fitted.drawing import axes_to_draw_on, tick_whole_numbers
 from skpudle._fitted.learners import find_learner
@@ -265,6 +266,7 @@ class ConvergenceDisplay(_CurvesDisplay):
                 "Convergence is measured to the solution of the lasso, for codes of either sign "
                 f"and soft shrinkage, got {estimator!r}. Pass a learner of such codes."
             )
+        _check_feature_names(estimator, X, reset=False)
         problem = X, estimator.components_
         settings = {
             "alpha": estimator.alpha_,

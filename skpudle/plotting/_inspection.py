@@ -95,8 +95,8 @@ class ContributionsDisplay:
         """
         found = find_learner(estimator)
         X_train, learner = found.prepare(X_train), found.learner
-        X_train = check_array(host_array(X_train), input_name="X_train")
-        options = dict(ridge=ridge, n_largest=min(n_largest, len(X_train)))
+        samples = check_array(host_array(X_train), input_name="X_train")
+        options = dict(ridge=ridge, n_largest=min(n_largest, len(samples)))
         if X is None:
             if atoms is None:
                 codes = signed_codes(learner, learner.transform(X_train))
@@ -110,7 +110,7 @@ class ContributionsDisplay:
             rows, labels = slice(None), ["sample", "estimate"]
             targets = check_array(host_array(X), input_name="X")
         values = made.values[rows]
-        made_of = X_train[made.indices[rows]] * np.sign(values)[:, :, None]
+        made_of = samples[made.indices[rows]] * np.sign(values)[:, :, None]
         together = np.concatenate([targets[:, None], made.estimates[rows][:, None], made_of], 1)
         flat = found.to_data(together.reshape(-1, together.shape[2]))
         kind, pictures = as_pictures(flat, kind=kind, image_shape=image_shape)

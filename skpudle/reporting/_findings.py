@@ -4,12 +4,12 @@ A finding is a function that takes a learner and its codes and returns a sentenc
 is nothing to say. The reason for a threshold is next to it.
 """
 
-from copy import copy
-
 import numpy as np
 
+from skpudle._data.foreign import drop_names
 from skpudle._fitted.learners import look_at
 from skpudle._learners.pudle import PUDLEDictionaryLearning
+from skpudle.search import spread_rows
 
 __all__ = ["ENDINGS", "findings", "sentences"]
 
@@ -194,7 +194,7 @@ def _same_atoms(look):
 
 
 def _unexplained(look, X, without):  # -> squared error, where some atoms are zero
-    learner = copy(look.learner)
+    learner = drop_names(look.learner)
     learner.components_ = np.array(learner.components_)
     learner.components_[without] = 0  # no code uses them
     left = X - np.asarray(learner.inverse_transform(learner.transform(X)))
@@ -217,7 +217,7 @@ def _redundant_atoms(look):
         or _dense_codes(look)
     ):
         return None
-    X = np.stack(look.samples[:_SAMPLES])
+    X = np.stack([look.samples[i] for i in spread_rows(len(look.samples), _SAMPLES)])
     order = np.argsort(np.square(look.codes).sum(axis=0), kind="stable")
     error = _unexplained(look, X, order[:0])
     known = X[:, ~np.isnan(X).all(axis=0)]

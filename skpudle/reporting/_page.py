@@ -11,11 +11,13 @@ from time import perf_counter
 
 import numpy as np
 
+from skpudle._data.foreign import drop_names
 from skpudle._fitted.drawing import new_figure, tick_whole_numbers
 from skpudle._fitted.learners import as_arrays, look_at
 from skpudle.metrics import atom_importance
 from skpudle.plotting import AtomsDisplay, CodesDisplay, LossCurveDisplay
 from skpudle.reporting._findings import ENDINGS, sentences
+from skpudle.search import spread_rows
 
 __all__ = ["Report", "report"]
 
@@ -126,8 +128,9 @@ def _worst(look, samples, reconstructions, errors, n_worst, shape):
 
 def _importance(look):
     """Return a function that draws the loss of R^2 without each atom."""
-    samples = np.asarray(look.samples)[:_SAMPLES_OF_IMPORTANCE]
-    losses = np.sort(atom_importance(look.learner, samples).r2_loss)[::-1]
+    places = spread_rows(len(look.samples), _SAMPLES_OF_IMPORTANCE)
+    samples = np.stack([look.samples[i] for i in places])
+    losses = np.sort(atom_importance(drop_names(look.learner), samples).r2_loss)[::-1]
 
     def draw(ax):
         ax.fill_between(np.arange(1, len(losses) + 1), losses, step="mid")

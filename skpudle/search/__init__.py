@@ -13,7 +13,9 @@ from skpudle.search._search import (
     begin,
     debias,
     is_done,
+    match_equal_rows,
     search,
+    spread_rows,
     without_rows,
 )
 from skpudle.search._size import SizePath, choose_size
@@ -46,8 +48,10 @@ __all__ = [
     "conv_path",
     "debias",
     "is_done",
+    "match_equal_rows",
     "objective",
     "search",
+    "spread_rows",
     "with_atoms",
     "without_rows",
 ]

@@ -25,8 +25,10 @@ __all__ = [
     "conv_path",
     "debias",
     "is_done",
+    "match_equal_rows",
     "objective",
     "search",
+    "spread_rows",
     "with_atoms",
     "without_rows",
 ]
@@ -220,6 +222,7 @@ def conv_codes(
 def conv_path(problem: ConvProblem, atoms: Tensor, alphas: Iterable[float]) -> Any: ...
 def debias(problem: Problem, state: SearchState) -> Tensor: ...
 def is_done(state: SearchState) -> bool: ...
+def match_equal_rows(x: Tensor, mask: Tensor | None = None) -> Tensor: ...
 def objective(problem: Problem, atoms: Tensor, *, unbiased: bool = False) -> float: ...
 def search(
     problem: Problem,
@@ -228,6 +231,7 @@ def search(
     state: SearchState | None = None,
     on_epoch: Callable[..., Any] | None = None,
 ) -> SearchState: ...
+def spread_rows(n_rows: int, n_places: int) -> Tensor: ...
 def with_atoms(problem: Problem, state: SearchState, atoms: Tensor) -> SearchState: ...
 def without_rows(
     problem: Problem, atoms: Tensor, codes: Any, kept: Any, *, unbiased: bool

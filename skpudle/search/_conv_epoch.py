@@ -27,6 +27,7 @@ from skpudle._compilation import in_parts
 from skpudle.operators import project_atoms
 from skpudle.search._conv_compiled import loops
 from skpudle.search._epoch import HEIRS, Codes
+from skpudle.search._search import spread_rows
 
 __all__ = ["ConvProblem", "conv_codes", "conv_path"]
 
@@ -102,11 +103,12 @@ class ConvProblem:
         return prod(self.positions)
 
     def thinned(self, stride):
-        """Return the problem with every ``stride``-th image."""
+        """Return the problem with one of ``stride`` images, at the places of `spread_rows`."""
         if stride == 1:
             return self
-        mask = None if self.mask is None else self.mask[::stride]
-        return replace(self, x=self.x[::stride], mask=mask)
+        places = spread_rows(len(self.x), -(-len(self.x) // stride))
+        mask = None if self.mask is None else self.mask[places]
+        return replace(self, x=self.x[places], mask=mask)
 
     def no_codes(self):
         """Return zero codes."""

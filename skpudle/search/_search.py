@@ -49,9 +49,11 @@ __all__ = [
     "begin",
     "debias",
     "is_done",
+    "match_equal_rows",
     "remaining",
     "search",
     "split",
+    "spread_rows",
     "without_rows",
 ]
 
@@ -147,8 +149,73 @@ _ROUNDING = 1e-6  # of the norm of an atom
 
 _CODES = "codes", "best_codes"
 
+# Halves of 64-bit numbers to compare at a time, 8 MiB.
+_NUMBERS_AT_A_TIME = 2**20
+
 # Devices with all operations of a `DeviceEpoch`. "cuda" is ROCm too; MPS solves no batches.
 _DEVICES = {"cuda"}
+
+
+def spread_rows(n_rows, n_places):  # -> (min(n_rows, n_places),), increasing
+    """Draw places of rows, one in each of equal parts of all rows; the same in every call.
+
+    Rows at equal distances would be of one channel where channels are interleaved.
+
+    Parameters
+    ----------
+    n_rows : int
+        Number of rows.
+    n_places : int
+        Number of places. If there are no more rows, all rows are taken.
+
+    Returns
+    -------
+    Tensor of shape (min(n_rows, n_places),)
+        The places, in increasing order.
+    """
+    n_places = min(n_rows, n_places)
+    edges = torch.arange(n_places + 1, device="cpu") * n_rows // max(n_places, 1)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.rand(n_places, generator=generator, dtype=torch.float64, device="cpu")
+    return edges[:-1] + (drawn * edges.diff()).long()
+
+
+def match_equal_rows(x, mask=None):  # -> (n,)
+    """Return for each row the place of the first row with the same known entries.
+
+    What holds rows out holds out their copies, too: a copy among the other rows would tell the
+    noise of the row. Rows are compared by sums of their bits times random odd numbers, modulo
+    ``2**64``, in which rows that differ are equal with probability ``2**-32`` at most.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n_samples, ...)
+        Rows, in float32 or float64.
+    mask : Tensor of the shape of ``x``, default=None
+        1 for known entries, 0 for missing ones.
+
+    Returns
+    -------
+    Tensor of shape (n_samples,)
+        Places, on the CPU. A row that equals no row before it has its own place.
+    """
+    x = x.flatten(1)
+    n_numbers = x.shape[1] * x.element_size() // 4
+    generator, sums = torch.Generator().manual_seed(0), []
+    factors = torch.randint(-(2**62), 2**62, (n_numbers,), generator=generator, device="cpu")
+    factors = (2 * factors + 1).to(x.device)
+    rows_at_a_time = max(1, _NUMBERS_AT_A_TIME // max(n_numbers, 1))
+    for start in range(0, len(x), rows_at_a_time):
+        part = slice(start, start + rows_at_a_time)
+        known = x[part] + 0.0  # a negative zero equals a positive one
+        if mask is not None:
+            known = known.masked_fill(mask.flatten(1)[part] == 0, torch.nan)
+        sums.append((known.contiguous().view(torch.int32) * factors).sum(1).cpu())
+    if not sums:
+        return torch.arange(0, device="cpu")
+    _, number = torch.cat(sums).unique(return_inverse=True)
+    places = torch.arange(len(x), device="cpu")
+    return torch.full_like(places, len(x)).scatter_reduce(0, number, places, "amin")[number]
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,16 +262,16 @@ class Problem:
         object.__setattr__(self, "x", x.contiguous())
 
     def thinned(self, stride):
-        """Return the problem with every ``stride``-th sample."""
+        """Return the problem with one of ``stride`` samples, at the places of `spread_rows`."""
         if stride == 1:
             return self
         if stride not in self._thinned:
             self._thinned.clear()
-            mask = None if self.mask is None else self.mask[::stride]
-            self._thinned[stride] = replace(self, x=self.x[::stride], mask=mask)
+            places = spread_rows(len(self.x), -(-len(self.x) // stride))
+            self._thinned[stride] = self.of_rows(places)
         return self._thinned[stride]
 
-    def of_rows(self, rows):  # (n,) bool
+    def of_rows(self, rows):  # (n,) bool, or places
         """Return the problem for these samples."""
         mask = None if self.mask is None else self.mask[rows]
         return replace(self, x=self.x[rows], mask=mask)
@@ -304,7 +371,7 @@ class SearchState:
     n_rounds : int
         Rounds so far.
     stride : int
-        The search uses every ``stride``-th sample.
+        The search uses one of ``stride`` samples.
     moves : bool
         Whether the next round tries to move atoms before it splits any.
     losses : tuple of float

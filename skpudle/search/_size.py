@@ -31,7 +31,14 @@ from torch import Tensor
 from skpudle.initialization import initial_atoms
 from skpudle.lasso import lasso_path
 from skpudle.search._epoch import Codes
-from skpudle.search._search import SearchState, advance, begin, is_done, remaining
+from skpudle.search._search import (
+    SearchState,
+    advance,
+    begin,
+    is_done,
+    match_equal_rows,
+    remaining,
+)
 
 __all__ = ["SizePath", "choose_size"]
 
@@ -412,6 +419,9 @@ def choose_size(
 ):
     """Choose the number of atoms by the prediction of held-out data.
 
+    Equal samples count as one. Otherwise copies of the held-out samples would be trained on, and
+    atoms that fit the noise of the samples would predict them.
+
     Parameters
     ----------
     problem : Problem or ConvProblem
@@ -436,6 +446,10 @@ def choose_size(
     SizePath
         The numbers that were tried.
     """
+    distinct = match_equal_rows(problem.x, problem.mask).unique()
+    if len(distinct) < len(problem.x):
+        mask = None if problem.mask is None else problem.mask[distinct]
+        problem = replace(problem, x=problem.x[distinct], mask=mask)
     n, m = problem.n_samples, problem.x[0].numel() if hidden is None else prod(problem.kernel)
     if n < _LEAST_ROWS:
         number = max(1, min(n, m, largest or m))

@@ -10,7 +10,12 @@ from scipy import sparse
 from simulated_device import simulated_gpu
 from sklearn.base import clone
 
-from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning, SporcoDictionaryLearning
+from skpudle import (
+    ConvPUDLEDictionaryLearning,
+    DictionaryImputer,
+    PUDLEDictionaryLearning,
+    SporcoDictionaryLearning,
+)
 from skpudle._data import arrays
 from skpudle._data.arrays import (
     check_rows,
@@ -384,3 +389,39 @@ def test_what_is_too_small_to_learn_from_has_codes_and_a_score(unit):
     scaled = X * np.float32(unit)
     np.testing.assert_allclose(learner.transform(scaled) / np.float32(unit), codes, atol=1e-5)
     assert learner.score(scaled) == pytest.approx(score, rel=1e-5)
+
+
+DATES = pd.date_range("2020-01-01", periods=12).to_numpy()
+OF_DATES = {
+    "dates": (DATES.reshape(6, 2), r"the dtype datetime64\[.*\]"),
+    "NaT": (np.array([["2020-01-01", "NaT"]] * 6, "M8[D]"), r"the dtype datetime64\[D\]"),
+    "times": (DATES.reshape(6, 2) - DATES[0], r"the dtype timedelta64\[.*\]"),
+    "rows": (list(DATES.reshape(6, 2)), r"the dtype datetime64\[.*\]"),
+    "frame": (pd.DataFrame({"a": 1.0, "when": DATES, "b": DATES - DATES[0]}), r"'when', 'b'\]"),
+    "dates only": (pd.DataFrame({"when": DATES, "until": DATES}), r"columns \['when', 'until'\]"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:X has feature names, but:UserWarning")
+@pytest.mark.parametrize("kind", OF_DATES)
+@pytest.mark.parametrize(
+    "learner", [PUDLEDictionaryLearning(2, random_state=0), DictionaryImputer()]
+)
+def test_dates_are_no_numbers(learner, kind):
+    """Of what unit would they be? NaT would be the smallest integer."""
+    X, said = OF_DATES[kind]
+    with pytest.raises(TypeError, match=f"X has .*{said}.* Leave them out, or pass numbers"):
+        clone(learner).fit(X)
+    fitted = clone(learner).fit(np.random.default_rng(0).normal(size=(12, np.shape(X)[1])))
+    with pytest.raises(TypeError, match=f"X has .*{said}"):
+        fitted.transform(X)
+
+
+def test_columns_of_equal_names_are_named():
+    frame = pd.DataFrame(np.eye(4), columns=list("abca"))
+    for container in ("default", "pandas"):
+        learner = PUDLEDictionaryLearning(2, random_state=0).set_output(transform=container)
+        with pytest.raises(ValueError, match=r"equal names, \['a'\]\. Give each column"):
+            learner.fit(frame)
+        with pytest.raises(ValueError, match=r"unique column names.*\n.*'a' 2 times"):
+            learner.fit(np.eye(4)).transform(frame)

@@ -9,11 +9,23 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 from scipy import sparse
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from sklearn.base import clone
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from skpudle import (
     ConvPUDLEDictionaryLearning,
+    NOODLDictionaryLearning,
+    PUDLEClassifier,
     PUDLEDictionaryLearning,
+    PUDLERegressor,
 )
 from skpudle._data import batches, reading, sources, tables
 from skpudle._data.reading import Reader
@@ -21,6 +33,7 @@ from skpudle._data.sources import TableRows, open_source
 from skpudle._data.tables import table_of
 from skpudle._learners import coder
 from skpudle._learners.coder import in_chunks
+from skpudle.inspection import atom_contributions, reconstruction_contributions
 
 CPU = torch.device("cpu")
 
@@ -314,6 +327,14 @@ def test_a_reservoir_holds_each_row_of_a_stream_as_often(monkeypatch):
     assert np.abs(thirds / thirds.mean() - 1).max() < 0.05
 
 
+def test_the_first_batches_of_a_stream_do_not_count_it(X, monkeypatch):
+    """Else processes that train together would end its epochs there."""
+    monkeypatch.setattr(sources, "_FIRST_ROWS", 20)
+    source = open_source(in_batches(X), CPU, batch_size=8)
+    assert len(source.first(8)) == 32
+    assert batches.count_batches(source) == 5
+
+
 def test_a_reservoir_that_holds_all_rows_keeps_their_order(X):
     source = open_source(in_batches(X), CPU, batch_size=8)
     assert_array_equal(source.sample(8, 0), X)
@@ -517,6 +538,197 @@ def test_the_next_window_is_read_ahead_and_errors_arrive():
         next(ahead)
 
 
+# ---------------------------------------------------------------------------- memory of the user
+
+
+class Reused(Given):
+    """Batches in one buffer, each written over the one before."""
+
+    def __init__(self, X, as_batch):
+        super().__init__(in_batches(X).parts)
+        self.buffer, self.as_batch = np.empty_like(X[:16]), as_batch
+
+    def __iter__(self):
+        for part in self.parts:
+            self.buffer[: len(part)] = part
+            yield self.as_batch(self.buffer[: len(part)])
+        self.buffer[:] = np.nan
+
+
+STREAMED = {
+    "search": PUDLEDictionaryLearning(8, random_state=0),
+    "auto": PUDLEDictionaryLearning("auto", random_state=0),
+    "training": make_learner(gradient="ae-ls", alpha=1.0),
+    "surrogate": make_learner(gradient="ae-ls", optimizer="surrogate", dict_init="search"),
+    "encoder": make_learner(separate_atoms=True, dict_init="search", optimizer="auto"),
+    "noodl": NOODLDictionaryLearning(8, n_unfoldings=3, max_iter=2, tol=None, random_state=0),
+    "poisson": make_learner(loss="poisson"),
+    "kullback-leibler": PUDLEDictionaryLearning(
+        4, loss="kullback-leibler", alpha=0.5, max_iter=5, tol=None, random_state=0
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*no effect")
+@pytest.mark.parametrize("as_batch", [np.asarray, torch.from_numpy])
+@pytest.mark.parametrize("name", STREAMED)
+def test_a_stream_may_yield_one_buffer_again_and_again(name, as_batch, X):
+    X = np.rint(np.abs(3 * X)) if name in ("poisson", "kullback-leibler") else X
+
+    def stream(X):
+        return Reused(X, as_batch)
+
+    for method in ("fit", "partial_fit"):
+        found, expected = (
+            getattr(clone(STREAMED[name]), method)(data) for data in (stream(X), in_batches(X))
+        )
+        assert_array_equal(found.components_, expected.components_)
+        assert found.alpha_ == expected.alpha_
+        assert_array_equal(found.transform(stream(X)), expected.transform(X))
+        assert found.score(stream(X)) == expected.score(in_batches(X))
+        out = np.empty((len(X), expected.n_components_), X.dtype)
+        assert_array_equal(found.transform_into(stream(X), out), expected.transform(X))
+
+
+TAUGHT = {
+    "search": PUDLEDictionaryLearning(8, random_state=0),
+    "training": make_learner(gradient="ae-ls", optimizer="surrogate"),
+    "classifier": PUDLEClassifier(4, n_unfoldings=3, random_state=0),
+    "regressor": PUDLERegressor(4, n_unfoldings=3, random_state=0),
+    "images": ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1, n_unfoldings=2),
+}
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_partial_fit_keeps_nothing_of_the_memory_of_its_rows(name):
+    learner, X = TAUGHT[name], np.random.default_rng(0).normal(size=(3, 12, 6))
+    given = dict(y=np.arange(12) % 2) if name in ("classifier", "regressor") else {}
+    given |= dict(classes=[0, 1]) if name == "classifier" else {}
+    found, expected, buffer = clone(learner), clone(learner), np.empty_like(X[0])
+    for one in (found, expected):
+        one.set_params(random_state=0)
+    for part in X:
+        expected.partial_fit(part.copy(), **given)
+        buffer[:] = part
+        found.partial_fit(buffer, **given)
+        buffer[:] = np.nan
+    assert_array_equal(found.components_, expected.components_)
+    assert_array_equal(found.transform(X[0]), expected.transform(X[0]))
+
+
+class TensorTable:
+    """Slices of a table as tensors that share the memory of one buffer."""
+
+    def __init__(self, X):
+        self.x, self.buffer = torch.from_numpy(X), torch.empty(X.shape)
+        self.shape, self.dtype = X.shape, self.x.dtype
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, rows):
+        part = self.buffer[: len(self.x[rows])]
+        return part.copy_(self.x[rows])
+
+
+def test_a_table_may_return_one_buffer_again_and_again(X, memory_map, small_windows):
+    learner, found = make_learner().fit(memory_map), make_learner().fit(TensorTable(X))
+    assert_array_equal(found.components_, learner.components_)
+    source = TableRows(table_of(TensorTable(X)), Reader(CPU))
+    assert_array_equal(source.samples(torch.tensor([3, 5, 8])), X[[3, 5, 8]])
+
+
+# ---------------------------------------------------------------------------- lengths and orders
+
+
+@pytest.mark.parametrize("learner", [make_learner(), PUDLEDictionaryLearning(8, random_state=0)])
+def test_a_length_that_is_too_large_changes_nothing(learner, X):
+    """Neither the rows of an epoch nor the number of epochs."""
+    parts = in_batches(X).parts
+    for params in (dict(), dict(lambda_decay=(1.0, 0.8), gradient="ae-ls", n_unfoldings=3)):
+        learner = clone(learner).set_params(max_iter=10, tol=None, **params)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # parameters without effect
+            found = clone(learner).fit(Sized(parts, 70))
+            expected = clone(learner).fit(Given(parts))
+        assert_array_equal(found.components_, expected.components_)
+        assert found.lambda_decay_ == expected.lambda_decay_
+        assert found.n_samples_seen_ == 70
+
+
+def test_a_length_that_is_too_small_is_told(X):
+    parts = in_batches(X).parts
+    for learner in (make_learner(), PUDLEDictionaryLearning(8, random_state=0)):
+        with pytest.warns(UserWarning, match="length 3 and yields more batches.*first 3"):
+            clone(learner).fit(Sized(parts, 3))
+        assert clone(learner).fit(Sized(parts, len(parts))).n_samples_seen_ == 70
+
+
+class Shrinking:
+    """A table that is cut after some slices."""
+
+    def __init__(self, X, n_whole):
+        self.X, self.shape, self.dtype, self.n_whole = X, X.shape, X.dtype, n_whole
+
+    def __len__(self):
+        return len(self.X)
+
+    def __getitem__(self, rows):
+        self.n_whole -= 1
+        return self.X[rows] if self.n_whole >= 0 else self.X[rows][:1]
+
+
+@pytest.mark.parametrize("n_whole", [0, 1, 2])
+@pytest.mark.parametrize(
+    "method", ["fit", "partial_fit", "transform", "transform_sparse", "score", "choose_alpha"]
+)
+def test_a_table_that_gets_shorter_is_refused(method, n_whole, X, small_windows, monkeypatch):
+    monkeypatch.setattr(coder, "PART", 16)
+    learner = PUDLEDictionaryLearning(8, random_state=0).fit(X)
+    with pytest.raises(ValueError, match="Rows .* of X, a Shrinking, are 1 rows: it became short"):
+        getattr(learner, method)(Shrinking(X, n_whole))
+
+
+def shuffled(X, **options):
+    return DataLoader(TensorDataset(torch.from_numpy(X)), batch_size=16, **options)
+
+
+RANDOM = {
+    "shuffle": dict(shuffle=True),
+    "subset": dict(sampler=SubsetRandomSampler(range(70))),
+    "weighted": dict(sampler=WeightedRandomSampler([1.0] * 70, 70)),
+    "distributed": dict(sampler=DistributedSampler(range(70), num_replicas=1, rank=0)),
+}
+BY_ROW = {
+    "transform": lambda learner, X: learner.transform(X),
+    "transform_into": lambda learner, X: learner.transform_into(X, np.empty((70, 8))),
+    "transform_sparse": lambda learner, X: learner.transform_sparse(X),
+    "fit_transform": lambda learner, X: clone(learner).fit_transform(X),
+    "atom_contributions": atom_contributions,
+    "contributions of loader": lambda learner, X: reconstruction_contributions(learner, X, X),
+}
+
+
+@pytest.mark.parametrize("how", RANDOM)
+@pytest.mark.parametrize("name", BY_ROW)
+def test_rows_in_an_order_that_nobody_knows_have_no_results_by_row(name, how, X):
+    learner = make_learner().fit(X)
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match="random order, by a .*Sampler.* Pass one with shuffle=F"):
+        BY_ROW[name](learner, shuffled(X, **RANDOM[how]))
+    in_order = DistributedSampler(range(70), num_replicas=1, rank=0, shuffle=False)
+    for options in (dict(), dict(sampler=in_order)):
+        BY_ROW[name](learner, shuffled(X, **options))
+    torch.set_rng_state(state)
+
+
+def test_sums_over_rows_need_no_order(X):
+    learner, state = make_learner().fit(X), torch.get_rng_state()
+    assert learner.score(shuffled(X, shuffle=True)) == pytest.approx(learner.score(X), rel=1e-5)
+    make_learner().fit(shuffled(X, shuffle=True, generator=torch.Generator()))
+    torch.set_rng_state(state)
+
+
 # ---------------------------------------------------------------------------- errors
 
 
@@ -612,7 +824,8 @@ def test_an_endless_stream_has_to_say_how_long_an_epoch_is(X, monkeypatch):
     monkeypatch.setattr(batches, "_MOST_BATCHES", 50)
     with pytest.raises(ValueError, match="50 batches.*no end.*__len__.*partial_fit"):
         make_learner().fit(Endless([X]))
-    learner = make_learner(max_iter=3).fit(SizedEndless([X], 5))
+    with pytest.warns(UserWarning, match="length 5 and yields more batches.*__len__"):
+        learner = make_learner(max_iter=3).fit(SizedEndless([X], 5))
     assert learner.n_steps_ == 15
     assert make_learner(max_iter=3).fit(Given([X] * 49)).n_steps_ == 3 * 49
 
@@ -847,6 +1060,23 @@ def test_codes_go_into_a_tensor(kind, dtype, X, device):
 def test_codes_go_into_floating_point_numbers_only(out, X):
     with pytest.raises(TypeError, match="out holds .*; pass .* floating-point numbers"):
         make_learner().fit(X).transform_into(X, out)
+
+
+HALVES = [
+    np.empty((70, 8), np.float16),
+    torch.empty(70, 8, dtype=torch.float16),
+    np.empty((70, 8), np.float32),
+]
+
+
+@pytest.mark.parametrize("out", HALVES, ids=["float16", "torch.float16", "float32"])
+def test_codes_that_a_dtype_cannot_hold_are_refused(out, X):
+    learner, largest = make_learner(alpha=1e-3).fit(X), np.finfo(str(out.dtype)[-7:]).max
+    codes = learner.transform(X.astype(float))
+    np.testing.assert_allclose(learner.transform_into(X, out), codes, atol=1e-2)
+    X = X.astype(float) * (2 * float(largest) / np.abs(codes).max())
+    with pytest.raises(ValueError, match="out holds .*float.*, up to .*and a code is .* Pass an"):
+        learner.transform_into(X, out)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: no memory")])

@@ -9,9 +9,17 @@ import torch
 
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle._learners import coding
+from skpudle._learners.online import held_back
 from skpudle.lasso import solve_lasso
 from skpudle.operators import ConvDictionary
-from skpudle.search import ConvProblem, Problem, conv_codes, conv_path
+from skpudle.search import (
+    ConvProblem,
+    Problem,
+    conv_codes,
+    conv_path,
+    match_equal_rows,
+    search,
+)
 
 
 def noisy_sums(level, n=400, m=20, p=25, k=2):
@@ -39,6 +47,64 @@ def test_reconstructions_are_nearer_to_the_truth_than_the_data(noisy):
     noise = ((X - clean)[rest] ** 2).sum()
     assert ((found - clean[rest]) ** 2).sum() < 0.6 * noise
     assert learner.noise_std_ == pytest.approx((X - clean).std(), rel=0.3)  # atoms fit some
+
+
+@pytest.mark.parametrize("loud", [0, 1])
+@pytest.mark.parametrize("period", [2, 4])
+def test_a_number_of_codes_is_met_where_channels_are_interleaved(period, loud):
+    _, X, atoms = noisy_sums(0.1, n=8000)
+    X[np.arange(8000) % period != loud] *= 0.01
+    learner = PUDLEDictionaryLearning.from_components(atoms, alpha=0.1).set_params(alpha="auto")
+    for l0 in (0.5, 2):
+        found = np.count_nonzero(learner.choose_alpha(X, l0=l0).transform(X)) / len(X)
+        assert found == pytest.approx(l0, rel=0.1)  # codes of 2000 rows are counted
+
+
+def test_a_number_of_codes_that_is_not_met_is_told():
+    """Rows of one entry have one code or none, all at the same penalty."""
+    X = np.tile(np.eye(8), (25, 1))
+    learner = PUDLEDictionaryLearning.from_components(np.eye(8), alpha=0.1)
+    with pytest.warns(UserWarning, match="Rows have 1 codes on average instead of l0=0.5: their"):
+        learner.choose_alpha(X, l0=0.5)
+    X *= np.linspace(1, 2, 200)[:, None]
+    found = np.count_nonzero(learner.choose_alpha(X, l0=0.5).transform(X)) / 200
+    assert found == pytest.approx(0.5, abs=1 / 200)
+
+
+@pytest.mark.parametrize("copies", [1, 2, 30])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_atoms_that_predict_rows_have_not_seen_copies_of_them(copies, gaps, monkeypatch):
+    _, X, atoms = noisy_sums(0.1, n=300)
+    x = torch.from_numpy(np.tile(X, (copies, 1)))
+    mask = None
+    if gaps:
+        mask = torch.rand(300, 20, generator=torch.Generator().manual_seed(0)) < 0.9
+        mask = mask.double().tile(copies, 1)
+    problem, seen = Problem(x, 0.1, mask=mask), []
+    state = search(problem, torch.from_numpy(atoms))
+
+    def without(problem, atoms, codes, kept, *, unbiased):
+        seen.append(problem.of_rows(kept).x)
+        return atoms
+
+    monkeypatch.setattr(coding, "without_rows", without)
+    rows = coding.hidden_entries(problem)
+    folds = rows.unseen(problem, state.stride, *state.found, unbiased=True)
+    assert len(seen) == len(folds)
+    for i, there in enumerate(seen):
+        both = torch.cat([rows.x[i :: len(folds)], there])
+        first = match_equal_rows(both)[len(both) - len(there) :]
+        assert (first >= len(both) - len(there)).all()
+        assert 0.3 * len(problem.x) <= len(there) * state.stride < len(problem.x)
+
+
+@pytest.mark.parametrize("copies", [1, 3, 20])
+def test_rows_that_are_held_back_have_no_copies_among_the_rest(copies):
+    x = torch.from_numpy(np.repeat(noisy_sums(0.1, n=120)[1], copies, axis=0))
+    rest, judges = held_back(Problem(x, 0.1))
+    assert len(judges.x) == 12
+    assert len(rest.x) == 108 * copies
+    assert len(match_equal_rows(torch.cat([judges.x, rest.x])).unique()) == 120
 
 
 def test_errors_along_a_path_are_errors_of_predictions_one_by_one(noisy):

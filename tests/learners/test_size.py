@@ -33,6 +33,27 @@ def planted(n_atoms, n_features, n_nonzero, n, *, decibels=None, uneven=0.0, pos
     return X, atoms
 
 
+@pytest.mark.parametrize("gaps", [False, True])
+def test_copies_of_samples_do_not_count(gaps):
+    """A held-out sample with a copy among the others would be known, its noise included."""
+    X, _ = planted(15, 12, 2, 150, decibels=15)
+    if gaps:
+        X[np.random.default_rng(0).random(X.shape) < 0.1] = np.nan
+    expected = PUDLEDictionaryLearning("auto", alpha=0.15, random_state=0).fit(X).size_path_
+    for copies in (np.repeat(X, 5, axis=0), np.tile(X, (20, 1)), np.concatenate([X, X[:40]])):
+        found = PUDLEDictionaryLearning("auto", alpha=0.15, random_state=0).fit(copies).size_path_
+        np.testing.assert_array_equal(found.n_components, expected.n_components)
+        np.testing.assert_allclose(found.score, expected.score)
+
+
+def test_copies_of_few_samples_decide_nothing():
+    """As few samples do."""
+    X, _ = planted(15, 12, 2, 10)
+    learner = PUDLEDictionaryLearning("auto", random_state=0)
+    expected = learner.fit(X).n_components_
+    assert learner.fit(np.repeat(X, 20, axis=0)).n_components_ == expected
+
+
 PROBLEMS = {
     "no noise": dict(n_atoms=12, n_features=20, n_nonzero=2, n=600),
     "10 dB": dict(n_atoms=20, n_features=30, n_nonzero=3, n=1500, decibels=10),

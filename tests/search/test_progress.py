@@ -48,7 +48,7 @@ def test_a_progress_bar_shows_each_stage_of_a_search(planted, capsys, monkeypatc
         seen.append((task.depth, task.total, share))
         return share
 
-    learner = PUDLEDictionaryLearning(20, random_state=0).set_callbacks(ProgressBar())
+    learner = PUDLEDictionaryLearning(24, random_state=0).set_callbacks(ProgressBar())
     learner.fit(planted[0].numpy())
     shown = capsys.readouterr().out
     for name in ("fit", "search", "settle", "split and remove", "polish"):

@@ -144,6 +144,7 @@ DISAGREEING = textwrap.dedent(
     """
     import json, os, sys, warnings
     import numpy as np
+    import pandas as pd
     from skpudle import (
         Checkpoint, NOODLDictionaryLearning, PUDLEDictionaryLearning, data_parallel
     )
@@ -164,6 +165,19 @@ DISAGREEING = textwrap.dedent(
         X = X[team.rank :: 2]
         fitted = learner().fit(X)
         changed = learner().fit(X)
+
+        def chosen(X, **options):
+            one = PUDLEDictionaryLearning.from_components(np.eye(6) + 0.2, alpha=0.5)
+            one = one.set_params(alpha="auto").choose_alpha(X, **options)
+            one.components_ = np.array([one.alpha_, one.debias_])  # to be stored
+            return one
+
+        def frame(columns):
+            return pd.DataFrame(X, columns=columns)
+
+        gaps = X.copy()
+        gaps[:: 3 - other, 2] = np.nan
+        names = list("abcdef")
         if other:
             changed.components_ = changed.components_ + 1e-9
         cases = {
@@ -200,6 +214,15 @@ DISAGREEING = textwrap.dedent(
             "other data of one": lambda: learner(max_iter=3, random_state=0).set_callbacks(
                 *[at("first")] * (not other)
             ).fit(X + other),
+            "names": lambda: learner().fit(frame(names[:: 1 - 2 * other])),
+            "many names": lambda: learner().fit(
+                frame([f"a feature {i + other}" for i in range(6)])
+            ),
+            "names of one": lambda: learner().partial_fit(frame(names) if other else X),
+            "l0": lambda: chosen(X, l0=2 + other),
+            "chosen": lambda: chosen(X),
+            "chosen, gaps": lambda: chosen(gaps if other else X),
+            "chosen by l0": lambda: chosen(X, l0=2.0),
             "other seed of the first": lambda: learner(random_state=5).set_callbacks(
                 *[at("first")] * (not other)
             ).fit(X),
@@ -241,6 +264,10 @@ SAID = {
     "method": "method: fit on rank 0 but partial_fit on rank 1",
     "n_steps_": "n_steps_: 12 on rank 0 but None on rank 1",
     "components_": r"components_: \(8, 6\) \w+ on rank 0 but \(8, 6\) \w+ on rank 1",
+    "names": "feature_names_in_: a, b, c, d, e, f on rank 0 but f, e, d, c, b, a on rank 1",
+    "many names": r"feature_names_in_: a feature 0, .* \.\.\. \w+ on rank 0 but .* on rank 1",
+    "names of one": "feature_names_in_:  on rank 0 but a, b, c, d, e, f on rank 1",
+    "l0": "l0: 2 on rank 0 but 3 on rank 1",
     "class": "class: PUDLEDictionaryLearning on rank 0 but NOODLDictionaryLearning on rank 1",
     "checkpoint of the other alone": "Checkpoint to the first of the processes",
     "no directory": "missing/fit.npz cannot be written.*Make its directory",
@@ -262,6 +289,21 @@ def test_what_may_differ_does_not_matter(disagreement):
     for case in ("own device", "checkpoint of the first", "it goes on", "in one go"):
         np.testing.assert_array_equal(np.array(first[case], float), other[case])
     assert first["it goes on"] == first["in one go"]
+
+
+def test_a_penalty_is_chosen_from_the_rows_of_all_processes(disagreement):
+    gaps = np.concatenate([ROWS[::2], ROWS[1::2]])
+    gaps[48::2, 2] = np.nan
+    learner = PUDLEDictionaryLearning.from_components(np.eye(6) + 0.2, alpha=0.5)
+    learner.set_params(alpha="auto")
+    for case, options in {
+        "chosen": dict(X=np.concatenate([ROWS[::2], ROWS[1::2]])),
+        "chosen, gaps": dict(X=gaps),
+        "chosen by l0": dict(X=np.concatenate([ROWS[::2], ROWS[1::2]]), l0=2.0),
+    }.items():
+        expected = learner.choose_alpha(**options)
+        for found in disagreement:
+            np.testing.assert_allclose(found[case], [expected.alpha_, expected.debias_])
 
 
 @pytest.fixture

@@ -1,0 +1,192 @@
+"""Names of features: all functions of data and a learner compare them as `transform` does.
+
+Frames with columns in another order are refused, the right ones bring no warning, and arrays for a
+learner of frames bring scikit-learn's.
+"""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+
+from skpudle import (
+    ConsensusDictionary,
+    ConvPUDLEDictionaryLearning,
+    DictionaryImputer,
+    NOODLDictionaryLearning,
+    PUDLEClassifier,
+    PUDLEDictionaryLearning,
+    PUDLERegressor,
+    report,
+)
+from skpudle.inspection import (
+    atom_contributions,
+    code_saliency,
+    feature_directions,
+    reconstruction_contributions,
+)
+from skpudle.metrics import (
+    atom_importance,
+    make_denoising_scorer,
+    make_lasso_objective_scorer,
+    reconstruction_r2_scorer,
+)
+from skpudle.plotting import (
+    ActivationsDisplay,
+    AtomsDisplay,
+    CodesDisplay,
+    ContributionsDisplay,
+    ConvergenceDisplay,
+)
+from skpudle.reporting import findings
+
+pytestmark = pytest.mark.filterwarnings(r"ignore:Two-dimensional input means rows")
+
+RNG = np.random.default_rng(0)
+ATOMS = RNG.normal(size=(4, 6))
+X = np.abs((RNG.random((60, 4)) < 0.4) @ np.abs(ATOMS) + 0.01 * RNG.normal(size=(60, 6)))
+FRAME = pd.DataFrame(X, columns=list("abcdef"))
+REVERSED = FRAME[FRAME.columns[::-1]]
+LABELS, NUMBERS = np.arange(60) % 2, X[:, 0]
+SHORT = dict(n_unfoldings=2, max_iter=1, tol=None, random_state=0)
+
+
+class Batches:
+    """Some rows of a frame or an array at a time, anew each time."""
+
+    def __init__(self, X):
+        self.X = X
+
+    def __iter__(self):
+        rows = getattr(self.X, "iloc", self.X)
+        return (rows[i : i + 16] for i in range(0, 60, 16))
+
+
+ROWS = PUDLEDictionaryLearning(4, positive_code=True, random_state=0)
+SIGNED = PUDLEDictionaryLearning(4, random_state=0)
+LEARNERS = {
+    "rows": ROWS,
+    "signed": SIGNED,
+    "encoder": PUDLEDictionaryLearning(4, separate_atoms=True, max_iter=1, random_state=0),
+    "poisson": PUDLEDictionaryLearning(4, loss="poisson", **SHORT),
+    "kullback-leibler": PUDLEDictionaryLearning(4, loss="kullback-leibler", random_state=0),
+    "noodl": NOODLDictionaryLearning(4, **SHORT),
+    "classifier": PUDLEClassifier(4, max_iter=1, tol=None, random_state=0),
+    "regressor": PUDLERegressor(4, max_iter=1, tol=None, random_state=0),
+    "images": ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1, **SHORT),
+    "consensus": ConsensusDictionary(ROWS, 2, random_state=0),
+    "halves": ConsensusDictionary(ROWS, 2, resample="halves", random_state=0),
+    "imputer": DictionaryImputer(ROWS),
+}
+TARGETS = {"classifier": LABELS, "regressor": NUMBERS}
+METHODS = [
+    "transform", "transform_sparse", "score", "partial_fit", "choose_alpha", "predict",
+    "predict_proba", "predict_log_proba", "decision_function", "denoise",
+]  # fmt: skip
+STREAMED = ["transform", "transform_sparse", "score", "partial_fit", "choose_alpha"]
+FUNCTIONS = {
+    "importance": (ROWS, atom_importance),
+    "importance, signed": (SIGNED, atom_importance),
+    "contributions": (ROWS, atom_contributions),
+    "of new rows": (ROWS, lambda learner, X: reconstruction_contributions(learner, FRAME, X)),
+    "of training": (ROWS, lambda learner, X: reconstruction_contributions(learner, X, FRAME)),
+    "saliency": (ROWS, code_saliency),
+    "directions": (ROWS, feature_directions),
+    "findings": (ROWS, findings),
+    "report": (ROWS, report),
+    "R^2": (ROWS, reconstruction_r2_scorer),
+    "lasso": (ROWS, make_lasso_objective_scorer()),
+    "denoising": (ROWS, make_denoising_scorer()),
+    "codes": (ROWS, CodesDisplay.from_estimator),
+    "atoms": (ROWS, lambda learner, X: AtomsDisplay.from_estimator(learner, X, sort="r2_loss")),
+    "display of contributions": (ROWS, ContributionsDisplay.from_estimator),
+    "convergence": (SIGNED, ConvergenceDisplay.from_estimator),
+    "activations": (LEARNERS["images"], ActivationsDisplay.from_estimator),
+    "of a consensus": (LEARNERS["consensus"], atom_importance),
+}
+
+
+def with_targets(name, learner):
+    """Return the method of a fitted learner, as a function of data alone."""
+    kind = type(learner)
+    needs_y = kind in (PUDLEClassifier, PUDLERegressor) and name in ("score", "partial_fit")
+    y = (NUMBERS if kind is PUDLERegressor else LABELS,) if needs_y else ()
+    return lambda X: getattr(learner, name)(X, *y)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    found = {}
+
+    def fit(learner):
+        if id(learner) not in found:
+            y = {PUDLEClassifier: LABELS, PUDLERegressor: NUMBERS}.get(type(learner))
+            found[id(learner)] = clone(learner).fit(FRAME, y)
+        return found[id(learner)]
+
+    return fit
+
+
+def check(call):
+    with pytest.raises(ValueError, match="feature names should match.*\n.*same order"):
+        call(REVERSED)
+    call(FRAME)  # warnings are errors
+    with pytest.warns(UserWarning, match="X does not have valid feature names, but"):
+        call(X)
+
+
+def cases():
+    for name, learner in LEARNERS.items():
+        for method in METHODS:
+            counts = getattr(learner, "loss", "gaussian") != "gaussian"
+            chooses = hasattr(learner, "alpha") and not counts and name != "encoder"
+            if hasattr(learner, method) and (method != "choose_alpha" or chooses):
+                yield name, method
+
+
+@pytest.mark.parametrize(("name", "method"), list(cases()))
+def test_methods_compare_names(name, method, fitted):
+    check(with_targets(method, fitted(LEARNERS[name])))
+
+
+@pytest.mark.parametrize("method", STREAMED)
+@pytest.mark.parametrize("name", ["rows", "signed"])
+def test_methods_compare_names_of_batches(name, method, fitted):
+    learner = fitted(LEARNERS[name])
+    check(lambda X: getattr(learner, method)(Batches(X)))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_compare_names(name, fitted):
+    learner, function = FUNCTIONS[name]
+    check(lambda X: function(fitted(learner), X))
+
+
+class Mixed(Batches):
+    """Every second batch has its columns in another order."""
+
+    def __iter__(self):
+        for i, rows in enumerate(super().__iter__()):
+            yield rows if i % 2 == 0 else rows[rows.columns[::-1]]
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize("name", ["rows", "poisson", "kullback-leibler", "noodl"])
+def test_the_first_batch_names_the_features(name, method):
+    learner = getattr(clone(LEARNERS[name]), method)(Batches(FRAME))
+    assert learner.feature_names_in_.tolist() == list("abcdef")
+    with pytest.raises(ValueError, match="In batch 1 of X: The feature names should match"):
+        getattr(clone(learner), method)(Mixed(FRAME))
+    with pytest.raises(ValueError, match="In batch 0 of X: The feature names should match"):
+        learner.partial_fit(Batches(REVERSED))
+    assert not hasattr(getattr(clone(learner), method)(Batches(X)), "feature_names_in_")
+
+
+def test_a_batch_without_names_is_warned_of():
+    class HalfNamed(Batches):
+        def __iter__(self):
+            for i, rows in enumerate(super().__iter__()):
+                yield rows if i % 2 == 0 else rows.to_numpy()
+
+    with pytest.warns(UserWarning, match="names, but PUDLEDictionaryLearning was fitted with"):
+        clone(ROWS).fit(HalfNamed(FRAME))
