@@ -543,9 +543,10 @@ def save_sae(learner, folder):
             "separate_atoms='unfolding' and positive_code=True."
         )
     weights, biases, rows = analysis[0].mT, -thresholds[0], atoms
-    if learner.split_sign:  # a feature for each sign
-        weights = torch.cat([weights, -weights], dim=1)
-        biases, rows = torch.cat([biases, biases]), torch.cat([rows, -rows])
+    if learner.split_sign:  # a feature for each sign; negative parts of positive codes are zero
+        sign = 0 if learner.positive_code else 1
+        weights = torch.cat([weights, -sign * weights], dim=1)
+        biases, rows = torch.cat([biases, sign * biases]), torch.cat([rows, -rows])
     tensors = {"W_enc": weights, "b_enc": biases, "W_dec": rows, "b_dec": torch.zeros_like(rows[0])}
     arrays = {name: np.ascontiguousarray(to_numpy(value)) for name, value in tensors.items()}
     config = {

@@ -209,10 +209,20 @@ def test_onnx_runs_the_encoder(params, tmp_path):
     np.testing.assert_allclose(codes, expected, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("sign", [{"positive_code": True}, {"split_sign": True}], ids=str)
-def test_one_unfolding_is_a_sparse_autoencoder(sign, tmp_path):
+@pytest.mark.parametrize("separate", [False, *KINDS])
+@pytest.mark.parametrize("n_unfoldings", [1, 2])
+@pytest.mark.parametrize("positive_code", [False, True])
+@pytest.mark.parametrize("split_sign", [False, True])
+def test_one_unfolding_is_a_sparse_autoencoder(
+    separate, n_unfoldings, positive_code, split_sign, tmp_path
+):
     safetensors = pytest.importorskip("safetensors.numpy")
-    learner = learner_of(n_unfoldings=1, **sign).fit(TRAIN)
+    params = {"separate_atoms": separate, "n_unfoldings": n_unfoldings}
+    learner = quick(params | {"positive_code": positive_code, "split_sign": split_sign}).fit(TRAIN)
+    if n_unfoldings > 1 or not (positive_code or split_sign):
+        with pytest.raises(ValueError, match="one unfolding and codes that are not negative"):
+            save_sae(learner, tmp_path / "sae")
+        return
     save_sae(learner, tmp_path / "sae")
     config = json.loads((tmp_path / "sae" / "cfg.json").read_text())
     weights = safetensors.load_file(tmp_path / "sae" / "sae_weights.safetensors")
