@@ -805,16 +805,18 @@ class PUDLEDictionaryLearning(DenseLearner):
         """
         sae, params = load_sae(folder), {"positive_code": True} | params
         alpha = params.pop("alpha", "auto")
-        if X is None and (alpha == "auto" or l0 is not None):
+        automatic = isinstance(alpha, str) and alpha == "auto"
+        if X is None and (automatic or l0 is not None):
             raise ValueError(
-                f"alpha={alpha!r} and l0={l0!r} came without data. Pass activations as X, or a "
-                "number as alpha and no l0."
+                f"alpha={alpha!r:.50} and l0={l0!r:.50} came without data. Pass activations as X, "
+                "or a number as alpha and no l0."
             )
-        if X is not None and alpha != "auto":
+        if X is not None and not automatic:
             raise ValueError(
-                f"alpha={alpha!r} is given, and data to choose it from. Pass one of alpha and X."
+                f"alpha={alpha!r:.50} is given, and data to choose it from. Pass one of alpha and "
+                "X."
             )
-        start = 1.0 if alpha == "auto" else alpha
+        start = 1.0 if automatic else alpha
         learner = cls.from_components(sae.components, mean=sae.mean, alpha=start, **params)
         if X is None:
             return learner
