@@ -24,7 +24,7 @@ from skpudle._data.arrays import (
     to_tensor,
     unit_of,
 )
-from skpudle._data.files import named_errors, replace_file
+from skpudle._data.files import MOST_UNFOLDINGS, named_errors, replace_file
 from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle.initialization import initial_atoms
 from skpudle.lasso import solve_lasso
@@ -56,6 +56,23 @@ _CODING = {
     "step_size",
     "threshold",
 }
+# least and largest values and kinds of numbers among them
+_LEAST, _LARGEST = float(np.finfo(float).tiny), float(np.finfo(float).max)
+_RANGES = {
+    "alpha": (0, _LARGEST, Real),
+    "debias": (0, 1, Real),
+    "initial_threshold": (0, _LARGEST, Real),
+    "lambda_decay": (_LEAST, 1, Real),
+    "n_trials": (1, _LARGEST, Real),
+    "n_unfoldings": (1, MOST_UNFOLDINGS, Integral),
+    "step_size": (_LEAST, _LARGEST, Real),
+    "threshold": (0, _LARGEST, Real),
+    "transform_alpha": (0, _LARGEST, Real),
+    "transform_n_nonzero_coefs": (1, _LARGEST, Integral),
+    "transform_tol": (0, _LARGEST, Real),
+}
+# Times the squared norm of an atom. Least squares diverge with 2, rare counts with some hundreds.
+_LARGEST_STEP = 1e4
 _WITHOUT_BASELINE = "gaussian", "kullback-leibler"
 # parameters that may be "auto" or a pair, and the attributes with the number in use
 _CHOSEN = {
@@ -363,6 +380,27 @@ def _params(learner):
     return params
 
 
+def _check_params(params, atoms):
+    """Raise ValueError unless parameters are of codes, and possible for the atoms."""
+    for name, value in params.items():
+        if name not in _CODING and not name.startswith("transform_"):
+            raise ValueError(f"codes depend on no parameter {name!r:.50}")
+        if value is None or isinstance(value, str):
+            continue
+        least, most, kind = _RANGES.get(name, (-_LARGEST, _LARGEST, Real))
+        if not isinstance(value, kind) or not least <= value <= most:
+            what = "whole number" if kind is Integral else "number"
+            raise ValueError(
+                f"{name} is {value!r:.50}, expected a {what} from {least:.3g} to {most:.3g}, a "
+                "text or None"
+            )
+    step = params.get("step_size")
+    if isinstance(step, Real):
+        largest = float(np.square(atoms, dtype=np.float64).sum(axis=1).max())
+        if not step * largest <= _LARGEST_STEP:
+            raise ValueError(f"step_size is {step:.3g}, which diverges for these atoms")
+
+
 def _check(arrays, params):
     """Raise ValueError unless the arrays, by name, are atoms with their baseline and mean."""
     unknown = arrays.keys() - _ARRAYS
@@ -376,10 +414,7 @@ def _check(arrays, params):
             raise ValueError(f"{name} has shape {array.shape}, expected {atoms.shape[1:]}")
         if array.dtype.kind != "f" or not np.isfinite(array).all():
             raise ValueError(f"{name} is not finite, or of dtype {array.dtype}; expected floats")
-    for name, value in params.items():
-        plain = value is None or isinstance(value, bool | int | float | str)
-        if not plain or (isinstance(value, float) and not np.isfinite(value)):
-            raise ValueError(f"{name} is {value!r:.50}, expected a finite number, a text or None")
+    _check_params(params, atoms)
     loss = params.get("loss", "gaussian")
     if ("intercept" in arrays) != (loss not in _WITHOUT_BASELINE):
         raise ValueError(f"loss is {loss!r}, and it holds {sorted(arrays)}")
