@@ -5,6 +5,7 @@ from functools import partial
 from math import prod
 
 import numpy as np
+import torch
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
 from skpudle._data.arrays import (
@@ -276,7 +277,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     def _problem(self, images, alpha, intercept=None):  # -> ConvProblem
         x, mask = self._pieces(images)
-        (seen,) = responses(self._loss(), [x], intercept)
+        seen = torch.stack(responses(self._loss(), x, intercept))
         return search_problem(
             seen,
             mask,
