@@ -41,6 +41,7 @@ __all__ = [
     "PART",
     "DictionaryTransformer",
     "chunk_size",
+    "decode_sparse",
     "in_chunks",
 ]
 
@@ -127,6 +128,11 @@ def _check_holds_codes(out, codes):
             f"out holds {out.dtype}, which would cut codes off; pass an array of floating-point "
             "numbers."
         )
+
+
+def decode_sparse(learner, codes):
+    """Return what sparse codes decode to, with some rows of them dense at a time."""
+    return np.concatenate([learner.inverse_transform(rows) for _, rows in parts_of(codes, PART)])
 
 
 @cache
@@ -316,7 +322,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features_out)
-            Codes, as `transform` returns them.
+            Codes, as `transform` returns them, or a sparse array of `transform_sparse`.
 
         Returns
         -------
@@ -324,6 +330,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             Reconstructed data: expectations, of exposure 1 if there are exposures.
         """
         check_is_fitted(self)
+        if sparse.issparse(X):
+            return decode_sparse(self, X)
         codes = check_rows(X)
         codes = codes if isinstance(codes, torch.Tensor) else to_tensor(codes)
         if codes.shape[1] != self._n_features_out:

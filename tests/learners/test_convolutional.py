@@ -950,3 +950,13 @@ def test_warnings_point_at_the_line_that_called_fit(images):
         learner.fit(images)
     assert {warning.category for warning in caught} == {RuntimeWarning, ConvergenceWarning}
     assert {warning.filename for warning in caught} == {__file__}
+
+
+@pytest.mark.parametrize("image_shape", [(9, 8), (9, 4, 2)])
+def test_sparse_codes_of_rows_decode_as_dense_ones(image_shape):
+    X = np.random.default_rng(0).normal(size=(5, 72))
+    params = dict(atom_shape=(3, 3), stride=2, image_shape=image_shape, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(3, **params).fit(X)
+    expected = learner.inverse_transform(learner.transform(X))
+    found = learner.inverse_transform(learner.transform_sparse(X))
+    np.testing.assert_array_equal(found, expected)
