@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
-from math import prod
+from math import frexp, prod
 
 import numpy as np
 import torch
@@ -57,6 +57,8 @@ __all__ = ["ConvLearner"]
 # pixels of a batch, counted once for each grid, to train on at a time: products of large matrices,
 # and little memory for the codes of all unfoldings
 _PIXELS = 2**16
+# Root mean squares of pixels from 1 / (2 * _MIDDLE) to 1 / _MIDDLE have the unit 1.
+_MIDDLE = 2**0.5
 # Atoms of a first part of the data, from which no number is chosen: as many as by default.
 _ATOMS = 64
 
@@ -302,15 +304,19 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         if state.get("coding"):  # codes have another penalty than training
             parameters = parameters._replace(alpha=state["alpha"])
         geometry = images.geometry._replace(image_size=state["image_size"])
-        model, rows = self._model(plan, parameters, images, geometry, generator, state["alpha"])
+        options = images, geometry, generator, state["alpha"], state.get("threshold_unit")
+        model, rows = self._model(plan, parameters, *options)
         known = dict(data_scale=state["data_scale"], peak=max(model.peak, self.peak_))
         known |= {name: state.get(name) for name in ("coding", "search_alpha")}
         return replace(model, **known), rows, generator
 
-    def _model(self, plan, parameters, images, geometry, generator, alpha):
+    def _model(self, plan, parameters, images, geometry, generator, alpha, threshold_unit=None):
         n = depth_of(self) or 0
         separate = {"analysis": (1, 0, 0), "decoder": (0, 1, 0), "both": (1, 1, 0)}
         separate |= {"unfolding": (n, 0, n - 1), None: (0, 0, 0)}
+        scale, counts = images.mean_square(), parameters.intercept is not None
+        pixel = (scale / (len(images.images[0]) * prod(images.crop))) ** 0.5
+        unit = 1.0 if counts else 2.0 ** frexp(_MIDDLE * pixel)[1]
         layout = RowLayout(
             tuple(parameters.atoms.shape[1:]),
             separate=separate[self.separate_atoms],
@@ -321,7 +327,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             atom_norm=self.atom_norm,
             fixed_alpha=parameters.alpha,
             fixed_step=parameters.step,
-            n_intercepts=0 if parameters.intercept is None else len(parameters.intercept),
+            n_intercepts=len(parameters.intercept) if counts else 0,
+            threshold_unit=threshold_unit or unit,
         )
         model = ConvModel(
             plan.rule(plan.gradient),
@@ -331,7 +338,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             geometry,
             plan.decay.at_last,
             alpha,
-            images.mean_square(),
+            scale,
             images.peak(),
             part_size=max(1, _PIXELS // (prod(images.crop) * self.n_train_shifts)),
             n_train_shifts=self.n_train_shifts,
