@@ -36,6 +36,7 @@ import pandas as pd
 import torch
 from common import circumstances, write_report
 from orders import is_clear, orders, pick
+from safetensors.numpy import load_file as load_safetensors
 from sklearn.base import clone
 from sklearn.callback import FitCallback
 from sklearn.datasets import load_sample_image
@@ -43,6 +44,7 @@ from sklearn.ensemble import BaggingClassifier
 
 from skpudle import (
     Checkpoint,
+    ConsensusDictionary,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
     PUDLEClassifier,
@@ -53,9 +55,10 @@ from skpudle._data import sources, tables
 from skpudle._learners import coder
 from skpudle.checkpoint import read_checkpoint, write_checkpoint
 from skpudle.images import denoise_patches, inpaint
-from skpudle.interoperability import load_atoms, save_atoms
+from skpudle.interoperability import load_atoms, load_sae, save_atoms, save_sae
 from skpudle.lasso import solve_lasso
 from skpudle.losses import loss_named
+from skpudle.metrics import atom_importance
 from skpudle.omp import solve_omp
 from skpudle.pretrained import load_denoiser, save_denoiser
 from skpudle.reporting import findings
@@ -1087,6 +1090,104 @@ def atom_files(rng):
             expect(stored.notes == {"n": 3}, "other notes")
 
 
+# ---------------------------------------------------------------------------- learned encoders
+
+
+def random_encoder(rng):
+    """Return a learner with an encoder of its own."""
+    one = rng.random() < 0.3  # a sparse autoencoder
+    return PUDLEDictionaryLearning(
+        pick(rng, None, 1, 2, 5, 20),
+        separate_atoms=pick(rng, True, "unfolding"),
+        n_unfoldings=1 if one else pick(rng, "auto", 2, 5),
+        alpha=pick(rng, "auto", "auto", "auto", 0.0, 0.1),
+        gradient=pick(rng, "auto", "auto", "ae-ls"),
+        positive_code=bool(rng.integers(2)),
+        split_sign=bool(rng.integers(2)),
+        positive_dict=bool(rng.integers(2)),
+        dict_init=pick(rng, "search", "search", "data", "random"),
+        batch_size=pick(rng, "auto", 1, 7),
+        max_iter=int(rng.integers(1, 4)),
+        random_state=int(rng.integers(100)),
+    )
+
+
+def check_module(learner, X, codes, size):
+    """Compare codes with those of the module, and of the file of an autoencoder."""
+    module, x = learner.to_module(), torch.as_tensor(np.asarray(X, codes.dtype))
+    with torch.no_grad():
+        close(module(x).numpy(), codes, size, "codes of the module")
+    signed = not (learner.positive_code or learner.split_sign)
+    with tempfile.TemporaryDirectory() as folder:
+        if signed or len(learner.thresholds_) > 1:
+            with refused("an autoencoder of several unfoldings, or of signs"):
+                save_sae(learner, folder)
+            return
+        save_sae(learner, folder)
+        stored = load_safetensors(Path(folder) / "sae_weights.safetensors")
+        found = np.maximum(x.numpy() @ stored["W_enc"] + stored["b_enc"], 0)
+        close(found, codes, size, "codes of the file")
+        norms = load_sae(folder).norms[: len(learner.components_)]
+        expected = np.linalg.norm(learner.components_, axis=1)
+        close(norms, expected, max(float(expected.max()), 1e-300), "norms of the file")
+
+
+def check_without(learner, X):
+    """Check that an atom that is forbidden has no code, and that nothing else is needed."""
+    found = atom_importance(learner, X)
+    for name, values in found.items():
+        expect(values.shape == (len(learner.components_),), f"{name} has shape {values.shape}")
+        expect(np.isfinite(values).all(), f"{name} is not finite")
+    expect((found.r2_loss[found.usage == 0] == 0).all(), "unused atoms are missed")
+
+
+def learned_encoders(rng):
+    """Check codes of learned encoders: every method, alone, as modules and files, interrupted."""
+    kind, X = random_data(rng)
+    learner = random_encoder(rng)
+    what = pick(rng, "module", "module", "alone", "without", "interrupt", "consensus")
+    yield f"{kind} {X.dtype} {X.shape}, {what}\n  {learner}"
+    try:
+        use(learner, X)
+    except ValueError as error:
+        if "scale the data" not in str(error):  # their squares are zero
+            raise
+        return
+    codes = learner.transform(X)
+    # latents of float32 in data with an offset lose digits of the data, not of the codes
+    size = max(float(np.abs(codes).max()), float(np.abs(X.astype(float)).max()), 1e-300)
+    size *= 100 if codes.dtype == np.float32 else 1
+    if what == "module":
+        check_module(learner, X, codes, size)
+    elif what == "alone":
+        row = int(rng.integers(len(X)))
+        close(learner.transform(X[row : row + 1])[0], codes[row], size, "a row alone")
+    elif what == "without":
+        check_without(learner, X)
+    elif what == "interrupt":
+        again, ends = clone(learner), Interrupts(int(rng.integers(1, 6)))
+        with suppress(KeyboardInterrupt):
+            again.set_callbacks(ends).fit(X)
+        expect(np.isfinite(again.transform(X)).all(), "codes after Ctrl-C are not finite")
+        expect(again.ended_by_ in ("search", "interrupt"), f"it was ended by {again.ended_by_}")
+    elif len(X) > 3:
+        resample = pick(rng, "seeds", "halves", "bootstrap")
+        consensus = ConsensusDictionary(learner, 2, resample=resample, random_state=0).fit(X)
+        expect(np.isfinite(consensus.transform(X)).all(), "codes of the consensus")
+
+
+class Interrupts(FitCallback):
+    """Ctrl-C at the end of a task, which ends the fit."""
+
+    def __init__(self, n_tasks):
+        self.n_left = n_tasks
+
+    def on_fit_task_end(self, estimator, context):
+        self.n_left -= 1
+        if self.n_left == 0:
+            signal.raise_signal(signal.SIGINT)
+
+
 # ---------------------------------------------------------------------------- images
 
 
@@ -1331,6 +1432,7 @@ KINDS = {
     orders: 4,
     damaged_checkpoints: 4,
     atom_files: 3,
+    learned_encoders: 3,
     denoising: 3,
     convolutions: 2,
     arguments: 3,

@@ -37,6 +37,10 @@ __all__ = ["ConsensusDictionary"]
 # Matching and median alternate until no match changes, which takes two or three rounds.
 _MAX_ROUNDS = 20
 
+# Parameters that make an encoder learn matrices or thresholds of its own for each atom. A fit from
+# the consensus learns them for these atoms, in their order.
+_OF_ATOMS = "separate_atoms", "learn_threshold"
+
 
 def _unit(atoms):  # (..., n_features) -> (..., n_features)
     """Return rows of norm 1; zero stays zero."""
@@ -202,6 +206,9 @@ class ConsensusDictionary(
 
     estimator_ : estimator
         What `transform` uses: the estimator, fitted to all samples, with ``components_`` replaced.
+        An encoder that learns matrices or thresholds for each atom (``separate_atoms``,
+        ``learn_threshold``) is trained with the consensus as ``dict_init``, and a convolutional
+        learner then trains the atoms too.
 
     n_features_in_ : int
         Number of features seen in `fit`.
@@ -348,6 +355,9 @@ class ConsensusDictionary(
 
     def _with_components(self, estimator, components, X, random_state):
         """Return an estimator that was fitted to all samples, with other components."""
+        if any(getattr(estimator, name, None) for name in _OF_ATOMS):
+            given = dict(dict_init=components, n_components=len(components))
+            return _seeded(self.estimator, random_state).set_params(**given).fit(X)
         if self.resample != "seeds":
             estimator = _seeded(self.estimator, random_state).fit(X)
             if len(estimator.components_) != len(components):

@@ -257,7 +257,7 @@ def code_saliency(learner, X, *, n_codes=5):
     Parameters
     ----------
     learner : PUDLEDictionaryLearning, NOODLDictionaryLearning or PUDLEClassifier
-        Fitted.
+        Fitted; or a `skpudle.ConsensusDictionary` of one.
     X : array-like or Tensor of shape (n_samples, n_features)
         Samples.
     n_codes : int, default=5
@@ -278,8 +278,10 @@ def code_saliency(learner, X, *, n_codes=5):
     """
     check_is_fitted(learner, "components_")
     n_codes = check_scalar(n_codes, "n_codes", (int, np.integer), min_val=1)
-    x, codes = learner._codes_with_gradient(X)
-    if not codes.requires_grad or codes.ndim != 2:
+    learner = getattr(learner, "estimator_", learner)  # that a consensus encodes with
+    differentiate = getattr(learner, "_codes_with_gradient", None)
+    x, codes = (None, None) if differentiate is None else differentiate(X)
+    if codes is None or not codes.requires_grad or codes.ndim != 2:
         raise ValueError(
             f"{type(learner).__name__} has no encoder of rows that can be differentiated; pass a "
             "PUDLEDictionaryLearning."

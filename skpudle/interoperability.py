@@ -24,7 +24,7 @@ from skpudle._data.arrays import (
     to_tensor,
     unit_of,
 )
-from skpudle._data.files import named_errors, replace_file
+from skpudle._data.files import MOST_UNFOLDINGS, named_errors, replace_file
 from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle.initialization import initial_atoms
 from skpudle.lasso import solve_lasso
@@ -56,6 +56,23 @@ _CODING = {
     "step_size",
     "threshold",
 }
+# least and largest values and kinds of numbers among them
+_LEAST, _LARGEST = float(np.finfo(float).tiny), float(np.finfo(float).max)
+_RANGES = {
+    "alpha": (0, _LARGEST, Real),
+    "debias": (0, 1, Real),
+    "initial_threshold": (0, _LARGEST, Real),
+    "lambda_decay": (_LEAST, 1, Real),
+    "n_trials": (1, _LARGEST, Real),
+    "n_unfoldings": (1, MOST_UNFOLDINGS, Integral),
+    "step_size": (_LEAST, _LARGEST, Real),
+    "threshold": (0, _LARGEST, Real),
+    "transform_alpha": (0, _LARGEST, Real),
+    "transform_n_nonzero_coefs": (1, _LARGEST, Integral),
+    "transform_tol": (0, _LARGEST, Real),
+}
+# Times the squared norm of an atom. Least squares diverge with 2, rare counts with some hundreds.
+_LARGEST_STEP = 1e4
 _WITHOUT_BASELINE = "gaussian", "kullback-leibler"
 # parameters that may be "auto" or a pair, and the attributes with the number in use
 _CHOSEN = {
@@ -67,6 +84,20 @@ _CHOSEN = {
 # weights of autoencoders in a folder with "cfg.json": SAELens', sparsify's
 _SAE_FILES = "sae_weights.safetensors", "sae.safetensors"
 _DECODERS, _BIASES = ("W_dec", "decoder.weight"), ("b_dec", "decoder.bias")
+# of fine-tuned autoencoders of SAELens: latents are multiplied by it before they are decoded
+_FACTORS = "finetuning_scaling_factor", "scaling_factor"
+_FLOATS = "F16", "BF16", "F32", "F64"
+# autoencoders whose decoder is one matrix; sparsify names none
+_ARCHITECTURES = (
+    "standard",
+    "relu",
+    "gated",
+    "jumprelu",
+    "topk",
+    "batchtopk",
+    "matryoshka_batchtopk",
+    "matching_pursuit",
+)
 # arrays and metadata of a file of atoms
 _ARRAYS, _SAID = {"components", "intercept", "mean"}, {"learner", "params", "notes"}
 
@@ -349,6 +380,27 @@ def _params(learner):
     return params
 
 
+def _check_params(params, atoms):
+    """Raise ValueError unless parameters are of codes, and possible for the atoms."""
+    for name, value in params.items():
+        if name not in _CODING and not name.startswith("transform_"):
+            raise ValueError(f"codes depend on no parameter {name!r:.50}")
+        if value is None or isinstance(value, str):
+            continue
+        least, most, kind = _RANGES.get(name, (-_LARGEST, _LARGEST, Real))
+        if not isinstance(value, kind) or not least <= value <= most:
+            what = "whole number" if kind is Integral else "number"
+            raise ValueError(
+                f"{name} is {value!r:.50}, expected a {what} from {least:.3g} to {most:.3g}, a "
+                "text or None"
+            )
+    step = params.get("step_size")
+    if isinstance(step, Real):
+        largest = float(np.square(atoms, dtype=np.float64).sum(axis=1).max())
+        if not step * largest <= _LARGEST_STEP:
+            raise ValueError(f"step_size is {step:.3g}, which diverges for these atoms")
+
+
 def _check(arrays, params):
     """Raise ValueError unless the arrays, by name, are atoms with their baseline and mean."""
     unknown = arrays.keys() - _ARRAYS
@@ -362,10 +414,7 @@ def _check(arrays, params):
             raise ValueError(f"{name} has shape {array.shape}, expected {atoms.shape[1:]}")
         if array.dtype.kind != "f" or not np.isfinite(array).all():
             raise ValueError(f"{name} is not finite, or of dtype {array.dtype}; expected floats")
-    for name, value in params.items():
-        plain = value is None or isinstance(value, bool | int | float | str)
-        if not plain or (isinstance(value, float) and not np.isfinite(value)):
-            raise ValueError(f"{name} is {value!r:.50}, expected a finite number, a text or None")
+    _check_params(params, atoms)
     loss = params.get("loss", "gaussian")
     if ("intercept" in arrays) != (loss not in _WITHOUT_BASELINE):
         raise ValueError(f"loss is {loss!r}, and it holds {sorted(arrays)}")
@@ -529,7 +578,7 @@ def save_sae(learner, folder):
     Raises
     ------
     ValueError
-        If the learner has another encoder.
+        If the learner has another encoder, or the folder is a file.
     ImportError
         If safetensors is not installed.
 
@@ -542,6 +591,9 @@ def save_sae(learner, folder):
     >>> learner = PUDLEDictionaryLearning(20, **options).fit(load_digits().data[:200])
     >>> save_sae(learner, "sae")  # doctest: +SKIP
     """
+    folder = Path(folder)
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file. Pass the path of a folder, or of none yet.")
     module = learner.to_module()
     analysis, thresholds, atoms = (
         part.detach() for part in (module.analysis, module.thresholds, module.decoder)
@@ -555,9 +607,10 @@ def save_sae(learner, folder):
             "separate_atoms='unfolding' and positive_code=True."
         )
     weights, biases, rows = analysis[0].mT, -thresholds[0], atoms
-    if learner.split_sign:  # a feature for each sign
-        weights = torch.cat([weights, -weights], dim=1)
-        biases, rows = torch.cat([biases, biases]), torch.cat([rows, -rows])
+    if learner.split_sign:  # a feature for each sign; negative parts of positive codes are zero
+        sign = 0 if learner.positive_code else 1
+        weights = torch.cat([weights, -sign * weights], dim=1)
+        biases, rows = torch.cat([biases, sign * biases]), torch.cat([rows, -rows])
     tensors = {"W_enc": weights, "b_enc": biases, "W_dec": rows, "b_dec": torch.zeros_like(rows[0])}
     arrays = {name: np.ascontiguousarray(to_numpy(value)) for name, value in tensors.items()}
     config = {
@@ -572,7 +625,6 @@ def save_sae(learner, folder):
         "metadata": {},
     }
     content = _safetensors().numpy.save(arrays)
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / "sae_weights.safetensors", content)
     replace_file(folder / "cfg.json", json.dumps(config).encode())
@@ -582,26 +634,71 @@ def _check_config(config):
     """Raise ValueError unless the decoder explains rows as the autoencoder gets them."""
     if not isinstance(config, dict):
         raise ValueError("cfg.json holds no dictionary")
-    kind = str(config.get("architecture", "sae"))
+    kind = str(config.get("architecture") or "standard").lower()
     if "transcoder" in kind or config.get("transcode") or config.get("skip_connection"):
         raise ValueError("it is a transcoder, whose decoder explains another layer than it reads")
     if kind == "temporal":
         raise ValueError("it is a temporal autoencoder, whose decoder explains a part of each row")
+    if kind not in _ARCHITECTURES:
+        raise ValueError(f"its architecture is {kind!r:.50}, expected one of {_ARCHITECTURES}")
     scaling = config.get("normalize_activations") or "none"
     if scaling != "none":
         raise ValueError(f"it scales rows before it codes them (normalize_activations={scaling!r})")
+    factor = config.get("scaling_factor")
+    if factor is not None and factor != 1:
+        raise ValueError(f"it scales rows before it codes them (scaling_factor={factor!r:.50})")
 
 
-def _first(names, file):  # -> str, Tensor or None
-    """Return the first of these arrays that a file has, in float32 or float64, and its name."""
+def _read_first(names, file, expected=None):  # -> str, Tensor or None
+    """Return the first of these arrays that a file has, in float32 or float64, and its name.
+
+    The array has the expected shape, or is any matrix. The header is checked before the array is
+    made: a shape with a zero has no bytes in the file.
+    """
     name = next((name for name in names if name in set(file.keys())), "")
     if not name:
         return name, None
+    stored = file.get_slice(name)
+    shape = tuple(stored.get_shape())
+    if 0 in shape or (len(shape) != 2 if expected is None else shape != expected):
+        wanted = "(n_components, n_features)" if expected is None else expected
+        raise ValueError(f"{name} has shape {shape}, expected {wanted}")
+    if stored.get_dtype() not in _FLOATS:
+        raise ValueError(f"{name} is of dtype {stored.get_dtype()}, expected one of {_FLOATS}")
     array = file.get_tensor(name)
     array = array if array.dtype == torch.float64 else array.float()
     if not array.isfinite().all():
         raise ValueError(f"{name} is not finite")
     return name, array
+
+
+def _read_decoder(file, config):  # -> rows (n_components, n_features), bias (n_features,)
+    """Return the decoder in a file of safetensors, for its latents as they are encoded."""
+    n_features = config.get("d_in")
+    name, rows = _read_first(_DECODERS, file)
+    if rows is None:
+        raise ValueError(f"it has no matrix {' or '.join(_DECODERS)}")
+    if name == "decoder.weight":  # a layer of torch has atoms as columns
+        rows = rows.mT
+    if n_features not in (None, rows.shape[1]):
+        raise ValueError(f"{name} is for {rows.shape[1]} features, and d_in is {n_features!r:.50}")
+    _, bias = _read_first(_BIASES, file, tuple(rows.shape[1:]))
+    _, factors = _read_first(_FACTORS, file, tuple(rows.shape[:1]))
+    if factors is None and config.get("finetuning_scaling_factor"):
+        raise ValueError("it scales its latents by a finetuning_scaling_factor, which it lacks")
+    rows = rows if factors is None else factors[:, None] * rows
+    return rows, rows.new_zeros(rows.shape[1]) if bias is None else bias
+
+
+def _split_norms(rows):  # (n, n_features) -> directions (n, n_features), norms (n,)
+    """Divide rows by their norms, whose squares may overflow or be zero; zero rows stay zero."""
+    largest = rows.abs().amax(1, keepdim=True)
+    directions = rows / largest.where(largest > 0, 1.0)
+    lengths = torch.linalg.vector_norm(directions, dim=1, keepdim=True)
+    norms = (largest * lengths).flatten()
+    if not norms.isfinite().all():
+        raise ValueError(f"norms of its rows overflow in {str(rows.dtype).removeprefix('torch.')}")
+    return directions.div_(lengths.where(largest > 0, 1.0)), norms
 
 
 def load_sae(folder):
@@ -613,7 +710,7 @@ def load_sae(folder):
     ----------
     folder : str or path-like
         Folder with ``cfg.json``, and ``sae_weights.safetensors`` (SAELens) or ``sae.safetensors``
-        (sparsify), or the path of the latter.
+        (sparsify), or the path of one of these two.
 
     Returns
     -------
@@ -630,8 +727,9 @@ def load_sae(folder):
     Raises
     ------
     ValueError
-        If the files are damaged or of another kind, if the autoencoder is a transcoder, or if it
-        scales each row before it codes it.
+        If the files are damaged or of another kind, if the autoencoder is a transcoder or of an
+        unknown architecture, if it scales each row before it codes it, or if a folder holds both
+        files.
     FileNotFoundError
         If there are no such files.
     ImportError
@@ -648,32 +746,27 @@ def load_sae(folder):
     >>> decoder = sae.norms[:, None] * sae.components  # doctest: +SKIP
     """
     folder, safetensors = Path(folder), _safetensors()
-    folder = folder.parent if folder.name in _SAE_FILES and folder.is_file() else folder
-    names = [name for name in _SAE_FILES if (folder / name).is_file()]
+    if folder.name in _SAE_FILES and folder.is_file():
+        folder, names = folder.parent, [folder.name]
+    else:
+        names = [name for name in _SAE_FILES if (folder / name).is_file()]
     if not names or not (folder / "cfg.json").is_file():
         raise FileNotFoundError(
             f"{folder} is no folder of an autoencoder: it lacks cfg.json, or {_SAE_FILES[0]} "
             f"(SAELens) and {_SAE_FILES[1]} (sparsify). Pass the folder of one autoencoder, with "
             "its weights as safetensors."
         )
+    if len(names) > 1:
+        raise ValueError(
+            f"{folder} holds {' and '.join(names)}, weights of two autoencoders. Pass the path of "
+            "one of these files."
+        )
     advice = "Pass its decoder, as rows, to from_components, with data that it explains."
     with named_errors(folder, "autoencoder whose codes can be solved for", advice):
         config = json.loads((folder / "cfg.json").read_text("utf-8"))
         _check_config(config)
         with safetensors.safe_open(folder / names[0], framework="pt") as file:
-            (name, rows), (_, bias) = _first(_DECODERS, file), _first(_BIASES, file)
-        if rows is None or rows.ndim != 2:
-            raise ValueError(f"{names[0]} has no matrix {' or '.join(_DECODERS)}")
-        if name == "decoder.weight":  # a layer of torch has atoms as columns
-            rows = rows.mT
-        n_features = config.get("d_in", rows.shape[1])
-        bias = rows.new_zeros(rows.shape[1]) if bias is None else bias
-        if rows.shape[1] != n_features or bias.shape != rows.shape[1:]:
-            raise ValueError(
-                f"decoder and bias have shapes {tuple(rows.shape)} and {tuple(bias.shape)}, and "
-                f"d_in is {n_features}"
-            )
-    norms = torch.linalg.vector_norm(rows, dim=1)
-    directions = rows / norms.where(norms > 0, 1.0)[:, None]
+            rows, bias = _read_decoder(file, config)
+        directions, norms = _split_norms(rows)
     arrays = dict(components=directions, norms=norms, mean=bias)
     return Bunch(config=config, **{name: to_numpy(array) for name, array in arrays.items()})

@@ -8,7 +8,11 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.decomposition import NMF, FastICA, MiniBatchDictionaryLearning
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skpudle import ConsensusDictionary, PUDLEDictionaryLearning
+from skpudle import (
+    ConsensusDictionary,
+    ConvPUDLEDictionaryLearning,
+    PUDLEDictionaryLearning,
+)
 from skpudle.datasets import make_dictionary_data
 from skpudle.metrics import atom_coherence, dictionary_stability
 from skpudle.plotting import ConsensusDisplay
@@ -120,6 +124,47 @@ def test_too_many_atoms_are_told_by_their_stability():
     consensus = ConsensusDictionary(learner, 6, resample="halves", random_state=0).fit(X)
     stable = consensus.components_[np.argsort(-consensus.stability_)[:12]]
     assert atom_coherence(stable, atoms).min() > 0.98
+
+
+def planted_images():
+    rng = np.random.default_rng(0)
+    atoms, images = rng.standard_normal((3, 4, 4)), 0.1 * rng.standard_normal((8, 16, 16))
+    for image in images:
+        for atom in np.repeat(atoms, 4, axis=0):
+            i, j = rng.integers(0, 13, 2)
+            image[i : i + 4, j : j + 4] += rng.standard_normal() * atom
+    return images
+
+
+@pytest.mark.parametrize("resample", ["seeds", "bootstrap", "halves"])
+@pytest.mark.parametrize(
+    ("kind", "params"),
+    [
+        (PUDLEDictionaryLearning, {"separate_atoms": True}),
+        (PUDLEDictionaryLearning, {"separate_atoms": "unfolding"}),
+        (PUDLEDictionaryLearning, {"separate_atoms": True, "n_components": "auto"}),
+        (ConvPUDLEDictionaryLearning, {"separate_atoms": "both"}),
+        (ConvPUDLEDictionaryLearning, {"separate_atoms": "unfolding", "atom_norm": None}),
+        (ConvPUDLEDictionaryLearning, {"learn_threshold": "atom"}),
+    ],
+    ids=str,
+)
+def test_learned_encoders_belong_to_the_consensus(kind, params, resample):
+    """It explains about as much as a single fit."""
+    if kind is PUDLEDictionaryLearning:
+        X, small = planted()[0], dict(n_components=12, n_unfoldings=3, max_iter=5)
+    else:
+        X, small = planted_images(), dict(n_components=3, atom_shape=(4, 4), stride=1)
+        small |= dict(n_unfoldings=3, max_iter=20, tol=None, learning_rate=0.03, dict_init="data")
+    learner = kind(**small | params, random_state=0)
+    consensus = ConsensusDictionary(learner, 3, resample=resample, random_state=0).fit(X)
+
+    def unexplained(model):
+        left = np.square(X - model.inverse_transform(model.transform(X))).sum()
+        return left / np.square(X - X.mean(axis=0)).sum()
+
+    assert unexplained(consensus) < unexplained(learner.fit(X)) + 0.1
+    assert consensus.components_ is consensus.estimator_.components_
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -183,8 +183,19 @@ def test_codes_are_dense(params, advice):
     assert sentence.startswith(expected)
     assert advice in sentence
     if "alpha" not in params:
-        learner.set_params(transform_n_nonzero_coefs=8, transform_alpha=1)
+        sparser = {"transform_n_nonzero_coefs": 8, "transform_alpha": 1}
+        learner.set_params(**{name: sparser[name] for name in sparser.keys() & params})
         assert findings(learner, X) == []
+
+
+def test_dense_codes_of_a_learned_encoder_depend_on_the_alpha_of_its_training():
+    X = np.random.default_rng(1).normal(size=(60, 16))
+    options = dict(separate_atoms=True, alpha=1e-6, max_iter=5, random_state=0)
+    learner = PUDLEDictionaryLearning(16, **options).fit(X).set_params(transform_alpha=1.0)
+    with pytest.warns(UserWarning, match="no effect on these codes: transform_alpha"):
+        said = findings(learner, X)
+    (sentence,) = (text for text in said if text.startswith("Codes are dense"))
+    assert "raise alpha (now 1e-06)" in sentence
 
 
 def test_dense_codes_where_alpha_was_chosen():

@@ -7,6 +7,7 @@ from sklearn.decomposition import NMF, MiniBatchDictionaryLearning
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle._data.arrays import to_tensor
 from skpudle.datasets import make_dictionary_data
+from skpudle.encoding import LearnedEncoder
 from skpudle.lasso import solve_lasso
 from skpudle.metrics import atom_importance
 from skpudle.plotting import AtomsDisplay
@@ -45,6 +46,42 @@ def test_copies_are_not_missed(data):
     learner = PUDLEDictionaryLearning.from_components(twice, alpha=0.1)
     found = atom_importance(learner, X)
     assert abs(found.r2_loss[[0, -1]]).max() < 1e-6 < found.r2_loss[1:-1].min()
+
+
+@pytest.mark.parametrize("positive_code", [False, True])
+@pytest.mark.parametrize("separate", [True, "unfolding"])
+def test_a_learned_encoder_without_an_atom_has_no_rows_for_it(data, separate, positive_code):
+    """Every atom is removed from all matrices of the encoder."""
+    X, atoms = data
+    options = dict(separate_atoms=separate, n_unfoldings=3, max_iter=5, random_state=0)
+    options |= dict(dict_init=atoms, alpha=0.1, positive_code=positive_code)
+    learner = PUDLEDictionaryLearning(**options).fit(X)
+
+    def error(*removed):
+        atoms = np.delete(learner.components_, removed, axis=0)
+        parts = learner.analysis_components_, getattr(learner, "synthesis_components_", None)
+        if separate is True:
+            parts = parts[0][None], learner.components_[None]
+        parts = [to_tensor(np.delete(part, removed, axis=1)) for part in parts]
+        thresholds = to_tensor(np.delete(learner.thresholds_, removed, axis=1))
+        z = LearnedEncoder(*parts, thresholds, positive_code).encode(to_tensor(X)).numpy()
+        return np.square(X - z @ atoms).sum(axis=1), z
+
+    errors, codes = error()
+    total = np.square(X - X.mean(axis=0)).sum()
+    naive = [(error(j)[0] - errors)[codes[:, j] != 0].sum() / total for j in range(len(atoms))]
+    np.testing.assert_allclose(atom_importance(learner, X).r2_loss, naive, atol=1e-9)
+
+
+@pytest.mark.parametrize("separate", [True, "unfolding"])
+def test_a_learned_encoder_does_not_miss_one_of_two_equal_atoms(separate):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 4)) * (rng.random((300, 4)) < 0.4)
+    twins = np.eye(4)[[0, 0, 1, 2, 3]]
+    options = dict(separate_atoms=separate, n_unfoldings=3, random_state=0, max_iter=200)
+    learner = PUDLEDictionaryLearning(dict_init=twins, alpha=0.05, **options).fit(X)
+    lost = atom_importance(learner, X).r2_loss
+    assert abs(lost[:2]).max() < 0.1 * lost[2:].min()
 
 
 def test_orthonormal_atoms_share_what_is_explained(data):

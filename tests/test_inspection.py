@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.decomposition import MiniBatchDictionaryLearning
 
-from skpudle import PUDLEDictionaryLearning, inspection
+from skpudle import ConsensusDictionary, PUDLEDictionaryLearning, inspection
 from skpudle.encoding import encode
 from skpudle.inspection import (
     atom_contributions,
@@ -141,6 +141,29 @@ def test_saliency_is_the_derivative_of_the_code(n_unfoldings):
     )
     slopes = np.take_along_axis(moved / (2 * step), found.indices, 1)
     np.testing.assert_allclose(found.gradients @ direction, slopes, atol=1e-5)
+
+
+@pytest.mark.parametrize("split_sign", [False, True])
+def test_a_consensus_has_what_its_estimator_has(split_sign):
+    X = samples()
+    learner = PUDLEDictionaryLearning(5, alpha=0.3, split_sign=split_sign)
+    consensus = ConsensusDictionary(learner, 2, random_state=0).fit(X)
+    for inspect in (code_saliency, atom_contributions):
+        for found, expected in zip(
+            inspect(consensus, X), inspect(consensus.estimator_, X), strict=True
+        ):
+            np.testing.assert_array_equal(found, expected)
+    found = reconstruction_contributions(consensus, X, X[:3]).estimates
+    expected = reconstruction_contributions(consensus.estimator_, X, X[:3]).estimates
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.draws_from_numpy
+def test_an_encoder_without_a_derivative_is_refused():
+    learner = MiniBatchDictionaryLearning(3, random_state=0).fit(samples())
+    for given in (learner, ConsensusDictionary(learner, 2, random_state=0).fit(samples())):
+        with pytest.raises(ValueError, match="no encoder of rows.*pass a PUDLEDictionaryLearning"):
+            code_saliency(given, samples())
 
 
 def test_saliency_of_unfoldings_is_that_of_plain_autograd(learner):

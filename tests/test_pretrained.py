@@ -96,6 +96,26 @@ CHANGES = {
     "decay": dict(lambda_decay_=np.array(2.0)),
     "noise": dict(noise_std=np.array(-1.0)),
     "shrinkage": dict(shrinkage=np.array("other")),
+    "a deep network": dict(n_unfoldings=np.array(10**8)),
+    "a part of an unfolding": dict(n_unfoldings=np.array(2.7)),
+    "a part of a pixel": dict(stride=np.array(1.5)),
+    "a stride larger than atoms": dict(stride=np.array([2, 5])),
+    "a huge stride": dict(stride=np.array(10**9)),
+    "half a sign": dict(positive_code=np.array(0.5)),
+    "a step that diverges": dict(step_size_=np.array(1e30)),
+    "a step beyond float32": dict(step_size_=np.array(1e300)),
+    "a peak beyond float32": dict(peak_=np.array(1e300)),
+    "a peak of nothing": dict(peak_=np.array(1e-300)),
+    "no decay": dict(lambda_decay_=np.array(0.0)),
+    "noise beyond float32": dict(noise_std=np.array([0.1, 1e300])),
+    "noise in another order": dict(noise_std=np.array([0.5, 0.1])),
+    "three levels of noise": dict(noise_std=np.array([0.1, 0.2, 0.3])),
+    "thresholds beyond float32": dict(alpha_=np.full(6, 1e300)),
+    "one threshold for a range of noise": dict(alpha_=np.array(0.1), alpha_slope_=np.array(0.1)),
+    "hard thresholds that were learned": dict(shrinkage=np.array("hard")),
+    "huge atoms": dict(analysis_components_=np.full((3, 6, 5, 4), 1e38, np.float32)),
+    "atoms of whole numbers": dict(components_=np.ones((6, 5, 4), int)),
+    "atoms of truth values": dict(components_=np.ones((6, 5, 4), bool)),
     "something else": dict(other=np.ones(3)),
 }
 
@@ -104,6 +124,26 @@ CHANGES = {
 def test_arrays_of_no_denoiser_are_refused(change, file):
     np.savez(file, **arrays_of(file) | CHANGES[change])
     assert_refused(file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"n_unfoldings": 1001}, "n_unfoldings"),
+        ({"stride": 6}, "leaves gaps"),
+        ({"peak_": 0.0}, "peak_"),
+        ({"components_": np.full((2, 4, 4), 1e39)}, "components_"),
+    ],
+    ids=str,
+)
+def test_a_denoiser_that_could_not_be_read_is_not_written(changes, reason, tmp_path):
+    images = np.random.default_rng(0).uniform(size=(2, 8, 8))
+    params = dict(atom_shape=(4, 4), stride=2, n_unfoldings=2, noise_std=0.1, max_iter=1, tol=None)
+    learner = ConvPUDLEDictionaryLearning(2, random_state=0, **params).fit(images)
+    vars(learner).update(changes)
+    with pytest.raises(ValueError, match=f"{reason}.*cannot be stored"):
+        save_denoiser(learner, tmp_path / "denoiser.npz")
+    assert not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["components_", "alpha_", "stride", "shrinkage", "step_size_"])

@@ -6,7 +6,11 @@ import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["named_errors", "remove_parts", "replace_file"]
+__all__ = ["MOST_UNFOLDINGS", "named_errors", "remove_parts", "replace_file"]
+
+# A file of unknown origin may ask for this number of unfoldings, each a product of its arrays: a
+# few bytes could otherwise take any time and memory.
+MOST_UNFOLDINGS = 1000
 
 
 @contextmanager

@@ -127,6 +127,7 @@ def signed_codes(estimator, codes):  # -> (n_codes, n_components)
     """Return the result of `transform` as an array, a row per sample or per position of atoms."""
     if isinstance(codes, list):  # of images of different sizes
         return np.concatenate([signed_codes(estimator, maps) for maps in codes])
+    estimator = getattr(estimator, "estimator_", estimator)  # that a consensus encodes with
     codes, n_components = to_numpy(to_tensor(codes)), len(estimator.components_)
     if getattr(estimator, "split_sign", False):
         return codes[:, :n_components] - codes[:, n_components:]

@@ -53,6 +53,7 @@ _ROWS = 4096
 
 ADDITIVE = "kullback-leibler"  # the loss
 _CURVES = "losses", "objectives"
+_OF_OTHER_CODES = "transform_n_nonzero_coefs", "transform_tol", "transform_alpha"
 # parameters with another meaning for other losses, and their only values here
 _OF_OTHERS = (
     "gradient",
@@ -67,9 +68,6 @@ _OF_OTHERS = (
     "learning_rate",
     "optimizer_params",
     "batch_size",
-    "transform_n_nonzero_coefs",
-    "transform_tol",
-    "transform_alpha",
 )
 
 
@@ -128,8 +126,14 @@ class AdditivePlan:
         """Return the number of updates, for the number of epochs that callbacks are told."""
         return n_batches * self.most_steps
 
-    def without_effect(self, data):  # yields names, setting
-        """Yield parameters that have no effect in a fit, and a setting that would use them."""
+    def without_effect(self, data=None):  # yields names, setting
+        """Yield parameters that have no effect in a fit, and a setting that would use them.
+
+        Without data yield those without effect on the codes of `transform`.
+        """
+        yield _OF_OTHER_CODES, "another loss"
+        if data is None:
+            return
         yield _OF_OTHERS, "another loss"
         if self.given.tol is None:
             yield ("n_iter_no_change",), "a number for tol"

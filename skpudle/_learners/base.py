@@ -84,6 +84,13 @@ def _stopping(plan, trainer, data, n_updates):  # -> Stopping
     return Stopping(*rule, first_update=n_updates * 9 // 10 * annealed, n_updates=n_updates)
 
 
+def _interruption(outcome):
+    """Say what Ctrl-C interrupted."""
+    if "encoder" in outcome.later:
+        return f"the encoder was interrupted in epoch {outcome.later['encoder']}"
+    return f"the search was interrupted after epoch {len(outcome.losses)}"
+
+
 def attributes_of(model, rows, data, update=0):
     """Return the fitted attributes that do not depend on the course of training."""
     numbers = {"lambda_decay_": model.decay(update), "device_": str(data.device)}
@@ -138,9 +145,13 @@ class GradientLearner(CallbackSupportMixin):
         """Return the problem whose codes `choose_coding` judges, and its atoms."""
         raise NotImplementedError
 
-    def _coded(self, plan, outcome, data, run=None):  # -> Outcome
-        """Choose the penalty of the codes of `transform`, if it follows the data, in a `fit`."""
-        if run is None or outcome.model.coding is not None or not plan.codes_follow_data:
+    def _coded(self, plan, outcome, data, interrupts, run=None):  # -> Outcome
+        """Choose the penalty of the codes of `transform`, if it follows the data, in a `fit`.
+
+        After Ctrl-C codes keep the penalty of the search, and an encoder is as initialised.
+        """
+        known = outcome.model.coding is not None or not plan.codes_follow_data
+        if run is None or outcome.ended_by == "interrupt" or known:
             return outcome
         problem, atoms = self._coding_problem(outcome, data, run)
         coding = choose_coding(problem, atoms, debias=plan.debias)
@@ -205,16 +216,21 @@ class GradientLearner(CallbackSupportMixin):
                     outcome = self._train(plan, model, rows, data, run)
                 except (Diverged, Interrupted) as error:
                     ended_by = "divergence" if isinstance(error, Diverged) else "interrupt"
-                    self._leave(plan, error, data, ended_by=ended_by)
+                    self._leave(plan, error, data, run.interrupts, ended_by=ended_by)
                     run.recorder.end(error.trainer)
                     raise
                 recorder = run.recorder
-                try:
+                try:  # penalty, learned encoder
                     known = recorder.is_active and recorder.restore_end(outcome)
-                    outcome = known or self._coded(plan, outcome, data, run)  # penalty, encoder
-                finally:  # also after a second Ctrl-C
+                    outcome = known or self._coded(plan, outcome, data, run.interrupts, run)
+                except KeyboardInterrupt:  # a second one
+                    outcome = replace(outcome, ended_by="interrupt")
+                    raise
+                finally:
                     self._take(self._attributes(plan, outcome, data))
-                if recorder.is_active and not run.interrupts.pending:
+                if outcome.ended_by == "interrupt":
+                    raise KeyboardInterrupt(_interruption(outcome))
+                if recorder.is_active:
                     recorder.complete(outcome)
                 has_rate = plan.optimizer_for(len(rows)) != "surrogate"
                 outcome.model.warn_of_step(rows, outcome.rows)
@@ -235,13 +251,8 @@ class GradientLearner(CallbackSupportMixin):
         model = replace(model, decay=plan.decay.over(run.n_updates))
         ended_by = "callback" if run.search_was_stopped else "search"
         if run.interrupts.pending or not run.trains:
-            rows = model.project(rows.contiguous())
-            outcome = Outcome(model, rows, run.losses, ended_by=ended_by)
-            if run.interrupts.pending:
-                self._take(self._attributes(plan, replace(outcome, ended_by="interrupt"), data))
-                n_epochs = len(run.losses)
-                raise KeyboardInterrupt(f"the search was interrupted after epoch {n_epochs}")
-            return outcome
+            ended_by = "interrupt" if run.interrupts.pending else ended_by
+            return Outcome(model, model.project(rows.contiguous()), run.losses, ended_by=ended_by)
         trainer = Trainer(
             model,
             plan.make_optimizer(model, rows),
@@ -262,9 +273,10 @@ class GradientLearner(CallbackSupportMixin):
         ended_by = run.train(phase) or ("max_iter" if run.n_updates else ended_by)
         return replace(trainer.outcome(), ended_by=ended_by)
 
-    def _leave(self, plan, error, data, unused=None, ended_by=None):
+    def _leave(self, plan, error, data, interrupts, unused=None, ended_by=None):
         """Take the attributes of training that diverged or was interrupted; raise a divergence."""
         outcome = replace(error.trainer.outcome(), ended_by=ended_by)
+        outcome = self._coded(plan, outcome, data, interrupts)
         self._take(self._attributes(plan, outcome, data, unused))
         if isinstance(error, Diverged):
             raise divergence(self, error.update, error.trainer.optimizer) from error
@@ -355,12 +367,12 @@ class GradientLearner(CallbackSupportMixin):
             try:
                 trainer.run_epoch(source, Stopping(None, 1))
             except (Diverged, Interrupted) as error:
-                self._leave(plan, error, data, unused)
+                self._leave(plan, error, data, interrupts, unused)
                 raise
             unused = trainer.idle(unused)
             often = unused >= _UNUSED_SAMPLES_PER_ATOM * len(unused)
             trainer.replace_unused(source, among=often)
-            outcome = self._coded(plan, trainer.outcome(), data)
+            outcome = self._coded(plan, trainer.outcome(), data, interrupts)
             self._take(self._attributes(plan, outcome, data, unused))
             self._training_state["is_open"] &= not before
         return self

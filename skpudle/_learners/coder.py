@@ -44,6 +44,7 @@ __all__ = [
     "check_loss",
     "check_number",
     "chunk_size",
+    "decode_sparse",
     "in_chunks",
 ]
 
@@ -158,6 +159,11 @@ def check_number(learner, state):
             f"{len(learner.components_)} atoms, which partial_fit keeps. Set it back, fit again, "
             "or replace components_, too."
         )
+
+
+def decode_sparse(learner, codes):
+    """Return what sparse codes decode to, with some rows of them dense at a time."""
+    return np.concatenate([learner.inverse_transform(rows) for _, rows in parts_of(codes, PART)])
 
 
 @cache
@@ -354,7 +360,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features_out)
-            Codes, as `transform` returns them.
+            Codes, as `transform` returns them, or a sparse array of `transform_sparse`.
 
         Returns
         -------
@@ -363,6 +369,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """
         check_is_fitted(self)
         check_loss(self, getattr(self, "_training_state", {}))
+        if sparse.issparse(X):
+            return decode_sparse(self, X)
         codes = check_rows(X)
         codes = codes if isinstance(codes, torch.Tensor) else to_tensor(codes)
         if codes.shape[1] != self._n_features_out:

@@ -463,14 +463,15 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         baseline = None if self.loss == "gaussian" else self.intercept_
         return *known_model(plan, data, vars(self), baseline), None
 
-    def _coded(self, plan, outcome, data, run=None):
+    def _coded(self, plan, outcome, data, interrupts, run=None):
         model = outcome.model
-        counts = run is not None and not plan.encoder.loss.is_quadratic
+        decides = run is not None and outcome.ended_by != "interrupt"
+        counts = decides and not plan.encoder.loss.is_quadratic
         if counts and model.coding is None and plan.codes_follow_data:
             deviance = partial(_held_out_deviance, model, outcome.rows, data.samples, run.team)
             coding = smaller_penalty(deviance, float(model.alpha)), 0.0, None
             return replace(outcome, model=replace(model, coding=coding))
-        return super()._coded(plan, outcome, data, run)
+        return super()._coded(plan, outcome, data, interrupts, run)
 
     def _coding_problem(self, outcome, data, run):  # -> Problem, atoms
         model = outcome.model

@@ -407,21 +407,24 @@ def learned_encoder(learner, atoms):  # -> LearnedEncoder
     Raises
     ------
     ValueError
-        If there is none, or one with another number of unfoldings.
+        If there is none, or one for another number of unfoldings or other atoms.
     """
     analysis, synthesis, thresholds = (getattr(learner, name, None) for name in _LEARNED)
-    if analysis is not None and analysis.shape[-2:] != atoms.shape:
-        raise ValueError(
-            f"The encoder of separate_atoms was trained for {analysis.shape[-2]} atoms of "
-            f"{analysis.shape[-1]} features, and components_ has the shape {tuple(atoms.shape)} "
-            "now. Put atoms of the same shape there, or fit again."
-        )
     if analysis is None:
-        raise ValueError("separate_atoms was set after fit, and no encoder was trained: fit again.")
+        raise ValueError(
+            "The encoder of separate_atoms has not been trained: the parameter was set after fit, "
+            "or fit has not come so far. Set transform_algorithm='lasso', or fit again."
+        )
     if learner.n_unfoldings not in ("auto", len(thresholds)):
         raise ValueError(
             f"The encoder was trained for {len(thresholds)} unfoldings, and n_unfoldings is "
             f"{learner.n_unfoldings} now. Set it back, or fit again."
+        )
+    if analysis.shape[-2:] != atoms.shape:
+        raise ValueError(
+            f"The encoder was trained for atoms of shape {analysis.shape[-2:]}, and components_ "
+            f"has the shape {tuple(atoms.shape)} now. Put atoms of the same shape there, or pass "
+            "yours as dict_init, and fit again."
         )
     shares = analysis.ndim == 2
     if shares:

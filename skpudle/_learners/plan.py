@@ -413,18 +413,28 @@ class DensePlan(Plan):
         affordable = _AUTO_OPERATIONS / (self.n_unfoldings * n_products * push)
         return max(_AUTO_UPDATES, min(_AUTO_EPOCHS * n_batches, int(affordable)))
 
-    def without_effect(self, data):  # yields names, setting
-        """Yield parameters that have no effect in this fit, and a setting that would use them."""
-        given = self.given
-        debiases = bool(self.debias)  # 0 removes nothing
+    def without_effect(self, data=None):  # yields names, setting
+        """Yield parameters that have no effect in this fit, and a setting that would use them.
+
+        Without data yield those without effect on the codes of `transform`.
+        """
+        given, debiases = self.given, bool(self.debias)  # 0 removes nothing
         of_lasso = ("transform_alpha", "debias") if debiases else ("transform_alpha",)
+        if given.transform_algorithm == "omp":
+            yield of_lasso, "transform_algorithm='unfolded' or 'lasso'"
+            if given.transform_tol is not None:
+                yield ("transform_n_nonzero_coefs",), "transform_tol=None"
+        else:
+            yield ("transform_n_nonzero_coefs", "transform_tol"), "transform_algorithm='omp'"
+            if given.separate_atoms and given.transform_algorithm == "unfolded":
+                yield of_lasso, "transform_algorithm='lasso'"
+        if data is None:
+            return
         if given.separate_atoms:
             unused = "optimizer", "learning_rate", "optimizer_params", "tol", "n_iter_no_change"
             yield (*unused, "step_size", "lambda_decay"), "separate_atoms=False"
             if self.searches:
                 yield ("atom_norm",), "a dict_init other than 'search'"
-            if given.transform_algorithm == "unfolded":
-                yield of_lasso, "transform_algorithm='lasso'"
         else:
             yield from super().without_effect(data)
             n_components = self.n_components or data.samples.x.shape[1]
@@ -443,9 +453,3 @@ class DensePlan(Plan):
                 yield ("lambda_decay",), "a positive alpha"
         if given.loss != "binomial":
             yield ("n_trials",), "loss='binomial'"
-        if given.transform_algorithm == "omp":
-            yield of_lasso, "transform_algorithm='unfolded' or 'lasso'"
-            if given.transform_tol is not None:
-                yield ("transform_n_nonzero_coefs",), "transform_tol=None"
-        else:
-            yield ("transform_n_nonzero_coefs", "transform_tol"), "transform_algorithm='omp'"

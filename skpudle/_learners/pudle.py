@@ -43,6 +43,9 @@ from skpudle.shrinkage import SHRINKAGES
 
 __all__ = ["PUDLEDictionaryLearning", "module_of"]
 
+# parameters that some codes of `transform` do not use
+_OF_SOME_CODES = "debias", "transform_n_nonzero_coefs", "transform_tol", "transform_alpha"
+
 # parameters that `transform` reads, in addition to fitted attributes
 _OF_THE_ENCODER = (
     "loss",
@@ -241,7 +244,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         ``transform_n_nonzero_coefs``.
 
     transform_alpha : float, default=None
-        Overrides ``alpha_`` in `transform` and `score`.
+        Overrides ``alpha_`` in `transform` and `score`. Codes of the pursuit, and of an encoder of
+        ``separate_atoms``, have no penalty to override.
 
     split_sign : bool, default=False
         Whether `transform` returns positive and negative parts of the codes in separate columns.
@@ -307,7 +311,8 @@ class PUDLEDictionaryLearning(DenseLearner):
 
     fit_seconds_ : dict of str to float
         Seconds of the last `fit` ("fit") and of its phases: "search", the "pass" over rows that do
-        not fit into memory, and "training". Absent after `partial_fit`.
+        not fit into memory, "training", and the "encoder" of ``separate_atoms``. Absent after
+        `partial_fit`.
 
     alpha_ : float
         The penalty or threshold for codes in `transform`; with ``loss="kullback-leibler"`` the
@@ -824,16 +829,18 @@ class PUDLEDictionaryLearning(DenseLearner):
         """
         sae, params = load_sae(folder), {"positive_code": True} | params
         alpha = params.pop("alpha", "auto")
-        if X is None and (alpha == "auto" or l0 is not None):
+        automatic = isinstance(alpha, str) and alpha == "auto"
+        if X is None and (automatic or l0 is not None):
             raise ValueError(
-                f"alpha={alpha!r} and l0={l0!r} came without data. Pass activations as X, or a "
-                "number as alpha and no l0."
+                f"alpha={alpha!r:.50} and l0={l0!r:.50} came without data. Pass activations as X, "
+                "or a number as alpha and no l0."
             )
-        if X is not None and alpha != "auto":
+        if X is not None and not automatic:
             raise ValueError(
-                f"alpha={alpha!r} is given, and data to choose it from. Pass one of alpha and X."
+                f"alpha={alpha!r:.50} is given, and data to choose it from. Pass one of alpha and "
+                "X."
             )
-        start = 1.0 if alpha == "auto" else alpha
+        start = 1.0 if automatic else alpha
         learner = cls.from_components(sae.components, mean=sae.mean, alpha=start, **params)
         if X is None:
             return learner
@@ -983,6 +990,8 @@ class PUDLEDictionaryLearning(DenseLearner):
     def _transform_encoder(self):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
         plan = self._plan()
+        if any(getattr(self, name) not in (None, "auto") for name in _OF_SOME_CODES):
+            warn_of_unused(self, plan.without_effect(), "on these codes")
         if self.loss == ADDITIVE:
             return AdditiveEncoder()
         if self.transform_algorithm == "omp":
@@ -998,10 +1007,17 @@ class PUDLEDictionaryLearning(DenseLearner):
         options = dict(step_size=getattr(self, "step_size_", None), lambda_decay=self.lambda_decay_)
         return encoder.at(penalty_of(self), **options, warn=True)
 
-    def _learn_encoder(self, plan, model, atoms, data, **options):  # -> model
-        samples = current_team().collect(data.samples)
+    def _learn_encoder(self, plan, outcome, data, interrupts, **options):
+        """Return the outcome with a trained encoder, and the number of updates."""
+        model, samples, n_made = outcome.model, current_team().collect(data.samples), 0
+
+        def stopped():  # is asked before each update
+            nonlocal n_made
+            n_made += not interrupts.pending
+            return interrupts.pending
+
         learned = learn_encoder(
-            atoms,
+            outcome.rows,
             samples.x,
             float(model.alpha),
             n_unfoldings=plan.n_unfoldings,
@@ -1010,12 +1026,13 @@ class PUDLEDictionaryLearning(DenseLearner):
             positive_code=self.positive_code,
             mask=samples.mask,
             batch_size=plan.batch_size(len(samples)),
+            stopped=stopped,
             **options,
         )
-        return replace(model, learned=learned)
+        return replace(outcome, model=replace(model, learned=learned)), n_made
 
-    def _coded(self, plan, outcome, data, run=None):
-        outcome = super()._coded(plan, outcome, data, run)
+    def _coded(self, plan, outcome, data, interrupts, run=None):
+        outcome = super()._coded(plan, outcome, data, interrupts, run)
         if not self.separate_atoms:
             return outcome
         rows = outcome.rows
@@ -1025,21 +1042,18 @@ class PUDLEDictionaryLearning(DenseLearner):
         if run is None:  # one pass of `partial_fit`
             start = learned_encoder(self, rows) if hasattr(self, "thresholds_") else None
             options = dict(n_updates=n_batches, start=start)
-            model = self._learn_encoder(plan, outcome.model, rows, data, **options)
-            return replace(outcome, model=model)
+            return self._learn_encoder(plan, outcome, data, interrupts, **options)[0]
         if self.max_iter == "auto":
             n_updates = default_updates(n_samples, *rows.shape, plan.n_unfoldings, size)
         else:
             n_updates = self.max_iter * n_batches
-        if self.verbose:
+        if self.verbose and not interrupts.pending:
             print_encoder(n_updates)
-        model = self._learn_encoder(
-            plan,
-            outcome.model,
-            rows,
-            data,
-            n_updates=n_updates,
-            generator=torch.Generator(rows.device).manual_seed(run.generator.initial_seed()),
-            stopped=lambda: run.interrupts.pending,
-        )
-        return replace(outcome, model=model, later={"encoder": -(-n_updates // n_batches)})
+        generator = torch.Generator(rows.device).manual_seed(run.generator.initial_seed())
+        options = dict(n_updates=n_updates, generator=generator)
+        with run.timed("encoder"):
+            outcome, n_made = self._learn_encoder(plan, outcome, data, interrupts, **options)
+        (is_short,) = run.team.any(n_made < n_updates)  # in any process, as in training
+        ended_by = "interrupt" if is_short else outcome.ended_by
+        later = {"encoder": -(-n_made // n_batches)} if n_made else {}
+        return replace(outcome, later=later, ended_by=ended_by)

@@ -16,7 +16,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from math import inf
 
@@ -320,6 +320,13 @@ class FitRun(AbstractContextManager):
         n_before = 1 + ((getattr(data.source, "n_samples", None) or 0) > len(data.samples))
         self.root = self.learner._init_callback_context(max_subtasks=self.max_iter + n_before)
         self.root.call_on_fit_task_begin(**self.given)
+
+    @contextmanager
+    def timed(self, name):
+        """Note the seconds of a phase that has no epochs of its own."""
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - began
 
     def run(self, phase):
         """Run a phase with all hooks; return whether a callback or Ctrl-C stopped it."""

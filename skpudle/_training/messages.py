@@ -142,7 +142,7 @@ def any_named(learner, names):
     return any(_is_named(learner, name) for name in names)
 
 
-def warn_of_unused(learner, unused):
+def warn_of_unused(learner, unused, where="in this fit"):
     """Warn, once, of parameters that are set but have no effect.
 
     Parameters
@@ -152,6 +152,8 @@ def warn_of_unused(learner, unused):
     unused : iterable of (tuple of str, str)
         Names of parameters without effect in this fit, and the setting that would use them; names
         that the learner lacks are ignored.
+    where : str, default="in this fit"
+        The end of the sentence about their effect.
     """
     found = {}
     for names, remedy in unused:
@@ -165,7 +167,7 @@ def warn_of_unused(learner, unused):
         for remedy in dict.fromkeys(found.values())
     )
     text = (
-        f"Parameters of {type(learner).__name__} have no effect in this fit: {', '.join(found)}. "
+        f"Parameters of {type(learner).__name__} have no effect {where}: {', '.join(found)}. "
         f"Leave them at their defaults, or pass what uses them: {remedies}."
     )
     if is_news(text):

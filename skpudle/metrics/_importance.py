@@ -20,10 +20,17 @@ def _codes_and_errors(learner, X, rows):  # -> codes (n, n_features_out), square
 
 
 def _without(learner, atom):
-    """Return a copy of a learner in which one atom is zero, so that no code uses it."""
+    """Return a copy of a learner in which no code uses one of the atoms.
+
+    The atom is zero. A learned encoder correlates with rows of its own, so that its thresholds for
+    the atom are infinite too.
+    """
     other = drop_names(learner)
     other.components_ = np.array(learner.components_)
     other.components_[atom] = 0
+    if hasattr(learner, "thresholds_"):
+        other.thresholds_ = np.array(learner.thresholds_)
+        other.thresholds_[:, atom] = np.inf
     return other
 
 

@@ -3,13 +3,14 @@
 import io
 import os
 from importlib import resources
+from math import prod
 from pathlib import Path
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import resolve_device
-from skpudle._data.files import named_errors, replace_file
+from skpudle._data.files import MOST_UNFOLDINGS, named_errors, replace_file
 from skpudle._data.images import check_sizes, sizes
 from skpudle._learners.convolutional.parameters import depth_of
 from skpudle._learners.convolutional.pudle import ConvPUDLEDictionaryLearning
@@ -24,14 +25,17 @@ _OWN_ATOMS = ("analysis_components_", "decoder_components_", "synthesis_componen
 _ARRAYS = ("components_", *_OWN_ATOMS, "alpha_", "alpha_slope_")
 _OPTIONAL = {*_OWN_ATOMS, "alpha_slope_"}
 _NUMBERS = ("step_size_", "lambda_decay_", "peak_")
+# computations may be in float32
+_LEAST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 _RANGES = {
-    "n_unfoldings": (1, np.inf),
-    "noise_std": (0, np.inf),
+    "n_unfoldings": (1, MOST_UNFOLDINGS),
+    "noise_std": (0, _LARGEST),
     "positive_code": (0, 1),
-    "step_size_": (np.finfo(float).tiny, np.inf),
-    "lambda_decay_": (np.finfo(float).tiny, 1),
-    "peak_": (np.finfo(float).tiny, np.inf),
+    "step_size_": (_LEAST, _LARGEST),
+    "lambda_decay_": (_LEAST, 1),
+    "peak_": (_LEAST, _LARGEST),
 }
+_WHOLE = {"atom_shape", "stride", "n_unfoldings", "positive_code"}
 _PACKAGED = {
     "gaussian": "denoiser_gray.npz",
     "gaussian-small": "denoiser_gray_small.npz",
@@ -51,16 +55,6 @@ def _sizes(value):  # an array -> an int, or a tuple
     return tuple(value.tolist()) if value.ndim else int(value)
 
 
-def _read(file):  # -> arrays by name
-    opened = hasattr(file, "read")
-    name = getattr(file, "name", file) if opened else file
-    content = file.read() if opened else Path(file).read_bytes()
-    with named_errors(name, "denoiser", "Pass a file that save_denoiser wrote."):
-        values = read_arrays(content)
-        _check(values)
-    return values
-
-
 def _check(values):
     """Raise ValueError unless the arrays, by name, make a denoiser."""
     unknown, missing = values.keys() - _KNOWN, _KNOWN - _OPTIONAL - values.keys()
@@ -71,14 +65,18 @@ def _check(values):
     texts = {"shrinkage"} | ({"noise_std"} if values["noise_std"].tolist() == "poisson" else set())
     for name in sorted(values.keys() - texts):
         value = values[name]
-        if value.dtype.kind not in "bif" or not np.isfinite(value).all():
-            raise ValueError(f"{name} is no finite number")
-        least, largest = _RANGES.get(name, (-np.inf, np.inf))
+        kinds = "bi" if name in _WHOLE else "f" if name in _ARRAYS else "if"
+        if value.dtype.kind not in kinds:
+            raise ValueError(f"{name} is of dtype {value.dtype}, expected kinds {kinds!r}")
+        least, largest = _RANGES.get(name, (-_LARGEST, _LARGEST))
         one = value.ndim == 0 or (name == "noise_std" and value.shape == (2,))
         if (name in _RANGES and not one) or not ((value >= least) & (value <= largest)).all():
-            raise ValueError(f"{name} is no number from {least:.3g} to {largest}")
+            raise ValueError(f"{name} is no number from {least:.6g} to {largest:.6g}")
     kernel = sizes(_sizes(values["atom_shape"]), 1)
-    check_sizes(kernel, sizes(_sizes(values["stride"]), len(kernel)), None)
+    stride = sizes(_sizes(values["stride"]), len(kernel))
+    check_sizes(kernel, stride, None)
+    if any(s > k for s, k in zip(stride, kernel, strict=True)):
+        raise ValueError(f"a stride of {stride} leaves gaps between atoms of {kernel}")
     atoms = values["components_"]
     if not atoms.size or atoms.shape[1:] not in (kernel, (*kernel, *atoms.shape[-1:])):
         raise ValueError(f"components_ has shape {atoms.shape} for atoms of {kernel}")
@@ -102,6 +100,16 @@ def _check(values):
         raise ValueError("thresholds follow the noise only where noise_std is a pair")
 
 
+def _check_codes(learner):
+    """Raise ValueError unless parameters belong together, and give finite pixels."""
+    shape = learner.components_.shape[1:]
+    image = np.linspace(0, 1, prod(shape), dtype=learner.components_.dtype).reshape(shape)
+    with np.errstate(all="ignore"):
+        (found,) = learner.inverse_transform(learner.transform([image]))
+    if not np.isfinite(found).all():
+        raise ValueError("its pixels are not finite")
+
+
 def _separate(values):  # -> the names of atoms that are separate
     names = (name.removesuffix("_components_") for name in _OWN_ATOMS if name in values)
     return tuple(names)
@@ -123,7 +131,8 @@ def save_denoiser(learner, file):
     NotFittedError
         If the learner is not fitted.
     ValueError
-        If its loss is not "gaussian", or its codes are converged instead of unfolded.
+        If its loss is not "gaussian"; if its codes are converged instead of unfolded; or if it has
+        more than 1000 unfoldings, a stride larger than its atoms, or numbers beyond float32.
     """
     check_is_fitted(learner)
     if learner.loss != "gaussian":
@@ -136,7 +145,12 @@ def save_denoiser(learner, file):
     for name in (*_ARRAYS, *_NUMBERS):
         if getattr(learner, name, None) is not None:
             value = np.asarray(getattr(learner, name))
-            values[name] = value.astype(np.float32) if value.ndim else value
+            with np.errstate(over="ignore"):
+                values[name] = value.astype(np.float32) if value.ndim else value
+    try:
+        _check(values)
+    except ValueError as error:
+        raise ValueError(f"{error}; this denoiser cannot be stored.") from error
     archive = io.BytesIO()
     np.savez(archive, **values)  # compression gains 4 %, and lets a file swell
     if hasattr(file, "write"):
@@ -192,7 +206,19 @@ def load_denoiser(file="gaussian", *, shift_average=True, device="auto"):
     if isinstance(file, str) and file in _PACKAGED:
         with (resources.files("skpudle.pretrained") / _PACKAGED[file]).open("rb") as packaged:
             return load_denoiser(packaged, shift_average=shift_average, device=device)
-    values = _read(file)
+    opened = hasattr(file, "read")
+    content = file.read() if opened else Path(file).read_bytes()
+    name = getattr(file, "name", file) if opened else file
+    with named_errors(name, "denoiser", "Pass a file that save_denoiser wrote."):
+        values = read_arrays(content)
+        _check(values)
+        learner = _learner_of(values, shift_average, device)
+        _check_codes(learner)
+    return learner
+
+
+def _learner_of(values, shift_average, device):
+    """Return the fitted learner of arrays by name."""
     atoms, noise_std = values["components_"], values["noise_std"].tolist()
     learner = ConvPUDLEDictionaryLearning(
         len(atoms),
@@ -211,11 +237,6 @@ def load_denoiser(file="gaussian", *, shift_average=True, device="auto"):
         shift_average=shift_average,
         device=device,
     )
-    return _fitted(learner, values)
-
-
-def _fitted(learner, values):
-    """Set the fitted attributes of a learner from arrays by name; return it."""
     alpha = values["alpha_"]
     vars(learner).update({name: values[name] for name in _ARRAYS if name in values})
     vars(learner).update(

@@ -45,7 +45,9 @@ def _some(indices, n_atoms):
 
 def _penalty(learner):  # -> name, value of the parameter, number in use
     name = "threshold" if hasattr(learner, "threshold") else "alpha"
-    if getattr(learner, "transform_alpha", None) is not None:
+    algorithm = getattr(learner, "transform_algorithm", "unfolded")
+    learned = getattr(learner, "separate_atoms", False) and algorithm == "unfolded"
+    if getattr(learner, "transform_alpha", None) is not None and not learned:
         name = "transform_alpha"
     given = getattr(learner, name, None)
     used = given if name == "transform_alpha" else getattr(learner, "alpha_", given)

@@ -12,7 +12,9 @@ from torch.nn.functional import conv2d
 
 from skpudle import ConvPUDLEDictionaryLearning
 from skpudle._data.batches import Samples
+from skpudle._learners.convolutional import learner as conv_learner
 from skpudle._learners.convolutional.model import ConvNetwork, RowLayout
+from skpudle._learners.convolutional.search import search_problem
 from skpudle._learners.convolutional.values import ConvParameters
 from skpudle._learners.models import Encoder
 from skpudle.gradients import GRADIENT_RULES, differentiate
@@ -454,3 +456,66 @@ def test_the_packaged_network_denoises_photons(peak):
     learner = load_denoiser("poisson", shift_average=False)
     smoothed = ndimage.gaussian_filter(counts.astype(float), 2)
     assert learner.score([counts], [expected]) > 0.5 + decibels(smoothed, expected)
+
+
+# ---------------------------------------------------------------------------- channels
+
+
+def counted(loss, shape):
+    rng = np.random.default_rng(0)
+    if isinstance(loss, Gaussian):
+        return rng.normal(size=shape)
+    rates = np.abs(rng.normal(size=shape)) * np.arange(1, 1 + shape[-1])
+    if isinstance(loss, Poisson):
+        return rng.poisson(rates).astype(float)
+    return rng.binomial(int(loss.n_trials), rates / (1 + rates)).astype(float)
+
+
+ALL = pytest.mark.parametrize("loss", [Gaussian(), *FAMILIES.values()], ids=["gaussian", *FAMILIES])
+
+
+def colour_learner(loss, n_components, kernel, **options):
+    given = {} if isinstance(loss, Gaussian) else learner_of(loss).get_params()
+    given = {name: given[name] for name in ("loss", "n_trials") if name in given}
+    return ConvPUDLEDictionaryLearning(
+        n_components, atom_shape=kernel, random_state=0, **given | options
+    )
+
+
+@pytest.mark.parametrize("n_images", [2, 3])
+def test_the_search_sees_each_channel_without_its_baseline(loss, n_images, monkeypatch):
+    """Images of the mean of their channel are zero, also for as many images as channels."""
+    seen = []
+
+    def noted(x, *given, **options):
+        seen.append(x)
+        return search_problem(x, *given, **options)
+
+    monkeypatch.setattr(conv_learner, "search_problem", noted)
+    rates = np.array([0.1, 0.5, 0.9]) * loss_size(loss)
+    images = np.broadcast_to(rates, (n_images, 25, 26, 3))
+    colour_learner(loss, 2, (4, 4), stride=2).fit(images)
+    assert seen[0].abs().max() < 0.02
+
+
+def loss_size(loss):
+    return loss.n_trials if isinstance(loss, Binomial) else 20
+
+
+@pytest.mark.parametrize("n_components", [2, "auto"])
+@pytest.mark.parametrize("shape", [(2, 12, 11, 3), (3, 20, 2), (2, 12, 11, 1)], ids=str)
+@ALL
+def test_several_channels_pass_through_every_method(loss, shape, n_components):
+    kernel = (4, 3)[: len(shape) - 2]
+    learner = colour_learner(loss, n_components, kernel, stride=1)
+    X = counted(loss, shape)
+    codes = learner.fit(X).transform(X)
+    assert learner.components_.shape == (learner.n_components_, *kernel, shape[-1])
+    back = learner.inverse_transform(codes)
+    assert back.shape == shape
+    assert np.square(X - back).sum() < np.square(X - X.mean(tuple(range(X.ndim - 1)))).sum()
+    if not isinstance(loss, Gaussian):
+        assert np.isfinite(learner.score(X))
+        assert learner.denoise(X).shape == shape
+    X[np.random.default_rng(1).random(shape) < 0.1] = np.nan
+    assert np.isfinite(learner.partial_fit(X).transform(X)).all()

@@ -127,7 +127,7 @@ def test_rows_hold_what_was_packed(separate, n_thresholds, noise_unit, learn_ste
     slope = None if noise_unit is None else torch.rand(n_thresholds, 3, generator=generator)
     parameters = ConvParameters(atoms, *stacks, alpha, slope, 0.125)
     shared = separate, n_thresholds, noise_unit, False, learn_step
-    layout = RowLayout((1, 2, 2), *shared, None, 0.3, 0.125)
+    layout = RowLayout((1, 2, 2), *shared, None, 0.3, 0.125, threshold_unit=0.25)
     for got, packed in zip(layout.unpack(layout.pack(parameters)), parameters, strict=True):
         if isinstance(packed, torch.Tensor):
             torch.testing.assert_close(got, packed)
@@ -950,3 +950,47 @@ def test_warnings_point_at_the_line_that_called_fit(images):
         learner.fit(images)
     assert {warning.category for warning in caught} == {RuntimeWarning, ConvergenceWarning}
     assert {warning.filename for warning in caught} == {__file__}
+
+
+@pytest.mark.parametrize("exponent", [-30, -3, 20])
+@pytest.mark.parametrize(
+    "params",
+    [
+        dict(learn_threshold="one"),
+        dict(learn_threshold="atom", learn_step=True),
+        dict(learn_threshold="atom", alpha=0.0),
+        dict(learn_threshold="unfolding", separate_atoms="unfolding", atom_norm=None),
+        dict(learn_threshold="atom", noise_std=0.1),
+        dict(learn_threshold="unfolding", noise_std=(0.05, 0.3)),
+    ],
+    ids=str,
+)
+def test_learned_thresholds_scale_with_the_data(params, exponent, images):
+    """In `fit` and in `partial_fit` after it; slopes for the noise have no unit."""
+    unit = 2.0**exponent
+    small = dict(atom_shape=(4, 5), stride=(2, 3), n_unfoldings=4, max_iter=2, tol=None)
+    one = ConvPUDLEDictionaryLearning(3, random_state=0, learning_rate=0.02, **small | params)
+    other = clone(one)
+    for name in {"alpha", "noise_std"} & params.keys():
+        scaled = unit * np.asarray(params[name])
+        other.set_params(**{name: tuple(scaled) if scaled.ndim else float(scaled)})
+    for method in ("fit", "partial_fit"):
+        getattr(one, method)(images)
+        getattr(other, method)(unit * images)
+        pairs = [
+            (other.alpha_, unit * np.asarray(one.alpha_)),
+            (other.components_, one.components_),
+            (getattr(other, "alpha_slope_", 0), getattr(one, "alpha_slope_", 0)),
+        ]
+        for found, expected in pairs:
+            np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("image_shape", [(9, 8), (9, 4, 2)])
+def test_sparse_codes_of_rows_decode_as_dense_ones(image_shape):
+    X = np.random.default_rng(0).normal(size=(5, 72))
+    params = dict(atom_shape=(3, 3), stride=2, image_shape=image_shape, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(3, **params).fit(X)
+    expected = learner.inverse_transform(learner.transform(X))
+    found = learner.inverse_transform(learner.transform_sparse(X))
+    np.testing.assert_array_equal(found, expected)

@@ -111,7 +111,12 @@ def test_an_autoencoder_of_this_package_comes_back(X, tmp_path):
     [
         ({"architecture": "transcoder"}, "transcoder"),
         ({"transcode": True}, "transcoder"),
+        ({"architecture": "Skip_Transcoder"}, "transcoder"),
         ({"architecture": "temporal"}, "temporal"),
+        ({"architecture": "CrossCoder"}, "architecture is 'crosscoder'"),
+        ({"architecture": ["topk"]}, "architecture is"),
+        ({"scaling_factor": 2.5}, "scaling_factor=2.5"),
+        ({"finetuning_scaling_factor": True}, "scales its latents"),
         ({"normalize_activations": "layer_norm"}, "layer_norm"),
         ({"d_in": 11}, "d_in is 11"),
         ([1], "cfg.json"),
@@ -135,6 +140,86 @@ def test_damaged_and_missing_files_are_named(sae, decoder, tmp_path):
     (sae / "sae_weights.safetensors").write_bytes(b"no tensors")
     with pytest.raises(ValueError, match="no autoencoder"):
         load_sae(sae)
+
+
+@pytest.mark.parametrize("shape", [[2**40, 0], [0, 2**40], [0, 0], [2**40], [2, 2, 0]])
+@pytest.mark.parametrize("name", ["W_dec", "decoder.weight"])
+def test_a_decoder_without_entries_takes_no_memory(name, shape, tmp_path):
+    (tmp_path / "cfg.json").write_text("{}")
+    header = json.dumps({name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+    content = len(header).to_bytes(8, "little") + header
+    (tmp_path / "sae_weights.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=f"{tmp_path} is no autoencoder"):
+        load_sae(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64, torch.bool])
+@pytest.mark.parametrize("name", ["W_dec", "b_dec"])
+def test_numbers_that_are_no_floats_are_refused(name, dtype, decoder, tmp_path):
+    arrays = {"W_dec": decoder[0], "b_dec": decoder[1]}
+    arrays[name] = arrays[name].to(dtype)
+    with pytest.raises(ValueError, match=f"{name} is of dtype"):
+        load_sae(write(tmp_path / "sae", arrays))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [(torch.float32, s) for s in (1e30, 1e-30, 1e-42)]
+    + [(torch.float64, s) for s in (1e200, 1e-200)],
+)
+def test_norms_and_directions_make_decoders_of_any_size(dtype, scale, decoder, tmp_path):
+    rows = decoder[0].to(dtype) * scale
+    sae = load_sae(write(tmp_path / "sae", {"W_dec": rows}))
+    lengths = np.linalg.norm(sae.components[[*range(7), *range(8, 30)]], axis=1)
+    np.testing.assert_allclose(lengths, 1, rtol=1e-6)
+    found = sae.norms[:, None].astype(np.float64) * sae.components
+    least = float(torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps)  # subnormal numbers
+    np.testing.assert_allclose(found, rows.double(), rtol=1e-5, atol=4 * least)
+
+
+def test_norms_beyond_the_dtype_are_refused(tmp_path):
+    rows = torch.full((2, 50), 3e38)
+    with pytest.raises(ValueError, match="overflow in float32"):
+        load_sae(write(tmp_path / "sae", {"W_dec": rows}))
+
+
+def test_the_named_file_is_read(tmp_path):
+    folder = write(tmp_path / "sae", {"W_dec": torch.ones(3, 4)})
+    safetensors.save_file({"W_dec": torch.ones(7, 4)}, folder / "sae.safetensors")
+    assert len(load_sae(folder / "sae_weights.safetensors").components) == 3
+    assert len(load_sae(folder / "sae.safetensors").components) == 7
+    with pytest.raises(ValueError, match="two autoencoders. Pass the path of one"):
+        load_sae(folder)
+
+
+@pytest.mark.parametrize("name", ["scaling_factor", "finetuning_scaling_factor"])
+def test_factors_of_latents_multiply_the_norms(name, decoder, tmp_path):
+    rows, _ = decoder
+    factors = torch.linspace(0.5, 2, 30, dtype=torch.float64)
+    plain = load_sae(write(tmp_path / "plain", {"W_dec": rows}))
+    tuned = load_sae(write(tmp_path / "tuned", {"W_dec": rows, name: factors}))
+    np.testing.assert_allclose(tuned.components, plain.components, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(tuned.norms, plain.norms * factors.numpy(), rtol=1e-12)
+    with pytest.raises(ValueError, match=f"{name} has shape"):
+        load_sae(write(tmp_path / "other", {"W_dec": rows, name: factors[:5]}))
+
+
+@pytest.mark.parametrize("alpha", [np.array([1.0, 2.0]), "low", None, -1.0, [0.1]])
+@pytest.mark.parametrize("with_data", [False, True])
+def test_a_penalty_that_is_none_is_refused(alpha, with_data, sae, X):
+    with pytest.raises(ValueError, match="alpha"):
+        PUDLEDictionaryLearning.from_sae(sae, X if with_data else None, alpha=alpha)
+    with pytest.raises(ValueError, match="alpha"):
+        PUDLEDictionaryLearning.from_components(np.eye(3), alpha=alpha)
+
+
+def test_an_autoencoder_does_not_become_a_file(tmp_path):
+    options = dict(n_unfoldings=1, separate_atoms=True, positive_code=True, max_iter=1)
+    learner = PUDLEDictionaryLearning(2, random_state=0, **options).fit(np.eye(6))
+    (tmp_path / "sae").write_text("mine")
+    with pytest.raises(ValueError, match="is a file. Pass the path of a folder"):
+        save_sae(learner, tmp_path / "sae")
+    assert (tmp_path / "sae").read_text() == "mine"
 
 
 # ---------------------------------------------------------------------------- penalty

@@ -2,14 +2,25 @@
 
 import json
 import pickle
+import signal
+from itertools import count
 
 import numpy as np
 import pytest
 import torch
+from sklearn.callback import FitCallback
 from sklearn.datasets import load_digits
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle.encoding import EncoderModule, LearnedEncoder, default_step, encode, learn_encoder
+from skpudle._training.loop import Interrupted, Trainer
+from skpudle.encoding import (
+    EncoderModule,
+    LearnedEncoder,
+    _learned,
+    default_step,
+    encode,
+    learn_encoder,
+)
 from skpudle.interoperability import save_atoms, save_sae
 from skpudle.lasso import solve_lasso
 from skpudle.operators import DenseDictionary
@@ -209,10 +220,20 @@ def test_onnx_runs_the_encoder(params, tmp_path):
     np.testing.assert_allclose(codes, expected, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("sign", [{"positive_code": True}, {"split_sign": True}], ids=str)
-def test_one_unfolding_is_a_sparse_autoencoder(sign, tmp_path):
+@pytest.mark.parametrize("separate", [False, *KINDS])
+@pytest.mark.parametrize("n_unfoldings", [1, 2])
+@pytest.mark.parametrize("positive_code", [False, True])
+@pytest.mark.parametrize("split_sign", [False, True])
+def test_one_unfolding_is_a_sparse_autoencoder(
+    separate, n_unfoldings, positive_code, split_sign, tmp_path
+):
     safetensors = pytest.importorskip("safetensors.numpy")
-    learner = learner_of(n_unfoldings=1, **sign).fit(TRAIN)
+    params = {"separate_atoms": separate, "n_unfoldings": n_unfoldings}
+    learner = quick(params | {"positive_code": positive_code, "split_sign": split_sign}).fit(TRAIN)
+    if n_unfoldings > 1 or not (positive_code or split_sign):
+        with pytest.raises(ValueError, match="one unfolding and codes that are not negative"):
+            save_sae(learner, tmp_path / "sae")
+        return
     save_sae(learner, tmp_path / "sae")
     config = json.loads((tmp_path / "sae" / "cfg.json").read_text())
     weights = safetensors.load_file(tmp_path / "sae" / "sae_weights.safetensors")
@@ -253,3 +274,112 @@ def test_another_depth_and_files_of_atoms_are_refused(tmp_path):
         plain.set_params(separate_atoms=True).transform(TEST)
     with pytest.raises(ValueError, match="learns the encoder of separate_atoms"):
         PUDLEDictionaryLearning.from_components(np.eye(3), alpha=0.1, separate_atoms=True)
+
+
+class InterruptsTheSearch(FitCallback):
+    """Ctrl-C after the first epoch of the search."""
+
+    def on_fit_task_end(self, estimator, context):
+        if context.task_name == "epoch of the search":
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("separate", KINDS)
+def test_an_interrupted_search_leaves_the_initial_encoder(separate, handler):
+    learner = learner_of(separate).set_callbacks(InterruptsTheSearch())
+    with pytest.raises(KeyboardInterrupt, match="search was interrupted after epoch 1"):
+        learner.fit(TRAIN)
+    assert learner.ended_by_ == "interrupt"
+    assert learner.phases_ == {"search": 1}
+    first = learn_encoder(
+        torch.tensor(learner.components_),
+        torch.tensor(TRAIN),
+        learner.alpha_,
+        separate=separate == "unfolding",
+        n_updates=0,
+    )
+    expected = first.encode(torch.tensor(TEST))
+    np.testing.assert_allclose(learner.transform(TEST), expected, rtol=1e-9, atol=1e-9)
+    assert np.isfinite(learner.score(TEST))
+
+
+def interrupted_in_update(number, monkeypatch):
+    """Interrupt the training of an encoder before an update, counted from 1."""
+    noisy, calls = _learned._noisy, count(1)
+
+    def interrupt(*given):
+        if next(calls) == number:
+            signal.raise_signal(signal.SIGINT)
+        return noisy(*given)
+
+    monkeypatch.setattr(_learned, "_noisy", interrupt)
+
+
+@pytest.mark.parametrize("separate", KINDS)
+def test_an_interrupted_encoder_says_so(separate, handler, monkeypatch):
+    """An epoch has 5 updates; the 7th is the last."""
+    interrupted_in_update(7, monkeypatch)
+    learner = learner_of(separate)
+    with pytest.raises(KeyboardInterrupt, match="encoder was interrupted in epoch 2"):
+        learner.fit(TRAIN)
+    assert learner.ended_by_ == "interrupt"
+    assert learner.phases_["encoder"] == 2
+    assert np.isfinite(learner.transform(TEST)).all()
+    monkeypatch.undo()
+    assert learner.fit(TRAIN).ended_by_ == "search"
+
+
+def stopped_at_once(trainer, *_):
+    signal.raise_signal(signal.SIGINT)
+    raise Interrupted(0, trainer)
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("of_atoms", [False, True])
+def test_an_interrupted_part_leaves_an_encoder(known, of_atoms, handler, monkeypatch):
+    learner = learner_of()
+    if known:
+        learner.partial_fit(TRAIN[:600])
+    if of_atoms:
+        monkeypatch.setattr(Trainer, "run_epoch", stopped_at_once)
+    else:
+        interrupted_in_update(1, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        learner.partial_fit(TRAIN[600:])
+    assert np.isfinite(learner.transform(TEST)).all()
+    monkeypatch.undo()
+    assert learner.partial_fit(TRAIN[600:]).analysis_components_.shape == (3, 24, 64)
+
+
+def test_seconds_name_the_encoder():
+    seconds = learner_of(max_iter=1).fit(TRAIN).fit_seconds_
+    assert list(seconds) == ["search", "encoder", "fit"]
+    assert seconds["search"] + seconds["encoder"] <= seconds["fit"]
+
+
+@pytest.mark.parametrize(
+    ("params", "named"),
+    [
+        ({"separate_atoms": True}, "transform_alpha"),
+        ({"separate_atoms": True}, "transform_tol"),
+        ({"transform_algorithm": "omp"}, "transform_alpha"),
+        ({"transform_algorithm": "lasso"}, "transform_n_nonzero_coefs"),
+        ({"loss": "kullback-leibler"}, "transform_alpha"),
+    ],
+    ids=str,
+)
+def test_a_parameter_of_codes_that_they_do_not_use_is_named(params, named):
+    learner = PUDLEDictionaryLearning(4, random_state=0, **params).fit(TRAIN[:50])
+    codes = learner.transform(TEST)
+    learner.set_params(**{named: 3})
+    with pytest.warns(UserWarning, match=f"no effect on these codes: {named}"):
+        np.testing.assert_array_equal(learner.transform(TEST), codes)
+    with pytest.warns(UserWarning, match=f"no effect on these codes: {named}"):
+        learner.score(TEST)
+
+
+def test_atoms_of_another_shape_have_no_encoder():
+    learner = learner_of(max_iter=1).fit(TRAIN)
+    learner.components_ = learner.components_[:5]
+    with pytest.raises(ValueError, match=r"trained for atoms of shape \(24, 64\).*\(5, 64\) now"):
+        learner.transform(TEST)

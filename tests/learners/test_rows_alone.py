@@ -8,6 +8,7 @@ many, which sums in another order: codes then agree to `ROUNDING` of the largest
 
 import numpy as np
 import pytest
+from scipy import sparse
 from sklearn.base import clone
 
 from skpudle import (
@@ -47,6 +48,11 @@ LEARNERS = {
     "noodl": NOODLDictionaryLearning(20, initial_threshold=0.1, **TRAINED),
     "poisson": PUDLEDictionaryLearning(8, loss="poisson", **TRAINED),
     "binomial": PUDLEDictionaryLearning(8, loss="binomial", n_trials=30, **TRAINED),
+    "kullback-leibler": PUDLEDictionaryLearning(8, loss="kullback-leibler", **FITTED),
+    "learned": PUDLEDictionaryLearning(20, separate_atoms="unfolding", max_iter=2, **FITTED),
+    "learned, one analysis": PUDLEDictionaryLearning(
+        20, separate_atoms=True, split_sign=True, max_iter=2, **FITTED
+    ),
     "classifier": PUDLEClassifier(20, max_iter=2, tol=None, random_state=0),
     "unsupervised classifier": PUDLEClassifier(20, supervision=0, **FITTED),
     "regressor": PUDLERegressor(20, max_iter=2, tol=None, random_state=0),
@@ -126,6 +132,9 @@ def test_however_data_come(learner, rows, monkeypatch):
     assert_same_rows(learner.transform_into(rows, out), expected)
     assert_same_rows(learner.transform_sparse(rows).toarray(), expected)
     assert_same_rows(learner.transform([*rows]), expected)
+    back = learner.inverse_transform(expected)
+    for kind in (sparse.csr_array, sparse.coo_matrix, sparse.csc_array):
+        assert_same_rows(learner.inverse_transform(kind(expected)), back)
 
 
 @pytest.mark.parametrize("name", ["default", "lasso", "lasso of unfolded"])

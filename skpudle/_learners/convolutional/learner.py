@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 from functools import partial
-from math import prod
+from math import frexp, prod
 
 import numpy as np
+import torch
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
 from skpudle._data.arrays import (
@@ -56,6 +57,8 @@ __all__ = ["ConvLearner"]
 # pixels of a batch, counted once for each grid, to train on at a time: products of large matrices,
 # and little memory for the codes of all unfoldings
 _PIXELS = 2**16
+# Root mean squares of pixels from 1 / (2 * _MIDDLE) to 1 / _MIDDLE have the unit 1.
+_MIDDLE = 2**0.5
 # Atoms of a first part of the data, from which no number is chosen: as many as by default.
 _ATOMS = 64
 
@@ -283,7 +286,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     def _problem(self, images, alpha, intercept=None):  # -> ConvProblem
         x, mask = self._pieces(images)
-        (seen,) = responses(self._loss(), [x], intercept)
+        seen = torch.stack(responses(self._loss(), x, intercept))
         return search_problem(
             seen,
             mask,
@@ -321,17 +324,22 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         if was_set or coding:
             parameters = parameters._replace(alpha=alpha)
         geometry = images.geometry._replace(image_size=state["image_size"])
-        model, rows = self._model(plan, parameters, images, geometry, generator, alpha)
+        unit = state["threshold_unit"] if state["data_scale"] else None  # that of zeros is open
+        options = images, geometry, generator, alpha, unit
+        model, rows = self._model(plan, parameters, *options)
         known = dict(
             data_scale=state["data_scale"] or model.data_scale, peak=max(model.peak, self.peak_)
         )
         known |= dict(coding=coding, search_alpha=state.get("search_alpha"))
         return replace(model, **known), rows, generator
 
-    def _model(self, plan, parameters, images, geometry, generator, alpha):
+    def _model(self, plan, parameters, images, geometry, generator, alpha, threshold_unit=None):
         n = depth_of(self) or 0
         separate = {"analysis": (1, 0, 0), "decoder": (0, 1, 0), "both": (1, 1, 0)}
         separate |= {"unfolding": (n, 0, n - 1), None: (0, 0, 0)}
+        scale, counts = images.mean_square(), parameters.intercept is not None
+        pixel = (scale / (len(images.images[0]) * prod(images.crop))) ** 0.5
+        unit = 1.0 if counts else 2.0 ** frexp(_MIDDLE * pixel)[1]
         layout = RowLayout(
             tuple(parameters.atoms.shape[1:]),
             separate=separate[self.separate_atoms],
@@ -342,7 +350,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             atom_norm=self.atom_norm,
             fixed_alpha=parameters.alpha,
             fixed_step=parameters.step,
-            n_intercepts=0 if parameters.intercept is None else len(parameters.intercept),
+            n_intercepts=len(parameters.intercept) if counts else 0,
+            threshold_unit=threshold_unit or unit,
         )
         model = ConvModel(
             plan.rule(plan.gradient),
@@ -352,7 +361,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             geometry,
             plan.decay.at_last,
             alpha,
-            images.mean_square(),
+            scale,
             images.peak(),
             part_size=max(1, _PIXELS // (prod(images.crop) * self.n_train_shifts)),
             n_train_shifts=self.n_train_shifts,

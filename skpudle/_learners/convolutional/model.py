@@ -40,8 +40,8 @@ __all__ = ["ConvModel", "ConvNetwork", "RowLayout", "all_shifts"]
 _STEP_UNIT = 0.03
 _SMALLEST_STEP = 1e-6
 
-# Numbers of the layout that follow from the atoms of a search.
-_FIXED = "fixed_alpha", "fixed_step"
+# Numbers of the layout that follow from the data, or from the atoms of a search.
+_FIXED = "fixed_alpha", "fixed_step", "threshold_unit"
 
 # Noise standard deviations by which a pixel may exceed the largest clean one of training: of a
 # million normal numbers none is further out than 5.
@@ -75,6 +75,9 @@ class RowLayout:
         The step, if it is not learned; None derives it from the atoms.
     n_intercepts : int, default=0
         Numbers of the intercept, the mean over atoms.
+    threshold_unit : float, default=1.0
+        Unit of learned penalties in a row, a power of two. They are in units of the data, and a
+        learning rate is not.
     """
 
     shape: tuple[int, ...]
@@ -87,6 +90,7 @@ class RowLayout:
     fixed_alpha: float
     fixed_step: float | None
     n_intercepts: int = 0
+    threshold_unit: float = 1.0
 
     @cached_property
     def _sizes(self):  # of the parts of a row
@@ -118,12 +122,12 @@ class RowLayout:
         alpha = as_scalars(alpha, atoms)
         if self.n_thresholds == 1 and alpha.ndim:  # one for all unfoldings
             alpha = alpha.mean(0, keepdim=True)
-        return alpha.expand(self.n_thresholds, len(atoms)).mT
+        return alpha.expand(self.n_thresholds, len(atoms)).mT / self.threshold_unit
 
     def unpack(self, rows):  # (n_components, n_parameters) -> ConvParameters
         """Return the parameters in rows; differentiable."""
         atoms, *separate, alpha, slope, step, intercept = rows.split(self._sizes, dim=1)
-        alpha, slope = alpha.mT, slope.mT
+        alpha, slope = (part.mT * self.threshold_unit for part in (alpha, slope))
         if self.shared_threshold:
             alpha, slope = (
                 part.mean(1, keepdim=True).expand(-1, len(rows)) for part in (alpha, slope)
@@ -417,6 +421,7 @@ class ConvModel:
     def memory(self):
         """Return the private attributes that a later `partial_fit` needs."""
         memory = {"alpha": self.alpha, "image_size": self.geometry.image_size}
+        memory |= {"threshold_unit": self.layout.threshold_unit}
         known = {"coding": self.coding, "search_alpha": self.search_alpha}
         return memory | {name: value for name, value in known.items() if value is not None}
 
@@ -435,6 +440,8 @@ class ConvModel:
         """
         fixed = {name: values[name] for name in _FIXED}
         check_numbers(fixed.values())
+        if not fixed["threshold_unit"]:
+            raise ValueError(f"its unit of thresholds is {fixed['threshold_unit']}")
         return replace(self, **restore_choices(values), layout=replace(self.layout, **fixed))
 
     def attributes(self, rows):

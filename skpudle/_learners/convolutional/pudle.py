@@ -4,11 +4,13 @@ from math import inf, log10, prod
 from numbers import Real
 
 import torch
+from scipy import sparse
 
 from skpudle._data.arrays import resolve_device, to_tensor
 from skpudle._data.batches import Samples
 from skpudle._data.images import covering_positions, is_one_image, read_images, split_gaps
 from skpudle._data.noise import Noise, with_noise
+from skpudle._learners.coder import decode_sparse
 from skpudle._learners.convolutional.denoising import DenoiserModule, denoise_images
 from skpudle._learners.convolutional.learner import ConvLearner
 from skpudle._learners.convolutional.parameters import as_images, largest_of, targets_of
@@ -452,7 +454,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         Parameters
         ----------
         X : array-like, Tensor or list of them
-            Codes, as `transform` returns them.
+            Codes, as `transform` returns them, or a sparse array of `transform_sparse`.
 
         Returns
         -------
@@ -461,6 +463,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             size that the copies of the atoms cover.
         """
         plan = self._check_known()
+        if sparse.issparse(X):
+            return decode_sparse(self, X)
         first = X[0] if isinstance(X, list) and len(X) else X
         device, size = self._transform_device(first), self._training_state["image_size"]
         positions = covering_positions(size, self._kernel, self._stride) if size else None

@@ -203,7 +203,7 @@ def responses(loss, images, intercept):
     ----------
     loss : object of `skpudle.losses`
         The distribution of images around a reconstruction.
-    images : iterable of Tensor of shape (..., n_channels, *size)
+    images : iterable of Tensor of shape (n_channels, *size)
         The images; for least squares they are returned unchanged.
     intercept : Tensor of shape (n_channels,) or None
         The `baseline`, stabilised to 0.
