@@ -36,10 +36,10 @@ from skpudle._training.state import Outcome
 from skpudle._training.stopping import HeldOut, Stopping
 from skpudle._training.team import current_team
 
-# parameters that attributes depend on, remembered to notice their change
-_KEPT = "loss", "alpha", "n_components"
+__all__ = ["KEPT", "Data", "GradientLearner", "attributes_of"]
 
-__all__ = ["Data", "GradientLearner", "attributes_of"]
+# parameters that attributes depend on, remembered to notice their change
+KEPT = "loss", "alpha", "n_components"
 
 # An atom with its share of the codes, at least one in as many samples as there are atoms, stays
 # unused in ten times as many samples with the probability exp(-10).
@@ -387,7 +387,7 @@ class GradientLearner(CallbackSupportMixin):
         fitted = attributes_of(model, rows, data, max(outcome.n_steps - 1, 0))
         memory = model.memory() | {
             "atoms": crc32(np.ascontiguousarray(fitted["components_"])),
-            "given": {name: getattr(plan.given, name) for name in _KEPT},
+            "given": {name: getattr(plan.given, name) for name in KEPT},
             "data_scale": model.data_scale,
             "is_open": model.data_scale == 0,  # whether atoms and penalty wait for data
             "optimizer_name": plan.optimizer_name(len(rows)) if outcome.moments else None,

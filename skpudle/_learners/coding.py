@@ -32,6 +32,7 @@ from skpudle.search import (
     ConvProblem,
     adapted,
     conv_path,
+    group_features,
     match_equal_rows,
     spread_rows,
     without_rows,
@@ -198,19 +199,12 @@ class _Rows:
         self.known = None if mask is None else mask[self.places].to(self.x)
         if mask is not None:
             self.x = torch.where(self.known > 0, self.x, 0.0)
+        self.copies = match_equal_rows(self.x.mT, None if mask is None else self.known.mT)
         self.positive, self.total = positive, total
         n_known = self.x.numel() if mask is None else float(self.known.sum())
         sums = total(self.x.square().sum(), self.x.new_tensor([n_known, len(self.x)]))
         self.n_known, self.n_rows = sums[1].tolist()
         self.mean_square = float(sums[0]) / max(self.n_known, 1.0)
-
-    def groups(self, n_components):
-        """Return the groups of features that are held out together."""
-        n_features = self.x.shape[1]
-        generator = torch.Generator().manual_seed(0)
-        order = torch.randperm(n_features, generator=generator, device="cpu")
-        n_groups = _FEW_GROUPS if n_features >= _MANY * n_components else _GROUPS
-        return order.tensor_split(min(n_groups, n_features))
 
     def hidden_sums(self, atoms, alphas):  # yields (3,), (2,) for each penalty
         """Sum |e|^2, <e, d>, |d|^2 over all entries, and entries of codes, for each penalty.
@@ -232,7 +226,8 @@ class _Rows:
 
     def _sums_of(self, atoms, alphas):  # -> (n_alphas, 3), (n_alphas, 2)
         sums, entries = self.x.new_zeros(len(alphas), 3), self.x.new_zeros(len(alphas), 2)
-        groups, n_hidden = self.groups(atoms.shape[-2]), self.x.new_zeros(())
+        n_hidden, wide = self.x.new_zeros(()), self.x.shape[1] >= _MANY * atoms.shape[-2]
+        groups = group_features(self.copies, _FEW_GROUPS if wide else _GROUPS)
         share = _ENTRIES / (self.n_rows * self.x.shape[1])
         n_turns = max(1, min(len(groups), ceil(share * len(groups))))
         for fold, data, mask in self._folds(atoms):

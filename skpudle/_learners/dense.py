@@ -48,7 +48,15 @@ from skpudle._training.team import ALONE, current_team
 from skpudle.encoding import default_step
 from skpudle.initialization import INITIALIZATIONS, initial_atoms
 from skpudle.operators import DenseDictionary, project_atoms
-from skpudle.search import Problem, auto_alpha, choose_size, debias, is_done, spread_rows
+from skpudle.search import (
+    Problem,
+    auto_alpha,
+    choose_size,
+    debias,
+    is_done,
+    match_equal_rows,
+    spread_rows,
+)
 
 __all__ = ["DICT_INIT", "DenseLearner", "choose_atoms", "known_model", "start"]
 
@@ -123,6 +131,7 @@ def _held_out_deviance(model, rows, samples, team, alpha):  # -> float
         lambda features: encoder,
         DenseDictionary(atoms),
         lambda part: intercept if part.offset is None else intercept + part.offset,
+        match_equal_rows(some.x.mT, None if some.mask is None else some.mask.mT),
     )(some)
     return float(*team.sum(torch.tensor(deviance, dtype=torch.float64)))
 

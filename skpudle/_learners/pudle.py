@@ -772,7 +772,8 @@ class PUDLEDictionaryLearning(DenseLearner):
             Explained share of the deviance, pooled over all known entries, against the column
             means (the mean rates times exposures); R^2 for ``loss="gaussian"``. At most 1, larger
             is better, comparable across alpha. 0 for constant data. A single feature leaves
-            nothing to infer codes from: its score is the explained share of the reconstruction.
+            nothing to infer codes from: its score is the explained share of the reconstruction. A
+            column that equals another one may be predicted from it, noise included.
         """
         return self._score(X, exposure)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from skpudle._data.arrays import wide
 from skpudle._precision import own_precision
 from skpudle.operators import DenseDictionary
+from skpudle.search import group_features
 
 __all__ = [
     "deviance_of_pixels",
@@ -21,7 +22,7 @@ __all__ = [
 _GROUPS = 10
 
 
-def hidden_deviance(loss, encoder_of, dictionary, offset_of):
+def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None):
     """Return a function of samples: the deviance of all features, each held out once.
 
     Codes are inferred from the features of the other groups; a single feature, which has no others,
@@ -37,11 +38,13 @@ def hidden_deviance(loss, encoder_of, dictionary, offset_of):
         The dictionary.
     offset_of : callable
         ``offset_of(samples)`` returns the offset of their reconstruction, or None.
+    places : Tensor of shape (n_features,), default=None
+        For each feature the place of its first copy, with which it is held out; by default, as in a
+        score that is to depend on no other samples, features are distinct.
     """
-    n_features, device = dictionary.atoms.shape[1], dictionary.atoms.device
-    order = torch.randperm(n_features, generator=torch.Generator().manual_seed(0), device="cpu")
-    sizes = [len(part) for part in order.tensor_split(min(_GROUPS, n_features))]
-    groups = order.to(device).split(sizes)
+    atoms = dictionary.atoms
+    places = torch.arange(atoms.shape[1], device="cpu") if places is None else places
+    groups = [group.to(atoms.device) for group in group_features(places, _GROUPS)]
 
     def deviance(samples):
         x, mask, offset, total = samples.x, samples.mask, offset_of(samples), 0.0

@@ -5,6 +5,7 @@ import os
 from importlib import resources
 from math import prod
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
@@ -12,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from skpudle._data.arrays import resolve_device
 from skpudle._data.files import MOST_UNFOLDINGS, named_errors, replace_file
 from skpudle._data.images import check_sizes, sizes
+from skpudle._learners.base import KEPT
 from skpudle._learners.convolutional.parameters import depth_of
 from skpudle._learners.convolutional.pudle import ConvPUDLEDictionaryLearning
 from skpudle._training.archive import read_arrays
@@ -249,8 +251,12 @@ def _learner_of(values, shift_average, device):
         n_steps_=0,
         loss_curve_=np.zeros(0),
         _training_state={
+            "atoms": crc32(np.ascontiguousarray(atoms)),
+            "given": {name: getattr(learner, name) for name in KEPT},
+            "is_open": False,
             "alpha": float(np.mean(alpha)),
             "data_scale": 1.0,
+            "threshold_unit": None,  # of the first images
             "image_size": None,
             "optimizer_name": "",
             "optimizer": {},

@@ -48,6 +48,7 @@ __all__ = [
     "auto_alpha",
     "begin",
     "debias",
+    "group_features",
     "is_done",
     "match_equal_rows",
     "remaining",
@@ -216,6 +217,31 @@ def match_equal_rows(x, mask=None):  # -> (n,)
     _, number = torch.cat(sums).unique(return_inverse=True)
     places = torch.arange(len(x), device="cpu")
     return torch.full_like(places, len(x)).scatter_reduce(0, number, places, "amin")[number]
+
+
+def group_features(places, n_groups):  # -> groups, each of shape (n,)
+    """Cut features into random groups, which are hidden in turn; the same in every call.
+
+    Copies of a feature are in one group: a visible copy would tell the noise of a hidden one.
+
+    Parameters
+    ----------
+    places : Tensor of shape (n_features,)
+        For each feature the place of its first copy, as `match_equal_rows` returns it.
+    n_groups : int
+        Number of groups, which have about equal numbers of distinct features. If there are no more
+        distinct features, each is a group.
+
+    Returns
+    -------
+    tuple of Tensor
+        Features of each group.
+    """
+    _, number, n_copies = places.unique(return_inverse=True, return_counts=True)
+    order = torch.randperm(len(n_copies), generator=torch.Generator().manual_seed(0), device="cpu")
+    features = order.argsort()[number].argsort(stable=True)
+    parts = n_copies[order].tensor_split(max(1, min(n_groups, len(order))))
+    return features.split([int(part.sum()) for part in parts])
 
 
 @dataclass(frozen=True, eq=False)

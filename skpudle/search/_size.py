@@ -35,6 +35,7 @@ from skpudle.search._search import (
     SearchState,
     advance,
     begin,
+    group_features,
     is_done,
     match_equal_rows,
     remaining,
@@ -187,9 +188,9 @@ class _HeldOut(_Judge):
         self.asked = number % max(2, len(problem.x) // _FEW_HELD_OUT) == 0
         self._some = problem.of_rows(self.asked)
         self._near = range(len(_PENALTIES))
-        m = self._x.shape[1]
-        order = torch.randperm(m, generator=torch.Generator().manual_seed(0))
-        self._groups = order.tensor_split(min(_GROUPS, m))
+        mask = problem.mask
+        places = match_equal_rows(self._x.mT, None if mask is None else mask.mT)
+        self._groups = group_features(places, _GROUPS)
         n_hidden = self._x.new_zeros(self._x.shape)
         for rows, hidden in self._turns():
             n_hidden[rows[:, None], hidden] += 1

@@ -17,6 +17,7 @@ from skpudle.search import (
     Problem,
     conv_codes,
     conv_path,
+    group_features,
     match_equal_rows,
     search,
 )
@@ -107,6 +108,29 @@ def test_rows_that_are_held_back_have_no_copies_among_the_rest(copies):
     assert len(match_equal_rows(torch.cat([judges.x, rest.x])).unique()) == 120
 
 
+@pytest.mark.parametrize("gaps", [False, True])
+def test_the_penalty_of_features_with_copies_is_that_of_the_features(noisy, gaps):
+    """Four copies double the norms of rows and atoms, and so codes and their penalties."""
+    _, X, atoms = noisy
+    x, atoms, mask = torch.from_numpy(X[:100]), torch.from_numpy(atoms), None  # all are judges
+    if gaps:
+        mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.9
+        mask = mask.double()
+    one = coding.choose_coding(Problem(x, 0.1, mask=mask), atoms)
+    mask = None if mask is None else mask.tile(4)
+    four = coding.choose_coding(Problem(x.tile(4), 0.2, mask=mask), atoms.tile(4) / 2)
+    assert four.chosen.alpha == pytest.approx(2 * one.chosen.alpha)
+    assert four.chosen.debias == pytest.approx(one.chosen.debias)
+    assert four.chosen.error == pytest.approx(one.chosen.error)
+
+
+def test_nothing_predicts_a_feature_from_its_copies():
+    """Of copies of one feature the penalty is the search's."""
+    x = np.random.default_rng(0).standard_normal((100, 1)).repeat(5, axis=1)
+    learner = PUDLEDictionaryLearning(3, random_state=0).fit(x)
+    assert learner.alpha_ == learner.search_alpha_
+
+
 def test_errors_along_a_path_are_errors_of_predictions_one_by_one(noisy):
     """The same by a loop over groups, rows and penalties."""
     _, X, atoms = noisy
@@ -117,7 +141,7 @@ def test_errors_along_a_path_are_errors_of_predictions_one_by_one(noisy):
     path = coding._path(atoms, rows, 0.1, None)
     for found in path.codings[::4]:
         error = 0.0
-        for hidden in rows.groups(len(atoms)):
+        for hidden in group_features(rows.copies, 10):
             seen = np.setdiff1d(np.arange(x.shape[1]), hidden)
             for row, known in zip(rows.x, rows.known, strict=True):
                 options = dict(debias=found.debias, mask=known[seen][None], certify=False)
@@ -136,7 +160,7 @@ def test_rows_of_wide_data_have_some_groups_held_out():
     rows = coding.hidden_entries(Problem(x, 0.2))
     ((sums, entries),) = rows.hidden_sums(atoms, [0.2])
     error, n_hidden, n_codes = 0.0, 0, 0
-    for i, hidden in enumerate(rows.groups(len(atoms))):
+    for i, hidden in enumerate(group_features(rows.copies, 5)):
         seen = np.setdiff1d(np.arange(400), hidden)
         chosen = x[(torch.arange(100) + i) % 5 < 2]
         z, _ = solve_lasso(atoms[:, seen], chosen[:, seen], 0.2, certify=False)

@@ -147,6 +147,16 @@ def test_score_is_the_deviance_that_is_explained(loss, X):
     assert learner.score(X) == pytest.approx(float(explained), rel=1e-8)
 
 
+@pytest.mark.parametrize("loss", ["poisson", "binomial"])
+def test_copies_of_features_choose_no_smaller_penalty(loss):
+    """A held-out feature whose copy is visible would be predicted, its noise included."""
+    rng = np.random.default_rng(0)
+    X = rng.poisson(3.0, (200, 8)) if loss == "poisson" else rng.random((200, 8)) < 0.4
+    learner = PUDLEDictionaryLearning(8, loss=loss, random_state=0)
+    once, twice = (learner.fit(np.tile(X.astype(float), n)).alpha_ for n in (1, 2))
+    assert twice >= once
+
+
 @pytest.mark.parametrize("gradient", ["ae-ls", "ae-lasso", "dec"])
 def test_a_named_gradient_trains(loss, gradient, X):
     """After the search and the refinement, which are what an unnamed one leaves alone."""

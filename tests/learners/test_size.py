@@ -46,6 +46,13 @@ def test_copies_of_samples_do_not_count(gaps):
         np.testing.assert_allclose(found.score, expected.score)
 
 
+def test_copies_of_features_predict_nothing():
+    """Of noise whose columns come twice no number of atoms predicts hidden entries."""
+    X = np.random.default_rng(0).standard_normal((200, 8))
+    scores = PUDLEDictionaryLearning("auto", random_state=0).fit(np.tile(X, 2)).size_path_.score
+    assert scores.max() < 0.05
+
+
 def test_copies_of_few_samples_decide_nothing():
     """As few samples do."""
     X, _ = planted(15, 12, 2, 10)

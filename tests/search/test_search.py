@@ -21,6 +21,7 @@ from skpudle.search._search import (
     auto_alpha,
     begin,
     debias,
+    group_features,
     is_done,
     match_equal_rows,
     search,
@@ -466,6 +467,25 @@ def test_rows_that_differ_by_rounding_are_not_equal():
     near = torch.cat([x, x * (1 + 2**-52), -x, x.flip(1), x])
     assert match_equal_rows(near).tolist() == [0, 1, 2, 3, 0]
     assert match_equal_rows(near[:0]).tolist() == []
+
+
+@pytest.mark.parametrize("n_groups", [1, 4, 10, 50])
+def test_copies_of_features_are_in_one_group(n_groups):
+    """Groups of distinct features stay as they are when some of these have copies."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(30, 23, generator=generator, dtype=torch.float64)
+    of_copies = torch.cat([torch.arange(23), torch.randint(23, (20,), generator=generator)])
+    groups = group_features(match_equal_rows(x.mT), n_groups)
+    copied = group_features(match_equal_rows(x[:, of_copies].mT), n_groups)
+    assert torch.cat(copied).sort().values.tolist() == list(range(43))
+    assert [set(of_copies[part].tolist()) for part in copied] == [set(g.tolist()) for g in groups]
+    assert [len(part) for part in groups] == [
+        len(p) for p in torch.ones(23).tensor_split(n_groups) if len(p)
+    ]
+
+
+def test_no_features_are_one_empty_group():
+    assert [len(part) for part in group_features(torch.arange(0), 10)] == [0]
 
 
 class Pair:
