@@ -129,10 +129,8 @@ def task_of(estimator, method, data):
     task |= {"n_features": str(samples.x.shape[1]), "feature_names_in_": _listed(names)}
     if method == "fit" or not hasattr(estimator, "components_"):
         return task | {"dtype": str(samples.x.dtype).removeprefix("torch.")}
-    return task | {
-        "components_": _text(estimator.components_),
-        "n_steps_": _text(estimator.n_steps_),
-    }
+    learned = "components_", "alpha_", "n_steps_"
+    return task | {name: _text(getattr(estimator, name, None)) for name in learned}
 
 
 def rule_of(estimator):

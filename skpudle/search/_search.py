@@ -211,7 +211,8 @@ def match_equal_rows(x, mask=None):  # -> (n,)
         known = x[part] + 0.0  # a negative zero equals a positive one
         if mask is not None:
             known = known.masked_fill(mask.flatten(1)[part] == 0, torch.nan)
-        sums.append((known.contiguous().view(torch.int32) * factors).sum(1).cpu())
+        halves = known.reshape(-1).view(torch.int32).reshape(len(known), n_numbers)
+        sums.append((halves * factors).sum(1).cpu())
     if not sums:
         return torch.arange(0, device="cpu")
     _, number = torch.cat(sums).unique(return_inverse=True)
@@ -222,26 +223,27 @@ def match_equal_rows(x, mask=None):  # -> (n,)
 def group_features(places, n_groups):  # -> groups, each of shape (n,)
     """Cut features into random groups, which are hidden in turn; the same in every call.
 
-    Copies of a feature are in one group: a visible copy would tell the noise of a hidden one.
+    Copies of a feature are in its group: a visible copy would tell the noise of a hidden one.
 
     Parameters
     ----------
     places : Tensor of shape (n_features,)
         For each feature the place of its first copy, as `match_equal_rows` returns it.
     n_groups : int
-        Number of groups, which have about equal numbers of distinct features. If there are no more
-        distinct features, each is a group.
+        Number of groups. There are fewer if there are fewer features, or many copies.
 
     Returns
     -------
-    tuple of Tensor
+    list of Tensor
         Features of each group.
     """
-    _, number, n_copies = places.unique(return_inverse=True, return_counts=True)
-    order = torch.randperm(len(n_copies), generator=torch.Generator().manual_seed(0), device="cpu")
-    features = order.argsort()[number].argsort(stable=True)
-    parts = n_copies[order].tensor_split(max(1, min(n_groups, len(order))))
-    return features.split([int(part.sum()) for part in parts])
+    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0), device="cpu")
+    parts, group = order.tensor_split(max(1, min(n_groups, len(order)))), torch.empty_like(order)
+    for number, part in enumerate(parts):
+        group[part] = number
+    of_order = group[places[order]]
+    groups = (order[of_order == number] for number in range(len(parts)))
+    return [features for features in groups if len(features)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -163,8 +163,7 @@ DISAGREEING = textwrap.dedent(
     with data_parallel(timeout=120) as team:
         other = team.rank == 1
         X = X[team.rank :: 2]
-        fitted = learner().fit(X)
-        changed = learner().fit(X)
+        fitted, changed, chosen_alone = (learner().fit(X) for _ in range(3))
 
         def chosen(X, **options):
             one = PUDLEDictionaryLearning.from_components(np.eye(6) + 0.2, alpha=0.5)
@@ -180,6 +179,7 @@ DISAGREEING = textwrap.dedent(
         names = list("abcdef")
         if other:
             changed.components_ = changed.components_ + 1e-9
+            chosen_alone.alpha_ = 2 * chosen_alone.alpha_
         cases = {
             "alpha": lambda: learner(alpha=0.1 + 0.2 * other).fit(X),
             "optimizer": lambda: learner(optimizer="sgd" if other else "adam").fit(X),
@@ -193,6 +193,7 @@ DISAGREEING = textwrap.dedent(
             "method": lambda: learner().partial_fit(X) if other else learner().fit(X),
             "n_steps_": lambda: (learner() if other else fitted).partial_fit(X),
             "components_": lambda: changed.partial_fit(X),
+            "alpha_": lambda: chosen_alone.partial_fit(X),
             "class": lambda: (
                 NOODLDictionaryLearning(**fixed).fit(X) if other else learner().fit(X)
             ),
@@ -264,6 +265,7 @@ SAID = {
     "method": "method: fit on rank 0 but partial_fit on rank 1",
     "n_steps_": "n_steps_: 12 on rank 0 but None on rank 1",
     "components_": r"components_: \(8, 6\) \w+ on rank 0 but \(8, 6\) \w+ on rank 1",
+    "alpha_": r"alpha_: (\S+) on rank 0 but (?!\1)\S+ on rank 1",
     "names": "feature_names_in_: a, b, c, d, e, f on rank 0 but f, e, d, c, b, a on rank 1",
     "many names": r"feature_names_in_: a feature 0, .* \.\.\. \w+ on rank 0 but .* on rank 1",
     "names of one": "feature_names_in_:  on rank 0 but a, b, c, d, e, f on rank 1",
