@@ -276,6 +276,8 @@ class _Alternation:
         self.ended_by, self.n_stalled = recorder.ended_by, stored["n_stalled"]
         if recorder.has_another_rule:
             self.n_stalled = 0
+        elif self.n_stalled >= self.plan.given.n_iter_no_change:  # killed as it ended
+            self.ended_by = "tol"
         if self.ended_by is None and len(self.state.losses) >= self.plan.most_steps:
             self.ended_by = "max_iter"
 
