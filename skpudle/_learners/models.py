@@ -363,6 +363,8 @@ def restore_choices(values):
     """
     coding, sizes = values["coding"], values["size_path"]
     check_numbers([values["alpha"], values["search_alpha"]])
+    if values["alpha"] is None:
+        raise ValueError("its model has no penalty")
     if coding is not None:
         penalty, share, noise_std = coding = tuple(coding)
         check_numbers([float(penalty), noise_std])

@@ -596,6 +596,7 @@ def encoder_of(analysis=(1, 10, 6), synthesis=(1, 10, 6), thresholds=(2, 10), fi
 
 
 MODELS_BY_HAND = {
+    "no penalty": dict(alpha=None),
     "a negative penalty": dict(alpha=-1.0),
     "a penalty in words": dict(alpha="low"),
     "a curvature without bound": dict(curvature=float("inf")),
