@@ -26,6 +26,7 @@ DISTRIBUTIONS = [
     "scikit-image",
     "PyWavelets",
     "chemotools",
+    "pyMCR",
 ]
 
 

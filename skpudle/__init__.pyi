@@ -95,6 +95,7 @@ class ConvPUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
     intercept_: NDArray[Any]
     n_components_: Any
     size_path_: Any
+    penalty_path_: Any
     lambda_decay_: Any
     device_: Any
     n_iter_: Any
@@ -109,7 +110,7 @@ class ConvPUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
         n_components: int | Literal["auto"] = 64,
         *,
         atom_shape: int | tuple[int, ...] = ...,
-        stride: int | tuple[int, ...] = 4,
+        stride: int | tuple[int, ...] | Literal["auto"] = "auto",
         alpha: float | Literal["auto"] = "auto",
         gradient: Literal["auto", "ae-ls", "ae-lasso", "dec"] = "auto",
         loss: Literal["gaussian", "poisson", "binomial"] = "gaussian",
@@ -142,6 +143,9 @@ class ConvPUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None: ...
+    def choose_alpha(
+        self, X: ArrayLike | Tensor | Sequence[ArrayLike], *, l0: float | None = None
+    ) -> Self: ...
     def denoise(
         self,
         X: ArrayLike | Tensor | Sequence[ArrayLike],
@@ -335,6 +339,7 @@ class PUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
     components_: NDArray[Any]
     n_components_: int
     size_path_: Bunch
+    penalty_path_: Bunch
     intercept_: NDArray[Any]
     mean_: NDArray[Any]
     n_features_in_: int

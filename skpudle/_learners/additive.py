@@ -219,9 +219,9 @@ def _check_data(plan, events, data, atoms):
 def _attributes(data, atoms, alpha, state, n_components=None, **known):
     """Return the fitted attributes; None removes one of another loss."""
     dtype = to_numpy(data.samples.x[:0]).dtype
-    of_others = ("intercept_", "size_path_", "noise_std_", "search_alpha_", "step_size_",
-                 "analysis_components_", "synthesis_components_", "thresholds_", "ended_by_",
-                 "phases_", "fit_seconds_", "debias_", "lambda_decay_", "mean_",
+    of_others = ("intercept_", "size_path_", "penalty_path_", "noise_std_", "search_alpha_",
+                 "step_size_", "analysis_components_", "synthesis_components_", "thresholds_",
+                 "ended_by_", "phases_", "fit_seconds_", "debias_", "lambda_decay_", "mean_",
                  "n_samples_seen_")  # fmt: skip
     return (
         dict.fromkeys(of_others)

@@ -19,7 +19,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
 from skpudle._learners.coder import check_loss, check_number
-from skpudle._learners.coding import choose_coding
+from skpudle._learners.coding import choose_coding, judged_rows
 from skpudle._learners.counts import objectives
 from skpudle._learners.online import learn_blocks
 from skpudle._precision import training_mode
@@ -154,7 +154,7 @@ class GradientLearner(CallbackSupportMixin):
         if run is None or outcome.ended_by == "interrupt" or known:
             return outcome
         problem, atoms = self._coding_problem(outcome, data, run)
-        coding = choose_coding(problem, atoms, debias=plan.debias)
+        coding = choose_coding(judged_rows(problem), atoms, debias=plan.debias)
         model = replace(outcome.model, coding=coding.summary(problem.unit))
         return replace(outcome, model=model)
 

@@ -18,45 +18,35 @@ much noise atoms fit the noise, and are adapted to twice the penalty.
 
 import warnings
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import count, islice, tee
-from math import ceil
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
 
 from skpudle._data.callers import users_level
-from skpudle.lasso import gram_matrix, lasso_path, solve_lasso
+from skpudle.lasso import solve_lasso
 from skpudle.operators import ConvDictionary
 from skpudle.search import (
     ConvProblem,
-    adapted,
+    HeldOut,
+    HiddenPixels,
+    best_shares,
     conv_path,
-    group_features,
-    match_equal_rows,
     spread_rows,
-    without_rows,
 )
 
 __all__ = [
     "Coding",
-    "adapt_atoms",
     "choose_coding",
     "coding_of_l0",
     "coding_of_support",
-    "hidden_entries",
+    "judged_rows",
     "smaller_penalty",
 ]
 
-# Held-out entries in all, or little more, the least and largest number of rows with them, and
-# groups of features. There are fewer groups if there are ten features for each atom: codes then
-# lose little information. Rows of wide data have some of their groups held out.
-_ENTRIES, _FEWEST, _MOST, _GROUPS, _FEW_GROUPS, _MANY = 10_000, 100, 200, 10, 5, 10
-
-# Codes of small penalties are dense: products of all atoms save as much time as for ten times as
-# many rows. With 4096 atoms of 1200 features and 100 rows, codes with 370 entries take 2.9 s, not
-# 7.8, with 690 12 s, not 25, and with 20 1.3 s, not 0.7.
-_DENSE_COST = 10
+# Hidden entries of training data that choose, or little more, and the least and largest number of
+# rows with them.
+_ENTRIES, _FEWEST, _MOST = 10_000, 100, 200
 
 # Nonzero codes are counted over at most so many rows, whose codes have at most so many entries. A
 # bisection ends when their mean number is met to this share, or after so many steps.
@@ -70,16 +60,10 @@ _COUNTED, _COUNTED_ENTRIES, _CLOSE, _STEPS = 2000, 2**25, 0.005, 30
 # ones. Shares of wrong codes are .05 to .36 at the best penalties, .48 to 1.1 at the next.
 _WRONG, _JUDGED = 0.4, 100
 
-# the largest number of folds of rows, each with atoms that have not seen it
-_FOLDS = 3
-
-# pixels and images for the choice, the share of pixels that is held out, and the number of turns
-_PIXELS, _PICTURES, _SHARE, _TURNS = 2**14, 4, 0.1, 3
-
-# Penalties of a path fall by halves, to no less than this share of the search's.
-_SMALLEST = 2.0**-9
-# It does not end before rows have this many entries: empty codes all predict the same.
-_SOME = 1.0
+# A choice begins with the expected penalty and its neighbours on both sides, powers of 2 ** 0.5.
+_AHEAD = 2
+# The least penalty that decoys may choose, in units of the search's.
+_SMALLEST = 2.0**-10
 
 # The error of codes is the error of the prediction without the noise, which nothing predicts. The
 # sparsest codes are chosen whose error is at most the smallest times a factor, one for codes of the
@@ -87,21 +71,6 @@ _SOME = 1.0
 # with 1.1 noisy patches keep a third more noise. Least squares on some of the features prefer more
 # atoms: with 1.03, 60 atoms in 30 dimensions keep twice the noise.
 _SPARER = 1.05, 1.15
-# Atoms are adapted to penalties that fall by _ADAPTED: atoms of the search if codes prefer less
-# than _FAR of its penalty; adapted ones, which have no bias of their own, if codes prefer less than
-# _FARTHER of theirs; and as long as the error falls to _BETTER.
-_ADAPTED, _FAR, _FARTHER, _BETTER = 0.25, 0.4, 0.05, 0.95
-# But not if their codes have this many times the entries of codes with the search's penalty. Then a
-# smaller penalty adds atoms to codes instead of removing bias, and adapted atoms suit sparse codes
-# less. Activations of a network have five times as many; 16 adapted atoms leave .169 of variance
-# instead of .129, and seeds agree to .75 instead of .90. Planted codes and spectra have 1.1 to 1.3
-# times as many, powers of Gaussians 1.5 to 2.4, and adapted atoms lower their error by up to 2/3.
-_DENSER = 3
-# Atoms are also adapted to a penalty that is larger by this factor, if codes prefer it.
-_LARGER = 2.0
-# Atoms of images carry the bias of the search's penalty. If codes are better without more than this
-# share of it, atoms without it are tried.
-_UNBIASED = 0.5
 # For counts and binary data each half of the search's penalty has to lower the deviance by _LOWER;
 # there are at most _HALVES. A larger penalty was never better.
 _LOWER, _HALVES = 0.01, 4
@@ -109,6 +78,9 @@ _LOWER, _HALVES = 0.01, 4
 # If less than this share of the mean square can be predicted, as of independent features, the
 # search's penalty stays. The share is 0.08 for patches that are mostly noise.
 _PREDICTABLE = 0.03
+# Of few entries more is predicted by chance: of independent numbers, by about one divided by the
+# square root of their number.
+_OF_CHANCE = 2.0
 # errors below this share of the mean square are rounding
 _ROUNDING = 1e-12
 
@@ -149,12 +121,15 @@ class CodingPath:
     noise_std : float, default=None
         Standard deviation of the noise, estimated from the residuals of the chosen coding; None if
         the path is not complete.
+    margin : float, default=0.0
+        An error that sparser codes may add.
     """
 
     codings: list
     noise: float
     rounding: float
     noise_std: float | None = None
+    margin: float = 0.0
 
     @cached_property
     def best(self):
@@ -167,7 +142,8 @@ class CodingPath:
         lasso, least_squares = _SPARER
         factor = lasso + self.best.debias * (least_squares - lasso)
         excess = max(self.best.error - self.noise, 0.0)
-        return min(self.noise, self.best.error) + factor * excess + self.rounding
+        nearly = min(self.noise, self.best.error) + factor * excess + self.rounding
+        return max(nearly, self.best.error + self.margin)
 
     def summary(self, unit):  # -> penalty, share of the bias to remove, deviation of the noise
         """Return the values for a learner, in the units before the division by ``unit``."""
@@ -179,274 +155,32 @@ class CodingPath:
         return next(coding for coding in self.codings if coding.error <= self.limit)
 
 
-class _Rows:
-    """Rows of data on the CPU, in float64, and which entries are known.
-
-    A path begins at ``largest`` times the search's penalty, and ends when ``patience`` smaller ones
-    predict worse. A ``refined`` path includes penalties between halves. Atoms are ``biased`` if
-    they still have the bias of the search's penalty.
-    """
-
-    biased = False
-
-    largest, patience, refined = 8.0, 1, True
-    _first = 4  # penalties that are solved for together; then one by one: smaller ones are dense
-
-    def __init__(self, x, mask, *, positive, total):
-        n_rows = min(_MOST, max(_FEWEST, _ENTRIES // x.shape[1]))
-        self.places = spread_rows(len(x), len(x) // max(1, len(x) // n_rows))
-        self.x = x[self.places].detach().cpu().double()
-        self.known = None if mask is None else mask[self.places].to(self.x)
-        if mask is not None:
-            self.x = torch.where(self.known > 0, self.x, 0.0)
-        self.copies = match_equal_rows(self.x.mT, None if mask is None else self.known.mT)
-        self.positive, self.total = positive, total
-        n_known = self.x.numel() if mask is None else float(self.known.sum())
-        sums = total(self.x.square().sum(), self.x.new_tensor([n_known, len(self.x)]))
-        self.n_known, self.n_rows = sums[1].tolist()
-        self.mean_square = float(sums[0]) / max(self.n_known, 1.0)
-
-    def hidden_sums(self, atoms, alphas):  # yields (3,), (2,) for each penalty
-        """Sum |e|^2, <e, d>, |d|^2 over all entries, and entries of codes, for each penalty.
-
-        Entries that are not held out count as those that are. Here e is the error of the lasso's
-        prediction, and d leads from it to the prediction of least squares; entries are counted for
-        both.
-        """
-        alphas, n = iter(alphas), self._first
-        while part := list(islice(alphas, n)):
-            yield from zip(*self._sums_of(atoms, part), strict=True)
-            n = 1
-
-    def _folds(self, atoms):  # yields atoms, and the data and mask of rows to predict
-        atoms = atoms if atoms.ndim == 3 else atoms[None]
-        for i, fold in enumerate(atoms):
-            part = slice(i, None, len(atoms))
-            yield fold, self.x[part], None if self.known is None else self.known[part]
-
-    def _sums_of(self, atoms, alphas):  # -> (n_alphas, 3), (n_alphas, 2)
-        sums, entries = self.x.new_zeros(len(alphas), 3), self.x.new_zeros(len(alphas), 2)
-        n_hidden, wide = self.x.new_zeros(()), self.x.shape[1] >= _MANY * atoms.shape[-2]
-        groups = group_features(self.copies, _FEW_GROUPS if wide else _GROUPS)
-        share = _ENTRIES / (self.n_rows * self.x.shape[1])
-        n_turns = max(1, min(len(groups), ceil(share * len(groups))))
-        for fold, data, mask in self._folds(atoms):
-            gram, number = gram_matrix(fold, _DENSE_COST * len(data)), torch.arange(len(data))
-            for i, hidden in enumerate(groups):
-                seen = torch.ones(data.shape[1], dtype=torch.bool)
-                seen[hidden] = False
-                rows, part = (number + i) % len(groups) < n_turns, fold[:, hidden]
-                x, known = data[rows], None if mask is None else mask[rows]
-                options = dict(positive=self.positive)
-                options["mask"] = None if known is None else known[:, seen]
-                if gram is not None:  # without the hidden features, for a time
-                    options["gram"] = gram.addmm_(part, part.mT, alpha=-1)
-                codes, refits = lasso_path(fold[:, seen], x[:, seen], alphas, **options)
-                if gram is not None:
-                    gram.addmm_(part, part.mT)
-                counts = torch.ones_like(x[:, hidden]) if known is None else known[:, hidden]
-                error = (x[:, hidden] - codes @ part) * counts
-                step = (refits - codes) @ part * counts
-                pairs = (error, error), (error, step), (step, step)
-                sums += torch.stack([(a * b).sum((1, 2)) for a, b in pairs], 1)
-                entries += torch.stack([(z != 0).double().sum((1, 2)) for z in (codes, refits)], 1)
-                n_hidden += counts.sum()
-        sums, entries, n_hidden = self.total(sums, entries / n_turns, n_hidden)
-        return sums * (self.n_known / n_hidden.clamp_min(1)), entries
-
-    def noise(self, atoms, coding):  # -> float
-        """Return the variance of residuals, for each known entry without a code."""
-        sums = self.x.new_zeros(2)
-        for fold, x, known in self._folds(atoms):
-            options = dict(positive=self.positive, mask=known)
-            options["gram"] = gram_matrix(fold, _DENSE_COST * len(x))
-            codes, refits = lasso_path(fold, x, [coding.alpha], **options)
-            (codes,) = torch.lerp(codes, refits, coding.debias)
-            residual = x - codes @ fold
-            residual = residual if known is None else residual * known
-            n_known = x.shape[1] if known is None else known.sum(1)
-            left = (n_known - (codes != 0).sum(1)).clamp_min(0).to(x)
-            sums += torch.stack([(residual.square().sum(1) * (left > 0)).sum(), left.sum()])
-        squares, left = self.total(*sums)
-        return float(squares / left) if left > 0 else 0.0
-
-    def unseen(self, problem, stride, atoms, codes, *, unbiased):  # -> (n_folds, p, m)
-        """Return atoms that are adapted to data without the rows of the choice.
-
-        Atoms fit the noise of their own rows, so that small penalties seem to predict these rows.
-        A few rows are one fold; many are cut into folds, each with atoms of the other rows.
-        """
-        thinned, first = problem.thinned(stride), match_equal_rows(problem.x, problem.mask)
-        of_search = first[spread_rows(len(first), len(thinned.x))]
-        here = torch.isin(of_search, first[self.places]).sum()
-        n, n_judges = self.total(torch.tensor([len(of_search), here], dtype=torch.float64))[0]
-        if n < 2:
-            return atoms
-        n_folds = max(1, min(_FOLDS, ceil(_FOLDS * float(n_judges / n))))
-        folds = []
-        for i in range(n_folds):
-            kept = ~torch.isin(of_search, first[self.places[i::n_folds]])  # nor copies of these
-            (n_left_out,) = self.total((~kept).sum())
-            if 0 < n_left_out < n:
-                options = dict(unbiased=unbiased)
-                folds.append(without_rows(thinned, atoms, codes, kept, **options))
-            else:
-                folds.append(atoms)
-        return torch.stack(folds)
-
-
-class _Pictures:
-    """Crops of images on the CPU, in float64, and masks of known pixels; see `_Rows`.
-
-    Parameters
-    ----------
-    problem : ConvProblem
-        Images.
-    """
-
-    largest, patience, refined, biased = 4.0, 1, False, True
-
-    def __init__(self, problem):
-        chosen = spread_rows(len(problem.x), _PICTURES)
-        n = len(chosen)
-        area, crop = _PIXELS // n, []
-        axes = zip(problem.x.shape[2:], problem.kernel, problem.stride, strict=True)
-        for size, kernel, stride in axes:  # a signal has one row, whose crop has the whole area
-            side = min(size, max(2 * kernel, int(area**0.5) if problem.x.shape[2] > 1 else area))
-            side = kernel + (side - kernel) // stride * stride
-            crop.append(slice((size - side) // 2, (size - side) // 2 + side))
-        window = (chosen, slice(None), *crop)
-        mask = None if problem.mask is None else problem.mask[window]
-        self._problem = replace(problem, x=problem.x[window], mask=mask)
-        self.known = torch.ones_like(self._problem.x) if mask is None else self._problem.mask
-        self.x = self._problem.x
-        self.mean_square = float(self.x.square().sum() / self.known.sum().clamp_min(1))
-        self.n_rows = float(n)
-        generator = torch.Generator().manual_seed(0)
-        drawn = torch.rand(self.x.shape[2:], generator=generator, dtype=self.x.dtype)
-        turn = torch.floor(drawn / _SHARE)
-        self._hidden = [self.known * (turn == i) for i in range(_TURNS)]
-        self.n_known = float(sum(hidden.sum() for hidden in self._hidden))
-
-    def _predictions(self, atoms, alphas, mask):  # yields codes and predictions for each penalty
-        dictionary = ConvDictionary(atoms, self._problem.stride)
-        problem = replace(self._problem, mask=mask)
-        for codes in conv_path(problem, atoms, alphas):
-            yield codes, [dictionary.synthesis(z) for z in codes]
-
-    @staticmethod
-    def unseen(problem, stride, atoms, codes, *, unbiased):
-        """Return the atoms: few atoms do not fit the noise of many pixels."""
-        return atoms
-
-    def hidden_sums(self, atoms, alphas):  # yields (3,), (2,) for each penalty
-        """Sum products of errors, and entries of codes, for each penalty, as for rows."""
-        alphas = tee(alphas, len(self._hidden))
-        turns = [
-            self._predictions(atoms, falling, self.known - hidden)
-            for falling, hidden in zip(alphas, self._hidden, strict=True)
-        ]
-        for found in zip(*turns, strict=True):
-            sums, entries = self.x.new_zeros(3), self.x.new_zeros(2)
-            for hidden, (codes, (lasso, refit)) in zip(self._hidden, found, strict=True):
-                error, step = (self.x - lasso) * hidden, (refit - lasso) * hidden
-                pairs = (error, error), (error, step), (step, step)
-                sums += torch.stack([(a * b).sum() for a, b in pairs])
-                entries += torch.stack([(z != 0).sum() for z in codes]) / len(self._hidden)
-            yield sums, entries
-
-    def noise(self, atoms, coding):  # -> float
-        """Return the variance of residuals, for each known pixel without a code."""
-        ((codes, images),) = self._predictions(atoms, [coding.alpha], self.known)
-        codes, image = (torch.lerp(*pair, coding.debias) for pair in (codes, images))
-        left = float(self.known.sum() - (codes != 0).sum())
-        residual = (self.x - image) * self.known
-        return float(residual.square().sum()) / left if left > 0 else 0.0
-
-
-def _codings(atoms, rows, alphas, debias):  # yields Coding for each penalty
-    alphas, asked = tee(alphas)  # they may be endless
-    for alpha, (sums, entries) in zip(alphas, rows.hidden_sums(atoms, asked)):
-        square, product, length = (sums / rows.n_known).tolist()
-        share = debias
-        if share is None:
-            share = min(max(product / length, 0.0), 1.0) if length > 0 else 0.0
+def _codings(held_out, atoms, alphas, debias):  # -> list of Coding, for falling penalties
+    sums, entries, n_hidden = held_out.sums(atoms, alphas)
+    (sums,) = held_out.total(sums.sum(1) / max(n_hidden, 1.0))
+    codings = []
+    for alpha, each, n_entries in zip(alphas, sums, entries, strict=True):
+        share = float(best_shares(each)[1]) if debias is None else debias
+        square, product, length = each.tolist()
         error = square - share * (2 * product - share * length)
-        n_entries = float(entries[1 if share == 1 else 0]) / rows.n_rows
-        yield Coding(alpha, share, n_entries, error)
-
-
-def _path(atoms, rows, alpha, debias, *, largest=None, far=0.0):
-    """Return the codings for falling penalties, until smaller ones predict worse.
-
-    Parameters
-    ----------
-    atoms : Tensor of shape (n_components, ...)
-        Atoms.
-    rows : _Rows or _Pictures
-        Data.
-    alpha : float
-        Penalty of the search.
-    debias : float or None
-        The share of the bias to remove; None chooses it.
-    largest : float, default=None
-        The first penalty, in units of ``alpha``; None takes the value for the data.
-    far : float, default=0.0
-        The path also ends, without a ``noise_std``, when it would choose less than this, and codes
-        about as sparse as with the search's penalty.
-    """
-    unchosen = CodingPath([Coding(alpha, debias or 0.0, 0.0, 0.0)], 0.0, 0.0, rows.mean_square**0.5)
-    if rows.mean_square == 0 or rows.x.shape[1:].numel() == 1:
-        return unchosen
-    atoms = atoms.detach().to(rows.x)
-    first, codings, best = alpha * (largest or rows.largest), [], 0
-
-    def path():
-        return CodingPath(list(codings), rows.noise(atoms, codings[best]), rounding)
-
-    rounding = _ROUNDING * rows.mean_square
-    for coding in _codings(atoms, rows, (first * 0.5**i for i in count()), debias):
-        codings.append(coding)
-        best = min(range(len(codings)), key=lambda i: codings[i].error)
-        if codings[best].alpha < far and (found := path()).chosen.alpha < far:
-            before = next(coding.n_entries for coding in codings if coding.alpha == alpha)
-            if found.chosen.n_entries <= _DENSER * max(before, _SOME):
-                return found
-            far = 0.0
-        worse = best < len(codings) - rows.patience and coding.n_entries >= _SOME
-        if worse or coding.alpha < _SMALLEST * alpha:
-            break
-    if codings[best].error > (1 - _PREDICTABLE) * rows.mean_square:
-        return unchosen
-    found = path()
-    if rows.refined:
-        between = {found.chosen.alpha * 2**0.5} | {found.best.alpha * 2**e for e in (0.5, -0.5)}
-        codings += _codings(atoms, rows, sorted(between, reverse=True), debias)
-        codings.sort(reverse=True)
-        found = replace(found, codings=codings)
-    return replace(found, noise_std=rows.noise(atoms, found.chosen) ** 0.5)
-
-
-def hidden_entries(problem):
-    """Return the entries of a problem that are hidden in turn; see `_Rows` and `_Pictures`."""
-    if isinstance(problem, ConvProblem):
-        return _Pictures(problem)
-    options = dict(positive=problem.positive_code, total=problem.total)
-    return _Rows(problem.x, problem.mask, **options)
+        codings.append(Coding(alpha, share, float(n_entries[1 if share == 1 else 0]), error))
+    return codings
 
 
 @torch.no_grad()
-def choose_coding(problem, atoms, *, debias=None):
+def choose_coding(held_out, atoms, *, debias=None, place=0):
     """Choose the penalty of codes, and the share of its bias to remove.
 
     Parameters
     ----------
-    problem : Problem or ConvProblem
-        Data, and the penalty of the search.
+    held_out : HeldOut or HiddenPixels
+        Entries to predict, and the penalty of the search.
     atoms : Tensor of shape (n_components, *shape)
         Atoms.
     debias : float, default=None
         The share; None chooses it.
+    place : int, default=0
+        A penalty to begin with, as a power of ``2 ** 0.5`` in units of the search's.
 
     Returns
     -------
@@ -454,7 +188,48 @@ def choose_coding(problem, atoms, *, debias=None):
         Codings; ``chosen`` is the result. If nothing can be predicted, as for one feature, zeros
         or independent features, it is the lasso with the penalty of the search.
     """
-    return _path(atoms, hidden_entries(problem), problem.alpha, debias)
+    alpha, square = held_out.alpha, held_out.mean_square
+    unchosen = CodingPath([Coding(alpha, debias or 0.0, 0.0, 0.0)], 0.0, 0.0, square**0.5)
+    if square == 0 or not held_out.is_predictable:
+        return unchosen
+    atoms = atoms.detach().to(held_out.x)
+
+    def code(first, n):
+        alphas = [alpha * 2 ** (0.5 * (first - i)) for i in range(n)]
+        return _codings(held_out, atoms, alphas, debias)
+
+    def path():
+        best = min(codings, key=lambda coding: coding.error)
+        noise = held_out.noise(atoms, best.alpha, best.debias)
+        margin = held_out.margin * max(square - best.error, 0.0)
+        return CodingPath(codings, noise, _ROUNDING * square, margin=margin)
+
+    def still_falls():
+        (before, last), least = codings[-2:], held_out.margin * square
+        return last is path().best and last.error < before.error - least
+
+    least, most = held_out.coding_places
+    smallest, largest = max(place - _AHEAD, least), min(place + _AHEAD, most)
+    codings = code(largest, largest - smallest + 1)
+    while smallest > least and still_falls():
+        smallest -= 1
+        codings += code(smallest, 1)
+    while (found := path()).chosen is codings[0] and largest < most and codings[0].n_entries > 0:
+        largest += 1
+        codings[:0] = code(largest, 1)
+    predictable = max(_PREDICTABLE, _OF_CHANCE / max(held_out.n_known, 1.0) ** 0.5)
+    if found.best.error > (1 - predictable) * square:
+        return unchosen
+    noise = held_out.noise(atoms, found.chosen.alpha, found.chosen.debias)
+    return replace(found, noise_std=noise**0.5)
+
+
+def judged_rows(problem):  # -> HeldOut or HiddenPixels
+    """Return entries of training data to predict, for atoms that have seen these data."""
+    if isinstance(problem, ConvProblem):
+        return HiddenPixels(problem)
+    n_rows = min(_MOST, max(_FEWEST, _ENTRIES // problem.x.shape[1]))
+    return HeldOut(problem.of_rows(spread_rows(len(problem.x), n_rows)))
 
 
 def _penalty_of_count(count, l0, most):  # -> penalty, its count
@@ -480,8 +255,8 @@ def _penalty_of_count(count, l0, most):  # -> penalty, its count
 
 
 @torch.no_grad()
-def coding_of_l0(problem, atoms, l0, *, debias=None):  # -> Coding
-    """Return the coding with ``l0`` nonzero codes in a row, on average over the rows.
+def coding_of_l0(problem, atoms, l0, *, debias=None, n_images=None):  # -> Coding
+    """Return the coding with ``l0`` nonzero codes in a row or image, on average.
 
     The penalty is found by bisection. The share of its bias to remove is chosen as in
     `choose_coding`, at the penalty for the lasso's codes. Least squares, a share of 1, leave out
@@ -489,28 +264,33 @@ def coding_of_l0(problem, atoms, l0, *, debias=None):  # -> Coding
 
     Parameters
     ----------
-    problem : Problem
+    problem : Problem or ConvProblem
         Data; the penalty has no effect.
-    atoms : Tensor of shape (n_components, n_features)
+    atoms : Tensor of shape (n_components, *shape)
         Atoms.
     l0 : float
         The number, positive.
     debias : float, default=None
         The share; None chooses it.
+    n_images : float, default=None
+        Number of images whose pieces the problem has.
 
     Raises
     ------
     ValueError
         If no penalty gives as many codes.
     """
-    solve, most, n_rows = _countable(problem, atoms)
+    if isinstance(problem, ConvProblem):
+        count_at, most, n_rows = _countable_images(problem, atoms, n_images)
+    else:
+        solve, most, n_rows = _countable(problem, atoms)
 
-    def found(share):  # -> penalty, its count
-        def count(alpha):
+        def count_at(alpha, share):
             codes = solve(alpha, positive=problem.positive_code, debias=share)
             return float((codes != 0).sum()) / n_rows
 
-        return _penalty_of_count(count, l0, most)
+    def found(share):  # -> penalty, its count
+        return _penalty_of_count(partial(count_at, share=share), l0, most)
 
     alpha, n_entries = found(debias or 0.0)
     coding = _coding_at(alpha, problem, atoms, debias)
@@ -557,7 +337,7 @@ def coding_of_support(problem, atoms, *, debias=None):  # -> Coding
        Statistics 43, 2015.
     """
     solve, alpha, _ = _countable(problem, atoms)
-    least, chosen, before = _SMALLEST * problem.alpha, None, (0, 0)
+    least, chosen, before = problem.alpha * _SMALLEST, None, (0, 0)
     while alpha > least:
         codes = solve(alpha, positive=False)
         here = int((codes > 0).sum()), int((codes < 0).sum())
@@ -590,9 +370,24 @@ def _countable(problem, atoms):  # -> solve(alpha, **options), largest penalty, 
     return solve, float(most), len(x)
 
 
+def _countable_images(problem, atoms, n_images):  # -> count(alpha, share), largest penalty, number
+    """Return a function that counts codes of an image, on average, and the largest penalty."""
+    atoms = atoms.to(problem.x)
+    x = problem.x if problem.mask is None else problem.x * problem.mask
+    correlations = ConvDictionary(atoms, problem.stride).analysis(x)
+    most = correlations.max() if problem.positive_code else correlations.abs().max()
+
+    def count(alpha, share):
+        ((codes, refits),) = conv_path(problem, atoms, [alpha])
+        return float((refits if share == 1 else codes).count.sum()) / n_images
+
+    return count, float(most), n_images
+
+
 def _coding_at(alpha, problem, atoms, debias):  # -> Coding
-    if debias is None and problem.x.shape[1] > 1:
-        (coding,) = _codings(atoms.double(), hidden_entries(problem), [alpha], debias)
+    held_out = judged_rows(problem)
+    if debias is None and held_out.is_predictable:
+        (coding,) = _codings(held_out, atoms.to(held_out.x), [alpha], debias)
         return coding
     return Coding(alpha, debias or 0.0, float("nan"), float("nan"))
 
@@ -614,59 +409,3 @@ def smaller_penalty(deviance, alpha):  # -> float
             return alpha * 0.5 ** (i - 1)
         least = found
     return alpha * 0.5**_HALVES
-
-
-@torch.no_grad()
-def adapt_atoms(problem, state, atoms, *, debias=None, stopped=lambda: False):
-    """Adapt the atoms of a search to the penalty of their codes, if it is far from the search's.
-
-    Parameters
-    ----------
-    problem : Problem or ConvProblem
-        Data and objective of the search.
-    state : SearchState
-        A search that is done.
-    atoms : Tensor of shape (n_components, *shape)
-        The atoms that it found, in the dtype of the result.
-    debias : float, default=None
-        As in `choose_coding`.
-    stopped : callable, default=never
-        Returns whether to stop with the present atoms.
-
-    Returns
-    -------
-    Tensor of shape (n_components, *shape), CodingPath
-        The atoms with the sparsest codes that predict nearly best, and their codings.
-    """
-    rows, alpha = hidden_entries(problem), problem.alpha
-
-    def judged(atoms, codes, *, unbiased=True, **options):  # -> atoms, CodingPath, folds that judge
-        seen = problem, state.stride, atoms.double(), codes
-        folds = rows.unseen(*seen, unbiased=unbiased)
-        return atoms, _path(folds, rows, alpha, debias, **options), folds
-
-    plain, codes = state.found
-    far, unbiased = _FAR * alpha, not torch.equal(atoms, plain.to(atoms))
-    tried = [judged(atoms, codes, unbiased=unbiased, far=far)]
-    chosen = tried[0][1].chosen
-    noisy = chosen.debias < _UNBIASED or not rows.biased
-    if chosen.alpha > 0.99 * _LARGER * alpha and noisy and not stopped():
-        problem = replace(problem, alpha=alpha * _LARGER)
-        found, codes = adapted(problem, state, atoms.double(), unbiased=False, stopped=stopped)
-        tried.append(judged(found.to(atoms), codes, unbiased=False))
-    elif chosen.alpha >= far and chosen.debias > _UNBIASED and rows.biased and not stopped():
-        found, codes = adapted(problem, state, atoms.double(), stopped=stopped)
-        tried.append(judged(found.to(atoms), codes, largest=2.0, far=far))
-    while tried[-1][1].noise_std is None and not stopped():
-        problem = replace(problem, alpha=problem.alpha * _ADAPTED)
-        found, codes = adapted(problem, state, tried[-1][0].double(), stopped=stopped)
-        far = _FARTHER * problem.alpha
-        tried.append(judged(found.to(atoms), codes, largest=2.0, far=far))
-        noise = min(path.noise for _, path, _ in tried)  # errors of atoms look like noise
-        before, now = (path.best.error - noise for _, path, _ in tried[-2:])
-        if now > _BETTER * before:
-            break
-    best = min((path for _, path, _ in tried), key=lambda path: path.best.error)
-    good = [found for found in tried if found[1].best.error <= best.limit]
-    atoms, path, folds = min(good, key=lambda found: found[1].chosen.n_entries)
-    return atoms, _path(folds, rows, alpha, debias) if path.noise_std is None else path

@@ -28,10 +28,10 @@ from skpudle._data.tables import loaded
 from skpudle._learners.additive import ADDITIVE, attributes_of_atoms
 from skpudle._learners.base import Data, GradientLearner, attributes_of
 from skpudle._learners.coder import DictionaryTransformer
-from skpudle._learners.coding import adapt_atoms, choose_coding, smaller_penalty
+from skpudle._learners.coding import choose_coding, smaller_penalty
 from skpudle._learners.counts import settle, stabilised
 from skpudle._learners.models import directions
-from skpudle._learners.online import go_on, held_back, preferred
+from skpudle._learners.online import go_on, preferred
 from skpudle._learners.plan import default_optimizer, refining_updates
 from skpudle._learners.score import hidden_deviance
 from skpudle._training.fit import Training
@@ -52,9 +52,14 @@ from skpudle.search import (
     Problem,
     auto_alpha,
     choose_size,
-    debias,
+    hold_out,
     is_done,
     match_equal_rows,
+    noise_penalty,
+    penalty_of_mixtures,
+    penalty_path,
+    refit_atoms,
+    searched,
     spread_rows,
 )
 
@@ -171,11 +176,18 @@ def _problem(model, x, mask, penalty, unit, team=ALONE):  # -> Problem
     )
 
 
-def _choose_size(problem, generator, run):
-    """Return atoms of the number that predicts held-out samples best, and what was tried."""
+def _choose_size(plan, problem, generator, run):
+    """Return atoms of the number that predicts held-out samples best, and what was tried.
+
+    Much noise hides the atoms at the usual penalty, whatever their number: as many atoms as
+    features then choose a larger penalty first.
+    """
     interrupted = partial(getattr, run.interrupts, "pending")
+    if plan.given.alpha == "auto":
+        begun = initial_atoms(problem.x, problem.x.shape[1], "data", generator)
+        problem = replace(problem, alpha=noise_penalty(problem, begun))
     atoms, path = choose_size(problem, generator, stopped=interrupted)
-    return atoms, path._replace(objective=path.objective * problem.unit**2)
+    return atoms, path._replace(objective=path.objective * problem.unit**2), problem.alpha
 
 
 def _energies(problem, state):
@@ -193,7 +205,7 @@ def _energies(problem, state):
     dict
         The mean square of the codes of each atom, and the mean objective of a row.
     """
-    problem, (atoms, codes) = problem.thinned(state.stride), state.found
+    problem, (atoms, codes) = searched(problem, state), state.found
     places = torch.arange(codes.index.shape[1], device=codes.index.device)
     used = places < codes.count[:, None]
     energy = codes.value.new_zeros(len(atoms))
@@ -213,26 +225,32 @@ def _search(plan, model, problem, rows_of, atoms, data, run):
         curve = np.array(state.losses)
         return attributes | {"n_iter_": len(curve), "n_steps_": 0, "loss_curve_": curve}
 
-    quadratic = plan.encoder.loss.is_quadratic
-    goes_on = quadratic and not isinstance(data.source, Rows)
+    goes_on = plan.encoder.loss.is_quadratic and not isinstance(data.source, Rows)
     goes_on = goes_on and data.source.n_samples > len(problem.x)
     (goes_on,) = run.team.any(goes_on)
-    problem, judges = held_back(problem) if goes_on else (problem, None)
+    fixed = plan.given.alpha != "auto"
+    if plan.mixes_few(*atoms.shape) and not fixed and problem.mask is None and run.team.is_alone:
+        problem, fixed = replace(problem, alpha=penalty_of_mixtures(problem, len(atoms))), True
+    problem = hold_out(problem, fixed=fixed, learn=not goes_on)
     state = run.search(problem, atoms, fitted)
+    held_out = problem.held_out
     if goes_on and is_done(state):
-        state = go_on(run, problem, judges, state, data.source, fitted)
-    model = replace(model, stream=_energies(problem, state))
-    found, path, to_noise = debias(problem, state).to(atoms.dtype), None, False
-    if is_done(state) and plan.codes_follow_data and quadratic and not run.max_iter:
-        interrupted, plain = partial(getattr, run.interrupts, "pending"), found
-        found, path = adapt_atoms(problem, state, found, debias=plan.debias, stopped=interrupted)
-        to_noise = path.chosen.alpha > problem.alpha and not torch.equal(found, plain)
-    if goes_on and not to_noise:  # else atoms are for a larger penalty than the judges'
-        whole = state.found[0]
-        if preferred(judges, found, whole) is whole:
-            found = whole
-            path = path and choose_coding(problem, found, debias=plan.debias)
-    if path is not None:
+        state = go_on(run, problem, state, data.source, fitted)
+    model = replace(
+        model,
+        stream=_energies(problem, state),
+        search_alpha=state.alpha * problem.unit,
+        penalty_path=penalty_path(problem, state.path),
+    )
+    found = state.found[0]
+    if state.is_unbiased:
+        found = refit_atoms(searched(problem, state), *state.found)
+        if goes_on:
+            found = preferred(held_out.problem, found, state.found[0])
+    chooses = plan.codes_follow_data and plan.encoder.loss.is_quadratic
+    if chooses and is_done(state) and held_out is not None:
+        place = state.trials[0].prediction.place
+        path = choose_coding(held_out, state.unseen, debias=plan.debias, place=place)
         model = replace(model, coding=path.summary(problem.unit))
     return model, rows_of(found.to(atoms))
 
@@ -274,10 +292,12 @@ def start(plan, data, generator, run=None):  # -> model, rows
     resumes = run is not None and run.recorder.in_training
     if decides and not resumes:
         problem = _problem(model, x, mask, _search_penalty(plan, model, penalty, noise), unit)
-        atoms, size_path = _choose_size(problem, generator, run)
+        atoms, size_path, alpha = _choose_size(plan, problem, generator, run)
+        penalty *= alpha / problem.alpha
         atoms, model = atoms.to(x), replace(model, size_path=size_path)
     else:
-        first = "data" if plan.searches else plan.given.dict_init
+        mixes = plan.n_components and plan.mixes_few(plan.n_components, x.shape[1])
+        first = ("vertices" if mixes else "data") if plan.searches else plan.given.dict_init
         inside = dict(atom_norm=model.atom_norm, positive=model.positive)
         n_components = plan.n_components
         if decides:

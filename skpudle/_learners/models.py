@@ -26,7 +26,7 @@ from skpudle.lasso import converged_codes, lasso_gradient, warn_about_gaps
 from skpudle.losses import Gaussian
 from skpudle.omp import solve_omp
 from skpudle.operators import ConvDictionary, DenseDictionary, atom_norms, project_atoms
-from skpudle.search import SizePath, conv_codes
+from skpudle.search import PenaltyPath, SizePath, conv_codes
 
 __all__ = [
     "Converged",
@@ -307,7 +307,7 @@ def _project_beside_intercept(rows, *, project):
 
 
 def as_arrays(path):  # -> Bunch of ndarray, None for None
-    """Return the numbers of atoms that were tried as users see them."""
+    """Return the numbers of atoms or the penalties that were tried as users see them."""
     return path and Bunch(**{name: to_numpy(values) for name, values in path._asdict().items()})
 
 
@@ -331,9 +331,9 @@ def pack_choices(model):
     dict
         Numbers, tensors, and lists and dicts of them.
     """
-    sizes = model.size_path
+    paths = {name: getattr(model, name) for name in ("size_path", "penalty_path")}
     values = {name: getattr(model, name) for name in ("alpha", "search_alpha", "coding")}
-    return values | {"size_path": None if sizes is None else sizes._asdict()}
+    return values | {name: path and path._asdict() for name, path in paths.items()}
 
 
 def check_numbers(values, *, limit=inf):
@@ -361,7 +361,7 @@ def restore_choices(values):
     ValueError
         If no fit makes these choices.
     """
-    coding, sizes = values["coding"], values["size_path"]
+    coding, sizes, penalties = (values[n] for n in ("coding", "size_path", "penalty_path"))
     check_numbers([values["alpha"], values["search_alpha"]])
     if values["alpha"] is None:
         raise ValueError("its model has no penalty")
@@ -373,9 +373,14 @@ def restore_choices(values):
         sizes = SizePath(**sizes)
         if len({len(tried) for tried in sizes}) > 1 or sizes.score.ndim != 1:
             raise ValueError("its numbers of atoms have no scores")
+    if penalties is not None:
+        penalties = PenaltyPath(**penalties)
+        if len({len(tried) for tried in penalties}) > 1 or penalties.score.ndim != 1:
+            raise ValueError("its penalties have no scores")
     return {name: values[name] for name in ("alpha", "search_alpha")} | {
         "coding": coding,
         "size_path": sizes,
+        "penalty_path": penalties,
     }
 
 
@@ -472,6 +477,8 @@ class DenseModel:
         The encoder that was trained after the dictionary.
     size_path : SizePath, default=None
         The numbers of atoms that were tried, if one was chosen from the data.
+    penalty_path : PenaltyPath, default=None
+        The penalties that the search tried.
     stream : dict, default=None
         The memory of rows for a later `partial_fit`, arrays and numbers.
     """
@@ -490,6 +497,7 @@ class DenseModel:
     coding: tuple | None = None
     learned: LearnedEncoder | None = None
     size_path: tuple | None = None
+    penalty_path: tuple | None = None
     stream: dict | None = None
 
     part_size = None
@@ -599,6 +607,7 @@ class DenseModel:
             "mean_": None,
             "n_components_": len(atoms),
             "size_path_": as_arrays(self.size_path),
+            "penalty_path_": as_arrays(self.penalty_path),
             "alpha_": alpha,
             "debias_": debias,
             "noise_std_": noise_std,

@@ -18,16 +18,12 @@ from skpudle.search import (
     advance_stream,
     after_search,
     begin_stream,
-    match_equal_rows,
     objective,
-    spread_rows,
     with_atoms,
 )
 
-__all__ = ["go_on", "held_back", "learn_blocks", "preferred"]
+__all__ = ["go_on", "learn_blocks", "preferred"]
 
-# One row in ten of the sample, at most 2000, judges whether the pass is better than the search.
-_JUDGES, _MOST_JUDGES = 10, 2000
 # A block uses each atom as often on average as the search does at least, if it fits into 64 MiB.
 # Before the first block a row is assumed to use four.
 _USES, _USED, _LEAST_ROWS, _BLOCK_BYTES = 120, 4.0, 1024, 2**26
@@ -39,15 +35,6 @@ _ROWS_PER_ATOM = 2
 _FORGETTING = 3.0
 
 
-def held_back(problem):  # -> Problem, Problem
-    """Return the problem without some rows, and the problem of these, which judge a pass."""
-    first = match_equal_rows(problem.x, problem.mask)
-    places = (first == torch.arange(len(first))).nonzero().flatten()  # without copies
-    n_judges = min(ceil(len(places) / _JUDGES), _MOST_JUDGES)
-    judges = places[spread_rows(len(places), n_judges)]
-    return problem.of_rows(~torch.isin(first, judges)), problem.of_rows(judges)
-
-
 def _block_rows(n_used, n_components, n_features):
     """Return the number of rows of a block, for the number of atoms that a row uses."""
     row = 20 * n_features + 24 * min(n_components, n_features + 8)
@@ -56,15 +43,15 @@ def _block_rows(n_used, n_components, n_features):
     return max(least, min(wanted, _BLOCK_BYTES // row))
 
 
-def go_on(run, problem, judges, state, source, attributes_of):
+def go_on(run, problem, state, source, attributes_of):
     """Pass over all rows after a search in a sample; keep the atoms that suit held-back rows best.
 
     Parameters
     ----------
     run : FitRun
         The fit.
-    problem, judges : Problem
-        The sample that was searched in, and rows that were held back.
+    problem : Problem
+        The sample that was searched in, with rows that are held out.
     state : SearchState
         The search, which is done.
     source : source of batches
@@ -81,13 +68,13 @@ def go_on(run, problem, judges, state, source, attributes_of):
     size = _block_rows(n_used, *begun.atoms.shape)
     n_blocks = run.team.largest(ceil(source.n_samples / size))
     own = run.team.own(run.generator)
-    nothing = problem.of_rows(torch.zeros(problem.n_samples, dtype=torch.bool))
+    nothing = replace(problem.of_rows(slice(0)), alpha=state.alpha)
 
     def problem_of(batch):
         if batch is None:
             return nothing
         x = batch.x if problem.unit == 1 else batch.x.double() / problem.unit
-        return replace(problem, x=x, mask=batch.mask)
+        return replace(problem, x=x, mask=batch.mask, alpha=state.alpha, held_out=None)
 
     blocks = source.blocks(size, torch.Generator().manual_seed(own.initial_seed()))
     phase = Pass(
@@ -99,8 +86,10 @@ def go_on(run, problem, judges, state, source, attributes_of):
     )
     run.go_on(phase)
     atoms = phase.state.atoms
-    if not objective(judges, atoms) < objective(judges, begun.atoms):
-        return state
+    if problem.held_out is not None:
+        judges = replace(problem.held_out.problem, alpha=state.alpha)
+        if not objective(judges, atoms) < objective(judges, begun.atoms):
+            return state
     return with_atoms(problem, state, atoms)
 
 

@@ -97,6 +97,11 @@ class Plan:
         max_iter = self.given.max_iter
         return (self.auto_epochs if max_iter == "auto" else max_iter) * n_batches
 
+    def mixes_few(self, n_components, n_features):
+        """Return whether rows are mixtures of few non-negative atoms, as spectra are."""
+        positive = self.given.positive_code and self.given.positive_dict
+        return positive and n_components <= _FEW_OF_MIXTURES * n_features
+
     def trains_in_parts(self, learner):
         """Return whether `partial_fit` of the learner trains by gradients.
 
@@ -201,6 +206,10 @@ _LEAST_ROWS, _MOST_ROWS, _BATCHES = 1024, 4096, 16
 # Codes respond to a change of atoms, so that the decoder's curvature is too large, and more so with
 # more unfoldings. With 1/T^0.25 hard codes became denser; with 1 training took twice as long.
 _CURVATURE_EXPONENT = -0.22
+
+# Rows of this many non-negative atoms for each feature, or fewer, are mixtures whose purest rows
+# are near the atoms.
+_FEW_OF_MIXTURES = 0.25
 
 # "auto" for unfolded codes, as in the paper, and for an encoder with matrices of its own, where 3
 # unfoldings are as good as 20 of the dictionary
@@ -376,6 +385,11 @@ class DensePlan(Plan):
         # the surrogate has one curvature for all entries: for counts "ae-ls" diverged with it
         unbounded = self.given.loss == "poisson" and not self.refines
         return "adam" if unbounded else default_optimizer(n_rows)
+
+    def mixes_few(self, n_components, n_features):
+        """Return whether rows are mixtures of few non-negative atoms, as spectra are."""
+        positive = self.given.positive_code and self.given.positive_dict
+        return positive and n_components <= _FEW_OF_MIXTURES * n_features
 
     def trains_in_parts(self, learner):
         """Return whether `partial_fit` of the learner trains by gradients."""

@@ -19,7 +19,12 @@ from skpudle._learners.additive import (
     additive_update,
 )
 from skpudle._learners.coder import check_loss, check_number
-from skpudle._learners.coding import choose_coding, coding_of_l0, coding_of_support
+from skpudle._learners.coding import (
+    choose_coding,
+    coding_of_l0,
+    coding_of_support,
+    judged_rows,
+)
 from skpudle._learners.dense import DenseLearner, choose_atoms
 from skpudle._learners.models import Learned, Pursuit, learned_encoder
 from skpudle._learners.plan import DensePlan
@@ -123,7 +128,8 @@ class PUDLEDictionaryLearning(DenseLearner):
     alpha : float or "auto", default="auto"
         Soft shrinkage: the penalty of the lasso, :math:`\lambda` in the paper, in the units of the
         data (as in scikit-learn). Hard shrinkage: the threshold of the codes, :math:`b`. A number
-        is the penalty of the search, of training and of `transform`. "auto" searches and trains
+        is the penalty of the search, of training and of `transform`. "auto" searches with the
+        penalty whose atoms predict held-out samples best (see the notes), and trains
         with 0.07 times the root mean square norm of the nonzero samples (for hard shrinkage times
         the root of the step size). Codes of the lasso then get a penalty of their own, ``alpha_``,
         which predicts held-out entries best (see the notes). Scaling the data scales the codes and
@@ -274,6 +280,12 @@ class PUDLEDictionaryLearning(DenseLearner):
         ``n_components``, ``score`` (R^2 of hidden entries of held-out samples) and ``objective``
         (of the search, mean over held-out samples). Not there after `partial_fit`.
 
+    penalty_path_ : Bunch
+        The penalties that a search tried, in its order: arrays ``alpha``, ``score`` (share of the
+        energy of hidden entries of held-out samples that the atoms explain) and ``unbiased``
+        (whether these are atoms without the lasso's bias). Not there after `partial_fit`, and with
+        fewer than 20 samples.
+
     intercept_ : ndarray of shape (n_features,)
         The baseline, if the loss is not "gaussian".
 
@@ -385,11 +397,12 @@ class PUDLEDictionaryLearning(DenseLearner):
     A search (`skpudle.search.search`) is Algorithm 1 of the paper, alternating minimisation
     of the lasso, with moves out of its local minima, over all samples, or over a sample of data
     outside memory, and then once over all of them, block by block as in [5]_: it
-    splits atoms that merge two, and removes redundant ones. In the end it adapts the atoms to codes
-    without the lasso's bias, least squares on its supports, for which the gradients through encoder
-    and decoder agree. Training from there adapts the dictionary to its encoder. If the encoder
-    makes few iterations, or is no lasso, training explains more with fewer codes: of digits 65
-    instead of 23 % with 3 unfoldings, 87 instead of 61 % with 20. For codes of the lasso it trades
+    splits atoms that merge two, and removes redundant ones. Atoms are freed of the lasso's bias
+    (they adapt to least squares on its supports, for which the gradients through encoder and
+    decoder agree) if they then predict held-out samples better. Training from there adapts the
+    dictionary to its encoder. If the encoder makes few iterations, or is no lasso, training
+    explains more with fewer codes: of digits 65 instead of 23 % with 3 unfoldings, 87 instead of
+    61 % with 20. For codes of the lasso it trades
     sparsity for error, and leads away from the dictionary that generated the data. From samples,
     gradients through the encoder find no dictionary: they are local methods (theorem 3.4 starts
     near the truth). `partial_fit` alternates in the same way, with the moves, between the codes of
@@ -398,15 +411,22 @@ class PUDLEDictionaryLearning(DenseLearner):
     with samples. It makes one pass, whatever ``max_iter``, ``tol`` and ``n_iter_no_change`` are,
     and warns of no parameter.
 
-    Finding atoms and coding rows are two jobs. The search has a penalty that finds the atoms at any
-    level of noise. To choose the penalty of codes, groups of features of up to 200 training samples
-    are held out in turn, and predicted from codes of the others, for falling penalties and all
-    shares of the bias, by atoms that have not seen these samples. Among codings with nearly the
-    smallest error (5 % more for the lasso, 15 % for least squares, noise apart), the sparsest gives
-    ``alpha_`` and ``debias_``. If its penalty is far smaller than the search's, or twice as large,
-    the atoms are adapted too. If features do not predict each other, codes have the penalty of the
-    search. For counts and binary data it is the search's penalty, or halves of it as long as they
-    predict held-out features better.
+    Finding atoms and coding rows are two jobs, and held-out samples choose the penalty of both. One
+    sample in ten, or a hundred if that is more, is held out. Groups of its features are hidden in
+    turn, and predicted from codes of the visible ones. The search begins at 0.07 times the root
+    mean square norm of the samples, goes on to larger penalties as long as the predictions get no
+    worse by more than a standard error, and to smaller ones as long as their error falls by 1 %.
+    The largest penalty that predicts nearly as well as the best is ``search_alpha_``, and
+    ``penalty_path_`` has all of them; in the end the atoms adapt to the held-out samples too. Then
+    the atoms, before they have seen these samples, choose the penalty of codes: among codings with
+    nearly the smallest error (5 % more for the lasso, 15 % for least squares, noise apart), the
+    sparsest gives ``alpha_`` and ``debias_``. If nothing can be predicted, or there are fewer than
+    20 samples, the first penalty stays. For counts and binary data codes have the search's penalty,
+    or halves of it as long as they predict held-out features better.
+
+    Samples that mix few non-negative atoms (``positive_code``, ``positive_dict``, and four features
+    for each atom), such as spectra, begin at the purest samples, with 0.3 deviations of the noise
+    as penalty: there smaller penalties predict equally well, and larger ones pull atoms together.
 
     With ``n_components="auto"`` a quarter of the samples, at most 2000, are held out, and hidden
     entries of them predicted; equal samples count as one. The number of atoms begins at half the
@@ -941,10 +961,10 @@ class PUDLEDictionaryLearning(DenseLearner):
             coding = coding_of_l0(problem, atoms, float(l0), **options)
         elif criterion == "support":
             found = coding_of_support(problem, atoms, **options)
-            predicting = choose_coding(problem, atoms, **options).chosen
+            predicting = choose_coding(judged_rows(problem), atoms, **options).chosen
             coding = max(found, predicting, key=lambda coding: coding.alpha)
         else:
-            coding = choose_coding(problem, atoms, **options).chosen
+            coding = choose_coding(judged_rows(problem), atoms, **options).chosen
         self.alpha_, self.debias_ = coding.alpha * unit, coding.debias
         chosen = self.alpha_, self.debias_, getattr(self, "noise_std_", None)
         # for `partial_fit`

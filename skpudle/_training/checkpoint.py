@@ -519,7 +519,7 @@ class Recorder:
             return None
         with named_checkpoint(self._file.name):
             own = self._stored["own"][self._file.team.rank]
-            state = SearchState.from_dict(self._stored["shared"]["search"] | own["codes"])
+            state = SearchState.from_dict(self._stored["shared"]["search"] | own["search"])
             state.check(problem, atoms)
         return state
 
@@ -665,8 +665,8 @@ class Recorder:
         if not self.is_active:
             return
         search = state.as_dict()
-        codes = {name: search.pop(name) for name in ("codes", "best_codes")}
-        self._write({"search": search}, {"codes": codes}, 10 * state.epoch)
+        own = {name: search.pop(name) for name in ("codes", "best_codes", "trials")}
+        self._write({"search": search}, {"search": own}, 10 * state.epoch)
 
     def _is_due(self, n_updates):
         return self._file.team.any(self._clock.is_due(n_updates))[0]

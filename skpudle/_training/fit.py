@@ -7,8 +7,8 @@ A phase is a state that advances by epochs, until it is done. It has
 * ``attributes()``, the fitted attributes of a learner with the present state;
 * ``report(max_iter)``, which prints a line about the last epoch;
 * ``names``: the callbacks' name of the phase, None for none, and of its epochs;
-* ``stages``: for callbacks, name and largest number of epochs of the stage that each phase of a
-  search belongs to; empty without stages;
+* ``stages``: for callbacks, the largest number of epochs of each stage of a search, by name; empty
+  without stages;
 * ``stops_at_interrupts``: whether it leaves Ctrl-C to the driver.
 """
 
@@ -28,7 +28,7 @@ from skpudle._training.checkpoint import Recorder
 from skpudle._training.identity import task_of
 from skpudle._training.messages import print_pass, print_progress, print_search
 from skpudle._training.team import current_team
-from skpudle.search import advance, advance_stream, begin, is_done
+from skpudle.search import SearchState, advance, advance_stream, begin, is_done
 
 __all__ = ["FitRun", "Interrupts", "Pass", "Search", "Training"]
 
@@ -84,7 +84,7 @@ class Search:
     best: float = inf  # objective of a sample
     share_done: float = 0.0
 
-    names, n_tasks = ("search", "epoch of the search"), 3  # the stages
+    names, n_tasks = ("search", "epoch of the search"), len(SearchState.stages)
     stops_at_interrupts = True
 
     def begin(self, recorder):
@@ -96,8 +96,8 @@ class Search:
         factor = self.state.stride.bit_length()
         limited = self.problem.n_positions == 1  # moves of atoms in images know no limit
         self.stages = {
-            phase: (name, factor * most if limited else None)
-            for phase, (name, most) in self.state.stages.items()
+            name: factor * most if limited and most else None
+            for name, most in self.state.stages.items()
         }
 
     @property
@@ -339,11 +339,11 @@ class FitRun(AbstractContextManager):
             whole.call_on_fit_task_begin(**self.given)
         stage = None
         while not (stopped or phase.is_done):
-            if phase.stages and phase.stages[phase.state.phase] != stage:
+            if phase.stages and phase.state.stage != stage:
                 if stage is not None:
                     task.call_on_fit_task_end(**ended)
-                stage = phase.stages[phase.state.phase]
-                task = whole.subcontext(task_name=stage[0], max_subtasks=stage[1])
+                stage = phase.state.stage
+                task = whole.subcontext(task_name=stage, max_subtasks=phase.stages[stage])
                 task.call_on_fit_task_begin(**self.given)
             epoch = task.subcontext(task_name=name_of_epochs)
             epoch.call_on_fit_task_begin(**self.given)

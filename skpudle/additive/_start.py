@@ -2,14 +2,13 @@
 
 import numpy as np
 
+from skpudle.initialization import successive_projections
 from skpudle.search import spread_rows
 
 __all__ = ["spectral_start"]
 
 # samples that choose; the cost grows with the cube of the smaller side
 _SAMPLES = 2000
-# an atom whose rest is smaller, as a share of its norm, repeats others
-_SAME = 1e-6
 
 
 def _leading(x, n):  # -> projection of the rows on their n leading directions
@@ -60,16 +59,9 @@ def spectral_start(x, n_components, mask=None):
     roots = np.sqrt(of_columns)
     shapes = _leading(x / roots / np.sqrt(of_rows), n_components).clip(0)
     norms = np.linalg.norm(shapes, axis=1, keepdims=True)
-    rest = shapes / np.where(norms > 0, norms, 1.0)
-    precision, taken = of_rows[:, 0] ** 0.5, []
-    for _ in range(min(n_components, *x.shape)):
-        lengths = np.linalg.norm(rest, axis=1)
-        best = int(np.argmax(lengths**2 * precision * (lengths > _SAME)))
-        if lengths[best] <= _SAME:
-            break
-        taken.append(best)
-        direction = rest[best] / lengths[best]
-        rest = rest - np.outer(rest @ direction, direction)
+    taken = successive_projections(
+        shapes / np.where(norms > 0, norms, 1.0), n_components, of_rows[:, 0] ** 0.5
+    )
     atoms = shapes[taken] * roots
     others = np.arange(n_components - len(taken)) % x.shape[1]
     return np.concatenate([atoms, np.eye(x.shape[1])[others]])

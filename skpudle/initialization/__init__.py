@@ -2,5 +2,6 @@
 
 from skpudle.initialization._pairwise import pairwise_atoms
 from skpudle.initialization._samples import INITIALIZATIONS, initial_atoms
+from skpudle.initialization._vertices import successive_projections
 
-__all__ = ["INITIALIZATIONS", "initial_atoms", "pairwise_atoms"]
+__all__ = ["INITIALIZATIONS", "initial_atoms", "pairwise_atoms", "successive_projections"]

@@ -4,6 +4,7 @@ import torch
 
 from skpudle._compilation import threads_for
 from skpudle.initialization._pairwise import fill_up, pairwise_atoms
+from skpudle.initialization._vertices import vertices
 
 __all__ = ["INITIALIZATIONS", "initial_atoms"]
 
@@ -38,7 +39,19 @@ def _pairwise(x, n_components, generator):
     return pairwise_atoms(x, n_components, generator=generator)
 
 
-INITIALIZATIONS = {"data": _data, "random": _random, "svd": _svd, "pairwise": _pairwise}
+def _vertices(x, n_components, generator):
+    """Take the purest samples of mixtures, then data."""
+    found = vertices(x, min(n_components, *x.shape))
+    return torch.cat([found, _data(x, n_components - len(found), generator)])
+
+
+INITIALIZATIONS = {
+    "data": _data,
+    "random": _random,
+    "svd": _svd,
+    "pairwise": _pairwise,
+    "vertices": _vertices,
+}
 
 
 def initial_atoms(x, n_components, method, generator):
@@ -50,9 +63,10 @@ def initial_atoms(x, n_components, method, generator):
         Data.
     n_components : int
         Number of atoms.
-    method : {"data", "random", "svd", "pairwise"}
-        Samples, random directions, the leading right singular vectors (completed by samples), or
-        the spectral initialisation of Arora et al. (see `skpudle.initialization._pairwise`).
+    method : {"data", "random", "svd", "pairwise", "vertices"}
+        Samples, random directions, the leading right singular vectors (completed by samples), the
+        spectral initialisation of Arora et al. (see `skpudle.initialization._pairwise`), or the
+        purest samples of mixtures, in their leading subspace (completed by samples).
     generator : torch.Generator
         Random numbers, on the CPU, so that all devices start from the same atoms.
 

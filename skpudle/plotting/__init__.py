@@ -13,6 +13,7 @@ is imported when something is drawn, and not before.
 `RecoveryDisplay`       coherences between learned and known atoms as a matrix
 `ContributionsDisplay`  atoms or reconstructions next to the training samples that make them
 `ConsensusDisplay`      the stability of each atom of a consensus of fits
+`PenaltyPathDisplay`    score against the penalty of the search, and the penalty that was chosen
 `SizePathDisplay`       score against the number of atoms, and the number that was chosen
 `StabilityDisplay`      how many atoms recur in other fits, against their number
 ======================  =======================================================================
@@ -27,7 +28,7 @@ from skpudle.plotting._displays import (
     RecoveryDisplay,
 )
 from skpudle.plotting._inspection import ContributionsDisplay, StabilityDisplay
-from skpudle.plotting._sizes import ConsensusDisplay, SizePathDisplay
+from skpudle.plotting._sizes import ConsensusDisplay, PenaltyPathDisplay, SizePathDisplay
 
 __all__ = [
     "ActivationsDisplay",
@@ -37,6 +38,7 @@ __all__ = [
     "ContributionsDisplay",
     "ConvergenceDisplay",
     "LossCurveDisplay",
+    "PenaltyPathDisplay",
     "RecoveryDisplay",
     "SizePathDisplay",
     "StabilityDisplay",

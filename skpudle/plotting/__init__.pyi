@@ -13,6 +13,7 @@ __all__ = [
     "ContributionsDisplay",
     "ConvergenceDisplay",
     "LossCurveDisplay",
+    "PenaltyPathDisplay",
     "RecoveryDisplay",
     "SizePathDisplay",
     "StabilityDisplay",
@@ -201,6 +202,21 @@ class LossCurveDisplay:
         cls, estimators: Any, *, ax: Any = None, **line_kwargs: Any
     ) -> LossCurveDisplay: ...
     def plot(self, *, ax: Any = None, **line_kwargs: Any) -> LossCurveDisplay: ...
+
+class PenaltyPathDisplay:
+    ax_: Any
+    figure_: Any
+    line_: Any
+    unbiased_line_: Any
+    chosen_line_: Any
+    def __init__(
+        self, alpha: NDArray[Any], score: NDArray[Any], unbiased: Any, chosen: float
+    ) -> None: ...
+    @classmethod
+    def from_estimator(
+        cls, estimator: Any, *, ax: Any = None, **line_kwargs: Any
+    ) -> PenaltyPathDisplay: ...
+    def plot(self, *, ax: Any = None, **line_kwargs: Any) -> PenaltyPathDisplay: ...
 
 class RecoveryDisplay:
     ax_: Any

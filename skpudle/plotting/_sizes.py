@@ -1,4 +1,4 @@
-"""Displays of the stability of single atoms, and of how a number of atoms was chosen."""
+"""Displays of the stability of atoms, and of how their number and the penalty were chosen."""
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
@@ -164,4 +164,87 @@ class SizePathDisplay:
             title=f"{self.chosen} atoms",
         )
         tick_whole_numbers(self.ax_.xaxis)
+        return self
+
+
+class PenaltyPathDisplay:
+    """The energy of hidden entries that atoms explain against the penalty of their search.
+
+    Parameters
+    ----------
+    alpha : ndarray of shape (n_trials,)
+        Penalties that were tried, in the order of the search.
+    score : ndarray of shape (n_trials,)
+        Share of the energy of hidden entries of held-out samples that the atoms explain.
+    unbiased : ndarray of shape (n_trials,), bool
+        Whether these are atoms without the lasso's bias.
+    chosen : float
+        The penalty that was chosen.
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure
+        What was drawn on.
+    line_, unbiased_line_, chosen_line_ : matplotlib Line2D
+        The scores, those of atoms without bias, and the chosen penalty.
+    """
+
+    def __init__(self, alpha, score, unbiased, chosen):
+        self.alpha, self.score, self.unbiased, self.chosen = alpha, score, unbiased, chosen
+
+    @classmethod
+    def from_estimator(cls, estimator, *, ax=None, **line_kwargs):
+        """Draw how the search of a fitted learner chose its penalty.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Fitted with a search.
+        ax, **line_kwargs
+            As in `plot`.
+
+        Returns
+        -------
+        PenaltyPathDisplay
+            What was drawn.
+        """
+        check_is_fitted(estimator, "penalty_path_")
+        path, chosen = estimator.penalty_path_, estimator.search_alpha_
+        display = cls(path.alpha, path.score, path.unbiased, chosen)
+        return display.plot(ax=ax, **line_kwargs)
+
+    def plot(self, *, ax=None, **line_kwargs):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; by default a new figure.
+        **line_kwargs : dict
+            Passed to `matplotlib.axes.Axes.plot` for the scores.
+
+        Returns
+        -------
+        PenaltyPathDisplay
+            This object.
+        """
+        self.ax_, self.figure_ = axes_to_draw_on(ax)
+        order, style = np.argsort(self.alpha, kind="stable"), {"marker": "."} | line_kwargs
+        (self.line_,) = self.ax_.semilogx(self.alpha[order], self.score[order], **style)
+        (self.unbiased_line_,) = self.ax_.plot(
+            self.alpha[self.unbiased],
+            self.score[self.unbiased],
+            color=self.line_.get_color(),
+            linestyle="none",
+            marker="o",
+            fillstyle="none",
+            label="without the lasso's bias",
+        )
+        self.chosen_line_ = self.ax_.axvline(self.chosen, color="grey", linestyle=":")
+        self.ax_.set(
+            xlabel="Penalty of the search",
+            ylabel="Explained share of hidden entries",
+            title=f"Penalty {self.chosen:.3g}",
+        )
+        self.ax_.legend()
         return self

@@ -4,20 +4,20 @@ The search steps from state to state by `begin`, `advance` and `is_done`; `searc
 """
 
 from skpudle.search._conv_epoch import ConvProblem, conv_codes, conv_path
+from skpudle.search._held_out import HeldOut, HiddenPixels, best_shares, hold_out
+from skpudle.search._penalty import PenaltyPath, penalty_of_mixtures, penalty_path
+from skpudle.search._rows import group_features, match_equal_rows, spread_rows
 from skpudle.search._search import (
     Problem,
     SearchState,
-    adapted,
     advance,
     auto_alpha,
     begin,
-    debias,
-    group_features,
     is_done,
-    match_equal_rows,
+    noise_penalty,
+    refit_atoms,
     search,
-    spread_rows,
-    without_rows,
+    searched,
 )
 from skpudle.search._size import SizePath, choose_size
 from skpudle.search._stream import (
@@ -32,28 +32,35 @@ from skpudle.search._stream import (
 
 __all__ = [
     "ConvProblem",
+    "HeldOut",
+    "HiddenPixels",
     "Memory",
+    "PenaltyPath",
     "Problem",
     "SearchState",
     "SizePath",
     "StreamState",
-    "adapted",
     "advance",
     "advance_stream",
     "after_search",
     "auto_alpha",
     "begin",
     "begin_stream",
+    "best_shares",
     "choose_size",
     "conv_codes",
     "conv_path",
-    "debias",
     "group_features",
+    "hold_out",
     "is_done",
     "match_equal_rows",
+    "noise_penalty",
     "objective",
+    "penalty_of_mixtures",
+    "penalty_path",
+    "refit_atoms",
     "search",
+    "searched",
     "spread_rows",
     "with_atoms",
-    "without_rows",
 ]

@@ -8,36 +8,45 @@ from torch import Tensor
 
 __all__ = [
     "ConvProblem",
+    "HeldOut",
+    "HiddenPixels",
     "Memory",
+    "PenaltyPath",
     "Problem",
     "SearchState",
     "SizePath",
     "StreamState",
-    "adapted",
     "advance",
     "advance_stream",
     "after_search",
     "auto_alpha",
     "begin",
     "begin_stream",
+    "best_shares",
     "choose_size",
     "conv_codes",
     "conv_path",
-    "debias",
     "group_features",
+    "hold_out",
     "is_done",
     "match_equal_rows",
+    "noise_penalty",
     "objective",
+    "penalty_of_mixtures",
+    "penalty_path",
+    "refit_atoms",
     "search",
+    "searched",
     "spread_rows",
     "with_atoms",
-    "without_rows",
 ]
 
 class ConvProblem:
     positive_code: bool
     mask: Any
     unit: float
+    held_out: Any
+    held_rows: Any
     positions: Any
     def __init__(
         self,
@@ -48,18 +57,56 @@ class ConvProblem:
         positive_code: bool = False,
         mask: Tensor | None = None,
         unit: float = 1.0,
+        held_out: Any = None,
+        held_rows: Any = None,
     ) -> None: ...
     def epoch(self, atoms: Any, codes: Any, *, turn: Any = None, **effort: Any) -> Any: ...
+    def first_codes(self, atoms: Any) -> Any: ...
     @property
     def n_positions(self) -> Any: ...
     @property
     def n_samples(self) -> Any: ...
     def no_codes(self) -> Any: ...
+    def of_rows(self, rows: Any) -> Any: ...
     @staticmethod
     def project(atoms: Any) -> Any: ...
-    def thinned(self, stride: Any) -> Any: ...
+    def thinned(self, stride: Any, *, whole: Any = True, alpha: Any = None) -> Any: ...
     @staticmethod
     def total(*tensors: Any) -> Any: ...
+
+class HeldOut:
+    places: Any
+    coding_places: Any
+    smallest: Any
+    energies: Any
+    deviations: Any
+    margin: Any
+    def __init__(
+        self, problem: Problem, *, fixed: bool = False, n_codings: int | None = None
+    ) -> None: ...
+    @property
+    def is_predictable(self) -> Any: ...
+    def locate(self, atoms: Any) -> Any: ...
+    def noise(self, atoms: Any, alpha: Any, debias: Any) -> Any: ...
+    def predict(
+        self, atoms: Tensor, place: int | None = None, steps: tuple[int, ...] = ...
+    ) -> Any: ...
+    def sums(self, atoms: Any, alphas: Any) -> Any: ...
+
+class HiddenPixels:
+    places: Any
+    coding_places: Any
+    smallest: Any
+    is_predictable: Any
+    energies: Any
+    margin: Any
+    def __init__(self, problem: ConvProblem, *, fixed: bool = False) -> None: ...
+    def locate(self, atoms: Any) -> Any: ...
+    def noise(self, atoms: Any, alpha: Any, debias: Any) -> Any: ...
+    def predict(
+        self, atoms: Tensor, place: int | None = None, steps: tuple[int, ...] = ...
+    ) -> Any: ...
+    def sums(self, atoms: Any, alphas: Any) -> Any: ...
 
 class Memory(NamedTuple):
     a: Tensor
@@ -88,12 +135,19 @@ class Memory(NamedTuple):
     def with_block(self, epoch: Any, n: Any) -> Any: ...
     def without(self, atoms: Any, which: Any) -> Any: ...
 
+class PenaltyPath(NamedTuple):
+    alpha: Tensor
+    score: Tensor
+    unbiased: Any
+
 class Problem:
     positive_code: bool
     positive_atoms: bool
     mask: Any
     total: Callable[..., Any]
     unit: float
+    held_out: Any
+    held_rows: Any
     n_positions: Any
     def __init__(
         self,
@@ -104,8 +158,11 @@ class Problem:
         mask: Tensor | None = None,
         total: Callable[..., Any] = ...,
         unit: float = 1.0,
+        held_out: HeldOut | None = None,
+        held_rows: Any = None,
     ) -> None: ...
     def epoch(self, atoms: Any, codes: Any, *, refit: Any = False, turn: Any = None) -> Any: ...
+    def first_codes(self, atoms: Any) -> Any: ...
     @property
     def n_samples(self) -> Any: ...
     def no_codes(self) -> Any: ...
@@ -113,18 +170,23 @@ class Problem:
     def on_host(self) -> Any: ...
     def project(self, atoms: Any) -> Any: ...
     def squares(self) -> Any: ...
-    def thinned(self, stride: Any) -> Any: ...
+    def thinned(self, stride: Any, *, whole: Any = True, alpha: Any = None) -> Any: ...
 
 class SearchState:
     best_objective: Any
     epoch: int
-    phase: Literal["settle", "larger", "smaller", "polish", "done"]
+    phase: Literal["settle", "larger", "smaller", "climb", "return", "polish", "done"]
     curve: tuple[float, ...]
     n_splits: int
     n_rounds: int
     stride: int
     moves: bool
     losses: tuple[float, ...]
+    alpha: float
+    best_alpha: float
+    trials: Any
+    path: Any
+    unseen: Any
     stages: Any
     def __init__(
         self,
@@ -135,13 +197,20 @@ class SearchState:
         best_codes: Any,
         best_objective: Any = ...,
         epoch: int = 0,
-        phase: Literal["settle", "larger", "smaller", "polish", "done"] = "settle",
+        phase: Literal[
+            "settle", "larger", "smaller", "climb", "return", "polish", "done"
+        ] = "settle",
         curve: tuple[float, ...] = ...,
         n_splits: int = 1,
         n_rounds: int = 0,
         stride: int = 1,
         moves: bool = True,
         losses: tuple[float, ...] = ...,
+        alpha: float = 0.0,
+        best_alpha: float = 0.0,
+        trials: Any = ...,
+        path: Any = ...,
+        unseen: Tensor | None = None,
     ) -> None: ...
     @property
     def activity(self) -> Any: ...
@@ -152,7 +221,11 @@ class SearchState:
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> SearchState: ...
     @property
+    def is_unbiased(self) -> Any: ...
+    @property
     def share_done(self) -> Any: ...
+    @property
+    def stage(self) -> Any: ...
 
 class SizePath(NamedTuple):
     n_components: Tensor
@@ -177,14 +250,6 @@ class StreamState:
         n_blocks: int = 0,
     ) -> None: ...
 
-def adapted(
-    problem: Problem | ConvProblem,
-    state: SearchState,
-    atoms: Tensor,
-    *,
-    unbiased: bool = True,
-    stopped: Callable[..., Any] = ...,
-) -> Any: ...
 def advance(problem: Problem, state: SearchState) -> SearchState: ...
 def advance_stream(
     problem: Problem, state: StreamState, *, final: bool = False
@@ -202,13 +267,13 @@ def begin_stream(
     n_rows: float = 0.0,
     mean: float = ...,
 ) -> StreamState: ...
+def best_shares(sums: Tensor) -> Tensor: ...
 def choose_size(
     problem: Problem | ConvProblem,
     generator: torch.Generator,
     *,
     largest: int | None = None,
     start: Callable[..., Any] | None = None,
-    hidden: Callable[..., Any] | None = None,
     stopped: Callable[..., Any] = ...,
 ) -> tuple[Tensor, SizePath]: ...
 def conv_codes(
@@ -221,11 +286,19 @@ def conv_codes(
     mask: Tensor | None = None,
 ) -> tuple[Tensor, NDArray[Any]]: ...
 def conv_path(problem: ConvProblem, atoms: Tensor, alphas: Iterable[float]) -> Any: ...
-def debias(problem: Problem, state: SearchState) -> Tensor: ...
 def group_features(places: Tensor, n_groups: int) -> Any: ...
+def hold_out(
+    problem: Problem | ConvProblem, *, fixed: bool = False, learn: bool = True
+) -> Problem: ...
 def is_done(state: SearchState) -> bool: ...
 def match_equal_rows(x: Tensor, mask: Tensor | None = None) -> Tensor: ...
+def noise_penalty(problem: Problem, atoms: Tensor) -> float: ...
 def objective(problem: Problem, atoms: Tensor, *, unbiased: bool = False) -> float: ...
+def penalty_of_mixtures(problem: Problem, n_components: int) -> float: ...
+def penalty_path(problem: Problem | ConvProblem, path: Any) -> PenaltyPath | None: ...
+def refit_atoms(
+    problem: Problem | ConvProblem, atoms: Tensor, codes: Any, n_epochs: int = 8
+) -> Tensor: ...
 def search(
     problem: Problem,
     atoms: Tensor,
@@ -233,8 +306,6 @@ def search(
     state: SearchState | None = None,
     on_epoch: Callable[..., Any] | None = None,
 ) -> SearchState: ...
+def searched(problem: Problem | ConvProblem, state: SearchState) -> Problem | ConvProblem: ...
 def spread_rows(n_rows: int, n_places: int) -> Tensor: ...
 def with_atoms(problem: Problem, state: SearchState, atoms: Tensor) -> SearchState: ...
-def without_rows(
-    problem: Problem, atoms: Tensor, codes: Any, kept: Any, *, unbiased: bool
-) -> Tensor: ...

@@ -185,6 +185,14 @@ def refit_image(mask, atoms, grid, tolerance, max_sweeps, index, value, residual
             break
 
 
+def synthesise(atoms, grid, index, value, image):
+    """Add the atoms of codes to an image."""
+    n_positions, everywhere = grid[2] * grid[3], image[:, :0]
+    for e in range(len(index)):
+        y, x = _corner(index[e] % n_positions, grid)
+        _subtract(-value[e], atoms[index[e] // n_positions], y, x, everywhere, image)
+
+
 def _self_overlap(start, stop, image, place, value, grid, overlap):
     """Set the autocorrelation of the codes of one atom."""
     height, width = overlap.shape[0] // 2 + 1, overlap.shape[1] // 2 + 1
@@ -359,7 +367,7 @@ def removals(start, image, place, value, rivals, most, n_sweeps, mask, atoms, gr
 
 # A function comes before its callers.
 _FUNCTIONS = (_corner, _slope, _curvature, _subtract, _add_patch, _shrink, _correlate, _sweep,
-              solve_image, refit_image, _self_overlap, _descend_atom, sweep_atoms,
+              solve_image, refit_image, synthesise, _self_overlap, _descend_atom, sweep_atoms,
               add_second_moments, add_surroundings, _change, _neighbours, _with_rivals,
               removals)  # fmt: skip
 

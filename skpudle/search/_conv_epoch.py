@@ -27,9 +27,9 @@ from skpudle._compilation import in_parts
 from skpudle.operators import project_atoms
 from skpudle.search._conv_compiled import loops
 from skpudle.search._epoch import HEIRS, Codes
-from skpudle.search._search import spread_rows
+from skpudle.search._rows import spread_rows
 
-__all__ = ["ConvProblem", "conv_codes", "conv_path"]
+__all__ = ["ConvProblem", "conv_codes", "conv_path", "conv_synthesis"]
 
 # As for rows: working sets and sweeps of an epoch, the tolerance in units of alpha, sweeps over the
 # atoms. Steps of each atom cost little next to its residuals.
@@ -44,8 +44,10 @@ _GAIN = 1.001
 
 # Codes solve the lasso when no coordinate moves by more than this share of alpha.
 _SOLVED = 1e-8
-_MOST_EFFORT = 200, 200
-_SOLVED_OF_PATH = 1e-3  # enough to compare penalties
+_MOST_EFFORT, _EFFORT_OF_PATH = (200, 200), (20, 20)
+# Enough to compare penalties, and to free atoms of bias: tolerance, and sweeps of least squares.
+_SOLVED_OF_PATH = 1e-3
+_REFIT_OF_PATH = _SOLVED_OF_PATH, 20
 
 _OVERLAPS = 2**22  # correlations of atoms with shifted atoms to hold at a time
 
@@ -68,6 +70,8 @@ class ConvProblem:
         1 for known pixels, 0 for missing ones.
     unit : float, default=1.0
         As in `skpudle.search.Problem`.
+    held_out, held_rows
+        As in `skpudle.search.Problem`, of images.
     """
 
     x: Tensor
@@ -77,6 +81,8 @@ class ConvProblem:
     positive_code: bool = False
     mask: Tensor | None = None
     unit: float = 1.0
+    held_out: object = None
+    held_rows: Tensor | None = None
 
     def __post_init__(self):
         x = self.x.detach().to("cpu", torch.float64)
@@ -102,17 +108,31 @@ class ConvProblem:
         """The number of positions of an atom."""
         return prod(self.positions)
 
-    def thinned(self, stride):
-        """Return the problem with one of ``stride`` images, at the places of `spread_rows`."""
-        if stride == 1:
+    def thinned(self, stride, *, whole=True, alpha=None):
+        """Return the problem with one of ``stride`` images and another penalty.
+
+        Places are those of `spread_rows`. Without the ``whole`` the images are those that are not
+        held out.
+        """
+        whole, alpha = whole or self.held_rows is None, self.alpha if alpha is None else alpha
+        if whole and (stride, alpha) == (1, self.alpha):
             return self
-        places = spread_rows(len(self.x), -(-len(self.x) // stride))
-        mask = None if self.mask is None else self.mask[places]
-        return replace(self, x=self.x[places], mask=mask)
+        rows = torch.arange(len(self.x)) if whole else (~self.held_rows).nonzero().flatten()
+        rows = rows[spread_rows(len(rows), -(-len(rows) // stride))]
+        return replace(self.of_rows(rows), alpha=alpha)
+
+    def of_rows(self, rows):  # a mask, indices or a slice
+        """Return the problem for these images, with nothing held out."""
+        mask = None if self.mask is None else self.mask[rows]
+        return replace(self, x=self.x[rows], mask=mask, held_out=None, held_rows=None)
 
     def no_codes(self):
         """Return zero codes."""
         return Codes.none(len(self.x))
+
+    def first_codes(self, atoms):
+        """Return codes to begin with: zeros."""
+        return self.no_codes()
 
     def epoch(self, atoms, codes, *, turn=None, **effort):
         """Return the epoch of these atoms, starting from codes of other atoms.
@@ -165,10 +185,12 @@ class ConvEpoch:
         self.solved = np.array([solved for *_, solved in found], dtype=bool)
         square = float(np.square(self._residual).sum())
         self.objective, self.loss = square / 2 + problem.alpha * size, square / 2 / n
-        self._fitting = self.refitted() if refit else self.codes  # atoms adapt to these codes
+        self._fitting = (
+            self.refitted(*_REFIT_OF_PATH) if refit else self.codes
+        )  # atoms adapt to these codes
         self.unbiased_loss = float(np.square(self._residual).sum()) / 2 / n if refit else 0.0
 
-    def refitted(self, tolerance=_SOLVED):  # -> Codes
+    def refitted(self, tolerance=_SOLVED, n_sweeps=_MOST_EFFORT[1]):  # -> Codes
         """Return least squares on the supports of the codes, and update the residual.
 
         A code is zero where least squares would turn its sign. Descent ends when no coordinate
@@ -182,7 +204,7 @@ class ConvEpoch:
                 known = self._mask[i] if len(self._mask) else residual[i, :0]
                 count, index, value = (array[i] for array in codes.arrays())
                 loops().refit_image(
-                    known, np.asarray(self.atoms), grid, tolerance, _MOST_EFFORT[1],
+                    known, np.asarray(self.atoms), grid, tolerance, n_sweeps,
                     index[:count], value[:count], residual[i],
                 )  # fmt: skip
 
@@ -391,12 +413,26 @@ def conv_path(problem, atoms, alphas):
 
     Yields
     ------
-    codes, refits : Tensor of shape (n, n_components, rows, columns)
+    codes, refits : Codes
         Codes of the lasso, to a thousandth of the penalty, and least squares on their supports.
     """
-    codes, size = problem.no_codes(), (len(atoms), problem.positions)
+    codes = problem.no_codes()
     for alpha in alphas:
-        epoch = replace(problem, alpha=alpha).epoch(atoms, codes, effort=_MOST_EFFORT,
+        epoch = replace(problem, alpha=alpha).epoch(atoms, codes, effort=_EFFORT_OF_PATH,
                                                     tolerance=_SOLVED_OF_PATH)  # fmt: skip
         codes = epoch.codes
-        yield _maps(codes, *size), _maps(epoch.refitted(_SOLVED_OF_PATH), *size)
+        yield codes, epoch.refitted(*_REFIT_OF_PATH)
+
+
+def conv_synthesis(problem, atoms, codes):  # Codes -> (n, n_channels, height, width)
+    """Return the images of codes."""
+    images, grid = np.zeros(problem.x.shape), np.array([*problem.stride, *problem.positions])
+    atoms, arrays = np.ascontiguousarray(atoms), codes.arrays()
+
+    def add(first, last):
+        for i in range(first, last):
+            count, index, value = (array[i] for array in arrays)
+            loops().synthesise(atoms, grid, index[:count], value[:count], images[i])
+
+    in_parts(add, len(images), 1)
+    return torch.as_tensor(images)

@@ -73,6 +73,14 @@ class Codes:
         index = torch.zeros(n, 0, dtype=torch.int32)
         return cls(torch.zeros(n, dtype=torch.int64), index, index.double())
 
+    @classmethod
+    def of_dense(cls, z):  # (n, p)
+        """Return the nonzero entries of codes."""
+        used, count = z != 0, (z != 0).sum(1)
+        longest = int(count.max()) if len(count) else 0
+        index = used.int().argsort(dim=1, descending=True, stable=True)[:, :longest]
+        return cls(count, index.int(), z.gather(1, index))
+
     def arrays(self):
         """Return the memory of the tensors as arrays."""
         return np.asarray(self.count), np.asarray(self.index), np.asarray(self.value)

@@ -32,30 +32,41 @@ atoms.
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from math import isfinite
 
 import torch
 from torch import Tensor
 
+from skpudle.lasso import solve_lasso
 from skpudle.operators import project_atoms
 from skpudle.search._device_epoch import DeviceEpoch
 from skpudle.search._epoch import MANY, Codes, Epoch, own
+from skpudle.search._held_out import HeldOut, Prediction, hold_out
+from skpudle.search._penalty import (
+    Trial,
+    check_trial,
+    chosen_trial,
+    error_of,
+    finds_more,
+    is_worse,
+    limits_of_path,
+    next_penalty,
+)
+from skpudle.search._rows import spread_rows
 
 __all__ = [
     "Problem",
     "SearchState",
-    "adapted",
     "advance",
     "auto_alpha",
     "begin",
-    "debias",
-    "group_features",
     "is_done",
-    "match_equal_rows",
+    "noise_penalty",
+    "refit_atoms",
     "remaining",
     "search",
+    "searched",
     "split",
-    "spread_rows",
-    "without_rows",
 ]
 
 # An atom splits into d + h v and d - h v, with v of norm 1.
@@ -67,6 +78,9 @@ _HALF = 0.5
 # would tolerate outliers, and does no harm to other data, but leaves 0.34 of the entries on
 # patches, where few samples hold the energy.
 _ALPHA = 0.07
+
+# For this many features for each atom and more, codes are solved for at the start of a phase.
+_FEW_ATOMS = 4
 
 # Extrapolate to D + 0.95 (D - D_before): this found 0.93 of 500 atoms of random data in 80 epochs;
 # 0.5 found 0.79, 0.9 found 0.88, 0.98 found 0.90.
@@ -90,8 +104,8 @@ _MOST_USES = 2000
 
 # A phase ends when the objective falls by less than this share per epoch, three epochs in a row.
 # With half of it in the polish 8 x 8 patches take a tenth longer for 0.002 of the objective.
-_STALL = {"settle": 5e-4, "larger": 5e-4, "smaller": 5e-4, "polish": 2e-4}
-_MAX_EPOCHS = {"settle": 100, "larger": 8, "smaller": 30, "polish": 60}
+_STALL = dict.fromkeys(("settle", "larger", "smaller", "climb", "return"), 5e-4) | {"polish": 2e-4}
+_MAX_EPOCHS = {"settle": 100, "larger": 8, "smaller": 30, "climb": 30, "return": 30, "polish": 60}
 _MIN_EPOCHS = 6
 # If a round lowers the objective by less than this share, the next one tries half as many splits.
 # Real data allow many rounds that gain less: with 1e-4 colour patches take 1.4 times as long for
@@ -102,148 +116,37 @@ _PROGRESS = 1e-3
 # samples are too few to find anything (1000 of 512 atoms), there are 10.
 _MAX_ROUNDS = 20
 
-# Name and most epochs of the stage of a phase, without moves of positions. Settling may take as
-# many once more each time that it at least halves its stride.
-_ROUNDS = "split and remove", (1 + _MAX_ROUNDS) * (_MAX_EPOCHS["larger"] + _MAX_EPOCHS["smaller"])
+# Stages of a search and their most epochs, without moves of positions. Settling may take as many
+# once more each time that it at least halves its stride; penalties know no limit.
 _STAGES = {
-    "settle": ("settle", _MAX_EPOCHS["settle"]),
-    "larger": _ROUNDS,
-    "smaller": _ROUNDS,
-    "polish": ("polish", _MAX_EPOCHS["polish"]),
+    "settle": _MAX_EPOCHS["settle"],
+    "split and remove": (1 + _MAX_ROUNDS) * (_MAX_EPOCHS["larger"] + _MAX_EPOCHS["smaller"]),
+    "penalty": None,
+    "polish": _MAX_EPOCHS["polish"],
 }
 
 _IN_WORDS = {
     "settle": "settling",
     "larger": "with split atoms",
     "smaller": "without spare atoms",
+    "climb": "at another penalty",
+    "return": "at the chosen penalty",
     "polish": "polishing",
     "done": "done",
 }
 
-# Without the lasso's bias atoms first move by 0.02, then by a fifth as much in each epoch. They
-# move less than this after six to eight epochs, with 20 dB of noise or none.
-_STILL = 1e-6
-_MAX_REFITS = 20
-# Codes that get denser by more than this share show that atoms only make up for the bias. The first
-# epoch changes the number of entries by -3 to 1 % on random data with little noise, where atoms
-# approach the truth; by 3 % with 10 dB of noise and by 2 to 8 % on ten sets of real data, where
-# atoms get worse and codes denser still.
-_DENSER = 0.01
-# Codes may get denser once if the residual is bias: if least squares leave less than this share of
-# it. Planted concepts (non-negative, ten per sample, no noise) leave 0.19 to 0.29, with codes 0 to
-# 4 % denser while atoms approach the truth; real data leave 0.33 to 0.85, 10 dB of noise 0.61.
-_BIASED = 0.3
-# And only if the second epoch adds less than this share of the increase in the first: up to 0.37 on
-# those concepts, 0.42 to 0.62 on real data.
-_GOING_ON = 0.4
-
-# Epochs in which atoms adapt to another penalty: of the lasso, of least squares on its supports
-# that are extrapolated, and of those that are not. Eight spectra of 120 channels lose as much of
-# the noise as with 17, 0 and 20 of them, which take half as long again.
-_ADAPTING, _UNBIASED_EXTRAPOLATION = (14, 4, 6), 0.8
-
-# Epochs after which atoms are as if some samples had never been there: of the lasso, and of least
-# squares on its supports.
-_LEAVING = 4, 2
+# Epochs in which atoms lose the lasso's bias before they are judged, and in the end. They first
+# move by 0.02, then by a fifth as much in each epoch, and by less than this after six to eight.
+_REFITS, _MAX_REFITS, _STILL = 4, 8, 1e-6
 
 _ROUNDING = 1e-6  # of the norm of an atom
 
 _CODES = "codes", "best_codes"
-
-# Halves of 64-bit numbers to compare at a time, 8 MiB.
-_NUMBERS_AT_A_TIME = 2**20
+_ROUNDS = "settle", "larger", "smaller"  # phases before a path of penalties
+_WHOLE = "polish", "done"  # phases in all samples, also those that were held out
 
 # Devices with all operations of a `DeviceEpoch`. "cuda" is ROCm too; MPS solves no batches.
 _DEVICES = {"cuda"}
-
-
-def spread_rows(n_rows, n_places):  # -> (min(n_rows, n_places),), increasing
-    """Draw places of rows, one in each of equal parts of all rows; the same in every call.
-
-    Rows at equal distances would be of one channel where channels are interleaved.
-
-    Parameters
-    ----------
-    n_rows : int
-        Number of rows.
-    n_places : int
-        Number of places. If there are no more rows, all rows are taken.
-
-    Returns
-    -------
-    Tensor of shape (min(n_rows, n_places),)
-        The places, in increasing order.
-    """
-    n_places = min(n_rows, n_places)
-    edges = torch.arange(n_places + 1, device="cpu") * n_rows // max(n_places, 1)
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.rand(n_places, generator=generator, dtype=torch.float64, device="cpu")
-    return edges[:-1] + (drawn * edges.diff()).long()
-
-
-def match_equal_rows(x, mask=None):  # -> (n,)
-    """Return for each row the place of the first row with the same known entries.
-
-    What holds rows out holds out their copies, too: a copy among the other rows would tell the
-    noise of the row. Rows are compared by sums of their bits times random odd numbers, modulo
-    ``2**64``, in which rows that differ are equal with probability ``2**-32`` at most.
-
-    Parameters
-    ----------
-    x : Tensor of shape (n_samples, ...)
-        Rows, in float32 or float64.
-    mask : Tensor of the shape of ``x``, default=None
-        1 for known entries, 0 for missing ones.
-
-    Returns
-    -------
-    Tensor of shape (n_samples,)
-        Places, on the CPU. A row that equals no row before it has its own place.
-    """
-    x = x.flatten(1)
-    n_numbers = x.shape[1] * x.element_size() // 4
-    generator, sums = torch.Generator().manual_seed(0), []
-    factors = torch.randint(-(2**62), 2**62, (n_numbers,), generator=generator, device="cpu")
-    factors = (2 * factors + 1).to(x.device)
-    rows_at_a_time = max(1, _NUMBERS_AT_A_TIME // max(n_numbers, 1))
-    for start in range(0, len(x), rows_at_a_time):
-        part = slice(start, start + rows_at_a_time)
-        known = x[part] + 0.0  # a negative zero equals a positive one
-        if mask is not None:
-            known = known.masked_fill(mask.flatten(1)[part] == 0, torch.nan)
-        halves = known.reshape(-1).view(torch.int32).reshape(len(known), n_numbers)
-        sums.append((halves * factors).sum(1).cpu())
-    if not sums:
-        return torch.arange(0, device="cpu")
-    _, number = torch.cat(sums).unique(return_inverse=True)
-    places = torch.arange(len(x), device="cpu")
-    return torch.full_like(places, len(x)).scatter_reduce(0, number, places, "amin")[number]
-
-
-def group_features(places, n_groups):  # -> groups, each of shape (n,)
-    """Cut features into random groups, which are hidden in turn; the same in every call.
-
-    Copies of a feature are in its group: a visible copy would tell the noise of a hidden one.
-
-    Parameters
-    ----------
-    places : Tensor of shape (n_features,)
-        For each feature the place of its first copy, as `match_equal_rows` returns it.
-    n_groups : int
-        Number of groups. There are fewer if there are fewer features, or many copies.
-
-    Returns
-    -------
-    list of Tensor
-        Features of each group.
-    """
-    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0), device="cpu")
-    parts, group = order.tensor_split(max(1, min(n_groups, len(order)))), torch.empty_like(order)
-    for number, part in enumerate(parts):
-        group[part] = number
-    of_order = group[places[order]]
-    groups = (order[of_order == number] for number in range(len(parts)))
-    return [features for features in groups if len(features)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,6 +169,11 @@ class Problem:
         ``total(*tensors)`` returns their sums over processes that have other samples.
     unit : float, default=1.0
         Divisor of data and penalty. The losses of a search are in the units before this division.
+    held_out : HeldOut, default=None
+        Rows that choose the penalty, which is then the first of a path, and whether atoms are
+        freed of its bias; see `hold_out`.
+    held_rows : Tensor of shape (n_samples,), bool, default=None
+        Their places among the data, which the atoms adapt to in the end.
     """
 
     x: Tensor
@@ -275,6 +183,8 @@ class Problem:
     mask: Tensor | None = None
     total: Callable = own
     unit: float = 1.0
+    held_out: HeldOut | None = None
+    held_rows: Tensor | None = None
 
     n_positions = 1  # of an atom; rows have one
 
@@ -289,20 +199,27 @@ class Problem:
             x = torch.where(mask > 0, x, 0.0)
         object.__setattr__(self, "x", x.contiguous())
 
-    def thinned(self, stride):
-        """Return the problem with one of ``stride`` samples, at the places of `spread_rows`."""
-        if stride == 1:
-            return self
-        if stride not in self._thinned:
-            self._thinned.clear()
-            places = spread_rows(len(self.x), -(-len(self.x) // stride))
-            self._thinned[stride] = self.of_rows(places)
-        return self._thinned[stride]
+    def thinned(self, stride, *, whole=True, alpha=None):
+        """Return the problem with one of ``stride`` samples and another penalty.
 
-    def of_rows(self, rows):  # (n,) bool, or places
-        """Return the problem for these samples."""
+        Places are those of `spread_rows`. Without the ``whole`` the samples are those that are not
+        held out.
+        """
+        whole, alpha = whole or self.held_rows is None, self.alpha if alpha is None else alpha
+        if whole and (stride, alpha) == (1, self.alpha):
+            return self
+        key = stride, whole, alpha
+        if key not in self._thinned:
+            self._thinned.clear()
+            rows = torch.arange(len(self.x)) if whole else (~self.held_rows).nonzero().flatten()
+            rows = rows[spread_rows(len(rows), -(-len(rows) // stride))]
+            self._thinned[key] = replace(self.of_rows(rows), alpha=alpha)
+        return self._thinned[key]
+
+    def of_rows(self, rows):  # a mask, indices or a slice
+        """Return the problem for these samples, with nothing held out."""
         mask = None if self.mask is None else self.mask[rows]
-        return replace(self, x=self.x[rows], mask=mask)
+        return replace(self, x=self.x[rows], mask=mask, held_out=None, held_rows=None)
 
     @cached_property
     def _thinned(self):
@@ -316,6 +233,18 @@ class Problem:
     def no_codes(self):
         """Return zero codes."""
         return Codes.none(len(self.x))
+
+    def first_codes(self, atoms):
+        """Return codes to begin with: those of the lasso for few atoms, otherwise zeros.
+
+        Few atoms, as of mixtures, may be nearly collinear. Unsolved codes then lead descent away
+        from good atoms: from 0.3 to 31 degrees in three epochs.
+        """
+        is_small = _FEW_ATOMS * len(atoms) <= self.x.shape[1] and self.x.device.type == "cpu"
+        if not is_small or not len(self.x):
+            return self.no_codes()
+        options = dict(positive=self.positive_code, mask=self.mask, certify=False)
+        return Codes.of_dense(solve_lasso(atoms, self.x.double(), self.alpha, **options)[0])
 
     def on_host(self):
         """Return the problem with its data on the CPU."""
@@ -390,7 +319,7 @@ class SearchState:
         The best dictionary of the wanted size, with its codes and objective.
     epoch : int
         Epochs so far.
-    phase : {"settle", "larger", "smaller", "polish", "done"}
+    phase : {"settle", "larger", "smaller", "climb", "return", "polish", "done"}
         Phase of the search.
     curve : tuple of float
         Objective of the epochs of this phase.
@@ -404,6 +333,17 @@ class SearchState:
         Whether the next round tries to move atoms before it splits any.
     losses : tuple of float
         The mean over samples of :math:`\frac12 |x - D z|^2` in every epoch.
+    alpha : float
+        Penalty of the atoms.
+    best_alpha : float
+        Penalty of the best atoms.
+    trials : tuple of Trial
+        Penalties that were tried since the last rounds.
+    path : tuple of (float, float, bool)
+        All penalties that were tried, with the squared error of held-out entries, and whether it is
+        that of atoms without bias.
+    unseen : Tensor of shape (n_components, n_features), default=None
+        The atoms that held-out rows chose, before they adapted to these rows.
     """
 
     atoms: Tensor
@@ -420,6 +360,11 @@ class SearchState:
     stride: int = 1
     moves: bool = True
     losses: tuple = ()
+    alpha: float = 0.0
+    best_alpha: float = 0.0
+    trials: tuple = ()
+    path: tuple = ()
+    unseen: Tensor | None = None
 
     stages = _STAGES
 
@@ -432,6 +377,20 @@ class SearchState:
         if self.best_objective < float("inf"):
             return self.best_atoms, self.best_codes
         return self.atoms, self.codes
+
+    @property
+    def is_unbiased(self):
+        """Whether held-out rows prefer the atoms without the lasso's bias."""
+        return any(trial.unbiased for trial in self.trials if trial.alpha == self.best_alpha)
+
+    @property
+    def stage(self):
+        """The name of the present stage."""
+        if self.phase in _WHOLE:
+            return "polish"
+        if self.path:
+            return "penalty"
+        return "settle" if self.phase == "settle" else "split and remove"
 
     @property
     def activity(self):
@@ -464,7 +423,9 @@ class SearchState:
         dict
             Names, numbers, tensors, and dictionaries of them.
         """
-        return vars(self) | {name: vars(getattr(self, name).on_host()) for name in _CODES}
+        trials = [one._asdict() | {"prediction": one.prediction._asdict()} for one in self.trials]
+        codes = {name: vars(getattr(self, name).on_host()) for name in _CODES}
+        return vars(self) | codes | {"trials": trials}
 
     @classmethod
     def from_dict(cls, state):
@@ -490,7 +451,12 @@ class SearchState:
             raise ValueError(f"it holds {sorted(state)} of a search, expected {sorted(names)}")
         codes = {name: Codes(**state[name]) for name in _CODES}
         curves = {name: tuple(state[name]) for name in ("curve", "losses")}
-        return cls(**state | codes | curves)
+        curves["path"] = tuple(tuple(one) for one in state["path"])
+        trials = [
+            Trial(**trial | {"prediction": Prediction(**trial["prediction"])})
+            for trial in state["trials"]
+        ]
+        return cls(**state | codes | curves | {"trials": tuple(trials)})
 
     def check(self, problem, atoms):
         """Check that a search in these data, with these initial atoms, can have this state.
@@ -510,13 +476,16 @@ class SearchState:
         shape, n = self.best_atoms.shape, len(self.atoms)
         if shape != atoms.shape or self.atoms.shape[1:] != shape[1:]:
             raise ValueError(f"its atoms have shape {tuple(shape)}, expected {tuple(atoms.shape)}")
-        if self.phase not in {*_STALL, "done"}:
+        if self.phase not in _IN_WORDS:
             raise ValueError(f"its search is in no phase {self.phase!r:.50}")
         if not (len(atoms) <= n <= (2 if self.phase in ("larger", "smaller") else 1) * len(atoms)):
             raise ValueError(f"its search has {n} atoms in the phase {self.phase!r}")
         if self.previous.shape != self.atoms.shape:
             raise ValueError("its atoms and those of the epoch before differ in shape")
-        for found in (self.atoms, self.previous, self.best_atoms):
+        unseen = () if self.unseen is None else (self.unseen,)
+        if any(found.shape != shape for found in unseen):
+            raise ValueError("its atoms and those that held-out rows chose differ in shape")
+        for found in (self.atoms, self.previous, self.best_atoms, *unseen):
             if found.dtype != torch.float64:
                 raise ValueError(f"its atoms are of {found.dtype}")
             if not (torch.linalg.vector_norm(found.flatten(1), dim=1) <= 1 + _ROUNDING).all():
@@ -528,10 +497,30 @@ class SearchState:
             raise ValueError("its objectives are not finite")
         if len(self.losses) != self.epoch or not self.best_objective > -float("inf"):
             raise ValueError("its objectives do not belong to its epochs")
-        n_rows = -(-len(problem.x) // self.stride)
+        self._check_path(problem)
+        n_rows = len(searched(problem, self).x)
         for codes, n_atoms in ((self.codes, n), (self.best_codes, len(atoms))):
             codes = codes if codes.value.device.type == "cpu" else codes.on_host()
             codes.check(n_rows, n_atoms * problem.n_positions)
+
+    def _check_path(self, problem):
+        """Raise ValueError unless a search can have tried these penalties so far."""
+        smallest, largest = limits_of_path(problem)
+        numbers = self.alpha, self.best_alpha, *(alpha for alpha, _, _ in self.path)
+        if not all(smallest <= number <= largest for number in numbers):
+            raise ValueError(f"its penalties {numbers} are not all from {smallest} to {largest}")
+        if not all(isfinite(error) and type(bias) is bool for _, error, bias in self.path):
+            raise ValueError("its path has trials without a finite error")
+        tried = self.unseen is not None
+        is_early, is_late = self.phase in _ROUNDS, self.phase in _WHOLE
+        has_rows = problem.held_out is not None
+        fits = is_early or tried if has_rows else (is_early or is_late) and not tried
+        if not fits or {bool(self.path), bool(self.trials)} != {tried}:
+            raise ValueError(f"its path of penalties is none of the phase {self.phase!r}")
+        for trial in self.trials:
+            if trial.alpha not in numbers[2:]:
+                raise ValueError(f"it has a trial of {trial.alpha!r:.50}, which is not in its path")
+            check_trial(trial, problem)
 
 
 def auto_alpha(x, *, mask=None, total=own):
@@ -582,9 +571,11 @@ def begin(problem, atoms):
     atoms = problem.project(atoms.detach().cpu().double())
     (n,) = problem.total(torch.tensor([problem.n_samples], dtype=torch.float64))
     stride = max(1, int(n) // (_SAMPLES * max(len(atoms), atoms[0].numel())))
-    codes = problem.thinned(stride).no_codes()
+    codes = problem.thinned(stride, whole=False).first_codes(atoms)
     _, n_splits = _splits(len(atoms))
-    return SearchState(atoms, atoms, codes, atoms, codes, n_splits=n_splits, stride=stride)
+    numbers = dict(n_splits=n_splits, stride=stride)
+    numbers |= dict(alpha=problem.alpha, best_alpha=problem.alpha)
+    return SearchState(atoms, atoms, codes, atoms, codes, **numbers)
 
 
 def is_done(state):
@@ -636,26 +627,111 @@ def _round(problem, state, epoch):
         if atoms is not None:
             n_rounds = state.n_rounds + 1
             return _restart(state, "larger", atoms=atoms, codes=epoch.codes, n_rounds=n_rounds)
-    best = dict(atoms=state.best_atoms, codes=state.best_codes)
-    stride = _stride(state, epoch, _MOST_USES)
-    if stride < state.stride:
-        codes = problem.thinned(stride).no_codes()
+    return _end_of_rounds(problem, state, epoch.n_entries)
+
+
+def _polish(problem, state, n_entries):
+    """Adapt the best atoms to all samples, or to as many as make a difference."""
+    best = dict(atoms=state.best_atoms, codes=state.best_codes, alpha=state.best_alpha)
+    stride = _stride(state, n_entries, _MOST_USES)
+    if stride < state.stride or problem.held_rows is not None:
+        stride = min(stride, state.stride)
+        codes = problem.thinned(stride, alpha=state.best_alpha).first_codes(state.best_atoms)
         best |= dict(codes=codes, best_codes=codes, best_objective=float("inf"), stride=stride)
     return _restart(state, "polish", **best)
 
 
-def _stride(state, epoch, n_uses):
+def _judge(problem, state, atoms, codes, n_entries, kinds=(False, True)):  # -> Trial, its atoms
+    """Predict held-out rows by atoms as they are, or without the lasso's bias."""
+    part = problem.thinned(state.stride, whole=False, alpha=state.alpha)
+    begin, found = (None,), []
+    if state.trials:  # codes of another penalty are best at nearly the same place
+        last = state.trials[-1]
+        steps = (1, -1) if state.alpha == last.alpha else (1 if state.alpha > last.alpha else -1,)
+        begin = last.prediction.place, steps
+    for unbiased in kinds:
+        atoms = refit_atoms(part, atoms, codes, _REFITS) if unbiased else atoms
+        prediction = problem.held_out.predict(atoms, *begin)
+        begin = (prediction.place, *begin[1:])
+        found.append((Trial(state.alpha, unbiased, prediction, n_entries), atoms))
+    biased, last = found[0], found[-1]
+    return last if last is biased or is_worse(biased[0], last[0], problem.total) else biased
+
+
+def _noted(state, trial, **changes):
+    """Return the state with a trial in its path."""
+    path = *state.path, (trial.alpha, trial.prediction.total, trial.unbiased)
+    return replace(state, path=path, **changes)
+
+
+def _end_of_rounds(problem, state, n_entries):
+    """Try other penalties after the last round, or polish if none is to be tried."""
+    if problem.held_out is None:
+        return _polish(problem, state, n_entries)
+    trial, atoms = _judge(problem, state, state.best_atoms, state.best_codes, n_entries)
+    again = len(state.trials) and not is_worse(state.trials[-1], trial, problem.total)
+    best = dict(unseen=atoms, best_alpha=state.alpha)
+    state = _noted(state, trial, trials=(trial,), **best)
+    if again or problem.held_out.fixed:  # rounds at this penalty gained nothing
+        return _polish(problem, state, n_entries)
+    return _climb(problem, state, n_entries)
+
+
+def _climb(problem, state, n_entries, last=None):
+    """Go on to the next penalty; at the end of the path to rounds at the best, or to the chosen.
+
+    The next penalty goes on from the ``last`` epoch, unless the path turns.
+    """
+    best = dict(atoms=state.best_atoms, codes=state.best_codes)
+    alpha = next_penalty(state.trials, problem)
+    if alpha is not None:
+        turns = last is None or (alpha < state.alpha) != (state.alpha < state.trials[0].alpha)
+        begin = best if turns else dict(atoms=last.atoms, codes=last.codes)
+        return _restart(state, "climb", **begin, alpha=alpha)
+    if finds_more(state.trials, problem):
+        leader = min(state.trials, key=error_of)
+        _, n_splits = _splits(len(state.best_atoms))
+        best |= dict(n_splits=n_splits, n_rounds=0, best_objective=float("inf"))
+        return _restart(state, "settle", **best, alpha=leader.alpha, trials=(leader,))
+    first, chosen = state.trials[0], chosen_trial(state.trials, problem)
+    state = replace(state, trials=(chosen,), alpha=chosen.alpha)
+    if chosen.alpha != state.best_alpha:
+        return _restart(state, "return", **best)
+    if chosen is first:
+        return _polish(problem, state, n_entries)
+    return _chosen(problem, state, n_entries)
+
+
+def _chosen(problem, state, n_entries):
+    """Decide on the bias of the atoms of the chosen penalty, and polish."""
+    trial, atoms = _judge(problem, state, state.best_atoms, state.best_codes, n_entries)
+    return _polish(problem, replace(state, trials=(trial,), unseen=atoms), n_entries)
+
+
+def _tried(problem, state, epoch):
+    """Judge the atoms of another penalty, and keep them if they predict no worse."""
+    kinds = (state.trials[-1].unbiased,)
+    trial, _ = _judge(problem, state, epoch.atoms, epoch.codes, epoch.n_entries, kinds)
+    state = _noted(state, trial, trials=(*state.trials, trial))
+    if not any(is_worse(trial, other, problem.total) for other in state.trials):
+        best = dict(best_atoms=epoch.atoms, best_codes=epoch.codes, best_alpha=state.alpha)
+        state = replace(state, **best)
+    return _climb(problem, state, epoch.n_entries, epoch)
+
+
+def _stride(state, n_entries, n_uses):
     """Return the stride at which samples use each atom ``n_uses`` times on average."""
-    n_uses *= len(epoch.atoms)
-    return max(1, int(state.stride * epoch.n_entries / n_uses))
+    n_uses *= len(state.best_atoms)
+    return max(1, int(state.stride * n_entries / n_uses))
 
 
 def _finer(problem, state, epoch):
     """Settle again on more samples, so that each atom has enough uses."""
-    stride = max(1, min(state.stride // 2, _stride(state, epoch, _USES)))
-    codes = problem.thinned(stride).no_codes()
-    best = dict(best_atoms=epoch.atoms, best_codes=codes)
-    return _restart(state, "settle", atoms=epoch.atoms, codes=codes, **best, stride=stride)
+    stride = max(1, min(state.stride // 2, _stride(state, epoch.n_entries, _USES)))
+    codes = problem.thinned(stride, whole=False, alpha=state.alpha).first_codes(epoch.atoms)
+    best = state.best_atoms if state.phase == "climb" else epoch.atoms
+    best = dict(best_atoms=best, best_codes=codes)
+    return _restart(state, state.phase, atoms=epoch.atoms, codes=codes, **best, stride=stride)
 
 
 def _next_phase(problem, state, epoch):
@@ -663,8 +739,14 @@ def _next_phase(problem, state, epoch):
     if state.phase == "polish":
         best = dict(atoms=state.best_atoms, codes=state.best_codes)
         return _restart(state, "done", **best)
-    if state.phase == "settle" and state.stride > 1 and epoch.n_entries < _USES * p:
+    settles = state.phase in ("settle", "climb", "return")
+    if settles and state.stride > 1 and epoch.n_entries < _USES * p:
         return _finer(problem, state, epoch)
+    if state.phase == "climb":
+        return _tried(problem, state, epoch)
+    if state.phase == "return":
+        best = dict(best_atoms=epoch.atoms, best_codes=epoch.codes, best_alpha=state.alpha)
+        return _chosen(problem, replace(state, **best), epoch.n_entries)
     if len(epoch.atoms) > p:
         kept = remaining(epoch, len(epoch.atoms) - p)
         atoms, codes = epoch.atoms[kept], epoch.restricted(kept)
@@ -700,7 +782,7 @@ def advance(problem, state):
     """
     atoms = extrapolated(problem, state.atoms, state.previous)
     turn = state.epoch % 2 if len(state.curve) > 1 else None  # a phase begins with all rows
-    epoch = problem.thinned(state.stride).epoch(atoms, state.codes, turn=turn)
+    epoch = searched(problem, state).epoch(atoms, state.codes, turn=turn)
     rises = len(state.curve) > 0 and epoch.objective > state.curve[-1]
     loss = epoch.loss * problem.unit**2
     curve, losses = (*state.curve, epoch.objective), (*state.losses, loss)
@@ -744,115 +826,73 @@ def search(problem, atoms, *, state=None, on_epoch=None):
     return state
 
 
-def _gets_denser(counts, may_once):
-    """Return whether codes get denser, by their numbers of entries; if they may once, twice."""
-    if may_once and len(counts) < 3:
-        return False
-    if may_once and len(counts) == 3:
-        first, second = counts[1] - counts[0], counts[2] - counts[1]
-        return second > _GOING_ON * max(first, _DENSER * counts[0])
-    before = counts[1:-1] if may_once else counts[:-1]
-    return counts[-1] > (1 + _DENSER) * min(before, default=counts[-1])
-
-
-def debias(problem, state):
-    """Adapt the atoms of a search to codes without the lasso's bias.
-
-    The lasso chooses the supports, least squares the codes on them, and the atoms minimise the
-    reconstruction error, as long as the lasso's codes do not keep getting denser.
+def noise_penalty(problem, atoms):  # -> float
+    """Return a penalty above the noise for a search: the usual one, or at least twice of it.
 
     Parameters
     ----------
     problem : Problem
-        Data and objective of the search.
-    state : SearchState
-        Last state of the search, done or interrupted.
+        Data and objective, with the usual penalty.
+    atoms : Tensor of shape (n_components, n_features)
+        Initial atoms of any number.
 
     Returns
     -------
-    Tensor of shape (n_components, n_features)
-        Unit atoms; the search's own where adapted ones make codes denser.
+    float
+        The penalty.
     """
-    (atoms, codes), counts = state.found, []
-    problem, found, kept = problem.thinned(state.stride), atoms, atoms
-    for _ in range(_MAX_REFITS + 1):
-        epoch = problem.epoch(atoms, codes, refit=True)
-        if not counts:
-            may_once = epoch.unbiased_loss < _BIASED * epoch.loss
-        counts.append(epoch.n_entries)
-        if _gets_denser(counts, may_once):
-            return found if may_once and len(counts) == 3 else kept
-        kept, atoms, codes = atoms, epoch.improved_atoms(), epoch.codes
-        if float((atoms - kept).square().sum(1).mean()) < _STILL**2:
-            break
-    return kept
+    problem = hold_out(problem)
+    if problem.held_out is None:
+        return problem.alpha
+    state = replace(begin(problem, atoms), n_splits=0, moves=False)  # no rounds
+    while state.phase == ("climb" if state.path else "settle"):  # until the path has ended
+        state = advance(problem, state)
+    return state.alpha if state.alpha >= 2 * problem.alpha else problem.alpha
 
 
-def adapted(problem, state, atoms, *, unbiased=True, stopped=lambda: False):
-    """Adapt atoms to the codes of another penalty.
+def searched(problem, state):
+    """Return the problem of the samples and the penalty that the codes of a state are for.
 
     Parameters
     ----------
     problem : Problem or ConvProblem
-        Data and objective, with the other penalty.
+        Data and objective of the search.
     state : SearchState
-        Last state of the search that found the atoms; it is done.
-    atoms : Tensor of shape (n_components, ...)
-        The atoms.
-    unbiased : bool, default=True
-        Whether codes are least squares on the supports of the lasso's.
-    stopped : callable, default=never
-        Returns whether to stop with the present atoms.
+        State of the search.
 
     Returns
     -------
-    Tensor of shape (n_components, ...), Codes
-        Unit atoms, and the lasso's codes of the samples that the search ended with.
+    Problem or ConvProblem
+        The problem.
     """
-    problem = problem.thinned(state.stride)
-    codes, previous, objective = problem.no_codes(), atoms, float("inf")
-    factors = _EXTRAPOLATION, _UNBIASED_EXTRAPOLATION, 0.0
-    for phase in range(3 if unbiased else 1):
-        for i in range(_ADAPTING[phase]):
-            if stopped():
-                return atoms, codes
-            ahead = extrapolated(problem, atoms, previous, factors[phase])
-            epoch = problem.epoch(ahead, codes, refit=phase > 0)
-            now = epoch.unbiased_loss if phase else epoch.objective
-            rises, objective = now > objective and i > 0, now
-            codes, improved = epoch.codes, epoch.improved_atoms()
-            previous, atoms = improved if rises else atoms, improved
-    return atoms, codes
+    return problem.thinned(state.stride, whole=state.phase in _WHOLE, alpha=state.alpha)
 
 
-def without_rows(problem, atoms, codes, kept, *, unbiased):
-    """Return atoms as they would be without some of the samples, or nearly so.
+def refit_atoms(problem, atoms, codes, n_epochs=_MAX_REFITS):
+    """Free atoms of the lasso's bias.
 
-    Least squares forget these in a few epochs. The lasso's codes have to start from zero: from
-    those that there were, the noise of the samples that are gone stays in the atoms for 30 epochs.
+    The lasso chooses the supports, least squares the codes on them, and the atoms minimise the
+    reconstruction error.
 
     Parameters
     ----------
-    problem : Problem
-        Data and objective that the atoms are adapted to.
-    atoms : Tensor of shape (n_components, n_features)
-        The atoms.
+    problem : Problem or ConvProblem
+        Data and objective.
+    atoms : Tensor of shape (n_components, ...)
+        Unit atoms of a search.
     codes : Codes
-        The lasso's codes of the data.
-    kept : Tensor of shape (n_samples,), bool
-        The samples to go on with.
-    unbiased : bool
-        Whether atoms are adapted to least squares on the supports of the lasso's codes.
+        The lasso's codes for them.
+    n_epochs : int, default=8
+        Largest number of epochs.
 
     Returns
     -------
-    Tensor of shape (n_components, n_features)
+    Tensor of shape (n_components, ...)
         Unit atoms.
     """
-    problem, previous = problem.of_rows(kept), atoms
-    codes = codes.of_rows(kept) if unbiased else problem.no_codes()
-    for _ in range(_LEAVING[unbiased]):
-        ahead = extrapolated(problem, atoms, previous, 0.0 if unbiased else _EXTRAPOLATION)
-        epoch = problem.epoch(ahead, codes, refit=unbiased)
-        previous, atoms, codes = atoms, epoch.improved_atoms(), epoch.codes
+    for _ in range(n_epochs):
+        epoch = problem.epoch(atoms, codes, refit=True)
+        before, atoms, codes = atoms, epoch.improved_atoms(), epoch.codes
+        if float((atoms - before).square().flatten(1).sum(1).mean()) < _STILL**2:
+            break
     return atoms

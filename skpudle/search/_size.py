@@ -31,15 +31,9 @@ from torch import Tensor
 from skpudle.initialization import initial_atoms
 from skpudle.lasso import lasso_path
 from skpudle.search._epoch import Codes
-from skpudle.search._search import (
-    SearchState,
-    advance,
-    begin,
-    group_features,
-    is_done,
-    match_equal_rows,
-    remaining,
-)
+from skpudle.search._held_out import HeldOut, HiddenPixels
+from skpudle.search._rows import match_equal_rows
+from skpudle.search._search import SearchState, advance, begin, is_done, remaining
 
 __all__ = ["SizePath", "choose_size"]
 
@@ -47,13 +41,6 @@ __all__ = ["SizePath", "choose_size"]
 # these tell what an atom is worth, and no more than half. Of 256 rows none may use an atom of 200
 # that five atoms make: such an atom went before nine copies of others, and 209 were chosen.
 _LEAST_ROWS, _HELD_OUT, _MOST_HELD_OUT, _FEW_HELD_OUT = 20, 4, 2000, 512
-# Groups of features that are hidden in turn. Rows take part in as many turns as make so many codes,
-# and in one at least: of patches, whose energy is in few of them, 400 rows in five turns have twice
-# the error of 2000 in one.
-_GROUPS, _CODINGS = 10, 1500
-# Penalties of codes, in units of the search's. The best and its neighbours are tried again.
-_PENALTIES = 4.0, 2.0**1.5, 2.0, 2.0**0.5, 1.0, 0.5, 0.25
-
 # The first number in units of that of features, by what it grows, and the largest one. Atoms of
 # images are at all places, and few.
 _FIRST_OF_IMAGES = 4
@@ -150,105 +137,52 @@ class _Judge:
         return epoch
 
 
-class _HiddenPixels(_Judge):
+class _Pixels(_Judge):
     """Pixels that are hidden in images; a quarter of the images is held out if there are enough.
 
     Parameters
     ----------
     problem : ConvProblem
         The images.
-    hidden : object
-        ``hidden.hidden_sums(atoms, alphas)`` as of `skpudle._learners.coding`.
     """
 
-    def __init__(self, problem, hidden):
-        self._some, self._hidden, self._near = problem, hidden, range(len(_PENALTIES))
-        self.energy, self.asked_energy = hidden.mean_square * hidden.n_known, 0.0
+    def __init__(self, problem):
+        self._some, self._hidden, self._place = problem, HiddenPixels(problem), 0
+        self.energy, self.asked_energy = float(self._hidden.energies.sum()), 0.0
         self.asked = torch.zeros(1, dtype=torch.bool)  # the pixels of all images are one error
 
     def errors(self, atoms):  # -> (1,)
         """Return the squared error of hidden pixels, predicted by the best codes."""
-        alphas = [self._some.alpha * _PENALTIES[i] for i in self._near]
-        sums = [sums for sums, _ in self._hidden.hidden_sums(atoms, alphas)]
-        square, product, length = torch.stack(sums).unbind(1)
-        shares = (product / length).nan_to_num(0.0).clamp(0, 1)
-        error, best = (square - shares * (2 * product - shares * length)).min(0)
-        best = self._near[int(best)]
-        self._near = range(max(best - 1, 0), min(best + 2, len(_PENALTIES)))
-        return error[None]
+        found = self._hidden.predict(atoms, self._place)
+        self._place = found.place
+        return found.errors.sum()[None]
 
 
-class _HeldOut(_Judge):
+class _Rows(_Judge):
     """Rows that are held out, and the entries that are hidden in them."""
 
     def __init__(self, problem):
-        self.problem = problem = problem.on_host()
-        self._x = problem.x.double()
+        self._held_out, self._found = HeldOut(problem), None
         number = torch.arange(len(problem.x))
         self.asked = number % max(2, len(problem.x) // _FEW_HELD_OUT) == 0
-        self._some = problem.of_rows(self.asked)
-        self._near = range(len(_PENALTIES))
-        mask = problem.mask
-        places = match_equal_rows(self._x.mT, None if mask is None else mask.mT)
-        self._groups = group_features(places, _GROUPS)
-        n_hidden = self._x.new_zeros(self._x.shape)
-        for rows, hidden in self._turns():
-            n_hidden[rows[:, None], hidden] += 1
-        known = self._known(slice(None)).expand_as(self._x)
-        mean = (known * self._x).sum(0) / known.sum(0).clamp_min(1)
-        energy = (known * n_hidden * (self._x - mean).square()).sum(1)
+        self._some = problem.of_rows(self.asked).on_host()
+        energy = self._held_out.deviations
         self.energy = float(energy[~self.asked].sum())
         self.asked_energy = float(energy[self.asked].sum())
 
-    def _known(self, rows):
-        mask = self.problem.mask
-        return self._x.new_ones(()) if mask is None else mask[rows]
-
-    def _turns(self):  # yields rows, features
-        n, number = len(self._groups), torch.arange(len(self._x))
-        n_turns = min(n, ceil(_CODINGS / len(self._x)))
-        for i, hidden in enumerate(self._groups):
-            rows = ((number + i) % n < n_turns).nonzero().flatten()
-            if len(rows):
-                yield rows, hidden
-
     def errors(self, atoms):  # -> (n_rows,)
-        """Return the squared errors of hidden entries, predicted by the best codes.
-
-        As `lasso.lasso_path` makes them, with the best of a few penalties and the best share of
-        the bias removed, which are the same for all rows.
-        """
-        alphas = [self.problem.alpha * _PENALTIES[i] for i in self._near]
-        sums = self._x.new_zeros(len(alphas), len(self._x), 3)
-        for rows, hidden in self._turns():
-            x, known = self._x[rows], self._known(rows)
-            seen = torch.ones(x.shape[1], dtype=torch.bool)
-            if len(self._groups) > 1:  # from one feature nothing could be predicted
-                seen[hidden] = False
-            mask = None if self.problem.mask is None else known[:, seen]
-            options = dict(positive=self.problem.positive_code, mask=mask)
-            codes, refits = lasso_path(atoms[:, seen], x[:, seen], alphas, **options)
-            counts = known if known.ndim == 0 else known[:, hidden]
-            error = (x[:, hidden] - codes @ atoms[:, hidden]) * counts
-            step = (refits - codes) @ atoms[:, hidden] * counts
-            pairs = (error, error), (error, step), (step, step)
-            sums[:, rows] += torch.stack([(a * b).sum(2) for a, b in pairs], 2)
-        square, product, length = sums.sum(1).unbind(1)
-        shares = (product / length).nan_to_num(0.0).clamp(0, 1)
-        best = int((square - shares * (2 * product - shares * length)).argmin())
-        self._share, self._best = float(shares[best]), self._near[best]
-        self._near = range(max(self._best - 1, 0), min(self._best + 2, len(_PENALTIES)))
-        square, product, length = sums[best].unbind(1)
-        return square - self._share * (2 * product - self._share * length)
+        """Return the squared errors of hidden entries, predicted by the best codes."""
+        self._found = self._held_out.predict(atoms, self._found.place if self._found else 0)
+        return self._found.errors
 
     def _left(self, atoms, rows):  # -> codes (n, n_components), squared residuals (n,)
         """Code rows of which nothing is hidden, as `errors` did last."""
         problem, x = self._some, self._some.x.double()[rows]
         mask = None if problem.mask is None else problem.mask[rows]
-        alphas = [problem.alpha * _PENALTIES[self._best]]
+        alphas = [self._held_out.alpha * 2 ** (0.5 * self._found.place)]
         options = dict(positive=problem.positive_code, mask=mask)
         (codes,), (refits,) = lasso_path(atoms, x, alphas, **options)
-        codes = codes + self._share * (refits - codes)
+        codes = codes + self._found.share * (refits - codes)
         residual = x - codes @ atoms
         return codes, (residual if mask is None else residual * mask).square().sum(1)
 
@@ -291,17 +225,14 @@ class _HeldOut(_Judge):
 class _Sizes:
     """Dictionaries of several sizes, and what held-out rows say of them."""
 
-    def __init__(self, problem, generator, start=None, hidden=None):
+    def __init__(self, problem, generator, start=None):
         n = len(problem.x)
         chosen = torch.zeros(n, dtype=torch.bool)
         n_held_out = min(n // _HELD_OUT, _MOST_HELD_OUT)
         chosen[torch.randperm(n, generator=generator)[:n_held_out]] = True
         parts = (self._part(problem, rows) for rows in (~chosen, chosen))
         self.training, held_out = parts if n_held_out else (problem, problem)
-        if hidden is None:
-            self.held_out = _HeldOut(held_out)
-        else:
-            self.held_out = _HiddenPixels(held_out, hidden(held_out))
+        self.held_out = (_Rows if start is None else _Pixels)(held_out)
         self._generator, self._start, self._best = generator, start, {}
 
     @cached_property
@@ -415,9 +346,7 @@ def _shrunk(sizes, before, good, stopped):
     return good
 
 
-def choose_size(
-    problem, generator, *, largest=None, start=None, hidden=None, stopped=lambda: False
-):
+def choose_size(problem, generator, *, largest=None, start=None, stopped=lambda: False):
     """Choose the number of atoms by the prediction of held-out data.
 
     Equal samples count as one. Otherwise copies of the held-out samples would be trained on, and
@@ -432,10 +361,7 @@ def choose_size(
     largest : int, default=None
         The largest number; by default half the number of samples, or 16 times that of features.
     start : callable, default=None
-        ``start(n_components)`` returns initial atoms; by default they are samples.
-    hidden : callable, default=None
-        For images: ``hidden(problem)`` returns what hides pixels of them, with
-        ``hidden_sums(atoms, alphas)``, ``mean_square`` and ``n_known``.
+        For images: ``start(n_components)`` returns initial atoms. Those of rows are samples.
     stopped : callable, default=never
         Whether to return the best so far by now.
 
@@ -449,9 +375,8 @@ def choose_size(
     """
     distinct = match_equal_rows(problem.x, problem.mask).unique()
     if len(distinct) < len(problem.x):
-        mask = None if problem.mask is None else problem.mask[distinct]
-        problem = replace(problem, x=problem.x[distinct], mask=mask)
-    n, m = problem.n_samples, problem.x[0].numel() if hidden is None else prod(problem.kernel)
+        problem = problem.of_rows(distinct)
+    n, m = problem.n_samples, problem.x[0].numel() if start is None else prod(problem.kernel)
     if n < _LEAST_ROWS:
         number = max(1, min(n, m, largest or m))
         unknown = torch.full((1,), torch.nan, dtype=torch.float64)
@@ -461,8 +386,8 @@ def choose_size(
             atoms = start(number)
         return atoms, SizePath(torch.tensor([number]), unknown, unknown)
     largest = min(n // 2, _LARGEST * m) if largest is None else largest
-    first = int(_FIRST * m) if hidden is None else _FIRST_OF_IMAGES
-    sizes = _Sizes(problem, generator, start, hidden)
-    patience = 0 if hidden is None else _MORE
+    first = int(_FIRST * m) if start is None else _FIRST_OF_IMAGES
+    sizes = _Sizes(problem, generator, start)
+    patience = 0 if start is None else _MORE
     before, good = _grown(sizes, max(1, min(first, largest)), largest, patience, stopped)
     return _shrunk(sizes, before, good, stopped).atoms, sizes.path()

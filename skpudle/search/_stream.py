@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skpudle.search._search import extrapolated, remaining
+from skpudle.search._search import extrapolated, remaining, searched
 
 __all__ = [
     "Memory",
@@ -338,7 +338,7 @@ def after_search(problem, state):
     float
         Mean number of atoms that a row uses.
     """
-    problem = problem.thinned(state.stride)
+    problem = searched(problem, state)
     epoch, n = problem.epoch(*state.found), _total(problem, problem.n_samples)
     memory = Memory.none(epoch.atoms).with_block(epoch, n)
     if memory.pairs:
@@ -365,7 +365,7 @@ def with_atoms(problem, state, atoms):
     SearchState
         The search.
     """
-    epoch = _coded(problem.thinned(state.stride), atoms)
+    epoch = _coded(searched(problem, state), atoms)
     best = dict(best_atoms=atoms, best_codes=epoch.codes, best_objective=epoch.objective)
     return replace(state, **best)
 

@@ -170,11 +170,11 @@ def test_rows_hold_what_is_packed(sides, generator):
     ],
 )
 def test_without_supervision_the_dictionary_is_the_unsupervised_one_to_the_bit(params):
+    params = params | {"alpha": classifier_of(supervision=0.0, **params).fit(X, Y).alpha_}
     classifier = classifier_of(supervision=0.0, **params).fit(X, Y)
-    optimizer = "adam" if params else "auto"
+    optimizer = "adam" if len(params) > 1 else "auto"
     learner = PUDLEDictionaryLearning(
-        **dict(n_components=6, random_state=0, optimizer=optimizer, split_sign=True) | params,
-        alpha=classifier.alpha_,
+        **dict(n_components=6, random_state=0, optimizer=optimizer, split_sign=True) | params
     ).fit(X)
     np.testing.assert_array_equal(classifier.components_, learner.components_)
     codes = learner.transform(X) / np.sqrt((X**2).sum(1).mean() / 6)

@@ -102,7 +102,8 @@ def test_missing_entries_count_for_nothing(problem):
 @pytest.mark.parametrize("separate", KINDS)
 def test_the_dictionary_is_that_of_the_search(separate):
     learner = learner_of(separate).fit(TRAIN)
-    search = PUDLEDictionaryLearning(24, random_state=0, alpha=learner.alpha_).fit(TRAIN)
+    search = PUDLEDictionaryLearning(24, random_state=0).fit(TRAIN)
+    assert learner.search_alpha_ == search.search_alpha_
     np.testing.assert_allclose(learner.components_, search.components_, rtol=1e-12, atol=1e-14)
     assert list(learner.phases_) == ["search", "encoder"]
     assert learner.phases_["encoder"] == 10

@@ -115,11 +115,11 @@ def test_the_gradient_of_the_joint_loss_is_that_of_naive_autograd(
 )
 @pytest.mark.parametrize("y", [Y, Y[:, 0]], ids=["two", "one"])
 def test_without_supervision_the_dictionary_is_the_unsupervised_one_to_the_bit(params, y):
+    params = params | {"alpha": regressor_of(supervision=0.0, **params).fit(X, y).alpha_}
     regressor = regressor_of(supervision=0.0, C=0.5, **params).fit(X, y)
-    optimizer = "adam" if params else "auto"
+    optimizer = "adam" if len(params) > 1 else "auto"
     learner = PUDLEDictionaryLearning(
-        **dict(n_components=6, random_state=0, optimizer=optimizer, split_sign=True) | params,
-        alpha=regressor.alpha_,
+        **dict(n_components=6, random_state=0, optimizer=optimizer, split_sign=True) | params
     ).fit(X)
     np.testing.assert_array_equal(regressor.components_, learner.components_)
     codes = learner.transform(X) / np.sqrt((X**2).sum(1).mean() / 6)
@@ -156,7 +156,7 @@ def test_predictions_are_linear_in_codes(fitted):
 def test_training_lowers_the_joint_loss():
     """What it minimises is a mean of two shares of variance that are left."""
     without = regressor_of(supervision=0.0).fit(X, Y)
-    with_it = regressor_of(max_iter=100, learning_rate=0.01).fit(X, Y)
+    with_it = regressor_of(max_iter=100, learning_rate=0.003).fit(X, Y)
 
     def left(regressor):
         residual = X - regressor.transform(X)[:, :6] @ regressor.components_
@@ -183,8 +183,10 @@ def test_units_of_data_and_numbers_change_nothing_but_theirs(fitted):
 def test_an_output_that_is_there_twice_changes_nothing(fitted):
     twice = regressor_of().fit(X, np.hstack([Y, Y]))
     # but that Adam's eps is more for half a gradient
-    np.testing.assert_allclose(twice.components_, fitted.components_, atol=1e-6)
-    np.testing.assert_allclose(twice.predict(X), np.hstack([fitted.predict(X)] * 2), atol=1e-3)
+    np.testing.assert_allclose(twice.components_, fitted.components_, atol=1e-5)
+    np.testing.assert_allclose(
+        twice.predict(X), np.hstack([fitted.predict(X)] * 2), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_a_weight_is_a_number_of_repetitions():

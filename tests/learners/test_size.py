@@ -11,7 +11,7 @@ from skpudle.lasso import solve_lasso
 from skpudle.metrics import atom_coherence, lasso_objective
 from skpudle.plotting import SizePathDisplay
 from skpudle.search import Problem, auto_alpha
-from skpudle.search._size import _HeldOut
+from skpudle.search._size import _Rows
 
 RARE_AND_FREQUENT = 1.0
 
@@ -114,7 +114,7 @@ def test_objectives_of_the_path_are_of_solved_codes():
     x = torch.from_numpy(load_digits().data[:400])
     atoms = torch.nn.functional.normalize(x[:100], dim=1)
     problem = Problem(x[100:], auto_alpha(x))
-    held_out = _HeldOut(problem)
+    held_out = _Rows(problem)
     x = problem.x[held_out.asked]
     codes = solve_lasso(atoms, x, problem.alpha)[0]
     expected = lasso_objective(x, codes, codes @ atoms, problem.alpha)
@@ -128,7 +128,7 @@ def test_rows_that_judge_have_no_say_in_what_is_removed():
     atoms = torch.nn.functional.normalize(x[:100], dim=1)
 
     def kept(x):
-        held_out = _HeldOut(Problem(x, 3.0))
+        held_out = _Rows(Problem(x, 3.0))
         return held_out.asked, held_out.without(atoms, held_out.epoch(atoms), 20)
 
     asked, expected = kept(x[100:])

@@ -9,7 +9,7 @@ from sklearn.callback import ProgressBar
 from sklearn.callback._progressbar import RichTask
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle.search import Problem, begin, search
+from skpudle.search import Problem, SearchState, auto_alpha, hold_out, search
 
 
 @pytest.fixture
@@ -30,15 +30,24 @@ def test_the_share_rises_within_a_phase_and_ends_at_one(planted):
         assert 0 < before < 1
         assert after > before or (phase, one.stride) != (then, other.stride)
     assert seen[-1][1] == 1.0
-    stages = begin(Problem(x, 0.1), x[:20]).stages
-    names = [stages[state.phase][0] for _, _, state in seen[:-1]]
+    stages, names = seen[0][2].stages, [state.stage for _, _, state in seen[:-1]]
     assert list(dict.fromkeys(names)) == ["settle", "split and remove", "polish"]
-    for name, most in stages.values():
-        assert 0 < names.count(name) <= most
+    assert all(names.count(name) <= stages[name] for name in names)
+
+
+def test_a_search_with_rows_that_are_held_out_has_all_stages_in_turn(planted):
+    x, _ = planted
+    seen = []
+    search(hold_out(Problem(x, auto_alpha(x))), x[:20], on_epoch=seen.append)
+    stages, names = seen[0].stages, [state.stage for state in seen]
+    assert list(dict.fromkeys(names)) == list(stages)
+    assert all(stages[name] is None or names.count(name) <= stages[name] for name in names)
+    assert all(0 < state.share_done < 1 for state in seen[:-1])
+    assert seen[-1].share_done == 1
 
 
 def test_a_progress_bar_shows_each_stage_of_a_search(planted, capsys, monkeypatch):
-    """A stage that ends early is complete, and with it a third of the search."""
+    """A stage that ends early is complete, and with it a quarter of the search."""
     pytest.importorskip("rich")
     monkeypatch.setenv("COLUMNS", "200")
     seen, update = [], RichTask.progress.fget
@@ -51,11 +60,13 @@ def test_a_progress_bar_shows_each_stage_of_a_search(planted, capsys, monkeypatc
     learner = PUDLEDictionaryLearning(24, random_state=0).set_callbacks(ProgressBar())
     learner.fit(planted[0].numpy())
     shown = capsys.readouterr().out
-    for name in ("fit", "search", "settle", "split and remove", "polish"):
+    stages = list(SearchState.stages)
+    for name in ("fit", "search", *stages):
         assert f"PUDLEDictionaryLearning - {name}" in shown
-    shares = [share for depth, total, share in seen if (depth, total) == (1, 3)]
+    n = len(stages)
+    shares = [share for depth, total, share in seen if (depth, total) == (1, n)]
     assert shares == sorted(shares)
-    assert {round(k / 3, 9) for k in (1, 2, 3)} <= {round(share, 9) for share in shares}
+    assert {k / n for k in range(1, n + 1)} <= {round(share, 9) for share in shares}
 
 
 def test_lines_tell_of_the_best_objective_which_never_rises_and_a_share_that_never_falls(

@@ -1,34 +1,35 @@
 import pickle
-import threading
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import nnls
+from two_processes import in_two_processes
 
 from skpudle.initialization import initial_atoms
 from skpudle.lasso import solve_lasso
 from skpudle.metrics import recovery_rate
 from skpudle.operators import project_atoms
-from skpudle.search import Memory, _epoch, _search
-from skpudle.search._compiled import loops
-from skpudle.search._epoch import Codes, Epoch
-from skpudle.search._search import (
+from skpudle.search import (
+    Memory,
     Problem,
-    adapted,
+    _epoch,
+    _search,
     advance,
     auto_alpha,
     begin,
-    debias,
     group_features,
+    hold_out,
     is_done,
     match_equal_rows,
+    refit_atoms,
     search,
-    split,
     spread_rows,
-    without_rows,
 )
+from skpudle.search._compiled import loops
+from skpudle.search._epoch import Codes, Epoch
+from skpudle.search._search import split
 
 
 def make_problem(n=600, m=16, p=20, n_nonzero=3, *, positive=False, noise=0.02, seed=0):
@@ -388,7 +389,7 @@ def test_threads_change_no_bit(many, monkeypatch):
     for n_threads in (1, 3):
         torch.set_num_threads(n_threads)
         state = search(problem, atoms)
-        found.append(debias(problem, state))
+        found.append(refit_atoms(problem, *state.found))
     torch.set_num_threads(before)
     assert torch.equal(*found)
 
@@ -479,6 +480,13 @@ def test_rows_that_differ_by_rounding_are_not_equal():
     assert match_equal_rows(near[:0]).tolist() == []
 
 
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_features_of_few_rows_are_equal_where_their_entries_are(n):
+    """Without rows all are."""
+    x = torch.tensor([[1.0, 2.0, 1.0, 0.0], [3.0, 2.0, 3.0, 0.0]], dtype=torch.float64)[:n]
+    assert match_equal_rows(x.mT).tolist() == ([0, 1, 0, 3] if n else [0, 0, 0, 0])
+
+
 @pytest.mark.parametrize("n_groups", [1, 4, 10, 50])
 @pytest.mark.parametrize("n_copies", [0, 20, 60])
 def test_copies_of_features_are_in_one_group(n_groups, n_copies):
@@ -495,39 +503,15 @@ def test_copies_of_features_are_in_one_group(n_groups, n_copies):
         assert max(sizes) - min(sizes) <= 1
 
 
-class Pair:
-    """Sums over two threads, in the order of their ranks."""
-
-    def __init__(self):
-        self.barrier, self.parts = threading.Barrier(2, timeout=60), [None, None]
-
-    def of(self, rank):
-        pair = self
-
-        class Member:
-            def sum(self, *tensors):
-                pair.parts[rank] = tensors
-                pair.barrier.wait()
-                sums = [first + second for first, second in zip(*pair.parts, strict=True)]
-                pair.barrier.wait()
-                return sums
-
-        return Member()
-
-
 def test_processes_with_their_own_samples_end_with_the_same_bits():
     x, truth = make_problem()
-    pair, results, atoms = Pair(), [None, None], start(x, len(truth))
+    atoms = start(x, len(truth))
 
-    def run(rank):
-        problem = Problem(x[rank * 240 :][: (240, 360)[rank]], 0.1, total=pair.of(rank).sum)
-        results[rank] = search(problem, atoms).best_atoms
+    def run(rank, total):
+        problem = Problem(x[rank * 240 :][: (240, 360)[rank]], 0.1, total=total)
+        return search(problem, atoms).best_atoms
 
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    results = in_two_processes(run)
     assert torch.equal(*results)
     assert n_found(results[0], truth) == len(truth)
     alone = search(Problem(x, 0.1), atoms).best_atoms  # begins with other rows: in another order
@@ -573,17 +557,12 @@ def test_auto_alpha_scales_with_the_data_and_ignores_zero_and_missing_ones():
 
 def test_auto_alpha_is_that_of_all_processes():
     x, _ = make_problem()
-    pair, results = Pair(), [None, None]
 
-    def run(rank):
-        results[rank] = auto_alpha(x[rank * 250 :][: (250, 350)[rank]], total=pair.of(rank).sum)
+    def run(rank, total):
+        return auto_alpha(x[rank * 250 :][: (250, 350)[rank]], total=total)
 
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert results[0] == results[1] == pytest.approx(auto_alpha(x))
+    first, second = in_two_processes(run)
+    assert first == second == pytest.approx(auto_alpha(x))
 
 
 @pytest.mark.uncompiled
@@ -624,60 +603,19 @@ def test_moments_without_bias_of_non_negative_codes_are_those_of_non_negative_le
     torch.testing.assert_close(products, z.mT @ z, rtol=0, atol=2e-2)
 
 
-@pytest.mark.parametrize("unbiased", [False, True])
-def test_atoms_without_some_rows_know_nothing_of_these(unbiased):
-    x, truth = make_problem()
-    problem = Problem(x, 0.1)
-    atoms = project_atoms(truth + 0.1 * torch.randn(truth.shape, generator=torch.Generator()))
-    kept = torch.arange(len(x)) % 3 > 0
-    codes = problem.epoch(atoms, problem.no_codes()).codes
-    changed = Problem(torch.where(kept[:, None], x, 100.0), 0.1)
-    found = without_rows(problem, atoms, codes, kept, unbiased=unbiased)
-    other = without_rows(changed, atoms, codes, kept, unbiased=unbiased)
-    torch.testing.assert_close(found, other, rtol=0, atol=0)
-    whole = without_rows(problem, atoms, codes, kept | True, unbiased=unbiased)
-    assert (found - whole).abs().max() > 1e-6
-
-
-def test_adapted_atoms_of_no_further_epoch_are_the_atoms():
-    x, truth = make_problem()
-    problem = Problem(x, 0.1)
-    state = search(problem, start(x, len(truth)))
-    atoms, codes = adapted(problem, state, state.best_atoms, stopped=lambda: True)
-    torch.testing.assert_close(atoms, state.best_atoms, rtol=0, atol=0)
-    assert int(codes.count.sum()) == 0
-
-
-def test_atoms_adapted_to_a_small_penalty_without_bias_lose_that_of_a_large_one():
-    x, truth = make_problem(noise=0)
-    state = search(Problem(x, 0.3), start(x, len(truth)))
-    found, _ = adapted(Problem(x, 0.05), state, state.best_atoms)
-    before, after = ((a @ truth.mT).abs().amax(1) for a in (state.best_atoms, found))
-    assert (1 - after).mean() < 0.01 * (1 - before).mean()
-
-
 def test_without_noise_and_bias_the_dictionary_is_exact():
     x, truth = make_problem(noise=0)
     problem = Problem(x, 0.1)
     state = search(problem, start(x, len(truth)))
     before = (state.best_atoms @ truth.mT).abs().amax(1).min()
-    after = (debias(problem, state) @ truth.mT).abs().amax(1).min()
+    found = refit_atoms(problem, *state.found, 20)
+    after = (found @ truth.mT).abs().amax(1).min()
     assert before < 0.9999
     assert after > 1 - 1e-6
 
 
-def test_atoms_that_make_codes_denser_are_not_taken():
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(300, 10, generator=generator, dtype=torch.float64)
-    problem = Problem(x, auto_alpha(x))
-    state = search(problem, start(x, 20))
-    atoms = debias(problem, state)
-    n_entries = [int(solved(a, x, problem.alpha)[0].count.sum()) for a in (state.best_atoms, atoms)]
-    assert n_entries[1] <= 1.02 * n_entries[0]
-
-
-def test_codes_may_get_denser_once_on_the_way_to_the_truth():
-    """Non-negative codes of many atoms, some of them tiny, do; the search's atoms are biased."""
+def test_atoms_of_many_tiny_codes_move_to_the_truth_without_bias():
+    """Their codes are non-negative, and become denser on the way."""
     generator = torch.Generator().manual_seed(1)
     options = dict(generator=generator, dtype=torch.float64)
     n, p, m, n_nonzero = 2500, 100, 47, 10
@@ -687,6 +625,52 @@ def test_codes_may_get_denser_once_on_the_way_to_the_truth():
     x = codes.scatter(1, supports, torch.rand(n, n_nonzero, **options)) @ truth
     problem = Problem(x, 0.1, positive_code=True)
     state = search(problem, start(x, p))
-    found = state.best_atoms, debias(problem, state)
+    found = state.best_atoms, refit_atoms(problem, *state.found)
     before, after = (float(1 - (atoms @ truth.mT).amax(0).mean()) for atoms in found)
     assert 0 < after < before / 4
+
+
+@pytest.mark.parametrize("p", [1, 20])
+def test_codes_of_dense_ones_are_these_codes(p):
+    z = torch.randn(30, p, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    z = torch.where(z > 0.5, z, 0.0)
+    codes = Codes.of_dense(z)
+    codes.check(30, p)
+    assert torch.equal(dense(codes, p), z)
+    assert torch.equal(codes.count, (z != 0).sum(1))
+    assert codes.index.shape[1] == int(codes.count.max())
+    empty = Codes.of_dense(z[:0])
+    empty.check(0, p)
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_first_codes_of_few_atoms_are_those_of_the_lasso(masked, positive):
+    """And zeros for more than a quarter as many atoms as features."""
+    x, atoms = make_problem(n=40, p=5)
+    mask = None
+    if masked:
+        mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.8).double()
+    problem = Problem(x, 0.1, positive_code=positive, mask=mask)
+    expected = solve_lasso(atoms[:4], x, 0.1, positive=positive, mask=mask, certify=False)[0]
+    found = dense(problem.first_codes(atoms[:4]), 4)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert expected.any()
+    assert int(problem.first_codes(atoms).count.sum()) == 0
+    nothing = problem.of_rows(slice(0)).first_codes(atoms[:4])
+    nothing.check(0, 4)
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_a_thinned_problem_has_rows_that_are_not_held_out_and_the_penalty(stride):
+    x, _ = make_problem(n=200)
+    problem = hold_out(Problem(x, 0.1))
+    rest = x[~problem.held_rows]
+    part = problem.thinned(stride, whole=False, alpha=0.3)
+    assert part.alpha == 0.3
+    assert torch.equal(part.x, rest[spread_rows(len(rest), -(-len(rest) // stride))])
+    assert part.held_out is None
+    assert problem.thinned(stride, whole=False, alpha=0.3) is part  # and is made once
+    whole = problem.thinned(stride)
+    assert whole.alpha == 0.1
+    assert len(whole.x) == -(-200 // stride)

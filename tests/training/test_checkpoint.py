@@ -596,7 +596,6 @@ def encoder_of(analysis=(1, 10, 6), synthesis=(1, 10, 6), thresholds=(2, 10), fi
 
 
 MODELS_BY_HAND = {
-    "no penalty": dict(alpha=None),
     "a negative penalty": dict(alpha=-1.0),
     "a penalty in words": dict(alpha="low"),
     "a curvature without bound": dict(curvature=float("inf")),
@@ -707,8 +706,8 @@ def test_what_somebody_made_by_hand_is_refused_by_name(change, file):
 
 
 def kept(state):
-    """Return the state of a search, and its codes, which every process has its own of."""
-    return state["shared"]["search"], state["own"][0]["codes"]
+    """Return the state of a search, and codes and trials, which every process has its own of."""
+    return state["shared"]["search"], state["own"][0]["search"]
 
 
 def search_set_to(**values):
@@ -725,7 +724,8 @@ def search_changed(name, value):
 
 def codes_changed(name, value):
     def change(state):
-        for codes in kept(state)[1].values():
+        own = kept(state)[1]
+        for codes in (own["codes"], own["best_codes"]):
             if codes["index"].numel():  # the best codes are none before the first round
                 codes[name] = value(codes[name].clone())
 
@@ -796,22 +796,41 @@ SEARCHES = {
 }
 
 
-class KillsTheSearch(FitCallback):
-    """A callback that stands for SIGKILL after some epochs of a search."""
+def noisy_rows():
+    rng = np.random.default_rng(0)
+    atoms = rng.normal(size=(20, 16))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    codes = rng.normal(size=(300, 20)) * (rng.random((300, 20)) < 0.15)
+    return codes @ atoms + 0.6 * rng.normal(size=(300, 16))
 
-    def __init__(self, n_epochs):
-        self.n_epochs = n_epochs
+
+# searches that try other penalties, and return to one of the first
+PATHS = {
+    "noisy rows": (PUDLEDictionaryLearning(20, random_state=0), noisy_rows),
+    "noisy images": (
+        ConvPUDLEDictionaryLearning(3, atom_shape=(3, 3), stride=2, random_state=0),
+        lambda: IMAGES[:8],
+    ),
+}
+
+
+class KillsTheSearch(FitCallback):
+    """A callback that stands for SIGKILL after some epochs of a search, or of a stage of it."""
+
+    def __init__(self, n_epochs, stage=None):
+        self.n_epochs, self.stage = n_epochs, stage
 
     def on_fit_task_end(self, estimator, context):
-        if context.task_name == "epoch of the search":
+        stages = None, context.parent and context.parent.task_name
+        if context.task_name == "epoch of the search" and self.stage in stages:
             self.n_epochs -= 1
             if self.n_epochs == 0:
                 raise Killed
 
 
-def killed_search(kind, path, n_epochs=7):
-    learner, data = SEARCHES[kind]
-    kills = KillsTheSearch(n_epochs)
+def killed_search(kind, path, n_epochs=7, stage=None):
+    learner, data = (SEARCHES | PATHS)[kind]
+    kills = KillsTheSearch(n_epochs, stage)
     with pytest.raises(Killed):
         clone_with(learner, kills, Checkpoint(path, every_seconds=0)).fit(data())
 
@@ -837,6 +856,92 @@ def test_a_search_that_somebody_made_by_hand_is_refused_by_name(change, search, 
     learner, data = SEARCHES[kind]
     with pytest.raises(ValueError, match=rf"{file} is no whole checkpoint: .*remove it"):
         clone_with(learner, Checkpoint(file)).fit(data())
+
+
+def trial_changed(**values):
+    def change(state):
+        (trial, *_) = kept(state)[1]["trials"]
+        part = trial["prediction"] if values.keys() <= trial["prediction"].keys() else trial
+        part |= {name: value(part[name]) for name, value in values.items()}
+
+    return change
+
+
+def as_nan(value):
+    return value * float("nan")
+
+
+PATHS_BY_HAND = {
+    "no trials": lambda state: kept(state)[1].update(trials=[]),
+    "trials that are a number": lambda state: kept(state)[1].update(trials=3),
+    "a trial without a prediction": lambda state: kept(state)[1]["trials"][0].pop("prediction"),
+    "a trial with an unknown part": lambda state: kept(state)[1]["trials"][0].update(other=1),
+    "errors of fewer rows": trial_changed(errors=lambda errors: errors[:-1]),
+    "errors of another dtype": trial_changed(errors=torch.Tensor.float),
+    "errors of NaN": trial_changed(errors=set_first(torch.nan)),
+    "an error of NaN": trial_changed(total=as_nan),
+    "a share of NaN": trial_changed(share=as_nan),
+    "half a place": trial_changed(place=lambda place: place + 0.5),
+    "entries of NaN": trial_changed(n_entries=as_nan),
+    "a bias in words": trial_changed(unbiased=str),
+    "a trial of another penalty": trial_changed(alpha=lambda alpha: 1.001 * alpha),
+    "no penalty": search_changed("alpha", as_nan),
+    "a penalty in words": search_changed("alpha", str),
+    "a huge penalty": search_changed("alpha", lambda alpha: 1e6 * alpha),
+    "a negative penalty": search_changed("best_alpha", lambda alpha: -alpha),
+    "a tiny penalty": search_changed("best_alpha", lambda alpha: 1e-6 * alpha),
+    "no path": search_set_to(path=[]),
+    "a path of numbers": search_set_to(path=[1.0]),
+    "a path of two numbers": search_set_to(path=[[1.0, 1.0]]),
+    "a path of another penalty": search_changed("path", lambda path: [[1e6, *path[0][1:]]]),
+    "a path without an error": search_changed("path", lambda path: [[path[0][0], None, True]]),
+    "a path with a bias of 1": search_changed("path", lambda path: [[*path[0][:2], 1]]),
+    "no chosen atoms": search_set_to(unseen=None),
+    "fewer chosen atoms": search_changed("unseen", lambda atoms: atoms[:-1]),
+    "chosen atoms of NaN": search_changed("unseen", set_first(torch.nan)),
+    "long chosen atoms": search_changed("unseen", lambda atoms: 2 * atoms),
+    "chosen atoms of another dtype": search_changed("unseen", torch.Tensor.float),
+}
+
+
+@pytest.fixture(scope="module", params=PATHS)
+def search_on_a_path(request, tmp_path_factory):
+    """What a search left that had tried some penalties, and whose it is."""
+    file = tmp_path_factory.mktemp("path") / "fit.npz"
+    killed_search(request.param, file, 3, "penalty")
+    return request.param, file.read_bytes()
+
+
+@pytest.mark.parametrize("change", PATHS_BY_HAND)
+def test_a_path_that_somebody_made_by_hand_is_refused_by_name(change, search_on_a_path, tmp_path):
+    kind, content = search_on_a_path
+    file = tmp_path / "fit.npz"
+    file.write_bytes(content)
+    changed(file, PATHS_BY_HAND[change])
+    learner, data = PATHS[kind]
+    with pytest.raises(ValueError, match=rf"{file} is no whole checkpoint: .*remove it"):
+        clone_with(learner, Checkpoint(file)).fit(data())
+
+
+@pytest.mark.parametrize("kind", ["rows", "images"])
+def test_a_search_without_a_path_has_no_phase_of_one(kind, tmp_path):
+    file = tmp_path / "fit.npz"
+    killed_search(kind, file)
+    changed(file, search_set_to(phase="climb"))
+    learner, data = SEARCHES[kind]
+    with pytest.raises(ValueError, match="path of penalties is none of the phase 'climb'"):
+        clone_with(learner, Checkpoint(file)).fit(data())
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_a_search_that_is_cut_off_along_its_path_ends_with_the_same_bits(kind, tmp_path):
+    learner, data = PATHS[kind]
+    expected, file, phases = clone_with(learner).fit(data()), tmp_path / "fit.npz", set()
+    for _ in range(3):
+        killed_search(kind, file, 20, "penalty")
+        phases.add(read_checkpoint(file)["shared"]["search"]["phase"])
+    assert phases == {"climb", "return"}
+    assert_same(clone_with(learner, Checkpoint(file)).fit(data()), expected)
 
 
 @pytest.mark.parametrize("kind", SEARCHES)
@@ -1277,9 +1382,9 @@ def test_a_complete_file_makes_nothing_anew(case, tmp_path, monkeypatch):
 
     for module, name in (
         (base, "choose_coding"),
-        (dense, "adapt_atoms"),
+        (dense, "refit_atoms"),
         (dense, "choose_size"),
-        (conv_learner, "adapt_atoms"),
+        (conv_learner, "refit_atoms"),
         (conv_learner, "choose_size"),
         (pudle, "learn_encoder"),
         (FitRun, "search"),

@@ -52,7 +52,7 @@ SCRIPT = textwrap.dedent(
             )
         learner = PUDLEDictionaryLearning(
             8, gradient="ae-ls", n_unfoldings=5, batch_size=100, max_iter=3, tol=None,
-            random_state=0,
+            dict_init="data", random_state=0,
         )
         learner.fit(np.array_split(X, team.size)[team.rank])
         np.savez(
@@ -121,8 +121,9 @@ def test_several_processes_learn_what_one_learns(name, several, X):
 
 def test_initial_atoms_and_alpha_come_from_all_samples(several, X):
     learner = PUDLEDictionaryLearning(
-        8, gradient="ae-ls", n_unfoldings=5, batch_size=100, max_iter=3, tol=None, random_state=0
-    )
+        8, gradient="ae-ls", n_unfoldings=5, batch_size=100, max_iter=3, tol=None,
+        dict_init="data", random_state=0,
+    )  # fmt: skip
     for found in several("full"):
         np.testing.assert_allclose(found["components"], learner.fit(X).components_, rtol=1e-7)
 

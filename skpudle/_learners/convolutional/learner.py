@@ -25,7 +25,7 @@ from skpudle._data.noise import Noise
 from skpudle._data.training_images import Cropping, Geometry, TrainingImages
 from skpudle._learners.base import Data, GradientLearner, attributes_of
 from skpudle._learners.coder import DictionaryTransformer, check_loss
-from skpudle._learners.coding import adapt_atoms, hidden_entries
+from skpudle._learners.coding import choose_coding
 from skpudle._learners.convolutional.model import ConvModel, ConvNetwork, RowLayout
 from skpudle._learners.convolutional.parameters import (
     CONSTRAINTS,
@@ -33,6 +33,7 @@ from skpudle._learners.convolutional.parameters import (
     depth_of,
     images_of,
     start_of,
+    stride_of,
     targets_of,
 )
 from skpudle._learners.convolutional.search import as_pictures, pieces_of, search_problem
@@ -44,13 +45,14 @@ from skpudle._learners.convolutional.values import (
     known_parameters,
     noise_of,
     responses,
+    universal_threshold,
 )
 from skpudle._learners.counts import settled_baseline
 from skpudle._training.messages import nothing_known
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
 from skpudle.operators import ConvDictionary, project_atoms
-from skpudle.search import choose_size, is_done
+from skpudle.search import choose_size, hold_out, is_done, penalty_path, refit_atoms, searched
 
 __all__ = ["ConvLearner"]
 
@@ -84,7 +86,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     @property
     def _stride(self):
-        return sizes(self.stride, len(self._kernel))
+        return stride_of(self)
 
     def _plan(self):
         return ConvPlan.of(self)
@@ -223,6 +225,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         noise, alpha, penalty = Noise.of(self.noise_std), self.alpha, self.alpha
         if alpha == "auto":
             alpha = penalty = auto_penalty(images, atoms, noise.unit or noise.high, *given)
+            if plan.codes_follow_data and given[1] is None and images.masks is None:
+                alpha = penalty = max(penalty, universal_threshold(images, self._kernel))
         if self.shrinkage == "hard":
             bound = default_step(ConvDictionary(atoms, images.stride)) if step is None else step
             alpha = alpha * float(bound) if self.alpha == "auto" else alpha
@@ -236,7 +240,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                 return as_pictures(begun)
 
             interrupted = partial(getattr, run.interrupts, "pending")
-            options = dict(start=start, hidden=hidden_entries, stopped=interrupted)
+            options = dict(start=start, stopped=interrupted)
             found, size_path = choose_size(problem, generator, **options)
             size_path = size_path._replace(objective=size_path.objective * problem.unit**2)
             atoms = found.reshape(len(found), *shape[1:]).to(atoms)
@@ -263,21 +267,21 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             curve |= {"loss_curve_": np.array(state.losses)}
             return attributes_of(*built(inside(state)), data) | curve
 
+        problem = hold_out(problem, fixed=self.alpha != "auto")
         state = run.search(problem, as_pictures(atoms), fitted)
         model, rows = built(inside(state))
         if given[1] is not None:
             pieces = self._pieces(images)
             return built(inside(state), settled_baseline(model.network(rows, 0)[0], *pieces))
-        if is_done(state) and plan.codes_follow_data and not run.max_iter:
-            found, path = adapt_atoms(
-                problem,
-                state,
-                state.best_atoms,
-                debias=plan.debias,
-                stopped=lambda: run.interrupts.pending,
-            )
+        if state.is_unbiased:
+            found = refit_atoms(searched(problem, state), *state.found)
             model, rows = built(found.reshape(atoms.shape).to(atoms))
+        if is_done(state) and problem.held_out is not None and plan.codes_follow_data:
+            options = dict(debias=plan.debias, place=state.trials[0].prediction.place)
+            path = choose_coding(problem.held_out, state.unseen, **options)
             model = replace(model, coding=path.summary(problem.unit))
+        path = penalty_path(problem, state.path)
+        model = replace(model, search_alpha=state.alpha * problem.unit, penalty_path=path)
         return model, rows
 
     def _pieces(self, images):  # -> pieces of one size, and masks
@@ -300,6 +304,10 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
     def _coding_problem(self, outcome, data, run):  # -> ConvProblem, atoms
         problem = self._problem(data.samples, float(outcome.model.alpha))
         return problem, as_pictures(outcome.model.layout.unpack(outcome.rows).atoms)
+
+    def _known_pictures(self, images):  # -> Tensor of shape (n_components, n_channels, h, w)
+        known = known_parameters(_known(self), len(self._kernel), images.images[0])
+        return as_pictures(known.atoms)
 
     def _known_model(self, plan, data):  # -> ConvModel, rows, generator
         generator = make_generator(self.random_state)

@@ -361,6 +361,8 @@ class ConvModel:
         The penalty of the search, if there was one.
     size_path : SizePath, default=None
         The numbers of atoms that were tried, if one was chosen from the data.
+    penalty_path : PenaltyPath, default=None
+        The penalties that the search tried.
     """
 
     rule: Callable
@@ -378,6 +380,7 @@ class ConvModel:
     coding: tuple | None = None
     search_alpha: float | None = None
     size_path: tuple | None = None
+    penalty_path: tuple | None = None
 
     curvature = 1.0  # of least squares
     n_constant_codes = 0  # all rows are atoms
@@ -456,4 +459,5 @@ class ConvModel:
         alpha, debias, noise_std = self.coding or (attributes["alpha_"], self.encoder.debias, None)
         coded = {"alpha_": alpha, "debias_": debias, "noise_std_": noise_std}
         coded |= {"search_alpha_": self.search_alpha, "size_path_": as_arrays(self.size_path)}
+        coded |= {"penalty_path_": as_arrays(self.penalty_path)}
         return attributes | coded | {"n_components_": len(rows), "peak_": self.peak}

@@ -25,15 +25,19 @@ __all__ = [
     "largest_of",
     "searches",
     "start_of",
+    "stride_of",
     "targets_of",
 ]
+
+# Pixels between neighbouring copies of an atom in pictures.
+_STRIDE = 4
 
 _COUNT = Interval(Integral, 1, None, closed="left")
 
 CONSTRAINTS = GradientLearner._parameter_constraints | {
     "n_components": [_COUNT, StrOptions({"auto"})],
     "atom_shape": [_COUNT, tuple, list],
-    "stride": [_COUNT, tuple, list],
+    "stride": [_COUNT, tuple, list, StrOptions({"auto"})],
     "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
     "gradient": [StrOptions({"auto", "dec", "ae-lasso", "ae-ls"})],
     "loss": [StrOptions(set(LOSSES))],
@@ -104,6 +108,18 @@ def depth_of(learner):  # -> int or None
     if learner.n_unfoldings != "auto":
         return learner.n_unfoldings
     return _UNFOLDINGS if trains(learner) or learner.loss != "gaussian" else None
+
+
+def stride_of(learner):  # -> tuple of int
+    """Return the distance of neighbouring copies of an atom along each axis.
+
+    Events of signals are at any sample. Copies at all places of pictures take 16 times as long as
+    those at every fourth pixel of both axes.
+    """
+    kernel = sizes(learner.atom_shape, 1)
+    if isinstance(learner.stride, str):
+        return (1,) if len(kernel) == 1 else tuple(min(_STRIDE, k) for k in kernel)
+    return sizes(learner.stride, len(kernel))
 
 
 def check_conv_parameters(learner, kernel, stride):
@@ -229,7 +245,7 @@ class ConvPlan(Plan):
             If parameters contradict each other.
         """
         kernel = sizes(learner.atom_shape, 1)
-        check_conv_parameters(learner, kernel, sizes(learner.stride, len(kernel)))
+        check_conv_parameters(learner, kernel, stride_of(learner))
         depth, gradient = depth_of(learner), gradient_of(learner)
         loss, debias = loss_named(learner.loss, learner.n_trials), fixed(learner.debias)
         options = dict(loss=loss, debias=debias or 0.0)
@@ -267,5 +283,5 @@ class ConvPlan(Plan):
             yield ("lambda_decay",), "a positive alpha"
         if given.loss != "binomial":
             yield ("n_trials",), "loss='binomial'"
-        if max(sizes(given.stride, 1)) == 1:
+        if max(stride_of(given)) == 1:
             yield ("shift_average",), "a stride of more than 1"

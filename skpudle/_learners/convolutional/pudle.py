@@ -5,15 +5,22 @@ from numbers import Real
 
 import torch
 from scipy import sparse
+from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import resolve_device, to_tensor
 from skpudle._data.batches import Samples
 from skpudle._data.images import covering_positions, is_one_image, read_images, split_gaps
 from skpudle._data.noise import Noise, with_noise
-from skpudle._learners.coder import decode_sparse
+from skpudle._learners.coder import check_loss, decode_sparse
+from skpudle._learners.coding import choose_coding, coding_of_l0, judged_rows
 from skpudle._learners.convolutional.denoising import DenoiserModule, denoise_images
 from skpudle._learners.convolutional.learner import ConvLearner
-from skpudle._learners.convolutional.parameters import as_images, largest_of, targets_of
+from skpudle._learners.convolutional.parameters import (
+    as_images,
+    depth_of,
+    largest_of,
+    targets_of,
+)
 from skpudle._learners.score import deviance_of_pixels, sums_of
 
 __all__ = ["ConvPUDLEDictionaryLearning"]
@@ -45,17 +52,20 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     atom_shape : int or tuple of int, default=(9, 9)
         Size of an atom: two numbers for pictures, one for signals.
 
-    stride : int or tuple of int, default=4
-        Distance of neighbouring copies of an atom along each axis.
+    stride : int, tuple of int or "auto", default="auto"
+        Distance of neighbouring copies of an atom along each axis. "auto" is 1 for signals and 4
+        for pictures, or the size of an atom if that is smaller.
 
     alpha : float or "auto", default="auto"
         Soft shrinkage: the penalty of the lasso, in the units of the data. Hard shrinkage: the
         threshold of the codes. "auto" is 1.6 times ``noise_std``, if given. Otherwise it is a
         tenth of the median over images of the largest correlation with an initial atom (for hard
         shrinkage times the step); for other losses it is at least twice the standard deviation of
-        the noise of a correlation. Learned thresholds start at it. Codes of the lasso then get
-        their own penalty, ``alpha_``: the best one for predicting held-out pixels, as in
-        `PUDLEDictionaryLearning`.
+        the noise of a correlation. Learned thresholds start at it. For codes of the lasso it is at
+        least ``sigma * sqrt(2 log n)``, with the estimated noise ``sigma`` and the number ``n`` of
+        places of an atom. Held-out images may choose a larger one for the search, and the penalty
+        of codes, ``alpha_``, as in `PUDLEDictionaryLearning`. Codes of signals are as sparse as
+        predicts hidden pixels within 2 % of the best.
 
     gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
         The gradient to train by; see `PUDLEDictionaryLearning`. Naming one requests training.
@@ -214,7 +224,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     intercept_ : ndarray of shape (n_channels,)
         The baseline, for losses other than "gaussian".
 
-    n_components_, size_path_, lambda_decay_, device_
+    n_components_, size_path_, penalty_path_, lambda_decay_, device_
         As in `PUDLEDictionaryLearning`.
 
     n_iter_, n_steps_, loss_curve_, ended_by_, phases_, fit_seconds_
@@ -296,7 +306,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         n_components=64,
         *,
         atom_shape=(9, 9),
-        stride=4,
+        stride="auto",
         alpha="auto",
         gradient="auto",
         loss="gaussian",
@@ -570,45 +580,52 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
 
     @torch.no_grad()
     def score(self, X, y=None, *, peak=1.0):
-        """Return the mean peak signal-to-noise ratio of denoised images, or the explained deviance.
+        """Return the explained share of hidden pixels, or the noise left in denoised images.
+
+        A tenth of the pixels at a time is hidden and predicted from the codes of the visible ones:
+        a penalty that is too small follows noise and predicts badly. With clean images, or a
+        learner that trains with ``noise_std``, the score is a peak signal-to-noise ratio instead.
 
         Parameters
         ----------
         X : array-like, Tensor or list of images
-            Noisy images.
+            Images; noisy ones if ``y`` has clean ones.
         y : array-like, Tensor or list of images, default=None
-            Clean images; anything of one dimension, such as labels, is ignored. Without it the
-            input is the clean image, and gets noise of ``noise_std``, the same in every call.
+            Clean images; anything of one dimension, such as labels, is ignored. Without it, and
+            with a ``noise_std``, the input is the clean image, and gets this noise, the same in
+            every call.
         peak : float, default=1.0
-            The largest value that pixels may have; for ``loss="gaussian"`` alone.
+            The largest value that pixels may have, for the ratio alone.
 
         Returns
         -------
         float
-            Mean over images of ``10 log10(peak^2 / mean squared error)``, in dB. For a ``loss``
-            other than "gaussian", whatever ``y``, the explained share of the deviance, against
-            the mean of each channel: a tenth of the pixels at a time is held out and predicted
-            from the others.
+            The explained share of the deviance (for ``loss="gaussian"`` of the squared error) of
+            hidden pixels, against the mean of each channel; at most 1. With clean images or a
+            ``noise_std``, for ``loss="gaussian"``, the mean over images of
+            ``10 log10(peak^2 / mean squared error)``, in dB.
 
         Raises
         ------
         ValueError
-            If ``peak`` is no positive number, or given for a loss other than "gaussian".
+            If ``peak`` is no positive number, or given for a share.
         """
         if not isinstance(peak, Real) or not 0 < peak < inf:
             raise ValueError(
                 f"peak={peak!r:.50} is no largest value of pixels; pass a positive number, such as "
                 "1.0 or 255."
             )
-        if not self._loss().is_quadratic:
+        images, network = self._read_and_build(X, colours=True)
+        targets = targets_of(self, y, images) if self._loss().is_quadratic else None
+        if targets is None and Noise.of(self.noise_std).high == 0:
             if peak != 1:
                 raise ValueError(
-                    f"peak={peak!r:.50}, but the score of loss={self.loss!r} is a share of the "
-                    "deviance, which has no peak; leave it out."
+                    f"peak={peak!r:.50}, but the score without clean images is a share of the "
+                    "deviance of hidden pixels, which has no peak. Leave it out, or pass clean "
+                    "images as y."
                 )
             return self._explained(X)
-        images, network = self._read_and_build(X, colours=True)
-        inputs, targets = images.singles(), targets_of(self, y, images)
+        inputs = images.singles()
         if targets is None:
             targets, inputs = inputs, [with_noise(x, Noise.of(self.noise_std)) for x in inputs]
         options = dict(shift_average=self.shift_average)
@@ -619,6 +636,53 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             error = float(error.double().square().mean())
             total += 20 * log10(peak) - 10 * log10(error) if error else inf
         return total / len(images)
+
+    @torch.no_grad()
+    def choose_alpha(self, X, *, l0=None):
+        """Choose the penalty of codes, ``alpha_``, for the present atoms.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or list of images
+            Images or signals, best other than those that the atoms were learned from.
+        l0 : float, default=None
+            Mean number of nonzero codes of an image or signal, over all its places. None takes the
+            sparsest codes that predict hidden pixels nearly best, as `fit` does.
+
+        Returns
+        -------
+        self
+            With new ``alpha_`` and, if ``debias="auto"``, new ``debias_``.
+
+        Raises
+        ------
+        ValueError
+            If codes are not those of the lasso, if ``l0`` is not positive, or if no penalty gives
+            as many codes.
+        """
+        check_is_fitted(self)
+        check_loss(self, self._training_state)
+        plan = self._plan()
+        if not plan.codes_follow_data and not (depth_of(self) is None and self.loss == "gaussian"):
+            raise ValueError(
+                "The penalty is chosen for codes of the lasso, and this learner has others. Pass "
+                "n_unfoldings=None, or alpha as a number."
+            )
+        if l0 is not None and not (isinstance(l0, Real) and 0 < l0 < inf):
+            raise ValueError(f"l0={l0!r:.50} is no number of codes. Pass a positive number.")
+        images = self._read(plan, X, None, known=True).samples
+        atoms = self._known_pictures(images).double()
+        problem = self._problem(images, float(getattr(self, "search_alpha_", self.alpha_)))
+        if l0 is None:
+            coding = choose_coding(judged_rows(problem), atoms, debias=plan.debias).chosen
+        else:
+            area = sum(image[0].numel() for image in images.images)
+            n_images = len(images.images) * problem.x[:, 0].numel() / area
+            coding = coding_of_l0(problem, atoms, float(l0), debias=plan.debias, n_images=n_images)
+        self.alpha_, self.debias_ = coding.alpha * problem.unit, coding.debias
+        chosen = self.alpha_, self.debias_, getattr(self, "noise_std_", None)
+        self._training_state = self._training_state | {"coding": chosen, "is_open": False}
+        return self
 
     @torch.no_grad()
     def _explained(self, X):

@@ -1,5 +1,6 @@
 """The learnable parameters of a convolutional network: initial values and fitted attributes."""
 
+from math import log, prod, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of
-from skpudle._data.noise import Noise
+from skpudle._data.noise import Noise, estimate_noise
 from skpudle._data.training_images import initial_kernels
 from skpudle._learners.convolutional.search import patches_by_energy
 from skpudle._learners.counts import least_penalty
@@ -265,6 +266,22 @@ def initial_atoms(images, dict_init, shape, generator, loss, intercept):
         )
     options = dict(like=images.images[0], channel_axis=channel_axis)
     return _inside(atoms, len(kernel), **options)
+
+
+def universal_threshold(images, kernel):
+    """Return the level that correlations of noise with atoms reach at one place in all images.
+
+    Of n normal numbers the largest is about ``sqrt(2 log n)`` deviations [1]_.
+
+    .. [1] D. Donoho and I. Johnstone, "Ideal spatial adaptation by wavelet shrinkage", Biometrika
+       81, 1994.
+    """
+    if images.masks is not None:
+        return 0.0
+    noise = torch.cat([estimate_noise(image[None]) for image in images.images])
+    axes = (zip(image.shape[1:], kernel, images.stride, strict=True) for image in images.images)
+    n = sum(prod((size - k) // s + 1 for size, k, s in each) for each in axes)
+    return float(noise.median()) * sqrt(2 * log(max(n, 2)))
 
 
 def auto_penalty(images, atoms, noise_std, loss, intercept):

@@ -1,0 +1,75 @@
+"""Initial atoms of mixtures: the purest samples, without the noise outside of their subspace.
+
+Samples that mix few non-negative atoms lie in a cone, whose edges are the atoms. The successive
+projection algorithm takes the sample farthest from the span of those taken [1]_.
+
+.. [1] N. Gillis and S. A. Vavasis, "Fast and robust recursive algorithms for separable nonnegative
+   matrix factorization", IEEE TPAMI 36, 2014.
+"""
+
+import torch
+
+__all__ = ["leading_directions", "successive_projections", "vertices"]
+
+# A sample whose rest is smaller, as a share of its norm, repeats samples that were taken.
+_SAME = 1e-6
+
+
+def successive_projections(rows, n, weights):
+    """Choose rows of different directions, each the farthest from the span of those before.
+
+    Parameters
+    ----------
+    rows : ndarray or Tensor of shape (n_samples, n_features)
+        Rows of norm 1, or zero.
+    n : int
+        Number of rows.
+    weights : ndarray or Tensor of shape (n_samples,)
+        Weights of squared distances.
+
+    Returns
+    -------
+    list of int
+        Places of the rows; fewer where no more directions differ.
+    """
+    taken = []
+    for _ in range(min(n, *rows.shape)):
+        squares = (rows * rows).sum(1)
+        best = int((squares * weights * (squares > _SAME**2)).argmax())
+        if squares[best] <= _SAME**2:
+            break
+        taken.append(best)
+        direction = rows[best] / squares[best] ** 0.5
+        rows = rows - (rows @ direction)[:, None] * direction
+    return taken
+
+
+def leading_directions(x, n):  # (n_samples, n_features) -> (n_features, n)
+    """Return the leading right singular vectors, from products of the smaller side."""
+    if len(x) < x.shape[1]:
+        _, vectors = torch.linalg.eigh(x @ x.mT)
+        return torch.linalg.qr(x.mT @ vectors[:, -n:]).Q
+    return torch.linalg.eigh(x.mT @ x).eigenvectors[:, -n:]
+
+
+def vertices(x, n_components):
+    """Return the samples at the edges of the cone of all samples, in their leading subspace.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n_samples, n_features)
+        Data.
+    n_components : int
+        Number of atoms, at most the number of samples and of features.
+
+    Returns
+    -------
+    Tensor of shape (n, n_features)
+        Atoms of any norm, up to ``n_components`` of them.
+    """
+    basis = leading_directions(x.double(), n_components)
+    rows = x.double() @ basis
+    norms = torch.linalg.vector_norm(rows, dim=1)
+    rows = rows / norms[:, None].clamp_min(torch.finfo(norms.dtype).tiny)
+    taken = successive_projections(rows, n_components, norms)
+    return (norms[taken, None] * rows[taken] @ basis.mT).to(x)

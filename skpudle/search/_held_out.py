@@ -1,0 +1,471 @@
+"""Predict hidden entries of rows that a search has not seen: the judgement of sizes and penalties.
+
+The features are cut into groups, which are hidden in turn. A row is coded from its other entries,
+and its codes predict the hidden ones: badly if the penalty is too large, if the penalty is so small
+that codes follow the noise, if atoms are missing, and if atoms have fitted the noise of other rows.
+
+For each penalty of codes the prediction moves on a line from the lasso's codes to least squares on
+their supports. The error is quadratic in the share of the way, and its minimum is known.
+"""
+
+from dataclasses import replace
+from functools import cached_property
+from itertools import tee
+from math import ceil, inf
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skpudle.lasso import gram_matrix, lasso_path
+from skpudle.search._conv_epoch import ConvProblem, conv_path, conv_synthesis
+from skpudle.search._rows import group_features, match_equal_rows, spread_rows
+
+__all__ = ["HeldOut", "HiddenPixels", "Prediction", "best_shares", "hold_out"]
+
+# With fewer rows none is held out: four held-out rows cannot order penalties.
+_LEAST_ROWS = 20
+# One row in ten is held out, but no more rows than there are codings, and of few rows up to a
+# quarter: a hundred rows if they are there.
+_HELD_OUT, _FEW, _WANTED = 10, 4, 100
+# A coding is a row with one group hidden. There are enough codings for this number of hidden
+# entries, within these limits. Divided by the evenness of the rows' energy (0.1 to 0.25 for patches
+# of photographs) there are up to _MOST_CODINGS. With a third of them the penalty of patches varies
+# by a factor of two from draw to draw of the held-out rows.
+_ENTRIES, _CODINGS, _MOST_CODINGS = 10_000, (400, 1000), 3000
+# Groups of features.
+_GROUPS = 10
+
+# Products of all atoms save as much time for dense codes as for ten times as many rows: with 4096
+# atoms of 1200 features and 100 rows, codes with 370 entries take 2.9 s, not 7.8, with 690 12 s,
+# not 25, and with 20 1.3 s, not 0.7.
+_DENSE_COST = 10
+
+# Pixels and the least number of images that predict, the share of pixels that is hidden, and the
+# number of turns.
+_PIXELS, _PICTURES, _SHARE, _TURNS = 2**14, 4, 0.1, 3
+
+# Codes of signals are events, which repeat with small changes. More codes explain these changes: 6
+# codes a beat of an electrocardiogram with noise explain .98 of hidden samples, 21 explain .99.
+_OF_SIGNALS = 0.02
+
+# Rows that locate the best penalty of codes, to a factor of two.
+_ROWS_TO_LOCATE = 100
+
+
+class Prediction(NamedTuple):
+    """How well atoms predict the hidden entries, with the best codes.
+
+    Attributes
+    ----------
+    errors : Tensor of shape (n_rows,)
+        Sum of the squared errors of each row of this process.
+    total : float
+        Their sum over all processes.
+    place : int
+        The penalty of these codes, as a power of ``2 ** 0.5`` in units of the search's.
+    share : float
+        The share of the lasso's bias that is removed from these codes.
+    """
+
+    errors: Tensor
+    total: float
+    place: int
+    share: float
+
+
+def best_shares(sums):  # (..., 3) -> errors (...), shares (...)
+    """Return the smallest error between two predictions, and the share of the way to the second.
+
+    Parameters
+    ----------
+    sums : Tensor of shape (..., 3)
+        Inner products ``(e, e)``, ``(e, d)`` and ``(d, d)`` of the error ``e`` of the first
+        prediction, and the step ``d`` from it to the second.
+
+    Returns
+    -------
+    errors, shares : Tensor of shape (...)
+        The smallest squared error, and the share from 0 to 1.
+    """
+    square, product, length = sums.unbind(-1)
+    share = (product / length).nan_to_num(0.0).clamp(0, 1)
+    return square - share * (2 * product - share * length), share
+
+
+class _Hidden:
+    """Entries that are hidden in turn; a subclass makes their sums.
+
+    Attributes
+    ----------
+    alpha : float
+        Penalty of the search.
+    fixed : bool
+        Whether that penalty is given.
+    smallest : float
+        The smallest penalty of a search, in units of the first.
+    places, coding_places : tuple of int
+        The smallest and largest penalty of codes that predict, and of codes of a learner, as powers
+        of ``2 ** 0.5`` in units of the search's.
+    margin : float
+        Share of the explained energy that sparser codes may lose.
+    n_known, n_rows : float
+        Known entries and rows, of all processes.
+    mean_square : float
+        The mean square of known entries.
+    """
+
+    margin = 0.0
+
+    def sums(self, atoms, alphas):  # -> (n_alphas, n_parts, 3), (n_alphas, 2), float
+        """Sum products of errors of hidden entries for each penalty, and count entries.
+
+        Parameters
+        ----------
+        atoms : Tensor of shape (n_components, *shape)
+            Atoms.
+        alphas : sequence of float
+            Penalties, from the largest to the smallest.
+
+        Returns
+        -------
+        sums : Tensor of shape (n_alphas, n_parts, 3)
+            Inner products for each part of the data of this process; see `best_shares`.
+        entries : Tensor of shape (n_alphas, 2)
+            Mean number of nonzero codes in a row, of the lasso and of least squares, of all
+            processes.
+        n_hidden : float
+            Hidden entries of all processes.
+        """
+        raise NotImplementedError
+
+    def locate(self, atoms):  # -> int
+        """Return about the best penalty of codes, as a power of ``2 ** 0.5``; see `Prediction`."""
+        raise NotImplementedError
+
+    def predict(self, atoms, place=None, steps=(1, -1)):  # -> Prediction
+        """Predict the hidden entries with the best penalty of codes.
+
+        Parameters
+        ----------
+        atoms : Tensor of shape (n_components, *shape)
+            Atoms.
+        place : int, default=None
+            The penalty to begin with, see `Prediction`; None finds one.
+        steps : tuple of int, default=(1, -1)
+            Directions in which penalties follow, as long as the error falls.
+        """
+        found, place = {}, self.locate(atoms) if place is None else place
+        (energy,) = self.total(self.energies.sum())
+
+        def try_places(places):
+            sums, _, _ = self.sums(atoms, [self.alpha * 2 ** (0.5 * i) for i in places])
+            (totals,) = self.total(sums.sum(1))
+            errors, shares = best_shares(totals)
+            for i, one, total, share in zip(places, sums, errors, shares, strict=True):
+                found[i] = float(total), one, float(share)
+
+        def best():  # the sparsest codes within the margin
+            least = min(error for error, *_ in found.values())
+            most = least + self.margin * max(float(energy) - least, 0.0)
+            return max(place for place, (error, *_) in found.items() if error <= most)
+
+        inside = min(max(place, self.places[0] + 1), self.places[1] - 1)
+        if inside != place:  # at an end codes are all zero, or dense
+            place, steps = inside, (1, -1)
+        try_places(sorted((place, *(place + step for step in steps)), reverse=True))
+        for step in steps:
+            while best() + step not in found and self.places[0] <= best() + step <= self.places[1]:
+                try_places([best() + step])
+        total, sums, share = found[best()]
+        square, product, length = sums.unbind(-1)
+        errors = square - share * (2 * product - share * length)
+        return Prediction(errors, total, best(), share)
+
+
+class HeldOut(_Hidden):
+    """Rows that a search does not see, and the groups of their entries that are hidden in turn.
+
+    Parameters
+    ----------
+    problem : Problem
+        The rows, and the penalty of the search.
+    fixed : bool, default=False
+        Whether that penalty is given.
+    n_codings : int, default=None
+        Codings of a prediction; None takes the number for these rows.
+    """
+
+    # A penalty above four times the search's would hide that its atoms predict nothing. Smaller
+    # ones than these have dense codes, which take long and change little.
+    places, coding_places = (-10, 4), (-20, 6)
+    smallest = 1 / 16
+
+    def __init__(self, problem, *, fixed=False, n_codings=None):
+        self.problem, self.fixed = problem.on_host(), fixed
+        self._n_codings = _n_codings(self.problem) if n_codings is None else n_codings
+        self.alpha, self.total = problem.alpha, problem.total
+        self.x, self.known = self.problem.x.double(), self.problem.mask
+        n_known = self.x.numel() if self.known is None else float(self.known.sum())
+        counts = self.x.new_tensor([n_known, len(self.x)])
+        square, counts = self.total(self.x.square().sum(), counts)
+        self.n_known, self.n_rows = counts.tolist()
+        self.mean_square = float(square) / max(self.n_known, 1.0)
+
+    @cached_property
+    def _groups(self):
+        known = None if self.known is None else self.known.mT
+        return group_features(match_equal_rows(self.x.mT, known), _GROUPS)
+
+    @property
+    def is_predictable(self):
+        """Whether some features are visible while the hidden ones are predicted."""
+        return len(self._groups) > 1
+
+    def _turns(self):  # yields rows, hidden features
+        n = len(self.x)
+        groups = self._groups if n else ()  # without rows all features are equal
+        n_turns = ceil(self._n_codings / max(self.n_rows, 1))
+        n_turns = max(1, min(len(groups), n_turns))
+        for i, hidden in enumerate(groups):
+            rows = ((torch.arange(n) + i) % len(groups) < n_turns).nonzero().flatten()
+            if len(rows):
+                yield rows, hidden
+
+    def locate(self, atoms):  # -> int
+        """Return about the best penalty of codes, from few rows."""
+        rows = spread_rows(len(self.x), _ROWS_TO_LOCATE)
+        few = HeldOut(self.problem.of_rows(rows), n_codings=_ROWS_TO_LOCATE)
+        places = range(self.places[1], self.places[0] - 1, -2)
+        sums, _, _ = few.sums(atoms, [self.alpha * 2 ** (0.5 * i) for i in places])
+        (totals,) = self.total(sums.sum(1))
+        return places[int(best_shares(totals)[0].argmin())]
+
+    def sums(self, atoms, alphas):  # -> (n_alphas, n_rows, 3), (n_alphas, 2), float
+        """Sum products of errors of each row; see `_Hidden.sums`."""
+        sums = self.x.new_zeros(len(alphas), len(self.x), 3)
+        entries, counted = self.x.new_zeros(len(alphas), 2), self.x.new_zeros(2)
+        atoms = atoms.to(self.x)
+        gram = gram_matrix(atoms, _DENSE_COST * len(self.x))
+        for rows, hidden in self._turns():
+            seen = torch.ones(self.x.shape[1], dtype=torch.bool)
+            if self.is_predictable:  # otherwise features are predicted from themselves
+                seen[hidden] = False
+            x, part = self.x[rows], atoms[:, hidden]
+            known = None if self.known is None else self.known[rows]
+            options = dict(positive=self.problem.positive_code)
+            options["mask"] = None if known is None else known[:, seen]
+            if gram is not None:  # without the hidden features, for a time
+                options["gram"] = gram.addmm_(part, part.mT, alpha=-1)
+            codes, refits = lasso_path(atoms[:, seen], x[:, seen], alphas, **options)
+            if gram is not None:
+                gram.addmm_(part, part.mT)
+            counts = torch.ones_like(x[:, hidden]) if known is None else known[:, hidden]
+            error = (x[:, hidden] - codes @ part) * counts
+            step = (refits - codes) @ part * counts
+            pairs = (error, error), (error, step), (step, step)
+            sums[:, rows] += torch.stack([(a * b).sum(2) for a, b in pairs], 2)
+            entries += torch.stack([(z != 0).double().sum((1, 2)) for z in (codes, refits)], 1)
+            counted += counted.new_tensor([float(counts.sum()), len(rows)])
+        entries, counted = self.total(entries, counted)
+        n_hidden, n_codings = counted.tolist()
+        return sums, entries / max(n_codings, 1.0), n_hidden
+
+    @cached_property
+    def energies(self):  # -> (n_rows,)
+        """The sum of squares of the hidden entries of each row."""
+        return self._of_hidden(self.x.square())
+
+    @cached_property
+    def deviations(self):  # -> (n_rows,)
+        """The sum of squares of the hidden entries of each row, less the column means."""
+        known = torch.ones_like(self.x) if self.known is None else self.known
+        sums, counts = self.total((known * self.x).sum(0), known.sum(0))
+        return self._of_hidden(known * (self.x - sums / counts.clamp_min(1)).square())
+
+    def _of_hidden(self, squares):
+        sums = self.x.new_zeros(len(self.x))
+        for rows, hidden in self._turns():
+            sums[rows] += squares[rows][:, hidden].sum(1)
+        return sums
+
+    def noise(self, atoms, alpha, debias):  # -> float
+        """Return the variance of residuals, for each known entry without a code."""
+        atoms, x = atoms.to(self.x), self.x
+        options = dict(positive=self.problem.positive_code, mask=self.known)
+        options["gram"] = gram_matrix(atoms, _DENSE_COST * len(x))
+        codes, refits = lasso_path(atoms, x, [alpha], **options)
+        (codes,) = torch.lerp(codes, refits, debias)
+        residual = x - codes @ atoms
+        residual = residual if self.known is None else residual * self.known
+        n_known = x.shape[1] if self.known is None else self.known.sum(1)
+        left = (n_known - (codes != 0).sum(1)).clamp_min(0).to(x)
+        sums = torch.stack([(residual.square().sum(1) * (left > 0)).sum(), left.sum()])
+        (sums,) = self.total(sums)
+        squares, left = sums.tolist()
+        return squares / left if left > 0 else 0.0
+
+
+class HiddenPixels(_Hidden):
+    """Crops of images, and their pixels that are hidden in turn.
+
+    Parameters
+    ----------
+    problem : ConvProblem
+        Images, and the penalty of the search.
+    fixed : bool, default=False
+        Whether that penalty is given.
+    """
+
+    # Codes of smaller penalties are dense, as atoms overlap at all places, and take minutes: those
+    # of an electrocardiogram have 3,965 entries for 48 beats.
+    places, coding_places = (-4, 4), (-4, 6)
+    smallest, is_predictable = 1.0, True
+
+    def __init__(self, problem, *, fixed=False):
+        self.alpha, self.total, self.fixed = problem.alpha, problem.total, fixed
+        self.margin = _OF_SIGNALS if problem.x.shape[2] == 1 else 0.0
+        n_pixels = _n_pixels(problem)
+        n = min(max(_PICTURES, n_pixels // max(problem.x[0, 0].numel(), 1)), len(problem.x))
+        chosen = spread_rows(len(problem.x), n)
+        area, crop = n_pixels // n, []
+        axes = zip(problem.x.shape[2:], problem.kernel, problem.stride, strict=True)
+        for size, kernel, stride in axes:  # a signal has one row, whose crop has the whole area
+            side = min(size, max(2 * kernel, int(area**0.5) if problem.x.shape[2] > 1 else area))
+            side = kernel + (side - kernel) // stride * stride
+            crop.append(slice((size - side) // 2, (size - side) // 2 + side))
+        window = (chosen, slice(None), *crop)
+        mask = None if problem.mask is None else problem.mask[window]
+        self.problem = replace(problem, x=problem.x[window], mask=mask, held_out=None)
+        self.known = torch.ones_like(self.problem.x) if mask is None else self.problem.mask
+        self.x = self.problem.x
+        self.mean_square = float(self.x.square().sum() / self.known.sum().clamp_min(1))
+        self.n_rows = float(n)
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.rand(self.x.shape[2:], generator=generator, dtype=self.x.dtype)
+        turn = torch.floor(drawn / _SHARE)
+        self._hidden = [self.known * (turn == i) for i in range(_TURNS)]
+        self.n_known = float(sum(hidden.sum() for hidden in self._hidden))
+
+    def _predictions(self, atoms, alphas, mask):  # yields codes and images for each penalty
+        problem = replace(self.problem, mask=mask)
+        for codes in conv_path(problem, atoms, alphas):
+            yield codes, [conv_synthesis(problem, atoms, z) for z in codes]
+
+    def _of_tiles(self, values):  # (n, n_channels, height, width) -> (n_tiles,)
+        """Sum over tiles of the size of atoms."""
+        height, width = (ceil(n / k) * k for n, k in zip(values.shape[2:], self.problem.kernel))
+        values = torch.nn.functional.pad(
+            values.sum(1), (0, width - values.shape[3], 0, height - values.shape[2])
+        )
+        tiles = values.unfold(1, self.problem.kernel[0], self.problem.kernel[0])
+        return tiles.unfold(2, self.problem.kernel[1], self.problem.kernel[1]).sum((3, 4)).flatten()
+
+    def locate(self, atoms):  # -> int
+        """Return about the best penalty of codes, from falling penalties until errors rise."""
+        best, least, energy = 0, inf, float(self.energies.sum())
+        places = range(self.places[1], self.places[0] - 1, -2)
+        alphas = (self.alpha * 2 ** (0.5 * i) for i in places)
+        for place, (sums, _) in zip(places, self._by_penalty(atoms, alphas)):
+            error = float(best_shares(sums.sum(0))[0])
+            if error > least - self.margin * max(energy - least, 0.0):
+                break
+            best, least = place, error
+        return best
+
+    def sums(self, atoms, alphas):  # -> (n_alphas, n_tiles, 3), (n_alphas, 2), float
+        """Sum products of errors of each tile; see `_Hidden.sums`."""
+        found = zip(*self._by_penalty(atoms, alphas), strict=True)
+        sums, entries = (torch.stack(each) for each in found)
+        return sums, entries, self.n_known
+
+    def _by_penalty(self, atoms, alphas):  # yields (n_tiles, 3), (2,)
+        atoms = atoms.to(self.x)
+        alphas = tee(alphas, len(self._hidden))
+        turns = [
+            self._predictions(atoms, falling, self.known - hidden)
+            for falling, hidden in zip(alphas, self._hidden, strict=True)
+        ]
+        for found in zip(*turns, strict=True):
+            sums, entries = 0.0, self.x.new_zeros(2)
+            for hidden, (codes, (lasso, refit)) in zip(self._hidden, found, strict=True):
+                error, step = (self.x - lasso) * hidden, (refit - lasso) * hidden
+                pairs = (error, error), (error, step), (step, step)
+                sums = sums + torch.stack([self._of_tiles(a * b) for a, b in pairs], 1)
+                entries += torch.stack([z.count.sum() for z in codes]) / len(self._hidden)
+            yield sums, entries / self.n_rows
+
+    @cached_property
+    def energies(self):  # -> (n_tiles,)
+        """The sum of squares of the hidden pixels of each tile."""
+        return sum(self._of_tiles(self.x.square() * hidden) for hidden in self._hidden)
+
+    def noise(self, atoms, alpha, debias):  # -> float
+        """Return the variance of residuals, for each known pixel without a code."""
+        ((codes, images),) = self._predictions(atoms.to(self.x), [alpha], self.known)
+        image = torch.lerp(*images, debias)
+        left = float(self.known.sum() - codes[debias == 1].count.sum())
+        residual = (self.x - image) * self.known
+        return float(residual.square().sum()) / left if left > 0 else 0.0
+
+
+def _n_pixels(problem):
+    return min(_PIXELS, 2 * _PIXELS // problem.x.shape[1])
+
+
+def _n_codings(problem):
+    """Return the number of rows, each with one group of features hidden, that choose a penalty."""
+    squares, (least, most) = problem.squares(), _CODINGS
+    (sums,) = problem.total(torch.stack([squares.sum(), squares.square().sum()]))
+    (n,) = problem.total(squares.new_tensor([float(len(squares))]))
+    n, (energy, fourth) = float(n), sums.tolist()
+    evenness = energy**2 / (n * fourth) if fourth > 0 else 1.0
+    n_codings = min(max(ceil(_ENTRIES * _GROUPS / problem.x.shape[1]), least), most)
+    return min(max(ceil(n_codings / evenness), int(n) // _HELD_OUT), _MOST_CODINGS)
+
+
+def hold_out(problem, *, fixed=False, learn=True):  # -> Problem
+    """Hold out rows of a problem, which choose the penalty of its search.
+
+    Parameters
+    ----------
+    problem : Problem or ConvProblem
+        Data and objective.
+    fixed : bool, default=False
+        Whether the penalty is given, so that the rows only judge its bias.
+    learn : bool, default=True
+        Whether the atoms adapt to the held-out rows in the end. Otherwise the problem goes on
+        without them.
+
+    Returns
+    -------
+    Problem
+        With rows or images that are held out. It is unchanged for fewer than 20 rows, one feature
+        or copies of it; of fewer than four images pixels are hidden and none is held out. Copies
+        of rows do not count.
+    """
+    first = match_equal_rows(problem.x, problem.mask)
+    distinct = first.unique()
+    n, n_features = len(distinct), problem.x.shape[1:].numel()
+    (n_all,) = problem.total(torch.tensor([float(n)], dtype=torch.float64))
+    if isinstance(problem, ConvProblem):
+        n_held = min(ceil(_n_pixels(problem) / max(problem.x[0, 0].numel(), 1)), n // _FEW)
+        if n_held == 0:  # one image, whose noise few atoms cannot fit
+            return replace(problem, held_out=HiddenPixels(problem, fixed=fixed))
+    elif n_all < _LEAST_ROWS or n_features == 1:
+        return problem
+    else:
+        share, n_codings = n / float(n_all), _n_codings(problem)
+        n_held = max(n // _HELD_OUT, min(n // _FEW, ceil(_WANTED * share)))
+        n_held = min(n_held, ceil(n_codings * share))
+    rows = torch.isin(first, distinct[spread_rows(n, n_held)])  # with all copies of these rows
+    if isinstance(problem, ConvProblem):
+        held_out = HiddenPixels(problem.of_rows(rows), fixed=fixed)
+    else:
+        held_out = HeldOut(problem.of_rows(rows), fixed=fixed, n_codings=n_codings)
+        (n_predictable,) = problem.total(torch.tensor([float(held_out.is_predictable)]))
+        if n_predictable == 0:
+            return problem
+    if learn:
+        return replace(problem, held_out=held_out, held_rows=rows)
+    return replace(problem.of_rows(~rows), held_out=held_out)

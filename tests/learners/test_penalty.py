@@ -1,0 +1,164 @@
+"""The penalty of a search follows the data, and says what it tried."""
+
+import numpy as np
+import pytest
+from sklearn.model_selection import GridSearchCV
+
+from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle.datasets import make_dictionary_data
+from skpudle.metrics import recovery_rate
+from skpudle.plotting import PenaltyPathDisplay
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def pulses(rng, n=20, length=120, noise=0.1):
+    """Return signals of one pulse at random places, and the pulse."""
+    pulse = np.hanning(12) * np.linspace(1, -1, 12)
+    signals = np.zeros((n, length))
+    for signal in signals:
+        for start in rng.choice(length - 12, 3, replace=False):
+            signal[start : start + 12] += rng.uniform(0.5, 1.5) * pulse
+    return signals + noise * signals.std() * rng.normal(size=signals.shape), pulse
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    return make_dictionary_data(6000, 20, 25, n_nonzero=3, snr_db=-1, random_state=0)[:2]
+
+
+def test_much_noise_calls_for_a_larger_penalty(noisy):
+    """At the usual penalty atoms fit the noise."""
+    X, truth = noisy
+    learner = PUDLEDictionaryLearning(25, random_state=0).fit(X)
+    usual = learner.penalty_path_.alpha[0]
+    fixed = PUDLEDictionaryLearning(25, alpha=usual, random_state=0).fit(X)
+    assert learner.search_alpha_ > 2 * usual
+    assert recovery_rate(truth, learner.components_) > 1.5 * recovery_rate(truth, fixed.components_)
+
+
+def test_a_number_is_the_penalty_of_the_search(rng):
+    X = rng.normal(size=(300, 8))
+    learner = PUDLEDictionaryLearning(5, alpha=0.5, random_state=0).fit(X)
+    assert learner.search_alpha_ == learner.alpha_ == 0.5
+    assert set(learner.penalty_path_.alpha) == {0.5}
+
+
+def test_the_path_begins_at_the_usual_penalty_and_has_the_chosen_one(noisy):
+    X, _ = noisy
+    learner = PUDLEDictionaryLearning(25, random_state=0).fit(X[:1000])
+    path, norm = learner.penalty_path_, np.sqrt(np.square(X[:1000]).sum(1).mean())
+    assert path.alpha[0] == pytest.approx(0.07 * norm)
+    assert np.isclose(path.alpha, learner.search_alpha_).any()
+    assert path.alpha.shape == path.score.shape == path.unbiased.shape
+    assert path.score.max() <= 1
+
+
+@pytest.mark.parametrize("factor", [2.0**-20, 2.0**10])
+def test_the_path_scales_with_the_data(noisy, factor):
+    X = noisy[0][:600]
+    one, other = (PUDLEDictionaryLearning(12, random_state=0).fit(a) for a in (X, factor * X))
+    np.testing.assert_array_equal(other.components_, one.components_)
+    np.testing.assert_array_equal(other.penalty_path_.alpha, factor * one.penalty_path_.alpha)
+    np.testing.assert_array_equal(other.penalty_path_.score, one.penalty_path_.score)
+
+
+def test_few_rows_keep_the_usual_penalty(rng):
+    learner = PUDLEDictionaryLearning(3, random_state=0).fit(rng.normal(size=(19, 6)))
+    assert not hasattr(learner, "penalty_path_")
+    assert learner.search_alpha_ > 0
+
+
+def test_the_display_shows_the_path(noisy):
+    pytest.importorskip("matplotlib")
+    learner = PUDLEDictionaryLearning(25, random_state=0).fit(noisy[0][:1000])
+    display = PenaltyPathDisplay.from_estimator(learner)
+    path, order = learner.penalty_path_, np.argsort(learner.penalty_path_.alpha, kind="stable")
+    np.testing.assert_array_equal(display.line_.get_xdata(), path.alpha[order])
+    np.testing.assert_array_equal(display.line_.get_ydata(), path.score[order])
+    assert display.unbiased_line_.get_xdata().size == path.unbiased.sum()
+    assert display.chosen_line_.get_xdata()[0] == learner.search_alpha_
+
+
+def test_the_number_of_atoms_does_not_drown_in_noise():
+    """At the usual penalty spare atoms would fit noise, and true ones be missed."""
+    X = make_dictionary_data(4000, 20, 24, n_nonzero=2, snr_db=3, random_state=1)[0]
+    assert 20 <= PUDLEDictionaryLearning("auto", random_state=0).fit(X).n_components_ <= 28
+
+
+def test_purest_spectra_begin_a_search_of_mixtures(rng):
+    axis = np.linspace(0, 1, 60)
+    spectra = np.exp(-np.square(axis - rng.random((4, 1))) / 0.01) + 0.1 * rng.random((4, 1))
+    spectra /= np.linalg.norm(spectra, axis=1, keepdims=True)
+    mixtures = np.vstack([np.eye(4), rng.dirichlet(np.ones(4), 200)]) @ spectra
+    mixtures += 1e-3 * rng.normal(size=mixtures.shape)
+    options = dict(positive_code=True, positive_dict=True)
+    learner = PUDLEDictionaryLearning(4, random_state=0, **options).fit(mixtures)
+    other = PUDLEDictionaryLearning(4, random_state=1, **options).fit(mixtures)
+    assert ((learner.components_ @ spectra.T).max(axis=0) > np.cos(np.radians(1.0))).all()
+    np.testing.assert_array_equal(other.components_, learner.components_)  # nothing is drawn
+
+
+# ------------------------------------------------------------------ images and signals
+
+
+def test_hidden_pixels_are_no_trap_for_a_search_over_penalties(rng):
+    """The error of reconstructing the input falls with the penalty, that of hidden pixels not."""
+    signals, _ = pulses(rng, noise=1.0)
+    usual = ConvPUDLEDictionaryLearning(1, atom_shape=12, random_state=0).fit(signals).search_alpha_
+    learner = ConvPUDLEDictionaryLearning(1, atom_shape=12, random_state=0)
+    search = GridSearchCV(learner, {"alpha": usual * np.array([0.01, 0.1, 1.0])}, cv=2)
+    search.fit(signals)
+    assert search.best_params_["alpha"] > 0.05 * usual
+    assert search.best_score_ <= 1
+
+
+def test_the_score_without_clean_images_has_no_peak(rng):
+    signals, _ = pulses(rng)
+    learner = ConvPUDLEDictionaryLearning(1, atom_shape=12, random_state=0).fit(signals)
+    assert learner.score(signals, np.arange(20)) == learner.score(signals) <= 1
+    assert learner.score(signals, signals) > 1  # decibels
+    with pytest.raises(ValueError, match=r"peak=2\.0, but the score without clean images"):
+        learner.score(signals, peak=2.0)
+
+
+def test_noise_lifts_the_penalty_of_signals(rng):
+    """Correlations of noise with an atom stay below the universal threshold."""
+    signals, pulse = pulses(rng, n=40, noise=2.0)
+    learner = ConvPUDLEDictionaryLearning(1, atom_shape=12, random_state=0).fit(signals)
+    noise = np.median(np.abs(np.diff(signals, axis=1))) / 0.6745 / np.sqrt(2)
+    assert learner.search_alpha_ > 0.8 * noise * np.sqrt(2 * np.log(signals.size))
+    atom = learner.components_[0] / np.linalg.norm(learner.components_[0])
+    shifts = np.correlate(np.pad(pulse / np.linalg.norm(pulse), 12), atom, "valid")
+    assert np.abs(shifts).max() > 0.9
+
+
+def test_codes_of_signals_are_at_all_places(rng):
+    signals, _ = pulses(rng)
+    learner = ConvPUDLEDictionaryLearning(1, atom_shape=12, random_state=0).fit(signals)
+    assert learner.transform(signals).shape == (20, 109)
+    pictures = ConvPUDLEDictionaryLearning(2, atom_shape=(3, 8), random_state=0)
+    assert pictures.fit(rng.normal(size=(3, 12, 16))).transform(np.zeros((1, 12, 16))).shape[
+        2:
+    ] == (4, 3)
+
+
+def test_a_number_of_codes_chooses_the_penalty_of_signals(rng):
+    signals, _ = pulses(rng)
+    learner = ConvPUDLEDictionaryLearning(1, atom_shape=12, random_state=0).fit(signals)
+    fitted = learner.alpha_
+    learner.choose_alpha(signals, l0=3)
+    assert (learner.transform(signals) != 0).sum() / len(signals) == pytest.approx(3, rel=0.1)
+    chosen = learner.alpha_
+    assert learner.partial_fit(signals).alpha_ == chosen
+    assert learner.choose_alpha(signals).alpha_ == pytest.approx(fitted, rel=0.5)
+    with pytest.raises(ValueError, match="l0=-1 is no number of codes"):
+        learner.choose_alpha(signals, l0=-1)
+    hard = ConvPUDLEDictionaryLearning(
+        1, atom_shape=12, n_unfoldings=3, shrinkage="hard", max_iter=1, tol=None, random_state=0
+    )
+    with pytest.raises(ValueError, match="chosen for codes of the lasso"):
+        hard.fit(signals).choose_alpha(signals, l0=3)

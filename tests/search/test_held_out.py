@@ -1,0 +1,389 @@
+"""Rows and pixels that are hidden, and rows that a search does not see."""
+
+from dataclasses import replace
+from math import ceil
+
+import pytest
+import torch
+from two_processes import in_two_processes
+
+from skpudle.lasso import solve_lasso
+from skpudle.operators import ConvDictionary, project_atoms
+from skpudle.search import (
+    ConvProblem,
+    HeldOut,
+    HiddenPixels,
+    Problem,
+    advance,
+    auto_alpha,
+    begin,
+    best_shares,
+    conv_codes,
+    group_features,
+    hold_out,
+    is_done,
+    match_equal_rows,
+    search,
+    searched,
+)
+
+
+def planted(n, m=16, p=20, n_nonzero=3, *, noise=0.1, positive=False, seed=0):
+    """Return rows of few atoms with noise, and the atoms."""
+    generator = torch.Generator().manual_seed(seed)
+    options = dict(generator=generator, dtype=torch.float64)
+    truth = torch.randn(p, m, **options)
+    truth = project_atoms(truth.abs() if positive else truth)
+    values = torch.rand(n, n_nonzero, **options) + 0.5
+    if not positive:
+        values *= torch.randint(0, 2, values.shape, generator=generator) * 2 - 1
+    supports = torch.rand(n, p, generator=generator).topk(n_nonzero).indices
+    codes = torch.zeros(n, p, dtype=torch.float64).scatter_(1, supports, values)
+    return codes @ truth + noise * torch.randn(n, m, **options), truth
+
+
+def gaps_in(x, share=0.2):
+    return (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) >= share).double()
+
+
+# ---------------------------------------------------------------------------- hidden entries
+
+
+def naive_sums(problem, n_codings, atoms, alpha):
+    """Return what `HeldOut.sums` does, by a loop over rows of which one group is hidden."""
+    x, known = problem.x, problem.mask
+    known = torch.ones_like(x) if known is None else known
+    groups = group_features(match_equal_rows(x.mT, known.mT), 10)
+    n_turns = max(1, min(len(groups), ceil(n_codings / len(x))))
+    sums, entries, n_hidden, n = torch.zeros(len(x), 3).double(), torch.zeros(2), 0.0, 0
+    for i, hidden in enumerate(groups):
+        seen = [j for j in range(x.shape[1]) if j not in hidden]
+        for k, (row, there) in enumerate(zip(x, known, strict=True)):
+            if (k + i) % len(groups) >= n_turns:
+                continue
+            options = dict(positive=problem.positive_code, mask=there[seen][None], certify=False)
+            lasso, refit = (
+                solve_lasso(atoms[:, seen], row[seen][None], alpha, debias=debias, **options)[0][0]
+                for debias in (0, 1)
+            )
+            error = there[hidden] * (row[hidden] - lasso @ atoms[:, hidden])
+            step = there[hidden] * ((refit - lasso) @ atoms[:, hidden])
+            sums[k] += torch.stack([error @ error, error @ step, step @ step])
+            entries += torch.tensor([(lasso != 0).sum(), (refit != 0).sum()])
+            n_hidden, n = n_hidden + float(there[hidden].sum()), n + 1
+    return sums, entries / n, n_hidden
+
+
+@pytest.mark.parametrize("n_codings", [20, 70, 1000])
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_sums_are_those_of_rows_and_groups_one_by_one(gaps, positive, n_codings):
+    """Also of features with copies, which are hidden together."""
+    x, truth = planted(30, positive=positive)
+    of_copies = torch.tensor([*range(16), 3, 3, 7])
+    x, atoms = x[:, of_copies], truth[:, of_copies]
+    mask = gaps_in(x[:, :16])[:, of_copies] if gaps else None
+    problem = Problem(x, 0.2, positive_code=positive, mask=mask)
+    held_out, alphas = HeldOut(problem, n_codings=n_codings), [0.4, 0.1]
+    sums, entries, n_hidden = held_out.sums(atoms, alphas)
+    for i, alpha in enumerate(alphas):
+        expected = naive_sums(problem, n_codings, atoms, alpha)
+        torch.testing.assert_close(sums[i], expected[0], rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(entries[i].float(), expected[1])
+        assert n_hidden == expected[2]
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_many_rows_with_products_of_atoms_have_the_sums_of_few(gaps):
+    """Products without the hidden features are those of the features that are seen."""
+    x, truth = planted(400)
+    mask = gaps_in(x) if gaps else None
+    whole = HeldOut(Problem(x, 0.2, mask=mask), n_codings=4000)
+    parts = [
+        HeldOut(Problem(x[rows], 0.2, mask=None if mask is None else mask[rows]), n_codings=4000)
+        for rows in torch.arange(400).split(100)
+    ]
+    expected = torch.cat([part.sums(truth, [0.2])[0] for part in parts], 1)
+    torch.testing.assert_close(whole.sums(truth, [0.2])[0], expected, rtol=1e-7, atol=1e-9)
+
+
+def test_energies_are_the_errors_of_zeros():
+    x, truth = planted(50)
+    held_out = HeldOut(Problem(x, 0.2, mask=gaps_in(x)), n_codings=120)
+    ((sums,), entries, _) = held_out.sums(truth, [100.0])
+    assert float(entries.sum()) == 0
+    torch.testing.assert_close(held_out.energies, sums[:, 0])
+    means = (held_out.known * held_out.x).sum(0) / held_out.known.sum(0)
+    centred = HeldOut(replace(held_out.problem, x=held_out.x - means), n_codings=120)
+    torch.testing.assert_close(held_out.deviations, centred.energies)
+
+
+def test_the_share_of_the_bias_is_the_best_of_a_line():
+    generator = torch.Generator().manual_seed(0)
+    error, step = torch.randn(2, 50, 6, generator=generator, dtype=torch.float64)
+    step[0] = 0
+    pairs = (error, error), (error, step), (step, step)
+    errors, shares = best_shares(torch.stack([(a * b).sum(1) for a, b in pairs], 1))
+    torch.testing.assert_close(errors, (error - shares[:, None] * step).square().sum(1))
+    for share in torch.linspace(0, 1, 21):
+        assert (errors <= (error - share * step).square().sum(1) + 1e-12).all()
+    assert set(shares.tolist()) >= {0.0, 1.0}
+    assert ((shares > 0) & (shares < 1)).any()
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.3])
+@pytest.mark.parametrize("place", [None, -9, 0, 3])
+def test_a_prediction_is_the_best_of_all_penalties(place, noise):
+    x, truth = planted(100, noise=noise)
+    held_out = HeldOut(Problem(x, auto_alpha(x)))
+    found = held_out.predict(truth, place)
+    places = range(held_out.places[1], held_out.places[0] - 1, -1)
+    alphas = [held_out.alpha * 2 ** (0.5 * i) for i in places]
+    errors, shares = best_shares(held_out.sums(truth, alphas)[0].sum(1))
+    best = int(errors.argmin())
+    assert found.place == places[best]
+    assert found.total == pytest.approx(float(errors[best]), rel=1e-9)
+    assert found.share == pytest.approx(float(shares[best]), abs=1e-6)
+    assert found.total == pytest.approx(float(found.errors.sum()), rel=1e-9)
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_the_noise_is_that_of_rows_whose_atoms_are_known(gaps):
+    x, truth = planted(2000, 40, 12, noise=0.05)
+    held_out = HeldOut(Problem(x, 0.2, mask=gaps_in(x, 0.1) if gaps else None))
+    assert held_out.noise(truth, 0.2, 1.0) == pytest.approx(0.0025, rel=0.1)
+
+
+@pytest.mark.parametrize("n_first", [0, 30])
+def test_two_processes_have_the_sums_of_one(n_first):
+    """One of them may have no rows."""
+    x, truth = planted(80)
+    whole = HeldOut(Problem(x, 0.2), n_codings=200)
+    expected = whole.sums(truth, [0.3, 0.2]), whole.predict(truth)
+
+    def run(rank, total):
+        held_out = HeldOut(Problem((x[:n_first], x[n_first:])[rank], 0.2, total=total))
+        held_out = HeldOut(held_out.problem, n_codings=200)
+        numbers = held_out.n_rows, held_out.n_known, held_out.mean_square
+        noise = held_out.noise(truth, 0.2, 1.0)
+        return held_out.sums(truth, [0.3, 0.2]), held_out.predict(truth), numbers, noise
+
+    found = in_two_processes(run)
+    sums = torch.cat([one[0][0] for one in found], 1)
+    torch.testing.assert_close(sums, expected[0][0], rtol=1e-9, atol=1e-12)
+    errors = torch.cat([one[1].errors for one in found])
+    torch.testing.assert_close(errors, expected[1].errors)
+    for (_, entries, n_hidden), prediction, numbers, noise in found:
+        torch.testing.assert_close(entries, expected[0][1])
+        assert n_hidden == expected[0][2]
+        assert prediction[1:] == pytest.approx(expected[1][1:])
+        assert numbers == pytest.approx((whole.n_rows, whole.n_known, whole.mean_square))
+        assert noise == pytest.approx(whole.noise(truth, 0.2, 1.0))
+
+
+# ---------------------------------------------------------------------------- hidden pixels
+
+
+def pictures(n=4, size=(14, 12), *, masked=False, positive=False):
+    """Return a problem of small pictures, and its two atoms."""
+    generator = torch.Generator().manual_seed(0)
+    options = dict(generator=generator, dtype=torch.float64)
+    atoms = project_atoms(torch.randn(2, 1, 3, 3, **options))
+    maps = torch.rand(n, 2, size[0] - 2, size[1] - 2, **options)
+    z = torch.where(maps > 0.9, 0.5 + maps, 0.0)
+    x = ConvDictionary(atoms, 1).synthesis(z)
+    x = x + 0.05 * torch.randn(x.shape, **options)
+    mask = gaps_in(x, 0.1) if masked else None
+    return ConvProblem(x, (3, 3), (1, 1), 0.3, positive, mask=mask), atoms
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_sums_of_pixels_are_those_of_turns_one_by_one(masked, positive):
+    """Codes along the path end at a thousandth of the penalty."""
+    problem, atoms = pictures(masked=masked, positive=positive)
+    held_out, alphas = HiddenPixels(problem), [0.4, 0.2]
+    sums, entries, n_hidden = held_out.sums(atoms, alphas)
+    x, known = held_out.x, held_out.known
+    turns = held_out._hidden
+    assert n_hidden == sum(float(hidden.sum()) for hidden in turns)
+    assert float(sum(turns).max()) == 1  # a pixel is hidden in one turn
+    assert all(0.05 < float(hidden.sum() / known.sum()) < 0.15 for hidden in turns)
+    for found, n_entries, alpha in zip(sums, entries, alphas, strict=True):
+        expected, n_expected = torch.zeros(3).double(), torch.zeros(2).double()
+        for hidden in turns:
+            options = dict(alpha=alpha, positive_code=positive, mask=known - hidden)
+            codes = [
+                conv_codes(ConvDictionary(atoms, 1), x, debias=d, **options)[0] for d in (0, 1)
+            ]
+            lasso, refit = (ConvDictionary(atoms, 1).synthesis(z) * hidden for z in codes)
+            error, step = x * hidden - lasso, refit - lasso
+            pairs = (error, error), (error, step), (step, step)
+            expected += torch.stack([(a * b).sum() for a, b in pairs])
+            n_expected += torch.stack([(z != 0).sum() for z in codes]) / len(x) / len(turns)
+        torch.testing.assert_close(found.sum(0), expected, rtol=0.03, atol=1e-3)
+        torch.testing.assert_close(n_entries, n_expected, rtol=0.1, atol=0.0)
+
+
+def test_pixels_that_a_tile_hides_are_in_its_sum():
+    problem, atoms = pictures()
+    held_out = HiddenPixels(problem)
+    hidden = sum(held_out._hidden)
+    tiles = [
+        (held_out.x * hidden)[i, :, row : row + 3, column : column + 3].square().sum()
+        for i in range(4)
+        for row in range(0, 14, 3)
+        for column in range(0, 12, 3)
+    ]
+    torch.testing.assert_close(held_out.energies, torch.stack(tiles))
+    ((sums,), _, _) = held_out.sums(atoms, [100.0])
+    torch.testing.assert_close(sums[:, 0], held_out.energies)
+
+
+def test_a_prediction_of_pixels_is_the_best_of_all_penalties():
+    problem, atoms = pictures()
+    held_out = HiddenPixels(problem)
+    found = held_out.predict(atoms)
+    places = range(held_out.places[1], held_out.places[0] - 1, -1)
+    sums, _, _ = held_out.sums(atoms, [0.3 * 2 ** (0.5 * i) for i in places])
+    errors, _ = best_shares(sums.sum(1))
+    assert found.total == pytest.approx(float(errors.min()), rel=0.01)
+    assert found.total < 0.5 * float(held_out.energies.sum())
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 40])
+def test_images_are_held_out_where_there_are_four(n):
+    problem = hold_out(pictures(n)[0])
+    if n < 4:
+        assert problem.held_rows is None
+        assert len(problem.held_out.x) == n
+        return
+    n_held = int(problem.held_rows.sum())
+    assert 1 <= n_held <= n / 4
+    rest = problem.thinned(1, whole=False).x
+    assert len(rest) == n - n_held
+    first = match_equal_rows(torch.cat([rest, problem.x[problem.held_rows]]))
+    assert torch.equal(first, torch.arange(n))
+
+
+# ---------------------------------------------------------------------------- rows held out
+
+
+@pytest.mark.parametrize("learn", [False, True])
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("copies", [1, 3, 20])
+def test_no_copy_of_a_row_that_is_held_out_is_searched_in(copies, gaps, learn):
+    x = planted(120)[0]
+    mask = gaps_in(x).repeat(copies, 1) if gaps else None
+    whole = Problem(x.repeat(copies, 1), 0.1, mask=mask)
+    problem = hold_out(whole, learn=learn)
+    rest = problem.thinned(1, whole=False)
+    held = problem.held_out.problem
+    assert len(rest.x) + len(held.x) == 120 * copies
+    parts = torch.cat([rest.x, held.x])
+    masks = torch.cat([rest.mask, held.mask]) if gaps else None
+    first = match_equal_rows(parts, masks)
+    assert (first[len(rest.x) :] >= len(rest.x)).all()
+    assert len(first.unique()) == 120
+    assert len(held.x) == 30 * copies
+    assert (problem.thinned(1) is problem) or not learn
+    assert len(problem.x) == (120 * copies if learn else len(rest.x))
+
+
+@pytest.mark.parametrize("n", [0, 1, 19, 20, 100, 1000])
+def test_a_tenth_of_the_rows_is_held_out_and_of_few_a_quarter(n):
+    problem = hold_out(Problem(planted(1000)[0][:n], 0.1))
+    if n < 20:
+        assert problem.held_out is None
+        return
+    assert (
+        len(problem.held_out.x) == int(problem.held_rows.sum()) == max(n // 10, n // 4 * (n < 400))
+    )
+
+
+def test_rows_with_one_feature_predict_nothing():
+    assert hold_out(Problem(planted(100)[0][:, :1], 0.1)).held_out is None
+
+
+def test_processes_hold_out_shares_of_their_rows():
+    x = planted(600)[0]
+
+    def run(rank, total):
+        part = (x[:0], x[:200], x[200:])[rank + 1]
+        return hold_out(Problem(part, 0.1, total=total))
+
+    first, second = in_two_processes(run)
+    assert len(first.held_out.x) == 34
+    assert len(second.held_out.x) == 67
+    assert first.held_out.n_rows == second.held_out.n_rows == 101
+
+
+def test_a_process_without_rows_holds_none_out():
+    x = planted(200)[0]
+    problems = in_two_processes(
+        lambda rank, total: hold_out(Problem((x[:0], x)[rank], 0.1, total=total))
+    )
+    assert [len(problem.held_out.x) for problem in problems] == [0, 50]
+
+
+def test_rows_that_are_held_out_change_the_atoms_only_in_the_end():
+    """The first atoms know nothing of them; the last ones are adapted to all rows."""
+    x, truth = planted(300, noise=0.02)
+    problem = hold_out(Problem(x, 0.3), fixed=True)
+    louder = torch.where(problem.held_rows[:, None], 1.2 * x, x)
+    changed = hold_out(Problem(louder, 0.3), fixed=True)
+    assert torch.equal(changed.held_rows, problem.held_rows)
+    one, other = (search(each, truth) for each in (problem, changed))
+    assert one.is_unbiased == other.is_unbiased
+    assert torch.equal(one.unseen, other.unseen)
+    assert (one.best_atoms - other.best_atoms).abs().max() > 1e-4
+
+
+def test_all_rows_are_searched_in_at_last_and_the_rest_before():
+    x, truth = planted(300, noise=0.5)
+    problem = hold_out(Problem(x, auto_alpha(x)))
+    rest = problem.x[~problem.held_rows]
+    state, phases = begin(problem, truth), set()
+    while not is_done(state):
+        state = advance(problem, state)
+        part = searched(problem, state)
+        assert part.alpha == state.alpha
+        assert torch.equal(part.x, problem.x if state.phase in ("polish", "done") else rest)
+        phases.add(state.phase)
+    assert {"climb", "polish"} <= phases
+
+
+def test_equal_data_hold_out_the_same_rows_and_hide_the_same_entries():
+    x, truth = planted(300)
+    one, other = (hold_out(Problem(x, 0.1)).held_out for _ in range(2))
+    assert torch.equal(one.x, other.x)
+    assert torch.equal(one.sums(truth, [0.1])[0], other.sums(truth, [0.1])[0])
+    larger = hold_out(Problem(1024 * x, 102.4)).held_out
+    assert torch.equal(larger.sums(truth, [102.4])[0], 2**20 * one.sums(truth, [0.1])[0])
+
+
+@pytest.mark.parametrize("kind", ["zeros", "few rows", "unknown"])
+def test_of_few_rows_with_copies_none_is_held_out(kind):
+    x = planted(40)[0]
+    x = torch.zeros_like(x) if kind == "zeros" else x
+    x = x[:19].repeat(20, 1) if kind == "few rows" else x
+    mask = torch.zeros_like(x) if kind == "unknown" else None
+    assert hold_out(Problem(x, 0.1, mask=mask)).held_out is None
+
+
+@pytest.mark.parametrize("n", [1, 8])
+def test_of_equal_images_none_is_held_out(n):
+    problem = pictures(1)[0]
+    problem = hold_out(replace(problem, x=problem.x.repeat(n, 1, 1, 1)))
+    assert problem.held_rows is None
+    assert len(problem.held_out.x) == n
+
+
+def test_one_known_column_is_predicted_no_worse_than_by_zeros():
+    x, truth = planted(40)
+    mask = torch.zeros_like(x)
+    mask[:, 0] = 1
+    problem = hold_out(Problem(x, 0.1, mask=mask))
+    found = problem.held_out.predict(truth)
+    assert found.total <= float(problem.held_out.energies.sum()) * (1 + 1e-9)
+    assert is_done(search(problem, truth))

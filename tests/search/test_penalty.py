@@ -1,0 +1,386 @@
+"""The path of penalties of a search."""
+
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from two_processes import in_two_processes
+
+from skpudle import PUDLEDictionaryLearning
+from skpudle.initialization import initial_atoms
+from skpudle.operators import project_atoms
+from skpudle.search import (
+    Problem,
+    SearchState,
+    advance,
+    auto_alpha,
+    begin,
+    hold_out,
+    is_done,
+    penalty_of_mixtures,
+    refit_atoms,
+    search,
+    searched,
+)
+from skpudle.search._epoch import own
+from skpudle.search._held_out import Prediction
+from skpudle.search._penalty import (
+    Trial,
+    chosen_trial,
+    finds_more,
+    is_worse,
+    limits_of_path,
+    next_penalty,
+)
+
+
+def planted(n, m=20, p=25, n_nonzero=3, *, decibels, seed=0):
+    """Return rows of random atoms with this ratio of signal to noise, and the atoms."""
+    rng = np.random.default_rng(seed)
+    atoms = rng.standard_normal((p, m))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    codes = rng.uniform(0.5, 1.5, (n, p)) * rng.choice([-1, 1], (n, p))
+    codes[rng.random((n, p)).argsort(1).argsort(1) >= n_nonzero] = 0
+    x = codes @ atoms
+    x += x.std() * 10 ** (-decibels / 20) * rng.standard_normal(x.shape)
+    return torch.from_numpy(x), torch.from_numpy(atoms)
+
+
+def share_found(atoms, truth, cosine=0.95):
+    return float(((torch.as_tensor(atoms) @ truth.mT).abs().amax(0) > cosine).double().mean())
+
+
+# ---------------------------------------------------------------------------- trials made by hand
+
+PARTS = 100
+
+
+def rows_held_out(n_parts=PARTS, *, alpha=1.0, smallest=1 / 16, fixed=False):
+    """Return what the path asks of a problem; each part has the energy 4."""
+    energies = torch.full((n_parts,), 4.0, dtype=torch.float64)
+    held_out = SimpleNamespace(energies=energies, smallest=smallest, fixed=fixed)
+    return SimpleNamespace(alpha=alpha, held_out=held_out, total=own)
+
+
+def trial_of(alpha, error, n_parts=PARTS, n_entries=1000.0):
+    """Return a trial whose errors differ from those of another by different amounts in all rows."""
+    spread = torch.linspace(0.5, 1.5, n_parts, dtype=torch.float64)
+    errors = error * spread
+    return Trial(alpha, False, Prediction(errors, float(errors.sum()), 0, 0.0), n_entries)
+
+
+def path_of(error, problem=None, n_entries=lambda alpha: 1000.0):
+    """Return the trials of a path where a penalty has this error."""
+    problem = rows_held_out() if problem is None else problem
+    n, alpha, trials = len(problem.held_out.energies), problem.alpha, []
+    while alpha is not None:
+        trials.append(trial_of(alpha, error(alpha), n, n_entries(alpha)))
+        alpha = next_penalty(trials, problem)
+    return trials, problem
+
+
+def test_a_flat_path_goes_to_the_largest_penalty_and_takes_it():
+    trials, problem = path_of(lambda alpha: 1.0)
+    alphas = [trial.alpha for trial in trials]
+    assert alphas == sorted(alphas)
+    assert 12 / 2**0.5 < alphas[-1] <= 12
+    assert chosen_trial(trials, problem) is trials[-1]
+
+
+def test_a_path_that_rises_on_both_sides_stays():
+    trials, problem = path_of(lambda alpha: 1 + abs(np.log2(alpha)))
+    assert [trial.alpha for trial in trials] == pytest.approx([1, 2**0.5, 0.5])
+    assert chosen_trial(trials, problem) is trials[0]
+    assert not finds_more(trials, problem)
+
+
+def test_a_path_that_falls_goes_to_the_smallest_penalty_and_takes_it():
+    trials, problem = path_of(lambda alpha: alpha)
+    assert [trial.alpha for trial in trials[2:]] == [0.5, 0.25, 0.125, 0.0625]
+    assert chosen_trial(trials, problem) is trials[-1]
+    assert not finds_more(trials, problem)
+
+
+def test_a_path_ends_behind_its_valley_and_takes_that():
+    trials, problem = path_of(lambda alpha: 1 + abs(np.log2(alpha / 4)))
+    assert [trial.alpha for trial in trials] == pytest.approx(
+        [1, 2**0.5, 2, 2 * 2**0.5, 4, 4 * 2**0.5]
+    )
+    assert chosen_trial(trials, problem).alpha == pytest.approx(4)
+    assert finds_more(trials, problem)  # it explains three times as much as the first
+
+
+def test_a_path_that_gains_less_than_a_fifth_finds_no_other_atoms():
+    trials, problem = path_of(lambda alpha: 2 + 0.1 * abs(np.log2(alpha / 4)))
+    assert chosen_trial(trials, problem).alpha == pytest.approx(4)
+    assert not finds_more(trials, problem)
+
+
+def test_smaller_penalties_end_where_they_gain_nothing():
+    trials, _ = path_of(lambda alpha: max(alpha, 0.25) + (alpha > 1))
+    assert [trial.alpha for trial in trials[2:]] == [0.5, 0.25, 0.125]
+
+
+def test_smaller_penalties_end_where_codes_are_dense():
+    trials, _ = path_of(lambda alpha: alpha, n_entries=lambda alpha: 1000 / alpha**1.5)
+    assert [trial.alpha for trial in trials[2:]] == [0.5, 0.25]
+
+
+def test_where_nothing_is_predicted_the_first_penalty_stays():
+    for error in (lambda alpha: 5.0, lambda alpha: 5 - 0.01 * alpha):
+        trials, problem = path_of(error)
+        assert chosen_trial(trials, problem) is trials[0]
+        assert trials[-1].alpha > 8  # larger ones were tried
+
+
+def test_a_nearly_perfect_prediction_needs_no_path():
+    trials, problem = path_of(lambda alpha: 1e-5)
+    assert len(trials) == 1
+    assert chosen_trial(trials, problem) is trials[0]
+
+
+def test_few_rows_prefer_no_larger_penalty():
+    """They may prefer one by chance."""
+    trials, _ = path_of(lambda alpha: 1.0, rows_held_out(59))
+    assert [trial.alpha for trial in trials] == [1.0, 0.5]
+    trials, _ = path_of(lambda alpha: 1.0, rows_held_out(60))
+    assert trials[1].alpha > 1
+
+
+def test_a_path_that_goes_on_from_a_larger_penalty_returns_by_its_steps():
+    problem = rows_held_out()
+    trials = [trial_of(4.0, 1.0), trial_of(4 * 2**0.5, 2.0)]
+    assert next_penalty(trials, problem) == pytest.approx(4 / 2**0.5)
+
+
+@pytest.mark.parametrize("smallest", [1.0, 0.25])
+def test_a_path_stays_within_its_limits(smallest):
+    problem = rows_held_out(smallest=smallest)
+    trials, _ = path_of(lambda alpha: alpha, problem)
+    assert limits_of_path(problem) == (smallest, 12)
+    assert min(trial.alpha for trial in trials) == smallest
+    fixed = rows_held_out(alpha=3.0, fixed=True)
+    assert limits_of_path(fixed) == (3, 3)
+
+
+def test_a_difference_is_chance_within_its_standard_errors():
+    rng = np.random.default_rng(0)
+    noise = torch.from_numpy(rng.standard_normal(400))
+    noise = (noise - noise.mean()) / noise.std(correction=0)
+
+    def trial(mean):
+        errors = 1.0 + mean + noise
+        return Trial(1.0, False, Prediction(errors, float(errors.sum()), 0, 0.0), 0.0)
+
+    flat = torch.ones(400, dtype=torch.float64)
+    flat = Trial(1.0, False, Prediction(flat, 400.0, 0, 0.0), 0.0)
+    for mean, n_errors in ((0.04, 0.8), (0.06, 1.2), (-0.04, 0.0)):  # a standard error is 1 / 20
+        assert not is_worse(flat, trial(mean), own)
+        assert is_worse(trial(mean), flat, own, 0.99 * n_errors) == (mean > 0)
+        assert not is_worse(trial(mean), flat, own, 1.01 * n_errors)
+    assert not is_worse(flat, flat, own, 0.0)
+
+
+def test_processes_decide_alike():
+    """By the sums of their rows, which differ in number."""
+    one, other = trial_of(1.0, 1.0), trial_of(2.0, 1.1)
+
+    def run(rank, total):
+        rows = (slice(0, 30), slice(30, None))[rank]
+        parts = [
+            trial._replace(
+                prediction=trial.prediction._replace(errors=trial.prediction.errors[rows])
+            )
+            for trial in (one, other)
+        ]
+        return [is_worse(*each, total, n) for each in (parts, parts[::-1]) for n in (1.0, 300.0)]
+
+    expected = [
+        is_worse(*each, own, n) for each in ((one, other), (other, one)) for n in (1.0, 300.0)
+    ]
+    assert in_two_processes(run) == [expected, expected]
+    assert expected == [False, False, True, False]
+
+
+# ---------------------------------------------------------------------------- searches
+
+
+@pytest.fixture(scope="module")
+def loud():
+    """Return rows with twice as much noise as signal, and their atoms."""
+    return planted(6000, decibels=-3)
+
+
+@pytest.fixture(scope="module")
+def fitted(loud):
+    return PUDLEDictionaryLearning(25, random_state=0).fit(loud[0].numpy())
+
+
+def test_at_much_noise_the_path_finds_more_atoms_than_the_usual_penalty(loud, fitted):
+    x, truth = loud
+    alpha = auto_alpha(x)
+    first = initial_atoms(x, 25, "data", torch.Generator().manual_seed(0))
+    usual = search(Problem(x, alpha), first).best_atoms
+    assert share_found(fitted.components_, truth, 0.9) > share_found(usual, truth, 0.9) + 0.3
+    assert fitted.search_alpha_ > 1.4 * alpha
+
+
+@pytest.mark.parametrize("decibels", [3, 20])
+def test_the_order_of_features_leaves_what_is_found(decibels):
+    """Other groups of features are hidden."""
+    x, truth = planted(4000, decibels=decibels)
+    for order in (torch.arange(20), torch.arange(20).flip(0)):
+        learner = PUDLEDictionaryLearning(25, random_state=0).fit(x[:, order].numpy())
+        assert share_found(learner.components_, truth[:, order], 0.9) >= 0.95
+
+
+def test_a_given_penalty_has_no_path(loud, fitted):
+    x, _ = loud
+    alpha = auto_alpha(x)
+    assert fitted.search_alpha_ != alpha
+    learner = PUDLEDictionaryLearning(25, alpha=alpha, random_state=0).fit(x.numpy())
+    assert learner.search_alpha_ == alpha
+    problem, alphas = hold_out(Problem(x, alpha), fixed=True), set()
+    state = search(problem, x[:25], on_epoch=lambda state: alphas.add(state.alpha))
+    assert alphas == {alpha}
+    assert len(state.path) == 1
+
+
+def test_dense_codes_with_little_noise_want_a_smaller_penalty():
+    """The usual one bends their atoms."""
+    rng = np.random.default_rng(0)
+    atoms = np.abs(rng.standard_normal((4, 12)))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    codes = rng.gamma(1.0, size=(600, 4)) * (rng.random((600, 4)) < 0.6)
+    X = codes @ atoms + 0.003 * rng.standard_normal((600, 12))
+    x = torch.from_numpy(X)
+    learner = PUDLEDictionaryLearning(4, positive_code=True, random_state=0).fit(X)
+    assert learner.search_alpha_ < auto_alpha(x)
+
+
+@pytest.mark.parametrize("exponent", [-10, 10, 100])
+def test_the_unit_of_the_data_is_that_of_the_penalty_and_changes_no_bit(exponent):
+    x = planted(600, decibels=0)[0].numpy()
+    one, other = (
+        PUDLEDictionaryLearning(25, random_state=0).fit(c * x) for c in (1.0, 2.0**exponent)
+    )
+    assert other.search_alpha_ == 2.0**exponent * one.search_alpha_
+    np.testing.assert_array_equal(other.components_, one.components_)
+
+
+@pytest.fixture(scope="module")
+def states():
+    """Return a problem with rows that are held out, and the states of its search."""
+    x, _ = planted(300, 16, 20, decibels=-3)
+    problem = hold_out(Problem(x, auto_alpha(x)))
+    states = [begin(problem, x[:20])]
+    while not is_done(states[-1]):
+        states.append(advance(problem, states[-1]))
+    return problem, states
+
+
+def plain_values(state):
+    """Return the values of a state, without the room for codes that no row uses."""
+    plain = state.as_dict()
+    for codes in (plain["codes"], plain["best_codes"]):
+        used = torch.arange(codes["index"].shape[1]) < codes["count"][:, None]
+        for name in ("index", "value"):
+            codes[name] = torch.where(used, codes[name], 0)
+    return plain
+
+
+def same(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+    if isinstance(one, tuple | list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def test_a_search_goes_on_from_the_plain_values_of_any_epoch_to_the_same_bits(states):
+    problem, states = states
+    assert {"settle", "climb", "return", "polish"} <= {state.phase for state in states}
+    for state, expected in pairwise(states):
+        plain = plain_values(state)
+        resumed = SearchState.from_dict(plain)
+        resumed.check(problem, states[0].atoms)
+        assert same(plain_values(advance(problem, resumed)), plain_values(expected))
+        assert same(plain, plain_values(state))  # nothing has changed them
+
+
+def test_the_path_holds_all_penalties_that_were_searched_with(states):
+    problem, states = states
+    *_, last = states
+    path = {alpha for alpha, _, _ in last.path}
+    assert {state.alpha for state in states} == path
+    assert last.path[0][0] == problem.alpha
+    assert last.best_alpha == last.alpha == last.trials[0].alpha
+    assert last.alpha in path
+    seen = [state.path for state in states]
+    assert all(after[: len(before)] == before for before, after in pairwise(seen))
+
+
+def test_errors_of_the_path_are_predictions_of_held_out_rows(states):
+    problem, (*_, last) = states
+    (trial,) = last.trials
+    found = problem.held_out.predict(last.unseen, trial.prediction.place)
+    assert found.total == pytest.approx(trial.prediction.total, rel=0.01)
+
+
+def test_processes_with_their_own_rows_take_one_path():
+    x, _ = planted(600, 16, 20, decibels=0)
+    first = initial_atoms(x, 20, "data", torch.Generator().manual_seed(0))
+    alpha = auto_alpha(x)
+
+    def run(rank, total):
+        part = x[rank * 240 :][: (240, 360)[rank]]
+        problem = hold_out(Problem(part, alpha, total=total))
+        return search(problem, first)
+
+    one, other = in_two_processes(run)
+    assert torch.equal(one.best_atoms, other.best_atoms)
+    assert torch.equal(one.unseen, other.unseen)
+    assert one.path == other.path
+    assert len(one.trials[0].prediction.errors) < len(other.trials[0].prediction.errors)
+    assert len(one.path) > 1
+
+
+def test_atoms_without_bias_are_nearer_to_the_truth():
+    x, truth = planted(600, 20, 20, decibels=20)
+    problem = hold_out(Problem(x, auto_alpha(x)), fixed=True)
+    state = search(problem, truth)
+    assert state.is_unbiased
+    found = state.best_atoms, refit_atoms(searched(problem, state), *state.found)
+    before, after = (float(1 - (atoms @ truth.mT).abs().amax(0).mean()) for atoms in found)
+    assert after < 0.5 * before
+
+
+# ---------------------------------------------------------------------------- mixtures
+
+
+@pytest.mark.parametrize("shape", [(400, 40), (40, 400)])
+def test_the_penalty_of_mixtures_is_that_of_their_noise(shape):
+    """It follows the noise from a small to the usual penalty."""
+    rng = np.random.default_rng(0)
+    clean = rng.dirichlet(np.ones(4), shape[0]) @ np.abs(rng.standard_normal((4, shape[1])))
+    noise = rng.standard_normal(shape)
+
+    def penalty(level):
+        problem = Problem(torch.from_numpy(clean + level * noise), 1.0)
+        return penalty_of_mixtures(problem, 4)
+
+    small, large = penalty(0.02), penalty(0.2)
+    assert small == pytest.approx(0.3 * 0.02, rel=0.05)
+    assert large == pytest.approx(10 * small, rel=0.02)
+    assert penalty(100.0) == 1.0
+    assert 0 < penalty(0.0) < small
+
+
+def test_atoms_of_all_features_have_a_penalty_too():
+    x = project_atoms(planted(30, 8, 8, decibels=10)[0])
+    for n_components in (8, 30):
+        assert 0 < penalty_of_mixtures(Problem(x, 0.1), n_components) <= 0.1
