@@ -497,7 +497,10 @@ def test_denoised_photons_are_never_worse_than_counts(picture):
 
 @pytest.mark.parametrize(
     ("shape", "sizes"),
-    [((3, 14, 13, 3), dict(atom_shape=(5, 4), stride=(3, 2))), ((3, 30, 2), dict(atom_shape=7))],
+    [
+        ((3, 14, 13, 3), dict(atom_shape=(5, 4), stride=(3, 2))),
+        ((3, 30, 2), dict(atom_shape=7, stride=1)),
+    ],
     ids=["colour", "two-channel signals"],
 )
 @pytest.mark.parametrize(
@@ -552,3 +555,13 @@ def test_what_is_not_fitted_is_not_saved(tmp_path):
     with pytest.raises(NotFittedError):
         save_denoiser(ConvPUDLEDictionaryLearning(4), tmp_path / "nothing.npz")
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_denoiser_keeps_the_stride_that_its_default_is(tmp_path):
+    noisy = np.random.default_rng(0).normal(size=(3, 30))[..., None]
+    options = dict(atom_shape=7, n_unfoldings=3, max_iter=1, tol=None, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(6, noise_std=0.1, **options).fit(noisy)
+    save_denoiser(learner, tmp_path / "denoiser.npz")
+    loaded = load_denoiser(tmp_path / "denoiser.npz", shift_average=False)
+    assert (learner.stride, loaded.stride) == ("auto", (1,))
+    np.testing.assert_allclose(loaded.transform(noisy), learner.transform(noisy), atol=1e-6)

@@ -561,7 +561,8 @@ def copies(display, atoms, size):  # the sum of atoms at the places and with the
 )
 def test_atoms_at_their_places_are_the_reconstruction(atom_shape, stride, size):
     X = np.random.default_rng(0).normal(size=(3, *size))
-    learner = ConvPUDLEDictionaryLearning(3, atom_shape=atom_shape, stride=stride, random_state=0)
+    options = dict(atom_shape=atom_shape, stride=stride, alpha=0.5, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(3, **options)
     given = X.reshape(3, -1) if size[0] == 1 else list(X)
     learner.fit(given)
     expected = np.asarray(learner.inverse_transform(learner.transform(given))[1]).reshape(size)

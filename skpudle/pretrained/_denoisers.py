@@ -14,7 +14,7 @@ from skpudle._data.arrays import resolve_device
 from skpudle._data.files import MOST_UNFOLDINGS, named_errors, replace_file
 from skpudle._data.images import check_sizes, sizes
 from skpudle._learners.base import KEPT
-from skpudle._learners.convolutional.parameters import depth_of
+from skpudle._learners.convolutional.parameters import depth_of, stride_of
 from skpudle._learners.convolutional.pudle import ConvPUDLEDictionaryLearning
 from skpudle._training.archive import read_arrays
 from skpudle.shrinkage import SHRINKAGES
@@ -144,6 +144,8 @@ def save_denoiser(learner, file):
     if depth is None:
         raise ValueError("Converged codes are no denoiser; set n_unfoldings, for example to 15.")
     values["n_unfoldings"] = np.asarray(depth)
+    if learner.stride == "auto":
+        values["stride"] = np.asarray(stride_of(learner))
     for name in (*_ARRAYS, *_NUMBERS):
         if getattr(learner, name, None) is not None:
             value = np.asarray(getattr(learner, name))

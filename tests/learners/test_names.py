@@ -74,6 +74,7 @@ LEARNERS = {
     "classifier": PUDLEClassifier(4, max_iter=1, tol=None, random_state=0),
     "regressor": PUDLERegressor(4, max_iter=1, tol=None, random_state=0),
     "images": ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1, **SHORT),
+    "converged images": ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1, random_state=0),
     "consensus": ConsensusDictionary(ROWS, 2, random_state=0),
     "halves": ConsensusDictionary(ROWS, 2, resample="halves", random_state=0),
     "imputer": DictionaryImputer(ROWS),
@@ -139,7 +140,7 @@ def cases():
     for name, learner in LEARNERS.items():
         for method in METHODS:
             counts = getattr(learner, "loss", "gaussian") != "gaussian"
-            chooses = hasattr(learner, "alpha") and not counts and name != "encoder"
+            chooses = hasattr(learner, "alpha") and not counts and name not in ("encoder", "images")
             if hasattr(learner, method) and (method != "choose_alpha" or chooses):
                 yield name, method
 

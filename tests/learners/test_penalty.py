@@ -141,9 +141,8 @@ def test_codes_of_signals_are_at_all_places(rng):
     learner = ConvPUDLEDictionaryLearning(1, atom_shape=12, random_state=0).fit(signals)
     assert learner.transform(signals).shape == (20, 109)
     pictures = ConvPUDLEDictionaryLearning(2, atom_shape=(3, 8), random_state=0)
-    assert pictures.fit(rng.normal(size=(3, 12, 16))).transform(np.zeros((1, 12, 16))).shape[
-        2:
-    ] == (4, 3)
+    codes = pictures.fit(rng.normal(size=(3, 12, 16))).transform(np.zeros((1, 12, 16)))
+    assert codes.shape == (1, 4, 3, 2)
 
 
 def test_a_number_of_codes_chooses_the_penalty_of_signals(rng):

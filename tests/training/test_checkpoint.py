@@ -138,8 +138,10 @@ def attributes(learner):
     names = [name for name in vars(learner) if name.endswith("_") and name != "n_features_in_"]
     found = {name: getattr(learner, name) for name in sorted(names)}
     found.pop("fit_seconds_", None)
-    path = found.pop("size_path_", None)
-    return found | {f"size_path_.{name}": value for name, value in (path or {}).items()}
+    for path in ("size_path_", "penalty_path_"):
+        parts = found.pop(path, None) or {}
+        found |= {f"{path}.{name}": value for name, value in parts.items()}
+    return found
 
 
 def assert_same(found, expected):
@@ -788,7 +790,10 @@ SEARCHES_BY_HAND = {
 SEARCHES = {
     "rows": (PUDLEDictionaryLearning(8, random_state=0), lambda: ROWS),
     "complete rows": (PUDLEDictionaryLearning(8, random_state=0), lambda: ROWS[4:]),
-    "number from the data": (PUDLEDictionaryLearning("auto", random_state=0), lambda: ROWS),
+    "number from the data": (
+        PUDLEDictionaryLearning("auto", alpha=0.2, random_state=0),
+        lambda: ROWS,
+    ),
     "images": (
         ConvPUDLEDictionaryLearning(8, atom_shape=(3, 3), stride=2, alpha=0.5, random_state=0),
         lambda: IMAGES,

@@ -624,7 +624,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
                     "deviance of hidden pixels, which has no peak. Leave it out, or pass clean "
                     "images as y."
                 )
-            return self._explained(X)
+            return self._explained(images, network)
         inputs = images.singles()
         if targets is None:
             targets, inputs = inputs, [with_noise(x, Noise.of(self.noise_std)) for x in inputs]
@@ -660,9 +660,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             If codes are not those of the lasso, if ``l0`` is not positive, or if no penalty gives
             as many codes.
         """
-        check_is_fitted(self)
-        check_loss(self, self._training_state)
-        plan = self._plan()
+        plan = self._check_known()
+        images = self._read(plan, X, None, known=True).samples
         if not plan.codes_follow_data and not (depth_of(self) is None and self.loss == "gaussian"):
             raise ValueError(
                 "The penalty is chosen for codes of the lasso, and this learner has others. Pass "
@@ -670,7 +669,6 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             )
         if l0 is not None and not (isinstance(l0, Real) and 0 < l0 < inf):
             raise ValueError(f"l0={l0!r:.50} is no number of codes. Pass a positive number.")
-        images = self._read(plan, X, None, known=True).samples
         atoms = self._known_pictures(images).double()
         problem = self._problem(images, float(getattr(self, "search_alpha_", self.alpha_)))
         if l0 is None:
@@ -685,11 +683,12 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         return self
 
     @torch.no_grad()
-    def _explained(self, X):
-        images, network = self._read_and_build(X)
+    def _explained(self, images, network):
         loss, deviance = self._loss(), 0.0
+        n_channels = network.atoms.shape[1]
         for x in images.tensors:
             known = self._cover(torch.ones_like(x[0, 0]))
+            x = x.reshape(-1, n_channels, *x.shape[2:])  # channels are images of grey atoms
             for part in _parts(self._cover(x)):
                 deviance += deviance_of_pixels(loss, network, part, known)
         pixels = torch.cat([x.transpose(0, 1).flatten(1).mT for x in images.tensors])
