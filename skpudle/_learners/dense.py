@@ -240,7 +240,7 @@ def _search(plan, model, problem, rows_of, atoms, data, run):
         model,
         stream=_energies(problem, state),
         search_alpha=state.alpha * problem.unit,
-        penalty_path=penalty_path(problem, state.path),
+        penalty_path=penalty_path(problem, state.path, problem.unit),
     )
     found = state.found[0]
     if state.is_unbiased:

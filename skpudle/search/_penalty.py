@@ -30,13 +30,13 @@ __all__ = [
     "is_worse",
     "limits_of_path",
     "next_penalty",
+    "penalty_above_noise",
     "penalty_of_mixtures",
     "penalty_path",
 ]
 
-# Factors from one penalty to the next larger or smaller one, and the largest in units of the first.
-# At -3 dB, the most noise that leaves anything to find, the best is 4 to 6 times the first.
-_LARGER, _SMALLER, _LARGEST = 2**0.5, 0.5, 12
+# Factors from one penalty to the next larger or smaller one.
+_LARGER, _SMALLER = 2**0.5, 0.5
 # The penalty of mixtures in deviations of the noise, and the usual penalty in units of the smallest
 # one. The mean angle between eight kinds of spectra and their atoms is 11.1 degrees with the usual
 # penalty, 4.2 with the path of penalties, and 2.1 with this one.
@@ -199,8 +199,8 @@ def penalty_of_mixtures(problem, n_components):  # -> float
     return min(max(penalty, problem.alpha / _MOST_OF_MIXTURES), problem.alpha)
 
 
-def penalty_path(problem, path):  # -> PenaltyPath or None
-    """Return the trials of a search, in the units of the data.
+def penalty_path(problem, path, unit):  # -> PenaltyPath or None
+    """Return the trials of a search, with penalties in the units of the data.
 
     Parameters
     ----------
@@ -208,6 +208,8 @@ def penalty_path(problem, path):  # -> PenaltyPath or None
         Data and objective of the search.
     path : tuple of (float, float, bool)
         The trials, see `SearchState`.
+    unit : float
+        One of the problem's units.
 
     Returns
     -------
@@ -219,7 +221,7 @@ def penalty_path(problem, path):  # -> PenaltyPath or None
     alpha, error, unbiased = zip(*path, strict=True)
     (energy,) = problem.total(problem.held_out.energies.sum())
     score = 1 - torch.tensor(error, dtype=torch.float64) / (float(energy) or 1.0)
-    alpha = torch.tensor(alpha, dtype=torch.float64) * problem.unit
+    alpha = torch.tensor(alpha, dtype=torch.float64) * unit
     return PenaltyPath(alpha, score, torch.tensor(unbiased))
 
 
@@ -228,7 +230,17 @@ def limits_of_path(problem):  # -> the smallest and the largest penalty
     held_out = problem.held_out
     if held_out is None or held_out.fixed:
         return problem.alpha, problem.alpha
-    return problem.alpha * held_out.smallest, problem.alpha * _LARGEST
+    return problem.alpha * held_out.smallest, problem.alpha * held_out.largest
+
+
+def penalty_above_noise(first, chosen, problem):  # -> float
+    """Return a penalty one step below the chosen one if that predicts better beyond chance.
+
+    Otherwise it is the usual penalty, which is the least.
+    """
+    if not is_worse(first, chosen, problem.total, _SURE):
+        return problem.alpha
+    return max(chosen.alpha / _LARGER, problem.alpha)
 
 
 def next_penalty(trials, problem):  # -> float or None

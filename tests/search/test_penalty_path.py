@@ -57,10 +57,11 @@ def share_found(atoms, truth, cosine=0.95):
 PARTS = 100
 
 
-def rows_held_out(n_parts=PARTS, *, alpha=1.0, smallest=1 / 16, fixed=False):
+def rows_held_out(n_parts=PARTS, *, alpha=1.0, smallest=1 / 16, largest=12, fixed=False):
     """Return what the path asks of a problem; each part has the energy 4."""
     energies = torch.full((n_parts,), 4.0, dtype=torch.float64)
-    held_out = SimpleNamespace(energies=energies, smallest=smallest, fixed=fixed)
+    limits = dict(smallest=smallest, largest=largest)
+    held_out = SimpleNamespace(energies=energies, fixed=fixed, **limits)
     return SimpleNamespace(alpha=alpha, held_out=held_out, total=own)
 
 

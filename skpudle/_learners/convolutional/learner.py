@@ -269,19 +269,21 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
         problem = hold_out(problem, fixed=self.alpha != "auto")
         state = run.search(problem, as_pictures(atoms), fitted)
-        model, rows = built(inside(state))
-        if given[1] is not None:
-            pieces = self._pieces(images)
-            return built(inside(state), settled_baseline(model.network(rows, 0)[0], *pieces))
+        found = inside(state)
         if state.is_unbiased:
             found = refit_atoms(searched(problem, state), *state.found)
-            model, rows = built(found.reshape(atoms.shape).to(atoms))
+            found = found.reshape(atoms.shape).to(atoms)
+        model, rows = built(found)
+        if given[1] is not None:
+            intercept = settled_baseline(model.network(rows, 0)[0], *self._pieces(images))
+            model, rows = built(found, intercept)
         if is_done(state) and problem.held_out is not None and plan.codes_follow_data:
             options = dict(debias=plan.debias, place=state.trials[0].prediction.place)
             path = choose_coding(problem.held_out, state.unseen, **options)
             model = replace(model, coding=path.summary(problem.unit))
-        path = penalty_path(problem, state.path)
-        model = replace(model, search_alpha=state.alpha * problem.unit, penalty_path=path)
+        unit = problem.unit * noise_of(*given)
+        path = penalty_path(problem, state.path, unit)
+        model = replace(model, search_alpha=state.alpha * unit, penalty_path=path)
         return model, rows
 
     def _pieces(self, images):  # -> pieces of one size, and masks
