@@ -137,7 +137,7 @@ def test_where_nothing_is_predicted_the_first_penalty_stays():
 
 
 def test_a_nearly_perfect_prediction_needs_no_path():
-    trials, problem = path_of(lambda alpha: 1e-5)
+    trials, problem = path_of(lambda alpha: 1e-9)
     assert len(trials) == 1
     assert chosen_trial(trials, problem) is trials[0]
 
