@@ -40,6 +40,12 @@ def test_pure_rows_are_found_where_there_is_no_noise(n, p):
     torch.testing.assert_close(distance, torch.zeros(p, dtype=torch.float64), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("uneven", [0.5, 0.99])
+def test_pure_rows_are_found_however_bright_rows_are(uneven):
+    x, truth = mixtures(p=6, uneven=uneven)
+    torch.testing.assert_close(cosines(vertices(x, 6), truth), torch.ones(6, dtype=torch.float64))
+
+
 def test_the_unit_of_the_data_is_that_of_the_vertices():
     x, _ = mixtures(uneven=0.1)  # without ties
     found = vertices(x, 4)

@@ -23,6 +23,7 @@ from skpudle.search import (
     match_equal_rows,
     search,
 )
+from skpudle.search._conv_epoch import conv_synthesis
 
 
 def noisy_sums(level, n=400, m=20, p=25, k=2):
@@ -225,17 +226,14 @@ def test_codes_along_a_path_of_images_are_those_of_each_penalty():
     atoms, x = atoms.view(2, 1, 3, 3), torch.randn(2, 1, 12, 12, **options)
     mask = (torch.rand(x.shape, generator=generator) < 0.8).double()
     problem = ConvProblem(x, (3, 3), (1, 1), 1.0, mask=mask)
-    alphas = (2.0 * 0.5**i for i in count())  # without an end
+    alphas, dictionary = (2.0 * 0.5**i for i in count()), ConvDictionary(atoms, 1)
     for alpha, (codes, refits) in zip([2.0, 1.0, 0.5], conv_path(problem, atoms, alphas)):
         for share, found in ((0.0, codes), (1.0, refits)):
             options = dict(alpha=alpha, debias=share, mask=mask)
-            expected, solved = conv_codes(ConvDictionary(atoms, 1), x, **options)
+            expected, solved = conv_codes(dictionary, x, **options)
             assert solved.all()
-            dense = torch.zeros(2, 2 * 10 * 10, dtype=torch.float64)
-            for row, n, index, value in zip(dense, found.count, found.index, found.value):
-                row[index[:n].long()] = value[:n]
-            dense = dense.view_as(expected)
-            torch.testing.assert_close(dense, expected, rtol=0, atol=0.1 * alpha)
+            images, expected = conv_synthesis(problem, atoms, found), dictionary.synthesis(expected)
+            torch.testing.assert_close(images, expected, rtol=0, atol=0.005 * alpha)
 
 
 def test_images_are_reconstructed_nearer_to_the_truth_than_they_come():

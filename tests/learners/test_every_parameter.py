@@ -75,7 +75,7 @@ OWN = {
         "split_sign": False,
         "supervision": 0.9,
         "validation_fraction": 0.3,
-        "tol": 1e-3,
+        "tol": 5e-4,
     },
     NOODLDictionaryLearning: {"initial_threshold": 0.5, "threshold": 0.1},
     ConvPUDLEDictionaryLearning: {
