@@ -229,9 +229,10 @@ def _search(plan, model, problem, rows_of, atoms, data, run):
     goes_on = goes_on and data.source.n_samples > len(problem.x)
     (goes_on,) = run.team.any(goes_on)
     fixed = plan.given.alpha != "auto"
-    if plan.mixes_few(*atoms.shape) and not fixed and problem.mask is None and run.team.is_alone:
-        problem, fixed = replace(problem, alpha=penalty_of_mixtures(problem, len(atoms))), True
-    problem = hold_out(problem, fixed=fixed, learn=not goes_on)
+    mixes = plan.mixes_few(*atoms.shape) and problem.mask is None and run.team.is_alone
+    if mixes and not fixed:
+        problem = replace(problem, alpha=penalty_of_mixtures(problem, len(atoms)))
+    problem = hold_out(problem, fixed=fixed, mixes=mixes, learn=not goes_on)
     state = run.search(problem, atoms, fitted)
     held_out = problem.held_out
     if goes_on and is_done(state):

@@ -426,7 +426,7 @@ class PUDLEDictionaryLearning(DenseLearner):
 
     Samples that mix few non-negative atoms (``positive_code``, ``positive_dict``, and four features
     for each atom), such as spectra, begin at the purest samples, with 0.3 deviations of the noise
-    as penalty: there smaller penalties predict equally well, and larger ones pull atoms together.
+    as penalty. From there larger and smaller penalties follow until predictions are worse.
 
     With ``n_components="auto"`` a quarter of the samples, at most 2000, are held out, and hidden
     entries of them predicted; equal samples count as one. The number of atoms begins at half the

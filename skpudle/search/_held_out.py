@@ -102,6 +102,8 @@ class _Hidden:
         Penalty of the search.
     fixed : bool
         Whether that penalty is given.
+    mixes : bool
+        Whether the data mix few non-negative atoms.
     smallest, largest : float
         The smallest and largest penalty of a search, in units of the first.
     places, coding_places : tuple of int
@@ -115,7 +117,7 @@ class _Hidden:
         The mean square of known entries.
     """
 
-    margin = 0.0
+    margin, mixes = 0.0, False
 
     def sums(self, atoms, alphas):  # -> (n_alphas, n_parts, 3), (n_alphas, 2), float
         """Sum products of errors of hidden entries for each penalty, and count entries.
@@ -192,6 +194,8 @@ class HeldOut(_Hidden):
         The rows, and the penalty of the search.
     fixed : bool, default=False
         Whether that penalty is given.
+    mixes : bool, default=False
+        Whether the rows mix few non-negative atoms.
     n_codings : int, default=None
         Codings of a prediction; None takes the number for these rows.
     """
@@ -203,8 +207,8 @@ class HeldOut(_Hidden):
     # times the first.
     smallest, largest = 1 / 16, 12.0
 
-    def __init__(self, problem, *, fixed=False, n_codings=None):
-        self.problem, self.fixed = problem.on_host(), fixed
+    def __init__(self, problem, *, fixed=False, mixes=False, n_codings=None):
+        self.problem, self.fixed, self.mixes = problem.on_host(), fixed, mixes
         self._n_codings = _n_codings(self.problem) if n_codings is None else n_codings
         self.alpha, self.total = problem.alpha, problem.total
         self.x, self.known = self.problem.x.double(), self.problem.mask
@@ -430,7 +434,7 @@ def _n_codings(problem):
     return min(max(ceil(n_codings / evenness), int(n) // _HELD_OUT), _MOST_CODINGS)
 
 
-def hold_out(problem, *, fixed=False, learn=True):  # -> Problem
+def hold_out(problem, *, fixed=False, mixes=False, learn=True):  # -> Problem
     """Hold out rows of a problem, which choose the penalty of its search.
 
     Parameters
@@ -439,6 +443,8 @@ def hold_out(problem, *, fixed=False, learn=True):  # -> Problem
         Data and objective.
     fixed : bool, default=False
         Whether the penalty is given, so that the rows only judge its bias.
+    mixes : bool, default=False
+        Whether rows mix few non-negative atoms, see `next_penalty`.
     learn : bool, default=True
         Whether the atoms adapt to the held-out rows in the end. Otherwise the problem goes on
         without them.
@@ -468,7 +474,7 @@ def hold_out(problem, *, fixed=False, learn=True):  # -> Problem
     if isinstance(problem, ConvProblem):
         held_out = HiddenPixels(problem.of_rows(rows), fixed=fixed)
     else:
-        held_out = HeldOut(problem.of_rows(rows), fixed=fixed, n_codings=n_codings)
+        held_out = HeldOut(problem.of_rows(rows), fixed=fixed, mixes=mixes, n_codings=n_codings)
         (n_predictable,) = problem.total(torch.tensor([float(held_out.is_predictable)]))
         if n_predictable == 0:
             return problem

@@ -729,10 +729,11 @@ def _stride(state, n_entries, n_uses):
 def _finer(problem, state, epoch):
     """Settle again on more samples, so that each atom has enough uses."""
     stride = max(1, min(state.stride // 2, _stride(state, epoch.n_entries, _USES)))
-    codes = problem.thinned(stride, whole=False, alpha=state.alpha).first_codes(epoch.atoms)
+    part = problem.thinned(stride, whole=False, alpha=state.alpha)
     best = state.best_atoms if state.phase == "climb" else epoch.atoms
-    best = dict(best_atoms=best, best_codes=codes)
-    return _restart(state, state.phase, atoms=epoch.atoms, codes=codes, **best, stride=stride)
+    best = dict(best_atoms=best, best_codes=part.first_codes(best), stride=stride)
+    codes = part.first_codes(epoch.atoms)
+    return _restart(state, state.phase, atoms=epoch.atoms, codes=codes, **best)
 
 
 def _next_phase(problem, state, epoch):

@@ -57,11 +57,13 @@ def share_found(atoms, truth, cosine=0.95):
 PARTS = 100
 
 
-def rows_held_out(n_parts=PARTS, *, alpha=1.0, smallest=1 / 16, largest=12, fixed=False):
+def rows_held_out(
+    n_parts=PARTS, *, alpha=1.0, smallest=1 / 16, largest=12, fixed=False, mixes=False
+):
     """Return what the path asks of a problem; each part has the energy 4."""
     energies = torch.full((n_parts,), 4.0, dtype=torch.float64)
     limits = dict(smallest=smallest, largest=largest)
-    held_out = SimpleNamespace(energies=energies, fixed=fixed, **limits)
+    held_out = SimpleNamespace(energies=energies, fixed=fixed, mixes=mixes, **limits)
     return SimpleNamespace(alpha=alpha, held_out=held_out, total=own)
 
 
@@ -127,6 +129,17 @@ def test_smaller_penalties_end_where_they_gain_nothing():
 def test_smaller_penalties_end_where_codes_are_dense():
     trials, _ = path_of(lambda alpha: alpha, n_entries=lambda alpha: 1000 / alpha**1.5)
     assert [trial.alpha for trial in trials[2:]] == [0.5, 0.25]
+
+
+def test_a_path_of_mixtures_goes_both_ways_until_it_is_worse():
+    """Also where errors hardly change, and codes become dense."""
+    mixtures = rows_held_out(mixes=True)
+    dense = dict(n_entries=lambda alpha: 1000 / alpha**1.5)
+    trials, _ = path_of(lambda alpha: 1 + max(alpha - 1, 0), mixtures, **dense)
+    assert [trial.alpha for trial in trials] == pytest.approx([1, 2**0.5, 0.5, 0.25, 0.125, 1 / 16])
+    trials, _ = path_of(lambda alpha: 1 + max(0.3 - alpha, 0), mixtures)
+    assert [trial.alpha for trial in trials[-2:]] == [0.5, 0.25]
+    assert chosen_trial(trials, mixtures).alpha == max(trial.alpha for trial in trials) > 8
 
 
 def test_where_nothing_is_predicted_the_first_penalty_stays():
