@@ -670,10 +670,9 @@ def _end_of_rounds(problem, state, n_entries):
     if problem.held_out is None:
         return _polish(problem, state, n_entries)
     trial, atoms = _judge(problem, state, state.best_atoms, state.best_codes, n_entries)
-    again = len(state.trials) and not is_worse(state.trials[-1], trial, problem.total)
     best = dict(unseen=atoms, best_alpha=state.alpha)
     state = _noted(state, trial, trials=(trial,), **best)
-    if again or problem.held_out.fixed:  # rounds at this penalty gained nothing
+    if problem.held_out.fixed:
         return _polish(problem, state, n_entries)
     return _climb(problem, state, n_entries)
 
@@ -691,9 +690,10 @@ def _climb(problem, state, n_entries, last=None):
         return _restart(state, "climb", **begin, alpha=alpha)
     if finds_more(state.trials, problem):
         leader = min(state.trials, key=error_of)
+        alpha = penalty_above_noise(state.trials[0], leader, problem)
         _, n_splits = _splits(len(state.best_atoms))
         best |= dict(n_splits=n_splits, n_rounds=0, best_objective=float("inf"))
-        return _restart(state, "settle", **best, alpha=leader.alpha, trials=(leader,))
+        return _restart(state, "settle", **best, alpha=alpha, trials=(leader,))
     first, chosen = state.trials[0], chosen_trial(state.trials, problem)
     state = replace(state, trials=(chosen,), alpha=chosen.alpha)
     if chosen.alpha != state.best_alpha:
