@@ -23,13 +23,13 @@ from skpudle import (
 # name: (bound, goal). A call passes files and functions of the package; see each test for the rest.
 RATCHETS = {
     "files of a default fit": (30, 24),
-    "functions of a default fit": (235, 150),
+    "functions of a default fit": (237, 150),
     "files of a transform": (15, 13),
     "functions of a transform": (55, 50),
     "files of a training": (39, 26),
-    "functions of a training": (291, 160),
+    "functions of a training": (293, 160),
     "files of a classifier": (41, 36),
-    "functions of a classifier": (318, 240),
+    "functions of a classifier": (320, 240),
     "files of a convolution": (34, 30),
     "functions of a convolution": (263, 210),
     "classes of a learner": (4, 5),
