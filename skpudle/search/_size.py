@@ -52,8 +52,8 @@ _PATIENCE, _FEWER = 1, 3
 # Epochs of atoms of images, which have to be moved, as the search does in rounds: after 12 of them
 # 8 planted atoms were called 4 or 19.
 _SEARCH = 60
-# Numbers that may fail to pay before growth ends. At 2 dB with none 25, 31 and 29 atoms are found of
-# 60, 40 and 80, with one 60, 39 and 80.
+# Numbers that may fail to pay before growth ends. At 2 dB with none 25, 31 and 29 atoms are found
+# of 60, 40 and 80, with one 60, 39 and 80.
 _FAILURES = 1
 # Epochs without the lasso's bias, which the errors of a dictionary would otherwise consist of where
 # there is no noise: with none of them 12 planted atoms were called 31.

@@ -5,13 +5,12 @@ from numbers import Real
 
 import torch
 from scipy import sparse
-from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import resolve_device, to_tensor
 from skpudle._data.batches import Samples
 from skpudle._data.images import covering_positions, is_one_image, read_images, split_gaps
 from skpudle._data.noise import Noise, with_noise
-from skpudle._learners.coder import check_loss, decode_sparse
+from skpudle._learners.coder import decode_sparse
 from skpudle._learners.coding import choose_coding, coding_of_l0, judged_rows
 from skpudle._learners.convolutional.denoising import DenoiserModule, denoise_images
 from skpudle._learners.convolutional.learner import ConvLearner
