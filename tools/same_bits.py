@@ -138,6 +138,24 @@ def fit_images(draw=draw_images, n_components=3, **params):
     return fit(ConvPUDLEDictionaryLearning(n_components, **params), draw())
 
 
+def fit_counts_that_add():
+    """Fit counts whose expectations are sums of atoms."""
+    import skpudle
+
+    known = partial(skpudle.PUDLEDictionaryLearning, loss="kullback-leibler")
+    learner = getattr(skpudle, "PoissonNMF", known)(4, max_iter=10, random_state=0)
+    return fit(learner, draw_counts())
+
+
+def fit_denoiser():
+    """Train a convolutional denoiser."""
+    import skpudle
+
+    learner = getattr(skpudle, "ConvDenoiser", skpudle.ConvPUDLEDictionaryLearning)
+    params = dict(noise_std=0.1, max_iter=2, n_unfoldings=3, crop_size=15, random_state=0)
+    return fit(learner(3, atom_shape=(5, 5), **params), draw_images())
+
+
 def fit_tensor():
     """Fit to a tensor of torch."""
     import torch
@@ -355,14 +373,14 @@ CASES = {
     "poisson": partial(fit_rows, draw_counts, 8, loss="poisson", max_iter=2),
     "binomial": partial(fit_rows, partial(draw_counts, 10), 8, loss="binomial", n_trials=10,
                         max_iter=2),
-    "kullback-leibler": partial(fit_rows, draw_counts, 4, loss="kullback-leibler", max_iter=10),
+    "counts that add": fit_counts_that_add,
     "images": fit_images,
     "images, sizes": partial(fit_images, lambda: draw_images(4, 20), "auto"),
     "images, ae-ls": partial(fit_images, gradient="ae-ls", n_unfoldings=3, max_iter=2),
     "signals": partial(fit_images, draw_signals, 2, atom_shape=7),
     "signals of counts": partial(fit_images, partial(draw_signals, True), 2, atom_shape=7,
                                  loss="poisson", max_iter=2, n_unfoldings=5),
-    "denoiser": partial(fit_images, noise_std=0.1, max_iter=2, n_unfoldings=3, crop_size=15),
+    "denoiser": fit_denoiser,
     "classifier": partial(fit_task, "PUDLEClassifier"),
     "regressor": partial(fit_task, "PUDLERegressor"),
     "NOODL": fit_noodl,

@@ -4,6 +4,7 @@ The search steps from state to state by `begin`, `advance` and `is_done`; `searc
 """
 
 from skpudle.search._conv_epoch import ConvProblem, conv_codes, conv_path
+from skpudle.search._descent import refit_atoms
 from skpudle.search._held_out import HeldOut, HiddenPixels, best_shares, hold_out
 from skpudle.search._penalty import PenaltyPath, penalty_of_mixtures, penalty_path
 from skpudle.search._rows import group_features, match_equal_rows, spread_rows
@@ -15,7 +16,6 @@ from skpudle.search._search import (
     begin,
     is_done,
     noise_penalty,
-    refit_atoms,
     search,
     searched,
 )

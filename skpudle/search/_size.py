@@ -30,10 +30,11 @@ from torch import Tensor
 
 from skpudle.initialization import initial_atoms
 from skpudle.lasso import lasso_path
+from skpudle.search._descent import refit_atoms, remaining, solve_codes
 from skpudle.search._epoch import Codes
 from skpudle.search._held_out import HeldOut, HiddenPixels
 from skpudle.search._rows import match_equal_rows
-from skpudle.search._search import SearchState, advance, begin, is_done, remaining
+from skpudle.search._search import SearchState, advance, begin, is_done
 
 __all__ = ["SizePath", "choose_size"]
 
@@ -133,11 +134,7 @@ class _Judge:
 
     def epoch(self, atoms):
         """Return the epoch of given atoms, with codes that are solved for."""
-        codes = self._some.no_codes()
-        for _ in range(_CODE_EPOCHS):
-            epoch = self._some.epoch(atoms, codes)
-            codes = epoch.codes
-        return epoch
+        return solve_codes(self._some, atoms, _CODE_EPOCHS)
 
 
 class _Pixels(_Judge):
@@ -255,10 +252,8 @@ class _Sizes:
         return replace(problem, x=problem.x[rows], mask=mask)
 
     def _judge(self, atoms, codes, state, *, first=False):
-        problem, unbiased, unbiased_codes = self.training.thinned(state.stride), atoms, codes
-        for _ in range(_UNBIASED):
-            epoch = problem.epoch(unbiased, unbiased_codes, refit=True)
-            unbiased, unbiased_codes = epoch.improved_atoms(), epoch.codes
+        problem = self.training.thinned(state.stride)
+        unbiased = refit_atoms(problem, atoms, codes, _UNBIASED, still=0.0)
         errors, asked = self.held_out.errors(unbiased), self.held_out.asked
         parts = errors[~asked], errors[asked] if first else None
         tried = _Tried(atoms, codes, state, self.held_out.epoch(atoms), *parts)

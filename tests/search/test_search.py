@@ -28,8 +28,8 @@ from skpudle.search import (
     spread_rows,
 )
 from skpudle.search._compiled import loops
+from skpudle.search._descent import split
 from skpudle.search._epoch import Codes, Epoch
-from skpudle.search._search import split
 
 
 def make_problem(n=600, m=16, p=20, n_nonzero=3, *, positive=False, noise=0.02, seed=0):
@@ -308,7 +308,7 @@ def test_the_atom_splits_whose_users_residuals_have_most_in_common():
     mixed = torch.cat([project_atoms(truth[:1] + truth[1:2]), truth[2:]])
     problem = Problem(x, 0.05)
     epoch = Epoch(problem, mixed, Codes.none(len(x)))
-    atoms = split(epoch, 1, seed=0)
+    atoms, _ = split(epoch, 1, seed=0)
     z = dense(epoch.codes, len(mixed))
     energies, directions = [], []
     for j, atom in enumerate(mixed):
