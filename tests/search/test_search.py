@@ -262,9 +262,9 @@ def test_float32_atoms_of_many_are_those_of_float64(monkeypatch):
 @pytest.mark.parametrize("masked", [False, True])
 def test_cost_of_a_removal_is_the_objective_without_the_atom(masked, monkeypatch):
     # all atoms but the one left out enter, and descent goes on
-    monkeypatch.setattr(_epoch, "_TOLERANCE", 1e-12 - 1)
-    monkeypatch.setattr(_epoch, "_SHARE", 0.0)
-    monkeypatch.setattr(_epoch, "_SWEEPS_OF_COSTS", 2000)
+    monkeypatch.setattr(_epoch, "TOLERANCE", 1e-12 - 1)
+    monkeypatch.setattr(_epoch, "SHARE", 0.0)
+    monkeypatch.setattr(_epoch, "SWEEPS_OF_COSTS", 2000)
     x, atoms = make_problem(n=20)
     mask = None
     if masked:
