@@ -34,8 +34,8 @@ from skpudle.search._epoch import (
     TOLERANCE,
     USERS,
     Codes,
+    spread_rows,
 )
-from skpudle.search._rows import spread_rows
 
 __all__ = ["ConvProblem", "conv_codes", "conv_path", "conv_synthesis"]
 

@@ -29,6 +29,7 @@ __all__ = [
     "Codes",
     "Epoch",
     "own",
+    "spread_rows",
 ]
 
 # Sweeps over the atoms per epoch. For few atoms they cost a tenth of the codes. For many one
@@ -168,6 +169,30 @@ class Codes:
         index = (kept.cumsum(0) - 1)[atom] * n_positions + place
         index, value = index.int().gather(1, order), self.value.gather(1, order)
         return Codes(used.sum(1), index, value).trimmed()
+
+
+def spread_rows(n_rows, n_places):  # -> (min(n_rows, n_places),), increasing
+    """Draw places of rows, one in each of equal parts of all rows; the same in every call.
+
+    Rows at equal distances would be of one channel where channels are interleaved.
+
+    Parameters
+    ----------
+    n_rows : int
+        Number of rows.
+    n_places : int
+        Number of places. If there are no more rows, all rows are taken.
+
+    Returns
+    -------
+    Tensor of shape (min(n_rows, n_places),)
+        The places, in increasing order.
+    """
+    n_places = min(n_rows, n_places)
+    edges = torch.arange(n_places + 1, device="cpu") * n_rows // max(n_places, 1)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.rand(n_places, generator=generator, dtype=torch.float64, device="cpu")
+    return edges[:-1] + (drawn * edges.diff()).long()
 
 
 def own(*tensors):

@@ -30,8 +30,7 @@ atoms.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from dataclasses import dataclass, field, fields, replace
 from math import isfinite
 
 import torch
@@ -50,7 +49,7 @@ from skpudle.search._descent import (
     split,
 )
 from skpudle.search._device_epoch import DeviceEpoch
-from skpudle.search._epoch import MANY, Codes, Epoch, own
+from skpudle.search._epoch import MANY, Codes, Epoch, own, spread_rows
 from skpudle.search._held_out import HeldOut, Prediction, hold_out
 from skpudle.search._penalty import (
     Trial,
@@ -63,7 +62,6 @@ from skpudle.search._penalty import (
     next_penalty,
     penalty_above_noise,
 )
-from skpudle.search._rows import spread_rows
 
 __all__ = [
     "Problem",
@@ -177,6 +175,7 @@ class Problem:
     unit: float = 1.0
     held_out: HeldOut | None = None
     held_rows: Tensor | None = None
+    _thinned: dict = field(default_factory=dict, init=False, repr=False)  # the last one
 
     n_positions = 1  # of an atom; rows have one
 
@@ -212,10 +211,6 @@ class Problem:
         """Return the problem for these samples, with nothing held out."""
         mask = None if self.mask is None else self.mask[rows]
         return replace(self, x=self.x[rows], mask=mask, held_out=None, held_rows=None)
-
-    @cached_property
-    def _thinned(self):
-        return {}
 
     @property
     def n_samples(self):
@@ -405,7 +400,7 @@ class SearchState:
         ValueError
             If a value is missing, or one is unknown.
         """
-        names = {field.name for field in fields(cls)}
+        names = {one.name for one in fields(cls)}
         if state.keys() != names:
             raise ValueError(f"it holds {sorted(state)} of a search, expected {sorted(names)}")
         codes = {name: Codes(**state[name]) for name in _CODES}

@@ -32,8 +32,7 @@ from skpudle.initialization import initial_atoms
 from skpudle.lasso import lasso_path
 from skpudle.search._descent import refit_atoms, remaining, solve_codes
 from skpudle.search._epoch import Codes
-from skpudle.search._held_out import HeldOut, HiddenPixels
-from skpudle.search._rows import match_equal_rows
+from skpudle.search._held_out import HeldOut, HiddenPixels, match_equal_rows
 from skpudle.search._search import SearchState, advance, begin, is_done
 
 __all__ = ["SizePath", "choose_size"]

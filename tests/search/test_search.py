@@ -19,7 +19,7 @@ from skpudle.search import (
     advance,
     auto_alpha,
     begin,
-    group_features,
+    hide_in_turn,
     hold_out,
     is_done,
     match_equal_rows,
@@ -494,7 +494,11 @@ def test_copies_of_features_are_in_one_group(n_groups, n_copies):
     copies = torch.randint(23, (n_copies,), generator=generator)
     original = torch.cat([torch.arange(23), copies])
     x = torch.randn(30, 23, generator=generator, dtype=torch.float64)[:, original]
-    groups = group_features(match_equal_rows(x.mT), n_groups)
+    turns = hide_in_turn(match_equal_rows(x.mT), n_groups)
+    groups = [hidden for _, hidden in turns]
+    for seen, hidden in turns:
+        others = set(range(23 + n_copies)) - set(hidden.tolist())
+        assert seen.tolist() == sorted(others or hidden.tolist())
     assert torch.cat(groups).sort().values.tolist() == list(range(23 + n_copies))
     assert sum(len(original[part].unique()) for part in groups) == 23
     if not n_copies:
