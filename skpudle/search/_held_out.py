@@ -22,6 +22,7 @@ from skpudle.search._conv_epoch import ConvProblem, conv_path, conv_synthesis
 from skpudle.search._epoch import spread_rows
 
 __all__ = [
+    "LEAST_ROWS",
     "HeldOut",
     "HiddenPixels",
     "Prediction",
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 # With fewer rows none is held out: four held-out rows cannot order penalties.
-_LEAST_ROWS = 20
+LEAST_ROWS = 20
 # One row in ten is held out, but no more rows than there are codings, and of few rows up to a
 # quarter: a hundred rows if they are there.
 _HELD_OUT, _FEW, _WANTED = 10, 4, 100
@@ -540,7 +541,7 @@ def hold_out(problem, *, fixed=False, mixes=False, learn=True):  # -> Problem
         n_held = min(ceil(_n_pixels(problem) / max(problem.x[0, 0].numel(), 1)), n // _FEW)
         if n_held == 0:  # one image, whose noise few atoms cannot fit
             return replace(problem, held_out=HiddenPixels(problem, fixed=fixed))
-    elif n_all < _LEAST_ROWS or n_features == 1:
+    elif n_all < LEAST_ROWS or n_features == 1:
         return problem
     else:
         share, n_codings = n / float(n_all), _n_codings(problem)

@@ -32,15 +32,15 @@ from skpudle.initialization import initial_atoms
 from skpudle.lasso import lasso_path
 from skpudle.search._descent import refit_atoms, remaining, solve_codes
 from skpudle.search._epoch import Codes
-from skpudle.search._held_out import HeldOut, HiddenPixels, match_equal_rows
+from skpudle.search._held_out import LEAST_ROWS, HeldOut, HiddenPixels, match_equal_rows
 from skpudle.search._search import SearchState, advance, begin, is_done
 
 __all__ = ["SizePath", "choose_size"]
 
-# With fewer rows nothing is decided. Of others a quarter is held out, but no more than this; few of
-# these tell what an atom is worth, and no more than half. Of 256 rows none may use an atom of 200
-# that five atoms make: such an atom went before nine copies of others, and 209 were chosen.
-_LEAST_ROWS, _HELD_OUT, _MOST_HELD_OUT, _FEW_HELD_OUT = 20, 4, 2000, 512
+# A quarter of the rows is held out, but no more than 2000; 512 of them, and no more than half, tell
+# which atoms to remove. Of 256 rows none may use an atom of 200 that five atoms make: such an atom
+# went before nine copies of others, and 209 were chosen.
+_HELD_OUT, _MOST_HELD_OUT, _FEW_HELD_OUT = 4, 2000, 512
 # The first number in units of that of features, by what it grows, and the largest one. Atoms of
 # images are at all places, and few.
 _FIRST_OF_IMAGES = 4
@@ -374,7 +374,7 @@ def choose_size(problem, generator, *, largest=None, start=None, stopped=lambda:
     if len(distinct) < len(problem.x):
         problem = problem.of_rows(distinct)
     n, m = problem.n_samples, problem.x[0].numel() if start is None else prod(problem.kernel)
-    if n < _LEAST_ROWS:
+    if n < LEAST_ROWS:
         number = max(1, min(n, m, largest or m))
         unknown = torch.full((1,), torch.nan, dtype=torch.float64)
         if start is None:

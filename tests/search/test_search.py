@@ -28,7 +28,7 @@ from skpudle.search import (
     spread_rows,
 )
 from skpudle.search._compiled import loops
-from skpudle.search._descent import split
+from skpudle.search._descent import descend, solve_codes, split
 from skpudle.search._epoch import Codes, Epoch
 
 
@@ -323,6 +323,39 @@ def test_the_atom_splits_whose_users_residuals_have_most_in_common():
     torch.testing.assert_close(project_atoms(atoms[j : j + 1] + atoms[-1:]), mixed[j : j + 1])
     others = torch.arange(len(mixed)) != j
     torch.testing.assert_close(atoms[:-1][others], mixed[others])
+    beside, places = split(epoch, 1, seed=0, keep=True)
+    assert places.tolist() == [j]
+    torch.testing.assert_close(beside[:-1], mixed)
+    assert abs(beside[-1] @ directions[j]) > 0.99
+
+
+def test_a_costly_dictionary_splits_nothing():
+    """Where another atom costs more than the energy along any direction."""
+    x, truth = make_problem(n=100)
+    epoch = Epoch(Problem(x, 0.1), truth, Codes.none(len(x)))
+    assert split(epoch, 3, seed=0, costs=torch.full((len(truth),), 1e9).double()) is None
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_descent_lowers_the_objective_and_sums_of_no_rows_change_nothing(gaps):
+    x, truth = make_problem(n=200)
+    mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.9).double()
+    epoch = solve_codes(Problem(x, 0.1, mask=mask if gaps else None), start(x, len(truth)), 3)
+    curve = [descend(epoch, n).objective for n in (0, 1, 4, 12)]
+    assert curve[0] == epoch.objective
+    assert curve == sorted(curve, reverse=True)
+    alone, with_none = descend(epoch, 4), descend(epoch, 4, Memory.none(epoch.atoms))
+    assert torch.equal(alone.atoms, with_none.atoms)
+    stalled = descend(epoch, 10**6)  # ends by itself
+    assert stalled.objective <= curve[-1]
+
+
+def test_codes_alone_converge_to_the_lasso():
+    x, truth = make_problem(n=100)
+    objectives = [solve_codes(Problem(x, 0.1), truth, n).objective for n in (1, 3, 20)]
+    z, _ = solve_lasso(truth, x, 0.1)
+    assert objectives == sorted(objectives, reverse=True)
+    assert objectives[-1] == pytest.approx(float(objective(z, truth, x, 0.1)), rel=1e-4)
 
 
 @pytest.mark.parametrize("positive", [False, True])
