@@ -30,7 +30,7 @@ from skpudle.datasets import load_image_patches
 from skpudle.initialization import initial_atoms
 from skpudle.metrics import atom_coherence
 from skpudle.search import Problem, advance, auto_alpha, begin, is_done, search
-from skpudle.search._search import remaining
+from skpudle.search._descent import remaining
 
 SIZES = 64, 100
 STEPS, ADAPT = 3, 6  # steps of pruning, and epochs before each

@@ -31,7 +31,7 @@ RATCHETS = {
     "files of a classifier": (41, 36),
     "functions of a classifier": (320, 240),
     "files of a convolution": (34, 30),
-    "functions of a convolution": (263, 210),
+    "functions of a convolution": (262, 210),
     "classes of a learner": (4, 5),
     "names of a learner": (64, 75),
     "functions of more than 8 parameters": (7, 0),

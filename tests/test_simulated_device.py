@@ -161,7 +161,6 @@ def device_epochs(monkeypatch):
     monkeypatch.setattr(Problem, "epoch", epoch)
     monkeypatch.setattr(search_module, "_MAX_EPOCHS", dict.fromkeys(search_module._MAX_EPOCHS, 4))
     monkeypatch.setattr(search_module, "_MAX_ROUNDS", 1)
-    monkeypatch.setattr(search_module, "_MAX_REFITS", 3)
 
 
 @pytest.mark.parametrize("options", DENSE.values(), ids=DENSE)

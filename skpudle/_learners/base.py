@@ -19,7 +19,6 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
 from skpudle._learners.coder import check_loss, check_number
-from skpudle._learners.coding import choose_coding, judged_rows
 from skpudle._learners.counts import objectives
 from skpudle._learners.online import learn_blocks
 from skpudle._precision import training_mode
@@ -35,6 +34,7 @@ from skpudle._training.messages import (
 from skpudle._training.state import Outcome
 from skpudle._training.stopping import HeldOut, Stopping
 from skpudle._training.team import current_team
+from skpudle.search import choose_coding, judged_rows
 
 __all__ = ["KEPT", "Data", "GradientLearner", "attributes_of"]
 

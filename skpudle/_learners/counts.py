@@ -12,7 +12,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Stabilised", "least_penalty", "objectives", "settle", "settled_baseline", "stabilised"]
+__all__ = [
+    "Stabilised",
+    "least_penalty",
+    "objectives",
+    "settle",
+    "settled_baseline",
+    "smaller_penalty",
+    "stabilised",
+]
 
 # The noise of a correlation with a unit atom has variance 1; penalties below twice its deviation
 # leave codes of noise. From counts of mean 3.3 a search found 54 % of 50 atoms with 0.7, and all
@@ -28,6 +36,10 @@ _ONE_EVENT = 1.0
 # The bound matters if more rows have one event than two deviations let through. With N expected
 # events their share of rows with any is N / (exp(N) - 1): 0.05 from 4.5 events on.
 _TAIL = 0.05
+
+# Each half of the search's penalty has to lower the deviance by 1 %, and there are at most four. A
+# larger penalty was never better.
+_LOWER, _HALVES = 0.01, 4
 
 # steps for the baseline, and samples or pixels encoded at a time
 _STEPS, _SAMPLES, _PIXELS = 5, 1024, 2**17
@@ -47,6 +59,25 @@ def least_penalty(noise, n_entries):
     alone = n_events * exp(-n_events) / -expm1(-n_events) if n_events else 1.0
     least = _DEVIATIONS * noise
     return max(least, _ONE_EVENT) if alone > _TAIL else least
+
+
+def smaller_penalty(deviance, alpha):  # -> float
+    """Return the penalty whose codes predict best, among the search's and its halves.
+
+    Parameters
+    ----------
+    deviance : callable
+        The deviance of held-out entries for a penalty.
+    alpha : float
+        Penalty of the search.
+    """
+    least = deviance(alpha)
+    for i in range(1, _HALVES + 1):
+        found = deviance(alpha * 0.5**i)
+        if not found < (1 - _LOWER) * least:
+            return alpha * 0.5 ** (i - 1)
+        least = found
+    return alpha * 0.5**_HALVES
 
 
 class Stabilised(NamedTuple):

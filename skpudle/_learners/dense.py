@@ -28,8 +28,7 @@ from skpudle._data.tables import loaded
 from skpudle._learners.additive import ADDITIVE, attributes_of_atoms
 from skpudle._learners.base import Data, GradientLearner, attributes_of
 from skpudle._learners.coder import DictionaryTransformer
-from skpudle._learners.coding import choose_coding, smaller_penalty
-from skpudle._learners.counts import settle, stabilised
+from skpudle._learners.counts import settle, smaller_penalty, stabilised
 from skpudle._learners.models import directions
 from skpudle._learners.online import go_on, preferred
 from skpudle._learners.plan import default_optimizer, refining_updates
@@ -51,6 +50,7 @@ from skpudle.operators import DenseDictionary, project_atoms
 from skpudle.search import (
     Problem,
     auto_alpha,
+    choose_coding,
     choose_size,
     hold_out,
     is_done,

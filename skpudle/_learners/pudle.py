@@ -19,19 +19,18 @@ from skpudle._learners.additive import (
     additive_update,
 )
 from skpudle._learners.coder import check_loss, check_number
-from skpudle._learners.coding import (
-    choose_coding,
-    coding_of_l0,
-    coding_of_support,
-    judged_rows,
-)
 from skpudle._learners.dense import DenseLearner, choose_atoms
 from skpudle._learners.models import Learned, Pursuit, learned_encoder
 from skpudle._learners.plan import DensePlan
 from skpudle._precision import training_mode
 from skpudle._training.fit import FitRun
 from skpudle._training.identity import task_of
-from skpudle._training.messages import print_encoder, warn_of_early_end, warn_of_unused
+from skpudle._training.messages import (
+    print_encoder,
+    warn_of_early_end,
+    warn_of_l0,
+    warn_of_unused,
+)
 from skpudle._training.team import current_team
 from skpudle.encoding import (
     EncoderModule,
@@ -43,7 +42,14 @@ from skpudle.encoding import (
 from skpudle.interoperability import load_sae, penalty_of
 from skpudle.losses import LOSSES
 from skpudle.operators import DenseDictionary
-from skpudle.search import Problem, auto_alpha
+from skpudle.search import (
+    Problem,
+    auto_alpha,
+    choose_coding,
+    coding_of_l0,
+    coding_of_support,
+    judged_rows,
+)
 from skpudle.shrinkage import SHRINKAGES
 
 __all__ = ["PUDLEDictionaryLearning", "module_of"]
@@ -958,7 +964,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         atoms = to_tensor(self.components_)
         options = dict(debias=plan.debias)
         if l0 is not None:
-            coding = coding_of_l0(problem, atoms, float(l0), **options)
+            coding, is_met = coding_of_l0(problem, atoms, float(l0), **options)
+            if not is_met:
+                warn_of_l0(coding.n_entries, l0)
         elif criterion == "support":
             found = coding_of_support(problem, atoms, **options)
             predicting = choose_coding(judged_rows(problem), atoms, **options).chosen

@@ -11,7 +11,7 @@ from torch import Tensor
 from skpudle._data.arrays import wide
 from skpudle._precision import own_precision
 from skpudle.operators import DenseDictionary
-from skpudle.search import group_features
+from skpudle.search import hide_in_turn
 
 __all__ = [
     "deviance_of_pixels",
@@ -44,13 +44,11 @@ def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None):
     """
     atoms = dictionary.atoms
     places = torch.arange(atoms.shape[1], device="cpu") if places is None else places
-    groups = [group.to(atoms.device) for group in group_features(places, _GROUPS)]
+    turns = [[part.to(atoms.device) for part in turn] for turn in hide_in_turn(places)]
 
     def deviance(samples):
         x, mask, offset, total = samples.x, samples.mask, offset_of(samples), 0.0
-        for i, hidden in enumerate(groups):
-            others = [*groups[:i], *groups[i + 1 :]] or [hidden]
-            seen = torch.cat(others).sort().values
+        for seen, hidden in turns:
             visible = DenseDictionary(dictionary.atoms[:, seen])
             codes = encoder_of(seen)(
                 visible,

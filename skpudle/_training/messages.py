@@ -20,6 +20,7 @@ __all__ = [
     "print_search",
     "warn_of_early_end",
     "warn_of_few_samples",
+    "warn_of_l0",
     "warn_of_rise",
     "warn_of_step",
     "warn_of_unknown_features",
@@ -66,6 +67,16 @@ def warn_of_few_samples(n_samples, n_atoms):
             f"Pass n_components={n_samples} or less, or more samples.",
             stacklevel=users_level(),
         )
+
+
+def warn_of_l0(n_entries, l0):
+    """Warn of rows that have another number of codes, on average, than was asked for."""
+    warnings.warn(
+        f"Rows have {n_entries:.4g} codes on average instead of l0={l0:g}: their number jumps "
+        "from one penalty to the next, as where rows are alike. Pass a number of codes that "
+        "rows can have.",
+        stacklevel=users_level(),
+    )
 
 
 def print_progress(phase, trainer, max_iter, n_updates, start_time, n_before=0):

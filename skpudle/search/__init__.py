@@ -3,10 +3,19 @@
 The search steps from state to state by `begin`, `advance` and `is_done`; `search` runs it.
 """
 
+from skpudle.search._coding import choose_coding, coding_of_l0, coding_of_support, judged_rows
 from skpudle.search._conv_epoch import ConvProblem, conv_codes, conv_path
-from skpudle.search._held_out import HeldOut, HiddenPixels, best_shares, hold_out
+from skpudle.search._descent import refit_atoms
+from skpudle.search._epoch import spread_rows
+from skpudle.search._held_out import (
+    HeldOut,
+    HiddenPixels,
+    best_shares,
+    hide_in_turn,
+    hold_out,
+    match_equal_rows,
+)
 from skpudle.search._penalty import PenaltyPath, penalty_of_mixtures, penalty_path
-from skpudle.search._rows import group_features, match_equal_rows, spread_rows
 from skpudle.search._search import (
     Problem,
     SearchState,
@@ -15,7 +24,6 @@ from skpudle.search._search import (
     begin,
     is_done,
     noise_penalty,
-    refit_atoms,
     search,
     searched,
 )
@@ -47,12 +55,16 @@ __all__ = [
     "begin",
     "begin_stream",
     "best_shares",
+    "choose_coding",
     "choose_size",
+    "coding_of_l0",
+    "coding_of_support",
     "conv_codes",
     "conv_path",
-    "group_features",
+    "hide_in_turn",
     "hold_out",
     "is_done",
+    "judged_rows",
     "match_equal_rows",
     "noise_penalty",
     "objective",

@@ -23,12 +23,16 @@ __all__ = [
     "begin",
     "begin_stream",
     "best_shares",
+    "choose_coding",
     "choose_size",
+    "coding_of_l0",
+    "coding_of_support",
     "conv_codes",
     "conv_path",
-    "group_features",
+    "hide_in_turn",
     "hold_out",
     "is_done",
+    "judged_rows",
     "match_equal_rows",
     "noise_penalty",
     "objective",
@@ -277,6 +281,9 @@ def begin_stream(
     mean: float = ...,
 ) -> StreamState: ...
 def best_shares(sums: Tensor) -> Tensor: ...
+def choose_coding(
+    held_out: HeldOut | HiddenPixels, atoms: Tensor, *, debias: float | None = None, place: int = 0
+) -> Any: ...
 def choose_size(
     problem: Problem | ConvProblem,
     generator: torch.Generator,
@@ -285,6 +292,15 @@ def choose_size(
     start: Callable[..., Any] | None = None,
     stopped: Callable[..., Any] = ...,
 ) -> tuple[Tensor, SizePath]: ...
+def coding_of_l0(
+    problem: Problem | ConvProblem,
+    atoms: Tensor,
+    l0: float,
+    *,
+    debias: float | None = None,
+    n_images: float | None = None,
+) -> tuple[Any, bool]: ...
+def coding_of_support(problem: Problem, atoms: Tensor, *, debias: float | None = None) -> Any: ...
 def conv_codes(
     dictionary: Any,
     x: Tensor,
@@ -295,18 +311,24 @@ def conv_codes(
     mask: Tensor | None = None,
 ) -> tuple[Tensor, NDArray[Any]]: ...
 def conv_path(problem: ConvProblem, atoms: Tensor, alphas: Iterable[float]) -> Any: ...
-def group_features(places: Tensor, n_groups: int) -> Any: ...
+def hide_in_turn(places: Tensor, n_groups: int = 10) -> Any: ...
 def hold_out(
     problem: Problem | ConvProblem, *, fixed: bool = False, mixes: bool = False, learn: bool = True
 ) -> Problem: ...
 def is_done(state: SearchState) -> bool: ...
+def judged_rows(problem: Any) -> Any: ...
 def match_equal_rows(x: Tensor, mask: Tensor | None = None) -> Tensor: ...
 def noise_penalty(problem: Problem, atoms: Tensor) -> float: ...
 def objective(problem: Problem, atoms: Tensor, *, unbiased: bool = False) -> float: ...
 def penalty_of_mixtures(problem: Problem, n_components: int) -> float: ...
 def penalty_path(problem: Problem | ConvProblem, path: Any, unit: float) -> PenaltyPath | None: ...
 def refit_atoms(
-    problem: Problem | ConvProblem, atoms: Tensor, codes: Any, n_epochs: int = 8
+    problem: Problem | ConvProblem,
+    atoms: Tensor,
+    codes: Any,
+    n_epochs: int = 8,
+    *,
+    still: float = 1e-06,
 ) -> Tensor: ...
 def search(
     problem: Problem,

@@ -26,18 +26,24 @@ from torch import Tensor
 from skpudle._compilation import in_parts
 from skpudle.operators import project_atoms
 from skpudle.search._conv_compiled import loops
-from skpudle.search._epoch import HEIRS, Codes
-from skpudle.search._rows import spread_rows
+from skpudle.search._epoch import (
+    HEIRS,
+    POWER_ITERATIONS,
+    SWEEPS,
+    SWEEPS_OF_CODES,
+    TOLERANCE,
+    USERS,
+    Codes,
+    spread_rows,
+)
 
 __all__ = ["ConvProblem", "conv_codes", "conv_path", "conv_synthesis"]
 
-# As for rows: working sets and sweeps of an epoch, the tolerance in units of alpha, sweeps over the
-# atoms. Steps of each atom cost little next to its residuals.
-_EFFORT = 1, 3
-_TOLERANCE = 1e-2
-_SWEEPS, _STEPS = 2, 5
-_USERS, _SWEEPS_OF_COSTS, _RIVALS = 32, 3, 16
-_POWER_ITERATIONS = 8
+# Working sets and sweeps of an epoch, and sweeps over the atoms. Steps of an atom cost little next
+# to its residuals.
+_EFFORT = 1, SWEEPS_OF_CODES
+_SWEEPS, _STEPS = SWEEPS["few"], 5
+_SWEEPS_OF_COSTS, _RIVALS = 3, 16
 
 # An atom moves to a window with at least this multiple of its energy.
 _GAIN = 1.001
@@ -158,7 +164,7 @@ class ConvEpoch:
     # Two shifted copies in one atom leave little energy in any single direction.
     n_always_split = 1
 
-    def __init__(self, problem, atoms, codes, *, refit=False, effort=_EFFORT, tolerance=_TOLERANCE):
+    def __init__(self, problem, atoms, codes, *, refit=False, effort=_EFFORT, tolerance=TOLERANCE):
         self.problem, self.atoms = problem, atoms.contiguous()
         n = len(problem.x)
         self._grid = np.array([*problem.stride, *problem.positions])
@@ -286,7 +292,7 @@ class ConvEpoch:
         image = torch.randn(self.atoms.shape, generator=generator, dtype=torch.float64)
         atoms = self.atoms.flatten(1)
         start, where, place, _ = self._entries
-        for _ in range(_POWER_ITERATIONS):
+        for _ in range(POWER_ITERATIONS):
             direction = project_atoms(image.flatten(1))
             image = torch.zeros_like(image)
             shaped = np.asarray(direction.view_as(image))
@@ -330,7 +336,7 @@ class ConvEpoch:
         p = len(self.atoms)
         cost, taken_over = np.zeros(p), np.zeros((p, p))
         loops().removals(
-            *self._entries, self._rivals(), _USERS, _SWEEPS_OF_COSTS, self._mask,
+            *self._entries, self._rivals(), USERS, _SWEEPS_OF_COSTS, self._mask,
             np.asarray(self.atoms), self._grid, *self._options, *self.codes.arrays(),
             self._residual, cost, taken_over,
         )  # fmt: skip

@@ -21,13 +21,20 @@ from torch.nn.functional import pad, softshrink
 
 from skpudle._precision import in_own_precision
 from skpudle.operators import project_atoms
-from skpudle.search._epoch import HEIRS, Codes
+from skpudle.search._epoch import (
+    HEIRS,
+    NEAR,
+    POWER_ITERATIONS,
+    ROOM,
+    SHARE,
+    SWEEPS_OF_CODES,
+    SWEEPS_OF_COSTS,
+    TOLERANCE,
+    USERS,
+    Codes,
+)
 
 __all__ = ["DeviceEpoch"]
-
-# As in `_epoch`, where their measurements are.
-_SWEEPS_OF_CODES, _SWEEPS_OF_COSTS, _TOLERANCE, _SHARE, _ROOM = 3, 5, 1e-2, 0.6, 8
-_USERS, _NEAR, _POWER_ITERATIONS = 32, 64, 8
 
 # Numbers of the largest array of a block of rows. There are some five such arrays: 0.7 GB in
 # single precision.
@@ -63,14 +70,14 @@ class DeviceEpoch:
         n_zero = _MULTIPLE - p % _MULTIPLE
         self._none = p + n_zero - 1
         self._dictionary = pad(atoms.to(x.dtype), (0, 0, 0, n_zero)).to(x.device)
-        self._room = min(p, m + _ROOM)
+        self._room = min(p, m + ROOM)
         self._objectives = x.new_zeros(n)
         self._uses = torch.zeros(len(self._dictionary), dtype=torch.int64, device=x.device)
         a, b = x.new_zeros(len(self._dictionary), len(self._dictionary)), x.new_zeros(p + n_zero, m)
         sums, found = x.new_zeros(3), []
         for rows in self._blocks(n, codes.index.shape[1]):
             data, known, *places = self._at(rows, codes)
-            support, z, slope, inner = self._solved(data, known, *places, _SWEEPS_OF_CODES)
+            support, z, slope, inner = self._solved(data, known, *places, SWEEPS_OF_CODES)
             fitted = self._dense(support, z)
             self._uses += (fitted != 0).sum(0)
             loss = self._losses(data, known, fitted)
@@ -98,7 +105,7 @@ class DeviceEpoch:
 
     def _blocks(self, n, longest):  # yields slices
         m = self.atoms.shape[1]
-        step = max(1, _ENTRIES // max(len(self._dictionary), (longest + _ROOM) * m))
+        step = max(1, _ENTRIES // max(len(self._dictionary), (longest + ROOM) * m))
         for first in range(0, n, step):
             yield slice(first, min(first + step, n))
 
@@ -132,7 +139,7 @@ class DeviceEpoch:
         if near is not None:
             excess = torch.zeros_like(excess).scatter_(1, near, excess.gather(1, near))
         best, n_old = excess.amax(1, keepdim=True), (support != none).sum(1)
-        level = (_SHARE * best).clamp_min((1 + _TOLERANCE) * alpha)
+        level = (SHARE * best).clamp_min((1 + TOLERANCE) * alpha)
         room = self._room + (0 if near is None else near.shape[1]) - n_old
         for _ in range(_HALVINGS):  # if there is no room for all that are near the best
             n_new = (excess >= level).sum(1)
@@ -238,7 +245,7 @@ class DeviceEpoch:
         generator = torch.Generator().manual_seed(seed)
         image = torch.randn(self.atoms.shape, generator=generator, dtype=torch.float64)
         image = pad(image.to(atoms.dtype), (0, 0, 0, len(atoms) - len(image))).to(atoms.device)
-        for _ in range(_POWER_ITERATIONS):
+        for _ in range(POWER_ITERATIONS):
             direction = project_atoms(image)
             image = torch.zeros_like(image)
             for support, residuals in blocks:
@@ -257,17 +264,17 @@ class DeviceEpoch:
             cosine = self._dictionary[:p][part] @ self._dictionary[:p].mT
             order = cosine if self.problem.positive_code else cosine.abs()
             order.diagonal(part.start).fill_(-torch.inf)
-            near.append(order.topk(min(p - 1, _NEAR)).indices)
+            near.append(order.topk(min(p - 1, NEAR)).indices)
         return torch.cat(near)
 
-    def _users(self):  # -> (p * _USERS,) rows, and their weights
+    def _users(self):  # -> (p * USERS,) rows, and their weights
         """Return some users of each atom, evenly spaced; places of too few have weight zero."""
         _, _, support, z = self._at(slice(None), self.codes)
         p, longest = len(self.atoms), max(support.shape[1], 1)
         order = pad(support.flatten().argsort(stable=True), (0, 1))
         n_users = self._uses[:p, None]
-        n_asked = n_users.clamp_max(_USERS)
-        number = torch.arange(_USERS, device=order.device)
+        n_asked = n_users.clamp_max(USERS)
+        number = torch.arange(USERS, device=order.device)
         place = n_users.cumsum(0) - n_users + number * n_users // n_asked.clamp_min(1)
         rows = order[place.clamp_max(len(order) - 1)] // longest
         weights = (number < n_asked) * (n_users.to(z.dtype) / n_asked.clamp_min(1))
@@ -277,7 +284,7 @@ class DeviceEpoch:
     def costs(self):  # -> (p,), (p, n)
         """Return the rise of the objective without each atom, and the atoms that take over most."""
         near, (users, weights), x = self._near(), self._users(), self.problem.x
-        who = torch.arange(len(near), device=x.device).repeat_interleave(_USERS)
+        who = torch.arange(len(near), device=x.device).repeat_interleave(USERS)
         rise, growth = x.new_zeros(len(who)), x.new_zeros(len(who), near.shape[1])
         n_pairs = len(who) if len(x) else 0  # this process may have no rows
         for part in self._blocks(n_pairs, self.codes.index.shape[1]):
@@ -285,14 +292,14 @@ class DeviceEpoch:
             before, out = self._dense(support, z.abs()), support == who[part, None]
             places = support.masked_fill(out, self._none), z.masked_fill(out, 0.0)
             nearest = near[who[part]]
-            support, z, *_ = self._solved(data, known, *places, _SWEEPS_OF_COSTS, nearest)
+            support, z, *_ = self._solved(data, known, *places, SWEEPS_OF_COSTS, nearest)
             loss = self._losses(data, known, self._dense(support, z))
             after = self._dense(support, z.abs())
             objective = loss + self.problem.alpha * z.abs().sum(1)
             rise[part] = objective - self._objectives[users[part]]
             growth[part] = (after - before).gather(1, nearest)
-        cost = (weights * rise).view(-1, _USERS).sum(1)
-        taken_over = (weights[:, None] * growth).view(len(near), _USERS, -1).sum(1)
+        cost = (weights * rise).view(-1, USERS).sum(1)
+        taken_over = (weights[:, None] * growth).view(len(near), USERS, -1).sum(1)
         cost, taken_over = self.problem.total(cost, taken_over)
         best = taken_over.topk(min(HEIRS, near.shape[1])).indices
         return cost.cpu().double(), near.gather(1, best).cpu()

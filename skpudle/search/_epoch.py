@@ -14,29 +14,45 @@ from skpudle._compilation import in_parts, one_blas_thread, threads_for
 from skpudle.operators import project_atoms
 from skpudle.search._compiled import loops
 
-__all__ = ["HEIRS", "MANY", "Codes", "Epoch", "own"]
+__all__ = [
+    "HEIRS",
+    "MANY",
+    "NEAR",
+    "POWER_ITERATIONS",
+    "ROOM",
+    "SHARE",
+    "SWEEPS",
+    "SWEEPS_OF_CODES",
+    "SWEEPS_OF_COSTS",
+    "TOLERANCE",
+    "USERS",
+    "Codes",
+    "Epoch",
+    "own",
+    "spread_rows",
+]
 
 # Sweeps over the atoms per epoch. For few atoms they cost a tenth of the codes. For many one
 # serves: with two, 30 epochs of 2,500 x 595 with 1050 atoms end as low, in 1.25 times the time.
-_SWEEPS = {"few": 2, "many": 1}
+SWEEPS = {"few": 2, "many": 1}
 
 # An epoch updates the codes of the epoch before by one working set and few sweeps, or fewer if no
 # coordinate moves the optimality condition by more than this share of alpha. Descent for given
 # atoms need not converge: 8 x 8 patches reach the objective of 25 epochs of solved codes in half of
 # the time. The cost of an atom needs somewhat better codes.
-_TOLERANCE = 1e-2
-_SWEEPS_OF_CODES = 3
-_SWEEPS_OF_COSTS = 5
+TOLERANCE = 1e-2
+SWEEPS_OF_CODES = 3
+SWEEPS_OF_COSTS = 5
 
 # Atoms enter a working set above this share of the largest violation, so that few enter in vain.
-_SHARE = 0.6
+SHARE = 0.6
 
 # Rows to correlate at once, which stay in a cache.
 _ROWS = 256
 # Atoms to improve at once.
 _ATOMS = 64
 # A code has at most this many entries more than a sample has features.
-_ROOM = 8
+ROOM = 8
 # From this number of atoms on descent is on residuals, and no matrix of atoms by atoms is kept. An
 # epoch with products of all atoms takes as long or less for 512 atoms of 128 features and fewer,
 # 1.4 times as long for 768 of 384, 1.8 for 1000 of 595. But a search for 1000 atoms of 93 features
@@ -53,10 +69,10 @@ _DEPENDENT, _REFIT_TOLERANCE = 1e-8, 1e-4
 _MAX_REFIT_SWEEPS = 100
 
 # Samples that estimate the cost of an atom they use; with 16, atoms are lost.
-_USERS = 32
+USERS = 32
 # Atoms that may take over from a removed one: the most like it. Most of its code goes to HEIRS.
-_NEAR, HEIRS = 64, 3
-_POWER_ITERATIONS = 8
+NEAR, HEIRS = 64, 3
+POWER_ITERATIONS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +171,30 @@ class Codes:
         return Codes(used.sum(1), index, value).trimmed()
 
 
+def spread_rows(n_rows, n_places):  # -> (min(n_rows, n_places),), increasing
+    """Draw places of rows, one in each of equal parts of all rows; the same in every call.
+
+    Rows at equal distances would be of one channel where channels are interleaved.
+
+    Parameters
+    ----------
+    n_rows : int
+        Number of rows.
+    n_places : int
+        Number of places. If there are no more rows, all rows are taken.
+
+    Returns
+    -------
+    Tensor of shape (min(n_rows, n_places),)
+        The places, in increasing order.
+    """
+    n_places = min(n_rows, n_places)
+    edges = torch.arange(n_places + 1, device="cpu") * n_rows // max(n_places, 1)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.rand(n_places, generator=generator, dtype=torch.float64, device="cpu")
+    return edges[:-1] + (drawn * edges.diff()).long()
+
+
 def own(*tensors):
     """Return sums of one process."""
     return tensors
@@ -212,14 +252,14 @@ class Epoch:
             # With missing entries completed by D z the objective touches the masked one from above.
             self._x = self._x.astype(np.float64) if self._few else self._x
         self._residual = None if self._few else np.empty_like(self._x)
-        self._options = problem.alpha, problem.positive_code, _TOLERANCE * problem.alpha, _SHARE
+        self._options = problem.alpha, problem.positive_code, TOLERANCE * problem.alpha, SHARE
         self._loss, self._size, unbiased = np.zeros(n), np.zeros(n), np.zeros(n)
         found, refitted = [], []
 
         def solve(rows, known, residual, slope, count, index, value):
             arrays = count, index, value, residual, self._loss[rows], self._size[rows]
             loops().solve_rows(
-                *self._dictionary, known, slope, *self._options, _SWEEPS_OF_CODES, *arrays
+                *self._dictionary, known, slope, *self._options, SWEEPS_OF_CODES, *arrays
             )
             index, value = index[:, : count.max()].copy(), value[:, : count.max()].copy()
             found.append((rows, count, index, value))
@@ -234,7 +274,7 @@ class Epoch:
                 loops().subtract_synthesis(count, index, value, self._atoms, prediction)
                 self._x[rows] -= (1 - known) * prediction
 
-        self._by_rows(solve, codes, min(p, m + _ROOM), turn=turn)
+        self._by_rows(solve, codes, min(p, m + ROOM), turn=turn)
         self.codes = _packed(found, n)
         self._fitting = _packed(refitted, n) if refit else self.codes  # atoms adapt to these codes
         count, index, _ = self._fitting.arrays()
@@ -384,7 +424,7 @@ class Epoch:
             residual = self._residuals()
             self._residual = None  # it follows the atoms
         with one_blas_thread():
-            for _ in range(_SWEEPS[kind]):
+            for _ in range(SWEEPS[kind]):
                 for first in range(0, p, _ATOMS):
                     last = min(first + _ATOMS, p)
                     part = slice(first, last)
@@ -427,7 +467,7 @@ class Epoch:
         least = _least(2 * m * self._gathering)
         generator = torch.Generator().manual_seed(seed)
         image = torch.randn(p, m, generator=generator, dtype=torch.float64)
-        for _ in range(_POWER_ITERATIONS):
+        for _ in range(POWER_ITERATIONS):
             direction = project_atoms(image)
             image = torch.zeros_like(image)
             arrays = (*self._entries[:2], residuals, np.asarray(direction), np.asarray(image))
@@ -441,7 +481,7 @@ class Epoch:
     def _near(self):  # -> (p, n) int32, float32
         """Return the atoms most like each, and their cosines."""
         p = len(self.atoms)
-        n = min(p - 1, _NEAR)
+        n = min(p - 1, NEAR)
         near, cosines = np.empty((p, n), np.int32), np.empty((p, n), np.float32)
         atoms = self._atoms.astype(np.float32)
 
@@ -463,7 +503,7 @@ class Epoch:
         (p, m), (start, row, place) = self.atoms.shape, self._entries
         near, cosine = self._near()
         n_users = np.diff(start)
-        n_asked = np.minimum(n_users, _USERS)
+        n_asked = np.minimum(n_users, USERS)
         who = np.repeat(np.arange(p), n_asked)
         number = np.arange(len(who)) - np.repeat(np.cumsum(n_asked) - n_asked, n_asked)
         entry = start[who] + number * n_users[who] // n_asked[who]
@@ -487,7 +527,7 @@ class Epoch:
                     self._atoms, known, slope, near, cosine, *given, only[:n], *own, left[:n]
                 )
                 mask = known if self.problem.mask is None else known[at]
-                options = *self._options, _SWEEPS_OF_COSTS
+                options = *self._options, SWEEPS_OF_COSTS
                 arrays = *own, left[:n], loss[:n], size[:n]
                 loops().solve_rows(*self._dictionary, mask, only[:n], *options, *arrays)
                 rise[some] = loss[:n] - self._loss[row[some]]

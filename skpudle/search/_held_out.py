@@ -19,12 +19,21 @@ from torch import Tensor
 
 from skpudle.lasso import gram_matrix, lasso_path
 from skpudle.search._conv_epoch import ConvProblem, conv_path, conv_synthesis
-from skpudle.search._rows import group_features, match_equal_rows, spread_rows
+from skpudle.search._epoch import spread_rows
 
-__all__ = ["HeldOut", "HiddenPixels", "Prediction", "best_shares", "hold_out"]
+__all__ = [
+    "LEAST_ROWS",
+    "HeldOut",
+    "HiddenPixels",
+    "Prediction",
+    "best_shares",
+    "hide_in_turn",
+    "hold_out",
+    "match_equal_rows",
+]
 
 # With fewer rows none is held out: four held-out rows cannot order penalties.
-_LEAST_ROWS = 20
+LEAST_ROWS = 20
 # One row in ten is held out, but no more rows than there are codings, and of few rows up to a
 # quarter: a hundred rows if they are there.
 _HELD_OUT, _FEW, _WANTED = 10, 4, 100
@@ -35,6 +44,9 @@ _HELD_OUT, _FEW, _WANTED = 10, 4, 100
 _ENTRIES, _CODINGS, _MOST_CODINGS = 10_000, (400, 1000), 3000
 # Groups of features.
 _GROUPS = 10
+
+# Halves of 64-bit numbers to compare at a time, 8 MiB.
+_NUMBERS_AT_A_TIME = 2**20
 
 # Products of all atoms save as much time for dense codes as for ten times as many rows: with 4096
 # atoms of 12.0 features and 100 rows, codes with 370 entries take 2.9 s, not 7.8, with 690 12 s,
@@ -51,6 +63,74 @@ _OF_SIGNALS = 0.02
 
 # Rows that locate the best penalty of codes, to a factor of two.
 _ROWS_TO_LOCATE = 100
+
+
+def match_equal_rows(x, mask=None):  # -> (n,)
+    """Return for each row the place of the first row with the same known entries.
+
+    What holds rows out holds out their copies, too: a copy among the other rows would tell the
+    noise of the row. Rows are compared by sums of their bits times random odd numbers, modulo
+    ``2**64``, in which rows that differ are equal with probability ``2**-32`` at most.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n_samples, ...)
+        Rows, in float32 or float64.
+    mask : Tensor of the shape of ``x``, default=None
+        1 for known entries, 0 for missing ones.
+
+    Returns
+    -------
+    Tensor of shape (n_samples,)
+        Places, on the CPU. A row that equals no row before it has its own place.
+    """
+    x = x.flatten(1)
+    n_numbers = x.shape[1] * x.element_size() // 4
+    generator, sums = torch.Generator().manual_seed(0), []
+    factors = torch.randint(-(2**62), 2**62, (n_numbers,), generator=generator, device="cpu")
+    factors = (2 * factors + 1).to(x.device)
+    rows_at_a_time = max(1, _NUMBERS_AT_A_TIME // max(n_numbers, 1))
+    for start in range(0, len(x), rows_at_a_time):
+        part = slice(start, start + rows_at_a_time)
+        known = torch.empty(x[part].shape, dtype=x.dtype, device=x.device).copy_(x[part])
+        known += 0.0  # a negative zero equals a positive one
+        if mask is not None:
+            known.masked_fill_(mask.flatten(1)[part] == 0, torch.nan)
+        sums.append((known.view(torch.int32) * factors).sum(1).cpu())
+    if not sums:
+        return torch.arange(0, device="cpu")
+    _, number = torch.cat(sums).unique(return_inverse=True)
+    places = torch.arange(len(x), device="cpu")
+    return torch.full_like(places, len(x)).scatter_reduce(0, number, places, "amin")[number]
+
+
+def hide_in_turn(places, n_groups=_GROUPS):
+    """Cut features into random groups, which are hidden in turn; the same in every call.
+
+    Copies of a feature are in its group: a visible copy would tell the noise of a hidden one. The
+    features of a single group predict themselves.
+
+    Parameters
+    ----------
+    places : Tensor of shape (n_features,)
+        For each feature the place of its first copy, as `match_equal_rows` returns it.
+    n_groups : int, default=10
+        Number of groups. There are fewer if there are fewer features, or many copies.
+
+    Returns
+    -------
+    list of tuple (seen, hidden)
+        For each group the features that are seen, in increasing order, and the hidden ones.
+    """
+    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0), device="cpu")
+    parts, group = order.tensor_split(max(1, min(n_groups, len(order)))), torch.empty_like(order)
+    for number, part in enumerate(parts):
+        group[part] = number
+    group, turns = group[places], []
+    for number in (numbers := group.unique()):
+        seen = (group != number) | (len(numbers) == 1)
+        turns.append((seen.nonzero().flatten(), order[group[order] == number]))
+    return turns
 
 
 class Prediction(NamedTuple):
@@ -219,24 +299,24 @@ class HeldOut(_Hidden):
         self.mean_square = float(square) / max(self.n_known, 1.0)
 
     @cached_property
-    def _groups(self):
+    def _features(self):  # seen and hidden ones of each turn
         known = None if self.known is None else self.known.mT
-        return group_features(match_equal_rows(self.x.mT, known), _GROUPS)
+        return hide_in_turn(match_equal_rows(self.x.mT, known))
 
     @property
     def is_predictable(self):
         """Whether some features are visible while the hidden ones are predicted."""
-        return len(self._groups) > 1
+        return len(self._features) > 1
 
-    def _turns(self):  # yields rows, hidden features
+    def _turns(self):  # yields rows, seen and hidden features
         n = len(self.x)
-        groups = self._groups if n else ()  # without rows all features are equal
+        features = self._features if n else ()  # without rows all features are equal
         n_turns = ceil(self._n_codings / max(self.n_rows, 1))
-        n_turns = max(1, min(len(groups), n_turns))
-        for i, hidden in enumerate(groups):
-            rows = ((torch.arange(n) + i) % len(groups) < n_turns).nonzero().flatten()
+        n_turns = max(1, min(len(features), n_turns))
+        for i, (seen, hidden) in enumerate(features):
+            rows = ((torch.arange(n) + i) % len(features) < n_turns).nonzero().flatten()
             if len(rows):
-                yield rows, hidden
+                yield rows, seen, hidden
 
     def locate(self, atoms):  # -> int
         """Return about the best penalty of codes, from few rows."""
@@ -253,10 +333,7 @@ class HeldOut(_Hidden):
         entries, counted = self.x.new_zeros(len(alphas), 2), self.x.new_zeros(2)
         atoms = atoms.to(self.x)
         gram = gram_matrix(atoms, _DENSE_COST * len(self.x))
-        for rows, hidden in self._turns():
-            seen = torch.ones(self.x.shape[1], dtype=torch.bool)
-            if self.is_predictable:  # otherwise features are predicted from themselves
-                seen[hidden] = False
+        for rows, seen, hidden in self._turns():
             x, part = self.x[rows], atoms[:, hidden]
             known = None if self.known is None else self.known[rows]
             options = dict(positive=self.problem.positive_code)
@@ -291,7 +368,7 @@ class HeldOut(_Hidden):
 
     def _of_hidden(self, squares):
         sums = self.x.new_zeros(len(self.x))
-        for rows, hidden in self._turns():
+        for rows, _, hidden in self._turns():
             sums[rows] += squares[rows][:, hidden].sum(1)
         return sums
 
@@ -464,7 +541,7 @@ def hold_out(problem, *, fixed=False, mixes=False, learn=True):  # -> Problem
         n_held = min(ceil(_n_pixels(problem) / max(problem.x[0, 0].numel(), 1)), n // _FEW)
         if n_held == 0:  # one image, whose noise few atoms cannot fit
             return replace(problem, held_out=HiddenPixels(problem, fixed=fixed))
-    elif n_all < _LEAST_ROWS or n_features == 1:
+    elif n_all < LEAST_ROWS or n_features == 1:
         return problem
     else:
         share, n_codings = n / float(n_all), _n_codings(problem)

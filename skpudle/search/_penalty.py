@@ -137,10 +137,6 @@ def error_of(trial):
     return trial.prediction.total
 
 
-def _best(trials):
-    return min(trials, key=error_of)
-
-
 def _explained(trial, problem):  # -> float
     """Return the energy of hidden entries that a trial explains, as a share."""
     (energy,) = problem.total(problem.held_out.energies.sum())
@@ -158,7 +154,7 @@ def chosen_trial(trials, problem):  # -> Trial
 
     If nothing predicts held-out entries better than zeros, it is the first trial.
     """
-    best = _best(trials)
+    best = min(trials, key=error_of)
     if not _predicts(best, problem):
         return trials[0]
     return max(
@@ -169,7 +165,7 @@ def chosen_trial(trials, problem):  # -> Trial
 
 def finds_more(trials, problem):
     """Return whether a larger penalty predicts so much better that its search finds other atoms."""
-    first, best = trials[0], _best(trials)
+    first, best = trials[0], min(trials, key=error_of)
     found = _explained(best, problem) > _MORE * max(_explained(first, problem), 0.0)
     return best.alpha > first.alpha and found and _predicts(best, problem)
 
@@ -250,7 +246,7 @@ def next_penalty(trials, problem):  # -> float or None
     Mixtures of few non-negative atoms have dense codes at any penalty. Their path goes on to
     smaller ones until predictions are worse: errors hardly change, and atoms still do.
     """
-    first, last, best = trials[0], trials[-1], _best(trials)
+    first, last, best = trials[0], trials[-1], min(trials, key=error_of)
     smallest, largest = limits_of_path(problem)
     factor = _SMALLER if first.alpha <= problem.alpha else 1 / _LARGER
     if _explained(best, problem) > 1 - _NEARLY_PERFECT:

@@ -30,8 +30,7 @@ atoms.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from dataclasses import dataclass, field, fields, replace
 from math import isfinite
 
 import torch
@@ -39,8 +38,18 @@ from torch import Tensor
 
 from skpudle.lasso import solve_lasso
 from skpudle.operators import project_atoms
+from skpudle.search._descent import (
+    PROGRESS,
+    SPLIT,
+    STALL,
+    extrapolate,
+    has_stalled,
+    refit_atoms,
+    remaining,
+    split,
+)
 from skpudle.search._device_epoch import DeviceEpoch
-from skpudle.search._epoch import MANY, Codes, Epoch, own
+from skpudle.search._epoch import MANY, Codes, Epoch, own, spread_rows
 from skpudle.search._held_out import HeldOut, Prediction, hold_out
 from skpudle.search._penalty import (
     Trial,
@@ -53,7 +62,6 @@ from skpudle.search._penalty import (
     next_penalty,
     penalty_above_noise,
 )
-from skpudle.search._rows import spread_rows
 
 __all__ = [
     "Problem",
@@ -63,15 +71,9 @@ __all__ = [
     "begin",
     "is_done",
     "noise_penalty",
-    "refit_atoms",
-    "remaining",
     "search",
     "searched",
-    "split",
 ]
-
-# An atom splits into d + h v and d - h v, with v of norm 1.
-_HALF = 0.5
 
 # The penalty in units of the root mean square norm of a sample (benchmarks/choose_search.py). From
 # 0.05 to 0.07 the search finds all atoms of six synthetic problems, and at most 0.15 of the entries
@@ -83,15 +85,8 @@ _ALPHA = 0.07
 # For this many features for each atom and more, codes are solved for at the start of a phase.
 _FEW_ATOMS = 4
 
-# Extrapolate to D + 0.95 (D - D_before): this found 0.93 of 500 atoms of random data in 80 epochs;
-# 0.5 found 0.79, 0.9 found 0.88, 0.98 found 0.90.
-_EXTRAPOLATION = 0.95
-
-# A round splits at most one atom in so many. One in 10 of 1024 atoms in 595 dimensions, with 2,500
-# samples, ends .1 to .3 % lower than one in 20, in 0.87 to 0.93 of the time.
-_SPLIT = {"few": 20, "many": 10}
-# The last round splits at least an eighth of these: with 1024 atoms fewer lower the objective by
-# less than .01 %, and cost a tenth of the time.
+# The last round splits at least an eighth of the most splits: with 1024 atoms fewer lower the
+# objective by less than .01 %, and cost a tenth of the time.
 _FEWEST_SPLITS = 8
 # Begin with this many samples per atom (or per feature, if there are more features).
 _SAMPLES = 8
@@ -103,15 +98,10 @@ _USES = 120
 # 0.2738, in 4 s.
 _MOST_USES = 2000
 
-# A phase ends when the objective falls by less than this share per epoch, three epochs in a row.
-# With half of it in the polish 8 x 8 patches take a tenth longer for 0.002 of the objective.
-_STALL = dict.fromkeys(("settle", "larger", "smaller", "climb", "return"), 5e-4) | {"polish": 2e-4}
+# Shares of the objective at which phases end. With half of it in the polish 8 x 8 patches take a
+# tenth longer for 0.002 of the objective.
+_STALL = dict.fromkeys(("settle", "larger", "smaller", "climb", "return"), STALL) | {"polish": 2e-4}
 _MAX_EPOCHS = {"settle": 100, "larger": 8, "smaller": 30, "climb": 30, "return": 30, "polish": 60}
-_MIN_EPOCHS = 6
-# If a round lowers the objective by less than this share, the next one tries half as many splits.
-# Real data allow many rounds that gain less: with 1e-4 colour patches take 1.4 times as long for
-# nothing. A third instead of half loses one of 100 planted atoms in one problem of four.
-_PROGRESS = 1e-3
 # Digits, patches and planted atoms with enough samples end after 1 to 8 rounds. With 2500 samples
 # of 1000 concepts 18 rounds lower the objective by 0.9 % more than 8, in 1.6 times the time. Where
 # samples are too few to find anything (1000 of 512 atoms), there are 10.
@@ -136,9 +126,8 @@ _IN_WORDS = {
     "done": "done",
 }
 
-# Epochs in which atoms lose the lasso's bias before they are judged, and in the end. They first
-# move by 0.02, then by a fifth as much in each epoch, and by less than this after six to eight.
-_REFITS, _MAX_REFITS, _STILL = 4, 8, 1e-6
+# Epochs in which atoms lose the lasso's bias before they predict held-out rows.
+_REFITS = 4
 
 _ROUNDING = 1e-6  # of the norm of an atom
 
@@ -186,6 +175,7 @@ class Problem:
     unit: float = 1.0
     held_out: HeldOut | None = None
     held_rows: Tensor | None = None
+    _thinned: dict = field(default_factory=dict, init=False, repr=False)  # the last one
 
     n_positions = 1  # of an atom; rows have one
 
@@ -221,10 +211,6 @@ class Problem:
         """Return the problem for these samples, with nothing held out."""
         mask = None if self.mask is None else self.mask[rows]
         return replace(self, x=self.x[rows], mask=mask, held_out=None, held_rows=None)
-
-    @cached_property
-    def _thinned(self):
-        return {}
 
     @property
     def n_samples(self):
@@ -270,39 +256,6 @@ class Problem:
     def project(self, atoms):
         """Return the nearest atoms of the constraint set."""
         return project_atoms(atoms, positive=self.positive_atoms)
-
-
-def split(epoch, n_splits, seed):  # -> (p + n, *shape)
-    """Split atoms where it is worth it; None if it is worth it for none."""
-    energy, direction = epoch.common_directions(seed)
-    energy, chosen = energy.sort(descending=True, stable=True)
-    cost, _ = epoch.costs()
-    n_worth = int((cost.sort().values < energy).cumprod(0).sum())
-    n_splits = min(n_splits, max(epoch.n_always_split, n_worth))
-    if n_splits == 0:
-        return None
-    chosen = chosen[:n_splits]
-    half = _HALF * direction[chosen]
-    del direction  # arrays of all atoms are what a search has most of
-    atoms = torch.cat([epoch.atoms, epoch.atoms[chosen] - half])
-    atoms[chosen] += half
-    return epoch.problem.project(atoms)
-
-
-def remaining(epoch, n_removed, *, per_use=False):  # -> (p,) bool, False for those to remove
-    """Mark the atoms to keep; without the others the objective rises least, in all or per use."""
-    cost, heirs = epoch.costs()
-    cost, heirs = cost / epoch.uses.clamp_min(1) if per_use else cost, heirs.tolist()
-    kept, removed = set(), set()
-    for j in cost.argsort(stable=True).tolist():
-        if j not in kept and removed.isdisjoint(heirs[j]):
-            removed.add(j)
-            kept.update(heirs[j])
-        if len(removed) == n_removed:
-            break
-    remaining = torch.ones(len(cost), dtype=torch.bool)
-    remaining[list(removed)] = False
-    return remaining
 
 
 @dataclass(frozen=True, eq=False)
@@ -447,7 +400,7 @@ class SearchState:
         ValueError
             If a value is missing, or one is unknown.
         """
-        names = {field.name for field in fields(cls)}
+        names = {one.name for one in fields(cls)}
         if state.keys() != names:
             raise ValueError(f"it holds {sorted(state)} of a search, expected {sorted(names)}")
         codes = {name: Codes(**state[name]) for name in _CODES}
@@ -549,7 +502,7 @@ def auto_alpha(x, *, mask=None, total=own):
 
 def _splits(n_atoms):
     """Return the least and the largest number of splits of a round."""
-    most = max(1, n_atoms // _SPLIT["few" if n_atoms < MANY else "many"])
+    most = max(1, n_atoms // SPLIT["few" if n_atoms < MANY else "many"])
     return max(1, most // _FEWEST_SPLITS), most
 
 
@@ -595,20 +548,6 @@ def is_done(state):
     return state.phase == "done"
 
 
-def extrapolated(problem, atoms, previous, factor=_EXTRAPOLATION):
-    """Return the atoms after another step like the last one, times the factor."""
-    ahead = atoms - previous
-    return problem.project(ahead.mul_(factor).add_(atoms))
-
-
-def _stalled(phase, curve):
-    if len(curve) >= _MAX_EPOCHS[phase]:
-        return True
-    if len(curve) < _MIN_EPOCHS:
-        return False
-    return curve[-4] - min(curve[-3:]) <= 3 * _STALL[phase] * curve[-1]
-
-
 def _restart(state, phase, **changes):
     """Begin a phase, without memory of the last step."""
     state = replace(state, phase=phase, curve=(), **changes)
@@ -624,9 +563,9 @@ def _round(problem, state, epoch):
     state = replace(state, moves=False)
     least, _ = _splits(len(state.best_atoms))
     if state.n_splits >= least and state.n_rounds < _MAX_ROUNDS:
-        atoms = split(epoch, state.n_splits, seed=state.epoch)
-        if atoms is not None:
-            n_rounds = state.n_rounds + 1
+        found = split(epoch, state.n_splits, seed=state.epoch)
+        if found is not None:
+            atoms, n_rounds = found[0], state.n_rounds + 1
             return _restart(state, "larger", atoms=atoms, codes=epoch.codes, n_rounds=n_rounds)
     return _end_of_rounds(problem, state, epoch.n_entries)
 
@@ -753,7 +692,7 @@ def _next_phase(problem, state, epoch):
         kept = remaining(epoch, len(epoch.atoms) - p)
         atoms, codes = epoch.atoms[kept], epoch.restricted(kept)
         return _restart(state, "smaller", atoms=atoms, codes=codes)
-    if epoch.objective <= (1 - _PROGRESS) * state.best_objective:
+    if epoch.objective <= (1 - PROGRESS) * state.best_objective:
         state = replace(state, moves=True)
     elif state.moves:
         state = replace(state, moves=False)
@@ -782,7 +721,7 @@ def advance(problem, state):
     SearchState
         The next state.
     """
-    atoms = extrapolated(problem, state.atoms, state.previous)
+    atoms = extrapolate(problem, state.atoms, state.previous)
     turn = state.epoch % 2 if len(state.curve) > 1 else None  # a phase begins with all rows
     epoch = searched(problem, state).epoch(atoms, state.codes, turn=turn)
     rises = len(state.curve) > 0 and epoch.objective > state.curve[-1]
@@ -792,7 +731,7 @@ def advance(problem, state):
     if state.phase == "polish" and epoch.objective < state.best_objective:
         best = dict(best_atoms=epoch.atoms, best_codes=epoch.codes)
         state = replace(state, **best, best_objective=epoch.objective)
-    if _stalled(state.phase, curve):
+    if len(curve) >= _MAX_EPOCHS[state.phase] or has_stalled(curve, _STALL[state.phase]):
         return _next_phase(problem, state, epoch)
     atoms = epoch.improved_atoms()
     return replace(state, atoms=atoms, previous=atoms if rises else state.atoms)
@@ -875,33 +814,3 @@ def searched(problem, state):
         The problem.
     """
     return problem.thinned(state.stride, whole=state.phase in _WHOLE, alpha=state.alpha)
-
-
-def refit_atoms(problem, atoms, codes, n_epochs=_MAX_REFITS):
-    """Free atoms of the lasso's bias.
-
-    The lasso chooses the supports, least squares the codes on them, and the atoms minimise the
-    reconstruction error.
-
-    Parameters
-    ----------
-    problem : Problem or ConvProblem
-        Data and objective.
-    atoms : Tensor of shape (n_components, ...)
-        Unit atoms of a search.
-    codes : Codes
-        The lasso's codes for them.
-    n_epochs : int, default=8
-        Largest number of epochs.
-
-    Returns
-    -------
-    Tensor of shape (n_components, ...)
-        Unit atoms.
-    """
-    for _ in range(n_epochs):
-        epoch = problem.epoch(atoms, codes, refit=True)
-        before, atoms, codes = atoms, epoch.improved_atoms(), epoch.codes
-        if float((atoms - before).square().flatten(1).sum(1).mean()) < _STILL**2:
-            break
-    return atoms

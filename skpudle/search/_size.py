@@ -30,17 +30,17 @@ from torch import Tensor
 
 from skpudle.initialization import initial_atoms
 from skpudle.lasso import lasso_path
+from skpudle.search._descent import refit_atoms, remaining, solve_codes
 from skpudle.search._epoch import Codes
-from skpudle.search._held_out import HeldOut, HiddenPixels
-from skpudle.search._rows import match_equal_rows
-from skpudle.search._search import SearchState, advance, begin, is_done, remaining
+from skpudle.search._held_out import LEAST_ROWS, HeldOut, HiddenPixels, match_equal_rows
+from skpudle.search._search import SearchState, advance, begin, is_done
 
 __all__ = ["SizePath", "choose_size"]
 
-# With fewer rows nothing is decided. Of others a quarter is held out, but no more than this; few of
-# these tell what an atom is worth, and no more than half. Of 256 rows none may use an atom of 200
-# that five atoms make: such an atom went before nine copies of others, and 209 were chosen.
-_LEAST_ROWS, _HELD_OUT, _MOST_HELD_OUT, _FEW_HELD_OUT = 20, 4, 2000, 512
+# A quarter of the rows is held out, but no more than 2000; 512 of them, and no more than half, tell
+# which atoms to remove. Of 256 rows none may use an atom of 200 that five atoms make: such an atom
+# went before nine copies of others, and 209 were chosen.
+_HELD_OUT, _MOST_HELD_OUT, _FEW_HELD_OUT = 4, 2000, 512
 # The first number in units of that of features, by what it grows, and the largest one. Atoms of
 # images are at all places, and few.
 _FIRST_OF_IMAGES = 4
@@ -133,11 +133,7 @@ class _Judge:
 
     def epoch(self, atoms):
         """Return the epoch of given atoms, with codes that are solved for."""
-        codes = self._some.no_codes()
-        for _ in range(_CODE_EPOCHS):
-            epoch = self._some.epoch(atoms, codes)
-            codes = epoch.codes
-        return epoch
+        return solve_codes(self._some, atoms, _CODE_EPOCHS)
 
 
 class _Pixels(_Judge):
@@ -255,10 +251,8 @@ class _Sizes:
         return replace(problem, x=problem.x[rows], mask=mask)
 
     def _judge(self, atoms, codes, state, *, first=False):
-        problem, unbiased, unbiased_codes = self.training.thinned(state.stride), atoms, codes
-        for _ in range(_UNBIASED):
-            epoch = problem.epoch(unbiased, unbiased_codes, refit=True)
-            unbiased, unbiased_codes = epoch.improved_atoms(), epoch.codes
+        problem = self.training.thinned(state.stride)
+        unbiased = refit_atoms(problem, atoms, codes, _UNBIASED, still=0.0)
         errors, asked = self.held_out.errors(unbiased), self.held_out.asked
         parts = errors[~asked], errors[asked] if first else None
         tried = _Tried(atoms, codes, state, self.held_out.epoch(atoms), *parts)
@@ -380,7 +374,7 @@ def choose_size(problem, generator, *, largest=None, start=None, stopped=lambda:
     if len(distinct) < len(problem.x):
         problem = problem.of_rows(distinct)
     n, m = problem.n_samples, problem.x[0].numel() if start is None else prod(problem.kernel)
-    if n < _LEAST_ROWS:
+    if n < LEAST_ROWS:
         number = max(1, min(n, m, largest or m))
         unknown = torch.full((1,), torch.nan, dtype=torch.float64)
         if start is None:

@@ -30,7 +30,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skpudle.search._search import extrapolated, remaining, searched
+from skpudle.search._descent import PROGRESS, SPLIT, descend, remaining, solve_codes, split
+from skpudle.search._search import searched
 
 __all__ = [
     "Memory",
@@ -45,13 +46,9 @@ __all__ = [
 # Two epochs from zero codes leave .1 % of the objective, three .02 %. Blocks without moves have 2;
 # the codes go on in epochs that adapt atoms.
 _REPEATS, _REPEATS_WITHOUT_MOVES = 3, 2
-_HALF, _SPLIT = 0.5, 20  # as in the search, for few atoms
-_EXTRAPOLATION = 0.95
 # Epochs on a block: at most _SETTLE times its share of all rows so far (a first block settles as a
 # search does), and in a round with more atoms, and with as many as before.
 _SETTLE, _LARGER, _SMALLER = 40, 8, 15
-_STALL, _MIN_EPOCHS = 5e-4, 6  # as in the search
-_PROGRESS = 1e-3  # as in the search
 _MAX_ROUNDS = 8
 # A round needs this many uses of each atom on average. A block of 1,000 rows with 67 found all of
 # 60 atoms, from samples, and a block of 1,000 with 33 all of 60 atoms of another population.
@@ -250,14 +247,6 @@ def _total(problem, value):
     return float(problem.total(torch.tensor([float(value)], dtype=torch.float64))[0])
 
 
-def _coded(problem, atoms, n_epochs=_REPEATS, *, refit=False):
-    codes = problem.no_codes()
-    for i in range(n_epochs):
-        epoch = problem.epoch(atoms, codes, refit=refit and i == n_epochs - 1)
-        codes = epoch.codes
-    return epoch
-
-
 def objective(problem, atoms, *, unbiased=False):
     """Return the objective of a row, for atoms and their codes.
 
@@ -277,22 +266,9 @@ def objective(problem, atoms, *, unbiased=False):
         The mean over the rows of all processes.
     """
     if unbiased:
-        return _coded(problem, atoms, refit=True).unbiased_loss
-    return _coded(problem, atoms).objective / max(_total(problem, problem.n_samples), 1)
-
-
-def _adapted(epoch, memory, n_epochs):  # -> epoch of the adapted atoms
-    """Alternate between codes of a block and atoms, as the search does."""
-    problem, atoms, curve = epoch.problem, epoch.atoms, [epoch.objective]
-    for _ in range(n_epochs):
-        if len(curve) >= _MIN_EPOCHS and curve[-4] - min(curve[-3:]) <= 3 * _STALL * curve[-1]:
-            break
-        rises = len(curve) > 1 and curve[-1] > curve[-2]
-        before, atoms = atoms, epoch.improved_atoms(memory)
-        factor = 0.0 if rises or len(curve) == n_epochs else _EXTRAPOLATION
-        epoch = problem.epoch(extrapolated(problem, atoms, before, factor), epoch.codes)
-        curve.append(epoch.objective)
-    return epoch
+        return solve_codes(problem, atoms, _REPEATS, refit=True).unbiased_loss
+    epoch = solve_codes(problem, atoms, _REPEATS)
+    return epoch.objective / max(_total(problem, problem.n_samples), 1)
 
 
 def begin_stream(atoms, memory=None, *, forgetting, n_rows=0.0, mean=inf):
@@ -317,7 +293,7 @@ def begin_stream(atoms, memory=None, *, forgetting, n_rows=0.0, mean=inf):
         The state before the first block.
     """
     memory = Memory.none(atoms) if memory is None else memory
-    n_splits = max(1, len(atoms) // _SPLIT)
+    n_splits = max(1, len(atoms) // SPLIT["few"])
     return StreamState(atoms, memory, forgetting, n_rows, n_splits, mean)
 
 
@@ -365,7 +341,7 @@ def with_atoms(problem, state, atoms):
     SearchState
         The search.
     """
-    epoch = _coded(searched(problem, state), atoms)
+    epoch = solve_codes(searched(problem, state), atoms, _REPEATS)
     best = dict(best_atoms=atoms, best_codes=epoch.codes, best_objective=epoch.objective)
     return replace(state, **best)
 
@@ -388,23 +364,15 @@ def _round(epoch, memory, n_splits, n, seed, *, keep):
     keep : bool
         Whether atoms that split stay as they are, next to the direction of their residuals.
     """
-    problem, atoms, judged = epoch.problem, epoch.atoms, _Judged(epoch, memory, n)
-    energy, direction = epoch.common_directions(seed)
-    energy, chosen = energy.sort(descending=True, stable=True)
-    cost, _ = judged.costs()
-    n_splits = min(n_splits, int((cost.sort().values < energy).cumprod(0).sum()))
-    if n_splits == 0:
+    problem, atoms = epoch.problem, epoch.atoms
+    costs, _ = _Judged(epoch, memory, n).costs()
+    found = split(epoch, n_splits, seed, costs=costs, keep=keep)
+    if found is None:
         return None
-    chosen = chosen[:n_splits]
-    if keep:
-        larger, more = torch.cat([atoms, direction[chosen]]), memory
-    else:
-        half, larger = _HALF * direction[chosen], atoms.clone()
-        larger[chosen] += half
-        larger = torch.cat([larger, atoms[chosen] - half])
-        more = memory.without(atoms, chosen)
-    more = more.grown(n_splits)
-    found = _adapted(problem.epoch(problem.project(larger), epoch.codes), more, _LARGER)
+    larger, chosen = found
+    n_splits = len(chosen)
+    more = (memory if keep else memory.without(atoms, chosen)).grown(n_splits)
+    found = descend(problem.epoch(larger, epoch.codes), _LARGER, more)
     judged = _Judged(found, more, n)
     kept = remaining(judged, n_splits)
     if int(kept.sum()) != len(atoms):  # too many atoms take over from each other
@@ -412,7 +380,7 @@ def _round(epoch, memory, n_splits, n, seed, *, keep):
     lost = float((n * more.rate)[~kept].sum())
     less = more.inherited(judged.costs()[1], ~kept)
     less, atoms = less.without(found.atoms, ~kept).restricted(kept), found.atoms[kept]
-    found = _adapted(problem.epoch(atoms, found.restricted(kept)), less, _SMALLER)
+    found = descend(problem.epoch(atoms, found.restricted(kept)), _SMALLER, less)
     return found, less.moved(atoms, found.atoms), epoch.objective - found.objective - lost
 
 
@@ -440,26 +408,26 @@ def advance_stream(problem, state, *, final=False):
     n_rows = state.n_rows + n
     memory = state.memory.faded((1 - n / n_rows) ** state.forgetting)
     n_epochs = _REPEATS if memory.pairs else _REPEATS_WITHOUT_MOVES
-    epoch = _coded(problem, state.atoms, n_epochs)
+    epoch = solve_codes(problem, state.atoms, n_epochs)
     new, n_splits = epoch.objective / n, state.n_splits
     surprised = new > _SURPRISE * state.mean
     n_settling = ceil(_SETTLE * n / n_rows)
     if surprised:
-        n_splits = max(1, p // _SPLIT)
+        n_splits = max(1, p // SPLIT["few"])
     else:
-        epoch = _adapted(epoch, memory, n_settling)
+        epoch = descend(epoch, n_settling, memory)
         memory = memory.moved(state.atoms, epoch.atoms)
     is_large = epoch.n_entries >= _USES * p
     moves = is_large and memory.pairs
     if not (is_large or final):
-        epoch = _adapted(epoch, memory, n_settling) if surprised else epoch
+        epoch = descend(epoch, n_settling, memory) if surprised else epoch
         return replace(state, atoms=epoch.atoms, loss=epoch.loss), False
     for number in range(_MAX_ROUNDS * moves):
         if n_splits == 0:
             break
         seed = _MAX_ROUNDS * state.n_blocks + number
         found = _round(epoch, memory, n_splits, n, seed, keep=surprised)
-        if found is None or found[2] <= _PROGRESS * epoch.objective:
+        if found is None or found[2] <= PROGRESS * epoch.objective:
             n_splits = 0 if found is None else n_splits // 2
         if found is not None and found[2] > 0:
             epoch, memory, _ = found
@@ -467,7 +435,7 @@ def advance_stream(problem, state, *, final=False):
         if epoch.objective / n > _SURPRISE * state.mean:  # atoms are too few for both: follow
             memory = memory.faded((state.mean * n / epoch.objective) ** 2)
         before = epoch.atoms
-        epoch = _adapted(epoch, memory, n_settling)
+        epoch = descend(epoch, n_settling, memory)
         memory = memory.moved(before, epoch.atoms)
     if memory.pairs and (n_splits > 0 or surprised or state.n_blocks % _COSTED == 0):
         cost, weight = memory.cost + epoch.costs()[0], memory.weight + n

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
-from skpudle._learners import coding
+from skpudle._learners.counts import smaller_penalty
 from skpudle.lasso import solve_lasso
 from skpudle.operators import ConvDictionary
 from skpudle.search import (
@@ -16,9 +16,10 @@ from skpudle.search import (
     HeldOut,
     Problem,
     auto_alpha,
+    choose_coding,
     conv_codes,
     conv_path,
-    group_features,
+    hide_in_turn,
     hold_out,
     match_equal_rows,
     search,
@@ -83,10 +84,10 @@ def test_codes_of_features_with_copies_are_as_sparse_as_without(noisy, gaps):
     if gaps:
         mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.9
         mask = mask.double()
-    one = coding.choose_coding(HeldOut(Problem(x, 0.1, mask=mask)), atoms).chosen
+    one = choose_coding(HeldOut(Problem(x, 0.1, mask=mask)), atoms).chosen
     mask = None if mask is None else mask.tile(4)
     held_out = HeldOut(Problem(x.tile(4), 0.2, mask=mask))
-    four = coding.choose_coding(held_out, atoms.tile(4) / 2).chosen
+    four = choose_coding(held_out, atoms.tile(4) / 2).chosen
     assert four.n_entries < 2 * one.n_entries
 
 
@@ -103,10 +104,10 @@ def test_errors_along_a_path_are_errors_of_predictions_one_by_one(noisy):
     atoms, x = torch.from_numpy(atoms), torch.from_numpy(X[:100])
     mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.9).double()
     rows = HeldOut(Problem(x, 0.1, mask=mask))
-    path = coding.choose_coding(rows, atoms)
+    path = choose_coding(rows, atoms)
     for found in path.codings[::4]:
         error = 0.0
-        for hidden in group_features(match_equal_rows(rows.x.mT, mask.mT), 10):
+        for _, hidden in hide_in_turn(match_equal_rows(rows.x.mT, mask.mT)):
             seen = np.setdiff1d(np.arange(x.shape[1]), hidden)
             for row, known in zip(rows.x, mask, strict=True):
                 options = dict(debias=found.debias, mask=known[seen][None], certify=False)
@@ -143,9 +144,9 @@ def test_much_noise_wants_a_larger_penalty_than_the_search():
 def test_no_other_share_of_the_bias_predicts_better(noisy):
     _, X, atoms = noisy
     held_out, atoms = HeldOut(Problem(torch.from_numpy(X), 0.1)), torch.from_numpy(atoms)
-    free = coding.choose_coding(held_out, atoms)
+    free = choose_coding(held_out, atoms)
     for debias in (0.0, 0.5, 1.0):
-        fixed = coding.choose_coding(held_out, atoms, debias=debias)
+        fixed = choose_coding(held_out, atoms, debias=debias)
         errors = {found.alpha: found.error for found in fixed.codings}
         for found in free.codings:
             assert found.error <= errors.get(found.alpha, np.inf) * (1 + 1e-9)
@@ -267,10 +268,10 @@ def test_images_are_reconstructed_nearer_to_the_truth_than_they_come():
 
 def test_the_penalty_falls_while_the_deviance_does():
     deviances = {1.0: 10.0, 0.5: 8.0, 0.25: 7.95, 0.125: 1.0}
-    assert coding.smaller_penalty(deviances.get, 1.0) == 0.5
-    assert coding.smaller_penalty(lambda alpha: alpha, 1.0) == 2.0**-4
-    assert coding.smaller_penalty(lambda alpha: 1.0, 1.0) == 1.0
-    assert coding.smaller_penalty(lambda alpha: np.nan, 1.0) == 1.0
+    assert smaller_penalty(deviances.get, 1.0) == 0.5
+    assert smaller_penalty(lambda alpha: alpha, 1.0) == 2.0**-4
+    assert smaller_penalty(lambda alpha: 1.0, 1.0) == 1.0
+    assert smaller_penalty(lambda alpha: np.nan, 1.0) == 1.0
 
 
 @pytest.mark.parametrize("with_exposure", [False, True])
@@ -290,4 +291,4 @@ def test_the_penalty_of_counts_is_that_with_the_better_score(with_exposure):
         learner.alpha_ = alpha
         return 1 - learner.score(X, **given)
 
-    assert chosen == coding.smaller_penalty(unexplained, largest)
+    assert chosen == smaller_penalty(unexplained, largest)

@@ -67,7 +67,7 @@ KINDS = [
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_epochs_are_those_of_the_compiled_loops(kind, refit, device, monkeypatch):
     for module in (epoch_module, device_module):  # compiled loops end sweeps early
-        monkeypatch.setattr(module, "_TOLERANCE", 0.0)
+        monkeypatch.setattr(module, "TOLERANCE", 0.0)
     problem, truth = make_problem(**kind)
     there = replace(problem, x=problem.x.to(device))
     p, atoms, codes = len(truth), first_rows(problem, len(truth)), problem.no_codes()
@@ -100,8 +100,8 @@ def test_epochs_are_those_of_the_compiled_loops(kind, refit, device, monkeypatch
 
 @pytest.mark.parametrize("positive", [False, True])
 def test_codes_end_at_the_lasso(positive, device, monkeypatch):
-    monkeypatch.setattr(device_module, "_TOLERANCE", 1e-9)
-    monkeypatch.setattr(device_module, "_SWEEPS_OF_CODES", 100)
+    monkeypatch.setattr(device_module, "TOLERANCE", 1e-9)
+    monkeypatch.setattr(device_module, "SWEEPS_OF_CODES", 100)
     problem, atoms = make_problem(100)
     problem = replace(problem, x=problem.x.to(device), positive_code=positive)
     codes = problem.no_codes()
@@ -112,8 +112,8 @@ def test_codes_end_at_the_lasso(positive, device, monkeypatch):
 
 
 def test_rows_without_room_take_the_best_atoms(monkeypatch):
-    monkeypatch.setattr(device_module, "_ROOM", 4 - 16)
-    monkeypatch.setattr(device_module, "_SHARE", 0.01)
+    monkeypatch.setattr(device_module, "ROOM", 4 - 16)
+    monkeypatch.setattr(device_module, "SHARE", 0.01)
     problem, atoms = make_problem(50)
     codes = DeviceEpoch(problem, atoms, problem.no_codes()).codes
     assert 0 < int(codes.count.max()) <= 4
@@ -156,9 +156,9 @@ def test_improved_atoms_never_raise_the_objective(others, positive, monkeypatch)
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_cost_of_a_removal_is_the_objective_without_the_atom(masked, monkeypatch):
-    monkeypatch.setattr(device_module, "_TOLERANCE", 1e-9 - 1)  # all atoms enter
-    monkeypatch.setattr(device_module, "_SHARE", 0.0)
-    monkeypatch.setattr(device_module, "_SWEEPS_OF_COSTS", 300)
+    monkeypatch.setattr(device_module, "TOLERANCE", 1e-9 - 1)  # all atoms enter
+    monkeypatch.setattr(device_module, "SHARE", 0.0)
+    monkeypatch.setattr(device_module, "SWEEPS_OF_COSTS", 300)
     problem, atoms = make_problem(30, 12, 10, masked=masked)
     epoch, known = DeviceEpoch(problem, atoms, problem.no_codes()), torch.ones_like(problem.x)
     for _ in range(60):

@@ -19,7 +19,7 @@ from skpudle.search import (
     begin,
     best_shares,
     conv_codes,
-    group_features,
+    hide_in_turn,
     hold_out,
     is_done,
     match_equal_rows,
@@ -53,13 +53,13 @@ def naive_sums(problem, n_codings, atoms, alpha):
     """Return what `HeldOut.sums` does, by a loop over rows of which one group is hidden."""
     x, known = problem.x, problem.mask
     known = torch.ones_like(x) if known is None else known
-    groups = group_features(match_equal_rows(x.mT, known.mT), 10)
-    n_turns = max(1, min(len(groups), ceil(n_codings / len(x))))
+    turns = hide_in_turn(match_equal_rows(x.mT, known.mT))
+    n_turns = max(1, min(len(turns), ceil(n_codings / len(x))))
     sums, entries, n_hidden, n = torch.zeros(len(x), 3).double(), torch.zeros(2), 0.0, 0
-    for i, hidden in enumerate(groups):
+    for i, (_, hidden) in enumerate(turns):
         seen = [j for j in range(x.shape[1]) if j not in hidden]
         for k, (row, there) in enumerate(zip(x, known, strict=True)):
-            if (k + i) % len(groups) >= n_turns:
+            if (k + i) % len(turns) >= n_turns:
                 continue
             options = dict(positive=problem.positive_code, mask=there[seen][None], certify=False)
             lasso, refit = (

@@ -19,7 +19,7 @@ from skpudle.search import (
     advance,
     auto_alpha,
     begin,
-    group_features,
+    hide_in_turn,
     hold_out,
     is_done,
     match_equal_rows,
@@ -28,8 +28,8 @@ from skpudle.search import (
     spread_rows,
 )
 from skpudle.search._compiled import loops
+from skpudle.search._descent import descend, solve_codes, split
 from skpudle.search._epoch import Codes, Epoch
-from skpudle.search._search import split
 
 
 def make_problem(n=600, m=16, p=20, n_nonzero=3, *, positive=False, noise=0.02, seed=0):
@@ -262,9 +262,9 @@ def test_float32_atoms_of_many_are_those_of_float64(monkeypatch):
 @pytest.mark.parametrize("masked", [False, True])
 def test_cost_of_a_removal_is_the_objective_without_the_atom(masked, monkeypatch):
     # all atoms but the one left out enter, and descent goes on
-    monkeypatch.setattr(_epoch, "_TOLERANCE", 1e-12 - 1)
-    monkeypatch.setattr(_epoch, "_SHARE", 0.0)
-    monkeypatch.setattr(_epoch, "_SWEEPS_OF_COSTS", 2000)
+    monkeypatch.setattr(_epoch, "TOLERANCE", 1e-12 - 1)
+    monkeypatch.setattr(_epoch, "SHARE", 0.0)
+    monkeypatch.setattr(_epoch, "SWEEPS_OF_COSTS", 2000)
     x, atoms = make_problem(n=20)
     mask = None
     if masked:
@@ -308,7 +308,7 @@ def test_the_atom_splits_whose_users_residuals_have_most_in_common():
     mixed = torch.cat([project_atoms(truth[:1] + truth[1:2]), truth[2:]])
     problem = Problem(x, 0.05)
     epoch = Epoch(problem, mixed, Codes.none(len(x)))
-    atoms = split(epoch, 1, seed=0)
+    atoms, _ = split(epoch, 1, seed=0)
     z = dense(epoch.codes, len(mixed))
     energies, directions = [], []
     for j, atom in enumerate(mixed):
@@ -323,6 +323,39 @@ def test_the_atom_splits_whose_users_residuals_have_most_in_common():
     torch.testing.assert_close(project_atoms(atoms[j : j + 1] + atoms[-1:]), mixed[j : j + 1])
     others = torch.arange(len(mixed)) != j
     torch.testing.assert_close(atoms[:-1][others], mixed[others])
+    beside, places = split(epoch, 1, seed=0, keep=True)
+    assert places.tolist() == [j]
+    torch.testing.assert_close(beside[:-1], mixed)
+    assert abs(beside[-1] @ directions[j]) > 0.99
+
+
+def test_a_costly_dictionary_splits_nothing():
+    """Where another atom costs more than the energy along any direction."""
+    x, truth = make_problem(n=100)
+    epoch = Epoch(Problem(x, 0.1), truth, Codes.none(len(x)))
+    assert split(epoch, 3, seed=0, costs=torch.full((len(truth),), 1e9).double()) is None
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_descent_lowers_the_objective_and_sums_of_no_rows_change_nothing(gaps):
+    x, truth = make_problem(n=200)
+    mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.9).double()
+    epoch = solve_codes(Problem(x, 0.1, mask=mask if gaps else None), start(x, len(truth)), 3)
+    curve = [descend(epoch, n).objective for n in (0, 1, 4, 12)]
+    assert curve[0] == epoch.objective
+    assert curve == sorted(curve, reverse=True)
+    alone, with_none = descend(epoch, 4), descend(epoch, 4, Memory.none(epoch.atoms))
+    assert torch.equal(alone.atoms, with_none.atoms)
+    stalled = descend(epoch, 10**6)  # ends by itself
+    assert stalled.objective <= curve[-1]
+
+
+def test_codes_alone_converge_to_the_lasso():
+    x, truth = make_problem(n=100)
+    objectives = [solve_codes(Problem(x, 0.1), truth, n).objective for n in (1, 3, 20)]
+    z, _ = solve_lasso(truth, x, 0.1)
+    assert objectives == sorted(objectives, reverse=True)
+    assert objectives[-1] == pytest.approx(float(objective(z, truth, x, 0.1)), rel=1e-4)
 
 
 @pytest.mark.parametrize("positive", [False, True])
@@ -494,7 +527,11 @@ def test_copies_of_features_are_in_one_group(n_groups, n_copies):
     copies = torch.randint(23, (n_copies,), generator=generator)
     original = torch.cat([torch.arange(23), copies])
     x = torch.randn(30, 23, generator=generator, dtype=torch.float64)[:, original]
-    groups = group_features(match_equal_rows(x.mT), n_groups)
+    turns = hide_in_turn(match_equal_rows(x.mT), n_groups)
+    groups = [hidden for _, hidden in turns]
+    for seen, hidden in turns:
+        others = set(range(23 + n_copies)) - set(hidden.tolist())
+        assert seen.tolist() == sorted(others or hidden.tolist())
     assert torch.cat(groups).sort().values.tolist() == list(range(23 + n_copies))
     assert sum(len(original[part].unique()) for part in groups) == 23
     if not n_copies:

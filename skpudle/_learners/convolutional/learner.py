@@ -25,7 +25,6 @@ from skpudle._data.noise import Noise
 from skpudle._data.training_images import Cropping, Geometry, TrainingImages
 from skpudle._learners.base import Data, GradientLearner, attributes_of
 from skpudle._learners.coder import DictionaryTransformer, check_loss
-from skpudle._learners.coding import choose_coding
 from skpudle._learners.convolutional.model import ConvModel, ConvNetwork, RowLayout
 from skpudle._learners.convolutional.parameters import (
     CONSTRAINTS,
@@ -52,7 +51,15 @@ from skpudle._training.messages import nothing_known
 from skpudle._training.team import current_team
 from skpudle.encoding import default_step
 from skpudle.operators import ConvDictionary, project_atoms
-from skpudle.search import choose_size, hold_out, is_done, penalty_path, refit_atoms, searched
+from skpudle.search import (
+    choose_coding,
+    choose_size,
+    hold_out,
+    is_done,
+    penalty_path,
+    refit_atoms,
+    searched,
+)
 
 __all__ = ["ConvLearner"]
 

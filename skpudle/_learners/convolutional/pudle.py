@@ -11,7 +11,6 @@ from skpudle._data.batches import Samples
 from skpudle._data.images import covering_positions, is_one_image, read_images, split_gaps
 from skpudle._data.noise import Noise, with_noise
 from skpudle._learners.coder import decode_sparse
-from skpudle._learners.coding import choose_coding, coding_of_l0, judged_rows
 from skpudle._learners.convolutional.denoising import DenoiserModule, denoise_images
 from skpudle._learners.convolutional.learner import ConvLearner
 from skpudle._learners.convolutional.parameters import (
@@ -21,6 +20,8 @@ from skpudle._learners.convolutional.parameters import (
     targets_of,
 )
 from skpudle._learners.score import deviance_of_pixels, sums_of
+from skpudle._training.messages import warn_of_l0
+from skpudle.search import choose_coding, coding_of_l0, judged_rows
 
 __all__ = ["ConvPUDLEDictionaryLearning"]
 
@@ -675,7 +676,10 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         else:
             area = sum(image[0].numel() for image in images.images)
             n_images = len(images.images) * problem.x[:, 0].numel() / area
-            coding = coding_of_l0(problem, atoms, float(l0), debias=plan.debias, n_images=n_images)
+            options = dict(debias=plan.debias, n_images=n_images)
+            coding, is_met = coding_of_l0(problem, atoms, float(l0), **options)
+            if not is_met:
+                warn_of_l0(coding.n_entries, l0)
         self.alpha_, self.debias_ = coding.alpha * problem.unit, coding.debias
         chosen = self.alpha_, self.debias_, getattr(self, "noise_std_", None)
         self._training_state = self._training_state | {"coding": chosen, "is_open": False}

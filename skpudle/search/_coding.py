@@ -16,24 +16,17 @@ bias of the search's penalty, are adapted to a quarter of it, if codes stay abou
 much noise atoms fit the noise, and are adapted to twice the penalty.
 """
 
-import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
 
-from skpudle._data.callers import users_level
 from skpudle.lasso import solve_lasso
 from skpudle.operators import ConvDictionary
-from skpudle.search import (
-    ConvProblem,
-    HeldOut,
-    HiddenPixels,
-    best_shares,
-    conv_path,
-    spread_rows,
-)
+from skpudle.search._conv_epoch import ConvProblem, conv_path
+from skpudle.search._epoch import spread_rows
+from skpudle.search._held_out import HeldOut, HiddenPixels, best_shares
 
 __all__ = [
     "Coding",
@@ -41,11 +34,9 @@ __all__ = [
     "coding_of_l0",
     "coding_of_support",
     "judged_rows",
-    "smaller_penalty",
 ]
 
-# Hidden entries of training data that choose, or little more, and the least and largest number of
-# rows with them.
+# About this number of hidden entries of training data choose, in rows within these limits.
 _ENTRIES, _FEWEST, _MOST = 10_000, 100, 200
 
 # Nonzero codes are counted over at most so many rows, whose codes have at most so many entries. A
@@ -71,9 +62,6 @@ _SMALLEST = 2.0**-10
 # with 1.1 noisy patches keep a third more noise. Least squares on some of the features prefer more
 # atoms: with 1.03, 60 atoms in 30 dimensions keep twice the noise.
 _SPARER = 1.05, 1.15
-# For counts and binary data each half of the search's penalty has to lower the deviance by _LOWER;
-# there are at most _HALVES. A larger penalty was never better.
-_LOWER, _HALVES = 0.01, 4
 
 # If less than this share of the mean square can be predicted, as of independent features, the
 # search's penalty stays. The share is 0.08 for patches that are mostly noise.
@@ -255,7 +243,7 @@ def _penalty_of_count(count, l0, most):  # -> penalty, its count
 
 
 @torch.no_grad()
-def coding_of_l0(problem, atoms, l0, *, debias=None, n_images=None):  # -> Coding
+def coding_of_l0(problem, atoms, l0, *, debias=None, n_images=None):
     """Return the coding with ``l0`` nonzero codes in a row or image, on average.
 
     The penalty is found by bisection. The share of its bias to remove is chosen as in
@@ -274,6 +262,13 @@ def coding_of_l0(problem, atoms, l0, *, debias=None, n_images=None):  # -> Codin
         The share; None chooses it.
     n_images : float, default=None
         Number of images whose pieces the problem has.
+
+    Returns
+    -------
+    Coding
+        The coding.
+    bool
+        Whether rows have that number of codes. It may jump from one penalty to the next.
 
     Raises
     ------
@@ -296,14 +291,8 @@ def coding_of_l0(problem, atoms, l0, *, debias=None, n_images=None):  # -> Codin
     coding = _coding_at(alpha, problem, atoms, debias)
     if debias is None and coding.debias == 1:
         alpha, n_entries = found(1.0)
-    if abs(n_entries - l0) > max(_CLOSE * l0, 1 / n_rows):
-        warnings.warn(
-            f"Rows have {n_entries:.4g} codes on average instead of l0={l0:g}: their number jumps "
-            "from one penalty to the next, as where rows are alike. Pass a number of codes that "
-            "rows can have.",
-            stacklevel=users_level(),
-        )
-    return coding._replace(alpha=alpha, n_entries=n_entries)
+    is_met = abs(n_entries - l0) <= max(_CLOSE * l0, 1 / n_rows)
+    return coding._replace(alpha=alpha, n_entries=n_entries), is_met
 
 
 @torch.no_grad()
@@ -390,22 +379,3 @@ def _coding_at(alpha, problem, atoms, debias):  # -> Coding
         (coding,) = _codings(held_out, atoms.to(held_out.x), [alpha], debias)
         return coding
     return Coding(alpha, debias or 0.0, float("nan"), float("nan"))
-
-
-def smaller_penalty(deviance, alpha):  # -> float
-    """Return the penalty whose codes predict best, among the search's and its halves.
-
-    Parameters
-    ----------
-    deviance : callable
-        The deviance of held-out entries for a penalty.
-    alpha : float
-        Penalty of the search.
-    """
-    least = deviance(alpha)
-    for i in range(1, _HALVES + 1):
-        found = deviance(alpha * 0.5**i)
-        if not found < (1 - _LOWER) * least:
-            return alpha * 0.5 ** (i - 1)
-        least = found
-    return alpha * 0.5**_HALVES

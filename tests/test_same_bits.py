@@ -1,0 +1,76 @@
+"""tools/same_bits.py finds a checkout equal to itself, and sees the smallest difference."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skpudle.search import _search
+
+PATH = Path(__file__).parents[1] / "tools" / "same_bits.py"
+CASE = "default, few rows"
+# A package with the names that the case needs, and a share that its atoms are of the first rows.
+CHECKOUT = """
+class PUDLEDictionaryLearning:
+    def __init__(self, n_components, {parameters}):
+        self.n_components = n_components
+
+    def fit(self, X):
+        self.components_ = {share} * X[: self.n_components]
+
+    def transform(self, X):
+        return X @ self.components_.T
+"""
+
+
+@pytest.fixture(scope="module")
+def same_bits():
+    spec = importlib.util.spec_from_file_location("same_bits", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def checkout(folder, share=1.0, parameters="random_state"):
+    (folder / "skpudle").mkdir(parents=True)
+    text = CHECKOUT.format(share=share, parameters=parameters)
+    (folder / "skpudle" / "__init__.py").write_text(text)
+    return folder
+
+
+def test_a_case_equals_itself_and_not_a_changed_package(same_bits, monkeypatch):
+    base = same_bits.run_case(same_bits.CASES[CASE])
+    assert {"components_", "alpha_", "search_alpha_", "codes", "loss_curve_"} <= base.keys()
+    assert same_bits.compare(base, same_bits.run_case(same_bits.CASES[CASE])) == (True, "equal")
+    monkeypatch.setattr(_search, "_ALPHA", np.nextafter(_search._ALPHA, 1))
+    is_equal, text = same_bits.compare(base, same_bits.run_case(same_bits.CASES[CASE]))
+    assert not is_equal
+    assert "search_alpha_ up to " in text
+
+
+def test_checkouts_are_compared_in_processes_of_their_own(same_bits, tmp_path):
+    one, near = checkout(tmp_path / "one"), checkout(tmp_path / "near", 1 + 2**-52)
+    base, present = same_bits.run_checkouts([one, near], CASE)
+    assert same_bits.compare(base[CASE], base[CASE]) == (True, "equal")
+    is_equal, text = same_bits.compare(base[CASE], present[CASE])
+    assert not is_equal
+    assert text.startswith("codes up to ")
+    assert "components_ up to " in text
+
+
+def test_a_case_that_one_checkout_does_not_know_is_named(same_bits, tmp_path):
+    one = checkout(tmp_path / "one")
+    other = checkout(tmp_path / "other", parameters="seed=0")
+    base, present = same_bits.run_checkouts([one, other], CASE)
+    is_equal, text = same_bits.compare(base[CASE], present[CASE])
+    assert is_equal
+    assert text.startswith("here unknown: TypeError")
+    assert not same_bits.compare(present[CASE], present[CASE])[0]  # no checkout runs it
+
+
+def test_an_attribute_that_is_gone_is_a_difference(same_bits):
+    values = {"alpha_": np.ones(())}
+    assert same_bits.compare(values, {}) == (False, "alpha_ is gone")
+    assert same_bits.compare({}, values) == (True, "equal (alpha_ is new)")
+    assert not same_bits.compare(values, {"alpha_": np.ones((), np.float32)})[0]
