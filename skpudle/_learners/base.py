@@ -154,7 +154,9 @@ class GradientLearner(CallbackSupportMixin):
         if run is None or outcome.ended_by == "interrupt" or known:
             return outcome
         problem, atoms = self._coding_problem(outcome, data, run)
-        coding = choose_coding(judged_rows(problem), atoms, debias=plan.debias)
+        choose = partial(choose_coding, judged_rows(problem), atoms, debias=plan.debias)
+        fitted = partial(self._attributes, plan, outcome, data)
+        coding = run.make_step("penalty of codes", choose, fitted)
         model = replace(outcome.model, coding=coding.summary(problem.unit))
         return replace(outcome, model=model)
 

@@ -51,16 +51,15 @@ from skpudle.search import (
     Problem,
     auto_alpha,
     choose_coding,
-    choose_size,
     hold_out,
     is_done,
     match_equal_rows,
-    noise_penalty,
     penalty_of_mixtures,
     penalty_path,
     refit_atoms,
     searched,
     spread_rows,
+    try_sizes,
 )
 
 __all__ = ["DICT_INIT", "DenseLearner", "choose_atoms", "known_model", "start"]
@@ -176,20 +175,6 @@ def _problem(model, x, mask, penalty, unit, team=ALONE):  # -> Problem
     )
 
 
-def _choose_size(plan, problem, generator, run):
-    """Return atoms of the number that predicts held-out samples best, and what was tried.
-
-    Much noise hides the atoms at the usual penalty, whatever their number: as many atoms as
-    features then choose a larger penalty first.
-    """
-    interrupted = partial(getattr, run.interrupts, "pending")
-    if plan.given.alpha == "auto":
-        begun = initial_atoms(problem.x, problem.x.shape[1], "data", generator)
-        problem = replace(problem, alpha=noise_penalty(problem, begun))
-    atoms, path = choose_size(problem, generator, stopped=interrupted)
-    return atoms, path._replace(objective=path.objective * problem.unit**2), problem.alpha
-
-
 def _energies(problem, state):
     """Return how a search ended, for a later `partial_fit`.
 
@@ -215,15 +200,20 @@ def _energies(problem, state):
     return {"energy": to_numpy(energy / n), "mean": mean}
 
 
+def _fitted_so_far(model, rows, data, losses=()):
+    """Return the fitted attributes after some epochs of a search."""
+    curve = np.array(losses)
+    counts = {"n_iter_": len(curve), "n_steps_": 0, "loss_curve_": curve}
+    return attributes_of(model, rows, data) | counts
+
+
 def _search(plan, model, problem, rows_of, atoms, data, run):
     """Return the model, and rows with the atoms of a search."""
     if run.trains:
         plan.make_optimizer(model, atoms)  # refuses wrong parameters before the search
 
     def fitted(state):
-        attributes = attributes_of(model, rows_of(state.found[0].to(atoms)), data)
-        curve = np.array(state.losses)
-        return attributes | {"n_iter_": len(curve), "n_steps_": 0, "loss_curve_": curve}
+        return _fitted_so_far(model, rows_of(state.found[0].to(atoms)), data, state.losses)
 
     goes_on = plan.encoder.loss.is_quadratic and not isinstance(data.source, Rows)
     goes_on = goes_on and data.source.n_samples > len(problem.x)
@@ -245,13 +235,15 @@ def _search(plan, model, problem, rows_of, atoms, data, run):
     )
     found = state.found[0]
     if state.is_unbiased:
-        found = refit_atoms(searched(problem, state), *state.found)
+        refit = partial(refit_atoms, searched(problem, state), *state.found)
+        found = run.make_step("unbiased atoms", refit, partial(fitted, state))
         if goes_on:
             found = preferred(held_out.problem, found, state.found[0])
     chooses = plan.codes_follow_data and plan.encoder.loss.is_quadratic
     if chooses and is_done(state) and held_out is not None:
-        place = state.trials[0].prediction.place
-        path = choose_coding(held_out, state.unseen, debias=plan.debias, place=place)
+        options = dict(debias=plan.debias, place=state.trials[0].prediction.place)
+        choose = partial(choose_coding, held_out, state.unseen, **options)
+        path = run.make_step("penalty of codes", choose, partial(fitted, state))
         model = replace(model, coding=path.summary(problem.unit))
     return model, rows_of(found.to(atoms))
 
@@ -290,12 +282,24 @@ def start(plan, data, generator, run=None):  # -> model, rows
     model = plan.model(data_scale=noise**2 * square, curvature=curvature)
     penalty, unit = max(auto_alpha(x, mask=mask), least / noise), unit_of(square)
     decides = plan.given.n_components == "auto" and run is not None
+
+    def rows_of(atoms):
+        return atoms if intercept is None else torch.cat([atoms, intercept[None]])
+
     resumes = run is not None and run.recorder.in_training
     if decides and not resumes:
         problem = _problem(model, x, mask, _search_penalty(plan, model, penalty, noise), unit)
-        atoms, size_path, alpha = _choose_size(plan, problem, generator, run)
-        penalty *= alpha / problem.alpha
-        atoms, model = atoms.to(x), replace(model, size_path=size_path)
+
+        def fitted(trial):
+            atoms = trial.atoms.to(x)
+            alpha = _chosen_alpha(plan, model, atoms, penalty, noise)
+            found = replace(model, alpha=alpha, size_path=trial.path)
+            return _fitted_so_far(found, rows_of(atoms), data)
+
+        trials = try_sizes(problem, generator, fixed=plan.given.alpha != "auto")
+        trial = run.choose_size(trials, fitted)
+        penalty *= trial.alpha / problem.alpha
+        atoms, model = trial.atoms.to(x), replace(model, size_path=trial.path)
     else:
         mixes = plan.n_components and plan.mixes_few(plan.n_components, x.shape[1])
         first = ("vertices" if mixes else "data") if plan.searches else plan.given.dict_init
@@ -310,10 +314,6 @@ def start(plan, data, generator, run=None):  # -> model, rows
         if isinstance(plan.given.dict_init, str):  # few samples can adapt given atoms
             warn_of_few_samples(int(known.any(1).sum()), len(atoms))
     model = replace(model, alpha=_chosen_alpha(plan, model, atoms, penalty, noise))
-
-    def rows_of(atoms):
-        return atoms if intercept is None else torch.cat([atoms, intercept[None]])
-
     if resumes:
         return run.recorder.restore_model(model, rows_of(atoms)), rows_of(atoms)
     if not plan.searches:
@@ -499,7 +499,9 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         counts = decides and not plan.encoder.loss.is_quadratic
         if counts and model.coding is None and plan.codes_follow_data:
             deviance = partial(_held_out_deviance, model, outcome.rows, data.samples, run.team)
-            coding = smaller_penalty(deviance, float(model.alpha)), 0.0, None
+            choose = partial(smaller_penalty, deviance, float(model.alpha))
+            fitted = partial(self._attributes, plan, outcome, data)
+            coding = run.make_step("penalty of codes", choose, fitted), 0.0, None
             return replace(outcome, model=replace(model, coding=coding))
         return super()._coded(plan, outcome, data, interrupts, run)
 

@@ -15,7 +15,7 @@ A phase is a state that advances by epochs, until it is done. It has
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from math import inf
@@ -26,11 +26,15 @@ from skpudle._data.arrays import make_generator
 from skpudle._data.batches import count_batches
 from skpudle._training.checkpoint import Recorder
 from skpudle._training.identity import task_of
-from skpudle._training.messages import print_pass, print_progress, print_search
+from skpudle._training.messages import print_pass, print_progress, print_search, print_size
 from skpudle._training.team import current_team
 from skpudle.search import SearchState, advance, advance_stream, begin, is_done
 
-__all__ = ["FitRun", "Interrupts", "Pass", "Search", "Training"]
+__all__ = ["FitRun", "Interrupts", "Pass", "Search", "Sizes", "Step", "Training"]
+
+# Steps of a fit that are tasks of their own for callbacks, beside search, pass and training: the
+# number of atoms, atoms without bias, the penalty of codes.
+_STEPS = 3
 
 
 class Interrupts:
@@ -122,6 +126,85 @@ class Search:
             self.best = min(self.best, state.best_objective * self.problem.unit**2 / n)
         self.share_done = max(self.share_done, state.share_done)
         print_search(state, self.best, self.share_done)
+
+
+@dataclass
+class Sizes:
+    """The choice of the number of atoms, see `skpudle.search.try_sizes`.
+
+    Parameters
+    ----------
+    trials : iterator of SizeTrial
+        Its trials.
+    attributes_of : callable
+        ``attributes_of(trial)`` returns the fitted attributes for the best atoms of a trial.
+    """
+
+    trials: Iterator
+    attributes_of: Callable
+    trial: object = None
+
+    names, stages, n_tasks = ("size", "number of atoms"), {}, None
+    stops_at_interrupts = True
+
+    def begin(self, recorder):
+        """Begin anew: a checkpoint holds no trials."""
+
+    @property
+    def is_done(self):
+        return self.trial is not None and self.trial.is_last
+
+    def advance(self):
+        """Try one more number."""
+        self.trial = next(self.trials)
+
+    def attributes(self):
+        """Return the fitted attributes."""
+        return self.attributes_of(self.trial)
+
+    def report(self, max_iter):
+        """Print a line about the last trial."""
+        print_size(self.trial)
+
+
+@dataclass
+class Step:
+    """A part of a fit that has no epochs, such as the choice of the penalty of codes.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    compute : callable
+        Makes the step; called without arguments.
+    attributes : callable
+        Returns the fitted attributes before it.
+    """
+
+    name: str
+    compute: Callable
+    attributes: Callable
+    result: object = None
+    is_done: bool = False
+
+    stages, n_tasks = {}, 1
+    stops_at_interrupts = True
+
+    @property
+    def names(self):
+        """The callbacks' names of the step, and of its only epoch."""
+        return self.name, "step"
+
+    def begin(self, recorder):
+        """Begin with nothing."""
+
+    def advance(self):
+        """Make the step."""
+        self.result, self.is_done = self.compute(), True
+
+    def report(self, max_iter):
+        """Print a line about the step."""
+        print(f"{self.name}, done", flush=True)
 
 
 @dataclass
@@ -316,8 +399,8 @@ class FitRun(AbstractContextManager):
         self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))
         self.max_iter = -(-self.n_updates // n_batches)
         self.trains = self.n_updates > 0 or self.recorder.is_active
-        # more tasks, for the search, and for all rows if that has a sample of them
-        n_before = 1 + ((getattr(data.source, "n_samples", None) or 0) > len(data.samples))
+        # more tasks, for steps, for the search, and for all rows if that has a sample of them
+        n_before = _STEPS + 1 + ((getattr(data.source, "n_samples", None) or 0) > len(data.samples))
         self.root = self.learner._init_callback_context(max_subtasks=self.max_iter + n_before)
         self.root.call_on_fit_task_begin(**self.given)
 
@@ -364,6 +447,18 @@ class FitRun(AbstractContextManager):
         self.seconds[name or "training"] = time.perf_counter() - began
         return stopped
 
+    def choose_size(self, trials, attributes_of):  # -> SizeTrial
+        """Choose the number of atoms; see `Sizes`."""
+        phase = Sizes(trials, attributes_of)
+        self.run(phase)
+        return phase.trial
+
+    def make_step(self, name, compute, attributes):
+        """Return the result of a part of the fit that has no epochs; see `Step`."""
+        phase = Step(name, compute, attributes)
+        self.run(phase)
+        return phase.result
+
     def search(self, problem, atoms, attributes_of):  # -> SearchState
         """Search for atoms; see `Search`."""
         phase = Search(problem, atoms, attributes_of)
@@ -382,8 +477,9 @@ class FitRun(AbstractContextManager):
 
     def refine(self, training):
         """Train without callbacks and checkpoints, as a part of the search."""
-        while not (training.is_done or self.interrupts.pending):
-            training.advance()
+        with self.timed("refinement"):
+            while not (training.is_done or self.interrupts.pending):
+                training.advance()
         self.losses = (*self.losses, *training.trainer.loss_curve)
 
     def train(self, training):  # -> cause of the end, None for the largest number of updates

@@ -18,6 +18,7 @@ __all__ = [
     "print_pass",
     "print_progress",
     "print_search",
+    "print_size",
     "warn_of_early_end",
     "warn_of_few_samples",
     "warn_of_l0",
@@ -102,6 +103,12 @@ def print_search(state, best, share_done):
         f"{objective}{share_done:.0%} done",
         flush=True,
     )
+
+
+def print_size(trial):
+    """Print a line about a number of atoms that was tried."""
+    n_tried, best = len(trial.path.n_components), len(trial.atoms)
+    print(f"size, {n_tried} numbers of atoms tried  {best} atoms so far", flush=True)
 
 
 def print_pass(state, n_blocks):

@@ -23,11 +23,10 @@ from skpudle.search._search import (
     auto_alpha,
     begin,
     is_done,
-    noise_penalty,
     search,
     searched,
 )
-from skpudle.search._size import SizePath, choose_size
+from skpudle.search._size import SizePath, SizeTrial, try_sizes
 from skpudle.search._stream import (
     Memory,
     StreamState,
@@ -47,6 +46,7 @@ __all__ = [
     "Problem",
     "SearchState",
     "SizePath",
+    "SizeTrial",
     "StreamState",
     "advance",
     "advance_stream",
@@ -56,7 +56,6 @@ __all__ = [
     "begin_stream",
     "best_shares",
     "choose_coding",
-    "choose_size",
     "coding_of_l0",
     "coding_of_support",
     "conv_codes",
@@ -66,7 +65,6 @@ __all__ = [
     "is_done",
     "judged_rows",
     "match_equal_rows",
-    "noise_penalty",
     "objective",
     "penalty_of_mixtures",
     "penalty_path",
@@ -74,5 +72,6 @@ __all__ = [
     "search",
     "searched",
     "spread_rows",
+    "try_sizes",
     "with_atoms",
 ]

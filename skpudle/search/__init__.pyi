@@ -15,6 +15,7 @@ __all__ = [
     "Problem",
     "SearchState",
     "SizePath",
+    "SizeTrial",
     "StreamState",
     "advance",
     "advance_stream",
@@ -24,7 +25,6 @@ __all__ = [
     "begin_stream",
     "best_shares",
     "choose_coding",
-    "choose_size",
     "coding_of_l0",
     "coding_of_support",
     "conv_codes",
@@ -34,7 +34,6 @@ __all__ = [
     "is_done",
     "judged_rows",
     "match_equal_rows",
-    "noise_penalty",
     "objective",
     "penalty_of_mixtures",
     "penalty_path",
@@ -42,6 +41,7 @@ __all__ = [
     "search",
     "searched",
     "spread_rows",
+    "try_sizes",
     "with_atoms",
 ]
 
@@ -243,6 +243,12 @@ class SizePath(NamedTuple):
     score: Tensor
     objective: Tensor
 
+class SizeTrial(NamedTuple):
+    atoms: Tensor
+    path: SizePath
+    alpha: float
+    is_last: bool
+
 class StreamState:
     n_rows: float
     n_splits: int
@@ -282,14 +288,6 @@ def best_shares(sums: Tensor) -> Tensor: ...
 def choose_coding(
     held_out: HeldOut | HiddenPixels, atoms: Tensor, *, debias: float | None = None, place: int = 0
 ) -> Any: ...
-def choose_size(
-    problem: Problem | ConvProblem,
-    generator: torch.Generator,
-    *,
-    largest: int | None = None,
-    start: Callable[..., Any] | None = None,
-    stopped: Callable[..., Any] = ...,
-) -> tuple[Tensor, SizePath]: ...
 def coding_of_l0(
     problem: Problem | ConvProblem,
     atoms: Tensor,
@@ -316,7 +314,6 @@ def hold_out(
 def is_done(state: SearchState) -> bool: ...
 def judged_rows(problem: Any) -> Any: ...
 def match_equal_rows(x: Tensor, mask: Tensor | None = None) -> Tensor: ...
-def noise_penalty(problem: Problem, atoms: Tensor) -> float: ...
 def objective(problem: Problem, atoms: Tensor, *, unbiased: bool = False) -> float: ...
 def penalty_of_mixtures(problem: Problem, n_components: int) -> float: ...
 def penalty_path(problem: Problem | ConvProblem, path: Any, unit: float) -> PenaltyPath | None: ...
@@ -337,4 +334,12 @@ def search(
 ) -> SearchState: ...
 def searched(problem: Problem | ConvProblem, state: SearchState) -> Problem | ConvProblem: ...
 def spread_rows(n_rows: int, n_places: int) -> Tensor: ...
+def try_sizes(
+    problem: Problem | ConvProblem,
+    generator: torch.Generator,
+    *,
+    fixed: bool = False,
+    largest: int | None = None,
+    start: Callable[..., Any] | None = None,
+) -> Any: ...
 def with_atoms(problem: Problem, state: SearchState, atoms: Tensor) -> SearchState: ...

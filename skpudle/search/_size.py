@@ -39,9 +39,9 @@ from skpudle.search._held_out import (
     match_equal_rows,
     measure_evenness,
 )
-from skpudle.search._search import SearchState, advance, begin, is_done
+from skpudle.search._search import SearchState, advance, begin, is_done, noise_penalty
 
-__all__ = ["SizePath", "choose_size"]
+__all__ = ["SizePath", "SizeTrial", "try_sizes"]
 
 # A quarter of the rows is held out, but no more than 2000; 512 of them, and no more than half, tell
 # which atoms to remove. Of 256 rows none may use an atom of 200 that five atoms make: such an atom
@@ -91,6 +91,27 @@ class SizePath(NamedTuple):
     n_components: Tensor
     score: Tensor
     objective: Tensor
+
+
+class SizeTrial(NamedTuple):
+    """The best dictionary so far, while its number of atoms is chosen.
+
+    Attributes
+    ----------
+    atoms : Tensor of shape (n_components, n_features)
+        Atoms, to begin a search with.
+    path : SizePath
+        The numbers that were tried.
+    alpha : float
+        Penalty of the search.
+    is_last : bool
+        Whether this number is chosen.
+    """
+
+    atoms: Tensor
+    path: SizePath
+    alpha: float
+    is_last: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -307,24 +328,26 @@ class _Sizes:
         return SizePath(torch.tensor(numbers), 1 - errors / (energy or 1.0), objectives / n)
 
 
-def _grown(sizes, first, largest, stopped):
-    """Return the last two dictionaries of a number that grows while that lowers the error."""
+def _grow(sizes, first, largest):  # yields the best dictionary so far
+    """Let the number grow while that lowers the error; return the last two dictionaries."""
     before = found = sizes.settled(first)
+    yield found
     n_components, n_failed, last = first, 0, found
-    while n_components < largest and n_failed <= _FAILURES and not stopped():
+    while n_components < largest and n_failed <= _FAILURES:
         n_components = min(ceil(_GROWTH * n_components), largest)
         tried = sizes.settled(n_components)
         if sizes.held_out.predicts_better(tried, found):
             before, found, n_failed = found, tried, 0
         else:
             last, n_failed = tried, n_failed + 1
+        yield found
     return (found, last) if n_failed else (before, found)
 
 
-def _shrunk(sizes, before, good, stopped):
-    """Return the smallest dictionary that is as good as the best, by removing atoms."""
+def _shrink(sizes, before, good):  # yields the best dictionary so far
+    """Remove atoms; return the smallest dictionary that is as good as the best."""
     found, n_removed, n_failed, goes_well = good, len(good.atoms), 0, False
-    while len(found.atoms) > 1 and n_failed <= _PATIENCE and not stopped():
+    while len(found.atoms) > 1 and n_failed <= _PATIENCE:
         n, n_before = len(found.atoms), len(before.atoms)
         n_removed = max(1, min(n_removed, int(_REMOVED * n)))
         if n - n_removed < n_before < n:  # one that samples have led to
@@ -338,14 +361,23 @@ def _shrunk(sizes, before, good, stopped):
             n_removed, goes_well = n_removed // _FEWER, False
         else:  # errors are not monotone
             found, n_failed, goes_well = tried, n_failed + 1, False
+        yield good
     return good
 
 
-def choose_size(problem, generator, *, largest=None, start=None, stopped=lambda: False):
+def _grow_and_shrink(sizes, first, largest):  # yields the best dictionary so far
+    before, good = yield from _grow(sizes, first, largest)
+    return (yield from _shrink(sizes, before, good))
+
+
+def try_sizes(problem, generator, *, fixed=False, largest=None, start=None):  # yields SizeTrial
     """Choose the number of atoms by the prediction of held-out data.
 
     Equal samples count as one. Otherwise copies of the held-out samples would be trained on, and
     atoms that fit the noise of the samples would predict them.
+
+    Much noise hides the atoms of rows at the usual penalty, whatever their number: as many atoms as
+    features then choose a larger penalty first, see `noise_penalty`.
 
     Parameters
     ----------
@@ -353,25 +385,27 @@ def choose_size(problem, generator, *, largest=None, start=None, stopped=lambda:
         Data and objective of a search.
     generator : torch.Generator
         Draws the rows that are held out, and initial atoms.
+    fixed : bool, default=False
+        Whether the penalty is given.
     largest : int, default=None
         The largest number; by default half the number of samples, or 16 times that of features.
     start : callable, default=None
         For images: ``start(n_components)`` returns initial atoms. Those of rows are samples.
-    stopped : callable, default=never
-        Whether to return the best so far by now.
 
-    Returns
-    -------
-    Tensor of shape (n_components, n_features)
-        Atoms of that number, to begin a search with. Of fewer than 20 samples as many as there are
-        features or samples.
-    SizePath
-        The numbers that were tried.
+    Yields
+    ------
+    SizeTrial
+        After each number that was tried, the best so far. The last one has the number that is
+        chosen: of fewer than 20 samples as many as there are features or samples.
     """
+    if start is None and not fixed:
+        begun = initial_atoms(problem.x, problem.x.shape[1], "data", generator)
+        problem = replace(problem, alpha=noise_penalty(problem, begun))
     distinct = match_equal_rows(problem.x, problem.mask).unique()
     if len(distinct) < len(problem.x):
         problem = problem.of_rows(distinct)
     n, m = problem.n_samples, problem.x[0].numel() if start is None else prod(problem.kernel)
+    unit, alpha = problem.unit, problem.alpha
     if n < LEAST_ROWS:
         number = max(1, min(n, m, largest or m))
         unknown = torch.full((1,), torch.nan, dtype=torch.float64)
@@ -379,9 +413,21 @@ def choose_size(problem, generator, *, largest=None, start=None, stopped=lambda:
             atoms = initial_atoms(problem.x.cpu().double(), number, "data", generator)
         else:
             atoms = start(number)
-        return atoms, SizePath(torch.tensor([number]), unknown, unknown)
+        yield SizeTrial(atoms, SizePath(torch.tensor([number]), unknown, unknown), alpha, True)
+        return
     largest = min(n // 2, _LARGEST * m) if largest is None else largest
     first = int(_FIRST * m) if start is None else _FIRST_OF_IMAGES
     sizes = _Sizes(problem, generator, start)
-    before, good = _grown(sizes, max(1, min(first, largest)), largest, stopped)
-    return _shrunk(sizes, before, good, stopped).atoms, sizes.path()
+
+    def trial(one, is_last=False):
+        path = sizes.path()
+        path = path._replace(objective=path.objective * unit**2)
+        return SizeTrial(one.atoms, path, alpha, is_last)
+
+    tries = _grow_and_shrink(sizes, max(1, min(first, largest)), largest)
+    while True:
+        try:
+            yield trial(next(tries))
+        except StopIteration as end:
+            yield trial(end.value, is_last=True)
+            return

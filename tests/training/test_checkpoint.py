@@ -1388,9 +1388,9 @@ def test_a_complete_file_makes_nothing_anew(case, tmp_path, monkeypatch):
     for module, name in (
         (base, "choose_coding"),
         (dense, "refit_atoms"),
-        (dense, "choose_size"),
+        (dense, "try_sizes"),
         (conv_learner, "refit_atoms"),
-        (conv_learner, "choose_size"),
+        (conv_learner, "try_sizes"),
         (pudle, "learn_encoder"),
         (FitRun, "search"),
         (Trainer, "_update"),

@@ -53,12 +53,12 @@ from skpudle.encoding import default_step
 from skpudle.operators import ConvDictionary, project_atoms
 from skpudle.search import (
     choose_coding,
-    choose_size,
     hold_out,
     is_done,
     penalty_path,
     refit_atoms,
     searched,
+    try_sizes,
 )
 
 __all__ = ["ConvLearner"]
@@ -239,18 +239,6 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             alpha = alpha * float(bound) if self.alpha == "auto" else alpha
 
         size_path = None
-        if decides and run is not None and not resumes:
-            problem = self._problem(images, float(penalty) / noise_of(*given), given[1])
-
-            def start(n):
-                begun = initial_atoms(images, "search", (n, *shape[1:]), generator, *given)
-                return as_pictures(begun)
-
-            interrupted = partial(getattr, run.interrupts, "pending")
-            options = dict(start=start, stopped=interrupted)
-            found, size_path = choose_size(problem, generator, **options)
-            size_path = size_path._replace(objective=size_path.objective * problem.unit**2)
-            atoms = found.reshape(len(found), *shape[1:]).to(atoms)
 
         def built(atoms, intercept=given[1]):
             parameters = initial_parameters(plan, atoms, images.stride, alpha, intercept)
@@ -258,6 +246,25 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             options = images, images.geometry, generator, parameters.alpha
             model, rows = self._model(plan, parameters, *options)
             return replace(model, search_alpha=searched, size_path=size_path), rows
+
+        def fitted(found, losses, path):
+            model, rows = built(found.reshape(-1, *shape[1:]).to(atoms))
+            curve = {"n_iter_": len(losses), "n_steps_": 0, "loss_curve_": np.array(losses)}
+            return attributes_of(replace(model, size_path=path), rows, data) | curve
+
+        if decides and run is not None and not resumes:
+            problem = self._problem(images, float(penalty) / noise_of(*given), given[1])
+
+            def start(n):
+                begun = initial_atoms(images, "search", (n, *shape[1:]), generator, *given)
+                return as_pictures(begun)
+
+            def of_trial(trial):
+                return fitted(trial.atoms, (), trial.path)
+
+            trial = run.choose_size(try_sizes(problem, generator, start=start), of_trial)
+            size_path = trial.path
+            atoms = trial.atoms.reshape(-1, *shape[1:]).to(atoms)
 
         if resumes:
             model, rows = built(atoms)
@@ -269,16 +276,15 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         def inside(state):
             return state.found[0].reshape(atoms.shape).to(atoms)
 
-        def fitted(state):
-            curve = {"n_iter_": len(state.losses), "n_steps_": 0}
-            curve |= {"loss_curve_": np.array(state.losses)}
-            return attributes_of(*built(inside(state)), data) | curve
+        def of_state(state):
+            return fitted(state.found[0], state.losses, size_path)
 
         problem = hold_out(problem, fixed=self.alpha != "auto")
-        state = run.search(problem, as_pictures(atoms), fitted)
+        state = run.search(problem, as_pictures(atoms), of_state)
         found = inside(state)
         if state.is_unbiased:
-            found = refit_atoms(searched(problem, state), *state.found)
+            refit = partial(refit_atoms, searched(problem, state), *state.found)
+            found = run.make_step("unbiased atoms", refit, partial(of_state, state))
             found = found.reshape(atoms.shape).to(atoms)
         model, rows = built(found)
         if given[1] is not None:
@@ -286,7 +292,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             model, rows = built(found, intercept)
         if is_done(state) and problem.held_out is not None and plan.codes_follow_data:
             options = dict(debias=plan.debias, place=state.trials[0].prediction.place)
-            path = choose_coding(problem.held_out, state.unseen, **options)
+            choose = partial(choose_coding, problem.held_out, state.unseen, **options)
+            path = run.make_step("penalty of codes", choose, partial(of_state, state))
             model = replace(model, coding=path.summary(problem.unit))
         unit = problem.unit * noise_of(*given)
         path = penalty_path(problem, state.path, unit)
