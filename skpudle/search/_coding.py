@@ -26,7 +26,7 @@ from skpudle.lasso import solve_lasso
 from skpudle.operators import ConvDictionary
 from skpudle.search._conv_epoch import ConvProblem, conv_path
 from skpudle.search._epoch import spread_rows
-from skpudle.search._held_out import HeldOut, HiddenPixels, best_shares
+from skpudle.search._held_out import HeldOut, HiddenPixels, best_shares, errors_at
 
 __all__ = [
     "Coding",
@@ -149,8 +149,7 @@ def _codings(held_out, atoms, alphas, debias):  # -> list of Coding, for falling
     codings = []
     for alpha, each, n_entries in zip(alphas, sums, entries, strict=True):
         share = float(best_shares(each)[1]) if debias is None else debias
-        square, product, length = each.tolist()
-        error = square - share * (2 * product - share * length)
+        error = float(errors_at(each, share))
         codings.append(Coding(alpha, share, float(n_entries[1 if share == 1 else 0]), error))
     return codings
 

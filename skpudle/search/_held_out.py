@@ -27,9 +27,11 @@ __all__ = [
     "HiddenPixels",
     "Prediction",
     "best_shares",
+    "errors_at",
     "hide_in_turn",
     "hold_out",
     "match_equal_rows",
+    "measure_evenness",
 ]
 
 # With fewer rows none is held out: four held-out rows cannot order penalties.
@@ -154,6 +156,12 @@ class Prediction(NamedTuple):
     share: float
 
 
+def errors_at(sums, share):  # (..., 3), (...) -> (...)
+    """Return the squared errors after a share of the step; see `best_shares`."""
+    square, product, length = sums.unbind(-1)
+    return square - share * (2 * product - share * length)
+
+
 def best_shares(sums):  # (..., 3) -> errors (...), shares (...)
     """Return the smallest error between two predictions, and the share of the way to the second.
 
@@ -168,9 +176,9 @@ def best_shares(sums):  # (..., 3) -> errors (...), shares (...)
     errors, shares : Tensor of shape (...)
         The smallest squared error, and the share from 0 to 1.
     """
-    square, product, length = sums.unbind(-1)
+    _, product, length = sums.unbind(-1)
     share = (product / length).nan_to_num(0.0).clamp(0, 1)
-    return square - share * (2 * product - share * length), share
+    return errors_at(sums, share), share
 
 
 class _Hidden:
@@ -195,6 +203,8 @@ class _Hidden:
         Known entries and rows, of all processes.
     mean_square : float
         The mean square of known entries.
+    is_predictable : bool
+        Whether some entries are visible while the hidden ones are predicted.
     """
 
     margin, mixes = 0.0, False
@@ -260,9 +270,7 @@ class _Hidden:
             while best() + step not in found and self.places[0] <= best() + step <= self.places[1]:
                 try_places([best() + step])
         total, sums, share = found[best()]
-        square, product, length = sums.unbind(-1)
-        errors = square - share * (2 * product - share * length)
-        return Prediction(errors, total, best(), share)
+        return Prediction(errors_at(sums, share), total, best(), share)
 
 
 class HeldOut(_Hidden):
@@ -297,16 +305,9 @@ class HeldOut(_Hidden):
         square, counts = self.total(self.x.square().sum(), counts)
         self.n_known, self.n_rows = counts.tolist()
         self.mean_square = float(square) / max(self.n_known, 1.0)
-
-    @cached_property
-    def _features(self):  # seen and hidden ones of each turn
         known = None if self.known is None else self.known.mT
-        return hide_in_turn(match_equal_rows(self.x.mT, known))
-
-    @property
-    def is_predictable(self):
-        """Whether some features are visible while the hidden ones are predicted."""
-        return len(self._features) > 1
+        self._features = hide_in_turn(match_equal_rows(self.x.mT, known))
+        self.is_predictable = len(self._features) > 1
 
     def _turns(self):  # yields rows, seen and hidden features
         n = len(self.x)
@@ -500,13 +501,18 @@ def _n_pixels(problem):
     return min(_PIXELS, 2 * _PIXELS // problem.x.shape[1])
 
 
-def _n_codings(problem):
-    """Return the number of rows, each with one group of features hidden, that choose a penalty."""
-    squares, (least, most) = problem.squares(), _CODINGS
+def measure_evenness(problem):  # -> float, float
+    """Return the number of rows, and the share that would tell as much with equal energies."""
+    squares = problem.squares()
     (sums,) = problem.total(torch.stack([squares.sum(), squares.square().sum()]))
     (n,) = problem.total(squares.new_tensor([float(len(squares))]))
     n, (energy, fourth) = float(n), sums.tolist()
-    evenness = energy**2 / (n * fourth) if fourth > 0 else 1.0
+    return n, energy**2 / (n * fourth) if fourth > 0 else 1.0
+
+
+def _n_codings(problem):
+    """Return the number of rows, each with one group of features hidden, that choose a penalty."""
+    (n, evenness), (least, most) = measure_evenness(problem), _CODINGS
     n_codings = min(max(ceil(_ENTRIES * _GROUPS / problem.x.shape[1]), least), most)
     return min(max(ceil(n_codings / evenness), int(n) // _HELD_OUT), _MOST_CODINGS)
 

@@ -13,6 +13,7 @@ the search begin again there: at the first penalty noise has hidden the atoms.
 """
 
 from math import isfinite
+from operator import attrgetter
 from typing import NamedTuple
 
 import torch
@@ -60,6 +61,10 @@ _NEARLY_PERFECT = 1e-8
 # add atoms to codes instead of removing bias: activations of a network have five times the entries,
 # and two starts agree to .75 instead of .90.
 _DENSER = 3
+
+
+# The squared error of hidden entries of a trial, of all processes.
+error_of = attrgetter("prediction.total")
 
 
 class PenaltyPath(NamedTuple):
@@ -130,11 +135,6 @@ def is_worse(one, other, total, n_errors=1.0):
     (sums,) = total(torch.cat([loss.sum()[None], loss.square().sum()[None], counts]))
     loss, square, n = sums.tolist()
     return loss > n_errors * max(square - loss**2 / max(n, 1.0), 0.0) ** 0.5
-
-
-def error_of(trial):
-    """Return the squared error of hidden entries of all processes."""
-    return trial.prediction.total
 
 
 def _explained(trial, problem):  # -> float

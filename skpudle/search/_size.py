@@ -32,7 +32,13 @@ from skpudle.initialization import initial_atoms
 from skpudle.lasso import lasso_path
 from skpudle.search._descent import refit_atoms, remaining, solve_codes
 from skpudle.search._epoch import Codes
-from skpudle.search._held_out import LEAST_ROWS, HeldOut, HiddenPixels, match_equal_rows
+from skpudle.search._held_out import (
+    LEAST_ROWS,
+    HeldOut,
+    HiddenPixels,
+    match_equal_rows,
+    measure_evenness,
+)
 from skpudle.search._search import SearchState, advance, begin, is_done, noise_penalty
 
 __all__ = ["SizePath", "SizeTrial", "try_sizes"]
@@ -255,17 +261,6 @@ class _Sizes:
         self.held_out = (_Rows if start is None else _Pixels)(held_out)
         self._generator, self._start, self._best = generator, start, {}
 
-    @cached_property
-    def _evenness(self):
-        """The number of rows that would say as much if all had the same energy, as a share.
-
-        Of patches of photographs few rows hold the energy. From as many samples as of other data
-        small dictionaries, which a search begins with, are worse than large ones for that alone.
-        """
-        energy = self.training.squares()
-        fourth = float(energy.square().sum())
-        return float(energy.sum()) ** 2 / (len(energy) * fourth) if fourth > 0 else 1.0
-
     @staticmethod
     def _part(problem, rows):
         mask = None if problem.mask is None else problem.mask[rows]
@@ -291,7 +286,10 @@ class _Sizes:
             atoms = self._start(n_components)
         state, rows = begin(self.training, atoms), self._start is None
         if rows and state.stride > 1:
-            stride = max(1, int(self._evenness * state.stride))
+            # Few patches of photographs hold the energy. From fewer samples small dictionaries,
+            # which a search begins with, are worse than large ones for that alone.
+            _, evenness = measure_evenness(self.training)
+            stride = max(1, int(evenness * state.stride))
             codes = self.training.thinned(stride).no_codes()
             state = replace(state, codes=codes, best_codes=codes, stride=stride)
         while not is_done(state) and state.epoch < (_SETTLE if rows else _SEARCH):
