@@ -29,6 +29,7 @@ gap of 1e-6.
 from skpudle.lasso._gap import GapWarning, duality_gap, warn_about_gaps
 from skpudle.lasso._gradient_compiled import lasso_gradient
 from skpudle.lasso._implicit import converged_codes
+from skpudle.lasso._nnls import solve_nnls
 from skpudle.lasso._solve import gram_matrix, lasso_path, solve_lasso
 
 __all__ = [
@@ -39,5 +40,6 @@ __all__ = [
     "lasso_gradient",
     "lasso_path",
     "solve_lasso",
+    "solve_nnls",
     "warn_about_gaps",
 ]

@@ -1,12 +1,13 @@
 r"""The active set method of `skpudle.lasso._batched`, one sample at a time, compiled by numba.
 
 The functions are plain Python until `_compiled` compiles them; they change their arguments in
-place. ``inner`` is ``G_SS``. ``factor`` is its Cholesky factor with reciprocals on the diagonal
-(divisions took a tenth of the time), bordered as atoms enter and rotated as they leave. ``slope``
-is the residual of the optimality condition, ``c_S - penalty * theta``. Loops replace slices,
-because numba takes seconds to compile an assignment to a slice. Each function has one caller, and
-room to work in comes as arguments: second copies and arrays that are allocated inside took a third
-of the time to compile.
+place. ``factor`` is the Cholesky factor L of ``G_SS`` with reciprocals on the diagonal (divisions
+took a tenth of the time), bordered as atoms enter and rotated as they leave. ``slope`` is the
+residual of the optimality condition, ``c_S - penalty * theta``, and ``y = L^{-1} slope``. After a
+share of the Newton step ``L^{-T} y`` both are shorter by this share, and the rotations that mend L
+mend ``y``: a step costs one substitution. Loops replace slices, because numba takes seconds to
+compile an assignment to a slice. Room to work in comes as arguments, and functions have few
+callers: second copies and arrays that are allocated inside took a third of the time to compile.
 """
 
 from functools import cache
@@ -71,8 +72,8 @@ def _correlate(atoms, gram, has_gram, x, row, start, support, z, k, residual, c)
         i += 1
 
 
-def _border(atoms, gram, has_gram, support, k, inner, factor, dependent):
-    """Extend ``inner = G_SS`` and its Cholesky factor by ``support[k]``; return the pivot."""
+def _border(atoms, gram, has_gram, support, k, squares, factor, dependent):
+    """Extend the factor by ``support[k]``; return the share of its squared norm that is left."""
     new = support[k]
     for i in range(k + 1):
         other, total = support[i], 0.0
@@ -81,10 +82,11 @@ def _border(atoms, gram, has_gram, support, k, inner, factor, dependent):
         else:
             for feature in range(atoms.shape[1]):
                 total += atoms[new, feature] * atoms[other, feature]
-        inner[k, i] = inner[i, k] = total
-    pivot = inner[k, k]
+        factor[k, i] = total
+    squares[k] = factor[k, k]
+    pivot = squares[k]
     for i in range(k):
-        entry = inner[k, i]
+        entry = factor[k, i]
         for j in range(i):
             entry -= factor[k, j] * factor[i, j]
         entry *= factor[i, i]
@@ -92,46 +94,38 @@ def _border(atoms, gram, has_gram, support, k, inner, factor, dependent):
         pivot -= entry * entry
     # An atom that depends on the support takes a long step along the direction that changes nothing
     # but the penalty, up to the first code that reaches zero.
-    least = 0.1 * dependent * inner[k, k]
+    least = 0.1 * dependent * squares[k]
     factor[k, k] = 1 / np.sqrt(pivot if pivot > least else least)
-    return pivot
+    return pivot / squares[k]
 
 
-def _remove(out, k, support, z, theta, slope, step, inner, factor):
-    """Take entry ``out`` from the support of size ``k``; rotations mend the Cholesky factor."""
+def _remove(out, k, support, z, theta, squares, step, y, factor):
+    """Take entry ``out`` from the support of size ``k``; rotations mend the factor and ``y``."""
     for i in range(out, k - 1):
         support[i], z[i], theta[i] = support[i + 1], z[i + 1], theta[i + 1]
-        slope[i], step[i] = slope[i + 1], step[i + 1]
-        for j in range(k):
-            inner[i, j] = inner[i + 1, j]
+        squares[i], step[i] = squares[i + 1], step[i + 1]
         for j in range(i + 2):
             factor[i, j] = factor[i + 1, j]
-    for i in range(k - 1):
-        for j in range(out, k - 1):
-            inner[i, j] = inner[i, j + 1]
     for j in range(out, k - 1):  # rows moved up, so row j has an extra entry in column j + 1
         last, first = 1 / factor[j, j + 1], factor[j, j]
         inverse = 1 / np.sqrt(first * first + last * last)
         cosine, sine = first * inverse, last * inverse
         factor[j, j] = inverse
+        left, right = y[j], y[j + 1]
+        y[j], y[j + 1] = cosine * left + sine * right, cosine * right - sine * left
         for i in range(j + 1, k - 1):
             left, right = factor[i, j], factor[i, j + 1]
             factor[i, j] = cosine * left + sine * right
             factor[i, j + 1] = cosine * right - sine * left
 
 
-def _newton(k, slope, step, factor):
-    """Set ``step = G_SS^{-1} slope``."""
+def _substitute(k, slope, y, factor):
+    """Set ``y = L^{-1} slope``."""
     for i in range(k):
         total = slope[i]
         for j in range(i):
-            total -= factor[i, j] * step[j]
-        step[i] = total * factor[i, i]
-    for i in range(k - 1, -1, -1):
-        step[i] *= factor[i, i]
-        found = step[i]  # else numba loads it in every turn of the loop
-        for j in range(i):
-            step[j] -= factor[i, j] * found
+            total -= factor[i, j] * y[j]
+        y[i] = total * factor[i, i]
 
 
 def _reach(z, theta, step):
@@ -141,29 +135,30 @@ def _reach(z, theta, step):
     return z / -step if theta * step < 0 else 0.0
 
 
-def _minimise(k, support, z, theta, slope, step, inner, factor):
+def _minimise(k, support, z, theta, squares, step, y, factor):
     """Minimise over the support; return the size that is left of it."""
     while k > 0:
-        _newton(k, slope, step, factor)
-        length = 2.0
         for i in range(k):
-            reach = _reach(z[i], theta[i], step[i])
-            length = reach if reach < length else length
+            step[i] = y[i]
+        length = 2.0
+        for i in range(k - 1, -1, -1):
+            step[i] *= factor[i, i]
+            found = step[i]  # else numba loads it in every turn of the loop
+            for j in range(i):
+                step[j] -= factor[i, j] * found
+            length = min(length, _reach(z[i], theta[i], found))
         if length > 1.0:
             for i in range(k):
                 z[i] += step[i]
             break
-        for i in range(k):
-            change = 0.0
-            for j in range(k):
-                change += inner[i, j] * step[j]
-            slope[i] -= length * change
         remaining = k
+        for i in range(k):
+            y[i] *= 1.0 - length
         for i in range(k - 1, -1, -1):
             stops = _reach(z[i], theta[i], step[i]) <= length
             z[i] += length * step[i]
             if stops:
-                _remove(i, remaining, support, z, theta, slope, step, inner, factor)
+                _remove(i, remaining, support, z, theta, squares, step, y, factor)
                 remaining -= 1
         k = remaining
     return k
@@ -183,7 +178,7 @@ def _peaks(c, positive, peaks, length):
 
 def _admit(
     atoms, gram, has_gram, c, penalty, positive, peaks, run_length, weakest, tie, n_candidates,
-    dependent, k, support, z, theta, slope, inner, factor,
+    dependent, k, support, z, theta, slope, squares, factor,
 ):  # fmt: skip
     """Admit the largest of each run if above ``weakest``; return the size of the support."""
     n_old = k
@@ -194,8 +189,8 @@ def _admit(
         while (c[j] if positive else abs(c[j])) < (1 - tie) * peaks[run]:
             j += 1
         support[k] = j
-        pivot = _border(atoms, gram, has_gram, support, k, inner, factor, dependent)
-        if k == n_old or pivot > dependent * inner[k, k]:
+        left = _border(atoms, gram, has_gram, support, k, squares, factor, dependent)
+        if k == n_old or left > dependent:
             z[k], theta[k] = 0.0, 1.0 if c[j] > 0.0 else -1.0
             slope[k] = c[j] - penalty * theta[k]
             k += 1
@@ -240,21 +235,21 @@ def _gap(atoms, x, row, support, z, k, c, penalty, positive, single, residual):
     return np.inf if energy == 0.0 else gap / (energy / 2)  # or NaN
 
 
-def _hide(atoms, mask, row, seen):
-    """Set ``seen`` to the atoms times the mask of a row; return whether anything is missing."""
-    missing = False
+def _weigh(atoms, mask, row, seen):
+    """Set ``seen`` to the atoms times the mask of a row, unless it is 1 and changes nothing."""
+    changes = False
     for feature in range(mask.shape[1]):
-        missing |= mask[row, feature] == 0.0
-    if missing:
+        changes |= mask[row, feature] != 1.0
+    if changes:
         for j in range(len(atoms)):
             for feature in range(mask.shape[1]):
                 seen[j, feature] = mask[row, feature] * atoms[j, feature]
-    return missing
+    return changes
 
 
 def solve_rows(
     first, last, whole_atoms, gram, x, mask, penalties, positive, max_iter, debias, codes, refits,
-    gaps, single, rules, support, z, theta, slope, step, inner, factor, c, residual, peaks, seen,
+    gaps, single, rules, support, z, theta, slope, squares, step, y, factor, c, residual, peaks, seen,
 ):  # fmt: skip
     """Set ``codes[i]`` to the codes of rows of ``x`` for each of the falling ``penalties``.
 
@@ -262,8 +257,8 @@ def solve_rows(
     the way to least squares on their supports; ``refits`` gets the least squares codes. ``gaps``
     gets the relative duality gaps of the last penalty. Either may be empty.
 
-    A row with missing entries, which are 0 in ``x``, uses the atoms times its mask and no Gram
-    matrix. Its codes have the same bits whatever the other rows are.
+    A row with a mask or weights, which multiply ``x`` already, uses the atoms times its mask and no
+    Gram matrix. Its codes have the same bits whatever the other rows are.
 
     The last arguments are room to work in. Return ``last``, or the first row whose support needs
     more room, which has to be solved again.
@@ -272,12 +267,12 @@ def solve_rows(
     n_components, n_penalties = len(whole_atoms), len(penalties)
     start = codes[n_penalties - 1]
     for row in range(first, last):
-        atoms, hidden = whole_atoms, False
-        if len(mask) and _hide(whole_atoms, mask, row, seen):
-            atoms, hidden = seen, True
-        has_gram = len(gram) > 0 and not hidden
+        atoms, weighted = whole_atoms, False
+        if len(mask) and _weigh(whole_atoms, mask, row, seen):
+            atoms, weighted = seen, True
+        has_gram = len(gram) > 0 and not weighted
         k = np.int64(0)  # a literal 0 would have every function compiled twice
-        is_stale = hidden  # the correlations
+        is_stale = weighted  # the correlations
         for j in range(n_components):
             c[j] = start[row, j]
         scale = 0.0  # of the correlations: rounding is relative to it
@@ -294,18 +289,18 @@ def solve_rows(
                     slope[i] = c[support[i]] - penalty * theta[i]
                     c[support[i]] = 0.0
                     off = max(off, abs(slope[i]))
-                    size += abs(z[i]) * inner[i, i]
+                    size += abs(z[i]) * squares[i]
                 best = _peaks(c, positive, peaks, run_length)
                 scale = max(scale, best)
                 slack = resolution * penalty + rounding * (scale + size)
                 off = max(off, best - penalty)
-                if off <= nearly * penalty:
+                if off <= nearly * (penalty if penalty > 0.0 else 0.01 * scale):
                     polished += 1
                 if off > slack and polished <= polishes and turn < max_iter:
                     weakest = max(penalty + slack, share * best)
                     k = _admit(
                         atoms, gram, has_gram, c, penalty, positive, peaks, run_length, weakest,
-                        tie, n_candidates, dependent, k, support, z, theta, slope, inner, factor,
+                        tie, n_candidates, dependent, k, support, z, theta, slope, squares, factor,
                     )  # fmt: skip
                 else:
                     for i in range(k):
@@ -324,7 +319,8 @@ def solve_rows(
                     for i in range(k):  # minimise again, without a penalty
                         slope[i] = c[support[i]]
                     refits_now = True
-                k = _minimise(k, support, z, theta, slope, step, inner, factor)
+                _substitute(k, slope, y, factor)
+                k = _minimise(k, support, z, theta, squares, step, y, factor)
                 is_stale = True  # the next penalty may start from any codes, so from refits too
                 turn += 1
             if refits_now:
@@ -339,8 +335,8 @@ def solve_rows(
 
 
 # A function comes before its callers.
-_FUNCTIONS = (_correlate, _border, _remove, _newton, _reach, _minimise, _peaks, _admit, _gap, _hide,
-              solve_rows)  # fmt: skip
+_FUNCTIONS = (_correlate, _border, _remove, _substitute, _reach, _minimise, _peaks, _admit, _gap,
+              _weigh, solve_rows)  # fmt: skip
 
 
 @cache
@@ -372,13 +368,13 @@ def solve(
     penalties = np.asarray(penalties, dtype=np.float64)
     how = (*given, penalties, bool(positive), max_iter, float(debias), *results, bool(single))
     lengths = len(atoms), x.shape[1], -(-len(atoms) // RUN)
-    solve_rows, shape_hidden = _compiled(), (len(atoms) if len(mask) else 0, x.shape[1])
+    solve_rows, shape_weighted = _compiled(), (len(atoms) if len(mask) else 0, x.shape[1])
 
     def solve_part(first, last):
-        room, fixed = 4 * CANDIDATES, (*map(np.empty, lengths), np.empty(shape_hidden))
+        room, fixed = 4 * CANDIDATES, (*map(np.empty, lengths), np.empty(shape_weighted))
         while first < last:  # once more with twice the room, where a support is large
-            vectors, squares = np.empty((4, room)), np.empty((2, room, room))
-            work = np.empty(room, np.int64), *vectors, *squares, *fixed
+            vectors, factor = np.empty((6, room)), np.empty((room, room))
+            work = np.empty(room, np.int64), *vectors, factor, *fixed
             first, room = solve_rows(first, last, *how, RULES, *work), 2 * room
 
     least = max(_ROWS_PER_TASK, int(_WORK_PER_TASK / max(atoms.numel(), 1)))
