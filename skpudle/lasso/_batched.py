@@ -180,11 +180,17 @@ class _Batch:
         self.scale = torch.maximum(self.scale, c.abs().amax(1))
         terms = (self.z.abs() * self._squared_norms[self.support]).sum(1)
         slack = RESOLUTION * penalty + ROUNDING * (self.scale + terms)
-        least = (penalty + slack).where(self.settled & ~self.solved, torch.inf)
+        noise = torch.cat([torch.zeros_like(slack)[:, None], self.slope.abs()], 1).amax(1)
+        # Without a penalty nothing bounds the step of an atom that enters by rounding.
+        least = penalty + slack if penalty > 0 else torch.maximum(slack, noise)
+        least = least.where(self.settled & ~self.solved, torch.inf)
         fresh, best = _candidates(c, least, positive, none)
-        off = torch.cat([(best - penalty)[:, None], self.slope.abs()], 1).amax(1)
-        unit = penalty if penalty > 0 else 0.01 * self.scale
-        self.polished = self.polished + (off <= NEARLY * unit)
+        off = torch.maximum(best - penalty, noise)
+        if penalty > 0:
+            self.polished = self.polished + (off <= NEARLY * penalty)
+        else:
+            by_rounding = self.settled & (best <= noise)
+            self.polished = self.polished + (by_rounding | (off <= 0.01 * NEARLY * self.scale))
         self.solved = self.solved | ~((off > slack) & (self.polished <= POLISHES))
 
         fresh = fresh.masked_fill(self.solved[:, None], none)

@@ -30,9 +30,15 @@ from skpudle.lasso._batched import (
 
 __all__ = ["generic_products", "solve"]
 
+# Slopes of the support up to this share of the largest new one wait for the next round.
+SETTLED = 1e-6
+# Without a penalty nothing bounds the step of an atom that depends on the support and enters by
+# rounding, which is amplified: its correlation has to be this many times larger than elsewhere.
+UNBOUNDED = 1000
 # An argument of the compiled functions: numba compiles a module anew when its own file changes, and
 # would keep old constants of another file.
-RULES = (RUN, CANDIDATES, SHARE, TIE, DEPENDENT, RESOLUTION, ROUNDING, NEARLY, POLISHES)
+RULES = (RUN, CANDIDATES, SHARE, TIE, DEPENDENT, RESOLUTION, ROUNDING, NEARLY, POLISHES, SETTLED,
+         UNBOUNDED)  # fmt: skip
 
 # A part has at least so many rows, and products of rows with atoms of so many multiplications, some
 # 3 ms: 256 rows of 64 features with 100 atoms take no longer on one thread of two idle cores, and a
@@ -119,11 +125,13 @@ def _remove(out, k, support, z, theta, squares, step, y, factor):
             factor[i, j + 1] = cosine * right - sine * left
 
 
-def _substitute(k, slope, y, factor):
-    """Set ``y = L^{-1} slope``."""
-    for i in range(k):
+def _substitute(first, k, slope, y, factor):
+    """Set ``y = L^{-1} slope`` for a slope that is 0 before entry ``first``."""
+    for i in range(first):
+        y[i] = 0.0
+    for i in range(first, k):
         total = slope[i]
-        for j in range(i):
+        for j in range(first, i):
             total -= factor[i, j] * y[j]
         y[i] = total * factor[i, i]
 
@@ -165,20 +173,33 @@ def _minimise(k, support, z, theta, squares, step, y, factor):
 
 
 def _peaks(c, positive, peaks, length):
-    """Set the largest correlation of every run of atoms; return the largest of all."""
+    """Set the largest correlation of every run of atoms; return the largest of all.
+
+    Four independent maxima take half the time of one.
+    """
     best = 0.0
     for run in range(len(peaks)):
-        peak = 0.0
-        for j in range(run * length, min((run + 1) * length, len(c))):
-            peak = max(peak, c[j] if positive else abs(c[j]))
-        peaks[run] = peak
-        best = max(best, peak)
+        first, last = run * length, min((run + 1) * length, len(c))
+        peak0 = peak1 = peak2 = peak3 = 0.0
+        j = first
+        while j + 3 < last:
+            c0, c1, c2, c3 = c[j], c[j + 1], c[j + 2], c[j + 3]
+            if not positive:
+                c0, c1, c2, c3 = abs(c0), abs(c1), abs(c2), abs(c3)
+            peak0, peak1 = max(peak0, c0), max(peak1, c1)
+            peak2, peak3 = max(peak2, c2), max(peak3, c3)
+            j += 4
+        while j < last:
+            peak0 = max(peak0, c[j] if positive else abs(c[j]))
+            j += 1
+        peaks[run] = max(max(peak0, peak1), max(peak2, peak3))
+        best = max(best, peaks[run])
     return best
 
 
 def _admit(
     atoms, gram, has_gram, c, penalty, positive, peaks, run_length, weakest, tie, n_candidates,
-    dependent, k, support, z, theta, slope, squares, factor,
+    dependent, least_dependent, k, support, z, theta, slope, squares, factor,
 ):  # fmt: skip
     """Admit the largest of each run if above ``weakest``; return the size of the support."""
     n_old = k
@@ -190,7 +211,7 @@ def _admit(
             j += 1
         support[k] = j
         left = _border(atoms, gram, has_gram, support, k, squares, factor, dependent)
-        if k == n_old or left > dependent:
+        if left > dependent or (k == n_old and abs(c[j]) > least_dependent):
             z[k], theta[k] = 0.0, 1.0 if c[j] > 0.0 else -1.0
             slope[k] = c[j] - penalty * theta[k]
             k += 1
@@ -263,7 +284,19 @@ def solve_rows(
     The last arguments are room to work in. Return ``last``, or the first row whose support needs
     more room, which has to be solved again.
     """
-    run_length, n_candidates, share, tie, dependent, resolution, rounding, nearly, polishes = rules
+    (
+        run_length,
+        n_candidates,
+        share,
+        tie,
+        dependent,
+        resolution,
+        rounding,
+        nearly,
+        polishes,
+        settled,
+        unbounded,
+    ) = rules
     n_components, n_penalties = len(whole_atoms), len(penalties)
     start = codes[n_penalties - 1]
     for row in range(first, last):
@@ -284,7 +317,7 @@ def solve_rows(
                     _correlate(atoms, gram, has_gram, x, row, start, support, z, k, residual, c)
                 if k + n_candidates > len(support):
                     return row
-                off, size = 0.0, 0.0
+                off, size, n_old = 0.0, 0.0, k
                 for i in range(k):
                     slope[i] = c[support[i]] - penalty * theta[i]
                     c[support[i]] = 0.0
@@ -293,15 +326,22 @@ def solve_rows(
                 best = _peaks(c, positive, peaks, run_length)
                 scale = max(scale, best)
                 slack = resolution * penalty + rounding * (scale + size)
-                off = max(off, best - penalty)
+                if off > settled * (best - penalty):
+                    n_old = 0  # codes of the support are not at their minimum
+                by_rounding = penalty == 0.0 and best <= off
+                off, before = max(off, best - penalty), k
                 if off <= nearly * (penalty if penalty > 0.0 else 0.01 * scale):
                     polished += 1
                 if off > slack and polished <= polishes and turn < max_iter:
-                    weakest = max(penalty + slack, share * best)
+                    weakest = np.inf if by_rounding else max(penalty + slack, share * best)
                     k = _admit(
                         atoms, gram, has_gram, c, penalty, positive, peaks, run_length, weakest,
-                        tie, n_candidates, dependent, k, support, z, theta, slope, squares, factor,
+                        tie, n_candidates, dependent, 0.0 if penalty > 0.0 else unbounded * slack, k,
+                        support, z, theta, slope, squares, factor,
                     )  # fmt: skip
+                    polished += penalty == 0.0 and k == before
+                    if k > before and factor[before, before] ** 2 * squares[before] > 1e6:
+                        n_old = 0
                 else:
                     for i in range(k):
                         c[support[i]] = slope[i] + penalty * theta[i]
@@ -318,8 +358,8 @@ def solve_rows(
                         break
                     for i in range(k):  # minimise again, without a penalty
                         slope[i] = c[support[i]]
-                    refits_now = True
-                _substitute(k, slope, y, factor)
+                    refits_now, n_old = True, 0
+                _substitute(n_old, k, slope, y, factor)
                 k = _minimise(k, support, z, theta, squares, step, y, factor)
                 is_stale = True  # the next penalty may start from any codes, so from refits too
                 turn += 1

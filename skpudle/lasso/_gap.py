@@ -166,11 +166,12 @@ def nonnegative_gap(atoms, x, codes, dual_codes, direction, weights=None):
         c -= _ROUNDING * size[:, None]
     inverse = torch.where(w > 0, 1 / w, 0.0)
     dual = residual - (c * inverse).amax(1, keepdim=True).clamp_min(0) * v
-    # the best multiple of a feasible point, all of which are feasible
+    # the best multiple of the dual point, all of which are feasible; 0 is one of these
     best = (x * dual).sum(1).clamp_min(0).square() / dual.square().sum(1)
-    gap = primal - best.nan_to_num(0.0) / 2
+    best = best.nan_to_num(0.0) / 2
     if not (w > 0).all():
-        gap += 2 * size * c.mul_(w == 0).amax(1).clamp_min(0)
+        best = (best - 2 * size * c.mul_(w == 0).amax(1).clamp_min(0)).clamp_min(0)
+    gap = primal - best
     gap = gap.masked_fill(~(codes.amin(1) >= 0) | ~gap.isfinite(), torch.inf)
     return torch.where((energy == 0) & (gap == 0), 0.0, gap / (energy / 2)).clamp_min(0)
 

@@ -150,9 +150,7 @@ def _solve(atoms, x, weights, free, max_iter, solver):
     return codes, gaps
 
 
-def solve_nnls(
-    atoms, x, *, weights=None, free=None, tol=1e-8, max_iter=None, solver="auto"
-):
+def solve_nnls(atoms, x, *, weights=None, free=None, tol=1e-8, max_iter=None, solver="auto"):
     r"""Minimise :math:`\frac12 \sum_f w_f^2 (x - z D)_f^2` over :math:`z \ge 0` for every row.
 
     Codes are exact up to rounding (in float64, then rounded to the dtype of the data), and a gap
@@ -254,7 +252,5 @@ def solve_nnls(
         codes, gaps = x.new_zeros(len(x), len(atoms)), x.new_zeros(len(x), dtype=torch.float64)
     else:
         codes, gaps = _solve(atoms, x, weights, free, max_iter, solver)
-    warn_about_gaps(
-        gaps, tol=tol, stacklevel=2, advice="float64 and a larger max_iter come closer"
-    )
+    warn_about_gaps(gaps, tol=tol, stacklevel=2, advice="float64 and a larger max_iter come closer")
     return (np.asarray(codes), np.asarray(gaps)) if from_arrays else (codes, gaps)
