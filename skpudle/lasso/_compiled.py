@@ -270,7 +270,8 @@ def _weigh(atoms, mask, row, seen):
 
 def solve_rows(
     first, last, whole_atoms, gram, x, mask, penalties, positive, max_iter, debias, codes, refits,
-    gaps, single, rules, support, z, theta, slope, squares, step, y, factor, c, residual, peaks, seen,
+    gaps, single, rules, support, z, theta, slope, squares, step, y, factor, c, residual, peaks,
+    seen,
 ):  # fmt: skip
     """Set ``codes[i]`` to the codes of rows of ``x`` for each of the falling ``penalties``.
 
@@ -334,10 +335,11 @@ def solve_rows(
                     polished += 1
                 if off > slack and polished <= polishes and turn < max_iter:
                     weakest = np.inf if by_rounding else max(penalty + slack, share * best)
+                    least_dependent = 0.0 if penalty > 0.0 else unbounded * slack
                     k = _admit(
                         atoms, gram, has_gram, c, penalty, positive, peaks, run_length, weakest,
-                        tie, n_candidates, dependent, 0.0 if penalty > 0.0 else unbounded * slack, k,
-                        support, z, theta, slope, squares, factor,
+                        tie, n_candidates, dependent, least_dependent, k, support, z, theta, slope,
+                        squares, factor,
                     )  # fmt: skip
                     polished += penalty == 0.0 and k == before
                     if k > before and factor[before, before] ** 2 * squares[before] > 1e6:

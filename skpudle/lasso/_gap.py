@@ -238,14 +238,7 @@ def duality_gap(atoms, x, codes, alpha, *, positive=False, dual_codes=None, mask
     return torch.where((at_zero == 0) & (gap == 0), 0.0, gap / at_zero).clamp_min(0)
 
 
-def warn_about_gaps(
-    gaps,
-    *,
-    tol=1e-6,
-    category=GapWarning,
-    stacklevel=1,
-    advice="float64 and a larger penalty come closer, and so does solve_lasso with a larger max_iter",
-):
+def warn_about_gaps(gaps, *, tol=1e-6, category=GapWarning, stacklevel=1, advice=None):
     """Warn of samples with a relative duality gap above ``tol``, and name them.
 
     Parameters
@@ -259,9 +252,10 @@ def warn_about_gaps(
     stacklevel : int, default=1
         As in `warnings.warn`: 1 names the line that calls this function, 2 the line that calls the
         caller.
-    advice : str, optional
-        The end of the warning: how to come closer.
+    advice : str, default=None
+        The end of the warning: how to come closer. A larger penalty and ``max_iter`` by default.
     """
+    advice = advice or "float64 and a larger penalty come closer, and so does a larger max_iter"
     gaps = gaps.cpu()
     missed = (~(gaps <= tol)).nonzero().squeeze(1).tolist()  # a NaN misses as well
     if not missed:

@@ -37,8 +37,8 @@ def _as_tensor(values, name, like=None):
 def _check_finite(values, name):
     if not values.isfinite().all():
         raise ValueError(
-            f"The {name} contain NaN or infinite values. Pass finite numbers, and the weight 0 where "
-            "data are missing."
+            f"The {name} contain NaN or infinite values. Pass finite numbers, and the weight 0 "
+            "where data are missing."
         )
 
 
@@ -46,8 +46,8 @@ def _checked_weights(weights, x):  # -> (n_samples, n_features) or (n_features,)
     weights = _as_tensor(weights, "weights", x).double()
     if weights.shape not in [x.shape, x.shape[1:]]:
         raise ValueError(
-            f"weights have shape {tuple(weights.shape)}, the data {tuple(x.shape)}. Pass one weight "
-            "for every entry of the data, or one for every feature."
+            f"weights have shape {tuple(weights.shape)}, the data {tuple(x.shape)}. Pass one "
+            "weight for every entry of the data, or one for every feature."
         )
     _check_finite(weights, "weights")
     if weights.numel() and weights.min() < 0:
@@ -59,8 +59,8 @@ def _checked_free(free, atoms):  # -> (n_components,), bool
     free = _as_tensor(free, "marks of free codes", atoms)
     if free.shape != atoms.shape[:1] or free.dtype != torch.bool:
         raise ValueError(
-            f"free has shape {tuple(free.shape)} and dtype {free.dtype}. Pass a boolean for each of "
-            f"the {len(atoms)} atoms."
+            f"free has shape {tuple(free.shape)} and dtype {free.dtype}. Pass a boolean for each "
+            f"of the {len(atoms)} atoms."
         )
     return free
 
@@ -234,9 +234,9 @@ def solve_nnls(atoms, x, *, weights=None, free=None, tol=1e-8, max_iter=None, so
     """
     from_arrays = not isinstance(x, torch.Tensor)
     atoms, x = _as_tensor(atoms, "atoms"), _as_tensor(x, "data")
-    check_tensors(atoms, x)
     if x.ndim != 2:
         raise ValueError(f"The data have shape {tuple(x.shape)}. Pass one row for each sample.")
+    check_tensors(atoms, x)
     if atoms.device != x.device:
         raise ValueError(
             f"The atoms are on {atoms.device}, the data on {x.device}. Pass both on one device."
