@@ -24,11 +24,16 @@ of :math:`G_{SS} = D_S^T \operatorname{diag}(m) D_S`, so the known entries alone
 With the pseudo-inverse the derivative is defined for repeated atoms, and for supports larger than
 the number of features. Everything here is computed in float64, because float32 does not resolve a
 gap of 1e-6.
+
+Without a penalty, non-negative codes are non-negative least squares, which `solve_nnls` solves and
+certifies: any ``u`` with :math:`\langle d_j, u \rangle \le 0` bounds the minimum from below by
+:math:`\langle x, u \rangle - \tfrac12 |u|^2`.
 """
 
 from skpudle.lasso._gap import GapWarning, duality_gap, warn_about_gaps
 from skpudle.lasso._gradient_compiled import lasso_gradient
 from skpudle.lasso._implicit import converged_codes
+from skpudle.lasso._nnls import solve_nnls
 from skpudle.lasso._solve import gram_matrix, lasso_path, solve_lasso
 
 __all__ = [
@@ -39,5 +44,6 @@ __all__ = [
     "lasso_gradient",
     "lasso_path",
     "solve_lasso",
+    "solve_nnls",
     "warn_about_gaps",
 ]

@@ -2,6 +2,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "lasso_gradient",
     "lasso_path",
     "solve_lasso",
+    "solve_nnls",
     "warn_about_gaps",
 ]
 
@@ -73,6 +75,21 @@ def solve_lasso(
     certify: bool = True,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]: ...
+def solve_nnls(
+    atoms: NDArray[Any] | Tensor,
+    x: NDArray[Any] | Tensor,
+    *,
+    weights: NDArray[Any] | Tensor | None = None,
+    free: NDArray[Any] | Tensor | None = None,
+    tol: float = 1e-08,
+    max_iter: int | None = None,
+    solver: Literal["auto", "batched", "compiled"] = "auto",
+) -> tuple[NDArray[Any] | Tensor, NDArray[Any] | Tensor]: ...
 def warn_about_gaps(
-    gaps: Tensor, *, tol: float = 1e-06, category: Any = ..., stacklevel: int = 1
+    gaps: Tensor,
+    *,
+    tol: float = 1e-06,
+    category: Any = ...,
+    stacklevel: int = 1,
+    advice: str | None = None,
 ) -> None: ...

@@ -38,7 +38,8 @@ ROUNDING = 1e-15
 # Of the candidates of a run that are equal up to this share the first is taken, so that codes do
 # not depend on the rounding of ties.
 TIE = 1e-10
-# Codes off by less than NEARLY times the penalty are polished, POLISHES times at most.
+# Codes off by less than NEARLY times the penalty (without one, a hundredth of the largest
+# correlation) are polished, POLISHES times at most.
 NEARLY = 1e-9
 POLISHES = 4
 
@@ -67,7 +68,7 @@ def _gather_inner(atoms, gram, support, mask):  # -> (n, k, k), anything at empt
             rows = slice(first, first + n_rows)
             members = atoms[support[rows]]
             seen = members if mask is None else members * mask[rows, None]
-            torch.matmul(seen, members.mT, out=inner[rows])
+            torch.matmul(seen, seen.mT, out=inner[rows])
         return inner
     support = support.clamp_max(len(gram) - 1)
     return gram[support[:, :, None], support[:, None, :]]
@@ -170,19 +171,26 @@ class _Batch:
         """Compute correlations, mark solved samples, and admit atoms where none has to leave."""
         penalty, positive = self._options
         none = len(self._atoms) - 1
-        residual = self.x - self.codes() @ self._atoms
-        residual = residual if self.mask is None else residual * self.mask
-        c = residual @ self._atoms.mT
+        image = self.codes() @ self._atoms
+        residual = self.x - (image if self.mask is None else image * self.mask)
+        c = (residual if self.mask is None else residual * self.mask) @ self._atoms.mT
         self.slope = c.gather(1, self.support) - penalty * self.theta
         c.scatter_(1, self.support, 0)
 
         self.scale = torch.maximum(self.scale, c.abs().amax(1))
         terms = (self.z.abs() * self._squared_norms[self.support]).sum(1)
         slack = RESOLUTION * penalty + ROUNDING * (self.scale + terms)
-        least = (penalty + slack).where(self.settled & ~self.solved, torch.inf)
+        noise = torch.cat([torch.zeros_like(slack)[:, None], self.slope.abs()], 1).amax(1)
+        # Without a penalty nothing bounds the step of an atom that enters by rounding.
+        least = penalty + slack if penalty > 0 else torch.maximum(slack, noise)
+        least = least.where(self.settled & ~self.solved, torch.inf)
         fresh, best = _candidates(c, least, positive, none)
-        off = torch.cat([(best - penalty)[:, None], self.slope.abs()], 1).amax(1)
-        self.polished = self.polished + (off <= NEARLY * penalty)
+        off = torch.maximum(best - penalty, noise)
+        if penalty > 0:
+            self.polished = self.polished + (off <= NEARLY * penalty)
+        else:
+            by_rounding = self.settled & (best <= noise)
+            self.polished = self.polished + (by_rounding | (off <= 0.01 * NEARLY * self.scale))
         self.solved = self.solved | ~((off > slack) & (self.polished <= POLISHES))
 
         fresh = fresh.masked_fill(self.solved[:, None], none)
@@ -224,15 +232,16 @@ def solve(atoms, gram, x, *, penalties, positive, max_iter, mask=None):
     gram : Tensor of shape (n_components, n_components) or None
         Their Gram matrix; None where it costs more than it saves.
     x : Tensor of shape (n_samples, n_features)
-        Data, in float64; 0 where missing.
+        Data, in float64, times the mask.
     penalties : sequence of float
-        Penalties, positive.
+        Penalties, positive; or 0 for non-negative codes.
     positive : bool
         Whether codes are restricted to non-negative values.
     max_iter : int
         Largest number of rounds for a sample.
     mask : Tensor of shape (n_samples, n_features), default=None
-        1 for known entries, 0 for missing ones. Complete rows use the Gram matrix, others do not.
+        1 for known entries, 0 for missing ones; or weights, which multiply the residual. Rows of
+        ones use the Gram matrix, others do not.
 
     Returns
     -------
@@ -248,7 +257,7 @@ def solve(atoms, gram, x, *, penalties, positive, max_iter, mask=None):
         if mask is None:
             codes[i] = _solve_alike(atoms, gram, x, None, **options)
             continue
-        complete = mask.all(1)
+        complete = (mask == 1).all(1)
         for rows, known, products in ((complete, None, gram), (~complete, mask, None)):
             rows = rows.nonzero().squeeze(1)
             if len(rows):

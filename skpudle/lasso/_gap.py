@@ -5,18 +5,36 @@ import warnings
 import torch
 
 from skpudle._precision import as_scalars
+from skpudle.lasso._batched import solve as solve_batched
+from skpudle.lasso._compiled import solve as solve_compiled
 
-__all__ = ["GapWarning", "checked_alpha", "duality_gap", "known_entries", "warn_about_gaps"]
+__all__ = [
+    "GapWarning",
+    "checked_alpha",
+    "descent_direction",
+    "duality_gap",
+    "known_entries",
+    "nonnegative_gap",
+    "warn_about_gaps",
+]
 
 _WARNED_SAMPLES = 5
+# A cosine with a descent direction below _LEAST_COSINE may be positive by rounding.
+_LEAST_COSINE = 1e-9
+# Correlations of weighted rows below _ROUNDING times the data and their fit count as 0: an atom
+# may have next to no weight in a row.
+_ROUNDING = 1e-14
 
 
 class GapWarning(RuntimeWarning):
     """Some codes have a duality gap above the tolerance."""
 
 
-def checked_alpha(alpha, atoms):
-    """Return alpha as a positive float, or as a float64 tensor of one entry per atom."""
+def checked_alpha(alpha, atoms, positive=False):
+    """Return alpha as a float, or as a float64 tensor of one entry per atom.
+
+    It is positive; with non-negative codes it may be the number 0.
+    """
     if not isinstance(alpha, torch.Tensor):
         alpha = torch.tensor(alpha, dtype=torch.float64, device="cpu")
     alpha = alpha.detach().double()
@@ -26,10 +44,11 @@ def checked_alpha(alpha, atoms):
             f"{len(atoms)} atoms."
         )
     least = float(alpha.min())
-    if not least > 0:
+    if not (least > 0 or (positive and least == 0 and alpha.ndim == 0)):
         raise ValueError(
             f"alpha must be positive, got {least}: without a penalty codes are least squares, "
-            "neither sparse nor certified by a duality gap. For these use torch.linalg.lstsq."
+            "neither sparse nor certified by a duality gap. Pass alpha=0 with positive=True for "
+            "non-negative codes, and for codes of both signs use torch.linalg.lstsq."
         )
     return least if alpha.ndim == 0 else alpha.to(atoms.device)
 
@@ -53,6 +72,110 @@ def known_entries(x, mask):  # (n, m), mask (n, m) or None -> x, mask
     return x.where(known, 0.0), known.to(x.dtype)
 
 
+def descent_direction(atoms, n_free=0):
+    """Return a vector whose products with all atoms are positive, and these products.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_features)
+        Atoms, in float64.
+    n_free : int, default=0
+        The last ``2 * n_free`` atoms are free atoms and their negatives: the vector is orthogonal
+        to these.
+
+    Returns
+    -------
+    direction : Tensor of shape (n_features,)
+        The mean of the atoms' directions or, where that does not do, the point of their convex hull
+        that is nearest to 0 (P. Wolfe, "Finding the nearest point in a polytope", Mathematical
+        Programming 11, 1976). Zero where no such vector is known.
+    products : Tensor of shape (n_components,)
+        Products with the atoms; 0 for free atoms and for zero atoms.
+    """
+    none = atoms.new_zeros(atoms.shape[1]), atoms.new_zeros(len(atoms))
+    n_signed = len(atoms) - 2 * n_free
+    norms = torch.linalg.vector_norm(atoms[:n_signed], dim=1)
+    signed = norms.nonzero().squeeze(1)
+    if len(signed) == 0:
+        return none
+    directions = atoms[signed] / norms[signed, None]
+    if n_free:
+        free = atoms[n_signed : n_signed + n_free]
+        directions = directions - directions @ torch.linalg.pinv(free) @ free
+        left = torch.linalg.vector_norm(directions, dim=1, keepdim=True)
+        directions = directions / left.where(left > _LEAST_COSINE, torch.inf)
+    direction = directions.mean(0)
+    if not (directions @ direction > 0).all():
+        # min |z D|^2 + (1 - sum(z))^2 is at the nearest point times a number
+        wide = torch.cat([directions, torch.ones_like(directions[:, :1])], 1)
+        target = torch.zeros_like(wide[:1])
+        target[0, -1] = 1.0
+        solve = solve_compiled if atoms.device.type == "cpu" else solve_batched
+        z = solve(wide, None, target, penalties=[0.0], positive=True, max_iter=3 * len(wide))[0]
+        direction = (z @ directions)[0]
+    cosines = directions @ direction
+    if not (cosines > _LEAST_COSINE * torch.linalg.vector_norm(direction)).all():
+        return none
+    return direction, none[1].index_copy(0, signed, atoms[signed] @ direction)
+
+
+def nonnegative_gap(atoms, x, codes, dual_codes, direction, weights=None):
+    """Return relative duality gaps of non-negative least squares.
+
+    A residual ``r`` with correlations ``c`` is moved along a descent direction with products ``w``
+    until it is feasible, by ``max(c / w)``. Positive correlations of atoms without a direction add
+    at most ``max(c) * sum(z)`` to the gap, over codes of the minimum. These are taken to be twice
+    the codes.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_features)
+        Atoms, in float64.
+    x : Tensor of shape (n_samples, n_features)
+        Data, in float64, times the weights.
+    codes, dual_codes : Tensor of shape (n_samples, n_components)
+        Codes, and codes to take the dual point from.
+    direction : tuple of Tensor
+        Results of `descent_direction`.
+    weights : Tensor of shape (n_samples, n_features), default=None
+        Weights, which multiply the residual.
+
+    Returns
+    -------
+    Tensor of shape (n_samples,)
+        Relative gaps, in float64. Infinite for negative codes and for codes that are not finite.
+    """
+    v, w = direction
+
+    def weighted(values):
+        return values if weights is None else values * weights
+
+    def residual_of(codes):
+        return x - weighted(codes @ atoms)
+
+    residual = residual_of(dual_codes)
+    primal = (residual if codes is dual_codes else residual_of(codes)).square().sum(1) / 2
+    c = weighted(residual) @ atoms.mT
+    energy = x.square().sum(1)
+    size = dual_codes.abs() @ torch.linalg.vector_norm(atoms, dim=1) + energy.sqrt()
+    if weights is not None:
+        v = weighted(v)
+        w = (weighted(v) @ atoms.mT) * (w > 0)
+        usable = (w >= 0).all(1, keepdim=True)
+        v, w = v * usable, w * usable
+        c -= _ROUNDING * size[:, None]
+    inverse = torch.where(w > 0, 1 / w, 0.0)
+    dual = residual - (c * inverse).amax(1, keepdim=True).clamp_min(0) * v
+    # the best multiple of the dual point, all of which are feasible; 0 is one of these
+    best = (x * dual).sum(1).clamp_min(0).square() / dual.square().sum(1)
+    best = best.nan_to_num(0.0) / 2
+    if not (w > 0).all():
+        best = (best - 2 * size * c.mul_(w == 0).amax(1).clamp_min(0)).clamp_min(0)
+    gap = primal - best
+    gap = gap.masked_fill(~(codes.amin(1) >= 0) | ~gap.isfinite(), torch.inf)
+    return torch.where((energy == 0) & (gap == 0), 0.0, gap / (energy / 2)).clamp_min(0)
+
+
 @torch.no_grad()
 def duality_gap(atoms, x, codes, alpha, *, positive=False, dual_codes=None, mask=None):
     r"""Return a certified bound on the distance of codes from the minimum of the lasso.
@@ -66,7 +189,7 @@ def duality_gap(atoms, x, codes, alpha, *, positive=False, dual_codes=None, mask
     codes : Tensor of shape (n_samples, n_components)
         Codes of any origin.
     alpha : float or Tensor of shape (n_components,)
-        Penalty, one for all atoms or one for each; positive.
+        Penalty, one for all atoms or one for each; positive. It may be 0 for non-negative codes.
     positive : bool, default=False
         Whether codes are restricted to non-negative values.
     dual_codes : Tensor of shape (n_samples, n_components), default=None
@@ -80,10 +203,15 @@ def duality_gap(atoms, x, codes, alpha, *, positive=False, dual_codes=None, mask
     Tensor of shape (n_samples,)
         Relative gaps, in float64: a bound on :math:`(P(z) - \min P) / P(0)`, where
         :math:`P(0) = |x|^2 / 2`. Infinite for codes that are negative where they must not be.
+        With ``alpha=0`` see `solve_nnls`.
     """
-    alpha = as_scalars(checked_alpha(alpha, atoms), x.new_empty(0, dtype=torch.float64))
+    alpha = checked_alpha(alpha, atoms, positive)
     atoms, x, codes = atoms.double(), x.double(), codes.double()
     x, known = known_entries(x, mask)
+    if not isinstance(alpha, torch.Tensor) and alpha == 0:
+        dual_codes = codes if dual_codes is None else dual_codes.double()
+        return nonnegative_gap(atoms, x, codes, dual_codes, descent_direction(atoms), known)
+    alpha = as_scalars(alpha, x)
 
     def residual_of(codes):
         residual = x - codes @ atoms
@@ -110,7 +238,7 @@ def duality_gap(atoms, x, codes, alpha, *, positive=False, dual_codes=None, mask
     return torch.where((at_zero == 0) & (gap == 0), 0.0, gap / at_zero).clamp_min(0)
 
 
-def warn_about_gaps(gaps, *, tol=1e-6, category=GapWarning, stacklevel=1):
+def warn_about_gaps(gaps, *, tol=1e-6, category=GapWarning, stacklevel=1, advice=None):
     """Warn of samples with a relative duality gap above ``tol``, and name them.
 
     Parameters
@@ -124,7 +252,10 @@ def warn_about_gaps(gaps, *, tol=1e-6, category=GapWarning, stacklevel=1):
     stacklevel : int, default=1
         As in `warnings.warn`: 1 names the line that calls this function, 2 the line that calls the
         caller.
+    advice : str, default=None
+        The end of the warning: how to come closer. A larger penalty and ``max_iter`` by default.
     """
+    advice = advice or "float64 and a larger penalty come closer, and so does a larger max_iter"
     gaps = gaps.cpu()
     missed = (~(gaps <= tol)).nonzero().squeeze(1).tolist()  # a NaN misses as well
     if not missed:
@@ -135,8 +266,7 @@ def warn_about_gaps(gaps, *, tol=1e-6, category=GapWarning, stacklevel=1):
     warnings.warn(
         f"The codes of {len(missed)} of {len(gaps)} samples have a relative duality gap above "
         f"tol={tol:g}, up to {float(gaps[missed].max()):.3g} (samples {named}). Check these for "
-        "values that are huge or not finite; float64 and a larger penalty come closer, and so does "
-        "solve_lasso with a larger max_iter.",
+        f"values that are huge or not finite; {advice}.",
         category,
         stacklevel=stacklevel + 1,
     )

@@ -14,7 +14,7 @@ from skpudle.lasso._compiled import solve as solve_compiled
 from skpudle.lasso._gap import checked_alpha, duality_gap, known_entries
 from skpudle.lasso._supports import BLOCK_ENTRIES
 
-__all__ = ["gram_matrix", "lasso_path", "solve_lasso"]
+__all__ = ["choose_solver", "gram_matrix", "lasso_path", "solve_lasso"]
 
 # A Gram matrix costs n_components products with the atoms, in one efficient call, and saves a few
 # inefficient ones for every sample. Above 10,000 atoms it takes gigabytes.
@@ -27,7 +27,8 @@ _PARALLEL = torch.finfo(torch.float64).eps ** 0.5
 _SAME_LENGTH = 1e-13
 
 
-def _solver(name, device):
+def choose_solver(name, device):
+    """Return the solver of this name, the fastest of the device for ``"auto"``."""
     if name == "auto":
         name = "compiled" if device.type == "cpu" else "batched"
     solvers = {"batched": solve_batched, "compiled": solve_compiled}
@@ -168,7 +169,8 @@ def solve_lasso(
     x : Tensor of shape (n_samples, n_features)
         Data, of the dtype and on the device of the atoms.
     alpha : float or Tensor of shape () or (n_components,)
-        Penalty, in units of the data times the atoms; positive.
+        Penalty, in units of the data times the atoms; positive. It may be 0 for non-negative codes,
+        which `solve_nnls` solves with weights, and with atoms that may have codes of both signs.
     positive : bool, default=False
         Whether codes are restricted to non-negative values.
     debias : float, default=0.0
@@ -225,8 +227,8 @@ def solve_lasso(
     if not 0 <= debias <= 1:
         raise ValueError(f"debias={debias!r} is no share. Pass a number from 0 to 1.")
     x, known = known_entries(x, mask)
-    solve = _solver(solver, x.device)
-    penalty = checked_alpha(alpha, atoms)
+    solve = choose_solver(solver, x.device)
+    penalty = checked_alpha(alpha, atoms, positive)
     scaled_atoms = atoms.double()
     scale = None
     if isinstance(penalty, torch.Tensor):  # alpha z solves the lasso of atoms / alpha, penalty 1
@@ -243,7 +245,7 @@ def solve_lasso(
     n_rows = max(1, entries // len(atoms))
     in_place = compiled and x.dtype == torch.float64 and len(needed) == len(atoms)
     # the same loops can certify, but see the necessary atoms only
-    certifies = compiled and certify and scale is None and len(needed) == len(atoms)
+    certifies = compiled and certify and scale is None and len(needed) == len(atoms) and penalty > 0
     debiases = compiled and (certifies or not certify)  # the gap comes first
     if compiled and not in_place:  # allocating for each block costs a quarter of the time
         room = codes.new_empty(min(n_rows, len(x)), len(needed), dtype=torch.float64)
@@ -293,7 +295,8 @@ def lasso_path(
     x : Tensor of shape (n_samples, n_features)
         Data, of the dtype and on the device of the atoms.
     alphas : sequence of float
-        Penalties, from the largest to the smallest; positive.
+        Penalties, from the largest to the smallest; positive. With non-negative codes the last may
+        be 0.
     positive : bool, default=False
         Whether codes are restricted to non-negative values.
     max_iter, solver, mask
@@ -311,10 +314,10 @@ def lasso_path(
     check_tensors(atoms, x)
     x, known = known_entries(x.double(), mask)
     known = None if known is None else known.double()
-    solve, atoms = _solver(solver, x.device), atoms.double()
+    solve, atoms = choose_solver(solver, x.device), atoms.double()
     needed = _necessary_atoms(atoms, positive)
     kept = atoms if len(needed) == len(atoms) else atoms[needed]
-    how = dict(penalties=[checked_alpha(alpha, atoms) for alpha in alphas], mask=known)
+    how = dict(penalties=[checked_alpha(alpha, atoms, positive) for alpha in alphas], mask=known)
     how |= dict(positive=positive, max_iter=max_iter)
     if solve is solve_compiled:
         how["refits"] = refits = x.new_empty(len(alphas), len(x), len(kept))

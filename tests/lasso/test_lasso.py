@@ -37,8 +37,8 @@ def solver(request):
 @pytest.fixture
 def use_solver(solver, monkeypatch):
     """Make `converged_codes` use the solver; return its name."""
-    chosen = _solve._solver(solver, torch.device("cpu"))
-    monkeypatch.setattr(_solve, "_solver", lambda name, device: chosen)
+    chosen = _solve.choose_solver(solver, torch.device("cpu"))
+    monkeypatch.setattr(_solve, "choose_solver", lambda name, device: chosen)
     return solver
 
 

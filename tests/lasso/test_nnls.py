@@ -1,0 +1,449 @@
+"""Non-negative least squares: optimal, certified, and the same by both solvers and by SciPy."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import nnls
+
+from skpudle.lasso import GapWarning, duality_gap, lasso_path, solve_lasso, solve_nnls
+
+SOLVERS = ["batched", "compiled"]
+
+
+@pytest.fixture(params=SOLVERS)
+def solver(request):
+    return request.param
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def make_problem(rng, n=12, m=15, p=10, *, cosine=0.0):
+    """Return atoms without dependences and data with some negative products."""
+    common = np.ones(m) / m**0.5
+    atoms = rng.standard_normal((p, m))
+    atoms /= np.linalg.norm(atoms, axis=1)[:, None]
+    atoms = (1 - cosine) ** 0.5 * atoms + cosine**0.5 * common
+    return atoms, rng.standard_normal((n, m)) + 0.5 * common
+
+
+def make_spectra(rng, n=20, m=30, p=33, *, cosine=0.9):
+    """Return overlapping non-negative spectra, and mixtures with noise."""
+    channels, centres = np.arange(m), np.linspace(0, m, p)[:, None]
+    atoms = np.exp(-0.5 * ((channels - centres) / 2) ** 2)
+    atoms /= np.linalg.norm(atoms, axis=1)[:, None]
+    atoms = (1 - cosine) ** 0.5 * atoms + (cosine / m) ** 0.5
+    codes = rng.gamma(1.5, size=(n, p)) * (rng.uniform(size=(n, p)) < 0.2)
+    return atoms, codes @ atoms + 0.01 * rng.standard_normal((n, m))
+
+
+def optimality_error(atoms, x, codes, weights=1.0, free=None):
+    """Return how far codes are from the KKT conditions, in units of data and atoms."""
+    assert (codes >= 0)[:, [True] * len(atoms) if free is None else ~free].all()
+    c = weights**2 * (x - codes @ atoms) @ atoms.T / np.linalg.norm(atoms, axis=1)
+    active = (codes != 0) | (False if free is None else free)
+    error = np.where(active, np.abs(c), np.maximum(c, 0))
+    return float((error / np.linalg.norm(x, axis=1, keepdims=True)).max())
+
+
+def by_scipy(atoms, x):
+    return np.stack([nnls(atoms.T, row)[0] for row in x])
+
+
+def objective(atoms, x, codes):
+    return np.square(x - codes @ atoms).sum(1)
+
+
+# What the codes are.
+
+
+@pytest.mark.uncompiled
+@pytest.mark.parametrize(("m", "p"), [(15, 10), (6, 6), (5, 1), (1, 4), (1, 1), (7, 30)])
+def test_codes_meet_the_optimality_conditions_and_agree_with_scipy(rng, solver, m, p):
+    atoms, x = make_problem(rng, 8, m, p)
+    codes, gaps = solve_nnls(atoms, x, solver=solver)
+    assert optimality_error(atoms, x, codes) < 1e-12
+    assert gaps.max() < 1e-12
+    expected = by_scipy(atoms, x)
+    energy = np.square(x).sum(1)
+    found, best = objective(atoms, x, codes), objective(atoms, x, expected)
+    np.testing.assert_allclose(found / energy, best / energy, atol=1e-13)
+    if p <= m:  # the codes are unique
+        np.testing.assert_allclose(codes, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("cosine", [0.0, 0.9, 0.99])
+def test_collinear_spectra_are_solved_and_certified(rng, solver, cosine):
+    atoms, x = make_spectra(rng, cosine=cosine)
+    codes, gaps = solve_nnls(atoms, x, solver=solver)
+    assert gaps.max() < 1e-12
+    assert optimality_error(atoms, x, codes) < 1e-12
+    best = objective(atoms, x, by_scipy(atoms, x))
+    np.testing.assert_allclose(objective(atoms, x, codes), best, atol=1e-11)
+
+
+KINDS = ["normal", "non-negative", "collinear", "repeated", "near", "low rank", "signs", "lengths"]
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(
+    n=st.integers(1, 4),
+    m=st.integers(1, 12),
+    p=st.integers(1, 40),
+    kind=st.sampled_from(KINDS),
+    exact=st.booleans(),
+    seed=st.integers(0, 2**20),
+)
+def test_every_problem_is_solved_by_both_solvers_and_by_scipy(n, m, p, kind, exact, seed):
+    """Ill-posed dictionaries included: where codes are not unique, the objective is."""
+    rng = np.random.default_rng(seed)
+    atoms, x = rng.standard_normal((p, m)), rng.standard_normal((n, m))
+    copies = rng.integers(0, 1 + p // 3, p)
+    if kind == "non-negative":
+        atoms = np.abs(atoms)
+    elif kind == "collinear":
+        atoms = np.abs(atoms) + 10
+    elif kind == "repeated":
+        atoms = atoms[copies] * rng.choice([0.5, 1, 2], p)[:, None]
+    elif kind == "near":
+        atoms = atoms[copies] + 1e-7 * atoms
+    elif kind == "low rank":
+        rank = rng.integers(1, 1 + min(m, p))
+        atoms = rng.integers(-3, 4, (p, rank)) @ rng.integers(-3, 4, (rank, m)).astype(float)
+    elif kind == "signs":
+        atoms = np.sign(atoms)
+    elif kind == "lengths":
+        atoms *= 10.0 ** rng.uniform(-8, 8, p)[:, None]
+    if exact:
+        x = rng.uniform(size=(n, p)) @ atoms
+    energy = np.square(x).sum(1) + (~x.any(1))
+    try:
+        best = objective(atoms, x, by_scipy(atoms, x)) / energy
+    except RuntimeError:  # SciPy has run out of iterations
+        best = None
+    for solver in SOLVERS:
+        codes, _ = solve_nnls(atoms, x, solver=solver)  # warns of gaps above 1e-8
+        assert codes.min() >= 0
+        found = objective(atoms, x, codes) / energy
+        if best is not None:
+            assert (found - best).max() < 1e-9
+
+
+def test_twins_of_any_distance_are_certified(rng, solver):
+    for exponent in range(-16, -2):
+        atoms, x = make_problem(rng, 20, 5, 9)
+        atoms = np.concatenate([atoms, atoms + 10.0**exponent * rng.standard_normal(atoms.shape)])
+        codes, gaps = solve_nnls(atoms, x, solver=solver)
+        assert gaps.max() < 1e-8
+        expected = objective(atoms, x, by_scipy(atoms, x))
+        np.testing.assert_allclose(objective(atoms, x, codes), expected, atol=1e-8)
+
+
+# Symmetries.
+
+
+@pytest.mark.parametrize("exponent", [-400, -30, 30, 400])
+def test_codes_scale_with_the_data_and_inversely_with_the_atoms(rng, solver, exponent):
+    """Near the ends of float64 too, where squares of the data have no room."""
+    atoms, x = make_problem(rng)
+    codes, gaps = solve_nnls(atoms, x, solver=solver)
+    factor = 2.0**exponent
+    for scaled_atoms, scaled_x, expected in [
+        (atoms, factor * x, factor * codes),
+        (factor * atoms, x, codes / factor),
+        (factor * atoms, factor * x, codes),
+    ]:
+        scaled, gaps_of_scaled = solve_nnls(scaled_atoms, scaled_x, solver=solver)
+        np.testing.assert_allclose(scaled, expected, rtol=1e-12)
+        np.testing.assert_allclose(gaps_of_scaled, gaps, atol=1e-14)
+
+
+def test_lengths_of_atoms_divide_their_codes(rng, solver):
+    atoms, x = make_problem(rng)
+    lengths = 10.0 ** rng.uniform(-6, 6, len(atoms))
+    codes, _ = solve_nnls(atoms, x, solver=solver)
+    scaled, _ = solve_nnls(lengths[:, None] * atoms, x, solver=solver)
+    np.testing.assert_allclose(scaled * lengths, codes, atol=1e-10)
+
+
+@pytest.mark.parametrize("cosine", [0.0, 0.9])
+def test_permuted_atoms_and_repeated_rows_have_the_same_codes(rng, solver, cosine):
+    atoms, x = make_problem(rng, cosine=cosine)
+    codes, _ = solve_nnls(atoms, x, solver=solver)
+    order = rng.permutation(len(atoms))
+    moved, _ = solve_nnls(atoms[order], np.concatenate([x, x]), solver=solver)
+    np.testing.assert_allclose(moved, np.concatenate([codes, codes])[:, order], atol=1e-11)
+
+
+def test_rows_have_the_same_codes_alone_and_among_others(rng, solver):
+    atoms, x = make_problem(rng, 300, cosine=0.9)
+    weights = rng.uniform(0.5, 1, x.shape)
+    for has_weights in (False, True):
+        codes, _ = solve_nnls(atoms, x, weights=weights if has_weights else None, solver=solver)
+        for row in range(5):
+            own = weights[[row]] if has_weights else None
+            alone, _ = solve_nnls(atoms, x[[row]], weights=own, solver=solver)
+            np.testing.assert_allclose(alone[0], codes[row], atol=1e-11)
+
+
+# Weights.
+
+
+@pytest.mark.uncompiled
+def test_weights_are_a_scaling_of_features(rng, solver):
+    atoms, x = make_problem(rng)
+    weights = rng.uniform(0.1, 2, x.shape)
+    codes, gaps = solve_nnls(atoms, x, weights=weights, solver=solver)
+    assert gaps.max() < 1e-12
+    assert optimality_error(atoms, x, codes, weights) < 1e-12
+    for row, w in enumerate(weights):
+        alone, _ = solve_nnls(atoms * w, x[[row]] * w, solver=solver)
+        np.testing.assert_allclose(codes[row], alone[0], atol=1e-10)
+    rows_of_one = np.broadcast_to(weights[0], x.shape)
+    shared, _ = solve_nnls(atoms, x, weights=weights[0], solver=solver)
+    one_each, _ = solve_nnls(atoms, x, weights=rows_of_one, solver=solver)
+    np.testing.assert_allclose(shared, one_each, atol=1e-10)
+    scaled, _ = solve_nnls(atoms, x, weights=1e30 * weights, solver=solver)
+    np.testing.assert_allclose(scaled, codes, atol=1e-10)
+
+
+@pytest.mark.uncompiled
+def test_masked_entries_are_absent(rng, solver):
+    """Row by row with the known features alone, whatever lies under the mask."""
+    atoms, x = make_problem(rng, m=25)
+    mask = rng.uniform(size=x.shape) < 0.7
+    mask[:2], mask[2] = True, False
+    garbage = np.where(mask, x, np.nan)
+    codes, gaps = solve_nnls(atoms, garbage, weights=mask, solver=solver)
+    assert gaps.max() < 1e-12
+    assert not codes[2].any()
+    for row in np.flatnonzero(mask.any(1)):
+        known = mask[row]
+        alone, _ = solve_nnls(atoms[:, known], x[[row]][:, known], solver=solver)
+        np.testing.assert_allclose(codes[row], alone[0], atol=1e-10)
+    hidden = mask[3]
+    shared, _ = solve_nnls(atoms, np.where(hidden, x, np.inf), weights=hidden, solver=solver)
+    alone, _ = solve_nnls(atoms[:, hidden], x[:, hidden], solver=solver)
+    np.testing.assert_allclose(shared, alone, atol=1e-10)
+
+
+def test_masks_of_spectra_hide_some_atoms(rng, solver):
+    """Atoms without a known entry have the code 0, and the rest is certified."""
+    atoms, x = make_spectra(rng, cosine=0.0)
+    atoms[atoms < 1e-3] = 0
+    mask = np.ones(x.shape, bool)
+    mask[:, 5:25] = False
+    codes, gaps = solve_nnls(atoms, x, weights=mask, solver=solver)
+    hidden = ~atoms[:, mask[0]].any(1)
+    assert hidden.any()
+    assert not codes[:, hidden].any()
+    assert gaps.max() < 1e-12
+
+
+# Codes of any sign.
+
+
+@pytest.mark.uncompiled
+def test_free_codes_are_least_squares(rng, solver):
+    atoms, x = make_problem(rng)
+    everything = np.ones(len(atoms), bool)
+    codes, gaps = solve_nnls(atoms, x, free=everything, solver=solver)
+    np.testing.assert_allclose(codes, np.linalg.lstsq(atoms.T, x.T)[0].T, atol=1e-10)
+    assert gaps.max() < 1e-12
+    nothing, _ = solve_nnls(atoms, x, free=~everything, solver=solver)
+    np.testing.assert_allclose(nothing, solve_nnls(atoms, x, solver=solver)[0], atol=1e-12)
+
+
+@pytest.mark.uncompiled
+@pytest.mark.parametrize("weighted", [False, True])
+def test_some_free_codes_are_projected_out(rng, solver, weighted):
+    """Others solve the problem of residuals of least squares on the free atoms."""
+    atoms, x = make_problem(rng)
+    free = np.isin(np.arange(len(atoms)), [0, 3, 7])
+    weights = rng.uniform(0.5, 2, x.shape[1]) if weighted else np.ones(x.shape[1])
+    each = np.tile(weights, (len(x), 1)) * (1 + np.arange(len(x))[:, None])
+    codes, gaps = solve_nnls(atoms, x, free=free, weights=each, solver=solver)
+    assert gaps.max() < 1e-12
+    assert (codes[:, free] < 0).any()
+    assert optimality_error(atoms, x, codes, weights, free) < 1e-12
+    left, _ = np.linalg.qr((weights * atoms[free]).T)
+    rest, target = (v - v @ left @ left.T for v in (weights * atoms[~free], weights * x))
+    expected, _ = solve_nnls(rest, target, solver=solver)
+    np.testing.assert_allclose(codes[:, ~free], expected, atol=1e-10)
+
+
+def test_free_atoms_that_are_repeated_or_zero_do_no_harm(rng, solver):
+    atoms, x = make_problem(rng)
+    more = np.concatenate([atoms, -atoms[:2], np.zeros((1, atoms.shape[1]))])
+    free = np.isin(np.arange(len(more)), [0, 1, 10, 11, 12])
+    codes, gaps = solve_nnls(more, x, free=free, solver=solver)
+    expected, _ = solve_nnls(atoms, x, free=free[:10], solver=solver)
+    np.testing.assert_allclose(codes @ more, expected @ atoms, atol=1e-10)
+    assert gaps.max() < 1e-8
+
+
+# Edges.
+
+
+@pytest.mark.uncompiled
+def test_empty_and_zero_problems(rng, solver):
+    atoms, x = make_problem(rng)
+    for some_atoms, some_x in [
+        (atoms, x[:0]),
+        (atoms[:0], x),
+        (atoms[:, :0], x[:, :0]),
+        (atoms, 0 * x),
+        (0 * atoms, x),
+    ]:
+        codes, gaps = solve_nnls(some_atoms, some_x, solver=solver)
+        assert codes.shape == (len(some_x), len(some_atoms))
+        assert gaps.shape == (len(some_x),)
+        assert not codes.any()
+        assert not (gaps > 1e-15).any()
+    with_zeros = np.concatenate([0 * atoms[:1], atoms, 0 * atoms[:2]])
+    codes, _ = solve_nnls(with_zeros, x, solver=solver)
+    np.testing.assert_allclose(codes[:, 1:-2], solve_nnls(atoms, x, solver=solver)[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tensors_come_back_as_tensors_and_arrays_as_arrays(rng, solver, device, dtype):
+    if device == "cuda" and solver == "compiled":
+        pytest.skip("compiled for the CPU")
+    atoms, x = (torch.as_tensor(values, dtype=dtype) for values in make_problem(rng))
+    codes, gaps = solve_nnls(atoms.to(device), x.to(device), solver=solver)
+    assert codes.dtype == dtype
+    assert gaps.dtype == torch.float64
+    assert codes.device.type == gaps.device.type == device
+    assert float(gaps.max()) < 1e-12
+    array, gaps_of_array = solve_nnls(np.asarray(atoms), np.asarray(x), solver=solver)
+    assert isinstance(array, np.ndarray)
+    assert isinstance(gaps_of_array, np.ndarray)
+    torch.testing.assert_close(torch.as_tensor(array), codes.cpu(), rtol=1e-5, atol=1e-6)
+
+
+def test_layout_and_kind_of_arrays_do_not_matter(rng):
+    atoms, x = (np.round(4 * values) for values in make_problem(rng))
+    expected, _ = solve_nnls(atoms, x)
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    for same_atoms, same_x in [
+        (np.asfortranarray(atoms), x[::-1][::-1]),
+        (atoms.astype(int), x.astype(int)),
+        (atoms.tolist(), x.tolist()),
+        (torch.as_tensor(atoms), frozen),
+    ]:
+        codes, _ = solve_nnls(same_atoms, same_x)
+        assert codes.dtype == np.float64
+        np.testing.assert_array_equal(codes, expected)
+
+
+def test_both_solvers_agree_and_blocks_do_not_matter(rng, monkeypatch):
+    from skpudle.lasso import _nnls
+
+    atoms, x = make_spectra(rng)
+    weights = rng.uniform(size=x.shape)
+    weights[::3] = 1
+    for more in (dict(), dict(weights=weights), dict(free=np.arange(len(atoms)) < 3)):
+        compiled, _ = solve_nnls(atoms, x, **more)
+        with monkeypatch.context() as patch:
+            patch.setitem(_nnls.BLOCK_ENTRIES, "cpu", 7 * len(atoms))
+            batched, _ = solve_nnls(atoms, x, solver="batched", **more)
+        np.testing.assert_allclose(compiled, batched, atol=1e-7)
+        np.testing.assert_allclose(compiled @ atoms, batched @ atoms, atol=1e-10)
+
+
+# The certificate.
+
+
+def test_gaps_bound_the_distance_from_the_minimum(rng, solver):
+    """Of codes after every number of rounds: nearly non-negative, independent and other atoms."""
+    for atoms, x in (make_spectra(rng), make_problem(rng), make_problem(rng, p=40)):
+        best = objective(atoms, x, solve_nnls(atoms, x)[0])
+        energy = np.square(x).sum(1)
+        for max_iter in range(1, 8):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", GapWarning)
+                codes, gaps = solve_nnls(atoms, x, max_iter=max_iter, solver=solver)
+            excess = (objective(atoms, x, codes) - best) / energy
+            assert (excess <= gaps + 1e-13).all()
+            assert (gaps[excess > 1e-9] > 1e-9).all()
+
+
+def test_a_missed_tolerance_is_warned_of_on_the_callers_line(rng, solver):
+    atoms, x = make_spectra(rng)
+    with pytest.warns(GapWarning, match="larger max_iter") as record:
+        _, gaps = solve_nnls(atoms, x, max_iter=1, solver=solver)
+    assert record[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        solve_nnls(atoms, x, max_iter=1, tol=1.01 * gaps.max(), solver=solver)
+
+
+def test_codes_out_of_range_are_not_certified(rng, solver):
+    atoms, x = make_problem(rng)
+    with pytest.warns(GapWarning):
+        _, gaps = solve_nnls(1e-300 * atoms, 1e300 * x, solver=solver)
+    assert np.isinf(gaps).all()
+    with pytest.warns(GapWarning):
+        _, gaps = solve_nnls(1e300 * atoms, 1e-300 * x, solver=solver)
+    assert (gaps > 1e-8).all()
+
+
+# The lasso without a penalty.
+
+
+@pytest.mark.uncompiled
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_lasso_of_non_negative_codes_may_have_no_penalty(rng, solver, masked):
+    atoms, x = (torch.as_tensor(values) for values in make_problem(rng))
+    mask = torch.as_tensor(rng.uniform(size=x.shape) < 0.8) if masked else None
+    expected, _ = solve_nnls(atoms, x, weights=mask)
+    options = dict(positive=True, solver=solver, mask=mask)
+    for debias in (0.0, 1.0):
+        codes, gaps = solve_lasso(atoms, x, 0.0, debias=debias, **options)
+        torch.testing.assert_close(codes, expected, rtol=0, atol=1e-11)
+        assert float(gaps.max()) < 1e-12
+        codes, _ = solve_lasso(atoms, x, 0.0, debias=debias, certify=False, **options)
+        torch.testing.assert_close(codes, expected, rtol=0, atol=1e-11)
+    path, refits = lasso_path(atoms, x, [1.0, 0.1, 0.0], **options)
+    torch.testing.assert_close(path[-1], expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(refits[-1], expected, rtol=0, atol=1e-11)
+    gaps = duality_gap(atoms, x, expected, 0.0, positive=True, mask=mask)
+    assert float(gaps.max()) < 1e-12
+    gaps = duality_gap(atoms, x, 1.1 * expected, 0.0, positive=True, mask=mask)
+    assert float(gaps[expected.any(1)].min()) > 1e-6
+    for wrong in (0.0, torch.zeros(len(atoms))):
+        with pytest.raises(ValueError, match="Pass alpha=0 with positive=True"):
+            solve_lasso(atoms, x, wrong, positive=isinstance(wrong, torch.Tensor))
+
+
+# Errors.
+
+
+def test_wrong_input_is_refused(rng):
+    atoms, x = make_problem(rng)
+    ones = np.ones_like(x)
+    for values, options, message in [
+        ((atoms, np.where(ones, np.nan, x)), {}, "data contain NaN"),
+        ((np.where(atoms > 0, np.inf, atoms), x), {}, "atoms contain NaN or infinite"),
+        ((atoms[:, 1:], x), {}, "do not fit"),
+        ((atoms[0], x), {}, "do not fit"),
+        ((atoms, x[0]), {}, "one row for each sample"),
+        ((atoms, x), dict(weights=-ones), r"weights has the value -1. Pass weights >= 0"),
+        ((atoms, x), dict(weights=ones[1:]), "one weight for every entry"),
+        ((atoms, x), dict(weights=ones * np.nan), "weights contain NaN"),
+        ((atoms, x), dict(free=[True]), "Pass a boolean for each of the 10 atoms"),
+        ((atoms, x), dict(free=np.arange(10)), "Pass a boolean for each"),
+        ((atoms, x), dict(solver="exact"), "Unknown solver"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            solve_nnls(*values, **options)
+    for values in ((atoms.astype(complex), x), (atoms, x.astype(str))):
+        with pytest.raises(TypeError, match="Pass real numbers"):
+            solve_nnls(*values)
