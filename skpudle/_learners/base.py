@@ -211,7 +211,7 @@ class GradientLearner(CallbackSupportMixin):
             plan = self._plan()
             data = self._read(plan, X, y, **of_samples)
             warn_of_unused(self, plan.without_effect(data))
-            run.open(data, plan)
+            run.open(data, plan, partial(self._attributes, plan, data=data))
             with run.interrupts:
                 try:
                     model, rows = self._new_model(plan, data, run.generator, run)  # search

@@ -26,7 +26,7 @@ from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.sources import accepts, check_exposure, open_source
 from skpudle._data.tables import loaded
 from skpudle._learners.additive import ADDITIVE, attributes_of_atoms
-from skpudle._learners.base import Data, GradientLearner, attributes_of
+from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.counts import settle, smaller_penalty, stabilised
 from skpudle._learners.models import directions
@@ -200,20 +200,13 @@ def _energies(problem, state):
     return {"energy": to_numpy(energy / n), "mean": mean}
 
 
-def _fitted_so_far(model, rows, data, losses=()):
-    """Return the fitted attributes after some epochs of a search."""
-    curve = np.array(losses)
-    counts = {"n_iter_": len(curve), "n_steps_": 0, "loss_curve_": curve}
-    return attributes_of(model, rows, data) | counts
-
-
 def _search(plan, model, problem, rows_of, atoms, data, run):
     """Return the model, and rows with the atoms of a search."""
     if run.trains:
         plan.make_optimizer(model, atoms)  # refuses wrong parameters before the search
 
     def fitted(state):
-        return _fitted_so_far(model, rows_of(state.found[0].to(atoms)), data, state.losses)
+        return run.fitted(model, rows_of(state.found[0].to(atoms)), state.losses)
 
     goes_on = plan.encoder.loss.is_quadratic and not isinstance(data.source, Rows)
     goes_on = goes_on and data.source.n_samples > len(problem.x)
@@ -294,7 +287,7 @@ def start(plan, data, generator, run=None):  # -> model, rows
             atoms = trial.atoms.to(x)
             alpha = _chosen_alpha(plan, model, atoms, penalty, noise)
             found = replace(model, alpha=alpha, size_path=trial.path)
-            return _fitted_so_far(found, rows_of(atoms), data)
+            return run.fitted(found, rows_of(atoms))
 
         trials = try_sizes(problem, generator, fixed=plan.given.alpha != "auto")
         trial = run.choose_size(trials, fitted)

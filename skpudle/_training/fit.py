@@ -27,6 +27,7 @@ from skpudle._data.batches import count_batches
 from skpudle._training.checkpoint import Recorder
 from skpudle._training.identity import task_of
 from skpudle._training.messages import print_pass, print_progress, print_search, print_size
+from skpudle._training.state import Outcome
 from skpudle._training.team import current_team
 from skpudle.search import SearchState, advance, advance_stream, begin, is_done
 
@@ -374,7 +375,7 @@ class FitRun(AbstractContextManager):
         finally:
             self.recorder.release()
 
-    def open(self, data, plan):
+    def open(self, data, plan, attributes_of=None):
         """Seed the fit, compare it with its checkpoint and other processes, and count its updates.
 
         Parameters
@@ -384,7 +385,10 @@ class FitRun(AbstractContextManager):
         plan : object
             With ``batch_size(n_samples)``, and ``n_updates(n_batches, batch_size, data)``, the
             largest number of updates.
+        attributes_of : callable, default=None
+            Returns the fitted attributes of an outcome; only `fitted` needs it.
         """
+        self._attributes_of = attributes_of
         team, generator = self.team, make_generator(self.learner.random_state)
         team.check_agreement(lambda: task_of(self.learner, "fit", data))
         self.recorder.open(generator, team)
@@ -446,6 +450,10 @@ class FitRun(AbstractContextManager):
             whole.call_on_fit_task_end(**ended)
         self.seconds[name or "training"] = time.perf_counter() - began
         return stopped
+
+    def fitted(self, model, rows, losses=()):
+        """Return the fitted attributes before training."""
+        return self._attributes_of(Outcome(model, rows, losses))
 
     def choose_size(self, trials, attributes_of):  # -> SizeTrial
         """Choose the number of atoms; see `Sizes`."""

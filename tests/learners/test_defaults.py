@@ -9,7 +9,12 @@ import torch
 from sklearn.base import clone
 from sklearn.callback import FitCallback
 
-from skpudle import Checkpoint, NOODLDictionaryLearning, PUDLEDictionaryLearning
+from skpudle import (
+    Checkpoint,
+    ConvPUDLEDictionaryLearning,
+    NOODLDictionaryLearning,
+    PUDLEDictionaryLearning,
+)
 from skpudle._training import fit
 from skpudle.checkpoint import read_checkpoint
 from skpudle.metrics import dictionary_error, recovery_rate
@@ -220,6 +225,57 @@ def test_callbacks_see_every_epoch_of_the_search_and_may_stop_it():
     settled = stages[:1] if len(stages) == 3 else stages[:2]
     assert settled in (["settle"], ["settle", "split and remove"])
     assert stages == [*settled, "penalty", "polish"]
+
+
+class WatcherOfSteps(FitCallback):
+    """A callback that uses the learner in every epoch, and records their names and the phases'."""
+
+    def __init__(self):
+        self.tasks, self.codes = [], {}
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator):
+        self.tasks.append(context.task_name)
+        if context.task_name in ("number of atoms", "step", "epoch"):
+            data = IMAGES if "atom_shape" in estimator.get_params() else COUNTS
+            self.codes[context.parent.task_name] = fitted_estimator.transform(data)
+
+
+IMAGES = np.random.default_rng(0).normal(size=(8, 12, 12)).cumsum(axis=2)
+COUNTS = np.random.default_rng(0).poisson(np.exp(X[:60, :8]))
+
+
+@pytest.mark.parametrize(
+    ("learner", "data", "steps"),
+    [
+        (PUDLEDictionaryLearning("auto", debias=0.5), COUNTS, {"size", "penalty of codes"}),
+        (
+            PUDLEDictionaryLearning(3, loss="poisson", max_iter=2, tol=None),
+            COUNTS,
+            {"penalty of codes"},
+        ),
+        (
+            ConvPUDLEDictionaryLearning("auto", atom_shape=(3, 3)),
+            IMAGES,
+            {"size", "penalty of codes"},
+        ),
+    ],
+    ids=["rows", "counts", "images"],
+)
+def test_callbacks_see_every_step_and_seconds_have_its_name(learner, data, steps):
+    watcher = WatcherOfSteps()
+    learner = clone(learner).set_params(random_state=0).set_callbacks(watcher).fit(data)
+    assert steps <= watcher.codes.keys()
+    assert steps | {"search", "fit"} <= learner.fit_seconds_.keys()
+    for codes in watcher.codes.values():
+        assert np.isfinite(codes).all()
+    named = dict(learner.fit_seconds_)
+    assert sum(named.values()) - named["fit"] <= named["fit"]
+
+
+def test_steps_are_printed(capsys):
+    PUDLEDictionaryLearning("auto", random_state=0, verbose=1).fit(COUNTS)
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split(",")[0] for line in lines} >= {"size", "search", "penalty of codes"}
     stopped = Watcher(stop_after=3)
     learner_of(gradient="ae-ls", max_iter=2, tol=None).set_callbacks(stopped).fit(X)
     assert stopped.tasks.count("epoch of the search") == 3

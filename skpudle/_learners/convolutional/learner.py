@@ -4,7 +4,6 @@ from dataclasses import replace
 from functools import partial
 from math import frexp, prod
 
-import numpy as np
 import torch
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
@@ -23,7 +22,7 @@ from skpudle._data.images import (
 )
 from skpudle._data.noise import Noise
 from skpudle._data.training_images import Cropping, Geometry, TrainingImages
-from skpudle._learners.base import Data, GradientLearner, attributes_of
+from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer, check_loss
 from skpudle._learners.convolutional.model import ConvModel, ConvNetwork, RowLayout
 from skpudle._learners.convolutional.parameters import (
@@ -249,8 +248,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
         def fitted(found, losses, path):
             model, rows = built(found.reshape(-1, *shape[1:]).to(atoms))
-            curve = {"n_iter_": len(losses), "n_steps_": 0, "loss_curve_": np.array(losses)}
-            return attributes_of(replace(model, size_path=path), rows, data) | curve
+            return run.fitted(replace(model, size_path=path), rows, losses)
 
         if decides and run is not None and not resumes:
             problem = self._problem(images, float(penalty) / noise_of(*given), given[1])
