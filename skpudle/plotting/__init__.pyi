@@ -206,7 +206,7 @@ class LossCurveDisplay:
 class PenaltyPathDisplay:
     ax_: Any
     figure_: Any
-    line_: Any
+    lines_: Any
     unbiased_line_: Any
     chosen_line_: Any
     def __init__(

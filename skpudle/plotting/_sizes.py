@@ -185,8 +185,11 @@ class PenaltyPathDisplay:
     ----------
     ax_, figure_ : matplotlib Axes and Figure
         What was drawn on.
-    line_, unbiased_line_, chosen_line_ : matplotlib Line2D
-        The scores, those of atoms without bias, and the chosen penalty.
+    lines_ : list of matplotlib Line2D
+        The scores of each path: the rounds of a search may begin again at a penalty that was tried.
+        The last one is that of the result.
+    unbiased_line_, chosen_line_ : matplotlib Line2D
+        The scores of atoms without bias, and the chosen penalty.
     """
 
     def __init__(self, alpha, score, unbiased, chosen):
@@ -229,12 +232,18 @@ class PenaltyPathDisplay:
             This object.
         """
         self.ax_, self.figure_ = axes_to_draw_on(ax)
-        order, style = np.argsort(self.alpha, kind="stable"), {"marker": "."} | line_kwargs
-        (self.line_,) = self.ax_.semilogx(self.alpha[order], self.score[order], **style)
+        style = {"marker": "."} | line_kwargs
+        self.lines_ = []
+        for part in _paths(self.alpha):
+            (line,) = self.ax_.semilogx(self.alpha[part], self.score[part], **style)
+            self.lines_.append(line)
+            style = style | {"color": line.get_color()}
+        for line in self.lines_[:-1]:  # atoms that were given up
+            line.set_alpha(0.4)
         (self.unbiased_line_,) = self.ax_.plot(
             self.alpha[self.unbiased],
             self.score[self.unbiased],
-            color=self.line_.get_color(),
+            color=self.lines_[-1].get_color(),
             linestyle="none",
             marker="o",
             fillstyle="none",
@@ -246,5 +255,21 @@ class PenaltyPathDisplay:
             ylabel="Explained share of hidden entries",
             title=f"Penalty {self.chosen:.3g}",
         )
+        ends = np.log10([self.alpha.min(), self.alpha.max()])
+        self.ax_.set_xticks(
+            10 ** np.linspace(*ends, 4),
+            labels=[f"{alpha:.2g}" for alpha in 10 ** np.linspace(*ends, 4)],
+        )
+        self.ax_.minorticks_off()
         self.ax_.legend()
         return self
+
+
+def _paths(alpha):  # -> index arrays, in increasing order of penalties
+    """Cut trials into paths, each of which tries a penalty once."""
+    paths = [[]]
+    for place, value in enumerate(alpha):
+        if paths[-1] and np.isclose(alpha[paths[-1]], value).any():
+            paths.append([])
+        paths[-1].append(place)
+    return [np.array(path)[np.argsort(alpha[path], kind="stable")] for path in paths]

@@ -76,9 +76,13 @@ def test_the_display_shows_the_path(noisy):
     pytest.importorskip("matplotlib")
     learner = PUDLEDictionaryLearning(25, random_state=0).fit(noisy[0][:1000])
     display = PenaltyPathDisplay.from_estimator(learner)
-    path, order = learner.penalty_path_, np.argsort(learner.penalty_path_.alpha, kind="stable")
-    np.testing.assert_array_equal(display.line_.get_xdata(), path.alpha[order])
-    np.testing.assert_array_equal(display.line_.get_ydata(), path.score[order])
+    path, drawn = learner.penalty_path_, [line.get_xydata() for line in display.lines_]
+    expected = np.stack([path.alpha, path.score], axis=1)
+    np.testing.assert_array_equal(
+        np.unique(np.concatenate(drawn), axis=0), np.unique(expected, axis=0)
+    )
+    for points in drawn:  # a path tries a penalty once
+        assert (np.diff(np.log(points[:, 0])) > 0.1).all()
     assert display.unbiased_line_.get_xdata().size == path.unbiased.sum()
     assert display.chosen_line_.get_xdata()[0] == learner.search_alpha_
 
