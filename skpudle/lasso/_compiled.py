@@ -346,6 +346,7 @@ def solve_rows(
                 slack = resolution * penalty + rounding * (scale + size)
                 if off > settled * (best - penalty):
                     n_old = 0  # codes of the support are not at their minimum
+                # without a penalty only polish where the support is off by as much
                 by_rounding = penalty == 0.0 and best <= off
                 off, before = max(off, best - penalty), k
                 if off <= nearly * (penalty if penalty > 0.0 else 0.01 * scale):
@@ -360,7 +361,7 @@ def solve_rows(
                     )  # fmt: skip
                     polished += penalty == 0.0 and k == before
                     if k > before and factor[before, before] ** 2 * squares[before] > 1e6:
-                        n_old = 0
+                        n_old = 0  # an atom near the span of the support amplifies its slopes
                 else:
                     for i in range(k):
                         c[support[i]] = slope[i] + penalty * theta[i]
