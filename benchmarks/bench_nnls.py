@@ -143,14 +143,12 @@ def main():
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    results = {"timed": [], "random problems": []}
+    results = {}
     for name in PROBLEMS:
-        results["timed"].append(
-            {"data": name} | measured(name, options.rows, options.parts, options.scipy_rows)
-        )
-        print(results["timed"][-1], flush=True)
-    results["random problems"].append(compared(options.problems))
-    print(results["random problems"][-1])
+        results[name] = measured(name, options.rows, options.parts, options.scipy_rows)
+        print(name, results[name], flush=True)
+    results["random problems"] = compared(options.problems)
+    print(results["random problems"])
     title = f"Non-negative least squares: {N_ATOMS} atoms of {N_CHANNELS} channels"
     write_report(options.out, {"title": title, "results": results} | circumstances())
 

@@ -21,7 +21,7 @@ from skpudle._precision import own_precision
 from skpudle.diagnostics import code_convergence
 from skpudle.encoding import encode, unfold
 from skpudle.images import denoise_patches, extract, psnr, reconstruct, ssim
-from skpudle.lasso import converged_codes, solve_lasso
+from skpudle.lasso import converged_codes, solve_lasso, solve_nnls
 from skpudle.omp import solve_omp
 from skpudle.operators import ConvDictionary, DenseDictionary
 from skpudle.plotting import AtomsDisplay, CodesDisplay
@@ -355,6 +355,8 @@ def test_solvers_on_a_device(positive, generator):
     solvers = [
         lambda atoms, x: solve_lasso(atoms, x, 0.1, positive=positive)[0],
         lambda atoms, x: solve_lasso(atoms, x, 0.1, positive=positive, mask=x > -0.5)[0],
+        lambda atoms, x: solve_nnls(atoms, x, free=atoms[:, 0] > 0.5)[0] @ atoms,
+        lambda atoms, x: solve_nnls(atoms, x, weights=x.abs() * positive + 1)[0] @ atoms,
         lambda atoms, x: solve_omp(atoms, x, n_nonzero_coefs=4, positive=positive),
         lambda atoms, x: solve_omp(atoms, x, tol=0.1, positive=positive),
     ]

@@ -91,13 +91,24 @@ def _border(atoms, gram, has_gram, support, k, squares, factor, dependent):
         factor[k, i] = total
     squares[k] = factor[k, k]
     pivot = squares[k]
-    for i in range(k):
-        entry = factor[k, i]
+    i = 0
+    while i + 1 < k:  # two rows at a time: fewer passes over the new one
+        first, last = factor[k, i], factor[k, i + 1]
         for j in range(i):
-            entry -= factor[k, j] * factor[i, j]
-        entry *= factor[i, i]
-        factor[k, i] = entry
-        pivot -= entry * entry
+            first -= factor[k, j] * factor[i, j]
+            last -= factor[k, j] * factor[i + 1, j]
+        first *= factor[i, i]
+        last = (last - first * factor[i + 1, i]) * factor[i + 1, i + 1]
+        factor[k, i], factor[k, i + 1] = first, last
+        pivot -= first * first + last * last
+        i += 2
+    if i < k:
+        last = factor[k, i]
+        for j in range(i):
+            last -= factor[k, j] * factor[i, j]
+        last *= factor[i, i]
+        factor[k, i] = last
+        pivot -= last * last
     # An atom that depends on the support takes a long step along the direction that changes nothing
     # but the penalty, up to the first code that reaches zero.
     least = 0.1 * dependent * squares[k]
@@ -148,13 +159,19 @@ def _minimise(k, support, z, theta, squares, step, y, factor):
     while k > 0:
         for i in range(k):
             step[i] = y[i]
+        i = k - 1
+        while i > 0:  # two rows at a time: fewer passes over the step
+            last = step[i] * factor[i, i]
+            first = (step[i - 1] - factor[i, i - 1] * last) * factor[i - 1, i - 1]
+            step[i], step[i - 1] = last, first
+            for j in range(i - 1):
+                step[j] -= factor[i, j] * last + factor[i - 1, j] * first
+            i -= 2
+        if i == 0:
+            step[0] *= factor[0, 0]
         length = 2.0
-        for i in range(k - 1, -1, -1):
-            step[i] *= factor[i, i]
-            found = step[i]  # else numba loads it in every turn of the loop
-            for j in range(i):
-                step[j] -= factor[i, j] * found
-            length = min(length, _reach(z[i], theta[i], found))
+        for i in range(k):
+            length = min(length, _reach(z[i], theta[i], step[i]))
         if length > 1.0:
             for i in range(k):
                 z[i] += step[i]
@@ -329,6 +346,7 @@ def solve_rows(
                 slack = resolution * penalty + rounding * (scale + size)
                 if off > settled * (best - penalty):
                     n_old = 0  # codes of the support are not at their minimum
+                # without a penalty only polish where the support is off by as much
                 by_rounding = penalty == 0.0 and best <= off
                 off, before = max(off, best - penalty), k
                 if off <= nearly * (penalty if penalty > 0.0 else 0.01 * scale):
@@ -343,7 +361,7 @@ def solve_rows(
                     )  # fmt: skip
                     polished += penalty == 0.0 and k == before
                     if k > before and factor[before, before] ** 2 * squares[before] > 1e6:
-                        n_old = 0
+                        n_old = 0  # an atom near the span of the support amplifies its slopes
                 else:
                     for i in range(k):
                         c[support[i]] = slope[i] + penalty * theta[i]

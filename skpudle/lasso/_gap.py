@@ -130,7 +130,7 @@ def nonnegative_gap(atoms, x, codes, dual_codes, direction, weights=None):
     Parameters
     ----------
     atoms : Tensor of shape (n_components, n_features)
-        Atoms, in float64.
+        Atoms of norm 1 or 0, in float64.
     x : Tensor of shape (n_samples, n_features)
         Data, in float64, times the weights.
     codes, dual_codes : Tensor of shape (n_samples, n_components)
@@ -157,7 +157,7 @@ def nonnegative_gap(atoms, x, codes, dual_codes, direction, weights=None):
     primal = (residual if codes is dual_codes else residual_of(codes)).square().sum(1) / 2
     c = weighted(residual) @ atoms.mT
     energy = x.square().sum(1)
-    size = dual_codes.abs() @ torch.linalg.vector_norm(atoms, dim=1) + energy.sqrt()
+    size = dual_codes.sum(1).abs() + energy.sqrt()
     if weights is not None:
         v = weighted(v)
         w = (weighted(v) @ atoms.mT) * (w > 0)
@@ -209,7 +209,9 @@ def duality_gap(atoms, x, codes, alpha, *, positive=False, dual_codes=None, mask
     atoms, x, codes = atoms.double(), x.double(), codes.double()
     x, known = known_entries(x, mask)
     if not isinstance(alpha, torch.Tensor) and alpha == 0:
-        dual_codes = codes if dual_codes is None else dual_codes.double()
+        norms = torch.linalg.vector_norm(atoms, dim=1)
+        atoms, codes = atoms / norms.where(norms > 0, 1.0)[:, None], codes * norms
+        dual_codes = codes if dual_codes is None else dual_codes.double() * norms
         return nonnegative_gap(atoms, x, codes, dual_codes, descent_direction(atoms), known)
     alpha = as_scalars(alpha, x)
 

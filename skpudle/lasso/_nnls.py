@@ -130,11 +130,9 @@ def _solve(atoms, x, weights, free, max_iter, solver):
         room = unit.new_empty(1, n_rows, len(unit))
     for first in range(0, len(x), n_rows):
         rows = slice(first, first + n_rows)
-        data, scale = _split_scale(x[rows].double())
-        row_weights = None
-        if same_weights:
-            data, scale = _split_scale(x[rows].double() * weights)
-        elif weights is not None:
+        data, row_weights = x[rows].double(), None
+        data, scale = _split_scale(data * weights if same_weights else data)
+        if weights is not None and not same_weights:
             row_weights, _ = _split_scale(weights[rows])
             data, again = _split_scale(data * row_weights)
             scale = scale * again
