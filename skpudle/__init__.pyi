@@ -545,7 +545,7 @@ class PoissonNMF(BaseEstimator, TransformerMixin):
         alpha: float | Literal["auto"] = "auto",
         batch_size: int = 256,
         max_iter: int | Literal["auto"] = "auto",
-        tol: float | None = 0.0001,
+        tol: float | None = 1e-06,
         n_iter_no_change: int = 5,
         dict_init: Any = "search",
         random_state: int | np.random.RandomState | None = None,

@@ -56,12 +56,14 @@ __all__ = ["PoissonNMF"]
 # (benchmarks/bench_additive.py) the best number is 0.4 to 13, and 0.5 is never worse than none.
 _SMOOTHING = 0.5
 # max_iter="auto"
-_STEPS = 200
+_STEPS = 1000
 # `partial_fit` forgets: the share of the statistics before batch t is (1 - 1 / t) ** _FORGETTING.
 _FORGETTING = 2.0
 # rows read at a time
 _ROWS = 4096
 
+# of a state of the alternation
+_ARRAYS = "atoms", "codes", "previous_atoms", "previous_codes"
 _CURVES = "losses", "objectives"
 
 
@@ -210,8 +212,8 @@ class _Alternation:
         stored = recorder.found_steps(self._check)
         if stored is None:
             return
-        atoms, codes = (to_numpy(stored[name]) for name in ("atoms", "codes"))
-        self.state = Progress(atoms, codes, *(tuple(stored[name]) for name in _CURVES))
+        arrays = [to_numpy(stored[name]) for name in _ARRAYS]
+        self.state = Progress(*arrays, stored["factor"], *(tuple(stored[n]) for n in _CURVES))
         self.ended_by, self.n_stalled = recorder.ended_by, stored["n_stalled"]
         if recorder.has_another_rule:
             self.n_stalled = 0
@@ -222,9 +224,9 @@ class _Alternation:
 
     def _check(self, stored):
         """Raise ValueError unless the alternation can reach a state."""
-        n_steps, shapes = len(stored["losses"]), [a.shape for a in self.state[:2]]
-        for name, shape in zip(("atoms", "codes"), shapes, strict=True):
-            array = stored[name]
+        n_steps = len(stored["losses"])
+        for name in _ARRAYS:
+            array, shape = stored[name], getattr(self.state, name).shape
             if tuple(array.shape) != shape or array.dtype != torch.float64:
                 raise ValueError(f"its {name} have the shape {tuple(array.shape)}, not {shape}")
             if not (torch.isfinite(array) & (array >= 0)).all():
@@ -232,18 +234,17 @@ class _Alternation:
         numbers = [number for name in _CURVES for number in stored[name]]
         if len(numbers) != 2 * n_steps or not np.isfinite(np.array(numbers, float)).all():
             raise ValueError("its objectives are not finite, or not those of its steps")
+        if not 0 <= stored["factor"] <= 1:
+            raise ValueError(f"its extrapolation is {stored['factor']!r:.50}, not 0 to 1")
         if type(stored["n_stalled"]) is not int or not 0 <= stored["n_stalled"] <= n_steps:
             raise ValueError(f"it has stalled for {stored['n_stalled']!r:.50} steps")
 
     def pack(self):
         """Return the state for a checkpoint."""
         state = self.state
-        arrays = {"atoms": to_tensor(state.atoms), "codes": to_tensor(state.codes)}
-        return (
-            arrays
-            | {name: getattr(state, name) for name in _CURVES}
-            | {"n_stalled": self.n_stalled}
-        )
+        arrays = {name: to_tensor(getattr(state, name)) for name in _ARRAYS}
+        numbers = {name: getattr(state, name) for name in ("factor", *_CURVES)}
+        return arrays | numbers | {"n_stalled": self.n_stalled}
 
     @property
     def is_done(self):
@@ -373,9 +374,9 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         Rows in an update of `partial_fit`.
 
     max_iter : int or "auto", default="auto"
-        Largest number of steps of the alternation; "auto" is 200.
+        Largest number of steps of the alternation; "auto" is 1000.
 
-    tol : float or None, default=1e-4
+    tol : float or None, default=1e-6
         Relative improvement of the objective that counts as one; None makes ``max_iter`` steps.
 
     n_iter_no_change : int, default=5
@@ -464,7 +465,7 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         alpha="auto",
         batch_size=256,
         max_iter="auto",
-        tol=1e-4,
+        tol=1e-6,
         n_iter_no_change=5,
         dict_init="search",
         random_state=None,

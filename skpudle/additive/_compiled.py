@@ -18,7 +18,7 @@ def _slope(n, x, column, base, z):
     """Return ``g = sum_t x_t a_t / (base_t + a_t z)`` and its derivative without the sign."""
     g, h = 0.0, 0.0
     for t in range(n):
-        part = column[t] / max(base[t] + column[t] * z, 1e-300)
+        part = column[t] / max(base[t] + column[t] * z, 1e-150)  # its square is finite
         g += x[t] * part
         h += x[t] * part * part
     return g, h

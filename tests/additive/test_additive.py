@@ -1,9 +1,13 @@
 """Alternation of codes and atoms of counts that add: optimality, priors, exposures, gaps."""
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy import sparse
 from scipy.special import xlogy
+from sklearn.decomposition import NMF
+from sklearn.exceptions import ConvergenceWarning
 
 from skpudle.additive import (
     Events,
@@ -11,6 +15,7 @@ from skpudle.additive import (
     atoms_of_events,
     begin,
     choose_smoothing,
+    converge,
     expected_events,
     solve_codes,
     spectral_start,
@@ -113,17 +118,74 @@ def test_a_fit_of_one_atom_is_the_mean_spectrum(rng):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("factor", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("gaps", [False, True])
-def test_steps_lower_the_objective(rng, smoothing, gaps):
+def test_steps_lower_the_objective(rng, smoothing, factor, gaps):
+    """With extrapolation and without; sweeps are exact to the last digits of Newton's method."""
     x, *_ = planted(rng)
     events = Events.of(x, (rng.random(x.shape) < 0.9).astype(float) if gaps else None)
-    state = begin(events, spectral_start(x, P))
-    for _ in range(30):
+    state = begin(events, spectral_start(x, P))._replace(factor=factor)
+    for _ in range(60):
         state = advance(events, state, smoothing)
     objectives = np.array(state.objectives)
-    assert (np.diff(objectives) <= 1e-3 * objectives[0]).all()
+    assert (np.diff(objectives) <= 1e-5 * np.abs(objectives[0])).all()
     assert objectives[-1] < objectives[0]
     np.testing.assert_allclose(state.atoms.sum(1), 1)
+    assert state.factor <= 1
+    assert (state.factor == 0) == (factor == 0)
+
+
+def test_extrapolation_converges_sooner(rng):
+    """Where spectra are alike, plain alternation makes many short steps."""
+    _, _, atoms = planted(rng)
+    atoms = 0.2 * atoms + 0.8 * atoms.mean(0)
+    events = Events.of(rng.poisson(2000 * rng.dirichlet(np.ones(P), 60) @ atoms).astype(float))
+    start = begin(events, atoms)
+    slow = start._replace(factor=0.0)
+    for _ in range(400):
+        slow = advance(events, slow, 1.0)
+    fast = converge(events, start, 1.0)
+    assert len(fast.losses) < 200
+    assert fast.objectives[-1] < slow.objectives[200]
+    assert fast.objectives[-1] < slow.objectives[-1] + 0.01
+
+
+def test_a_fit_goes_with_permuted_features_and_rows(rng):
+    x, *_ = planted(rng)
+    rows, columns = rng.permutation(N), rng.permutation(M)
+    atoms = spectral_start(x, P)
+    state = converge(Events.of(x), begin(Events.of(x), atoms), 1.0)
+    events = Events.of(x[rows][:, columns])
+    other = converge(events, begin(events, atoms[:, columns]), 1.0)
+    np.testing.assert_allclose(other.atoms, state.atoms[:, columns], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(other.codes, state.codes[rows], rtol=0, atol=1e-3)
+
+
+def test_counts_and_pseudo_events_scale_together(rng):
+    """A likelihood of c times the counts, and c times the pseudo-events, is c times as large."""
+    x, *_ = planted(rng)
+    atoms = spectral_start(x, P)
+    state, other = (
+        converge(Events.of(c * x), begin(Events.of(c * x), atoms), c * 1.0, 30) for c in (1, 64)
+    )
+    np.testing.assert_allclose(other.codes, 64 * state.codes, rtol=0.02, atol=0.5)
+    np.testing.assert_allclose(other.atoms, state.atoms, rtol=0, atol=2e-4)
+
+
+def test_without_a_prior_the_likelihood_is_the_maximum_of_nmf(rng):
+    """From one start multiplicative updates reach the same likelihood, in many more steps."""
+    x, *_ = planted(rng)
+    events = Events.of(x)
+    start = begin(events, spectral_start(x, P))
+    found = converge(events, start, 0.0, 2000)
+    nmf = NMF(P, beta_loss="kullback-leibler", solver="mu", init="custom", tol=0, max_iter=3000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        codes = nmf.fit_transform(x, W=start.codes.copy(), H=start.atoms.copy())
+    theirs = objective(x, nmf.components_, codes, np.ones_like(x), np.ones(N)).sum()
+    codes = solve_codes(events, found.atoms)
+    ours = objective(x, found.atoms, codes, np.ones_like(x), np.ones(N)).sum()
+    assert ours == pytest.approx(theirs, abs=0.5)
 
 
 def test_atoms_are_the_expected_events_with_the_prior(rng):
@@ -183,6 +245,25 @@ def test_the_start_finds_pure_rows(rng):
     found /= np.linalg.norm(found, axis=1, keepdims=True)
     atoms = atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
     assert (found @ atoms.T).max(0).min() > 1 - 1e-6
+
+
+@pytest.mark.parametrize("counts", [20.0, 300.0, 3000.0])
+def test_the_prior_is_an_optimum_of_held_out_entries(rng, counts):
+    """An eighth of the number and eight times the number predict worse, or no better."""
+    x, *_ = planted(rng, n=80, counts=counts)
+    events, start = Events.of(x), spectral_start(x, P)
+    chosen, _ = choose_smoothing(events, start, np.random.default_rng(0))
+    assert 0.1 < chosen < 4 * x.sum() / start.size
+    hidden = sparse.random_array(x.shape, density=0.1, rng=np.random.default_rng(0), format="csr")
+    hidden.data[:] = 1.0
+    seen, judge = events.without(hidden)
+
+    def error(smoothing):
+        state = converge(seen, begin(seen, start), smoothing)
+        return judge.negative_likelihood(state.atoms, solve_codes(seen, state.atoms))
+
+    assert error(chosen) < error(8 * chosen) + 1
+    assert error(chosen) < error(chosen / 8) + 1
 
 
 def test_a_prior_is_chosen_that_beats_none(rng):

@@ -289,7 +289,7 @@ def test_atoms_are_kept_in_files(fitted, X, tmp_path):
 def test_findings_never_advise_a_penalty_of_codes(X):
     """A larger prior makes codes no sparser."""
     for counts in (X, X + 1, np.random.default_rng(0).poisson(3.0, X.shape)):
-        learner = make().fit(counts)
+        learner = make(alpha=1.0).fit(counts)
         assert (learner.transform(counts) != 0).mean() > 0.5
         assert not any("alpha" in sentence for sentence in findings(learner, counts))
 
