@@ -530,6 +530,7 @@ class PoissonNMF(BaseEstimator, TransformerMixin):
     components_: NDArray[Any]
     n_components_: int
     alpha_: float
+    size_path_: Bunch
     n_features_in_: int
     feature_names_in_: NDArray[Any]
     n_iter_: int
@@ -540,7 +541,7 @@ class PoissonNMF(BaseEstimator, TransformerMixin):
     fit_seconds_: Any
     def __init__(
         self,
-        n_components: int | None = None,
+        n_components: int | Literal["auto"] | None = None,
         *,
         alpha: float | Literal["auto"] = "auto",
         batch_size: int = 256,

@@ -40,12 +40,14 @@ _SHARE_OF_MEAN = 0.01
 # likelihood of 300 rows of 8 flat spectra is within 1 of its maximum after 68 steps, after 439
 # without extrapolation. An atom's entry stays above this share of its value.
 _FACTOR, _GROWTH, _LARGEST, _KEPT = 0.5, 1.05, 1.0, 1e-3
-# `converge` ends after this many steps without a relative improvement of _IMPROVED, or _MOST steps.
+# `converge` ends after this many steps without a relative improvement of _IMPROVED, or after _MOST.
 _STALLED, _IMPROVED, _MOST = 3, 1e-6, 400
 # Choice of the smoothing: the share of hidden entries; the first value and the largest, in events
 # of an entry of an atom; the least, in events; by how much predictions are worse, in nats, that
 # count as the best; and the least rate of an entry, in mean rates.
 _HIDDEN, _FIRST, _LAST, _LEAST, _EQUAL, _LEAST_RATE = 0.1, 1e-3, 4.0, 0.1, 1.0, 1e-3
+# the share of entries from which on the product of all is faster than of some
+_DENSE = 0.1
 # rows that are worth a thread
 _ROWS = 64
 
@@ -117,15 +119,18 @@ class Events:
         if self.exposure is not None:
             rates = rates * self.exposure[_rows_of(counts)]
         rates = np.maximum(rates, np.finfo(np.float64).tiny)
-        entries = xlogy(counts.data, counts.data / rates) - counts.data
+        entries = xlogy(counts.data, counts.data) - xlogy(counts.data, rates) - counts.data
         return float((self.loads(atoms) * codes).sum() + entries.sum())
 
     def parts(self, n_rows):  # yields Events
         """Yield the events of parts of the rows."""
         for first in range(0, self.counts.shape[0], n_rows):
-            part = slice(first, first + n_rows)
-            cut = (t if t is None else t[part] for t in (self.missing, self.exposure))
-            yield Events(self.counts[part], *cut)
+            yield self.take(slice(first, first + n_rows))
+
+    def take(self, rows):  # -> Events
+        """Return the events of some rows."""
+        cut = (t if t is None else t[rows] for t in (self.missing, self.exposure))
+        return Events(self.counts[rows], *cut)
 
     def without(self, hidden):  # (n, n_features) CSR of 1 -> Events, Events
         """Hide entries; return the events of the others, and of these."""
@@ -167,7 +172,7 @@ def _first_codes(events, loads):  # -> (n, n_components)
     return np.where(loads > 0, total / np.maximum(loads, 1e-300) / n_components, 0.0)
 
 
-def solve_codes(events, atoms, codes=None):
+def solve_codes(events, atoms, codes=None, tol=_TOL):
     """Return the codes of most likely rates.
 
     Parameters
@@ -178,6 +183,8 @@ def solve_codes(events, atoms, codes=None):
         Atoms, not negative.
     codes : ndarray of shape (n_samples, n_components), default=None
         Codes to start from; the result does not depend on them where it is unique.
+    tol : float, default=1e-5
+        By how much the log-likelihood of a row may be below its maximum.
 
     Returns
     -------
@@ -186,7 +193,7 @@ def solve_codes(events, atoms, codes=None):
     """
     loads = events.loads(atoms)
     z = _first_codes(events, loads) if codes is None else codes.copy()
-    _solve(events.counts, atoms, loads, np.zeros(len(z)), z, _SWEEPS, _TOL)
+    _solve(events.counts, atoms, loads, np.zeros(len(z)), z, _SWEEPS, tol)
     return z
 
 
@@ -215,8 +222,8 @@ class Hidden(NamedTuple):
     hidden: sparse.csr_array
     exposure: np.ndarray | None
 
-    def negative_likelihood(self, atoms, codes):  # -> float
-        """Return the negative log-likelihood of the entries, up to terms of the data."""
+    def negative_likelihood(self, atoms, codes):  # -> (n_samples,)
+        """Return the negative log-likelihood of the entries of rows, up to terms of the data."""
         rates, entries = _rates(self.hidden, atoms, codes), self.counts
         if self.exposure is not None:
             rates = rates * self.exposure[_rows_of(self.hidden)]
@@ -225,7 +232,8 @@ class Hidden(NamedTuple):
         x = (entries + 2 * self.hidden).tocsr()  # in the order of the entries
         dense.sort_indices()
         x.sort_indices()
-        return float((dense.data - xlogy(x.data - 2, dense.data)).sum())
+        entries = dense.data - xlogy(x.data - 2, dense.data)
+        return np.bincount(_rows_of(dense), entries, minlength=dense.shape[0])
 
 
 def _rows_of(array):  # CSR -> (n_entries,)
@@ -234,6 +242,8 @@ def _rows_of(array):  # CSR -> (n_entries,)
 
 def _rates(array, atoms, codes):  # CSR -> (n_entries,): rates of its entries
     rows, columns = _rows_of(array), array.indices
+    if array.nnz > _DENSE * array.shape[0] * array.shape[1]:
+        return (codes @ atoms)[rows, columns]
     return sum(z[rows] * atom[columns] for z, atom in zip(codes.T, atoms))
 
 
@@ -264,7 +274,7 @@ def choose_smoothing(events, atoms, rng):  # -> float, (n_components, n_features
     def try_value(place, state):
         state = converge(seen, state, first * 2.0**place)
         codes = solve_codes(seen, state.atoms, state.codes)
-        tried[place] = judge.negative_likelihood(state.atoms, codes), state
+        tried[place] = judge.negative_likelihood(state.atoms, codes).sum(), state
 
     def walk(way, gain, patience):
         """Try values from the first on, until some in a row lower the error by no more than this.
@@ -395,7 +405,7 @@ def advance(events, state, smoothing):
     )
 
 
-def converge(events, state, smoothing, n_steps=_MOST):  # -> Progress
+def converge(events, state, smoothing, n_steps=_MOST, tol=_IMPROVED):  # -> Progress
     """Make steps until the objective stalls.
 
     Parameters
@@ -408,12 +418,14 @@ def converge(events, state, smoothing, n_steps=_MOST):  # -> Progress
         As in `advance`.
     n_steps : int, default=400
         Largest number of steps.
+    tol : float, default=1e-6
+        Relative improvement of the objective that counts as one.
     """
     state, n_stalled = _restart(state.atoms, state.codes), 0
     while len(state.losses) < n_steps and n_stalled < _STALLED:
         state = advance(events, state, smoothing)
         (before, now), loss = (np.inf, *state.objectives)[-2:], state.losses[-1]
-        n_stalled = n_stalled + 1 if before - now <= _IMPROVED * abs(loss) else 0
+        n_stalled = n_stalled + 1 if before - now <= tol * abs(loss) else 0
     return state
 
 

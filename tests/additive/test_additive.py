@@ -14,6 +14,7 @@ from skpudle.additive import (
     advance,
     atoms_of_events,
     begin,
+    choose_size,
     choose_smoothing,
     converge,
     expected_events,
@@ -234,7 +235,7 @@ def test_hidden_entries_are_judged_by_the_likelihood(rng):
     mu, judged = codes @ atoms, hidden * mask
     mu = np.maximum(mu, 1e-3 * mu[judged == 1].mean())
     expected = (judged * (mu - xlogy(x, mu))).sum()
-    assert judge.negative_likelihood(atoms, codes) == pytest.approx(expected, rel=1e-9)
+    assert judge.negative_likelihood(atoms, codes).sum() == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_start_finds_pure_rows(rng):
@@ -260,7 +261,7 @@ def test_the_prior_is_an_optimum_of_held_out_entries(rng, counts):
 
     def error(smoothing):
         state = converge(seen, begin(seen, start), smoothing)
-        return judge.negative_likelihood(state.atoms, solve_codes(seen, state.atoms))
+        return judge.negative_likelihood(state.atoms, solve_codes(seen, state.atoms)).sum()
 
     assert error(chosen) < error(8 * chosen) + 1
     assert error(chosen) < error(chosen / 8) + 1
@@ -281,3 +282,58 @@ def test_a_prior_is_chosen_that_beats_none(rng):
     chosen, atoms = choose_smoothing(events, spectral_start(x, P), np.random.default_rng(0))
     assert 0.1 < chosen < 20
     assert error(chosen, atoms) < 0.8 * error(0.0, spectral_start(x, P))
+
+
+def signatures(rng, p, n, counts):
+    """Return counts of spiky spectra, some of them in a row, and the spectra."""
+    atoms = rng.dirichlet(np.full(40, 0.15), p)
+    codes = rng.gamma(1.0, 1.0, (n, p)) * (rng.random((n, p)) < 0.5)
+    return rng.poisson(counts * codes @ atoms).astype(float), atoms
+
+
+@pytest.mark.parametrize("p", [1, 3, 6])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_the_number_of_atoms_is_found(rng, p, gaps):
+    x, atoms = signatures(rng, p, 80, 500.0)
+    known = (rng.random(x.shape) < 0.9).astype(float) if gaps else None
+    exposure = rng.uniform(0.5, 2, len(x)) if gaps else None
+    found, path = choose_size(Events.of(x, known, exposure), 1.0, np.random.default_rng(0))
+    assert len(found) == p
+    assert (np.diff(path.n_components) > 0).all()
+    assert path.score.max() <= 1
+    assert path.score[path.n_components == p] > path.score.max() - 0.01
+    found, atoms = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (found, atoms))
+    assert (found @ atoms.T).max(0).min() > 0.95
+
+
+def test_variation_beyond_poissons_adds_no_atoms(rng):
+    """Hidden features are not predicted by atoms that explain the errors of single entries."""
+    _, atoms = signatures(rng, 4, 1, 1.0)
+    codes = rng.gamma(1.0, 1.0, (120, 4)) * (rng.random((120, 4)) < 0.6)
+    rates = 2000 * codes @ atoms * rng.lognormal(0, 0.2, (120, 40))
+    found, _ = choose_size(Events.of(rng.poisson(rates).astype(float)), 1.0, rng)
+    assert len(found) == 4
+
+
+def test_the_score_of_a_size_is_the_explained_deviance(rng):
+    """Written out for one atom: every feature is predicted from the other groups' features."""
+    x, _ = signatures(rng, 1, 40, 200.0)
+    _, path = choose_size(Events.of(x), 0.5, np.random.default_rng(0))
+    order = np.random.default_rng(0).permutation(40)
+    held = x[np.sort(order[:10])]
+    mean = np.broadcast_to(held.mean(0), held.shape)
+    total = (xlogy(held, held) - xlogy(held, mean) - held + mean).sum()
+    assert path.n_components[0] == 1
+    rest = x[np.sort(order[10:])].sum(0) + 0.5  # the mean spectrum of `Events`
+    atom = rest / rest.sum()
+    rng = np.random.default_rng(0)
+    rng.permutation(40)
+    group, left = rng.permutation(40) % 5, 0.0
+    for i in range(5):
+        seen = group != i
+        codes = held[:, seen].sum(1) / atom[seen].sum()
+        mu = np.maximum(codes[:, None] * atom[~seen], 1e-300)
+        y = held[:, ~seen]
+        mu = np.maximum(mu, 1e-3 * mu.mean())
+        left += (xlogy(y, y) - xlogy(y, mu) - y + mu).sum()
+    assert path.score[0] == pytest.approx(1 - left / total, abs=2e-3)

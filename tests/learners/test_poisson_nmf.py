@@ -137,6 +137,29 @@ def test_a_grid_finds_a_number_of_atoms(X):
     assert search.best_params_ == {"n_components": 4}
 
 
+def test_the_number_of_atoms_is_found(X, tmp_path):
+    recording = Checkpoint(tmp_path / "fit.npz")
+    learner = make("auto").set_callbacks(recording).fit(X[::2])
+    assert learner.n_components_ == 4
+    path = learner.size_path_
+    assert path.score.shape == path.objective.shape == path.n_components.shape
+    assert 4 in path.n_components
+    assert learner.get_feature_names_out().shape == (4,)
+    again = make("auto").set_callbacks(recording).fit(X[::2])
+    np.testing.assert_array_equal(again.components_, learner.components_)
+    learner.partial_fit(X[1::2])
+    assert learner.n_components_ == 4
+    assert not hasattr(learner, "size_path_")
+    assert make("auto").partial_fit(X[::2]).n_components_ == 4
+
+
+def test_a_number_needs_rows_and_its_own_start(X):
+    with pytest.raises(ValueError, match="quarter of the rows, got 7. Pass 8 rows or more"):
+        make("auto").fit(X[:7])
+    with pytest.raises(ValueError, match="finds atoms itself, got dict_init='data'"):
+        make("auto", dict_init="data").fit(X)
+
+
 def test_constants_score_zero():
     X = np.full((30, 6), 3.0)
     assert make(2).fit(X).score(X) == pytest.approx(0, abs=1e-6)
