@@ -48,6 +48,7 @@ from skpudle.additive import (
     choose_smoothing,
     expected_events,
     first_atoms,
+    prune_codes,
     solve_codes,
     start_from,
 )
@@ -109,13 +110,16 @@ class _Encoder:
     least : float, default=0.0
         Codes of rows without any event have this many events in all. A rate of 0 excludes events,
         so predictions of further entries need some.
+    min_gain : float, default=0.0
+        An atom stays in a row if it improves the log-likelihood by this.
     """
 
     least: float = 0.0
+    min_gain: float = 0.0
 
     def of_features(self, features):
         """Return the encoder of some features, to predict others."""
-        return _Encoder(0.5)
+        return _Encoder(0.5, self.min_gain)
 
     def __call__(self, dictionary, x, *, mask=None, offset=None):  # -> (n, n_components)
         """Return codes; ``offset`` holds the logarithms of exposures."""
@@ -129,6 +133,8 @@ class _Encoder:
         events = Events.of(to_numpy(x.double()), known, exposure)
         atoms = to_numpy(dictionary.atoms.double())
         codes = solve_codes(events, atoms)
+        if self.min_gain > 0:
+            codes = prune_codes(events, atoms, codes, self.min_gain)
         empty = ~codes.any(1)
         if self.least and empty.any():
             loads = events.loads(atoms)[empty]
@@ -411,6 +417,12 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         Initial atoms: rows of different shapes without most of their noise ("search"), or as in
         `PUDLEDictionaryLearning`.
 
+    transform_min_gain : float, default=0.0
+        An atom has a code in a row only if it raises the log-likelihood of the row by this, in
+        nats; in `transform` and `score`. Atoms leave one by one, the one first whose absence costs
+        the row least. With 0, the largest likelihood, many small codes are chance; 6 suits
+        assignments to known spectra.
+
     random_state : int, RandomState instance or None, default=None
         Determines the hidden entries of ``alpha="auto"``, and initial atoms that are drawn.
 
@@ -505,6 +517,7 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         tol=1e-6,
         n_iter_no_change=5,
         dict_init="search",
+        transform_min_gain=0.0,
         random_state=None,
         verbose=0,
     ):
@@ -515,6 +528,7 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         self.tol = tol
         self.n_iter_no_change = n_iter_no_change
         self.dict_init = dict_init
+        self.transform_min_gain = transform_min_gain
         self.random_state = random_state
         self.verbose = verbose
 
@@ -526,6 +540,7 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         "tol": [Interval(Real, 0, None, closed="left"), None],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "dict_init": [StrOptions({"search"}), *DICT_INIT],
+        "transform_min_gain": [Interval(Real, 0, None, closed="left")],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -772,7 +787,8 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         return self._score(X, exposure)
 
     def _transform_encoder(self):
-        return _Encoder()
+        self._validate_params("transform_min_gain")  # it may have been set since `fit`
+        return _Encoder(min_gain=self.transform_min_gain)
 
     # ------------------------------------------------------------------ given atoms
 

@@ -14,6 +14,7 @@ from skpudle.additive._alternate import (
     choose_smoothing,
     converge,
     expected_events,
+    prune_codes,
     solve_codes,
     start_from,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "converge",
     "expected_events",
     "first_atoms",
+    "prune_codes",
     "solve_codes",
     "spectral_start",
     "start_from",

@@ -16,6 +16,7 @@ __all__ = [
     "converge",
     "expected_events",
     "first_atoms",
+    "prune_codes",
     "solve_codes",
     "spectral_start",
     "start_from",
@@ -69,6 +70,9 @@ def converge(
 ) -> Any: ...
 def expected_events(events: Any, atoms: Any, codes: Any) -> Any: ...
 def first_atoms(events: Any, n_components: Any) -> Any: ...
+def prune_codes(
+    events: Events, atoms: NDArray[Any], codes: NDArray[Any], min_gain: float
+) -> NDArray[Any]: ...
 def solve_codes(
     events: Events, atoms: NDArray[Any], codes: NDArray[Any] | None = None, tol: float = 1e-05
 ) -> NDArray[Any]: ...

@@ -26,6 +26,7 @@ __all__ = [
     "choose_smoothing",
     "converge",
     "expected_events",
+    "prune_codes",
     "solve_codes",
     "start_from",
 ]
@@ -194,6 +195,37 @@ def solve_codes(events, atoms, codes=None, tol=_TOL):
     loads = events.loads(atoms)
     z = _first_codes(events, loads) if codes is None else codes.copy()
     _solve(events.counts, atoms, loads, np.zeros(len(z)), z, _SWEEPS, tol)
+    return z
+
+
+def prune_codes(events, atoms, codes, min_gain):
+    """Return codes of fewer atoms: one leaves a row if it improves the likelihood by too little.
+
+    Rows go alone. The atom leaves first without which the likelihood of the row, at its best for
+    the other atoms, falls least.
+
+    Parameters
+    ----------
+    events : Events
+        Counts.
+    atoms : ndarray of shape (n_components, n_features)
+        Atoms, not negative.
+    codes : ndarray of shape (n_samples, n_components)
+        Codes of most likely rates, of `solve_codes`.
+    min_gain : float
+        The least gain of log-likelihood, in nats, by which an atom stays.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_components)
+        Codes of most likely rates of the atoms that stay.
+    """
+    counts, z = events.counts, codes.copy()
+    arrays = counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data
+    loads = np.array(events.loads(atoms), order="C")
+    given = np.ascontiguousarray(atoms.T), loads, float(min_gain), _SWEEPS, _TOL
+    prune = loops().prune_rows
+    in_parts(lambda a, b: prune(a, b, *arrays, *given, z), len(z), _ROWS)
     return z
 
 

@@ -18,6 +18,7 @@ from skpudle.additive import (
     choose_smoothing,
     converge,
     expected_events,
+    prune_codes,
     solve_codes,
     spectral_start,
 )
@@ -337,3 +338,60 @@ def test_the_score_of_a_size_is_the_explained_deviance(rng):
         mu = np.maximum(mu, 1e-3 * mu.mean())
         left += (xlogy(y, y) - xlogy(y, mu) - y + mu).sum()
     assert path.score[0] == pytest.approx(1 - left / total, abs=2e-3)
+
+
+def prune_one(x, atoms, min_gain, known, exposure):
+    """Remove atoms of a row by solving every smaller set anew: slow and obvious."""
+    active = np.flatnonzero(solve_codes(Events.of(x, known, exposure), atoms)[0])
+
+    def best(some):
+        codes = solve_codes(Events.of(x, known, exposure), atoms[some])
+        seen = np.ones_like(x) if known is None else known
+        size = np.ones(1) if exposure is None else exposure
+        return objective(x, atoms[some], codes, seen, size)[0], codes[0]
+
+    while len(active) > 1:
+        now = best(active)[0]
+        costs = [best(np.delete(active, i))[0] - now for i in range(len(active))]
+        if min(costs) >= min_gain:
+            break
+        active = np.delete(active, np.argmin(costs))
+    codes = np.zeros(len(atoms))
+    codes[active] = best(active)[1]
+    return codes
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("min_gain", [1.0, 6.0, 1e9])
+def test_atoms_leave_rows_as_by_solving_all_smaller_sets(rng, min_gain, gaps):
+    x, _, atoms = planted(rng, n=15, p=6, counts=100.0)
+    x[0] = 0
+    known = (rng.random(x.shape) < 0.8).astype(float) if gaps else None
+    exposure = rng.uniform(0.5, 2, len(x)) if gaps else None
+    events = Events.of(x, known, exposure)
+    codes = solve_codes(events, atoms)
+    pruned = prune_codes(events, atoms, codes, min_gain)
+    for i in range(len(x)):
+        given = (None if t is None else t[i : i + 1] for t in (known, exposure))
+        expected = prune_one(x[i : i + 1], atoms, min_gain, *given)
+        np.testing.assert_array_equal(pruned[i] > 0, expected > 0)
+        np.testing.assert_allclose(pruned[i], expected, rtol=0, atol=0.5)
+    assert ((pruned > 0) <= (codes > 0)).all()
+    assert (pruned > 0).sum() < (codes > 0).sum()
+
+
+def test_a_row_is_pruned_alone(rng):
+    x, _, atoms = planted(rng)
+    alone, all_rows = (
+        prune_codes(events, atoms, solve_codes(events, atoms), 3.0)
+        for events in (Events.of(x[7:8]), Events.of(x))
+    )
+    np.testing.assert_array_equal(alone[0], all_rows[7])
+
+
+def test_the_only_atom_of_an_entry_stays():
+    """No threshold removes it: without it the likelihood is 0."""
+    atoms = np.array([[0.5, 0.5, 0.0], [0.0, 0.5, 0.5]])
+    events = Events.of(np.array([[1.0, 50.0, 0.0], [1.0, 50.0, 1.0]]))
+    pruned = prune_codes(events, atoms, solve_codes(events, atoms), 300.0)
+    np.testing.assert_array_equal(pruned > 0, [[True, False], [True, True]])

@@ -327,6 +327,7 @@ VALUES = {
     "n_iter_no_change": 1,
     "random_state": 5,
     "tol": 0.5,
+    "transform_min_gain": 6.0,
 }
 OF_PARTS = {"batch_size": 7}
 SILENT = {"verbose"}
