@@ -549,6 +549,7 @@ class PoissonNMF(BaseEstimator, TransformerMixin):
         tol: float | None = 1e-06,
         n_iter_no_change: int = 5,
         dict_init: Any = "search",
+        fixed_components: ArrayLike | None = None,
         transform_min_gain: float = 0.0,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,

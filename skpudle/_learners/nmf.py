@@ -155,10 +155,32 @@ def _read_events(source, exposure):  # -> Events of all rows
     return Events.joined(parts)
 
 
+def _fixed_atoms(learner, n_features):  # -> (n_fixed, n_features), of sum 1
+    """Check the fixed atoms of a learner."""
+    given, n_components = learner.fixed_components, learner.n_components
+    if given is None:
+        return np.empty((0, n_features))
+    atoms = to_numpy(to_tensor(check_rows(given))).astype(np.float64)
+    if atoms.shape[1] != n_features or (atoms < 0).any() or not atoms.any(1).all():
+        raise ValueError(
+            f"fixed_components has the shape {atoms.shape} and the least entry {atoms.min():.3g}. "
+            f"Pass rows of {n_features} entries that are not negative and not all 0."
+        )
+    if n_components == "auto" or (n_components or n_features) < len(atoms):
+        raise ValueError(
+            f"n_components={n_components!r} counts the {len(atoms)} fixed_components, too. Pass a "
+            f"number from {len(atoms)} on."
+        )
+    return atoms / atoms.sum(1, keepdims=True)
+
+
 def _first_atoms(learner, data, events, generator):  # -> (n_components, n_features), Bunch or None
-    """Return initial atoms, and the numbers of atoms that were tried."""
+    """Return initial atoms, the fixed ones first, and the numbers of atoms that were tried."""
     x, start, n_components = data.samples.x, learner.dict_init, learner.n_components
-    searches = isinstance(start, str) and start == "search"
+    searches, fixed = (
+        isinstance(start, str) and start == "search",
+        _fixed_atoms(learner, x.shape[1]),
+    )
     if n_components == "auto":
         if not searches:
             raise ValueError(
@@ -176,20 +198,29 @@ def _first_atoms(learner, data, events, generator):  # -> (n_components, n_featu
         rng = np.random.default_rng(generator.initial_seed())
         atoms, path = choose_size(events, smoothing, rng)
         return atoms, Bunch(**path._asdict())
+    if len(fixed):
+        n_components = (n_components or x.shape[1]) - len(fixed)
+        if not n_components:
+            return fixed, None
+        events = events.unexplained(fixed, solve_codes(events, fixed))
     if searches:
         atoms = first_atoms(events, n_components or x.shape[1])
     else:
         how = dict(atom_norm=None, positive=True)
         atoms = choose_atoms(start, n_components, x.double().cpu(), generator, **how)
         atoms = to_numpy(atoms)
-    return start_from(events, atoms), None
+    return np.concatenate([fixed, start_from(events, atoms)]), None
 
 
-def _smoothed(alpha, events, atoms, generator):  # -> float, (n_components, n_features)
+def _n_fixed(learner):
+    return 0 if learner.fixed_components is None else len(learner.fixed_components)
+
+
+def _smoothed(alpha, events, atoms, generator, n_fixed):  # -> float, (n_components, n_features)
     """Return the prior, which events choose if it is "auto", and initial atoms for it."""
     if alpha != "auto" or not events.counts.nnz:
         return _SMOOTHING if alpha == "auto" else float(alpha), atoms
-    return choose_smoothing(events, atoms, np.random.default_rng(generator.initial_seed()))
+    return choose_smoothing(events, atoms, np.random.default_rng(generator.initial_seed()), n_fixed)
 
 
 def _check_data(learner, events, atoms):
@@ -242,7 +273,8 @@ class _Alternation:
         if stored is None:
             return
         arrays = [to_numpy(stored[name]) for name in _ARRAYS]
-        self.state = Progress(*arrays, stored["factor"], *(tuple(stored[n]) for n in _CURVES))
+        numbers = stored["factor"], *(tuple(stored[name]) for name in _CURVES)
+        self.state = Progress(*arrays, *numbers, self.state.n_fixed)
         self.ended_by, self.n_stalled = recorder.ended_by, stored["n_stalled"]
         if recorder.has_another_rule:
             self.n_stalled = 0
@@ -337,7 +369,7 @@ def _update(learner, data, fitted, exposure):  # -> dict
     else:  # at first, and before the first event
         memory, generator = {}, make_generator(learner.random_state)
         atoms, _ = _first_atoms(learner, data, everything, generator)
-        smoothing, atoms = _smoothed(smoothing, everything, atoms, generator)
+        smoothing, atoms = _smoothed(smoothing, everything, atoms, generator, _n_fixed(learner))
     if replaced:  # the events of the atoms before hold these atoms, if there are as many
         atoms, found = start_from(everything, atoms), memory.get("found", np.empty((0, 0)))
         same = found.shape == atoms.shape
@@ -345,6 +377,8 @@ def _update(learner, data, fitted, exposure):  # -> dict
     if "found" not in memory:
         zeros = np.zeros_like(atoms)
         memory = dict(found=zeros, visible=zeros, mean=everything.mean, n_batches=0, n_rows=0.0)
+    fixed = _fixed_atoms(learner, atoms.shape[1])
+    atoms[: len(fixed)] = fixed
     for part in everything.parts(learner.batch_size):
         n = part.counts.shape[0]
         t = memory["n_batches"] + 1
@@ -362,6 +396,7 @@ def _update(learner, data, fitted, exposure):  # -> dict
         )
         n_rows += n
         atoms = atoms_of_events(memory["found"], memory["visible"], memory["mean"], smoothing)
+        atoms[: len(fixed)] = fixed
     curve = [*fitted.get("loss_curve_", ()), float(np.sum(losses)) / n_rows]
     return _attributes(
         learner,
@@ -416,6 +451,10 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
     dict_init : str, array-like or learner, default="search"
         Initial atoms: rows of different shapes without most of their noise ("search"), or as in
         `PUDLEDictionaryLearning`.
+
+    fixed_components : array-like of shape (n_fixed, n_features), default=None
+        Known atoms, not negative: the first rows of ``components_``, divided by their sums, which
+        stay. ``n_components`` counts them, and ``dict_init`` is of the other atoms.
 
     transform_min_gain : float, default=0.0
         An atom has a code in a row only if it raises the log-likelihood of the row by this, in
@@ -517,6 +556,7 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         tol=1e-6,
         n_iter_no_change=5,
         dict_init="search",
+        fixed_components=None,
         transform_min_gain=0.0,
         random_state=None,
         verbose=0,
@@ -528,6 +568,7 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         self.tol = tol
         self.n_iter_no_change = n_iter_no_change
         self.dict_init = dict_init
+        self.fixed_components = fixed_components
         self.transform_min_gain = transform_min_gain
         self.random_state = random_state
         self.verbose = verbose
@@ -540,6 +581,7 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         "tol": [Interval(Real, 0, None, closed="left"), None],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "dict_init": [StrOptions({"search"}), *DICT_INIT],
+        "fixed_components": ["array-like", None],
         "transform_min_gain": [Interval(Real, 0, None, closed="left")],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -601,8 +643,8 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
                 events = _read_events(data.source, exposure)
                 atoms, size_path = _first_atoms(self, data, events, run.generator)
                 _check_data(self, events, atoms)
-                alpha, atoms = _smoothed(self.alpha, events, atoms, run.generator)
-                state = begin(events, atoms)
+                alpha, atoms = _smoothed(self.alpha, events, atoms, run.generator, _n_fixed(self))
+                state = begin(events, atoms, _n_fixed(self))
                 phase = _Alternation(self, plan.most_steps, data, events, state, alpha)
                 stopped = run.run(phase)
                 if stopped and phase.ended_by is None:

@@ -133,6 +133,15 @@ class Events:
         cut = (t if t is None else t[rows] for t in (self.missing, self.exposure))
         return Events(self.counts[rows], *cut)
 
+    def unexplained(self, atoms, codes):  # -> Events
+        """Return the events beyond the expectations."""
+        rates = _rates(self.counts, atoms, codes)
+        if self.exposure is not None:
+            rates = rates * self.exposure[_rows_of(self.counts)]
+        counts = self.counts.copy()
+        counts.data = np.maximum(counts.data - rates, 0.0)
+        return Events(counts, self.missing, self.exposure)
+
     def without(self, hidden):  # (n, n_features) CSR of 1 -> Events, Events
         """Hide entries; return the events of the others, and of these."""
         hidden = hidden if self.missing is None else hidden - hidden.multiply(self.missing)
@@ -279,7 +288,7 @@ def _rates(array, atoms, codes):  # CSR -> (n_entries,): rates of its entries
     return sum(z[rows] * atom[columns] for z, atom in zip(codes.T, atoms))
 
 
-def choose_smoothing(events, atoms, rng):  # -> float, (n_components, n_features)
+def choose_smoothing(events, atoms, rng, n_fixed=0):  # -> float, (n_components, n_features)
     """Choose the pseudo-events of the prior that predict held-out entries best.
 
     Parameters
@@ -290,6 +299,8 @@ def choose_smoothing(events, atoms, rng):  # -> float, (n_components, n_features
         Initial atoms.
     rng : numpy.random.Generator
         Chooses the entries.
+    n_fixed : int, default=0
+        The number of first atoms that stay as they are.
 
     Returns
     -------
@@ -320,7 +331,7 @@ def choose_smoothing(events, atoms, rng):  # -> float, (n_components, n_features
             try_value(place, tried[place - way][1])
             n_worse = 0 if tried[place][0] < best - gain else n_worse + 1
 
-    try_value(0, begin(seen, atoms))
+    try_value(0, begin(seen, atoms, n_fixed))
     walk(1, 0.0, 2)
     if min(tried, key=lambda place: tried[place][0]) == 0:  # larger values predict worse
         walk(-1, _EQUAL, 1)
@@ -348,6 +359,8 @@ class Progress(NamedTuple):
         Half the deviance, mean over the samples, in each step, between its codes and its atoms.
     objectives : tuple of float
         The same with the prior of the atoms.
+    n_fixed : int
+        The number of first atoms that steps leave as they are.
     """
 
     atoms: np.ndarray
@@ -357,32 +370,34 @@ class Progress(NamedTuple):
     factor: float = _FACTOR
     losses: tuple = ()
     objectives: tuple = ()
+    n_fixed: int = 0
 
     def extrapolated(self):  # -> (n_components, n_features), (n, n_components)
         """Return atoms and codes after another step like the last, times the factor."""
         atoms = self.atoms + self.factor * (self.atoms - self.previous_atoms)
         atoms = np.maximum(atoms, _KEPT * self.atoms)
-        sums = atoms.sum(1, keepdims=True)
+        atoms /= atoms.sum(1, keepdims=True)
+        atoms[: self.n_fixed] = self.atoms[: self.n_fixed]
         codes = self.codes + self.factor * (self.codes - self.previous_codes)
-        return atoms / sums, np.maximum(codes, 0.0)
+        return atoms, np.maximum(codes, 0.0)
 
 
-def begin(events, atoms):  # -> Progress
-    """Return the state before the first step."""
-    atoms = start_from(events, atoms)
-    return _restart(atoms, _first_codes(events, events.loads(atoms)))
+def begin(events, atoms, n_fixed=0):  # -> Progress
+    """Return the state before the first step; fixed atoms come first, and have the sum 1."""
+    atoms = np.concatenate([atoms[:n_fixed], start_from(events, atoms[n_fixed:])])
+    return _restart(atoms, _first_codes(events, events.loads(atoms)), n_fixed)
 
 
-def _restart(atoms, codes):  # -> Progress, without memory of a last step
-    return Progress(atoms, codes, atoms, codes)
+def _restart(atoms, codes, n_fixed):  # -> Progress, without memory of a last step
+    return Progress(atoms, codes, atoms, codes, n_fixed=n_fixed)
 
 
-def _adapt_codes(events, atoms, codes, pseudo):  # -> codes, loss, objective
+def _adapt_codes(events, atoms, codes, pseudo, n_fixed):  # -> codes, loss, objective
     """Make one sweep over the codes; return half the deviance, and the same with the prior."""
     codes, loads = codes.copy(), events.loads(atoms)
     explained = _solve(events.counts, atoms, loads, np.zeros(len(codes)), codes, 1, 0.0)
     loss = float((loads * codes).sum()) - explained + events.saturated
-    return codes, loss, loss - float(xlogy(pseudo, atoms).sum())
+    return codes, loss, loss - float(xlogy(pseudo, atoms[n_fixed:]).sum())
 
 
 def advance(events, state, smoothing):
@@ -414,16 +429,19 @@ def advance(events, state, smoothing):
     n_samples, n_features = events.counts.shape
     pseudo = smoothing * n_features * events.mean
     atoms, codes = state.extrapolated() if state.factor else state[:2]
-    codes, loss, objective = _adapt_codes(events, atoms, codes, pseudo)
+    n_fixed = state.n_fixed
+    codes, loss, objective = _adapt_codes(events, atoms, codes, pseudo, n_fixed)
     factor = min(state.factor * _GROWTH, _LARGEST)
     if state.objectives and objective / n_samples > state.objectives[-1] and state.factor:
         atoms, factor = state.atoms, state.factor / 2
-        codes, loss, objective = _adapt_codes(events, atoms, state.codes, pseudo)
+        codes, loss, objective = _adapt_codes(events, atoms, state.codes, pseudo, n_fixed)
     # The multiplier of sum 1: with it the visible events and the prior's have the sum of an atom's.
     loads = events.visible(codes) + smoothing * n_features
+    loads[:, :n_fixed] = 0.0  # these atoms stay
     columns = np.ascontiguousarray(atoms.T)
     _solve(events.by_feature, codes.T, loads, pseudo, columns, 1, 0.0)
     sums = columns.sum(0)
+    sums[:n_fixed] = 1.0
     used = sums > 0
     atoms = np.where(used[:, None], columns.T / np.where(used, sums, 1.0)[:, None], events.mean)
     return Progress(
@@ -434,6 +452,7 @@ def advance(events, state, smoothing):
         factor,
         (*state.losses, loss / n_samples),
         (*state.objectives, objective / n_samples),
+        n_fixed,
     )
 
 
@@ -453,7 +472,7 @@ def converge(events, state, smoothing, n_steps=_MOST, tol=_IMPROVED):  # -> Prog
     tol : float, default=1e-6
         Relative improvement of the objective that counts as one.
     """
-    state, n_stalled = _restart(state.atoms, state.codes), 0
+    state, n_stalled = _restart(state.atoms, state.codes, state.n_fixed), 0
     while len(state.losses) < n_steps and n_stalled < _STALLED:
         state = advance(events, state, smoothing)
         (before, now), loss = (np.inf, *state.objectives)[-2:], state.losses[-1]

@@ -330,11 +330,12 @@ VALUES = {
     "transform_min_gain": 6.0,
 }
 OF_PARTS = {"batch_size": 7}
+FIXED = {"fixed_components"}
 SILENT = {"verbose"}
 
 
 def test_every_parameter_is_tested():
-    assert {*signature(PoissonNMF).parameters} == {*VALUES} | {*OF_PARTS} | SILENT
+    assert {*signature(PoissonNMF).parameters} == {*VALUES} | {*OF_PARTS} | FIXED | SILENT
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -343,6 +344,49 @@ def test_a_parameter_acts(name, fitted, X):
     learner = make(**{name: VALUES[name]}).fit(X)
     one, other = learner.transform(X), fitted.transform(X)
     assert one.shape != other.shape or (one != other).any()
+
+
+@pytest.mark.parametrize("n_fixed", [1, 3, 4])
+@pytest.mark.parametrize("alpha", ["auto", 0.0])
+def test_fixed_atoms_stay_and_the_others_are_found(n_fixed, alpha, data):
+    """Also atoms with entries of 0, on which a prior would have an infinite penalty."""
+    X, _, atoms = data
+    fixed = 7 * np.where(atoms > 0.002, atoms, 0)[:n_fixed]
+    learner = make(4, alpha=alpha, fixed_components=fixed).fit(X)
+    kept = fixed / fixed.sum(1, keepdims=True)
+    np.testing.assert_array_equal(learner.components_[:n_fixed], kept)
+    assert np.isfinite(learner.loss_curve_).all()
+    assert recovery_rate(directions(learner.components_), directions(atoms), threshold=0.95) == 1
+    learner.partial_fit(X[:100])
+    np.testing.assert_array_equal(learner.components_[:n_fixed], kept)
+    found = make(4, alpha=alpha, fixed_components=fixed).partial_fit(X)
+    np.testing.assert_array_equal(found.components_[:n_fixed], kept)
+
+
+def test_fixed_atoms_leave_the_objective_monotone(data, tmp_path):
+    X, _, atoms = data
+    learner = make(4, fixed_components=atoms[:2], alpha=1.0, tol=None, max_iter=20)
+    expected = learner.fit(X).components_
+    assert (np.diff(learner.loss_curve_[2:]) < 0.01 * learner.loss_curve_[0]).all()
+    recording = Checkpoint(tmp_path / "fit.npz")
+    for max_iter in (7, 20):
+        learner.set_params(max_iter=max_iter).set_callbacks(recording).fit(X)
+    np.testing.assert_array_equal(learner.components_, expected)
+
+
+@pytest.mark.parametrize(
+    ("n", "fixed", "words"),
+    [
+        (1, np.ones((2, 100)), "n_components=1 counts the 2 fixed_components, too. Pass .* 2 on"),
+        ("auto", np.ones((2, 100)), "n_components='auto' counts the 2 fixed_components"),
+        (3, np.ones((2, 99)), r"shape \(2, 99\) .* Pass rows of 100 entries"),
+        (3, -np.eye(2, 100), "least entry -1. Pass rows of 100 entries that are not neg"),
+        (3, np.zeros((2, 100)), "not all 0"),
+    ],
+)
+def test_wrong_fixed_atoms_are_refused(n, fixed, words, X):
+    with pytest.raises(ValueError, match=words):
+        make(n, fixed_components=fixed).fit(X)
 
 
 def test_batches_are_updates(X):
