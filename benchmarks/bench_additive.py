@@ -1,4 +1,4 @@
-"""Learn spectra that add from Poisson counts: ``loss="kullback-leibler"`` against NMF.
+"""Learn spectra that add from Poisson counts: `skpudle.PoissonNMF` against NMF.
 
     python benchmarks/bench_additive.py
 
@@ -18,7 +18,7 @@ from scipy.special import xlogy
 from sklearn.decomposition import NMF
 from sklearn.exceptions import ConvergenceWarning
 
-from skpudle import PUDLEDictionaryLearning
+from skpudle import PoissonNMF
 
 SIZES = [(200, 100, 4), (200, 400, 8), (500, 300, 8), (2000, 200, 6)]
 
@@ -67,7 +67,7 @@ def of_nmf(X, rates, atoms):
 
 
 def of_ours(X, rates, atoms, **params):
-    learner = PUDLEDictionaryLearning(len(atoms), loss="kullback-leibler", random_state=0, **params)
+    learner = PoissonNMF(len(atoms), random_state=0, **params)
     start = time.process_time()
     codes = learner.fit_transform(X)
     seconds = time.process_time() - start

@@ -47,6 +47,7 @@ from skpudle import (
     ConsensusDictionary,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
+    PoissonNMF,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
     PUDLERegressor,
@@ -503,20 +504,21 @@ def streamed_learner(rng):
     """Return a learner that takes streams, and whether it takes counts only."""
     seed = dict(random_state=int(rng.integers(100)))
     p, kind = int(rng.integers(2, 10)), pick(rng, "search", "search", "auto", "training", "noodl",
-                                             "encoder", "poisson", "kullback-leibler")  # fmt: skip
+                                             "encoder", "poisson", "counts that add")  # fmt: skip
     short = dict(n_unfoldings=3, max_iter=2, tol=None, batch_size=16, **seed)
     if kind == "noodl":
         return NOODLDictionaryLearning(p, **short), False
+    if kind == "counts that add":
+        return PoissonNMF(p, max_iter=4, **seed), True
     options = {
         "search": seed,
         "auto": seed,
         "training": short | dict(gradient="ae-ls", dict_init=pick(rng, "data", "search")),
         "encoder": dict(separate_atoms=pick(rng, True, "unfolding"), max_iter=2, **seed),
         "poisson": dict(loss="poisson", **short),
-        "kullback-leibler": dict(loss="kullback-leibler", max_iter=4, **seed),
     }[kind]
-    counts = kind in ("poisson", "kullback-leibler")
-    return PUDLEDictionaryLearning("auto" if kind == "auto" else p, **options), counts
+    learner = PUDLEDictionaryLearning("auto" if kind == "auto" else p, **options)
+    return learner, kind == "poisson"
 
 
 def buffers(rng):
@@ -837,9 +839,11 @@ def opened(rng):
     X = X + pick(rng, 0.02, 0.3, 1.0) * rng.normal(size=X.shape)
     kind = pick(rng, "array", "array", "table", "stream", "counts", "task", "noodl")
     if kind == "counts":
-        loss = pick(rng, "poisson", "binomial", "kullback-leibler")
+        loss = pick(rng, "poisson", "binomial", "counts that add")
         options = dict(gradient=pick(rng, "auto", "dec"), max_iter=pick(rng, "auto", 2))
-        number = 5 if loss == "kullback-leibler" else number
+        if loss == "counts that add":
+            learner = PoissonNMF(5, max_iter=options["max_iter"], **common)
+            return learner, (np.abs(X).round().clip(0, 9)[:100],)
         learner = PUDLEDictionaryLearning(number, loss=loss, n_trials=9, **options, **common)
         return learner, (np.abs(X).round().clip(0, 9)[:100],)
     if kind == "task":

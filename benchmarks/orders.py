@@ -17,6 +17,7 @@ from sklearn.base import clone
 from skpudle import (
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
+    PoissonNMF,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
 )
@@ -39,7 +40,6 @@ OF_ROWS = {
     "encoder": dict(separate_atoms=True, n_unfoldings=2, max_iter=2),
     "encoders": dict(separate_atoms="unfolding", n_unfoldings=2, max_iter=2),
     "poisson": dict(loss="poisson"),
-    "spectra": dict(loss="kullback-leibler", max_iter=5),
 }
 OF_IMAGES = {
     "default": dict(),
@@ -63,10 +63,15 @@ def is_clear(error):
 
 def random_learner(rng):
     """Return a learner and the name of its options."""
-    kind, seed = pick(rng, "rows", "rows", "images", "task", "noodl"), dict(random_state=0)
+    kind, seed = (
+        pick(rng, "rows", "rows", "spectra", "images", "task", "noodl"),
+        dict(random_state=0),
+    )
     if kind == "rows":
         name = pick(rng, *OF_ROWS)
         return PUDLEDictionaryLearning(N_COMPONENTS, **OF_ROWS[name], **seed), name
+    if kind == "spectra":
+        return PoissonNMF(N_COMPONENTS, max_iter=5, **seed), kind
     if kind == "images":
         name = pick(rng, *OF_IMAGES)
         small = dict(atom_shape=(3, 3), stride=1, crop_size=8) | seed
@@ -249,14 +254,14 @@ class Order:
         names = sorted({self.penalty, "n_components", "debias", "split_sign", "loss"})
         name = pick(rng, *[name for name in names if name in learner.get_params(deep=False)])
         value = {
-            "loss": lambda: pick(rng, "gaussian", "poisson", "kullback-leibler"),
+            "loss": lambda: pick(rng, "gaussian", "poisson"),
             "n_components": lambda: pick(rng, N_COMPONENTS, N_COMPONENTS, 4),
             "debias": lambda: pick(rng, "auto", 0.5, 1.0),
             "split_sign": lambda: bool(rng.integers(2)),
         }.get(name, lambda: pick(rng, "auto", 0.3, 0.7))()
         if name == "split_sign" and self.task:  # the weights of codes are for one of them
             return
-        if name == "loss" and (self.images or self.name not in ("default", "poisson", "spectra")):
+        if name == "loss" and (self.images or self.name not in ("default", "poisson")):
             return
         learner.set_params(**{name: value})
         self.calls.append(f"{name}={value!r}")

@@ -47,9 +47,10 @@ numpydoc_xref_param_type = False
 numpydoc_validation_checks = {"GL08", "SS01", "PR01", "PR02", "PR03", "RT01"}
 numpydoc_validation_exclude = {
     # one line and shapes: their style
-    r"skpudle\.(additive|gradients|losses|operators|optimizers|search\.((Conv)?Problem|Memory))\.",
+    r"skpudle\.(additive|gradients|losses|operators|optimizers|search\.((Conv)?Problem|Memory|HeldOut|HiddenPixels))\.",
+    r"search\.(coding_of_support|judged_rows)$",
     # named tuples: fields say it
-    r"\.(AtomMatch|Contributions|FeatureDirections|Memory|Saliency|SizePath)",
+    r"\.(AtomMatch|ComponentMatch|Contributions|FeatureDirections|Memory|PenaltyPath|Saliency|Size(Path|Trial))",
     r"\.(setup|teardown|on_fit_task_\w+)$",  # hooks: scikit-learn documents them
     r"\.[A-Z_]+$",  # the registries are dictionaries
 }

@@ -10,6 +10,7 @@ from pkgutil import iter_modules as _iter_modules
 from skpudle._consensus import ConsensusDictionary
 from skpudle._imputer import DictionaryImputer
 from skpudle._learners.convolutional.pudle import ConvPUDLEDictionaryLearning
+from skpudle._learners.nmf import PoissonNMF
 from skpudle._learners.noodl import NOODLDictionaryLearning
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.sporco import SporcoDictionaryLearning
@@ -28,6 +29,7 @@ __all__ = [
     "PUDLEClassifier",
     "PUDLEDictionaryLearning",
     "PUDLERegressor",
+    "PoissonNMF",
     "SporcoDictionaryLearning",
     "__version__",
     "data_parallel",

@@ -44,6 +44,7 @@ __all__ = [
     "PUDLEClassifier",
     "PUDLEDictionaryLearning",
     "PUDLERegressor",
+    "PoissonNMF",
     "SporcoDictionaryLearning",
     "__version__",
     "data_parallel",
@@ -334,7 +335,7 @@ class PUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
     set_transform_request: Any
     device: str
     split_sign: bool
-    loss: Literal["gaussian", "poisson", "binomial", "kullback-leibler"]
+    loss: Literal["gaussian", "poisson", "binomial"]
     n_trials: float
     components_: NDArray[Any]
     n_components_: int
@@ -367,7 +368,7 @@ class PUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
         *,
         alpha: float | Literal["auto"] = "auto",
         gradient: Literal["auto", "ae-ls", "ae-lasso", "dec"] = "auto",
-        loss: Literal["gaussian", "poisson", "binomial", "kullback-leibler"] = "gaussian",
+        loss: Literal["gaussian", "poisson", "binomial"] = "gaussian",
         n_trials: float = 1,
         n_unfoldings: int | Literal["auto"] | None = "auto",
         step_size: float | Literal["auto"] = "auto",
@@ -516,6 +517,68 @@ class PUDLERegressor(BaseEstimator, TransformerMixin):
     def transform(self, X: ArrayLike | Tensor) -> NDArray[Any] | Tensor: ...
     def transform_into(self, X: Any, out: NDArray[Any] | Tensor) -> NDArray[Any] | Tensor: ...
     def transform_sparse(self, X: Any) -> csr_array: ...
+
+class PoissonNMF(BaseEstimator, TransformerMixin):
+    loss: Any
+    device: Any
+    set_fit_request: Any
+    set_partial_fit_request: Any
+    set_score_request: Any
+    set_transform_request: Any
+    split_sign: Any
+    n_trials: Any
+    components_: NDArray[Any]
+    n_components_: int
+    alpha_: float
+    size_path_: Bunch
+    n_features_in_: int
+    feature_names_in_: NDArray[Any]
+    n_iter_: int
+    n_steps_: int
+    loss_curve_: NDArray[Any]
+    ended_by_: str
+    phases_: dict[str, int]
+    fit_seconds_: Any
+    def __init__(
+        self,
+        n_components: int | Literal["auto"] | None = None,
+        *,
+        alpha: float | Literal["auto"] = "auto",
+        batch_size: int = 256,
+        max_iter: int | Literal["auto"] = "auto",
+        tol: float | None = 1e-06,
+        n_iter_no_change: int = 5,
+        dict_init: Any = "search",
+        fixed_components: ArrayLike | None = None,
+        transform_min_gain: float = 0.0,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None: ...
+    def fit(self, X: Any, y: None = None, exposure: ArrayLike | None = None) -> Self: ...
+    def fit_transform(
+        self, X: Any, y: Any = None, exposure: Any = None
+    ) -> NDArray[Any] | Tensor: ...
+    @classmethod
+    def from_components(cls, components: Any, **params: Any) -> PoissonNMF: ...
+    def inverse_transform(self, X: ArrayLike | Tensor) -> NDArray[Any] | Tensor: ...
+    def partial_fit(self, X: Any, y: None = None, exposure: ArrayLike | None = None) -> Self: ...
+    def score(
+        self, X: ArrayLike | Tensor, y: None = None, exposure: ArrayLike | None = None
+    ) -> float: ...
+    def to_sparse_coder(
+        self,
+        transform_algorithm: Literal[
+            "lasso_cd", "lasso_lars", "lars", "omp", "threshold"
+        ] = "lasso_cd",
+        **params: Any,
+    ) -> SparseCoder: ...
+    def transform(
+        self, X: ArrayLike | Tensor, exposure: ArrayLike | None = None
+    ) -> NDArray[Any] | Tensor: ...
+    def transform_into(
+        self, X: Any, out: NDArray[Any] | Tensor, exposure: ArrayLike | None = None
+    ) -> NDArray[Any] | Tensor: ...
+    def transform_sparse(self, X: Any, exposure: ArrayLike | None = None) -> csr_array: ...
 
 class SporcoDictionaryLearning(BaseEstimator, TransformerMixin):
     device: Any

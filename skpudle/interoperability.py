@@ -73,7 +73,6 @@ _RANGES = {
 }
 # Times the squared norm of an atom. Least squares diverge with 2, rare counts with some hundreds.
 _LARGEST_STEP = 1e4
-_WITHOUT_BASELINE = "gaussian", "kullback-leibler"
 # parameters that may be "auto" or a pair, and the attributes with the number in use
 _CHOSEN = {
     "alpha": "alpha_",
@@ -416,7 +415,7 @@ def _check(arrays, params):
             raise ValueError(f"{name} is not finite, or of dtype {array.dtype}; expected floats")
     _check_params(params, atoms)
     loss = params.get("loss", "gaussian")
-    if ("intercept" in arrays) != (loss not in _WITHOUT_BASELINE):
+    if ("intercept" in arrays) != (loss != "gaussian"):
         raise ValueError(f"loss is {loss!r}, and it holds {sorted(arrays)}")
 
 
@@ -476,7 +475,7 @@ def save_atoms(learner, file, *, mean=None, notes=None):
     learner.inverse_transform(np.zeros((1, n_codes)))  # refuses a loss that was set after `fit`
     params = _params(learner)
     arrays = {"components": learner.components_}
-    if params.get("loss", "gaussian") not in _WITHOUT_BASELINE:
+    if params.get("loss", "gaussian") != "gaussian":
         arrays["intercept"] = learner.intercept_
     mean = getattr(learner, "mean_", None) if mean is None else mean
     if mean is not None:

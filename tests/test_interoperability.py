@@ -24,6 +24,7 @@ from skpudle import (
     ConsensusDictionary,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
+    PoissonNMF,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
     PUDLERegressor,
@@ -475,18 +476,18 @@ def test_each_parameter_is_stored_or_is_one_of_training(kind, X, tmp_path, safet
 
 
 @pytest.mark.parametrize(
-    "params", [*CODINGS.values(), dict(loss="kullback-leibler")], ids=[*CODINGS, "spectra"]
+    "learner",
+    [*(PUDLEDictionaryLearning(3, **params) for params in CODINGS.values()), PoissonNMF(3)],
+    ids=[*CODINGS, "counts that add"],
 )
-def test_a_consensus_is_stored_with_the_parameters_of_its_codes(params, X, tmp_path, safetensors):
-    X = np.rint(np.abs(X)).clip(0, 7) if "loss" in params else X
-    learner = PUDLEDictionaryLearning(3, **params)
+def test_a_consensus_is_stored_with_the_parameters_of_its_codes(learner, X, tmp_path, safetensors):
+    X = X if learner.loss == "gaussian" else np.rint(np.abs(X)).clip(0, 7)
     consensus = ConsensusDictionary(learner, 2, resample="halves", random_state=0).fit(X)
     save_atoms(consensus, tmp_path / "atoms.safetensors")
     stored = load_atoms(tmp_path / "atoms.safetensors")
-    assert stored.learner == "PUDLEDictionaryLearning"
-    again = PUDLEDictionaryLearning.from_components(
-        stored.components, intercept=stored.intercept, **stored.params
-    )
+    assert stored.learner == type(learner).__name__
+    baseline = {} if stored.intercept is None else {"intercept": stored.intercept}
+    again = type(learner).from_components(stored.components, **baseline, **stored.params)
     np.testing.assert_array_equal(again.transform(X), consensus.transform(X))
 
 

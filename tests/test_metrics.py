@@ -22,6 +22,7 @@ from skpudle.metrics import (
     make_dictionary_recovery_scorer,
     make_lasso_objective_scorer,
     match_atoms,
+    match_components,
     mean_correlation,
     reconstruction_r2_scorer,
     recovery_rate,
@@ -464,3 +465,39 @@ def test_measures_take_tensors_as_arrays(rng):
     scorer = make_dictionary_recovery_scorer(graph(reference), measure="coherence")
     expected = make_dictionary_recovery_scorer(reference, measure="coherence")
     assert scorer(Known(atoms).fit(None), None) == expected(Known(atoms).fit(None), None)
+
+
+# ---------------------------------------------------------------------------- names of components
+
+
+def test_components_are_named_by_mixtures_of_references():
+    """Planted mixtures come back, their terms by falling shares, whatever the scales."""
+    rng = np.random.default_rng(0)
+    reference = rng.dirichlet(np.full(60, 0.1), 12)
+    names = [f"R{i}" for i in range(12)]
+    shares = np.zeros((4, 12))
+    shares[0, 3] = 1
+    shares[1, [5, 2]] = 0.7, 0.3
+    shares[2, [8, 0, 11]] = 0.5, 0.3, 0.2
+    shares[3, [1, 4, 6, 7]] = 0.3, 0.26, 0.24, 0.2
+    scales = rng.uniform(0.1, 10, 12)
+    matches = match_components(5 * shares @ reference, scales[:, None] * reference, names)
+    for match, planted in zip(matches[:3], shares, strict=False):
+        terms = np.argsort(-planted)[: (planted > 0).sum()]
+        assert list(match.shares) == [names[k] for k in terms]
+        np.testing.assert_allclose(list(match.shares.values()), planted[terms], rtol=0, atol=1e-9)
+        assert match.mixture_cosine == pytest.approx(1)
+        assert match.cosine <= match.mixture_cosine + 1e-12
+    assert matches[0].nearest == "R3"
+    assert len(matches[3].shares) == 3
+    assert matches[3].mixture_cosine < 1
+    (alone,) = match_components(shares[2:3] @ reference, reference, max_terms=1)
+    assert list(alone.shares) == [alone.nearest]
+    assert isinstance(alone.nearest, int)
+
+
+def test_components_without_names_or_with_signs_are_refused():
+    with pytest.raises(ValueError, match="names has 1 entries for 2 references. Pass one for each"):
+        match_components(np.eye(2), np.eye(2), ["A"])
+    with pytest.raises(ValueError, match="least entry is -1. Pass atoms that are not negative"):
+        match_components(-np.eye(2), np.eye(2))

@@ -459,7 +459,7 @@ def check_exposure(exposure, X, loss):  # -> (n_samples,) float64
     """
     if loss not in ("poisson", "kullback-leibler"):
         raise ValueError(
-            f"exposure is for loss='poisson' and 'kullback-leibler', but loss={loss!r}. Pass no "
+            f"exposure is for loss='poisson' and for PoissonNMF, but loss={loss!r}. Pass no "
             "exposure."
         )
     if is_stream(X):

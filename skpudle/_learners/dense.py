@@ -25,7 +25,6 @@ from skpudle._data.batches import Rows, Samples, count_batches
 from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.sources import accepts, check_exposure, open_source
 from skpudle._data.tables import loaded
-from skpudle._learners.additive import ADDITIVE, attributes_of_atoms
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.counts import settle, smaller_penalty, stabilised
@@ -46,6 +45,7 @@ from skpudle._training.stopping import Stopping
 from skpudle._training.team import ALONE, current_team
 from skpudle.encoding import default_step
 from skpudle.initialization import INITIALIZATIONS, initial_atoms
+from skpudle.losses import loss_named
 from skpudle.operators import DenseDictionary, project_atoms
 from skpudle.search import (
     Problem,
@@ -62,7 +62,7 @@ from skpudle.search import (
     try_sizes,
 )
 
-__all__ = ["DICT_INIT", "DenseLearner", "choose_atoms", "known_model", "start"]
+__all__ = ["DICT_INIT", "DenseLearner", "choose_atoms", "known_model", "read_rows", "start"]
 
 # samples that choose the penalty for codes of counts
 _JUDGES = 200
@@ -91,7 +91,7 @@ def choose_atoms(dict_init, n_components, x, generator, *, atom_norm="unit", pos
 
 def _with_intercept(atoms, intercept, loss):  # -> rows of parameters
     """Return given atoms, and the given baseline as the last row, if the loss has one."""
-    if (intercept is None) != (loss in ("gaussian", ADDITIVE)):
+    if (intercept is None) != (loss == "gaussian"):
         if intercept is not None:
             raise ValueError(f"loss={loss!r} has no baseline; pass no intercept.")
         raise ValueError(
@@ -354,6 +354,50 @@ def known_model(plan, data, fitted, intercept=None):  # -> model, rows
     return model, torch.cat([atoms, to_tensor(intercept, data.device)[None]])
 
 
+def read_rows(learner, plan, X, y=None, *, known=False, part=False, exposure=None):  # -> Data
+    """Check the rows of a learner, with ``known`` against its fitted attributes.
+
+    ``part`` says that they are one part of several, of `partial_fit`.
+    """
+    device, in_memory = resolve_device(learner.device, X), is_array(X)
+    X = X if in_memory else loaded(X)
+    largest = loss_named(learner.loss, learner.n_trials).largest
+    options = dict(allow_nan=True, largest=largest)
+    source = offset = None
+    if exposure is not None:
+        offset = to_tensor(check_exposure(exposure, X, learner.loss), device).log()[:, None]
+    if not in_memory:
+        sparse = accepts(learner, X)
+        reading = dict(accept_sparse=sparse, offset=offset, learner=learner, known=known)
+        source = open_source(X, device, batch_size=plan.batch_size(), **reading, **options)
+    if source is None:
+        if known:
+            _check_feature_names(learner, X, reset=False)
+        rows = check_rows(X, estimator=learner, **options)
+        x, mask = split_missing(to_tensor(rows, device))
+        samples = Samples(x, mask, None if offset is None else offset.to(x.dtype))
+        source, seen = Rows(samples), X
+    else:
+        if part:
+            seen = source.first(plan.n_components)
+        else:
+            seed = learner.random_state if isinstance(learner.random_state, Integral) else 0
+            seen = source.sample(plan.n_components, int(seed))
+        if offset is not None:
+            offset = offset[source.sampled_positions(plan.n_components)].to(seen.dtype)
+        samples = Samples(*split_missing(seen), offset)
+    if not known:
+        inputs = input_attributes(seen)
+        if not isinstance(source, Rows):
+            inputs["feature_names_in_"] = source.reader.names
+        return Data(source, samples, device, inputs)
+    _check_n_features(learner, seen, reset=False)
+    if np.shape(learner.components_)[1:] != (samples.x.shape[1],):
+        raise wrong_atoms(learner, samples.x.shape[1])
+    source = source.to(to_tensor(learner.components_).dtype)
+    return Data(source, samples, device, {})
+
+
 class DenseLearner(GradientLearner, DictionaryTransformer):
     """A learner of rows; see the subclasses for its parameters."""
 
@@ -414,9 +458,6 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         rows = _with_intercept(atoms, intercept, learner.loss)
         if mean is not None:
             mean = _checked_mean(mean, atoms, learner.loss)
-        if learner.loss == ADDITIVE:  # codes need no penalty
-            learner._take(attributes_of_atoms(to_numpy(atoms), learner.alpha))
-            return learner
         alpha = getattr(learner, cls._penalty)
         if alpha == "auto" and getattr(learner, "transform_algorithm", None) != "omp":
             pursuit = "" if cls._penalty != "alpha" else ", or transform_algorithm='omp'"
@@ -430,42 +471,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             learner.mean_ = mean
         return learner
 
-    def _read(self, plan, X, y, *, known=False, part=False, exposure=None):  # -> Data
-        device, in_memory = resolve_device(self.device, X), is_array(X)
-        X = X if in_memory else loaded(X)
-        options = {"allow_nan": self._allows_nan(), "largest": self._loss().largest}
-        source = offset = None
-        if exposure is not None:
-            offset = to_tensor(check_exposure(exposure, X, self.loss), device).log()[:, None]
-        if not in_memory:
-            reading = dict(accept_sparse=accepts(self, X), offset=offset, learner=self, known=known)
-            source = open_source(X, device, batch_size=plan.batch_size(), **reading, **options)
-        if source is None:
-            if known:
-                _check_feature_names(self, X, reset=False)
-            rows = check_rows(X, estimator=self, **options)
-            x, mask = split_missing(to_tensor(rows, device))
-            samples = Samples(x, mask, None if offset is None else offset.to(x.dtype))
-            source, seen = Rows(samples), X
-        else:
-            if part:
-                seen = source.first(plan.n_components)
-            else:
-                seed = self.random_state if isinstance(self.random_state, Integral) else 0
-                seen = source.sample(plan.n_components, int(seed))
-            if offset is not None:
-                offset = offset[source.sampled_positions(plan.n_components)].to(seen.dtype)
-            samples = Samples(*split_missing(seen), offset)
-        if not known:
-            inputs = input_attributes(seen)
-            if not isinstance(source, Rows):
-                inputs["feature_names_in_"] = source.reader.names
-            return Data(source, samples, device, inputs)
-        _check_n_features(self, seen, reset=False)
-        if np.shape(self.components_)[1:] != (samples.x.shape[1],):
-            raise wrong_atoms(self, samples.x.shape[1])
-        source = source.to(to_tensor(self.components_).dtype)
-        return Data(source, samples, device, {})
+    _read = read_rows
 
     def _some_samples(self, data):  # -> Samples
         return data.samples[spread_rows(len(data.samples), _SAMPLES)]

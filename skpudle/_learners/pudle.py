@@ -10,27 +10,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import mean_square, split_missing, to_tensor, unit_of, with_gaps
 from skpudle._data.batches import Samples
-from skpudle._data.sources import check_exposure, refuse_shuffled
-from skpudle._learners.additive import (
-    ADDITIVE,
-    AdditiveEncoder,
-    AdditivePlan,
-    additive_fit,
-    additive_update,
-)
-from skpudle._learners.coder import check_loss, check_number
-from skpudle._learners.dense import DenseLearner, choose_atoms
+from skpudle._data.sources import refuse_shuffled
+from skpudle._learners.coder import check_loss
+from skpudle._learners.dense import DenseLearner
 from skpudle._learners.models import Learned, Pursuit, learned_encoder
 from skpudle._learners.plan import DensePlan
 from skpudle._precision import training_mode
-from skpudle._training.fit import FitRun
 from skpudle._training.identity import task_of
-from skpudle._training.messages import (
-    print_encoder,
-    warn_of_early_end,
-    warn_of_l0,
-    warn_of_unused,
-)
+from skpudle._training.messages import print_encoder, warn_of_l0, warn_of_unused
 from skpudle._training.team import current_team
 from skpudle.encoding import (
     EncoderModule,
@@ -139,9 +126,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         with 0.07 times the root mean square norm of the nonzero samples (for hard shrinkage times
         the root of the step size). Codes of the lasso then get a penalty of their own, ``alpha_``,
         which predicts held-out entries best (see the notes). Scaling the data scales the codes and
-        changes nothing else. With ``loss="kullback-leibler"`` it is the smoothing of the atoms: the
-        number of pseudo-events a feature, in the shape of the mean spectrum, that each atom begins
-        with. "auto" then predicts held-out entries best.
+        changes nothing else.
 
     gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
         The gradient of training (eq. 8): of the reconstruction error through decoder and encoder,
@@ -151,15 +136,14 @@ class PUDLEDictionaryLearning(DenseLearner):
         gradient follows a few epochs of it), and in `partial_fit` for codes of the lasso if another
         parameter of training is named.
 
-    loss : {"gaussian", "poisson", "binomial", "kullback-leibler"}, default="gaussian"
+    loss : {"gaussian", "poisson", "binomial"}, default="gaussian"
         Distribution of the data: numbers with expectation :math:`D z`, counts with expectation
         :math:`\exp(D z + b)`, or successes in ``n_trials`` with odds :math:`\exp(D z + b)`. The
-        baseline :math:`b`, ``intercept_``, is learned. "kullback-leibler" is for counts that add:
-        their expectation is :math:`D z` itself, with codes and atoms that are not negative. Its
-        atoms sum to 1, so that codes are numbers of events. The objective has half the deviance,
-        which is :math:`\frac12 \|x - D z\|^2` for "gaussian". ``alpha`` is in the units of ``X``
-        times the units of atoms; "auto" is at least twice the standard deviation of the noise, and
-        1 if events are rare. See :doc:`/guide/counts`.
+        baseline :math:`b`, ``intercept_``, is learned. `PoissonNMF` is for counts that add, whose
+        expectation is :math:`D z` itself. The objective has half the deviance, which is
+        :math:`\frac12 \|x - D z\|^2` for "gaussian". ``alpha`` is in the units of ``X`` times the
+        units of atoms; "auto" is at least twice the standard deviation of the noise, and 1 if
+        events are rare. See :doc:`/guide/counts`.
 
     n_trials : float, default=1
         Number of trials of the binomial loss; with 1, data are binary or fractions.
@@ -334,8 +318,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         "penalty of codes", and the "encoder" of ``separate_atoms``. Absent after `partial_fit`.
 
     alpha_ : float
-        The penalty or threshold for codes in `transform`; with ``loss="kullback-leibler"`` the
-        smoothing of the atoms.
+        The penalty or threshold for codes in `transform`.
 
     analysis_components_ : ndarray of shape (n_unfoldings, n_components, n_features)
         The analysis of each unfolding, with ``separate_atoms="unfolding"``; with True a single one,
@@ -392,8 +375,6 @@ class PUDLEDictionaryLearning(DenseLearner):
          - search, then training of the encoder alone, on the objective of the lasso
        * - ``loss`` other than "gaussian"
          - search, then a few epochs of training by "dec"
-       * - ``loss="kullback-leibler"``
-         - alternation of codes and atoms, each solved by coordinate descent; nothing else
        * - ``dict_init`` other than "search"
          - training, by "ae-ls" unless ``gradient`` is named
        * - ``max_iter``
@@ -538,7 +519,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
         "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "gradient": [StrOptions({"auto", "dec", "ae-lasso", "ae-ls"})],
-        "loss": [StrOptions({*LOSSES, ADDITIVE})],
+        "loss": [StrOptions(set(LOSSES))],
         "n_trials": [Interval(Real, 1, None, closed="left")],
         "n_unfoldings": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
         "optimizer": [StrOptions({"auto", "adam", "sgd", "surrogate"}), type],
@@ -580,7 +561,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         y : None
             Ignored.
         exposure : array-like of shape (n_samples,), default=None
-            With ``loss="poisson"`` and "kullback-leibler", factors of the expectations of each
+            With ``loss="poisson"``, factors of the expectations of each
             sample: times of observation, volumes, or totals such as the lengths of texts,
             ``X.sum(axis=1)``. By default 1 for all.
 
@@ -608,24 +589,7 @@ class PUDLEDictionaryLearning(DenseLearner):
             If named parameters have no effect in this fit, if there are fewer samples than atoms,
             or features without a known value.
         """
-        if self.loss != ADDITIVE:
-            return self._fit(X, y, exposure=exposure)
-        with FitRun(self, X, y) as run:
-            plan = self._plan()
-            if exposure is not None:
-                exposure = check_exposure(exposure, X, self.loss)
-            data = self._read(plan, X, y)
-            if exposure is not None:  # by which a checkpoint recognises the data, too
-                offset = to_tensor(exposure)
-                data = data._replace(samples=replace(data.samples, offset=offset))
-            warn_of_unused(self, plan.without_effect(data))
-            run.open(data, plan)
-            with run.interrupts:
-                self._take(additive_fit(plan, data, run, choose_atoms, exposure))
-        self.fit_seconds_ = run.seconds
-        if self.ended_by_ == "max_iter" and self.tol is not None and self.max_iter != "auto":
-            warn_of_early_end(self, has_rate=False)
-        return self
+        return self._fit(X, y, exposure=exposure)
 
     @_fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -666,20 +630,7 @@ class PUDLEDictionaryLearning(DenseLearner):
             ``n_components``, was set to another value since, which leaves the estimator unchanged;
             or if training diverges twice.
         """
-        if self.loss != ADDITIVE:
-            return self._partial_fit(X, y, exposure=exposure)
-        known = hasattr(self, "components_")
-        if known:  # scikit-learn's context checks parameters for a first call only
-            self._validate_params()
-            check_loss(self, self._training_state)
-            check_number(self, self._training_state)
-        plan = self._plan()
-        if exposure is not None:
-            exposure = check_exposure(exposure, X, self.loss)
-        data = self._read(plan, X, y, known=known, part=True)
-        fitted = vars(self) if known else {}
-        self._take(additive_update(plan, data, fitted, choose_atoms, exposure))
-        return self
+        return self._partial_fit(X, y, exposure=exposure)
 
     def transform(self, X, exposure=None):
         """Encode data with the learned dictionary.
@@ -981,7 +932,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         return self
 
     def _plan(self):
-        return AdditivePlan.of(self) if self.loss == ADDITIVE else DensePlan.of(self)
+        return DensePlan.of(self)
 
     def to_module(self):
         """Return the fitted encoder and decoder as a module of torch.
@@ -1022,8 +973,6 @@ class PUDLEDictionaryLearning(DenseLearner):
         plan = self._plan()
         if any(getattr(self, name) not in (None, "auto") for name in _OF_SOME_CODES):
             warn_of_unused(self, plan.without_effect(), "on these codes")
-        if self.loss == ADDITIVE:
-            return AdditiveEncoder()
         if self.transform_algorithm == "omp":
             limits = self.transform_n_nonzero_coefs, self.transform_tol
             return Pursuit(*limits, bool(self.positive_code))

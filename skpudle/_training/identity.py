@@ -34,6 +34,7 @@ _FREE = {
     "tol",
     "transform_algorithm",
     "transform_alpha",
+    "transform_min_gain",
     "transform_n_nonzero_coefs",
     "transform_tol",
     "verbose",

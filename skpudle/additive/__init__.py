@@ -12,20 +12,28 @@ from skpudle.additive._alternate import (
     atoms_of_events,
     begin,
     choose_smoothing,
+    converge,
     expected_events,
+    prune_codes,
     solve_codes,
     start_from,
 )
+from skpudle.additive._size import SizePath, choose_size, first_atoms
 from skpudle.additive._start import spectral_start
 
 __all__ = [
     "Events",
     "Progress",
+    "SizePath",
     "advance",
     "atoms_of_events",
     "begin",
+    "choose_size",
     "choose_smoothing",
+    "converge",
     "expected_events",
+    "first_atoms",
+    "prune_codes",
     "solve_codes",
     "spectral_start",
     "start_from",

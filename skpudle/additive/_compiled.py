@@ -18,7 +18,7 @@ def _slope(n, x, column, base, z):
     """Return ``g = sum_t x_t a_t / (base_t + a_t z)`` and its derivative without the sign."""
     g, h = 0.0, 0.0
     for t in range(n):
-        part = column[t] / max(base[t] + column[t] * z, 1e-300)
+        part = column[t] / max(base[t] + column[t] * z, 1e-150)  # its square is finite
         g += x[t] * part
         h += x[t] * part * part
     return g, h
@@ -106,7 +106,65 @@ def solve_rows(first, last, start, index, value, atoms, loads, prior, sweeps, to
         explained[i] = total
 
 
-_FUNCTIONS = _slope, _move, solve_rows
+def _excludes(first, last, index, atoms, loads):
+    """Return whether a row has events in an entry where all its atoms, of positive load, are 0."""
+    for t in range(first, last):
+        rate = 0.0
+        for k in range(len(loads)):
+            if loads[k] > 0:
+                rate += atoms[index[t], k]
+        if rate <= 0:
+            return True
+    return False
+
+
+def prune_rows(first, last, start, index, value, atoms, loads, min_gain, sweeps, tol, z):
+    """Remove atoms from rows as long as the likelihood falls by less than ``min_gain``.
+
+    ``z`` holds codes of the largest likelihood, and then codes of it for the atoms that stay. The
+    atom leaves whose absence costs least, and ``loads`` become 0 there. See `solve_rows`.
+    """
+    n_components = z.shape[1]
+    prior, explained = np.zeros(len(z)), np.empty(len(z))
+    before, best, allowed = np.empty(n_components), np.empty(n_components), np.empty(n_components)
+    for i in range(first, last):
+        solve_rows(i, i + 1, start, index, value, atoms, loads, prior, 0, tol, z, explained)
+        now = explained[i]
+        for k in range(n_components):
+            now -= loads[i, k] * z[i, k]
+            if z[i, k] <= 0:
+                loads[i, k] = 0.0
+        for _ in range(n_components):
+            least, gone = min_gain, -1
+            before[:], allowed[:] = z[i], loads[i]
+            for k in range(n_components):
+                if allowed[k] <= 0:
+                    continue
+                loads[i, k], z[i, k] = 0.0, 0.0
+                if _excludes(start[i], start[i + 1], index, atoms, loads[i]):
+                    z[i], loads[i] = before, allowed
+                    continue
+                for j in range(n_components):  # so that no rate is 0
+                    if loads[i, j] > 0:
+                        z[i, j] += 1e-3 * before[k]
+                solve_rows(
+                    i, i + 1, start, index, value, atoms, loads, prior, sweeps, tol, z, explained
+                )
+                cost = now - explained[i]
+                for j in range(n_components):
+                    cost += loads[i, j] * z[i, j]
+                if cost < least:
+                    least, gone = cost, k
+                    best[:] = z[i]
+                z[i], loads[i] = before, allowed
+            if gone < 0:
+                break
+            z[i] = best
+            loads[i, gone] = 0.0
+            now -= least
+
+
+_FUNCTIONS = _slope, _move, solve_rows, _excludes, prune_rows
 
 
 @cache

@@ -16,12 +16,14 @@ from skpudle.metrics._codes import (
 )
 from skpudle.metrics._dictionaries import (
     AtomMatch,
+    ComponentMatch,
     atom_coherence,
     atom_cosines,
     dictionary_error,
     dictionary_stability,
     make_dictionary_recovery_scorer,
     match_atoms,
+    match_components,
     recovery_rate,
     support_recovery,
 )
@@ -29,6 +31,7 @@ from skpudle.metrics._importance import atom_importance
 
 __all__ = [
     "AtomMatch",
+    "ComponentMatch",
     "atom_coherence",
     "atom_cosines",
     "atom_importance",
@@ -39,6 +42,7 @@ __all__ = [
     "make_dictionary_recovery_scorer",
     "make_lasso_objective_scorer",
     "match_atoms",
+    "match_components",
     "mean_correlation",
     "reconstruction_r2_scorer",
     "recovery_rate",

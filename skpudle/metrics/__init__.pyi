@@ -7,6 +7,7 @@ from sklearn.utils import Bunch
 
 __all__ = [
     "AtomMatch",
+    "ComponentMatch",
     "atom_coherence",
     "atom_cosines",
     "atom_importance",
@@ -17,6 +18,7 @@ __all__ = [
     "make_dictionary_recovery_scorer",
     "make_lasso_objective_scorer",
     "match_atoms",
+    "match_components",
     "mean_correlation",
     "reconstruction_r2_scorer",
     "recovery_rate",
@@ -31,6 +33,12 @@ class AtomMatch(NamedTuple):
     coherences: Any
     def align_code(self, code: Any) -> Any: ...
     def align_dictionary(self, dictionary: Any) -> Any: ...
+
+class ComponentMatch(NamedTuple):
+    nearest: Any
+    cosine: Any
+    shares: Any
+    mixture_cosine: Any
 
 def atom_coherence(dictionary: ArrayLike, reference: ArrayLike) -> NDArray[Any]: ...
 def atom_cosines(dictionary: ArrayLike, reference: ArrayLike) -> NDArray[Any]: ...
@@ -56,6 +64,9 @@ def match_atoms(
     *,
     by: Literal["coherence", "distance"] = "coherence",
 ) -> AtomMatch: ...
+def match_components(
+    components: ArrayLike, reference: ArrayLike, names: Any = None, max_terms: int = 3
+) -> Any: ...
 def mean_correlation(code: ArrayLike, reference: ArrayLike) -> float: ...
 def reconstruction_r2_scorer(estimator: Any, X: ArrayLike, y: Any = None) -> float: ...
 def recovery_rate(

@@ -4,7 +4,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+from scipy.optimize import linear_sum_assignment, nnls
 from sklearn.utils import Bunch, check_array
 
 from skpudle._data.arrays import host_array
@@ -15,15 +15,20 @@ from skpudle.metrics._codes import (
 
 __all__ = [
     "AtomMatch",
+    "ComponentMatch",
     "atom_coherence",
     "atom_cosines",
     "dictionary_error",
     "dictionary_stability",
     "make_dictionary_recovery_scorer",
     "match_atoms",
+    "match_components",
     "recovery_rate",
     "support_recovery",
 ]
+
+# rise of the cosine by which a reference joins a mixture
+_GAIN = 0.01
 
 _check_dictionaries = partial(check_pair, names=("dictionary", "reference"))
 
@@ -136,6 +141,94 @@ def match_atoms(dictionary, reference, *, by="coherence"):
     matched = cosines[rows, columns]
     signs = np.where(matched < 0, -1, 1)
     return AtomMatch(columns, rows, signs, np.minimum(np.abs(matched), 1))
+
+
+class ComponentMatch(NamedTuple):
+    """The references that explain a component; see `match_components`."""
+
+    nearest: object
+    """Name of the reference of the largest cosine."""
+    cosine: float
+    """Its cosine."""
+    shares: dict
+    """Names of the references of a mixture, the largest share first, and their shares."""
+    mixture_cosine: float
+    """Cosine of the component and the mixture."""
+
+
+def _match_component(atom, reference, names, max_terms):  # -> ComponentMatch
+    cosines = atom_cosines(atom[None], reference)[:, 0]
+    terms = [int(cosines.argmax())]
+    shares, cosine = _mix(atom, reference[terms])
+    while len(terms) < min(max_terms, len(reference)):
+        others = [k for k in range(len(reference)) if k not in terms]
+        mixed = [_mix(atom, reference[[*terms, k]]) for k in others]
+        best = max(range(len(others)), key=lambda i: mixed[i][1])
+        if mixed[best][1] < cosine + _GAIN:
+            break
+        terms, (shares, cosine) = [*terms, others[best]], mixed[best]
+    order = np.argsort(-shares)
+    named = {names[terms[i]]: float(shares[i]) for i in order if shares[i] > 0}
+    return ComponentMatch(names[terms[0]], float(cosines.max()), named, cosine)
+
+
+def _mix(atom, reference):  # -> shares, cosine of the mixture
+    shares, _ = nnls(reference.T, atom)
+    cosine = atom_cosines(atom[None], (shares @ reference)[None])
+    return shares, float(cosine[0, 0])
+
+
+def match_components(components, reference, names=None, max_terms=3):
+    """Name components by the nearest reference, and by a mixture of few of them.
+
+    A mixture begins with the nearest reference. As long as the cosine of the mixture rises by 0.01,
+    the reference joins that raises it most. Shares are the non-negative least squares fit.
+
+    Parameters
+    ----------
+    components : array-like of shape (n_components, n_features)
+        Non-negative atoms, such as ``components_`` of `skpudle.PoissonNMF`.
+    reference : array-like of shape (n_reference, n_features)
+        Non-negative atoms with names, such as a catalogue of known spectra.
+    names : sequence of length n_reference, default=None
+        Names of the references; by default their positions.
+    max_terms : int, default=3
+        Largest number of references in a mixture.
+
+    Returns
+    -------
+    list of ComponentMatch
+        For each component the `nearest` name, its `cosine`, the `shares` of the mixture by name, of
+        atoms of sum 1, and the `mixture_cosine`.
+
+    Raises
+    ------
+    ValueError
+        If the atoms have different shapes or negative entries, or if the number of names is
+        another.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpudle.metrics import match_components
+    >>> (match,) = match_components([[0.7, 0.3, 0.0]], np.eye(3), names=["A", "B", "C"])
+    >>> match.nearest, {name: round(share, 2) for name, share in match.shares.items()}
+    ('A', {'A': 0.7, 'B': 0.3})
+    """
+    components, reference = _check_dictionaries(components, reference)
+    least = min(components.min(), reference.min())
+    if least < 0:
+        raise ValueError(f"The least entry is {least:.3g}. Pass atoms that are not negative.")
+    names = list(range(len(reference))) if names is None else list(names)
+    if len(names) != len(reference):
+        raise ValueError(
+            f"names has {len(names)} entries for {len(reference)} references. Pass one for each."
+        )
+    components, reference = (
+        atoms / np.where(atoms.sum(1) > 0, atoms.sum(1), 1.0)[:, None]
+        for atoms in (a.reshape(len(a), -1).astype(np.float64) for a in (components, reference))
+    )
+    return [_match_component(atom, reference, names, max_terms) for atom in components]
 
 
 def dictionary_error(dictionary, reference, *, relative=True, match=False):

@@ -8,6 +8,7 @@ import numpy as np
 
 from skpudle._data.foreign import drop_names
 from skpudle._fitted.learners import look_at
+from skpudle._learners.nmf import PoissonNMF
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle.search import spread_rows
 
@@ -59,7 +60,7 @@ def _pursues(learner):
 
 
 def _is_additive(learner):
-    return getattr(learner, "loss", None) == "kullback-leibler"
+    return isinstance(learner, PoissonNMF)
 
 
 def _searches(learner):

@@ -162,7 +162,7 @@ def choose_coding(held_out, atoms, *, debias=None, place=0):
     ----------
     held_out : HeldOut or HiddenPixels
         Entries to predict, and the penalty of the search.
-    atoms : Tensor of shape (n_components, *shape)
+    atoms : Tensor of shape (n_components, ...)
         Atoms.
     debias : float, default=None
         The share; None chooses it.
@@ -253,7 +253,7 @@ def coding_of_l0(problem, atoms, l0, *, debias=None, n_images=None):
     ----------
     problem : Problem or ConvProblem
         Data; the penalty has no effect.
-    atoms : Tensor of shape (n_components, *shape)
+    atoms : Tensor of shape (n_components, ...)
         Atoms.
     l0 : float
         The number, positive.

@@ -214,7 +214,7 @@ class _Hidden:
 
         Parameters
         ----------
-        atoms : Tensor of shape (n_components, *shape)
+        atoms : Tensor of shape (n_components, ...)
             Atoms.
         alphas : sequence of float
             Penalties, from the largest to the smallest.
@@ -240,7 +240,7 @@ class _Hidden:
 
         Parameters
         ----------
-        atoms : Tensor of shape (n_components, *shape)
+        atoms : Tensor of shape (n_components, ...)
             Atoms.
         place : int, default=None
             The penalty to begin with, see `Prediction`; None finds one.

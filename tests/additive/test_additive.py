@@ -1,17 +1,24 @@
 """Alternation of codes and atoms of counts that add: optimality, priors, exposures, gaps."""
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy import sparse
 from scipy.special import xlogy
+from sklearn.decomposition import NMF
+from sklearn.exceptions import ConvergenceWarning
 
 from skpudle.additive import (
     Events,
     advance,
     atoms_of_events,
     begin,
+    choose_size,
     choose_smoothing,
+    converge,
     expected_events,
+    prune_codes,
     solve_codes,
     spectral_start,
 )
@@ -113,17 +120,74 @@ def test_a_fit_of_one_atom_is_the_mean_spectrum(rng):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("factor", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("gaps", [False, True])
-def test_steps_lower_the_objective(rng, smoothing, gaps):
+def test_steps_lower_the_objective(rng, smoothing, factor, gaps):
+    """With extrapolation and without; sweeps are exact to the last digits of Newton's method."""
     x, *_ = planted(rng)
     events = Events.of(x, (rng.random(x.shape) < 0.9).astype(float) if gaps else None)
-    state = begin(events, spectral_start(x, P))
-    for _ in range(30):
+    state = begin(events, spectral_start(x, P))._replace(factor=factor)
+    for _ in range(60):
         state = advance(events, state, smoothing)
     objectives = np.array(state.objectives)
-    assert (np.diff(objectives) <= 1e-3 * objectives[0]).all()
+    assert (np.diff(objectives) <= 1e-5 * np.abs(objectives[0])).all()
     assert objectives[-1] < objectives[0]
     np.testing.assert_allclose(state.atoms.sum(1), 1)
+    assert state.factor <= 1
+    assert (state.factor == 0) == (factor == 0)
+
+
+def test_extrapolation_converges_sooner(rng):
+    """Where spectra are alike, plain alternation makes many short steps."""
+    _, _, atoms = planted(rng)
+    atoms = 0.2 * atoms + 0.8 * atoms.mean(0)
+    events = Events.of(rng.poisson(2000 * rng.dirichlet(np.ones(P), 60) @ atoms).astype(float))
+    start = begin(events, atoms)
+    slow = start._replace(factor=0.0)
+    for _ in range(400):
+        slow = advance(events, slow, 1.0)
+    fast = converge(events, start, 1.0)
+    assert len(fast.losses) < 200
+    assert fast.objectives[-1] < slow.objectives[200]
+    assert fast.objectives[-1] < slow.objectives[-1] + 0.01
+
+
+def test_a_fit_goes_with_permuted_features_and_rows(rng):
+    x, *_ = planted(rng)
+    rows, columns = rng.permutation(N), rng.permutation(M)
+    atoms = spectral_start(x, P)
+    state = converge(Events.of(x), begin(Events.of(x), atoms), 1.0)
+    events = Events.of(x[rows][:, columns])
+    other = converge(events, begin(events, atoms[:, columns]), 1.0)
+    np.testing.assert_allclose(other.atoms, state.atoms[:, columns], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(other.codes, state.codes[rows], rtol=0, atol=1e-3)
+
+
+def test_counts_and_pseudo_events_scale_together(rng):
+    """A likelihood of c times the counts, and c times the pseudo-events, is c times as large."""
+    x, *_ = planted(rng)
+    atoms = spectral_start(x, P)
+    state, other = (
+        converge(Events.of(c * x), begin(Events.of(c * x), atoms), c * 1.0, 30) for c in (1, 64)
+    )
+    np.testing.assert_allclose(other.codes, 64 * state.codes, rtol=0.02, atol=0.5)
+    np.testing.assert_allclose(other.atoms, state.atoms, rtol=0, atol=2e-4)
+
+
+def test_without_a_prior_the_likelihood_is_the_maximum_of_nmf(rng):
+    """From one start multiplicative updates reach the same likelihood, in many more steps."""
+    x, *_ = planted(rng)
+    events = Events.of(x)
+    start = begin(events, spectral_start(x, P))
+    found = converge(events, start, 0.0, 2000)
+    nmf = NMF(P, beta_loss="kullback-leibler", solver="mu", init="custom", tol=0, max_iter=3000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        codes = nmf.fit_transform(x, W=start.codes.copy(), H=start.atoms.copy())
+    theirs = objective(x, nmf.components_, codes, np.ones_like(x), np.ones(N)).sum()
+    codes = solve_codes(events, found.atoms)
+    ours = objective(x, found.atoms, codes, np.ones_like(x), np.ones(N)).sum()
+    assert ours == pytest.approx(theirs, abs=0.5)
 
 
 def test_atoms_are_the_expected_events_with_the_prior(rng):
@@ -172,7 +236,7 @@ def test_hidden_entries_are_judged_by_the_likelihood(rng):
     mu, judged = codes @ atoms, hidden * mask
     mu = np.maximum(mu, 1e-3 * mu[judged == 1].mean())
     expected = (judged * (mu - xlogy(x, mu))).sum()
-    assert judge.negative_likelihood(atoms, codes) == pytest.approx(expected, rel=1e-9)
+    assert judge.negative_likelihood(atoms, codes).sum() == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_start_finds_pure_rows(rng):
@@ -183,6 +247,25 @@ def test_the_start_finds_pure_rows(rng):
     found /= np.linalg.norm(found, axis=1, keepdims=True)
     atoms = atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
     assert (found @ atoms.T).max(0).min() > 1 - 1e-6
+
+
+@pytest.mark.parametrize("counts", [20.0, 300.0, 3000.0])
+def test_the_prior_is_an_optimum_of_held_out_entries(rng, counts):
+    """An eighth of the number and eight times the number predict worse, or no better."""
+    x, *_ = planted(rng, n=80, counts=counts)
+    events, start = Events.of(x), spectral_start(x, P)
+    chosen, _ = choose_smoothing(events, start, np.random.default_rng(0))
+    assert 0.1 < chosen < 4 * x.sum() / start.size
+    hidden = sparse.random_array(x.shape, density=0.1, rng=np.random.default_rng(0), format="csr")
+    hidden.data[:] = 1.0
+    seen, judge = events.without(hidden)
+
+    def error(smoothing):
+        state = converge(seen, begin(seen, start), smoothing)
+        return judge.negative_likelihood(state.atoms, solve_codes(seen, state.atoms)).sum()
+
+    assert error(chosen) < error(8 * chosen) + 1
+    assert error(chosen) < error(chosen / 8) + 1
 
 
 def test_a_prior_is_chosen_that_beats_none(rng):
@@ -200,3 +283,115 @@ def test_a_prior_is_chosen_that_beats_none(rng):
     chosen, atoms = choose_smoothing(events, spectral_start(x, P), np.random.default_rng(0))
     assert 0.1 < chosen < 20
     assert error(chosen, atoms) < 0.8 * error(0.0, spectral_start(x, P))
+
+
+def signatures(rng, p, n, counts):
+    """Return counts of spiky spectra, some of them in a row, and the spectra."""
+    atoms = rng.dirichlet(np.full(40, 0.15), p)
+    codes = rng.gamma(1.0, 1.0, (n, p)) * (rng.random((n, p)) < 0.5)
+    return rng.poisson(counts * codes @ atoms).astype(float), atoms
+
+
+@pytest.mark.parametrize("p", [1, 3, 6])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_the_number_of_atoms_is_found(rng, p, gaps):
+    x, atoms = signatures(rng, p, 80, 500.0)
+    known = (rng.random(x.shape) < 0.9).astype(float) if gaps else None
+    exposure = rng.uniform(0.5, 2, len(x)) if gaps else None
+    found, path = choose_size(Events.of(x, known, exposure), 1.0, np.random.default_rng(0))
+    assert len(found) == p
+    assert (np.diff(path.n_components) > 0).all()
+    assert path.score.max() <= 1
+    assert path.score[path.n_components == p] > path.score.max() - 0.01
+    found, atoms = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (found, atoms))
+    assert (found @ atoms.T).max(0).min() > 0.95
+
+
+def test_variation_beyond_poissons_adds_no_atoms(rng):
+    """Hidden features are not predicted by atoms that explain the errors of single entries."""
+    _, atoms = signatures(rng, 4, 1, 1.0)
+    codes = rng.gamma(1.0, 1.0, (120, 4)) * (rng.random((120, 4)) < 0.6)
+    rates = 2000 * codes @ atoms * rng.lognormal(0, 0.2, (120, 40))
+    found, _ = choose_size(Events.of(rng.poisson(rates).astype(float)), 1.0, rng)
+    assert len(found) == 4
+
+
+def test_the_score_of_a_size_is_the_explained_deviance(rng):
+    """Written out for one atom: every feature is predicted from the other groups' features."""
+    x, _ = signatures(rng, 1, 40, 200.0)
+    _, path = choose_size(Events.of(x), 0.5, np.random.default_rng(0))
+    order = np.random.default_rng(0).permutation(40)
+    held = x[np.sort(order[:10])]
+    mean = np.broadcast_to(held.mean(0), held.shape)
+    total = (xlogy(held, held) - xlogy(held, mean) - held + mean).sum()
+    assert path.n_components[0] == 1
+    rest = x[np.sort(order[10:])].sum(0) + 0.5  # the mean spectrum of `Events`
+    atom = rest / rest.sum()
+    rng = np.random.default_rng(0)
+    rng.permutation(40)
+    group, left = rng.permutation(40) % 5, 0.0
+    for i in range(5):
+        seen = group != i
+        codes = held[:, seen].sum(1) / atom[seen].sum()
+        mu = np.maximum(codes[:, None] * atom[~seen], 1e-300)
+        y = held[:, ~seen]
+        mu = np.maximum(mu, 1e-3 * mu.mean())
+        left += (xlogy(y, y) - xlogy(y, mu) - y + mu).sum()
+    assert path.score[0] == pytest.approx(1 - left / total, abs=2e-3)
+
+
+def prune_one(x, atoms, min_gain, known, exposure):
+    """Remove atoms of a row by solving every smaller set anew: slow and obvious."""
+    active = np.flatnonzero(solve_codes(Events.of(x, known, exposure), atoms)[0])
+
+    def best(some):
+        codes = solve_codes(Events.of(x, known, exposure), atoms[some])
+        seen = np.ones_like(x) if known is None else known
+        size = np.ones(1) if exposure is None else exposure
+        return objective(x, atoms[some], codes, seen, size)[0], codes[0]
+
+    while len(active) > 1:
+        now = best(active)[0]
+        costs = [best(np.delete(active, i))[0] - now for i in range(len(active))]
+        if min(costs) >= min_gain:
+            break
+        active = np.delete(active, np.argmin(costs))
+    codes = np.zeros(len(atoms))
+    codes[active] = best(active)[1]
+    return codes
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("min_gain", [1.0, 6.0, 1e9])
+def test_atoms_leave_rows_as_by_solving_all_smaller_sets(rng, min_gain, gaps):
+    x, _, atoms = planted(rng, n=15, p=6, counts=100.0)
+    x[0] = 0
+    known = (rng.random(x.shape) < 0.8).astype(float) if gaps else None
+    exposure = rng.uniform(0.5, 2, len(x)) if gaps else None
+    events = Events.of(x, known, exposure)
+    codes = solve_codes(events, atoms)
+    pruned = prune_codes(events, atoms, codes, min_gain)
+    for i in range(len(x)):
+        given = (None if t is None else t[i : i + 1] for t in (known, exposure))
+        expected = prune_one(x[i : i + 1], atoms, min_gain, *given)
+        np.testing.assert_array_equal(pruned[i] > 0, expected > 0)
+        np.testing.assert_allclose(pruned[i], expected, rtol=0, atol=0.5)
+    assert ((pruned > 0) <= (codes > 0)).all()
+    assert (pruned > 0).sum() < (codes > 0).sum()
+
+
+def test_a_row_is_pruned_alone(rng):
+    x, _, atoms = planted(rng)
+    alone, all_rows = (
+        prune_codes(events, atoms, solve_codes(events, atoms), 3.0)
+        for events in (Events.of(x[7:8]), Events.of(x))
+    )
+    np.testing.assert_array_equal(alone[0], all_rows[7])
+
+
+def test_the_only_atom_of_an_entry_stays():
+    """No threshold removes it: without it the likelihood is 0."""
+    atoms = np.array([[0.5, 0.5, 0.0], [0.0, 0.5, 0.5]])
+    events = Events.of(np.array([[1.0, 50.0, 0.0], [1.0, 50.0, 1.0]]))
+    pruned = prune_codes(events, atoms, solve_codes(events, atoms), 300.0)
+    np.testing.assert_array_equal(pruned > 0, [[True, False], [True, True]])

@@ -16,6 +16,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from skpudle import (
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
+    PoissonNMF,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
     PUDLERegressor,
@@ -60,7 +61,8 @@ VARIANTS = [
     PUDLEDictionaryLearning(loss="poisson", **SMALL),
     PUDLEDictionaryLearning(loss="poisson", gradient="ae-lasso", shrinkage="hard", **SMALL),
     PUDLEDictionaryLearning(loss="binomial", n_trials=1000, **SMALL),
-    PUDLEDictionaryLearning(loss="kullback-leibler", max_iter=3),
+    PoissonNMF(max_iter=3),
+    PoissonNMF(alpha=0.5, batch_size=7, max_iter=3),
     PUDLEClassifier(max_iter=3),
     PUDLERegressor(max_iter=3),
 ]
@@ -98,7 +100,9 @@ def run(check):
         raise
 
 
-@parametrize_with_checks([PUDLEDictionaryLearning(), PUDLEDictionaryLearning("auto"), *VARIANTS])
+@parametrize_with_checks(
+    [PUDLEDictionaryLearning(), PUDLEDictionaryLearning("auto"), PoissonNMF(), *VARIANTS]
+)
 def test_scikit_learn_check(estimator, check):
     run(partial(check, estimator))
 

@@ -365,7 +365,6 @@ def test_seconds_name_the_encoder():
         ({"separate_atoms": True}, "transform_tol"),
         ({"transform_algorithm": "omp"}, "transform_alpha"),
         ({"transform_algorithm": "lasso"}, "transform_n_nonzero_coefs"),
-        ({"loss": "kullback-leibler"}, "transform_alpha"),
     ],
     ids=str,
 )

@@ -14,6 +14,7 @@ from skpudle import (
     ConvPUDLEDictionaryLearning,
     DictionaryImputer,
     NOODLDictionaryLearning,
+    PoissonNMF,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
     PUDLERegressor,
@@ -69,7 +70,7 @@ LEARNERS = {
     "signed": SIGNED,
     "encoder": PUDLEDictionaryLearning(4, separate_atoms=True, max_iter=1, random_state=0),
     "poisson": PUDLEDictionaryLearning(4, loss="poisson", **SHORT),
-    "kullback-leibler": PUDLEDictionaryLearning(4, loss="kullback-leibler", random_state=0),
+    "counts that add": PoissonNMF(4, random_state=0),
     "noodl": NOODLDictionaryLearning(4, **SHORT),
     "classifier": PUDLEClassifier(4, max_iter=1, tol=None, random_state=0),
     "regressor": PUDLERegressor(4, max_iter=1, tol=None, random_state=0),
@@ -172,7 +173,7 @@ class Mixed(Batches):
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
-@pytest.mark.parametrize("name", ["rows", "poisson", "kullback-leibler", "noodl"])
+@pytest.mark.parametrize("name", ["rows", "poisson", "counts that add", "noodl"])
 def test_the_first_batch_names_the_features(name, method):
     learner = getattr(clone(LEARNERS[name]), method)(Batches(FRAME))
     assert learner.feature_names_in_.tolist() == list("abcdef")

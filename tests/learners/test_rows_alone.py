@@ -14,6 +14,7 @@ from sklearn.base import clone
 from skpudle import (
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
+    PoissonNMF,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
     PUDLERegressor,
@@ -48,7 +49,7 @@ LEARNERS = {
     "noodl": NOODLDictionaryLearning(20, initial_threshold=0.1, **TRAINED),
     "poisson": PUDLEDictionaryLearning(8, loss="poisson", **TRAINED),
     "binomial": PUDLEDictionaryLearning(8, loss="binomial", n_trials=30, **TRAINED),
-    "kullback-leibler": PUDLEDictionaryLearning(8, loss="kullback-leibler", **FITTED),
+    "counts that add": PoissonNMF(8, **FITTED),
     "learned": PUDLEDictionaryLearning(20, separate_atoms="unfolding", max_iter=2, **FITTED),
     "learned, one analysis": PUDLEDictionaryLearning(
         20, separate_atoms=True, split_sign=True, max_iter=2, **FITTED

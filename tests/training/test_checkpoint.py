@@ -26,6 +26,7 @@ from skpudle import (
     Checkpoint,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
+    PoissonNMF,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
 )
@@ -1309,8 +1310,8 @@ COMPLETE = {
     ),
     "poisson": (Rows(4, loss="poisson"), lambda: (counts(),)),
     "poisson, trained": (Rows(4, loss="poisson", gradient="dec", max_iter=2), lambda: (counts(),)),
-    "spectra": (Rows(4, loss="kullback-leibler", max_iter=8), lambda: (counts(),)),
-    "spectra, converged": (Rows(4, loss="kullback-leibler"), lambda: (counts(),)),
+    "spectra": (PoissonNMF(4, max_iter=8, **SEED), lambda: (counts(),)),
+    "spectra, converged": (PoissonNMF(4, **SEED), lambda: (counts(),)),
     "noodl": (NOODLDictionaryLearning(6, n_unfoldings=4, max_iter=2, **SEED), lambda: (planted(),)),
     "from the data": (FromData(6, max_iter=2, n_unfoldings=4, **SEED), lambda: (planted(),)),
     "classifier": (PUDLEClassifier(6, max_iter=2, tol=None, **SEED), labelled),

@@ -1,4 +1,4 @@
-"""``PUDLEDictionaryLearning(loss="kullback-leibler")``: counts of sources that add."""
+"""`PoissonNMF`: counts of sources that add."""
 
 import pickle
 import warnings
@@ -15,7 +15,7 @@ from sklearn.decomposition import NMF
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 
-from skpudle import Checkpoint, PUDLEDictionaryLearning
+from skpudle import Checkpoint, PoissonNMF
 from skpudle.checkpoint import read_checkpoint, write_checkpoint
 from skpudle.encoding import encode
 from skpudle.inspection import code_saliency
@@ -39,8 +39,7 @@ def planted(seed, n=400, m=100, p=4, counts=200):
 
 
 def make(n_components=4, **options):
-    params = dict(loss="kullback-leibler", random_state=0)
-    return PUDLEDictionaryLearning(n_components, **params | options)
+    return PoissonNMF(n_components, **dict(random_state=0) | options)
 
 
 def divergence(rates, found):
@@ -91,12 +90,11 @@ def test_attributes(fitted, X):
     assert fitted.components_.shape == (4, 100)
     assert fitted.components_.min() > 0
     np.testing.assert_allclose(fitted.components_.sum(1), 1)
-    assert fitted.phases_ == {"kullback-leibler": fitted.n_iter_}
+    assert fitted.phases_ == {"alternation": fitted.n_iter_}
     assert fitted.ended_by_ == "tol"
     assert len(fitted.loss_curve_) == fitted.n_iter_
     assert fitted.loss_curve_[-1] < fitted.loss_curve_[0]
     assert fitted.alpha_ > 0
-    assert not hasattr(fitted, "intercept_")
 
 
 def test_codes_are_events(fitted, X):
@@ -121,9 +119,7 @@ def test_score_is_the_explained_deviance(fitted, X):
     total = 0.0
     for hidden in order.tensor_split(10):
         seen = np.setdiff1d(np.arange(100), hidden)
-        part = PUDLEDictionaryLearning.from_components(
-            fitted.components_[:, seen], loss="kullback-leibler"
-        )
+        part = PoissonNMF.from_components(fitted.components_[:, seen])
         codes = part.transform(X[:, seen], exposure=exposure)
         empty = ~codes.any(1)  # half an event, spread over the atoms
         loads = exposure[empty] * fitted.components_[:, seen].sum()
@@ -139,6 +135,29 @@ def test_score_is_the_explained_deviance(fitted, X):
 def test_a_grid_finds_a_number_of_atoms(X):
     search = GridSearchCV(make(), {"n_components": [1, 4]}, cv=2).fit(X)
     assert search.best_params_ == {"n_components": 4}
+
+
+def test_the_number_of_atoms_is_found(X, tmp_path):
+    recording = Checkpoint(tmp_path / "fit.npz")
+    learner = make("auto").set_callbacks(recording).fit(X[::2])
+    assert learner.n_components_ == 4
+    path = learner.size_path_
+    assert path.score.shape == path.objective.shape == path.n_components.shape
+    assert 4 in path.n_components
+    assert learner.get_feature_names_out().shape == (4,)
+    again = make("auto").set_callbacks(recording).fit(X[::2])
+    np.testing.assert_array_equal(again.components_, learner.components_)
+    learner.partial_fit(X[1::2])
+    assert learner.n_components_ == 4
+    assert not hasattr(learner, "size_path_")
+    assert make("auto").partial_fit(X[::2]).n_components_ == 4
+
+
+def test_a_number_needs_rows_and_its_own_start(X):
+    with pytest.raises(ValueError, match="quarter of the rows, got 7. Pass 8 rows or more"):
+        make("auto").fit(X[:7])
+    with pytest.raises(ValueError, match="finds atoms itself, got dict_init='data'"):
+        make("auto", dict_init="data").fit(X)
 
 
 def test_constants_score_zero():
@@ -274,27 +293,26 @@ def test_a_pass_goes_on_from_a_fit_and_through_a_pickle(fitted, X):
     assert cosines.min() > 0.98
 
 
-def test_another_loss_may_follow(X):
-    learner = make(max_iter=3, tol=None).fit(X)
-    learner.set_params(loss="poisson", n_unfoldings=3, max_iter=2).fit(X)
-    assert learner.intercept_.shape == (100,)
-    learner.set_params(loss="kullback-leibler", n_unfoldings="auto").fit(X)
-    assert not hasattr(learner, "intercept_")
-    assert not hasattr(learner, "step_size_")
+def test_given_atoms_encode_without_data(fitted, X):
+    learner = PoissonNMF.from_components(fitted)
+    np.testing.assert_array_equal(learner.transform(X), fitted.transform(X))
+    assert learner.partial_fit(X).components_.shape == fitted.components_.shape
+    with pytest.raises(ValueError, match="least entry of components is -1.*not negative"):
+        PoissonNMF.from_components(-np.eye(3))
 
 
 def test_atoms_are_kept_in_files(fitted, X, tmp_path):
     pytest.importorskip("safetensors")
     save_atoms(fitted, tmp_path / "atoms.safetensors")
     stored = load_atoms(tmp_path / "atoms.safetensors")
-    learner = PUDLEDictionaryLearning.from_components(stored.components, **stored.params)
+    learner = PoissonNMF.from_components(stored.components, **stored.params)
     np.testing.assert_allclose(learner.transform(X), fitted.transform(X))
 
 
 def test_findings_never_advise_a_penalty_of_codes(X):
     """A larger prior makes codes no sparser."""
     for counts in (X, X + 1, np.random.default_rng(0).poisson(3.0, X.shape)):
-        learner = make().fit(counts)
+        learner = make(alpha=1.0).fit(counts)
         assert (learner.transform(counts) != 0).mean() > 0.5
         assert not any("alpha" in sentence for sentence in findings(learner, counts))
 
@@ -303,57 +321,82 @@ def test_findings_never_advise_a_penalty_of_codes(X):
 
 VALUES = {
     "alpha": 0.0,
-    "atom_norm": "ball",
-    "batch_size": 7,
-    "debias": 0.5,
     "dict_init": "data",
-    "gradient": "dec",
-    "lambda_decay": 0.9,
-    "learning_rate": 0.05,
     "max_iter": 1,
     "n_components": 5,
     "n_iter_no_change": 1,
-    "n_trials": 30,
-    "n_unfoldings": 4,
-    "optimizer": "sgd",
-    "optimizer_params": {"weight_decay": 0.1},
     "random_state": 5,
-    "shrinkage": "hard",
-    "split_sign": True,
-    "step_size": 0.05,
     "tol": 0.5,
-    "transform_alpha": 0.1,
-    "transform_n_nonzero_coefs": 3,
-    "transform_tol": 0.2,
+    "transform_min_gain": 6.0,
 }
-REFUSED = {"n_components": "auto", "separate_atoms": True, "transform_algorithm": "lasso"}
-# constraints that hold anyway, and settings that results must not depend on
-IMPLIED = {"positive_code", "positive_dict", "loss", "device", "verbose"}
+OF_PARTS = {"batch_size": 7}
+FIXED = {"fixed_components"}
+SILENT = {"verbose"}
 
 
 def test_every_parameter_is_tested():
-    names = {*signature(PUDLEDictionaryLearning).parameters}
-    assert names == {*VALUES} | {*REFUSED} | IMPLIED
+    assert {*signature(PoissonNMF).parameters} == {*VALUES} | {*OF_PARTS} | FIXED | SILENT
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("name", VALUES)
-def test_a_parameter_acts_or_a_warning_names_it(name, fitted, X):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        learner = make(**{name: VALUES[name]}).fit(X)
-    texts = [str(w.message) for w in caught if "no effect in this fit" in str(w.message)]
-    if texts:
-        assert f"fit: {name}. " in texts[0]
-    else:
-        one, other = learner.transform(X), fitted.transform(X)
-        assert one.shape != other.shape or (one != other).any()
+def test_a_parameter_acts(name, fitted, X):
+    learner = make(**{name: VALUES[name]}).fit(X)
+    one, other = learner.transform(X), fitted.transform(X)
+    assert one.shape != other.shape or (one != other).any()
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_parameters_of_other_losses_are_refused(name, X):
-    with pytest.raises(ValueError, match=name):
-        make(**{name: REFUSED[name]}).fit(X)
+@pytest.mark.parametrize("n_fixed", [1, 3, 4])
+@pytest.mark.parametrize("alpha", ["auto", 0.0])
+def test_fixed_atoms_stay_and_the_others_are_found(n_fixed, alpha, data):
+    """Also atoms with entries of 0, on which a prior would have an infinite penalty."""
+    X, _, atoms = data
+    fixed = 7 * np.where(atoms > 0.002, atoms, 0)[:n_fixed]
+    learner = make(4, alpha=alpha, fixed_components=fixed).fit(X)
+    kept = fixed / fixed.sum(1, keepdims=True)
+    np.testing.assert_array_equal(learner.components_[:n_fixed], kept)
+    assert np.isfinite(learner.loss_curve_).all()
+    assert recovery_rate(directions(learner.components_), directions(atoms), threshold=0.95) == 1
+    learner.partial_fit(X[:100])
+    np.testing.assert_array_equal(learner.components_[:n_fixed], kept)
+    found = make(4, alpha=alpha, fixed_components=fixed).partial_fit(X)
+    np.testing.assert_array_equal(found.components_[:n_fixed], kept)
+
+
+def test_fixed_atoms_leave_the_objective_monotone(data, tmp_path):
+    X, _, atoms = data
+    learner = make(4, fixed_components=atoms[:2], alpha=1.0, tol=None, max_iter=20)
+    expected = learner.fit(X).components_
+    assert (np.diff(learner.loss_curve_[2:]) < 0.01 * learner.loss_curve_[0]).all()
+    recording = Checkpoint(tmp_path / "fit.npz")
+    for max_iter in (7, 20):
+        learner.set_params(max_iter=max_iter).set_callbacks(recording).fit(X)
+    np.testing.assert_array_equal(learner.components_, expected)
+
+
+@pytest.mark.parametrize(
+    ("n", "fixed", "words"),
+    [
+        (1, np.ones((2, 100)), "n_components=1 counts the 2 fixed_components, too. Pass .* 2 on"),
+        ("auto", np.ones((2, 100)), "n_components='auto' counts the 2 fixed_components"),
+        (3, np.ones((2, 99)), r"shape \(2, 99\) .* Pass rows of 100 entries"),
+        (3, -np.eye(2, 100), "least entry -1. Pass rows of 100 entries that are not neg"),
+        (3, np.zeros((2, 100)), "not all 0"),
+    ],
+)
+def test_wrong_fixed_atoms_are_refused(n, fixed, words, X):
+    with pytest.raises(ValueError, match=words):
+        make(n, fixed_components=fixed).fit(X)
+
+
+def test_batches_are_updates(X):
+    learner = make(**OF_PARTS).partial_fit(X)
+    assert learner.n_steps_ == -(-len(X) // OF_PARTS["batch_size"])
+
+
+def test_without_a_tolerance_patience_has_no_effect(X):
+    with pytest.warns(UserWarning, match="no effect in this fit: n_iter_no_change"):
+        make(tol=None, max_iter=2, n_iter_no_change=2).fit(X)
 
 
 def test_the_unfolded_encoder_refuses_the_loss(fitted, X):
@@ -438,6 +481,6 @@ def test_progress_is_printed(X, capsys):
     make(verbose=1, max_iter=2, tol=None).fit(X)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == [
-        "kullback-leibler, epoch 1/2",
-        "kullback-leibler, epoch 2/2",
+        "alternation, epoch 1/2",
+        "alternation, epoch 2/2",
     ]

@@ -1,0 +1,189 @@
+"""Find spectra and their number in simulated catalogues of mutations, with `skpudle.PoissonNMF`.
+
+    python benchmarks/bench_signatures.py --out benchmarks/results/signatures.json
+
+A catalogue has a row of 96 counts for each genome, a sum of 2 to 7 signatures. Signatures are
+random: spiky ones are draws of sparse Dirichlet distributions, flat ones a common spectrum with
+log-normal factors, whose cosines with each other are 0.7 to 0.9. For each problem: the number of
+atoms that ``n_components="auto"`` chooses; precision and sensitivity at a cosine of 0.9; the sum of
+absolute errors of exposures as a share of their sum, with the number found and with the true one;
+``alpha_``; seconds of CPU time of the fits; and the exposures of scikit-learn's NMF with the true
+number, the best of several starts by its own likelihood. With ``--grid`` the number by
+`GridSearchCV` with the default score, among those from one less to five more.
+"""
+
+import argparse
+import json
+import time
+import warnings
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from sklearn.decomposition import NMF
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+
+from skpudle import PoissonNMF
+
+N_CHANNELS, SAME = 96, 0.9
+# genomes, signatures, flat ones among them, standard deviation of their log-normal factors, median
+# of the mutations of a genome, standard deviation of their logarithm, kind
+SCENARIOS = {
+    "easy": (200, 5, 0, 0.55, 5000, 0.7, "mixed"),
+    "exact": (200, 8, 2, 0.55, 5000, 0.7, "exact"),
+    "mixed": (300, 10, 2, 0.55, 5000, 1.0, "mixed"),
+    "noisy": (300, 10, 2, 0.55, 5000, 1.0, 0.05),
+    "noisy 20": (300, 10, 2, 0.55, 5000, 1.0, 0.2),
+    "small": (50, 6, 4, 0.55, 5000, 1.0, "mixed"),
+    "flat": (300, 8, 4, 0.55, 5000, 1.0, "mixed"),
+    "alike": (300, 8, 4, 0.35, 5000, 1.0, "mixed"),
+    "dim": (200, 6, 4, 0.55, 1000, 1.0, "mixed"),
+    "rare": (500, 12, 3, 0.55, 3000, 1.0, "rare"),
+    "tissues": (600, 20, 5, 0.55, 3000, 1.0, "tissues"),
+    "exome": (500, 6, 1, 0.55, 150, 0.8, "mixed"),
+}
+
+
+def draw_signatures(rng, n, n_flat, deviation):
+    """Return spectra of sum 1, the flat ones first."""
+    common = rng.dirichlet(np.full(N_CHANNELS, 3.0))
+    flat = common * rng.lognormal(0, deviation, (n_flat, N_CHANNELS))
+    shapes = rng.choice([0.05, 0.1, 0.2], n - n_flat)
+    spiky = [rng.dirichlet(np.full(N_CHANNELS, shape)) + 0.05 * common for shape in shapes]
+    atoms = np.concatenate([flat, np.reshape(spiky, (-1, N_CHANNELS))])
+    return atoms / atoms.sum(1, keepdims=True)
+
+
+def draw_active(rng, n, kind, group, groups):
+    """Return the signatures of a genome."""
+    if kind == "tissues":  # two in all genomes, one to four of the tissue's
+        local = groups[group]
+        return np.append([0, 1], rng.choice(local, rng.integers(1, 5), replace=False))
+    chance = np.ones(n)
+    if kind == "rare":
+        chance[-4:] = 0.15
+    return rng.choice(n, rng.integers(2, min(7, n) + 1), replace=False, p=chance / chance.sum())
+
+
+def planted(scenario, seed):
+    """Return counts, signatures and exposures."""
+    n_genomes, n, n_flat, deviation, median, spread, kind = SCENARIOS[scenario]
+    rng = np.random.default_rng([seed, *scenario.encode()])
+    atoms = draw_signatures(rng, n, n_flat, deviation)
+    groups = np.array_split(rng.permutation(np.arange(2, n)), 6)
+    groups = [np.append(g, rng.choice(np.arange(2, n), 2)) for g in groups]
+    groups = [np.resize(np.unique(g), max(4, len(np.unique(g)))) for g in groups]
+    exposures = np.zeros((n_genomes, n))
+    for i in range(n_genomes):
+        active = np.unique(draw_active(rng, n, kind, i % 6, groups))
+        total = np.clip(rng.lognormal(np.log(median), spread), 20, 50_000)
+        exposures[i, active] = total * rng.dirichlet(np.ones(len(active)))
+    rates = exposures @ atoms
+    if isinstance(kind, float):
+        rates = rates * rng.lognormal(0, kind, rates.shape)
+    counts = np.round(rates) if kind == "exact" else rng.poisson(rates)
+    return counts.astype(float), atoms, exposures
+
+
+def compare(atoms, exposures, found, codes):
+    """Return precision, sensitivity and the error of exposures."""
+    sums = found.sum(1)
+    found, codes = found / sums[:, None], codes * sums
+    pairs = [a / np.linalg.norm(a, axis=1, keepdims=True) for a in (atoms, found)]
+    cosines = pairs[0] @ pairs[1].T
+    rows, columns = linear_sum_assignment(-cosines)
+    n_same = int((cosines[rows, columns] >= SAME).sum())
+    guess = np.zeros_like(exposures)
+    guess[:, rows] = codes[:, columns]
+    error = np.abs(guess - exposures).sum() / exposures.sum()
+    return dict(precision=n_same / len(found), sensitivity=n_same / len(atoms), error=float(error))
+
+
+def timed(learner, X):
+    """Return the fitted learner, its codes and seconds of CPU time."""
+    start = time.process_time()
+    codes = learner.fit_transform(X)
+    return learner, codes, time.process_time() - start
+
+
+def best_nmf(X, n, n_starts):
+    fits = [
+        timed(NMF(n, beta_loss="kullback-leibler", solver="mu", init="random", tol=1e-6,
+                  max_iter=2000, random_state=seed), X)
+        for seed in range(n_starts)
+    ]  # fmt: skip
+    best = min(fits, key=lambda fit: fit[0].reconstruction_err_)
+    return best[0].components_, best[1], sum(fit[2] for fit in fits)
+
+
+def measure(scenario, seed, *, n_starts, grid):
+    X, atoms, exposures = planted(scenario, seed)
+    line = dict(scenario=scenario, seed=seed, n_planted=len(atoms))
+    for name, n in (("auto", "auto"), ("known", len(atoms))):
+        learner, codes, seconds = timed(PoissonNMF(n, random_state=0), X)
+        largest = 4 * X.sum() / learner.components_.size
+        line[name] = dict(
+            n=learner.n_components_,
+            alpha=round(learner.alpha_, 3),
+            inside=bool(0.1 < learner.alpha_ < largest / 2),
+            steps=learner.n_iter_,
+            seconds=round(seconds, 2),
+            **compare(atoms, exposures, learner.components_, codes),
+        )
+    if n_starts:
+        found, codes, seconds = best_nmf(X, len(atoms), n_starts)
+        line["nmf"] = dict(seconds=round(seconds, 2), **compare(atoms, exposures, found, codes))
+    if grid:
+        numbers = list(range(len(atoms) - 1, len(atoms) + 6))
+        search = GridSearchCV(PoissonNMF(random_state=0), {"n_components": numbers}, cv=3)
+        line["grid"] = search.set_params(refit=False).fit(X).best_params_["n_components"]
+    return line
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out")
+    parser.add_argument("--scenarios", default=",".join(SCENARIOS))
+    parser.add_argument("--seeds", default="100,101,102")
+    parser.add_argument("--starts", type=int, default=5, help="starts of NMF; 0 for none")
+    parser.add_argument("--grid", action="store_true")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    PoissonNMF(3, random_state=0).fit(np.random.default_rng(0).poisson(5, (50, 20)))  # compiles
+    lines = []
+    for scenario in args.scenarios.split(","):
+        for seed in map(int, args.seeds.split(",")):
+            line = measure(scenario, seed, n_starts=args.starts, grid=args.grid)
+            lines.append(line)
+            print(json.dumps(line), flush=True)
+            if args.out:
+                summary = summarize(lines)
+                with open(args.out, "w", encoding="utf-8") as file:
+                    json.dump(dict(summary=summary, problems=lines), file, indent=1)
+    print(json.dumps(summarize(lines)))
+
+
+def summarize(lines):
+    """Return counts of right numbers, and medians and means over all problems."""
+    found = [line["auto"] for line in lines]
+    summary = dict(
+        problems=len(lines),
+        right=sum(line["auto"]["n"] == line["n_planted"] for line in lines),
+        inside=sum(line["known"]["inside"] for line in lines),
+        precision=float(np.mean([one["precision"] for one in found])),
+        sensitivity=float(np.mean([one["sensitivity"] for one in found])),
+        median_seconds=float(np.median([one["seconds"] for one in found])),
+        most_seconds=max(one["seconds"] for one in found),
+        error_auto=float(np.mean([one["error"] for one in found])),
+        error_known=float(np.mean([line["known"]["error"] for line in lines])),
+    )
+    if "nmf" in lines[0]:
+        summary["error_nmf"] = float(np.mean([line["nmf"]["error"] for line in lines]))
+        summary["seconds_nmf"] = float(np.median([line["nmf"]["seconds"] for line in lines]))
+    if "grid" in lines[0]:
+        summary["grid_right"] = sum(line["grid"] == line["n_planted"] for line in lines)
+    return summary
+
+
+if __name__ == "__main__":
+    main()

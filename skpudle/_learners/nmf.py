@@ -1,0 +1,881 @@
+"""Counts of sources that add: `PoissonNMF`.
+
+Codes and atoms alternate as convex problems (`skpudle.additive`); there are no unfoldings,
+gradients or penalties of codes.
+"""
+
+from dataclasses import dataclass, field, replace
+from math import inf
+from numbers import Integral, Real
+from types import SimpleNamespace
+from zlib import crc32
+
+import numpy as np
+import torch
+from sklearn.base import _fit_context
+from sklearn.callback import CallbackSupportMixin
+from sklearn.utils import Bunch
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from skpudle._data.arrays import (
+    check_rows,
+    input_attributes,
+    make_generator,
+    to_numpy,
+    to_tensor,
+)
+from skpudle._data.batches import Samples
+from skpudle._data.foreign import dictionary_of
+from skpudle._data.sources import check_exposure, refuse_shuffled
+from skpudle._learners.coder import DictionaryTransformer, check_number
+from skpudle._learners.dense import DICT_INIT, choose_atoms, read_rows
+from skpudle._precision import training_mode
+from skpudle._training.fit import FitRun
+from skpudle._training.messages import (
+    nothing_known,
+    warn_of_early_end,
+    warn_of_few_samples,
+    warn_of_unknown_features,
+    warn_of_unused,
+)
+from skpudle.additive import (
+    Events,
+    Progress,
+    advance,
+    atoms_of_events,
+    begin,
+    choose_size,
+    choose_smoothing,
+    expected_events,
+    first_atoms,
+    prune_codes,
+    solve_codes,
+    start_from,
+)
+
+__all__ = ["PoissonNMF"]
+
+# The prior of given atoms, and without events: pseudo-events a feature. For planted spectra
+# (benchmarks/bench_additive.py) the best number is 0.4 to 13, and 0.5 is never worse than none.
+_SMOOTHING = 0.5
+# max_iter="auto"
+_STEPS = 1000
+# `partial_fit` forgets: the share of the statistics before batch t is (1 - 1 / t) ** _FORGETTING.
+_FORGETTING = 2.0
+# n_components="auto": the fewest rows; the smoothing while alpha="auto" is not chosen yet, and its
+# largest share of the events of a feature. With an alpha that held-out entries choose for 4 atoms,
+# or for the spare ones, 3 and 2 of 22 numbers are wrong instead of 1.
+_FEWEST, _SIZING, _SIZING_SHARE = 8, 2.0, 1e-3
+# rows read at a time
+_ROWS = 4096
+
+# of a state of the alternation
+_ARRAYS = "atoms", "codes", "previous_atoms", "previous_codes"
+_CURVES = "losses", "objectives"
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Numbers that a reader of data and a fit ask for; see `skpudle._training.fit`.
+
+    Parameters
+    ----------
+    n_components : int or None
+        Number of atoms.
+    most_steps : int
+        The largest number of steps of a fit.
+    size : int
+        The number of rows in an update of `partial_fit`.
+    """
+
+    n_components: int | None
+    most_steps: int
+    size: int
+
+    def batch_size(self, n_samples=None):
+        """Return the number of rows in an update."""
+        return self.size
+
+    def n_updates(self, n_batches, batch_size, data):
+        """Return the number of updates, for the number of epochs that callbacks are told."""
+        return n_batches * self.most_steps
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """The encoder of most likely rates; every row is solved alone.
+
+    Parameters
+    ----------
+    least : float, default=0.0
+        Codes of rows without any event have this many events in all. A rate of 0 excludes events,
+        so predictions of further entries need some.
+    min_gain : float, default=0.0
+        An atom stays in a row if it improves the log-likelihood by this.
+    """
+
+    least: float = 0.0
+    min_gain: float = 0.0
+
+    def of_features(self, features):
+        """Return the encoder of some features, to predict others."""
+        return _Encoder(0.5, self.min_gain)
+
+    def __call__(self, dictionary, x, *, mask=None, offset=None):  # -> (n, n_components)
+        """Return codes; ``offset`` holds the logarithms of exposures."""
+        if x.requires_grad:
+            raise ValueError(
+                "Codes of PoissonNMF have no derivatives. Pass a PUDLEDictionaryLearning, whose "
+                "loss='poisson' is for counts too."
+            )
+        exposure = None if offset is None else to_numpy(offset[:, 0].double().exp())
+        known = None if mask is None else to_numpy(mask)
+        events = Events.of(to_numpy(x.double()), known, exposure)
+        atoms = to_numpy(dictionary.atoms.double())
+        codes = solve_codes(events, atoms)
+        if self.min_gain > 0:
+            codes = prune_codes(events, atoms, codes, self.min_gain)
+        empty = ~codes.any(1)
+        if self.least and empty.any():
+            loads = events.loads(atoms)[empty]
+            size = np.maximum(loads.sum(1, keepdims=True), 1e-300)
+            codes[empty] = np.where(loads.sum(1, keepdims=True) > 0, self.least / size, 0.0)
+        return to_tensor(codes).to(x)
+
+
+def _read_events(source, exposure):  # -> Events of all rows
+    parts, start = [], 0
+    source = source.for_training(_ROWS, None, shuffle=False)
+    for batch in source.batches(source.plan()):
+        stop = start + len(batch.x)
+        given = None if exposure is None else exposure[start:stop]
+        mask = None if batch.mask is None else to_numpy(batch.mask)
+        parts.append(Events.of(to_numpy(batch.x.double()), mask, given))
+        start = stop
+    return Events.joined(parts)
+
+
+def _fixed_atoms(learner, n_features):  # -> (n_fixed, n_features), of sum 1
+    """Check the fixed atoms of a learner."""
+    given, n_components = learner.fixed_components, learner.n_components
+    if given is None:
+        return np.empty((0, n_features))
+    atoms = to_numpy(to_tensor(check_rows(given))).astype(np.float64)
+    if atoms.shape[1] != n_features or (atoms < 0).any() or not atoms.any(1).all():
+        raise ValueError(
+            f"fixed_components has the shape {atoms.shape} and the least entry {atoms.min():.3g}. "
+            f"Pass rows of {n_features} entries that are not negative and not all 0."
+        )
+    if n_components == "auto" or (n_components or n_features) < len(atoms):
+        raise ValueError(
+            f"n_components={n_components!r} counts the {len(atoms)} fixed_components, too. Pass a "
+            f"number from {len(atoms)} on."
+        )
+    return atoms / atoms.sum(1, keepdims=True)
+
+
+def _first_atoms(learner, data, events, generator):  # -> (n_components, n_features), Bunch or None
+    """Return initial atoms, the fixed ones first, and the numbers of atoms that were tried."""
+    x, start, n_components = data.samples.x, learner.dict_init, learner.n_components
+    searches, fixed = (
+        isinstance(start, str) and start == "search",
+        _fixed_atoms(learner, x.shape[1]),
+    )
+    if n_components == "auto":
+        if not searches:
+            raise ValueError(
+                f"n_components='auto' finds atoms itself, got dict_init={start!r:.50}. Pass a "
+                "number, or dict_init='search'."
+            )
+        if events.counts.shape[0] < _FEWEST:
+            raise ValueError(
+                f"n_components='auto' holds out a quarter of the rows, got {len(x)}. Pass "
+                f"{_FEWEST} rows or more, or a number."
+            )
+        smoothing = learner.alpha
+        if smoothing in ("auto", 0):  # without a prior atoms exclude events of held-out rows
+            smoothing = min(_SIZING, _SIZING_SHARE * float(events.counts.sum()) / x.shape[1])
+        rng = np.random.default_rng(generator.initial_seed())
+        atoms, path = choose_size(events, smoothing, rng)
+        return atoms, Bunch(**path._asdict())
+    if len(fixed):
+        n_components = (n_components or x.shape[1]) - len(fixed)
+        if not n_components:
+            return fixed, None
+        events = events.unexplained(fixed, solve_codes(events, fixed))
+    if searches:
+        atoms = first_atoms(events, n_components or x.shape[1])
+    else:
+        how = dict(atom_norm=None, positive=True)
+        atoms = choose_atoms(start, n_components, x.double().cpu(), generator, **how)
+        atoms = to_numpy(atoms)
+    return np.concatenate([fixed, start_from(events, atoms)]), None
+
+
+def _n_fixed(learner):
+    return 0 if learner.fixed_components is None else len(learner.fixed_components)
+
+
+def _smoothed(alpha, events, atoms, generator, n_fixed):  # -> float, (n_components, n_features)
+    """Return the prior, which events choose if it is "auto", and initial atoms for it."""
+    if alpha != "auto" or not events.counts.nnz:
+        return _SMOOTHING if alpha == "auto" else float(alpha), atoms
+    return choose_smoothing(events, atoms, np.random.default_rng(generator.initial_seed()), n_fixed)
+
+
+def _check_data(learner, events, atoms):
+    unknown = []
+    n_samples = events.counts.shape[0]
+    if events.missing is not None:
+        unknown = np.flatnonzero(events.missing.sum(0) == n_samples).tolist()
+    warn_of_unknown_features(unknown)
+    if isinstance(learner.dict_init, str):
+        warn_of_few_samples(n_samples, len(atoms))
+
+
+def _attributes(learner, data, atoms, alpha, memory, **known):  # -> dict
+    """Return the fitted attributes; None removes one of a `fit`."""
+    atoms = atoms.astype(to_numpy(data.samples.x[:0]).dtype)
+    memory = memory | {
+        "atoms": crc32(np.ascontiguousarray(atoms)),
+        "given": {"n_components": learner.n_components},
+    }
+    fitted = {
+        "components_": atoms,
+        "n_components_": len(atoms),
+        "alpha_": float(alpha),
+        "_training_state": memory,
+    }
+    of_fits = dict.fromkeys(("ended_by_", "phases_", "fit_seconds_", "size_path_"))
+    return of_fits | data.inputs | fitted | known
+
+
+@dataclass
+class _Alternation:
+    """The phase of a fit; see `skpudle._training.fit`."""
+
+    learner: object
+    most_steps: int
+    data: object
+    events: Events
+    state: object
+    smoothing: float
+    ended_by: str | None = None
+    n_stalled: int = field(default=0)
+
+    names, stages = (None, "epoch"), {}
+    stops_at_interrupts = True
+
+    def begin(self, recorder):
+        """Resume from the checkpoint, if there is one."""
+        self._recorder = recorder
+        stored = recorder.found_steps(self._check)
+        if stored is None:
+            return
+        arrays = [to_numpy(stored[name]) for name in _ARRAYS]
+        numbers = stored["factor"], *(tuple(stored[name]) for name in _CURVES)
+        self.state = Progress(*arrays, *numbers, self.state.n_fixed)
+        self.ended_by, self.n_stalled = recorder.ended_by, stored["n_stalled"]
+        if recorder.has_another_rule:
+            self.n_stalled = 0
+        elif self.n_stalled >= self.learner.n_iter_no_change:  # killed as it ended
+            self.ended_by = "tol"
+        if self.ended_by is None and len(self.state.losses) >= self.most_steps:
+            self.ended_by = "max_iter"
+
+    def _check(self, stored):
+        """Raise ValueError unless the alternation can reach a state."""
+        n_steps = len(stored["losses"])
+        for name in _ARRAYS:
+            array, shape = stored[name], getattr(self.state, name).shape
+            if tuple(array.shape) != shape or array.dtype != torch.float64:
+                raise ValueError(f"its {name} have the shape {tuple(array.shape)}, not {shape}")
+            if not (torch.isfinite(array) & (array >= 0)).all():
+                raise ValueError(f"its {name} are negative or not finite")
+        numbers = [number for name in _CURVES for number in stored[name]]
+        if len(numbers) != 2 * n_steps or not np.isfinite(np.array(numbers, float)).all():
+            raise ValueError("its objectives are not finite, or not those of its steps")
+        if not 0 <= stored["factor"] <= 1:
+            raise ValueError(f"its extrapolation is {stored['factor']!r:.50}, not 0 to 1")
+        if type(stored["n_stalled"]) is not int or not 0 <= stored["n_stalled"] <= n_steps:
+            raise ValueError(f"it has stalled for {stored['n_stalled']!r:.50} steps")
+
+    def pack(self):
+        """Return the state for a checkpoint."""
+        state = self.state
+        arrays = {name: to_tensor(getattr(state, name)) for name in _ARRAYS}
+        numbers = {name: getattr(state, name) for name in ("factor", *_CURVES)}
+        return arrays | numbers | {"n_stalled": self.n_stalled}
+
+    @property
+    def is_done(self):
+        return self.ended_by is not None
+
+    def advance(self):
+        """Make one step, and decide whether it is the last."""
+        given = self.learner
+        self.state = advance(self.events, self.state, self.smoothing)
+        objectives = self.state.objectives
+        before, now = objectives[-2] if len(objectives) > 1 else inf, objectives[-1]
+        tol = -1.0 if given.tol is None else given.tol
+        stalled = before - now <= tol * abs(self.state.losses[-1])
+        self.n_stalled = self.n_stalled + 1 if stalled else 0
+        if self.n_stalled >= given.n_iter_no_change:
+            self.ended_by = "tol"
+        elif len(objectives) >= self.most_steps:
+            self.ended_by = "max_iter"
+        if self._recorder.is_active:
+            self._recorder.at_step(self.pack(), len(objectives))
+
+    def attributes(self):
+        """Return the fitted attributes."""
+        state = self.state
+        found, visible = expected_events(self.events, state.atoms, state.codes)
+        n_samples = self.events.counts.shape[0]
+        memory = dict(found=found, visible=visible, mean=self.events.mean, n_batches=1)
+        return _attributes(
+            self.learner,
+            self.data,
+            state.atoms,
+            self.smoothing,
+            memory | {"n_rows": n_samples},
+            n_iter_=len(state.losses),
+            n_steps_=len(state.losses),
+            loss_curve_=np.array(state.losses),
+            ended_by_=self.ended_by or "callback",
+            phases_={"alternation": len(state.losses)},
+        )
+
+    def report(self, max_iter):
+        """Print a line about the last step."""
+        n, loss = len(self.state.losses), self.state.losses[-1]
+        print(f"alternation, epoch {n}/{self.most_steps}  loss {loss:.6g}", flush=True)
+
+
+def _update(learner, data, fitted, exposure):  # -> dict
+    """Return the attributes after one pass: statistics of batches, older ones forgotten.
+
+    ``fitted`` holds the attributes of a fitted learner, to go on from; it is empty at first. See O.
+    Cappe and E. Moulines, "On-line expectation-maximization algorithm for latent data models", JRSS
+    B 71, 2009.
+    """
+    losses, n_rows, smoothing = [], 0, learner.alpha
+    everything = _read_events(data.source, exposure)
+    memory = fitted.get("_training_state", {})
+    replaced = fitted and memory["atoms"] != crc32(np.ascontiguousarray(fitted["components_"]))
+    if fitted and (replaced or memory.get("visible", np.ones(1)).any()):
+        atoms = np.asarray(fitted["components_"], dtype=np.float64)
+        smoothing = fitted["alpha_"] if smoothing == "auto" else smoothing
+    else:  # at first, and before the first event
+        memory, generator = {}, make_generator(learner.random_state)
+        atoms, _ = _first_atoms(learner, data, everything, generator)
+        smoothing, atoms = _smoothed(smoothing, everything, atoms, generator, _n_fixed(learner))
+    if replaced:  # the events of the atoms before hold these atoms, if there are as many
+        atoms, found = start_from(everything, atoms), memory.get("found", np.empty((0, 0)))
+        same = found.shape == atoms.shape
+        memory = memory | {"found": atoms * found.sum(1, keepdims=True)} if same else {}
+    if "found" not in memory:
+        zeros = np.zeros_like(atoms)
+        memory = dict(found=zeros, visible=zeros, mean=everything.mean, n_batches=0, n_rows=0.0)
+    fixed = _fixed_atoms(learner, atoms.shape[1])
+    atoms[: len(fixed)] = fixed
+    for part in everything.parts(learner.batch_size):
+        n = part.counts.shape[0]
+        t = memory["n_batches"] + 1
+        kept = (1 - 1 / t) ** _FORGETTING if t > 1 else 0.0
+        codes = solve_codes(part, atoms)
+        losses.append(part.half_deviance(atoms, codes))
+        found, visible = expected_events(part, atoms, codes)
+        share = n / (kept * memory["n_rows"] + n)
+        memory = dict(
+            found=kept * memory["found"] + found,
+            visible=kept * memory["visible"] + visible,
+            mean=(1 - share) * memory["mean"] + share * part.mean,
+            n_batches=t,
+            n_rows=kept * memory["n_rows"] + n,
+        )
+        n_rows += n
+        atoms = atoms_of_events(memory["found"], memory["visible"], memory["mean"], smoothing)
+        atoms[: len(fixed)] = fixed
+    curve = [*fitted.get("loss_curve_", ()), float(np.sum(losses)) / n_rows]
+    return _attributes(
+        learner,
+        data,
+        atoms,
+        smoothing,
+        memory,
+        n_iter_=len(curve),
+        n_steps_=fitted.get("n_steps_", 0) + len(losses),
+        loss_curve_=np.array(curve),
+    )
+
+
+class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
+    r"""Non-negative matrix factorization of counts whose sources add.
+
+    Every entry is a count of events, with Poisson's distribution and the expectation
+
+    .. math:: \mu_{ij} = e_i \sum_k z_{ik} d_{kj}
+
+    of an exposure, codes and atoms that are not negative. The negative log-likelihood is the
+    generalised Kullback-Leibler divergence of expectations from counts, as for scikit-learn's
+    ``NMF(beta_loss="kullback-leibler")``. Atoms sum to 1, so that codes are numbers of events, and
+    have a prior, which keeps them from excluding events that a few rows lack. See
+    :doc:`/guide/counts`.
+
+    Parameters
+    ----------
+    n_components : int or "auto", default=None
+        Number of atoms; by default the number in ``dict_init`` if it is an array or a learner, else
+        the number of features. "auto" is the smallest number whose atoms predict hidden entries of
+        held-out samples nearly best (see the notes), with ``dict_init="search"``; in `partial_fit`
+        those of its first rows.
+
+    alpha : float or "auto", default="auto"
+        Smoothing of the atoms: the number of pseudo-events a feature, in the shape of the mean
+        spectrum, that each atom begins with (a Dirichlet prior). With 0 atoms are those of the
+        largest likelihood. "auto" predicts hidden entries best.
+
+    batch_size : int, default=256
+        Rows in an update of `partial_fit`.
+
+    max_iter : int or "auto", default="auto"
+        Largest number of steps of the alternation; "auto" is 1000.
+
+    tol : float or None, default=1e-6
+        Relative improvement of the objective that counts as one; None makes ``max_iter`` steps.
+
+    n_iter_no_change : int, default=5
+        The alternation ends after this many steps in a row without improvement.
+
+    dict_init : str, array-like or learner, default="search"
+        Initial atoms: rows of different shapes without most of their noise ("search"), or as in
+        `PUDLEDictionaryLearning`.
+
+    fixed_components : array-like of shape (n_fixed, n_features), default=None
+        Known atoms, not negative: the first rows of ``components_``, divided by their sums, which
+        stay. ``n_components`` counts them, and ``dict_init`` is of the other atoms.
+
+    transform_min_gain : float, default=0.0
+        An atom has a code in a row only if it raises the log-likelihood of the row by this, in
+        nats; in `transform` and `score`. Atoms leave one by one, the one first whose absence costs
+        the row least. With 0, the largest likelihood, many small codes are chance; 6 suits
+        assignments to known spectra.
+
+    random_state : int, RandomState instance or None, default=None
+        Determines the hidden entries of ``alpha="auto"``, and initial atoms that are drawn.
+
+    verbose : int, default=0
+        Whether to print a line per step.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features)
+        The atoms, one per row, each of sum 1.
+
+    n_components_ : int
+        Number of atoms.
+
+    alpha_ : float
+        The smoothing in use.
+
+    size_path_ : Bunch
+        With ``n_components="auto"``, the numbers of atoms that were tried: arrays ``n_components``,
+        ``score`` (explained share of the deviance of hidden entries of held-out samples) and
+        ``objective`` (of the alternation). Not there after `partial_fit`.
+
+    n_features_in_ : int
+        Number of features seen in `fit`.
+
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of features seen in `fit`, if ``X`` has names.
+
+    n_iter_ : int
+        Number of steps of `fit`; passes of `partial_fit` count, too.
+
+    n_steps_ : int
+        Number of updates of the atoms.
+
+    loss_curve_ : ndarray of shape (n_iter,)
+        Half the deviance, mean over the samples, before each step.
+
+    ended_by_ : str
+        Cause of the end of `fit`: "tol" (the objective had stalled), "max_iter", "callback" or
+        "interrupt" (Ctrl-C). Absent after `partial_fit`.
+
+    phases_ : dict of str to int
+        The number of steps of the "alternation". Absent after `partial_fit`.
+
+    fit_seconds_ : dict of str to float
+        Seconds of the last `fit` ("fit") and of its alternation ("training"). Absent after
+        `partial_fit`.
+
+    See Also
+    --------
+    PUDLEDictionaryLearning : With ``loss="poisson"`` for effects that multiply.
+    sklearn.decomposition.NMF : The same likelihood without a prior.
+
+    Notes
+    -----
+    A step is one sweep of coordinate descent over the codes of all rows, and one over the atoms;
+    each entry has the optimum for the others. Codes of `transform` are solved to a duality gap, row
+    by row. A fit runs on the CPU, and holds all nonzero counts in memory.
+
+    With ``n_components="auto"`` a quarter of the samples, at most 2000, are held out, and groups of
+    their features are hidden in turn. The number of atoms begins at 4 and grows by half, until two
+    numbers in a row predict no better. Then atoms leave whose absence costs the held-out samples
+    least, at last one by one, and the others adapt. The number is the smallest whose predictions
+    are within a standard error of the best. From its atoms the fit of all samples begins. Until
+    then ``alpha="auto"`` is 2, or a thousandth of the events of a feature if that is less.
+
+    References
+    ----------
+    .. [1] D. D. Lee and H. S. Seung, "Learning the parts of objects by non-negative matrix
+       factorization", Nature 401, 1999.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpudle import PoissonNMF
+    >>> rng = np.random.default_rng(0)
+    >>> spectra = rng.dirichlet(np.full(40, 0.2), size=3)
+    >>> X = rng.poisson(100 * rng.gamma(1.0, 1.0, (200, 3)) @ spectra)
+    >>> learner = PoissonNMF(3, random_state=0).fit(X)
+    >>> events = learner.transform(X)
+    >>> bool(np.allclose(events.sum(axis=1), X.sum(axis=1), rtol=1e-3, atol=1e-3))
+    True
+    """
+
+    def __init__(
+        self,
+        n_components=None,
+        *,
+        alpha="auto",
+        batch_size=256,
+        max_iter="auto",
+        tol=1e-6,
+        n_iter_no_change=5,
+        dict_init="search",
+        fixed_components=None,
+        transform_min_gain=0.0,
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.dict_init = dict_init
+        self.fixed_components = fixed_components
+        self.transform_min_gain = transform_min_gain
+        self.random_state = random_state
+        self.verbose = verbose
+
+    _parameter_constraints = {
+        "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
+        "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "tol": [Interval(Real, 0, None, closed="left"), None],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "dict_init": [StrOptions({"search"}), *DICT_INIT],
+        "fixed_components": ["array-like", None],
+        "transform_min_gain": [Interval(Real, 0, None, closed="left")],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    # not parameters: the name of its loss in `skpudle.losses`, and the device of its loops
+    loss, device = "kullback-leibler", "cpu"
+    _writes_checkpoints = True
+
+    # ------------------------------------------------------------------ fit
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    @training_mode()
+    def fit(self, X, y=None, exposure=None):
+        """Learn atoms.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, Dataset or iterable of batches
+            Counts of shape (n_samples, n_features), or other numbers that are not negative, as for
+            `PUDLEDictionaryLearning`. NaN marks missing entries, which are ignored.
+        y : None
+            Ignored.
+        exposure : array-like of shape (n_samples,), default=None
+            Factors of the expectations of each sample: times of observation, volumes or
+            opportunities. By default 1 for all.
+
+        Returns
+        -------
+        self
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data or parameters are unfit, which leaves the estimator unchanged.
+        TypeError
+            If ``X`` can be iterated only once.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If ``max_iter`` is a number, and the fit ended before the objective had stalled.
+        UserWarning
+            If named parameters have no effect in this fit, if there are fewer samples than atoms,
+            or features without a known value.
+        """
+        with FitRun(self, X, y) as run:
+            if not run.team.is_alone:
+                raise ValueError("PoissonNMF is fitted in one process. Leave out data_parallel.")
+            plan = self._plan()
+            data, exposure = self._read(plan, X, exposure)
+            if self.tol is None:
+                warn_of_unused(self, [(("n_iter_no_change",), "a number for tol")])
+            run.open(data, plan)
+            if data.samples.mask is not None and not data.samples.mask.any():
+                raise nothing_known(self)
+            with run.interrupts:
+                events = _read_events(data.source, exposure)
+                atoms, size_path = _first_atoms(self, data, events, run.generator)
+                _check_data(self, events, atoms)
+                alpha, atoms = _smoothed(self.alpha, events, atoms, run.generator, _n_fixed(self))
+                state = begin(events, atoms, _n_fixed(self))
+                phase = _Alternation(self, plan.most_steps, data, events, state, alpha)
+                stopped = run.run(phase)
+                if stopped and phase.ended_by is None:
+                    phase.ended_by = "interrupt" if run.interrupts.pending else "callback"
+                if run.recorder.is_active:
+                    early = phase.ended_by if phase.ended_by in ("tol", "callback") else None
+                    n_steps = len(phase.state.losses)
+                    run.recorder.end_steps(phase.pack(), n_steps, ended_by=early)
+                self._take(phase.attributes() | {"size_path_": size_path})
+        self.fit_seconds_ = run.seconds
+        if self.ended_by_ == "max_iter" and self.tol is not None and self.max_iter != "auto":
+            warn_of_early_end(self, has_rate=False)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    @training_mode()
+    def partial_fit(self, X, y=None, exposure=None):
+        """Update the atoms by one pass over the data, in their order.
+
+        The first call chooses initial atoms and ``alpha_``: give it some hundred rows. Events of
+        batches are forgotten slowly. If you replace ``components_``, learning goes on from your
+        atoms.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, Dataset or iterable of batches
+            Counts as for `fit`, cut into batches of ``batch_size``.
+        y : None
+            Ignored.
+        exposure : array-like of shape (n_samples,), default=None
+            As for `fit`.
+
+        Returns
+        -------
+        self
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data are unfit or have another number of features than before, or if
+            ``n_components`` was set to another value since, which leaves the estimator unchanged.
+        """
+        known = hasattr(self, "components_")
+        if known:  # scikit-learn's context checks parameters for a first call only
+            self._validate_params()
+            check_number(self, self._training_state)
+        data, exposure = self._read(self._plan(), X, exposure, known=known, part=True)
+        self._take(_update(self, data, vars(self) if known else {}, exposure))
+        return self
+
+    def _plan(self):
+        most_steps = _STEPS if self.max_iter == "auto" else self.max_iter
+        n_components = None if self.n_components == "auto" else self.n_components
+        return _Plan(n_components, most_steps, self.batch_size)
+
+    def _read(self, plan, X, exposure, *, known=False, part=False):  # -> Data, exposure
+        if exposure is not None:
+            exposure = check_exposure(exposure, X, self.loss)
+        data = read_rows(self, plan, X, known=known, part=part)
+        if exposure is not None:  # by which a checkpoint recognises the data, too
+            data = data._replace(samples=replace(data.samples, offset=to_tensor(exposure)))
+        return data, exposure
+
+    # ------------------------------------------------------------------ codes and score
+
+    def transform(self, X, exposure=None):
+        """Return the numbers of events of each atom.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Counts, or a dataset, batches or a sparse array as for `fit`. NaN marks missing entries,
+            and the codes of a row are inferred from its known ones; `inverse_transform` then fills
+            the gaps.
+        exposure : array-like of shape (n_samples,), default=None
+            As for `fit`.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_components)
+            Codes of the largest likelihood, in the dtype of ``X``; a tensor, on the same device, if
+            ``X`` is one.
+
+        Raises
+        ------
+        ValueError
+            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
+        """
+        return self._transform(X, exposure)
+
+    def transform_into(self, X, out, exposure=None):
+        """Encode counts part by part, and write the codes into an array.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, dataset or iterable of batches
+            Counts, as for `transform` or, of any size, as for `fit`.
+        out : array or Tensor of shape (n_samples, n_components)
+            Takes codes by ``out[first:last] = codes``: an array, a memory map or a tensor of
+            floating-point numbers.
+        exposure : array-like of shape (n_samples,), default=None
+            As for `fit`.
+
+        Returns
+        -------
+        array or Tensor
+            ``out``.
+
+        Raises
+        ------
+        TypeError
+            If ``out`` is no array of floating-point numbers.
+        ValueError
+            If it has another shape than the codes, or its dtype is too small for one; or if ``X``
+            is a `torch.utils.data.DataLoader` that shuffles.
+        """
+        return self._transform_into(X, out, exposure)
+
+    def transform_sparse(self, X, exposure=None):
+        """Encode counts part by part, and return only the codes that are not zero.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, dataset or iterable of batches
+            Counts, as for `transform` or, of any size, as for `fit`.
+        exposure : array-like of shape (n_samples,), default=None
+            As for `fit`.
+
+        Returns
+        -------
+        scipy.sparse.csr_array of shape (n_samples, n_components)
+            Codes.
+
+        Raises
+        ------
+        ValueError
+            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
+        """
+        return self._transform_sparse(X, exposure)
+
+    def fit_transform(self, X, y=None, exposure=None):
+        """Learn atoms, and return the codes of the same data.
+
+        Parameters
+        ----------
+        X, y, exposure
+            As for `fit`.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_components)
+            Codes, as of `transform`.
+        """
+        refuse_shuffled(X)
+        given = {} if exposure is None else {"exposure": exposure}
+        return self.fit(X, y, **given).transform(X, **given)
+
+    def score(self, X, y=None, exposure=None):
+        """Return the explained share of the deviance of held-out features.
+
+        The columns are cut into ten fixed groups. Each is held out once for all rows, the codes are
+        inferred from the other columns, and predict the held-out entries. ``GridSearchCV`` compares
+        numbers of atoms by it. A row without any event outside of the held-out features gets half
+        an event, since a rate of 0 would exclude any.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Counts, or a dataset, batches or a sparse array as for `fit`.
+        y : None
+            Ignored.
+        exposure : array-like of shape (n_samples,), default=None
+            As for `fit`.
+
+        Returns
+        -------
+        float
+            Explained share of the deviance, pooled over all known entries, against the mean rates
+            times exposures. At most 1, larger is better. 0 for constant data.
+        """
+        return self._score(X, exposure)
+
+    def _transform_encoder(self):
+        self._validate_params("transform_min_gain")  # it may have been set since `fit`
+        return _Encoder(min_gain=self.transform_min_gain)
+
+    # ------------------------------------------------------------------ given atoms
+
+    @classmethod
+    def from_components(cls, components, **params):
+        """Return a learner that is fitted to given atoms, without data.
+
+        Parameters
+        ----------
+        components : array-like of shape (n_components, n_features), Tensor or learner
+            Atoms as rows, not negative, or any input of `skpudle.interoperability.dictionary_of`.
+            They are not scaled: codes are events if the atoms sum to 1.
+        **params : dict
+            Parameters of the learner.
+
+        Returns
+        -------
+        PoissonNMF
+            Ready for `transform` and `partial_fit`.
+
+        Raises
+        ------
+        ValueError
+            If the atoms are no matrix of finite numbers that are not negative.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skpudle import PoissonNMF
+        >>> learner = PoissonNMF.from_components([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+        >>> learner.transform(np.array([[3.0, 1.0, 2.0]])).round(2)
+        array([[4., 2.]])
+        """
+        atoms = check_rows(dictionary_of(components))
+        learner = cls(len(atoms), **params)
+        learner._validate_params()
+        atoms = to_tensor(atoms)
+        if (atoms < 0).any():
+            raise ValueError(
+                f"The least entry of components is {float(atoms.min()):.3g}, and rates of counts "
+                "are not negative. Pass atoms that are not negative."
+            )
+        alpha = _SMOOTHING if learner.alpha == "auto" else learner.alpha
+        atoms = to_numpy(atoms)
+        data = SimpleNamespace(samples=Samples(to_tensor(atoms)), inputs=input_attributes(atoms))
+        given = dict(n_iter_=1, n_steps_=0, loss_curve_=np.zeros(0))
+        learner._take(_attributes(learner, data, atoms, alpha, {}, **given))
+        return learner
