@@ -8,12 +8,8 @@ penalty is too large, and badly if it is so small that they code noise.
 At every penalty the prediction moves on a line from the lasso's codes to least squares on their
 supports. The error is quadratic in the share of the way, ``debias``, and its minimum is known.
 
-The rows for this are training data, whose noise the atoms have fitted: the atoms that predict them
-are adapted to the other rows.
-
-With little noise a penalty far below the search's predicts best. Then the atoms, which carry the
-bias of the search's penalty, are adapted to a quarter of it, if codes stay about as sparse. With
-much noise atoms fit the noise, and are adapted to twice the penalty.
+After a search the rows are those that it held out, and the atoms have not seen them. Otherwise they
+are some of the rows that were given.
 """
 
 from dataclasses import dataclass, replace

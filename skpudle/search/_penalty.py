@@ -8,8 +8,11 @@ are, and without the lasso's bias.
 Among penalties whose errors differ from the least by less than half a standard error of the
 difference, the largest is chosen. On planted data that error is tiny, and the best prediction wins.
 On real data predictions hardly differ, and a larger penalty has sparser codes, and atoms on which
-two starts agree better. If a larger penalty explains a fifth more than the first one, the rounds of
-the search begin again there: at the first penalty noise has hidden the atoms.
+two starts agree better. If a larger penalty explains a fifth more than the first one, noise has
+hidden the atoms at the first one: the rounds of the search begin again, one step below the best
+penalty. (The mixtures that were found up to here are predicted best at a penalty that is too large
+for atoms. Of 60 atoms in 20,000 rows with twice as much noise as signal 0.95 are found from one
+step below, and 0.78 from the best.)
 """
 
 from math import isfinite
