@@ -22,8 +22,8 @@ atoms were found, with all of it 0.986.)
 Shifted atoms of images move first, in rounds of their own.
 
 All this uses a subsample in which each atom has enough users, without the rows that are held out.
-These choose among larger and smaller penalties, on which the atoms go on, see `_penalty`. At the end
-the dictionary adapts to all samples, or to as many as make a difference.
+These choose among larger and smaller penalties, on which the atoms go on, see `_penalty`. At the
+end the dictionary adapts to all samples, or to as many as make a difference.
 
 The whole search is one value, `SearchState`, and `advance` maps it to the next. All decisions
 follow from sums over samples, so several processes, each with its own samples, end with the same
