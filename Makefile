@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 PYTEST_ARGS ?=
-LOOPS := encoding lasso omp operators search
+LOOPS := additive encoding lasso omp operators search
 
 BIN := $(VENV)/bin
 

@@ -144,7 +144,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--out")
     parser.add_argument("--scenarios", default=",".join(SCENARIOS))
-    parser.add_argument("--seeds", default="100,101,102")
+    parser.add_argument("--seeds", default="200,201,202")
     parser.add_argument("--starts", type=int, default=5, help="starts of NMF; 0 for none")
     parser.add_argument("--grid", action="store_true")
     args = parser.parse_args()

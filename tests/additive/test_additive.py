@@ -103,6 +103,7 @@ def test_a_row_does_not_depend_on_others(rng):
     np.testing.assert_array_equal(solve_codes(Events.of(x[7:8]), atoms)[0], codes[7])
 
 
+@pytest.mark.uncompiled
 def test_a_row_without_events_has_no_codes(rng):
     _, _, atoms = planted(rng)
     assert not solve_codes(Events.of(np.zeros((3, M))), atoms).any()
@@ -389,6 +390,7 @@ def test_a_row_is_pruned_alone(rng):
     np.testing.assert_array_equal(alone[0], all_rows[7])
 
 
+@pytest.mark.uncompiled
 def test_the_only_atom_of_an_entry_stays():
     """No threshold removes it: without it the likelihood is 0."""
     atoms = np.array([[0.5, 0.5, 0.0], [0.0, 0.5, 0.5]])
