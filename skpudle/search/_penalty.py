@@ -15,7 +15,7 @@ for atoms. Of 60 atoms in 20,000 rows with twice as much noise as signal 0.95 ar
 step below, and 0.78 from the best.)
 """
 
-from math import isfinite
+from math import inf, isfinite
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -140,10 +140,10 @@ def is_worse(one, other, total, n_errors=1.0):
     return loss > n_errors * max(square - loss**2 / max(n, 1.0), 0.0) ** 0.5
 
 
-def _explained(trial, problem):  # -> float
-    """Return the energy of hidden entries that a trial explains, as a share."""
+def _explained(error, problem):  # -> float
+    """Return the energy of hidden entries that is not in the error, as a share."""
     (energy,) = problem.total(problem.held_out.energies.sum())
-    return 1 - error_of(trial) / float(energy) if energy > 0 else 0.0
+    return 1 - error / float(energy) if energy > 0 else 0.0
 
 
 def _predicts(trial, problem):
@@ -166,10 +166,15 @@ def chosen_trial(trials, problem):  # -> Trial
     )
 
 
-def finds_more(trials, problem):
-    """Return whether a larger penalty predicts so much better that its search finds other atoms."""
+def finds_more(trials, problem, least=inf):
+    """Return whether a larger penalty predicts so much better that its search finds other atoms.
+
+    It has to explain more than the first penalty, and than the ``least`` error of earlier paths:
+    rounds that find nothing more are the last ones.
+    """
     first, best = trials[0], min(trials, key=error_of)
-    found = _explained(best, problem) > _MORE * max(_explained(first, problem), 0.0)
+    before = max(_explained(min(error_of(first), least), problem), 0.0)
+    found = _explained(error_of(best), problem) > _MORE * before
     return best.alpha > first.alpha and found and _predicts(best, problem)
 
 
@@ -252,7 +257,7 @@ def next_penalty(trials, problem):  # -> float or None
     first, last, best = trials[0], trials[-1], min(trials, key=error_of)
     smallest, largest = limits_of_path(problem)
     factor = _SMALLER if first.alpha <= problem.alpha else 1 / _LARGER
-    if _explained(best, problem) > 1 - _NEARLY_PERFECT:
+    if _explained(error_of(best), problem) > 1 - _NEARLY_PERFECT:
         return None
     (n_parts,) = problem.total(torch.tensor([float(len(problem.held_out.energies))]))
     if last.alpha >= first.alpha and n_parts >= _FEW_PARTS:

@@ -32,7 +32,7 @@ atoms.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from math import isfinite
+from math import inf, isfinite
 
 import torch
 from torch import Tensor
@@ -306,7 +306,7 @@ class SearchState:
     codes: Codes
     best_atoms: Tensor
     best_codes: Codes
-    best_objective: float = float("inf")
+    best_objective: float = inf
     epoch: int = 0
     phase: str = "settle"
     curve: tuple = ()
@@ -329,7 +329,7 @@ class SearchState:
 
         Before the first best one, the present dictionary, which has that size then.
         """
-        if self.best_objective < float("inf"):
+        if self.best_objective < inf:
             return self.best_atoms, self.best_codes
         return self.atoms, self.codes
 
@@ -450,7 +450,7 @@ class SearchState:
             raise ValueError(f"its counters {counters} are not all natural numbers")
         if not torch.isfinite(torch.tensor([*self.curve, *self.losses])).all():
             raise ValueError("its objectives are not finite")
-        if len(self.losses) != self.epoch or not self.best_objective > -float("inf"):
+        if len(self.losses) != self.epoch or not self.best_objective > -inf:
             raise ValueError("its objectives do not belong to its epochs")
         self._check_path(problem)
         n_rows = len(searched(problem, self).x)
@@ -578,7 +578,7 @@ def _polish(problem, state, n_entries):
     if stride < state.stride or problem.held_rows is not None:
         stride = min(stride, state.stride)
         codes = problem.thinned(stride, alpha=state.best_alpha).first_codes(state.best_atoms)
-        best |= dict(codes=codes, best_codes=codes, best_objective=float("inf"), stride=stride)
+        best |= dict(codes=codes, best_codes=codes, best_objective=inf, stride=stride)
     return _restart(state, "polish", **best)
 
 
@@ -628,11 +628,12 @@ def _climb(problem, state, n_entries, last=None):
         turns = last is None or (alpha < state.alpha) != (state.alpha < state.trials[0].alpha)
         begin = best if turns else dict(atoms=last.atoms, codes=last.codes)
         return _restart(state, "climb", **begin, alpha=alpha)
-    if finds_more(state.trials, problem):
+    earlier = state.path[: len(state.path) - len(state.trials)]
+    if finds_more(state.trials, problem, min((error for _, error, _ in earlier), default=inf)):
         leader = min(state.trials, key=error_of)
         alpha = penalty_above_noise(state.trials[0], leader, problem)
         _, n_splits = _splits(len(state.best_atoms))
-        best |= dict(n_splits=n_splits, n_rounds=0, best_objective=float("inf"))
+        best |= dict(n_splits=n_splits, n_rounds=0, best_objective=inf)
         return _restart(state, "settle", **best, alpha=alpha, trials=(leader,))
     first, chosen = state.trials[0], chosen_trial(state.trials, problem)
     state = replace(state, trials=(chosen,), alpha=chosen.alpha)

@@ -29,6 +29,7 @@ from skpudle.search._held_out import Prediction
 from skpudle.search._penalty import (
     Trial,
     chosen_trial,
+    error_of,
     finds_more,
     is_worse,
     limits_of_path,
@@ -113,6 +114,18 @@ def test_a_path_ends_behind_its_valley_and_takes_that():
     )
     assert chosen_trial(trials, problem).alpha == pytest.approx(4)
     assert finds_more(trials, problem)  # it explains three times as much as the first
+
+
+def test_a_path_finds_no_more_than_earlier_paths():
+    """Also where the first penalty explains nothing: rounds would begin again without an end."""
+    trials, problem = path_of(lambda alpha: 5 + 2 * abs(np.log2(alpha / 4)) - 2)
+    explained = 1 - min(error_of(trial) for trial in trials) / float(
+        problem.held_out.energies.sum()
+    )
+    assert finds_more(trials, problem)
+    energy = float(problem.held_out.energies.sum())
+    assert not finds_more(trials, problem, (1 - explained) * energy)
+    assert finds_more(trials, problem, (1 - explained / 1.3) * energy)
 
 
 def test_a_path_that_gains_less_than_a_fifth_finds_no_other_atoms():
