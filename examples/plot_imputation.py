@@ -55,8 +55,8 @@ for name, (load, n_components) in SETS.items():
 
 # %%
 # The dictionary fills digits nearly as well as neighbours do, and tumours nearly as well as a
-# regression of each feature on the others. Where features are few (wine, diabetes, iris), both of
-# these are better.
+# regression of each feature on the others. Where features are few (wine, diabetes, iris), the
+# regression is better.
 
 fig, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
 places = np.arange(len(SETS))
