@@ -76,6 +76,8 @@ def _is_end(end):  # of a complete fit, None before
     if not (isinstance(end, dict) and end.keys() == _OF_THE_END):
         return False
     later = end["later"]
+    if type(end["max_iter"]) not in (int, str):
+        return False
     counts = later.values() if isinstance(later, dict) else [None]
     return all(type(n) is int and n >= 0 for n in counts) and isinstance(end["model"], dict)
 

@@ -691,6 +691,7 @@ BY_HAND = {
     "no identity": lambda state: state.update(identity=[]),
     "an end that is a text": lambda state: state.update(end="late"),
     "an end without a model": lambda state: state["end"].pop("model"),
+    "an end after arrays of epochs": lambda state: state["end"].update(max_iter=torch.ones(2)),
     "an end after half an epoch": lambda state: state["end"].update(later={"encoder": 0.5}),
     "no values of the model": lambda state: state["shared"].pop("model"),
     "samples that nobody counted": lambda state: state["own"][0].update(n_seen=3),
