@@ -403,7 +403,8 @@ class PUDLEDictionaryLearning(DenseLearner):
     sample in ten, or a hundred if that is more, is held out. Groups of its features are hidden in
     turn, and predicted from codes of the visible ones. The search begins at 0.07 times the root
     mean square norm of the samples, goes on to larger penalties as long as the predictions get no
-    worse by more than a standard error, and to smaller ones as long as their error falls by 1 %.
+    worse by more than a standard error, and to smaller ones as long as their error falls by 1 %. If
+    a larger one explains a fifth more than all before, the rounds of the search begin again there.
     The largest penalty that predicts nearly as well as the best is ``search_alpha_``, and
     ``penalty_path_`` has all of them; in the end the atoms adapt to the held-out samples too. Then
     the atoms, before they have seen these samples, choose the penalty of codes: among codings with
@@ -418,7 +419,8 @@ class PUDLEDictionaryLearning(DenseLearner):
 
     With ``n_components="auto"`` a quarter of the samples, at most 2000, are held out, and hidden
     entries of them predicted; equal samples count as one. The number of atoms begins at half the
-    number of features, and grows by half while the score, R^2 of the hidden entries, gets larger.
+    number of features, and grows by half until the score, R^2 of the hidden entries, has failed
+    twice to get larger. The penalty, if it is "auto", rises first where much noise hides the atoms.
     Then atoms are removed that held-out samples miss least, a quarter of them at a time and finally
     one by one, and the others adapt, as in [4]_. The number is the smallest whose score is as large
     as the largest, within the standard error of the difference, which counts as 0.001 at least and

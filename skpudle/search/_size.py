@@ -5,7 +5,8 @@ the hidden entries, predicted by codes of the others. It is smallest where the d
 atoms of the data and no more, since spare atoms take over what others say better.
 
 The search finds all atoms of the data where it has too many, and then the spare ones are copies,
-sums of two, or noise. So the number first *grows* by half while that lowers the error. Then atoms
+sums of two, or noise. So the number first *grows* by half, until that twice does not lower the
+error. Then atoms
 are *removed*, first those without which the objective rises least each time that they are used (a
 sum of two saves little at many uses, a rare atom of the data much at few), and the others adapt for
 a few epochs: a quarter of the atoms at a time until the error rises, then by bisection between the
