@@ -28,6 +28,7 @@ from sklearn.utils.validation import check_is_fitted
 from skpudle._data.arrays import check_rows, host_array, to_numpy
 from skpudle._data.sources import part_of, parts_of, refuse_shuffled
 from skpudle._fitted.learners import signed_codes
+from skpudle.interoperability import baseline_of
 
 __all__ = [
     "Contributions",
@@ -117,6 +118,7 @@ class FeatureDirections(NamedTuple):
 
 
 def _encoded(learner, X, n_rows=_PART):  # yields rows (n, n_features) and codes, in float64
+    baseline = baseline_of(learner)
     for where, part in parts_of(X, n_rows):
         with part_of(where):
             rows = host_array(check_rows(part)).astype(np.float64, copy=False)
@@ -126,7 +128,7 @@ def _encoded(learner, X, n_rows=_PART):  # yields rows (n, n_features) and codes
                 f"{learner.components_.shape[1:]}; pass rows with the features of the atoms."
             )
         codes = signed_codes(learner, learner.transform(part)).astype(np.float64, copy=False)
-        yield rows - getattr(learner, "mean_", 0.0), codes
+        yield rows if baseline is None else rows - baseline, codes
 
 
 def _fit(learner, X, ridge):  # -> inverse of Z Z^T + ridge (p, p), estimated atoms (p, n_features)
@@ -442,7 +444,8 @@ def feature_directions(learner, X, *, refine=False):
     taken = prominence >= _STANDS_OUT
     implied = sparse.csr_array(weights.multiply(taken[:, None]))
     implied.eliminate_zeros()
-    middle = mean + getattr(learner, "mean_", 0.0) + _PRESENT * users
+    baseline = baseline_of(learner)
+    middle = mean + (0.0 if baseline is None else baseline) + _PRESENT * users
     thresholds = np.where(taken, (middle * left).sum(axis=1), -np.inf)
     directions = np.where(taken[:, None], left, atoms)
     found = FeatureDirections(directions, implied, prominence, thresholds, learner)

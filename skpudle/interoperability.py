@@ -128,6 +128,26 @@ def penalty_of(learner):
     return learner.alpha_
 
 
+def baseline_of(learner):  # -> ndarray of shape (n_features,) or None
+    """Return the baseline that rows lose before least squares codes them.
+
+    Parameters
+    ----------
+    learner : estimator
+        A fitted learner. The ``intercept_`` of one with weights, ``coef_``, is that of its
+        decisions.
+
+    Returns
+    -------
+    ndarray of shape (n_features,) or None
+        The baseline; None without one, and for other losses.
+    """
+    if getattr(learner, "loss", "gaussian") != "gaussian" or hasattr(learner, "coef_"):
+        return None
+    baseline = getattr(learner, "intercept_", 0.0)
+    return baseline if np.ndim(baseline) else None
+
+
 def make_sparse_coder(learner, transform_algorithm="lasso_cd", **params):
     """Return scikit-learn's coder with the atoms of a fitted learner.
 
@@ -164,10 +184,16 @@ def make_sparse_coder(learner, transform_algorithm="lasso_cd", **params):
             f"transform_algorithm={transform_algorithm!r:.50} is none of scikit-learn's; pass one "
             f"of {_ALGORITHMS}."
         )
-    if getattr(learner, "mean_", None) is not None:
+    if baseline_of(learner) is not None:
         raise ValueError(
-            "scikit-learn's coder subtracts no mean, and this learner has a mean_. Pass its "
-            "components_ to sklearn.decomposition.SparseCoder, and rows minus mean_."
+            "scikit-learn's coder subtracts no baseline, and this learner has an intercept_. Pass "
+            "its components_ to sklearn.decomposition.SparseCoder, and rows minus intercept_."
+        )
+    noise = getattr(learner, "_training_state", {}).get("noise") or {}
+    if noise.get("scale") is not None or noise.get("rows") is not None:
+        raise ValueError(
+            "scikit-learn's coder supposes equal noise, and this learner found unequal noise. Use "
+            "its transform, or pass noise='equal', and fit again."
         )
     defaults = {name: getattr(learner, name, False) for name in ("split_sign", "positive_code")}
     if transform_algorithm.startswith("lasso_") and "transform_alpha" not in params:
@@ -477,7 +503,7 @@ def save_atoms(learner, file, *, mean=None, notes=None):
     arrays = {"components": learner.components_}
     if params.get("loss", "gaussian") != "gaussian":
         arrays["intercept"] = learner.intercept_
-    mean = getattr(learner, "mean_", None) if mean is None else mean
+    mean = baseline_of(learner) if mean is None else mean
     if mean is not None:
         mean = np.asarray(mean)
         arrays["mean"] = mean.astype(np.float64) if mean.dtype.kind in "iub" else mean
@@ -533,7 +559,7 @@ def load_atoms(file):
     >>> from skpudle.interoperability import load_atoms
     >>> stored = load_atoms("concepts.safetensors")  # doctest: +SKIP
     >>> coder = PUDLEDictionaryLearning.from_components(
-    ...     stored.components, intercept=stored.intercept, mean=stored.mean, **stored.params
+    ...     stored.components, intercept=stored.mean, **stored.params
     ... )  # doctest: +SKIP
     >>> learner = PUDLEDictionaryLearning(
     ...     dict_init=stored.components, **stored.params

@@ -160,6 +160,10 @@ class GradientLearner(CallbackSupportMixin):
         model = replace(outcome.model, coding=coding.summary(problem.unit))
         return replace(outcome, model=model)
 
+    def _in_units(self, plan, model, data, run=None):  # -> Data
+        """Return the data in the units that the model is trained in, also for a run."""
+        return data
+
     def _some_samples(self, data):  # -> Samples
         """Return samples that show whether training has raised the objective."""
         raise NotImplementedError
@@ -215,6 +219,7 @@ class GradientLearner(CallbackSupportMixin):
             with run.interrupts:
                 try:
                     model, rows = self._new_model(plan, data, run.generator, run)  # search
+                    data = self._in_units(plan, model, data, run)
                     outcome = self._train(plan, model, rows, data, run)
                 except (Diverged, Interrupted) as error:
                     ended_by = "divergence" if isinstance(error, Diverged) else "interrupt"
@@ -336,6 +341,7 @@ class GradientLearner(CallbackSupportMixin):
             before = {}
             generator = team.agree(make_generator(self.random_state))
             model, rows = self._new_model(plan, data, generator)
+        data = self._in_units(plan, model, data)
         if not plan.trains_in_parts(self):
             options = dict(losses=self.loss_curve_) if known else {}
             if before:

@@ -34,7 +34,7 @@ from skpudle._data.tables import loaded
 from skpudle._learners.score import hidden_deviance, sums_of
 from skpudle._precision import own_precision
 from skpudle._training.messages import wrong_atoms
-from skpudle.interoperability import make_sparse_coder
+from skpudle.interoperability import baseline_of, make_sparse_coder
 from skpudle.losses import loss_named
 from skpudle.operators import DenseDictionary
 
@@ -381,8 +381,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         atoms = to_tensor(self.components_, self._transform_device(X), codes.dtype)
 
         loss, offset = self._loss(), self._offset(Samples(atoms))
-        if getattr(self, "mean_", None) is not None:
-            offset = to_tensor(self.mean_, atoms.device, atoms.dtype)
+        if (baseline := baseline_of(self)) is not None:
+            offset = to_tensor(baseline, atoms.device, atoms.dtype)
 
         def decode(samples):
             rows = samples.x
@@ -495,8 +495,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         # rows stay on their device: all may not fit where a part does
         x = x if isinstance(x, torch.Tensor) else to_tensor(x)
         _check_n_features(self, X, reset=False)
-        if getattr(self, "mean_", None) is not None:
-            x = x - to_tensor(self.mean_, x.device, x.dtype)
+        if (baseline := baseline_of(self)) is not None:
+            x = x - to_tensor(baseline, x.device, x.dtype)
         x, mask = split_missing(x)
         atoms = to_tensor(self.components_, self._transform_device(X), x.dtype)
         if atoms.ndim != 2 or atoms.shape[1] != x.shape[1]:

@@ -28,10 +28,11 @@ from skpudle._data.tables import loaded
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.counts import settle, smaller_penalty, stabilised
-from skpudle._learners.models import directions
+from skpudle._learners.models import directions, noise_of
 from skpudle._learners.online import go_on, preferred
 from skpudle._learners.plan import default_optimizer, refining_updates
 from skpudle._learners.score import hidden_deviance
+from skpudle._learners.units import SourceInUnits, in_units
 from skpudle._training.fit import Training
 from skpudle._training.loop import Trainer
 from skpudle._training.messages import (
@@ -48,14 +49,18 @@ from skpudle.initialization import INITIALIZATIONS, initial_atoms
 from skpudle.losses import loss_named
 from skpudle.operators import DenseDictionary, project_atoms
 from skpudle.search import (
+    CENTRED,
+    Noise,
     Problem,
     auto_alpha,
     choose_coding,
     hold_out,
     is_done,
+    learn_noise,
     match_equal_rows,
     penalty_of_mixtures,
     penalty_path,
+    refine_noise,
     refit_atoms,
     searched,
     spread_rows,
@@ -90,37 +95,27 @@ def choose_atoms(dict_init, n_components, x, generator, *, atom_norm="unit", pos
 
 
 def _with_intercept(atoms, intercept, loss):  # -> rows of parameters
-    """Return given atoms, and the given baseline as the last row, if the loss has one."""
-    if (intercept is None) != (loss == "gaussian"):
-        if intercept is not None:
-            raise ValueError(f"loss={loss!r} has no baseline; pass no intercept.")
+    """Return given atoms, and the given baseline as the last row, if training learns it."""
+    if intercept is None and loss != "gaussian":
         raise ValueError(
             f"loss={loss!r} has a baseline, and got none: pass it as intercept, or pass the atoms "
             "as dict_init and fit, which learns it from data."
         )
-    if intercept is None:
+    if loss == "gaussian":
         return atoms
-    return torch.cat([atoms, to_tensor(_of_features("intercept", intercept, atoms)[None])])
+    return torch.cat([atoms, to_tensor(_of_features(intercept, atoms)[None])])
 
 
-def _of_features(name, values, atoms):  # -> ndarray of shape (n_features,), in the atoms' dtype
+def _of_features(values, atoms):  # -> ndarray of shape (n_features,), in the atoms' dtype
     """Check numbers for each feature."""
     known = np.asarray(host_array(values))
     numbers = known.dtype.kind in "iuf" and np.isfinite(known).all()
     if known.shape != atoms.shape[1:] or not numbers:
         raise ValueError(
-            f"{name} has shape {known.shape} and dtype {known.dtype}, or is not finite; pass "
+            f"intercept has shape {known.shape} and dtype {known.dtype}, or is not finite; pass "
             f"{atoms.shape[1]} numbers, one for each feature."
         )
     return known.astype(to_numpy(atoms[:0]).dtype)
-
-
-def _checked_mean(mean, atoms, loss):  # -> ndarray of shape (n_features,)
-    if loss != "gaussian":
-        raise ValueError(
-            f"loss={loss!r} has a baseline instead of a mean; pass it as intercept, and no mean."
-        )
-    return _of_features("mean", mean, atoms)
 
 
 @torch.no_grad()
@@ -219,7 +214,8 @@ def _search(plan, model, problem, rows_of, atoms, data, run):
     state = run.search(problem, atoms, fitted)
     held_out = problem.held_out
     if goes_on and is_done(state):
-        state = go_on(run, problem, state, data.source, fitted)
+        source = data.source if model.noise is CENTRED else SourceInUnits(data.source, model.noise)
+        state = go_on(run, problem, state, source, fitted)
     model = replace(
         model,
         stream=_energies(problem, state),
@@ -261,25 +257,77 @@ def _refined(plan, model, rows, data, generator, run):  # -> rows
     return trainer.optimizer.atoms.detach()
 
 
+def _raw_problem(plan, samples):  # -> Problem
+    """Return the rows of a fit as they are, with the signs of codes and atoms."""
+    signs = dict(positive_code=bool(plan.encoder.positive_code))
+    signs["positive_atoms"] = bool(plan.given.positive_dict)
+    return Problem(samples.x, 1.0, mask=samples.mask, **signs)
+
+
+def _learn_noise(plan, samples, generator, run):  # -> Noise
+    """Return the units of the data: baseline and noise."""
+    n_features = samples.x.shape[1]
+    if not isinstance(plan.noise, str) and len(plan.noise) != n_features:
+        raise ValueError(
+            f"noise has {len(plan.noise)} standard deviations, but X has {n_features} features. "
+            "Pass one for each feature."
+        )
+    asked = dict(intercept=plan.fit_intercept, noise=plan.noise)
+    n_components = plan.n_components or n_features
+    trials = learn_noise(_raw_problem(plan, samples), n_components, generator, **asked)
+    if run is None:
+        *_, last = trials
+        return last.noise
+
+    def fitted(trial):
+        model = plan.model(alpha=trial.alpha, data_scale=mean_square(samples.x), noise=trial.noise)
+        return run.fitted(model, trial.atoms.to(samples.x))
+
+    return run.learn_noise(trials, fitted).noise
+
+
+def _outliers(known, counts):  # -> Tensor of shape (n_outliers, 2) or None
+    """Return the places of known entries that do not count."""
+    if counts is None:
+        return None
+    known = torch.ones_like(counts) if known is None else known
+    return ((known > 0) & (counts == 0)).nonzero().cpu()
+
+
+def _refined_noise(plan, model, problem, rows, samples, run):  # -> model
+    """Return the model with the baseline and the noise of rows that its atoms leave."""
+    if model.noise.intercept is None and model.noise.rows is None:
+        return model
+    alpha = model.coding[0] if model.coding else model.search_alpha
+    given = model.noise, _raw_problem(plan, samples), rows, float(alpha)
+    refine = partial(refine_noise, *given)
+    noise = run.make_step("noise of rows", refine, partial(run.fitted, model, rows))
+    return replace(model, noise=noise)
+
+
 def start(plan, data, generator, run=None):  # -> model, rows
     """Return the model for data and parameters, and its rows after a search.
 
     Without a ``run`` nothing is searched: `partial_fit` begins with the initial rows.
     """
     team = current_team()
-    samples = team.collect(data.samples)
+    samples = samples_given = team.collect(data.samples)
+    resumes = run is not None and run.recorder.in_training
+    units = CENTRED
+    if plan.learns_noise and not resumes:
+        units = _learn_noise(plan, samples, generator, run)
+        samples = in_units(units, samples)
     # gradients of the loss are gradients for stabilised data times the noise
     x, intercept, noise, least, curvature = stabilised(plan.encoder.loss, samples)
     mask = samples.mask
     square = mean_square(x)
-    model = plan.model(data_scale=noise**2 * square, curvature=curvature)
+    model = plan.model(data_scale=noise**2 * square, curvature=curvature, noise=units)
     penalty, unit = max(auto_alpha(x, mask=mask), least / noise), unit_of(square)
     decides = plan.given.n_components == "auto" and run is not None
 
     def rows_of(atoms):
         return atoms if intercept is None else torch.cat([atoms, intercept[None]])
 
-    resumes = run is not None and run.recorder.in_training
     if decides and not resumes:
         problem = _problem(model, x, mask, _search_penalty(plan, model, penalty, noise), unit)
 
@@ -316,9 +364,14 @@ def start(plan, data, generator, run=None):  # -> model, rows
     penalty = _search_penalty(plan, model, penalty, noise)
     model = replace(model, curvature=plan.curvature_share * curvature, search_alpha=penalty)
     if not team.is_alone:  # initial values are from samples of all, and the search sums over all
-        x = stabilised(plan.encoder.loss, replace(data.samples, mask=None)).x
-    problem = _problem(model, x, data.samples.mask, penalty, unit, run.team)
+        own = in_units(units, data.samples)
+        x, mask = stabilised(plan.encoder.loss, replace(own, mask=None)).x, own.mask
+    problem = _problem(model, x, mask, penalty, unit, run.team)
+    if units.spread is not None and isinstance(data.source, Rows):
+        model = replace(model, outliers=_outliers(data.samples.mask, mask))
     model, found = _search(plan, model, problem, rows_of, atoms, data, run)
+    if plan.learns_noise:
+        model = _refined_noise(plan, model, problem, found, samples_given, run)
     if intercept is None:
         return model, found
     found = settle(model, found, data.samples, run.team)
@@ -341,9 +394,11 @@ def known_model(plan, data, fitted, intercept=None):  # -> model, rows
     model = plan.model(alpha=alpha, coding=coding, **known)
     if state["from_samples"]:
         model = replace(model, rule=plan.rule("dec"), from_samples=True)
-    atoms = to_tensor(fitted["components_"], data.device)
+    noise = noise_of(state["noise"])
+    atoms = noise.from_user(to_tensor(fitted["components_"], data.device))
+    model = replace(model, noise=noise)
     if not seen:  # the first data after `from_components`, or after zeros
-        samples = current_team().collect(data.samples)
+        samples = in_units(noise, current_team().collect(data.samples))
         model = replace(model, data_scale=mean_square(samples.x))
         if given == "auto":
             penalty = auto_alpha(samples.x, mask=samples.mask)
@@ -408,7 +463,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     _penalty = "alpha"  # name of the parameter for `alpha_`
 
     @classmethod
-    def from_components(cls, components, *, intercept=None, mean=None, **params):
+    def from_components(cls, components, *, intercept=None, **params):
         """Return a learner that is fitted to given atoms, without data.
 
         Parameters
@@ -417,10 +472,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             Atoms as rows, or any input of `skpudle.interoperability.dictionary_of`. They are not
             projected on the constraints.
         intercept : array-like of shape (n_features,), default=None
-            The baseline of a ``loss`` other than "gaussian".
-        mean : array-like of shape (n_features,), default=None
-            Subtracted from rows before they are encoded, and added to reconstructions, as
-            ``mean_``; for ``loss="gaussian"``.
+            The baseline of rows, ``intercept_``; for ``loss="gaussian"`` by default none.
         **params : dict
             Parameters of the learner. Without data the penalty or threshold must be a number, not
             "auto", unless ``transform_algorithm="omp"`` needs none.
@@ -428,15 +480,14 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         Returns
         -------
         estimator
-            Ready for `transform`, and, without a ``mean``, for `partial_fit`, whose first data
-            choose values for "auto".
+            Ready for `transform`, and for `partial_fit`, whose first data choose values for
+            "auto".
 
         Raises
         ------
         ValueError
             If the atoms are no matrix of finite numbers, if the penalty or the baseline is missing,
-            if the baseline or the mean has no place in the loss, or if the learner learns more than
-            atoms, such as the weights of a task.
+            or if the learner learns more than atoms, such as the weights of a task.
 
         Examples
         --------
@@ -456,19 +507,18 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
                 "Pass the atoms as dict_init, and fit."
             )
         rows = _with_intercept(atoms, intercept, learner.loss)
-        if mean is not None:
-            mean = _checked_mean(mean, atoms, learner.loss)
+        noise = CENTRED
+        if intercept is not None and learner.loss == "gaussian":
+            noise = Noise(intercept=to_tensor(_of_features(intercept, atoms)))
         alpha = getattr(learner, cls._penalty)
         if alpha == "auto" and getattr(learner, "transform_algorithm", None) != "omp":
             pursuit = "" if cls._penalty != "alpha" else ", or transform_algorithm='omp'"
             raise ValueError(
                 f"{cls._penalty}='auto' needs data, and there are none: pass a number{pursuit}."
             )
-        model = plan.model(alpha=None if alpha == "auto" else float(alpha))
+        model = plan.model(alpha=None if alpha == "auto" else float(alpha), noise=noise)
         data = Data(None, None, atoms.device, input_attributes(to_numpy(atoms)))
         learner._take(learner._attributes(plan, Outcome(model, rows), data))
-        if mean is not None:
-            learner.mean_ = mean
         return learner
 
     _read = read_rows
@@ -484,13 +534,18 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return start(plan, data, generator, run)
 
     def _known_model(self, plan, data):  # -> model, rows, None
-        if getattr(self, "mean_", None) is not None:
-            raise ValueError(
-                f"{type(self).__name__} has a mean_, which partial_fit would not learn. Pass it as "
-                "dict_init to a new learner, and rows minus mean_."
-            )
         baseline = None if self.loss == "gaussian" else self.intercept_
         return *known_model(plan, data, vars(self), baseline), None
+
+    def _in_units(self, plan, model, data, run=None):  # -> Data
+        if model.noise is CENTRED:
+            return data
+        if run is not None and run.trains:
+            run.source = SourceInUnits(run.source, model.noise)
+        # rows of their own noise are coded for it, only if somebody asks for them
+        asks = run is None or run.trains or model.coding is None or plan.given.separate_atoms
+        samples = in_units(model.noise, data.samples) if asks else data.samples
+        return data._replace(source=SourceInUnits(data.source, model.noise), samples=samples)
 
     def _coded(self, plan, outcome, data, interrupts, run=None):
         model = outcome.model

@@ -26,7 +26,7 @@ from skpudle.lasso import converged_codes, lasso_gradient, warn_about_gaps
 from skpudle.losses import Gaussian
 from skpudle.omp import solve_omp
 from skpudle.operators import ConvDictionary, DenseDictionary, atom_norms, project_atoms
-from skpudle.search import PenaltyPath, SizePath, conv_codes
+from skpudle.search import CENTRED, Noise, PenaltyPath, SizePath, conv_codes
 
 __all__ = [
     "Converged",
@@ -36,13 +36,16 @@ __all__ = [
     "Learned",
     "Pursuit",
     "Unfolded",
+    "arrays_in",
     "as_arrays",
     "check_numbers",
     "directions",
     "fixed",
     "learned_encoder",
+    "noise_of",
     "pack_choices",
     "restore_choices",
+    "units_of",
 ]
 
 # as in the paper
@@ -272,18 +275,21 @@ class Learned:
     ----------
     learner : estimator
         A fitted learner, see `learned_encoder`.
+    atoms : Tensor of shape (n_components, n_features)
+        Its atoms, in units of the noise.
     features : Tensor, default=None
         Numbers of the features that are seen; None for all.
     """
 
     learner: object
+    atoms: Tensor
     features: Tensor | None = None
 
     def __call__(self, dictionary, x, mask=None, offset=None):
         """Return codes; there is no offset in least squares."""
         if self.features is None:
             return learned_encoder(self.learner, dictionary.atoms).encode(x, mask)
-        whole = learned_encoder(self.learner, to_tensor(self.learner.components_).to(x))
+        whole = learned_encoder(self.learner, self.atoms.to(x))
         return whole.of_features(self.features).encode(x, mask)
 
     def of_features(self, features):
@@ -384,6 +390,37 @@ def restore_choices(values):
     }
 
 
+def arrays_in(values):
+    """Return nested values with arrays for tensors."""
+    if isinstance(values, dict):
+        return {name: arrays_in(value) for name, value in values.items()}
+    return to_numpy(values) if isinstance(values, Tensor) else values
+
+
+def noise_of(values):  # dict -> Noise
+    """Return the noise in the result of `arrays_in`."""
+    parts = {name: values[name] for name in ("intercept", "scale")}
+    parts = {name: None if part is None else to_tensor(part) for name, part in parts.items()}
+    return Noise.from_dict(values | parts)
+
+
+def units_of(learner):  # -> Noise
+    """Return the noise of a fitted learner, without its baseline; equal where none was learned."""
+    state = getattr(learner, "_training_state", {})
+    return replace(noise_of(state["noise"]), intercept=None) if "noise" in state else CENTRED
+
+
+def _restore_noise(values, n_features):  # dict -> Noise
+    noise = Noise.from_dict(values)
+    check_tensors(
+        [part for part in (noise.intercept, noise.scale) if part is not None], (n_features,)
+    )
+    if noise.scale is not None and not (noise.scale > 0).all():
+        raise ValueError("its scales of features are not positive")
+    check_numbers([] if noise.rows is None else noise.rows[1:])
+    return noise
+
+
 def _restore_encoder(learned, atoms):  # dict -> LearnedEncoder
     learned = LearnedEncoder(**learned)
     shape, depth = atoms.shape, len(learned.thresholds)
@@ -481,6 +518,10 @@ class DenseModel:
         The penalties that the search tried.
     stream : dict, default=None
         The memory of rows for a later `partial_fit`, arrays and numbers.
+    noise : Noise, default=CENTRED
+        The units that rows are learned in: atoms are in units of the noise.
+    outliers : Tensor of shape (n_outliers, 2), default=None
+        Places of entries that were treated as missing.
     """
 
     rule: Callable
@@ -499,6 +540,8 @@ class DenseModel:
     size_path: tuple | None = None
     penalty_path: tuple | None = None
     stream: dict | None = None
+    noise: Noise = CENTRED
+    outliers: Tensor | None = None
 
     part_size = None
 
@@ -552,7 +595,8 @@ class DenseModel:
     def memory(self):
         """Return the private attributes that a later `partial_fit` needs."""
         names = "alpha", "from_samples", "curvature", "search_alpha", "coding", "stream"
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        known = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return known | {"noise": arrays_in(self.noise.as_dict())}
 
     def pack_values(self):
         """Return the values that data have decided, for a checkpoint.
@@ -567,6 +611,8 @@ class DenseModel:
             "data_scale": self.data_scale,
             "stream": self.stream and tensors_of(self.stream),
             "learned": self.learned and vars(self.learned),
+            "noise": self.noise.as_dict(),
+            "outliers": self.outliers,
         }
 
     def restore_values(self, values, rows):
@@ -595,16 +641,22 @@ class DenseModel:
             stream = {"energy": to_numpy(stream["energy"]), "mean": stream["mean"]}
         if learned is not None:
             learned = _restore_encoder(learned, rows)
-        return replace(self, **restore_choices(values), **numbers, stream=stream, learned=learned)
+        own = dict(stream=stream, learned=learned, outliers=values["outliers"])
+        own["noise"] = _restore_noise(values["noise"], rows.shape[1])
+        return replace(self, **restore_choices(values), **numbers, **own)
 
     def attributes(self, rows):
         """Return the fitted attributes."""
         atoms, intercept = self.parts(rows)
         alpha, debias, noise_std = self.coding or (self.alpha, self.encoder.debias, None)
+        if intercept is None and self.noise.intercept is not None:
+            intercept = self.noise.intercept.to(atoms)
+        if noise_std is not None and self.noise.scale is not None:
+            noise_std = noise_std * to_numpy(self.noise.scale)
         return {
-            "components_": to_numpy(atoms),
-            "intercept_": None if intercept is None else to_numpy(intercept),
-            "mean_": None,
+            "components_": to_numpy(self.noise.to_user(atoms)),
+            "intercept_": 0.0 if intercept is None else to_numpy(intercept),
+            "outliers_": self.outliers,
             "n_components_": len(atoms),
             "size_path_": as_arrays(self.size_path),
             "penalty_path_": as_arrays(self.penalty_path),

@@ -10,6 +10,9 @@ from math import ceil
 from numbers import Integral
 from types import SimpleNamespace
 
+import numpy as np
+
+from skpudle._data.arrays import host_array, to_tensor
 from skpudle._learners.models import Decay, DenseModel, Encoder, fixed
 from skpudle._training.identity import plain
 from skpudle._training.messages import any_named
@@ -148,6 +151,8 @@ _DEFAULTS = dict(
     alpha="auto",
     gradient="auto",
     loss="gaussian",
+    fit_intercept="auto",
+    noise="auto",
     n_trials=1,
     n_unfoldings="auto",
     step_size="auto",
@@ -227,6 +232,26 @@ def refining_updates(n_batches):
     return max(_REFINING_UPDATES, _REFINING_EPOCHS * n_batches)
 
 
+def _noise_of_features(values):  # -> Tensor of shape (n_features,), of geometric mean 1
+    """Check the standard deviations of features.
+
+    Raises
+    ------
+    ValueError
+        If they are not positive numbers.
+    """
+    try:
+        numbers = np.asarray(host_array(values), dtype=np.float64)
+    except (TypeError, ValueError):  # not numbers
+        numbers = np.empty((0, 0))
+    if numbers.ndim != 1 or not len(numbers) or not (np.isfinite(numbers) & (numbers > 0)).all():
+        raise ValueError(
+            f"noise={' '.join(f'{values!r:.60}'.split())} is no array of positive standard "
+            "deviations. Pass one for each feature, or noise='auto'."
+        )
+    return to_tensor(numbers / np.exp(np.log(numbers).mean()))
+
+
 def _check_learned_encoder(given):
     """Raise ValueError if other parameters contradict ``separate_atoms``."""
     separate = f"separate_atoms={given.separate_atoms!r}"
@@ -251,6 +276,16 @@ def _check(given, *, searches, decays, converges):
     """Raise ValueError if parameters contradict each other."""
     if given.separate_atoms:
         _check_learned_encoder(given)
+    if given.loss != "gaussian" and given.fit_intercept is False:
+        raise ValueError(
+            f"loss={given.loss!r} has a baseline, but fit_intercept=False. Pass "
+            "fit_intercept='auto' or True."
+        )
+    if given.loss != "gaussian" and not (isinstance(given.noise, str) and given.noise == "auto"):
+        raise ValueError(
+            f"The noise of loss={given.loss!r} follows from its rates, but got "
+            f"noise={given.noise!r:.50}. Pass noise='auto', or loss='gaussian'."
+        )
     if given.n_components == "auto" and not searches:
         raise ValueError(
             "n_components='auto' is chosen by a search, but dict_init is given. Pass "
@@ -296,6 +331,10 @@ class DensePlan(Plan):
         The curvature for the surrogate after a search, as a share of the loss's.
     alpha_share : float, default=1.0
         ``alpha="auto"``, as a share of the search's penalty.
+    fit_intercept : bool or "auto", default=False
+        Whether rows have a baseline; "auto" lets the data decide.
+    noise : str or Tensor, default="equal"
+        The noise of rows and features, see `skpudle.search.learn_noise`, or that of each feature.
     """
 
     refines: bool
@@ -305,6 +344,8 @@ class DensePlan(Plan):
     n_unfoldings: int
     curvature_share: float
     alpha_share: float = 1.0
+    fit_intercept: bool | str = False
+    noise: object = "equal"
     auto_epochs: int | None = None
 
     @classmethod
@@ -339,6 +380,8 @@ class DensePlan(Plan):
             learns = given.separate_atoms and n_unfoldings == "auto"
             n_unfoldings = _LEARNED_UNFOLDINGS if learns else _UNFOLDINGS
         through = given.loss == "gaussian" and gradient == "ae-ls"
+        decides = searches and given.loss == "gaussian"  # the data, about "auto"
+        noise = given.noise if isinstance(given.noise, str) else _noise_of_features(given.noise)
         return cls(
             given=given,
             encoder=Encoder(
@@ -364,7 +407,15 @@ class DensePlan(Plan):
             n_unfoldings=n_unfoldings,
             curvature_share=n_unfoldings**_CURVATURE_EXPONENT if through else 1.0,
             alpha_share=alpha_share,
+            fit_intercept=given.fit_intercept if decides or given.fit_intercept is True else False,
+            noise=noise if decides or not isinstance(noise, str) or noise != "auto" else "equal",
         )
+
+    @property
+    def learns_noise(self):
+        """Whether a baseline or noise is learned or given."""
+        equal = isinstance(self.noise, str) and self.noise == "equal"
+        return self.given.loss == "gaussian" and not (equal and self.fit_intercept is False)
 
     def model(self, **known):
         """Return the model of the parameters, with values that data decide."""

@@ -8,13 +8,14 @@ from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from skpudle._data.arrays import mean_square, split_missing, to_tensor, unit_of, with_gaps
+from skpudle._data.arrays import mean_square, to_tensor, unit_of, with_gaps
 from skpudle._data.batches import Samples
 from skpudle._data.sources import refuse_shuffled
 from skpudle._learners.coder import check_loss
 from skpudle._learners.dense import DenseLearner
-from skpudle._learners.models import Learned, Pursuit, learned_encoder
+from skpudle._learners.models import Learned, Pursuit, learned_encoder, units_of
 from skpudle._learners.plan import DensePlan
+from skpudle._learners.units import InUnits, in_units
 from skpudle._precision import training_mode
 from skpudle._training.identity import task_of
 from skpudle._training.messages import print_encoder, warn_of_l0, warn_of_unused
@@ -26,7 +27,7 @@ from skpudle.encoding import (
     learn_encoder,
     threshold_levels,
 )
-from skpudle.interoperability import load_sae, penalty_of
+from skpudle.interoperability import baseline_of, load_sae, penalty_of
 from skpudle.losses import LOSSES
 from skpudle.operators import DenseDictionary
 from skpudle.search import (
@@ -72,19 +73,22 @@ def module_of(learner, plan):  # -> EncoderModule
             "Pass transform_algorithm='unfolded' and n_unfoldings=3, for example, with "
             "separate_atoms='unfolding', and fit again."
         )
-    if getattr(learner, "mean_", None) is not None:
-        raise ValueError(
-            "A module subtracts no mean, and this learner has a mean_. Make it without one, by "
-            "from_components, and pass rows minus mean_."
-        )
     if given.loss != "gaussian":
         raise ValueError(
             f"A module exists for loss='gaussian', got loss={given.loss!r}; use `transform`."
         )
-    atoms = to_tensor(learner.components_)
+    noise, decoder = units_of(learner), to_tensor(learner.components_)
+    if noise.rows is not None:
+        raise ValueError(
+            "Each row is coded in units of its own noise, which takes several codings and is no "
+            "fixed graph. Pass noise='features' or 'equal', and fit again."
+        )
+    options = dict(split_sign=learner.split_sign, scale=noise.scale)
+    if (baseline := baseline_of(learner)) is not None:
+        options["intercept"] = to_tensor(baseline)
+    atoms = noise.from_user(decoder)
     if given.separate_atoms:
-        encoder = learned_encoder(learner, atoms)
-        return EncoderModule(encoder, atoms, split_sign=learner.split_sign).eval()
+        return EncoderModule(learned_encoder(learner, atoms), decoder, **options).eval()
     dictionary, step = DenseDictionary(atoms), learner.step_size_
     levels = threshold_levels(
         dictionary,
@@ -97,7 +101,7 @@ def module_of(learner, plan):  # -> EncoderModule
     thresholds = levels.expand(-1, len(atoms))
     how = bool(given.positive_code), True, given.shrinkage
     unfolded = LearnedEncoder(step * atoms[None], atoms[None], thresholds, *how)
-    return EncoderModule(unfolded, atoms, split_sign=learner.split_sign).eval()
+    return EncoderModule(unfolded, decoder, **options).eval()
 
 
 class PUDLEDictionaryLearning(DenseLearner):
@@ -144,6 +148,22 @@ class PUDLEDictionaryLearning(DenseLearner):
         :math:`\frac12 \|x - D z\|^2` for "gaussian". ``alpha`` is in the units of ``X`` times the
         units of atoms; "auto" is at least twice the standard deviation of the noise, and 1 if
         events are rare. See :doc:`/guide/counts`.
+
+    fit_intercept : bool or "auto", default="auto"
+        Whether rows have a baseline, ``intercept_``, which is estimated together with the atoms.
+        "auto" has one if the mean of the rows is far from zero, unless hidden entries of held-out
+        rows are predicted worse with it, or codes are non-negative; and none with a ``dict_init``
+        other than "search". Other losses than "gaussian" always have one.
+
+    noise : {"auto", "equal", "features", "rows", "both"} or array-like of shape (n_features,), \
+            default="auto"
+        What the noise of entries depends on: nothing, the feature, the row, or both; an array has
+        the standard deviation of each feature. Rows and features with more noise have less weight,
+        and atoms, codes and reconstructions are in the units of ``X``. "auto" tries each if
+        residuals are unequal, and keeps it if hidden entries of held-out rows are predicted better;
+        it also treats entries as missing that are more than five standard deviations from what the
+        rest of their row says, as long as they are few. With a ``dict_init`` other than "search"
+        "auto" is "equal". See :doc:`/guide/noise`.
 
     n_trials : float, default=1
         Number of trials of the binomial loss; with 1, data are binary or fractions.
@@ -276,12 +296,12 @@ class PUDLEDictionaryLearning(DenseLearner):
         (whether these are atoms without the lasso's bias). Not there after `partial_fit`, and with
         fewer than 20 samples.
 
-    intercept_ : ndarray of shape (n_features,)
-        The baseline, if the loss is not "gaussian".
+    intercept_ : ndarray of shape (n_features,) or float
+        The baseline: of a row without codes, in `inverse_transform`. 0.0 without one.
 
-    mean_ : ndarray of shape (n_features,)
-        Subtracted from rows before they are encoded, and added to reconstructions, if
-        `from_components` or `from_sae` got one.
+    outliers_ : csr_array of shape (n_samples, n_features), bool
+        Entries of an array that `fit` treated as missing because they were far from the rest of
+        their row. Only if there were any.
 
     n_features_in_ : int
         Number of features seen in `fit`.
@@ -334,9 +354,10 @@ class PUDLEDictionaryLearning(DenseLearner):
     debias_ : float
         The share of the lasso's bias that `transform` removes.
 
-    noise_std_ : float
+    noise_std_ : float or ndarray of shape (n_features,)
         Estimated standard deviation of the noise of an entry, if the data chose the penalty of
-        codes.
+        codes: of each feature where their noise differs, and of the median row where that of rows
+        does.
 
     search_alpha_ : float
         The penalty of the search, if there was one.
@@ -459,6 +480,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         alpha="auto",
         gradient="auto",
         loss="gaussian",
+        fit_intercept="auto",
+        noise="auto",
         n_trials=1,
         n_unfoldings="auto",
         step_size="auto",
@@ -490,6 +513,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         self.alpha = alpha
         self.gradient = gradient
         self.loss = loss
+        self.fit_intercept = fit_intercept
+        self.noise = noise
         self.n_trials = n_trials
         self.n_unfoldings = n_unfoldings
         self.step_size = step_size
@@ -522,6 +547,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "gradient": [StrOptions({"auto", "dec", "ae-lasso", "ae-ls"})],
         "loss": [StrOptions(set(LOSSES))],
+        "fit_intercept": ["boolean", StrOptions({"auto"})],
+        "noise": [StrOptions({"auto", "equal", "features", "rows", "both"}), "array-like"],
         "n_trials": [Interval(Real, 1, None, closed="left")],
         "n_unfoldings": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
         "optimizer": [StrOptions({"auto", "adam", "sgd", "surrogate"}), type],
@@ -788,7 +815,7 @@ class PUDLEDictionaryLearning(DenseLearner):
             ``components_`` are the decoder's rows, in their order, divided by their norms, so that
             codes are in units of the activations: the length of each concept's contribution. Divide
             them by ``load_sae(folder).norms`` for the units of the autoencoder's latents.
-            ``mean_`` is the decoder's bias.
+            ``intercept_`` is the decoder's bias.
 
         Raises
         ------
@@ -822,7 +849,7 @@ class PUDLEDictionaryLearning(DenseLearner):
                 "X."
             )
         start = 1.0 if automatic else alpha
-        learner = cls.from_components(sae.components, mean=sae.mean, alpha=start, **params)
+        learner = cls.from_components(sae.components, intercept=sae.mean, alpha=start, **params)
         if X is None:
             return learner
         criterion = "support" if learner.positive_code else "prediction"
@@ -904,9 +931,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         own = Samples(with_gaps(data.samples.x, data.samples.mask))
         given = {"dtype": str(own.x.dtype), "l0": repr(l0), "criterion": criterion}
         team.check_agreement(lambda: task_of(self, "choose_alpha", data) | given)
-        x, mask = split_missing(team.collect(own).x)  # rows of all processes
-        if getattr(self, "mean_", None) is not None:
-            x = x - to_tensor(self.mean_).to(x)
+        rows = in_units(self._units(), team.collect(own))  # of all processes
+        x, mask = rows.x, rows.mask
         unit = unit_of(mean_square(x))
         problem = Problem(
             x if unit == 1 else x.double() / unit,
@@ -915,7 +941,7 @@ class PUDLEDictionaryLearning(DenseLearner):
             mask=mask,
             unit=unit,
         )
-        atoms = to_tensor(self.components_)
+        atoms = units_of(self).from_user(to_tensor(self.components_))
         options = dict(debias=plan.debias)
         if l0 is not None:
             coding, is_met = coding_of_l0(problem, atoms, float(l0), **options)
@@ -977,16 +1003,35 @@ class PUDLEDictionaryLearning(DenseLearner):
             warn_of_unused(self, plan.without_effect(), "on these codes")
         if self.transform_algorithm == "omp":
             limits = self.transform_n_nonzero_coefs, self.transform_tol
-            return Pursuit(*limits, bool(self.positive_code))
+            return self._encoder_in_units(Pursuit(*limits, bool(self.positive_code)))
         if self.separate_atoms and self.transform_algorithm == "unfolded":
-            return Learned(self)
+            atoms = units_of(self).from_user(to_tensor(self.components_))
+            return self._encoder_in_units(Learned(self, atoms))
         encoder = plan.encoder
         if self.debias == "auto":
             encoder = replace(encoder, debias=self.debias_)
         if plan.converges:
             encoder = replace(encoder, n_unfoldings=None)
         options = dict(step_size=getattr(self, "step_size_", None), lambda_decay=self.lambda_decay_)
-        return encoder.at(penalty_of(self), **options, warn=True)
+        return self._encoder_in_units(encoder.at(penalty_of(self), **options, warn=True))
+
+    def _units(self):  # -> Noise
+        """Return the units of rows, whose noise is told by codes of the learner."""
+        atoms, alpha = to_tensor(self.components_), getattr(self, "alpha_", None)
+        baseline, noise = baseline_of(self), units_of(self)
+        return replace(
+            noise,
+            intercept=None if baseline is None else to_tensor(baseline),
+            atoms=noise.from_user(atoms),
+            alpha=alpha,
+            positive_code=bool(self.positive_code),
+        )
+
+    def _encoder_in_units(self, encoder):
+        noise = replace(self._units(), intercept=None)
+        if noise.is_equal:
+            return encoder
+        return InUnits(encoder, noise, noise.gains(to_tensor(self.components_)))
 
     def _learn_encoder(self, plan, outcome, data, interrupts, **options):
         """Return the outcome with a trained encoder, and the number of updates."""

@@ -26,16 +26,22 @@ from skpudle._data.arrays import make_generator
 from skpudle._data.batches import count_batches
 from skpudle._training.checkpoint import Recorder
 from skpudle._training.identity import task_of
-from skpudle._training.messages import print_pass, print_progress, print_search, print_size
+from skpudle._training.messages import (
+    print_noise,
+    print_pass,
+    print_progress,
+    print_search,
+    print_size,
+)
 from skpudle._training.state import Outcome
 from skpudle._training.team import current_team
 from skpudle.search import SearchState, advance, advance_stream, begin, is_done
 
-__all__ = ["FitRun", "Interrupts", "Pass", "Search", "Sizes", "Step", "Training"]
+__all__ = ["FitRun", "Interrupts", "Pass", "Search", "Step", "Training", "Trials"]
 
 # Steps of a fit that are tasks of their own for callbacks, beside search, pass and training: the
-# number of atoms, atoms without bias, the penalty of codes.
-_STEPS = 3
+# noise, the number of atoms, atoms without bias, the penalty of codes, and the noise of rows.
+_STEPS = 5
 
 
 class Interrupts:
@@ -130,22 +136,28 @@ class Search:
 
 
 @dataclass
-class Sizes:
-    """The choice of the number of atoms, see `skpudle.search.try_sizes`.
+class Trials:
+    """What is tried in turn: baseline and noise, or the number of atoms.
 
     Parameters
     ----------
-    trials : iterator of SizeTrial
-        Its trials.
+    names : tuple of str
+        The callbacks' names of the phase and of a trial.
+    trials : iterator
+        Its trials; the last one says so by ``is_last``.
     attributes_of : callable
-        ``attributes_of(trial)`` returns the fitted attributes for the best atoms of a trial.
+        ``attributes_of(trial)`` returns the fitted attributes for a trial.
+    print_trial : callable
+        ``print_trial(trial)`` prints a line about it.
     """
 
+    names: tuple
     trials: Iterator
     attributes_of: Callable
+    print_trial: Callable
     trial: object = None
 
-    names, stages, n_tasks = ("size", "number of atoms"), {}, None
+    stages, n_tasks = {}, None
     stops_at_interrupts = True
 
     def begin(self, recorder):
@@ -156,7 +168,7 @@ class Sizes:
         return self.trial is not None and self.trial.is_last
 
     def advance(self):
-        """Try one more number."""
+        """Make one more trial."""
         self.trial = next(self.trials)
 
     def attributes(self):
@@ -165,7 +177,7 @@ class Sizes:
 
     def report(self, max_iter):
         """Print a line about the last trial."""
-        print_size(self.trial)
+        self.print_trial(self.trial)
 
 
 @dataclass
@@ -455,9 +467,15 @@ class FitRun(AbstractContextManager):
         """Return the fitted attributes before training."""
         return self._attributes_of(Outcome(model, rows, losses))
 
+    def learn_noise(self, trials, attributes_of):  # -> NoiseTrial
+        """Learn baseline and noise; see `Trials`."""
+        phase = Trials(("noise", "units of the data"), trials, attributes_of, print_noise)
+        self.run(phase)
+        return phase.trial
+
     def choose_size(self, trials, attributes_of):  # -> SizeTrial
-        """Choose the number of atoms; see `Sizes`."""
-        phase = Sizes(trials, attributes_of)
+        """Choose the number of atoms; see `Trials`."""
+        phase = Trials(("size", "number of atoms"), trials, attributes_of, print_size)
         self.run(phase)
         return phase.trial
 

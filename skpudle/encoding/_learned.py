@@ -18,6 +18,7 @@ from torch import Tensor
 
 from skpudle._precision import check_tensors, in_own_precision
 from skpudle.encoding._products import multiply
+from skpudle.operators import atom_norms
 
 __all__ = ["EncoderModule", "LearnedEncoder", "default_updates", "learn_encoder"]
 
@@ -156,14 +157,22 @@ class EncoderModule(torch.nn.Module):
         The decoder.
     split_sign : bool, default=False
         Whether positive and negative parts of codes are columns of their own.
+    intercept : Tensor of shape (n_features,), default=None
+        Baseline that rows lose before they are coded, and that reconstructions get.
+    scale : Tensor of shape (n_features,), default=None
+        Noise of features, by which rows are divided before they are coded.
     """
 
-    def __init__(self, encoder, atoms, *, split_sign=False):
+    def __init__(self, encoder, atoms, *, split_sign=False, intercept=None, scale=None):
         super().__init__()
         for name in _PARTS:
             setattr(self, name, torch.nn.Parameter(getattr(encoder, name).clone()))
         self.decoder = torch.nn.Parameter(atoms.clone())
         self.split_sign = split_sign
+        self.register_buffer("intercept", None if intercept is None else intercept.to(atoms))
+        self.register_buffer("scale", None if scale is None else scale.to(atoms))
+        gains = None if scale is None else atom_norms(atoms / self.scale) / atom_norms(atoms)
+        self.register_buffer("gains", None if gains is None else gains.flatten().nan_to_num(1.0))
         self._how = encoder.positive_code, encoder.shares_atoms, encoder.shrinkage
 
     def forward(self, x):
@@ -179,7 +188,10 @@ class EncoderModule(torch.nn.Module):
         Tensor of shape (n_samples, n_features_out)
             Codes.
         """
+        x = x if self.intercept is None else x - self.intercept
+        x = x if self.scale is None else x / self.scale
         z = LearnedEncoder(*(getattr(self, name) for name in _PARTS), *self._how).encode(x)
+        z = z if self.gains is None else z / self.gains
         return torch.cat([z.clamp_min(0), (-z).clamp_min(0)], dim=1) if self.split_sign else z
 
     def decode(self, z):
@@ -198,7 +210,8 @@ class EncoderModule(torch.nn.Module):
         if self.split_sign:
             positive, negative = z.chunk(2, dim=1)
             z = positive - negative
-        return z @ self.decoder
+        x = z @ self.decoder
+        return x if self.intercept is None else x + self.intercept
 
 
 @dataclass(frozen=True, eq=False)

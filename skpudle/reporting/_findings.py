@@ -10,6 +10,7 @@ from skpudle._data.foreign import drop_names
 from skpudle._fitted.learners import look_at
 from skpudle._learners.nmf import PoissonNMF
 from skpudle._learners.pudle import PUDLEDictionaryLearning
+from skpudle.interoperability import baseline_of
 from skpudle.search import spread_rows
 
 __all__ = ["ENDINGS", "findings", "sentences"]
@@ -287,7 +288,8 @@ def _no_better_than_the_baseline(look):
         )
     if look.is_convolutional:
         return None
-    samples = np.stack(look.samples).astype(np.float64) - getattr(learner, "mean_", 0.0)
+    baseline = baseline_of(learner)
+    samples = np.stack(look.samples).astype(np.float64) - (0.0 if baseline is None else baseline)
     left = np.nan_to_num(samples - look.codes @ learner.components_)
     if np.square(left).sum() <= np.square(np.nan_to_num(samples)).sum():
         return None

@@ -15,6 +15,7 @@ from skpudle.search._held_out import (
     hold_out,
     match_equal_rows,
 )
+from skpudle.search._noise import CENTRED, Noise, learn_noise, refine_noise
 from skpudle.search._penalty import PenaltyPath, penalty_of_mixtures, penalty_path
 from skpudle.search._search import (
     Problem,
@@ -38,10 +39,12 @@ from skpudle.search._stream import (
 )
 
 __all__ = [
+    "CENTRED",
     "ConvProblem",
     "HeldOut",
     "HiddenPixels",
     "Memory",
+    "Noise",
     "PenaltyPath",
     "Problem",
     "SearchState",
@@ -64,10 +67,12 @@ __all__ = [
     "hold_out",
     "is_done",
     "judged_rows",
+    "learn_noise",
     "match_equal_rows",
     "objective",
     "penalty_of_mixtures",
     "penalty_path",
+    "refine_noise",
     "refit_atoms",
     "search",
     "searched",

@@ -191,7 +191,7 @@ class ConvEpoch:
         self.solved = np.array([solved for *_, solved in found], dtype=bool)
         square = float(np.square(self._residual).sum())
         self.objective, self.loss = square / 2 + problem.alpha * size, square / 2 / n
-        self._fitting = (
+        self.fitting = (
             self.refitted(*_REFIT_OF_PATH) if refit else self.codes
         )  # atoms adapt to these codes
         self.unbiased_loss = float(np.square(self._residual).sum()) / 2 / n if refit else 0.0
@@ -219,7 +219,7 @@ class ConvEpoch:
 
     @cached_property
     def _entries(self):  # sorted by atom, and then by image and position
-        count, index, value = self._fitting.arrays()
+        count, index, value = self.fitting.arrays()
         used = np.arange(index.shape[1]) < count[:, None]
         image = np.repeat(np.arange(len(count), dtype=np.int32), count)
         atom, place = np.divmod(index[used], self._n_positions)

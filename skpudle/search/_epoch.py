@@ -97,6 +97,13 @@ class Codes:
         index = used.int().argsort(dim=1, descending=True, stable=True)[:, :longest]
         return cls(count, index.int(), z.gather(1, index))
 
+    def dense(self, n_atoms):  # -> (n, n_atoms)
+        """Return the codes with their zeros."""
+        used = torch.arange(self.index.shape[1]) < self.count[:, None]
+        places = torch.where(used, self.index, 0).long()
+        z = self.value.new_zeros(len(self.count), n_atoms)
+        return z.scatter_add_(1, places, torch.where(used, self.value, 0.0))
+
     def arrays(self):
         """Return the memory of the tensors as arrays."""
         return np.asarray(self.count), np.asarray(self.index), np.asarray(self.value)
@@ -276,8 +283,8 @@ class Epoch:
 
         self._by_rows(solve, codes, min(p, m + ROOM), turn=turn)
         self.codes = _packed(found, n)
-        self._fitting = _packed(refitted, n) if refit else self.codes  # atoms adapt to these codes
-        count, index, _ = self._fitting.arrays()
+        self.fitting = _packed(refitted, n) if refit else self.codes  # atoms adapt to these codes
+        count, index, _ = self.fitting.arrays()
         row, place = np.empty((2, int(count.sum())), np.int32)
         self._entries = np.zeros(p + 1, np.int64), row, place  # sorted by atom, then by row
         loops().sort_by_atom(count, index, *self._entries)
@@ -366,7 +373,7 @@ class Epoch:
 
     def _moments(self, x, first, last):  # -> (last - first, m)
         """Return rows of ``Z^T X``."""
-        m, arrays = x.shape[1], (*self._entries, np.asarray(self._fitting.value), x)
+        m, arrays = x.shape[1], (*self._entries, np.asarray(self.fitting.value), x)
         return self._sums(loops().add_moments, first, last, m, m, *arrays)
 
     @property
@@ -380,13 +387,13 @@ class Epoch:
     def products(self, first, last, among=None):  # -> (last - first, p) or the columns among
         """Return rows of ``A = Z^T Z``."""
         low, high = among or (0, len(self.atoms))
-        arrays = low, *self._entries, *self._fitting.arrays()
+        arrays = low, *self._entries, *self.fitting.arrays()
         n_used = len(self._entries[1]) / max(len(self._x), 1)  # atoms of a row
         return self._sums(loops().add_products, first, last, high - low, n_used, *arrays)
 
     def energies(self):  # -> (p,)
         """Return the sum of squares of the codes of each atom, of all processes."""
-        count, index, value = self._fitting.arrays()
+        count, index, value = self.fitting.arrays()
         used = np.arange(index.shape[1]) < count[:, None]
         sums = np.bincount(index[used], np.square(value[used]), minlength=len(self.atoms))
         return self.problem.total(torch.as_tensor(sums))[0]
@@ -405,7 +412,7 @@ class Epoch:
         def keep(rows, known, residual, slope, *codes):
             residuals[rows] = residual
 
-        self._by_rows(keep, self._fitting, 0, screen=False)
+        self._by_rows(keep, self.fitting, 0, screen=False)
         return residuals
 
     def improved_atoms(self, earlier=None):
@@ -445,7 +452,7 @@ class Epoch:
 
     def _follow(self, first, change, residual):
         """Subtract from residuals what the atoms from ``first`` on have changed."""
-        arrays = *self._entries, np.asarray(self._fitting.value), change, residual
+        arrays = *self._entries, np.asarray(self.fitting.value), change, residual
 
         def subtract(low, high):
             loops().subtract_changes(low, high, first, *arrays)

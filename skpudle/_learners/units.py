@@ -1,0 +1,95 @@
+"""Rows in units of their noise: sources of batches for training, and encoders for `transform`.
+
+See `skpudle.search._noise`.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from skpudle._data.arrays import split_missing, with_gaps
+from skpudle.operators import DenseDictionary
+from skpudle.search import Noise
+
+__all__ = ["InUnits", "SourceInUnits", "in_units"]
+
+
+def in_units(noise, samples):
+    """Return samples in units of their noise; outliers are missing."""
+    x, mask, _ = noise.enter(samples.x, samples.mask)
+    return replace(samples, x=x, mask=mask)
+
+
+class SourceInUnits:
+    """A source whose samples are in units of their noise.
+
+    Parameters
+    ----------
+    source : source of batches
+        See `skpudle._data.batches`.
+    noise : Noise
+        The units.
+    """
+
+    def __init__(self, source, noise):
+        self._source, self._noise = source, noise
+
+    def __getattr__(self, name):
+        if name.startswith("_"):  # of a copy that is still empty
+            raise AttributeError(name)
+        return getattr(self._source, name)
+
+    def for_training(self, batch_size, generator, *, shuffle):
+        """Return the same samples in batches of this size."""
+        source = self._source.for_training(batch_size, generator, shuffle=shuffle)
+        return SourceInUnits(source, self._noise)
+
+    def batches(self, plan, start=0):
+        """Yield the batches of an epoch."""
+        return (in_units(self._noise, batch) for batch in self._source.batches(plan, start))
+
+    def blocks(self, n_rows, generator):
+        """Yield all samples once, some rows at a time."""
+        return (in_units(self._noise, block) for block in self._source.blocks(n_rows, generator))
+
+    def samples(self, keys):
+        """Return the samples of these keys, with NaN for missing entries."""
+        x, mask, _ = self._noise.enter(*split_missing(self._source.samples(keys)))
+        return with_gaps(x, mask)
+
+
+@dataclass(frozen=True, eq=False)
+class InUnits:
+    """An encoder of rows in units of their noise, for a dictionary in the units of the data.
+
+    Parameters
+    ----------
+    encoder : callable
+        The encoder, ``encoder(dictionary, x, mask=None, offset=None)``.
+    noise : Noise
+        The units, without a baseline, which data have lost before.
+    gains : Tensor of shape (n_components,)
+        By what codes in these units exceed the user's.
+    """
+
+    encoder: object
+    noise: Noise
+    gains: Tensor
+
+    def __call__(self, dictionary, x, mask=None, offset=None):
+        """Return codes in the units of the data."""
+        atoms, gains = dictionary.atoms, self.gains.to(dictionary.atoms)
+        if self.noise.scale is not None:
+            atoms = atoms / self.noise.scale.to(atoms) / gains[:, None]
+        with torch.no_grad():
+            _, _, scale = replace(self.noise, atoms=atoms).enter(x, mask)
+        x = self.noise.centre(x)
+        x = x if scale is None else x / scale
+        codes = self.encoder(DenseDictionary(atoms), x, mask=mask, offset=offset) / gains
+        return codes if scale is None else codes * scale
+
+    def of_features(self, features):
+        """Return the encoder for some of the features."""
+        encoder = getattr(self.encoder, "of_features", lambda _: self.encoder)(features)
+        return replace(self, encoder=encoder, noise=self.noise.of_features(features))

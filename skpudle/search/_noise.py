@@ -1,0 +1,742 @@
+r"""Learn what the search takes for granted: a baseline, and noise that is equal in all entries.
+
+A row is
+
+.. math:: x_{ij} = b_j + (z_i D)_j + \sigma s_i t_j \varepsilon_{ij},
+
+with a baseline :math:`b`, and noise of a scale :math:`t_j` for each feature and :math:`s_i` for
+each row. In units of the noise, :math:`(x_{ij} - b_j) / (s_i t_j)`, noise is equal, and all that
+supposes equal noise is right: one penalty, exact codes, held-out errors. An entry that is far from
+what the row's other entries say is treated as missing.
+
+Scales come from the residuals of least squares on the supports of codes. The variance of feature j
+is the sum of its squared residuals over the sum of their degrees of freedom, 1 minus the leverage
+of each: without leverages a feature with a large weight is fitted better, and its weight grows in
+each round. Logarithms of variances are shrunk to their mean by their own sampling error, by the
+method of moments, so that equal noise stays equal.
+
+Residuals of real data are unequal for another reason: atoms are missing in some rows and features.
+So each change of units is *judged*: atoms that have settled in the new units replace the present
+ones if they predict hidden entries of held-out rows better. The mean logarithm of a row's error has
+to be lower beyond chance, in which all rows count alike, and the sum of errors not higher.
+
+Factor analysis is the same step from principal components for dense codes. Weights of rows are
+those of HePPCAT [1]_, and a row's own noise that of the scaled lasso [2]_.
+
+References
+----------
+.. [1] D. Hong et al., "HePPCAT: probabilistic PCA for data with heteroscedastic noise", IEEE
+   Transactions on Signal Processing 69, 2021.
+.. [2] T. Sun and C.-H. Zhang, "Scaled sparse linear regression", Biometrika 99, 2012.
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skpudle.initialization import initial_atoms
+from skpudle.lasso import lasso_path
+from skpudle.operators import atom_norms
+from skpudle.search._descent import solve_codes
+from skpudle.search._epoch import spread_rows
+from skpudle.search._held_out import hide_in_turn
+from skpudle.search._search import Problem, advance, auto_alpha, begin
+
+__all__ = [
+    "CENTRED",
+    "Noise",
+    "NoiseTrial",
+    "RowNoise",
+    "learn_noise",
+    "refine_noise",
+]
+
+# Rows that noise is learned from: 4,096, or 16 for each atom and feature, of up to 2**22 entries;
+# and at most 256 atoms, since their number hardly changes residuals. Fewer than 60 rows tell
+# nothing of noise.
+_ROWS, _ROWS_PER_ATOM, _ENTRIES, _LEAST_ROWS = 4096, 16, 2**22, 60
+_ATOMS = 256
+# A quarter of the rows judge, at most 300, with three of ten groups of features hidden in turn.
+_JUDGES, _MOST_JUDGES, _TURNS = 4, 300, 3
+# Penalties of the judges, from 8 times the search's down to a sixteenth.
+_PENALTIES = [2.0**k for k in range(3, -5, -1)]
+# Standard errors by which errors have to fall on average, and by which their sum may rise.
+_SURE, _CHANCE = 3.0, 1.0
+# The least fall of the mean logarithm of errors that pays for other units.
+_LEAST_GAIN = 0.02
+# A baseline that is far from zero is kept unless predictions are worse beyond chance.
+_FAR = 4.0
+# The variance of the logarithms of variances from which noise may be unequal. At 5 dB it is .03 for
+# equal noise, as codes miss some atoms.
+_UNEQUAL = {"features": 0.02, "rows": 0.05}
+# Largest numbers of rounds, the rounds before features are judged (one round removes a tenth of the
+# inequality, as dense codes follow the noise), and the change of scales that ends rounds.
+_ROUNDS = {"features": 8, "rows": 5}
+_ROUNDS_BEFORE, _STILL = 3, 0.05
+# An entry is far from 5 deviations on: one in two million of normal noise. At most a tenth of all
+# entries may be outliers, and of a row; otherwise the row is one. Fewer than 5 in 10,000 are none.
+_DEVIATIONS, _MOST, _FEWEST = 5.0, 0.1, 5e-4
+# A row is long from three times the median norm on, if there are two in a thousand. Columns differ
+# in unit if their spreads differ by a factor of four.
+_LONG, _FEW_LONG, _UNITS = 3.0, 2e-3, 4.0
+# The median absolute deviation of normal noise, in standard deviations.
+_MEDIAN = 0.6745
+# A column whose median deviation is below this share of the standard deviation is mostly one value.
+_MOSTLY_ONE = 0.3
+# Epochs that solve for codes.
+_CODES = 4
+# Rows to find the noise of at a time.
+_ROWS_AT_A_TIME = 4096
+# Variances below this share of the mean one are of constant columns or rows.
+_CONSTANT = 1e-12
+# The share of rows that are less noisy than the smallest scale of a new row.
+_LEAST_SCALE = 0.02
+
+
+class RowNoise(NamedTuple):
+    """The distribution of the noise of rows, which shrinks the estimate of a new row.
+
+    Attributes
+    ----------
+    mean, variance : float
+        Mean and variance of the logarithms of variances.
+    norm : float
+        Root mean square entry of the median row.
+    least : float
+        Smallest scale of a row.
+    """
+
+    mean: float
+    variance: float
+    norm: float
+    least: float
+
+    def begin(self, x, known):  # -> (n, 1)
+        """Return scales to begin with: long rows are shortened to the median norm."""
+        size = _root_mean_square(x, known)
+        return torch.where(size > _LONG * self.norm, size / self.norm, 1.0)[:, None]
+
+    def update(self, scale, squares, free):  # (n, 1), (n,), (n,) -> (n, 1)
+        """Return scales for the squared residuals at present scales, by degrees of freedom."""
+        logs = (squares / free.clamp_min(1)).clamp_min(1e-300).log() + 2 * scale[:, 0].log()
+        weight = self.variance / (self.variance + 2 / free.clamp_min(1))
+        found = (0.5 * weight * (logs - self.mean)).exp().clamp_min(self.least)[:, None]
+        return torch.where(free[:, None] > 0, found, scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Noise:
+    """A baseline, and how the noise of entries differs.
+
+    Parameters
+    ----------
+    intercept : Tensor of shape (n_features,), default=None
+        The baseline; None is zero.
+    scale : Tensor of shape (n_features,), default=None
+        Noise of features, of geometric mean 1; None if it is equal.
+    rows : RowNoise, default=None
+        Noise of rows; None if it is equal.
+    spread : Tensor of shape (2, n_features), default=None
+        Median and robust deviation of the columns, without which no entry is an outlier.
+    limit : float, default=inf
+        The residual of an outlier, in units of the noise.
+    atoms : Tensor of shape (n_components, n_features), default=None
+        Unit atoms, in units of the noise, that explain rows.
+    alpha : float, default=None
+        Penalty of their codes.
+    positive_code : bool, default=False
+        Whether these codes are non-negative.
+    """
+
+    intercept: Tensor | None = None
+    scale: Tensor | None = None
+    rows: RowNoise | None = None
+    spread: Tensor | None = None
+    limit: float = torch.inf
+    atoms: Tensor | None = None
+    alpha: float | None = None
+    positive_code: bool = False
+
+    @property
+    def is_equal(self):
+        """Whether all entries have the same noise."""
+        return self.scale is None and self.rows is None
+
+    @property
+    def looks_at_rows(self):
+        """Whether the units of a row depend on its entries."""
+        return self.rows is not None or self.spread is not None
+
+    def centre(self, x):  # (n, n_features) -> the same
+        """Return rows without the baseline, in units of the features' noise."""
+        x = x if self.intercept is None else x - self.intercept.to(x)
+        return x if self.scale is None else x / self.scale.to(x)
+
+    def enter(self, x, mask=None):  # -> x, mask, scales (n, 1) or None
+        """Return rows in units of the noise, the entries that count, and the scale of each row.
+
+        A row is taken alone: its scale follows from its own residuals.
+        """
+        x = self.centre(x)
+        if not self.looks_at_rows:
+            return x, mask, None
+        parts = range(0, len(x), _ROWS_AT_A_TIME)
+        masks = [None if mask is None else mask[i : i + _ROWS_AT_A_TIME] for i in parts]
+        given = ((x[i : i + _ROWS_AT_A_TIME], part) for i, part in zip(parts, masks, strict=True))
+        found = [self._enter(part, known) for part, known in given] or [self._enter(x, mask)]
+        x, known, scale = (torch.cat(part) for part in zip(*found, strict=True))
+        return x, None if mask is None and bool(known.all()) else known, scale
+
+    def _enter(self, x, mask):
+        atoms, dtype = self.atoms.to(x.device, torch.float64), x.dtype
+        x = x.double()
+        known = torch.ones_like(x) if mask is None else mask.double()
+        counts = known if self.spread is None else _screen(x, known, self.spread.to(x))[0]
+        scale = torch.ones_like(x[:, :1]) if self.rows is None else self.rows.begin(x, counts)
+        # Codes for the noise that is found would miss more atoms of a noisy row, and its noise would
+        # grow: after one, two and three turns rows of unequal noise have errors of .42, .50 and .53
+        # of the noise.
+        within = None if bool(counts.all()) else counts
+        options = dict(positive=self.positive_code, mask=within)
+        _, (codes,) = lasso_path(atoms, x / scale, [self.alpha], **options)
+        residual = x - scale * (codes @ atoms)
+        if self.rows is not None:
+            free = counts.sum(1) - (codes != 0).sum(1)
+            squares = (residual / scale * counts).square().sum(1)
+            scale = self.rows.update(scale, squares, free)
+        if self.spread is not None:
+            counts = known * ((residual / scale).abs() <= self.limit)
+        return (x / scale).to(dtype), counts.to(dtype), scale.to(dtype)
+
+    def of_features(self, features):
+        """Return the noise of some features."""
+        parts = {name: getattr(self, name) for name in ("intercept", "scale")}
+        return replace(self, **{n: part and part[features] for n, part in parts.items()})
+
+    def to_user(self, atoms):  # (p, n_features) -> the same
+        """Return atoms in the units of the data, with the norms that they have in the noise's."""
+        return atoms if self.scale is None else _with_norms(atoms * self.scale.to(atoms), atoms)
+
+    def from_user(self, atoms):  # (p, n_features) -> the same
+        """Return the inverse of `to_user`."""
+        return atoms if self.scale is None else _with_norms(atoms / self.scale.to(atoms), atoms)
+
+    def gains(self, atoms):  # (p, n_features) of `to_user` -> (p,)
+        """Return by what codes in units of the noise exceed the user's."""
+        if self.scale is None:
+            return atoms.new_ones(len(atoms))
+        gains = atom_norms(atoms / self.scale.to(atoms)) / atom_norms(atoms)
+        return gains.nan_to_num(1.0, 1.0).flatten()
+
+    def as_dict(self):
+        """Return what new rows need, as plain values."""
+        rows = None if self.rows is None else self.rows._asdict()
+        return {"intercept": self.intercept, "scale": self.scale, "rows": rows}
+
+    @classmethod
+    def from_dict(cls, values):
+        """Return the noise from the result of `as_dict`."""
+        rows = values["rows"]
+        return cls(**values | {"rows": None if rows is None else RowNoise(**rows)})
+
+
+CENTRED = Noise()
+
+
+def _with_norms(atoms, others):
+    norms = atom_norms(atoms)
+    return atoms * torch.where(norms > 0, atom_norms(others) / norms, 1.0)
+
+
+class NoiseTrial(NamedTuple):
+    """The noise so far, while it is learned.
+
+    Attributes
+    ----------
+    noise : Noise
+        Baseline and scales.
+    atoms : Tensor of shape (n_components, n_features)
+        Unit atoms that settled in its units.
+    alpha : float
+        Penalty of their codes.
+    is_last : bool
+        Whether it is final.
+    """
+
+    noise: Noise
+    atoms: Tensor
+    alpha: float
+    is_last: bool = False
+
+
+class _Units(NamedTuple):
+    """A baseline, scales and the entries that count, of given rows."""
+
+    intercept: Tensor  # (n_features,)
+    features: Tensor  # (n_features,)
+    rows: Tensor  # (n, 1)
+    counts: Tensor  # (n, n_features), 1 for entries that count
+
+
+class _Residuals(NamedTuple):
+    """Residuals of least squares on supports, in units of the noise, and degrees of freedom."""
+
+    values: Tensor  # (n, n_features), 0 for missing entries
+    free: Tensor  # (n, n_features)
+
+
+def _root_mean_square(x, known):  # -> (n,)
+    return ((x * known).square().sum(1) / known.sum(1).clamp_min(1)).sqrt()
+
+
+def _median(x, known):  # -> (n_features,)
+    medians = torch.where(known > 0, x, torch.nan).nanmedian(0).values
+    return medians.nan_to_num()
+
+
+def _screen(x, known, spread):  # -> entries that count, rows that are outliers as a whole
+    """Return the entries within some deviations of their column, and rows with too many others."""
+    middle, deviation = spread
+    far = (known > 0) & ((x - middle).abs() > _DEVIATIONS * deviation)
+    whole = far.sum(1) > _MOST * known.sum(1)
+    return known * ~(far & ~whole[:, None]), whole
+
+
+def _spread_of(x, known):  # -> (2, n_features)
+    """Return medians of columns, and robust deviations: infinite where most values are one."""
+    middle = _median(x, known)
+    deviation = _median((x - middle).abs(), known) / _MEDIAN
+    root = (((x - middle) * known).square().sum(0) / known.sum(0).clamp_min(1)).sqrt()
+    return torch.stack([middle, torch.where(deviation > _MOSTLY_ONE * root, deviation, torch.inf)])
+
+
+def _pool(variances, free):  # -> relative deviations, of geometric mean 1; mean, variance of logs
+    """Shrink the logarithms of variances to their mean by their sampling error."""
+    usual = (free > 1) & (variances > _CONSTANT * variances.mean())
+    scales = torch.ones_like(variances)
+    if int(usual.sum()) < 2:
+        return scales, 0.0, 0.0
+    logs, error = variances[usual].log(), 2 / free[usual]
+    weights = 1 / (error + 1e-3)
+    weights = weights / weights.sum()
+    mean = (weights * logs).sum()
+    variance = (weights * ((logs - mean).square() - error)).sum().clamp_min(0)
+    found = 0.5 * variance / (variance + error) * (logs - mean)
+    scales[usual] = (found - found.mean()).exp()
+    return scales, float(mean), float(variance)
+
+
+def _leverages(atoms, codes, known):  # -> (n, n_features)
+    """Return by how much the fit of a row follows each entry: 1 leaves no residual."""
+    found, width = torch.zeros_like(known), codes.index.shape[1]
+    if width == 0:
+        return found
+    places = torch.arange(width)
+    step = max(1, _ENTRIES // (width * atoms.shape[1]))
+    for first in range(0, len(known), step):
+        rows = slice(first, first + step)
+        used = places < codes.count[rows, None]
+        chosen = atoms[torch.where(used, codes.index[rows].long(), 0)]
+        chosen = chosen * used[..., None] * known[rows, None]
+        gram = chosen @ chosen.mT + torch.diag_embed(torch.where(used, 1e-9, 1.0).to(atoms))
+        factor, failed = torch.linalg.cholesky_ex(gram)
+        squares = torch.linalg.solve_triangular(factor, chosen, upper=False).square().sum(1)
+        found[rows] = torch.where(failed[:, None] > 0, 0.0, squares.clamp(max=1))
+    return found
+
+
+def _residuals(problem, atoms, x, counts, known):  # -> _Residuals
+    codes = solve_codes(problem, atoms, _CODES, refit=True).fitting
+    fitted = codes.dense(len(atoms)) @ atoms
+    return _Residuals((x - fitted) * known, counts * (1 - _leverages(atoms, codes, counts)))
+
+
+def _pool_rows(residuals, counts, rows):  # -> (n, 1), mean, variance
+    squares, free = (residuals.values.square() * counts).sum(1), residuals.free.sum(1)
+    variances = squares / free.clamp_min(1e-9) * rows[:, 0].square()
+    scales, mean, variance = _pool(variances, free)
+    return scales[:, None], mean, variance
+
+
+def _standard_errors(differences):  # (n,) -> float
+    """Return a mean in units of its standard error."""
+    error = differences.std() / len(differences) ** 0.5
+    return float(differences.mean() / error.clamp_min(1e-300))
+
+
+class _Judged:
+    """Rows, those among them that judge, and the present units with the atoms that settled there.
+
+    A problem for other units has the same data and signs.
+    """
+
+    def __init__(self, x, mask, n_components, problem, generator):
+        self.x = x.double()
+        self.known = torch.ones_like(self.x) if mask is None else mask.double()
+        self.x = torch.where(self.known > 0, self.x, 0.0)
+        self._signs = dict(
+            positive_code=problem.positive_code, positive_atoms=problem.positive_atoms
+        )
+        self._n_components, self._generator = n_components, generator
+        self.judges = spread_rows(len(x), min(_MOST_JUDGES, len(x) // _JUDGES))
+        learning = torch.ones(len(x), dtype=torch.bool)
+        learning[self.judges] = False
+        self._learning = learning.nonzero().flatten()
+        ones, zeros = torch.ones_like(self.x[0]), torch.zeros_like(self.x[0])
+        self.units = _Units(zeros, ones, torch.ones_like(self.x[:, :1]), self.known)
+        self.atoms, self._errors = None, None
+
+    def trial(self, noise=None):
+        """Return the noise that is found, or that of features so far."""
+        so_far = Noise(**_of_features(self.units)) if noise is None else noise
+        alpha = self.problem(self.units).alpha
+        return NoiseTrial(so_far, self.atoms, alpha, is_last=noise is not None)
+
+    def problem(self, units):
+        """Return the problem in other units."""
+        x = (self.x - units.intercept) / (units.features * units.rows)
+        mask = None if bool(units.counts.all()) else units.counts
+        return Problem(x, auto_alpha(x, mask=mask), mask=mask, **self._signs)
+
+    def settle(self, units, atoms=None):
+        """Return atoms that have settled in some units, from given atoms or from rows."""
+        problem = self.problem(units).of_rows(self._learning)
+        if atoms is None:
+            generator = torch.Generator().manual_seed(self._generator.initial_seed())
+            atoms = initial_atoms(problem.x, self._n_components, "data", generator)
+            norms = atom_norms(atoms)
+            atoms = problem.project(atoms / torch.where(norms > 0, norms, 1.0))
+        state = begin(problem, atoms)
+        while state.phase == "settle":
+            state = advance(problem, state)
+        return state.best_atoms
+
+    def residuals(self):
+        """Return the residuals in the present units."""
+        problem, units = self.problem(self.units), self.units
+        x = (self.x - units.intercept) / (units.features * units.rows)
+        return _residuals(problem, self.atoms, x, units.counts, self.known)
+
+    def scales_of_features(self, residuals):  # -> (n_features,), variance
+        """Return the scales of features, and the variance of their logarithms."""
+        squares = (residuals.values.square() * self.units.counts).sum(0)
+        free = residuals.free.sum(0)
+        variances = squares / free.clamp_min(1e-9) * self.units.features.square()
+        scales, _, variance = _pool(variances, free)
+        return scales, variance
+
+    def scales_of_rows(self, residuals):  # -> (n, 1), mean, variance
+        """Return the scales of rows, and mean and variance of the logarithms of variances."""
+        return _pool_rows(residuals, self.units.counts, self.units.rows)
+
+    def limit(self, residuals, rows):  # -> float
+        """Return the residual of an outlier, if rows have these scales."""
+        values = (residuals.values * self.units.rows / rows)[self.known > 0]
+        return _DEVIATIONS * float(values.abs().median()) / _MEDIAN
+
+    def errors(self, units, atoms):  # -> (n_judges,), (n_judges,)
+        """Return errors of hidden entries at the penalty of the best mean logarithm, and sum."""
+        x, rows = self.x[self.judges] - units.intercept, units.rows[self.judges]
+        x = torch.where(self.known[self.judges] > 0, x / units.features, 0.0)
+        counts = units.counts[self.judges]
+        usual = auto_alpha(x / rows, mask=counts)
+        alphas = [usual * factor for factor in _PENALTIES]
+        sums = x.new_zeros(2 * len(alphas), len(x))
+        for seen, hidden in hide_in_turn(torch.arange(x.shape[1]))[:_TURNS]:
+            within = None if bool(counts[:, seen].all()) else counts[:, seen]
+            options = dict(positive=self._signs["positive_code"], mask=within)
+            codes, refits = lasso_path(atoms[:, seen], x[:, seen] / rows, alphas, **options)
+            known = self.known[self.judges][:, hidden] * units.features[hidden]
+            for i, found in enumerate((*codes, *refits)):
+                error = (x[:, hidden] - rows * (found @ atoms[:, hidden])) * known
+                sums[i] += error.square().sum(1)
+        logs = (sums + torch.finfo(x.dtype).tiny).log()
+        return logs[int(logs.mean(1).argmin())], sums[int(sums.sum(1).argmin())]
+
+    def take(self, units, atoms):
+        """Go on with these units and the atoms that settled there."""
+        self.units, self.atoms, self._errors = units, atoms, None
+
+    def keeps(self, before, n_settles):
+        """Return whether the present units predict better than earlier ones, or go back to these.
+
+        Earlier atoms settle as often again, since atoms improve by settling alone.
+        """
+        units, atoms = self.units, self.atoms
+        self.take(*before)
+        for _ in range(n_settles):
+            self.take(self.units, self.settle(self.units, self.atoms))
+        return self.improves(units, atoms)
+
+    def improves(self, units, atoms, sure=_SURE):
+        """Return whether other units predict better, and then take them."""
+        if self._errors is None:
+            self._errors = self.errors(self.units, self.atoms)
+        errors = self.errors(units, atoms)
+        (logs, sums), (before, sums_before) = errors, self._errors
+        gain = before - logs
+        better = _standard_errors(gain) > sure and float(gain.mean()) > min(_LEAST_GAIN, sure)
+        if not (better and _standard_errors(sums - sums_before) < max(_CHANCE, -sure)):
+            return False
+        self.units, self.atoms, self._errors = units, atoms, errors
+        return True
+
+
+def _is_far(mean, deviations, known):
+    """Return whether a mean is far from zero, given that features correlate."""
+    variances = deviations.square().sum(0) / known.sum(0).clamp_min(1)
+    usual = variances > _CONSTANT * variances.mean()
+    if not bool(usual.any()):
+        return False
+    statistic = (known.sum(0) * mean.square() / variances)[usual].sum()
+    standard = deviations[:, usual] / variances[usual].sqrt()
+    correlations = standard.mT @ standard / len(standard)
+    spread = (2 * correlations.square().sum()).sqrt()
+    return bool(statistic > usual.sum() + _FAR * spread)
+
+
+def _learn_baseline(judged, asked):  # a generator
+    """Take the mean as the baseline, if it is far from zero."""
+    known, units = judged.known, judged.units
+    mean = (judged.x * known).sum(0) / known.sum(0).clamp_min(1)
+    if asked is not True and not _is_far(mean, (judged.x - mean) * known, known):
+        return
+    units = units._replace(intercept=mean)
+    atoms = judged.settle(units)
+    yield judged.trial()
+    if asked is True:
+        judged.take(units, atoms)
+    else:
+        judged.improves(units, atoms, -_SURE)
+
+
+def _learn_outliers(judged):  # a generator, which returns whether entries are screened
+    """Treat entries that are far off as missing, shorten long rows, and scale columns, if any."""
+    units, known = judged.units, judged.known
+    spread = _spread_of(judged.x, known)
+    counts, whole = _screen(judged.x, known, spread)
+    if float(known.sum() - counts.sum()) > _MOST * float(known.sum()):
+        counts = known
+    deviation = torch.where(spread[1].isinf() | (spread[1] == 0), torch.nan, spread[1])
+    root = (((judged.x - spread[0]) * counts).square().sum(0) / counts.sum(0).clamp_min(1)).sqrt()
+    columns = torch.where(deviation.isnan(), root, deviation)
+    columns = torch.where(columns > 0, columns, 1.0)
+    differ = bool(columns.max() > _UNITS * columns.min())
+    scale = columns / columns.log().mean().exp() if differ else torch.ones_like(columns)
+    usual = counts * ~whole[:, None]
+    mean = (judged.x * usual).sum(0) / usual.sum(0).clamp_min(1)
+    intercept = mean if bool(units.intercept.any()) else units.intercept
+    size = _root_mean_square((judged.x - intercept) / scale, counts)
+    norm = size[size > 0].median() if bool((size > 0).any()) else size.new_ones(())
+    rows = torch.where(size > _LONG * norm, size / norm, 1.0)[:, None]
+    n_far = float(known.sum() - counts.sum()) / float(known.sum())
+    n_long = float((rows > 1).double().mean())
+    if not (n_far > _FEWEST or n_long > _FEW_LONG or differ):
+        return False
+    units = _Units(intercept, scale, rows, counts)
+    atoms = judged.settle(units)
+    yield judged.trial()
+    return judged.improves(units, atoms) and n_far > _FEWEST
+
+
+def _learn_features(judged, asked):  # a generator
+    """Take the noise of features into account, if it is unequal."""
+    scales, variance = judged.scales_of_features(judged.residuals())
+    if not asked and variance < _UNEQUAL["features"]:
+        return
+    before = judged.units, judged.atoms
+    for i in range(_ROUNDS["features"]):
+        if _change(scales, judged.units.features, torch.max) < _STILL:
+            break
+        atoms = judged.atoms * judged.units.features / scales
+        units = judged.units._replace(features=scales)
+        judged.take(units, judged.settle(units, atoms / atom_norms(atoms)))
+        yield judged.trial()
+        scales, _ = judged.scales_of_features(judged.residuals())
+        if i + 1 == _ROUNDS_BEFORE and not asked and not judged.keeps(before, i + 1):
+            return
+    if not asked and 0 < i < _ROUNDS_BEFORE:
+        judged.keeps(before, i)
+
+
+def _change(scales, before, largest):
+    return float(largest((scales / before).log().abs()))
+
+
+def _learn_rows(judged, asked, screens):  # a generator, which returns whether rows differ
+    """Take the noise of rows into account, if it is unequal."""
+    residuals = judged.residuals()
+    scales, _, variance = judged.scales_of_rows(residuals)
+    if not asked and variance < _UNEQUAL["rows"]:
+        return False
+    for i in range(_ROUNDS["rows"]):
+        if _change(scales, judged.units.rows, torch.mean) < _STILL and (i or not asked):
+            return i > 0
+        units = judged.units._replace(rows=scales)
+        if screens:
+            far = (residuals.values * judged.units.rows / scales).abs()
+            far = far > judged.limit(residuals, scales)
+            units = units._replace(counts=judged.known * ~far)
+        before = judged.units, judged.atoms
+        judged.take(units, judged.settle(units, judged.atoms))
+        yield judged.trial()
+        if not (i or asked or judged.keeps(before, 1)):
+            return False
+        residuals = judged.residuals()
+        scales, _, _ = judged.scales_of_rows(residuals)
+    return True
+
+
+def _sample(problem, n_components):  # -> x, mask
+    n, m = problem.x.shape
+    wanted = min(max(_ROWS, _ROWS_PER_ATOM * max(n_components, m)), max(_ENTRIES // m, 1024))
+    rows = spread_rows(n, wanted)
+    mask = None if problem.mask is None else problem.mask[rows].cpu()
+    return problem.x[rows].cpu(), mask
+
+
+def refine_noise(noise, problem, atoms, alpha):  # -> Noise
+    """Return the noise with the baseline and the distribution of rows that atoms leave.
+
+    Parameters
+    ----------
+    noise : Noise
+        The noise that the atoms were found in.
+    problem : Problem
+        Rows as they are, of all processes, and the signs of codes and atoms.
+    atoms : Tensor of shape (n_components, n_features)
+        Unit atoms, in units of the noise.
+    alpha : float
+        Penalty of the codes of `transform`.
+
+    Returns
+    -------
+    Noise
+        The noise; scales of features stay.
+    """
+    if noise.intercept is None and noise.rows is None:
+        return noise
+    atoms = atoms.cpu().double()
+    given, mask = _sample(problem, len(atoms))
+    x, counts, rows = noise.enter(given.double(), mask)
+    problem = replace(problem, x=x, alpha=alpha, mask=counts, held_out=None, held_rows=None)
+    counts = torch.ones_like(x) if counts is None else counts
+    rows = torch.ones_like(x[:, :1]) if rows is None else rows
+    residuals = _residuals(problem, atoms, x, counts, counts)
+    scale = torch.ones_like(x[0]) if noise.scale is None else noise.scale
+    changes = {}
+    if noise.intercept is not None:
+        weights = counts / rows.square()
+        errors = (weights * residuals.values * rows * scale).sum(0)
+        changes["intercept"] = noise.intercept + errors / weights.sum(0).clamp_min(1e-300)
+    if noise.rows is not None:
+        _, mean, variance = _pool_rows(residuals, counts, rows)
+        changes["rows"] = noise.rows._replace(mean=mean, variance=variance)
+        changes |= dict(atoms=atoms, alpha=alpha)
+    return replace(noise, **changes)
+
+
+def _learn_entries(judged):  # a generator, which returns whether entries are outliers
+    """Treat entries as missing that are far from what the rest of their row says, if they are few."""
+    residuals, units = judged.residuals(), judged.units
+    far = residuals.values.abs() > judged.limit(residuals, units.rows)
+    share = float(far.sum()) / float(judged.known.sum())
+    if not _FEWEST < share < _MOST:
+        return False
+    before = units, judged.atoms
+    units = units._replace(counts=judged.known * ~far)
+    judged.take(units, judged.settle(units, judged.atoms))
+    yield judged.trial()
+    return judged.keeps(before, 1)
+
+
+def learn_noise(problem, n_components, generator, *, intercept="auto", noise="auto"):
+    """Learn the baseline and the noise of rows, step by step.
+
+    Parameters
+    ----------
+    problem : Problem
+        Rows of all processes, and the signs of codes and atoms.
+    n_components : int
+        Number of atoms of the search.
+    generator : torch.Generator
+        Its seed draws the first atoms; it is not used up.
+    intercept : bool or "auto", default="auto"
+        Whether there is a baseline; "auto" judges.
+    noise : {"auto", "equal", "features", "rows", "both"} or Tensor, default="auto"
+        Which noise is unequal; "auto" judges, and treats outliers as well. A tensor of shape
+        (n_features,) is the noise of features, of geometric mean 1.
+
+    Yields
+    ------
+    NoiseTrial
+        The last one has the noise.
+    """
+    n, m = problem.x.shape
+    x, mask = _sample(problem, n_components)
+    scale, noise = (None, noise) if isinstance(noise, str) else (noise.cpu(), "equal")
+    if n < _LEAST_ROWS or m < 2 or not bool(x.any()):
+        noise = _of_few_rows(x, mask, intercept, scale)
+        yield NoiseTrial(noise, x[: min(n_components, n)].double(), 1.0, is_last=True)
+        return
+    judged = _Judged(x, mask, min(n_components, _ATOMS), problem, generator)
+    if scale is not None:
+        judged.units = judged.units._replace(features=scale)
+    judged.take(judged.units, judged.settle(judged.units))
+    yield judged.trial()
+    signs_decide = problem.positive_code and intercept == "auto"
+    if intercept is not False and not signs_decide:
+        yield from _learn_baseline(judged, intercept)
+    auto, screens = noise == "auto", False
+    if auto:
+        screens = yield from _learn_outliers(judged)
+    if auto or noise in ("features", "both"):
+        yield from _learn_features(judged, not auto)
+    differ = False
+    if auto or noise in ("rows", "both"):
+        differ = yield from _learn_rows(judged, not auto, screens)
+    if auto and not screens:
+        screens = yield from _learn_entries(judged)
+    yield judged.trial(_found(judged, differ, screens, problem.positive_code))
+
+
+def _of_few_rows(x, mask, intercept, scale):
+    """Return the noise of rows that are too few to judge: only what is asked for."""
+    if intercept is not True:
+        return CENTRED if scale is None else Noise(scale=scale)
+    known = torch.ones_like(x) if mask is None else mask
+    mean = (x * known).sum(0) / known.sum(0).clamp_min(1)
+    return Noise(intercept=mean.double(), scale=scale)
+
+
+def _of_features(units):  # -> dict
+    parts = {"intercept": units.intercept, "scale": units.features}
+    usual = {"intercept": 0.0, "scale": 1.0}
+    return {name: part for name, part in parts.items() if bool((part != usual[name]).any())}
+
+
+def _found(judged, differ, screens, positive_code):  # -> Noise
+    """Return the noise of the present units."""
+    units = judged.units
+    parts = _of_features(units)
+    if not (differ or screens):
+        return Noise(**parts)
+    residuals = judged.residuals()
+    problem = judged.problem(units)
+    parts |= dict(atoms=judged.atoms, alpha=problem.alpha, positive_code=positive_code)
+    if screens:
+        centred = (judged.x - units.intercept) / units.features
+        parts["spread"] = _spread_of(centred, judged.known)
+        parts["limit"] = judged.limit(residuals, units.rows)
+    noise = Noise(**parts)
+    return noise if not differ else replace(noise, rows=_rows_of(judged, residuals))
+
+
+def _rows_of(judged, residuals):  # -> RowNoise
+    units = judged.units
+    _, mean, variance = judged.scales_of_rows(residuals)
+    size = _root_mean_square((judged.x - units.intercept) / units.features, units.counts)
+    norm = float(size[size > 0].median()) if bool((size > 0).any()) else 1.0
+    return RowNoise(mean, variance, norm, float(units.rows.quantile(_LEAST_SCALE)))
