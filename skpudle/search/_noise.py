@@ -31,6 +31,7 @@ References
 """
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import NamedTuple
 
 import torch
@@ -53,10 +54,10 @@ __all__ = [
     "refine_noise",
 ]
 
-# Rows that noise is learned from: 4,096, or 16 for each atom and feature, of up to 2**22 entries;
+# Rows that noise is learned from: 2,048, or 16 for each atom and feature, of up to 2**22 entries;
 # and at most 256 atoms, since their number hardly changes residuals. Fewer than 60 rows tell
 # nothing of noise.
-_ROWS, _ROWS_PER_ATOM, _ENTRIES, _LEAST_ROWS = 4096, 16, 2**22, 60
+_ROWS, _ROWS_PER_ATOM, _ENTRIES, _LEAST_ROWS = 2048, 16, 2**22, 60
 _ATOMS = 256
 # A quarter of the rows judge, at most 300, with three of ten groups of features hidden in turn.
 _JUDGES, _MOST_JUDGES, _TURNS = 4, 300, 3
@@ -64,29 +65,37 @@ _JUDGES, _MOST_JUDGES, _TURNS = 4, 300, 3
 _PENALTIES = [2.0**k for k in range(3, -5, -1)]
 # Standard errors by which errors have to fall on average, and by which their sum may rise.
 _SURE, _CHANCE = 3.0, 1.0
-# The least fall of the mean logarithm of errors that pays for other units.
-_LEAST_GAIN = 0.02
-# A baseline that is far from zero is kept unless predictions are worse beyond chance.
-_FAR = 4.0
+# The least fall of the mean logarithm of errors that pays for other units. Of unequal noise it is
+# .05 to 3; 20 sets of rows with equal noise, and real ones, where units do harm, have up to .04.
+_LEAST_GAIN = 0.04
+# A baseline is kept unless predictions are worse beyond chance, if it is far from zero, in standard
+# deviations, and more than this share of the energy. (Codes find offsets of patches less well than
+# a baseline does, and each patch has an offset of its own: the mean logarithm may rise.)
+_FAR, _SUBSTANTIAL = 4.0, 0.002
 # The variance of the logarithms of variances from which noise may be unequal. At 5 dB it is .03 for
 # equal noise, as codes miss some atoms.
-_UNEQUAL = {"features": 0.02, "rows": 0.05}
+_UNEQUAL = {"features": 0.02, "rows": 0.1}
 # Largest numbers of rounds, the rounds before features are judged (one round removes a tenth of the
 # inequality, as dense codes follow the noise), and the change of scales that ends rounds.
 _ROUNDS = {"features": 8, "rows": 5}
 _ROUNDS_BEFORE, _STILL = 3, 0.05
+# Phases of a search that find missing atoms.
+_ROUNDS_OF_SEARCH = "settle", "larger", "smaller"
+# Residuals that are outliers; on digits, where atoms are missing, there are more.
+_MOST_OF_RESIDUALS = 0.02
 # An entry is far from 5 deviations on: one in two million of normal noise. At most a tenth of all
 # entries may be outliers, and of a row; otherwise the row is one. Fewer than 5 in 10,000 are none.
 _DEVIATIONS, _MOST, _FEWEST = 5.0, 0.1, 5e-4
-# A row is long from three times the median norm on, if there are two in a thousand. Columns differ
-# in unit if their spreads differ by a factor of four.
-_LONG, _FEW_LONG, _UNITS = 3.0, 2e-3, 4.0
+# A row is long from three times the median norm on. Outliers that have less than a fifth of the
+# energy do little harm before atoms have settled. Columns differ in unit if their spreads differ by
+# a factor of four.
+_LONG, _OUTLYING, _UNITS = 3.0, 0.2, 4.0
 # The median absolute deviation of normal noise, in standard deviations.
 _MEDIAN = 0.6745
 # A column whose median deviation is below this share of the standard deviation is mostly one value.
 _MOSTLY_ONE = 0.3
-# Epochs that solve for codes.
-_CODES = 4
+# Epochs that solve for codes, and in which atoms settle again, and rows whose leverages count.
+_CODES, _AGAIN, _LEVERAGES = 4, 8, 512
 # Rows to find the noise of at a time.
 _ROWS_AT_A_TIME = 4096
 # Variances below this share of the mean one are of constant columns or rows.
@@ -154,7 +163,7 @@ class Noise:
     scale: Tensor | None = None
     rows: RowNoise | None = None
     spread: Tensor | None = None
-    limit: float = torch.inf
+    limit: float = inf
     atoms: Tensor | None = None
     alpha: float | None = None
     positive_code: bool = False
@@ -195,9 +204,9 @@ class Noise:
         known = torch.ones_like(x) if mask is None else mask.double()
         counts = known if self.spread is None else _screen(x, known, self.spread.to(x))[0]
         scale = torch.ones_like(x[:, :1]) if self.rows is None else self.rows.begin(x, counts)
-        # Codes for the noise that is found would miss more atoms of a noisy row, and its noise would
-        # grow: after one, two and three turns rows of unequal noise have errors of .42, .50 and .53
-        # of the noise.
+        # Codes for the noise that is found would miss more atoms of a noisy row, and its noise
+        # would grow: after one, two and three turns rows of unequal noise have errors of .42, .50
+        # and .53 of the noise.
         within = None if bool(counts.all()) else counts
         options = dict(positive=self.positive_code, mask=within)
         _, (codes,) = lasso_path(atoms, x / scale, [self.alpha], **options)
@@ -213,7 +222,8 @@ class Noise:
     def of_features(self, features):
         """Return the noise of some features."""
         parts = {name: getattr(self, name) for name in ("intercept", "scale")}
-        return replace(self, **{n: part and part[features] for n, part in parts.items()})
+        parts = {name: part if part is None else part[features] for name, part in parts.items()}
+        return replace(self, **parts)
 
     def to_user(self, atoms):  # (p, n_features) -> the same
         """Return atoms in the units of the data, with the norms that they have in the noise's."""
@@ -278,13 +288,15 @@ class _Units(NamedTuple):
     features: Tensor  # (n_features,)
     rows: Tensor  # (n, 1)
     counts: Tensor  # (n, n_features), 1 for entries that count
+    noise: RowNoise | None = None  # that rows were learned by
 
 
 class _Residuals(NamedTuple):
     """Residuals of least squares on supports, in units of the noise, and degrees of freedom."""
 
     values: Tensor  # (n, n_features), 0 for missing entries
-    free: Tensor  # (n, n_features)
+    of_rows: Tensor  # (n,), degrees of freedom
+    of_features: Tensor  # (n_features,), degrees of freedom
 
 
 def _root_mean_square(x, known):  # -> (n,)
@@ -350,12 +362,15 @@ def _leverages(atoms, codes, known):  # -> (n, n_features)
 def _residuals(problem, atoms, x, counts, known):  # -> _Residuals
     codes = solve_codes(problem, atoms, _CODES, refit=True).fitting
     fitted = codes.dense(len(atoms)) @ atoms
-    return _Residuals((x - fitted) * known, counts * (1 - _leverages(atoms, codes, counts)))
+    some = spread_rows(len(x), _LEVERAGES)
+    fits = _leverages(atoms, codes.of_rows(some), counts[some]).sum(0)
+    fits *= counts.sum(0) / counts[some].sum(0).clamp_min(1)
+    return _Residuals((x - fitted) * known, counts.sum(1) - codes.count, counts.sum(0) - fits)
 
 
 def _pool_rows(residuals, counts, rows):  # -> (n, 1), mean, variance
-    squares, free = (residuals.values.square() * counts).sum(1), residuals.free.sum(1)
-    variances = squares / free.clamp_min(1e-9) * rows[:, 0].square()
+    squares, free = (residuals.values.square() * counts).sum(1), residuals.of_rows
+    variances = squares / free.clamp_min(1) * rows[:, 0].square()
     scales, mean, variance = _pool(variances, free)
     return scales[:, None], mean, variance
 
@@ -400,8 +415,11 @@ class _Judged:
         mask = None if bool(units.counts.all()) else units.counts
         return Problem(x, auto_alpha(x, mask=mask), mask=mask, **self._signs)
 
-    def settle(self, units, atoms=None):
-        """Return atoms that have settled in some units, from given atoms or from rows."""
+    def settle(self, units, atoms=None, n_epochs=inf, *, phases=("settle",)):
+        """Return atoms that have settled in some units, from given atoms or from rows.
+
+        With more ``phases`` of the search atoms split and are removed, too.
+        """
         problem = self.problem(units).of_rows(self._learning)
         if atoms is None:
             generator = torch.Generator().manual_seed(self._generator.initial_seed())
@@ -409,9 +427,32 @@ class _Judged:
             norms = atom_norms(atoms)
             atoms = problem.project(atoms / torch.where(norms > 0, norms, 1.0))
         state = begin(problem, atoms)
-        while state.phase == "settle":
+        while state.phase in phases and state.epoch < n_epochs:
             state = advance(problem, state)
-        return state.best_atoms
+        return state.found[0]
+
+    def hides_signals(self, residuals):
+        """Return whether rows with larger residuals have a smaller share of signal.
+
+        In a row of a photograph with strong contrast residuals are larger, since atoms are missing,
+        and explain a larger share.
+        """
+        units = self.units
+        left = (residuals.values * units.counts).square().sum(1)
+        x = (self.x - units.intercept) / (units.features * units.rows)
+        fitted = ((x * units.counts).square().sum(1) - left).clamp_min(0)
+        usual = (left > 0) & (fitted > _CONSTANT * fitted.mean())
+        noise = (left / residuals.of_rows.clamp_min(1))[usual].log() + 2 * units.rows[
+            usual, 0
+        ].log()
+        signal = fitted[usual].log() + 2 * units.rows[usual, 0].log()
+        noise = noise - noise.mean()
+        return bool((noise * (noise - (signal - signal.mean()))).sum() > 0)
+
+    def find_missing(self):
+        """Find atoms that have not settled; their rows and entries would look like outliers."""
+        atoms = self.settle(self.units, self.atoms, phases=_ROUNDS_OF_SEARCH)
+        self.take(self.units, atoms)
 
     def residuals(self):
         """Return the residuals in the present units."""
@@ -422,8 +463,8 @@ class _Judged:
     def scales_of_features(self, residuals):  # -> (n_features,), variance
         """Return the scales of features, and the variance of their logarithms."""
         squares = (residuals.values.square() * self.units.counts).sum(0)
-        free = residuals.free.sum(0)
-        variances = squares / free.clamp_min(1e-9) * self.units.features.square()
+        free = residuals.of_features
+        variances = squares / free.clamp_min(1) * self.units.features.square()
         scales, _, variance = _pool(variances, free)
         return scales, variance
 
@@ -438,16 +479,20 @@ class _Judged:
 
     def errors(self, units, atoms):  # -> (n_judges,), (n_judges,)
         """Return errors of hidden entries at the penalty of the best mean logarithm, and sum."""
-        x, rows = self.x[self.judges] - units.intercept, units.rows[self.judges]
-        x = torch.where(self.known[self.judges] > 0, x / units.features, 0.0)
-        counts = units.counts[self.judges]
-        usual = auto_alpha(x / rows, mask=counts)
+        x = (self.x[self.judges] - units.intercept) / units.features
+        x = torch.where(self.known[self.judges] > 0, x, 0.0)
+        counts, positive = units.counts[self.judges], self._signs["positive_code"]
+        usual = self.problem(units).alpha
         alphas = [usual * factor for factor in _PENALTIES]
         sums = x.new_zeros(2 * len(alphas), len(x))
         for seen, hidden in hide_in_turn(torch.arange(x.shape[1]))[:_TURNS]:
-            within = None if bool(counts[:, seen].all()) else counts[:, seen]
-            options = dict(positive=self._signs["positive_code"], mask=within)
-            codes, refits = lasso_path(atoms[:, seen], x[:, seen] / rows, alphas, **options)
+            given, part, rows = x[:, seen], atoms[:, seen], units.rows[self.judges]
+            mask = None if bool(counts[:, seen].all()) else counts[:, seen]
+            if units.noise is not None:  # hidden entries do not tell the noise of their row
+                noise = Noise(rows=units.noise, atoms=part, alpha=usual, positive_code=positive)
+                _, _, rows = noise.enter(given, mask)
+            options = dict(positive=positive, mask=mask)
+            codes, refits = lasso_path(part, given / rows, alphas, **options)
             known = self.known[self.judges][:, hidden] * units.features[hidden]
             for i, found in enumerate((*codes, *refits)):
                 error = (x[:, hidden] - rows * (found @ atoms[:, hidden])) * known
@@ -467,18 +512,18 @@ class _Judged:
         units, atoms = self.units, self.atoms
         self.take(*before)
         for _ in range(n_settles):
-            self.take(self.units, self.settle(self.units, self.atoms))
+            self.take(self.units, self.settle(self.units, self.atoms, _AGAIN))
         return self.improves(units, atoms)
 
-    def improves(self, units, atoms, sure=_SURE):
-        """Return whether other units predict better, and then take them."""
+    def improves(self, units, atoms, *, gains=True):
+        """Return whether other units predict better, or no worse in sum, and then take them."""
         if self._errors is None:
             self._errors = self.errors(self.units, self.atoms)
         errors = self.errors(units, atoms)
         (logs, sums), (before, sums_before) = errors, self._errors
-        gain = before - logs
-        better = _standard_errors(gain) > sure and float(gain.mean()) > min(_LEAST_GAIN, sure)
-        if not (better and _standard_errors(sums - sums_before) < max(_CHANCE, -sure)):
+        gain, loss = before - logs, _standard_errors(sums - sums_before)
+        is_sure = _standard_errors(gain) > _SURE and float(gain.mean()) > _LEAST_GAIN
+        if not (is_sure and loss < _CHANCE if gains else loss < _SURE):
             return False
         self.units, self.atoms, self._errors = units, atoms, errors
         return True
@@ -489,6 +534,9 @@ def _is_far(mean, deviations, known):
     variances = deviations.square().sum(0) / known.sum(0).clamp_min(1)
     usual = variances > _CONSTANT * variances.mean()
     if not bool(usual.any()):
+        return False
+    energy = (mean.square() * known.sum(0)).sum()
+    if not energy > _SUBSTANTIAL * (energy + deviations.square().sum()):
         return False
     statistic = (known.sum(0) * mean.square() / variances)[usual].sum()
     standard = deviations[:, usual] / variances[usual].sqrt()
@@ -509,7 +557,7 @@ def _learn_baseline(judged, asked):  # a generator
     if asked is True:
         judged.take(units, atoms)
     else:
-        judged.improves(units, atoms, -_SURE)
+        judged.improves(units, atoms, gains=False)
 
 
 def _learn_outliers(judged):  # a generator, which returns whether entries are screened
@@ -531,14 +579,20 @@ def _learn_outliers(judged):  # a generator, which returns whether entries are s
     size = _root_mean_square((judged.x - intercept) / scale, counts)
     norm = size[size > 0].median() if bool((size > 0).any()) else size.new_ones(())
     rows = torch.where(size > _LONG * norm, size / norm, 1.0)[:, None]
-    n_far = float(known.sum() - counts.sum()) / float(known.sum())
-    n_long = float((rows > 1).double().mean())
-    if not (n_far > _FEWEST or n_long > _FEW_LONG or differ):
+    squares = ((judged.x - intercept) / scale * known).square()
+    squares = squares / squares.sum().clamp_min(1e-300)
+    screens = float((squares * (1 - counts) * (rows == 1)).sum()) > _OUTLYING
+    if not (screens or float((squares * (rows > 1)).sum()) > _OUTLYING or differ):
         return False
+    counts = counts if screens else known
     units = _Units(intercept, scale, rows, counts)
     atoms = judged.settle(units)
     yield judged.trial()
-    return judged.improves(units, atoms) and n_far > _FEWEST
+    if not judged.improves(units, atoms) or not screens:
+        return False
+    judged.find_missing()
+    yield judged.trial()
+    return True
 
 
 def _learn_features(judged, asked):  # a generator
@@ -552,7 +606,8 @@ def _learn_features(judged, asked):  # a generator
             break
         atoms = judged.atoms * judged.units.features / scales
         units = judged.units._replace(features=scales)
-        judged.take(units, judged.settle(units, atoms / atom_norms(atoms)))
+        n_epochs = _AGAIN if i < _ROUNDS_BEFORE else inf
+        judged.take(units, judged.settle(units, atoms / atom_norms(atoms), n_epochs))
         yield judged.trial()
         scales, _ = judged.scales_of_features(judged.residuals())
         if i + 1 == _ROUNDS_BEFORE and not asked and not judged.keeps(before, i + 1):
@@ -569,21 +624,31 @@ def _learn_rows(judged, asked, screens):  # a generator, which returns whether r
     """Take the noise of rows into account, if it is unequal."""
     residuals = judged.residuals()
     scales, _, variance = judged.scales_of_rows(residuals)
-    if not asked and variance < _UNEQUAL["rows"]:
-        return False
+    if not asked:
+        if variance < _UNEQUAL["rows"] or not judged.hides_signals(residuals):
+            return False
+        judged.find_missing()
+        yield judged.trial()
+        residuals = judged.residuals()
+        scales, _, variance = judged.scales_of_rows(residuals)
+        if variance < _UNEQUAL["rows"] or not judged.hides_signals(residuals):
+            return False
     for i in range(_ROUNDS["rows"]):
         if _change(scales, judged.units.rows, torch.mean) < _STILL and (i or not asked):
             return i > 0
-        units = judged.units._replace(rows=scales)
+        units = judged.units._replace(rows=scales, noise=_rows_of(judged, residuals, scales))
         if screens:
             far = (residuals.values * judged.units.rows / scales).abs()
             far = far > judged.limit(residuals, scales)
             units = units._replace(counts=judged.known * ~far)
         before = judged.units, judged.atoms
-        judged.take(units, judged.settle(units, judged.atoms))
+        judged.take(units, judged.settle(units, judged.atoms, inf if i or asked else _AGAIN))
         yield judged.trial()
         if not (i or asked or judged.keeps(before, 1)):
             return False
+        if i == 0:
+            judged.find_missing()
+            yield judged.trial()
         residuals = judged.residuals()
         scales, _, _ = judged.scales_of_rows(residuals)
     return True
@@ -638,18 +703,18 @@ def refine_noise(noise, problem, atoms, alpha):  # -> Noise
     return replace(noise, **changes)
 
 
-def _learn_entries(judged):  # a generator, which returns whether entries are outliers
-    """Treat entries as missing that are far from what the rest of their row says, if they are few."""
+def _learn_entries(judged, screens):  # a generator, which returns whether entries are outliers
+    """Treat a few entries that are far from the fit of their row as missing, if that helps."""
     residuals, units = judged.residuals(), judged.units
     far = residuals.values.abs() > judged.limit(residuals, units.rows)
     share = float(far.sum()) / float(judged.known.sum())
-    if not _FEWEST < share < _MOST:
+    if not _FEWEST < share < (_MOST if screens else _MOST_OF_RESIDUALS):
         return False
     before = units, judged.atoms
     units = units._replace(counts=judged.known * ~far)
-    judged.take(units, judged.settle(units, judged.atoms))
+    judged.take(units, judged.settle(units, judged.atoms, _AGAIN))
     yield judged.trial()
-    return judged.keeps(before, 1)
+    return screens or judged.keeps(before, 1)
 
 
 def learn_noise(problem, n_components, generator, *, intercept="auto", noise="auto"):
@@ -692,13 +757,15 @@ def learn_noise(problem, n_components, generator, *, intercept="auto", noise="au
     auto, screens = noise == "auto", False
     if auto:
         screens = yield from _learn_outliers(judged)
+        if screens:
+            yield from _learn_entries(judged, screens)
     if auto or noise in ("features", "both"):
         yield from _learn_features(judged, not auto)
     differ = False
     if auto or noise in ("rows", "both"):
         differ = yield from _learn_rows(judged, not auto, screens)
-    if auto and not screens:
-        screens = yield from _learn_entries(judged)
+    if auto and not differ:
+        screens = yield from _learn_entries(judged, screens)
     yield judged.trial(_found(judged, differ, screens, problem.positive_code))
 
 
@@ -731,12 +798,12 @@ def _found(judged, differ, screens, positive_code):  # -> Noise
         parts["spread"] = _spread_of(centred, judged.known)
         parts["limit"] = judged.limit(residuals, units.rows)
     noise = Noise(**parts)
-    return noise if not differ else replace(noise, rows=_rows_of(judged, residuals))
+    return noise if not differ else replace(noise, rows=_rows_of(judged, residuals, units.rows))
 
 
-def _rows_of(judged, residuals):  # -> RowNoise
+def _rows_of(judged, residuals, scales):  # -> RowNoise
     units = judged.units
     _, mean, variance = judged.scales_of_rows(residuals)
     size = _root_mean_square((judged.x - units.intercept) / units.features, units.counts)
     norm = float(size[size > 0].median()) if bool((size > 0).any()) else 1.0
-    return RowNoise(mean, variance, norm, float(units.rows.quantile(_LEAST_SCALE)))
+    return RowNoise(mean, variance, norm, float(scales.quantile(_LEAST_SCALE)))
