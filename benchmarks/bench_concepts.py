@@ -23,7 +23,7 @@ import torch
 from common import RESULTS
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle.initialization import initial_atoms
+from skpudle._initialization import initial_atoms
 from skpudle.lasso import solve_lasso
 from skpudle.metrics import mean_correlation
 from skpudle.search import Problem, debias, search

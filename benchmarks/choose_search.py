@@ -24,8 +24,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import orthogonal_mp_gram
 
 from skpudle import PUDLEDictionaryLearning
+from skpudle._initialization import initial_atoms
 from skpudle.datasets import make_dictionary_data
-from skpudle.initialization import initial_atoms
 from skpudle.search import Problem, auto_alpha, debias, search
 
 SYNTHETIC = {

@@ -54,11 +54,11 @@ from skpudle import (
 )
 from skpudle._data import sources, tables
 from skpudle._learners import coder
-from skpudle.checkpoint import read_checkpoint, write_checkpoint
+from skpudle._losses import loss_named
+from skpudle._training.checkpoint import read_checkpoint, write_checkpoint
 from skpudle.images import denoise_patches, inpaint
 from skpudle.interoperability import load_atoms, load_sae, save_atoms, save_sae
 from skpudle.lasso import solve_lasso
-from skpudle.losses import loss_named
 from skpudle.metrics import atom_importance
 from skpudle.omp import solve_omp
 from skpudle.pretrained import load_denoiser, save_denoiser

@@ -29,14 +29,14 @@ import torch
 from common import circumstances, write, write_report
 
 from skpudle import PUDLEDictionaryLearning
+from skpudle._gradients import GRADIENT_RULES
+from skpudle._initialization import initial_atoms
+from skpudle._operators import DenseDictionary, project_atoms
+from skpudle._optimizers import make_optimizer
 from skpudle.datasets import make_dictionary_data, perturb_dictionary
 from skpudle.diagnostics import code_convergence, gradient_convergence, lasso_dictionary
 from skpudle.encoding import encode
-from skpudle.gradients import GRADIENT_RULES
-from skpudle.initialization import initial_atoms
 from skpudle.metrics import dictionary_error
-from skpudle.operators import DenseDictionary, project_atoms
-from skpudle.optimizers import make_optimizer
 
 BENCHMARKS = Path(__file__).resolve().parent
 RESULTS = BENCHMARKS / "results" / "paper"

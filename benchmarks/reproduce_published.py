@@ -34,13 +34,13 @@ from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.utils import resample
 
 from skpudle import PUDLEDictionaryLearning
+from skpudle._gradients import GRADIENT_RULES
+from skpudle._initialization import initial_atoms
+from skpudle._operators import DenseDictionary, project_atoms
 from skpudle.datasets import make_dictionary_data
 from skpudle.encoding import encode
-from skpudle.gradients import GRADIENT_RULES
-from skpudle.initialization import initial_atoms
 from skpudle.inspection import atom_contributions, reconstruction_contributions
 from skpudle.metrics import dictionary_error, dictionary_stability
-from skpudle.operators import DenseDictionary, project_atoms
 
 # ---------------------------------------------------------------- stability of training
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from skpudle import PUDLEDictionaryLearning
+from skpudle._initialization import pairwise_atoms
 from skpudle.datasets import make_dictionary_data
-from skpudle.initialization import pairwise_atoms
 from skpudle.metrics import dictionary_error
 
 N_EPOCHS = 5

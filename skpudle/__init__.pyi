@@ -11,28 +11,19 @@ from sklearn.decomposition import SparseCoder
 from sklearn.utils import Bunch
 from torch import Tensor
 
-from skpudle import additive as additive
-from skpudle import checkpoint as checkpoint
 from skpudle import datasets as datasets
 from skpudle import diagnostics as diagnostics
 from skpudle import encoding as encoding
-from skpudle import gradients as gradients
 from skpudle import images as images
-from skpudle import initialization as initialization
 from skpudle import inspection as inspection
 from skpudle import interoperability as interoperability
 from skpudle import lasso as lasso
-from skpudle import losses as losses
 from skpudle import metrics as metrics
 from skpudle import omp as omp
-from skpudle import operators as operators
-from skpudle import optimizers as optimizers
 from skpudle import plotting as plotting
 from skpudle import pretrained as pretrained
 from skpudle import reporting as reporting
 from skpudle import search as search
-from skpudle import shrinkage as shrinkage
-from skpudle.checkpoint import Checkpoint as Checkpoint
 from skpudle.reporting import report as report
 
 __all__ = [
@@ -50,6 +41,20 @@ __all__ = [
     "data_parallel",
     "report",
 ]
+
+class Checkpoint:
+    def __init__(
+        self,
+        path: str | str | PathLike[str],
+        *,
+        every_n_updates: int | None = None,
+        every_seconds: float = 60.0,
+        resume: bool = True,
+    ) -> None: ...
+    def on_fit_task_begin(self, estimator: Any, context: Any) -> None: ...
+    def on_fit_task_end(self, estimator: Any, context: Any) -> None: ...
+    def setup(self, estimator: Any, context: Any) -> None: ...
+    def teardown(self, estimator: Any, context: Any) -> None: ...
 
 class ConsensusDictionary(BaseEstimator, TransformerMixin):
     components_: NDArray[Any]

@@ -28,9 +28,9 @@ from sklearn.utils.validation import _num_samples, check_is_fitted, validate_dat
 
 from skpudle._data.arrays import host_array, to_tensor
 from skpudle._data.callers import users_level
-from skpudle.encoding import default_step
-from skpudle.losses import loss_named
-from skpudle.operators import DenseDictionary
+from skpudle._losses import loss_named
+from skpudle._operators import DenseDictionary
+from skpudle.encoding._unfold import default_step
 
 __all__ = ["ConsensusDictionary"]
 

@@ -28,10 +28,11 @@ from sklearn.base import clone
 from sklearn.utils import Bunch
 
 from skpudle._data.arrays import check_rows, host_array, make_generator, to_numpy, to_tensor
-from skpudle.encoding import default_step, encode, threshold_levels, unfold
-from skpudle.gradients import GRADIENT_RULES
+from skpudle._gradients import GRADIENT_RULES
+from skpudle._operators import DenseDictionary, project_atoms
+from skpudle.encoding import encode
+from skpudle.encoding._unfold import default_step, threshold_levels, unfold
 from skpudle.lasso import solve_lasso
-from skpudle.operators import DenseDictionary, project_atoms
 
 __all__ = ["code_convergence", "gradient_convergence", "lasso_dictionary", "training_convergence"]
 

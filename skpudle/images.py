@@ -21,7 +21,7 @@ from scipy.spatial import QhullError
 
 from skpudle._data.arrays import host_array, like_input, to_tensor
 from skpudle._data.images import as_fractions, as_pixels, extend, of_colours, read_images, sizes
-from skpudle.operators import Phases
+from skpudle._operators import Phases
 
 __all__ = ["denoise_patches", "extract", "inpaint", "psnr", "reconstruct", "ssim"]
 

@@ -30,9 +30,6 @@ from skpudle._data.sources import part_of, parts_of, refuse_shuffled
 from skpudle._fitted.learners import signed_codes
 
 __all__ = [
-    "Contributions",
-    "FeatureDirections",
-    "Saliency",
     "atom_contributions",
     "code_saliency",
     "feature_directions",

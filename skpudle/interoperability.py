@@ -25,17 +25,16 @@ from skpudle._data.arrays import (
     unit_of,
 )
 from skpudle._data.files import MOST_UNFOLDINGS, named_errors, replace_file
-from skpudle._data.foreign import dictionary_of, given_atoms
-from skpudle.initialization import initial_atoms
+from skpudle._data.foreign import given_atoms
+from skpudle._initialization import initial_atoms
 from skpudle.lasso import solve_lasso
-from skpudle.search import Problem, advance, auto_alpha, begin, is_done
+from skpudle.search import Problem, auto_alpha
+from skpudle.search._search import advance, begin, is_done
 
 __all__ = [
     "dict_learning_online",
-    "dictionary_of",
     "load_atoms",
     "load_sae",
-    "make_sparse_coder",
     "save_atoms",
     "save_sae",
 ]

@@ -4,18 +4,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.decomposition import SparseCoder
 from sklearn.utils import Bunch
 
-__all__ = [
-    "dict_learning_online",
-    "dictionary_of",
-    "load_atoms",
-    "load_sae",
-    "make_sparse_coder",
-    "save_atoms",
-    "save_sae",
-]
+__all__ = ["dict_learning_online", "load_atoms", "load_sae", "save_atoms", "save_sae"]
 
 def dict_learning_online(
     X: ArrayLike,
@@ -27,14 +18,8 @@ def dict_learning_online(
     random_state: int | np.random.RandomState | None = None,
     **params: Any,
 ) -> tuple[NDArray[Any], NDArray[Any]]: ...
-def dictionary_of(source: Any) -> ArrayLike: ...
 def load_atoms(file: str | str | PathLike[str]) -> Bunch: ...
 def load_sae(folder: str | str | PathLike[str]) -> Bunch: ...
-def make_sparse_coder(
-    learner: Any,
-    transform_algorithm: Literal["lasso_cd", "lasso_lars", "lars", "omp", "threshold"] = "lasso_cd",
-    **params: Any,
-) -> SparseCoder: ...
 def save_atoms(
     learner: Any,
     file: str | str | PathLike[str],

@@ -186,7 +186,7 @@ except AttributeError as error:
 def test_the_package_is_imported_without_what_is_not_used():
     """Neither what is optional nor the modules that only some programs need."""
     modules = "matplotlib", "skimage", "sporco", "PIL", "safetensors", "torch._dynamo"
-    own = "datasets", "images", "pretrained", "checkpoint"
+    own = "datasets", "images", "pretrained"
     names = [*modules, *(f"skpudle.{name}" for name in own)]
     assert run_alone(f"print([name for name in {names} if name in sys.modules])") == "[]\n"
 

@@ -6,6 +6,7 @@ import torch
 from sklearn.decomposition import MiniBatchDictionaryLearning
 
 from skpudle import ConsensusDictionary, PUDLEDictionaryLearning, inspection
+from skpudle._operators import DenseDictionary
 from skpudle.encoding import encode
 from skpudle.inspection import (
     atom_contributions,
@@ -13,7 +14,6 @@ from skpudle.inspection import (
     feature_directions,
     reconstruction_contributions,
 )
-from skpudle.operators import DenseDictionary
 
 
 def samples(seed=0, n=80, m=12):

@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 import torch
 
-from skpudle.operators import atom_norms, project_atoms
-from skpudle.optimizers import GradientOptimizer, SurrogateOptimizer, make_optimizer
+from skpudle._operators import atom_norms, project_atoms
+from skpudle._optimizers import GradientOptimizer, SurrogateOptimizer, make_optimizer
 
 OPTIMIZERS = {
     "adam": ("adam", {}),

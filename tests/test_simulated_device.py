@@ -17,20 +17,23 @@ from skpudle import (
     NOODLDictionaryLearning,
     PUDLEDictionaryLearning,
 )
+from skpudle._operators import ConvDictionary, DenseDictionary
 from skpudle._precision import own_precision
 from skpudle.diagnostics import code_convergence
-from skpudle.encoding import encode, unfold
+from skpudle.encoding import encode
+from skpudle.encoding._unfold import unfold
 from skpudle.images import denoise_patches, extract, psnr, reconstruct, ssim
-from skpudle.lasso import converged_codes, solve_lasso, solve_nnls
+from skpudle.lasso import solve_lasso, solve_nnls
+from skpudle.lasso._implicit import converged_codes
 from skpudle.omp import solve_omp
-from skpudle.operators import ConvDictionary, DenseDictionary
 from skpudle.plotting import AtomsDisplay, CodesDisplay
-from skpudle.search import Problem, SearchState, advance, begin
+from skpudle.search import Problem
 from skpudle.search import _device_epoch as device_module
 from skpudle.search import _search as search_module
 from skpudle.search import _size as size_module
 from skpudle.search._device_epoch import DeviceEpoch
 from skpudle.search._epoch import Epoch
+from skpudle.search._search import SearchState, advance, begin
 
 # On a device another path may be taken, whose sums are rounded otherwise.
 TOLERANCE = dict(rtol=0, atol=1e-9)

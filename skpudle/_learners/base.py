@@ -34,7 +34,7 @@ from skpudle._training.messages import (
 from skpudle._training.state import Outcome
 from skpudle._training.stopping import HeldOut, Stopping
 from skpudle._training.team import current_team
-from skpudle.search import choose_coding, judged_rows
+from skpudle.search._coding import choose_coding, judged_rows
 
 __all__ = ["KEPT", "Data", "GradientLearner", "attributes_of"]
 

@@ -32,11 +32,11 @@ from skpudle._data.reading import part_of
 from skpudle._data.sources import check_exposure, comes_in_parts, parts_of, refuse_shuffled
 from skpudle._data.tables import loaded
 from skpudle._learners.score import hidden_deviance, sums_of
+from skpudle._losses import loss_named
+from skpudle._operators import DenseDictionary
 from skpudle._precision import own_precision
 from skpudle._training.messages import wrong_atoms
 from skpudle.interoperability import make_sparse_coder
-from skpudle.losses import loss_named
-from skpudle.operators import DenseDictionary
 
 __all__ = [
     "PART",
@@ -196,7 +196,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """
         raise NotImplementedError
 
-    def _loss(self):  # -> object of `skpudle.losses`
+    def _loss(self):  # -> object of `skpudle._losses`
         """Return the loss of the reconstruction."""
         return loss_named(self.loss, self.n_trials)
 

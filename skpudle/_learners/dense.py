@@ -25,6 +25,7 @@ from skpudle._data.batches import Rows, Samples, count_batches
 from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.sources import accepts, check_exposure, open_source
 from skpudle._data.tables import loaded
+from skpudle._initialization import INITIALIZATIONS, initial_atoms
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.counts import settle, smaller_penalty, stabilised
@@ -32,6 +33,8 @@ from skpudle._learners.models import directions
 from skpudle._learners.online import go_on, preferred
 from skpudle._learners.plan import default_optimizer, refining_updates
 from skpudle._learners.score import hidden_deviance
+from skpudle._losses import loss_named
+from skpudle._operators import DenseDictionary, project_atoms
 from skpudle._training.fit import Training
 from skpudle._training.loop import Trainer
 from skpudle._training.messages import (
@@ -43,24 +46,15 @@ from skpudle._training.messages import (
 from skpudle._training.state import Outcome
 from skpudle._training.stopping import Stopping
 from skpudle._training.team import ALONE, current_team
-from skpudle.encoding import default_step
-from skpudle.initialization import INITIALIZATIONS, initial_atoms
-from skpudle.losses import loss_named
-from skpudle.operators import DenseDictionary, project_atoms
-from skpudle.search import (
-    Problem,
-    auto_alpha,
-    choose_coding,
-    hold_out,
-    is_done,
-    match_equal_rows,
-    penalty_of_mixtures,
-    penalty_path,
-    refit_atoms,
-    searched,
-    spread_rows,
-    try_sizes,
-)
+from skpudle.encoding._unfold import default_step
+from skpudle.search import Problem, auto_alpha
+from skpudle.search._coding import choose_coding
+from skpudle.search._descent import refit_atoms
+from skpudle.search._epoch import spread_rows
+from skpudle.search._held_out import hold_out, match_equal_rows
+from skpudle.search._penalty import penalty_of_mixtures, penalty_path
+from skpudle.search._search import is_done, searched
+from skpudle.search._size import try_sizes
 
 __all__ = ["DICT_INIT", "DenseLearner", "choose_atoms", "known_model", "read_rows", "start"]
 
@@ -414,8 +408,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         Parameters
         ----------
         components : array-like of shape (n_components, n_features), Tensor or learner
-            Atoms as rows, or any input of `skpudle.interoperability.dictionary_of`. They are not
-            projected on the constraints.
+            Atoms as rows, or a fitted learner of this package, scikit-learn or SPORCO. They are
+            not projected on the constraints.
         intercept : array-like of shape (n_features,), default=None
             The baseline of a ``loss`` other than "gaussian".
         mean : array-like of shape (n_features,), default=None

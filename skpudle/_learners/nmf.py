@@ -1,6 +1,6 @@
 """Counts of sources that add: `PoissonNMF`.
 
-Codes and atoms alternate as convex problems (`skpudle.additive`); there are no unfoldings,
+Codes and atoms alternate as convex problems (`skpudle._additive`); there are no unfoldings,
 gradients or penalties of codes.
 """
 
@@ -17,6 +17,20 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skpudle._additive import (
+    Events,
+    Progress,
+    advance,
+    atoms_of_events,
+    begin,
+    choose_size,
+    choose_smoothing,
+    expected_events,
+    first_atoms,
+    prune_codes,
+    solve_codes,
+    start_from,
+)
 from skpudle._data.arrays import (
     check_rows,
     input_attributes,
@@ -37,20 +51,6 @@ from skpudle._training.messages import (
     warn_of_few_samples,
     warn_of_unknown_features,
     warn_of_unused,
-)
-from skpudle.additive import (
-    Events,
-    Progress,
-    advance,
-    atoms_of_events,
-    begin,
-    choose_size,
-    choose_smoothing,
-    expected_events,
-    first_atoms,
-    prune_codes,
-    solve_codes,
-    start_from,
 )
 
 __all__ = ["PoissonNMF"]
@@ -587,7 +587,7 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         "verbose": ["verbose"],
     }
 
-    # not parameters: the name of its loss in `skpudle.losses`, and the device of its loops
+    # not parameters: the name of its loss in `skpudle._losses`, and the device of its loops
     loss, device = "kullback-leibler", "cpu"
     _writes_checkpoints = True
 
@@ -841,7 +841,7 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         Parameters
         ----------
         components : array-like of shape (n_components, n_features), Tensor or learner
-            Atoms as rows, not negative, or any input of `skpudle.interoperability.dictionary_of`.
+            Atoms as rows, not negative, or a fitted learner of this package or scikit-learn.
             They are not scaled: codes are events if the atoms sum to 1.
         **params : dict
             Parameters of the learner.

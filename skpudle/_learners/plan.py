@@ -10,12 +10,12 @@ from math import ceil
 from numbers import Integral
 from types import SimpleNamespace
 
+from skpudle._gradients import GRADIENT_RULES
 from skpudle._learners.models import Decay, DenseModel, Encoder, fixed
+from skpudle._losses import loss_named
+from skpudle._optimizers import make_optimizer
 from skpudle._training.identity import plain
 from skpudle._training.messages import any_named
-from skpudle.gradients import GRADIENT_RULES
-from skpudle.losses import loss_named
-from skpudle.optimizers import make_optimizer
 
 __all__ = ["DensePlan", "Plan", "default_optimizer", "refining_updates"]
 

@@ -15,29 +15,19 @@ from skpudle._learners.coder import check_loss
 from skpudle._learners.dense import DenseLearner
 from skpudle._learners.models import Learned, Pursuit, learned_encoder
 from skpudle._learners.plan import DensePlan
+from skpudle._losses import LOSSES
+from skpudle._operators import DenseDictionary
 from skpudle._precision import training_mode
+from skpudle._shrinkage import SHRINKAGES
 from skpudle._training.identity import task_of
 from skpudle._training.messages import print_encoder, warn_of_l0, warn_of_unused
 from skpudle._training.team import current_team
-from skpudle.encoding import (
-    EncoderModule,
-    LearnedEncoder,
-    default_updates,
-    learn_encoder,
-    threshold_levels,
-)
+from skpudle.encoding import EncoderModule, learn_encoder
+from skpudle.encoding._learned import LearnedEncoder, default_updates
+from skpudle.encoding._unfold import threshold_levels
 from skpudle.interoperability import load_sae, penalty_of
-from skpudle.losses import LOSSES
-from skpudle.operators import DenseDictionary
-from skpudle.search import (
-    Problem,
-    auto_alpha,
-    choose_coding,
-    coding_of_l0,
-    coding_of_support,
-    judged_rows,
-)
-from skpudle.shrinkage import SHRINKAGES
+from skpudle.search import Problem, auto_alpha
+from skpudle.search._coding import choose_coding, coding_of_l0, coding_of_support, judged_rows
 
 __all__ = ["PUDLEDictionaryLearning", "module_of"]
 
@@ -343,7 +333,7 @@ class PUDLEDictionaryLearning(DenseLearner):
 
     step_size_ : float
         The step size for ``components_``. Absent for ``loss="poisson"`` and "auto": every sample
-        then searches for steps of its own (`skpudle.encoding.unfold`).
+        then searches for steps of its own (`skpudle.encoding._unfold.unfold`).
 
     lambda_decay_ : float
         The decay used last, which `transform` uses.

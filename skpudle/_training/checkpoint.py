@@ -37,7 +37,7 @@ from skpudle._training.archive import (
 from skpudle._training.identity import check_same, data_of, identity_of, plain, rule_of
 from skpudle._training.state import TrainingState
 from skpudle._training.team import ALONE
-from skpudle.search import SearchState
+from skpudle.search._search import SearchState
 
 try:
     import fcntl

@@ -29,7 +29,8 @@ from skpudle._training.identity import task_of
 from skpudle._training.messages import print_pass, print_progress, print_search, print_size
 from skpudle._training.state import Outcome
 from skpudle._training.team import current_team
-from skpudle.search import SearchState, advance, advance_stream, begin, is_done
+from skpudle.search._search import SearchState, advance, begin, is_done
+from skpudle.search._stream import advance_stream
 
 __all__ = ["FitRun", "Interrupts", "Pass", "Search", "Sizes", "Step", "Training"]
 
@@ -131,7 +132,7 @@ class Search:
 
 @dataclass
 class Sizes:
-    """The choice of the number of atoms, see `skpudle.search.try_sizes`.
+    """The choice of the number of atoms, see `skpudle.search._size.try_sizes`.
 
     Parameters
     ----------

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from skpudle._data.callers import is_news, users_level
-from skpudle.optimizers import SurrogateOptimizer
+from skpudle._optimizers import SurrogateOptimizer
 
 __all__ = [
     "any_named",

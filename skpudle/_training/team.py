@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from skpudle._data.arrays import to_numpy, to_tensor
-from skpudle.search import spread_rows
+from skpudle.search._epoch import spread_rows
 
 __all__ = ["ALONE", "Team", "current_team", "data_parallel"]
 

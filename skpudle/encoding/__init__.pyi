@@ -5,44 +5,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-__all__ = [
-    "EncoderModule",
-    "LearnedEncoder",
-    "default_step",
-    "default_updates",
-    "encode",
-    "learn_encoder",
-    "threshold_levels",
-    "unfold",
-]
+__all__ = ["EncoderModule", "encode", "learn_encoder"]
 
 class EncoderModule(torch.nn.Module):
-    def __init__(
-        self, encoder: LearnedEncoder, atoms: Tensor, *, split_sign: bool = False
-    ) -> None: ...
+    def __init__(self, encoder: Any, atoms: Tensor, *, split_sign: bool = False) -> None: ...
     def decode(self, z: Tensor) -> Tensor: ...
     def forward(self, x: Tensor) -> Tensor: ...
 
-class LearnedEncoder:
-    positive_code: bool
-    shares_atoms: bool
-    shrinkage: Literal["soft", "hard"]
-    def __init__(
-        self,
-        analysis: Tensor,
-        synthesis: Tensor,
-        thresholds: Tensor,
-        positive_code: bool = False,
-        shares_atoms: bool = False,
-        shrinkage: Literal["soft", "hard"] = "soft",
-    ) -> None: ...
-    def encode(self, x: Tensor, mask: Tensor | None = None) -> Tensor: ...
-    def of_features(self, features: Tensor) -> LearnedEncoder: ...
-
-def default_step(dictionary: Any, loss: Any = None) -> Tensor | None: ...
-def default_updates(
-    n_samples: int, n_components: int, n_features: int, n_unfoldings: int, batch_size: int
-) -> int: ...
 def encode(
     dictionary: Any,
     x: Tensor,
@@ -69,33 +38,9 @@ def learn_encoder(
     penalised: bool = True,
     positive_code: bool = False,
     mask: Tensor | None = None,
-    start: LearnedEncoder | None = None,
+    start: Any = None,
     n_updates: int | Literal["auto"] = "auto",
     batch_size: int = 256,
     generator: torch.Generator | None = None,
     stopped: Callable[..., Any] = ...,
-) -> LearnedEncoder: ...
-def threshold_levels(
-    dictionary: Any,
-    alpha: float | Tensor,
-    n_unfoldings: int,
-    step: Tensor | None,
-    *,
-    lambda_decay: float = 1.0,
-    shrinkage: Literal["soft", "hard"] = "soft",
-) -> Tensor: ...
-def unfold(
-    dictionary: Any,
-    x: Tensor,
-    levels: Tensor,
-    step: Tensor | None,
-    *,
-    shrinkage: Literal["soft", "hard"] = "soft",
-    positive_code: bool = False,
-    initial: Tensor | None = None,
-    mask: Tensor | None = None,
-    analysis: Any = None,
-    loss: Any = None,
-    offset: Any = None,
-    path: Literal["auto", "dense", "active"] = "auto",
-) -> Tensor: ...
+) -> Any: ...

@@ -1,36 +1,14 @@
 # Written by `make stubs` from signatures and docstrings: change those.
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = [
-    "GapWarning",
-    "converged_codes",
-    "duality_gap",
-    "gram_matrix",
-    "lasso_gradient",
-    "lasso_path",
-    "solve_lasso",
-    "solve_nnls",
-    "warn_about_gaps",
-]
+__all__ = ["GapWarning", "duality_gap", "solve_lasso", "solve_nnls"]
 
 class GapWarning(RuntimeWarning):
     args: Any
 
-def converged_codes(
-    dictionary: Any,
-    x: Tensor,
-    *,
-    alpha: float | Tensor,
-    positive_code: bool = False,
-    debias: float = 0.0,
-    max_iter: int = 1000,
-    certify: bool = True,
-    mask: Tensor | None = None,
-) -> tuple[Tensor, Tensor]: ...
 def duality_gap(
     atoms: Tensor,
     x: Tensor,
@@ -41,28 +19,6 @@ def duality_gap(
     dual_codes: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor: ...
-def gram_matrix(atoms: Tensor, n_samples: int) -> Tensor | None: ...
-def lasso_gradient(
-    atoms: Tensor,
-    x: Tensor,
-    alpha: float,
-    *,
-    positive: bool = False,
-    through_encoder: bool,
-    max_iter: int = 1000,
-    mask: Tensor | None = None,
-) -> tuple[Tensor, ...] | None: ...
-def lasso_path(
-    atoms: Tensor,
-    x: Tensor,
-    alphas: Sequence[float],
-    *,
-    positive: bool = False,
-    max_iter: Any = 1000,
-    solver: Any = "auto",
-    mask: Any = None,
-    gram: Tensor | None = None,
-) -> tuple[Tensor, Tensor]: ...
 def solve_lasso(
     atoms: Tensor,
     x: Tensor,
@@ -85,11 +41,3 @@ def solve_nnls(
     max_iter: int | None = None,
     solver: Literal["auto", "batched", "compiled"] = "auto",
 ) -> tuple[NDArray[Any] | Tensor, NDArray[Any] | Tensor]: ...
-def warn_about_gaps(
-    gaps: Tensor,
-    *,
-    tol: float = 1e-06,
-    category: Any = ...,
-    stacklevel: int = 1,
-    advice: str | None = None,
-) -> None: ...

@@ -1,15 +1,12 @@
 # Written by `make stubs` from signatures and docstrings: change those.
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
 
 __all__ = [
-    "AtomMatch",
-    "ComponentMatch",
     "atom_coherence",
-    "atom_cosines",
     "atom_importance",
     "dictionary_error",
     "dictionary_stability",
@@ -26,22 +23,7 @@ __all__ = [
     "unexplained_variance",
 ]
 
-class AtomMatch(NamedTuple):
-    indices: Any
-    reference_indices: Any
-    signs: Any
-    coherences: Any
-    def align_code(self, code: Any) -> Any: ...
-    def align_dictionary(self, dictionary: Any) -> Any: ...
-
-class ComponentMatch(NamedTuple):
-    nearest: Any
-    cosine: Any
-    shares: Any
-    mixture_cosine: Any
-
 def atom_coherence(dictionary: ArrayLike, reference: ArrayLike) -> NDArray[Any]: ...
-def atom_cosines(dictionary: ArrayLike, reference: ArrayLike) -> NDArray[Any]: ...
 def atom_importance(learner: Any, X: ArrayLike) -> Bunch: ...
 def dictionary_error(
     dictionary: ArrayLike, reference: ArrayLike, *, relative: bool = True, match: bool = False
@@ -63,7 +45,7 @@ def match_atoms(
     reference: ArrayLike,
     *,
     by: Literal["coherence", "distance"] = "coherence",
-) -> AtomMatch: ...
+) -> Any: ...
 def match_components(
     components: ArrayLike, reference: ArrayLike, names: Any = None, max_terms: int = 3
 ) -> Any: ...

@@ -14,7 +14,8 @@ from skpudle._fitted.drawing import (
     tick_whole_numbers,
 )
 from skpudle._fitted.learners import find_learner
-from skpudle.metrics import atom_cosines, atom_importance, match_atoms
+from skpudle.metrics import atom_importance, match_atoms
+from skpudle.metrics._dictionaries import atom_cosines
 from skpudle.plotting._curves import ConvergenceDisplay, LossCurveDisplay
 
 __all__ = [

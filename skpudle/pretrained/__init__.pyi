@@ -2,14 +2,7 @@
 from os import PathLike
 from typing import IO, Any, Literal
 
-import torch
-from torch import Tensor
-
-__all__ = ["DenoiserModule", "load_denoiser", "save_denoiser"]
-
-class DenoiserModule(torch.nn.Module):
-    def __init__(self, network: Any, shift_average: bool) -> None: ...
-    def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor: ...
+__all__ = ["load_denoiser", "save_denoiser"]
 
 def load_denoiser(
     file: Literal["gaussian", "gaussian-small", "poisson"]

@@ -16,8 +16,8 @@ from skpudle._data.images import check_sizes, sizes
 from skpudle._learners.base import KEPT
 from skpudle._learners.convolutional.parameters import depth_of, stride_of
 from skpudle._learners.convolutional.pudle import ConvPUDLEDictionaryLearning
+from skpudle._shrinkage import SHRINKAGES
 from skpudle._training.archive import read_arrays
-from skpudle.shrinkage import SHRINKAGES
 
 __all__ = ["load_denoiser", "save_denoiser"]
 

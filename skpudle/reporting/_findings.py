@@ -10,7 +10,7 @@ from skpudle._data.foreign import drop_names
 from skpudle._fitted.learners import look_at
 from skpudle._learners.nmf import PoissonNMF
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle.search import spread_rows
+from skpudle.search._epoch import spread_rows
 
 __all__ = ["ENDINGS", "findings", "sentences"]
 

@@ -17,7 +17,7 @@ from skpudle._fitted.learners import as_arrays, look_at
 from skpudle.metrics import atom_importance
 from skpudle.plotting import AtomsDisplay, CodesDisplay, LossCurveDisplay
 from skpudle.reporting._findings import ENDINGS, sentences
-from skpudle.search import spread_rows
+from skpudle.search._epoch import spread_rows
 
 __all__ = ["Report", "report"]
 

@@ -37,8 +37,8 @@ from math import inf, isfinite
 import torch
 from torch import Tensor
 
+from skpudle._operators import project_atoms
 from skpudle.lasso import solve_lasso
-from skpudle.operators import project_atoms
 from skpudle.search._descent import (
     PROGRESS,
     SPLIT,

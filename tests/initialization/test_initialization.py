@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skpudle.initialization import INITIALIZATIONS, initial_atoms
+from skpudle._initialization import INITIALIZATIONS, initial_atoms
 
 METHODS = sorted(set(INITIALIZATIONS) - {"pairwise"})
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle.datasets import load_image_patches, make_dictionary_data
-from skpudle.initialization._pairwise import (
+from skpudle._initialization._pairwise import (
     MIN_RATIO,
     _draw_pairs,
     _first_eigenvectors,
@@ -13,6 +12,7 @@ from skpudle.initialization._pairwise import (
     _residual,
     pairwise_atoms,
 )
+from skpudle.datasets import load_image_patches, make_dictionary_data
 from skpudle.metrics import atom_coherence, dictionary_error, match_atoms, recovery_rate
 
 
@@ -52,7 +52,7 @@ def pairs_that_share(n_shared, atoms, *, n_nonzero, n_pairs):
 
 def test_eigenvectors_are_those_of_the_explicit_matrix(monkeypatch):
     """With more power steps than good pairs need."""
-    monkeypatch.setattr("skpudle.initialization._pairwise.BLOCK_STEPS", 60)
+    monkeypatch.setattr("skpudle._initialization._pairwise.BLOCK_STEPS", 60)
     x, dictionary, _ = model(4000, 32, 40, 2)
     u, v = pairs_that_share(1, torch.as_tensor(dictionary), n_nonzero=2, n_pairs=10)
     vectors, ratios = _first_eigenvectors(x, u, v, seeded())

@@ -19,13 +19,13 @@ from skpudle._data import images as image_module
 from skpudle._data.images import read_images
 from skpudle._data.noise import Noise, estimate_noise
 from skpudle._data.training_images import initial_kernels
+from skpudle._gradients import GRADIENT_RULES
 from skpudle._learners.convolutional.denoising import denoise_images
 from skpudle._learners.convolutional.model import ConvNetwork, RowLayout, all_shifts
 from skpudle._learners.convolutional.values import ConvParameters
 from skpudle._learners.models import Encoder
+from skpudle._operators import ConvDictionary
 from skpudle._training.loop import Interrupted, Trainer
-from skpudle.gradients import GRADIENT_RULES
-from skpudle.operators import ConvDictionary
 
 SMALL = dict(atom_shape=(5, 4), stride=(2, 3), n_unfoldings=4, max_iter=2, tol=None, random_state=0)
 

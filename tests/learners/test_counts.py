@@ -15,8 +15,8 @@ from sklearn.preprocessing import FunctionTransformer
 
 from skpudle import Checkpoint, PUDLEDictionaryLearning
 from skpudle._learners import coder
+from skpudle._losses import Binomial, Gaussian, Poisson
 from skpudle.encoding import encode
-from skpudle.losses import Binomial, Gaussian, Poisson
 from skpudle.reporting import findings
 
 OPTIONS = dict(n_unfoldings=20, max_iter=2, tol=None, random_state=0)

@@ -12,18 +12,13 @@ from sklearn.callback import FitCallback
 from sklearn.datasets import load_digits
 
 from skpudle import PUDLEDictionaryLearning
+from skpudle._operators import DenseDictionary
 from skpudle._training.loop import Interrupted, Trainer
-from skpudle.encoding import (
-    EncoderModule,
-    LearnedEncoder,
-    _learned,
-    default_step,
-    encode,
-    learn_encoder,
-)
+from skpudle.encoding import EncoderModule, _learned, encode, learn_encoder
+from skpudle.encoding._learned import LearnedEncoder
+from skpudle.encoding._unfold import default_step
 from skpudle.interoperability import save_atoms, save_sae
 from skpudle.lasso import solve_lasso
-from skpudle.operators import DenseDictionary
 
 TRAIN, TEST = np.split(load_digits().data[np.random.default_rng(0).permutation(1797)], [1200])
 KINDS = [True, "unfolding"]

@@ -16,11 +16,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 
 from skpudle import Checkpoint, PoissonNMF
-from skpudle.checkpoint import read_checkpoint, write_checkpoint
+from skpudle._losses import KullbackLeibler
+from skpudle._training.checkpoint import read_checkpoint, write_checkpoint
 from skpudle.encoding import encode
 from skpudle.inspection import code_saliency
 from skpudle.interoperability import load_atoms, save_atoms
-from skpudle.losses import KullbackLeibler
 from skpudle.metrics import recovery_rate
 from skpudle.reporting import findings
 

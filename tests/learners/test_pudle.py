@@ -21,8 +21,9 @@ from small import (
 from torch.utils.data import TensorDataset
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle.encoding import default_step, encode
-from skpudle.operators import DenseDictionary
+from skpudle._operators import DenseDictionary
+from skpudle.encoding import encode
+from skpudle.encoding._unfold import default_step
 
 # ---------------------------------------------------------------------------- training
 

@@ -33,12 +33,11 @@ from skpudle import (
 from skpudle._data import sources, tables
 from skpudle._learners import base, dense, pudle
 from skpudle._learners.convolutional import learner as conv_learner
+from skpudle._optimizers import GradientOptimizer
 from skpudle._training.archive import MARK
-from skpudle._training.checkpoint import FileLock
+from skpudle._training.checkpoint import FileLock, read_checkpoint, write_checkpoint
 from skpudle._training.fit import FitRun
 from skpudle._training.loop import Trainer
-from skpudle.checkpoint import read_checkpoint, write_checkpoint
-from skpudle.optimizers import GradientOptimizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from skpudle._data.batches import Rows, Samples
+from skpudle._gradients import ae_ls
+from skpudle._operators import DenseDictionary, project_atoms
+from skpudle._optimizers import make_optimizer
 from skpudle._training.loop import Diverged, Trainer
 from skpudle._training.stopping import Stopping
 from skpudle.encoding import encode
-from skpudle.gradients import ae_ls
-from skpudle.operators import DenseDictionary, project_atoms
-from skpudle.optimizers import make_optimizer
 
 NEVER = Stopping(None, 1)
 

@@ -21,7 +21,7 @@ from skpudle._learners.convolutional.parameters import (
 )
 from skpudle._learners.score import deviance_of_pixels, sums_of
 from skpudle._training.messages import warn_of_l0
-from skpudle.search import choose_coding, coding_of_l0, judged_rows
+from skpudle.search._coding import choose_coding, coding_of_l0, judged_rows
 
 __all__ = ["ConvPUDLEDictionaryLearning"]
 
@@ -127,8 +127,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         both, and learned thresholds follow it [3]_: one network serves all levels. With noisy and
         clean images it only tells the noise they have. "poisson": images are photons, counted or
         expected (unsigned integers are then not taken as fractions), and every update draws counts
-        from clean images. The network sees roots of both, by Anscombe's transform
-        (`skpudle.losses`), with noise of about 1; choose ``alpha`` in proportion.
+        from clean images. The network sees roots of both, by Anscombe's transform,
+        with noise of about 1; choose ``alpha`` in proportion.
 
     crop_size : int or "auto", default="auto"
         Size of the random crops to train on, one of each image an epoch. "auto" is the smallest
@@ -563,7 +563,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
 
         Returns
         -------
-        skpudle.pretrained.DenoiserModule
+        torch.nn.Module
             ``module(x, sigma)`` denoises a batch (n, n_channels, height, width).
 
         Raises

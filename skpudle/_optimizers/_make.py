@@ -6,8 +6,8 @@ from functools import partial
 
 import torch
 
-from skpudle.optimizers._gradient import GradientOptimizer
-from skpudle.optimizers._surrogate import SurrogateOptimizer
+from skpudle._optimizers._gradient import GradientOptimizer
+from skpudle._optimizers._surrogate import SurrogateOptimizer
 
 __all__ = ["make_optimizer"]
 

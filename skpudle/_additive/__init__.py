@@ -5,7 +5,7 @@ atoms that are not negative. The negative log-likelihood is the Kullback-Leibler
 :math:`\mu` from the data. Atoms sum to 1, so that codes count events.
 """
 
-from skpudle.additive._alternate import (
+from skpudle._additive._alternate import (
     Events,
     Progress,
     advance,
@@ -18,8 +18,8 @@ from skpudle.additive._alternate import (
     solve_codes,
     start_from,
 )
-from skpudle.additive._size import SizePath, choose_size, first_atoms
-from skpudle.additive._start import spectral_start
+from skpudle._additive._size import SizePath, choose_size, first_atoms
+from skpudle._additive._start import spectral_start
 
 __all__ = [
     "Events",

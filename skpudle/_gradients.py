@@ -12,7 +12,7 @@ codes :math:`z = z_T(D)` of the encoder, the data ``x`` and the ``target`` of th
 ============  ==========================================================================
 
 For other losses :math:`\frac12 |\text{target} - D z|^2` is half the deviance of the target from
-the expectation, and :math:`D z - \text{target}` its derivative (see `skpudle.losses`).
+the expectation, and :math:`D z - \text{target}` its derivative (see `skpudle._losses`).
 
 The first three are Algorithm 2, eq. 8, of the PUDLE paper; Algorithm 1, alternating minimisation,
 is ``dec`` with converged codes. The fourth is the update of NOODL.
@@ -24,8 +24,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skpudle._losses import Gaussian
 from skpudle._precision import in_own_precision
-from skpudle.losses import Gaussian
 
 __all__ = ["GRADIENT_RULES", "Evaluation", "ae_lasso", "ae_ls", "dec", "differentiate", "noodl"]
 
@@ -93,7 +93,7 @@ def ae_ls(
         Data to reconstruct; by default ``x``.
     mask : Tensor of shape (n_samples, n_features), default=None
         1 where data are known, 0 where they are missing.
-    loss : object of `skpudle.losses`, default=Gaussian()
+    loss : object of `skpudle._losses`, default=Gaussian()
         Loss of the reconstruction.
     offset : Tensor of shape (n_samples, 1), default=None
         Number to add to the reconstruction of each sample; the encoder gets it too.

@@ -3,8 +3,8 @@
 import torch
 
 from skpudle._compilation import threads_for
-from skpudle.initialization._pairwise import fill_up, pairwise_atoms
-from skpudle.initialization._vertices import vertices
+from skpudle._initialization._pairwise import fill_up, pairwise_atoms
+from skpudle._initialization._vertices import vertices
 
 __all__ = ["INITIALIZATIONS", "initial_atoms"]
 
@@ -65,7 +65,7 @@ def initial_atoms(x, n_components, method, generator):
         Number of atoms.
     method : {"data", "random", "svd", "pairwise", "vertices"}
         Samples, random directions, the leading right singular vectors (completed by samples), the
-        spectral initialisation of Arora et al. (see `skpudle.initialization._pairwise`), or the
+        spectral initialisation of Arora et al. (see `skpudle._initialization._pairwise`), or the
         purest samples of mixtures, in their leading subspace (completed by samples).
     generator : torch.Generator
         Random numbers, on the CPU, so that all devices start from the same atoms.

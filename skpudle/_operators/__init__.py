@@ -11,13 +11,13 @@ Every kind of dictionary has its atoms along axis 0, so code that treats atoms o
 (normalising, matching, resampling, plotting) is written once.
 """
 
-from skpudle.operators._atoms import (
+from skpudle._operators._atoms import (
     DenseDictionary,
     atom_norms,
     largest_eigenvalue_bound,
     project_atoms,
 )
-from skpudle.operators._conv import ConvDictionary, ConvLayers, Phases
+from skpudle._operators._conv import ConvDictionary, ConvLayers, Phases
 
 __all__ = [
     "ConvDictionary",

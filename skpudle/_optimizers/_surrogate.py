@@ -4,7 +4,7 @@ from numbers import Integral
 
 import torch
 
-from skpudle.optimizers._gradient import Optimizer, check_load, kinds, misfit_of, row_major
+from skpudle._optimizers._gradient import Optimizer, check_load, kinds, misfit_of, row_major
 
 __all__ = ["SurrogateOptimizer"]
 

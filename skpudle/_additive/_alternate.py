@@ -14,8 +14,8 @@ import numpy as np
 from scipy import sparse
 from scipy.special import xlogy
 
+from skpudle._additive._compiled import loops
 from skpudle._compilation import in_parts
-from skpudle.additive._compiled import loops
 
 __all__ = [
     "Events",
@@ -167,7 +167,7 @@ class Events:
 
 
 def _solve(counts, atoms, loads, prior, z, sweeps, tol):  # -> sum x log mu; changes z
-    """Solve for rows; see `skpudle.additive._compiled.solve_rows`."""
+    """Solve for rows; see `skpudle._additive._compiled.solve_rows`."""
     explained = np.empty(len(z))
     arrays = counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data
     given = np.ascontiguousarray(atoms.T), np.ascontiguousarray(loads), prior, sweeps, tol

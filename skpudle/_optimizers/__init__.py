@@ -5,8 +5,8 @@ codes of its batch. `replace` puts new atoms in place of old ones, and forgets i
 ones. Both leave the atoms inside their constraints.
 """
 
-from skpudle.optimizers._gradient import GradientOptimizer
-from skpudle.optimizers._make import make_optimizer
-from skpudle.optimizers._surrogate import SurrogateOptimizer
+from skpudle._optimizers._gradient import GradientOptimizer
+from skpudle._optimizers._make import make_optimizer
+from skpudle._optimizers._surrogate import SurrogateOptimizer
 
 __all__ = ["GradientOptimizer", "SurrogateOptimizer", "make_optimizer"]

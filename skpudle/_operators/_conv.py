@@ -22,8 +22,8 @@ from operator import mul
 import torch
 from torch import Tensor
 
+from skpudle._operators._atoms import largest_eigenvalue_bound, scaled, smaller_gram
 from skpudle._precision import in_own_precision
-from skpudle.operators._atoms import largest_eigenvalue_bound, scaled, smaller_gram
 
 __all__ = ["ConvDictionary", "ConvLayers", "Phases"]
 

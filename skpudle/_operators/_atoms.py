@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from skpudle._operators._krylov_compiled import krylov_estimate
 from skpudle._precision import in_own_precision
-from skpudle.operators._krylov_compiled import krylov_estimate
 
 __all__ = [
     "DenseDictionary",

@@ -15,9 +15,9 @@ import numpy as np
 from scipy import sparse
 from scipy.special import xlogy
 
-from skpudle.additive._alternate import Progress, begin, converge, solve_codes
-from skpudle.additive._start import spectral_start
-from skpudle.search import spread_rows
+from skpudle._additive._alternate import Progress, begin, converge, solve_codes
+from skpudle._additive._start import spectral_start
+from skpudle.search._epoch import spread_rows
 
 __all__ = ["SizePath", "choose_size", "first_atoms"]
 

@@ -19,7 +19,7 @@ negative log-likelihood minus its value at ``mean = x``. It is zero at best, and
 :math:`\frac12 (x - \eta)^2` for ``gaussian``.
 
 `KullbackLeibler` is the Poisson loss of counts whose expectation is :math:`D z` itself, for codes
-and atoms that are not negative. ``skpudle.additive`` minimises it; the unfolded encoder does not
+and atoms that are not negative. ``skpudle._additive`` minimises it; the unfolded encoder does not
 take it.
 
 References

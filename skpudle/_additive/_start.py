@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from skpudle.initialization import successive_projections
-from skpudle.search import spread_rows
+from skpudle._initialization import successive_projections
+from skpudle.search._epoch import spread_rows
 
 __all__ = ["spectral_start"]
 

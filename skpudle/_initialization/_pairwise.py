@@ -28,7 +28,7 @@ The theory is for the limit of many samples; four choices adapt it to few:
 
 import torch
 
-from skpudle.operators import project_atoms
+from skpudle._operators import project_atoms
 
 __all__ = ["pairwise_atoms"]
 
