@@ -30,10 +30,10 @@ from skpudle import (
     PUDLERegressor,
     SporcoDictionaryLearning,
 )
+from skpudle._data.foreign import dictionary_of
 from skpudle.datasets import make_dictionary_data
 from skpudle.interoperability import (
     dict_learning_online,
-    dictionary_of,
     load_atoms,
     save_atoms,
 )
