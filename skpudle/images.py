@@ -9,15 +9,19 @@ fractions of their largest value, of 255 for uint8, as by convolutional learners
 returned have the dtype of the input again.
 """
 
+from collections.abc import Callable
 from functools import cache, partial
 from numbers import Integral
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy.fft import dct
 from scipy.interpolate import griddata
 from scipy.ndimage import binary_dilation
 from scipy.spatial import QhullError
+from torch import Tensor
 
 from skpudle._data.arrays import host_array, like_input, to_tensor
 from skpudle._data.images import as_fractions, as_pixels, extend, of_colours, read_images, sizes
@@ -115,7 +119,9 @@ def _channels_first(rows, n_channels):  # the inverse
     return rows.unflatten(1, (-1, n_channels)).mT.flatten(1)
 
 
-def extract(image, patch_shape=(8, 8), *, stride=1):
+def extract(
+    image: ArrayLike | Tensor, patch_shape: int | tuple[int, ...] = (8, 8), *, stride: int = 1
+) -> np.ndarray | Tensor:
     """Return the overlapping patches that cover an image.
 
     Parameters
@@ -140,7 +146,13 @@ def extract(image, patch_shape=(8, 8), *, stride=1):
     return like_input(_channels_last(rows, x.shape[1]), image)
 
 
-def reconstruct(patches, image_shape, patch_shape=(8, 8), *, stride=1):
+def reconstruct(
+    patches: ArrayLike | Tensor,
+    image_shape: tuple[int, ...],
+    patch_shape: int | tuple[int, ...] = (8, 8),
+    *,
+    stride: int | tuple[int, ...] = 1,
+) -> np.ndarray | Tensor:
     """Return an image from overlapping patches: each pixel is the mean of its values in them.
 
     Parameters
@@ -240,8 +252,14 @@ def _denoise_whole(learner, x, image, patch_shape, *, stride, **options):  # (1,
 
 
 def denoise_patches(
-    learner, image, patch_shape=(8, 8), *, stride=1, center=True, weights="sparsity"
-):
+    learner: Any,
+    image: ArrayLike | Tensor,
+    patch_shape: int | tuple[int, ...] = (8, 8),
+    *,
+    stride: int = 1,
+    center: bool = True,
+    weights: Literal["sparsity", "equal"] = "sparsity",
+) -> np.ndarray | Tensor:
     """Denoise an image by a dictionary of patches.
 
     The mean of each patch, which is hardly noisy, is subtracted before coding and added again.
@@ -404,7 +422,13 @@ def _iterate_cosines(filled, known, errors, levels):  # -> (height, width, c)
     return host_array(filled)
 
 
-def inpaint(image, denoise=None, *, mask=None, n_iter=20):
+def inpaint(
+    image: ArrayLike | Tensor,
+    denoise: Callable | None = None,
+    *,
+    mask: ArrayLike | None = None,
+    n_iter: int = 20,
+) -> np.ndarray | Tensor:
     """Fill in the missing pixels of an image.
 
     Missing pixels are interpolated linearly. The image is then denoised ``n_iter`` times at falling
@@ -502,7 +526,9 @@ def _compared(image, reference, peak):  # -> images, largest value that pixels m
     return image, reference, 1.0 if peak is None else peak
 
 
-def psnr(image, reference, *, peak=None):
+def psnr(
+    image: ArrayLike | Tensor, reference: ArrayLike | Tensor, *, peak: float | None = None
+) -> float:
     """Return the peak signal-to-noise ratio in dB, by scikit-image.
 
     Parameters
@@ -522,7 +548,9 @@ def psnr(image, reference, *, peak=None):
     return float(_metrics().peak_signal_noise_ratio(reference, image, data_range=peak))
 
 
-def ssim(image, reference, *, peak=None):
+def ssim(
+    image: ArrayLike | Tensor, reference: ArrayLike | Tensor, *, peak: float | None = None
+) -> float:
     """Return the structural similarity of grey images, by scikit-image.
 
     Parameters

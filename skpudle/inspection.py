@@ -15,15 +15,17 @@ References
 B. Tolooshams and D. Ba, "Stable and Interpretable Unrolled Dictionary Learning", TMLR 2022.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.optimize import nnls
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from skpudle._data.arrays import check_rows, host_array, to_numpy
 from skpudle._data.sources import part_of, parts_of, refuse_shuffled
@@ -165,7 +167,9 @@ def _contributions(learner, X, weights, targets, estimates, n_largest):
     return Contributions(indices, values, estimates, distances, float(distance))
 
 
-def atom_contributions(learner, X, *, ridge=0.0, n_largest=10):
+def atom_contributions(
+    learner: Any, X: Any, *, ridge: float = 0.0, n_largest: int | None = 10
+) -> Contributions:
     r"""Return the training samples that make each atom.
 
     Parameters
@@ -210,7 +214,9 @@ def atom_contributions(learner, X, *, ridge=0.0, n_largest=10):
     return _contributions(learner, X, inverse, learner.components_, estimates, n_largest)
 
 
-def reconstruction_contributions(learner, X_train, X, *, ridge=0.0, n_largest=10):
+def reconstruction_contributions(
+    learner: Any, X_train: Any, X: ArrayLike, *, ridge: float = 0.0, n_largest: int | None = 10
+) -> Contributions:
     r"""Return the training samples that make the reconstruction of each sample.
 
     Parameters
@@ -246,7 +252,7 @@ def reconstruction_contributions(learner, X_train, X, *, ridge=0.0, n_largest=10
     return _contributions(learner, X_train, codes @ inverse, targets, codes @ atoms, n_largest)
 
 
-def code_saliency(learner, X, *, n_codes=5):
+def code_saliency(learner: Any, X: ArrayLike | Tensor, *, n_codes: int = 5) -> Saliency:
     r"""Return the derivatives of each sample's largest codes in its features.
 
     The derivatives are exact for the encoder that `transform` runs, by its adjoint.
@@ -337,7 +343,7 @@ def _refined(features, X):
     return found if left < _LEFT * (n_atoms - n_implying) else features
 
 
-def feature_directions(learner, X, *, refine=False):
+def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> FeatureDirections:
     r"""Return the direction of each atom's feature, where features imply others.
 
     Some features imply others: "poodle" implies "dog". The sparsest code of a sample then has one

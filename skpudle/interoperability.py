@@ -8,10 +8,13 @@ with atoms as columns. Files are safetensors, which execute nothing when they ar
 import json
 from dataclasses import replace
 from numbers import Integral, Real
+from os import PathLike
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.decomposition import SparseCoder
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
@@ -233,15 +236,15 @@ def _penalty_above_noise(x, atoms):
 
 
 def dict_learning_online(
-    X,
-    n_components=2,
+    X: ArrayLike,
+    n_components: int | None = 2,
     *,
-    alpha=1,
-    return_code=True,
-    dict_init=None,
-    random_state=None,
-    **params,
-):
+    alpha: float | Literal["auto"] = 1,
+    return_code: bool = True,
+    dict_init: ArrayLike | None = None,
+    random_state: int | np.random.RandomState | None = None,
+    **params: Any,
+) -> tuple[np.ndarray, np.ndarray]:
     r"""Learn a dictionary by a function with the signature of scikit-learn's.
 
     It minimises :math:`\frac12 \|X - Z D\|^2 + \alpha \|Z\|_1` over codes and over atoms of norm
@@ -418,7 +421,13 @@ def _check(arrays, params):
         raise ValueError(f"loss is {loss!r}, and it holds {sorted(arrays)}")
 
 
-def save_atoms(learner, file, *, mean=None, notes=None):
+def save_atoms(
+    learner: Any,
+    file: str | PathLike[str],
+    *,
+    mean: ArrayLike | None = None,
+    notes: dict | None = None,
+) -> None:
     """Write the atoms of a fitted learner, and all that its codes depend on, as safetensors.
 
     Everything but arrays is JSON in the metadata of the file. The weights of a classifier or
@@ -493,7 +502,7 @@ def save_atoms(learner, file, *, mean=None, notes=None):
     replace_file(path, _safetensors().numpy.save(arrays, metadata=said))
 
 
-def load_atoms(file):
+def load_atoms(file: str | PathLike[str]) -> Bunch:
     """Read a file of `save_atoms`.
 
     Parameters
@@ -560,7 +569,7 @@ def load_atoms(file):
     )
 
 
-def save_sae(learner, folder):
+def save_sae(learner: Any, folder: str | PathLike[str]) -> None:
     """Write an encoder of one unfolding as a sparse autoencoder in the layout of SAELens.
 
     Codes are ``relu(x @ W_enc + b_enc)``, and rows ``codes @ W_dec``. The folder gets ``cfg.json``
@@ -699,7 +708,7 @@ def _split_norms(rows):  # (n, n_features) -> directions (n, n_features), norms 
     return directions.div_(lengths.where(largest > 0, 1.0)), norms
 
 
-def load_sae(folder):
+def load_sae(folder: str | PathLike[str]) -> Bunch:
     """Read the decoder of a sparse autoencoder, as SAELens and sparsify store it.
 
     Only safetensors are read, which execute nothing.

@@ -3,9 +3,11 @@
 from dataclasses import replace
 from functools import partial
 from numbers import Integral
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
@@ -402,7 +404,14 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     _penalty = "alpha"  # name of the parameter for `alpha_`
 
     @classmethod
-    def from_components(cls, components, *, intercept=None, mean=None, **params):
+    def from_components(
+        cls,
+        components: Any,
+        *,
+        intercept: ArrayLike | None = None,
+        mean: ArrayLike | None = None,
+        **params: Any,
+    ) -> Self:
         """Return a learner that is fitted to given atoms, without data.
 
         Parameters

@@ -2,15 +2,22 @@
 
 from dataclasses import replace
 from numbers import Integral, Real
+from os import PathLike
+from typing import Any, Literal, Self
 
+import numpy as np
 import torch
-from sklearn.base import _fit_context
+from numpy.typing import ArrayLike
+from scipy.sparse import csr_array
+from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from skpudle._data.arrays import mean_square, split_missing, to_tensor, unit_of, with_gaps
 from skpudle._data.batches import Samples
 from skpudle._data.sources import refuse_shuffled
+from skpudle._data.validation import fit_context
 from skpudle._learners.coder import check_loss
 from skpudle._learners.dense import DenseLearner
 from skpudle._learners.models import Learned, Pursuit, learned_encoder
@@ -442,40 +449,66 @@ class PUDLEDictionaryLearning(DenseLearner):
     ((1797, 32), (32, 64))
     """
 
+    components_: np.ndarray
+    n_components_: int
+    size_path_: Bunch
+    penalty_path_: Bunch
+    intercept_: np.ndarray
+    mean_: np.ndarray
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+    n_iter_: int
+    n_steps_: int
+    n_samples_seen_: int
+    loss_curve_: np.ndarray
+    ended_by_: str
+    phases_: dict[str, int]
+    fit_seconds_: dict[str, float]
+    alpha_: float
+    analysis_components_: np.ndarray
+    synthesis_components_: np.ndarray
+    thresholds_: np.ndarray
+    debias_: float
+    noise_std_: float
+    search_alpha_: float
+    step_size_: float
+    lambda_decay_: float
+    device_: str
+
     def __init__(
         self,
-        n_components=None,
+        n_components: int | Literal["auto"] | None = None,
         *,
-        alpha="auto",
-        gradient="auto",
-        loss="gaussian",
-        n_trials=1,
-        n_unfoldings="auto",
-        step_size="auto",
-        lambda_decay=1.0,
-        shrinkage="soft",
-        debias="auto",
-        separate_atoms=False,
-        positive_code=False,
-        positive_dict=False,
-        atom_norm="unit",
-        optimizer="auto",
-        learning_rate=1e-3,
-        optimizer_params=None,
-        batch_size="auto",
-        max_iter="auto",
-        tol=1e-4,
-        n_iter_no_change=5,
-        dict_init="search",
-        transform_algorithm="unfolded",
-        transform_n_nonzero_coefs=None,
-        transform_tol=None,
-        transform_alpha=None,
-        split_sign=False,
-        device="auto",
-        random_state=None,
-        verbose=0,
-    ):
+        alpha: float | Literal["auto"] = "auto",
+        gradient: Literal["auto", "ae-ls", "ae-lasso", "dec"] = "auto",
+        loss: Literal["gaussian", "poisson", "binomial"] = "gaussian",
+        n_trials: float = 1,
+        n_unfoldings: int | Literal["auto"] | None = "auto",
+        step_size: float | Literal["auto"] = "auto",
+        lambda_decay: float | tuple[float, float] = 1.0,
+        shrinkage: Literal["soft", "hard"] = "soft",
+        debias: float | Literal["auto"] = "auto",
+        separate_atoms: bool | Literal["unfolding"] = False,
+        positive_code: bool = False,
+        positive_dict: bool = False,
+        atom_norm: Literal["unit", "ball", None] = "unit",
+        optimizer: str | type[torch.optim.Optimizer] = "auto",
+        learning_rate: float = 1e-3,
+        optimizer_params: dict | None = None,
+        batch_size: int | Literal["auto"] = "auto",
+        max_iter: int | Literal["auto"] = "auto",
+        tol: float | None = 1e-4,
+        n_iter_no_change: int = 5,
+        dict_init: Any = "search",
+        transform_algorithm: Literal["unfolded", "lasso", "omp"] = "unfolded",
+        transform_n_nonzero_coefs: int | None = None,
+        transform_tol: float | None = None,
+        transform_alpha: float | None = None,
+        split_sign: bool = False,
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.alpha = alpha
         self.gradient = gradient
@@ -535,9 +568,9 @@ class PUDLEDictionaryLearning(DenseLearner):
     # scikit-learn routes ``exposure`` through pipelines and searches, see its guide of metadata
     # routing
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def fit(self, X, y=None, exposure=None):
+    def fit(self, X: Any, y: None = None, exposure: ArrayLike | None = None) -> Self:
         """Learn a dictionary.
 
         Parameters
@@ -583,9 +616,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         """
         return self._fit(X, y, exposure=exposure)
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def partial_fit(self, X, y=None, exposure=None):
+    def partial_fit(self, X: Any, y: None = None, exposure: ArrayLike | None = None) -> Self:
         """Update the dictionary by one pass over the data, in their order.
 
         The first call with data that are not all zero chooses the initial dictionary and
@@ -624,7 +657,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         """
         return self._partial_fit(X, y, exposure=exposure)
 
-    def transform(self, X, exposure=None):
+    def transform(
+        self, X: ArrayLike | Tensor, exposure: ArrayLike | None = None
+    ) -> np.ndarray | Tensor:
         """Encode data with the learned dictionary.
 
         Parameters
@@ -649,7 +684,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         """
         return self._transform(X, exposure)
 
-    def transform_into(self, X, out, exposure=None):
+    def transform_into(
+        self, X: Any, out: np.ndarray | Tensor, exposure: ArrayLike | None = None
+    ) -> np.ndarray | Tensor:
         """Encode data part by part, and write the codes into an array.
 
         Parameters
@@ -677,7 +714,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         """
         return self._transform_into(X, out, exposure)
 
-    def transform_sparse(self, X, exposure=None):
+    def transform_sparse(self, X: Any, exposure: ArrayLike | None = None) -> csr_array:
         """Encode data part by part, and return only the codes that are not zero.
 
         Parameters
@@ -699,7 +736,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         """
         return self._transform_sparse(X, exposure)
 
-    def fit_transform(self, X, y=None, exposure=None):
+    def fit_transform(
+        self, X: Any, y: Any = None, exposure: ArrayLike | None = None
+    ) -> np.ndarray | Tensor:
         """Learn a dictionary, and return the codes of the same data.
 
         Parameters
@@ -716,7 +755,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         given = {} if exposure is None else {"exposure": exposure}
         return self.fit(X, y, **given).transform(X, **given)
 
-    def score(self, X, y=None, exposure=None):
+    def score(
+        self, X: ArrayLike | Tensor, y: None = None, exposure: ArrayLike | None = None
+    ) -> float:
         """Return the explained share of the deviance of held-out features.
 
         The columns are cut into ten fixed groups. Each is held out once for all rows, the codes are
@@ -752,7 +793,14 @@ class PUDLEDictionaryLearning(DenseLearner):
     # ------------------------------------------------------------------ dictionaries of others
 
     @classmethod
-    def from_sae(cls, folder, X=None, *, l0=None, **params):
+    def from_sae(
+        cls,
+        folder: str | PathLike[str],
+        X: ArrayLike | Tensor | None = None,
+        *,
+        l0: float | None = None,
+        **params: Any,
+    ) -> Self:
         """Return a learner with the decoder of a sparse autoencoder, for its exact codes.
 
         The autoencoder's encoder is not used: codes solve the non-negative lasso for rows minus
@@ -818,7 +866,13 @@ class PUDLEDictionaryLearning(DenseLearner):
         criterion = "support" if learner.positive_code else "prediction"
         return learner.set_params(alpha="auto").choose_alpha(X, l0=l0, criterion=criterion)
 
-    def choose_alpha(self, X, *, l0=None, criterion="prediction"):
+    def choose_alpha(
+        self,
+        X: ArrayLike | Tensor,
+        *,
+        l0: float | None = None,
+        criterion: Literal["prediction", "support"] = "prediction",
+    ) -> Self:
         r"""Choose the penalty of codes, ``alpha_``, for the present atoms.
 
         Parameters
@@ -926,7 +980,7 @@ class PUDLEDictionaryLearning(DenseLearner):
     def _plan(self):
         return DensePlan.of(self)
 
-    def to_module(self):
+    def to_module(self) -> EncoderModule:
         """Return the fitted encoder and decoder as a module of torch.
 
         Its codes equal the codes of `transform` to rounding. It can be trained further, or exported

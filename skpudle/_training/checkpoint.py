@@ -15,7 +15,9 @@ from contextlib import suppress
 from dataclasses import replace
 from math import isfinite
 from numbers import Integral, Real
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from sklearn.utils._param_validation import (
@@ -207,7 +209,14 @@ class Checkpoint:
     ['digits.npz']
     """
 
-    def __init__(self, path, *, every_n_updates=None, every_seconds=60.0, resume=True):
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        every_n_updates: int | None = None,
+        every_seconds: float = 60.0,
+        resume: bool = True,
+    ) -> None:
         self.path, self.resume = path, resume
         self.every_n_updates, self.every_seconds = every_n_updates, every_seconds
         try:
@@ -216,7 +225,7 @@ class Checkpoint:
             raise InvalidParameterError(shortened(str(error))) from None
 
     # scikit-learn's protocol of callbacks, which has hooks for epochs and none for updates
-    def setup(self, estimator, context):
+    def setup(self, estimator: Any, context: Any) -> None:
         """Refuse estimators that write no checkpoints."""
         if not getattr(estimator, "_writes_checkpoints", False):
             raise ValueError(
@@ -225,13 +234,13 @@ class Checkpoint:
                 "fits of a search cannot share a file."
             )
 
-    def teardown(self, estimator, context):
+    def teardown(self, estimator: Any, context: Any) -> None:
         """Do nothing."""
 
-    def on_fit_task_begin(self, estimator, context):
+    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
         """Do nothing."""
 
-    def on_fit_task_end(self, estimator, context):
+    def on_fit_task_end(self, estimator: Any, context: Any) -> None:
         """Do nothing."""
 
 

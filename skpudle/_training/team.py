@@ -9,10 +9,12 @@ import importlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
@@ -187,7 +189,7 @@ class Team:
 
 
 @contextmanager
-def data_parallel(group=None, *, timeout=60.0):
+def data_parallel(group: Any = None, *, timeout: float = 60.0) -> Iterator[Team]:
     """Train one dictionary by several processes, each with its own samples.
 
     Inside this context all processes run every `fit`, `partial_fit` and `choose_alpha` together:

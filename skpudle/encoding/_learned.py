@@ -10,8 +10,10 @@ with :math:`D_t = D` and one ``W`` for all it is the coupled form of Chen et al.
 unfolding is a sparse autoencoder; three to five do the work of a solver.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import frexp
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -158,7 +160,7 @@ class EncoderModule(torch.nn.Module):
         Whether positive and negative parts of codes are columns of their own.
     """
 
-    def __init__(self, encoder, atoms, *, split_sign=False):
+    def __init__(self, encoder: LearnedEncoder, atoms: Tensor, *, split_sign: bool = False) -> None:
         super().__init__()
         for name in _PARTS:
             setattr(self, name, torch.nn.Parameter(getattr(encoder, name).clone()))
@@ -166,7 +168,7 @@ class EncoderModule(torch.nn.Module):
         self.split_sign = split_sign
         self._how = encoder.positive_code, encoder.shares_atoms, encoder.shrinkage
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """Encode rows.
 
         Parameters
@@ -182,7 +184,7 @@ class EncoderModule(torch.nn.Module):
         z = LearnedEncoder(*(getattr(self, name) for name in _PARTS), *self._how).encode(x)
         return torch.cat([z.clamp_min(0), (-z).clamp_min(0)], dim=1) if self.split_sign else z
 
-    def decode(self, z):
+    def decode(self, z: Tensor) -> Tensor:
         """Reconstruct rows from codes.
 
         Parameters
@@ -319,21 +321,21 @@ def default_updates(n_samples, n_components, n_features, n_unfoldings, batch_siz
 
 @in_own_precision
 def learn_encoder(
-    atoms,
-    x,
-    alpha,
+    atoms: Tensor,
+    x: Tensor,
+    alpha: float,
     *,
-    n_unfoldings=3,
-    separate=True,
-    penalised=True,
-    positive_code=False,
-    mask=None,
-    start=None,
-    n_updates="auto",
-    batch_size=256,
-    generator=None,
-    stopped=bool,
-):
+    n_unfoldings: int = 3,
+    separate: bool = True,
+    penalised: bool = True,
+    positive_code: bool = False,
+    mask: Tensor | None = None,
+    start: LearnedEncoder | None = None,
+    n_updates: int | Literal["auto"] = "auto",
+    batch_size: int = 256,
+    generator: torch.Generator | None = None,
+    stopped: Callable = bool,
+) -> LearnedEncoder:
     r"""Train an encoder of few unfoldings for a dictionary that stays as it is.
 
     Adam minimises the lasso's objective of the last codes, of batches of the rows with noise added

@@ -1,8 +1,10 @@
 """The unfolded encoder and its adjoint; see `skpudle.encoding`."""
 
 from math import isfinite
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from skpudle._compilation import are_few, threads_for
 from skpudle._losses import Gaussian, KullbackLeibler
@@ -295,21 +297,21 @@ def _largest_of(correlation, threshold, positive):
 
 @in_own_precision
 def encode(
-    dictionary,
-    x,
+    dictionary: Any,
+    x: Tensor,
     *,
-    alpha,
-    n_unfoldings=100,
-    step_size=None,
-    lambda_decay=1.0,
-    shrinkage="soft",
-    positive_code=False,
-    initial_threshold=None,
-    mask=None,
-    analysis=None,
-    loss=None,
-    offset=None,
-):
+    alpha: float | Tensor,
+    n_unfoldings: int = 100,
+    step_size: float | Tensor | None = None,
+    lambda_decay: float = 1.0,
+    shrinkage: Literal["soft", "hard"] = "soft",
+    positive_code: bool = False,
+    initial_threshold: float | None = None,
+    mask: Tensor | None = None,
+    analysis: Any = None,
+    loss: Any = None,
+    offset: Tensor | None = None,
+) -> Tensor:
     r"""Encode data by an unfolded sparse encoder (eq. 7 of the paper).
 
     Differentiable once in ``dictionary.atoms``, ``x`` and, where they are tensors, ``alpha`` and

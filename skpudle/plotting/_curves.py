@@ -1,6 +1,10 @@
 """Draw curves of training and of convergence; see `skpudle.plotting`."""
 
+from typing import Any, Literal, Self
+
 import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.utils import Bunch
 from sklearn.utils.validation import _check_feature_names
 
 from skpudle._fitted.drawing import axes_to_draw_on, tick_whole_numbers
@@ -19,7 +23,7 @@ class _CurvesDisplay:
     def _curves(self):  # -> iterable of label, abscissae (n,), ordinates (n,) or (n, n_samples)
         raise NotImplementedError
 
-    def plot(self, *, ax=None, **line_kwargs):
+    def plot(self, *, ax: Any = None, **line_kwargs: Any) -> Self:
         """Draw.
 
         Parameters
@@ -72,7 +76,9 @@ class LossCurveDisplay(_CurvesDisplay):
 
     _axes = {"xlabel": "Epoch", "ylabel": r"Loss, mean of $\frac{1}{2} \|x - D z\|^2$"}
 
-    def __init__(self, curves, n_searched=None):
+    def __init__(
+        self, curves: dict[str, np.ndarray], n_searched: dict[str, int] | None = None
+    ) -> None:
         self.curves, self.n_searched = curves, n_searched
 
     def _curves(self):
@@ -81,7 +87,7 @@ class LossCurveDisplay(_CurvesDisplay):
             best = np.concatenate([np.minimum.accumulate(curve[:n]), curve[n:]])
             yield name, np.arange(1, len(curve) + 1), best
 
-    def plot(self, *, ax=None, **line_kwargs):
+    def plot(self, *, ax: Any = None, **line_kwargs: Any) -> Self:
         """Draw.
 
         Parameters
@@ -104,7 +110,9 @@ class LossCurveDisplay(_CurvesDisplay):
         return self
 
     @classmethod
-    def from_estimator(cls, estimator, *, name=None, ax=None, **line_kwargs):
+    def from_estimator(
+        cls, estimator: Any, *, name: str | None = None, ax: Any = None, **line_kwargs: Any
+    ) -> Self:
         """Draw ``loss_curve_`` of a fitted learner.
 
         Parameters
@@ -126,7 +134,9 @@ class LossCurveDisplay(_CurvesDisplay):
         return cls.from_estimators({name: estimator}, ax=ax, **line_kwargs)
 
     @classmethod
-    def from_estimators(cls, estimators, *, ax=None, **line_kwargs):
+    def from_estimators(
+        cls, estimators: dict[str, Any], *, ax: Any = None, **line_kwargs: Any
+    ) -> Self:
         """Draw ``loss_curve_`` of several fitted learners.
 
         Parameters
@@ -174,7 +184,7 @@ class ConvergenceDisplay(_CurvesDisplay):
 
     _axes = {"xlabel": "Unfolding $t$", "ylabel": "Error"}
 
-    def __init__(self, n_unfoldings, errors):
+    def __init__(self, n_unfoldings: np.ndarray, errors: dict[str, np.ndarray]) -> None:
         self.n_unfoldings, self.errors = n_unfoldings, errors
 
     def _curves(self):
@@ -182,7 +192,7 @@ class ConvergenceDisplay(_CurvesDisplay):
             yield label, self.n_unfoldings, error
 
     @classmethod
-    def from_codes(cls, curves, *, ax=None, **line_kwargs):
+    def from_codes(cls, curves: Bunch, *, ax: Any = None, **line_kwargs: Any) -> Self:
         """Draw the errors that `skpudle.diagnostics.code_convergence` returns.
 
         Parameters
@@ -205,7 +215,14 @@ class ConvergenceDisplay(_CurvesDisplay):
         return cls(curves.n_unfoldings, errors).plot(ax=ax, **line_kwargs)
 
     @classmethod
-    def from_gradients(cls, curves, *, reference="local", ax=None, **line_kwargs):
+    def from_gradients(
+        cls,
+        curves: Bunch,
+        *,
+        reference: Literal["local", "minimizer", "truth"] = "local",
+        ax: Any = None,
+        **line_kwargs: Any,
+    ) -> Self:
         """Draw the distances that `skpudle.diagnostics.gradient_convergence` returns.
 
         Parameters
@@ -226,7 +243,16 @@ class ConvergenceDisplay(_CurvesDisplay):
         return cls(curves.n_unfoldings, errors).plot(ax=ax, **line_kwargs)
 
     @classmethod
-    def from_estimator(cls, estimator, X, *, kind="code", n_unfoldings=200, ax=None, **line_kwargs):
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: ArrayLike,
+        *,
+        kind: Literal["code", "gradient"] = "code",
+        n_unfoldings: int = 200,
+        ax: Any = None,
+        **line_kwargs: Any,
+    ) -> Self:
         """Draw how codes or gradients converge for a fitted learner with soft shrinkage.
 
         Parameters

@@ -4,7 +4,10 @@ A finding is a function that takes a learner and its codes and returns a sentenc
 is nothing to say. The reason for a threshold is next to it.
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from skpudle._data.foreign import drop_names
 from skpudle._fitted.learners import look_at
@@ -349,7 +352,7 @@ def sentences(look):
     return [sentence for finding in _FINDINGS if (sentence := finding(look))]
 
 
-def findings(estimator, X):
+def findings(estimator: Any, X: ArrayLike) -> list[str]:
     """Return faults of a fitted learner, in words, and remedies.
 
     Parameters

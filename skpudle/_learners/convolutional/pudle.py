@@ -1,10 +1,16 @@
 """Convolutional dictionaries of images and signals, and denoising by them."""
 
+from collections.abc import Sequence
 from math import inf, log10, prod
 from numbers import Real
+from typing import Any, Literal, Self
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy import sparse
+from sklearn.utils import Bunch
+from torch import Tensor
 
 from skpudle._data.arrays import resolve_device, to_tensor
 from skpudle._data.batches import Samples
@@ -302,44 +308,69 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     (15, 23, 8)
     """
 
+    components_: np.ndarray
+    analysis_components_: np.ndarray
+    decoder_components_: np.ndarray
+    synthesis_components_: np.ndarray
+    alpha_: float | np.ndarray
+    alpha_slope_: float | np.ndarray
+    debias_: float
+    noise_std_: float
+    search_alpha_: float
+    step_size_: float
+    peak_: float
+    intercept_: np.ndarray
+    n_components_: int
+    size_path_: Bunch
+    penalty_path_: Bunch
+    lambda_decay_: float | tuple[float, float]
+    device_: torch.device
+    n_iter_: int
+    n_steps_: int
+    loss_curve_: np.ndarray
+    ended_by_: str
+    phases_: dict[str, int]
+    fit_seconds_: dict[str, float]
+    n_features_in_: int
+
     def __init__(
         self,
-        n_components=64,
+        n_components: int | Literal["auto"] = 64,
         *,
-        atom_shape=(9, 9),
-        stride="auto",
-        alpha="auto",
-        gradient="auto",
-        loss="gaussian",
-        n_trials=1,
-        n_unfoldings="auto",
-        step_size="auto",
-        lambda_decay=1.0,
-        shrinkage="soft",
-        debias="auto",
-        positive_code=False,
-        atom_norm="unit",
-        learn_threshold=None,
-        learn_step=False,
-        separate_atoms=None,
-        noise_std=0.0,
-        crop_size="auto",
-        flip=True,
-        n_train_shifts=1,
-        shift_average=False,
-        image_shape=None,
-        optimizer="adam",
-        learning_rate=1e-3,
-        optimizer_params=None,
-        batch_size="auto",
-        max_iter="auto",
-        tol=1e-4,
-        n_iter_no_change=5,
-        dict_init="auto",
-        device="auto",
-        random_state=None,
-        verbose=0,
-    ):
+        atom_shape: int | tuple[int, ...] = (9, 9),
+        stride: int | tuple[int, ...] | Literal["auto"] = "auto",
+        alpha: float | Literal["auto"] = "auto",
+        gradient: Literal["auto", "ae-ls", "ae-lasso", "dec"] = "auto",
+        loss: Literal["gaussian", "poisson", "binomial"] = "gaussian",
+        n_trials: float = 1,
+        n_unfoldings: int | Literal["auto"] | None = "auto",
+        step_size: float | Literal["auto"] = "auto",
+        lambda_decay: float | tuple[float, float] = 1.0,
+        shrinkage: Literal["soft", "hard"] = "soft",
+        debias: float | Literal["auto"] = "auto",
+        positive_code: bool = False,
+        atom_norm: Literal["unit", "ball", None] = "unit",
+        learn_threshold: Literal["one", "atom", "unfolding"] | None = None,
+        learn_step: bool = False,
+        separate_atoms: Literal["analysis", "decoder", "both", "unfolding"] | None = None,
+        noise_std: float | tuple[float, float] | Literal["poisson"] = 0.0,
+        crop_size: int | Literal["auto"] = "auto",
+        flip: bool = True,
+        n_train_shifts: int = 1,
+        shift_average: bool = False,
+        image_shape: tuple[int, ...] | None = None,
+        optimizer: Literal["adam", "sgd"] | type[torch.optim.Optimizer] = "adam",
+        learning_rate: float = 1e-3,
+        optimizer_params: dict | None = None,
+        batch_size: int | Literal["auto"] = "auto",
+        max_iter: int | Literal["auto"] = "auto",
+        tol: float | None = 1e-4,
+        n_iter_no_change: int = 5,
+        dict_init: Literal["auto", "search", "random", "data", "dct"] | ArrayLike = "auto",
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.atom_shape = atom_shape
         self.stride = stride
@@ -380,7 +411,11 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     def _allows_nan(self):  # margins and several grids have no masks
         return self.n_train_shifts == 1 and self.separate_atoms != "unfolding"
 
-    def fit(self, X, y=None):
+    def fit(
+        self,
+        X: ArrayLike | Tensor | Sequence[ArrayLike],
+        y: ArrayLike | Tensor | Sequence[ArrayLike] | None = None,
+    ) -> Self:
         """Learn a dictionary.
 
         Parameters
@@ -404,7 +439,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         """
         return super().fit(X, y)
 
-    def partial_fit(self, X, y=None):
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Update the dictionary by one random crop of each image.
 
         The state of the optimiser persists between calls, also through pickling, and after `fit`;
@@ -425,7 +460,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     # ------------------------------------------------------------------ using the dictionary
 
     @torch.no_grad()
-    def transform(self, X):
+    def transform(self, X: ArrayLike | Tensor | Sequence[ArrayLike]) -> np.ndarray | Tensor | list:
         """Return code maps.
 
         Parameters
@@ -459,7 +494,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         return torch.nn.functional.pad(x, ends, value=end)
 
     @torch.no_grad()
-    def inverse_transform(self, X):
+    def inverse_transform(self, X: ArrayLike | Tensor | list) -> np.ndarray | Tensor | list:
         """Return images from code maps; for losses other than "gaussian", their expectations.
 
         Parameters
@@ -499,7 +534,12 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         return codes.hand_back(images, channels=channels)
 
     @torch.no_grad()
-    def denoise(self, X, *, noise_std=None):
+    def denoise(
+        self,
+        X: ArrayLike | Tensor | Sequence[ArrayLike],
+        *,
+        noise_std: float | ArrayLike | None = None,
+    ) -> np.ndarray | Tensor | list:
         """Denoise images, and keep their size.
 
         A network for grey images denoises three channels by their mean and two differences.
@@ -558,7 +598,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             options = dict(noise_std=level, shift_average=self.shift_average)
             yield denoise_images(network, part, **options)
 
-    def to_module(self):
+    def to_module(self) -> torch.nn.Module:
         """Return the denoiser as a module of torch: channels first, differentiable in the images.
 
         Returns
@@ -580,7 +620,13 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         return DenoiserModule(self._network(self._plan(), like), self.shift_average)
 
     @torch.no_grad()
-    def score(self, X, y=None, *, peak=1.0):
+    def score(
+        self,
+        X: ArrayLike | Tensor | Sequence[ArrayLike],
+        y: ArrayLike | Tensor | Sequence[ArrayLike] | None = None,
+        *,
+        peak: float = 1.0,
+    ) -> float:
         """Return the explained share of hidden pixels, or the noise left in denoised images.
 
         A tenth of the pixels at a time is hidden and predicted from the codes of the visible ones:
@@ -639,7 +685,9 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         return total / len(images)
 
     @torch.no_grad()
-    def choose_alpha(self, X, *, l0=None):
+    def choose_alpha(
+        self, X: ArrayLike | Tensor | Sequence[ArrayLike], *, l0: float | None = None
+    ) -> Self:
         """Choose the penalty of codes, ``alpha_``, for the present atoms.
 
         Parameters
