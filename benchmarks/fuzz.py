@@ -179,7 +179,7 @@ def random_learner(rng, m):
         max_iter=int(rng.integers(1, 4)),
         tol=pick(rng, None, 1e-4, 0.5),
         n_iter_no_change=int(rng.integers(1, 4)),
-        dict_init=pick(rng, "search", "data", "data", "random", "svd", "pairwise"),
+        dict_init=pick(rng, "search", "data", "data", "random", "svd"),
         random_state=int(rng.integers(100)),
     )
     if rng.random() < 0.15:

@@ -19,6 +19,7 @@ they are never stored with ours.
 import argparse
 import json
 import pickle
+import sys
 import time
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -27,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import circumstances, write, write_report
+from pairwise import pairwise_atoms
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle._gradients import GRADIENT_RULES
@@ -34,11 +36,13 @@ from skpudle._initialization import initial_atoms
 from skpudle._operators import DenseDictionary, project_atoms
 from skpudle._optimizers import make_optimizer
 from skpudle.datasets import make_dictionary_data, perturb_dictionary
-from skpudle.diagnostics import code_convergence, gradient_convergence, lasso_dictionary
 from skpudle.encoding import encode
 from skpudle.metrics import dictionary_error
 
 BENCHMARKS = Path(__file__).resolve().parent
+sys.path.append(str(BENCHMARKS.parent / "examples"))
+from convergence import code_convergence, gradient_convergence, lasso_dictionary  # noqa: E402
+
 RESULTS = BENCHMARKS / "results" / "paper"
 STATES = BENCHMARKS / "output" / "paper"
 
@@ -152,6 +156,8 @@ class Recovery:
         blocks = [model.samples(BATCH, update, truth) for update in range(N_UPDATES)]
         samples = torch.tensor(np.concatenate(blocks))
         generator = torch.Generator().manual_seed(model.random_state(3))
+        if self.start == "pairwise":
+            return unit_rows(pairwise_atoms(samples, 1500, generator=generator).numpy())
         return unit_rows(initial_atoms(samples, 1500, self.start, generator).numpy())
 
     def run(self, name):

@@ -57,7 +57,8 @@ sphinx_gallery_conf = {
     "examples_dirs": ["../examples"],
     "gallery_dirs": ["auto_examples"],
     "filename_pattern": r"/plot_",
-    "ignore_pattern": r"denoise_photographs\.py",  # a program, which `make demo` runs
+    # a program, which `make demo` runs, and a module of the examples of the paper
+    "ignore_pattern": r"(denoise_photographs|convergence)\.py",
     "within_subsection_order": "gallery_order.example_order",
     "abort_on_example_error": True,
     "doc_module": ("skpudle",),

@@ -7,6 +7,7 @@ from math import ceil
 import numpy as np
 import pytest
 import torch
+from convergence import code_convergence
 from simulated_device import DeviceTensor, simulated_gpu
 from sklearn.base import clone
 from torch.utils.data import DataLoader, TensorDataset
@@ -19,7 +20,6 @@ from skpudle import (
 )
 from skpudle._operators import ConvDictionary, DenseDictionary
 from skpudle._precision import own_precision
-from skpudle.diagnostics import code_convergence
 from skpudle.encoding import encode
 from skpudle.encoding._unfold import unfold
 from skpudle.images import denoise_patches, extract, psnr, reconstruct, ssim
@@ -138,7 +138,7 @@ DENSE = {
     "decay": dict(dict_init="svd", n_unfoldings=20, lambda_decay=0.95, step_size=0.1),
     "positive": dict(dict_init="data", n_unfoldings=10, positive_code=True, split_sign=False),
     "dec, surrogate": dict(dict_init="data", n_unfoldings=10, gradient="dec"),
-    "ae-lasso, sgd": dict(dict_init="pairwise", gradient="ae-lasso", optimizer="sgd"),
+    "ae-lasso, sgd": dict(dict_init="data", gradient="ae-lasso", optimizer="sgd"),
     "omp": dict(dict_init="data", n_unfoldings=5, transform_algorithm="omp"),
     "lasso": dict(dict_init="data", gradient="dec", n_unfoldings=None),
 }

@@ -3,8 +3,8 @@
 import torch
 
 from skpudle._compilation import threads_for
-from skpudle._initialization._pairwise import fill_up, pairwise_atoms
 from skpudle._initialization._vertices import vertices
+from skpudle._operators import project_atoms
 
 __all__ = ["INITIALIZATIONS", "initial_atoms"]
 
@@ -16,10 +16,21 @@ def _random(x, n_components, generator):
     return directions.to(x)
 
 
-def _data(x, n_components, generator):
-    """Take samples in different directions: atoms that start in one direction never part."""
+def _data(x, n_components, generator):  # (n, m) -> (n_components, m) of unit norm
+    """Take samples in different directions, then random ones: atoms in one direction never part."""
     same = 1 - 16 * torch.finfo(x.dtype).eps
-    return fill_up(x[:0], x, n_components, generator, max_coherence=same)
+    rows = torch.linalg.vector_norm(x, dim=1).nonzero().squeeze(1)
+    rows = rows[torch.randperm(len(rows), generator=generator, device="cpu").to(x.device)]
+    atoms = x[:0]
+    for block in rows.split(max(n_components, 1024)):
+        if len(atoms) < n_components:
+            new = project_atoms(x[block])
+            among = (new @ new.mT).abs().triu(diagonal=1)
+            known = (new @ atoms.mT).abs()
+            new = new[~((among > same).any(0) | (known > same).any(1))]
+            atoms = torch.cat([atoms, new])[:n_components]
+    missing = n_components - len(atoms)
+    return torch.cat([atoms, project_atoms(_random(x, missing, generator))])
 
 
 def _svd(x, n_components, generator):
@@ -35,10 +46,6 @@ def _svd(x, n_components, generator):
     return torch.cat([leading, _data(x, n_components - len(leading), generator)])
 
 
-def _pairwise(x, n_components, generator):
-    return pairwise_atoms(x, n_components, generator=generator)
-
-
 def _vertices(x, n_components, generator):
     """Take the purest samples of mixtures, then data."""
     found = vertices(x, min(n_components, *x.shape))
@@ -49,7 +56,6 @@ INITIALIZATIONS = {
     "data": _data,
     "random": _random,
     "svd": _svd,
-    "pairwise": _pairwise,
     "vertices": _vertices,
 }
 
@@ -63,10 +69,9 @@ def initial_atoms(x, n_components, method, generator):
         Data.
     n_components : int
         Number of atoms.
-    method : {"data", "random", "svd", "pairwise", "vertices"}
-        Samples, random directions, the leading right singular vectors (completed by samples), the
-        spectral initialisation of Arora et al. (see `skpudle._initialization._pairwise`), or the
-        purest samples of mixtures, in their leading subspace (completed by samples).
+    method : {"data", "random", "svd", "vertices"}
+        Samples, random directions, the leading right singular vectors (completed by samples), or
+        the purest samples of mixtures, in their leading subspace (completed by samples).
     generator : torch.Generator
         Random numbers, on the CPU, so that all devices start from the same atoms.
 

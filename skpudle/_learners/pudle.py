@@ -164,7 +164,7 @@ class PUDLEDictionaryLearning(DenseLearner):
 
     debias : float or "auto", default="auto"
         Share of the lasso's bias to remove from codes: 0 is the lasso, 1 is least squares on the
-        atoms that the lasso chose, and a share between is the relaxed lasso [3]_. "auto" is chosen
+        atoms that the lasso chose, and a share between is the relaxed lasso [2]_. "auto" is chosen
         together with ``alpha="auto"``; with a number for ``alpha`` it is 0. Only codes of the lasso
         use it.
 
@@ -221,9 +221,8 @@ class PUDLEDictionaryLearning(DenseLearner):
 
     dict_init : str, array-like or learner, default="search"
         Initial dictionary: the result of a "search" in the data (see the notes), samples of the
-        "data", "random" directions, leading singular vectors ("svd"), "pairwise", the spectral
-        initialisation of Arora et al. [2]_, an array of shape (n_components, n_features), or a
-        fitted learner of this package, scikit-learn or SPORCO.
+        "data", "random" directions, leading singular vectors ("svd"), an array of shape
+        (n_components, n_features), or a fitted learner of this package, scikit-learn or SPORCO.
 
     transform_algorithm : {"unfolded", "lasso", "omp"}, default="unfolded"
         Whether `transform` runs the trained encoder, solves the lasso to a certified gap, or runs
@@ -381,7 +380,7 @@ class PUDLEDictionaryLearning(DenseLearner):
 
     A search (`skpudle.search.search`) is Algorithm 1 of the paper, alternating minimisation
     of the lasso, with moves out of its local minima, over all samples, or over a sample of data
-    outside memory, and then once over all of them, block by block as in [5]_: it
+    outside memory, and then once over all of them, block by block as in [4]_: it
     splits atoms that merge two, and removes redundant ones. Atoms are freed of the lasso's bias
     (they adapt to least squares on its supports, for which the gradients through encoder and
     decoder agree) if they then predict held-out samples better. Training from there adapts the
@@ -419,7 +418,7 @@ class PUDLEDictionaryLearning(DenseLearner):
     number of features, and grows by half until the score, R^2 of the hidden entries, has failed
     twice to get larger. The penalty, if it is "auto", rises first where much noise hides the atoms.
     Then atoms are removed that held-out samples miss least, a quarter of them at a time and finally
-    one by one, and the others adapt, as in [4]_. The number is the smallest whose score is as large
+    one by one, and the others adapt, as in [3]_. The number is the smallest whose score is as large
     as the largest, within the standard error of the difference, which counts as 0.001 at least and
     0.002 at most. From those atoms the search goes on over all samples.
 
@@ -430,12 +429,10 @@ class PUDLEDictionaryLearning(DenseLearner):
     ----------
     .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit Acceleration of Dictionary Learning by
        Backpropagation", arXiv:2106.00058, 2021.
-    .. [2] S. Arora, R. Ge, T. Ma and A. Moitra, "Simple, Efficient, and Neural Algorithms for
-       Sparse Coding", COLT 2015.
-    .. [3] N. Meinshausen, "Relaxed Lasso", Computational Statistics & Data Analysis 52, 2007.
-    .. [4] M. Pali and K. Schnass, "Dictionary learning: from data to sparsity and beyond",
+    .. [2] N. Meinshausen, "Relaxed Lasso", Computational Statistics & Data Analysis 52, 2007.
+    .. [3] M. Pali and K. Schnass, "Dictionary learning: from data to sparsity and beyond",
        arXiv:1804.07101.
-    .. [5] J. Mairal, F. Bach, J. Ponce and G. Sapiro, "Online Learning for Matrix Factorization and
+    .. [4] J. Mairal, F. Bach, J. Ponce and G. Sapiro, "Online Learning for Matrix Factorization and
        Sparse Coding", Journal of Machine Learning Research 11, 2010.
 
     Examples

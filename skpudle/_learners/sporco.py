@@ -60,7 +60,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
     max_iter : int, default=200
         Number of SPORCO's iterations, each over all samples.
 
-    dict_init : {"data", "random", "svd", "pairwise"} or array-like, default="data"
+    dict_init : {"data", "random", "svd"} or array-like, default="data"
         Initial dictionary, as in `PUDLEDictionaryLearning`.
 
     options : dict, default=None
@@ -134,7 +134,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         *,
         alpha: float | Literal["auto"] = "auto",
         max_iter: int = 200,
-        dict_init: Literal["data", "random", "svd", "pairwise"] | ArrayLike = "data",
+        dict_init: Literal["data", "random", "svd"] | ArrayLike = "data",
         options: dict | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,

@@ -19,12 +19,11 @@ from skpudle._fitted.drawing import (
 from skpudle._fitted.learners import find_learner
 from skpudle.metrics import atom_importance, match_atoms
 from skpudle.metrics._dictionaries import atom_cosines
-from skpudle.plotting._curves import ConvergenceDisplay, LossCurveDisplay
+from skpudle.plotting._curves import LossCurveDisplay
 
 __all__ = [
     "AtomsDisplay",
     "CodesDisplay",
-    "ConvergenceDisplay",
     "LossCurveDisplay",
     "RecoveryDisplay",
 ]

@@ -37,7 +37,6 @@ from skpudle.plotting import (
     AtomsDisplay,
     CodesDisplay,
     ContributionsDisplay,
-    ConvergenceDisplay,
 )
 from skpudle.reporting import findings
 
@@ -102,7 +101,6 @@ FUNCTIONS = {
     "codes": (ROWS, CodesDisplay.from_estimator),
     "atoms": (ROWS, lambda learner, X: AtomsDisplay.from_estimator(learner, X, sort="r2_loss")),
     "display of contributions": (ROWS, ContributionsDisplay.from_estimator),
-    "convergence": (SIGNED, ConvergenceDisplay.from_estimator),
     "activations": (LEARNERS["images"], ActivationsDisplay.from_estimator),
     "of a consensus": (LEARNERS["consensus"], atom_importance),
 }

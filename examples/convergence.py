@@ -21,11 +21,9 @@ arXiv:2106.00058.
 
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.utils import Bunch
 
@@ -35,8 +33,6 @@ from skpudle._operators import DenseDictionary, project_atoms
 from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step, threshold_levels, unfold
 from skpudle.lasso import solve_lasso
-
-__all__ = ["code_convergence", "gradient_convergence", "lasso_dictionary", "training_convergence"]
 
 GRADIENTS = ("dec", "ae-lasso", "ae-ls")
 
@@ -135,15 +131,15 @@ def _observed_rate(error, start):  # (T, n), (n,) -> (n,)
 
 
 def code_convergence(
-    X: ArrayLike,
-    components: ArrayLike,
+    X,
+    components,
     *,
-    alpha: float,
-    n_unfoldings: int = 100,
-    step_size: float | Literal["auto"] = "auto",
-    n_directions: int | None = 8,
-    random_state: int | np.random.RandomState | None = None,
-) -> Bunch:
+    alpha,
+    n_unfoldings=100,
+    step_size="auto",
+    n_directions=8,
+    random_state=None,
+):
     r"""Measure how codes and their Jacobian converge (theorems 3.1 and 3.2).
 
     Parameters
@@ -252,16 +248,16 @@ def _mean_gradients(dictionary, x, n_unfoldings, step, alpha):  # -> (3, p, m)
 
 
 def gradient_convergence(
-    X: ArrayLike,
-    components: ArrayLike,
+    X,
+    components,
     *,
-    alpha: float,
-    n_unfoldings: int | ArrayLike = 100,
-    step_size: float | Literal["auto"] = "auto",
-    code: ArrayLike | None = None,
-    minimizer: ArrayLike | None = None,
-    per_sample: bool = False,
-) -> Bunch:
+    alpha,
+    n_unfoldings=100,
+    step_size="auto",
+    code=None,
+    minimizer=None,
+    per_sample=False,
+):
     r"""Measure distances of gradients to those at converged, optimal and true codes (3.3 and 3.4).
 
     Parameters
@@ -329,9 +325,7 @@ def gradient_convergence(
 # ---------------------------------------------------------------- training
 
 
-def lasso_dictionary(
-    X: ArrayLike, components: ArrayLike, *, alpha: float, max_iter: int = 1000, tol: float = 1e-6
-) -> Bunch:
+def lasso_dictionary(X, components, *, alpha, max_iter=1000, tol=1e-6):
     """Minimise the lasso risk over dictionaries of unit-norm atoms, from a given one (eq. 1).
 
     Alternates exact updates of all atoms with 20 unfoldings, started at the last codes; the codes
@@ -376,7 +370,7 @@ def lasso_dictionary(
     return Bunch(components=to_numpy(atoms), code=to_numpy(codes), change=np.array(changes))
 
 
-def training_convergence(learner: Any, X: ArrayLike, *, n_epochs: int, references: Any) -> Bunch:
+def training_convergence(learner, X, *, n_epochs, references):
     """Measure distances of the dictionary and its codes to references during training.
 
     Parameters

@@ -30,8 +30,6 @@ import torch
 
 from skpudle._operators import project_atoms
 
-__all__ = ["pairwise_atoms"]
-
 PAIRS_PER_ROUND = 128
 POOL_SIZE = 4096  # samples to make the pairs of a round from
 PARTNERS = 0.02  # share of the pool, best correlated with a sample, to draw its partner from

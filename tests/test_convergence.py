@@ -5,16 +5,16 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from sklearn.decomposition import sparse_encode
-
-from skpudle import PUDLEDictionaryLearning
-from skpudle.datasets import make_dictionary_data, perturb_dictionary
-from skpudle.diagnostics import (
+from convergence import (
     code_convergence,
     gradient_convergence,
     lasso_dictionary,
     training_convergence,
 )
+from sklearn.decomposition import sparse_encode
+
+from skpudle import PUDLEDictionaryLearning
+from skpudle.datasets import make_dictionary_data, perturb_dictionary
 from skpudle.encoding import encode
 
 ALPHA, STEP = 0.2, 0.2
