@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # a type checker does not run __getattr__
     from skpudle import plotting as plotting
     from skpudle import pretrained as pretrained
     from skpudle import reporting as reporting
+    from skpudle import sae as sae
     from skpudle import search as search
 
 __all__ = [

@@ -24,10 +24,10 @@ from scipy.spatial import QhullError
 from torch import Tensor
 
 from skpudle._data.arrays import host_array, like_input, to_tensor
-from skpudle._data.images import as_fractions, as_pixels, extend, of_colours, read_images, sizes
+from skpudle._data.images import as_pixels, extend, of_colours, read_images, sizes
 from skpudle._operators import Phases
 
-__all__ = ["denoise_patches", "extract", "inpaint", "psnr", "reconstruct", "ssim"]
+__all__ = ["denoise_patches", "extract", "inpaint", "reconstruct"]
 
 # patches denoised at a time: few enough for their codes to stay in a cache
 _PATCHES = {"cpu": 4096, "cuda": 2**17}
@@ -506,64 +506,3 @@ def inpaint(
             filled, known, errors, levels
         )
     return _image_of(to_tensor(x).movedim(-1, 0)[None], image)
-
-
-def _metrics():
-    try:
-        from skimage import metrics
-    except ImportError as error:
-        raise ImportError(
-            "Measures of image quality need scikit-image, which is not installed. Install it with "
-            "`pip install skpudle[images]`."
-        ) from error
-    return metrics
-
-
-def _compared(image, reference, peak):  # -> images, largest value that pixels may have
-    """Read images to compare: of unsigned integers fractions, unless their peak is given."""
-    images = (image, reference) if peak is not None else map(as_fractions, (image, reference))
-    image, reference = map(host_array, images)
-    return image, reference, 1.0 if peak is None else peak
-
-
-def psnr(
-    image: ArrayLike | Tensor, reference: ArrayLike | Tensor, *, peak: float | None = None
-) -> float:
-    """Return the peak signal-to-noise ratio in dB, by scikit-image.
-
-    Parameters
-    ----------
-    image, reference : array-like or Tensor of one shape
-        The image to assess, and the clean one.
-    peak : float, default=None
-        The largest value that pixels may have. None takes 1, and the largest value of their type
-        for unsigned integers.
-
-    Returns
-    -------
-    float
-        ``10 log10(peak^2 / mean squared error)``.
-    """
-    image, reference, peak = _compared(image, reference, peak)
-    return float(_metrics().peak_signal_noise_ratio(reference, image, data_range=peak))
-
-
-def ssim(
-    image: ArrayLike | Tensor, reference: ArrayLike | Tensor, *, peak: float | None = None
-) -> float:
-    """Return the structural similarity of grey images, by scikit-image.
-
-    Parameters
-    ----------
-    image, reference : array-like or Tensor of shape (height, width)
-        The image to assess, and the clean one.
-    peak : float, default=None
-        As in `psnr`.
-
-    Returns
-    -------
-    float
-        1 for equal images, else less.
-    """
-    image, reference, peak = _compared(image, reference, peak)
-    return float(_metrics().structural_similarity(reference, image, data_range=peak))

@@ -11,9 +11,9 @@ from skpudle.encoding import encode
 from skpudle.inspection import (
     atom_contributions,
     code_saliency,
-    feature_directions,
     reconstruction_contributions,
 )
+from skpudle.sae import feature_directions
 
 
 def samples(seed=0, n=80, m=12):

@@ -26,7 +26,8 @@ GROUPS = {
     "training": ["_training"],
     "learners": ["_learners"],
     "results": ["datasets", "metrics", "_consensus", "_imputer", "images", "pretrained",
-                "_fitted", "inspection", "plotting", "reporting", "__init__"],
+                "_fitted", "inspection", "sae", "plotting", "reporting",
+                "__init__"],
 }  # fmt: skip
 ORDER = [entry for entries in GROUPS.values() for entry in entries]
 # Only `_data.arrays` turns arrays into tensors and back ...

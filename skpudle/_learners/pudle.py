@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from numbers import Integral, Real
-from os import PathLike
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -32,7 +31,7 @@ from skpudle._training.team import current_team
 from skpudle.encoding import EncoderModule, learn_encoder
 from skpudle.encoding._learned import LearnedEncoder, default_updates
 from skpudle.encoding._unfold import threshold_levels
-from skpudle.interoperability import load_sae, penalty_of
+from skpudle.interoperability import penalty_of
 from skpudle.search import Problem, auto_alpha
 from skpudle.search._coding import choose_coding, coding_of_l0, coding_of_support, judged_rows
 
@@ -277,7 +276,7 @@ class PUDLEDictionaryLearning(DenseLearner):
 
     mean_ : ndarray of shape (n_features,)
         Subtracted from rows before they are encoded, and added to reconstructions, if
-        `from_components` or `from_sae` got one.
+        `from_components` got one.
 
     n_features_in_ : int
         Number of features seen in `fit`.
@@ -788,80 +787,6 @@ class PUDLEDictionaryLearning(DenseLearner):
     # ------------------------------------------------------------------ encoders
 
     # ------------------------------------------------------------------ dictionaries of others
-
-    @classmethod
-    def from_sae(
-        cls,
-        folder: str | PathLike[str],
-        X: ArrayLike | Tensor | None = None,
-        *,
-        l0: float | None = None,
-        **params: Any,
-    ) -> Self:
-        """Return a learner with the decoder of a sparse autoencoder, for its exact codes.
-
-        The autoencoder's encoder is not used: codes solve the non-negative lasso for rows minus
-        the decoder's bias.
-
-        Parameters
-        ----------
-        folder : str or path-like
-            Folder of the autoencoder, as SAELens or sparsify write it; see
-            `skpudle.interoperability.load_sae`.
-        X : array-like or Tensor of shape (n_samples, n_features), default=None
-            Activations that choose the penalty, by `choose_alpha` with ``criterion="support"`` (for
-            ``positive_code=False`` with "prediction").
-        l0 : float, default=None
-            Mean number of nonzero codes in a row; needs ``X``.
-        **params : dict
-            Parameters of the learner; ``positive_code`` is True unless given. Without ``X``,
-            ``alpha`` must be a number.
-
-        Returns
-        -------
-        PUDLEDictionaryLearning
-            ``components_`` are the decoder's rows, in their order, divided by their norms, so that
-            codes are in units of the activations: the length of each concept's contribution. Divide
-            them by ``load_sae(folder).norms`` for the units of the autoencoder's latents.
-            ``mean_`` is the decoder's bias.
-
-        Raises
-        ------
-        ValueError
-            If the folder holds no autoencoder of these kinds; if the autoencoder scales each row
-            before it codes it; or if the penalty is missing, or given twice.
-        FileNotFoundError
-            If there are no such files.
-        ImportError
-            If safetensors is not installed.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from skpudle import PUDLEDictionaryLearning
-        >>> X = np.load("activations.npy")  # doctest: +SKIP
-        >>> coder = PUDLEDictionaryLearning.from_sae("sae", X, l0=32)  # doctest: +SKIP
-        >>> codes = coder.transform_sparse(X)  # doctest: +SKIP
-        """
-        sae, params = load_sae(folder), {"positive_code": True} | params
-        alpha = params.pop("alpha", "auto")
-        automatic = isinstance(alpha, str) and alpha == "auto"
-        if X is None and (automatic or l0 is not None):
-            raise ValueError(
-                f"alpha={alpha!r:.50} and l0={l0!r:.50} came without data. Pass activations as X, "
-                "or a number as alpha and no l0."
-            )
-        if X is not None and not automatic:
-            raise ValueError(
-                f"alpha={alpha!r:.50} is given, and data to choose it from. Pass one of alpha and "
-                "X."
-            )
-        start = 1.0 if automatic else alpha
-        learner = cls.from_components(sae.components, mean=sae.mean, alpha=start, **params)
-        if X is None:
-            return learner
-        criterion = "support" if learner.positive_code else "prediction"
-        return learner.set_params(alpha="auto").choose_alpha(X, l0=l0, criterion=criterion)
 
     def choose_alpha(
         self,

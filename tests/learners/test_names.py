@@ -23,7 +23,6 @@ from skpudle import (
 from skpudle.inspection import (
     atom_contributions,
     code_saliency,
-    feature_directions,
     reconstruction_contributions,
 )
 from skpudle.metrics import (
@@ -39,6 +38,7 @@ from skpudle.plotting import (
     ContributionsDisplay,
 )
 from skpudle.reporting import findings
+from skpudle.sae import feature_directions
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:Two-dimensional input means rows")
 
