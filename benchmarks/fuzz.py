@@ -26,7 +26,7 @@ import traceback
 import warnings
 from collections import Counter
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: a fork has no threads but its own
@@ -79,9 +79,8 @@ SPOILED = {
     "positive_code": ["no", 2.5],
     "positive_dict": ["no", None],
     "atom_norm": ["l1", 2],
-    "optimizer": ["lbfgs", 3, int],
+    "optimizer": ["lbfgs", 3, int, partial(torch.optim.Adam, nonsense=1)],
     "learning_rate": [0.0, -1.0, "fast", None],
-    "optimizer_params": ["momentum", [1], {"nonsense": 1}],
     "batch_size": [0, -5, "whole", 1.5],
     "max_iter": [0, -1, 2.5, None],
     "tol": [-1.0, "small"],
@@ -1276,8 +1275,8 @@ ARGUMENTS = {
     "two checkpoints": lambda: (
         clone(fitted("rows")).set_callbacks(Checkpoint("a.npz"), Checkpoint("b.npz")).fit(rows())
     ),
-    "optimizer_params of another optimizer": lambda: (
-        PUDLEDictionaryLearning(4, gradient="dec", optimizer_params={"momentum": 0.9}).fit(rows())
+    "an argument of another optimizer": lambda: (
+        PUDLEDictionaryLearning(4, optimizer=partial(torch.optim.Adam, momentum=0.9)).fit(rows())
     ),
     "patch_shape=8": lambda: denoise_patches(fitted("patches"), grey(), (8, "a")),
     "patch_shape of zero": lambda: denoise_patches(fitted("patches"), grey(), (0, 8)),

@@ -109,9 +109,8 @@ RECORD_EVERY = 25
 PAPER = dict(
     n_unfoldings=100,
     step_size=0.2,
-    optimizer="adam",
+    optimizer=partial(torch.optim.Adam, eps=1e-3),
     learning_rate=1e-3,
-    optimizer_params={"eps": 1e-3},
     batch_size=BATCH,
     tol=None,
     device="cpu",
@@ -339,12 +338,11 @@ class Training:
         truth, samples, initial = theory_data(self.seed)
         minimiser = lasso_minimiser(self.seed)
         optimizer = make_optimizer(
-            self.optimizer,
+            partial(torch.optim.Adam, eps=1e-8) if self.optimizer == "adam" else self.optimizer,
             torch.tensor(initial),
             project_atoms,
             learning_rate=self.learning_rate,
             data_scale=1.0,
-            params={"eps": 1e-8} if self.optimizer == "adam" else None,
         )
         state = STATES / f"{name}.pickle"
         if state.exists():

@@ -1,5 +1,7 @@
 """What atoms and reconstructions are made of: the identities of stationary dictionaries."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -34,9 +36,8 @@ def test_a_dictionary_trained_with_a_ridge_is_made_of_its_samples():
         gradient="dec",
         n_unfoldings=None,
         atom_norm=None,
-        optimizer="sgd",
+        optimizer=partial(torch.optim.SGD, weight_decay=weight_decay, momentum=0.9),
         learning_rate=1.0,
-        optimizer_params={"weight_decay": weight_decay, "momentum": 0.9},
         batch_size=len(X),
         max_iter=300,
         tol=None,

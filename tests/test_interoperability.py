@@ -1,6 +1,7 @@
 """Other packages: what goes in from them and out to them."""
 
 import re
+from functools import partial
 from importlib.metadata import metadata
 
 import numpy as np
@@ -370,14 +371,14 @@ HUGE = {"list": list(range(10**4)), "tuple": (0.5,) * 10**4, "text": "x" * 10**5
         (PUDLEDictionaryLearning, "alpha"),
         (PUDLEDictionaryLearning, "lambda_decay"),
         (PUDLEDictionaryLearning, "device"),
-        (PUDLEDictionaryLearning, "optimizer_params"),
+        (PUDLEDictionaryLearning, "optimizer"),
         (ConvPUDLEDictionaryLearning, "atom_shape"),
         (ConvPUDLEDictionaryLearning, "stride"),
         (ConvPUDLEDictionaryLearning, "image_shape"),
     ],
 )
 def test_a_huge_value_makes_no_huge_error(kind, name, value, X):
-    value = {"nonsense": value} if name == "optimizer_params" else value
+    value = partial(torch.optim.SGD, nonsense=value) if name == "optimizer" else value
     with pytest.raises(ValueError, match=name if name != "device" else "device|Device") as error:
         kind(**SETTINGS | {"n_unfoldings": 5, name: value}).fit(X)
     assert len(str(error.value)) < 1000

@@ -103,9 +103,8 @@ class GradientLearner(CallbackSupportMixin):
     _parameter_constraints = {
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "step_size": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
-        "optimizer": [StrOptions({"adam", "sgd", "surrogate"}), type],
+        "optimizer": [StrOptions({"adam", "sgd", "surrogate"}), callable],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "optimizer_params": [dict, None],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left"), None],

@@ -136,7 +136,7 @@ class NOODLDictionaryLearning(DenseLearner):
     _parameter_constraints = {
         name: constraint
         for name, constraint in DenseLearner._parameter_constraints.items()
-        if name not in {"optimizer", "optimizer_params"}
+        if name != "optimizer"
     } | {
         "threshold": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "initial_threshold": [Interval(Real, 0, None, closed="left"), None],

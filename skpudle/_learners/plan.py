@@ -25,7 +25,6 @@ _SURROGATE_ATOMS = 4096
 _OF_TRAINING = (
     "optimizer",
     "learning_rate",
-    "optimizer_params",
     "batch_size",
     "max_iter",
     "tol",
@@ -116,8 +115,7 @@ class Plan:
     def optimizer_name(self, n_rows):
         """Name the owner of a state; the surrogate has the same state with all parameters."""
         optimizer = self.optimizer_for(n_rows)
-        params = None if optimizer == "surrogate" else plain(self.given.optimizer_params)
-        return f"{optimizer} {params}"
+        return str(plain(optimizer))
 
     def make_optimizer(self, model, rows, name=None):
         """Return the optimiser of rows of parameters, or one with another name."""
@@ -128,8 +126,6 @@ class Plan:
             learning_rate=self.given.learning_rate,
             data_scale=model.data_scale,
             curvature=model.curvature,
-            params=self.given.optimizer_params if name is None else None,
-            asked=self.given.optimizer if name is None else "auto",
         )
 
     def without_effect(self, data):  # yields names, setting
@@ -161,7 +157,6 @@ _DEFAULTS = dict(
     atom_norm="unit",
     optimizer="adam",
     learning_rate=1e-3,
-    optimizer_params=None,
     batch_size="auto",
     max_iter="auto",
     tol=1e-4,
@@ -174,7 +169,7 @@ _DEFAULTS = dict(
 )
 
 # parameters of training by batches, and of its atoms; `partial_fit` trains if one is named
-_OF_BATCHES = "optimizer", "learning_rate", "optimizer_params", "batch_size", "atom_norm"
+_OF_BATCHES = "optimizer", "learning_rate", "batch_size", "atom_norm"
 
 # max_iter="auto": the largest numbers of epochs and of operations of encoders, and the least number
 # of updates
@@ -445,7 +440,7 @@ class DensePlan(Plan):
         if data is None:
             return
         if given.separate_atoms:
-            unused = "optimizer", "learning_rate", "optimizer_params", "tol", "n_iter_no_change"
+            unused = "optimizer", "learning_rate", "tol", "n_iter_no_change"
             yield (*unused, "step_size", "lambda_decay"), "separate_atoms=False"
             if self.searches:
                 yield ("atom_norm",), "a dict_init other than 'search'"

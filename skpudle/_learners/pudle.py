@@ -1,5 +1,6 @@
 """Dictionary learning by backpropagation through an unfolded sparse encoder."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, Literal, Self
@@ -185,18 +186,16 @@ class PUDLEDictionaryLearning(DenseLearner):
     atom_norm : {"unit", "ball", None}, default="unit"
         Whether atoms have norm 1, at most 1, or any.
 
-    optimizer : str or subclass of torch.optim.Optimizer, default="auto"
-        "adam", "sgd", or "surrogate", a quadratic model of the loss that every batch refines.
+    optimizer : {"auto", "adam", "sgd", "surrogate"} or callable, default="auto"
+        The surrogate is a quadratic model of the loss that every batch refines. A callable takes
+        parameters and ``lr`` and returns an optimiser of torch, such as ``torch.optim.AdamW`` or
+        ``partial(torch.optim.SGD, momentum=0.9)``. Adam's ``eps`` is by default 1e-8 times the
+        mean squared norm of a sample; in a `partial` it is absolute.
         "auto" is the surrogate for up to 4096 atoms and Adam for more; for ``loss="poisson"`` it is
         Adam, except in the default training after a search.
 
     learning_rate : float, default=1e-3
         Learning rate of the optimizer; the surrogate has none.
-
-    optimizer_params : dict, default=None
-        Further keyword arguments of the optimizer, such as ``{"momentum": 0.9}`` for "sgd". Adam's
-        ``eps`` is by default 1e-8 times the mean squared norm of a sample; given here it is
-        absolute.
 
     batch_size : int or "auto", default="auto"
         Samples in an update; "auto" is ``min(256, n_samples)``, and for the surrogate after a
@@ -488,9 +487,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         positive_code: bool = False,
         positive_dict: bool = False,
         atom_norm: Literal["unit", "ball", None] = "unit",
-        optimizer: str | type[torch.optim.Optimizer] = "auto",
+        optimizer: Literal["auto", "adam", "sgd", "surrogate"] | Callable = "auto",
         learning_rate: float = 1e-3,
-        optimizer_params: dict | None = None,
         batch_size: int | Literal["auto"] = "auto",
         max_iter: int | Literal["auto"] = "auto",
         tol: float | None = 1e-4,
@@ -521,7 +519,6 @@ class PUDLEDictionaryLearning(DenseLearner):
         self.atom_norm = atom_norm
         self.optimizer = optimizer
         self.learning_rate = learning_rate
-        self.optimizer_params = optimizer_params
         self.batch_size = batch_size
         self.max_iter = max_iter
         self.tol = tol
@@ -543,7 +540,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         "loss": [StrOptions(set(LOSSES))],
         "n_trials": [Interval(Real, 1, None, closed="left")],
         "n_unfoldings": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
-        "optimizer": [StrOptions({"auto", "adam", "sgd", "surrogate"}), type],
+        "optimizer": [StrOptions({"auto", "adam", "sgd", "surrogate"}), callable],
         "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple],
         "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "separate_atoms": ["boolean", StrOptions({"unfolding"})],

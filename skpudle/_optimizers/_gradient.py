@@ -1,6 +1,7 @@
 """Optimisers of torch inside constraints, and checks of the state of an optimiser."""
 
 from copy import deepcopy
+from functools import partial
 
 import torch
 
@@ -72,8 +73,9 @@ class GradientOptimizer(Optimizer):
     ----------
     atoms : Tensor of shape (n_components, ...)
         Initial atoms; they are projected and copied.
-    optimizer_class : type
-        A subclass of `torch.optim.Optimizer` with a ``step`` that needs no closure.
+    make : callable
+        Takes a list of parameters, ``lr`` and ``params``, and returns an optimiser of torch with a
+        ``step`` that needs no closure.
     project : callable
         Returns the nearest atoms inside the constraints.
     learning_rate : float
@@ -84,13 +86,11 @@ class GradientOptimizer(Optimizer):
         Further keyword arguments of the optimiser.
     """
 
-    def __init__(
-        self, atoms, optimizer_class, project, *, learning_rate, gradient_unit=1.0, **params
-    ):
+    def __init__(self, atoms, make, project, *, learning_rate, gradient_unit=1.0, **params):
         self.atoms = torch.nn.Parameter(row_major(project(atoms.contiguous())))
         self._project, self._gradient_unit = project, gradient_unit
-        self._params = params
-        self._optimizer = optimizer_class([self.atoms], lr=learning_rate, **params)
+        self._make = partial(make, **params)
+        self._optimizer = self._make([self.atoms], lr=learning_rate)
         self._initial_state = self.state()  # most optimisers leave it empty until their first step
         fresh = self.fresh_state()
         self._kinds = kinds(fresh)
@@ -134,7 +134,7 @@ class GradientOptimizer(Optimizer):
         """
         atoms = torch.zeros_like(self.atoms).requires_grad_()
         (group,) = self._optimizer.param_groups
-        optimizer = type(self._optimizer)([atoms], lr=group["lr"], **self._params)
+        optimizer = self._make([atoms], lr=group["lr"])
         atoms.grad = torch.zeros_like(atoms)
         optimizer.step()
         return dict(optimizer.state[atoms])

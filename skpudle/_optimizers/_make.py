@@ -23,22 +23,16 @@ def _raise_interrupt(error):
 
 
 @contextmanager
-def _named(name, params, asked):
-    """Name the optimiser and its parameters in errors about them."""
+def _named(name):
+    """Name the optimiser in errors about it."""
     try:
         yield
     except Exception as error:  # any class: users pass optimisers of their own
         _raise_interrupt(error)
-        if asked == "auto":
-            raise ValueError(
-                f"optimizer='auto' is {name!r} here, which takes no such optimizer_params as "
-                f"{params!r:.200}. Name the optimizer that they belong to, optimizer='sgd' for "
-                "example."
-            ) from error
         raise ValueError(
-            f"optimizer={name!r} takes no such optimizer_params as {params!r:.200}, or no "
-            f"gradients of atoms ({error}). Pass keyword arguments that it has, its learning rate "
-            "as learning_rate, or another optimiser, such as 'adam'."
+            f"optimizer={name!r:.200} makes no steps along gradients of atoms ({error}). Pass a "
+            "callable that takes parameters and lr, such as partial(torch.optim.Adam, "
+            "betas=(0.5, 0.9)), with its learning rate as learning_rate, or 'adam'."
         ) from error
 
 
@@ -50,15 +44,15 @@ def make_optimizer(
     learning_rate,
     data_scale,
     curvature=1.0,
-    params=None,
-    asked=None,
 ):
     """Return the optimiser for the given atoms.
 
     Parameters
     ----------
-    name : {"adam", "sgd", "surrogate"} or type
-        The optimiser, or a subclass of `torch.optim.Optimizer`.
+    name : {"adam", "sgd", "surrogate"} or callable
+        The optimiser, a subclass of `torch.optim.Optimizer`, or a callable that takes a list of
+        parameters and ``lr`` and returns one. Adam's ``eps`` and ``weight_decay`` in a `partial`
+        are in the units of the gradients.
     atoms : Tensor of shape (n_components, ...)
         Initial atoms.
     project : callable
@@ -70,11 +64,6 @@ def make_optimizer(
         unit, so training does not depend on the units of the data.
     curvature : float, default=1.0
         Second derivative of the loss in the reconstruction, for the surrogate.
-    params : dict, default=None
-        Keyword arguments of the optimiser. Adam's ``eps`` and ``weight_decay`` are in the units of
-        the gradients.
-    asked : str or type, default=None
-        The user's choice, such as "auto", if it is not the name.
 
     Returns
     -------
@@ -87,33 +76,32 @@ def make_optimizer(
         If the optimiser is no such class, if its step needs a closure, if it does not take these
         parameters, or if it cannot make a step along a gradient.
     """
-    params = dict(params or {})
-    named = partial(_named, name, params, asked)
     if name == "surrogate":
-        with named():
-            return SurrogateOptimizer(atoms, project, **{"curvature": curvature} | params)
-    optimizer_class = _NAMED.get(name, name)
-    defaults = {}
-    if optimizer_class is torch.optim.Adam:
-        # in their own units squares of gradients would leave the range of float32; fused is the
-        # fastest, and torch refuses it together with foreach
-        defaults = {"gradient_unit": data_scale or 1.0, "fused": "foreach" not in params}
-        with named():
-            for key in params.keys() & {"eps", "weight_decay"}:
-                params[key] = params[key] / defaults["gradient_unit"]
-    if not issubclass(optimizer_class, torch.optim.Optimizer):
+        return SurrogateOptimizer(atoms, project, curvature=curvature)
+    make = _NAMED[name] if isinstance(name, str) else name
+    kind, given = (make.func, make.keywords) if isinstance(make, partial) else (make, {})
+    extra = {}
+    with _named(name):
+        if "lr" in given:
+            raise TypeError("its lr is the learner's learning_rate")
+        if kind is torch.optim.Adam:
+            # in their own units squares of gradients would leave the range of float32; fused is
+            # the fastest, and torch refuses it together with foreach
+            unit = data_scale or 1.0
+            extra = {"gradient_unit": unit}
+            extra |= {key: given[key] / unit for key in given.keys() & {"eps", "weight_decay"}}
+            extra |= {} if "fused" in given else {"fused": "foreach" not in given}
+    if isinstance(kind, type) and not issubclass(kind, torch.optim.Optimizer):
         raise ValueError(
-            f"optimizer={optimizer_class.__name__} is no subclass of torch.optim.Optimizer. Pass "
+            f"optimizer={kind.__name__} is no subclass of torch.optim.Optimizer. Pass "
             "one, or 'adam', 'sgd' or 'surrogate'."
         )
-    closure = inspect.signature(optimizer_class.step).parameters.get("closure")
-    if closure is not None and closure.default is not None:
+    step = inspect.signature(kind.step) if isinstance(kind, type) else None
+    closure = step and step.parameters.get("closure")
+    if closure and closure.default is not None:
         raise ValueError(
-            f"optimizer={optimizer_class.__name__} evaluates the loss by itself (its step needs a "
+            f"optimizer={kind.__name__} evaluates the loss by itself (its step needs a "
             "closure). Pass an optimiser that takes one gradient at a time, such as 'adam'."
         )
-    with named():
-        rest = defaults | params
-        return GradientOptimizer(
-            atoms, optimizer_class, project, learning_rate=learning_rate, **rest
-        )
+    with _named(name):
+        return GradientOptimizer(atoms, make, project, learning_rate=learning_rate, **extra)

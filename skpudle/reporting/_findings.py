@@ -312,8 +312,8 @@ def _early_end(look):
     if ended_by == "divergence":
         return (
             "Training diverged, and these are the last finite atoms: lower "
-            f"learning_rate (now {learner.learning_rate}; with the surrogate, raise anchor in "
-            "optimizer_params instead) or step_size, or scale the data."
+            f"learning_rate (now {learner.learning_rate}; with the surrogate, raise batch_size "
+            "instead) or step_size, or scale the data."
         )
     if ended_by != "max_iter" or getattr(learner, "tol", None) is None:
         return None

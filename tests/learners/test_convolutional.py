@@ -1,6 +1,7 @@
 """Convolutional dictionaries learn, keep every image's size, and denoise."""
 
 import pickle
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -787,7 +788,7 @@ def test_a_search_without_clean_images_judges_by_the_noise_of_training():
 
 def test_options_of_the_optimiser_may_change(images):
     learner = learner_of().fit(images)
-    learner.set_params(optimizer_params={"amsgrad": True}).partial_fit(images)
+    learner.set_params(optimizer=partial(torch.optim.Adam, amsgrad=True)).partial_fit(images)
     learned = learner_of(learn_threshold="unfolding").fit(images)
     with pytest.raises(
         ValueError, match="learned for 4 unfoldings, each its own, and n_unf.* is 7"

@@ -57,10 +57,8 @@ class Model:
         return samples
 
 
-def make_trainer(atoms, rule=ae_ls, *, alpha=0.1, optimizer="adam", **options):
-    optimizer = make_optimizer(
-        optimizer, atoms, project_atoms, learning_rate=0.01, data_scale=1.0, params=options
-    )
+def make_trainer(atoms, rule=ae_ls, *, alpha=0.1, optimizer="adam"):
+    optimizer = make_optimizer(optimizer, atoms, project_atoms, learning_rate=0.01, data_scale=1.0)
     return Trainer(Model(rule, alpha), optimizer)
 
 

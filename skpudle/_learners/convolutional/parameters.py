@@ -57,7 +57,7 @@ CONSTRAINTS = GradientLearner._parameter_constraints | {
     "n_train_shifts": [_COUNT],
     "shift_average": ["boolean"],
     "image_shape": [tuple, list, None],
-    "optimizer": [StrOptions({"adam", "sgd"}), type],
+    "optimizer": [StrOptions({"adam", "sgd"}), callable],
     "max_iter": [_COUNT, StrOptions({"auto"})],
     "dict_init": [StrOptions({"auto", "search", "random", "data", "dct"}), "array-like"],
 }

@@ -1,6 +1,6 @@
 """Convolutional dictionaries of images and signals, and denoising by them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf, log10, prod
 from numbers import Real
 from typing import Any, Literal, Self
@@ -155,14 +155,12 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         Shape of the image in a row of two-dimensional input, with channels last if there are any;
         by default a row is a line.
 
-    optimizer : {"adam", "sgd"} or subclass of torch.optim.Optimizer, default="adam"
-        How the gradient changes the atoms.
+    optimizer : {"adam", "sgd"} or callable, default="adam"
+        How the gradient changes the atoms; a callable takes parameters and ``lr`` and returns an
+        optimiser of torch, such as ``partial(torch.optim.Adam, betas=(0.5, 0.9))``.
 
     learning_rate : float, default=1e-3
         Learning rate.
-
-    optimizer_params : dict, default=None
-        Further keyword arguments of the optimizer.
 
     batch_size : int or "auto", default="auto"
         Images in an update; "auto" is ``min(16, n_images)``.
@@ -359,9 +357,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         n_train_shifts: int = 1,
         shift_average: bool = False,
         image_shape: tuple[int, ...] | None = None,
-        optimizer: Literal["adam", "sgd"] | type[torch.optim.Optimizer] = "adam",
+        optimizer: Literal["adam", "sgd"] | Callable = "adam",
         learning_rate: float = 1e-3,
-        optimizer_params: dict | None = None,
         batch_size: int | Literal["auto"] = "auto",
         max_iter: int | Literal["auto"] = "auto",
         tol: float | None = 1e-4,
@@ -396,7 +393,6 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         self.image_shape = image_shape
         self.optimizer = optimizer
         self.learning_rate = learning_rate
-        self.optimizer_params = optimizer_params
         self.batch_size = batch_size
         self.max_iter = max_iter
         self.tol = tol
