@@ -465,10 +465,10 @@ def inpaint(
     Notes
     -----
     On thirteen parts of pictures of 128 x 128 pixels and more, of which half are missing at random,
-    it takes 0.4 s of one core in the median, and at eight scratches 3 pixels wide 0.13 s.
-    scikit-image's ``inpaint_biharmonic`` takes 0.03 s and 0.003 s. It is 1.6 dB behind at random
-    pixels and 1.7 dB at scratches on average, and as good on textures such as grass and gravel: use
-    it there, or where time counts.
+    `inpaint` takes 0.4 s of one core in the median, and at eight scratches 3 pixels wide 0.13 s.
+    scikit-image's ``inpaint_biharmonic`` takes 0.03 s and 0.003 s, and is 1.6 dB behind at random
+    pixels and 1.7 dB at scratches on average. On textures such as grass and gravel both are as
+    good: use scikit-image's there, or where time counts.
 
     References
     ----------

@@ -781,9 +781,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         """
         return self._score(X, exposure)
 
-    # ------------------------------------------------------------------ encoders
-
-    # ------------------------------------------------------------------ dictionaries of others
+    # ------------------------------------------------------------------ penalty of codes
 
     def choose_alpha(
         self,

@@ -1,4 +1,4 @@
-"""Train: the only epoch loop.
+"""Train a model by gradients, epoch by epoch.
 
 `Trainer` turns batches into updates and knows nothing of NumPy, of estimators or of sources of
 samples. It waits for the device once a round, after some updates, to learn whether training is
