@@ -24,9 +24,9 @@ from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import check_rows, host_array, to_numpy
-from skpudle._data.sources import part_of, parts_of, refuse_shuffled
-from skpudle._fitted.learners import signed_codes
+from skpudle._data.arrays import to_numpy
+from skpudle._data.sources import refuse_shuffled
+from skpudle._fitted.learners import encode_parts
 
 __all__ = [
     "atom_contributions",
@@ -61,20 +61,6 @@ class Saliency(NamedTuple):
     """(n_samples, n_codes) Atoms, of each sample."""
     gradients: np.ndarray
     """(n_samples, n_codes, n_features) Derivatives of their codes in the features."""
-
-
-def encode_parts(learner, X, n_rows=_PART):
-    """Yield rows (n, n_features) and their codes (n, n_components), in float64."""
-    for where, part in parts_of(X, n_rows):
-        with part_of(where):
-            rows = host_array(check_rows(part)).astype(np.float64, copy=False)
-        if rows.shape[1:] != learner.components_.shape[1:]:
-            raise ValueError(
-                f"{where.capitalize()} of X has {rows.shape[1]} features, but atoms have the shape "
-                f"{learner.components_.shape[1:]}; pass rows with the features of the atoms."
-            )
-        codes = signed_codes(learner, learner.transform(part)).astype(np.float64, copy=False)
-        yield rows - getattr(learner, "mean_", 0.0), codes
 
 
 def _fit(learner, X, ridge):  # -> inverse of Z Z^T + ridge (p, p), estimated atoms (p, n_features)

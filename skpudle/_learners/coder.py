@@ -33,6 +33,7 @@ from skpudle._data.arrays import (
     to_tensor,
 )
 from skpudle._data.batches import Samples
+from skpudle._data.foreign import make_sparse_coder
 from skpudle._data.reading import part_of
 from skpudle._data.sources import check_exposure, comes_in_parts, parts_of, refuse_shuffled
 from skpudle._data.tables import loaded
@@ -41,7 +42,6 @@ from skpudle._losses import loss_named
 from skpudle._operators import DenseDictionary
 from skpudle._precision import own_precision
 from skpudle._training.messages import wrong_atoms
-from skpudle.interoperability import make_sparse_coder
 
 __all__ = [
     "PART",
@@ -448,8 +448,9 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 default="lasso_cd"
             Algorithm of scikit-learn that finds codes.
         **params : dict
-            Further parameters of `~sklearn.decomposition.SparseCoder`; see
-            `skpudle.interoperability.make_sparse_coder`.
+            Further parameters of `~sklearn.decomposition.SparseCoder`. Defaults are the learner's:
+            ``transform_alpha`` for the two algorithms that solve the lasso, ``split_sign`` and
+            ``positive_code``.
 
         Returns
         -------

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from skpudle._data.arrays import mean_square, split_missing, to_tensor, unit_of, with_gaps
 from skpudle._data.batches import Samples
+from skpudle._data.foreign import penalty_of
 from skpudle._data.sources import refuse_shuffled
 from skpudle._data.validation import fit_context
 from skpudle._learners.coder import check_loss
@@ -32,7 +33,6 @@ from skpudle._training.team import current_team
 from skpudle.encoding import EncoderModule, learn_encoder
 from skpudle.encoding._learned import LearnedEncoder, default_updates
 from skpudle.encoding._unfold import threshold_levels
-from skpudle.interoperability import penalty_of
 from skpudle.search import Problem, auto_alpha
 from skpudle.search._coding import choose_coding, coding_of_l0, coding_of_support, judged_rows
 

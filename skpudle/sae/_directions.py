@@ -8,7 +8,7 @@ from scipy.optimize import nnls
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
-from skpudle.inspection import encode_parts
+from skpudle._fitted.learners import encode_parts
 
 __all__ = ["FeatureDirections", "feature_directions"]
 
