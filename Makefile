@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-uncompiled test-interop lint format stubs docs gpu dist clean
+.PHONY: help demo test test-uncompiled test-interop lint format docs gpu dist clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
@@ -39,17 +39,11 @@ test-interop: $(VENV)-interop/installed ## Run the tests with nilearn, HyperSpy 
 lint: $(VENV)/installed-lint ## Check rules and format with ruff, and types with mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python tools/stubs.py --check
-	$(BIN)/python -m mypy.stubtest skpudle --mypy-config-file pyproject.toml --concise \
-		--allowlist tools/stubs_allowed.txt --ignore-unused-allowlist
-	$(BIN)/python -m mypy tools/typed_usage.py
+	$(BIN)/python -m mypy --strict tools/typed_usage.py
 
 format: $(VENV)/installed-lint ## Apply ruff's safe fixes and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-
-stubs: $(VENV)/installed-lint ## Write the types of public modules from their docstrings
-	$(BIN)/python tools/stubs.py
 
 docs: $(VENV)/installed-docs ## Build the documentation, warnings are errors
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html

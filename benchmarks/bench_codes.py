@@ -25,8 +25,8 @@ from sklearn.impute import IterativeImputer, KNNImputer
 from sklearn.preprocessing import StandardScaler
 
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle._operators import ConvDictionary
 from skpudle.datasets import extract_patches, load_gray_images, make_dictionary_data
-from skpudle.operators import ConvDictionary
 
 MULTIPLES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0)
 KINDS = {"lasso": 0.0, "least squares": 1.0}

@@ -17,10 +17,10 @@ import torch
 from bm3d import bm3d_rgb
 from common import circumstances, write_report
 from skimage import data
+from skimage.metrics import peak_signal_noise_ratio
 from skimage.restoration import denoise_nl_means
 from sklearn.datasets import load_sample_image
 
-from skpudle.images import psnr
 from skpudle.pretrained import load_denoiser
 
 SIZE = 256  # pixels of the upper left corner along each axis: BM3D is slow
@@ -66,7 +66,9 @@ def main():
             noisy = clean + level / 255 * noise
             for method, denoise in methods(level / 255).items():
                 start = process_time()
-                value = psnr(np.asarray(denoise(noisy), np.float32), clean)
+                value = peak_signal_noise_ratio(
+                    clean, np.asarray(denoise(noisy), np.float32), data_range=1
+                )
                 seconds[method] = seconds.get(method, 0.0) + process_time() - start
                 found.setdefault(method, {})[name] = round(value, 2)
         for method, values in found.items():

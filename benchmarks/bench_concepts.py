@@ -23,10 +23,11 @@ import torch
 from common import RESULTS
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle.initialization import initial_atoms
+from skpudle._initialization import initial_atoms
 from skpudle.lasso import solve_lasso
 from skpudle.metrics import mean_correlation
-from skpudle.search import Problem, debias, search
+from skpudle.search import Problem, search
+from skpudle.search._descent import refit_atoms
 
 ACTIVE = 10
 ALPHA = 0.1
@@ -71,7 +72,8 @@ def search_atoms(x, p, seed, *, alpha=ALPHA, debiased=False):
     atoms = initial_atoms(torch.from_numpy(x), p, "data", generator)
     problem = Problem(torch.from_numpy(x), alpha, positive_code=True)
     state = search(problem, atoms)
-    return (debias(problem, state) if debiased else state.best_atoms).numpy()
+    atoms = state.best_atoms
+    return (refit_atoms(problem, atoms, state.best_codes) if debiased else atoms).numpy()
 
 
 def search_by_score(x, p, seed):

@@ -24,10 +24,10 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import NMF
 
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle._gradients import ae_ls
+from skpudle._losses import Binomial, Gaussian, Poisson
+from skpudle._operators import DenseDictionary
 from skpudle.encoding import encode
-from skpudle.gradients import ae_ls
-from skpudle.losses import Binomial, Gaussian, Poisson
-from skpudle.operators import DenseDictionary
 
 
 def make_counts(loss, n_samples=6000, n_features=40, n_components=50, n_nonzero=3, seed=0):

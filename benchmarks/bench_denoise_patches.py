@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from common import circumstances, write_report
 from scipy.fft import dct
+from skimage.metrics import peak_signal_noise_ratio
 from sklearn.datasets import load_sample_images
 from sklearn.decomposition import MiniBatchDictionaryLearning
 from sklearn.linear_model import orthogonal_mp_gram
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle.images import denoise_patches, extract, psnr
+from skpudle.images import denoise_patches, extract
 
 SIDE, MARGIN, THRESHOLD = 8, 1.1, 2.8  # pixels; of the error, and of cosines, in noise levels
 
@@ -121,7 +122,9 @@ def main():
     noisy = [image + sigma * noise.standard_normal(image.shape) for image in clean]
 
     def quality(images):
-        return float(np.mean([psnr(*pair) for pair in zip(images, clean)]))
+        return float(
+            np.mean([peak_signal_noise_ratio(*pair, data_range=1) for pair in zip(clean, images)])
+        )
 
     rows = [{"name": "noisy", "PSNR (dB)": quality(noisy)}]
     for name, (coder, given) in competitors(*learn(noisy, options, sigma), sigma).items():

@@ -16,10 +16,11 @@ import torch
 from common import circumstances, write_report
 from scipy.interpolate import griddata
 from skimage import color, data
+from skimage.metrics import peak_signal_noise_ratio
 from skimage.restoration import inpaint_biharmonic
 from sklearn.datasets import load_sample_images
 
-from skpudle.images import inpaint, psnr
+from skpudle.images import inpaint
 
 SHARES = (0.3, 0.5, 0.8)
 NAMES = (
@@ -72,7 +73,9 @@ def main():
                 start = time.process_time()
                 filled = fill(damaged, lost)
                 seconds[f"seconds, {method}"] = time.process_time() - start
-                row[f"{method} (dB)"] = psnr(filled[lost], clean[lost])
+                row[f"{method} (dB)"] = peak_signal_noise_ratio(
+                    clean[lost], filled[lost], data_range=1
+                )
             rows.append(row | seconds)
             print(rows[-1], flush=True)
     for share in SHARES:

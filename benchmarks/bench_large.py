@@ -30,7 +30,8 @@ from common import anonymous_megabytes, circumstances, write_report
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle.omp import solve_omp
-from skpudle.search import Problem, advance, auto_alpha, begin
+from skpudle.search import Problem, auto_alpha
+from skpudle.search._search import advance, begin
 
 # atoms, features, rows, atoms in a row
 SIZES = [

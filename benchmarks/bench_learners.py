@@ -34,8 +34,8 @@ from sklearn.metrics import r2_score
 from sklearn.preprocessing import StandardScaler
 
 from skpudle import PUDLEDictionaryLearning, SporcoDictionaryLearning
+from skpudle._initialization import initial_atoms
 from skpudle.datasets import extract_patches, make_dictionary_data
-from skpudle.initialization import initial_atoms
 from skpudle.lasso import solve_lasso
 from skpudle.metrics import dictionary_error, recovery_rate
 from skpudle.search import Problem, search

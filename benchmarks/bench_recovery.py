@@ -12,6 +12,7 @@ relative to the truth, below 1e-2, 1e-3, 1e-4 and 1e-5.
 
 import argparse
 import time
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -29,7 +30,7 @@ ENCODERS = {
 }
 OPTIMIZERS = {
     "surrogate": dict(optimizer="surrogate"),
-    "adam": dict(optimizer="adam", learning_rate=1e-3, optimizer_params={"eps": 1e-3}),
+    "adam": dict(optimizer=partial(torch.optim.Adam, eps=1e-3), learning_rate=1e-3),
 }
 
 

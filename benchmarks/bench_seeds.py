@@ -26,11 +26,12 @@ from common import RESULTS
 from sklearn.datasets import load_digits
 
 from skpudle import ConsensusDictionary, PUDLEDictionaryLearning
+from skpudle._initialization import initial_atoms
 from skpudle.datasets import load_image_patches
-from skpudle.initialization import initial_atoms
 from skpudle.metrics import atom_coherence
-from skpudle.search import Problem, advance, auto_alpha, begin, is_done, search
+from skpudle.search import Problem, auto_alpha, search
 from skpudle.search._descent import remaining
+from skpudle.search._search import advance, begin, is_done
 
 SIZES = 64, 100
 STEPS, ADAPT = 3, 6  # steps of pruning, and epochs before each

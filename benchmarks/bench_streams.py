@@ -29,8 +29,8 @@ from common import anonymous_megabytes, circumstances, write_report
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle._data import tables
-from skpudle.lasso import converged_codes
-from skpudle.operators import DenseDictionary
+from skpudle._operators import DenseDictionary
+from skpudle.lasso._implicit import converged_codes
 
 KINDS = "memory map", "HDF5", "zarr", "dask"
 

@@ -8,7 +8,7 @@ F1 is the mean over latents, as classifiers of the feature nearest to their dire
 new samples, as is the fraction of variance unexplained (FVU).
 
 Methods: the search of the default fit with non-negative codes; the directions of its features
-(`skpudle.inspection.feature_directions`), with the same codes; the same with ``refine=True``, which
+(`skpudle.sae.feature_directions`), with the same codes; the same with ``refine=True``, which
 keeps the atoms of a second search or does not; autoencoders of sae-lens, with their own codes, with
 the exact ones of `from_sae`, and with as many exact ones as their own. Penalties of exact codes are
 otherwise those of ``choose_alpha(criterion="support")``: nothing but samples chooses them.
@@ -50,8 +50,8 @@ from sae_lens.synthetic.synthetic_model import (
 from sae_lens.synthetic.training import train_toy_sae
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle.inspection import feature_directions
 from skpudle.metrics import unexplained_variance
+from skpudle.sae import feature_directions, from_sae
 
 N_TEST, ACTIVE, RATE = 10_000, 5, 1e-3
 
@@ -171,7 +171,7 @@ def run(seed, arguments):
         facts["cpu_seconds"] = round(facts["cpu_seconds"], 1)
         yield about | {"method": kind} | facts | found
         start = time.process_time()
-        learner = PUDLEDictionaryLearning.from_sae(folder, x)
+        learner = from_sae(folder, x)
         cpu = facts["cpu_seconds"] + time.process_time() - start
         yield coded(f"{kind}, exact codes", learner, cpu) | {"shown": facts["shown"]}
         learner.choose_alpha(x, l0=found["l0"])

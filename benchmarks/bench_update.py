@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from common import circumstances, peak_megabytes, synchronize, write_report
 
-from skpudle.encoding import threshold_levels, unfold
-from skpudle.operators import DenseDictionary
+from skpudle._operators import DenseDictionary
+from skpudle.encoding._unfold import threshold_levels, unfold
 
 
 def skpudle(atoms, x, options, *, path="auto"):

@@ -15,7 +15,9 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import torch
 from common import circumstances, write_report
+from pairwise import pairwise_atoms
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, ParameterGrid
 
@@ -82,10 +84,15 @@ def compare(noisy, clean, alphas, **params):
 
 def problems():  # yields name, (noisy, clean), alphas, parameters
     for start, gradient in (("pairwise", "ae-ls"), ("data", "dec"), ("data", "ae-ls")):
-        params = {"dict_init": start, "gradient": gradient}
         for snr in SNR_DB:
-            name = f"generative model, {snr} dB, {gradient} from {STARTS[start]}"
-            yield name, synthetic(snr), np.geomspace(0.04, 0.5, 7), params
+            name, data = (
+                f"generative model, {snr} dB, {gradient} from {STARTS[start]}",
+                synthetic(snr),
+            )
+            generator = torch.Generator().manual_seed(0)
+            found = pairwise_atoms(torch.tensor(data[0]), 60, generator=generator).numpy()
+            params = {"dict_init": found if start == "pairwise" else start, "gradient": gradient}
+            yield name, data, np.geomspace(0.04, 0.5, 7), params
     for gradient, sigma in product(("dec", "ae-ls"), SIGMAS):
         alphas = sigma / 255 * np.geomspace(0.5, 6, 7)
         params = {"gradient": gradient}

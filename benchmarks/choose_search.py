@@ -24,9 +24,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import orthogonal_mp_gram
 
 from skpudle import PUDLEDictionaryLearning
+from skpudle._initialization import initial_atoms
 from skpudle.datasets import make_dictionary_data
-from skpudle.initialization import initial_atoms
-from skpudle.search import Problem, auto_alpha, debias, search
+from skpudle.search import Problem, auto_alpha, search
+from skpudle.search._descent import refit_atoms
 
 SYNTHETIC = {
     "64 x 100": dict(n_samples=5000, n_features=64, n_components=100, n_nonzero=5),
@@ -131,7 +132,7 @@ def run(x, p, rule, score, *, gradient):
     common = {"rule": rule, "alpha": round(alpha, 4)}
     extra = {"density": density, "epochs": state.epoch, "rounds": state.n_rounds}
     yield common | {"method": "search"} | score(found) | {"seconds": seconds} | extra
-    unbiased, more = timed(debias, problem, state)
+    unbiased, more = timed(refit_atoms, problem, state.best_atoms, state.best_codes)
     yield common | {"method": "debiased"} | score(unbiased.numpy()) | {"seconds": seconds + more}
     options = dict(dict_init=found, gradient="ae-ls", tol=None, alpha=alpha, random_state=0)
     for optimizer, depth, n_epochs in gradient:
@@ -163,7 +164,9 @@ def main():
     depths = [(name, depth, 5) for name in ("surrogate", "adam") for depth in (None, 20, 100)]
     gradient = [*depths, ("surrogate", None, 20)] if arguments.gradient else []
     small = torch.randn(50, 5, generator=torch.Generator().manual_seed(0)).double()
-    debias(Problem(small, 0.1), search(Problem(small, 0.1), small[:6]))  # compiles
+    problem = Problem(small, 0.1)
+    state = search(problem, small[:6])
+    refit_atoms(problem, state.best_atoms, state.best_codes)  # compiles
     results = []
 
     def report(name, rows):

@@ -57,10 +57,12 @@ Two protocols are reported, each with one grid of positions and with the average
 import argparse
 import pickle
 import time
+from functools import partial
 from math import cos, log10, pi
 from pathlib import Path
 
 import numpy as np
+import torch
 from common import circumstances, write, write_report
 from denoisers import crops_of
 
@@ -109,7 +111,7 @@ def learner_of(options):
         crop_size=options.crop_size,
         n_train_shifts=options.n_train_shifts,
         learning_rate=options.learning_rate,
-        optimizer_params=None if options.eps is None else {"eps": options.eps},
+        optimizer="adam" if options.eps is None else partial(torch.optim.Adam, eps=options.eps),
         batch_size=options.batch_size,
         dict_init=options.dict_init,
         random_state=options.seed,

@@ -21,11 +21,12 @@ import torch
 from common import circumstances, synchronize, write_report
 
 import skpudle
+from skpudle._operators import ConvDictionary
 from skpudle.encoding import encode
 from skpudle.lasso import solve_lasso
 from skpudle.omp import solve_omp
-from skpudle.operators import ConvDictionary
-from skpudle.search import Problem, advance, auto_alpha, begin
+from skpudle.search import Problem, auto_alpha
+from skpudle.search._search import advance, begin
 
 ROOT = Path(__file__).resolve().parents[1]
 N_UNFOLDINGS, STEP = 100, 0.2

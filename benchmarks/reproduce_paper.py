@@ -19,6 +19,7 @@ they are never stored with ours.
 import argparse
 import json
 import pickle
+import sys
 import time
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -27,18 +28,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import circumstances, write, write_report
+from pairwise import pairwise_atoms
 
 from skpudle import PUDLEDictionaryLearning
+from skpudle._gradients import GRADIENT_RULES
+from skpudle._initialization import initial_atoms
+from skpudle._operators import DenseDictionary, project_atoms
+from skpudle._optimizers import make_optimizer
 from skpudle.datasets import make_dictionary_data, perturb_dictionary
-from skpudle.diagnostics import code_convergence, gradient_convergence, lasso_dictionary
 from skpudle.encoding import encode
-from skpudle.gradients import GRADIENT_RULES
-from skpudle.initialization import initial_atoms
 from skpudle.metrics import dictionary_error
-from skpudle.operators import DenseDictionary, project_atoms
-from skpudle.optimizers import make_optimizer
 
 BENCHMARKS = Path(__file__).resolve().parent
+sys.path.append(str(BENCHMARKS.parent / "examples"))
+from convergence import code_convergence, gradient_convergence, lasso_dictionary  # noqa: E402
+
 RESULTS = BENCHMARKS / "results" / "paper"
 STATES = BENCHMARKS / "output" / "paper"
 
@@ -105,9 +109,8 @@ RECORD_EVERY = 25
 PAPER = dict(
     n_unfoldings=100,
     step_size=0.2,
-    optimizer="adam",
+    optimizer=partial(torch.optim.Adam, eps=1e-3),
     learning_rate=1e-3,
-    optimizer_params={"eps": 1e-3},
     batch_size=BATCH,
     tol=None,
     device="cpu",
@@ -152,6 +155,8 @@ class Recovery:
         blocks = [model.samples(BATCH, update, truth) for update in range(N_UPDATES)]
         samples = torch.tensor(np.concatenate(blocks))
         generator = torch.Generator().manual_seed(model.random_state(3))
+        if self.start == "pairwise":
+            return unit_rows(pairwise_atoms(samples, 1500, generator=generator).numpy())
         return unit_rows(initial_atoms(samples, 1500, self.start, generator).numpy())
 
     def run(self, name):
@@ -333,12 +338,11 @@ class Training:
         truth, samples, initial = theory_data(self.seed)
         minimiser = lasso_minimiser(self.seed)
         optimizer = make_optimizer(
-            self.optimizer,
+            partial(torch.optim.Adam, eps=1e-8) if self.optimizer == "adam" else self.optimizer,
             torch.tensor(initial),
             project_atoms,
             learning_rate=self.learning_rate,
             data_scale=1.0,
-            params={"eps": 1e-8} if self.optimizer == "adam" else None,
         )
         state = STATES / f"{name}.pickle"
         if state.exists():

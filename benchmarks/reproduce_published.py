@@ -29,18 +29,18 @@ from functools import partial
 import numpy as np
 import torch
 from common import RESULTS, circumstances, write_report
+from pairwise import pairwise_atoms
 from sklearn.datasets import load_digits
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.utils import resample
 
 from skpudle import PUDLEDictionaryLearning
+from skpudle._gradients import GRADIENT_RULES
+from skpudle._operators import DenseDictionary, project_atoms
 from skpudle.datasets import make_dictionary_data
 from skpudle.encoding import encode
-from skpudle.gradients import GRADIENT_RULES
-from skpudle.initialization import initial_atoms
 from skpudle.inspection import atom_contributions, reconstruction_contributions
 from skpudle.metrics import dictionary_error, dictionary_stability
-from skpudle.operators import DenseDictionary, project_atoms
 
 # ---------------------------------------------------------------- stability of training
 
@@ -101,7 +101,7 @@ def train(rule, X, truth, start, *, batch_size, learning_rate):
 def row_of(rule, batch_size, learning_rate, snr_db):
     X, truth, _ = make_dictionary_data(N, FEATURES, ATOMS, NONZERO, snr_db=snr_db, random_state=0)
     x = torch.tensor(X)
-    start = project_atoms(initial_atoms(x, ATOMS, "pairwise", torch.Generator().manual_seed(0)))
+    start = project_atoms(pairwise_atoms(x, ATOMS, generator=torch.Generator().manual_seed(0)))
     begun = time.process_time()
     options = {"batch_size": batch_size, "learning_rate": learning_rate}
     errors, moved = train(rule, X, truth, start.numpy(), **options)

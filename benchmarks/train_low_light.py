@@ -18,6 +18,7 @@ half of training; extend a run before that.
 import argparse
 import json
 import time
+from functools import partial
 
 import numpy as np
 import torch
@@ -46,11 +47,10 @@ def learner_of(options):
         learn_threshold="unfolding",
         noise_std="poisson",
         crop_size=options.crop_size,
-        optimizer=Muon,
-        learning_rate=options.learning_rate,
-        optimizer_params=dict(
-            size=size**2, n_matrices=2 * options.n_unfoldings, threshold_rate=0.8
+        optimizer=partial(
+            Muon, size=size**2, n_matrices=2 * options.n_unfoldings, threshold_rate=0.8
         ),
+        learning_rate=options.learning_rate,
         batch_size=options.batch_size,
         dict_init="dct",
         random_state=options.seed,

@@ -31,7 +31,8 @@ exclude_patterns = ["_build", "auto_examples/*.ipynb", "generated/backreferences
 templates_path = ["_templates"]
 nitpicky = True
 # Names of other projects and words of signatures cannot be resolved without the network.
-nitpick_ignore_regex = [(r"py:.*", r"(?!skpudle\.[^_]).*")]
+# So cannot those of private modules, which have no page.
+nitpick_ignore_regex = [(r"py:.*", r"(?!skpudle\.[^_]).*|.*\._.*")]
 suppress_warnings = ["config.cache"]  # the order of the gallery is a function
 
 # ---------------------------------------------------------------- API
@@ -46,13 +47,8 @@ numpydoc_xref_param_type = False
 # A parameter or a result that is not documented, or not there, is a warning, and so an error.
 numpydoc_validation_checks = {"GL08", "SS01", "PR01", "PR02", "PR03", "RT01"}
 numpydoc_validation_exclude = {
-    # one line and shapes: their style
-    r"skpudle\.(additive|gradients|losses|operators|optimizers|search\.((Conv)?Problem|Memory|HeldOut|HiddenPixels))\.",
-    r"search\.(coding_of_support|judged_rows)$",
-    # named tuples: fields say it
-    r"\.(AtomMatch|ComponentMatch|Contributions|FeatureDirections|Memory|PenaltyPath|Saliency|Size(Path|Trial))",
+    r"skpudle\.search\.Problem\.",  # one line and shapes: the style of the mathematics
     r"\.(setup|teardown|on_fit_task_\w+)$",  # hooks: scikit-learn documents them
-    r"\.[A-Z_]+$",  # the registries are dictionaries
 }
 
 # ---------------------------------------------------------------- gallery
@@ -61,7 +57,8 @@ sphinx_gallery_conf = {
     "examples_dirs": ["../examples"],
     "gallery_dirs": ["auto_examples"],
     "filename_pattern": r"/plot_",
-    "ignore_pattern": r"denoise_photographs\.py",  # a program, which `make demo` runs
+    # a program, which `make demo` runs, and a module of the examples of the paper
+    "ignore_pattern": r"(denoise_photographs|convergence)\.py",
     "within_subsection_order": "gallery_order.example_order",
     "abort_on_example_error": True,
     "doc_module": ("skpudle",),

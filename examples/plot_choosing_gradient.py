@@ -10,11 +10,12 @@ penalty biases codes and, with them, the dictionaries of ``dec`` and ``ae-lasso`
 
 import matplotlib.pyplot as plt
 import numpy as np
+from convergence import code_convergence, gradient_convergence
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data, perturb_dictionary
 from skpudle.metrics import dictionary_error
-from skpudle.plotting import ConvergenceDisplay, LossCurveDisplay, RecoveryDisplay
+from skpudle.plotting import LossCurveDisplay, RecoveryDisplay
 
 X, truth, _ = make_dictionary_data(1000, 50, 80, 4, sign="sample", random_state=0)
 start = perturb_dictionary(truth, 0.5, random_state=1)
@@ -62,9 +63,15 @@ plt.show()
 # another limit.
 
 figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-few = X[np.arange(100)]
-ConvergenceDisplay.from_estimator(learners["dec"], few, n_unfoldings=100, ax=axes[0])
-ConvergenceDisplay.from_estimator(
-    learners["dec"], few, kind="gradient", n_unfoldings=100, ax=axes[1]
-)
+learned = learners["dec"]
+problem = X[:100], learned.components_
+settings = dict(alpha=learned.alpha_, step_size=learned.step_size_, n_unfoldings=100)
+codes = code_convergence(*problem, n_directions=0, **settings)
+axes[0].semilogy(codes.n_unfoldings, np.median(codes.code_error, axis=1))
+axes[0].set(xlabel="Unfolding $t$", ylabel="Error", title="Codes, median of samples")
+gradients = gradient_convergence(*problem, **settings)
+for name, error in zip(gradients.gradient, gradients.local):
+    axes[1].semilogy(gradients.n_unfoldings, error, label=name)
+axes[1].set(xlabel="Unfolding $t$", title="Gradients")
+axes[1].legend()
 plt.show()

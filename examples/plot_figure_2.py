@@ -16,9 +16,9 @@ D_S^T D_S`. The Jacobian of the codes, which backpropagation uses, follows with 
 
 import matplotlib.pyplot as plt
 import numpy as np
+from convergence import code_convergence
 
 from skpudle.datasets import make_dictionary_data, perturb_dictionary
-from skpudle.diagnostics import code_convergence
 
 x, truth, code = make_dictionary_data(200, 50, 100, 5, sign="sample", random_state=0)
 atoms = perturb_dictionary(truth, 0.14, random_state=1)

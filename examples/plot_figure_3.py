@@ -15,9 +15,9 @@ estimate of the same gradient and levels off (theorem 3.3 and figure 3 of the PU
 
 import matplotlib.pyplot as plt
 import numpy as np
+from convergence import code_convergence, gradient_convergence
 
 from skpudle.datasets import make_dictionary_data, perturb_dictionary
-from skpudle.diagnostics import code_convergence, gradient_convergence
 
 DEPTH = 150
 x, truth, code = make_dictionary_data(30, 50, 100, 5, sign="sample", random_state=0)

@@ -15,9 +15,9 @@ the gradient :math:`\tilde g` of the true codes (theorem 3.4, figures 4a and 4b 
 
 import matplotlib.pyplot as plt
 import numpy as np
+from convergence import gradient_convergence, lasso_dictionary
 
 from skpudle.datasets import make_dictionary_data, perturb_dictionary
-from skpudle.diagnostics import gradient_convergence, lasso_dictionary
 
 x, truth, code = make_dictionary_data(1000, 50, 100, 5, sign="sample", random_state=0)
 atoms = perturb_dictionary(truth, 0.14, random_state=1)

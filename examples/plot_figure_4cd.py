@@ -13,10 +13,10 @@ the two are nearly the same (figures 4c and 4d of the PUDLE paper [1]_).
 # %%
 
 import matplotlib.pyplot as plt
+from convergence import training_convergence
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data, perturb_dictionary
-from skpudle.diagnostics import training_convergence
 
 x, truth, _ = make_dictionary_data(500, 25, 40, 3, sign="sample", random_state=0)
 start = perturb_dictionary(truth, 0.35, random_state=1)

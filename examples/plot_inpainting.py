@@ -16,11 +16,12 @@ biharmonic inpainting, which use only neighbours, are there for comparison.
 
 import matplotlib.pyplot as plt
 import numpy as np
+from skimage.metrics import peak_signal_noise_ratio
 from skimage.restoration import inpaint_biharmonic
 from sklearn.datasets import load_sample_images
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle.images import denoise_patches, extract, inpaint, psnr
+from skpudle.images import denoise_patches, extract, inpaint
 from skpudle.plotting import AtomsDisplay
 
 china, flower = (image.mean(axis=2) / 255 for image in load_sample_images().images)
@@ -65,7 +66,10 @@ for row, (name, clean) in zip(axes, pictures.items()):
         "inpaint": inpaint(damaged),
     }
     shown = {f"{name}, half of the pixels": damaged}
-    shown |= {f"{k}, {psnr(x[lost], clean[lost]):.1f} dB": x for k, x in images.items()}
+    shown |= {
+        f"{k}, {peak_signal_noise_ratio(clean[lost], x[lost], data_range=1):.1f} dB": x
+        for k, x in images.items()
+    }
     for ax, (title, image) in zip(row, shown.items()):
         ax.imshow(image, cmap="gray", vmin=0, vmax=1)
         ax.set_title(title)

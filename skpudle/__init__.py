@@ -6,6 +6,8 @@ used.
 
 from importlib import import_module as _import_module
 from pkgutil import iter_modules as _iter_modules
+from types import ModuleType as _ModuleType
+from typing import TYPE_CHECKING
 
 from skpudle._consensus import ConsensusDictionary
 from skpudle._imputer import DictionaryImputer
@@ -19,6 +21,21 @@ from skpudle._learners.supervised.regressor import PUDLERegressor
 from skpudle._training.checkpoint import Checkpoint
 from skpudle._training.team import data_parallel
 from skpudle.reporting import report
+
+if TYPE_CHECKING:  # a type checker does not run __getattr__
+    from skpudle import datasets as datasets
+    from skpudle import encoding as encoding
+    from skpudle import images as images
+    from skpudle import inspection as inspection
+    from skpudle import interoperability as interoperability
+    from skpudle import lasso as lasso
+    from skpudle import metrics as metrics
+    from skpudle import omp as omp
+    from skpudle import plotting as plotting
+    from skpudle import pretrained as pretrained
+    from skpudle import reporting as reporting
+    from skpudle import sae as sae
+    from skpudle import search as search
 
 __all__ = [
     "Checkpoint",
@@ -39,12 +56,12 @@ __all__ = [
 __version__ = "0.1.0"
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> _ModuleType:
     if name in __dir__():
         return _import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     modules = (module.name for module in _iter_modules(__path__))
     return sorted({*__all__, *(name for name in modules if not name.startswith("_"))})

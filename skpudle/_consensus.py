@@ -8,8 +8,10 @@ instead of k-means: two atoms of one replicate never fall into one cluster, and 
 
 import warnings
 from numbers import Integral, Real
+from typing import Any, Literal, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import issparse
 from sklearn.base import (
@@ -17,7 +19,6 @@ from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     MetaEstimatorMixin,
     TransformerMixin,
-    _fit_context,
     clone,
 )
 from sklearn.utils import _safe_indexing, check_random_state, get_tags, indexable
@@ -28,9 +29,10 @@ from sklearn.utils.validation import _num_samples, check_is_fitted, validate_dat
 
 from skpudle._data.arrays import host_array, to_tensor
 from skpudle._data.callers import users_level
-from skpudle.encoding import default_step
-from skpudle.losses import loss_named
-from skpudle.operators import DenseDictionary
+from skpudle._data.validation import fit_context
+from skpudle._losses import loss_named
+from skpudle._operators import DenseDictionary
+from skpudle.encoding._unfold import default_step
 
 __all__ = ["ConsensusDictionary"]
 
@@ -247,17 +249,26 @@ class ConsensusDictionary(
     ((1797, 16), (16,))
     """
 
+    components_: np.ndarray
+    stability_: np.ndarray
+    n_agreeing_: np.ndarray
+    replicates_: list[np.ndarray]
+    matches_: np.ndarray
+    estimator_: Any
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+
     def __init__(
         self,
-        estimator,
-        n_replicates=20,
+        estimator: Any,
+        n_replicates: int = 20,
         *,
-        resample="seeds",
-        density_threshold=0.5,
-        neighborhood=0.3,
-        n_jobs=None,
-        random_state=None,
-    ):
+        resample: Literal["seeds", "bootstrap", "halves"] = "seeds",
+        density_threshold: float | None = 0.5,
+        neighborhood: float = 0.3,
+        n_jobs: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
         self.estimator = estimator
         self.n_replicates = n_replicates
         self.resample = resample
@@ -276,8 +287,8 @@ class ConsensusDictionary(
         "random_state": ["random_state"],
     }
 
-    @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None):
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: ArrayLike, y: None = None) -> Self:
         """Fit the replicates, and match their atoms.
 
         Parameters
@@ -379,7 +390,7 @@ class ConsensusDictionary(
             validate_data(self, X, reset=False, skip_check_array=True)
         return X
 
-    def transform(self, X):
+    def transform(self, X: ArrayLike) -> np.ndarray:
         """Encode data with the consensus, by the estimator's own `transform`.
 
         Parameters
@@ -395,7 +406,7 @@ class ConsensusDictionary(
         return self.estimator_.transform(self._checked(X))
 
     @_has("inverse_transform")
-    def inverse_transform(self, X):
+    def inverse_transform(self, X: ArrayLike) -> np.ndarray:
         """Return the data that codes stand for, by the estimator's own `inverse_transform`.
 
         Parameters
@@ -412,7 +423,7 @@ class ConsensusDictionary(
         return self.estimator_.inverse_transform(X)
 
     @_has("score")
-    def score(self, X, y=None):
+    def score(self, X: ArrayLike, y: None = None) -> float:
         """Return the score of data by the consensus, which is the estimator's own.
 
         Parameters

@@ -7,10 +7,12 @@ written by hand meets derivatives of two dtypes. TensorFloat-32, which
 nothing can be differentiated.
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from numbers import Real
 from threading import Lock, local
+from typing import TypeVar
 
 import torch
 
@@ -25,6 +27,8 @@ __all__ = [
     "own_precision",
     "training_mode",
 ]
+
+F = TypeVar("F", bound=Callable)
 
 _DEVICES = [d for d in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(d)]
 
@@ -148,7 +152,7 @@ def own_precision():
             _thread.is_inside = was_inside
 
 
-def in_own_precision(function):
+def in_own_precision(function: F) -> F:
     """Decorate a function to run inside `own_precision`, which it enters unless already inside."""
 
     @wraps(function)

@@ -7,9 +7,13 @@ with scikit-learn; nothing is ever downloaded.
 """
 
 import math
+from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 from scipy.sparse import csr_array
 from sklearn.datasets import load_sample_images
 from sklearn.utils import check_array, check_random_state
@@ -80,18 +84,18 @@ def _random_supports(n_samples, n_components, n_nonzero, random_state):
 
 
 def make_dictionary_data(
-    n_samples=1000,
-    n_features=None,
-    n_components=None,
-    n_nonzero=5,
+    n_samples: int = 1000,
+    n_features: int | None = None,
+    n_components: int | None = None,
+    n_nonzero: int = 5,
     *,
-    amplitude=(1.0, 2.0),
-    sign="entry",
-    snr_db=None,
-    dictionary=None,
-    dtype=np.float64,
-    random_state=None,
-):
+    amplitude: tuple[float, ...] = (1.0, 2.0),
+    sign: Literal["entry", "sample", None] = "entry",
+    snr_db: float | None = None,
+    dictionary: ArrayLike | None = None,
+    dtype: DTypeLike = np.float64,
+    random_state: int | np.random.RandomState | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw samples that are sparse combinations of the atoms of a known dictionary.
 
     Each sample uses a uniformly drawn subset of the atoms, with moduli drawn uniformly from
@@ -181,7 +185,9 @@ def make_dictionary_data(
     return data, dictionary, code.toarray()
 
 
-def perturb_dictionary(dictionary, tau, *, random_state=None):
+def perturb_dictionary(
+    dictionary: ArrayLike, tau: float, *, random_state: int | np.random.RandomState | None = None
+) -> np.ndarray:
     r"""Return ``dictionary`` plus Gaussian noise: the initial one of the published experiments.
 
     The noise of every entry has mean 0 and standard deviation ``tau / sqrt(m)``, where ``m`` is the
@@ -247,7 +253,7 @@ def _read_gray(path):
         return np.asarray(image.convert("L"), dtype=np.float64) / 255
 
 
-def load_gray_images(folder=None):
+def load_gray_images(folder: str | PathLike[str] | None = None) -> list[np.ndarray]:
     """Read images as grey levels.
 
     Parameters
@@ -297,15 +303,15 @@ def _normalize_patches(patches, center, normalize):
 
 
 def extract_patches(
-    images,
-    patch_size=(8, 8),
-    n_patches=10_000,
+    images: Sequence[ArrayLike],
+    patch_size: tuple[int, ...] = (8, 8),
+    n_patches: int | None = 10_000,
     *,
-    center=True,
-    normalize=True,
-    dtype=np.float64,
-    random_state=None,
-):
+    center: bool = True,
+    normalize: bool = True,
+    dtype: DTypeLike = np.float64,
+    random_state: int | np.random.RandomState | None = None,
+) -> np.ndarray:
     """Cut patches at random places of images of any sizes.
 
     Every place of every image is as likely as any other, and no place is taken twice; patches may
@@ -371,15 +377,15 @@ def extract_patches(
 
 
 def load_image_patches(
-    folder=None,
-    patch_size=(8, 8),
-    n_patches=10_000,
+    folder: str | PathLike[str] | None = None,
+    patch_size: tuple[int, ...] = (8, 8),
+    n_patches: int | None = 10_000,
     *,
-    center=True,
-    normalize=True,
-    dtype=np.float64,
-    random_state=None,
-):
+    center: bool = True,
+    normalize: bool = True,
+    dtype: DTypeLike = np.float64,
+    random_state: int | np.random.RandomState | None = None,
+) -> np.ndarray:
     """Cut patches at random places of the images in a folder.
 
     Parameters

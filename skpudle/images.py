@@ -9,21 +9,25 @@ fractions of their largest value, of 255 for uint8, as by convolutional learners
 returned have the dtype of the input again.
 """
 
+from collections.abc import Callable
 from functools import cache, partial
 from numbers import Integral
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy.fft import dct
 from scipy.interpolate import griddata
 from scipy.ndimage import binary_dilation
 from scipy.spatial import QhullError
+from torch import Tensor
 
 from skpudle._data.arrays import host_array, like_input, to_tensor
-from skpudle._data.images import as_fractions, as_pixels, extend, of_colours, read_images, sizes
-from skpudle.operators import Phases
+from skpudle._data.images import as_pixels, extend, of_colours, read_images, sizes
+from skpudle._operators import Phases
 
-__all__ = ["denoise_patches", "extract", "inpaint", "psnr", "reconstruct", "ssim"]
+__all__ = ["denoise_patches", "extract", "inpaint", "reconstruct"]
 
 # patches denoised at a time: few enough for their codes to stay in a cache
 _PATCHES = {"cpu": 4096, "cuda": 2**17}
@@ -115,7 +119,9 @@ def _channels_first(rows, n_channels):  # the inverse
     return rows.unflatten(1, (-1, n_channels)).mT.flatten(1)
 
 
-def extract(image, patch_shape=(8, 8), *, stride=1):
+def extract(
+    image: ArrayLike | Tensor, patch_shape: int | tuple[int, ...] = (8, 8), *, stride: int = 1
+) -> np.ndarray | Tensor:
     """Return the overlapping patches that cover an image.
 
     Parameters
@@ -140,7 +146,13 @@ def extract(image, patch_shape=(8, 8), *, stride=1):
     return like_input(_channels_last(rows, x.shape[1]), image)
 
 
-def reconstruct(patches, image_shape, patch_shape=(8, 8), *, stride=1):
+def reconstruct(
+    patches: ArrayLike | Tensor,
+    image_shape: tuple[int, ...],
+    patch_shape: int | tuple[int, ...] = (8, 8),
+    *,
+    stride: int | tuple[int, ...] = 1,
+) -> np.ndarray | Tensor:
     """Return an image from overlapping patches: each pixel is the mean of its values in them.
 
     Parameters
@@ -240,8 +252,14 @@ def _denoise_whole(learner, x, image, patch_shape, *, stride, **options):  # (1,
 
 
 def denoise_patches(
-    learner, image, patch_shape=(8, 8), *, stride=1, center=True, weights="sparsity"
-):
+    learner: Any,
+    image: ArrayLike | Tensor,
+    patch_shape: int | tuple[int, ...] = (8, 8),
+    *,
+    stride: int = 1,
+    center: bool = True,
+    weights: Literal["sparsity", "equal"] = "sparsity",
+) -> np.ndarray | Tensor:
     """Denoise an image by a dictionary of patches.
 
     The mean of each patch, which is hardly noisy, is subtracted before coding and added again.
@@ -404,7 +422,13 @@ def _iterate_cosines(filled, known, errors, levels):  # -> (height, width, c)
     return host_array(filled)
 
 
-def inpaint(image, denoise=None, *, mask=None, n_iter=20):
+def inpaint(
+    image: ArrayLike | Tensor,
+    denoise: Callable | None = None,
+    *,
+    mask: ArrayLike | None = None,
+    n_iter: int = 20,
+) -> np.ndarray | Tensor:
     """Fill in the missing pixels of an image.
 
     Missing pixels are interpolated linearly. The image is then denoised ``n_iter`` times at falling
@@ -441,10 +465,10 @@ def inpaint(image, denoise=None, *, mask=None, n_iter=20):
     Notes
     -----
     On thirteen parts of pictures of 128 x 128 pixels and more, of which half are missing at random,
-    it takes 0.4 s of one core in the median, and at eight scratches 3 pixels wide 0.13 s.
-    scikit-image's ``inpaint_biharmonic`` takes 0.03 s and 0.003 s. It is 1.6 dB behind at random
-    pixels and 1.7 dB at scratches on average, and as good on textures such as grass and gravel: use
-    it there, or where time counts.
+    `inpaint` takes 0.4 s of one core in the median, and at eight scratches 3 pixels wide 0.13 s.
+    scikit-image's ``inpaint_biharmonic`` takes 0.03 s and 0.003 s, and is 1.6 dB behind at random
+    pixels and 1.7 dB at scratches on average. On textures such as grass and gravel both are as
+    good: use scikit-image's there, or where time counts.
 
     References
     ----------
@@ -482,60 +506,3 @@ def inpaint(image, denoise=None, *, mask=None, n_iter=20):
             filled, known, errors, levels
         )
     return _image_of(to_tensor(x).movedim(-1, 0)[None], image)
-
-
-def _metrics():
-    try:
-        from skimage import metrics
-    except ImportError as error:
-        raise ImportError(
-            "Measures of image quality need scikit-image, which is not installed. Install it with "
-            "`pip install skpudle[images]`."
-        ) from error
-    return metrics
-
-
-def _compared(image, reference, peak):  # -> images, largest value that pixels may have
-    """Read images to compare: of unsigned integers fractions, unless their peak is given."""
-    images = (image, reference) if peak is not None else map(as_fractions, (image, reference))
-    image, reference = map(host_array, images)
-    return image, reference, 1.0 if peak is None else peak
-
-
-def psnr(image, reference, *, peak=None):
-    """Return the peak signal-to-noise ratio in dB, by scikit-image.
-
-    Parameters
-    ----------
-    image, reference : array-like or Tensor of one shape
-        The image to assess, and the clean one.
-    peak : float, default=None
-        The largest value that pixels may have. None takes 1, and the largest value of their type
-        for unsigned integers.
-
-    Returns
-    -------
-    float
-        ``10 log10(peak^2 / mean squared error)``.
-    """
-    image, reference, peak = _compared(image, reference, peak)
-    return float(_metrics().peak_signal_noise_ratio(reference, image, data_range=peak))
-
-
-def ssim(image, reference, *, peak=None):
-    """Return the structural similarity of grey images, by scikit-image.
-
-    Parameters
-    ----------
-    image, reference : array-like or Tensor of shape (height, width)
-        The image to assess, and the clean one.
-    peak : float, default=None
-        As in `psnr`.
-
-    Returns
-    -------
-    float
-        1 for equal images, else less.
-    """
-    image, reference, peak = _compared(image, reference, peak)
-    return float(_metrics().structural_similarity(reference, image, data_range=peak))

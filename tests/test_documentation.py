@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import json
 import os
 import re
@@ -64,6 +65,43 @@ def test_every_public_name_says_what_it_is(name):
     ]
     # torch calls these by convention; what they do is in the docstring of the class
     assert set(silent) <= {"forward", "backward"}, f"{name} has methods without a docstring."
+
+
+def functions_of(value):
+    """Return the function of a public name, or its methods."""
+    if inspect.isfunction(value):
+        return [value]
+    if not inspect.isclass(value) or issubclass(value, tuple):
+        return []
+    names = [name for name in dir(value) if name == "__init__" or not name.startswith("_")]
+    members = [inspect.getattr_static(value, name) for name in names]
+    members = [getattr(member, "__func__", getattr(member, "fn", member)) for member in members]
+    return [
+        inspect.unwrap(member)
+        for member in members
+        if inspect.isfunction(member)
+        and member.__module__.startswith("skpudle")
+        and "." in member.__qualname__  # a method, and no function in a field of a dataclass
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(public_names()))
+def test_public_signatures_have_types(name):
+    *path, last = f"skpudle.{name}".split(".")
+    for function in functions_of(getattr(importlib.import_module(".".join(path)), last)):
+        signature = inspect.signature(function)
+        untyped = [
+            parameter.name
+            for parameter in signature.parameters.values()
+            if parameter.name not in ("self", "cls") and parameter.annotation is parameter.empty
+        ]
+        assert not untyped, f"{function.__qualname__} has parameters without a type: {untyped}."
+        assert signature.return_annotation is not signature.empty, function.__qualname__
+
+
+def test_type_checkers_know_all_modules():
+    text = (ROOT / "skpudle" / "__init__.py").read_text(encoding="utf-8")
+    assert set(re.findall(r"^    from skpudle import (\w+) as", text, re.MULTILINE)) == set(MODULES)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
@@ -186,7 +224,7 @@ except AttributeError as error:
 def test_the_package_is_imported_without_what_is_not_used():
     """Neither what is optional nor the modules that only some programs need."""
     modules = "matplotlib", "skimage", "sporco", "PIL", "safetensors", "torch._dynamo"
-    own = "datasets", "images", "pretrained", "checkpoint"
+    own = "datasets", "images", "pretrained"
     names = [*modules, *(f"skpudle.{name}" for name in own)]
     assert run_alone(f"print([name for name in {names} if name in sys.modules])") == "[]\n"
 

@@ -7,7 +7,7 @@ from sklearn.decomposition import NMF, MiniBatchDictionaryLearning
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle._data.arrays import to_tensor
 from skpudle.datasets import make_dictionary_data
-from skpudle.encoding import LearnedEncoder
+from skpudle.encoding._learned import LearnedEncoder
 from skpudle.lasso import solve_lasso
 from skpudle.metrics import atom_importance
 from skpudle.plotting import AtomsDisplay

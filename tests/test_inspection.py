@@ -1,19 +1,21 @@
 """What atoms and reconstructions are made of: the identities of stationary dictionaries."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import MiniBatchDictionaryLearning
 
 from skpudle import ConsensusDictionary, PUDLEDictionaryLearning, inspection
+from skpudle._operators import DenseDictionary
 from skpudle.encoding import encode
 from skpudle.inspection import (
     atom_contributions,
     code_saliency,
-    feature_directions,
     reconstruction_contributions,
 )
-from skpudle.operators import DenseDictionary
+from skpudle.sae import feature_directions
 
 
 def samples(seed=0, n=80, m=12):
@@ -34,9 +36,8 @@ def test_a_dictionary_trained_with_a_ridge_is_made_of_its_samples():
         gradient="dec",
         n_unfoldings=None,
         atom_norm=None,
-        optimizer="sgd",
+        optimizer=partial(torch.optim.SGD, weight_decay=weight_decay, momentum=0.9),
         learning_rate=1.0,
-        optimizer_params={"weight_decay": weight_decay, "momentum": 0.9},
         batch_size=len(X),
         max_iter=300,
         tol=None,

@@ -1,10 +1,7 @@
 """Other packages: what goes in from them and out to them."""
 
-import errno
-import io
-import json
-import os
 import re
+from functools import partial
 from importlib.metadata import metadata
 
 import numpy as np
@@ -21,22 +18,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils._param_validation import InvalidParameterError
 
 from skpudle import (
-    ConsensusDictionary,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
-    PoissonNMF,
-    PUDLEClassifier,
     PUDLEDictionaryLearning,
-    PUDLERegressor,
     SporcoDictionaryLearning,
 )
+from skpudle._data.foreign import dictionary_of
 from skpudle.datasets import make_dictionary_data
-from skpudle.interoperability import (
-    dict_learning_online,
-    dictionary_of,
-    load_atoms,
-    save_atoms,
-)
+from skpudle.interoperability import dict_learning_online
 from skpudle.lasso import solve_lasso
 from skpudle.metrics import recovery_rate
 
@@ -355,171 +344,7 @@ def test_the_html_of_an_estimator_links_to_its_page(kind):
     assert not [other for other in pages if "skpudle" in other and other != page]
 
 
-# ---------------------------------------------------------------------------- files
-
-
-@pytest.fixture(scope="module")
-def safetensors():
-    return pytest.importorskip("safetensors.numpy")
-
-
-CODINGS = {
-    "default": {},
-    "positive": dict(positive_code=True, n_unfoldings=20),
-    "split": dict(split_sign=True, n_unfoldings=20),
-    "lasso": dict(transform_algorithm="lasso"),
-    "another penalty": dict(transform_alpha=0.7),
-    "hard": dict(shrinkage="hard", n_unfoldings=9),
-    "decay": dict(lambda_decay=(1.0, 0.8), n_unfoldings=9),
-    "step": dict(step_size=0.02, n_unfoldings=9),
-    "pursuit": dict(transform_algorithm="omp", transform_n_nonzero_coefs=2),
-    "pursuit to a residual": dict(transform_algorithm="omp", transform_tol=0.5),
-    "numbers of NumPy": dict(n_unfoldings=np.int64(9), alpha=np.float32(0.3)),
-    "texts of NumPy": dict(shrinkage=np.str_("hard"), positive_code=np.bool_(True), n_unfoldings=9),
-    "ball": dict(atom_norm="ball", n_unfoldings=9, gradient="ae-ls"),
-    "counts": dict(loss="poisson"),
-    "binary": dict(loss="binomial", n_trials=np.int64(7), n_unfoldings=9),
-    "split counts": dict(loss="poisson", split_sign=True, n_unfoldings=9, step_size=0.01),
-}
-
-
-@pytest.mark.parametrize("params", CODINGS.values(), ids=CODINGS)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.filterwarnings("ignore:step_size")
-def test_stored_atoms_give_the_same_codes(params, dtype, X, tmp_path, safetensors):
-    """To the bit, and the same reconstructions: all that `transform` needs is in the one file."""
-    X, file = X.astype(dtype), tmp_path / "atoms.safetensors"
-    if "loss" in params:
-        X = np.rint(np.abs(X)).clip(0, 7).astype(dtype)
-    learner = PUDLEDictionaryLearning(7, random_state=0, **params).fit(X)
-    save_atoms(learner, file, mean=X.mean(axis=0), notes={"layer": np.int64(3), "of": ["a", None]})
-    assert [path.name for path in tmp_path.iterdir()] == ["atoms.safetensors"]
-    stored = load_atoms(file)
-    np.testing.assert_array_equal(stored.components, learner.components_)
-    assert stored.components.dtype == dtype
-    np.testing.assert_array_equal(stored.mean, X.mean(axis=0))
-    assert stored.notes == {"layer": 3, "of": ["a", None]}
-    assert stored.learner == "PUDLEDictionaryLearning"
-    again = PUDLEDictionaryLearning.from_components(
-        stored.components, intercept=stored.intercept, **stored.params
-    )
-    codes = learner.transform(X)
-    np.testing.assert_array_equal(again.transform(X), codes)
-    reconstruction = learner.inverse_transform(codes)
-    np.testing.assert_array_equal(again.inverse_transform(codes), reconstruction)
-
-
-@pytest.mark.parametrize("params", CODINGS.values(), ids=CODINGS)
-def test_stored_parameters_are_those_of_the_constructor(params, X, tmp_path, safetensors):
-    """A start for training, and what is no longer "auto" is a number."""
-    X = np.rint(np.abs(X)).clip(0, 7) if "loss" in params else X
-    options = dict(optimizer="adam" if "loss" in params else "sgd")  # which have a rate
-    learner = PUDLEDictionaryLearning(7, random_state=0, **params).fit(X)
-    save_atoms(learner, tmp_path / "atoms.safetensors")
-    stored = load_atoms(tmp_path / "atoms.safetensors")
-    again = PUDLEDictionaryLearning(dict_init=stored.components, **stored.params, **options)
-    again.set_params(learning_rate=1e-12, max_iter=1, tol=None, random_state=0).fit(X)
-    assert again.alpha_ == learner.alpha_
-    if "loss" in params:
-        return  # the baseline is learned anew
-    np.testing.assert_allclose(again.transform(X), learner.transform(X), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "learner",
-    [
-        NOODLDictionaryLearning(7, initial_threshold=0.5, n_unfoldings=9, **SETTINGS),
-        PUDLEClassifier(7, n_unfoldings=np.int64(9), **SETTINGS),
-        PUDLERegressor(7, split_sign=False, alpha=0.3, n_unfoldings=9, **SETTINGS),
-        SporcoDictionaryLearning(7, max_iter=2, random_state=0),
-    ],
-    ids=lambda learner: type(learner).__name__,
-)
-def test_stored_parameters_fit_the_constructor_of_each_learner(learner, X, tmp_path, safetensors):
-    if isinstance(learner, SporcoDictionaryLearning):
-        pytest.importorskip("sporco")
-    learner.fit(X, np.arange(len(X)) % 2)
-    save_atoms(learner, tmp_path / "atoms.safetensors")
-    stored = load_atoms(tmp_path / "atoms.safetensors")
-    assert stored.learner == type(learner).__name__
-    assert stored.intercept is None  # that of a task is no baseline
-    codes = learner.transform(X)
-    again = type(learner)(dict_init=stored.components, **stored.params)
-    assert {
-        "alpha": again.get_params().get("alpha"),
-        "threshold": again.get_params().get("threshold"),
-    }[NAMES.get(type(learner), "alpha")] == learner.alpha_
-    kind = NOODLDictionaryLearning if type(learner) in NAMES else PUDLEDictionaryLearning
-    given = kind.from_components(stored.components, **stored.params)
-    np.testing.assert_allclose(given.transform(X), codes, rtol=0, atol=1e-6)
-
-
-NAMES = {NOODLDictionaryLearning: "threshold"}  # of what is alpha_
-
-# Parameters that codes of given atoms do not depend on.
-OF_TRAINING = {
-    "C", "batch_size", "class_weight", "device", "dict_init", "early_stopping", "gradient",
-    "learning_rate", "max_iter", "n_components", "n_iter_no_change", "optimizer",
-    "optimizer_params", "options", "positive_dict", "random_state", "separate_atoms",
-    "supervision", "tol", "validation_fraction", "verbose",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", [PUDLEDictionaryLearning, NOODLDictionaryLearning,
-                                  PUDLEClassifier, PUDLERegressor])  # fmt: skip
-def test_each_parameter_is_stored_or_is_one_of_training(kind, X, tmp_path, safetensors):
-    learner = kind(7, n_unfoldings=5, **SETTINGS).fit(X, np.arange(len(X)) % 2)
-    save_atoms(learner, tmp_path / "atoms.safetensors")
-    stored = load_atoms(tmp_path / "atoms.safetensors").params.keys()
-    assert stored | OF_TRAINING >= learner.get_params().keys()
-    assert stored.isdisjoint(OF_TRAINING)
-
-
-@pytest.mark.parametrize(
-    "learner",
-    [*(PUDLEDictionaryLearning(3, **params) for params in CODINGS.values()), PoissonNMF(3)],
-    ids=[*CODINGS, "counts that add"],
-)
-def test_a_consensus_is_stored_with_the_parameters_of_its_codes(learner, X, tmp_path, safetensors):
-    X = X if learner.loss == "gaussian" else np.rint(np.abs(X)).clip(0, 7)
-    consensus = ConsensusDictionary(learner, 2, resample="halves", random_state=0).fit(X)
-    save_atoms(consensus, tmp_path / "atoms.safetensors")
-    stored = load_atoms(tmp_path / "atoms.safetensors")
-    assert stored.learner == type(learner).__name__
-    baseline = {} if stored.intercept is None else {"intercept": stored.intercept}
-    again = type(learner).from_components(stored.components, **baseline, **stored.params)
-    np.testing.assert_array_equal(again.transform(X), consensus.transform(X))
-
-
-@pytest.mark.parametrize("in_a_consensus", [False, True])
-@pytest.mark.parametrize("algorithm", ["lasso_cd", "omp", "threshold"])
-def test_a_learner_of_another_package_is_not_stored(algorithm, in_a_consensus, X, tmp_path):
-    learner = MiniBatchDictionaryLearning(3, max_iter=2, transform_algorithm=algorithm)
-    if in_a_consensus:
-        learner = ConsensusDictionary(learner, 2, random_state=0)
-    learner = clone(learner).set_params(random_state=0).fit(X)
-    with pytest.raises(ValueError, match="MiniBatchDictionaryLearning of sklearn .*from_com"):
-        save_atoms(learner, tmp_path / "atoms.safetensors")
-    assert not os.listdir(tmp_path)
-
-
-def test_a_loss_that_was_set_after_fit_is_not_stored(X, tmp_path):
-    X = np.rint(np.abs(X)).clip(0, 7)
-    learner = (
-        PUDLEDictionaryLearning(3, loss="poisson", random_state=0)
-        .fit(X)
-        .set_params(loss="binomial")
-    )
-    with pytest.raises(ValueError, match="loss='binomial' was set after fit"):
-        save_atoms(learner, tmp_path / "atoms.safetensors")
-
-
-def test_a_pursuit_without_a_penalty_is_stored(X, tmp_path, safetensors):
-    learner = PUDLEDictionaryLearning.from_components(X[:5], transform_algorithm="omp")
-    save_atoms(learner, tmp_path / "atoms.safetensors")
-    stored = load_atoms(tmp_path / "atoms.safetensors")
-    again = PUDLEDictionaryLearning.from_components(stored.components, **stored.params)
-    np.testing.assert_array_equal(again.transform(X), learner.transform(X))
+# ---------------------------------------------------------------------------- given atoms
 
 
 def test_a_baseline_is_that_of_a_loss(X):
@@ -534,141 +359,6 @@ def test_a_baseline_is_that_of_a_loss(X):
             )
 
 
-def test_the_old_atoms_stay_until_the_new_file_is_whole(X, tmp_path, safetensors, monkeypatch):
-    """With their own alpha, which is in the same file."""
-    file = tmp_path / "atoms.safetensors"
-    save_atoms(make(alpha=0.3).fit(X), file)
-    before = file.read_bytes()
-
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space"):
-            save_atoms(make(alpha=0.2).fit(X), file)
-    assert file.read_bytes() == before
-    assert os.listdir(tmp_path) == [file.name]
-
-
-def tensors_changed(**changes):
-    def change(arrays, said):
-        for name, value in changes.items():
-            arrays.pop(name, None)
-            arrays |= {} if value is None else {name: value(arrays, said)}
-
-    return change
-
-
-def said_changed(**changes):
-    def change(arrays, said):
-        said.update(changes)
-
-    return change
-
-
-DAMAGES = {
-    "NaN": tensors_changed(components=lambda *_: np.full((7, 10), np.nan)),
-    "infinity": tensors_changed(components=lambda *_: np.full((7, 10), np.inf, np.float32)),
-    "one dimension": tensors_changed(components=lambda *_: np.ones(10)),
-    "three dimensions": tensors_changed(components=lambda *_: np.ones((7, 2, 5))),
-    "no atoms": tensors_changed(components=lambda *_: np.ones((0, 10))),
-    "integers": tensors_changed(components=lambda *_: np.ones((7, 10), int)),
-    "no components": tensors_changed(components=None),
-    "another array": tensors_changed(other=lambda *_: np.ones(3)),
-    "a short mean": tensors_changed(mean=lambda *_: np.ones(9)),
-    "a mean of NaN": tensors_changed(mean=lambda *_: np.full(10, np.nan)),
-    "a baseline of least squares": tensors_changed(intercept=lambda *_: np.ones(10)),
-    "no baseline of counts": said_changed(params='{"loss": "poisson"}'),
-    "no params": lambda arrays, said: said.pop("params"),
-    "no learner": lambda arrays, said: said.pop("learner"),
-    "no metadata": lambda arrays, said: said.clear(),
-    "params that are no JSON": said_changed(params="alpha: 1"),
-    "params that are a list": said_changed(params="[1, 2]"),
-    "params of lists": said_changed(params='{"alpha": [1, 2]}'),
-    "a penalty of NaN": said_changed(params='{"alpha": NaN}'),
-    "many unfoldings": said_changed(params='{"n_unfoldings": 1001}'),
-    "a part of an unfolding": said_changed(params='{"n_unfoldings": 2.7}'),
-    "a negative penalty": said_changed(params='{"alpha": -1}'),
-    "a number of a thousand digits": said_changed(params=f'{{"alpha": 1{"0" * 1000}}}'),
-    "half an atom": said_changed(params='{"transform_n_nonzero_coefs": 0.5}'),
-    "a step without end": said_changed(params='{"step_size": 1e300}'),
-    "a step of nothing": said_changed(params='{"step_size": 0}'),
-    "a growing penalty": said_changed(params='{"lambda_decay": 1.1}'),
-    "no trials": said_changed(params='{"n_trials": 0}'),
-    "twice the bias": said_changed(params='{"debias": 2}'),
-    "a parameter of training": said_changed(params='{"n_components": 1000000000}'),
-    "notes that are a number": said_changed(notes="3"),
-    "deep notes": said_changed(notes="[" * 10**5),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_atoms_are_refused_by_name(damage, X, tmp_path, safetensors):
-    file = tmp_path / "atoms.safetensors"
-    save_atoms(make(alpha=0.3).fit(X), file, mean=X.mean(axis=0))
-    load_atoms(file)
-    arrays = safetensors.load_file(file)
-    said = json.loads(file.read_bytes()[8:].partition(b"}}")[0].partition(b'"__metadata__":')[2]
-                      .partition(b"},")[0] + b"}")  # fmt: skip
-    DAMAGES[damage](arrays, said)
-    safetensors.save_file(arrays, file, metadata=said)
-    with pytest.raises(ValueError, match=rf"{file} is no file of atoms: .*save_atoms wrote"):
-        load_atoms(file)
-
-
-@pytest.mark.parametrize("content", ["empty", "cut", "text", "header", "npz"])
-def test_what_is_no_safetensors_file_is_refused_by_name(content, X, tmp_path, safetensors):
-    file = tmp_path / "atoms.safetensors"
-    save_atoms(make().fit(X), file)
-    whole = file.read_bytes()
-    opened = io.BytesIO()
-    np.savez(opened, components=X)
-    contents = {
-        "empty": b"",
-        "cut": whole[:-9],
-        "text": b"atoms" * 10,
-        "header": b"\xff" * 8 + whole[8:],
-        "npz": opened.getvalue(),
-    }
-    file.write_bytes(contents[content])
-    with pytest.raises(ValueError, match=rf"{file} is no file of atoms: .*save_atoms wrote"):
-        load_atoms(file)
-
-
-def test_a_missing_file_is_missing(tmp_path, safetensors):
-    with pytest.raises(FileNotFoundError):
-        load_atoms(tmp_path / "atoms.safetensors")
-
-
-def test_other_programs_find_the_atoms_in_the_file(X, tmp_path, safetensors):
-    learner = NOODLDictionaryLearning(7, **SETTINGS).fit(X)
-    save_atoms(learner, tmp_path / "atoms.safetensors")
-    arrays = safetensors.load_file(tmp_path / "atoms.safetensors")
-    assert list(arrays) == ["components"]
-    np.testing.assert_array_equal(arrays["components"], learner.components_)
-    assert load_atoms(tmp_path / "atoms.safetensors").mean is None
-
-
-def test_what_cannot_be_stored_is_refused(X, tmp_path, safetensors):
-    learner, file = make().fit(X), tmp_path / "atoms.safetensors"
-    with pytest.raises(ValueError, match=r"end in \.safetensors"):
-        save_atoms(learner, tmp_path / "atoms.npz")
-    for mean in (np.ones(9), np.ones((2, 10)), np.full(10, np.nan), 3.0, ["a"] * 10):
-        with pytest.raises(ValueError, match="mean"):
-            save_atoms(learner, file, mean=mean)
-    for notes in ({"weights": np.ones(3)}, {"by": {1, 2}}, ["layer"], {"n": float("nan")}):
-        with pytest.raises(ValueError, match="notes"):
-            save_atoms(learner, file, notes=notes)
-    images = ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1, n_unfoldings=2, **SETTINGS)
-    with pytest.raises(ValueError, match="save_denoiser"):
-        save_atoms(images.fit(X[:, :, None]), file)
-    learner.components_[0, 0] = np.nan
-    with pytest.raises(ValueError, match="not finite"):
-        save_atoms(learner, file)
-    assert not os.listdir(tmp_path)
-
-
 # ---------------------------------------------------------------------------- parameters
 
 HUGE = {"list": list(range(10**4)), "tuple": (0.5,) * 10**4, "text": "x" * 10**5}
@@ -681,14 +371,14 @@ HUGE = {"list": list(range(10**4)), "tuple": (0.5,) * 10**4, "text": "x" * 10**5
         (PUDLEDictionaryLearning, "alpha"),
         (PUDLEDictionaryLearning, "lambda_decay"),
         (PUDLEDictionaryLearning, "device"),
-        (PUDLEDictionaryLearning, "optimizer_params"),
+        (PUDLEDictionaryLearning, "optimizer"),
         (ConvPUDLEDictionaryLearning, "atom_shape"),
         (ConvPUDLEDictionaryLearning, "stride"),
         (ConvPUDLEDictionaryLearning, "image_shape"),
     ],
 )
 def test_a_huge_value_makes_no_huge_error(kind, name, value, X):
-    value = {"nonsense": value} if name == "optimizer_params" else value
+    value = partial(torch.optim.SGD, nonsense=value) if name == "optimizer" else value
     with pytest.raises(ValueError, match=name if name != "device" else "device|Device") as error:
         kind(**SETTINGS | {"n_unfoldings": 5, name: value}).fit(X)
     assert len(str(error.value)) < 1000

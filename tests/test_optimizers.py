@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 import torch
 
-from skpudle.operators import atom_norms, project_atoms
-from skpudle.optimizers import GradientOptimizer, SurrogateOptimizer, make_optimizer
+from skpudle._operators import atom_norms, project_atoms
+from skpudle._optimizers import GradientOptimizer, SurrogateOptimizer, make_optimizer
 
 OPTIMIZERS = {
     "adam": ("adam", {}),
@@ -27,13 +27,13 @@ def normal(generator, *shape):
 
 def make(kind, atoms, *, atom_norm="unit", data_scale=1.0, learning_rate=0.01, **params):
     name, defaults = OPTIMIZERS[kind]
+    arguments = defaults | params
     return make_optimizer(
-        name,
+        partial(CLASSES.get(name, name), **arguments) if arguments else name,
         atoms,
         partial(project_atoms, atom_norm=atom_norm),
         learning_rate=learning_rate,
         data_scale=data_scale,
-        params=defaults | params,
     )
 
 
@@ -259,8 +259,9 @@ def test_strides_of_the_initial_atoms_do_not_matter(kind, atoms, gradients):
 
 def test_an_optimiser_that_starts_with_a_state_can_forget_all(atoms, gradients):
     """Adagrad of some versions of torch has its sums before the first step."""
-    options = dict(learning_rate=0.1, data_scale=1.0, params={"initial_accumulator_value": 0.5})
-    used, new = (make_optimizer(torch.optim.Adagrad, atoms, torch.clone, **options) for _ in "12")
+    options = dict(learning_rate=0.1, data_scale=1.0)
+    adagrad = partial(torch.optim.Adagrad, initial_accumulator_value=0.5)
+    used, new = (make_optimizer(adagrad, atoms, torch.clone, **options) for _ in "12")
     train(used, gradients)
     used.load(atoms, {})
     assert torch.equal(train(used, gradients), train(new, gradients))
@@ -279,12 +280,11 @@ def test_atoms_stay_inside_their_constraints(kind, atoms, gradients):
 
 def test_a_class_of_torch_is_taken_with_its_parameters(atoms):
     optimizer = make_optimizer(
-        torch.optim.RMSprop,
+        partial(torch.optim.RMSprop, alpha=0.7),
         atoms,
         project_atoms,
         learning_rate=0.5,
         data_scale=1.0,
-        params=dict(alpha=0.7),
     )
     assert isinstance(optimizer, GradientOptimizer)
     (group,) = optimizer._optimizer.param_groups
@@ -319,17 +319,29 @@ def test_foreach_takes_the_place_of_the_fused_adam(atoms, gradients):
     torch.testing.assert_close(found, train(make("adam", atoms), gradients))
 
 
-@pytest.mark.parametrize("name", ["adam", "sgd", "surrogate"])
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])
 @pytest.mark.parametrize("parameter", ["foo", "lr", "learning_rate"])
-def test_parameters_that_an_optimiser_does_not_have_are_named(name, parameter, generator):
+def test_parameters_that_an_optimiser_does_not_have_are_named(kind, parameter, generator):
     atoms = normal(generator, 3, 4)
-    options = dict(learning_rate=0.1, data_scale=1.0, params={parameter: 1.0})
-    with pytest.raises(ValueError, match=f"optimizer='{name}' takes no such .*{parameter}"):
-        make_optimizer(name, atoms, project_atoms, **options)
+    options = dict(learning_rate=0.1, data_scale=1.0)
+    with pytest.raises(ValueError, match=f"{kind.__name__}.*makes no steps.*{parameter}"):
+        make_optimizer(partial(kind, **{parameter: 1.0}), atoms, project_atoms, **options)
+
+
+def test_a_function_that_makes_an_optimiser_is_its_class_with_arguments(atoms, gradients):
+    def rmsprop(parameters, lr):
+        return torch.optim.RMSprop(parameters, lr=lr, alpha=0.7)
+
+    options = dict(learning_rate=0.5, data_scale=1.0)
+    makes = rmsprop, partial(torch.optim.RMSprop, alpha=0.7)
+    one, other = (make_optimizer(make, atoms, project_atoms, **options) for make in makes)
+    assert torch.equal(train(one, gradients), train(other, gradients))
 
 
 def test_an_optimiser_that_cannot_step_is_named(atoms):
-    with pytest.raises(ValueError, match=r"optimizer=.*SparseAdam.*no gradients of atoms.*'adam'"):
+    with pytest.raises(
+        ValueError, match=r"optimizer=.*SparseAdam.*no steps along gradients.*'adam'"
+    ):
         make_optimizer(
             torch.optim.SparseAdam, atoms, project_atoms, learning_rate=0.1, data_scale=1.0
         )

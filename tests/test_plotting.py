@@ -24,13 +24,11 @@ from sklearn.preprocessing import (
 
 from skpudle import (
     ConvPUDLEDictionaryLearning,
-    NOODLDictionaryLearning,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
 )
 from skpudle._fitted.learners import find_learner
 from skpudle.datasets import make_dictionary_data
-from skpudle.diagnostics import code_convergence, gradient_convergence
 from skpudle.inspection import atom_contributions, reconstruction_contributions
 from skpudle.metrics import atom_coherence
 from skpudle.plotting import (
@@ -38,7 +36,6 @@ from skpudle.plotting import (
     AtomsDisplay,
     CodesDisplay,
     ContributionsDisplay,
-    ConvergenceDisplay,
     LossCurveDisplay,
     RecoveryDisplay,
     StabilityDisplay,
@@ -311,9 +308,6 @@ def test_displays_look_into_pipelines_and_searches(place, X):
     np.testing.assert_allclose(usage, CodesDisplay.from_estimator(found, X).heights_)
     curve = LossCurveDisplay.from_estimator(fitted).lines_[0].get_ydata()
     np.testing.assert_array_equal(curve, found.loss_curve_)
-    (line,) = ConvergenceDisplay.from_estimator(fitted, X, n_unfoldings=3).lines_
-    (same,) = ConvergenceDisplay.from_estimator(found, X, n_unfoldings=3).lines_
-    np.testing.assert_allclose(line.get_ydata(), same.get_ydata())
     display = ContributionsDisplay.from_estimator(fitted, X, atoms=[3])
     expected = ContributionsDisplay.from_estimator(found, X, atoms=[3])
     np.testing.assert_allclose(display.pictures, expected.pictures, atol=1e-12)
@@ -369,8 +363,6 @@ def test_counts_and_magnitudes_are_of_all_samples_and_entries(learner, X):
 def test_an_unknown_kind_is_named(learner, X):
     with pytest.raises(ValueError, match="'size'.*usage"):
         CodesDisplay.from_estimator(learner, X, kind="size")
-    with pytest.raises(ValueError, match="'size'.*gradient"):
-        ConvergenceDisplay.from_estimator(learner, X, kind="size")
 
 
 # ---------------------------------------------------------------------------- curves
@@ -386,48 +378,6 @@ def test_loss_curves_are_those_of_the_learners(learner):
     np.testing.assert_array_equal(display.lines_[1].get_xdata(), epochs)
     single = LossCurveDisplay.from_estimator(learner)
     assert single.lines_[0].get_label() == "PUDLEDictionaryLearning"
-
-
-def test_convergence_of_codes_is_the_median_over_samples(learner, X):
-    display = ConvergenceDisplay.from_estimator(learner, X, n_unfoldings=7)
-    settings = dict(alpha=learner.alpha_, step_size=learner.step_size_, n_unfoldings=7)
-    curves = code_convergence(X, learner.components_, random_state=0, **settings)
-    np.testing.assert_allclose(
-        display.lines_[0].get_ydata(), np.median(curves.code_error, axis=1), rtol=1e-12
-    )
-    assert len(ConvergenceDisplay.from_codes(curves).lines_) == 2  # the Jacobian too
-
-
-def test_convergence_of_gradients_has_a_line_for_each(learner, X):
-    display = ConvergenceDisplay.from_estimator(learner, X, kind="gradient", n_unfoldings=7)
-    settings = dict(alpha=learner.alpha_, step_size=learner.step_size_, n_unfoldings=7)
-    curves = gradient_convergence(X, learner.components_, **settings)
-    assert [line.get_label() for line in display.lines_] == ["dec", "ae-lasso", "ae-ls"]
-    for line, error in zip(display.lines_, curves.local):
-        np.testing.assert_allclose(line.get_ydata(), error, rtol=1e-12)
-
-
-@pytest.mark.parametrize(
-    "learner",
-    [
-        PUDLEDictionaryLearning(shrinkage="hard"),
-        NOODLDictionaryLearning(),
-        PUDLEDictionaryLearning(positive_code=True),
-    ],
-    ids=repr,
-)
-def test_codes_of_other_problems_have_no_lasso_to_converge_to(learner, X):
-    learner.set_params(n_unfoldings=5, max_iter=1, tol=None, random_state=0)
-    with pytest.raises(ValueError, match=f"either sign.*got {type(learner).__name__}"):
-        ConvergenceDisplay.from_estimator(learner.fit(X), X)
-
-
-def test_convolutions_have_no_encoder_of_rows_to_converge():
-    images = np.random.default_rng(0).normal(size=(2, 12, 12))
-    options = dict(n_unfoldings=2, max_iter=1, tol=None, random_state=0)
-    learner = ConvPUDLEDictionaryLearning(3, **options).fit(images)
-    with pytest.raises(ValueError, match="which ConvPUDLEDictionaryLearning does not have"):
-        ConvergenceDisplay.from_estimator(learner, images)
 
 
 # ---------------------------------------------------------------------------- recovery
@@ -459,7 +409,6 @@ def test_every_display_draws_on_given_axes(learner, X):
         lambda ax: AtomsDisplay.from_estimator(learner, ax=ax),
         lambda ax: CodesDisplay.from_estimator(learner, X, ax=ax),
         lambda ax: LossCurveDisplay.from_estimator(learner, ax=ax),
-        lambda ax: ConvergenceDisplay.from_estimator(learner, X, n_unfoldings=3, ax=ax),
         lambda ax: RecoveryDisplay.from_estimator(learner, learner.components_, ax=ax),
     ]
     figure, axes = plt.subplots(1, len(draw))

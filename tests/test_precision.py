@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from skpudle._operators import DenseDictionary
 from skpudle._precision import in_own_precision, own_precision
-from skpudle.operators import DenseDictionary
 
 
 @pytest.fixture

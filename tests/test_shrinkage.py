@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skpudle.shrinkage import SHRINKAGES, shrinkage_function
+from skpudle._shrinkage import SHRINKAGES, shrinkage_function
 
 VARIANTS = [(name, positive) for name in SHRINKAGES for positive in (False, True)]
 PENALTIES = {

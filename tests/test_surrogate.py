@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from skpudle import PUDLEDictionaryLearning
+from skpudle._gradients import GRADIENT_RULES
+from skpudle._operators import DenseDictionary, project_atoms
+from skpudle._optimizers import SurrogateOptimizer
 from skpudle.datasets import make_dictionary_data
-from skpudle.gradients import GRADIENT_RULES
-from skpudle.lasso import converged_codes
+from skpudle.lasso._implicit import converged_codes
 from skpudle.metrics import dictionary_error
-from skpudle.operators import DenseDictionary, project_atoms
-from skpudle.optimizers import SurrogateOptimizer
 
 
 @pytest.fixture

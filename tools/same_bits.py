@@ -238,7 +238,8 @@ def search_in_two_processes():
     """Search in two threads that stand for processes, each with half of the rows."""
     import torch
 
-    from skpudle.search import Problem, hold_out, search
+    from skpudle.search import Problem, search
+    from skpudle.search._held_out import hold_out
 
     sys.path.insert(0, str(ROOT / "tests" / "search"))
     from two_processes import in_two_processes

@@ -15,7 +15,7 @@ import torch
 
 from skpudle._data.arrays import host_array, to_tensor
 from skpudle._data.callers import users_level
-from skpudle.losses import Poisson
+from skpudle._losses import Poisson
 
 __all__ = ["Noise", "estimate_noise", "extent_of", "with_noise", "with_photons"]
 

@@ -38,7 +38,7 @@ from skpudle._data.batches import Indexed, Samples, check_end, once_only
 from skpudle._data.callers import users_level
 from skpudle._data.reading import Loader, Reader, part_of, read_ahead, without_labels
 from skpudle._data.tables import is_dataset, only_array, table_of
-from skpudle.search import spread_rows
+from skpudle.search._epoch import spread_rows
 
 __all__ = [
     "SparseRows",

@@ -10,7 +10,7 @@ from skpudle._data.arrays import check_range
 from skpudle._data.batches import Indexed, Samples
 from skpudle._data.images import extend, split_gaps
 from skpudle._data.noise import with_photons
-from skpudle.operators import atom_norms
+from skpudle._operators import atom_norms
 
 __all__ = ["Cropping", "Crops", "Geometry", "TrainingImages", "initial_kernels"]
 

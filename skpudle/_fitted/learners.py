@@ -7,11 +7,13 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from skpudle._data.arrays import check_rows, to_numpy, to_tensor
+from skpudle._data.arrays import check_rows, host_array, to_numpy, to_tensor
+from skpudle._data.foreign import centre
 from skpudle._data.images import read_images
+from skpudle._data.sources import part_of, parts_of
 from skpudle._fitted.drawing import as_pictures
 
-__all__ = ["Found", "Look", "as_arrays", "find_learner", "look_at", "signed_codes"]
+__all__ = ["Found", "Look", "as_arrays", "encode_parts", "find_learner", "look_at", "signed_codes"]
 
 
 class Found(NamedTuple):
@@ -180,3 +182,17 @@ def look_at(estimator, X):  # -> Look
     X = found.prepare(X)
     raw = found.learner.transform(X)
     return Look(found, X, _read(found.learner, X), raw, signed_codes(found.learner, raw))
+
+
+def encode_parts(learner, X, n_rows=8192):
+    """Yield rows (n, n_features) and their codes (n, n_components), in float64."""
+    for where, part in parts_of(X, n_rows):
+        with part_of(where):
+            rows = host_array(check_rows(part)).astype(np.float64, copy=False)
+        if rows.shape[1:] != learner.components_.shape[1:]:
+            raise ValueError(
+                f"{where.capitalize()} of X has {rows.shape[1]} features, but atoms have the shape "
+                f"{learner.components_.shape[1:]}; pass rows with the features of the atoms."
+            )
+        codes = signed_codes(learner, learner.transform(part)).astype(np.float64, copy=False)
+        yield centre(learner, rows), codes

@@ -8,16 +8,16 @@ parameters, or from fitted attributes.
 from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 from zlib import crc32
 
 import numpy as np
 import torch
-from sklearn.base import _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
+from skpudle._data.validation import fit_context
 from skpudle._learners.coder import check_loss, check_number
 from skpudle._learners.counts import objectives
 from skpudle._learners.online import learn_blocks
@@ -34,7 +34,7 @@ from skpudle._training.messages import (
 from skpudle._training.state import Outcome
 from skpudle._training.stopping import HeldOut, Stopping
 from skpudle._training.team import current_team
-from skpudle.search import choose_coding, judged_rows
+from skpudle.search._coding import choose_coding, judged_rows
 
 __all__ = ["KEPT", "Data", "GradientLearner", "attributes_of"]
 
@@ -103,9 +103,8 @@ class GradientLearner(CallbackSupportMixin):
     _parameter_constraints = {
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "step_size": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
-        "optimizer": [StrOptions({"adam", "sgd", "surrogate"}), type],
+        "optimizer": [StrOptions({"adam", "sgd", "surrogate"}), callable],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "optimizer_params": [dict, None],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left"), None],
@@ -170,9 +169,9 @@ class GradientLearner(CallbackSupportMixin):
 
     # ------------------------------------------------------------------ fitting
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def fit(self, X, y=None):
+    def fit(self, X: Any, y: None = None) -> Self:
         """Learn a dictionary.
 
         Parameters
@@ -288,9 +287,9 @@ class GradientLearner(CallbackSupportMixin):
         if isinstance(error, Diverged):
             raise divergence(self, error.update, error.trainer.optimizer) from error
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def partial_fit(self, X, y=None):
+    def partial_fit(self, X: Any, y: None = None) -> Self:
         """Update the dictionary by one pass over the data, in their order.
 
         The first call with data that are not all zero chooses the initial dictionary and

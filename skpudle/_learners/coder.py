@@ -5,17 +5,22 @@ for data of any size.
 """
 
 from functools import cache, partial, reduce
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy import sparse
+from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.decomposition import SparseCoder
 from sklearn.utils._param_validation import (
     InvalidParameterError,
     make_constraint,
     validate_parameter_constraints,
 )
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
+from torch import Tensor
 
 from skpudle._data.arrays import (
     check_rows,
@@ -28,15 +33,15 @@ from skpudle._data.arrays import (
     to_tensor,
 )
 from skpudle._data.batches import Samples
+from skpudle._data.foreign import baseline_of, make_sparse_coder
 from skpudle._data.reading import part_of
 from skpudle._data.sources import check_exposure, comes_in_parts, parts_of, refuse_shuffled
 from skpudle._data.tables import loaded
 from skpudle._learners.score import hidden_deviance, sums_of
+from skpudle._losses import loss_named
+from skpudle._operators import DenseDictionary
 from skpudle._precision import own_precision
 from skpudle._training.messages import wrong_atoms
-from skpudle.interoperability import baseline_of, make_sparse_coder
-from skpudle.losses import loss_named
-from skpudle.operators import DenseDictionary
 
 __all__ = [
     "PART",
@@ -196,7 +201,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """
         raise NotImplementedError
 
-    def _loss(self):  # -> object of `skpudle.losses`
+    def _loss(self):  # -> object of `skpudle._losses`
         """Return the loss of the reconstruction."""
         return loss_named(self.loss, self.n_trials)
 
@@ -233,7 +238,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             if value is None:
                 delattr(self, name)
 
-    def transform(self, X):
+    def transform(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
         """Encode data with the learned dictionary.
 
         Parameters
@@ -273,7 +278,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         chunks = in_chunks(encode, samples, device, chunk_size(self, samples.x, device))
         return _in_one_piece(chunks, len(samples.x), X)
 
-    def transform_into(self, X, out):
+    def transform_into(self, X: Any, out: np.ndarray | Tensor) -> np.ndarray | Tensor:
         """Encode data part by part, and write the codes into an array.
 
         Parameters
@@ -320,7 +325,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             raise _wrong_shape(out, f"X has {start} rows, which", codes)
         return out
 
-    def transform_sparse(self, X):
+    def transform_sparse(self, X: Any) -> csr_array:
         """Encode data part by part, and return only the codes that are not zero.
 
         Parameters
@@ -354,7 +359,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         parts = self._codes_by_parts(X, exposure)
         return sparse.vstack([compress(codes) for codes in parts], format="csr")
 
-    def inverse_transform(self, X):
+    def inverse_transform(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
         """Return the data that codes decode to.
 
         Parameters
@@ -395,7 +400,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         chunks = in_chunks(decode, Samples(codes), atoms.device, PART)
         return _in_one_piece(chunks, len(codes), X)
 
-    def score(self, X, y=None):
+    def score(self, X: ArrayLike | Tensor, y: None = None) -> float:
         """Return R^2 of predicting held-out features from the others.
 
         See `skpudle.PUDLEDictionaryLearning.score` with ``loss="gaussian"``.
@@ -428,7 +433,13 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         total = reduce(lambda sums, part: sums.with_part(part), sums).deviance(loss)
         return 1 - error / total if total else 0.0
 
-    def to_sparse_coder(self, transform_algorithm="lasso_cd", **params):
+    def to_sparse_coder(
+        self,
+        transform_algorithm: Literal[
+            "lasso_cd", "lasso_lars", "lars", "omp", "threshold"
+        ] = "lasso_cd",
+        **params: Any,
+    ) -> SparseCoder:
         """Return scikit-learn's coder with the learned atoms.
 
         Parameters
@@ -437,8 +448,9 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 default="lasso_cd"
             Algorithm of scikit-learn that finds codes.
         **params : dict
-            Further parameters of `~sklearn.decomposition.SparseCoder`; see
-            `skpudle.interoperability.make_sparse_coder`.
+            Further parameters of `~sklearn.decomposition.SparseCoder`. Defaults are the learner's:
+            ``transform_alpha`` for the two algorithms that solve the lasso, ``split_sign`` and
+            ``positive_code``.
 
         Returns
         -------

@@ -110,7 +110,7 @@ def stabilised(loss, samples):
 
     Parameters
     ----------
-    loss : object of `skpudle.losses`
+    loss : object of `skpudle._losses`
         The loss.
     samples : Samples
         Data; their ``offset`` holds the logarithms of exposures.

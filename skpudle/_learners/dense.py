@@ -3,9 +3,12 @@
 from dataclasses import replace
 from functools import partial
 from numbers import Integral
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
+from scipy.sparse import csr_array, issparse
 from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
@@ -25,6 +28,7 @@ from skpudle._data.batches import Rows, Samples, count_batches
 from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.sources import accepts, check_exposure, open_source
 from skpudle._data.tables import loaded
+from skpudle._initialization import INITIALIZATIONS, initial_atoms
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.counts import settle, smaller_penalty, stabilised
@@ -33,6 +37,8 @@ from skpudle._learners.online import go_on, preferred
 from skpudle._learners.plan import default_optimizer, refining_updates
 from skpudle._learners.score import hidden_deviance
 from skpudle._learners.units import SourceInUnits, in_units
+from skpudle._losses import loss_named
+from skpudle._operators import DenseDictionary, project_atoms
 from skpudle._training.fit import Training
 from skpudle._training.loop import Trainer
 from skpudle._training.messages import (
@@ -44,28 +50,16 @@ from skpudle._training.messages import (
 from skpudle._training.state import Outcome
 from skpudle._training.stopping import Stopping
 from skpudle._training.team import ALONE, current_team
-from skpudle.encoding import default_step
-from skpudle.initialization import INITIALIZATIONS, initial_atoms
-from skpudle.losses import loss_named
-from skpudle.operators import DenseDictionary, project_atoms
-from skpudle.search import (
-    CENTRED,
-    Noise,
-    Problem,
-    auto_alpha,
-    choose_coding,
-    hold_out,
-    is_done,
-    learn_noise,
-    match_equal_rows,
-    penalty_of_mixtures,
-    penalty_path,
-    refine_noise,
-    refit_atoms,
-    searched,
-    spread_rows,
-    try_sizes,
-)
+from skpudle.encoding._unfold import default_step
+from skpudle.search import Problem, auto_alpha
+from skpudle.search._coding import choose_coding
+from skpudle.search._descent import refit_atoms
+from skpudle.search._epoch import spread_rows
+from skpudle.search._held_out import hold_out, match_equal_rows
+from skpudle.search._noise import CENTRED, Noise, learn_noise, refine_noise
+from skpudle.search._penalty import penalty_of_mixtures, penalty_path
+from skpudle.search._search import is_done, searched
+from skpudle.search._size import try_sizes
 
 __all__ = ["DICT_INIT", "DenseLearner", "choose_atoms", "known_model", "read_rows", "start"]
 
@@ -463,14 +457,20 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     _penalty = "alpha"  # name of the parameter for `alpha_`
 
     @classmethod
-    def from_components(cls, components, *, intercept=None, **params):
+    def from_components(
+        cls,
+        components: Any,
+        *,
+        intercept: ArrayLike | None = None,
+        **params: Any,
+    ) -> Self:
         """Return a learner that is fitted to given atoms, without data.
 
         Parameters
         ----------
         components : array-like of shape (n_components, n_features), Tensor or learner
-            Atoms as rows, or any input of `skpudle.interoperability.dictionary_of`. They are not
-            projected on the constraints.
+            Atoms as rows, or a fitted learner of this package, scikit-learn or SPORCO. They are
+            not projected on the constraints.
         intercept : array-like of shape (n_features,), default=None
             The baseline of rows, ``intercept_``; for ``loss="gaussian"`` by default none.
         **params : dict
@@ -536,6 +536,14 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _known_model(self, plan, data):  # -> model, rows, None
         baseline = None if self.loss == "gaussian" else self.intercept_
         return *known_model(plan, data, vars(self), baseline), None
+
+    def _attributes(self, plan, outcome, data, unused=None):
+        outliers = getattr(outcome.model, "outliers", None)
+        if outliers is not None and len(outliers):
+            shape, places = (len(data.samples), outcome.rows.shape[1]), outliers.numpy().T
+            outliers = csr_array((np.ones(places.shape[1], bool), places), shape=shape)
+        fitted = super()._attributes(plan, outcome, data, unused)
+        return fitted | {"outliers_": outliers if issparse(outliers) else None}
 
     def _in_units(self, plan, model, data, run=None):  # -> Data
         if model.noise is CENTRED:

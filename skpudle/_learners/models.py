@@ -20,13 +20,20 @@ from torch import Tensor
 
 from skpudle._data.arrays import tensors_of, to_numpy, to_tensor
 from skpudle._data.callers import users_level
+from skpudle._losses import Gaussian
+from skpudle._operators import ConvDictionary, DenseDictionary, atom_norms, project_atoms
 from skpudle._training.messages import warn_of_step
-from skpudle.encoding import LearnedEncoder, default_step, encode
-from skpudle.lasso import converged_codes, lasso_gradient, warn_about_gaps
-from skpudle.losses import Gaussian
+from skpudle.encoding import encode
+from skpudle.encoding._learned import LearnedEncoder
+from skpudle.encoding._unfold import default_step
+from skpudle.lasso._gap import warn_about_gaps
+from skpudle.lasso._gradient_compiled import lasso_gradient
+from skpudle.lasso._implicit import converged_codes
 from skpudle.omp import solve_omp
-from skpudle.operators import ConvDictionary, DenseDictionary, atom_norms, project_atoms
-from skpudle.search import CENTRED, Noise, PenaltyPath, SizePath, conv_codes
+from skpudle.search._conv_epoch import conv_codes
+from skpudle.search._noise import CENTRED, Noise
+from skpudle.search._penalty import PenaltyPath
+from skpudle.search._size import SizePath
 
 __all__ = [
     "Converged",
@@ -109,7 +116,7 @@ class Encoder:
         Whether codes are restricted to non-negative values.
     initial_threshold : float, default=None
         Start from thresholded correlations, as NOODL does.
-    loss : object of `skpudle.losses`, default=Gaussian()
+    loss : object of `skpudle._losses`, default=Gaussian()
         Loss of the reconstruction.
     debias : float, default=0.0
         Share of the lasso's bias to remove.
@@ -176,7 +183,7 @@ class Converged:
     def gradient(self, atoms, x, mask=None, *, through_encoder):
         """Return codes, losses and the derivative of their mean without a graph.
 
-        None where this is not possible; see `skpudle.lasso.lasso_gradient`.
+        None where this is not possible; see `skpudle.lasso._gradient_compiled.lasso_gradient`.
         """
         if self.debias:
             return None
@@ -486,7 +493,7 @@ class DenseModel:
     Parameters
     ----------
     rule : callable
-        One of `skpudle.gradients.GRADIENT_RULES`.
+        One of `skpudle._gradients.GRADIENT_RULES`.
     encoder : Encoder
         The encoder.
     step_size : float or None
@@ -656,7 +663,6 @@ class DenseModel:
         return {
             "components_": to_numpy(self.noise.to_user(atoms)),
             "intercept_": 0.0 if intercept is None else to_numpy(intercept),
-            "outliers_": self.outliers,
             "n_components_": len(atoms),
             "size_path_": as_arrays(self.size_path),
             "penalty_path_": as_arrays(self.penalty_path),

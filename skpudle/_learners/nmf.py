@@ -1,6 +1,6 @@
 """Counts of sources that add: `PoissonNMF`.
 
-Codes and atoms alternate as convex problems (`skpudle.additive`); there are no unfoldings,
+Codes and atoms alternate as convex problems (`skpudle._additive`); there are no unfoldings,
 gradients or penalties of codes.
 """
 
@@ -8,37 +8,19 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from numbers import Integral, Real
 from types import SimpleNamespace
+from typing import Any, Literal, Self
 from zlib import crc32
 
 import numpy as np
 import torch
-from sklearn.base import _fit_context
+from numpy.typing import ArrayLike
+from scipy.sparse import csr_array
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
+from torch import Tensor
 
-from skpudle._data.arrays import (
-    check_rows,
-    input_attributes,
-    make_generator,
-    to_numpy,
-    to_tensor,
-)
-from skpudle._data.batches import Samples
-from skpudle._data.foreign import dictionary_of
-from skpudle._data.sources import check_exposure, refuse_shuffled
-from skpudle._learners.coder import DictionaryTransformer, check_number
-from skpudle._learners.dense import DICT_INIT, choose_atoms, read_rows
-from skpudle._precision import training_mode
-from skpudle._training.fit import FitRun
-from skpudle._training.messages import (
-    nothing_known,
-    warn_of_early_end,
-    warn_of_few_samples,
-    warn_of_unknown_features,
-    warn_of_unused,
-)
-from skpudle.additive import (
+from skpudle._additive import (
     Events,
     Progress,
     advance,
@@ -51,6 +33,28 @@ from skpudle.additive import (
     prune_codes,
     solve_codes,
     start_from,
+)
+from skpudle._data.arrays import (
+    check_rows,
+    input_attributes,
+    make_generator,
+    to_numpy,
+    to_tensor,
+)
+from skpudle._data.batches import Samples
+from skpudle._data.foreign import dictionary_of
+from skpudle._data.sources import check_exposure, refuse_shuffled
+from skpudle._data.validation import fit_context
+from skpudle._learners.coder import DictionaryTransformer, check_number
+from skpudle._learners.dense import DICT_INIT, choose_atoms, read_rows
+from skpudle._precision import training_mode
+from skpudle._training.fit import FitRun
+from skpudle._training.messages import (
+    nothing_known,
+    warn_of_early_end,
+    warn_of_few_samples,
+    warn_of_unknown_features,
+    warn_of_unused,
 )
 
 __all__ = ["PoissonNMF"]
@@ -546,21 +550,34 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
     True
     """
 
+    components_: np.ndarray
+    n_components_: int
+    alpha_: float
+    size_path_: Bunch
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+    n_iter_: int
+    n_steps_: int
+    loss_curve_: np.ndarray
+    ended_by_: str
+    phases_: dict[str, int]
+    fit_seconds_: dict[str, float]
+
     def __init__(
         self,
-        n_components=None,
+        n_components: int | Literal["auto"] | None = None,
         *,
-        alpha="auto",
-        batch_size=256,
-        max_iter="auto",
-        tol=1e-6,
-        n_iter_no_change=5,
-        dict_init="search",
-        fixed_components=None,
-        transform_min_gain=0.0,
-        random_state=None,
-        verbose=0,
-    ):
+        alpha: float | Literal["auto"] = "auto",
+        batch_size: int = 256,
+        max_iter: int | Literal["auto"] = "auto",
+        tol: float | None = 1e-6,
+        n_iter_no_change: int = 5,
+        dict_init: Any = "search",
+        fixed_components: ArrayLike | None = None,
+        transform_min_gain: float = 0.0,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.alpha = alpha
         self.batch_size = batch_size
@@ -587,15 +604,15 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         "verbose": ["verbose"],
     }
 
-    # not parameters: the name of its loss in `skpudle.losses`, and the device of its loops
+    # not parameters: the name of its loss in `skpudle._losses`, and the device of its loops
     loss, device = "kullback-leibler", "cpu"
     _writes_checkpoints = True
 
     # ------------------------------------------------------------------ fit
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def fit(self, X, y=None, exposure=None):
+    def fit(self, X: Any, y: None = None, exposure: ArrayLike | None = None) -> Self:
         """Learn atoms.
 
         Parameters
@@ -659,9 +676,9 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
             warn_of_early_end(self, has_rate=False)
         return self
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def partial_fit(self, X, y=None, exposure=None):
+    def partial_fit(self, X: Any, y: None = None, exposure: ArrayLike | None = None) -> Self:
         """Update the atoms by one pass over the data, in their order.
 
         The first call chooses initial atoms and ``alpha_``: give it some hundred rows. Events of
@@ -711,7 +728,9 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
 
     # ------------------------------------------------------------------ codes and score
 
-    def transform(self, X, exposure=None):
+    def transform(
+        self, X: ArrayLike | Tensor, exposure: ArrayLike | None = None
+    ) -> np.ndarray | Tensor:
         """Return the numbers of events of each atom.
 
         Parameters
@@ -736,7 +755,9 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         """
         return self._transform(X, exposure)
 
-    def transform_into(self, X, out, exposure=None):
+    def transform_into(
+        self, X: Any, out: np.ndarray | Tensor, exposure: ArrayLike | None = None
+    ) -> np.ndarray | Tensor:
         """Encode counts part by part, and write the codes into an array.
 
         Parameters
@@ -764,7 +785,7 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         """
         return self._transform_into(X, out, exposure)
 
-    def transform_sparse(self, X, exposure=None):
+    def transform_sparse(self, X: Any, exposure: ArrayLike | None = None) -> csr_array:
         """Encode counts part by part, and return only the codes that are not zero.
 
         Parameters
@@ -786,7 +807,9 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         """
         return self._transform_sparse(X, exposure)
 
-    def fit_transform(self, X, y=None, exposure=None):
+    def fit_transform(
+        self, X: Any, y: Any = None, exposure: ArrayLike | None = None
+    ) -> np.ndarray | Tensor:
         """Learn atoms, and return the codes of the same data.
 
         Parameters
@@ -803,7 +826,9 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         given = {} if exposure is None else {"exposure": exposure}
         return self.fit(X, y, **given).transform(X, **given)
 
-    def score(self, X, y=None, exposure=None):
+    def score(
+        self, X: ArrayLike | Tensor, y: None = None, exposure: ArrayLike | None = None
+    ) -> float:
         """Return the explained share of the deviance of held-out features.
 
         The columns are cut into ten fixed groups. Each is held out once for all rows, the codes are
@@ -835,13 +860,13 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
     # ------------------------------------------------------------------ given atoms
 
     @classmethod
-    def from_components(cls, components, **params):
+    def from_components(cls, components: Any, **params: Any) -> Self:
         """Return a learner that is fitted to given atoms, without data.
 
         Parameters
         ----------
         components : array-like of shape (n_components, n_features), Tensor or learner
-            Atoms as rows, not negative, or any input of `skpudle.interoperability.dictionary_of`.
+            Atoms as rows, not negative, or a fitted learner of this package or scikit-learn.
             They are not scaled: codes are events if the atoms sum to 1.
         **params : dict
             Parameters of the learner.

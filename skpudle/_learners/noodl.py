@@ -1,7 +1,10 @@
 """NOODL: dictionary learning with iterative hard thresholding and the sign of the codes."""
 
 from numbers import Integral, Real
+from typing import Any, Literal
 
+import numpy as np
+import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._learners.dense import DenseLearner
@@ -84,24 +87,37 @@ class NOODLDictionaryLearning(DenseLearner):
     (1797, 32)
     """
 
+    components_: np.ndarray
+    alpha_: float
+    n_components_: int
+    n_features_in_: int
+    n_iter_: int
+    n_steps_: int
+    loss_curve_: np.ndarray
+    ended_by_: str
+    phases_: dict[str, int]
+    fit_seconds_: dict[str, float]
+    step_size_: float
+    device_: torch.device
+
     def __init__(
         self,
-        n_components=None,
+        n_components: int | None = None,
         *,
-        threshold="auto",
-        initial_threshold=None,
-        n_unfoldings=100,
-        step_size="auto",
-        learning_rate=0.1,
-        batch_size="auto",
-        max_iter=100,
-        tol=1e-4,
-        n_iter_no_change=5,
-        dict_init="search",
-        device="auto",
-        random_state=None,
-        verbose=0,
-    ):
+        threshold: float | Literal["auto"] = "auto",
+        initial_threshold: float | None = None,
+        n_unfoldings: int = 100,
+        step_size: float | Literal["auto"] = "auto",
+        learning_rate: float = 0.1,
+        batch_size: int | Literal["auto"] = "auto",
+        max_iter: int = 100,
+        tol: float | None = 1e-4,
+        n_iter_no_change: int = 5,
+        dict_init: Any = "search",
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.threshold = threshold
         self.initial_threshold = initial_threshold
@@ -120,7 +136,7 @@ class NOODLDictionaryLearning(DenseLearner):
     _parameter_constraints = {
         name: constraint
         for name, constraint in DenseLearner._parameter_constraints.items()
-        if name not in {"optimizer", "optimizer_params"}
+        if name != "optimizer"
     } | {
         "threshold": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "initial_threshold": [Interval(Real, 0, None, closed="left"), None],

@@ -11,9 +11,9 @@ import torch
 from skpudle._data.arrays import split_missing, tensors_of, to_numpy, unit_of, with_gaps
 from skpudle._training.fit import Pass
 from skpudle._training.state import Outcome
-from skpudle.search import (
+from skpudle.search import Problem
+from skpudle.search._stream import (
     Memory,
-    Problem,
     StreamState,
     advance_stream,
     after_search,

@@ -1,44 +1,41 @@
 """Dictionary learning by backpropagation through an unfolded sparse encoder."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from numbers import Integral, Real
+from typing import Any, Literal, Self
 
+import numpy as np
 import torch
-from sklearn.base import _fit_context
+from numpy.typing import ArrayLike
+from scipy.sparse import csr_array
+from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from skpudle._data.arrays import mean_square, to_tensor, unit_of, with_gaps
 from skpudle._data.batches import Samples
+from skpudle._data.foreign import baseline_of, penalty_of
 from skpudle._data.sources import refuse_shuffled
+from skpudle._data.validation import fit_context
 from skpudle._learners.coder import check_loss
 from skpudle._learners.dense import DenseLearner
 from skpudle._learners.models import Learned, Pursuit, learned_encoder, units_of
 from skpudle._learners.plan import DensePlan
 from skpudle._learners.units import InUnits, in_units
+from skpudle._losses import LOSSES
+from skpudle._operators import DenseDictionary
 from skpudle._precision import training_mode
+from skpudle._shrinkage import SHRINKAGES
 from skpudle._training.identity import task_of
 from skpudle._training.messages import print_encoder, warn_of_l0, warn_of_unused
 from skpudle._training.team import current_team
-from skpudle.encoding import (
-    EncoderModule,
-    LearnedEncoder,
-    default_updates,
-    learn_encoder,
-    threshold_levels,
-)
-from skpudle.interoperability import baseline_of, load_sae, penalty_of
-from skpudle.losses import LOSSES
-from skpudle.operators import DenseDictionary
-from skpudle.search import (
-    Problem,
-    auto_alpha,
-    choose_coding,
-    coding_of_l0,
-    coding_of_support,
-    judged_rows,
-)
-from skpudle.shrinkage import SHRINKAGES
+from skpudle.encoding import EncoderModule, learn_encoder
+from skpudle.encoding._learned import LearnedEncoder, default_updates
+from skpudle.encoding._unfold import threshold_levels
+from skpudle.search import Problem, auto_alpha
+from skpudle.search._coding import choose_coding, coding_of_l0, coding_of_support, judged_rows
 
 __all__ = ["PUDLEDictionaryLearning", "module_of"]
 
@@ -187,7 +184,7 @@ class PUDLEDictionaryLearning(DenseLearner):
 
     debias : float or "auto", default="auto"
         Share of the lasso's bias to remove from codes: 0 is the lasso, 1 is least squares on the
-        atoms that the lasso chose, and a share between is the relaxed lasso [3]_. "auto" is chosen
+        atoms that the lasso chose, and a share between is the relaxed lasso [2]_. "auto" is chosen
         together with ``alpha="auto"``; with a number for ``alpha`` it is 0. Only codes of the lasso
         use it.
 
@@ -209,18 +206,16 @@ class PUDLEDictionaryLearning(DenseLearner):
     atom_norm : {"unit", "ball", None}, default="unit"
         Whether atoms have norm 1, at most 1, or any.
 
-    optimizer : str or subclass of torch.optim.Optimizer, default="auto"
-        "adam", "sgd", or "surrogate", a quadratic model of the loss that every batch refines.
+    optimizer : {"auto", "adam", "sgd", "surrogate"} or callable, default="auto"
+        The surrogate is a quadratic model of the loss that every batch refines. A callable takes
+        parameters and ``lr`` and returns an optimiser of torch, such as ``torch.optim.AdamW`` or
+        ``partial(torch.optim.SGD, momentum=0.9)``. Adam's ``eps`` is by default 1e-8 times the
+        mean squared norm of a sample; in a `partial` it is absolute.
         "auto" is the surrogate for up to 4096 atoms and Adam for more; for ``loss="poisson"`` it is
         Adam, except in the default training after a search.
 
     learning_rate : float, default=1e-3
         Learning rate of the optimizer; the surrogate has none.
-
-    optimizer_params : dict, default=None
-        Further keyword arguments of the optimizer, such as ``{"momentum": 0.9}`` for "sgd". Adam's
-        ``eps`` is by default 1e-8 times the mean squared norm of a sample; given here it is
-        absolute.
 
     batch_size : int or "auto", default="auto"
         Samples in an update; "auto" is ``min(256, n_samples)``, and for the surrogate after a
@@ -244,9 +239,8 @@ class PUDLEDictionaryLearning(DenseLearner):
 
     dict_init : str, array-like or learner, default="search"
         Initial dictionary: the result of a "search" in the data (see the notes), samples of the
-        "data", "random" directions, leading singular vectors ("svd"), "pairwise", the spectral
-        initialisation of Arora et al. [2]_, an array of shape (n_components, n_features), or a
-        fitted learner of this package, scikit-learn or SPORCO.
+        "data", "random" directions, leading singular vectors ("svd"), an array of shape
+        (n_components, n_features), or a fitted learner of this package, scikit-learn or SPORCO.
 
     transform_algorithm : {"unfolded", "lasso", "omp"}, default="unfolded"
         Whether `transform` runs the trained encoder, solves the lasso to a certified gap, or runs
@@ -364,7 +358,7 @@ class PUDLEDictionaryLearning(DenseLearner):
 
     step_size_ : float
         The step size for ``components_``. Absent for ``loss="poisson"`` and "auto": every sample
-        then searches for steps of its own (`skpudle.encoding.unfold`).
+        then searches for steps of its own (`skpudle.encoding._unfold.unfold`).
 
     lambda_decay_ : float
         The decay used last, which `transform` uses.
@@ -405,7 +399,7 @@ class PUDLEDictionaryLearning(DenseLearner):
 
     A search (`skpudle.search.search`) is Algorithm 1 of the paper, alternating minimisation
     of the lasso, with moves out of its local minima, over all samples, or over a sample of data
-    outside memory, and then once over all of them, block by block as in [5]_: it
+    outside memory, and then once over all of them, block by block as in [4]_: it
     splits atoms that merge two, and removes redundant ones. Atoms are freed of the lasso's bias
     (they adapt to least squares on its supports, for which the gradients through encoder and
     decoder agree) if they then predict held-out samples better. Training from there adapts the
@@ -443,7 +437,7 @@ class PUDLEDictionaryLearning(DenseLearner):
     number of features, and grows by half until the score, R^2 of the hidden entries, has failed
     twice to get larger. The penalty, if it is "auto", rises first where much noise hides the atoms.
     Then atoms are removed that held-out samples miss least, a quarter of them at a time and finally
-    one by one, and the others adapt, as in [4]_. The number is the smallest whose score is as large
+    one by one, and the others adapt, as in [3]_. The number is the smallest whose score is as large
     as the largest, within the standard error of the difference, which counts as 0.001 at least and
     0.002 at most. From those atoms the search goes on over all samples.
 
@@ -454,12 +448,10 @@ class PUDLEDictionaryLearning(DenseLearner):
     ----------
     .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit Acceleration of Dictionary Learning by
        Backpropagation", arXiv:2106.00058, 2021.
-    .. [2] S. Arora, R. Ge, T. Ma and A. Moitra, "Simple, Efficient, and Neural Algorithms for
-       Sparse Coding", COLT 2015.
-    .. [3] N. Meinshausen, "Relaxed Lasso", Computational Statistics & Data Analysis 52, 2007.
-    .. [4] M. Pali and K. Schnass, "Dictionary learning: from data to sparsity and beyond",
+    .. [2] N. Meinshausen, "Relaxed Lasso", Computational Statistics & Data Analysis 52, 2007.
+    .. [3] M. Pali and K. Schnass, "Dictionary learning: from data to sparsity and beyond",
        arXiv:1804.07101.
-    .. [5] J. Mairal, F. Bach, J. Ponce and G. Sapiro, "Online Learning for Matrix Factorization and
+    .. [4] J. Mairal, F. Bach, J. Ponce and G. Sapiro, "Online Learning for Matrix Factorization and
        Sparse Coding", Journal of Machine Learning Research 11, 2010.
 
     Examples
@@ -473,42 +465,67 @@ class PUDLEDictionaryLearning(DenseLearner):
     ((1797, 32), (32, 64))
     """
 
+    components_: np.ndarray
+    n_components_: int
+    size_path_: Bunch
+    penalty_path_: Bunch
+    intercept_: np.ndarray | float
+    outliers_: csr_array
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+    n_iter_: int
+    n_steps_: int
+    n_samples_seen_: int
+    loss_curve_: np.ndarray
+    ended_by_: str
+    phases_: dict[str, int]
+    fit_seconds_: dict[str, float]
+    alpha_: float
+    analysis_components_: np.ndarray
+    synthesis_components_: np.ndarray
+    thresholds_: np.ndarray
+    debias_: float
+    noise_std_: float | np.ndarray
+    search_alpha_: float
+    step_size_: float
+    lambda_decay_: float
+    device_: str
+
     def __init__(
         self,
-        n_components=None,
+        n_components: int | Literal["auto"] | None = None,
         *,
-        alpha="auto",
-        gradient="auto",
-        loss="gaussian",
-        fit_intercept="auto",
-        noise="auto",
-        n_trials=1,
-        n_unfoldings="auto",
-        step_size="auto",
-        lambda_decay=1.0,
-        shrinkage="soft",
-        debias="auto",
-        separate_atoms=False,
-        positive_code=False,
-        positive_dict=False,
-        atom_norm="unit",
-        optimizer="auto",
-        learning_rate=1e-3,
-        optimizer_params=None,
-        batch_size="auto",
-        max_iter="auto",
-        tol=1e-4,
-        n_iter_no_change=5,
-        dict_init="search",
-        transform_algorithm="unfolded",
-        transform_n_nonzero_coefs=None,
-        transform_tol=None,
-        transform_alpha=None,
-        split_sign=False,
-        device="auto",
-        random_state=None,
-        verbose=0,
-    ):
+        alpha: float | Literal["auto"] = "auto",
+        gradient: Literal["auto", "ae-ls", "ae-lasso", "dec"] = "auto",
+        loss: Literal["gaussian", "poisson", "binomial"] = "gaussian",
+        fit_intercept: bool | Literal["auto"] = "auto",
+        noise: Literal["auto", "equal", "features", "rows", "both"] | ArrayLike = "auto",
+        n_trials: float = 1,
+        n_unfoldings: int | Literal["auto"] | None = "auto",
+        step_size: float | Literal["auto"] = "auto",
+        lambda_decay: float | tuple[float, float] = 1.0,
+        shrinkage: Literal["soft", "hard"] = "soft",
+        debias: float | Literal["auto"] = "auto",
+        separate_atoms: bool | Literal["unfolding"] = False,
+        positive_code: bool = False,
+        positive_dict: bool = False,
+        atom_norm: Literal["unit", "ball", None] = "unit",
+        optimizer: Literal["auto", "adam", "sgd", "surrogate"] | Callable = "auto",
+        learning_rate: float = 1e-3,
+        batch_size: int | Literal["auto"] = "auto",
+        max_iter: int | Literal["auto"] = "auto",
+        tol: float | None = 1e-4,
+        n_iter_no_change: int = 5,
+        dict_init: Any = "search",
+        transform_algorithm: Literal["unfolded", "lasso", "omp"] = "unfolded",
+        transform_n_nonzero_coefs: int | None = None,
+        transform_tol: float | None = None,
+        transform_alpha: float | None = None,
+        split_sign: bool = False,
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.alpha = alpha
         self.gradient = gradient
@@ -527,7 +544,6 @@ class PUDLEDictionaryLearning(DenseLearner):
         self.atom_norm = atom_norm
         self.optimizer = optimizer
         self.learning_rate = learning_rate
-        self.optimizer_params = optimizer_params
         self.batch_size = batch_size
         self.max_iter = max_iter
         self.tol = tol
@@ -551,7 +567,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         "noise": [StrOptions({"auto", "equal", "features", "rows", "both"}), "array-like"],
         "n_trials": [Interval(Real, 1, None, closed="left")],
         "n_unfoldings": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
-        "optimizer": [StrOptions({"auto", "adam", "sgd", "surrogate"}), type],
+        "optimizer": [StrOptions({"auto", "adam", "sgd", "surrogate"}), callable],
         "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple],
         "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "separate_atoms": ["boolean", StrOptions({"unfolding"})],
@@ -572,9 +588,9 @@ class PUDLEDictionaryLearning(DenseLearner):
     # scikit-learn routes ``exposure`` through pipelines and searches, see its guide of metadata
     # routing
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def fit(self, X, y=None, exposure=None):
+    def fit(self, X: Any, y: None = None, exposure: ArrayLike | None = None) -> Self:
         """Learn a dictionary.
 
         Parameters
@@ -620,9 +636,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         """
         return self._fit(X, y, exposure=exposure)
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def partial_fit(self, X, y=None, exposure=None):
+    def partial_fit(self, X: Any, y: None = None, exposure: ArrayLike | None = None) -> Self:
         """Update the dictionary by one pass over the data, in their order.
 
         The first call with data that are not all zero chooses the initial dictionary and
@@ -661,7 +677,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         """
         return self._partial_fit(X, y, exposure=exposure)
 
-    def transform(self, X, exposure=None):
+    def transform(
+        self, X: ArrayLike | Tensor, exposure: ArrayLike | None = None
+    ) -> np.ndarray | Tensor:
         """Encode data with the learned dictionary.
 
         Parameters
@@ -686,7 +704,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         """
         return self._transform(X, exposure)
 
-    def transform_into(self, X, out, exposure=None):
+    def transform_into(
+        self, X: Any, out: np.ndarray | Tensor, exposure: ArrayLike | None = None
+    ) -> np.ndarray | Tensor:
         """Encode data part by part, and write the codes into an array.
 
         Parameters
@@ -714,7 +734,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         """
         return self._transform_into(X, out, exposure)
 
-    def transform_sparse(self, X, exposure=None):
+    def transform_sparse(self, X: Any, exposure: ArrayLike | None = None) -> csr_array:
         """Encode data part by part, and return only the codes that are not zero.
 
         Parameters
@@ -736,7 +756,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         """
         return self._transform_sparse(X, exposure)
 
-    def fit_transform(self, X, y=None, exposure=None):
+    def fit_transform(
+        self, X: Any, y: Any = None, exposure: ArrayLike | None = None
+    ) -> np.ndarray | Tensor:
         """Learn a dictionary, and return the codes of the same data.
 
         Parameters
@@ -753,7 +775,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         given = {} if exposure is None else {"exposure": exposure}
         return self.fit(X, y, **given).transform(X, **given)
 
-    def score(self, X, y=None, exposure=None):
+    def score(
+        self, X: ArrayLike | Tensor, y: None = None, exposure: ArrayLike | None = None
+    ) -> float:
         """Return the explained share of the deviance of held-out features.
 
         The columns are cut into ten fixed groups. Each is held out once for all rows, the codes are
@@ -784,78 +808,15 @@ class PUDLEDictionaryLearning(DenseLearner):
         """
         return self._score(X, exposure)
 
-    # ------------------------------------------------------------------ encoders
+    # ------------------------------------------------------------------ penalty of codes
 
-    # ------------------------------------------------------------------ dictionaries of others
-
-    @classmethod
-    def from_sae(cls, folder, X=None, *, l0=None, **params):
-        """Return a learner with the decoder of a sparse autoencoder, for its exact codes.
-
-        The autoencoder's encoder is not used: codes solve the non-negative lasso for rows minus
-        the decoder's bias.
-
-        Parameters
-        ----------
-        folder : str or path-like
-            Folder of the autoencoder, as SAELens or sparsify write it; see
-            `skpudle.interoperability.load_sae`.
-        X : array-like or Tensor of shape (n_samples, n_features), default=None
-            Activations that choose the penalty, by `choose_alpha` with ``criterion="support"`` (for
-            ``positive_code=False`` with "prediction").
-        l0 : float, default=None
-            Mean number of nonzero codes in a row; needs ``X``.
-        **params : dict
-            Parameters of the learner; ``positive_code`` is True unless given. Without ``X``,
-            ``alpha`` must be a number.
-
-        Returns
-        -------
-        PUDLEDictionaryLearning
-            ``components_`` are the decoder's rows, in their order, divided by their norms, so that
-            codes are in units of the activations: the length of each concept's contribution. Divide
-            them by ``load_sae(folder).norms`` for the units of the autoencoder's latents.
-            ``intercept_`` is the decoder's bias.
-
-        Raises
-        ------
-        ValueError
-            If the folder holds no autoencoder of these kinds; if the autoencoder scales each row
-            before it codes it; or if the penalty is missing, or given twice.
-        FileNotFoundError
-            If there are no such files.
-        ImportError
-            If safetensors is not installed.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from skpudle import PUDLEDictionaryLearning
-        >>> X = np.load("activations.npy")  # doctest: +SKIP
-        >>> coder = PUDLEDictionaryLearning.from_sae("sae", X, l0=32)  # doctest: +SKIP
-        >>> codes = coder.transform_sparse(X)  # doctest: +SKIP
-        """
-        sae, params = load_sae(folder), {"positive_code": True} | params
-        alpha = params.pop("alpha", "auto")
-        automatic = isinstance(alpha, str) and alpha == "auto"
-        if X is None and (automatic or l0 is not None):
-            raise ValueError(
-                f"alpha={alpha!r:.50} and l0={l0!r:.50} came without data. Pass activations as X, "
-                "or a number as alpha and no l0."
-            )
-        if X is not None and not automatic:
-            raise ValueError(
-                f"alpha={alpha!r:.50} is given, and data to choose it from. Pass one of alpha and "
-                "X."
-            )
-        start = 1.0 if automatic else alpha
-        learner = cls.from_components(sae.components, intercept=sae.mean, alpha=start, **params)
-        if X is None:
-            return learner
-        criterion = "support" if learner.positive_code else "prediction"
-        return learner.set_params(alpha="auto").choose_alpha(X, l0=l0, criterion=criterion)
-
-    def choose_alpha(self, X, *, l0=None, criterion="prediction"):
+    def choose_alpha(
+        self,
+        X: ArrayLike | Tensor,
+        *,
+        l0: float | None = None,
+        criterion: Literal["prediction", "support"] = "prediction",
+    ) -> Self:
         r"""Choose the penalty of codes, ``alpha_``, for the present atoms.
 
         Parameters
@@ -962,7 +923,7 @@ class PUDLEDictionaryLearning(DenseLearner):
     def _plan(self):
         return DensePlan.of(self)
 
-    def to_module(self):
+    def to_module(self) -> EncoderModule:
         """Return the fitted encoder and decoder as a module of torch.
 
         Its codes equal the codes of `transform` to rounding. It can be trained further, or exported

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from skpudle._data.arrays import wide
+from skpudle._operators import DenseDictionary
 from skpudle._precision import own_precision
-from skpudle.operators import DenseDictionary
-from skpudle.search import hide_in_turn
+from skpudle.search._held_out import hide_in_turn
 
 __all__ = [
     "deviance_of_pixels",
@@ -30,7 +30,7 @@ def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None):
 
     Parameters
     ----------
-    loss : object of `skpudle.losses`
+    loss : object of `skpudle._losses`
         The loss.
     encoder_of : callable
         Returns the encoder of some features: ``encoder(dictionary, x, mask=mask, offset=offset)``.
@@ -71,7 +71,7 @@ def deviance_of_pixels(loss, network, x, known):
 
     Parameters
     ----------
-    loss : object of `skpudle.losses`
+    loss : object of `skpudle._losses`
         The loss.
     network : ConvNetwork
         Encoder and decoder, on one grid.

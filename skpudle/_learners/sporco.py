@@ -2,12 +2,14 @@
 
 from functools import partial
 from numbers import Integral, Real
+from typing import Literal, Self
 
 import numpy as np
 import torch
-from sklearn.base import _fit_context
+from numpy.typing import ArrayLike
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
+from torch import Tensor
 
 from skpudle._data.arrays import (
     check_rows,
@@ -17,6 +19,7 @@ from skpudle._data.arrays import (
     to_numpy,
     to_tensor,
 )
+from skpudle._data.validation import fit_context
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.dense import DICT_INIT, choose_atoms
 from skpudle._learners.models import Converged
@@ -57,7 +60,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
     max_iter : int, default=200
         Number of SPORCO's iterations, each over all samples.
 
-    dict_init : {"data", "random", "svd", "pairwise"} or array-like, default="data"
+    dict_init : {"data", "random", "svd"} or array-like, default="data"
         Initial dictionary, as in `PUDLEDictionaryLearning`.
 
     options : dict, default=None
@@ -116,17 +119,26 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
     (300, 32)
     """
 
+    components_: np.ndarray
+    n_components_: int
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+    n_iter_: int
+    loss_curve_: np.ndarray
+    ended_by_: str
+    alpha_: float
+
     def __init__(
         self,
-        n_components=None,
+        n_components: int | None = None,
         *,
-        alpha="auto",
-        max_iter=200,
-        dict_init="data",
-        options=None,
-        random_state=None,
-        verbose=0,
-    ):
+        alpha: float | Literal["auto"] = "auto",
+        max_iter: int = 200,
+        dict_init: Literal["data", "random", "svd"] | ArrayLike = "data",
+        options: dict | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.alpha = alpha
         self.max_iter = max_iter
@@ -145,8 +157,8 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         "verbose": ["verbose"],
     }
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None):
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: ArrayLike | Tensor, y: None = None) -> Self:
         """Learn a dictionary.
 
         Parameters

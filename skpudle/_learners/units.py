@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from skpudle._data.arrays import split_missing, with_gaps
-from skpudle.operators import DenseDictionary
-from skpudle.search import Noise
+from skpudle._operators import DenseDictionary
+from skpudle.search._noise import Noise
 
 __all__ = ["InUnits", "SourceInUnits", "in_units"]
 

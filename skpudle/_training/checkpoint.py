@@ -6,18 +6,18 @@ containers share the lock if they share the file. Over NFS it holds between mach
 server keeps locks; a machine that died loses its locks with its lease there.
 """
 
-import errno
 import os
 import time
 import warnings
-import weakref
 from contextlib import suppress
 from dataclasses import replace
 from math import isfinite
 from numbers import Integral, Real
-from pathlib import Path
+from os import PathLike
+from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from sklearn.utils._param_validation import (
     Interval,
     InvalidParameterError,
@@ -37,20 +37,9 @@ from skpudle._training.archive import (
 from skpudle._training.identity import check_same, data_of, identity_of, plain, rule_of
 from skpudle._training.state import TrainingState
 from skpudle._training.team import ALONE
-from skpudle.search import SearchState
+from skpudle.search._search import SearchState
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-    import msvcrt
-
-__all__ = ["Checkpoint", "FileLock", "Recorder"]
-
-# errors of file systems without locks, which cannot keep anyone out
-_UNKNOWN = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
-
-_HELD = weakref.WeakSet()
+__all__ = ["Checkpoint", "Recorder"]
 
 _CONSTRAINTS = {
     "path": [str, os.PathLike],
@@ -80,68 +69,6 @@ def _is_end(end):  # of a complete fit, None before
         return False
     counts = later.values() if isinstance(later, dict) else [None]
     return all(type(n) is int and n >= 0 for n in counts) and isinstance(end["model"], dict)
-
-
-def _take(descriptor):  # -> whether no other process has it
-    try:
-        if fcntl is None:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            # not lockf, which does not stop another fit of the same process
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in _UNKNOWN
-    return True
-
-
-class FileLock:
-    """A lock on a path: on the file of this name plus ``.lock``."""
-
-    def __init__(self, path):
-        self._path, self._descriptor = Path(f"{path}.lock"), None
-
-    def acquire(self):
-        """Try to take the lock, without waiting; return whether it is ours.
-
-        Raises
-        ------
-        OSError
-            If no file can be created there.
-        """
-        while True:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-            if not _take(descriptor):
-                os.close(descriptor)
-                return False
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), self._path.stat()):
-                    break
-            os.close(descriptor)  # its last holder removed it after we opened it
-        self._descriptor = descriptor
-        _HELD.add(self)
-        return True
-
-    def release(self):
-        """Release the lock and remove its file; do nothing if it is not ours."""
-        if self._descriptor is not None:
-            with suppress(OSError):  # Windows removes no open file
-                self._path.unlink()
-            self.let_go()
-
-    def let_go(self):
-        os.close(self._descriptor)
-        self._descriptor = None
-        _HELD.discard(self)
-
-
-def _in_a_child():
-    # a fork copies all descriptors, and would keep the lock of a parent that died
-    for lock in list(_HELD):
-        lock.let_go()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_a_child)
 
 
 class Checkpoint:
@@ -207,7 +134,14 @@ class Checkpoint:
     ['digits.npz']
     """
 
-    def __init__(self, path, *, every_n_updates=None, every_seconds=60.0, resume=True):
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        every_n_updates: int | None = None,
+        every_seconds: float = 60.0,
+        resume: bool = True,
+    ) -> None:
         self.path, self.resume = path, resume
         self.every_n_updates, self.every_seconds = every_n_updates, every_seconds
         try:
@@ -216,7 +150,7 @@ class Checkpoint:
             raise InvalidParameterError(shortened(str(error))) from None
 
     # scikit-learn's protocol of callbacks, which has hooks for epochs and none for updates
-    def setup(self, estimator, context):
+    def setup(self, estimator: Any, context: Any) -> None:
         """Refuse estimators that write no checkpoints."""
         if not getattr(estimator, "_writes_checkpoints", False):
             raise ValueError(
@@ -225,13 +159,13 @@ class Checkpoint:
                 "fits of a search cannot share a file."
             )
 
-    def teardown(self, estimator, context):
+    def teardown(self, estimator: Any, context: Any) -> None:
         """Do nothing."""
 
-    def on_fit_task_begin(self, estimator, context):
+    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
         """Do nothing."""
 
-    def on_fit_task_end(self, estimator, context):
+    def on_fit_task_end(self, estimator: Any, context: Any) -> None:
         """Do nothing."""
 
 
@@ -255,7 +189,9 @@ class HeldFile:
 
     def release(self):
         """Release the file."""
-        if self._lock is not None:
+        if self._lock is not None and self._lock.is_locked:
+            with suppress(OSError):  # Windows removes no open file
+                os.unlink(self._lock.lock_file)
             self._lock.release()
 
     def open(self, team):
@@ -299,19 +235,19 @@ class HeldFile:
                 f"The checkpoint {path} is a directory. Pass the path of a file, such as "
                 f"{os.path.join(path, 'fit.npz')}."
             )
-        self._lock = FileLock(self._path)
+        self._lock = FileLock(f"{self._path}.lock", timeout=0, thread_local=False)
         try:
-            free = self._lock.acquire()
+            self._lock.acquire()
+        except Timeout:
+            raise ValueError(
+                f"The checkpoint {path} is that of another fit, which is training. Wait for its "
+                "end, stop it, or pass another path."
+            ) from None
         except OSError as error:
             raise ValueError(
                 f"The checkpoint {path} cannot be written: {error.strerror}. Make its directory, "
                 "or pass another path."
             ) from error
-        if not free:
-            raise ValueError(
-                f"The checkpoint {path} is that of another fit, which is training. Wait for its "
-                "end, stop it, or pass another path."
-            )
         remove_parts(self._path)
         if not (self.settings.resume and os.path.exists(self._path)):
             return None

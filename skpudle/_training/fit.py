@@ -35,7 +35,8 @@ from skpudle._training.messages import (
 )
 from skpudle._training.state import Outcome
 from skpudle._training.team import current_team
-from skpudle.search import SearchState, advance, advance_stream, begin, is_done
+from skpudle.search._search import SearchState, advance, begin, is_done
+from skpudle.search._stream import advance_stream
 
 __all__ = ["FitRun", "Interrupts", "Pass", "Search", "Step", "Training", "Trials"]
 

@@ -6,6 +6,7 @@ same.
 
 import json
 import zlib
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -42,11 +43,13 @@ _FREE = {
 
 
 def plain(value):
-    """Return NumPy's numbers as equal ones of Python, and names in one order."""
+    """Return NumPy's numbers as equal ones of Python, names in one order, partials as texts."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, tuple):
         return tuple(map(plain, value))
+    if isinstance(value, partial):
+        return f"{_text(value.func)} {_text(value.args)} {_text(value.keywords)}"
     if isinstance(value, dict):
         return {name: plain(value[name]) for name in sorted(value, key=str)}
     return value

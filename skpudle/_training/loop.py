@@ -1,4 +1,4 @@
-"""Train: the only epoch loop.
+"""Train a model by gradients, epoch by epoch.
 
 `Trainer` turns batches into updates and knows nothing of NumPy, of estimators or of sources of
 samples. It waits for the device once a round, after some updates, to learn whether training is
@@ -11,8 +11,8 @@ A model has
 
 * ``network(rows, update)``: the arguments of a gradient rule, that is the dictionary with these
   rows of parameters, its encoder and the penalty, in that update, counted from 0;
-* ``rule``, one of `skpudle.gradients.GRADIENT_RULES`, and ``part_size``, the number of samples of a
-  batch that are evaluated at a time, which bounds memory (None: all);
+* ``rule``, one of `skpudle._gradients.GRADIENT_RULES`, and ``part_size``, samples of a batch that
+  are evaluated at a time, which bounds memory (None: all);
 * ``replacements(rows, samples)``: rows for samples that become atoms, next to the present ones.
 """
 
@@ -25,9 +25,9 @@ import torch
 
 from skpudle._compilation import threads_for
 from skpudle._data.batches import count_batches, once_only
+from skpudle._gradients import differentiate
 from skpudle._training.state import Outcome, Progress, TrainingState
 from skpudle._training.team import ALONE
-from skpudle.gradients import differentiate
 
 __all__ = ["Diverged", "EpochSummary", "Interrupted", "Trainer"]
 

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from skpudle._data.callers import is_news, users_level
-from skpudle.optimizers import SurrogateOptimizer
+from skpudle._optimizers import SurrogateOptimizer
 
 __all__ = [
     "any_named",
@@ -205,7 +205,7 @@ def warn_of_unused(learner, unused, where="in this fit"):
 def _smaller_steps(learner, has_rate):
     """Name the parameter in use that makes updates smaller."""
     rate = f"lower learning_rate (now {learner.learning_rate})"
-    return rate if has_rate else "larger anchor in optimizer_params"
+    return rate if has_rate else "larger batch_size"
 
 
 def _lower_step(learner):

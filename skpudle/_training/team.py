@@ -9,17 +9,19 @@ import importlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from skpudle._data.arrays import to_numpy, to_tensor
-from skpudle.search import spread_rows
+from skpudle.search._epoch import spread_rows
 
 __all__ = ["ALONE", "Team", "current_team", "data_parallel"]
 
@@ -187,7 +189,7 @@ class Team:
 
 
 @contextmanager
-def data_parallel(group=None, *, timeout=60.0):
+def data_parallel(group: Any = None, *, timeout: float = 60.0) -> Iterator[Team]:
     """Train one dictionary by several processes, each with its own samples.
 
     Inside this context all processes run every `fit`, `partial_fit` and `choose_alpha` together:

@@ -16,16 +16,7 @@ encoder. All around it (rules, learned thresholds, other losses) is ordinary aut
 differentiation.
 """
 
-from skpudle.encoding._learned import EncoderModule, LearnedEncoder, default_updates, learn_encoder
-from skpudle.encoding._unfold import default_step, encode, threshold_levels, unfold
+from skpudle.encoding._learned import EncoderModule, learn_encoder
+from skpudle.encoding._unfold import encode
 
-__all__ = [
-    "EncoderModule",
-    "LearnedEncoder",
-    "default_step",
-    "default_updates",
-    "encode",
-    "learn_encoder",
-    "threshold_levels",
-    "unfold",
-]
+__all__ = ["EncoderModule", "encode", "learn_encoder"]

@@ -93,7 +93,7 @@ def loops():
 
 
 def unfold_few(atoms, x, levels, step, initial, *, shrinkage, positive):
-    """Return the codes of `skpudle.encoding.unfold`, for tensors on the CPU without derivatives.
+    """Return the codes of `encoding._unfold.unfold`, for tensors on the CPU without derivatives.
 
     It takes no mask and no loss; levels have the shape (n_unfoldings, 1 or n_components).
     """

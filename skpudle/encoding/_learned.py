@@ -10,15 +10,17 @@ with :math:`D_t = D` and one ``W`` for all it is the coupled form of Chen et al.
 unfolding is a sparse autoencoder; three to five do the work of a solver.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import frexp
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from skpudle._operators import atom_norms
 from skpudle._precision import check_tensors, in_own_precision
 from skpudle.encoding._products import multiply
-from skpudle.operators import atom_norms
 
 __all__ = ["EncoderModule", "LearnedEncoder", "default_updates", "learn_encoder"]
 
@@ -163,7 +165,15 @@ class EncoderModule(torch.nn.Module):
         Noise of features, by which rows are divided before they are coded.
     """
 
-    def __init__(self, encoder, atoms, *, split_sign=False, intercept=None, scale=None):
+    def __init__(
+        self,
+        encoder: LearnedEncoder,
+        atoms: Tensor,
+        *,
+        split_sign: bool = False,
+        intercept: Tensor | None = None,
+        scale: Tensor | None = None,
+    ) -> None:
         super().__init__()
         for name in _PARTS:
             setattr(self, name, torch.nn.Parameter(getattr(encoder, name).clone()))
@@ -175,7 +185,7 @@ class EncoderModule(torch.nn.Module):
         self.register_buffer("gains", None if gains is None else gains.flatten().nan_to_num(1.0))
         self._how = encoder.positive_code, encoder.shares_atoms, encoder.shrinkage
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """Encode rows.
 
         Parameters
@@ -194,7 +204,7 @@ class EncoderModule(torch.nn.Module):
         z = z if self.gains is None else z / self.gains
         return torch.cat([z.clamp_min(0), (-z).clamp_min(0)], dim=1) if self.split_sign else z
 
-    def decode(self, z):
+    def decode(self, z: Tensor) -> Tensor:
         """Reconstruct rows from codes.
 
         Parameters
@@ -332,21 +342,21 @@ def default_updates(n_samples, n_components, n_features, n_unfoldings, batch_siz
 
 @in_own_precision
 def learn_encoder(
-    atoms,
-    x,
-    alpha,
+    atoms: Tensor,
+    x: Tensor,
+    alpha: float,
     *,
-    n_unfoldings=3,
-    separate=True,
-    penalised=True,
-    positive_code=False,
-    mask=None,
-    start=None,
-    n_updates="auto",
-    batch_size=256,
-    generator=None,
-    stopped=bool,
-):
+    n_unfoldings: int = 3,
+    separate: bool = True,
+    penalised: bool = True,
+    positive_code: bool = False,
+    mask: Tensor | None = None,
+    start: LearnedEncoder | None = None,
+    n_updates: int | Literal["auto"] = "auto",
+    batch_size: int = 256,
+    generator: torch.Generator | None = None,
+    stopped: Callable = bool,
+) -> LearnedEncoder:
     r"""Train an encoder of few unfoldings for a dictionary that stays as it is.
 
     Adam minimises the lasso's objective of the last codes, of batches of the rows with noise added

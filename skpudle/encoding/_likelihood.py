@@ -27,11 +27,11 @@ import torch
 from torch import Tensor
 
 from skpudle._compilation import in_parts
+from skpudle._operators import DenseDictionary
+from skpudle._shrinkage import shrinkage_function
 from skpudle.encoding._compiled import loops
 from skpudle.encoding._products import SumOfProducts, multiply, multiply_where
 from skpudle.encoding._steps import Steps, mask_by
-from skpudle.operators import DenseDictionary
-from skpudle.shrinkage import shrinkage_function
 
 __all__ = ["LikelihoodIterations", "LikelihoodSteps"]
 
@@ -117,7 +117,7 @@ class LikelihoodSteps(Steps):
         As in `Steps`.
     size : Tensor of shape () or None
         Step size; None to search for one.
-    loss : object of `skpudle.losses`
+    loss : object of `skpudle._losses`
         The loss.
     offset : Tensor that broadcasts against the data, or None
         Added to ``D z``.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skpudle.shrinkage import shrinkage_function
+from skpudle._shrinkage import shrinkage_function
 
 __all__ = ["Iteration", "Iterations", "Steps", "Sums", "mask_by"]
 

@@ -1,10 +1,14 @@
 """The unfolded encoder and its adjoint; see `skpudle.encoding`."""
 
 from math import isfinite
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from skpudle._compilation import are_few, threads_for
+from skpudle._losses import Gaussian, KullbackLeibler
+from skpudle._operators import ConvDictionary, ConvLayers, DenseDictionary
 from skpudle._precision import (
     as_scalars,
     check_tensors,
@@ -18,8 +22,6 @@ from skpudle.encoding._dense_steps import DenseSteps
 from skpudle.encoding._likelihood import LikelihoodIterations, LikelihoodSteps
 from skpudle.encoding._steps import Iterations, Steps
 from skpudle.encoding._working_sets import Run, WorkingSets
-from skpudle.losses import Gaussian, KullbackLeibler
-from skpudle.operators import ConvDictionary, ConvLayers, DenseDictionary
 
 __all__ = ["default_step", "encode", "threshold_levels", "unfold"]
 
@@ -155,7 +157,7 @@ def unfold(
     analysis : dictionary of the same kind, default=None
         Separate dictionary A that correlates: a step is then ``z + s A^T (x - D z)``, no longer the
         gradient step of a lasso. By default ``dictionary``.
-    loss : object of `skpudle.losses`, default=None
+    loss : object of `skpudle._losses`, default=None
         The loss: the residual is ``x - loss.mean(D z + offset)``. By default least squares.
     offset : Tensor that broadcasts against the data, default=None
         Added to ``D z``.
@@ -182,7 +184,7 @@ def unfold(
     if isinstance(loss, KullbackLeibler):
         raise ValueError(
             "Unfoldings are for losses of natural parameters, got KullbackLeibler. Use "
-            "skpudle.additive.solve_codes."
+            "skpudle._additive.solve_codes."
         )
     if not len(levels):
         raise ValueError("There are no unfoldings, and so no codes. Pass at least one level.")
@@ -267,7 +269,7 @@ def default_step(dictionary, loss=None):  # -> scalar tensor, or None
     ----------
     dictionary : DenseDictionary or ConvDictionary
         The dictionary, or any object with ``squared_norm_bound``.
-    loss : object of `skpudle.losses`, default=None
+    loss : object of `skpudle._losses`, default=None
         The loss; its curvature multiplies the bound. By default least squares.
 
     Returns
@@ -295,21 +297,21 @@ def _largest_of(correlation, threshold, positive):
 
 @in_own_precision
 def encode(
-    dictionary,
-    x,
+    dictionary: Any,
+    x: Tensor,
     *,
-    alpha,
-    n_unfoldings=100,
-    step_size=None,
-    lambda_decay=1.0,
-    shrinkage="soft",
-    positive_code=False,
-    initial_threshold=None,
-    mask=None,
-    analysis=None,
-    loss=None,
-    offset=None,
-):
+    alpha: float | Tensor,
+    n_unfoldings: int = 100,
+    step_size: float | Tensor | None = None,
+    lambda_decay: float = 1.0,
+    shrinkage: Literal["soft", "hard"] = "soft",
+    positive_code: bool = False,
+    initial_threshold: float | None = None,
+    mask: Tensor | None = None,
+    analysis: Any = None,
+    loss: Any = None,
+    offset: Tensor | None = None,
+) -> Tensor:
     r"""Encode data by an unfolded sparse encoder (eq. 7 of the paper).
 
     Differentiable once in ``dictionary.atoms``, ``x`` and, where they are tensors, ``alpha`` and
@@ -341,8 +343,8 @@ def encode(
         1 where an entry of ``x`` is known, 0 where it is missing (and then ``x`` must be finite).
     analysis : dictionary of the same kind, default=None
         Separate dictionary that correlates, as in `unfold`.
-    loss : object of `skpudle.losses`, default=None
-        The loss; by default least squares.
+    loss : object, default=None
+        Another loss, with `mean`, `natural` and `curvature`; by default least squares.
     offset : Tensor that broadcasts against the data, default=None
         Added to ``D z``: the residual is ``x - loss.mean(D z + offset)``.
 

@@ -30,20 +30,8 @@ certifies: any ``u`` with :math:`\langle d_j, u \rangle \le 0` bounds the minimu
 :math:`\langle x, u \rangle - \tfrac12 |u|^2`.
 """
 
-from skpudle.lasso._gap import GapWarning, duality_gap, warn_about_gaps
-from skpudle.lasso._gradient_compiled import lasso_gradient
-from skpudle.lasso._implicit import converged_codes
+from skpudle.lasso._gap import GapWarning, duality_gap
 from skpudle.lasso._nnls import solve_nnls
-from skpudle.lasso._solve import gram_matrix, lasso_path, solve_lasso
+from skpudle.lasso._solve import solve_lasso
 
-__all__ = [
-    "GapWarning",
-    "converged_codes",
-    "duality_gap",
-    "gram_matrix",
-    "lasso_gradient",
-    "lasso_path",
-    "solve_lasso",
-    "solve_nnls",
-    "warn_about_gaps",
-]
+__all__ = ["GapWarning", "duality_gap", "solve_lasso", "solve_nnls"]

@@ -3,6 +3,7 @@
 import warnings
 
 import torch
+from torch import Tensor
 
 from skpudle._precision import as_scalars
 from skpudle.lasso._batched import solve as solve_batched
@@ -177,7 +178,16 @@ def nonnegative_gap(atoms, x, codes, dual_codes, direction, weights=None):
 
 
 @torch.no_grad()
-def duality_gap(atoms, x, codes, alpha, *, positive=False, dual_codes=None, mask=None):
+def duality_gap(
+    atoms: Tensor,
+    x: Tensor,
+    codes: Tensor,
+    alpha: float | Tensor,
+    *,
+    positive: bool = False,
+    dual_codes: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
     r"""Return a certified bound on the distance of codes from the minimum of the lasso.
 
     Parameters

@@ -171,7 +171,7 @@ def converged_codes(
     --------
     >>> import torch
     >>> from skpudle.lasso import converged_codes
-    >>> from skpudle.operators import DenseDictionary
+    >>> from skpudle._operators import DenseDictionary
     >>> x = torch.tensor([[1.0, -0.25]], requires_grad=True)
     >>> codes, gaps = converged_codes(DenseDictionary(torch.eye(2)), x, alpha=0.5)
     >>> codes.sum().backward()

@@ -6,8 +6,11 @@ unit norm and rows of the data a largest modulus of 1 while they are solved, so 
 the range of float64.
 """
 
+from typing import Literal
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from skpudle._compilation import entries_of_block
 from skpudle._precision import check_tensors
@@ -148,7 +151,16 @@ def _solve(atoms, x, weights, free, max_iter, solver):
     return codes, gaps
 
 
-def solve_nnls(atoms, x, *, weights=None, free=None, tol=1e-8, max_iter=None, solver="auto"):
+def solve_nnls(
+    atoms: np.ndarray | Tensor,
+    x: np.ndarray | Tensor,
+    *,
+    weights: np.ndarray | Tensor | None = None,
+    free: np.ndarray | Tensor | None = None,
+    tol: float = 1e-8,
+    max_iter: int | None = None,
+    solver: Literal["auto", "batched", "compiled"] = "auto",
+) -> tuple[np.ndarray | Tensor, np.ndarray | Tensor]:
     r"""Minimise :math:`\frac12 \sum_f w_f^2 (x - z D)_f^2` over :math:`z \ge 0` for every row.
 
     Codes are exact up to rounding (in float64, then rounded to the dtype of the data), and a gap

@@ -1,9 +1,11 @@
 """Solve the lasso, for one penalty or a path; see `skpudle.lasso`."""
 
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from skpudle._compilation import entries_of_block, threads_for
 from skpudle._precision import check_tensors
@@ -140,17 +142,17 @@ def gram_matrix(atoms, n_samples):
 
 @torch.no_grad()
 def solve_lasso(
-    atoms,
-    x,
-    alpha,
+    atoms: Tensor,
+    x: Tensor,
+    alpha: float | Tensor,
     *,
-    positive=False,
-    debias=0.0,
-    max_iter=1000,
-    solver="auto",
-    certify=True,
-    mask=None,
-):
+    positive: bool = False,
+    debias: float = 0.0,
+    max_iter: int = 1000,
+    solver: Literal["auto", "batched", "compiled"] = "auto",
+    certify: bool = True,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     r"""Minimise :math:`\frac12 |x - D z|^2 + \alpha |z|_1` for every row of the data.
 
     Codes are exact up to rounding (in float64, then rounded to the dtype of the data). There is no

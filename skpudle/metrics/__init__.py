@@ -15,10 +15,7 @@ from skpudle.metrics._codes import (
     unexplained_variance,
 )
 from skpudle.metrics._dictionaries import (
-    AtomMatch,
-    ComponentMatch,
     atom_coherence,
-    atom_cosines,
     dictionary_error,
     dictionary_stability,
     make_dictionary_recovery_scorer,
@@ -30,10 +27,7 @@ from skpudle.metrics._dictionaries import (
 from skpudle.metrics._importance import atom_importance
 
 __all__ = [
-    "AtomMatch",
-    "ComponentMatch",
     "atom_coherence",
-    "atom_cosines",
     "atom_importance",
     "dictionary_error",
     "dictionary_stability",

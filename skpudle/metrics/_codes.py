@@ -1,15 +1,18 @@
 """Metrics of codes: objective, reconstruction, agreement with known codes; and their scorers."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import r2_score
 from sklearn.utils import check_array
 
 from skpudle._data.arrays import host_array
+from skpudle._data.foreign import thresholds_hard
 from skpudle._data.images import as_fractions
-from skpudle.interoperability import thresholds_hard
 
 __all__ = [
     "lasso_objective",
@@ -39,7 +42,9 @@ def check_pair(first, second, *, names, same_length=False):
     return first, second
 
 
-def lasso_objective(X, code, reconstruction, alpha):
+def lasso_objective(
+    X: ArrayLike, code: ArrayLike, reconstruction: ArrayLike, alpha: float
+) -> float:
     r"""Return the mean over samples of the lasso objective.
 
     Parameters
@@ -99,7 +104,7 @@ def _lasso_score(estimator, X, y=None, *, alpha):
     return -lasso_objective(X, code, reconstruction, penalty)
 
 
-def make_lasso_objective_scorer(*, alpha=None):
+def make_lasso_objective_scorer(*, alpha: float | None = None) -> Callable:
     """Return a scorer for the lasso objective of an estimator's codes of new data.
 
     Parameters
@@ -117,7 +122,7 @@ def make_lasso_objective_scorer(*, alpha=None):
     return partial(_lasso_score, alpha=alpha)
 
 
-def reconstruction_r2_scorer(estimator, X, y=None):
+def reconstruction_r2_scorer(estimator: Any, X: ArrayLike, y: Any = None) -> float:
     """Return the share of the variance of new data that codes and dictionary explain.
 
     Parameters
@@ -156,7 +161,7 @@ def _denoising_score(estimator, X, y=None, *, noise_std):
     return -residual / (1 - share) ** 2 if share < 1 else -float(X.var(axis=0).mean())
 
 
-def make_denoising_scorer(*, noise_std=None):
+def make_denoising_scorer(*, noise_std: float | None = None) -> Callable:
     r"""Return a scorer that estimates how far codes of noisy data are from the clean data.
 
     A search over ``alpha`` by this scorer looks for the best denoising. The default score of a
@@ -226,7 +231,7 @@ def _standardized(code, name):  # (n, k) -> (n, k), columns of mean 0 and of nor
     return np.where(varies, centred / np.where(varies, norms, 1), 0), varies
 
 
-def mean_correlation(code, reference):
+def mean_correlation(code: ArrayLike, reference: ArrayLike) -> float:
     """Return the mean correlation coefficient (MCC) of codes with known ones.
 
     Parameters
@@ -283,7 +288,7 @@ def mean_correlation(code, reference):
     return float(np.minimum(matched, 1).sum() / varies.sum())
 
 
-def unexplained_variance(X, reconstruction):
+def unexplained_variance(X: ArrayLike, reconstruction: ArrayLike) -> float:
     """Return the fraction of the variance of data that a reconstruction leaves unexplained (FVU).
 
     Parameters

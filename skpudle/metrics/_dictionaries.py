@@ -1,9 +1,11 @@
 """Compare dictionaries: errors, recovery, coherence, and stability over several fits."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment, nnls
 from sklearn.utils import Bunch, check_array
 
@@ -90,7 +92,12 @@ class AtomMatch(NamedTuple):
         return code * self.signs.astype(code.dtype)
 
 
-def match_atoms(dictionary, reference, *, by="coherence"):
+def match_atoms(
+    dictionary: ArrayLike,
+    reference: ArrayLike,
+    *,
+    by: Literal["coherence", "distance"] = "coherence",
+) -> AtomMatch:
     r"""Match the atoms of two dictionaries, up to sign and permutation.
 
     Parameters
@@ -178,7 +185,9 @@ def _mix(atom, reference):  # -> shares, cosine of the mixture
     return shares, float(cosine[0, 0])
 
 
-def match_components(components, reference, names=None, max_terms=3):
+def match_components(
+    components: ArrayLike, reference: ArrayLike, names: Sequence | None = None, max_terms: int = 3
+) -> list[ComponentMatch]:
     """Name components by the nearest reference, and by a mixture of few of them.
 
     A mixture begins with the nearest reference. As long as the cosine of the mixture rises by 0.01,
@@ -231,7 +240,9 @@ def match_components(components, reference, names=None, max_terms=3):
     return [_match_component(atom, reference, names, max_terms) for atom in components]
 
 
-def dictionary_error(dictionary, reference, *, relative=True, match=False):
+def dictionary_error(
+    dictionary: ArrayLike, reference: ArrayLike, *, relative: bool = True, match: bool = False
+) -> float:
     r"""Return the Frobenius norm of the difference of two dictionaries.
 
     Parameters
@@ -278,7 +289,7 @@ def dictionary_error(dictionary, reference, *, relative=True, match=False):
     return float(error / norm)
 
 
-def atom_coherence(dictionary, reference):
+def atom_coherence(dictionary: ArrayLike, reference: ArrayLike) -> np.ndarray:
     """Return how well each atom of a reference is recovered.
 
     Parameters
@@ -298,7 +309,7 @@ def atom_coherence(dictionary, reference):
     return coherences
 
 
-def recovery_rate(dictionary, reference, *, threshold=0.9):
+def recovery_rate(dictionary: ArrayLike, reference: ArrayLike, *, threshold: float = 0.9) -> float:
     """Return the share of a reference's atoms that are recovered.
 
     Parameters
@@ -317,7 +328,9 @@ def recovery_rate(dictionary, reference, *, threshold=0.9):
     return float((atom_coherence(dictionary, reference) >= threshold).mean())
 
 
-def support_recovery(code, reference, *, signed=False, threshold=0.0):
+def support_recovery(
+    code: ArrayLike, reference: ArrayLike, *, signed: bool = False, threshold: float = 0.0
+) -> Bunch:
     """Compare the nonzero entries of codes with the reference's.
 
     Atoms are compared by position: align the codes of a learned dictionary first, by
@@ -375,7 +388,12 @@ def _recovery_score(estimator, X, y=None, *, reference, measure, threshold):
     return recovery_rate(estimator.components_, reference, threshold=threshold)
 
 
-def make_dictionary_recovery_scorer(reference, *, measure="recovery_rate", threshold=0.9):
+def make_dictionary_recovery_scorer(
+    reference: ArrayLike,
+    *,
+    measure: Literal["recovery_rate", "coherence", "error"] = "recovery_rate",
+    threshold: float = 0.9,
+) -> Callable:
     """Return a scorer that compares the atoms of a fitted estimator with known ones.
 
     Parameters
@@ -419,7 +437,7 @@ def make_dictionary_recovery_scorer(reference, *, measure="recovery_rate", thres
     return partial(_recovery_score, reference=reference, measure=measure, threshold=threshold)
 
 
-def dictionary_stability(dictionaries, *, threshold=0.9):
+def dictionary_stability(dictionaries: Sequence[ArrayLike], *, threshold: float = 0.9) -> Bunch:
     """Return how well dictionaries that were learned independently agree, atom by atom.
 
     Fit a learner several times, with other seeds or, better, on bootstrap samples: atoms that the

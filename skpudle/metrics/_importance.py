@@ -1,6 +1,9 @@
 """Importance of atoms: uses, energy, and the loss of R^2 without each of them."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils import Bunch, check_array
 from sklearn.utils.validation import check_is_fitted
 
@@ -34,7 +37,7 @@ def _without(learner, atom):
     return other
 
 
-def atom_importance(learner, X):
+def atom_importance(learner: Any, X: ArrayLike) -> Bunch:
     r"""Return how much each atom contributes: its uses, its energy, and what is lost without it.
 
     The energies of atoms do not add up to what they explain together, since atoms are not

@@ -1,8 +1,10 @@
 """Orthogonal matching pursuit in torch, and the solver for a device; see `skpudle.omp`."""
 
 from functools import partial
+from typing import Literal
 
 import torch
+from torch import Tensor
 from torch.nn.functional import pad
 
 from skpudle._compilation import entries_of_block, threads_for
@@ -248,8 +250,15 @@ def _solver(name, device):
 
 @torch.no_grad()
 def solve_omp(
-    atoms, x, *, n_nonzero_coefs=None, tol=None, positive=False, mask=None, solver="auto"
-):
+    atoms: Tensor,
+    x: Tensor,
+    *,
+    n_nonzero_coefs: int | None = None,
+    tol: float | None = None,
+    positive: bool = False,
+    mask: Tensor | None = None,
+    solver: Literal["auto", "batched", "compiled"] = "auto",
+) -> Tensor:
     """Encode every row of the data by orthogonal matching pursuit.
 
     A row has the same codes alone and among others. Of atoms that tie the first is chosen.

@@ -9,7 +9,6 @@ is imported when something is drawn, and not before.
 `ActivationsDisplay`    where in a signal or image the atoms of a convolutional learner are active
 `LossCurveDisplay`      loss against epochs, one line per learner
 `CodesDisplay`          how often each atom is used, how many atoms a sample uses, how strongly
-`ConvergenceDisplay`    errors of codes or of gradients against the number of unfoldings
 `RecoveryDisplay`       coherences between learned and known atoms as a matrix
 `ContributionsDisplay`  atoms or reconstructions next to the training samples that make them
 `ConsensusDisplay`      the stability of each atom of a consensus of fits
@@ -23,7 +22,6 @@ from skpudle.plotting._activations import ActivationsDisplay
 from skpudle.plotting._displays import (
     AtomsDisplay,
     CodesDisplay,
-    ConvergenceDisplay,
     LossCurveDisplay,
     RecoveryDisplay,
 )
@@ -36,7 +34,6 @@ __all__ = [
     "CodesDisplay",
     "ConsensusDisplay",
     "ContributionsDisplay",
-    "ConvergenceDisplay",
     "LossCurveDisplay",
     "PenaltyPathDisplay",
     "RecoveryDisplay",

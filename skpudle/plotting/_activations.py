@@ -1,6 +1,10 @@
 """Draw where atoms are active in a signal or image; see `skpudle.plotting`."""
 
+from collections.abc import Sequence
+from typing import Any, Self
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.images import covering_positions, sizes
@@ -40,11 +44,23 @@ class ActivationsDisplay:
         Bars or dots, one object for each atom, in the order of their numbers.
     """
 
-    def __init__(self, sample, places, atoms, values):
+    def __init__(
+        self, sample: np.ndarray, places: np.ndarray, atoms: np.ndarray, values: np.ndarray
+    ) -> None:
         self.sample, self.places, self.atoms, self.values = sample, places, atoms, values
 
     @classmethod
-    def from_codes(cls, codes, sample, *, atom_shape, stride=1, n_atoms=10, ax=None, **plot_params):
+    def from_codes(
+        cls,
+        codes: ArrayLike,
+        sample: ArrayLike,
+        *,
+        atom_shape: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        n_atoms: int = 10,
+        ax: Any = None,
+        **plot_params: Any,
+    ) -> Self:
         """Draw the code maps of one signal or image.
 
         Parameters
@@ -91,7 +107,16 @@ class ActivationsDisplay:
         return display.plot(ax=ax, **plot_params)
 
     @classmethod
-    def from_estimator(cls, estimator, X, *, index=0, n_atoms=10, ax=None, **plot_params):
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: ArrayLike | Sequence[ArrayLike],
+        *,
+        index: int = 0,
+        n_atoms: int = 10,
+        ax: Any = None,
+        **plot_params: Any,
+    ) -> Self:
         """Draw where a fitted convolutional learner finds its atoms in one sample.
 
         Parameters
@@ -135,7 +160,9 @@ class ActivationsDisplay:
         options = dict(atom_shape=kernel, stride=stride, n_atoms=n_atoms, ax=ax)
         return cls.from_codes(codes, sample, **options, **plot_params)
 
-    def plot(self, *, ax=None, sampling_rate=None, **mark_kwargs):
+    def plot(
+        self, *, ax: Any = None, sampling_rate: float | None = None, **mark_kwargs: Any
+    ) -> Self:
         """Draw.
 
         Parameters

@@ -1,14 +1,13 @@
-"""Draw curves of training and of convergence; see `skpudle.plotting`."""
+"""Draw curves of training; see `skpudle.plotting`."""
+
+from typing import Any, Self
 
 import numpy as np
-from sklearn.utils.validation import _check_feature_names
 
 from skpudle._fitted.drawing import axes_to_draw_on, tick_whole_numbers
 from skpudle._fitted.learners import find_learner
-from skpudle.diagnostics import code_convergence, gradient_convergence
-from skpudle.interoperability import thresholds_hard
 
-__all__ = ["ConvergenceDisplay", "LossCurveDisplay"]
+__all__ = ["LossCurveDisplay"]
 
 
 class _CurvesDisplay:
@@ -19,7 +18,7 @@ class _CurvesDisplay:
     def _curves(self):  # -> iterable of label, abscissae (n,), ordinates (n,) or (n, n_samples)
         raise NotImplementedError
 
-    def plot(self, *, ax=None, **line_kwargs):
+    def plot(self, *, ax: Any = None, **line_kwargs: Any) -> Self:
         """Draw.
 
         Parameters
@@ -72,7 +71,9 @@ class LossCurveDisplay(_CurvesDisplay):
 
     _axes = {"xlabel": "Epoch", "ylabel": r"Loss, mean of $\frac{1}{2} \|x - D z\|^2$"}
 
-    def __init__(self, curves, n_searched=None):
+    def __init__(
+        self, curves: dict[str, np.ndarray], n_searched: dict[str, int] | None = None
+    ) -> None:
         self.curves, self.n_searched = curves, n_searched
 
     def _curves(self):
@@ -81,7 +82,7 @@ class LossCurveDisplay(_CurvesDisplay):
             best = np.concatenate([np.minimum.accumulate(curve[:n]), curve[n:]])
             yield name, np.arange(1, len(curve) + 1), best
 
-    def plot(self, *, ax=None, **line_kwargs):
+    def plot(self, *, ax: Any = None, **line_kwargs: Any) -> Self:
         """Draw.
 
         Parameters
@@ -104,7 +105,9 @@ class LossCurveDisplay(_CurvesDisplay):
         return self
 
     @classmethod
-    def from_estimator(cls, estimator, *, name=None, ax=None, **line_kwargs):
+    def from_estimator(
+        cls, estimator: Any, *, name: str | None = None, ax: Any = None, **line_kwargs: Any
+    ) -> Self:
         """Draw ``loss_curve_`` of a fitted learner.
 
         Parameters
@@ -126,7 +129,9 @@ class LossCurveDisplay(_CurvesDisplay):
         return cls.from_estimators({name: estimator}, ax=ax, **line_kwargs)
 
     @classmethod
-    def from_estimators(cls, estimators, *, ax=None, **line_kwargs):
+    def from_estimators(
+        cls, estimators: dict[str, Any], *, ax: Any = None, **line_kwargs: Any
+    ) -> Self:
         """Draw ``loss_curve_`` of several fitted learners.
 
         Parameters
@@ -151,132 +156,3 @@ class LossCurveDisplay(_CurvesDisplay):
             for name, learner in learners.items()
         }
         return cls(curves, n_searched).plot(ax=ax, **line_kwargs)
-
-
-class ConvergenceDisplay(_CurvesDisplay):
-    """Errors against the number of unfoldings, on a logarithmic scale.
-
-    Parameters
-    ----------
-    n_unfoldings : ndarray of shape (n_depths,)
-        Depths.
-    errors : dict of str to ndarray of shape (n_depths,) or (n_depths, n_samples)
-        Errors by their labels; for several samples the median is drawn, with a band from the 10th
-        to the 90th percentile.
-
-    Attributes
-    ----------
-    ax_, figure_ : matplotlib Axes and Figure
-        Axes drawn on, and their figure.
-    lines_ : list of matplotlib Line2D
-        One per label.
-    """
-
-    _axes = {"xlabel": "Unfolding $t$", "ylabel": "Error"}
-
-    def __init__(self, n_unfoldings, errors):
-        self.n_unfoldings, self.errors = n_unfoldings, errors
-
-    def _curves(self):
-        for label, error in self.errors.items():
-            yield label, self.n_unfoldings, error
-
-    @classmethod
-    def from_codes(cls, curves, *, ax=None, **line_kwargs):
-        """Draw the errors that `skpudle.diagnostics.code_convergence` returns.
-
-        Parameters
-        ----------
-        curves : Bunch
-            With ``n_unfoldings``, ``code_error`` and perhaps ``jacobian_error``.
-        ax, **line_kwargs
-            As in `plot`.
-
-        Returns
-        -------
-        ConvergenceDisplay
-            The display, drawn.
-        """
-        labels = {
-            "code_error": r"code, $|z_t - \hat z|$",
-            "jacobian_error": r"Jacobian, $\|J_t - \hat J\|_F$",
-        }
-        errors = {label: curves[key] for key, label in labels.items() if key in curves}
-        return cls(curves.n_unfoldings, errors).plot(ax=ax, **line_kwargs)
-
-    @classmethod
-    def from_gradients(cls, curves, *, reference="local", ax=None, **line_kwargs):
-        """Draw the distances that `skpudle.diagnostics.gradient_convergence` returns.
-
-        Parameters
-        ----------
-        curves : Bunch
-            With ``n_unfoldings``, ``gradient`` and the distances called ``reference``.
-        reference : {"local", "minimizer", "truth"}, default="local"
-            The gradient to measure distances from.
-        ax, **line_kwargs
-            As in `plot`.
-
-        Returns
-        -------
-        ConvergenceDisplay
-            The display, drawn.
-        """
-        errors = dict(zip(map(str, curves.gradient), curves[reference]))
-        return cls(curves.n_unfoldings, errors).plot(ax=ax, **line_kwargs)
-
-    @classmethod
-    def from_estimator(cls, estimator, X, *, kind="code", n_unfoldings=200, ax=None, **line_kwargs):
-        """Draw how codes or gradients converge for a fitted learner with soft shrinkage.
-
-        Parameters
-        ----------
-        estimator : estimator
-            Fitted, with ``components_``, ``alpha_`` and ``step_size_``, or a pipeline or search
-            with such a learner.
-        X : array-like of shape (n_samples, n_features)
-            Samples; a few hundred show enough.
-        kind : {"code", "gradient"}, default="code"
-            The quantity that converges.
-        n_unfoldings : int, default=200
-            Largest depth.
-        ax, **line_kwargs
-            As in `plot`.
-
-        Returns
-        -------
-        ConvergenceDisplay
-            The display, drawn.
-
-        Raises
-        ------
-        ValueError
-            If `kind` is none of these, or if the learner has hard thresholds (its codes converge to
-            no lasso), non-negative codes, or no encoder of matrix products.
-        """
-        found = find_learner(estimator)
-        estimator, X = found.learner, found.prepare(X)
-        if np.ndim(estimator.components_) != 2 or not hasattr(estimator, "step_size_"):
-            raise ValueError(
-                f"Convergence is measured for a step_size_ and atoms that are rows, which "
-                f"{type(estimator).__name__} does not have; pass a PUDLEDictionaryLearning."
-            )
-        if thresholds_hard(estimator) or getattr(estimator, "positive_code", False):
-            raise ValueError(
-                "Convergence is measured to the solution of the lasso, for codes of either sign "
-                f"and soft shrinkage, got {estimator!r}. Pass a learner of such codes."
-            )
-        _check_feature_names(estimator, X, reset=False)
-        problem = X, estimator.components_
-        settings = {
-            "alpha": estimator.alpha_,
-            "step_size": estimator.step_size_,
-            "n_unfoldings": n_unfoldings,
-        }
-        if kind == "code":
-            curves = code_convergence(*problem, n_directions=0, **settings)
-            return cls.from_codes(curves, ax=ax, **line_kwargs)
-        if kind != "gradient":
-            raise ValueError(f"kind is {kind!r}; it must be 'code' or 'gradient'.")
-        curves = gradient_convergence(*problem, **settings)
-        return cls.from_gradients(curves, ax=ax, **line_kwargs)

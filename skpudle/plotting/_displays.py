@@ -1,6 +1,9 @@
 """Displays of atoms and codes."""
 
+from typing import Any, Literal, Self
+
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils import check_array
 
 from skpudle._data.arrays import host_array
@@ -14,13 +17,13 @@ from skpudle._fitted.drawing import (
     tick_whole_numbers,
 )
 from skpudle._fitted.learners import find_learner
-from skpudle.metrics import atom_cosines, atom_importance, match_atoms
-from skpudle.plotting._curves import ConvergenceDisplay, LossCurveDisplay
+from skpudle.metrics import atom_importance, match_atoms
+from skpudle.metrics._dictionaries import atom_cosines
+from skpudle.plotting._curves import LossCurveDisplay
 
 __all__ = [
     "AtomsDisplay",
     "CodesDisplay",
-    "ConvergenceDisplay",
     "LossCurveDisplay",
     "RecoveryDisplay",
 ]
@@ -52,13 +55,20 @@ class AtomsDisplay:
         The lines, one object for each channel of all atoms.
     """
 
-    def __init__(self, atoms, kind="images"):
+    def __init__(self, atoms: np.ndarray, kind: Literal["images", "lines"] = "images") -> None:
         self.atoms, self.kind = atoms, kind
 
     @classmethod
     def from_atoms(
-        cls, atoms, *, kind="auto", image_shape=None, n_atoms=None, ax=None, **plot_params
-    ):
+        cls,
+        atoms: ArrayLike,
+        *,
+        kind: Literal["auto", "images", "lines"] = "auto",
+        image_shape: tuple[int, ...] | None = None,
+        n_atoms: int | None = None,
+        ax: Any = None,
+        **plot_params: Any,
+    ) -> Self:
         """Draw an array of atoms.
 
         Parameters
@@ -96,16 +106,16 @@ class AtomsDisplay:
     @classmethod
     def from_estimator(
         cls,
-        estimator,
-        X=None,
+        estimator: Any,
+        X: ArrayLike | None = None,
         *,
-        sort="usage",
-        kind="auto",
-        image_shape=None,
-        n_atoms=None,
-        ax=None,
-        **plot_params,
-    ):
+        sort: Literal["usage", "energy", "r2_loss"] = "usage",
+        kind: Any = "auto",
+        image_shape: tuple[int, ...] | None = None,
+        n_atoms: int | None = None,
+        ax: Any = None,
+        **plot_params: Any,
+    ) -> Self:
         """Draw the atoms of a fitted learner.
 
         Parameters
@@ -146,7 +156,14 @@ class AtomsDisplay:
         kind, pictures = found.pictures(atoms, kind=kind, image_shape=image_shape)
         return cls(pictures[:n_atoms], kind).plot(ax=ax, **plot_params)
 
-    def plot(self, *, ax=None, n_columns=None, sampling_rate=None, **style):
+    def plot(
+        self,
+        *,
+        ax: Any = None,
+        n_columns: int | None = None,
+        sampling_rate: float | None = None,
+        **style: Any,
+    ) -> Self:
         """Draw.
 
         Parameters
@@ -199,11 +216,13 @@ class CodesDisplay:
         "count" and "magnitude" the number of samples, or of nonzero entries, in each bin.
     """
 
-    def __init__(self, codes):
+    heights_: np.ndarray
+
+    def __init__(self, codes: np.ndarray) -> None:
         self.codes = codes
 
     @classmethod
-    def from_codes(cls, codes, *, kind="usage", ax=None):
+    def from_codes(cls, codes: ArrayLike, *, kind: Any = "usage", ax: Any = None) -> Self:
         """Draw codes.
 
         Parameters
@@ -221,7 +240,9 @@ class CodesDisplay:
         return cls(check_array(host_array(codes), input_name="codes")).plot(kind=kind, ax=ax)
 
     @classmethod
-    def from_estimator(cls, estimator, X, *, kind="usage", ax=None):
+    def from_estimator(
+        cls, estimator: Any, X: ArrayLike, *, kind: Any = "usage", ax: Any = None
+    ) -> Self:
         """Draw a fitted learner's codes of samples.
 
         Parameters
@@ -242,7 +263,9 @@ class CodesDisplay:
         """
         return cls.from_codes(find_learner(estimator).codes(X), kind=kind, ax=ax)
 
-    def plot(self, *, kind="usage", ax=None):
+    def plot(
+        self, *, kind: Literal["usage", "count", "magnitude"] = "usage", ax: Any = None
+    ) -> Self:
         """Draw.
 
         Parameters
@@ -303,11 +326,13 @@ class RecoveryDisplay:
         The matrix.
     """
 
-    def __init__(self, coherences):
+    def __init__(self, coherences: np.ndarray) -> None:
         self.coherences = coherences
 
     @classmethod
-    def from_dictionaries(cls, dictionary, reference, *, ax=None, **image_kwargs):
+    def from_dictionaries(
+        cls, dictionary: ArrayLike, reference: ArrayLike, *, ax: Any = None, **image_kwargs: Any
+    ) -> Self:
         """Draw how a dictionary compares with a known one.
 
         Parameters
@@ -333,7 +358,9 @@ class RecoveryDisplay:
         return cls(cosines[np.ix_(rows, columns)]).plot(ax=ax, **image_kwargs)
 
     @classmethod
-    def from_estimator(cls, estimator, reference, *, ax=None, **image_kwargs):
+    def from_estimator(
+        cls, estimator: Any, reference: ArrayLike, *, ax: Any = None, **image_kwargs: Any
+    ) -> Self:
         """Draw how the atoms of a fitted learner compare with known ones.
 
         Parameters
@@ -354,7 +381,7 @@ class RecoveryDisplay:
         atoms = find_learner(estimator).atoms()
         return cls.from_dictionaries(atoms, reference, ax=ax, **image_kwargs)
 
-    def plot(self, *, ax=None, **image_kwargs):
+    def plot(self, *, ax: Any = None, **image_kwargs: Any) -> Self:
         """Draw.
 
         Parameters

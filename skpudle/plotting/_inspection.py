@@ -1,6 +1,9 @@
 """Displays of the training samples behind each atom, and of the atoms that recur in other fits."""
 
+from typing import Any, Literal, Self
+
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils import check_array
 
 from skpudle._data.arrays import host_array
@@ -44,23 +47,29 @@ class ContributionsDisplay:
         As of `AtomsDisplay`.
     """
 
-    def __init__(self, pictures, values, labels, kind="images"):
+    def __init__(
+        self,
+        pictures: np.ndarray,
+        values: np.ndarray,
+        labels: list[str],
+        kind: Literal["images", "lines"] = "images",
+    ) -> None:
         self.pictures, self.values, self.labels, self.kind = pictures, values, labels, kind
 
     @classmethod
     def from_estimator(
         cls,
-        estimator,
-        X_train,
-        X=None,
+        estimator: Any,
+        X_train: ArrayLike,
+        X: ArrayLike | None = None,
         *,
-        atoms=None,
-        n_largest=6,
-        ridge=0.0,
-        kind="auto",
-        image_shape=None,
-        ax=None,
-    ):
+        atoms: ArrayLike | None = None,
+        n_largest: int = 6,
+        ridge: float = 0.0,
+        kind: Any = "auto",
+        image_shape: tuple[int, ...] | None = None,
+        ax: Any = None,
+    ) -> Self:
         """Draw the training samples behind a learner's atoms, or behind its reconstructions.
 
         Parameters
@@ -117,7 +126,7 @@ class ContributionsDisplay:
         pictures = pictures.reshape(*together.shape[:2], *pictures.shape[1:])
         return cls(pictures, values, labels, kind).plot(ax=ax)
 
-    def plot(self, *, ax=None, **style):
+    def plot(self, *, ax: Any = None, **style: Any) -> Self:
         """Draw.
 
         Parameters
@@ -177,12 +186,25 @@ class StabilityDisplay:
         The right axis.
     """
 
-    def __init__(self, n_components, atoms, threshold=0.9, scores=None):
+    def __init__(
+        self,
+        n_components: np.ndarray,
+        atoms: list[np.ndarray],
+        threshold: float = 0.9,
+        scores: np.ndarray | None = None,
+    ) -> None:
         self.n_components, self.atoms, self.threshold = n_components, atoms, threshold
         self.scores = scores
 
     @classmethod
-    def from_dictionaries(cls, dictionaries, *, threshold=0.9, scores=None, ax=None):
+    def from_dictionaries(
+        cls,
+        dictionaries: Any,
+        *,
+        threshold: float = 0.9,
+        scores: ArrayLike | None = None,
+        ax: Any = None,
+    ) -> Self:
         """Draw the stability of dictionaries of several sizes.
 
         Parameters
@@ -219,7 +241,7 @@ class StabilityDisplay:
             scores = scores[order]
         return cls(sizes[order], [atoms[i] for i in order], threshold, scores).plot(ax=ax)
 
-    def plot(self, *, ax=None, **line_kwargs):
+    def plot(self, *, ax: Any = None, **line_kwargs: Any) -> Self:
         """Draw.
 
         Parameters

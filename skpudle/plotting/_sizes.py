@@ -1,5 +1,7 @@
 """Displays of the stability of atoms, and of how their number and the penalty were chosen."""
 
+from typing import Any, Self
+
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
@@ -30,11 +32,15 @@ class ConsensusDisplay:
         Atoms in the order of drawing.
     """
 
-    def __init__(self, stability, agreeing, threshold=0.9):
+    order_: np.ndarray
+
+    def __init__(self, stability: np.ndarray, agreeing: np.ndarray, threshold: float = 0.9) -> None:
         self.stability, self.agreeing, self.threshold = stability, agreeing, threshold
 
     @classmethod
-    def from_estimator(cls, estimator, *, threshold=0.9, ax=None, **line_kwargs):
+    def from_estimator(
+        cls, estimator: Any, *, threshold: float = 0.9, ax: Any = None, **line_kwargs: Any
+    ) -> Self:
         """Draw the stability of a fitted consensus.
 
         Parameters
@@ -55,7 +61,7 @@ class ConsensusDisplay:
         agreeing = estimator.n_agreeing_ / len(estimator.replicates_)
         return cls(estimator.stability_, agreeing, threshold).plot(ax=ax, **line_kwargs)
 
-    def plot(self, *, ax=None, **line_kwargs):
+    def plot(self, *, ax: Any = None, **line_kwargs: Any) -> Self:
         """Draw.
 
         Parameters
@@ -116,11 +122,11 @@ class SizePathDisplay:
         The scores, and the chosen number.
     """
 
-    def __init__(self, n_components, score, chosen):
+    def __init__(self, n_components: np.ndarray, score: np.ndarray, chosen: int) -> None:
         self.n_components, self.score, self.chosen = n_components, score, chosen
 
     @classmethod
-    def from_estimator(cls, estimator, *, ax=None, **line_kwargs):
+    def from_estimator(cls, estimator: Any, *, ax: Any = None, **line_kwargs: Any) -> Self:
         """Draw how a fitted learner chose its number of atoms.
 
         Parameters
@@ -139,7 +145,7 @@ class SizePathDisplay:
         path, chosen = estimator.size_path_, estimator.n_components_
         return cls(path.n_components, path.score, chosen).plot(ax=ax, **line_kwargs)
 
-    def plot(self, *, ax=None, **line_kwargs):
+    def plot(self, *, ax: Any = None, **line_kwargs: Any) -> Self:
         """Draw.
 
         Parameters
@@ -192,11 +198,13 @@ class PenaltyPathDisplay:
         The scores of atoms without bias, and the chosen penalty.
     """
 
-    def __init__(self, alpha, score, unbiased, chosen):
+    def __init__(
+        self, alpha: np.ndarray, score: np.ndarray, unbiased: np.ndarray, chosen: float
+    ) -> None:
         self.alpha, self.score, self.unbiased, self.chosen = alpha, score, unbiased, chosen
 
     @classmethod
-    def from_estimator(cls, estimator, *, ax=None, **line_kwargs):
+    def from_estimator(cls, estimator: Any, *, ax: Any = None, **line_kwargs: Any) -> Self:
         """Draw how the search of a fitted learner chose its penalty.
 
         Parameters
@@ -216,7 +224,7 @@ class PenaltyPathDisplay:
         display = cls(path.alpha, path.score, path.unbiased, chosen)
         return display.plot(ax=ax, **line_kwargs)
 
-    def plot(self, *, ax=None, **line_kwargs):
+    def plot(self, *, ax: Any = None, **line_kwargs: Any) -> Self:
         """Draw.
 
         Parameters

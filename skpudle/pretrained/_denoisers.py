@@ -4,7 +4,9 @@ import io
 import os
 from importlib import resources
 from math import prod
+from os import PathLike
 from pathlib import Path
+from typing import IO, Literal
 from zlib import crc32
 
 import numpy as np
@@ -16,8 +18,8 @@ from skpudle._data.images import check_sizes, sizes
 from skpudle._learners.base import KEPT
 from skpudle._learners.convolutional.parameters import depth_of, stride_of
 from skpudle._learners.convolutional.pudle import ConvPUDLEDictionaryLearning
+from skpudle._shrinkage import SHRINKAGES
 from skpudle._training.archive import read_arrays
-from skpudle.shrinkage import SHRINKAGES
 
 __all__ = ["load_denoiser", "save_denoiser"]
 
@@ -117,7 +119,9 @@ def _separate(values):  # -> the names of atoms that are separate
     return tuple(names)
 
 
-def save_denoiser(learner, file):
+def save_denoiser(
+    learner: ConvPUDLEDictionaryLearning, file: str | PathLike[str] | IO[bytes]
+) -> None:
     """Write a fitted learner's denoiser to an npz file, without pickling.
 
     Parameters
@@ -164,7 +168,12 @@ def save_denoiser(learner, file):
     replace_file(name if name.endswith(".npz") else f"{name}.npz", archive.getbuffer())
 
 
-def load_denoiser(file="gaussian", *, shift_average=True, device="auto"):
+def load_denoiser(
+    file: Literal["gaussian", "gaussian-small", "poisson"] | PathLike[str] | IO[bytes] = "gaussian",
+    *,
+    shift_average: bool = True,
+    device: str = "auto",
+) -> ConvPUDLEDictionaryLearning:
     """Return a fitted learner that denoises images.
 
     Three come with the package. They are for grey images and have atoms of 7 x 7 pixels every 2

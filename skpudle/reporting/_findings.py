@@ -4,14 +4,16 @@ A finding is a function that takes a learner and its codes and returns a sentenc
 is nothing to say. The reason for a threshold is next to it.
 """
 
-import numpy as np
+from typing import Any
 
-from skpudle._data.foreign import drop_names
+import numpy as np
+from numpy.typing import ArrayLike
+
+from skpudle._data.foreign import centre, drop_names
 from skpudle._fitted.learners import look_at
 from skpudle._learners.nmf import PoissonNMF
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle.interoperability import baseline_of
-from skpudle.search import spread_rows
+from skpudle.search._epoch import spread_rows
 
 __all__ = ["ENDINGS", "findings", "sentences"]
 
@@ -288,8 +290,7 @@ def _no_better_than_the_baseline(look):
         )
     if look.is_convolutional:
         return None
-    baseline = baseline_of(learner)
-    samples = np.stack(look.samples).astype(np.float64) - (0.0 if baseline is None else baseline)
+    samples = centre(learner, np.stack(look.samples).astype(np.float64))
     left = np.nan_to_num(samples - look.codes @ learner.components_)
     if np.square(left).sum() <= np.square(np.nan_to_num(samples)).sum():
         return None
@@ -311,8 +312,8 @@ def _early_end(look):
     if ended_by == "divergence":
         return (
             "Training diverged, and these are the last finite atoms: lower "
-            f"learning_rate (now {learner.learning_rate}; with the surrogate, raise anchor in "
-            "optimizer_params instead) or step_size, or scale the data."
+            f"learning_rate (now {learner.learning_rate}; with the surrogate, raise batch_size "
+            "instead) or step_size, or scale the data."
         )
     if ended_by != "max_iter" or getattr(learner, "tol", None) is None:
         return None
@@ -351,7 +352,7 @@ def sentences(look):
     return [sentence for finding in _FINDINGS if (sentence := finding(look))]
 
 
-def findings(estimator, X):
+def findings(estimator: Any, X: ArrayLike) -> list[str]:
     """Return faults of a fitted learner, in words, and remedies.
 
     Parameters

@@ -8,8 +8,10 @@ import html
 import io
 from pathlib import Path
 from time import perf_counter
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from skpudle._data.foreign import drop_names
 from skpudle._fitted.drawing import new_figure, tick_whole_numbers
@@ -17,7 +19,7 @@ from skpudle._fitted.learners import as_arrays, look_at
 from skpudle.metrics import atom_importance
 from skpudle.plotting import AtomsDisplay, CodesDisplay, LossCurveDisplay
 from skpudle.reporting._findings import ENDINGS, sentences
-from skpudle.search import spread_rows
+from skpudle.search._epoch import spread_rows
 
 __all__ = ["Report", "report"]
 
@@ -229,7 +231,15 @@ def _page(estimator, look, facts, pictures):  # -> Report
     )
 
 
-def report(estimator, X, *, kind="auto", image_shape=None, n_atoms=100, n_worst=8):
+def report(
+    estimator: Any,
+    X: ArrayLike,
+    *,
+    kind: Literal["auto", "images", "lines"] = "auto",
+    image_shape: tuple[int, ...] | None = None,
+    n_atoms: int = 100,
+    n_worst: int = 8,
+) -> Report:
     """Describe a fitted learner and its reconstructions of samples in one page of HTML.
 
     Parameters

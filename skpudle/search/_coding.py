@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import torch
 
+from skpudle._operators import ConvDictionary
 from skpudle.lasso import solve_lasso
-from skpudle.operators import ConvDictionary
 from skpudle.search._conv_epoch import ConvProblem, conv_path
 from skpudle.search._epoch import spread_rows
 from skpudle.search._held_out import HeldOut, HiddenPixels, best_shares, errors_at

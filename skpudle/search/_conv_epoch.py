@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from skpudle._compilation import in_parts
-from skpudle.operators import project_atoms
+from skpudle._operators import project_atoms
 from skpudle.search._conv_compiled import loops
 from skpudle.search._epoch import (
     HEIRS,

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch.nn.functional import pad, softshrink
 
+from skpudle._operators import project_atoms
 from skpudle._precision import in_own_precision
-from skpudle.operators import project_atoms
 from skpudle.search._epoch import (
     HEIRS,
     NEAR,

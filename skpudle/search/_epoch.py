@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from skpudle._compilation import in_parts, one_blas_thread, threads_for
-from skpudle.operators import project_atoms
+from skpudle._operators import project_atoms
 from skpudle.search._compiled import loops
 
 __all__ = [

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skpudle.lasso import gram_matrix, lasso_path
+from skpudle.lasso._solve import gram_matrix, lasso_path
 from skpudle.search._conv_epoch import ConvProblem, conv_path, conv_synthesis
 from skpudle.search._epoch import spread_rows
 

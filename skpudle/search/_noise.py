@@ -37,9 +37,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skpudle.initialization import initial_atoms
-from skpudle.lasso import lasso_path
-from skpudle.operators import atom_norms
+from skpudle._initialization import initial_atoms
+from skpudle._operators import atom_norms
+from skpudle.lasso._solve import lasso_path
 from skpudle.search._descent import solve_codes
 from skpudle.search._epoch import spread_rows
 from skpudle.search._held_out import hide_in_turn
@@ -81,8 +81,9 @@ _ROUNDS = {"features": 8, "rows": 5}
 _ROUNDS_BEFORE, _STILL = 3, 0.05
 # Phases of a search that find missing atoms.
 _ROUNDS_OF_SEARCH = "settle", "larger", "smaller"
-# Residuals that are outliers; on digits, where atoms are missing, there are more.
-_MOST_OF_RESIDUALS = 0.02
+# Residuals that are outliers, and the variance of their number in a row, in units of its mean:
+# outliers come alone, and residuals of missing atoms do not.
+_MOST_OF_RESIDUALS, _ALONE = 0.02, 2.0
 # An entry is far from 5 deviations on: one in two million of normal noise. At most a tenth of all
 # entries may be outliers, and of a row; otherwise the row is one. Fewer than 5 in 10,000 are none.
 _DEVIATIONS, _MOST, _FEWEST = 5.0, 0.1, 5e-4
@@ -707,7 +708,9 @@ def _learn_entries(judged, screens):  # a generator, which returns whether entri
     """Treat a few entries that are far from the fit of their row as missing, if that helps."""
     residuals, units = judged.residuals(), judged.units
     far = residuals.values.abs() > judged.limit(residuals, units.rows)
-    share = float(far.sum()) / float(judged.known.sum())
+    share, of_rows = float(far.sum()) / float(judged.known.sum()), far.sum(1).double()
+    if not screens and float(of_rows.var()) > _ALONE * float(of_rows.mean()):
+        return False
     if not _FEWEST < share < (_MOST if screens else _MOST_OF_RESIDUALS):
         return False
     before = units, judged.atoms

@@ -33,12 +33,13 @@ atoms.
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from math import inf, isfinite
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from skpudle._operators import project_atoms
 from skpudle.lasso import solve_lasso
-from skpudle.operators import project_atoms
 from skpudle.search._descent import (
     PROGRESS,
     SPLIT,
@@ -191,7 +192,9 @@ class Problem:
             x = torch.where(mask > 0, x, 0.0)
         object.__setattr__(self, "x", x.contiguous())
 
-    def thinned(self, stride, *, whole=True, alpha=None):
+    def thinned(
+        self, stride: int | tuple[int, ...], *, whole: bool = True, alpha: float | None = None
+    ) -> Self:
         """Return the problem with one of ``stride`` samples and another penalty.
 
         Places are those of `spread_rows`. Without the ``whole`` the samples are those that are not
@@ -208,21 +211,21 @@ class Problem:
             self._thinned[key] = replace(self.of_rows(rows), alpha=alpha)
         return self._thinned[key]
 
-    def of_rows(self, rows):  # a mask, indices or a slice
+    def of_rows(self, rows: Tensor) -> Self:  # a mask, indices or a slice
         """Return the problem for these samples, with nothing held out."""
         mask = None if self.mask is None else self.mask[rows]
         return replace(self, x=self.x[rows], mask=mask, held_out=None, held_rows=None)
 
     @property
-    def n_samples(self):
+    def n_samples(self) -> int:
         """The number of samples of this process."""
         return len(self.x)
 
-    def no_codes(self):
+    def no_codes(self) -> Codes:
         """Return zero codes."""
         return Codes.none(len(self.x))
 
-    def first_codes(self, atoms):
+    def first_codes(self, atoms: Tensor) -> Codes:
         """Return codes to begin with: those of the lasso for few atoms, otherwise zeros.
 
         Few atoms, as of mixtures, may be nearly collinear. Unsolved codes then lead descent away
@@ -234,11 +237,13 @@ class Problem:
         options = dict(positive=self.positive_code, mask=self.mask, certify=False)
         return Codes.of_dense(solve_lasso(atoms, self.x.double(), self.alpha, **options)[0])
 
-    def on_host(self):
+    def on_host(self) -> Self:
         """Return the problem with its data on the CPU."""
         return replace(self, x=self.x.cpu())
 
-    def epoch(self, atoms, codes, *, refit=False, turn=None):
+    def epoch(
+        self, atoms: Tensor, codes: Codes, *, refit: bool = False, turn: int | None = None
+    ) -> Epoch | DeviceEpoch:
         """Return the epoch of these atoms, starting from codes of other atoms.
 
         With a ``turn`` of 0 or 1 many atoms enter the codes of one half of the rows on a CPU. The
@@ -249,12 +254,12 @@ class Problem:
             return DeviceEpoch(self, atoms, codes, refit=refit)
         return Epoch(self, atoms, codes, refit=refit, turn=turn if len(atoms) >= MANY else None)
 
-    def squares(self):  # -> (n_samples,)
+    def squares(self) -> Tensor:  # -> (n_samples,)
         """Return the sum of squares of each sample."""
         dtype = torch.float64 if self.x.device.type == "cpu" else self.x.dtype
         return torch.linalg.vector_norm(self.x, dim=1, dtype=dtype).cpu().double().square()
 
-    def project(self, atoms):
+    def project(self, atoms: Tensor) -> Tensor:
         """Return the nearest atoms of the constraint set."""
         return project_atoms(atoms, positive=self.positive_atoms)
 
@@ -478,7 +483,7 @@ class SearchState:
             check_trial(trial, problem)
 
 
-def auto_alpha(x, *, mask=None, total=own):
+def auto_alpha(x: Tensor, *, mask: Tensor | None = None, total: Callable = own) -> float:
     """Return a penalty that gives sparse codes and loses no atoms.
 
     Parameters
@@ -739,7 +744,13 @@ def advance(problem, state):
     return replace(state, atoms=atoms, previous=atoms if rises else state.atoms)
 
 
-def search(problem, atoms, *, state=None, on_epoch=None):
+def search(
+    problem: Any,
+    atoms: Tensor,
+    *,
+    state: SearchState | None = None,
+    on_epoch: Callable | None = None,
+) -> SearchState:
     """Search for the atoms that minimise the objective.
 
     Parameters

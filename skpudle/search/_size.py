@@ -29,8 +29,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skpudle.initialization import initial_atoms
-from skpudle.lasso import lasso_path
+from skpudle._initialization import initial_atoms
+from skpudle.lasso._solve import lasso_path
 from skpudle.search._descent import refit_atoms, remaining, solve_codes
 from skpudle.search._epoch import Codes
 from skpudle.search._held_out import (

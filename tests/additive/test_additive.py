@@ -9,7 +9,7 @@ from scipy.special import xlogy
 from sklearn.decomposition import NMF
 from sklearn.exceptions import ConvergenceWarning
 
-from skpudle.additive import (
+from skpudle._additive import (
     Events,
     advance,
     atoms_of_events,

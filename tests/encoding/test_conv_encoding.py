@@ -6,9 +6,10 @@ from naive import make_mask, naive_encode, normal, torch_encode
 from test_encoding import assert_agree
 from test_gradients import gradient_of
 
-from skpudle.encoding import default_step, encode
-from skpudle.gradients import GRADIENT_RULES
-from skpudle.operators import ConvDictionary, DenseDictionary
+from skpudle._gradients import GRADIENT_RULES
+from skpudle._operators import ConvDictionary, DenseDictionary
+from skpudle.encoding import encode
+from skpudle.encoding._unfold import default_step
 
 VARIANTS = {
     "soft": {},

@@ -10,12 +10,13 @@ from naive import make_mask, naive_encode, naive_shrink, normal
 from sklearn.decomposition import sparse_encode
 from torch.overrides import TorchFunctionMode
 
+from skpudle._operators import ConvDictionary, DenseDictionary
 from skpudle._precision import as_scalars
-from skpudle.encoding import default_step, encode, threshold_levels, unfold
+from skpudle._shrinkage import SHRINKAGES
+from skpudle.encoding import encode
 from skpudle.encoding._compiled import unfold_few
 from skpudle.encoding._dense_steps import DenseSteps
-from skpudle.operators import ConvDictionary, DenseDictionary
-from skpudle.shrinkage import SHRINKAGES
+from skpudle.encoding._unfold import default_step, threshold_levels, unfold
 
 # (n_samples, n_components, n_features), by whether steps go through the Gram matrix
 SHAPES = {"gram": (20, 6, 9), "direct": (8, 11, 4)}

@@ -8,9 +8,10 @@ from naive import make_mask, naive_encode, normal
 from test_encoding import make_problem
 
 from skpudle._data.batches import Samples
-from skpudle.encoding import default_step, encode
-from skpudle.gradients import GRADIENT_RULES, differentiate
-from skpudle.operators import ConvDictionary, DenseDictionary
+from skpudle._gradients import GRADIENT_RULES, differentiate
+from skpudle._operators import ConvDictionary, DenseDictionary
+from skpudle.encoding import encode
+from skpudle.encoding._unfold import default_step
 
 ENCODERS = {
     "soft": dict(alpha=0.3),

@@ -11,10 +11,11 @@ from naive import make_mask, naive_shrink, normal
 from sklearn.linear_model import LogisticRegression
 from test_encoding import unit_atoms
 
-from skpudle.encoding import default_step, encode, threshold_levels, unfold
-from skpudle.gradients import GRADIENT_RULES
-from skpudle.losses import LOSSES, Binomial, Gaussian, Poisson
-from skpudle.operators import ConvDictionary, DenseDictionary
+from skpudle._gradients import GRADIENT_RULES
+from skpudle._losses import LOSSES, Binomial, Gaussian, Poisson
+from skpudle._operators import ConvDictionary, DenseDictionary
+from skpudle.encoding import encode
+from skpudle.encoding._unfold import default_step, threshold_levels, unfold
 
 FAMILIES = {"poisson": Poisson(), "binomial": Binomial(5), "bernoulli": Binomial()}
 ENCODERS = {

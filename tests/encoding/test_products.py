@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from skpudle.encoding import threshold_levels, unfold
+from skpudle._operators import DenseDictionary
 from skpudle.encoding._products import multiply, multiply_where
-from skpudle.operators import DenseDictionary
+from skpudle.encoding._unfold import threshold_levels, unfold
 
 # above the size from which zeros are left out, of an odd number of entries in a row
 N, INNER, COLUMNS = 61, 173, 211

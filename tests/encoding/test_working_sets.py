@@ -8,9 +8,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from skpudle.encoding import default_step, threshold_levels, unfold
+from skpudle._operators import DenseDictionary
+from skpudle.encoding._unfold import default_step, threshold_levels, unfold
 from skpudle.encoding._working_sets import Run
-from skpudle.operators import DenseDictionary
 
 CASES = st.fixed_dictionaries(
     dict(

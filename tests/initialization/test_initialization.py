@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from skpudle.initialization import INITIALIZATIONS, initial_atoms
+from skpudle._initialization import INITIALIZATIONS, initial_atoms
 
-METHODS = sorted(set(INITIALIZATIONS) - {"pairwise"})
+METHODS = sorted(INITIALIZATIONS)
 
 
 def normal(generator, *shape):
@@ -77,6 +77,15 @@ def test_data_takes_distinct_samples_that_are_not_zero(generator):
     coherence = (atoms @ torch.nn.functional.normalize(x).T).abs()
     assert sorted(coherence.argmax(1).tolist()) == list(range(10))
     torch.testing.assert_close(coherence.amax(1), torch.ones(10, dtype=x.dtype))
+
+
+def test_data_that_are_few_directions_are_completed_by_random_ones():
+    x = torch.zeros(10, 8, dtype=torch.float64)
+    x[3, 2], x[7, 2], x[5, 4] = 3, -1, 2
+    atoms = initial_atoms(x, 6, "data", seeded())
+    on_axis = (atoms.abs() > 1 - 1e-12).any(dim=1)
+    assert on_axis.sum() == 2  # two of the three samples are one direction
+    assert torch.linalg.matrix_rank(atoms) == 6
 
 
 def test_random_knows_only_the_shape_of_the_data(generator):

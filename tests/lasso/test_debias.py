@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from skpudle.lasso import converged_codes, gram_matrix, lasso_path, solve_lasso
-from skpudle.operators import DenseDictionary
+from skpudle._operators import DenseDictionary
+from skpudle.lasso import solve_lasso
+from skpudle.lasso._implicit import converged_codes
+from skpudle.lasso._solve import gram_matrix, lasso_path
 
 SOLVERS = ["batched", "compiled"]
 

@@ -14,17 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Lasso
 
-from skpudle.lasso import (
-    GapWarning,
-    _compiled,
-    _implicit,
-    _solve,
-    converged_codes,
-    duality_gap,
-    solve_lasso,
-    warn_about_gaps,
-)
-from skpudle.operators import DenseDictionary
+from skpudle._operators import DenseDictionary
+from skpudle.lasso import GapWarning, _compiled, _implicit, _solve, duality_gap, solve_lasso
+from skpudle.lasso._gap import warn_about_gaps
+from skpudle.lasso._implicit import converged_codes
 
 SOLVERS = ["batched", "compiled"]
 

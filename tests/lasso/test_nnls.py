@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 
-from skpudle.lasso import GapWarning, duality_gap, lasso_path, solve_lasso, solve_nnls
+from skpudle.lasso import GapWarning, duality_gap, solve_lasso, solve_nnls
+from skpudle.lasso._solve import lasso_path
 
 SOLVERS = ["batched", "compiled"]
 

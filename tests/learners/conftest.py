@@ -3,7 +3,7 @@
 import pytest
 from small import GRADIENTS, OPTIMIZERS, VARIANTS, make_data
 
-from skpudle.shrinkage import SHRINKAGES
+from skpudle._shrinkage import SHRINKAGES
 
 
 @pytest.fixture

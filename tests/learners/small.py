@@ -1,5 +1,7 @@
 """Small learners and data, and how to compare what they hold."""
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -9,8 +11,8 @@ from skpudle.encoding import encode
 GRADIENTS = ["dec", "ae-lasso", "ae-ls"]
 OPTIMIZERS = {
     "adam": dict(),
-    "sgd": dict(optimizer="sgd", optimizer_params=dict(momentum=0.9)),
-    "AdamW": dict(optimizer=torch.optim.AdamW, optimizer_params=dict(weight_decay=0.1)),
+    "sgd": dict(optimizer=partial(torch.optim.SGD, momentum=0.9)),
+    "AdamW": dict(optimizer=partial(torch.optim.AdamW, weight_decay=0.1)),
     "RMSprop": dict(optimizer=torch.optim.RMSprop),
 }
 VARIANTS = {

@@ -175,7 +175,7 @@ def offered():
 def test_all_methods_are_known():
     """A new one is to be in the list above."""
     scikit_learns = {"get_params", "set_params", "get_metadata_routing", "set_callbacks"}
-    scikit_learns |= {"set_output", "from_components", "from_sae"}
+    scikit_learns |= {"set_output", "from_components"}
     for learner, _ in LEARNERS.values():
         names = {n for n in dir(learner) if not n.startswith("_") and callable(getattr(learner, n))}
         requests = {name for name in names if re.fullmatch("set_.*_request", name)}

@@ -17,11 +17,11 @@ from sklearn.preprocessing import StandardScaler
 
 from skpudle import Checkpoint, PUDLEClassifier, PUDLEDictionaryLearning, PUDLERegressor
 from skpudle._data.batches import Samples
+from skpudle._gradients import differentiate
 from skpudle._learners.models import Decay, Encoder
 from skpudle._learners.supervised.model import TaskLayout, TaskModel, joint
 from skpudle._learners.supervised.tasks import Classification, Head
 from skpudle._training.stopping import HeldOut
-from skpudle.gradients import differentiate
 from skpudle.inspection import atom_contributions
 
 

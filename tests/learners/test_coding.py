@@ -9,22 +9,12 @@ import torch
 
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle._learners.counts import smaller_penalty
+from skpudle._operators import ConvDictionary
 from skpudle.lasso import solve_lasso
-from skpudle.operators import ConvDictionary
-from skpudle.search import (
-    ConvProblem,
-    HeldOut,
-    Problem,
-    auto_alpha,
-    choose_coding,
-    conv_codes,
-    conv_path,
-    hide_in_turn,
-    hold_out,
-    match_equal_rows,
-    search,
-)
-from skpudle.search._conv_epoch import conv_synthesis
+from skpudle.search import Problem, auto_alpha, search
+from skpudle.search._coding import choose_coding
+from skpudle.search._conv_epoch import ConvProblem, conv_codes, conv_path, conv_synthesis
+from skpudle.search._held_out import HeldOut, hide_in_turn, hold_out, match_equal_rows
 
 
 def noisy_sums(level, n=400, m=20, p=25, k=2):

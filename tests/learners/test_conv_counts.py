@@ -12,14 +12,14 @@ from torch.nn.functional import conv2d
 
 from skpudle import ConvPUDLEDictionaryLearning
 from skpudle._data.batches import Samples
+from skpudle._gradients import GRADIENT_RULES, differentiate
 from skpudle._learners.convolutional import learner as conv_learner
 from skpudle._learners.convolutional.model import ConvNetwork, RowLayout
 from skpudle._learners.convolutional.search import search_problem
 from skpudle._learners.convolutional.values import ConvParameters
 from skpudle._learners.models import Encoder
-from skpudle.gradients import GRADIENT_RULES, differentiate
-from skpudle.losses import Binomial, Gaussian, Poisson
-from skpudle.operators import ConvDictionary
+from skpudle._losses import Binomial, Gaussian, Poisson
+from skpudle._operators import ConvDictionary
 from skpudle.pretrained import load_denoiser, save_denoiser
 
 STRIDE, SHAPE = (2, 3), (4, 2, 5, 4)

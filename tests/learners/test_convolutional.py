@@ -1,6 +1,7 @@
 """Convolutional dictionaries learn, keep every image's size, and denoise."""
 
 import pickle
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -19,13 +20,13 @@ from skpudle._data import images as image_module
 from skpudle._data.images import read_images
 from skpudle._data.noise import Noise, estimate_noise
 from skpudle._data.training_images import initial_kernels
+from skpudle._gradients import GRADIENT_RULES
 from skpudle._learners.convolutional.denoising import denoise_images
 from skpudle._learners.convolutional.model import ConvNetwork, RowLayout, all_shifts
 from skpudle._learners.convolutional.values import ConvParameters
 from skpudle._learners.models import Encoder
+from skpudle._operators import ConvDictionary
 from skpudle._training.loop import Interrupted, Trainer
-from skpudle.gradients import GRADIENT_RULES
-from skpudle.operators import ConvDictionary
 
 SMALL = dict(atom_shape=(5, 4), stride=(2, 3), n_unfoldings=4, max_iter=2, tol=None, random_state=0)
 
@@ -787,7 +788,7 @@ def test_a_search_without_clean_images_judges_by_the_noise_of_training():
 
 def test_options_of_the_optimiser_may_change(images):
     learner = learner_of().fit(images)
-    learner.set_params(optimizer_params={"amsgrad": True}).partial_fit(images)
+    learner.set_params(optimizer=partial(torch.optim.Adam, amsgrad=True)).partial_fit(images)
     learned = learner_of(learn_threshold="unfolding").fit(images)
     with pytest.raises(
         ValueError, match="learned for 4 unfoldings, each its own, and n_unf.* is 7"

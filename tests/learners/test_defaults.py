@@ -16,7 +16,7 @@ from skpudle import (
     PUDLEDictionaryLearning,
 )
 from skpudle._training import fit
-from skpudle.checkpoint import read_checkpoint
+from skpudle._training.checkpoint import read_checkpoint
 from skpudle.metrics import dictionary_error, recovery_rate
 
 

@@ -43,7 +43,6 @@ SHARED = {
     "n_trials": 30,
     "n_unfoldings": 4,
     "optimizer": "sgd",
-    "optimizer_params": {"weight_decay": 0.1},
     "positive_code": True,
     "positive_dict": True,
     "random_state": 5,
@@ -54,7 +53,6 @@ SHARED = {
 }
 OWN = {
     PUDLEDictionaryLearning: {
-        "optimizer_params": {"anchor": 2.0},  # of "auto", which is the surrogate
         "separate_atoms": "unfolding",
         "transform_algorithm": "omp",
         "transform_alpha": 0.1,
@@ -177,7 +175,6 @@ OF_TRAINING = {
     for name in (
         "optimizer",
         "learning_rate",
-        "optimizer_params",
         "batch_size",
         "max_iter",
         "tol",

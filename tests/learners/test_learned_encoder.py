@@ -12,18 +12,13 @@ from sklearn.callback import FitCallback
 from sklearn.datasets import load_digits
 
 from skpudle import PUDLEDictionaryLearning
+from skpudle._operators import DenseDictionary
 from skpudle._training.loop import Interrupted, Trainer
-from skpudle.encoding import (
-    EncoderModule,
-    LearnedEncoder,
-    _learned,
-    default_step,
-    encode,
-    learn_encoder,
-)
-from skpudle.interoperability import save_atoms, save_sae
+from skpudle.encoding import EncoderModule, _learned, encode, learn_encoder
+from skpudle.encoding._learned import LearnedEncoder
+from skpudle.encoding._unfold import default_step
 from skpudle.lasso import solve_lasso
-from skpudle.operators import DenseDictionary
+from skpudle.sae import save
 
 TRAIN, TEST = np.split(load_digits().data[np.random.default_rng(0).permutation(1797)], [1200])
 KINDS = [True, "unfolding"]
@@ -233,9 +228,9 @@ def test_one_unfolding_is_a_sparse_autoencoder(
     learner = quick(params | {"positive_code": positive_code, "split_sign": split_sign}).fit(TRAIN)
     if n_unfoldings > 1 or not (positive_code or split_sign):
         with pytest.raises(ValueError, match="one unfolding and codes that are not negative"):
-            save_sae(learner, tmp_path / "sae")
+            save(learner, tmp_path / "sae")
         return
-    save_sae(learner, tmp_path / "sae")
+    save(learner, tmp_path / "sae")
     config = json.loads((tmp_path / "sae" / "cfg.json").read_text())
     weights = safetensors.load_file(tmp_path / "sae" / "sae_weights.safetensors")
     codes = np.maximum(TEST @ weights["W_enc"] + weights["b_enc"], 0)
@@ -260,14 +255,12 @@ def test_contradictions_are_refused(params, text):
         learner_of(**params).fit(TRAIN)
 
 
-def test_another_depth_and_files_of_atoms_are_refused(tmp_path):
+def test_another_depth_and_files_of_more_unfoldings_are_refused(tmp_path):
     learner = learner_of(max_iter=1).fit(TRAIN)
     with pytest.raises(ValueError, match="was trained for 3 unfoldings"):
         learner.set_params(n_unfoldings=2).transform(TEST)
-    with pytest.raises(ValueError, match="no place"):
-        save_atoms(learner.set_params(n_unfoldings=3), tmp_path / "atoms.safetensors")
     with pytest.raises(ValueError, match="one unfolding"):
-        save_sae(learner, tmp_path)
+        save(learner.set_params(n_unfoldings=3), tmp_path)
     plain = PUDLEDictionaryLearning(5, random_state=0).fit(TRAIN)
     with pytest.raises(ValueError, match="no fixed graph"):
         plain.to_module()

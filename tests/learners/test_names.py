@@ -23,7 +23,6 @@ from skpudle import (
 from skpudle.inspection import (
     atom_contributions,
     code_saliency,
-    feature_directions,
     reconstruction_contributions,
 )
 from skpudle.metrics import (
@@ -37,9 +36,9 @@ from skpudle.plotting import (
     AtomsDisplay,
     CodesDisplay,
     ContributionsDisplay,
-    ConvergenceDisplay,
 )
 from skpudle.reporting import findings
+from skpudle.sae import feature_directions
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:Two-dimensional input means rows")
 
@@ -102,7 +101,6 @@ FUNCTIONS = {
     "codes": (ROWS, CodesDisplay.from_estimator),
     "atoms": (ROWS, lambda learner, X: AtomsDisplay.from_estimator(learner, X, sort="r2_loss")),
     "display of contributions": (ROWS, ContributionsDisplay.from_estimator),
-    "convergence": (SIGNED, ConvergenceDisplay.from_estimator),
     "activations": (LEARNERS["images"], ActivationsDisplay.from_estimator),
     "of a consensus": (LEARNERS["consensus"], atom_importance),
 }

@@ -16,11 +16,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 
 from skpudle import Checkpoint, PoissonNMF
-from skpudle.checkpoint import read_checkpoint, write_checkpoint
+from skpudle._losses import KullbackLeibler
+from skpudle._training.checkpoint import read_checkpoint, write_checkpoint
 from skpudle.encoding import encode
 from skpudle.inspection import code_saliency
-from skpudle.interoperability import load_atoms, save_atoms
-from skpudle.losses import KullbackLeibler
 from skpudle.metrics import recovery_rate
 from skpudle.reporting import findings
 
@@ -299,14 +298,6 @@ def test_given_atoms_encode_without_data(fitted, X):
     assert learner.partial_fit(X).components_.shape == fitted.components_.shape
     with pytest.raises(ValueError, match="least entry of components is -1.*not negative"):
         PoissonNMF.from_components(-np.eye(3))
-
-
-def test_atoms_are_kept_in_files(fitted, X, tmp_path):
-    pytest.importorskip("safetensors")
-    save_atoms(fitted, tmp_path / "atoms.safetensors")
-    stored = load_atoms(tmp_path / "atoms.safetensors")
-    learner = PoissonNMF.from_components(stored.components, **stored.params)
-    np.testing.assert_allclose(learner.transform(X), fitted.transform(X))
 
 
 def test_findings_never_advise_a_penalty_of_codes(X):

@@ -1,6 +1,7 @@
 """What `PUDLEDictionaryLearning` does beyond scikit-learn's own checks of an estimator."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -42,7 +43,7 @@ BAD_PARAMETERS = {
     "unknown optimizer": (dict(optimizer="lbfgs"), "optimizer"),
     "class that is no optimizer": (dict(optimizer=dict), "optimizer"),
     "optimizer that needs a closure": (dict(optimizer=torch.optim.LBFGS), "optimizer"),
-    "unknown parameter": (dict(optimizer_params=dict(momentum=0.9)), "momentum"),
+    "unknown parameter": (dict(optimizer=partial(torch.optim.Adam, momentum=0.9)), "momentum"),
     "empty batches": (dict(batch_size=0), "batch_size"),
     "no epochs": (dict(max_iter=0), "max_iter"),
     "unknown initialisation": (dict(dict_init="pca"), "dict_init"),

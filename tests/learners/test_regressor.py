@@ -14,10 +14,10 @@ from sklearn.preprocessing import StandardScaler
 
 from skpudle import Checkpoint, PUDLEDictionaryLearning, PUDLERegressor
 from skpudle._data.batches import Samples
+from skpudle._gradients import differentiate
 from skpudle._learners.models import Decay, Encoder
 from skpudle._learners.supervised.model import TaskLayout, TaskModel, joint
 from skpudle._learners.supervised.tasks import Head, Regression
-from skpudle.gradients import differentiate
 from skpudle.inspection import atom_contributions
 
 

@@ -150,7 +150,15 @@ def with_atoms(learner, atoms):
     return learner
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd", "surrogate", torch.optim.Rprop])
+SAME = {
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+    torch.optim.Rprop: partial(torch.optim.Rprop),
+    "surrogate": None,
+}
+
+
+@pytest.mark.parametrize("optimizer", SAME)
 @pytest.mark.parametrize("change", ["more", "fewer", "float32"])
 def test_after_other_atoms_were_given_training_goes_on_without_a_memory(optimizer, change):
     """As for another optimiser, which one is that has the same parameters by other words."""
@@ -161,7 +169,7 @@ def test_after_other_atoms_were_given_training_goes_on_without_a_memory(optimize
         "float32": learner.components_.astype(np.float32),
     }[change]
     found = with_atoms(learner, atoms).partial_fit(PLAIN).components_
-    other = with_atoms(learner, atoms).set_params(optimizer_params={})
+    other = with_atoms(learner, atoms).set_params(optimizer=SAME[optimizer])
     if optimizer == "surrogate":  # whose memory has no words
         other = FromData(**SMALL).fit(PLAIN)
         other = with_atoms(other, atoms).set_params(optimizer="surrogate", alpha=learner.alpha_)
@@ -170,11 +178,11 @@ def test_after_other_atoms_were_given_training_goes_on_without_a_memory(optimize
     assert found.dtype == atoms.dtype
 
 
-def test_the_order_of_optimizer_params_does_not_matter():
+def test_the_order_of_arguments_of_an_optimizer_does_not_matter():
     params = dict(betas=(0.8, 0.9), eps=1e-6)
-    learner = FromData(**SMALL, optimizer_params=params).fit(PLAIN)
+    learner = FromData(**SMALL, optimizer=partial(torch.optim.Adam, **params)).fit(PLAIN)
     other = copy.deepcopy(learner)
-    other.set_params(optimizer_params=dict(reversed(params.items())))
+    other.set_params(optimizer=partial(torch.optim.Adam, **dict(reversed(params.items()))))
     expected = learner.partial_fit(PLAIN).components_
     assert_array_equal(other.partial_fit(PLAIN).components_, expected)
 

@@ -8,16 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skpudle.encoding._conv_steps import ConvSteps
-from skpudle.encoding._dense_steps import DenseSteps
-from skpudle.encoding._steps import Steps
-from skpudle.operators import (
+from skpudle._operators import (
     ConvDictionary,
     DenseDictionary,
     atom_norms,
     project_atoms,
 )
-from skpudle.operators._krylov_compiled import krylov_estimate
+from skpudle._operators._krylov_compiled import krylov_estimate
+from skpudle.encoding._conv_steps import ConvSteps
+from skpudle.encoding._dense_steps import DenseSteps
+from skpudle.encoding._steps import Steps
 
 CONVOLUTIONS = {  # shape of the atoms, stride, shape of a sample
     "1-D": ((3, 1, 4), 1, (1, 9)),

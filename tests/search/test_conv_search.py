@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from skpudle.encoding import default_step, encode
-from skpudle.operators import ConvDictionary, project_atoms
-from skpudle.search import ConvProblem, conv_codes, search
+from skpudle._operators import ConvDictionary, project_atoms
+from skpudle.encoding import encode
+from skpudle.encoding._unfold import default_step
+from skpudle.search import search
+from skpudle.search._conv_epoch import ConvProblem, conv_codes
 
 SHAPES = [  # atoms (n, channels, *kernel), images (n, channels, *size), stride
     ((4, 1, 5, 4), (2, 1, 13, 16), (1, 1)),

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from skpudle._operators import project_atoms
 from skpudle.lasso import solve_lasso
-from skpudle.operators import project_atoms
-from skpudle.search import Problem, SearchState, advance, begin, is_done, refit_atoms, search
+from skpudle.search import Problem, search
 from skpudle.search import _device_epoch as device_module
 from skpudle.search import _epoch as epoch_module
+from skpudle.search._descent import refit_atoms
 from skpudle.search._device_epoch import DeviceEpoch
 from skpudle.search._epoch import Epoch
+from skpudle.search._search import SearchState, advance, begin, is_done
 
 
 def make_problem(n=300, m=16, p=24, *, dtype=torch.float64, positive=False, masked=False, seed=0):

@@ -7,25 +7,19 @@ import pytest
 import torch
 from two_processes import in_two_processes
 
+from skpudle._operators import ConvDictionary, project_atoms
 from skpudle.lasso import solve_lasso
-from skpudle.operators import ConvDictionary, project_atoms
-from skpudle.search import (
-    ConvProblem,
+from skpudle.search import Problem, auto_alpha, search
+from skpudle.search._conv_epoch import ConvProblem, conv_codes
+from skpudle.search._held_out import (
     HeldOut,
     HiddenPixels,
-    Problem,
-    advance,
-    auto_alpha,
-    begin,
     best_shares,
-    conv_codes,
     hide_in_turn,
     hold_out,
-    is_done,
     match_equal_rows,
-    search,
-    searched,
 )
+from skpudle.search._search import advance, begin, is_done, searched
 
 
 def planted(n, m=16, p=20, n_nonzero=3, *, noise=0.1, positive=False, seed=0):

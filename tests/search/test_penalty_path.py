@@ -9,23 +9,12 @@ import torch
 from two_processes import in_two_processes
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle.initialization import initial_atoms
-from skpudle.operators import project_atoms
-from skpudle.search import (
-    Problem,
-    SearchState,
-    advance,
-    auto_alpha,
-    begin,
-    hold_out,
-    is_done,
-    penalty_of_mixtures,
-    refit_atoms,
-    search,
-    searched,
-)
+from skpudle._initialization import initial_atoms
+from skpudle._operators import project_atoms
+from skpudle.search import Problem, auto_alpha, search
+from skpudle.search._descent import refit_atoms
 from skpudle.search._epoch import own
-from skpudle.search._held_out import Prediction
+from skpudle.search._held_out import Prediction, hold_out
 from skpudle.search._penalty import (
     Trial,
     chosen_trial,
@@ -34,7 +23,9 @@ from skpudle.search._penalty import (
     is_worse,
     limits_of_path,
     next_penalty,
+    penalty_of_mixtures,
 )
+from skpudle.search._search import SearchState, advance, begin, is_done, searched
 
 
 def planted(n, m=20, p=25, n_nonzero=3, *, decibels, seed=0):

@@ -9,7 +9,9 @@ from sklearn.callback import ProgressBar
 from sklearn.callback._progressbar import RichTask
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle.search import Problem, SearchState, auto_alpha, hold_out, search
+from skpudle.search import Problem, auto_alpha, search
+from skpudle.search._held_out import hold_out
+from skpudle.search._search import SearchState
 
 
 @pytest.fixture

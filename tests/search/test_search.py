@@ -7,29 +7,17 @@ import torch
 from scipy.optimize import nnls
 from two_processes import in_two_processes
 
-from skpudle.initialization import initial_atoms
+from skpudle._initialization import initial_atoms
+from skpudle._operators import project_atoms
 from skpudle.lasso import solve_lasso
 from skpudle.metrics import recovery_rate
-from skpudle.operators import project_atoms
-from skpudle.search import (
-    Memory,
-    Problem,
-    _epoch,
-    _search,
-    advance,
-    auto_alpha,
-    begin,
-    hide_in_turn,
-    hold_out,
-    is_done,
-    match_equal_rows,
-    refit_atoms,
-    search,
-    spread_rows,
-)
+from skpudle.search import Problem, _epoch, _search, auto_alpha, search
 from skpudle.search._compiled import loops
-from skpudle.search._descent import descend, solve_codes, split
-from skpudle.search._epoch import Codes, Epoch
+from skpudle.search._descent import descend, refit_atoms, solve_codes, split
+from skpudle.search._epoch import Codes, Epoch, spread_rows
+from skpudle.search._held_out import hide_in_turn, hold_out, match_equal_rows
+from skpudle.search._search import advance, begin, is_done
+from skpudle.search._stream import Memory
 
 
 def make_problem(n=600, m=16, p=20, n_nonzero=3, *, positive=False, noise=0.02, seed=0):

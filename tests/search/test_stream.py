@@ -10,8 +10,9 @@ from skpudle import Checkpoint, PUDLEDictionaryLearning
 from skpudle._data import sources, tables
 from skpudle._learners import dense
 from skpudle._learners.online import preferred
-from skpudle.search import Memory, Problem, advance_stream, begin_stream, objective
+from skpudle.search import Problem
 from skpudle.search import _stream as stream_module
+from skpudle.search._stream import Memory, advance_stream, begin_stream, objective
 
 
 def rows_of(atoms, n, generator, n_nonzero=3):

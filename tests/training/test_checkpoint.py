@@ -33,12 +33,11 @@ from skpudle import (
 from skpudle._data import sources, tables
 from skpudle._learners import base, dense, pudle
 from skpudle._learners.convolutional import learner as conv_learner
+from skpudle._optimizers import GradientOptimizer
 from skpudle._training.archive import MARK
-from skpudle._training.checkpoint import FileLock
+from skpudle._training.checkpoint import read_checkpoint, write_checkpoint
 from skpudle._training.fit import FitRun
 from skpudle._training.loop import Trainer
-from skpudle.checkpoint import read_checkpoint, write_checkpoint
-from skpudle.optimizers import GradientOptimizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -75,8 +74,7 @@ CASES = {
             10,
             batch_size=8,
             max_iter=4,
-            optimizer="sgd",
-            optimizer_params={"momentum": 0.9},
+            optimizer=partial(torch.optim.SGD, momentum=0.9),
             **FIXED,
         ),
         lambda: ROWS,
@@ -1056,8 +1054,10 @@ def test_parameters_by_name_are_the_same_in_any_order(tmp_path):
     learner, data = CASES["adam"]
     params = dict(betas=(0.8, 0.9), eps=1e-6)
     learner = clone_with(learner, Checkpoint(tmp_path / "fit.npz"))
-    expected = learner.set_params(optimizer_params=params).fit(data()).components_
-    learner.set_params(optimizer_params=dict(reversed(params.items())))
+    expected = (
+        learner.set_params(optimizer=partial(torch.optim.Adam, **params)).fit(data()).components_
+    )
+    learner.set_params(optimizer=partial(torch.optim.Adam, **dict(reversed(params.items()))))
     assert_array_equal(learner.fit(data()).components_, expected)
 
 
@@ -1115,64 +1115,6 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
         (tmp_path / name).touch()
     fit_from(path)
     assert sorted(os.listdir(tmp_path)) == sorted(["fit.npz", *others])
-
-
-@pytest.mark.skipif(
-    not hasattr(os, "fork"), reason="fork, which hands locks on to a child, is there on Unix only"
-)
-def test_a_child_of_a_killed_process_keeps_no_lock(tmp_path):
-    script = textwrap.dedent(
-        """
-        import os, signal, sys, time
-        from skpudle._training.checkpoint import FileLock
-
-        locks = [FileLock(path) for path in sys.argv[1:]]
-        assert all([lock.acquire() for lock in locks])
-        child = os.fork()
-        if not child:
-            os.close(1)  # whoever reads it waits for its end
-            time.sleep(60)
-            os._exit(0)
-        print(child, flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
-        """
-    )
-    paths = [str(tmp_path / name) for name in "ab"]
-    command = [sys.executable, "-c", script, *paths]
-    killed = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60)
-    child = int(killed.stdout)
-    try:
-        assert killed.returncode == -signal.SIGKILL
-        os.kill(child, 0)  # it lives
-        locks = [FileLock(path) for path in paths]
-        assert [lock.acquire() for lock in locks] == [True, True]
-        for lock in locks:
-            lock.release()
-    finally:
-        os.kill(child, signal.SIGKILL)
-    assert not os.listdir(tmp_path)
-
-
-def test_a_lock_is_of_one_at_a_time(tmp_path):
-    """Also while the file of the lock comes and goes."""
-    held, together = [], []
-
-    def take_turns():
-        lock = FileLock(tmp_path / "fit.npz")
-        for _ in range(100):
-            if lock.acquire():
-                held.append(1)
-                together.append(len(held))
-                held.pop()
-                lock.release()
-
-    threads = [threading.Thread(target=take_turns) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert set(together) == {1}
-    assert not os.listdir(tmp_path)
 
 
 # ---------------------------------------------------------------------------- Ctrl-C

@@ -11,7 +11,7 @@ import pytest
 import torch.distributed as dist
 
 from skpudle import Checkpoint, ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning, data_parallel
-from skpudle.checkpoint import read_checkpoint
+from skpudle._training.checkpoint import read_checkpoint
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from skpudle._data.batches import Rows, Samples
+from skpudle._gradients import ae_ls
+from skpudle._operators import DenseDictionary, project_atoms
+from skpudle._optimizers import make_optimizer
 from skpudle._training.loop import Diverged, Trainer
 from skpudle._training.stopping import Stopping
 from skpudle.encoding import encode
-from skpudle.gradients import ae_ls
-from skpudle.operators import DenseDictionary, project_atoms
-from skpudle.optimizers import make_optimizer
 
 NEVER = Stopping(None, 1)
 
@@ -57,10 +57,8 @@ class Model:
         return samples
 
 
-def make_trainer(atoms, rule=ae_ls, *, alpha=0.1, optimizer="adam", **options):
-    optimizer = make_optimizer(
-        optimizer, atoms, project_atoms, learning_rate=0.01, data_scale=1.0, params=options
-    )
+def make_trainer(atoms, rule=ae_ls, *, alpha=0.1, optimizer="adam"):
+    optimizer = make_optimizer(optimizer, atoms, project_atoms, learning_rate=0.01, data_scale=1.0)
     return Trainer(Model(rule, alpha), optimizer)
 
 

@@ -46,19 +46,16 @@ from skpudle._learners.convolutional.values import (
     universal_threshold,
 )
 from skpudle._learners.counts import settled_baseline
+from skpudle._operators import ConvDictionary, project_atoms
 from skpudle._training.messages import nothing_known
 from skpudle._training.team import current_team
-from skpudle.encoding import default_step
-from skpudle.operators import ConvDictionary, project_atoms
-from skpudle.search import (
-    choose_coding,
-    hold_out,
-    is_done,
-    penalty_path,
-    refit_atoms,
-    searched,
-    try_sizes,
-)
+from skpudle.encoding._unfold import default_step
+from skpudle.search._coding import choose_coding
+from skpudle.search._descent import refit_atoms
+from skpudle.search._held_out import hold_out
+from skpudle.search._penalty import penalty_path
+from skpudle.search._search import is_done, searched
+from skpudle.search._size import try_sizes
 
 __all__ = ["ConvLearner"]
 

@@ -28,10 +28,10 @@ from skpudle._learners.models import (
     pack_choices,
     restore_choices,
 )
+from skpudle._operators import ConvDictionary, ConvLayers, atom_norms, project_atoms
 from skpudle._precision import as_scalars, in_own_precision
 from skpudle._training.messages import warn_of_step
-from skpudle.encoding import default_step, threshold_levels, unfold
-from skpudle.operators import ConvDictionary, ConvLayers, atom_norms, project_atoms
+from skpudle.encoding._unfold import default_step, threshold_levels, unfold
 
 __all__ = ["ConvModel", "ConvNetwork", "RowLayout", "all_shifts"]
 
@@ -332,7 +332,7 @@ class ConvModel:
     Parameters
     ----------
     rule : callable
-        One of `skpudle.gradients.GRADIENT_RULES`.
+        One of `skpudle._gradients.GRADIENT_RULES`.
     encoder : Encoder
         The encoder.
     layout : RowLayout

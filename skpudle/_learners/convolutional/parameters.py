@@ -13,8 +13,8 @@ from skpudle._learners.base import GradientLearner
 from skpudle._learners.convolutional.model import all_shifts
 from skpudle._learners.models import Decay, Encoder, fixed
 from skpudle._learners.plan import Plan
-from skpudle.losses import LOSSES, loss_named
-from skpudle.shrinkage import SHRINKAGES
+from skpudle._losses import LOSSES, loss_named
+from skpudle._shrinkage import SHRINKAGES
 
 __all__ = [
     "CONSTRAINTS",
@@ -57,7 +57,7 @@ CONSTRAINTS = GradientLearner._parameter_constraints | {
     "n_train_shifts": [_COUNT],
     "shift_average": ["boolean"],
     "image_shape": [tuple, list, None],
-    "optimizer": [StrOptions({"adam", "sgd"}), type],
+    "optimizer": [StrOptions({"adam", "sgd"}), callable],
     "max_iter": [_COUNT, StrOptions({"auto"})],
     "dict_init": [StrOptions({"auto", "search", "random", "data", "dct"}), "array-like"],
 }

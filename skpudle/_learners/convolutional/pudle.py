@@ -1,10 +1,16 @@
 """Convolutional dictionaries of images and signals, and denoising by them."""
 
+from collections.abc import Callable, Sequence
 from math import inf, log10, prod
 from numbers import Real
+from typing import Any, Literal, Self
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy import sparse
+from sklearn.utils import Bunch
+from torch import Tensor
 
 from skpudle._data.arrays import resolve_device, to_tensor
 from skpudle._data.batches import Samples
@@ -21,7 +27,7 @@ from skpudle._learners.convolutional.parameters import (
 )
 from skpudle._learners.score import deviance_of_pixels, sums_of
 from skpudle._training.messages import warn_of_l0
-from skpudle.search import choose_coding, coding_of_l0, judged_rows
+from skpudle.search._coding import choose_coding, coding_of_l0, judged_rows
 
 __all__ = ["ConvPUDLEDictionaryLearning"]
 
@@ -127,8 +133,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         both, and learned thresholds follow it [3]_: one network serves all levels. With noisy and
         clean images it only tells the noise they have. "poisson": images are photons, counted or
         expected (unsigned integers are then not taken as fractions), and every update draws counts
-        from clean images. The network sees roots of both, by Anscombe's transform
-        (`skpudle.losses`), with noise of about 1; choose ``alpha`` in proportion.
+        from clean images. The network sees roots of both, by Anscombe's transform,
+        with noise of about 1; choose ``alpha`` in proportion.
 
     crop_size : int or "auto", default="auto"
         Size of the random crops to train on, one of each image an epoch. "auto" is the smallest
@@ -149,14 +155,12 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         Shape of the image in a row of two-dimensional input, with channels last if there are any;
         by default a row is a line.
 
-    optimizer : {"adam", "sgd"} or subclass of torch.optim.Optimizer, default="adam"
-        How the gradient changes the atoms.
+    optimizer : {"adam", "sgd"} or callable, default="adam"
+        How the gradient changes the atoms; a callable takes parameters and ``lr`` and returns an
+        optimiser of torch, such as ``partial(torch.optim.Adam, betas=(0.5, 0.9))``.
 
     learning_rate : float, default=1e-3
         Learning rate.
-
-    optimizer_params : dict, default=None
-        Further keyword arguments of the optimizer.
 
     batch_size : int or "auto", default="auto"
         Images in an update; "auto" is ``min(16, n_images)``.
@@ -302,44 +306,68 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     (15, 23, 8)
     """
 
+    components_: np.ndarray
+    analysis_components_: np.ndarray
+    decoder_components_: np.ndarray
+    synthesis_components_: np.ndarray
+    alpha_: float | np.ndarray
+    alpha_slope_: float | np.ndarray
+    debias_: float
+    noise_std_: float
+    search_alpha_: float
+    step_size_: float
+    peak_: float
+    intercept_: np.ndarray
+    n_components_: int
+    size_path_: Bunch
+    penalty_path_: Bunch
+    lambda_decay_: float | tuple[float, float]
+    device_: torch.device
+    n_iter_: int
+    n_steps_: int
+    loss_curve_: np.ndarray
+    ended_by_: str
+    phases_: dict[str, int]
+    fit_seconds_: dict[str, float]
+    n_features_in_: int
+
     def __init__(
         self,
-        n_components=64,
+        n_components: int | Literal["auto"] = 64,
         *,
-        atom_shape=(9, 9),
-        stride="auto",
-        alpha="auto",
-        gradient="auto",
-        loss="gaussian",
-        n_trials=1,
-        n_unfoldings="auto",
-        step_size="auto",
-        lambda_decay=1.0,
-        shrinkage="soft",
-        debias="auto",
-        positive_code=False,
-        atom_norm="unit",
-        learn_threshold=None,
-        learn_step=False,
-        separate_atoms=None,
-        noise_std=0.0,
-        crop_size="auto",
-        flip=True,
-        n_train_shifts=1,
-        shift_average=False,
-        image_shape=None,
-        optimizer="adam",
-        learning_rate=1e-3,
-        optimizer_params=None,
-        batch_size="auto",
-        max_iter="auto",
-        tol=1e-4,
-        n_iter_no_change=5,
-        dict_init="auto",
-        device="auto",
-        random_state=None,
-        verbose=0,
-    ):
+        atom_shape: int | tuple[int, ...] = (9, 9),
+        stride: int | tuple[int, ...] | Literal["auto"] = "auto",
+        alpha: float | Literal["auto"] = "auto",
+        gradient: Literal["auto", "ae-ls", "ae-lasso", "dec"] = "auto",
+        loss: Literal["gaussian", "poisson", "binomial"] = "gaussian",
+        n_trials: float = 1,
+        n_unfoldings: int | Literal["auto"] | None = "auto",
+        step_size: float | Literal["auto"] = "auto",
+        lambda_decay: float | tuple[float, float] = 1.0,
+        shrinkage: Literal["soft", "hard"] = "soft",
+        debias: float | Literal["auto"] = "auto",
+        positive_code: bool = False,
+        atom_norm: Literal["unit", "ball", None] = "unit",
+        learn_threshold: Literal["one", "atom", "unfolding"] | None = None,
+        learn_step: bool = False,
+        separate_atoms: Literal["analysis", "decoder", "both", "unfolding"] | None = None,
+        noise_std: float | tuple[float, float] | Literal["poisson"] = 0.0,
+        crop_size: int | Literal["auto"] = "auto",
+        flip: bool = True,
+        n_train_shifts: int = 1,
+        shift_average: bool = False,
+        image_shape: tuple[int, ...] | None = None,
+        optimizer: Literal["adam", "sgd"] | Callable = "adam",
+        learning_rate: float = 1e-3,
+        batch_size: int | Literal["auto"] = "auto",
+        max_iter: int | Literal["auto"] = "auto",
+        tol: float | None = 1e-4,
+        n_iter_no_change: int = 5,
+        dict_init: Literal["auto", "search", "random", "data", "dct"] | ArrayLike = "auto",
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.atom_shape = atom_shape
         self.stride = stride
@@ -365,7 +393,6 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         self.image_shape = image_shape
         self.optimizer = optimizer
         self.learning_rate = learning_rate
-        self.optimizer_params = optimizer_params
         self.batch_size = batch_size
         self.max_iter = max_iter
         self.tol = tol
@@ -380,7 +407,11 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     def _allows_nan(self):  # margins and several grids have no masks
         return self.n_train_shifts == 1 and self.separate_atoms != "unfolding"
 
-    def fit(self, X, y=None):
+    def fit(
+        self,
+        X: ArrayLike | Tensor | Sequence[ArrayLike],
+        y: ArrayLike | Tensor | Sequence[ArrayLike] | None = None,
+    ) -> Self:
         """Learn a dictionary.
 
         Parameters
@@ -404,7 +435,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         """
         return super().fit(X, y)
 
-    def partial_fit(self, X, y=None):
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Update the dictionary by one random crop of each image.
 
         The state of the optimiser persists between calls, also through pickling, and after `fit`;
@@ -425,7 +456,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     # ------------------------------------------------------------------ using the dictionary
 
     @torch.no_grad()
-    def transform(self, X):
+    def transform(self, X: ArrayLike | Tensor | Sequence[ArrayLike]) -> np.ndarray | Tensor | list:
         """Return code maps.
 
         Parameters
@@ -459,7 +490,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         return torch.nn.functional.pad(x, ends, value=end)
 
     @torch.no_grad()
-    def inverse_transform(self, X):
+    def inverse_transform(self, X: ArrayLike | Tensor | list) -> np.ndarray | Tensor | list:
         """Return images from code maps; for losses other than "gaussian", their expectations.
 
         Parameters
@@ -499,7 +530,12 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         return codes.hand_back(images, channels=channels)
 
     @torch.no_grad()
-    def denoise(self, X, *, noise_std=None):
+    def denoise(
+        self,
+        X: ArrayLike | Tensor | Sequence[ArrayLike],
+        *,
+        noise_std: float | ArrayLike | None = None,
+    ) -> np.ndarray | Tensor | list:
         """Denoise images, and keep their size.
 
         A network for grey images denoises three channels by their mean and two differences.
@@ -558,12 +594,12 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             options = dict(noise_std=level, shift_average=self.shift_average)
             yield denoise_images(network, part, **options)
 
-    def to_module(self):
+    def to_module(self) -> torch.nn.Module:
         """Return the denoiser as a module of torch: channels first, differentiable in the images.
 
         Returns
         -------
-        skpudle.pretrained.DenoiserModule
+        torch.nn.Module
             ``module(x, sigma)`` denoises a batch (n, n_channels, height, width).
 
         Raises
@@ -580,7 +616,13 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         return DenoiserModule(self._network(self._plan(), like), self.shift_average)
 
     @torch.no_grad()
-    def score(self, X, y=None, *, peak=1.0):
+    def score(
+        self,
+        X: ArrayLike | Tensor | Sequence[ArrayLike],
+        y: ArrayLike | Tensor | Sequence[ArrayLike] | None = None,
+        *,
+        peak: float = 1.0,
+    ) -> float:
         """Return the explained share of hidden pixels, or the noise left in denoised images.
 
         A tenth of the pixels at a time is hidden and predicted from the codes of the visible ones:
@@ -639,7 +681,9 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         return total / len(images)
 
     @torch.no_grad()
-    def choose_alpha(self, X, *, l0=None):
+    def choose_alpha(
+        self, X: ArrayLike | Tensor | Sequence[ArrayLike], *, l0: float | None = None
+    ) -> Self:
         """Choose the penalty of codes, ``alpha_``, for the present atoms.
 
         Parameters

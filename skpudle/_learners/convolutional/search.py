@@ -5,8 +5,8 @@ from math import ceil
 import numpy as np
 import torch
 
-from skpudle.operators import atom_norms
-from skpudle.search import ConvProblem
+from skpudle._operators import atom_norms
+from skpudle.search._conv_epoch import ConvProblem
 
 __all__ = ["as_pictures", "patches_by_energy", "pieces_of", "search_problem"]
 

@@ -14,8 +14,8 @@ from skpudle._data.noise import Noise, estimate_noise
 from skpudle._data.training_images import initial_kernels
 from skpudle._learners.convolutional.search import patches_by_energy
 from skpudle._learners.counts import least_penalty
-from skpudle.encoding import default_step
-from skpudle.operators import ConvDictionary
+from skpudle._operators import ConvDictionary
+from skpudle.encoding._unfold import default_step
 
 __all__ = [
     "ConvParameters",
@@ -179,7 +179,7 @@ def baseline(loss, images):
 
     Parameters
     ----------
-    loss : object of `skpudle.losses`
+    loss : object of `skpudle._losses`
         The distribution of images around a reconstruction.
     images : TrainingImages
         The images.
@@ -202,7 +202,7 @@ def responses(loss, images, intercept):
 
     Parameters
     ----------
-    loss : object of `skpudle.losses`
+    loss : object of `skpudle._losses`
         The distribution of images around a reconstruction.
     images : iterable of Tensor of shape (n_channels, *size)
         The images; for least squares they are returned unchanged.
@@ -238,7 +238,7 @@ def initial_atoms(images, dict_init, shape, generator, loss, intercept):
         (n_components, n_channels, *kernel).
     generator : torch.Generator
         Random numbers.
-    loss : object of `skpudle.losses`
+    loss : object of `skpudle._losses`
         The distribution of images around a reconstruction.
     intercept : Tensor of shape (n_channels,) or None
         Its `baseline`.
@@ -295,7 +295,7 @@ def auto_penalty(images, atoms, noise_std, loss, intercept):
         Initial atoms.
     noise_std : float
         The noise that training adds to images, 0 for none.
-    loss : object of `skpudle.losses`
+    loss : object of `skpudle._losses`
         The distribution of images around a reconstruction.
     intercept : Tensor of shape (n_channels,) or None
         Its `baseline`.

@@ -1,12 +1,17 @@
 """Learn dictionaries for classification, through the encoder."""
 
+from typing import Any, Literal, Self
+
 import numpy as np
 import torch
-from sklearn.base import ClassifierMixin, _fit_context
+from numpy.typing import ArrayLike
+from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils._param_validation import StrOptions
+from torch import Tensor
 
 from skpudle._data.arrays import handed_over, host_array, to_numpy, to_tensor
+from skpudle._data.validation import fit_context
 from skpudle._learners.supervised.learner import TaskLearner
 from skpudle._learners.supervised.tasks import Classification, class_decisions
 from skpudle._precision import training_mode
@@ -155,29 +160,47 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     True
     """
 
+    classes_: np.ndarray
+    coef_: np.ndarray
+    intercept_: np.ndarray
+    validation_scores_: np.ndarray
+    components_: np.ndarray
+    alpha_: float
+    step_size_: float
+    loss_curve_: np.ndarray
+    n_iter_: int
+    n_steps_: int
+    ended_by_: str
+    phases_: dict[str, int]
+    device_: torch.device
+    fit_seconds_: dict[str, float]
+    n_components_: int
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+
     def __init__(
         self,
-        n_components=None,
+        n_components: int | None = None,
         *,
-        alpha="auto",
-        supervision=0.5,
-        C=1.0,
-        class_weight=None,
-        n_unfoldings="auto",
-        positive_code=False,
-        split_sign=True,
-        learning_rate=1e-3,
-        batch_size="auto",
-        max_iter="auto",
-        tol=1e-4,
-        n_iter_no_change=10,
-        early_stopping=False,
-        validation_fraction=0.1,
-        dict_init="search",
-        device="auto",
-        random_state=None,
-        verbose=0,
-    ):
+        alpha: float | Literal["auto"] = "auto",
+        supervision: float = 0.5,
+        C: float = 1.0,
+        class_weight: dict | Literal["balanced"] | None = None,
+        n_unfoldings: int | Literal["auto"] | None = "auto",
+        positive_code: bool = False,
+        split_sign: bool = True,
+        learning_rate: float = 1e-3,
+        batch_size: int | Literal["auto"] = "auto",
+        max_iter: int | Literal["auto"] = "auto",
+        tol: float | None = 1e-4,
+        n_iter_no_change: int = 10,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        dict_init: Any = "search",
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         super().__init__(
             n_components,
             alpha=alpha,
@@ -216,9 +239,15 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         classes = np.unique(y) if classes is None else classes
         return Classification(classes, self.class_weight), {"classes_": classes}
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def partial_fit(self, X, y, classes=None, sample_weight=None):
+    def partial_fit(
+        self,
+        X: ArrayLike | Tensor,
+        y: ArrayLike | Tensor,
+        classes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
         """Update dictionary and classifier by one pass over the data, in their order.
 
         The first call chooses the initial dictionary from its data without a search, and the
@@ -261,7 +290,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
 
     # ------------------------------------------------------------------ decisions
 
-    def decision_function(self, X):
+    def decision_function(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
         """Return the decision function of the classes.
 
         Parameters
@@ -277,7 +306,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         decisions = self._decisions(X)
         return handed_over(decisions[:, 0] if decisions.shape[1] == 1 else decisions, X)
 
-    def predict(self, X):
+    def predict(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
         """Return the most probable classes.
 
         Parameters
@@ -297,7 +326,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         numbers = isinstance(X, torch.Tensor) and labels.dtype.kind in "iufb"
         return to_tensor(labels, X.device) if numbers else labels
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
         """Return the probabilities of the classes, in the order of ``classes_``.
 
         Parameters
@@ -312,7 +341,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         """
         return handed_over(self._log_probabilities(X).exp(), X)
 
-    def predict_log_proba(self, X):
+    def predict_log_proba(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
         """Return the logarithms of the probabilities.
 
         Parameters
@@ -330,7 +359,9 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     def _log_probabilities(self, X):
         return class_decisions(self._decisions(X)).log_softmax(1)
 
-    def score(self, X, y, sample_weight=None):
+    def score(
+        self, X: ArrayLike | Tensor, y: ArrayLike | Tensor, sample_weight: ArrayLike | None = None
+    ) -> float:
         """Return the accuracy.
 
         Parameters

@@ -3,10 +3,12 @@
 from dataclasses import dataclass, fields, replace
 from math import sqrt
 from numbers import Real
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from sklearn.base import _fit_context
+from numpy.typing import ArrayLike
+from scipy.sparse import csr_array
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import (
@@ -16,6 +18,7 @@ from sklearn.utils.validation import (
     check_consistent_length,
     check_is_fitted,
 )
+from torch import Tensor
 
 from skpudle._data.arrays import (
     check_rows,
@@ -29,6 +32,7 @@ from skpudle._data.arrays import (
 from skpudle._data.batches import Rows, Samples
 from skpudle._data.sources import is_stream
 from skpudle._data.tables import is_dataset, loaded
+from skpudle._data.validation import fit_context
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.dense import known_model, start
@@ -40,6 +44,7 @@ from skpudle._learners.supervised.tasks import Head, check_weights, distinct, ho
 from skpudle._precision import own_precision, training_mode
 from skpudle._training.messages import nothing_known, wrong_atoms
 from skpudle._training.team import current_team
+from skpudle.encoding import EncoderModule
 
 __all__ = ["TaskLearner"]
 
@@ -129,26 +134,26 @@ class TaskLearner(GradientLearner, DictionaryTransformer):
 
     def __init__(
         self,
-        n_components=None,
+        n_components: int | None = None,
         *,
-        alpha="auto",
-        supervision=0.5,
-        C=0.1,
-        n_unfoldings="auto",
-        positive_code=False,
-        split_sign=True,
-        learning_rate=1e-3,
-        batch_size="auto",
-        max_iter="auto",
-        tol=1e-4,
-        n_iter_no_change=10,
-        early_stopping=False,
-        validation_fraction=0.1,
-        dict_init="search",
-        device="auto",
-        random_state=None,
-        verbose=0,
-    ):
+        alpha: float | Literal["auto"] = "auto",
+        supervision: float = 0.5,
+        C: float = 0.1,
+        n_unfoldings: int | Literal["auto"] | None = "auto",
+        positive_code: bool = False,
+        split_sign: bool = True,
+        learning_rate: float = 1e-3,
+        batch_size: int | Literal["auto"] = "auto",
+        max_iter: int | Literal["auto"] = "auto",
+        tol: float | None = 1e-4,
+        n_iter_no_change: int = 10,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        dict_init: Any = "search",
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.alpha = alpha
         self.supervision = supervision
@@ -168,9 +173,11 @@ class TaskLearner(GradientLearner, DictionaryTransformer):
         self.random_state = random_state
         self.verbose = verbose
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def fit(self, X, y, sample_weight=None):
+    def fit(
+        self, X: ArrayLike | Tensor, y: ArrayLike | Tensor, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Learn a dictionary, and the decisions from its codes.
 
         Parameters
@@ -200,7 +207,7 @@ class TaskLearner(GradientLearner, DictionaryTransformer):
         """
         return self._fit(X, y, sample_weight=sample_weight)
 
-    def transform(self, X):
+    def transform(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
         """Encode data with the learned dictionary.
 
         Parameters
@@ -216,7 +223,7 @@ class TaskLearner(GradientLearner, DictionaryTransformer):
         """
         return self._transform(X)
 
-    def fit_transform(self, X, y, sample_weight=None):
+    def fit_transform(self, X: Any, y: Any, sample_weight: Any = None) -> np.ndarray | Tensor:
         """Learn a dictionary and the decisions from its codes, and return the codes.
 
         Parameters
@@ -231,7 +238,7 @@ class TaskLearner(GradientLearner, DictionaryTransformer):
         """
         return self.fit(X, y, sample_weight=sample_weight).transform(X)
 
-    def transform_into(self, X, out):
+    def transform_into(self, X: Any, out: np.ndarray | Tensor) -> np.ndarray | Tensor:
         """Encode data part by part, and write the codes into an array.
 
         Parameters
@@ -249,7 +256,7 @@ class TaskLearner(GradientLearner, DictionaryTransformer):
         """
         return self._transform_into(X, out)
 
-    def transform_sparse(self, X):
+    def transform_sparse(self, X: Any) -> csr_array:
         """Encode data part by part, and return only the codes that are not zero.
 
         Parameters
@@ -265,7 +272,7 @@ class TaskLearner(GradientLearner, DictionaryTransformer):
         return self._transform_sparse(X)
 
     @classmethod
-    def from_components(cls, components, **params):
+    def from_components(cls, components: Any, **params: Any) -> Self:
         """Refuse atoms alone: decisions are learned from data.
 
         Parameters
@@ -285,7 +292,7 @@ class TaskLearner(GradientLearner, DictionaryTransformer):
             "atoms as dict_init, and fit."
         )
 
-    def to_module(self):
+    def to_module(self) -> EncoderModule:
         """Return the fitted encoder and decoder as a module of torch.
 
         See `PUDLEDictionaryLearning.to_module`.

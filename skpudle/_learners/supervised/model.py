@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import torch
 
+from skpudle._gradients import Evaluation
 from skpudle._learners.models import DenseModel
 from skpudle._learners.supervised.tasks import Head
+from skpudle._operators import DenseDictionary
 from skpudle._precision import in_own_precision
-from skpudle.gradients import Evaluation
-from skpudle.operators import DenseDictionary
 
 __all__ = ["TaskLayout", "TaskModel", "joint"]
 
@@ -75,7 +75,7 @@ def joint(dictionary, x, *, encoder, penalty, target, mask=None):
     .. math:: (1 - b) \tfrac12 \|x - D z\|^2 + b\, E\, \ell(W z, y),
 
     and the head descends :math:`E (\ell(W z, y) + \frac\rho2 \|W\|^2)` whatever :math:`b`. See
-    `skpudle.gradients.ae_ls` for arguments and results.
+    `skpudle._gradients.ae_ls` for arguments and results.
     """
     model = dictionary.model
     b, unit = model.supervision, model.data_scale or 1.0

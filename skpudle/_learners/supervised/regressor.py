@@ -1,10 +1,16 @@
 """Learn dictionaries for regression, through the encoder."""
 
+from typing import Self
+
 import numpy as np
-from sklearn.base import RegressorMixin, _fit_context
+import torch
+from numpy.typing import ArrayLike
+from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
+from torch import Tensor
 
 from skpudle._data.arrays import handed_over, host_array
+from skpudle._data.validation import fit_context
 from skpudle._learners.supervised.learner import TaskLearner
 from skpudle._learners.supervised.tasks import Regression
 from skpudle._precision import training_mode
@@ -138,6 +144,23 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
     (297, 32)
     """
 
+    coef_: np.ndarray
+    intercept_: float | np.ndarray
+    validation_scores_: np.ndarray
+    components_: np.ndarray
+    alpha_: float
+    step_size_: float
+    loss_curve_: np.ndarray
+    n_iter_: int
+    n_steps_: int
+    ended_by_: str
+    phases_: dict[str, int]
+    device_: torch.device
+    fit_seconds_: dict[str, float]
+    n_components_: int
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
@@ -152,9 +175,11 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         of_before = state["target_mean"], state["target_scale"]
         return Regression(*of_before, np.ndim(self.coef_) == 1), {}
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def partial_fit(self, X, y, sample_weight=None):
+    def partial_fit(
+        self, X: ArrayLike | Tensor, y: ArrayLike | Tensor, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Update dictionary and regression by one pass over the data, in their order.
 
         The first call chooses the initial dictionary from its data without a search, and the units
@@ -183,7 +208,7 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         """
         return self._partial_fit(X, y, sample_weight=sample_weight)
 
-    def predict(self, X):
+    def predict(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
         """Return predicted targets.
 
         Parameters
@@ -199,7 +224,9 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         decisions = self._decisions(X)
         return handed_over(decisions[:, 0] if np.ndim(self.coef_) == 1 else decisions, X)
 
-    def score(self, X, y, sample_weight=None):
+    def score(
+        self, X: ArrayLike | Tensor, y: ArrayLike | Tensor, sample_weight: ArrayLike | None = None
+    ) -> float:
         """Return the coefficient of determination, :math:`R^2`.
 
         Parameters

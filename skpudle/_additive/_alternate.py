@@ -1,0 +1,497 @@
+"""Alternate between codes and atoms of counts, each a convex problem, row by row.
+
+Plain alternation is slow where spectra are alike: its steps are short, and all point the same way.
+So atoms and codes are *extrapolated* along their last step before each sweep. A sweep over the
+codes returns the objective; if the objective has risen, the sweep is repeated from the point before
+the extrapolation, and the next extrapolations are half as long. So the objective never rises.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+from scipy.special import xlogy
+
+from skpudle._additive._compiled import loops
+from skpudle._compilation import in_parts
+
+__all__ = [
+    "Events",
+    "Progress",
+    "advance",
+    "atoms_of_events",
+    "begin",
+    "choose_smoothing",
+    "converge",
+    "expected_events",
+    "prune_codes",
+    "solve_codes",
+    "start_from",
+]
+
+# Most sweeps of coordinate descent, and the duality gap of a row's log-likelihood. In a step of the
+# alternation there is one sweep, since the other part changes too.
+_SWEEPS, _TOL = 2000, 1e-5
+# The share of the mean spectrum in initial atoms: an entry of 0 could never explain an event
+# without a prior.
+_SHARE_OF_MEAN = 0.01
+# The factor of the first extrapolation, its growth after each step, and its largest value: the
+# likelihood of 300 rows of 8 flat spectra is within 1 of its maximum after 68 steps, after 439
+# without extrapolation. An atom's entry stays above this share of its value.
+_FACTOR, _GROWTH, _LARGEST, _KEPT = 0.5, 1.05, 1.0, 1e-3
+# `converge` ends after this many steps without a relative improvement of _IMPROVED, or after _MOST.
+_STALLED, _IMPROVED, _MOST = 3, 1e-6, 400
+# Choice of the smoothing: the share of hidden entries; the first value and the largest, in events
+# of an entry of an atom; the least, in events; by how much predictions are worse, in nats, that
+# count as the best; and the least rate of an entry, in mean rates.
+_HIDDEN, _FIRST, _LAST, _LEAST, _EQUAL, _LEAST_RATE = 0.1, 1e-3, 4.0, 0.1, 1.0, 1e-3
+# the share of entries from which on the product of all is faster than of some
+_DENSE = 0.1
+# rows that are worth a thread
+_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Events:
+    """Counts by their nonzero entries.
+
+    Parameters
+    ----------
+    counts : scipy.sparse.csr_array of shape (n_samples, n_features)
+        Known counts, float64.
+    missing : scipy.sparse.csr_array of shape (n_samples, n_features), default=None
+        1 where entries are missing.
+    exposure : ndarray of shape (n_samples,), default=None
+        Factors of the expectations.
+    """
+
+    counts: sparse.csr_array
+    missing: sparse.csr_array | None = None
+    exposure: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, x, mask=None, exposure=None):
+        """Return the events of a dense array, with a mask of known entries, 1 or 0."""
+        counts = sparse.csr_array(np.where(mask == 0, 0.0, x) if mask is not None else x)
+        missing = None if mask is None else sparse.csr_array((mask == 0).astype(np.float64))
+        return cls(counts.astype(np.float64), missing, exposure)
+
+    @classmethod
+    def joined(cls, parts):
+        """Return the events of several parts of rows."""
+        parts = list(parts)
+        counts = sparse.vstack([part.counts for part in parts], format="csr")
+        missing = exposure = None
+        if any(part.missing is not None for part in parts):
+            empty = [sparse.csr_array(part.counts.shape) for part in parts]
+            gaps = [p.missing if p.missing is not None else e for p, e in zip(parts, empty)]
+            missing = sparse.vstack(gaps, format="csr")
+        if parts[0].exposure is not None:
+            exposure = np.concatenate([part.exposure for part in parts])
+        return cls(counts, missing, exposure)
+
+    @cached_property
+    def saturated(self):  # -> float
+        """The log-likelihood of rates that equal the counts, with the exposures."""
+        x, scale = self.counts.data, 1.0
+        if self.exposure is not None:
+            scale = self.exposure[_rows_of(self.counts)]
+        return float((xlogy(x, x / scale) - x).sum())
+
+    @cached_property
+    def by_feature(self):  # -> CSR of shape (n_features, n_samples)
+        """The transpose of the counts."""
+        return sparse.csr_array(self.counts.T)
+
+    @cached_property
+    def mean(self):  # -> (n_features,)
+        """The mean spectrum, with half an event more in every feature; its sum is 1."""
+        total = self.counts.sum(0) + 0.5
+        if self.missing is not None:
+            n_known = self.counts.shape[0] - self.missing.sum(0)
+            total = total / np.maximum(n_known, 1)
+        return total / total.sum()
+
+    def half_deviance(self, atoms, codes):  # -> float
+        """Return half the deviance of all known entries."""
+        counts, rates = self.counts, _rates(self.counts, atoms, codes)
+        if self.exposure is not None:
+            rates = rates * self.exposure[_rows_of(counts)]
+        rates = np.maximum(rates, np.finfo(np.float64).tiny)
+        entries = xlogy(counts.data, counts.data) - xlogy(counts.data, rates) - counts.data
+        return float((self.loads(atoms) * codes).sum() + entries.sum())
+
+    def parts(self, n_rows):  # yields Events
+        """Yield the events of parts of the rows."""
+        for first in range(0, self.counts.shape[0], n_rows):
+            yield self.take(slice(first, first + n_rows))
+
+    def take(self, rows):  # -> Events
+        """Return the events of some rows."""
+        cut = (t if t is None else t[rows] for t in (self.missing, self.exposure))
+        return Events(self.counts[rows], *cut)
+
+    def unexplained(self, atoms, codes):  # -> Events
+        """Return the events beyond the expectations."""
+        rates = _rates(self.counts, atoms, codes)
+        if self.exposure is not None:
+            rates = rates * self.exposure[_rows_of(self.counts)]
+        counts = self.counts.copy()
+        counts.data = np.maximum(counts.data - rates, 0.0)
+        return Events(counts, self.missing, self.exposure)
+
+    def without(self, hidden):  # (n, n_features) CSR of 1 -> Events, Events
+        """Hide entries; return the events of the others, and of these."""
+        hidden = hidden if self.missing is None else hidden - hidden.multiply(self.missing)
+        hidden.eliminate_zeros()
+        found = self.counts.multiply(hidden).tocsr()
+        rest = (self.counts - found).tocsr()
+        rest.eliminate_zeros()
+        missing = hidden if self.missing is None else self.missing + hidden
+        return Events(rest, missing, self.exposure), Hidden(found, hidden, self.exposure)
+
+    def loads(self, atoms):  # (n_components, n_features) -> (n, n_components)
+        """Return the events that a unit of each code is expected to show in each row."""
+        loads = np.broadcast_to(atoms.sum(1), (self.counts.shape[0], len(atoms)))
+        if self.missing is not None:
+            loads = (loads - self.missing @ atoms.T).clip(0)
+        return loads if self.exposure is None else loads * self.exposure[:, None]
+
+    def visible(self, codes):  # (n, n_components) -> (n_features, n_components)
+        """Return the events of each atom that were to be seen in each feature, if it had them."""
+        codes = codes if self.exposure is None else codes * self.exposure[:, None]
+        total = np.broadcast_to(codes.sum(0), (self.counts.shape[1], codes.shape[1]))
+        return total if self.missing is None else (total - self.missing.T @ codes).clip(0)
+
+
+def _solve(counts, atoms, loads, prior, z, sweeps, tol):  # -> sum x log mu; changes z
+    """Solve for rows; see `skpudle._additive._compiled.solve_rows`."""
+    explained = np.empty(len(z))
+    arrays = counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data
+    given = np.ascontiguousarray(atoms.T), np.ascontiguousarray(loads), prior, sweeps, tol
+    solve = loops().solve_rows
+    in_parts(lambda a, b: solve(a, b, *arrays, *given, z, explained), len(z), _ROWS)
+    return float(explained.sum())
+
+
+def _first_codes(events, loads):  # -> (n, n_components)
+    total = np.asarray(events.counts.sum(1), dtype=np.float64)[:, None]
+    n_components = loads.shape[1]
+    return np.where(loads > 0, total / np.maximum(loads, 1e-300) / n_components, 0.0)
+
+
+def solve_codes(events, atoms, codes=None, tol=_TOL):
+    """Return the codes of most likely rates.
+
+    Parameters
+    ----------
+    events : Events
+        Counts.
+    atoms : ndarray of shape (n_components, n_features)
+        Atoms, not negative.
+    codes : ndarray of shape (n_samples, n_components), default=None
+        Codes to start from; the result does not depend on them where it is unique.
+    tol : float, default=1e-5
+        By how much the log-likelihood of a row may be below its maximum.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_components)
+        Codes: rates at exposure 1 are ``codes @ atoms``.
+    """
+    loads = events.loads(atoms)
+    z = _first_codes(events, loads) if codes is None else codes.copy()
+    _solve(events.counts, atoms, loads, np.zeros(len(z)), z, _SWEEPS, tol)
+    return z
+
+
+def prune_codes(events, atoms, codes, min_gain):
+    """Return codes of fewer atoms: one leaves a row if it improves the likelihood by too little.
+
+    Rows go alone. The atom leaves first without which the likelihood of the row, at its best for
+    the other atoms, falls least.
+
+    Parameters
+    ----------
+    events : Events
+        Counts.
+    atoms : ndarray of shape (n_components, n_features)
+        Atoms, not negative.
+    codes : ndarray of shape (n_samples, n_components)
+        Codes of most likely rates, of `solve_codes`.
+    min_gain : float
+        The least gain of log-likelihood, in nats, by which an atom stays.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_components)
+        Codes of most likely rates of the atoms that stay.
+    """
+    counts, z = events.counts, codes.copy()
+    arrays = counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data
+    loads = np.array(events.loads(atoms), order="C")
+    given = np.ascontiguousarray(atoms.T), loads, float(min_gain), _SWEEPS, _TOL
+    prune = loops().prune_rows
+    in_parts(lambda a, b: prune(a, b, *arrays, *given, z), len(z), _ROWS)
+    return z
+
+
+def start_from(events, atoms):  # -> (n_components, n_features)
+    """Return positive atoms of sum 1 near given ones; an atom of zeros becomes the mean."""
+    mean, atoms = events.mean, np.maximum(atoms, 0.0)
+    sums = atoms.sum(1, keepdims=True)
+    atoms = np.where(sums > 0, atoms / np.where(sums > 0, sums, 1.0), mean)
+    return (1 - _SHARE_OF_MEAN) * atoms + _SHARE_OF_MEAN * mean
+
+
+class Hidden(NamedTuple):
+    """Held-out entries.
+
+    Attributes
+    ----------
+    counts : scipy.sparse.csr_array of shape (n_samples, n_features)
+        Their counts.
+    hidden : scipy.sparse.csr_array of shape (n_samples, n_features)
+        1 for the entries.
+    exposure : ndarray of shape (n_samples,) or None
+        Factors of the expectations.
+    """
+
+    counts: sparse.csr_array
+    hidden: sparse.csr_array
+    exposure: np.ndarray | None
+
+    def negative_likelihood(self, atoms, codes):  # -> (n_samples,)
+        """Return the negative log-likelihood of the entries of rows, up to terms of the data."""
+        rates, entries = _rates(self.hidden, atoms, codes), self.counts
+        if self.exposure is not None:
+            rates = rates * self.exposure[_rows_of(self.hidden)]
+        dense = self.hidden.copy()
+        dense.data = np.maximum(rates, _LEAST_RATE * rates.mean())
+        x = (entries + 2 * self.hidden).tocsr()  # in the order of the entries
+        dense.sort_indices()
+        x.sort_indices()
+        entries = dense.data - xlogy(x.data - 2, dense.data)
+        return np.bincount(_rows_of(dense), entries, minlength=dense.shape[0])
+
+
+def _rows_of(array):  # CSR -> (n_entries,)
+    return np.repeat(np.arange(array.shape[0]), np.diff(array.indptr))
+
+
+def _rates(array, atoms, codes):  # CSR -> (n_entries,): rates of its entries
+    rows, columns = _rows_of(array), array.indices
+    if array.nnz > _DENSE * array.shape[0] * array.shape[1]:
+        return (codes @ atoms)[rows, columns]
+    return sum(z[rows] * atom[columns] for z, atom in zip(codes.T, atoms))
+
+
+def choose_smoothing(events, atoms, rng, n_fixed=0):  # -> float, (n_components, n_features)
+    """Choose the pseudo-events of the prior that predict held-out entries best.
+
+    Parameters
+    ----------
+    events : Events
+        Counts.
+    atoms : ndarray of shape (n_components, n_features)
+        Initial atoms.
+    rng : numpy.random.Generator
+        Chooses the entries.
+    n_fixed : int, default=0
+        The number of first atoms that stay as they are.
+
+    Returns
+    -------
+    float, ndarray of shape (n_components, n_features)
+        The number, see `advance`, and atoms for it.
+    """
+    hidden = sparse.random_array(events.counts.shape, density=_HIDDEN, rng=rng, format="csr")
+    hidden.data[:] = 1.0
+    seen, judge = events.without(hidden)
+    size = max(float(events.counts.sum()) / atoms.size, 1e-300)
+    first, tried = _FIRST * size, {}  # by powers of 2
+    least = min(_LEAST, first)
+
+    def try_value(place, state):
+        state = converge(seen, state, first * 2.0**place)
+        codes = solve_codes(seen, state.atoms, state.codes)
+        tried[place] = judge.negative_likelihood(state.atoms, codes).sum(), state
+
+    def walk(way, gain, patience):
+        """Try values from the first on, until some in a row lower the error by no more than this.
+
+        Errors are no smooth function of the value: alternations end in other local optima.
+        """
+        place, n_worse = 0, 0
+        while n_worse < patience and least <= first * 2.0 ** (place + way) <= _LAST * size:
+            best = min(error for error, _ in tried.values())
+            place += way
+            try_value(place, tried[place - way][1])
+            n_worse = 0 if tried[place][0] < best - gain else n_worse + 1
+
+    try_value(0, begin(seen, atoms, n_fixed))
+    walk(1, 0.0, 2)
+    if min(tried, key=lambda place: tried[place][0]) == 0:  # larger values predict worse
+        walk(-1, _EQUAL, 1)
+    best = min(error for error, _ in tried.values())
+    chosen = max(place for place, (error, _) in tried.items() if error <= best + _EQUAL)
+    return first * 2.0**chosen, tried[chosen][1].atoms
+
+
+class Progress(NamedTuple):
+    """The state of the alternation.
+
+    Attributes
+    ----------
+    atoms : ndarray of shape (n_components, n_features)
+        Atoms, each of sum 1.
+    codes : ndarray of shape (n_samples, n_components)
+        Codes.
+    previous_atoms : ndarray of shape (n_components, n_features)
+        Atoms before the last step.
+    previous_codes : ndarray of shape (n_samples, n_components)
+        Codes before the last step.
+    factor : float
+        Length of the next extrapolation, in steps; 0 is plain alternation.
+    losses : tuple of float
+        Half the deviance, mean over the samples, in each step, between its codes and its atoms.
+    objectives : tuple of float
+        The same with the prior of the atoms.
+    n_fixed : int
+        The number of first atoms that steps leave as they are.
+    """
+
+    atoms: np.ndarray
+    codes: np.ndarray
+    previous_atoms: np.ndarray
+    previous_codes: np.ndarray
+    factor: float = _FACTOR
+    losses: tuple = ()
+    objectives: tuple = ()
+    n_fixed: int = 0
+
+    def extrapolated(self):  # -> (n_components, n_features), (n, n_components)
+        """Return atoms and codes after another step like the last, times the factor."""
+        atoms = self.atoms + self.factor * (self.atoms - self.previous_atoms)
+        atoms = np.maximum(atoms, _KEPT * self.atoms)
+        atoms /= atoms.sum(1, keepdims=True)
+        atoms[: self.n_fixed] = self.atoms[: self.n_fixed]
+        codes = self.codes + self.factor * (self.codes - self.previous_codes)
+        return atoms, np.maximum(codes, 0.0)
+
+
+def begin(events, atoms, n_fixed=0):  # -> Progress
+    """Return the state before the first step; fixed atoms come first, and have the sum 1."""
+    atoms = np.concatenate([atoms[:n_fixed], start_from(events, atoms[n_fixed:])])
+    return _restart(atoms, _first_codes(events, events.loads(atoms)), n_fixed)
+
+
+def _restart(atoms, codes, n_fixed):  # -> Progress, without memory of a last step
+    return Progress(atoms, codes, atoms, codes, n_fixed=n_fixed)
+
+
+def _adapt_codes(events, atoms, codes, pseudo, n_fixed):  # -> codes, loss, objective
+    """Make one sweep over the codes; return half the deviance, and the same with the prior."""
+    codes, loads = codes.copy(), events.loads(atoms)
+    explained = _solve(events.counts, atoms, loads, np.zeros(len(codes)), codes, 1, 0.0)
+    loss = float((loads * codes).sum()) - explained + events.saturated
+    return codes, loss, loss - float(xlogy(pseudo, atoms[n_fixed:]).sum())
+
+
+def advance(events, state, smoothing):
+    r"""Make one step: codes for the atoms, then atoms for the codes, both extrapolated before.
+
+    Minimises half the deviance minus the log-density of a Dirichlet prior,
+    :math:`c m \sum_{kj} \bar d_j \log d_{kj}` with the mean spectrum :math:`\bar d`, over atoms of
+    sum 1.
+
+    Parameters
+    ----------
+    events : Events
+        Counts.
+    state : Progress
+        The state.
+    smoothing : float
+        Pseudo-events of the prior, :math:`c`, on average over the features of an atom.
+
+    Returns
+    -------
+    Progress
+        The next state. Its objective is at most the one before.
+
+    References
+    ----------
+    A. M. S. Ang and N. Gillis, "Accelerating nonnegative matrix factorization algorithms using
+    extrapolation", Neural Computation 31, 2019.
+    """
+    n_samples, n_features = events.counts.shape
+    pseudo = smoothing * n_features * events.mean
+    atoms, codes = state.extrapolated() if state.factor else state[:2]
+    n_fixed = state.n_fixed
+    codes, loss, objective = _adapt_codes(events, atoms, codes, pseudo, n_fixed)
+    factor = min(state.factor * _GROWTH, _LARGEST)
+    if state.objectives and objective / n_samples > state.objectives[-1] and state.factor:
+        atoms, factor = state.atoms, state.factor / 2
+        codes, loss, objective = _adapt_codes(events, atoms, state.codes, pseudo, n_fixed)
+    # The multiplier of sum 1: with it the visible events and the prior's have the sum of an atom's.
+    loads = events.visible(codes) + smoothing * n_features
+    loads[:, :n_fixed] = 0.0  # these atoms stay
+    columns = np.ascontiguousarray(atoms.T)
+    _solve(events.by_feature, codes.T, loads, pseudo, columns, 1, 0.0)
+    sums = columns.sum(0)
+    sums[:n_fixed] = 1.0
+    used = sums > 0
+    atoms = np.where(used[:, None], columns.T / np.where(used, sums, 1.0)[:, None], events.mean)
+    return Progress(
+        np.ascontiguousarray(atoms),  # sums of a file's arrays round in the same order
+        codes * np.where(used, sums, 1.0),
+        state.atoms,
+        state.codes,
+        factor,
+        (*state.losses, loss / n_samples),
+        (*state.objectives, objective / n_samples),
+        n_fixed,
+    )
+
+
+def converge(events, state, smoothing, n_steps=_MOST, tol=_IMPROVED):  # -> Progress
+    """Make steps until the objective stalls.
+
+    Parameters
+    ----------
+    events : Events
+        Counts.
+    state : Progress
+        The state to begin with; its curves and extrapolation are forgotten.
+    smoothing : float
+        As in `advance`.
+    n_steps : int, default=400
+        Largest number of steps.
+    tol : float, default=1e-6
+        Relative improvement of the objective that counts as one.
+    """
+    state, n_stalled = _restart(state.atoms, state.codes, state.n_fixed), 0
+    while len(state.losses) < n_steps and n_stalled < _STALLED:
+        state = advance(events, state, smoothing)
+        (before, now), loss = (np.inf, *state.objectives)[-2:], state.losses[-1]
+        n_stalled = n_stalled + 1 if before - now <= tol * abs(loss) else 0
+    return state
+
+
+def expected_events(events, atoms, codes):  # -> two (n_components, n_features)
+    """Return the events that each atom explains in each feature, and those it could have had."""
+    rates = events.counts.copy()
+    rates.data = rates.data / np.maximum(_rates(rates, atoms, codes), 1e-300)
+    return atoms * (rates.T @ codes).T, events.visible(codes).T
+
+
+def atoms_of_events(found, visible, mean, smoothing):  # -> (n_components, n_features)
+    """Return the atoms of explained events with the prior, each of sum 1."""
+    n_features = len(mean)
+    atoms = (found + smoothing * n_features * mean) / np.maximum(
+        visible + smoothing * n_features, 1e-300
+    )
+    sums = atoms.sum(1, keepdims=True)
+    return np.where(sums > 0, atoms / np.where(sums > 0, sums, 1.0), mean)

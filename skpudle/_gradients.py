@@ -1,0 +1,223 @@
+r"""Gradient rules: ae-ls, ae-lasso, dec and noodl.
+
+A rule is a scalar; its derivative in the atoms, averaged over samples, is the update. With the
+codes :math:`z = z_T(D)` of the encoder, the data ``x`` and the ``target`` of the reconstruction
+(the data themselves unless denoising):
+
+============  ==========================================================================
+``ae-ls``     :math:`\frac12 |\text{target} - D z|^2`, through decoder and encoder
+``ae-lasso``  the same plus the penalty :math:`\lambda |z|_1`, through decoder and encoder
+``dec``       :math:`\frac12 |\text{target} - D z|^2` with ``z`` held constant
+``noodl``     derivative :math:`(D z - \text{target})\, \text{sign}(z)^T`, ``z`` held constant
+============  ==========================================================================
+
+For other losses :math:`\frac12 |\text{target} - D z|^2` is half the deviance of the target from
+the expectation, and :math:`D z - \text{target}` its derivative (see `skpudle._losses`).
+
+The first three are Algorithm 2, eq. 8, of the PUDLE paper; Algorithm 1, alternating minimisation,
+is ``dec`` with converged codes. The fourth is the update of NOODL.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skpudle._losses import Gaussian
+from skpudle._precision import in_own_precision
+
+__all__ = ["GRADIENT_RULES", "Evaluation", "ae_lasso", "ae_ls", "dec", "differentiate", "noodl"]
+
+
+_LEAST_SQUARES = Gaussian()
+
+
+class Evaluation(NamedTuple):
+    r"""A rule evaluated on a batch; everything but `surrogate` is detached.
+
+    Attributes
+    ----------
+    surrogate : Tensor of shape ()
+        The scalar to differentiate.
+    objective : Tensor of shape ()
+        The objective of the rule, which stopping watches: the reconstruction loss, plus the
+        penalty for ``dec`` and ``ae-lasso``.
+    losses : Tensor of shape (n_samples,)
+        The reconstruction loss :math:`\frac12 |\text{target} - D z|^2` of every sample. Every rule
+        reports it, so that curves compare.
+    codes : Tensor of shape (n_samples, n_components)
+        The codes.
+    """
+
+    surrogate: Tensor
+    objective: Tensor
+    losses: Tensor
+    codes: Tensor
+
+
+def _evaluate(
+    dictionary, x, encoder, target, mask, loss, offset, *, through_encoder=True
+):  # -> codes, losses (n,)
+    given = {} if offset is None else {"offset": offset}
+    with torch.set_grad_enabled(through_encoder and torch.is_grad_enabled()):
+        z = encoder(dictionary, x, mask=mask, **given)
+    natural = dictionary.synthesis(z)
+    natural = natural if offset is None else natural + offset
+    losses = loss.half_deviance(natural, x if target is None else target)
+    return z, (losses if mask is None else losses * mask).flatten(1).sum(1)
+
+
+def _penalties(z, penalty):  # -> (n,)
+    return penalty * z.abs().flatten(1).sum(1)
+
+
+@in_own_precision
+def ae_ls(
+    dictionary, x, *, encoder, penalty, target=None, mask=None, loss=_LEAST_SQUARES, offset=None
+):
+    r"""Reconstruction error, differentiated through decoder and encoder (eq. 8).
+
+    Parameters
+    ----------
+    dictionary : DenseDictionary
+        The dictionary; its atoms may require a gradient.
+    x : Tensor of shape (n_samples, n_features)
+        Data to encode.
+    encoder : callable
+        ``encoder(dictionary, x, mask=mask)`` returns codes.
+    penalty : float
+        The penalty :math:`\lambda` of the last unfolding; 0 for hard thresholding, because its
+        penalty has derivative 0.
+    target : Tensor of shape (n_samples, n_features), default=None
+        Data to reconstruct; by default ``x``.
+    mask : Tensor of shape (n_samples, n_features), default=None
+        1 where data are known, 0 where they are missing.
+    loss : object of `skpudle._losses`, default=Gaussian()
+        Loss of the reconstruction.
+    offset : Tensor of shape (n_samples, 1), default=None
+        Number to add to the reconstruction of each sample; the encoder gets it too.
+
+    Returns
+    -------
+    Evaluation
+        The scalar, the figures to report, and the codes.
+    """
+    z, losses = _evaluate(dictionary, x, encoder, target, mask, loss, offset)
+    surrogate = losses.mean()
+    return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
+
+
+@in_own_precision
+def ae_lasso(
+    dictionary, x, *, encoder, penalty, target=None, mask=None, loss=_LEAST_SQUARES, offset=None
+):
+    """Lasso objective, differentiated through decoder and encoder (eq. 8); see `ae_ls`."""
+    z, losses = _evaluate(dictionary, x, encoder, target, mask, loss, offset)
+    surrogate = (losses + _penalties(z, penalty)).mean()
+    return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
+
+
+@in_own_precision
+def dec(
+    dictionary, x, *, encoder, penalty, target=None, mask=None, loss=_LEAST_SQUARES, offset=None
+):
+    """Reconstruction error, differentiated through the decoder alone (eq. 8); see `ae_ls`."""
+    given = target, mask, loss, offset
+    z, losses = _evaluate(dictionary, x, encoder, *given, through_encoder=False)
+    objective = (losses.detach() + _penalties(z, penalty)).mean()
+    return Evaluation(losses.mean(), objective, losses.detach(), z)
+
+
+@in_own_precision
+def noodl(
+    dictionary, x, *, encoder, penalty, target=None, mask=None, loss=_LEAST_SQUARES, offset=None
+):
+    r"""Surrogate with the derivative :math:`(D z - x)\,\text{sign}(z)^T` (NOODL); see `ae_ls`."""
+    with torch.no_grad():
+        z, losses = _evaluate(dictionary, x, encoder, target, mask, loss, offset)
+        natural = dictionary.synthesis(z)
+        expected = loss.mean(natural if offset is None else natural + offset)
+        residual = expected - (x if target is None else target)
+        residual = residual if mask is None else residual * mask
+    surrogate = (residual * dictionary.synthesis(z.sign())).sum() / len(x)
+    return Evaluation(surrogate, losses.mean(), losses, z)
+
+
+GRADIENT_RULES = {"dec": dec, "ae-lasso": ae_lasso, "ae-ls": ae_ls, "noodl": noodl}
+
+# Whether the derivative of a rule goes through codes of the lasso. There ae-lasso has the
+# derivative of dec (theorem 3.3).
+_THROUGH_LASSO = {dec: False, ae_lasso: False, ae_ls: True}
+
+
+def _known(rule, encoder, atoms, batch, penalty):  # -> derivative, Evaluation; or None
+    """Return the derivative without a graph, if the encoder offers it; else None."""
+    offered, through = getattr(encoder, "gradient", None), _THROUGH_LASSO.get(rule)
+    others = batch.target, batch.offset, batch.noise_std
+    if offered is None or through is None or any(data is not None for data in others):
+        return None
+    found = offered(atoms.detach(), batch.x, batch.mask, through_encoder=through)
+    if found is None:
+        return None
+    codes, losses, gradient = found
+    loss = objective = losses.mean()
+    if rule is not ae_ls:
+        objective = (losses + _penalties(codes, penalty)).mean()
+    return gradient, Evaluation(objective if rule is ae_lasso else loss, objective, losses, codes)
+
+
+@in_own_precision
+def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **settings):
+    """Return the derivative of a rule in the atoms, and its evaluation.
+
+    A rule is a mean over samples, so its derivative is the mean over parts of a batch, which need
+    the memory of one part only.
+
+    Parameters
+    ----------
+    rule : callable
+        One of `GRADIENT_RULES`.
+    dictionary : DenseDictionary
+        The dictionary, made of the atoms.
+    atoms : Tensor
+        The atoms to differentiate in.
+    batch : Samples
+        The data, with ``x``, ``target``, ``mask``, ``offset`` and ``noise_std``.
+    part_size : int, default=None
+        Number of samples to evaluate at a time; by default all.
+    encoder : callable
+        As in `ae_ls`; it also gets the ``noise_std`` of samples, where known. An encoder that
+        solves the lasso may offer ``gradient(atoms, x, mask, through_encoder=...)``, which returns
+        codes, losses and the derivative of their mean, or None. Otherwise it is called.
+    **settings
+        Further keyword arguments of the rule.
+
+    Returns
+    -------
+    Tensor, Evaluation
+        The derivative, and the evaluation of the whole batch.
+    """
+    known = _known(rule, encoder, atoms, batch, settings["penalty"])
+    if known is not None:
+        return known
+    n = len(batch.x)
+    size, gradient, evaluations = min(part_size or n, n), 0, []
+    for first in range(0, n, size):
+        rows = slice(first, first + size)
+        part = batch if size == n else batch[rows]
+        given = dict(target=part.target, mask=part.mask)
+        given |= {} if part.offset is None else {"offset": part.offset}
+        told = encoder
+        if part.noise_std is not None:
+            told = partial(encoder, noise_std=part.noise_std)
+        evaluation = rule(dictionary, part.x, encoder=told, **given, **settings)
+        share, is_last = len(part.x) / n, rows.stop >= n
+        (term,) = torch.autograd.grad(evaluation.surrogate, atoms, retain_graph=not is_last)
+        gradient = gradient + share * term
+        surrogate, objective, *of_samples = evaluation
+        evaluations.append((share * surrogate.detach(), share * objective, *of_samples))
+    if len(evaluations) == 1:
+        return gradient, Evaluation(*evaluations[0])
+    surrogate, objective, losses, codes = zip(*evaluations, strict=True)
+    return gradient, Evaluation(sum(surrogate), sum(objective), torch.cat(losses), torch.cat(codes))

@@ -1,0 +1,227 @@
+r"""Losses of the exponential family: Gaussian, Poisson, binomial.
+
+A dictionary models the natural parameter :math:`\eta = D z + \text{offset}` of every entry of the
+data. An entry ``x`` with expectation :math:`\mu = g^{-1}(\eta)` has the negative log-likelihood
+:math:`A(\eta) - x \eta`, up to terms in ``x`` alone. For every loss its derivative is
+:math:`\mu - x`, and its curvature is the variance of the entry, a function of :math:`\mu`:
+
+============  =====================  ==============================  ==================
+name          data                   expectation                     variance
+============  =====================  ==============================  ==================
+``gaussian``  numbers                :math:`\eta`                    1
+``poisson``   counts                 :math:`\exp \eta`               :math:`\mu`
+``binomial``  successes of n trials  :math:`n / (1 + \exp(-\eta))`   :math:`\mu (1 - \mu / n)`
+============  =====================  ==============================  ==================
+
+So everywhere in this package the residual is ``x - mean(D z + offset)`` in place of ``x - D z``,
+and the variance weights its derivative. Learners minimise and report half the deviance: the
+negative log-likelihood minus its value at ``mean = x``. It is zero at best, and
+:math:`\frac12 (x - \eta)^2` for ``gaussian``.
+
+`KullbackLeibler` is the Poisson loss of counts whose expectation is :math:`D z` itself, for codes
+and atoms that are not negative. ``skpudle._additive`` minimises it; the unfolded encoder does not
+take it.
+
+References
+----------
+B. Tolooshams, A. H. Song, S. Temereanca and D. Ba, "Convolutional dictionary learning based
+auto-encoders for natural exponential-family distributions", ICML 2020.
+"""
+
+from dataclasses import dataclass
+from math import inf
+from numbers import Real
+
+import torch
+from torch.nn.functional import logsigmoid
+from torch.special import xlogy
+
+__all__ = ["LOSSES", "Binomial", "Gaussian", "KullbackLeibler", "Poisson", "loss_named"]
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Least squares.
+
+    Attributes
+    ----------
+    curvature : float
+        The largest variance, which bounds the second derivative; infinite if there is no bound.
+    largest : float or None
+        The largest value of data that start at 0; None if data may be any numbers.
+    is_quadratic : bool
+        Whether codes are those of least squares, for which there are solvers.
+    has_baseline : bool
+        Whether natural parameters have a baseline, which learners learn as ``intercept_``.
+    """
+
+    curvature = 1.0
+    largest = None
+    is_quadratic = True
+    has_baseline = False
+
+    def mean(self, natural):
+        """Return the expectation, the inverse of the link."""
+        return natural
+
+    def natural(self, mean):
+        """Return the natural parameter, the link."""
+        return mean
+
+    def variance(self, mean):
+        """Return the variance at an expectation: the derivative of `mean`."""
+        return torch.ones_like(mean)
+
+    def shifted(self, natural, offset):
+        """Return natural parameters with an offset, if there is one."""
+        return natural if offset is None else natural + offset
+
+    def half_deviance(self, natural, x):
+        """Return the loss of each entry; differentiable in the natural parameter."""
+        return 0.5 * (natural - x).square()
+
+
+@dataclass(frozen=True)
+class Poisson:
+    """Counts. The curvature grows with the expectation, without bound."""
+
+    curvature = float("inf")
+    largest = float("inf")
+    is_quadratic = False
+    has_baseline = True
+
+    def mean(self, natural):
+        """Return the expectation."""
+        return natural.exp()
+
+    def natural(self, mean):
+        """Return the natural parameter."""
+        return mean.log()
+
+    def variance(self, mean):
+        """Return the variance at an expectation."""
+        return mean
+
+    def shifted(self, natural, offset):
+        """Return natural parameters with an offset, if there is one."""
+        return natural if offset is None else natural + offset
+
+    def half_deviance(self, natural, x):
+        """Return the loss of each entry; differentiable in the natural parameter."""
+        return natural.exp() - x * natural + self.saturated(x)
+
+    def saturated(self, x):
+        """Return the log-likelihood of entries that equal their expectation."""
+        return xlogy(x, x) - x
+
+    def response(self, x):
+        """Stabilise the variance of counts to about 1, by Anscombe's transform."""
+        return 2 * (x + 3 / 8).sqrt()
+
+    def of_response(self, response):
+        """Invert `response`; values below its range become zero."""
+        return ((response / 2).clamp_min(0).square() - 3 / 8).clamp_min(0)
+
+
+@dataclass(frozen=True)
+class Binomial:
+    """Numbers of successes in independent trials; with one trial also fractions.
+
+    Parameters
+    ----------
+    n_trials : float, default=1
+        The number of trials of each entry.
+    """
+
+    n_trials: float = 1
+
+    is_quadratic = False
+    has_baseline = True
+
+    @property
+    def curvature(self):
+        """The largest variance, at even odds."""
+        return self.n_trials / 4
+
+    @property
+    def largest(self):
+        """The largest value of data."""
+        return float(self.n_trials)
+
+    def mean(self, natural):
+        """Return the expectation."""
+        return self.n_trials * natural.sigmoid()
+
+    def natural(self, mean):
+        """Return the natural parameter."""
+        return torch.logit(mean / self.n_trials)
+
+    def variance(self, mean):
+        """Return the variance at an expectation."""
+        return mean * (1 - mean / self.n_trials)
+
+    def shifted(self, natural, offset):
+        """Return natural parameters with an offset, if there is one."""
+        return natural if offset is None else natural + offset
+
+    def half_deviance(self, natural, x):
+        """Return the loss of each entry; differentiable in the natural parameter."""
+        # from 20 on softplus would be rounded to its argument
+        return self.saturated(x) - self.n_trials * logsigmoid(-natural) - x * natural
+
+    def saturated(self, x):
+        """Return the log-likelihood of entries that equal their expectation."""
+        n = self.n_trials
+        return xlogy(x, x / n) + xlogy(n - x, (n - x) / n)
+
+    def response(self, x):
+        """Stabilise the variance of successes to about 1, by Anscombe's transform."""
+        n = self.n_trials
+        return 2 * (n + 0.5) ** 0.5 * torch.asin(((x + 3 / 8) / (n + 3 / 4)).sqrt())
+
+
+@dataclass(frozen=True)
+class KullbackLeibler(Poisson):
+    """Counts whose expectations add, the Poisson loss with the identity link."""
+
+    has_baseline = False
+
+    def mean(self, natural):
+        """Return the expectation, here the parameter itself."""
+        return natural
+
+    def natural(self, mean):
+        """Return the parameter of an expectation."""
+        return mean
+
+    def shifted(self, natural, offset):
+        """Return rates for logarithms of exposures."""
+        return natural if offset is None else natural * offset.exp()
+
+    def half_deviance(self, natural, x):
+        """Return the loss of each entry; differentiable in the rate."""
+        rate = natural.clamp_min(torch.finfo(natural.dtype).tiny)
+        return rate - xlogy(x, rate) + self.saturated(x)
+
+
+LOSSES = {"gaussian": Gaussian, "poisson": Poisson, "binomial": Binomial}
+
+
+def loss_named(name, n_trials=1):
+    """Return the loss of this name; ``n_trials`` is for the binomial one.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or the number of trials is below 1 or not finite.
+    """
+    if name == "kullback-leibler":
+        return KullbackLeibler()
+    if not isinstance(name, str) or name not in LOSSES:
+        names = sorted([*LOSSES, "kullback-leibler"])
+        raise ValueError(f"loss={name!r:.50} is unknown. Pass one of {names}.")
+    if name != "binomial":
+        return LOSSES[name]()
+    if not isinstance(n_trials, Real) or not 1 <= n_trials < inf:
+        raise ValueError(f"n_trials={n_trials!r:.50} is no number of trials. Pass one from 1 on.")
+    return Binomial(float(n_trials))

@@ -1,0 +1,30 @@
+r"""Dictionaries as trilinear forms.
+
+A dictionary is the form ``<D z, x>``, linear in the atoms, in the codes ``z`` and in the data
+``x``. An encoder, its adjoint and a gradient rule need only its three partial derivatives:
+
+* ``synthesis(z)``, the derivative in ``x``: codes to data, ``D z``;
+* ``analysis(x)``, the derivative in ``z``: data to correlations, ``D^T x``;
+* ``outer(z, x)``, the derivative in the atoms, summed over samples.
+
+Every kind of dictionary has its atoms along axis 0, so code that treats atoms one by one
+(normalising, matching, resampling, plotting) is written once.
+"""
+
+from skpudle._operators._atoms import (
+    DenseDictionary,
+    atom_norms,
+    largest_eigenvalue_bound,
+    project_atoms,
+)
+from skpudle._operators._conv import ConvDictionary, ConvLayers, Phases
+
+__all__ = [
+    "ConvDictionary",
+    "ConvLayers",
+    "DenseDictionary",
+    "Phases",
+    "atom_norms",
+    "largest_eigenvalue_bound",
+    "project_atoms",
+]

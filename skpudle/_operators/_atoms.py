@@ -1,0 +1,165 @@
+"""Norms and constraints of atoms, the spectral norm, and the dense dictionary.
+
+The functions are for every dictionary, whatever the shape of its atoms.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from skpudle._operators._krylov_compiled import krylov_estimate
+from skpudle._precision import in_own_precision
+
+__all__ = [
+    "DenseDictionary",
+    "atom_norms",
+    "largest_eigenvalue_bound",
+    "project_atoms",
+    "scaled",
+    "smaller_gram",
+]
+
+# Powers by repeated squaring: the 2**8-th root of the number of eigenvalues is below 1.05 for up to
+# 265,000 of them.
+_SQUARINGS = 7
+
+# From this many atoms and features on a Krylov space is faster than squaring (one CPU core): 0.5
+# against 2.0 ms for 256 x 512 in float32, 4 against 38 ms for 1000 x 1500. Below, the certain bound
+# costs next to nothing.
+_LARGE = 256
+# Dimension of the Krylov space. On 90 random dictionaries, 300 x 280 to 400 x 900, it fell short of
+# the largest eigenvalue by 0.01 % in the median, 1.1 % at worst.
+_DEPTH = 20
+_MARGIN = 1.02
+
+# ---------------------------------------------------------------------------- atoms
+
+
+def atom_norms(atoms):  # (n_components, ...) -> (n_components, 1, ...)
+    """Return the Euclidean norm of each atom, shaped to broadcast against the atoms."""
+    norms = torch.linalg.vector_norm(atoms.flatten(1), dim=1)
+    return norms.reshape(-1, *[1] * (atoms.ndim - 1))
+
+
+def project_atoms(atoms, *, atom_norm="unit", positive=False):
+    """Return the nearest atoms that satisfy the constraints.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, ...)
+        Atoms, one per entry of the first axis.
+    atom_norm : {"unit", "ball", None}, default="unit"
+        ``"unit"`` scales every atom to norm 1, ``"ball"`` only longer ones, ``None`` none.
+        Atoms that are zero stay zero.
+    positive : bool, default=False
+        Whether atoms are restricted to non-negative entries.
+
+    Returns
+    -------
+    Tensor of shape (n_components, ...)
+        The projected atoms; projecting twice is projecting once.
+    """
+    free = atoms
+    if positive:
+        atoms = atoms.clamp_min(0)
+    if atom_norm is None:
+        return atoms
+    norms = atom_norms(atoms)
+    if atom_norm == "ball":
+        return atoms / norms.clamp_min(1)
+    if positive:
+        # an atom without positive entries has an axis as its nearest non-negative unit vector
+        axis = torch.zeros_like(atoms).flatten(1)
+        axis.scatter_(1, free.flatten(1).argmax(1, keepdim=True), 1)
+        vanished = (norms == 0) & (atom_norms(free) > 0)
+        atoms = torch.where(vanished, axis.view_as(atoms), atoms)
+        norms = torch.where(vanished, torch.ones_like(norms), norms)
+    return torch.where(norms > 0, atoms / norms, atoms)
+
+
+# ---------------------------------------------------------------------------- spectral norms
+
+
+def largest_eigenvalue_bound(gram):  # (..., k, k) Hermitian, positive semidefinite -> (...)
+    r"""Bound the largest eigenvalue from above, by at most 5 %.
+
+    With ``q = 2^8``, ``max <= (sum_i w_i^q)^(1/q) <= k^(1/q) max``, and the sum is the squared
+    Frobenius norm of ``gram^(q/2)``. Unlike a power or Lanczos iteration this never errs low, needs
+    no start vector, to which atoms could be orthogonal, and does not make a GPU wait for the host.
+    """
+    norms, power = [torch.linalg.matrix_norm(gram)], gram
+    for _ in range(_SQUARINGS):
+        power = power / norms[-1][..., None, None]
+        power = power @ power
+        norms.append(torch.linalg.matrix_norm(power))
+    exponents = torch.arange(len(norms), dtype=gram.real.dtype, device=gram.device).neg_().exp2_()
+    log_bound = (torch.stack(norms, dim=-1).log() * exponents).sum(-1)
+    bound = torch.nan_to_num(log_bound.exp(), nan=0.0)  # the logarithm of 0 for zero atoms
+    # rounding of the sums, and of the logarithms and the exponential, which matter if k is small
+    return bound * (1 + (gram.shape[-1] + 16) * torch.finfo(gram.dtype).eps)
+
+
+def scaled(atoms):  # -> (atoms, squared scale)
+    """Scale atoms so that their squares neither underflow nor overflow."""
+    largest = torch.linalg.vector_norm(atoms, ord=torch.inf)
+    return atoms / torch.where(largest > 0, largest, 1.0), largest.square()
+
+
+def smaller_gram(a):  # (..., p, m) -> (..., min(p, m), min(p, m))
+    """Return the smaller of the Gram matrices of rows and of columns."""
+    a = a if a.shape[-2] <= a.shape[-1] else a.mH
+    return a @ a.mH
+
+
+# ---------------------------------------------------------------------------- the dictionary
+
+
+@dataclass(frozen=True, eq=False)
+class DenseDictionary:
+    """The trilinear form ``<z @ atoms, x>`` and its three partial derivatives.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_features)
+        One atom per row.
+    """
+
+    atoms: Tensor
+
+    @in_own_precision
+    def synthesis(self, z):  # (n, n_components) -> (n, n_features)
+        """Return the data of the codes ``z``, ``D z``."""
+        return z @ self.atoms
+
+    @in_own_precision
+    def analysis(self, x):  # (n, n_features) -> (n, n_components)
+        """Return the correlations of the data with the atoms, ``D^T x``."""
+        return x @ self.atoms.mT
+
+    @in_own_precision
+    def outer(self, z, x):  # -> (n_components, n_features)
+        """Return the derivative of ``<D z, x>`` in the atoms, summed over samples."""
+        return z.mT @ x
+
+    def detach(self):
+        """Return the same dictionary, cut off from automatic differentiation."""
+        return replace(self, atoms=self.atoms.detach())
+
+    @in_own_precision
+    def squared_norm_bound(self):  # -> scalar tensor
+        """Bound the squared spectral norm from above, by at most 5 %.
+
+        On a CPU, from 256 atoms and features on, it is 2 % above the estimate of a Krylov space.
+        That is no certain bound, but except with probability 1e-10 it is above half of the squared
+        norm. A step of its reciprocal is as good: below 2 over the squared norm the objective falls
+        in every step.
+        """
+        atoms = self.atoms.detach()
+        if min(atoms.shape) >= _LARGE and atoms.device.type == "cpu":
+            largest = torch.linalg.vector_norm(atoms, ord=torch.inf)
+            estimate = krylov_estimate(atoms, float(largest), _DEPTH) if largest > 0 else None
+            if estimate is not None:
+                return _MARGIN * estimate * largest.square()
+        atoms, scale = scaled(atoms)
+        return largest_eigenvalue_bound(smaller_gram(atoms)) * scale

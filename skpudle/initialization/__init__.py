@@ -1,7 +1,0 @@
-"""Initial dictionaries, from the data alone."""
-
-from skpudle.initialization._pairwise import pairwise_atoms
-from skpudle.initialization._samples import INITIALIZATIONS, initial_atoms
-from skpudle.initialization._vertices import successive_projections
-
-__all__ = ["INITIALIZATIONS", "initial_atoms", "pairwise_atoms", "successive_projections"]

@@ -1,0 +1,266 @@
+"""The theorems, at small sizes and in float64; and the diagnostics against slower ways."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from convergence import (
+    code_convergence,
+    gradient_convergence,
+    lasso_dictionary,
+    training_convergence,
+)
+from sklearn.decomposition import sparse_encode
+
+from skpudle import PUDLEDictionaryLearning
+from skpudle.datasets import make_dictionary_data, perturb_dictionary
+from skpudle.encoding import encode
+
+ALPHA, STEP = 0.2, 0.2
+N_UNFOLDINGS = 140
+
+
+def unit_rows(atoms):
+    return atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Return samples, true atoms, true codes and atoms near the truth, as in appendix B."""
+    x, truth, code = make_dictionary_data(18, 50, 100, 5, sign="sample", random_state=0)
+    return x, truth, code, unit_rows(perturb_dictionary(truth, 0.14, random_state=1))
+
+
+@pytest.fixture(scope="module")
+def codes(problem):
+    x, _, _, atoms = problem
+    options = dict(alpha=ALPHA, n_unfoldings=N_UNFOLDINGS, step_size=STEP, random_state=0)
+    return code_convergence(x, atoms, n_directions=3, **options)
+
+
+@pytest.fixture(scope="module")
+def gradients(problem):
+    x, _, code, atoms = problem
+    options = dict(alpha=ALPHA, n_unfoldings=N_UNFOLDINGS, step_size=STEP, per_sample=True)
+    return gradient_convergence(x, atoms, code=code, **options)
+
+
+@pytest.fixture
+def tiny():
+    """Return samples (4, 6), atoms (7, 6)."""
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((4, 6)), unit_rows(rng.standard_normal((7, 6)))
+
+
+def after_support(codes, first, last):
+    """Yield each sample and its depths, that many unfoldings after its support last changed."""
+    for sample, start in enumerate(codes.support_time):
+        if start + last <= N_UNFOLDINGS:
+            yield sample, slice(start - 1 + first, start - 1 + last)
+
+
+def slope(curve):
+    return np.polyfit(np.arange(len(curve)), np.log(curve), 1)[0]
+
+
+# ---------------------------------------------------------------- the theorems
+
+
+def test_supports_are_selected_in_finitely_many_unfoldings(codes):
+    """Proposition 3.1."""
+    assert (codes.support_time <= N_UNFOLDINGS).all()
+
+
+def test_codes_converge_at_the_rate_of_the_gram_matrix_on_the_support(codes):
+    """Theorem 3.1: linear, and the constant of the line is an eigenvalue."""
+    known = np.isfinite(codes.observed_rate)
+    assert known.sum() >= 12
+    assert (codes.rate < 1).all()
+    assert (codes.observed_rate[known] < codes.rate[known] + 1e-3).all()
+    np.testing.assert_allclose(np.median(codes.observed_rate / codes.rate), 1, atol=1e-3)
+
+
+def test_the_rate_of_a_sample_is_that_of_its_own_support():
+    """Whose Gram matrix may have eigenvalues 1, like what pads it to the size of the largest."""
+    x = np.tril(np.ones((3, 3)))
+    found = code_convergence(x, np.eye(3), alpha=0.1, step_size=0.5, n_directions=0)
+    np.testing.assert_allclose(found.rate, 0.5)
+
+
+def test_jacobians_converge_as_t_times_the_rate_to_the_t(codes):
+    """Theorem 3.2: the error over ``t rho^(t-1)`` is bounded (a rate 2 % lower would double it)."""
+    growth = []
+    for sample, window in after_support(codes, 20, 60):
+        t, error = codes.n_unfoldings[window], codes.jacobian_error[window, sample]
+        scaled = error / (t * codes.rate[sample] ** (t - 1))
+        growth.append(scaled[-1] / scaled[0])
+    assert len(growth) >= 10
+    assert np.median(growth) < 1
+    assert max(growth) < 1.5
+
+
+def test_gradients_through_the_encoder_converge_twice_as_fast(codes, gradients):
+    """Theorem 3.3, figure 3: rates rho^t (dec) and t rho^(2t - 1) (ae-lasso)."""
+    ratios = []
+    for sample, window in after_support(codes, 30, 60):
+        dec, ae_lasso, _ = gradients.local[:, window, sample]
+        ratios.append(slope(ae_lasso) / slope(dec))
+    assert len(ratios) >= 10
+    assert 1.85 < np.median(ratios) < 2.05
+
+
+def test_ae_ls_levels_off(codes, gradients):
+    """Theorem 3.3: of the local gradient, ae-ls is a biased estimate."""
+    dec, _, ae_ls = gradients.local
+    change = abs(ae_ls[-1] / ae_ls[-20] - 1)
+    assert np.median(change) < 1e-2
+    assert np.median(ae_ls[-1]) > 1e3 * np.median(dec[-1])
+
+
+def test_the_bias_of_ae_ls_shrinks_with_the_penalty(problem):
+    """Theorem 3.3: what bounds the bias shrinks with the penalty."""
+    x, _, _, atoms = problem
+    ends = [
+        gradient_convergence(x, atoms, alpha=alpha, n_unfoldings=[300]).local[2, 0]
+        for alpha in (0.02, 0.2)
+    ]
+    assert ends[0] < 0.5 * ends[1]
+
+
+def test_dec_is_ae_lasso_once_codes_have_converged(problem):
+    """Theorem 3.3: both are then alternating minimisation."""
+    x, _, _, atoms = problem
+    local = gradient_convergence(x, atoms, alpha=ALPHA, n_unfoldings=[1500]).local
+    assert local[0, 0] < 1e-9
+    assert local[1, 0] < 1e-9
+
+
+def test_ae_ls_ends_nearest_to_the_gradient_of_the_true_codes():
+    """Theorem 3.4, figure 4b: less than half the distance of the others."""
+    x, truth, code = make_dictionary_data(500, 50, 100, 5, sign="sample", random_state=0)
+    atoms = unit_rows(perturb_dictionary(truth, 0.14, random_state=1))
+    options = dict(alpha=ALPHA, step_size=STEP, n_unfoldings=[120])
+    dec, ae_lasso, ae_ls = gradient_convergence(x, atoms, code=code, **options).truth[:, 0]
+    assert ae_ls < 0.55 * min(dec, ae_lasso)
+
+
+def test_ae_lasso_ends_nearest_to_the_gradient_of_the_minimiser():
+    """Theorem 3.4, figure 4a."""
+    x, truth, _ = make_dictionary_data(400, 20, 30, 3, sign="sample", random_state=0)
+    best = lasso_dictionary(x, truth, alpha=ALPHA, tol=1e-4).components
+    atoms = unit_rows(perturb_dictionary(truth, 0.1, random_state=1))
+    options = dict(alpha=ALPHA, n_unfoldings=[25, 250], minimizer=best)
+    dec, ae_lasso, ae_ls = gradient_convergence(x, atoms, **options).minimizer
+    assert ae_lasso[0] < dec[0]
+    np.testing.assert_allclose(ae_lasso[1], dec[1], rtol=1e-2)
+    assert ae_lasso[1] < ae_ls[1]
+
+
+# ---------------------------------------------------------------- the diagnostics
+
+
+@pytest.mark.draws_from_numpy
+def test_code_error_is_against_the_lasso(problem, codes):
+    x, _, _, atoms = problem
+    options = dict(algorithm="lasso_cd", alpha=ALPHA, max_iter=100_000)
+    solution = sparse_encode(x, atoms, **options)
+    encoder = partial(encode, alpha=ALPHA, n_unfoldings=30, step_size=STEP)
+    z = encoder(torch.tensor(atoms), torch.tensor(x)).numpy()
+    expected = np.linalg.norm(z - solution, axis=1)
+    np.testing.assert_allclose(codes.code_error[29], expected, rtol=2e-2)
+
+
+def test_jacobian_error_is_that_of_the_dense_jacobian(tiny):
+    x, atoms = tiny
+
+    def jacobian(sample, n_unfoldings):  # one derivative per entry of the code
+        rows = []
+        for entry in range(len(atoms)):
+            leaf = torch.tensor(atoms, requires_grad=True)
+            z = encode(leaf, torch.tensor(sample[None]), alpha=0.3, n_unfoldings=n_unfoldings)
+            rows.append(torch.autograd.grad(z[0, entry], leaf)[0])
+        return torch.stack(rows)
+
+    result = code_convergence(x, atoms, alpha=0.3, n_unfoldings=7, n_directions=None)
+    for sample, expected in zip(x[:2], result.jacobian_error[-1]):
+        difference = torch.linalg.vector_norm(jacobian(sample, 7) - jacobian(sample, 1500))
+        np.testing.assert_allclose(difference, expected, rtol=1e-6)
+
+
+def test_random_directions_estimate_the_norm_of_the_jacobian(tiny):
+    x, atoms = tiny
+    options = dict(alpha=0.3, n_unfoldings=7, random_state=0)
+    exact = code_convergence(x, atoms, n_directions=None, **options).jacobian_error
+    estimate = code_convergence(x, atoms, n_directions=500, **options).jacobian_error
+    np.testing.assert_allclose(estimate, exact, rtol=0.2)
+    assert "jacobian_error" not in code_convergence(x, atoms, n_directions=0, **options)
+
+
+def test_gradients_of_one_sample_are_those_of_the_rules(tiny):
+    """The gradients of samples one by one are the mean gradient of one sample."""
+    x, atoms = tiny
+    options = dict(alpha=0.3, n_unfoldings=[1, 2, 9], code=np.ones((4, 7)), minimizer=atoms)
+    together = gradient_convergence(x, atoms, per_sample=True, **options)
+    for i in range(len(x)):
+        options["code"] = np.ones((1, 7))
+        alone = gradient_convergence(x[i : i + 1], atoms, **options)
+        for name in ("local", "minimizer", "truth"):
+            np.testing.assert_allclose(together[name][:, :, i], alone[name], atol=1e-12)
+
+
+def test_zero_codes_have_nothing_to_converge_to(tiny):
+    x, atoms = tiny
+    result = code_convergence(x, atoms, alpha=100, n_unfoldings=5, random_state=0)
+    assert not result.code_error.any()
+    assert not result.jacobian_error.any()
+    assert (result.support_time == 1).all()
+    assert not result.rate.any()
+    assert np.isnan(result.observed_rate).all()
+
+
+def test_a_support_that_is_not_found_says_so(problem):
+    x, _, _, atoms = problem
+    result = code_convergence(x, atoms, alpha=ALPHA, n_unfoldings=2, n_directions=0)
+    assert (result.support_time == 3).all()
+
+
+@pytest.mark.draws_from_numpy
+def test_lasso_dictionary_is_a_minimiser():
+    """No small change of the dictionary lowers the lasso risk, and its codes solve the lasso."""
+    x, truth, _ = make_dictionary_data(200, 12, 16, 2, sign="sample", random_state=0)
+    best = lasso_dictionary(x, truth, alpha=ALPHA)
+
+    def risk(atoms):
+        z = sparse_encode(x, atoms, algorithm="lasso_cd", alpha=ALPHA, max_iter=10_000)
+        return 0.5 * np.square(x - z @ atoms).sum() + ALPHA * np.abs(z).sum()
+
+    value = 0.5 * np.square(x - best.code @ best.components).sum() + ALPHA * np.abs(best.code).sum()
+    np.testing.assert_allclose(value, risk(best.components), rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(best.components, axis=1), 1)
+    assert value < risk(truth)
+    for seed in range(5):
+        assert value < risk(unit_rows(perturb_dictionary(best.components, 0.05, random_state=seed)))
+
+
+def test_training_convergence_trains_a_clone(problem):
+    x, truth, code, atoms = problem
+    learner = PUDLEDictionaryLearning(alpha=ALPHA, n_unfoldings=10, dict_init=atoms, random_state=0)
+    references = {"truth": (truth, code), "start": (atoms, None)}
+    curves = training_convergence(learner, x, n_epochs=3, references=references)
+    learner.partial_fit(x)
+    np.testing.assert_allclose(curves.start[0], np.linalg.norm(learner.components_ - atoms))
+    distances = np.linalg.norm(learner.transform(x) - code, axis=1)
+    np.testing.assert_allclose(curves.truth_code[0], np.sqrt(np.square(distances).mean()))
+    assert curves.start[0] < curves.start[2]
+    assert curves.epoch.tolist() == [1, 2, 3]
+    assert set(curves) == {"epoch", "loss", "truth", "truth_code", "start"}
+
+
+def test_training_convergence_takes_a_tensor_as_an_array(problem):
+    x, truth, code, _ = problem
+    learner = PUDLEDictionaryLearning(50, alpha=ALPHA, n_unfoldings=5, random_state=0)
+    options = dict(n_epochs=1, references={"truth": (truth[:50], code[:, :50])})
+    found = training_convergence(learner, torch.from_numpy(x), **options)
+    expected = training_convergence(learner, x, **options)
+    np.testing.assert_array_equal(found.truth_code, expected.truth_code)
