@@ -79,14 +79,14 @@ _UNEQUAL = {"features": 0.02, "rows": 0.1}
 # inequality, as dense codes follow the noise), and the change of scales that ends rounds.
 _ROUNDS = {"features": 8, "rows": 5}
 _ROUNDS_BEFORE, _STILL = 3, 0.05
+# Noise hides signals if its logarithm correlates with its share by more than this: by .7 to .95 for
+# unequal noise and outliers, and by at most .4 for patches.
+_HIDES = 0.6
 # Phases of a search that find missing atoms.
 _ROUNDS_OF_SEARCH = "settle", "larger", "smaller"
-# Residuals that are outliers, and the variance of their number in a row, in units of its mean:
-# outliers come alone, and residuals of missing atoms do not.
-_MOST_OF_RESIDUALS, _ALONE = 0.02, 2.0
 # An entry is far from 5 deviations on: one in two million of normal noise. At most a tenth of all
-# entries may be outliers, and of a row; otherwise the row is one. Fewer than 5 in 10,000 are none.
-_DEVIATIONS, _MOST, _FEWEST = 5.0, 0.1, 5e-4
+# entries may be outliers, and of a row; otherwise the row is one.
+_DEVIATIONS, _MOST = 5.0, 0.1
 # A row is long from three times the median norm on. Outliers that have less than a fifth of the
 # energy do little harm before atoms have settled. Columns differ in unit if their spreads differ by
 # a factor of four.
@@ -447,8 +447,8 @@ class _Judged:
             usual, 0
         ].log()
         signal = fitted[usual].log() + 2 * units.rows[usual, 0].log()
-        noise = noise - noise.mean()
-        return bool((noise * (noise - (signal - signal.mean()))).sum() > 0)
+        correlation = torch.corrcoef(torch.stack([noise, noise - signal]))[0, 1]
+        return bool(correlation > _HIDES)
 
     def find_missing(self):
         """Find atoms that have not settled; their rows and entries would look like outliers."""
@@ -704,20 +704,14 @@ def refine_noise(noise, problem, atoms, alpha):  # -> Noise
     return replace(noise, **changes)
 
 
-def _learn_entries(judged, screens):  # a generator, which returns whether entries are outliers
-    """Treat a few entries that are far from the fit of their row as missing, if that helps."""
+def _screen_residuals(judged):  # a generator
+    """Treat entries as missing that are far from the fit of their row."""
     residuals, units = judged.residuals(), judged.units
     far = residuals.values.abs() > judged.limit(residuals, units.rows)
-    share, of_rows = float(far.sum()) / float(judged.known.sum()), far.sum(1).double()
-    if not screens and float(of_rows.var()) > _ALONE * float(of_rows.mean()):
-        return False
-    if not _FEWEST < share < (_MOST if screens else _MOST_OF_RESIDUALS):
-        return False
-    before = units, judged.atoms
-    units = units._replace(counts=judged.known * ~far)
-    judged.take(units, judged.settle(units, judged.atoms, _AGAIN))
-    yield judged.trial()
-    return screens or judged.keeps(before, 1)
+    if float(far.sum()) < _MOST * float(judged.known.sum()):
+        units = units._replace(counts=judged.known * ~far)
+        judged.take(units, judged.settle(units, judged.atoms, _AGAIN))
+        yield judged.trial()
 
 
 def learn_noise(problem, n_components, generator, *, intercept="auto", noise="auto"):
@@ -761,14 +755,14 @@ def learn_noise(problem, n_components, generator, *, intercept="auto", noise="au
     if auto:
         screens = yield from _learn_outliers(judged)
         if screens:
-            yield from _learn_entries(judged, screens)
+            yield from _screen_residuals(judged)
     if auto or noise in ("features", "both"):
         yield from _learn_features(judged, not auto)
     differ = False
     if auto or noise in ("rows", "both"):
         differ = yield from _learn_rows(judged, not auto, screens)
-    if auto and not differ:
-        screens = yield from _learn_entries(judged, screens)
+    if screens and not differ:
+        yield from _screen_residuals(judged)
     yield judged.trial(_found(judged, differ, screens, problem.positive_code))
 
 
