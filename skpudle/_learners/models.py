@@ -406,9 +406,8 @@ def arrays_in(values):
 
 def noise_of(values):  # dict -> Noise
     """Return the noise in the result of `arrays_in`."""
-    parts = {name: values[name] for name in ("intercept", "scale")}
-    parts = {name: None if part is None else to_tensor(part) for name, part in parts.items()}
-    return Noise.from_dict(values | parts)
+    parts = {name: part for name, part in values.items() if isinstance(part, np.ndarray)}
+    return Noise.from_dict(values | {name: to_tensor(part) for name, part in parts.items()})
 
 
 def units_of(learner):  # -> Noise

@@ -14,7 +14,14 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import mean_square, to_tensor, unit_of, with_gaps
+from skpudle._data.arrays import (
+    host_array,
+    mean_square,
+    to_numpy,
+    to_tensor,
+    unit_of,
+    with_gaps,
+)
 from skpudle._data.batches import Samples
 from skpudle._data.foreign import baseline_of, penalty_of
 from skpudle._data.sources import refuse_shuffled
@@ -807,6 +814,55 @@ class PUDLEDictionaryLearning(DenseLearner):
             column that equals another one may be predicted from it, noise included.
         """
         return self._score(X, exposure)
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Return how usual each row is: the mean log-likelihood of its known entries.
+
+        The noise is that of the median row, so that rows with more noise, and rows that the atoms
+        do not explain, have low scores. It tells anomalies, as of scikit-learn's density models.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, also with NaN for missing entries.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Mean log-likelihood of an entry, in nats: of the normal residuals of the codes of
+            `transform`. It is NaN for a row without a known entry.
+
+        Raises
+        ------
+        ValueError
+            If the noise is unknown, as the data did not choose the penalty of codes.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_digits
+        >>> from skpudle import PUDLEDictionaryLearning
+        >>> X = load_digits().data
+        >>> learner = PUDLEDictionaryLearning(32, random_state=0).fit(X[:1000])
+        >>> usual = learner.score_samples(X[1000:])
+        >>> mirrored = learner.score_samples(X[1000:, ::-1])
+        >>> bool(usual.mean() > mirrored.mean())
+        True
+        """
+        check_is_fitted(self)
+        if getattr(self, "noise_std_", None) is None:
+            raise ValueError(
+                "The noise of the data is unknown: alpha is a number, or codes are not those of "
+                "the lasso. Pass alpha='auto', and fit again."
+            )
+        samples, _ = self._check_new_data(X)
+        rows = self.inverse_transform(np.asarray(host_array(self.transform(X))))
+        baseline = baseline_of(self)
+        fitted = to_numpy(to_tensor(rows)) - (0.0 if baseline is None else baseline)
+        residual = (to_numpy(samples.x) - fitted) / self.noise_std_
+        known = np.ones_like(residual) if samples.mask is None else to_numpy(samples.mask)
+        entries = -0.5 * (residual**2 + np.log(2 * np.pi * np.square(self.noise_std_)))
+        with np.errstate(invalid="ignore"):
+            return (entries * known).sum(axis=1) / known.sum(axis=1)
 
     # ------------------------------------------------------------------ penalty of codes
 

@@ -94,7 +94,7 @@ _LONG, _OUTLYING, _UNITS = 3.0, 0.2, 4.0
 # The median absolute deviation of normal noise, in standard deviations.
 _MEDIAN = 0.6745
 # A column whose median deviation is below this share of the standard deviation is mostly one value.
-_MOSTLY_ONE = 0.3
+_MOSTLY_ONE = 0.02
 # Epochs that solve for codes, and in which atoms settle again, and rows whose leverages count.
 _CODES, _AGAIN, _LEVERAGES = 4, 8, 512
 # Rows to find the noise of at a time.
@@ -242,9 +242,8 @@ class Noise:
         return gains.nan_to_num(1.0, 1.0).flatten()
 
     def as_dict(self):
-        """Return what new rows need, as plain values."""
-        rows = None if self.rows is None else self.rows._asdict()
-        return {"intercept": self.intercept, "scale": self.scale, "rows": rows}
+        """Return the noise as plain values."""
+        return vars(self) | {"rows": None if self.rows is None else self.rows._asdict()}
 
     @classmethod
     def from_dict(cls, values):

@@ -1,0 +1,251 @@
+"""Baseline and noise: units that change nothing, and data that need them."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+
+from skpudle import Checkpoint, PUDLEDictionaryLearning
+from skpudle.encoding import EncoderModule
+
+N_ATOMS, N_FEATURES = 30, 24
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """Return clean rows, three atoms in each, and these atoms."""
+    random = np.random.default_rng(0)
+    atoms = unit(random.standard_normal((N_ATOMS, N_FEATURES)))
+    codes = np.zeros((1500, N_ATOMS))
+    places = np.argsort(random.random(codes.shape), axis=1)[:, :3]
+    values = random.uniform(0.5, 1.5, places.shape) * random.choice([-1, 1], places.shape)
+    np.put_along_axis(codes, places, values, axis=1)
+    return codes @ atoms, atoms
+
+
+def noise_of(clean, scale=0.03, seed=1):
+    return clean + scale * np.random.default_rng(seed).standard_normal(clean.shape)
+
+
+def learner(**params):
+    return PUDLEDictionaryLearning(N_ATOMS, random_state=0, **params)
+
+
+def found(fitted, atoms, least=0.99):
+    return (np.abs(atoms @ unit(fitted.components_).T).max(axis=1) > least).mean()
+
+
+OFFSET = 3 * np.cos(np.arange(N_FEATURES))
+SCALES = np.geomspace(0.1, 10, N_FEATURES)
+
+
+def test_equal_noise_changes_nothing(planted):
+    """Rows of equal noise around zero have the atoms of a learner that knows of neither."""
+    X = noise_of(planted[0])
+    auto = learner().fit(X)
+    plain = learner(noise="equal", fit_intercept=False).fit(X)
+    np.testing.assert_array_equal(auto.components_, plain.components_)
+    np.testing.assert_array_equal(auto.transform(X), plain.transform(X))
+    assert auto.intercept_ == 0.0
+    assert not hasattr(auto, "outliers_")
+
+
+def test_an_offset_becomes_the_baseline(planted):
+    clean, atoms = planted
+    fitted = learner().fit(noise_of(clean) + OFFSET)
+    assert found(fitted, atoms) == 1
+    np.testing.assert_allclose(fitted.intercept_, OFFSET, atol=0.03)
+    np.testing.assert_allclose(
+        fitted.inverse_transform(np.zeros((1, N_ATOMS)))[0], OFFSET, atol=0.03
+    )
+
+
+def test_noise_of_features_is_found(planted):
+    clean, _ = planted
+    scale = 0.03 * SCALES
+    X = clean + scale * np.random.default_rng(1).standard_normal(clean.shape)
+    fitted = learner().fit(X)
+    assert np.corrcoef(np.log(fitted.noise_std_), np.log(scale))[0, 1] > 0.95
+    plain = learner(noise="equal", fit_intercept=False).fit(X)
+
+    def error(one):
+        return np.square(one.inverse_transform(one.transform(X)) - clean).sum()
+
+    assert error(fitted) < 0.5 * error(plain)
+
+
+def test_outlying_entries_are_missing(planted):
+    clean, atoms = planted
+    X, random = noise_of(clean), np.random.default_rng(2)
+    spikes = random.random(X.shape) < 0.01
+    X[spikes] += 10 * random.choice([-1, 1], spikes.sum())
+    fitted = learner().fit(X)
+    assert found(fitted, atoms) == 1
+    assert fitted.outliers_.shape == X.shape
+    marked = fitted.outliers_.toarray()
+    assert marked[spikes].mean() > 0.95
+    assert marked[~spikes].mean() < 0.01
+
+
+def test_outlying_rows_do_not_rule(planted):
+    clean, atoms = planted
+    X, random = noise_of(clean), np.random.default_rng(2)
+    rows = random.choice(len(X), len(X) // 20, replace=False)
+    X[rows] = 4 * random.standard_normal((len(rows), N_FEATURES))
+    fitted = learner().fit(X)
+    assert found(fitted, atoms) == 1
+    scores = fitted.score_samples(X)
+    usual = np.delete(scores, rows)
+    assert np.median(scores[rows]) < np.quantile(usual, 0.01)
+
+
+@pytest.mark.parametrize("noise", ["equal", "features", "rows", "both", SCALES])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_scaling_data_scales_codes(planted, noise, fit_intercept):
+    X = noise_of(planted[0])[:300] + OFFSET
+    one, two = (learner(noise=noise, fit_intercept=fit_intercept).fit(c * X) for c in (1, 4))
+    np.testing.assert_allclose(two.components_, one.components_, atol=1e-6)
+    np.testing.assert_allclose(two.transform(4 * X), 4 * one.transform(X), atol=1e-5)
+
+
+@pytest.mark.parametrize("noise", ["features", "rows", "both"])
+def test_a_row_is_coded_alone(planted, noise):
+    X = noise_of(planted[0])[:300] + OFFSET
+    fitted = learner(noise=noise, fit_intercept=True).fit(X)
+    whole, alone = fitted.transform(X[:5]), [fitted.transform(X[i : i + 1])[0] for i in range(5)]
+    np.testing.assert_allclose(alone, whole, atol=1e-10)
+
+
+def test_features_in_other_units_are_a_noise_array(planted):
+    """Weights that are known are the change of units that users would make by hand."""
+    X = noise_of(planted[0])[:400]
+    fitted = learner(noise=SCALES, fit_intercept=False).fit(X)
+    scale = SCALES / np.exp(np.log(SCALES).mean())
+    by_hand = learner(noise="equal", fit_intercept=False).fit(X / scale)
+    np.testing.assert_allclose(unit(by_hand.components_ * scale), fitted.components_, atol=1e-9)
+    expected = by_hand.inverse_transform(by_hand.transform(X / scale)) * scale
+    np.testing.assert_allclose(fitted.inverse_transform(fitted.transform(X)), expected, atol=1e-8)
+
+
+PARAMS = [
+    {},
+    {"n_unfoldings": 3, "max_iter": 2, "tol": None},
+    {"gradient": "ae-lasso", "max_iter": 2, "tol": None},
+    {"n_unfoldings": 2, "separate_atoms": True, "max_iter": 2},
+    {"n_components": "auto"},
+    {"transform_algorithm": "omp"},
+]
+
+
+@pytest.mark.parametrize("params", PARAMS, ids=lambda p: "-".join(p) or "default")
+def test_baseline_and_noise_go_everywhere(planted, params):
+    X = (noise_of(planted[0])[:300] + OFFSET).astype(np.float32)
+    params = {"n_components": N_ATOMS, "noise": "both", "fit_intercept": True} | params
+    fitted = PUDLEDictionaryLearning(random_state=0, **params).fit(X)
+    codes = fitted.transform(X)
+    assert codes.dtype == fitted.components_.dtype == fitted.intercept_.dtype == np.float32
+    again = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(again.transform(X), codes)
+    assert np.isfinite(fitted.score(X))
+    tensor = torch.from_numpy(X)
+    np.testing.assert_allclose(fitted.transform(tensor).numpy(), codes, atol=1e-5)
+    before = np.square(X - X.mean(axis=0)).sum()
+    assert np.square(fitted.inverse_transform(codes) - X).sum() < before
+
+
+@pytest.mark.parametrize("noise", ["features", "both"])
+@pytest.mark.parametrize("params", [{}, {"gradient": "ae-ls", "max_iter": 2, "tol": None}])
+def test_partial_fit_goes_on_in_the_same_units(planted, params, noise):
+    X = noise_of(planted[0]) + OFFSET
+    fitted = learner(noise=noise, fit_intercept=True, **params).fit(X)
+    baseline = fitted.intercept_
+    fitted.partial_fit(X)
+    np.testing.assert_array_equal(fitted.intercept_, baseline)
+    assert found(fitted, planted[1]) == 1
+    first = learner(noise=noise, fit_intercept=True, **params).partial_fit(X)
+    np.testing.assert_allclose(first.intercept_, OFFSET, atol=0.1)
+
+
+def test_missing_entries_keep_the_baseline(planted):
+    X = noise_of(planted[0]) + OFFSET
+    X[np.random.default_rng(3).random(X.shape) < 0.2] = np.nan
+    fitted = learner().fit(X)
+    assert found(fitted, planted[1]) == 1
+    filled = fitted.inverse_transform(fitted.transform(X))
+    np.testing.assert_allclose(filled[np.isnan(X)], (planted[0] + OFFSET)[np.isnan(X)], atol=1.5)
+
+
+def test_a_module_carries_baseline_and_noise(planted):
+    X = noise_of(planted[0])[:300] + OFFSET
+    params = {
+        "n_unfoldings": 3,
+        "max_iter": 2,
+        "tol": None,
+        "noise": "features",
+        "fit_intercept": True,
+    }
+    fitted = learner(**params).fit(X)
+    module = fitted.to_module()
+    assert isinstance(module, EncoderModule)
+    codes = module(torch.from_numpy(X))
+    np.testing.assert_allclose(codes.detach().numpy(), fitted.transform(X), atol=1e-8)
+    decoded = module.decode(codes).detach().numpy()
+    np.testing.assert_allclose(decoded, fitted.inverse_transform(codes.detach().numpy()), atol=1e-8)
+
+
+def test_a_resumed_fit_has_the_same_units(planted, tmp_path):
+    X = noise_of(planted[0])[:300] + OFFSET
+    params = {"n_unfoldings": 3, "max_iter": 3, "tol": None, "noise": "both", "fit_intercept": True}
+    whole = learner(**params).fit(X)
+    name = tmp_path / "fit.ckpt"
+    part = learner(**params | {"max_iter": 1}).set_callbacks(Checkpoint(name))
+    part.fit(X)
+    rest = learner(**params).set_callbacks(Checkpoint(name)).fit(X)
+    np.testing.assert_array_equal(rest.components_, whole.components_)
+    np.testing.assert_array_equal(rest.intercept_, whole.intercept_)
+
+
+def test_a_baseline_is_given_to_atoms():
+    atoms = np.eye(3)
+    made = PUDLEDictionaryLearning.from_components(atoms, intercept=[1.0, 2.0, 3.0], alpha=0.5)
+    np.testing.assert_allclose(made.transform([[2.0, 2.0, 3.0]]), [[0.5, 0.0, 0.0]])
+    np.testing.assert_allclose(made.inverse_transform([[0.0, 0.0, 1.0]]), [[1.0, 2.0, 4.0]])
+
+
+@pytest.mark.parametrize(
+    ("params", "match"),
+    [
+        ({"noise": np.ones(N_FEATURES + 1)}, "25 standard deviations, but X has 24"),
+        ({"noise": np.zeros(N_FEATURES)}, "no array of positive standard deviations"),
+        ({"noise": [1.0, np.nan]}, "no array of positive standard deviations"),
+        ({"loss": "poisson", "fit_intercept": False}, "has a baseline"),
+        ({"loss": "poisson", "noise": "rows"}, "follows from its rates"),
+    ],
+)
+def test_wrong_noise_is_refused(planted, params, match):
+    with pytest.raises(ValueError, match=match):
+        learner(**params).fit(np.abs(planted[0]))
+
+
+def test_odd_columns_and_rows_are_no_trouble(planted):
+    X = noise_of(planted[0])[:200] + OFFSET
+    X[:, 0] = 5.0  # constant
+    X[:, 1] = 0.0
+    X[3, 1] = 7.0  # mostly one value
+    X[7] = 0.0
+    for noise in ("auto", "both"):
+        fitted = clone(learner(noise=noise)).fit(X)
+        assert np.isfinite(fitted.transform(X)).all()
+        assert np.isfinite(fitted.components_).all()
+
+
+def test_scores_need_the_noise(planted):
+    fitted = learner(alpha=0.1).fit(planted[0])
+    with pytest.raises(ValueError, match="noise of the data is unknown"):
+        fitted.score_samples(planted[0])
