@@ -237,6 +237,7 @@ class HeldFile:
             )
         self._lock = FileLock(f"{self._path}.lock", timeout=0, thread_local=False)
         try:
+            os.stat(os.path.dirname(self._path))  # filelock would make the directory
             self._lock.acquire()
         except Timeout:
             raise ValueError(
