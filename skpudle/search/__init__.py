@@ -15,6 +15,13 @@ from skpudle.search._held_out import (
     hold_out,
     match_equal_rows,
 )
+from skpudle.search._maps import (
+    combine_channels,
+    map_directions,
+    principal_directions,
+    refine_products,
+    spread_channels,
+)
 from skpudle.search._penalty import PenaltyPath, penalty_of_mixtures, penalty_path
 from skpudle.search._search import (
     Problem,
@@ -58,19 +65,24 @@ __all__ = [
     "choose_coding",
     "coding_of_l0",
     "coding_of_support",
+    "combine_channels",
     "conv_codes",
     "conv_path",
     "hide_in_turn",
     "hold_out",
     "is_done",
     "judged_rows",
+    "map_directions",
     "match_equal_rows",
     "objective",
     "penalty_of_mixtures",
     "penalty_path",
+    "principal_directions",
+    "refine_products",
     "refit_atoms",
     "search",
     "searched",
+    "spread_channels",
     "spread_rows",
     "try_sizes",
     "with_atoms",

@@ -78,6 +78,8 @@ class ConvProblem:
         As in `skpudle.search.Problem`.
     held_out, held_rows
         As in `skpudle.search.Problem`, of images.
+    rank : {1, None}, default=None
+        1: an atom is a map over the channels times one waveform. None: any atom.
     """
 
     x: Tensor
@@ -89,6 +91,7 @@ class ConvProblem:
     unit: float = 1.0
     held_out: object = None
     held_rows: Tensor | None = None
+    rank: int | None = None
 
     def __post_init__(self):
         x = self.x.detach().to("cpu", torch.float64)
@@ -152,10 +155,9 @@ class ConvProblem:
         """Return sums over all processes: there is one."""
         return tensors
 
-    @staticmethod
-    def project(atoms):
-        """Return the nearest atoms of norm 1."""
-        return project_atoms(atoms)
+    def project(self, atoms):
+        """Return the nearest atoms of norm 1 and of the rank."""
+        return project_atoms(atoms, rank=self.rank)
 
 
 class ConvEpoch:
@@ -237,13 +239,13 @@ class ConvEpoch:
         """Return the codes of the kept atoms."""
         return self.codes.restricted(kept, self._n_positions)
 
-    def improved_atoms(self):
-        """Return the atoms after sweeps of block coordinate descent."""
+    def improved_atoms(self, earlier=None):
+        """Return the atoms after sweeps of block coordinate descent; images have no ``earlier``."""
         atoms, residual = self.atoms.clone(), self._residual.copy()
         options = self._grid, self._mask, False, _STEPS, np.asarray(atoms), residual
         for _ in range(_SWEEPS):
             loops().sweep_atoms(*self._entries, *options)
-        return atoms
+        return atoms if self.problem.rank is None else self.problem.project(atoms)
 
     def moved(self):
         """Move atoms and codes to the windows with the most energy; None if no atom moves."""
@@ -431,8 +433,9 @@ def conv_path(problem, atoms, alphas):
 
 
 def conv_synthesis(problem, atoms, codes):  # Codes -> (n, n_channels, height, width)
-    """Return the images of codes."""
-    images, grid = np.zeros(problem.x.shape), np.array([*problem.stride, *problem.positions])
+    """Return the images of codes, with the channels of the atoms."""
+    grid = np.array([*problem.stride, *problem.positions])
+    images = np.zeros((len(problem.x), atoms.shape[1], *problem.x.shape[2:]))
     atoms, arrays = np.ascontiguousarray(atoms), codes.arrays()
 
     def add(first, last):

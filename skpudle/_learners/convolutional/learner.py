@@ -34,7 +34,7 @@ from skpudle._learners.convolutional.parameters import (
     stride_of,
     targets_of,
 )
-from skpudle._learners.convolutional.search import as_pictures, pieces_of, search_problem
+from skpudle._learners.convolutional.search import Pieces, as_pictures, search_problem
 from skpudle._learners.convolutional.values import (
     auto_penalty,
     baseline,
@@ -52,11 +52,16 @@ from skpudle.encoding import default_step
 from skpudle.operators import ConvDictionary, project_atoms
 from skpudle.search import (
     choose_coding,
+    combine_channels,
     hold_out,
     is_done,
     penalty_path,
+    principal_directions,
+    refine_products,
     refit_atoms,
     searched,
+    spread_channels,
+    spread_rows,
     try_sizes,
 )
 
@@ -224,13 +229,17 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         n_components = _ATOMS if decides else self.n_components
         if decides and resumes:
             n_components = run.recorder.n_rows
-        shape = n_components, images.images[0].shape[0], *self._kernel
         given = self._loss(), baseline(self._loss(), images)
-        atoms = initial_atoms(images, start_of(self), shape, generator, *given)
+        directions = None if run is None else self._directions(plan, images, n_components)
+        seen = images
+        if directions is not None:
+            seen = images.mapped(partial(combine_channels, directions=directions))
+        shape = n_components, seen.images[0].shape[0], *self._kernel
+        atoms = initial_atoms(seen, start_of(self), shape, generator, *given)
         atoms = project_atoms(atoms.contiguous(), atom_norm=self.atom_norm)
         noise, alpha, penalty = Noise.of(self.noise_std), self.alpha, self.alpha
         if alpha == "auto":
-            alpha = penalty = auto_penalty(images, atoms, noise.unit or noise.high, *given)
+            alpha = penalty = auto_penalty(seen, atoms, noise.unit or noise.high, *given)
             if plan.codes_follow_data and given[1] is None and images.masks is None:
                 alpha = penalty = max(penalty, universal_threshold(images, self._kernel))
         if self.shrinkage == "hard":
@@ -240,6 +249,9 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         size_path = None
 
         def built(atoms, intercept=given[1]):
+            if atoms.shape[1] != len(images.images[0]):
+                atoms = spread_channels(atoms, directions.to(atoms))
+            atoms = project_atoms(atoms, atom_norm=None, rank=self.rank)
             parameters = initial_parameters(plan, atoms, images.stride, alpha, intercept)
             searched = float(penalty) if plan.searches and run is not None else None
             options = images, images.geometry, generator, parameters.alpha
@@ -251,10 +263,10 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             return run.fitted(replace(model, size_path=path), rows, losses)
 
         if decides and run is not None and not resumes:
-            problem = self._problem(images, float(penalty) / noise_of(*given), given[1])
+            problem = self._problem(seen, float(penalty) / noise_of(*given), given[1])
 
             def start(n):
-                begun = initial_atoms(images, "search", (n, *shape[1:]), generator, *given)
+                begun = initial_atoms(seen, "search", (n, *shape[1:]), generator, *given)
                 return as_pictures(begun)
 
             def of_trial(trial):
@@ -269,7 +281,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             return run.recorder.restore_model(model, rows), rows
         if not plan.searches or run is None:
             return built(atoms)
-        problem = self._problem(images, float(penalty) / noise_of(*given), given[1])
+        problem = self._problem(seen, float(penalty) / noise_of(*given), given[1])
 
         def inside(state):
             return state.found[0].reshape(atoms.shape).to(atoms)
@@ -280,17 +292,23 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         problem = hold_out(problem, fixed=self.alpha != "auto")
         state = run.search(problem, as_pictures(atoms), of_state)
         found = inside(state)
-        if state.is_unbiased:
+        if self.rank is not None:
+            refine = partial(self._refine_products, problem, state, images, directions)
+            found = run.make_step("maps and waveforms", refine, partial(of_state, state))
+        elif state.is_unbiased:
             refit = partial(refit_atoms, searched(problem, state), *state.found)
             found = run.make_step("unbiased atoms", refit, partial(of_state, state))
-            found = found.reshape(atoms.shape).to(atoms)
+        found = found.reshape(len(atoms), -1, *self._kernel).to(atoms)
         model, rows = built(found)
         if given[1] is not None:
-            intercept = settled_baseline(model.network(rows, 0)[0], *self._pieces(images))
+            pieces, masks = self._pieces(images)
+            known = pieces.stacked(), None if masks is None else pieces.stacked(masks)
+            intercept = settled_baseline(model.network(rows, 0)[0], *known)
             model, rows = built(found, intercept)
         if is_done(state) and problem.held_out is not None and plan.codes_follow_data:
+            unseen = project_atoms(state.unseen, rank=self.rank)
             options = dict(debias=plan.debias, place=state.trials[0].prediction.place)
-            choose = partial(choose_coding, problem.held_out, state.unseen, **options)
+            choose = partial(choose_coding, problem.held_out, unseen, **options)
             path = run.make_step("penalty of codes", choose, partial(of_state, state))
             model = replace(model, coding=path.summary(problem.unit))
         unit = problem.unit * noise_of(*given)
@@ -298,16 +316,32 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         model = replace(model, search_alpha=state.alpha * unit, penalty_path=path)
         return model, rows
 
-    def _pieces(self, images):  # -> pieces of one size, and masks
-        pictures = images.targets or images.images, None if images.targets else images.masks
-        return pieces_of(*pictures, self._kernel, self._stride)
+    def _directions(self, plan, images, n_components):  # -> Tensor (n_channels, k) or None
+        """Return the combinations of channels that a search for atoms of rank one looks at."""
+        complete = images.masks is None and self._loss().is_quadratic
+        n_channels = len(images.images[0])
+        if self.rank is None or not (plan.searches and complete) or n_channels <= n_components:
+            return None
+        return principal_directions(self._pieces(images)[0].moments(), n_components)
+
+    def _refine_products(self, problem, state, images, directions):  # -> (p, n_channels, h, w)
+        """Return the atoms of rank one next to the atoms of a search."""
+        rows = spread_rows(len(problem.x), -(-len(problem.x) // state.stride))
+        pieces, unit = self._pieces(images)[0].of_rows(rows), problem.unit
+        part = replace(problem.of_rows(rows), alpha=state.alpha)
+        return refine_products(part, state.found[0], pieces.scaled(unit), directions)
+
+    def _pieces(self, images):  # -> Pieces, and masks of the images
+        pictures = images.targets or images.images
+        masks = None if images.targets else images.masks
+        return Pieces(pictures, self._kernel, self._stride), masks
 
     def _problem(self, images, alpha, intercept=None):  # -> ConvProblem
-        x, mask = self._pieces(images)
-        seen = torch.stack(responses(self._loss(), x, intercept))
+        pieces, masks = self._pieces(images)
+        seen = torch.stack(responses(self._loss(), pieces, intercept))
         return search_problem(
             seen,
-            mask,
+            None if masks is None else pieces.stacked(masks),
             self._kernel,
             self._stride,
             alpha=alpha,
@@ -374,6 +408,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             fixed_step=parameters.step,
             n_intercepts=len(parameters.intercept) if counts else 0,
             threshold_unit=threshold_unit or unit,
+            rank=self.rank,
         )
         model = ConvModel(
             plan.rule(plan.gradient),

@@ -78,6 +78,8 @@ class RowLayout:
     threshold_unit : float, default=1.0
         Unit of learned penalties in a row, a power of two. They are in units of the data, and a
         learning rate is not.
+    rank : {1, None}, default=None
+        Rank of the atoms; see `skpudle.operators.project_atoms`.
     """
 
     shape: tuple[int, ...]
@@ -91,6 +93,7 @@ class RowLayout:
     fixed_step: float | None
     n_intercepts: int = 0
     threshold_unit: float = 1.0
+    rank: int | None = None
 
     @cached_property
     def _sizes(self):  # of the parts of a row
@@ -148,6 +151,9 @@ class RowLayout:
     def project(self, rows):
         """Return the nearest rows that satisfy the constraints."""
         atoms, *separate, alpha, slope, step, intercept = rows.split(self._sizes, dim=1)
+        if self.rank is not None:
+            atoms = project_atoms(atoms.unflatten(1, self.shape), atom_norm=None, rank=self.rank)
+            atoms = atoms.flatten(1)
         atoms = project_atoms(atoms, atom_norm=self.atom_norm)  # separate ones are free
         positive = alpha.clamp_min(0), slope.clamp_min(0), step.clamp_min(_SMALLEST_STEP)
         return torch.cat([atoms, *separate, *positive, intercept], dim=1)
@@ -161,7 +167,7 @@ class RowLayout:
             if isinstance(value := getattr(parameters, name), Tensor)
         }
         size = 1.0 if self.atom_norm else atom_norms(parameters.atoms).mean()
-        atoms = project_atoms(atoms, atom_norm="unit") * size
+        atoms = project_atoms(atoms, atom_norm="unit", rank=self.rank) * size
         means |= dict(step=parameters.step, intercept=parameters.intercept)
         return self.pack(ConvParameters(atoms, **means))
 
@@ -454,7 +460,7 @@ class ConvModel:
             step = default_step(ConvDictionary(values.atoms, stride), self.encoder.loss)
             values = values._replace(step=step)
         channel_axis, shared = self.geometry.channel_axis, self.layout.shared_threshold
-        options = dict(channel_axis=channel_axis, shared_threshold=shared)
+        options = dict(channel_axis=channel_axis, shared_threshold=shared, rank=self.layout.rank)
         attributes = fitted_values(values, len(stride), **options)
         alpha, debias, noise_std = self.coding or (attributes["alpha_"], self.encoder.debias, None)
         coded = {"alpha_": alpha, "debias_": debias, "noise_std_": noise_std}

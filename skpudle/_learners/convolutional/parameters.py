@@ -5,7 +5,7 @@ from math import inf
 from numbers import Integral, Real
 from types import SimpleNamespace
 
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval, Options, StrOptions
 
 from skpudle._data.images import check_axes, check_sizes, read_images, read_targets, sizes
 from skpudle._data.noise import Noise
@@ -47,6 +47,7 @@ CONSTRAINTS = GradientLearner._parameter_constraints | {
     "shrinkage": [StrOptions(set(SHRINKAGES))],
     "debias": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"}), "boolean"],
     "positive_code": ["boolean"],
+    "rank": [Options(Integral, {1}), None],
     "atom_norm": [StrOptions({"unit", "ball"}), None],
     "learn_threshold": [StrOptions({"one", "atom", "unfolding"}), None],
     "learn_step": ["boolean"],
@@ -150,6 +151,11 @@ def check_conv_parameters(learner, kernel, stride):
         raise ValueError(
             "With separate_atoms='unfolding' the step is a part of the atoms, and their norms are "
             "free; pass learn_step=False and atom_norm=None."
+        )
+    if learner.rank is not None and learner.separate_atoms:
+        raise ValueError(
+            f"separate_atoms={learner.separate_atoms!r} are free of constraints, but rank=1 asks for "
+            "atoms that are maps times waveforms. Pass separate_atoms=None or rank=None."
         )
     if Noise.of(learner.noise_std).is_range and learner.learn_threshold is None:
         raise ValueError(

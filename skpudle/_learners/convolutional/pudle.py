@@ -105,6 +105,12 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     positive_code : bool, default=False
         Whether codes are restricted to non-negative values.
 
+    rank : {1, None}, default=None
+        1: an atom is a map over the channels times one waveform, ``spatial_components_`` and
+        ``temporal_components_``, as the sources of MEG and EEG are. A search then looks at as many
+        combinations of channels as there are atoms, and noise hides atoms later. None: each
+        channel of an atom has its own waveform.
+
     atom_norm : {"unit", "ball", None}, default="unit"
         Whether atoms have norm 1, at most 1, or any.
 
@@ -190,6 +196,13 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     ----------
     components_ : ndarray of shape (n_components, [height,] width[, n_channels])
         The atoms, with an axis of channels if images have one.
+
+    spatial_components_ : ndarray of shape (n_components, n_channels)
+        With ``rank=1``, the maps over the channels, with the norms of the atoms.
+
+    temporal_components_ : ndarray of shape (n_components, length)
+        With ``rank=1``, the waveforms, of norm 1, whose largest excursion is positive. (For pictures
+        their shape is ``atom_shape``.)
 
     analysis_components_, decoder_components_ : ndarray of that shape
         Separate atoms, if ``separate_atoms`` asks for them. If every unfolding has its own,
@@ -318,6 +331,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         shrinkage="soft",
         debias="auto",
         positive_code=False,
+        rank=None,
         atom_norm="unit",
         learn_threshold=None,
         learn_step=False,
@@ -353,6 +367,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         self.shrinkage = shrinkage
         self.debias = debias
         self.positive_code = positive_code
+        self.rank = rank
         self.atom_norm = atom_norm
         self.learn_threshold = learn_threshold
         self.learn_step = learn_step

@@ -1,14 +1,16 @@
 """The search for atoms of images: pieces of images as a problem, and initial patches."""
 
+from copy import copy
+from itertools import product
 from math import ceil
 
 import numpy as np
 import torch
 
 from skpudle.operators import atom_norms
-from skpudle.search import ConvProblem
+from skpudle.search import ConvProblem, combine_channels
 
-__all__ = ["as_pictures", "patches_by_energy", "pieces_of", "search_problem"]
+__all__ = ["Pieces", "as_pictures", "patches_by_energy", "search_problem"]
 
 # pixels of a piece: its correlations with some atoms stay in a cache
 _PIXELS = 2**14
@@ -21,40 +23,76 @@ def _piece(sizes, kernel, stride):  # -> tuple, the size of pieces of images of 
     return tuple(k + s * ((max(k, min(n, max(side, 4 * k))) - k) // s) for n, k, s in axes)
 
 
-def _pieces(images, size):  # -> (n, n_channels, *size)
-    pieces = []
-    for image in images:
-        image = image[None]
-        for axis, length in enumerate(size, start=2):
-            last, n_parts = image.shape[axis] - length, ceil(image.shape[axis] / length)
-            starts = [i * last // max(n_parts - 1, 1) for i in range(n_parts)]  # to the end
-            image = torch.cat([image.narrow(axis, start, length) for start in starts])
-        pieces.append(image)
-    return torch.cat(pieces)
+def _windows(images, size):  # -> list of (number of an image, slices of its axes)
+    windows = []
+    for number, image in enumerate(images):
+        axes = []
+        for n, length in zip(image.shape[1:], size, strict=True):
+            last, n_parts = n - length, ceil(n / length)
+            starts = (i * last // max(n_parts - 1, 1) for i in range(n_parts))  # to the end
+            axes.append([slice(start, start + length) for start in starts])
+        windows += [(number, corner[::-1]) for corner in product(*reversed(axes))]
+    return windows
+
+
+class Pieces:
+    """Pieces of one size of images of any sizes, which overlap if an image is no multiple of them.
+
+    Parameters
+    ----------
+    images : list of Tensor of shape (n_channels, *size)
+        Images; no piece is copied before it is used.
+    kernel, stride : tuple of int
+        Size and distance of atoms, which cover a piece exactly.
+    """
+
+    def __init__(self, images, kernel, stride):
+        self._images, self._unit = images, 1.0
+        self._all = _windows(images, _piece([image.shape[1:] for image in images], kernel, stride))
+
+    def __iter__(self):
+        """Yield the pieces, of shape (n_channels, *size)."""
+        return (self._images[i][(..., *window)] for i, window in self._all)
+
+    def __len__(self):
+        return len(self._all)
+
+    def of_rows(self, rows):
+        """Return the pieces with these numbers."""
+        some = copy(self)
+        some._all = [self._all[i] for i in rows.tolist()]
+        return some
+
+    def scaled(self, unit):
+        """Return the pieces divided by a number."""
+        some = copy(self)
+        some._unit = unit
+        return some
+
+    def stacked(self, images=None):  # -> (n, n_channels, *size)
+        """Return the pieces of the images, or of ``images`` of the same sizes."""
+        images = self._images if images is None else images
+        return torch.stack([images[i][(..., *window)] for i, window in self._all])
+
+    def moments(self):  # -> (n_channels, n_channels)
+        """Return the sums of products of channels."""
+        return sum(x @ x.mT for x in (piece.double().flatten(1).cpu() for piece in self))
+
+    def combined(self, directions):  # -> (n, n_directions, height, width)
+        """Return the pieces as pictures with combinations of their channels."""
+        combined = [combine_channels(piece.double().cpu(), directions) for piece in self]
+        return as_pictures(torch.stack(combined)) / self._unit
+
+    def products(self, sources):  # (n, k, height, width) -> (k, n_channels)
+        """Return products of sources and pieces, summed over places and pieces."""
+        pairs = zip(sources, self, strict=True)
+        sums = sum(s.flatten(1) @ x.double().cpu().flatten(1).mT for s, x in pairs)
+        return sums / self._unit
 
 
 def as_pictures(x):  # (n, n_channels, [height,] width) -> with a height
     """Return signals as pictures of height 1; pictures are returned unchanged."""
     return x if x.ndim == 4 else x[:, :, None]
-
-
-def pieces_of(images, masks, kernel, stride):
-    """Cut images into pieces of one size, which overlap if an image is no multiple of them.
-
-    Parameters
-    ----------
-    images, masks : list of Tensor of shape (n_channels, *size), masks or None
-        Images of any sizes, and masks, 1 for known pixels.
-    kernel, stride : tuple of int
-        Size and distance of atoms, which cover a piece exactly.
-
-    Returns
-    -------
-    Tensor, Tensor or None
-        Pieces of shape (n, n_channels, *size), and their masks.
-    """
-    size = _piece([image.shape[1:] for image in images], kernel, stride)
-    return _pieces(images, size), None if masks is None else _pieces(masks, size)
 
 
 def search_problem(x, mask, kernel, stride, *, alpha, positive_code, unit):

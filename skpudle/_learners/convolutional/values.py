@@ -15,7 +15,7 @@ from skpudle._data.training_images import initial_kernels
 from skpudle._learners.convolutional.search import patches_by_energy
 from skpudle._learners.counts import least_penalty
 from skpudle.encoding import default_step
-from skpudle.operators import ConvDictionary
+from skpudle.operators import ConvDictionary, factor_atoms
 
 __all__ = [
     "ConvParameters",
@@ -40,6 +40,8 @@ _SEPARATE_ATOMS = (
     "decoder_components_",
     "synthesis_components_",
 )
+# attributes of atoms of rank one
+_FACTORS = "spatial_components_", "temporal_components_"
 
 
 class ConvParameters(NamedTuple):
@@ -159,14 +161,15 @@ def _threshold(alpha, *, shared):  # the public attribute
     return float(alpha.flat[0]) if shared else alpha
 
 
-def fitted_values(parameters, n_axes, *, channel_axis, shared_threshold):
+def fitted_values(parameters, n_axes, *, channel_axis, shared_threshold, rank=None):
     """Return the fitted attributes of parameters, the inverse of `known_parameters`."""
     *atoms, alpha, slope, step, intercept = parameters
     outside, in_layers = [_outside(atoms[0], n_axes, channel_axis)], atoms[-1] is not None
     for stack in atoms[1:]:
         part = stack if stack is None or in_layers else stack[0]
         outside.append(None if part is None else _outside(part, n_axes, channel_axis))
-    return dict(zip(_SEPARATE_ATOMS, outside)) | {
+    factors = (None, None) if rank is None else map(to_numpy, factor_atoms(atoms[0]))
+    return dict(zip((*_SEPARATE_ATOMS, *_FACTORS), (*outside, *factors))) | {
         "alpha_": _threshold(alpha, shared=shared_threshold),
         "alpha_slope_": _threshold(slope, shared=shared_threshold),
         "step_size_": None if step is None else float(step),
