@@ -176,12 +176,14 @@ class ConvEpoch:
         self._options = problem.alpha, problem.positive_code
         self._residual, found = np.empty_like(x), [None] * n
 
+        own = np.asarray(self.atoms)
+
         def solve(first, last):
             for i in range(first, last):
                 known = self._mask[i] if len(self._mask) else x[i, :0]
                 count, index, value = (array[i] for array in arrays)
                 found[i] = loops().solve_image(
-                    x[i], known, np.asarray(self.atoms), self._grid, *self._options,
+                    x[i], known, own, self._grid, *self._options,
                     tolerance * problem.alpha, *effort, index[:count], value[:count],
                     self._residual[i],
                 )  # fmt: skip
@@ -206,13 +208,14 @@ class ConvEpoch:
         """
         residual, codes = self._residual, self.codes.widened(0)
         tolerance, grid = tolerance * self.problem.alpha, self._grid
+        arrays, atoms = codes.arrays(), np.asarray(self.atoms)
 
         def refit(first, last):
             for i in range(first, last):
                 known = self._mask[i] if len(self._mask) else residual[i, :0]
-                count, index, value = (array[i] for array in codes.arrays())
+                count, index, value = (array[i] for array in arrays)
                 loops().refit_image(
-                    known, np.asarray(self.atoms), grid, tolerance, n_sweeps,
+                    known, atoms, grid, tolerance, n_sweeps,
                     index[:count], value[:count], residual[i],
                 )  # fmt: skip
 
@@ -348,11 +351,15 @@ class ConvEpoch:
 def _packed(found):  # list of (index, value, ...) -> Codes
     count = torch.tensor([len(index) for index, *_ in found])
     longest = int(count.max()) if len(found) else 0
-    index = torch.zeros(len(found), longest, dtype=torch.int32)
-    value = torch.zeros(len(found), longest, dtype=torch.float64)
+    codes = Codes(
+        count,
+        torch.zeros(len(found), longest, dtype=torch.int32),
+        torch.zeros(len(found), longest, dtype=torch.float64),
+    )
+    _, index, value = codes.arrays()
     for i, (places, values, *_) in enumerate(found):
-        np.asarray(index)[i, : len(places)], np.asarray(value)[i, : len(places)] = places, values
-    return Codes(count, index, value)
+        index[i, : len(places)], value[i, : len(places)] = places, values
+    return codes
 
 
 def _as_pictures(tensor):  # (n, channels, [height,] width) -> with a height

@@ -28,7 +28,7 @@ __all__ = [
 # Rounds of waveforms and maps, and the root mean square step of atoms at which they end. The mean
 # correlation in 8 channels with four times as much noise as signal is .926 before, .936, .947 and
 # .948 after one, two and three rounds.
-_ROUNDS, _STILL = 4, 1e-3
+_ROUNDS, _STILL = (1, 3), 1e-3
 # Epochs of a round, and those that solve for codes before it.
 _EPOCHS, _EPOCHS_OF_CODES = 10, 4
 
@@ -64,9 +64,9 @@ def _fit_maps(problem, waveforms, maps, codes, pieces):  # -> (k, n_channels)
     return torch.where(norms > 0, fitted / norms, maps)  # an atom without codes keeps its map
 
 
-def _alternate(problem, atoms, pieces, directions):  # -> problem, atoms, directions
+def _alternate(problem, atoms, pieces, directions, n_rounds):  # -> problem, atoms, directions
     """Descend to products, and to their maps in all channels if the problem has combinations."""
-    for _ in range(_ROUNDS):
+    for _ in range(n_rounds):
         before = spread_channels(atoms, directions)
         if directions is not None:
             epoch = solve_codes(problem, atoms, _EPOCHS_OF_CODES)
@@ -105,8 +105,8 @@ def refine_products(problem, atoms, pieces=None, directions=None):
         The atoms.
     """
     problem = replace(problem, rank=1, held_out=None, held_rows=None)
-    found = _alternate(problem, problem.project(atoms), pieces, directions)
-    problem, atoms, directions = found
+    atoms, (first, last) = problem.project(atoms), _ROUNDS
+    problem, atoms, directions = _alternate(problem, atoms, pieces, directions, first)
     atoms = search(problem, atoms).best_atoms
-    *_, atoms, directions = _alternate(problem, atoms, pieces, directions)
+    _, atoms, directions = _alternate(problem, atoms, pieces, directions, last)
     return spread_channels(atoms, directions)
