@@ -83,6 +83,8 @@ class ConvPUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
     loss: Literal["gaussian", "poisson", "binomial"]
     n_trials: float
     components_: NDArray[Any]
+    spatial_components_: NDArray[Any]
+    temporal_components_: NDArray[Any]
     analysis_components_: NDArray[Any]
     decoder_components_: NDArray[Any]
     synthesis_components_: NDArray[Any]
@@ -122,6 +124,7 @@ class ConvPUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
         shrinkage: Literal["soft", "hard"] = "soft",
         debias: float | Literal["auto"] = "auto",
         positive_code: bool = False,
+        rank: Literal[1, None] | None = None,
         atom_norm: Literal["unit", "ball", None] = "unit",
         learn_threshold: Literal["one", "atom", "unfolding"] | None = None,
         learn_step: bool = False,
@@ -132,6 +135,7 @@ class ConvPUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
         n_train_shifts: int = 1,
         shift_average: bool = False,
         image_shape: tuple[int, ...] | None = None,
+        channels_first: bool = False,
         optimizer: Any = "adam",
         learning_rate: float = 0.001,
         optimizer_params: dict[str, Any] | None = None,

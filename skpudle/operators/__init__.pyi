@@ -9,6 +9,7 @@ __all__ = [
     "DenseDictionary",
     "Phases",
     "atom_norms",
+    "factor_atoms",
     "largest_eigenvalue_bound",
     "project_atoms",
 ]
@@ -56,7 +57,12 @@ class Phases:
     def wipe_(self, z: Any) -> Any: ...
 
 def atom_norms(atoms: Any) -> Any: ...
+def factor_atoms(atoms: Tensor) -> tuple[Tensor, Tensor]: ...
 def largest_eigenvalue_bound(gram: Any) -> Any: ...
 def project_atoms(
-    atoms: Tensor, *, atom_norm: Literal["unit", "ball", None] = "unit", positive: bool = False
+    atoms: Tensor,
+    *,
+    atom_norm: Literal["unit", "ball", None] = "unit",
+    positive: bool = False,
+    rank: Literal[1, None] | None = None,
 ) -> Tensor: ...

@@ -43,9 +43,9 @@ def map_directions(maps):  # (k, c) -> (c, min(k, c))
     return torch.linalg.qr(maps.mT).Q
 
 
-def combine_channels(x, directions):  # (..., c, *size), (c, k) -> (..., k, *size)
-    """Return combinations of the channels, the axis before the axes of an atom's kernel."""
-    return torch.tensordot(directions.to(x).mT, x, dims=([1], [0]))
+def combine_channels(x, directions):  # (n, c, *size), (c, k) -> (n, k, *size)
+    """Return combinations of the channels."""
+    return torch.einsum("ck,nc...->nk...", directions.to(x), x)
 
 
 def spread_channels(atoms, directions):  # (p, k, *kernel), (c, k) -> (p, c, *kernel)

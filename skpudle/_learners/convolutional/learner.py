@@ -15,10 +15,10 @@ from skpudle._data.arrays import (
     unit_of,
 )
 from skpudle._data.images import (
+    check_atoms_fit,
     check_gaps,
     covering_positions,
     sizes,
-    warn_of_lines,
 )
 from skpudle._data.noise import Noise
 from skpudle._data.training_images import Cropping, Geometry, TrainingImages
@@ -129,8 +129,9 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                 )
             raise ValueError(
                 f"Images have {images.n_channels} channels, but {type(self).__name__} was fitted "
-                f"on {n_channels}; the last axis is that of channels. If it is 1, pass the "
-                "channels of an image as a list of grey ones, list(np.moveaxis(image, -1, 0))."
+                f"on {n_channels}; channels are the {'first' if self.channels_first else 'last'} "
+                "axis of an image. Pass images with the same channels; if it was fitted on 1, the "
+                "channels as a list of grey images, list(np.moveaxis(image, -1, 0))."
             )
         return images
 
@@ -183,7 +184,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             images = self._read_known(X, **gaps).map(lambda x: x.to(dtype))
         else:
             images = images_of(self, X, resolve_device(self.device, _first(X)), **gaps)
-            warn_of_lines(images, self._kernel)
+            check_atoms_fit(images, self._kernel)
         targets = targets_of(self, y, images)
         check_gaps(images.tensors, self._kernel, self._stride)
         same = images.kind != "list"
@@ -230,10 +231,12 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         if decides and resumes:
             n_components = run.recorder.n_rows
         given = self._loss(), baseline(self._loss(), images)
-        directions = None if run is None else self._directions(plan, images, n_components)
+        directions = None
+        if self.rank is not None and run is not None:
+            directions = self._directions(plan, images, n_components)
         seen = images
         if directions is not None:
-            seen = images.mapped(partial(combine_channels, directions=directions))
+            seen = images.mapped(lambda image: combine_channels(image[None], directions)[0])
         shape = n_components, seen.images[0].shape[0], *self._kernel
         atoms = initial_atoms(seen, start_of(self), shape, generator, *given)
         atoms = project_atoms(atoms.contiguous(), atom_norm=self.atom_norm)
@@ -320,7 +323,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         """Return the combinations of channels that a search for atoms of rank one looks at."""
         complete = images.masks is None and self._loss().is_quadratic
         n_channels = len(images.images[0])
-        if self.rank is None or not (plan.searches and complete) or n_channels <= n_components:
+        if not (plan.searches and complete) or n_channels <= n_components:
             return None
         return principal_directions(self._pieces(images)[0].moments(), n_components)
 

@@ -31,7 +31,14 @@ from skpudle._learners.models import (
 from skpudle._precision import as_scalars, in_own_precision
 from skpudle._training.messages import warn_of_step
 from skpudle.encoding import default_step, threshold_levels, unfold
-from skpudle.operators import ConvDictionary, ConvLayers, atom_norms, project_atoms
+from skpudle.operators import (
+    ConvDictionary,
+    ConvLayers,
+    atom_norms,
+    factor_atoms,
+    project_atoms,
+)
+from skpudle.search import combine_channels, map_directions
 
 __all__ = ["ConvModel", "ConvNetwork", "RowLayout", "all_shifts"]
 
@@ -225,6 +232,20 @@ class ConvNetwork:
     def with_grids(self, shifts, room):
         """Return the same network for other grids."""
         return replace(self, shifts=shifts, room=room)
+
+    def of_maps(self):  # -> ConvNetwork, (n_channels, k) or None
+        """Return the same network for combinations of channels by the maps of atoms of rank one.
+
+        Correlations with such atoms, and so codes, are equal. None: the atoms use all channels.
+        """
+        maps, _ = factor_atoms(self.atoms)
+        directions = map_directions(maps)
+        atoms = combine_channels(self.atoms, directions)
+        if directions.shape[1] == len(directions) or not torch.allclose(
+            atom_norms(atoms).flatten(), atom_norms(self.atoms).flatten()
+        ):
+            return self, None
+        return replace(self, parameters=self.parameters._replace(atoms=atoms)), directions
 
     def encode(self, x, *, mask=None, noise_std=None):
         """Return code maps, (n, n_components, *positions).

@@ -58,6 +58,7 @@ CONSTRAINTS = GradientLearner._parameter_constraints | {
     "n_train_shifts": [_COUNT],
     "shift_average": ["boolean"],
     "image_shape": [tuple, list, None],
+    "channels_first": ["boolean"],
     "optimizer": [StrOptions({"adam", "sgd"}), type],
     "max_iter": [_COUNT, StrOptions({"auto"})],
     "dict_init": [StrOptions({"auto", "search", "random", "data", "dct"}), "array-like"],
@@ -154,8 +155,8 @@ def check_conv_parameters(learner, kernel, stride):
         )
     if learner.rank is not None and learner.separate_atoms:
         raise ValueError(
-            f"separate_atoms={learner.separate_atoms!r} are free of constraints, but rank=1 asks for "
-            "atoms that are maps times waveforms. Pass separate_atoms=None or rank=None."
+            f"separate_atoms={learner.separate_atoms!r} are free of constraints, but rank=1 asks "
+            "for atoms that are maps times waveforms. Pass separate_atoms=None or rank=None."
         )
     if Noise.of(learner.noise_std).is_range and learner.learn_threshold is None:
         raise ValueError(
@@ -214,6 +215,7 @@ def largest_of(learner):  # -> float or None
 
 def _reading(learner):
     options = dict(image_shape=learner.image_shape, largest=largest_of(learner))
+    options |= dict(channels_first=learner.channels_first)
     return options | {"estimator": learner}
 
 

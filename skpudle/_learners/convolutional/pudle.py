@@ -21,7 +21,7 @@ from skpudle._learners.convolutional.parameters import (
 )
 from skpudle._learners.score import deviance_of_pixels, sums_of
 from skpudle._training.messages import warn_of_l0
-from skpudle.search import choose_coding, coding_of_l0, judged_rows
+from skpudle.search import choose_coding, coding_of_l0, combine_channels, judged_rows
 
 __all__ = ["ConvPUDLEDictionaryLearning"]
 
@@ -155,6 +155,11 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         Shape of the image in a row of two-dimensional input, with channels last if there are any;
         by default a row is a line.
 
+    channels_first : bool, default=False
+        Whether channels are the first axis of a signal or image, (n, n_channels, length) as in
+        recordings of EEG; (n_channels, length) is then one recording. Reconstructions have them
+        there, too, and channels stay the last axis of ``components_``, atoms the last of codes.
+
     optimizer : {"adam", "sgd"} or subclass of torch.optim.Optimizer, default="adam"
         How the gradient changes the atoms.
 
@@ -201,8 +206,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         With ``rank=1``, the maps over the channels, with the norms of the atoms.
 
     temporal_components_ : ndarray of shape (n_components, length)
-        With ``rank=1``, the waveforms, of norm 1, whose largest excursion is positive. (For pictures
-        their shape is ``atom_shape``.)
+        With ``rank=1``, the waveforms, of norm 1, whose largest excursion is positive. For pictures
+        their shape is (n_components, height, width).
 
     analysis_components_, decoder_components_ : ndarray of that shape
         Separate atoms, if ``separate_atoms`` asks for them. If every unfolding has its own,
@@ -279,9 +284,9 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
 
     Input is an array (n_images, height, width[, n_channels]) or, where ``atom_shape`` is one
     number, (n_signals, length[, n_channels]); or a list of images of different sizes; or rows.
-    Two-dimensional input always means rows. Unsigned integers become fractions of their largest
-    value, except in rows. If atoms do not cover an image exactly, `transform` and training extend
-    it by zeros at its ends, `denoise` by reflection.
+    Two-dimensional input means rows, unless ``channels_first``. Unsigned integers become fractions
+    of their largest value, except in rows. If atoms do not cover an image exactly, `transform` and
+    training extend it by zeros at its ends, `denoise` by reflection.
 
     NaN, or a masked value of a masked array, is a missing pixel of `fit`, `partial_fit` and
     `transform`, which is ignored; `inverse_transform` fills it. Several grids, atoms of each
@@ -342,6 +347,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         n_train_shifts=1,
         shift_average=False,
         image_shape=None,
+        channels_first=False,
         optimizer="adam",
         learning_rate=1e-3,
         optimizer_params=None,
@@ -378,6 +384,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         self.n_train_shifts = n_train_shifts
         self.shift_average = shift_average
         self.image_shape = image_shape
+        self.channels_first = channels_first
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.optimizer_params = optimizer_params
@@ -456,14 +463,23 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             n_features_out) for rows, a list of maps for a list.
         """
         images, network = self._read_and_build(X, allow_nan=self._allows_nan())
-        codes = []
-        for x in images.tensors:
-            x, mask = split_gaps(x, len(self._kernel))
-            parts = _parts(self._cover(x))
-            masks = [None] * len(parts) if mask is None else _parts(self._cover(mask, 1.0))
-            pairs = zip(parts, masks, strict=True)
-            codes.append(torch.cat([network.encode(part, mask=known) for part, known in pairs]))
+        codes = [self._encode(network, x) for x in images.tensors]
         return images.hand_back(codes, channels=True)
+
+    def _encode(self, network, x):  # (n, n_channels, *size) -> (n, n_components, *positions)
+        x, mask = split_gaps(x, len(self._kernel))
+        if mask is not None:
+            pairs = zip(*(_parts(self._cover(t, end)) for t, end in ((x, 0.0), (mask, 1.0))))
+            return torch.cat([network.encode(part, mask=known) for part, known in pairs])
+        directions, short = None, network
+        if self.rank is not None and network.parameters.intercept is None:
+            short, directions = network.of_maps()
+        codes = []
+        for part in _parts(x):
+            noise_std = network.noise_of(part)
+            part = part if directions is None else combine_channels(part, directions)
+            codes.append(short.encode(self._cover(part), noise_std=noise_std))
+        return torch.cat(codes)
 
     def _cover(self, x, end=0.0):  # (..., *size) -> extended to a size that atoms cover
         size = x.shape[-len(self._kernel) :]
@@ -511,7 +527,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
                 x = x[(..., *(slice(n) for n in size))]
             images.append(as_images(self, x))
         channels = self.components_.ndim == len(self._kernel) + 2
-        return codes.hand_back(images, channels=channels)
+        first = self.channels_first
+        return codes.hand_back(images, channels=channels, channels_first=first)
 
     @torch.no_grad()
     def denoise(self, X, *, noise_std=None):
@@ -554,7 +571,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         """
         self._check_known()
         of_rows = getattr(self, "n_features_in_", None) is not None
-        if not of_rows and is_one_image(X, len(self._kernel)):
+        if not (of_rows or self.channels_first) and is_one_image(X, len(self._kernel)):
             return self.denoise([X], noise_std=noise_std)[0]
         images, network = self._read_and_build(X, colours=True)
         levels = Noise.of(self.noise_std).levels(noise_std, images)
@@ -564,7 +581,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             for x, level in zip(images.tensors, levels, strict=True)
         ]
         pixels = largest_of(self) is None  # counts are none
-        return images.hand_back([as_images(self, x) for x in denoised], pixels=pixels)
+        options = dict(pixels=pixels, channels_first=self.channels_first)
+        return images.hand_back([as_images(self, x) for x in denoised], **options)
 
     def _denoise(self, network, x, noise_std):
         parts = _parts(x)

@@ -16,14 +16,12 @@ __all__ = ["Pieces", "as_pictures", "patches_by_energy", "search_problem"]
 _PIXELS = 2**14
 
 
-def _piece(sizes, kernel, stride):  # -> tuple, the size of pieces of images of these sizes
+def _windows(images, kernel, stride):  # -> list of (number of an image, slices of its axes)
+    """Return pieces of one size, which atoms cover exactly, and which cover all images."""
     side = round(_PIXELS ** (1 / len(kernel)))
-    smallest = (min(axis) for axis in zip(*sizes, strict=True))
+    smallest = (min(axis) for axis in zip(*(image.shape[1:] for image in images), strict=True))
     axes = zip(smallest, kernel, stride, strict=True)
-    return tuple(k + s * ((max(k, min(n, max(side, 4 * k))) - k) // s) for n, k, s in axes)
-
-
-def _windows(images, size):  # -> list of (number of an image, slices of its axes)
+    size = [k + s * ((max(k, min(n, max(side, 4 * k))) - k) // s) for n, k, s in axes]
     windows = []
     for number, image in enumerate(images):
         axes = []
@@ -48,14 +46,11 @@ class Pieces:
 
     def __init__(self, images, kernel, stride):
         self._images, self._unit = images, 1.0
-        self._all = _windows(images, _piece([image.shape[1:] for image in images], kernel, stride))
+        self._all = _windows(images, kernel, stride)
 
     def __iter__(self):
         """Yield the pieces, of shape (n_channels, *size)."""
         return (self._images[i][(..., *window)] for i, window in self._all)
-
-    def __len__(self):
-        return len(self._all)
 
     def of_rows(self, rows):
         """Return the pieces with these numbers."""
@@ -80,8 +75,9 @@ class Pieces:
 
     def combined(self, directions):  # -> (n, n_directions, height, width)
         """Return the pieces as pictures with combinations of their channels."""
-        combined = [combine_channels(piece.double().cpu(), directions) for piece in self]
-        return as_pictures(torch.stack(combined)) / self._unit
+        pieces = (piece[None].double().cpu() for piece in self)
+        combined = torch.cat([combine_channels(piece, directions) for piece in pieces])
+        return as_pictures(combined) / self._unit
 
     def products(self, sources):  # (n, k, height, width) -> (k, n_channels)
         """Return products of sources and pieces, summed over places and pieces."""
