@@ -33,23 +33,73 @@ _ROUNDS, _STILL = (1, 3), 1e-3
 _EPOCHS, _EPOCHS_OF_CODES = 10, 4
 
 
-def principal_directions(moments, n_directions):  # (c, c) -> (c, n_directions)
-    """Return the orthonormal combinations of channels with the most energy."""
+def principal_directions(moments, n_directions):
+    """Return the orthonormal combinations of channels with the most energy.
+
+    Parameters
+    ----------
+    moments : Tensor of shape (n_channels, n_channels)
+        Sums of products of channels.
+    n_directions : int
+        Number of combinations.
+
+    Returns
+    -------
+    Tensor of shape (n_channels, n_directions)
+        The combinations.
+    """
     return torch.linalg.eigh(moments).eigenvectors[:, -n_directions:]
 
 
-def map_directions(maps):  # (k, c) -> (c, min(k, c))
-    """Return an orthonormal basis of combinations of channels that contains the maps."""
+def map_directions(maps):
+    """Return orthonormal combinations of channels whose span contains maps.
+
+    Parameters
+    ----------
+    maps : Tensor of shape (n_components, n_channels)
+        Maps.
+
+    Returns
+    -------
+    Tensor of shape (n_channels, min(n_components, n_channels))
+        The combinations.
+    """
     return torch.linalg.qr(maps.mT).Q
 
 
-def combine_channels(x, directions):  # (n, c, *size), (c, k) -> (n, k, *size)
-    """Return combinations of the channels."""
+def combine_channels(x, directions):
+    """Return combinations of channels.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n, n_channels, *size)
+        Signals, images or atoms.
+    directions : Tensor of shape (n_channels, n_directions)
+        Combinations.
+
+    Returns
+    -------
+    Tensor of shape (n, n_directions, *size)
+        The combinations, in the dtype of ``x``.
+    """
     return torch.einsum("ck,nc...->nk...", directions.to(x), x)
 
 
-def spread_channels(atoms, directions):  # (p, k, *kernel), (c, k) -> (p, c, *kernel)
-    """Return atoms of combinations of channels as atoms of the channels; None: of all channels."""
+def spread_channels(atoms, directions):
+    """Return atoms of combinations of channels as atoms of all channels.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_directions, *kernel)
+        Atoms.
+    directions : Tensor of shape (n_channels, n_directions) or None
+        Combinations. None: the atoms have all channels.
+
+    Returns
+    -------
+    Tensor of shape (n_components, n_channels, *kernel)
+        Atoms.
+    """
     return atoms if directions is None else torch.einsum("ck,pk...->pc...", directions, atoms)
 
 

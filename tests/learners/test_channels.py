@@ -37,9 +37,7 @@ def assert_products(learner):
     maps, waveforms = learner.spatial_components_, learner.temporal_components_
     products = np.einsum("kc,kt->ktc", maps, waveforms)
     accuracy = 1e-6 if learner.components_.dtype == np.float32 else 1e-12
-    np.testing.assert_allclose(
-        products, learner.components_.reshape(products.shape), atol=accuracy
-    )
+    np.testing.assert_allclose(products, learner.components_.reshape(products.shape), atol=accuracy)
     np.testing.assert_allclose(np.linalg.norm(waveforms, axis=1), 1, atol=accuracy)
     assert (waveforms.max(1) == np.abs(waveforms).max(1)).all()
 

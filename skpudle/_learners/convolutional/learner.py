@@ -34,7 +34,13 @@ from skpudle._learners.convolutional.parameters import (
     stride_of,
     targets_of,
 )
-from skpudle._learners.convolutional.search import Pieces, as_pictures, search_problem
+from skpudle._learners.convolutional.search import (
+    Pieces,
+    as_pictures,
+    products_of,
+    search_problem,
+    windows_of,
+)
 from skpudle._learners.convolutional.values import (
     auto_penalty,
     baseline,
@@ -56,12 +62,9 @@ from skpudle.search import (
     hold_out,
     is_done,
     penalty_path,
-    principal_directions,
-    refine_products,
     refit_atoms,
     searched,
     spread_channels,
-    spread_rows,
     try_sizes,
 )
 
@@ -232,8 +235,9 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             n_components = run.recorder.n_rows
         given = self._loss(), baseline(self._loss(), images)
         directions = None
-        if self.rank is not None and run is not None:
-            directions = self._directions(plan, images, n_components)
+        complete = images.masks is None and given[1] is None
+        if self.rank is not None and run is not None and plan.searches and complete:
+            directions = self._pieces(images)[0].principal_directions(n_components)
         seen = images
         if directions is not None:
             seen = images.mapped(lambda image: combine_channels(image[None], directions)[0])
@@ -296,7 +300,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         state = run.search(problem, as_pictures(atoms), of_state)
         found = inside(state)
         if self.rank is not None:
-            refine = partial(self._refine_products, problem, state, images, directions)
+            refine = partial(products_of, problem, state, self._pieces(images)[0], directions)
             found = run.make_step("maps and waveforms", refine, partial(of_state, state))
         elif state.is_unbiased:
             refit = partial(refit_atoms, searched(problem, state), *state.found)
@@ -319,25 +323,10 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         model = replace(model, search_alpha=state.alpha * unit, penalty_path=path)
         return model, rows
 
-    def _directions(self, plan, images, n_components):  # -> Tensor (n_channels, k) or None
-        """Return the combinations of channels that a search for atoms of rank one looks at."""
-        complete = images.masks is None and self._loss().is_quadratic
-        n_channels = len(images.images[0])
-        if not (plan.searches and complete) or n_channels <= n_components:
-            return None
-        return principal_directions(self._pieces(images)[0].moments(), n_components)
-
-    def _refine_products(self, problem, state, images, directions):  # -> (p, n_channels, h, w)
-        """Return the atoms of rank one next to the atoms of a search."""
-        rows = spread_rows(len(problem.x), -(-len(problem.x) // state.stride))
-        pieces, unit = self._pieces(images)[0].of_rows(rows), problem.unit
-        part = replace(problem.of_rows(rows), alpha=state.alpha)
-        return refine_products(part, state.found[0], pieces.scaled(unit), directions)
-
     def _pieces(self, images):  # -> Pieces, and masks of the images
         pictures = images.targets or images.images
         masks = None if images.targets else images.masks
-        return Pieces(pictures, self._kernel, self._stride), masks
+        return Pieces(pictures, windows_of(pictures, self._kernel, self._stride)), masks
 
     def _problem(self, images, alpha, intercept=None):  # -> ConvProblem
         pieces, masks = self._pieces(images)

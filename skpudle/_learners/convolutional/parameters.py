@@ -289,6 +289,8 @@ class ConvPlan(Plan):
             yield ("lambda_decay",), "shrinkage='soft'"
         elif given.alpha == 0 and not given.learn_threshold:
             yield ("lambda_decay",), "a positive alpha"
+        if len(data.samples.images[0]) == 1:
+            yield ("rank",), "signals with more than one channel"
         if given.loss != "binomial":
             yield ("n_trials",), "loss='binomial'"
         if max(stride_of(given)) == 1:

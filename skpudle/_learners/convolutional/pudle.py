@@ -1,5 +1,6 @@
 """Convolutional dictionaries of images and signals, and denoising by them."""
 
+from functools import partial
 from math import inf, log10, prod
 from numbers import Real
 
@@ -31,6 +32,15 @@ _PIXELS = 2**17
 
 def _parts(x):  # (n, ...) -> tensors of some images each
     return x.split(max(1, _PIXELS // prod(x.shape[2:])))
+
+
+def _covered(x, kernel, stride, end=0.0):  # (..., *size) -> extended to a size that atoms cover
+    size = x.shape[-len(kernel) :]
+    positions = covering_positions(size, kernel, stride)
+    axes = zip(size, kernel, stride, positions, strict=True)
+    missing = [k + s * (h - 1) - n for n, k, s, h in axes]
+    ends = [n for m in reversed(missing) for n in (0, m)]
+    return torch.nn.functional.pad(x, ends, value=end) if any(ends) else x
 
 
 class ConvPUDLEDictionaryLearning(ConvLearner):
@@ -467,9 +477,10 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         return images.hand_back(codes, channels=True)
 
     def _encode(self, network, x):  # (n, n_channels, *size) -> (n, n_components, *positions)
+        cover = partial(_covered, kernel=self._kernel, stride=self._stride)
         x, mask = split_gaps(x, len(self._kernel))
         if mask is not None:
-            pairs = zip(*(_parts(self._cover(t, end)) for t, end in ((x, 0.0), (mask, 1.0))))
+            pairs = zip(_parts(cover(x)), _parts(cover(mask, end=1.0)), strict=True)
             return torch.cat([network.encode(part, mask=known) for part, known in pairs])
         directions, short = None, network
         if self.rank is not None and network.parameters.intercept is None:
@@ -478,16 +489,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         for part in _parts(x):
             noise_std = network.noise_of(part)
             part = part if directions is None else combine_channels(part, directions)
-            codes.append(short.encode(self._cover(part), noise_std=noise_std))
+            codes.append(short.encode(cover(part), noise_std=noise_std))
         return torch.cat(codes)
-
-    def _cover(self, x, end=0.0):  # (..., *size) -> extended to a size that atoms cover
-        size = x.shape[-len(self._kernel) :]
-        positions = covering_positions(size, self._kernel, self._stride)
-        axes = zip(size, self._kernel, self._stride, positions, strict=True)
-        missing = [k + s * (h - 1) - n for n, k, s, h in axes]
-        ends = [n for m in reversed(missing) for n in (0, m)]
-        return torch.nn.functional.pad(x, ends, value=end)
 
     @torch.no_grad()
     def inverse_transform(self, X):
@@ -722,11 +725,12 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     @torch.no_grad()
     def _explained(self, images, network):
         loss, deviance = self._loss(), 0.0
+        cover = partial(_covered, kernel=self._kernel, stride=self._stride)
         n_channels = network.atoms.shape[1]
         for x in images.tensors:
-            known = self._cover(torch.ones_like(x[0, 0]))
+            known = cover(torch.ones_like(x[0, 0]))
             x = x.reshape(-1, n_channels, *x.shape[2:])  # channels are images of grey atoms
-            for part in _parts(self._cover(x)):
+            for part in _parts(cover(x)):
                 deviance += deviance_of_pixels(loss, network, part, known)
         pixels = torch.cat([x.transpose(0, 1).flatten(1).mT for x in images.tensors])
         total = sums_of(loss, Samples(pixels)).deviance(loss)

@@ -1,6 +1,6 @@
 """The search for atoms of images: pieces of images as a problem, and initial patches."""
 
-from copy import copy
+from dataclasses import replace
 from itertools import product
 from math import ceil
 
@@ -8,15 +8,28 @@ import numpy as np
 import torch
 
 from skpudle.operators import atom_norms
-from skpudle.search import ConvProblem, combine_channels
+from skpudle.search import (
+    ConvProblem,
+    combine_channels,
+    principal_directions,
+    refine_products,
+    spread_rows,
+)
 
-__all__ = ["Pieces", "as_pictures", "patches_by_energy", "search_problem"]
+__all__ = [
+    "Pieces",
+    "as_pictures",
+    "patches_by_energy",
+    "products_of",
+    "search_problem",
+    "windows_of",
+]
 
 # pixels of a piece: its correlations with some atoms stay in a cache
 _PIXELS = 2**14
 
 
-def _windows(images, kernel, stride):  # -> list of (number of an image, slices of its axes)
+def windows_of(images, kernel, stride):  # -> list of (number of an image, slices of its axes)
     """Return pieces of one size, which atoms cover exactly, and which cover all images."""
     side = round(_PIXELS ** (1 / len(kernel)))
     smallest = (min(axis) for axis in zip(*(image.shape[1:] for image in images), strict=True))
@@ -40,38 +53,34 @@ class Pieces:
     ----------
     images : list of Tensor of shape (n_channels, *size)
         Images; no piece is copied before it is used.
-    kernel, stride : tuple of int
-        Size and distance of atoms, which cover a piece exactly.
+    windows : list of (int, tuple of slice)
+        The number of an image and a part of it, for each piece.
+    unit : float, default=1.0
+        Divisor of combinations and products.
     """
 
-    def __init__(self, images, kernel, stride):
-        self._images, self._unit = images, 1.0
-        self._all = _windows(images, kernel, stride)
+    def __init__(self, images, windows, unit=1.0):
+        self._images, self._windows, self._unit = images, windows, unit
 
     def __iter__(self):
         """Yield the pieces, of shape (n_channels, *size)."""
-        return (self._images[i][(..., *window)] for i, window in self._all)
+        return (self._images[i][(..., *window)] for i, window in self._windows)
 
-    def of_rows(self, rows):
-        """Return the pieces with these numbers."""
-        some = copy(self)
-        some._all = [self._all[i] for i in rows.tolist()]
-        return some
-
-    def scaled(self, unit):
-        """Return the pieces divided by a number."""
-        some = copy(self)
-        some._unit = unit
-        return some
+    def part(self, rows, unit):
+        """Return the pieces with these numbers, divided by a unit."""
+        return Pieces(self._images, [self._windows[i] for i in rows.tolist()], unit)
 
     def stacked(self, images=None):  # -> (n, n_channels, *size)
         """Return the pieces of the images, or of ``images`` of the same sizes."""
         images = self._images if images is None else images
-        return torch.stack([images[i][(..., *window)] for i, window in self._all])
+        return torch.stack([images[i][(..., *window)] for i, window in self._windows])
 
-    def moments(self):  # -> (n_channels, n_channels)
-        """Return the sums of products of channels."""
-        return sum(x @ x.mT for x in (piece.double().flatten(1).cpu() for piece in self))
+    def principal_directions(self, n):  # -> (n_channels, n), or None if there are no more channels
+        """Return the combinations of channels with the most energy."""
+        if len(self._images[0]) <= n:
+            return None
+        flat = (piece.double().flatten(1).cpu() for piece in self)
+        return principal_directions(sum(x @ x.mT for x in flat), n)
 
     def combined(self, directions):  # -> (n, n_directions, height, width)
         """Return the pieces as pictures with combinations of their channels."""
@@ -122,6 +131,25 @@ def search_problem(x, mask, kernel, stride, *, alpha, positive_code, unit):
         mask=None if mask is None else as_pictures(mask),
         unit=unit,
     )
+
+
+def products_of(problem, state, pieces, directions):  # -> (n_components, n_channels, h, w)
+    """Return the atoms of rank one next to the atoms of a search.
+
+    Parameters
+    ----------
+    problem : ConvProblem
+        The problem of the search.
+    state : SearchState
+        Its last state.
+    pieces : Pieces
+        The images in all channels.
+    directions : Tensor of shape (n_channels, n_directions) or None
+        The combinations of channels that the problem has.
+    """
+    rows = spread_rows(len(problem.x), -(-len(problem.x) // state.stride))
+    part = replace(problem.of_rows(rows), alpha=state.alpha)
+    return refine_products(part, state.found[0], pieces.part(rows, problem.unit), directions)
 
 
 def patches_by_energy(images, shape, n_components, generator):
