@@ -16,6 +16,7 @@ from skpudle import checkpoint as checkpoint
 from skpudle import datasets as datasets
 from skpudle import diagnostics as diagnostics
 from skpudle import encoding as encoding
+from skpudle import events as events
 from skpudle import gradients as gradients
 from skpudle import images as images
 from skpudle import initialization as initialization

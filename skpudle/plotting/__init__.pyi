@@ -17,6 +17,7 @@ __all__ = [
     "RecoveryDisplay",
     "SizePathDisplay",
     "StabilityDisplay",
+    "WaveformsDisplay",
 ]
 
 class ActivationsDisplay:
@@ -269,3 +270,26 @@ class StabilityDisplay:
         ax: Any = None,
     ) -> StabilityDisplay: ...
     def plot(self, *, ax: Any = None, **line_kwargs: Any) -> StabilityDisplay: ...
+
+class WaveformsDisplay:
+    axes_: Any
+    figure_: Any
+    maps_: Any
+    lines_: Any
+    def __init__(self, maps: NDArray[Any], waveforms: NDArray[Any], names: Any = None) -> None: ...
+    @classmethod
+    def from_estimator(
+        cls, estimator: Any, *, atoms: Any = None, **plot_params: Any
+    ) -> WaveformsDisplay: ...
+    @classmethod
+    def from_factors(
+        cls, maps: ArrayLike, waveforms: ArrayLike, *, names: Any = None, **plot_params: Any
+    ) -> WaveformsDisplay: ...
+    def plot(
+        self,
+        *,
+        channel_names: Any = None,
+        positions: ArrayLike | None = None,
+        sampling_rate: float | None = None,
+        **line_kwargs: Any,
+    ) -> WaveformsDisplay: ...
