@@ -33,6 +33,9 @@ __all__ = [
 # on the noise, as of the paper's denoiser: 0.16 for 25 / 255
 _ALPHA, _NOISE = 0.1, 1.6
 
+# Places of an atom along the last axis of an image whose correlations are held at a time.
+_PLACES = 2**14
+
 # attributes of separate atoms, in the order of `ConvParameters`
 _SEPARATE_ATOMS = (
     "components_",
@@ -312,7 +315,14 @@ def auto_penalty(images, atoms, noise_std, loss, intercept):
         return _NOISE * noise_std
     dictionary, noise = ConvDictionary(atoms, images.stride), noise_of(loss, intercept)
     seen = responses(loss, map(images.covered, images.images), intercept)
-    largest = torch.stack([dictionary.analysis(image[None]).abs().max() for image in seen])
+    k, s = atoms.shape[-1], images.stride[-1]
+
+    def largest_of(image):
+        starts = range(0, max(image.shape[-1] - k + s, 1), _PLACES * s)
+        parts = (image[..., start : start + (_PLACES - 1) * s + k] for start in starts)
+        return torch.stack([dictionary.analysis(part[None]).abs().max() for part in parts]).max()
+
+    largest = torch.stack([largest_of(image) for image in seen])
     largest = largest[largest > 0]
     alpha = _ALPHA * (float(largest.median()) if len(largest) else 1.0)
     if intercept is None:
