@@ -5,8 +5,8 @@ Find sources in recordings of many sensors
 Maps over 60 sensors, waveforms and the times of events come from the recording alone.
 
 A source has a fixed map over the sensors and a waveform that repeats. With ``rank=1`` the atoms of
-:class:`~skpudle.ConvPUDLEDictionaryLearning` are products of both. The recording is simulated: three
-sources, and noise with as much energy as they have.
+:class:`~skpudle.ConvPUDLEDictionaryLearning` are products of both. The recording is simulated:
+three sources, and noise with as much energy as they have.
 """
 
 import matplotlib.pyplot as plt
@@ -20,8 +20,8 @@ rng = np.random.default_rng(0)
 RATE, SECONDS, LENGTH = 150, 60, 60
 
 # %%
-# Sensors on a disc, maps with two poles, and three waveforms of 0.4 seconds: three arches, a spike with
-# a slow wave, and a spindle.
+# Sensors on a disc, maps with two poles, and three waveforms of 0.4 seconds: arches, a spike with a
+# slow wave, and a spindle.
 
 radius, angle = np.sqrt(np.linspace(0.02, 1, 60)), 2.4 * np.arange(60)
 positions = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)

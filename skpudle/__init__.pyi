@@ -95,6 +95,7 @@ class ConvPUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
     noise_std_: float
     search_alpha_: float
     step_size_: float
+    channel_noise_: NDArray[Any]
     peak_: float
     intercept_: NDArray[Any]
     n_components_: Any
@@ -137,6 +138,7 @@ class ConvPUDLEDictionaryLearning(BaseEstimator, TransformerMixin):
         shift_average: bool = False,
         image_shape: tuple[int, ...] | None = None,
         channels_first: bool = False,
+        channel_noise: Literal["equal", "auto"] | ArrayLike = "equal",
         optimizer: Any = "adam",
         learning_rate: float = 0.001,
         optimizer_params: dict[str, Any] | None = None,

@@ -185,10 +185,14 @@ def initial_kernels(images, shape, n_components, method, generator):
 
 
 class Geometry(NamedTuple):
-    """Shape of the training images that a learner keeps: common size, if any, and channels."""
+    """Shape of the training images that a learner keeps: common size, if any, and channels.
+
+    ``channel_noise``, of shape (n_channels,), has the units of channels, in which images are.
+    """
 
     image_size: tuple[int, ...] | None
     channel_axis: bool
+    channel_noise: torch.Tensor | None = None
 
 
 class Cropping(NamedTuple):

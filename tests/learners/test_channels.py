@@ -195,3 +195,65 @@ def test_other_channels_than_fitted_are_refused():
     learner = learner_of(channels_first=True).fit(np.moveaxis(signals, 2, 1))
     with pytest.raises(ValueError, match="150 channels, but .* on 6; channels are the first axis"):
         learner.transform(signals)
+
+
+# ---------------------------------------------------------------- unequal noise
+
+
+@pytest.mark.parametrize("rank", [None, 1])
+def test_units_of_the_noise_are_units_of_the_data_divided_by_it(rank):
+    """Atoms and reconstructions go back to the units of the data; codes have none."""
+    signals, _, _ = planted(n_channels=4)
+    noise = np.array([0.5, 1.0, 2.0, 4.0])
+    plain = learner_of(rank=rank).fit(signals)
+    scaled = learner_of(rank=rank, channel_noise=noise).fit(signals * noise)
+    np.testing.assert_array_equal(scaled.channel_noise_, noise)
+    np.testing.assert_allclose(scaled.components_, plain.components_ * noise, atol=1e-10)
+    codes, expected = scaled.transform(signals * noise), plain.transform(signals)
+    np.testing.assert_allclose(codes, expected, atol=1e-8)
+    reconstruction = plain.inverse_transform(expected) * noise
+    np.testing.assert_allclose(scaled.inverse_transform(codes), reconstruction, atol=1e-8)
+    assert scaled.score(signals * noise) == pytest.approx(plain.score(signals))
+    if rank:
+        maps = plain.spatial_components_ * noise
+        np.testing.assert_allclose(scaled.spatial_components_, maps, atol=1e-10)
+        assert_products(scaled)
+
+
+def test_estimated_noise_follows_the_noise_of_each_channel():
+    rng = np.random.default_rng(0)
+    noise = np.array([0.3, 1.0, 3.0])
+    X = noise * rng.normal(size=(5, 400, 3))
+    X[0, 50:60] = np.nan
+    learner = learner_of(channel_noise="auto").fit(X)
+    np.testing.assert_allclose(learner.channel_noise_, noise, rtol=0.1)
+    constant = X.copy()
+    constant[..., 0] = 0
+    floor = learner_of(channel_noise="auto").fit(constant).channel_noise_
+    np.testing.assert_allclose(floor[0], 0.1 * np.median(floor))
+
+
+def test_training_goes_on_in_units_of_the_noise():
+    signals, _, _ = planted(n_channels=3)
+    noise = np.array([0.5, 1.0, 2.0])
+    params = dict(gradient="dec", max_iter=2, tol=None)
+    plain = learner_of(**params).fit(signals).partial_fit(signals)
+    scaled = learner_of(channel_noise=noise, **params).fit(signals * noise)
+    scaled = pickle.loads(pickle.dumps(scaled)).partial_fit(signals * noise)
+    np.testing.assert_allclose(scaled.components_, plain.components_ * noise, atol=1e-8)
+    atoms = learner_of(dict_init=scaled.components_, channel_noise=noise, max_iter=1, tol=None)
+    expected = learner_of(dict_init=plain.components_, max_iter=1, tol=None).fit(signals)
+    found = atoms.fit(signals * noise).components_
+    np.testing.assert_allclose(found, expected.components_ * noise, atol=1e-8)
+    equal = scaled.set_params(channel_noise="equal").fit(signals)
+    assert not hasattr(equal, "channel_noise_")
+
+
+@pytest.mark.parametrize("noise", [[1.0, 2.0], [1.0, 0.0, 1.0], ["a", "b", "c"], [[1.0] * 3]])
+def test_noise_of_channels_is_a_positive_number_for_each(noise):
+    signals, _, _ = planted(n_channels=3)
+    with pytest.raises(ValueError, match="not one positive number for each of 3 channels. Pass"):
+        learner_of(channel_noise=noise).fit(signals)
+    for options in (dict(loss="poisson"), dict(noise_std=0.1)):
+        with pytest.raises(ValueError, match="Pass channel_noise='equal', or loss='gaussian'"):
+            learner_of(channel_noise="auto", **options).fit(np.abs(signals))

@@ -80,6 +80,7 @@ OWN = {
     NOODLDictionaryLearning: {"initial_threshold": 0.5, "threshold": 0.1},
     ConvPUDLEDictionaryLearning: {
         "atom_shape": (3, 2),
+        "channel_noise": [2.0],
         "channels_first": True,  # one image with the channels that were images
         "crop_size": 5,
         "flip": False,

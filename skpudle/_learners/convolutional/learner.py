@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 from math import frexp, prod
 
+import numpy as np
 import torch
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
@@ -28,8 +29,10 @@ from skpudle._learners.convolutional.model import ConvModel, ConvNetwork, RowLay
 from skpudle._learners.convolutional.parameters import (
     CONSTRAINTS,
     ConvPlan,
+    channel_noise_of,
     depth_of,
     images_of,
+    in_units_of,
     start_of,
     stride_of,
     targets_of,
@@ -136,7 +139,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                 "axis of an image. Pass images with the same channels; if it was fitted on 1, the "
                 "channels as a list of grey images, list(np.moveaxis(image, -1, 0))."
             )
-        return images
+        noise = getattr(self, "channel_noise_", None)
+        return images if noise is None else images.map(lambda x: in_units_of(noise, x, self))
 
     def _check_known(self):  # -> Plan
         """Raise an error unless it is fitted, with atoms of the present parameters."""
@@ -188,14 +192,18 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         else:
             images = images_of(self, X, resolve_device(self.device, _first(X)), **gaps)
             check_atoms_fit(images, self._kernel)
-        targets = targets_of(self, y, images)
+        targets, noise = targets_of(self, y, images), None
+        if not np.array_equal(self.channel_noise, "equal"):
+            noise = to_tensor(self.channel_noise_) if known else channel_noise_of(self, images)
+            images = images if known else images.map(lambda x: in_units_of(noise, x, self))
+            targets = targets and [in_units_of(noise, x, self) for x in targets]
         check_gaps(images.tensors, self._kernel, self._stride)
         same = images.kind != "list"
         image_size = tuple(images.tensors[0].shape[2:]) if same else None
         sample = TrainingImages(
             images.singles(),
             targets,
-            Geometry(image_size, images.channel_axis),
+            Geometry(image_size, images.channel_axis, noise),
             Cropping(
                 self._kernel,
                 self._stride,

@@ -480,9 +480,8 @@ class ConvModel:
         if values.step is None:  # samples have their own steps
             step = default_step(ConvDictionary(values.atoms, stride), self.encoder.loss)
             values = values._replace(step=step)
-        channel_axis, shared = self.geometry.channel_axis, self.layout.shared_threshold
-        options = dict(channel_axis=channel_axis, shared_threshold=shared, rank=self.layout.rank)
-        attributes = fitted_values(values, len(stride), **options)
+        options = dict(shared_threshold=self.layout.shared_threshold, rank=self.layout.rank)
+        attributes = fitted_values(values, len(stride), self.geometry, **options)
         alpha, debias, noise_std = self.coding or (attributes["alpha_"], self.encoder.debias, None)
         coded = {"alpha_": alpha, "debias_": debias, "noise_std_": noise_std}
         coded |= {"search_alpha_": self.search_alpha, "size_path_": as_arrays(self.size_path)}

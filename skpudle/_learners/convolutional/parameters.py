@@ -5,10 +5,13 @@ from math import inf
 from numbers import Integral, Real
 from types import SimpleNamespace
 
+import numpy as np
+import torch
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 
+from skpudle._data.arrays import to_tensor
 from skpudle._data.images import check_axes, check_sizes, read_images, read_targets, sizes
-from skpudle._data.noise import Noise
+from skpudle._data.noise import Noise, noise_of_channels
 from skpudle._learners.base import GradientLearner
 from skpudle._learners.convolutional.model import all_shifts
 from skpudle._learners.models import Decay, Encoder, fixed
@@ -20,8 +23,10 @@ __all__ = [
     "CONSTRAINTS",
     "ConvPlan",
     "as_images",
+    "channel_noise_of",
     "depth_of",
     "images_of",
+    "in_units_of",
     "largest_of",
     "searches",
     "start_of",
@@ -59,6 +64,7 @@ CONSTRAINTS = GradientLearner._parameter_constraints | {
     "shift_average": ["boolean"],
     "image_shape": [tuple, list, None],
     "channels_first": ["boolean"],
+    "channel_noise": [StrOptions({"equal", "auto"}), "array-like"],
     "optimizer": [StrOptions({"adam", "sgd"}), type],
     "max_iter": [_COUNT, StrOptions({"auto"})],
     "dict_init": [StrOptions({"auto", "search", "random", "data", "dct"}), "array-like"],
@@ -163,6 +169,12 @@ def check_conv_parameters(learner, kernel, stride):
             "Thresholds follow the noise where noise_std is a pair, and have to be learned; "
             "pass learn_threshold='unfolding', for example."
         )
+    equal_channels = np.array_equal(learner.channel_noise, "equal")
+    if not equal_channels and (learner.loss != "gaussian" or learner.noise_std != 0):
+        raise ValueError(
+            f"channel_noise={learner.channel_noise!r:.50}, but channels of counts, and of a "
+            "denoiser, have equal units. Pass channel_noise='equal', or loss='gaussian' and noise_std=0."
+        )
     if learner.loss != "gaussian":
         _check_likelihood(learner)
     if depth_of(learner) is None:
@@ -233,10 +245,37 @@ def targets_of(learner, y, images):  # -> list of (n_channels, *size), or None
     return None if targets is None else list(map(Noise.of(learner.noise_std).enter, targets))
 
 
-def as_images(learner, x):  # (..., *size) -> the same
+def as_images(learner, x):  # (..., n_channels, *size) -> the same
     """Return expected images from the network's units."""
     x = loss_named(learner.loss, learner.n_trials).mean(x)
-    return Noise.of(learner.noise_std).leave(x)
+    x, noise = Noise.of(learner.noise_std).leave(x), getattr(learner, "channel_noise_", None)
+    return x if noise is None else x / in_units_of(noise, torch.ones_like(x), learner)
+
+
+def in_units_of(noise, x, learner):  # (n_channels,), (..., n_channels, *size) -> the same
+    """Return images in units of the noise of their channels."""
+    return x / to_tensor(noise).to(x).reshape(-1, *[1] * len(sizes(learner.atom_shape, 1)))
+
+
+def channel_noise_of(learner, images):  # Images -> Tensor of shape (n_channels,)
+    """Return the noise of the channels of new images.
+
+    Raises
+    ------
+    ValueError
+        If the parameter is not one positive number for each channel.
+    """
+    given, n_channels = learner.channel_noise, images.n_channels
+    if isinstance(given, str):
+        return noise_of_channels(images.tensors)
+    noise = np.asarray(given)
+    positive = noise.dtype.kind in "iuf" and (noise > 0).all() and np.isfinite(noise).all()
+    if noise.shape != (n_channels,) or not positive:
+        raise ValueError(
+            f"channel_noise={given!r:.80} is not one positive number for each of {n_channels} "
+            "channels. Pass their standard deviations of the noise, 'auto' or 'equal'."
+        )
+    return to_tensor(noise.astype(np.float64)).to(images.tensors[0])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -170,6 +170,12 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         recordings of EEG; (n_channels, length) is then one recording. Reconstructions have them
         there, too, and channels stay the last axis of ``components_``, atoms the last of codes.
 
+    channel_noise : {"equal", "auto"} or array-like of shape (n_channels,), default="equal"
+        Standard deviation of the noise of each channel. The fit is in units of it, and so are
+        ``alpha_``, ``noise_std_`` and the norms of atoms; ``components_``, maps and reconstructions
+        are in the units of the data. "auto" estimates it from differences of neighbours. "equal":
+        all channels have the same units. Learners of counts, and denoisers, have equal channels.
+
     optimizer : {"adam", "sgd"} or subclass of torch.optim.Optimizer, default="adam"
         How the gradient changes the atoms.
 
@@ -245,6 +251,9 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
 
     step_size_ : float
         The step in use, unless every image searches for its own.
+
+    channel_noise_ : ndarray of shape (n_channels,)
+        Standard deviation of the noise of each channel, unless ``channel_noise="equal"``.
 
     peak_ : float
         Largest magnitude of a pixel in training, without the noise that training added and, with
@@ -358,6 +367,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         shift_average=False,
         image_shape=None,
         channels_first=False,
+        channel_noise="equal",
         optimizer="adam",
         learning_rate=1e-3,
         optimizer_params=None,
@@ -395,6 +405,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         self.shift_average = shift_average
         self.image_shape = image_shape
         self.channels_first = channels_first
+        self.channel_noise = channel_noise
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.optimizer_params = optimizer_params

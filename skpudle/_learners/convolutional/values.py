@@ -85,14 +85,16 @@ class ConvParameters(NamedTuple):
         return self[1:4]
 
 
-def _outside(atoms, n_axes, channel_axis):  # -> the public attribute
+def _outside(atoms, n_axes, channel_axis, noise=None):  # -> the public attribute
+    atoms = atoms if noise is None else atoms * noise.to(atoms).reshape(-1, *[1] * n_axes)
     atoms = atoms.movedim(-1 - n_axes, -1)
     return to_numpy(atoms if channel_axis else atoms[..., 0])
 
 
-def _inside(atoms, n_axes, like, *, channel_axis):  # -> (..., n_channels, *kernel)
+def _inside(atoms, n_axes, like, *, channel_axis, noise=None):  # -> (..., n_channels, *kernel)
     atoms = to_tensor(atoms).to(like)
     atoms = atoms if channel_axis else atoms[..., None]
+    atoms = atoms if noise is None else atoms / to_tensor(noise).to(like)
     return atoms.movedim(-1, -1 - n_axes).contiguous()
 
 
@@ -140,6 +142,7 @@ def known_parameters(attributes, n_axes, like):
     _check_shapes(attributes)
     n_components, n_dimensions = len(attributes["components_"]), attributes["components_"].ndim
     options = dict(n_axes=n_axes, like=like, channel_axis=n_dimensions == n_axes + 2)
+    options["noise"] = attributes.get("channel_noise_")
     atoms, *separate = (
         None if value is None else _inside(value, **options)
         for value in map(attributes.get, _SEPARATE_ATOMS)
@@ -164,15 +167,20 @@ def _threshold(alpha, *, shared):  # the public attribute
     return float(alpha.flat[0]) if shared else alpha
 
 
-def fitted_values(parameters, n_axes, *, channel_axis, shared_threshold, rank=None):
+def fitted_values(parameters, n_axes, geometry, *, shared_threshold, rank=None):
     """Return the fitted attributes of parameters, the inverse of `known_parameters`."""
     *atoms, alpha, slope, step, intercept = parameters
-    outside, in_layers = [_outside(atoms[0], n_axes, channel_axis)], atoms[-1] is not None
+    _, *how = geometry  # axis and noise of channels
+    outside, in_layers = [_outside(atoms[0], n_axes, *how)], atoms[-1] is not None
     for stack in atoms[1:]:
         part = stack if stack is None or in_layers else stack[0]
-        outside.append(None if part is None else _outside(part, n_axes, channel_axis))
-    factors = (None, None) if rank is None else map(to_numpy, factor_atoms(atoms[0]))
+        outside.append(None if part is None else _outside(part, n_axes, *how))
+    factors, noise = (None, None), geometry.channel_noise
+    if rank is not None:
+        maps, waveforms = factor_atoms(atoms[0])
+        factors = to_numpy(maps if noise is None else maps * noise.to(maps)), to_numpy(waveforms)
     return dict(zip((*_SEPARATE_ATOMS, *_FACTORS), (*outside, *factors))) | {
+        "channel_noise_": None if noise is None else to_numpy(noise),
         "alpha_": _threshold(alpha, shared=shared_threshold),
         "alpha_slope_": _threshold(slope, shared=shared_threshold),
         "step_size_": None if step is None else float(step),
@@ -271,6 +279,7 @@ def initial_atoms(images, dict_init, shape, generator, loss, intercept):
             f"{', n_channels' if channel_axis else ''}) = {expected}."
         )
     options = dict(like=images.images[0], channel_axis=channel_axis)
+    options["noise"] = images.geometry.channel_noise
     return _inside(atoms, len(kernel), **options)
 
 
@@ -317,12 +326,18 @@ def auto_penalty(images, atoms, noise_std, loss, intercept):
     seen = responses(loss, map(images.covered, images.images), intercept)
     k, s = atoms.shape[-1], images.stride[-1]
 
-    def largest_of(image):
-        starts = range(0, max(image.shape[-1] - k + s, 1), _PLACES * s)
-        parts = (image[..., start : start + (_PLACES - 1) * s + k] for start in starts)
-        return torch.stack([dictionary.analysis(part[None]).abs().max() for part in parts]).max()
-
-    largest = torch.stack([largest_of(image) for image in seen])
+    reach = (_PLACES - 1) * s + k
+    largest = torch.stack(
+        [
+            torch.stack(
+                [
+                    dictionary.analysis(image[None, ..., start : start + reach]).abs().max()
+                    for start in range(0, max(image.shape[-1] - k + s, 1), _PLACES * s)
+                ]
+            ).max()
+            for image in seen
+        ]
+    )
     largest = largest[largest > 0]
     alpha = _ALPHA * (float(largest.median()) if len(largest) else 1.0)
     if intercept is None:
