@@ -173,7 +173,8 @@ def check_conv_parameters(learner, kernel, stride):
     if not equal_channels and (learner.loss != "gaussian" or learner.noise_std != 0):
         raise ValueError(
             f"channel_noise={learner.channel_noise!r:.50}, but channels of counts, and of a "
-            "denoiser, have equal units. Pass channel_noise='equal', or loss='gaussian' and noise_std=0."
+            "denoiser, have equal units. Pass channel_noise='equal', or loss='gaussian' and "
+            "noise_std=0."
         )
     if learner.loss != "gaussian":
         _check_likelihood(learner)
