@@ -15,6 +15,7 @@ from skpudle.search._held_out import (
     hold_out,
     match_equal_rows,
 )
+from skpudle.search._level import correlation_level, search_above_noise
 from skpudle.search._maps import (
     combine_channels,
     map_directions,
@@ -68,6 +69,7 @@ __all__ = [
     "combine_channels",
     "conv_codes",
     "conv_path",
+    "correlation_level",
     "hide_in_turn",
     "hold_out",
     "is_done",
@@ -81,6 +83,7 @@ __all__ = [
     "refine_products",
     "refit_atoms",
     "search",
+    "search_above_noise",
     "searched",
     "spread_channels",
     "spread_rows",

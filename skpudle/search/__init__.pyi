@@ -30,6 +30,7 @@ __all__ = [
     "combine_channels",
     "conv_codes",
     "conv_path",
+    "correlation_level",
     "hide_in_turn",
     "hold_out",
     "is_done",
@@ -43,6 +44,7 @@ __all__ = [
     "refine_products",
     "refit_atoms",
     "search",
+    "search_above_noise",
     "searched",
     "spread_channels",
     "spread_rows",
@@ -314,6 +316,7 @@ def conv_codes(
     mask: Tensor | None = None,
 ) -> tuple[Tensor, NDArray[Any]]: ...
 def conv_path(problem: ConvProblem, atoms: Tensor, alphas: Iterable[float]) -> Any: ...
+def correlation_level(problem: ConvProblem, atoms: Tensor) -> float: ...
 def hide_in_turn(places: Tensor, n_groups: int = 10) -> Any: ...
 def hold_out(
     problem: Problem | ConvProblem, *, fixed: bool = False, mixes: bool = False, learn: bool = True
@@ -344,6 +347,9 @@ def search(
     state: SearchState | None = None,
     on_epoch: Callable[..., Any] | None = None,
 ) -> SearchState: ...
+def search_above_noise(
+    problem: ConvProblem, atoms: Tensor, state: SearchState
+) -> tuple[ConvProblem, SearchState]: ...
 def searched(problem: Problem | ConvProblem, state: SearchState) -> Problem | ConvProblem: ...
 def spread_channels(atoms: Tensor, directions: Tensor | None) -> Tensor: ...
 def spread_rows(n_rows: int, n_places: int) -> Tensor: ...

@@ -222,6 +222,11 @@ class ConvEpoch:
         in_parts(refit, len(residual), 1)
         return codes
 
+    def refitted_residual(self):  # -> Tensor of the shape of the data
+        """Return the residual of least squares on the supports of the codes."""
+        self.refitted(*_REFIT_OF_PATH)
+        return torch.as_tensor(self._residual)
+
     @cached_property
     def _entries(self):  # sorted by atom, and then by image and position
         count, index, value = self._fitting.arrays()

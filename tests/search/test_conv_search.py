@@ -10,10 +10,12 @@ from skpudle.search import (
     ConvProblem,
     combine_channels,
     conv_codes,
+    correlation_level,
     map_directions,
     principal_directions,
     refine_products,
     search,
+    search_above_noise,
 )
 
 SHAPES = [  # atoms (n, channels, *kernel), images (n, channels, *size), stride
@@ -257,3 +259,35 @@ def test_an_epoch_of_products_improves_products(generator):
     improved = epoch.improved_atoms()
     torch.testing.assert_close(improved, problem.project(improved))
     assert problem.epoch(improved, epoch.codes).objective < epoch.objective
+
+
+# ---------------------------------------------------------------- the level of the noise
+
+
+def test_the_level_of_white_noise_is_the_universal_threshold(generator):
+    """Without codes, correlations of unit atoms with white noise have its deviation."""
+    x = 3 * draw(generator, 40, 2, 1, 80)
+    problem = ConvProblem(x, (1, 6), (1, 1), 1e9)
+    atoms = project_atoms(draw(generator, 3, 2, 1, 6))
+    expected = 3 * np.sqrt(2 * np.log(40 * 75))
+    assert correlation_level(problem, atoms) == pytest.approx(expected, rel=0.05)
+    scaled = ConvProblem(2 * x, (1, 6), (1, 1), 1e9)
+    assert correlation_level(scaled, atoms) == pytest.approx(
+        2 * correlation_level(problem, atoms), rel=1e-12
+    )
+
+
+def test_a_search_below_slow_noise_begins_again_at_its_level(generator):
+    slow = draw(generator, 12, 1, 1, 120)
+    for t in range(1, 120):  # an autoregression
+        slow[..., t] += 0.9 * slow[..., t - 1]
+    atoms = project_atoms(draw(generator, 2, 1, 1, 12))
+    problem = ConvProblem(slow, (1, 12), (1, 1), 8.0)
+    state = search(problem, atoms)
+    again, found = search_above_noise(problem, atoms, state)
+    assert again.alpha > 1.1 * problem.alpha
+    assert found.alpha == again.alpha
+    assert found.phase == "done"
+    enough = ConvProblem(slow, (1, 12), (1, 1), 1e3)
+    state = search(enough, atoms)
+    assert search_above_noise(enough, atoms, state) == (enough, state)

@@ -66,6 +66,7 @@ from skpudle.search import (
     is_done,
     penalty_path,
     refit_atoms,
+    search_above_noise,
     searched,
     spread_channels,
     try_sizes,
@@ -306,6 +307,10 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
         problem = hold_out(problem, fixed=self.alpha != "auto")
         state = run.search(problem, as_pictures(atoms), of_state)
+        of_noise = self.alpha == "auto" and len(self._kernel) == 1 and given[1] is None
+        if of_noise and images.masks is None and is_done(state):
+            level = partial(search_above_noise, problem, as_pictures(atoms), state)
+            problem, state = run.make_step("level of the noise", level, partial(of_state, state))
         found = inside(state)
         if self.rank is not None:
             refine = partial(products_of, problem, state, self._pieces(images)[0], directions)
