@@ -336,7 +336,7 @@ def main():
         "long": lambda: large(8, 10**6, 3, 64, 3000),
         "large": lambda: large(204, 100_000, 25, 150, 60),
     }
-    report = {"circumstances": circumstances(), "seeds": args.seeds}
+    report = circumstances() | {"seeds": args.seeds}
     for name in args.only.split(",") if args.only else problems:
         report[name] = problems[name]()
         print(json.dumps({name: report[name]}, default=float), flush=True)
