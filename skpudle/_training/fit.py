@@ -34,8 +34,8 @@ from skpudle.search import SearchState, advance, advance_stream, begin, is_done
 __all__ = ["FitRun", "Interrupts", "Pass", "Search", "Sizes", "Step", "Training"]
 
 # Steps of a fit that are tasks of their own for callbacks, beside search, pass and training: the
-# number of atoms, atoms without bias, the penalty of codes.
-_STEPS = 3
+# number of atoms, the level of the noise, atoms without bias or of rank one, the penalty of codes.
+_STEPS = 4
 
 
 class Interrupts:
