@@ -74,10 +74,10 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         the noise of a correlation. Learned thresholds start at it. For codes of the lasso it is at
         least ``sigma * sqrt(2 log n)``, with the estimated noise ``sigma`` and the number ``n`` of
         places of an atom; signals estimate ``sigma`` again after the search, from correlations of
-        atoms and residual, and search again if it is larger. Held-out images choose between it and the next larger one, by a factor
-        of 1.4, for the search, and choose the penalty of codes, ``alpha_``, as in
-        `PUDLEDictionaryLearning`. Codes of signals are as sparse as predicts hidden pixels within
-        2 % of the best.
+        atoms and residual, and search again if it is larger. Held-out images choose between it and
+        the next larger one, by a factor of 1.4, for the search, and choose the penalty of codes,
+        ``alpha_``, as in `PUDLEDictionaryLearning`. Codes of signals are as sparse as predicts
+        hidden pixels within 2 % of the best.
 
     gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
         The gradient to train by; see `PUDLEDictionaryLearning`. Naming one requests training.
