@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from skpudle import ConvPUDLEDictionaryLearning
+from skpudle import Checkpoint, ConvPUDLEDictionaryLearning
 
 LENGTH = 12
 
@@ -109,6 +109,41 @@ def test_a_rotation_of_the_channels_rotates_the_maps():
     turned = learner.spatial_components_ @ rotation
     cosines = np.abs(turned @ rotated.spatial_components_.T)
     assert cosines.max(1).min() > 0.999
+
+
+class Stop:
+    """Stop a fit at the end of a number of tasks, as an error of a user's callback would."""
+
+    def __init__(self, n_tasks):
+        self.n_tasks = n_tasks
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context, **_):
+        pass
+
+    def on_fit_task_end(self, estimator, context, **_):
+        self.n_tasks -= 1
+        if self.n_tasks == 0:
+            raise ArithmeticError("stopped")
+
+
+def test_an_interrupted_search_goes_on_to_the_same_products(tmp_path):
+    signals, _, _ = planted()
+    expected = learner_of().fit(signals).components_
+    stopped = learner_of().set_callbacks(
+        Checkpoint(tmp_path / "fit.npz", every_seconds=0), Stop(10)
+    )
+    with pytest.raises(ArithmeticError, match="stopped"):
+        stopped.fit(signals)
+    for _ in range(2):  # from the middle, and from the end
+        again = learner_of().set_callbacks(Checkpoint(tmp_path / "fit.npz")).fit(signals)
+        np.testing.assert_array_equal(again.components_, expected)
+        assert_products(again)
 
 
 def test_atoms_of_full_rank_have_no_maps():
