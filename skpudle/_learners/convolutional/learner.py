@@ -194,9 +194,13 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             images = images_of(self, X, resolve_device(self.device, _first(X)), **gaps)
             check_atoms_fit(images, self._kernel)
         targets, noise = targets_of(self, y, images), None
-        if not np.array_equal(self.channel_noise, "equal"):
-            noise = to_tensor(self.channel_noise_) if known else channel_noise_of(self, images)
-            images = images if known else images.map(lambda x: in_units_of(noise, x, self))
+        if known:  # as fitted, and the images are in these units already
+            noise = getattr(self, "channel_noise_", None)
+            noise = None if noise is None else to_tensor(noise)
+        elif not np.array_equal(self.channel_noise, "equal"):
+            noise = channel_noise_of(self, images)
+            images = images.map(lambda x: in_units_of(noise, x, self))
+        if noise is not None:
             targets = targets and [in_units_of(noise, x, self) for x in targets]
         check_gaps(images.tensors, self._kernel, self._stride)
         same = images.kind != "list"
