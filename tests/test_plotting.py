@@ -39,6 +39,7 @@ from skpudle.plotting import (
     LossCurveDisplay,
     RecoveryDisplay,
     StabilityDisplay,
+    WaveformsDisplay,
 )
 
 plt = pytest.importorskip("matplotlib.pyplot")
@@ -542,6 +543,52 @@ def test_bars_are_as_high_as_codes_and_dots_in_the_middle_of_atoms():
     np.testing.assert_allclose(dots.get_offsets(), [[2 * 2 + 1, 2 * 1 + 1]])
     nothing = ActivationsDisplay.from_codes(0 * maps, np.ones((9, 11)), atom_shape=(3, 3), stride=2)
     assert nothing.marks_ == []
+
+
+@pytest.mark.parametrize("one", [False, True])
+def test_activations_of_signals_with_channels_first(one):
+    """The default stride of signals is one sample; one recording is its only signal."""
+    signals = np.random.default_rng(0).normal(size=(2, 3, 60))
+    options = dict(atom_shape=5, rank=1, channels_first=True, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(2, **options).fit(signals)
+    given = signals[1] if one else signals
+    display = ActivationsDisplay.from_estimator(learner, given, index=0 if one else 1)
+    np.testing.assert_array_equal(display.sample, signals[1].T)
+    codes = learner.transform(signals)[1]
+    assert len(display.values) == np.count_nonzero(codes)
+    assert (np.diff(display.places[:, 0]) >= 0).all()
+    np.testing.assert_array_equal(display.places[:, 0], np.nonzero(codes)[0] + 2)
+
+
+def test_maps_are_bars_or_topographies_beside_their_waveforms():
+    signals = np.random.default_rng(0).normal(size=(3, 60, 4))
+    learner = ConvPUDLEDictionaryLearning(3, atom_shape=5, rank=1, random_state=0).fit(signals)
+    maps, waveforms = learner.spatial_components_, learner.temporal_components_
+    display = WaveformsDisplay.from_estimator(
+        learner, atoms=[2, 0], sampling_rate=10, channel_names=list("abcd")
+    )
+    assert display.axes_.shape == (2, 2)
+    for bars, line, k in zip(display.maps_, display.lines_, (2, 0)):
+        np.testing.assert_array_equal([bar.get_height() for bar in bars], maps[k])
+        np.testing.assert_array_equal(line.get_ydata(), waveforms[k])
+        np.testing.assert_allclose(line.get_xdata(), np.arange(5) / 10)
+    assert [ax.get_title() for ax in display.axes_[:, 0]] == ["atom 2", "atom 0"]
+    labels = [text.get_text() for text in display.axes_[0, 0].get_xticklabels()]
+    assert labels == list("abcd")
+    positions = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
+    display = WaveformsDisplay.from_factors(maps, waveforms, positions=positions)
+    largest = [contours.levels[-1] for contours in display.maps_]
+    np.testing.assert_allclose(largest, np.abs(maps).max(1))
+
+
+def test_maps_need_atoms_of_rank_one(learner):
+    with pytest.raises(ValueError, match="have no maps. Pass a .* with rank=1"):
+        WaveformsDisplay.from_estimator(learner)
+    with pytest.raises(ValueError, match="do not belong together. Pass spatial_components_"):
+        WaveformsDisplay.from_factors(np.ones((2, 3)), np.ones((3, 5)))
+    for name, values in (("channel_names", ["a"]), ("positions", [[0, 1]])):
+        with pytest.raises(ValueError, match=f"{name} has 1 entries, but maps have 3 channels"):
+            WaveformsDisplay.from_factors(np.ones((2, 3)), np.ones((2, 5)), **{name: values})
 
 
 def test_activations_need_positions(learner, X):

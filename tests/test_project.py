@@ -26,7 +26,7 @@ GROUPS = {
     "training": ["_training"],
     "learners": ["_learners"],
     "results": ["datasets", "metrics", "_consensus", "_imputer", "images", "pretrained",
-                "_fitted", "inspection", "sae", "plotting", "reporting",
+                "_fitted", "events", "inspection", "sae", "plotting", "reporting",
                 "__init__"],
 }  # fmt: skip
 ORDER = [entry for entries in GROUPS.values() for entry in entries]

@@ -15,7 +15,9 @@ EXAMPLES = [  # grouped as in examples/GALLERY_HEADER.rst: tasks first, then the
     "plot_stains.py",
     # Signals and counts
     "plot_heartbeats.py",
+    "plot_beats.py",
     "plot_spikes.py",
+    "plot_meg.py",
     "plot_counts.py",
     "plot_spike_counts.py",
     # Tables with gaps

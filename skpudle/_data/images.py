@@ -21,6 +21,7 @@ __all__ = [
     "Images",
     "as_fractions",
     "as_pixels",
+    "check_atoms_fit",
     "check_axes",
     "check_gaps",
     "check_sizes",
@@ -33,16 +34,18 @@ __all__ = [
     "read_targets",
     "sizes",
     "split_gaps",
-    "warn_of_lines",
 ]
 
 _UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
+_PIXELS = (np.dtype("uint8"), torch.uint8)
 
 # The largest number in float64 that 64 unsigned bits hold.
 _LARGEST = float(np.nextafter(2.0**64, 0))
 
 # An axis up to this length holds channels (colours and transparency) if all others are longer.
 _CHANNELS = 4
+# Signals with more channels than this multiple of their samples have their channels first.
+_FLAT = 8
 
 
 def sizes(value, n_axes):  # -> tuple, of n_axes integers if it was one
@@ -130,14 +133,16 @@ class Images:
         """Return the images one by one."""
         return [image for images in self.tensors for image in images]
 
-    def hand_back(self, tensors, *, channels=None, pixels=False):
+    def hand_back(self, tensors, *, channels=None, channels_first=False, pixels=False):
         """Return results of the shape of images, in the form of the user's input.
 
-        ``channels`` is whether they have an axis of channels; by default as the images. ``pixels``
-        is whether they are images again, which get back the unsigned integers of the input.
+        ``channels`` is whether they have an axis of channels; by default as the images. It is the
+        last one unless ``channels_first``. ``pixels`` is whether they are images again, which get
+        back the unsigned integers of the input.
         """
-        channels = self.channel_axis if channels is None else channels
-        results = [x.movedim(1, -1) if channels else x[:, 0] for x in tensors]
+        channels, last = self.channel_axis if channels is None else channels, -1
+        last = 1 if channels_first and self.kind != "rows" else last
+        results = [x.movedim(1, last) if channels else x[:, 0] for x in tensors]
         like = as_pixels if pixels and self.kind != "rows" else like_input
         if self.kind == "list":
             return [like(x[0], source) for x, source in zip(results, self.source, strict=True)]
@@ -239,20 +244,62 @@ def check_axes(images):
     if images.kind != "rows" and size[0] <= _CHANNELS < min(n_channels, *size[1:]):
         raise ValueError(
             f"Images of shape {(*size, n_channels)} have their channels first, and they are "
-            "expected last. Pass np.moveaxis(image, 0, -1) for each."
+            "expected last. Pass channels_first=True, or np.moveaxis(image, 0, -1) for each."
         )
 
 
-def warn_of_lines(images, kernel):
-    """Warn if a row is an image of one line, and atoms of size ``kernel`` are higher."""
-    n, _, *size = images.tensors[0].shape
-    if images.kind == "rows" and len(size) == 2 and size[0] == 1 < kernel[0]:
-        warnings.warn(
-            f"Two-dimensional input means rows: {n} images of one line of {size[1]} pixels, and "
-            f"atoms are {kernel[0]} lines high. Pass one image as [image], and with rows their "
-            "image_shape.",
-            stacklevel=users_level(),
-        )
+def check_atoms_fit(images, kernel):
+    """Refuse images that are smaller than an atom, or that must have another meaning.
+
+    Parameters
+    ----------
+    images : Images
+        The images as read.
+    kernel : tuple of int
+        Size of an atom.
+
+    Raises
+    ------
+    ValueError
+        If atoms are larger than an image; if signals have their channels first; or if pictures
+        are given for atoms of signals.
+
+    Warns
+    -----
+    UserWarning
+        If a row is an image of one line, and atoms are higher.
+    """
+    n, n_channels, *size = images.tensors[0].shape
+    if images.kind == "rows":  # which may be lines of images of any size
+        if len(size) == 2 and size[0] == 1 < kernel[0]:
+            warnings.warn(
+                f"Two-dimensional input means rows: {n} images of one line of {size[1]} pixels, "
+                f"and atoms are {kernel[0]} lines high. Pass one image as [image], and with rows "
+                "their image_shape.",
+                stacklevel=users_level(),
+            )
+        return
+    if len(kernel) == 1:
+        if size[0] < kernel[0] <= n_channels or n_channels > _FLAT * size[0]:
+            raise ValueError(
+                f"Signals of {size[0]} samples and {n_channels} channels are read, since channels "
+                "are the last axis. For arrays (n_signals, n_channels, n_samples) pass "
+                "channels_first=True."
+            )
+        source = images.source[0] if images.kind == "list" else images.source
+        if getattr(source, "dtype", None) in _PIXELS:
+            raise ValueError(
+                f"atom_shape={kernel[0]} is one number, for signals, but X has the dtype "
+                f"{source.dtype} of pictures. Pass two numbers, such as atom_shape=(9, 9), or "
+                "signals of another dtype."
+            )
+    for size in (tuple(x.shape[2:]) for x in images.tensors):
+        if any(n < k for n, k in zip(size, kernel, strict=True)):
+            kind = "a signal" if len(kernel) == 1 else "an image"
+            raise ValueError(
+                f"Atoms of the size {kernel} are larger than {kind} of the size {size}. Pass a "
+                "smaller atom_shape."
+            )
 
 
 def _check_images(X, n_axes, device, **options):  # (n, *size[, n_channels]) -> tensor, channel_axis
@@ -260,6 +307,11 @@ def _check_images(X, n_axes, device, **options):  # (n, *size[, n_channels]) -> 
     X = X if isinstance(X, torch.Tensor) else np.asanyarray(X)
     X = as_fractions(X) if options.get("largest") is None else X
     shape = tuple(X.shape)
+    if len(shape) == 4 and n_axes == 1:
+        raise ValueError(
+            f"An array of shape {shape} holds pictures, but atom_shape is one number, for signals. "
+            "Pass two numbers, such as atom_shape=(9, 9)."
+        )
     if len(shape) not in (n_axes + 1, n_axes + 2) or 0 in shape:
         raise ValueError(
             f"Images of {n_axes} axes are expected, got an array of shape {shape}. Pass an array "
@@ -272,7 +324,26 @@ def _check_images(X, n_axes, device, **options):  # (n, *size[, n_channels]) -> 
     return (x.movedim(-1, 1) if channel_axis else x[:, None]).contiguous(), channel_axis
 
 
-def read_images(X, n_axes, *, image_shape=None, n_channels=None, device="cpu", **options):
+def _channels_last(X, n_axes):
+    """Return a view of images with channels last; rows and images without channels stay."""
+    if isinstance(X, list | tuple) and X and _is_array(X[0]):
+        return [_channels_last(image[None], n_axes)[0] for image in X]
+    X = X if _is_array(X) else np.asarray(X)
+    if X.ndim != n_axes + 2:
+        return X
+    return X.movedim(1, -1) if isinstance(X, torch.Tensor) else np.moveaxis(np.asanyarray(X), 1, -1)
+
+
+def read_images(
+    X,
+    n_axes,
+    *,
+    image_shape=None,
+    n_channels=None,
+    channels_first=False,
+    device="cpu",
+    **options,
+):
     """Validate images and return them as tensors.
 
     Parameters
@@ -289,6 +360,9 @@ def read_images(X, n_axes, *, image_shape=None, n_channels=None, device="cpu", *
     n_channels : int, default=None
         Known number of channels. If it is more than one, an array of ``n_axes + 1`` dimensions with
         this length of the last is a single image.
+    channels_first : bool, default=False
+        Whether channels are the first axis of an image. An array of ``n_axes + 1`` dimensions is
+        then a single image.
     device : torch.device or str, default="cpu"
         Device of the result.
     largest : float, default=None
@@ -313,6 +387,11 @@ def read_images(X, n_axes, *, image_shape=None, n_channels=None, device="cpu", *
             f"X is a {type(X).__name__}, but images are taken as one array or as a list of images. "
             "Call partial_fit, or transform, for each batch of them."
         )
+    if channels_first:
+        single = not isinstance(X, list | tuple) and len(getattr(X, "shape", ())) == n_axes + 1
+        known = dict(image_shape=image_shape, device=device) | options
+        images = read_images(_channels_last(X[None] if single else X, n_axes), n_axes, **known)
+        return replace(images, kind="image" if single else images.kind, source=X)
     if len(getattr(X, "shape", ())) == 1 and len(X):
         atoms = "" if n_axes == 1 else " with an integer as atom_shape, for example atom_shape=25"
         raise ValueError(

@@ -16,8 +16,17 @@ import torch
 from skpudle._data.arrays import host_array, to_tensor
 from skpudle._data.callers import users_level
 from skpudle._losses import Poisson
+from skpudle._data.images import split_gaps
+from skpudle.losses import Poisson
 
-__all__ = ["Noise", "estimate_noise", "extent_of", "with_noise", "with_photons"]
+__all__ = [
+    "Noise",
+    "estimate_noise",
+    "extent_of",
+    "noise_of_channels",
+    "with_noise",
+    "with_photons",
+]
 
 # Largest ratio of pixels to noise in practice; sigma 50, given as a fraction of 255, is beyond it.
 _RANGE = 1200
@@ -37,6 +46,10 @@ _FEW, _STANDARD_ERROR = 32, 6.0
 # half of it 217; and fewer noisy parts come out worse than they went in. The last figure, a share
 # of the range of an image, is subtracted as texture in any case.
 _TEXTURE, _MOST_TEXTURE, _LEAST_TEXTURE = 1 / 3, 1.0, 0.008
+
+# The least noise of a channel, as a share of the median over channels: estimates of channels with
+# a strong signal may be 0.
+_LEAST_OF_CHANNELS = 0.1
 
 
 class Noise(NamedTuple):
@@ -156,6 +169,21 @@ class Noise(NamedTuple):
                 "largest value: 25 for values from 0 to 255 is 25 / 255 for fractions.",
                 stacklevel=users_level(),
             )
+
+
+def noise_of_channels(images):  # list of (n, n_channels, *size) -> (n_channels,)
+    """Return the standard deviation of the noise in each channel, by `estimate_noise`.
+
+    It is the median over images, and at least a tenth of the median over channels.
+    """
+    complete = (split_gaps(image, image.ndim - 2)[0] for image in images)
+    noise = [
+        torch.stack([estimate_noise(channel[:, None]) for channel in image.unbind(1)], dim=1)
+        for image in complete
+    ]
+    noise = torch.cat(noise).median(0).values
+    least = _LEAST_OF_CHANNELS * noise.median()
+    return noise.clamp_min(least) if least > 0 else torch.ones_like(noise)
 
 
 def with_noise(image, noise):

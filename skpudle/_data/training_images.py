@@ -1,5 +1,6 @@
 """Train convolutions on images: initial atoms, random crops, fresh noise in every update."""
 
+from copy import copy
 from functools import partial
 from math import log, pi, prod
 from typing import NamedTuple
@@ -184,10 +185,14 @@ def initial_kernels(images, shape, n_components, method, generator):
 
 
 class Geometry(NamedTuple):
-    """Shape of the training images that a learner keeps: common size, if any, and channels."""
+    """Shape of the training images that a learner keeps: common size, if any, and channels.
+
+    ``channel_noise``, of shape (n_channels,), has the units of channels, in which images are.
+    """
 
     image_size: tuple[int, ...] | None
     channel_axis: bool
+    channel_noise: torch.Tensor | None = None
 
 
 class Cropping(NamedTuple):
@@ -275,6 +280,13 @@ class TrainingImages:
             return extend(image[None], before, after)[0]
         ends = [n for m in reversed(missing) for n in (0, m)]
         return torch.nn.functional.pad(image, ends, value=end)
+
+    def mapped(self, function):
+        """Return the images with a function applied to each image and to each target."""
+        mapped = copy(self)
+        mapped.images = [function(image) for image in self.images]
+        mapped.targets = self.targets and [function(image) for image in self.targets]
+        return mapped
 
     def covered(self, image):  # (n_channels, *size) -> (n_channels, *size)
         """Crop an image to a size that copies of an atom cover exactly."""

@@ -14,6 +14,7 @@ __all__ = [
     "draw_grid",
     "draw_seconds",
     "new_figure",
+    "new_grid",
     "refuse_sampling_rate",
     "size_of_grid",
     "tick_whole_numbers",
@@ -53,6 +54,13 @@ def axes_to_draw_on(ax, **kwargs):
     if ax is None:
         ax = _matplotlib().pyplot.subplots(layout="constrained", **kwargs)[1]
     return ax, ax.figure
+
+
+def new_grid(n_rows, n_columns, **kwargs):  # -> ndarray of Axes, Figure
+    """Return new axes in rows and columns, and their figure."""
+    subplots = _matplotlib().pyplot.subplots
+    figure, axes = subplots(n_rows, n_columns, squeeze=False, layout="constrained", **kwargs)
+    return axes, figure
 
 
 def tick_whole_numbers(*axes):

@@ -14,6 +14,7 @@ Every kind of dictionary has its atoms along axis 0, so code that treats atoms o
 from skpudle._operators._atoms import (
     DenseDictionary,
     atom_norms,
+    factor_atoms,
     largest_eigenvalue_bound,
     project_atoms,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "DenseDictionary",
     "Phases",
     "atom_norms",
+    "factor_atoms",
     "largest_eigenvalue_bound",
     "project_atoms",
 ]

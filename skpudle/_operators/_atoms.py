@@ -14,6 +14,7 @@ from skpudle._precision import in_own_precision
 __all__ = [
     "DenseDictionary",
     "atom_norms",
+    "factor_atoms",
     "largest_eigenvalue_bound",
     "project_atoms",
     "scaled",
@@ -42,7 +43,7 @@ def atom_norms(atoms):  # (n_components, ...) -> (n_components, 1, ...)
     return norms.reshape(-1, *[1] * (atoms.ndim - 1))
 
 
-def project_atoms(atoms, *, atom_norm="unit", positive=False):
+def project_atoms(atoms, *, atom_norm="unit", positive=False, rank=None):
     """Return the nearest atoms that satisfy the constraints.
 
     Parameters
@@ -54,12 +55,18 @@ def project_atoms(atoms, *, atom_norm="unit", positive=False):
         Atoms that are zero stay zero.
     positive : bool, default=False
         Whether atoms are restricted to non-negative entries.
+    rank : {1, None}, default=None
+        1: atoms of shape (n_channels, *kernel) are products of a map over the channels and one
+        waveform, see `factor_atoms`. None: no restriction.
 
     Returns
     -------
     Tensor of shape (n_components, ...)
         The projected atoms; projecting twice is projecting once.
     """
+    if rank == 1:
+        maps, waveforms = factor_atoms(atoms)
+        atoms = torch.einsum("kc,k...->kc...", maps, waveforms)
     free = atoms
     if positive:
         atoms = atoms.clamp_min(0)
@@ -76,6 +83,34 @@ def project_atoms(atoms, *, atom_norm="unit", positive=False):
         atoms = torch.where(vanished, axis.view_as(atoms), atoms)
         norms = torch.where(vanished, torch.ones_like(norms), norms)
     return torch.where(norms > 0, atoms / norms, atoms)
+
+
+def factor_atoms(atoms):
+    """Return the maps over channels and the waveforms whose products are nearest to atoms.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_channels, *kernel)
+        Atoms.
+
+    Returns
+    -------
+    maps : Tensor of shape (n_components, n_channels)
+        Maps, with the norms of the products; zeros for an atom of zeros.
+    waveforms : Tensor of shape (n_components, *kernel)
+        Waveforms of norm 1, whose largest excursion is positive.
+    """
+    matrices = atoms.flatten(2)
+    if matrices.shape[1] <= matrices.shape[2]:
+        leading = torch.linalg.eigh(matrices @ matrices.mT).eigenvectors[..., -1:]
+        waveforms = (leading.mT @ matrices)[:, 0]
+    else:
+        waveforms = torch.linalg.eigh(matrices.mT @ matrices).eigenvectors[..., -1]
+    extremes = waveforms.gather(1, waveforms.abs().argmax(1, keepdim=True))
+    waveforms = torch.where(extremes < 0, -waveforms, waveforms)
+    norms = torch.linalg.vector_norm(waveforms, dim=1, keepdim=True)
+    waveforms = waveforms / torch.where(norms > 0, norms, 1.0)
+    return (matrices @ waveforms[..., None])[..., 0], waveforms.view_as(atoms[:, 0])
 
 
 # ---------------------------------------------------------------------------- spectral norms

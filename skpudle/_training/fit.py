@@ -41,8 +41,9 @@ from skpudle.search._stream import advance_stream
 __all__ = ["FitRun", "Interrupts", "Pass", "Search", "Step", "Training", "Trials"]
 
 # Steps of a fit that are tasks of their own for callbacks, beside search, pass and training: the
-# noise, the number of atoms, atoms without bias, the penalty of codes, and the noise of rows.
-_STEPS = 5
+# noise, the number of atoms, the level of the noise, atoms without bias or of rank one, the penalty
+# of codes, and the noise of rows.
+_STEPS = 6
 
 
 class Interrupts:

@@ -15,6 +15,7 @@ is imported when something is drawn, and not before.
 `PenaltyPathDisplay`    score against the penalty of the search, and the penalty that was chosen
 `SizePathDisplay`       score against the number of atoms, and the number that was chosen
 `StabilityDisplay`      how many atoms recur in other fits, against their number
+`WaveformsDisplay`      atoms of rank one: maps over channels, and waveforms
 ======================  =======================================================================
 """
 
@@ -27,6 +28,7 @@ from skpudle.plotting._displays import (
 )
 from skpudle.plotting._inspection import ContributionsDisplay, StabilityDisplay
 from skpudle.plotting._sizes import ConsensusDisplay, PenaltyPathDisplay, SizePathDisplay
+from skpudle.plotting._waveforms import WaveformsDisplay
 
 __all__ = [
     "ActivationsDisplay",
@@ -39,4 +41,5 @@ __all__ = [
     "RecoveryDisplay",
     "SizePathDisplay",
     "StabilityDisplay",
+    "WaveformsDisplay",
 ]

@@ -10,6 +10,7 @@ from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.images import covering_positions, sizes
 from skpudle._fitted.drawing import axes_to_draw_on, refuse_sampling_rate
 from skpudle._fitted.learners import find_learner, look_at
+from skpudle._learners.convolutional.parameters import stride_of
 
 __all__ = ["ActivationsDisplay"]
 
@@ -146,6 +147,8 @@ class ActivationsDisplay:
                 f"Atoms of {type(learner).__name__} have no positions in a sample. Pass a fitted "
                 "ConvPUDLEDictionaryLearning, or draw its codes by CodesDisplay."
             )
+        if learner.channels_first and np.ndim(X) == np.size(learner.atom_shape) + 1:
+            X = X[None]  # one recording
         if not -len(X) <= index < len(X):
             raise ValueError(f"There is no sample {index} of {len(X)}. Pass a smaller index.")
         index %= len(X)
@@ -154,7 +157,7 @@ class ActivationsDisplay:
         if sample.ndim == 1:  # a row
             line = (1,) * (len(kernel) - 1)
             sample = sample.reshape(learner.image_shape or (*line, len(sample)))
-        stride = sizes(learner.stride, len(kernel))
+        stride = stride_of(learner)
         positions = covering_positions(sample.shape[: len(kernel)], kernel, stride)
         codes = to_numpy(to_tensor(look.raw[0])).reshape(*positions, -1)
         options = dict(atom_shape=kernel, stride=stride, n_atoms=n_atoms, ax=ax)

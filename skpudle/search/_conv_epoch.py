@@ -78,6 +78,8 @@ class ConvProblem:
         As in `skpudle.search.Problem`.
     held_out, held_rows
         As in `skpudle.search.Problem`, of images.
+    rank : {1, None}, default=None
+        1: an atom is a map over the channels times one waveform. None: any atom.
     """
 
     x: Tensor
@@ -89,6 +91,7 @@ class ConvProblem:
     unit: float = 1.0
     held_out: object = None
     held_rows: Tensor | None = None
+    rank: int | None = None
 
     def __post_init__(self):
         x = self.x.detach().to("cpu", torch.float64)
@@ -152,10 +155,9 @@ class ConvProblem:
         """Return sums over all processes: there is one."""
         return tensors
 
-    @staticmethod
-    def project(atoms):
-        """Return the nearest atoms of norm 1."""
-        return project_atoms(atoms)
+    def project(self, atoms):
+        """Return the nearest atoms of norm 1 and of the rank."""
+        return project_atoms(atoms, rank=self.rank)
 
 
 class ConvEpoch:
@@ -174,12 +176,14 @@ class ConvEpoch:
         self._options = problem.alpha, problem.positive_code
         self._residual, found = np.empty_like(x), [None] * n
 
+        own = np.asarray(self.atoms)
+
         def solve(first, last):
             for i in range(first, last):
                 known = self._mask[i] if len(self._mask) else x[i, :0]
                 count, index, value = (array[i] for array in arrays)
                 found[i] = loops().solve_image(
-                    x[i], known, np.asarray(self.atoms), self._grid, *self._options,
+                    x[i], known, own, self._grid, *self._options,
                     tolerance * problem.alpha, *effort, index[:count], value[:count],
                     self._residual[i],
                 )  # fmt: skip
@@ -204,18 +208,24 @@ class ConvEpoch:
         """
         residual, codes = self._residual, self.codes.widened(0)
         tolerance, grid = tolerance * self.problem.alpha, self._grid
+        arrays, atoms = codes.arrays(), np.asarray(self.atoms)
 
         def refit(first, last):
             for i in range(first, last):
                 known = self._mask[i] if len(self._mask) else residual[i, :0]
-                count, index, value = (array[i] for array in codes.arrays())
+                count, index, value = (array[i] for array in arrays)
                 loops().refit_image(
-                    known, np.asarray(self.atoms), grid, tolerance, n_sweeps,
+                    known, atoms, grid, tolerance, n_sweeps,
                     index[:count], value[:count], residual[i],
                 )  # fmt: skip
 
         in_parts(refit, len(residual), 1)
         return codes
+
+    def refitted_residual(self):  # -> Tensor of the shape of the data
+        """Return the residual of least squares on the supports of the codes."""
+        self.refitted(*_REFIT_OF_PATH)
+        return torch.as_tensor(self._residual)
 
     @cached_property
     def _entries(self):  # sorted by atom, and then by image and position
@@ -237,13 +247,13 @@ class ConvEpoch:
         """Return the codes of the kept atoms."""
         return self.codes.restricted(kept, self._n_positions)
 
-    def improved_atoms(self):
-        """Return the atoms after sweeps of block coordinate descent."""
+    def improved_atoms(self, earlier=None):
+        """Return the atoms after sweeps of block coordinate descent; images have no ``earlier``."""
         atoms, residual = self.atoms.clone(), self._residual.copy()
         options = self._grid, self._mask, False, _STEPS, np.asarray(atoms), residual
         for _ in range(_SWEEPS):
             loops().sweep_atoms(*self._entries, *options)
-        return atoms
+        return atoms if self.problem.rank is None else self.problem.project(atoms)
 
     def moved(self):
         """Move atoms and codes to the windows with the most energy; None if no atom moves."""
@@ -346,11 +356,15 @@ class ConvEpoch:
 def _packed(found):  # list of (index, value, ...) -> Codes
     count = torch.tensor([len(index) for index, *_ in found])
     longest = int(count.max()) if len(found) else 0
-    index = torch.zeros(len(found), longest, dtype=torch.int32)
-    value = torch.zeros(len(found), longest, dtype=torch.float64)
+    codes = Codes(
+        count,
+        torch.zeros(len(found), longest, dtype=torch.int32),
+        torch.zeros(len(found), longest, dtype=torch.float64),
+    )
+    _, index, value = codes.arrays()
     for i, (places, values, *_) in enumerate(found):
-        np.asarray(index)[i, : len(places)], np.asarray(value)[i, : len(places)] = places, values
-    return Codes(count, index, value)
+        index[i, : len(places)], value[i, : len(places)] = places, values
+    return codes
 
 
 def _as_pictures(tensor):  # (n, channels, [height,] width) -> with a height
@@ -431,8 +445,9 @@ def conv_path(problem, atoms, alphas):
 
 
 def conv_synthesis(problem, atoms, codes):  # Codes -> (n, n_channels, height, width)
-    """Return the images of codes."""
-    images, grid = np.zeros(problem.x.shape), np.array([*problem.stride, *problem.positions])
+    """Return the images of codes, with the channels of the atoms."""
+    grid = np.array([*problem.stride, *problem.positions])
+    images = np.zeros((len(problem.x), atoms.shape[1], *problem.x.shape[2:]))
     atoms, arrays = np.ascontiguousarray(atoms), codes.arrays()
 
     def add(first, last):

@@ -78,6 +78,8 @@ OWN = {
     NOODLDictionaryLearning: {"initial_threshold": 0.5, "threshold": 0.1},
     ConvPUDLEDictionaryLearning: {
         "atom_shape": (3, 2),
+        "channel_noise": [2.0],
+        "channels_first": True,  # one image with the channels that were images
         "crop_size": 5,
         "flip": False,
         "image_shape": (8, 9),
@@ -85,6 +87,7 @@ OWN = {
         "learn_threshold": "atom",
         "n_train_shifts": 2,
         "noise_std": 0.1,
+        "rank": 1,
         "separate_atoms": "both",
         "shift_average": True,
         "stride": 1,

@@ -12,6 +12,7 @@ from skpudle._operators import (
     ConvDictionary,
     DenseDictionary,
     atom_norms,
+    factor_atoms,
     project_atoms,
 )
 from skpudle._operators._krylov_compiled import krylov_estimate
@@ -393,6 +394,35 @@ def test_projected_atom_is_the_nearest_one_allowed(atom_norm, positive, atom):
 def test_zero_atoms_stay_zero(atom_norm, positive):
     zero = torch.zeros(2, 3)
     assert torch.equal(project_atoms(zero, atom_norm=atom_norm, positive=positive), zero)
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 7), (5, 7, 3), (4, 3, 2, 5)], ids=str)
+def test_factors_of_an_atom_are_its_leading_singular_vectors(shape, generator):
+    """No product of a map and a waveform is nearer (Eckart and Young)."""
+    atoms = normal(generator, *shape)
+    maps, waveforms = factor_atoms(atoms)
+    left, values, right = torch.linalg.svd(atoms.flatten(2), full_matrices=False)
+    leading = left[..., :1] * values[:, None, :1] * right[:, :1]
+    products = torch.einsum("kc,k...->kc...", maps, waveforms)
+    torch.testing.assert_close(products.flatten(2), leading)
+    torch.testing.assert_close(atom_norms(waveforms).flatten(), torch.ones(shape[0]).double())
+    extremes = waveforms.flatten(1)
+    assert torch.equal(extremes.amax(1), extremes.abs().amax(1))
+    again = factor_atoms(products)
+    torch.testing.assert_close(again, (maps, waveforms))
+
+
+@pytest.mark.parametrize("atom_norm", ["unit", "ball", None])
+def test_products_stay_products(atom_norm, generator):
+    project = dict(atom_norm=atom_norm, rank=1)
+    once = project_atoms(normal(generator, 6, 3, 8), **project)
+    assert (torch.linalg.matrix_rank(once, rtol=1e-10) == 1).all()
+    torch.testing.assert_close(project_atoms(once, **project), once)
+    zero = torch.zeros(2, 3, 4)
+    assert torch.equal(project_atoms(zero, **project), zero)
+    one_channel = normal(generator, 6, 1, 8)
+    expected = project_atoms(one_channel, atom_norm=atom_norm)
+    torch.testing.assert_close(project_atoms(one_channel, **project), expected)
 
 
 def test_norms_are_those_of_whole_atoms(generator):

@@ -9,6 +9,19 @@ from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step
 from skpudle.search import search
 from skpudle.search._conv_epoch import ConvProblem, conv_codes
+from skpudle.encoding import default_step, encode
+from skpudle.operators import ConvDictionary, factor_atoms, project_atoms
+from skpudle.search import (
+    ConvProblem,
+    combine_channels,
+    conv_codes,
+    correlation_level,
+    map_directions,
+    principal_directions,
+    refine_products,
+    search,
+    search_above_noise,
+)
 
 SHAPES = [  # atoms (n, channels, *kernel), images (n, channels, *size), stride
     ((4, 1, 5, 4), (2, 1, 13, 16), (1, 1)),
@@ -186,3 +199,100 @@ def test_planted_shapes_are_found(seed):
     ]
     assert np.max(correlations, axis=1).min() > 0.985
     assert len(set(np.argmax(correlations, axis=1))) == 4
+
+
+# ---------------------------------------------------------------- atoms of rank one
+
+
+class Whole:
+    """Signals in all channels, as `refine_products` asks for them."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def combined(self, directions):
+        return combine_channels(self.x, directions)
+
+    def products(self, sources):
+        return torch.einsum("nkhw,nchw->kc", sources, self.x)
+
+
+def signals_of_products(generator, n_channels=5):
+    """Return signals (12, n_channels, 1, 60) without noise, and their two atoms of rank one."""
+    atoms = project_atoms(draw(generator, 2, n_channels, 1, 6), rank=1)
+    codes = torch.zeros(12, 2, 1, 55, dtype=torch.float64)
+    for z in codes.flatten(0, 1):
+        z[0, torch.randperm(55, generator=generator)[:2]] = 1.0
+    return ConvDictionary(atoms, (1, 1)).synthesis(codes), atoms
+
+
+def test_data_of_products_lie_in_their_principal_directions(generator):
+    """Combinations by these, and back, change nothing; and so do those by the maps."""
+    x, atoms = signals_of_products(generator)
+    flat = x.transpose(0, 1).flatten(1)
+    for directions in (
+        principal_directions(flat @ flat.mT, 2),
+        map_directions(factor_atoms(atoms)[0]),
+    ):
+        torch.testing.assert_close(directions.mT @ directions, torch.eye(2, dtype=torch.float64))
+        there = combine_channels(x, directions)
+        torch.testing.assert_close(combine_channels(there, directions.mT), x)
+
+
+@pytest.mark.parametrize("in_all_channels", [False, True])
+def test_products_descend_to_the_true_ones(in_all_channels, generator):
+    """From atoms of any rank near them; with combinations of channels maps leave their span."""
+    x, atoms = signals_of_products(generator)
+    near = atoms + 0.2 * project_atoms(draw(generator, *atoms.shape))
+    if in_all_channels:
+        problem = ConvProblem(x, (1, 6), (1, 1), 0.02, positive_code=True)
+        found = refine_products(problem, near)
+    else:
+        directions = map_directions(factor_atoms(near)[0])
+        problem = ConvProblem(combine_channels(x, directions), (1, 6), (1, 1), 0.02, True)
+        begin = combine_channels(near, directions)
+        found = refine_products(problem, begin, Whole(x), directions)
+    torch.testing.assert_close(found, project_atoms(found, rank=1))
+    cosines = (found * atoms).flatten(1).sum(1)
+    assert cosines.min() > 0.999
+
+
+def test_an_epoch_of_products_improves_products(generator):
+    problem, atoms = problem_of(generator, SHAPES[1], rank=1)
+    atoms = problem.project(atoms)
+    epoch = solved(problem, atoms)
+    improved = epoch.improved_atoms()
+    torch.testing.assert_close(improved, problem.project(improved))
+    assert problem.epoch(improved, epoch.codes).objective < epoch.objective
+
+
+# ---------------------------------------------------------------- the level of the noise
+
+
+def test_the_level_of_white_noise_is_the_universal_threshold(generator):
+    """Without codes, correlations of unit atoms with white noise have its deviation."""
+    x = 3 * draw(generator, 40, 2, 1, 80)
+    problem = ConvProblem(x, (1, 6), (1, 1), 1e9)
+    atoms = project_atoms(draw(generator, 3, 2, 1, 6))
+    expected = 3 * np.sqrt(2 * np.log(40 * 75))
+    assert correlation_level(problem, atoms) == pytest.approx(expected, rel=0.05)
+    scaled = ConvProblem(2 * x, (1, 6), (1, 1), 1e9)
+    assert correlation_level(scaled, atoms) == pytest.approx(
+        2 * correlation_level(problem, atoms), rel=1e-12
+    )
+
+
+def test_a_search_below_slow_noise_begins_again_at_its_level(generator):
+    slow = draw(generator, 12, 1, 1, 120)
+    for t in range(1, 120):  # an autoregression
+        slow[..., t] += 0.9 * slow[..., t - 1]
+    atoms = project_atoms(draw(generator, 2, 1, 1, 12))
+    problem = ConvProblem(slow, (1, 12), (1, 1), 5.0, positive_code=True)
+    state = search(problem, atoms)
+    again, found = search_above_noise(problem, atoms, state)
+    assert again.alpha > 1.25 * problem.alpha
+    assert found.alpha == again.alpha
+    assert found.phase == "done"
+    enough = ConvProblem(slow, (1, 12), (1, 1), 1e3)
+    state = search(enough, atoms)
+    assert search_above_noise(enough, atoms, state) == (enough, state)

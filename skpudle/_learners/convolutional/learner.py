@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 from math import frexp, prod
 
+import numpy as np
 import torch
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
@@ -15,10 +16,10 @@ from skpudle._data.arrays import (
     unit_of,
 )
 from skpudle._data.images import (
+    check_atoms_fit,
     check_gaps,
     covering_positions,
     sizes,
-    warn_of_lines,
 )
 from skpudle._data.noise import Noise
 from skpudle._data.training_images import Cropping, Geometry, TrainingImages
@@ -28,13 +29,21 @@ from skpudle._learners.convolutional.model import ConvModel, ConvNetwork, RowLay
 from skpudle._learners.convolutional.parameters import (
     CONSTRAINTS,
     ConvPlan,
+    channel_noise_of,
     depth_of,
     images_of,
+    in_units_of,
     start_of,
     stride_of,
     targets_of,
 )
-from skpudle._learners.convolutional.search import as_pictures, pieces_of, search_problem
+from skpudle._learners.convolutional.search import (
+    Pieces,
+    as_pictures,
+    products_of,
+    search_problem,
+    windows_of,
+)
 from skpudle._learners.convolutional.values import (
     auto_penalty,
     baseline,
@@ -56,6 +65,20 @@ from skpudle.search._held_out import hold_out
 from skpudle.search._penalty import penalty_path
 from skpudle.search._search import is_done, searched
 from skpudle.search._size import try_sizes
+from skpudle.encoding import default_step
+from skpudle.operators import ConvDictionary, project_atoms
+from skpudle.search import (
+    choose_coding,
+    combine_channels,
+    hold_out,
+    is_done,
+    penalty_path,
+    refit_atoms,
+    search_above_noise,
+    searched,
+    spread_channels,
+    try_sizes,
+)
 
 __all__ = ["ConvLearner"]
 
@@ -121,10 +144,12 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                 )
             raise ValueError(
                 f"Images have {images.n_channels} channels, but {type(self).__name__} was fitted "
-                f"on {n_channels}; the last axis is that of channels. If it is 1, pass the "
-                "channels of an image as a list of grey ones, list(np.moveaxis(image, -1, 0))."
+                f"on {n_channels}; channels are the {'first' if self.channels_first else 'last'} "
+                "axis of an image. Pass images with the same channels; if it was fitted on 1, the "
+                "channels as a list of grey images, list(np.moveaxis(image, -1, 0))."
             )
-        return images
+        noise = getattr(self, "channel_noise_", None)
+        return images if noise is None else images.map(lambda x: in_units_of(noise, x, self))
 
     def _check_known(self):  # -> Plan
         """Raise an error unless it is fitted, with atoms of the present parameters."""
@@ -175,15 +200,23 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             images = self._read_known(X, **gaps).map(lambda x: x.to(dtype))
         else:
             images = images_of(self, X, resolve_device(self.device, _first(X)), **gaps)
-            warn_of_lines(images, self._kernel)
-        targets = targets_of(self, y, images)
+            check_atoms_fit(images, self._kernel)
+        targets, noise = targets_of(self, y, images), None
+        if known:  # as fitted, and the images are in these units already
+            noise = getattr(self, "channel_noise_", None)
+            noise = None if noise is None else to_tensor(noise)
+        elif not np.array_equal(self.channel_noise, "equal"):
+            noise = channel_noise_of(self, images)
+            images = images.map(lambda x: in_units_of(noise, x, self))
+        if noise is not None:
+            targets = targets and [in_units_of(noise, x, self) for x in targets]
         check_gaps(images.tensors, self._kernel, self._stride)
         same = images.kind != "list"
         image_size = tuple(images.tensors[0].shape[2:]) if same else None
         sample = TrainingImages(
             images.singles(),
             targets,
-            Geometry(image_size, images.channel_axis),
+            Geometry(image_size, images.channel_axis, noise),
             Cropping(
                 self._kernel,
                 self._stride,
@@ -221,13 +254,20 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         n_components = _ATOMS if decides else self.n_components
         if decides and resumes:
             n_components = run.recorder.n_rows
-        shape = n_components, images.images[0].shape[0], *self._kernel
         given = self._loss(), baseline(self._loss(), images)
-        atoms = initial_atoms(images, start_of(self), shape, generator, *given)
+        directions = None
+        complete = images.masks is None and given[1] is None
+        if self.rank is not None and run is not None and plan.searches and complete:
+            directions = self._pieces(images)[0].principal_directions(n_components)
+        seen = images
+        if directions is not None:
+            seen = images.mapped(lambda image: combine_channels(image[None], directions)[0])
+        shape = n_components, seen.images[0].shape[0], *self._kernel
+        atoms = initial_atoms(seen, start_of(self), shape, generator, *given)
         atoms = project_atoms(atoms.contiguous(), atom_norm=self.atom_norm)
         noise, alpha, penalty = Noise.of(self.noise_std), self.alpha, self.alpha
         if alpha == "auto":
-            alpha = penalty = auto_penalty(images, atoms, noise.unit or noise.high, *given)
+            alpha = penalty = auto_penalty(seen, atoms, noise.unit or noise.high, *given)
             if plan.codes_follow_data and given[1] is None and images.masks is None:
                 alpha = penalty = max(penalty, universal_threshold(images, self._kernel))
         if self.shrinkage == "hard":
@@ -237,6 +277,9 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         size_path = None
 
         def built(atoms, intercept=given[1]):
+            if atoms.shape[1] != len(images.images[0]):
+                atoms = spread_channels(atoms, directions.to(atoms))
+            atoms = project_atoms(atoms, atom_norm=None, rank=self.rank)
             parameters = initial_parameters(plan, atoms, images.stride, alpha, intercept)
             searched = float(penalty) if plan.searches and run is not None else None
             options = images, images.geometry, generator, parameters.alpha
@@ -248,10 +291,10 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             return run.fitted(replace(model, size_path=path), rows, losses)
 
         if decides and run is not None and not resumes:
-            problem = self._problem(images, float(penalty) / noise_of(*given), given[1])
+            problem = self._problem(seen, float(penalty) / noise_of(*given), given[1])
 
             def start(n):
-                begun = initial_atoms(images, "search", (n, *shape[1:]), generator, *given)
+                begun = initial_atoms(seen, "search", (n, *shape[1:]), generator, *given)
                 return as_pictures(begun)
 
             def of_trial(trial):
@@ -266,7 +309,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             return run.recorder.restore_model(model, rows), rows
         if not plan.searches or run is None:
             return built(atoms)
-        problem = self._problem(images, float(penalty) / noise_of(*given), given[1])
+        problem = self._problem(seen, float(penalty) / noise_of(*given), given[1])
 
         def inside(state):
             return state.found[0].reshape(atoms.shape).to(atoms)
@@ -276,18 +319,28 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
         problem = hold_out(problem, fixed=self.alpha != "auto")
         state = run.search(problem, as_pictures(atoms), of_state)
+        of_noise = self.alpha == "auto" and len(self._kernel) == 1 and given[1] is None
+        if of_noise and images.masks is None and is_done(state):
+            level = partial(search_above_noise, problem, as_pictures(atoms), state)
+            problem, state = run.make_step("level of the noise", level, partial(of_state, state))
         found = inside(state)
-        if state.is_unbiased:
+        if self.rank is not None:
+            refine = partial(products_of, problem, state, self._pieces(images)[0], directions)
+            found = run.make_step("maps and waveforms", refine, partial(of_state, state))
+        elif state.is_unbiased:
             refit = partial(refit_atoms, searched(problem, state), *state.found)
             found = run.make_step("unbiased atoms", refit, partial(of_state, state))
-            found = found.reshape(atoms.shape).to(atoms)
+        found = found.reshape(len(atoms), -1, *self._kernel).to(atoms)
         model, rows = built(found)
         if given[1] is not None:
-            intercept = settled_baseline(model.network(rows, 0)[0], *self._pieces(images))
+            pieces, masks = self._pieces(images)
+            known = pieces.stacked(), None if masks is None else pieces.stacked(masks)
+            intercept = settled_baseline(model.network(rows, 0)[0], *known)
             model, rows = built(found, intercept)
         if is_done(state) and problem.held_out is not None and plan.codes_follow_data:
+            unseen = project_atoms(state.unseen, rank=self.rank)
             options = dict(debias=plan.debias, place=state.trials[0].prediction.place)
-            choose = partial(choose_coding, problem.held_out, state.unseen, **options)
+            choose = partial(choose_coding, problem.held_out, unseen, **options)
             path = run.make_step("penalty of codes", choose, partial(of_state, state))
             model = replace(model, coding=path.summary(problem.unit))
         unit = problem.unit * noise_of(*given)
@@ -295,16 +348,17 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         model = replace(model, search_alpha=state.alpha * unit, penalty_path=path)
         return model, rows
 
-    def _pieces(self, images):  # -> pieces of one size, and masks
-        pictures = images.targets or images.images, None if images.targets else images.masks
-        return pieces_of(*pictures, self._kernel, self._stride)
+    def _pieces(self, images):  # -> Pieces, and masks of the images
+        pictures = images.targets or images.images
+        masks = None if images.targets else images.masks
+        return Pieces(pictures, windows_of(pictures, self._kernel, self._stride)), masks
 
     def _problem(self, images, alpha, intercept=None):  # -> ConvProblem
-        x, mask = self._pieces(images)
-        seen = torch.stack(responses(self._loss(), x, intercept))
+        pieces, masks = self._pieces(images)
+        seen = torch.stack(responses(self._loss(), pieces, intercept))
         return search_problem(
             seen,
-            mask,
+            None if masks is None else pieces.stacked(masks),
             self._kernel,
             self._stride,
             alpha=alpha,
@@ -371,6 +425,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             fixed_step=parameters.step,
             n_intercepts=len(parameters.intercept) if counts else 0,
             threshold_unit=threshold_unit or unit,
+            rank=self.rank,
         )
         model = ConvModel(
             plan.rule(plan.gradient),

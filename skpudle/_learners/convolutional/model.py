@@ -32,6 +32,15 @@ from skpudle._operators import ConvDictionary, ConvLayers, atom_norms, project_a
 from skpudle._precision import as_scalars, in_own_precision
 from skpudle._training.messages import warn_of_step
 from skpudle.encoding._unfold import default_step, threshold_levels, unfold
+from skpudle.encoding import default_step, threshold_levels, unfold
+from skpudle.operators import (
+    ConvDictionary,
+    ConvLayers,
+    atom_norms,
+    factor_atoms,
+    project_atoms,
+)
+from skpudle.search import combine_channels, map_directions
 
 __all__ = ["ConvModel", "ConvNetwork", "RowLayout", "all_shifts"]
 
@@ -78,6 +87,8 @@ class RowLayout:
     threshold_unit : float, default=1.0
         Unit of learned penalties in a row, a power of two. They are in units of the data, and a
         learning rate is not.
+    rank : {1, None}, default=None
+        Rank of the atoms; see `skpudle.operators.project_atoms`.
     """
 
     shape: tuple[int, ...]
@@ -91,6 +102,7 @@ class RowLayout:
     fixed_step: float | None
     n_intercepts: int = 0
     threshold_unit: float = 1.0
+    rank: int | None = None
 
     @cached_property
     def _sizes(self):  # of the parts of a row
@@ -148,6 +160,9 @@ class RowLayout:
     def project(self, rows):
         """Return the nearest rows that satisfy the constraints."""
         atoms, *separate, alpha, slope, step, intercept = rows.split(self._sizes, dim=1)
+        if self.rank is not None:
+            atoms = project_atoms(atoms.unflatten(1, self.shape), atom_norm=None, rank=self.rank)
+            atoms = atoms.flatten(1)
         atoms = project_atoms(atoms, atom_norm=self.atom_norm)  # separate ones are free
         positive = alpha.clamp_min(0), slope.clamp_min(0), step.clamp_min(_SMALLEST_STEP)
         return torch.cat([atoms, *separate, *positive, intercept], dim=1)
@@ -161,7 +176,7 @@ class RowLayout:
             if isinstance(value := getattr(parameters, name), Tensor)
         }
         size = 1.0 if self.atom_norm else atom_norms(parameters.atoms).mean()
-        atoms = project_atoms(atoms, atom_norm="unit") * size
+        atoms = project_atoms(atoms, atom_norm="unit", rank=self.rank) * size
         means |= dict(step=parameters.step, intercept=parameters.intercept)
         return self.pack(ConvParameters(atoms, **means))
 
@@ -219,6 +234,20 @@ class ConvNetwork:
     def with_grids(self, shifts, room):
         """Return the same network for other grids."""
         return replace(self, shifts=shifts, room=room)
+
+    def of_maps(self):  # -> ConvNetwork, (n_channels, k) or None
+        """Return the same network for combinations of channels by the maps of atoms of rank one.
+
+        Correlations with such atoms, and so codes, are equal. None: the atoms use all channels.
+        """
+        maps, _ = factor_atoms(self.atoms)
+        directions = map_directions(maps)
+        atoms = combine_channels(self.atoms, directions)
+        if directions.shape[1] == len(directions) or not torch.allclose(
+            atom_norms(atoms).flatten(), atom_norms(self.atoms).flatten()
+        ):
+            return self, None
+        return replace(self, parameters=self.parameters._replace(atoms=atoms)), directions
 
     def encode(self, x, *, mask=None, noise_std=None):
         """Return code maps, (n, n_components, *positions).
@@ -453,9 +482,8 @@ class ConvModel:
         if values.step is None:  # samples have their own steps
             step = default_step(ConvDictionary(values.atoms, stride), self.encoder.loss)
             values = values._replace(step=step)
-        channel_axis, shared = self.geometry.channel_axis, self.layout.shared_threshold
-        options = dict(channel_axis=channel_axis, shared_threshold=shared)
-        attributes = fitted_values(values, len(stride), **options)
+        options = dict(shared_threshold=self.layout.shared_threshold, rank=self.layout.rank)
+        attributes = fitted_values(values, len(stride), self.geometry, **options)
         alpha, debias, noise_std = self.coding or (attributes["alpha_"], self.encoder.debias, None)
         coded = {"alpha_": alpha, "debias_": debias, "noise_std_": noise_std}
         coded |= {"search_alpha_": self.search_alpha, "size_path_": as_arrays(self.size_path)}

@@ -5,10 +5,13 @@ from math import inf
 from numbers import Integral, Real
 from types import SimpleNamespace
 
-from sklearn.utils._param_validation import Interval, StrOptions
+import numpy as np
+import torch
+from sklearn.utils._param_validation import Interval, Options, StrOptions
 
+from skpudle._data.arrays import to_tensor
 from skpudle._data.images import check_axes, check_sizes, read_images, read_targets, sizes
-from skpudle._data.noise import Noise
+from skpudle._data.noise import Noise, noise_of_channels
 from skpudle._learners.base import GradientLearner
 from skpudle._learners.convolutional.model import all_shifts
 from skpudle._learners.models import Decay, Encoder, fixed
@@ -20,8 +23,10 @@ __all__ = [
     "CONSTRAINTS",
     "ConvPlan",
     "as_images",
+    "channel_noise_of",
     "depth_of",
     "images_of",
+    "in_units_of",
     "largest_of",
     "searches",
     "start_of",
@@ -47,6 +52,7 @@ CONSTRAINTS = GradientLearner._parameter_constraints | {
     "shrinkage": [StrOptions(set(SHRINKAGES))],
     "debias": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"}), "boolean"],
     "positive_code": ["boolean"],
+    "rank": [Options(Integral, {1}), None],
     "atom_norm": [StrOptions({"unit", "ball"}), None],
     "learn_threshold": [StrOptions({"one", "atom", "unfolding"}), None],
     "learn_step": ["boolean"],
@@ -57,6 +63,8 @@ CONSTRAINTS = GradientLearner._parameter_constraints | {
     "n_train_shifts": [_COUNT],
     "shift_average": ["boolean"],
     "image_shape": [tuple, list, None],
+    "channels_first": ["boolean"],
+    "channel_noise": [StrOptions({"equal", "auto"}), "array-like"],
     "optimizer": [StrOptions({"adam", "sgd"}), callable],
     "max_iter": [_COUNT, StrOptions({"auto"})],
     "dict_init": [StrOptions({"auto", "search", "random", "data", "dct"}), "array-like"],
@@ -151,10 +159,22 @@ def check_conv_parameters(learner, kernel, stride):
             "With separate_atoms='unfolding' the step is a part of the atoms, and their norms are "
             "free; pass learn_step=False and atom_norm=None."
         )
+    if learner.rank is not None and learner.separate_atoms:
+        raise ValueError(
+            f"separate_atoms={learner.separate_atoms!r} are free of constraints, but rank=1 asks "
+            "for atoms that are maps times waveforms. Pass separate_atoms=None or rank=None."
+        )
     if Noise.of(learner.noise_std).is_range and learner.learn_threshold is None:
         raise ValueError(
             "Thresholds follow the noise where noise_std is a pair, and have to be learned; "
             "pass learn_threshold='unfolding', for example."
+        )
+    equal_channels = np.array_equal(learner.channel_noise, "equal")
+    if not equal_channels and (learner.loss != "gaussian" or learner.noise_std != 0):
+        raise ValueError(
+            f"channel_noise={learner.channel_noise!r:.50}, but channels of counts, and of a "
+            "denoiser, have equal units. Pass channel_noise='equal', or loss='gaussian' and "
+            "noise_std=0."
         )
     if learner.loss != "gaussian":
         _check_likelihood(learner)
@@ -208,6 +228,7 @@ def largest_of(learner):  # -> float or None
 
 def _reading(learner):
     options = dict(image_shape=learner.image_shape, largest=largest_of(learner))
+    options |= dict(channels_first=learner.channels_first)
     return options | {"estimator": learner}
 
 
@@ -225,10 +246,37 @@ def targets_of(learner, y, images):  # -> list of (n_channels, *size), or None
     return None if targets is None else list(map(Noise.of(learner.noise_std).enter, targets))
 
 
-def as_images(learner, x):  # (..., *size) -> the same
+def as_images(learner, x):  # (..., n_channels, *size) -> the same
     """Return expected images from the network's units."""
     x = loss_named(learner.loss, learner.n_trials).mean(x)
-    return Noise.of(learner.noise_std).leave(x)
+    x, noise = Noise.of(learner.noise_std).leave(x), getattr(learner, "channel_noise_", None)
+    return x if noise is None else x / in_units_of(noise, torch.ones_like(x), learner)
+
+
+def in_units_of(noise, x, learner):  # (n_channels,), (..., n_channels, *size) -> the same
+    """Return images in units of the noise of their channels."""
+    return x / to_tensor(noise).to(x).reshape(-1, *[1] * len(sizes(learner.atom_shape, 1)))
+
+
+def channel_noise_of(learner, images):  # Images -> Tensor of shape (n_channels,)
+    """Return the noise of the channels of new images.
+
+    Raises
+    ------
+    ValueError
+        If the parameter is not one positive number for each channel.
+    """
+    given, n_channels = learner.channel_noise, images.n_channels
+    if isinstance(given, str):
+        return noise_of_channels(images.tensors)
+    noise = np.asarray(given)
+    positive = noise.dtype.kind in "iuf" and (noise > 0).all() and np.isfinite(noise).all()
+    if noise.shape != (n_channels,) or not positive:
+        raise ValueError(
+            f"channel_noise={given!r:.80} is not one positive number for each of {n_channels} "
+            "channels. Pass their standard deviations of the noise, 'auto' or 'equal'."
+        )
+    return to_tensor(noise.astype(np.float64)).to(images.tensors[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,6 +329,8 @@ class ConvPlan(Plan):
             yield ("lambda_decay",), "shrinkage='soft'"
         elif given.alpha == 0 and not given.learn_threshold:
             yield ("lambda_decay",), "a positive alpha"
+        if len(data.samples.images[0]) == 1:
+            yield ("rank",), "signals with more than one channel"
         if given.loss != "binomial":
             yield ("n_trials",), "loss='binomial'"
         if max(stride_of(given)) == 1:

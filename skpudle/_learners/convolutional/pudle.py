@@ -1,6 +1,7 @@
 """Convolutional dictionaries of images and signals, and denoising by them."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf, log10, prod
 from numbers import Real
 from typing import Any, Literal, Self
@@ -28,6 +29,7 @@ from skpudle._learners.convolutional.parameters import (
 from skpudle._learners.score import deviance_of_pixels, sums_of
 from skpudle._training.messages import warn_of_l0
 from skpudle.search._coding import choose_coding, coding_of_l0, judged_rows
+from skpudle.search import choose_coding, coding_of_l0, combine_channels, judged_rows
 
 __all__ = ["ConvPUDLEDictionaryLearning"]
 
@@ -37,6 +39,15 @@ _PIXELS = 2**17
 
 def _parts(x):  # (n, ...) -> tensors of some images each
     return x.split(max(1, _PIXELS // prod(x.shape[2:])))
+
+
+def _covered(x, kernel, stride, end=0.0):  # (..., *size) -> extended to a size that atoms cover
+    size = x.shape[-len(kernel) :]
+    positions = covering_positions(size, kernel, stride)
+    axes = zip(size, kernel, stride, positions, strict=True)
+    missing = [k + s * (h - 1) - n for n, k, s, h in axes]
+    ends = [n for m in reversed(missing) for n in (0, m)]
+    return torch.nn.functional.pad(x, ends, value=end) if any(ends) else x
 
 
 class ConvPUDLEDictionaryLearning(ConvLearner):
@@ -69,10 +80,11 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         shrinkage times the step); for other losses it is at least twice the standard deviation of
         the noise of a correlation. Learned thresholds start at it. For codes of the lasso it is at
         least ``sigma * sqrt(2 log n)``, with the estimated noise ``sigma`` and the number ``n`` of
-        places of an atom. Held-out images choose between it and the next larger one, by a factor
-        of 1.4, for the search, and choose the penalty of codes, ``alpha_``, as in
-        `PUDLEDictionaryLearning`. Codes of signals are as sparse as predicts hidden pixels within
-        2 % of the best.
+        places of an atom; signals estimate ``sigma`` again after the search, from correlations of
+        atoms and residual, and search again if it is larger. Held-out images choose between it and
+        the next larger one, by a factor of 1.4, for the search, and choose the penalty of codes,
+        ``alpha_``, as in `PUDLEDictionaryLearning`. Codes of signals are as sparse as predicts
+        hidden pixels within 2 % of the best.
 
     gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
         The gradient to train by; see `PUDLEDictionaryLearning`. Naming one requests training.
@@ -110,6 +122,12 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
 
     positive_code : bool, default=False
         Whether codes are restricted to non-negative values.
+
+    rank : {1, None}, default=None
+        1: an atom is a map over the channels times one waveform, ``spatial_components_`` and
+        ``temporal_components_``, as the sources of MEG and EEG are. A search then looks at as many
+        combinations of channels as there are atoms, and noise hides atoms later. None: each
+        channel of an atom has its own waveform.
 
     atom_norm : {"unit", "ball", None}, default="unit"
         Whether atoms have norm 1, at most 1, or any.
@@ -155,6 +173,17 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         Shape of the image in a row of two-dimensional input, with channels last if there are any;
         by default a row is a line.
 
+    channels_first : bool, default=False
+        Whether channels are the first axis of a signal or image, (n, n_channels, length) as in
+        recordings of EEG; (n_channels, length) is then one recording. Reconstructions have them
+        there, too, and channels stay the last axis of ``components_``, atoms the last of codes.
+
+    channel_noise : {"equal", "auto"} or array-like of shape (n_channels,), default="equal"
+        Standard deviation of the noise of each channel. The fit is in units of it, and so are
+        ``alpha_``, ``noise_std_`` and the norms of atoms; ``components_``, maps and reconstructions
+        are in the units of the data. "auto" estimates it from differences of neighbours. "equal":
+        all channels have the same units. Learners of counts, and denoisers, have equal channels.
+
     optimizer : {"adam", "sgd"} or callable, default="adam"
         How the gradient changes the atoms; a callable takes parameters and ``lr`` and returns an
         optimiser of torch, such as ``partial(torch.optim.Adam, betas=(0.5, 0.9))``.
@@ -195,6 +224,13 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     components_ : ndarray of shape (n_components, [height,] width[, n_channels])
         The atoms, with an axis of channels if images have one.
 
+    spatial_components_ : ndarray of shape (n_components, n_channels)
+        With ``rank=1``, the maps over the channels, with the norms of the atoms.
+
+    temporal_components_ : ndarray of shape (n_components, length)
+        With ``rank=1``, the waveforms, of norm 1, whose largest excursion is positive. For pictures
+        their shape is (n_components, height, width).
+
     analysis_components_, decoder_components_ : ndarray of that shape
         Separate atoms, if ``separate_atoms`` asks for them. If every unfolding has its own,
         ``analysis_components_`` has the shape (n_unfoldings, n_components, ...).
@@ -221,6 +257,9 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
 
     step_size_ : float
         The step in use, unless every image searches for its own.
+
+    channel_noise_ : ndarray of shape (n_channels,)
+        Standard deviation of the noise of each channel, unless ``channel_noise="equal"``.
 
     peak_ : float
         Largest magnitude of a pixel in training, without the noise that training added and, with
@@ -270,9 +309,9 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
 
     Input is an array (n_images, height, width[, n_channels]) or, where ``atom_shape`` is one
     number, (n_signals, length[, n_channels]); or a list of images of different sizes; or rows.
-    Two-dimensional input always means rows. Unsigned integers become fractions of their largest
-    value, except in rows. If atoms do not cover an image exactly, `transform` and training extend
-    it by zeros at its ends, `denoise` by reflection.
+    Two-dimensional input means rows, unless ``channels_first``. Unsigned integers become fractions
+    of their largest value, except in rows. If atoms do not cover an image exactly, `transform` and
+    training extend it by zeros at its ends, `denoise` by reflection.
 
     NaN, or a masked value of a masked array, is a missing pixel of `fit`, `partial_fit` and
     `transform`, which is ignored; `inverse_transform` fills it. Several grids, atoms of each
@@ -347,6 +386,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         shrinkage: Literal["soft", "hard"] = "soft",
         debias: float | Literal["auto"] = "auto",
         positive_code: bool = False,
+        rank: Literal[1] | None = None,
         atom_norm: Literal["unit", "ball", None] = "unit",
         learn_threshold: Literal["one", "atom", "unfolding"] | None = None,
         learn_step: bool = False,
@@ -357,6 +397,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         n_train_shifts: int = 1,
         shift_average: bool = False,
         image_shape: tuple[int, ...] | None = None,
+        channels_first: bool = False,
+        channel_noise: Literal["equal", "auto"] | ArrayLike = "equal",
         optimizer: Literal["adam", "sgd"] | Callable = "adam",
         learning_rate: float = 1e-3,
         batch_size: int | Literal["auto"] = "auto",
@@ -381,6 +423,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         self.shrinkage = shrinkage
         self.debias = debias
         self.positive_code = positive_code
+        self.rank = rank
         self.atom_norm = atom_norm
         self.learn_threshold = learn_threshold
         self.learn_step = learn_step
@@ -391,6 +434,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         self.n_train_shifts = n_train_shifts
         self.shift_average = shift_average
         self.image_shape = image_shape
+        self.channels_first = channels_first
+        self.channel_noise = channel_noise
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.batch_size = batch_size
@@ -472,22 +517,24 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             n_features_out) for rows, a list of maps for a list.
         """
         images, network = self._read_and_build(X, allow_nan=self._allows_nan())
-        codes = []
-        for x in images.tensors:
-            x, mask = split_gaps(x, len(self._kernel))
-            parts = _parts(self._cover(x))
-            masks = [None] * len(parts) if mask is None else _parts(self._cover(mask, 1.0))
-            pairs = zip(parts, masks, strict=True)
-            codes.append(torch.cat([network.encode(part, mask=known) for part, known in pairs]))
+        codes = [self._encode(network, x) for x in images.tensors]
         return images.hand_back(codes, channels=True)
 
-    def _cover(self, x, end=0.0):  # (..., *size) -> extended to a size that atoms cover
-        size = x.shape[-len(self._kernel) :]
-        positions = covering_positions(size, self._kernel, self._stride)
-        axes = zip(size, self._kernel, self._stride, positions, strict=True)
-        missing = [k + s * (h - 1) - n for n, k, s, h in axes]
-        ends = [n for m in reversed(missing) for n in (0, m)]
-        return torch.nn.functional.pad(x, ends, value=end)
+    def _encode(self, network, x):  # (n, n_channels, *size) -> (n, n_components, *positions)
+        cover = partial(_covered, kernel=self._kernel, stride=self._stride)
+        x, mask = split_gaps(x, len(self._kernel))
+        if mask is not None:
+            pairs = zip(_parts(cover(x)), _parts(cover(mask, end=1.0)), strict=True)
+            return torch.cat([network.encode(part, mask=known) for part, known in pairs])
+        directions, short = None, network
+        if self.rank is not None and network.parameters.intercept is None:
+            short, directions = network.of_maps()
+        codes = []
+        for part in _parts(x):
+            noise_std = network.noise_of(part)
+            part = part if directions is None else combine_channels(part, directions)
+            codes.append(short.encode(cover(part), noise_std=noise_std))
+        return torch.cat(codes)
 
     @torch.no_grad()
     def inverse_transform(self, X: ArrayLike | Tensor | list) -> np.ndarray | Tensor | list:
@@ -527,7 +574,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
                 x = x[(..., *(slice(n) for n in size))]
             images.append(as_images(self, x))
         channels = self.components_.ndim == len(self._kernel) + 2
-        return codes.hand_back(images, channels=channels)
+        first = self.channels_first
+        return codes.hand_back(images, channels=channels, channels_first=first)
 
     @torch.no_grad()
     def denoise(
@@ -575,7 +623,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         """
         self._check_known()
         of_rows = getattr(self, "n_features_in_", None) is not None
-        if not of_rows and is_one_image(X, len(self._kernel)):
+        if not (of_rows or self.channels_first) and is_one_image(X, len(self._kernel)):
             return self.denoise([X], noise_std=noise_std)[0]
         images, network = self._read_and_build(X, colours=True)
         levels = Noise.of(self.noise_std).levels(noise_std, images)
@@ -585,7 +633,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             for x, level in zip(images.tensors, levels, strict=True)
         ]
         pixels = largest_of(self) is None  # counts are none
-        return images.hand_back([as_images(self, x) for x in denoised], pixels=pixels)
+        options = dict(pixels=pixels, channels_first=self.channels_first)
+        return images.hand_back([as_images(self, x) for x in denoised], **options)
 
     def _denoise(self, network, x, noise_std):
         parts = _parts(x)
@@ -733,11 +782,12 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     @torch.no_grad()
     def _explained(self, images, network):
         loss, deviance = self._loss(), 0.0
+        cover = partial(_covered, kernel=self._kernel, stride=self._stride)
         n_channels = network.atoms.shape[1]
         for x in images.tensors:
-            known = self._cover(torch.ones_like(x[0, 0]))
+            known = cover(torch.ones_like(x[0, 0]))
             x = x.reshape(-1, n_channels, *x.shape[2:])  # channels are images of grey atoms
-            for part in _parts(self._cover(x)):
+            for part in _parts(cover(x)):
                 deviance += deviance_of_pixels(loss, network, part, known)
         pixels = torch.cat([x.transpose(0, 1).flatten(1).mT for x in images.tensors])
         total = sums_of(loss, Samples(pixels)).deviance(loss)

@@ -16,6 +16,8 @@ from skpudle._learners.convolutional.search import patches_by_energy
 from skpudle._learners.counts import least_penalty
 from skpudle._operators import ConvDictionary
 from skpudle.encoding._unfold import default_step
+from skpudle.encoding import default_step
+from skpudle.operators import ConvDictionary, factor_atoms
 
 __all__ = [
     "ConvParameters",
@@ -33,6 +35,9 @@ __all__ = [
 # on the noise, as of the paper's denoiser: 0.16 for 25 / 255
 _ALPHA, _NOISE = 0.1, 1.6
 
+# Places of an atom along the last axis of an image whose correlations are held at a time.
+_PLACES = 2**14
+
 # attributes of separate atoms, in the order of `ConvParameters`
 _SEPARATE_ATOMS = (
     "components_",
@@ -40,6 +45,8 @@ _SEPARATE_ATOMS = (
     "decoder_components_",
     "synthesis_components_",
 )
+# attributes of atoms of rank one
+_FACTORS = "spatial_components_", "temporal_components_"
 
 
 class ConvParameters(NamedTuple):
@@ -80,14 +87,16 @@ class ConvParameters(NamedTuple):
         return self[1:4]
 
 
-def _outside(atoms, n_axes, channel_axis):  # -> the public attribute
+def _outside(atoms, n_axes, channel_axis, noise=None):  # -> the public attribute
+    atoms = atoms if noise is None else atoms * noise.to(atoms).reshape(-1, *[1] * n_axes)
     atoms = atoms.movedim(-1 - n_axes, -1)
     return to_numpy(atoms if channel_axis else atoms[..., 0])
 
 
-def _inside(atoms, n_axes, like, *, channel_axis):  # -> (..., n_channels, *kernel)
+def _inside(atoms, n_axes, like, *, channel_axis, noise=None):  # -> (..., n_channels, *kernel)
     atoms = to_tensor(atoms).to(like)
     atoms = atoms if channel_axis else atoms[..., None]
+    atoms = atoms if noise is None else atoms / to_tensor(noise).to(like)
     return atoms.movedim(-1, -1 - n_axes).contiguous()
 
 
@@ -135,6 +144,7 @@ def known_parameters(attributes, n_axes, like):
     _check_shapes(attributes)
     n_components, n_dimensions = len(attributes["components_"]), attributes["components_"].ndim
     options = dict(n_axes=n_axes, like=like, channel_axis=n_dimensions == n_axes + 2)
+    options["noise"] = attributes.get("channel_noise_")
     atoms, *separate = (
         None if value is None else _inside(value, **options)
         for value in map(attributes.get, _SEPARATE_ATOMS)
@@ -159,14 +169,20 @@ def _threshold(alpha, *, shared):  # the public attribute
     return float(alpha.flat[0]) if shared else alpha
 
 
-def fitted_values(parameters, n_axes, *, channel_axis, shared_threshold):
+def fitted_values(parameters, n_axes, geometry, *, shared_threshold, rank=None):
     """Return the fitted attributes of parameters, the inverse of `known_parameters`."""
     *atoms, alpha, slope, step, intercept = parameters
-    outside, in_layers = [_outside(atoms[0], n_axes, channel_axis)], atoms[-1] is not None
+    _, *how = geometry  # axis and noise of channels
+    outside, in_layers = [_outside(atoms[0], n_axes, *how)], atoms[-1] is not None
     for stack in atoms[1:]:
         part = stack if stack is None or in_layers else stack[0]
-        outside.append(None if part is None else _outside(part, n_axes, channel_axis))
-    return dict(zip(_SEPARATE_ATOMS, outside)) | {
+        outside.append(None if part is None else _outside(part, n_axes, *how))
+    factors, noise = (None, None), geometry.channel_noise
+    if rank is not None:
+        maps, waveforms = factor_atoms(atoms[0])
+        factors = to_numpy(maps if noise is None else maps * noise.to(maps)), to_numpy(waveforms)
+    return dict(zip((*_SEPARATE_ATOMS, *_FACTORS), (*outside, *factors))) | {
+        "channel_noise_": None if noise is None else to_numpy(noise),
         "alpha_": _threshold(alpha, shared=shared_threshold),
         "alpha_slope_": _threshold(slope, shared=shared_threshold),
         "step_size_": None if step is None else float(step),
@@ -265,6 +281,7 @@ def initial_atoms(images, dict_init, shape, generator, loss, intercept):
             f"{', n_channels' if channel_axis else ''}) = {expected}."
         )
     options = dict(like=images.images[0], channel_axis=channel_axis)
+    options["noise"] = images.geometry.channel_noise
     return _inside(atoms, len(kernel), **options)
 
 
@@ -309,7 +326,20 @@ def auto_penalty(images, atoms, noise_std, loss, intercept):
         return _NOISE * noise_std
     dictionary, noise = ConvDictionary(atoms, images.stride), noise_of(loss, intercept)
     seen = responses(loss, map(images.covered, images.images), intercept)
-    largest = torch.stack([dictionary.analysis(image[None]).abs().max() for image in seen])
+    k, s = atoms.shape[-1], images.stride[-1]
+
+    reach = (_PLACES - 1) * s + k
+    largest = torch.stack(
+        [
+            torch.stack(
+                [
+                    dictionary.analysis(image[None, ..., start : start + reach]).abs().max()
+                    for start in range(0, max(image.shape[-1] - k + s, 1), _PLACES * s)
+                ]
+            ).max()
+            for image in seen
+        ]
+    )
     largest = largest[largest > 0]
     alpha = _ALPHA * (float(largest.median()) if len(largest) else 1.0)
     if intercept is None:

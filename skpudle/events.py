@@ -1,0 +1,158 @@
+r"""Turn codes of signals into a table of events: signal, time, atom and amplitude.
+
+A code map has more nonzero codes than there are events. An event between two samples, or of a shape
+that differs a little from its atom, has two or three codes side by side; codes at the level of the
+noise are none. So events are found from codes of a penalty at that level. Codes of one atom and
+sign whose copies of the atom correlate by more than 0.7 are one event, at the place of the largest.
+Its amplitude is the projection of their sum on the atom there. Events much smaller than the atom's
+typical one are left out.
+"""
+
+from copy import copy
+from math import log, sqrt
+from numbers import Real
+
+import numpy as np
+
+from skpudle._data.arrays import to_numpy, to_tensor
+from skpudle._data.images import sizes
+from skpudle._fitted.learners import find_learner
+from skpudle._learners.convolutional.parameters import stride_of
+
+__all__ = ["find_events"]
+
+# Copies of an atom at a distance at which they correlate by less are different events. Recall of
+# simulated EEG at 0 dB, where an event in twenty has another one of its atom within 10 samples, is
+# .957 with .5, .966 with .7 and .973 with .8 (benchmarks/bench_waveforms.py, 30 channels). With .8
+# some beats of an electrocardiogram with as much noise as signal are two events, with .7 none.
+_ALIKE = 0.7
+# The smallest event as a share of an atom's typical amplitude. Waves of that electrocardiogram
+# other than beats reach .24 with half as much noise as signal and .36 with as much, the smallest
+# beat has .88 and .77.
+_LEAST = 1 / 3
+
+
+def _typical(amplitudes):
+    """Return the amplitude above which events have half of the energy."""
+    sizes = np.sort(np.abs(amplitudes))
+    energy = np.cumsum(sizes**2)
+    return sizes[np.searchsorted(energy, energy[-1] / 2)] if len(sizes) else 0.0
+
+
+def _autocorrelation(atom, stride):  # (length, n_channels) -> (n_shifts,)
+    """Return the correlation of an atom with its copies at later places."""
+    shifts = range(0, len(atom), stride)
+    products = np.array([(atom[s:] * atom[: len(atom) - s]).sum() for s in shifts])
+    return products / (products[0] or 1.0)
+
+
+def _merge(codes, correlation):  # (n_positions,) -> places, amplitudes
+    """Merge codes of an atom in a signal that are one event, the largest first."""
+    below = np.flatnonzero(correlation < _ALIKE)
+    reach = int(below[0]) if len(below) else len(correlation)
+    codes, places, amplitudes = codes.copy(), [], []
+    used = np.flatnonzero(codes)
+    for place in used[np.argsort(-np.abs(codes[used]), kind="stable")]:
+        if codes[place] == 0:  # in an event already
+            continue
+        near = np.arange(max(0, place - reach + 1), min(len(codes), place + reach))
+        near = near[codes[near] * codes[place] > 0]
+        places.append(place)
+        amplitudes.append(codes[near] @ correlation[np.abs(near - place)])
+        codes[near] = 0
+    return places, amplitudes
+
+
+def _at_level_of_noise(learner, X):
+    """Return the learner with the penalty of the noise, at which one code in all is chance."""
+    noise = getattr(learner, "noise_std_", None)
+    if noise is None or np.ndim(learner.alpha_):
+        return learner
+    axis = 1 if learner.channels_first else 0
+    signals = X if isinstance(X, list | tuple) or np.ndim(X) > 2 else [X]
+    n_samples = sum(np.shape(x)[axis if np.ndim(x) > 1 else 0] for x in signals)
+    known = copy(learner)
+    known.alpha_ = min(learner.alpha_, noise * sqrt(2 * log(max(n_samples, 2))))
+    known.debias_ = 1.0
+    return known
+
+
+def find_events(estimator, X, *, least=_LEAST, sampling_rate=None):
+    """Return the events of atoms in signals.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted `skpudle.ConvPUDLEDictionaryLearning` for signals, or a pipeline or search with one.
+    X : array-like, Tensor or list of signals
+        Signals, as `transform` takes them.
+    least : float, default=1/3
+        The smallest amplitude of an event as a share of its atom's typical amplitude, above which
+        events have half of the energy. 0 keeps all.
+    sampling_rate : float, default=None
+        Samples in a second, which gives times in seconds. None: times are numbers of samples.
+
+    Returns
+    -------
+    ndarray of shape (n_events,)
+        A structured array, which `pandas.DataFrame` takes, in the order of signals and times:
+        ``signal``, its number; ``time`` of the largest excursion of the waveform; ``atom``, its
+        number; ``amplitude``, the factor of the atom.
+
+    Raises
+    ------
+    ValueError
+        If the learner is not for signals, or ``least`` is no share.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpudle import ConvPUDLEDictionaryLearning
+    >>> from skpudle.events import find_events
+    >>> signal = 0.01 * np.random.default_rng(0).normal(size=400)
+    >>> for start in (50, 120, 300):
+    ...     signal[start : start + 20] += np.hanning(20)
+    >>> learner = ConvPUDLEDictionaryLearning(1, atom_shape=20, positive_code=True, random_state=0)
+    >>> len(find_events(learner.fit([signal]), [signal]))
+    3
+    """
+    found = find_learner(estimator)
+    learner = found.learner
+    kernel = sizes(getattr(learner, "atom_shape", (0, 0)), 1)
+    if len(kernel) != 1:
+        raise ValueError(
+            f"Events have times, and atoms of this {type(learner).__name__} have none. Pass a "
+            "fitted ConvPUDLEDictionaryLearning with one number for atom_shape, for signals."
+        )
+    if not (isinstance(least, Real) and 0 <= least <= 1):
+        raise ValueError(f"least={least!r:.50} is no share. Pass a number from 0 to 1.")
+    if sampling_rate is not None and not (isinstance(sampling_rate, Real) and sampling_rate > 0):
+        raise ValueError(
+            f"sampling_rate={sampling_rate!r:.50} is no number of samples in a second. Pass a "
+            "positive number, or None for times in samples."
+        )
+    X, (stride,) = found.prepare(X), stride_of(learner)
+    codes = _at_level_of_noise(learner, X).transform(X)
+    atoms = learner.components_.reshape(len(learner.components_), kernel[0], -1)
+    maps = codes if isinstance(codes, list) else to_numpy(to_tensor(codes))
+    if not isinstance(codes, list) and maps.ndim == 2:  # a row each, or one recording
+        is_row = getattr(learner, "n_features_in_", None) is not None
+        maps = maps.reshape(len(maps) if is_row else 1, -1, len(atoms))
+    events = []
+    for number, atom in enumerate(atoms):
+        correlation = _autocorrelation(atom, stride)
+        peak = int(np.square(atom).sum(1).argmax())
+        own = []
+        for signal, map_ in enumerate(maps):
+            column = np.asarray(to_numpy(to_tensor(map_)), dtype=np.float64)[:, number]
+            places, amplitudes = _merge(column, correlation)
+            own += [(signal, p * stride + peak, number, a) for p, a in zip(places, amplitudes)]
+        smallest = least * _typical([amplitude for *_, amplitude in own])
+        events += [event for event in own if abs(event[3]) >= smallest]
+    events.sort()
+    time = np.int64 if sampling_rate is None else np.float64
+    fields = [("signal", np.int64), ("time", time), ("atom", np.int64), ("amplitude", np.float64)]
+    table = np.array(events, dtype=fields)
+    if sampling_rate is not None:
+        table["time"] /= sampling_rate
+    return table

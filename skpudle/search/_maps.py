@@ -1,0 +1,162 @@
+"""Atoms of rank one: a map over the channels times a waveform.
+
+Such atoms see the channels only through combinations by their maps. So a search looks at the
+principal directions of the channels, one for each atom, where most of the noise is gone. Its atoms
+are of any rank: splits and moves of products get stuck more often. (Three waveforms in 8 channels
+with four times as much noise as signal are found with a correlation of 0.95, and with products in
+the search 0.89, eight seeds.) Afterwards products descend, in combinations by their maps, and maps
+are least squares in all channels for the sources, the sums of copies of each waveform.
+"""
+
+from dataclasses import replace
+
+import torch
+
+from skpudle.operators import factor_atoms
+from skpudle.search._conv_epoch import conv_synthesis
+from skpudle.search._descent import descend, solve_codes
+from skpudle.search._search import search
+
+__all__ = [
+    "combine_channels",
+    "map_directions",
+    "principal_directions",
+    "refine_products",
+    "spread_channels",
+]
+
+# Rounds of waveforms and maps, and the root mean square step of atoms at which they end. The mean
+# correlation in 8 channels with four times as much noise as signal is .926 before, .936, .947 and
+# .948 after one, two and three rounds.
+_ROUNDS, _STILL = (1, 3), 1e-3
+# Epochs of a round, and those that solve for codes before it.
+_EPOCHS, _EPOCHS_OF_CODES = 10, 4
+
+
+def principal_directions(moments, n_directions):
+    """Return the orthonormal combinations of channels with the most energy.
+
+    Parameters
+    ----------
+    moments : Tensor of shape (n_channels, n_channels)
+        Sums of products of channels.
+    n_directions : int
+        Number of combinations.
+
+    Returns
+    -------
+    Tensor of shape (n_channels, n_directions)
+        The combinations.
+    """
+    return torch.linalg.eigh(moments).eigenvectors[:, -n_directions:]
+
+
+def map_directions(maps):
+    """Return orthonormal combinations of channels whose span contains maps.
+
+    Parameters
+    ----------
+    maps : Tensor of shape (n_components, n_channels)
+        Maps.
+
+    Returns
+    -------
+    Tensor of shape (n_channels, min(n_components, n_channels))
+        The combinations.
+    """
+    return torch.linalg.qr(maps.mT).Q
+
+
+def combine_channels(x, directions):
+    """Return combinations of channels.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n, n_channels, *size)
+        Signals, images or atoms.
+    directions : Tensor of shape (n_channels, n_directions)
+        Combinations.
+
+    Returns
+    -------
+    Tensor of shape (n, n_directions, *size)
+        The combinations, in the dtype of ``x``.
+    """
+    return torch.einsum("ck,nc...->nk...", directions.to(x), x)
+
+
+def spread_channels(atoms, directions):
+    """Return atoms of combinations of channels as atoms of all channels.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_directions, *kernel)
+        Atoms.
+    directions : Tensor of shape (n_channels, n_directions) or None
+        Combinations. None: the atoms have all channels.
+
+    Returns
+    -------
+    Tensor of shape (n_components, n_channels, *kernel)
+        Atoms.
+    """
+    return atoms if directions is None else torch.einsum("ck,pk...->pc...", directions, atoms)
+
+
+def _fit_maps(problem, waveforms, maps, codes, pieces):  # -> (k, n_channels)
+    """Return the maps of norm 1 that minimise the error in all channels for given sources."""
+    n = len(waveforms)
+    apart = torch.eye(n, dtype=waveforms.dtype)[:, :, None, None] * waveforms[:, None]
+    sources = conv_synthesis(problem, apart, codes)  # (n_pieces, k, height, width)
+    flat = sources.transpose(0, 1).flatten(1)
+    fitted = torch.linalg.pinv(flat @ flat.mT, hermitian=True) @ pieces.products(sources)
+    norms = torch.linalg.vector_norm(fitted, dim=1, keepdim=True)
+    return torch.where(norms > 0, fitted / norms, maps)  # an atom without codes keeps its map
+
+
+def _alternate(problem, atoms, pieces, directions, n_rounds):  # -> problem, atoms, directions
+    """Descend to products, and to their maps in all channels if the problem has combinations."""
+    for _ in range(n_rounds):
+        before = spread_channels(atoms, directions)
+        if directions is not None:
+            epoch = solve_codes(problem, atoms, _EPOCHS_OF_CODES)
+            maps, waveforms = factor_atoms(atoms)
+            known = maps @ directions.mT
+            maps = _fit_maps(problem, waveforms, known, epoch.refitted(), pieces)
+            directions = map_directions(maps)
+            problem = replace(problem, x=pieces.combined(directions))
+            atoms = torch.einsum("kd,k...->kd...", maps @ directions, waveforms)
+        atoms = descend(solve_codes(problem, atoms, _EPOCHS_OF_CODES), _EPOCHS).atoms
+        step = spread_channels(atoms, directions) - before
+        if float(step.square().flatten(1).sum(1).mean()) < _STILL**2:
+            break
+    return problem, atoms, directions
+
+
+def refine_products(problem, atoms, pieces=None, directions=None):
+    """Return atoms of rank one near the atoms of a search.
+
+    Parameters
+    ----------
+    problem : ConvProblem
+        Data, in combinations of channels if there are directions, and the objective.
+    atoms : Tensor of shape (n_components, n_directions, height, width)
+        Atoms of any rank, in the channels of the problem.
+    pieces : object, default=None
+        The data in all channels: ``pieces.products(sources)`` returns their products with sources
+        of shape (n_pieces, n_components, height, width), summed over places and pieces, and
+        ``pieces.combined(directions)`` the data of a problem.
+    directions : Tensor of shape (n_channels, n_directions), default=None
+        Orthonormal combinations of channels. None: the problem has all channels.
+
+    Returns
+    -------
+    Tensor of shape (n_components, n_channels, height, width)
+        The atoms.
+    """
+    problem = replace(problem, rank=1, held_out=None, held_rows=None)
+    atoms, (first, last) = problem.project(atoms), _ROUNDS
+    problem, atoms, directions = _alternate(problem, atoms, pieces, directions, first)
+    atoms = search(problem, atoms).best_atoms
+    _, atoms, directions = _alternate(problem, atoms, pieces, directions, last)
+    return spread_channels(atoms, directions)

@@ -1,0 +1,294 @@
+"""Signals with many channels: atoms of rank one, channels first, and wrong calls."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from skpudle import Checkpoint, ConvPUDLEDictionaryLearning
+
+LENGTH = 12
+
+
+def planted(n_channels=6, noise=0.05, seed=0):
+    """Return signals (8, 150, n_channels), maps (2, n_channels) and waveforms (2, 12)."""
+    rng = np.random.default_rng(seed)
+    maps = rng.normal(size=(2, n_channels))
+    maps /= np.linalg.norm(maps, axis=1, keepdims=True)
+    time = np.arange(LENGTH) / LENGTH
+    waves = np.stack([np.sin(2 * np.pi * time) * time, np.exp(-(((time - 0.4) / 0.15) ** 2))])
+    waves /= np.linalg.norm(waves, axis=1, keepdims=True)
+    signals = noise * rng.normal(size=(8, 150, n_channels))
+    for signal in signals:
+        for k in range(2):
+            for start in rng.choice(150 - LENGTH, 4, replace=False):
+                signal[start : start + LENGTH] += rng.uniform(1, 2) * np.outer(waves[k], maps[k])
+    return signals, maps, waves
+
+
+def learner_of(n_components=2, **options):
+    known = dict(atom_shape=LENGTH, rank=1, positive_code=True, random_state=0) | options
+    return ConvPUDLEDictionaryLearning(n_components, **known)
+
+
+def assert_products(learner):
+    """Atoms are products of their maps and waveforms, whose largest excursions are positive."""
+    maps, waveforms = learner.spatial_components_, learner.temporal_components_
+    products = np.einsum("kc,kt->ktc", maps, waveforms)
+    accuracy = 1e-6 if learner.components_.dtype == np.float32 else 1e-12
+    np.testing.assert_allclose(products, learner.components_.reshape(products.shape), atol=accuracy)
+    np.testing.assert_allclose(np.linalg.norm(waveforms, axis=1), 1, atol=accuracy)
+    assert (waveforms.max(1) == np.abs(waveforms).max(1)).all()
+
+
+# ---------------------------------------------------------------- rank one
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("n_channels", [2, 6])
+def test_maps_and_waveforms_are_found(n_channels, dtype):
+    signals, maps, _ = planted(n_channels)
+    learner = learner_of().fit(signals.astype(dtype))
+    assert_products(learner)
+    assert learner.components_.dtype == dtype
+    cosines = np.abs(learner.spatial_components_ @ maps.T)
+    assert sorted(cosines.argmax(1)) == [0, 1]
+    assert cosines.max(1).min() > 0.99
+    assert "maps and waveforms" in learner.fit_seconds_
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(gradient="dec", max_iter=2, tol=None),
+        dict(n_unfoldings=3, max_iter=2, tol=None, atom_norm="ball", learn_step=True),
+        dict(n_unfoldings=3, max_iter=2, tol=None, atom_norm=None, dict_init="data"),
+        dict(shrinkage="hard", max_iter=2, tol=None, learning_rate=0.1),
+        dict(loss="poisson"),
+        dict(n_components="auto"),
+        dict(n_components=7),
+        dict(stride=3),
+    ],
+    ids=str,
+)
+def test_atoms_of_every_fit_are_products(options):
+    signals, _, _ = planted()
+    if "loss" in options:
+        signals = np.random.default_rng(0).poisson(np.exp(signals))
+    learner = learner_of(**options).fit(signals)
+    assert_products(learner)
+    assert_products(pickle.loads(pickle.dumps(learner)).partial_fit(signals))
+
+
+def test_missing_samples_leave_the_maps():
+    signals, maps, _ = planted()
+    signals[1:3, 20:60, 4] = np.nan
+    learner = learner_of().fit(signals)
+    assert_products(learner)
+    assert np.abs(learner.spatial_components_ @ maps.T).max(1).min() > 0.98
+    assert np.isfinite(learner.transform(signals)).all()
+
+
+def test_codes_need_only_combinations_of_channels_by_the_maps():
+    """The same atoms without a rank are coded in all channels."""
+    signals, _, _ = planted()
+    learner = learner_of().fit(signals)
+    expected = pickle.loads(pickle.dumps(learner)).set_params(rank=None).transform(signals)
+    np.testing.assert_allclose(learner.transform(signals), expected, atol=1e-8)
+    learner.components_ = learner.components_ + 0.1  # no products any more
+    expected = pickle.loads(pickle.dumps(learner)).set_params(rank=None).transform(signals)
+    np.testing.assert_allclose(learner.transform(signals), expected, atol=1e-8)
+
+
+def test_a_rotation_of_the_channels_rotates_the_maps():
+    signals, _, _ = planted()
+    rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(6, 6)))[0]
+    options = dict(alpha=0.3)  # the level of noise is estimated by channel
+    learner, rotated = (learner_of(**options).fit(x) for x in (signals, signals @ rotation))
+    turned = learner.spatial_components_ @ rotation
+    cosines = np.abs(turned @ rotated.spatial_components_.T)
+    assert cosines.max(1).min() > 0.999
+
+
+class Stop:
+    """Stop a fit at the end of a number of tasks, as an error of a user's callback would."""
+
+    def __init__(self, n_tasks):
+        self.n_tasks = n_tasks
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context, **_):
+        pass
+
+    def on_fit_task_end(self, estimator, context, **_):
+        self.n_tasks -= 1
+        if self.n_tasks == 0:
+            raise ArithmeticError("stopped")
+
+
+def test_an_interrupted_search_goes_on_to_the_same_products(tmp_path):
+    signals, _, _ = planted()
+    expected = learner_of().fit(signals).components_
+    stopped = learner_of().set_callbacks(
+        Checkpoint(tmp_path / "fit.npz", every_seconds=0), Stop(10)
+    )
+    with pytest.raises(ArithmeticError, match="stopped"):
+        stopped.fit(signals)
+    for _ in range(2):  # from the middle, and from the end
+        again = learner_of().set_callbacks(Checkpoint(tmp_path / "fit.npz")).fit(signals)
+        np.testing.assert_array_equal(again.components_, expected)
+        assert_products(again)
+
+
+def test_atoms_of_full_rank_have_no_maps():
+    signals, _, _ = planted()
+    learner = learner_of().fit(signals).set_params(rank=None).fit(signals)
+    assert not hasattr(learner, "spatial_components_")
+    assert not hasattr(learner, "temporal_components_")
+    with pytest.raises(ValueError, match="free of constraints, but rank=1.*separate_atoms=None"):
+        learner_of(separate_atoms="decoder").fit(signals)
+    with pytest.raises(ValueError, match="'rank' parameter"):
+        learner_of(rank=2).fit(signals)
+
+
+# ---------------------------------------------------------------- axes
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor, list])
+def test_channels_may_come_first(kind):
+    signals, _, _ = planted()
+    first = np.ascontiguousarray(np.moveaxis(signals, 2, 1))
+    learner = learner_of().fit(signals)
+    other = learner_of(channels_first=True).fit(kind(first))
+    np.testing.assert_array_equal(other.components_, learner.components_)
+    codes, expected = other.transform(kind(first)), learner.transform(signals)
+    np.testing.assert_array_equal(np.stack([np.asarray(z) for z in codes]), expected)
+    filled = np.stack([np.asarray(x) for x in other.inverse_transform(codes)])
+    np.testing.assert_allclose(filled, np.moveaxis(learner.inverse_transform(expected), 2, 1))
+    assert other.score(kind(first)) == learner.score(signals)
+
+
+def test_one_recording_has_channels_and_times():
+    signals, _, _ = planted()
+    recording = signals[0].T
+    learner = learner_of(channels_first=True).fit(recording)
+    expected = learner_of().fit(signals[:1])
+    np.testing.assert_array_equal(learner.components_, expected.components_)
+    codes = learner.transform(recording)
+    np.testing.assert_array_equal(codes, expected.transform(signals[:1])[0])
+    assert learner.transform(torch.as_tensor(recording)).shape == codes.shape
+
+
+def test_pictures_may_have_their_channels_first():
+    pictures = np.random.default_rng(0).normal(size=(3, 11, 13, 2))
+    params = dict(atom_shape=(5, 5), stride=2, n_unfoldings=3, max_iter=1, tol=None)
+    params |= dict(random_state=0, noise_std=0.1)
+    last = ConvPUDLEDictionaryLearning(4, **params).fit(pictures)
+    first = ConvPUDLEDictionaryLearning(4, channels_first=True, **params)
+    first.fit(np.moveaxis(pictures, 3, 1))
+    np.testing.assert_array_equal(first.components_, last.components_)
+    denoised = first.denoise(np.moveaxis(pictures, 3, 1))
+    np.testing.assert_allclose(denoised, np.moveaxis(last.denoise(pictures), 3, 1))
+    single = first.denoise(np.moveaxis(pictures[0], 2, 0))
+    np.testing.assert_allclose(single, denoised[0])
+
+
+# ---------------------------------------------------------------- wrong calls
+
+
+@pytest.mark.parametrize(
+    ("shape", "atom_shape", "message"),
+    [
+        ((4, 8, 200), 20, "8 samples and 200 channels.*pass channels_first=True"),
+        ((4, 30, 300), 20, "30 samples and 300 channels.*pass channels_first=True"),
+        ((4, 30, 2), 31, r"\(31,\) are larger than a signal of the size \(30,\). Pass a smaller"),
+        ((4, 8, 20), (9, 9), r"\(9, 9\) are larger than an image of the size \(8, 20\)"),
+        ((4, 20, 20, 3), 9, r"holds pictures.*such as atom_shape=\(9, 9\)"),
+    ],
+)
+def test_signals_and_pictures_that_cannot_be_meant_are_refused(shape, atom_shape, message):
+    X = np.random.default_rng(0).normal(size=shape)
+    with pytest.raises(ValueError, match=message):
+        ConvPUDLEDictionaryLearning(2, atom_shape=atom_shape).fit(X)
+
+
+def test_pixels_are_no_signals():
+    X = np.random.default_rng(0).integers(0, 256, size=(4, 20, 20), dtype=np.uint8)
+    for pictures in (X, list(X), torch.as_tensor(X)):
+        with pytest.raises(ValueError, match=r"uint8 of pictures. Pass two numbers"):
+            ConvPUDLEDictionaryLearning(2, atom_shape=9).fit(pictures)
+
+
+def test_other_channels_than_fitted_are_refused():
+    signals, _, _ = planted()
+    learner = learner_of(channels_first=True).fit(np.moveaxis(signals, 2, 1))
+    with pytest.raises(ValueError, match="150 channels, but .* on 6; channels are the first axis"):
+        learner.transform(signals)
+
+
+# ---------------------------------------------------------------- unequal noise
+
+
+@pytest.mark.parametrize("rank", [None, 1])
+def test_units_of_the_noise_are_units_of_the_data_divided_by_it(rank):
+    """Atoms and reconstructions go back to the units of the data; codes have none."""
+    signals, _, _ = planted(n_channels=4)
+    noise = np.array([0.5, 1.0, 2.0, 4.0])
+    plain = learner_of(rank=rank).fit(signals)
+    scaled = learner_of(rank=rank, channel_noise=noise).fit(signals * noise)
+    np.testing.assert_array_equal(scaled.channel_noise_, noise)
+    np.testing.assert_allclose(scaled.components_, plain.components_ * noise, atol=1e-10)
+    codes, expected = scaled.transform(signals * noise), plain.transform(signals)
+    np.testing.assert_allclose(codes, expected, atol=1e-8)
+    reconstruction = plain.inverse_transform(expected) * noise
+    np.testing.assert_allclose(scaled.inverse_transform(codes), reconstruction, atol=1e-8)
+    assert scaled.score(signals * noise) == pytest.approx(plain.score(signals))
+    if rank:
+        maps = plain.spatial_components_ * noise
+        np.testing.assert_allclose(scaled.spatial_components_, maps, atol=1e-10)
+        assert_products(scaled)
+
+
+def test_estimated_noise_follows_the_noise_of_each_channel():
+    rng = np.random.default_rng(0)
+    noise = np.array([0.3, 1.0, 3.0])
+    X = noise * rng.normal(size=(5, 400, 3))
+    X[0, 50:60] = np.nan
+    learner = learner_of(channel_noise="auto").fit(X)
+    np.testing.assert_allclose(learner.channel_noise_, noise, rtol=0.1)
+    constant = X.copy()
+    constant[..., 0] = 0
+    floor = learner_of(channel_noise="auto").fit(constant).channel_noise_
+    np.testing.assert_allclose(floor[0], 0.1 * np.median(floor))
+
+
+def test_training_goes_on_in_units_of_the_noise():
+    signals, _, _ = planted(n_channels=3)
+    noise = np.array([0.5, 1.0, 2.0])
+    params = dict(gradient="dec", max_iter=2, tol=None)
+    plain = learner_of(**params).fit(signals).partial_fit(signals)
+    scaled = learner_of(channel_noise=noise, **params).fit(signals * noise)
+    scaled = pickle.loads(pickle.dumps(scaled)).partial_fit(signals * noise)
+    np.testing.assert_allclose(scaled.components_, plain.components_ * noise, atol=1e-8)
+    atoms = learner_of(dict_init=scaled.components_, channel_noise=noise, max_iter=1, tol=None)
+    expected = learner_of(dict_init=plain.components_, max_iter=1, tol=None).fit(signals)
+    found = atoms.fit(signals * noise).components_
+    np.testing.assert_allclose(found, expected.components_ * noise, atol=1e-8)
+    equal = scaled.set_params(channel_noise="equal").fit(signals)
+    assert not hasattr(equal, "channel_noise_")
+
+
+@pytest.mark.parametrize("noise", [[1.0, 2.0], [1.0, 0.0, 1.0], ["a", "b", "c"], [[1.0] * 3]])
+def test_noise_of_channels_is_a_positive_number_for_each(noise):
+    signals, _, _ = planted(n_channels=3)
+    with pytest.raises(ValueError, match="not one positive number for each of 3 channels. Pass"):
+        learner_of(channel_noise=noise).fit(signals)
+    for options in (dict(loss="poisson"), dict(noise_std=0.1)):
+        with pytest.raises(ValueError, match="Pass channel_noise='equal', or loss='gaussian'"):
+            learner_of(channel_noise="auto", **options).fit(np.abs(signals))

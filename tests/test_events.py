@@ -1,0 +1,121 @@
+"""Events: codes become a table of signals, times, atoms and amplitudes."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle.events import find_events
+
+WAVE = np.exp(-(((np.arange(16) - 5) / 2.0) ** 2)) - 0.4 * np.exp(
+    -(((np.arange(16) - 10) / 3.0) ** 2)
+)
+WAVE /= np.linalg.norm(WAVE)
+EVENTS = [(0, 20, 1.0), (0, 80, 1.5), (0, 130, 0.8), (1, 40, 1.2), (1, 90, -1.0), (2, 10, 0.9)]
+
+
+def signals_with_events(n_channels=1, noise=0.01):
+    rng = np.random.default_rng(0)
+    pattern = np.linspace(1, 2, n_channels)
+    pattern /= np.linalg.norm(pattern)
+    signals = noise * rng.normal(size=(3, 160, n_channels))
+    for signal, start, amplitude in EVENTS:
+        signals[signal, start : start + 16] += amplitude * np.outer(WAVE, pattern)
+    return signals
+
+
+def learner_of(**options):
+    known = dict(atom_shape=16, random_state=0) | options
+    return ConvPUDLEDictionaryLearning(1, **known)
+
+
+@pytest.mark.parametrize("n_channels", [1, 4])
+def test_planted_events_are_found_at_their_peaks(n_channels):
+    signals = signals_with_events(n_channels)
+    learner = learner_of(rank=1 if n_channels > 1 else None).fit(signals)
+    table = find_events(learner, signals)
+    assert table["signal"].tolist() == [signal for signal, *_ in EVENTS]
+    assert table["time"].tolist() == [start + 5 for _, start, _ in EVENTS]
+    amplitudes = np.array([amplitude for *_, amplitude in EVENTS])
+    found = table["amplitude"] * np.sign(table["amplitude"][0])
+    np.testing.assert_allclose(found, amplitudes, atol=0.1)
+    frame = pd.DataFrame(table)
+    assert list(frame.columns) == ["signal", "time", "atom", "amplitude"]
+    seconds = find_events(learner, signals, sampling_rate=50)
+    np.testing.assert_allclose(seconds["time"], table["time"] / 50)
+
+
+def test_positive_codes_have_events_of_one_sign():
+    signals = signals_with_events()
+    learner = learner_of(positive_code=True).fit(signals)
+    assert (find_events(learner, signals)["amplitude"] > 0).all()
+
+
+@pytest.mark.parametrize("kind", ["list", "tensor", "rows", "first", "one", "pipeline"])
+def test_every_form_of_signals_has_the_same_events(kind):
+    signals = signals_with_events()
+    expected = find_events(learner_of(alpha=0.1).fit(signals), signals)
+    options = dict(alpha=0.1)
+    if kind == "rows":
+        options["image_shape"] = (160, 1)
+    if kind in ("first", "one"):
+        options["channels_first"] = True
+    forms = {
+        "list": list(signals),
+        "tensor": torch.as_tensor(signals),
+        "rows": signals[..., 0],
+        "first": np.moveaxis(signals, 2, 1),
+        "one": np.moveaxis(signals, 2, 1),
+        "pipeline": signals / 2,
+    }
+    learner, given = learner_of(**options), forms[kind]
+    if kind == "pipeline":
+        learner = make_pipeline(FunctionTransformer(lambda X: 2 * X), learner)
+    learner.fit(given)
+    if kind == "one":
+        given, expected = given[1], expected[expected["signal"] == 1]
+        expected["signal"] = 0
+    table = find_events(learner, given)
+    for name in ("signal", "time", "atom"):
+        np.testing.assert_array_equal(table[name], expected[name])
+    np.testing.assert_allclose(table["amplitude"], expected["amplitude"])
+
+
+def test_the_smallest_events_are_a_share_of_the_typical_one():
+    signals = signals_with_events()
+    learner = learner_of().fit(signals)
+    all_events = np.abs(find_events(learner, signals, least=0)["amplitude"])
+    energy = np.sort(all_events**2)
+    typical = np.sqrt(energy[np.searchsorted(energy.cumsum(), energy.sum() / 2)])
+    for least in (0.2, 0.7, 1.0):
+        found = np.abs(find_events(learner, signals, least=least)["amplitude"])
+        assert len(found) == np.count_nonzero(all_events >= least * typical) > 0
+
+
+def test_scaled_signals_have_scaled_events():
+    signals = signals_with_events()
+    one = find_events(learner_of().fit(signals), signals)
+    other = find_events(learner_of().fit(4 * signals), 4 * signals)
+    np.testing.assert_array_equal(other["time"], one["time"])
+    np.testing.assert_allclose(other["amplitude"], 4 * one["amplitude"])
+
+
+def test_silence_has_no_events():
+    signals = signals_with_events()
+    learner = learner_of().fit(signals)
+    assert len(find_events(learner, np.zeros((2, 160, 1)))) == 0
+
+
+def test_wrong_calls_are_refused():
+    signals = signals_with_events()
+    learner = learner_of(alpha=0.1).fit(signals)
+    with pytest.raises(ValueError, match="least=2 is no share. Pass a number from 0 to 1"):
+        find_events(learner, signals, least=2)
+    with pytest.raises(ValueError, match="sampling_rate=-1 is no number"):
+        find_events(learner, signals, sampling_rate=-1)
+    rows = np.random.default_rng(0).normal(size=(30, 5))
+    with pytest.raises(ValueError, match="Events have times, and atoms of this PUDLEDict"):
+        find_events(PUDLEDictionaryLearning(3, random_state=0).fit(rows), rows)
