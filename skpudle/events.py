@@ -11,6 +11,7 @@ typical one are left out.
 from copy import copy
 from math import log, sqrt
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -77,7 +78,9 @@ def _at_level_of_noise(learner, X):
     return known
 
 
-def find_events(estimator, X, *, least=_LEAST, sampling_rate=None):
+def find_events(
+    estimator: Any, X: Any, *, least: float = _LEAST, sampling_rate: float | None = None
+) -> np.ndarray:
     """Return the events of atoms in signals.
 
     Parameters

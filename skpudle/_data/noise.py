@@ -15,9 +15,8 @@ import torch
 
 from skpudle._data.arrays import host_array, to_tensor
 from skpudle._data.callers import users_level
-from skpudle._losses import Poisson
 from skpudle._data.images import split_gaps
-from skpudle.losses import Poisson
+from skpudle._losses import Poisson
 
 __all__ = [
     "Noise",

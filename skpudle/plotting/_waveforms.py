@@ -1,6 +1,9 @@
 """Draw atoms of rank one, maps over channels and waveforms; see `skpudle.plotting`."""
 
+from typing import Any, Self
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from skpudle._data.arrays import host_array
 from skpudle._fitted.drawing import new_grid
@@ -47,11 +50,13 @@ class WaveformsDisplay:
         The waveform of each atom.
     """
 
-    def __init__(self, maps, waveforms, names=None):
+    def __init__(self, maps: np.ndarray, waveforms: np.ndarray, names: Any = None) -> None:
         self.maps, self.waveforms, self.names = maps, waveforms, names
 
     @classmethod
-    def from_factors(cls, maps, waveforms, *, names=None, **plot_params):
+    def from_factors(
+        cls, maps: ArrayLike, waveforms: ArrayLike, *, names: Any = None, **plot_params: Any
+    ) -> Self:
         """Draw maps and waveforms.
 
         Parameters
@@ -84,7 +89,9 @@ class WaveformsDisplay:
         return cls(maps, waveforms, names).plot(**plot_params)
 
     @classmethod
-    def from_estimator(cls, estimator, *, atoms=None, **plot_params):
+    def from_estimator(
+        cls, estimator: Any, *, atoms: ArrayLike | None = None, **plot_params: Any
+    ) -> Self:
         """Draw the atoms of a learner with ``rank=1``.
 
         Parameters
@@ -118,7 +125,14 @@ class WaveformsDisplay:
         waveforms = learner.temporal_components_[chosen]
         return cls.from_factors(maps[chosen], waveforms, names=names, **plot_params)
 
-    def plot(self, *, channel_names=None, positions=None, sampling_rate=None, **line_kwargs):
+    def plot(
+        self,
+        *,
+        channel_names: Any = None,
+        positions: ArrayLike | None = None,
+        sampling_rate: float | None = None,
+        **line_kwargs: Any,
+    ) -> Self:
         """Draw.
 
         Parameters

@@ -10,7 +10,7 @@ the residual. So a new search has the threshold for its penalty, until it is not
 from dataclasses import replace
 from math import log, sqrt
 
-from skpudle.operators import ConvDictionary
+from skpudle._operators import ConvDictionary
 from skpudle.search._descent import solve_codes
 from skpudle.search._epoch import spread_rows
 from skpudle.search._held_out import hold_out

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-from skpudle.operators import factor_atoms
+from skpudle._operators import factor_atoms
 from skpudle.search._conv_epoch import conv_synthesis
 from skpudle.search._descent import descend, solve_codes
 from skpudle.search._search import search

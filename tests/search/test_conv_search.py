@@ -4,23 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from skpudle._operators import ConvDictionary, project_atoms
+from skpudle._operators import ConvDictionary, factor_atoms, project_atoms
 from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step
 from skpudle.search import search
 from skpudle.search._conv_epoch import ConvProblem, conv_codes
-from skpudle.encoding import default_step, encode
-from skpudle.operators import ConvDictionary, factor_atoms, project_atoms
-from skpudle.search import (
-    ConvProblem,
+from skpudle.search._level import correlation_level, search_above_noise
+from skpudle.search._maps import (
     combine_channels,
-    conv_codes,
-    correlation_level,
     map_directions,
     principal_directions,
     refine_products,
-    search,
-    search_above_noise,
 )
 
 SHAPES = [  # atoms (n, channels, *kernel), images (n, channels, *size), stride

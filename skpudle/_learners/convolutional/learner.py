@@ -62,23 +62,11 @@ from skpudle.encoding._unfold import default_step
 from skpudle.search._coding import choose_coding
 from skpudle.search._descent import refit_atoms
 from skpudle.search._held_out import hold_out
+from skpudle.search._level import search_above_noise
+from skpudle.search._maps import combine_channels, spread_channels
 from skpudle.search._penalty import penalty_path
 from skpudle.search._search import is_done, searched
 from skpudle.search._size import try_sizes
-from skpudle.encoding import default_step
-from skpudle.operators import ConvDictionary, project_atoms
-from skpudle.search import (
-    choose_coding,
-    combine_channels,
-    hold_out,
-    is_done,
-    penalty_path,
-    refit_atoms,
-    search_above_noise,
-    searched,
-    spread_channels,
-    try_sizes,
-)
 
 __all__ = ["ConvLearner"]
 

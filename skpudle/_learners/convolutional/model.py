@@ -28,19 +28,17 @@ from skpudle._learners.models import (
     pack_choices,
     restore_choices,
 )
-from skpudle._operators import ConvDictionary, ConvLayers, atom_norms, project_atoms
-from skpudle._precision import as_scalars, in_own_precision
-from skpudle._training.messages import warn_of_step
-from skpudle.encoding._unfold import default_step, threshold_levels, unfold
-from skpudle.encoding import default_step, threshold_levels, unfold
-from skpudle.operators import (
+from skpudle._operators import (
     ConvDictionary,
     ConvLayers,
     atom_norms,
     factor_atoms,
     project_atoms,
 )
-from skpudle.search import combine_channels, map_directions
+from skpudle._precision import as_scalars, in_own_precision
+from skpudle._training.messages import warn_of_step
+from skpudle.encoding._unfold import default_step, threshold_levels, unfold
+from skpudle.search._maps import combine_channels, map_directions
 
 __all__ = ["ConvModel", "ConvNetwork", "RowLayout", "all_shifts"]
 
@@ -88,7 +86,7 @@ class RowLayout:
         Unit of learned penalties in a row, a power of two. They are in units of the data, and a
         learning rate is not.
     rank : {1, None}, default=None
-        Rank of the atoms; see `skpudle.operators.project_atoms`.
+        Rank of the atoms; see `skpudle._operators.project_atoms`.
     """
 
     shape: tuple[int, ...]

@@ -29,7 +29,7 @@ from skpudle._learners.convolutional.parameters import (
 from skpudle._learners.score import deviance_of_pixels, sums_of
 from skpudle._training.messages import warn_of_l0
 from skpudle.search._coding import choose_coding, coding_of_l0, judged_rows
-from skpudle.search import choose_coding, coding_of_l0, combine_channels, judged_rows
+from skpudle.search._maps import combine_channels
 
 __all__ = ["ConvPUDLEDictionaryLearning"]
 
@@ -344,6 +344,10 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     >>> learner.transform([image[:65, :97] for image in images])[0].shape
     (15, 23, 8)
     """
+
+    spatial_components_: np.ndarray
+    temporal_components_: np.ndarray
+    channel_noise_: np.ndarray
 
     components_: np.ndarray
     analysis_components_: np.ndarray

@@ -9,14 +9,8 @@ import torch
 
 from skpudle._operators import atom_norms
 from skpudle.search._conv_epoch import ConvProblem
-from skpudle.operators import atom_norms
-from skpudle.search import (
-    ConvProblem,
-    combine_channels,
-    principal_directions,
-    refine_products,
-    spread_rows,
-)
+from skpudle.search._epoch import spread_rows
+from skpudle.search._maps import combine_channels, principal_directions, refine_products
 
 __all__ = [
     "Pieces",

@@ -14,10 +14,8 @@ from skpudle._data.noise import Noise, estimate_noise
 from skpudle._data.training_images import initial_kernels
 from skpudle._learners.convolutional.search import patches_by_energy
 from skpudle._learners.counts import least_penalty
-from skpudle._operators import ConvDictionary
+from skpudle._operators import ConvDictionary, factor_atoms
 from skpudle.encoding._unfold import default_step
-from skpudle.encoding import default_step
-from skpudle.operators import ConvDictionary, factor_atoms
 
 __all__ = [
     "ConvParameters",
