@@ -25,6 +25,7 @@ from skpudle.reporting import report
 if TYPE_CHECKING:  # a type checker does not run __getattr__
     from skpudle import datasets as datasets
     from skpudle import encoding as encoding
+    from skpudle import events as events
     from skpudle import images as images
     from skpudle import inspection as inspection
     from skpudle import interoperability as interoperability

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.sparse import csr_array, issparse
+from scipy.sparse import csr_array
 from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
@@ -538,12 +538,13 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return *known_model(plan, data, vars(self), baseline), None
 
     def _attributes(self, plan, outcome, data, unused=None):
+        fitted = super()._attributes(plan, outcome, data, unused) | {"outliers_": None}
         outliers = getattr(outcome.model, "outliers", None)
         if outliers is not None and len(outliers):
-            shape, places = (len(data.samples), outcome.rows.shape[1]), outliers.numpy().T
-            outliers = csr_array((np.ones(places.shape[1], bool), places), shape=shape)
-        fitted = super()._attributes(plan, outcome, data, unused)
-        return fitted | {"outliers_": outliers if issparse(outliers) else None}
+            shape, places = (len(data.samples), outcome.rows.shape[1]), to_numpy(outliers).T
+            values = np.ones(places.shape[1], bool)
+            fitted["outliers_"] = csr_array((values, places), shape=shape)
+        return fitted
 
     def _in_units(self, plan, model, data, run=None):  # -> Data
         if model.noise is CENTRED:
