@@ -133,7 +133,7 @@ def run(seed, arguments):
     start, mean = time.process_time(), x.mean(0)
 
     def coded(method, learner, cpu, features=None):
-        offset = 0 if hasattr(learner, "mean_") else mean
+        offset = 0 if np.ndim(learner.intercept_) else mean
         codes, directions = learner.transform(x_test - offset), learner.components_
         reconstruction = learner.inverse_transform(codes) + offset
         if features is not None:

@@ -237,7 +237,7 @@ def test_siblings_in_the_place_of_a_path_without_an_atom_lack_its_feature():
     features, paths, X = hierarchy(alone=False)
     atoms, mean = paths[4:], features.sum(0)
     X = X[(X @ features[3] < 0.5) | (np.arange(len(X)) % 3 == 0)]  # has no atom, and is rarer
-    learner = of(atoms, mean=mean)
+    learner = of(atoms, intercept=mean)
     found = feature_directions(learner, X + mean)
     assert np.isfinite(found.thresholds).all()
     codes = learner.transform(X + mean)

@@ -355,7 +355,7 @@ def pair(decoder):
     rows, bias = decoder
     options = dict(alpha=0.2, positive_code=True)
     return (
-        PUDLEDictionaryLearning.from_components(rows, mean=bias, **options),
+        PUDLEDictionaryLearning.from_components(rows, intercept=bias, **options),
         PUDLEDictionaryLearning.from_components(rows, **options),
         bias.numpy(),
     )
@@ -378,34 +378,29 @@ def test_a_mean_survives_a_pickle(pair, X):
     np.testing.assert_array_equal(copy.transform(X), learner.transform(X))
 
 
-def test_what_has_no_place_for_a_mean_says_so(pair, X):
+def test_a_mean_goes_where_it_has_a_place(pair, X):
     learner, *_ = pair
-    with pytest.raises(ValueError, match="mean_.*SparseCoder"):
+    with pytest.raises(ValueError, match="intercept_.*SparseCoder"):
         learner.to_sparse_coder()
-    with pytest.raises(ValueError, match="partial_fit.*dict_init"):
-        learner.partial_fit(X)
+    before = learner.intercept_.copy()
+    np.testing.assert_array_equal(learner.partial_fit(X).intercept_, before)
     module = PUDLEDictionaryLearning.from_components(
-        np.eye(12), mean=X[0], alpha=0.1, n_unfoldings=3
+        np.eye(12), intercept=X[0], alpha=0.1, n_unfoldings=3
     )
-    with pytest.raises(ValueError, match="module subtracts no mean"):
-        module.to_module()
-    learner.set_params(n_components=5, random_state=0).fit(X)
-    assert not hasattr(learner, "mean_")
+    codes = module.to_module()(torch.from_numpy(X))
+    np.testing.assert_allclose(codes.detach().numpy(), module.transform(X), atol=1e-9)
+    learner.set_params(n_components=5, random_state=0, fit_intercept=False).fit(X)
+    assert learner.intercept_ == 0.0
 
 
 @pytest.mark.parametrize("mean", [np.zeros(11), np.full(12, np.nan), ["a"] * 12])
 def test_a_mean_has_a_number_for_each_feature(mean):
-    with pytest.raises(ValueError, match="mean has shape"):
-        PUDLEDictionaryLearning.from_components(np.eye(12), mean=mean, alpha=0.1)
-
-
-def test_counts_have_a_baseline_instead(X):
-    with pytest.raises(ValueError, match="baseline instead of a mean"):
-        PUDLEDictionaryLearning.from_components(
-            np.eye(12), mean=X[0], intercept=X[0], alpha=0.1, loss="poisson"
-        )
+    with pytest.raises(ValueError, match="intercept has shape"):
+        PUDLEDictionaryLearning.from_components(np.eye(12), intercept=mean, alpha=0.1)
 
 
 def test_a_learner_of_hard_thresholds_takes_a_mean(X):
-    learner = NOODLDictionaryLearning.from_components(np.eye(12), mean=X.mean(0), threshold=0.1)
+    learner = NOODLDictionaryLearning.from_components(
+        np.eye(12), intercept=X.mean(0), threshold=0.1
+    )
     assert learner.inverse_transform(np.zeros((1, 12)))[0] == pytest.approx(X.mean(0))
