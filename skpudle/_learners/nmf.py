@@ -46,12 +46,15 @@ from skpudle.additive import (
     begin,
     choose_size,
     choose_smoothing,
+    converge_dispersed,
     expected_events,
     first_atoms,
     prune_codes,
     solve_codes,
+    solve_dispersed,
     start_from,
 )
+from skpudle.search import spread_rows
 
 __all__ = ["PoissonNMF"]
 
@@ -112,14 +115,17 @@ class _Encoder:
         so predictions of further entries need some.
     min_gain : float, default=0.0
         An atom stays in a row if it improves the log-likelihood by this.
+    dispersion : float, default=0.0
+        The variance of a count of expectation ``mu`` is ``mu + dispersion * mu**2``.
     """
 
     least: float = 0.0
     min_gain: float = 0.0
+    dispersion: float = 0.0
 
     def of_features(self, features):
         """Return the encoder of some features, to predict others."""
-        return _Encoder(0.5, self.min_gain)
+        return replace(self, least=0.5)
 
     def __call__(self, dictionary, x, *, mask=None, offset=None):  # -> (n, n_components)
         """Return codes; ``offset`` holds the logarithms of exposures."""
@@ -132,7 +138,7 @@ class _Encoder:
         known = None if mask is None else to_numpy(mask)
         events = Events.of(to_numpy(x.double()), known, exposure)
         atoms = to_numpy(dictionary.atoms.double())
-        codes = solve_codes(events, atoms)
+        codes, events = solve_dispersed(events, atoms, self.dispersion)
         if self.min_gain > 0:
             codes = prune_codes(events, atoms, codes, self.min_gain)
         empty = ~codes.any(1)
@@ -192,11 +198,8 @@ def _first_atoms(learner, data, events, generator):  # -> (n_components, n_featu
                 f"n_components='auto' holds out a quarter of the rows, got {len(x)}. Pass "
                 f"{_FEWEST} rows or more, or a number."
             )
-        smoothing = learner.alpha
-        if smoothing in ("auto", 0):  # without a prior atoms exclude events of held-out rows
-            smoothing = min(_SIZING, _SIZING_SHARE * float(events.counts.sum()) / x.shape[1])
         rng = np.random.default_rng(generator.initial_seed())
-        atoms, path = choose_size(events, smoothing, rng)
+        atoms, path = choose_size(events, _sizing(learner, events), rng, learner.dispersion or 0.0)
         return atoms, Bunch(**path._asdict())
     if len(fixed):
         n_components = (n_components or x.shape[1]) - len(fixed)
@@ -216,11 +219,30 @@ def _n_fixed(learner):
     return 0 if learner.fixed_components is None else len(learner.fixed_components)
 
 
-def _smoothed(alpha, events, atoms, generator, n_fixed):  # -> float, (n_components, n_features)
-    """Return the prior, which events choose if it is "auto", and initial atoms for it."""
-    if alpha != "auto" or not events.counts.nnz:
-        return _SMOOTHING if alpha == "auto" else float(alpha), atoms
-    return choose_smoothing(events, atoms, np.random.default_rng(generator.initial_seed()), n_fixed)
+def _sizing(learner, events):  # -> float, the prior until it is chosen
+    alpha = learner.alpha
+    if alpha in ("auto", 0):  # without a prior atoms exclude events of held-out rows
+        alpha = min(_SIZING, _SIZING_SHARE * float(events.counts.sum()) / events.counts.shape[1])
+    return alpha
+
+
+def _chosen(learner, events, atoms, generator):  # -> dispersion, prior, atoms for them
+    """Return the dispersion and the prior, which events choose if they are "auto"."""
+    alpha, found, n_fixed = learner.alpha, learner.dispersion or 0.0, _n_fixed(learner)
+    if not events.counts.nnz:
+        found, alpha = (
+            default if given == "auto" else given
+            for given, default in ((found, 0.0), (alpha, _SMOOTHING))
+        )
+    if found:
+        some = events.take(np.asarray(spread_rows(events.counts.shape[0], _ROWS)))
+        state = begin(some, atoms, n_fixed)
+        state, _, found = converge_dispersed(some, some, state, _sizing(learner, some), found)
+        atoms = state.atoms
+    if alpha == "auto":
+        rng = np.random.default_rng(generator.initial_seed())
+        alpha, atoms = choose_smoothing(events, atoms, rng, n_fixed, found)
+    return found, float(alpha), atoms
 
 
 def _check_data(learner, events, atoms):
@@ -233,7 +255,7 @@ def _check_data(learner, events, atoms):
         warn_of_few_samples(n_samples, len(atoms))
 
 
-def _attributes(learner, data, atoms, alpha, memory, **known):  # -> dict
+def _attributes(learner, data, atoms, alpha, dispersion, memory, **known):  # -> dict
     """Return the fitted attributes; None removes one of a `fit`."""
     atoms = atoms.astype(to_numpy(data.samples.x[:0]).dtype)
     memory = memory | {
@@ -244,6 +266,7 @@ def _attributes(learner, data, atoms, alpha, memory, **known):  # -> dict
         "components_": atoms,
         "n_components_": len(atoms),
         "alpha_": float(alpha),
+        "dispersion_": float(dispersion),
         "_training_state": memory,
     }
     of_fits = dict.fromkeys(("ended_by_", "phases_", "fit_seconds_", "size_path_"))
@@ -260,6 +283,7 @@ class _Alternation:
     events: Events
     state: object
     smoothing: float
+    dispersion: float
     ended_by: str | None = None
     n_stalled: int = field(default=0)
 
@@ -338,6 +362,7 @@ class _Alternation:
             self.data,
             state.atoms,
             self.smoothing,
+            self.dispersion,
             memory | {"n_rows": n_samples},
             n_iter_=len(state.losses),
             n_steps_=len(state.losses),
@@ -359,17 +384,20 @@ def _update(learner, data, fitted, exposure):  # -> dict
     Cappe and E. Moulines, "On-line expectation-maximization algorithm for latent data models", JRSS
     B 71, 2009.
     """
-    losses, n_rows, smoothing = [], 0, learner.alpha
+    losses, n_rows = [], 0
     everything = _read_events(data.source, exposure)
     memory = fitted.get("_training_state", {})
     replaced = fitted and memory["atoms"] != crc32(np.ascontiguousarray(fitted["components_"]))
     if fitted and (replaced or memory.get("visible", np.ones(1)).any()):
         atoms = np.asarray(fitted["components_"], dtype=np.float64)
-        smoothing = fitted["alpha_"] if smoothing == "auto" else smoothing
+        smoothing, dispersion = (
+            fitted[f"{name}_"] if (given := getattr(learner, name)) == "auto" else given or 0.0
+            for name in ("alpha", "dispersion")
+        )
     else:  # at first, and before the first event
         memory, generator = {}, make_generator(learner.random_state)
         atoms, _ = _first_atoms(learner, data, everything, generator)
-        smoothing, atoms = _smoothed(smoothing, everything, atoms, generator, _n_fixed(learner))
+        dispersion, smoothing, atoms = _chosen(learner, everything, atoms, generator)
     if replaced:  # the events of the atoms before hold these atoms, if there are as many
         atoms, found = start_from(everything, atoms), memory.get("found", np.empty((0, 0)))
         same = found.shape == atoms.shape
@@ -383,7 +411,7 @@ def _update(learner, data, fitted, exposure):  # -> dict
         n = part.counts.shape[0]
         t = memory["n_batches"] + 1
         kept = (1 - 1 / t) ** _FORGETTING if t > 1 else 0.0
-        codes = solve_codes(part, atoms)
+        codes, part = solve_dispersed(part, atoms, dispersion)
         losses.append(part.half_deviance(atoms, codes))
         found, visible = expected_events(part, atoms, codes)
         share = n / (kept * memory["n_rows"] + n)
@@ -403,6 +431,7 @@ def _update(learner, data, fitted, exposure):  # -> dict
         data,
         atoms,
         smoothing,
+        dispersion,
         memory,
         n_iter_=len(curve),
         n_steps_=fitted.get("n_steps_", 0) + len(losses),
@@ -435,6 +464,13 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         Smoothing of the atoms: the number of pseudo-events a feature, in the shape of the mean
         spectrum, that each atom begins with (a Dirichlet prior). With 0 atoms are those of the
         largest likelihood. "auto" predicts hidden entries best.
+
+    dispersion : float, "auto" or None, default="auto"
+        How much more than Poisson's counts vary: the variance of a count of expectation ``mu`` is
+        ``mu + dispersion * mu**2``, as of a negative binomial distribution of size
+        ``1 / dispersion``. Entries then have the weights ``1 / (1 + dispersion * mu)``, in `fit`,
+        `transform`, `score` and the choice of numbers. "auto" estimates it from residuals, and is
+        0 if they are Poisson's. None is Poisson's variance.
 
     batch_size : int, default=256
         Rows in an update of `partial_fit`.
@@ -478,6 +514,9 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
 
     alpha_ : float
         The smoothing in use.
+
+    dispersion_ : float
+        The dispersion in use, 0 for Poisson's variance.
 
     size_path_ : Bunch
         With ``n_components="auto"``, the numbers of atoms that were tried: arrays ``n_components``,
@@ -551,6 +590,7 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         n_components=None,
         *,
         alpha="auto",
+        dispersion="auto",
         batch_size=256,
         max_iter="auto",
         tol=1e-6,
@@ -563,6 +603,7 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
     ):
         self.n_components = n_components
         self.alpha = alpha
+        self.dispersion = dispersion
         self.batch_size = batch_size
         self.max_iter = max_iter
         self.tol = tol
@@ -576,6 +617,7 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
     _parameter_constraints = {
         "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
         "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+        "dispersion": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"}), None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "tol": [Interval(Real, 0, None, closed="left"), None],
@@ -643,9 +685,10 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
                 events = _read_events(data.source, exposure)
                 atoms, size_path = _first_atoms(self, data, events, run.generator)
                 _check_data(self, events, atoms)
-                alpha, atoms = _smoothed(self.alpha, events, atoms, run.generator, _n_fixed(self))
+                dispersion, alpha, atoms = _chosen(self, events, atoms, run.generator)
+                _, events = solve_dispersed(events, atoms, dispersion)
                 state = begin(events, atoms, _n_fixed(self))
-                phase = _Alternation(self, plan.most_steps, data, events, state, alpha)
+                phase = _Alternation(self, plan.most_steps, data, events, state, alpha, dispersion)
                 stopped = run.run(phase)
                 if stopped and phase.ended_by is None:
                     phase.ended_by = "interrupt" if run.interrupts.pending else "callback"
@@ -830,7 +873,7 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
 
     def _transform_encoder(self):
         self._validate_params("transform_min_gain")  # it may have been set since `fit`
-        return _Encoder(min_gain=self.transform_min_gain)
+        return _Encoder(min_gain=self.transform_min_gain, dispersion=self.dispersion_)
 
     # ------------------------------------------------------------------ given atoms
 
@@ -874,8 +917,9 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
                 "are not negative. Pass atoms that are not negative."
             )
         alpha = _SMOOTHING if learner.alpha == "auto" else learner.alpha
+        dispersion = 0.0 if learner.dispersion == "auto" else learner.dispersion or 0.0
         atoms = to_numpy(atoms)
         data = SimpleNamespace(samples=Samples(to_tensor(atoms)), inputs=input_attributes(atoms))
         given = dict(n_iter_=1, n_steps_=0, loss_curve_=np.zeros(0))
-        learner._take(_attributes(learner, data, atoms, alpha, {}, **given))
+        learner._take(_attributes(learner, data, atoms, alpha, dispersion, {}, **given))
         return learner

@@ -11,13 +11,20 @@ from skpudle.additive._alternate import (
     advance,
     atoms_of_events,
     begin,
-    choose_smoothing,
     converge,
     expected_events,
+    negative_log,
     prune_codes,
     solve_codes,
     start_from,
 )
+from skpudle.additive._dispersion import (
+    converge_dispersed,
+    estimate_dispersion,
+    solve_dispersed,
+    weigh,
+)
+from skpudle.additive._prior import choose_smoothing
 from skpudle.additive._size import SizePath, choose_size, first_atoms
 from skpudle.additive._start import spectral_start
 
@@ -31,10 +38,15 @@ __all__ = [
     "choose_size",
     "choose_smoothing",
     "converge",
+    "converge_dispersed",
+    "estimate_dispersion",
     "expected_events",
     "first_atoms",
+    "negative_log",
     "prune_codes",
     "solve_codes",
+    "solve_dispersed",
     "spectral_start",
     "start_from",
+    "weigh",
 ]

@@ -23,9 +23,9 @@ __all__ = [
     "advance",
     "atoms_of_events",
     "begin",
-    "choose_smoothing",
     "converge",
     "expected_events",
+    "negative_log",
     "prune_codes",
     "solve_codes",
     "start_from",
@@ -43,10 +43,8 @@ _SHARE_OF_MEAN = 0.01
 _FACTOR, _GROWTH, _LARGEST, _KEPT = 0.5, 1.05, 1.0, 1e-3
 # `converge` ends after this many steps without a relative improvement of _IMPROVED, or after _MOST.
 _STALLED, _IMPROVED, _MOST = 3, 1e-6, 400
-# Choice of the smoothing: the share of hidden entries; the first value and the largest, in events
-# of an entry of an atom; the least, in events; by how much predictions are worse, in nats, that
-# count as the best; and the least rate of an entry, in mean rates.
-_HIDDEN, _FIRST, _LAST, _LEAST, _EQUAL, _LEAST_RATE = 0.1, 1e-3, 4.0, 0.1, 1.0, 1e-3
+# the least rate of an entry, in mean rates
+_LEAST_RATE = 1e-3
 # the share of entries from which on the product of all is faster than of some
 _DENSE = 0.1
 # rows that are worth a thread
@@ -60,16 +58,19 @@ class Events:
     Parameters
     ----------
     counts : scipy.sparse.csr_array of shape (n_samples, n_features)
-        Known counts, float64.
+        Known counts, float64, times their weights.
     missing : scipy.sparse.csr_array of shape (n_samples, n_features), default=None
-        1 where entries are missing.
+        1 where entries are missing, else 1 minus the weights.
     exposure : ndarray of shape (n_samples,), default=None
         Factors of the expectations.
+    plain : scipy.sparse.csr_array of shape (n_samples, n_features), default=None
+        Counts without weights, with the same entries; by default weights are 1.
     """
 
     counts: sparse.csr_array
     missing: sparse.csr_array | None = None
     exposure: np.ndarray | None = None
+    plain: sparse.csr_array | None = None
 
     @classmethod
     def of(cls, x, mask=None, exposure=None):
@@ -95,10 +96,14 @@ class Events:
     @cached_property
     def saturated(self):  # -> float
         """The log-likelihood of rates that equal the counts, with the exposures."""
-        x, scale = self.counts.data, 1.0
+        events, scale = self.counts.data, 1.0
         if self.exposure is not None:
             scale = self.exposure[_rows_of(self.counts)]
-        return float((xlogy(x, x / scale) - x).sum())
+        return float((xlogy(events, self._plain / scale) - events).sum())
+
+    @property
+    def _plain(self):  # -> (n_entries,): counts without weights
+        return (self.counts if self.plain is None else self.plain).data
 
     @cached_property
     def by_feature(self):  # -> CSR of shape (n_features, n_samples)
@@ -120,7 +125,7 @@ class Events:
         if self.exposure is not None:
             rates = rates * self.exposure[_rows_of(counts)]
         rates = np.maximum(rates, np.finfo(np.float64).tiny)
-        entries = xlogy(counts.data, counts.data) - xlogy(counts.data, rates) - counts.data
+        entries = xlogy(counts.data, self._plain) - xlogy(counts.data, rates) - counts.data
         return float((self.loads(atoms) * codes).sum() + entries.sum())
 
     def parts(self, n_rows):  # yields Events
@@ -130,7 +135,7 @@ class Events:
 
     def take(self, rows):  # -> Events
         """Return the events of some rows."""
-        cut = (t if t is None else t[rows] for t in (self.missing, self.exposure))
+        cut = (t if t is None else t[rows] for t in (self.missing, self.exposure, self.plain))
         return Events(self.counts[rows], *cut)
 
     def unexplained(self, atoms, codes):  # -> Events
@@ -263,8 +268,11 @@ class Hidden(NamedTuple):
     hidden: sparse.csr_array
     exposure: np.ndarray | None
 
-    def negative_likelihood(self, atoms, codes):  # -> (n_samples,)
-        """Return the negative log-likelihood of the entries of rows, up to terms of the data."""
+    def negative_likelihood(self, atoms, codes, dispersion=0.0):  # -> (n_samples,)
+        """Return the negative log-likelihood of the entries of rows, up to terms of the data.
+
+        With a dispersion counts have the negative binomial distribution.
+        """
         rates, entries = _rates(self.hidden, atoms, codes), self.counts
         if self.exposure is not None:
             rates = rates * self.exposure[_rows_of(self.hidden)]
@@ -273,8 +281,16 @@ class Hidden(NamedTuple):
         x = (entries + 2 * self.hidden).tocsr()  # in the order of the entries
         dense.sort_indices()
         x.sort_indices()
-        entries = dense.data - xlogy(x.data - 2, dense.data)
+        entries = negative_log(x.data - 2, dense.data, dispersion)
         return np.bincount(_rows_of(dense), entries, minlength=dense.shape[0])
+
+
+def negative_log(x, rates, dispersion):  # -> as x
+    """Return negative log-likelihoods of counts, up to terms without the rates."""
+    if dispersion == 0:
+        return rates - xlogy(x, rates)
+    size = 1 / dispersion
+    return (x + size) * np.log1p(dispersion * rates) - xlogy(x, rates)
 
 
 def _rows_of(array):  # CSR -> (n_entries,)
@@ -286,58 +302,6 @@ def _rates(array, atoms, codes):  # CSR -> (n_entries,): rates of its entries
     if array.nnz > _DENSE * array.shape[0] * array.shape[1]:
         return (codes @ atoms)[rows, columns]
     return sum(z[rows] * atom[columns] for z, atom in zip(codes.T, atoms))
-
-
-def choose_smoothing(events, atoms, rng, n_fixed=0):  # -> float, (n_components, n_features)
-    """Choose the pseudo-events of the prior that predict held-out entries best.
-
-    Parameters
-    ----------
-    events : Events
-        Counts.
-    atoms : ndarray of shape (n_components, n_features)
-        Initial atoms.
-    rng : numpy.random.Generator
-        Chooses the entries.
-    n_fixed : int, default=0
-        The number of first atoms that stay as they are.
-
-    Returns
-    -------
-    float, ndarray of shape (n_components, n_features)
-        The number, see `advance`, and atoms for it.
-    """
-    hidden = sparse.random_array(events.counts.shape, density=_HIDDEN, rng=rng, format="csr")
-    hidden.data[:] = 1.0
-    seen, judge = events.without(hidden)
-    size = max(float(events.counts.sum()) / atoms.size, 1e-300)
-    first, tried = _FIRST * size, {}  # by powers of 2
-    least = min(_LEAST, first)
-
-    def try_value(place, state):
-        state = converge(seen, state, first * 2.0**place)
-        codes = solve_codes(seen, state.atoms, state.codes)
-        tried[place] = judge.negative_likelihood(state.atoms, codes).sum(), state
-
-    def walk(way, gain, patience):
-        """Try values from the first on, until some in a row lower the error by no more than this.
-
-        Errors are no smooth function of the value: alternations end in other local optima.
-        """
-        place, n_worse = 0, 0
-        while n_worse < patience and least <= first * 2.0 ** (place + way) <= _LAST * size:
-            best = min(error for error, _ in tried.values())
-            place += way
-            try_value(place, tried[place - way][1])
-            n_worse = 0 if tried[place][0] < best - gain else n_worse + 1
-
-    try_value(0, begin(seen, atoms, n_fixed))
-    walk(1, 0.0, 2)
-    if min(tried, key=lambda place: tried[place][0]) == 0:  # larger values predict worse
-        walk(-1, _EQUAL, 1)
-    best = min(error for error, _ in tried.values())
-    chosen = max(place for place, (error, _) in tried.items() if error <= best + _EQUAL)
-    return first * 2.0**chosen, tried[chosen][1].atoms
 
 
 class Progress(NamedTuple):

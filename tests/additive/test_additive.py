@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 from scipy.special import xlogy
+from scipy.stats import nbinom
 from sklearn.decomposition import NMF
 from sklearn.exceptions import ConvergenceWarning
 
@@ -17,10 +18,14 @@ from skpudle.additive import (
     choose_size,
     choose_smoothing,
     converge,
+    estimate_dispersion,
     expected_events,
+    negative_log,
     prune_codes,
     solve_codes,
+    solve_dispersed,
     spectral_start,
+    weigh,
 )
 
 N, M, P = 40, 25, 4
@@ -284,6 +289,82 @@ def test_a_prior_is_chosen_that_beats_none(rng):
     chosen, atoms = choose_smoothing(events, spectral_start(x, P), np.random.default_rng(0))
     assert 0.1 < chosen < 20
     assert error(chosen, atoms) < 0.8 * error(0.0, spectral_start(x, P))
+
+
+# ---------------------------------------------------------------------------- dispersion
+
+
+def dispersed(rng, size, **options):
+    _, rates, atoms = planted(rng, **options)
+    return rng.poisson(rates * rng.gamma(size, 1 / size, rates.shape)).astype(float), rates, atoms
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_weights_multiply_known_entries(rng, gaps):
+    """Loads, visible events and the deviance are sums over weighted entries."""
+    x, _, atoms = dispersed(rng, 3.0, counts=500.0)
+    known = (rng.random(x.shape) < 0.8).astype(float) if gaps else np.ones_like(x)
+    exposure = rng.uniform(0.5, 2, N)
+    events = Events.of(x, known if gaps else None, exposure)
+    codes = rng.random((N, P)) * x.sum(1, keepdims=True)
+    weighted = weigh(events, atoms, codes, 0.3)
+    mu = exposure[:, None] * (codes @ atoms)
+    w = known / (1 + 0.3 * mu)
+    np.testing.assert_allclose(weighted.counts.toarray(), w * x, rtol=0.021)
+    w = known - weighted.missing.toarray() * known  # the smallest corrections are left out
+    np.testing.assert_allclose(w * x, weighted.counts.toarray())
+    np.testing.assert_allclose(weighted.loads(atoms), exposure[:, None] * (w @ atoms.T))
+    np.testing.assert_allclose(weighted.visible(codes), w.T @ (exposure[:, None] * codes))
+    expected = w * (mu - xlogy(x, mu) + xlogy(x, x) - x)
+    assert weighted.half_deviance(atoms, codes) == pytest.approx(expected.sum(), rel=1e-9)
+    some = weighted.take(np.arange(5))
+    assert some.half_deviance(atoms, codes[:5]) == pytest.approx(expected[:5].sum(), rel=1e-9)
+    assert weigh(events, atoms, codes, 0.0) is events
+
+
+def test_weighted_codes_are_at_the_maximum_of_the_likelihood(rng):
+    """The slope of the negative binomial likelihood is 0 where codes are positive."""
+    x, _, atoms = dispersed(rng, 5.0, counts=1000.0)
+    codes, _ = solve_dispersed(Events.of(x), atoms, 0.2)
+    mu = codes @ atoms
+
+    def loss(mu):
+        return negative_log(x, mu, 0.2).sum(1)
+
+    for k in range(P):
+        for factor in (0.97, 1.03):
+            other = codes.copy()
+            other[:, k] *= factor
+            assert (loss(other @ atoms) >= loss(mu) - 2e-3).all()
+
+
+def test_the_negative_binomial_likelihood_is_scipys(rng):
+    """Up to terms without the rates; with a tiny dispersion it is Poisson's."""
+    x, one, other = rng.poisson(20.0, 50), rng.uniform(1, 40, 50), rng.uniform(1, 40, 50)
+    ours = negative_log(x, one, 0.1) - negative_log(x, other, 0.1)
+    theirs = nbinom.logpmf(x, 10, 10 / (10 + other)) - nbinom.logpmf(x, 10, 10 / (10 + one))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+    for size in (0.0, 1e-9):
+        difference = negative_log(x, one, size) - negative_log(x, other, size)
+        np.testing.assert_allclose(difference, one - other - xlogy(x, one / other), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [2.0, 20.0])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_the_dispersion_is_that_of_the_residuals(rng, size, gaps):
+    x, _, atoms = dispersed(rng, size, n=300, counts=1500.0)
+    known = (rng.random(x.shape) < 0.8).astype(float) if gaps else None
+    events = Events.of(x, known)
+    codes, _ = solve_dispersed(events, atoms, 1 / size)
+    assert estimate_dispersion(events, atoms, codes) == pytest.approx(1 / size, rel=0.15)
+
+
+@pytest.mark.parametrize("counts", [2.0, 60.0, 2000.0])
+def test_poissons_counts_have_no_dispersion(counts):
+    for seed in range(5):
+        x, _, atoms = planted(np.random.default_rng(seed), n=100, counts=counts)
+        events = Events.of(x)
+        assert estimate_dispersion(events, atoms, solve_codes(events, atoms)) == 0
 
 
 def signatures(rng, p, n, counts):

@@ -160,6 +160,72 @@ def test_a_number_needs_rows_and_its_own_start(X):
         make("auto", dict_init="data").fit(X)
 
 
+# ---------------------------------------------------------------------------- dispersion
+
+
+def overdispersed(seed, size, n=150, counts=1000):
+    """Return counts of negative binomial distributions, and their expectations and spectra."""
+    rng = np.random.default_rng(seed)
+    _, rates, atoms = planted(seed, n=n, m=60, counts=counts)
+    return rng.poisson(rates * rng.gamma(size, 1 / size, rates.shape)).astype(float), rates, atoms
+
+
+@pytest.mark.parametrize("size", [4.0, 20.0])
+def test_the_dispersion_is_estimated(size):
+    X, rates, _ = overdispersed(0, size)
+    learner = make().fit(X)
+    assert learner.dispersion_ == pytest.approx(1 / size, rel=0.15)
+    plain = make(dispersion=None).fit(X)
+    ours, poissons = (
+        divergence(rates, one.inverse_transform(one.transform(X))) for one in (learner, plain)
+    )
+    assert ours < poissons
+
+
+def test_counts_of_poisson_have_no_dispersion(fitted, X):
+    """Their fit is the fit without."""
+    assert fitted.dispersion_ == 0
+    plain = make(dispersion=None).fit(X)
+    assert plain.dispersion_ == 0
+    np.testing.assert_allclose(plain.components_, fitted.components_, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("n_components", [5, "auto"])
+def test_a_row_of_most_events_does_not_rule_the_atoms(n_components):
+    """One row of twice the events of 100 rows, and an atom's worth of its own noise."""
+    rng = np.random.default_rng(0)
+    atoms = rng.dirichlet(np.full(96, 0.2), 5)
+    codes = 2000 * rng.dirichlet(np.full(5, 0.5), 101)
+    codes[0] *= 100
+    rates = codes @ atoms
+    X = rng.poisson(rates * rng.gamma(10, 0.1, rates.shape)).astype(float)
+    learner = make(n_components).fit(X)
+    assert learner.n_components_ == 5
+    assert recovery_rate(directions(learner.components_), directions(atoms), threshold=0.97) == 1
+    plain = make(5, dispersion=None).fit(X)
+    assert recovery_rate(directions(plain.components_), directions(atoms), threshold=0.97) < 1
+
+
+def test_codes_solve_the_equation_of_the_negative_binomial_distribution():
+    X, _, atoms = overdispersed(1, 5.0, n=30)
+    codes = PoissonNMF.from_components(atoms, dispersion=0.2).transform(X)
+    mu = np.maximum(codes @ atoms, 1e-9)
+    slopes = (X / mu - (X + 5) / (mu + 5)) @ atoms.T * codes
+    assert np.abs(slopes).max() < 0.05 * X.sum(1).mean() ** 0.5
+    alone = PoissonNMF.from_components(atoms, dispersion=0.2).transform(X[3:4])[0]
+    np.testing.assert_allclose(alone, codes[3], rtol=1e-9)
+
+
+def test_a_pass_keeps_the_dispersion():
+    X, _, atoms = overdispersed(0, 10.0, n=300)
+    learner = make().partial_fit(X[:150])
+    chosen = learner.dispersion_
+    assert chosen == pytest.approx(0.1, rel=0.2)
+    assert learner.partial_fit(X[150:]).dispersion_ == chosen
+    assert recovery_rate(directions(learner.components_), directions(atoms), threshold=0.95) == 1
+    assert make(dispersion=0.3).partial_fit(X).dispersion_ == 0.3
+
+
 def test_constants_score_zero():
     X = np.full((30, 6), 3.0)
     assert make(2).fit(X).score(X) == pytest.approx(0, abs=1e-6)
@@ -321,6 +387,7 @@ def test_findings_never_advise_a_penalty_of_codes(X):
 
 VALUES = {
     "alpha": 0.0,
+    "dispersion": 0.1,
     "dict_init": "data",
     "max_iter": 1,
     "n_components": 5,
