@@ -530,6 +530,7 @@ class PoissonNMF(BaseEstimator, TransformerMixin):
     components_: NDArray[Any]
     n_components_: int
     alpha_: float
+    dispersion_: float
     size_path_: Bunch
     n_features_in_: int
     feature_names_in_: NDArray[Any]
@@ -544,6 +545,7 @@ class PoissonNMF(BaseEstimator, TransformerMixin):
         n_components: int | Literal["auto"] | None = None,
         *,
         alpha: float | Literal["auto"] = "auto",
+        dispersion: float | Literal["auto"] | None = "auto",
         batch_size: int = 256,
         max_iter: int | Literal["auto"] = "auto",
         tol: float | None = 1e-06,

@@ -1,5 +1,5 @@
 # Written by `make stubs` from signatures and docstrings: change those.
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
@@ -14,17 +14,23 @@ __all__ = [
     "choose_size",
     "choose_smoothing",
     "converge",
+    "converge_dispersed",
+    "estimate_dispersion",
     "expected_events",
     "first_atoms",
+    "negative_log",
     "prune_codes",
     "solve_codes",
+    "solve_dispersed",
     "spectral_start",
     "start_from",
+    "weigh",
 ]
 
 class Events:
     missing: Any
     exposure: Any
+    plain: Any
     saturated: Any
     by_feature: Any
     mean: Any
@@ -33,6 +39,7 @@ class Events:
         counts: csr_array,
         missing: csr_array | None = None,
         exposure: NDArray[Any] | None = None,
+        plain: csr_array | None = None,
     ) -> None: ...
     def half_deviance(self, atoms: Any, codes: Any) -> Any: ...
     @classmethod
@@ -65,22 +72,44 @@ class SizePath(NamedTuple):
 def advance(events: Events, state: Progress, smoothing: float) -> Progress: ...
 def atoms_of_events(found: Any, visible: Any, mean: Any, smoothing: Any) -> Any: ...
 def begin(events: Any, atoms: Any, n_fixed: Any = 0) -> Any: ...
-def choose_size(events: Events, smoothing: float, rng: Any) -> tuple[NDArray[Any], SizePath]: ...
+def choose_size(
+    events: Events, smoothing: float, rng: Any, dispersion: float | Literal["auto"] = 0.0
+) -> tuple[NDArray[Any], SizePath]: ...
 def choose_smoothing(
-    events: Events, atoms: NDArray[Any], rng: Any, n_fixed: int = 0
+    events: Events, atoms: NDArray[Any], rng: Any, n_fixed: int = 0, dispersion: float = 0.0
 ) -> float | NDArray[Any]: ...
 def converge(
     events: Events, state: Progress, smoothing: float, n_steps: int = 400, tol: float = 1e-06
 ) -> Any: ...
+def converge_dispersed(
+    events: Events,
+    weighted: Events,
+    state: Progress,
+    smoothing: float,
+    dispersion: float | Literal["auto"],
+    **options: Any,
+) -> tuple[Progress, Events, float]: ...
+def estimate_dispersion(events: Events, atoms: NDArray[Any], codes: NDArray[Any]) -> float: ...
 def expected_events(events: Any, atoms: Any, codes: Any) -> Any: ...
-def first_atoms(events: Any, n_components: Any) -> Any: ...
+def first_atoms(events: Any, n_components: Any, dispersion: Any = 0.0) -> Any: ...
+def negative_log(x: Any, rates: Any, dispersion: Any) -> Any: ...
 def prune_codes(
     events: Events, atoms: NDArray[Any], codes: NDArray[Any], min_gain: float
 ) -> NDArray[Any]: ...
 def solve_codes(
     events: Events, atoms: NDArray[Any], codes: NDArray[Any] | None = None, tol: float = 1e-05
 ) -> NDArray[Any]: ...
+def solve_dispersed(
+    events: Events,
+    atoms: NDArray[Any],
+    dispersion: float,
+    codes: NDArray[Any] | None = None,
+    **options: Any,
+) -> tuple[NDArray[Any], Events]: ...
 def spectral_start(
-    x: NDArray[Any], n_components: int, mask: NDArray[Any] | None = None
+    x: NDArray[Any], n_components: int, mask: NDArray[Any] | None = None, dispersion: float = 0.0
 ) -> NDArray[Any]: ...
 def start_from(events: Any, atoms: Any) -> Any: ...
+def weigh(
+    events: Events, atoms: NDArray[Any], codes: NDArray[Any], dispersion: float
+) -> Events: ...
