@@ -553,6 +553,7 @@ class PoissonNMF(BaseEstimator, TransformerMixin):
         dict_init: Any = "search",
         fixed_components: ArrayLike | None = None,
         transform_min_gain: float = 0.0,
+        transform_kept: Any = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None: ...

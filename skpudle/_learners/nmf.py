@@ -115,12 +115,15 @@ class _Encoder:
         so predictions of further entries need some.
     min_gain : float, default=0.0
         An atom stays in a row if it improves the log-likelihood by this.
+    kept : tuple of int, default=()
+        Atoms that stay in all rows.
     dispersion : float, default=0.0
         The variance of a count of expectation ``mu`` is ``mu + dispersion * mu**2``.
     """
 
     least: float = 0.0
     min_gain: float = 0.0
+    kept: tuple = ()
     dispersion: float = 0.0
 
     def of_features(self, features):
@@ -140,7 +143,7 @@ class _Encoder:
         atoms = to_numpy(dictionary.atoms.double())
         codes, events = solve_dispersed(events, atoms, self.dispersion)
         if self.min_gain > 0:
-            codes = prune_codes(events, atoms, codes, self.min_gain)
+            codes = prune_codes(events, atoms, codes, self.min_gain, self.kept)
         empty = ~codes.any(1)
         if self.least and empty.any():
             loads = events.loads(atoms)[empty]
@@ -498,6 +501,10 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         the row least. With 0, the largest likelihood, many small codes are chance; 6 suits
         assignments to known spectra.
 
+    transform_kept : array-like of int, default=None
+        Indices of atoms that stay in every row, whatever their gain: sources that are known to be
+        everywhere. Their codes may still be 0, where the largest likelihood has none.
+
     random_state : int, RandomState instance or None, default=None
         Determines the hidden entries of ``alpha="auto"``, and initial atoms that are drawn.
 
@@ -598,6 +605,7 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         dict_init="search",
         fixed_components=None,
         transform_min_gain=0.0,
+        transform_kept=None,
         random_state=None,
         verbose=0,
     ):
@@ -611,6 +619,7 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         self.dict_init = dict_init
         self.fixed_components = fixed_components
         self.transform_min_gain = transform_min_gain
+        self.transform_kept = transform_kept
         self.random_state = random_state
         self.verbose = verbose
 
@@ -625,6 +634,7 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         "dict_init": [StrOptions({"search"}), *DICT_INIT],
         "fixed_components": ["array-like", None],
         "transform_min_gain": [Interval(Real, 0, None, closed="left")],
+        "transform_kept": ["array-like", None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -872,8 +882,15 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         return self._score(X, exposure)
 
     def _transform_encoder(self):
-        self._validate_params("transform_min_gain")  # it may have been set since `fit`
-        return _Encoder(min_gain=self.transform_min_gain, dispersion=self.dispersion_)
+        # they may have been set since `fit`
+        self._validate_params("transform_min_gain", "transform_kept")
+        kept = np.atleast_1d(() if self.transform_kept is None else self.transform_kept)
+        if kept.ndim != 1 or not set(kept.tolist()) <= set(range(len(self.components_))):
+            raise ValueError(
+                f"transform_kept={self.transform_kept!r:.50} does not list atoms. Pass numbers "
+                f"from 0 to {len(self.components_) - 1}."
+            )
+        return _Encoder(0.0, self.transform_min_gain, tuple(map(int, kept)), self.dispersion_)
 
     # ------------------------------------------------------------------ given atoms
 

@@ -212,7 +212,7 @@ def solve_codes(events, atoms, codes=None, tol=_TOL):
     return z
 
 
-def prune_codes(events, atoms, codes, min_gain):
+def prune_codes(events, atoms, codes, min_gain, kept=()):
     """Return codes of fewer atoms: one leaves a row if it improves the likelihood by too little.
 
     Rows go alone. The atom leaves first without which the likelihood of the row, at its best for
@@ -228,6 +228,8 @@ def prune_codes(events, atoms, codes, min_gain):
         Codes of most likely rates, of `solve_codes`.
     min_gain : float
         The least gain of log-likelihood, in nats, by which an atom stays.
+    kept : sequence of int, default=()
+        Atoms that stay in all rows.
 
     Returns
     -------
@@ -237,7 +239,8 @@ def prune_codes(events, atoms, codes, min_gain):
     counts, z = events.counts, codes.copy()
     arrays = counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data
     loads = np.array(events.loads(atoms), order="C")
-    given = np.ascontiguousarray(atoms.T), loads, float(min_gain), _SWEEPS, _TOL
+    stays = np.isin(np.arange(len(atoms)), np.asarray(kept, dtype=np.int64))
+    given = np.ascontiguousarray(atoms.T), loads, stays, float(min_gain), _SWEEPS, _TOL
     prune = loops().prune_rows
     in_parts(lambda a, b: prune(a, b, *arrays, *given, z), len(z), _ROWS)
     return z

@@ -28,13 +28,16 @@ from skpudle.metrics._dictionaries import (
     support_recovery,
 )
 from skpudle.metrics._importance import atom_importance
+from skpudle.metrics._intervals import CodeIntervals, code_intervals
 
 __all__ = [
     "AtomMatch",
+    "CodeIntervals",
     "ComponentMatch",
     "atom_coherence",
     "atom_cosines",
     "atom_importance",
+    "code_intervals",
     "dictionary_error",
     "dictionary_stability",
     "lasso_objective",

@@ -2,15 +2,18 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
 
 __all__ = [
     "AtomMatch",
+    "CodeIntervals",
     "ComponentMatch",
     "atom_coherence",
     "atom_cosines",
     "atom_importance",
+    "code_intervals",
     "dictionary_error",
     "dictionary_stability",
     "lasso_objective",
@@ -34,6 +37,11 @@ class AtomMatch(NamedTuple):
     def align_code(self, code: Any) -> Any: ...
     def align_dictionary(self, dictionary: Any) -> Any: ...
 
+class CodeIntervals(NamedTuple):
+    codes: Any
+    low: Any
+    high: Any
+
 class ComponentMatch(NamedTuple):
     nearest: Any
     cosine: Any
@@ -43,6 +51,15 @@ class ComponentMatch(NamedTuple):
 def atom_coherence(dictionary: ArrayLike, reference: ArrayLike) -> NDArray[Any]: ...
 def atom_cosines(dictionary: ArrayLike, reference: ArrayLike) -> NDArray[Any]: ...
 def atom_importance(learner: Any, X: ArrayLike) -> Bunch: ...
+def code_intervals(
+    learner: Any,
+    X: ArrayLike,
+    *,
+    n_draws: int = 100,
+    level: float = 0.95,
+    exposure: ArrayLike | None = None,
+    random_state: int | np.random.RandomState | None = None,
+) -> CodeIntervals: ...
 def dictionary_error(
     dictionary: ArrayLike, reference: ArrayLike, *, relative: bool = True, match: bool = False
 ) -> float: ...

@@ -397,7 +397,7 @@ VALUES = {
     "transform_min_gain": 6.0,
 }
 OF_PARTS = {"batch_size": 7}
-FIXED = {"fixed_components"}
+FIXED = {"fixed_components", "transform_kept"}
 SILENT = {"verbose"}
 
 
@@ -411,6 +411,27 @@ def test_a_parameter_acts(name, fitted, X):
     learner = make(**{name: VALUES[name]}).fit(X)
     one, other = learner.transform(X), fitted.transform(X)
     assert one.shape != other.shape or (one != other).any()
+
+
+def test_kept_atoms_stay_in_all_rows(fitted, X):
+    """They have their most likely codes, and the others leave as before."""
+    learner = PoissonNMF.from_components(fitted, transform_min_gain=1e9)
+    alone = learner.transform(X)
+    codes = learner.set_params(transform_kept=[1, 3]).transform(X)
+    assert (codes[:, [0, 2]] > 0).mean() < (alone[:, [0, 2]] > 0).mean()
+    pair = PoissonNMF.from_components(fitted.components_[[1, 3]]).transform(X)
+    rows = ~codes[:, [0, 2]].any(1)
+    assert rows.mean() > 0.5
+    np.testing.assert_allclose(codes[rows][:, [1, 3]], pair[rows], rtol=0, atol=0.05)
+    every = PoissonNMF.from_components(fitted, transform_min_gain=1e9, transform_kept=range(4))
+    np.testing.assert_allclose(every.transform(X), fitted.transform(X), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("kept", [[4], [-1], [[0]], [0.5], ["a"]])
+def test_atoms_to_keep_that_are_none_are_refused(kept, fitted, X):
+    learner = PoissonNMF.from_components(fitted, transform_kept=kept)
+    with pytest.raises(ValueError, match="does not list atoms. Pass numbers from 0 to 3"):
+        learner.transform(X)
 
 
 @pytest.mark.parametrize("n_fixed", [1, 3, 4])
