@@ -289,7 +289,23 @@ class Hidden(NamedTuple):
 
 
 def negative_log(x, rates, dispersion):  # -> as x
-    """Return negative log-likelihoods of counts, up to terms without the rates."""
+    """Return negative log-likelihoods of counts, up to terms without the rates.
+
+    Parameters
+    ----------
+    x : ndarray
+        Counts.
+    rates : ndarray
+        Expectations, of the same shape.
+    dispersion : float
+        The variance of a count of expectation ``mu`` is ``mu + dispersion * mu**2``: 0 for Poisson's
+        distribution, more for the negative binomial one.
+
+    Returns
+    -------
+    ndarray
+        One number an entry.
+    """
     if dispersion == 0:
         return rates - xlogy(x, rates)
     size = 1 / dispersion
