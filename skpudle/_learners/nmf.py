@@ -26,8 +26,8 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.batches import Samples
 from skpudle._data.foreign import dictionary_of
-from skpudle._data.sources import check_exposure, refuse_shuffled
-from skpudle._learners.coder import DictionaryTransformer, check_number
+from skpudle._data.sources import check_exposure
+from skpudle._learners.coder import ExposedTransformer, check_number
 from skpudle._learners.dense import DICT_INIT, choose_atoms, read_rows
 from skpudle._precision import training_mode
 from skpudle._training.fit import FitRun
@@ -442,7 +442,7 @@ def _update(learner, data, fitted, exposure):  # -> dict
     )
 
 
-class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
+class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
     r"""Non-negative matrix factorization of counts whose sources add.
 
     Every entry is a count of events, with Poisson's distribution and the expectation
@@ -763,98 +763,6 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         return data, exposure
 
     # ------------------------------------------------------------------ codes and score
-
-    def transform(self, X, exposure=None):
-        """Return the numbers of events of each atom.
-
-        Parameters
-        ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            Counts, or a dataset, batches or a sparse array as for `fit`. NaN marks missing entries,
-            and the codes of a row are inferred from its known ones; `inverse_transform` then fills
-            the gaps.
-        exposure : array-like of shape (n_samples,), default=None
-            As for `fit`.
-
-        Returns
-        -------
-        ndarray or Tensor of shape (n_samples, n_components)
-            Codes of the largest likelihood, in the dtype of ``X``; a tensor, on the same device, if
-            ``X`` is one.
-
-        Raises
-        ------
-        ValueError
-            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
-        """
-        return self._transform(X, exposure)
-
-    def transform_into(self, X, out, exposure=None):
-        """Encode counts part by part, and write the codes into an array.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, dataset or iterable of batches
-            Counts, as for `transform` or, of any size, as for `fit`.
-        out : array or Tensor of shape (n_samples, n_components)
-            Takes codes by ``out[first:last] = codes``: an array, a memory map or a tensor of
-            floating-point numbers.
-        exposure : array-like of shape (n_samples,), default=None
-            As for `fit`.
-
-        Returns
-        -------
-        array or Tensor
-            ``out``.
-
-        Raises
-        ------
-        TypeError
-            If ``out`` is no array of floating-point numbers.
-        ValueError
-            If it has another shape than the codes, or its dtype is too small for one; or if ``X``
-            is a `torch.utils.data.DataLoader` that shuffles.
-        """
-        return self._transform_into(X, out, exposure)
-
-    def transform_sparse(self, X, exposure=None):
-        """Encode counts part by part, and return only the codes that are not zero.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, dataset or iterable of batches
-            Counts, as for `transform` or, of any size, as for `fit`.
-        exposure : array-like of shape (n_samples,), default=None
-            As for `fit`.
-
-        Returns
-        -------
-        scipy.sparse.csr_array of shape (n_samples, n_components)
-            Codes.
-
-        Raises
-        ------
-        ValueError
-            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
-        """
-        return self._transform_sparse(X, exposure)
-
-    def fit_transform(self, X, y=None, exposure=None):
-        """Learn atoms, and return the codes of the same data.
-
-        Parameters
-        ----------
-        X, y, exposure
-            As for `fit`.
-
-        Returns
-        -------
-        ndarray or Tensor of shape (n_samples, n_components)
-            Codes, as of `transform`.
-        """
-        refuse_shuffled(X)
-        given = {} if exposure is None else {"exposure": exposure}
-        return self.fit(X, y, **given).transform(X, **given)
 
     def score(self, X, y=None, exposure=None):
         """Return the explained share of the deviance of held-out features.

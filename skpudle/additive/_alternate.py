@@ -298,8 +298,8 @@ def negative_log(x, rates, dispersion):  # -> as x
     rates : ndarray
         Expectations, of the same shape.
     dispersion : float
-        The variance of a count of expectation ``mu`` is ``mu + dispersion * mu**2``: 0 for Poisson's
-        distribution, more for the negative binomial one.
+        The variance of a count of expectation ``mu`` is ``mu + dispersion * mu**2``, of Poisson's
+        distribution (0) or a negative binomial one.
 
     Returns
     -------
