@@ -125,6 +125,8 @@ def measure(scenario, seed, *, n_starts, grid):
         line[name] = dict(
             n=learner.n_components_,
             alpha=round(learner.alpha_, 3),
+            dispersion=round(learner.dispersion_, 4),
+            gain=learner.min_gain_,
             inside=bool(0.1 < learner.alpha_ < largest / 2),
             steps=learner.n_iter_,
             seconds=round(seconds, 2),

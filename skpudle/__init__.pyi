@@ -531,6 +531,7 @@ class PoissonNMF(BaseEstimator, TransformerMixin):
     n_components_: int
     alpha_: float
     dispersion_: float
+    min_gain_: float
     size_path_: Bunch
     n_features_in_: int
     feature_names_in_: NDArray[Any]
@@ -546,6 +547,7 @@ class PoissonNMF(BaseEstimator, TransformerMixin):
         *,
         alpha: float | Literal["auto"] = "auto",
         dispersion: float | Literal["auto"] | None = "auto",
+        min_gain: float | Literal["auto"] = "auto",
         batch_size: int = 256,
         max_iter: int | Literal["auto"] = "auto",
         tol: float | None = 1e-06,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from numbers import Integral, Real
 from types import SimpleNamespace
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -44,11 +45,13 @@ from skpudle.additive import (
     advance,
     atoms_of_events,
     begin,
+    choose_prior,
     choose_size,
-    choose_smoothing,
+    converge,
     converge_dispersed,
     expected_events,
     first_atoms,
+    limit_atoms,
     prune_codes,
     solve_codes,
     solve_dispersed,
@@ -229,23 +232,42 @@ def _sizing(learner, events):  # -> float, the prior until it is chosen
     return alpha
 
 
-def _chosen(learner, events, atoms, generator):  # -> dispersion, prior, atoms for them
-    """Return the dispersion and the prior, which events choose if they are "auto"."""
-    alpha, found, n_fixed = learner.alpha, learner.dispersion or 0.0, _n_fixed(learner)
+class _Chosen(NamedTuple):
+    """The values in use of parameters that may be "auto"."""
+
+    alpha: float
+    dispersion: float
+    min_gain: float
+
+
+def _choose(learner, events, atoms, generator):  # -> _Chosen, atoms for it
+    """Let events choose the parameters that are "auto"."""
+    given, n_fixed = [getattr(learner, name) or 0.0 for name in _Chosen._fields], _n_fixed(learner)
     if not events.counts.nnz:
-        found, alpha = (
-            default if given == "auto" else given
-            for given, default in ((found, 0.0), (alpha, _SMOOTHING))
-        )
-    if found:
+        defaults = zip(given, (_SMOOTHING, 0.0, 0.0), strict=True)
+        return _Chosen(*(d if value == "auto" else value for value, d in defaults)), atoms
+    alpha, dispersion, min_gain = given
+    if dispersion:
         some = events.take(np.asarray(spread_rows(events.counts.shape[0], _ROWS)))
-        state = begin(some, atoms, n_fixed)
-        state, _, found = converge_dispersed(some, some, state, _sizing(learner, some), found)
+        state, alpha_now = begin(some, atoms, n_fixed), _sizing(learner, some)
+        state, _, dispersion = converge_dispersed(some, some, state, alpha_now, dispersion)
         atoms = state.atoms
-    if alpha == "auto":
-        rng = np.random.default_rng(generator.initial_seed())
-        alpha, atoms = choose_smoothing(events, atoms, rng, n_fixed, found)
-    return found, float(alpha), atoms
+    rng = np.random.default_rng(generator.initial_seed())
+    options = dict(smoothing=alpha, min_gain=min_gain, n_fixed=n_fixed, dispersion=dispersion)
+    alpha, min_gain, atoms = choose_prior(events, atoms, rng, **options)
+    return _Chosen(alpha, dispersion, min_gain), atoms
+
+
+def _begin(learner, events, atoms, chosen):  # -> Events, Progress
+    """Return events with weights, and the atoms that rows may have, and the first state."""
+    n_fixed = _n_fixed(learner)
+    _, events = solve_dispersed(events, atoms, chosen.dispersion)
+    state = begin(events, atoms, n_fixed)
+    if chosen.min_gain:
+        state = converge(events, state, chosen.alpha)
+        state, events = limit_atoms(events, state, chosen.alpha, chosen.min_gain)
+        state = begin(events, state.atoms, n_fixed)
+    return events, state
 
 
 def _check_data(learner, events, atoms):
@@ -258,7 +280,7 @@ def _check_data(learner, events, atoms):
         warn_of_few_samples(n_samples, len(atoms))
 
 
-def _attributes(learner, data, atoms, alpha, dispersion, memory, **known):  # -> dict
+def _attributes(learner, data, atoms, chosen, memory, **known):  # -> dict
     """Return the fitted attributes; None removes one of a `fit`."""
     atoms = atoms.astype(to_numpy(data.samples.x[:0]).dtype)
     memory = memory | {
@@ -268,10 +290,9 @@ def _attributes(learner, data, atoms, alpha, dispersion, memory, **known):  # ->
     fitted = {
         "components_": atoms,
         "n_components_": len(atoms),
-        "alpha_": float(alpha),
-        "dispersion_": float(dispersion),
         "_training_state": memory,
     }
+    fitted |= {f"{name}_": float(value) for name, value in chosen._asdict().items()}
     of_fits = dict.fromkeys(("ended_by_", "phases_", "fit_seconds_", "size_path_"))
     return of_fits | data.inputs | fitted | known
 
@@ -285,8 +306,7 @@ class _Alternation:
     data: object
     events: Events
     state: object
-    smoothing: float
-    dispersion: float
+    chosen: _Chosen
     ended_by: str | None = None
     n_stalled: int = field(default=0)
 
@@ -341,7 +361,7 @@ class _Alternation:
     def advance(self):
         """Make one step, and decide whether it is the last."""
         given = self.learner
-        self.state = advance(self.events, self.state, self.smoothing)
+        self.state = advance(self.events, self.state, self.chosen.alpha)
         objectives = self.state.objectives
         before, now = objectives[-2] if len(objectives) > 1 else inf, objectives[-1]
         tol = -1.0 if given.tol is None else given.tol
@@ -364,8 +384,7 @@ class _Alternation:
             self.learner,
             self.data,
             state.atoms,
-            self.smoothing,
-            self.dispersion,
+            self.chosen,
             memory | {"n_rows": n_samples},
             n_iter_=len(state.losses),
             n_steps_=len(state.losses),
@@ -393,14 +412,12 @@ def _update(learner, data, fitted, exposure):  # -> dict
     replaced = fitted and memory["atoms"] != crc32(np.ascontiguousarray(fitted["components_"]))
     if fitted and (replaced or memory.get("visible", np.ones(1)).any()):
         atoms = np.asarray(fitted["components_"], dtype=np.float64)
-        smoothing, dispersion = (
-            fitted[f"{name}_"] if (given := getattr(learner, name)) == "auto" else given or 0.0
-            for name in ("alpha", "dispersion")
-        )
+        values = ((name, getattr(learner, name)) for name in _Chosen._fields)
+        chosen = _Chosen(*(fitted[f"{n}_"] if v == "auto" else v or 0.0 for n, v in values))
     else:  # at first, and before the first event
         memory, generator = {}, make_generator(learner.random_state)
         atoms, _ = _first_atoms(learner, data, everything, generator)
-        dispersion, smoothing, atoms = _chosen(learner, everything, atoms, generator)
+        chosen, atoms = _choose(learner, everything, atoms, generator)
     if replaced:  # the events of the atoms before hold these atoms, if there are as many
         atoms, found = start_from(everything, atoms), memory.get("found", np.empty((0, 0)))
         same = found.shape == atoms.shape
@@ -414,7 +431,9 @@ def _update(learner, data, fitted, exposure):  # -> dict
         n = part.counts.shape[0]
         t = memory["n_batches"] + 1
         kept = (1 - 1 / t) ** _FORGETTING if t > 1 else 0.0
-        codes, part = solve_dispersed(part, atoms, dispersion)
+        codes, part = solve_dispersed(part, atoms, chosen.dispersion)
+        if chosen.min_gain:
+            codes = prune_codes(part, atoms, codes, chosen.min_gain)
         losses.append(part.half_deviance(atoms, codes))
         found, visible = expected_events(part, atoms, codes)
         share = n / (kept * memory["n_rows"] + n)
@@ -426,15 +445,14 @@ def _update(learner, data, fitted, exposure):  # -> dict
             n_rows=kept * memory["n_rows"] + n,
         )
         n_rows += n
-        atoms = atoms_of_events(memory["found"], memory["visible"], memory["mean"], smoothing)
+        atoms = atoms_of_events(memory["found"], memory["visible"], memory["mean"], chosen.alpha)
         atoms[: len(fixed)] = fixed
     curve = [*fitted.get("loss_curve_", ()), float(np.sum(losses)) / n_rows]
     return _attributes(
         learner,
         data,
         atoms,
-        smoothing,
-        dispersion,
+        chosen,
         memory,
         n_iter_=len(curve),
         n_steps_=fitted.get("n_steps_", 0) + len(losses),
@@ -474,6 +492,11 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         ``1 / dispersion``. Entries then have the weights ``1 / (1 + dispersion * mu)``, in `fit`,
         `transform`, `score` and the choice of numbers. "auto" estimates it from residuals, and is
         0 if they are Poisson's. None is Poisson's variance.
+
+    min_gain : float or "auto", default="auto"
+        In `fit` an atom has a code in a row only if it raises the log-likelihood of the row by
+        this, in nats. Small codes by chance, in rows without an atom, make mixtures of atoms. With
+        0 rows may have all atoms; "auto" is 6 if that predicts hidden entries better, else 0.
 
     batch_size : int, default=256
         Rows in an update of `partial_fit`.
@@ -524,6 +547,9 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
     dispersion_ : float
         The dispersion in use, 0 for Poisson's variance.
+
+    min_gain_ : float
+        The least gain in use, 0 if rows may have all atoms.
 
     size_path_ : Bunch
         With ``n_components="auto"``, the numbers of atoms that were tried: arrays ``n_components``,
@@ -598,6 +624,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         *,
         alpha="auto",
         dispersion="auto",
+        min_gain="auto",
         batch_size=256,
         max_iter="auto",
         tol=1e-6,
@@ -612,6 +639,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         self.n_components = n_components
         self.alpha = alpha
         self.dispersion = dispersion
+        self.min_gain = min_gain
         self.batch_size = batch_size
         self.max_iter = max_iter
         self.tol = tol
@@ -627,6 +655,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
         "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "dispersion": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"}), None],
+        "min_gain": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "tol": [Interval(Real, 0, None, closed="left"), None],
@@ -695,10 +724,9 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
                 events = _read_events(data.source, exposure)
                 atoms, size_path = _first_atoms(self, data, events, run.generator)
                 _check_data(self, events, atoms)
-                dispersion, alpha, atoms = _chosen(self, events, atoms, run.generator)
-                _, events = solve_dispersed(events, atoms, dispersion)
-                state = begin(events, atoms, _n_fixed(self))
-                phase = _Alternation(self, plan.most_steps, data, events, state, alpha, dispersion)
+                chosen, atoms = _choose(self, events, atoms, run.generator)
+                events, state = _begin(self, events, atoms, chosen)
+                phase = _Alternation(self, plan.most_steps, data, events, state, chosen)
                 stopped = run.run(phase)
                 if stopped and phase.ended_by is None:
                     phase.ended_by = "interrupt" if run.interrupts.pending else "callback"
@@ -842,9 +870,10 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
                 "are not negative. Pass atoms that are not negative."
             )
         alpha = _SMOOTHING if learner.alpha == "auto" else learner.alpha
-        dispersion = 0.0 if learner.dispersion == "auto" else learner.dispersion or 0.0
+        given = (0.0 if v == "auto" else v or 0.0 for v in (learner.dispersion, learner.min_gain))
+        chosen = _Chosen(alpha, *given)
         atoms = to_numpy(atoms)
         data = SimpleNamespace(samples=Samples(to_tensor(atoms)), inputs=input_attributes(atoms))
-        given = dict(n_iter_=1, n_steps_=0, loss_curve_=np.zeros(0))
-        learner._take(_attributes(learner, data, atoms, alpha, dispersion, {}, **given))
+        known = dict(n_iter_=1, n_steps_=0, loss_curve_=np.zeros(0))
+        learner._take(_attributes(learner, data, atoms, chosen, {}, **known))
         return learner

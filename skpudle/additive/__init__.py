@@ -13,6 +13,7 @@ from skpudle.additive._alternate import (
     begin,
     converge,
     expected_events,
+    limit_atoms,
     negative_log,
     prune_codes,
     solve_codes,
@@ -24,24 +25,26 @@ from skpudle.additive._dispersion import (
     solve_dispersed,
     weigh,
 )
-from skpudle.additive._prior import choose_smoothing
+from skpudle.additive._prior import Prior, choose_prior
 from skpudle.additive._size import SizePath, choose_size, first_atoms
 from skpudle.additive._start import spectral_start
 
 __all__ = [
     "Events",
+    "Prior",
     "Progress",
     "SizePath",
     "advance",
     "atoms_of_events",
     "begin",
+    "choose_prior",
     "choose_size",
-    "choose_smoothing",
     "converge",
     "converge_dispersed",
     "estimate_dispersion",
     "expected_events",
     "first_atoms",
+    "limit_atoms",
     "negative_log",
     "prune_codes",
     "solve_codes",

@@ -6,18 +6,20 @@ from scipy.sparse import csr_array
 
 __all__ = [
     "Events",
+    "Prior",
     "Progress",
     "SizePath",
     "advance",
     "atoms_of_events",
     "begin",
+    "choose_prior",
     "choose_size",
-    "choose_smoothing",
     "converge",
     "converge_dispersed",
     "estimate_dispersion",
     "expected_events",
     "first_atoms",
+    "limit_atoms",
     "negative_log",
     "prune_codes",
     "solve_codes",
@@ -31,6 +33,7 @@ class Events:
     missing: Any
     exposure: Any
     plain: Any
+    allowed: Any
     saturated: Any
     by_feature: Any
     mean: Any
@@ -40,6 +43,7 @@ class Events:
         missing: csr_array | None = None,
         exposure: NDArray[Any] | None = None,
         plain: csr_array | None = None,
+        allowed: NDArray[Any] | None = None,
     ) -> None: ...
     def half_deviance(self, atoms: Any, codes: Any) -> Any: ...
     @classmethod
@@ -52,6 +56,11 @@ class Events:
     def unexplained(self, atoms: Any, codes: Any) -> Any: ...
     def visible(self, codes: Any) -> Any: ...
     def without(self, hidden: Any) -> Any: ...
+
+class Prior(NamedTuple):
+    smoothing: float
+    min_gain: float
+    atoms: NDArray[Any]
 
 class Progress(NamedTuple):
     atoms: NDArray[Any]
@@ -72,12 +81,19 @@ class SizePath(NamedTuple):
 def advance(events: Events, state: Progress, smoothing: float) -> Progress: ...
 def atoms_of_events(found: Any, visible: Any, mean: Any, smoothing: Any) -> Any: ...
 def begin(events: Any, atoms: Any, n_fixed: Any = 0) -> Any: ...
+def choose_prior(
+    events: Events,
+    atoms: NDArray[Any],
+    rng: Any,
+    *,
+    smoothing: float | Literal["auto"] = "auto",
+    min_gain: float | Literal["auto"] = 0.0,
+    n_fixed: int = 0,
+    dispersion: float = 0.0,
+) -> Prior: ...
 def choose_size(
     events: Events, smoothing: float, rng: Any, dispersion: float | Literal["auto"] = 0.0
 ) -> tuple[NDArray[Any], SizePath]: ...
-def choose_smoothing(
-    events: Events, atoms: NDArray[Any], rng: Any, n_fixed: int = 0, dispersion: float = 0.0
-) -> float | NDArray[Any]: ...
 def converge(
     events: Events, state: Progress, smoothing: float, n_steps: int = 400, tol: float = 1e-06
 ) -> Any: ...
@@ -92,6 +108,9 @@ def converge_dispersed(
 def estimate_dispersion(events: Events, atoms: NDArray[Any], codes: NDArray[Any]) -> float: ...
 def expected_events(events: Any, atoms: Any, codes: Any) -> Any: ...
 def first_atoms(events: Any, n_components: Any, dispersion: Any = 0.0) -> Any: ...
+def limit_atoms(
+    events: Events, state: Progress, smoothing: float, min_gain: float, **options: Any
+) -> tuple[Progress, Events]: ...
 def negative_log(x: NDArray[Any], rates: NDArray[Any], dispersion: float) -> NDArray[Any]: ...
 def prune_codes(
     events: Events, atoms: NDArray[Any], codes: NDArray[Any], min_gain: float, kept: Any = ...

@@ -6,7 +6,7 @@ codes returns the objective; if the objective has risen, the sweep is repeated f
 the extrapolation, and the next extrapolations are half as long. So the objective never rises.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -25,12 +25,15 @@ __all__ = [
     "begin",
     "converge",
     "expected_events",
+    "limit_atoms",
     "negative_log",
     "prune_codes",
     "solve_codes",
     "start_from",
 ]
 
+# Prunings of rows, after each of which the atoms adapt.
+_PRUNINGS = 4
 # Most sweeps of coordinate descent, and the duality gap of a row's log-likelihood. In a step of the
 # alternation there is one sweep, since the other part changes too.
 _SWEEPS, _TOL = 2000, 1e-5
@@ -65,12 +68,15 @@ class Events:
         Factors of the expectations.
     plain : scipy.sparse.csr_array of shape (n_samples, n_features), default=None
         Counts without weights, with the same entries; by default weights are 1.
+    allowed : ndarray of shape (n_samples, n_components), default=None
+        True for the atoms that a row may have; by default all.
     """
 
     counts: sparse.csr_array
     missing: sparse.csr_array | None = None
     exposure: np.ndarray | None = None
     plain: sparse.csr_array | None = None
+    allowed: np.ndarray | None = None
 
     @classmethod
     def of(cls, x, mask=None, exposure=None):
@@ -135,8 +141,8 @@ class Events:
 
     def take(self, rows):  # -> Events
         """Return the events of some rows."""
-        cut = (t if t is None else t[rows] for t in (self.missing, self.exposure, self.plain))
-        return Events(self.counts[rows], *cut)
+        given = self.missing, self.exposure, self.plain, self.allowed
+        return Events(self.counts[rows], *(t if t is None else t[rows] for t in given))
 
     def unexplained(self, atoms, codes):  # -> Events
         """Return the events beyond the expectations."""
@@ -162,6 +168,8 @@ class Events:
         loads = np.broadcast_to(atoms.sum(1), (self.counts.shape[0], len(atoms)))
         if self.missing is not None:
             loads = (loads - self.missing @ atoms.T).clip(0)
+        if self.allowed is not None:
+            loads = np.where(self.allowed, loads, 0.0)
         return loads if self.exposure is None else loads * self.exposure[:, None]
 
     def visible(self, codes):  # (n, n_components) -> (n_features, n_components)
@@ -373,6 +381,40 @@ def begin(events, atoms, n_fixed=0):  # -> Progress
 
 def _restart(atoms, codes, n_fixed):  # -> Progress, without memory of a last step
     return Progress(atoms, codes, atoms, codes, n_fixed=n_fixed)
+
+
+def limit_atoms(events, state, smoothing, min_gain, **options):  # -> Progress, Events
+    """Let atoms leave rows, and the atoms adapt to rows of few of them, in turn.
+
+    Codes of the largest likelihood have small entries by chance in most rows. Atoms that adapt to
+    them become mixtures.
+
+    Parameters
+    ----------
+    events : Events
+        Counts.
+    state : Progress
+        The state of an alternation that has converged.
+    smoothing : float
+        As in `advance`.
+    min_gain : float
+        As in `prune_codes`.
+    **options : dict
+        Options of `converge`.
+
+    Returns
+    -------
+    Progress
+        The state.
+    Events
+        The events with the atoms that rows may have.
+    """
+    for _ in range(_PRUNINGS):
+        codes = prune_codes(events, state.atoms, solve_codes(events, state.atoms), min_gain)
+        limited = replace(events, allowed=codes > 0)
+        state = _restart(state.atoms, codes, state.n_fixed)
+        state = converge(limited, state, smoothing, **options)
+    return state, limited
 
 
 def _adapt_codes(events, atoms, codes, pseudo, n_fixed):  # -> codes, loss, objective

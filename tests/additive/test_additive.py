@@ -1,6 +1,7 @@
 """Alternation of codes and atoms of counts that add: optimality, priors, exposures, gaps."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from skpudle.additive import (
     advance,
     atoms_of_events,
     begin,
+    choose_prior,
     choose_size,
-    choose_smoothing,
     converge,
     estimate_dispersion,
     expected_events,
+    limit_atoms,
     negative_log,
     prune_codes,
     solve_codes,
@@ -260,7 +262,7 @@ def test_the_prior_is_an_optimum_of_held_out_entries(rng, counts):
     """An eighth of the number and eight times the number predict worse, or no better."""
     x, *_ = planted(rng, n=80, counts=counts)
     events, start = Events.of(x), spectral_start(x, P)
-    chosen, _ = choose_smoothing(events, start, np.random.default_rng(0))
+    chosen = choose_prior(events, start, np.random.default_rng(0)).smoothing
     assert 0.1 < chosen < 4 * x.sum() / start.size
     hidden = sparse.random_array(x.shape, density=0.1, rng=np.random.default_rng(0), format="csr")
     hidden.data[:] = 1.0
@@ -286,7 +288,7 @@ def test_a_prior_is_chosen_that_beats_none(rng):
         mu = np.maximum(solve_codes(events, state.atoms) @ state.atoms, 1e-12)
         return (xlogy(rates, rates / mu) - rates + mu).sum()
 
-    chosen, atoms = choose_smoothing(events, spectral_start(x, P), np.random.default_rng(0))
+    chosen, _, atoms = choose_prior(events, spectral_start(x, P), np.random.default_rng(0))
     assert 0.1 < chosen < 20
     assert error(chosen, atoms) < 0.8 * error(0.0, spectral_start(x, P))
 
@@ -460,6 +462,38 @@ def test_atoms_leave_rows_as_by_solving_all_smaller_sets(rng, min_gain, gaps):
         np.testing.assert_allclose(pruned[i], expected, rtol=0, atol=0.5)
     assert ((pruned > 0) <= (codes > 0)).all()
     assert (pruned > 0).sum() < (codes > 0).sum()
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_rows_have_the_codes_of_their_atoms_alone(rng, gaps):
+    """Atoms that a row may not have are as if there were none; the objective still falls."""
+    x, _, atoms = planted(rng, n=20)
+    known = (rng.random(x.shape) < 0.8).astype(float) if gaps else None
+    allowed = rng.random((20, P)) < 0.6
+    allowed[:, 0] |= ~allowed.any(1)
+    events = replace(Events.of(x, known), allowed=allowed)
+    codes = solve_codes(events, atoms)
+    assert not codes[~allowed].any()
+    for i in range(20):
+        one = Events.of(x[i : i + 1], None if known is None else known[i : i + 1])
+        expected = solve_codes(one, atoms[allowed[i]])[0]
+        np.testing.assert_allclose(codes[i, allowed[i]], expected, rtol=0, atol=1e-2)
+    state = begin(events, atoms)
+    for _ in range(20):
+        state = advance(events, state, 1.0)
+    assert not state.codes[~allowed].any()
+    assert (np.diff(state.objectives) <= 1e-5 * abs(state.objectives[0])).all()
+
+
+def test_atoms_that_are_limited_have_gains(rng):
+    """Each atom of a row is worth its gain, before the atoms adapt to the others' absence."""
+    x, _, atoms = planted(rng, counts=300.0)
+    events = Events.of(x)
+    state, limited = limit_atoms(events, converge(events, begin(events, atoms), 1.0), 1.0, 4.0)
+    assert limited.allowed.mean() < (solve_codes(events, state.atoms) > 0).mean()
+    assert ((state.codes > 0) <= limited.allowed).all()
+    free = converge(events, begin(events, atoms), 1.0)
+    assert limit_atoms(events, free, 1.0, 0.0)[0].objectives[-1] <= free.objectives[-1] + 0.01
 
 
 def test_a_row_is_pruned_alone(rng):

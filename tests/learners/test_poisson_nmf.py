@@ -182,6 +182,44 @@ def test_the_dispersion_is_estimated(size):
     assert ours < poissons
 
 
+def mixed_in_pairs(seed):
+    """Return rows of two of six spectra that are alike, and the spectra."""
+    rng = np.random.default_rng(seed)
+    atoms = rng.dirichlet(np.full(60, 3.0)) * rng.lognormal(0, 0.6, (6, 60))
+    atoms /= atoms.sum(1, keepdims=True)
+    codes = np.zeros((150, 6))
+    for row in codes:
+        row[rng.choice(6, 2, replace=False)] = 10_000 * rng.dirichlet(np.ones(2))
+    return rng.poisson(codes @ atoms).astype(float), atoms
+
+
+def test_rows_of_few_atoms_have_better_atoms():
+    """Codes by chance mix atoms; hidden entries see it, and choose rows of few atoms."""
+    X, atoms = mixed_in_pairs(0)
+    errors = []
+    for min_gain in ("auto", 0.0):
+        learner = make(6, min_gain=min_gain).fit(X)
+        assert (learner.min_gain_ > 0) == (min_gain == "auto")
+        cosines = directions(atoms) @ directions(learner.components_).T
+        errors.append((1 - cosines.max(1)).mean())
+    assert errors[0] < 0.7 * errors[1]
+
+
+def test_rows_of_all_atoms_keep_them():
+    rng = np.random.default_rng(0)
+    atoms = rng.dirichlet(np.full(40, 0.3), 4)
+    X = rng.poisson(1000 * rng.dirichlet(np.ones(4), 150) @ atoms).astype(float)
+    assert make().fit(X).min_gain_ == 0
+
+
+def test_a_pass_of_rows_of_few_atoms_goes_on_with_them():
+    X, _ = mixed_in_pairs(0)
+    learner = make(6, min_gain=5.0).partial_fit(X)
+    assert learner.min_gain_ == 5
+    learner.partial_fit(X)
+    assert learner.set_params(min_gain="auto").partial_fit(X).min_gain_ == 5
+
+
 def test_counts_of_poisson_have_no_dispersion(fitted, X):
     """Their fit is the fit without."""
     assert fitted.dispersion_ == 0
@@ -390,6 +428,7 @@ VALUES = {
     "dispersion": 0.1,
     "dict_init": "data",
     "max_iter": 1,
+    "min_gain": 50.0,
     "n_components": 5,
     "n_iter_no_change": 1,
     "random_state": 5,
