@@ -178,7 +178,7 @@ def _fixed_atoms(learner, n_features):  # -> (n_fixed, n_features), of sum 1
             f"fixed_components has the shape {atoms.shape} and the least entry {atoms.min():.3g}. "
             f"Pass rows of {n_features} entries that are not negative and not all 0."
         )
-    if n_components == "auto" or (n_components or n_features) < len(atoms):
+    if n_components != "auto" and (n_components or n_features) < len(atoms):
         raise ValueError(
             f"n_components={n_components!r} counts the {len(atoms)} fixed_components, too. Pass a "
             f"number from {len(atoms)} on."
@@ -205,7 +205,8 @@ def _first_atoms(learner, data, events, generator):  # -> (n_components, n_featu
                 f"{_FEWEST} rows or more, or a number."
             )
         rng = np.random.default_rng(generator.initial_seed())
-        atoms, path = choose_size(events, _sizing(learner, events), rng, learner.dispersion or 0.0)
+        known = learner.dispersion or 0.0, fixed
+        atoms, path = choose_size(events, _sizing(learner, events), rng, *known)
         return atoms, Bunch(**path._asdict())
     if len(fixed):
         n_components = (n_components or x.shape[1]) - len(fixed)
@@ -516,7 +517,8 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
     fixed_components : array-like of shape (n_fixed, n_features), default=None
         Known atoms, not negative: the first rows of ``components_``, divided by their sums, which
-        stay. ``n_components`` counts them, and ``dict_init`` is of the other atoms.
+        stay. ``n_components`` counts them, "auto" chooses the number of new ones, which may be 0,
+        and ``dict_init`` is of the other atoms.
 
     transform_min_gain : float, default=0.0
         An atom has a code in a row only if it raises the log-likelihood of the row by this, in

@@ -92,7 +92,11 @@ def choose_prior(
     dispersion: float = 0.0,
 ) -> Prior: ...
 def choose_size(
-    events: Events, smoothing: float, rng: Any, dispersion: float | Literal["auto"] = 0.0
+    events: Events,
+    smoothing: float,
+    rng: Any,
+    dispersion: float | Literal["auto"] = 0.0,
+    fixed: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], SizePath]: ...
 def converge(
     events: Events, state: Progress, smoothing: float, n_steps: int = 400, tol: float = 1e-06

@@ -131,12 +131,14 @@ def first_atoms(events, n_components, dispersion=0.0):  # -> (n_components, n_fe
     return spectral_start(some.counts.toarray(), n_components, mask, dispersion)
 
 
-def _grow(events, held_out, smoothing, most, dispersion):  # -> Progress, Events, number
+def _grow(events, held_out, smoothing, most, dispersion, fixed):  # -> Progress, Events, number
     """Return the state with spare atoms, weighted events, and the number that predicts best."""
     n, n_failed, best, spare, weighted, found = min(_FIRST, most), 0, None, None, events, 0.0
-    options = dict(n_steps=_STEPS, tol=_IMPROVED)
+    options, n_fixed = dict(n_steps=_STEPS, tol=_IMPROVED), len(fixed)
+    rest = events.unexplained(fixed, solve_codes(events, fixed)) if n_fixed else events
     while True:
-        state = begin(events, first_atoms(events, n, found))
+        atoms = np.concatenate([fixed, first_atoms(rest, n, found)])
+        state = begin(events, atoms, n_fixed)
         state, weighted, now = converge_dispersed(
             events, weighted, state, smoothing, dispersion, **options
         )
@@ -146,7 +148,7 @@ def _grow(events, held_out, smoothing, most, dispersion):  # -> Progress, Events
         found = now
         errors, _ = held_out.predict(state.atoms)
         if best is None or _is_worse(least, errors, 1.0, held_out.least_gain):
-            n_failed, least, number, best = 0, errors, n, state
+            n_failed, least, number, best = 0, errors, n_fixed + n, state
         else:
             n_failed += 1
         spare = state if n_failed <= 1 else spare
@@ -155,7 +157,7 @@ def _grow(events, held_out, smoothing, most, dispersion):  # -> Progress, Events
         n = min(n + max(n // 2, 1), most)
 
 
-def choose_size(events, smoothing, rng, dispersion=0.0):  # -> atoms, SizePath
+def choose_size(events, smoothing, rng, dispersion=0.0, fixed=None):  # -> atoms, SizePath
     """Choose the smallest number of atoms that predicts held-out rows nearly best.
 
     Parameters
@@ -168,6 +170,8 @@ def choose_size(events, smoothing, rng, dispersion=0.0):  # -> atoms, SizePath
         Chooses rows and features.
     dispersion : float or "auto", default=0.0
         As in `converge_dispersed`.
+    fixed : ndarray of shape (n_fixed, n_features), default=None
+        First atoms, of sum 1, that stay as they are and count.
 
     Returns
     -------
@@ -180,18 +184,22 @@ def choose_size(events, smoothing, rng, dispersion=0.0):  # -> atoms, SizePath
     order, n_held = rng.permutation(n), min(int(_HELD * n), _MOST_HELD)
     held_out = _HeldOut(events.take(np.sort(order[:n_held])), rng)
     events, most = events.take(np.sort(order[n_held:])), min(m, n - n_held, _MOST)
-    state, events, number = _grow(events, held_out, smoothing, most, dispersion)
+    fixed = np.empty((0, m)) if fixed is None else fixed
+    state, events, number = _grow(events, held_out, smoothing, most, dispersion, fixed)
     tried, codes, best = {}, None, None
     while True:
         errors, codes = held_out.predict(state.atoms, codes)
         size = len(state.atoms)
         tried[size] = errors, state
         best = size if best is None or errors.sum() < tried[best][0].sum() else best
-        if size == 1 or (size < best - 1 and _is_worse(errors, tried[best][0], _WORSE)):
+        if size == max(1, len(fixed)) or (
+            size < best - 1 and _is_worse(errors, tried[best][0], _WORSE)
+        ):
             break
-        gone = np.argsort(held_out.costs(state.atoms))[: max(1, (size - number) // 2)]
+        order = np.argsort(held_out.costs(state.atoms))
+        gone = order[order >= len(fixed)][: max(1, (size - number) // 2)]
         atoms, codes = np.delete(state.atoms, gone, 0), [_without(c, gone) for c in codes]
-        state = Progress(atoms, _without(state.codes, gone), atoms, state.codes)
+        state = Progress(atoms, _without(state.codes, gone), atoms, codes, n_fixed=len(fixed))
         state = converge(events, state, smoothing, _POLISH, _IMPROVED)
     sizes, (least, most) = sorted(tried), held_out.range
     gain = held_out.least_gain

@@ -501,11 +501,21 @@ def test_fixed_atoms_leave_the_objective_monotone(data, tmp_path):
     np.testing.assert_array_equal(learner.components_, expected)
 
 
+@pytest.mark.parametrize("n_fixed", [1, 3, 4])
+def test_the_number_of_new_atoms_is_found(n_fixed, data):
+    """None, where the fixed atoms explain all."""
+    X, _, atoms = data
+    learner = make("auto", fixed_components=atoms[:n_fixed]).fit(X[::2])
+    assert learner.n_components_ == 4
+    np.testing.assert_allclose(learner.components_[:n_fixed], atoms[:n_fixed], rtol=1e-12)
+    assert recovery_rate(directions(learner.components_), directions(atoms), threshold=0.95) == 1
+    assert learner.size_path_.n_components.min() >= n_fixed
+
+
 @pytest.mark.parametrize(
     ("n", "fixed", "words"),
     [
         (1, np.ones((2, 100)), "n_components=1 counts the 2 fixed_components, too. Pass .* 2 on"),
-        ("auto", np.ones((2, 100)), "n_components='auto' counts the 2 fixed_components"),
         (3, np.ones((2, 99)), r"shape \(2, 99\) .* Pass rows of 100 entries"),
         (3, -np.eye(2, 100), "least entry -1. Pass rows of 100 entries that are not neg"),
         (3, np.zeros((2, 100)), "not all 0"),
