@@ -16,6 +16,7 @@ __all__ = [
     "PenaltyPathDisplay",
     "RecoveryDisplay",
     "SizePathDisplay",
+    "SpectraDisplay",
     "StabilityDisplay",
 ]
 
@@ -244,6 +245,37 @@ class SizePathDisplay:
         cls, estimator: Any, *, ax: Any = None, **line_kwargs: Any
     ) -> SizePathDisplay: ...
     def plot(self, *, ax: Any = None, **line_kwargs: Any) -> SizePathDisplay: ...
+
+class SpectraDisplay:
+    ax_: Any
+    figure_: Any
+    bars_: Any
+    def __init__(
+        self, spectra: NDArray[Any], names: Any = None, groups: Any = None, colors: Any = None
+    ) -> None: ...
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        *,
+        names: Any = None,
+        groups: Any = None,
+        colors: Any = None,
+        ax: Any = None,
+        **bar_kwargs: Any,
+    ) -> SpectraDisplay: ...
+    @classmethod
+    def from_spectra(
+        cls,
+        spectra: ArrayLike,
+        *,
+        names: Any = None,
+        groups: Any = None,
+        colors: Any = None,
+        ax: Any = None,
+        **bar_kwargs: Any,
+    ) -> SpectraDisplay: ...
+    def plot(self, *, ax: Any = None, **bar_kwargs: Any) -> SpectraDisplay: ...
 
 class StabilityDisplay:
     ax_: Any
