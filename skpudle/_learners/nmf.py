@@ -47,11 +47,9 @@ from skpudle.additive import (
     begin,
     choose_prior,
     choose_size,
-    converge,
     converge_dispersed,
     expected_events,
     first_atoms,
-    limit_atoms,
     prune_codes,
     solve_codes,
     solve_dispersed,
@@ -72,7 +70,7 @@ _FORGETTING = 2.0
 # largest share of the events of a feature. With an alpha that held-out entries choose for 4 atoms,
 # or for the spare ones, 3 and 2 of 22 numbers are wrong instead of 1.
 _FEWEST, _SIZING, _SIZING_SHARE = 8, 2.0, 1e-3
-# rows read at a time
+# rows read at a time, and rows that choose the prior and the dispersion
 _ROWS = 4096
 
 # of a state of the alternation
@@ -248,27 +246,25 @@ def _choose(learner, events, atoms, generator):  # -> _Chosen, atoms for it
         defaults = zip(given, (_SMOOTHING, 0.0, 0.0), strict=True)
         return _Chosen(*(d if value == "auto" else value for value, d in defaults)), atoms
     alpha, dispersion, min_gain = given
+    some = events.take(np.asarray(spread_rows(events.counts.shape[0], _ROWS)))
     if dispersion:
-        some = events.take(np.asarray(spread_rows(events.counts.shape[0], _ROWS)))
         state, alpha_now = begin(some, atoms, n_fixed), _sizing(learner, some)
         state, _, dispersion = converge_dispersed(some, some, state, alpha_now, dispersion)
         atoms = state.atoms
     rng = np.random.default_rng(generator.initial_seed())
     options = dict(smoothing=alpha, min_gain=min_gain, n_fixed=n_fixed, dispersion=dispersion)
-    alpha, min_gain, atoms = choose_prior(events, atoms, rng, **options)
+    alpha, min_gain, atoms = choose_prior(some, atoms, rng, **options)
     return _Chosen(alpha, dispersion, min_gain), atoms
 
 
 def _begin(learner, events, atoms, chosen):  # -> Events, Progress
     """Return events with weights, and the atoms that rows may have, and the first state."""
-    n_fixed = _n_fixed(learner)
-    _, events = solve_dispersed(events, atoms, chosen.dispersion)
-    state = begin(events, atoms, n_fixed)
-    if chosen.min_gain:
-        state = converge(events, state, chosen.alpha)
-        state, events = limit_atoms(events, state, chosen.alpha, chosen.min_gain)
-        state = begin(events, state.atoms, n_fixed)
-    return events, state
+    if chosen.dispersion or chosen.min_gain:
+        codes, events = solve_dispersed(events, atoms, chosen.dispersion)
+    if chosen.min_gain:  # the atoms have adapted to rows of few atoms
+        codes = prune_codes(events, atoms, codes, chosen.min_gain)
+        events = replace(events, allowed=codes > 0)
+    return events, begin(events, atoms, _n_fixed(learner))
 
 
 def _check_data(learner, events, atoms):

@@ -103,8 +103,8 @@ def solve_dispersed(events, atoms, dispersion, codes=None, **options):
 def estimate_dispersion(events, atoms, codes):  # -> float
     """Estimate the dispersion from residuals, by weighted moments.
 
-    Large expectations have most information; rates near 0, whose residuals have long tails, have
-    next to none. Residuals are as small as fitted parameters make them, on average.
+    Residuals are as small as fitted parameters make them, on average. A test of all entries alike
+    comes first, which no row of many events decides.
 
     Parameters
     ----------
@@ -131,20 +131,18 @@ def estimate_dispersion(events, atoms, codes):  # -> float
     n_fitted = (codes > 0).sum() + atoms.size - len(atoms)
     if not len(mu) or n_fitted >= len(mu):
         return 0.0
-    excess, found = len(mu) / (len(mu) - n_fitted) * squares - mu, 0.0
+    excess = len(mu) / (len(mu) - n_fitted) * squares - mu
+    # (x - mu)^2 - mu has the variance 2 mu^2 + mu for Poisson's counts
+    errors = (excess / (2 * mu + 1)).sum() / (mu / (2 * mu + 1)).sum() ** 0.5
+    if errors <= _ERRORS:
+        return 0.0
+    found = 1.0
     for _ in range(_ROUNDS):
-        variance = mu + found * mu**2
-        information = np.square(mu / variance)
-        total = (information * mu**2).sum()
-        now = max(float((information * excess).sum() / total), 0.0)
-        if found == 0:
-            error = (information**2 * (2 * mu**2 + mu)).sum() ** 0.5 / total
-            if now <= _ERRORS * error or now * np.square(mu).sum() <= _SHARE * mu.sum():
-                return 0.0
-        if abs(now - found) <= 1e-3 * now:
+        weights = 1 / np.square(1 + found * mu)
+        before, found = found, max(float((weights * excess).sum() / (weights * mu**2).sum()), 0.0)
+        if abs(before - found) <= 1e-3 * found:
             break
-        found = now
-    return now
+    return found if found * np.square(mu).sum() > _SHARE * mu.sum() else 0.0
 
 
 def converge_dispersed(events, weighted, state, smoothing, dispersion, **options):
