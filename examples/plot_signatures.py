@@ -66,7 +66,9 @@ display.ax_.set(xlabel="Substitution with its neighbours")
 # come from the parametric bootstrap, with the dispersion that the fit has found.
 
 coder = PoissonNMF.from_components(
-    catalogue, transform_min_gain=6.0, dispersion=learner.dispersion_ or None
+    catalogue,
+    transform_min_gain=6.0,
+    dispersion=learner.dispersion_,
 )
 genomes = X[:4]
 events, low, high = code_intervals(coder, genomes, random_state=0)

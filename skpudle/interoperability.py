@@ -45,6 +45,7 @@ _CODING = {
     "alpha",
     "atom_norm",
     "debias",
+    "dispersion",
     "initial_threshold",
     "lambda_decay",
     "loss",
@@ -61,6 +62,7 @@ _LEAST, _LARGEST = float(np.finfo(float).tiny), float(np.finfo(float).max)
 _RANGES = {
     "alpha": (0, _LARGEST, Real),
     "debias": (0, 1, Real),
+    "dispersion": (0, _LARGEST, Real),
     "initial_threshold": (0, _LARGEST, Real),
     "lambda_decay": (_LEAST, 1, Real),
     "n_trials": (1, _LARGEST, Real),
@@ -68,6 +70,7 @@ _RANGES = {
     "step_size": (_LEAST, _LARGEST, Real),
     "threshold": (0, _LARGEST, Real),
     "transform_alpha": (0, _LARGEST, Real),
+    "transform_kept": (0, _LARGEST, Integral),
     "transform_n_nonzero_coefs": (1, _LARGEST, Integral),
     "transform_tol": (0, _LARGEST, Real),
 }
@@ -77,6 +80,7 @@ _LARGEST_STEP = 1e4
 _CHOSEN = {
     "alpha": "alpha_",
     "debias": "debias_",
+    "dispersion": "dispersion_",
     "lambda_decay": "lambda_decay_",
     "threshold": "alpha_",
 }
@@ -387,7 +391,8 @@ def _check_params(params, atoms):
         if value is None or isinstance(value, str):
             continue
         least, most, kind = _RANGES.get(name, (-_LARGEST, _LARGEST, Real))
-        if not isinstance(value, kind) or not least <= value <= most:
+        numbers = value if name == "transform_kept" and isinstance(value, list) else [value]
+        if not all(isinstance(number, kind) and least <= number <= most for number in numbers):
             what = "whole number" if kind is Integral else "number"
             raise ValueError(
                 f"{name} is {value!r:.50}, expected a {what} from {least:.3g} to {most:.3g}, a "

@@ -488,7 +488,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         ``mu + dispersion * mu**2``, as of a negative binomial distribution of size
         ``1 / dispersion``. Entries then have the weights ``1 / (1 + dispersion * mu)``, in `fit`,
         `transform`, `score` and the choice of numbers. "auto" estimates it from residuals, and is
-        0 if they are Poisson's. None is Poisson's variance.
+        0 if they are Poisson's. None is Poisson's variance, as 0 is.
 
     min_gain : float or "auto", default="auto"
         In `fit` an atom has a code in a row only if it raises the log-likelihood of the row by
@@ -652,7 +652,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
     _parameter_constraints = {
         "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
         "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-        "dispersion": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"}), None],
+        "dispersion": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"}), None],
         "min_gain": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],

@@ -411,6 +411,12 @@ def test_atoms_are_kept_in_files(fitted, X, tmp_path):
     stored = load_atoms(tmp_path / "atoms.safetensors")
     learner = PoissonNMF.from_components(stored.components, **stored.params)
     np.testing.assert_allclose(learner.transform(X), fitted.transform(X))
+    options = dict(dispersion=0.2, transform_min_gain=3.0, transform_kept=[1])
+    other = PoissonNMF.from_components(fitted, **options)
+    save_atoms(other, tmp_path / "atoms.safetensors")
+    stored = load_atoms(tmp_path / "atoms.safetensors")
+    learner = PoissonNMF.from_components(stored.components, **stored.params)
+    np.testing.assert_allclose(learner.transform(X), other.transform(X))
 
 
 def test_findings_never_advise_a_penalty_of_codes(X):
