@@ -743,8 +743,8 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
     def partial_fit(self, X, y=None, exposure=None):
         """Update the atoms by one pass over the data, in their order.
 
-        The first call chooses initial atoms and ``alpha_``: give it some hundred rows. Events of
-        batches are forgotten slowly. If you replace ``components_``, learning goes on from your
+        The first call chooses initial atoms, ``alpha_``, ``dispersion_`` and ``min_gain_``: give it
+        some hundred rows. Events of batches are forgotten slowly. If you replace ``components_``, learning goes on from your
         atoms.
 
         Parameters
