@@ -744,8 +744,8 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         """Update the atoms by one pass over the data, in their order.
 
         The first call chooses initial atoms, ``alpha_``, ``dispersion_`` and ``min_gain_``: give it
-        some hundred rows. Events of batches are forgotten slowly. If you replace ``components_``, learning goes on from your
-        atoms.
+        some hundred rows. Events of batches are forgotten slowly. If you replace ``components_``,
+        learning goes on from your atoms.
 
         Parameters
         ----------
