@@ -246,6 +246,8 @@ def _choose(learner, events, atoms, generator):  # -> _Chosen, atoms for it
         defaults = zip(given, (_SMOOTHING, 0.0, 0.0), strict=True)
         return _Chosen(*(d if value == "auto" else value for value, d in defaults)), atoms
     alpha, dispersion, min_gain = given
+    if alpha == 0 and min_gain == "auto":  # without a prior, atoms of few rows exclude events
+        min_gain = 0.0
     some = events.take(np.asarray(spread_rows(events.counts.shape[0], _ROWS)))
     if dispersion:
         state, alpha_now = begin(some, atoms, n_fixed), _sizing(learner, some)
@@ -493,7 +495,8 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
     min_gain : float or "auto", default="auto"
         In `fit` an atom has a code in a row only if it raises the log-likelihood of the row by
         this, in nats. Small codes by chance, in rows without an atom, make mixtures of atoms. With
-        0 rows may have all atoms; "auto" is 6 if that predicts hidden entries better, else 0.
+        0 rows may have all atoms; "auto" is 3 if the atoms then predict hidden entries at most 1 nat
+        worse, and there is a prior (``alpha``), else 0.
 
     batch_size : int, default=256
         Rows in an update of `partial_fit`.

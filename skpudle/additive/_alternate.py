@@ -192,7 +192,7 @@ def _solve(counts, atoms, loads, prior, z, sweeps, tol):  # -> sum x log mu; cha
 def _first_codes(events, loads):  # -> (n, n_components)
     total = np.asarray(events.counts.sum(1), dtype=np.float64)[:, None]
     n_components = loads.shape[1]
-    return np.where(loads > 0, total / np.maximum(loads, 1e-300) / n_components, 0.0)
+    return np.where(loads > 0, total / np.where(loads > 0, loads, 1.0) / n_components, 0.0)
 
 
 def solve_codes(events, atoms, codes=None, tol=_TOL):

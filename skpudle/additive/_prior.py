@@ -84,7 +84,7 @@ def choose_prior(
     smoothing : float or "auto", default="auto"
         Pseudo-events of the prior; "auto" chooses them.
     min_gain : float or "auto", default=0.0
-        The least gain of an atom in a row; "auto" chooses between 0 and 6.
+        The least gain of an atom in a row; "auto" chooses between 0 and 3.
     n_fixed : int, default=0
         The number of first atoms that stay as they are.
     dispersion : float, default=0.0
