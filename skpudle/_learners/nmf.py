@@ -495,8 +495,8 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
     min_gain : float or "auto", default="auto"
         In `fit` an atom has a code in a row only if it raises the log-likelihood of the row by
         this, in nats. Small codes by chance, in rows without an atom, make mixtures of atoms. With
-        0 rows may have all atoms; "auto" is 3 if the atoms then predict hidden entries at most 1 nat
-        worse, and there is a prior (``alpha``), else 0.
+        0 rows may have all atoms; "auto" is 3 if the atoms then predict hidden entries at most 1
+        nat worse, and there is a prior (``alpha``), else 0.
 
     batch_size : int, default=256
         Rows in an update of `partial_fit`.
