@@ -24,6 +24,8 @@ from sklearn.preprocessing import (
 
 from skpudle import (
     ConvPUDLEDictionaryLearning,
+    NOODLDictionaryLearning,
+    PoissonNMF,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
 )
@@ -38,6 +40,7 @@ from skpudle.plotting import (
     ContributionsDisplay,
     LossCurveDisplay,
     RecoveryDisplay,
+    SpectraDisplay,
     StabilityDisplay,
     WaveformsDisplay,
 )
@@ -621,3 +624,40 @@ def test_atoms_are_counted_by_whole_numbers(kind, learner, X):
         ax = CodesDisplay.from_estimator(learner, few, kind=kind).ax_
         ticks = ax.get_xticks()
         np.testing.assert_array_equal(ticks, np.round(ticks))
+
+
+def test_spectra_are_bars_in_the_colours_of_their_groups():
+    """Heights are shares of the largest channel, in the order of the rows from the top."""
+    spectra = np.array([[1.0, 2.0, 4.0, 0.0], [0.0, 0.3, 0.0, 0.1]])
+    colors = {"low": "red", "high": "blue"}
+    drawn = SpectraDisplay.from_spectra(
+        spectra, names=["a", "b"], groups=["low", "low", "high", "high"], colors=colors
+    )
+    for bars, spectrum, bottom in zip(drawn.bars_, spectra, (1, 0), strict=True):
+        heights = np.array([bar.get_height() for bar in bars])
+        np.testing.assert_allclose(heights / heights.max(), spectrum / spectrum.max())
+        assert {bar.get_y() for bar in bars} == {bottom}
+        faces = [bar.get_facecolor() for bar in bars]
+        assert faces[0] == faces[1] == (1, 0, 0, 1)
+        assert faces[2] == faces[3] == (0, 0, 1, 1)
+    assert [text.get_text() for text in drawn.ax_.texts] == ["low", "high"]
+    middles = [text.get_position()[0] for text in drawn.ax_.texts]
+    np.testing.assert_allclose(middles, [0.5, 2.5])
+    texts = [text.get_text() for text in drawn.ax_.get_yticklabels()]
+    labels = dict(zip(texts, drawn.ax_.get_yticks(), strict=True))
+    assert labels["a"] > 1 > labels["b"] > 0
+    again = drawn.plot(ax=plt.subplots()[1], width=0.1)
+    assert again is drawn
+    assert drawn.bars_[0][0].get_width() == pytest.approx(0.1)
+
+
+def test_spectra_of_a_learner_are_its_atoms():
+    learner = PoissonNMF.from_components([[0.2, 0.8], [0.5, 0.5]])
+    drawn = SpectraDisplay.from_estimator(learner)
+    np.testing.assert_array_equal(drawn.spectra, learner.components_)
+    with pytest.raises(ValueError, match="shape .2, 2.. Pass a name for each row"):
+        SpectraDisplay.from_estimator(learner, groups=["A"])
+    with pytest.raises(ValueError, match="group 'B' has no colour. Pass colours for all"):
+        SpectraDisplay.from_estimator(learner, groups=["A", "B"], colors=["red"])
+    with pytest.raises(ValueError, match="least entry of spectra is -1. Pass spectra that are not"):
+        SpectraDisplay.from_spectra(-np.eye(2))

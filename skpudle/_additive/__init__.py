@@ -11,30 +11,47 @@ from skpudle._additive._alternate import (
     advance,
     atoms_of_events,
     begin,
-    choose_smoothing,
     converge,
     expected_events,
+    limit_atoms,
+    negative_log,
     prune_codes,
     solve_codes,
     start_from,
 )
 from skpudle._additive._size import SizePath, choose_size, first_atoms
 from skpudle._additive._start import spectral_start
+from skpudle.additive._dispersion import (
+    converge_dispersed,
+    estimate_dispersion,
+    solve_dispersed,
+    weigh,
+)
+from skpudle.additive._prior import Prior, choose_prior
+from skpudle.additive._size import SizePath, choose_size, first_atoms
+from skpudle.additive._start import spectral_start
 
 __all__ = [
     "Events",
+    "Prior",
     "Progress",
     "SizePath",
     "advance",
     "atoms_of_events",
     "begin",
+    "choose_prior",
     "choose_size",
-    "choose_smoothing",
     "converge",
+    "converge_dispersed",
+    "estimate_dispersion",
     "expected_events",
     "first_atoms",
+    "limit_atoms",
+    "negative_log",
     "prune_codes",
     "solve_codes",
+    "solve_dispersed",
     "spectral_start",
     "start_from",
+    "weigh",
 ]

@@ -6,7 +6,7 @@ codes returns the objective; if the objective has risen, the sweep is repeated f
 the extrapolation, and the next extrapolations are half as long. So the objective never rises.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -23,14 +23,17 @@ __all__ = [
     "advance",
     "atoms_of_events",
     "begin",
-    "choose_smoothing",
     "converge",
     "expected_events",
+    "limit_atoms",
+    "negative_log",
     "prune_codes",
     "solve_codes",
     "start_from",
 ]
 
+# Prunings of rows, after each of which the atoms adapt.
+_PRUNINGS = 4
 # Most sweeps of coordinate descent, and the duality gap of a row's log-likelihood. In a step of the
 # alternation there is one sweep, since the other part changes too.
 _SWEEPS, _TOL = 2000, 1e-5
@@ -43,10 +46,8 @@ _SHARE_OF_MEAN = 0.01
 _FACTOR, _GROWTH, _LARGEST, _KEPT = 0.5, 1.05, 1.0, 1e-3
 # `converge` ends after this many steps without a relative improvement of _IMPROVED, or after _MOST.
 _STALLED, _IMPROVED, _MOST = 3, 1e-6, 400
-# Choice of the smoothing: the share of hidden entries; the first value and the largest, in events
-# of an entry of an atom; the least, in events; by how much predictions are worse, in nats, that
-# count as the best; and the least rate of an entry, in mean rates.
-_HIDDEN, _FIRST, _LAST, _LEAST, _EQUAL, _LEAST_RATE = 0.1, 1e-3, 4.0, 0.1, 1.0, 1e-3
+# the least rate of an entry, in mean rates
+_LEAST_RATE = 1e-3
 # the share of entries from which on the product of all is faster than of some
 _DENSE = 0.1
 # rows that are worth a thread
@@ -60,16 +61,22 @@ class Events:
     Parameters
     ----------
     counts : scipy.sparse.csr_array of shape (n_samples, n_features)
-        Known counts, float64.
+        Known counts, float64, times their weights.
     missing : scipy.sparse.csr_array of shape (n_samples, n_features), default=None
-        1 where entries are missing.
+        1 where entries are missing, else 1 minus the weights.
     exposure : ndarray of shape (n_samples,), default=None
         Factors of the expectations.
+    plain : scipy.sparse.csr_array of shape (n_samples, n_features), default=None
+        Counts without weights, with the same entries; by default weights are 1.
+    allowed : ndarray of shape (n_samples, n_components), default=None
+        True for the atoms that a row may have; by default all.
     """
 
     counts: sparse.csr_array
     missing: sparse.csr_array | None = None
     exposure: np.ndarray | None = None
+    plain: sparse.csr_array | None = None
+    allowed: np.ndarray | None = None
 
     @classmethod
     def of(cls, x, mask=None, exposure=None):
@@ -95,10 +102,14 @@ class Events:
     @cached_property
     def saturated(self):  # -> float
         """The log-likelihood of rates that equal the counts, with the exposures."""
-        x, scale = self.counts.data, 1.0
+        events, scale = self.counts.data, 1.0
         if self.exposure is not None:
             scale = self.exposure[_rows_of(self.counts)]
-        return float((xlogy(x, x / scale) - x).sum())
+        return float((xlogy(events, self._plain / scale) - events).sum())
+
+    @property
+    def _plain(self):  # -> (n_entries,): counts without weights
+        return (self.counts if self.plain is None else self.plain).data
 
     @cached_property
     def by_feature(self):  # -> CSR of shape (n_features, n_samples)
@@ -120,7 +131,7 @@ class Events:
         if self.exposure is not None:
             rates = rates * self.exposure[_rows_of(counts)]
         rates = np.maximum(rates, np.finfo(np.float64).tiny)
-        entries = xlogy(counts.data, counts.data) - xlogy(counts.data, rates) - counts.data
+        entries = xlogy(counts.data, self._plain) - xlogy(counts.data, rates) - counts.data
         return float((self.loads(atoms) * codes).sum() + entries.sum())
 
     def parts(self, n_rows):  # yields Events
@@ -130,8 +141,8 @@ class Events:
 
     def take(self, rows):  # -> Events
         """Return the events of some rows."""
-        cut = (t if t is None else t[rows] for t in (self.missing, self.exposure))
-        return Events(self.counts[rows], *cut)
+        given = self.missing, self.exposure, self.plain, self.allowed
+        return Events(self.counts[rows], *(t if t is None else t[rows] for t in given))
 
     def unexplained(self, atoms, codes):  # -> Events
         """Return the events beyond the expectations."""
@@ -157,6 +168,8 @@ class Events:
         loads = np.broadcast_to(atoms.sum(1), (self.counts.shape[0], len(atoms)))
         if self.missing is not None:
             loads = (loads - self.missing @ atoms.T).clip(0)
+        if self.allowed is not None:
+            loads = np.where(self.allowed, loads, 0.0)
         return loads if self.exposure is None else loads * self.exposure[:, None]
 
     def visible(self, codes):  # (n, n_components) -> (n_features, n_components)
@@ -179,7 +192,7 @@ def _solve(counts, atoms, loads, prior, z, sweeps, tol):  # -> sum x log mu; cha
 def _first_codes(events, loads):  # -> (n, n_components)
     total = np.asarray(events.counts.sum(1), dtype=np.float64)[:, None]
     n_components = loads.shape[1]
-    return np.where(loads > 0, total / np.maximum(loads, 1e-300) / n_components, 0.0)
+    return np.where(loads > 0, total / np.where(loads > 0, loads, 1.0) / n_components, 0.0)
 
 
 def solve_codes(events, atoms, codes=None, tol=_TOL):
@@ -207,7 +220,7 @@ def solve_codes(events, atoms, codes=None, tol=_TOL):
     return z
 
 
-def prune_codes(events, atoms, codes, min_gain):
+def prune_codes(events, atoms, codes, min_gain, kept=()):
     """Return codes of fewer atoms: one leaves a row if it improves the likelihood by too little.
 
     Rows go alone. The atom leaves first without which the likelihood of the row, at its best for
@@ -223,6 +236,8 @@ def prune_codes(events, atoms, codes, min_gain):
         Codes of most likely rates, of `solve_codes`.
     min_gain : float
         The least gain of log-likelihood, in nats, by which an atom stays.
+    kept : sequence of int, default=()
+        Atoms that stay in all rows.
 
     Returns
     -------
@@ -232,7 +247,8 @@ def prune_codes(events, atoms, codes, min_gain):
     counts, z = events.counts, codes.copy()
     arrays = counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data
     loads = np.array(events.loads(atoms), order="C")
-    given = np.ascontiguousarray(atoms.T), loads, float(min_gain), _SWEEPS, _TOL
+    stays = np.isin(np.arange(len(atoms)), np.asarray(kept, dtype=np.int64))
+    given = np.ascontiguousarray(atoms.T), loads, stays, float(min_gain), _SWEEPS, _TOL
     prune = loops().prune_rows
     in_parts(lambda a, b: prune(a, b, *arrays, *given, z), len(z), _ROWS)
     return z
@@ -263,8 +279,11 @@ class Hidden(NamedTuple):
     hidden: sparse.csr_array
     exposure: np.ndarray | None
 
-    def negative_likelihood(self, atoms, codes):  # -> (n_samples,)
-        """Return the negative log-likelihood of the entries of rows, up to terms of the data."""
+    def negative_likelihood(self, atoms, codes, dispersion=0.0):  # -> (n_samples,)
+        """Return the negative log-likelihood of the entries of rows, up to terms of the data.
+
+        With a dispersion counts have the negative binomial distribution.
+        """
         rates, entries = _rates(self.hidden, atoms, codes), self.counts
         if self.exposure is not None:
             rates = rates * self.exposure[_rows_of(self.hidden)]
@@ -273,8 +292,32 @@ class Hidden(NamedTuple):
         x = (entries + 2 * self.hidden).tocsr()  # in the order of the entries
         dense.sort_indices()
         x.sort_indices()
-        entries = dense.data - xlogy(x.data - 2, dense.data)
+        entries = negative_log(x.data - 2, dense.data, dispersion)
         return np.bincount(_rows_of(dense), entries, minlength=dense.shape[0])
+
+
+def negative_log(x, rates, dispersion):  # -> as x
+    """Return negative log-likelihoods of counts, up to terms without the rates.
+
+    Parameters
+    ----------
+    x : ndarray
+        Counts.
+    rates : ndarray
+        Expectations, of the same shape.
+    dispersion : float
+        The variance of a count of expectation ``mu`` is ``mu + dispersion * mu**2``, of Poisson's
+        distribution (0) or a negative binomial one.
+
+    Returns
+    -------
+    ndarray
+        One number an entry.
+    """
+    if dispersion == 0:
+        return rates - xlogy(x, rates)
+    size = 1 / dispersion
+    return (x + size) * np.log1p(dispersion * rates) - xlogy(x, rates)
 
 
 def _rows_of(array):  # CSR -> (n_entries,)
@@ -286,58 +329,6 @@ def _rates(array, atoms, codes):  # CSR -> (n_entries,): rates of its entries
     if array.nnz > _DENSE * array.shape[0] * array.shape[1]:
         return (codes @ atoms)[rows, columns]
     return sum(z[rows] * atom[columns] for z, atom in zip(codes.T, atoms))
-
-
-def choose_smoothing(events, atoms, rng, n_fixed=0):  # -> float, (n_components, n_features)
-    """Choose the pseudo-events of the prior that predict held-out entries best.
-
-    Parameters
-    ----------
-    events : Events
-        Counts.
-    atoms : ndarray of shape (n_components, n_features)
-        Initial atoms.
-    rng : numpy.random.Generator
-        Chooses the entries.
-    n_fixed : int, default=0
-        The number of first atoms that stay as they are.
-
-    Returns
-    -------
-    float, ndarray of shape (n_components, n_features)
-        The number, see `advance`, and atoms for it.
-    """
-    hidden = sparse.random_array(events.counts.shape, density=_HIDDEN, rng=rng, format="csr")
-    hidden.data[:] = 1.0
-    seen, judge = events.without(hidden)
-    size = max(float(events.counts.sum()) / atoms.size, 1e-300)
-    first, tried = _FIRST * size, {}  # by powers of 2
-    least = min(_LEAST, first)
-
-    def try_value(place, state):
-        state = converge(seen, state, first * 2.0**place)
-        codes = solve_codes(seen, state.atoms, state.codes)
-        tried[place] = judge.negative_likelihood(state.atoms, codes).sum(), state
-
-    def walk(way, gain, patience):
-        """Try values from the first on, until some in a row lower the error by no more than this.
-
-        Errors are no smooth function of the value: alternations end in other local optima.
-        """
-        place, n_worse = 0, 0
-        while n_worse < patience and least <= first * 2.0 ** (place + way) <= _LAST * size:
-            best = min(error for error, _ in tried.values())
-            place += way
-            try_value(place, tried[place - way][1])
-            n_worse = 0 if tried[place][0] < best - gain else n_worse + 1
-
-    try_value(0, begin(seen, atoms, n_fixed))
-    walk(1, 0.0, 2)
-    if min(tried, key=lambda place: tried[place][0]) == 0:  # larger values predict worse
-        walk(-1, _EQUAL, 1)
-    best = min(error for error, _ in tried.values())
-    chosen = max(place for place, (error, _) in tried.items() if error <= best + _EQUAL)
-    return first * 2.0**chosen, tried[chosen][1].atoms
 
 
 class Progress(NamedTuple):
@@ -390,6 +381,40 @@ def begin(events, atoms, n_fixed=0):  # -> Progress
 
 def _restart(atoms, codes, n_fixed):  # -> Progress, without memory of a last step
     return Progress(atoms, codes, atoms, codes, n_fixed=n_fixed)
+
+
+def limit_atoms(events, state, smoothing, min_gain, **options):  # -> Progress, Events
+    """Let atoms leave rows, and the atoms adapt to rows of few of them, in turn.
+
+    Codes of the largest likelihood have small entries by chance in most rows. Atoms that adapt to
+    them become mixtures.
+
+    Parameters
+    ----------
+    events : Events
+        Counts.
+    state : Progress
+        The state of an alternation that has converged.
+    smoothing : float
+        As in `advance`.
+    min_gain : float
+        As in `prune_codes`.
+    **options : dict
+        Options of `converge`.
+
+    Returns
+    -------
+    Progress
+        The state.
+    Events
+        The events with the atoms that rows may have.
+    """
+    for _ in range(_PRUNINGS):
+        codes = prune_codes(events, state.atoms, solve_codes(events, state.atoms), min_gain)
+        limited = replace(events, allowed=codes > 0)
+        state = _restart(state.atoms, codes, state.n_fixed)
+        state = converge(limited, state, smoothing, **options)
+    return state, limited
 
 
 def _adapt_codes(events, atoms, codes, pseudo, n_fixed):  # -> codes, loss, objective

@@ -118,11 +118,12 @@ def _excludes(first, last, index, atoms, loads):
     return False
 
 
-def prune_rows(first, last, start, index, value, atoms, loads, min_gain, sweeps, tol, z):
+def prune_rows(first, last, start, index, value, atoms, loads, kept, min_gain, sweeps, tol, z):
     """Remove atoms from rows as long as the likelihood falls by less than ``min_gain``.
 
     ``z`` holds codes of the largest likelihood, and then codes of it for the atoms that stay. The
-    atom leaves whose absence costs least, and ``loads`` become 0 there. See `solve_rows`.
+    atom leaves whose absence costs least, but for ``kept`` ones, and ``loads`` become 0 there. See
+    `solve_rows`.
     """
     n_components = z.shape[1]
     prior, explained = np.zeros(len(z)), np.empty(len(z))
@@ -132,13 +133,13 @@ def prune_rows(first, last, start, index, value, atoms, loads, min_gain, sweeps,
         now = explained[i]
         for k in range(n_components):
             now -= loads[i, k] * z[i, k]
-            if z[i, k] <= 0:
+            if z[i, k] <= 0 and not kept[k]:
                 loads[i, k] = 0.0
         for _ in range(n_components):
             least, gone = min_gain, -1
             before[:], allowed[:] = z[i], loads[i]
             for k in range(n_components):
-                if allowed[k] <= 0:
+                if allowed[k] <= 0 or kept[k]:
                     continue
                 loads[i, k], z[i, k] = 0.0, 0.0
                 if _excludes(start[i], start[i + 1], index, atoms, loads[i]):

@@ -8,16 +8,18 @@ held-out rows least, and the others adapt from where they are. The result is the
 within a standard error of the best.
 """
 
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
-from scipy.special import xlogy
 
 from skpudle._additive._alternate import Progress, begin, converge, solve_codes
 from skpudle._additive._start import spectral_start
 from skpudle.search._epoch import spread_rows
+from skpudle.additive._alternate import Progress, begin, converge, negative_log, solve_codes
+from skpudle.additive._dispersion import converge_dispersed, solve_dispersed, weigh
+from skpudle.additive._start import spectral_start
+from skpudle.search import spread_rows
 
 __all__ = ["SizePath", "choose_size", "first_atoms"]
 
@@ -62,15 +64,28 @@ class _HeldOut:
         n, m = events.counts.shape
         group = rng.permutation(m) % _GROUPS
         hidden = (np.tile(group == i, (n, 1)).astype(np.float64) for i in range(min(_GROUPS, m)))
-        self.events = events
-        self.parts = [events.without(sparse.csr_array(entries)) for entries in hidden]
+        parts = [events.without(sparse.csr_array(entries)) for entries in hidden]
+        self.plain = events, [seen for seen, _ in parts]
+        self.events, self.seen = self.plain  # with weights
+        self.judges, self.dispersion = [judge for _, judge in parts], 0.0
 
-    def predict(self, atoms, codes):  # -> (n,) negative log-likelihood, codes of each group
-        """Return the errors of rows; codes to start from, of each group, may be None."""
-        parts = zip(self.parts, codes or [None] * len(self.parts), strict=True)
-        codes = [solve_codes(seen, atoms, start, _TOL) for (seen, _), start in parts]
-        parts = zip(self.parts, codes, strict=True)
-        return sum(judge.negative_likelihood(atoms, code) for (_, judge), code in parts), codes
+    def weigh(self, atoms, dispersion):
+        """Give the entries the weights of their rates, hidden or not."""
+        if dispersion or self.dispersion:
+            events, seen = self.plain
+            codes, self.events = solve_dispersed(events, atoms, dispersion, tol=_TOL)
+            self.seen = [weigh(part, atoms, codes, dispersion) for part in seen]
+            self.dispersion = dispersion
+
+    def predict(self, atoms, codes=None):  # -> (n,) negative log-likelihood, codes of each group
+        """Return the errors of rows; there may be codes of each group to start from."""
+        parts = zip(self.seen, codes or [None] * len(self.seen), strict=True)
+        codes = [solve_codes(seen, atoms, start, _TOL) for seen, start in parts]
+        return self._judged((atoms, code) for code in codes), codes
+
+    def _judged(self, rates):  # (atoms, codes) of each group -> (n,)
+        pairs = zip(self.judges, rates, strict=True)
+        return sum(judge.negative_likelihood(*pair, self.dispersion) for judge, pair in pairs)
 
     def costs(self, atoms):  # -> (n_components,)
         """Return the loss of likelihood without each atom, from some sweeps over the codes."""
@@ -90,14 +105,14 @@ class _HeldOut:
         least, most = self.range
         return _EXPLAINED * (most - least) / self.events.counts.shape[0]
 
-    @cached_property
+    @property
     def range(self):  # -> float, float
         """The errors of perfect rates, and of mean rates."""
-        x, counts = self.events.counts.data, self.events.counts
-        size = self.events.visible(np.ones((counts.shape[0], 1)))
-        atom = (counts.sum(0) / np.maximum(size[:, 0], 1e-300))[None]
-        saturated = float((x - xlogy(x, x)).sum())
-        return saturated, saturated + self.events.half_deviance(atom, np.ones((counts.shape[0], 1)))
+        counts, ones = self.plain[0].counts, np.ones((self.plain[0].counts.shape[0], 1))
+        size = self.plain[0].visible(ones)[:, 0]
+        atom = (counts.sum(0) / np.maximum(size, 1e-300))[None]
+        saturated = negative_log(counts.data, counts.data, self.dispersion).sum()
+        return float(saturated), float(self._judged([(atom, ones)] * len(self.judges)).sum())
 
 
 def _without(codes, gone):
@@ -112,32 +127,40 @@ def _is_worse(errors, best, n_errors, least=0.0):
     return loss.mean() > max(n_errors * loss.std(ddof=1) / len(loss) ** 0.5, least)
 
 
-def first_atoms(events, n_components):  # -> (n_components, n_features)
+def first_atoms(events, n_components, dispersion=0.0):  # -> (n_components, n_features)
     """Return the spectral start of events."""
     some = events.take(np.asarray(spread_rows(events.counts.shape[0], _ROWS)))
     mask = None if some.missing is None else 1 - some.missing.toarray()
-    return spectral_start(some.counts.toarray(), n_components, mask)
+    return spectral_start(some.counts.toarray(), n_components, mask, dispersion)
 
 
-def _grow(events, held_out, smoothing, most):  # -> Progress, number
-    """Return the state with spare atoms, and the number that predicts best."""
-    n, n_failed, best = min(_FIRST, most), 0, None
+def _grow(events, held_out, smoothing, most, dispersion, fixed):  # -> Progress, Events, number
+    """Return the state with spare atoms, weighted events, and the number that predicts best."""
+    n, n_failed, best, spare, weighted, found = min(_FIRST, most), 0, None, None, events, 0.0
+    options, n_fixed = dict(n_steps=_STEPS, tol=_IMPROVED), len(fixed)
+    rest = events.unexplained(fixed, solve_codes(events, fixed)) if n_fixed else events
     while True:
-        state = converge(
-            events, begin(events, first_atoms(events, n)), smoothing, _STEPS, _IMPROVED
+        atoms = np.concatenate([fixed, first_atoms(rest, n, found)])
+        state = begin(events, atoms, n_fixed)
+        state, weighted, now = converge_dispersed(
+            events, weighted, state, smoothing, dispersion, **options
         )
-        errors, _ = held_out.predict(state.atoms, None)
-        if best is None or _is_worse(best, errors, 1.0, held_out.least_gain):
-            n_failed, best, number, found = 0, errors, n, state
+        held_out.weigh(state.atoms, now)
+        if best is not None and now != found:
+            least, _ = held_out.predict(best.atoms)
+        found = now
+        errors, _ = held_out.predict(state.atoms)
+        if best is None or _is_worse(least, errors, 1.0, held_out.least_gain):
+            n_failed, least, number, best = 0, errors, n_fixed + n, state
         else:
             n_failed += 1
-            found = state if n_failed == 1 else found
+        spare = state if n_failed <= 1 else spare
         if n_failed == _FAILURES or n == most:
-            return found, number
+            return spare, weighted, number
         n = min(n + max(n // 2, 1), most)
 
 
-def choose_size(events, smoothing, rng):  # -> (n_components, n_features), SizePath
+def choose_size(events, smoothing, rng, dispersion=0.0, fixed=None):  # -> atoms, SizePath
     """Choose the smallest number of atoms that predicts held-out rows nearly best.
 
     Parameters
@@ -148,6 +171,10 @@ def choose_size(events, smoothing, rng):  # -> (n_components, n_features), SizeP
         Pseudo-events of the prior, see `advance`.
     rng : numpy.random.Generator
         Chooses rows and features.
+    dispersion : float or "auto", default=0.0
+        As in `converge_dispersed`.
+    fixed : ndarray of shape (n_fixed, n_features), default=None
+        First atoms, of sum 1, that stay as they are and count.
 
     Returns
     -------
@@ -159,19 +186,23 @@ def choose_size(events, smoothing, rng):  # -> (n_components, n_features), SizeP
     n, m = events.counts.shape
     order, n_held = rng.permutation(n), min(int(_HELD * n), _MOST_HELD)
     held_out = _HeldOut(events.take(np.sort(order[:n_held])), rng)
-    events = events.take(np.sort(order[n_held:]))
-    state, number = _grow(events, held_out, smoothing, min(m, n - n_held, _MOST))
+    events, most = events.take(np.sort(order[n_held:])), min(m, n - n_held, _MOST)
+    fixed = np.empty((0, m)) if fixed is None else fixed
+    state, events, number = _grow(events, held_out, smoothing, most, dispersion, fixed)
     tried, codes, best = {}, None, None
     while True:
         errors, codes = held_out.predict(state.atoms, codes)
         size = len(state.atoms)
         tried[size] = errors, state
         best = size if best is None or errors.sum() < tried[best][0].sum() else best
-        if size == 1 or (size < best - 1 and _is_worse(errors, tried[best][0], _WORSE)):
+        if size == max(1, len(fixed)) or (
+            size < best - 1 and _is_worse(errors, tried[best][0], _WORSE)
+        ):
             break
-        gone = np.argsort(held_out.costs(state.atoms))[: max(1, (size - number) // 2)]
+        order = np.argsort(held_out.costs(state.atoms))
+        gone = order[order >= len(fixed)][: max(1, (size - number) // 2)]
         atoms, codes = np.delete(state.atoms, gone, 0), [_without(c, gone) for c in codes]
-        state = Progress(atoms, _without(state.codes, gone), atoms, state.codes)
+        state = Progress(atoms, _without(state.codes, gone), atoms, codes, n_fixed=len(fixed))
         state = converge(events, state, smoothing, _POLISH, _IMPROVED)
     sizes, (least, most) = sorted(tried), held_out.range
     gain = held_out.least_gain

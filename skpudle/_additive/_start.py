@@ -21,7 +21,7 @@ def _leading(x, n):  # -> projection of the rows on their n leading directions
     return x @ basis @ basis.T
 
 
-def spectral_start(x, n_components, mask=None):
+def spectral_start(x, n_components, mask=None, dispersion=0.0):
     """Return samples of different shapes, without most of their noise.
 
     Counts are divided by the roots of the means of rows and columns, which makes their noise even.
@@ -36,6 +36,9 @@ def spectral_start(x, n_components, mask=None):
         Number of atoms.
     mask : ndarray of shape (n_samples, n_features), default=None
         1 where counts are known.
+    dispersion : float, default=0.0
+        The variance of a count of expectation ``mu`` is ``mu + dispersion * mu**2``; rows of many
+        events then are less precise.
 
     Returns
     -------
@@ -57,10 +60,11 @@ def spectral_start(x, n_components, mask=None):
     of_columns = (x.sum(0) + 0.5) / ((known * of_rows).sum(0) + 0.5)
     x = np.where(known > 0, x, of_rows * of_columns)  # independence fills the gaps
     roots = np.sqrt(of_columns)
-    shapes = _leading(x / roots / np.sqrt(of_rows), n_components).clip(0)
+    precision = of_rows / (1 + dispersion * of_rows)
+    shapes = _leading(x / roots / of_rows * np.sqrt(precision), n_components).clip(0)
     norms = np.linalg.norm(shapes, axis=1, keepdims=True)
     taken = successive_projections(
-        shapes / np.where(norms > 0, norms, 1.0), n_components, of_rows[:, 0] ** 0.5
+        shapes / np.where(norms > 0, norms, 1.0), n_components, precision[:, 0] ** 0.5
     )
     atoms = shapes[taken] * roots
     others = np.arange(n_components - len(taken)) % x.shape[1]

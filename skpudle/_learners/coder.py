@@ -46,6 +46,7 @@ from skpudle._training.messages import wrong_atoms
 __all__ = [
     "PART",
     "DictionaryTransformer",
+    "ExposedTransformer",
     "check_loss",
     "check_number",
     "chunk_size",
@@ -541,3 +542,100 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         tags.input_tags.positive_only = self._loss().largest is not None
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+class ExposedTransformer(DictionaryTransformer):
+    """Encode samples that may have exposures, factors of their expectations."""
+
+    def transform(self, X, exposure=None):
+        """Encode data with the learned dictionary.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, or a dataset, batches or a sparse array as for `fit`. NaN marks missing entries,
+            and the codes of a row are inferred from its known ones; `inverse_transform` then fills
+            the gaps.
+        exposure : array-like of shape (n_samples,), default=None
+            As for `fit`.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_features_out)
+            Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
+            ``split_sign=True`` positive parts come first, then negative parts. Of `PoissonNMF`
+            they are numbers of events.
+
+        Raises
+        ------
+        ValueError
+            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
+        """
+        return self._transform(X, exposure)
+
+    def transform_into(self, X, out, exposure=None):
+        """Encode data part by part, and write the codes into an array.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, dataset or iterable of batches
+            Data, as for `transform` or, of any size, as for `fit`.
+        out : array or Tensor of shape (n_samples, n_features_out)
+            Takes codes by ``out[first:last] = codes``: an array, a memory map or a tensor of
+            floating-point numbers.
+        exposure : array-like of shape (n_samples,), default=None
+            As for `fit`.
+
+        Returns
+        -------
+        array or Tensor
+            ``out``.
+
+        Raises
+        ------
+        TypeError
+            If ``out`` is no array of floating-point numbers.
+        ValueError
+            If it has another shape than the codes, or its dtype is too small for one; or if ``X``
+            is a `torch.utils.data.DataLoader` that shuffles.
+        """
+        return self._transform_into(X, out, exposure)
+
+    def transform_sparse(self, X, exposure=None):
+        """Encode data part by part, and return only the codes that are not zero.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, dataset or iterable of batches
+            Data, as for `transform` or, of any size, as for `fit`.
+        exposure : array-like of shape (n_samples,), default=None
+            As for `fit`.
+
+        Returns
+        -------
+        scipy.sparse.csr_array of shape (n_samples, n_features_out)
+            Codes.
+
+        Raises
+        ------
+        ValueError
+            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
+        """
+        return self._transform_sparse(X, exposure)
+
+    def fit_transform(self, X, y=None, exposure=None):
+        """Learn atoms, and return the codes of the same data.
+
+        Parameters
+        ----------
+        X, y, exposure
+            As for `fit`.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_features_out)
+            Codes, as of `transform`.
+        """
+        refuse_shuffled(X)
+        given = {} if exposure is None else {"exposure": exposure}
+        return self.fit(X, y, **given).transform(X, **given)

@@ -1,6 +1,6 @@
 """Counts of sources that add: `PoissonNMF`.
 
-Codes and atoms alternate as convex problems (`skpudle._additive`); there are no unfoldings,
+Codes and atoms alternate as convex problems (`skpudle.additive`); there are no unfoldings,
 gradients or penalties of codes.
 """
 
@@ -8,32 +8,16 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from numbers import Integral, Real
 from types import SimpleNamespace
-from typing import Any, Literal, Self
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
-from scipy.sparse import csr_array
+from skpudle._data.validation import fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
-from torch import Tensor
 
-from skpudle._additive import (
-    Events,
-    Progress,
-    advance,
-    atoms_of_events,
-    begin,
-    choose_size,
-    choose_smoothing,
-    expected_events,
-    first_atoms,
-    prune_codes,
-    solve_codes,
-    start_from,
-)
 from skpudle._data.arrays import (
     check_rows,
     input_attributes,
@@ -43,9 +27,8 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.batches import Samples
 from skpudle._data.foreign import dictionary_of
-from skpudle._data.sources import check_exposure, refuse_shuffled
-from skpudle._data.validation import fit_context
-from skpudle._learners.coder import DictionaryTransformer, check_number
+from skpudle._data.sources import check_exposure
+from skpudle._learners.coder import ExposedTransformer, check_number
 from skpudle._learners.dense import DICT_INIT, choose_atoms, read_rows
 from skpudle._precision import training_mode
 from skpudle._training.fit import FitRun
@@ -56,6 +39,23 @@ from skpudle._training.messages import (
     warn_of_unknown_features,
     warn_of_unused,
 )
+from skpudle.additive import (
+    Events,
+    Progress,
+    advance,
+    atoms_of_events,
+    begin,
+    choose_prior,
+    choose_size,
+    converge_dispersed,
+    expected_events,
+    first_atoms,
+    prune_codes,
+    solve_codes,
+    solve_dispersed,
+    start_from,
+)
+from skpudle.search import spread_rows
 
 __all__ = ["PoissonNMF"]
 
@@ -70,7 +70,7 @@ _FORGETTING = 2.0
 # largest share of the events of a feature. With an alpha that held-out entries choose for 4 atoms,
 # or for the spare ones, 3 and 2 of 22 numbers are wrong instead of 1.
 _FEWEST, _SIZING, _SIZING_SHARE = 8, 2.0, 1e-3
-# rows read at a time
+# rows read at a time, and rows that choose the prior and the dispersion
 _ROWS = 4096
 
 # of a state of the alternation
@@ -116,14 +116,20 @@ class _Encoder:
         so predictions of further entries need some.
     min_gain : float, default=0.0
         An atom stays in a row if it improves the log-likelihood by this.
+    kept : tuple of int, default=()
+        Atoms that stay in all rows.
+    dispersion : float, default=0.0
+        The variance of a count of expectation ``mu`` is ``mu + dispersion * mu**2``.
     """
 
     least: float = 0.0
     min_gain: float = 0.0
+    kept: tuple = ()
+    dispersion: float = 0.0
 
     def of_features(self, features):
         """Return the encoder of some features, to predict others."""
-        return _Encoder(0.5, self.min_gain)
+        return replace(self, least=0.5)
 
     def __call__(self, dictionary, x, *, mask=None, offset=None):  # -> (n, n_components)
         """Return codes; ``offset`` holds the logarithms of exposures."""
@@ -136,9 +142,9 @@ class _Encoder:
         known = None if mask is None else to_numpy(mask)
         events = Events.of(to_numpy(x.double()), known, exposure)
         atoms = to_numpy(dictionary.atoms.double())
-        codes = solve_codes(events, atoms)
+        codes, events = solve_dispersed(events, atoms, self.dispersion)
         if self.min_gain > 0:
-            codes = prune_codes(events, atoms, codes, self.min_gain)
+            codes = prune_codes(events, atoms, codes, self.min_gain, self.kept)
         empty = ~codes.any(1)
         if self.least and empty.any():
             loads = events.loads(atoms)[empty]
@@ -170,7 +176,7 @@ def _fixed_atoms(learner, n_features):  # -> (n_fixed, n_features), of sum 1
             f"fixed_components has the shape {atoms.shape} and the least entry {atoms.min():.3g}. "
             f"Pass rows of {n_features} entries that are not negative and not all 0."
         )
-    if n_components == "auto" or (n_components or n_features) < len(atoms):
+    if n_components != "auto" and (n_components or n_features) < len(atoms):
         raise ValueError(
             f"n_components={n_components!r} counts the {len(atoms)} fixed_components, too. Pass a "
             f"number from {len(atoms)} on."
@@ -196,11 +202,9 @@ def _first_atoms(learner, data, events, generator):  # -> (n_components, n_featu
                 f"n_components='auto' holds out a quarter of the rows, got {len(x)}. Pass "
                 f"{_FEWEST} rows or more, or a number."
             )
-        smoothing = learner.alpha
-        if smoothing in ("auto", 0):  # without a prior atoms exclude events of held-out rows
-            smoothing = min(_SIZING, _SIZING_SHARE * float(events.counts.sum()) / x.shape[1])
         rng = np.random.default_rng(generator.initial_seed())
-        atoms, path = choose_size(events, smoothing, rng)
+        known = learner.dispersion or 0.0, fixed
+        atoms, path = choose_size(events, _sizing(learner, events), rng, *known)
         return atoms, Bunch(**path._asdict())
     if len(fixed):
         n_components = (n_components or x.shape[1]) - len(fixed)
@@ -220,11 +224,49 @@ def _n_fixed(learner):
     return 0 if learner.fixed_components is None else len(learner.fixed_components)
 
 
-def _smoothed(alpha, events, atoms, generator, n_fixed):  # -> float, (n_components, n_features)
-    """Return the prior, which events choose if it is "auto", and initial atoms for it."""
-    if alpha != "auto" or not events.counts.nnz:
-        return _SMOOTHING if alpha == "auto" else float(alpha), atoms
-    return choose_smoothing(events, atoms, np.random.default_rng(generator.initial_seed()), n_fixed)
+def _sizing(learner, events):  # -> float, the prior until it is chosen
+    alpha = learner.alpha
+    if alpha in ("auto", 0):  # without a prior atoms exclude events of held-out rows
+        alpha = min(_SIZING, _SIZING_SHARE * float(events.counts.sum()) / events.counts.shape[1])
+    return alpha
+
+
+class _Chosen(NamedTuple):
+    """The values in use of parameters that may be "auto"."""
+
+    alpha: float
+    dispersion: float
+    min_gain: float
+
+
+def _choose(learner, events, atoms, generator):  # -> _Chosen, atoms for it
+    """Let events choose the parameters that are "auto"."""
+    given, n_fixed = [getattr(learner, name) or 0.0 for name in _Chosen._fields], _n_fixed(learner)
+    if not events.counts.nnz:
+        defaults = zip(given, (_SMOOTHING, 0.0, 0.0), strict=True)
+        return _Chosen(*(d if value == "auto" else value for value, d in defaults)), atoms
+    alpha, dispersion, min_gain = given
+    if alpha == 0 and min_gain == "auto":  # without a prior, atoms of few rows exclude events
+        min_gain = 0.0
+    some = events.take(np.asarray(spread_rows(events.counts.shape[0], _ROWS)))
+    if dispersion:
+        state, alpha_now = begin(some, atoms, n_fixed), _sizing(learner, some)
+        state, _, dispersion = converge_dispersed(some, some, state, alpha_now, dispersion)
+        atoms = state.atoms
+    rng = np.random.default_rng(generator.initial_seed())
+    options = dict(smoothing=alpha, min_gain=min_gain, n_fixed=n_fixed, dispersion=dispersion)
+    alpha, min_gain, atoms = choose_prior(some, atoms, rng, **options)
+    return _Chosen(alpha, dispersion, min_gain), atoms
+
+
+def _begin(learner, events, atoms, chosen):  # -> Events, Progress
+    """Return events with weights, and the atoms that rows may have, and the first state."""
+    if chosen.dispersion or chosen.min_gain:
+        codes, events = solve_dispersed(events, atoms, chosen.dispersion)
+    if chosen.min_gain:  # the atoms have adapted to rows of few atoms
+        codes = prune_codes(events, atoms, codes, chosen.min_gain)
+        events = replace(events, allowed=codes > 0)
+    return events, begin(events, atoms, _n_fixed(learner))
 
 
 def _check_data(learner, events, atoms):
@@ -237,7 +279,7 @@ def _check_data(learner, events, atoms):
         warn_of_few_samples(n_samples, len(atoms))
 
 
-def _attributes(learner, data, atoms, alpha, memory, **known):  # -> dict
+def _attributes(learner, data, atoms, chosen, memory, **known):  # -> dict
     """Return the fitted attributes; None removes one of a `fit`."""
     atoms = atoms.astype(to_numpy(data.samples.x[:0]).dtype)
     memory = memory | {
@@ -247,9 +289,9 @@ def _attributes(learner, data, atoms, alpha, memory, **known):  # -> dict
     fitted = {
         "components_": atoms,
         "n_components_": len(atoms),
-        "alpha_": float(alpha),
         "_training_state": memory,
     }
+    fitted |= {f"{name}_": float(value) for name, value in chosen._asdict().items()}
     of_fits = dict.fromkeys(("ended_by_", "phases_", "fit_seconds_", "size_path_"))
     return of_fits | data.inputs | fitted | known
 
@@ -263,7 +305,7 @@ class _Alternation:
     data: object
     events: Events
     state: object
-    smoothing: float
+    chosen: _Chosen
     ended_by: str | None = None
     n_stalled: int = field(default=0)
 
@@ -318,7 +360,7 @@ class _Alternation:
     def advance(self):
         """Make one step, and decide whether it is the last."""
         given = self.learner
-        self.state = advance(self.events, self.state, self.smoothing)
+        self.state = advance(self.events, self.state, self.chosen.alpha)
         objectives = self.state.objectives
         before, now = objectives[-2] if len(objectives) > 1 else inf, objectives[-1]
         tol = -1.0 if given.tol is None else given.tol
@@ -341,7 +383,7 @@ class _Alternation:
             self.learner,
             self.data,
             state.atoms,
-            self.smoothing,
+            self.chosen,
             memory | {"n_rows": n_samples},
             n_iter_=len(state.losses),
             n_steps_=len(state.losses),
@@ -363,17 +405,18 @@ def _update(learner, data, fitted, exposure):  # -> dict
     Cappe and E. Moulines, "On-line expectation-maximization algorithm for latent data models", JRSS
     B 71, 2009.
     """
-    losses, n_rows, smoothing = [], 0, learner.alpha
+    losses, n_rows = [], 0
     everything = _read_events(data.source, exposure)
     memory = fitted.get("_training_state", {})
     replaced = fitted and memory["atoms"] != crc32(np.ascontiguousarray(fitted["components_"]))
     if fitted and (replaced or memory.get("visible", np.ones(1)).any()):
         atoms = np.asarray(fitted["components_"], dtype=np.float64)
-        smoothing = fitted["alpha_"] if smoothing == "auto" else smoothing
+        values = ((name, getattr(learner, name)) for name in _Chosen._fields)
+        chosen = _Chosen(*(fitted[f"{n}_"] if v == "auto" else v or 0.0 for n, v in values))
     else:  # at first, and before the first event
         memory, generator = {}, make_generator(learner.random_state)
         atoms, _ = _first_atoms(learner, data, everything, generator)
-        smoothing, atoms = _smoothed(smoothing, everything, atoms, generator, _n_fixed(learner))
+        chosen, atoms = _choose(learner, everything, atoms, generator)
     if replaced:  # the events of the atoms before hold these atoms, if there are as many
         atoms, found = start_from(everything, atoms), memory.get("found", np.empty((0, 0)))
         same = found.shape == atoms.shape
@@ -387,7 +430,9 @@ def _update(learner, data, fitted, exposure):  # -> dict
         n = part.counts.shape[0]
         t = memory["n_batches"] + 1
         kept = (1 - 1 / t) ** _FORGETTING if t > 1 else 0.0
-        codes = solve_codes(part, atoms)
+        codes, part = solve_dispersed(part, atoms, chosen.dispersion)
+        if chosen.min_gain:
+            codes = prune_codes(part, atoms, codes, chosen.min_gain)
         losses.append(part.half_deviance(atoms, codes))
         found, visible = expected_events(part, atoms, codes)
         share = n / (kept * memory["n_rows"] + n)
@@ -399,14 +444,14 @@ def _update(learner, data, fitted, exposure):  # -> dict
             n_rows=kept * memory["n_rows"] + n,
         )
         n_rows += n
-        atoms = atoms_of_events(memory["found"], memory["visible"], memory["mean"], smoothing)
+        atoms = atoms_of_events(memory["found"], memory["visible"], memory["mean"], chosen.alpha)
         atoms[: len(fixed)] = fixed
     curve = [*fitted.get("loss_curve_", ()), float(np.sum(losses)) / n_rows]
     return _attributes(
         learner,
         data,
         atoms,
-        smoothing,
+        chosen,
         memory,
         n_iter_=len(curve),
         n_steps_=fitted.get("n_steps_", 0) + len(losses),
@@ -414,7 +459,7 @@ def _update(learner, data, fitted, exposure):  # -> dict
     )
 
 
-class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
+class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
     r"""Non-negative matrix factorization of counts whose sources add.
 
     Every entry is a count of events, with Poisson's distribution and the expectation
@@ -440,6 +485,19 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         spectrum, that each atom begins with (a Dirichlet prior). With 0 atoms are those of the
         largest likelihood. "auto" predicts hidden entries best.
 
+    dispersion : float, "auto" or None, default="auto"
+        How much more than Poisson's counts vary: the variance of a count of expectation ``mu`` is
+        ``mu + dispersion * mu**2``, as of a negative binomial distribution of size
+        ``1 / dispersion``. Entries then have the weights ``1 / (1 + dispersion * mu)``, in `fit`,
+        `transform`, `score` and the choice of numbers. "auto" estimates it from residuals, and is
+        0 if they are Poisson's. None is Poisson's variance, as 0 is.
+
+    min_gain : float or "auto", default="auto"
+        In `fit` an atom has a code in a row only if it raises the log-likelihood of the row by
+        this, in nats. Small codes by chance, in rows without an atom, make mixtures of atoms. With
+        0 rows may have all atoms; "auto" is 3 if the atoms then predict hidden entries at most 1
+        nat worse, and there is a prior (``alpha``), else 0.
+
     batch_size : int, default=256
         Rows in an update of `partial_fit`.
 
@@ -458,13 +516,18 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
 
     fixed_components : array-like of shape (n_fixed, n_features), default=None
         Known atoms, not negative: the first rows of ``components_``, divided by their sums, which
-        stay. ``n_components`` counts them, and ``dict_init`` is of the other atoms.
+        stay. ``n_components`` counts them, "auto" chooses the number of new ones, which may be 0,
+        and ``dict_init`` is of the other atoms.
 
     transform_min_gain : float, default=0.0
         An atom has a code in a row only if it raises the log-likelihood of the row by this, in
         nats; in `transform` and `score`. Atoms leave one by one, the one first whose absence costs
         the row least. With 0, the largest likelihood, many small codes are chance; 6 suits
         assignments to known spectra.
+
+    transform_kept : array-like of int, default=None
+        Indices of atoms that stay in every row, whatever their gain: sources that are known to be
+        everywhere. Their codes may still be 0, where the largest likelihood has none.
 
     random_state : int, RandomState instance or None, default=None
         Determines the hidden entries of ``alpha="auto"``, and initial atoms that are drawn.
@@ -482,6 +545,12 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
 
     alpha_ : float
         The smoothing in use.
+
+    dispersion_ : float
+        The dispersion in use, 0 for Poisson's variance.
+
+    min_gain_ : float
+        The least gain in use, 0 if rows may have all atoms.
 
     size_path_ : Bunch
         With ``n_components="auto"``, the numbers of atoms that were tried: arrays ``n_components``,
@@ -550,36 +619,28 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
     True
     """
 
-    components_: np.ndarray
-    n_components_: int
-    alpha_: float
-    size_path_: Bunch
-    n_features_in_: int
-    feature_names_in_: np.ndarray
-    n_iter_: int
-    n_steps_: int
-    loss_curve_: np.ndarray
-    ended_by_: str
-    phases_: dict[str, int]
-    fit_seconds_: dict[str, float]
-
     def __init__(
         self,
-        n_components: int | Literal["auto"] | None = None,
+        n_components=None,
         *,
-        alpha: float | Literal["auto"] = "auto",
-        batch_size: int = 256,
-        max_iter: int | Literal["auto"] = "auto",
-        tol: float | None = 1e-6,
-        n_iter_no_change: int = 5,
-        dict_init: Any = "search",
-        fixed_components: ArrayLike | None = None,
-        transform_min_gain: float = 0.0,
-        random_state: int | np.random.RandomState | None = None,
-        verbose: int = 0,
-    ) -> None:
+        alpha="auto",
+        dispersion="auto",
+        min_gain="auto",
+        batch_size=256,
+        max_iter="auto",
+        tol=1e-6,
+        n_iter_no_change=5,
+        dict_init="search",
+        fixed_components=None,
+        transform_min_gain=0.0,
+        transform_kept=None,
+        random_state=None,
+        verbose=0,
+    ):
         self.n_components = n_components
         self.alpha = alpha
+        self.dispersion = dispersion
+        self.min_gain = min_gain
         self.batch_size = batch_size
         self.max_iter = max_iter
         self.tol = tol
@@ -587,12 +648,15 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         self.dict_init = dict_init
         self.fixed_components = fixed_components
         self.transform_min_gain = transform_min_gain
+        self.transform_kept = transform_kept
         self.random_state = random_state
         self.verbose = verbose
 
     _parameter_constraints = {
         "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
         "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+        "dispersion": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"}), None],
+        "min_gain": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "tol": [Interval(Real, 0, None, closed="left"), None],
@@ -600,11 +664,12 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         "dict_init": [StrOptions({"search"}), *DICT_INIT],
         "fixed_components": ["array-like", None],
         "transform_min_gain": [Interval(Real, 0, None, closed="left")],
+        "transform_kept": ["array-like", None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
 
-    # not parameters: the name of its loss in `skpudle._losses`, and the device of its loops
+    # not parameters: the name of its loss in `skpudle.losses`, and the device of its loops
     loss, device = "kullback-leibler", "cpu"
     _writes_checkpoints = True
 
@@ -612,7 +677,7 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def fit(self, X: Any, y: None = None, exposure: ArrayLike | None = None) -> Self:
+    def fit(self, X, y=None, exposure=None):
         """Learn atoms.
 
         Parameters
@@ -660,9 +725,9 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
                 events = _read_events(data.source, exposure)
                 atoms, size_path = _first_atoms(self, data, events, run.generator)
                 _check_data(self, events, atoms)
-                alpha, atoms = _smoothed(self.alpha, events, atoms, run.generator, _n_fixed(self))
-                state = begin(events, atoms, _n_fixed(self))
-                phase = _Alternation(self, plan.most_steps, data, events, state, alpha)
+                chosen, atoms = _choose(self, events, atoms, run.generator)
+                events, state = _begin(self, events, atoms, chosen)
+                phase = _Alternation(self, plan.most_steps, data, events, state, chosen)
                 stopped = run.run(phase)
                 if stopped and phase.ended_by is None:
                     phase.ended_by = "interrupt" if run.interrupts.pending else "callback"
@@ -678,12 +743,12 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def partial_fit(self, X: Any, y: None = None, exposure: ArrayLike | None = None) -> Self:
+    def partial_fit(self, X, y=None, exposure=None):
         """Update the atoms by one pass over the data, in their order.
 
-        The first call chooses initial atoms and ``alpha_``: give it some hundred rows. Events of
-        batches are forgotten slowly. If you replace ``components_``, learning goes on from your
-        atoms.
+        The first call chooses initial atoms, ``alpha_``, ``dispersion_`` and ``min_gain_``: give it
+        some hundred rows. Events of batches are forgotten slowly. If you replace ``components_``,
+        learning goes on from your atoms.
 
         Parameters
         ----------
@@ -728,107 +793,7 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
 
     # ------------------------------------------------------------------ codes and score
 
-    def transform(
-        self, X: ArrayLike | Tensor, exposure: ArrayLike | None = None
-    ) -> np.ndarray | Tensor:
-        """Return the numbers of events of each atom.
-
-        Parameters
-        ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            Counts, or a dataset, batches or a sparse array as for `fit`. NaN marks missing entries,
-            and the codes of a row are inferred from its known ones; `inverse_transform` then fills
-            the gaps.
-        exposure : array-like of shape (n_samples,), default=None
-            As for `fit`.
-
-        Returns
-        -------
-        ndarray or Tensor of shape (n_samples, n_components)
-            Codes of the largest likelihood, in the dtype of ``X``; a tensor, on the same device, if
-            ``X`` is one.
-
-        Raises
-        ------
-        ValueError
-            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
-        """
-        return self._transform(X, exposure)
-
-    def transform_into(
-        self, X: Any, out: np.ndarray | Tensor, exposure: ArrayLike | None = None
-    ) -> np.ndarray | Tensor:
-        """Encode counts part by part, and write the codes into an array.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, dataset or iterable of batches
-            Counts, as for `transform` or, of any size, as for `fit`.
-        out : array or Tensor of shape (n_samples, n_components)
-            Takes codes by ``out[first:last] = codes``: an array, a memory map or a tensor of
-            floating-point numbers.
-        exposure : array-like of shape (n_samples,), default=None
-            As for `fit`.
-
-        Returns
-        -------
-        array or Tensor
-            ``out``.
-
-        Raises
-        ------
-        TypeError
-            If ``out`` is no array of floating-point numbers.
-        ValueError
-            If it has another shape than the codes, or its dtype is too small for one; or if ``X``
-            is a `torch.utils.data.DataLoader` that shuffles.
-        """
-        return self._transform_into(X, out, exposure)
-
-    def transform_sparse(self, X: Any, exposure: ArrayLike | None = None) -> csr_array:
-        """Encode counts part by part, and return only the codes that are not zero.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, dataset or iterable of batches
-            Counts, as for `transform` or, of any size, as for `fit`.
-        exposure : array-like of shape (n_samples,), default=None
-            As for `fit`.
-
-        Returns
-        -------
-        scipy.sparse.csr_array of shape (n_samples, n_components)
-            Codes.
-
-        Raises
-        ------
-        ValueError
-            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
-        """
-        return self._transform_sparse(X, exposure)
-
-    def fit_transform(
-        self, X: Any, y: Any = None, exposure: ArrayLike | None = None
-    ) -> np.ndarray | Tensor:
-        """Learn atoms, and return the codes of the same data.
-
-        Parameters
-        ----------
-        X, y, exposure
-            As for `fit`.
-
-        Returns
-        -------
-        ndarray or Tensor of shape (n_samples, n_components)
-            Codes, as of `transform`.
-        """
-        refuse_shuffled(X)
-        given = {} if exposure is None else {"exposure": exposure}
-        return self.fit(X, y, **given).transform(X, **given)
-
-    def score(
-        self, X: ArrayLike | Tensor, y: None = None, exposure: ArrayLike | None = None
-    ) -> float:
+    def score(self, X, y=None, exposure=None):
         """Return the explained share of the deviance of held-out features.
 
         The columns are cut into ten fixed groups. Each is held out once for all rows, the codes are
@@ -854,19 +819,26 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
         return self._score(X, exposure)
 
     def _transform_encoder(self):
-        self._validate_params("transform_min_gain")  # it may have been set since `fit`
-        return _Encoder(min_gain=self.transform_min_gain)
+        # they may have been set since `fit`
+        self._validate_params("transform_min_gain", "transform_kept")
+        kept = np.atleast_1d(() if self.transform_kept is None else self.transform_kept)
+        if kept.ndim != 1 or not set(kept.tolist()) <= set(range(len(self.components_))):
+            raise ValueError(
+                f"transform_kept={self.transform_kept!r:.50} does not list atoms. Pass numbers "
+                f"from 0 to {len(self.components_) - 1}."
+            )
+        return _Encoder(0.0, self.transform_min_gain, tuple(map(int, kept)), self.dispersion_)
 
     # ------------------------------------------------------------------ given atoms
 
     @classmethod
-    def from_components(cls, components: Any, **params: Any) -> Self:
+    def from_components(cls, components, **params):
         """Return a learner that is fitted to given atoms, without data.
 
         Parameters
         ----------
         components : array-like of shape (n_components, n_features), Tensor or learner
-            Atoms as rows, not negative, or a fitted learner of this package or scikit-learn.
+            Atoms as rows, not negative, or any input of `skpudle.interoperability.dictionary_of`.
             They are not scaled: codes are events if the atoms sum to 1.
         **params : dict
             Parameters of the learner.
@@ -899,8 +871,10 @@ class PoissonNMF(CallbackSupportMixin, DictionaryTransformer):
                 "are not negative. Pass atoms that are not negative."
             )
         alpha = _SMOOTHING if learner.alpha == "auto" else learner.alpha
+        given = (0.0 if v == "auto" else v or 0.0 for v in (learner.dispersion, learner.min_gain))
+        chosen = _Chosen(alpha, *given)
         atoms = to_numpy(atoms)
         data = SimpleNamespace(samples=Samples(to_tensor(atoms)), inputs=input_attributes(atoms))
-        given = dict(n_iter_=1, n_steps_=0, loss_curve_=np.zeros(0))
-        learner._take(_attributes(learner, data, atoms, alpha, {}, **given))
+        known = dict(n_iter_=1, n_steps_=0, loss_curve_=np.zeros(0))
+        learner._take(_attributes(learner, data, atoms, chosen, {}, **known))
         return learner

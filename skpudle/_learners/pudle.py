@@ -26,7 +26,7 @@ from skpudle._data.batches import Samples
 from skpudle._data.foreign import baseline_of, penalty_of
 from skpudle._data.sources import refuse_shuffled
 from skpudle._data.validation import fit_context
-from skpudle._learners.coder import check_loss
+from skpudle._learners.coder import ExposedTransformer, check_loss
 from skpudle._learners.dense import DenseLearner
 from skpudle._learners.models import Learned, Pursuit, learned_encoder, units_of
 from skpudle._learners.plan import DensePlan
@@ -108,7 +108,7 @@ def module_of(learner, plan):  # -> EncoderModule
     return EncoderModule(unfolded, decoder, **options).eval()
 
 
-class PUDLEDictionaryLearning(DenseLearner):
+class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     r"""Dictionary learning by backpropagation through an unfolded sparse encoder (PUDLE).
 
     The encoder makes ``n_unfoldings`` iterations of (soft- or hard-) thresholded gradient descent;
@@ -683,104 +683,6 @@ class PUDLEDictionaryLearning(DenseLearner):
             or if training diverges twice.
         """
         return self._partial_fit(X, y, exposure=exposure)
-
-    def transform(
-        self, X: ArrayLike | Tensor, exposure: ArrayLike | None = None
-    ) -> np.ndarray | Tensor:
-        """Encode data with the learned dictionary.
-
-        Parameters
-        ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            Data, or a dataset, batches or a sparse array as for `fit`. NaN marks missing entries,
-            and the codes of a row are inferred from its known ones; `inverse_transform` then fills
-            the gaps.
-        exposure : array-like of shape (n_samples,), default=None
-            As for `fit`.
-
-        Returns
-        -------
-        ndarray or Tensor of shape (n_samples, n_features_out)
-            Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
-            ``split_sign=True`` positive parts come first, then negative parts.
-
-        Raises
-        ------
-        ValueError
-            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
-        """
-        return self._transform(X, exposure)
-
-    def transform_into(
-        self, X: Any, out: np.ndarray | Tensor, exposure: ArrayLike | None = None
-    ) -> np.ndarray | Tensor:
-        """Encode data part by part, and write the codes into an array.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, dataset or iterable of batches
-            Data, as for `transform` or, of any size, as for `fit`.
-        out : array or Tensor of shape (n_samples, n_features_out)
-            Takes codes by ``out[first:last] = codes``: an array, a memory map or a tensor of
-            floating-point numbers.
-        exposure : array-like of shape (n_samples,), default=None
-            As for `fit`.
-
-        Returns
-        -------
-        array or Tensor
-            ``out``.
-
-        Raises
-        ------
-        TypeError
-            If ``out`` is no array of floating-point numbers.
-        ValueError
-            If it has another shape than the codes, or its dtype is too small for one; or if ``X``
-            is a `torch.utils.data.DataLoader` that shuffles.
-        """
-        return self._transform_into(X, out, exposure)
-
-    def transform_sparse(self, X: Any, exposure: ArrayLike | None = None) -> csr_array:
-        """Encode data part by part, and return only the codes that are not zero.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, dataset or iterable of batches
-            Data, as for `transform` or, of any size, as for `fit`.
-        exposure : array-like of shape (n_samples,), default=None
-            As for `fit`.
-
-        Returns
-        -------
-        scipy.sparse.csr_array of shape (n_samples, n_features_out)
-            Codes.
-
-        Raises
-        ------
-        ValueError
-            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
-        """
-        return self._transform_sparse(X, exposure)
-
-    def fit_transform(
-        self, X: Any, y: Any = None, exposure: ArrayLike | None = None
-    ) -> np.ndarray | Tensor:
-        """Learn a dictionary, and return the codes of the same data.
-
-        Parameters
-        ----------
-        X, y, exposure
-            As for `fit`.
-
-        Returns
-        -------
-        ndarray or Tensor of shape (n_samples, n_features_out)
-            Codes, as of `transform`.
-        """
-        refuse_shuffled(X)
-        given = {} if exposure is None else {"exposure": exposure}
-        return self.fit(X, y, **given).transform(X, **given)
 
     def score(
         self, X: ArrayLike | Tensor, y: None = None, exposure: ArrayLike | None = None

@@ -25,10 +25,12 @@ from skpudle.metrics._dictionaries import (
     support_recovery,
 )
 from skpudle.metrics._importance import atom_importance
+from skpudle.metrics._intervals import code_intervals
 
 __all__ = [
     "atom_coherence",
     "atom_importance",
+    "code_intervals",
     "dictionary_error",
     "dictionary_stability",
     "lasso_objective",

@@ -14,6 +14,7 @@ is imported when something is drawn, and not before.
 `ConsensusDisplay`      the stability of each atom of a consensus of fits
 `PenaltyPathDisplay`    score against the penalty of the search, and the penalty that was chosen
 `SizePathDisplay`       score against the number of atoms, and the number that was chosen
+`SpectraDisplay`        non-negative atoms as bars, with a colour for each group of channels
 `StabilityDisplay`      how many atoms recur in other fits, against their number
 `WaveformsDisplay`      atoms of rank one: maps over channels, and waveforms
 ======================  =======================================================================
@@ -29,6 +30,7 @@ from skpudle.plotting._displays import (
 from skpudle.plotting._inspection import ContributionsDisplay, StabilityDisplay
 from skpudle.plotting._sizes import ConsensusDisplay, PenaltyPathDisplay, SizePathDisplay
 from skpudle.plotting._waveforms import WaveformsDisplay
+from skpudle.plotting._spectra import SpectraDisplay
 
 __all__ = [
     "ActivationsDisplay",
@@ -40,6 +42,7 @@ __all__ = [
     "PenaltyPathDisplay",
     "RecoveryDisplay",
     "SizePathDisplay",
+    "SpectraDisplay",
     "StabilityDisplay",
     "WaveformsDisplay",
 ]

@@ -1,11 +1,13 @@
 """Alternation of codes and atoms of counts that add: optimality, priors, exposures, gaps."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import sparse
 from scipy.special import xlogy
+from scipy.stats import nbinom
 from sklearn.decomposition import NMF
 from sklearn.exceptions import ConvergenceWarning
 
@@ -14,13 +16,18 @@ from skpudle._additive import (
     advance,
     atoms_of_events,
     begin,
+    choose_prior,
     choose_size,
-    choose_smoothing,
     converge,
+    estimate_dispersion,
     expected_events,
+    limit_atoms,
+    negative_log,
     prune_codes,
     solve_codes,
+    solve_dispersed,
     spectral_start,
+    weigh,
 )
 
 N, M, P = 40, 25, 4
@@ -255,7 +262,7 @@ def test_the_prior_is_an_optimum_of_held_out_entries(rng, counts):
     """An eighth of the number and eight times the number predict worse, or no better."""
     x, *_ = planted(rng, n=80, counts=counts)
     events, start = Events.of(x), spectral_start(x, P)
-    chosen, _ = choose_smoothing(events, start, np.random.default_rng(0))
+    chosen = choose_prior(events, start, np.random.default_rng(0)).smoothing
     assert 0.1 < chosen < 4 * x.sum() / start.size
     hidden = sparse.random_array(x.shape, density=0.1, rng=np.random.default_rng(0), format="csr")
     hidden.data[:] = 1.0
@@ -281,9 +288,85 @@ def test_a_prior_is_chosen_that_beats_none(rng):
         mu = np.maximum(solve_codes(events, state.atoms) @ state.atoms, 1e-12)
         return (xlogy(rates, rates / mu) - rates + mu).sum()
 
-    chosen, atoms = choose_smoothing(events, spectral_start(x, P), np.random.default_rng(0))
+    chosen, _, atoms = choose_prior(events, spectral_start(x, P), np.random.default_rng(0))
     assert 0.1 < chosen < 20
     assert error(chosen, atoms) < 0.8 * error(0.0, spectral_start(x, P))
+
+
+# ---------------------------------------------------------------------------- dispersion
+
+
+def dispersed(rng, size, **options):
+    _, rates, atoms = planted(rng, **options)
+    return rng.poisson(rates * rng.gamma(size, 1 / size, rates.shape)).astype(float), rates, atoms
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_weights_multiply_known_entries(rng, gaps):
+    """Loads, visible events and the deviance are sums over weighted entries."""
+    x, _, atoms = dispersed(rng, 3.0, counts=500.0)
+    known = (rng.random(x.shape) < 0.8).astype(float) if gaps else np.ones_like(x)
+    exposure = rng.uniform(0.5, 2, N)
+    events = Events.of(x, known if gaps else None, exposure)
+    codes = rng.random((N, P)) * x.sum(1, keepdims=True)
+    weighted = weigh(events, atoms, codes, 0.3)
+    mu = exposure[:, None] * (codes @ atoms)
+    w = known / (1 + 0.3 * mu)
+    np.testing.assert_allclose(weighted.counts.toarray(), w * x, rtol=0.021)
+    w = known - weighted.missing.toarray() * known  # the smallest corrections are left out
+    np.testing.assert_allclose(w * x, weighted.counts.toarray())
+    np.testing.assert_allclose(weighted.loads(atoms), exposure[:, None] * (w @ atoms.T))
+    np.testing.assert_allclose(weighted.visible(codes), w.T @ (exposure[:, None] * codes))
+    expected = w * (mu - xlogy(x, mu) + xlogy(x, x) - x)
+    assert weighted.half_deviance(atoms, codes) == pytest.approx(expected.sum(), rel=1e-9)
+    some = weighted.take(np.arange(5))
+    assert some.half_deviance(atoms, codes[:5]) == pytest.approx(expected[:5].sum(), rel=1e-9)
+    assert weigh(events, atoms, codes, 0.0) is events
+
+
+def test_weighted_codes_are_at_the_maximum_of_the_likelihood(rng):
+    """The slope of the negative binomial likelihood is 0 where codes are positive."""
+    x, _, atoms = dispersed(rng, 5.0, counts=1000.0)
+    codes, _ = solve_dispersed(Events.of(x), atoms, 0.2)
+    mu = codes @ atoms
+
+    def loss(mu):
+        return negative_log(x, mu, 0.2).sum(1)
+
+    for k in range(P):
+        for factor in (0.97, 1.03):
+            other = codes.copy()
+            other[:, k] *= factor
+            assert (loss(other @ atoms) >= loss(mu) - 2e-3).all()
+
+
+def test_the_negative_binomial_likelihood_is_scipys(rng):
+    """Up to terms without the rates; with a tiny dispersion it is Poisson's."""
+    x, one, other = rng.poisson(20.0, 50), rng.uniform(1, 40, 50), rng.uniform(1, 40, 50)
+    ours = negative_log(x, one, 0.1) - negative_log(x, other, 0.1)
+    theirs = nbinom.logpmf(x, 10, 10 / (10 + other)) - nbinom.logpmf(x, 10, 10 / (10 + one))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+    for size in (0.0, 1e-9):
+        difference = negative_log(x, one, size) - negative_log(x, other, size)
+        np.testing.assert_allclose(difference, one - other - xlogy(x, one / other), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [2.0, 20.0])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_the_dispersion_is_that_of_the_residuals(rng, size, gaps):
+    x, _, atoms = dispersed(rng, size, n=300, counts=1500.0)
+    known = (rng.random(x.shape) < 0.8).astype(float) if gaps else None
+    events = Events.of(x, known)
+    codes, _ = solve_dispersed(events, atoms, 1 / size)
+    assert estimate_dispersion(events, atoms, codes) == pytest.approx(1 / size, rel=0.15)
+
+
+@pytest.mark.parametrize("counts", [2.0, 60.0, 2000.0])
+def test_poissons_counts_have_no_dispersion(counts):
+    for seed in range(5):
+        x, _, atoms = planted(np.random.default_rng(seed), n=100, counts=counts)
+        events = Events.of(x)
+        assert estimate_dispersion(events, atoms, solve_codes(events, atoms)) == 0
 
 
 def signatures(rng, p, n, counts):
@@ -379,6 +462,38 @@ def test_atoms_leave_rows_as_by_solving_all_smaller_sets(rng, min_gain, gaps):
         np.testing.assert_allclose(pruned[i], expected, rtol=0, atol=0.5)
     assert ((pruned > 0) <= (codes > 0)).all()
     assert (pruned > 0).sum() < (codes > 0).sum()
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_rows_have_the_codes_of_their_atoms_alone(rng, gaps):
+    """Atoms that a row may not have are as if there were none; the objective still falls."""
+    x, _, atoms = planted(rng, n=20)
+    known = (rng.random(x.shape) < 0.8).astype(float) if gaps else None
+    allowed = rng.random((20, P)) < 0.6
+    allowed[:, 0] |= ~allowed.any(1)
+    events = replace(Events.of(x, known), allowed=allowed)
+    codes = solve_codes(events, atoms)
+    assert not codes[~allowed].any()
+    for i in range(20):
+        one = Events.of(x[i : i + 1], None if known is None else known[i : i + 1])
+        expected = solve_codes(one, atoms[allowed[i]])[0]
+        np.testing.assert_allclose(codes[i, allowed[i]], expected, rtol=0, atol=1e-2)
+    state = begin(events, atoms)
+    for _ in range(20):
+        state = advance(events, state, 1.0)
+    assert not state.codes[~allowed].any()
+    assert (np.diff(state.objectives) <= 1e-5 * abs(state.objectives[0])).all()
+
+
+def test_atoms_that_are_limited_have_gains(rng):
+    """Each atom of a row is worth its gain, before the atoms adapt to the others' absence."""
+    x, _, atoms = planted(rng, counts=300.0)
+    events = Events.of(x)
+    state, limited = limit_atoms(events, converge(events, begin(events, atoms), 1.0), 1.0, 4.0)
+    assert limited.allowed.mean() < (solve_codes(events, state.atoms) > 0).mean()
+    assert ((state.codes > 0) <= limited.allowed).all()
+    free = converge(events, begin(events, atoms), 1.0)
+    assert limit_atoms(events, free, 1.0, 0.0)[0].objectives[-1] <= free.objectives[-1] + 0.01
 
 
 def test_a_row_is_pruned_alone(rng):

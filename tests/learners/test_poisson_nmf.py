@@ -159,6 +159,110 @@ def test_a_number_needs_rows_and_its_own_start(X):
         make("auto", dict_init="data").fit(X)
 
 
+# ---------------------------------------------------------------------------- dispersion
+
+
+def overdispersed(seed, size, n=150, counts=1000):
+    """Return counts of negative binomial distributions, and their expectations and spectra."""
+    rng = np.random.default_rng(seed)
+    _, rates, atoms = planted(seed, n=n, m=60, counts=counts)
+    return rng.poisson(rates * rng.gamma(size, 1 / size, rates.shape)).astype(float), rates, atoms
+
+
+@pytest.mark.parametrize("size", [4.0, 20.0])
+def test_the_dispersion_is_estimated(size):
+    X, rates, _ = overdispersed(0, size)
+    learner = make().fit(X)
+    assert learner.dispersion_ == pytest.approx(1 / size, rel=0.15)
+    plain = make(dispersion=None).fit(X)
+    ours, poissons = (
+        divergence(rates, one.inverse_transform(one.transform(X))) for one in (learner, plain)
+    )
+    assert ours < poissons
+
+
+def mixed_in_pairs(seed):
+    """Return rows of two of six spectra that are alike, and the spectra."""
+    rng = np.random.default_rng(seed)
+    atoms = rng.dirichlet(np.full(60, 3.0)) * rng.lognormal(0, 0.6, (6, 60))
+    atoms /= atoms.sum(1, keepdims=True)
+    codes = np.zeros((150, 6))
+    for row in codes:
+        row[rng.choice(6, 2, replace=False)] = 10_000 * rng.dirichlet(np.ones(2))
+    return rng.poisson(codes @ atoms).astype(float), atoms
+
+
+def test_rows_of_few_atoms_have_better_atoms():
+    """Codes by chance mix atoms; hidden entries see it, and choose rows of few atoms."""
+    X, atoms = mixed_in_pairs(0)
+    errors = []
+    for min_gain in ("auto", 0.0):
+        learner = make(6, min_gain=min_gain).fit(X)
+        assert (learner.min_gain_ > 0) == (min_gain == "auto")
+        cosines = directions(atoms) @ directions(learner.components_).T
+        errors.append((1 - cosines.max(1)).mean())
+    assert errors[0] < 0.7 * errors[1]
+
+
+def test_rows_of_all_atoms_keep_them():
+    rng = np.random.default_rng(0)
+    atoms = rng.dirichlet(np.full(40, 0.3), 4)
+    X = rng.poisson(1000 * rng.dirichlet(np.ones(4), 150) @ atoms).astype(float)
+    assert make().fit(X).min_gain_ == 0
+
+
+def test_a_pass_of_rows_of_few_atoms_goes_on_with_them():
+    X, _ = mixed_in_pairs(0)
+    learner = make(6, min_gain=5.0).partial_fit(X)
+    assert learner.min_gain_ == 5
+    learner.partial_fit(X)
+    assert learner.set_params(min_gain="auto").partial_fit(X).min_gain_ == 5
+
+
+def test_counts_of_poisson_have_no_dispersion(fitted, X):
+    """Their fit is the fit without."""
+    assert fitted.dispersion_ == 0
+    plain = make(dispersion=None).fit(X)
+    assert plain.dispersion_ == 0
+    np.testing.assert_allclose(plain.components_, fitted.components_, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("n_components", [5, "auto"])
+def test_a_row_of_most_events_does_not_rule_the_atoms(n_components):
+    """One row of twice the events of 100 rows, and an atom's worth of its own noise."""
+    rng = np.random.default_rng(0)
+    atoms = rng.dirichlet(np.full(96, 0.2), 5)
+    codes = 2000 * rng.dirichlet(np.full(5, 0.5), 101)
+    codes[0] *= 100
+    rates = codes @ atoms
+    X = rng.poisson(rates * rng.gamma(10, 0.1, rates.shape)).astype(float)
+    learner = make(n_components).fit(X)
+    assert learner.n_components_ == 5
+    assert recovery_rate(directions(learner.components_), directions(atoms), threshold=0.97) == 1
+    plain = make(5, dispersion=None).fit(X)
+    assert recovery_rate(directions(plain.components_), directions(atoms), threshold=0.97) < 1
+
+
+def test_codes_solve_the_equation_of_the_negative_binomial_distribution():
+    X, _, atoms = overdispersed(1, 5.0, n=30)
+    codes = PoissonNMF.from_components(atoms, dispersion=0.2).transform(X)
+    mu = np.maximum(codes @ atoms, 1e-9)
+    slopes = (X / mu - (X + 5) / (mu + 5)) @ atoms.T * codes
+    assert np.abs(slopes).max() < 0.05 * X.sum(1).mean() ** 0.5
+    alone = PoissonNMF.from_components(atoms, dispersion=0.2).transform(X[3:4])[0]
+    np.testing.assert_allclose(alone, codes[3], rtol=1e-9)
+
+
+def test_a_pass_keeps_the_dispersion():
+    X, _, atoms = overdispersed(0, 10.0, n=300)
+    learner = make().partial_fit(X[:150])
+    chosen = learner.dispersion_
+    assert chosen == pytest.approx(0.1, rel=0.2)
+    assert learner.partial_fit(X[150:]).dispersion_ == chosen
+    assert recovery_rate(directions(learner.components_), directions(atoms), threshold=0.95) == 1
+    assert make(dispersion=0.3).partial_fit(X).dispersion_ == 0.3
+
+
 def test_constants_score_zero():
     X = np.full((30, 6), 3.0)
     assert make(2).fit(X).score(X) == pytest.approx(0, abs=1e-6)
@@ -312,8 +416,10 @@ def test_findings_never_advise_a_penalty_of_codes(X):
 
 VALUES = {
     "alpha": 0.0,
+    "dispersion": 0.1,
     "dict_init": "data",
     "max_iter": 1,
+    "min_gain": 50.0,
     "n_components": 5,
     "n_iter_no_change": 1,
     "random_state": 5,
@@ -321,7 +427,7 @@ VALUES = {
     "transform_min_gain": 6.0,
 }
 OF_PARTS = {"batch_size": 7}
-FIXED = {"fixed_components"}
+FIXED = {"fixed_components", "transform_kept"}
 SILENT = {"verbose"}
 
 
@@ -335,6 +441,27 @@ def test_a_parameter_acts(name, fitted, X):
     learner = make(**{name: VALUES[name]}).fit(X)
     one, other = learner.transform(X), fitted.transform(X)
     assert one.shape != other.shape or (one != other).any()
+
+
+def test_kept_atoms_stay_in_all_rows(fitted, X):
+    """They have their most likely codes, and the others leave as before."""
+    learner = PoissonNMF.from_components(fitted, transform_min_gain=1e9)
+    alone = learner.transform(X)
+    codes = learner.set_params(transform_kept=[1, 3]).transform(X)
+    assert (codes[:, [0, 2]] > 0).mean() < (alone[:, [0, 2]] > 0).mean()
+    pair = PoissonNMF.from_components(fitted.components_[[1, 3]]).transform(X)
+    rows = ~codes[:, [0, 2]].any(1)
+    assert rows.mean() > 0.5
+    np.testing.assert_allclose(codes[rows][:, [1, 3]], pair[rows], rtol=0, atol=0.05)
+    every = PoissonNMF.from_components(fitted, transform_min_gain=1e9, transform_kept=range(4))
+    np.testing.assert_allclose(every.transform(X), fitted.transform(X), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("kept", [[4], [-1], [[0]], [0.5], ["a"]])
+def test_atoms_to_keep_that_are_none_are_refused(kept, fitted, X):
+    learner = PoissonNMF.from_components(fitted, transform_kept=kept)
+    with pytest.raises(ValueError, match="does not list atoms. Pass numbers from 0 to 3"):
+        learner.transform(X)
 
 
 @pytest.mark.parametrize("n_fixed", [1, 3, 4])
@@ -365,11 +492,21 @@ def test_fixed_atoms_leave_the_objective_monotone(data, tmp_path):
     np.testing.assert_array_equal(learner.components_, expected)
 
 
+@pytest.mark.parametrize("n_fixed", [1, 3, 4])
+def test_the_number_of_new_atoms_is_found(n_fixed, data):
+    """None, where the fixed atoms explain all."""
+    X, _, atoms = data
+    learner = make("auto", fixed_components=atoms[:n_fixed]).fit(X[::2])
+    assert learner.n_components_ == 4
+    np.testing.assert_allclose(learner.components_[:n_fixed], atoms[:n_fixed], rtol=1e-12)
+    assert recovery_rate(directions(learner.components_), directions(atoms), threshold=0.95) == 1
+    assert learner.size_path_.n_components.min() >= n_fixed
+
+
 @pytest.mark.parametrize(
     ("n", "fixed", "words"),
     [
         (1, np.ones((2, 100)), "n_components=1 counts the 2 fixed_components, too. Pass .* 2 on"),
-        ("auto", np.ones((2, 100)), "n_components='auto' counts the 2 fixed_components"),
         (3, np.ones((2, 99)), r"shape \(2, 99\) .* Pass rows of 100 entries"),
         (3, -np.eye(2, 100), "least entry -1. Pass rows of 100 entries that are not neg"),
         (3, np.zeros((2, 100)), "not all 0"),

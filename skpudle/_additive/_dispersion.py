@@ -1,0 +1,184 @@
+r"""Counts that vary more than Poisson's: weights of the negative binomial distribution.
+
+With the variance :math:`\mu + \phi \mu^2` the slope of the log-likelihood in :math:`\mu` is
+:math:`w (x - \mu) / \mu` with :math:`w = 1 / (1 + \phi \mu)`, Poisson's times a weight. Weighted
+counts of weighted entries are a Poisson problem again, so all its solvers apply: a weight below 1
+is an entry that is missing in part. Rates and weights alternate (iteratively reweighted least
+squares). Large expectations lose weight, so that no row of many events rules the atoms.
+"""
+
+import numpy as np
+from scipy import sparse
+
+from skpudle.additive._alternate import Events, converge, solve_codes
+
+__all__ = ["converge_dispersed", "estimate_dispersion", "solve_dispersed", "weigh"]
+
+# Weights above 1 - _FULL are 1, so that sparse counts have sparse weights: an estimate of least
+# squares whose weights are 2 % wrong has a variance that is 0.04 % too large.
+_FULL = 0.02
+# Repetitions of weights and codes, of weights and fits, and of the estimate of the dispersion
+_TURNS, _FITS, _ROUNDS = 4, 2, 30
+# A dispersion counts if it differs from 0 by this number of standard errors, and raises the mean
+# variance of events by this share.
+_ERRORS, _SHARE = 5.0, 0.05
+# rows whose rates are dense at a time
+_ROWS = 4096
+
+
+def _blocks(events, atoms, codes):  # yields rows, dense rates with the exposures
+    for first in range(0, len(codes), _ROWS):
+        rows = slice(first, first + _ROWS)
+        rates = codes[rows] @ atoms
+        if events.exposure is not None:
+            rates *= events.exposure[rows, None]
+        yield rows, rates
+
+
+def weigh(events, atoms, codes, dispersion):
+    """Return the events with the weights of their rates.
+
+    Parameters
+    ----------
+    events : Events
+        Counts without weights.
+    atoms : ndarray of shape (n_components, n_features)
+        Atoms.
+    codes : ndarray of shape (n_samples, n_components)
+        Codes.
+    dispersion : float
+        The variance of a count of expectation ``mu`` is ``mu + dispersion * mu**2``.
+
+    Returns
+    -------
+    Events
+        Counts times weights; ``missing`` holds 1 minus the weights.
+    """
+    if dispersion == 0:
+        return events
+    lost, counts = [], events.counts.copy()
+    for rows, rates in _blocks(events, atoms, codes):
+        share = 1 - 1 / (1 + dispersion * rates)
+        share[share < _FULL] = 0.0
+        part = slice(counts.indptr[rows.start], counts.indptr[min(rows.stop, len(codes))])
+        row = np.repeat(np.arange(len(share)), np.diff(counts.indptr[rows.start : rows.stop + 1]))
+        counts.data[part] *= 1 - share[row, counts.indices[part]]
+        lost.append(sparse.csr_array(share))
+    lost = sparse.vstack(lost, format="csr")
+    if events.missing is not None:
+        lost = (events.missing + lost - lost.multiply(events.missing)).tocsr()
+    return Events(counts, lost, events.exposure, events.counts)
+
+
+def solve_dispersed(events, atoms, dispersion, codes=None, **options):
+    """Return codes, and the events with the weights of their rates.
+
+    Parameters
+    ----------
+    events : Events
+        Counts without weights.
+    atoms : ndarray of shape (n_components, n_features)
+        Atoms.
+    dispersion : float
+        As in `weigh`.
+    codes : ndarray of shape (n_samples, n_components), default=None
+        Codes to start from.
+    **options : dict
+        Options of `solve_codes`.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_components)
+        Codes.
+    Events
+        The weighted events for which these codes are the most likely.
+    """
+    codes, weighted = solve_codes(events, atoms, codes, **options), events
+    for _ in range(_TURNS if dispersion else 0):
+        weighted = weigh(events, atoms, codes, dispersion)
+        codes = solve_codes(weighted, atoms, codes, **options)
+    return codes, weighted
+
+
+def estimate_dispersion(events, atoms, codes):  # -> float
+    """Estimate the dispersion from residuals, by weighted moments.
+
+    Residuals are as small as fitted parameters make them, on average. A test of all entries alike
+    comes first, which no row of many events decides.
+
+    Parameters
+    ----------
+    events : Events
+        Counts without weights.
+    atoms : ndarray of shape (n_components, n_features)
+        Atoms.
+    codes : ndarray of shape (n_samples, n_components)
+        Codes.
+
+    Returns
+    -------
+    float
+        The dispersion; 0 if the counts vary no more than Poisson's.
+    """
+    errors, rates = [], []
+    for rows, mu in _blocks(events, atoms, codes):
+        known = mu > 0
+        if events.missing is not None:
+            known &= events.missing[rows].toarray() == 0
+        rates.append(mu[known])
+        errors.append(np.square(events.counts[rows].toarray() - mu)[known])
+    mu, squares = np.concatenate(rates), np.concatenate(errors)
+    n_fitted = (codes > 0).sum() + atoms.size - len(atoms)
+    if not len(mu) or n_fitted >= len(mu):
+        return 0.0
+    excess = len(mu) / (len(mu) - n_fitted) * squares - mu
+    # (x - mu)^2 - mu has the variance 2 mu^2 + mu for Poisson's counts
+    errors = (excess / (2 * mu + 1)).sum() / (mu / (2 * mu + 1)).sum() ** 0.5
+    if errors <= _ERRORS:
+        return 0.0
+    found = 1.0
+    for _ in range(_ROUNDS):
+        weights = 1 / np.square(1 + found * mu)
+        before, found = found, max(float((weights * excess).sum() / (weights * mu**2).sum()), 0.0)
+        if abs(before - found) <= 1e-3 * found:
+            break
+    return found if found * np.square(mu).sum() > _SHARE * mu.sum() else 0.0
+
+
+def converge_dispersed(events, weighted, state, smoothing, dispersion, **options):
+    """Make steps until the objective stalls, then with the weights of the rates, in turn.
+
+    Parameters
+    ----------
+    events : Events
+        Counts without weights.
+    weighted : Events
+        The same with weights to begin with, or without.
+    state : Progress
+        The state to begin with.
+    smoothing : float
+        As in `skpudle.additive.advance`.
+    dispersion : float or "auto"
+        The dispersion; "auto" estimates it.
+    **options : dict
+        Options of `skpudle.additive.converge`.
+
+    Returns
+    -------
+    Progress
+        The state.
+    Events
+        Events with the weights of its rates, or without if the dispersion is 0.
+    float
+        The dispersion.
+    """
+    state = converge(weighted, state, smoothing, **options)
+    for _ in range(_FITS):
+        found = dispersion
+        if dispersion == "auto":
+            found = estimate_dispersion(events, state.atoms, state.codes)
+        if found == 0:
+            return state, events, 0.0
+        weighted = weigh(events, state.atoms, state.codes, found)
+        state = converge(weighted, state, smoothing, **options)
+    return state, weighted, float(found)
