@@ -24,7 +24,6 @@ from sklearn.preprocessing import (
 
 from skpudle import (
     ConvPUDLEDictionaryLearning,
-    NOODLDictionaryLearning,
     PoissonNMF,
     PUDLEClassifier,
     PUDLEDictionaryLearning,

@@ -19,17 +19,15 @@ from skpudle._additive._alternate import (
     solve_codes,
     start_from,
 )
-from skpudle._additive._size import SizePath, choose_size, first_atoms
-from skpudle._additive._start import spectral_start
-from skpudle.additive._dispersion import (
+from skpudle._additive._dispersion import (
     converge_dispersed,
     estimate_dispersion,
     solve_dispersed,
     weigh,
 )
-from skpudle.additive._prior import Prior, choose_prior
-from skpudle.additive._size import SizePath, choose_size, first_atoms
-from skpudle.additive._start import spectral_start
+from skpudle._additive._prior import Prior, choose_prior
+from skpudle._additive._size import SizePath, choose_size, first_atoms
+from skpudle._additive._start import spectral_start
 
 __all__ = [
     "Events",

@@ -10,7 +10,7 @@ squares). Large expectations lose weight, so that no row of many events rules th
 import numpy as np
 from scipy import sparse
 
-from skpudle.additive._alternate import Events, converge, solve_codes
+from skpudle._additive._alternate import Events, converge, solve_codes
 
 __all__ = ["converge_dispersed", "estimate_dispersion", "solve_dispersed", "weigh"]
 
@@ -157,11 +157,11 @@ def converge_dispersed(events, weighted, state, smoothing, dispersion, **options
     state : Progress
         The state to begin with.
     smoothing : float
-        As in `skpudle.additive.advance`.
+        As in `skpudle._additive.advance`.
     dispersion : float or "auto"
         The dispersion; "auto" estimates it.
     **options : dict
-        Options of `skpudle.additive.converge`.
+        Options of `skpudle._additive.converge`.
 
     Returns
     -------

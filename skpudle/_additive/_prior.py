@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from skpudle.additive._alternate import begin, converge, limit_atoms, solve_codes
-from skpudle.additive._dispersion import solve_dispersed
+from skpudle._additive._alternate import begin, converge, limit_atoms, solve_codes
+from skpudle._additive._dispersion import solve_dispersed
 
 __all__ = ["Prior", "choose_prior"]
 

@@ -13,13 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from skpudle._additive._alternate import Progress, begin, converge, solve_codes
+from skpudle._additive._alternate import Progress, begin, converge, negative_log, solve_codes
+from skpudle._additive._dispersion import converge_dispersed, solve_dispersed, weigh
 from skpudle._additive._start import spectral_start
 from skpudle.search._epoch import spread_rows
-from skpudle.additive._alternate import Progress, begin, converge, negative_log, solve_codes
-from skpudle.additive._dispersion import converge_dispersed, solve_dispersed, weigh
-from skpudle.additive._start import spectral_start
-from skpudle.search import spread_rows
 
 __all__ = ["SizePath", "choose_size", "first_atoms"]
 

@@ -547,7 +547,9 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 class ExposedTransformer(DictionaryTransformer):
     """Encode samples that may have exposures, factors of their expectations."""
 
-    def transform(self, X, exposure=None):
+    def transform(
+        self, X: ArrayLike | Tensor, exposure: ArrayLike | None = None
+    ) -> np.ndarray | Tensor:
         """Encode data with the learned dictionary.
 
         Parameters
@@ -573,7 +575,9 @@ class ExposedTransformer(DictionaryTransformer):
         """
         return self._transform(X, exposure)
 
-    def transform_into(self, X, out, exposure=None):
+    def transform_into(
+        self, X: Any, out: np.ndarray | Tensor, exposure: ArrayLike | None = None
+    ) -> np.ndarray | Tensor:
         """Encode data part by part, and write the codes into an array.
 
         Parameters
@@ -601,7 +605,7 @@ class ExposedTransformer(DictionaryTransformer):
         """
         return self._transform_into(X, out, exposure)
 
-    def transform_sparse(self, X, exposure=None):
+    def transform_sparse(self, X: Any, exposure: ArrayLike | None = None) -> csr_array:
         """Encode data part by part, and return only the codes that are not zero.
 
         Parameters
@@ -623,7 +627,9 @@ class ExposedTransformer(DictionaryTransformer):
         """
         return self._transform_sparse(X, exposure)
 
-    def fit_transform(self, X, y=None, exposure=None):
+    def fit_transform(
+        self, X: Any, y: Any = None, exposure: ArrayLike | None = None
+    ) -> np.ndarray | Tensor:
         """Learn atoms, and return the codes of the same data.
 
         Parameters

@@ -1,6 +1,6 @@
 """Counts of sources that add: `PoissonNMF`.
 
-Codes and atoms alternate as convex problems (`skpudle.additive`); there are no unfoldings,
+Codes and atoms alternate as convex problems (`skpudle._additive`); there are no unfoldings,
 gradients or penalties of codes.
 """
 
@@ -8,38 +8,18 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from numbers import Integral, Real
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 from zlib import crc32
 
 import numpy as np
 import torch
-from skpudle._data.validation import fit_context
+from numpy.typing import ArrayLike
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
+from torch import Tensor
 
-from skpudle._data.arrays import (
-    check_rows,
-    input_attributes,
-    make_generator,
-    to_numpy,
-    to_tensor,
-)
-from skpudle._data.batches import Samples
-from skpudle._data.foreign import dictionary_of
-from skpudle._data.sources import check_exposure
-from skpudle._learners.coder import ExposedTransformer, check_number
-from skpudle._learners.dense import DICT_INIT, choose_atoms, read_rows
-from skpudle._precision import training_mode
-from skpudle._training.fit import FitRun
-from skpudle._training.messages import (
-    nothing_known,
-    warn_of_early_end,
-    warn_of_few_samples,
-    warn_of_unknown_features,
-    warn_of_unused,
-)
-from skpudle.additive import (
+from skpudle._additive import (
     Events,
     Progress,
     advance,
@@ -55,7 +35,29 @@ from skpudle.additive import (
     solve_dispersed,
     start_from,
 )
-from skpudle.search import spread_rows
+from skpudle._data.arrays import (
+    check_rows,
+    input_attributes,
+    make_generator,
+    to_numpy,
+    to_tensor,
+)
+from skpudle._data.batches import Samples
+from skpudle._data.foreign import dictionary_of
+from skpudle._data.sources import check_exposure
+from skpudle._data.validation import fit_context
+from skpudle._learners.coder import ExposedTransformer, check_number
+from skpudle._learners.dense import DICT_INIT, choose_atoms, read_rows
+from skpudle._precision import training_mode
+from skpudle._training.fit import FitRun
+from skpudle._training.messages import (
+    nothing_known,
+    warn_of_early_end,
+    warn_of_few_samples,
+    warn_of_unknown_features,
+    warn_of_unused,
+)
+from skpudle.search._epoch import spread_rows
 
 __all__ = ["PoissonNMF"]
 
@@ -619,24 +621,39 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
     True
     """
 
+    components_: np.ndarray
+    n_components_: int
+    alpha_: float
+    dispersion_: float
+    min_gain_: float
+    size_path_: Bunch
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+    n_iter_: int
+    n_steps_: int
+    loss_curve_: np.ndarray
+    ended_by_: str
+    phases_: dict[str, int]
+    fit_seconds_: dict[str, float]
+
     def __init__(
         self,
-        n_components=None,
+        n_components: int | Literal["auto"] | None = None,
         *,
-        alpha="auto",
-        dispersion="auto",
-        min_gain="auto",
-        batch_size=256,
-        max_iter="auto",
-        tol=1e-6,
-        n_iter_no_change=5,
-        dict_init="search",
-        fixed_components=None,
-        transform_min_gain=0.0,
-        transform_kept=None,
-        random_state=None,
-        verbose=0,
-    ):
+        alpha: float | Literal["auto"] = "auto",
+        dispersion: float | Literal["auto"] | None = "auto",
+        min_gain: float | Literal["auto"] = "auto",
+        batch_size: int = 256,
+        max_iter: int | Literal["auto"] = "auto",
+        tol: float | None = 1e-6,
+        n_iter_no_change: int = 5,
+        dict_init: Any = "search",
+        fixed_components: ArrayLike | None = None,
+        transform_min_gain: float = 0.0,
+        transform_kept: ArrayLike | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.alpha = alpha
         self.dispersion = dispersion
@@ -669,7 +686,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         "verbose": ["verbose"],
     }
 
-    # not parameters: the name of its loss in `skpudle.losses`, and the device of its loops
+    # not parameters: the name of its loss in `skpudle._losses`, and the device of its loops
     loss, device = "kullback-leibler", "cpu"
     _writes_checkpoints = True
 
@@ -677,7 +694,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def fit(self, X, y=None, exposure=None):
+    def fit(self, X: Any, y: None = None, exposure: ArrayLike | None = None) -> Self:
         """Learn atoms.
 
         Parameters
@@ -743,7 +760,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def partial_fit(self, X, y=None, exposure=None):
+    def partial_fit(self, X: Any, y: None = None, exposure: ArrayLike | None = None) -> Self:
         """Update the atoms by one pass over the data, in their order.
 
         The first call chooses initial atoms, ``alpha_``, ``dispersion_`` and ``min_gain_``: give it
@@ -793,7 +810,9 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
     # ------------------------------------------------------------------ codes and score
 
-    def score(self, X, y=None, exposure=None):
+    def score(
+        self, X: ArrayLike | Tensor, y: None = None, exposure: ArrayLike | None = None
+    ) -> float:
         """Return the explained share of the deviance of held-out features.
 
         The columns are cut into ten fixed groups. Each is held out once for all rows, the codes are
@@ -832,7 +851,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
     # ------------------------------------------------------------------ given atoms
 
     @classmethod
-    def from_components(cls, components, **params):
+    def from_components(cls, components: Any, **params: Any) -> Self:
         """Return a learner that is fitted to given atoms, without data.
 
         Parameters

@@ -24,7 +24,6 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.batches import Samples
 from skpudle._data.foreign import baseline_of, penalty_of
-from skpudle._data.sources import refuse_shuffled
 from skpudle._data.validation import fit_context
 from skpudle._learners.coder import ExposedTransformer, check_loss
 from skpudle._learners.dense import DenseLearner

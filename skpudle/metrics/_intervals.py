@@ -1,9 +1,9 @@
 """Intervals of codes of counts, by the parametric bootstrap."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -35,7 +35,15 @@ def _draw(rng, rates, dispersion):  # -> float64, as rates
     return rng.poisson(rates).astype(np.float64)
 
 
-def code_intervals(learner, X, *, n_draws=100, level=0.95, exposure=None, random_state=None):
+def code_intervals(
+    learner: Any,
+    X: ArrayLike,
+    *,
+    n_draws: int = 100,
+    level: float = 0.95,
+    exposure: ArrayLike | None = None,
+    random_state: int | np.random.RandomState | None = None,
+) -> Any:
     """Return intervals of the codes of counts, by the parametric bootstrap.
 
     Counts are drawn from the expectations of each sample, of Poisson's distribution, or of a

@@ -29,8 +29,8 @@ from skpudle.plotting._displays import (
 )
 from skpudle.plotting._inspection import ContributionsDisplay, StabilityDisplay
 from skpudle.plotting._sizes import ConsensusDisplay, PenaltyPathDisplay, SizePathDisplay
-from skpudle.plotting._waveforms import WaveformsDisplay
 from skpudle.plotting._spectra import SpectraDisplay
+from skpudle.plotting._waveforms import WaveformsDisplay
 
 __all__ = [
     "ActivationsDisplay",

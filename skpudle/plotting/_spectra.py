@@ -1,6 +1,9 @@
 """Draw non-negative spectra of named groups of channels; see `skpudle.plotting`."""
 
+from typing import Any, Self
+
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils import check_array
 
 from skpudle._data.arrays import host_array
@@ -44,11 +47,22 @@ class SpectraDisplay:
         The bars of each spectrum.
     """
 
-    def __init__(self, spectra, names=None, groups=None, colors=None):
+    def __init__(
+        self, spectra: np.ndarray, names: Any = None, groups: Any = None, colors: Any = None
+    ) -> None:
         self.spectra, self.names, self.groups, self.colors = spectra, names, groups, colors
 
     @classmethod
-    def from_spectra(cls, spectra, *, names=None, groups=None, colors=None, ax=None, **bar_kwargs):
+    def from_spectra(
+        cls,
+        spectra: ArrayLike,
+        *,
+        names: Any = None,
+        groups: Any = None,
+        colors: Any = None,
+        ax: Any = None,
+        **bar_kwargs: Any,
+    ) -> Self:
         """Draw spectra.
 
         Parameters
@@ -75,8 +89,15 @@ class SpectraDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator, *, names=None, groups=None, colors=None, ax=None, **bar_kwargs
-    ):
+        cls,
+        estimator: Any,
+        *,
+        names: Any = None,
+        groups: Any = None,
+        colors: Any = None,
+        ax: Any = None,
+        **bar_kwargs: Any,
+    ) -> Self:
         """Draw the atoms of a fitted learner.
 
         Parameters
@@ -101,7 +122,7 @@ class SpectraDisplay:
         options = dict(names=names, groups=groups, colors=colors, ax=ax)
         return cls.from_spectra(find_learner(estimator).atoms(), **options, **bar_kwargs)
 
-    def plot(self, *, ax=None, **bar_kwargs):
+    def plot(self, *, ax: Any = None, **bar_kwargs: Any) -> Self:
         """Draw.
 
         Parameters
