@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -105,6 +106,12 @@ def module_of(learner, plan):  # -> EncoderModule
     how = bool(given.positive_code), True, given.shrinkage
     unfolded = LearnedEncoder(step * atoms[None], atoms[None], thresholds, *how)
     return EncoderModule(unfolded, decoder, **options).eval()
+
+
+def _knows_noise(learner):
+    """Return whether a fit estimates the noise of an entry."""
+    plan = learner._plan()
+    return plan.codes_follow_data and plan.encoder.loss.is_quadratic
 
 
 class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
@@ -716,6 +723,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         """
         return self._score(X, exposure)
 
+    @available_if(_knows_noise)
     def score_samples(self, X: Any) -> np.ndarray:
         """Return how usual each row is: the mean log-likelihood of its known entries.
 
@@ -736,7 +744,8 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         Raises
         ------
         ValueError
-            If the noise is unknown, as the data did not choose the penalty of codes.
+            If the noise is unknown: of fewer than 20 rows. (The method is there for
+            ``alpha="auto"`` and codes of the lasso.)
 
         Examples
         --------
@@ -752,8 +761,8 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         check_is_fitted(self)
         if getattr(self, "noise_std_", None) is None:
             raise ValueError(
-                "The noise of the data is unknown: alpha is a number, or codes are not those of "
-                "the lasso. Pass alpha='auto', and fit again."
+                "The noise of the data is unknown, as fit saw too few rows to estimate it. Fit to "
+                "20 rows or more."
             )
         samples, _ = self._check_new_data(X)
         rows = self.inverse_transform(np.asarray(host_array(self.transform(X))))

@@ -50,7 +50,7 @@ def test_channels_that_come_first_are_refused(n_channels):
             with pytest.raises(ValueError, match="channels first, and they are expected last"):
                 method(wrong)
     if n_channels > 1:
-        with pytest.raises(ValueError, match="the last axis is that of channels"):
+        with pytest.raises(ValueError, match="channels are the last axis"):
             learner.denoise(images[0])
 
 

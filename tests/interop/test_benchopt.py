@@ -17,7 +17,7 @@ SOLVERS = {  # and the packages that they need
     "SPORCO": "sporco",
     "dictlearn": "dictlearn",
 }
-pytest.importorskip("benchopt")
+pytest.importorskip("benchopt.cli")
 
 
 def run(folder, tmp_path, *options):  # -> data frame of results

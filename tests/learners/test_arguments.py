@@ -88,6 +88,7 @@ METHODS = [
     "predict_log_proba",
     "predict_proba",
     "score",
+    "score_samples",
     "to_module",
     "to_sparse_coder",
     "transform",
