@@ -744,7 +744,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         Raises
         ------
         ValueError
-            If the noise is unknown: of fewer than 20 rows. (The method is there for
+            If the noise is unknown, since there was no `fit`. (The method is there for
             ``alpha="auto"`` and codes of the lasso.)
 
         Examples
@@ -761,16 +761,16 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         check_is_fitted(self)
         if getattr(self, "noise_std_", None) is None:
             raise ValueError(
-                "The noise of the data is unknown, as fit saw too few rows to estimate it. Fit to "
-                "20 rows or more."
+                "The noise of the data is unknown, since partial_fit does not estimate it. Call fit."
             )
         samples, _ = self._check_new_data(X)
         rows = self.inverse_transform(np.asarray(host_array(self.transform(X))))
         baseline = baseline_of(self)
         fitted = to_numpy(to_tensor(rows)) - (0.0 if baseline is None else baseline)
-        residual = (to_numpy(samples.x) - fitted) / self.noise_std_
+        noise = np.maximum(self.noise_std_, np.finfo(fitted.dtype).tiny)
+        residual = (to_numpy(samples.x) - fitted) / noise
         known = np.ones_like(residual) if samples.mask is None else to_numpy(samples.mask)
-        entries = -0.5 * (residual**2 + np.log(2 * np.pi * np.square(self.noise_std_)))
+        entries = -0.5 * (residual**2 + np.log(2 * np.pi) + 2 * np.log(noise))
         with np.errstate(invalid="ignore"):
             return (entries * known).sum(axis=1) / known.sum(axis=1)
 

@@ -247,6 +247,6 @@ def test_odd_columns_and_rows_are_no_trouble(planted):
 
 def test_scores_need_the_noise(planted):
     assert not hasattr(learner(alpha=0.1), "score_samples")
-    fitted = PUDLEDictionaryLearning(3, random_state=0).fit(planted[0][:10])
+    fitted = learner().partial_fit(planted[0])
     with pytest.raises(ValueError, match="noise of the data is unknown"):
         fitted.score_samples(planted[0])
