@@ -761,7 +761,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         check_is_fitted(self)
         if getattr(self, "noise_std_", None) is None:
             raise ValueError(
-                "The noise of the data is unknown, since partial_fit does not estimate it. Call fit."
+                "The noise of the data is unknown: partial_fit does not estimate it. Call fit."
             )
         samples, _ = self._check_new_data(X)
         rows = self.inverse_transform(np.asarray(host_array(self.transform(X))))

@@ -31,6 +31,10 @@ _SINGLE_SHARE, _SINGLE_COSINE = 0.5, 0.9**0.5
 # of noisy data; where none is redundant, 0.025 (digits) to 0.9. Samples that decide.
 _REDUNDANT, _SAMPLES = 0.02, 500
 
+# An offset has half of the energy of samples. Noise of features is unequal if the logarithms of
+# variances deviate by 1: residuals one deviation above the mean are e times those one below.
+_OFFSET, _UNEQUAL = 0.5, 1.0
+
 ENDINGS = {
     "search": "the search ended by itself, and nothing was trained after it",
     "tol": "converged: the objective had stalled",
@@ -301,6 +305,54 @@ def _no_better_than_the_baseline(look):
     )
 
 
+def _outlying_entries(look):
+    """Say how many entries `fit` left out."""
+    outliers = getattr(look.learner, "outliers_", None)
+    if outliers is None:
+        return None
+    n, share = outliers.nnz, outliers.nnz / np.prod(outliers.shape)
+    return (
+        f"{n} entries ({share:.2g} of all) are far from the rest of their rows, and fit treated "
+        "them as missing: see outliers_. Pass noise='equal' to use them."
+    )
+
+
+def _offset(look):
+    """Report an offset where a baseline is refused."""
+    learner = look.learner
+    if not isinstance(learner, PUDLEDictionaryLearning) or learner.fit_intercept is not False:
+        return None
+    samples = np.stack(look.samples).astype(np.float64)
+    mean, energy = np.nanmean(samples, axis=0), np.nanmean(np.square(samples), axis=0).sum()
+    share = np.nansum(np.square(mean)) / energy if energy else 0.0
+    if share < _OFFSET:
+        return None
+    return (
+        f"Samples have an offset: their mean has {share:.0%} of the energy, and fit_intercept="
+        "False. Pass fit_intercept='auto'."
+    )
+
+
+def _unequal_noise(look):
+    """Report residuals that differ between features where noise is taken for equal."""
+    learner = look.learner
+    if not isinstance(learner, PUDLEDictionaryLearning) or learner.loss != "gaussian":
+        return None
+    if not isinstance(learner.noise, str) or learner.noise != "equal":
+        return None
+    samples = np.stack(look.samples).astype(np.float64)
+    left = centre(learner, samples) - look.codes @ learner.components_
+    squares = np.nanmean(np.square(left), axis=0)
+    squares = squares[squares > 0]
+    if len(squares) < 2 or np.log(squares).std() < _UNEQUAL:
+        return None
+    low, high = np.quantile(np.sqrt(squares), [0.1, 0.9])
+    return (
+        f"Residuals of features differ by a factor of {high / low:.3g}, and noise='equal' weighs "
+        "them alike. Pass noise='auto', or 'features'."
+    )
+
+
 def _early_end(look):
     learner, parameters = look.learner, look.learner.get_params()
     ended_by = getattr(learner, "ended_by_", None)
@@ -339,6 +391,9 @@ _FINDINGS = (
     _redundant_atoms,
     _dense_codes,
     _no_better_than_the_baseline,
+    _offset,
+    _unequal_noise,
+    _outlying_entries,
     _early_end,
 )
 
@@ -370,7 +425,9 @@ def findings(estimator: Any, X: ArrayLike) -> list[str]:
         codes that are all zero, or more than half as long as samples; fewer samples than atoms;
         atoms that are unused (more than chance leaves), copy single samples, equal others (a cosine
         above 0.99), or are redundant (the others explain as much without them); a fit that explains
-        no more than its baseline; training that ended before it had converged.
+        no more than its baseline; an offset or unequal residuals of features where
+        ``fit_intercept=False`` or ``noise="equal"`` ignores them; entries that `fit` treated as
+        outliers; training that ended before it had converged.
 
     Examples
     --------
