@@ -32,8 +32,8 @@ _SINGLE_SHARE, _SINGLE_COSINE = 0.5, 0.9**0.5
 _REDUNDANT, _SAMPLES = 0.02, 500
 
 # An offset has half of the energy of samples. Noise of features is unequal if the logarithms of
-# variances deviate by 1: residuals one deviation above the mean are e times those one below.
-_OFFSET, _UNEQUAL = 0.5, 1.0
+# variances deviate by half: of equal noise they deviate by .07.
+_OFFSET, _UNEQUAL = 0.5, 0.5
 
 ENDINGS = {
     "search": "the search ended by itself, and nothing was trained after it",

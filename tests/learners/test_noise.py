@@ -259,7 +259,7 @@ def test_findings_tell_of_noise(planted):
     plain = learner(noise="equal", fit_intercept=False)
     assert not any("offset" in text or "Residuals" in text for text in findings(plain.fit(X), X))
     assert any("offset" in text for text in findings(plain.fit(X + OFFSET), X + OFFSET))
-    noisy = clean + 0.1 * SCALES * random.standard_normal(clean.shape)
+    noisy = clean + 0.03 * SCALES * random.standard_normal(clean.shape)
     assert any("Residuals of features" in text for text in findings(plain.fit(noisy), noisy))
     X[random.random(X.shape) < 0.01] += 10
     fitted = learner().fit(X)
