@@ -66,6 +66,9 @@ __all__ = ["DICT_INIT", "DenseLearner", "choose_atoms", "known_model", "read_row
 # samples that choose the penalty for codes of counts
 _JUDGES = 200
 
+# Atoms for each feature, and rows for each atom, that tell the noise before their number is chosen.
+_MOST_OF_AUTO, _ROWS_OF_AUTO = 4, 8
+
 # least number of samples that show whether training has raised its objective
 _SAMPLES = 1024
 
@@ -255,7 +258,9 @@ def _raw_problem(plan, samples):  # -> Problem
     """Return the rows of a fit as they are, with the signs of codes and atoms."""
     signs = dict(positive_code=bool(plan.encoder.positive_code))
     signs["positive_atoms"] = bool(plan.given.positive_dict)
-    return Problem(samples.x, 1.0, mask=samples.mask, **signs)
+    unit = unit_of(mean_square(samples.x))
+    x = samples.x if unit == 1 else samples.x.double() / unit
+    return Problem(x, 1.0, mask=samples.mask, unit=unit, **signs)
 
 
 def _learn_noise(plan, samples, generator, run):  # -> Noise
@@ -268,6 +273,10 @@ def _learn_noise(plan, samples, generator, run):  # -> Noise
         )
     asked = dict(intercept=plan.fit_intercept, noise=plan.noise)
     n_components = plan.n_components or n_features
+    if plan.given.n_components == "auto":  # too few atoms would make rows look noisy
+        n_components = max(
+            n_features, min(_MOST_OF_AUTO * n_features, len(samples) // _ROWS_OF_AUTO)
+        )
     trials = learn_noise(_raw_problem(plan, samples), n_components, generator, **asked)
     if run is None:
         *_, last = trials

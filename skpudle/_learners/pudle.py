@@ -950,7 +950,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             noise,
             intercept=None if baseline is None else to_tensor(baseline),
             atoms=noise.from_user(atoms),
-            alpha=alpha,
+            alpha=None if alpha is None else alpha / noise.unit,
             positive_code=bool(self.positive_code),
         )
 

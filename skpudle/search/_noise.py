@@ -42,7 +42,7 @@ from skpudle._operators import atom_norms
 from skpudle.lasso._solve import lasso_path
 from skpudle.search._descent import solve_codes
 from skpudle.search._epoch import spread_rows
-from skpudle.search._held_out import hide_in_turn
+from skpudle.search._held_out import hide_in_turn, match_equal_rows
 from skpudle.search._search import Problem, advance, auto_alpha, begin
 
 __all__ = [
@@ -152,6 +152,8 @@ class Noise:
         Median and robust deviation of the columns, without which no entry is an outlier.
     limit : float, default=inf
         The residual of an outlier, in units of the noise.
+    unit : float, default=1.0
+        Divisor of centred rows. ``rows``, ``spread``, ``limit`` and ``alpha`` are in this unit.
     atoms : Tensor of shape (n_components, n_features), default=None
         Unit atoms, in units of the noise, that explain rows.
     alpha : float, default=None
@@ -165,6 +167,7 @@ class Noise:
     rows: RowNoise | None = None
     spread: Tensor | None = None
     limit: float = inf
+    unit: float = 1.0
     atoms: Tensor | None = None
     alpha: float | None = None
     positive_code: bool = False
@@ -201,7 +204,7 @@ class Noise:
 
     def _enter(self, x, mask):
         atoms, dtype = self.atoms.to(x.device, torch.float64), x.dtype
-        x = x.double()
+        x = x.double() / self.unit
         known = torch.ones_like(x) if mask is None else mask.double()
         counts = known if self.spread is None else _screen(x, known, self.spread.to(x))[0]
         scale = torch.ones_like(x[:, :1]) if self.rows is None else self.rows.begin(x, counts)
@@ -218,7 +221,8 @@ class Noise:
             scale = self.rows.update(scale, squares, free)
         if self.spread is not None:
             counts = known * ((residual / scale).abs() <= self.limit)
-        return (x / scale).to(dtype), counts.to(dtype), scale.to(dtype)
+        x = x / scale * self.unit
+        return x.to(dtype), counts.to(dtype), scale.to(dtype)
 
     def of_features(self, features):
         """Return the noise of some features."""
@@ -394,7 +398,7 @@ class _Judged:
         self._signs = dict(
             positive_code=problem.positive_code, positive_atoms=problem.positive_atoms
         )
-        self._n_components, self._generator = n_components, generator
+        self._n_components, self._generator, self.unit = n_components, generator, problem.unit
         self.judges = spread_rows(len(x), min(_MOST_JUDGES, len(x) // _JUDGES))
         learning = torch.ones(len(x), dtype=torch.bool)
         learning[self.judges] = False
@@ -405,8 +409,8 @@ class _Judged:
 
     def trial(self, noise=None):
         """Return the noise that is found, or that of features so far."""
-        so_far = Noise(**_of_features(self.units)) if noise is None else noise
-        alpha = self.problem(self.units).alpha
+        so_far = Noise(**_of_features(self.units, self.unit)) if noise is None else noise
+        alpha = self.problem(self.units).alpha * self.unit
         return NoiseTrial(so_far, self.atoms, alpha, is_last=noise is not None)
 
     def problem(self, units):
@@ -633,9 +637,10 @@ def _learn_rows(judged, asked, screens):  # a generator, which returns whether r
         scales, _, variance = judged.scales_of_rows(residuals)
         if variance < _UNEQUAL["rows"] or not judged.hides_signals(residuals):
             return False
+    first = judged.units, judged.atoms
     for i in range(_ROUNDS["rows"]):
         if _change(scales, judged.units.rows, torch.mean) < _STILL and (i or not asked):
-            return i > 0
+            break
         units = judged.units._replace(rows=scales, noise=_rows_of(judged, residuals, scales))
         if screens:
             far = (residuals.values * judged.units.rows / scales).abs()
@@ -651,13 +656,15 @@ def _learn_rows(judged, asked, screens):  # a generator, which returns whether r
             yield judged.trial()
         residuals = judged.residuals()
         scales, _, _ = judged.scales_of_rows(residuals)
-    return True
+    # with too few atoms rows of missing ones get ever less weight
+    return i > 0 and (asked or judged.keeps(first, 1))
 
 
 def _sample(problem, n_components):  # -> x, mask
-    n, m = problem.x.shape
+    m = problem.x.shape[1]
     wanted = min(max(_ROWS, _ROWS_PER_ATOM * max(n_components, m)), max(_ENTRIES // m, 1024))
-    rows = spread_rows(n, wanted)
+    distinct = match_equal_rows(problem.x, problem.mask).unique()  # a judge has no copies
+    rows = distinct[spread_rows(len(distinct), wanted)]
     mask = None if problem.mask is None else problem.mask[rows].cpu()
     return problem.x[rows].cpu(), mask
 
@@ -670,11 +677,11 @@ def refine_noise(noise, problem, atoms, alpha):  # -> Noise
     noise : Noise
         The noise that the atoms were found in.
     problem : Problem
-        Rows as they are, of all processes, and the signs of codes and atoms.
+        Rows as they are, of all processes, divided by its unit, and the signs of codes and atoms.
     atoms : Tensor of shape (n_components, n_features)
         Unit atoms, in units of the noise.
     alpha : float
-        Penalty of the codes of `transform`.
+        Penalty of the codes of `transform`, in the units of the data.
 
     Returns
     -------
@@ -685,7 +692,8 @@ def refine_noise(noise, problem, atoms, alpha):  # -> Noise
         return noise
     atoms = atoms.cpu().double()
     given, mask = _sample(problem, len(atoms))
-    x, counts, rows = noise.enter(given.double(), mask)
+    x, counts, rows = noise.enter(given.double() * problem.unit, mask)
+    x, alpha = x / problem.unit, alpha / problem.unit
     problem = replace(problem, x=x, alpha=alpha, mask=counts, held_out=None, held_rows=None)
     counts = torch.ones_like(x) if counts is None else counts
     rows = torch.ones_like(x[:, :1]) if rows is None else rows
@@ -694,7 +702,7 @@ def refine_noise(noise, problem, atoms, alpha):  # -> Noise
     changes = {}
     if noise.intercept is not None:
         weights = counts / rows.square()
-        errors = (weights * residuals.values * rows * scale).sum(0)
+        errors = (weights * residuals.values * rows * scale).sum(0) * problem.unit
         changes["intercept"] = noise.intercept + errors / weights.sum(0).clamp_min(1e-300)
     if noise.rows is not None:
         _, mean, variance = _pool_rows(residuals, counts, rows)
@@ -719,7 +727,7 @@ def learn_noise(problem, n_components, generator, *, intercept="auto", noise="au
     Parameters
     ----------
     problem : Problem
-        Rows of all processes, and the signs of codes and atoms.
+        Rows of all processes, divided by its unit, and the signs of codes and atoms.
     n_components : int
         Number of atoms of the search.
     generator : torch.Generator
@@ -735,11 +743,11 @@ def learn_noise(problem, n_components, generator, *, intercept="auto", noise="au
     NoiseTrial
         The last one has the noise.
     """
-    n, m = problem.x.shape
     x, mask = _sample(problem, n_components)
+    n, m = x.shape
     scale, noise = (None, noise) if isinstance(noise, str) else (noise.cpu(), "equal")
     if n < _LEAST_ROWS or m < 2 or not bool(x.any()):
-        noise = _of_few_rows(x, mask, intercept, scale)
+        noise = _of_few_rows(x * problem.unit, mask, intercept, scale)
         yield NoiseTrial(noise, x[: min(n_components, n)].double(), 1.0, is_last=True)
         return
     judged = _Judged(x, mask, min(n_components, _ATOMS), problem, generator)
@@ -774,8 +782,8 @@ def _of_few_rows(x, mask, intercept, scale):
     return Noise(intercept=mean.double(), scale=scale)
 
 
-def _of_features(units):  # -> dict
-    parts = {"intercept": units.intercept, "scale": units.features}
+def _of_features(units, unit):  # -> dict
+    parts = {"intercept": units.intercept * unit, "scale": units.features}
     usual = {"intercept": 0.0, "scale": 1.0}
     return {name: part for name, part in parts.items() if bool((part != usual[name]).any())}
 
@@ -783,12 +791,13 @@ def _of_features(units):  # -> dict
 def _found(judged, differ, screens, positive_code):  # -> Noise
     """Return the noise of the present units."""
     units = judged.units
-    parts = _of_features(units)
+    parts = _of_features(units, judged.unit)
     if not (differ or screens):
         return Noise(**parts)
     residuals = judged.residuals()
     problem = judged.problem(units)
-    parts |= dict(atoms=judged.atoms, alpha=problem.alpha, positive_code=positive_code)
+    parts |= dict(unit=judged.unit, atoms=judged.atoms, alpha=problem.alpha)
+    parts["positive_code"] = positive_code
     if screens:
         centred = (judged.x - units.intercept) / units.features
         parts["spread"] = _spread_of(centred, judged.known)

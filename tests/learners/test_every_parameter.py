@@ -53,6 +53,8 @@ SHARED = {
 }
 OWN = {
     PUDLEDictionaryLearning: {
+        "fit_intercept": True,
+        "noise": "rows",
         "separate_atoms": "unfolding",
         "transform_algorithm": "omp",
         "transform_alpha": 0.1,
