@@ -18,6 +18,7 @@ from torch import Tensor
 from skpudle._data.arrays import (
     host_array,
     mean_square,
+    split_missing,
     to_numpy,
     to_tensor,
     unit_of,
@@ -858,7 +859,8 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         own = Samples(with_gaps(data.samples.x, data.samples.mask))
         given = {"dtype": str(own.x.dtype), "l0": repr(l0), "criterion": criterion}
         team.check_agreement(lambda: task_of(self, "choose_alpha", data) | given)
-        rows = in_units(self._units(), team.collect(own))  # of all processes
+        whole = Samples(*split_missing(team.collect(own).x))  # rows of all processes
+        rows = in_units(self._units(), whole)
         x, mask = rows.x, rows.mask
         unit = unit_of(mean_square(x))
         problem = Problem(

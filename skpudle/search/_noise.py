@@ -246,14 +246,15 @@ class Noise:
         return gains.nan_to_num(1.0, 1.0).flatten()
 
     def as_dict(self):
-        """Return the noise as plain values."""
-        return vars(self) | {"rows": None if self.rows is None else self.rows._asdict()}
+        """Return what is not None, as plain values."""
+        known = {name: value for name, value in vars(self).items() if value is not None}
+        return known if self.rows is None else known | {"rows": self.rows._asdict()}
 
     @classmethod
     def from_dict(cls, values):
         """Return the noise from the result of `as_dict`."""
-        rows = values["rows"]
-        return cls(**values | {"rows": None if rows is None else RowNoise(**rows)})
+        rows = {"rows": RowNoise(**values["rows"])} if "rows" in values else {}
+        return cls(**values | rows)
 
 
 CENTRED = Noise()

@@ -255,7 +255,7 @@ def test_missing_entries_have_no_effect(sae, X):
     learner = from_sae(sae, one, l0=2, debias=0)
     assert abs((learner.transform(one) != 0).sum(1).mean() - 2) < 0.02
     filled = learner.inverse_transform(learner.transform(other))
-    np.testing.assert_allclose(filled[0], learner.mean_)
+    np.testing.assert_allclose(filled[0], learner.intercept_)
 
 
 def test_a_penalty_is_stated_once(sae, X):
