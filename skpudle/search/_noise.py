@@ -447,10 +447,11 @@ class _Judged:
         x = (self.x - units.intercept) / (units.features * units.rows)
         fitted = ((x * units.counts).square().sum(1) - left).clamp_min(0)
         usual = (left > 0) & (fitted > _CONSTANT * fitted.mean())
-        noise = (left / residuals.of_rows.clamp_min(1))[usual].log() + 2 * units.rows[
-            usual, 0
-        ].log()
-        signal = fitted[usual].log() + 2 * units.rows[usual, 0].log()
+        if int(usual.sum()) < _LEAST_ROWS // 2:
+            return False
+        scale = 2 * units.rows[usual, 0].log()
+        noise = (left / residuals.of_rows.clamp_min(1))[usual].log() + scale
+        signal = fitted[usual].log() + scale
         correlation = torch.corrcoef(torch.stack([noise, noise - signal]))[0, 1]
         return bool(correlation > _HIDES)
 
