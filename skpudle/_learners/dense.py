@@ -211,7 +211,9 @@ def _search(plan, model, problem, rows_of, atoms, data, run):
     state = run.search(problem, atoms, fitted)
     held_out = problem.held_out
     if goes_on and is_done(state):
-        source = data.source if model.noise is CENTRED else SourceInUnits(data.source, model.noise)
+        source = (
+            data.source if model.noise.changes_nothing else SourceInUnits(data.source, model.noise)
+        )
         state = go_on(run, problem, state, source, fitted)
     model = replace(
         model,
@@ -556,7 +558,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return fitted
 
     def _in_units(self, plan, model, data, run=None):  # -> Data
-        if model.noise is CENTRED:
+        if model.noise.changes_nothing:
             return data
         if run is not None and run.trains:
             run.source = SourceInUnits(run.source, model.noise)

@@ -173,6 +173,11 @@ class Noise:
     positive_code: bool = False
 
     @property
+    def changes_nothing(self):
+        """Whether rows stay as they are."""
+        return self.intercept is None and self.is_equal and not self.looks_at_rows
+
+    @property
     def is_equal(self):
         """Whether all entries have the same noise."""
         return self.scale is None and self.rows is None
@@ -257,7 +262,7 @@ class Noise:
         return cls(**values | rows)
 
 
-CENTRED = Noise()
+CENTRED = Noise()  # equal noise around zero
 
 
 def _with_norms(atoms, others):
