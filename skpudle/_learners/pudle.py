@@ -166,10 +166,9 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         rows are predicted worse with it, or codes are non-negative; and none with a ``dict_init``
         other than "search". Other losses than "gaussian" always have one.
 
-    noise : {"auto", "equal", "features", "rows", "both"} or array-like of shape (n_features,), \
-            default="auto"
-        What the noise of entries depends on: nothing, the feature, the row, or both; an array has
-        the standard deviation of each feature. Rows and features with more noise have less weight,
+    noise : {"auto", "equal", "features", "rows", "both"} or array-like, default="auto"
+        What the noise of entries depends on: nothing, the feature, the row, or both; an array of
+        shape (n_features,) has the standard deviation of each feature. Rows and features with more noise have less weight,
         and atoms, codes and reconstructions are in the units of ``X``. "auto" tries each if
         residuals are unequal, and keeps it if hidden entries of held-out rows are predicted better;
         it also treats entries as missing that are more than five standard deviations from what the
