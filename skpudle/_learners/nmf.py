@@ -857,8 +857,8 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         Parameters
         ----------
         components : array-like of shape (n_components, n_features), Tensor or learner
-            Atoms as rows, not negative, or a fitted learner of this package, scikit-learn or SPORCO.
-            They are not scaled: codes are events if the atoms sum to 1.
+            Atoms as rows, not negative, or a fitted learner of this package, scikit-learn or
+            SPORCO. They are not scaled: codes are events if the atoms sum to 1.
         **params : dict
             Parameters of the learner.
 

@@ -168,12 +168,13 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
 
     noise : {"auto", "equal", "features", "rows", "both"} or array-like, default="auto"
         What the noise of entries depends on: nothing, the feature, the row, or both; an array of
-        shape (n_features,) has the standard deviation of each feature. Rows and features with more noise have less weight,
-        and atoms, codes and reconstructions are in the units of ``X``. "auto" tries each if
-        residuals are unequal, and keeps it if hidden entries of held-out rows are predicted better;
-        it also treats entries as missing that are more than five standard deviations from what the
-        rest of their row says, as long as they are few. With a ``dict_init`` other than "search"
-        "auto" is "equal". See :doc:`/guide/noise`.
+        shape (n_features,) has the standard deviation of each feature. Rows and features with more
+        noise have less weight, and atoms, codes and reconstructions are in the units of ``X``.
+        "auto" tries each if residuals are unequal, and keeps it if hidden entries of held-out rows
+        are predicted better. It also treats entries as missing that are more than five standard
+        deviations from what the rest of their row says, if they have more than a fifth of the
+        energy. With a ``dict_init`` other than "search" "auto" is "equal". See
+        :doc:`/guide/noise`.
 
     n_trials : float, default=1
         Number of trials of the binomial loss; with 1, data are binary or fractions.
