@@ -65,8 +65,13 @@ def deviation(clean, db):
     return np.sqrt(np.square(clean).mean()) * 10 ** (-np.asarray(db) / 20)
 
 
-def planted(random, *, db=20, n=4000, offset=0.0, training=None, noise=None, units=None):
-    """Return noisy rows, clean rows, atoms, the unit of errors and parameters."""
+def planted(
+    random, *, db=20, n=4000, offset=0.0, training=None, noise=None, units=None, alone=False
+):
+    """Return noisy rows, clean rows, atoms, the unit of errors and parameters.
+
+    The unit is that of features, or, if rows stand ``alone``, the noise of each row.
+    """
     clean, atoms = sums_of_atoms(random, n)
     scale = deviation(clean, db if noise is None else noise(random, clean.shape))
     X = clean + scale * random.standard_normal(clean.shape)
@@ -75,6 +80,8 @@ def planted(random, *, db=20, n=4000, offset=0.0, training=None, noise=None, uni
     if offset:
         baseline = offset * unit(random.standard_normal((1, X.shape[1])))
         X, clean = X + baseline, clean + baseline
+    if alone:
+        return X, clean, atoms, scale, {}
     units = np.ones(X.shape[1]) if units is None else units(random, X.shape[1])
     return X * units, clean * units, atoms * units, units, {}
 
@@ -113,6 +120,9 @@ FAMILIES = {
     "offset": partial(planted, offset=3.0),
     "noise of features": partial(planted, noise=lambda r, s: r.uniform(0, 30, (1, s[1]))),
     "noise of rows": partial(planted, noise=lambda r, s: r.uniform(0, 30, (s[0], 1))),
+    "noise of rows, each in its unit": partial(
+        planted, noise=lambda r, s: r.uniform(0, 30, (s[0], 1)), alone=True
+    ),
     "outlying rows": partial(planted, training=with_rows),
     "spikes": partial(planted, training=with_spikes),
     "Student's t": heavy_tails,
@@ -200,6 +210,7 @@ def measure_planted(name, seed):
     X, clean, atoms, units, params = FAMILIES[name](np.random.default_rng(seed))
     k, p = 2 * len(X) // 3, len(atoms)
     train, test, clean = X[:k], X[k:], clean[k:]
+    units = units[k:] if units.ndim == 2 else units
     noise = np.square((test - clean) / units).mean()
     row = {"data": name, "seed": seed}
 
