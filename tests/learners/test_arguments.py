@@ -216,4 +216,5 @@ def test_each_parameter_is_checked_again_where_it_has_changed_since_fit(name):
         for value in FEW:
             for method in methods:
                 one = copy.deepcopy(learner).set_params(**{parameter: value})
-                use(getattr(one, method), usual[method])
+                if hasattr(one, method):  # some exist for some parameters
+                    use(getattr(one, method), usual[method])
