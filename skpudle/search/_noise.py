@@ -63,8 +63,9 @@ _ATOMS = 256
 _JUDGES, _MOST_JUDGES, _TURNS = 4, 300, 3
 # Penalties of the judges, from 8 times the search's down to a sixteenth.
 _PENALTIES = [2.0**k for k in range(3, -5, -1)]
-# Standard errors by which errors have to fall on average, and by which their sum may rise.
-_SURE, _CHANCE = 3.0, 1.0
+# Standard errors by which errors have to fall on average, and by which their sum may rise. (One row
+# that has nearly all of the sum rises by 1 standard error, whatever the rest does.)
+_SURE, _CHANCE = 3.0, 1.2
 # The least fall of the mean logarithm of errors that pays for other units. Of unequal noise it is
 # .05 to 3; 20 sets of rows with equal noise, and real ones, where units do harm, have up to .04.
 _LEAST_GAIN = 0.04
@@ -457,8 +458,15 @@ class _Judged:
         scale = 2 * units.rows[usual, 0].log()
         noise = (left / residuals.of_rows.clamp_min(1))[usual].log() + scale
         signal = fitted[usual].log() + scale
-        correlation = torch.corrcoef(torch.stack([noise, noise - signal]))[0, 1]
-        return bool(correlation > _HIDES)
+        hidden, shortened = noise - signal, scale > 0
+        if self.shortens and 0 < int(shortened.sum()) < len(hidden):
+            return bool(hidden[shortened].median() > hidden[~shortened].median())
+        return bool(torch.corrcoef(torch.stack([noise, hidden]))[0, 1] > _HIDES)
+
+    @property
+    def shortens(self):
+        """Whether long rows were shortened, and predictions improved by it."""
+        return self.units.noise is None and bool((self.units.rows != 1).any())
 
     def find_missing(self):
         """Find atoms that have not settled; their rows and entries would look like outliers."""
@@ -635,6 +643,10 @@ def _learn_rows(judged, asked, screens):  # a generator, which returns whether r
     """Take the noise of rows into account, if it is unequal."""
     residuals = judged.residuals()
     scales, _, variance = judged.scales_of_rows(residuals)
+    if judged.shortens and not asked:  # by the judges; the estimate takes the place of the length
+        if not judged.hides_signals(residuals):
+            return False
+        asked = True
     if not asked:
         if variance < _UNEQUAL["rows"] or not judged.hides_signals(residuals):
             return False
