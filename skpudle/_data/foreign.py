@@ -139,11 +139,12 @@ def penalty_of(learner):
 def baseline_of(learner):  # -> ndarray of shape (n_features,) or None
     """Return the baseline that rows lose before least squares codes them, None without one.
 
-    The ``intercept_`` of a learner with weights, ``coef_``, is that of its decisions.
+    The ``intercept_`` of a learner with weights, ``coef_``, is that of its decisions, and the
+    baseline is ``baseline_``.
     """
-    if getattr(learner, "loss", "gaussian") != "gaussian" or hasattr(learner, "coef_"):
+    if getattr(learner, "loss", "gaussian") != "gaussian":
         return None
-    baseline = getattr(learner, "intercept_", 0.0)
+    baseline = getattr(learner, "baseline_" if hasattr(learner, "coef_") else "intercept_", 0.0)
     return baseline if np.ndim(baseline) else None
 
 

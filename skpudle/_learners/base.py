@@ -31,12 +31,11 @@ from skpudle._training.messages import (
     warn_of_rise,
     warn_of_unused,
 )
-from skpudle._training.state import Outcome
 from skpudle._training.stopping import HeldOut, Stopping
 from skpudle._training.team import current_team
 from skpudle.search._coding import choose_coding, judged_rows
 
-__all__ = ["KEPT", "Data", "GradientLearner", "attributes_of"]
+__all__ = ["KEPT", "Data", "GradientLearner"]
 
 # parameters that attributes depend on, remembered to notice their change
 KEPT = "loss", "alpha", "n_components"
@@ -73,28 +72,20 @@ class Data(NamedTuple):
     task: object = None
 
 
-def _stopping(plan, trainer, data, n_updates):  # -> Stopping
-    """Return the rule that ends training."""
-    rule = plan.given.tol, plan.given.n_iter_no_change
-    if data.held_out is not None:
-        score = partial(trainer.model.score, data.held_out)
-        samples = trainer.optimizer.atoms.detach, len(data.samples)
-        return HeldOut(score, *samples, *rule, n_updates=n_updates)
-    annealed = isinstance(plan.given.lambda_decay, tuple)
-    return Stopping(*rule, first_update=n_updates * 9 // 10 * annealed, n_updates=n_updates)
-
-
-def _interruption(outcome):
+def _interruption(fitted):
     """Say what Ctrl-C interrupted."""
-    if "encoder" in outcome.later:
-        return f"the encoder was interrupted in epoch {outcome.later['encoder']}"
-    return f"the search was interrupted after epoch {len(outcome.losses)}"
+    if "encoder" in fitted.later:
+        return f"the encoder was interrupted in epoch {fitted.later['encoder']}"
+    return f"the search was interrupted after epoch {len(fitted.losses)}"
 
 
-def attributes_of(model, rows, data, update=0):
-    """Return the fitted attributes that do not depend on the course of training."""
-    numbers = {"lambda_decay_": model.decay(update), "device_": str(data.device)}
-    return data.inputs | model.attributes(rows) | numbers
+def _warn_of_training(learner, fitted, begun, samples, *, has_rate):
+    """Warn if training raised the objective above its value without a dictionary."""
+    how = samples, fitted.n_steps - 1
+    ended, baseline = objectives(fitted.model, fitted.rows, *how)
+    if not ended <= baseline:
+        began, _ = objectives(fitted.model, begun.rows, *how)
+        warn_of_rise(learner, began, ended, baseline, has_rate=has_rate)
 
 
 class GradientLearner(CallbackSupportMixin):
@@ -129,39 +120,48 @@ class GradientLearner(CallbackSupportMixin):
         """
         raise NotImplementedError
 
-    def _new_model(self, plan, data, generator, run=None):  # -> model, rows
-        """Return the model for data and parameters, and its rows after a search.
-
-        Without a ``run`` nothing is searched: `partial_fit` begins with the initial rows.
-        """
+    def _find(self, plan, data, run):  # -> Fitted
+        """Return the record of a fit before training: first atoms, and those of a search."""
         raise NotImplementedError
 
-    def _known_model(self, plan, data):  # -> model, rows, generator
-        """Return the model and the rows of the fitted attributes, and a generator or None."""
+    def _begin(self, plan, data, generator):  # -> Fitted
+        """Return the record before the first `partial_fit`, with initial atoms."""
         raise NotImplementedError
 
-    def _coding_problem(self, outcome, data, run):  # -> Problem or ConvProblem, atoms
+    def _resume(self, plan, data):  # -> Fitted, generator
+        """Return the record of the fitted attributes, and a generator or None."""
+        raise NotImplementedError
+
+    def _coding_problem(self, fitted, data, run):  # -> Problem or ConvProblem, atoms
         """Return the problem whose codes `choose_coding` judges, and its atoms."""
         raise NotImplementedError
 
-    def _coded(self, plan, outcome, data, interrupts, run=None):  # -> Outcome
-        """Choose the penalty of the codes of `transform`, if it follows the data, in a `fit`.
-
-        After Ctrl-C codes keep the penalty of the search, and an encoder is as initialised.
-        """
-        known = outcome.model.coding is not None or not plan.codes_follow_data
-        if run is None or outcome.ended_by == "interrupt" or known:
-            return outcome
-        problem, atoms = self._coding_problem(outcome, data, run)
+    def _choose_penalty(self, plan, fitted, data, run):  # -> Fitted
+        """Choose the penalty of the codes of `transform`, if it follows the data."""
+        if fitted.coding is not None or not plan.codes_follow_data:
+            return fitted
+        problem, atoms = self._coding_problem(fitted, data, run)
         choose = partial(choose_coding, judged_rows(problem), atoms, debias=plan.debias)
-        fitted = partial(self._attributes, plan, outcome, data)
-        coding = run.make_step("penalty of codes", choose, fitted)
-        model = replace(outcome.model, coding=coding.summary(problem.unit))
-        return replace(outcome, model=model)
+        path = run.make_step("penalty of codes", choose, partial(run.attributes_of, fitted))
+        return replace(fitted, coding=path.summary(problem.unit))
 
-    def _in_units(self, plan, model, data, run=None):  # -> Data
-        """Return the data in the units that the model is trained in, also for a run."""
-        return data
+    def _finish(self, plan, fitted, data, run):  # -> Fitted
+        """Return the record after the phases that follow training."""
+        if fitted.ended_by == "interrupt":  # codes keep the penalty of the search
+            return fitted
+        return self._choose_penalty(plan, fitted, data, run)
+
+    def _finish_part(self, plan, fitted, data, interrupts):  # -> Fitted
+        """Return the record after training in a `partial_fit`."""
+        return fitted
+
+    def _in_units(self, fitted, samples):  # -> Samples
+        """Return samples in the units that the model is trained in."""
+        return samples
+
+    def _source_in_units(self, fitted, source):  # -> source
+        """Return a source of samples in the units that the model is trained in."""
+        return source
 
     def _some_samples(self, data):  # -> Samples
         """Return samples that show whether training has raised the objective."""
@@ -214,76 +214,81 @@ class GradientLearner(CallbackSupportMixin):
             plan = self._plan()
             data = self._read(plan, X, y, **of_samples)
             warn_of_unused(self, plan.without_effect(data))
-            run.open(data, plan, partial(self._attributes, plan, data=data))
+            run.open(data, plan, partial(self._attributes, plan, data))
             with run.interrupts:
                 try:
-                    model, rows = self._new_model(plan, data, run.generator, run)  # search
-                    data = self._in_units(plan, model, data, run)
-                    outcome = self._train(plan, model, rows, data, run)
+                    begun = self._find(plan, data, run)
+                    fitted = self._train(plan, begun, data, run)
                 except (Diverged, Interrupted) as error:
                     ended_by = "divergence" if isinstance(error, Diverged) else "interrupt"
-                    self._leave(plan, error, data, run.interrupts, ended_by=ended_by)
+                    fitted = replace(error.trainer.fitted, ended_by=ended_by)
+                    self._leave(error, self._attributes(plan, data, fitted))
                     run.recorder.end(error.trainer)
                     raise
                 recorder = run.recorder
                 try:  # penalty, learned encoder
-                    known = recorder.is_active and recorder.restore_end(outcome)
-                    outcome = known or self._coded(plan, outcome, data, run.interrupts, run)
+                    known = recorder.is_active and recorder.restore_end(fitted)
+                    fitted = known or self._finish(plan, fitted, data, run)
                 except KeyboardInterrupt:  # a second one
-                    outcome = replace(outcome, ended_by="interrupt")
+                    fitted = replace(fitted, ended_by="interrupt")
                     raise
                 finally:
-                    self._take(self._attributes(plan, outcome, data))
-                if outcome.ended_by == "interrupt":
-                    raise KeyboardInterrupt(_interruption(outcome))
+                    self._take(self._attributes(plan, data, fitted))
+                if fitted.ended_by == "interrupt":
+                    raise KeyboardInterrupt(_interruption(fitted))
                 if recorder.is_active:
-                    recorder.complete(outcome)
-                has_rate = plan.optimizer_for(len(rows)) != "surrogate"
-                outcome.model.warn_of_step(rows, outcome.rows)
-                if outcome.n_steps and data.task is None:  # a task has an objective of its own
-                    how = self._some_samples(data), outcome.n_steps - 1
-                    ended, baseline = objectives(outcome.model, outcome.rows, *how)
-                    if not ended <= baseline:
-                        began, _ = objectives(outcome.model, rows, *how)
-                        warn_of_rise(self, began, ended, baseline, has_rate=has_rate)
+                    recorder.complete(fitted)
+                has_rate = plan.optimizer_for(len(begun.rows)) != "surrogate"
+                fitted.model.warn_of_step(begun.rows, fitted.rows)
+                if fitted.n_steps and data.task is None:  # a task has an objective of its own
+                    samples = self._in_units(fitted, self._some_samples(data))
+                    _warn_of_training(self, fitted, begun, samples, has_rate=has_rate)
         self.fit_seconds_ = run.seconds
         # "auto" promises no other end
-        if outcome.ended_by == "max_iter" and self.tol is not None and self.max_iter != "auto":
+        if fitted.ended_by == "max_iter" and self.tol is not None and self.max_iter != "auto":
             warn_of_early_end(self, has_rate=has_rate)
         return self
 
-    def _train(self, plan, model, rows, data, run):  # -> Outcome
-        """Train from the given rows; without training return them."""
-        model = replace(model, decay=plan.decay.over(run.n_updates))
+    def _train(self, plan, fitted, data, run):  # -> Fitted
+        """Train through the encoder; without training return the atoms within the constraints."""
+        fitted = fitted.with_model(decay=plan.decay.over(run.n_updates))
         ended_by = "callback" if run.search_was_stopped else "search"
         if run.interrupts.pending or not run.trains:
             ended_by = "interrupt" if run.interrupts.pending else ended_by
-            return Outcome(model, model.project(rows.contiguous()), run.losses, ended_by=ended_by)
+            rows = fitted.model.project(fitted.rows.contiguous())
+            return replace(fitted, rows=rows, losses=run.losses, ended_by=ended_by)
         trainer = Trainer(
-            model,
-            plan.make_optimizer(model, rows),
-            searched=run.losses,
+            replace(fitted, losses=run.losses),
+            plan.make_optimizer(fitted.model, fitted.rows),
             team=run.team,
             interrupts=run.interrupts,
             at_round=run.recorder.at_round if run.recorder.is_active else None,
         )
-        stopping = _stopping(plan, trainer, data, run.n_updates)
         phase = Training(
             plan.name,
             trainer,
-            run.source,
-            stopping,
+            self._source_in_units(fitted, run.source),
+            self._stopping(plan, trainer, data, run.n_updates),
             run.max_iter,
-            lambda: self._attributes(plan, trainer.outcome(), data),
+            lambda: run.attributes_of(trainer.fitted),
         )
         ended_by = run.train(phase) or ("max_iter" if run.n_updates else ended_by)
-        return replace(trainer.outcome(), ended_by=ended_by)
+        return replace(trainer.fitted, ended_by=ended_by)
 
-    def _leave(self, plan, error, data, interrupts, unused=None, ended_by=None):
+    def _stopping(self, plan, trainer, data, n_updates):  # -> Stopping
+        """Return the rule that ends training."""
+        rule = plan.given.tol, plan.given.n_iter_no_change
+        if data.held_out is not None:
+            held_out = self._in_units(trainer.fitted, data.held_out)
+            score = partial(trainer.model.score, held_out)
+            samples = trainer.optimizer.atoms.detach, len(data.samples)
+            return HeldOut(score, *samples, *rule, n_updates=n_updates)
+        annealed = isinstance(plan.given.lambda_decay, tuple)
+        return Stopping(*rule, first_update=n_updates * 9 // 10 * annealed, n_updates=n_updates)
+
+    def _leave(self, error, attributes):
         """Take the attributes of training that diverged or was interrupted; raise a divergence."""
-        outcome = replace(error.trainer.outcome(), ended_by=ended_by)
-        outcome = self._coded(plan, outcome, data, interrupts)
-        self._take(self._attributes(plan, outcome, data, unused))
+        self._take(attributes)
         if isinstance(error, Diverged):
             raise divergence(self, error.update, error.trainer.optimizer) from error
 
@@ -335,72 +340,68 @@ class GradientLearner(CallbackSupportMixin):
         team.check_agreement(lambda: task_of(self, "partial_fit", data))
         replaced = known and before["atoms"] != crc32(np.ascontiguousarray(self.components_))
         if known and (replaced or not before["is_open"]):
-            model, rows, generator = self._known_model(plan, data)
+            fitted, generator = self._resume(plan, data)
         else:  # at first, and after data that were all zero
             before = {}
             generator = team.agree(make_generator(self.random_state))
-            model, rows = self._new_model(plan, data, generator)
-        data = self._in_units(plan, model, data)
+            fitted = self._begin(plan, data, generator)
+        if known:
+            fitted = replace(fitted, n_steps=self.n_steps_, loss_curve=tuple(self.loss_curve_))
         if not plan.trains_in_parts(self):
-            options = dict(losses=self.loss_curve_) if known else {}
-            if before:
-                n_seen = getattr(self, "n_samples_seen_", 0)
-                options |= dict(n_seen=n_seen, replaced=replaced)
+            n_seen = getattr(self, "n_samples_seen_", 0) if before else 0
+            options = dict(n_seen=n_seen, replaced=bool(before) and replaced)
             with interrupts:
-                learned, stopped = learn_blocks(model, rows, data, team, interrupts, **options)
-                outcome = replace(learned, n_steps=self.n_steps_ if known else 0)
-                self._take(self._attributes(plan, outcome, data, unused=()))
+                source = self._source_in_units(fitted, data.source)
+                found, stopped = learn_blocks(fitted, source, team, interrupts, **options)
+                self._take(self._attributes(plan, data, found, unused=()))
                 self._training_state["is_open"] &= not before
             if stopped:
                 raise KeyboardInterrupt("partial_fit was interrupted after a block of rows")
             return self
-        optimizer = plan.make_optimizer(model, rows)
+        rows = fitted.rows
+        optimizer = plan.make_optimizer(fitted.model, rows)
         unused = np.zeros(len(rows))
         if before and not replaced:
             same = before["optimizer_name"] == plan.optimizer_name(len(rows))
             optimizer.resume(rows, tensors_of(before["optimizer"]) if same else {})
             unused = before["idle"]
         unused = to_tensor(unused)
-        trainer = Trainer(
-            replace(model, decay=plan.decay.at_last),
-            optimizer,
-            n_steps=self.n_steps_ if known else 0,
-            loss_curve=self.loss_curve_ if known else (),
-            team=team,
-            interrupts=interrupts,
-        )
+        fitted = fitted.with_model(decay=plan.decay.at_last)
+        trainer = Trainer(fitted, optimizer, team=team, interrupts=interrupts)
         source = data.source.for_training(plan.batch_size(), generator, shuffle=False)
+        source = self._source_in_units(fitted, source)
         with interrupts:
             try:
                 trainer.run_epoch(source, Stopping(None, 1))
             except (Diverged, Interrupted) as error:
-                self._leave(plan, error, data, interrupts, unused)
+                found = self._finish_part(plan, trainer.fitted, data, interrupts)
+                self._leave(error, self._attributes(plan, data, found, unused))
                 raise
             unused = trainer.idle(unused)
             often = unused >= _UNUSED_SAMPLES_PER_ATOM * len(unused)
             trainer.replace_unused(source, among=often)
-            outcome = self._coded(plan, trainer.outcome(), data, interrupts)
-            self._take(self._attributes(plan, outcome, data, unused))
+            found = self._finish_part(plan, trainer.fitted, data, interrupts)
+            self._take(self._attributes(plan, data, found, unused))
             self._training_state["is_open"] &= not before
         return self
 
-    def _attributes(self, plan, outcome, data, unused=None):
+    def _attributes(self, plan, data, fitted, unused=None):
         """Return the fitted attributes, arrays and numbers of Python."""
-        rows, model, phases = outcome.rows, outcome.model, None
-        curve = [*outcome.losses, *outcome.loss_curve]
-        if outcome.ended_by is not None:  # after a `fit`
-            epochs = {"search": len(outcome.losses), plan.name: len(outcome.loss_curve)}
-            phases = {name: n for name, n in (epochs | outcome.later).items() if n}
-        fitted = attributes_of(model, rows, data, max(outcome.n_steps - 1, 0))
-        memory = model.memory() | {
-            "atoms": crc32(np.ascontiguousarray(fitted["components_"])),
+        rows, phases = fitted.rows, None
+        curve = [*fitted.losses, *fitted.loss_curve]
+        if fitted.ended_by is not None:  # after a `fit`
+            epochs = {"search": len(fitted.losses), plan.name: len(fitted.loss_curve)}
+            phases = {name: n for name, n in (epochs | fitted.later).items() if n}
+        attributes = data.inputs | fitted.attributes()
+        memory = fitted.memory() | {
+            "atoms": crc32(np.ascontiguousarray(attributes["components_"])),
             "given": {name: getattr(plan.given, name) for name in KEPT},
-            "data_scale": model.data_scale,
-            "is_open": model.data_scale == 0,  # whether atoms and penalty wait for data
-            "optimizer_name": plan.optimizer_name(len(rows)) if outcome.moments else None,
+            "data_scale": fitted.model.data_scale,
+            "is_open": fitted.model.data_scale == 0,  # whether atoms and penalty wait for data
+            "optimizer_name": plan.optimizer_name(len(rows)) if fitted.moments else None,
             "optimizer": {
                 name: to_numpy(value) if isinstance(value, torch.Tensor) else value
-                for name, value in outcome.moments.items()
+                for name, value in fitted.moments.items()
             },
             "idle": to_numpy(unused) if unused is not None and len(unused) else np.zeros(len(rows)),
         }
@@ -408,13 +409,15 @@ class GradientLearner(CallbackSupportMixin):
         if data.source is not None:
             n_seen = getattr(data.source, "n_seen", len(data.samples))
             n_seen += 0 if unused is None else getattr(self, "n_samples_seen_", 0)
-        return fitted | {
+        return attributes | {
+            "lambda_decay_": fitted.model.decay(max(fitted.n_steps - 1, 0)),
+            "device_": str(data.device),
             "n_iter_": max(len(curve), 1),
-            "n_steps_": outcome.n_steps,
+            "n_steps_": fitted.n_steps,
             "n_samples_seen_": n_seen,
             "loss_curve_": np.array(curve, dtype=np.float64),
             "_training_state": memory,
-            "ended_by_": outcome.ended_by,
+            "ended_by_": fitted.ended_by,
             "phases_": phases,
             "fit_seconds_": None,  # of a fit that ends, after its hooks
         }

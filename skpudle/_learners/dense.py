@@ -32,11 +32,12 @@ from skpudle._initialization import INITIALIZATIONS, initial_atoms
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.counts import settle, smaller_penalty, stabilised
-from skpudle._learners.models import directions, noise_of
+from skpudle._learners.models import directions
 from skpudle._learners.online import go_on, preferred
 from skpudle._learners.plan import default_optimizer, refining_updates
+from skpudle._learners.record import FittedRows, restore_noise
 from skpudle._learners.score import hidden_deviance
-from skpudle._learners.units import SourceInUnits, in_units
+from skpudle._learners.units import encoder_in_units, in_units, source_in_units
 from skpudle._losses import loss_named
 from skpudle._operators import DenseDictionary, project_atoms
 from skpudle._training.fit import Training
@@ -47,7 +48,6 @@ from skpudle._training.messages import (
     warn_of_unknown_features,
     wrong_atoms,
 )
-from skpudle._training.state import Outcome
 from skpudle._training.stopping import Stopping
 from skpudle._training.team import ALONE, current_team
 from skpudle.encoding._unfold import default_step
@@ -61,7 +61,15 @@ from skpudle.search._penalty import penalty_of_mixtures, penalty_path
 from skpudle.search._search import is_done, searched
 from skpudle.search._size import try_sizes
 
-__all__ = ["DICT_INIT", "DenseLearner", "choose_atoms", "known_model", "read_rows", "start"]
+__all__ = [
+    "DICT_INIT",
+    "DenseLearner",
+    "RowLearner",
+    "choose_atoms",
+    "read_rows",
+    "resume_rows",
+    "without_row_noise",
+]
 
 # samples that choose the penalty for codes of counts
 _JUDGES = 200
@@ -116,9 +124,10 @@ def _of_features(values, atoms):  # -> ndarray of shape (n_features,), in the at
 
 
 @torch.no_grad()
-def _held_out_deviance(model, rows, samples, team, alpha):  # -> float
+def _held_out_deviance(fitted, samples, team, alpha):  # -> float
     """Return the deviance of held-out entries of some samples, for codes with a penalty."""
-    atoms, intercept = model.parts(rows)
+    model = fitted.model
+    atoms, intercept = model.parts(fitted.rows)
     some = samples[spread_rows(len(samples), _JUDGES)]
     options = dict(step_size=model.step(atoms), lambda_decay=model.decay(0))
     encoder = model.encoder.at(alpha, **options)
@@ -146,14 +155,6 @@ def _chosen_alpha(plan, model, atoms, penalty, noise=1.0):  # -> float
     return penalty * float(step) ** 0.5
 
 
-def _search_penalty(plan, model, penalty, noise):  # -> float
-    """Return the penalty of the search: that of codes, where they are those of a lasso."""
-    if model.encoder.shrinkage != "soft":
-        return float(penalty)
-    alpha = float(_chosen_alpha(plan, model, None, penalty, noise))
-    return alpha / noise if alpha > 0 else float(penalty)
-
-
 def _problem(model, x, mask, penalty, unit, team=ALONE):  # -> Problem
     """Return the search's problem for stabilised data, divided by a unit."""
     return Problem(
@@ -165,6 +166,181 @@ def _problem(model, x, mask, penalty, unit, team=ALONE):  # -> Problem
         total=team.sum,
         unit=unit,
     )
+
+
+# ------------------------------------------------------------------ the first atoms
+
+
+class _Beginning:
+    """Rows that a fit begins with, in units of their noise, and with counts stabilised.
+
+    Parameters
+    ----------
+    plan : DensePlan
+        The plan.
+    samples : Samples
+        The rows, of all processes.
+    noise : Noise
+        Their units.
+    """
+
+    def __init__(self, plan, samples, noise):
+        samples = in_units(noise, samples)
+        loss = plan.encoder.loss
+        # gradients of the loss are gradients for stabilised data times the noise
+        self.x, self.intercept, self.noise, least, self.curvature = stabilised(loss, samples)
+        self.mask, self.units = samples.mask, noise
+        square = mean_square(self.x)
+        self.data_scale, self.unit = self.noise**2 * square, unit_of(square)
+        self.penalty = max(auto_alpha(self.x, mask=self.mask), least / self.noise)
+        self._plan = plan
+
+    def model(self):
+        """Return the model for these rows, which has no penalty yet."""
+        return self._plan.model(data_scale=self.data_scale, curvature=self.curvature)
+
+    def first_atoms(self, n_components, generator, start):
+        """Return initial atoms, by the name of a start or given ones."""
+        given = self._plan.given
+        inside = dict(atom_norm=given.atom_norm, positive=given.positive_dict)
+        return choose_atoms(start, n_components, self.x, generator, **inside)
+
+    def fitted(self, model, atoms, **found):  # -> FittedRows
+        """Return the record of a fit with these atoms, and the penalty for them."""
+        alpha = _chosen_alpha(self._plan, model, atoms, self.penalty, self.noise)
+        model = replace(model, alpha=alpha)
+        return FittedRows(model=model, rows=self.rows_of(atoms), noise=self.units, **found)
+
+    def rows_of(self, atoms):
+        """Return the rows of parameters of atoms."""
+        return atoms if self.intercept is None else torch.cat([atoms, self.intercept[None]])
+
+    def search_penalty(self, model):  # -> float
+        """Return the penalty of the search: that of codes, where they are those of a lasso."""
+        if model.encoder.shrinkage != "soft":
+            return float(self.penalty)
+        alpha = float(_chosen_alpha(self._plan, model, None, self.penalty, self.noise))
+        return alpha / self.noise if alpha > 0 else float(self.penalty)
+
+
+def begin_in_part(plan, data, generator):  # -> FittedRows
+    """Return the record of a first `partial_fit`, which searches for no atoms."""
+    samples, noise = current_team().collect(data.samples), CENTRED
+    if plan.learns_noise:
+        *_, last = _trials_of_noise(plan, samples, generator)
+        noise = last.noise
+    begun = _Beginning(plan, samples, noise)
+    start = _start_of_search(plan, begun) if plan.searches else plan.given.dict_init
+    atoms = begun.first_atoms(plan.n_components, generator, start)
+    fitted = begun.fitted(begun.model(), atoms)
+    if plan.searches:  # from samples only "dec" finds atoms
+        return fitted.with_model(rule=plan.rule("dec"), from_samples=True)
+    return fitted
+
+
+def _start_of_search(plan, begun):
+    n_components, n_features = plan.n_components, begun.x.shape[1]
+    mixes = n_components and plan.mixes_few(n_components, n_features)
+    return "vertices" if mixes else "data"
+
+
+def _warn_of_samples(plan, begun, n_components):
+    known = begun.x.new_ones(len(begun.x), 1) if begun.mask is None else begun.mask
+    warn_of_unknown_features((~known.any(0)).nonzero().flatten().tolist())
+    if isinstance(plan.given.dict_init, str):  # few samples can adapt given atoms
+        warn_of_few_samples(int(known.any(1).sum()), n_components)
+
+
+# ------------------------------------------------------------------ phases before training
+
+
+def find_atoms(plan, data, run):  # -> FittedRows
+    """Return the record of a fit before training: of a search, or with the initial atoms."""
+    samples, recorder, noise = run.team.collect(data.samples), run.recorder, CENTRED
+    if plan.learns_noise and not recorder.in_training:
+        noise = _learn_noise(plan, samples, run)
+    begun = _Beginning(plan, samples, noise)
+    model, n_components = begun.model(), plan.n_components
+    decides = plan.given.n_components == "auto"
+    if decides and not recorder.in_training:
+        fitted = _choose_size(plan, begun, model, run)
+    else:
+        if decides:
+            n_components = recorder.n_rows - model.n_constant_codes
+        start = _start_of_search(plan, begun) if plan.searches else plan.given.dict_init
+        atoms = begun.first_atoms(n_components, run.generator, start)
+        fitted = begun.fitted(model, atoms)
+    _warn_of_samples(plan, begun, len(fitted.model.parts(fitted.rows)[0]))
+    if recorder.in_training:
+        return recorder.restore(fitted)
+    if not plan.searches:
+        return fitted
+    fitted = _search(plan, begun, fitted, data, run)
+    if plan.learns_noise:
+        fitted = _refine_noise(plan, fitted, samples, run)
+    if begun.intercept is None:
+        return fitted
+    rows = settle(fitted.model, fitted.rows, data.samples, run.team)
+    fitted = replace(fitted, rows=rows)
+    return fitted if plan.refines else _refine_atoms(plan, fitted, data, run)
+
+
+def _raw_problem(plan, samples):  # -> Problem
+    """Return the rows of a fit as they are, with the signs of codes and atoms."""
+    signs = dict(positive_code=bool(plan.encoder.positive_code))
+    signs["positive_atoms"] = bool(plan.given.positive_dict)
+    unit = unit_of(mean_square(samples.x))
+    x = samples.x if unit == 1 else samples.x.double() / unit
+    return Problem(x, 1.0, mask=samples.mask, unit=unit, **signs)
+
+
+def _trials_of_noise(plan, samples, generator):  # yields NoiseTrial
+    """Learn the units of the data, baseline and noise."""
+    n_features = samples.x.shape[1]
+    if not isinstance(plan.noise, str) and len(plan.noise) != n_features:
+        raise ValueError(
+            f"noise has {len(plan.noise)} standard deviations, but X has {n_features} features. "
+            "Pass one for each feature."
+        )
+    asked = dict(intercept=plan.fit_intercept, noise=plan.noise)
+    n_components = plan.n_components or n_features
+    if plan.given.n_components == "auto":  # too few atoms would make rows look noisy
+        n_components = max(
+            n_features, min(_MOST_OF_AUTO * n_features, len(samples) // _ROWS_OF_AUTO)
+        )
+    return learn_noise(_raw_problem(plan, samples), n_components, generator, **asked)
+
+
+def _learn_noise(plan, samples, run):  # -> Noise
+    def attributes_of(trial):
+        model = plan.model(alpha=trial.alpha, data_scale=mean_square(samples.x))
+        atoms = trial.atoms.to(samples.x)
+        return run.attributes_of(FittedRows(model=model, rows=atoms, noise=trial.noise))
+
+    trials = _trials_of_noise(plan, samples, run.generator)
+    return run.learn_noise(trials, attributes_of).noise
+
+
+def _choose_size(plan, begun, model, run):  # -> FittedRows
+    """Choose the number of atoms, see `skpudle.search._size`."""
+    penalty = begun.search_penalty(model)
+    problem = _problem(model, begun.x, begun.mask, penalty, begun.unit)
+
+    def fitted(trial):
+        return begun.fitted(model, trial.atoms.to(begun.x), size_path=trial.path)
+
+    trials = try_sizes(problem, run.generator, fixed=plan.given.alpha != "auto")
+    trial = run.choose_size(trials, lambda trial: run.attributes_of(fitted(trial)))
+    begun.penalty *= trial.alpha / problem.alpha
+    return fitted(trial)
+
+
+def _outliers(known, counts):  # -> Tensor of shape (n_outliers, 2) or None
+    """Return the places of known entries that do not count."""
+    if counts is None:
+        return None
+    known = torch.ones_like(counts) if known is None else known
+    return ((known > 0) & (counts == 0)).nonzero().cpu()
 
 
 def _energies(problem, state):
@@ -192,226 +368,136 @@ def _energies(problem, state):
     return {"energy": to_numpy(energy / n), "mean": mean}
 
 
-def _search(plan, model, problem, rows_of, atoms, data, run):
-    """Return the model, and rows with the atoms of a search."""
+def _search(plan, begun, fitted, data, run):  # -> FittedRows
+    """Search for atoms, in a sample and in all rows; take the lasso's bias from them.
+
+    Held-out rows choose the penalty of the codes.
+    """
+    penalty = begun.search_penalty(fitted.model)
+    curvature = plan.curvature_share * begun.curvature
+    fitted = replace(fitted.with_model(curvature=curvature), search_alpha=penalty)
+    atoms, _ = fitted.model.parts(fitted.rows)
+    x, mask, noise = begun.x, begun.mask, fitted.noise
+    if not run.team.is_alone:  # initial values are from samples of all; the search sums over all
+        own = in_units(noise, data.samples)
+        x, mask = stabilised(plan.encoder.loss, replace(own, mask=None)).x, own.mask
+    problem = _problem(fitted.model, x, mask, penalty, begun.unit, run.team)
+    if noise.spread is not None and isinstance(data.source, Rows):
+        fitted = replace(fitted, outliers=_outliers(data.samples.mask, mask))
     if run.trains:
-        plan.make_optimizer(model, atoms)  # refuses wrong parameters before the search
+        plan.make_optimizer(fitted.model, atoms)  # refuses wrong parameters before the search
 
-    def fitted(state):
-        return run.fitted(model, rows_of(state.found[0].to(atoms)), state.losses)
+    def attributes_of(state):
+        rows = begun.rows_of(state.found[0].to(atoms))
+        return run.attributes_of(replace(fitted, rows=rows, losses=state.losses))
 
-    goes_on = plan.encoder.loss.is_quadratic and not isinstance(data.source, Rows)
-    goes_on = goes_on and data.source.n_samples > len(problem.x)
-    (goes_on,) = run.team.any(goes_on)
+    in_parts = plan.encoder.loss.is_quadratic and not isinstance(data.source, Rows)
+    (in_parts,) = run.team.any(in_parts and data.source.n_samples > len(problem.x))
     fixed = plan.given.alpha != "auto"
     mixes = plan.mixes_few(*atoms.shape) and problem.mask is None and run.team.is_alone
     if mixes and not fixed:
         problem = replace(problem, alpha=penalty_of_mixtures(problem, len(atoms)))
-    problem = hold_out(problem, fixed=fixed, mixes=mixes, learn=not goes_on)
-    state = run.search(problem, atoms, fitted)
-    held_out = problem.held_out
-    if goes_on and is_done(state):
-        source = (
-            data.source if model.noise.changes_nothing else SourceInUnits(data.source, model.noise)
-        )
-        state = go_on(run, problem, state, source, fitted)
-    model = replace(
-        model,
+    problem = hold_out(problem, fixed=fixed, mixes=mixes, learn=not in_parts)
+    state = run.search(problem, atoms, attributes_of)
+    if in_parts and is_done(state):
+        state = go_on(run, problem, state, source_in_units(noise, data.source), attributes_of)
+    fitted = replace(
+        fitted,
         stream=_energies(problem, state),
         search_alpha=state.alpha * problem.unit,
         penalty_path=penalty_path(problem, state.path, problem.unit),
     )
-    found = state.found[0]
+    found, held_out, now = state.found[0], problem.held_out, partial(attributes_of, state)
     if state.is_unbiased:
         refit = partial(refit_atoms, searched(problem, state), *state.found)
-        found = run.make_step("unbiased atoms", refit, partial(fitted, state))
-        if goes_on:
+        found = run.make_step("unbiased atoms", refit, now)
+        if in_parts:
             found = preferred(held_out.problem, found, state.found[0])
+    fitted = replace(fitted, rows=begun.rows_of(found.to(atoms)))
     chooses = plan.codes_follow_data and plan.encoder.loss.is_quadratic
-    if chooses and is_done(state) and held_out is not None:
-        options = dict(debias=plan.debias, place=state.trials[0].prediction.place)
-        choose = partial(choose_coding, held_out, state.unseen, **options)
-        path = run.make_step("penalty of codes", choose, partial(fitted, state))
-        model = replace(model, coding=path.summary(problem.unit))
-    return model, rows_of(found.to(atoms))
+    if not (chooses and is_done(state) and held_out is not None):
+        return fitted
+    options = dict(debias=plan.debias, place=state.trials[0].prediction.place)
+    choose = partial(choose_coding, held_out, state.unseen, **options)
+    path = run.make_step("penalty of codes", choose, now)
+    return replace(fitted, coding=path.summary(problem.unit))
 
 
-def _refined(plan, model, rows, data, generator, run):  # -> rows
-    """Return rows that "dec" has adapted to the likelihood, for training by another gradient.
+def _refine_noise(plan, fitted, samples, run):  # -> FittedRows
+    """Estimate the baseline and the noise of rows anew, from residuals of the atoms."""
+    noise = fitted.noise
+    if noise.intercept is None and noise.rows is None:
+        return fitted
+    alpha = fitted.coding[0] if fitted.coding else fitted.search_alpha
+    given = noise, _raw_problem(plan, samples), fitted.rows, float(alpha)
+    refine = partial(refine_noise, *given)
+    refined = run.make_step("noise of rows", refine, partial(run.attributes_of, fitted))
+    return replace(fitted, noise=refined)
+
+
+def _refine_atoms(plan, fitted, data, run):  # -> FittedRows
+    """Adapt atoms of stabilised counts to the likelihood by "dec", before another gradient.
 
     Callbacks and the checkpoint see the phases before and after it.
     """
-    own = run.team.own(generator)
+    rows, own = fitted.rows, run.team.own(run.generator)
     source = data.source.for_training(plan.batch_size(), own, shuffle=True)
     # a named optimizer is for the training that follows
     name = default_optimizer(len(rows)) if plan.given.optimizer == "auto" else None
     trainer = Trainer(
-        replace(model, rule=plan.rule("dec")),
-        plan.make_optimizer(model, rows, name),
+        fitted.with_model(rule=plan.rule("dec")),
+        plan.make_optimizer(fitted.model, rows, name),
         team=run.team,
     )
     n_updates = refining_updates(run.team.largest(count_batches(source)))
     stopping = Stopping(plan.given.tol, plan.given.n_iter_no_change, n_updates=n_updates)
     run.refine(Training(plan.name, trainer, source, stopping))
-    return trainer.optimizer.atoms.detach()
+    return replace(fitted, rows=trainer.optimizer.atoms.detach())
 
 
-def _raw_problem(plan, samples):  # -> Problem
-    """Return the rows of a fit as they are, with the signs of codes and atoms."""
-    signs = dict(positive_code=bool(plan.encoder.positive_code))
-    signs["positive_atoms"] = bool(plan.given.positive_dict)
-    unit = unit_of(mean_square(samples.x))
-    x = samples.x if unit == 1 else samples.x.double() / unit
-    return Problem(x, 1.0, mask=samples.mask, unit=unit, **signs)
+# ------------------------------------------------------------------ what was fitted before
 
 
-def _learn_noise(plan, samples, generator, run):  # -> Noise
-    """Return the units of the data: baseline and noise."""
-    n_features = samples.x.shape[1]
-    if not isinstance(plan.noise, str) and len(plan.noise) != n_features:
-        raise ValueError(
-            f"noise has {len(plan.noise)} standard deviations, but X has {n_features} features. "
-            "Pass one for each feature."
-        )
-    asked = dict(intercept=plan.fit_intercept, noise=plan.noise)
-    n_components = plan.n_components or n_features
-    if plan.given.n_components == "auto":  # too few atoms would make rows look noisy
-        n_components = max(
-            n_features, min(_MOST_OF_AUTO * n_features, len(samples) // _ROWS_OF_AUTO)
-        )
-    trials = learn_noise(_raw_problem(plan, samples), n_components, generator, **asked)
-    if run is None:
-        *_, last = trials
-        return last.noise
-
-    def fitted(trial):
-        model = plan.model(alpha=trial.alpha, data_scale=mean_square(samples.x), noise=trial.noise)
-        return run.fitted(model, trial.atoms.to(samples.x))
-
-    return run.learn_noise(trials, fitted).noise
-
-
-def _outliers(known, counts):  # -> Tensor of shape (n_outliers, 2) or None
-    """Return the places of known entries that do not count."""
-    if counts is None:
-        return None
-    known = torch.ones_like(counts) if known is None else known
-    return ((known > 0) & (counts == 0)).nonzero().cpu()
-
-
-def _refined_noise(plan, model, problem, rows, samples, run):  # -> model
-    """Return the model with the baseline and the noise of rows that its atoms leave."""
-    if model.noise.intercept is None and model.noise.rows is None:
-        return model
-    alpha = model.coding[0] if model.coding else model.search_alpha
-    given = model.noise, _raw_problem(plan, samples), rows, float(alpha)
-    refine = partial(refine_noise, *given)
-    noise = run.make_step("noise of rows", refine, partial(run.fitted, model, rows))
-    return replace(model, noise=noise)
-
-
-def start(plan, data, generator, run=None):  # -> model, rows
-    """Return the model for data and parameters, and its rows after a search.
-
-    Without a ``run`` nothing is searched: `partial_fit` begins with the initial rows.
-    """
-    team = current_team()
-    samples = samples_given = team.collect(data.samples)
-    resumes = run is not None and run.recorder.in_training
-    units = CENTRED
-    if plan.learns_noise and not resumes:
-        units = _learn_noise(plan, samples, generator, run)
-        samples = in_units(units, samples)
-    # gradients of the loss are gradients for stabilised data times the noise
-    x, intercept, noise, least, curvature = stabilised(plan.encoder.loss, samples)
-    mask = samples.mask
-    square = mean_square(x)
-    model = plan.model(data_scale=noise**2 * square, curvature=curvature, noise=units)
-    penalty, unit = max(auto_alpha(x, mask=mask), least / noise), unit_of(square)
-    decides = plan.given.n_components == "auto" and run is not None
-
-    def rows_of(atoms):
-        return atoms if intercept is None else torch.cat([atoms, intercept[None]])
-
-    if decides and not resumes:
-        problem = _problem(model, x, mask, _search_penalty(plan, model, penalty, noise), unit)
-
-        def fitted(trial):
-            atoms = trial.atoms.to(x)
-            alpha = _chosen_alpha(plan, model, atoms, penalty, noise)
-            found = replace(model, alpha=alpha, size_path=trial.path)
-            return run.fitted(found, rows_of(atoms))
-
-        trials = try_sizes(problem, generator, fixed=plan.given.alpha != "auto")
-        trial = run.choose_size(trials, fitted)
-        penalty *= trial.alpha / problem.alpha
-        atoms, model = trial.atoms.to(x), replace(model, size_path=trial.path)
-    else:
-        mixes = plan.n_components and plan.mixes_few(plan.n_components, x.shape[1])
-        first = ("vertices" if mixes else "data") if plan.searches else plan.given.dict_init
-        inside = dict(atom_norm=model.atom_norm, positive=model.positive)
-        n_components = plan.n_components
-        if decides:
-            n_components = run.recorder.n_rows - model.n_constant_codes
-        atoms = choose_atoms(first, n_components, x, generator, **inside)
-    if run is not None:  # partial_fit may see any number of samples
-        known = x.new_ones(len(x), 1) if mask is None else mask
-        warn_of_unknown_features((~known.any(0)).nonzero().flatten().tolist())
-        if isinstance(plan.given.dict_init, str):  # few samples can adapt given atoms
-            warn_of_few_samples(int(known.any(1).sum()), len(atoms))
-    model = replace(model, alpha=_chosen_alpha(plan, model, atoms, penalty, noise))
-    if resumes:
-        return run.recorder.restore_model(model, rows_of(atoms)), rows_of(atoms)
-    if not plan.searches:
-        return model, rows_of(atoms)
-    if run is None:  # no search in a part of the data; from samples only "dec" finds atoms
-        return replace(model, rule=plan.rule("dec"), from_samples=True), rows_of(atoms)
-    penalty = _search_penalty(plan, model, penalty, noise)
-    model = replace(model, curvature=plan.curvature_share * curvature, search_alpha=penalty)
-    if not team.is_alone:  # initial values are from samples of all, and the search sums over all
-        own = in_units(units, data.samples)
-        x, mask = stabilised(plan.encoder.loss, replace(own, mask=None)).x, own.mask
-    problem = _problem(model, x, mask, penalty, unit, run.team)
-    if units.spread is not None and isinstance(data.source, Rows):
-        model = replace(model, outliers=_outliers(data.samples.mask, mask))
-    model, found = _search(plan, model, problem, rows_of, atoms, data, run)
-    if plan.learns_noise:
-        model = _refined_noise(plan, model, problem, found, samples_given, run)
-    if intercept is None:
-        return model, found
-    found = settle(model, found, data.samples, run.team)
-    return model, found if plan.refines else _refined(plan, model, found, data, generator, run)
-
-
-def known_model(plan, data, fitted, intercept=None):  # -> model, rows
-    """Return the model and the rows of fitted attributes, by name."""
-    state, given = fitted["_training_state"], plan.given.alpha
-    names = "data_scale", "curvature", "search_alpha", "stream"
-    alpha, coding, seen = fitted.get("alpha_"), None, state["data_scale"]
+def resume_rows(plan, data, attributes, intercept=None):  # -> FittedRows
+    """Return the record of fitted attributes, by name."""
+    state, given = attributes["_training_state"], plan.given.alpha
+    alpha, coding, seen = attributes.get("alpha_"), None, state["data_scale"]
     # from zeros alone `fit` has no penalty but the search's
     is_chosen = "coding" in state and (seen or alpha != state["alpha"])
     if given not in ("auto", state["given"]["alpha"]):  # was set after fit
         alpha = float(given)
     elif is_chosen or (plan.codes_follow_data and alpha is not None and seen):
-        debias = fitted["debias_"] if plan.debias is None else plan.debias
-        alpha, coding = state["alpha"], (alpha, debias, fitted.get("noise_std_"))
-    known = {name: state[name] for name in names if name in state}
-    model = plan.model(alpha=alpha, coding=coding, **known)
+        debias = attributes["debias_"] if plan.debias is None else plan.debias
+        alpha, coding = state["alpha"], (alpha, debias, attributes.get("noise_std_"))
+    known = {name: state[name] for name in ("data_scale", "curvature") if name in state}
+    model = plan.model(alpha=alpha, **known)
     if state["from_samples"]:
         model = replace(model, rule=plan.rule("dec"), from_samples=True)
-    noise = noise_of(state["noise"])
-    atoms = noise.from_user(to_tensor(fitted["components_"], data.device))
-    model = replace(model, noise=noise)
+    noise = restore_noise(state["noise"])
+    atoms = noise.from_user(to_tensor(attributes["components_"], data.device))
+    noise = replace(noise, atoms=atoms)
     if not seen:  # the first data after `from_components`, or after zeros
         samples = in_units(noise, current_team().collect(data.samples))
         model = replace(model, data_scale=mean_square(samples.x))
         if given == "auto":
             penalty = auto_alpha(samples.x, mask=samples.mask)
-            alpha = _chosen_alpha(plan, model, atoms, penalty)
-            model = replace(model, alpha=alpha)
-    if intercept is None:
-        return model, atoms
-    return model, torch.cat([atoms, to_tensor(intercept, data.device)[None]])
+            model = replace(model, alpha=_chosen_alpha(plan, model, atoms, penalty))
+    rows = atoms
+    if intercept is not None:
+        rows = torch.cat([atoms, to_tensor(intercept, data.device)[None]])
+    known = {name: state[name] for name in ("search_alpha", "stream") if name in state}
+    return FittedRows(model=model, rows=rows, noise=noise, coding=coding, **known)
+
+
+def without_row_noise(fitted):  # -> FittedRows
+    """Return the record of atoms for codes that depend on a row's size, not on its noise.
+
+    Rows with much noise have counted less in the search, and are then coded as all rows are.
+    """
+    return replace(fitted, noise=replace(fitted.noise, rows=None))
+
+
+# ------------------------------------------------------------------ learners
 
 
 def read_rows(learner, plan, X, y=None, *, known=False, part=False, exposure=None):  # -> Data
@@ -458,7 +544,49 @@ def read_rows(learner, plan, X, y=None, *, known=False, part=False, exposure=Non
     return Data(source, samples, device, {})
 
 
-class DenseLearner(GradientLearner, DictionaryTransformer):
+class RowLearner(GradientLearner, DictionaryTransformer):
+    """A learner of rows in units of their noise."""
+
+    def _in_units(self, fitted, samples):  # -> Samples
+        return in_units(fitted.noise, samples)
+
+    def _source_in_units(self, fitted, source):  # -> source
+        return source_in_units(fitted.noise, source)
+
+    def _some_samples(self, data):  # -> Samples
+        return data.samples[spread_rows(len(data.samples), _SAMPLES)]
+
+    def _check_known_entries(self, data):
+        mask = data.samples.mask
+        (known,) = current_team().any(mask is None or mask.any())
+        if not known:
+            raise nothing_known(self)
+
+    def _find(self, plan, data, run):  # -> FittedRows
+        self._check_known_entries(data)
+        return find_atoms(plan, data, run)
+
+    def _begin(self, plan, data, generator):  # -> FittedRows
+        self._check_known_entries(data)
+        return begin_in_part(plan, data, generator)
+
+    def _attributes(self, plan, data, fitted, unused=None):
+        attributes = super()._attributes(plan, data, fitted, unused) | {"outliers_": None}
+        if fitted.outliers is not None and len(fitted.outliers):
+            places = to_numpy(fitted.outliers).T
+            shape, values = data.samples.x.shape, np.ones(places.shape[1], bool)
+            attributes["outliers_"] = csr_array((values, places), shape=tuple(shape))
+        return attributes
+
+    def _encoder(self):
+        """Return the encoder of rows in units of their noise."""
+        raise NotImplementedError
+
+    def _transform_encoder(self):
+        return encoder_in_units(self, self._encoder())
+
+
+class DenseLearner(RowLearner):
     """A learner of rows; see the subclasses for its parameters."""
 
     _parameter_constraints = GradientLearner._parameter_constraints | {
@@ -527,60 +655,29 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             raise ValueError(
                 f"{cls._penalty}='auto' needs data, and there are none: pass a number{pursuit}."
             )
-        model = plan.model(alpha=None if alpha == "auto" else float(alpha), noise=noise)
+        model = plan.model(alpha=None if alpha == "auto" else float(alpha))
         data = Data(None, None, atoms.device, input_attributes(to_numpy(atoms)))
-        learner._take(learner._attributes(plan, Outcome(model, rows), data))
+        fitted = FittedRows(model=model, rows=rows, noise=noise)
+        learner._take(learner._attributes(plan, data, fitted))
         return learner
 
     _read = read_rows
 
-    def _some_samples(self, data):  # -> Samples
-        return data.samples[spread_rows(len(data.samples), _SAMPLES)]
-
-    def _new_model(self, plan, data, generator, run=None):  # -> model, rows
-        mask = data.samples.mask
-        (known,) = current_team().any(mask is None or mask.any())
-        if not known:
-            raise nothing_known(self)
-        return start(plan, data, generator, run)
-
-    def _known_model(self, plan, data):  # -> model, rows, None
+    def _resume(self, plan, data):  # -> FittedRows, None
         baseline = None if self.loss == "gaussian" else self.intercept_
-        return *known_model(plan, data, vars(self), baseline), None
+        return resume_rows(plan, data, vars(self), baseline), None
 
-    def _attributes(self, plan, outcome, data, unused=None):
-        fitted = super()._attributes(plan, outcome, data, unused) | {"outliers_": None}
-        outliers = getattr(outcome.model, "outliers", None)
-        if outliers is not None and len(outliers):
-            shape, places = (len(data.samples), outcome.rows.shape[1]), to_numpy(outliers).T
-            values = np.ones(places.shape[1], bool)
-            fitted["outliers_"] = csr_array((values, places), shape=shape)
-        return fitted
+    def _choose_penalty(self, plan, fitted, data, run):  # -> FittedRows
+        known = fitted.coding is not None or not plan.codes_follow_data
+        if known or plan.encoder.loss.is_quadratic:
+            return super()._choose_penalty(plan, fitted, data, run)
+        deviance = partial(_held_out_deviance, fitted, data.samples, run.team)
+        choose = partial(smaller_penalty, deviance, float(fitted.model.alpha))
+        alpha = run.make_step("penalty of codes", choose, partial(run.attributes_of, fitted))
+        return replace(fitted, coding=(alpha, 0.0, None))
 
-    def _in_units(self, plan, model, data, run=None):  # -> Data
-        if model.noise.changes_nothing:
-            return data
-        if run is not None and run.trains:
-            run.source = SourceInUnits(run.source, model.noise)
-        # rows of their own noise are coded for it, only if somebody asks for them
-        asks = run is None or run.trains or model.coding is None or plan.given.separate_atoms
-        samples = in_units(model.noise, data.samples) if asks else data.samples
-        return data._replace(source=SourceInUnits(data.source, model.noise), samples=samples)
-
-    def _coded(self, plan, outcome, data, interrupts, run=None):
-        model = outcome.model
-        decides = run is not None and outcome.ended_by != "interrupt"
-        counts = decides and not plan.encoder.loss.is_quadratic
-        if counts and model.coding is None and plan.codes_follow_data:
-            deviance = partial(_held_out_deviance, model, outcome.rows, data.samples, run.team)
-            choose = partial(smaller_penalty, deviance, float(model.alpha))
-            fitted = partial(self._attributes, plan, outcome, data)
-            coding = run.make_step("penalty of codes", choose, fitted), 0.0, None
-            return replace(outcome, model=replace(model, coding=coding))
-        return super()._coded(plan, outcome, data, interrupts, run)
-
-    def _coding_problem(self, outcome, data, run):  # -> Problem, atoms
-        model = outcome.model
+    def _coding_problem(self, fitted, data, run):  # -> Problem, atoms
+        model, samples = fitted.model, self._in_units(fitted, data.samples)
         unit = unit_of(model.data_scale)
-        x, mask = data.samples.x, data.samples.mask
-        return _problem(model, x, mask, model.alpha, unit, run.team), outcome.rows
+        found = _problem(model, samples.x, samples.mask, model.alpha, unit, run.team)
+        return found, fitted.rows

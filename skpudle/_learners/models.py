@@ -8,32 +8,28 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from math import inf, isfinite
+from math import isfinite
 from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import Bunch
 from torch import Tensor
 
-from skpudle._data.arrays import tensors_of, to_numpy, to_tensor
+from skpudle._data.arrays import to_numpy
 from skpudle._data.callers import users_level
+from skpudle._learners.record import check_numbers, learned_encoder
 from skpudle._losses import Gaussian
 from skpudle._operators import ConvDictionary, DenseDictionary, atom_norms, project_atoms
 from skpudle._training.messages import warn_of_step
 from skpudle.encoding import encode
-from skpudle.encoding._learned import LearnedEncoder
 from skpudle.encoding._unfold import default_step
 from skpudle.lasso._gap import warn_about_gaps
 from skpudle.lasso._gradient_compiled import lasso_gradient
 from skpudle.lasso._implicit import converged_codes
 from skpudle.omp import solve_omp
 from skpudle.search._conv_epoch import conv_codes
-from skpudle.search._noise import CENTRED, Noise
-from skpudle.search._penalty import PenaltyPath
-from skpudle.search._size import SizePath
 
 __all__ = [
     "Converged",
@@ -43,23 +39,15 @@ __all__ = [
     "Learned",
     "Pursuit",
     "Unfolded",
-    "arrays_in",
-    "as_arrays",
-    "check_numbers",
     "directions",
     "fixed",
-    "learned_encoder",
-    "noise_of",
-    "pack_choices",
-    "restore_choices",
-    "units_of",
 ]
 
 # as in the paper
 _UNFOLDINGS = 100
 
-# Attributes that hold a learned encoder.
-_LEARNED = "analysis_components_", "synthesis_components_", "thresholds_"
+# Numbers of a model that data decide.
+_DECIDED = "alpha", "curvature", "data_scale"
 
 
 class Decay(NamedTuple):
@@ -319,168 +307,11 @@ def _project_beside_intercept(rows, *, project):
     return torch.cat([project(rows[:-1]), rows[-1:]])
 
 
-def as_arrays(path):  # -> Bunch of ndarray, None for None
-    """Return the numbers of atoms or the penalties that were tried as users see them."""
-    return path and Bunch(**{name: to_numpy(values) for name, values in path._asdict().items()})
-
-
 def directions(samples, *, positive):  # (n, n_features) -> the same
     """Return samples divided by their norms, as atoms; a zero sample stays zero."""
     norms = atom_norms(samples)
     samples = samples / torch.where(norms > 0, norms, 1.0)
     return samples.abs() if positive else samples  # as good a direction of a line
-
-
-def pack_choices(model):
-    """Return the choices that models of rows and of images share, for a checkpoint.
-
-    Parameters
-    ----------
-    model : DenseModel or ConvModel
-        The model.
-
-    Returns
-    -------
-    dict
-        Numbers, tensors, and lists and dicts of them.
-    """
-    paths = {name: getattr(model, name) for name in ("size_path", "penalty_path")}
-    values = {name: getattr(model, name) for name in ("alpha", "search_alpha", "coding")}
-    return values | {name: path and path._asdict() for name, path in paths.items()}
-
-
-def check_numbers(values, *, limit=inf):
-    """Raise ValueError unless values are numbers from 0 to a limit, or None."""
-    for value in values:
-        known = isinstance(value, int | float) and 0 <= value <= limit and value < inf
-        if not (known or value is None):
-            raise ValueError(f"one of its numbers is {value!r:.50}")
-
-
-def check_tensors(tensors, shape):
-    """Raise ValueError unless tensors have a shape and finite floating-point numbers."""
-    for tensor in tensors:
-        if tuple(tensor.shape) != tuple(shape) or not tensor.dtype.is_floating_point:
-            raise ValueError(f"one of its arrays has shape {tuple(tensor.shape)}, not {shape}")
-        if not torch.isfinite(tensor).all():
-            raise ValueError("one of its arrays is not finite")
-
-
-def restore_choices(values):
-    """Return the choices of `pack_choices`, checked, as fields of a model.
-
-    Raises
-    ------
-    ValueError
-        If no fit makes these choices.
-    """
-    coding, sizes, penalties = (values[n] for n in ("coding", "size_path", "penalty_path"))
-    check_numbers([values["alpha"], values["search_alpha"]])
-    if values["alpha"] is None:
-        raise ValueError("its model has no penalty")
-    if coding is not None:
-        penalty, share, noise_std = coding = tuple(coding)
-        check_numbers([float(penalty), noise_std])
-        check_numbers([float(share)], limit=1.0)
-    if sizes is not None:
-        sizes = SizePath(**sizes)
-        if len({len(tried) for tried in sizes}) > 1 or sizes.score.ndim != 1:
-            raise ValueError("its numbers of atoms have no scores")
-    if penalties is not None:
-        penalties = PenaltyPath(**penalties)
-        if len({len(tried) for tried in penalties}) > 1 or penalties.score.ndim != 1:
-            raise ValueError("its penalties have no scores")
-    return {name: values[name] for name in ("alpha", "search_alpha")} | {
-        "coding": coding,
-        "size_path": sizes,
-        "penalty_path": penalties,
-    }
-
-
-def arrays_in(values):
-    """Return nested values with arrays for tensors."""
-    if isinstance(values, dict):
-        return {name: arrays_in(value) for name, value in values.items()}
-    return to_numpy(values) if isinstance(values, Tensor) else values
-
-
-def noise_of(values):  # dict -> Noise
-    """Return the noise in the result of `arrays_in`."""
-    parts = {name: part for name, part in values.items() if isinstance(part, np.ndarray)}
-    return Noise.from_dict(values | {name: to_tensor(part) for name, part in parts.items()})
-
-
-def units_of(learner):  # -> Noise
-    """Return the noise of a fitted learner, without its baseline; equal where none was learned."""
-    state = getattr(learner, "_training_state", {})
-    return replace(noise_of(state["noise"]), intercept=None) if "noise" in state else CENTRED
-
-
-def _restore_noise(values, n_features):  # dict -> Noise
-    noise = Noise.from_dict(values)
-    check_tensors(
-        [part for part in (noise.intercept, noise.scale) if part is not None], (n_features,)
-    )
-    if noise.scale is not None and not (noise.scale > 0).all():
-        raise ValueError("its scales of features are not positive")
-    check_numbers([] if noise.rows is None else noise.rows[1:])
-    return noise
-
-
-def _restore_encoder(learned, atoms):  # dict -> LearnedEncoder
-    learned = LearnedEncoder(**learned)
-    shape, depth = atoms.shape, len(learned.thresholds)
-    check_tensors([learned.thresholds], (depth, shape[0]))
-    for matrices, lengths in (
-        (learned.analysis, {1, depth}),
-        (learned.synthesis, {1, depth - 1}),
-    ):
-        check_tensors(matrices, shape)
-        if len(matrices) not in lengths or matrices.dtype != atoms.dtype:
-            raise ValueError(f"its encoder has {len(matrices)} matrices, and {depth} unfoldings")
-    return learned
-
-
-def _arrays_of(learned):  # LearnedEncoder or None -> fitted attributes
-    if learned is None:
-        return dict.fromkeys(_LEARNED)
-    parts = learned.analysis, learned.synthesis, learned.thresholds
-    if learned.shares_atoms:
-        parts = learned.analysis[0], None, learned.thresholds
-    arrays = [None if part is None else to_numpy(part) for part in parts]
-    return dict(zip(_LEARNED, arrays, strict=True))
-
-
-def learned_encoder(learner, atoms):  # -> LearnedEncoder
-    """Return the encoder in fitted attributes, in the dtype and on the device of the atoms.
-
-    Raises
-    ------
-    ValueError
-        If there is none, or one for another number of unfoldings or other atoms.
-    """
-    analysis, synthesis, thresholds = (getattr(learner, name, None) for name in _LEARNED)
-    if analysis is None:
-        raise ValueError(
-            "The encoder of separate_atoms has not been trained: the parameter was set after fit, "
-            "or fit has not come so far. Set transform_algorithm='lasso', or fit again."
-        )
-    if learner.n_unfoldings not in ("auto", len(thresholds)):
-        raise ValueError(
-            f"The encoder was trained for {len(thresholds)} unfoldings, and n_unfoldings is "
-            f"{learner.n_unfoldings} now. Set it back, or fit again."
-        )
-    if analysis.shape[-2:] != atoms.shape:
-        raise ValueError(
-            f"The encoder was trained for atoms of shape {analysis.shape[-2:]}, and components_ "
-            f"has the shape {tuple(atoms.shape)} now. Put atoms of the same shape there, or pass "
-            "yours as dict_init, and fit again."
-        )
-    shares = analysis.ndim == 2
-    if shares:
-        analysis, synthesis = analysis[None], to_numpy(atoms)[None]
-    parts = (to_tensor(part).to(atoms) for part in (analysis, synthesis, thresholds))
-    return LearnedEncoder(*parts, bool(learner.positive_code), shares)
 
 
 @dataclass(frozen=True)
@@ -511,23 +342,6 @@ class DenseModel:
         Whether training began with samples as atoms instead of a search.
     curvature : float, default=1.0
         The mean curvature of the loss.
-    search_alpha : float, default=None
-        The penalty of the search, if there was one.
-    coding : tuple of float, default=None
-        Penalty, share of the bias to remove and noise of codes for `transform`, if the data have
-        chosen them.
-    learned : LearnedEncoder, default=None
-        The encoder that was trained after the dictionary.
-    size_path : SizePath, default=None
-        The numbers of atoms that were tried, if one was chosen from the data.
-    penalty_path : PenaltyPath, default=None
-        The penalties that the search tried.
-    stream : dict, default=None
-        The memory of rows for a later `partial_fit`, arrays and numbers.
-    noise : Noise, default=CENTRED
-        The units that rows are learned in: atoms are in units of the noise.
-    outliers : Tensor of shape (n_outliers, 2), default=None
-        Places of entries that were treated as missing.
     """
 
     rule: Callable
@@ -540,15 +354,8 @@ class DenseModel:
     data_scale: float | None = None
     from_samples: bool = False
     curvature: float = 1.0
-    search_alpha: float | None = None
-    coding: tuple | None = None
-    learned: LearnedEncoder | None = None
-    size_path: tuple | None = None
-    penalty_path: tuple | None = None
-    stream: dict | None = None
-    noise: Noise = CENTRED
-    outliers: Tensor | None = None
 
+    name_of_baseline = "intercept_"
     part_size = None
 
     def network(self, rows, update):
@@ -600,74 +407,32 @@ class DenseModel:
 
     def memory(self):
         """Return the private attributes that a later `partial_fit` needs."""
-        names = "alpha", "from_samples", "curvature", "search_alpha", "coding", "stream"
-        known = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return known | {"noise": arrays_in(self.noise.as_dict())}
+        names = "alpha", "from_samples", "curvature"
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
-    def pack_values(self):
-        """Return the values that data have decided, for a checkpoint.
+    def pack(self):
+        """Return the numbers that data have decided, for a checkpoint."""
+        return {name: getattr(self, name) for name in _DECIDED}
 
-        Returns
-        -------
-        dict
-            Numbers, tensors, and lists and dicts of them.
-        """
-        return pack_choices(self) | {
-            "curvature": self.curvature,
-            "data_scale": self.data_scale,
-            "stream": self.stream and tensors_of(self.stream),
-            "learned": self.learned and vars(self.learned),
-            "noise": self.noise.as_dict(),
-            "outliers": self.outliers,
-        }
-
-    def restore_values(self, values, rows):
-        """Return the model with the values of `pack_values`.
-
-        Parameters
-        ----------
-        values : dict
-            The values.
-        rows : Tensor of shape (n_rows, n_parameters)
-            Rows of parameters.
+    def restore(self, values):
+        """Return the model with the numbers of `pack`.
 
         Raises
         ------
         ValueError
-            If no fit decides these values.
+            If no fit decides these numbers.
         """
-        n_components = len(rows) - self.n_constant_codes
-        numbers = {name: values[name] for name in ("curvature", "data_scale")}
+        numbers = {name: values[name] for name in _DECIDED}
         check_numbers(numbers.values())
-        stream, learned = values["stream"], values["learned"]
-        if stream is not None:  # after a search
-            check_tensors([stream["energy"]], (n_components,))
-            if not (isinstance(stream["mean"], float) and stream["mean"] >= 0):
-                raise ValueError(f"its mean objective is {stream['mean']!r:.50}")
-            stream = {"energy": to_numpy(stream["energy"]), "mean": stream["mean"]}
-        if learned is not None:
-            learned = _restore_encoder(learned, rows)
-        own = dict(stream=stream, learned=learned, outliers=values["outliers"])
-        own["noise"] = _restore_noise(values["noise"], rows.shape[1])
-        return replace(self, **restore_choices(values), **numbers, **own)
+        return replace(self, **numbers)
 
     def attributes(self, rows):
-        """Return the fitted attributes."""
+        """Return the fitted attributes, in the units of the rows."""
         atoms, intercept = self.parts(rows)
-        alpha, debias, noise_std = self.coding or (self.alpha, self.encoder.debias, None)
-        if intercept is None and self.noise.intercept is not None:
-            intercept = self.noise.intercept.to(atoms)
-        if noise_std is not None and self.noise.scale is not None:
-            noise_std = noise_std * to_numpy(self.noise.scale)
         return {
-            "components_": to_numpy(self.noise.to_user(atoms)),
-            "intercept_": 0.0 if intercept is None else to_numpy(intercept),
+            "components_": to_numpy(atoms),
+            self.name_of_baseline: 0.0 if intercept is None else to_numpy(intercept),
             "n_components_": len(atoms),
-            "size_path_": as_arrays(self.size_path),
-            "penalty_path_": as_arrays(self.penalty_path),
-            "alpha_": alpha,
-            "debias_": debias,
-            "noise_std_": noise_std,
-            "search_alpha_": self.search_alpha,
+            "alpha_": self.alpha,
             "step_size_": self.step(atoms),
-        } | _arrays_of(self.learned)
+        }

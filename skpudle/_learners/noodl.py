@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skpudle._learners.dense import DenseLearner
+from skpudle._learners.dense import DenseLearner, without_row_noise
 from skpudle._learners.plan import DensePlan
 
 __all__ = ["NOODLDictionaryLearning"]
@@ -149,7 +149,10 @@ class NOODLDictionaryLearning(DenseLearner):
         constants = dict(gradient="noodl", shrinkage="hard", optimizer="sgd")
         return DensePlan.of(self, alpha=self.threshold, **constants)
 
-    def _transform_encoder(self):
+    def _find(self, plan, data, run):  # -> FittedRows
+        return without_row_noise(super()._find(plan, data, run))
+
+    def _encoder(self):
         self._validate_params()  # they may have been set since `fit`
         options = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_)
         return self._plan().encoder.at(self.alpha_, **options)

@@ -10,7 +10,6 @@ import torch
 
 from skpudle._data.arrays import split_missing, tensors_of, to_numpy, unit_of, with_gaps
 from skpudle._training.fit import Pass
-from skpudle._training.state import Outcome
 from skpudle.search import Problem
 from skpudle.search._stream import (
     Memory,
@@ -150,19 +149,17 @@ def _kept(state, recent):  # -> dict of arrays and numbers
     return sums | numbers | {"recent": to_numpy(recent)}
 
 
-def learn_blocks(model, rows, data, team, interrupts, *, n_seen=0, replaced=False, losses=()):
+def learn_blocks(fitted, source, team, interrupts, *, n_seen=0, replaced=False):
     """Adapt the atoms to the rows of a `partial_fit`, block by block.
 
     Rows that are too few for a block stay for the next call.
 
     Parameters
     ----------
-    model : DenseModel
-        The model, with the memory of earlier calls.
-    rows : Tensor of shape (n_components, n_features)
-        Its atoms.
-    data : Data
-        The rows of this call.
+    fitted : FittedRows
+        The atoms, and the memory of earlier calls.
+    source : source of batches
+        The rows of this call, in units of their noise.
     team : Team
         Processes with other rows.
     interrupts : Interrupts
@@ -171,26 +168,24 @@ def learn_blocks(model, rows, data, team, interrupts, *, n_seen=0, replaced=Fals
         Rows of earlier calls.
     replaced : bool, default=False
         Whether the atoms are others than those of earlier calls.
-    losses : iterable of float, default=()
-        Mean losses of earlier calls.
 
     Returns
     -------
-    Outcome
-        The atoms, with the memory in their model.
+    FittedRows
+        The atoms, and the memory.
     bool
         Whether Ctrl-C ended it.
     """
+    model, rows = fitted.model, fitted.rows
     unit = unit_of(model.data_scale)
     signs = dict(positive_code=model.encoder.positive_code, positive_atoms=model.positive)
     options = signs | {"total": team.sum}
     rows = model.project(rows.contiguous()) if replaced else rows
     atoms = rows.detach().to("cpu", torch.float64)
-    state, recent = _resumed(model.stream, atoms, n_seen, replaced=replaced)
-    x = data.samples.x
-    recent = x[:0].cpu() if recent is None else recent.to(x.dtype)
+    state, recent = _resumed(fitted.stream, atoms, n_seen, replaced=replaced)
+    recent = rows[:0].cpu() if recent is None else recent.to(rows.dtype)
     size, loss, n_rows = _block_rows(_USED, *rows.shape), 0.0, 0
-    blocks = iter(data.source.blocks(size, None))
+    blocks = iter(source.blocks(size, None))
     while True:
         block = next(blocks, None)
         is_more, stopped = team.any(block is not None, interrupts.pending)
@@ -199,13 +194,13 @@ def learn_blocks(model, rows, data, team, interrupts, *, n_seen=0, replaced=Fals
         n_new = 0 if block is None else len(block.x)
         if n_new:
             recent = torch.cat([recent, with_gaps(block.x, block.mask).cpu()])
-        x, mask = split_missing(recent.to(data.device))
+        x, mask = split_missing(recent.to(rows.device))
         x = x if unit == 1 else x.double() / unit
         problem = Problem(x, model.alpha / unit, mask=mask, unit=unit, **options)
         (full,) = team.any(len(recent) >= size)
         state, over = advance_stream(problem, state, final=full)
         loss, n_rows = loss + state.loss * unit**2 * n_new, n_rows + n_new
         recent = recent[:0] if over else recent
-    model = replace(model, stream=_kept(state, recent))
-    curve = (*losses, loss / max(n_rows, 1))
-    return Outcome(model, state.atoms.to(rows), loss_curve=curve), stopped
+    curve = (*fitted.loss_curve, loss / max(n_rows, 1))
+    found = replace(fitted, rows=state.atoms.to(rows), stream=_kept(state, recent), losses=())
+    return replace(found, loss_curve=curve), stopped

@@ -29,9 +29,10 @@ from skpudle._data.foreign import baseline_of, penalty_of
 from skpudle._data.validation import fit_context
 from skpudle._learners.coder import ExposedTransformer, check_loss
 from skpudle._learners.dense import DenseLearner
-from skpudle._learners.models import Learned, Pursuit, learned_encoder, units_of
+from skpudle._learners.models import Learned, Pursuit
 from skpudle._learners.plan import DensePlan
-from skpudle._learners.units import InUnits, in_units
+from skpudle._learners.record import learned_encoder
+from skpudle._learners.units import in_units, units_of
 from skpudle._losses import LOSSES
 from skpudle._operators import DenseDictionary
 from skpudle._precision import training_mode
@@ -860,7 +861,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         given = {"dtype": str(own.x.dtype), "l0": repr(l0), "criterion": criterion}
         team.check_agreement(lambda: task_of(self, "choose_alpha", data) | given)
         whole = Samples(*split_missing(team.collect(own).x))  # rows of all processes
-        rows = in_units(self._units(), whole)
+        rows = in_units(units_of(self), whole)
         x, mask = rows.x, rows.mask
         unit = unit_of(mean_square(x))
         problem = Problem(
@@ -870,7 +871,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             mask=mask,
             unit=unit,
         )
-        atoms = units_of(self).from_user(to_tensor(self.components_))
+        atoms = units_of(self).atoms
         options = dict(debias=plan.debias)
         if l0 is not None:
             coding, is_met = coding_of_l0(problem, atoms, float(l0), **options)
@@ -925,46 +926,27 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         self._validate_params(*_OF_THE_ENCODER)
         return module_of(self, self._plan())
 
-    def _transform_encoder(self):
+    def _encoder(self):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
         plan = self._plan()
         if any(getattr(self, name) not in (None, "auto") for name in _OF_SOME_CODES):
             warn_of_unused(self, plan.without_effect(), "on these codes")
         if self.transform_algorithm == "omp":
             limits = self.transform_n_nonzero_coefs, self.transform_tol
-            return self._encoder_in_units(Pursuit(*limits, bool(self.positive_code)))
+            return Pursuit(*limits, bool(self.positive_code))
         if self.separate_atoms and self.transform_algorithm == "unfolded":
-            atoms = units_of(self).from_user(to_tensor(self.components_))
-            return self._encoder_in_units(Learned(self, atoms))
+            return Learned(self, units_of(self).atoms)
         encoder = plan.encoder
         if self.debias == "auto":
             encoder = replace(encoder, debias=self.debias_)
         if plan.converges:
             encoder = replace(encoder, n_unfoldings=None)
         options = dict(step_size=getattr(self, "step_size_", None), lambda_decay=self.lambda_decay_)
-        return self._encoder_in_units(encoder.at(penalty_of(self), **options, warn=True))
+        return encoder.at(penalty_of(self), **options, warn=True)
 
-    def _units(self):  # -> Noise
-        """Return the units of rows, whose noise is told by codes of the learner."""
-        atoms, alpha = to_tensor(self.components_), getattr(self, "alpha_", None)
-        baseline, noise = baseline_of(self), units_of(self)
-        return replace(
-            noise,
-            intercept=None if baseline is None else to_tensor(baseline),
-            atoms=noise.from_user(atoms),
-            alpha=None if alpha is None else alpha / noise.unit,
-            positive_code=bool(self.positive_code),
-        )
-
-    def _encoder_in_units(self, encoder):
-        noise = replace(self._units(), intercept=None)
-        if noise.is_equal:
-            return encoder
-        return InUnits(encoder, noise, noise.gains(to_tensor(self.components_)))
-
-    def _learn_encoder(self, plan, outcome, data, interrupts, **options):
-        """Return the outcome with a trained encoder, and the number of updates."""
-        model, samples, n_made = outcome.model, current_team().collect(data.samples), 0
+    def _learn_encoder(self, plan, fitted, data, interrupts, **options):
+        """Return the record with a trained encoder, and the number of updates."""
+        samples, n_made = self._in_units(fitted, current_team().collect(data.samples)), 0
 
         def stopped():  # is asked before each update
             nonlocal n_made
@@ -972,9 +954,9 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             return interrupts.pending
 
         learned = learn_encoder(
-            outcome.rows,
+            fitted.rows,
             samples.x,
-            float(model.alpha),
+            float(fitted.model.alpha),
             n_unfoldings=plan.n_unfoldings,
             separate=self.separate_atoms == "unfolding",
             penalised=self.gradient != "ae-ls",
@@ -984,31 +966,34 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             stopped=stopped,
             **options,
         )
-        return replace(outcome, model=replace(model, learned=learned)), n_made
+        return replace(fitted, learned=learned), n_made
 
-    def _coded(self, plan, outcome, data, interrupts, run=None):
-        outcome = super()._coded(plan, outcome, data, interrupts, run)
+    def _finish_part(self, plan, fitted, data, interrupts):  # -> FittedRows
         if not self.separate_atoms:
-            return outcome
-        rows = outcome.rows
-        n_samples = len(data.samples)
+            return fitted
+        rows, n_samples = fitted.rows, len(data.samples)
+        start = learned_encoder(self, rows) if hasattr(self, "thresholds_") else None
+        options = dict(n_updates=-(-n_samples // plan.batch_size(n_samples)), start=start)
+        return self._learn_encoder(plan, fitted, data, interrupts, **options)[0]
+
+    def _finish(self, plan, fitted, data, run):  # -> FittedRows
+        fitted = super()._finish(plan, fitted, data, run)
+        if not self.separate_atoms:
+            return fitted
+        rows, n_samples = fitted.rows, len(data.samples)
         size = plan.batch_size(n_samples)
         n_batches = -(-n_samples // size)
-        if run is None:  # one pass of `partial_fit`
-            start = learned_encoder(self, rows) if hasattr(self, "thresholds_") else None
-            options = dict(n_updates=n_batches, start=start)
-            return self._learn_encoder(plan, outcome, data, interrupts, **options)[0]
         if self.max_iter == "auto":
             n_updates = default_updates(n_samples, *rows.shape, plan.n_unfoldings, size)
         else:
             n_updates = self.max_iter * n_batches
-        if self.verbose and not interrupts.pending:
+        if self.verbose and not run.interrupts.pending:
             print_encoder(n_updates)
         generator = torch.Generator(rows.device).manual_seed(run.generator.initial_seed())
         options = dict(n_updates=n_updates, generator=generator)
         with run.timed("encoder"):
-            outcome, n_made = self._learn_encoder(plan, outcome, data, interrupts, **options)
+            fitted, n_made = self._learn_encoder(plan, fitted, data, run.interrupts, **options)
         (is_short,) = run.team.any(n_made < n_updates)  # in any process, as in training
-        ended_by = "interrupt" if is_short else outcome.ended_by
+        ended_by = "interrupt" if is_short else fitted.ended_by
         later = {"encoder": -(-n_made // n_batches)} if n_made else {}
-        return replace(outcome, later=later, ended_by=ended_by)
+        return replace(fitted, later=later, ended_by=ended_by)

@@ -8,20 +8,52 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from skpudle._data.arrays import split_missing, with_gaps
+from skpudle._data.arrays import split_missing, to_tensor, with_gaps
+from skpudle._data.foreign import baseline_of
+from skpudle._learners.record import restore_noise
 from skpudle._operators import DenseDictionary
-from skpudle.search._noise import Noise
+from skpudle.search._noise import CENTRED, Noise
 
-__all__ = ["InUnits", "SourceInUnits", "in_units"]
+__all__ = ["InUnits", "encoder_in_units", "in_units", "source_in_units", "units_of"]
+
+
+def units_of(learner):  # -> Noise
+    """Return the units of a fitted learner's rows; equal noise where none was learned.
+
+    New rows get their noise from codes of the learner's atoms.
+    """
+    state = getattr(learner, "_training_state", {})
+    noise = restore_noise(state["noise"]) if "noise" in state else CENTRED
+    baseline = baseline_of(learner)
+    return replace(
+        noise,
+        intercept=None if baseline is None else to_tensor(baseline),
+        atoms=noise.from_user(to_tensor(learner.components_)),
+    )
+
+
+def encoder_in_units(learner, encoder):  # -> encoder
+    """Return an encoder of rows in units of their noise as one of rows without their baseline."""
+    noise = replace(units_of(learner), intercept=None)
+    if noise.is_equal:
+        return encoder
+    return InUnits(encoder, noise, noise.gains(to_tensor(learner.components_)))
 
 
 def in_units(noise, samples):
     """Return samples in units of their noise; outliers are missing."""
+    if noise.changes_nothing:
+        return samples
     x, mask, _ = noise.enter(samples.x, samples.mask)
     return replace(samples, x=x, mask=mask)
 
 
-class SourceInUnits:
+def source_in_units(noise, source):  # -> source
+    """Return a source of samples in units of their noise."""
+    return source if noise.changes_nothing else _SourceInUnits(source, noise)
+
+
+class _SourceInUnits:
     """A source whose samples are in units of their noise.
 
     Parameters
@@ -43,7 +75,7 @@ class SourceInUnits:
     def for_training(self, batch_size, generator, *, shuffle):
         """Return the same samples in batches of this size."""
         source = self._source.for_training(batch_size, generator, shuffle=shuffle)
-        return SourceInUnits(source, self._noise)
+        return _SourceInUnits(source, self._noise)
 
     def batches(self, plan, start=0):
         """Yield the batches of an epoch."""

@@ -468,15 +468,13 @@ class Recorder:
         with named_checkpoint(self._file.name):
             return len(self._stored["shared"]["atoms"])
 
-    def restore_model(self, model, rows):  # -> model
-        """Return the model with the values in the file that data decided before training.
+    def restore(self, fitted):  # -> Fitted
+        """Return the record of a fit with the values in the file that data decided before training.
 
         Parameters
         ----------
-        model : object
-            The model of the parameters; see `skpudle._training.loop`.
-        rows : Tensor of shape (n_rows, ...)
-            Its rows of parameters.
+        fitted : Fitted
+            The record with first atoms.
 
         Raises
         ------
@@ -484,19 +482,19 @@ class Recorder:
             If no fit of the model decides these values.
         """
         with named_checkpoint(self._file.name):
-            return model.restore_values(_moved(self._stored["shared"]["model"], rows.device), rows)
+            return fitted.restore(_moved(self._stored["shared"]["model"], fitted.rows.device))
 
-    def restore_end(self, outcome):  # -> Outcome or None
-        """Return the outcome with the values of the complete fit in the file.
+    def restore_end(self, fitted):  # -> Fitted or None
+        """Return the record of training with the values of the complete fit in the file.
 
         Parameters
         ----------
-        outcome : Outcome
-            The outcome of training.
+        fitted : Fitted
+            The record after training.
 
         Returns
         -------
-        Outcome or None
+        Fitted or None
             None if the fit in the file is not complete, or if this fit is longer or shorter.
 
         Raises
@@ -507,12 +505,11 @@ class Recorder:
         end = self._stored and self._stored["end"]
         if not end or end["max_iter"] != plain(self._estimator.max_iter):
             return None
-        if outcome.n_steps != self._stored["shared"]["n_updates"]:
+        if fitted.n_steps != self._stored["shared"]["n_updates"]:
             return None
         with named_checkpoint(self._file.name):
-            values = _moved(end["model"], outcome.rows.device)
-            model = outcome.model.restore_values(values, outcome.rows)
-        return replace(outcome, model=model, later=end["later"])
+            found = fitted.restore(_moved(end["model"], fitted.rows.device))
+        return replace(found, later=end["later"])
 
     def found_steps(self, check):  # -> dict or None
         """Return the state of a fit without search and updates; None without a file.
@@ -590,14 +587,14 @@ class Recorder:
         shared = trainer.state.as_dict()
         own = {name: shared.pop(name) for name in ("progress", "generator")}
         own["n_seen"] = getattr(self._source, "n_seen", None)
-        shared["model"] = trainer.model.pack_values()
+        shared["model"] = trainer.fitted.pack()
         self._written = shared, own, trainer.n_steps, ended_by
         self._write(*self._written)
 
-    def complete(self, outcome):
+    def complete(self, fitted):
         """Write the state of the last round once more, with all values that the fit has decided."""
-        end = {"max_iter": plain(self._estimator.max_iter), "later": outcome.later}
-        self._write(*self._written, end | {"model": outcome.model.pack_values()})
+        end = {"max_iter": plain(self._estimator.max_iter), "later": fitted.later}
+        self._write(*self._written, end | {"model": fitted.pack()})
 
     def end_search(self, state):
         """Write the state of a search."""

@@ -33,7 +33,6 @@ from skpudle._training.messages import (
     print_search,
     print_size,
 )
-from skpudle._training.state import Outcome
 from skpudle._training.team import current_team
 from skpudle.search._search import SearchState, advance, begin, is_done
 from skpudle.search._stream import advance_stream
@@ -400,9 +399,9 @@ class FitRun(AbstractContextManager):
             With ``batch_size(n_samples)``, and ``n_updates(n_batches, batch_size, data)``, the
             largest number of updates.
         attributes_of : callable, default=None
-            Returns the fitted attributes of an outcome; only `fitted` needs it.
+            Returns the fitted attributes of the record of a fit, for callbacks.
         """
-        self._attributes_of = attributes_of
+        self.attributes_of = attributes_of
         team, generator = self.team, make_generator(self.learner.random_state)
         team.check_agreement(lambda: task_of(self.learner, "fit", data))
         self.recorder.open(generator, team)
@@ -464,10 +463,6 @@ class FitRun(AbstractContextManager):
             whole.call_on_fit_task_end(**ended)
         self.seconds[name or "training"] = time.perf_counter() - began
         return stopped
-
-    def fitted(self, model, rows, losses=()):
-        """Return the fitted attributes before training."""
-        return self._attributes_of(Outcome(model, rows, losses))
 
     def learn_noise(self, trials, attributes_of):  # -> NoiseTrial
         """Learn baseline and noise; see `Trials`."""

@@ -26,7 +26,7 @@ import torch
 from skpudle._compilation import threads_for
 from skpudle._data.batches import count_batches, once_only
 from skpudle._gradients import differentiate
-from skpudle._training.state import Outcome, Progress, TrainingState
+from skpudle._training.state import Progress, TrainingState
 from skpudle._training.team import ALONE
 
 __all__ = ["Diverged", "EpochSummary", "Interrupted", "Trainer"]
@@ -74,16 +74,11 @@ class Trainer:
 
     Parameters
     ----------
-    model : object
-        The model to train, see above.
+    fitted : Fitted
+        The record of the fit, with the model to train, see above, its losses and its number of
+        updates so far.
     optimizer : GradientOptimizer or SurrogateOptimizer
         Owns the rows of parameters.
-    n_steps : int, default=0
-        Number of updates made before.
-    loss_curve : iterable of float, default=()
-        Mean losses of the epochs before.
-    searched : iterable of float, default=()
-        Losses of the epochs of a search, for the record.
     team : Team, default=ALONE
         The processes that train one dictionary, each with samples of its own.
     interrupts : Interrupts, optional
@@ -94,18 +89,16 @@ class Trainer:
 
     def __init__(
         self,
-        model,
+        fitted,
         optimizer,
         *,
-        n_steps=0,
-        loss_curve=(),
-        searched=(),
         team=ALONE,
         interrupts=_UNDISTURBED,
         at_round=None,
     ):
-        self.model, self.optimizer = model, optimizer
-        self.n_steps, self.loss_curve, self.searched = n_steps, list(loss_curve), tuple(searched)
+        self._begun, self.model, self.optimizer = fitted, fitted.model, optimizer
+        self.n_steps, self.loss_curve = fitted.n_steps, list(fitted.loss_curve)
+        self.searched = tuple(fitted.losses)
         self.state = None  # as of the last round
         self.team, self._interrupts = team, interrupts
         self._at_round = at_round
@@ -283,16 +276,17 @@ class Trainer:
 
     # ------------------------------------------------------------------ the state of training
 
-    def outcome(self):
-        """Return the present outcome."""
-        return Outcome(
-            self.model,
-            self.optimizer.atoms.detach(),
-            self.searched,
-            tuple(self.loss_curve),
-            self.n_steps,
-            self.optimizer.state(),
-            () if self.state is None else self.state.stopping,
+    @property
+    def fitted(self):
+        """The record of the fit at present."""
+        return replace(
+            self._begun,
+            rows=self.optimizer.atoms.detach(),
+            losses=self.searched,
+            loss_curve=tuple(self.loss_curve),
+            n_steps=self.n_steps,
+            moments=self.optimizer.state(),
+            stopping=() if self.state is None else self.state.stopping,
         )
 
     def mark(self, source, stopping):

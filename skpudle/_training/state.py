@@ -1,48 +1,11 @@
 """The state of training as one value: to roll back, to write to disk, to resume."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Outcome", "Progress", "TrainingState"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The outcome of a fit so far, from which a learner takes its attributes.
-
-    Attributes
-    ----------
-    model : object
-        The model, see `skpudle._training.loop`.
-    rows : Tensor of shape (n_components, ...)
-        Its rows of parameters.
-    losses : tuple of float
-        Losses of the epochs of the search.
-    loss_curve : tuple of float
-        Mean losses of the epochs of training.
-    n_steps : int
-        Number of updates by gradients.
-    moments : dict
-        The optimiser's own state; empty without training.
-    stopping : tuple
-        The progress of the rule of stopping, as of the last round.
-    later : dict of str to int
-        Names of phases after training, and their numbers of epochs.
-    ended_by : str or None
-        The cause of the end.
-    """
-
-    model: object
-    rows: Tensor
-    losses: tuple = ()
-    loss_curve: tuple = ()
-    n_steps: int = 0
-    moments: dict = field(default_factory=dict)
-    stopping: tuple = ()
-    later: dict = field(default_factory=dict)
-    ended_by: str | None = None
+__all__ = ["Progress", "TrainingState"]
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ from skpudle._learners.convolutional.values import (
     universal_threshold,
 )
 from skpudle._learners.counts import settled_baseline
+from skpudle._learners.record import Fitted
 from skpudle._operators import ConvDictionary, project_atoms
 from skpudle._training.messages import nothing_known
 from skpudle._training.team import current_team
@@ -230,7 +231,13 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         source = data.source.for_training(self._plan().batch_size(), own, shuffle=False)
         return next(iter(source.batches(source.plan())))
 
-    def _new_model(self, plan, data, generator, run=None):  # -> ConvModel, rows
+    def _find(self, plan, data, run):  # -> Fitted
+        return self._start(plan, data, run.generator, run)
+
+    def _begin(self, plan, data, generator):  # -> Fitted
+        return self._start(plan, data, generator)
+
+    def _start(self, plan, data, generator, run=None):  # -> Fitted
         images, step = data.samples, plan.step_size
         decides = isinstance(self.n_components, str)
         if decides and not plan.searches:
@@ -272,11 +279,11 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             searched = float(penalty) if plan.searches and run is not None else None
             options = images, images.geometry, generator, parameters.alpha
             model, rows = self._model(plan, parameters, *options)
-            return replace(model, search_alpha=searched, size_path=size_path), rows
+            return Fitted(model=model, rows=rows, search_alpha=searched, size_path=size_path)
 
         def fitted(found, losses, path):
-            model, rows = built(found.reshape(-1, *shape[1:]).to(atoms))
-            return run.fitted(replace(model, size_path=path), rows, losses)
+            now = built(found.reshape(-1, *shape[1:]).to(atoms))
+            return run.attributes_of(replace(now, size_path=path, losses=losses))
 
         if decides and run is not None and not resumes:
             problem = self._problem(seen, float(penalty) / noise_of(*given), given[1])
@@ -293,8 +300,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             atoms = trial.atoms.reshape(-1, *shape[1:]).to(atoms)
 
         if resumes:
-            model, rows = built(atoms)
-            return run.recorder.restore_model(model, rows), rows
+            return run.recorder.restore(built(atoms))
         if not plan.searches or run is None:
             return built(atoms)
         problem = self._problem(seen, float(penalty) / noise_of(*given), given[1])
@@ -319,22 +325,21 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             refit = partial(refit_atoms, searched(problem, state), *state.found)
             found = run.make_step("unbiased atoms", refit, partial(of_state, state))
         found = found.reshape(len(atoms), -1, *self._kernel).to(atoms)
-        model, rows = built(found)
+        now = built(found)
         if given[1] is not None:
             pieces, masks = self._pieces(images)
             known = pieces.stacked(), None if masks is None else pieces.stacked(masks)
-            intercept = settled_baseline(model.network(rows, 0)[0], *known)
-            model, rows = built(found, intercept)
+            network, *_ = now.model.network(now.rows, 0)
+            now = built(found, settled_baseline(network, *known))
         if is_done(state) and problem.held_out is not None and plan.codes_follow_data:
             unseen = project_atoms(state.unseen, rank=self.rank)
             options = dict(debias=plan.debias, place=state.trials[0].prediction.place)
             choose = partial(choose_coding, problem.held_out, unseen, **options)
             path = run.make_step("penalty of codes", choose, partial(of_state, state))
-            model = replace(model, coding=path.summary(problem.unit))
+            now = replace(now, coding=path.summary(problem.unit))
         unit = problem.unit * noise_of(*given)
         path = penalty_path(problem, state.path, unit)
-        model = replace(model, search_alpha=state.alpha * unit, penalty_path=path)
-        return model, rows
+        return replace(now, search_alpha=state.alpha * unit, penalty_path=path)
 
     def _pieces(self, images):  # -> Pieces, and masks of the images
         pictures = images.targets or images.images
@@ -354,15 +359,15 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             unit=unit_of(float(seen.double().square().mean()) * prod(self._kernel)),
         )
 
-    def _coding_problem(self, outcome, data, run):  # -> ConvProblem, atoms
-        problem = self._problem(data.samples, float(outcome.model.alpha))
-        return problem, as_pictures(outcome.model.layout.unpack(outcome.rows).atoms)
+    def _coding_problem(self, fitted, data, run):  # -> ConvProblem, atoms
+        problem = self._problem(data.samples, float(fitted.model.alpha))
+        return problem, as_pictures(fitted.model.layout.unpack(fitted.rows).atoms)
 
     def _known_pictures(self, images):  # -> Tensor of shape (n_components, n_channels, h, w)
         known = known_parameters(_known(self), len(self._kernel), images.images[0])
         return as_pictures(known.atoms)
 
-    def _known_model(self, plan, data):  # -> ConvModel, rows, generator
+    def _resume(self, plan, data):  # -> Fitted, generator
         generator = make_generator(self.random_state)
         generator.manual_seed(generator.initial_seed() + self.n_steps_)  # other crops
         images, state = data.samples, self._training_state
@@ -391,8 +396,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         known = dict(
             data_scale=state["data_scale"] or model.data_scale, peak=max(model.peak, self.peak_)
         )
-        known |= dict(coding=coding, search_alpha=state.get("search_alpha"))
-        return replace(model, **known), rows, generator
+        model, found = replace(model, **known), {"search_alpha": state.get("search_alpha")}
+        return Fitted(model=model, rows=rows, coding=coding, **found), generator
 
     def _model(self, plan, parameters, images, geometry, generator, alpha, threshold_unit=None):
         n = depth_of(self) or 0

@@ -21,13 +21,8 @@ from torch import Tensor
 from skpudle._data.noise import Noise, estimate_noise
 from skpudle._data.training_images import Geometry, TrainingImages
 from skpudle._learners.convolutional.values import ConvParameters, fitted_values, responses
-from skpudle._learners.models import (
-    Encoder,
-    as_arrays,
-    check_numbers,
-    pack_choices,
-    restore_choices,
-)
+from skpudle._learners.models import Encoder
+from skpudle._learners.record import check_numbers
 from skpudle._operators import (
     ConvDictionary,
     ConvLayers,
@@ -382,14 +377,6 @@ class ConvModel:
         Grids that an update draws.
     generator : torch.Generator, default=None
         Generator of the grids.
-    coding : tuple of float, default=None
-        Penalty, share of the bias to remove and noise of codes, if they were chosen from the data.
-    search_alpha : float, default=None
-        The penalty of the search, if there was one.
-    size_path : SizePath, default=None
-        The numbers of atoms that were tried, if one was chosen from the data.
-    penalty_path : PenaltyPath, default=None
-        The penalties that the search tried.
     """
 
     rule: Callable
@@ -404,10 +391,6 @@ class ConvModel:
     part_size: int
     n_train_shifts: int = 1
     generator: torch.Generator | None = None
-    coding: tuple | None = None
-    search_alpha: float | None = None
-    size_path: tuple | None = None
-    penalty_path: tuple | None = None
 
     curvature = 1.0  # of least squares
     n_constant_codes = 0  # all rows are atoms
@@ -451,17 +434,14 @@ class ConvModel:
     def memory(self):
         """Return the private attributes that a later `partial_fit` needs."""
         memory = {"alpha": self.alpha, "image_size": self.geometry.image_size}
-        memory |= {"threshold_unit": self.layout.threshold_unit}
-        known = {"coding": self.coding, "search_alpha": self.search_alpha}
-        return memory | {name: value for name, value in known.items() if value is not None}
+        return memory | {"threshold_unit": self.layout.threshold_unit}
 
-    def pack_values(self):
-        """Return the values that data have decided, for a checkpoint."""
-        fixed = {name: getattr(self.layout, name) for name in _FIXED}
-        return pack_choices(self) | fixed
+    def pack(self):
+        """Return the numbers that data have decided, for a checkpoint."""
+        return {"alpha": self.alpha} | {name: getattr(self.layout, name) for name in _FIXED}
 
-    def restore_values(self, values, rows):
-        """Return the model with the values of `pack_values`.
+    def restore(self, values):
+        """Return the model with the numbers of `pack`.
 
         Raises
         ------
@@ -472,7 +452,7 @@ class ConvModel:
         check_numbers(fixed.values())
         if not fixed["threshold_unit"]:
             raise ValueError(f"its unit of thresholds is {fixed['threshold_unit']}")
-        return replace(self, **restore_choices(values), layout=replace(self.layout, **fixed))
+        return replace(self, alpha=values["alpha"], layout=replace(self.layout, **fixed))
 
     def attributes(self, rows):
         """Return the fitted attributes."""
@@ -482,8 +462,4 @@ class ConvModel:
             values = values._replace(step=step)
         options = dict(shared_threshold=self.layout.shared_threshold, rank=self.layout.rank)
         attributes = fitted_values(values, len(stride), self.geometry, **options)
-        alpha, debias, noise_std = self.coding or (attributes["alpha_"], self.encoder.debias, None)
-        coded = {"alpha_": alpha, "debias_": debias, "noise_std_": noise_std}
-        coded |= {"search_alpha_": self.search_alpha, "size_path_": as_arrays(self.size_path)}
-        coded |= {"penalty_path_": as_arrays(self.penalty_path)}
-        return attributes | coded | {"n_components_": len(rows), "peak_": self.peak}
+        return attributes | {"n_components_": len(rows), "peak_": self.peak}

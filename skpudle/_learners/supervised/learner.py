@@ -27,22 +27,21 @@ from skpudle._data.arrays import (
     is_array,
     resolve_device,
     split_missing,
+    to_numpy,
     to_tensor,
 )
 from skpudle._data.batches import Rows, Samples
 from skpudle._data.sources import is_stream
 from skpudle._data.tables import is_dataset, loaded
 from skpudle._data.validation import fit_context
-from skpudle._learners.base import Data, GradientLearner
-from skpudle._learners.coder import DictionaryTransformer
-from skpudle._learners.dense import known_model, start
-from skpudle._learners.models import DenseModel
+from skpudle._learners.base import Data
+from skpudle._learners.dense import RowLearner, resume_rows, without_row_noise
 from skpudle._learners.plan import DensePlan
 from skpudle._learners.pudle import PUDLEDictionaryLearning, module_of
 from skpudle._learners.supervised.model import TaskLayout, TaskModel, joint
 from skpudle._learners.supervised.tasks import Head, check_weights, distinct, hold_out
 from skpudle._precision import own_precision, training_mode
-from skpudle._training.messages import nothing_known, wrong_atoms
+from skpudle._training.messages import wrong_atoms
 from skpudle._training.team import current_team
 from skpudle.encoding import EncoderModule
 
@@ -111,14 +110,10 @@ class TaskPlan(DensePlan):
             yield ("validation_fraction",), "early_stopping=True"
 
 
-def _known_head(head, model, atoms):  # -> Head, in the unit and dtype of the model
-    return Head((head[0] * model.layout.unit).to(atoms), head[1].to(atoms))
-
-
-class TaskLearner(GradientLearner, DictionaryTransformer):
+class TaskLearner(RowLearner):
     """A learner for a task, which `PUDLEClassifier` and `PUDLERegressor` define.
 
-    It starts as a dictionary learner does, by `skpudle._learners.dense.start`, and adds the task.
+    It finds atoms as a dictionary learner does, and adds the task.
     A subclass has ``_task(y, weights, known, classes)``, which returns the task and its fitted
     attributes, and ``_task_kind``, whose ``check`` reads ``y``.
     """
@@ -314,7 +309,7 @@ class TaskLearner(GradientLearner, DictionaryTransformer):
     def _plan(self):
         return TaskPlan.of(self)
 
-    def _transform_encoder(self):
+    def _encoder(self):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
         options = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_, warn=True)
         return self._plan().encoder.at(self.alpha_, **options)
@@ -372,69 +367,74 @@ class TaskLearner(GradientLearner, DictionaryTransformer):
         inputs = {} if known else input_attributes(X) | inputs
         return Data(Rows(trained), samples, device, inputs, held_out, task)
 
-    def _new_model(self, plan, data, generator, run=None):  # -> model, rows
-        if data.samples.mask is not None and not data.samples.mask.any():
-            raise nothing_known(self)
-        model, atoms = start(plan, data, generator, run)
-        if not self.supervision and run is not None:
-            return model, atoms  # the head is fitted at the end
-        model = self._task_model(model, atoms, data)
-        n_outputs, p = model.layout.n_outputs, len(atoms) * model.layout.n_sides
-        if run is None and hasattr(self, "coef_"):  # data were zero up to here
-            head = _known_head(data.task.head(self.coef_, self.intercept_), model, atoms)
-        elif run is None:  # later calls may bring other targets
-            head = Head(atoms.new_zeros(n_outputs, p), atoms.new_zeros(n_outputs))
-        else:
-            head = self._head(model, atoms, data)
-        return model, model.layout.pack(atoms, head)
+    def _find(self, plan, data, run):  # -> FittedRows
+        fitted = without_row_noise(super()._find(plan, data, run))
+        if not self.supervision:  # the head is fitted at the end
+            return fitted
+        return self._with_head(fitted, data, self._best_head(fitted, data))
 
-    def _known_model(self, plan, data):  # -> model, rows, None
+    def _begin(self, plan, data, generator):  # -> FittedRows
+        fitted = without_row_noise(super()._begin(plan, data, generator))
+        if hasattr(self, "coef_"):  # data were zero up to here
+            return self._with_known_head(fitted, data)
+        blank = self._layout(fitted, data).blank_head(fitted.rows)
+        return self._with_head(fitted, data, blank)  # later calls may bring other targets
+
+    def _resume(self, plan, data):  # -> FittedRows, None
         self._check_head()
-        state = self._training_state
-        model, atoms = known_model(plan, data, vars(self))
-        model = self._task_model(model, atoms, data, state["mean_weight"], state["total_weight"])
-        head = _known_head(data.task.head(self.coef_, self.intercept_), model, atoms)
-        return model, model.layout.pack(atoms, head), None
+        state, fitted = self._training_state, resume_rows(plan, data, vars(self))
+        weights = state["mean_weight"], state["total_weight"]
+        return self._with_known_head(fitted, data, *weights), None
 
-    def _layout(self, model, atoms, data):
-        return TaskLayout(
-            atoms.shape[1],
-            data.task.n_outputs,
-            2 if self.split_sign else 1,
-            sqrt(model.data_scale / len(atoms)) or 1.0,
-        )
+    def _layout(self, fitted, data):  # FittedRows with atoms alone -> TaskLayout
+        n_components, n_features = fitted.rows.shape
+        unit = sqrt(fitted.model.data_scale / n_components) or 1.0
+        return TaskLayout(n_features, data.task.n_outputs, 2 if self.split_sign else 1, unit)
 
-    def _task_model(self, model, atoms, data, mean_weight=None, total_weight=0.0):
-        target = data.samples.target
+    def _with_known_head(self, fitted, data, *weights):  # -> FittedRows
+        coef = self.coef_ / self._gains(fitted.noise, self.components_)
+        given, unit = data.task.head(coef, self.intercept_), self._layout(fitted, data).unit
+        head = Head((given[0] * unit).to(fitted.rows), given[1].to(fitted.rows))
+        return self._with_head(fitted, data, head, *weights)
+
+    def _with_head(self, fitted, data, head, mean_weight=None, total_weight=0.0):  # -> FittedRows
+        """Add a head, and the task, to atoms."""
+        model, target = fitted.model, data.samples.target
         here = float(data.task.weights(target).sum())
-        return TaskModel(
-            **{field.name: getattr(model, field.name) for field in fields(model)} | {"rule": joint},
-            layout=self._layout(model, atoms, data),
+        known = {field.name: getattr(model, field.name) for field in fields(model)}
+        model = TaskModel(
+            **known | {"rule": joint},
+            layout=self._layout(fitted, data),
             task=data.task,
             supervision=float(self.supervision),
             mean_weight=here / len(target) if mean_weight is None else mean_weight,
             total_weight=total_weight + here,
             strength=float(self.C),
         )
+        return replace(fitted, model=model, rows=model.layout.pack(fitted.rows, head))
 
     @torch.no_grad()
-    def _head(self, model, atoms, data):  # -> Head, the best for codes of these atoms
-        dictionary, encoder, _ = DenseModel.network(model, atoms, 0)
-        samples = data.samples
+    def _best_head(self, fitted, data):  # -> Head, the best for codes of these atoms
+        dictionary, encoder, _ = fitted.model.network(fitted.rows, 0)
+        samples = self._in_units(fitted, data.samples)
         codes = encoder(dictionary, samples.x, mask=samples.mask)
-        features = self._layout(model, atoms, data).features(codes)
+        features = self._layout(fitted, data).features(codes)
         return data.task.solve(features, samples.target, self.C)
 
-    def _attributes(self, plan, outcome, data, unused=None):
-        attributes = super()._attributes(plan, outcome, data, unused)
-        model, rows = outcome.model, outcome.rows
-        if not isinstance(model, TaskModel):
-            head = self._head(model, rows, data)
-            task = self._task_model(model, rows, data)
-            attributes |= task.attributes(task.layout.pack(rows, head))
-            attributes["_training_state"] |= task.memory()
-        scores = None if data.held_out is None else np.array(outcome.stopping[3])
+    def _attributes(self, plan, data, fitted, unused=None):
+        if not isinstance(fitted.model, TaskModel):
+            fitted = self._with_head(fitted, data, self._best_head(fitted, data))
+        scores = None if data.held_out is None else np.array(fitted.stopping[3])
+        attributes = super()._attributes(plan, data, fitted, unused)
+        attributes["coef_"] = attributes["coef_"] * self._gains(
+            fitted.noise, attributes["components_"]
+        )
         return attributes | {"validation_scores_": scores}
+
+    def _gains(self, noise, components):  # -> ndarray of shape (n_sides * n_components,)
+        """Return by what codes in units of the noise exceed the features of `transform`."""
+        gains = to_numpy(noise.gains(to_tensor(components)))
+        return np.tile(gains, 2 if self.split_sign else 1)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -42,6 +42,11 @@ class TaskLayout(NamedTuple):
         weights = head.weights.unflatten(1, (self.n_sides, len(atoms))).movedim(2, 0).flatten(1)
         return torch.cat([atoms, weights, head.intercept.expand(len(atoms), -1)], dim=1)
 
+    def blank_head(self, atoms):  # (n_components, n_features) -> Head
+        """Return a head without weights."""
+        n_weights = len(atoms) * self.n_sides
+        return Head(atoms.new_zeros(self.n_outputs, n_weights), atoms.new_zeros(self.n_outputs))
+
     def atoms(self, rows):  # (n_components, n_parameters) -> (n_components, n_features)
         """Return the atoms in rows; differentiable."""
         return rows[:, : self.n_features]
@@ -117,6 +122,8 @@ class TaskModel(DenseModel):
     total_weight: float = 1.0
     strength: float = 1.0
 
+    name_of_baseline = "baseline_"  # the intercept is that of the decisions
+
     @property
     def ridge(self):
         """The penalty of the head, relative to the mean loss."""
@@ -137,6 +144,10 @@ class TaskModel(DenseModel):
         atoms, head = super().replacements(rows, samples), self.layout.head(rows)
         blank = head.weights.new_zeros(len(head.weights), len(atoms) * self.layout.n_sides)
         return self.layout.pack(atoms, Head(blank, head.intercept))
+
+    def parts(self, rows):  # -> atoms (n_components, n_features), None
+        """Return the atoms in rows, and no intercept."""
+        return self.layout.atoms(rows), None
 
     def step(self, rows):
         """Return the step for the atoms of these rows."""
