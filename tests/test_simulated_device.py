@@ -543,8 +543,7 @@ def test_atoms_arrive_on_a_device_in_the_dtype_of_the_data(X):
         learner = make(options, "cuda", optimizer="adam", alpha=0.1)
         plan = learner._plan()
         data = learner._read(plan, X.astype(np.float32), None)
-        _, rows = learner._new_model(plan, data, torch.Generator())
-        assert rows.dtype == torch.float32
+        assert learner._begin(plan, data, torch.Generator()).rows.dtype == torch.float32
         fitted = make(options, "cpu", optimizer="adam", alpha=0.1).fit(X).set_params(device="cuda")
         codes = fitted.transform(X.astype(np.float32))
         assert fitted.inverse_transform(codes).dtype == np.float32

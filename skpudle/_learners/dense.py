@@ -64,7 +64,6 @@ from skpudle.search._size import try_sizes
 __all__ = [
     "DICT_INIT",
     "DenseLearner",
-    "RowLearner",
     "choose_atoms",
     "read_rows",
     "resume_rows",
@@ -544,50 +543,8 @@ def read_rows(learner, plan, X, y=None, *, known=False, part=False, exposure=Non
     return Data(source, samples, device, {})
 
 
-class RowLearner(GradientLearner, DictionaryTransformer):
-    """A learner of rows in units of their noise."""
-
-    def _in_units(self, fitted, samples):  # -> Samples
-        return in_units(fitted.noise, samples)
-
-    def _source_in_units(self, fitted, source):  # -> source
-        return source_in_units(fitted.noise, source)
-
-    def _some_samples(self, data):  # -> Samples
-        return data.samples[spread_rows(len(data.samples), _SAMPLES)]
-
-    def _check_known_entries(self, data):
-        mask = data.samples.mask
-        (known,) = current_team().any(mask is None or mask.any())
-        if not known:
-            raise nothing_known(self)
-
-    def _find(self, plan, data, run):  # -> FittedRows
-        self._check_known_entries(data)
-        return find_atoms(plan, data, run)
-
-    def _begin(self, plan, data, generator):  # -> FittedRows
-        self._check_known_entries(data)
-        return begin_in_part(plan, data, generator)
-
-    def _attributes(self, plan, data, fitted, unused=None):
-        attributes = super()._attributes(plan, data, fitted, unused) | {"outliers_": None}
-        if fitted.outliers is not None and len(fitted.outliers):
-            places = to_numpy(fitted.outliers).T
-            shape, values = data.samples.x.shape, np.ones(places.shape[1], bool)
-            attributes["outliers_"] = csr_array((values, places), shape=tuple(shape))
-        return attributes
-
-    def _encoder(self):
-        """Return the encoder of rows in units of their noise."""
-        raise NotImplementedError
-
-    def _transform_encoder(self):
-        return encoder_in_units(self, self._encoder())
-
-
-class DenseLearner(RowLearner):
-    """A learner of rows; see the subclasses for its parameters."""
+class DenseLearner(GradientLearner, DictionaryTransformer):
+    """A learner of rows in units of their noise; see the subclasses for its parameters."""
 
     _parameter_constraints = GradientLearner._parameter_constraints | {
         "dict_init": [StrOptions({"search"}), *DICT_INIT]
@@ -662,6 +619,44 @@ class DenseLearner(RowLearner):
         return learner
 
     _read = read_rows
+
+    def _in_units(self, fitted, samples):  # -> Samples
+        return in_units(fitted.noise, samples)
+
+    def _source_in_units(self, fitted, source):  # -> source
+        return source_in_units(fitted.noise, source)
+
+    def _some_samples(self, data):  # -> Samples
+        return data.samples[spread_rows(len(data.samples), _SAMPLES)]
+
+    def _check_known_entries(self, data):
+        mask = data.samples.mask
+        (known,) = current_team().any(mask is None or mask.any())
+        if not known:
+            raise nothing_known(self)
+
+    def _find(self, plan, data, run):  # -> FittedRows
+        self._check_known_entries(data)
+        return find_atoms(plan, data, run)
+
+    def _begin(self, plan, data, generator):  # -> FittedRows
+        self._check_known_entries(data)
+        return begin_in_part(plan, data, generator)
+
+    def _attributes(self, plan, data, fitted, unused=None):
+        attributes = super()._attributes(plan, data, fitted, unused) | {"outliers_": None}
+        if fitted.outliers is not None and len(fitted.outliers):
+            places = to_numpy(fitted.outliers).T
+            shape, values = data.samples.x.shape, np.ones(places.shape[1], bool)
+            attributes["outliers_"] = csr_array((values, places), shape=tuple(shape))
+        return attributes
+
+    def _encoder(self):
+        """Return the encoder of rows in units of their noise."""
+        raise NotImplementedError
+
+    def _transform_encoder(self):
+        return encoder_in_units(self, self._encoder())
 
     def _resume(self, plan, data):  # -> FittedRows, None
         baseline = None if self.loss == "gaussian" else self.intercept_

@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.linear_model import LinearRegression
 
-from skpudle import Checkpoint, PUDLEDictionaryLearning
+from skpudle import (
+    Checkpoint,
+    NOODLDictionaryLearning,
+    PUDLEClassifier,
+    PUDLEDictionaryLearning,
+    PUDLERegressor,
+)
 from skpudle.encoding import EncoderModule
 from skpudle.reporting import findings
 
@@ -266,3 +273,56 @@ def test_findings_tell_of_noise(planted):
     X[random.random(X.shape) < 0.01] += 10
     fitted = learner().fit(X)
     assert any(f"{fitted.outliers_.nnz} entries" in text for text in findings(fitted, X))
+
+
+# ---------------------------------------------------------------- learners with other codes
+
+
+def raw_rows(planted):
+    """Return rows far from zero, whose features have their own units."""
+    clean, _ = planted
+    scale = 0.03 * SCALES
+    noise = scale * np.random.default_rng(1).standard_normal(clean.shape)
+    return clean * SCALES + noise * SCALES + 10 * OFFSET * SCALES
+
+
+@pytest.mark.parametrize("n_unfoldings", ["auto", 5])
+def test_decisions_are_the_best_ones_for_codes_of_raw_rows(planted, n_unfoldings):
+    """Without supervision and penalty the head is least squares on the codes of `transform`."""
+    X = raw_rows(planted)
+    y = X @ np.random.default_rng(3).standard_normal((N_FEATURES, 2)) / SCALES.max()
+    options = dict(supervision=0.0, C=1e12, n_unfoldings=n_unfoldings, random_state=0)
+    regressor = PUDLERegressor(N_ATOMS, **options).fit(X, y)
+    assert np.ndim(regressor.baseline_) == 1
+    codes = regressor.transform(X)
+    expected = LinearRegression().fit(codes, y).predict(codes)
+    np.testing.assert_allclose(regressor.predict(X), expected, atol=1e-5 * np.ptp(y))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: PUDLERegressor(N_ATOMS, random_state=0, max_iter=3, tol=None),
+        lambda: PUDLEClassifier(N_ATOMS, random_state=0, max_iter=3, tol=None),
+        lambda: NOODLDictionaryLearning(N_ATOMS, random_state=0, max_iter=3, tol=None),
+    ],
+)
+def test_codes_of_raw_rows_decode_to_them(planted, make):
+    """Whatever codes are for, they are those of rows in the units that were learned."""
+    X = raw_rows(planted)
+    y = (X[:, 0] > np.median(X[:, 0])).astype(int)
+    fitted = make().fit(X, y)
+    error = np.square(fitted.inverse_transform(fitted.transform(X)) - X).mean(axis=0)
+    assert (error < 0.5 * X.var(axis=0)).mean() > 0.7
+
+
+@pytest.mark.parametrize("kind", [PUDLEClassifier, PUDLERegressor])
+def test_learning_a_task_goes_on_in_the_units_of_the_fit(planted, kind):
+    """`partial_fit` begins with the decisions that `fit` has made."""
+    X = raw_rows(planted)
+    y = (X[:, 0] > np.median(X[:, 0])).astype(int)
+    fitted = kind(N_ATOMS, random_state=0, max_iter=3, tol=None, learning_rate=1e-12).fit(X, y)
+    before = fitted.predict(X)
+    copy = pickle.loads(pickle.dumps(fitted)).partial_fit(X, y)
+    np.testing.assert_allclose(copy.predict(X), before, atol=1e-5)
+    np.testing.assert_allclose(copy.components_, fitted.components_, atol=1e-9)

@@ -7,6 +7,7 @@ import torch
 
 from skpudle._data.batches import Rows, Samples
 from skpudle._gradients import ae_ls
+from skpudle._learners.record import Fitted
 from skpudle._operators import DenseDictionary, project_atoms
 from skpudle._optimizers import make_optimizer
 from skpudle._training.loop import Diverged, Trainer
@@ -59,7 +60,7 @@ class Model:
 
 def make_trainer(atoms, rule=ae_ls, *, alpha=0.1, optimizer="adam"):
     optimizer = make_optimizer(optimizer, atoms, project_atoms, learning_rate=0.01, data_scale=1.0)
-    return Trainer(Model(rule, alpha), optimizer)
+    return Trainer(Fitted(model=Model(rule, alpha), rows=atoms), optimizer)
 
 
 @pytest.fixture

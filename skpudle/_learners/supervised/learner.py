@@ -35,7 +35,7 @@ from skpudle._data.sources import is_stream
 from skpudle._data.tables import is_dataset, loaded
 from skpudle._data.validation import fit_context
 from skpudle._learners.base import Data
-from skpudle._learners.dense import RowLearner, resume_rows, without_row_noise
+from skpudle._learners.dense import DenseLearner, resume_rows, without_row_noise
 from skpudle._learners.plan import DensePlan
 from skpudle._learners.pudle import PUDLEDictionaryLearning, module_of
 from skpudle._learners.supervised.model import TaskLayout, TaskModel, joint
@@ -110,7 +110,7 @@ class TaskPlan(DensePlan):
             yield ("validation_fraction",), "early_stopping=True"
 
 
-class TaskLearner(RowLearner):
+class TaskLearner(DenseLearner):
     """A learner for a task, which `PUDLEClassifier` and `PUDLERegressor` define.
 
     It finds atoms as a dictionary learner does, and adds the task.
