@@ -347,17 +347,23 @@ class GradientLearner(CallbackSupportMixin):
             fitted = self._begin(plan, data, generator)
         if known:
             fitted = replace(fitted, n_steps=self.n_steps_, loss_curve=tuple(self.loss_curve_))
-        if not plan.trains_in_parts(self):
-            n_seen = getattr(self, "n_samples_seen_", 0) if before else 0
-            options = dict(n_seen=n_seen, replaced=bool(before) and replaced)
-            with interrupts:
-                source = self._source_in_units(fitted, data.source)
-                found, stopped = learn_blocks(fitted, source, team, interrupts, **options)
-                self._take(self._attributes(plan, data, found, unused=()))
-                self._training_state["is_open"] &= not before
-            if stopped:
-                raise KeyboardInterrupt("partial_fit was interrupted after a block of rows")
-            return self
+        learn = self._train_part if plan.trains_in_parts(self) else self._alternate
+        with interrupts:
+            learn(plan, fitted, data, generator, interrupts, before=before, replaced=replaced)
+        return self
+
+    def _alternate(self, plan, fitted, data, generator, interrupts, *, before, replaced):
+        """Alternate between codes of a block of rows and atoms, block by block."""
+        n_seen = getattr(self, "n_samples_seen_", 0) if before else 0
+        options = dict(n_seen=n_seen, replaced=bool(before) and replaced)
+        source = self._source_in_units(fitted, data.source)
+        found, stopped = learn_blocks(fitted, source, current_team(), interrupts, **options)
+        self._take_part(self._attributes(plan, data, found, unused=()), before)
+        if stopped:
+            raise KeyboardInterrupt("partial_fit was interrupted after a block of rows")
+
+    def _train_part(self, plan, fitted, data, generator, interrupts, *, before, replaced):
+        """Train by gradients, and replace atoms that no code has used for long."""
         rows = fitted.rows
         optimizer = plan.make_optimizer(fitted.model, rows)
         unused = np.zeros(len(rows))
@@ -367,23 +373,24 @@ class GradientLearner(CallbackSupportMixin):
             unused = before["idle"]
         unused = to_tensor(unused)
         fitted = fitted.with_model(decay=plan.decay.at_last)
-        trainer = Trainer(fitted, optimizer, team=team, interrupts=interrupts)
+        trainer = Trainer(fitted, optimizer, team=current_team(), interrupts=interrupts)
         source = data.source.for_training(plan.batch_size(), generator, shuffle=False)
         source = self._source_in_units(fitted, source)
-        with interrupts:
-            try:
-                trainer.run_epoch(source, Stopping(None, 1))
-            except (Diverged, Interrupted) as error:
-                found = self._finish_part(plan, trainer.fitted, data, interrupts)
-                self._leave(error, self._attributes(plan, data, found, unused))
-                raise
-            unused = trainer.idle(unused)
-            often = unused >= _UNUSED_SAMPLES_PER_ATOM * len(unused)
-            trainer.replace_unused(source, among=often)
+        try:
+            trainer.run_epoch(source, Stopping(None, 1))
+        except (Diverged, Interrupted) as error:
             found = self._finish_part(plan, trainer.fitted, data, interrupts)
-            self._take(self._attributes(plan, data, found, unused))
-            self._training_state["is_open"] &= not before
-        return self
+            self._leave(error, self._attributes(plan, data, found, unused))
+            raise
+        unused = trainer.idle(unused)
+        often = unused >= _UNUSED_SAMPLES_PER_ATOM * len(unused)
+        trainer.replace_unused(source, among=often)
+        found = self._finish_part(plan, trainer.fitted, data, interrupts)
+        self._take_part(self._attributes(plan, data, found, unused), before)
+
+    def _take_part(self, attributes, before):
+        self._take(attributes)
+        self._training_state["is_open"] &= not before
 
     def _attributes(self, plan, data, fitted, unused=None):
         """Return the fitted attributes, arrays and numbers of Python."""

@@ -35,9 +35,14 @@ from skpudle._learners.counts import settle, smaller_penalty, stabilised
 from skpudle._learners.models import directions
 from skpudle._learners.online import go_on, preferred
 from skpudle._learners.plan import default_optimizer, refining_updates
-from skpudle._learners.record import FittedRows, restore_noise
+from skpudle._learners.record import FittedRows
 from skpudle._learners.score import hidden_deviance
-from skpudle._learners.units import encoder_in_units, in_units, source_in_units
+from skpudle._learners.units import (
+    encoder_in_units,
+    in_units,
+    restore_noise,
+    source_in_units,
+)
 from skpudle._losses import loss_named
 from skpudle._operators import DenseDictionary, project_atoms
 from skpudle._training.fit import Training
@@ -460,6 +465,9 @@ def _refine_atoms(plan, fitted, data, run):  # -> FittedRows
 def resume_rows(plan, data, attributes, intercept=None):  # -> FittedRows
     """Return the record of fitted attributes, by name."""
     state, given = attributes["_training_state"], plan.given.alpha
+    noise, noise_std = restore_noise(state["noise"]), attributes.get("noise_std_")
+    if noise_std is not None and noise.scale is not None:
+        noise_std = float((noise_std / to_numpy(noise.scale)).mean())  # in units of the noise
     alpha, coding, seen = attributes.get("alpha_"), None, state["data_scale"]
     # from zeros alone `fit` has no penalty but the search's
     is_chosen = "coding" in state and (seen or alpha != state["alpha"])
@@ -467,12 +475,11 @@ def resume_rows(plan, data, attributes, intercept=None):  # -> FittedRows
         alpha = float(given)
     elif is_chosen or (plan.codes_follow_data and alpha is not None and seen):
         debias = attributes["debias_"] if plan.debias is None else plan.debias
-        alpha, coding = state["alpha"], (alpha, debias, attributes.get("noise_std_"))
+        alpha, coding = state["alpha"], (alpha, debias, noise_std)
     known = {name: state[name] for name in ("data_scale", "curvature") if name in state}
     model = plan.model(alpha=alpha, **known)
     if state["from_samples"]:
         model = replace(model, rule=plan.rule("dec"), from_samples=True)
-    noise = restore_noise(state["noise"])
     atoms = noise.from_user(to_tensor(attributes["components_"], data.device))
     noise = replace(noise, atoms=atoms)
     if not seen:  # the first data after `from_components`, or after zeros
@@ -541,6 +548,13 @@ def read_rows(learner, plan, X, y=None, *, known=False, part=False, exposure=Non
         raise wrong_atoms(learner, samples.x.shape[1])
     source = source.to(to_tensor(learner.components_).dtype)
     return Data(source, samples, device, {})
+
+
+def _check_known_entries(learner, data):
+    mask = data.samples.mask
+    (known,) = current_team().any(mask is None or mask.any())
+    if not known:
+        raise nothing_known(learner)
 
 
 class DenseLearner(GradientLearner, DictionaryTransformer):
@@ -629,18 +643,12 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _some_samples(self, data):  # -> Samples
         return data.samples[spread_rows(len(data.samples), _SAMPLES)]
 
-    def _check_known_entries(self, data):
-        mask = data.samples.mask
-        (known,) = current_team().any(mask is None or mask.any())
-        if not known:
-            raise nothing_known(self)
-
     def _find(self, plan, data, run):  # -> FittedRows
-        self._check_known_entries(data)
+        _check_known_entries(self, data)
         return find_atoms(plan, data, run)
 
     def _begin(self, plan, data, generator):  # -> FittedRows
-        self._check_known_entries(data)
+        _check_known_entries(self, data)
         return begin_in_part(plan, data, generator)
 
     def _attributes(self, plan, data, fitted, unused=None):

@@ -116,6 +116,44 @@ def _knows_noise(learner):
     return plan.codes_follow_data and plan.encoder.loss.is_quadratic
 
 
+def _check_choice(learner, plan, l0, criterion):
+    """Raise ValueError unless the penalty of a learner's codes can be chosen in this way."""
+    solved = (plan.solves or plan.converges) and learner.loss == "gaussian"
+    if not solved or learner.transform_algorithm == "omp":
+        raise ValueError(
+            "The penalty is chosen for codes of the lasso, and this learner has others. Pass "
+            "transform_algorithm='lasso', or alpha as a number."
+        )
+    if learner.transform_alpha is not None:
+        raise ValueError(
+            f"transform_alpha={learner.transform_alpha} overrides the penalty to choose. Pass "
+            "transform_alpha=None."
+        )
+    if l0 is not None and not (isinstance(l0, Real) and 0 < l0 < float("inf")):
+        raise ValueError(f"l0={l0!r:.50} is no number of codes. Pass a positive number.")
+    if not isinstance(criterion, str) or criterion not in ("prediction", "support"):
+        raise ValueError(f"criterion={criterion!r:.50} is unknown. Pass 'prediction' or 'support'.")
+    if criterion == "support" and l0 is None and not learner.positive_code:
+        raise ValueError(
+            "criterion='support' takes negative codes for mistakes, and positive_code=False "
+            "allows them. Pass criterion='prediction', or l0."
+        )
+
+
+def _coding_of(problem, atoms, l0, criterion, *, debias):  # -> Coding
+    """Return the coding with a number of codes, or by a criterion; see `choose_alpha`."""
+    if l0 is not None:
+        coding, is_met = coding_of_l0(problem, atoms, float(l0), debias=debias)
+        if not is_met:
+            warn_of_l0(coding.n_entries, l0)
+        return coding
+    predicting = choose_coding(judged_rows(problem), atoms, debias=debias).chosen
+    if criterion == "prediction":
+        return predicting
+    found = coding_of_support(problem, atoms, debias=debias)
+    return max(found, predicting, key=lambda coding: coding.alpha)
+
+
 class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     r"""Dictionary learning by backpropagation through an unfolded sparse encoder (PUDLE).
 
@@ -163,9 +201,9 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
 
     fit_intercept : bool or "auto", default="auto"
         Whether rows have a baseline, ``intercept_``, which is estimated together with the atoms.
-        "auto" has one if the mean of the rows is far from zero, unless hidden entries of held-out
-        rows are predicted worse with it, or codes are non-negative; and none with a ``dict_init``
-        other than "search". Other losses than "gaussian" always have one.
+        "auto" has one if the mean of the rows is far from zero and hidden entries of held-out rows
+        are predicted no worse with it (for non-negative codes: better), and none with a
+        ``dict_init`` other than "search". Other losses than "gaussian" always have one.
 
     noise : {"auto", "equal", "features", "rows", "both"} or array-like, default="auto"
         What the noise of entries depends on: nothing, the feature, the row, or both; an array of
@@ -834,34 +872,14 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         check_loss(self, self._training_state)
         self._validate_params()
         plan = self._plan()
-        solved = (plan.solves or plan.converges) and self.loss == "gaussian"
-        if not solved or self.transform_algorithm == "omp":
-            raise ValueError(
-                "The penalty is chosen for codes of the lasso, and this learner has others. Pass "
-                "transform_algorithm='lasso', or alpha as a number."
-            )
-        if self.transform_alpha is not None:
-            raise ValueError(
-                f"transform_alpha={self.transform_alpha} overrides the penalty to choose. Pass "
-                "transform_alpha=None."
-            )
-        if l0 is not None and not (isinstance(l0, Real) and 0 < l0 < float("inf")):
-            raise ValueError(f"l0={l0!r:.50} is no number of codes. Pass a positive number.")
-        if not isinstance(criterion, str) or criterion not in ("prediction", "support"):
-            raise ValueError(
-                f"criterion={criterion!r:.50} is unknown. Pass 'prediction' or 'support'."
-            )
-        if criterion == "support" and l0 is None and not self.positive_code:
-            raise ValueError(
-                "criterion='support' takes negative codes for mistakes, and positive_code=False "
-                "allows them. Pass criterion='prediction', or l0."
-            )
+        _check_choice(self, plan, l0, criterion)
         data, team = self._read(plan, X, None, known=True), current_team()
         own = Samples(with_gaps(data.samples.x, data.samples.mask))
         given = {"dtype": str(own.x.dtype), "l0": repr(l0), "criterion": criterion}
         team.check_agreement(lambda: task_of(self, "choose_alpha", data) | given)
         whole = Samples(*split_missing(team.collect(own).x))  # rows of all processes
-        rows = in_units(units_of(self), whole)
+        units = units_of(self)
+        rows = in_units(units, whole)
         x, mask = rows.x, rows.mask
         unit = unit_of(mean_square(x))
         problem = Problem(
@@ -871,18 +889,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             mask=mask,
             unit=unit,
         )
-        atoms = units_of(self).atoms
-        options = dict(debias=plan.debias)
-        if l0 is not None:
-            coding, is_met = coding_of_l0(problem, atoms, float(l0), **options)
-            if not is_met:
-                warn_of_l0(coding.n_entries, l0)
-        elif criterion == "support":
-            found = coding_of_support(problem, atoms, **options)
-            predicting = choose_coding(judged_rows(problem), atoms, **options).chosen
-            coding = max(found, predicting, key=lambda coding: coding.alpha)
-        else:
-            coding = choose_coding(judged_rows(problem), atoms, **options).chosen
+        coding = _coding_of(problem, units.atoms, l0, criterion, debias=plan.debias)
         self.alpha_, self.debias_ = coding.alpha * unit, coding.debias
         chosen = self.alpha_, self.debias_, getattr(self, "noise_std_", None)
         # for `partial_fit`

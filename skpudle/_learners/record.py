@@ -8,7 +8,6 @@ checkpoint holds the values of `Fitted.pack`.
 from dataclasses import dataclass, field, replace
 from math import inf
 
-import numpy as np
 import torch
 from sklearn.utils import Bunch
 from torch import Tensor
@@ -19,7 +18,7 @@ from skpudle.search._noise import CENTRED, Noise
 from skpudle.search._penalty import PenaltyPath
 from skpudle.search._size import SizePath
 
-__all__ = ["Fitted", "FittedRows", "check_numbers", "learned_encoder", "restore_noise"]
+__all__ = ["Fitted", "FittedRows", "check_numbers", "learned_encoder"]
 
 # Attributes that hold a learned encoder.
 _LEARNED = "analysis_components_", "synthesis_components_", "thresholds_"
@@ -168,12 +167,6 @@ class Fitted:
                 values["penalty_path"], PenaltyPath, error.format("penalties")
             ),
         )
-
-
-def restore_noise(values):  # dict of arrays and numbers -> Noise
-    """Return the noise in the private attributes of a learner."""
-    parts = {name: part for name, part in values.items() if isinstance(part, np.ndarray)}
-    return Noise.from_dict(values | {name: to_tensor(part) for name, part in parts.items()})
 
 
 def _to_arrays(values):

@@ -5,16 +5,29 @@ See `skpudle.search._noise`.
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from skpudle._data.arrays import split_missing, to_tensor, with_gaps
 from skpudle._data.foreign import baseline_of
-from skpudle._learners.record import restore_noise
 from skpudle._operators import DenseDictionary
 from skpudle.search._noise import CENTRED, Noise
 
-__all__ = ["InUnits", "encoder_in_units", "in_units", "source_in_units", "units_of"]
+__all__ = [
+    "InUnits",
+    "encoder_in_units",
+    "in_units",
+    "restore_noise",
+    "source_in_units",
+    "units_of",
+]
+
+
+def restore_noise(values):  # dict of arrays and numbers -> Noise
+    """Return the noise in the private attributes of a learner."""
+    parts = {name: part for name, part in values.items() if isinstance(part, np.ndarray)}
+    return Noise.from_dict(values | {name: to_tensor(part) for name, part in parts.items()})
 
 
 def units_of(learner):  # -> Noise

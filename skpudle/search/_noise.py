@@ -59,13 +59,15 @@ __all__ = [
 # nothing of noise.
 _ROWS, _ROWS_PER_ATOM, _ENTRIES, _LEAST_ROWS = 2048, 16, 2**22, 60
 _ATOMS = 256
-# A quarter of the rows judge, at most 300, with three of ten groups of features hidden in turn.
-_JUDGES, _MOST_JUDGES, _TURNS = 4, 300, 3
+# Half of the rows judge, at most 300.
+_JUDGES, _MOST_JUDGES = 2, 300
 # Penalties of the judges, from 8 times the search's down to a sixteenth.
 _PENALTIES = [2.0**k for k in range(3, -5, -1)]
 # Standard errors by which errors have to fall on average, and by which their sum may rise. (One row
 # that has nearly all of the sum rises by 1 standard error, whatever the rest does.)
 _SURE, _CHANCE = 3.0, 1.2
+# Standard errors by which the mean logarithm and the sum have to fall, if both do.
+_BOTH = 2.0
 # The least fall of the mean logarithm of errors that pays for other units. Of unequal noise it is
 # .05 to 3; 20 sets of rows with equal noise, and real ones, where units do harm, have up to .04.
 _LEAST_GAIN = 0.04
@@ -504,7 +506,7 @@ class _Judged:
         usual = self.problem(units).alpha
         alphas = [usual * factor for factor in _PENALTIES]
         sums = x.new_zeros(2 * len(alphas), len(x))
-        for seen, hidden in hide_in_turn(torch.arange(x.shape[1]))[:_TURNS]:
+        for seen, hidden in hide_in_turn(torch.arange(x.shape[1])):
             given, part, rows = x[:, seen], atoms[:, seen], units.rows[self.judges]
             mask = None if bool(counts[:, seen].all()) else counts[:, seen]
             if units.noise is not None:  # hidden entries do not tell the noise of their row
@@ -541,7 +543,9 @@ class _Judged:
         errors = self.errors(units, atoms)
         (logs, sums), (before, sums_before) = errors, self._errors
         gain, loss = before - logs, _standard_errors(sums - sums_before)
-        is_sure = _standard_errors(gain) > _SURE and float(gain.mean()) > _LEAST_GAIN
+        n_errors = _standard_errors(gain)
+        is_sure = n_errors > _SURE or (n_errors > _BOTH and loss < -_BOTH)
+        is_sure &= float(gain.mean()) > _LEAST_GAIN
         if not (is_sure and loss < _CHANCE if gains else loss < _SURE):
             return False
         self.units, self.atoms, self._errors = units, atoms, errors
@@ -564,8 +568,11 @@ def _is_far(mean, deviations, known):
     return bool(statistic > usual.sum() + _FAR * spread)
 
 
-def _learn_baseline(judged, asked):  # a generator
-    """Take the mean as the baseline, if it is far from zero."""
+def _learn_baseline(judged, asked, *, gains):  # a generator
+    """Take the mean as the baseline, if it is far from zero.
+
+    The mean of non-negative codes is far from zero without a baseline: it has to bring ``gains``.
+    """
     known, units = judged.known, judged.units
     mean = (judged.x * known).sum(0) / known.sum(0).clamp_min(1)
     if asked is not True and not _is_far(mean, (judged.x - mean) * known, known):
@@ -576,7 +583,7 @@ def _learn_baseline(judged, asked):  # a generator
     if asked is True:
         judged.take(units, atoms)
     else:
-        judged.improves(units, atoms, gains=False)
+        judged.improves(units, atoms, gains=gains)
 
 
 def _learn_outliers(judged):  # a generator, which returns whether entries are screened
@@ -753,9 +760,10 @@ def learn_noise(problem, n_components, generator, *, intercept="auto", noise="au
         Its seed draws the first atoms; it is not used up.
     intercept : bool or "auto", default="auto"
         Whether there is a baseline; "auto" judges.
-    noise : {"auto", "equal", "features", "rows", "both"} or Tensor, default="auto"
-        Which noise is unequal; "auto" judges, and treats outliers as well. A tensor of shape
-        (n_features,) is the noise of features, of geometric mean 1.
+    noise : {"auto", "equal", "columns", "features", "rows", "both"} or Tensor, default="auto"
+        Which noise is unequal; "auto" judges, and treats outliers as well. "columns" does the same
+        without residuals: it judges outliers, and whether columns have units of their own. A tensor
+        of shape (n_features,) is the noise of features, of geometric mean 1.
 
     Yields
     ------
@@ -774,11 +782,10 @@ def learn_noise(problem, n_components, generator, *, intercept="auto", noise="au
         judged.units = judged.units._replace(features=scale)
     judged.take(judged.units, judged.settle(judged.units))
     yield judged.trial()
-    signs_decide = problem.positive_code and intercept == "auto"
-    if intercept is not False and not signs_decide:
-        yield from _learn_baseline(judged, intercept)
+    if intercept is not False:
+        yield from _learn_baseline(judged, intercept, gains=problem.positive_code)
     auto, screens = noise == "auto", False
-    if auto:
+    if auto or noise == "columns":
         screens = yield from _learn_outliers(judged)
         if screens:
             yield from _screen_residuals(judged)

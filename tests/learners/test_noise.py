@@ -326,3 +326,11 @@ def test_learning_a_task_goes_on_in_the_units_of_the_fit(planted, kind):
     copy = pickle.loads(pickle.dumps(fitted)).partial_fit(X, y)
     np.testing.assert_allclose(copy.predict(X), before, atol=1e-5)
     np.testing.assert_allclose(copy.components_, fitted.components_, atol=1e-9)
+
+
+def test_the_noise_of_features_stays_while_learning_goes_on(planted):
+    clean, _ = planted
+    X = clean + 0.03 * SCALES * np.random.default_rng(1).standard_normal(clean.shape)
+    fitted = learner().fit(X)
+    before = fitted.noise_std_
+    np.testing.assert_allclose(fitted.partial_fit(X).noise_std_, before)

@@ -118,6 +118,9 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     intercept_ : ndarray of shape (n_classes,) or (1,)
         Intercepts of the decisions.
 
+    baseline_ : ndarray of shape (n_features,) or float
+        The baseline of rows, learned as in `PUDLEDictionaryLearning`; 0.0 without one.
+
     validation_scores_ : ndarray of shape (n_epochs,)
         Accuracy on the held-out samples, with ``early_stopping``.
 
@@ -162,6 +165,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
 
     classes_: np.ndarray
     coef_: np.ndarray
+    baseline_: np.ndarray | float
     intercept_: np.ndarray
     validation_scores_: np.ndarray
     components_: np.ndarray

@@ -87,10 +87,12 @@ class TaskPlan(DensePlan):
         names = "supervision", "early_stopping", "validation_fraction"
         own = {name: getattr(learner, name) for name in names}
         plan = super().of(learner, alpha_share=_ALPHA_SHARE, **own)
-        # codes that predict held-out features do not suit a task
+        # Codes that predict held-out features do not suit a task. Nor does the noise of features:
+        # of columns that are nearly sums of columns it is near zero, and these rule the atoms.
         plan = replace(
             plan,
             codes_follow_data=False,
+            noise="columns" if plan.learns_noise else plan.noise,
             asks_for_training="a setting that trains after the search, such as supervision=0.5",
         )
         if not learner.supervision:

@@ -111,6 +111,9 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
     intercept_ : float or ndarray of shape (n_outputs,)
         Intercepts of the predictions.
 
+    baseline_ : ndarray of shape (n_features,) or float
+        The baseline of rows, learned as in `PUDLEDictionaryLearning`; 0.0 without one.
+
     validation_scores_ : ndarray of shape (n_epochs,)
         1 minus the mean squared error on the held-out samples, in units of the variance of all,
         with ``early_stopping``.
@@ -145,6 +148,7 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
     """
 
     coef_: np.ndarray
+    baseline_: np.ndarray | float
     intercept_: float | np.ndarray
     validation_scores_: np.ndarray
     components_: np.ndarray
