@@ -31,7 +31,7 @@ References
 """
 
 from dataclasses import dataclass, replace
-from math import inf
+from math import ceil, inf
 from typing import NamedTuple
 
 import torch
@@ -59,8 +59,10 @@ __all__ = [
 # nothing of noise.
 _ROWS, _ROWS_PER_ATOM, _ENTRIES, _LEAST_ROWS = 2048, 16, 2**22, 60
 _ATOMS = 256
-# Half of the rows judge, at most 300.
+# Half of the rows judge, at most 300. Three of ten groups of their features are hidden in turn, or
+# more until they have 3,600 entries: of 31 rows of 13 columns 125 hidden entries decide nothing.
 _JUDGES, _MOST_JUDGES = 2, 300
+_TURNS, _HIDDEN = 3, 3600
 # Penalties of the judges, from 8 times the search's down to a sixteenth.
 _PENALTIES = [2.0**k for k in range(3, -5, -1)]
 # Standard errors by which errors have to fall on average, and by which their sum may rise. (One row
@@ -506,7 +508,9 @@ class _Judged:
         usual = self.problem(units).alpha
         alphas = [usual * factor for factor in _PENALTIES]
         sums = x.new_zeros(2 * len(alphas), len(x))
-        for seen, hidden in hide_in_turn(torch.arange(x.shape[1])):
+        turns = hide_in_turn(torch.arange(x.shape[1]))
+        n_turns = max(_TURNS, ceil(len(turns) * _HIDDEN / max(x.numel(), 1)))
+        for seen, hidden in turns[:n_turns]:
             given, part, rows = x[:, seen], atoms[:, seen], units.rows[self.judges]
             mask = None if bool(counts[:, seen].all()) else counts[:, seen]
             if units.noise is not None:  # hidden entries do not tell the noise of their row
