@@ -8,7 +8,7 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._learners.dense import DenseLearner, without_row_noise
-from skpudle._learners.plan import DensePlan
+from skpudle._learners.plan import CodePlan, DensePlan
 
 __all__ = ["NOODLDictionaryLearning"]
 
@@ -155,4 +155,5 @@ class NOODLDictionaryLearning(DenseLearner):
     def _encoder(self):
         self._validate_params()  # they may have been set since `fit`
         options = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_)
-        return self._plan().encoder.at(self.alpha_, **options)
+        codes = CodePlan.of(self, shrinkage="hard", alpha=self.threshold)
+        return codes.encoder.at(self.alpha_, **options)

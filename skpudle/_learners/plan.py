@@ -20,7 +20,7 @@ from skpudle._optimizers import make_optimizer
 from skpudle._training.identity import plain
 from skpudle._training.messages import any_named
 
-__all__ = ["DensePlan", "Plan", "default_optimizer", "refining_updates"]
+__all__ = ["CodePlan", "DensePlan", "Plan", "default_optimizer", "refining_updates"]
 
 # The surrogate's matrix of this many atoms takes 128 MiB in float64.
 _SURROGATE_ATOMS = 4096
@@ -254,25 +254,10 @@ def _check_learned_encoder(given):
         )
 
 
-def _check(given, *, searches, decays, converges):
-    """Raise ValueError if parameters contradict each other."""
+def _check_codes(given, *, decays, converges):
+    """Raise ValueError if parameters of codes contradict each other."""
     if given.separate_atoms:
         _check_learned_encoder(given)
-    if given.loss != "gaussian" and given.fit_intercept is False:
-        raise ValueError(
-            f"loss={given.loss!r} has a baseline, but fit_intercept=False. Pass "
-            "fit_intercept='auto' or True."
-        )
-    if given.loss != "gaussian" and not (isinstance(given.noise, str) and given.noise == "auto"):
-        raise ValueError(
-            f"The noise of loss={given.loss!r} follows from its rates, but got "
-            f"noise={given.noise!r:.50}. Pass noise='auto', or loss='gaussian'."
-        )
-    if given.n_components == "auto" and not searches:
-        raise ValueError(
-            "n_components='auto' is chosen by a search, but dict_init is given. Pass "
-            "dict_init='search', or a number of atoms or None."
-        )
     if given.loss != "gaussian" and (converges or given.transform_algorithm == "omp"):
         raise ValueError(
             "Codes that are solved for (n_unfoldings=None, transform_algorithm='lasso' or "
@@ -293,6 +278,117 @@ def _check(given, *, searches, decays, converges):
         )
 
 
+def _check_fit(given, *, searches):
+    """Raise ValueError if parameters of a fit contradict each other."""
+    if given.loss != "gaussian" and given.fit_intercept is False:
+        raise ValueError(
+            f"loss={given.loss!r} has a baseline, but fit_intercept=False. Pass "
+            "fit_intercept='auto' or True."
+        )
+    if given.loss != "gaussian" and not (isinstance(given.noise, str) and given.noise == "auto"):
+        raise ValueError(
+            f"The noise of loss={given.loss!r} follows from its rates, but got "
+            f"noise={given.noise!r:.50}. Pass noise='auto', or loss='gaussian'."
+        )
+    if given.n_components == "auto" and not searches:
+        raise ValueError(
+            "n_components='auto' is chosen by a search, but dict_init is given. Pass "
+            "dict_init='search', or a number of atoms or None."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodePlan:
+    """How rows are coded, which is all that `transform` needs of the parameters.
+
+    Parameters
+    ----------
+    given : SimpleNamespace
+        The parameters.
+    encoder : Encoder
+        The encoder.
+    decay : Decay
+        The decay of penalties over training.
+    debias : float or None
+        Share of the lasso's bias to remove; None where data decide.
+    of_lasso : bool
+        Whether codes are those of the lasso.
+    converges : bool
+        Whether `transform` is asked for converged codes.
+    n_unfoldings : int
+        Number of unfoldings where codes are not solved for.
+    """
+
+    given: SimpleNamespace
+    encoder: Encoder
+    decay: Decay
+    debias: float | None
+    of_lasso: bool
+    converges: bool
+    n_unfoldings: int
+
+    @classmethod
+    def of(cls, learner, **constants):
+        """Return the plan for the parameters of a learner, with constants for those it lacks.
+
+        Raises
+        ------
+        ValueError
+            If parameters of codes contradict each other.
+        """
+        named = {name: value for name, value in vars(learner).items() if name in _DEFAULTS}
+        given = SimpleNamespace(**_DEFAULTS | named | constants)
+        decay, debias = Decay.of(given.lambda_decay), fixed(given.debias)
+        decays = decay != (1, 1)
+        converges = given.n_unfoldings is None or given.transform_algorithm == "lasso"
+        _check_codes(given, decays=decays, converges=converges)
+        lasso = given.shrinkage == "soft" and not decays and given.alpha != 0
+        n_unfoldings = given.n_unfoldings
+        if not isinstance(n_unfoldings, Integral):
+            learns = given.separate_atoms and n_unfoldings == "auto"
+            n_unfoldings = _LEARNED_UNFOLDINGS if learns else _UNFOLDINGS
+        encoder = Encoder(
+            None if given.separate_atoms and given.alpha else given.n_unfoldings,
+            given.shrinkage,
+            given.positive_code,
+            initial_threshold=given.initial_threshold,
+            loss=loss_named(given.loss, given.n_trials),
+            debias=debias or 0.0,
+        )
+        return cls(
+            given=given,
+            encoder=encoder,
+            decay=decay,
+            debias=debias,
+            of_lasso=lasso and given.n_unfoldings in ("auto", None) and not given.separate_atoms,
+            converges=converges,
+            n_unfoldings=n_unfoldings,
+        )
+
+    @property
+    def solves(self):
+        """Whether codes are solved for, without unfoldings and their step."""
+        return self.of_lasso and self.given.loss == "gaussian"
+
+    @property
+    def follow_data(self):
+        """Whether the data choose the penalty of codes."""
+        return self.given.alpha == "auto" and self.of_lasso
+
+    def without_effect(self):  # yields names, setting
+        """Yield parameters that have no effect on codes, and a setting that would use them."""
+        given, debiases = self.given, bool(self.debias)  # 0 removes nothing
+        of_lasso = ("transform_alpha", "debias") if debiases else ("transform_alpha",)
+        if given.transform_algorithm == "omp":
+            yield of_lasso, "transform_algorithm='unfolded' or 'lasso'"
+            if given.transform_tol is not None:
+                yield ("transform_n_nonzero_coefs",), "transform_tol=None"
+        else:
+            yield ("transform_n_nonzero_coefs", "transform_tol"), "transform_algorithm='omp'"
+            if given.separate_atoms and given.transform_algorithm == "unfolded":
+                yield of_lasso, "transform_algorithm='lasso'"
+
+
 @dataclass(frozen=True, kw_only=True)
 class DensePlan(Plan):
     """The plan of a fit of a dictionary of rows.
@@ -301,14 +397,10 @@ class DensePlan(Plan):
     ----------
     refines : bool
         Whether training adapts atoms of a search to the likelihood, since nothing else is named.
-    solves : bool
-        Whether `fit` solves for codes, without unfoldings and their step.
-    converges : bool
-        Whether `transform` is asked for converged codes.
+    codes : CodePlan
+        How rows are coded.
     n_components : int or None
         Number of atoms, None where data decide.
-    n_unfoldings : int
-        Number of unfoldings where codes are not solved for.
     curvature_share : float
         The curvature for the surrogate after a search, as a share of the loss's.
     alpha_share : float, default=1.0
@@ -320,10 +412,8 @@ class DensePlan(Plan):
     """
 
     refines: bool
-    solves: bool
-    converges: bool
+    codes: CodePlan
     n_components: int | None
-    n_unfoldings: int
     curvature_share: float
     alpha_share: float = 1.0
     fit_intercept: bool | str = False
@@ -339,17 +429,12 @@ class DensePlan(Plan):
         ValueError
             If parameters contradict each other.
         """
-        named = {name: value for name, value in vars(learner).items() if name in _DEFAULTS}
-        given = SimpleNamespace(**_DEFAULTS | named | constants)
+        codes = CodePlan.of(learner, **constants)
+        given = codes.given
         searches = isinstance(given.dict_init, str) and given.dict_init == "search"
-        decay, debias = Decay.of(given.lambda_decay), fixed(given.debias)
-        decays = decay != (1, 1)
-        converges = given.n_unfoldings is None or given.transform_algorithm == "lasso"
-        _check(given, searches=searches, decays=decays, converges=converges)
+        _check_fit(given, searches=searches)
         # The search has the lasso's codes, and leaves nothing to train for them.
-        lasso = given.shrinkage == "soft" and not decays and given.alpha != 0
-        lasso = lasso and given.n_unfoldings in ("auto", None) and not given.separate_atoms
-        ends_with_search = searches and given.gradient == "auto" and lasso
+        ends_with_search = searches and given.gradient == "auto" and codes.of_lasso
         refines = ends_with_search and given.loss != "gaussian"
         if given.separate_atoms:  # in `partial_fit`: the encoder follows the lasso's dictionary
             gradient = "dec"
@@ -357,37 +442,24 @@ class DensePlan(Plan):
             gradient = given.gradient
         else:
             gradient = "dec" if ends_with_search else "ae-ls"
-        n_unfoldings = given.n_unfoldings
-        if not isinstance(n_unfoldings, Integral):
-            learns = given.separate_atoms and n_unfoldings == "auto"
-            n_unfoldings = _LEARNED_UNFOLDINGS if learns else _UNFOLDINGS
         through = given.loss == "gaussian" and gradient == "ae-ls"
         decides = searches and given.loss == "gaussian"  # the data, about "auto"
         noise = given.noise if isinstance(given.noise, str) else _noise_of_features(given.noise)
         return cls(
             given=given,
-            encoder=Encoder(
-                None if given.separate_atoms and given.alpha else given.n_unfoldings,
-                given.shrinkage,
-                given.positive_code,
-                initial_threshold=given.initial_threshold,
-                loss=loss_named(given.loss, given.n_trials),
-                debias=debias or 0.0,
-            ),
+            encoder=codes.encoder,
             gradient=gradient,
             name=gradient,
             searches=searches,
             trains=refines or not (ends_with_search or given.separate_atoms),
-            decay=decay,
+            decay=codes.decay,
             step_size=fixed(given.step_size),
-            debias=debias,
-            codes_follow_data=given.alpha == "auto" and lasso,
+            debias=codes.debias,
+            codes_follow_data=codes.follow_data,
             refines=refines,
-            solves=lasso and given.loss == "gaussian",
-            converges=converges,
+            codes=codes,
             n_components=None if given.n_components == "auto" else given.n_components,
-            n_unfoldings=n_unfoldings,
-            curvature_share=n_unfoldings**_CURVATURE_EXPONENT if through else 1.0,
+            curvature_share=codes.n_unfoldings**_CURVATURE_EXPONENT if through else 1.0,
             alpha_share=alpha_share,
             fit_intercept=given.fit_intercept if decides or given.fit_intercept is True else False,
             noise=noise if decides or not isinstance(noise, str) or noise != "auto" else "equal",
@@ -426,7 +498,7 @@ class DensePlan(Plan):
 
     def trains_in_parts(self, learner):
         """Return whether `partial_fit` of the learner trains by gradients."""
-        alternates = self.solves and self.searches and self.given.gradient == "auto"
+        alternates = self.codes.solves and self.searches and self.given.gradient == "auto"
         return not alternates or any_named(learner, _OF_BATCHES)
 
     def adapts(self, n_components):
@@ -451,32 +523,19 @@ class DensePlan(Plan):
         n_features = data.samples.x.shape[1]
         n_components = self.n_components or n_features
         if self.adapts(n_components):
-            n_unfoldings = 0 if self.solves else self.n_unfoldings
+            n_unfoldings = 0 if self.codes.solves else self.codes.n_unfoldings
             n_epochs = n_components / (n_unfoldings + _REST_OF_AN_UPDATE)
             n_rows = min(max(n_batches * batch_size, _LEAST_ROWS), _MOST_ROWS)
             return ceil(max(n_epochs, _LEAST_EPOCHS) * n_rows / batch_size)
         push = 2 * batch_size * n_components * min(n_components, 2 * n_features)
         n_products = 1 if self.gradient == "dec" else 3  # the adjoint has two more
-        affordable = _AUTO_OPERATIONS / (self.n_unfoldings * n_products * push)
+        affordable = _AUTO_OPERATIONS / (self.codes.n_unfoldings * n_products * push)
         return max(_AUTO_UPDATES, min(_AUTO_EPOCHS * n_batches, int(affordable)))
 
-    def without_effect(self, data=None):  # yields names, setting
-        """Yield parameters that have no effect in this fit, and a setting that would use them.
-
-        Without data yield those without effect on the codes of `transform`.
-        """
-        given, debiases = self.given, bool(self.debias)  # 0 removes nothing
-        of_lasso = ("transform_alpha", "debias") if debiases else ("transform_alpha",)
-        if given.transform_algorithm == "omp":
-            yield of_lasso, "transform_algorithm='unfolded' or 'lasso'"
-            if given.transform_tol is not None:
-                yield ("transform_n_nonzero_coefs",), "transform_tol=None"
-        else:
-            yield ("transform_n_nonzero_coefs", "transform_tol"), "transform_algorithm='omp'"
-            if given.separate_atoms and given.transform_algorithm == "unfolded":
-                yield of_lasso, "transform_algorithm='lasso'"
-        if data is None:
-            return
+    def without_effect(self, data):  # yields names, setting
+        """Yield parameters that have no effect in this fit, and a setting that would use them."""
+        given, codes = self.given, self.codes
+        yield from codes.without_effect()
         if given.separate_atoms:
             unused = "optimizer", "learning_rate", "tol", "n_iter_no_change"
             yield (*unused, "step_size", "lambda_decay"), "separate_atoms=False"
@@ -490,9 +549,9 @@ class DensePlan(Plan):
                 yield ("atom_norm",), self.asks_for_training
             elif self.optimizer_for(n_components) == "surrogate":
                 yield ("learning_rate",), "optimizer='adam' or 'sgd'"
-            if self.solves:
+            if codes.solves:
                 yield ("step_size",), "a number for n_unfoldings"
-            elif given.transform_algorithm != "lasso" and debiases:
+            elif given.transform_algorithm != "lasso" and codes.debias:  # 0 removes nothing
                 yield ("debias",), "codes of the lasso, n_unfoldings='auto'"
             if given.shrinkage == "hard":
                 yield ("lambda_decay",), "shrinkage='soft'"

@@ -30,7 +30,7 @@ from skpudle._data.validation import fit_context
 from skpudle._learners.coder import ExposedTransformer, check_loss
 from skpudle._learners.dense import DenseLearner
 from skpudle._learners.models import Learned, Pursuit
-from skpudle._learners.plan import DensePlan
+from skpudle._learners.plan import CodePlan, DensePlan
 from skpudle._learners.record import learned_encoder
 from skpudle._learners.units import in_units, units_of
 from skpudle._losses import LOSSES
@@ -69,10 +69,10 @@ _OF_THE_ENCODER = (
 )
 
 
-def module_of(learner, plan):  # -> EncoderModule
+def module_of(learner, codes):  # -> EncoderModule
     """Return the encoder of a fitted learner as a module of torch; see `to_module`."""
-    given = plan.given
-    solved = not given.separate_atoms and (plan.solves or given.n_unfoldings is None)
+    given = codes.given
+    solved = not given.separate_atoms and (codes.solves or given.n_unfoldings is None)
     if solved or given.transform_algorithm != "unfolded":
         raise ValueError(
             "Codes that are solved for are no fixed graph of products, and cannot be exported. "
@@ -99,7 +99,7 @@ def module_of(learner, plan):  # -> EncoderModule
     levels = threshold_levels(
         dictionary,
         penalty_of(learner),
-        plan.n_unfoldings,
+        codes.n_unfoldings,
         atoms.new_tensor(step),
         lambda_decay=learner.lambda_decay_,
         shrinkage=given.shrinkage,
@@ -112,13 +112,13 @@ def module_of(learner, plan):  # -> EncoderModule
 
 def _knows_noise(learner):
     """Return whether a fit estimates the noise of an entry."""
-    plan = learner._plan()
-    return plan.codes_follow_data and plan.encoder.loss.is_quadratic
+    codes = CodePlan.of(learner)
+    return codes.follow_data and codes.encoder.loss.is_quadratic
 
 
-def _check_choice(learner, plan, l0, criterion):
+def _check_choice(learner, codes, l0, criterion):
     """Raise ValueError unless the penalty of a learner's codes can be chosen in this way."""
-    solved = (plan.solves or plan.converges) and learner.loss == "gaussian"
+    solved = (codes.solves or codes.converges) and learner.loss == "gaussian"
     if not solved or learner.transform_algorithm == "omp":
         raise ValueError(
             "The penalty is chosen for codes of the lasso, and this learner has others. Pass "
@@ -872,7 +872,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         check_loss(self, self._training_state)
         self._validate_params()
         plan = self._plan()
-        _check_choice(self, plan, l0, criterion)
+        _check_choice(self, plan.codes, l0, criterion)
         data, team = self._read(plan, X, None, known=True), current_team()
         own = Samples(with_gaps(data.samples.x, data.samples.mask))
         given = {"dtype": str(own.x.dtype), "l0": repr(l0), "criterion": criterion}
@@ -931,22 +931,22 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         check_is_fitted(self)
         check_loss(self, self._training_state)
         self._validate_params(*_OF_THE_ENCODER)
-        return module_of(self, self._plan())
+        return module_of(self, CodePlan.of(self))
 
     def _encoder(self):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
-        plan = self._plan()
+        codes = CodePlan.of(self)
         if any(getattr(self, name) not in (None, "auto") for name in _OF_SOME_CODES):
-            warn_of_unused(self, plan.without_effect(), "on these codes")
+            warn_of_unused(self, codes.without_effect(), "on these codes")
         if self.transform_algorithm == "omp":
             limits = self.transform_n_nonzero_coefs, self.transform_tol
             return Pursuit(*limits, bool(self.positive_code))
         if self.separate_atoms and self.transform_algorithm == "unfolded":
             return Learned(self, units_of(self).atoms)
-        encoder = plan.encoder
+        encoder = codes.encoder
         if self.debias == "auto":
             encoder = replace(encoder, debias=self.debias_)
-        if plan.converges:
+        if codes.converges:
             encoder = replace(encoder, n_unfoldings=None)
         options = dict(step_size=getattr(self, "step_size_", None), lambda_decay=self.lambda_decay_)
         return encoder.at(penalty_of(self), **options, warn=True)
@@ -964,7 +964,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             fitted.rows,
             samples.x,
             float(fitted.model.alpha),
-            n_unfoldings=plan.n_unfoldings,
+            n_unfoldings=plan.codes.n_unfoldings,
             separate=self.separate_atoms == "unfolding",
             penalised=self.gradient != "ae-ls",
             positive_code=self.positive_code,
@@ -991,7 +991,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         size = plan.batch_size(n_samples)
         n_batches = -(-n_samples // size)
         if self.max_iter == "auto":
-            n_updates = default_updates(n_samples, *rows.shape, plan.n_unfoldings, size)
+            n_updates = default_updates(n_samples, *rows.shape, plan.codes.n_unfoldings, size)
         else:
             n_updates = self.max_iter * n_batches
         if self.verbose and not run.interrupts.pending:

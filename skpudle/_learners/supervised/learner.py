@@ -36,7 +36,7 @@ from skpudle._data.tables import is_dataset, loaded
 from skpudle._data.validation import fit_context
 from skpudle._learners.base import Data
 from skpudle._learners.dense import DenseLearner, resume_rows, without_row_noise
-from skpudle._learners.plan import DensePlan
+from skpudle._learners.plan import CodePlan, DensePlan
 from skpudle._learners.pudle import PUDLEDictionaryLearning, module_of
 from skpudle._learners.supervised.model import TaskLayout, TaskModel, joint
 from skpudle._learners.supervised.tasks import Head, check_weights, distinct, hold_out
@@ -306,7 +306,7 @@ class TaskLearner(DenseLearner):
         """
         check_is_fitted(self)
         self._validate_params(*_OF_THE_ENCODER)
-        return module_of(self, self._plan())
+        return module_of(self, CodePlan.of(self))
 
     def _plan(self):
         return TaskPlan.of(self)
@@ -314,7 +314,7 @@ class TaskLearner(DenseLearner):
     def _encoder(self):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
         options = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_, warn=True)
-        return self._plan().encoder.at(self.alpha_, **options)
+        return CodePlan.of(self).encoder.at(self.alpha_, **options)
 
     def _check_head(self):
         """Raise ValueError unless the weights fit the present number of features of codes."""
