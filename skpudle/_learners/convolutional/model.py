@@ -40,7 +40,14 @@ from skpudle._training.messages import warn_of_step
 from skpudle.encoding._unfold import default_step, threshold_levels, unfold
 from skpudle.search._maps import combine_channels, map_directions
 
-__all__ = ["ConvModel", "ConvNetwork", "RowLayout", "all_shifts"]
+__all__ = [
+    "ConvModel",
+    "ConvNetwork",
+    "DenoiserModel",
+    "DictionaryModel",
+    "RowLayout",
+    "all_shifts",
+]
 
 # Unit of the step in a row: learning rates that suit atoms then change it slowly, and the encoder
 # does not diverge.
@@ -352,9 +359,12 @@ class ConvNetwork:
         return unfold(dictionary, x, levels, step, analysis=analysis, mask=mask, **options)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ConvModel:
     """The model that a convolutional learner trains; see `skpudle._training.loop`.
+
+    A subclass adds what one product has: `DictionaryModel` choices from the data, `DenoiserModel`
+    noise and grids.
 
     Parameters
     ----------
@@ -374,22 +384,8 @@ class ConvModel:
         The penalty or threshold at the start of training.
     data_scale : float
         The mean squared norm of a crop.
-    peak : float
-        The largest magnitude of a clean pixel, of earlier training too.
     part_size : int
         Crops that are evaluated at a time.
-    n_train_shifts : int, default=1
-        Grids that an update draws.
-    generator : torch.Generator, default=None
-        Generator of the grids.
-    coding : tuple of float, default=None
-        Penalty, share of the bias to remove and noise of codes, if they were chosen from the data.
-    search_alpha : float, default=None
-        The penalty of the search, if there was one.
-    size_path : SizePath, default=None
-        The numbers of atoms that were tried, if one was chosen from the data.
-    penalty_path : PenaltyPath, default=None
-        The penalties that the search tried.
     """
 
     rule: Callable
@@ -400,33 +396,18 @@ class ConvModel:
     decay: Callable
     alpha: float
     data_scale: float
-    peak: float
     part_size: int
-    n_train_shifts: int = 1
-    generator: torch.Generator | None = None
-    coding: tuple | None = None
-    search_alpha: float | None = None
-    size_path: tuple | None = None
-    penalty_path: tuple | None = None
 
     curvature = 1.0  # of least squares
     n_constant_codes = 0  # all rows are atoms
+    coding = None  # no penalty of codes was chosen from the data
 
-    def network(self, rows, update):
-        """Return the network of an update, on random grids, its encoder and the penalty."""
-        decay, stride = self.decay(update), self.images.stride
-        options = {"lambda_decay": decay}
+    def network(self, rows, update, **grids):
+        """Return the network of an update, its encoder and the penalty."""
+        options = {"lambda_decay": self.decay(update)}
         penalty = self.encoder.at(self.alpha, **options).penalty
-        options["noise"] = Noise.of(self.images.noise_std)
-        if any(self.images.margin):
-            grids = [(0,) * len(stride)]
-            if self.n_train_shifts > 1:
-                grids = all_shifts(stride)
-                order = torch.randperm(len(grids), generator=self.generator, device="cpu")
-                grids = [grids[i] for i in order[: self.n_train_shifts].tolist()]
-                penalty /= len(grids)  # for the mean over grids
-            options |= dict(shifts=grids, room=self.images.room)
-        network = ConvNetwork(self.layout.unpack(rows), stride, self.encoder, **options)
+        options |= grids
+        network = ConvNetwork(self.layout.unpack(rows), self.images.stride, self.encoder, **options)
         return network, ConvNetwork.encode, penalty
 
     def project(self, rows):
@@ -450,15 +431,15 @@ class ConvModel:
 
     def memory(self):
         """Return the private attributes that a later `partial_fit` needs."""
-        memory = {"alpha": self.alpha, "image_size": self.geometry.image_size}
-        memory |= {"threshold_unit": self.layout.threshold_unit}
-        known = {"coding": self.coding, "search_alpha": self.search_alpha}
-        return memory | {name: value for name, value in known.items() if value is not None}
+        return {
+            "alpha": self.alpha,
+            "image_size": self.geometry.image_size,
+            "threshold_unit": self.layout.threshold_unit,
+        }
 
     def pack_values(self):
         """Return the values that data have decided, for a checkpoint."""
-        fixed = {name: getattr(self.layout, name) for name in _FIXED}
-        return pack_choices(self) | fixed
+        return {"alpha": self.alpha} | {name: getattr(self.layout, name) for name in _FIXED}
 
     def restore_values(self, values, rows):
         """Return the model with the values of `pack_values`.
@@ -469,10 +450,12 @@ class ConvModel:
             If no fit decides these values.
         """
         fixed = {name: values[name] for name in _FIXED}
-        check_numbers(fixed.values())
+        check_numbers([values["alpha"], *fixed.values()])
+        if values["alpha"] is None:
+            raise ValueError("its model has no penalty")
         if not fixed["threshold_unit"]:
             raise ValueError(f"its unit of thresholds is {fixed['threshold_unit']}")
-        return replace(self, **restore_choices(values), layout=replace(self.layout, **fixed))
+        return replace(self, alpha=values["alpha"], layout=replace(self.layout, **fixed))
 
     def attributes(self, rows):
         """Return the fitted attributes."""
@@ -482,8 +465,92 @@ class ConvModel:
             values = values._replace(step=step)
         options = dict(shared_threshold=self.layout.shared_threshold, rank=self.layout.rank)
         attributes = fitted_values(values, len(stride), self.geometry, **options)
+        return attributes | {"n_components_": len(rows)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DictionaryModel(ConvModel):
+    """The model of a sparse dictionary, with what a search has chosen from the data.
+
+    Parameters
+    ----------
+    coding : tuple of float, default=None
+        Penalty, share of the bias to remove and noise of codes, if they were chosen from the data.
+    search_alpha : float, default=None
+        The penalty of the search, if there was one.
+    size_path : SizePath, default=None
+        The numbers of atoms that were tried, if one was chosen from the data.
+    penalty_path : PenaltyPath, default=None
+        The penalties that the search tried.
+    """
+
+    coding: tuple | None = None
+    search_alpha: float | None = None
+    size_path: tuple | None = None
+    penalty_path: tuple | None = None
+
+    def memory(self):
+        """Return the private attributes that a later `partial_fit` needs."""
+        known = {"coding": self.coding, "search_alpha": self.search_alpha}
+        return super().memory() | {n: value for n, value in known.items() if value is not None}
+
+    def pack_values(self):
+        """Return the values that data have decided, for a checkpoint."""
+        return super().pack_values() | pack_choices(self)
+
+    def restore_values(self, values, rows):
+        """Return the model with the values of `pack_values`."""
+        return replace(super().restore_values(values, rows), **restore_choices(values))
+
+    def attributes(self, rows):
+        """Return the fitted attributes."""
+        attributes = super().attributes(rows)
         alpha, debias, noise_std = self.coding or (attributes["alpha_"], self.encoder.debias, None)
-        coded = {"alpha_": alpha, "debias_": debias, "noise_std_": noise_std}
-        coded |= {"search_alpha_": self.search_alpha, "size_path_": as_arrays(self.size_path)}
-        coded |= {"penalty_path_": as_arrays(self.penalty_path)}
-        return attributes | coded | {"n_components_": len(rows), "peak_": self.peak}
+        return attributes | {
+            "alpha_": alpha,
+            "debias_": debias,
+            "noise_std_": noise_std,
+            "search_alpha_": self.search_alpha,
+            "size_path_": as_arrays(self.size_path),
+            "penalty_path_": as_arrays(self.penalty_path),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserModel(ConvModel):
+    """The model of a denoiser, which sees noisy crops on several grids.
+
+    Parameters
+    ----------
+    peak : float
+        The largest magnitude of a clean pixel, of earlier training too.
+    n_train_shifts : int
+        Grids that an update draws.
+    generator : torch.Generator
+        Generator of the grids.
+    """
+
+    peak: float
+    n_train_shifts: int
+    generator: torch.Generator
+
+    def network(self, rows, update):
+        """Return the network of an update, on random grids, its encoder and the penalty."""
+        options = {"noise": Noise.of(self.images.noise_std)}
+        if not any(self.images.margin):
+            return super().network(rows, update, **options)
+        grids = [(0,) * len(self.images.stride)]
+        if self.n_train_shifts > 1:
+            grids = all_shifts(self.images.stride)
+            order = torch.randperm(len(grids), generator=self.generator, device="cpu")
+            grids = [grids[i] for i in order[: self.n_train_shifts].tolist()]
+        options |= dict(shifts=grids, room=self.images.room)
+        network, encode, penalty = super().network(rows, update, **options)
+        return network, encode, penalty / len(grids)  # for the mean over grids
+
+    def attributes(self, rows):
+        """Return the fitted attributes."""
+        return super().attributes(rows) | {
+            "training_noise_std_": self.images.noise_std,
+            "peak_": self.peak,
+        }
